@@ -1,0 +1,2 @@
+//! quern, the binary.
+fn main() {}
