@@ -1,0 +1,94 @@
+//! What can be wrong with a file, always with the file, and the tensor or byte offset where known.
+
+use std::fmt;
+use std::path::{Path, PathBuf};
+
+/// Result of everything that touches a file.
+pub type Result<T, E = Error> = std::result::Result<T, E>;
+
+/// A failure with its place.
+#[derive(Debug)]
+pub struct Error {
+    /// The file concerned.
+    pub file: PathBuf,
+    /// The tensor concerned, where there is one.
+    pub tensor: Option<String>,
+    /// Byte offset in the file, where it is known.
+    pub offset: Option<u64>,
+    /// What was wrong.
+    pub kind: ErrorKind,
+}
+
+/// What was wrong.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum ErrorKind {
+    /// The operating system refused.
+    #[error("{0}")]
+    Io(#[from] std::io::Error),
+    /// The file breaks a rule of its format; the text says which, with expected and found.
+    #[error("{0}")]
+    Malformed(String),
+    /// The file is sound but holds something quern does not read; the text says what and what to do.
+    #[error("{0}")]
+    Unsupported(String),
+    /// The caller asked for something impossible: an existing output, output equal to input.
+    #[error("{0}")]
+    Refused(String),
+}
+
+impl Error {
+    /// An error about `file` as a whole.
+    pub fn new(file: impl AsRef<Path>, kind: impl Into<ErrorKind>) -> Self {
+        Self { file: file.as_ref().to_path_buf(), tensor: None, offset: None, kind: kind.into() }
+    }
+
+    /// A broken rule in `file`.
+    pub fn malformed(file: impl AsRef<Path>, what: impl Into<String>) -> Self {
+        Self::new(file, ErrorKind::Malformed(what.into()))
+    }
+
+    /// Something quern does not read.
+    pub fn unsupported(file: impl AsRef<Path>, what: impl Into<String>) -> Self {
+        Self::new(file, ErrorKind::Unsupported(what.into()))
+    }
+
+    /// A request that is refused.
+    pub fn refused(file: impl AsRef<Path>, what: impl Into<String>) -> Self {
+        Self::new(file, ErrorKind::Refused(what.into()))
+    }
+
+    /// The same error, naming the tensor.
+    pub fn with_tensor(mut self, tensor: impl Into<String>) -> Self {
+        self.tensor = Some(tensor.into());
+        self
+    }
+
+    /// The same error, naming the byte offset.
+    pub fn at(mut self, offset: u64) -> Self {
+        self.offset = Some(offset);
+        self
+    }
+}
+
+impl fmt::Display for Error {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}", self.file.display())?;
+        if let Some(tensor) = &self.tensor {
+            write!(f, ": tensor {tensor:?}")?;
+        }
+        if let Some(offset) = self.offset {
+            write!(f, " (at byte {offset})")?;
+        }
+        write!(f, ": {}", self.kind)
+    }
+}
+
+impl std::error::Error for Error {
+    fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
+        match &self.kind {
+            ErrorKind::Io(e) => Some(e),
+            _ => None,
+        }
+    }
+}

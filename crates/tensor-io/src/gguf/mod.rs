@@ -1,0 +1,5 @@
+//! The GGUF container.
+
+mod writer;
+
+pub use writer::{TensorPlan, Writer};
