@@ -1,0 +1,27 @@
+# Habits. `just` lists them.
+
+default:
+    @just --list
+
+# Everything CI checks.
+check:
+    bash .ci/run
+
+# The two commands of the README.
+demo:
+    cargo run --release -- demo
+
+test:
+    cargo test --workspace
+
+# Kernel and encoder benchmarks (quiet machine!).
+bench:
+    cargo bench -p quern-compute -p quern-quantize
+
+# Fixtures that scripts make; each script's header says what it needs.
+fixtures:
+    python3 tools/make_decode_golden.py
+
+# Side by side with llama.cpp's tools: `just compare /path/to/llama.cpp/build/bin /tmp/llama-1b`.
+compare bin model:
+    bash tools/compare_llama_cpp.sh {{bin}} {{model}}
