@@ -1,1 +1,3 @@
-//! To be written.
+//! CPU kernels over element types. Knows nothing of models.
+
+pub mod simd;
