@@ -1,2 +1,41 @@
-//! quern, the binary.
-fn main() {}
+//! quern: a hand mill for model weights.
+//!
+//! Results go to standard output, everything else to standard error. Exit code 0: done, 1: failed,
+//! 2: wrong usage.
+
+mod args;
+mod commands;
+mod format;
+mod progress;
+
+use std::io::{ErrorKind, Write};
+use std::process::ExitCode;
+
+use clap::Parser;
+
+fn main() -> ExitCode {
+    let cli = args::Cli::parse();
+    let result = match cli.command {
+        args::Command::Demo(args) => commands::demo::run(&args),
+        args::Command::Quantize(args) => commands::quantize::run(&args),
+        args::Command::Inspect(args) => commands::inspect::run(&args),
+        args::Command::Run(args) => commands::run::run(&args),
+        args::Command::Perplexity(args) => commands::perplexity::run(&args),
+        args::Command::Bench(args) => commands::bench::run(&args),
+    };
+    match result {
+        Ok(code) => code,
+        // Whoever read our output has seen enough (`quern inspect … | head`).
+        Err(error) if is_broken_pipe(&error) => ExitCode::SUCCESS,
+        Err(error) => {
+            let _ = writeln!(std::io::stderr(), "error: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn is_broken_pipe(error: &anyhow::Error) -> bool {
+    error
+        .chain()
+        .any(|cause| cause.downcast_ref::<std::io::Error>().is_some_and(|e| e.kind() == ErrorKind::BrokenPipe))
+}

@@ -1,1 +1,10 @@
-//! To be written.
+//! What a model file is, and whether it is sound.
+//!
+//! [`summarize`] reads headers only: it answers in milliseconds whatever the file's size. [`check`] reads
+//! every value.
+
+mod check;
+mod summary;
+
+pub use check::{Finding, Report, check};
+pub use summary::{metadata, MetadataEntry, Summary, TensorSummary, TokenizerSummary, TypeTotal, summarize};

@@ -1,0 +1,113 @@
+//! `quern inspect`: what a model file is, and whether it is sound.
+
+use std::process::ExitCode;
+
+use quern_inspect::{Report, Summary};
+use quern_tensor_io::Checkpoint;
+
+use super::{Outcome, print_json};
+use crate::progress::{Bar, Unit};
+use crate::{args, format};
+
+/// Prints the summary; with `--check` fails if anything is wrong.
+pub fn run(args: &args::Inspect) -> Outcome {
+    let checkpoint = Checkpoint::open(&args.model)?;
+    let summary = quern_inspect::summarize(&checkpoint);
+    let metadata = args.metadata.then(|| quern_inspect::metadata(&checkpoint));
+    let report = args.check.then(|| quern_inspect::check(&checkpoint, &Bar::new(Unit::Bytes)));
+    if args.json {
+        let mut value = serde_json::to_value(&summary)?;
+        if let Some(metadata) = &metadata {
+            value["metadata"] = serde_json::to_value(metadata)?;
+        }
+        if let Some(report) = &report {
+            value["check"] = serde_json::to_value(report)?;
+        }
+        print_json(&value)?;
+    } else {
+        print_summary(&args.model.display().to_string(), &summary);
+        if let Some(metadata) = &metadata {
+            let rows = metadata.iter().map(|m| vec![m.key.clone(), m.value_type.clone(), m.value.clone()]);
+            println!("\n{}", format::table(&["key", "type", "value"], &[], rows));
+        }
+        if args.tensors {
+            print_tensors(&summary);
+        }
+        if let Some(report) = &report {
+            print_report(report);
+        }
+    }
+    let sound = report.is_none_or(|r| r.findings.is_empty());
+    Ok(if sound { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+}
+
+fn print_summary(path: &str, s: &Summary) {
+    let mut rows: Vec<(&str, String)> = vec![("file", path.to_owned())];
+    let files = if s.files > 1 { format!(" in {} files", s.files) } else { String::new() };
+    rows.push(("container", format!("{}, {}{files}", s.container, format::bytes(s.file_size))));
+    if let Some(name) = &s.name {
+        rows.push(("name", name.clone()));
+    }
+    rows.push(("architecture", s.architecture.clone().unwrap_or_else(|| "unknown".into())));
+    rows.push(("scheme", format!("{}, {:.2} bits per weight", s.scheme, s.bits_per_weight)));
+    rows.push(("parameters", format!("{} ({})", format::count(s.parameters), s.parameters)));
+    if let (Some(layers), Some(hidden), Some(ffn)) = (s.layers, s.hidden_size, s.ffn_size) {
+        rows.push(("shape", format!("{layers} layers, hidden size {hidden}, feed-forward {ffn}")));
+    }
+    if let (Some(heads), Some(kv), Some(dim)) = (s.heads, s.kv_heads, s.head_dim) {
+        rows.push(("attention", format!("{heads} heads of {dim}, {kv} for keys and values")));
+    }
+    if let (Some(context), Some(theta)) = (s.context_length, s.rope_theta) {
+        rows.push(("context", format!("{context} positions, rope base {theta}")));
+    }
+    if let Some(vocab) = s.vocab_size {
+        let head = if s.tied_embeddings == Some(true) { ", head tied to the embedding" } else { "" };
+        rows.push(("vocabulary", format!("{vocab}{head}")));
+    }
+    if let Some(t) = &s.tokenizer {
+        let bos = if t.add_bos { ", prompts begin with bos" } else { "" };
+        rows.push(("tokenizer", format!("{}, {} tokens{bos}", t.kind, t.vocab_size)));
+        let special = t.special.iter().map(|(name, (id, piece))| format!("{name} {id} {piece:?}"));
+        rows.push(("special tokens", special.collect::<Vec<_>>().join(", ")));
+    }
+    let template = s.chat_template.as_ref().map_or_else(
+        || "none".into(),
+        |t| format!("{} characters, begins {:?}", t.chars().count(), t.chars().take(60).collect::<String>()),
+    );
+    rows.push(("chat template", template));
+    let types = s.types.iter().map(|t| format!("{} × {} ({})", t.tensors, t.element_type, format::bytes(t.bytes)));
+    rows.push(("tensors", types.collect::<Vec<_>>().join(", ")));
+    for (label, text) in rows {
+        println!("{label:<15} {text}");
+    }
+    for note in &s.notes {
+        println!("{:<15} {note}", "note");
+    }
+}
+
+fn print_tensors(s: &Summary) {
+    let rows = s.tensors.iter().map(|t| {
+        let shape = t.shape.iter().map(usize::to_string).collect::<Vec<_>>().join(" × ");
+        vec![t.name.clone(), t.element_type.to_owned(), shape, format::bytes(t.bytes)]
+    });
+    println!("\n{}", format::table(&["tensor", "type", "shape", "size"], &[2, 3], rows));
+}
+
+fn print_report(report: &Report) {
+    println!();
+    for finding in &report.findings {
+        match &finding.tensor {
+            Some(tensor) => println!("problem         {tensor}: {}", finding.problem),
+            None => println!("problem         {}", finding.problem),
+        }
+    }
+    let verdict = match report.findings.len() {
+        0 => "sound".to_owned(),
+        1 => "1 problem".to_owned(),
+        n => format!("{n} problems"),
+    };
+    println!(
+        "check           {verdict}; {} values in {} tensors read",
+        report.values_checked, report.tensors_checked
+    );
+}

@@ -1,0 +1,72 @@
+//! `quern run`: generate text.
+
+use std::io::Write;
+use std::process::ExitCode;
+
+use anyhow::Context;
+use quern_run::{GenerateOptions, SamplingOptions};
+use serde_json::json;
+
+use super::{Outcome, load, print_json};
+use crate::{args, format};
+
+/// Streams the text to standard output, or prints everything as JSON at the end.
+pub fn run(args: &args::Run) -> Outcome {
+    let model = load(&args.model, args.threads.count())?;
+    let seed = args.seed.unwrap_or_else(random_seed);
+    let options = GenerateOptions {
+        limit: Some(args.predict),
+        context: args.context,
+        sampling: SamplingOptions {
+            temperature: args.temp,
+            top_k: args.top_k,
+            top_p: args.top_p,
+            min_p: args.min_p,
+            repeat_penalty: args.repeat_penalty,
+            seed,
+            ..SamplingOptions::default()
+        },
+        ..GenerateOptions::default()
+    };
+    let mut failed = None;
+    let mut stream = |text: &str| {
+        let mut out = std::io::stdout().lock();
+        if let Err(e) = out.write_all(text.as_bytes()).and_then(|()| out.flush()) {
+            failed.get_or_insert(e);
+        }
+    };
+    let mut silent = |_: &str| {};
+    if !args.json {
+        stream(&args.prompt);
+    }
+    let on_text: &mut dyn FnMut(&str) = if args.json { &mut silent } else { &mut stream };
+    let report = quern_run::generate(&model, &args.prompt, &options, on_text)?;
+    if let Some(error) = failed {
+        return Err(error).context("cannot write the text");
+    }
+    if args.json {
+        let mut value = serde_json::to_value(&report)?;
+        value["seed"] = json!(seed);
+        print_json(&value)?;
+    } else {
+        println!();
+        eprintln!(
+            "{} parameters, {} on disk; prompt {} tokens at {:.1}/s, generated {} at {:.1}/s; seed {seed}; peak memory {}",
+            format::count(model.parameters()),
+            format::bytes(model.file_size()),
+            report.prompt_tokens,
+            report.prompt_tokens_per_second,
+            report.tokens.len(),
+            report.generate_tokens_per_second,
+            report.peak_memory_bytes.map_or_else(|| "unknown".into(), format::bytes),
+        );
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+/// A seed nobody chose: the clock and the process.
+fn random_seed() -> u64 {
+    use std::hash::{BuildHasher, RandomState};
+    // Kept below 2^32 so that it is easy to type again.
+    RandomState::new().hash_one(std::process::id()) & 0xffff_ffff
+}

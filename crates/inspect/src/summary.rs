@@ -1,0 +1,280 @@
+//! A checkpoint in a page: what `quern inspect` prints and what its JSON holds.
+
+use std::collections::BTreeMap;
+
+use quern_model::{Config, TokenKind, Tokenizer};
+use quern_tensor_io::{Array, Checkpoint, Container, ElementType, Value};
+use serde::Serialize;
+
+/// What a checkpoint is.
+#[derive(Debug, Serialize)]
+pub struct Summary {
+    /// `gguf` or `safetensors`.
+    pub container: &'static str,
+    /// Quantization scheme: a GGUF file type in lower case, a Hugging Face quantization method, or the
+    /// element type that holds most of the values.
+    pub scheme: String,
+    /// GGUF's name of the architecture, or what the file says where quern does not know it.
+    pub architecture: Option<String>,
+    /// The model's name, where the file has one.
+    pub name: Option<String>,
+    /// Number of values in all tensors.
+    pub parameters: u64,
+    /// Bits per value over all tensor data.
+    pub bits_per_weight: f64,
+    /// Bytes of all tensor files.
+    pub file_size: u64,
+    /// Number of tensor files.
+    pub files: usize,
+    /// Positions the model was trained for.
+    pub context_length: Option<usize>,
+    /// Number of blocks.
+    pub layers: Option<usize>,
+    /// Width of the residual stream.
+    pub hidden_size: Option<usize>,
+    /// Width inside the feed-forward network.
+    pub ffn_size: Option<usize>,
+    /// Query heads.
+    pub heads: Option<usize>,
+    /// Key and value heads.
+    pub kv_heads: Option<usize>,
+    /// Values per head.
+    pub head_dim: Option<usize>,
+    /// Base of the rotary embedding.
+    pub rope_theta: Option<f64>,
+    /// Rows of the embedding.
+    pub vocab_size: Option<usize>,
+    /// The output head is the embedding.
+    pub tied_embeddings: Option<bool>,
+    /// The tokenizer, where quern can read it.
+    pub tokenizer: Option<TokenizerSummary>,
+    /// The chat template's source.
+    pub chat_template: Option<String>,
+    /// What could not be read (an unknown architecture, a missing tokenizer), in words.
+    pub notes: Vec<String>,
+    /// Tensors and bytes per element type, largest first.
+    pub types: Vec<TypeTotal>,
+    /// Every tensor in file order.
+    pub tensors: Vec<TensorSummary>,
+}
+
+/// The tokenizer in a line.
+#[derive(Debug, Serialize)]
+pub struct TokenizerSummary {
+    /// Kind of tokenizer.
+    pub kind: String,
+    /// Number of tokens.
+    pub vocab_size: usize,
+    /// Whether a prompt begins with the beginning-of-sequence token.
+    pub add_bos: bool,
+    /// Special tokens by purpose: id and text.
+    pub special: BTreeMap<&'static str, (u32, String)>,
+    /// Number of control tokens.
+    pub control_tokens: usize,
+}
+
+/// All tensors of one element type.
+#[derive(Debug, Serialize)]
+pub struct TypeTotal {
+    /// The type's name.
+    #[serde(rename = "type")]
+    pub element_type: &'static str,
+    /// Number of tensors.
+    pub tensors: usize,
+    /// Number of values.
+    pub parameters: u64,
+    /// Bytes of data.
+    pub bytes: u64,
+}
+
+/// One tensor in a line.
+#[derive(Debug, Serialize)]
+pub struct TensorSummary {
+    /// Name as the container spells it.
+    pub name: String,
+    /// The type's name.
+    #[serde(rename = "type")]
+    pub element_type: &'static str,
+    /// Dimensions, outermost first.
+    pub shape: Vec<usize>,
+    /// Bytes of data.
+    pub bytes: u64,
+    /// Which of the files holds it.
+    pub file: usize,
+}
+
+/// One metadata entry, long values shortened.
+#[derive(Debug, Serialize)]
+pub struct MetadataEntry {
+    /// The key.
+    pub key: String,
+    /// GGUF's name of the value's type.
+    #[serde(rename = "type")]
+    pub value_type: String,
+    /// The value; of an array the first few.
+    pub value: String,
+}
+
+/// Describes `checkpoint`. Never fails: what cannot be understood is said in [`Summary::notes`].
+pub fn summarize(checkpoint: &Checkpoint) -> Summary {
+    let mut notes = Vec::new();
+    let metadata = checkpoint.metadata();
+    let config = note(&mut notes, Config::from_checkpoint(checkpoint));
+    let tokenizer = note(&mut notes, Tokenizer::from_checkpoint(checkpoint));
+    let types = type_totals(checkpoint);
+    let parameters = types.iter().map(|t| t.parameters).sum::<u64>();
+    let bytes = types.iter().map(|t| t.bytes).sum::<u64>();
+    let c = config.as_ref();
+    Summary {
+        container: match checkpoint.container() {
+            Container::Gguf => "gguf",
+            Container::Safetensors => "safetensors",
+            _ => "unknown",
+        },
+        scheme: scheme(checkpoint, c, &types),
+        architecture: c
+            .map(|c| c.architecture.name.to_owned())
+            .or_else(|| metadata.str("general.architecture").map(str::to_owned)),
+        name: metadata.str("general.name").map(str::to_owned),
+        parameters,
+        bits_per_weight: if parameters == 0 { 0.0 } else { bytes as f64 * 8.0 / parameters as f64 },
+        file_size: checkpoint.file_size(),
+        files: checkpoint.files().len(),
+        context_length: c.map(|c| c.context_length),
+        layers: c.map(|c| c.layers),
+        hidden_size: c.map(|c| c.hidden_size),
+        ffn_size: c.map(|c| c.ffn_size),
+        heads: c.map(|c| c.heads),
+        kv_heads: c.map(|c| c.kv_heads),
+        head_dim: c.map(|c| c.head_dim),
+        rope_theta: c.map(|c| f64::from(c.rope.theta)),
+        vocab_size: c.map(|c| c.vocab_size),
+        tied_embeddings: c.map(|c| c.tied_embeddings),
+        chat_template: tokenizer.as_ref().and_then(|t| t.chat_template().map(str::to_owned)),
+        tokenizer: tokenizer.as_ref().map(tokenizer_summary),
+        notes,
+        types,
+        tensors: checkpoint
+            .tensors()
+            .iter()
+            .map(|t| TensorSummary {
+                name: t.name.clone(),
+                element_type: t.element_type.name(),
+                shape: t.shape.clone(),
+                bytes: t.bytes as u64,
+                file: t.file,
+            })
+            .collect(),
+    }
+}
+
+/// Describes every metadata entry of `checkpoint`, in file order.
+pub fn metadata(checkpoint: &Checkpoint) -> Vec<MetadataEntry> {
+    let entries = checkpoint.metadata().iter();
+    entries
+        .map(|(key, value)| {
+            let (value_type, value) = describe(value);
+            MetadataEntry { key: key.to_owned(), value_type, value }
+        })
+        .collect()
+}
+
+fn note<T>(notes: &mut Vec<String>, result: quern_tensor_io::Result<T>) -> Option<T> {
+    result.map_err(|e| notes.push(e.to_string())).ok()
+}
+
+fn type_totals(checkpoint: &Checkpoint) -> Vec<TypeTotal> {
+    let mut totals: BTreeMap<ElementType, TypeTotal> = BTreeMap::new();
+    for tensor in checkpoint.tensors() {
+        let total = totals.entry(tensor.element_type).or_insert(TypeTotal {
+            element_type: tensor.element_type.name(),
+            tensors: 0,
+            parameters: 0,
+            bytes: 0,
+        });
+        total.tensors += 1;
+        total.parameters += tensor.elements() as u64;
+        total.bytes += tensor.bytes as u64;
+    }
+    let mut totals: Vec<_> = totals.into_values().collect();
+    totals.sort_by_key(|t| std::cmp::Reverse(t.bytes));
+    totals
+}
+
+fn scheme(checkpoint: &Checkpoint, config: Option<&Config>, types: &[TypeTotal]) -> String {
+    let file_type = checkpoint.metadata().u64("general.file_type").and_then(|id| {
+        quern_model::FileType::from_id(u32::try_from(id).ok()?)
+    });
+    if let Some(file_type) = file_type {
+        return file_type.name().to_lowercase();
+    }
+    if let Some(method) = config.and_then(|c| c.quantization.clone()) {
+        return method;
+    }
+    types.first().map_or_else(|| "none".to_owned(), |t| t.element_type.to_lowercase())
+}
+
+fn tokenizer_summary(tokenizer: &Tokenizer) -> TokenizerSummary {
+    let ids = [
+        ("bos", tokenizer.bos()),
+        ("eos", tokenizer.eos()),
+        ("unk", tokenizer.unk()),
+        ("pad", tokenizer.pad()),
+    ];
+    let piece = |id| tokenizer.piece(id).unwrap_or_default().to_owned();
+    let special = ids.into_iter().filter_map(|(name, id)| Some((name, (id?, piece(id?))))).collect();
+    let all = 0..tokenizer.vocab_size() as u32;
+    TokenizerSummary {
+        kind: tokenizer.kind().to_owned(),
+        vocab_size: tokenizer.vocab_size(),
+        add_bos: tokenizer.add_bos(),
+        special,
+        control_tokens: all.filter(|&id| tokenizer.token_kind(id) == Some(TokenKind::Control)).count(),
+    }
+}
+
+/// Type and value of a metadata entry, at most about 200 characters of value.
+fn describe(value: &Value) -> (String, String) {
+    const MOST: usize = 200;
+    fn list<T: std::fmt::Debug>(name: &str, items: impl ExactSizeIterator<Item = T>) -> (String, String) {
+        let n = items.len();
+        let mut text = items.take(8).map(|v| format!("{v:?}")).collect::<Vec<_>>().join(", ");
+        if n > 8 {
+            text.push_str(", …");
+        }
+        (format!("{name}[{n}]"), text)
+    }
+    let (kind, text) = match value {
+        Value::U8(v) => ("u8".into(), v.to_string()),
+        Value::I8(v) => ("i8".into(), v.to_string()),
+        Value::U16(v) => ("u16".into(), v.to_string()),
+        Value::I16(v) => ("i16".into(), v.to_string()),
+        Value::U32(v) => ("u32".into(), v.to_string()),
+        Value::I32(v) => ("i32".into(), v.to_string()),
+        Value::U64(v) => ("u64".into(), v.to_string()),
+        Value::I64(v) => ("i64".into(), v.to_string()),
+        Value::F32(v) => ("f32".into(), v.to_string()),
+        Value::F64(v) => ("f64".into(), v.to_string()),
+        Value::Bool(v) => ("bool".into(), v.to_string()),
+        Value::String(v) => ("string".into(), v.escape_debug().to_string()),
+        Value::Array(array) => match array {
+            Array::U8(v) => list("u8", v.iter()),
+            Array::I8(v) => list("i8", v.iter()),
+            Array::U16(v) => list("u16", v.iter()),
+            Array::I16(v) => list("i16", v.iter()),
+            Array::U32(v) => list("u32", v.iter()),
+            Array::I32(v) => list("i32", v.iter()),
+            Array::U64(v) => list("u64", v.iter()),
+            Array::I64(v) => list("i64", v.iter()),
+            Array::F32(v) => list("f32", v.iter()),
+            Array::F64(v) => list("f64", v.iter()),
+            Array::Bool(v) => list("bool", v.iter()),
+            Array::String(v) => list("string", v.iter()),
+        },
+    };
+    let shortened = match text.char_indices().nth(MOST) {
+        Some((at, _)) => format!("{}…", &text[..at]),
+        None => text,
+    };
+    (kind, shortened)
+}
