@@ -1,1 +1,22 @@
-//! To be written.
+//! What a model is: its architecture as data, its configuration, its tensors' names in the Hugging Face
+//! and the GGUF world, its tokenizer. No arithmetic.
+//!
+//! ```text
+//! Checkpoint (tensor-io) ─┬─> Config      numbers: layers, heads, rope … and the tensors they demand
+//!                         ├─> Tokenizer   text <-> ids
+//!                         └─> GgufView    the checkpoint as a GGUF file would hold it
+//! ```
+
+pub mod architecture;
+pub mod architectures;
+pub mod config;
+pub mod gguf;
+mod json;
+pub mod tokenizer;
+
+pub use architecture::{Architecture, RopeStyle, TensorRole, World};
+pub use config::{Config, ExpectedTensor, Rope, RopeScaling};
+pub use gguf::{GgufView, ViewTensor, gguf_metadata};
+pub use tokenizer::{EncodeOptions, StreamDecoder, TokenKind, Tokenizer};
+
+pub use quern_tensor_io::{Error, Result};

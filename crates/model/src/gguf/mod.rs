@@ -1,0 +1,8 @@
+//! The GGUF world's view of any checkpoint: what llama.cpp's converter would write for it.
+
+mod metadata;
+mod name;
+mod view;
+
+pub use metadata::gguf_metadata;
+pub use view::{GgufView, ViewTensor};

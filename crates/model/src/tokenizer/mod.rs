@@ -1,0 +1,249 @@
+//! Text to tokens and back.
+//!
+//! One kind so far: SentencePiece BPE, as Llama 1 and 2, Mistral and their kin use it ([`spm`]).
+//!
+//! ```text
+//! text ──special tokens cut out──> raw pieces ──"▁" for spaces, prefix──> merges ──> ids
+//! ```
+
+mod from_directory;
+mod from_gguf;
+mod protobuf;
+mod special;
+mod spm;
+mod stream;
+mod vocabulary;
+
+use std::borrow::Cow;
+use std::path::Path;
+
+use quern_tensor_io::{Checkpoint, Container, Result};
+
+pub(crate) use from_directory::Source;
+pub use stream::StreamDecoder;
+pub use vocabulary::TokenKind;
+use vocabulary::Vocabulary;
+
+/// How to encode.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct EncodeOptions {
+    /// Put beginning-of-text (and end-of-text) around it, if the model was trained so.
+    pub add_special: bool,
+    /// Let text such as `<s>` stand for the control token of that name. Leave it off for text from outside.
+    /// (Added tokens that are no control tokens are always recognised.)
+    pub parse_special: bool,
+}
+
+/// Where a space is put in front of the text.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum SpacePrefix {
+    /// Nowhere.
+    Never,
+    /// At the start and after each special token, even in front of another space.
+    Always,
+    /// Likewise, unless the text starts with a space.
+    AlwaysUnlessSpace,
+    /// At the very start, unless the text starts with a space.
+    FirstUnlessSpace,
+}
+
+/// The ids of special tokens, where the model has them.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct SpecialIds {
+    /// Beginning of text.
+    pub bos: Option<u32>,
+    /// End of text.
+    pub eos: Option<u32>,
+    /// Unknown.
+    pub unk: Option<u32>,
+    /// Separator.
+    pub sep: Option<u32>,
+    /// Padding.
+    pub pad: Option<u32>,
+    /// Mask.
+    pub mask: Option<u32>,
+    /// End of turn.
+    pub eot: Option<u32>,
+    /// End of message.
+    pub eom: Option<u32>,
+}
+
+/// A model's tokenizer.
+#[derive(Clone, Debug)]
+pub struct Tokenizer {
+    vocabulary: Vocabulary,
+    special: special::SpecialTokens,
+    ids: SpecialIds,
+    ends: Vec<u32>,
+    add_bos: bool,
+    add_eos: bool,
+    prefix: SpacePrefix,
+    chat_template: Option<String>,
+}
+
+impl Tokenizer {
+    /// Reads the tokenizer that belongs to `checkpoint`: from GGUF metadata, or from the files beside
+    /// safetensors.
+    pub fn from_checkpoint(checkpoint: &Checkpoint) -> Result<Self> {
+        match checkpoint.container() {
+            Container::Gguf => {
+                let file = checkpoint.files().first().map_or(checkpoint.path(), |f| f.as_path());
+                Self::from_gguf(file, checkpoint.metadata())
+            }
+            _ => Self::from_directory(checkpoint.directory()),
+        }
+    }
+
+    /// Reads `tokenizer.ggml.*` metadata; `file` is named in errors.
+    pub fn from_gguf(file: &Path, metadata: &quern_tensor_io::Metadata) -> Result<Self> {
+        from_gguf::read(file, metadata)
+    }
+
+    /// Reads `tokenizer.model`, `tokenizer.json`, `tokenizer_config.json`, `special_tokens_map.json` and
+    /// `generation_config.json`, as far as they are there.
+    pub fn from_directory(directory: &Path) -> Result<Self> {
+        Source::read(directory, None)?.into_tokenizer()
+    }
+
+    /// The tokens of `text`.
+    pub fn encode(&self, text: &str, options: EncodeOptions) -> Vec<u32> {
+        let mut out = Vec::new();
+        if options.add_special && self.add_bos {
+            out.extend(self.ids.bos);
+        }
+        let mut after_special = true;
+        let mut first = true;
+        let mut escaped = String::new();
+        for fragment in self.special.split(text, options.parse_special) {
+            match fragment {
+                special::Fragment::Token(id) => {
+                    out.push(id);
+                    after_special = true;
+                }
+                special::Fragment::Text(raw) => {
+                    escaped.clear();
+                    if self.wants_prefix(raw, first, after_special) {
+                        escaped.push(vocabulary::SPACE);
+                    }
+                    vocabulary::escape_spaces(raw, &mut escaped);
+                    spm::encode(&self.vocabulary, &escaped, &mut out);
+                    after_special = false;
+                }
+            }
+            first = false;
+        }
+        if options.add_special && self.add_eos {
+            out.extend(self.ids.eos);
+        }
+        out
+    }
+
+    fn wants_prefix(&self, raw: &str, first: bool, after_special: bool) -> bool {
+        let space = raw.starts_with([' ', vocabulary::SPACE]);
+        match self.prefix {
+            SpacePrefix::Never => false,
+            SpacePrefix::Always => after_special,
+            SpacePrefix::AlwaysUnlessSpace => after_special && !space,
+            SpacePrefix::FirstUnlessSpace => first && !space,
+        }
+    }
+
+    /// The text of `tokens`, without control tokens and without the space that encoding put in front. Bytes
+    /// that are not UTF-8 become U+FFFD.
+    pub fn decode(&self, tokens: &[u32]) -> String {
+        let mut stream = self.stream();
+        let mut text = String::new();
+        for &token in tokens {
+            text.push_str(&stream.push(&self.token_bytes(token)));
+        }
+        text.push_str(&stream.finish());
+        text
+    }
+
+    /// A decoder for text that arrives token by token from the start of a text: drops the space that encoding
+    /// puts in front. For text that continues a prompt, take [`StreamDecoder::new`].
+    pub fn stream(&self) -> StreamDecoder {
+        StreamDecoder::dropping_space(self.prefix != SpacePrefix::Never)
+    }
+
+    /// The bytes `token` stands for: nothing for control tokens and ids outside the vocabulary.
+    pub fn token_bytes(&self, token: u32) -> Cow<'_, [u8]> {
+        self.vocabulary.bytes(token)
+    }
+
+    /// The vocabulary's spelling of `token` (`▁the`, `<0x0A>`, `</s>`).
+    pub fn piece(&self, token: u32) -> Option<&str> {
+        self.vocabulary.piece(token)
+    }
+
+    /// The token with exactly this spelling.
+    pub fn token(&self, piece: &str) -> Option<u32> {
+        self.vocabulary.find(piece)
+    }
+
+    /// What kind of token this is.
+    pub fn token_kind(&self, token: u32) -> Option<TokenKind> {
+        self.vocabulary.kind(token)
+    }
+
+    /// Number of tokens.
+    pub fn vocab_size(&self) -> usize {
+        self.vocabulary.len()
+    }
+
+    /// The kind of tokenizer, for people.
+    pub fn kind_name(&self) -> &'static str {
+        "SentencePiece BPE"
+    }
+
+    /// The ids of special tokens.
+    pub fn special_ids(&self) -> &SpecialIds {
+        &self.ids
+    }
+
+    /// Beginning of text.
+    pub fn bos(&self) -> Option<u32> {
+        self.ids.bos
+    }
+
+    /// End of text.
+    pub fn eos(&self) -> Option<u32> {
+        self.ids.eos
+    }
+
+    /// Unknown.
+    pub fn unk(&self) -> Option<u32> {
+        self.ids.unk
+    }
+
+    /// End of turn.
+    pub fn eot(&self) -> Option<u32> {
+        self.ids.eot
+    }
+
+    /// Whether generation stops at this token: end of text, of turn, of message, and what
+    /// `generation_config.json` lists.
+    pub fn is_end(&self, token: u32) -> bool {
+        self.ends.contains(&token)
+    }
+
+    /// All tokens that end generation, ascending.
+    pub fn end_tokens(&self) -> &[u32] {
+        &self.ends
+    }
+
+    /// Whether [`EncodeOptions::add_special`] puts beginning-of-text in front.
+    pub fn add_bos(&self) -> bool {
+        self.add_bos && self.ids.bos.is_some()
+    }
+
+    /// Whether [`EncodeOptions::add_special`] puts end-of-text at the end.
+    pub fn add_eos(&self) -> bool {
+        self.add_eos && self.ids.eos.is_some()
+    }
+
+    /// The chat template (Jinja). It comes from the file: treat it as untrusted.
+    pub fn chat_template(&self) -> Option<&str> {
+        self.chat_template.as_deref()
+    }
+}

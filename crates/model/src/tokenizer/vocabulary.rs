@@ -1,0 +1,180 @@
+//! The pieces of a vocabulary: text, score, kind, and a hash table from text to id.
+//!
+//! The table holds ids only (open addressing, linear probing, at most half full) and compares against the
+//! pieces' own text, so that loading a vocabulary allocates twice, not once a piece.
+
+use std::borrow::Cow;
+use std::hash::{BuildHasher, RandomState};
+
+use quern_tensor_io::StringArray;
+
+/// U+2581, which stands for a space inside pieces.
+pub(crate) const SPACE: char = '\u{2581}';
+
+/// What a token is, with GGUF's (and SentencePiece's) number.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(i32)]
+pub enum TokenKind {
+    /// A piece of text.
+    Normal = 1,
+    /// Stands for what the vocabulary cannot spell.
+    Unknown = 2,
+    /// Has no text: beginning and end of text and their like.
+    Control = 3,
+    /// Text added to the vocabulary, always taken whole.
+    UserDefined = 4,
+    /// Not used.
+    Unused = 5,
+    /// One byte, spelled `<0xNN>`.
+    Byte = 6,
+}
+
+impl TokenKind {
+    /// The kind of this number.
+    pub fn from_number(number: i64) -> Option<Self> {
+        Some(match number {
+            1 => Self::Normal,
+            2 => Self::Unknown,
+            3 => Self::Control,
+            4 => Self::UserDefined,
+            5 => Self::Unused,
+            6 => Self::Byte,
+            _ => return None,
+        })
+    }
+}
+
+const EMPTY: u32 = u32::MAX;
+
+/// All tokens of a model.
+#[derive(Clone, Debug)]
+pub(crate) struct Vocabulary {
+    pieces: StringArray,
+    scores: Vec<f32>,
+    kinds: Vec<TokenKind>,
+    table: Vec<u32>,
+    hasher: RandomState,
+    bytes: Box<[Option<u32>; 256]>,
+    unknown: Option<u32>,
+}
+
+impl Vocabulary {
+    /// The three lists must have the same length, below 2^31. Of equal pieces the first is found.
+    pub fn new(pieces: StringArray, scores: Vec<f32>, kinds: Vec<TokenKind>, unknown: Option<u32>) -> Self {
+        debug_assert!(pieces.len() == scores.len() && pieces.len() == kinds.len());
+        let slots = (pieces.len() * 2).next_power_of_two().max(2);
+        let mut vocabulary = Self {
+            table: vec![EMPTY; slots],
+            hasher: RandomState::new(),
+            bytes: Box::new([None; 256]),
+            pieces,
+            scores,
+            kinds,
+            unknown,
+        };
+        for id in 0..vocabulary.pieces.len() as u32 {
+            let piece = vocabulary.pieces.get(id as usize).unwrap_or_default();
+            let byte = (vocabulary.kinds[id as usize] == TokenKind::Byte).then(|| parse_byte(piece)).flatten();
+            let slot = vocabulary.slot(piece);
+            if vocabulary.table[slot] == EMPTY {
+                vocabulary.table[slot] = id;
+            }
+            if let Some(byte) = byte {
+                vocabulary.bytes[usize::from(byte)].get_or_insert(id);
+            }
+        }
+        vocabulary
+    }
+
+    /// The slot that holds `piece`, or the free one where it belongs.
+    fn slot(&self, piece: &str) -> usize {
+        let mask = self.table.len() - 1;
+        let mut slot = self.hasher.hash_one(piece) as usize & mask;
+        while self.table[slot] != EMPTY && self.pieces.get(self.table[slot] as usize) != Some(piece) {
+            slot = (slot + 1) & mask;
+        }
+        slot
+    }
+
+    pub fn len(&self) -> usize {
+        self.pieces.len()
+    }
+
+    pub fn find(&self, piece: &str) -> Option<u32> {
+        let id = self.table[self.slot(piece)];
+        (id != EMPTY).then_some(id)
+    }
+
+    pub fn piece(&self, id: u32) -> Option<&str> {
+        self.pieces.get(id as usize)
+    }
+
+    pub fn pieces(&self) -> &StringArray {
+        &self.pieces
+    }
+
+    pub fn scores(&self) -> &[f32] {
+        &self.scores
+    }
+
+    pub fn kinds(&self) -> &[TokenKind] {
+        &self.kinds
+    }
+
+    pub fn kind(&self, id: u32) -> Option<TokenKind> {
+        self.kinds.get(id as usize).copied()
+    }
+
+    /// The piece that merging may produce from this text, with its score. Control, unknown and byte tokens
+    /// are never made from text, whatever it spells (SentencePiece keeps them in a table of their own).
+    pub fn merged(&self, text: &str) -> Option<(u32, f32)> {
+        let id = self.find(text)?;
+        let plain = matches!(
+            self.kinds[id as usize],
+            TokenKind::Normal | TokenKind::UserDefined | TokenKind::Unused
+        );
+        plain.then(|| (id, self.scores[id as usize]))
+    }
+
+    /// The token for one byte.
+    pub fn byte(&self, byte: u8) -> Option<u32> {
+        self.bytes[usize::from(byte)]
+    }
+
+    /// The token for what cannot be spelled.
+    pub fn unknown(&self) -> Option<u32> {
+        self.unknown
+    }
+
+    /// The bytes a token stands for.
+    pub fn bytes(&self, id: u32) -> Cow<'_, [u8]> {
+        let (Some(piece), Some(kind)) = (self.piece(id), self.kind(id)) else { return Cow::Borrowed(&[]) };
+        match kind {
+            TokenKind::Control | TokenKind::Unused => Cow::Borrowed(&[]),
+            TokenKind::Byte => Cow::Owned(parse_byte(piece).into_iter().collect()),
+            // As SentencePiece and llama.cpp print it.
+            TokenKind::Unknown => Cow::Borrowed(" \u{2047} ".as_bytes()),
+            TokenKind::Normal | TokenKind::UserDefined if piece.contains(SPACE) => {
+                Cow::Owned(piece.replace(SPACE, " ").into_bytes())
+            }
+            TokenKind::Normal | TokenKind::UserDefined => Cow::Borrowed(piece.as_bytes()),
+        }
+    }
+}
+
+/// The byte that `<0xNN>` spells.
+pub(crate) fn parse_byte(piece: &str) -> Option<u8> {
+    let digits = piece.strip_prefix("<0x")?.strip_suffix('>')?;
+    let plain = digits.len() == 2 && digits.bytes().all(|b| b.is_ascii_hexdigit());
+    plain.then(|| u8::from_str_radix(digits, 16).ok()).flatten()
+}
+
+/// Appends `text` with U+2581 for each space.
+pub(crate) fn escape_spaces(text: &str, out: &mut String) {
+    for (i, part) in text.split(' ').enumerate() {
+        if i > 0 {
+            out.push(SPACE);
+        }
+        out.push_str(part);
+    }
+}
