@@ -1,0 +1,152 @@
+//! Block encoders: f32 rows in, ggml block bytes out, bit for bit what llama-quantize writes on x86-64.
+//!
+//! Finding good scales is a search that scores dozens of candidates per sub-block with float sums, and the
+//! order of those sums decides between near-equal candidates. So no sum may be reordered or fused. Speed comes
+//! from another side: blocks are independent, hence sixteen of them are searched at once, one in each SIMD
+//! lane, each lane keeping its own sequential order (`lanes`). `scalar` holds the same encoders one value
+//! after another: the specification, and the oracle of the tests.
+
+use quern_tensor_io::ElementType;
+
+mod formats;
+mod levels;
+mod numeric;
+mod pack;
+mod scalar;
+mod table;
+
+/// Why rows could not be encoded.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum EncodeError {
+    /// There is no encoder for the type.
+    #[error("quern has no encoder for {0}")]
+    Unsupported(ElementType),
+    /// Rows are not whole blocks.
+    #[error("rows of {columns} values are not whole {element_type} blocks of {block}")]
+    PartialBlock {
+        /// The type asked for.
+        element_type: ElementType,
+        /// Values per row.
+        columns: usize,
+        /// Values per block.
+        block: usize,
+    },
+    /// A slice has the wrong length.
+    #[error("{what}: {found} given, {expected} needed")]
+    Length {
+        /// Which slice.
+        what: &'static str,
+        /// Its length.
+        found: usize,
+        /// What it should be.
+        expected: usize,
+    },
+    /// The type cannot be encoded without importance weights.
+    #[error("{0} needs an importance matrix")]
+    NeedsWeights(ElementType),
+}
+
+/// Whether [`encode_rows`] knows this type.
+pub fn can_encode(element_type: ElementType) -> bool {
+    use ElementType as T;
+    matches!(
+        element_type,
+        T::F32
+            | T::F16
+            | T::BF16
+            | T::Q8_0
+            | T::Q4_0
+            | T::Q4_1
+            | T::Q5_0
+            | T::Q5_1
+            | T::Q2K
+            | T::Q3K
+            | T::Q4K
+            | T::Q5K
+            | T::Q6K
+            | T::IQ4NL
+            | T::IQ4XS
+            | T::TQ1_0
+            | T::TQ2_0
+            | T::MXFP4
+    )
+}
+
+/// Whether the type cannot be encoded without importance weights. None of today's encoders needs them; the
+/// types below three bits with codebooks will.
+pub fn needs_weights(_element_type: ElementType) -> bool {
+    false
+}
+
+/// Encodes rows of `columns` f32 values as `element_type`, on the calling thread. Rows are independent.
+///
+/// `weights` is the importance of each column (squared activations, mean), the same for every row; types that
+/// have no use for it ignore it. `out` receives exactly `element_type.row_bytes(columns)` bytes per row.
+/// Values must be finite (the caller checks: bytes for NaN are unspecified, though nothing panics).
+///
+/// # Errors
+/// If the type has no encoder, rows are not whole blocks, or a slice has the wrong length.
+pub fn encode_rows(
+    element_type: ElementType,
+    columns: usize,
+    rows: &[f32],
+    weights: Option<&[f32]>,
+    out: &mut [u8],
+) -> Result<(), EncodeError> {
+    check(element_type, columns, rows, weights, out)?;
+    if rows.is_empty() {
+        return Ok(());
+    }
+    match element_type {
+        ElementType::F32 => {
+            for (o, x) in out.as_chunks_mut().0.iter_mut().zip(rows) {
+                *o = x.to_le_bytes();
+            }
+        }
+        ElementType::F16 => {
+            for (o, x) in out.as_chunks_mut().0.iter_mut().zip(rows) {
+                *o = numeric::f16_bytes(*x);
+            }
+        }
+        ElementType::BF16 => {
+            for (o, x) in out.as_chunks_mut().0.iter_mut().zip(rows) {
+                *o = numeric::bf16_bits(*x).to_le_bytes();
+            }
+        }
+        _ => {
+            let bytes = out.len() / (rows.len() / columns);
+            for (x, out) in rows.chunks_exact(columns).zip(out.chunks_exact_mut(bytes)) {
+                scalar::encode_row(element_type, x, weights, out);
+            }
+        }
+    }
+    Ok(())
+}
+
+fn check(
+    element_type: ElementType,
+    columns: usize,
+    rows: &[f32],
+    weights: Option<&[f32]>,
+    out: &[u8],
+) -> Result<(), EncodeError> {
+    if !can_encode(element_type) {
+        return Err(EncodeError::Unsupported(element_type));
+    }
+    let block = element_type.block_elements();
+    let Some(row_bytes) = element_type.row_bytes(columns) else {
+        return Err(EncodeError::PartialBlock { element_type, columns, block });
+    };
+    let length = |what, found, expected| {
+        if found == expected { Ok(()) } else { Err(EncodeError::Length { what, found, expected }) }
+    };
+    let count = if rows.is_empty() { 0 } else { rows.len() / columns };
+    length("values in whole rows", rows.len(), count * columns)?;
+    if let Some(weights) = weights {
+        length("importance weights", weights.len(), columns)?;
+    } else if needs_weights(element_type) {
+        return Err(EncodeError::NeedsWeights(element_type));
+    }
+    length("bytes of output", out.len(), count * row_bytes)
+}
