@@ -1,3 +1,33 @@
 //! CPU kernels over element types. Knows nothing of models.
+//!
+//! - [`matmul`]: linear layers straight from the memory map, for every element type
+//! - [`attention`]: causal attention over a key-value cache
+//! - [`ops`]: norms, rotary embedding, activation functions, softmax
+//! - [`Pool`]: the threads, passed in by the caller
+//! - [`simd`]: which instructions run; also for other crates' own loops
+//!
+//! Results never depend on the number of threads. Every fast kernel is tested against a scalar one, which
+//! is the specification.
 
+pub(crate) mod activations;
+mod attention;
+pub(crate) mod block;
+pub(crate) mod dot;
+mod error;
+pub(crate) mod fgemm;
+pub mod float;
+mod matmul;
+mod matrix;
+pub mod ops;
+mod pool;
 pub mod simd;
+
+#[doc(hidden)]
+pub use attention::attention_at;
+pub use attention::{AttentionShape, Cache, CacheData, attention};
+pub use error::{Error, Result};
+#[doc(hidden)]
+pub use matmul::matmul_at;
+pub use matmul::{Scratch, matmul};
+pub use matrix::{Matrix, get_row, supports};
+pub use pool::Pool;

@@ -1,0 +1,148 @@
+//! Activations in 8 bits, as block-type weights are multiplied with.
+//!
+//! A row is cut into groups of 32 (for 32-value block types) or 256 (for 256-value ones); each gets
+//! `d = max|x| / 127` and codes `c = round(x / d)`, half to even, in -127..=127. Beside them the sum of the
+//! codes of every 16 values, with which kernels take off a block's zero point and minimum.
+
+use crate::simd::{Level, Op, dispatch};
+
+/// Values that share one scale.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Group {
+    /// 32, for 32-value blocks.
+    Of32,
+    /// 256, for 256-value blocks.
+    Of256,
+}
+
+impl Group {
+    pub fn len(self) -> usize {
+        match self {
+            Self::Of32 => 32,
+            Self::Of256 => 256,
+        }
+    }
+}
+
+/// Quantized rows, one after the other.
+#[derive(Debug, Default)]
+pub(crate) struct Activations {
+    /// `[n][columns]`
+    pub codes: Vec<i8>,
+    /// `[n][columns / group]`
+    pub d: Vec<f32>,
+    /// `[n][columns / 16]`
+    pub sums: Vec<i16>,
+}
+
+/// One row of [`Activations`].
+#[derive(Clone, Copy)]
+pub(crate) struct Row<'a> {
+    pub codes: &'a [i8],
+    pub d: &'a [f32],
+    pub sums: &'a [i16],
+}
+
+impl Activations {
+    /// Makes room for `n` rows; what was there is lost.
+    pub fn resize(&mut self, group: Group, columns: usize, n: usize) {
+        self.codes.resize(n * columns, 0);
+        self.d.resize(n * (columns / group.len()), 0.0);
+        self.sums.resize(n * (columns / 16), 0);
+    }
+
+    /// Row `i` of those last resized to.
+    pub fn row(&self, group: Group, columns: usize, i: usize) -> Row<'_> {
+        Row {
+            codes: &self.codes[i * columns..][..columns],
+            d: &self.d[i * (columns / group.len())..][..columns / group.len()],
+            sums: &self.sums[i * (columns / 16)..][..columns / 16],
+        }
+    }
+}
+
+/// Quantizes one row. `x` is a whole number of groups.
+pub(crate) fn quantize_row(
+    level: Level,
+    group: Group,
+    x: &[f32],
+    codes: &mut [i8],
+    d: &mut [f32],
+    sums: &mut [i16],
+) {
+    match group {
+        Group::Of32 => dispatch(level, Quantize::<32> { x, codes, d, sums }),
+        Group::Of256 => dispatch(level, Quantize::<256> { x, codes, d, sums }),
+    }
+}
+
+struct Quantize<'a, const GROUP: usize> {
+    x: &'a [f32],
+    codes: &'a mut [i8],
+    d: &'a mut [f32],
+    sums: &'a mut [i16],
+}
+
+impl<const GROUP: usize> Op for Quantize<'_, GROUP> {
+    type Output = ();
+
+    #[inline(always)]
+    fn call(self) {
+        let groups = self.x.chunks_exact(GROUP).zip(self.codes.chunks_exact_mut(GROUP));
+        let scales = self.d.iter_mut().zip(self.sums.chunks_exact_mut(GROUP / 16));
+        for ((x, codes), (d, sums)) in groups.zip(scales) {
+            let mut largest = [0f32; 16];
+            for x in x.chunks_exact(16) {
+                for i in 0..16 {
+                    let a = x[i].abs();
+                    largest[i] = if a > largest[i] { a } else { largest[i] };
+                }
+            }
+            let largest = largest.into_iter().fold(0f32, f32::max);
+            *d = largest / 127.0;
+            let inverse = if largest > 0.0 { 127.0 / largest } else { 0.0 };
+            for ((x, codes), sum) in x.chunks_exact(16).zip(codes.chunks_exact_mut(16)).zip(sums) {
+                let mut total = 0i16;
+                for i in 0..16 {
+                    // Adding 1.5 * 2^23 rounds half to even into the low mantissa bits.
+                    let code = (x[i] * inverse + 12_582_912.0).to_bits() as i8;
+                    codes[i] = code;
+                    total += i16::from(code);
+                }
+                *sum = total;
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn check<const GROUP: usize>(group: Group) {
+        let mut x: Vec<f32> = (0..GROUP * 4).map(|i| ((i * 7919 % 1009) as f32 - 500.0) / 77.0).collect();
+        x[..GROUP].fill(0.0);
+        x[GROUP] = -9.0;
+        for level in Level::available() {
+            let mut a = Activations::default();
+            a.resize(group, x.len(), 1);
+            quantize_row(level, group, &x, &mut a.codes, &mut a.d, &mut a.sums);
+            for (i, (&x, &code)) in x.iter().zip(&a.codes).enumerate() {
+                let d = a.d[i / GROUP];
+                assert!((x - d * f32::from(code)).abs() <= d * 0.5001, "{level:?} {i}: {x} {d} {code}");
+                assert!(code >= -127);
+            }
+            for (codes, &sum) in a.codes.chunks(16).zip(&a.sums) {
+                assert_eq!(codes.iter().map(|&c| i16::from(c)).sum::<i16>(), sum);
+            }
+            assert!(a.codes[..GROUP].iter().all(|&c| c == 0));
+            assert_eq!(a.codes[GROUP..2 * GROUP].iter().map(|c| c.unsigned_abs()).max(), Some(127));
+        }
+    }
+
+    #[test]
+    fn codes_are_nearest_and_sums_right() {
+        check::<32>(Group::Of32);
+        check::<256>(Group::Of256);
+    }
+}

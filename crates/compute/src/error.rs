@@ -1,0 +1,42 @@
+//! What can be wrong with a request to compute.
+
+use quern_tensor_io::ElementType;
+
+/// Result of everything here that checks its arguments.
+pub type Result<T, E = Error> = std::result::Result<T, E>;
+
+/// A request that cannot be computed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum Error {
+    /// No kernel for weights of this type.
+    #[error(
+        "no kernel multiplies weights of type {element_type}; convert or quantize the model to another type"
+    )]
+    Unsupported {
+        /// The type asked for.
+        element_type: ElementType,
+    },
+    /// Bytes, shape and type of a matrix do not belong together.
+    #[error("{bytes} bytes cannot be {rows} rows of {columns} values of type {element_type}")]
+    Shape {
+        /// How the numbers are stored.
+        element_type: ElementType,
+        /// Rows asked for.
+        rows: usize,
+        /// Values in a row.
+        columns: usize,
+        /// Bytes given.
+        bytes: usize,
+    },
+    /// Two slices that should fit do not.
+    #[error("{what}: expected {expected} values, found {found}")]
+    Lengths {
+        /// Which slice.
+        what: &'static str,
+        /// Length it should have.
+        expected: usize,
+        /// Length it has.
+        found: usize,
+    },
+}

@@ -1,0 +1,46 @@
+//! What a forward pass does between its linear layers, on f32 rows. Row-wise operations take any whole
+//! number of rows; they run on the calling thread (call them from a [`crate::Pool`] region for many rows).
+
+mod exp;
+mod gated;
+mod norm;
+mod rope;
+mod softmax;
+
+pub(crate) use exp::exp;
+pub use gated::{gelu_erf, gelu_tanh, silu_mul};
+pub use norm::{layer_norm, rms_norm};
+pub use rope::{RopeStyle, rope};
+pub use softmax::{argmax, log_softmax_at, softmax};
+
+use crate::simd::{Level, Op, dispatch};
+
+/// `x += y`, element by element (a residual connection).
+///
+/// # Panics
+/// If the lengths differ.
+pub fn add(x: &mut [f32], y: &[f32]) {
+    struct Add<'a>(&'a mut [f32], &'a [f32]);
+    impl Op for Add<'_> {
+        type Output = ();
+        #[inline(always)]
+        fn call(self) {
+            for (x, y) in self.0.iter_mut().zip(self.1) {
+                *x += y;
+            }
+        }
+    }
+    assert_eq!(x.len(), y.len(), "add: lengths");
+    dispatch(Level::detect(), Add(x, y));
+}
+
+/// Adds `bias` (one row) to every row of `x`.
+///
+/// # Panics
+/// If `x` is not a whole number of rows of `bias.len()` values.
+pub fn add_bias(x: &mut [f32], bias: &[f32]) {
+    assert!(!bias.is_empty() && x.len().is_multiple_of(bias.len()), "add_bias: lengths");
+    for row in x.chunks_exact_mut(bias.len()) {
+        add(row, bias);
+    }
+}
