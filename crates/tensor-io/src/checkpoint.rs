@@ -1,8 +1,12 @@
 //! A whole model on disk: one lazy, memory-mapped view of its tensors for every container.
 
+use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 
-use crate::{ElementType, Metadata, Result};
+use crate::discover::{self, Found};
+use crate::map::MappedFile;
+use crate::output::folder_of;
+use crate::{ElementType, Metadata, Result, gguf, safetensors};
 
 /// How the tensors of a checkpoint lie in files.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -59,57 +63,105 @@ pub struct Tensor<'a> {
 }
 
 /// An opened checkpoint. Opening reads headers only; every length, offset and type is checked then.
+///
+/// The files stay mapped while it lives. They must not be changed meanwhile: a file cut short by another
+/// process kills this one with SIGBUS when the missing part is touched.
 #[derive(Debug)]
-pub struct Checkpoint {}
+pub struct Checkpoint {
+    container: Container,
+    path: PathBuf,
+    directory: PathBuf,
+    files: Vec<PathBuf>,
+    maps: Vec<MappedFile>,
+    metadata: Metadata,
+    tensors: Vec<TensorInfo>,
+    by_name: HashMap<String, usize>,
+}
 
 impl Checkpoint {
     /// Opens a file (`.safetensors`, `.gguf`, an index `.json`) or a directory holding one model.
+    ///
+    /// Any part of a split GGUF leads to the whole model. One shard of a safetensors checkpoint is opened
+    /// alone; its index, or the directory, opens them all. A directory with more than one model is an
+    /// error that lists them.
     pub fn open(path: &Path) -> Result<Self> {
-        todo!("{}", path.display())
+        let (container, parts) = match discover::find(path)? {
+            Found::Gguf(file) => (Container::Gguf, gguf::split::open(&file)?),
+            Found::Safetensors(file) => (Container::Safetensors, safetensors::reader::open(&file)?),
+            Found::Index(file) => (Container::Safetensors, safetensors::index::open(&file)?),
+        };
+        let directory = if path.is_dir() { path } else { folder_of(path) };
+        let names = parts.tensors.iter().enumerate();
+        Ok(Self {
+            container,
+            path: path.to_path_buf(),
+            directory: directory.to_path_buf(),
+            files: parts.files.iter().map(|f| f.path().to_path_buf()).collect(),
+            by_name: names.map(|(i, t)| (t.name.clone(), i)).collect(),
+            maps: parts.files,
+            metadata: parts.metadata,
+            tensors: parts.tensors,
+        })
     }
 
     /// The container found.
     pub fn container(&self) -> Container {
-        todo!()
+        self.container
     }
 
     /// The path given to [`Checkpoint::open`].
     pub fn path(&self) -> &Path {
-        todo!()
+        &self.path
     }
 
     /// The directory of the model's files, where `config.json` and the tokenizer lie.
     pub fn directory(&self) -> &Path {
-        todo!()
+        &self.directory
     }
 
     /// Tensor files in order.
     pub fn files(&self) -> &[PathBuf] {
-        todo!()
+        &self.files
     }
 
     /// Bytes of all tensor files together.
     pub fn file_size(&self) -> u64 {
-        todo!()
+        self.maps.iter().map(|m| m.bytes().len() as u64).sum()
     }
 
     /// GGUF metadata (of the first split), or safetensors' `__metadata__`.
     pub fn metadata(&self) -> &Metadata {
-        todo!()
+        &self.metadata
     }
 
     /// All tensors, in file order.
     pub fn tensors(&self) -> &[TensorInfo] {
-        todo!()
+        &self.tensors
     }
 
     /// The tensor of this name.
     pub fn tensor(&self, name: &str) -> Option<Tensor<'_>> {
-        todo!("{name}")
+        let info = &self.tensors[*self.by_name.get(name)?];
+        Some(Tensor { info, data: self.data(info) })
     }
 
     /// The bytes of a tensor listed by [`Checkpoint::tensors`].
+    ///
+    /// # Panics
+    /// If `info` was made up or belongs to another checkpoint, and reaches outside this one's files.
     pub fn data(&self, info: &TensorInfo) -> &[u8] {
-        todo!("{}", info.name)
+        if info.bytes == 0 {
+            return &[]; // its offset may lie in the padding that the file's end lacks
+        }
+        let start = info.offset as usize;
+        &self.maps[info.file].bytes()[start..start + info.bytes]
     }
+}
+
+/// The files of a model, mapped, with the metadata of the first and the tensors of all.
+#[derive(Debug)]
+pub(crate) struct Parts {
+    pub files: Vec<MappedFile>,
+    pub metadata: Metadata,
+    pub tensors: Vec<TensorInfo>,
 }

@@ -2,15 +2,21 @@
 
 pub mod checkpoint;
 pub mod decode;
+mod discover;
 mod element;
 mod error;
 pub mod gguf;
+mod map;
 mod metadata;
 pub mod output;
+mod plan;
 mod progress;
+pub mod safetensors;
+mod stream;
 
 pub use checkpoint::{Checkpoint, Container, Tensor, TensorInfo};
 pub use element::ElementType;
 pub use error::{Error, ErrorKind, Result};
 pub use metadata::{Array, Metadata, StringArray, Value};
+pub use plan::TensorPlan;
 pub use progress::{NoProgress, Progress};

@@ -1,33 +1,175 @@
 //! Files that appear whole or not at all.
+//!
+//! ```text
+//! create    .NAME.XXXXXX.part   beside the target, so that the rename stays within one file system
+//! write     through one large buffer
+//! commit    flush, fsync, rename over NAME, fsync of the folder
+//! drop      the .part file is removed
+//! ```
+//!
+//! A killed process can leave a `.part` file behind, never a half-written file under its final name.
 
-use std::io::{self, Write};
-use std::path::Path;
+use std::fs::{self, File};
+use std::io::{self, BufWriter, Write};
+use std::path::{Path, PathBuf};
 
-use crate::Result;
+use tempfile::NamedTempFile;
+
+use crate::{Error, Result};
+
+/// Large enough that the system call costs nothing beside the copy, small enough to stay in cache.
+const BUFFER_BYTES: usize = 256 * 1024;
 
 /// A file under construction: written to a temporary file beside the target, which is flushed, synced
 /// and renamed by [`OutputFile::commit`]; dropped without it, nothing remains.
 #[derive(Debug)]
-pub struct OutputFile {}
+pub struct OutputFile {
+    path: PathBuf,
+    force: bool,
+    file: BufWriter<NamedTempFile>,
+    /// A write failed: what the file holds is unknown, it must never be committed.
+    broken: bool,
+}
 
 impl OutputFile {
-    /// Starts writing `path`. Refuses an existing file unless `force`.
+    /// Starts writing `path`. Refuses an existing file unless `force`, and anything that is not a regular
+    /// file (a folder, a device) in any case.
     pub fn create(path: &Path, force: bool) -> Result<Self> {
-        todo!("{} {force}", path.display())
+        let Some(name) = path.file_name() else {
+            return Err(Error::refused(path, "not a file name; give the output a name"));
+        };
+        let folder = folder_of(path);
+        match fs::metadata(path) {
+            Ok(found) if found.is_dir() => {
+                return Err(Error::refused(path, "this is a folder; give the output a file name"));
+            }
+            Ok(found) if !found.is_file() => {
+                return Err(Error::refused(
+                    path,
+                    "not a regular file: it would be replaced, which is never wanted",
+                ));
+            }
+            Ok(_) if !force => return Err(already_there(path)),
+            _ => {}
+        }
+        if !folder.is_dir() {
+            return Err(Error::refused(
+                path,
+                format!("the folder {} does not exist; create it first", folder.display()),
+            ));
+        }
+        let mut prefix = std::ffi::OsString::from(".");
+        prefix.push(name);
+        prefix.push(".");
+        let file = temporary(&prefix, folder).map_err(|e| {
+            let what = format!("cannot create a file in {}: {e}", folder.display());
+            Error::new(path, io::Error::new(e.kind(), what))
+        })?;
+        Ok(Self {
+            path: path.to_path_buf(),
+            force,
+            file: BufWriter::with_capacity(BUFFER_BYTES, file),
+            broken: false,
+        })
+    }
+
+    /// The name the file will have.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// Writes all of `data`; the error names the file and, for a full disk, says what to do.
+    pub fn append(&mut self, data: &[u8]) -> Result<()> {
+        self.write_all(data).map_err(|e| explain(&self.path, e))
     }
 
     /// Flushes, syncs, renames over the target, syncs the directory.
-    pub fn commit(self) -> Result<()> {
-        todo!()
+    pub fn commit(mut self) -> Result<()> {
+        if self.broken {
+            return Err(Error::refused(&self.path, "an earlier write failed, so the file is not complete"));
+        }
+        let failed = |e| explain(&self.path, e);
+        self.file.flush().map_err(failed)?;
+        let file = self.file.into_inner().map_err(|e| failed(e.into_error()))?;
+        file.as_file().sync_all().map_err(failed)?;
+        if self.force {
+            file.persist(&self.path).map_err(|e| failed(e.error))?;
+        } else {
+            // Not a check and then a rename: somebody else may have made the file while we wrote ours.
+            file.persist_noclobber(&self.path).map_err(|e| match e.error.kind() {
+                io::ErrorKind::AlreadyExists => already_there(&self.path),
+                _ => failed(e.error),
+            })?;
+        }
+        sync_folder(folder_of(&self.path)).map_err(failed)
+    }
+
+    /// An output whose bytes go to `file`, whatever that is: lets a test meet a full disk.
+    #[cfg(all(test, target_os = "linux"))]
+    pub(crate) fn onto(path: &Path, file: File) -> Self {
+        let (_, kept) = temporary(std::ffi::OsStr::new(".test."), folder_of(path)).unwrap().into_parts();
+        let file = BufWriter::with_capacity(BUFFER_BYTES, NamedTempFile::from_parts(file, kept));
+        Self { path: path.to_path_buf(), force: false, file, broken: false }
     }
 }
 
 impl Write for OutputFile {
     fn write(&mut self, buf: &[u8]) -> io::Result<usize> {
-        todo!("{}", buf.len())
+        self.file.write(buf).inspect_err(|_| self.broken = true)
     }
 
     fn flush(&mut self) -> io::Result<()> {
-        todo!()
+        self.file.flush().inspect_err(|_| self.broken = true)
     }
+}
+
+/// The folder a file lies in: `.` for a bare name.
+pub(crate) fn folder_of(path: &Path) -> &Path {
+    match path.parent() {
+        Some(p) if !p.as_os_str().is_empty() => p,
+        _ => Path::new("."),
+    }
+}
+
+fn temporary(prefix: &std::ffi::OsStr, folder: &Path) -> io::Result<NamedTempFile> {
+    let mut builder = tempfile::Builder::new();
+    builder.prefix(prefix).suffix(".part");
+    #[cfg(unix)]
+    {
+        use std::os::unix::fs::PermissionsExt;
+        // What a plain `open` asks for; the umask takes its share. tempfile's default is 0600, which
+        // would make every model unreadable for everybody else.
+        builder.permissions(fs::Permissions::from_mode(0o666));
+    }
+    builder.tempfile_in(folder)
+}
+
+fn already_there(path: &Path) -> Error {
+    Error::refused(path, "already exists; pass --force to replace it, or choose another name")
+}
+
+fn explain(path: &Path, e: io::Error) -> Error {
+    let what = match e.kind() {
+        io::ErrorKind::StorageFull => "the disk is full; free some space or write to another disk",
+        io::ErrorKind::QuotaExceeded => "the disk quota is used up; free some space or write to another disk",
+        io::ErrorKind::FileTooLarge => {
+            "the file system or a limit of the shell does not allow a file this large"
+        }
+        _ => return Error::new(path, e),
+    };
+    Error::new(path, io::Error::new(e.kind(), format!("{what} (nothing was left behind)")))
+}
+
+#[cfg(unix)]
+fn sync_folder(folder: &Path) -> io::Result<()> {
+    match File::open(folder)?.sync_all() {
+        // Some network file systems cannot sync a folder; the rename stands all the same.
+        Err(e) if matches!(e.kind(), io::ErrorKind::InvalidInput | io::ErrorKind::Unsupported) => Ok(()),
+        done => done,
+    }
+}
+
+#[cfg(not(unix))]
+fn sync_folder(_: &Path) -> io::Result<()> {
+    Ok(())
 }

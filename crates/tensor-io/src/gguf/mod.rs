@@ -1,5 +1,51 @@
 //! The GGUF container.
+//!
+//! ```text
+//! "GGUF"  u32 version   u64 tensor count   u64 metadata count
+//! metadata, each    string key, u32 value type, value
+//! tensors, each     string name, u32 n, n x u64 dimensions (innermost first), u32 type id, u64 offset
+//! padding to general.alignment (32 unless said otherwise)
+//! data              each tensor at its offset from here, padded to the alignment, no gaps
+//!
+//! string = u64 length, UTF-8 bytes       array = u32 element type, u64 count, elements
+//! ```
+//!
+//! Everything is little endian. Versions 2 and 3 share this layout; 1 had 32-bit counts and is gone.
+//!
+//! The reader (`reader`) is our own and checks every length before use. ggus, the crate chosen for
+//! GGUF, is used for what it does soundly, putting header fields into bytes ([`Writer`]). Its reader takes
+//! unknown type ids for enum values and panics on or overflows with hostile sizes, its table of types
+//! lacks six and missizes four, and its file-name parser panics on names such as `x-0x7B-y.gguf`.
 
+mod cursor;
+mod header;
+pub(crate) mod reader;
+pub(crate) mod split;
 mod writer;
 
-pub use writer::{TensorPlan, Writer};
+pub use crate::plan::TensorPlan;
+pub use writer::Writer;
+
+/// Alignment of the data section and of each tensor where `general.alignment` is absent.
+pub const DEFAULT_ALIGNMENT: u64 = 32;
+
+/// The metadata key that changes it.
+pub(crate) const ALIGNMENT_KEY: &str = "general.alignment";
+
+/// Tensor names are shorter than this (`GGML_MAX_NAME`, which counts C's closing zero).
+pub(crate) const MAX_NAME_BYTES: usize = 64;
+
+/// Most dimensions a tensor can have (`GGML_MAX_DIMS`).
+pub(crate) const MAX_DIMENSIONS: usize = 4;
+
+/// Most bytes in a string and most elements in an array: ggml refuses more.
+pub(crate) const MAX_LENGTH: u64 = 1 << 30;
+
+/// Checks a value for `general.alignment`; the error is the rule it breaks.
+pub(crate) fn check_alignment(value: &crate::Value) -> Result<u64, String> {
+    match *value {
+        crate::Value::U32(v) if v.is_power_of_two() => Ok(v.into()),
+        crate::Value::U32(v) => Err(format!("{ALIGNMENT_KEY} is {v}, it must be a power of two")),
+        _ => Err(format!("{ALIGNMENT_KEY} must be a u32")),
+    }
+}

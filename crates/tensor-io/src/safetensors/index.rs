@@ -1,0 +1,94 @@
+//! Models in several safetensors files, tied together by an index.
+
+use std::collections::{BTreeSet, HashMap};
+use std::path::{Component, Path};
+
+use super::json::Pairs;
+use super::reader;
+use crate::checkpoint::Parts;
+use crate::map::MappedFile;
+use crate::{Error, Metadata, Result, TensorInfo};
+
+/// An index file. Its `metadata.total_size` is not looked at: it is often wrong, and needless.
+#[derive(Debug, serde::Deserialize)]
+struct Index {
+    weight_map: Pairs<String>,
+}
+
+/// Opens the model that the index at `path` describes.
+pub(crate) fn open(path: &Path) -> Result<Parts> {
+    let index = read(path)?;
+    let folder = path.parent().unwrap_or(Path::new(""));
+    let names: Vec<_> =
+        index.weight_map.0.iter().map(|(_, file)| file).collect::<BTreeSet<_>>().into_iter().collect();
+    let missing: Vec<_> = names.iter().filter(|n| !folder.join(n).exists()).map(|n| n.as_str()).collect();
+    if !missing.is_empty() {
+        let shown = missing.iter().take(8).copied().collect::<Vec<_>>().join(", ");
+        let more = if missing.len() > 8 { ", ..." } else { "" };
+        let what =
+            format!("{} of {} shards are missing beside it: {shown}{more}", missing.len(), names.len());
+        return Err(Error::malformed(path, what));
+    }
+
+    let (mut files, mut tensors) = (Vec::with_capacity(names.len()), Vec::new());
+    let mut metadata = Metadata::new();
+    for (number, name) in names.iter().enumerate() {
+        let file = MappedFile::open(&folder.join(name))?;
+        let (shard_metadata, mut shard_tensors) = reader::read(file.path(), file.bytes(), number)?;
+        if number == 0 {
+            metadata = shard_metadata;
+        }
+        tensors.append(&mut shard_tensors);
+        files.push(file);
+    }
+    check(path, &index, &names, &tensors)?;
+    Ok(Parts { files, metadata, tensors })
+}
+
+/// Whether the index at `path` has tensors in the shard `file_name`.
+pub(crate) fn lists(path: &Path, file_name: &str) -> Result<bool> {
+    Ok(read(path)?.weight_map.0.iter().any(|(_, file)| file == file_name))
+}
+
+/// Reads an index and checks that every shard lies in or below its folder.
+fn read(path: &Path) -> Result<Index> {
+    let file = MappedFile::open(path)?;
+    let index: Index = serde_json::from_slice(file.bytes())
+        .map_err(|e| Error::malformed(path, format!("not an index of safetensors shards: {e}")))?;
+    for (tensor, file) in &index.weight_map.0 {
+        let inside = Path::new(file).components().all(|c| matches!(c, Component::Normal(_)));
+        if file.is_empty() || !inside || file.contains(['\\', '\0']) {
+            let what = format!(
+                "weight_map points to {file:?}; a shard must be a plain file name in the index's folder"
+            );
+            return Err(Error::malformed(path, what).with_tensor(tensor));
+        }
+    }
+    Ok(index)
+}
+
+/// Checks that the index and the shards name the same tensors in the same places, each once.
+fn check(path: &Path, index: &Index, names: &[&String], tensors: &[TensorInfo]) -> Result<()> {
+    let mut place = HashMap::with_capacity(tensors.len());
+    for tensor in tensors {
+        if let Some(first) = place.insert(tensor.name.as_str(), tensor.file) {
+            let what = format!("in two shards, {} and {}", names[first], names[tensor.file]);
+            return Err(Error::malformed(path, what).with_tensor(&tensor.name));
+        }
+    }
+    for (tensor, file) in &index.weight_map.0 {
+        let what = match place.remove(tensor.as_str()) {
+            Some(found) if names[found] == file => continue,
+            Some(found) => format!("the index places it in {file}, it lies in {}", names[found]),
+            None => format!("the index places it in {file}, which does not hold it"),
+        };
+        return Err(Error::malformed(path, what).with_tensor(tensor));
+    }
+    match tensors.iter().find(|t| place.contains_key(t.name.as_str())) {
+        None => Ok(()),
+        Some(stray) => {
+            let what = format!("in shard {} but not in the index", names[stray.file]);
+            Err(Error::malformed(path, what).with_tensor(&stray.name))
+        }
+    }
+}

@@ -1,0 +1,105 @@
+//! Streaming safetensors writer.
+//!
+//! Tensors lie in the planned order. (The `safetensors` crate sorts by type and name, and wants all data at
+//! hand; readers accept any order.) The header is padded with spaces to a multiple of 8, as everywhere.
+
+use std::path::Path;
+
+use ::safetensors::tensor::TensorInfo as ReferenceInfo;
+
+use super::{MAX_HEADER_BYTES, METADATA_KEY, dtype};
+use crate::output::OutputFile;
+use crate::stream::TensorStream;
+use crate::{Error, Metadata, Result, TensorPlan, plan};
+
+/// Writes the header at once, then the data of one tensor after the other, in the planned order, each in as
+/// many pieces as the caller likes.
+#[derive(Debug)]
+pub struct Writer {
+    stream: TensorStream,
+}
+
+impl Writer {
+    /// Starts `path`: checks the plan, writes the header. All of `metadata` must be strings, since
+    /// safetensors knows nothing else; if it is empty, the file has no `__metadata__`. (transformers wants
+    /// `format` = `pt` there.)
+    pub fn create(path: &Path, metadata: &Metadata, tensors: &[TensorPlan], force: bool) -> Result<Self> {
+        let (header, sizes) = encode(path, metadata, tensors)?;
+        let stream = TensorStream::start(OutputFile::create(path, force)?, &header, tensors, &sizes, 1)?;
+        Ok(Self { stream })
+    }
+
+    /// Appends bytes to the current tensor; moves on to the next when it is full. Bytes beyond the
+    /// tensor's declared size are an error: one call cannot span two tensors.
+    pub fn write(&mut self, data: &[u8]) -> Result<()> {
+        self.stream.write(data)
+    }
+
+    /// Checks that every tensor is complete, flushes, syncs and renames. Returns the file's size in bytes.
+    pub fn finish(self) -> Result<u64> {
+        self.stream.finish()
+    }
+
+    /// The size in bytes of the file that this metadata and these tensors make, without writing it.
+    pub fn file_size(metadata: &Metadata, tensors: &[TensorPlan]) -> Result<u64> {
+        let (header, sizes) = encode(Path::new("(planned safetensors file)"), metadata, tensors)?;
+        Ok(header.len() as u64 + sizes.iter().sum::<u64>())
+    }
+}
+
+/// Checks metadata and plan. Returns the header with its length in front, and the bytes of each tensor.
+fn encode(path: &Path, metadata: &Metadata, tensors: &[TensorPlan]) -> Result<(Vec<u8>, Vec<u64>)> {
+    let sizes = plan::check(path, tensors)?;
+    let mut entries = Vec::with_capacity(tensors.len() + 1);
+    if !metadata.is_empty() {
+        entries.push(format!("{}:{}", json(path, METADATA_KEY)?, metadata_object(path, metadata)?));
+    }
+    let mut offset = 0usize;
+    for (tensor, &size) in tensors.iter().zip(&sizes) {
+        let refused = |what: String| Error::refused(path, what).with_tensor(&tensor.name);
+        if tensor.name == METADATA_KEY {
+            return Err(refused("this name is reserved".into()));
+        }
+        let Some(dtype) = dtype(tensor.element_type) else {
+            let what = format!(
+                "safetensors has no element type {}; decode it to f32 or f16 first",
+                tensor.element_type
+            );
+            return Err(refused(what));
+        };
+        let Some(end) = offset.checked_add(size as usize).filter(|&end| end <= isize::MAX as usize) else {
+            return Err(refused("the sizes of the tensors overflow".into()));
+        };
+        let info = ReferenceInfo { dtype, shape: tensor.shape.clone(), data_offsets: (offset, end) };
+        entries.push(format!("{}:{}", json(path, &tensor.name)?, json(path, &info)?));
+        offset = end;
+    }
+    let text = format!("{{{}}}", entries.join(","));
+    let padded = text.len().next_multiple_of(8);
+    if padded as u64 > MAX_HEADER_BYTES {
+        let what = format!("the header would take {padded} bytes, readers accept {MAX_HEADER_BYTES}");
+        return Err(Error::refused(path, what));
+    }
+    let mut header = (padded as u64).to_le_bytes().to_vec();
+    header.extend_from_slice(text.as_bytes());
+    header.resize(8 + padded, b' ');
+    Ok((header, sizes))
+}
+
+fn metadata_object(path: &Path, metadata: &Metadata) -> Result<String> {
+    let mut entries = Vec::with_capacity(metadata.len());
+    for (key, value) in metadata.iter() {
+        let Some(text) = value.as_str() else {
+            return Err(Error::refused(
+                path,
+                format!("metadata key {key:?} is not a string; safetensors holds only those"),
+            ));
+        };
+        entries.push(format!("{}:{}", json(path, key)?, json(path, text)?));
+    }
+    Ok(format!("{{{}}}", entries.join(",")))
+}
+
+fn json(path: &Path, value: impl serde::Serialize) -> Result<String> {
+    serde_json::to_string(&value).map_err(|e| Error::new(path, std::io::Error::from(e)))
+}
