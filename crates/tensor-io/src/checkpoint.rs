@@ -156,6 +156,20 @@ impl Checkpoint {
         let start = info.offset as usize;
         &self.maps[info.file].bytes()[start..start + info.bytes]
     }
+
+    /// Gives the memory of consumed data back to the system: pages of the map count as this process's
+    /// memory until then. `data` is the address range of bytes got from [`Checkpoint::data`]
+    /// (`slice.as_ptr_range()`); one outside the maps is ignored. The bytes stay readable, they are
+    /// fetched again when touched.
+    pub fn release(&self, data: std::ops::Range<*const u8>) {
+        for map in &self.maps {
+            let whole = map.bytes().as_ptr_range();
+            if whole.start <= data.start && data.start < data.end && data.end <= whole.end {
+                let base = whole.start as usize;
+                map.release(data.start as usize - base, data.end as usize - base);
+            }
+        }
+    }
 }
 
 /// The files of a model, mapped, with the metadata of the first and the tensors of all.

@@ -50,4 +50,27 @@ impl MappedFile {
     pub fn bytes(&self) -> &[u8] {
         self.map.as_deref().unwrap_or(&[])
     }
+
+    /// Gives the memory of consumed pages back to the system. `from` and `to` are byte offsets; pages
+    /// that hold a byte before `from` are let go too, the page of byte `to` stays.
+    ///
+    /// Nothing is lost, pages are read again when they are touched: a page shared with data still to
+    /// come only costs another look at the system's file cache. Does nothing where the system cannot.
+    pub fn release(&self, from: usize, to: usize) {
+        #[cfg(unix)]
+        if let Some(map) = &self.map {
+            const PAGE: usize = 4096; // a finer grain than the system's own makes the call fail, no more
+            let (from, to) = (from / PAGE * PAGE, to.min(map.len()) / PAGE * PAGE);
+            if from < to {
+                // SAFETY: the map is private, read-only and backed by the file, so a dropped page is
+                // filled with the file's bytes again at the next access: no byte seen through `&[u8]`
+                // changes unless another process changed the file, the risk taken in `open`.
+                let _ = unsafe {
+                    map.unchecked_advise_range(memmap2::UncheckedAdvice::DontNeed, from, to - from)
+                };
+            }
+        }
+        #[cfg(not(unix))]
+        let _ = (from, to);
+    }
 }

@@ -53,6 +53,11 @@ impl<'a> GgufView<'a> {
         todo!()
     }
 
+    /// The checkpoint seen.
+    pub fn checkpoint(&self) -> &'a Checkpoint {
+        self.checkpoint
+    }
+
     /// The checkpoint's configuration.
     pub fn config(&self) -> &Config {
         &self.config
