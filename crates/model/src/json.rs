@@ -22,8 +22,8 @@ impl Json {
     pub fn read(file: &Path) -> Result<Self> {
         let text = read_text(file)?;
         // serde_json refuses more than 128 levels of nesting, so a hostile file cannot exhaust the stack.
-        let value: Value =
-            serde_json::from_str(&text).map_err(|e| Error::malformed(file, format!("not valid JSON: {e}")))?;
+        let value: Value = serde_json::from_str(&text)
+            .map_err(|e| Error::malformed(file, format!("not valid JSON: {e}")))?;
         if !value.is_object() {
             return Err(Error::malformed(file, format!("a JSON object is expected, not {}", kind(&value))));
         }
@@ -113,9 +113,9 @@ impl<'a> Object<'a> {
     pub fn u64(&self, key: &str) -> Result<Option<u64>> {
         match self.get(key) {
             None => Ok(None),
-            Some(value) => as_u64(value).map(Some).ok_or_else(|| {
-                self.wrong(key, "a whole number that is not negative", value)
-            }),
+            Some(value) => as_u64(value)
+                .map(Some)
+                .ok_or_else(|| self.wrong(key, "a whole number that is not negative", value)),
         }
     }
 
@@ -155,6 +155,11 @@ impl<'a> Object<'a> {
             Some(Value::String(v)) => Ok(Some(v)),
             Some(other) => Err(self.wrong(key, "a string", other)),
         }
+    }
+
+    /// All keys and values in the file's order.
+    pub fn entries(&self) -> impl Iterator<Item = (&'a String, &'a Value)> + use<'a> {
+        self.value.as_object().into_iter().flatten()
     }
 
     /// An array.

@@ -1,8 +1,8 @@
 //! Llama and what follows it to the letter: Llama 1 to 3.3, Mistral, TinyLlama, Yi, SmolLM.
 
 use crate::architecture::{
-    Activation, Architecture, Block, Dim, Norm, Position, Presence, RopeStyle, RowOrder,
-    TensorRole as Role, TensorTemplate,
+    Activation, Architecture, Block, Dim, Norm, Position, Presence, RopeStyle, RowOrder, TensorRole as Role,
+    TensorTemplate,
 };
 
 const fn tensor(

@@ -40,7 +40,12 @@ impl Config {
         fill(template.name(world)?, layer)
     }
 
-    fn expect(&self, t: &'static TensorTemplate, world: World, layer: Option<usize>) -> Option<ExpectedTensor> {
+    fn expect(
+        &self,
+        t: &'static TensorTemplate,
+        world: World,
+        layer: Option<usize>,
+    ) -> Option<ExpectedTensor> {
         let optional = match t.presence {
             Presence::Always => false,
             Presence::UnlessTied => self.tied_embeddings,

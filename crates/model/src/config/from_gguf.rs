@@ -55,8 +55,7 @@ pub(super) fn read(file: &Path, metadata: &Metadata, checkpoint: &Checkpoint) ->
     let name = metadata
         .str("general.architecture")
         .ok_or_else(|| Error::malformed(file, "the metadata key \"general.architecture\" is missing"))?;
-    let architecture =
-        architectures::from_gguf_name(name).ok_or_else(|| unknown_architecture(file, name))?;
+    let architecture = architectures::from_gguf_name(name).ok_or_else(|| unknown_architecture(file, name))?;
     let keys = Keys { file, prefix: architecture.name, metadata };
 
     if let Some(experts) = keys.metadata.u64(&keys.name("expert_count")).filter(|&n| n > 0) {
@@ -68,7 +67,9 @@ pub(super) fn read(file: &Path, metadata: &Metadata, checkpoint: &Checkpoint) ->
     let head_dim = match keys.size("attention.key_length", limit::HIDDEN)? {
         Some(given) => given,
         None if hidden_size.is_multiple_of(heads) => hidden_size / heads,
-        None => return Err(keys.error("attention.head_count", format!("{heads} does not divide {hidden_size}"))),
+        None => {
+            return Err(keys.error("attention.head_count", format!("{heads} does not divide {hidden_size}")));
+        }
     };
     if let Some(value) = keys.size("attention.value_length", limit::HIDDEN)?.filter(|&v| v != head_dim) {
         let what = format!("values of length {value} under keys of length {head_dim} are not supported");
@@ -136,7 +137,9 @@ fn scaling(keys: &Keys<'_>) -> Result<RopeScaling> {
     };
     let factor = positive("rope.scaling.factor")?.or(positive("rope.scale_linear")?);
     let kind = match keys.metadata.get(&keys.name("rope.scaling.type")) {
-        Some(value) => value.as_str().ok_or_else(|| keys.error("rope.scaling.type", "a string is expected"))?,
+        Some(value) => {
+            value.as_str().ok_or_else(|| keys.error("rope.scaling.type", "a string is expected"))?
+        }
         // Files from before the key existed: a factor alone means linear.
         None if factor.is_some_and(|f| f != 1.0) => "linear",
         None => "none",

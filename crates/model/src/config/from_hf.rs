@@ -27,7 +27,9 @@ pub(super) fn read(file: &Path) -> Result<Config> {
         Some(given) => given,
         None if hidden_size.is_multiple_of(heads) => hidden_size / heads,
         None => {
-            let what = format!("{heads} heads do not divide the hidden size {hidden_size}, and head_dim is not given");
+            let what = format!(
+                "{heads} heads do not divide the hidden size {hidden_size}, and head_dim is not given"
+            );
             return Err(root.error("num_attention_heads", what));
         }
     };
@@ -126,7 +128,9 @@ fn scaling(object: &Object<'_>, context_length: usize) -> Result<RopeScaling> {
         "llama3" => {
             let (low, high) = (need("low_freq_factor")?, need("high_freq_factor")?);
             if high <= low {
-                return Err(object.error("high_freq_factor", format!("{high} is not above low_freq_factor {low}")));
+                return Err(
+                    object.error("high_freq_factor", format!("{high} is not above low_freq_factor {low}"))
+                );
             }
             Ok(RopeScaling::Llama3 {
                 factor: need("factor")?,
@@ -145,7 +149,10 @@ fn scaling(object: &Object<'_>, context_length: usize) -> Result<RopeScaling> {
         }),
         other => Err(Error::unsupported(
             object.file(),
-            format!("{}: rope scaling {other:?} is not supported (default, linear, llama3, yarn are)", object.name("rope_type")),
+            format!(
+                "{}: rope scaling {other:?} is not supported (default, linear, llama3, yarn are)",
+                object.name("rope_type")
+            ),
         )),
     }
 }

@@ -114,7 +114,10 @@ impl Config {
         if !self.architecture.activations.contains(&self.activation) {
             return Err(Error::unsupported(
                 file,
-                format!("{} models with activation {:?} are not supported", self.architecture.name, self.activation),
+                format!(
+                    "{} models with activation {:?} are not supported",
+                    self.architecture.name, self.activation
+                ),
             ));
         }
         Ok(self)

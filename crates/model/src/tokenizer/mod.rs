@@ -6,6 +6,7 @@
 //! text ──special tokens cut out──> raw pieces ──"▁" for spaces, prefix──> merges ──> ids
 //! ```
 
+mod fast;
 mod from_directory;
 mod from_gguf;
 mod protobuf;
@@ -17,7 +18,7 @@ mod vocabulary;
 use std::borrow::Cow;
 use std::path::Path;
 
-use quern_tensor_io::{Checkpoint, Container, Result};
+use quern_tensor_io::{Checkpoint, Container, Result, StringArray};
 
 pub(crate) use from_directory::Source;
 pub use stream::StreamDecoder;
@@ -68,6 +69,42 @@ pub struct SpecialIds {
     pub eom: Option<u32>,
 }
 
+/// What is said of GPT-2's kind of tokenizer, which Llama 3, Qwen and Phi use.
+pub(crate) const BYTE_LEVEL: &str =
+    "byte-level BPE tokenizers (GPT-2, Llama 3, Qwen, Phi) are not supported yet";
+
+/// More tokens than this are taken for damage.
+pub(crate) const MAX_TOKENS: usize = crate::config::limit::VOCAB;
+
+/// Tokens that end a turn or a text by their name, whatever the files say (as llama.cpp has it); the first
+/// that exists is the end of turn if no other is named.
+const END_NAMES: &[&str] = &[
+    "<|eot_id|>",
+    "<|im_end|>",
+    "<|end|>",
+    "<end_of_turn>",
+    "<|endoftext|>",
+    "<|end_of_text|>",
+    "<|eom_id|>",
+    "<EOT>",
+    "_<EOT>",
+    "[EOT]",
+    "<end_of_utterance>",
+];
+
+/// What a tokenizer is made of.
+struct Parts {
+    pieces: StringArray,
+    scores: Vec<f32>,
+    kinds: Vec<TokenKind>,
+    ids: SpecialIds,
+    ends: Vec<u32>,
+    add_bos: bool,
+    add_eos: bool,
+    prefix: SpacePrefix,
+    chat_template: Option<String>,
+}
+
 /// A model's tokenizer.
 #[derive(Clone, Debug)]
 pub struct Tokenizer {
@@ -102,7 +139,22 @@ impl Tokenizer {
     /// Reads `tokenizer.model`, `tokenizer.json`, `tokenizer_config.json`, `special_tokens_map.json` and
     /// `generation_config.json`, as far as they are there.
     pub fn from_directory(directory: &Path) -> Result<Self> {
-        Source::read(directory, None)?.into_tokenizer()
+        Ok(Source::read(directory, None)?.into_tokenizer())
+    }
+
+    fn assemble(parts: Parts) -> Self {
+        let Parts { pieces, scores, kinds, mut ids, mut ends, add_bos, add_eos, prefix, chat_template } =
+            parts;
+        let vocabulary = Vocabulary::new(pieces, scores, kinds, ids.unk);
+        let named = END_NAMES.iter().filter_map(|name| vocabulary.find(name));
+        let named: Vec<u32> = named.filter(|&id| vocabulary.kind(id) != Some(TokenKind::Normal)).collect();
+        ids.eot = ids.eot.or(named.first().copied());
+        ends.extend(named);
+        ends.extend([ids.eos, ids.eot, ids.eom].into_iter().flatten());
+        ends.sort_unstable();
+        ends.dedup();
+        let special = special::SpecialTokens::new(&vocabulary);
+        Self { vocabulary, special, ids, ends, add_bos, add_eos, prefix, chat_template }
     }
 
     /// The tokens of `text`.

@@ -74,7 +74,8 @@ impl Vocabulary {
         };
         for id in 0..vocabulary.pieces.len() as u32 {
             let piece = vocabulary.pieces.get(id as usize).unwrap_or_default();
-            let byte = (vocabulary.kinds[id as usize] == TokenKind::Byte).then(|| parse_byte(piece)).flatten();
+            let byte =
+                (vocabulary.kinds[id as usize] == TokenKind::Byte).then(|| parse_byte(piece)).flatten();
             let slot = vocabulary.slot(piece);
             if vocabulary.table[slot] == EMPTY {
                 vocabulary.table[slot] = id;
@@ -109,14 +110,6 @@ impl Vocabulary {
         self.pieces.get(id as usize)
     }
 
-    pub fn pieces(&self) -> &StringArray {
-        &self.pieces
-    }
-
-    pub fn scores(&self) -> &[f32] {
-        &self.scores
-    }
-
     pub fn kinds(&self) -> &[TokenKind] {
         &self.kinds
     }
@@ -129,10 +122,8 @@ impl Vocabulary {
     /// are never made from text, whatever it spells (SentencePiece keeps them in a table of their own).
     pub fn merged(&self, text: &str) -> Option<(u32, f32)> {
         let id = self.find(text)?;
-        let plain = matches!(
-            self.kinds[id as usize],
-            TokenKind::Normal | TokenKind::UserDefined | TokenKind::Unused
-        );
+        let plain =
+            matches!(self.kinds[id as usize], TokenKind::Normal | TokenKind::UserDefined | TokenKind::Unused);
         plain.then(|| (id, self.scores[id as usize]))
     }
 
