@@ -1,0 +1,108 @@
+//! Importance matrices: how strongly each input column of each weight is driven.
+//!
+//! For a weight of `columns` inputs (and `matrices` stacked experts) an entry holds the mean of `x²` over
+//! the calibration text, one value a column and expert. Two formats, told apart by the first bytes:
+//!
+//! - GGUF, as llama-imatrix writes today ([`gguf`]): sums and counts;
+//! - the legacy `.dat` ([`legacy`]): means times the number of calls.
+//!
+//! Both are divided as llama-quantize divides, for the quotients decide bytes. An expert that no token
+//! reached has a count of 0 and gets ones.
+
+mod gguf;
+mod legacy;
+
+use std::collections::BTreeMap;
+use std::fs::{self, File};
+use std::io::Read;
+use std::path::{Path, PathBuf};
+
+use quern_tensor_io::{Error, Result};
+
+/// An importance matrix, read and checked: every value is finite and not negative.
+#[derive(Clone, Debug)]
+pub struct Imatrix {
+    file: PathBuf,
+    entries: BTreeMap<String, Vec<f32>>,
+    chunks: u32,
+    datasets: Vec<String>,
+}
+
+impl Imatrix {
+    /// Reads `path`, whichever of the two formats it is in.
+    pub fn open(path: &Path) -> Result<Self> {
+        let metadata = fs::metadata(path).map_err(|e| Error::new(path, e))?;
+        if !metadata.is_file() {
+            // opening a pipe would wait for a writer
+            return Err(Error::refused(path, "an importance matrix is a regular file"));
+        }
+        let mut start = [0; 4];
+        let mut file = File::open(path).map_err(|e| Error::new(path, e))?;
+        let imatrix = match file.read_exact(&mut start) {
+            Ok(()) if &start == b"GGUF" => gguf::open(path)?,
+            Err(e) if e.kind() != std::io::ErrorKind::UnexpectedEof => return Err(Error::new(path, e)),
+            _ => legacy::open(path)?,
+        };
+        if imatrix.entries.is_empty() {
+            return Err(Error::malformed(path, "the importance matrix has no entries"));
+        }
+        Ok(imatrix)
+    }
+
+    /// The file it was read from.
+    pub fn file(&self) -> &Path {
+        &self.file
+    }
+
+    /// Mean squares for the tensor of this GGUF name: `columns` values for each stacked matrix.
+    pub fn get(&self, tensor: &str) -> Option<&[f32]> {
+        self.entries.get(tensor).map(Vec::as_slice)
+    }
+
+    /// Names of the tensors it speaks about, in byte order.
+    pub fn names(&self) -> impl ExactSizeIterator<Item = &str> {
+        self.entries.keys().map(String::as_str)
+    }
+
+    /// Number of entries.
+    pub fn len(&self) -> usize {
+        self.entries.len()
+    }
+
+    /// Whether there are none (never so after [`Imatrix::open`]).
+    pub fn is_empty(&self) -> bool {
+        self.entries.is_empty()
+    }
+
+    /// Chunks of text it was computed from, 0 if the file does not say.
+    pub fn chunks(&self) -> u32 {
+        self.chunks
+    }
+
+    /// Names of the texts it was computed from.
+    pub fn datasets(&self) -> &[String] {
+        &self.datasets
+    }
+
+    fn new(file: &Path) -> Self {
+        Self { file: file.to_path_buf(), entries: BTreeMap::new(), chunks: 0, datasets: Vec::new() }
+    }
+
+    /// Adds an entry after the checks both formats need.
+    fn insert(&mut self, tensor: &str, means: Vec<f32>) -> Result<()> {
+        let bad = |what: String| Err(Error::malformed(&self.file, what).with_tensor(tensor));
+        if means.is_empty() {
+            return bad("the entry has no values".into());
+        }
+        if let Some(i) = means.iter().position(|m| !m.is_finite() || *m < 0.0) {
+            return bad(format!("value {i} is {}: a mean of squares is finite and not negative", means[i]));
+        }
+        if self.entries.insert(tensor.to_owned(), means).is_some() {
+            return bad("two entries for one tensor".into());
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests;

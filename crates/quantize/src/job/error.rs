@@ -1,0 +1,143 @@
+//! Why a job was refused or stopped.
+
+use std::path::PathBuf;
+
+use quern_tensor_io::ElementType;
+
+use crate::recipe::RecipeError;
+
+/// Why a job was refused or stopped. Whatever it is, no output file exists under its name.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum Error {
+    /// A file could not be read or written.
+    #[error(transparent)]
+    File(#[from] quern_tensor_io::Error),
+    /// No recipe could be made.
+    #[error(transparent)]
+    Recipe(#[from] RecipeError),
+    /// There is no encoder for a type the recipe asks for.
+    #[error(
+        "tensor {tensor:?}: quern cannot encode {element_type} yet; choose another file type, or another type \
+         for this tensor with --tensor-type"
+    )]
+    NotYet {
+        /// The first tensor concerned.
+        tensor: String,
+        /// The type without encoder.
+        element_type: ElementType,
+    },
+    /// A source tensor has a type that cannot be decoded.
+    #[error("tensor {tensor:?}: {element_type} cannot be decoded, so it cannot become {to}")]
+    Undecodable {
+        /// The tensor.
+        tensor: String,
+        /// Its type.
+        element_type: ElementType,
+        /// What it should become.
+        to: ElementType,
+    },
+    /// A tensor would keep a type that GGUF does not know.
+    #[error("tensor {tensor:?}: GGUF has no type {element_type}; name the type to convert to (F32, F16 or BF16)")]
+    NoGgufType {
+        /// The tensor.
+        tensor: String,
+        /// Its type.
+        element_type: ElementType,
+    },
+    /// The source is quantized already.
+    #[error(
+        "tensor {tensor:?} is {from} already: quantizing it to {to} loses quality twice; start from the \
+         original, or pass --allow-requantize"
+    )]
+    Requantize {
+        /// The first tensor concerned.
+        tensor: String,
+        /// Its type.
+        from: ElementType,
+        /// What it should become.
+        to: ElementType,
+    },
+    /// A tensor would be garbage without an importance matrix.
+    #[error("tensor {tensor:?}: {element_type} needs an importance matrix here; pass --imatrix with an entry for it")]
+    NeedsImatrix {
+        /// The first tensor concerned.
+        tensor: String,
+        /// Its type.
+        element_type: ElementType,
+    },
+    /// An entry of the importance matrix belongs to a tensor of another shape.
+    #[error(
+        "{}: the entry for tensor {tensor:?} has {found} values, but the tensor needs {expected}: it was \
+         made for another model",
+        file.display()
+    )]
+    ImatrixShape {
+        /// The importance matrix.
+        file: PathBuf,
+        /// The tensor.
+        tensor: String,
+        /// Values in the entry.
+        found: usize,
+        /// Values needed: columns times stacked matrices.
+        expected: usize,
+    },
+    /// A weight is NaN or infinite.
+    #[error(
+        "tensor {tensor:?}, row {row}, column {column}: the value is {value}; a model with values that are not \
+         finite cannot be quantized"
+    )]
+    NotFinite {
+        /// The tensor.
+        tensor: String,
+        /// The row, counted over all dimensions but the innermost.
+        row: usize,
+        /// The column.
+        column: usize,
+        /// NaN or an infinity.
+        value: f32,
+    },
+    /// Encoding gave a block whose scale is not finite: the values are too large for the type.
+    #[error(
+        "tensor {tensor:?}, row {row}, values from column {column}: too large for {element_type} (the scale \
+         or value overflows); choose another type for it with --tensor-type"
+    )]
+    Overflow {
+        /// The tensor.
+        tensor: String,
+        /// The row.
+        row: usize,
+        /// First column of the block.
+        column: usize,
+        /// The type it should have become.
+        element_type: ElementType,
+    },
+    /// A tensor that is copied as it is holds a block with a broken scale.
+    #[error("tensor {tensor:?}, row {row}, values from column {column}: the {element_type} source block is corrupt")]
+    CorruptSource {
+        /// The tensor.
+        tensor: String,
+        /// The row.
+        row: usize,
+        /// First column of the block.
+        column: usize,
+        /// Its type.
+        element_type: ElementType,
+    },
+    /// An encoder refused its input.
+    #[error("tensor {tensor:?}: {source}")]
+    Encode {
+        /// The tensor.
+        tensor: String,
+        /// What the encoder said.
+        source: crate::encode::EncodeError,
+    },
+    /// The threads could not be started.
+    #[error("cannot start {threads} threads: {source}")]
+    Threads {
+        /// How many were asked for.
+        threads: usize,
+        /// What went wrong.
+        source: Box<dyn std::error::Error + Send + Sync>,
+    },
+}

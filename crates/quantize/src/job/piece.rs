@@ -1,0 +1,140 @@
+//! Pieces: whole rows of one tensor and one expert, the unit of work of one thread.
+
+use std::ops::Range;
+
+use quern_tensor_io::decode;
+
+use super::plan::{Plan, PlanRow, matrices};
+use super::{Error, bad_block};
+use crate::encode::encode_rows;
+
+/// Values a piece holds, unless one row is longer: 256 KiB of f32, which stays in a core's own cache.
+const VALUES: usize = 64 * 1024;
+
+/// Some rows of one tensor.
+#[derive(Clone, Debug)]
+pub(super) struct Piece {
+    /// Index into [`Plan::rows`].
+    pub tensor: usize,
+    /// Rows, counted over all dimensions but the innermost.
+    pub rows: Range<usize>,
+    /// Bytes they take in the source.
+    pub source_bytes: usize,
+    /// Bytes they take in the output.
+    pub bytes: usize,
+}
+
+/// All pieces of a plan, in the order of the output.
+pub(super) fn pieces<'a>(plan: &'a Plan<'_>) -> impl Iterator<Item = Piece> + 'a {
+    plan.rows().iter().enumerate().flat_map(move |(tensor, row)| of_tensor(plan, tensor, row))
+}
+
+fn of_tensor<'a>(plan: &'a Plan<'_>, tensor: usize, row: &'a PlanRow) -> impl Iterator<Item = Piece> + 'a {
+    let source = &plan.view.tensors()[row.index];
+    let (total, columns) = (source.rows(), source.columns());
+    // an empty tensor has no pieces
+    let total = if row.bytes == 0 { 0 } else { total };
+    let row_bytes = row.bytes as usize / total.max(1);
+    let source_row_bytes = source.row_bytes;
+    let per_matrix = rows_per_matrix(&row.shape).max(1);
+    let step = (VALUES / columns.max(1)).max(1);
+    let mut at = 0;
+    std::iter::from_fn(move || {
+        if at >= total {
+            return None;
+        }
+        let end = (at + step).min((at / per_matrix + 1) * per_matrix).min(total);
+        let count = end - at;
+        let rows = at..end;
+        at = end;
+        Some(Piece { tensor, rows, source_bytes: count * source_row_bytes, bytes: count * row_bytes })
+    })
+}
+
+/// Rows that share one vector of importances.
+fn rows_per_matrix(shape: &[usize]) -> usize {
+    match shape {
+        [] | [_] => 1,
+        [.., rows, _] => *rows,
+    }
+}
+
+/// Writes the rows of `piece` as `out`, `piece.bytes` long. `values` is scratch.
+pub(super) fn encode(plan: &Plan<'_>, piece: &Piece, values: &mut Vec<f32>, out: &mut [u8]) -> Result<(), Error> {
+    let row = &plan.rows()[piece.tensor];
+    if row.from == row.to {
+        copy(plan, piece, row, out);
+        return match bad_block(row.to, out) {
+            None => Ok(()),
+            Some(block) => Err(corrupt(row, piece, block, out)),
+        };
+    }
+    let source = &plan.view.tensors()[row.index];
+    let columns = source.columns();
+    values.resize(piece.rows.len() * columns, 0.0);
+    for (number, values) in piece.rows.clone().zip(values.chunks_exact_mut(columns)) {
+        if !decode::to_f32(row.from, plan.view.row(row.index, number), values) {
+            return Err(Error::Undecodable { tensor: row.name.clone(), element_type: row.from, to: row.to });
+        }
+        if !all_finite(values) {
+            let column = values.iter().position(|v| !v.is_finite()).unwrap_or_default();
+            let (tensor, value) = (row.name.clone(), values[column]);
+            return Err(Error::NotFinite { tensor, row: number, column, value });
+        }
+    }
+    let weights = weights(plan, row, columns, piece.rows.start);
+    encode_rows(row.to, columns, values, weights, out)
+        .map_err(|source| Error::Encode { tensor: row.name.clone(), source })?;
+    match bad_block(row.to, out) {
+        None => Ok(()),
+        Some(block) => {
+            let (number, column) = place(row, piece, block);
+            let tensor = row.name.clone();
+            Err(Error::Overflow { tensor, row: number, column, element_type: row.to })
+        }
+    }
+}
+
+/// The importances of the columns, for the expert that `first_row` belongs to.
+fn weights<'a>(plan: &'a Plan<'_>, row: &PlanRow, columns: usize, first_row: usize) -> Option<&'a [f32]> {
+    if !row.weighted {
+        return None;
+    }
+    let entry = plan.options.imatrix.as_ref()?.get(&row.name)?;
+    let expert = first_row / rows_per_matrix(&row.shape).max(1) % matrices(&row.shape);
+    entry.get(expert * columns..(expert + 1) * columns)
+}
+
+fn copy(plan: &Plan<'_>, piece: &Piece, row: &PlanRow, out: &mut [u8]) {
+    let row_bytes = piece.bytes / piece.rows.len();
+    for (number, out) in piece.rows.clone().zip(out.chunks_exact_mut(row_bytes)) {
+        out.copy_from_slice(plan.view.row(row.index, number));
+    }
+}
+
+/// Whether no value is NaN or infinite. Branch-free, so that the compiler makes it a few vector
+/// instructions.
+fn all_finite(values: &[f32]) -> bool {
+    const EXPONENT: u32 = 0x7f80_0000;
+    values.iter().fold(true, |all, v| all & (v.to_bits() & EXPONENT != EXPONENT))
+}
+
+/// Row and first column of block `block` of a piece.
+fn place(row: &PlanRow, piece: &Piece, block: usize) -> (usize, usize) {
+    let columns = row.shape.last().copied().unwrap_or(1).max(1);
+    let value = block * row.to.block_elements();
+    (piece.rows.start + value / columns, value % columns)
+}
+
+/// The error for a broken block or value among bytes that were copied.
+fn corrupt(row: &PlanRow, piece: &Piece, block: usize, copied: &[u8]) -> Error {
+    let (number, column) = place(row, piece, block);
+    let tensor = row.name.clone();
+    let mut value = [0.0];
+    let size = row.to.block_bytes();
+    let plain = row.to.is_float() && decode::to_f32(row.to, &copied[block * size..][..size], &mut value);
+    if plain {
+        return Error::NotFinite { tensor, row: number, column, value: value[0] };
+    }
+    Error::CorruptSource { tensor, row: number, column, element_type: row.to }
+}

@@ -1,0 +1,371 @@
+//! The plan: what becomes of every tensor, before any work is done.
+
+use std::path::PathBuf;
+
+use quern_model::GgufView;
+use quern_tensor_io::{Container, ElementType, Metadata, TensorPlan, decode, gguf};
+
+use super::{Error, metadata};
+use crate::encode::can_encode;
+use crate::imatrix::Imatrix;
+use crate::recipe::{self, Choice, FileType, ModelFacts, Override, RecipeOptions, TensorFacts};
+
+/// What the user asked for.
+#[derive(Clone, Debug)]
+pub struct Options {
+    /// The target.
+    pub file_type: FileType,
+    /// How strongly each column counts.
+    pub imatrix: Option<Imatrix>,
+    /// No mix: every tensor that may be quantized gets the default type.
+    pub pure: bool,
+    /// The output head keeps its type.
+    pub leave_output_tensor: bool,
+    /// The type of the output head.
+    pub output_tensor_type: Option<ElementType>,
+    /// The type of the token embeddings.
+    pub token_embedding_type: Option<ElementType>,
+    /// Types by tensor name; the first match wins.
+    pub overrides: Vec<Override>,
+    /// Whether tensors that are quantized already may be quantized again.
+    pub allow_requantize: bool,
+    /// Whether an existing output file may be replaced.
+    pub force: bool,
+    /// Threads that encode; 0 for as many as there are processors. The output does not depend on it.
+    pub threads: usize,
+}
+
+impl Options {
+    /// `file_type` with everything else as llama-quantize has it by default.
+    pub fn new(file_type: FileType) -> Self {
+        Self {
+            file_type,
+            imatrix: None,
+            pure: false,
+            leave_output_tensor: false,
+            output_tensor_type: None,
+            token_embedding_type: None,
+            overrides: Vec::new(),
+            allow_requantize: false,
+            force: false,
+            threads: 0,
+        }
+    }
+}
+
+/// What becomes of one tensor: a row of the dry-run table.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct PlanRow {
+    /// GGUF name.
+    pub name: String,
+    /// Dimensions, outermost first.
+    pub shape: Vec<usize>,
+    /// How the source stores it.
+    pub from: ElementType,
+    /// How the output stores it.
+    pub to: ElementType,
+    /// Bytes in the source.
+    pub source_bytes: u64,
+    /// Bytes in the output.
+    pub bytes: u64,
+    /// The type the recipe wanted, where the rows are not whole blocks of it.
+    pub instead_of: Option<ElementType>,
+    /// Index into [`GgufView::tensors`].
+    pub(super) index: usize,
+    /// Whether the importance matrix has an entry that will be used.
+    pub weighted: bool,
+}
+
+/// Something the user should know before the job runs.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum Warning {
+    /// A tensor gets another type because its rows are not whole blocks.
+    #[error("tensor {tensor:?}: rows are not whole blocks of {wanted}, falling back to {to}")]
+    Fallback {
+        /// The tensor.
+        tensor: String,
+        /// The type the recipe wanted.
+        wanted: ElementType,
+        /// The type it gets.
+        to: ElementType,
+    },
+    /// Tensors without an entry in the importance matrix. (Embeddings and output head, which seldom have
+    /// one, are not counted.)
+    #[error("{} has no entry for {} of the tensors: {}", file.display(), tensors.len(), some(tensors))]
+    NoImportance {
+        /// The importance matrix.
+        file: PathBuf,
+        /// The tensors.
+        tensors: Vec<String>,
+    },
+    /// Entries of the importance matrix that no tensor uses.
+    #[error("{}: {} of its entries match no tensor: {}", file.display(), entries.len(), some(entries))]
+    UnusedImportance {
+        /// The importance matrix.
+        file: PathBuf,
+        /// The entries.
+        entries: Vec<String>,
+    },
+    /// An entry for the token embeddings has another length and is not used.
+    #[error("{}: the entry for {tensor:?} has {found} values instead of {expected} and is not used", file.display())]
+    EmbeddingImportance {
+        /// The importance matrix.
+        file: PathBuf,
+        /// The tensor.
+        tensor: String,
+        /// Values in the entry.
+        found: usize,
+        /// Values needed.
+        expected: usize,
+    },
+    /// The job cannot run without an importance matrix, though it can be planned.
+    #[error("{} tensors need an importance matrix: {}", tensors.len(), some(tensors))]
+    NeedsImatrix {
+        /// The tensors.
+        tensors: Vec<String>,
+    },
+    /// The job cannot run because an encoder is missing, though it can be planned.
+    #[error("quern cannot encode {element_type} yet ({} tensors: {})", tensors.len(), some(tensors))]
+    NotYet {
+        /// The type without encoder.
+        element_type: ElementType,
+        /// The tensors.
+        tensors: Vec<String>,
+    },
+}
+
+/// The first few of many names.
+fn some(names: &[String]) -> String {
+    let shown = names.iter().take(3).cloned().collect::<Vec<_>>().join(", ");
+    if names.len() > 3 { format!("{shown} and {} more", names.len() - 3) } else { shown }
+}
+
+/// A job, ready to run.
+#[derive(Debug)]
+pub struct Plan<'a> {
+    pub(super) view: &'a GgufView<'a>,
+    pub(super) options: Options,
+    pub(super) metadata: Metadata,
+    pub(super) tensors: Vec<TensorPlan>,
+    rows: Vec<PlanRow>,
+    warnings: Vec<Warning>,
+    needs_imatrix: Vec<usize>,
+    file_size: u64,
+}
+
+impl Plan<'_> {
+    /// One row a tensor, in the order they are written.
+    pub fn rows(&self) -> &[PlanRow] {
+        &self.rows
+    }
+
+    /// What the user should know.
+    pub fn warnings(&self) -> &[Warning] {
+        &self.warnings
+    }
+
+    /// The metadata the output will carry.
+    pub fn metadata(&self) -> &Metadata {
+        &self.metadata
+    }
+
+    /// Bytes of all tensors in the source: the total of the job's progress.
+    pub fn source_bytes(&self) -> u64 {
+        self.rows.iter().map(|r| r.source_bytes).sum()
+    }
+
+    /// Bytes of all tensors in the output.
+    pub fn tensor_bytes(&self) -> u64 {
+        self.rows.iter().map(|r| r.bytes).sum()
+    }
+
+    /// Bytes of the output file.
+    pub fn file_size(&self) -> u64 {
+        self.file_size
+    }
+
+    /// Number of weights.
+    pub fn parameters(&self) -> u64 {
+        self.rows.iter().map(|r| r.shape.iter().map(|&d| d as u64).product::<u64>()).sum()
+    }
+
+    /// Bits per weight over all tensors; 0 for a model without weights.
+    pub fn bits_per_weight(&self) -> f64 {
+        match self.parameters() {
+            0 => 0.0,
+            n => self.tensor_bytes() as f64 * 8.0 / n as f64,
+        }
+    }
+
+    /// Refuses what can be planned but not run.
+    pub(super) fn check(&self) -> Result<(), Error> {
+        for row in &self.rows {
+            let tensor = || row.name.clone();
+            if row.from == row.to {
+                if row.to.ggml_id().is_none() {
+                    return Err(Error::NoGgufType { tensor: tensor(), element_type: row.to });
+                }
+                continue;
+            }
+            if !can_encode(row.to) {
+                return Err(Error::NotYet { tensor: tensor(), element_type: row.to });
+            }
+            if !decode::can_decode(row.from) {
+                return Err(Error::Undecodable { tensor: tensor(), element_type: row.from, to: row.to });
+            }
+            if row.from.is_block() && !self.options.allow_requantize {
+                return Err(Error::Requantize { tensor: tensor(), from: row.from, to: row.to });
+            }
+        }
+        match self.needs_imatrix.first() {
+            Some(&i) => {
+                let row = &self.rows[i];
+                Err(Error::NeedsImatrix { tensor: row.name.clone(), element_type: row.to })
+            }
+            None => Ok(()),
+        }
+    }
+}
+
+/// Plans a job: chooses types, sizes and metadata, and looks for whatever can be known to go wrong.
+/// Reads no weights.
+pub fn plan<'a>(view: &'a GgufView<'a>, options: Options) -> Result<Plan<'a>, Error> {
+    let facts: Vec<TensorFacts> = view
+        .tensors()
+        .iter()
+        .map(|t| TensorFacts { name: t.name.clone(), shape: t.shape.clone(), element_type: t.element_type })
+        .collect();
+    let recipe_options = RecipeOptions {
+        file_type: options.file_type,
+        pure: options.pure,
+        leave_output_tensor: options.leave_output_tensor,
+        output_tensor_type: options.output_tensor_type,
+        token_embedding_type: options.token_embedding_type,
+        overrides: options.overrides.clone(),
+        has_imatrix: options.imatrix.is_some(),
+        widen_rest: view.checkpoint().container() != Container::Gguf,
+    };
+    let model = if options.file_type.is_block() && !options.pure {
+        ModelFacts::from_metadata(view.metadata())?
+    } else {
+        ModelFacts::default()
+    };
+    let choices = recipe::choose(&model, &facts, &recipe_options)?;
+
+    let mut warnings = Vec::new();
+    let mut needs_imatrix = Vec::new();
+    let mut rows = Vec::with_capacity(choices.len());
+    for choice in &choices {
+        let row = plan_row(view, choice, &options, &mut warnings)?;
+        if choice.needs_imatrix && !row.weighted && row.from != row.to {
+            needs_imatrix.push(rows.len());
+        }
+        rows.push(row);
+    }
+    warn(&rows, &needs_imatrix, options.imatrix.as_ref(), &mut warnings);
+
+    let metadata = metadata::output(view.metadata(), options.file_type, &rows, options.imatrix.as_ref());
+    let tensors: Vec<TensorPlan> = rows
+        .iter()
+        .map(|r| TensorPlan { name: r.name.clone(), element_type: r.to, shape: r.shape.clone() })
+        .collect();
+    // sizes are known for GGUF's own types only; a tensor that has none is refused by `run`
+    let writable = rows.iter().all(|r| r.to.ggml_id().is_some());
+    let file_size = if writable { gguf::Writer::file_size(&metadata, &tensors)? } else { 0 };
+    Ok(Plan { view, options, metadata, tensors, rows, warnings, needs_imatrix, file_size })
+}
+
+fn plan_row(
+    view: &GgufView<'_>,
+    choice: &Choice,
+    options: &Options,
+    warnings: &mut Vec<Warning>,
+) -> Result<PlanRow, Error> {
+    let tensor = &view.tensors()[choice.index];
+    let (name, from, to) = (&tensor.name, tensor.element_type, choice.element_type);
+    if let Some(wanted) = choice.instead_of {
+        warnings.push(Warning::Fallback { tensor: name.clone(), wanted, to });
+    }
+    let quantized = from != to && to.is_block();
+    let weighted = match &options.imatrix {
+        Some(imatrix) if quantized => fits(imatrix, name, &tensor.shape, warnings)?,
+        _ => false,
+    };
+    let row_bytes = to.row_bytes(tensor.columns());
+    let row_bytes = row_bytes.ok_or_else(|| recipe::RecipeError::NoFit {
+        tensor: name.clone(),
+        columns: tensor.columns(),
+        element_type: to,
+    })?;
+    Ok(PlanRow {
+        name: name.clone(),
+        shape: tensor.shape.clone(),
+        from,
+        to,
+        source_bytes: tensor.row_bytes as u64 * tensor.rows() as u64,
+        bytes: row_bytes as u64 * tensor.rows() as u64,
+        instead_of: choice.instead_of,
+        index: choice.index,
+        weighted,
+    })
+}
+
+/// Whether the importance matrix has an entry of the right length; another length is an error, except for
+/// token embeddings.
+fn fits(imatrix: &Imatrix, name: &str, shape: &[usize], warnings: &mut Vec<Warning>) -> Result<bool, Error> {
+    let Some(entry) = imatrix.get(name) else { return Ok(false) };
+    let (columns, matrices) = (shape.last().copied().unwrap_or(1), matrices(shape));
+    let (found, expected) = (entry.len(), columns * matrices);
+    if found == expected {
+        return Ok(true);
+    }
+    let (file, tensor) = (imatrix.file().to_path_buf(), name.to_owned());
+    if is_embedding(name) {
+        warnings.push(Warning::EmbeddingImportance { file, tensor, found, expected });
+        return Ok(false);
+    }
+    Err(Error::ImatrixShape { file, tensor, found, expected })
+}
+
+/// Stacked matrices (experts) of a tensor: its third dimension from the inside.
+pub(super) fn matrices(shape: &[usize]) -> usize {
+    shape.len().checked_sub(3).map_or(1, |i| shape[i])
+}
+
+fn is_embedding(name: &str) -> bool {
+    matches!(name, "token_embd.weight" | "per_layer_token_embd.weight")
+}
+
+fn warn(rows: &[PlanRow], needs_imatrix: &[usize], imatrix: Option<&Imatrix>, warnings: &mut Vec<Warning>) {
+    let names = |filter: &dyn Fn(&PlanRow) -> bool| -> Vec<String> {
+        rows.iter().filter(|r| filter(r)).map(|r| r.name.clone()).collect()
+    };
+    if let Some(imatrix) = imatrix {
+        let file = imatrix.file().to_path_buf();
+        let tensors = names(&|r| {
+            let quantized = r.from != r.to && r.to.is_block();
+            quantized && imatrix.get(&r.name).is_none() && !is_embedding(&r.name) && r.name != "output.weight"
+        });
+        if !tensors.is_empty() {
+            warnings.push(Warning::NoImportance { file: file.clone(), tensors });
+        }
+        let known: std::collections::HashSet<&str> = rows.iter().map(|r| r.name.as_str()).collect();
+        let entries: Vec<String> = imatrix.names().filter(|n| !known.contains(n)).map(str::to_owned).collect();
+        if !entries.is_empty() {
+            warnings.push(Warning::UnusedImportance { file, entries });
+        }
+    }
+    if !needs_imatrix.is_empty() {
+        let tensors = needs_imatrix.iter().map(|&i| rows[i].name.clone()).collect();
+        warnings.push(Warning::NeedsImatrix { tensors });
+    }
+    let mut missing: Vec<ElementType> =
+        rows.iter().filter(|r| r.from != r.to && !can_encode(r.to)).map(|r| r.to).collect();
+    missing.sort_unstable();
+    missing.dedup();
+    for element_type in missing {
+        let tensors = names(&|r| r.from != r.to && r.to == element_type);
+        warnings.push(Warning::NotYet { element_type, tensors });
+    }
+}
