@@ -105,11 +105,6 @@ impl<'a> GgufView<'a> {
         self.checkpoint
     }
 
-    /// The checkpoint seen.
-    pub fn checkpoint(&self) -> &'a Checkpoint {
-        self.checkpoint
-    }
-
     /// The checkpoint's configuration.
     pub fn config(&self) -> &Config {
         &self.config
