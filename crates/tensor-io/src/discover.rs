@@ -11,6 +11,7 @@ use std::io::Read;
 use std::path::{Path, PathBuf};
 
 use crate::gguf::split::SplitName;
+use crate::map::NOT_REGULAR;
 use crate::{Error, Result, safetensors};
 
 /// The file to begin with, by container.
@@ -27,24 +28,20 @@ const SINGLE: &str = "model.safetensors";
 /// What `path`, a file or a folder, means.
 pub(crate) fn find(path: &Path) -> Result<Found> {
     let metadata = fs::metadata(path).map_err(|e| Error::new(path, e))?;
-    if metadata.is_dir() { in_folder(path) } else { of_file(path, metadata.is_file()) }
+    match metadata {
+        m if m.is_dir() => in_folder(path),
+        m if m.is_file() => of_file(path),
+        _ => Err(Error::refused(path, NOT_REGULAR)),
+    }
 }
 
-fn of_file(path: &Path, regular: bool) -> Result<Found> {
-    let mut start = [0; 9];
-    let mut read = 0;
-    if regular {
-        let mut file = File::open(path).map_err(|e| Error::new(path, e))?;
-        while read < start.len() {
-            match file.read(&mut start[read..]).map_err(|e| Error::new(path, e))? {
-                0 => break,
-                n => read += n,
-            }
-        }
-    }
+fn of_file(path: &Path) -> Result<Found> {
+    let mut start = Vec::new();
+    let file = File::open(path).map_err(|e| Error::new(path, e))?;
+    file.take(9).read_to_end(&mut start).map_err(|e| Error::new(path, e))?;
     let extension = path.extension().and_then(|e| e.to_str()).unwrap_or_default().to_ascii_lowercase();
     let path = path.to_path_buf();
-    match (&start[..read], extension.as_str()) {
+    match (start.as_slice(), extension.as_str()) {
         ([b'G', b'G', b'U', b'F', ..], _) | (_, "gguf") => Ok(Found::Gguf(path)),
         (_, "safetensors") => Ok(Found::Safetensors(path)),
         (_, "json") => Ok(Found::Index(path)),

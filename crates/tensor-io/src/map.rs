@@ -8,6 +8,9 @@ use memmap2::Mmap;
 
 use crate::{Error, Result};
 
+/// The complaint about pipes, devices and sockets.
+pub(crate) const NOT_REGULAR: &str = "not a regular file; give a model file or the folder it lies in";
+
 /// A regular file, mapped whole.
 #[derive(Debug)]
 pub(crate) struct MappedFile {

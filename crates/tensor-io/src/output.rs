@@ -39,15 +39,14 @@ impl OutputFile {
             return Err(Error::refused(path, "not a file name; give the output a name"));
         };
         let folder = folder_of(path);
-        match fs::metadata(path) {
+        // A dangling link is found by the second call; otherwise a link counts as what it points to.
+        match fs::metadata(path).or_else(|_| fs::symlink_metadata(path)) {
             Ok(found) if found.is_dir() => {
                 return Err(Error::refused(path, "this is a folder; give the output a file name"));
             }
-            Ok(found) if !found.is_file() => {
-                return Err(Error::refused(
-                    path,
-                    "not a regular file: it would be replaced, which is never wanted",
-                ));
+            Ok(found) if !found.is_file() && !found.is_symlink() => {
+                let what = "a device or pipe, which would be replaced by the output; choose another name";
+                return Err(Error::refused(path, what));
             }
             Ok(_) if !force => return Err(already_there(path)),
             _ => {}
@@ -106,10 +105,10 @@ impl OutputFile {
 
     /// An output whose bytes go to `file`, whatever that is: lets a test meet a full disk.
     #[cfg(all(test, target_os = "linux"))]
-    pub(crate) fn onto(path: &Path, file: File) -> Self {
-        let (_, kept) = temporary(std::ffi::OsStr::new(".test."), folder_of(path)).unwrap().into_parts();
-        let file = BufWriter::with_capacity(BUFFER_BYTES, NamedTempFile::from_parts(file, kept));
-        Self { path: path.to_path_buf(), force: false, file, broken: false }
+    pub(crate) fn onto(path: &Path, device: File) -> Self {
+        let mut output = Self::create(path, false).unwrap();
+        *output.file.get_mut().as_file_mut() = device;
+        output
     }
 }
 
@@ -172,4 +171,59 @@ fn sync_folder(folder: &Path) -> io::Result<()> {
 #[cfg(not(unix))]
 fn sync_folder(_: &Path) -> io::Result<()> {
     Ok(())
+}
+
+#[cfg(all(test, target_os = "linux"))]
+mod tests {
+    use super::*;
+    use crate::{ElementType, TensorPlan, stream::TensorStream};
+
+    /// `/dev/full` answers every write as a full disk does.
+    fn onto_full_disk(path: &Path) -> OutputFile {
+        OutputFile::onto(path, File::options().write(true).open("/dev/full").unwrap())
+    }
+
+    fn assert_disk_full(error: Error, path: &Path) {
+        let text = error.to_string();
+        assert!(text.starts_with(&path.display().to_string()), "{text}");
+        assert!(text.contains("the disk is full; free some space"), "{text}");
+    }
+
+    #[test]
+    fn a_full_disk_is_noticed_at_the_end_of_a_small_file() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("out");
+        let mut output = onto_full_disk(&path);
+        output.append(b"fits the buffer").unwrap();
+        assert_disk_full(output.commit().unwrap_err(), &path);
+        assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 0);
+    }
+
+    #[test]
+    fn a_full_disk_is_noticed_in_the_middle_of_a_large_one_and_never_forgotten() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("out");
+        let mut output = onto_full_disk(&path);
+        assert_disk_full(output.append(&vec![1; BUFFER_BYTES + 1]).unwrap_err(), &path);
+        assert!(output.commit().unwrap_err().to_string().contains("an earlier write failed"));
+        assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 0);
+    }
+
+    #[test]
+    fn a_full_disk_reaches_the_caller_of_a_writer() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("out");
+        let plan = TensorPlan { name: "t".into(), element_type: ElementType::U8, shape: vec![1 << 20] };
+        let mut stream = TensorStream::start(
+            onto_full_disk(&path),
+            b"header",
+            std::slice::from_ref(&plan),
+            &[1 << 20],
+            32,
+        )
+        .unwrap();
+        assert_disk_full(stream.write(&vec![0; 1 << 20]).unwrap_err(), &path);
+        drop(stream);
+        assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 0);
+    }
 }
