@@ -1,0 +1,177 @@
+//! Keys and values of all positions so far.
+//!
+//! ```text
+//! per layer, keys and values each:  [kv_heads][context][head_dim]     f16 or f32
+//! ```
+//!
+//! A head's positions lie one after the other, so attention reads memory straight on. The pages of positions
+//! that were never used are never touched: a large context costs address space, not memory.
+
+use half::f16;
+use half::vec::HalfBitsVecExt;
+use quern_compute::{Cache as View, CacheData, Pool, float, ops};
+use quern_model::{Config, RopeStyle};
+
+use crate::parallel::{part_of, share};
+use crate::{Error, KvType, Model, Result};
+
+/// All keys or all values.
+#[derive(Debug)]
+enum Values {
+    F32(Vec<f32>),
+    F16(Vec<f16>),
+}
+
+impl Values {
+    fn new(length: usize, kv: KvType) -> Self {
+        // Zeroed by the system page by page when first touched; a vector of f16 would be written through.
+        match kv {
+            KvType::F32 => Self::F32(vec![0f32; length]),
+            KvType::F16 => Self::F16(vec![0u16; length].reinterpret_into()),
+        }
+    }
+
+    fn data(&self, from: usize, length: usize) -> CacheData<'_> {
+        match self {
+            Self::F32(values) => CacheData::F32(&values[from..from + length]),
+            Self::F16(values) => CacheData::F16(&values[from..from + length]),
+        }
+    }
+}
+
+/// The cache of one session.
+#[derive(Debug)]
+pub(crate) struct Cache {
+    context: usize,
+    kv_heads: usize,
+    head_dim: usize,
+    keys: Values,
+    values: Values,
+}
+
+impl Cache {
+    /// Room for `context` positions.
+    ///
+    /// # Errors
+    /// [`Error::Option`] if the system has no room for it.
+    pub(crate) fn new(config: &Config, context: usize, kv: KvType) -> Result<Self> {
+        let (kv_heads, head_dim) = (config.kv_heads, config.head_dim);
+        let bytes = if kv == KvType::F16 { 2 } else { 4 };
+        let length = [config.layers, kv_heads, context, head_dim].into_iter().try_fold(1, usize::checked_mul);
+        let fits = |&length: &usize| {
+            // Asks before allocating for good: a vector that cannot be allocated would end the process.
+            let mut trial = Vec::<u8>::new();
+            length.checked_mul(2 * bytes).is_some_and(|total| trial.try_reserve_exact(total).is_ok())
+        };
+        let Some(length) = length.filter(fits) else {
+            let what = format!("there is no memory for keys and values of {context} positions; use a smaller --context");
+            return Err(Error::Option(what));
+        };
+        Ok(Self { context, kv_heads, head_dim, keys: Values::new(length, kv), values: Values::new(length, kv) })
+    }
+
+    fn layer_length(&self) -> usize {
+        self.kv_heads * self.context * self.head_dim
+    }
+
+    /// Keys and values of one layer.
+    pub(crate) fn layer(&self, layer: usize) -> (View<'_>, View<'_>) {
+        let length = self.layer_length();
+        let [keys, values] = [&self.keys, &self.values].map(|values| View {
+            data: values.data(layer * length, length),
+            position_stride: self.head_dim,
+            head_stride: self.context * self.head_dim,
+        });
+        (keys, values)
+    }
+
+    /// Turns queries and keys of positions from `first` on (`q`, `k` and `v` are `[n][heads][head_dim]`), and
+    /// stores keys and values.
+    pub(crate) fn store(
+        &mut self,
+        model: &Model,
+        layer: usize,
+        first: usize,
+        (q, k, v): (&mut [f32], &mut [f32], &[f32]),
+        (cos, sin): (&[f32], &[f32]),
+    ) {
+        let (heads, kv_heads, dim) = (model.config.heads, self.kv_heads, self.head_dim);
+        let style = match model.config.rope_style {
+            RopeStyle::HalfSplit => ops::RopeStyle::HalfSplit,
+            RopeStyle::Interleaved => ops::RopeStyle::Interleaved,
+        };
+        let part = part_of(&model.pool, q.len(), heads * dim) / (heads * dim);
+        let pairs = model.angles.pairs();
+        if pairs > 0 {
+            let rows = q.chunks_mut(part * heads * dim).zip(k.chunks_mut(part * kv_heads * dim));
+            let table = cos.chunks(part * pairs).zip(sin.chunks(part * pairs));
+            share(&model.pool, rows.zip(table), |((q, k), (cos, sin))| {
+                ops::rope(style, q, heads, dim, cos, sin);
+                ops::rope(style, k, kv_heads, dim, cos, sin);
+            });
+        }
+        let length = self.layer_length();
+        let place = Place { pool: &model.pool, kv_heads, dim, first };
+        for (values, new) in [(&mut self.keys, &*k), (&mut self.values, v)] {
+            let layer = layer * length..(layer + 1) * length;
+            match values {
+                Values::F32(to) => place.scatter(new, &mut to[layer], |row, to| to.copy_from_slice(row)),
+                Values::F16(to) => place.scatter(new, &mut to[layer], float::narrow_f16),
+            }
+        }
+    }
+}
+
+/// Where new rows go in a layer.
+struct Place<'a> {
+    pool: &'a Pool,
+    kv_heads: usize,
+    dim: usize,
+    first: usize,
+}
+
+impl Place<'_> {
+    /// Copies `from` (`[n][kv_heads][dim]`) into `to` (`[kv_heads][context][dim]`).
+    fn scatter<T: Send>(&self, from: &[f32], to: &mut [T], copy: impl Fn(&[f32], &mut [T]) + Sync) {
+        let &Self { pool, kv_heads, dim, first } = self;
+        let n = from.len() / (kv_heads * dim);
+        let head_length = to.len() / kv_heads;
+        let one = |(head, to): (usize, &mut [T])| {
+            let rows = from.chunks_exact(kv_heads * dim).map(|row| &row[head * dim..][..dim]);
+            let places = to[first * dim..(first + n) * dim].chunks_exact_mut(dim);
+            rows.zip(places).for_each(|(row, to)| copy(row, to));
+        };
+        let heads = to.chunks_exact_mut(head_length).enumerate();
+        if part_of(pool, from.len(), dim) >= from.len() {
+            heads.for_each(one);
+        } else {
+            share(pool, heads, one);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn rows_land_at_their_head_and_position() {
+        let pool = Pool::new(2);
+        for n in [3usize, 2000] {
+            let (kv_heads, dim, first, context) = (2, 4, 5, n + 8);
+            let from: Vec<f32> = (0..n * kv_heads * dim).map(|i| i as f32).collect();
+            let mut to = vec![-1.0; kv_heads * context * dim];
+            Place { pool: &pool, kv_heads, dim, first }
+                .scatter(&from, &mut to, |row, to| to.copy_from_slice(row));
+            for head in 0..kv_heads {
+                for position in 0..context {
+                    let got = &to[(head * context + position) * dim..][..dim];
+                    match position.checked_sub(first).filter(|&row| row < n) {
+                        Some(row) => assert_eq!(got, &from[(row * kv_heads + head) * dim..][..dim]),
+                        None => assert_eq!(got, [-1.0; 4]),
+                    }
+                }
+            }
+        }
+    }
+}

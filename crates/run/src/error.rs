@@ -1,0 +1,60 @@
+//! What can go wrong between a checkpoint and its text.
+
+/// Result of everything in this crate.
+pub type Result<T, E = Error> = std::result::Result<T, E>;
+
+/// A failure, with what it was about.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum Error {
+    /// A file could not be read or understood, or one of its tensors does not fit the config; names file and
+    /// tensor.
+    #[error(transparent)]
+    File(#[from] quern_tensor_io::Error),
+    /// Shapes that do not fit each other inside the forward pass: a fault of quern, not of the file.
+    #[error("in the forward pass: {0}")]
+    Compute(#[from] quern_compute::Error),
+    /// More positions than the session has room for. Raised before anything is computed.
+    #[error(
+        "{held} tokens are in the context and {wanted} more do not fit into its {context} positions; \
+         use a larger --context or a shorter text"
+    )]
+    ContextFull {
+        /// Positions already used.
+        held: usize,
+        /// Tokens that were to be added.
+        wanted: usize,
+        /// Positions of the session.
+        context: usize,
+    },
+    /// A token id outside the vocabulary.
+    #[error("token {token} is outside the model's vocabulary of {vocabulary}")]
+    Token {
+        /// The id given.
+        token: u32,
+        /// Entries of the embedding table.
+        vocabulary: usize,
+    },
+    /// A text too short to be scored.
+    #[error(
+        "the text has {tokens} tokens; perplexity at context {context} needs at least {needed}: \
+         take a longer text or a smaller --context"
+    )]
+    TextTooShort {
+        /// Tokens of the text, BOS included.
+        tokens: usize,
+        /// Tokens it should have.
+        needed: usize,
+        /// Context asked for.
+        context: usize,
+    },
+    /// An option out of its range; the text names the option and the range.
+    #[error("{0}")]
+    Option(String),
+    /// The logits hold a NaN or an infinity where a finite number is needed.
+    #[error(
+        "the model's output is not finite: its weights hold NaN or infinite values, \
+         or an activation overflowed (quern inspect --check looks for the former)"
+    )]
+    NotFinite,
+}

@@ -1,0 +1,139 @@
+//! A loaded model: the checkpoint it lives in, its tensors by role, its threads.
+
+use std::path::Path;
+use std::sync::{Arc, OnceLock};
+
+use quern_compute::Pool;
+use quern_model::{Config, Tokenizer};
+use quern_tensor_io::{Checkpoint, Error as FileError};
+
+use crate::parallel::share;
+use crate::rope::Angles;
+use crate::weights::Weights;
+use crate::{Error, Result, Session, SessionOptions};
+
+/// How to load.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct LoadOptions {
+    /// Threads that compute, at least 1. The default is one per core the process may use.
+    pub threads: usize,
+}
+
+impl Default for LoadOptions {
+    fn default() -> Self {
+        Self { threads: std::thread::available_parallelism().map_or(1, |n| n.get()) }
+    }
+}
+
+/// A model that can run. Its matrices stay in the checkpoint's memory map; loading reads only names, shapes
+/// and the small vectors.
+#[derive(Debug)]
+pub struct Model {
+    pub(crate) checkpoint: Arc<Checkpoint>,
+    pub(crate) config: Config,
+    pub(crate) weights: Weights,
+    pub(crate) angles: Angles,
+    pub(crate) pool: Pool,
+    tokenizer: OnceLock<Tokenizer>,
+}
+
+impl Model {
+    /// Loads the model of an opened checkpoint.
+    ///
+    /// # Errors
+    /// A config that cannot be read or asks for something unsupported; a tensor that is missing, has another
+    /// shape than the config demands, or an element type without kernels. Each names the file and the tensor.
+    pub fn load(checkpoint: Arc<Checkpoint>, options: LoadOptions) -> Result<Self> {
+        let config = Config::from_checkpoint(&checkpoint)?;
+        crate::forward::check(&config).map_err(|what| FileError::unsupported(checkpoint.path(), what))?;
+        let angles = Angles::new(&config.rope).ok_or_else(|| {
+            let what = format!("rope scaling {:?} cannot be run yet", config.rope.scaling);
+            FileError::unsupported(checkpoint.path(), what)
+        })?;
+        let weights = Weights::resolve(&checkpoint, &config)?;
+        if options.threads == 0 {
+            return Err(Error::Option("threads is 0, it must be at least 1".into()));
+        }
+        let pool = Pool::new(options.threads);
+        Ok(Self { checkpoint, config, weights, angles, pool, tokenizer: OnceLock::new() })
+    }
+
+    /// Opens `path` (file or directory) and loads it.
+    ///
+    /// # Errors
+    /// As [`Checkpoint::open`] and [`Model::load`].
+    pub fn open(path: &Path, options: LoadOptions) -> Result<Self> {
+        Self::load(Arc::new(Checkpoint::open(path)?), options)
+    }
+
+    /// The checkpoint.
+    pub fn checkpoint(&self) -> &Arc<Checkpoint> {
+        &self.checkpoint
+    }
+
+    /// The config.
+    pub fn config(&self) -> &Config {
+        &self.config
+    }
+
+    /// Length of a row of logits.
+    pub fn vocabulary(&self) -> usize {
+        self.config.vocab_size
+    }
+
+    /// Numbers in all tensors of the forward pass; a tied head counts once.
+    pub fn parameters(&self) -> u64 {
+        self.weights.parameters()
+    }
+
+    /// Bytes of the tensor files together.
+    pub fn file_size(&self) -> u64 {
+        self.checkpoint.file_size()
+    }
+
+    /// Threads that compute.
+    pub fn threads(&self) -> usize {
+        self.pool.threads()
+    }
+
+    /// The context to use where nobody asked for one: what the model was trained for, 4096 at most.
+    pub fn default_context(&self) -> usize {
+        self.config.context_length.min(4096)
+    }
+
+    /// The tokenizer, read when first asked for (a model without one can be benchmarked).
+    ///
+    /// # Errors
+    /// The tokenizer's files or metadata are missing or broken.
+    pub fn tokenizer(&self) -> Result<&Tokenizer> {
+        if let Some(tokenizer) = self.tokenizer.get() {
+            return Ok(tokenizer);
+        }
+        let tokenizer = Tokenizer::from_checkpoint(&self.checkpoint)?;
+        Ok(self.tokenizer.get_or_init(|| tokenizer))
+    }
+
+    /// A place for one text: its keys and values, and the memory one pass needs.
+    ///
+    /// # Errors
+    /// [`Error::Option`] for a context of 0 or beyond what the model was trained for, or a batch of 0.
+    pub fn session(&self, options: SessionOptions) -> Result<Session<'_>> {
+        Session::new(self, options)
+    }
+
+    /// Computes every item of `out` from its index, on all threads.
+    pub(crate) fn per_row<T: Send>(&self, out: &mut [T], body: impl Fn(usize, &mut T) + Sync) {
+        share(&self.pool, out.iter_mut().enumerate(), |(row, out)| body(row, out));
+    }
+
+    /// Refuses a context of 0 or beyond what the model was trained for.
+    pub(crate) fn check_context(&self, context: usize) -> Result<()> {
+        let trained = self.config.context_length;
+        if context == 0 || context > trained {
+            return Err(Error::Option(format!(
+                "context is {context}, it must be from 1 to {trained}, what the model was trained for"
+            )));
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,168 @@
+//! One text in a model: its keys and values, and the memory a pass over it needs, allocated once.
+
+use crate::cache::Cache;
+use crate::forward::{Pass, Scratch};
+use crate::{Error, Model, Observer, Result};
+
+/// How keys and values are kept.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum KvType {
+    /// 16-bit floats: half the memory, and what llama.cpp does. Moves logits by some 1e-4 of their size.
+    #[default]
+    F16,
+    /// 32-bit floats, for comparison with references computed in float32.
+    F32,
+}
+
+/// Size and precision of a session.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct SessionOptions {
+    /// Positions there is room for.
+    pub context: usize,
+    /// Most tokens that go through the layers together (llama.cpp's ubatch). Larger batches read the weights
+    /// less often and need more memory.
+    pub batch: usize,
+    /// How keys and values are kept.
+    pub kv: KvType,
+}
+
+impl Default for SessionOptions {
+    fn default() -> Self {
+        Self { context: 512, batch: 512, kv: KvType::F16 }
+    }
+}
+
+/// Which of the tokens given to [`Session::forward`] logits are wanted for: the head is a matrix as large as
+/// the vocabulary, and most of a prompt needs none of it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Wanted {
+    /// The last one.
+    Last,
+    /// Those from this index on.
+    From(usize),
+    /// All.
+    All,
+}
+
+/// A text being run.
+#[derive(Debug)]
+pub struct Session<'m> {
+    model: &'m Model,
+    options: SessionOptions,
+    length: usize,
+    cache: Cache,
+    scratch: Scratch,
+    logits: Vec<f32>,
+}
+
+impl<'m> Session<'m> {
+    pub(crate) fn new(model: &'m Model, options: SessionOptions) -> Result<Self> {
+        model.check_context(options.context)?;
+        if options.batch == 0 {
+            return Err(Error::Option("batch is 0, it must be at least 1".into()));
+        }
+        let cache = Cache::new(&model.config, options.context, options.kv)?;
+        Ok(Self { model, options, length: 0, cache, scratch: Scratch::default(), logits: Vec::new() })
+    }
+
+    /// The model.
+    pub fn model(&self) -> &'m Model {
+        self.model
+    }
+
+    /// Tokens held.
+    pub fn len(&self) -> usize {
+        self.length
+    }
+
+    /// Whether no token is held.
+    pub fn is_empty(&self) -> bool {
+        self.length == 0
+    }
+
+    /// Positions there is room for.
+    pub fn context(&self) -> usize {
+        self.options.context
+    }
+
+    /// Forgets all tokens from position `length` on.
+    pub fn truncate(&mut self, length: usize) {
+        self.length = self.length.min(length);
+    }
+
+    /// Forgets everything; the memory stays.
+    pub fn clear(&mut self) {
+        self.length = 0;
+    }
+
+    /// Appends `tokens` and returns the logits wanted: one row of [`Model::vocabulary`] values per token, in
+    /// order. They may be changed (sampling does) and live until the next call.
+    ///
+    /// # Errors
+    /// [`Error::ContextFull`], [`Error::Token`] or [`Error::Option`] (no tokens, or `From` beyond them), all
+    /// before anything is computed; the session is then as it was.
+    pub fn forward(&mut self, tokens: &[u32], wanted: Wanted) -> Result<&mut [f32]> {
+        self.run(tokens, wanted, None)
+    }
+
+    /// [`Session::forward`] under the eyes of `observer`, which sees every token pass every layer.
+    ///
+    /// # Errors
+    /// As [`Session::forward`].
+    pub fn forward_observed(
+        &mut self,
+        tokens: &[u32],
+        wanted: Wanted,
+        observer: &mut dyn Observer,
+    ) -> Result<&mut [f32]> {
+        self.run(tokens, wanted, Some(observer))
+    }
+
+    fn run(
+        &mut self,
+        tokens: &[u32],
+        wanted: Wanted,
+        mut observer: Option<&mut dyn Observer>,
+    ) -> Result<&mut [f32]> {
+        let first = self.check(tokens, wanted)?;
+        let vocabulary = self.model.vocabulary();
+        // Every row is written below; only growth costs anything.
+        self.logits.resize((tokens.len() - first) * vocabulary, 0.0);
+        for (index, batch) in tokens.chunks(self.options.batch).enumerate() {
+            let start = index * self.options.batch;
+            let end = start + batch.len();
+            let from = first.clamp(start, end);
+            let rows = (from - first.min(from)) * vocabulary..(end - first.min(end)) * vocabulary;
+            let mut pass = Pass {
+                model: self.model,
+                cache: &mut self.cache,
+                scratch: &mut self.scratch,
+                observer: observer.as_mut().map(|o| &mut **o as &mut dyn Observer),
+            };
+            pass.run(batch, self.length + start, from - start, &mut self.logits[rows])?;
+        }
+        self.length += tokens.len();
+        Ok(&mut self.logits)
+    }
+
+    /// Checks a request; the index of the first token whose logits are wanted.
+    fn check(&self, tokens: &[u32], wanted: Wanted) -> Result<usize> {
+        let (held, context, wants) = (self.length, self.options.context, tokens.len());
+        if wants > context - held {
+            return Err(Error::ContextFull { held, wanted: wants, context });
+        }
+        let vocabulary = self.model.vocabulary();
+        if let Some(&token) = tokens.iter().find(|&&t| t as usize >= vocabulary) {
+            return Err(Error::Token { token, vocabulary });
+        }
+        let first = match wanted {
+            Wanted::Last => wants.checked_sub(1),
+            Wanted::From(first) => Some(first),
+            Wanted::All => Some(0),
+        };
+        let first = first.filter(|&first| first < wants);
+        first.ok_or_else(|| {
+            Error::Option(format!("logits {wanted:?} of {wants} tokens were asked for: there are none"))
+        })
+    }
+}

@@ -1,0 +1,241 @@
+//! Sessions: batches, threads, limits, observers.
+
+#![allow(missing_docs)]
+
+mod common;
+
+use common::{load, relative_errors};
+use quern_run::{
+    BenchOptions, Error, GenerateOptions, KvType, LinearInput, Model, Observer, PerplexityOptions,
+    SamplingOptions, SessionOptions, Stop, Wanted, bench, generate, perplexity,
+};
+use quern_tensor_io::NoProgress;
+
+const MODELS: [&str; 2] = ["bookworm-4m", "bookworm-4m-Q4_K_M.gguf"];
+
+fn options(context: usize) -> SessionOptions {
+    SessionOptions { context, ..SessionOptions::default() }
+}
+
+/// Tokens that look like text.
+fn tokens(model: &Model, count: usize) -> Vec<u32> {
+    let text = std::fs::read_to_string(common::fixture("text/validation.txt")).unwrap();
+    let mut tokens = model.tokenizer().unwrap().encode(&text, GenerateOptions::default().encode);
+    tokens.truncate(count);
+    tokens
+}
+
+#[test]
+fn batches_of_any_size_give_the_same_logits() {
+    for name in MODELS {
+        let model = load(name, 2);
+        let tokens = tokens(&model, 70);
+        let vocabulary = model.vocabulary();
+        let mut session = model.session(options(128)).unwrap();
+        let whole = session.forward(&tokens, Wanted::All).unwrap().to_vec();
+        assert_eq!(whole.len(), 70 * vocabulary);
+
+        for batch in [1, 7, 64] {
+            let mut session = model.session(SessionOptions { batch, ..options(128) }).unwrap();
+            let cut = session.forward(&tokens, Wanted::All).unwrap().to_vec();
+            let (largest, row) = relative_errors(&cut, &whole, vocabulary);
+            eprintln!("{name}, batches of {batch}: {largest:.1e}, {row:.1e}");
+            assert!(largest < 1e-3 && row < 1e-3, "{name}, batches of {batch}: {largest:e}, {row:e}");
+        }
+
+        // Asking for fewer rows changes none of them.
+        session.clear();
+        let from = session.forward(&tokens, Wanted::From(60)).unwrap().to_vec();
+        let (largest, _) = relative_errors(&from, &whole[60 * vocabulary..], vocabulary);
+        assert!(largest < 1e-5, "{name}: {largest:e}");
+        session.clear();
+        let last = session.forward(&tokens, Wanted::Last).unwrap().to_vec();
+        let (largest, _) = relative_errors(&last, &whole[69 * vocabulary..], vocabulary);
+        assert!(largest < 1e-3, "{name}: {largest:e}");
+    }
+}
+
+#[test]
+fn any_number_of_threads_gives_the_same_bits() {
+    for name in MODELS {
+        let run = |threads| {
+            let model = load(name, threads);
+            let tokens = tokens(&model, 65);
+            let mut session = model.session(options(128)).unwrap();
+            let mut all = session.forward(&tokens[..60], Wanted::All).unwrap().to_vec();
+            for token in &tokens[60..] {
+                all.extend_from_slice(session.forward(&[*token], Wanted::Last).unwrap());
+            }
+            all.into_iter().map(f32::to_bits).collect::<Vec<_>>()
+        };
+        let one = run(1);
+        for threads in [2, 3, 5] {
+            assert!(run(threads) == one, "{name}, {threads} threads");
+        }
+    }
+}
+
+#[test]
+fn the_same_seed_gives_the_same_text_whatever_the_threads() {
+    let run = |threads, seed| {
+        let model = load(MODELS[1], threads);
+        let sampling = SamplingOptions { seed, temperature: 1.0, ..SamplingOptions::default() };
+        let options = GenerateOptions { limit: Some(40), sampling, ..GenerateOptions::default() };
+        generate(&model, "Once upon a time", &options, &mut |_| ()).unwrap().text
+    };
+    assert_eq!(run(1, 1), run(3, 1));
+    assert_ne!(run(1, 1), run(1, 2));
+}
+
+#[test]
+fn clearing_and_truncating_forget() {
+    let model = load(MODELS[0], 2);
+    let tokens = tokens(&model, 40);
+    let mut session = model.session(options(64)).unwrap();
+    let first = session.forward(&tokens[..20], Wanted::Last).unwrap().to_vec();
+    session.forward(&tokens[20..], Wanted::Last).unwrap();
+    session.truncate(19);
+    assert_eq!(session.len(), 19);
+    let again = session.forward(&tokens[19..20], Wanted::Last).unwrap().to_vec();
+    assert!(relative_errors(&again, &first, model.vocabulary()).0 < 1e-3);
+    session.clear();
+    assert!(session.is_empty());
+    let again = session.forward(&tokens[..20], Wanted::Last).unwrap();
+    assert!(again == first);
+}
+
+#[test]
+fn a_full_context_is_refused_before_any_work_and_loses_nothing() {
+    let model = load(MODELS[0], 1);
+    let tokens = tokens(&model, 17);
+    let mut session = model.session(options(16)).unwrap();
+    let error = session.forward(&tokens, Wanted::Last).unwrap_err();
+    assert!(matches!(error, Error::ContextFull { held: 0, wanted: 17, context: 16 }), "{error}");
+    assert_eq!(session.len(), 0);
+    session.forward(&tokens[..16], Wanted::Last).unwrap();
+    let error = session.forward(&tokens[16..], Wanted::Last).unwrap_err();
+    assert!(matches!(error, Error::ContextFull { held: 16, wanted: 1, context: 16 }), "{error}");
+    assert_eq!(session.len(), 16);
+
+    // bookworm-4m was trained for 1024 positions.
+    assert!(matches!(model.session(options(1025)), Err(Error::Option(what)) if what.contains("1024")));
+    assert!(matches!(model.session(options(0)), Err(Error::Option(_))));
+    let token = model.vocabulary() as u32;
+    session.clear();
+    assert!(matches!(session.forward(&[1, token], Wanted::Last), Err(Error::Token { token: 4096, .. })));
+    assert!(session.is_empty());
+    assert!(matches!(session.forward(&[], Wanted::Last), Err(Error::Option(_))));
+    assert!(matches!(session.forward(&[1], Wanted::From(1)), Err(Error::Option(_))));
+}
+
+#[test]
+fn generation_stops_where_it_should() {
+    let model = load(MODELS[0], 2);
+    let mut options = GenerateOptions {
+        limit: Some(5),
+        context: Some(24),
+        sampling: SamplingOptions::greedy(),
+        ..GenerateOptions::default()
+    };
+    let prompt = "It was a dark night, and the old captain";
+    let report = generate(&model, prompt, &options, &mut |_| ()).unwrap();
+    assert_eq!((report.stop, report.tokens.len(), report.prompt_tokens), (Stop::Limit, 5, 11));
+    assert!(report.prompt_tokens_per_second > 0.0 && report.generate_tokens_per_second > 0.0);
+
+    options.limit = None;
+    let report = generate(&model, prompt, &options, &mut |_| ()).unwrap();
+    // 24 positions hold the prompt and 13 tokens; the last logits give one more.
+    assert_eq!((report.stop, report.tokens.len()), (Stop::ContextFull, 14));
+
+    options.limit = Some(0);
+    let report = generate(&model, prompt, &options, &mut |_| ()).unwrap();
+    assert_eq!((report.stop, report.text.as_str()), (Stop::Limit, ""));
+
+    let long = "word ".repeat(100);
+    let error = generate(&model, &long, &options, &mut |_| panic!("nothing was generated")).unwrap_err();
+    assert!(matches!(error, Error::ContextFull { held: 0, context: 24, .. }), "{error}");
+}
+
+#[test]
+fn report_keys_are_the_contracts() {
+    let model = load(MODELS[1], 2);
+    let options = GenerateOptions { limit: Some(3), ..GenerateOptions::default() };
+    let report = generate(&model, "The", &options, &mut |_| ()).unwrap();
+    let json = serde_json::to_value(&report).unwrap();
+    for key in [
+        "text",
+        "tokens",
+        "prompt_tokens",
+        "prompt_tokens_per_second",
+        "generate_tokens_per_second",
+        "peak_memory_bytes",
+    ] {
+        assert!(json.get(key).is_some(), "{key}");
+    }
+    let options = BenchOptions { prompt: 16, generate: 4, repetitions: 2 };
+    let json = serde_json::to_value(bench(&model, options, &NoProgress).unwrap()).unwrap();
+    for key in ["prompt_tokens_per_second", "generate_tokens_per_second"] {
+        assert!(json[key].as_f64().unwrap() > 0.0, "{key}");
+    }
+    let text = std::fs::read_to_string(common::fixture("text/validation.txt")).unwrap();
+    let options = PerplexityOptions { context: 64, chunks: Some(2) };
+    let report = perplexity(&model, Some(&model), &text, options, &NoProgress).unwrap();
+    let json = serde_json::to_value(&report).unwrap();
+    assert_eq!(json["tokens"], 2 * 31);
+    assert_eq!(json["perplexity"], json["reference_perplexity"]);
+    assert_eq!(json["top1_agreement"], 1.0);
+    assert!(json["kl_mean"].as_f64().unwrap().abs() < 1e-9 && json["kl_p99"].is_number());
+}
+
+#[test]
+fn perplexity_and_bench_refuse_what_they_cannot_do() {
+    let model = load(MODELS[1], 1);
+    let run = |text: &str, context, chunks| {
+        perplexity(&model, None, text, PerplexityOptions { context, chunks }, &NoProgress).unwrap_err()
+    };
+    let error = run("too short", 512, None);
+    assert!(matches!(error, Error::TextTooShort { needed: 1024, context: 512, .. }), "{error}");
+    assert!(matches!(run("x", 2, None), Error::Option(_)));
+    assert!(matches!(run("x", 4096, None), Error::Option(_)));
+    assert!(matches!(run("x", 64, Some(0)), Error::Option(_)));
+    let nothing = BenchOptions { prompt: 0, generate: 0, repetitions: 1 };
+    assert!(matches!(bench(&model, nothing, &NoProgress), Err(Error::Option(_))));
+    let long = BenchOptions { prompt: 4096, ..BenchOptions::default() };
+    assert!(matches!(bench(&model, long, &NoProgress), Err(Error::Option(_))));
+}
+
+#[derive(Default)]
+struct Seen(Vec<(String, usize, usize, f64)>);
+
+impl Observer for Seen {
+    fn linear_input(&mut self, input: &LinearInput<'_>) {
+        assert_eq!(input.values.len(), input.rows * input.columns);
+        let sum = input.values.iter().map(|&v| f64::from(v) * f64::from(v)).sum();
+        self.0.push((input.name.to_owned(), input.rows, input.columns, sum));
+    }
+}
+
+#[test]
+fn an_observer_sees_every_linear_layers_input() {
+    let model = load(MODELS[0], 2);
+    let tokens = tokens(&model, 20);
+    let mut session =
+        model.session(SessionOptions { batch: 8, kv: KvType::F32, ..options(32) }).unwrap();
+    let plain = session.forward(&tokens, Wanted::Last).unwrap().to_vec();
+    session.clear();
+    let mut seen = Seen::default();
+    let watched = session.forward_observed(&tokens, Wanted::Last, &mut seen).unwrap().to_vec();
+    assert!(relative_errors(&watched, &plain, model.vocabulary()).0 < 1e-4, "watching changes nothing");
+
+    // Three batches of 8, 8 and 4 tokens: seven layers in each of 4 blocks; the head once.
+    assert_eq!(seen.0.len(), 3 * 4 * 7 + 1);
+    let of = |name: &str| seen.0.iter().filter(|s| s.0 == name).collect::<Vec<_>>();
+    let down = of("model.layers.3.mlp.down_proj.weight");
+    assert_eq!(down.iter().map(|s| (s.1, s.2)).collect::<Vec<_>>(), [(8, 768), (8, 768), (4, 768)]);
+    let q = of("model.layers.0.self_attn.q_proj.weight");
+    let k = of("model.layers.0.self_attn.k_proj.weight");
+    assert_eq!(q[0].3, k[0].3, "q and k share their input");
+    let head = of("model.embed_tokens.weight");
+    assert_eq!((head.len(), head[0].1, head[0].2), (1, 1, 256));
+    assert!(seen.0.iter().all(|s| s.3.is_finite() && s.3 > 0.0));
+}
