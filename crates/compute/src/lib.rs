@@ -21,6 +21,8 @@ mod matrix;
 pub mod ops;
 mod pool;
 pub mod simd;
+#[cfg(test)]
+mod testing;
 
 #[doc(hidden)]
 pub use attention::attention_at;

@@ -4,8 +4,6 @@
 //! activations and f32 sums. Work is cut by rows of the weights, never along a sum, so the result does not
 //! depend on the number of threads.
 
-use quern_tensor_io::decode;
-
 use crate::activations::{Activations, Group, quantize_row};
 use crate::simd::Level;
 use crate::{Error, Matrix, Pool, Result, block, dot};
@@ -23,6 +21,9 @@ impl Scratch {
         Self::default()
     }
 }
+
+/// Bytes of weights that one task of the few-rows path reads.
+const TASK_BYTES: usize = 32 << 10;
 
 /// How a type's activations are grouped; `None` for types multiplied in f32.
 pub(crate) fn group(matrix: &Matrix) -> Option<Group> {
@@ -78,9 +79,9 @@ pub fn matmul_at(
             }
         }
     }
-    // Tasks of a few rows of one matrix each.
-    const ROWS: usize = 16;
-    let tasks_of = |w: &Matrix| w.rows().div_ceil(ROWS);
+    // A task is some rows of one matrix: long enough for the memory to stream, short enough to share evenly.
+    let rows_of = |w: &Matrix| (TASK_BYTES / w.row_bytes()).clamp(4, 256);
+    let tasks_of = |w: &Matrix| w.rows().div_ceil(rows_of(w));
     let tasks = weights.iter().map(tasks_of).sum();
     let outputs: Vec<Shared> = outputs.iter_mut().map(|y| Shared::new(y)).collect();
     let scratch = &*scratch;
@@ -91,8 +92,8 @@ pub fn matmul_at(
             k += 1;
         }
         let w = &weights[k];
-        let first = task * ROWS;
-        let rows = ROWS.min(w.rows() - first);
+        let first = task * rows_of(w);
+        let rows = rows_of(w).min(w.rows() - first);
         let data = &w.data()[first * w.row_bytes()..][..rows * w.row_bytes()];
         for i in 0..n {
             // SAFETY: this task alone writes rows first..first + rows of output k.
@@ -100,15 +101,11 @@ pub fn matmul_at(
             match self::group(w) {
                 Some(group) => {
                     let acts = if group == Group::Of32 { &scratch.of32 } else { &scratch.of256 };
-                    dot::scalar::rows(w.element_type(), data, acts.row(group, columns, i), y);
+                    dot::rows(level, w.element_type(), data, acts.row(group, columns, i), y);
                 }
                 None => {
-                    let mut row = vec![0f32; columns];
-                    for (data, y) in data.chunks_exact(w.row_bytes()).zip(y) {
-                        let known = decode::to_f32(w.element_type(), data, &mut row);
-                        debug_assert!(known, "Matrix::new checked the type");
-                        *y = row.iter().zip(&x[i * columns..][..columns]).map(|(w, x)| w * x).sum();
-                    }
+                    let x = &x[i * columns..][..columns];
+                    dot::float_rows(level, w.element_type(), data, x, y);
                 }
             }
         }

@@ -1,3 +1,101 @@
 //! A few activation rows against many weight rows, each weight row read once: generating text.
+//!
+//! A kernel multiplies one row of activations with any number of weight rows, `y.len()` of them.
 
+#[cfg(target_arch = "x86_64")]
+mod avx512;
 pub(crate) mod scalar;
+#[cfg(test)]
+mod tests;
+
+use quern_tensor_io::{ElementType, decode};
+
+use crate::activations::Row;
+use crate::simd::{Level, Op, dispatch};
+
+/// A kernel of a block type. Safe to call only on a CPU with its level.
+type Kernel = unsafe fn(weights: &[u8], x: Row, y: &mut [f32]);
+/// A kernel of a float type. Safe to call only on a CPU with its level.
+type FloatKernel = unsafe fn(weights: &[u8], x: &[f32], y: &mut [f32]);
+
+/// `y[r]` = row r of `weights` (a block type) times the activations; `weights` holds exactly `y.len()` rows.
+pub(crate) fn rows(level: Level, element_type: ElementType, weights: &[u8], x: Row, y: &mut [f32]) {
+    #[cfg(target_arch = "x86_64")]
+    {
+        let kernel = match level.min(Level::best()) {
+            Level::Avx512Vnni => avx512::kernel(element_type),
+            _ => None,
+        };
+        if let Some(kernel) = kernel {
+            // SAFETY: the CPU has the level.
+            return unsafe { kernel(weights, x, y) };
+        }
+    }
+    let _ = level;
+    scalar::rows(element_type, weights, x, y);
+}
+
+/// `y[r]` = row r of `weights` (a float type, or one only decoded) times `x`, in f32.
+pub(crate) fn float_rows(level: Level, element_type: ElementType, weights: &[u8], x: &[f32], y: &mut [f32]) {
+    #[cfg(target_arch = "x86_64")]
+    {
+        let kernel = match level.min(Level::best()) {
+            Level::Avx512Vnni => avx512::float_kernel(element_type),
+            _ => None,
+        };
+        if let Some(kernel) = kernel {
+            // SAFETY: the CPU has the level.
+            return unsafe { kernel(weights, x, y) };
+        }
+    }
+    let row_bytes = weights.len() / y.len().max(1);
+    let mut row = vec![0f32; x.len()];
+    for (weights, y) in weights.chunks_exact(row_bytes.max(1)).zip(y) {
+        widen(level, element_type, weights, &mut row);
+        *y = dispatch(level, Dot(&row, x));
+    }
+}
+
+/// Float weights to f32.
+pub(crate) fn widen(level: Level, element_type: ElementType, weights: &[u8], out: &mut [f32]) {
+    struct Wide<'a, const N: usize, F>(&'a [u8], &'a mut [f32], F);
+    impl<const N: usize, F: Fn([u8; N]) -> f32> Op for Wide<'_, N, F> {
+        type Output = ();
+        #[inline(always)]
+        fn call(self) {
+            for (x, out) in self.0.as_chunks::<N>().0.iter().zip(self.1) {
+                *out = (self.2)(*x);
+            }
+        }
+    }
+    let f16 = |x| crate::float::f16_to_f32(u16::from_le_bytes(x));
+    let bf16 = |x| crate::float::bf16_to_f32(u16::from_le_bytes(x));
+    match element_type {
+        ElementType::F32 => dispatch(level, Wide(weights, out, f32::from_le_bytes)),
+        ElementType::F16 => dispatch(level, Wide(weights, out, f16)),
+        ElementType::BF16 => dispatch(level, Wide(weights, out, bf16)),
+        _ => {
+            let known = decode::to_f32(element_type, weights, out);
+            debug_assert!(known, "Matrix::new checked the type and the length");
+        }
+    }
+}
+
+struct Dot<'a>(&'a [f32], &'a [f32]);
+
+impl Op for Dot<'_> {
+    type Output = f32;
+
+    #[inline(always)]
+    fn call(self) -> f32 {
+        let mut lanes = [0f32; 64];
+        let (a, b) = (self.0.chunks_exact(64), self.1.chunks_exact(64));
+        let rest: f32 = a.remainder().iter().zip(b.remainder()).map(|(a, b)| a * b).sum();
+        for (a, b) in a.zip(b) {
+            for l in 0..64 {
+                lanes[l] += a[l] * b[l];
+            }
+        }
+        lanes.iter().sum::<f32>() + rest
+    }
+}

@@ -1,0 +1,117 @@
+//! How fast weights are multiplied with, by type: `cargo bench -p quern-compute`.
+//!
+//! `decode`: one activation row against 640 MB of weights (more than any cache): bytes per second, to be
+//! compared with `read`, which only adds the same bytes up. `prompt`: many rows against a 2048 x 5632
+//! matrix: items are multiply-adds per second. Both use every core the process may run on.
+
+use divan::counter::{BytesCount, ItemsCount};
+use divan::{Bencher, black_box};
+use quern_compute::{AttentionShape, Cache, CacheData, Matrix, Pool, Scratch, attention, matmul};
+use quern_tensor_io::ElementType;
+
+const TYPES: [&str; 18] = [
+    "q4_0", "q4_1", "q5_0", "q5_1", "q8_0", "iq4_nl", "mxfp4", "q2_K", "q3_K", "q4_K", "q5_K", "q6_K",
+    "iq4_xs", "tq1_0", "tq2_0", "f16", "bf16", "f32",
+];
+const COLUMNS: usize = 2048;
+const ROWS: usize = 5632;
+
+fn main() {
+    divan::main();
+}
+
+fn pool() -> Pool {
+    Pool::new(std::thread::available_parallelism().map_or(1, |n| n.get()))
+}
+
+/// Bytes that decode to finite numbers in every type.
+fn weights(bytes: usize) -> Vec<u8> {
+    let mut state = 1u64;
+    let mut next = move || {
+        state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        // Clear one exponent bit of every half that this may be read as.
+        ((state >> 32) as u32 & 0xbbbb_bbbb).to_le_bytes()
+    };
+    (0..bytes / 4).flat_map(|_| next()).collect()
+}
+
+fn activations(n: usize) -> Vec<f32> {
+    (0..n * COLUMNS).map(|i| ((i * 7919 % 1009) as f32 - 504.0) / 300.0).collect()
+}
+
+#[divan::bench(sample_count = 8, sample_size = 1)]
+fn read(bencher: Bencher) {
+    let (pool, data) = (pool(), weights(640 << 20));
+    bencher.counter(BytesCount::new(data.len())).bench_local(|| {
+        let sum = std::sync::atomic::AtomicU64::new(0);
+        let chunk = 1 << 20;
+        pool.run(data.len() / chunk, |i| {
+            let words = data[i * chunk..][..chunk].as_chunks::<8>().0;
+            let total = words.iter().fold(0u64, |s, w| s.wrapping_add(u64::from_le_bytes(*w)));
+            sum.fetch_add(total, std::sync::atomic::Ordering::Relaxed);
+        });
+        black_box(sum)
+    });
+}
+
+#[divan::bench(args = TYPES, sample_count = 8, sample_size = 1)]
+fn decode(bencher: Bencher, name: &str) {
+    let element_type = ElementType::from_name(name).expect("a type");
+    let row_bytes = element_type.row_bytes(COLUMNS).expect("whole blocks");
+    let rows = (640 << 20) / row_bytes;
+    let data = weights(rows * row_bytes);
+    let matrix = Matrix::new(element_type, rows, COLUMNS, &data).expect("a matrix");
+    let (pool, mut scratch, x) = (pool(), Scratch::new(), activations(1));
+    let mut y = vec![0f32; rows];
+    bencher.counter(BytesCount::new(data.len())).bench_local(|| {
+        matmul(&pool, &mut scratch, &[matrix], &x, 1, &mut [&mut y]).expect("lengths fit");
+    });
+}
+
+fn prompt(bencher: Bencher, name: &str, n: usize) {
+    let element_type = ElementType::from_name(name).expect("a type");
+    let data = weights(ROWS * element_type.row_bytes(COLUMNS).expect("whole blocks"));
+    let matrix = Matrix::new(element_type, ROWS, COLUMNS, &data).expect("a matrix");
+    let (pool, mut scratch, x) = (pool(), Scratch::new(), activations(n));
+    let mut y = vec![0f32; n * ROWS];
+    bencher.counter(ItemsCount::new(n * ROWS * COLUMNS)).bench_local(|| {
+        matmul(&pool, &mut scratch, &[matrix], &x, n, &mut [&mut y]).expect("lengths fit");
+    });
+}
+
+#[divan::bench(args = TYPES, sample_count = 10, sample_size = 1)]
+fn prompt_128(bencher: Bencher, name: &str) {
+    prompt(bencher, name, 128);
+}
+
+#[divan::bench(args = TYPES, sample_count = 5, sample_size = 1)]
+fn prompt_512(bencher: Bencher, name: &str) {
+    prompt(bencher, name, 512);
+}
+
+#[divan::bench(args = [2, 4, 8, 16], sample_count = 10, sample_size = 1)]
+fn few_rows_q4_k(bencher: Bencher, n: usize) {
+    prompt(bencher, "q4_K", n);
+}
+
+/// A region with nothing to do: what forking and joining costs.
+#[divan::bench]
+fn fork_join(bencher: Bencher) {
+    let pool = pool();
+    bencher.bench_local(|| pool.run(pool.threads(), |task| _ = black_box(task)));
+}
+
+/// One layer's attention of a 1.1B model: (queries, positions already cached).
+#[divan::bench(args = [(1, 127), (1, 2047), (128, 0), (512, 0)], sample_count = 20, sample_size = 1)]
+fn attend(bencher: Bencher, (n, first): (usize, usize)) {
+    let shape = AttentionShape { heads: 32, kv_heads: 4, head_dim: 64, scale: 0.125, window: None };
+    let pool = pool();
+    let q: Vec<f32> = (0..n * 2048).map(|i| ((i * 7919 % 1009) as f32 - 504.0) / 500.0).collect();
+    let halves: Vec<half::f16> =
+        (0..(first + n) * 256).map(|i| half::f16::from_f32((i * 37 % 101) as f32 / 50.0 - 1.0)).collect();
+    let cache = Cache { data: CacheData::F16(&halves), position_stride: 256, head_stride: 64 };
+    let mut out = vec![0f32; q.len()];
+    bencher.bench_local(|| {
+        attention(&pool, &shape, &q, first, cache, cache, &mut out).expect("lengths fit");
+    });
+}

@@ -1,0 +1,68 @@
+//! Float weights times f32 activations, in four running sums of 16 lanes.
+
+use std::arch::x86_64::*;
+
+use super::{AHEAD, vnni};
+
+vnni! {
+    #[inline]
+    unsafe fn load_f32(p: *const u8, mask: u16) -> __m512 {
+        // SAFETY: the caller's promise, for the lanes of the mask.
+        unsafe { _mm512_maskz_loadu_ps(mask, p.cast()) }
+    }
+
+    #[inline]
+    unsafe fn load_f16(p: *const u8, mask: u16) -> __m512 {
+        // SAFETY: the caller's promise, for the lanes of the mask.
+        _mm512_cvtph_ps(unsafe { _mm256_maskz_loadu_epi16(mask, p.cast()) })
+    }
+
+    #[inline]
+    unsafe fn load_bf16(p: *const u8, mask: u16) -> __m512 {
+        // SAFETY: the caller's promise, for the lanes of the mask.
+        let x = _mm512_cvtepu16_epi32(unsafe { _mm256_maskz_loadu_epi16(mask, p.cast()) });
+        _mm512_castsi512_ps(_mm512_slli_epi32::<16>(x))
+    }
+}
+
+macro_rules! rows {
+    ($($name:ident: $load:ident, $bytes:literal bytes;)*) => { vnni! { $(
+        /// `y[r]` = weight row r times `x`.
+        pub(super) fn $name(weights: &[u8], x: &[f32], y: &mut [f32]) {
+            assert_eq!(weights.len(), y.len() * x.len() * $bytes);
+            for (row, y) in weights.chunks_exact((x.len() * $bytes).max(1)).zip(y) {
+                let mut sums = [_mm512_setzero_ps(); 4];
+                let whole = x.len() / 64 * 64;
+                for i in (0..whole).step_by(64) {
+                    // SAFETY: values i .. i + 64 of the row and of x; a prefetch may point anywhere.
+                    unsafe {
+                        let w = row.as_ptr().add(i * $bytes);
+                        for line in (0..64 * $bytes).step_by(64) {
+                            _mm_prefetch::<_MM_HINT_T0>(w.wrapping_add(AHEAD + line).cast());
+                        }
+                        for (k, sum) in sums.iter_mut().enumerate() {
+                            let x = _mm512_loadu_ps(x.as_ptr().add(i + 16 * k));
+                            *sum = _mm512_fmadd_ps($load(w.add(16 * k * $bytes), !0), x, *sum);
+                        }
+                    }
+                }
+                for i in (whole..x.len()).step_by(16) {
+                    let mask = 0xffffu16 >> (16 - (x.len() - i).min(16));
+                    // SAFETY: the mask keeps to the values that row and x have.
+                    unsafe {
+                        let x = _mm512_maskz_loadu_ps(mask, x.as_ptr().add(i));
+                        sums[0] = _mm512_fmadd_ps($load(row.as_ptr().add(i * $bytes), mask), x, sums[0]);
+                    }
+                }
+                let (a, b) = (_mm512_add_ps(sums[0], sums[1]), _mm512_add_ps(sums[2], sums[3]));
+                *y = _mm512_reduce_add_ps(_mm512_add_ps(a, b));
+            }
+        }
+    )* } };
+}
+
+rows! {
+    f32: load_f32, 4 bytes;
+    f16: load_f16, 2 bytes;
+    bf16: load_bf16, 2 bytes;
+}

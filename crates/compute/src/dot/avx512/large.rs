@@ -1,0 +1,406 @@
+//! Blocks of 256. Each block function returns the integers of `block.rs`, spread over lanes: the products
+//! of codes and activations under their sub-block scales with the zero point taken off, and the minima's.
+//!
+//! `vpmaddubsw` multiplies codes and activations (two products of at most 63 * 127 fit 16 bits), `vpdpwssd`
+//! multiplies by the scales and adds up, in 32 bits.
+
+use std::arch::x86_64::*;
+
+use super::{AHEAD, vnni};
+use crate::activations::Row;
+use crate::block::IQ4_TABLE;
+
+/// Byte i of a 64-byte control: the bit offset, in the 64-bit word around byte i, at which `vpmultishiftqb`
+/// takes that byte; `low` and `high` shift the lower and upper 32 bytes right (left if negative).
+const fn multishift(low: i32, high: i32) -> [u8; 64] {
+    let mut control = [0; 64];
+    let mut i = 0;
+    while i < 64 {
+        control[i] = (8 * (i as i32 % 8) + if i < 32 { low } else { high }).rem_euclid(64) as u8;
+        i += 1;
+    }
+    control
+}
+
+/// 32 lanes of 16 bits: `run` copies each of `first`, `first + step`, ...
+const fn spread16(first: u16, run: usize, step: u16) -> [u16; 32] {
+    let mut lanes = [0; 32];
+    let mut i = 0;
+    while i < 32 {
+        lanes[i] = first + (i / run) as u16 * step;
+        i += 1;
+    }
+    lanes
+}
+
+/// The same for 16 lanes of 32 bits.
+const fn spread32(first: u32, run: usize, step: u32) -> [u32; 16] {
+    let mut lanes = [0; 16];
+    let mut i = 0;
+    while i < 16 {
+        lanes[i] = first + (i / run) as u32 * step;
+        i += 1;
+    }
+    lanes
+}
+
+/// Even bytes of a 16-bit lane pick a byte, odd ones are zeroed: u8 to u16 while spreading.
+const EVEN_BYTES: u64 = 0x5555_5555_5555_5555;
+/// Ternary logic `a | (b & c)`.
+const OR_AND: i32 = 0xf8;
+
+vnni! {
+    #[inline]
+    fn constant<T>(x: &'static [T]) -> __m512i {
+        assert!(size_of_val(x) == 64);
+        // SAFETY: 64 bytes long.
+        unsafe { _mm512_loadu_si512(x.as_ptr().cast()) }
+    }
+
+    /// # Safety
+    /// 64 bytes are readable.
+    #[inline]
+    unsafe fn load64(p: *const u8) -> __m512i {
+        // SAFETY: promised.
+        unsafe { _mm512_loadu_si512(p.cast()) }
+    }
+
+    /// The same 32 bytes in both halves.
+    ///
+    /// # Safety
+    /// 32 bytes are readable.
+    #[inline]
+    unsafe fn twice32(p: *const u8) -> __m512i {
+        // SAFETY: promised.
+        _mm512_broadcast_i64x4(unsafe { _mm256_loadu_si256(p.cast()) })
+    }
+
+    /// # Safety
+    /// 16 sums are readable.
+    #[inline]
+    unsafe fn load_sums(s: *const i16) -> __m256i {
+        // SAFETY: promised.
+        unsafe { _mm256_loadu_si256(s.cast()) }
+    }
+
+    /// Values 64 g .. 64 g + 64 of four-bit codes: 32 bytes, low nibbles then high ones.
+    ///
+    /// # Safety
+    /// 32 bytes are readable.
+    #[inline]
+    unsafe fn nibbles(p: *const u8) -> __m512i {
+        const SHIFT: [u16; 32] = spread16(0, 16, 4);
+        // SAFETY: promised.
+        let x = _mm512_srlv_epi16(unsafe { twice32(p) }, constant(&SHIFT));
+        _mm512_and_si512(x, _mm512_set1_epi8(15))
+    }
+
+    /// Values 64 z .. 64 z + 64 of two-bit codes: each half of the block has 32 bytes, bits 2k of which are
+    /// values 32 k ...
+    ///
+    /// # Safety
+    /// 64 bytes are readable.
+    #[inline]
+    unsafe fn crumbs(p: *const u8, z: usize) -> __m512i {
+        static SHIFT: [[u16; 32]; 2] = [spread16(0, 16, 2), spread16(4, 16, 2)];
+        // SAFETY: promised.
+        let x = _mm512_srlv_epi16(unsafe { twice32(p.add(z / 2 * 32)) }, constant(&SHIFT[z % 2]));
+        _mm512_and_si512(x, _mm512_set1_epi8(3))
+    }
+
+    /// The 16 bytes `d dmin scales[12]` of q4_K and q5_K to 8 scales and 8 minima.
+    #[inline]
+    fn scales_6bit(head: __m128i) -> __m128i {
+        let x = _mm_shuffle_epi8(head, _mm_setr_epi8(4, 5, 6, 7, 12, 13, 14, 15, 8, 9, 10, 11, 12, 13, 14, 15));
+        let low = _mm_multishift_epi64_epi8(
+            _mm_setr_epi8(0, 8, 16, 24, 32, 40, 48, 56, 0, 8, 16, 24, 36, 44, 52, 60), x);
+        let high = _mm_multishift_epi64_epi8(
+            _mm_setr_epi8(0, 0, 0, 0, 2, 10, 18, 26, 0, 0, 0, 0, 2, 10, 18, 26), x);
+        let low = _mm_and_si128(low, _mm_set1_epi64x(0x0f0f_0f0f_3f3f_3f3f));
+        _mm_ternarylogic_epi64::<OR_AND>(low, high, _mm_set1_epi64x(0x3030_3030_0000_0000))
+    }
+
+    /// The minima in bytes 8..16, twice each (sums are of 16 values), times the sums.
+    ///
+    /// # Safety
+    /// 16 sums are readable.
+    #[inline]
+    unsafe fn minima_6bit(scales: __m128i, s: *const i16) -> __m256i {
+        const PICK: [u16; 32] = spread16(8, 2, 1);
+        let pick = _mm512_castsi512_si256(constant(&PICK));
+        let m = _mm256_maskz_permutexvar_epi8(EVEN_BYTES as u32, pick, _mm256_castsi128_si256(scales));
+        // SAFETY: promised.
+        _mm256_dpwssd_epi32(_mm256_setzero_si256(), m, unsafe { load_sums(s) })
+    }
+
+    /// Adds codes times activations times the two scales (bytes 2 z and 2 z + 1) of 64 values.
+    #[inline]
+    fn add_32s(acc: __m512i, z: usize, codes: __m512i, c: __m512i, scales: __m128i) -> __m512i {
+        static PICK: [[u16; 32]; 4] =
+            [spread16(0, 16, 1), spread16(2, 16, 1), spread16(4, 16, 1), spread16(6, 16, 1)];
+        let scales = _mm512_castsi128_si512(scales);
+        let scale = _mm512_maskz_permutexvar_epi8(EVEN_BYTES, constant(&PICK[z]), scales);
+        _mm512_dpwssd_epi32(acc, _mm512_maddubs_epi16(codes, c), scale)
+    }
+
+    /// Adds codes times activations times the four scales (16-bit lanes 4 z ..) of 64 values.
+    #[inline]
+    fn add_16s(acc: __m512i, z: usize, codes: __m512i, c: __m512i, scales: __m256i) -> __m512i {
+        static PICK: [[u16; 32]; 4] =
+            [spread16(0, 8, 1), spread16(4, 8, 1), spread16(8, 8, 1), spread16(12, 8, 1)];
+        let scale = _mm512_permutexvar_epi16(constant(&PICK[z]), _mm512_castsi256_si512(scales));
+        _mm512_dpwssd_epi32(acc, _mm512_maddubs_epi16(codes, c), scale)
+    }
+
+    /// Takes off `2^SHIFT` times scales times sums: the zero point.
+    ///
+    /// # Safety
+    /// 16 sums are readable.
+    #[inline]
+    unsafe fn take_zero<const SHIFT: i32>(acc: __m512i, scales: __m256i, s: *const i16) -> __m512i {
+        let scales = _mm256_slli_epi16::<SHIFT>(scales);
+        // SAFETY: promised.
+        let zero = _mm256_dpwssd_epi32(_mm256_setzero_si256(), scales, unsafe { load_sums(s) });
+        _mm512_sub_epi32(acc, _mm512_zextsi256_si512(zero))
+    }
+
+    #[inline]
+    unsafe fn q4_k_block(b: *const u8, c: *const u8, s: *const i16) -> (__m512i, __m256i) {
+        // SAFETY: all within the block's 144 bytes, its 256 codes and 16 sums.
+        unsafe {
+            let scales = scales_6bit(_mm_loadu_si128(b.cast()));
+            let mut acc = _mm512_setzero_si512();
+            for z in 0..4 {
+                acc = add_32s(acc, z, nibbles(b.add(16 + 32 * z)), load64(c.add(64 * z)), scales);
+            }
+            (acc, minima_6bit(scales, s))
+        }
+    }
+
+    #[inline]
+    unsafe fn q5_k_block(b: *const u8, c: *const u8, s: *const i16) -> (__m512i, __m256i) {
+        static FIFTH: [[u8; 64]; 4] =
+            [multishift(-4, -3), multishift(-2, -1), multishift(0, 1), multishift(2, 3)];
+        // SAFETY: all within the block's 176 bytes, its 256 codes and 16 sums.
+        unsafe {
+            let scales = scales_6bit(_mm_loadu_si128(b.cast()));
+            let high = twice32(b.add(16));
+            let mut acc = _mm512_setzero_si512();
+            for z in 0..4 {
+                let fifth = _mm512_multishift_epi64_epi8(constant(&FIFTH[z]), high);
+                let low = nibbles(b.add(48 + 32 * z));
+                let codes = _mm512_ternarylogic_epi64::<OR_AND>(low, fifth, _mm512_set1_epi8(16));
+                acc = add_32s(acc, z, codes, load64(c.add(64 * z)), scales);
+            }
+            (acc, minima_6bit(scales, s))
+        }
+    }
+
+    #[inline]
+    unsafe fn q6_k_block(b: *const u8, c: *const u8, s: *const i16) -> (__m512i, __m256i) {
+        static HIGH: [[u8; 64]; 2] = [multishift(-4, -2), multishift(0, 2)];
+        // SAFETY: all within the block's 210 bytes, its 256 codes and 16 sums.
+        unsafe {
+            let scales = _mm256_cvtepi8_epi16(_mm_loadu_si128(b.add(192).cast()));
+            let mut acc = _mm512_setzero_si512();
+            for half in 0..2 {
+                let low = load64(b.add(64 * half));
+                let high = twice32(b.add(128 + 32 * half));
+                for t in 0..2 {
+                    let z = 2 * half + t;
+                    let low = if t == 0 { low } else { _mm512_srli_epi16::<4>(low) };
+                    let low = _mm512_and_si512(low, _mm512_set1_epi8(15));
+                    let high = _mm512_multishift_epi64_epi8(constant(&HIGH[t]), high);
+                    let codes = _mm512_ternarylogic_epi64::<OR_AND>(low, high, _mm512_set1_epi8(0x30));
+                    acc = add_16s(acc, z, codes, load64(c.add(64 * z)), scales);
+                }
+            }
+            (take_zero::<5>(acc, scales, s), _mm256_setzero_si256())
+        }
+    }
+
+    #[inline]
+    unsafe fn q3_k_block(b: *const u8, c: *const u8, s: *const i16) -> (__m512i, __m256i) {
+        static THIRD: [[u8; 64]; 4] =
+            [multishift(-2, -1), multishift(0, 1), multishift(2, 3), multishift(4, 5)];
+        // SAFETY: all within the block's 110 bytes, its 256 codes and 16 sums.
+        unsafe {
+            // Bytes 0..8 hold the low halves of 16 scales, bytes 8..12 their top bits, four times two.
+            let packed = _mm_loadu_si128(b.add(94).cast());
+            let low = _mm_shuffle_epi8(packed, _mm_setr_epi8(2, 3, 4, 5, 6, 7, 8, 9, 2, 3, 4, 5, 6, 7, 8, 9));
+            let low = _mm_multishift_epi64_epi8(
+                _mm_setr_epi8(0, 8, 16, 24, 32, 40, 48, 56, 4, 12, 20, 28, 36, 44, 52, 60), low);
+            let top = _mm_shuffle_epi8(
+                packed, _mm_setr_epi8(10, 11, 12, 13, 10, 11, 12, 13, 10, 11, 12, 13, 10, 11, 12, 13));
+            let top = _mm_multishift_epi64_epi8(
+                _mm_setr_epi8(60, 4, 12, 20, 30, 38, 46, 54, 0, 8, 16, 24, 34, 42, 50, 58), top);
+            let low = _mm_and_si128(low, _mm_set1_epi8(15));
+            let scales = _mm_ternarylogic_epi64::<OR_AND>(low, top, _mm_set1_epi8(0x30));
+            let scales = _mm256_cvtepi8_epi16(_mm_sub_epi8(scales, _mm_set1_epi8(32)));
+            let high = twice32(b);
+            let mut acc = _mm512_setzero_si512();
+            for z in 0..4 {
+                let third = _mm512_multishift_epi64_epi8(constant(&THIRD[z]), high);
+                let low = crumbs(b.add(32), z);
+                let codes = _mm512_ternarylogic_epi64::<OR_AND>(low, third, _mm512_set1_epi8(4));
+                acc = add_16s(acc, z, codes, load64(c.add(64 * z)), scales);
+            }
+            (take_zero::<2>(acc, scales, s), _mm256_setzero_si256())
+        }
+    }
+
+    #[inline]
+    unsafe fn q2_k_block(b: *const u8, c: *const u8, s: *const i16) -> (__m512i, __m256i) {
+        // SAFETY: all within the block's 84 bytes, its 256 codes and 16 sums.
+        unsafe {
+            let packed = _mm_loadu_si128(b.cast());
+            let nibble = _mm_set1_epi8(15);
+            let scales = _mm256_cvtepu8_epi16(_mm_and_si128(packed, nibble));
+            let minima = _mm256_cvtepu8_epi16(_mm_and_si128(_mm_srli_epi16::<4>(packed), nibble));
+            let mut acc = _mm512_setzero_si512();
+            for z in 0..4 {
+                acc = add_16s(acc, z, crumbs(b.add(16), z), load64(c.add(64 * z)), scales);
+            }
+            (acc, _mm256_dpwssd_epi32(_mm256_setzero_si256(), minima, load_sums(s)))
+        }
+    }
+
+    #[inline]
+    unsafe fn iq4_xs_block(b: *const u8, c: *const u8, s: *const i16) -> (__m512i, __m256i) {
+        static PICK: [[u32; 16]; 4] =
+            [spread32(0, 8, 2), spread32(4, 8, 2), spread32(8, 8, 2), spread32(12, 8, 2)];
+        const SHIFT: [u16; 32] = {
+            let mut shift = spread16(0, 8, 4);
+            let mut i = 16;
+            while i < 32 {
+                shift[i] -= 8;
+                i += 1;
+            }
+            shift
+        };
+        // SAFETY: all within the block's 136 bytes, its 256 codes and 16 sums.
+        unsafe {
+            // The first 8 bytes are d, scales_h, scales_l; each scale twice.
+            let head = _mm_set1_epi64x(b.cast::<i64>().read_unaligned());
+            let low = _mm_multishift_epi64_epi8(
+                _mm_setr_epi8(32, 32, 36, 36, 40, 40, 44, 44, 48, 48, 52, 52, 56, 56, 60, 60), head);
+            let high = _mm_multishift_epi64_epi8(
+                _mm_setr_epi8(12, 12, 14, 14, 16, 16, 18, 18, 20, 20, 22, 22, 24, 24, 26, 26), head);
+            let low = _mm_and_si128(low, _mm_set1_epi8(15));
+            let scales = _mm_ternarylogic_epi64::<OR_AND>(low, high, _mm_set1_epi8(0x30));
+            let scales = _mm_sub_epi8(scales, _mm_set1_epi8(32));
+            let wide = _mm512_cvtepi8_epi32(scales);
+            let table = _mm_xor_si128(_mm_loadu_si128(IQ4_TABLE.as_ptr().cast()), _mm_set1_epi8(-128));
+            let table = _mm512_broadcast_i32x4(table);
+            let mut acc = _mm512_setzero_si512();
+            for z in 0..4 {
+                let q = _mm512_castsi256_si512(_mm256_loadu_si256(b.add(8 + 32 * z).cast()));
+                let q = _mm512_permutexvar_epi64(_mm512_setr_epi64(0, 1, 0, 1, 2, 3, 2, 3), q);
+                let q = _mm512_and_si512(_mm512_srlv_epi16(q, constant(&SHIFT)), _mm512_set1_epi8(15));
+                let codes = _mm512_shuffle_epi8(table, q);
+                let dot = _mm512_dpbusd_epi32(_mm512_setzero_si512(), codes, load64(c.add(64 * z)));
+                let scale = _mm512_permutexvar_epi32(constant(&PICK[z]), wide);
+                acc = _mm512_add_epi32(acc, _mm512_mullo_epi32(dot, scale));
+            }
+            (take_zero::<7>(acc, _mm256_cvtepi8_epi16(scales), s), _mm256_setzero_si256())
+        }
+    }
+
+    /// Ternary codes: one scale, zero point 1.
+    #[inline]
+    unsafe fn ternary(codes: [__m512i; 4], c: *const u8, s: *const i16) -> (__m512i, __m256i) {
+        // SAFETY: all within the block's 256 codes and 16 sums.
+        unsafe {
+            let mut acc = _mm512_setzero_si512();
+            for (z, codes) in codes.into_iter().enumerate() {
+                acc = _mm512_dpbusd_epi32(acc, codes, load64(c.add(64 * z)));
+            }
+            (take_zero::<0>(acc, _mm256_set1_epi16(1), s), _mm256_setzero_si256())
+        }
+    }
+
+    #[inline]
+    unsafe fn tq2_0_block(b: *const u8, c: *const u8, s: *const i16) -> (__m512i, __m256i) {
+        // SAFETY: all within the block's 66 bytes, its 256 codes and 16 sums.
+        unsafe { ternary([crumbs(b, 0), crumbs(b, 1), crumbs(b, 2), crumbs(b, 3)], c, s) }
+    }
+
+    #[inline]
+    unsafe fn tq1_0_block(b: *const u8, c: *const u8, s: *const i16) -> (__m512i, __m256i) {
+        // SAFETY: 54 bytes are a block; all within its 256 codes and 16 sums.
+        unsafe {
+            let b = std::slice::from_raw_parts(b, 54);
+            let mut codes = [0u8; 256];
+            let trit = |byte: u8, power: u8| (u16::from(byte.wrapping_mul(power)) * 3 >> 8) as u8;
+            for (t, power) in [1u8, 3, 9, 27, 81].into_iter().enumerate() {
+                (0..32).for_each(|i| codes[32 * t + i] = trit(b[i], power));
+                (0..16).for_each(|i| codes[160 + 16 * t + i] = trit(b[32 + i], power));
+            }
+            for (t, power) in [1u8, 3, 9, 27].into_iter().enumerate() {
+                (0..4).for_each(|i| codes[240 + 4 * t + i] = trit(b[48 + i], power));
+            }
+            let p = codes.as_ptr();
+            ternary([load64(p), load64(p.add(64)), load64(p.add(128)), load64(p.add(192))], c, s)
+        }
+    }
+
+    /// The two halves at `p` (d and dmin, or d twice) times the activations' scale.
+    ///
+    /// # Safety
+    /// 4 bytes are readable, or 2 if not `MIN`.
+    #[inline]
+    unsafe fn scale<const MIN: bool>(p: *const u8, xd: f32) -> __m128 {
+        // SAFETY: promised.
+        let bits = unsafe {
+            if MIN { p.cast::<i32>().read_unaligned() } else { p.cast::<u16>().read_unaligned().into() }
+        };
+        _mm_mul_ps(_mm_cvtph_ps(_mm_cvtsi32_si128(bits)), _mm_set1_ps(xd))
+    }
+}
+
+macro_rules! rows {
+    ($($name:ident: $block:ident, $bytes:literal bytes, d at $d:literal, minima $min:literal;)*) => { vnni! { $(
+        /// `y[r]` = weight row r times the activations.
+        pub(super) fn $name(weights: &[u8], x: Row, y: &mut [f32]) {
+            let blocks = x.d.len();
+            assert_eq!(weights.len(), y.len() * blocks * $bytes);
+            assert!(x.codes.len() == blocks * 256 && x.sums.len() == blocks * 16);
+            for (row, y) in weights.chunks_exact((blocks * $bytes).max(1)).zip(y) {
+                let mut sum = _mm512_setzero_ps();
+                let mut minima = _mm256_setzero_ps();
+                for i in 0..blocks {
+                    // SAFETY: block i of the row, codes and sums, whose lengths are checked above; a
+                    // prefetch may point anywhere.
+                    unsafe {
+                        let b = row.as_ptr().add(i * $bytes);
+                        let (ahead, c, s) =
+                            (b.wrapping_add(AHEAD), x.codes.as_ptr().add(i * 256), x.sums.as_ptr().add(i * 16));
+                        for line in (0..$bytes).step_by(64) {
+                            _mm_prefetch::<_MM_HINT_T0>(ahead.wrapping_add(line).cast());
+                        }
+                        let (acc, min) = $block(b, c.cast(), s);
+                        let d = scale::<$min>(b.add($d), *x.d.get_unchecked(i));
+                        sum = _mm512_fmadd_ps(_mm512_cvtepi32_ps(acc), _mm512_broadcastss_ps(d), sum);
+                        if $min {
+                            let dmin = _mm256_broadcastss_ps(_mm_movehdup_ps(d));
+                            minima = _mm256_fmadd_ps(_mm256_cvtepi32_ps(min), dmin, minima);
+                        }
+                    }
+                }
+                let minima = _mm512_zextps256_ps512(minima);
+                *y = _mm512_reduce_add_ps(_mm512_sub_ps(sum, minima));
+            }
+        }
+    )* } };
+}
+
+rows! {
+    q2_k: q2_k_block, 84 bytes, d at 80, minima true;
+    q3_k: q3_k_block, 110 bytes, d at 108, minima false;
+    q4_k: q4_k_block, 144 bytes, d at 0, minima true;
+    q5_k: q5_k_block, 176 bytes, d at 0, minima true;
+    q6_k: q6_k_block, 210 bytes, d at 208, minima false;
+    iq4_xs: iq4_xs_block, 136 bytes, d at 0, minima false;
+    tq1_0: tq1_0_block, 54 bytes, d at 52, minima false;
+    tq2_0: tq2_0_block, 66 bytes, d at 64, minima false;
+}

@@ -1,0 +1,178 @@
+//! Blocks of 32, eight at a time: their scales are gathered and multiplied with the activations' together,
+//! so that a block itself costs little more than its codes.
+
+use std::arch::x86_64::*;
+
+use super::{AHEAD, vnni};
+use crate::activations::Row;
+use crate::block::{IQ4_TABLE, MXFP4_TABLE};
+
+vnni! {
+    /// 32 four-bit codes from 16 bytes: low nibbles, then high ones.
+    ///
+    /// # Safety
+    /// 16 bytes are readable.
+    #[inline]
+    unsafe fn nibbles(p: *const u8) -> __m256i {
+        let shift = _mm256_setr_epi64x(0, 0, 0x0004_0004_0004_0004, 0x0004_0004_0004_0004);
+        // SAFETY: promised.
+        let x = _mm256_broadcastsi128_si256(unsafe { _mm_loadu_si128(p.cast()) });
+        _mm256_and_si256(_mm256_srlv_epi16(x, shift), _mm256_set1_epi8(15))
+    }
+
+    /// 32 five-bit codes: bit i of the word at `high` is the fifth bit of code i.
+    ///
+    /// # Safety
+    /// 16 bytes are readable at `low`, 4 at `high`.
+    #[inline]
+    unsafe fn five_bits(low: *const u8, high: *const u8) -> __m256i {
+        // SAFETY: promised.
+        let (low, high) = unsafe { (nibbles(low), high.cast::<u32>().read_unaligned()) };
+        _mm256_mask_add_epi8(low, high, low, _mm256_set1_epi8(16))
+    }
+
+    /// # Safety
+    /// 16 bytes are readable.
+    #[inline]
+    unsafe fn look_up(p: *const u8, table: &[i8; 16], zero: i8) -> __m256i {
+        // SAFETY: the table has 16 bytes, p promised.
+        let (table, codes) = unsafe { (_mm_loadu_si128(table.as_ptr().cast()), nibbles(p)) };
+        let table = _mm_add_epi8(table, _mm_set1_epi8(zero));
+        _mm256_shuffle_epi8(_mm256_broadcastsi128_si256(table), codes)
+    }
+
+    #[inline]
+    unsafe fn q4_0_codes(b: *const u8) -> __m256i {
+        // SAFETY: within the block's 18 bytes.
+        unsafe { nibbles(b.add(2)) }
+    }
+
+    #[inline]
+    unsafe fn q4_1_codes(b: *const u8) -> __m256i {
+        // SAFETY: within the block's 20 bytes.
+        unsafe { nibbles(b.add(4)) }
+    }
+
+    #[inline]
+    unsafe fn q5_0_codes(b: *const u8) -> __m256i {
+        // SAFETY: within the block's 22 bytes.
+        unsafe { five_bits(b.add(6), b.add(2)) }
+    }
+
+    #[inline]
+    unsafe fn q5_1_codes(b: *const u8) -> __m256i {
+        // SAFETY: within the block's 24 bytes.
+        unsafe { five_bits(b.add(8), b.add(4)) }
+    }
+
+    #[inline]
+    unsafe fn q8_0_codes(b: *const u8) -> __m256i {
+        // SAFETY: within the block's 34 bytes.
+        let codes = unsafe { _mm256_loadu_si256(b.add(2).cast()) };
+        _mm256_xor_si256(codes, _mm256_set1_epi8(-128))
+    }
+
+    #[inline]
+    unsafe fn iq4_nl_codes(b: *const u8) -> __m256i {
+        // SAFETY: within the block's 18 bytes.
+        unsafe { look_up(b.add(2), &IQ4_TABLE, -128) }
+    }
+
+    #[inline]
+    unsafe fn mxfp4_codes(b: *const u8) -> __m256i {
+        // SAFETY: within the block's 17 bytes.
+        unsafe { look_up(b.add(1), &MXFP4_TABLE, 12) }
+    }
+
+    /// The f16 in the low half of each lane.
+    #[inline]
+    fn halves(x: __m256i) -> __m256 {
+        _mm256_cvtph_ps(_mm256_cvtepi32_epi16(x))
+    }
+
+    /// The f16 in the high half of each lane.
+    #[inline]
+    fn high_halves(x: __m256i) -> __m256 {
+        halves(_mm256_srli_epi32::<16>(x))
+    }
+
+    /// The E8M0 byte at the bottom of each lane, as 2^(e - 128).
+    #[inline]
+    fn exponents(x: __m256i) -> __m256 {
+        let e = _mm256_and_si256(x, _mm256_set1_epi32(255));
+        let normal = _mm256_slli_epi32::<23>(_mm256_sub_epi32(e, _mm256_set1_epi32(1)));
+        let tiny = _mm256_sllv_epi32(_mm256_set1_epi32(0x0020_0000), e);
+        let is_tiny = _mm256_cmplt_epi32_mask(e, _mm256_set1_epi32(2));
+        _mm256_castsi256_ps(_mm256_mask_mov_epi32(normal, is_tiny, tiny))
+    }
+}
+
+macro_rules! rows {
+    ($($name:ident: $codes:ident, $bytes:literal bytes, zero $zero:literal, scale $scale:ident, offset $offset:literal;)*) => { vnni! { $(
+        /// `y[r]` = weight row r times the activations.
+        pub(super) fn $name(weights: &[u8], x: Row, y: &mut [f32]) {
+            let blocks = x.d.len();
+            assert_eq!(weights.len(), y.len() * blocks * $bytes);
+            assert!(x.codes.len() == blocks * 32 && x.sums.len() == blocks * 2);
+            // What each block's integer sum starts from: the zero point's part, so that it costs nothing.
+            let start: Vec<i32> =
+                x.sums.chunks_exact(2).map(|s| -$zero * (i32::from(s[0]) + i32::from(s[1]))).collect();
+            let offsets: Vec<f32> = if $offset {
+                let pairs = x.sums.chunks_exact(2).zip(x.d);
+                pairs.map(|(s, d)| d * (i32::from(s[0]) + i32::from(s[1])) as f32).collect()
+            } else {
+                Vec::new()
+            };
+            let stride = _mm256_mullo_epi32(_mm256_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7), _mm256_set1_epi32($bytes));
+            for (row, y) in weights.chunks_exact((blocks * $bytes).max(1)).zip(y) {
+                let mut sum = _mm256_setzero_ps();
+                let mut offset = _mm256_setzero_ps();
+                for first in (0..blocks).step_by(8) {
+                    let count = (blocks - first).min(8);
+                    let mask = 0xffu8 >> (8 - count);
+                    // SAFETY: blocks first .. first + count of the row, codes and sums, whose lengths are
+                    // checked above; masked lanes are not touched; a prefetch may point anywhere.
+                    unsafe {
+                        let b = row.as_ptr().add(first * $bytes);
+                        let ahead = b.wrapping_add(AHEAD);
+                        for line in (0..8 * $bytes).step_by(64) {
+                            _mm_prefetch::<_MM_HINT_T0>(ahead.wrapping_add(line).cast());
+                        }
+                        let zero = _mm256_setzero_si256();
+                        let heads = _mm256_mmask_i32gather_epi32::<1>(zero, mask, stride, b.cast());
+                        let xd = _mm256_maskz_loadu_ps(mask, x.d.as_ptr().add(first));
+                        let d = _mm256_mul_ps($scale(heads), xd);
+                        if $offset {
+                            let xs = _mm256_maskz_loadu_ps(mask, offsets.as_ptr().add(first));
+                            offset = _mm256_fmadd_ps(high_halves(heads), xs, offset);
+                        }
+                        let mut add = |k: usize| {
+                            let c = _mm256_loadu_si256(x.codes.as_ptr().add((first + k) * 32).cast());
+                            let start = _mm_cvtsi32_si128(*start.get_unchecked(first + k));
+                            let start = _mm256_zextsi128_si256(start);
+                            let dot = _mm256_dpbusd_epi32(start, $codes(b.add(k * $bytes)), c);
+                            let d = _mm256_permutevar8x32_ps(d, _mm256_set1_epi32(k as i32));
+                            sum = _mm256_fmadd_ps(_mm256_cvtepi32_ps(dot), d, sum);
+                        };
+                        if count == 8 {
+                            (0..8).for_each(&mut add);
+                        } else {
+                            (0..count).for_each(&mut add);
+                        }
+                    }
+                }
+                *y = _mm512_reduce_add_ps(_mm512_zextps256_ps512(_mm256_add_ps(sum, offset)));
+            }
+        }
+    )* } };
+}
+
+rows! {
+    q4_0: q4_0_codes, 18 bytes, zero 8, scale halves, offset false;
+    q4_1: q4_1_codes, 20 bytes, zero 0, scale halves, offset true;
+    q5_0: q5_0_codes, 22 bytes, zero 16, scale halves, offset false;
+    q5_1: q5_1_codes, 24 bytes, zero 0, scale halves, offset true;
+    q8_0: q8_0_codes, 34 bytes, zero 128, scale halves, offset false;
+    iq4_nl: iq4_nl_codes, 18 bytes, zero 128, scale halves, offset false;
+    mxfp4: mxfp4_codes, 17 bytes, zero 12, scale exponents, offset false;
+}
