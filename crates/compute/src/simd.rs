@@ -31,6 +31,8 @@
 
 use std::sync::OnceLock;
 
+pub mod lanes;
+
 /// A set of vector instructions; a higher one includes the lower ones.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Level {

@@ -6,9 +6,11 @@
 //! lane, each lane keeping its own sequential order (`lanes`). `scalar` holds the same encoders one value
 //! after another: the specification, and the oracle of the tests.
 
+use quern_compute::simd::Level;
 use quern_tensor_io::ElementType;
 
 mod formats;
+mod lanes;
 mod levels;
 mod numeric;
 mod pack;
@@ -82,7 +84,8 @@ pub fn needs_weights(_element_type: ElementType) -> bool {
 /// Encodes rows of `columns` f32 values as `element_type`, on the calling thread. Rows are independent.
 ///
 /// `weights` is the importance of each column (squared activations, mean), the same for every row; types that
-/// have no use for it ignore it. `out` receives exactly `element_type.row_bytes(columns)` bytes per row.
+/// have no use for it ignore it. Give many rows at a time (a few thousand values at least): blocks are taken
+/// sixteen at once, across rows, and only the last sixteen may run half empty. `out` receives exactly `element_type.row_bytes(columns)` bytes per row.
 /// Values must be finite (the caller checks: bytes for NaN are unspecified, though nothing panics).
 ///
 /// # Errors
@@ -94,33 +97,27 @@ pub fn encode_rows(
     weights: Option<&[f32]>,
     out: &mut [u8],
 ) -> Result<(), EncodeError> {
+    encode_rows_at(Level::detect(), element_type, columns, rows, weights, out)
+}
+
+/// [`encode_rows`] with the instructions of `level` (or the CPU's best, if that is lower). The bytes are the
+/// same at every level; this is for tests and benchmarks.
+///
+/// # Errors
+/// As [`encode_rows`].
+pub fn encode_rows_at(
+    level: Level,
+    element_type: ElementType,
+    columns: usize,
+    rows: &[f32],
+    weights: Option<&[f32]>,
+    out: &mut [u8],
+) -> Result<(), EncodeError> {
     check(element_type, columns, rows, weights, out)?;
     if rows.is_empty() {
         return Ok(());
     }
-    match element_type {
-        ElementType::F32 => {
-            for (o, x) in out.as_chunks_mut().0.iter_mut().zip(rows) {
-                *o = x.to_le_bytes();
-            }
-        }
-        ElementType::F16 => {
-            for (o, x) in out.as_chunks_mut().0.iter_mut().zip(rows) {
-                *o = numeric::f16_bytes(*x);
-            }
-        }
-        ElementType::BF16 => {
-            for (o, x) in out.as_chunks_mut().0.iter_mut().zip(rows) {
-                *o = numeric::bf16_bits(*x).to_le_bytes();
-            }
-        }
-        _ => {
-            let bytes = out.len() / (rows.len() / columns);
-            for (x, out) in rows.chunks_exact(columns).zip(out.chunks_exact_mut(bytes)) {
-                scalar::encode_row(element_type, x, weights, out);
-            }
-        }
-    }
+    lanes::encode_rows(level, element_type, columns, rows, weights, out);
     Ok(())
 }
 
@@ -149,4 +146,13 @@ fn check(
         return Err(EncodeError::NeedsWeights(element_type));
     }
     length("bytes of output", out.len(), count * row_bytes)
+}
+
+/// tmp
+pub fn oracle(element_type: ElementType, columns: usize, rows: &[f32], weights: Option<&[f32]>, out: &mut [u8]) {
+    if !element_type.is_block() { return; }
+    let bytes = out.len() / (rows.len() / columns);
+    for (x, out) in rows.chunks_exact(columns).zip(out.chunks_exact_mut(bytes)) {
+        scalar::encode_row(element_type, x, weights, out);
+    }
 }
