@@ -11,11 +11,13 @@ pub mod architecture;
 pub mod architectures;
 pub mod config;
 pub mod gguf;
+mod file_type;
 mod json;
 pub mod tokenizer;
 
 pub use architecture::{Architecture, RopeStyle, TensorRole, World};
 pub use config::{Config, ExpectedTensor, Rope, RopeScaling};
+pub use file_type::FileType;
 pub use gguf::{GgufView, ViewTensor, gguf_metadata};
 pub use tokenizer::{EncodeOptions, StreamDecoder, TokenKind, Tokenizer};
 

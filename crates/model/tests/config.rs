@@ -22,7 +22,10 @@ fn bookworm_4m() {
     assert_eq!((c.vocab_size, c.hidden_size, c.layers, c.ffn_size), (4096, 256, 4, 768));
     assert_eq!((c.heads, c.kv_heads, c.head_dim, c.context_length), (4, 2, 64, 1024));
     assert_eq!((c.norm_epsilon, c.rope.theta, c.rope.dimensions), (1e-5, 10_000.0, 64));
-    assert_eq!((c.rope.scaling, c.rope.factors, c.rope_style), (RopeScaling::None, None, RopeStyle::HalfSplit));
+    assert_eq!(
+        (c.rope.scaling, c.rope.factors, c.rope_style),
+        (RopeScaling::None, None, RopeStyle::HalfSplit)
+    );
     assert_eq!((c.tied_embeddings, c.sliding_window, c.dtype), (true, None, Some(ElementType::F16)));
 }
 
@@ -62,7 +65,9 @@ fn rope_scaling_of_either_style() {
         "rope_type": "llama3", "factor": 8.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0,
         "original_max_position_embeddings": 8192,
     });
-    let old = changed(json!({ "rope_parameters": null, "rope_theta": 5e5, "rope_scaling": llama3, "head_dim": 128 }));
+    let old = changed(
+        json!({ "rope_parameters": null, "rope_theta": 5e5, "rope_scaling": llama3, "head_dim": 128 }),
+    );
     let mut new = llama3.clone();
     new["rope_theta"] = json!(5e5);
     let new = changed(json!({ "rope_parameters": new, "head_dim": 128 })).unwrap();
@@ -80,13 +85,17 @@ fn rope_scaling_of_either_style() {
         1.0 / ((1.0 - smooth) / 8.0 + smooth)
     };
     assert_eq!(factors.len(), 64);
-    assert!(factors[..29].iter().all(|&f| f == 1.0) && factors[35..].iter().all(|&f| f == 8.0), "{factors:?}");
+    assert!(
+        factors[..29].iter().all(|&f| f == 1.0) && factors[35..].iter().all(|&f| f == 8.0),
+        "{factors:?}"
+    );
     for i in 29..35 {
         let (found, exact) = (f64::from(factors[i]), between(i as i32));
         assert!(found > 1.0 && found < 8.0 && (found - exact).abs() < 1e-4 * exact, "{i}: {found} {exact}");
     }
 
-    let linear = changed(json!({ "rope_parameters": null, "rope_scaling": { "type": "linear", "factor": 2 } }));
+    let linear =
+        changed(json!({ "rope_parameters": null, "rope_scaling": { "type": "linear", "factor": 2 } }));
     assert_eq!(linear.unwrap().rope.scaling, RopeScaling::Linear { factor: 2.0 });
     let yarn = json!({ "type": "yarn", "factor": 4.0, "original_max_position_embeddings": 4096 });
     let yarn = changed(json!({ "rope_parameters": null, "rope_scaling": yarn })).unwrap().rope.scaling;
@@ -103,14 +112,23 @@ fn expected_tensors_have_names_and_shapes_in_both_worlds() {
         let all = c.expected_tensors(world);
         assert_eq!(all.len(), 3 + 4 * (9 + 4));
         let find = |name: &str| all.iter().find(|t| t.name == name).unwrap();
-        assert_eq!((find(q).role, find(q).layer, &find(q).shape), (TensorRole::AttentionQ, Some(3), &vec![256, 256]));
+        assert_eq!(
+            (find(q).role, find(q).layer, &find(q).shape),
+            (TensorRole::AttentionQ, Some(3), &vec![256, 256])
+        );
         assert_eq!((find(head).optional, &find(head).shape), (false, &vec![4096, 256]));
         let k = all.iter().find(|t| t.role == TensorRole::AttentionKBias).unwrap();
         assert_eq!((&k.shape, k.optional), (&vec![128], world == World::Gguf));
         assert_eq!(c.tensor_name(world, TensorRole::Output, None).as_deref(), Some(head));
         assert_eq!(c.tensor_name(world, TensorRole::Output, Some(0)), None);
     }
-    assert!(changed(json!({})).unwrap().expected_tensors(World::Gguf).iter().any(|t| t.name == "output.weight" && t.optional));
+    assert!(
+        changed(json!({}))
+            .unwrap()
+            .expected_tensors(World::Gguf)
+            .iter()
+            .any(|t| t.name == "output.weight" && t.optional)
+    );
 }
 
 #[test]
@@ -132,28 +150,46 @@ fn every_architecture_is_found_by_each_of_its_names() {
 #[test]
 fn what_is_wrong_is_named() {
     let cases = [
-        (json!({ "architectures": ["FooForCausalLM"] }), "architecture \"FooForCausalLM\" is not supported; quern knows llama"),
+        (
+            json!({ "architectures": ["FooForCausalLM"] }),
+            "architecture \"FooForCausalLM\" is not supported; quern knows llama",
+        ),
         (json!({ "architectures": null, "model_type": null }), "\"architectures\" is missing"),
         (json!({ "hidden_size": null }), "\"hidden_size\" is missing"),
         (json!({ "hidden_size": 0 }), "hidden_size: 0 is not between 1 and"),
         (json!({ "hidden_size": 1e300 }), "hidden_size: a whole number"),
         (json!({ "hidden_size": u64::MAX }), "hidden_size: 18446744073709551615 is not between"),
-        (json!({ "hidden_size": "big" }), "hidden_size: a whole number that is not negative is expected, not \"big\""),
-        (json!({ "hidden_size": -256 }), "hidden_size: a whole number that is not negative is expected, not -256"),
+        (
+            json!({ "hidden_size": "big" }),
+            "hidden_size: a whole number that is not negative is expected, not \"big\"",
+        ),
+        (
+            json!({ "hidden_size": -256 }),
+            "hidden_size: a whole number that is not negative is expected, not -256",
+        ),
         (json!({ "num_attention_heads": 0 }), "num_attention_heads: 0 is not between"),
         (json!({ "num_attention_heads": 3, "head_dim": null }), "3 heads do not divide the hidden size 256"),
         (json!({ "num_key_value_heads": 3 }), "4 attention heads cannot share 3"),
         (json!({ "head_dim": 63 }), "rope cannot turn 63"),
         (json!({ "num_hidden_layers": 1_000_000 }), "num_hidden_layers: 1000000 is not between"),
-        (json!({ "vocab_size": [] }), "vocab_size: a whole number that is not negative is expected, not an array"),
+        (
+            json!({ "vocab_size": [] }),
+            "vocab_size: a whole number that is not negative is expected, not an array",
+        ),
         (json!({ "rms_norm_eps": 0 }), "no epsilon"),
         (json!({ "rms_norm_eps": null }), "\"rms_norm_eps\" is missing"),
         (json!({ "hidden_act": "tanhexp" }), "hidden_act \"tanhexp\" is not supported"),
         (json!({ "hidden_act": "relu" }), "activation Relu"),
         (json!({ "rope_parameters": { "rope_theta": -1 } }), "no base for rope"),
-        (json!({ "rope_parameters": { "rope_type": "spiral" } }), "rope_parameters.rope_type: rope scaling \"spiral\""),
+        (
+            json!({ "rope_parameters": { "rope_type": "spiral" } }),
+            "rope_parameters.rope_type: rope scaling \"spiral\"",
+        ),
         (json!({ "rope_parameters": { "rope_type": "linear" } }), "\"rope_parameters.factor\" is missing"),
-        (json!({ "rope_parameters": { "rope_type": "linear", "factor": 0 } }), "rope_parameters.factor: 0 is not between"),
+        (
+            json!({ "rope_parameters": { "rope_type": "linear", "factor": 0 } }),
+            "rope_parameters.factor: 0 is not between",
+        ),
         (json!({ "rope_parameters": 3 }), "rope_parameters: an object is expected, not 3"),
         (json!({ "tie_word_embeddings": 1 }), "tie_word_embeddings: true or false"),
     ];

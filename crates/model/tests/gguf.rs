@@ -34,7 +34,8 @@ fn metadata_equals_llama_cpps() {
 fn tensors_are_llama_cpps_in_its_order() {
     let (made, checkpoint) = (open("bookworm-4m-Q4_K_M.gguf"), open("bookworm-4m"));
     let (view, identity) = (GgufView::new(&checkpoint).unwrap(), GgufView::new(&made).unwrap());
-    let list = |v: &GgufView| v.tensors().iter().map(|t| (t.name.clone(), t.shape.clone())).collect::<Vec<_>>();
+    let list =
+        |v: &GgufView| v.tensors().iter().map(|t| (t.name.clone(), t.shape.clone())).collect::<Vec<_>>();
     let wanted: Vec<_> = made.tensors().iter().map(|t| (t.name.clone(), t.shape.clone())).collect();
     assert_eq!(list(&view), wanted);
     assert_eq!(list(&identity), wanted);
@@ -113,8 +114,12 @@ fn llama_3_rope_becomes_a_tensor() {
     let view = GgufView::new(&checkpoint).unwrap();
     let at = view.tensors().iter().position(|t| t.name == "rope_freqs.weight").unwrap();
     let tensor = &view.tensors()[at];
-    assert_eq!((tensor.element_type, &tensor.shape, &tensor.source_name), (ElementType::F32, &vec![32], &None));
-    let values: Vec<f32> = view.row(at, 0).chunks(4).map(|b| f32::from_le_bytes(b.try_into().unwrap())).collect();
+    assert_eq!(
+        (tensor.element_type, &tensor.shape, &tensor.source_name),
+        (ElementType::F32, &vec![32], &None)
+    );
+    let values: Vec<f32> =
+        view.row(at, 0).chunks(4).map(|b| f32::from_le_bytes(b.try_into().unwrap())).collect();
     assert_eq!(Some(&values), view.config().rope.factors.as_ref());
     assert_eq!((values[0], values[31]), (1.0, 8.0));
     let names: Vec<_> = view.tensors()[..3].iter().map(|t| t.name.as_str()).collect();

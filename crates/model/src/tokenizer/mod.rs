@@ -203,13 +203,12 @@ impl Tokenizer {
     /// The text of `tokens`, without control tokens and without the space that encoding put in front. Bytes
     /// that are not UTF-8 become U+FFFD.
     pub fn decode(&self, tokens: &[u32]) -> String {
-        let mut stream = self.stream();
-        let mut text = String::new();
+        let mut bytes = Vec::with_capacity(tokens.len() * 4);
         for &token in tokens {
-            text.push_str(&stream.push(&self.token_bytes(token)));
+            bytes.extend_from_slice(&self.token_bytes(token));
         }
-        text.push_str(&stream.finish());
-        text
+        let space = self.prefix != SpacePrefix::Never && bytes.first() == Some(&b' ');
+        String::from_utf8_lossy(&bytes[usize::from(space)..]).into_owned()
     }
 
     /// A decoder for text that arrives token by token from the start of a text: drops the space that encoding

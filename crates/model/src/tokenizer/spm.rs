@@ -4,13 +4,63 @@
 //! with the highest score is merged, the leftmost of equals, until none is left; symbols that are no piece
 //! are spelled in bytes. A heap holds the candidates; one whose symbols have changed since is stale and
 //! skipped when it comes up, so the whole takes O(n log n).
+//!
+//! No merge can cross a place where no piece would fit, so the text is first cut there: before each space
+//! (U+2581) whose left neighbour stands before a space in no piece. Those are words, most of them seen before,
+//! whose tokens are copied. The result is that of the whole text at once.
 
 use std::cmp::Ordering;
-use std::collections::BinaryHeap;
+use std::collections::{BinaryHeap, HashMap};
 
-use super::vocabulary::Vocabulary;
+use super::vocabulary::{SPACE, Vocabulary};
 
 const NONE: u32 = u32::MAX;
+
+/// Offsets are 32-bit; a word longer than this is cut between characters.
+const MAX_BYTES: usize = 1 << 30;
+
+/// Appends the tokens of `text`, in which spaces are already U+2581.
+pub(crate) fn encode(vocabulary: &Vocabulary, text: &str, out: &mut Vec<u32>) {
+    let mut merger = Merger::default();
+    let mut seen: HashMap<&str, (usize, usize)> = HashMap::new();
+    for word in (Words { vocabulary, rest: text }) {
+        if let Some(&(start, end)) = seen.get(word) {
+            out.extend_from_within(start..end);
+            continue;
+        }
+        let start = out.len();
+        merger.encode(vocabulary, word, out);
+        // Long runs hardly come again.
+        if word.len() <= 64 {
+            seen.insert(word, (start, out.len()));
+        }
+    }
+}
+
+/// The text cut where nothing can merge.
+struct Words<'a> {
+    vocabulary: &'a Vocabulary,
+    rest: &'a str,
+}
+
+impl<'a> Iterator for Words<'a> {
+    type Item = &'a str;
+
+    fn next(&mut self) -> Option<&'a str> {
+        if self.rest.is_empty() {
+            return None;
+        }
+        let can_cut = |&(at, _): &(usize, &str)| {
+            let before = self.rest[..at].chars().next_back();
+            before.is_some_and(|c| !self.vocabulary.joins_space(c))
+        };
+        let cut = self.rest.match_indices(SPACE).find(can_cut).map_or(self.rest.len(), |(at, _)| at);
+        let cut = if cut > MAX_BYTES { self.rest.floor_char_boundary(MAX_BYTES) } else { cut };
+        let (word, rest) = self.rest.split_at(cut);
+        self.rest = rest;
+        Some(word)
+    }
+}
 
 /// A run of text, linked to its neighbours; length 0 once merged into its left one.
 struct Symbol {
@@ -48,44 +98,33 @@ impl PartialEq for Candidate {
 
 impl Eq for Candidate {}
 
-/// Appends the tokens of `text`, in which spaces are already U+2581.
-pub(crate) fn encode(vocabulary: &Vocabulary, text: &str, out: &mut Vec<u32>) {
-    // Offsets are 32-bit. Nothing near that size is one text; if it is, it is cut between characters.
-    let mut rest = text;
-    while rest.len() > MAX_BYTES {
-        let cut = rest.floor_char_boundary(MAX_BYTES);
-        Merger::new(vocabulary, &rest[..cut]).run(out);
-        rest = &rest[cut..];
-    }
-    Merger::new(vocabulary, rest).run(out);
-}
-
-const MAX_BYTES: usize = 1 << 30;
-
-struct Merger<'a> {
-    vocabulary: &'a Vocabulary,
-    text: &'a str,
+/// Merges one word at a time; keeps its memory between words.
+#[derive(Default)]
+struct Merger {
     symbols: Vec<Symbol>,
+    heap: BinaryHeap<Candidate>,
 }
 
-impl<'a> Merger<'a> {
-    fn new(vocabulary: &'a Vocabulary, text: &'a str) -> Self {
-        let mut symbols = Vec::with_capacity(text.len());
+impl Merger {
+    fn encode(&mut self, vocabulary: &Vocabulary, text: &str, out: &mut Vec<u32>) {
+        self.symbols.clear();
         for (at, (start, c)) in text.char_indices().enumerate() {
             let (at, start, len) = (at as u32, start as u32, c.len_utf8() as u32);
-            symbols.push(Symbol { start, len, previous: at.wrapping_sub(1), next: at + 1 });
+            self.symbols.push(Symbol { start, len, previous: at.wrapping_sub(1), next: at + 1 });
         }
-        if let Some(last) = symbols.last_mut() {
+        if let Some(last) = self.symbols.last_mut() {
             last.next = NONE;
         }
-        Self { vocabulary, text, symbols }
+        self.merge(vocabulary, text);
+        self.emit(vocabulary, text, out);
     }
 
-    fn run(mut self, out: &mut Vec<u32>) {
+    fn merge(&mut self, vocabulary: &Vocabulary, text: &str) {
+        let mut candidates = std::mem::take(&mut self.heap).into_vec();
         let pairs = 1..self.symbols.len() as u32;
-        let candidates: Vec<Candidate> = pairs.filter_map(|right| self.candidate(right - 1, right)).collect();
-        let mut heap = BinaryHeap::from(candidates);
-        while let Some(best) = heap.pop() {
+        candidates.extend(pairs.filter_map(|right| self.candidate(vocabulary, text, right - 1, right)));
+        self.heap = candidates.into();
+        while let Some(best) = self.heap.pop() {
             let (left, right) = (best.left as usize, best.right as usize);
             let (left_len, right_len) = (self.symbols[left].len, self.symbols[right].len);
             if left_len == 0 || right_len == 0 || left_len + right_len != best.len {
@@ -97,40 +136,89 @@ impl<'a> Merger<'a> {
             self.symbols[right].len = 0;
             if next != NONE {
                 self.symbols[next as usize].previous = best.left;
-                heap.extend(self.candidate(best.left, next));
+                let candidate = self.candidate(vocabulary, text, best.left, next);
+                self.heap.extend(candidate);
             }
             let previous = self.symbols[left].previous;
             if previous != NONE {
-                heap.extend(self.candidate(previous, best.left));
+                let candidate = self.candidate(vocabulary, text, previous, best.left);
+                self.heap.extend(candidate);
             }
         }
-        self.emit(out);
     }
 
-    fn candidate(&self, left: u32, right: u32) -> Option<Candidate> {
+    fn candidate(&self, vocabulary: &Vocabulary, text: &str, left: u32, right: u32) -> Option<Candidate> {
         let (l, r) = (&self.symbols[left as usize], &self.symbols[right as usize]);
         let len = l.len + r.len;
-        let text = &self.text[l.start as usize..(l.start + len) as usize];
-        let (_, score) = self.vocabulary.merged(text)?;
+        let (_, score) = vocabulary.merged(&text[l.start as usize..(l.start + len) as usize])?;
         // Adding zero makes -0 and 0 equal, as they are for the leftmost rule.
         Some(Candidate { score: score + 0.0, left, right, len })
     }
 
     /// Looks up what is left; what is no piece becomes bytes, or one unknown token for a whole run.
-    fn emit(&self, out: &mut Vec<u32>) {
+    fn emit(&self, vocabulary: &Vocabulary, text: &str, out: &mut Vec<u32>) {
         let mut after_unknown = false;
         for symbol in self.symbols.iter().filter(|s| s.len > 0) {
-            let text = &self.text[symbol.start as usize..(symbol.start + symbol.len) as usize];
-            if let Some((id, _)) = self.vocabulary.merged(text) {
+            let text = &text[symbol.start as usize..(symbol.start + symbol.len) as usize];
+            if let Some((id, _)) = vocabulary.merged(text) {
                 out.push(id);
                 after_unknown = false;
-            } else if text.bytes().all(|b| self.vocabulary.byte(b).is_some()) {
-                out.extend(text.bytes().filter_map(|b| self.vocabulary.byte(b)));
+            } else if text.bytes().all(|b| vocabulary.byte(b).is_some()) {
+                out.extend(text.bytes().filter_map(|b| vocabulary.byte(b)));
                 after_unknown = false;
             } else if !after_unknown {
-                out.extend(self.vocabulary.unknown());
+                out.extend(vocabulary.unknown());
                 after_unknown = true;
             }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::vocabulary::TokenKind;
+    use super::*;
+    use proptest::prelude::*;
+
+    /// The rule as it is written: of all neighbours that make a piece merge the best, leftmost first.
+    fn specification(vocabulary: &Vocabulary, text: &str) -> Vec<u32> {
+        let mut symbols: Vec<String> = text.chars().map(String::from).collect();
+        loop {
+            let pair = |i: usize| vocabulary.merged(&format!("{}{}", symbols[i], symbols[i + 1]));
+            let pairs = (0..symbols.len().saturating_sub(1)).filter_map(|i| Some((pair(i)?.1, i)));
+            let Some((_, i)) = pairs.reduce(|a, b| if b.0 > a.0 { b } else { a }) else { break };
+            let right = symbols.remove(i + 1);
+            symbols[i].push_str(&right);
+        }
+        let mut out: Vec<u32> = Vec::new();
+        let mut unknown = false;
+        for symbol in symbols {
+            match vocabulary.merged(&symbol) {
+                Some((id, _)) => out.push(id),
+                None if !unknown => out.push(0),
+                None => {}
+            }
+            unknown = vocabulary.merged(&symbol).is_none();
+        }
+        out
+    }
+
+    proptest! {
+        /// Small alphabets, so that pieces overlap, scores tie, and spaces stand anywhere in pieces.
+        #[test]
+        fn words_and_heap_change_nothing(
+            pieces in proptest::collection::btree_map("[ab▁]{1,4}", -3i8..3, 1..25),
+            text in "[abc▁]{0,40}",
+        ) {
+            let mut all: Vec<(&str, f32)> = vec![("<unk>", 0.0)];
+            all.extend(pieces.iter().map(|(piece, &score)| (piece.as_str(), f32::from(score))));
+            let mut kinds = vec![TokenKind::Normal; all.len()];
+            kinds[0] = TokenKind::Unknown;
+            let scores = all.iter().map(|p| p.1).collect();
+            let vocabulary = Vocabulary::new(all.iter().map(|p| p.0).collect(), scores, kinds, Some(0));
+            let mut out = Vec::new();
+            encode(&vocabulary, &text, &mut out);
+            prop_assert_eq!(out, specification(&vocabulary, &text));
         }
     }
 }

@@ -4,6 +4,7 @@
 //! pieces' own text, so that loading a vocabulary allocates twice, not once a piece.
 
 use std::borrow::Cow;
+use std::collections::BTreeSet;
 use std::hash::{BuildHasher, RandomState};
 
 use quern_tensor_io::StringArray;
@@ -56,6 +57,8 @@ pub(crate) struct Vocabulary {
     hasher: RandomState,
     bytes: Box<[Option<u32>; 256]>,
     unknown: Option<u32>,
+    /// Characters that stand before a space within a piece, ascending; `None` if the space itself is no piece.
+    before_space: Option<Vec<char>>,
 }
 
 impl Vocabulary {
@@ -71,6 +74,7 @@ impl Vocabulary {
             scores,
             kinds,
             unknown,
+            before_space: None,
         };
         for id in 0..vocabulary.pieces.len() as u32 {
             let piece = vocabulary.pieces.get(id as usize).unwrap_or_default();
@@ -84,7 +88,23 @@ impl Vocabulary {
                 vocabulary.bytes[usize::from(byte)].get_or_insert(id);
             }
         }
+        vocabulary.before_space = vocabulary.find_before_space();
         vocabulary
+    }
+
+    fn find_before_space(&self) -> Option<Vec<char>> {
+        self.merged(SPACE.encode_utf8(&mut [0; 4]))?;
+        let mut found = BTreeSet::new();
+        for piece in self.pieces.iter() {
+            found.extend(piece.match_indices(SPACE).filter_map(|(at, _)| piece[..at].chars().next_back()));
+        }
+        Some(found.into_iter().collect())
+    }
+
+    /// Whether some piece holds `c` followed by a space. (Always, if the space is no piece itself: then it may
+    /// be part of a run of unknown characters, which must stay together.)
+    pub fn joins_space(&self, c: char) -> bool {
+        self.before_space.as_ref().is_none_or(|found| found.binary_search(&c).is_ok())
     }
 
     /// The slot that holds `piece`, or the free one where it belongs.
