@@ -18,6 +18,17 @@ impl StringArray {
         Self { text: String::new(), ends: Vec::with_capacity(count) }
     }
 
+    /// An array from the bytes of all strings and where each ends. An error gives the first element that is
+    /// not UTF-8, and the offset in `text` where that shows.
+    pub(crate) fn from_parts(text: Vec<u8>, ends: Vec<usize>) -> Result<Self, (usize, usize)> {
+        match String::from_utf8(text) {
+            // The whole can be UTF-8 though its parts are not: a character must not lie across an end.
+            Ok(text) if ends.iter().all(|&end| text.is_char_boundary(end)) => Ok(Self { text, ends }),
+            Ok(text) => Err(first_broken(text.as_bytes(), &ends)),
+            Err(e) => Err(first_broken(e.as_bytes(), &ends)),
+        }
+    }
+
     /// Appends one string.
     pub fn push(&mut self, item: &str) {
         self.text.push_str(item);
@@ -55,6 +66,18 @@ impl<S: AsRef<str>> FromIterator<S> for StringArray {
         }
         array
     }
+}
+
+/// The first element of a string array that is not UTF-8, and where in `text` that shows.
+fn first_broken(text: &[u8], ends: &[usize]) -> (usize, usize) {
+    let mut start = 0;
+    for (i, &end) in ends.iter().enumerate() {
+        if let Err(e) = std::str::from_utf8(&text[start..end]) {
+            return (i, start + e.valid_up_to());
+        }
+        start = end;
+    }
+    (ends.len(), start)
 }
 
 /// A homogeneous array.

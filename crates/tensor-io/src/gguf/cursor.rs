@@ -185,13 +185,28 @@ impl<'a> Cursor<'a> {
         })
     }
 
+    /// A vocabulary: hundreds of thousands of short strings, so in two passes. The first checks the lengths,
+    /// the second copies into one allocation of the right size and checks the encoding of all at once.
     fn strings(&mut self, count: usize) -> Result<StringArray, Fault> {
-        let mut array = StringArray::with_capacity(count);
+        let start = self.at;
+        let mut ends = Vec::with_capacity(count);
+        let mut total = 0;
         for i in 0..count {
-            let item = self.string("a string").map_err(|f| f.within(format_args!("element {i}")))?;
-            array.push(item);
+            total += self.string_bytes("a string").map_err(|f| f.within(format_args!("element {i}")))?.len();
+            ends.push(total);
         }
-        Ok(array)
+        let mut text = Vec::with_capacity(total);
+        let mut at = start;
+        for &end in &ends {
+            let next = at + 8 + (end - text.len());
+            text.extend_from_slice(&self.data[at + 8..next]);
+            at = next;
+        }
+        StringArray::from_parts(text, ends).map_err(|(element, byte)| {
+            // Before the byte lie all texts before it and the lengths of its own and all earlier elements.
+            let at = start + byte + 8 * (element + 1);
+            Fault::new(at, format!("element {element}: a string is not valid UTF-8"))
+        })
     }
 }
 
