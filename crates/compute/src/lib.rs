@@ -16,6 +16,7 @@ pub(crate) mod dot;
 mod error;
 pub(crate) mod fgemm;
 pub mod float;
+pub(crate) mod gemm;
 mod matmul;
 mod matrix;
 pub mod ops;

@@ -6,13 +6,15 @@
 
 use crate::activations::{Activations, Group, quantize_row};
 use crate::simd::Level;
-use crate::{Error, Matrix, Pool, Result, block, dot};
+use crate::{Error, Matrix, Pool, Result, block, dot, gemm};
 
 /// Buffers that [`matmul`] reuses from call to call; keep one for each pool.
 #[derive(Debug, Default)]
 pub struct Scratch {
     of32: Activations,
     of256: Activations,
+    packed32: gemm::Packed,
+    packed256: gemm::Packed,
 }
 
 impl Scratch {
@@ -22,6 +24,8 @@ impl Scratch {
     }
 }
 
+/// From this many activation rows on, unpacking weights into tiles pays.
+const TILED_FROM: usize = 4;
 /// Bytes of weights that one task of the few-rows path reads.
 const TASK_BYTES: usize = 32 << 10;
 
@@ -64,44 +68,60 @@ pub fn matmul_at(
     if n == 0 {
         return Ok(());
     }
+    let outputs: Vec<Shared> = outputs.iter_mut().map(|y| Shared::new(y)).collect();
+    if n < TILED_FROM {
+        few_rows(level, pool, scratch, weights, x, columns, &outputs);
+    } else {
+        many_rows(level, pool, scratch, weights, x, columns, &outputs);
+    }
+    Ok(())
+}
+
+/// Weight row by weight row, each multiplied with every activation row while it is in the cache.
+fn few_rows(
+    level: Level,
+    pool: &Pool,
+    scratch: &mut Scratch,
+    weights: &[Matrix],
+    x: &[f32],
+    columns: usize,
+    outputs: &[Shared],
+) {
+    let n = x.len() / columns;
     for (group, acts) in [(Group::Of32, &mut scratch.of32), (Group::Of256, &mut scratch.of256)] {
         if weights.iter().any(|w| self::group(w) == Some(group)) {
             acts.resize(group, columns, n);
+            let scales = columns / group.len();
             for i in 0..n {
                 quantize_row(
                     level,
                     group,
                     &x[i * columns..][..columns],
                     &mut acts.codes[i * columns..][..columns],
-                    &mut acts.d[i * (columns / group.len())..][..columns / group.len()],
+                    &mut acts.d[i * scales..][..scales],
                     &mut acts.sums[i * (columns / 16)..][..columns / 16],
                 );
             }
         }
     }
-    // A task is some rows of one matrix: long enough for the memory to stream, short enough to share evenly.
-    let rows_of = |w: &Matrix| (TASK_BYTES / w.row_bytes()).clamp(4, 256);
-    let tasks_of = |w: &Matrix| w.rows().div_ceil(rows_of(w));
-    let tasks = weights.iter().map(tasks_of).sum();
-    let outputs: Vec<Shared> = outputs.iter_mut().map(|y| Shared::new(y)).collect();
     let scratch = &*scratch;
-    pool.run(tasks, |mut task| {
-        let mut k = 0;
-        while task >= tasks_of(&weights[k]) {
-            task -= tasks_of(&weights[k]);
-            k += 1;
-        }
+    // Long enough for the memory to stream, short enough to share evenly.
+    let task_rows = |w: &Matrix| (TASK_BYTES / w.row_bytes()).clamp(4, 256);
+    for_each_task(pool, weights, task_rows, |k, first| {
         let w = &weights[k];
-        let first = task * rows_of(w);
-        let rows = rows_of(w).min(w.rows() - first);
+        let rows = task_rows(w).min(w.rows() - first);
         let data = &w.data()[first * w.row_bytes()..][..rows * w.row_bytes()];
         for i in 0..n {
             // SAFETY: this task alone writes rows first..first + rows of output k.
             let y = unsafe { outputs[k].slice(i * w.rows() + first, rows) };
-            match self::group(w) {
-                Some(group) => {
-                    let acts = if group == Group::Of32 { &scratch.of32 } else { &scratch.of256 };
-                    dot::rows(level, w.element_type(), data, acts.row(group, columns, i), y);
+            match group(w) {
+                Some(Group::Of32) => {
+                    let x = scratch.of32.row(Group::Of32, columns, i);
+                    dot::rows(level, w.element_type(), data, x, y);
+                }
+                Some(Group::Of256) => {
+                    let x = scratch.of256.row(Group::Of256, columns, i);
+                    dot::rows(level, w.element_type(), data, x, y);
                 }
                 None => {
                     let x = &x[i * columns..][..columns];
@@ -110,7 +130,56 @@ pub fn matmul_at(
             }
         }
     });
-    Ok(())
+}
+
+/// Tiles of weights, unpacked once for all activation rows.
+fn many_rows(
+    level: Level,
+    pool: &Pool,
+    scratch: &mut Scratch,
+    weights: &[Matrix],
+    x: &[f32],
+    columns: usize,
+    outputs: &[Shared],
+) {
+    let n = x.len() / columns;
+    for (group, packed) in
+        [(Group::Of32, &mut scratch.packed32), (Group::Of256, &mut scratch.packed256)]
+    {
+        if weights.iter().any(|w| self::group(w) == Some(group)) {
+            packed.fill(level, pool, group, x, columns, n);
+        }
+    }
+    let scratch = &*scratch;
+    for_each_task(pool, weights, |_| gemm::TASK_ROWS, |k, first| {
+        let w = &weights[k];
+        // SAFETY: this task alone writes the rows from `first` on of output k.
+        unsafe {
+            match group(w) {
+                Some(Group::Of32) => gemm::blocks(level, w, first, &scratch.packed32, n, &outputs[k]),
+                Some(Group::Of256) => gemm::blocks(level, w, first, &scratch.packed256, n, &outputs[k]),
+                None => gemm::floats(level, w, first, x, n, &outputs[k]),
+            }
+        }
+    });
+}
+
+/// One parallel region over pieces of `task_rows` rows of all matrices: `body(matrix, first row)`.
+fn for_each_task(
+    pool: &Pool,
+    weights: &[Matrix],
+    task_rows: impl Fn(&Matrix) -> usize + Sync,
+    body: impl Fn(usize, usize) + Sync,
+) {
+    let tasks_of = |w: &Matrix| w.rows().div_ceil(task_rows(w));
+    pool.run(weights.iter().map(tasks_of).sum(), |mut task| {
+        for (k, w) in weights.iter().enumerate() {
+            if task < tasks_of(w) {
+                return body(k, task * task_rows(w));
+            }
+            task -= tasks_of(w);
+        }
+    });
 }
 
 fn check(weights: &[Matrix], x: &[f32], n: usize, outputs: &[&mut [f32]]) -> Result<()> {
@@ -152,5 +221,82 @@ impl Shared {
         assert!(first.checked_add(len).is_some_and(|end| end <= self.len));
         // SAFETY: in bounds as asserted, exclusive as promised.
         unsafe { std::slice::from_raw_parts_mut(self.start.add(first), len) }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::testing::{Random, random_row};
+    use quern_tensor_io::ElementType;
+
+    /// The product in f64 of decoded weights and unquantized activations.
+    fn reference(w: &Matrix, x: &[f32], row: usize) -> (f64, f64) {
+        let mut values = vec![0f32; w.columns()];
+        crate::get_row(w, row, &mut values).unwrap();
+        let terms = values.iter().zip(x).map(|(w, x)| f64::from(*w) * f64::from(*x));
+        let size = terms.clone().map(f64::abs).sum();
+        (terms.sum(), size)
+    }
+
+    #[test]
+    fn every_type_multiplies_at_every_level_and_length() {
+        let mut random = Random::new(1);
+        let all = ElementType::ALL.iter().copied();
+        for element_type in all.filter(|&t| group_of(t) || matches!(t, ElementType::F32 | ElementType::F16 | ElementType::BF16)) {
+            let columns = if element_type.block_elements() == 256 { 512 } else { 352 };
+            let (rows_a, rows_b) = (70, 9);
+            let mut random_data = |rows| -> Vec<u8> {
+                (0..rows).flat_map(|_| random_row(&mut random, element_type, columns, false)).collect()
+            };
+            let (a, b) = (random_data(rows_a), random_data(rows_b));
+            let weights = [
+                Matrix::new(element_type, rows_a, columns, &a).unwrap(),
+                Matrix::new(element_type, rows_b, columns, &b).unwrap(),
+            ];
+            for n in [1, 2, 4, 11] {
+                let x: Vec<f32> = (0..n * columns).map(|_| random.float()).collect();
+                for level in Level::available() {
+                    let mut results = Vec::new();
+                    for threads in [1, 2, 3] {
+                        let (mut ya, mut yb) = (vec![f32::NAN; n * rows_a], vec![f32::NAN; n * rows_b]);
+                        let (pool, mut scratch) = (Pool::new(threads), Scratch::new());
+                        matmul_at(level, &pool, &mut scratch, &weights, &x, n, &mut [&mut ya, &mut yb]).unwrap();
+                        results.push((ya, yb));
+                    }
+                    assert!(results.iter().all(|r| *r == results[0]), "{element_type}: threads change the result");
+                    // 8-bit activations: an error of up to 1/254 of the largest in each term.
+                    let error = if group_of(element_type) { 4.0e-3 } else { 1e-6 };
+                    for (w, y) in weights.iter().zip([&results[0].0, &results[0].1]) {
+                        for i in 0..n {
+                            for row in 0..w.rows() {
+                                let (e, size) = reference(w, &x[i * columns..][..columns], row);
+                                let y = f64::from(y[i * w.rows() + row]);
+                                assert!((y - e).abs() <= size * error, "{element_type} {level:?} {n}: {y} {e} {size}");
+                            }
+                        }
+                    }
+                }
+            }
+        }
+    }
+
+    fn group_of(element_type: ElementType) -> bool {
+        block::is_known(element_type)
+    }
+
+    #[test]
+    fn wrong_lengths_are_refused() {
+        let data = [0u8; 34 * 3];
+        assert!(Matrix::new(ElementType::Q8_0, 3, 33, &data).is_err());
+        assert!(Matrix::new(ElementType::Q8_0, 4, 32, &data).is_err());
+        assert!(Matrix::new(ElementType::I64, 1, 1, &data[..8]).is_err());
+        let w = [Matrix::new(ElementType::Q8_0, 3, 32, &data).unwrap()];
+        let (pool, mut s) = (Pool::new(1), Scratch::new());
+        let mut y = [0f32; 3];
+        assert!(matmul(&pool, &mut s, &w, &[0.0; 32], 1, &mut []).is_err());
+        assert!(matmul(&pool, &mut s, &w, &[0.0; 31], 1, &mut [&mut y]).is_err());
+        assert!(matmul(&pool, &mut s, &w, &[0.0; 64], 2, &mut [&mut y]).is_err());
+        assert!(matmul(&pool, &mut s, &w, &[0.0; 32], 1, &mut [&mut y]).is_ok());
     }
 }

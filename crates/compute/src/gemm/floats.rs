@@ -1,0 +1,42 @@
+//! Types multiplied in f32: 32 weight rows are widened and transposed, 256 columns at a time.
+
+use super::{DEPTH, TASK_ROWS, transpose};
+use crate::Matrix;
+use crate::dot::widen;
+use crate::fgemm::{Product, multiply_add};
+use crate::simd::Level;
+
+/// The product of weight rows `first..` with the `n` rows of `x`, as `[n][32]`.
+pub(super) fn multiply(level: Level, w: &Matrix, first: usize, x: &[f32], n: usize) -> Vec<f32> {
+    let columns = w.columns();
+    let mut sums = vec![0f32; n * TASK_ROWS];
+    let mut wide = vec![[0f32; DEPTH]; TASK_ROWS];
+    let mut tile = vec![0f32; DEPTH * TASK_ROWS];
+    let block = w.element_type().block_elements();
+    debug_assert!(DEPTH.is_multiple_of(block), "every block size divides 256");
+    for start in (0..columns).step_by(DEPTH) {
+        let depth = DEPTH.min(columns - start);
+        for (r, wide) in wide.iter_mut().enumerate() {
+            let bytes = |values: usize| values / block * w.element_type().block_bytes();
+            let row = &w.row((first + r).min(w.rows() - 1))[bytes(start)..bytes(start + depth)];
+            widen(level, w.element_type(), row, &mut wide[..depth]);
+        }
+        for half in 0..2 {
+            transpose::floats(level, &wide[16 * half..16 * half + 16], &mut tile[16 * half..], TASK_ROWS);
+        }
+        multiply_add(
+            level,
+            Product {
+                rows: n,
+                depth,
+                width: TASK_ROWS,
+                a: &x[start..],
+                a_stride: columns,
+                b: &tile,
+                c: &mut sums,
+                c_stride: TASK_ROWS,
+            },
+        );
+    }
+    sums
+}

@@ -1,0 +1,159 @@
+//! Many activation rows against weights: reading a prompt.
+//!
+//! A task takes 32 weight rows. For every 256 columns it unpacks them once into two [`Tile`]s, whatever
+//! their type, and multiplies the tiles, which stay in the first-level cache, with all activations:
+//!
+//! ```text
+//! value = scale * (code - zero) + offset      code: u8; scale, offset: f32 for 16, 32 or 256 values
+//! Tile.codes [64 steps][16 rows][4 values]    one 512-bit register: 4 consecutive values of 16 rows
+//! Pack.codes [64 steps][8 columns][4 values]  broadcast 4 bytes: an activation row's share of a step
+//! ```
+//!
+//! so that one integer instruction multiplies 64 values. Sums over 16, 32 or 256 values are exact integers
+//! that begin at `-zero * (sum of the activations)`; then they are scaled and added in f32.
+
+#[cfg(target_arch = "x86_64")]
+mod avx512;
+mod floats;
+mod pack;
+mod scalar;
+#[cfg(test)]
+mod tests;
+mod transpose;
+mod unpack;
+
+use quern_tensor_io::ElementType;
+
+use crate::matmul::Shared;
+use crate::simd::Level;
+use crate::{Matrix, block};
+
+pub(crate) use pack::Packed;
+
+/// Weight rows of a task.
+pub(crate) const TASK_ROWS: usize = 32;
+/// Columns of a tile.
+pub(crate) const DEPTH: usize = 256;
+/// Activation rows (columns of the product) in a [`Pack`].
+pub(crate) const COLUMNS: usize = 8;
+
+/// 16 weight rows, 256 columns, in the common form.
+#[derive(Clone)]
+#[repr(C, align(64))]
+pub(crate) struct Tile {
+    pub codes: [[u32; 16]; 64],
+    pub scale: [[f32; 16]; 16],
+    pub offset: [[f32; 16]; 16],
+}
+
+impl Tile {
+    const ZERO: Tile = Tile { codes: [[0; 16]; 64], scale: [[0.0; 16]; 16], offset: [[0.0; 16]; 16] };
+}
+
+/// 8 activation rows, 256 columns.
+#[derive(Clone, Debug)]
+#[repr(C, align(64))]
+pub(crate) struct Pack {
+    pub codes: [[[i8; 4]; COLUMNS]; 64],
+    /// Sums of 16 codes.
+    pub sums: [[i32; COLUMNS]; 16],
+    /// Scales: of each 32 values, or only the first for all 256.
+    pub d: [[f32; COLUMNS]; 8],
+}
+
+impl Pack {
+    pub const ZERO: Pack =
+        Pack { codes: [[[0; 4]; COLUMNS]; 64], sums: [[0; COLUMNS]; 16], d: [[0.0; COLUMNS]; 8] };
+}
+
+/// How a type's tiles are to be multiplied.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Form {
+    /// Values under one scale: 16, 32 or 256.
+    pub sub: usize,
+    /// Values under one offset: 16, 32, or 0 for none.
+    pub offset: usize,
+    /// Whether activations have a scale for each 32 values, not one for 256.
+    pub per32: bool,
+    /// What a code of value 0 is.
+    pub zero: i32,
+}
+
+impl Form {
+    /// The form of a block type.
+    pub fn of(element_type: ElementType) -> Option<Form> {
+        use ElementType as T;
+        let form = |sub, offset, per32, zero| Some(Form { sub, offset, per32, zero });
+        match element_type {
+            T::Q4_0 => form(32, 0, true, 8),
+            T::Q5_0 => form(32, 0, true, 16),
+            T::Q8_0 | T::IQ4NL => form(32, 0, true, 128),
+            T::MXFP4 => form(32, 0, true, 12),
+            T::Q4_1 | T::Q5_1 => form(32, 32, true, 0),
+            T::Q4K | T::Q5K => form(32, 32, false, 0),
+            T::IQ4XS => form(32, 0, false, 128),
+            T::Q6K => form(16, 0, false, 32),
+            // Codes times integer scales still fit a byte: one scale is left for the block.
+            T::Q2K => form(256, 16, false, 0),
+            T::Q3K => form(256, 0, false, unpack::Q3_ZERO),
+            T::TQ1_0 | T::TQ2_0 => form(256, 0, false, 1),
+            _ => None,
+        }
+    }
+}
+
+/// Multiplies weight rows `first..` (32, or as many as there are) with all packed activations: for block
+/// types. `y` is the output `[n][rows]`, of which only these rows are written.
+///
+/// # Safety
+/// Nobody else uses these rows of `y`.
+pub(crate) unsafe fn blocks(level: Level, w: &Matrix, first: usize, packed: &Packed, n: usize, y: &Shared) {
+    debug_assert!(block::is_known(w.element_type()));
+    let Some(form) = Form::of(w.element_type()) else { return };
+    let mut tiles = [Tile::ZERO; 2];
+    let mut sums = vec![0f32; n.next_multiple_of(COLUMNS) * TASK_ROWS];
+    for depth in 0..w.columns().div_ceil(DEPTH) {
+        for (half, tile) in tiles.iter_mut().enumerate() {
+            unpack::tile(level, w, first + 16 * half, depth, tile);
+        }
+        for (i, sums) in sums.chunks_exact_mut(COLUMNS * TASK_ROWS).enumerate() {
+            let used = (n - i * COLUMNS).min(COLUMNS);
+            multiply(level, form, &tiles, packed.get(depth, i), used, sums);
+        }
+    }
+    // SAFETY: the caller's promise.
+    unsafe { store(w, first, &sums, n, y) };
+}
+
+/// Adds tiles times pack to `sums` (`[8][32]`), at least for the first `used` columns.
+fn multiply(level: Level, form: Form, tiles: &[Tile; 2], pack: &Pack, used: usize, sums: &mut [f32]) {
+    #[cfg(target_arch = "x86_64")]
+    if level.min(Level::best()) == Level::Avx512Vnni {
+        // SAFETY: the CPU has the level.
+        return unsafe { avx512::multiply(form, tiles, pack, used, sums) };
+    }
+    let _ = (level, used);
+    scalar::multiply(form, tiles, pack, sums);
+}
+
+/// The same for types multiplied in f32: `x` is `[n][columns]`.
+///
+/// # Safety
+/// Nobody else uses these rows of `y`.
+pub(crate) unsafe fn floats(level: Level, w: &Matrix, first: usize, x: &[f32], n: usize, y: &Shared) {
+    let sums = floats::multiply(level, w, first, x, n);
+    // SAFETY: the caller's promise.
+    unsafe { store(w, first, &sums, n, y) };
+}
+
+/// Copies `sums` (`[n][32]`) to rows `first..` of the output.
+///
+/// # Safety
+/// Nobody else uses these rows of `y`.
+unsafe fn store(w: &Matrix, first: usize, sums: &[f32], n: usize, y: &Shared) {
+    let rows = (w.rows() - first).min(TASK_ROWS);
+    for (i, sums) in sums.chunks_exact(TASK_ROWS).take(n).enumerate() {
+        // SAFETY: the caller's promise.
+        unsafe { y.slice(i * w.rows() + first, rows) }.copy_from_slice(&sums[..rows]);
+    }
+}

@@ -1,0 +1,94 @@
+//! Words of 16 rows to lanes: `out[w][row] = row[4 w .. 4 w + 4]`.
+
+use crate::simd::Level;
+
+/// Reads `count` words (a multiple of 4) at byte `at` of each row. `out` gets one group of 16 every `stride`
+/// words.
+///
+/// # Panics
+/// If a row or `out` is too short.
+pub(super) fn words(
+    level: Level,
+    rows: &[&[u8]; 16],
+    at: usize,
+    count: usize,
+    out: &mut [u32],
+    stride: usize,
+) {
+    assert!(count.is_multiple_of(4) && stride >= 16);
+    assert!(rows.iter().all(|r| r.len() >= at + 4 * count));
+    assert!(count == 0 || out.len() >= (count - 1) * stride + 16);
+    #[cfg(target_arch = "x86_64")]
+    if level.min(Level::best()) >= Level::Avx512 {
+        // SAFETY: the CPU has the level, lengths are checked above.
+        return unsafe { avx512(rows, at, count, out, stride) };
+    }
+    let _ = level;
+    for (r, row) in rows.iter().enumerate() {
+        for (w, word) in row[at..at + 4 * count].as_chunks::<4>().0.iter().enumerate() {
+            out[w * stride + r] = u32::from_le_bytes(*word);
+        }
+    }
+}
+
+/// Four words at a time: rows a, a + 4, a + 8, a + 12 share a register, so that a 4 x 4 transposition within
+/// each 128-bit lane leaves the rows in order.
+///
+/// # Safety
+/// Every row has `at + 4 * count` bytes, `out` `(count - 1) * stride + 16` words.
+#[cfg(target_arch = "x86_64")]
+#[target_feature(enable = "avx2,avx512f,avx512bw,avx512dq,avx512vl")]
+unsafe fn avx512(rows: &[&[u8]; 16], at: usize, count: usize, out: &mut [u32], stride: usize) {
+    use std::arch::x86_64::*;
+    for w in (0..count).step_by(4) {
+        // SAFETY: in bounds as promised.
+        let load = |r: usize| unsafe { _mm_loadu_si128(rows[r].as_ptr().add(at + 4 * w).cast()) };
+        let four = |a: usize| {
+            let x = _mm512_castsi128_si512(load(a));
+            let x = _mm512_inserti32x4::<1>(x, load(a + 4));
+            let x = _mm512_inserti32x4::<2>(x, load(a + 8));
+            _mm512_inserti32x4::<3>(x, load(a + 12))
+        };
+        let (a, b, c, d) = (four(0), four(1), four(2), four(3));
+        let (ab0, ab1) = (_mm512_unpacklo_epi32(a, b), _mm512_unpackhi_epi32(a, b));
+        let (cd0, cd1) = (_mm512_unpacklo_epi32(c, d), _mm512_unpackhi_epi32(c, d));
+        let lanes = [
+            _mm512_unpacklo_epi64(ab0, cd0),
+            _mm512_unpackhi_epi64(ab0, cd0),
+            _mm512_unpacklo_epi64(ab1, cd1),
+            _mm512_unpackhi_epi64(ab1, cd1),
+        ];
+        for (i, lanes) in lanes.into_iter().enumerate() {
+            // SAFETY: in bounds as promised.
+            unsafe { _mm512_storeu_si512(out.as_mut_ptr().add((w + i) * stride).cast(), lanes) };
+        }
+    }
+}
+
+/// Transposes 16 rows of f32: `out[i * stride + row] = rows[row][i]`.
+///
+/// # Panics
+/// If there are not 16 rows or `out` is too short.
+pub(super) fn floats(level: Level, rows: &[[f32; super::DEPTH]], out: &mut [f32], stride: usize) {
+    #[cfg(target_arch = "x86_64")]
+    if level.min(Level::best()) >= Level::Avx512 {
+        let bytes: [&[u8]; 16] = std::array::from_fn(|r| as_bytes(&rows[r]));
+        return words(level, &bytes, 0, super::DEPTH, as_words(out), stride);
+    }
+    let _ = level;
+    for (r, row) in rows.iter().enumerate() {
+        row.iter().enumerate().for_each(|(i, x)| out[i * stride + r] = *x);
+    }
+}
+
+#[cfg(target_arch = "x86_64")]
+fn as_bytes(x: &[f32]) -> &[u8] {
+    // SAFETY: f32 has no padding, u8 no alignment or invalid values; same memory, same lifetime.
+    unsafe { std::slice::from_raw_parts(x.as_ptr().cast(), size_of_val(x)) }
+}
+
+#[cfg(target_arch = "x86_64")]
+fn as_words(x: &mut [f32]) -> &mut [u32] {
+    // SAFETY: f32 and u32 have the same size and alignment, and every bit pattern is valid in both.
+    unsafe { std::slice::from_raw_parts_mut(x.as_mut_ptr().cast(), x.len()) }
+}
