@@ -3,6 +3,8 @@
 use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand};
+use quern_quantize::recipe::{FileType, Override};
+use quern_tensor_io::ElementType;
 
 /// A hand mill for model weights: quantize, inspect, run and measure language models.
 #[derive(Debug, Parser)]
@@ -64,8 +66,8 @@ pub struct Quantize {
     /// Checkpoint: a directory, a .safetensors file or a .gguf file
     pub model: PathBuf,
     /// Target scheme: any file type of llama-quantize (q4_k_m, q8_0, iq4_xs, f16 …), in any case
-    #[arg(long, value_name = "SCHEME")]
-    pub to: String,
+    #[arg(long, value_name = "SCHEME", value_parser = file_type)]
+    pub to: FileType,
     /// The file to write [required unless --dry-run]
     #[arg(short, long, value_name = "OUT", required_unless_present = "dry_run")]
     pub output: Option<PathBuf>,
@@ -76,14 +78,14 @@ pub struct Quantize {
     #[arg(long)]
     pub pure: bool,
     /// Element type for tensors whose name matches (first match wins; repeatable)
-    #[arg(long, value_name = "REGEX=TYPE")]
-    pub tensor_type: Vec<String>,
+    #[arg(long, value_name = "REGEX=TYPE", value_parser = type_override)]
+    pub tensor_type: Vec<Override>,
     /// Element type of the output head
-    #[arg(long, value_name = "TYPE")]
-    pub output_tensor_type: Option<String>,
+    #[arg(long, value_name = "TYPE", value_parser = element_type)]
+    pub output_tensor_type: Option<ElementType>,
     /// Element type of the token embedding
-    #[arg(long, value_name = "TYPE")]
-    pub token_embedding_type: Option<String>,
+    #[arg(long, value_name = "TYPE", value_parser = element_type)]
+    pub token_embedding_type: Option<ElementType>,
     /// Leave output.weight in the type it has
     #[arg(long)]
     pub leave_output_tensor: bool,
@@ -204,4 +206,23 @@ pub struct Bench {
     pub json: bool,
     #[command(flatten)]
     pub threads: Threads,
+}
+
+fn file_type(name: &str) -> Result<FileType, String> {
+    FileType::from_name(name).ok_or_else(|| {
+        let known: Vec<_> = FileType::ALL.iter().map(|t| t.name().to_lowercase()).collect();
+        format!("there is no such scheme; known are {}", known.join(", "))
+    })
+}
+
+fn element_type(name: &str) -> Result<ElementType, String> {
+    ElementType::from_name(name).ok_or_else(|| {
+        let known: Vec<_> =
+            ElementType::ALL.iter().filter(|t| t.ggml_id().is_some()).map(|t| t.name()).collect();
+        format!("there is no such element type; known are {}", known.join(", "))
+    })
+}
+
+fn type_override(text: &str) -> Result<Override, String> {
+    Override::parse(text).map_err(|e| e.to_string())
 }

@@ -1,6 +1,6 @@
 //! Numbers as people read them, and plain tables.
 
-use comfy_table::{CellAlignment, Table, TableStyle};
+use comfy_table::{CellAlignment, Table};
 
 /// Bytes with a binary unit: `5.06 MiB`.
 pub fn bytes(n: u64) -> String {
@@ -27,7 +27,7 @@ pub fn count(n: u64) -> String {
 /// A table with a header; the columns in `right` are right-aligned.
 pub fn table(header: &[&str], right: &[usize], rows: impl IntoIterator<Item = Vec<String>>) -> Table {
     let mut table = Table::new();
-    table.load_style(TableStyle::from_preset(comfy_table::presets::NOTHING));
+    table.load_style(comfy_table::presets::NOTHING);
     table.set_header(header.to_vec());
     table.add_rows(rows);
     for &column in right {

@@ -219,13 +219,13 @@ fn tokenizer_summary(tokenizer: &Tokenizer) -> TokenizerSummary {
         ("bos", tokenizer.bos()),
         ("eos", tokenizer.eos()),
         ("unk", tokenizer.unk()),
-        ("pad", tokenizer.pad()),
+        ("pad", tokenizer.special_ids().pad),
     ];
     let piece = |id| tokenizer.piece(id).unwrap_or_default().to_owned();
     let special = ids.into_iter().filter_map(|(name, id)| Some((name, (id?, piece(id?))))).collect();
     let all = 0..tokenizer.vocab_size() as u32;
     TokenizerSummary {
-        kind: tokenizer.kind().to_owned(),
+        kind: tokenizer.kind_name().to_owned(),
         vocab_size: tokenizer.vocab_size(),
         add_bos: tokenizer.add_bos(),
         special,

@@ -10,8 +10,8 @@
 pub mod architecture;
 pub mod architectures;
 pub mod config;
-pub mod gguf;
 mod file_type;
+pub mod gguf;
 mod json;
 pub mod tokenizer;
 

@@ -4,7 +4,7 @@ use std::process::ExitCode;
 
 use quern_run::{BenchOptions, BenchReport};
 
-use super::{Outcome, load, print_json};
+use super::{Outcome, load, print, print_json};
 use crate::progress::{Bar, Unit};
 use crate::{args, format};
 
@@ -32,7 +32,7 @@ pub fn run(args: &args::Bench) -> Outcome {
         ]
     });
     let header = ["model", "size", "parameters", "threads", "test", "tokens/s"];
-    println!("{}", format::table(&header, &[1, 2, 3, 5], rows));
+    print(&format!("{}\n", format::table(&header, &[1, 2, 3, 5], rows)))?;
     Ok(ExitCode::SUCCESS)
 }
 

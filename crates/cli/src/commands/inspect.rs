@@ -5,7 +5,7 @@ use std::process::ExitCode;
 use quern_inspect::{Report, Summary};
 use quern_tensor_io::Checkpoint;
 
-use super::{Outcome, print_json};
+use super::{Outcome, print, print_json};
 use crate::progress::{Bar, Unit};
 use crate::{args, format};
 
@@ -25,23 +25,25 @@ pub fn run(args: &args::Inspect) -> Outcome {
         }
         print_json(&value)?;
     } else {
-        print_summary(&args.model.display().to_string(), &summary);
+        let mut text = describe(&args.model.display().to_string(), &summary);
         if let Some(metadata) = &metadata {
             let rows = metadata.iter().map(|m| vec![m.key.clone(), m.value_type.clone(), m.value.clone()]);
-            println!("\n{}", format::table(&["key", "type", "value"], &[], rows));
+            text += &format!("\n{}\n", format::table(&["key", "type", "value"], &[], rows));
         }
         if args.tensors {
-            print_tensors(&summary);
+            text += &format!("\n{}\n", tensors(&summary));
         }
         if let Some(report) = &report {
-            print_report(report);
+            text += &verdict(report);
         }
+        print(&text)?;
     }
     let sound = report.is_none_or(|r| r.findings.is_empty());
     Ok(if sound { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
 
-fn print_summary(path: &str, s: &Summary) {
+/// The summary as aligned lines of label and text.
+pub fn describe(path: &str, s: &Summary) -> String {
     let mut rows: Vec<(&str, String)> = vec![("file", path.to_owned())];
     let files = if s.files > 1 { format!(" in {} files", s.files) } else { String::new() };
     rows.push(("container", format!("{}, {}{files}", s.container, format::bytes(s.file_size))));
@@ -77,37 +79,31 @@ fn print_summary(path: &str, s: &Summary) {
     rows.push(("chat template", template));
     let types = s.types.iter().map(|t| format!("{} × {} ({})", t.tensors, t.element_type, format::bytes(t.bytes)));
     rows.push(("tensors", types.collect::<Vec<_>>().join(", ")));
-    for (label, text) in rows {
-        println!("{label:<15} {text}");
-    }
-    for note in &s.notes {
-        println!("{:<15} {note}", "note");
-    }
+    rows.extend(s.notes.iter().map(|note| ("note", note.clone())));
+    rows.into_iter().map(|(label, text)| format!("{label:<15} {text}\n")).collect()
 }
 
-fn print_tensors(s: &Summary) {
+fn tensors(s: &Summary) -> comfy_table::Table {
     let rows = s.tensors.iter().map(|t| {
         let shape = t.shape.iter().map(usize::to_string).collect::<Vec<_>>().join(" × ");
         vec![t.name.clone(), t.element_type.to_owned(), shape, format::bytes(t.bytes)]
     });
-    println!("\n{}", format::table(&["tensor", "type", "shape", "size"], &[2, 3], rows));
+    format::table(&["tensor", "type", "shape", "size"], &[2, 3], rows)
 }
 
-fn print_report(report: &Report) {
-    println!();
+fn verdict(report: &Report) -> String {
+    let mut text = String::from("\n");
     for finding in &report.findings {
-        match &finding.tensor {
-            Some(tensor) => println!("problem         {tensor}: {}", finding.problem),
-            None => println!("problem         {}", finding.problem),
-        }
+        let tensor = finding.tensor.as_ref().map(|t| format!("{t}: ")).unwrap_or_default();
+        text += &format!("problem         {tensor}{}\n", finding.problem);
     }
     let verdict = match report.findings.len() {
         0 => "sound".to_owned(),
         1 => "1 problem".to_owned(),
         n => format!("{n} problems"),
     };
-    println!(
-        "check           {verdict}; {} values in {} tensors read",
+    text + &format!(
+        "check           {verdict}; {} values in {} tensors read\n",
         report.values_checked, report.tensors_checked
-    );
+    )
 }

@@ -1,5 +1,6 @@
 //! One file per subcommand: arguments in, library calls, results out.
 
+use std::io::Write;
 use std::path::Path;
 use std::process::ExitCode;
 use std::sync::Arc;
@@ -30,11 +31,15 @@ fn read_text(path: &Path) -> anyhow::Result<String> {
     std::fs::read_to_string(path).with_context(|| format!("{}: cannot read the text", path.display()))
 }
 
+/// Writes to standard output; unlike `print!`, a reader that has left is an error and no panic.
+fn print(text: &str) -> anyhow::Result<()> {
+    let mut out = std::io::stdout().lock();
+    out.write_all(text.as_bytes())?;
+    out.flush()?;
+    Ok(())
+}
+
 /// Prints a report as JSON.
 fn print_json(report: &impl Serialize) -> anyhow::Result<()> {
-    use std::io::Write;
-    let mut out = std::io::stdout().lock();
-    serde_json::to_writer_pretty(&mut out, report).map_err(std::io::Error::from)?;
-    writeln!(out)?;
-    Ok(())
+    print(&(serde_json::to_string_pretty(report)? + "\n"))
 }

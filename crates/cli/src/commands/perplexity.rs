@@ -4,7 +4,7 @@ use std::process::ExitCode;
 
 use quern_run::PerplexityOptions;
 
-use super::{Outcome, load, print_json, read_text};
+use super::{Outcome, load, print, print_json, read_text};
 use crate::args;
 use crate::progress::{Bar, Unit};
 
@@ -22,13 +22,13 @@ pub fn run(args: &args::Perplexity) -> Outcome {
         print_json(&report)?;
         return Ok(ExitCode::SUCCESS);
     }
-    println!(
-        "perplexity {:.4} ± {:.4} over {} tokens ({} chunks of {})",
+    let mut text = format!(
+        "perplexity {:.4} ± {:.4} over {} tokens ({} chunks of {})\n",
         report.perplexity, report.stderr, report.tokens, report.chunks, report.context
     );
     if let Some(against) = &report.against {
-        println!(
-            "reference {:.4}, ratio {:.4}; KL divergence mean {:.6}, 99th percentile {:.6}; same first token {:.2} %",
+        text += &format!(
+            "reference {:.4}, ratio {:.4}; KL divergence mean {:.6}, 99th percentile {:.6}; same first token {:.2} %\n",
             against.reference_perplexity,
             report.perplexity / against.reference_perplexity,
             against.kl_mean,
@@ -36,6 +36,7 @@ pub fn run(args: &args::Perplexity) -> Outcome {
             100.0 * against.top1_agreement
         );
     }
+    print(&text)?;
     eprintln!("{:.0} tokens/s", report.tokens_per_second);
     Ok(ExitCode::SUCCESS)
 }

@@ -1,13 +1,11 @@
 //! `quern run`: generate text.
 
-use std::io::Write;
 use std::process::ExitCode;
 
-use anyhow::Context;
 use quern_run::{GenerateOptions, SamplingOptions};
 use serde_json::json;
 
-use super::{Outcome, load, print_json};
+use super::{Outcome, load, print, print_json};
 use crate::{args, format};
 
 /// Streams the text to standard output, or prints everything as JSON at the end.
@@ -30,8 +28,7 @@ pub fn run(args: &args::Run) -> Outcome {
     };
     let mut failed = None;
     let mut stream = |text: &str| {
-        let mut out = std::io::stdout().lock();
-        if let Err(e) = out.write_all(text.as_bytes()).and_then(|()| out.flush()) {
+        if let Err(e) = print(text) {
             failed.get_or_insert(e);
         }
     };
@@ -42,14 +39,14 @@ pub fn run(args: &args::Run) -> Outcome {
     let on_text: &mut dyn FnMut(&str) = if args.json { &mut silent } else { &mut stream };
     let report = quern_run::generate(&model, &args.prompt, &options, on_text)?;
     if let Some(error) = failed {
-        return Err(error).context("cannot write the text");
+        return Err(error);
     }
     if args.json {
         let mut value = serde_json::to_value(&report)?;
         value["seed"] = json!(seed);
         print_json(&value)?;
     } else {
-        println!();
+        print("\n")?;
         eprintln!(
             "{} parameters, {} on disk; prompt {} tokens at {:.1}/s, generated {} at {:.1}/s; seed {seed}; peak memory {}",
             format::count(model.parameters()),

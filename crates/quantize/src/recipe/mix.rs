@@ -13,7 +13,7 @@
 
 use quern_tensor_io::ElementType as E;
 
-use super::file_type::FileType as F;
+use super::FileType as F;
 use super::select::{Category, layer};
 use super::{ModelFacts, RecipeError};
 

@@ -13,7 +13,7 @@
 //! ```
 
 mod fallback;
-mod file_type;
+
 mod mix;
 mod overrides;
 mod select;
@@ -21,7 +21,7 @@ mod select;
 use quern_tensor_io::{ElementType, Metadata, Value};
 
 pub use fallback::fallback;
-pub use file_type::FileType;
+pub use quern_model::FileType;
 pub use overrides::Override;
 pub use select::is_quantizable;
 
@@ -299,5 +299,3 @@ fn needs_imatrix(element_type: ElementType, file_type: FileType) -> bool {
     }
 }
 
-#[cfg(test)]
-mod tests;

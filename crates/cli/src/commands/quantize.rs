@@ -1,0 +1,93 @@
+//! `quern quantize`: a checkpoint to a quantized GGUF file.
+
+use std::process::ExitCode;
+use std::time::Instant;
+
+use quern_model::GgufView;
+use quern_quantize::imatrix::Imatrix;
+use quern_quantize::job::{self, Options, Plan};
+use quern_tensor_io::Checkpoint;
+use serde_json::json;
+
+use super::{Outcome, print, print_json};
+use crate::progress::{Bar, Unit};
+use crate::{args, format};
+
+/// Plans, and unless it is a dry run, does it.
+pub fn run(args: &args::Quantize) -> Outcome {
+    let checkpoint = Checkpoint::open(&args.model)?;
+    let view = GgufView::new(&checkpoint)?;
+    let options = Options {
+        imatrix: args.imatrix.as_deref().map(Imatrix::open).transpose()?,
+        pure: args.pure,
+        leave_output_tensor: args.leave_output_tensor,
+        output_tensor_type: args.output_tensor_type,
+        token_embedding_type: args.token_embedding_type,
+        overrides: args.tensor_type.clone(),
+        allow_requantize: args.allow_requantize,
+        force: args.force,
+        threads: args.threads.count(),
+        ..Options::new(args.to)
+    };
+    let plan = job::plan(&view, options)?;
+    for warning in plan.warnings() {
+        eprintln!("warning: {warning}");
+    }
+    let Some(output) = args.output.as_deref().filter(|_| !args.dry_run) else {
+        return show(&plan, args);
+    };
+    let started = Instant::now();
+    let bar = Bar::new(Unit::Bytes);
+    job::run(&plan, output, &bar)?;
+    drop(bar);
+    let seconds = started.elapsed().as_secs_f64();
+    if args.json {
+        print_json(&json!({
+            "output": output,
+            "scheme": args.to.name().to_lowercase(),
+            "file_size": plan.file_size(),
+            "bits_per_weight": plan.bits_per_weight(),
+            "seconds": seconds,
+        }))?;
+    } else {
+        print(&format!(
+            "{}: {}, {} to {}, {:.2} bits per weight, in {seconds:.1} s\n",
+            output.display(),
+            args.to.name().to_lowercase(),
+            format::bytes(plan.source_bytes()),
+            format::bytes(plan.file_size()),
+            plan.bits_per_weight(),
+        ))?;
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+/// The dry run: one row a tensor, and the total.
+fn show(plan: &Plan<'_>, args: &args::Quantize) -> Outcome {
+    if args.json {
+        let tensors: Vec<_> = plan
+            .rows()
+            .iter()
+            .map(|r| json!({"name": r.name, "shape": r.shape, "from": r.from.name(), "to": r.to.name(), "bytes": r.bytes}))
+            .collect();
+        print_json(&json!({
+            "scheme": args.to.name().to_lowercase(),
+            "file_size": plan.file_size(),
+            "bits_per_weight": plan.bits_per_weight(),
+            "tensors": tensors,
+        }))?;
+    } else {
+        let rows = plan.rows().iter().map(|r| {
+            let shape = r.shape.iter().map(usize::to_string).collect::<Vec<_>>().join(" × ");
+            vec![r.name.clone(), shape, r.from.name().to_owned(), r.to.name().to_owned(), format::bytes(r.bytes)]
+        });
+        print(&format!(
+            "{}\n\ntotal: {} to {}, {:.2} bits per weight\n",
+            format::table(&["tensor", "shape", "from", "to", "size"], &[1, 4], rows),
+            format::bytes(plan.source_bytes()),
+            format::bytes(plan.file_size()),
+            plan.bits_per_weight(),
+        ))?;
+    }
+    Ok(ExitCode::SUCCESS)
+}

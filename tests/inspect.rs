@@ -1,0 +1,82 @@
+//! `quern inspect`.
+
+use std::fs;
+
+use crate::common::{fixture, quern, stderr, stdout};
+
+fn json(args: &[&str]) -> serde_json::Value {
+    serde_json::from_str(&stdout(&quern(args))).unwrap()
+}
+
+#[test]
+fn the_json_has_the_keys_scripts_rely_on() {
+    let model = fixture("bookworm-4m");
+    let v = json(&["inspect", model.to_str().unwrap(), "--json"]);
+    assert_eq!(v["container"], "safetensors");
+    assert_eq!(v["scheme"], "f16");
+    assert_eq!(v["architecture"], "llama");
+    assert_eq!(v["parameters"], 4_196_608);
+    assert_eq!(v["bits_per_weight"], 16.0);
+    assert_eq!(v["file_size"], fs::metadata(model.join("model.safetensors")).unwrap().len());
+    assert_eq!(v["tensors"].as_array().unwrap().len(), 38);
+    assert_eq!(v["context_length"], 1024);
+    assert_eq!(v["tokenizer"]["special"]["bos"], serde_json::json!([1, "<s>"]));
+
+    let gguf = fixture("bookworm-4m-Q4_K_M.gguf");
+    let v = json(&["inspect", gguf.to_str().unwrap(), "--json", "--metadata", "--check"]);
+    assert_eq!(v["container"], "gguf");
+    assert_eq!(v["scheme"], "q4_k_m");
+    assert_eq!(v["parameters"], 4_196_608);
+    assert!(v["metadata"].as_array().unwrap().iter().any(|m| m["key"] == "llama.block_count" && m["value"] == "4"));
+    assert_eq!(v["check"]["findings"], serde_json::json!([]));
+    assert_eq!(v["check"]["values_checked"], 4_196_608);
+}
+
+#[test]
+fn the_text_says_what_the_model_is() {
+    let text = stdout(&quern(["inspect", fixture("bookworm-4m").to_str().unwrap(), "--tensors"]));
+    for part in ["llama", "4.20 M", "4 layers, hidden size 256", "1024 positions", "bos 1 \"<s>\"", "model.norm.weight"] {
+        assert!(text.contains(part), "{part} in {text}");
+    }
+}
+
+/// A copy of the demo model whose safetensors file was changed by `edit`.
+fn altered(edit: impl FnOnce(&mut Vec<u8>)) -> tempfile::TempDir {
+    let dir = tempfile::tempdir().unwrap();
+    for entry in fs::read_dir(fixture("bookworm-4m")).unwrap() {
+        let entry = entry.unwrap();
+        fs::copy(entry.path(), dir.path().join(entry.file_name())).unwrap();
+    }
+    let file = dir.path().join("model.safetensors");
+    let mut bytes = fs::read(&file).unwrap();
+    edit(&mut bytes);
+    fs::write(&file, bytes).unwrap();
+    dir
+}
+
+#[test]
+fn check_finds_a_value_that_is_not_finite() {
+    let dir = altered(|bytes| {
+        let at = bytes.len() - 2;
+        bytes[at..].copy_from_slice(&0x7e00u16.to_le_bytes());
+    });
+    let output = quern(["inspect", dir.path().to_str().unwrap(), "--check"]);
+    assert_eq!(output.status.code(), Some(1), "{}", stderr(&output));
+    let text = String::from_utf8(output.stdout).unwrap();
+    assert!(text.contains("not finite") && text.contains("1 problem"), "{text}");
+}
+
+#[test]
+fn check_finds_tensors_that_do_not_belong_or_are_missing() {
+    let dir = altered(|bytes| {
+        let header = u64::from_le_bytes(bytes[..8].try_into().unwrap()) as usize + 8;
+        let text = String::from_utf8(bytes[8..header].to_vec()).unwrap();
+        bytes[8..header].copy_from_slice(text.replace("layers.3.mlp.up_proj", "layers.9.mlp.up_proj").as_bytes());
+    });
+    let output = quern(["inspect", dir.path().to_str().unwrap(), "--check", "--json"]);
+    assert_eq!(output.status.code(), Some(1));
+    let v: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
+    let findings = v["check"]["findings"].to_string();
+    assert!(findings.contains("model.layers.3.mlp.up_proj.weight") && findings.contains("missing"), "{findings}");
+    assert!(findings.contains("model.layers.9.mlp.up_proj.weight") && findings.contains("not part of"), "{findings}");
+}

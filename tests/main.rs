@@ -1,0 +1,7 @@
+//! End-to-end tests of the binary: what a person at a shell sees.
+
+mod common;
+mod damage;
+mod inspect;
+mod quantize;
+mod run;

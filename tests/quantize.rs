@@ -1,0 +1,131 @@
+//! `quern quantize` against llama-quantize's own file.
+
+use std::fs;
+
+use quern_tensor_io::{Checkpoint, Value};
+
+use crate::common::{failure, fixture, listing, quern, stderr, stdout};
+
+/// The path of the Hugging Face model as an argument.
+fn model() -> String {
+    fixture("bookworm-4m").display().to_string()
+}
+
+#[test]
+fn q4_k_m_from_safetensors_is_the_file_llama_quantize_writes() {
+    let dir = tempfile::tempdir().unwrap();
+    let out = dir.path().join("out.gguf");
+    stdout(&quern(["quantize", &model(), "--to", "Q4_K_M", "-o", out.to_str().unwrap()]));
+
+    let ours = Checkpoint::open(&out).unwrap();
+    let theirs = Checkpoint::open(&fixture("bookworm-4m-Q4_K_M.gguf")).unwrap();
+    assert_eq!(ours.tensors().len(), theirs.tensors().len());
+    for info in theirs.tensors() {
+        let tensor = ours.tensor(&info.name).unwrap_or_else(|| panic!("{} is missing", info.name));
+        assert_eq!(tensor.info.element_type, info.element_type, "{}", info.name);
+        assert_eq!(tensor.info.shape, info.shape, "{}", info.name);
+        assert!(tensor.data == theirs.data(info), "{}: bytes differ", info.name);
+    }
+    for (key, value) in theirs.metadata().iter() {
+        // The converter guesses the name from the directory it was given.
+        if key == "general.name" {
+            assert_eq!(ours.metadata().str(key), Some("Bookworm 4m"));
+            continue;
+        }
+        assert_eq!(ours.metadata().get(key), Some(value), "{key}");
+    }
+}
+
+#[test]
+fn an_f16_gguf_is_as_good_a_source_as_the_safetensors() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = |name: &str| dir.path().join(name).display().to_string();
+    stdout(&quern(["quantize", &model(), "--to", "f16", "-o", &path("f16.gguf")]));
+    stdout(&quern(["quantize", &path("f16.gguf"), "--to", "q5_k_s", "-o", &path("a.gguf"), "--threads", "1"]));
+    stdout(&quern(["quantize", &model(), "--to", "q5_k_s", "-o", &path("b.gguf"), "--threads", "3"]));
+    assert!(fs::read(path("a.gguf")).unwrap() == fs::read(path("b.gguf")).unwrap());
+}
+
+#[test]
+fn a_dry_run_prints_the_plan_and_writes_nothing() {
+    let dir = tempfile::tempdir().unwrap();
+    let out = dir.path().join("out.gguf");
+    let args = ["quantize", &model(), "--to", "q4_k_m", "--dry-run", "-o", out.to_str().unwrap()];
+    let text = stdout(&quern(args));
+    assert!(text.contains("blk.3.ffn_down.weight"), "{text}");
+    assert!(text.to_lowercase().contains("q6_k"), "{text}");
+    assert_eq!(listing(dir.path()), Vec::<String>::new());
+
+    let json: serde_json::Value =
+        serde_json::from_str(&stdout(&quern(args.into_iter().chain(["--json"])))).unwrap();
+    stdout(&quern(["quantize", &model(), "--to", "q4_k_m", "-o", out.to_str().unwrap()]));
+    assert_eq!(json["file_size"].as_u64(), Some(fs::metadata(&out).unwrap().len()), "the plan's total is the file's size");
+}
+
+#[test]
+fn overrides_change_the_type_of_what_they_name() {
+    let dir = tempfile::tempdir().unwrap();
+    let out = dir.path().join("out.gguf");
+    stdout(&quern([
+        "quantize", &model(), "--to", "q4_0", "-o", out.to_str().unwrap(), "--tensor-type", r"ffn_down=q8_0",
+        "--token-embedding-type", "f16",
+    ]));
+    let made = Checkpoint::open(&out).unwrap();
+    let type_of = |name: &str| made.tensor(name).unwrap().info.element_type.name();
+    assert_eq!(type_of("blk.1.ffn_down.weight"), "q8_0");
+    assert_eq!(type_of("blk.1.ffn_up.weight"), "q4_0");
+    assert_eq!(type_of("token_embd.weight"), "f16");
+    assert_eq!(made.metadata().get("general.file_type"), Some(&Value::U32(2)));
+}
+
+#[test]
+fn an_existing_output_is_kept_unless_forced() {
+    let dir = tempfile::tempdir().unwrap();
+    let out = dir.path().join("out.gguf");
+    fs::write(&out, "precious").unwrap();
+    let args = ["quantize", &model(), "--to", "q8_0", "-o", out.to_str().unwrap()];
+    let text = failure(&quern(args));
+    assert!(text.contains("out.gguf") && text.contains("--force"), "{text}");
+    assert_eq!(fs::read(&out).unwrap(), b"precious");
+    stdout(&quern(args.into_iter().chain(["--force"])));
+    assert!(fs::metadata(&out).unwrap().len() > 1_000_000);
+    assert_eq!(listing(dir.path()), ["out.gguf"]);
+}
+
+#[test]
+fn the_input_is_never_the_output() {
+    let dir = tempfile::tempdir().unwrap();
+    let source = dir.path().join("model.gguf");
+    stdout(&quern(["quantize", &model(), "--to", "f16", "-o", source.to_str().unwrap()]));
+    let before = fs::read(&source).unwrap();
+    let link = dir.path().join("link.gguf");
+    std::os::unix::fs::symlink(&source, &link).unwrap();
+    for out in [&source, &link] {
+        let text = failure(&quern([
+            "quantize", source.to_str().unwrap(), "--to", "q8_0", "--force", "-o", out.to_str().unwrap(),
+        ]));
+        assert!(text.contains("input"), "{text}");
+    }
+    assert!(fs::read(&source).unwrap() == before);
+}
+
+#[test]
+fn quantizing_twice_must_be_asked_for() {
+    let dir = tempfile::tempdir().unwrap();
+    let out = dir.path().join("out.gguf");
+    let source = fixture("bookworm-4m-Q4_K_M.gguf");
+    let args = ["quantize", source.to_str().unwrap(), "--to", "q8_0", "-o", out.to_str().unwrap()];
+    let text = failure(&quern(args));
+    assert!(text.contains("--allow-requantize"), "{text}");
+    stdout(&quern(args.into_iter().chain(["--allow-requantize"])));
+    assert!(out.exists());
+}
+
+#[test]
+fn wrong_usage_is_exit_code_two_and_a_wrong_scheme_names_the_right_ones() {
+    assert_eq!(quern(["quantize"]).status.code(), Some(2));
+    assert_eq!(quern(["polish"]).status.code(), Some(2));
+    let output = quern(["quantize", &model(), "--to", "q4_k_xl", "-o", "/tmp/never.gguf"]);
+    assert_eq!(output.status.code(), Some(2), "{}", stderr(&output));
+    assert!(stderr(&output).to_lowercase().contains("q4_k_m"), "{}", stderr(&output));
+}
