@@ -10,7 +10,6 @@ use std::path::{Path, PathBuf};
 use super::reader::{self, Header};
 use crate::checkpoint::Parts;
 use crate::map::MappedFile;
-use crate::output::folder_of;
 use crate::{Error, Metadata, Result};
 
 /// The parts of a split file's name.
@@ -69,11 +68,7 @@ pub(crate) fn open(path: &Path) -> Result<Parts> {
 
 /// The paths of all parts; the error names every missing one.
 fn sibling_paths(path: &Path, name: &SplitName) -> Result<Vec<PathBuf>> {
-    let folder = match path.parent() {
-        Some(_) if path.is_absolute() => folder_of(path),
-        parent => parent.unwrap_or(Path::new("")), // keep a relative path as the caller wrote it
-    };
-    let paths: Vec<_> = (1..=name.count).map(|i| folder.join(name.sibling(i))).collect();
+    let paths: Vec<_> = (1..=name.count).map(|i| path.with_file_name(name.sibling(i))).collect();
     let missing: Vec<_> =
         (1..=name.count).filter(|&i| !paths[i as usize - 1].exists()).map(|i| name.sibling(i)).collect();
     if missing.is_empty() {
