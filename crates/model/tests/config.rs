@@ -5,7 +5,8 @@ mod common;
 use common::{copy_of, edit, open};
 use proptest::prelude::*;
 use quern_model::{Config, RopeScaling, RopeStyle, TensorRole, World, architectures};
-use quern_tensor_io::ElementType;
+use quern_tensor_io::gguf::Writer;
+use quern_tensor_io::{Checkpoint, ElementType, TensorPlan};
 use serde_json::{Value, json};
 
 /// bookworm-4m's `config.json` with changes.
@@ -191,6 +192,7 @@ fn what_is_wrong_is_named() {
             "rope_parameters.factor: 0 is not between",
         ),
         (json!({ "rope_parameters": 3 }), "rope_parameters: an object is expected, not 3"),
+        (json!({ "partial_rotary_factor": 0.5 }), "partial_rotary_factor: turning a part of 0.5"),
         (json!({ "tie_word_embeddings": 1 }), "tie_word_embeddings: true or false"),
     ];
     for (changes, expected) in cases {
@@ -213,6 +215,78 @@ fn a_file_that_is_no_config_is_refused() {
     assert!(Config::from_config_json(&file).unwrap_err().to_string().contains("UTF-8"));
     std::fs::remove_file(&file).unwrap();
     assert!(Config::from_config_json(&file).unwrap_err().to_string().contains("no config.json"));
+}
+
+/// A GGUF file with bookworm-4m's metadata, changed, and one tensor.
+fn changed_gguf(
+    key: &str,
+    value: Option<quern_tensor_io::Value>,
+    factors: Option<[f32; 2]>,
+) -> Result<Config, String> {
+    let mut metadata = open("bookworm-4m-Q4_K_M.gguf").metadata().clone();
+    match value {
+        Some(value) => metadata.set(key, value),
+        None => drop(metadata.remove(key)),
+    }
+    let factors = factors.map(|f| f.repeat(16));
+    let planned = |f: &Vec<f32>| TensorPlan {
+        name: "rope_freqs.weight".into(),
+        element_type: ElementType::F32,
+        shape: vec![f.len()],
+    };
+    let plan: Vec<TensorPlan> = factors.iter().map(planned).collect();
+    let dir = tempfile::TempDir::new().unwrap();
+    let file = dir.path().join("some.gguf");
+    let mut writer = Writer::create(&file, &metadata, &plan, false).unwrap();
+    if let Some(factors) = factors {
+        let bytes: Vec<u8> = factors.iter().flat_map(|f| f.to_le_bytes()).collect();
+        writer.write(&bytes).unwrap();
+    }
+    writer.finish().unwrap();
+    Config::from_checkpoint(&Checkpoint::open(&file).unwrap()).map_err(|e| e.to_string())
+}
+
+#[test]
+fn what_is_wrong_in_gguf_is_named() {
+    use quern_tensor_io::Value as V;
+    let cases = [
+        ("general.architecture", None, "\"general.architecture\" is missing"),
+        (
+            "general.architecture",
+            Some("phi3".into()),
+            "architecture \"phi3\" is not supported; quern knows llama",
+        ),
+        ("llama.block_count", None, "\"llama.block_count\" is missing"),
+        ("llama.block_count", Some(V::U32(0)), "llama.block_count: 0 is not between"),
+        ("llama.block_count", Some("4".into()), "llama.block_count: a whole number is expected"),
+        ("llama.attention.head_count", Some(V::U64(u64::MAX)), "is not between 1 and"),
+        ("llama.attention.head_count_kv", Some(V::U32(3)), "4 attention heads cannot share 3"),
+        ("llama.attention.value_length", Some(V::U32(32)), "values of length 32 under keys of length 64"),
+        ("llama.attention.layer_norm_rms_epsilon", Some(V::F32(f32::NAN)), "a finite number"),
+        ("llama.rope.freq_base", Some(V::F32(0.0)), "no base for rope"),
+        ("llama.rope.dimension_count", Some(V::U32(65)), "rope cannot turn 65"),
+        ("llama.rope.scaling.type", Some("longrope".into()), "rope scaling \"longrope\" is not supported"),
+        ("llama.rope.scaling.type", Some("linear".into()), "\"llama.rope.scaling.factor\" is missing"),
+        ("llama.expert_count", Some(V::U32(8)), "mixture of 8 experts"),
+    ];
+    for (key, value, expected) in cases {
+        let message = changed_gguf(key, value, None).map(|c| format!("{c:?}")).expect_err(key);
+        assert!(message.contains(expected) && message.contains("some.gguf"), "{key}: {message}");
+    }
+}
+
+#[test]
+fn rope_factors_come_from_their_tensor() {
+    let with = |factors| changed_gguf("general.name", None, Some(factors));
+    assert_eq!(with([1.0, 8.0]).unwrap().rope.factors, Some([1.0, 8.0].repeat(16)));
+    let message = with([1.0, 0.0]).map(|_| ()).unwrap_err();
+    assert!(
+        message.contains("rope_freqs.weight") && message.contains("value 1 is 0, not finite and positive"),
+        "{message}"
+    );
+    let linear =
+        changed_gguf("llama.rope.scale_linear", Some(quern_tensor_io::Value::F32(4.0)), None).unwrap();
+    assert_eq!(linear.rope.scaling, RopeScaling::Linear { factor: 4.0 });
 }
 
 proptest! {

@@ -4,6 +4,7 @@ mod common;
 
 use common::{copy_of, edit, fixture, open, write_safetensors, write_weights};
 use quern_model::{Config, GgufView, TensorRole, World};
+use quern_tensor_io::gguf::Writer;
 use quern_tensor_io::{Checkpoint, ElementType, Value};
 use serde_json::json;
 
@@ -139,7 +140,16 @@ fn linear_and_yarn_go_into_metadata() {
     let linear = scaled(json!({ "rope_type": "linear", "factor": 4.0, "rope_theta": 10000 }));
     assert_eq!(linear.get("llama.rope.scaling.type"), Some(&"linear".into()));
     assert_eq!(linear.get("llama.rope.scaling.factor"), Some(&Value::F32(4.0)));
-    let yarn = scaled(json!({ "rope_type": "yarn", "factor": 2.0, "original_max_position_embeddings": 512 }));
+    let yarn = json!({
+        "rope_type": "yarn", "factor": 2.0, "original_max_position_embeddings": 512, "attention_factor": 1.5,
+    });
+    let yarn = scaled(yarn);
+    // What is written is read back.
+    let file = dir.path().join("yarn.gguf");
+    Writer::create(&file, &yarn, &[], false).unwrap().finish().unwrap();
+    let back = Config::from_checkpoint(&Checkpoint::open(&file).unwrap()).unwrap();
+    let here = Config::from_config_json(&dir.path().join("config.json")).unwrap();
+    assert_eq!(back.rope, here.rope);
     assert_eq!(yarn.get("llama.rope.scaling.type"), Some(&"yarn".into()));
     assert_eq!(yarn.get("llama.rope.scaling.original_context_length"), Some(&Value::U32(512)));
 }

@@ -339,6 +339,14 @@ proptest! {
     }
 
     #[test]
+    fn any_string_comes_back(text: String) {
+        let [directory, gguf] = &*BOTH;
+        let tokens = gguf.encode(&text, PLAIN);
+        prop_assert_eq!(&tokens, &directory.encode(&text, PLAIN));
+        prop_assert_eq!(gguf.decode(&tokens), text.replace('\u{2581}', " "));
+    }
+
+    #[test]
     fn both_sources_agree_on_special_tokens(text in "(<s>|</s>|<unk>|[a-z ]{0,9}){0,9}") {
         let [directory, gguf] = &*BOTH;
         prop_assert_eq!(directory.encode(&text, PARSED), gguf.encode(&text, PARSED));

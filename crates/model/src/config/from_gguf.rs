@@ -154,7 +154,8 @@ fn scaling(keys: &Keys<'_>) -> Result<RopeScaling> {
                 Some(context) => context,
                 None => keys.need("context_length", limit::CONTEXT)?,
             },
-            attention_factor: positive("rope.scaling.attn_factor")?,
+            attention_factor: positive("rope.scaling.yarn_attn_factor")?
+                .or(positive("rope.scaling.attn_factor")?),
             beta_fast: positive("rope.scaling.yarn_beta_fast")?.unwrap_or(32.0),
             beta_slow: positive("rope.scaling.yarn_beta_slow")?.unwrap_or(1.0),
         }),

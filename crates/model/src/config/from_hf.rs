@@ -98,6 +98,15 @@ fn rope(root: &Object<'_>, head_dim: usize, context_length: usize) -> Result<Rop
         Some(object) => scaling(&object, context_length)?,
         None => RopeScaling::None,
     };
+    for object in parameters.iter().chain([root]) {
+        if let Some(partial) = object.f64("partial_rotary_factor")?.filter(|&p| p != 1.0) {
+            let what = format!(
+                "{}: turning a part of {partial} of each head is not supported",
+                object.name("partial_rotary_factor")
+            );
+            return Err(Error::unsupported(root.file(), what));
+        }
+    }
     let dimensions = head_dim;
     // A head that cannot be turned is refused later with the other checks; nothing to compute for it.
     let factors = scaling.llama3_factors(theta, dimensions);

@@ -1,7 +1,8 @@
 //! The metadata llama.cpp's converter writes, key by key, type by type, in its order.
 //!
 //! Left out on purpose: the guesses it makes from names beyond the title (`general.basename`, `finetune`,
-//! `version`) and from the model card. `general.size_label` is always counted, never taken from the name.
+//! `version`), and of the model card everything but licence, tags and languages. `general.size_label` is always
+//! counted, never taken from the name.
 
 use std::path::Path;
 
@@ -13,7 +14,7 @@ use crate::json::{Json, Object};
 use crate::tokenizer::{Source, SpacePrefix};
 use crate::{Config, TensorRole as Role};
 
-use super::name;
+use super::{card, name};
 
 /// The metadata llama.cpp's converter would write for `checkpoint`; a GGUF checkpoint's own are copied, less
 /// those that describe its splits.
@@ -50,6 +51,7 @@ pub fn gguf_metadata(checkpoint: &Checkpoint, config: &Config) -> Result<Metadat
     sampling(directory, &mut out)?;
     out.set("general.name", name::title(directory).as_str());
     out.set("general.size_label", name::size_label(parameters(checkpoint, config)).as_str());
+    card::read(directory, &mut out)?;
     model(config, &json.root(), &mut out);
     tokenizer(source, &mut out);
     Ok(out)

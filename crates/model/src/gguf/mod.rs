@@ -1,5 +1,6 @@
 //! The GGUF world's view of any checkpoint: what llama.cpp's converter would write for it.
 
+mod card;
 mod metadata;
 mod name;
 mod view;

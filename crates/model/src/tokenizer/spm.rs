@@ -55,7 +55,8 @@ impl<'a> Iterator for Words<'a> {
             before.is_some_and(|c| !self.vocabulary.joins_space(c))
         };
         let cut = self.rest.match_indices(SPACE).find(can_cut).map_or(self.rest.len(), |(at, _)| at);
-        let cut = if cut > MAX_BYTES { self.rest.floor_char_boundary(MAX_BYTES) } else { cut };
+        let boundary = |at: &usize| self.rest.is_char_boundary(*at);
+        let cut = if cut > MAX_BYTES { (1..=MAX_BYTES).rev().find(boundary).unwrap_or(cut) } else { cut };
         let (word, rest) = self.rest.split_at(cut);
         self.rest = rest;
         Some(word)

@@ -163,7 +163,7 @@ impl Vocabulary {
         match kind {
             TokenKind::Control | TokenKind::Unused => Cow::Borrowed(&[]),
             TokenKind::Byte => Cow::Owned(parse_byte(piece).into_iter().collect()),
-            // As SentencePiece and llama.cpp print it.
+            // As SentencePiece prints it.
             TokenKind::Unknown => Cow::Borrowed(" \u{2047} ".as_bytes()),
             TokenKind::Normal | TokenKind::UserDefined if piece.contains(SPACE) => {
                 Cow::Owned(piece.replace(SPACE, " ").into_bytes())
