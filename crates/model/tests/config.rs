@@ -90,8 +90,8 @@ fn rope_scaling_of_either_style() {
         factors[..29].iter().all(|&f| f == 1.0) && factors[35..].iter().all(|&f| f == 8.0),
         "{factors:?}"
     );
-    for i in 29..35 {
-        let (found, exact) = (f64::from(factors[i]), between(i as i32));
+    for (i, &found) in factors.iter().enumerate().take(35).skip(29) {
+        let (found, exact) = (f64::from(found), between(i as i32));
         assert!(found > 1.0 && found < 8.0 && (found - exact).abs() < 1e-4 * exact, "{i}: {found} {exact}");
     }
 

@@ -1,6 +1,6 @@
 //! Text to tokens and back.
 //!
-//! One kind so far: SentencePiece BPE, as Llama 1 and 2, Mistral and their kin use it ([`spm`]).
+//! One kind so far: SentencePiece BPE, as Llama 1 and 2, Mistral and their kin use it (in `spm.rs`).
 //!
 //! ```text
 //! text ──special tokens cut out──> raw pieces ──"▁" for spaces, prefix──> merges ──> ids
