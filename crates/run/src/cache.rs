@@ -64,10 +64,18 @@ impl Cache {
             length.checked_mul(2 * bytes).is_some_and(|total| trial.try_reserve_exact(total).is_ok())
         };
         let Some(length) = length.filter(fits) else {
-            let what = format!("there is no memory for keys and values of {context} positions; use a smaller --context");
+            let what = format!(
+                "there is no memory for keys and values of {context} positions; use a smaller --context"
+            );
             return Err(Error::Option(what));
         };
-        Ok(Self { context, kv_heads, head_dim, keys: Values::new(length, kv), values: Values::new(length, kv) })
+        Ok(Self {
+            context,
+            kv_heads,
+            head_dim,
+            keys: Values::new(length, kv),
+            values: Values::new(length, kv),
+        })
     }
 
     fn layer_length(&self) -> usize {

@@ -26,11 +26,16 @@ use crate::{LinearInput, Model, Observer, Result};
 pub(crate) fn check(config: &Config) -> Result<(), String> {
     let a = config.architecture;
     let unsupported = |what: &dyn std::fmt::Debug| {
-        Err(format!("the {} architecture's {what:?} cannot be run yet; it can be inspected and quantized", a.name))
+        Err(format!(
+            "the {} architecture's {what:?} cannot be run yet; it can be inspected and quantized",
+            a.name
+        ))
     };
     match (a.norm, a.position, a.block, config.activation) {
         (Norm::Rms, Position::Rotary, BlockKind::Sequential, Activation::Silu) if a.gated => Ok(()),
-        (Norm::Rms, Position::Rotary, BlockKind::Sequential, Activation::Silu) => unsupported(&"ungated network"),
+        (Norm::Rms, Position::Rotary, BlockKind::Sequential, Activation::Silu) => {
+            unsupported(&"ungated network")
+        }
         (Norm::Rms, Position::Rotary, BlockKind::Sequential, activation) => unsupported(&activation),
         (Norm::Rms, Position::Rotary, block, _) => unsupported(&block),
         (Norm::Rms, position, ..) => unsupported(&position),
@@ -90,7 +95,13 @@ pub(crate) struct Pass<'p> {
 impl Pass<'_> {
     /// Runs `tokens` at positions from `first` on and writes the logits of those from index `keep` on to
     /// `logits` (`[tokens - keep][vocab]`, empty if there are none).
-    pub(crate) fn run(&mut self, tokens: &[u32], first: usize, keep: usize, logits: &mut [f32]) -> Result<()> {
+    pub(crate) fn run(
+        &mut self,
+        tokens: &[u32],
+        first: usize,
+        keep: usize,
+        logits: &mut [f32],
+    ) -> Result<()> {
         let model = self.model;
         let Config { hidden_size: hidden, norm_epsilon, .. } = model.config;
         let n = tokens.len();
@@ -123,13 +134,21 @@ impl Pass<'_> {
         let config = &model.config;
         let (hidden, ffn, eps) = (config.hidden_size, config.ffn_size, config.norm_epsilon);
         let (query, key) = (config.heads * config.head_dim, config.kv_heads * config.head_dim);
-        let Scratch { matmul, x, normed, q, k, v, attended, projected, gate, up, cos, sin } = &mut *self.scratch;
+        let Scratch { matmul, x, normed, q, k, v, attended, projected, gate, up, cos, sin } =
+            &mut *self.scratch;
         let observer = &mut self.observer;
 
         let (q, k, v) = (&mut q[..n * query], &mut k[..n * key], &mut v[..n * key]);
         let normed_all = &mut normed[..n * hidden];
         norm(model, &x[..n * hidden], &block.attention_norm, eps, normed_all);
-        linear(model, matmul, observer, [&block.q, &block.k, &block.v], normed_all, [&mut *q, &mut *k, &mut *v])?;
+        linear(
+            model,
+            matmul,
+            observer,
+            [&block.q, &block.k, &block.v],
+            normed_all,
+            [&mut *q, &mut *k, &mut *v],
+        )?;
         self.cache.store(model, layer, first, (q, k, v), (cos, sin));
 
         if keep == n {
@@ -175,7 +194,14 @@ fn linear<const N: usize>(
     if let Some(observer) = observer {
         for l in linears {
             let Linear { name, role, layer, .. } = l;
-            observer.linear_input(&LinearInput { name, role: *role, layer: *layer, rows, columns, values: input });
+            observer.linear_input(&LinearInput {
+                name,
+                role: *role,
+                layer: *layer,
+                rows,
+                columns,
+                values: input,
+            });
         }
     }
     let mut matrices = [linears[0].weight.matrix(&model.checkpoint)?; N];

@@ -243,8 +243,7 @@ impl Sampler {
     /// exp((logit - highest) * scale) of every candidate.
     fn weigh(&mut self, highest: f32, scale: f64) {
         self.weights.clear();
-        self.weights
-            .extend(self.candidates.iter().map(|c| (f64::from(c.logit - highest) * scale).exp()));
+        self.weights.extend(self.candidates.iter().map(|c| (f64::from(c.logit - highest) * scale).exp()));
     }
 }
 
@@ -320,9 +319,15 @@ mod tests {
         let top_k = SamplingOptions { top_k: 2, ..plain() };
         assert_distribution(&counts(top_k, &logs(&p), 50_000), &[0.0, 4.0 / 7.0, 0.0, 3.0 / 7.0, 0.0]);
         let top_p = SamplingOptions { top_p: 0.8, ..plain() };
-        assert_distribution(&counts(top_p, &logs(&p), 50_000), &[0.0, 0.4 / 0.85, 0.0, 0.3 / 0.85, 0.15 / 0.85]);
+        assert_distribution(
+            &counts(top_p, &logs(&p), 50_000),
+            &[0.0, 0.4 / 0.85, 0.0, 0.3 / 0.85, 0.15 / 0.85],
+        );
         let min_p = SamplingOptions { min_p: 0.3, ..plain() };
-        assert_distribution(&counts(min_p, &logs(&p), 50_000), &[0.0, 0.4 / 0.85, 0.0, 0.3 / 0.85, 0.15 / 0.85]);
+        assert_distribution(
+            &counts(min_p, &logs(&p), 50_000),
+            &[0.0, 0.4 / 0.85, 0.0, 0.3 / 0.85, 0.15 / 0.85],
+        );
         let one = SamplingOptions { min_p: 1.0, ..plain() };
         assert_eq!(counts(one, &logs(&p), 100)[1], 100);
     }
@@ -347,8 +352,7 @@ mod tests {
 
     #[test]
     fn the_penalty_looks_back_a_window_and_leaves_the_logits_alone() {
-        let options =
-            SamplingOptions { repeat_penalty: 2.0, repeat_window: 2, ..SamplingOptions::greedy() };
+        let options = SamplingOptions { repeat_penalty: 2.0, repeat_window: 2, ..SamplingOptions::greedy() };
         let mut s = sampler(options);
         let mut logits = vec![3.0, 2.0, -1.0, 1.6];
         assert_eq!(s.sample(&mut logits).unwrap(), 0);

@@ -141,7 +141,8 @@ impl<'a> Finder<'a> {
     /// As [`Self::find`], with the shape checked; an error if it must be there and is not.
     fn need(&self, role: TensorRole, layer: Option<usize>) -> Result<(usize, &'a TensorInfo)> {
         let Some((expected, index)) = self.find(role, layer) else {
-            let name = self.expected.get(&(role, layer)).map_or_else(|| format!("{role:?}"), |e| e.name.clone());
+            let name =
+                self.expected.get(&(role, layer)).map_or_else(|| format!("{role:?}"), |e| e.name.clone());
             let what = "the config demands this tensor and the file does not have it";
             return Err(Error::malformed(self.checkpoint.path(), what).with_tensor(name).into());
         };

@@ -219,8 +219,7 @@ impl Observer for Seen {
 fn an_observer_sees_every_linear_layers_input() {
     let model = load(MODELS[0], 2);
     let tokens = tokens(&model, 20);
-    let mut session =
-        model.session(SessionOptions { batch: 8, kv: KvType::F32, ..options(32) }).unwrap();
+    let mut session = model.session(SessionOptions { batch: 8, kv: KvType::F32, ..options(32) }).unwrap();
     let plain = session.forward(&tokens, Wanted::Last).unwrap().to_vec();
     session.clear();
     let mut seen = Seen::default();

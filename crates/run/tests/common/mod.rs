@@ -5,41 +5,13 @@
 use std::path::PathBuf;
 
 use quern_run::{LoadOptions, Model};
-use quern_tensor_io::Checkpoint;
 
 pub fn fixture(name: &str) -> PathBuf {
     PathBuf::from(concat!(env!("CARGO_MANIFEST_DIR"), "/../../fixtures")).join(name)
 }
 
 pub fn load(name: &str, threads: usize) -> Model {
-    Model::open(&fixture(name), LoadOptions { threads: threads }).unwrap()
-}
-
-/// One prompt of a `*.logits.safetensors` file: float32 logits of transformers.
-pub struct Golden {
-    pub input_ids: Vec<u32>,
-    pub greedy_ids: Vec<u32>,
-    /// One row per position.
-    pub logits: Vec<f32>,
-}
-
-pub fn golden(path: &std::path::Path) -> Vec<Golden> {
-    let file = Checkpoint::open(path).unwrap();
-    let ids = |name: String| {
-        let data = file.tensor(&name).unwrap().data;
-        data.as_chunks().0.iter().map(|&b| i64::from_le_bytes(b) as u32).collect()
-    };
-    let floats = |name: String| {
-        let data = file.tensor(&name).unwrap().data;
-        data.as_chunks().0.iter().map(|&b| f32::from_le_bytes(b)).collect()
-    };
-    (0..2)
-        .map(|n| Golden {
-            input_ids: ids(format!("prompt{n}.input_ids")),
-            greedy_ids: ids(format!("prompt{n}.greedy_ids")),
-            logits: floats(format!("prompt{n}.logits")),
-        })
-        .collect()
+    Model::open(&fixture(name), LoadOptions { threads }).unwrap()
 }
 
 /// Two relative errors of `got` against `expected`, both over rows of `columns`: the largest difference
