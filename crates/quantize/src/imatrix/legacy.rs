@@ -90,7 +90,8 @@ impl Input<'_> {
     fn string(&mut self, what: &str) -> Result<String> {
         let length = self.count(what)?;
         let bytes = self.bytes(length.into(), what)?;
-        String::from_utf8(bytes).map_err(|_| self.bad(format!("not an importance matrix: {what} is not UTF-8")))
+        String::from_utf8(bytes)
+            .map_err(|_| self.bad(format!("not an importance matrix: {what} is not UTF-8")))
     }
 
     fn floats(&mut self, count: u32) -> Result<Vec<f32>> {

@@ -103,6 +103,3 @@ impl Imatrix {
         Ok(())
     }
 }
-
-#[cfg(test)]
-mod tests;

@@ -38,7 +38,9 @@ pub enum Error {
         to: ElementType,
     },
     /// A tensor would keep a type that GGUF does not know.
-    #[error("tensor {tensor:?}: GGUF has no type {element_type}; name the type to convert to (F32, F16 or BF16)")]
+    #[error(
+        "tensor {tensor:?}: GGUF has no type {element_type}; name the type to convert to (F32, F16 or BF16)"
+    )]
     NoGgufType {
         /// The tensor.
         tensor: String,
@@ -59,7 +61,9 @@ pub enum Error {
         to: ElementType,
     },
     /// A tensor would be garbage without an importance matrix.
-    #[error("tensor {tensor:?}: {element_type} needs an importance matrix here; pass --imatrix with an entry for it")]
+    #[error(
+        "tensor {tensor:?}: {element_type} needs an importance matrix here; pass --imatrix with an entry for it"
+    )]
     NeedsImatrix {
         /// The first tensor concerned.
         tensor: String,
@@ -113,7 +117,9 @@ pub enum Error {
         element_type: ElementType,
     },
     /// A tensor that is copied as it is holds a block with a broken scale.
-    #[error("tensor {tensor:?}, row {row}, values from column {column}: the {element_type} source block is corrupt")]
+    #[error(
+        "tensor {tensor:?}, row {row}, values from column {column}: the {element_type} source block is corrupt"
+    )]
     CorruptSource {
         /// The tensor.
         tensor: String,

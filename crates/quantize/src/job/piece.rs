@@ -60,7 +60,12 @@ fn rows_per_matrix(shape: &[usize]) -> usize {
 }
 
 /// Writes the rows of `piece` as `out`, `piece.bytes` long. `values` is scratch.
-pub(super) fn encode(plan: &Plan<'_>, piece: &Piece, values: &mut Vec<f32>, out: &mut [u8]) -> Result<(), Error> {
+pub(super) fn encode(
+    plan: &Plan<'_>,
+    piece: &Piece,
+    values: &mut Vec<f32>,
+    out: &mut [u8],
+) -> Result<(), Error> {
     let row = &plan.rows()[piece.tensor];
     if row.from == row.to {
         copy(plan, piece, row, out);

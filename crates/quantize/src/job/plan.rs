@@ -351,7 +351,8 @@ fn warn(rows: &[PlanRow], needs_imatrix: &[usize], imatrix: Option<&Imatrix>, wa
             warnings.push(Warning::NoImportance { file: file.clone(), tensors });
         }
         let known: std::collections::HashSet<&str> = rows.iter().map(|r| r.name.as_str()).collect();
-        let entries: Vec<String> = imatrix.names().filter(|n| !known.contains(n)).map(str::to_owned).collect();
+        let entries: Vec<String> =
+            imatrix.names().filter(|n| !known.contains(n)).map(str::to_owned).collect();
         if !entries.is_empty() {
             warnings.push(Warning::UnusedImportance { file, entries });
         }

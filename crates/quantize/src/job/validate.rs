@@ -79,7 +79,8 @@ mod tests {
 
     #[test]
     fn plain_floats_must_be_finite() {
-        let bytes = |v: f32| [0.0, f32::MAX, v].iter().flat_map(|v: &f32| v.to_le_bytes()).collect::<Vec<_>>();
+        let bytes =
+            |v: f32| [0.0, f32::MAX, v].iter().flat_map(|v: &f32| v.to_le_bytes()).collect::<Vec<_>>();
         assert_eq!(bad_block(E::F32, &bytes(-1.0)), None);
         for v in [f32::NAN, f32::INFINITY, f32::NEG_INFINITY] {
             assert_eq!(bad_block(E::F32, &bytes(v)), Some(2));

@@ -184,13 +184,25 @@ impl<'a> Mix<'a> {
             return E::Q8_0;
         }
         let chosen = match self.file_type {
-            F::Q2K => if self.grouped() { E::Q4K } else { E::Q3K },
+            F::Q2K => {
+                if self.grouped() {
+                    E::Q4K
+                } else {
+                    E::Q3K
+                }
+            }
             F::Q2KS if self.grouped() => E::Q4K,
             F::IQ3XXS if self.grouped() => E::Q4K,
             F::IQ3XXS if !self.has_imatrix => E::IQ3S,
             F::IQ3XS | F::IQ3S if self.grouped() => E::Q4K,
             F::IQ3M => E::Q4K,
-            F::Q3KM => if i < 2 { E::Q5K } else { E::Q4K },
+            F::Q3KM => {
+                if i < 2 {
+                    E::Q5K
+                } else {
+                    E::Q4K
+                }
+            }
             F::Q3KL => E::Q5K,
             F::IQ4NL | F::IQ4XS if self.grouped() => E::Q5K,
             F::Q4KM | F::Q5KM if more_bits(i, n) => E::Q6K,
@@ -227,13 +239,37 @@ impl<'a> Mix<'a> {
         match self.file_type {
             F::Q2K => E::Q3K,
             F::Q2KS if first => E::Q4K,
-            F::IQ3XXS if !self.has_imatrix => if first { E::Q4K } else { E::Q3K },
+            F::IQ3XXS if !self.has_imatrix => {
+                if first {
+                    E::Q4K
+                } else {
+                    E::Q3K
+                }
+            }
             F::Q3KM if i < n / 16 => E::Q5K,
-            F::Q3KM => if !falcon || more { E::Q4K } else { E::Q3K },
+            F::Q3KM => {
+                if !falcon || more {
+                    E::Q4K
+                } else {
+                    E::Q3K
+                }
+            }
             F::IQ3M if first || (self.model.experts == 8 && more) => E::Q4K,
-            F::Q3KL => if falcon { E::Q4K } else { E::Q5K },
+            F::Q3KL => {
+                if falcon {
+                    E::Q4K
+                } else {
+                    E::Q5K
+                }
+            }
             F::Q4KM if falcon && i < n / 16 => E::Q6K,
-            F::Q4KM if falcon => if more { E::Q5K } else { E::Q4K },
+            F::Q4KM if falcon => {
+                if more {
+                    E::Q5K
+                } else {
+                    E::Q4K
+                }
+            }
             F::Q4KM | F::Q5KM if more => E::Q6K,
             F::IQ4NL | F::IQ4XS if first && !self.has_imatrix => E::Q5K,
             F::Q4KS if first && !falcon => E::Q5K,
@@ -257,10 +293,9 @@ impl<'a> Mix<'a> {
         if self.model.experts <= 1 {
             return Ok(count);
         }
-        layer(name).filter(|&i| i < self.model.layers).ok_or_else(|| RecipeError::NoLayer {
-            tensor: name.to_owned(),
-            layers: self.model.layers,
-        })
+        layer(name)
+            .filter(|&i| i < self.model.layers)
+            .ok_or_else(|| RecipeError::NoLayer { tensor: name.to_owned(), layers: self.model.layers })
     }
 }
 

@@ -21,8 +21,8 @@ mod select;
 use quern_tensor_io::{ElementType, Metadata, Value};
 
 pub use fallback::fallback;
-pub use quern_model::FileType;
 pub use overrides::Override;
+pub use quern_model::FileType;
 pub use select::is_quantizable;
 
 use mix::{Mix, MixSetup};
@@ -61,7 +61,9 @@ pub enum RecipeError {
         element_type: ElementType,
     },
     /// A model with experts has a feed-forward tensor whose layer cannot be told.
-    #[error("tensor {tensor:?}: expected blk.N. with N below {layers} in the name of an expert model's tensor")]
+    #[error(
+        "tensor {tensor:?}: expected blk.N. with N below {layers} in the name of an expert model's tensor"
+    )]
     NoLayer {
         /// The tensor.
         tensor: String,
@@ -232,7 +234,10 @@ pub fn choose(
         output_type: options.output_tensor_type,
     };
     let mut mix = Mix::new(setup, tensors.iter().map(|t| t.name.as_str()));
-    in_file_order(tensors).into_iter().map(|index| choose_one(&mut mix, index, &tensors[index], options)).collect()
+    in_file_order(tensors)
+        .into_iter()
+        .map(|index| choose_one(&mut mix, index, &tensors[index], options))
+        .collect()
 }
 
 fn choose_one(
@@ -275,8 +280,8 @@ fn choose_one(
             (wanted, fallback(wanted, columns).ok_or_else(|| no_fit(tensor, columns, wanted))?)
         }
     };
-    let needs_imatrix =
-        !matches!(category, Category::Embedding | Category::Output) && needs_imatrix(element_type, options.file_type);
+    let needs_imatrix = !matches!(category, Category::Embedding | Category::Output)
+        && needs_imatrix(element_type, options.file_type);
     Ok(Choice { index, element_type, instead_of: (wanted != element_type).then_some(wanted), needs_imatrix })
 }
 
@@ -298,4 +303,3 @@ fn needs_imatrix(element_type: ElementType, file_type: FileType) -> bool {
         _ => false,
     }
 }
-

@@ -124,7 +124,9 @@ mod tests {
 
     #[test]
     fn matrices_are_quantized_and_the_small_things_kept() {
-        for name in ["blk.0.attn_q.weight", "output.weight", "token_embd.weight", "blk.3.ffn_down_exps.weight"] {
+        for name in
+            ["blk.0.attn_q.weight", "output.weight", "token_embd.weight", "blk.3.ffn_down_exps.weight"]
+        {
             assert!(is_quantizable(name, &[64, 64]), "{name}");
         }
         for name in [
