@@ -88,7 +88,6 @@ impl OutputFile {
             return Err(Error::refused(&self.path, "an earlier write failed, so the file is not complete"));
         }
         let failed = |e| explain(&self.path, e);
-        self.file.flush().map_err(failed)?;
         let file = self.file.into_inner().map_err(|e| failed(e.into_error()))?;
         file.as_file().sync_all().map_err(failed)?;
         if self.force {
