@@ -83,7 +83,7 @@ impl OutputFile {
     }
 
     /// Flushes, syncs, renames over the target, syncs the directory.
-    pub fn commit(mut self) -> Result<()> {
+    pub fn commit(self) -> Result<()> {
         if self.broken {
             return Err(Error::refused(&self.path, "an earlier write failed, so the file is not complete"));
         }
