@@ -70,6 +70,14 @@ pub(crate) fn quantize_row(
     d: &mut [f32],
     sums: &mut [i16],
 ) {
+    #[cfg(target_arch = "x86_64")]
+    if level.min(Level::best()) == Level::Avx512Vnni {
+        let n = x.len();
+        assert!(n.is_multiple_of(group.len()) && codes.len() == n);
+        assert!(d.len() == n / group.len() && sums.len() == n / 16);
+        // SAFETY: the CPU has the level, lengths are checked.
+        return unsafe { avx512(group.len(), x, codes, d, sums) };
+    }
     match group {
         Group::Of32 => dispatch(level, Quantize::<32> { x, codes, d, sums }),
         Group::Of256 => dispatch(level, Quantize::<256> { x, codes, d, sums }),
@@ -115,12 +123,55 @@ impl<const GROUP: usize> Op for Quantize<'_, GROUP> {
     }
 }
 
+/// The same, bit for bit.
+///
+/// # Safety
+/// `x` and `codes` are whole groups, `d` one for each group, `sums` one for 16 values.
+#[cfg(target_arch = "x86_64")]
+#[target_feature(enable = "avx2,avx512f,avx512bw,avx512dq,avx512vl,avx512vnni")]
+unsafe fn avx512(group: usize, x: &[f32], codes: &mut [i8], d: &mut [f32], sums: &mut [i16]) {
+    use std::arch::x86_64::*;
+    let n = x.len();
+    for (g, d) in d.iter_mut().enumerate() {
+        // SAFETY: values of group g.
+        let at = |i: usize| unsafe { _mm512_loadu_ps(x.as_ptr().add(g * group + i)) };
+        let mut largest = _mm512_setzero_ps();
+        for i in (0..group).step_by(16) {
+            largest = _mm512_max_ps(_mm512_abs_ps(at(i)), largest);
+        }
+        let largest = _mm512_reduce_max_ps(largest);
+        *d = largest / 127.0;
+        let inverse = _mm512_set1_ps(if largest > 0.0 { 127.0 / largest } else { 0.0 });
+        for i in (0..group).step_by(16) {
+            let code = _mm512_cvtepi32_epi8(_mm512_cvtps_epi32(_mm512_mul_ps(at(i), inverse)));
+            // SAFETY: codes of group g.
+            unsafe { _mm_storeu_si128(codes.as_mut_ptr().add(g * group + i).cast(), code) };
+        }
+    }
+    let ones = _mm512_set1_epi8(1);
+    let pick = _mm512_setr_epi32(0, 4, 8, 12, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0);
+    for i in (0..n / 64 * 64).step_by(64) {
+        // SAFETY: 64 codes and their 4 sums.
+        unsafe {
+            let fours = _mm512_loadu_si512(codes.as_ptr().add(i).cast());
+            let fours = _mm512_dpbusd_epi32(_mm512_setzero_si512(), ones, fours);
+            let pairs = _mm512_add_epi32(fours, _mm512_shuffle_epi32::<0xb1>(fours));
+            let all = _mm512_add_epi32(pairs, _mm512_shuffle_epi32::<0x4e>(pairs));
+            let all = _mm512_castsi512_si128(_mm512_permutexvar_epi32(pick, all));
+            _mm_storel_epi64(sums.as_mut_ptr().add(i / 16).cast(), _mm_cvtepi32_epi16(all));
+        }
+    }
+    for i in (n / 64 * 64..n).step_by(16) {
+        sums[i / 16] = codes[i..i + 16].iter().map(|&c| i16::from(c)).sum();
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
 
     fn check<const GROUP: usize>(group: Group) {
-        let mut x: Vec<f32> = (0..GROUP * 4).map(|i| ((i * 7919 % 1009) as f32 - 500.0) / 77.0).collect();
+        let mut x: Vec<f32> = (0..GROUP * 5).map(|i| ((i * 7919 % 1009) as f32 - 500.0) / 77.0).collect();
         x[..GROUP].fill(0.0);
         x[GROUP] = -9.0;
         for level in Level::available() {
@@ -132,6 +183,10 @@ mod tests {
                 assert!((x - d * f32::from(code)).abs() <= d * 0.5001, "{level:?} {i}: {x} {d} {code}");
                 assert!(code >= -127);
             }
+            let mut scalar = Activations::default();
+            scalar.resize(group, x.len(), 1);
+            quantize_row(Level::Scalar, group, &x, &mut scalar.codes, &mut scalar.d, &mut scalar.sums);
+            assert_eq!((&a.codes, &a.d, &a.sums), (&scalar.codes, &scalar.d, &scalar.sums), "{level:?}");
             for (codes, &sum) in a.codes.chunks(16).zip(&a.sums) {
                 assert_eq!(codes.iter().map(|&c| i16::from(c)).sum::<i16>(), sum);
             }

@@ -9,6 +9,7 @@ use half::f16;
 
 use crate::fgemm::{LANES, Product, multiply_add};
 use crate::float::widen_f16;
+use crate::gemm::transpose;
 use crate::matmul::Shared;
 use crate::ops::exp;
 use crate::simd::{Level, Op, dispatch};
@@ -165,7 +166,7 @@ impl Task<'_> {
         let mut sums = vec![(f32::NEG_INFINITY, 0f32); rows];
         let mut result = vec![0f32; rows * width];
         let mut scores = vec![0f32; rows * KEYS];
-        let mut row_buffer = vec![0f32; head_dim];
+        let mut key_rows = vec![0f32; KEYS * head_dim];
         let mut keys = vec![0f32; head_dim * KEYS];
         let mut values = vec![0f32; KEYS * width];
 
@@ -178,9 +179,12 @@ impl Task<'_> {
         for base in (begin..end).step_by(KEYS) {
             let count = KEYS.min(end - base);
             for j in 0..count {
-                self.keys.read(self.level, base + j, self.kv_head, &mut row_buffer);
-                (0..head_dim).for_each(|i| keys[i * KEYS + j] = row_buffer[i]);
+                self.keys.read(self.level, base + j, self.kv_head, &mut key_rows[j * head_dim..][..head_dim]);
                 self.values.read(self.level, base + j, self.kv_head, &mut values[j * width..][..head_dim]);
+            }
+            for j in (0..count).step_by(16) {
+                let rows = std::array::from_fn(|r| &key_rows[(j + r) * head_dim..][..head_dim]);
+                transpose::floats(self.level, &rows, &mut keys[j..], KEYS);
             }
             scores.fill(0.0);
             multiply_add(

@@ -22,7 +22,8 @@ pub(super) fn multiply(level: Level, w: &Matrix, first: usize, x: &[f32], n: usi
             widen(level, w.element_type(), row, &mut wide[..depth]);
         }
         for half in 0..2 {
-            transpose::floats(level, &wide[16 * half..16 * half + 16], &mut tile[16 * half..], TASK_ROWS);
+            let rows = std::array::from_fn(|r| &wide[16 * half + r][..depth]);
+            transpose::floats(level, &rows, &mut tile[16 * half..], TASK_ROWS);
         }
         multiply_add(
             level,

@@ -19,7 +19,7 @@ mod pack;
 mod scalar;
 #[cfg(test)]
 mod tests;
-mod transpose;
+pub(crate) mod transpose;
 mod unpack;
 
 use quern_tensor_io::ElementType;

@@ -29,43 +29,53 @@ impl Packed {
         self.groups = groups;
         let slots = Slots(self.packs.as_mut_ptr());
         let slots = &slots;
+        let scales = columns / group.len();
         pool.run(groups, |i| {
-            let mut codes = vec![0i8; columns];
-            let mut d = vec![0f32; columns / group.len()];
-            let mut sums = vec![0i16; columns / 16];
-            for column in 0..COLUMNS {
-                let row = i * COLUMNS + column;
-                if row < n {
-                    let x = &x[row * columns..][..columns];
-                    quantize_row(level, group, x, &mut codes, &mut d, &mut sums);
-                } else {
-                    codes.fill(0);
-                    d.fill(0.0);
-                    sums.fill(0);
-                }
-                for depth in 0..depths {
-                    // SAFETY: packs of group i belong to task i alone, and there are depths * groups.
-                    let pack = unsafe { &mut *slots.0.add(depth * groups + i) };
-                    place(pack, column, depth, group, &codes, &d, &sums);
-                }
+            // Rows are padded to whole packs, so that copying needs no questions.
+            let width = depths * DEPTH;
+            let mut codes = vec![0i8; COLUMNS * width];
+            let mut d = vec![0f32; COLUMNS * width / group.len()];
+            let mut sums = vec![0i16; COLUMNS * width / 16];
+            for row in 0..COLUMNS.min(n - i * COLUMNS) {
+                quantize_row(
+                    level,
+                    group,
+                    &x[(i * COLUMNS + row) * columns..][..columns],
+                    &mut codes[row * width..][..columns],
+                    &mut d[row * width / group.len()..][..scales],
+                    &mut sums[row * width / 16..][..columns / 16],
+                );
+            }
+            for depth in 0..depths {
+                // SAFETY: packs of group i belong to task i alone, and there are depths * groups.
+                let pack = unsafe { &mut *slots.0.add(depth * groups + i) };
+                place(pack, depth, group, &codes, &d, &sums);
             }
         });
     }
 }
 
-/// Writes one activation row's part of a pack.
-fn place(pack: &mut Pack, column: usize, depth: usize, group: Group, codes: &[i8], d: &[f32], sums: &[i16]) {
-    let part = |len: usize, per: usize| depth * DEPTH / per..len.min((depth + 1) * DEPTH / per);
-    let codes = codes[part(codes.len(), 1)].as_chunks::<4>().0;
+/// Fills one pack from eight rows of quantized activations.
+fn place(pack: &mut Pack, depth: usize, group: Group, codes: &[i8], d: &[f32], sums: &[i16]) {
+    let rows = |len: usize, per: usize| {
+        let start = depth * DEPTH / per;
+        move |row: usize| row * (len / COLUMNS) + start..row * (len / COLUMNS) + start + DEPTH / per
+    };
+    let at = rows(codes.len(), 1);
+    let words: [&[[i8; 4]]; COLUMNS] = std::array::from_fn(|row| codes[at(row)].as_chunks::<4>().0);
     for (step, slot) in pack.codes.iter_mut().enumerate() {
-        slot[column] = codes.get(step).copied().unwrap_or([0; 4]);
+        for (slot, words) in slot.iter_mut().zip(&words) {
+            *slot = words[step];
+        }
     }
-    let sums = &sums[part(sums.len(), 16)];
+    let at = rows(sums.len(), 16);
+    let per_row: [&[i16]; COLUMNS] = std::array::from_fn(|row| &sums[at(row)]);
     for (j, slot) in pack.sums.iter_mut().enumerate() {
-        slot[column] = sums.get(j).map_or(0, |&s| s.into());
+        *slot = std::array::from_fn(|row| per_row[row][j].into());
     }
-    let d = &d[part(d.len(), group.len())];
-    for (j, slot) in pack.d.iter_mut().enumerate() {
-        slot[column] = d.get(j).copied().unwrap_or(0.0);
+    let at = rows(d.len(), group.len());
+    let per_row: [&[f32]; COLUMNS] = std::array::from_fn(|row| &d[at(row)]);
+    for (j, slot) in pack.d.iter_mut().enumerate().take(DEPTH / group.len()) {
+        *slot = std::array::from_fn(|row| per_row[row][j]);
     }
 }

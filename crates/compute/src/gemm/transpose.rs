@@ -65,19 +65,35 @@ unsafe fn avx512(rows: &[&[u8]; 16], at: usize, count: usize, out: &mut [u32], s
     }
 }
 
-/// Transposes 16 rows of f32: `out[i * stride + row] = rows[row][i]`.
+/// One word of each row at byte `at`; only `left` (2 or more) bytes belong to it, what is missing is 0.
+pub(super) fn heads(level: Level, rows: &[&[u8]; 16], at: usize, left: usize) -> [u32; 16] {
+    let mut out = [0; 16];
+    if left >= 4 {
+        let word = |r: &[u8]| r[at..].first_chunk().map_or(0, |b| u32::from_le_bytes(*b));
+        rows.iter().zip(&mut out).for_each(|(r, out)| *out = word(r));
+    } else {
+        let half = |r: &[u8]| r[at..].first_chunk().map_or(0, |b| u16::from_le_bytes(*b));
+        rows.iter().zip(&mut out).for_each(|(r, out)| *out = half(r).into());
+    }
+    let _ = level;
+    out
+}
+
+/// Transposes 16 rows of f32, all of one length: `out[i * stride + row] = rows[row][i]`.
 ///
 /// # Panics
-/// If there are not 16 rows or `out` is too short.
-pub(super) fn floats(level: Level, rows: &[[f32; super::DEPTH]], out: &mut [f32], stride: usize) {
+/// If `out` is too short.
+pub(crate) fn floats(level: Level, rows: &[&[f32]; 16], out: &mut [f32], stride: usize) {
+    let len = rows[0].len();
+    let mut done = 0;
     #[cfg(target_arch = "x86_64")]
     if level.min(Level::best()) >= Level::Avx512 {
-        let bytes: [&[u8]; 16] = std::array::from_fn(|r| as_bytes(&rows[r]));
-        return words(level, &bytes, 0, super::DEPTH, as_words(out), stride);
+        done = len / 4 * 4;
+        words(level, &rows.map(as_bytes), 0, done, as_words(out), stride);
     }
     let _ = level;
     for (r, row) in rows.iter().enumerate() {
-        row.iter().enumerate().for_each(|(i, x)| out[i * stride + r] = *x);
+        (done..len).for_each(|i| out[i * stride + r] = row[i]);
     }
 }
 

@@ -67,14 +67,7 @@ pub(super) fn tile(level: Level, w: &Matrix, first: usize, depth: usize, tile: &
             word += count;
         }
         for &at in singles {
-            for (lane, row) in raw.head[head].iter_mut().zip(&rows) {
-                let rest = &row[b * bytes + at..(b + 1) * bytes];
-                *lane = match rest {
-                    [a, b, c, d, ..] => u32::from_le_bytes([*a, *b, *c, *d]),
-                    [a, b, ..] => u16::from_le_bytes([*a, *b]).into(),
-                    _ => 0,
-                };
-            }
+            raw.head[head] = transpose::heads(level, &rows, b * bytes + at, bytes - at);
             head += 1;
         }
     }
@@ -194,7 +187,7 @@ impl Op for Unpack<'_> {
             ElementType::TQ1_0 => tq1_0(w, &raw.head, tile),
             ElementType::TQ2_0 => {
                 tile.scale[0] = halves(&raw.head[0]);
-                crumbs(w, |step, x| tile.codes[step] = x);
+                crumbs(&w[..16], &mut tile.codes);
             }
             small => {
                 for b in 0..blocks {
@@ -294,13 +287,13 @@ fn q6_k(w: &[Lanes; 64], d: &Lanes, tile: &mut Tile) {
     }
 }
 
-/// Two-bit codes: hands (step, codes) to `put`.
+/// Two-bit codes.
 #[inline(always)]
-fn crumbs(qs: &[Lanes], mut put: impl FnMut(usize, Lanes)) {
+fn crumbs(qs: &[Lanes], codes: &mut [Lanes; 64]) {
     for half in 0..2 {
         for i in 0..8 {
             for k in 0..4 {
-                put(32 * half + 8 * k + i, map(&qs[8 * half + i], |x| x >> (2 * k) & CRUMBS));
+                codes[32 * half + 8 * k + i] = map(&qs[8 * half + i], |x| x >> (2 * k) & CRUMBS);
             }
         }
     }
@@ -310,39 +303,40 @@ fn crumbs(qs: &[Lanes], mut put: impl FnMut(usize, Lanes)) {
 fn q2_k(w: &[Lanes; 64], d: &Lanes, tile: &mut Tile) {
     tile.scale[0] = halves(d);
     let dmin = negated(&halves(&map(d, |x| x >> 16)));
-    let mut scales = [[0; 16]; 16];
+    crumbs(&w[4..20], &mut tile.codes);
     for j in 0..16 {
         let packed = byte(&w[..4], j);
-        scales[j] = map(&packed, |x| x & 15);
+        let scale = map(&packed, |x| x & 15);
         tile.offset[j] = scaled(&dmin, &map(&packed, |x| x >> 4));
+        // At most 3 * 15 = 45: no carry from one byte to the next.
+        for q in &mut tile.codes[4 * j..4 * j + 4] {
+            *q = map2(q, &scale, |q, s| q.wrapping_mul(s));
+        }
     }
-    // At most 3 * 15 = 45: no carry from one byte to the next.
-    crumbs(&w[4..20], |step, q| tile.codes[step] = map2(&q, &scales[step / 4], |q, s| q.wrapping_mul(s)));
 }
 
 #[inline(always)]
 fn q3_k(w: &[Lanes; 64], d: &Lanes, tile: &mut Tile) {
     tile.scale[0] = halves(d);
     let s = &w[25..28];
-    let mut scales = [[0; 16]; 16];
+    crumbs(&w[8..24], &mut tile.codes);
     for j in 0..16 {
         let low = map(&byte(s, j % 8), |x| x >> (j / 8 * 4) & 15);
         let high = map(&byte(s, 8 + j % 4), |x| x >> (j / 4 * 2) & 3);
-        scales[j] = map2(&low, &high, |l, h| l | h << 4);
+        let scale = map2(&low, &high, |l, h| (l | h << 4).wrapping_sub(32));
+        // (s - 32) (q - 4) + 124 = (s - 32) q + 124 - 4 (s - 32), two bytes at a time in 16-bit halves:
+        // linear, so that borrows between the halves cancel.
+        let offset = map(&scale, |s| 124u32.wrapping_sub(s.wrapping_mul(4)).wrapping_mul(0x0001_0001));
+        for step in 4 * j..4 * j + 4 {
+            let third = map(&w[step % 8], |h| (h >> (step / 8) & BITS) << 2);
+            let q = map2(&tile.codes[step], &third, |q, h| q | h);
+            let even = map2(&map(&q, |q| q & EVEN), &scale, |q, s| q.wrapping_mul(s));
+            let odd = map2(&map(&q, |q| q >> 8 & EVEN), &scale, |q, s| q.wrapping_mul(s));
+            let even = map2(&even, &offset, |x, o| x.wrapping_add(o));
+            let odd = map2(&odd, &offset, |x, o| x.wrapping_add(o) << 8);
+            tile.codes[step] = map2(&even, &odd, |e, o| e | o);
+        }
     }
-    crumbs(&w[8..24], |step, q| {
-        let third = map(&w[step % 8], |h| h >> (step / 8) & BITS);
-        let q = map2(&q, &third, |q, h| q | h << 2);
-        // (s - 32) (q - 4) + 124 = (s - 32) q + 252 - 4 s, two bytes at a time in 16-bit halves: linear, so
-        // that borrows between the halves cancel.
-        tile.codes[step] = map2(&q, &scales[step / 4], |q, s| {
-            let offset = (252 - 4 * s as i32) as u32;
-            let times = |q: u32| {
-                q.wrapping_mul(s.wrapping_sub(32)).wrapping_add(offset.wrapping_mul(0x0001_0001))
-            };
-            times(q & EVEN) | times(q >> 8 & EVEN) << 8
-        });
-    });
 }
 
 #[inline(always)]
