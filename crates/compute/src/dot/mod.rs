@@ -3,6 +3,8 @@
 //! A kernel multiplies one row of activations with any number of weight rows, `y.len()` of them.
 
 #[cfg(target_arch = "x86_64")]
+mod avx2;
+#[cfg(target_arch = "x86_64")]
 mod avx512;
 pub(crate) mod scalar;
 #[cfg(test)]
@@ -24,7 +26,8 @@ pub(crate) fn rows(level: Level, element_type: ElementType, weights: &[u8], x: R
     {
         let kernel = match level.min(Level::best()) {
             Level::Avx512Vnni => avx512::kernel(element_type),
-            _ => None,
+            Level::Avx512 | Level::Avx2 => avx2::kernel(element_type),
+            Level::Scalar => None,
         };
         if let Some(kernel) = kernel {
             // SAFETY: the CPU has the level.
@@ -41,7 +44,8 @@ pub(crate) fn float_rows(level: Level, element_type: ElementType, weights: &[u8]
     {
         let kernel = match level.min(Level::best()) {
             Level::Avx512Vnni => avx512::float_kernel(element_type),
-            _ => None,
+            Level::Avx512 | Level::Avx2 => avx2::float_kernel(element_type),
+            Level::Scalar => None,
         };
         if let Some(kernel) = kernel {
             // SAFETY: the CPU has the level.

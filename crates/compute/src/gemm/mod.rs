@@ -13,6 +13,8 @@
 //! that begin at `-zero * (sum of the activations)`; then they are scaled and added in f32.
 
 #[cfg(target_arch = "x86_64")]
+mod avx2;
+#[cfg(target_arch = "x86_64")]
 mod avx512;
 mod floats;
 mod pack;
@@ -128,9 +130,12 @@ pub(crate) unsafe fn blocks(level: Level, w: &Matrix, first: usize, packed: &Pac
 /// Adds tiles times pack to `sums` (`[8][32]`), at least for the first `used` columns.
 fn multiply(level: Level, form: Form, tiles: &[Tile; 2], pack: &Pack, used: usize, sums: &mut [f32]) {
     #[cfg(target_arch = "x86_64")]
-    if level.min(Level::best()) == Level::Avx512Vnni {
+    match level.min(Level::best()) {
         // SAFETY: the CPU has the level.
-        return unsafe { avx512::multiply(form, tiles, pack, used, sums) };
+        Level::Avx512Vnni => return unsafe { avx512::multiply(form, tiles, pack, used, sums) },
+        // SAFETY: as above.
+        Level::Avx512 | Level::Avx2 => return unsafe { avx2::multiply(form, tiles, pack, used, sums) },
+        Level::Scalar => {}
     }
     let _ = (level, used);
     scalar::multiply(form, tiles, pack, sums);

@@ -1,0 +1,121 @@
+//! AVX2 with FMA and F16C: 32 values at a time.
+//!
+//! Every type becomes signed values `v` of 8 bits (codes less their zero point), so no zero point is left
+//! over: `vpmaddubsw` multiplies `|v|` with the activations under the sign of `v` (two products of at most
+//! 128 * 127 fit 16 bits), `vpmaddwd` multiplies by the scales and adds up.
+
+mod float;
+mod large;
+mod small;
+
+use std::arch::x86_64::*;
+
+use quern_tensor_io::ElementType;
+
+use super::{FloatKernel, Kernel};
+use crate::block::{IQ4_TABLE, MXFP4_TABLE};
+
+/// Adds the features of [`crate::simd::Level::Avx2`] to functions.
+macro_rules! avx2 {
+    ($($item:item)*) => { $( #[target_feature(enable = "avx2,fma,f16c,bmi1,bmi2")] $item )* };
+}
+use avx2;
+
+/// The kernel for a block type.
+pub(super) fn kernel(element_type: ElementType) -> Option<Kernel> {
+    use ElementType as T;
+    Some(match element_type {
+        T::Q4_0 => small::q4_0,
+        T::Q4_1 => small::q4_1,
+        T::Q5_0 => small::q5_0,
+        T::Q5_1 => small::q5_1,
+        T::Q8_0 => small::q8_0,
+        T::IQ4NL => small::iq4_nl,
+        T::MXFP4 => small::mxfp4,
+        T::Q2K => large::q2_k,
+        T::Q3K => large::q3_k,
+        T::Q4K => large::q4_k,
+        T::Q5K => large::q5_k,
+        T::Q6K => large::q6_k,
+        T::IQ4XS => large::iq4_xs,
+        T::TQ1_0 => large::tq1_0,
+        T::TQ2_0 => large::tq2_0,
+        _ => return None,
+    })
+}
+
+/// The kernel for a float type.
+pub(super) fn float_kernel(element_type: ElementType) -> Option<FloatKernel> {
+    use ElementType as T;
+    Some(match element_type {
+        T::F32 => float::f32,
+        T::F16 => float::f16,
+        T::BF16 => float::bf16,
+        _ => return None,
+    })
+}
+
+avx2! {
+    /// Products of 32 values with 32 activations, added in pairs: 16 lanes of 16 bits.
+    #[inline]
+    fn pairs(v: __m256i, c: __m256i) -> __m256i {
+        _mm256_maddubs_epi16(_mm256_abs_epi8(v), _mm256_sign_epi8(c, v))
+    }
+
+    /// # Safety
+    /// 32 bytes are readable.
+    #[inline]
+    unsafe fn load32(p: *const u8) -> __m256i {
+        // SAFETY: promised.
+        unsafe { _mm256_loadu_si256(p.cast()) }
+    }
+
+    /// 32 four-bit codes from 16 bytes: low nibbles, then high ones.
+    ///
+    /// # Safety
+    /// 16 bytes are readable.
+    #[inline]
+    unsafe fn nibbles(p: *const u8) -> __m256i {
+        // SAFETY: promised.
+        let x = unsafe { _mm_loadu_si128(p.cast()) };
+        let x = _mm256_set_m128i(_mm_srli_epi16::<4>(x), x);
+        _mm256_and_si256(x, _mm256_set1_epi8(15))
+    }
+
+    /// Values of a table at 32 four-bit codes.
+    #[inline]
+    fn look_up(table: &[i8; 16], codes: __m256i) -> __m256i {
+        // SAFETY: 16 bytes.
+        let table = unsafe { _mm_loadu_si128(table.as_ptr().cast()) };
+        _mm256_shuffle_epi8(_mm256_broadcastsi128_si256(table), codes)
+    }
+
+    #[inline]
+    fn iq4(codes: __m256i) -> __m256i {
+        look_up(&IQ4_TABLE, codes)
+    }
+
+    #[inline]
+    fn fp4(codes: __m256i) -> __m256i {
+        look_up(&MXFP4_TABLE, codes)
+    }
+
+    /// The sum of 8 lanes.
+    #[inline]
+    fn total(x: __m256) -> f32 {
+        let x = _mm_add_ps(_mm256_castps256_ps128(x), _mm256_extractf128_ps::<1>(x));
+        let x = _mm_add_ps(x, _mm_movehl_ps(x, x));
+        _mm_cvtss_f32(_mm_add_ss(x, _mm_movehdup_ps(x)))
+    }
+
+    /// The f16 at `p`.
+    ///
+    /// # Safety
+    /// 2 bytes are readable.
+    #[inline]
+    unsafe fn half(p: *const u8) -> f32 {
+        // SAFETY: promised.
+        let bits = unsafe { p.cast::<u16>().read_unaligned() };
+        _mm_cvtss_f32(_mm_cvtph_ps(_mm_cvtsi32_si128(bits.into())))
+    }
+}
