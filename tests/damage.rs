@@ -41,7 +41,8 @@ fn weights_that_are_not_finite_stop_a_quantization_before_anything_appears() {
     bytes[at..at + 2].copy_from_slice(&0x7c00u16.to_le_bytes());
     fs::write(&weights, bytes).unwrap();
     let out = dir.path().join("out.gguf");
-    let text = failure(&quern(["quantize", model.to_str().unwrap(), "--to", "q4_k_m", "-o", out.to_str().unwrap()]));
+    let text =
+        failure(&quern(["quantize", model.to_str().unwrap(), "--to", "q4_k_m", "-o", out.to_str().unwrap()]));
     assert!(text.contains("tensor") && text.contains("row"), "{text}");
     assert_eq!(listing(dir.path()), ["model"]);
 }
@@ -55,7 +56,11 @@ fn an_unknown_architecture_is_named() {
     }
     let config = dir.path().join("config.json");
     let text = fs::read_to_string(&config).unwrap();
-    fs::write(&config, text.replace("LlamaForCausalLM", "GrainForCausalLM").replace("\"llama\"", "\"grain\"")).unwrap();
+    fs::write(
+        &config,
+        text.replace("LlamaForCausalLM", "GrainForCausalLM").replace("\"llama\"", "\"grain\""),
+    )
+    .unwrap();
     let text = failure(&quern(["run", dir.path().to_str().unwrap(), "-p", "x"]));
     assert!(text.contains("config.json") && text.contains("GrainForCausalLM"), "{text}");
     // Still worth a look.
@@ -85,7 +90,8 @@ fn a_killed_run_leaves_no_output_and_the_next_one_succeeds() {
     let dir = tempfile::tempdir().unwrap();
     let out = dir.path().join("out.gguf");
     let source = fixture("bookworm-4m");
-    let args = ["quantize", source.to_str().unwrap(), "--to", "q2_k", "-o", out.to_str().unwrap(), "--threads", "1"];
+    let args =
+        ["quantize", source.to_str().unwrap(), "--to", "q2_k", "-o", out.to_str().unwrap(), "--threads", "1"];
     for delay in [0, 5, 20, 60] {
         let mut child = command().args(args).stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
         std::thread::sleep(Duration::from_millis(delay));

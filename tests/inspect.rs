@@ -27,7 +27,13 @@ fn the_json_has_the_keys_scripts_rely_on() {
     assert_eq!(v["container"], "gguf");
     assert_eq!(v["scheme"], "q4_k_m");
     assert_eq!(v["parameters"], 4_196_608);
-    assert!(v["metadata"].as_array().unwrap().iter().any(|m| m["key"] == "llama.block_count" && m["value"] == "4"));
+    assert!(
+        v["metadata"]
+            .as_array()
+            .unwrap()
+            .iter()
+            .any(|m| m["key"] == "llama.block_count" && m["value"] == "4")
+    );
     assert_eq!(v["check"]["findings"], serde_json::json!([]));
     assert_eq!(v["check"]["values_checked"], 4_196_608);
 }
@@ -35,7 +41,14 @@ fn the_json_has_the_keys_scripts_rely_on() {
 #[test]
 fn the_text_says_what_the_model_is() {
     let text = stdout(&quern(["inspect", fixture("bookworm-4m").to_str().unwrap(), "--tensors"]));
-    for part in ["llama", "4.20 M", "4 layers, hidden size 256", "1024 positions", "bos 1 \"<s>\"", "model.norm.weight"] {
+    for part in [
+        "llama",
+        "4.20 M",
+        "4 layers, hidden size 256",
+        "1024 positions",
+        "bos 1 \"<s>\"",
+        "model.norm.weight",
+    ] {
         assert!(text.contains(part), "{part} in {text}");
     }
 }
@@ -71,12 +84,19 @@ fn check_finds_tensors_that_do_not_belong_or_are_missing() {
     let dir = altered(|bytes| {
         let header = u64::from_le_bytes(bytes[..8].try_into().unwrap()) as usize + 8;
         let text = String::from_utf8(bytes[8..header].to_vec()).unwrap();
-        bytes[8..header].copy_from_slice(text.replace("layers.3.mlp.up_proj", "layers.9.mlp.up_proj").as_bytes());
+        bytes[8..header]
+            .copy_from_slice(text.replace("layers.3.mlp.up_proj", "layers.9.mlp.up_proj").as_bytes());
     });
     let output = quern(["inspect", dir.path().to_str().unwrap(), "--check", "--json"]);
     assert_eq!(output.status.code(), Some(1));
     let v: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
     let findings = v["check"]["findings"].to_string();
-    assert!(findings.contains("model.layers.3.mlp.up_proj.weight") && findings.contains("missing"), "{findings}");
-    assert!(findings.contains("model.layers.9.mlp.up_proj.weight") && findings.contains("not part of"), "{findings}");
+    assert!(
+        findings.contains("model.layers.3.mlp.up_proj.weight") && findings.contains("missing"),
+        "{findings}"
+    );
+    assert!(
+        findings.contains("model.layers.9.mlp.up_proj.weight") && findings.contains("not part of"),
+        "{findings}"
+    );
 }

@@ -48,7 +48,8 @@ pub fn check(checkpoint: &Checkpoint, progress: &dyn Progress) -> Report {
     for info in tensors {
         progress.step(&info.name);
         if !decode::can_decode(info.element_type) {
-            let problem = format!("values of type {} are not checked: quern cannot decode it yet", info.element_type);
+            let problem =
+                format!("values of type {} are not checked: quern cannot decode it yet", info.element_type);
             findings.push(Finding { tensor: Some(info.name.clone()), problem });
         } else {
             tensors_checked += 1;
@@ -83,7 +84,8 @@ fn structure(checkpoint: &Checkpoint, config: &Config, findings: &mut Vec<Findin
     for info in checkpoint.tensors() {
         let name = info.name.as_str();
         if extra.contains_key(name) && !harmless.iter().any(|end| name.ends_with(end)) {
-            let problem = format!("is not part of a {} model of this configuration", config.architecture.name);
+            let problem =
+                format!("is not part of a {} model of this configuration", config.architecture.name);
             findings.push(Finding { tensor: Some(name.to_owned()), problem });
         }
     }

@@ -7,4 +7,4 @@ mod check;
 mod summary;
 
 pub use check::{Finding, Report, check};
-pub use summary::{metadata, MetadataEntry, Summary, TensorSummary, TokenizerSummary, TypeTotal, summarize};
+pub use summary::{MetadataEntry, Summary, TensorSummary, TokenizerSummary, TypeTotal, metadata, summarize};

@@ -202,9 +202,10 @@ fn type_totals(checkpoint: &Checkpoint) -> Vec<TypeTotal> {
 }
 
 fn scheme(checkpoint: &Checkpoint, config: Option<&Config>, types: &[TypeTotal]) -> String {
-    let file_type = checkpoint.metadata().u64("general.file_type").and_then(|id| {
-        quern_model::FileType::from_id(u32::try_from(id).ok()?)
-    });
+    let file_type = checkpoint
+        .metadata()
+        .u64("general.file_type")
+        .and_then(|id| quern_model::FileType::from_id(u32::try_from(id).ok()?));
     if let Some(file_type) = file_type {
         return file_type.name().to_lowercase();
     }

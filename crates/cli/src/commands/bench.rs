@@ -20,7 +20,10 @@ pub fn run(args: &args::Bench) -> Outcome {
         print_json(&report)?;
         return Ok(ExitCode::SUCCESS);
     }
-    let name = args.model.file_name().map_or_else(|| args.model.display().to_string(), |n| n.to_string_lossy().into());
+    let name = args
+        .model
+        .file_name()
+        .map_or_else(|| args.model.display().to_string(), |n| n.to_string_lossy().into());
     let rows = speeds(&report).into_iter().map(|(test, speed, deviation)| {
         vec![
             name.clone(),
@@ -42,5 +45,8 @@ fn speeds(report: &BenchReport) -> Vec<(String, f64, f64)> {
         (format!("pp{}", report.prompt), report.prompt_tokens_per_second, report.prompt_stddev),
         (format!("tg{}", report.generate), report.generate_tokens_per_second, report.generate_stddev),
     ];
-    tests.into_iter().filter_map(|(name, mean, deviation)| Some((name, mean?, deviation.unwrap_or(0.0)))).collect()
+    tests
+        .into_iter()
+        .filter_map(|(name, mean, deviation)| Some((name, mean?, deviation.unwrap_or(0.0))))
+        .collect()
 }

@@ -9,9 +9,10 @@ use quern_model::GgufView;
 use quern_quantize::job::{self, Options};
 use quern_quantize::recipe::FileType;
 use quern_run::{BenchOptions, GenerateOptions, PerplexityOptions, SamplingOptions};
-use quern_tensor_io::{Checkpoint, NoProgress};
+use quern_tensor_io::{Checkpoint, NoProgress, Progress};
 
 use super::{Outcome, inspect, load, print, read_text};
+use crate::progress::{Bar, Unit};
 use crate::{args, format};
 
 /// From large to small; the first is the yardstick.
@@ -51,14 +52,20 @@ pub fn run(args: &args::Demo) -> Outcome {
     let work = tempfile::tempdir().context("cannot make a temporary directory")?;
 
     let checkpoint = Checkpoint::open(&model)?;
-    print(&format!("{}\n", inspect::describe(&model.display().to_string(), &quern_inspect::summarize(&checkpoint))))?;
+    print(&format!(
+        "{}\n",
+        inspect::describe(&model.display().to_string(), &quern_inspect::summarize(&checkpoint))
+    ))?;
     let view = GgufView::new(&checkpoint)?;
     let mut ground = Vec::new();
+    let bar = Bar::new(Unit::Runs);
+    bar.total(TYPES.len() as u64);
     for file_type in TYPES {
-        eprint!("\rgrinding to {:<8}", file_type.name().to_lowercase());
+        bar.step(&format!("grinding to {}", file_type.name().to_lowercase()));
         ground.push(grind(&view, file_type, work.path(), &text, threads)?);
+        bar.advance(1);
     }
-    eprint!("\r{:20}\r", "");
+    drop(bar);
 
     let yardstick = ground[0].perplexity;
     let rows = ground.iter().map(|g| {
@@ -73,7 +80,16 @@ pub fn run(args: &args::Demo) -> Outcome {
             format!("{:.0}", g.generate_speed),
         ]
     });
-    let header = ["type", "size", "bits/weight", "perplexity", "vs f16", "quantized in", "prompt tok/s", "generate tok/s"];
+    let header = [
+        "type",
+        "size",
+        "bits/weight",
+        "perplexity",
+        "vs f16",
+        "quantized in",
+        "prompt tok/s",
+        "generate tok/s",
+    ];
     print(&format!("{}\n", format::table(&header, &[1, 2, 3, 4, 5, 6, 7], rows)))?;
 
     let good = ground.iter().filter(|g| g.perplexity <= GOOD * yardstick).min_by_key(|g| g.size);
@@ -88,7 +104,12 @@ pub fn run(args: &args::Demo) -> Outcome {
     let prompt = "It was a dark night, and the old captain";
     let options = GenerateOptions {
         limit: Some(120),
-        sampling: SamplingOptions { temperature: 0.7, repeat_penalty: 1.1, seed: 4, ..SamplingOptions::default() },
+        sampling: SamplingOptions {
+            temperature: 0.7,
+            repeat_penalty: 1.1,
+            seed: 4,
+            ..SamplingOptions::default()
+        },
         ..GenerateOptions::default()
     };
     print(prompt)?;
@@ -122,7 +143,8 @@ fn grind(
     let model = load(&path, threads)?;
     let chunks = PerplexityOptions { context: 512, chunks: Some(16) };
     let report = quern_run::perplexity(&model, None, text, chunks, &NoProgress)?;
-    let speed = quern_run::bench(&model, BenchOptions { prompt: 256, generate: 64, repetitions: 2 }, &NoProgress)?;
+    let speed =
+        quern_run::bench(&model, BenchOptions { prompt: 256, generate: 64, repetitions: 2 }, &NoProgress)?;
     Ok(Ground {
         file_type,
         size: plan.file_size(),

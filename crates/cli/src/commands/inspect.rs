@@ -77,7 +77,8 @@ pub fn describe(path: &str, s: &Summary) -> String {
         |t| format!("{} characters, begins {:?}", t.chars().count(), t.chars().take(60).collect::<String>()),
     );
     rows.push(("chat template", template));
-    let types = s.types.iter().map(|t| format!("{} × {} ({})", t.tensors, t.element_type, format::bytes(t.bytes)));
+    let types =
+        s.types.iter().map(|t| format!("{} × {} ({})", t.tensors, t.element_type, format::bytes(t.bytes)));
     rows.push(("tensors", types.collect::<Vec<_>>().join(", ")));
     rows.extend(s.notes.iter().map(|note| ("note", note.clone())));
     rows.into_iter().map(|(label, text)| format!("{label:<15} {text}\n")).collect()
