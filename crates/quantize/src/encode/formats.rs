@@ -5,8 +5,6 @@ use super::scalar::search::Steps;
 /// Constants of an affine search.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct AffineFormat {
-    /// Values per sub-block.
-    pub sub: usize,
     /// Largest code.
     pub max_code: i32,
     /// Largest second-level code.
@@ -28,7 +26,6 @@ impl AffineFormat {
 
 /// `q2_K`.
 pub(crate) const Q2_K: AffineFormat = AffineFormat {
-    sub: 16,
     max_code: 3,
     max_scale: 15,
     plain: Steps { first: -0.5, step: 0.1, last: 15 },
@@ -39,7 +36,6 @@ pub(crate) const Q2_K: AffineFormat = AffineFormat {
 
 /// `q4_K`.
 pub(crate) const Q4_K: AffineFormat = AffineFormat {
-    sub: 32,
     max_code: 15,
     max_scale: 63,
     plain: Steps { first: -1.0, step: 0.1, last: 20 },

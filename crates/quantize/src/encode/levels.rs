@@ -52,7 +52,12 @@ pub(crate) fn q2_k(scale: &[f32; 16], min: &[f32; 16]) -> (Affine<16>, Effective
 }
 
 /// `q2_K` with importance: scales and minima already searched.
-pub(crate) fn q2_k_searched(d: f32, dmin: f32, scale: &[u8; 16], min: &[u8; 16]) -> (Affine<16>, Effective<16>) {
+pub(crate) fn q2_k_searched(
+    d: f32,
+    dmin: f32,
+    scale: &[u8; 16],
+    min: &[u8; 16],
+) -> (Affine<16>, Effective<16>) {
     q2_k_stored(d, dmin, std::array::from_fn(|j| scale[j] | min[j] << 4))
 }
 
@@ -76,7 +81,12 @@ pub(crate) fn six_bit(scale: &[f32; 8], min: &[f32; 8]) -> (Affine<12>, Effectiv
 }
 
 /// `q4_K`, `q5_K` with importance: scales and minima (at most 63) already searched.
-pub(crate) fn six_bit_searched(d: f32, dmin: f32, scale: &[u8; 8], min: &[u8; 8]) -> (Affine<12>, Effective<8>) {
+pub(crate) fn six_bit_searched(
+    d: f32,
+    dmin: f32,
+    scale: &[u8; 8],
+    min: &[u8; 8],
+) -> (Affine<12>, Effective<8>) {
     let (read_d, read_dmin) = (through_f16(d), through_f16(dmin));
     let effective =
         Effective { scale: scale.map(|s| read_d * f32::from(s)), min: min.map(|m| read_dmin * f32::from(m)) };

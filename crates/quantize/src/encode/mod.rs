@@ -16,6 +16,8 @@ mod numeric;
 mod pack;
 mod scalar;
 mod table;
+#[cfg(test)]
+mod tests;
 
 /// Why rows could not be encoded.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
@@ -121,6 +123,31 @@ pub fn encode_rows_at(
     Ok(())
 }
 
+/// [`encode_rows`] one value after another: the specification that the lane encoders are tested against, many
+/// times slower. Plain float types are not blocks and have none.
+///
+/// # Errors
+/// As [`encode_rows`]; also for types that are not blocks.
+pub fn encode_rows_scalar(
+    element_type: ElementType,
+    columns: usize,
+    rows: &[f32],
+    weights: Option<&[f32]>,
+    out: &mut [u8],
+) -> Result<(), EncodeError> {
+    if !element_type.is_block() {
+        return Err(EncodeError::Unsupported(element_type));
+    }
+    check(element_type, columns, rows, weights, out)?;
+    if !rows.is_empty() {
+        let bytes = out.len() / (rows.len() / columns);
+        for (x, out) in rows.chunks_exact(columns).zip(out.chunks_exact_mut(bytes)) {
+            scalar::encode_row(element_type, x, weights, out);
+        }
+    }
+    Ok(())
+}
+
 fn check(
     element_type: ElementType,
     columns: usize,
@@ -138,7 +165,7 @@ fn check(
     let length = |what, found, expected| {
         if found == expected { Ok(()) } else { Err(EncodeError::Length { what, found, expected }) }
     };
-    let count = if rows.is_empty() { 0 } else { rows.len() / columns };
+    let count = rows.len().checked_div(columns).unwrap_or(0);
     length("values in whole rows", rows.len(), count * columns)?;
     if let Some(weights) = weights {
         length("importance weights", weights.len(), columns)?;
@@ -146,13 +173,4 @@ fn check(
         return Err(EncodeError::NeedsWeights(element_type));
     }
     length("bytes of output", out.len(), count * row_bytes)
-}
-
-/// tmp
-pub fn oracle(element_type: ElementType, columns: usize, rows: &[f32], weights: Option<&[f32]>, out: &mut [u8]) {
-    if !element_type.is_block() { return; }
-    let bytes = out.len() / (rows.len() / columns);
-    for (x, out) in rows.chunks_exact(columns).zip(out.chunks_exact_mut(bytes)) {
-        scalar::encode_row(element_type, x, weights, out);
-    }
 }

@@ -46,3 +46,23 @@ pub(crate) fn bf16_bits(x: f32) -> u16 {
     }
     ((bits.wrapping_add(0x7fff + ((bits >> 16) & 1))) >> 16) as u16
 }
+
+/// E8M0 exponent of an `mxfp4` block for its largest magnitude, and half the scale it stands for (the table
+/// is doubled). The exponent is `floor(log2f(magnitude)) - 2`, where log2f has rounded: just below a power of
+/// two it is already the next integer.
+#[inline]
+pub(crate) fn mxfp4_scale(magnitude: f32) -> (u8, f32) {
+    let bits = magnitude.to_bits();
+    let (exponent, fraction) = ((bits >> 23) as i32, bits & 0x007f_ffff);
+    let e = if exponent != 0 && fraction < 0x007f_ff00 {
+        // Too far below the next power of two to be rounded up to it (44 units suffice at the ends of the range).
+        (exponent - 2) as u8
+    } else if magnitude > 0.0 {
+        // Through f64, whose logarithm rounds to f32 the same way on every platform.
+        truncate((f64::from(magnitude).log2() as f32).floor() - 2.0 + 127.0) as u8
+    } else {
+        0
+    };
+    let bits = if e < 2 { 0x0020_0000 << e } else { (u32::from(e) - 1) << 23 };
+    (e, f32::from_bits(bits))
+}

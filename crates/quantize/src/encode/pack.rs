@@ -40,7 +40,11 @@ pub(crate) fn nibbles_32(codes: &[u8; 32], out: &mut [u8]) {
 /// Bit j = fifth bit of element j.
 #[inline(always)]
 pub(crate) fn fifth_bits(codes: &[u8; 32]) -> u32 {
-    codes.iter().enumerate().fold(0, |bits, (j, &c)| bits | (u32::from(c >> 4) & 1) << j)
+    // Eight bytes at a time: the multiplication carries the low bit of byte k to bit 56 + k.
+    codes.as_chunks::<8>().0.iter().enumerate().fold(0, |bits, (k, &eight)| {
+        let low_bits = (u64::from_le_bytes(eight) >> 4) & 0x0101_0101_0101_0101;
+        bits | ((low_bits.wrapping_mul(0x0102_0408_1020_4080) >> 56) as u32) << (8 * k)
+    })
 }
 
 /// Two bits an element, in strides of 32 within each half.
@@ -126,10 +130,8 @@ pub(crate) fn q6_k(codes: &[u8; 256], scales: &[u8; 16], d: [u8; 2], out: &mut [
         for l in 0..32 {
             ql[l] = (codes[l] & 15) | codes[l + 64] << 4;
             ql[l + 32] = (codes[l + 32] & 15) | codes[l + 96] << 4;
-            qh[l] = codes[l] >> 4
-                | codes[l + 32] >> 4 << 2
-                | codes[l + 64] >> 4 << 4
-                | codes[l + 96] >> 4 << 6;
+            qh[l] =
+                codes[l] >> 4 | codes[l + 32] >> 4 << 2 | codes[l + 64] >> 4 << 4 | codes[l + 96] >> 4 << 6;
         }
     }
     out[192..208].copy_from_slice(scales);

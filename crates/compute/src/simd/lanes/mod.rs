@@ -23,7 +23,11 @@ pub const LANES: usize = 16;
 /// Operations on sixteen lanes. Comparisons with NaN are false.
 pub trait Lanes: Copy {
     /// Sixteen f32 values.
-    type F: Copy + Add<Output = Self::F> + Sub<Output = Self::F> + Mul<Output = Self::F> + Div<Output = Self::F>;
+    type F: Copy
+        + Add<Output = Self::F>
+        + Sub<Output = Self::F>
+        + Mul<Output = Self::F>
+        + Div<Output = Self::F>;
     /// Sixteen truth values.
     type M: Copy;
     /// Sixteen table indices, 0..16.

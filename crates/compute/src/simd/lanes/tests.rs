@@ -66,9 +66,38 @@ impl LaneOp for Everything {
 
 fn awkward() -> Vec<f32> {
     let mut values = vec![
-        0.0, -0.0, 0.5, -0.5, 1.5, 2.5, -1.5, -2.5, 1.0, -1.0, 255.0, 256.0, 1e-40, -1e-40, 1e30, -1e30, f32::MAX,
-        f32::MIN, f32::MIN_POSITIVE, f32::INFINITY, f32::NEG_INFINITY, f32::NAN, 4_194_303.5, -4_194_304.5, 3e9, -3e9,
-        2_147_483_648.0, -2_147_483_648.0, 0.499_999_97, 7.0, -115.5, 101.0,
+        0.0,
+        -0.0,
+        0.5,
+        -0.5,
+        1.5,
+        2.5,
+        -1.5,
+        -2.5,
+        1.0,
+        -1.0,
+        255.0,
+        256.0,
+        1e-40,
+        -1e-40,
+        1e30,
+        -1e30,
+        f32::MAX,
+        f32::MIN,
+        f32::MIN_POSITIVE,
+        f32::INFINITY,
+        f32::NEG_INFINITY,
+        f32::NAN,
+        4_194_303.5,
+        -4_194_304.5,
+        3e9,
+        -3e9,
+        2_147_483_648.0,
+        -2_147_483_648.0,
+        0.499_999_97,
+        7.0,
+        -115.5,
+        101.0,
     ];
     let mut state = 1u32;
     for _ in 0..992 {
@@ -81,11 +110,13 @@ fn awkward() -> Vec<f32> {
 #[test]
 fn every_level_computes_the_same_bits() {
     let values = awkward();
-    let edges =
-        [-115.5, -93.5, -74.0, -57.0, -42.0, -28.5, -16.0, -4.5, 7.0, 19.0, 31.5, 45.5, 61.0, 79.0, 101.0, 0.0];
+    let edges = [
+        -115.5, -93.5, -74.0, -57.0, -42.0, -28.5, -16.0, -4.5, 7.0, 19.0, 31.5, 45.5, 61.0, 79.0, 101.0, 0.0,
+    ];
     for shift in [1, 7, 16, 33, 500] {
         for at in 0..values.len() / LANES {
-            let pick = |offset: usize| std::array::from_fn(|i| values[(at * LANES + i + offset) % values.len()]);
+            let pick =
+                |offset: usize| std::array::from_fn(|i| values[(at * LANES + i + offset) % values.len()]);
             let op = || Everything { a: pick(0), b: pick(shift), edges };
             let expected = dispatch(Level::Scalar, op());
             for level in Level::available() {

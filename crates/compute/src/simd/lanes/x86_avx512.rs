@@ -153,7 +153,8 @@ impl Lanes for Avx512 {
             let mut i = _mm512_setzero_si512();
             macro_rules! step {
                 ($step:literal) => {
-                    let edge = _mm512_permutexvar_ps(_mm512_add_epi32(i, _mm512_set1_epi32($step - 1)), edges);
+                    let edge =
+                        _mm512_permutexvar_ps(_mm512_add_epi32(i, _mm512_set1_epi32($step - 1)), edges);
                     let reached = _mm512_cmp_ps_mask::<_CMP_NLT_UQ>(x.0, edge);
                     i = _mm512_mask_add_epi32(i, reached, i, _mm512_set1_epi32($step));
                 };

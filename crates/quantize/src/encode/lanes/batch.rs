@@ -8,18 +8,19 @@ use quern_compute::simd::lanes::{LANES, LaneOp, Lanes};
 
 use super::tile::{self, Tile};
 
-/// Sixteen blocks of `N` values, one in each lane.
+/// Sixteen blocks of `N` values, one in each lane. (Every tile is a multiple of 64 bytes: all are aligned.)
+#[repr(C, align(64))]
 pub(super) struct Batch<const N: usize> {
     /// Values.
     pub x: Tile<N>,
     /// Importance of the same columns, if `weighted`.
     pub qw: Tile<N>,
-    /// Whether there is importance.
-    pub weighted: bool,
-    /// Mean square of the row each block is in, if the encoder asked for it.
-    pub row_sigma2: [f32; LANES],
     /// Where the encoder leaves codes.
     pub codes: Tile<N>,
+    /// Mean square of the row each block is in, if the encoder asked for it.
+    pub row_sigma2: [f32; LANES],
+    /// Whether there is importance.
+    pub weighted: bool,
 }
 
 /// Encodes sixteen blocks at once.

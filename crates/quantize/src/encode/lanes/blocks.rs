@@ -8,7 +8,7 @@ use super::super::pack;
 use super::batch::{Batch, BlockEncoder};
 use super::search::{self, Nonlinear};
 use super::super_blocks::{energy, importance, squares};
-use super::tile;
+use super::tile::{self, Aligned};
 
 /// `q4_0` (`BITS` 4) and `q5_0` (`BITS` 5) with importance.
 #[derive(Clone, Copy)]
@@ -47,7 +47,7 @@ impl<const BITS: u32> BlockEncoder<32> for Symmetric<BITS> {
     #[inline(always)]
     fn encode<S: Lanes>(self, s: S, batch: &mut Batch<32>, out: &mut [u8]) {
         let limit = 1 << (BITS - 1);
-        let mut w = [[0.0; LANES]; 32];
+        let mut w = Aligned([[0.0; LANES]; 32]);
         importance(s, &batch.x, &batch.qw, s.load(&batch.row_sigma2), &mut w);
         let found = search::symmetric(s, &batch.x, &w, limit);
         found.codes(s, &batch.x, limit, &mut batch.codes);
@@ -68,7 +68,7 @@ impl<const BITS: u32> BlockEncoder<32> for Affine<BITS> {
     #[inline(always)]
     fn encode<S: Lanes>(self, s: S, batch: &mut Batch<32>, out: &mut [u8]) {
         let max_code = (1 << BITS) - 1;
-        let mut w = [[0.0; LANES]; 32];
+        let mut w = Aligned([[0.0; LANES]; 32]);
         importance(s, &batch.x, &batch.qw, s.load(&batch.row_sigma2), &mut w);
         let found = search::affine(s, &batch.x, &w, max_code, AffineFormat::WEIGHTED, false);
         found.codes(s, &batch.x, max_code, &mut batch.codes);
@@ -88,7 +88,7 @@ impl BlockEncoder<32> for Iq4Nl {
 
     #[inline(always)]
     fn encode<S: Lanes>(self, s: S, batch: &mut Batch<32>, out: &mut [u8]) {
-        let mut w = [[0.0; LANES]; 32];
+        let mut w = Aligned([[0.0; LANES]; 32]);
         if batch.weighted {
             let sigma2 = energy(s, &batch.x) * s.splat(2.0 / 32.0);
             importance(s, &batch.x, &batch.qw, sigma2, &mut w);

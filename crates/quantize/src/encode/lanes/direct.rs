@@ -4,8 +4,8 @@
 
 use quern_compute::simd::lanes::{LANES, LaneOp, Lanes};
 
+use super::super::numeric::mxfp4_scale;
 use super::super::pack;
-use super::super::scalar::mxfp4_scale;
 use super::super::table::E2M1_DOUBLED;
 use super::blocks::{halves, pack_codes};
 

@@ -9,6 +9,7 @@ use quern_compute::simd::lanes::{LANES, Lanes};
 use super::super::numeric::{ROUNDING_MAGIC, ZERO_BLOCK};
 use super::super::scalar::search::Steps;
 use super::super::table::{IQ4, IQ4_EDGES};
+use super::tile::Aligned;
 
 /// Value of largest magnitude with its sign, first of equals, and that magnitude.
 #[inline(always)]
@@ -87,7 +88,7 @@ pub(super) fn symmetric<S: Lanes, const N: usize>(
     let (extreme, magnitude) = extreme(s, x);
     let none = s.splat(0.0);
     let rounding = Rounding::new(s, -limit, limit - 1);
-    let mut wx = [[0.0; LANES]; N];
+    let mut wx = Aligned([[0.0; LANES]; N]);
     for i in 0..N {
         s.store(s.load(&w[i]) * s.load(&x[i]), &mut wx[i]);
     }
@@ -234,7 +235,7 @@ pub(super) fn affine<S: Lanes, const N: usize>(
     let mut inverse = s.splat(max_code as f32) / (max - min);
     let mut scale = s.splat(1.0) / inverse;
     let mut best = none;
-    let mut tried = [[0.0; LANES]; N];
+    let mut tried = Aligned([[0.0; LANES]; N]);
     for (t, (x, w)) in tried.iter_mut().zip(x.iter().zip(w)) {
         let x = s.load(x);
         let l = rounding.code(s, inverse * (x - min));

@@ -6,7 +6,7 @@ use super::super::formats::{AffineFormat, Q2_K, Q4_K, Q5_K};
 use super::super::{levels, pack};
 use super::batch::{Batch, BlockEncoder};
 use super::search::{self, Nonlinear, Rounding};
-use super::tile;
+use super::tile::{self, Aligned};
 
 /// One value of each sub-block (first index) of each lane.
 type PerSub<const SUBS: usize> = [[f32; LANES]; SUBS];
@@ -93,7 +93,7 @@ fn affine_search<S: Lanes, const SUBS: usize, const N: usize>(
 ) -> AffineFound<S, SUBS> {
     let none = s.splat(0.0);
     let subs = batch.x.as_chunks::<N>().0;
-    let mut w = [[0.0; LANES]; N];
+    let mut w = Aligned([[0.0; LANES]; N]);
     let (mut scale, mut min, mut weight) = ([none; SUBS], [none; SUBS], [none; SUBS]);
     let mut first = [search::Affine::none(s); SUBS];
     let sigma2 = s.splat(format.energy_factor) * energy(s, &batch.x) / s.splat(256.0);
@@ -180,7 +180,9 @@ impl BlockEncoder<256> for Q2K {
             *field = Some(stored);
         }
         let codes = affine_codes::<S, 16, 16>(s, batch, &found.first, &scale, &min, Q2_K.max_code);
-        for ((out, codes), field) in out.chunks_exact_mut(Self::BYTES).zip(&codes).zip(fields.iter().flatten()) {
+        for ((out, codes), field) in
+            out.chunks_exact_mut(Self::BYTES).zip(&codes).zip(fields.iter().flatten())
+        {
             pack::q2_k(codes, &field.scales, field.d, field.dmin, out);
         }
     }
@@ -218,7 +220,9 @@ impl BlockEncoder<256> for Q4K {
     #[inline(always)]
     fn encode<S: Lanes>(self, s: S, batch: &mut Batch<256>, out: &mut [u8]) {
         let (codes, fields) = six_bit(s, &Q4_K, batch);
-        for ((out, codes), field) in out.chunks_exact_mut(Self::BYTES).zip(&codes).zip(fields.iter().flatten()) {
+        for ((out, codes), field) in
+            out.chunks_exact_mut(Self::BYTES).zip(&codes).zip(fields.iter().flatten())
+        {
             pack::q4_k(codes, &field.scales, field.d, field.dmin, out);
         }
     }
@@ -230,7 +234,9 @@ impl BlockEncoder<256> for Q5K {
     #[inline(always)]
     fn encode<S: Lanes>(self, s: S, batch: &mut Batch<256>, out: &mut [u8]) {
         let (codes, fields) = six_bit(s, &Q5_K, batch);
-        for ((out, codes), field) in out.chunks_exact_mut(Self::BYTES).zip(&codes).zip(fields.iter().flatten()) {
+        for ((out, codes), field) in
+            out.chunks_exact_mut(Self::BYTES).zip(&codes).zip(fields.iter().flatten())
+        {
             pack::q5_k(codes, &field.scales, field.d, field.dmin, out);
         }
     }
@@ -266,12 +272,12 @@ impl BlockEncoder<256> for Q3K {
 
     #[inline(always)]
     fn encode<S: Lanes>(self, s: S, batch: &mut Batch<256>, out: &mut [u8]) {
-        let (mut found, mut second) = ([[0.0; LANES]; 16], [[0.0; LANES]; 16]);
+        let (mut found, mut second) = (Aligned([[0.0; LANES]; 16]), [[0.0; LANES]; 16]);
         let mut d = [0.0; LANES];
         let subs = batch.x.as_chunks::<16>().0.iter().zip(batch.codes.as_chunks_mut::<16>().0);
         if batch.weighted {
             let sigma2 = s.splat(2.0) * energy(s, &batch.x) / s.splat(256.0);
-            let (mut w, mut weight) = ([[0.0; LANES]; 16], [[0.0; LANES]; 16]);
+            let (mut w, mut weight) = (Aligned([[0.0; LANES]; 16]), Aligned([[0.0; LANES]; 16]));
             for (j, (x, codes)) in subs.enumerate() {
                 let sum = importance(s, x, &batch.qw.as_chunks::<16>().0[j], sigma2, &mut w);
                 s.store(sum, &mut weight[j]);
@@ -281,7 +287,7 @@ impl BlockEncoder<256> for Q3K {
             }
             let result = search::symmetric(s, &found, &weight, 32);
             s.store(result.scale, &mut d);
-            result.codes(s, &found, 32, &mut second);
+            result.codes(s, found.as_slice(), 32, &mut second);
         } else {
             for (j, (x, codes)) in subs.enumerate() {
                 s.store(search::descent(s, x, 4, codes), &mut found[j]);
@@ -301,7 +307,9 @@ impl BlockEncoder<256> for Q3K {
             *field = Some(stored);
         }
         let codes = symmetric_codes(s, batch, &scale, 4);
-        for ((out, codes), field) in out.chunks_exact_mut(Self::BYTES).zip(&codes).zip(fields.iter().flatten()) {
+        for ((out, codes), field) in
+            out.chunks_exact_mut(Self::BYTES).zip(&codes).zip(fields.iter().flatten())
+        {
             pack::q3_k(codes, &field.scales, field.d, out);
         }
     }
@@ -314,7 +322,7 @@ impl BlockEncoder<256> for Q6K {
     fn encode<S: Lanes>(self, s: S, batch: &mut Batch<256>, out: &mut [u8]) {
         let mut found = [[0.0; LANES]; 16];
         let mut first = [search::Symmetric::none(s); 16];
-        let mut w = [[0.0; LANES]; 16];
+        let mut w = Aligned([[0.0; LANES]; 16]);
         for (j, x) in batch.x.as_chunks::<16>().0.iter().enumerate() {
             first[j] = if batch.weighted {
                 search::symmetric(s, x, &batch.qw.as_chunks::<16>().0[j], 32)
@@ -358,7 +366,7 @@ impl BlockEncoder<256> for Iq4Xs {
     fn encode<S: Lanes>(self, s: S, batch: &mut Batch<256>, out: &mut [u8]) {
         let sigma2 = energy(s, &batch.x) * s.splat(2.0 / 256.0);
         let mut found = [[0.0; LANES]; 8];
-        let mut w = [[0.0; LANES]; 32];
+        let mut w = Aligned([[0.0; LANES]; 32]);
         for (j, x) in batch.x.as_chunks::<32>().0.iter().enumerate() {
             if batch.weighted {
                 importance(s, x, &batch.qw.as_chunks::<32>().0[j], sigma2, &mut w);
@@ -382,7 +390,8 @@ impl BlockEncoder<256> for Iq4Xs {
             let scaled = s.load(&inverse[i / 32]) * s.load(x);
             s.store_index(s.steps_reached(&Nonlinear::IQ4.edges, scaled), c);
         }
-        for (lane, (out, field)) in out.chunks_exact_mut(Self::BYTES).zip(fields.iter().flatten()).enumerate() {
+        for (lane, (out, field)) in out.chunks_exact_mut(Self::BYTES).zip(fields.iter().flatten()).enumerate()
+        {
             let codes = std::array::from_fn(|i| columns[i][lane]);
             pack::iq4_xs(&codes, &field.scales, field.d, out);
         }

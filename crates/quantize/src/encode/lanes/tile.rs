@@ -1,9 +1,31 @@
 //! Sixteen blocks side by side: the transposition that puts one block in each lane, and back.
 
+use std::ops::{Deref, DerefMut};
+
 use quern_compute::simd::lanes::{LANES, Lanes};
 
 /// `N` values of sixteen blocks: `tile[i][lane]` is value `i` of the block in `lane`.
 pub(super) type Tile<const N: usize> = [[f32; LANES]; N];
+
+/// On a cache line's boundary: a 512-bit load that straddles two lines costs twice.
+#[derive(Clone, Copy)]
+#[repr(C, align(64))]
+pub(super) struct Aligned<T>(pub T);
+
+impl<T> Deref for Aligned<T> {
+    type Target = T;
+    #[inline(always)]
+    fn deref(&self) -> &T {
+        &self.0
+    }
+}
+
+impl<T> DerefMut for Aligned<T> {
+    #[inline(always)]
+    fn deref_mut(&mut self) -> &mut T {
+        &mut self.0
+    }
+}
 
 /// Puts `blocks[lane]` into each lane.
 #[inline(always)]

@@ -4,7 +4,7 @@
 use super::search;
 use super::super_blocks::{energy, importance, nonlinear_weights};
 use crate::encode::formats::AffineFormat;
-use crate::encode::numeric::{f16_bytes, reciprocal_or_zero, truncate};
+use crate::encode::numeric::{f16_bytes, mxfp4_scale, reciprocal_or_zero, truncate};
 use crate::encode::pack;
 use crate::encode::table::E2M1_DOUBLED;
 
@@ -139,18 +139,4 @@ pub(super) fn mxfp4(x: &[f32; 32], out: &mut [u8]) {
         best
     });
     pack::nibbles_32(&codes, &mut out[1..17]);
-}
-
-/// E8M0 exponent of an `mxfp4` block for its largest magnitude, and half the scale it stands for (the table
-/// is doubled). The exponent is `floor(log2f(magnitude)) - 2`, where log2f has rounded: just below a power of
-/// two it is already the next integer.
-pub(crate) fn mxfp4_scale(magnitude: f32) -> (u8, f32) {
-    let e = if magnitude > 0.0 {
-        // Through f64, whose logarithm rounds to f32 the same way on every platform.
-        truncate((f64::from(magnitude).log2() as f32).floor() - 2.0 + 127.0) as u8
-    } else {
-        0
-    };
-    let bits = if e < 2 { 0x0020_0000 << e } else { (u32::from(e) - 1) << 23 };
-    (e, f32::from_bits(bits))
 }

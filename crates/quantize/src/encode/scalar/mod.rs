@@ -1,13 +1,10 @@
-//! The encoders one value after another: the specification that the lane encoders are tested against, and the
-//! code that runs where no wide registers are.
+//! The encoders one value after another: the specification that the lane encoders are tested against.
 
 use quern_tensor_io::ElementType;
 
 mod blocks;
 pub(crate) mod search;
 mod super_blocks;
-
-pub(crate) use blocks::mxfp4_scale;
 
 /// Encodes one row. The caller has checked type, lengths and divisibility.
 pub(crate) fn encode_row(element_type: ElementType, x: &[f32], qw: Option<&[f32]>, out: &mut [u8]) {

@@ -14,9 +14,12 @@ pub(crate) struct Steps {
 
 /// The value of largest magnitude with its sign, the first of equals, and that magnitude.
 fn extreme(x: &[f32]) -> (f32, f32) {
-    x.iter().fold((0.0, 0.0), |(value, magnitude), &v| {
-        if v.abs() > magnitude { (v, v.abs()) } else { (value, magnitude) }
-    })
+    x.iter().fold(
+        (0.0, 0.0),
+        |(value, magnitude), &v| {
+            if v.abs() > magnitude { (v, v.abs()) } else { (value, magnitude) }
+        },
+    )
 }
 
 /// Symmetric search: codes `-limit..limit` (stored with `limit` added) so that `scale * code` is closest to

@@ -181,7 +181,8 @@ pub(super) fn iq4_xs(x: &[f32; 256], qw: Option<&[f32]>, out: &mut [u8]) {
     let mut scale = [0.0; 8];
     for j in 0..8 {
         let at = 32 * j..32 * (j + 1);
-        scale[j] = search::nonlinear(&x[at.clone()], &nonlinear_weights(&x[at.clone()], qw.map(|q| &q[at]), sigma2));
+        scale[j] =
+            search::nonlinear(&x[at.clone()], &nonlinear_weights(&x[at.clone()], qw.map(|q| &q[at]), sigma2));
     }
     let (fields, inverse) = levels::iq4_xs(&scale);
     let codes = std::array::from_fn(|i| search::nonlinear_code(inverse[i / 32] * x[i]));

@@ -1,0 +1,163 @@
+//! The encoders against other people's bytes: every tensor of bookworm-4m in every type, with and without
+//! importance, has the hash of the file llama-quantize wrote, at every SIMD level and by the scalar
+//! specification; mxfp4 against gguf-py.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::PathBuf;
+
+use quern_compute::simd::Level;
+use quern_quantize::encode::{can_encode, encode_rows_at, encode_rows_scalar};
+use quern_tensor_io::{Checkpoint, ElementType, decode};
+use sha2::{Digest, Sha256};
+
+/// Values of one attention head of bookworm-4m.
+const HEAD: usize = 64;
+
+fn fixture(name: &str) -> PathBuf {
+    PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../../fixtures").join(name)
+}
+
+fn values(checkpoint: &Checkpoint, name: &str) -> (Vec<f32>, usize) {
+    let tensor = checkpoint.tensor(name).unwrap_or_else(|| panic!("{name} is missing"));
+    let mut x = vec![0.0; tensor.info.elements()];
+    assert!(decode::to_f32(tensor.info.element_type, tensor.data, &mut x), "{name}");
+    (x, tensor.info.columns())
+}
+
+/// Hugging Face's name of a GGUF tensor of a Llama model.
+fn source_name(name: &str) -> String {
+    match name {
+        "token_embd.weight" => return "model.embed_tokens.weight".into(),
+        "output_norm.weight" => return "model.norm.weight".into(),
+        _ => {}
+    }
+    let mut parts = name.split('.').skip(1);
+    let (layer, part) = (parts.next().unwrap(), parts.next().unwrap());
+    let part = match part {
+        "attn_q" => "self_attn.q_proj",
+        "attn_k" => "self_attn.k_proj",
+        "attn_v" => "self_attn.v_proj",
+        "attn_output" => "self_attn.o_proj",
+        "attn_norm" => "input_layernorm",
+        "ffn_norm" => "post_attention_layernorm",
+        "ffn_gate" => "mlp.gate_proj",
+        "ffn_up" => "mlp.up_proj",
+        "ffn_down" => "mlp.down_proj",
+        other => panic!("unknown part {other}"),
+    };
+    format!("model.layers.{layer}.{part}.weight")
+}
+
+/// The tensor as GGUF has it: rotary pairs side by side instead of half a head apart.
+fn gguf_values(checkpoint: &Checkpoint, name: &str) -> (Vec<f32>, usize) {
+    let (x, columns) = values(checkpoint, &source_name(name));
+    if !(name.contains("attn_q.") || name.contains("attn_k.")) {
+        return (x, columns);
+    }
+    let mut out = Vec::with_capacity(x.len());
+    for head in x.chunks_exact(HEAD * columns) {
+        for row in 0..HEAD {
+            let from = (row % 2) * (HEAD / 2) + row / 2;
+            out.extend_from_slice(&head[from * columns..(from + 1) * columns]);
+        }
+    }
+    (out, columns)
+}
+
+/// Mean squared activations per column, for each tensor that has them.
+fn importance() -> BTreeMap<String, Vec<f32>> {
+    let checkpoint = Checkpoint::open(&fixture("golden/bookworm-4m.imatrix.gguf")).unwrap();
+    let sums = checkpoint.tensors().iter().filter_map(|t| t.name.strip_suffix(".in_sum2"));
+    sums.map(|name| {
+        let (mut sums, _) = values(&checkpoint, &format!("{name}.in_sum2"));
+        let (count, _) = values(&checkpoint, &format!("{name}.counts"));
+        sums.iter_mut().for_each(|v| *v /= count[0]);
+        (name.to_owned(), sums)
+    })
+    .collect()
+}
+
+/// Tensor, type, whether importance was given, SHA-256: each combination in the reference once.
+fn reference() -> BTreeSet<(String, ElementType, bool, String)> {
+    let text = std::fs::read(fixture("golden/bookworm-4m.llama-quantize.json")).unwrap();
+    let json: serde_json::Value = serde_json::from_slice(&text).unwrap();
+    let mut cases = BTreeSet::new();
+    for (run, file) in json.as_object().unwrap() {
+        for (name, entry) in file["tensors"].as_object().unwrap() {
+            let element_type = ElementType::from_name(entry[0].as_str().unwrap()).unwrap();
+            let hash = entry[1].as_str().unwrap().to_owned();
+            cases.insert((name.clone(), element_type, run.ends_with("/imatrix"), hash));
+        }
+    }
+    cases
+}
+
+/// Checks every case with one encoder; returns how many block types it met, without and with importance.
+fn check(encode: impl Fn(ElementType, usize, &[f32], Option<&[f32]>, &mut [u8]) -> bool) -> [usize; 2] {
+    let checkpoint = Checkpoint::open(&fixture("bookworm-4m")).unwrap();
+    let importance = importance();
+    let mut types = [BTreeSet::new(), BTreeSet::new()];
+    let mut wrong = Vec::new();
+    let mut last: Option<(String, (Vec<f32>, usize))> = None;
+    for (name, element_type, with_imatrix, hash) in reference() {
+        assert!(can_encode(element_type), "{element_type}");
+        if last.as_ref().is_none_or(|(loaded, _)| *loaded != name) {
+            last = Some((name.clone(), gguf_values(&checkpoint, &name)));
+        }
+        let (_, (x, columns)) = last.as_ref().unwrap();
+        let weights = importance.get(&name).filter(|_| with_imatrix).map(Vec::as_slice);
+        let mut out = vec![0; x.len() / columns * element_type.row_bytes(*columns).unwrap()];
+        if !encode(element_type, *columns, x, weights, &mut out) {
+            continue;
+        }
+        let found: String = Sha256::digest(&out).iter().map(|b| format!("{b:02x}")).collect();
+        if found != hash {
+            wrong.push(format!("{name} {element_type} importance {}", weights.is_some()));
+        }
+        if element_type.is_block() {
+            types[usize::from(weights.is_some())].insert(element_type);
+        }
+    }
+    assert!(wrong.is_empty(), "{} tensors differ: {wrong:#?}", wrong.len());
+    types.map(|t| t.len())
+}
+
+/// Block types of the reference: q4_0, q4_1, q5_0, q5_1, q8_0, five K types, iq4_nl, iq4_xs, tq1_0, tq2_0.
+const TYPES: usize = 14;
+
+#[test]
+fn lanes_write_llama_quantizes_bytes_at_every_level() {
+    for level in Level::available() {
+        let types = check(|element_type, columns, x, weights, out| {
+            encode_rows_at(level, element_type, columns, x, weights, out).unwrap();
+            true
+        });
+        assert_eq!(types, [TYPES, TYPES], "{level:?}");
+    }
+}
+
+#[test]
+fn the_specification_writes_llama_quantizes_bytes() {
+    let types = check(|element_type, columns, x, weights, out| {
+        element_type.is_block() && {
+            encode_rows_scalar(element_type, columns, x, weights, out).unwrap();
+            true
+        }
+    });
+    assert_eq!(types, [TYPES, TYPES]);
+}
+
+#[test]
+fn mxfp4_is_what_gguf_py_writes() {
+    let x = std::fs::read(fixture("golden/encode/mxfp4.f32")).unwrap();
+    let x: Vec<f32> = x.as_chunks().0.iter().map(|b| f32::from_le_bytes(*b)).collect();
+    let expected = std::fs::read(fixture("golden/encode/mxfp4.blocks")).unwrap();
+    let mut out = vec![0; expected.len()];
+    encode_rows_scalar(ElementType::MXFP4, 32, &x, None, &mut out).unwrap();
+    assert!(out == expected, "specification");
+    for level in Level::available() {
+        out.fill(0);
+        encode_rows_at(level, ElementType::MXFP4, 32, &x, None, &mut out).unwrap();
+        assert!(out == expected, "{level:?}");
+    }
+}
