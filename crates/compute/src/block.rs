@@ -155,9 +155,8 @@ impl Block {
             T::Q2K => {
                 (o.d, o.dmin, o.sub) = (half(80), half(82), 16);
                 two_bits(&mut codes, &b[16..80]);
-                for j in 0..16 {
-                    (o.scale[j], o.min[j]) = ((b[j] & 15).into(), (b[j] >> 4).into());
-                }
+                o.scale = std::array::from_fn(|j| (b[j] & 15).into());
+                o.min = std::array::from_fn(|j| (b[j] >> 4).into());
             }
             T::Q3K => {
                 (o.d, o.zero, o.sub) = (half(108), 4, 16);
@@ -212,7 +211,7 @@ impl Block {
                         160..240 => (b[32 + (i - 160) % 16], (i - 160) / 16),
                         _ => (b[48 + (i - 240) % 4], (i - 240) / 4),
                     };
-                    *code = (u16::from(byte.wrapping_mul(POW3[trit])) * 3 >> 8) as u8;
+                    *code = ((u16::from(byte.wrapping_mul(POW3[trit])) * 3) >> 8) as u8;
                 }
             }
             T::TQ2_0 => {

@@ -86,7 +86,12 @@ macro_rules! kernel {
             /// Rows `r .. r + R` and columns `j .. j + V * lanes` exist; `c` points to `p.c`.
             #[target_feature(enable = $features)]
             #[inline]
-            unsafe fn piece<const R: usize, const V: usize>(p: &Product, c: *mut f32, r: usize, j: usize) -> usize {
+            unsafe fn piece<const R: usize, const V: usize>(
+                p: &Product,
+                c: *mut f32,
+                r: usize,
+                j: usize,
+            ) -> usize {
                 // SAFETY: everything within the rows and columns promised.
                 unsafe {
                     let c = c.add(r * p.c_stride + j);

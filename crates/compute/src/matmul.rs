@@ -143,25 +143,28 @@ fn many_rows(
     outputs: &[Shared],
 ) {
     let n = x.len() / columns;
-    for (group, packed) in
-        [(Group::Of32, &mut scratch.packed32), (Group::Of256, &mut scratch.packed256)]
-    {
+    for (group, packed) in [(Group::Of32, &mut scratch.packed32), (Group::Of256, &mut scratch.packed256)] {
         if weights.iter().any(|w| self::group(w) == Some(group)) {
             packed.fill(level, pool, group, x, columns, n);
         }
     }
     let scratch = &*scratch;
-    for_each_task(pool, weights, |_| gemm::TASK_ROWS, |k, first| {
-        let w = &weights[k];
-        // SAFETY: this task alone writes the rows from `first` on of output k.
-        unsafe {
-            match group(w) {
-                Some(Group::Of32) => gemm::blocks(level, w, first, &scratch.packed32, n, &outputs[k]),
-                Some(Group::Of256) => gemm::blocks(level, w, first, &scratch.packed256, n, &outputs[k]),
-                None => gemm::floats(level, w, first, x, n, &outputs[k]),
+    for_each_task(
+        pool,
+        weights,
+        |_| gemm::TASK_ROWS,
+        |k, first| {
+            let w = &weights[k];
+            // SAFETY: this task alone writes the rows from `first` on of output k.
+            unsafe {
+                match group(w) {
+                    Some(Group::Of32) => gemm::blocks(level, w, first, &scratch.packed32, n, &outputs[k]),
+                    Some(Group::Of256) => gemm::blocks(level, w, first, &scratch.packed256, n, &outputs[k]),
+                    None => gemm::floats(level, w, first, x, n, &outputs[k]),
+                }
             }
-        }
-    });
+        },
+    );
 }
 
 /// One parallel region over pieces of `task_rows` rows of all matrices: `body(matrix, first row)`.
@@ -243,7 +246,9 @@ mod tests {
     fn every_type_multiplies_at_every_level_and_length() {
         let mut random = Random::new(1);
         let all = ElementType::ALL.iter().copied();
-        for element_type in all.filter(|&t| group_of(t) || matches!(t, ElementType::F32 | ElementType::F16 | ElementType::BF16)) {
+        for element_type in all
+            .filter(|&t| group_of(t) || matches!(t, ElementType::F32 | ElementType::F16 | ElementType::BF16))
+        {
             let columns = if element_type.block_elements() == 256 { 512 } else { 352 };
             let (rows_a, rows_b) = (70, 9);
             let mut random_data = |rows| -> Vec<u8> {
@@ -261,10 +266,14 @@ mod tests {
                     for threads in [1, 2, 3] {
                         let (mut ya, mut yb) = (vec![f32::NAN; n * rows_a], vec![f32::NAN; n * rows_b]);
                         let (pool, mut scratch) = (Pool::new(threads), Scratch::new());
-                        matmul_at(level, &pool, &mut scratch, &weights, &x, n, &mut [&mut ya, &mut yb]).unwrap();
+                        matmul_at(level, &pool, &mut scratch, &weights, &x, n, &mut [&mut ya, &mut yb])
+                            .unwrap();
                         results.push((ya, yb));
                     }
-                    assert!(results.iter().all(|r| *r == results[0]), "{element_type}: threads change the result");
+                    assert!(
+                        results.iter().all(|r| *r == results[0]),
+                        "{element_type}: threads change the result"
+                    );
                     // 8-bit activations: an error of up to 1/254 of the largest in each term.
                     let error = if group_of(element_type) { 4.0e-3 } else { 1e-6 };
                     for (w, y) in weights.iter().zip([&results[0].0, &results[0].1]) {
@@ -272,7 +281,10 @@ mod tests {
                             for row in 0..w.rows() {
                                 let (e, size) = reference(w, &x[i * columns..][..columns], row);
                                 let y = f64::from(y[i * w.rows() + row]);
-                                assert!((y - e).abs() <= size * error, "{element_type} {level:?} {n}: {y} {e} {size}");
+                                assert!(
+                                    (y - e).abs() <= size * error,
+                                    "{element_type} {level:?} {n}: {y} {e} {size}"
+                                );
                             }
                         }
                     }

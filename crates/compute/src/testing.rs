@@ -51,7 +51,12 @@ pub(crate) fn set_scales(element_type: ElementType, block: &mut [u8], d: f32, m:
 }
 
 /// A row of random blocks with sane scales; `extreme`: every byte of the codes and sub-scales 0 or 255.
-pub(crate) fn random_row(r: &mut Random, element_type: ElementType, columns: usize, extreme: bool) -> Vec<u8> {
+pub(crate) fn random_row(
+    r: &mut Random,
+    element_type: ElementType,
+    columns: usize,
+    extreme: bool,
+) -> Vec<u8> {
     use ElementType as T;
     match element_type {
         T::F32 => return (0..columns).flat_map(|_| r.float().to_le_bytes()).collect(),

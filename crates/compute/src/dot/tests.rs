@@ -18,7 +18,8 @@ fn magnitude(element_type: ElementType, row: &[u8], acts: &Activations) -> f32 {
     let blocks = row.chunks_exact(element_type.block_bytes()).enumerate();
     let terms = blocks.map(|(i, b)| {
         let b = Block::read(element_type, b);
-        let (dot, min) = super::scalar::integers(&b, &acts.codes[i * len..][..len], &acts.sums[i * len / 16..]);
+        let (dot, min) =
+            super::scalar::integers(&b, &acts.codes[i * len..][..len], &acts.sums[i * len / 16..]);
         let sum: i32 = acts.codes[i * len..][..len].iter().map(|&c| i32::from(c).abs()).sum();
         let scale = b.scale.iter().map(|s| s.abs()).max().unwrap_or(0) * (b.zero + 1) * sum;
         acts.d[i] * (b.d.abs() * (dot.abs() + scale) as f32 + (b.dmin * min as f32).abs())

@@ -4,6 +4,9 @@
 //! one broadcast of 4 bytes and 2 `vpdpbusd`, of which the core does two a cycle. Float sums pass through
 //! the first-level cache between sub-blocks: their traffic hides behind the integer work.
 
+// Loops count sub-blocks and columns and index several things by them.
+#![allow(clippy::needless_range_loop)]
+
 use std::arch::x86_64::*;
 
 use super::{COLUMNS, Form, Pack, TASK_ROWS, Tile};
@@ -67,14 +70,13 @@ vnni! {
             }
         }
         let mut weights = [[0f32; COLUMNS]; 16];
-        if OFFSET != 0 {
-            for (j, weights) in weights[..256 / OFFSET].iter_mut().enumerate() {
-                let mut x = _mm256_cvtepi32_ps(sum8(pack, j, OFFSET));
-                if PER32 {
-                    x = _mm256_mul_ps(x, load8(&pack.d[j]));
-                }
-                store8(weights, _mm256_castps_si256(x));
+        let offsets = 256usize.checked_div(OFFSET).unwrap_or(0);
+        for (j, weights) in weights[..offsets].iter_mut().enumerate() {
+            let mut x = _mm256_cvtepi32_ps(sum8(pack, j, OFFSET));
+            if PER32 {
+                x = _mm256_mul_ps(x, load8(&pack.d[j]));
             }
+            store8(weights, _mm256_castps_si256(x));
         }
         let mut local = Sums([[0.0; TASK_ROWS]; COLUMNS]);
         for j in 0..subs {
@@ -109,8 +111,8 @@ vnni! {
         for half in 0..2 {
             for n in 0..N {
                 let mut x = load_part(&local.0[n][16 * half..]);
-                if OFFSET != SUB && OFFSET != 0 {
-                    for j in 0..256 / OFFSET {
+                if OFFSET != SUB {
+                    for j in 0..offsets {
                         let weight = _mm512_set1_ps(weights[j][n]);
                         x = _mm512_fmadd_ps(load_ps(&tiles[half].offset[j]), weight, x);
                     }

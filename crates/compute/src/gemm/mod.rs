@@ -23,6 +23,7 @@ mod scalar;
 mod tests;
 pub(crate) mod transpose;
 mod unpack;
+mod vectors;
 
 use quern_tensor_io::ElementType;
 
@@ -112,14 +113,15 @@ impl Form {
 pub(crate) unsafe fn blocks(level: Level, w: &Matrix, first: usize, packed: &Packed, n: usize, y: &Shared) {
     debug_assert!(block::is_known(w.element_type()));
     let Some(form) = Form::of(w.element_type()) else { return };
-    let mut tiles = [Tile::ZERO; 2];
+    let (mut raw, mut tiles) = (unpack::Raw::ZERO, [Tile::ZERO; 2]);
     let mut sums = vec![0f32; n.next_multiple_of(COLUMNS) * TASK_ROWS];
     for depth in 0..w.columns().div_ceil(DEPTH) {
         for (half, tile) in tiles.iter_mut().enumerate() {
-            unpack::tile(level, w, first + 16 * half, depth, tile);
+            unpack::tile(level, w, first + 16 * half, depth, &mut raw, tile);
         }
         for (i, sums) in sums.chunks_exact_mut(COLUMNS * TASK_ROWS).enumerate() {
             let used = (n - i * COLUMNS).min(COLUMNS);
+            packed.prefetch(depth, i + 1);
             multiply(level, form, &tiles, packed.get(depth, i), used, sums);
         }
     }

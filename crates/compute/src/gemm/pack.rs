@@ -22,6 +22,22 @@ impl Packed {
         &self.packs[depth * self.groups + i]
     }
 
+    /// Asks the memory for a pack soon to be used, if there is one.
+    #[inline]
+    pub fn prefetch(&self, depth: usize, i: usize) {
+        #[cfg(target_arch = "x86_64")]
+        if let Some(pack) = self.packs.get(depth * self.groups + i) {
+            use std::arch::x86_64::*;
+            let start = std::ptr::from_ref(pack).cast::<i8>();
+            for at in (0..size_of::<Pack>()).step_by(64) {
+                // SAFETY: a prefetch reads nothing, and the address is within the pack.
+                unsafe { _mm_prefetch::<_MM_HINT_T0>(start.add(at)) };
+            }
+        }
+        #[cfg(not(target_arch = "x86_64"))]
+        let _ = (depth, i);
+    }
+
     /// Quantizes and packs `x` (`[n][columns]`); what is missing to whole packs is zero.
     pub fn fill(&mut self, level: Level, pool: &Pool, group: Group, x: &[f32], columns: usize, n: usize) {
         let (depths, groups) = (columns.div_ceil(DEPTH), n.div_ceil(COLUMNS));

@@ -2,6 +2,7 @@
 
 use quern_tensor_io::ElementType;
 
+use super::unpack::Raw;
 use super::{COLUMNS, DEPTH, Form, Pack, TASK_ROWS, Tile, multiply, scalar, unpack};
 use crate::Matrix;
 use crate::block::{Block, is_known};
@@ -25,10 +26,10 @@ fn tiles_hold_what_the_blocks_mean() {
             let matrix = Matrix::new(element_type, rows, columns, &data).unwrap();
             for depth in 0..2 {
                 let mut expected = Tile::ZERO;
-                unpack::tile(Level::Scalar, &matrix, 0, depth, &mut expected);
+                unpack::tile(Level::Scalar, &matrix, 0, depth, &mut { Raw::ZERO }, &mut expected);
                 for level in Level::available() {
                     let mut tile = Tile::ZERO;
-                    unpack::tile(level, &matrix, 0, depth, &mut tile);
+                    unpack::tile(level, &matrix, 0, depth, &mut { Raw::ZERO }, &mut tile);
                     assert_eq!(tile.codes, expected.codes, "{element_type} {level:?}");
                     assert_eq!(tile.scale, expected.scale, "{element_type} {level:?}");
                     assert_eq!(tile.offset, expected.offset, "{element_type} {level:?}");
@@ -44,11 +45,14 @@ fn tiles_hold_what_the_blocks_mean() {
                         let value = block.d * q as f32 - block.dmin * block.min[j] as f32;
                         let code = i32::from(expected.codes[i / 4][row].to_le_bytes()[i % 4]);
                         let mut ours = expected.scale[i / form.sub][row] * (code - form.zero) as f32;
-                        if form.offset != 0 {
-                            ours += expected.offset[i / form.offset][row];
+                        if let Some(j) = i.checked_div(form.offset) {
+                            ours += expected.offset[j][row];
                         }
                         let size = (block.d * q as f32).abs() + (block.dmin * block.min[j] as f32).abs();
-                        assert!((ours - value).abs() <= size * 3e-7, "{element_type} {row} {i}: {ours} {value}");
+                        assert!(
+                            (ours - value).abs() <= size * 3e-7,
+                            "{element_type} {row} {i}: {ours} {value}"
+                        );
                     }
                 }
             }
@@ -85,7 +89,7 @@ fn products_agree_at_every_level() {
             let matrix = Matrix::new(element_type, 32, DEPTH, &data).unwrap();
             let mut tiles = [Tile::ZERO; 2];
             for (half, tile) in tiles.iter_mut().enumerate() {
-                unpack::tile(Level::Scalar, &matrix, 16 * half, 0, tile);
+                unpack::tile(Level::Scalar, &matrix, 16 * half, 0, &mut { Raw::ZERO }, tile);
             }
             let pack = random_pack(&mut random, extreme);
             let before: Vec<f32> = (0..COLUMNS * TASK_ROWS).map(|_| random.float()).collect();
@@ -131,7 +135,9 @@ fn integer_sums_are_exact_at_every_level() {
         for tile in &mut tiles {
             let largest = if form.zero > 100 { 255 } else { 63 };
             let codes = tile.codes.as_flattened_mut().iter_mut();
-            codes.for_each(|c| *c = u32::from_le_bytes([(); 4].map(|()| (random.next() % (largest + 1)) as u8)));
+            codes.for_each(|c| {
+                *c = u32::from_le_bytes([(); 4].map(|()| (random.next() % (largest + 1)) as u8))
+            });
             tile.scale.as_flattened_mut().fill(0.5);
             tile.offset.as_flattened_mut().fill(-0.25);
         }

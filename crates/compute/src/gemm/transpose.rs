@@ -67,6 +67,12 @@ unsafe fn avx512(rows: &[&[u8]; 16], at: usize, count: usize, out: &mut [u32], s
 
 /// One word of each row at byte `at`; only `left` (2 or more) bytes belong to it, what is missing is 0.
 pub(super) fn heads(level: Level, rows: &[&[u8]; 16], at: usize, left: usize) -> [u32; 16] {
+    #[cfg(target_arch = "x86_64")]
+    if left >= 4 && level.min(Level::best()) >= Level::Avx512 {
+        assert!(rows.iter().all(|r| r.len() >= at + 4));
+        // SAFETY: the CPU has the level, every row the 4 bytes.
+        return unsafe { gather(rows, at) };
+    }
     let mut out = [0; 16];
     if left >= 4 {
         let word = |r: &[u8]| r[at..].first_chunk().map_or(0, |b| u32::from_le_bytes(*b));
@@ -76,6 +82,25 @@ pub(super) fn heads(level: Level, rows: &[&[u8]; 16], at: usize, left: usize) ->
         rows.iter().zip(&mut out).for_each(|(r, out)| *out = half(r).into());
     }
     let _ = level;
+    out
+}
+
+/// # Safety
+/// Every row has `at + 4` bytes.
+#[cfg(target_arch = "x86_64")]
+#[target_feature(enable = "avx2,avx512f,avx512bw,avx512dq,avx512vl")]
+unsafe fn gather(rows: &[&[u8]; 16], at: usize) -> [u32; 16] {
+    use std::arch::x86_64::*;
+    let mut out = [0; 16];
+    let places: [u64; 16] = std::array::from_fn(|r| rows[r].as_ptr().expose_provenance() as u64);
+    for half in 0..2 {
+        // SAFETY: addresses of rows, whose bytes at `at` exist as promised; 8 words of `out`.
+        unsafe {
+            let places = _mm512_loadu_si512(places.as_ptr().add(8 * half).cast());
+            let words = _mm512_i64gather_epi32::<1>(places, std::ptr::without_provenance(at));
+            _mm256_storeu_si256(out.as_mut_ptr().add(8 * half).cast(), words);
+        }
+    }
     out
 }
 

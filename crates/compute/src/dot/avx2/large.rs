@@ -29,7 +29,7 @@ avx2! {
     unsafe fn nibble_group(p: *const u8, g: usize) -> __m256i {
         // SAFETY: the caller's 128 bytes.
         let x = unsafe { load32(p.add(g / 2 * 32)) };
-        let x = if g % 2 == 0 { x } else { _mm256_srli_epi16::<4>(x) };
+        let x = if g.is_multiple_of(2) { x } else { _mm256_srli_epi16::<4>(x) };
         _mm256_and_si256(x, _mm256_set1_epi8(15))
     }
 
@@ -145,7 +145,7 @@ avx2! {
     unsafe fn tq1_0_values(b: *const u8, g: usize) -> __m256i {
         // SAFETY: the block's 54 bytes.
         let b = unsafe { std::slice::from_raw_parts(b, 54) };
-        let trit = |byte: u8, power: u8| (u16::from(byte.wrapping_mul(power)) * 3 >> 8) as u8;
+        let trit = |byte: u8, power: u8| ((u16::from(byte.wrapping_mul(power)) * 3) >> 8) as u8;
         const POWERS: [u8; 5] = [1, 3, 9, 27, 81];
         let mut codes = [0u8; 32];
         for (i, code) in codes.iter_mut().enumerate() {

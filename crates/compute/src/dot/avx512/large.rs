@@ -4,6 +4,9 @@
 //! `vpmaddubsw` multiplies codes and activations (two products of at most 63 * 127 fit 16 bits), `vpdpwssd`
 //! multiplies by the scales and adds up, in 32 bits.
 
+// Loops count 64-value parts and index several things by them.
+#![allow(clippy::needless_range_loop)]
+
 use std::arch::x86_64::*;
 
 use super::{AHEAD, vnni};
@@ -331,7 +334,7 @@ vnni! {
         unsafe {
             let b = std::slice::from_raw_parts(b, 54);
             let mut codes = [0u8; 256];
-            let trit = |byte: u8, power: u8| (u16::from(byte.wrapping_mul(power)) * 3 >> 8) as u8;
+            let trit = |byte: u8, power: u8| ((u16::from(byte.wrapping_mul(power)) * 3) >> 8) as u8;
             for (t, power) in [1u8, 3, 9, 27, 81].into_iter().enumerate() {
                 (0..32).for_each(|i| codes[32 * t + i] = trit(b[i], power));
                 (0..16).for_each(|i| codes[160 + 16 * t + i] = trit(b[32 + i], power));

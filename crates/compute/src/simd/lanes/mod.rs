@@ -98,16 +98,26 @@ pub trait LaneOp {
 /// Runs `op` with the lanes of `level`, or of the CPU's best level if that is lower.
 #[inline]
 pub fn dispatch<O: LaneOp>(level: Level, op: O) -> O::Output {
+    match dispatch_wide(level, op) {
+        Ok(output) => output,
+        Err(op) => op.call(portable::Portable),
+    }
+}
+
+/// Like [`dispatch`] where `level` has registers for the lanes; otherwise gives `op` back. For callers that
+/// have a plain version of their own: lanes in plain Rust are slow to compile and several times the code.
+#[inline]
+pub fn dispatch_wide<O: LaneOp>(level: Level, op: O) -> Result<O::Output, O> {
     match level.min(Level::best()) {
-        Level::Scalar => op.call(portable::Portable),
+        Level::Scalar => Err(op),
         #[cfg(target_arch = "x86_64")]
         // SAFETY: `level` is at most what the CPU was found to have.
-        Level::Avx2 => unsafe { x86_avx2::run(op) },
+        Level::Avx2 => Ok(unsafe { x86_avx2::run(op) }),
         #[cfg(target_arch = "x86_64")]
         // SAFETY: as above.
-        Level::Avx512 | Level::Avx512Vnni => unsafe { x86_avx512::run(op) },
+        Level::Avx512 | Level::Avx512Vnni => Ok(unsafe { x86_avx512::run(op) }),
         #[cfg(not(target_arch = "x86_64"))]
-        _ => op.call(portable::Portable),
+        _ => Err(op),
     }
 }
 
