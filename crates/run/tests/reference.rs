@@ -74,7 +74,7 @@ fn agrees_with_transformers(model: &Model, reference: &Path) {
 #[test]
 fn bookworm_4m_agrees_with_transformers() {
     let reference = fixture("golden/bookworm-4m.logits.safetensors");
-    agrees_with_transformers(&load("bookworm-4m", 2), &reference);
+    agrees_with_transformers(&load(&fixture("bookworm-4m"), 2), &reference);
 }
 
 /// The same for models outside the repository: `QUERN_TEST_MODEL=dir QUERN_TEST_LOGITS=file`.
@@ -94,7 +94,7 @@ fn prompts_become_the_reference_tokens() {
         "It was a dark night, and the old captain",
         "\"I do not believe it,\" said Alice; naïve café № 42 — 東京 🙂",
     ];
-    for model in [load("bookworm-4m", 1), load("bookworm-4m-Q4_K_M.gguf", 1)] {
+    for model in [load(&fixture("bookworm-4m"), 1), load(&fixture("bookworm-4m-Q4_K_M.gguf"), 1)] {
         for (prompt, golden) in prompts.iter().zip(&golden) {
             let encode = GenerateOptions::default().encode;
             assert_eq!(model.tokenizer().unwrap().encode(prompt, encode), golden.input_ids);
@@ -107,8 +107,8 @@ fn prompts_become_the_reference_tokens() {
 fn perplexity_is_llama_perplexitys() {
     let text = std::fs::read_to_string(fixture("text/validation.txt")).unwrap();
     let options = PerplexityOptions { context: 512, chunks: Some(40) };
-    let plain = load("bookworm-4m", 2);
-    let quantized = load("bookworm-4m-Q4_K_M.gguf", 2);
+    let plain = load(&fixture("bookworm-4m"), 2);
+    let quantized = load(&fixture("bookworm-4m-Q4_K_M.gguf"), 2);
     let report = perplexity(&quantized, Some(&plain), &text, options, &NoProgress).unwrap();
     eprintln!("{report:?}");
     assert_eq!((report.tokens, report.chunks), (40 * 255, 40));

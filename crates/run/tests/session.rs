@@ -4,10 +4,10 @@
 
 mod common;
 
-use common::{load, relative_errors};
+use common::{fixture, load, relative_errors};
 use quern_run::{
-    BenchOptions, Error, GenerateOptions, KvType, LinearInput, Model, Observer, PerplexityOptions,
-    SamplingOptions, SessionOptions, Stop, Wanted, bench, generate, perplexity,
+    BenchOptions, Error, GenerateOptions, KvType, LinearInput, LoadOptions, Model, Observer,
+    PerplexityOptions, SamplingOptions, SessionOptions, Stop, Wanted, bench, generate, perplexity,
 };
 use quern_tensor_io::NoProgress;
 
@@ -19,7 +19,7 @@ fn options(context: usize) -> SessionOptions {
 
 /// Tokens that look like text.
 fn tokens(model: &Model, count: usize) -> Vec<u32> {
-    let text = std::fs::read_to_string(common::fixture("text/validation.txt")).unwrap();
+    let text = std::fs::read_to_string(fixture("text/validation.txt")).unwrap();
     let mut tokens = model.tokenizer().unwrap().encode(&text, GenerateOptions::default().encode);
     tokens.truncate(count);
     tokens
@@ -28,7 +28,7 @@ fn tokens(model: &Model, count: usize) -> Vec<u32> {
 #[test]
 fn batches_of_any_size_give_the_same_logits() {
     for name in MODELS {
-        let model = load(name, 2);
+        let model = load(&fixture(name), 2);
         let tokens = tokens(&model, 70);
         let vocabulary = model.vocabulary();
         let mut session = model.session(options(128)).unwrap();
@@ -59,7 +59,7 @@ fn batches_of_any_size_give_the_same_logits() {
 fn any_number_of_threads_gives_the_same_bits() {
     for name in MODELS {
         let run = |threads| {
-            let model = load(name, threads);
+            let model = load(&fixture(name), threads);
             let tokens = tokens(&model, 65);
             let mut session = model.session(options(128)).unwrap();
             let mut all = session.forward(&tokens[..60], Wanted::All).unwrap().to_vec();
@@ -78,7 +78,7 @@ fn any_number_of_threads_gives_the_same_bits() {
 #[test]
 fn the_same_seed_gives_the_same_text_whatever_the_threads() {
     let run = |threads, seed| {
-        let model = load(MODELS[1], threads);
+        let model = load(&fixture(MODELS[1]), threads);
         let sampling = SamplingOptions { seed, temperature: 1.0, ..SamplingOptions::default() };
         let options = GenerateOptions { limit: Some(40), sampling, ..GenerateOptions::default() };
         generate(&model, "Once upon a time", &options, &mut |_| ()).unwrap().text
@@ -89,7 +89,7 @@ fn the_same_seed_gives_the_same_text_whatever_the_threads() {
 
 #[test]
 fn clearing_and_truncating_forget() {
-    let model = load(MODELS[0], 2);
+    let model = load(&fixture(MODELS[0]), 2);
     let tokens = tokens(&model, 40);
     let mut session = model.session(options(64)).unwrap();
     let first = session.forward(&tokens[..20], Wanted::Last).unwrap().to_vec();
@@ -106,7 +106,7 @@ fn clearing_and_truncating_forget() {
 
 #[test]
 fn a_full_context_is_refused_before_any_work_and_loses_nothing() {
-    let model = load(MODELS[0], 1);
+    let model = load(&fixture(MODELS[0]), 1);
     let tokens = tokens(&model, 17);
     let mut session = model.session(options(16)).unwrap();
     let error = session.forward(&tokens, Wanted::Last).unwrap_err();
@@ -130,7 +130,7 @@ fn a_full_context_is_refused_before_any_work_and_loses_nothing() {
 
 #[test]
 fn generation_stops_where_it_should() {
-    let model = load(MODELS[0], 2);
+    let model = load(&fixture(MODELS[0]), 2);
     let mut options = GenerateOptions {
         limit: Some(5),
         context: Some(24),
@@ -158,7 +158,7 @@ fn generation_stops_where_it_should() {
 
 #[test]
 fn report_keys_are_the_contracts() {
-    let model = load(MODELS[1], 2);
+    let model = load(&fixture(MODELS[1]), 2);
     let options = GenerateOptions { limit: Some(3), ..GenerateOptions::default() };
     let report = generate(&model, "The", &options, &mut |_| ()).unwrap();
     let json = serde_json::to_value(&report).unwrap();
@@ -177,7 +177,7 @@ fn report_keys_are_the_contracts() {
     for key in ["prompt_tokens_per_second", "generate_tokens_per_second"] {
         assert!(json[key].as_f64().unwrap() > 0.0, "{key}");
     }
-    let text = std::fs::read_to_string(common::fixture("text/validation.txt")).unwrap();
+    let text = std::fs::read_to_string(fixture("text/validation.txt")).unwrap();
     let options = PerplexityOptions { context: 64, chunks: Some(2) };
     let report = perplexity(&model, Some(&model), &text, options, &NoProgress).unwrap();
     let json = serde_json::to_value(&report).unwrap();
@@ -189,7 +189,7 @@ fn report_keys_are_the_contracts() {
 
 #[test]
 fn perplexity_and_bench_refuse_what_they_cannot_do() {
-    let model = load(MODELS[1], 1);
+    let model = load(&fixture(MODELS[1]), 1);
     let run = |text: &str, context, chunks| {
         perplexity(&model, None, text, PerplexityOptions { context, chunks }, &NoProgress).unwrap_err()
     };
@@ -200,6 +200,8 @@ fn perplexity_and_bench_refuse_what_they_cannot_do() {
     assert!(matches!(run("x", 64, Some(0)), Error::Option(_)));
     let nothing = BenchOptions { prompt: 0, generate: 0, repetitions: 1 };
     assert!(matches!(bench(&model, nothing, &NoProgress), Err(Error::Option(_))));
+    let none = Model::open(&fixture(MODELS[1]), LoadOptions { threads: 0 });
+    assert!(matches!(none, Err(Error::Option(what)) if what.contains("threads")));
     let long = BenchOptions { prompt: 4096, ..BenchOptions::default() };
     assert!(matches!(bench(&model, long, &NoProgress), Err(Error::Option(_))));
 }
@@ -217,7 +219,7 @@ impl Observer for Seen {
 
 #[test]
 fn an_observer_sees_every_linear_layers_input() {
-    let model = load(MODELS[0], 2);
+    let model = load(&fixture(MODELS[0]), 2);
     let tokens = tokens(&model, 20);
     let mut session = model.session(SessionOptions { batch: 8, kv: KvType::F32, ..options(32) }).unwrap();
     let plain = session.forward(&tokens, Wanted::Last).unwrap().to_vec();

@@ -2,7 +2,7 @@
 
 #![allow(missing_docs)]
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use quern_run::{LoadOptions, Model};
 
@@ -10,8 +10,8 @@ pub fn fixture(name: &str) -> PathBuf {
     PathBuf::from(concat!(env!("CARGO_MANIFEST_DIR"), "/../../fixtures")).join(name)
 }
 
-pub fn load(name: &str, threads: usize) -> Model {
-    Model::open(&fixture(name), LoadOptions { threads }).unwrap()
+pub fn load(path: &Path, threads: usize) -> Model {
+    Model::open(path, LoadOptions { threads }).unwrap()
 }
 
 /// Two relative errors of `got` against `expected`, both over rows of `columns`: the largest difference
