@@ -128,8 +128,11 @@ fn folders_and_missing_files_are_errors() {
     assert!(Imatrix::open(&folder.path().join("nowhere")).is_err());
 }
 
-/// A GGUF file of these f32 tensors (or f16, where the values are absent).
-fn modern(folder: &Path, kind: &str, tensors: &[(&str, &[usize], Option<&[f32]>)]) -> PathBuf {
+/// Names, shapes and values of tensors; f16 zeros where the values are absent.
+type Tensors<'a> = &'a [(&'a str, &'a [usize], Option<&'a [f32]>)];
+
+/// A GGUF file of these tensors.
+fn modern(folder: &Path, kind: &str, tensors: Tensors<'_>) -> PathBuf {
     let path = folder.join("imatrix.gguf");
     let mut metadata = Metadata::new();
     metadata.set("general.type", kind);
@@ -174,7 +177,6 @@ fn experts_are_divided_by_their_own_counts() {
 
 #[test]
 fn hostile_gguf_files_are_refused() {
-    type Tensors<'a> = &'a [(&'a str, &'a [usize], Option<&'a [f32]>)];
     let one: Option<&[f32]> = Some(&[1.0]);
     let cases: [(&str, Tensors<'_>, &str); 10] = [
         ("model", &[("a.in_sum2", &[1], one), ("a.counts", &[1], one)], "general.type"),
