@@ -149,22 +149,21 @@ fn many_rows(
         }
     }
     let scratch = &*scratch;
-    for_each_task(
-        pool,
-        weights,
-        |_| gemm::TASK_ROWS,
-        |k, first| {
-            let w = &weights[k];
-            // SAFETY: this task alone writes the rows from `first` on of output k.
-            unsafe {
-                match group(w) {
-                    Some(Group::Of32) => gemm::blocks(level, w, first, &scratch.packed32, n, &outputs[k]),
-                    Some(Group::Of256) => gemm::blocks(level, w, first, &scratch.packed256, n, &outputs[k]),
-                    None => gemm::floats(level, w, first, x, n, &outputs[k]),
-                }
+    // Two pairs of tiles at a time halve the activations' way through the caches, unless threads would idle.
+    let rows: usize = weights.iter().map(Matrix::rows).sum();
+    let pairs = if rows / (2 * gemm::TASK_ROWS) >= 4 * pool.threads() { 2 } else { 1 };
+    let task_rows = |w: &Matrix| if group(w).is_some() { pairs * gemm::TASK_ROWS } else { gemm::TASK_ROWS };
+    for_each_task(pool, weights, task_rows, |k, first| {
+        let (w, y) = (&weights[k], &outputs[k]);
+        // SAFETY: this task alone writes the rows from `first` on of output k.
+        unsafe {
+            match group(w) {
+                Some(Group::Of32) => gemm::blocks(level, w, first, pairs, &scratch.packed32, n, y),
+                Some(Group::Of256) => gemm::blocks(level, w, first, pairs, &scratch.packed256, n, y),
+                None => gemm::floats(level, w, first, x, n, y),
             }
-        },
-    );
+        }
+    });
 }
 
 /// One parallel region over pieces of `task_rows` rows of all matrices: `body(matrix, first row)`.

@@ -1,7 +1,7 @@
 //! Many activation rows against weights: reading a prompt.
 //!
-//! A task takes 32 weight rows. For every 256 columns it unpacks them once into two [`Tile`]s, whatever
-//! their type, and multiplies the tiles, which stay in the first-level cache, with all activations:
+//! A task takes 32 or 64 weight rows. For every 256 columns it unpacks them once into pairs of [`Tile`]s,
+//! whatever their type, and multiplies the tiles, which stay in the first-level cache, with all activations:
 //!
 //! ```text
 //! value = scale * (code - zero) + offset      code: u8; scale, offset: f32 for 16, 32 or 256 values
@@ -33,7 +33,7 @@ use crate::{Matrix, block};
 
 pub(crate) use pack::Packed;
 
-/// Weight rows of a task.
+/// Weight rows of a pair of tiles.
 pub(crate) const TASK_ROWS: usize = 32;
 /// Columns of a tile.
 pub(crate) const DEPTH: usize = 256;
@@ -105,28 +105,44 @@ impl Form {
     }
 }
 
-/// Multiplies weight rows `first..` (32, or as many as there are) with all packed activations: for block
-/// types. `y` is the output `[n][rows]`, of which only these rows are written.
+/// Multiplies `pairs` times 32 weight rows from `first` on (or as many as there are) with all packed
+/// activations: for block types. `y` is the output `[n][rows]`, of which only these rows are written.
 ///
 /// # Safety
 /// Nobody else uses these rows of `y`.
-pub(crate) unsafe fn blocks(level: Level, w: &Matrix, first: usize, packed: &Packed, n: usize, y: &Shared) {
+pub(crate) unsafe fn blocks(
+    level: Level,
+    w: &Matrix,
+    first: usize,
+    pairs: usize,
+    packed: &Packed,
+    n: usize,
+    y: &Shared,
+) {
     debug_assert!(block::is_known(w.element_type()));
     let Some(form) = Form::of(w.element_type()) else { return };
-    let (mut raw, mut tiles) = (unpack::Raw::ZERO, [Tile::ZERO; 2]);
-    let mut sums = vec![0f32; n.next_multiple_of(COLUMNS) * TASK_ROWS];
+    let pairs = pairs.min((w.rows() - first).div_ceil(TASK_ROWS));
+    let mut raw = unpack::Raw::ZERO;
+    let mut tiles = vec![[Tile::ZERO; 2]; pairs];
+    let size = n.next_multiple_of(COLUMNS) * TASK_ROWS;
+    let mut sums = vec![0f32; pairs * size];
     for depth in 0..w.columns().div_ceil(DEPTH) {
-        for (half, tile) in tiles.iter_mut().enumerate() {
-            unpack::tile(level, w, first + 16 * half, depth, &mut raw, tile);
+        for (i, tile) in tiles.as_flattened_mut().iter_mut().enumerate() {
+            unpack::tile(level, w, first + 16 * i, depth, &mut raw, tile);
         }
-        for (i, sums) in sums.chunks_exact_mut(COLUMNS * TASK_ROWS).enumerate() {
+        for (i, start) in (0..size).step_by(COLUMNS * TASK_ROWS).enumerate() {
             let used = (n - i * COLUMNS).min(COLUMNS);
             packed.prefetch(depth, i + 1);
-            multiply(level, form, &tiles, packed.get(depth, i), used, sums);
+            for (tiles, sums) in tiles.iter().zip(sums.chunks_exact_mut(size)) {
+                let sums = &mut sums[start..start + COLUMNS * TASK_ROWS];
+                multiply(level, form, tiles, packed.get(depth, i), used, sums);
+            }
         }
     }
-    // SAFETY: the caller's promise.
-    unsafe { store(w, first, &sums, n, y) };
+    for (i, sums) in sums.chunks_exact(size).enumerate() {
+        // SAFETY: the caller's promise.
+        unsafe { store(w, first + i * TASK_ROWS, sums, n, y) };
+    }
 }
 
 /// Adds tiles times pack to `sums` (`[8][32]`), at least for the first `used` columns.
