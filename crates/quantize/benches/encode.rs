@@ -4,12 +4,13 @@
 use divan::counter::ItemsCount;
 use divan::{Bencher, black_box};
 use quern_compute::simd::Level;
-use quern_quantize::encode::{encode_rows_at, encode_rows_scalar};
+use quern_quantize::encode::encode_rows_at;
 use quern_tensor_io::ElementType;
 
 const COLUMNS: usize = 2048;
 const ROWS: usize = 32;
 
+/// Level 0 is the scalar specification, about what llama-quantize does per thread.
 const TYPES: &[&str] = &[
     "f16", "bf16", "q8_0", "q4_0", "q4_1", "q5_0", "q5_1", "q2_K", "q3_K", "q4_K", "q5_K", "q6_K", "iq4_nl",
     "iq4_xs", "tq1_0", "tq2_0", "mxfp4",
@@ -41,23 +42,16 @@ fn bench(bencher: Bencher, name: &str, encode: impl Fn(ElementType, &[f32], &[f3
         .bench_local(|| encode(element_type, black_box(&rows), black_box(&weights), black_box(&mut out)));
 }
 
-#[divan::bench(args = TYPES, consts = [0, 1, 2], sample_count = 20)]
+#[divan::bench(args = TYPES, consts = [0, 1, 2], sample_count = 20, sample_size = 1)]
 fn plain<const LEVEL: usize>(bencher: Bencher, name: &str) {
     bench(bencher, name, |t, rows, _, out| {
         encode_rows_at(Level::ALL[LEVEL], t, COLUMNS, rows, None, out).expect("it fits");
     });
 }
 
-#[divan::bench(args = TYPES, consts = [0, 1, 2], sample_count = 20)]
+#[divan::bench(args = TYPES, consts = [0, 1, 2], sample_count = 20, sample_size = 1)]
 fn with_importance<const LEVEL: usize>(bencher: Bencher, name: &str) {
     bench(bencher, name, |t, rows, weights, out| {
         encode_rows_at(Level::ALL[LEVEL], t, COLUMNS, rows, Some(weights), out).expect("it fits");
-    });
-}
-
-#[divan::bench(args = &TYPES[2..], sample_count = 5, sample_size = 1)]
-fn specification(bencher: Bencher, name: &str) {
-    bench(bencher, name, |t, rows, _, out| {
-        encode_rows_scalar(t, COLUMNS, rows, None, out).expect("it fits");
     });
 }

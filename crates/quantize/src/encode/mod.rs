@@ -4,9 +4,9 @@
 //! order of those sums decides between near-equal candidates. So no sum may be reordered or fused. Speed comes
 //! from another side: blocks are independent, hence sixteen of them are searched at once, one in each SIMD
 //! lane, each lane keeping its own sequential order (`lanes`). `scalar` holds the same encoders one value
-//! after another: the specification, and the oracle of the tests.
+//! after another: the specification, the oracle of the tests, and what runs on CPUs without AVX2.
 
-use quern_compute::simd::Level;
+use quern_compute::simd::{Level, Op, dispatch};
 use quern_tensor_io::ElementType;
 
 mod formats;
@@ -103,7 +103,8 @@ pub fn encode_rows(
 }
 
 /// [`encode_rows`] with the instructions of `level` (or the CPU's best, if that is lower). The bytes are the
-/// same at every level; this is for tests and benchmarks.
+/// same at every level: at [`Level::Scalar`] the specification runs, one value after another. For tests and
+/// benchmarks.
 ///
 /// # Errors
 /// As [`encode_rows`].
@@ -116,36 +117,48 @@ pub fn encode_rows_at(
     out: &mut [u8],
 ) -> Result<(), EncodeError> {
     check(element_type, columns, rows, weights, out)?;
-    if rows.is_empty() {
+    if rows.is_empty() || lanes::encode_rows(level, element_type, columns, rows, weights, out) {
         return Ok(());
     }
-    lanes::encode_rows(level, element_type, columns, rows, weights, out);
-    Ok(())
-}
-
-/// [`encode_rows`] one value after another: the specification that the lane encoders are tested against, many
-/// times slower. Plain float types are not blocks and have none.
-///
-/// # Errors
-/// As [`encode_rows`]; also for types that are not blocks.
-pub fn encode_rows_scalar(
-    element_type: ElementType,
-    columns: usize,
-    rows: &[f32],
-    weights: Option<&[f32]>,
-    out: &mut [u8],
-) -> Result<(), EncodeError> {
-    if !element_type.is_block() {
-        return Err(EncodeError::Unsupported(element_type));
-    }
-    check(element_type, columns, rows, weights, out)?;
-    if !rows.is_empty() {
-        let bytes = out.len() / (rows.len() / columns);
-        for (x, out) in rows.chunks_exact(columns).zip(out.chunks_exact_mut(bytes)) {
-            scalar::encode_row(element_type, x, weights, out);
+    match element_type {
+        ElementType::BF16 | ElementType::F32 => dispatch(level, Plain { element_type, rows, out }),
+        ElementType::F16 => {
+            for (out, &x) in out.as_chunks_mut().0.iter_mut().zip(rows) {
+                *out = numeric::f16_bytes(x);
+            }
+        }
+        _ => {
+            let bytes = out.len() / (rows.len() / columns);
+            for (x, out) in rows.chunks_exact(columns).zip(out.chunks_exact_mut(bytes)) {
+                scalar::encode_row(element_type, x, weights, out);
+            }
         }
     }
     Ok(())
+}
+
+/// bf16 and f32: loops the compiler turns into vector instructions by itself.
+struct Plain<'a> {
+    element_type: ElementType,
+    rows: &'a [f32],
+    out: &'a mut [u8],
+}
+
+impl Op for Plain<'_> {
+    type Output = ();
+
+    #[inline(always)]
+    fn call(self) {
+        if self.element_type == ElementType::BF16 {
+            for (out, &x) in self.out.as_chunks_mut().0.iter_mut().zip(self.rows) {
+                *out = numeric::bf16_bits(x).to_le_bytes();
+            }
+        } else {
+            for (out, x) in self.out.as_chunks_mut().0.iter_mut().zip(self.rows) {
+                *out = x.to_le_bytes();
+            }
+        }
+    }
 }
 
 fn check(

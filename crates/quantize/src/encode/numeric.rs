@@ -18,7 +18,7 @@ pub(crate) fn nearest(x: f32) -> i32 {
 /// Cuts off the fraction as x86 does: what does not fit (and NaN) becomes `i32::MIN`.
 #[inline(always)]
 pub(crate) fn truncate(x: f32) -> i32 {
-    if x >= -2_147_483_648.0 && x < 2_147_483_648.0 { x as i32 } else { i32::MIN }
+    if (-2_147_483_648.0..2_147_483_648.0).contains(&x) { x as i32 } else { i32::MIN }
 }
 
 /// C's `1/x`, with 0 for 0.

@@ -154,7 +154,7 @@ pub(crate) fn iq4_xs(codes: &[u8; 256], scales: &[u8; 8], d: [u8; 2], out: &mut 
 /// Base-3 digits to a byte read back by repeated multiplication with 3: ceil(value * 256 / 243).
 #[inline(always)]
 fn trit_byte(value: u8) -> u8 {
-    ((u16::from(value) * 256 + 242) / 243) as u8
+    (u16::from(value) * 256).div_ceil(243) as u8
 }
 
 /// Trits (0, 1, 2) of a super-block: elements 0..160 five to a byte in strides of 32, 160..240 five to a byte
@@ -164,13 +164,13 @@ pub(crate) fn trits(codes: &[u8; 256], out: &mut [u8]) {
     let digits = |start: usize, stride: usize, count: usize| {
         (0..count).fold(0u8, |q, n| q.wrapping_mul(3).wrapping_add(codes[start + n * stride]))
     };
-    for m in 0..32 {
-        out[m] = trit_byte(digits(m, 32, 5));
+    for (m, o) in out[..32].iter_mut().enumerate() {
+        *o = trit_byte(digits(m, 32, 5));
     }
-    for m in 0..16 {
-        out[32 + m] = trit_byte(digits(160 + m, 16, 5));
+    for (m, o) in out[32..48].iter_mut().enumerate() {
+        *o = trit_byte(digits(160 + m, 16, 5));
     }
-    for m in 0..4 {
-        out[48 + m] = trit_byte(digits(240 + m, 4, 4).wrapping_mul(3));
+    for (m, o) in out[48..52].iter_mut().enumerate() {
+        *o = trit_byte(digits(240 + m, 4, 4).wrapping_mul(3));
     }
 }

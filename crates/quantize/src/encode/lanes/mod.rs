@@ -1,9 +1,8 @@
 //! The encoders in lanes: sixteen blocks (or sixteen values) at once, with the bytes of `scalar`.
 
-use quern_compute::simd::{Level, Op, dispatch as dispatch_op, lanes::dispatch};
+use quern_compute::simd::Level;
+use quern_compute::simd::lanes::{LaneOp, dispatch_wide};
 use quern_tensor_io::ElementType;
-
-use super::numeric;
 
 mod batch;
 mod blocks;
@@ -12,7 +11,8 @@ mod search;
 mod super_blocks;
 mod tile;
 
-/// Encodes whole rows. The caller has checked type, lengths and divisibility.
+/// Encodes whole rows of block types and f16. The caller has checked type, lengths and divisibility. `false`,
+/// and nothing done, if `level` has no registers for the lanes or the type needs none.
 pub(super) fn encode_rows(
     level: Level,
     element_type: ElementType,
@@ -20,16 +20,16 @@ pub(super) fn encode_rows(
     rows: &[f32],
     weights: Option<&[f32]>,
     out: &mut [u8],
-) {
+) -> bool {
     use ElementType as T;
     macro_rules! searched {
         ($encoder:expr) => {
-            dispatch(level, batch::Encode { encoder: $encoder, columns, rows, weights, out })
+            run(level, batch::Encode { encoder: $encoder, columns, rows, weights, out })
         };
     }
     macro_rules! direct {
         ($encoder:expr) => {
-            dispatch(level, direct::Encode { encoder: $encoder, rows, out })
+            run(level, direct::Encode { encoder: $encoder, rows, out })
         };
     }
     match (element_type, weights.is_some()) {
@@ -52,41 +52,11 @@ pub(super) fn encode_rows(
         (T::TQ1_0, _) => direct!(direct::Ternary::<true>),
         (T::TQ2_0, _) => direct!(direct::Ternary::<false>),
         (T::MXFP4, _) => direct!(direct::Mxfp4),
-        (T::F16, _) => dispatch(level, direct::F16 { rows, out }),
-        (T::BF16, _) => dispatch_op(level, Bf16 { rows, out }),
-        (T::F32, _) => dispatch_op(level, F32 { rows, out }),
-        _ => unreachable!("the caller checks that {element_type} has an encoder"),
+        (T::F16, _) => run(level, direct::F16 { rows, out }),
+        _ => false,
     }
 }
 
-struct Bf16<'a> {
-    rows: &'a [f32],
-    out: &'a mut [u8],
-}
-
-impl Op for Bf16<'_> {
-    type Output = ();
-
-    #[inline(always)]
-    fn call(self) {
-        for (out, &x) in self.out.as_chunks_mut().0.iter_mut().zip(self.rows) {
-            *out = numeric::bf16_bits(x).to_le_bytes();
-        }
-    }
-}
-
-struct F32<'a> {
-    rows: &'a [f32],
-    out: &'a mut [u8],
-}
-
-impl Op for F32<'_> {
-    type Output = ();
-
-    #[inline(always)]
-    fn call(self) {
-        for (out, x) in self.out.as_chunks_mut().0.iter_mut().zip(self.rows) {
-            *out = x.to_le_bytes();
-        }
-    }
+fn run(level: Level, op: impl LaneOp<Output = ()>) -> bool {
+    dispatch_wide(level, op).is_ok()
 }

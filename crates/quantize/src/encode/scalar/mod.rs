@@ -1,4 +1,5 @@
-//! The encoders one value after another: the specification that the lane encoders are tested against.
+//! The encoders one value after another: the specification that the lane encoders are tested against, and the
+//! code that runs where there are no wide registers.
 
 use quern_tensor_io::ElementType;
 
@@ -6,11 +7,14 @@ mod blocks;
 pub(crate) mod search;
 mod super_blocks;
 
+/// Encodes one block of a legacy type, given importance and the row's mean square, if any.
+type LegacyBlock = fn(&[f32; 32], Option<(&[f32], f32)>, &mut [u8]);
+
 /// Encodes one row. The caller has checked type, lengths and divisibility.
 pub(crate) fn encode_row(element_type: ElementType, x: &[f32], qw: Option<&[f32]>, out: &mut [u8]) {
     use ElementType as T;
     let row_sigma2 = || super_blocks::energy(x) / x.len() as f32;
-    let legacy = |block: fn(&[f32; 32], Option<(&[f32], f32)>, &mut [u8]), out: &mut [u8]| {
+    let legacy = |block: LegacyBlock, out: &mut [u8]| {
         let sigma2 = if qw.is_some() { row_sigma2() } else { 0.0 };
         each(element_type, x, qw, out, |x, qw, out| block(x, qw.map(|qw| (qw, sigma2)), out));
     };

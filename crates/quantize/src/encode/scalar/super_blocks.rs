@@ -161,11 +161,11 @@ pub(super) fn q3_k(x: &[f32; 256], qw: Option<&[f32]>, out: &mut [u8]) {
 pub(super) fn q6_k(x: &[f32; 256], qw: Option<&[f32]>, out: &mut [u8]) {
     let mut codes = [0; 256];
     let mut scale = [0.0; 16];
-    for j in 0..16 {
+    for (j, scale) in scale.iter_mut().enumerate() {
         let at = 16 * j..16 * (j + 1);
         let (x, codes) = (&x[at.clone()], &mut codes[at.clone()]);
         let squares: [f32; 16] = std::array::from_fn(|i| x[i] * x[i]);
-        scale[j] = search::symmetric(x, qw.map_or(&squares, |qw| &qw[at]), 32, codes);
+        *scale = search::symmetric(x, qw.map_or(&squares, |qw| &qw[at]), 32, codes);
     }
     match levels::q6_k(&scale) {
         Some((fields, effective)) => {
@@ -179,9 +179,9 @@ pub(super) fn q6_k(x: &[f32; 256], qw: Option<&[f32]>, out: &mut [u8]) {
 pub(super) fn iq4_xs(x: &[f32; 256], qw: Option<&[f32]>, out: &mut [u8]) {
     let sigma2 = energy(x) * (2.0 / 256.0);
     let mut scale = [0.0; 8];
-    for j in 0..8 {
+    for (j, scale) in scale.iter_mut().enumerate() {
         let at = 32 * j..32 * (j + 1);
-        scale[j] =
+        *scale =
             search::nonlinear(&x[at.clone()], &nonlinear_weights(&x[at.clone()], qw.map(|q| &q[at]), sigma2));
     }
     let (fields, inverse) = levels::iq4_xs(&scale);
