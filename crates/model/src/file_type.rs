@@ -101,6 +101,9 @@ file_types! {
     TQ2_0 = "TQ2_0", id Some(37), Some(E::TQ2_0);
     /// `mxfp4` experts, the rest in `q8_0`.
     MXFP4Moe = "MXFP4_MOE", id Some(38), Some(E::MXFP4);
+    /// `mxfp4` throughout, for dense models: llama-quantize has no name for it, and its `MXFP4_MOE` leaves
+    /// a model without experts at `q8_0`. The file carries the same id, the nearest that readers know.
+    MXFP4 = "MXFP4", id Some(38), Some(E::MXFP4);
     /// Signs.
     Q1_0 = "Q1_0", id Some(40), Some(E::Q1_0);
     /// 2-bit, plain.
@@ -152,7 +155,7 @@ mod tests {
         for &t in FileType::ALL {
             assert_eq!(FileType::from_name(t.name()), Some(t));
             assert_eq!(FileType::from_name(&t.name().to_lowercase()), Some(t));
-            if let Some(id) = t.id() {
+            if let Some(id) = t.id().filter(|_| t != FileType::MXFP4) {
                 assert_eq!(FileType::from_name(&id.to_string()), Some(t));
             }
         }
@@ -166,7 +169,10 @@ mod tests {
 
     #[test]
     fn ids_are_unique() {
-        let mut ids: Vec<_> = FileType::ALL.iter().filter_map(|t| t.id()).collect();
+        // quern's own name shares the id of llama-quantize's nearest.
+        assert_eq!(FileType::MXFP4.id(), FileType::MXFP4Moe.id());
+        let own = |t: &&FileType| **t != FileType::MXFP4;
+        let mut ids: Vec<_> = FileType::ALL.iter().filter(own).filter_map(|t| t.id()).collect();
         ids.sort_unstable();
         let count = ids.len();
         ids.dedup();
