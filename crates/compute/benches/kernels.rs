@@ -24,15 +24,31 @@ fn pool() -> Pool {
     Pool::new(std::thread::available_parallelism().map_or(1, |n| n.get()))
 }
 
-/// Bytes that decode to finite numbers in every type.
-fn weights(bytes: usize) -> Vec<u8> {
+/// Numbers of everyday size in every type: subnormal floats would be measured instead of the kernels.
+fn weights(element_type: ElementType, bytes: usize) -> Vec<u8> {
     let mut state = 1u64;
     let mut next = move || {
         state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
-        // Clear one exponent bit of every half that this may be read as.
-        ((state >> 32) as u32 & 0xbbbb_bbbb).to_le_bytes()
+        (state >> 32) as u32
     };
-    (0..bytes / 4).flat_map(|_| next()).collect()
+    match element_type {
+        // Exponent 2^-1 or 2^0.
+        ElementType::F32 | ElementType::BF16 => {
+            (0..bytes / 4).flat_map(|_| (next() & 0x80ff_80ff | 0x3f00_3f00).to_le_bytes()).collect()
+        }
+        ElementType::F16 => {
+            (0..bytes / 4).flat_map(|_| (next() & 0x83ff_83ff | 0x3800_3800).to_le_bytes()).collect()
+        }
+        _ => {
+            // Clear one exponent bit of every half that this may be read as.
+            let words = (0..bytes.div_ceil(4)).flat_map(|_| (next() & 0xbbbb_bbbb).to_le_bytes());
+            let mut data: Vec<u8> = words.take(bytes).collect();
+            if element_type == ElementType::MXFP4 {
+                data.iter_mut().step_by(element_type.block_bytes()).for_each(|e| *e = 120);
+            }
+            data
+        }
+    }
 }
 
 fn activations(n: usize) -> Vec<f32> {
@@ -41,14 +57,19 @@ fn activations(n: usize) -> Vec<f32> {
 
 #[divan::bench(sample_count = 8, sample_size = 1)]
 fn read(bencher: Bencher) {
-    let (pool, data) = (pool(), weights(640 << 20));
+    let (pool, data) = (pool(), weights(ElementType::F32, 640 << 20));
     bencher.counter(BytesCount::new(data.len())).bench_local(|| {
         let sum = std::sync::atomic::AtomicU64::new(0);
         let chunk = 1 << 20;
         pool.run(data.len() / chunk, |i| {
-            let words = data[i * chunk..][..chunk].as_chunks::<8>().0;
-            let total = words.iter().fold(0u64, |s, w| s.wrapping_add(u64::from_le_bytes(*w)));
-            sum.fetch_add(total, std::sync::atomic::Ordering::Relaxed);
+            let mut lanes = [0u64; 16];
+            for part in data[i * chunk..][..chunk].as_chunks::<8>().0.as_chunks::<16>().0 {
+                lanes.iter_mut().zip(part).for_each(|(l, w)| *l = l.wrapping_add(u64::from_le_bytes(*w)));
+            }
+            sum.fetch_add(
+                lanes.iter().fold(0, |a: u64, l| a.wrapping_add(*l)),
+                std::sync::atomic::Ordering::Relaxed,
+            );
         });
         black_box(sum)
     });
@@ -59,7 +80,7 @@ fn decode(bencher: Bencher, name: &str) {
     let element_type = ElementType::from_name(name).expect("a type");
     let row_bytes = element_type.row_bytes(COLUMNS).expect("whole blocks");
     let rows = (640 << 20) / row_bytes;
-    let data = weights(rows * row_bytes);
+    let data = weights(element_type, rows * row_bytes);
     let matrix = Matrix::new(element_type, rows, COLUMNS, &data).expect("a matrix");
     let (pool, mut scratch, x) = (pool(), Scratch::new(), activations(1));
     let mut y = vec![0f32; rows];
@@ -70,7 +91,7 @@ fn decode(bencher: Bencher, name: &str) {
 
 fn prompt(bencher: Bencher, name: &str, n: usize) {
     let element_type = ElementType::from_name(name).expect("a type");
-    let data = weights(ROWS * element_type.row_bytes(COLUMNS).expect("whole blocks"));
+    let data = weights(element_type, ROWS * element_type.row_bytes(COLUMNS).expect("whole blocks"));
     let matrix = Matrix::new(element_type, ROWS, COLUMNS, &data).expect("a matrix");
     let (pool, mut scratch, x) = (pool(), Scratch::new(), activations(n));
     let mut y = vec![0f32; n * ROWS];

@@ -11,7 +11,7 @@ use crate::fgemm::{LANES, Product, multiply_add};
 use crate::float::widen_f16;
 use crate::gemm::transpose;
 use crate::matmul::Shared;
-use crate::ops::exp;
+use crate::ops::{exp, join, larger};
 use crate::simd::{Level, Op, dispatch};
 use crate::{Error, Pool, Result};
 
@@ -249,10 +249,10 @@ impl Op for Online<'_> {
         let mut lanes = [f32::NEG_INFINITY; LANES];
         for chunk in scores.chunks_exact(LANES) {
             for l in 0..LANES {
-                lanes[l] = if chunk[l] > lanes[l] { chunk[l] } else { lanes[l] };
+                lanes[l] = larger(chunk[l], lanes[l]);
             }
         }
-        let largest = lanes.into_iter().fold(sum.0, f32::max);
+        let largest = join(lanes, larger).max(sum.0);
         if largest == f32::NEG_INFINITY {
             scores.fill(0.0); // nothing seen yet
             return;
@@ -270,7 +270,7 @@ impl Op for Online<'_> {
                 lanes[l] += chunk[l];
             }
         }
-        sum.1 += lanes.iter().sum::<f32>();
+        sum.1 += join(lanes, |a, b| a + b);
     }
 }
 

@@ -13,6 +13,7 @@ mod tests;
 use quern_tensor_io::{ElementType, decode};
 
 use crate::activations::Row;
+use crate::float::widen_f16_bytes;
 use crate::simd::{Level, Op, dispatch};
 
 /// A kernel of a block type. Safe to call only on a CPU with its level.
@@ -76,6 +77,7 @@ pub(crate) fn widen(level: Level, element_type: ElementType, weights: &[u8], out
     let bf16 = |x| crate::float::bf16_to_f32(u16::from_le_bytes(x));
     match element_type {
         ElementType::F32 => dispatch(level, Wide(weights, out, f32::from_le_bytes)),
+        ElementType::F16 if cfg!(target_endian = "little") => widen_f16_bytes(level, weights, out),
         ElementType::F16 => dispatch(level, Wide(weights, out, f16)),
         ElementType::BF16 => dispatch(level, Wide(weights, out, bf16)),
         _ => {

@@ -15,6 +15,26 @@ pub use softmax::{argmax, log_softmax_at, softmax};
 
 use crate::simd::{Level, Op, dispatch};
 
+/// Independent partial results side by side: what the compiler may vectorise.
+pub(crate) const LANES: usize = 16;
+
+/// Joins 16 partial results in a fixed order, pairs of pairs: four steps deep instead of fifteen.
+#[inline(always)]
+pub(crate) fn join(mut lanes: [f32; LANES], f: impl Fn(f32, f32) -> f32) -> f32 {
+    for width in [8, 4, 2, 1] {
+        for i in 0..width {
+            lanes[i] = f(lanes[i], lanes[i + width]);
+        }
+    }
+    lanes[0]
+}
+
+/// The larger of two, the second if one is NaN.
+#[inline(always)]
+pub(crate) fn larger(a: f32, b: f32) -> f32 {
+    if a > b { a } else { b }
+}
+
 /// `x += y`, element by element (a residual connection).
 ///
 /// # Panics

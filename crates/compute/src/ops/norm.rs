@@ -1,9 +1,7 @@
 //! RMS norm (Zhang and Sennrich 2019) and layer norm (Ba et al. 2016).
 
+use super::{LANES, join};
 use crate::simd::{Level, Op, dispatch};
-
-/// Independent partial sums: what the compiler may vectorise.
-const LANES: usize = 16;
 
 /// Sum of `f(x)` over a row, in [`LANES`] partial sums.
 #[inline(always)]
@@ -16,7 +14,7 @@ fn sum(x: &[f32], f: impl Fn(f32) -> f32) -> f32 {
             lanes[i] += f(chunk[i]);
         }
     }
-    lanes.iter().sum::<f32>() + rest
+    join(lanes, |a, b| a + b) + rest
 }
 
 /// `out = x / sqrt(mean(x^2) + eps) * weight` for every row of `weight.len()` values.

@@ -1,6 +1,6 @@
 //! Softmax and its kin over one row.
 
-use super::exp;
+use super::{exp, join, larger};
 use crate::simd::{Level, Op, dispatch};
 
 /// `x = e^(x - max x) / sum`, in place. An empty row stays empty; a row of nothing but -inf becomes NaN.
@@ -24,7 +24,7 @@ pub fn softmax(x: &mut [f32]) {
                 *x = exp(*x - largest);
                 sum += *x;
             }
-            let inverse = 1.0 / (sum + lanes.iter().sum::<f32>());
+            let inverse = 1.0 / (sum + join(lanes, |a, b| a + b));
             for x in self.0.iter_mut() {
                 *x *= inverse;
             }
@@ -61,10 +61,10 @@ fn max(x: &[f32]) -> f32 {
     let rest = chunks.remainder().iter().copied().fold(f32::NEG_INFINITY, f32::max);
     for chunk in chunks {
         for i in 0..16 {
-            lanes[i] = if chunk[i] > lanes[i] { chunk[i] } else { lanes[i] };
+            lanes[i] = larger(chunk[i], lanes[i]);
         }
     }
-    lanes.into_iter().fold(rest, f32::max)
+    join(lanes, larger).max(rest)
 }
 
 #[cfg(test)]
