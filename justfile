@@ -21,6 +21,7 @@ bench:
 # Fixtures that scripts make; each script's header says what it needs.
 fixtures:
     python3 tools/make_decode_golden.py
+    python3 tools/make_encode_golden.py
 
 # Side by side with llama.cpp's tools: `just compare /path/to/llama.cpp/build/bin /tmp/llama-1b`.
 compare bin model:
