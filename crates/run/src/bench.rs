@@ -76,7 +76,6 @@ pub fn bench(model: &Model, options: BenchOptions, progress: &dyn Progress) -> R
         for repetition in 0..=repetitions {
             session.clear();
             let started = Instant::now();
-            // The warm-up touches every weight once: a prompt as long as the test, one generated token.
             let warm_up = repetition == 0;
             run(&mut session, &mut random, if warm_up { count.min(WARM_UP_TOKENS) } else { count })?;
             if !warm_up {
@@ -101,7 +100,7 @@ pub fn bench(model: &Model, options: BenchOptions, progress: &dyn Progress) -> R
     })
 }
 
-/// Enough to fault every page of the weights in and to fill the batch path once.
+/// Tokens of a warm-up at most: enough to bring every page of the weights in and the threads to speed.
 const WARM_UP_TOKENS: usize = 32;
 
 fn random_token(session: &Session<'_>, random: &mut Random) -> u32 {

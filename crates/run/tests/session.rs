@@ -34,24 +34,33 @@ fn batches_of_any_size_give_the_same_logits() {
         let mut session = model.session(options(128)).unwrap();
         let whole = session.forward(&tokens, Wanted::All).unwrap().to_vec();
         assert_eq!(whole.len(), 70 * vocabulary);
+        // Kernels for one row and for many add in another order. With 8-bit activations such a hair's
+        // breadth flips roundings, and layer after layer that grows to the noise of the rounding itself. How
+        // far that goes is measured: by the same pass with keys and values rounded otherwise.
+        let mut exact = model.session(SessionOptions { kv: KvType::F32, ..options(128) }).unwrap();
+        let exact = exact.forward(&tokens, Wanted::All).unwrap();
+        let (noise, row_noise) = relative_errors(exact, &whole, vocabulary);
+        eprintln!("{name}, noise: {noise:.1e}, {row_noise:.1e}");
+        assert!(noise < 0.1 && row_noise < 0.1, "{name}: {noise:e}, {row_noise:e}");
+        let near = |(largest, row): (f64, f64)| largest < 4.0 * noise && row < 4.0 * row_noise;
 
         for batch in [1, 7, 64] {
             let mut session = model.session(SessionOptions { batch, ..options(128) }).unwrap();
             let cut = session.forward(&tokens, Wanted::All).unwrap().to_vec();
-            let (largest, row) = relative_errors(&cut, &whole, vocabulary);
-            eprintln!("{name}, batches of {batch}: {largest:.1e}, {row:.1e}");
-            assert!(largest < 1e-3 && row < 1e-3, "{name}, batches of {batch}: {largest:e}, {row:e}");
+            let errors = relative_errors(&cut, &whole, vocabulary);
+            eprintln!("{name}, batches of {batch}: {errors:?}");
+            assert!(near(errors), "{name}, batches of {batch}: {errors:?}");
         }
 
         // Asking for fewer rows changes none of them.
         session.clear();
         let from = session.forward(&tokens, Wanted::From(60)).unwrap().to_vec();
-        let (largest, _) = relative_errors(&from, &whole[60 * vocabulary..], vocabulary);
-        assert!(largest < 1e-5, "{name}: {largest:e}");
+        let errors = relative_errors(&from, &whole[60 * vocabulary..], vocabulary);
+        assert!(near(errors), "{name}, from 60: {errors:?}");
         session.clear();
         let last = session.forward(&tokens, Wanted::Last).unwrap().to_vec();
-        let (largest, _) = relative_errors(&last, &whole[69 * vocabulary..], vocabulary);
-        assert!(largest < 1e-3, "{name}: {largest:e}");
+        let errors = relative_errors(&last, &whole[69 * vocabulary..], vocabulary);
+        assert!(near(errors), "{name}, last: {errors:?}");
     }
 }
 
