@@ -8,7 +8,7 @@
 use half::f16;
 
 use crate::fgemm::{LANES, Product, multiply_add};
-use crate::float::widen_f16;
+use crate::float::widen_f16_rows;
 use crate::gemm::transpose;
 use crate::matmul::Shared;
 use crate::ops::{exp, join, larger};
@@ -64,11 +64,28 @@ impl Cache<'_> {
         }
     }
 
-    fn read(&self, level: Level, position: usize, head: usize, out: &mut [f32]) {
-        let at = position * self.position_stride + head * self.head_stride;
+    /// Reads `width` values of `head` at `count` positions from `first` on, into rows `stride` apart.
+    #[allow(clippy::too_many_arguments)]
+    fn read(
+        &self,
+        level: Level,
+        first: usize,
+        count: usize,
+        head: usize,
+        width: usize,
+        out: &mut [f32],
+        stride: usize,
+    ) {
+        let at = first * self.position_stride + head * self.head_stride;
         match self.data {
-            CacheData::F32(x) => out.copy_from_slice(&x[at..][..out.len()]),
-            CacheData::F16(x) => widen_f16(level, &x[at..][..out.len()], out),
+            CacheData::F32(x) => {
+                for (j, out) in out.chunks_mut(stride).take(count).enumerate() {
+                    out[..width].copy_from_slice(&x[at + j * self.position_stride..][..width]);
+                }
+            }
+            CacheData::F16(x) => {
+                widen_f16_rows(level, count, width, (&x[at..], self.position_stride), (out, stride));
+            }
         }
     }
 }
@@ -178,10 +195,9 @@ impl Task<'_> {
         let end = visible(self.queries.end - 1).end;
         for base in (begin..end).step_by(KEYS) {
             let count = KEYS.min(end - base);
-            for j in 0..count {
-                self.keys.read(self.level, base + j, self.kv_head, &mut key_rows[j * head_dim..][..head_dim]);
-                self.values.read(self.level, base + j, self.kv_head, &mut values[j * width..][..head_dim]);
-            }
+            let (level, head) = (self.level, self.kv_head);
+            self.keys.read(level, base, count, head, head_dim, &mut key_rows, head_dim);
+            self.values.read(level, base, count, head, head_dim, &mut values, width);
             for j in (0..count).step_by(16) {
                 let rows = std::array::from_fn(|r| &key_rows[(j + r) * head_dim..][..head_dim]);
                 transpose::floats(self.level, &rows, &mut keys[j..], KEYS);

@@ -39,6 +39,48 @@ pub fn widen_f16(level: Level, x: &[f16], out: &mut [f32]) {
     widen_f16_bytes(level, bytes, out);
 }
 
+/// Widens `rows` rows of `width` halves, `stride` apart, into rows of f32 `out_stride` apart.
+///
+/// # Panics
+/// If a slice is too short.
+pub(crate) fn widen_f16_rows(
+    level: Level,
+    rows: usize,
+    width: usize,
+    (x, stride): (&[f16], usize),
+    (out, out_stride): (&mut [f32], usize),
+) {
+    struct Rows<'a>(usize, usize, &'a [f16], usize, &'a mut [f32], usize);
+    impl Op for Rows<'_> {
+        type Output = ();
+        #[inline(always)]
+        fn call(self) {
+            let Self(rows, width, x, stride, out, out_stride) = self;
+            for r in 0..rows {
+                let (x, out) = (&x[r * stride..][..width], &mut out[r * out_stride..][..width]);
+                // SAFETY: f16 is two bytes without padding, u8 has no alignment.
+                let bytes = unsafe { std::slice::from_raw_parts(x.as_ptr().cast::<u8>(), 2 * width) };
+                #[cfg(target_arch = "x86_64")]
+                // SAFETY: run only above the scalar level, so the CPU has F16C; lengths are those of one row.
+                let done = unsafe { f16c(bytes, out) };
+                #[cfg(not(target_arch = "x86_64"))]
+                let done = 0;
+                for (x, out) in bytes.as_chunks().0[done..].iter().zip(&mut out[done..]) {
+                    *out = f16_to_f32(u16::from_ne_bytes(*x));
+                }
+            }
+        }
+    }
+    if level.min(Level::best()) == Level::Scalar {
+        for r in 0..rows {
+            let (x, out) = (&x[r * stride..][..width], &mut out[r * out_stride..][..width]);
+            x.iter().zip(out).for_each(|(x, out)| *out = f16_to_f32(x.to_bits()));
+        }
+        return;
+    }
+    dispatch(level, Rows(rows, width, x, stride, out, out_stride));
+}
+
 /// Widens halves in the machine's byte order (little endian in files) that lie anywhere in memory.
 ///
 /// # Panics
@@ -72,6 +114,7 @@ pub(crate) fn widen_f16_bytes(level: Level, x: &[u8], out: &mut [f32]) {
 /// `x` has two bytes for each value of `out`.
 #[cfg(target_arch = "x86_64")]
 #[target_feature(enable = "avx2,f16c")]
+#[inline]
 unsafe fn f16c(x: &[u8], out: &mut [f32]) -> usize {
     use std::arch::x86_64::*;
     let done = out.len() / 8 * 8;
