@@ -100,3 +100,50 @@ fn check_finds_tensors_that_do_not_belong_or_are_missing() {
         "{findings}"
     );
 }
+
+#[test]
+fn a_model_quern_cannot_run_is_still_described() {
+    let dir = altered(|_| {});
+    let config = dir.path().join("config.json");
+    let text = fs::read_to_string(&config).unwrap();
+    fs::write(
+        &config,
+        text.replace("LlamaForCausalLM", "GrainForCausalLM").replace("\"llama\"", "\"grain\""),
+    )
+    .unwrap();
+    let tokenizer = dir.path().join("tokenizer.json");
+    let text = fs::read_to_string(&tokenizer).unwrap();
+    fs::write(
+        &tokenizer,
+        text.replace("\"pre_tokenizer\": null", "\"pre_tokenizer\": {\"type\": \"ByteLevel\"}"),
+    )
+    .unwrap();
+    fs::remove_file(dir.path().join("tokenizer.model")).unwrap();
+    let v = json(&["inspect", dir.path().to_str().unwrap(), "--json"]);
+    assert_eq!(v["architecture"], "GrainForCausalLM");
+    assert_eq!((&v["layers"], &v["heads"], &v["kv_heads"]), (&4.into(), &4.into(), &2.into()));
+    assert_eq!(v["rope_theta"], 10000.0);
+    assert_eq!(v["tokenizer"]["vocab_size"], 4096);
+    assert_eq!(v["tokenizer"]["special"]["eos"], serde_json::json!([2, "</s>"]));
+    assert!(v["notes"].to_string().contains("not supported"), "{v}");
+
+    let vocabulary = fixture("vocab/ggml-vocab-phi-3.gguf");
+    let v = json(&["inspect", vocabulary.to_str().unwrap(), "--json"]);
+    assert_eq!(v["architecture"], "phi3");
+    assert_eq!(v["tokenizer"]["kind"], "SentencePiece BPE");
+    assert_eq!(v["vocab_size"], 32064);
+    assert!(v["chat_template"].as_str().unwrap().starts_with("{{ bos_token }}"));
+}
+
+#[test]
+fn a_packed_checkpoint_counts_the_weights_it_stands_for() {
+    let dir = altered(|_| {});
+    let config = dir.path().join("config.json");
+    let text = fs::read_to_string(&config).unwrap();
+    let quantized =
+        text.replacen('{', "{\"quantization_config\": {\"quant_method\": \"gptq\", \"bits\": 4},", 1);
+    fs::write(&config, quantized).unwrap();
+    let v = json(&["inspect", dir.path().to_str().unwrap(), "--json"]);
+    assert_eq!(v["scheme"], "gptq");
+    assert_eq!(v["parameters"], 4_196_608);
+}

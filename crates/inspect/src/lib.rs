@@ -4,6 +4,7 @@
 //! every value.
 
 mod check;
+mod loose;
 mod summary;
 
 pub use check::{Finding, Report, check};

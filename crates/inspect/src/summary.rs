@@ -6,6 +6,8 @@ use quern_model::{Config, TokenKind, Tokenizer};
 use quern_tensor_io::{Array, Checkpoint, Container, ElementType, Value};
 use serde::Serialize;
 
+use crate::loose::{self, Sizes};
+
 /// What a checkpoint is.
 #[derive(Debug, Serialize)]
 pub struct Summary {
@@ -18,7 +20,7 @@ pub struct Summary {
     pub architecture: Option<String>,
     /// The model's name, where the file has one.
     pub name: Option<String>,
-    /// Number of values in all tensors.
+    /// Number of values in all tensors; of a quantized Hugging Face checkpoint, of the model it stands for.
     pub parameters: u64,
     /// Bits per value over all tensor data.
     pub bits_per_weight: f64,
@@ -122,36 +124,41 @@ pub fn summarize(checkpoint: &Checkpoint) -> Summary {
     let config = note(&mut notes, Config::from_checkpoint(checkpoint));
     let tokenizer = note(&mut notes, Tokenizer::from_checkpoint(checkpoint));
     let types = type_totals(checkpoint);
-    let parameters = types.iter().map(|t| t.parameters).sum::<u64>();
+    let parameters = match &config {
+        Some(config) if config.quantization.is_some() => logical_parameters(checkpoint, config),
+        _ => types.iter().map(|t| t.parameters).sum::<u64>(),
+    };
     let bytes = types.iter().map(|t| t.bytes).sum::<u64>();
-    let c = config.as_ref();
+    let sizes = config.as_ref().map_or_else(|| Sizes::of(checkpoint), sizes);
+    let (tokenizer, chat_template) = match &tokenizer {
+        Some(t) => (Some(tokenizer_summary(t)), t.chat_template().map(str::to_owned)),
+        None => loose::tokenizer(checkpoint),
+    };
     Summary {
         container: match checkpoint.container() {
             Container::Gguf => "gguf",
             Container::Safetensors => "safetensors",
             _ => "unknown",
         },
-        scheme: scheme(checkpoint, c, &types),
-        architecture: c
-            .map(|c| c.architecture.name.to_owned())
-            .or_else(|| metadata.str("general.architecture").map(str::to_owned)),
+        scheme: scheme(checkpoint, sizes.quantization, &types),
+        architecture: sizes.architecture,
         name: metadata.str("general.name").map(str::to_owned),
         parameters,
         bits_per_weight: if parameters == 0 { 0.0 } else { bytes as f64 * 8.0 / parameters as f64 },
         file_size: checkpoint.file_size(),
         files: checkpoint.files().len(),
-        context_length: c.map(|c| c.context_length),
-        layers: c.map(|c| c.layers),
-        hidden_size: c.map(|c| c.hidden_size),
-        ffn_size: c.map(|c| c.ffn_size),
-        heads: c.map(|c| c.heads),
-        kv_heads: c.map(|c| c.kv_heads),
-        head_dim: c.map(|c| c.head_dim),
-        rope_theta: c.map(|c| f64::from(c.rope.theta)),
-        vocab_size: c.map(|c| c.vocab_size),
-        tied_embeddings: c.map(|c| c.tied_embeddings),
-        chat_template: tokenizer.as_ref().and_then(|t| t.chat_template().map(str::to_owned)),
-        tokenizer: tokenizer.as_ref().map(tokenizer_summary),
+        context_length: sizes.context_length,
+        layers: sizes.layers,
+        hidden_size: sizes.hidden_size,
+        ffn_size: sizes.ffn_size,
+        heads: sizes.heads,
+        kv_heads: sizes.kv_heads,
+        head_dim: sizes.head_dim,
+        rope_theta: sizes.rope_theta,
+        vocab_size: sizes.vocab_size,
+        tied_embeddings: sizes.tied_embeddings,
+        chat_template,
+        tokenizer,
         notes,
         types,
         tensors: checkpoint
@@ -179,6 +186,31 @@ pub fn metadata(checkpoint: &Checkpoint) -> Vec<MetadataEntry> {
         .collect()
 }
 
+/// The sizes of a configuration quern understands.
+fn sizes(c: &Config) -> Sizes {
+    Sizes {
+        architecture: Some(c.architecture.name.to_owned()),
+        context_length: Some(c.context_length),
+        layers: Some(c.layers),
+        hidden_size: Some(c.hidden_size),
+        ffn_size: Some(c.ffn_size),
+        heads: Some(c.heads),
+        kv_heads: Some(c.kv_heads),
+        head_dim: Some(c.head_dim),
+        rope_theta: Some(f64::from(c.rope.theta)),
+        vocab_size: Some(c.vocab_size),
+        tied_embeddings: Some(c.tied_embeddings),
+        quantization: c.quantization.clone(),
+    }
+}
+
+/// Weights of the model itself, where the file holds packed integers and scales in their place.
+fn logical_parameters(checkpoint: &Checkpoint, config: &Config) -> u64 {
+    let expected = config.expected_tensors(config.world);
+    let there = expected.iter().filter(|t| !t.optional || checkpoint.tensor(&t.name).is_some());
+    there.map(|t| t.shape.iter().map(|&d| d as u64).product::<u64>()).sum()
+}
+
 fn note<T>(notes: &mut Vec<String>, result: quern_tensor_io::Result<T>) -> Option<T> {
     result.map_err(|e| notes.push(e.to_string())).ok()
 }
@@ -201,7 +233,7 @@ fn type_totals(checkpoint: &Checkpoint) -> Vec<TypeTotal> {
     totals
 }
 
-fn scheme(checkpoint: &Checkpoint, config: Option<&Config>, types: &[TypeTotal]) -> String {
+fn scheme(checkpoint: &Checkpoint, quantization: Option<String>, types: &[TypeTotal]) -> String {
     let file_type = checkpoint
         .metadata()
         .u64("general.file_type")
@@ -209,7 +241,7 @@ fn scheme(checkpoint: &Checkpoint, config: Option<&Config>, types: &[TypeTotal])
     if let Some(file_type) = file_type {
         return file_type.name().to_lowercase();
     }
-    if let Some(method) = config.and_then(|c| c.quantization.clone()) {
+    if let Some(method) = quantization {
         return method;
     }
     types.first().map_or_else(|| "none".to_owned(), |t| t.element_type.to_lowercase())

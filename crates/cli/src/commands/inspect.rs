@@ -59,8 +59,9 @@ pub fn describe(path: &str, s: &Summary) -> String {
     if let (Some(heads), Some(kv), Some(dim)) = (s.heads, s.kv_heads, s.head_dim) {
         rows.push(("attention", format!("{heads} heads of {dim}, {kv} for keys and values")));
     }
-    if let (Some(context), Some(theta)) = (s.context_length, s.rope_theta) {
-        rows.push(("context", format!("{context} positions, rope base {theta}")));
+    if let Some(context) = s.context_length {
+        let rope = s.rope_theta.map(|theta| format!(", rope base {theta}")).unwrap_or_default();
+        rows.push(("context", format!("{context} positions{rope}")));
     }
     if let Some(vocab) = s.vocab_size {
         let head = if s.tied_embeddings == Some(true) { ", head tied to the embedding" } else { "" };
@@ -79,7 +80,8 @@ pub fn describe(path: &str, s: &Summary) -> String {
     rows.push(("chat template", template));
     let types =
         s.types.iter().map(|t| format!("{} × {} ({})", t.tensors, t.element_type, format::bytes(t.bytes)));
-    rows.push(("tensors", types.collect::<Vec<_>>().join(", ")));
+    let types = types.collect::<Vec<_>>().join(", ");
+    rows.push(("tensors", if types.is_empty() { "none: a vocabulary alone".into() } else { types }));
     rows.extend(s.notes.iter().map(|note| ("note", note.clone())));
     rows.into_iter().map(|(label, text)| format!("{label:<15} {text}\n")).collect()
 }
