@@ -23,7 +23,7 @@ pub type Outcome = anyhow::Result<ExitCode>;
 /// Opens the model and prepares it for running.
 fn load(path: &Path, threads: usize) -> anyhow::Result<Model> {
     let checkpoint = Arc::new(Checkpoint::open(path)?);
-    Ok(Model::load(checkpoint, LoadOptions { threads, ..LoadOptions::default() })?)
+    Ok(Model::load(checkpoint, LoadOptions { threads })?)
 }
 
 /// Reads a text file whole; it must be UTF-8.
