@@ -1,5 +1,6 @@
-//! Blocks of 32, eight at a time: their scales are gathered and multiplied with the activations' together,
-//! so that a block itself costs little more than its codes.
+//! Blocks of 32, in two passes over a row (which the first brings into the first-level cache): scales are
+//! gathered, eight at a time, and multiplied with the activations'; then a block itself costs little more
+//! than its codes: half a dozen instructions, its scale a broadcast from memory.
 
 use std::arch::x86_64::*;
 
@@ -107,6 +108,17 @@ vnni! {
     }
 }
 
+/// What each block's integer sum starts from: the zero point's part, so that it costs nothing.
+fn starts(zero: i32, x: &Row) -> Vec<i32> {
+    x.sums.as_chunks::<2>().0.iter().map(|s| -zero * (i32::from(s[0]) + i32::from(s[1]))).collect()
+}
+
+/// What each block's offset is multiplied with: the sum of its activations.
+fn weights_of_offsets(x: &Row) -> Vec<f32> {
+    let pairs = x.sums.as_chunks::<2>().0.iter().zip(x.d);
+    pairs.map(|(s, d)| d * (i32::from(s[0]) + i32::from(s[1])) as f32).collect()
+}
+
 macro_rules! rows {
     ($($name:ident: $codes:ident, $bytes:literal bytes, zero $zero:literal, scale $scale:ident, offset $offset:literal;)*) => { vnni! { $(
         /// `y[r]` = weight row r times the activations.
@@ -114,24 +126,16 @@ macro_rules! rows {
             let blocks = x.d.len();
             assert_eq!(weights.len(), y.len() * blocks * $bytes);
             assert!(x.codes.len() == blocks * 32 && x.sums.len() == blocks * 2);
-            // What each block's integer sum starts from: the zero point's part, so that it costs nothing.
-            let start: Vec<i32> =
-                x.sums.chunks_exact(2).map(|s| -$zero * (i32::from(s[0]) + i32::from(s[1]))).collect();
-            let offsets: Vec<f32> = if $offset {
-                let pairs = x.sums.chunks_exact(2).zip(x.d);
-                pairs.map(|(s, d)| d * (i32::from(s[0]) + i32::from(s[1])) as f32).collect()
-            } else {
-                Vec::new()
-            };
+            let start = starts($zero, &x);
+            let offsets = if $offset { weights_of_offsets(&x) } else { Vec::new() };
+            let mut scales = vec![0f32; blocks];
             let stride = _mm256_mullo_epi32(_mm256_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7), _mm256_set1_epi32($bytes));
             for (row, y) in weights.chunks_exact((blocks * $bytes).max(1)).zip(y) {
-                let mut sum = _mm256_setzero_ps();
                 let mut offset = _mm256_setzero_ps();
                 for first in (0..blocks).step_by(8) {
-                    let count = (blocks - first).min(8);
-                    let mask = 0xffu8 >> (8 - count);
-                    // SAFETY: blocks first .. first + count of the row, codes and sums, whose lengths are
-                    // checked above; masked lanes are not touched; a prefetch may point anywhere.
+                    let mask = 0xffu8 >> (8 - (blocks - first).min(8));
+                    // SAFETY: heads of blocks of the row, their scales and sums, whose lengths are checked
+                    // above; masked lanes are not touched; a prefetch may point anywhere.
                     unsafe {
                         let b = row.as_ptr().add(first * $bytes);
                         let ahead = b.wrapping_add(AHEAD);
@@ -140,27 +144,41 @@ macro_rules! rows {
                         }
                         let zero = _mm256_setzero_si256();
                         let heads = _mm256_mmask_i32gather_epi32::<1>(zero, mask, stride, b.cast());
-                        let xd = _mm256_maskz_loadu_ps(mask, x.d.as_ptr().add(first));
-                        let d = _mm256_mul_ps($scale(heads), xd);
+                        let d = _mm256_mul_ps($scale(heads), _mm256_maskz_loadu_ps(mask, x.d.as_ptr().add(first)));
+                        _mm256_mask_storeu_ps(scales.as_mut_ptr().add(first), mask, d);
                         if $offset {
                             let xs = _mm256_maskz_loadu_ps(mask, offsets.as_ptr().add(first));
                             offset = _mm256_fmadd_ps(high_halves(heads), xs, offset);
                         }
-                        let mut add = |k: usize| {
-                            let c = _mm256_loadu_si256(x.codes.as_ptr().add((first + k) * 32).cast());
-                            let start = _mm_cvtsi32_si128(*start.get_unchecked(first + k));
-                            let start = _mm256_zextsi128_si256(start);
-                            let dot = _mm256_dpbusd_epi32(start, $codes(b.add(k * $bytes)), c);
-                            let d = _mm256_permutevar8x32_ps(d, _mm256_set1_epi32(k as i32));
-                            sum = _mm256_fmadd_ps(_mm256_cvtepi32_ps(dot), d, sum);
-                        };
-                        if count == 8 {
-                            (0..8).for_each(&mut add);
-                        } else {
-                            (0..count).for_each(&mut add);
+                    }
+                }
+                // Several sums: one would wait four cycles for itself at every block.
+                let mut sums = [_mm256_setzero_ps(); 4];
+                let whole = blocks / 4 * 4;
+                for first in (0..whole).step_by(4) {
+                    for (k, sum) in sums.iter_mut().enumerate() {
+                        // SAFETY: block first + k of the row, codes, starts and scales.
+                        unsafe {
+                            let i = first + k;
+                            let c = _mm256_loadu_si256(x.codes.as_ptr().add(i * 32).cast());
+                            let start = _mm256_zextsi128_si256(_mm_cvtsi32_si128(*start.get_unchecked(i)));
+                            let codes = $codes(row.as_ptr().add(i * $bytes));
+                            let dot = _mm256_cvtepi32_ps(_mm256_dpbusd_epi32(start, codes, c));
+                            *sum = _mm256_fmadd_ps(dot, _mm256_set1_ps(*scales.get_unchecked(i)), *sum);
                         }
                     }
                 }
+                for i in whole..blocks {
+                    // SAFETY: block i of the row, codes, starts and scales.
+                    unsafe {
+                        let c = _mm256_loadu_si256(x.codes.as_ptr().add(i * 32).cast());
+                        let start = _mm256_zextsi128_si256(_mm_cvtsi32_si128(start[i]));
+                        let codes = $codes(row.as_ptr().add(i * $bytes));
+                        let dot = _mm256_cvtepi32_ps(_mm256_dpbusd_epi32(start, codes, c));
+                        sums[0] = _mm256_fmadd_ps(dot, _mm256_set1_ps(scales[i]), sums[0]);
+                    }
+                }
+                let sum = _mm256_add_ps(_mm256_add_ps(sums[0], sums[1]), _mm256_add_ps(sums[2], sums[3]));
                 *y = _mm512_reduce_add_ps(_mm512_zextps256_ps512(_mm256_add_ps(sum, offset)));
             }
         }
