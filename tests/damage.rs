@@ -70,6 +70,28 @@ fn an_unknown_architecture_is_named() {
 }
 
 #[test]
+fn a_scheme_that_cannot_be_run_or_read_yet_is_named() {
+    let dir = tempfile::tempdir().unwrap();
+    for entry in fs::read_dir(fixture("bookworm-4m")).unwrap() {
+        let entry = entry.unwrap();
+        fs::copy(entry.path(), dir.path().join(entry.file_name())).unwrap();
+    }
+    let config = dir.path().join("config.json");
+    let text = fs::read_to_string(&config).unwrap();
+    fs::write(&config, text.replacen('{', "{\"quantization_config\": {\"quant_method\": \"awq\"},", 1))
+        .unwrap();
+    let model = dir.path().to_str().unwrap();
+    let out = dir.path().join("out.gguf");
+    for args in
+        [vec!["run", model, "-p", "x"], vec!["quantize", model, "--to", "q8_0", "-o", out.to_str().unwrap()]]
+    {
+        let text = failure(&quern(args));
+        assert!(text.contains("already quantized with awq"), "{text}");
+    }
+    assert!(!out.exists());
+}
+
+#[test]
 fn a_full_disk_leaves_nothing_behind() {
     let dir = tempfile::tempdir().unwrap();
     // A file-size limit (in blocks of 512 bytes) fails the write half way, as a full disk does.

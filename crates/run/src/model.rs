@@ -45,6 +45,10 @@ impl Model {
     /// shape than the config demands, or an element type without kernels. Each names the file and the tensor.
     pub fn load(checkpoint: Arc<Checkpoint>, options: LoadOptions) -> Result<Self> {
         let config = Config::from_checkpoint(&checkpoint)?;
+        if let Some(method) = &config.quantization {
+            let what = format!("this checkpoint is already quantized with {method}, which cannot be run yet");
+            return Err(FileError::unsupported(checkpoint.path(), what).into());
+        }
         crate::forward::check(&config).map_err(|what| FileError::unsupported(checkpoint.path(), what))?;
         let angles = Angles::new(&config.rope).ok_or_else(|| {
             let what = format!("rope scaling {:?} cannot be run yet", config.rope.scaling);
