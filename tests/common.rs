@@ -38,6 +38,28 @@ pub fn failure(output: &Output) -> String {
     text
 }
 
+/// A copy of the demo model in a folder of its own, to be damaged.
+pub fn model_copy() -> tempfile::TempDir {
+    let dir = tempfile::tempdir().expect("temporary directory");
+    for name in listing(&fixture("bookworm-4m")) {
+        let from = fixture("bookworm-4m").join(&name);
+        // Contents only: the fixture may be read-only.
+        std::fs::write(dir.path().join(&name), std::fs::read(from).expect("fixture")).expect("copy");
+    }
+    dir
+}
+
+/// Replaces text in a file of `directory`; there must be something to replace.
+pub fn edit(directory: &Path, file: &str, changes: &[(&str, &str)]) {
+    let path = directory.join(file);
+    let mut text = std::fs::read_to_string(&path).expect("text");
+    for (from, to) in changes {
+        assert!(text.contains(from), "{file} has no {from}");
+        text = text.replacen(from, to, 1);
+    }
+    std::fs::write(path, text).expect("write");
+}
+
 /// Names in a directory, sorted.
 pub fn listing(directory: &Path) -> Vec<String> {
     let mut names: Vec<_> = std::fs::read_dir(directory)

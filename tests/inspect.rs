@@ -2,7 +2,7 @@
 
 use std::fs;
 
-use crate::common::{fixture, quern, stderr, stdout};
+use crate::common::{edit, fixture, model_copy, quern, stderr, stdout};
 
 fn json(args: &[&str]) -> serde_json::Value {
     serde_json::from_str(&stdout(&quern(args))).unwrap()
@@ -53,16 +53,12 @@ fn the_text_says_what_the_model_is() {
     }
 }
 
-/// A copy of the demo model whose safetensors file was changed by `edit`.
-fn altered(edit: impl FnOnce(&mut Vec<u8>)) -> tempfile::TempDir {
-    let dir = tempfile::tempdir().unwrap();
-    for entry in fs::read_dir(fixture("bookworm-4m")).unwrap() {
-        let entry = entry.unwrap();
-        fs::copy(entry.path(), dir.path().join(entry.file_name())).unwrap();
-    }
+/// A copy of the demo model whose safetensors file was changed by `change`.
+fn altered(change: impl FnOnce(&mut Vec<u8>)) -> tempfile::TempDir {
+    let dir = model_copy();
     let file = dir.path().join("model.safetensors");
     let mut bytes = fs::read(&file).unwrap();
-    edit(&mut bytes);
+    change(&mut bytes);
     fs::write(&file, bytes).unwrap();
     dir
 }
@@ -103,21 +99,13 @@ fn check_finds_tensors_that_do_not_belong_or_are_missing() {
 
 #[test]
 fn a_model_quern_cannot_run_is_still_described() {
-    let dir = altered(|_| {});
-    let config = dir.path().join("config.json");
-    let text = fs::read_to_string(&config).unwrap();
-    fs::write(
-        &config,
-        text.replace("LlamaForCausalLM", "GrainForCausalLM").replace("\"llama\"", "\"grain\""),
-    )
-    .unwrap();
-    let tokenizer = dir.path().join("tokenizer.json");
-    let text = fs::read_to_string(&tokenizer).unwrap();
-    fs::write(
-        &tokenizer,
-        text.replace("\"pre_tokenizer\": null", "\"pre_tokenizer\": {\"type\": \"ByteLevel\"}"),
-    )
-    .unwrap();
+    let dir = model_copy();
+    edit(dir.path(), "config.json", &[("LlamaForCausalLM", "GrainForCausalLM"), ("\"llama\"", "\"grain\"")]);
+    edit(
+        dir.path(),
+        "tokenizer.json",
+        &[("\"pre_tokenizer\": null", "\"pre_tokenizer\": {\"type\": \"ByteLevel\"}")],
+    );
     fs::remove_file(dir.path().join("tokenizer.model")).unwrap();
     let v = json(&["inspect", dir.path().to_str().unwrap(), "--json"]);
     assert_eq!(v["architecture"], "GrainForCausalLM");
@@ -137,12 +125,9 @@ fn a_model_quern_cannot_run_is_still_described() {
 
 #[test]
 fn a_packed_checkpoint_counts_the_weights_it_stands_for() {
-    let dir = altered(|_| {});
-    let config = dir.path().join("config.json");
-    let text = fs::read_to_string(&config).unwrap();
-    let quantized =
-        text.replacen('{', "{\"quantization_config\": {\"quant_method\": \"gptq\", \"bits\": 4},", 1);
-    fs::write(&config, quantized).unwrap();
+    let dir = model_copy();
+    let quantized = "{\"quantization_config\": {\"quant_method\": \"gptq\", \"bits\": 4},";
+    edit(dir.path(), "config.json", &[("{", quantized)]);
     let v = json(&["inspect", dir.path().to_str().unwrap(), "--json"]);
     assert_eq!(v["scheme"], "gptq");
     assert_eq!(v["parameters"], 4_196_608);
