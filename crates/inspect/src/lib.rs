@@ -8,4 +8,5 @@ mod loose;
 mod summary;
 
 pub use check::{Finding, Report, check};
+pub use loose::Sizes;
 pub use summary::{MetadataEntry, Summary, TensorSummary, TokenizerSummary, TypeTotal, metadata, summarize};

@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use std::path::Path;
 
 use quern_tensor_io::{Checkpoint, Container, Metadata};
+use serde::Serialize;
 use serde_json::Value;
 
 use crate::summary::TokenizerSummary;
@@ -12,25 +13,38 @@ use crate::summary::TokenizerSummary;
 /// Configuration and tokenizer files beyond this are not read: none is near it.
 const LARGEST_JSON: u64 = 64 << 20;
 
-/// Whatever sizes the checkpoint states.
-#[derive(Debug, Default)]
-pub(crate) struct Sizes {
+/// Architecture and sizes, as far as the checkpoint states them.
+#[derive(Debug, Default, Serialize)]
+pub struct Sizes {
+    /// GGUF's name of the architecture, or what the file says where quern does not know it.
     pub architecture: Option<String>,
+    /// Positions the model was trained for.
     pub context_length: Option<usize>,
+    /// Number of blocks.
     pub layers: Option<usize>,
+    /// Width of the residual stream.
     pub hidden_size: Option<usize>,
+    /// Width inside the feed-forward network.
     pub ffn_size: Option<usize>,
+    /// Query heads.
     pub heads: Option<usize>,
+    /// Key and value heads.
     pub kv_heads: Option<usize>,
+    /// Values per head.
     pub head_dim: Option<usize>,
+    /// Base of the rotary embedding.
     pub rope_theta: Option<f64>,
+    /// Rows of the embedding.
     pub vocab_size: Option<usize>,
+    /// The output head is the embedding.
     pub tied_embeddings: Option<bool>,
+    /// Method of a quantized Hugging Face checkpoint; [`crate::Summary::scheme`] tells it.
+    #[serde(skip)]
     pub quantization: Option<String>,
 }
 
 impl Sizes {
-    pub fn of(checkpoint: &Checkpoint) -> Self {
+    pub(crate) fn of(checkpoint: &Checkpoint) -> Self {
         match checkpoint.container() {
             Container::Gguf => Self::from_gguf(checkpoint.metadata()),
             _ => json(&checkpoint.directory().join("config.json"))

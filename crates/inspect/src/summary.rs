@@ -16,8 +16,6 @@ pub struct Summary {
     /// Quantization scheme: a GGUF file type in lower case, a Hugging Face quantization method, or the
     /// element type that holds most of the values.
     pub scheme: String,
-    /// GGUF's name of the architecture, or what the file says where quern does not know it.
-    pub architecture: Option<String>,
     /// The model's name, where the file has one.
     pub name: Option<String>,
     /// Number of values in all tensors; of a quantized Hugging Face checkpoint, of the model it stands for.
@@ -28,26 +26,9 @@ pub struct Summary {
     pub file_size: u64,
     /// Number of tensor files.
     pub files: usize,
-    /// Positions the model was trained for.
-    pub context_length: Option<usize>,
-    /// Number of blocks.
-    pub layers: Option<usize>,
-    /// Width of the residual stream.
-    pub hidden_size: Option<usize>,
-    /// Width inside the feed-forward network.
-    pub ffn_size: Option<usize>,
-    /// Query heads.
-    pub heads: Option<usize>,
-    /// Key and value heads.
-    pub kv_heads: Option<usize>,
-    /// Values per head.
-    pub head_dim: Option<usize>,
-    /// Base of the rotary embedding.
-    pub rope_theta: Option<f64>,
-    /// Rows of the embedding.
-    pub vocab_size: Option<usize>,
-    /// The output head is the embedding.
-    pub tied_embeddings: Option<bool>,
+    /// Architecture and sizes, as far as the checkpoint states them.
+    #[serde(flatten)]
+    pub sizes: Sizes,
     /// The tokenizer, where quern can read it.
     pub tokenizer: Option<TokenizerSummary>,
     /// The chat template's source.
@@ -140,23 +121,13 @@ pub fn summarize(checkpoint: &Checkpoint) -> Summary {
             Container::Safetensors => "safetensors",
             _ => "unknown",
         },
-        scheme: scheme(checkpoint, sizes.quantization, &types),
-        architecture: sizes.architecture,
+        scheme: scheme(checkpoint, sizes.quantization.clone(), &types),
         name: metadata.str("general.name").map(str::to_owned),
         parameters,
         bits_per_weight: if parameters == 0 { 0.0 } else { bytes as f64 * 8.0 / parameters as f64 },
         file_size: checkpoint.file_size(),
         files: checkpoint.files().len(),
-        context_length: sizes.context_length,
-        layers: sizes.layers,
-        hidden_size: sizes.hidden_size,
-        ffn_size: sizes.ffn_size,
-        heads: sizes.heads,
-        kv_heads: sizes.kv_heads,
-        head_dim: sizes.head_dim,
-        rope_theta: sizes.rope_theta,
-        vocab_size: sizes.vocab_size,
-        tied_embeddings: sizes.tied_embeddings,
+        sizes,
         chat_template,
         tokenizer,
         notes,

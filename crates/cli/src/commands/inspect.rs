@@ -50,21 +50,21 @@ pub fn describe(path: &str, s: &Summary) -> String {
     if let Some(name) = &s.name {
         rows.push(("name", name.clone()));
     }
-    rows.push(("architecture", s.architecture.clone().unwrap_or_else(|| "unknown".into())));
+    rows.push(("architecture", s.sizes.architecture.clone().unwrap_or_else(|| "unknown".into())));
     rows.push(("scheme", format!("{}, {:.2} bits per weight", s.scheme, s.bits_per_weight)));
     rows.push(("parameters", format!("{} ({})", format::count(s.parameters), s.parameters)));
-    if let (Some(layers), Some(hidden), Some(ffn)) = (s.layers, s.hidden_size, s.ffn_size) {
+    if let (Some(layers), Some(hidden), Some(ffn)) = (s.sizes.layers, s.sizes.hidden_size, s.sizes.ffn_size) {
         rows.push(("shape", format!("{layers} layers, hidden size {hidden}, feed-forward {ffn}")));
     }
-    if let (Some(heads), Some(kv), Some(dim)) = (s.heads, s.kv_heads, s.head_dim) {
+    if let (Some(heads), Some(kv), Some(dim)) = (s.sizes.heads, s.sizes.kv_heads, s.sizes.head_dim) {
         rows.push(("attention", format!("{heads} heads of {dim}, {kv} for keys and values")));
     }
-    if let Some(context) = s.context_length {
-        let rope = s.rope_theta.map(|theta| format!(", rope base {theta}")).unwrap_or_default();
+    if let Some(context) = s.sizes.context_length {
+        let rope = s.sizes.rope_theta.map(|theta| format!(", rope base {theta}")).unwrap_or_default();
         rows.push(("context", format!("{context} positions{rope}")));
     }
-    if let Some(vocab) = s.vocab_size {
-        let head = if s.tied_embeddings == Some(true) { ", head tied to the embedding" } else { "" };
+    if let Some(vocab) = s.sizes.vocab_size {
+        let head = if s.sizes.tied_embeddings == Some(true) { ", head tied to the embedding" } else { "" };
         rows.push(("vocabulary", format!("{vocab}{head}")));
     }
     if let Some(t) = &s.tokenizer {
