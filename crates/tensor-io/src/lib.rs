@@ -13,6 +13,7 @@ mod plan;
 mod progress;
 pub mod safetensors;
 mod stream;
+mod temporary;
 
 pub use checkpoint::{Checkpoint, Container, Tensor, TensorInfo};
 pub use element::ElementType;

@@ -1,20 +1,17 @@
 //! Files that appear whole or not at all.
 //!
 //! ```text
-//! create    .NAME.XXXXXX.part   beside the target, so that the rename stays within one file system
+//! create    a temporary file in the folder of the target: same file system (crate::temporary)
 //! write     through one large buffer
-//! commit    flush, fsync, rename over NAME, fsync of the folder
-//! drop      the .part file is removed
+//! commit    flush, fsync, give it its name, fsync of the folder
+//! drop      the temporary file is gone
 //! ```
-//!
-//! A killed process can leave a `.part` file behind, never a half-written file under its final name.
 
 use std::fs::{self, File};
 use std::io::{self, BufWriter, Write};
 use std::path::{Path, PathBuf};
 
-use tempfile::NamedTempFile;
-
+use crate::temporary::Temporary;
 use crate::{Error, Result};
 
 /// Large enough that the system call costs nothing beside the copy, small enough to stay in cache.
@@ -26,7 +23,7 @@ const BUFFER_BYTES: usize = 256 * 1024;
 pub struct OutputFile {
     path: PathBuf,
     force: bool,
-    file: BufWriter<NamedTempFile>,
+    file: BufWriter<Temporary>,
     /// A write failed: what the file holds is unknown, it must never be committed.
     broken: bool,
 }
@@ -57,10 +54,7 @@ impl OutputFile {
                 format!("the folder {} does not exist; create it first", folder.display()),
             ));
         }
-        let mut prefix = std::ffi::OsString::from(".");
-        prefix.push(name);
-        prefix.push(".");
-        let file = temporary(&prefix, folder).map_err(|e| {
+        let file = Temporary::create(folder, name).map_err(|e| {
             let what = format!("cannot create a file in {}: {e}", folder.display());
             Error::new(path, io::Error::new(e.kind(), what))
         })?;
@@ -90,23 +84,19 @@ impl OutputFile {
         let failed = |e| explain(&self.path, e);
         let file = self.file.into_inner().map_err(|e| failed(e.into_error()))?;
         file.as_file().sync_all().map_err(failed)?;
-        if self.force {
-            file.persist(&self.path).map_err(|e| failed(e.error))?;
-        } else {
-            // Not a check and then a rename: somebody else may have made the file while we wrote ours.
-            file.persist_noclobber(&self.path).map_err(|e| match e.error.kind() {
-                io::ErrorKind::AlreadyExists => already_there(&self.path),
-                _ => failed(e.error),
-            })?;
-        }
-        sync_folder(folder_of(&self.path)).map_err(failed)
+        let (folder, name) = (folder_of(&self.path), self.path.file_name().unwrap_or_default());
+        file.persist(folder, name, &self.path, self.force).map_err(|e| match e.kind() {
+            io::ErrorKind::AlreadyExists => already_there(&self.path),
+            _ => failed(e),
+        })?;
+        sync_folder(folder).map_err(failed)
     }
 
     /// An output whose bytes go to `file`, whatever that is: lets a test meet a full disk.
     #[cfg(all(test, target_os = "linux"))]
     pub(crate) fn onto(path: &Path, device: File) -> Self {
         let mut output = Self::create(path, false).unwrap();
-        *output.file.get_mut().as_file_mut() = device;
+        output.file.get_mut().replace(device);
         output
     }
 }
@@ -127,19 +117,6 @@ pub(crate) fn folder_of(path: &Path) -> &Path {
         Some(p) if !p.as_os_str().is_empty() => p,
         _ => Path::new("."),
     }
-}
-
-fn temporary(prefix: &std::ffi::OsStr, folder: &Path) -> io::Result<NamedTempFile> {
-    let mut builder = tempfile::Builder::new();
-    builder.prefix(prefix).suffix(".part");
-    #[cfg(unix)]
-    {
-        use std::os::unix::fs::PermissionsExt;
-        // What a plain `open` asks for; the umask takes its share. tempfile's default is 0600, which
-        // would make every model unreadable for everybody else.
-        builder.permissions(fs::Permissions::from_mode(0o666));
-    }
-    builder.tempfile_in(folder)
 }
 
 fn already_there(path: &Path) -> Error {

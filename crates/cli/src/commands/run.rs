@@ -44,6 +44,8 @@ pub fn run(args: &args::Run) -> Outcome {
     if args.json {
         let mut value = serde_json::to_value(&report)?;
         value["seed"] = json!(seed);
+        value["parameters"] = json!(model.parameters());
+        value["file_size"] = json!(model.file_size());
         print_json(&value)?;
     } else {
         print("\n")?;

@@ -51,7 +51,8 @@ fn a_dropped_file_leaves_nothing() {
     let scratch = Scratch::new();
     let mut output = OutputFile::create(&scratch.path().join("out"), false).unwrap();
     output.write_all(&vec![1; 1 << 20]).unwrap();
-    assert_eq!(scratch.names().len(), 1);
+    // Whether anything is visible meanwhile depends on the file system (see `temporary`), but never this.
+    assert!(!scratch.path().join("out").exists());
     drop(output);
     assert!(scratch.names().is_empty());
 
