@@ -3,8 +3,8 @@
 //! For a weight of `columns` inputs (and `matrices` stacked experts) an entry holds the mean of `x²` over
 //! the calibration text, one value a column and expert. Two formats, told apart by the first bytes:
 //!
-//! - GGUF, as llama-imatrix writes today ([`gguf`]): sums and counts;
-//! - the legacy `.dat` ([`legacy`]): means times the number of calls.
+//! - GGUF, as llama-imatrix writes today (`gguf`): sums and counts;
+//! - the legacy `.dat` (`legacy`): means times the number of calls.
 //!
 //! Both are divided as llama-quantize divides, for the quotients decide bytes. An expert that no token
 //! reached has a count of 0 and gets ones.
