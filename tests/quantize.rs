@@ -56,6 +56,34 @@ fn an_f16_gguf_is_as_good_a_source_as_the_safetensors() {
 }
 
 #[test]
+fn a_gguf_of_an_architecture_quern_cannot_run_is_quantized_all_the_same() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = |name: &str| dir.path().join(name).display().to_string();
+    stdout(&quern(["quantize", &model(), "--to", "f16", "-o", &path("f16.gguf")]));
+    stdout(&quern(["quantize", &path("f16.gguf"), "--to", "q4_k_m", "-o", &path("known.gguf")]));
+    // The same file under another architecture's name, in its metadata keys too.
+    let mut bytes = fs::read(path("f16.gguf")).unwrap();
+    let header = bytes.len() / 4;
+    for at in 0..header {
+        let found = &bytes[at..at + 5];
+        if found == b"llama" && (bytes[at + 5] == b'.' || &bytes[at - 8..at] == 5u64.to_le_bytes()) {
+            bytes[at..at + 5].copy_from_slice(b"grain");
+        }
+    }
+    fs::write(path("grain.gguf"), bytes).unwrap();
+    stdout(&quern(["quantize", &path("grain.gguf"), "--to", "q4_k_m", "-o", &path("unknown.gguf")]));
+    let (known, unknown) = (path("known.gguf"), path("unknown.gguf"));
+    let known = Checkpoint::open(known.as_ref()).unwrap();
+    let unknown = Checkpoint::open(unknown.as_ref()).unwrap();
+    assert_eq!(unknown.metadata().str("general.architecture"), Some("grain"));
+    assert_eq!(known.tensors().len(), unknown.tensors().len());
+    for (a, b) in known.tensors().iter().zip(unknown.tensors()) {
+        assert_eq!((&a.name, a.element_type), (&b.name, b.element_type));
+        assert!(known.data(a) == unknown.data(b), "{}", a.name);
+    }
+}
+
+#[test]
 fn a_dry_run_prints_the_plan_and_writes_nothing() {
     let dir = tempfile::tempdir().unwrap();
     let out = dir.path().join("out.gguf");

@@ -16,6 +16,15 @@ use crate::{Config, TensorRole as Role};
 
 use super::{card, name};
 
+/// A GGUF checkpoint's metadata, less what describes its splits.
+pub(super) fn own_metadata(checkpoint: &Checkpoint) -> Metadata {
+    let mut metadata = checkpoint.metadata().clone();
+    for key in ["split.no", "split.count", "split.tensors.count"] {
+        metadata.remove(key);
+    }
+    metadata
+}
+
 /// The metadata llama.cpp's converter would write for `checkpoint`; a GGUF checkpoint's own are copied, less
 /// those that describe its splits.
 ///
@@ -23,11 +32,7 @@ use super::{card, name};
 /// as llama-quantize does (both u32).
 pub fn gguf_metadata(checkpoint: &Checkpoint, config: &Config) -> Result<Metadata> {
     if checkpoint.container() == Container::Gguf {
-        let mut metadata = checkpoint.metadata().clone();
-        for key in ["split.no", "split.count", "split.tensors.count"] {
-            metadata.remove(key);
-        }
-        return Ok(metadata);
+        return Ok(own_metadata(checkpoint));
     }
     let directory = checkpoint.directory();
     // The vocabulary is filled up to the embedding's size; make sure that the file backs that size.

@@ -2,12 +2,14 @@
 
 use std::collections::HashSet;
 
-use quern_tensor_io::{Checkpoint, ElementType, Error, Metadata, Result, Tensor, TensorInfo};
+use quern_tensor_io::{Checkpoint, Container, ElementType, Error, Metadata, Result, Tensor, TensorInfo};
 
 use crate::architecture::{RowOrder, TensorRole, World};
+use crate::architectures;
 use crate::config::{Config, ExpectedTensor};
 
 use super::gguf_metadata;
+use super::metadata::own_metadata;
 
 /// One tensor as GGUF sees it.
 #[derive(Clone, Debug)]
@@ -20,8 +22,8 @@ pub struct ViewTensor {
     pub element_type: ElementType,
     /// Its name in the source; `None` for a tensor the view computed (`rope_freqs.weight`).
     pub source_name: Option<String>,
-    /// What it is for.
-    pub role: TensorRole,
+    /// What it is for; `None` in a GGUF file of an architecture quern has no description of.
+    pub role: Option<TensorRole>,
     /// Its layer; `None` outside the blocks.
     pub layer: Option<usize>,
     /// Bytes per row.
@@ -44,7 +46,7 @@ impl ViewTensor {
 #[derive(Debug)]
 pub struct GgufView<'a> {
     checkpoint: &'a Checkpoint,
-    config: Config,
+    config: Option<Config>,
     metadata: Metadata,
     tensors: Vec<ViewTensor>,
     data: Vec<Data<'a>>,
@@ -63,8 +65,21 @@ enum Data<'a> {
 
 impl<'a> GgufView<'a> {
     /// Looks at `checkpoint` the GGUF way. A tensor missing or left over, or of another shape than the
-    /// configuration demands, is an error, and so is a quantized Hugging Face checkpoint.
+    /// configuration demands, is an error, and so is a quantized Hugging Face checkpoint. A GGUF file of an
+    /// architecture quern has no description of is taken as it is: nothing has to be known of it to choose
+    /// other element types.
     pub fn new(checkpoint: &'a Checkpoint) -> Result<Self> {
+        if checkpoint.container() == Container::Gguf {
+            let metadata = checkpoint.metadata();
+            let undescribed = |name: &str| {
+                // The llama family's mixtures of experts have tensors its description does not list yet.
+                let experts = metadata.u64(&format!("{name}.expert_count")).unwrap_or(0);
+                architectures::from_gguf_name(name).is_none() || experts > 0
+            };
+            if metadata.str("general.architecture").is_some_and(undescribed) {
+                return Self::as_it_is(checkpoint);
+            }
+        }
         let config = Config::from_checkpoint(checkpoint)?;
         if let Some(method) = &config.quantization {
             let what = format!(
@@ -97,7 +112,30 @@ impl<'a> GgufView<'a> {
         all.sort_by(|(a, _), (b, _)| (a.layer, &a.name).cmp(&(b.layer, &b.name)));
         let metadata = gguf_metadata(checkpoint, &config)?;
         let (tensors, data) = all.into_iter().unzip();
-        Ok(Self { checkpoint, config, metadata, tensors, data })
+        Ok(Self { checkpoint, config: Some(config), metadata, tensors, data })
+    }
+
+    /// A GGUF checkpoint tensor by tensor.
+    fn as_it_is(checkpoint: &'a Checkpoint) -> Result<Self> {
+        let mut all = Vec::with_capacity(checkpoint.tensors().len());
+        for info in checkpoint.tensors() {
+            let row_bytes = info.element_type.row_bytes(info.columns()).ok_or_else(|| {
+                Error::malformed(checkpoint.path(), "the row has no whole blocks").with_tensor(&info.name)
+            })?;
+            let tensor = ViewTensor {
+                name: info.name.clone(),
+                shape: info.shape.clone(),
+                element_type: info.element_type,
+                source_name: Some(info.name.clone()),
+                role: None,
+                layer: layer_of(&info.name),
+                row_bytes,
+            };
+            all.push((tensor, Data::Mapped(checkpoint.data(info))));
+        }
+        all.sort_by(|(a, _), (b, _)| (a.layer, &a.name).cmp(&(b.layer, &b.name)));
+        let (tensors, data) = all.into_iter().unzip();
+        Ok(Self { checkpoint, config: None, metadata: own_metadata(checkpoint), tensors, data })
     }
 
     /// The checkpoint seen.
@@ -105,9 +143,9 @@ impl<'a> GgufView<'a> {
         self.checkpoint
     }
 
-    /// The checkpoint's configuration.
-    pub fn config(&self) -> &Config {
-        &self.config
+    /// The checkpoint's configuration; `None` for a GGUF file of an architecture quern has no description of.
+    pub fn config(&self) -> Option<&Config> {
+        self.config.as_ref()
     }
 
     /// The metadata to write.
@@ -145,6 +183,11 @@ impl<'a> GgufView<'a> {
             Data::Owned(data) => Some(data),
         }
     }
+}
+
+/// The layer in a GGUF name: `blk.12.attn_q.weight`.
+fn layer_of(name: &str) -> Option<usize> {
+    name.strip_prefix("blk.")?.split('.').next()?.parse().ok()
 }
 
 /// Which row of a half-split head block lies at `row` of the interleaved one: pair `i` of a head of `d` rows
@@ -223,7 +266,7 @@ fn described(
         shape: want.shape.clone(),
         element_type,
         source_name,
-        role: want.role,
+        role: Some(want.role),
         layer: want.layer,
         row_bytes,
     }
