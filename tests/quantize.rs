@@ -66,7 +66,7 @@ fn a_gguf_of_an_architecture_quern_cannot_run_is_quantized_all_the_same() {
     let header = bytes.len() / 4;
     for at in 0..header {
         let found = &bytes[at..at + 5];
-        if found == b"llama" && (bytes[at + 5] == b'.' || &bytes[at - 8..at] == 5u64.to_le_bytes()) {
+        if found == b"llama" && (bytes[at + 5] == b'.' || bytes[at - 8..at] == 5u64.to_le_bytes()) {
             bytes[at..at + 5].copy_from_slice(b"grain");
         }
     }
