@@ -65,21 +65,23 @@ fn a_prompt_beyond_the_context_is_refused_before_any_work() {
 #[test]
 fn perplexity_agrees_with_llama_cpp() {
     let text = fixture("text/validation.txt").display().to_string();
-    let half = json(&["perplexity", &model(), "--text", &text, "--chunks", "4", "--json"]);
+    let half = json(&["perplexity", &model(), "--text", &text, "--chunks", "12", "--json"]);
     let q4 =
-        json(&["perplexity", &q4(), "--text", &text, "--chunks", "4", "--reference", &model(), "--json"]);
-    assert_eq!(half["tokens"], 4 * 255);
+        json(&["perplexity", &q4(), "--text", &text, "--chunks", "12", "--reference", &model(), "--json"]);
+    assert_eq!(half["tokens"], 12 * 255);
     // llama-perplexity on the same files, text and chunks.
-    assert!((half["perplexity"].as_f64().unwrap() - LLAMA_CPP_F16).abs() < 0.01, "{half}");
-    assert!((q4["perplexity"].as_f64().unwrap() - LLAMA_CPP_Q4_K_M).abs() < 0.1, "{q4}");
+    assert!((half["perplexity"].as_f64().unwrap() - LLAMA_CPP_F16).abs() < 0.005, "{half}");
+    // Activations are rounded to 8 bits on the way: the last bits of a sum, which SIMD levels and programs
+    // order differently, move this figure by up to 0.04.
+    assert!((q4["perplexity"].as_f64().unwrap() - LLAMA_CPP_Q4_K_M).abs() < 0.06, "{q4}");
     assert!(q4["kl_mean"].as_f64().unwrap() > 0.0 && q4["kl_p99"].as_f64().unwrap() > 0.0, "{q4}");
     assert!(q4["top1_agreement"].as_f64().unwrap() > 0.8, "{q4}");
 }
 
-/// llama-perplexity, `-c 512 --chunks 4` on `fixtures/text/validation.txt`.
-const LLAMA_CPP_F16: f64 = 32.0711;
+/// llama-perplexity, `-c 512 --chunks 12` on `fixtures/text/validation.txt`.
+const LLAMA_CPP_F16: f64 = 25.8337;
 /// The same on `fixtures/bookworm-4m-Q4_K_M.gguf`.
-const LLAMA_CPP_Q4_K_M: f64 = 33.1501;
+const LLAMA_CPP_Q4_K_M: f64 = 26.5548;
 
 #[test]
 fn bench_reports_both_speeds() {
