@@ -2,6 +2,50 @@
 //!
 //! A kernel multiplies one row of activations with any number of weight rows, `y.len()` of them.
 
+/// Which kernel of a level serves which type: every level has the same names in `small`, `large` and `float`.
+#[cfg(target_arch = "x86_64")]
+macro_rules! kernel_tables {
+    () => {
+        /// The kernel for a block type.
+        pub(super) fn kernel(element_type: quern_tensor_io::ElementType) -> Option<$crate::dot::Kernel> {
+            use quern_tensor_io::ElementType as T;
+            Some(match element_type {
+                T::Q4_0 => small::q4_0,
+                T::Q4_1 => small::q4_1,
+                T::Q5_0 => small::q5_0,
+                T::Q5_1 => small::q5_1,
+                T::Q8_0 => small::q8_0,
+                T::IQ4NL => small::iq4_nl,
+                T::MXFP4 => small::mxfp4,
+                T::Q2K => large::q2_k,
+                T::Q3K => large::q3_k,
+                T::Q4K => large::q4_k,
+                T::Q5K => large::q5_k,
+                T::Q6K => large::q6_k,
+                T::IQ4XS => large::iq4_xs,
+                T::TQ1_0 => large::tq1_0,
+                T::TQ2_0 => large::tq2_0,
+                _ => return None,
+            })
+        }
+
+        /// The kernel for a float type.
+        pub(super) fn float_kernel(
+            element_type: quern_tensor_io::ElementType,
+        ) -> Option<$crate::dot::FloatKernel> {
+            use quern_tensor_io::ElementType as T;
+            Some(match element_type {
+                T::F32 => float::f32,
+                T::F16 => float::f16,
+                T::BF16 => float::bf16,
+                _ => return None,
+            })
+        }
+    };
+}
+#[cfg(target_arch = "x86_64")]
+use kernel_tables;
+
 #[cfg(target_arch = "x86_64")]
 mod avx2;
 #[cfg(target_arch = "x86_64")]
