@@ -24,6 +24,11 @@ pub fn count(n: u64) -> String {
     }
 }
 
+/// Dimensions, outermost first: `768 × 256`.
+pub fn shape(dimensions: &[usize]) -> String {
+    dimensions.iter().map(usize::to_string).collect::<Vec<_>>().join(" × ")
+}
+
 /// A table with a header; the columns in `right` are right-aligned.
 pub fn table(header: &[&str], right: &[usize], rows: impl IntoIterator<Item = Vec<String>>) -> Table {
     let mut table = Table::new();

@@ -3,7 +3,7 @@
 
 use std::collections::HashMap;
 
-use quern_model::{Config, Tokenizer};
+use quern_model::{Config, Tokenizer, is_redundant};
 use quern_tensor_io::{Checkpoint, Progress, TensorInfo, decode};
 use rayon::prelude::*;
 use serde::Serialize;
@@ -79,11 +79,9 @@ fn structure(checkpoint: &Checkpoint, config: &Config, findings: &mut Vec<Findin
         };
         findings.push(Finding { tensor: Some(tensor.name.clone()), problem });
     }
-    // Recomputed by every reader: old checkpoints carry them, and they harm nobody.
-    let harmless = [".rotary_emb.inv_freq", ".attention.bias", ".attention.masked_bias"];
     for info in checkpoint.tensors() {
         let name = info.name.as_str();
-        if extra.contains_key(name) && !harmless.iter().any(|end| name.ends_with(end)) {
+        if extra.contains_key(name) && !is_redundant(name) {
             let problem =
                 format!("is not part of a {} model of this configuration", config.architecture.name);
             findings.push(Finding { tensor: Some(name.to_owned()), problem });

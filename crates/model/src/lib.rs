@@ -18,7 +18,7 @@ pub mod tokenizer;
 pub use architecture::{Architecture, RopeStyle, TensorRole, World};
 pub use config::{Config, ExpectedTensor, Rope, RopeScaling};
 pub use file_type::FileType;
-pub use gguf::{GgufView, ViewTensor, gguf_metadata};
+pub use gguf::{GgufView, ViewTensor, gguf_metadata, is_redundant};
 pub use tokenizer::{EncodeOptions, SpecialIds, StreamDecoder, TokenKind, Tokenizer};
 
 pub use quern_tensor_io::{Error, Result};

@@ -119,23 +119,20 @@ impl Weights {
 /// Looks tensors up by role.
 struct Finder<'a> {
     checkpoint: &'a Checkpoint,
-    /// Index in the checkpoint by name.
-    present: HashMap<&'a str, usize>,
     expected: HashMap<(TensorRole, Option<usize>), ExpectedTensor>,
 }
 
 impl<'a> Finder<'a> {
     fn new(checkpoint: &'a Checkpoint, config: &Config) -> Self {
-        let present = checkpoint.tensors().iter().enumerate().map(|(i, t)| (t.name.as_str(), i)).collect();
         let expected =
             config.expected_tensors(config.world).into_iter().map(|e| ((e.role, e.layer), e)).collect();
-        Self { checkpoint, present, expected }
+        Self { checkpoint, expected }
     }
 
     /// The expectation and the tensor that meets it by name, if both exist.
     fn find(&self, role: TensorRole, layer: Option<usize>) -> Option<(&ExpectedTensor, usize)> {
         let expected = self.expected.get(&(role, layer))?;
-        Some((expected, *self.present.get(expected.name.as_str())?))
+        Some((expected, self.checkpoint.index_of(&expected.name)?))
     }
 
     /// As [`Self::find`], with the shape checked; an error if it must be there and is not.
@@ -171,7 +168,7 @@ impl<'a> Finder<'a> {
         let name = self.checkpoint.tensors()[weight.tensor].name.clone();
         let bias = match bias.and_then(|role| self.expected.get(&(role, layer))) {
             // Demanded by the config, or there although it need not be.
-            Some(e) if !e.optional || self.present.contains_key(e.name.as_str()) => {
+            Some(e) if !e.optional || self.checkpoint.index_of(&e.name).is_some() => {
                 Some(self.vector(e.role, layer)?)
             }
             _ => None,
@@ -194,8 +191,6 @@ impl<'a> Finder<'a> {
     }
 
     fn error(&self, info: &TensorInfo, kind: ErrorKind) -> crate::Error {
-        let files = self.checkpoint.files();
-        let file = files.get(info.file).map_or(self.checkpoint.path(), |f| f.as_path());
-        Error::new(file, kind).with_tensor(&info.name).into()
+        Error::new(self.checkpoint.file_of(info), kind).with_tensor(&info.name).into()
     }
 }

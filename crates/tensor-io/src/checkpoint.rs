@@ -124,6 +124,16 @@ impl Checkpoint {
         &self.files
     }
 
+    /// The file that holds a tensor: what an error about it names.
+    pub fn file_of(&self, info: &TensorInfo) -> &Path {
+        self.files.get(info.file).map_or(&self.path, PathBuf::as_path)
+    }
+
+    /// The file whose header holds [`Checkpoint::metadata`]: what an error about a key names.
+    pub fn metadata_file(&self) -> &Path {
+        self.files.first().map_or(&self.path, PathBuf::as_path)
+    }
+
     /// Bytes of all tensor files together.
     pub fn file_size(&self) -> u64 {
         self.maps.iter().map(|m| m.bytes().len() as u64).sum()
@@ -139,9 +149,14 @@ impl Checkpoint {
         &self.tensors
     }
 
+    /// Where in [`Checkpoint::tensors`] the tensor of this name is.
+    pub fn index_of(&self, name: &str) -> Option<usize> {
+        self.by_name.get(name).copied()
+    }
+
     /// The tensor of this name.
     pub fn tensor(&self, name: &str) -> Option<Tensor<'_>> {
-        let info = &self.tensors[*self.by_name.get(name)?];
+        let info = &self.tensors[self.index_of(name)?];
         Some(Tensor { info, data: self.data(info) })
     }
 

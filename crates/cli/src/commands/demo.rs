@@ -11,7 +11,7 @@ use quern_quantize::recipe::FileType;
 use quern_run::{BenchOptions, GenerateOptions, PerplexityOptions, SamplingOptions};
 use quern_tensor_io::{Checkpoint, NoProgress, Progress};
 
-use super::{Outcome, inspect, load, print, read_text};
+use super::{Outcome, inspect, load, print, read_text, tell};
 use crate::progress::{Bar, Unit};
 use crate::{args, format};
 
@@ -112,18 +112,7 @@ pub fn run(args: &args::Demo) -> Outcome {
         },
         ..GenerateOptions::default()
     };
-    print(prompt)?;
-    let mut failed = None;
-    let model = load(&best.path, threads)?;
-    quern_run::generate(&model, prompt, &options, &mut |text| {
-        if let Err(e) = print(text) {
-            failed.get_or_insert(e);
-        }
-    })?;
-    if let Some(error) = failed {
-        return Err(error);
-    }
-    print("\n")?;
+    tell(&load(&best.path, threads)?, prompt, &options)?;
     Ok(ExitCode::SUCCESS)
 }
 

@@ -88,8 +88,7 @@ pub fn describe(path: &str, s: &Summary) -> String {
 
 fn tensors(s: &Summary) -> comfy_table::Table {
     let rows = s.tensors.iter().map(|t| {
-        let shape = t.shape.iter().map(usize::to_string).collect::<Vec<_>>().join(" × ");
-        vec![t.name.clone(), t.element_type.to_owned(), shape, format::bytes(t.bytes)]
+        vec![t.name.clone(), t.element_type.to_owned(), format::shape(&t.shape), format::bytes(t.bytes)]
     });
     format::table(&["tensor", "type", "shape", "size"], &[2, 3], rows)
 }

@@ -6,7 +6,7 @@ use std::process::ExitCode;
 use std::sync::Arc;
 
 use anyhow::Context;
-use quern_run::{LoadOptions, Model};
+use quern_run::{GenerateOptions, GenerateReport, LoadOptions, Model};
 use quern_tensor_io::Checkpoint;
 use serde::Serialize;
 
@@ -37,6 +37,20 @@ fn print(text: &str) -> anyhow::Result<()> {
     out.write_all(text.as_bytes())?;
     out.flush()?;
     Ok(())
+}
+
+/// Prints the prompt and, as it comes, its continuation.
+fn tell(model: &Model, prompt: &str, options: &GenerateOptions) -> anyhow::Result<GenerateReport> {
+    print(prompt)?;
+    let mut printed = Ok(());
+    let report = quern_run::generate(model, prompt, options, &mut |text| {
+        if printed.is_ok() {
+            printed = print(text);
+        }
+    })?;
+    printed?;
+    print("\n")?;
+    Ok(report)
 }
 
 /// Prints a report as JSON.

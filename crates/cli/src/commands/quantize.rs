@@ -78,10 +78,9 @@ fn show(plan: &Plan<'_>, args: &args::Quantize) -> Outcome {
         }))?;
     } else {
         let rows = plan.rows().iter().map(|r| {
-            let shape = r.shape.iter().map(usize::to_string).collect::<Vec<_>>().join(" × ");
             vec![
                 r.name.clone(),
-                shape,
+                format::shape(&r.shape),
                 r.from.name().to_owned(),
                 r.to.name().to_owned(),
                 format::bytes(r.bytes),

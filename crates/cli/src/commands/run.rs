@@ -5,7 +5,7 @@ use std::process::ExitCode;
 use quern_run::{GenerateOptions, SamplingOptions};
 use serde_json::json;
 
-use super::{Outcome, load, print, print_json};
+use super::{Outcome, load, print_json, tell};
 use crate::{args, format};
 
 /// Streams the text to standard output, or prints everything as JSON at the end.
@@ -26,29 +26,15 @@ pub fn run(args: &args::Run) -> Outcome {
         },
         ..GenerateOptions::default()
     };
-    let mut failed = None;
-    let mut stream = |text: &str| {
-        if let Err(e) = print(text) {
-            failed.get_or_insert(e);
-        }
-    };
-    let mut silent = |_: &str| {};
-    if !args.json {
-        stream(&args.prompt);
-    }
-    let on_text: &mut dyn FnMut(&str) = if args.json { &mut silent } else { &mut stream };
-    let report = quern_run::generate(&model, &args.prompt, &options, on_text)?;
-    if let Some(error) = failed {
-        return Err(error);
-    }
     if args.json {
+        let report = quern_run::generate(&model, &args.prompt, &options, &mut |_| {})?;
         let mut value = serde_json::to_value(&report)?;
         value["seed"] = json!(seed);
         value["parameters"] = json!(model.parameters());
         value["file_size"] = json!(model.file_size());
         print_json(&value)?;
     } else {
-        print("\n")?;
+        let report = tell(&model, &args.prompt, &options)?;
         eprintln!(
             "{} parameters, {} on disk; prompt {} tokens at {:.1}/s, generated {} at {:.1}/s; seed {seed}; peak memory {}",
             format::count(model.parameters()),

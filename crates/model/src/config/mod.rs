@@ -77,10 +77,7 @@ impl Config {
     /// Reads the configuration that belongs to `checkpoint`. Every value is checked; errors name file and key.
     pub fn from_checkpoint(checkpoint: &Checkpoint) -> Result<Self> {
         match checkpoint.container() {
-            Container::Gguf => {
-                let file = checkpoint.files().first().map_or(checkpoint.path(), |f| f.as_path());
-                from_gguf::read(file, checkpoint.metadata(), checkpoint)
-            }
+            Container::Gguf => from_gguf::read(checkpoint.metadata_file(), checkpoint.metadata(), checkpoint),
             _ => Self::from_config_json(&checkpoint.directory().join("config.json")),
         }
     }

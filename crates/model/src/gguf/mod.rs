@@ -6,4 +6,4 @@ mod name;
 mod view;
 
 pub use metadata::gguf_metadata;
-pub use view::{GgufView, ViewTensor};
+pub use view::{GgufView, ViewTensor, is_redundant};

@@ -197,24 +197,23 @@ fn half_split_row(row: usize, head: usize) -> usize {
     start + within / 2 + within % 2 * (head / 2)
 }
 
-/// Tensors that older transformers saved and nobody needs.
-fn is_ignored(name: &str) -> bool {
+/// Whether this is one of the tensors that older transformers saved and every reader computes for itself.
+pub fn is_redundant(name: &str) -> bool {
     [".rotary_emb.inv_freq", ".attention.bias", ".attention.masked_bias"].iter().any(|s| name.ends_with(s))
 }
 
 fn refuse_unexpected(checkpoint: &Checkpoint, config: &Config, expected: &[ExpectedTensor]) -> Result<()> {
     let known: HashSet<&str> = expected.iter().map(|e| e.name.as_str()).collect();
-    let ignored = |name: &str| config.world == World::HuggingFace && is_ignored(name);
+    let ignored = |name: &str| config.world == World::HuggingFace && is_redundant(name);
     let unknown = |t: &&TensorInfo| !known.contains(t.name.as_str()) && !ignored(&t.name);
     match checkpoint.tensors().iter().find(unknown) {
         None => Ok(()),
         Some(info) => {
-            let file = checkpoint.files().get(info.file).map_or(checkpoint.path(), |f| f.as_path());
             let what = format!(
                 "a {} model of {} layers has no such tensor",
                 config.architecture.name, config.layers
             );
-            Err(Error::malformed(file, what).with_tensor(&info.name))
+            Err(Error::malformed(checkpoint.file_of(info), what).with_tensor(&info.name))
         }
     }
 }
@@ -226,10 +225,7 @@ fn look_at<'a>(
     tensor: Tensor<'a>,
 ) -> Result<(ViewTensor, Data<'a>)> {
     let info = tensor.info;
-    let bad = |what: String| {
-        let file = checkpoint.files().get(info.file).map_or(checkpoint.path(), |f| f.as_path());
-        Error::malformed(file, what).with_tensor(&info.name)
-    };
+    let bad = |what: String| Error::malformed(checkpoint.file_of(info), what).with_tensor(&info.name);
     if info.shape != want.shape {
         return Err(bad(format!("the shape is {:?}, the config demands {:?}", info.shape, want.shape)));
     }

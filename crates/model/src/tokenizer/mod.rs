@@ -123,10 +123,7 @@ impl Tokenizer {
     /// safetensors.
     pub fn from_checkpoint(checkpoint: &Checkpoint) -> Result<Self> {
         match checkpoint.container() {
-            Container::Gguf => {
-                let file = checkpoint.files().first().map_or(checkpoint.path(), |f| f.as_path());
-                Self::from_gguf(file, checkpoint.metadata())
-            }
+            Container::Gguf => Self::from_gguf(checkpoint.metadata_file(), checkpoint.metadata()),
             _ => Self::from_directory(checkpoint.directory()),
         }
     }
