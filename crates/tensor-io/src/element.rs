@@ -117,6 +117,10 @@ element_types! {
     Q1_0 = "q1_0", ggml Some(41), 128 elements in 18 bytes;
     /// Two bits a value, one scale for 64.
     Q2_0 = "q2_0", ggml Some(42), 64 elements in 18 bytes;
+    /// bitsandbytes' NF4 in blocks of 32 with an f16 scale: in memory only, never in a file.
+    NF4 = "nf4", ggml None, 32 elements in 18 bytes;
+    /// bitsandbytes' FP4 in blocks of 32 with an f16 scale: in memory only, never in a file.
+    FP4 = "fp4", ggml None, 32 elements in 18 bytes;
 }
 
 impl ElementType {

@@ -12,6 +12,7 @@ pub mod output;
 mod plan;
 mod progress;
 pub mod safetensors;
+pub mod scheme;
 mod stream;
 mod temporary;
 

@@ -58,7 +58,10 @@ impl Override {
 pub(super) fn is_writable(element_type: ElementType) -> bool {
     use ElementType as E;
     let float = matches!(element_type, E::F32 | E::F16 | E::BF16);
-    float || (element_type.is_block() && !matches!(element_type, E::Q8_1 | E::Q8K))
+    float
+        || (element_type.is_block()
+            && element_type.ggml_id().is_some()
+            && !matches!(element_type, E::Q8_1 | E::Q8K))
 }
 
 #[cfg(test)]

@@ -5,6 +5,7 @@
 //! bits as everybody else's.
 
 mod f8;
+pub mod four_bit;
 mod iq4;
 mod k;
 mod legacy;
@@ -60,6 +61,8 @@ fn decoder(element_type: ElementType) -> Option<Decoder> {
         TQ1_0 => |data, out| blocks(data, out, ternary::tq1_0),
         TQ2_0 => |data, out| blocks(data, out, ternary::tq2_0),
         MXFP4 => |data, out| blocks(data, out, mxfp4::mxfp4),
+        NF4 => |data, out| blocks(data, out, four_bit::nf4),
+        FP4 => |data, out| blocks(data, out, four_bit::fp4),
         _ => return None,
     })
 }
