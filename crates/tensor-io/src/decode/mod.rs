@@ -6,6 +6,7 @@
 
 mod f8;
 pub mod four_bit;
+pub mod grid;
 mod iq4;
 mod k;
 mod legacy;
