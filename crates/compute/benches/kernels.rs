@@ -9,9 +9,9 @@ use divan::{Bencher, black_box};
 use quern_compute::{AttentionShape, Cache, CacheData, Matrix, Pool, Scratch, attention, matmul};
 use quern_tensor_io::ElementType;
 
-const TYPES: [&str; 18] = [
+const TYPES: [&str; 20] = [
     "q4_0", "q4_1", "q5_0", "q5_1", "q8_0", "iq4_nl", "mxfp4", "q2_K", "q3_K", "q4_K", "q5_K", "q6_K",
-    "iq4_xs", "tq1_0", "tq2_0", "f16", "bf16", "f32",
+    "iq4_xs", "tq1_0", "tq2_0", "nf4", "fp4", "f16", "bf16", "f32",
 ];
 const COLUMNS: usize = 2048;
 const ROWS: usize = 5632;

@@ -16,7 +16,8 @@
 //! ```text
 //! q4_0  d | qs[16]                q4_1  d | m | qs[16]       low nibbles: values 0..16, high: 16..32
 //! q5_0  d | qh[4] | qs[16]        q5_1  d | m | qh[4] | qs   bit i of qh: fifth bit of value i
-//! q8_0  d | i8[32]                iq4_nl, mxfp4: as q4_0, nibbles index a table (mxfp4: d is an E8M0 byte)
+//! q8_0  d | i8[32]                iq4_nl, nf4, fp4, mxfp4: as q4_0, nibbles index a table (`tables.rs`; nf4,
+//!                                 fp4: d is absmax, in steps of the table; mxfp4: d is an E8M0 byte)
 //! q2_K  scales[16] | qs[64] | d | dmin          per half 32 bytes, bits 2k: values 32k..32k+32
 //! q3_K  hmask[32] | qs[64] | scales[12] | d     qs as q2_K; third bit: bit i/32 of hmask[i%32]
 //! q4_K  d | dmin | scales[12] | qs[128]         per 64 values 32 bytes, low nibbles first
@@ -26,15 +27,11 @@
 //! tq1_0 qs[48] | qh[4] | d   (five or four trits a byte)      tq2_0 qs[64] | d   (as q2_K's qs)
 //! ```
 
+pub(crate) mod tables;
+
 use quern_tensor_io::ElementType;
 
 use crate::float::f16_to_f32;
-
-/// Values that `iq4_nl` and `iq4_xs` codes stand for.
-pub(crate) const IQ4_TABLE: [i8; 16] =
-    [-127, -104, -83, -65, -49, -35, -22, -10, 1, 13, 25, 38, 53, 69, 89, 113];
-/// Doubled E2M1 values.
-pub(crate) const MXFP4_TABLE: [i8; 16] = [0, 1, 2, 3, 4, 6, 8, 12, 0, -1, -2, -3, -4, -6, -8, -12];
 
 /// One block in the common form.
 #[derive(Clone, Debug, PartialEq)]
@@ -69,6 +66,8 @@ pub(crate) const fn is_known(element_type: ElementType) -> bool {
             | T::TQ1_0
             | T::TQ2_0
             | T::MXFP4
+            | T::NF4
+            | T::FP4
     )
 }
 
@@ -142,15 +141,20 @@ impl Block {
                 (o.d, o.zero) = (half(0), 128);
                 (0..32).for_each(|i| codes[i] = b[2 + i] ^ 0x80);
             }
-            T::IQ4NL => {
-                (o.d, o.zero) = (half(0), 128);
+            T::IQ4NL | T::NF4 | T::FP4 => {
+                let (table, step) = match element_type {
+                    T::NF4 => (&tables::NF4, tables::NF4_STEP),
+                    T::FP4 => (&tables::FP4, tables::FP4_STEP),
+                    _ => (&tables::IQ4, 1.0),
+                };
+                (o.d, o.zero) = (half(0) * step, 128);
                 nibbles(&mut codes, &b[2..18]);
-                (0..32).for_each(|i| codes[i] = IQ4_TABLE[usize::from(codes[i])] as u8 ^ 0x80);
+                (0..32).for_each(|i| codes[i] = table[usize::from(codes[i])] as u8 ^ 0x80);
             }
             T::MXFP4 => {
                 (o.d, o.zero) = (e8m0_half(b[0]), 12);
                 nibbles(&mut codes, &b[1..17]);
-                (0..32).for_each(|i| codes[i] = (MXFP4_TABLE[usize::from(codes[i])] + 12) as u8);
+                (0..32).for_each(|i| codes[i] = (tables::MXFP4[usize::from(codes[i])] + 12) as u8);
             }
             T::Q2K => {
                 (o.d, o.dmin, o.sub) = (half(80), half(82), 16);
@@ -197,8 +201,8 @@ impl Block {
                     o.scale[j] = i32::from(low) + i32::from(high >> (2 * j) & 3) * 16 - 32;
                     for i in 0..16 {
                         let q = b[8 + j * 16 + i];
-                        codes[j * 32 + i] = IQ4_TABLE[usize::from(q & 15)] as u8 ^ 0x80;
-                        codes[j * 32 + 16 + i] = IQ4_TABLE[usize::from(q >> 4)] as u8 ^ 0x80;
+                        codes[j * 32 + i] = tables::IQ4[usize::from(q & 15)] as u8 ^ 0x80;
+                        codes[j * 32 + 16 + i] = tables::IQ4[usize::from(q >> 4)] as u8 ^ 0x80;
                     }
                 }
             }

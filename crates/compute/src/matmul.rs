@@ -274,7 +274,13 @@ mod tests {
                         "{element_type}: threads change the result"
                     );
                     // 8-bit activations: an error of up to 1/254 of the largest in each term.
-                    let error = if group_of(element_type) { 4.0e-3 } else { 1e-6 };
+                    let error = match element_type {
+                        // And numbers in integer steps: off by up to 0.0037 absmax, or about 1 % of the
+                        // values' mean size, where all errors agree.
+                        ElementType::NF4 | ElementType::FP4 => 1.2e-2,
+                        _ if group_of(element_type) => 4.0e-3,
+                        _ => 1e-6,
+                    };
                     for (w, y) in weights.iter().zip([&results[0].0, &results[0].1]) {
                         for i in 0..n {
                             for row in 0..w.rows() {

@@ -3,6 +3,8 @@
 use half::f16;
 use quern_tensor_io::ElementType;
 
+use crate::block::tables;
+
 /// A small generator (splitmix64).
 pub(crate) struct Random(u64);
 
@@ -45,6 +47,9 @@ pub(crate) fn set_scales(element_type: ElementType, block: &mut [u8], d: f32, m:
         T::Q6K => half(208, d),
         T::TQ1_0 => half(52, d),
         T::TQ2_0 => half(64, d),
+        // Steps of d, so that a power of two stays one.
+        T::NF4 => half(0, d / tables::NF4_STEP),
+        T::FP4 => half(0, d / tables::FP4_STEP),
         T::MXFP4 => block[0] = (128.0 + d.abs().log2()) as u8,
         _ => half(0, d),
     }

@@ -17,6 +17,8 @@ macro_rules! kernel_tables {
                 T::Q8_0 => small::q8_0,
                 T::IQ4NL => small::iq4_nl,
                 T::MXFP4 => small::mxfp4,
+                T::NF4 => small::nf4,
+                T::FP4 => small::fp4,
                 T::Q2K => large::q2_k,
                 T::Q3K => large::q3_k,
                 T::Q4K => large::q4_k,

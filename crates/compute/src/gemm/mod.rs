@@ -90,7 +90,7 @@ impl Form {
         match element_type {
             T::Q4_0 => form(32, 0, true, 8),
             T::Q5_0 => form(32, 0, true, 16),
-            T::Q8_0 | T::IQ4NL => form(32, 0, true, 128),
+            T::Q8_0 | T::IQ4NL | T::NF4 | T::FP4 => form(32, 0, true, 128),
             T::MXFP4 => form(32, 0, true, 12),
             T::Q4_1 | T::Q5_1 => form(32, 32, true, 0),
             T::Q4K | T::Q5K => form(32, 32, false, 0),

@@ -9,7 +9,7 @@ use quern_tensor_io::ElementType;
 use super::vectors::{VectorOp, Vectors, Words, dispatch};
 use super::{DEPTH, Tile, transpose};
 use crate::Matrix;
-use crate::block::{IQ4_TABLE, MXFP4_TABLE, e8m0_half};
+use crate::block::{e8m0_half, tables};
 use crate::simd::Level;
 
 /// What stands for 0 in q3_K's tiles: codes are `(scale - 32) * (q - 4) + 124`, from 0 to 252.
@@ -31,7 +31,7 @@ impl Raw {
 fn places(element_type: ElementType) -> (&'static [(usize, usize)], &'static [usize]) {
     use ElementType as T;
     match element_type {
-        T::Q4_0 | T::IQ4NL => (&[(2, 4)], &[0]),
+        T::Q4_0 | T::IQ4NL | T::NF4 | T::FP4 => (&[(2, 4)], &[0]),
         T::Q4_1 => (&[(4, 4)], &[0]),
         T::Q5_0 => (&[(6, 4)], &[0, 2]),
         T::Q5_1 => (&[(8, 4)], &[0, 4]),
@@ -73,8 +73,10 @@ pub(super) fn tile(level: Level, w: &Matrix, first: usize, depth: usize, raw: &m
     }
     dispatch(level, Unpack { element_type, raw, blocks, tile });
     let table = match element_type {
-        ElementType::IQ4NL | ElementType::IQ4XS => IQ4_TABLE.map(|v| v as u8 ^ 0x80),
-        ElementType::MXFP4 => MXFP4_TABLE.map(|v| (v + 12) as u8),
+        ElementType::IQ4NL | ElementType::IQ4XS => tables::IQ4.map(|v| v as u8 ^ 0x80),
+        ElementType::NF4 => tables::NF4.map(|v| v as u8 ^ 0x80),
+        ElementType::FP4 => tables::FP4.map(|v| v as u8 ^ 0x80),
+        ElementType::MXFP4 => tables::MXFP4.map(|v| (v + 12) as u8),
         _ => return,
     };
     look_up(level, &table, &mut tile.codes);
@@ -161,6 +163,8 @@ fn small<S: Vectors>(s: S, element_type: ElementType, raw: &Raw, b: usize, tile:
     s.store_numbers(s.halves(first), &mut tile.scale[b]);
     match element_type {
         T::MXFP4 => tile.scale[b] = head[0].map(|e| e8m0_half(e as u8)),
+        T::NF4 => tile.scale[b].iter_mut().for_each(|d| *d *= tables::NF4_STEP),
+        T::FP4 => tile.scale[b].iter_mut().for_each(|d| *d *= tables::FP4_STEP),
         T::Q4_1 | T::Q5_1 => s.store_numbers(s.halves(s.shr(first, 16)), &mut tile.offset[b]),
         _ => {}
     }

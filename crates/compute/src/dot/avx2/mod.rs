@@ -10,7 +10,7 @@ mod small;
 
 use std::arch::x86_64::*;
 
-use crate::block::{IQ4_TABLE, MXFP4_TABLE};
+use crate::block::tables;
 
 /// Adds the features of [`crate::simd::Level::Avx2`] to functions.
 macro_rules! avx2 {
@@ -57,12 +57,7 @@ avx2! {
 
     #[inline]
     fn iq4(codes: __m256i) -> __m256i {
-        look_up(&IQ4_TABLE, codes)
-    }
-
-    #[inline]
-    fn fp4(codes: __m256i) -> __m256i {
-        look_up(&MXFP4_TABLE, codes)
+        look_up(&tables::IQ4, codes)
     }
 
     /// The sum of 8 lanes.

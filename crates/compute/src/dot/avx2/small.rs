@@ -2,9 +2,9 @@
 
 use std::arch::x86_64::*;
 
-use super::{avx2, fp4, half, iq4, load32, nibbles, pairs, total};
+use super::{avx2, half, iq4, load32, look_up, nibbles, pairs, total};
 use crate::activations::Row;
-use crate::block::e8m0_half;
+use crate::block::{e8m0_half, tables};
 
 avx2! {
     /// Bit i of the word at `p` as byte i: 16 where it is set.
@@ -62,7 +62,31 @@ avx2! {
     #[inline]
     unsafe fn mxfp4_values(b: *const u8) -> __m256i {
         // SAFETY: within the block's 17 bytes.
-        fp4(unsafe { nibbles(b.add(1)) })
+        look_up(&tables::MXFP4, unsafe { nibbles(b.add(1)) })
+    }
+
+    #[inline]
+    unsafe fn nf4_values(b: *const u8) -> __m256i {
+        // SAFETY: within the block's 18 bytes.
+        look_up(&tables::NF4, unsafe { nibbles(b.add(2)) })
+    }
+
+    #[inline]
+    unsafe fn fp4_values(b: *const u8) -> __m256i {
+        // SAFETY: within the block's 18 bytes.
+        look_up(&tables::FP4, unsafe { nibbles(b.add(2)) })
+    }
+
+    #[inline]
+    unsafe fn nf4_scale(b: *const u8) -> f32 {
+        // SAFETY: the block's first bytes.
+        unsafe { half(b) * tables::NF4_STEP }
+    }
+
+    #[inline]
+    unsafe fn fp4_scale(b: *const u8) -> f32 {
+        // SAFETY: the block's first bytes.
+        unsafe { half(b) * tables::FP4_STEP }
     }
 
     #[inline]
@@ -107,4 +131,6 @@ rows! {
     q8_0: q8_0_values, 34 bytes, scale half, offset false;
     iq4_nl: iq4_nl_values, 18 bytes, scale half, offset false;
     mxfp4: mxfp4_values, 17 bytes, scale exponent, offset false;
+    nf4: nf4_values, 18 bytes, scale nf4_scale, offset false;
+    fp4: fp4_values, 18 bytes, scale fp4_scale, offset false;
 }

@@ -11,7 +11,7 @@ use std::arch::x86_64::*;
 
 use super::{AHEAD, vnni};
 use crate::activations::Row;
-use crate::block::IQ4_TABLE;
+use crate::block::tables;
 
 /// Byte i of a 64-byte control: the bit offset, in the 64-bit word around byte i, at which `vpmultishiftqb`
 /// takes that byte; `low` and `high` shift the lower and upper 32 bytes right (left if negative).
@@ -293,7 +293,7 @@ vnni! {
             let scales = _mm_ternarylogic_epi64::<OR_AND>(low, high, _mm_set1_epi8(0x30));
             let scales = _mm_sub_epi8(scales, _mm_set1_epi8(32));
             let wide = _mm512_cvtepi8_epi32(scales);
-            let table = _mm_xor_si128(_mm_loadu_si128(IQ4_TABLE.as_ptr().cast()), _mm_set1_epi8(-128));
+            let table = _mm_xor_si128(_mm_loadu_si128(tables::IQ4.as_ptr().cast()), _mm_set1_epi8(-128));
             let table = _mm512_broadcast_i32x4(table);
             let mut acc = _mm512_setzero_si512();
             for z in 0..4 {

@@ -6,7 +6,7 @@ use std::arch::x86_64::*;
 
 use super::{AHEAD, vnni};
 use crate::activations::Row;
-use crate::block::{IQ4_TABLE, MXFP4_TABLE};
+use crate::block::tables;
 
 vnni! {
     /// 32 four-bit codes from 16 bytes: low nibbles, then high ones.
@@ -76,19 +76,41 @@ vnni! {
     #[inline]
     unsafe fn iq4_nl_codes(b: *const u8) -> __m256i {
         // SAFETY: within the block's 18 bytes.
-        unsafe { look_up(b.add(2), &IQ4_TABLE, -128) }
+        unsafe { look_up(b.add(2), &tables::IQ4, -128) }
     }
 
     #[inline]
     unsafe fn mxfp4_codes(b: *const u8) -> __m256i {
         // SAFETY: within the block's 17 bytes.
-        unsafe { look_up(b.add(1), &MXFP4_TABLE, 12) }
+        unsafe { look_up(b.add(1), &tables::MXFP4, 12) }
+    }
+
+    #[inline]
+    unsafe fn nf4_codes(b: *const u8) -> __m256i {
+        // SAFETY: within the block's 18 bytes.
+        unsafe { look_up(b.add(2), &tables::NF4, -128) }
+    }
+
+    #[inline]
+    unsafe fn fp4_codes(b: *const u8) -> __m256i {
+        // SAFETY: within the block's 18 bytes.
+        unsafe { look_up(b.add(2), &tables::FP4, -128) }
     }
 
     /// The f16 in the low half of each lane.
     #[inline]
     fn halves(x: __m256i) -> __m256 {
         _mm256_cvtph_ps(_mm256_cvtepi32_epi16(x))
+    }
+
+    #[inline]
+    fn nf4_halves(x: __m256i) -> __m256 {
+        _mm256_mul_ps(halves(x), _mm256_set1_ps(tables::NF4_STEP))
+    }
+
+    #[inline]
+    fn fp4_halves(x: __m256i) -> __m256 {
+        _mm256_mul_ps(halves(x), _mm256_set1_ps(tables::FP4_STEP))
     }
 
     /// The f16 in the high half of each lane.
@@ -193,4 +215,6 @@ rows! {
     q8_0: q8_0_codes, 34 bytes, zero 128, scale halves, offset false;
     iq4_nl: iq4_nl_codes, 18 bytes, zero 128, scale halves, offset false;
     mxfp4: mxfp4_codes, 17 bytes, zero 12, scale exponents, offset false;
+    nf4: nf4_codes, 18 bytes, zero 128, scale nf4_halves, offset false;
+    fp4: fp4_codes, 18 bytes, zero 128, scale fp4_halves, offset false;
 }
