@@ -55,9 +55,14 @@ impl Cache {
     /// # Errors
     /// [`Error::Option`] if the system has no room for it.
     pub(crate) fn new(config: &Config, context: usize, kv: KvType) -> Result<Self> {
+        Self::of_layers(config, config.layers, context, kv)
+    }
+
+    /// As [`Cache::new`], for so many layers.
+    pub(crate) fn of_layers(config: &Config, layers: usize, context: usize, kv: KvType) -> Result<Self> {
         let (kv_heads, head_dim) = (config.kv_heads, config.head_dim);
         let bytes = if kv == KvType::F16 { 2 } else { 4 };
-        let length = [config.layers, kv_heads, context, head_dim].into_iter().try_fold(1, usize::checked_mul);
+        let length = [layers, kv_heads, context, head_dim].into_iter().try_fold(1, usize::checked_mul);
         let fits = |&length: &usize| {
             // Asks before allocating for good: a vector that cannot be allocated would end the process.
             let mut trial = Vec::<u8>::new();

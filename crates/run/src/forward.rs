@@ -9,6 +9,10 @@
 //! norm(x) -> head -> logits [vocab]                  (only for the rows wanted)
 //! ```
 //!
+//! A block is four phases with a linear layer's input at each joint: [`Phases::attend`], [`Phases::project`],
+//! [`Phases::widen`], [`Phases::narrow`]. Ordinary passes run them one after the other; calibration stops at
+//! the joints ([`crate::Layerwise`]).
+//!
 //! In the last block only the rows whose logits are wanted go beyond keys and values: nothing later reads
 //! the others. (An observer sees all of them all the same.) Between the linear layers everything works
 //! row by row, so the threads share rows and the result does not depend on their number.
@@ -46,7 +50,7 @@ pub(crate) fn check(config: &Config) -> Result<(), String> {
 /// Memory for one batch, kept from pass to pass. Each buffer is `[tokens][width]`.
 #[derive(Debug, Default)]
 pub(crate) struct Scratch {
-    matmul: quern_compute::Scratch,
+    linears: LinearScratch,
     x: Vec<f32>,
     normed: Vec<f32>,
     q: Vec<f32>,
@@ -84,6 +88,14 @@ impl Scratch {
     }
 }
 
+/// Memory that linear layers need.
+#[derive(Debug, Default)]
+pub(crate) struct LinearScratch {
+    matmul: quern_compute::Scratch,
+    /// An input in the order of a weight's columns.
+    permuted: Vec<f32>,
+}
+
 /// One batch on its way through a model.
 pub(crate) struct Pass<'p> {
     pub(crate) model: &'p Model,
@@ -108,10 +120,7 @@ impl Pass<'_> {
         self.scratch.reserve(&model.config, n);
         let Scratch { x, cos, sin, .. } = &mut *self.scratch;
         model.angles.fill(first, n, cos, sin);
-        let embedding = model.weights.embedding.matrix(&model.checkpoint)?;
-        for (&token, x) in tokens.iter().zip(x.chunks_exact_mut(hidden)) {
-            get_row(&embedding, token as usize, x)?;
-        }
+        embed(model, tokens, &mut x[..n * hidden])?;
         let blocks = &model.weights.blocks;
         for (layer, block) in blocks.iter().enumerate() {
             // The head's rows are all that is needed behind the last block's keys and values.
@@ -121,42 +130,107 @@ impl Pass<'_> {
         if keep == n {
             return Ok(());
         }
-        let Scratch { matmul, x, normed, .. } = &mut *self.scratch;
+        let Scratch { linears, x, normed, .. } = &mut *self.scratch;
         let x = &x[keep * hidden..n * hidden];
         let normed = &mut normed[..x.len()];
         norm(model, x, &model.weights.output_norm, norm_epsilon, normed);
-        linear(model, matmul, &mut self.observer, [&model.weights.output], normed, [logits])
+        linear(model, linears, &mut self.observer, [&model.weights.output], normed, [logits])
     }
 
     /// One block. Rows of `x` before `keep` are left as they are once their keys and values are stored.
     fn block(&mut self, layer: usize, block: &Block, n: usize, first: usize, keep: usize) -> Result<()> {
-        let model = self.model;
-        let config = &model.config;
-        let (hidden, ffn, eps) = (config.hidden_size, config.ffn_size, config.norm_epsilon);
-        let (query, key) = (config.heads * config.head_dim, config.kv_heads * config.head_dim);
-        let Scratch { matmul, x, normed, q, k, v, attended, projected, gate, up, cos, sin } =
+        let config = &self.model.config;
+        let (hidden, ffn) = (config.hidden_size, config.ffn_size);
+        let query = config.heads * config.head_dim;
+        let mut phases = Phases { model: self.model, block, observer: self.observer.take() };
+        let Scratch { linears, x, normed, q, k, v, attended, projected, gate, up, cos, sin } =
             &mut *self.scratch;
-        let observer = &mut self.observer;
+        let rows = n - keep;
+        let place = Place { cache: self.cache, layer, first, angles: (&cos[..], &sin[..]) };
+        let (x_all, normed_all) = (&mut x[..n * hidden], &mut normed[..n * hidden]);
+        let buffers = AttentionBuffers { normed: normed_all, q, k, v };
+        let attended = &mut attended[..rows * query];
+        let mut done = phases.attend(linears, x_all, keep, place, buffers, attended);
+        if keep < n {
+            let x = &mut x[keep * hidden..n * hidden];
+            let (projected, normed) = (&mut projected[..rows * hidden], &mut normed[..rows * hidden]);
+            let (gate, up) = (&mut gate[..rows * ffn], &mut up[..rows * ffn]);
+            done = done
+                .and_then(|()| phases.project(linears, attended, projected, x, normed))
+                .and_then(|()| phases.widen(linears, normed, up, gate))
+                .and_then(|()| phases.narrow(linears, gate, projected, x));
+        }
+        self.observer = phases.observer;
+        done
+    }
+}
 
+/// The embedding of every token: `out` is `[tokens][hidden]`.
+pub(crate) fn embed(model: &Model, tokens: &[u32], out: &mut [f32]) -> Result<()> {
+    let embedding = model.weights.embedding.matrix(&model.checkpoint)?;
+    for (&token, x) in tokens.iter().zip(out.chunks_exact_mut(model.config.hidden_size)) {
+        get_row(&embedding, token as usize, x)?;
+    }
+    Ok(())
+}
+
+/// The parts of one block, between which stand the inputs of its linear layers.
+pub(crate) struct Phases<'p, 'o> {
+    pub(crate) model: &'p Model,
+    pub(crate) block: &'p Block,
+    pub(crate) observer: Option<&'o mut dyn Observer>,
+}
+
+/// Where keys and values of a batch belong.
+pub(crate) struct Place<'p> {
+    pub(crate) cache: &'p mut Cache,
+    /// The cache's layer.
+    pub(crate) layer: usize,
+    /// Position of the batch's first token.
+    pub(crate) first: usize,
+    /// Cosines and sines of the batch's positions.
+    pub(crate) angles: (&'p [f32], &'p [f32]),
+}
+
+/// Memory of [`Phases::attend`]: `normed` is exactly the batch's, the others at least.
+pub(crate) struct AttentionBuffers<'p> {
+    pub(crate) normed: &'p mut [f32],
+    pub(crate) q: &'p mut [f32],
+    pub(crate) k: &'p mut [f32],
+    pub(crate) v: &'p mut [f32],
+}
+
+impl Phases<'_, '_> {
+    /// The input of Q, K and V: `normed = norm(x)`.
+    pub(crate) fn attention_input(&self, x: &[f32], normed: &mut [f32]) {
+        norm(self.model, x, &self.block.attention_norm, self.model.config.norm_epsilon, normed);
+    }
+
+    /// From the residual stream to what attention gathered for the rows from `keep` on, the input of the
+    /// output projection. Keys and values of all rows go to the cache.
+    pub(crate) fn attend(
+        &mut self,
+        linears: &mut LinearScratch,
+        x: &[f32],
+        keep: usize,
+        place: Place<'_>,
+        buffers: AttentionBuffers<'_>,
+        attended: &mut [f32],
+    ) -> Result<()> {
+        let (model, block) = (self.model, self.block);
+        let config = &model.config;
+        let n = x.len() / config.hidden_size;
+        let (query, key) = (config.heads * config.head_dim, config.kv_heads * config.head_dim);
+        let AttentionBuffers { normed, q, k, v } = buffers;
         let (q, k, v) = (&mut q[..n * query], &mut k[..n * key], &mut v[..n * key]);
-        let normed_all = &mut normed[..n * hidden];
-        norm(model, &x[..n * hidden], &block.attention_norm, eps, normed_all);
-        linear(
-            model,
-            matmul,
-            observer,
-            [&block.q, &block.k, &block.v],
-            normed_all,
-            [&mut *q, &mut *k, &mut *v],
-        )?;
-        self.cache.store(model, layer, first, (q, k, v), (cos, sin));
-
+        self.attention_input(x, normed);
+        let outputs = [&mut *q, &mut *k, &mut *v];
+        linear(model, linears, &mut self.observer, [&block.q, &block.k, &block.v], normed, outputs)?;
+        let Place { cache, layer, first, angles } = place;
+        cache.store(model, layer, first, (q, k, v), angles);
         if keep == n {
             return Ok(());
         }
-        let rows = n - keep;
-        let x = &mut x[keep * hidden..n * hidden];
-        let attended = &mut attended[..rows * query];
         let shape = AttentionShape {
             heads: config.heads,
             kv_heads: config.kv_heads,
@@ -164,26 +238,67 @@ impl Pass<'_> {
             scale: 1.0 / (config.head_dim as f32).sqrt(),
             window: config.sliding_window,
         };
-        let (keys, values) = self.cache.layer(layer);
-        attention(&model.pool, &shape, &q[keep * query..], first + keep, keys, values, attended)?;
-        let projected = &mut projected[..rows * hidden];
-        linear(model, matmul, observer, [&block.attention_output], attended, [&mut *projected])?;
-        let normed = &mut normed[..rows * hidden];
-        add_and_norm(model, x, projected, Some((&block.ffn_norm, eps, &mut *normed)));
+        let (keys, values) = cache.layer(layer);
+        Ok(attention(&model.pool, &shape, &q[keep * query..], first + keep, keys, values, attended)?)
+    }
 
-        let (gate, up) = (&mut gate[..rows * ffn], &mut up[..rows * ffn]);
-        linear(model, matmul, observer, [&block.gate, &block.up], normed, [&mut *gate, &mut *up])?;
-        silu_mul(model, gate, up);
-        linear(model, matmul, observer, [&block.down], gate, [&mut *projected])?;
+    /// `x += output(attended)`, and the input of the feed-forward network.
+    pub(crate) fn project(
+        &mut self,
+        linears: &mut LinearScratch,
+        attended: &[f32],
+        projected: &mut [f32],
+        x: &mut [f32],
+        normed: &mut [f32],
+    ) -> Result<()> {
+        let (model, block) = (self.model, self.block);
+        let output = [&mut *projected];
+        linear(model, linears, &mut self.observer, [&block.attention_output], attended, output)?;
+        let eps = model.config.norm_epsilon;
+        add_and_norm(model, x, projected, Some((&block.ffn_norm, eps, normed)));
+        Ok(())
+    }
+
+    /// The input of the feed-forward network again, from the residual stream.
+    pub(crate) fn ffn_input(&self, x: &[f32], normed: &mut [f32]) {
+        norm(self.model, x, &self.block.ffn_norm, self.model.config.norm_epsilon, normed);
+    }
+
+    /// `wide = silu(gate(normed)) * up(normed)`, the input of the down projection.
+    pub(crate) fn widen(
+        &mut self,
+        linears: &mut LinearScratch,
+        normed: &[f32],
+        up: &mut [f32],
+        wide: &mut [f32],
+    ) -> Result<()> {
+        let (model, block) = (self.model, self.block);
+        let outputs = [&mut *wide, &mut *up];
+        linear(model, linears, &mut self.observer, [&block.gate, &block.up], normed, outputs)?;
+        silu_mul(model, wide, up);
+        Ok(())
+    }
+
+    /// `x += down(wide)`.
+    pub(crate) fn narrow(
+        &mut self,
+        linears: &mut LinearScratch,
+        wide: &[f32],
+        projected: &mut [f32],
+        x: &mut [f32],
+    ) -> Result<()> {
+        let (model, block) = (self.model, self.block);
+        linear(model, linears, &mut self.observer, [&block.down], wide, [&mut *projected])?;
         add_and_norm(model, x, projected, None);
         Ok(())
     }
 }
 
-/// `outputs[i] = linears[i](input)` for layers that share their input: one parallel region for all.
+/// `outputs[i] = linears[i](input)` for layers that share their input: one parallel region for all that take
+/// it in the same order.
 fn linear<const N: usize>(
     model: &Model,
-    scratch: &mut quern_compute::Scratch,
+    scratch: &mut LinearScratch,
     observer: &mut Option<&mut dyn Observer>,
     linears: [&Linear; N],
     input: &[f32],
@@ -208,13 +323,39 @@ fn linear<const N: usize>(
     for (matrix, l) in matrices.iter_mut().zip(linears).skip(1) {
         *matrix = l.weight.matrix(&model.checkpoint)?;
     }
-    matmul(&model.pool, scratch, &matrices, input, rows, &mut outputs)?;
+    let mut start = 0;
+    while start < N {
+        let order = linears[start].permutation.as_deref();
+        let same = linears[start..].iter().take_while(|l| l.permutation.as_deref() == order).count();
+        let group = start..start + same;
+        let input = match order {
+            None => input,
+            Some(order) => {
+                let permuted = &mut scratch.permuted;
+                permuted.resize(input.len().max(permuted.len()), 0.0);
+                permute(model, input, order, &mut permuted[..input.len()]);
+                &scratch.permuted[..input.len()]
+            }
+        };
+        matmul(&model.pool, &mut scratch.matmul, &matrices[group.clone()], input, rows, &mut outputs[group])?;
+        start += same;
+    }
     for (output, l) in outputs.into_iter().zip(linears) {
         if let Some(bias) = &l.bias {
             ops::add_bias(output, bias);
         }
     }
     Ok(())
+}
+
+/// `out[row][j] = x[row][order[j]]`.
+fn permute(model: &Model, x: &[f32], order: &[u32], out: &mut [f32]) {
+    let part = part_of(&model.pool, x.len(), order.len());
+    share(&model.pool, x.chunks(part).zip(out.chunks_mut(part)), |(x, out)| {
+        for (x, out) in x.chunks_exact(order.len()).zip(out.chunks_exact_mut(order.len())) {
+            order.iter().zip(out).for_each(|(&from, out)| *out = x[from as usize]);
+        }
+    });
 }
 
 /// `out = norm(x)`, row by row.

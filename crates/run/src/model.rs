@@ -5,8 +5,10 @@ use std::sync::{Arc, OnceLock};
 
 use quern_compute::Pool;
 use quern_model::{Config, Tokenizer};
+use quern_tensor_io::scheme::Packing;
 use quern_tensor_io::{Checkpoint, Error as FileError};
 
+use crate::load::LoadIn;
 use crate::parallel::share;
 use crate::rope::Angles;
 use crate::weights::Weights;
@@ -25,8 +27,8 @@ impl Default for LoadOptions {
     }
 }
 
-/// A model that can run. Its matrices stay in the checkpoint's memory map; loading reads only names, shapes
-/// and the small vectors.
+/// A model that can run. Plain matrices stay in the checkpoint's memory map; loading reads only names, shapes
+/// and the small vectors. The packed layers of a GPTQ, AWQ or bitsandbytes checkpoint become rows of blocks.
 #[derive(Debug)]
 pub struct Model {
     pub(crate) checkpoint: Arc<Checkpoint>,
@@ -34,6 +36,7 @@ pub struct Model {
     pub(crate) weights: Weights,
     pub(crate) angles: Angles,
     pub(crate) pool: Pool,
+    notes: Vec<String>,
     tokenizer: OnceLock<Tokenizer>,
 }
 
@@ -44,9 +47,22 @@ impl Model {
     /// A config that cannot be read or asks for something unsupported; a tensor that is missing, has another
     /// shape than the config demands, or an element type without kernels. Each names the file and the tensor.
     pub fn load(checkpoint: Arc<Checkpoint>, options: LoadOptions) -> Result<Self> {
+        Self::load_in(checkpoint, options, None)
+    }
+
+    /// As [`Model::load`], but quantizes the matrices that `load_in` names on the way.
+    ///
+    /// # Errors
+    /// As [`Model::load`]; values that are not finite; rows that do not fit the type asked for.
+    pub fn load_in(
+        checkpoint: Arc<Checkpoint>,
+        options: LoadOptions,
+        load_in: Option<&dyn LoadIn>,
+    ) -> Result<Self> {
         let config = Config::from_checkpoint(&checkpoint)?;
-        if let Some(method) = &config.quantization {
-            let what = format!("this checkpoint is already quantized with {method}, which cannot be run yet");
+        let packing = Packing::read(&checkpoint)?;
+        if let (Some(method), None) = (&config.quantization, &packing) {
+            let what = format!("this checkpoint is quantized with {method}, which cannot be run yet");
             return Err(FileError::unsupported(checkpoint.path(), what).into());
         }
         crate::forward::check(&config).map_err(|what| FileError::unsupported(checkpoint.path(), what))?;
@@ -54,12 +70,13 @@ impl Model {
             let what = format!("rope scaling {:?} cannot be run yet", config.rope.scaling);
             FileError::unsupported(checkpoint.path(), what)
         })?;
-        let weights = Weights::resolve(&checkpoint, &config)?;
         if options.threads == 0 {
             return Err(Error::Option("threads is 0, it must be at least 1".into()));
         }
         let pool = Pool::new(options.threads);
-        Ok(Self { checkpoint, config, weights, angles, pool, tokenizer: OnceLock::new() })
+        let weights = Weights::resolve(&checkpoint, &config, packing.as_ref(), load_in, &pool)?;
+        let notes = packing.map(|p| p.notes().to_vec()).unwrap_or_default();
+        Ok(Self { checkpoint, config, weights, angles, pool, notes, tokenizer: OnceLock::new() })
     }
 
     /// Opens `path` (file or directory) and loads it.
@@ -88,6 +105,22 @@ impl Model {
     /// Numbers in all tensors of the forward pass; a tied head counts once.
     pub fn parameters(&self) -> u64 {
         self.weights.parameters()
+    }
+
+    /// Bytes of the matrices in the file, and as they are computed with: they differ where packed layers were
+    /// unpacked to blocks or weights were quantized while loading.
+    pub fn weight_bytes(&self) -> (u64, u64) {
+        (self.weights.bytes_in_file, self.weights.bytes())
+    }
+
+    /// What a user should know of the checkpoint: labels that contradict the tensors and the like.
+    pub fn notes(&self) -> &[String] {
+        &self.notes
+    }
+
+    /// The threads that compute.
+    pub fn pool(&self) -> &Pool {
+        &self.pool
     }
 
     /// Bytes of the tensor files together.

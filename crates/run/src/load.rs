@@ -1,0 +1,117 @@
+//! Weights that are made while loading: packed layers unpacked to rows of blocks, floats quantized.
+//!
+//! Rows are worked on by all threads; the pages of the file that were read are given back as they are used,
+//! so that memory holds the result and not its source as well.
+
+use std::ops::Range;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use quern_compute::Pool;
+use quern_tensor_io::scheme::PackedLayer;
+use quern_tensor_io::{Checkpoint, ElementType, Error, ErrorKind, TensorInfo, decode};
+
+use crate::Result;
+use crate::parallel::share;
+use crate::weights::Weight;
+
+/// Quantizes matrices while they are loaded, as bitsandbytes' `load_in_4bit` does.
+pub trait LoadIn: Sync {
+    /// The type that the matrix of this name (as the checkpoint spells it) gets; `None` keeps it.
+    fn target(&self, name: &str) -> Option<ElementType>;
+
+    /// Encodes whole rows of finite values. `out` is `target`'s bytes of as many rows.
+    ///
+    /// # Errors
+    /// In words, if the rows do not fit the type.
+    fn encode(
+        &self,
+        name: &str,
+        target: ElementType,
+        columns: usize,
+        rows: &[f32],
+        out: &mut [u8],
+    ) -> Result<(), String>;
+}
+
+/// Values one task decodes: some 256 KiB of f32, which stay in a core's own cache.
+const TASK_VALUES: usize = 1 << 16;
+
+/// A packed layer as rows of blocks, with the order of its columns where that is not the file's.
+pub(crate) fn unpacked(
+    checkpoint: &Checkpoint,
+    layer: &PackedLayer,
+    pool: &Pool,
+) -> (Weight, Option<Arc<[u32]>>) {
+    let form = layer.block_form(checkpoint);
+    let row_bytes = form.element_type.row_bytes(layer.columns).unwrap_or(0);
+    let mut data = vec![0u8; row_bytes * layer.rows];
+    // Packed words hold many columns of one output: rows are cheap in multiples of 16.
+    let step = (TASK_VALUES / layer.columns.max(1)).next_multiple_of(16);
+    for_rows(pool, &mut data, row_bytes, step, |rows, out| layer.blocks(checkpoint, &form, rows, out));
+    for &part in &layer.parts {
+        checkpoint.release(checkpoint.data(&checkpoint.tensors()[part]).as_ptr_range());
+    }
+    let permutation = form.permutation.map(Arc::from);
+    (Weight::owned(form.element_type, layer.rows, layer.columns, data), permutation)
+}
+
+/// A matrix of the checkpoint, quantized.
+pub(crate) fn encoded(
+    checkpoint: &Checkpoint,
+    info: &TensorInfo,
+    load_in: &dyn LoadIn,
+    target: ElementType,
+    pool: &Pool,
+) -> Result<Weight> {
+    let fail = |kind| Error::new(checkpoint.file_of(info), kind).with_tensor(&info.name);
+    let (rows, columns) = (info.rows(), info.columns());
+    let sizes = target.row_bytes(columns).zip(info.element_type.row_bytes(columns));
+    let Some((row_bytes, source_bytes)) = sizes.filter(|_| decode::can_decode(info.element_type)) else {
+        let what = format!("rows of {columns} {} values cannot become {target}", info.element_type);
+        return Err(fail(ErrorKind::Unsupported(what)).into());
+    };
+    let mut data = vec![0u8; row_bytes * rows];
+    let source = checkpoint.data(info);
+    let failure = Mutex::new(None);
+    let step = (TASK_VALUES / columns.max(1)).max(1);
+    for_rows(pool, &mut data, row_bytes, step, |rows, out| {
+        let mut values = vec![0f32; rows.len() * columns];
+        let bytes = &source[rows.start * source_bytes..rows.end * source_bytes];
+        let decoded = decode::to_f32(info.element_type, bytes, &mut values);
+        debug_assert!(decoded, "the type can be decoded and the length fits");
+        let problem = match values.iter().position(|v| !v.is_finite()) {
+            Some(at) => {
+                let (row, column) = (rows.start + at / columns, at % columns);
+                Some(format!("row {row}, column {column} is {}: it cannot be quantized", values[at]))
+            }
+            None => load_in.encode(&info.name, target, columns, &values, out).err(),
+        };
+        if let Some(problem) = problem {
+            let mut failure = failure.lock().unwrap_or_else(PoisonError::into_inner);
+            // The first row's complaint, whichever thread found it first.
+            if failure.as_ref().is_none_or(|&(row, _)| rows.start < row) {
+                *failure = Some((rows.start, problem));
+            }
+        }
+    });
+    checkpoint.release(source.as_ptr_range());
+    match failure.into_inner().unwrap_or_else(PoisonError::into_inner) {
+        Some((_, what)) => Err(fail(ErrorKind::Malformed(what)).into()),
+        None => Ok(Weight::owned(target, rows, columns, data)),
+    }
+}
+
+/// Calls `body` for pieces of `step` rows of `data`, on all threads.
+fn for_rows(
+    pool: &Pool,
+    data: &mut [u8],
+    row_bytes: usize,
+    step: usize,
+    body: impl Fn(Range<usize>, &mut [u8]) + Sync,
+) {
+    let pieces = data.chunks_mut((step * row_bytes).max(1)).enumerate();
+    share(pool, pieces, |(piece, out)| {
+        let first = piece * step;
+        body(first..first + out.len() / row_bytes.max(1), out);
+    });
+}
