@@ -1,9 +1,13 @@
 //! Encoders, recipes and the streaming quantizer: a checkpoint goes in, a quantized GGUF comes out.
 //!
+//! - [`calibration`] chooses the tokens a model is run on to learn what its layers see,
 //! - [`recipe`] decides which tensor gets which element type,
 //! - [`imatrix`] reads what calibration measured,
 //! - [`job`] plans and runs a whole quantization.
+//! - [`directory`] writes a Hugging Face checkpoint directory.
 
+pub mod calibration;
+pub mod directory;
 pub mod encode;
 pub mod imatrix;
 pub mod job;
