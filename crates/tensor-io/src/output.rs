@@ -6,6 +6,10 @@
 //! commit    flush, fsync, give it its name, fsync of the folder
 //! drop      the temporary file is gone
 //! ```
+//!
+//! [`OutputDirectory`] does the same for a folder.
+
+mod directory;
 
 use std::fs::{self, File};
 use std::io::{self, BufWriter, Write};
@@ -13,6 +17,8 @@ use std::path::{Path, PathBuf};
 
 use crate::temporary::Temporary;
 use crate::{Error, Result};
+
+pub use directory::OutputDirectory;
 
 /// Large enough that the system call costs nothing beside the copy, small enough to stay in cache.
 const BUFFER_BYTES: usize = 256 * 1024;

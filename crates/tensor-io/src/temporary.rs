@@ -2,14 +2,14 @@
 //!
 //! On Linux it has no name at all (`O_TMPFILE`) and is linked into its folder when it is complete: whatever
 //! kills the process, the kernel takes an unfinished file away. Where the file system cannot do that, it is
-//! `.NAME.XXXXXX.part` beside the target, which a killed process leaves behind.
+//! `.NAME.XXXXXX.part` beside the target, which a killed process leaves behind. A folder always is.
 
 use std::ffi::{OsStr, OsString};
 use std::fs::{self, File};
 use std::io::{self, Write};
 use std::path::Path;
 
-use tempfile::{Builder, NamedTempFile};
+use tempfile::{Builder, NamedTempFile, TempDir};
 
 /// A file under construction in the folder of its target.
 #[derive(Debug)]
@@ -86,6 +86,58 @@ impl Write for Temporary {
     }
 }
 
+/// A new folder in `parent` for a target called `name`: `.NAME.XXXXXX.part`.
+pub(crate) fn directory(parent: &Path, name: &OsStr) -> io::Result<TempDir> {
+    let prefix = prefix(name);
+    let mut builder = builder(&prefix);
+    #[cfg(unix)]
+    {
+        use std::os::unix::fs::PermissionsExt;
+        // As for files: what a plain `mkdir` asks for, not tempfile's 0700.
+        builder.permissions(fs::Permissions::from_mode(0o777));
+    }
+    builder.tempdir_in(parent)
+}
+
+/// Renames the folder `from` to `to`, where nothing is.
+pub(crate) fn rename_new(from: &Path, to: &Path) -> io::Result<()> {
+    #[cfg(target_os = "linux")]
+    {
+        use rustix::fs::{CWD, RenameFlags, renameat_with};
+        match renameat_with(CWD, from, CWD, to, RenameFlags::NOREPLACE) {
+            Err(rustix::io::Errno::INVAL | rustix::io::Errno::NOSYS) => {}
+            done => return Ok(done?),
+        }
+    }
+    // A rename of a folder replaces an empty folder at most.
+    fs::rename(from, to)
+}
+
+/// Exchanges the names of two folders, in one step where the file system can.
+pub(crate) fn exchange(a: &Path, b: &Path) -> io::Result<()> {
+    #[cfg(target_os = "linux")]
+    {
+        use rustix::fs::{CWD, RenameFlags, renameat_with};
+        match renameat_with(CWD, a, CWD, b, RenameFlags::EXCHANGE) {
+            Err(rustix::io::Errno::INVAL | rustix::io::Errno::NOSYS) => {}
+            done => return Ok(done?),
+        }
+    }
+    exchange_by_renames(a, b)
+}
+
+/// Three renames through `A.old`; a failure puts back what was moved.
+fn exchange_by_renames(a: &Path, b: &Path) -> io::Result<()> {
+    let mut aside = a.as_os_str().to_owned();
+    aside.push(".old");
+    fs::rename(b, &aside)?;
+    if let Err(e) = fs::rename(a, b) {
+        let _ = fs::rename(&aside, b);
+        return Err(e);
+    }
+    fs::rename(&aside, a)
+}
+
 fn prefix(name: &OsStr) -> OsString {
     let mut prefix = OsString::from(".");
     prefix.push(name);
@@ -134,6 +186,28 @@ mod tests {
         #[cfg(target_os = "linux")]
         kinds.extend(unnamed(folder).map(|file| (Temporary::Unnamed(file), 0)));
         kinds
+    }
+
+    #[test]
+    fn folders_are_exchanged_and_never_replaced() {
+        let folder = tempfile::tempdir().unwrap();
+        let (a, b) = (folder.path().join("a"), folder.path().join("b"));
+        for exchange in [exchange, exchange_by_renames] {
+            for (path, file) in [(&a, "in a"), (&b, "in b")] {
+                fs::create_dir(path).unwrap();
+                fs::write(path.join(file), "").unwrap();
+            }
+            assert!(rename_new(&a, &b).is_err());
+            exchange(&a, &b).unwrap();
+            assert_eq!((contents(&a), contents(&b)), (vec!["in b".into()], vec!["in a".into()]));
+            assert_eq!(contents(folder.path()).len(), 2);
+            fs::remove_dir_all(&b).unwrap();
+            assert!(exchange(&a, &b).is_err());
+            assert_eq!(contents(folder.path()), ["a"]);
+            rename_new(&a, &b).unwrap();
+            assert_eq!(contents(folder.path()), ["b"]);
+            fs::remove_dir_all(&b).unwrap();
+        }
     }
 
     #[test]

@@ -15,11 +15,13 @@
 pub(crate) mod index;
 mod json;
 pub(crate) mod reader;
+mod sharded;
 mod writer;
 
 use ::safetensors::Dtype;
 
 pub use crate::plan::TensorPlan;
+pub use sharded::ShardedWriter;
 pub use writer::Writer;
 
 use crate::ElementType;

@@ -1,6 +1,7 @@
 //! Containers: what is written comes back, what is broken is refused with a reason, outputs are whole or absent.
 
 mod bytes;
+mod directories;
 mod folders;
 mod hostile_gguf;
 mod hostile_safetensors;
