@@ -13,13 +13,14 @@ fn golden() -> PathBuf {
 fn blocks_decode_to_the_bits_of_the_reference() {
     for name in [
         "q4_0", "q4_1", "q5_0", "q5_1", "q8_0", "q2_K", "q3_K", "q4_K", "q5_K", "q6_K", "iq4_nl", "iq4_xs",
-        "tq1_0", "tq2_0", "mxfp4",
+        "tq1_0", "tq2_0", "mxfp4", "nvfp4", "q1_0", "q2_0", "iq1_s", "iq1_m", "iq2_xxs", "iq2_xs", "iq2_s",
+        "iq3_xxs", "iq3_s",
     ] {
         let element_type = ElementType::from_name(name).unwrap();
         let blocks = fs::read(golden().join(format!("{name}.blocks"))).unwrap();
         let expected = fs::read(golden().join(format!("{name}.f32"))).unwrap();
         let expected: Vec<_> = expected.as_chunks().0.iter().map(|&b| u32::from_le_bytes(b)).collect();
-        assert_eq!(expected.len(), 6 * element_type.block_elements(), "{name}");
+        assert!(expected.len() >= 6 * element_type.block_elements(), "{name}");
         let mut out = vec![f32::NAN; expected.len()];
         assert!(decode::to_f32(element_type, &blocks, &mut out), "{name}");
         for (i, (found, &expected)) in out.iter().zip(&expected).enumerate() {

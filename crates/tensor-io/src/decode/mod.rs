@@ -7,10 +7,15 @@
 mod f8;
 pub mod four_bit;
 pub mod grid;
+mod iq1;
+mod iq2;
+mod iq3;
 mod iq4;
 mod k;
 mod legacy;
-mod mxfp4;
+mod low_bit;
+pub mod mxfp4;
+pub mod nvfp4;
 mod plain;
 mod ternary;
 
@@ -62,6 +67,16 @@ fn decoder(element_type: ElementType) -> Option<Decoder> {
         TQ1_0 => |data, out| blocks(data, out, ternary::tq1_0),
         TQ2_0 => |data, out| blocks(data, out, ternary::tq2_0),
         MXFP4 => |data, out| blocks(data, out, mxfp4::mxfp4),
+        NVFP4 => |data, out| blocks(data, out, nvfp4::nvfp4),
+        Q1_0 => |data, out| blocks(data, out, low_bit::q1_0),
+        Q2_0 => |data, out| blocks(data, out, low_bit::q2_0),
+        IQ1S => |data, out| blocks(data, out, iq1::s),
+        IQ1M => |data, out| blocks(data, out, iq1::m),
+        IQ2XXS => |data, out| blocks(data, out, iq2::xxs),
+        IQ2XS => |data, out| blocks(data, out, iq2::xs),
+        IQ2S => |data, out| blocks(data, out, iq2::s),
+        IQ3XXS => |data, out| blocks(data, out, iq3::xxs),
+        IQ3S => |data, out| blocks(data, out, iq3::s),
         NF4 => |data, out| blocks(data, out, four_bit::nf4),
         FP4 => |data, out| blocks(data, out, four_bit::fp4),
         _ => return None,

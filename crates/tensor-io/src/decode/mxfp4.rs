@@ -7,7 +7,7 @@
 //! ```
 
 /// E2M1, doubled: ggml's `kvalues_mxfp4`.
-const TABLE: [i8; 16] = [0, 1, 2, 3, 4, 6, 8, 12, 0, -1, -2, -3, -4, -6, -8, -12];
+pub const TABLE: [i8; 16] = [0, 1, 2, 3, 4, 6, 8, 12, 0, -1, -2, -3, -4, -6, -8, -12];
 
 pub(super) fn mxfp4(block: &[u8; 17], out: &mut [f32; 32]) {
     let d = half_scale(block[0]);

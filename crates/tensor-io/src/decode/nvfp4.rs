@@ -1,0 +1,34 @@
+//! NVIDIA FP4: E2M1 values, each 16 under a scale in UE4M3 (an unsigned float of 4 and 3 bits, bias 7).
+//!
+//! ```text
+//! nvfp4   d[4] (UE4M3)  qs[32]     64 values: v = K[q] (d / 2), K as in mxfp4
+//!
+//! qs, per 16 values 8 bytes: low nibble of byte j = value j, high nibble = value j + 8
+//! ```
+//!
+//! The scale of the whole tensor is a tensor of its own (`NAME.scale`) and not applied here.
+
+use super::mxfp4::TABLE;
+
+pub(super) fn nvfp4(block: &[u8; 36], out: &mut [f32; 64]) {
+    let subs = block[4..].as_chunks::<8>().0;
+    for (out, (qs, &scale)) in out.as_chunks_mut::<16>().0.iter_mut().zip(subs.iter().zip(&block[..4])) {
+        let d = half_ue4m3(scale);
+        let (low, high) = out.split_at_mut(8);
+        for ((&q, low), high) in qs.iter().zip(low).zip(high) {
+            *low = f32::from(TABLE[usize::from(q & 15)]) * d;
+            *high = f32::from(TABLE[usize::from(q >> 4)]) * d;
+        }
+    }
+}
+
+/// Half of what UE4M3 means, making up for the doubled table. The top bit is not looked at, and 0x7f, which
+/// would be NaN, is zero: so ggml has it.
+pub fn half_ue4m3(code: u8) -> f32 {
+    let (exponent, mantissa) = (code >> 3 & 15, f32::from(code & 7));
+    match exponent {
+        _ if code == 0x7f => 0.0,
+        0 => mantissa * f32::from_bits((127 - 10) << 23),
+        _ => (1.0 + mantissa / 8.0) * f32::from_bits((127 - 8 + u32::from(exponent)) << 23),
+    }
+}
