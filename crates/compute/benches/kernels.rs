@@ -9,9 +9,10 @@ use divan::{Bencher, black_box};
 use quern_compute::{AttentionShape, Cache, CacheData, Matrix, Pool, Scratch, attention, matmul};
 use quern_tensor_io::ElementType;
 
-const TYPES: [&str; 20] = [
+const TYPES: [&str; 30] = [
     "q4_0", "q4_1", "q5_0", "q5_1", "q8_0", "iq4_nl", "mxfp4", "q2_K", "q3_K", "q4_K", "q5_K", "q6_K",
-    "iq4_xs", "tq1_0", "tq2_0", "nf4", "fp4", "f16", "bf16", "f32",
+    "iq4_xs", "tq1_0", "tq2_0", "nf4", "fp4", "nvfp4", "q2_0", "q1_0", "iq3_s", "iq3_xxs", "iq2_s", "iq2_xs",
+    "iq2_xxs", "iq1_m", "iq1_s", "f16", "bf16", "f32",
 ];
 const COLUMNS: usize = 2048;
 const ROWS: usize = 5632;
@@ -45,6 +46,12 @@ fn weights(element_type: ElementType, bytes: usize) -> Vec<u8> {
             let mut data: Vec<u8> = words.take(bytes).collect();
             if element_type == ElementType::MXFP4 {
                 data.iter_mut().step_by(element_type.block_bytes()).for_each(|e| *e = 120);
+            }
+            if element_type == ElementType::IQ1M {
+                // The exponent in two of the nibbles that make up the scale.
+                for block in data.as_chunks_mut::<56>().0 {
+                    (block[53], block[55]) = (block[53] | 0x80, block[55] & 15 | 0x30);
+                }
             }
             data
         }

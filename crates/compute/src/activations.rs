@@ -1,21 +1,28 @@
 //! Activations in 8 bits, as block-type weights are multiplied with.
 //!
-//! A row is cut into groups of 32 (for 32-value block types) or 256 (for 256-value ones); each gets
+//! A row is cut into groups of 256 (for 256-value block types) or 32 (for those of fewer values); each gets
 //! `d = max|x| / 127` and codes `c = round(x / d)`, half to even, in -127..=127. Beside them the sum of the
 //! codes of every 16 values, with which kernels take off a block's zero point and minimum.
+
+use quern_tensor_io::ElementType;
 
 use crate::simd::{Level, Op, dispatch};
 
 /// Values that share one scale.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Group {
-    /// 32, for 32-value blocks.
+    /// 32, for blocks of 32, 64 or 128 values.
     Of32,
     /// 256, for 256-value blocks.
     Of256,
 }
 
 impl Group {
+    /// How activations are grouped for a block type.
+    pub fn of(element_type: ElementType) -> Self {
+        if element_type.block_elements() == 256 { Self::Of256 } else { Self::Of32 }
+    }
+
     pub fn len(self) -> usize {
         match self {
             Self::Of32 => 32,

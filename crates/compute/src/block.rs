@@ -1,6 +1,6 @@
 //! What every block type means, in one common form: the specification all kernels are tested against.
 //!
-//! A block of 32 or 256 values is unsigned codes `q` in sub-blocks of `sub` values, and
+//! A block of 32 to 256 values is unsigned codes `q` in sub-blocks of `sub` values, and
 //!
 //! ```text
 //! value[i] = d * scale[j] * (q[i] - zero) - dmin * min[j]        j = i / sub
@@ -9,7 +9,8 @@
 //! with integer `scale` and `min` (1 and 0 where a type has none). Its dot product with activations
 //! `x[i] = xd * c[i]` is `xd * (d * I - dmin * M)` with the integers
 //! `I = sum_j scale[j] * (sum q c - zero * sum c)` and `M = sum_j min[j] * sum c`: every kernel computes
-//! these integers exactly, and differs only in the order of its float additions.
+//! these integers exactly, and differs only in the order of its float additions. Where activations have a
+//! scale for each 32 values and a block is larger, that is done for each 32.
 //!
 //! Layouts are ggml's; `half` below is half of a 256-value block, `|` separates fields:
 //!
@@ -24,9 +25,13 @@
 //! q5_K  d | dmin | scales[12] | qh[32] | qs[128]  fifth bit: bit i/32 of qh[i%32]
 //! q6_K  ql[128] | qh[64] | i8 scales[16] | d    per half 64 bytes of ql, 32 of qh
 //! iq4_xs  d | scales_h u16 | scales_l[4] | qs[128]  per 32 values 16 bytes, low nibbles first
+//! q1_0  d | bits[16]: values +-d          q2_0  d | qs[16] two bits a value, lowest first
+//! nvfp4 UE4M3[4] | qs[32]                 per 16 values 8 bytes, low nibbles first, table of mxfp4
+//! iq1, iq2, iq3: `grid.rs`
 //! tq1_0 qs[48] | qh[4] | d   (five or four trits a byte)      tq2_0 qs[64] | d   (as q2_K's qs)
 //! ```
 
+pub(crate) mod grid;
 pub(crate) mod tables;
 
 use quern_tensor_io::ElementType;
@@ -68,7 +73,10 @@ pub(crate) const fn is_known(element_type: ElementType) -> bool {
             | T::MXFP4
             | T::NF4
             | T::FP4
-    )
+            | T::NVFP4
+            | T::Q1_0
+            | T::Q2_0
+    ) || grid::zero(element_type).is_some()
 }
 
 /// E8M0 exponent byte of mxfp4 to half its power of two, 2^(e-128).
@@ -79,6 +87,16 @@ pub(crate) fn e8m0_half(e: u8) -> f32 {
         1 => 0x0040_0000,
         _ => (u32::from(e) - 1) << 23,
     })
+}
+
+/// Half of a UE4M3 scale, in units of 2^-10: an integer.
+fn ue4m3(code: u8) -> i32 {
+    let (exponent, mantissa) = (code >> 3 & 15, i32::from(code & 7));
+    match exponent {
+        _ if code == 0x7f => 0,
+        0 => mantissa,
+        _ => (8 + mantissa) << (exponent - 1),
+    }
 }
 
 /// The 6-bit scales and mins of q4_K and q5_K.
@@ -156,6 +174,22 @@ impl Block {
                 nibbles(&mut codes, &b[1..17]);
                 (0..32).for_each(|i| codes[i] = (tables::MXFP4[usize::from(codes[i])] + 12) as u8);
             }
+            T::NVFP4 => {
+                (o.d, o.zero, o.sub) = (1.0 / 1024.0, 12, 16);
+                (0..4).for_each(|j| o.scale[j] = ue4m3(b[j]));
+                for (i, code) in codes[..64].iter_mut().enumerate() {
+                    let q = b[4 + i / 16 * 8 + i % 8] >> (i % 16 / 8 * 4) & 15;
+                    *code = (tables::MXFP4[usize::from(q)] + 12) as u8;
+                }
+            }
+            T::Q1_0 => {
+                (o.d, o.zero) = (half(0), 1);
+                (0..128).for_each(|i| codes[i] = (b[2 + i / 8] >> (i % 8) & 1) * 2);
+            }
+            T::Q2_0 => {
+                (o.d, o.zero) = (half(0), 1);
+                (0..64).for_each(|i| codes[i] = b[2 + i / 4] >> (i % 4 * 2) & 3);
+            }
             T::Q2K => {
                 (o.d, o.dmin, o.sub) = (half(80), half(82), 16);
                 two_bits(&mut codes, &b[16..80]);
@@ -221,6 +255,10 @@ impl Block {
             T::TQ2_0 => {
                 (o.d, o.zero, o.sub) = (half(64), 1, 256);
                 two_bits(&mut codes, &b[..64]);
+            }
+            _ if grid::zero(element_type).is_some() => {
+                grid::read(element_type, b, &mut o);
+                return o;
             }
             _ => panic!("{element_type} has no description in block.rs"),
         }

@@ -32,10 +32,7 @@ const TASK_BYTES: usize = 32 << 10;
 /// How a type's activations are grouped; `None` for types multiplied in f32.
 pub(crate) fn group(matrix: &Matrix) -> Option<Group> {
     let element_type = matrix.element_type();
-    block::is_known(element_type).then(|| match element_type.block_elements() {
-        32 => Group::Of32,
-        _ => Group::Of256,
-    })
+    block::is_known(element_type).then(|| Group::of(element_type))
 }
 
 /// Multiplies the `n` rows of `x` (`[n][columns]`) by every matrix of `weights`, all with the same number
@@ -248,7 +245,13 @@ mod tests {
         for element_type in all
             .filter(|&t| group_of(t) || matches!(t, ElementType::F32 | ElementType::F16 | ElementType::BF16))
         {
-            let columns = if element_type.block_elements() == 256 { 512 } else { 352 };
+            // Where blocks are smaller than 256 values, not a multiple of that.
+            let columns = match element_type.block_elements() {
+                256 => 512,
+                128 => 384,
+                64 => 320,
+                _ => 352,
+            };
             let (rows_a, rows_b) = (70, 9);
             let mut random_data = |rows| -> Vec<u8> {
                 (0..rows).flat_map(|_| random_row(&mut random, element_type, columns, false)).collect()

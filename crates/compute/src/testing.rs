@@ -50,6 +50,15 @@ pub(crate) fn set_scales(element_type: ElementType, block: &mut [u8], d: f32, m:
         // Steps of d, so that a power of two stays one.
         T::NF4 => half(0, d / tables::NF4_STEP),
         T::FP4 => half(0, d / tables::FP4_STEP),
+        // UE4M3: no sign, 2^-6 to 2^8 normal; 0x38 is 1.
+        T::NVFP4 => block[..4].fill((56.0 + 8.0 * d.abs().log2().max(-9.0)) as u8),
+        // An f16 in the top four bits of four words.
+        T::IQ1M => {
+            let bits = f16::from_f32(d).to_bits();
+            for (i, byte) in block[49..].iter_mut().step_by(2).enumerate() {
+                *byte = *byte & 15 | ((bits >> (4 * i)) as u8 & 15) << 4;
+            }
+        }
         T::MXFP4 => block[0] = (128.0 + d.abs().log2()) as u8,
         _ => half(0, d),
     }
@@ -83,6 +92,9 @@ pub(crate) fn random_row(
         let size = [1.0, 0.01, 3e-6][(r.next() % 3) as usize];
         let (d, m) = (r.float() * size, r.float() * size);
         set_scales(element_type, block, d, m);
+        if element_type == T::NVFP4 {
+            block[..4].iter_mut().for_each(|scale| *scale = r.next() as u8);
+        }
         if element_type == T::TQ1_0 {
             // Bytes are five trits in base 3, scaled to 256.
             block[..52].iter_mut().for_each(|b| *b = ((u32::from(*b) % 243 * 256).div_ceil(243)) as u8);

@@ -2,7 +2,8 @@
 //!
 //! A kernel multiplies one row of activations with any number of weight rows, `y.len()` of them.
 
-/// Which kernel of a level serves which type: every level has the same names in `small`, `large` and `float`.
+/// Which kernel of a level serves which type: every level has the same names in `small`, `mid`,
+/// `large`, `grid` and `float`.
 #[cfg(target_arch = "x86_64")]
 macro_rules! kernel_tables {
     () => {
@@ -19,6 +20,9 @@ macro_rules! kernel_tables {
                 T::MXFP4 => small::mxfp4,
                 T::NF4 => small::nf4,
                 T::FP4 => small::fp4,
+                T::NVFP4 => mid::nvfp4,
+                T::Q1_0 => mid::q1_0,
+                T::Q2_0 => mid::q2_0,
                 T::Q2K => large::q2_k,
                 T::Q3K => large::q3_k,
                 T::Q4K => large::q4_k,
@@ -27,6 +31,30 @@ macro_rules! kernel_tables {
                 T::IQ4XS => large::iq4_xs,
                 T::TQ1_0 => large::tq1_0,
                 T::TQ2_0 => large::tq2_0,
+                T::IQ2XXS => grid::iq2_xxs,
+                T::IQ2XS => grid::iq2_xs,
+                T::IQ2S => grid::iq2_s,
+                T::IQ3XXS => grid::iq3_xxs,
+                T::IQ3S => grid::iq3_s,
+                T::IQ1S => grid::iq1_s,
+                T::IQ1M => grid::iq1_m,
+                _ => return None,
+            })
+        }
+
+        /// What unpacks the codes of a grid type's block.
+        pub(super) fn grid_codes(
+            element_type: quern_tensor_io::ElementType,
+        ) -> Option<$crate::dot::GridCodes> {
+            use quern_tensor_io::ElementType as T;
+            Some(match element_type {
+                T::IQ2XXS => grid::iq2_xxs_codes,
+                T::IQ2XS => grid::iq2_xs_codes,
+                T::IQ2S => grid::iq2_s_codes,
+                T::IQ3XXS => grid::iq3_xxs_codes,
+                T::IQ3S => grid::iq3_s_codes,
+                T::IQ1S => grid::iq1_s_codes,
+                T::IQ1M => grid::iq1_m_codes,
                 _ => return None,
             })
         }
@@ -59,11 +87,14 @@ mod tests;
 use quern_tensor_io::{ElementType, decode};
 
 use crate::activations::Row;
+use crate::block::Block;
 use crate::float::widen_f16_bytes;
 use crate::simd::{Level, Op, dispatch};
 
 /// A kernel of a block type. Safe to call only on a CPU with its level.
 type Kernel = unsafe fn(weights: &[u8], x: Row, y: &mut [f32]);
+/// Unpacks a block's codes, as `block.rs` has them. Safe to call only on a CPU with its level.
+type GridCodes = unsafe fn(block: &[u8], codes: &mut [u8; 256]);
 /// A kernel of a float type. Safe to call only on a CPU with its level.
 type FloatKernel = unsafe fn(weights: &[u8], x: &[f32], y: &mut [f32]);
 
@@ -83,6 +114,30 @@ pub(crate) fn rows(level: Level, element_type: ElementType, weights: &[u8], x: R
     }
     let _ = level;
     scalar::rows(element_type, weights, x, y);
+}
+
+/// Unpacks the codes of one block each (of a grid type: iq1, iq2, iq3).
+pub(crate) fn grid_codes(
+    level: Level,
+    element_type: ElementType,
+    blocks: [&[u8]; 16],
+    codes: &mut [[u8; 256]; 16],
+) {
+    let both = blocks.into_iter().zip(codes);
+    #[cfg(target_arch = "x86_64")]
+    {
+        let unpack = match level.min(Level::best()) {
+            Level::Avx512Vnni => avx512::grid_codes(element_type),
+            Level::Avx512 | Level::Avx2 => avx2::grid_codes(element_type),
+            Level::Scalar => None,
+        };
+        if let Some(unpack) = unpack {
+            // SAFETY: the CPU has the level.
+            return both.for_each(|(block, codes)| unsafe { unpack(block, codes) });
+        }
+    }
+    let _ = level;
+    both.for_each(|(block, codes)| *codes = Block::read(element_type, block).codes);
 }
 
 /// `y[r]` = row r of `weights` (a float type, or one only decoded) times `x`, in f32.

@@ -49,7 +49,7 @@ fn block<const SMALL: bool>(form: Form, tile: &Tile, pack: &Pack, first: usize, 
             }
         }
         for (n, local) in local.iter_mut().enumerate() {
-            let d = if form.per32 { pack.d[j][first + n] } else { 1.0 };
+            let d = if form.per32 { pack.d[j * form.sub / 32][first + n] } else { 1.0 };
             for (i, x) in local.iter_mut().enumerate() {
                 let scale = _mm256_mul_ps(load(&tile.scale[j], i), _mm256_set1_ps(d));
                 *x = _mm256_fmadd_ps(_mm256_cvtepi32_ps(acc[n][i]), scale, *x);

@@ -31,6 +31,7 @@ vnni! {
             (32, 32, true) => columns::<32, 32, true>(form.zero, tiles, pack, used, sums),
             (32, 0, false) => columns::<32, 0, false>(form.zero, tiles, pack, used, sums),
             (32, 32, false) => columns::<32, 32, false>(form.zero, tiles, pack, used, sums),
+            (16, 0, true) => columns::<16, 0, true>(form.zero, tiles, pack, used, sums),
             (16, 0, false) => columns::<16, 0, false>(form.zero, tiles, pack, used, sums),
             (256, 0, false) => columns::<256, 0, false>(form.zero, tiles, pack, used, sums),
             (256, 16, false) => columns::<256, 16, false>(form.zero, tiles, pack, used, sums),
@@ -99,7 +100,7 @@ vnni! {
                 let offset = if OFFSET == SUB { load_ps(&tiles[half].offset[j]) } else { _mm512_setzero_ps() };
                 for n in 0..N {
                     let sum = &mut local.0[n][16 * half..];
-                    let scale = if PER32 { _mm512_mul_ps(scale, _mm512_set1_ps(pack.d[j][n])) } else { scale };
+                    let scale = if PER32 { _mm512_mul_ps(scale, _mm512_set1_ps(pack.d[j * SUB / 32][n])) } else { scale };
                     let mut x = _mm512_fmadd_ps(_mm512_cvtepi32_ps(acc[half][n]), scale, load_part(sum));
                     if OFFSET == SUB {
                         x = _mm512_fmadd_ps(offset, _mm512_set1_ps(weights[j][n]), x);

@@ -100,6 +100,10 @@ impl Form {
             T::Q2K => form(256, 16, false, 0),
             T::Q3K => form(256, 0, false, unpack::Q3_ZERO),
             T::TQ1_0 | T::TQ2_0 => form(256, 0, false, 1),
+            T::Q1_0 | T::Q2_0 => form(32, 0, true, 1),
+            T::NVFP4 => form(16, 0, true, 12),
+            T::IQ2XS | T::IQ2S | T::IQ1M => form(16, 0, false, block::grid::zero(element_type)?),
+            T::IQ2XXS | T::IQ3XXS | T::IQ3S | T::IQ1S => form(32, 0, false, block::grid::zero(element_type)?),
             _ => None,
         }
     }

@@ -9,7 +9,7 @@ pub(super) fn multiply(form: Form, tiles: &[Tile; 2], pack: &Pack, sums: &mut [f
             let (tile, lane) = (&tiles[row / 16], row % 16);
             let mut total = 0f32;
             for j in 0..DEPTH / form.sub {
-                let d = if form.per32 { pack.d[j][column] } else { 1.0 };
+                let d = if form.per32 { pack.d[j * form.sub / 32][column] } else { 1.0 };
                 total += integer(form, tile, lane, pack, column, j) as f32 * (tile.scale[j][lane] * d);
             }
             for j in 0..DEPTH.checked_div(form.offset).unwrap_or(0) {

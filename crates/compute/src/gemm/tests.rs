@@ -19,7 +19,7 @@ fn tiles_hold_what_the_blocks_mean() {
     for element_type in types() {
         let form = Form::of(element_type).unwrap();
         let len = element_type.block_elements();
-        let columns = if len == 32 { DEPTH + 96 } else { 2 * DEPTH };
+        let columns = DEPTH + if len == 32 { 96 } else { len };
         for rows in [16, 5] {
             let data: Vec<u8> =
                 (0..rows).flat_map(|_| random_row(&mut random, element_type, columns, false)).collect();

@@ -2,20 +2,25 @@
 //!
 //! The raw words are transposed first, so that lane r of every vector is row r, and unpacked after: masks
 //! and shifts on whole vectors, no shuffles, the same code at every level. A 4-byte word of packed
-//! codes becomes 2 or 4 words of codes, each 4 consecutive values, which is the order tiles have.
+//! codes becomes 2 or 4 words of codes, each 4 consecutive values, which is the order tiles have. Only the
+//! points of grid types are looked up row by row, and transposed after.
 
 use quern_tensor_io::ElementType;
+
+mod grid;
+mod mid;
 
 use super::vectors::{VectorOp, Vectors, Words, dispatch};
 use super::{DEPTH, Tile, transpose};
 use crate::Matrix;
-use crate::block::{e8m0_half, tables};
+use crate::block::{self, e8m0_half, tables};
+use crate::dot::grid_codes;
 use crate::simd::Level;
 
 /// What stands for 0 in q3_K's tiles: codes are `(scale - 32) * (q - 4) + 124`, from 0 to 252.
 pub(super) const Q3_ZERO: i32 = 124;
 
-/// Transposed blocks: 8 of 32 values, one after the other, or one of 256.
+/// Transposed blocks: 8 of 32 values, one after the other, 4 of 64, 2 of 128 or one of 256.
 pub(super) struct Raw {
     /// Packed codes, in runs of 4 words.
     words: [Words; 64],
@@ -45,6 +50,16 @@ fn places(element_type: ElementType) -> (&'static [(usize, usize)], &'static [us
         T::IQ4XS => (&[(8, 32)], &[0, 4]),
         T::TQ1_0 => (&[(0, 12)], &[48, 52]),
         T::TQ2_0 => (&[(0, 16)], &[64]),
+        T::Q1_0 | T::Q2_0 => (&[(2, 4)], &[0]),
+        T::NVFP4 => (&[(4, 8)], &[0]),
+        // Scales only: the codes come row by row.
+        T::IQ2XXS => (&[], &[0, 6, 14, 22, 30, 38, 46, 54, 62]),
+        T::IQ2XS => (&[], &[0, 66, 70]),
+        T::IQ2S => (&[], &[0, 74, 78]),
+        T::IQ3XXS => (&[], &[0, 66, 70, 74, 78, 82, 86, 90, 94]),
+        T::IQ3S => (&[], &[0, 106]),
+        T::IQ1S => (&[], &[0, 34, 38, 42, 46]),
+        T::IQ1M => (&[], &[48, 52]),
         _ => (&[], &[]),
     }
 }
@@ -72,11 +87,16 @@ pub(super) fn tile(level: Level, w: &Matrix, first: usize, depth: usize, raw: &m
         }
     }
     dispatch(level, Unpack { element_type, raw, blocks, tile });
+    if block::grid::zero(element_type).is_some() {
+        let mut codes = [[0u8; DEPTH]; 16];
+        grid_codes(level, element_type, rows, &mut codes);
+        transpose::words(level, &codes.each_ref().map(|c| &c[..]), 0, 64, tile.codes.as_flattened_mut(), 16);
+    }
     let table = match element_type {
         ElementType::IQ4NL | ElementType::IQ4XS => tables::IQ4.map(|v| v as u8 ^ 0x80),
         ElementType::NF4 => tables::NF4.map(|v| v as u8 ^ 0x80),
         ElementType::FP4 => tables::FP4.map(|v| v as u8 ^ 0x80),
-        ElementType::MXFP4 => tables::MXFP4.map(|v| (v + 12) as u8),
+        ElementType::MXFP4 | ElementType::NVFP4 => tables::MXFP4.map(|v| (v + 12) as u8),
         _ => return,
     };
     look_up(level, &table, &mut tile.codes);
@@ -137,6 +157,14 @@ impl VectorOp for Unpack<'_> {
             ElementType::TQ2_0 => {
                 s.store_numbers(s.halves(s.load(&raw.head[0])), &mut tile.scale[0]);
                 crumbs(s, w, &mut tile.codes);
+            }
+            _ if block::grid::zero(element_type).is_some() => {
+                grid::scales(s, element_type, &raw.head, tile);
+            }
+            ElementType::Q1_0 | ElementType::Q2_0 | ElementType::NVFP4 => {
+                (0..blocks).for_each(|b| mid::block(s, element_type, raw, b, tile));
+                let sub = if element_type == ElementType::NVFP4 { 16 } else { 32 };
+                tile.scale[blocks * element_type.block_elements() / sub..].fill([0.0; 16]);
             }
             small => {
                 for b in 0..blocks {

@@ -5,7 +5,9 @@
 //! 128 * 127 fit 16 bits), `vpmaddwd` multiplies by the scales and adds up.
 
 mod float;
+mod grid;
 mod large;
+mod mid;
 mod small;
 
 use std::arch::x86_64::*;
@@ -58,6 +60,16 @@ avx2! {
     #[inline]
     fn iq4(codes: __m256i) -> __m256i {
         look_up(&tables::IQ4, codes)
+    }
+
+    /// Bit i of the word as byte i: all ones where it is set.
+    #[inline]
+    fn bits(word: i32) -> __m256i {
+        let byte = _mm256_setr_epi64x(
+            0, 0x0101_0101_0101_0101, 0x0202_0202_0202_0202, 0x0303_0303_0303_0303);
+        let bit = _mm256_set1_epi64x(i64::from_le_bytes([1, 2, 4, 8, 16, 32, 64, 128]));
+        let word = _mm256_shuffle_epi8(_mm256_set1_epi32(word), byte);
+        _mm256_cmpeq_epi8(_mm256_and_si256(word, bit), bit)
     }
 
     /// The sum of 8 lanes.

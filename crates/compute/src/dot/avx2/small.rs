@@ -2,7 +2,7 @@
 
 use std::arch::x86_64::*;
 
-use super::{avx2, half, iq4, load32, look_up, nibbles, pairs, total};
+use super::{avx2, bits, half, iq4, load32, look_up, nibbles, pairs, total};
 use crate::activations::Row;
 use crate::block::{e8m0_half, tables};
 
@@ -14,11 +14,7 @@ avx2! {
     #[inline]
     unsafe fn fifth(p: *const u8) -> __m256i {
         // SAFETY: promised.
-        let word = _mm256_set1_epi32(unsafe { p.cast::<i32>().read_unaligned() });
-        let byte = _mm256_setr_epi64x(
-            0, 0x0101_0101_0101_0101, 0x0202_0202_0202_0202, 0x0303_0303_0303_0303);
-        let bit = _mm256_set1_epi64x(i64::from_le_bytes([1, 2, 4, 8, 16, 32, 64, 128]));
-        let set = _mm256_cmpeq_epi8(_mm256_and_si256(_mm256_shuffle_epi8(word, byte), bit), bit);
+        let set = bits(unsafe { p.cast::<i32>().read_unaligned() });
         _mm256_and_si256(set, _mm256_set1_epi8(16))
     }
 

@@ -5,7 +5,9 @@
 //! 32-byte group is loaded into both halves of a register, and each half is shifted its own way.
 
 mod float;
+mod grid;
 mod large;
+mod mid;
 mod small;
 
 /// Adds the features of [`crate::simd::Level::Avx512Vnni`] to functions.

@@ -1,0 +1,65 @@
+//! Blocks of 64 and 128.
+
+use quern_tensor_io::ElementType;
+
+use super::super::Tile;
+use super::super::vectors::Vectors;
+use super::{BITS, NIBBLES, Raw, byte};
+
+/// Block `b` of a tile's two or four.
+#[inline(always)]
+pub(super) fn block<S: Vectors>(s: S, element_type: ElementType, raw: &Raw, b: usize, tile: &mut Tile) {
+    match element_type {
+        ElementType::Q1_0 => q1_0(s, raw, b, tile),
+        ElementType::Q2_0 => q2_0(s, raw, b, tile),
+        _ => nvfp4(s, raw, b, tile),
+    }
+}
+
+/// A word is 32 values: codes are 0 and 2.
+#[inline(always)]
+fn q1_0<S: Vectors>(s: S, raw: &Raw, b: usize, tile: &mut Tile) {
+    for w in 4 * b..4 * b + 4 {
+        s.store_numbers(s.halves(s.load(&raw.head[b])), &mut tile.scale[w]);
+        for i in 0..8 {
+            // Four bits to the low bits of four bytes.
+            let bits = s.mask(s.shr(s.load(&raw.words[w]), 4 * i), 15);
+            let bits = s.mask(s.mul(bits, s.splat(0x0020_4081)), BITS);
+            s.store(s.shl(bits, 1), &mut tile.codes[8 * w + i]);
+        }
+    }
+}
+
+/// A word is 16 values, a byte four.
+#[inline(always)]
+fn q2_0<S: Vectors>(s: S, raw: &Raw, b: usize, tile: &mut Tile) {
+    for half in 0..2 {
+        s.store_numbers(s.halves(s.load(&raw.head[b])), &mut tile.scale[2 * b + half]);
+    }
+    for (i, code) in tile.codes[16 * b..16 * b + 16].iter_mut().enumerate() {
+        let x = byte(s, &raw.words[4 * b..4 * b + 4], i);
+        let field = |k: usize| s.shl(s.mask(x, 3 << (2 * k)), 6 * k);
+        s.store(s.or(s.or(field(0), field(1)), s.or(field(2), field(3))), code);
+    }
+}
+
+/// Two words are 16 values: low nibbles, then high ones.
+#[inline(always)]
+fn nvfp4<S: Vectors>(s: S, raw: &Raw, b: usize, tile: &mut Tile) {
+    for j in 0..4 {
+        // Without its sign bit UE4M3 is the top of an f16 whose exponents are 8 lower; half of it is 2^7
+        // times that. 0x7f is zero: adding 1 carries into a bit that was not set.
+        let x = s.shr(s.load(&raw.head[b]), 8 * j);
+        let x = s.mask(x, 255);
+        let carry = s.shr(s.add(x, s.splat(1)), 7);
+        let number = s.mask(s.or(s.shr(x, 7), s.xor(carry, s.splat(1))), 1);
+        let bits = s.mul(s.shl(s.mask(x, 127), 7), number);
+        let scale = s.times(s.halves(bits), s.numbers(s.splat(128)));
+        s.store_numbers(scale, &mut tile.scale[4 * b + j]);
+        for i in 0..2 {
+            let x = s.load(&raw.words[8 * b + 2 * j + i]);
+            s.store(s.mask(x, NIBBLES), &mut tile.codes[16 * b + 4 * j + i]);
+            s.store(s.mask(s.shr(x, 4), NIBBLES), &mut tile.codes[16 * b + 4 * j + 2 + i]);
+        }
+    }
+}
