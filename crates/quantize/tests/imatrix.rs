@@ -5,8 +5,13 @@ mod common;
 use std::path::{Path, PathBuf};
 
 use common::{fixture, imatrix};
-use quern_quantize::imatrix::Imatrix;
-use quern_tensor_io::{Array, ElementType as E, Metadata, TensorPlan, Value, gguf};
+use quern_quantize::imatrix::{
+    Accumulator, AddError, CollectError, CollectOptions, Collected, Format, Imatrix, WriteOptions, collect,
+};
+use quern_run::{LoadOptions, Model};
+use quern_tensor_io::{
+    Array, Checkpoint, ElementType as E, Metadata, NoProgress, TensorPlan, Value, decode, gguf,
+};
 
 fn write(folder: &Path, bytes: &[u8]) -> PathBuf {
     let path = folder.join("imatrix.dat");
@@ -206,4 +211,185 @@ fn a_truncated_gguf_file_is_an_error() {
         let path = write(folder.path(), &whole[..length]);
         assert!(Imatrix::open(&path).is_err(), "{length}");
     }
+}
+
+/// The beginning of the text that the reference was made from.
+fn text() -> String {
+    std::fs::read_to_string(fixture("text/calibration.txt")).unwrap()
+}
+
+fn measure(model: &Path, threads: usize, options: CollectOptions) -> Result<Collected, CollectError> {
+    let model = Model::open(model, LoadOptions { threads }).unwrap();
+    collect(&model, &text(), options, &NoProgress)
+}
+
+fn options(format: Format) -> WriteOptions {
+    WriteOptions { format, datasets: vec!["calibration.txt".into()], chunk_size: 512, force: false }
+}
+
+#[test]
+fn the_sums_are_llama_imatrix_s() {
+    let folder = tempfile::tempdir().unwrap();
+    let ours = folder.path().join("ours.gguf");
+    let chunks = CollectOptions { chunks: Some(64), ..CollectOptions::default() };
+    let measured = measure(&fixture("bookworm-4m"), 2, chunks).unwrap();
+    assert_eq!((measured.chunks, measured.tokens), (64, 64 * 512));
+    let size = measured.sums.write(&ours, &options(Format::Gguf)).unwrap();
+    assert_eq!(size, std::fs::metadata(&ours).unwrap().len());
+
+    let theirs = Checkpoint::open(&fixture("golden/bookworm-4m.imatrix.gguf")).unwrap();
+    let ours = Checkpoint::open(&ours).unwrap();
+    assert_eq!(ours.file_size(), theirs.file_size());
+    let metadata = |c: &Checkpoint| c.metadata().iter().map(|(k, v)| (k.into(), v.clone())).collect();
+    let (mine, golden): (Vec<(String, Value)>, Vec<_>) = (metadata(&ours), metadata(&theirs));
+    assert_eq!(mine, golden);
+    assert_eq!(ours.tensors().len(), 56);
+    for (ours_info, theirs_info) in ours.tensors().iter().zip(theirs.tensors()) {
+        assert_eq!((&ours_info.name, &ours_info.shape), (&theirs_info.name, &theirs_info.shape));
+        let values = |c: &Checkpoint, info: &quern_tensor_io::TensorInfo| {
+            let mut out = vec![0.0f32; info.elements()];
+            assert!(decode::to_f32(info.element_type, c.data(info), &mut out));
+            out
+        };
+        let (a, b) = (values(&ours, ours_info), values(&theirs, theirs_info));
+        for (i, (a, b)) in a.iter().zip(&b).enumerate() {
+            assert!((a - b).abs() <= 1e-3 * b, "{} [{i}]: {a}, llama-imatrix has {b}", ours_info.name);
+        }
+    }
+}
+
+#[test]
+fn threads_do_not_change_a_bit() {
+    let some = CollectOptions { context: 100, chunks: Some(3), from_chunk: 1, process_output: true };
+    let [one, three] = [1, 3].map(|threads| measure(&fixture("bookworm-4m"), threads, some).unwrap());
+    let all =
+        |c: &Collected| c.sums.iter().map(|(n, s, t)| (n.to_owned(), s.to_vec(), t)).collect::<Vec<_>>();
+    assert_eq!(all(&one), all(&three));
+    // the head is the embedding and has no entry
+    assert_eq!(one.sums.len(), 28);
+    assert!(one.sums.iter().all(|(_, _, tokens)| tokens == 300));
+}
+
+#[test]
+fn a_gguf_file_with_a_head_of_its_own_is_measured_under_the_same_names() {
+    let folder = tempfile::tempdir().unwrap();
+    let source = common::altered(folder.path(), |_, _| E::F16);
+    let view = quern_model::GgufView::new(&source).unwrap();
+    let path = folder.path().join("f16.gguf");
+    let mut plans = Vec::new();
+    let mut data: Vec<Vec<u8>> = Vec::new();
+    for (index, tensor) in view.tensors().iter().enumerate() {
+        let bytes = (0..tensor.rows()).flat_map(|row| view.row(index, row).to_vec()).collect();
+        plans.push(TensorPlan {
+            name: tensor.name.clone(),
+            element_type: tensor.element_type,
+            shape: tensor.shape.clone(),
+        });
+        data.push(bytes);
+    }
+    let embedding = plans.iter().position(|p| p.name == "token_embd.weight").unwrap();
+    plans.push(TensorPlan { name: "output.weight".into(), ..plans[embedding].clone() });
+    data.push(data[embedding].clone());
+    let mut writer = gguf::Writer::create(&path, view.metadata(), &plans, false).unwrap();
+    data.iter().for_each(|bytes| writer.write(bytes).unwrap());
+    writer.finish().unwrap();
+
+    let some = CollectOptions { context: 128, chunks: Some(2), ..CollectOptions::default() };
+    let tied = measure(&fixture("bookworm-4m"), 2, some).unwrap();
+    let plain = measure(&path, 2, some).unwrap();
+    let headed = measure(&path, 2, CollectOptions { process_output: true, ..some }).unwrap();
+    assert_eq!((tied.sums.len(), plain.sums.len(), headed.sums.len()), (28, 28, 29));
+    let head = headed.sums.iter().find(|(name, _, _)| *name == "output.weight").unwrap();
+    assert_eq!((head.1.len(), head.2), (256, 256));
+    for ((name, a, _), (other, b, _)) in tied.sums.iter().zip(plain.sums.iter()) {
+        assert_eq!(name, other);
+        assert!(a.iter().zip(b).all(|(a, b)| (a - b).abs() <= 1e-4 * b), "{name}");
+    }
+}
+
+#[test]
+fn chunks_left_out_and_chunks_taken_add_up() {
+    let take = |from_chunk, chunks| {
+        let some = CollectOptions { context: 64, chunks: Some(chunks), from_chunk, process_output: false };
+        measure(&fixture("bookworm-4m"), 2, some).unwrap().sums
+    };
+    let (all, first, rest) = (take(0, 3), take(0, 1), take(1, 2));
+    for ((_, all, _), ((_, first, _), (_, rest, _))) in all.iter().zip(first.iter().zip(rest.iter())) {
+        assert!(all.iter().zip(first.iter().zip(rest)).all(|(a, (b, c))| (a - b - c).abs() <= 1e-9 * a));
+    }
+}
+
+#[test]
+fn both_formats_say_the_same() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut sums = Accumulator::new();
+    // 700 tokens are two calls of 512, and one whole chunk
+    sums.add("blk.1.b.weight", &[1400.0f32, 0.0, 70.0], 700).unwrap();
+    sums.add("blk.1.a.weight", &[512.0f64], 256).unwrap();
+    sums.add("blk.1.a.weight", &[512.0f64], 256).unwrap();
+    let read = |name: &str, format| {
+        let path = folder.path().join(name);
+        sums.write(&path, &options(format)).unwrap();
+        let again = sums.write(&path, &options(format)).unwrap_err().to_string();
+        assert!(again.contains("--force"), "{again}");
+        sums.write(&path, &WriteOptions { force: true, ..options(format) }).unwrap();
+        Imatrix::open(&path).unwrap()
+    };
+    for imatrix in [read("i.gguf", Format::Gguf), read("i.dat", Format::Dat)] {
+        assert_eq!(imatrix.names().collect::<Vec<_>>(), ["blk.1.a.weight", "blk.1.b.weight"]);
+        assert_eq!(imatrix.get("blk.1.a.weight"), Some(&[2.0][..]));
+        assert_eq!(imatrix.get("blk.1.b.weight"), Some(&[2.0, 0.0, 0.1][..]));
+        assert_eq!((imatrix.chunks(), imatrix.datasets()), (1, &["calibration.txt".to_owned()][..]));
+    }
+    let bytes = std::fs::read(folder.path().join("i.dat")).unwrap();
+    let twin = legacy(
+        &[("blk.1.a.weight", 1, &[2.0]), ("blk.1.b.weight", 2, &[4.0, 0.0, 0.2])],
+        1,
+        "calibration.txt",
+    );
+    assert_eq!(bytes, twin);
+}
+
+#[test]
+fn sums_that_cannot_be_are_refused() {
+    let mut sums = Accumulator::new();
+    sums.add("a.weight", &[1.0f32, 2.0], 1).unwrap();
+    let columns = sums.add("a.weight", &[1.0f32], 1).unwrap_err();
+    assert_eq!(columns, AddError::Columns { tensor: "a.weight".into(), found: 1, expected: 2 });
+    for bad in [f32::NAN, f32::INFINITY, -1.0] {
+        let error = sums.add("a.weight", &[1.0, bad], 1).unwrap_err();
+        assert!(matches!(&error, AddError::NotFinite { column: 1, .. }), "{error}");
+    }
+    assert_eq!(sums.iter().next().unwrap(), ("a.weight", &[1.0, 2.0][..], 1));
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("none.gguf");
+    assert!(Accumulator::new().write(&path, &options(Format::Gguf)).is_err());
+    assert!(!path.exists());
+}
+
+#[test]
+fn a_model_that_computes_nan_is_named_by_its_layer() {
+    let folder = tempfile::tempdir().unwrap();
+    common::altered(folder.path(), |name, values| {
+        if name == "model.layers.2.mlp.up_proj.weight" {
+            values[5] = f32::NAN;
+        }
+        E::F16
+    });
+    let some = CollectOptions { context: 64, chunks: Some(1), ..CollectOptions::default() };
+    let error = measure(folder.path(), 2, some).unwrap_err().to_string();
+    assert!(error.contains("blk.2.ffn_down.weight"), "{error}");
+    assert!(error.contains("column 0"), "{error}");
+}
+
+#[test]
+fn impossible_measurements_are_refused() {
+    let with = |context, chunks, from_chunk| {
+        let options = CollectOptions { context, chunks, from_chunk, process_output: false };
+        measure(&fixture("bookworm-4m"), 1, options).unwrap_err().to_string()
+    };
+    assert!(with(0, None, 0).contains("at least 1"));
+    assert!(with(64, Some(0), 0).contains("at least 1"));
+    assert!(with(512, None, 1000).contains("1000 are left out"));
+    assert!(with(1 << 20, None, 0).contains("trained for"));
 }

@@ -12,8 +12,8 @@ use quern_tensor_io::{Checkpoint, ElementType, Error, Result, Tensor, decode};
 
 use super::Imatrix;
 
-const SUMS: &str = ".in_sum2";
-const COUNTS: &str = ".counts";
+pub(super) const SUMS: &str = ".in_sum2";
+pub(super) const COUNTS: &str = ".counts";
 
 pub(super) fn open(path: &Path) -> Result<Imatrix> {
     let checkpoint = Checkpoint::open(path)?;

@@ -8,16 +8,22 @@
 //!
 //! Both are divided as llama-quantize divides, for the quotients decide bytes. An expert that no token
 //! reached has a count of 0 and gets ones.
+//!
+//! [`collect()`] measures one, an [`Accumulator`] sums and writes it.
 
+mod collect;
 mod gguf;
 mod legacy;
+mod write;
 
 use std::collections::BTreeMap;
 use std::fs::{self, File};
 use std::io::Read;
 use std::path::{Path, PathBuf};
 
+pub use collect::{CollectError, CollectOptions, Collected, collect};
 use quern_tensor_io::{Error, Result};
+pub use write::{Accumulator, AddError, Format, WriteOptions};
 
 /// An importance matrix, read and checked: every value is finite and not negative.
 #[derive(Clone, Debug)]

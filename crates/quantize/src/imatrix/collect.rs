@@ -1,0 +1,240 @@
+//! Measuring an importance matrix: a text is run through the model, and the squares of what every linear
+//! layer of the blocks gets to multiply are summed column by column.
+//!
+//! The text is cut as llama-imatrix cuts it:
+//!
+//! ```text
+//! tokenized whole (with BOS, if the tokenizer adds one)    chunks of `context` tokens, no overlap
+//! |-- chunk 0 --|-- chunk 1 --|-- chunk 2 --| …  rest      the first token of each becomes BOS
+//! ```
+//!
+//! Squares are added in f32 over 16 tokens, then in f64; threads share columns, not tokens. So the sums do
+//! not depend on the number of threads.
+
+use std::sync::{Mutex, PoisonError};
+use std::time::Instant;
+
+use quern_compute::Pool;
+use quern_model::{EncodeOptions, TensorRole as Role, World};
+use quern_run::{KvType, LinearInput, Model, Observer, SessionOptions, Wanted};
+use quern_tensor_io::Progress;
+
+use super::{Accumulator, AddError};
+
+/// Tokens whose squares are added in f32 before they enter an f64 sum.
+const RUN: usize = 16;
+/// Columns that one thread sums at a time: a few cache lines of each row.
+const TILE: usize = 512;
+/// Tokens computed at once.
+const BATCH: usize = 512;
+
+/// What to measure.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct CollectOptions {
+    /// Tokens in a chunk.
+    pub context: usize,
+    /// Chunks to run; `None` takes all there are.
+    pub chunks: Option<usize>,
+    /// Chunks at the beginning of the text to leave out.
+    pub from_chunk: usize,
+    /// Measure the head too. A head that is the token embedding has no entry, as in llama-imatrix.
+    pub process_output: bool,
+}
+
+impl Default for CollectOptions {
+    fn default() -> Self {
+        Self { context: 512, chunks: None, from_chunk: 0, process_output: false }
+    }
+}
+
+/// What was measured.
+#[derive(Clone, Debug)]
+pub struct Collected {
+    /// The sums, under GGUF names.
+    pub sums: Accumulator,
+    /// Chunks run.
+    pub chunks: usize,
+    /// Tokens run.
+    pub tokens: usize,
+    /// Wall time.
+    pub seconds: f64,
+}
+
+/// Why nothing was measured.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum CollectError {
+    /// The model cannot be run.
+    #[error(transparent)]
+    Run(#[from] quern_run::Error),
+    /// A layer's input cannot be summed.
+    #[error(transparent)]
+    Add(#[from] AddError),
+    /// The text has no whole chunk.
+    #[error(
+        "the text has {tokens} tokens; a chunk takes {context} and {from_chunk} are left out at the beginning: \
+         take a longer text or a smaller --context"
+    )]
+    TextTooShort {
+        /// Tokens of the text, BOS included.
+        tokens: usize,
+        /// Tokens in a chunk.
+        context: usize,
+        /// Chunks left out.
+        from_chunk: usize,
+    },
+    /// An impossible option.
+    #[error("{0}")]
+    Option(String),
+}
+
+/// Runs `text` through `model`. Progress counts chunks.
+///
+/// # Errors
+/// [`CollectError::TextTooShort`]; [`CollectError::Option`] for a context of 0 or no chunks; a context beyond
+/// what the model was trained for; [`CollectError::Add`] for a layer whose input is not finite.
+pub fn collect(
+    model: &Model,
+    text: &str,
+    options: CollectOptions,
+    progress: &dyn Progress,
+) -> Result<Collected, CollectError> {
+    let CollectOptions { context, from_chunk, .. } = options;
+    let impossible = |what: &str| Err(CollectError::Option(what.to_owned()));
+    if context == 0 {
+        return impossible("context is 0, it must be at least 1");
+    }
+    if options.chunks == Some(0) {
+        return impossible("chunks is 0, it must be at least 1");
+    }
+    let batch = context.min(BATCH);
+    let mut session = model.session(SessionOptions { context, batch, kv: KvType::F32 })?;
+    let tokenizer = model.tokenizer()?;
+    let tokens = tokenizer.encode(text, EncodeOptions { add_special: true, parse_special: false });
+    let bos = tokenizer.bos().filter(|_| tokenizer.add_bos());
+    let available = (tokens.len() / context).saturating_sub(from_chunk);
+    if available == 0 {
+        return Err(CollectError::TextTooShort { tokens: tokens.len(), context, from_chunk });
+    }
+    let count = available.min(options.chunks.unwrap_or(usize::MAX));
+    progress.total(count as u64);
+
+    let mut watcher = Watcher {
+        model,
+        process_output: options.process_output,
+        sums: Accumulator::new(),
+        squares: Vec::new(),
+        input: None,
+        error: None,
+    };
+    let wanted = if options.process_output { Wanted::All } else { Wanted::Last };
+    let started = Instant::now();
+    let mut chunk = Vec::with_capacity(context);
+    for part in tokens.chunks_exact(context).skip(from_chunk).take(count) {
+        chunk.clear();
+        chunk.extend_from_slice(part);
+        if let Some(bos) = bos {
+            chunk[0] = bos;
+        }
+        session.clear();
+        session.forward_observed(&chunk, wanted, &mut watcher)?;
+        if let Some(error) = watcher.error.take() {
+            return Err(error.into());
+        }
+        progress.advance(1);
+    }
+    let seconds = started.elapsed().as_secs_f64();
+    Ok(Collected { sums: watcher.sums, chunks: count, tokens: count * context, seconds })
+}
+
+/// Layers of one block that multiply the same vectors.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Shared {
+    Attention,
+    Network,
+}
+
+/// Which vectors were summed last.
+#[derive(Clone, Copy, PartialEq, Eq)]
+struct Input {
+    layer: usize,
+    shared: Shared,
+    at: *const f32,
+    length: usize,
+}
+
+struct Watcher<'m> {
+    model: &'m Model,
+    process_output: bool,
+    sums: Accumulator,
+    /// Sums of squares of the input seen last.
+    squares: Vec<f64>,
+    /// What that input was, if the next layer may have the same.
+    input: Option<Input>,
+    /// The first thing that went wrong.
+    error: Option<AddError>,
+}
+
+impl Observer for Watcher<'_> {
+    fn linear_input(&mut self, input: &LinearInput<'_>) {
+        let wanted = input.layer.is_some() || (self.process_output && input.role == Role::Output);
+        let name = self.model.config().tensor_name(World::Gguf, input.role, input.layer);
+        let (true, None, Some(name)) = (wanted, &self.error, name) else { return };
+        // Queries, keys and values of a block get the same vectors one after the other, gate and up too.
+        let shared = match input.role {
+            Role::AttentionQ | Role::AttentionK | Role::AttentionV => Some(Shared::Attention),
+            Role::FfnGate | Role::FfnUp => Some(Shared::Network),
+            _ => None,
+        };
+        let (at, length) = (input.values.as_ptr(), input.values.len());
+        let this = input.layer.zip(shared).map(|(layer, shared)| Input { layer, shared, at, length });
+        // A first layer (queries, gate) always sums: a new batch may lie where the last one lay.
+        let first = matches!(input.role, Role::AttentionQ | Role::FfnGate);
+        if first || this.is_none() || this != self.input {
+            sum_squares(self.model.pool(), input.values, input.columns, &mut self.squares);
+        }
+        self.input = this;
+        self.error = self.sums.add(&name, &self.squares, input.rows as u64).err();
+    }
+}
+
+/// `sums[j] = Σ values[i][j]²` over rows of `columns` values.
+fn sum_squares(pool: &Pool, values: &[f32], columns: usize, sums: &mut Vec<f64>) {
+    sums.clear();
+    sums.resize(columns, 0.0);
+    let tiles: Vec<_> = sums.chunks_mut(TILE).map(Mutex::new).collect();
+    pool.run(tiles.len(), |index| {
+        let mut sums = tiles[index].lock().unwrap_or_else(PoisonError::into_inner);
+        let mut partial = [0.0; TILE];
+        let partial = &mut partial[..sums.len()];
+        for run in values.chunks(RUN * columns) {
+            partial.fill(0.0);
+            for row in run.chunks_exact(columns) {
+                for (sum, x) in partial.iter_mut().zip(&row[index * TILE..]) {
+                    *sum += x * x;
+                }
+            }
+            for (sum, part) in sums.iter_mut().zip(&*partial) {
+                *sum += f64::from(*part);
+            }
+        }
+    });
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn squares_are_summed_by_column_on_any_number_of_threads() {
+        for (rows, columns) in [(1, 3), (40, 700), (33, 2 * TILE)] {
+            let values: Vec<f32> = (0..rows * columns).map(|i| (i * 37 % 101) as f32 - 50.0).collect();
+            let exact = |j: usize| (0..rows).map(|i| f64::from(values[i * columns + j]).powi(2)).sum::<f64>();
+            let mut sums = vec![7.0];
+            for threads in [1, 3] {
+                sum_squares(&Pool::new(threads), &values, columns, &mut sums);
+                assert_eq!(sums, (0..columns).map(exact).collect::<Vec<_>>());
+            }
+        }
+    }
+}
