@@ -4,9 +4,22 @@
 //! which layers of a checkpoint are packed and how. A packed layer goes by the name its weight would have
 //! unquantized (`model.layers.0.mlp.up_proj.weight`) and decodes to the same `[out, in]` matrix.
 
+mod affine;
+mod bitsandbytes;
+mod four_bit;
+mod gptq;
+mod int8;
+mod label;
+mod parts;
+mod read;
+mod stream;
+
+use std::collections::HashMap;
 use std::ops::Range;
 
-use crate::{Checkpoint, ElementType, Result};
+use half::f16;
+
+use crate::{Checkpoint, Container, ElementType, Result};
 
 /// How a quantized Hugging Face checkpoint keeps its linear layers.
 #[derive(Clone, Debug, PartialEq)]
@@ -55,6 +68,7 @@ pub enum Scheme {
 pub struct Packing {
     scheme: Scheme,
     layers: Vec<PackedLayer>,
+    by_name: HashMap<String, usize>,
     notes: Vec<String>,
 }
 
@@ -71,6 +85,15 @@ pub struct PackedLayer {
     pub parts: Vec<usize>,
     /// Bytes of all parts.
     pub bytes: usize,
+    store: Store,
+}
+
+/// How a layer is kept.
+#[derive(Debug)]
+enum Store {
+    Affine(affine::Affine),
+    FourBit(four_bit::FourBit),
+    Int8(int8::Int8),
 }
 
 /// A packed layer as rows of blocks, the form that kernels multiply and GGUF stores.
@@ -78,7 +101,8 @@ pub struct PackedLayer {
 pub struct BlockForm {
     /// The block type: `q4_0`, `q4_1`, `q8_0`, `nf4`, `fp4`; `f16` where nothing else fits.
     pub element_type: ElementType,
-    /// Every value is exactly what [`PackedLayer::decode`] gives, up to the rounding of scales to f16.
+    /// The codes are the layer's own: every value is what [`PackedLayer::decode`] gives, up to the rounding of
+    /// scales (and, in `q4_1`, of minima) to f16. Not so where each value was rounded to f16.
     pub exact: bool,
     /// Column `j` of the blocks is column `permutation[j]` of the layer, where act-order shuffled the groups:
     /// the layer's input must be permuted alike.
@@ -88,12 +112,22 @@ pub struct BlockForm {
 impl Packing {
     /// Finds the packed layers of `checkpoint`; `None` if it is not quantized (or a GGUF file).
     ///
+    /// Reads the configuration, the headers and the small tensors that say what the others mean (zero points,
+    /// group numbers, quantization states), not codes and scales.
+    ///
     /// # Errors
     /// A quantization method quern does not read, a configuration that contradicts itself, tensors that are
     /// missing or of a shape or type that does not fit.
     pub fn read(checkpoint: &Checkpoint) -> Result<Option<Self>> {
-        let _ = checkpoint;
-        Ok(None)
+        match checkpoint.container() {
+            Container::Safetensors => read::read(checkpoint),
+            Container::Gguf => Ok(None),
+        }
+    }
+
+    fn new(scheme: Scheme, layers: Vec<PackedLayer>, notes: Vec<String>) -> Self {
+        let by_name = layers.iter().enumerate().map(|(i, l)| (l.name.clone(), i)).collect();
+        Self { scheme, layers, by_name, notes }
     }
 
     /// How the layers are kept.
@@ -108,7 +142,7 @@ impl Packing {
 
     /// The packed layer whose weight would have this name.
     pub fn layer(&self, name: &str) -> Option<&PackedLayer> {
-        self.layers.iter().find(|l| l.name == name)
+        self.by_name.get(name).map(|&i| &self.layers[i])
     }
 
     /// What a user should know: labels that contradict the tensors and the like.
@@ -118,28 +152,89 @@ impl Packing {
 }
 
 impl PackedLayer {
-    /// Decodes some rows (outputs) to f32: `out` is `[rows][columns]`.
+    fn new<'a>(
+        name: String,
+        rows: usize,
+        columns: usize,
+        parts: impl IntoIterator<Item = parts::Part<'a>>,
+        store: Store,
+    ) -> Self {
+        let (parts, sizes): (Vec<_>, Vec<_>) = parts.into_iter().map(|p| (p.index, p.info.bytes)).unzip();
+        Self { name, rows, columns, parts, bytes: sizes.iter().sum(), store }
+    }
+
+    /// Bits per code, scales not counted: 2, 3, 4 or 8.
+    pub fn bits(&self) -> u32 {
+        match &self.store {
+            Store::Affine(layer) => layer.bits(),
+            Store::FourBit(_) => 4,
+            Store::Int8(_) => 8,
+        }
+    }
+
+    /// Decodes some rows (outputs) to f32: `out` is `[rows][columns]`. Rows are taken faster in multiples of 64.
+    ///
+    /// Products are formed in f32: `scale * (q - zero)` of GPTQ and AWQ; `table[q] * absmax` of NF4 and FP4, with
+    /// `absmax = map[q8] * nested_absmax + offset` where scales are quantized; `q * SCB * 7.874015718698502e-3`
+    /// of int8.
     ///
     /// # Panics
     /// If `rows` is not within the layer, or `out` has another length.
     pub fn decode(&self, checkpoint: &Checkpoint, rows: Range<usize>, out: &mut [f32]) {
-        let _ = (checkpoint, rows, out);
-        todo!()
+        assert!(rows.start <= rows.end && rows.end <= self.rows, "rows {rows:?} of {}", self.rows);
+        assert_eq!(out.len(), rows.len() * self.columns);
+        match &self.store {
+            Store::Affine(layer) => layer.decode(checkpoint, rows, out),
+            Store::FourBit(layer) => layer.decode(checkpoint, rows, out),
+            Store::Int8(layer) => layer.decode(checkpoint, rows, out),
+        }
     }
 
     /// The best form for kernels.
+    ///
+    /// Codes keep their values wherever a block type of 32 columns can hold them:
+    ///
+    /// | layer | blocks |
+    /// |---|---|
+    /// | GPTQ of 2 and 3 bits; GPTQ and AWQ of 4 bits with all zero points in the middle | `q4_0` |
+    /// | other GPTQ and AWQ of 4 bits | `q4_1`, whose minimum is `-zero * scale` rounded to f16 |
+    /// | GPTQ of 8 bits with all zero points in the middle, int8 | `q8_0` |
+    /// | NF4, FP4 | `nf4`, `fp4` |
+    /// | GPTQ of 8 bits with other zero points; columns that are not a multiple of 32; groups that share some 32 columns, also after sorting | `f16`, not exact |
     pub fn block_form(&self, checkpoint: &Checkpoint) -> BlockForm {
-        let _ = checkpoint;
-        todo!()
+        let _ = checkpoint; // everything it depends on was found when the layer was read
+        match &self.store {
+            Store::Affine(layer) => layer.block_form(),
+            Store::FourBit(layer) => layer.block_form(),
+            Store::Int8(layer) => layer.block_form(),
+        }
     }
 
     /// Writes some rows in `form` (which is this layer's [`PackedLayer::block_form`]): `out` is
-    /// `form.element_type.row_bytes(columns)` bytes a row. Rows are taken faster in multiples of 16.
+    /// `form.element_type.row_bytes(columns)` bytes a row. Rows are taken faster in multiples of 64.
     ///
     /// # Panics
     /// If `rows` is not within the layer, or `out` has another length.
     pub fn blocks(&self, checkpoint: &Checkpoint, form: &BlockForm, rows: Range<usize>, out: &mut [u8]) {
-        let _ = (checkpoint, form, rows, out);
-        todo!()
+        assert!(rows.start <= rows.end && rows.end <= self.rows, "rows {rows:?} of {}", self.rows);
+        assert_eq!(form.element_type.row_bytes(self.columns).map(|n| n * rows.len()), Some(out.len()));
+        match &self.store {
+            Store::Affine(layer) => layer.blocks(checkpoint, form, rows, out),
+            Store::FourBit(layer) => layer.blocks(checkpoint, form, rows, out),
+            Store::Int8(layer) => layer.blocks(checkpoint, form, rows, out),
+        }
+    }
+}
+
+/// Rows of f16 values, each row decoded by `decode`.
+fn plain_rows(columns: usize, rows: Range<usize>, out: &mut [u8], decode: impl Fn(Range<usize>, &mut [f32])) {
+    const TOGETHER: usize = 64;
+    let mut values = vec![0.0; TOGETHER.min(rows.len()) * columns];
+    let starts = rows.clone().step_by(TOGETHER);
+    for (start, out) in starts.zip(out.chunks_mut(TOGETHER * columns * 2)) {
+        let values = &mut values[..out.len() / 2];
+        decode(start..rows.end.min(start + TOGETHER), values);
+        let pairs = out.as_chunks_mut().0.iter_mut();
+        pairs.zip(values).for_each(|(b, v)| *b = f16::from_f32(*v).to_le_bytes());
     }
 }

@@ -1,0 +1,283 @@
+//! What the configuration says about the quantization.
+//!
+//! Looked for, in this order, in `quantize_config.json`, `quant_config.json` and the `quantization_config` of
+//! `config.json`; a key counts where it is found first, and the ones that say what the numbers are (method,
+//! bits, group size) must agree wherever they are.
+
+use std::fs::File;
+use std::io::Read as _;
+use std::path::{Path, PathBuf};
+
+use serde_json::{Map, Value};
+
+use crate::{Checkpoint, Error, Result};
+
+/// The largest configuration file that is read; real ones have a few KB.
+const MOST_BYTES: u64 = 16 << 20;
+
+/// The methods whose tensors can be read.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Method {
+    Gptq,
+    Awq,
+    BitsAndBytes,
+}
+
+impl Method {
+    /// As configurations spell it.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Gptq => "gptq",
+            Self::Awq => "awq",
+            Self::BitsAndBytes => "bitsandbytes",
+        }
+    }
+}
+
+/// What the configuration says; `None` where it says nothing.
+#[derive(Debug)]
+pub(super) struct Label {
+    /// The file that says it.
+    pub file: PathBuf,
+    pub method: Method,
+    pub bits: Option<u32>,
+    /// Columns that share a scale; `Some(None)` for all of them (-1).
+    pub group_size: Option<Option<usize>>,
+    pub desc_act: bool,
+    pub symmetric: Option<bool>,
+    /// Zero points stored as they are.
+    pub v2: Option<bool>,
+    /// Layers may have bits and groups of their own.
+    pub dynamic: bool,
+    /// bitsandbytes: `nf4` or `fp4`, where layers are of 4 bits.
+    pub four_bit: Option<String>,
+}
+
+/// One configuration object and where it stands.
+struct Source {
+    file: PathBuf,
+    object: Map<String, Value>,
+}
+
+/// Reads the label of `checkpoint`, if it has one.
+///
+/// # Errors
+/// JSON that is broken, values of the wrong type, methods and formats that quern does not read.
+pub(super) fn read(checkpoint: &Checkpoint) -> Result<Option<Label>> {
+    let sources = Sources(sources(checkpoint.directory())?);
+    let Some(first) = sources.0.first() else { return Ok(None) };
+    let file = first.file.clone();
+    let method = sources.method()?;
+    let bits = sources.integer(&["bits", "w_bit", "wbits"])?;
+    let group = sources.integer(&["group_size", "q_group_size", "groupsize"])?;
+    let mut label = Label {
+        file,
+        method,
+        bits: None,
+        group_size: None,
+        desc_act: sources.boolean("desc_act")?.unwrap_or(false),
+        symmetric: sources.boolean("sym")?,
+        v2: None,
+        dynamic: sources.find("dynamic").is_some_and(|(_, v)| v.as_object().is_some_and(|o| !o.is_empty())),
+        four_bit: None,
+    };
+    if method == Method::BitsAndBytes {
+        if let Some((_, kind)) = sources.text(&["bnb_4bit_quant_type"])? {
+            label.four_bit = sources.boolean("load_in_4bit")?.unwrap_or(false).then_some(kind);
+        }
+        return Ok(Some(label));
+    }
+    label.bits = match (bits, method) {
+        (None, _) => None,
+        (Some((_, bits @ (2 | 3 | 4 | 8))), Method::Gptq) => Some(bits as u32),
+        (Some((_, 4)), Method::Awq) => Some(4),
+        (Some((file, bits)), _) => {
+            let what = format!(
+                "{bits}-bit {} is not read; quern reads gptq of 2, 3, 4 and 8 bits and awq of 4; {ADVICE}",
+                method.name()
+            );
+            return Err(Error::unsupported(file, what));
+        }
+    };
+    label.group_size = match group {
+        None => None,
+        Some((_, -1)) => Some(None),
+        Some((_, size @ 1..=0x7fff_ffff)) => Some(Some(size as usize)),
+        Some((file, size)) => {
+            let what =
+                format!("a group size of {size} is impossible; it is a number of columns, or -1 for all");
+            return Err(Error::malformed(file, what));
+        }
+    };
+    sources.check_storage(method)?;
+    if method == Method::Gptq {
+        label.v2 = sources.text(&["checkpoint_format", "format"])?.map(|(_, format)| format == "gptq_v2");
+    }
+    Ok(Some(label))
+}
+
+/// What to do with a checkpoint that cannot be read.
+pub(super) const ADVICE: &str =
+    "take the model unquantized, or quantized with GPTQ, AWQ (gemm), bitsandbytes or as GGUF";
+
+struct Sources(Vec<Source>);
+
+impl Sources {
+    /// The first value of this key that is not null, with its file.
+    fn find(&self, key: &str) -> Option<(&Path, &Value)> {
+        let values = self.0.iter().filter_map(|s| Some((s.file.as_path(), s.object.get(key)?)));
+        values.into_iter().find(|(_, v)| !v.is_null())
+    }
+
+    /// The value under the first of some synonyms in each file; all files must agree.
+    fn agreed<T: PartialEq + std::fmt::Display>(
+        &self,
+        keys: &[&str],
+        read: impl Fn(&Value) -> Option<T>,
+        kind: &str,
+    ) -> Result<Option<(&Path, T)>> {
+        let mut found: Option<(&Path, T)> = None;
+        for source in &self.0 {
+            let values = keys.iter().filter_map(|&k| Some((k, source.object.get(k)?)));
+            let Some((key, value)) = values.into_iter().find(|(_, v)| !v.is_null()) else { continue };
+            let Some(value) = read(value) else {
+                let what = format!("the quantization's {key} must be {kind}, it is {}", brief(value));
+                return Err(Error::malformed(&source.file, what));
+            };
+            match &found {
+                None => found = Some((&source.file, value)),
+                Some((_, first)) if *first == value => {}
+                Some((file, first)) => {
+                    let what = format!(
+                        "the quantization's {key} is {value} here, but {first} in {}; correct the one that is wrong",
+                        file.display()
+                    );
+                    return Err(Error::malformed(&source.file, what));
+                }
+            }
+        }
+        Ok(found)
+    }
+
+    fn integer(&self, keys: &[&str]) -> Result<Option<(&Path, i64)>> {
+        self.agreed(keys, Value::as_i64, "an integer")
+    }
+
+    fn text(&self, keys: &[&str]) -> Result<Option<(&Path, String)>> {
+        self.agreed(keys, |v| v.as_str().map(str::to_ascii_lowercase), "a text")
+    }
+
+    /// Truth values need not agree: tensors show better what they say.
+    fn boolean(&self, key: &str) -> Result<Option<bool>> {
+        match self.find(key) {
+            None => Ok(None),
+            Some((_, Value::Bool(v))) => Ok(Some(*v)),
+            Some((file, other)) => {
+                let what = format!("the quantization's {key} must be true or false, it is {}", brief(other));
+                Err(Error::malformed(file, what))
+            }
+        }
+    }
+
+    fn method(&self) -> Result<Method> {
+        if let Some((file, name)) = self.text(&["quant_method", "method"])? {
+            return match name.as_str() {
+                "gptq" => Ok(Method::Gptq),
+                "awq" => Ok(Method::Awq),
+                "bitsandbytes" | "bnb" => Ok(Method::BitsAndBytes),
+                _ => Err(Error::unsupported(file, refused(&name))),
+            };
+        }
+        let has = |keys: &[&str]| keys.iter().any(|k| self.find(k).is_some());
+        let file = &self.0[0].file;
+        match () {
+            _ if has(&["load_in_4bit", "load_in_8bit"]) => Ok(Method::BitsAndBytes),
+            _ if has(&["zero_point", "version"]) => Ok(Method::Awq),
+            _ if has(&["bits", "w_bit", "wbits"]) => Ok(Method::Gptq),
+            _ => Err(Error::malformed(file, "the quantization configuration names no quant_method")),
+        }
+    }
+
+    /// Words and layouts other than the usual ones.
+    fn check_storage(&self, method: Method) -> Result<()> {
+        if let Some((file, word)) = self.text(&["pack_dtype"])?
+            && word.trim_start_matches("torch.") != "int32"
+        {
+            let what = format!("codes packed in {word} words are not read, only int32; {ADVICE}");
+            return Err(Error::unsupported(file, what));
+        }
+        if let Some((file, Value::Bool(true))) = self.find("is_marlin_format") {
+            return Err(Error::unsupported(file, refused("gptq in Marlin's layout")));
+        }
+        let (keys, known): (&[_], &[_]) = match method {
+            Method::Gptq => (&["checkpoint_format", "format"], &["gptq", "gptq_v2"]),
+            _ => (&["version", "checkpoint_format", "format"], &["gemm", "awq"]),
+        };
+        match self.text(keys)? {
+            Some((file, format)) if !known.contains(&format.as_str()) => {
+                let what = format!("{} in the format {:?}", method.name(), brief_text(&format));
+                Err(Error::unsupported(file, refused(&what)))
+            }
+            _ => Ok(()),
+        }
+    }
+}
+
+/// The complaint about a method.
+fn refused(method: &str) -> String {
+    format!("quantized with {}, which quern does not read; {ADVICE}", brief_text(method))
+}
+
+fn sources(directory: &Path) -> Result<Vec<Source>> {
+    let mut found = Vec::new();
+    for name in ["quantize_config.json", "quant_config.json"] {
+        let file = directory.join(name);
+        if let Some(object) = object(&file)? {
+            found.push(Source { file, object });
+        }
+    }
+    let file = directory.join("config.json");
+    if let Some(mut config) = object(&file)? {
+        // Models that see or hear may keep the language model's configuration one level down.
+        let mut inner = config.remove("text_config").unwrap_or_default();
+        let compressed = config.remove("compression_config");
+        let own = config.remove("quantization_config");
+        let inner = inner.get_mut("quantization_config").map(Value::take);
+        match own.into_iter().chain(inner).chain(compressed).find(|v| !v.is_null()) {
+            None => {}
+            Some(Value::Object(object)) => found.push(Source { file, object }),
+            Some(other) => {
+                let what = format!("quantization_config must be an object, it is {}", brief(&other));
+                return Err(Error::malformed(file, what));
+            }
+        }
+    }
+    Ok(found)
+}
+
+/// The object in a JSON file; `None` if there is no such file.
+fn object(path: &Path) -> Result<Option<Map<String, Value>>> {
+    if !path.is_file() {
+        return Ok(None);
+    }
+    let mut bytes = Vec::new();
+    let file = File::open(path).map_err(|e| Error::new(path, e))?;
+    file.take(MOST_BYTES + 1).read_to_end(&mut bytes).map_err(|e| Error::new(path, e))?;
+    if bytes.len() as u64 > MOST_BYTES {
+        return Err(Error::malformed(path, format!("larger than {} MiB", MOST_BYTES >> 20)));
+    }
+    match serde_json::from_slice(&bytes) {
+        Ok(Value::Object(object)) => Ok(Some(object)),
+        Ok(other) => Err(Error::malformed(path, format!("a JSON object is expected, not {}", brief(&other)))),
+        Err(e) => Err(Error::malformed(path, format!("not valid JSON: {e}"))),
+    }
+}
+
+/// A value as an error quotes it.
+fn brief(value: &Value) -> String {
+    brief_text(&value.to_string())
+}
+
+fn brief_text(text: &str) -> String {
+    text.chars().take(60).collect()
+}
