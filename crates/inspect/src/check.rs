@@ -1,9 +1,13 @@
 //! Integrity: every tensor the configuration demands is there with its shape, nothing else is, and every
 //! value and scale is finite.
+//!
+//! A packed layer stands for the weight it decodes to: it is judged by that weight's shape and values, not by
+//! its integers.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 
 use quern_model::{Config, Tokenizer, is_redundant};
+use quern_tensor_io::scheme::{PackedLayer, Packing};
 use quern_tensor_io::{Checkpoint, Progress, TensorInfo, decode};
 use rayon::prelude::*;
 use serde::Serialize;
@@ -35,19 +39,27 @@ const SLAB: usize = 1 << 14;
 /// threads. Progress is in bytes of tensor data.
 pub fn check(checkpoint: &Checkpoint, progress: &dyn Progress) -> Report {
     let mut findings = Vec::new();
-    match Config::from_checkpoint(checkpoint) {
-        Ok(config) => structure(checkpoint, &config, &mut findings),
-        Err(e) => findings.push(Finding { tensor: None, problem: e.to_string() }),
+    let whole = |e: quern_tensor_io::Error| Finding { tensor: None, problem: e.to_string() };
+    let packing = Packing::read(checkpoint);
+    let layers = packing.as_ref().ok().and_then(Option::as_ref).map_or(&[] as &[_], Packing::layers);
+    match (Config::from_checkpoint(checkpoint), &packing) {
+        (Ok(config), Ok(_)) => structure(checkpoint, &config, layers, &mut findings),
+        (Ok(_), Err(_)) => {} // what the tensors stand for is not known
+        (Err(e), _) => findings.push(whole(e)),
     }
+    let unreadable = packing.is_err();
+    let parts: HashSet<usize> = layers.iter().flat_map(|l| l.parts.iter().copied()).collect();
     if let Err(e) = Tokenizer::from_checkpoint(checkpoint) {
-        findings.push(Finding { tensor: None, problem: e.to_string() });
+        findings.push(whole(e));
     }
     let tensors = checkpoint.tensors();
     progress.total(tensors.iter().map(|t| t.bytes as u64).sum());
     let (mut tensors_checked, mut values_checked) = (0, 0);
-    for info in tensors {
+    for (_, info) in tensors.iter().enumerate().filter(|(i, _)| !parts.contains(i)) {
         progress.step(&info.name);
-        if !decode::can_decode(info.element_type) {
+        if unreadable && !decode::can_decode(info.element_type) {
+            // part of a layer that could not be read, which was said
+        } else if !decode::can_decode(info.element_type) {
             let problem =
                 format!("values of type {} are not checked: quern cannot decode it yet", info.element_type);
             findings.push(Finding { tensor: Some(info.name.clone()), problem });
@@ -60,33 +72,91 @@ pub fn check(checkpoint: &Checkpoint, progress: &dyn Progress) -> Report {
         }
         progress.advance(info.bytes as u64);
     }
+    for layer in layers {
+        progress.step(&layer.name);
+        tensors_checked += layer.parts.len();
+        values_checked += layer.rows as u64 * layer.columns as u64;
+        if let Some(problem) = first_bad_weight(checkpoint, layer) {
+            findings.push(Finding { tensor: Some(layer.name.clone()), problem });
+        }
+        progress.advance(layer.bytes as u64);
+    }
+    findings.extend(packing.err().map(whole));
     Report { tensors_checked, values_checked, findings }
 }
 
 /// Names and shapes against the configuration.
-fn structure(checkpoint: &Checkpoint, config: &Config, findings: &mut Vec<Finding>) {
+fn structure(checkpoint: &Checkpoint, config: &Config, layers: &[PackedLayer], findings: &mut Vec<Finding>) {
     let expected = config.expected_tensors(config.world);
-    let mut extra: HashMap<&str, &TensorInfo> =
-        checkpoint.tensors().iter().map(|t| (t.name.as_str(), t)).collect();
+    let parts: HashSet<usize> = layers.iter().flat_map(|l| l.parts.iter().copied()).collect();
+    let plain = checkpoint.tensors().iter().enumerate().filter(|(i, _)| !parts.contains(i));
+    let mut extra: HashMap<&str, Vec<usize>> =
+        plain.map(|(_, t)| (t.name.as_str(), t.shape.clone())).collect();
+    extra.extend(layers.iter().map(|l| (l.name.as_str(), vec![l.rows, l.columns])));
     for tensor in &expected {
         let problem = match extra.remove(tensor.name.as_str()) {
             None if tensor.optional => continue,
             None => format!("is missing; the configuration demands it with shape {:?}", tensor.shape),
-            Some(found) if found.shape != tensor.shape => {
-                format!("has shape {:?}, the configuration demands {:?}", found.shape, tensor.shape)
+            Some(shape) if shape != tensor.shape => {
+                format!("has shape {shape:?}, the configuration demands {:?}", tensor.shape)
             }
             Some(_) => continue,
         };
         findings.push(Finding { tensor: Some(tensor.name.clone()), problem });
     }
-    for info in checkpoint.tensors() {
-        let name = info.name.as_str();
-        if extra.contains_key(name) && !is_redundant(name) {
+    // Old GPTQ files have biases of zeros on layers that have none.
+    let idle = |name: &str| {
+        let weight = name.strip_suffix(".bias").map(|prefix| format!("{prefix}.weight"));
+        let packed = weight.is_some_and(|w| layers.iter().any(|l| l.name == w));
+        packed && checkpoint.tensor(name).is_some_and(|t| t.data.iter().all(|&b| b == 0))
+    };
+    let names = checkpoint.tensors().iter().map(|t| t.name.as_str());
+    for name in names.chain(layers.iter().map(|l| l.name.as_str())) {
+        if extra.remove(name).is_some() && !is_redundant(name) && !idle(name) {
             let problem =
                 format!("is not part of a {} model of this configuration", config.architecture.name);
             findings.push(Finding { tensor: Some(name.to_owned()), problem });
         }
     }
+}
+
+/// The complaint about `count` values that are not finite, the first at `at`.
+fn not_finite(count: usize, at: usize, columns: usize) -> String {
+    let columns = columns.max(1);
+    format!(
+        "has {count} values that are not finite, the first in row {}, column {} (a damaged file, or an overflow \
+         when it was made)",
+        at / columns,
+        at % columns
+    )
+}
+
+/// Looks for values that are not finite in the weight that a packed layer stands for.
+fn first_bad_weight(checkpoint: &Checkpoint, layer: &PackedLayer) -> Option<String> {
+    const ROWS: usize = 64;
+    let starts = (0..layer.rows).into_par_iter().step_by(ROWS);
+    let (count, first) = starts
+        .map_init(
+            || vec![0.0f32; ROWS.min(layer.rows) * layer.columns],
+            |values, start| {
+                let rows = start..layer.rows.min(start + ROWS);
+                let values = &mut values[..rows.len() * layer.columns];
+                layer.decode(checkpoint, rows, values);
+                bad_values(values, start * layer.columns)
+            },
+        )
+        .reduce(|| (0, None), earlier);
+    Some(not_finite(count, first?, layer.columns))
+}
+
+/// How many of some values are not finite, and where the first is, if they begin at `offset`.
+fn bad_values(values: &[f32], offset: usize) -> (usize, Option<usize>) {
+    let count = values.iter().filter(|v| !v.is_finite()).count();
+    (count, values.iter().position(|v| !v.is_finite()).map(|at| offset + at))
+}
+
+fn earlier(a: (usize, Option<usize>), b: (usize, Option<usize>)) -> (usize, Option<usize>) {
+    (a.0 + b.0, a.1.into_iter().chain(b.1).min())
 }
 
 /// Where the first value that is not finite stands, with the number of such values.
@@ -103,17 +173,9 @@ fn first_bad_value(data: &[u8], info: &TensorInfo) -> Option<String> {
                 if !decode::to_f32(info.element_type, bytes, values) {
                     return (values.len(), Some(chunk * SLAB));
                 }
-                let bad = values.iter().filter(|v| !v.is_finite()).count();
-                (bad, values.iter().position(|v| !v.is_finite()).map(|at| chunk * SLAB + at))
+                bad_values(values, chunk * SLAB)
             },
         )
-        .reduce(|| (0, None), |a, b| (a.0 + b.0, a.1.into_iter().chain(b.1).min()));
-    let at = first?;
-    let columns = info.columns().max(1);
-    Some(format!(
-        "has {count} values that are not finite, the first in row {}, column {} (a damaged file, or an overflow \
-         when it was made)",
-        at / columns,
-        at % columns
-    ))
+        .reduce(|| (0, None), earlier);
+    Some(not_finite(count, first?, info.columns()))
 }

@@ -3,19 +3,23 @@
 use std::collections::BTreeMap;
 
 use quern_model::{Config, TokenKind, Tokenizer};
+use quern_tensor_io::scheme::Packing;
 use quern_tensor_io::{Array, Checkpoint, Container, ElementType, Value};
 use serde::Serialize;
 
 use crate::loose::{self, Sizes};
+use crate::quantization::{self, Quantization};
 
 /// What a checkpoint is.
 #[derive(Debug, Serialize)]
 pub struct Summary {
     /// `gguf` or `safetensors`.
     pub container: &'static str,
-    /// Quantization scheme: a GGUF file type in lower case, a Hugging Face quantization method, or the
-    /// element type that holds most of the values.
+    /// Quantization scheme: a GGUF file type in lower case, one of `gptq`, `awq`, `nf4`, `fp4` and `int8`
+    /// (another method's name where quern cannot read it), or the element type that holds most of the values.
     pub scheme: String,
+    /// How a quantized Hugging Face checkpoint keeps its linear layers, where quern can read them.
+    pub quantization: Option<Quantization>,
     /// The model's name, where the file has one.
     pub name: Option<String>,
     /// Number of values in all tensors; of a quantized Hugging Face checkpoint, of the model it stands for.
@@ -104,11 +108,17 @@ pub fn summarize(checkpoint: &Checkpoint) -> Summary {
     let metadata = checkpoint.metadata();
     let config = note(&mut notes, Config::from_checkpoint(checkpoint));
     let tokenizer = note(&mut notes, Tokenizer::from_checkpoint(checkpoint));
+    let packing = note(&mut notes, Packing::read(checkpoint));
+    let unread = packing.is_none();
+    let packing = packing.flatten();
+    notes.extend(packing.iter().flat_map(|p| p.notes().iter().cloned()));
     let types = type_totals(checkpoint);
-    let parameters = match &config {
-        Some(config) if config.quantization.is_some() => logical_parameters(checkpoint, config),
+    let parameters = match (&packing, &config) {
+        (Some(packing), _) => quantization::parameters(checkpoint, packing),
+        (None, Some(config)) if unread => logical_parameters(checkpoint, config),
         _ => types.iter().map(|t| t.parameters).sum::<u64>(),
     };
+    let quantization = packing.as_ref().map(Quantization::of);
     let bytes = types.iter().map(|t| t.bytes).sum::<u64>();
     let sizes = config.as_ref().map_or_else(|| Sizes::of(checkpoint), sizes);
     let (tokenizer, chat_template) = match &tokenizer {
@@ -121,7 +131,11 @@ pub fn summarize(checkpoint: &Checkpoint) -> Summary {
             Container::Safetensors => "safetensors",
             _ => "unknown",
         },
-        scheme: scheme(checkpoint, sizes.quantization.clone(), &types),
+        scheme: match &quantization {
+            Some(quantization) => quantization.scheme.to_owned(),
+            None => scheme(checkpoint, sizes.quantization.clone(), &types),
+        },
+        quantization,
         name: metadata.str("general.name").map(str::to_owned),
         parameters,
         bits_per_weight: if parameters == 0 { 0.0 } else { bytes as f64 * 8.0 / parameters as f64 },
@@ -175,7 +189,7 @@ fn sizes(c: &Config) -> Sizes {
     }
 }
 
-/// Weights of the model itself, where the file holds packed integers and scales in their place.
+/// Weights that the configuration demands, where the file holds something unknown in their place.
 fn logical_parameters(checkpoint: &Checkpoint, config: &Config) -> u64 {
     let expected = config.expected_tensors(config.world);
     let there = expected.iter().filter(|t| !t.optional || checkpoint.tensor(&t.name).is_some());

@@ -51,7 +51,8 @@ pub fn describe(path: &str, s: &Summary) -> String {
         rows.push(("name", name.clone()));
     }
     rows.push(("architecture", s.sizes.architecture.clone().unwrap_or_else(|| "unknown".into())));
-    rows.push(("scheme", format!("{}, {:.2} bits per weight", s.scheme, s.bits_per_weight)));
+    let scheme = s.quantization.as_ref().map_or(&s.scheme, |q| &q.description);
+    rows.push(("scheme", format!("{scheme}, {:.2} bits per weight", s.bits_per_weight)));
     rows.push(("parameters", format!("{} ({})", format::count(s.parameters), s.parameters)));
     if let (Some(layers), Some(hidden), Some(ffn)) = (s.sizes.layers, s.sizes.hidden_size, s.sizes.ffn_size) {
         rows.push(("shape", format!("{layers} layers, hidden size {hidden}, feed-forward {ffn}")));
