@@ -5,8 +5,10 @@
 //! the caller to keep the codes the search found. Used by the scalar encoders and the lane encoders alike: a
 //! super-block has 8 or 16 of these numbers, so there is nothing to gain in lanes.
 
+use super::formats::GridFormat;
 use super::numeric::{ZERO_BLOCK, f16_bytes, nearest, reciprocal_or_zero, through_f16};
 use super::pack;
+use super::pack_grid::Grids;
 
 /// Effective scale and minimum of each sub-block.
 #[derive(Clone, Copy, Debug)]
@@ -134,4 +136,34 @@ pub(crate) fn iq4_xs(scale: &[f32; 8]) -> (Symmetric<8>, [f32; 8]) {
     let scales = scale.map(|s| nearest(inverse * s).clamp(-32, 31));
     let effective = scales.map(|s| reciprocal_or_zero(d * s as f32));
     (Symmetric { d: f16_bytes(d), scales: scales.map(|s| (s + 32) as u8) }, effective)
+}
+
+/// iq2 and iq3: 4-bit scales of sub-blocks, stored as 2 scale + 1 under `d`. A scale that is not a number
+/// (values too large to be squared) makes `d` one that is not, for the caller's check to find.
+pub(crate) fn grid(format: &GridFormat, scale: &[f32], grids: &mut Grids) {
+    let max = if scale.iter().any(|s| s.is_nan()) { f32::NAN } else { largest(scale) };
+    if max == 0.0 {
+        if format.wipe {
+            *grids = Grids::ZERO;
+        }
+        return;
+    }
+    let d = max / 31.0;
+    grids.d = f16_bytes(d * format.stretch);
+    let inverse = 1.0 / d;
+    for (o, s) in grids.scales.iter_mut().zip(scale) {
+        *o = nearest(0.5 * (inverse * s - 1.0)).clamp(0, 15) as u8;
+    }
+}
+
+/// iq1: 3-bit scales of sub-blocks, stored as 2 scale + 1 under the `d` that is returned; not a number if a
+/// scale is none, zero if all are zero.
+pub(crate) fn ternary_grid<const SUBS: usize>(scale: &[f32; SUBS]) -> (f32, [u8; SUBS]) {
+    let max = if scale.iter().any(|s| s.is_nan()) { f32::NAN } else { largest(scale) };
+    if max == 0.0 {
+        return (0.0, [0; SUBS]);
+    }
+    let d = max / 15.0;
+    let inverse = 1.0 / d;
+    (d, scale.map(|s| nearest(0.5 * (inverse * s - 1.0)).clamp(0, 7) as u8))
 }

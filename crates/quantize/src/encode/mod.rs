@@ -9,11 +9,13 @@
 use quern_compute::simd::{Level, Op, dispatch};
 use quern_tensor_io::ElementType;
 
+mod codebook;
 mod formats;
 mod lanes;
 mod levels;
 mod numeric;
 mod pack;
+mod pack_grid;
 mod scalar;
 mod table;
 #[cfg(test)]
@@ -54,33 +56,21 @@ pub enum EncodeError {
 /// Whether [`encode_rows`] knows this type.
 pub fn can_encode(element_type: ElementType) -> bool {
     use ElementType as T;
-    matches!(
-        element_type,
-        T::F32
-            | T::F16
-            | T::BF16
-            | T::Q8_0
-            | T::Q4_0
-            | T::Q4_1
-            | T::Q5_0
-            | T::Q5_1
-            | T::Q2K
-            | T::Q3K
-            | T::Q4K
-            | T::Q5K
-            | T::Q6K
-            | T::IQ4NL
-            | T::IQ4XS
-            | T::TQ1_0
-            | T::TQ2_0
-            | T::MXFP4
-    )
+    let plain = matches!(element_type, T::F32 | T::F16 | T::BF16);
+    // Q8_1 and Q8_K are for activations, NF4 and FP4 live in memory only.
+    plain || element_type.is_block() && !matches!(element_type, T::Q8_1 | T::Q8K | T::NF4 | T::FP4)
 }
 
-/// Whether the type cannot be encoded without importance weights. None of today's encoders needs them; the
-/// types below three bits with codebooks will.
-pub fn needs_weights(_element_type: ElementType) -> bool {
-    false
+/// Whether the type cannot be encoded without importance weights: its definition has no other.
+pub fn needs_weights(element_type: ElementType) -> bool {
+    matches!(element_type, ElementType::IQ2XXS | ElementType::IQ2XS | ElementType::IQ1S)
+}
+
+/// Whether the type is garbage without importance weights, though some can be encoded: llama-quantize refuses
+/// to make them for the layers of a model (`token_embd` and `output` are up to the user).
+pub fn wants_weights(element_type: ElementType) -> bool {
+    use ElementType as T;
+    needs_weights(element_type) || matches!(element_type, T::IQ2S | T::IQ3XXS | T::IQ1M)
 }
 
 /// Encodes rows of `columns` f32 values as `element_type`, on the calling thread. Rows are independent.

@@ -32,6 +32,11 @@ pub(crate) fn through_f16(x: f32) -> f32 {
     f16::from_f32(x).to_f32()
 }
 
+/// f16, ties to even.
+pub(crate) fn f16_bits(x: f32) -> u16 {
+    f16::from_f32(x).to_bits()
+}
+
 /// Little-endian f16, ties to even.
 pub(crate) fn f16_bytes(x: f32) -> [u8; 2] {
     f16::from_f32(x).to_le_bytes()
@@ -65,4 +70,21 @@ pub(crate) fn mxfp4_scale(magnitude: f32) -> (u8, f32) {
     };
     let bits = if e < 2 { 0x0020_0000 << e } else { (u32::from(e) - 1) << 23 };
     (e, f32::from_bits(bits))
+}
+
+/// UE4M3 code of a scale of `nvfp4` (4 bits of exponent, 3 of mantissa, bias 7), ties away from zero. What
+/// rounds to 256 or more becomes the largest, 448, as ggml has it; what is not positive gives 0.
+#[inline]
+pub(crate) fn ue4m3(x: f32) -> u8 {
+    if x.is_nan() || x <= 0.0 {
+        return 0;
+    }
+    let exponent = (x.to_bits() >> 23) as i32 - 127 + 7;
+    if exponent <= 0 {
+        // Subnormal: multiples of 2^-9, never rounded up to the smallest normal.
+        return ((x * 512.0 + 0.5) as u8).min(7);
+    }
+    // Exponent and mantissa in one number: a carry of the mantissa goes where it belongs.
+    let rounded = (x.to_bits() >> 19).div_ceil(2) as i32 - ((127 - 7) << 3);
+    if rounded >= 15 << 3 { 0x7e } else { rounded as u8 }
 }

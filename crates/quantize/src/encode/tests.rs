@@ -90,6 +90,11 @@ fn block_types() -> impl Iterator<Item = ElementType> {
     ElementType::ALL.iter().copied().filter(|&t| can_encode(t) && t.is_block())
 }
 
+/// No importance, if the type can do without; and some.
+fn weightings(element_type: ElementType, weights: &[f32]) -> impl Iterator<Item = Option<&[f32]>> {
+    [None, Some(weights)].into_iter().filter(move |w| w.is_some() || !needs_weights(element_type))
+}
+
 fn encode(
     level: Level,
     element_type: ElementType,
@@ -117,7 +122,7 @@ fn lanes_write_the_bytes_of_the_specification() {
             let x = rows(columns * count, &mut random);
             let weights = importance(columns, &mut random);
             for element_type in block_types() {
-                for weights in [None, Some(&weights[..])] {
+                for weights in weightings(element_type, &weights) {
                     let expected = encode_scalar(element_type, columns, &x, weights);
                     for level in Level::available() {
                         let found = encode(level, element_type, columns, &x, weights);
@@ -165,7 +170,7 @@ fn nothing_panics_on_values_that_are_not_numbers() {
         x[700] = -bad;
         let weights = vec![bad; 512];
         for element_type in block_types() {
-            for weights in [None, Some(&weights[..])] {
+            for weights in weightings(element_type, &weights) {
                 encode_scalar(element_type, 512, &x, weights);
                 for level in Level::available() {
                     encode(level, element_type, 512, &x, weights);
@@ -232,7 +237,8 @@ fn requests_that_do_not_fit_are_refused() {
     let refused = |t, columns, x: &[f32], weights, out: &mut [u8]| {
         encode_rows(t, columns, x, weights, out).unwrap_err()
     };
-    assert_eq!(refused(T::IQ2XS, 256, &x, None, &mut out), EncodeError::Unsupported(T::IQ2XS));
+    assert_eq!(refused(T::Q8K, 256, &x, None, &mut out), EncodeError::Unsupported(T::Q8K));
+    assert_eq!(refused(T::IQ2XS, 256, &x, None, &mut out), EncodeError::NeedsWeights(T::IQ2XS));
     assert_eq!(
         refused(T::Q4K, 128, &x, None, &mut out),
         EncodeError::PartialBlock { element_type: T::Q4K, columns: 128, block: 256 }

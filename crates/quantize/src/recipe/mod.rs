@@ -25,6 +25,7 @@ pub use overrides::Override;
 pub use quern_model::FileType;
 pub use select::is_quantizable;
 
+use crate::encode::{needs_weights, wants_weights};
 use mix::{Mix, MixSetup};
 use select::{Category, layer};
 
@@ -200,7 +201,7 @@ pub struct Choice {
     pub element_type: ElementType,
     /// The type it should have had, where its rows are not whole blocks of that.
     pub instead_of: Option<ElementType>,
-    /// Whether llama-quantize refuses to do this without an importance matrix.
+    /// Whether this cannot be done without an importance matrix, or llama-quantize refuses to.
     pub needs_imatrix: bool,
 }
 
@@ -280,8 +281,14 @@ fn choose_one(
             (wanted, fallback(wanted, columns).ok_or_else(|| no_fit(tensor, columns, wanted))?)
         }
     };
-    let needs_imatrix = !matches!(category, Category::Embedding | Category::Output)
-        && needs_imatrix(element_type, options.file_type);
+    // What is good enough for embeddings and output is the user's choice, as long as it can be done.
+    let needs_imatrix = match category {
+        Category::Embedding | Category::Output => needs_weights(element_type),
+        _ => {
+            wants_weights(element_type)
+                || (element_type, options.file_type) == (ElementType::Q2K, FileType::Q2KS)
+        }
+    };
     Ok(Choice { index, element_type, instead_of: (wanted != element_type).then_some(wanted), needs_imatrix })
 }
 
@@ -292,14 +299,4 @@ fn experts(shape: &[usize]) -> usize {
 
 fn no_fit(tensor: &TensorFacts, columns: usize, element_type: ElementType) -> RecipeError {
     RecipeError::NoFit { tensor: tensor.name.clone(), columns, element_type }
-}
-
-/// Types that are garbage without an importance matrix.
-fn needs_imatrix(element_type: ElementType, file_type: FileType) -> bool {
-    use ElementType as E;
-    match element_type {
-        E::IQ1S | E::IQ1M | E::IQ2XXS | E::IQ2XS | E::IQ2S | E::IQ3XXS => true,
-        E::Q2K => file_type == FileType::Q2KS,
-        _ => false,
-    }
 }

@@ -7,7 +7,7 @@
 mod f8;
 pub mod four_bit;
 pub mod grid;
-mod iq1;
+pub mod iq1;
 mod iq2;
 mod iq3;
 mod iq4;

@@ -1,10 +1,12 @@
 //! Types of 32-value blocks, and the ternary types. `qw` is the importance of the same columns; `sigma2` the
 //! mean square of the whole row.
 
+use quern_tensor_io::decode::nvfp4::half_ue4m3;
+
 use super::search;
 use super::super_blocks::{energy, importance, nonlinear_weights};
 use crate::encode::formats::AffineFormat;
-use crate::encode::numeric::{f16_bytes, mxfp4_scale, reciprocal_or_zero, truncate};
+use crate::encode::numeric::{f16_bytes, mxfp4_scale, reciprocal_or_zero, truncate, ue4m3};
 use crate::encode::pack;
 use crate::encode::table::E2M1_DOUBLED;
 
@@ -120,23 +122,55 @@ pub(super) fn tq2_0(x: &[f32; 256], out: &mut [u8]) {
     out[64..66].copy_from_slice(&f16_bytes(d));
 }
 
+/// E2M1 code of the value nearest to `x` under half the scale, in ggml's order 0, 1, .. 12, -0, -1, .. -12;
+/// the first of equals.
+fn e2m1(x: f32, d: f32) -> u8 {
+    let value = |code: u8| {
+        let v = E2M1_DOUBLED[usize::from(code & 7)];
+        if code < 8 { v } else { -v }
+    };
+    let (mut best, mut error) = (0, (value(0) * d - x).abs());
+    for code in 1..16 {
+        let e = (value(code) * d - x).abs();
+        if e < error {
+            (best, error) = (code, e);
+        }
+    }
+    best
+}
+
 pub(super) fn mxfp4(x: &[f32; 32], out: &mut [u8]) {
     let (e, d) = mxfp4_scale(magnitude(x));
     out[0] = e;
-    let codes = x.map(|x| {
-        // In ggml's order: 0, 1, .. 12, -0, -1, .. -12; the first of equals wins.
-        let value = |code: u8| {
-            let v = E2M1_DOUBLED[usize::from(code & 7)];
-            if code < 8 { v } else { -v }
-        };
-        let (mut best, mut error) = (0, (value(0) * d - x).abs());
-        for code in 1..16 {
-            let e = (value(code) * d - x).abs();
-            if e < error {
-                (best, error) = (code, e);
-            }
-        }
-        best
-    });
-    pack::nibbles_32(&codes, &mut out[1..17]);
+    pack::nibbles_32(&x.map(|x| e2m1(x, d)), &mut out[1..17]);
+}
+
+pub(super) fn nvfp4(x: &[f32; 64], out: &mut [u8]) {
+    let (scales, qs) = out.split_at_mut(4);
+    for ((x, scale), qs) in x.as_chunks::<16>().0.iter().zip(scales).zip(qs.chunks_exact_mut(8)) {
+        *scale = ue4m3(magnitude(x) / 6.0);
+        let d = half_ue4m3(*scale);
+        let codes = x.map(|x| e2m1(x, d));
+        qs.iter_mut().enumerate().for_each(|(j, q)| *q = codes[j] | codes[j + 8] << 4);
+    }
+}
+
+/// Signs under the mean magnitude.
+pub(super) fn q1_0(x: &[f32; 128], out: &mut [u8]) {
+    let d = x.iter().fold(0.0f32, |sum, x| sum + x.abs()) / 128.0;
+    out[..2].copy_from_slice(&f16_bytes(d));
+    for (o, x) in out[2..18].iter_mut().zip(x.as_chunks::<8>().0) {
+        *o = (0..8).fold(0, |bits, i| bits | u8::from(x[i] >= 0.0) << i);
+    }
+}
+
+/// Two bits under the largest magnitude: -1, 0, 1 (and 2, which never comes up), 1 added.
+pub(super) fn q2_0(x: &[f32; 64], out: &mut [u8]) {
+    let d = magnitude(x);
+    let inverse = reciprocal_or_zero(d);
+    out[..2].copy_from_slice(&f16_bytes(d));
+    for (o, x) in out[2..18].iter_mut().zip(x.as_chunks::<4>().0) {
+        let code = |i: usize| round_away(x[i] * inverse).wrapping_add(1).clamp(0, 3) as u8;
+        *o = (0..4).fold(0, |bits, i| bits | code(i) << (2 * i));
+    }
 }

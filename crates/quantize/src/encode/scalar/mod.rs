@@ -4,8 +4,10 @@
 use quern_tensor_io::ElementType;
 
 mod blocks;
+mod grids;
 pub(crate) mod search;
 mod super_blocks;
+pub(crate) mod ternary_grid;
 
 /// Encodes one block of a legacy type, given importance and the row's mean square, if any.
 type LegacyBlock = fn(&[f32; 32], Option<(&[f32], f32)>, &mut [u8]);
@@ -34,6 +36,16 @@ pub(crate) fn encode_row(element_type: ElementType, x: &[f32], qw: Option<&[f32]
         T::IQ4XS => each(element_type, x, qw, out, super_blocks::iq4_xs),
         T::TQ1_0 => each(element_type, x, None, out, |x, _, out| blocks::tq1_0(x, out)),
         T::TQ2_0 => each(element_type, x, None, out, |x, _, out| blocks::tq2_0(x, out)),
+        T::NVFP4 => each(element_type, x, None, out, |x, _, out| blocks::nvfp4(x, out)),
+        T::Q1_0 => each(element_type, x, None, out, |x, _, out| blocks::q1_0(x, out)),
+        T::Q2_0 => each(element_type, x, None, out, |x, _, out| blocks::q2_0(x, out)),
+        T::IQ2XXS => each(element_type, x, qw, out, grids::iq2_xxs),
+        T::IQ2XS => each(element_type, x, qw, out, grids::iq2_xs),
+        T::IQ2S => each(element_type, x, qw, out, grids::iq2_s),
+        T::IQ3XXS => each(element_type, x, qw, out, grids::iq3_xxs),
+        T::IQ3S => each(element_type, x, qw, out, grids::iq3_s),
+        T::IQ1S => each(element_type, x, qw, out, ternary_grid::iq1_s),
+        T::IQ1M => each(element_type, x, qw, out, ternary_grid::iq1_m),
         _ => unreachable!("the caller checks that {element_type} is a block type with an encoder"),
     }
 }
