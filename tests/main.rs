@@ -2,6 +2,7 @@
 
 mod common;
 mod damage;
+mod imatrix;
 mod inspect;
 mod quantize;
 mod run;

@@ -2,7 +2,8 @@
 
 use std::path::PathBuf;
 
-use clap::{Args, Parser, Subcommand};
+use clap::{Args, Parser, Subcommand, ValueEnum};
+use quern_quantize::imatrix::Format;
 use quern_quantize::recipe::{FileType, Override};
 use quern_tensor_io::ElementType;
 
@@ -22,6 +23,8 @@ pub enum Command {
     Demo(Demo),
     /// Quantize a checkpoint (safetensors or GGUF) to a GGUF file
     Quantize(Quantize),
+    /// Measure an importance matrix over a text, as llama-imatrix does
+    Imatrix(Imatrix),
     /// Say what a model file is, list its tensors, check it
     Inspect(Inspect),
     /// Generate text
@@ -103,6 +106,61 @@ pub struct Quantize {
     pub json: bool,
     #[command(flatten)]
     pub threads: Threads,
+}
+
+/// Arguments of `quern imatrix`.
+#[derive(Debug, Args)]
+pub struct Imatrix {
+    /// Checkpoint: a directory, a .safetensors file or a .gguf file
+    pub model: PathBuf,
+    /// Text to run through the model: plain or JSONL, - for standard input [default: quern's own text]
+    #[arg(long, value_name = "FILE")]
+    pub text: Option<PathBuf>,
+    /// The file to write
+    #[arg(short, long, value_name = "OUT")]
+    pub output: PathBuf,
+    /// Tokens per chunk
+    #[arg(long, value_name = "N", default_value_t = 512)]
+    pub context: usize,
+    /// Chunks to run at most [default: all]
+    #[arg(long, value_name = "N")]
+    pub chunks: Option<usize>,
+    /// Chunks to leave out at the beginning of the text
+    #[arg(long, value_name = "N", default_value_t = 0)]
+    pub from_chunk: usize,
+    /// Measure output.weight too, if the model has one of its own
+    #[arg(long)]
+    pub process_output: bool,
+    /// gguf as llama-imatrix writes today, or dat for old programs
+    #[arg(long, value_name = "FORMAT", value_enum, default_value_t)]
+    pub output_format: ImatrixFormat,
+    /// Replace an existing output
+    #[arg(long)]
+    pub force: bool,
+    /// Print the result as JSON
+    #[arg(long)]
+    pub json: bool,
+    #[command(flatten)]
+    pub threads: Threads,
+}
+
+/// The two formats of an importance matrix.
+#[derive(Clone, Copy, Debug, Default, ValueEnum)]
+pub enum ImatrixFormat {
+    /// Sums and counts in a GGUF file.
+    #[default]
+    Gguf,
+    /// The legacy format.
+    Dat,
+}
+
+impl From<ImatrixFormat> for Format {
+    fn from(format: ImatrixFormat) -> Self {
+        match format {
+            ImatrixFormat::Gguf => Self::Gguf,
+            ImatrixFormat::Dat => Self::Dat,
+        }
+    }
 }
 
 /// Arguments of `quern inspect`.

@@ -2,7 +2,7 @@
 //!
 //! - [`calibration`] chooses the tokens a model is run on to learn what its layers see,
 //! - [`recipe`] decides which tensor gets which element type,
-//! - [`imatrix`] reads what calibration measured,
+//! - [`imatrix`] measures which inputs matter, writes and reads that,
 //! - [`job`] plans and runs a whole quantization.
 //! - [`directory`] writes a Hugging Face checkpoint directory.
 

@@ -12,6 +12,7 @@ use serde::Serialize;
 
 pub mod bench;
 pub mod demo;
+pub mod imatrix;
 pub mod inspect;
 pub mod perplexity;
 pub mod quantize;

@@ -1,0 +1,69 @@
+//! `quern imatrix`: which inputs of a model's layers matter, measured over a text.
+
+use std::process::ExitCode;
+
+use anyhow::Context;
+use quern_quantize::calibration::{self, Source};
+use quern_quantize::imatrix::{CollectOptions, WriteOptions, collect};
+use quern_tensor_io::output::OutputFile;
+use serde_json::json;
+
+use super::{Outcome, load, print, print_json};
+use crate::progress::{Bar, Unit};
+use crate::{args, format};
+
+/// Runs the text through the model and writes what its layers saw.
+pub fn run(args: &args::Imatrix) -> Outcome {
+    let (source, name) = match &args.text {
+        Some(path) => {
+            // the file's name alone: it goes into the files made with the matrix, which may be published
+            let name = path.file_name().map(|n| n.to_string_lossy().into_owned());
+            (calibration::read(path)?, name.unwrap_or_default())
+        }
+        None => (Source::Default, calibration::DEFAULT_NAME.to_owned()),
+    };
+    // A refused output must not cost the measurement; dropped, nothing of it remains.
+    drop(OutputFile::create(&args.output, args.force)?);
+    let chunk_size = u32::try_from(args.context).context("--context is too large")?;
+    let model = load(&args.model, args.threads.count())?;
+    let options = CollectOptions {
+        context: args.context,
+        chunks: args.chunks,
+        from_chunk: args.from_chunk,
+        process_output: args.process_output,
+    };
+    let bar = Bar::new(Unit::Chunks);
+    let measured = collect(&model, &source.into_text(), options, &bar)?;
+    drop(bar);
+    let write = WriteOptions {
+        format: args.output_format.into(),
+        datasets: vec![name.clone()],
+        chunk_size,
+        force: args.force,
+    };
+    let size = measured.sums.write(&args.output, &write)?;
+    if args.json {
+        print_json(&json!({
+            "output": args.output,
+            "entries": measured.sums.len(),
+            "chunks": measured.chunks,
+            "context": args.context,
+            "tokens": measured.tokens,
+            "text": name,
+            "file_size": size,
+            "seconds": measured.seconds,
+            "tokens_per_second": measured.tokens as f64 / measured.seconds,
+        }))?;
+    } else {
+        print(&format!(
+            "{}: {} entries from {} chunks of {} tokens, {}, in {:.1} s\n",
+            args.output.display(),
+            measured.sums.len(),
+            measured.chunks,
+            args.context,
+            format::bytes(size),
+            measured.seconds
+        ))?;
+    }
+    Ok(ExitCode::SUCCESS)
+}
