@@ -2,8 +2,9 @@
 //!
 //! A file is told by its first bytes, then by its extension. A folder must hold exactly one model:
 //! `model.safetensors.index.json` (its shards with it), `model.safetensors`, a GGUF file or a set of splits;
-//! another `.safetensors` counts only where the first two are absent, since checkpoints often carry extra
-//! ones (`consolidated.safetensors`, adapters) beside the real model.
+//! others (`gptq_model-4bit-128g.safetensors`, with an index of its own where it is in shards) count only where
+//! the first two are absent, since checkpoints often carry extra ones (`consolidated.safetensors`, adapters)
+//! beside the real model.
 
 use std::collections::BTreeSet;
 use std::fs::{self, File};
@@ -23,6 +24,8 @@ pub(crate) enum Found {
 }
 
 const INDEX: &str = "model.safetensors.index.json";
+/// What indices of other names end with.
+const INDEX_END: &str = ".safetensors.index.json";
 const SINGLE: &str = "model.safetensors";
 
 /// What `path`, a file or a folder, means.
@@ -76,14 +79,19 @@ fn in_folder(folder: &Path) -> Result<Found> {
         found.push((INDEX.to_string(), Found::Index(folder.join(INDEX))));
     }
     if names.contains(SINGLE) {
-        let part_of_index = has_index && safetensors::index::lists(&folder.join(INDEX), SINGLE)?;
+        let part_of_index = has_index && safetensors::index::shards(&folder.join(INDEX))?.contains(SINGLE);
         if !part_of_index {
             found.push((SINGLE.to_string(), Found::Safetensors(folder.join(SINGLE))));
         }
     }
     if found.is_empty() {
-        let files = names.iter().filter(|n| n.ends_with(".safetensors"));
-        found.extend(files.map(|n| (n.clone(), Found::Safetensors(folder.join(n)))));
+        let mut files: BTreeSet<_> = names.iter().filter(|n| n.ends_with(".safetensors")).collect();
+        for index in names.iter().filter(|n| n.ends_with(INDEX_END)) {
+            let shards = safetensors::index::shards(&folder.join(index))?;
+            files.retain(|n| !shards.contains(*n));
+            found.push((index.clone(), Found::Index(folder.join(index))));
+        }
+        found.extend(files.into_iter().map(|n| (n.clone(), Found::Safetensors(folder.join(n)))));
     }
     found.extend(gguf_models(&names).into_iter().map(|n| (n.to_string(), Found::Gguf(folder.join(n)))));
     one_of(folder, &names, found)

@@ -45,9 +45,9 @@ pub(crate) fn open(path: &Path) -> Result<Parts> {
     Ok(Parts { files, metadata, tensors })
 }
 
-/// Whether the index at `path` has tensors in the shard `file_name`.
-pub(crate) fn lists(path: &Path, file_name: &str) -> Result<bool> {
-    Ok(read(path)?.weight_map.0.iter().any(|(_, file)| file == file_name))
+/// Names of the shards that the index at `path` lists.
+pub(crate) fn shards(path: &Path) -> Result<BTreeSet<String>> {
+    Ok(read(path)?.weight_map.0.into_iter().map(|(_, file)| file).collect())
 }
 
 /// Reads an index and checks that every shard lies in or below its folder.

@@ -49,6 +49,29 @@ fn a_folder_with_one_model_needs_no_more_words() {
     assert_eq!(found(&files).unwrap(), ["model.safetensors"]);
 }
 
+/// The names AutoGPTQ gives.
+#[test]
+fn a_model_of_another_name_may_have_shards() {
+    let name = |end: &str| format!("gptq_model-4bit-128g{end}");
+    let [first, second] = ["-00001-of-00002.safetensors", "-00002-of-00002.safetensors"].map(name);
+    let index = name(".safetensors.index.json");
+    let map = format!(r#"{{"weight_map":{{"a":"{first}","b":"{second}"}}}}"#).into_bytes();
+    let mut files = vec![
+        (first.as_str(), shard(&["a"])),
+        (second.as_str(), shard(&["b"])),
+        (index.as_str(), map),
+        ("quantize_config.json", b"{}".to_vec()),
+    ];
+    assert_eq!(found(&files).unwrap(), [first.clone(), second.clone()]);
+    files.push(("adapter_model.safetensors", shard(&["c"])));
+    let text = refusal(&files);
+    assert!(text.contains(&format!("({index}, adapter_model.safetensors)")), "{text}");
+    files.truncate(2);
+    assert!(refusal(&files).contains("shards without their index"));
+    let single = name(".safetensors");
+    assert_eq!(found(&[(&single, shard(&["a"]))]).unwrap(), [single]);
+}
+
 #[test]
 fn a_folder_with_several_models_lists_them() {
     let one = || shard(&["a"]);
