@@ -73,11 +73,9 @@ pub(super) fn read(checkpoint: &Checkpoint) -> Result<Option<Packing>> {
         let what = "holds layers of several quantization methods, and no configuration says which is meant";
         return Err(Error::malformed(checkpoint.path(), what));
     }
-    if layers.is_empty() && label.is_none() {
-        return Ok(None);
-    }
     layers.sort_by_key(|l| l.parts.iter().min().copied());
-    check_names(checkpoint, &layers)?;
+    let quantized = !layers.is_empty() || label.is_some();
+    check_names(checkpoint, &layers, quantized)?;
     let Some(scheme) = scheme(&layers, label) else { return Ok(None) };
     let notes = notes(&scheme, &layers, label);
     Ok(Some(Packing::new(scheme, layers, notes)))
@@ -104,8 +102,9 @@ fn refuse_others(checkpoint: &Checkpoint) -> Result<()> {
     Ok(())
 }
 
-/// Each layer once, not also unquantized, and no piece left over.
-fn check_names(checkpoint: &Checkpoint, layers: &[PackedLayer]) -> Result<()> {
+/// Each layer once, not also unquantized, and no piece left over. Without any sign of a quantization,
+/// `scales` may be anything.
+fn check_names(checkpoint: &Checkpoint, layers: &[PackedLayer], quantized: bool) -> Result<()> {
     let mut names = HashSet::new();
     let parts: HashSet<usize> = layers.iter().flat_map(|l| l.parts.iter().copied()).collect();
     for layer in layers {
@@ -116,11 +115,12 @@ fn check_names(checkpoint: &Checkpoint, layers: &[PackedLayer]) -> Result<()> {
         }
     }
     let tensors = checkpoint.tensors().iter().enumerate();
-    let piece = |name: &str| PIECES.iter().any(|p| name.ends_with(p));
+    let piece = |name: &str| PIECES.iter().any(|p| name.ends_with(p) && (quantized || *p != ".scales"));
     match tensors.into_iter().find(|(i, t)| !parts.contains(i) && piece(&t.name)) {
         None => Ok(()),
         Some((_, stray)) => {
-            let what = "is part of a quantized layer whose codes are missing; the download may be incomplete";
+            let what =
+                "is part of a quantized layer that lacks other tensors; the download may be incomplete";
             Err(fault(checkpoint, stray, what))
         }
     }

@@ -1,4 +1,8 @@
-//! Quantized Hugging Face checkpoints: what others wrote decodes to what others read, and what is broken is
-//! refused.
+//! Quantized Hugging Face checkpoints: what others wrote decodes to what others read, every layout decodes to
+//! the numbers that went in, and what is broken is refused.
 
+mod build;
+mod forms;
+mod hostile;
+mod labels;
 mod peers;
