@@ -6,18 +6,22 @@ use crate::simd::{Level, Op, dispatch};
 pub(crate) const LANES: usize = 16;
 
 /// A piece of a product: `c[r][j] += sum over i < depth of a[r][i] * b[i][j]`, for `r < rows`, `j < width`.
-pub(crate) struct Product<'a> {
+pub struct Product<'a> {
+    /// Rows of A and C.
     pub rows: usize,
+    /// Columns of A, rows of B.
     pub depth: usize,
-    /// A multiple of [`LANES`].
+    /// A multiple of 16.
     pub width: usize,
     /// Row r begins at `r * a_stride`.
     pub a: &'a [f32],
+    /// At least `depth`.
     pub a_stride: usize,
     /// `[depth][width]`
     pub b: &'a [f32],
     /// Row r begins at `r * c_stride`.
     pub c: &'a mut [f32],
+    /// At least `width`.
     pub c_stride: usize,
 }
 
@@ -25,7 +29,7 @@ pub(crate) struct Product<'a> {
 ///
 /// # Panics
 /// If a slice is too short or the width is not a whole number of lanes.
-pub(crate) fn multiply_add(level: Level, p: Product) {
+pub fn multiply_add(level: Level, p: Product) {
     if p.rows == 0 || p.width == 0 {
         return;
     }

@@ -2,6 +2,7 @@
 //!
 //! - [`matmul`]: linear layers straight from the memory map, for every element type
 //! - [`attention`]: causal attention over a key-value cache
+//! - [`gram()`] and [`factor()`]: Hessians of linear layers and their Cholesky factors
 //! - [`ops`]: norms, rotary embedding, activation functions, softmax
 //! - [`Pool`]: the threads, passed in by the caller
 //! - [`simd`]: which instructions run; also for other crates' own loops
@@ -17,6 +18,7 @@ mod error;
 pub(crate) mod fgemm;
 pub mod float;
 pub(crate) mod gemm;
+mod gram;
 mod matmul;
 mod matrix;
 pub mod ops;
@@ -29,6 +31,14 @@ mod testing;
 pub use attention::attention_at;
 pub use attention::{AttentionShape, Cache, CacheData, attention};
 pub use error::{Error, Result};
+#[doc(hidden)]
+pub use fgemm::{Product, multiply_add};
+#[doc(hidden)]
+pub use gram::factor::factor_at;
+pub use gram::factor::{BadPivot, factor};
+pub use gram::gram;
+#[doc(hidden)]
+pub use gram::gram_at;
 #[doc(hidden)]
 pub use matmul::matmul_at;
 pub use matmul::{Scratch, matmul};
