@@ -5,10 +5,13 @@
 //! - [`imatrix`] measures which inputs matter, writes and reads that,
 //! - [`job`] plans and runs a whole quantization.
 //! - [`directory`] writes a Hugging Face checkpoint directory.
+//! - [`bitsandbytes`] quantizes to NF4, FP4 and int8.
 
+pub mod bitsandbytes;
 pub mod calibration;
 pub mod directory;
 pub mod encode;
 pub mod imatrix;
 pub mod job;
+pub mod load_in;
 pub mod recipe;

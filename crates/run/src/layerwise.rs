@@ -189,15 +189,6 @@ impl<'m> Layerwise<'m> {
         self.hidden.copy_from_slice(hidden);
     }
 
-    /// Names, roles and present weights of a block's linear layers, in the order of the computation.
-    ///
-    /// # Errors
-    /// As the forward pass.
-    pub fn linears(&self, layer: usize) -> Result<Vec<LinearInfo<'m>>> {
-        let block = &self.model.weights.blocks[layer];
-        block.linears().into_iter().map(|l| info(self.model, layer, l)).collect()
-    }
-
     /// Runs block `layer` over all sequences, stopping at its joints.
     ///
     /// # Errors
@@ -270,6 +261,20 @@ impl<'m> Layerwise<'m> {
             phases.narrow(linears, wide, &mut batch.projected[..n * width], x)?;
         }
         Ok(())
+    }
+}
+
+impl Model {
+    /// Names, roles and weights of a block's linear layers, in the order of the computation.
+    ///
+    /// # Errors
+    /// As the forward pass.
+    ///
+    /// # Panics
+    /// If there is no such block.
+    pub fn linears(&self, layer: usize) -> Result<Vec<LinearInfo<'_>>> {
+        let block = &self.weights.blocks[layer];
+        block.linears().into_iter().map(|l| info(self, layer, l)).collect()
     }
 }
 

@@ -14,7 +14,7 @@ use crate::Result;
 use crate::parallel::share;
 use crate::weights::Weight;
 
-/// Quantizes matrices while they are loaded, as bitsandbytes' `load_in_4bit` does.
+/// Turns matrices into another type while they are loaded, as bitsandbytes' `load_in_4bit` does.
 pub trait LoadIn: Sync {
     /// The type that the matrix of this name (as the checkpoint spells it) gets; `None` keeps it.
     fn target(&self, name: &str) -> Option<ElementType>;
@@ -55,7 +55,7 @@ pub(crate) fn unpacked(
     (Weight::owned(form.element_type, layer.rows, layer.columns, data), permutation)
 }
 
-/// A matrix of the checkpoint, quantized.
+/// A matrix of the checkpoint in another type.
 pub(crate) fn encoded(
     checkpoint: &Checkpoint,
     info: &TensorInfo,
@@ -63,28 +63,63 @@ pub(crate) fn encoded(
     target: ElementType,
     pool: &Pool,
 ) -> Result<Weight> {
-    let fail = |kind| Error::new(checkpoint.file_of(info), kind).with_tensor(&info.name);
     let (rows, columns) = (info.rows(), info.columns());
-    let sizes = target.row_bytes(columns).zip(info.element_type.row_bytes(columns));
-    let Some((row_bytes, source_bytes)) = sizes.filter(|_| decode::can_decode(info.element_type)) else {
-        let what = format!("rows of {columns} {} values cannot become {target}", info.element_type);
+    let fail = |kind| Error::new(checkpoint.file_of(info), kind).with_tensor(&info.name);
+    let row_bytes = info.element_type.row_bytes(columns).filter(|_| decode::can_decode(info.element_type));
+    let Some(row_bytes) = row_bytes else {
+        let what = format!("its element type {} cannot be decoded", info.element_type);
         return Err(fail(ErrorKind::Unsupported(what)).into());
     };
-    let mut data = vec![0u8; row_bytes * rows];
     let source = checkpoint.data(info);
+    let read = |rows: Range<usize>, out: &mut [f32]| {
+        let bytes = &source[rows.start * row_bytes..rows.end * row_bytes];
+        let decoded = decode::to_f32(info.element_type, bytes, out);
+        debug_assert!(decoded, "the type can be decoded and the length fits");
+    };
+    let weight = encode(&info.name, (rows, columns), read, load_in, target, pool).map_err(fail)?;
+    checkpoint.release(source.as_ptr_range());
+    Ok(weight)
+}
+
+/// A packed layer in another type.
+pub(crate) fn repacked(
+    checkpoint: &Checkpoint,
+    layer: &PackedLayer,
+    load_in: &dyn LoadIn,
+    target: ElementType,
+    pool: &Pool,
+) -> Result<Weight> {
+    let read = |rows: Range<usize>, out: &mut [f32]| layer.decode(checkpoint, rows, out);
+    let weight = encode(&layer.name, (layer.rows, layer.columns), read, load_in, target, pool);
+    Ok(weight.map_err(|kind| Error::new(checkpoint.path(), kind).with_tensor(&layer.name))?)
+}
+
+/// Reads rows as f32 and encodes them, on all threads.
+fn encode(
+    name: &str,
+    (rows, columns): (usize, usize),
+    read: impl Fn(Range<usize>, &mut [f32]) + Sync,
+    load_in: &dyn LoadIn,
+    target: ElementType,
+    pool: &Pool,
+) -> Result<Weight, ErrorKind> {
+    let Some(row_bytes) = target.row_bytes(columns) else {
+        return Err(ErrorKind::Unsupported(format!(
+            "rows of {columns} values are not whole blocks of {target}"
+        )));
+    };
+    let mut data = vec![0u8; row_bytes * rows];
     let failure = Mutex::new(None);
-    let step = (TASK_VALUES / columns.max(1)).max(1);
+    let step = (TASK_VALUES / columns.max(1)).next_multiple_of(16);
     for_rows(pool, &mut data, row_bytes, step, |rows, out| {
         let mut values = vec![0f32; rows.len() * columns];
-        let bytes = &source[rows.start * source_bytes..rows.end * source_bytes];
-        let decoded = decode::to_f32(info.element_type, bytes, &mut values);
-        debug_assert!(decoded, "the type can be decoded and the length fits");
+        read(rows.clone(), &mut values);
         let problem = match values.iter().position(|v| !v.is_finite()) {
             Some(at) => {
                 let (row, column) = (rows.start + at / columns, at % columns);
                 Some(format!("row {row}, column {column} is {}: it cannot be quantized", values[at]))
             }
-            None => load_in.encode(&info.name, target, columns, &values, out).err(),
+            None => load_in.encode(name, target, columns, &values, out).err(),
         };
         if let Some(problem) = problem {
             let mut failure = failure.lock().unwrap_or_else(PoisonError::into_inner);
@@ -94,9 +129,8 @@ pub(crate) fn encoded(
             }
         }
     });
-    checkpoint.release(source.as_ptr_range());
     match failure.into_inner().unwrap_or_else(PoisonError::into_inner) {
-        Some((_, what)) => Err(fail(ErrorKind::Malformed(what)).into()),
+        Some((_, what)) => Err(ErrorKind::Malformed(what)),
         None => Ok(Weight::owned(target, rows, columns, data)),
     }
 }

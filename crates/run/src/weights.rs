@@ -14,7 +14,7 @@ use quern_tensor_io::scheme::{PackedLayer, Packing};
 use quern_tensor_io::{Checkpoint, ElementType, Error, ErrorKind, TensorInfo, decode};
 
 use crate::Result;
-use crate::load::{LoadIn, encoded, unpacked};
+use crate::load::{LoadIn, encoded, repacked, unpacked};
 
 /// Where a matrix's numbers are.
 #[derive(Clone, Debug)]
@@ -238,9 +238,12 @@ impl<'a> Finder<'a> {
         let name = expected.name.as_str();
         let target = self.load_in.and_then(|l| Some((l, l.target(name)?)));
         let (mapped, info) = match (source, target) {
-            (Source::Packed(packed), _) => {
+            (Source::Packed(packed), target) => {
                 self.bytes.set(self.bytes.get() + packed.bytes as u64);
-                return Ok(unpacked(self.checkpoint, packed, self.pool));
+                return match target {
+                    None => Ok(unpacked(self.checkpoint, packed, self.pool)),
+                    Some((l, to)) => Ok((repacked(self.checkpoint, packed, l, to, self.pool)?, None)),
+                };
             }
             (Source::Plain(index, info), None) => (index, info),
             (Source::Plain(_, info), Some((load_in, target))) => {

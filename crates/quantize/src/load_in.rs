@@ -1,0 +1,126 @@
+//! Quantizing an fp16 checkpoint while it is loaded for running: what `quern run --load-in` does.
+//!
+//! ```text
+//! nf4, fp4, int8     the linear layers of the blocks, as transformers' load_in_4bit and load_in_8bit choose
+//! q4_k_m, q8_0, …    every tensor the GGUF recipe quantizes, to the type it chooses
+//! f32, f16, bf16     every matrix, also of a quantized checkpoint: a yardstick for what runs on packed weights
+//! ```
+//!
+//! The weights are those a file of the scheme would have.
+
+use std::collections::HashMap;
+
+use quern_model::{Config, FileType, GgufView};
+use quern_run::LoadIn;
+use quern_tensor_io::{Checkpoint, Container, ElementType, Error as FileError};
+
+use crate::bitsandbytes::{Kind, encode_in_memory};
+use crate::encode::encode_rows;
+use crate::job;
+
+/// A scheme to load in.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum LoadScheme {
+    /// NF4, FP4 or int8.
+    Bitsandbytes(Kind),
+    /// A GGUF file type.
+    Gguf(FileType),
+    /// Plain numbers of this type.
+    Plain(ElementType),
+}
+
+impl LoadScheme {
+    /// `nf4`, `fp4`, `int8`, a file type's name, `f32`, `f16` or `bf16`, in any case.
+    pub fn from_name(name: &str) -> Option<Self> {
+        if let Some(kind) = Kind::from_name(name) {
+            return Some(Self::Bitsandbytes(kind));
+        }
+        let file_type = FileType::from_name(name)?;
+        match file_type {
+            FileType::F32 | FileType::F16 | FileType::BF16 => file_type.default_type().map(Self::Plain),
+            _ => file_type.is_block().then_some(Self::Gguf(file_type)),
+        }
+    }
+}
+
+/// Which tensor of one checkpoint gets which type.
+#[derive(Debug)]
+pub struct Loader {
+    scheme: LoadScheme,
+    targets: HashMap<String, ElementType>,
+}
+
+impl Loader {
+    /// Chooses types for the tensors of `checkpoint`.
+    ///
+    /// # Errors
+    /// A checkpoint that is quantized already, or cannot be described; a type that needs an importance matrix.
+    pub fn new(checkpoint: &Checkpoint, scheme: LoadScheme) -> Result<Self, job::Error> {
+        let config = Config::from_checkpoint(checkpoint)?;
+        let quantized = checkpoint.tensors().iter().map(|t| t.element_type).find(|t| t.is_block());
+        let method = config.quantization.clone().or_else(|| quantized.map(|t| t.name().to_owned()));
+        let plain = matches!(scheme, LoadScheme::Plain(_));
+        if let Some(method) = method.filter(|_| !plain) {
+            let what = format!("it is quantized already ({method}): run it without --load-in");
+            return Err(FileError::unsupported(checkpoint.path(), what).into());
+        }
+        let targets = match scheme {
+            LoadScheme::Gguf(file_type) => from_recipe(checkpoint, file_type)?,
+            LoadScheme::Bitsandbytes(kind) => matrices(&config, true, kind.in_memory()),
+            LoadScheme::Plain(to) => matrices(&config, false, to),
+        };
+        Ok(Self { scheme, targets })
+    }
+}
+
+/// All matrices, or only those within the blocks.
+fn matrices(config: &Config, in_blocks: bool, to: ElementType) -> HashMap<String, ElementType> {
+    let expected = config.expected_tensors(config.world).into_iter();
+    let wanted = expected.filter(|e| e.shape.len() == 2 && (e.layer.is_some() || !in_blocks));
+    wanted.map(|e| (e.name, to)).collect()
+}
+
+/// The types a GGUF file would have, by the checkpoint's own names.
+fn from_recipe(
+    checkpoint: &Checkpoint,
+    file_type: FileType,
+) -> Result<HashMap<String, ElementType>, job::Error> {
+    debug_assert!(matches!(checkpoint.container(), Container::Gguf | Container::Safetensors));
+    let view = GgufView::new(checkpoint)?;
+    let plan = job::plan(&view, job::Options::new(file_type))?;
+    let source = view.tensors().iter().map(|t| (t.name.as_str(), t.source_name.as_deref()));
+    let source: HashMap<_, _> = source.collect();
+    let rows = plan.rows().iter().filter(|r| r.to.is_block());
+    Ok(rows.filter_map(|r| Some((source.get(r.name.as_str()).copied()??.to_owned(), r.to))).collect())
+}
+
+impl LoadIn for Loader {
+    fn target(&self, name: &str) -> Option<ElementType> {
+        self.targets.get(name).copied()
+    }
+
+    fn encode(
+        &self,
+        _: &str,
+        target: ElementType,
+        columns: usize,
+        rows: &[f32],
+        out: &mut [u8],
+    ) -> Result<(), String> {
+        match self.scheme {
+            LoadScheme::Gguf(_) | LoadScheme::Plain(_) => {
+                encode_rows(target, columns, rows, None, out).map_err(|e| e.to_string())?
+            }
+            LoadScheme::Bitsandbytes(kind) => {
+                encode_in_memory(kind, columns, rows, out).map_err(|e| e.to_string())?;
+            }
+        }
+        match job::bad_block(target, out) {
+            None => Ok(()),
+            Some(block) => Err(format!(
+                "row {}: the values are too large for {target}",
+                block * target.block_elements() / columns.max(1)
+            )),
+        }
+    }
+}
