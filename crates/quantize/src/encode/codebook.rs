@@ -15,9 +15,14 @@ pub(crate) struct Codebook<const W: usize> {
     pub points: Vec<[f32; W]>,
     /// What is at each packed group of levels.
     places: Vec<Place>,
-    /// The candidates of all groups off the grid.
+    /// The candidates of all groups off the grid, each list filled up to whole tiles with its first.
     near: Vec<u16>,
+    /// The same sixteen at a time, for lanes: value `i` of all, as 2 level + 1.
+    tiles: Vec<[[u8; TILE]; W]>,
 }
+
+/// Candidates in a tile.
+pub(crate) const TILE: usize = 16;
 
 /// A point, or a stretch of `near`.
 #[derive(Clone, Copy, Debug)]
@@ -33,6 +38,15 @@ pub(crate) enum Found<'a> {
     On(u16),
     /// The candidates, by index; never none.
     Off(&'a [u16]),
+}
+
+/// [`Found`] for lanes.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum FoundTiles<'a, const W: usize> {
+    /// The point itself, by index.
+    On(u16),
+    /// The candidates, by index and in tiles; the first may come up again at the end.
+    Off(&'a [[u16; TILE]], &'a [[[u8; TILE]; W]]),
 }
 
 impl<const W: usize> Codebook<W> {
@@ -57,6 +71,18 @@ impl<const W: usize> Codebook<W> {
         match self.places[code] {
             Place::On(index) => Found::On(index),
             Place::Off { start, count } => Found::Off(&self.near[start as usize..][..usize::from(count)]),
+        }
+    }
+
+    /// [`Self::find`] for lanes.
+    #[inline(always)]
+    pub fn find_tiles(&self, code: usize) -> FoundTiles<'_, W> {
+        match self.places[code] {
+            Place::On(index) => FoundTiles::On(index),
+            Place::Off { start, count } => {
+                let tiles = start as usize / TILE..(start as usize + usize::from(count)).div_ceil(TILE);
+                FoundTiles::Off(&self.near.as_chunks().0[tiles.clone()], &self.tiles[tiles])
+            }
         }
     }
 
@@ -94,9 +120,13 @@ impl<const W: usize> Codebook<W> {
             order.sort_unstable();
             *place = Place::Off { start: near.len() as u32, count: order.len() as u16 };
             near.extend(order.iter().map(|&(_, index)| index));
+            near.resize(near.len().next_multiple_of(TILE), order[0].1);
         }
+        let odd = |index: u16, i: usize| 2 * points[usize::from(index)][i] + 1;
+        let tile = |near: &[u16; TILE]| std::array::from_fn(|i| near.map(|index| odd(index, i)));
+        let tiles = near.as_chunks().0.iter().map(tile).collect();
         let points = points.iter().map(|p| p.map(|level| f32::from(2 * level + 1))).collect();
-        Self { points, places, near }
+        Self { points, places, near, tiles }
     }
 }
 

@@ -37,6 +37,8 @@ pub trait Lanes: Copy {
     fn splat(self, x: f32) -> Self::F;
     /// Reads sixteen values.
     fn load(self, x: &[f32; LANES]) -> Self::F;
+    /// Reads sixteen bytes as numbers.
+    fn load_bytes(self, x: &[u8; LANES]) -> Self::F;
     /// Writes sixteen values.
     fn store(self, x: Self::F, out: &mut [f32; LANES]);
     /// `a < b`.

@@ -52,6 +52,10 @@ impl Lanes for Portable {
         Values(*x)
     }
     #[inline(always)]
+    fn load_bytes(self, x: &[u8; LANES]) -> Values {
+        Values(x.map(f32::from))
+    }
+    #[inline(always)]
     fn store(self, x: Values, out: &mut [f32; LANES]) {
         *out = x.0;
     }

@@ -51,6 +51,8 @@ impl LaneOp for Everything {
             s.store_bytes(v, &mut bytes);
             out.extend(bytes.map(u32::from));
             let mut lanes = [0.0; LANES];
+            s.store(s.load_bytes(&bytes), &mut lanes);
+            assert_eq!(lanes.map(|x| x as u8), bytes);
             s.store(s.low_byte(v), &mut lanes);
             out.extend(lanes.map(f32::to_bits));
             let mut halves = [0u16; LANES];

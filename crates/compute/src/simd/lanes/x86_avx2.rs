@@ -76,6 +76,15 @@ impl Lanes for Avx2 {
         Values(unsafe { [_mm256_loadu_ps(x.as_ptr()), _mm256_loadu_ps(x.as_ptr().add(8))] })
     }
     #[inline(always)]
+    fn load_bytes(self, x: &[u8; LANES]) -> Values {
+        // SAFETY: see above.
+        unsafe {
+            let bytes = _mm_loadu_si128(x.as_ptr().cast());
+            let (low, high) = (_mm256_cvtepu8_epi32(bytes), _mm256_cvtepu8_epi32(_mm_bsrli_si128::<8>(bytes)));
+            Values([_mm256_cvtepi32_ps(low), _mm256_cvtepi32_ps(high)])
+        }
+    }
+    #[inline(always)]
     fn store(self, x: Values, out: &mut [f32; LANES]) {
         // SAFETY: see above.
         unsafe {

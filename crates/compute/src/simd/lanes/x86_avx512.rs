@@ -57,6 +57,11 @@ impl Lanes for Avx512 {
         Values(unsafe { _mm512_loadu_ps(x.as_ptr()) })
     }
     #[inline(always)]
+    fn load_bytes(self, x: &[u8; LANES]) -> Values {
+        // SAFETY: see above.
+        Values(unsafe { _mm512_cvtepi32_ps(_mm512_cvtepu8_epi32(_mm_loadu_si128(x.as_ptr().cast()))) })
+    }
+    #[inline(always)]
     fn store(self, x: Values, out: &mut [f32; LANES]) {
         // SAFETY: see above.
         unsafe { _mm512_storeu_ps(out.as_mut_ptr(), x.0) }

@@ -7,6 +7,8 @@ use quern_tensor_io::ElementType;
 mod batch;
 mod blocks;
 mod direct;
+mod grids;
+mod nearest;
 mod search;
 mod super_blocks;
 mod tile;
@@ -38,6 +40,11 @@ pub(super) fn encode_rows(
         (T::Q4K, _) => searched!(super_blocks::Q4K),
         (T::Q5K, _) => searched!(super_blocks::Q5K),
         (T::Q6K, _) => searched!(super_blocks::Q6K),
+        (T::IQ2XXS, _) => searched!(grids::Iq2Xxs),
+        (T::IQ2XS, _) => searched!(grids::Iq2Xs),
+        (T::IQ2S, _) => searched!(grids::Iq2S),
+        (T::IQ3XXS, _) => searched!(grids::Iq3Xxs),
+        (T::IQ3S, _) => searched!(grids::Iq3S),
         (T::IQ4XS, _) => searched!(super_blocks::Iq4Xs),
         (T::IQ4NL, _) => searched!(blocks::Iq4Nl),
         (T::Q4_0, true) => searched!(blocks::Symmetric::<4>),
