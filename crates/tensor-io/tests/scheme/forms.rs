@@ -183,7 +183,7 @@ fn int8() {
             assert_eq!(model.packing.layers()[0].parts.len(), 2 + usize::from(format));
             let values = model.decoded();
             for (i, (v, q)) in values.iter().zip(&codes).enumerate() {
-                assert_eq!(*v, f32::from(*q as i8) * scales[i / columns] * 7.874_015_7e-3);
+                assert_eq!(*v, f32::from(*q as i8) * scales[i / columns] * (1.0 / 127.0));
             }
             let (found, exact, _, placed) = blocks(&model);
             assert_eq!((found, exact), (kind, kind == ElementType::Q8_0));

@@ -60,7 +60,9 @@ fn missing_parts() {
 #[test]
 fn wrong_shapes_and_types() {
     use ElementType::{F16, F32, I8, I32, I64, U8};
-    let cases: [(fn() -> Model, &str, ElementType, &[usize], &str); 26] = [
+    /// A model, its tensor to be changed, type and shape, and the complaint.
+    type Case = (fn() -> Model, &'static str, ElementType, &'static [usize], &'static str);
+    let cases: [Case; 26] = [
         (gptq, "l.qweight", I32, &[8, 31], "l.scales"),
         (gptq, "l.qweight", I32, &[7, 32], "not 4-bit codes"),
         (gptq, "l.qweight", I32, &[256], "expected a matrix"),
