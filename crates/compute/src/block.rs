@@ -33,6 +33,8 @@
 
 pub(crate) mod grid;
 pub(crate) mod tables;
+#[cfg(test)]
+mod tests;
 
 use quern_tensor_io::ElementType;
 

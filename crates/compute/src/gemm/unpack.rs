@@ -203,20 +203,23 @@ fn small<S: Vectors>(s: S, element_type: ElementType, raw: &Raw, b: usize, tile:
         }
         return;
     }
-    // Bits 4 i .. 4 i + 4 to the fifth bits of four bytes.
-    let fifth = |i: usize| {
-        let bits = s.mask(s.shr(s.load(&head[singles - 1]), 4 * i), 15);
-        s.shl(s.mask(s.mul(bits, s.splat(0x0020_4081)), BITS), 4)
-    };
     for i in 0..4 {
         let x = s.load(&words[i]);
         let (mut low, mut high) = (s.mask(x, NIBBLES), s.mask(s.shr(x, 4), NIBBLES));
         if five_bits {
-            (low, high) = (s.or(low, fifth(i)), s.or(high, fifth(i + 4)));
+            let bits = s.load(&head[singles - 1]);
+            low = s.or(low, s.shl(four_bits(s, bits, i), 4));
+            high = s.or(high, s.shl(four_bits(s, bits, i + 4), 4));
         }
         s.store(low, &mut codes[i]);
         s.store(high, &mut codes[i + 4]);
     }
+}
+
+/// Bits 4 i .. 4 i + 4 to the low bits of four bytes.
+#[inline(always)]
+fn four_bits<S: Vectors>(s: S, x: S::U, i: usize) -> S::U {
+    s.mask(s.mul(s.mask(s.shr(x, 4 * i), 15), s.splat(0x0020_4081)), BITS)
 }
 
 /// Byte j of a run of words.
@@ -234,13 +237,15 @@ fn scales_6bit<S: Vectors>(s: S, w: &[Words; 64], tile: &mut Tile) {
     let packed = &w[1..4];
     for j in 0..4 {
         let (low, mid, high) = (byte(s, packed, j), byte(s, packed, j + 4), byte(s, packed, j + 8));
-        let top = |x| s.shl(s.shr(x, 6), 4);
-        let mut put = |j: usize, scale, min| {
+        let (top_scale, top_min) = (s.shl(s.shr(low, 6), 4), s.shl(s.shr(mid, 6), 4));
+        let pairs = [
+            (j, s.mask(low, 63), s.mask(mid, 63)),
+            (j + 4, s.or(s.mask(high, 15), top_scale), s.or(s.shr(high, 4), top_min)),
+        ];
+        for (j, scale, min) in pairs {
             s.store_numbers(s.times(d, s.numbers(scale)), &mut tile.scale[j]);
             s.store_numbers(s.times(dmin, s.numbers(min)), &mut tile.offset[j]);
-        };
-        put(j, s.mask(low, 63), s.mask(mid, 63));
-        put(j + 4, s.or(s.mask(high, 15), top(low)), s.or(s.shr(high, 4), top(mid)));
+        }
     }
 }
 
@@ -262,10 +267,11 @@ fn q5_k<S: Vectors>(s: S, w: &[Words; 64], tile: &mut Tile) {
     for g in 0..4 {
         for i in 0..8 {
             let (x, h) = (s.load(&w[12 + 8 * g + i]), s.load(&w[4 + i]));
-            let fifth = |k: usize| s.shl(s.mask(s.shr(h, k), BITS), 4);
-            let (low, high) = (s.mask(x, NIBBLES), s.mask(s.shr(x, 4), NIBBLES));
-            s.store(s.or(low, fifth(2 * g)), &mut tile.codes[16 * g + i]);
-            s.store(s.or(high, fifth(2 * g + 1)), &mut tile.codes[16 * g + 8 + i]);
+            for k in 0..2 {
+                let fifth = s.shl(s.mask(s.shr(h, 2 * g + k), BITS), 4);
+                let code = s.or(s.mask(s.shr(x, 4 * k), NIBBLES), fifth);
+                s.store(code, &mut tile.codes[16 * g + 8 * k + i]);
+            }
         }
     }
 }
@@ -288,14 +294,11 @@ fn q6_k<S: Vectors>(s: S, w: &[Words; 64], d: &Words, tile: &mut Tile) {
         for i in 0..8 {
             let (a, b) = (s.load(&w[16 * half + i]), s.load(&w[16 * half + 8 + i]));
             let h = s.load(&w[32 + 8 * half + i]);
-            let mut put = |k: usize, low, high| {
-                let code = s.or(s.mask(low, NIBBLES), s.shl(s.mask(high, CRUMBS), 4));
+            for (k, low) in [a, b, s.shr(a, 4), s.shr(b, 4)].into_iter().enumerate() {
+                let high = s.mask(s.shr(h, 2 * k), CRUMBS);
+                let code = s.or(s.mask(low, NIBBLES), s.shl(high, 4));
                 s.store(code, &mut tile.codes[32 * half + 8 * k + i]);
-            };
-            put(0, a, h);
-            put(1, b, s.shr(h, 2));
-            put(2, s.shr(a, 4), s.shr(h, 4));
-            put(3, s.shr(b, 4), s.shr(h, 6));
+            }
         }
     }
 }
@@ -346,9 +349,9 @@ fn q3_k<S: Vectors>(s: S, w: &[Words; 64], d: &Words, tile: &mut Tile) {
         for step in 4 * j..4 * j + 4 {
             let third = s.shl(s.mask(s.shr(s.load(&w[step % 8]), step / 8), BITS), 2);
             let q = s.or(s.load(&tile.codes[step]), third);
-            let scaled = |q| s.add(s.mul(s.mask(q, EVEN), scale), offset);
-            let code = s.or(scaled(q), s.shl(scaled(s.shr(q, 8)), 8));
-            s.store(code, &mut tile.codes[step]);
+            let even = s.add(s.mul(s.mask(q, EVEN), scale), offset);
+            let odd = s.add(s.mul(s.mask(s.shr(q, 8), EVEN), scale), offset);
+            s.store(s.or(even, s.shl(odd, 8)), &mut tile.codes[step]);
         }
     }
 }
@@ -369,27 +372,33 @@ fn iq4_xs<S: Vectors>(s: S, w: &[Words; 64], head: &[Words; 16], tile: &mut Tile
     }
 }
 
+/// One trit of every other byte.
+#[inline(always)]
+fn half_the_trits<S: Vectors>(s: S, x: S::U, power: u32) -> S::U {
+    // The fraction's low byte times 3: its carry is the trit.
+    let fraction = s.mask(s.mul(s.mask(x, EVEN), s.splat(power)), EVEN);
+    s.mask(s.shr(s.mul(fraction, s.splat(3)), 8), EVEN)
+}
+
+/// One trit of each byte.
+#[inline(always)]
+fn trits<S: Vectors>(s: S, x: &Words, power: u32) -> S::U {
+    let x = s.load(x);
+    s.or(half_the_trits(s, x, power), s.shl(half_the_trits(s, s.shr(x, 8), power), 8))
+}
+
 #[inline(always)]
 fn tq1_0<S: Vectors>(s: S, w: &[Words; 64], head: &[Words; 16], tile: &mut Tile) {
     s.store_numbers(s.halves(s.load(&head[1])), &mut tile.scale[0]);
-    let trit = |x: &Words, power: u32| {
-        let x = s.load(x);
-        // The fraction's low byte times 3: its carry is the trit.
-        let digit = |x| {
-            let fraction = s.mask(s.mul(s.mask(x, EVEN), s.splat(power)), EVEN);
-            s.mask(s.shr(s.mul(fraction, s.splat(3)), 8), EVEN)
-        };
-        s.or(digit(x), s.shl(digit(s.shr(x, 8)), 8))
-    };
     for (t, power) in [1, 3, 9, 27, 81].into_iter().enumerate() {
         for (i, w) in w[..8].iter().enumerate() {
-            s.store(trit(w, power), &mut tile.codes[8 * t + i]);
+            s.store(trits(s, w, power), &mut tile.codes[8 * t + i]);
         }
         for (i, w) in w[8..12].iter().enumerate() {
-            s.store(trit(w, power), &mut tile.codes[40 + 4 * t + i]);
+            s.store(trits(s, w, power), &mut tile.codes[40 + 4 * t + i]);
         }
         if t < 4 {
-            s.store(trit(&head[0], power), &mut tile.codes[60 + t]);
+            s.store(trits(s, &head[0], power), &mut tile.codes[60 + t]);
         }
     }
 }

@@ -43,7 +43,8 @@ pub(super) trait Vectors: Copy {
     }
 }
 
-/// Something to compute: implement `call` with `#[inline(always)]`, and so everything it calls.
+/// Something to compute: implement `call` with `#[inline(always)]`, and so everything it calls. That leaves
+/// out closures used in several places or handed to `map`: each operation in them would become a call.
 pub(super) trait VectorOp {
     fn call<S: Vectors>(self, s: S);
 }

@@ -9,16 +9,23 @@ use crate::activations::Row;
 use crate::block::tables;
 
 vnni! {
-    /// 32 four-bit codes from 16 bytes: low nibbles, then high ones.
+    /// 32 four-bit codes from 16 bytes: low nibbles, then high ones; the upper halves of bytes are anything.
     ///
     /// # Safety
     /// 16 bytes are readable.
     #[inline]
-    unsafe fn nibbles(p: *const u8) -> __m256i {
+    unsafe fn unmasked_nibbles(p: *const u8) -> __m256i {
         let shift = _mm256_setr_epi64x(0, 0, 0x0004_0004_0004_0004, 0x0004_0004_0004_0004);
         // SAFETY: promised.
-        let x = _mm256_broadcastsi128_si256(unsafe { _mm_loadu_si128(p.cast()) });
-        _mm256_and_si256(_mm256_srlv_epi16(x, shift), _mm256_set1_epi8(15))
+        _mm256_srlv_epi16(_mm256_broadcastsi128_si256(unsafe { _mm_loadu_si128(p.cast()) }), shift)
+    }
+
+    /// # Safety
+    /// 16 bytes are readable.
+    #[inline]
+    unsafe fn nibbles(p: *const u8) -> __m256i {
+        // SAFETY: promised.
+        _mm256_and_si256(unsafe { unmasked_nibbles(p) }, _mm256_set1_epi8(15))
     }
 
     /// 32 five-bit codes: bit i of the word at `high` is the fifth bit of code i.
@@ -32,14 +39,17 @@ vnni! {
         _mm256_mask_add_epi8(low, high, low, _mm256_set1_epi8(16))
     }
 
+    /// Entries of a table, and `zero`. `vpermb` looks at five bits of an index: of 32 entries, twice the
+    /// same 16, so that nibbles need not be masked.
+    ///
     /// # Safety
     /// 16 bytes are readable.
     #[inline]
     unsafe fn look_up(p: *const u8, table: &[i8; 16], zero: i8) -> __m256i {
         // SAFETY: the table has 16 bytes, p promised.
-        let (table, codes) = unsafe { (_mm_loadu_si128(table.as_ptr().cast()), nibbles(p)) };
+        let (table, codes) = unsafe { (_mm_loadu_si128(table.as_ptr().cast()), unmasked_nibbles(p)) };
         let table = _mm_add_epi8(table, _mm_set1_epi8(zero));
-        _mm256_shuffle_epi8(_mm256_broadcastsi128_si256(table), codes)
+        _mm256_permutexvar_epi8(codes, _mm256_broadcastsi128_si256(table))
     }
 
     #[inline]

@@ -11,30 +11,29 @@ use crate::block::grid::unit;
 #[inline(always)]
 pub(super) fn scales<S: Vectors>(s: S, element_type: ElementType, head: &[Words; 16], tile: &mut Tile) {
     use ElementType as T;
-    let nibble = |words: &[Words], j: usize| s.mask(s.shr(s.load(&words[j / 8]), j % 8 * 4), 15);
-    let d = match element_type {
-        // The top four bits of four words of 16, the lowest first.
-        T::IQ1M => {
-            let part = |j: usize| s.shr(byte(s, &head[..2], 2 * j + 1), 4);
-            let (low, high) = (s.or(part(0), s.shl(part(1), 4)), s.or(part(2), s.shl(part(3), 4)));
-            s.halves(s.or(low, s.shl(high, 8)))
-        }
-        _ => s.halves(s.load(&head[0])),
-    };
-    let mut put = |j: usize, code| {
+    let d = s.load(&head[0]);
+    let d = s.halves(if element_type == T::IQ1M { iq1_m_d(s, head) } else { d });
+    let count = if matches!(element_type, T::IQ2XS | T::IQ2S | T::IQ1M) { 16 } else { 8 };
+    for j in 0..count {
+        let code = match element_type {
+            T::IQ2XXS | T::IQ3XXS => s.shr(s.load(&head[1 + j]), 28),
+            T::IQ1S => s.mask(s.shr(s.load(&head[1 + j / 2]), 12 + j % 2 * 16), 7),
+            T::IQ1M => s.mask(s.shr(s.load(&head[j / 8]), j / 4 % 2 * 16 + j % 4 * 3), 7),
+            _ => s.mask(s.shr(s.load(&head[1 + j / 8]), j % 8 * 4), 15),
+        };
         let odd = s.add(s.add(code, code), s.splat(1));
         s.store_numbers(s.times(d, s.numbers(odd)), &mut tile.scale[j]);
-    };
-    match element_type {
-        T::IQ2XXS | T::IQ3XXS => (0..8).for_each(|j| put(j, s.shr(s.load(&head[1 + j]), 28))),
-        T::IQ3S => (0..8).for_each(|j| put(j, nibble(&head[1..], j))),
-        T::IQ2XS | T::IQ2S => (0..16).for_each(|j| put(j, nibble(&head[1..], j))),
-        T::IQ1S => (0..8).for_each(|j| put(j, s.mask(s.shr(byte(s, &head[1..], 2 * j + 1), 4), 7))),
-        _ => (0..16).for_each(|j| {
-            let word = s.shr(s.load(&head[j / 8]), j / 4 % 2 * 16);
-            put(j, s.mask(s.shr(word, j % 4 * 3), 7));
-        }),
     }
     let unit = unit(element_type);
-    tile.scale.as_flattened_mut().iter_mut().for_each(|scale| *scale *= unit);
+    tile.scale[..count].as_flattened_mut().iter_mut().for_each(|scale| *scale *= unit);
+}
+
+/// The bits of iq1_m's scale: the top four of four words of 16, the lowest first.
+#[inline(always)]
+fn iq1_m_d<S: Vectors>(s: S, head: &[Words; 16]) -> S::U {
+    let mut bits = s.splat(0);
+    for j in 0..4 {
+        bits = s.or(bits, s.shl(s.shr(byte(s, &head[..2], 2 * j + 1), 4), 4 * j));
+    }
+    bits
 }

@@ -4,7 +4,7 @@ use quern_tensor_io::ElementType;
 
 use super::super::Tile;
 use super::super::vectors::Vectors;
-use super::{BITS, NIBBLES, Raw, byte};
+use super::{NIBBLES, Raw, byte, four_bits};
 
 /// Block `b` of a tile's two or four.
 #[inline(always)]
@@ -22,9 +22,7 @@ fn q1_0<S: Vectors>(s: S, raw: &Raw, b: usize, tile: &mut Tile) {
     for w in 4 * b..4 * b + 4 {
         s.store_numbers(s.halves(s.load(&raw.head[b])), &mut tile.scale[w]);
         for i in 0..8 {
-            // Four bits to the low bits of four bytes.
-            let bits = s.mask(s.shr(s.load(&raw.words[w]), 4 * i), 15);
-            let bits = s.mask(s.mul(bits, s.splat(0x0020_4081)), BITS);
+            let bits = four_bits(s, s.load(&raw.words[w]), i);
             s.store(s.shl(bits, 1), &mut tile.codes[8 * w + i]);
         }
     }
@@ -38,8 +36,11 @@ fn q2_0<S: Vectors>(s: S, raw: &Raw, b: usize, tile: &mut Tile) {
     }
     for (i, code) in tile.codes[16 * b..16 * b + 16].iter_mut().enumerate() {
         let x = byte(s, &raw.words[4 * b..4 * b + 4], i);
-        let field = |k: usize| s.shl(s.mask(x, 3 << (2 * k)), 6 * k);
-        s.store(s.or(s.or(field(0), field(1)), s.or(field(2), field(3))), code);
+        let mut fields = s.mask(x, 3);
+        for k in 1..4 {
+            fields = s.or(fields, s.shl(s.mask(x, 3 << (2 * k)), 6 * k));
+        }
+        s.store(fields, code);
     }
 }
 
