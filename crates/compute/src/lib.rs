@@ -36,6 +36,7 @@ pub use fgemm::{Product, multiply_add};
 #[doc(hidden)]
 pub use gram::factor::factor_at;
 pub use gram::factor::{BadPivot, factor};
+pub use gram::factor64::factor_f64;
 pub use gram::gram;
 #[doc(hidden)]
 pub use gram::gram_at;

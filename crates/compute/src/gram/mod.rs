@@ -1,4 +1,4 @@
-//! Gram matrices: `sum += xᵀ x`, the Hessian of a linear layer, and their Cholesky factor ([`factor`]).
+//! Gram matrices: `sum += xᵀ x`, the Hessian of a linear layer, and their Cholesky factor ([`factor`], [`factor64`]).
 //!
 //! Only tiles that touch the lower triangle are computed: half the work of a matrix product. The input is
 //! packed once into panels of 48 columns, which serve both sides of the product:
@@ -21,6 +21,7 @@ use crate::simd::Level;
 use crate::{Error, Pool, Result};
 
 pub mod factor;
+pub mod factor64;
 mod kernel;
 
 use kernel::{PANEL, ROWS};

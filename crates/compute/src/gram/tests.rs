@@ -85,8 +85,13 @@ fn the_factor_times_its_transpose_is_the_matrix() {
             let u = &factors[0];
             let same = u.iter().zip(&factors[1]).all(|(a, b)| a.to_bits() == b.to_bits());
             assert!(same, "threads change the result");
+            let mut wide: Vec<f64> = a.iter().map(|x| f64::from(*x)).collect();
+            factor64::factor_f64(&Pool::new(2), &mut wide, n, 0.0).unwrap().unwrap();
             for i in 0..n {
                 for j in 0..=i {
+                    let product: f64 = (i..n).map(|k| wide[k * n + i] * wide[k * n + j]).sum();
+                    let expected = f64::from(a[i * n + j]);
+                    assert!((product - expected).abs() < 1e-11, "{n} {i} {j}: {product} {expected}");
                     // U[i][k] U[j][k] over k >= i >= j
                     let product: f64 =
                         (i..n).map(|k| f64::from(u[k * n + i]) * f64::from(u[k * n + j])).sum();
@@ -96,7 +101,7 @@ fn the_factor_times_its_transpose_is_the_matrix() {
                         "{level:?} {n} {i} {j}: {product} {expected}"
                     );
                 }
-                assert!((i + 1..n).all(|j| u[i * n + j].is_nan()));
+                assert!((i + 1..n).all(|j| u[i * n + j].is_nan() && wide[i * n + j].is_nan()));
             }
         }
     }
@@ -109,6 +114,8 @@ fn a_bad_pivot_is_named() {
     assert_eq!(factor::factor(&pool, &mut a, 3, 0.0).unwrap(), Err(BadPivot { index: 1 }));
     let mut a = [0.5, 0.0, 0.0, 1.0];
     assert_eq!(factor::factor(&pool, &mut a, 2, 0.6).unwrap(), Err(BadPivot { index: 0 }));
+    let mut a = [1.0, 0.0, 3.0, 1.0];
+    assert_eq!(factor64::factor_f64(&pool, &mut a, 2, 0.0).unwrap(), Err(BadPivot { index: 0 }));
     let mut a = [1.0, 0.0, f32::NAN, 1.0];
     assert!(factor::factor(&pool, &mut a, 2, 0.0).unwrap().is_err());
 }

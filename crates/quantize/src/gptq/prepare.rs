@@ -1,0 +1,219 @@
+//! From the sum of products to what the column loop needs: order, damping, factor.
+
+use quern_compute::{Pool, factor, factor_f64};
+
+use super::order::Plan;
+use super::{Hessian, Settings, SolveError, check_shape};
+
+/// A Hessian in the order of the columns' turns, damped and factored: for all layers with this input.
+#[derive(Clone, Debug)]
+pub struct Prepared {
+    pub(super) settings: Settings,
+    pub(super) plan: Plan,
+    /// `[columns][columns]` in the order of turns. Lower triangle: `Uᵀ` with `H = U Uᵀ`, damped. Above the
+    /// diagonal: `H`.
+    pub(super) factor: Vec<f32>,
+    /// Diagonal of H in the order of turns, not damped; 0 for dead columns.
+    pub(super) diagonal: Vec<f32>,
+    dead: usize,
+    damp: f64,
+    tokens: u64,
+}
+
+impl Prepared {
+    /// Orders, damps and factors in the Hessian's own memory. A column that never saw an input but 0 is dead: its
+    /// weights will be 0. If the damping asked for is not enough: once more in f64 (8 more bytes per element, for
+    /// the moment), then with more damping in steps of 0.01 up to 1, then with a floor under the diagonal.
+    ///
+    /// # Errors
+    /// [`SolveError::NoData`], [`SolveError::Input`] or [`SolveError::NotPositiveDefinite`]: round to nearest
+    /// instead. [`SolveError::Settings`].
+    pub fn new(pool: &Pool, hessian: Hessian, settings: &Settings) -> Result<Self, SolveError> {
+        let (columns, tokens) = (hessian.columns, hessian.tokens());
+        check_shape(32, 32, settings)?;
+        let diagonal = hessian.diagonal();
+        let mut sum = hessian.sum;
+        for (i, row) in sum.chunks(columns.max(1)).enumerate() {
+            if let Some(j) = row[..=i].iter().position(|x| !x.is_finite()) {
+                let column = if diagonal[j].is_finite() { i } else { j };
+                return Err(SolveError::Input { column, value: row[j] });
+            }
+        }
+        let living = diagonal.iter().filter(|d| **d > 0.0).count();
+        if living == 0 {
+            return Err(SolveError::NoData { tokens });
+        }
+        let plan = Plan::new(&diagonal, settings);
+        mirror(&mut sum, columns);
+        permute(pool, &mut sum, &plan.order);
+        let diagonal: Vec<f32> = plan.order.iter().map(|&c| diagonal[c as usize]).collect();
+        let mean = diagonal.iter().map(|d| f64::from(*d)).sum::<f64>() / living as f64;
+        let mut damped = Damped { matrix: sum, diagonal: &diagonal, columns, mean };
+        let damp = damped.factor(pool, settings.damp);
+        let damp = damp.ok_or(SolveError::NotPositiveDefinite { columns, tokens })?;
+        let factor = damped.matrix;
+        Ok(Self { settings: settings.clone(), plan, factor, dead: columns - living, diagonal, damp, tokens })
+    }
+
+    /// The damping that was enough, as a share of the mean diagonal.
+    pub fn damp(&self) -> f64 {
+        self.damp
+    }
+
+    /// Columns that saw no input but 0.
+    pub fn dead(&self) -> usize {
+        self.dead
+    }
+
+    /// Inputs seen.
+    pub fn tokens(&self) -> u64 {
+        self.tokens
+    }
+
+    /// Length of an input.
+    pub fn columns(&self) -> usize {
+        self.diagonal.len()
+    }
+}
+
+/// A matrix being factored: what is above the diagonal, and `diagonal`, keep the original.
+struct Damped<'a> {
+    matrix: Vec<f32>,
+    diagonal: &'a [f32],
+    columns: usize,
+    mean: f64,
+}
+
+impl Damped<'_> {
+    /// Factors with at least `damp`; what was enough.
+    fn factor(&mut self, pool: &Pool, damp: f64) -> Option<f64> {
+        if self.in_f32(pool, damp, 0.0) || self.in_f64(pool, damp) {
+            return Some(damp);
+        }
+        let mut raised = damp;
+        while raised < 1.0 {
+            raised = (raised + 0.01).min(1.0);
+            if self.in_f32(pool, raised, 0.0) {
+                return Some(raised);
+            }
+        }
+        let largest = self.diagonal.iter().copied().fold(0.0, f32::max);
+        (0..6).find_map(|k| self.in_f32(pool, 1.0, 1e-6 * largest * 10f32.powi(k)).then_some(1.0))
+    }
+
+    /// The diagonal with damping and floor. Dead columns stand alone: any positive number will do.
+    fn damped(&self, i: usize, damp: f64, floor: f32) -> f64 {
+        match self.diagonal[i] {
+            d if d > 0.0 => f64::from(d.max(floor)) + damp * self.mean,
+            _ => self.mean,
+        }
+    }
+
+    /// No eigenvalue is below the damping, so a square of a pivot below it is noise. Half of it: rounding.
+    fn least(&self, damp: f64) -> f64 {
+        0.5 * damp * self.mean
+    }
+
+    fn in_f32(&mut self, pool: &Pool, damp: f64, floor: f32) -> bool {
+        let n = self.columns;
+        for i in 0..n {
+            for j in 0..i {
+                self.matrix[i * n + j] = self.matrix[j * n + i];
+            }
+            self.matrix[i * n + i] = self.damped(i, damp, floor) as f32;
+        }
+        let least = self.least(damp) as f32;
+        matches!(factor(pool, &mut self.matrix, n, least), Ok(Ok(())))
+    }
+
+    fn in_f64(&mut self, pool: &Pool, damp: f64) -> bool {
+        let n = self.columns;
+        let mut wide = vec![0f64; n * n];
+        for (j, row) in wide.chunks_exact_mut(n).enumerate() {
+            for (i, x) in row[..j].iter_mut().enumerate() {
+                *x = f64::from(self.matrix[i * n + j]);
+            }
+            row[j] = self.damped(j, damp, 0.0);
+        }
+        if !matches!(factor_f64(pool, &mut wide, n, self.least(damp)), Ok(Ok(()))) {
+            return false;
+        }
+        for j in 0..n {
+            for (x, wide) in self.matrix[j * n..=j * n + j].iter_mut().zip(&wide[j * n..]) {
+                *x = *wide as f32;
+            }
+        }
+        true
+    }
+}
+
+/// Copies the lower triangle to the upper one.
+fn mirror(a: &mut [f32], n: usize) {
+    const TILE: usize = 64;
+    for rows in (0..n).step_by(TILE) {
+        for columns in (0..=rows).step_by(TILE) {
+            for i in rows..n.min(rows + TILE) {
+                for j in columns..i.min(columns + TILE) {
+                    a[j * n + i] = a[i * n + j];
+                }
+            }
+        }
+    }
+}
+
+/// Brings rows and columns into `order`, in place.
+fn permute(pool: &Pool, a: &mut [f32], order: &[u32]) {
+    let n = order.len();
+    if order.iter().enumerate().all(|(i, &c)| i == c as usize) {
+        return;
+    }
+    let rows: Vec<_> = a.chunks_mut(n).map(std::sync::Mutex::new).collect();
+    pool.run(n, |i| {
+        let mut row = rows[i].lock().unwrap_or_else(|poisoned| poisoned.into_inner());
+        let old = row.to_vec();
+        for (new, &column) in row.iter_mut().zip(order) {
+            *new = old[column as usize];
+        }
+    });
+    drop(rows);
+    // Rows go round in cycles: row i takes the place of row order[i].
+    let mut placed = vec![false; n];
+    let mut held = vec![0.0; n];
+    for first in 0..n {
+        if placed[first] {
+            continue;
+        }
+        held.copy_from_slice(&a[first * n..][..n]);
+        let mut to = first;
+        loop {
+            placed[to] = true;
+            let from = order[to] as usize;
+            if from == first {
+                a[to * n..][..n].copy_from_slice(&held);
+                break;
+            }
+            a.copy_within(from * n..(from + 1) * n, to * n);
+            to = from;
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn rows_and_columns_take_their_places() {
+        let n = 70;
+        let mut a: Vec<f32> = (0..n * n).map(|i| i as f32).collect();
+        let order: Vec<u32> = (0..n as u32).map(|i| (i * 27 + 5) % n as u32).collect();
+        permute(&Pool::new(2), &mut a, &order);
+        for i in 0..n {
+            for j in 0..n {
+                assert_eq!(a[i * n + j] as usize, order[i] as usize * n + order[j] as usize);
+            }
+        }
+        mirror(&mut a, n);
+        assert!((0..n * n).all(|k| a[k] == a[k % n * n + k / n]));
+    }
+}
