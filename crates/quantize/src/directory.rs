@@ -122,6 +122,12 @@ impl Directory {
         self.writer.write(data).map_err(|e| self.output.named(e))
     }
 
+    /// Ends the tensor `name`, of one dimension, with what it has so far: for text whose length is known at the
+    /// end only, planned with the most it may take. Does nothing if it is complete.
+    pub fn end_tensor(&mut self, name: &str) -> Result<()> {
+        self.writer.end_tensor(name).map_err(|e| self.output.named(e))
+    }
+
     /// Checks that every tensor is complete and gives the directory its name. Returns the bytes of the
     /// tensor files.
     pub fn finish(self) -> Result<u64> {

@@ -12,7 +12,7 @@
 mod directory;
 
 use std::fs::{self, File};
-use std::io::{self, BufWriter, Write};
+use std::io::{self, BufWriter, Seek, SeekFrom, Write};
 use std::path::{Path, PathBuf};
 
 use crate::temporary::Temporary;
@@ -80,6 +80,20 @@ impl OutputFile {
     /// Writes all of `data`; the error names the file and, for a full disk, says what to do.
     pub fn append(&mut self, data: &[u8]) -> Result<()> {
         self.write_all(data).map_err(|e| explain(&self.path, e))
+    }
+
+    /// Writes `data` over the file's first bytes.
+    pub(crate) fn overwrite_start(&mut self, data: &[u8]) -> Result<()> {
+        let mut write = || {
+            self.file.flush()?;
+            let mut file = self.file.get_ref().as_file();
+            file.seek(SeekFrom::Start(0))?;
+            file.write_all(data)?;
+            file.seek(SeekFrom::End(0)).map(drop)
+        };
+        let written = write();
+        self.broken |= written.is_err();
+        written.map_err(|e| explain(&self.path, e))
     }
 
     /// Flushes, syncs, renames over the target, syncs the directory.

@@ -56,6 +56,24 @@ impl TensorStream {
         self.skip_complete()
     }
 
+    /// Ends the tensor being filled, if it is called `name`, with the bytes it has so far. Returns its place
+    /// in the plan, its new size, and the bytes it was short of.
+    pub fn end_early(&mut self, name: &str) -> Result<Option<(usize, u64, u64)>> {
+        let (current, filled) = (self.current, self.filled);
+        let Some((_, size)) = self.tensors.get_mut(current).filter(|(found, _)| found == name) else {
+            return Ok(None);
+        };
+        let short = *size - filled;
+        *size = filled;
+        self.skip_complete()?;
+        Ok(Some((current, filled, short)))
+    }
+
+    /// Writes another header of the same length.
+    pub fn replace_header(&mut self, header: &[u8]) -> Result<()> {
+        self.output.overwrite_start(header)
+    }
+
     /// Commits the file if every tensor is complete. Returns its size.
     pub fn finish(self) -> Result<u64> {
         if let Some((name, size)) = self.tensors.get(self.current) {

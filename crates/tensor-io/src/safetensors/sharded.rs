@@ -29,8 +29,9 @@ pub struct ShardedWriter {
     shards: VecDeque<Shard>,
     /// The file being written, and the bytes of tensors it waits for.
     current: Option<(Writer, u64)>,
-    /// The text of the index, where there is one.
-    index: Option<String>,
+    /// The file of each tensor, if there are several files, and the bytes of all tensors.
+    weight_map: Option<BTreeMap<String, String>>,
+    total_size: u64,
     written: u64,
 }
 
@@ -59,13 +60,15 @@ impl ShardedWriter {
             Writer::file_size(metadata, &shard.tensors)
                 .map_err(|e| Error { file: folder.join(&shard.file), ..e })?;
         }
-        let index = (shards.len() > 1).then(|| index(&shards));
+        let weight_map = (shards.len() > 1).then(|| weight_map(&shards));
+        let total_size = shards.iter().map(|s| s.bytes).sum();
         let mut writer = Self {
             folder: folder.to_path_buf(),
             metadata: metadata.clone(),
             shards: shards.into(),
             current: None,
-            index,
+            weight_map,
+            total_size,
             written: 0,
         };
         writer.advance()?;
@@ -87,6 +90,15 @@ impl ShardedWriter {
         self.advance()
     }
 
+    /// Ends the tensor `name` with what it has so far, as [`Writer::end_tensor`].
+    pub fn end_tensor(&mut self, name: &str) -> Result<()> {
+        let Some((writer, missing)) = &mut self.current else { return Ok(()) };
+        let short = writer.end_tensor(name)?;
+        *missing -= short;
+        self.total_size -= short;
+        self.advance()
+    }
+
     /// Checks that every tensor is complete, writes the index. Returns the bytes of all tensor files.
     pub fn finish(mut self) -> Result<u64> {
         if let Some((writer, _)) = self.current.take() {
@@ -94,9 +106,13 @@ impl ShardedWriter {
             writer.finish()?;
             return Err(Error::refused(&self.folder, "the model is not complete"));
         }
-        if let Some(text) = &self.index {
+        if let Some(weight_map) = &self.weight_map {
+            let index = serde_json::json!({
+                "metadata": { "total_size": self.total_size },
+                "weight_map": weight_map,
+            });
             let mut file = OutputFile::create(&self.folder.join(INDEX), false)?;
-            file.append(text.as_bytes())?;
+            file.append(format!("{index:#}\n").as_bytes())?;
             file.commit()?;
         }
         Ok(self.written)
@@ -159,13 +175,7 @@ fn module(name: &str) -> &str {
     }
 }
 
-fn index(shards: &[Shard]) -> String {
-    let mut weight_map = BTreeMap::new();
-    let mut total_size = 0;
-    for shard in shards {
-        total_size += shard.bytes;
-        weight_map.extend(shard.tensors.iter().map(|t| (t.name.as_str(), shard.file.as_str())));
-    }
-    let value = serde_json::json!({ "metadata": { "total_size": total_size }, "weight_map": weight_map });
-    format!("{value:#}\n")
+fn weight_map(shards: &[Shard]) -> BTreeMap<String, String> {
+    let files = shards.iter().flat_map(|s| s.tensors.iter().map(|t| (t.name.clone(), s.file.clone())));
+    files.collect()
 }

@@ -17,6 +17,11 @@ use crate::{Error, Metadata, Result, TensorPlan, plan};
 #[derive(Debug)]
 pub struct Writer {
     stream: TensorStream,
+    metadata: Metadata,
+    tensors: Vec<TensorPlan>,
+    header_bytes: usize,
+    /// Tensors became shorter than planned, so the header must be written again.
+    shortened: bool,
 }
 
 impl Writer {
@@ -24,9 +29,15 @@ impl Writer {
     /// safetensors knows nothing else; if it is empty, the file has no `__metadata__`. (transformers wants
     /// `format` = `pt` there.)
     pub fn create(path: &Path, metadata: &Metadata, tensors: &[TensorPlan], force: bool) -> Result<Self> {
-        let (header, sizes) = encode(path, metadata, tensors)?;
+        let (header, sizes) = encode(path, metadata, tensors, 0)?;
         let stream = TensorStream::start(OutputFile::create(path, force)?, &header, tensors, &sizes, 1)?;
-        Ok(Self { stream })
+        Ok(Self {
+            stream,
+            metadata: metadata.clone(),
+            tensors: tensors.to_vec(),
+            header_bytes: header.len(),
+            shortened: false,
+        })
     }
 
     /// Appends bytes to the current tensor; moves on to the next when it is full. Bytes beyond the
@@ -35,20 +46,47 @@ impl Writer {
         self.stream.write(data)
     }
 
+    /// Ends the tensor `name`, of one dimension, with what it has so far: for data whose length is known at
+    /// the end only, planned with the most it may take. Does nothing if it is complete. Returns the bytes
+    /// it was short of.
+    pub fn end_tensor(&mut self, name: &str) -> Result<u64> {
+        let Some((index, bytes, short)) = self.stream.end_early(name)? else { return Ok(0) };
+        let tensor = &mut self.tensors[index];
+        let element_bytes = tensor.element_type.block_bytes() as u64;
+        if tensor.shape.len() != 1 || !bytes.is_multiple_of(element_bytes) {
+            let what = format!("{bytes} bytes make no tensor of {} values", tensor.element_type);
+            return Err(Error::refused(self.stream.path(), what).with_tensor(name));
+        }
+        tensor.shape[0] = (bytes / element_bytes) as usize;
+        self.shortened = true;
+        Ok(short)
+    }
+
     /// Checks that every tensor is complete, flushes, syncs and renames. Returns the file's size in bytes.
-    pub fn finish(self) -> Result<u64> {
+    pub fn finish(mut self) -> Result<u64> {
+        if self.shortened {
+            // Shorter numbers make a shorter text: what was reserved stays, filled with spaces.
+            let (header, _) = encode(self.stream.path(), &self.metadata, &self.tensors, self.header_bytes)?;
+            self.stream.replace_header(&header)?;
+        }
         self.stream.finish()
     }
 
     /// The size in bytes of the file that this metadata and these tensors make, without writing it.
     pub fn file_size(metadata: &Metadata, tensors: &[TensorPlan]) -> Result<u64> {
-        let (header, sizes) = encode(Path::new("(planned safetensors file)"), metadata, tensors)?;
+        let (header, sizes) = encode(Path::new("(planned safetensors file)"), metadata, tensors, 0)?;
         Ok(header.len() as u64 + sizes.iter().sum::<u64>())
     }
 }
 
-/// Checks metadata and plan. Returns the header with its length in front, and the bytes of each tensor.
-fn encode(path: &Path, metadata: &Metadata, tensors: &[TensorPlan]) -> Result<(Vec<u8>, Vec<u64>)> {
+/// Checks metadata and plan. Returns the header with its length in front, `least` bytes long or longer, and
+/// the bytes of each tensor.
+fn encode(
+    path: &Path,
+    metadata: &Metadata,
+    tensors: &[TensorPlan],
+    least: usize,
+) -> Result<(Vec<u8>, Vec<u64>)> {
     let sizes = plan::check(path, tensors)?;
     let mut entries = Vec::with_capacity(tensors.len() + 1);
     if !metadata.is_empty() {
@@ -75,7 +113,7 @@ fn encode(path: &Path, metadata: &Metadata, tensors: &[TensorPlan]) -> Result<(V
         offset = end;
     }
     let text = format!("{{{}}}", entries.join(","));
-    let padded = text.len().next_multiple_of(8);
+    let padded = text.len().next_multiple_of(8).max(least.saturating_sub(8));
     if padded as u64 > MAX_HEADER_BYTES {
         let what = format!("the header would take {padded} bytes, readers accept {MAX_HEADER_BYTES}");
         return Err(Error::refused(path, what));

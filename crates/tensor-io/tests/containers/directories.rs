@@ -260,3 +260,36 @@ fn shards_must_be_complete_and_plans_sound() {
     assert_says(refused(vec![plan("a", &[1]), block]), &in_second, &["no element type q4_0"]);
     assert!(scratch.names().is_empty());
 }
+
+#[test]
+fn a_tensor_may_end_before_its_planned_length() {
+    let scratch = Scratch::new();
+    for (name, shard_bytes, files) in [("one", 2000, 1), ("two", 12, 3)] {
+        let folder = scratch.path().join(name);
+        fs::create_dir(&folder).unwrap();
+        let plans = vec![plan("a.text", &[1000]), plan("a.x", &[4]), plan("b.text", &[7]), plan("b.x", &[2])];
+        let mut writer = ShardedWriter::create(&folder, &pt(), plans, shard_bytes).unwrap();
+        writer.write(b"short").unwrap();
+        writer.end_tensor("a.x").unwrap(); // not its turn
+        writer.end_tensor("a.text").unwrap();
+        writer.write(&[1; 4]).unwrap();
+        writer.write(b"as long").unwrap();
+        writer.end_tensor("b.text").unwrap(); // complete: the next one is untouched
+        writer.write(&[2; 2]).unwrap();
+        writer.finish().unwrap();
+        assert_eq!(names(&folder).len(), files);
+        let model = Checkpoint::open(&folder).unwrap();
+        let data = |name: &str| model.tensor(name).unwrap().data;
+        assert_eq!((data("a.text"), data("a.x")), (&b"short"[..], &[1; 4][..]));
+        assert_eq!((data("b.text"), data("b.x")), (&b"as long"[..], &[2; 2][..]));
+        if files > 1 {
+            let index = fs::read(folder.join("model.safetensors.index.json")).unwrap();
+            let index: serde_json::Value = serde_json::from_slice(&index).unwrap();
+            assert_eq!(index["metadata"]["total_size"], 18);
+        }
+    }
+    let matrix = vec![plan("m.x", &[4, 4])];
+    let mut writer = ShardedWriter::create(scratch.path(), &pt(), matrix, 1000).unwrap();
+    writer.write(&[0; 5]).unwrap();
+    assert_says(writer.end_tensor("m.x"), scratch.path(), &["tensor \"m.x\"", "5 bytes make no tensor"]);
+}

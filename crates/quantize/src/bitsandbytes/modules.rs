@@ -1,0 +1,225 @@
+//! Which tensors are weights of linear layers that transformers would quantize.
+//!
+//! transformers replaces every `nn.Linear` except the output head. A file does not say what class a tensor
+//! belongs to; the roles of the architectures quern knows do, and for all others the name does: a matrix
+//! `P.weight` of floats where `P` is no embedding, norm or head. Experts are left alone, as transformers 5 does,
+//! which keeps them in one three-dimensional tensor that is no `nn.Linear`.
+
+use std::collections::{BTreeSet, HashMap};
+
+use quern_model::{Config, TensorRole, World};
+use quern_tensor_io::{Checkpoint, Container, ElementType, Error, Result, TensorInfo};
+use regex::Regex;
+use serde_json::Value;
+
+/// Families whose linear layers are transposed (`Conv1D`).
+const TRANSPOSED: [&str; 4] = ["gpt2", "openai-gpt", "imagegpt", "decision_transformer"];
+
+/// Ends of names that only quantized checkpoints have.
+const PACKED: [&str; 7] =
+    [".qweight", ".SCB", ".absmax", ".weight_packed", ".weight_scale", ".weight_scale_inv", ".qzeros"];
+
+/// What becomes of a checkpoint's tensors.
+#[derive(Debug)]
+pub(super) struct Choice {
+    /// Whether each tensor is quantized.
+    pub quantized: Vec<bool>,
+    /// What goes into `llm_int8_skip_modules`; `None` where transformers' own choice is the same.
+    pub skip: Option<Vec<String>>,
+    /// Matrices of experts that are left alone.
+    pub experts: usize,
+    /// The type the configuration says the weights have.
+    pub dtype: Option<ElementType>,
+}
+
+/// What a module is, by its name.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Class {
+    Linear,
+    Head,
+    Expert,
+    /// Chooses among the experts beside it.
+    Router,
+    Other,
+}
+
+/// Chooses the tensors of `source` to quantize, all linear layers but those that `skip` matches.
+///
+/// # Errors
+/// A source that is quantized already, a GGUF file, transposed linear layers, a pattern that is none.
+pub(super) fn choose(source: &Checkpoint, skip: &[String]) -> Result<Choice> {
+    let config = read_config(source)?;
+    check(source, &config)?;
+    let patterns = skip.iter().map(|key| Pattern::new(source, key)).collect::<Result<Vec<_>>>()?;
+    let roles = roles(source);
+    let expert_parents: BTreeSet<&str> =
+        source.tensors().iter().filter_map(|t| t.name.split_once(".experts.")).map(|(p, _)| p).collect();
+
+    let mut choice = Choice { quantized: Vec::new(), skip: None, experts: 0, dtype: dtype(&config) };
+    let (mut heads, mut others) = (BTreeSet::new(), BTreeSet::new());
+    for tensor in source.tensors() {
+        let matrix = tensor.shape.len() == 2 && tensor.elements() > 0;
+        let Some(module) = tensor.name.strip_suffix(".weight").filter(|_| matrix) else {
+            choice.quantized.push(false);
+            continue;
+        };
+        let class = match roles.get(&tensor.name) {
+            Some(role) => of_role(*role),
+            None => of_name(module, &expert_parents),
+        };
+        match class {
+            Class::Head => drop(heads.insert(module.to_owned())),
+            Class::Expert => {
+                choice.experts += 1;
+                others.insert("experts".to_owned());
+            }
+            Class::Router => {
+                let mut parts = module.rsplitn(3, '.');
+                let gate: Vec<&str> = parts.by_ref().take(2).collect();
+                others.insert(gate.into_iter().rev().collect::<Vec<_>>().join("."));
+            }
+            Class::Linear | Class::Other => {}
+        }
+        let quantized = class == Class::Linear && !patterns.iter().any(|p| p.matches(module));
+        if quantized {
+            check_type(source, tensor)?;
+        }
+        choice.quantized.push(quantized);
+    }
+    if !skip.is_empty() || !others.is_empty() {
+        // a list replaces transformers' own choice, so the head must be in it
+        if heads.is_empty() {
+            heads.insert("lm_head".into());
+        }
+        let given = skip.iter().filter(|s| !heads.contains(*s)).cloned();
+        choice.skip = Some(heads.iter().cloned().chain(others).chain(given).collect());
+    }
+    Ok(choice)
+}
+
+/// The roles of tensors by name; empty for architectures quern does not know.
+fn roles(source: &Checkpoint) -> HashMap<String, TensorRole> {
+    // An error means that quern cannot run the model, not that it cannot be quantized.
+    let Ok(config) = Config::from_checkpoint(source) else { return HashMap::new() };
+    config.expected_tensors(World::HuggingFace).into_iter().map(|t| (t.name, t.role)).collect()
+}
+
+fn of_role(role: TensorRole) -> Class {
+    use TensorRole as R;
+    match role {
+        R::AttentionQ | R::AttentionK | R::AttentionV | R::AttentionOutput => Class::Linear,
+        R::FfnGate | R::FfnUp | R::FfnDown => Class::Linear,
+        R::Output => Class::Head,
+        _ => Class::Other,
+    }
+}
+
+fn of_name(module: &str, expert_parents: &BTreeSet<&str>) -> Class {
+    let (parent, last) = module.rsplit_once('.').unwrap_or(("", module));
+    let whole_name_heads = ["output", "score", "classifier", "qa_outputs", "cls.predictions.decoder"];
+    if module.split('.').any(|part| matches!(part, "lm_head" | "embed_out"))
+        || whole_name_heads.contains(&module)
+    {
+        return Class::Head;
+    }
+    if module.split('.').any(|part| part == "experts") {
+        return Class::Expert;
+    }
+    if last == "gate" && expert_parents.contains(parent) {
+        return Class::Router;
+    }
+    let projects = last.contains("proj") || last.contains("mapping");
+    let embeds = (last.contains("embed") && !projects)
+        || matches!(last, "wte" | "wpe" | "wtt" | "shared" | "emb" | "relative_attention_bias");
+    if embeds || last.contains("norm") || last.starts_with("ln_") || last == "ln" {
+        return Class::Other;
+    }
+    Class::Linear
+}
+
+/// A key of `llm_int8_skip_modules`, matched as transformers does.
+struct Pattern<'a> {
+    key: &'a str,
+    start: Regex,
+}
+
+impl<'a> Pattern<'a> {
+    fn new(source: &Checkpoint, key: &'a str) -> Result<Self> {
+        let boundary = if key.ends_with('.') { "" } else { r"(?:\.|$)" };
+        match Regex::new(&format!("^(?:{key}){boundary}")) {
+            Ok(start) if !key.is_empty() => Ok(Self { key, start }),
+            _ => {
+                let what = format!(
+                    "{key:?} names no modules to skip; give the beginning of a name (model.layers.0), its end \
+                     (down_proj) or a regular expression"
+                );
+                Err(Error::refused(source.path(), what))
+            }
+        }
+    }
+
+    fn matches(&self, module: &str) -> bool {
+        module.ends_with(self.key) || self.start.is_match(module)
+    }
+}
+
+/// The source's `config.json`; nothing where there is none, which the directory's writer complains about.
+fn read_config(source: &Checkpoint) -> Result<Value> {
+    let file = source.directory().join("config.json");
+    let Ok(text) = std::fs::read(&file) else { return Ok(Value::Null) };
+    serde_json::from_slice(&text).map_err(|e| Error::malformed(&file, format!("not a configuration: {e}")))
+}
+
+fn dtype(config: &Value) -> Option<ElementType> {
+    let name = [&config["dtype"], &config["torch_dtype"]].into_iter().find_map(Value::as_str)?;
+    match name.strip_prefix("torch.").unwrap_or(name) {
+        "float16" => Some(ElementType::F16),
+        "bfloat16" => Some(ElementType::BF16),
+        "float32" => Some(ElementType::F32),
+        _ => None,
+    }
+}
+
+/// Refuses sources that cannot be quantized.
+fn check(source: &Checkpoint, config: &Value) -> Result<()> {
+    let refused = |what: String| Err(Error::refused(source.path(), what));
+    if source.container() == Container::Gguf {
+        return refused(
+            "a GGUF file, but bitsandbytes works on Hugging Face checkpoints; start from those, or convert it \
+             first (quern convert --to safetensors)"
+                .into(),
+        );
+    }
+    let packed = source.tensors().iter().find(|t| PACKED.iter().any(|end| t.name.ends_with(end)));
+    let method = &config["quantization_config"]["quant_method"];
+    if !config["quantization_config"].is_null() || packed.is_some() {
+        let how = match (method.as_str(), packed) {
+            (Some(method), _) => format!(" ({method})"),
+            (None, Some(tensor)) => format!(" (it has a tensor {:?})", tensor.name),
+            (None, None) => String::new(),
+        };
+        return refused(format!(
+            "the model is quantized already{how}, and quantizing it again would lose quality twice; start \
+             from the original weights"
+        ));
+    }
+    if let Some(model_type) = config["model_type"].as_str().filter(|t| TRANSPOSED.contains(t)) {
+        return refused(format!(
+            "{model_type} models store their linear layers transposed (Conv1D), which quern cannot turn into \
+             bitsandbytes' form yet; choose a GGUF type instead"
+        ));
+    }
+    Ok(())
+}
+
+fn check_type(source: &Checkpoint, tensor: &TensorInfo) -> Result<()> {
+    if matches!(tensor.element_type, ElementType::F32 | ElementType::F16 | ElementType::BF16) {
+        return Ok(());
+    }
+    let what = format!(
+        "the weights of a linear layer are {}; bitsandbytes quantizes f32, f16 and bf16 only: start from such \
+         weights",
+        tensor.element_type
+    );
+    Err(Error::unsupported(source.file_of(tensor), what).with_tensor(&tensor.name))
+}
