@@ -3,7 +3,9 @@
 use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
+use quern_quantize::bitsandbytes::Kind;
 use quern_quantize::imatrix::Format;
+use quern_quantize::load_in::LoadScheme;
 use quern_quantize::recipe::{FileType, Override};
 use quern_tensor_io::ElementType;
 
@@ -21,7 +23,7 @@ pub struct Cli {
 pub enum Command {
     /// The whole mill on the small model that comes with quern, in under a minute
     Demo(Demo),
-    /// Quantize a checkpoint (safetensors or GGUF) to a GGUF file
+    /// Quantize a checkpoint to GGUF types, GPTQ, NF4, FP4 or int8
     Quantize(Quantize),
     /// Measure an importance matrix over a text, as llama-imatrix does
     Imatrix(Imatrix),
@@ -68,13 +70,47 @@ impl Threads {
 pub struct Quantize {
     /// Checkpoint: a directory, a .safetensors file or a .gguf file
     pub model: PathBuf,
-    /// Target scheme: any file type of llama-quantize (q4_k_m, q8_0, iq4_xs, f16 …), in any case
-    #[arg(long, value_name = "SCHEME", value_parser = file_type)]
-    pub to: FileType,
-    /// The file to write [required unless --dry-run]
+    /// Target scheme: any file type of llama-quantize (q4_k_m, q8_0, iq4_xs, f16 …), gptq, nf4, fp4 or int8
+    #[arg(long, value_name = "SCHEME", value_parser = scheme)]
+    pub to: Scheme,
+    /// The file (GGUF) or directory (gptq, nf4, fp4, int8) to write [required unless --dry-run]
     #[arg(short, long, value_name = "OUT", required_unless_present = "dry_run")]
     pub output: Option<PathBuf>,
-    /// Importance matrix from llama-imatrix (GGUF or legacy .dat)
+    /// Only print the plan: tensor, from, to, size
+    #[arg(long)]
+    pub dry_run: bool,
+    /// Replace an existing output
+    #[arg(long)]
+    pub force: bool,
+    /// Print the result as JSON
+    #[arg(long)]
+    pub json: bool,
+    #[command(flatten)]
+    pub gguf: GgufOptions,
+    #[command(flatten)]
+    pub gptq: GptqOptions,
+    #[command(flatten)]
+    pub bitsandbytes: BitsandbytesOptions,
+    #[command(flatten)]
+    pub threads: Threads,
+}
+
+/// What `--to` names.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Scheme {
+    /// A GGUF file type.
+    Gguf(FileType),
+    /// GPTQ.
+    Gptq,
+    /// NF4, FP4 or int8.
+    Bitsandbytes(Kind),
+}
+
+/// Options for GGUF types.
+#[derive(Debug, Args)]
+#[command(next_help_heading = "GGUF types")]
+pub struct GgufOptions {
+    /// Importance matrix from quern imatrix or llama-imatrix (GGUF or legacy .dat)
     #[arg(long, value_name = "FILE")]
     pub imatrix: Option<PathBuf>,
     /// One type for every tensor, no mix
@@ -95,17 +131,104 @@ pub struct Quantize {
     /// Quantize again what is quantized already (loses quality twice)
     #[arg(long)]
     pub allow_requantize: bool,
-    /// Only print the plan: tensor, from, to, size
+}
+
+impl GgufOptions {
+    /// Whether any of them was given.
+    pub fn any_given(&self) -> bool {
+        self.imatrix.is_some()
+            || self.pure
+            || !self.tensor_type.is_empty()
+            || self.output_tensor_type.is_some()
+            || self.token_embedding_type.is_some()
+            || self.leave_output_tensor
+            || self.allow_requantize
+    }
+}
+
+/// Options for GPTQ.
+#[derive(Debug, Args)]
+#[command(next_help_heading = "GPTQ")]
+pub struct GptqOptions {
+    /// Bits per weight: 2, 3, 4 or 8 [default: 4]
+    #[arg(long, value_name = "N", value_parser = bits)]
+    pub bits: Option<u32>,
+    /// Input columns that share a scale, -1 for all [default: 128]
+    #[arg(long, value_name = "N", allow_negative_numbers = true, value_parser = group_size)]
+    pub group_size: Option<GroupSize>,
+    /// Quantize columns in the order of their activations (readers then compute more slowly)
     #[arg(long)]
-    pub dry_run: bool,
-    /// Replace an existing output
+    pub desc_act: bool,
+    /// Zero points of their own instead of the middle of the range (written as gptq_v2)
     #[arg(long)]
-    pub force: bool,
-    /// Print the result as JSON
+    pub asym: bool,
+    /// Damping, as a share of the Hessian's mean diagonal [default: 0.01]
+    #[arg(long, value_name = "X", value_parser = damp)]
+    pub damp: Option<f64>,
+    /// Calibration text or JSONL file, - for standard input [default: a text that comes with quern]
+    #[arg(long, value_name = "FILE")]
+    pub calibration: Option<PathBuf>,
+    /// Calibration samples [default: 128]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
+    pub samples: Option<u32>,
+    /// Tokens in a sample [default: 2048, or what the model was trained for]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(16..))]
+    pub context: Option<u32>,
+    /// Rules for single modules as JSON, or @FILE: {"-:REGEX": {}} leaves out, {"REGEX": {"bits": 8}} overrides
+    #[arg(long, value_name = "JSON|@FILE")]
+    pub dynamic: Option<String>,
+    /// Also write an importance matrix of the calibration text
+    #[arg(long, value_name = "FILE")]
+    pub save_imatrix: Option<PathBuf>,
+    /// Discard an unfinished run with the same output instead of going on with it
     #[arg(long)]
-    pub json: bool,
-    #[command(flatten)]
-    pub threads: Threads,
+    pub restart: bool,
+}
+
+impl GptqOptions {
+    /// Whether any of them was given.
+    pub fn any_given(&self) -> bool {
+        self.bits.is_some()
+            || self.group_size.is_some()
+            || self.desc_act
+            || self.asym
+            || self.damp.is_some()
+            || self.calibration.is_some()
+            || self.samples.is_some()
+            || self.context.is_some()
+            || self.dynamic.is_some()
+            || self.save_imatrix.is_some()
+            || self.restart
+    }
+}
+
+/// Columns that share a scale; `None` for all.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct GroupSize(pub Option<usize>);
+
+/// Options for NF4, FP4 and int8.
+#[derive(Debug, Args)]
+#[command(next_help_heading = "NF4, FP4, int8")]
+pub struct BitsandbytesOptions {
+    /// Values that share a scale: 32, 64 … 4096 [default: 64]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(32..=4096))]
+    pub block_size: Option<u16>,
+    /// Quantize the scales too: 4.13 bits per weight instead of 4.5 [this is the default]
+    #[arg(long, overrides_with = "no_double_quant")]
+    pub double_quant: bool,
+    /// Keep the scales in f32
+    #[arg(long)]
+    pub no_double_quant: bool,
+    /// Leave a module as it is: the beginning or the end of its path, or a regular expression (repeatable)
+    #[arg(long, value_name = "NAME")]
+    pub skip_module: Vec<String>,
+}
+
+impl BitsandbytesOptions {
+    /// Whether any of them was given.
+    pub fn any_given(&self) -> bool {
+        self.block_size.is_some() || self.double_quant || self.no_double_quant || !self.skip_module.is_empty()
+    }
 }
 
 /// Arguments of `quern imatrix`.
@@ -182,6 +305,14 @@ pub struct Inspect {
     pub json: bool,
 }
 
+/// How a model is loaded.
+#[derive(Debug, Args)]
+pub struct Load {
+    /// Quantize an f16, bf16 or f32 model while loading it: nf4, fp4, int8, or a GGUF type (q4_k, q8_0 …)
+    #[arg(long, value_name = "SCHEME", value_parser = load_scheme)]
+    pub load_in: Option<LoadScheme>,
+}
+
 /// Arguments of `quern run`.
 #[derive(Debug, Args)]
 pub struct Run {
@@ -218,6 +349,8 @@ pub struct Run {
     #[arg(long)]
     pub json: bool,
     #[command(flatten)]
+    pub load: Load,
+    #[command(flatten)]
     pub threads: Threads,
 }
 
@@ -242,6 +375,8 @@ pub struct Perplexity {
     #[arg(long)]
     pub json: bool,
     #[command(flatten)]
+    pub load: Load,
+    #[command(flatten)]
     pub threads: Threads,
 }
 
@@ -263,14 +398,47 @@ pub struct Bench {
     #[arg(long)]
     pub json: bool,
     #[command(flatten)]
+    pub load: Load,
+    #[command(flatten)]
     pub threads: Threads,
 }
 
-fn file_type(name: &str) -> Result<FileType, String> {
-    FileType::from_name(name).ok_or_else(|| {
+fn scheme(name: &str) -> Result<Scheme, String> {
+    if name.eq_ignore_ascii_case("gptq") {
+        return Ok(Scheme::Gptq);
+    }
+    let kind = Kind::from_name(name).map(Scheme::Bitsandbytes);
+    kind.or_else(|| FileType::from_name(name).map(Scheme::Gguf)).ok_or_else(|| {
         let known: Vec<_> = FileType::ALL.iter().map(|t| t.name().to_lowercase()).collect();
-        format!("there is no such scheme; known are {}", known.join(", "))
+        format!("there is no such scheme; known are gptq, nf4, fp4, int8, {}", known.join(", "))
     })
+}
+
+fn load_scheme(name: &str) -> Result<LoadScheme, String> {
+    LoadScheme::from_name(name).ok_or_else(|| {
+        "there is no such scheme to load in; take nf4, fp4, int8 or a GGUF type such as q4_k or q8_0"
+            .to_owned()
+    })
+}
+
+fn bits(text: &str) -> Result<u32, String> {
+    match text.parse() {
+        Ok(bits @ (2 | 3 | 4 | 8)) => Ok(bits),
+        _ => Err("GPTQ has 2, 3, 4 or 8 bits".to_owned()),
+    }
+}
+
+fn group_size(text: &str) -> Result<GroupSize, String> {
+    match text.parse::<i64>() {
+        Ok(-1) => Ok(GroupSize(None)),
+        Ok(size @ 8..=65536) => Ok(GroupSize(Some(size as usize))),
+        _ => Err("a number of columns (32, 64, 128 are usual), or -1 for one group a row".to_owned()),
+    }
+}
+
+fn damp(text: &str) -> Result<f64, String> {
+    let value: Option<f64> = text.parse().ok();
+    value.filter(|v| (0.0..1.0).contains(v)).ok_or_else(|| "a share from 0 to below 1".to_owned())
 }
 
 fn element_type(name: &str) -> Result<ElementType, String> {

@@ -14,6 +14,8 @@ pub enum Unit {
     Bytes,
     /// Chunks of a text.
     Chunks,
+    /// Linear layers of a model.
+    Modules,
     /// Repetitions of a measurement.
     Runs,
 }
@@ -25,6 +27,7 @@ impl Bar {
         let counts = match unit {
             Unit::Bytes => "{bytes:>10}/{total_bytes} {bytes_per_sec:>12}",
             Unit::Chunks => "{pos:>5}/{len} chunks",
+            Unit::Modules => "{pos:>5}/{len} modules",
             Unit::Runs => "{pos:>3}/{len} runs",
         };
         let template = format!("{{bar:28}} {counts}  {{eta:>4}} left  {{wide_msg}}");

@@ -4,13 +4,13 @@ use std::process::ExitCode;
 
 use quern_run::{BenchOptions, BenchReport};
 
-use super::{Outcome, load, print, print_json};
+use super::{Outcome, load_in, print, print_json};
 use crate::progress::{Bar, Unit};
 use crate::{args, format};
 
 /// Measures and prints a table as llama-bench's.
 pub fn run(args: &args::Bench) -> Outcome {
-    let model = load(&args.model, args.threads.count())?;
+    let model = load_in(&args.model, args.threads.count(), args.load.load_in)?;
     let bar = Bar::new(Unit::Runs);
     let options =
         BenchOptions { prompt: args.prompt, generate: args.generate, repetitions: args.repetitions };

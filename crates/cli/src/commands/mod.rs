@@ -6,9 +6,12 @@ use std::process::ExitCode;
 use std::sync::Arc;
 
 use anyhow::Context;
-use quern_run::{GenerateOptions, GenerateReport, LoadOptions, Model};
+use quern_quantize::load_in::{LoadScheme, Loader};
+use quern_run::{GenerateOptions, GenerateReport, LoadIn, LoadOptions, Model};
 use quern_tensor_io::Checkpoint;
 use serde::Serialize;
+
+use crate::format;
 
 pub mod bench;
 pub mod demo;
@@ -23,8 +26,23 @@ pub type Outcome = anyhow::Result<ExitCode>;
 
 /// Opens the model and prepares it for running.
 fn load(path: &Path, threads: usize) -> anyhow::Result<Model> {
+    load_in(path, threads, None)
+}
+
+/// As [`load`], quantizing on the way.
+fn load_in(path: &Path, threads: usize, scheme: Option<LoadScheme>) -> anyhow::Result<Model> {
     let checkpoint = Arc::new(Checkpoint::open(path)?);
-    Ok(Model::load(checkpoint, LoadOptions { threads })?)
+    let loader = scheme.map(|scheme| Loader::new(&checkpoint, scheme)).transpose()?;
+    let loader = loader.as_ref().map(|l| l as &dyn LoadIn);
+    let model = Model::load_in(checkpoint, LoadOptions { threads }, loader)?;
+    for note in model.notes() {
+        eprintln!("note: {note}");
+    }
+    if scheme.is_some() {
+        let (before, after) = model.weight_bytes();
+        eprintln!("weights: {} in the file, {} in memory", format::bytes(before), format::bytes(after));
+    }
+    Ok(model)
 }
 
 /// Reads a text file whole; it must be UTF-8.

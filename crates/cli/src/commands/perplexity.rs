@@ -4,7 +4,7 @@ use std::process::ExitCode;
 
 use quern_run::PerplexityOptions;
 
-use super::{Outcome, load, print, print_json, read_text};
+use super::{Outcome, load_in, print, print_json, read_text};
 use crate::args;
 use crate::progress::{Bar, Unit};
 
@@ -12,8 +12,8 @@ use crate::progress::{Bar, Unit};
 pub fn run(args: &args::Perplexity) -> Outcome {
     let text = read_text(&args.text)?;
     let threads = args.threads.count();
-    let model = load(&args.model, threads)?;
-    let reference = args.reference.as_deref().map(|path| load(path, threads)).transpose()?;
+    let model = load_in(&args.model, threads, args.load.load_in)?;
+    let reference = args.reference.as_deref().map(|path| load_in(path, threads, None)).transpose()?;
     let options = PerplexityOptions { context: args.context, chunks: args.chunks };
     let bar = Bar::new(Unit::Chunks);
     let report = quern_run::perplexity(&model, reference.as_ref(), &text, options, &bar)?;

@@ -5,12 +5,12 @@ use std::process::ExitCode;
 use quern_run::{GenerateOptions, SamplingOptions};
 use serde_json::json;
 
-use super::{Outcome, load, print_json, tell};
+use super::{Outcome, load_in, print_json, tell};
 use crate::{args, format};
 
 /// Streams the text to standard output, or prints everything as JSON at the end.
 pub fn run(args: &args::Run) -> Outcome {
-    let model = load(&args.model, args.threads.count())?;
+    let model = load_in(&args.model, args.threads.count(), args.load.load_in)?;
     let seed = args.seed.unwrap_or_else(random_seed);
     let options = GenerateOptions {
         limit: Some(args.predict),

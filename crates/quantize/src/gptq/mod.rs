@@ -21,6 +21,7 @@
 
 mod error;
 mod hessian;
+pub mod job;
 mod order;
 mod parameters;
 mod prepare;

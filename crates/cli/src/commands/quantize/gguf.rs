@@ -1,4 +1,4 @@
-//! `quern quantize`: a checkpoint to a quantized GGUF file.
+//! To a GGUF file.
 
 use std::process::ExitCode;
 use std::time::Instant;
@@ -6,35 +6,36 @@ use std::time::Instant;
 use quern_model::GgufView;
 use quern_quantize::imatrix::Imatrix;
 use quern_quantize::job::{self, Options, Plan};
+use quern_quantize::recipe::FileType;
 use quern_tensor_io::Checkpoint;
 use serde_json::json;
 
-use super::{Outcome, print, print_json};
+use super::super::{Outcome, print, print_json};
 use crate::progress::{Bar, Unit};
 use crate::{args, format};
 
 /// Plans, and unless it is a dry run, does it.
-pub fn run(args: &args::Quantize) -> Outcome {
+pub fn run(args: &args::Quantize, file_type: FileType) -> Outcome {
     let checkpoint = Checkpoint::open(&args.model)?;
     let view = GgufView::new(&checkpoint)?;
     let options = Options {
-        imatrix: args.imatrix.as_deref().map(Imatrix::open).transpose()?,
-        pure: args.pure,
-        leave_output_tensor: args.leave_output_tensor,
-        output_tensor_type: args.output_tensor_type,
-        token_embedding_type: args.token_embedding_type,
-        overrides: args.tensor_type.clone(),
-        allow_requantize: args.allow_requantize,
+        imatrix: args.gguf.imatrix.as_deref().map(Imatrix::open).transpose()?,
+        pure: args.gguf.pure,
+        leave_output_tensor: args.gguf.leave_output_tensor,
+        output_tensor_type: args.gguf.output_tensor_type,
+        token_embedding_type: args.gguf.token_embedding_type,
+        overrides: args.gguf.tensor_type.clone(),
+        allow_requantize: args.gguf.allow_requantize,
         force: args.force,
         threads: args.threads.count(),
-        ..Options::new(args.to)
+        ..Options::new(file_type)
     };
     let plan = job::plan(&view, options)?;
     for warning in plan.warnings() {
         eprintln!("warning: {warning}");
     }
     let Some(output) = args.output.as_deref().filter(|_| !args.dry_run) else {
-        return show(&plan, args);
+        return show(&plan, args, file_type);
     };
     let started = Instant::now();
     let bar = Bar::new(Unit::Bytes);
@@ -44,7 +45,7 @@ pub fn run(args: &args::Quantize) -> Outcome {
     if args.json {
         print_json(&json!({
             "output": output,
-            "scheme": args.to.name().to_lowercase(),
+            "scheme": file_type.name().to_lowercase(),
             "file_size": plan.file_size(),
             "bits_per_weight": plan.bits_per_weight(),
             "seconds": seconds,
@@ -53,7 +54,7 @@ pub fn run(args: &args::Quantize) -> Outcome {
         print(&format!(
             "{}: {}, {} to {}, {:.2} bits per weight, in {seconds:.1} s\n",
             output.display(),
-            args.to.name().to_lowercase(),
+            file_type.name().to_lowercase(),
             format::bytes(plan.source_bytes()),
             format::bytes(plan.file_size()),
             plan.bits_per_weight(),
@@ -63,7 +64,7 @@ pub fn run(args: &args::Quantize) -> Outcome {
 }
 
 /// The dry run: one row a tensor, and the total.
-fn show(plan: &Plan<'_>, args: &args::Quantize) -> Outcome {
+fn show(plan: &Plan<'_>, args: &args::Quantize, file_type: FileType) -> Outcome {
     if args.json {
         let tensors: Vec<_> = plan
             .rows()
@@ -71,7 +72,7 @@ fn show(plan: &Plan<'_>, args: &args::Quantize) -> Outcome {
             .map(|r| json!({"name": r.name, "shape": r.shape, "from": r.from.name(), "to": r.to.name(), "bytes": r.bytes}))
             .collect();
         print_json(&json!({
-            "scheme": args.to.name().to_lowercase(),
+            "scheme": file_type.name().to_lowercase(),
             "file_size": plan.file_size(),
             "bits_per_weight": plan.bits_per_weight(),
             "tensors": tensors,

@@ -1,0 +1,90 @@
+//! To NF4, FP4 or int8.
+
+use std::process::ExitCode;
+use std::time::Instant;
+
+use quern_quantize::bitsandbytes::{self, Kind, Options, Plan};
+use quern_tensor_io::Checkpoint;
+use serde_json::json;
+
+use super::super::{Outcome, print, print_json};
+use crate::progress::{Bar, Unit};
+use crate::{args, format};
+
+/// Plans, and unless it is a dry run, does it.
+pub fn run(args: &args::Quantize, kind: Kind) -> Outcome {
+    let given = &args.bitsandbytes;
+    let defaults = Options::new(kind);
+    let options = Options {
+        block_size: given.block_size.map_or(defaults.block_size, usize::from),
+        double_quant: !given.no_double_quant,
+        threads: args.threads.count(),
+        force: args.force,
+        skip: given.skip_module.clone(),
+        ..defaults
+    };
+    let checkpoint = Checkpoint::open(&args.model)?;
+    let plan = bitsandbytes::plan(&checkpoint, &options)?;
+    for note in &plan.notes {
+        eprintln!("note: {note}");
+    }
+    let weights: u64 = plan.rows.iter().map(|r| r.shape.iter().product::<usize>() as u64).sum();
+    let bits_per_weight = plan.bytes() as f64 * 8.0 / weights as f64;
+    let Some(output) = args.output.as_deref().filter(|_| !args.dry_run) else {
+        return show(&plan, kind, bits_per_weight, args.json);
+    };
+    let started = Instant::now();
+    let bar = Bar::new(Unit::Bytes);
+    let report = bitsandbytes::quantize(&checkpoint, output, options, &bar)?;
+    drop(bar);
+    let seconds = started.elapsed().as_secs_f64();
+    if args.json {
+        print_json(&json!({
+            "output": output,
+            "scheme": kind.name(),
+            "file_size": report.file_size,
+            "bits_per_weight": bits_per_weight,
+            "tensors_quantized": report.quantized,
+            "seconds": seconds,
+        }))?;
+    } else {
+        print(&format!(
+            "{}: {}, {} of {} tensors quantized, {} to {}, {bits_per_weight:.2} bits per weight, in {seconds:.1} s\n",
+            output.display(),
+            kind.name(),
+            report.quantized,
+            report.tensors,
+            format::bytes(report.source_bytes),
+            format::bytes(report.file_size),
+        ))?;
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+/// The dry run: one row a tensor, and the total.
+fn show(plan: &Plan, kind: Kind, bits_per_weight: f64, json: bool) -> Outcome {
+    let to = |row: &bitsandbytes::PlanRow| row.to.map_or_else(|| row.from.name(), Kind::name);
+    if json {
+        let tensors = plan.rows.iter().map(
+            |r| json!({"name": r.name, "shape": r.shape, "from": r.from.name(), "to": to(r), "bytes": r.bytes}),
+        );
+        print_json(&json!({
+            "scheme": kind.name(),
+            "file_size": plan.bytes(),
+            "bits_per_weight": bits_per_weight,
+            "tensors": tensors.collect::<Vec<_>>(),
+        }))?;
+    } else {
+        let rows = plan.rows.iter().map(|r| {
+            let shape = format::shape(&r.shape);
+            vec![r.name.clone(), shape, r.from.name().to_owned(), to(r).to_owned(), format::bytes(r.bytes)]
+        });
+        print(&format!(
+            "{}\n\ntotal: {} to {}, {bits_per_weight:.2} bits per weight\n",
+            format::table(&["tensor", "shape", "from", "to", "size"], &[1, 4], rows),
+            format::bytes(plan.source_bytes()),
+            format::bytes(plan.bytes()),
+        ))?;
+    }
+    Ok(ExitCode::SUCCESS)
+}

@@ -1,0 +1,165 @@
+//! To GPTQ.
+
+use std::io::Read;
+use std::path::Path;
+use std::process::ExitCode;
+
+use anyhow::Context;
+use quern_quantize::calibration::{self, SampleOptions, Source};
+use quern_quantize::gptq::job::{self, Options, Plan, Report, Rules};
+use quern_quantize::gptq::{Order, Settings};
+use quern_run::Model;
+use serde_json::json;
+
+use super::super::{Outcome, load, print, print_json};
+use crate::progress::{Bar, Unit};
+use crate::{args, format};
+
+/// Samples and their length where nobody says otherwise.
+const SAMPLES: u32 = 128;
+const CONTEXT: u32 = 2048;
+
+/// Plans, and unless it is a dry run, does it.
+pub fn run(args: &args::Quantize) -> Outcome {
+    let model = load(&args.model, args.threads.count())?;
+    let options = options(args, &model)?;
+    let plan = job::plan(&model, &options)?;
+    let Some(output) = args.output.as_deref().filter(|_| !args.dry_run) else {
+        return show(&plan, args);
+    };
+    let samples = &options.samples;
+    eprintln!(
+        "calibrating with {} tokens in {} samples; about {} of memory beside the model",
+        samples.tokens,
+        samples.sequences.len(),
+        format::bytes(plan.memory_bytes)
+    );
+    let bar = Bar::new(Unit::Modules);
+    let report = job::run(&model, &plan, &options, output, &bar)?;
+    drop(bar);
+    for warning in &report.warnings {
+        eprintln!("warning: {warning}");
+    }
+    match args.json {
+        true => print_json(&json!({ "output": output, "scheme": "gptq", "report": report }))?,
+        false => print(&told(&report, output, &options.settings))?,
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+fn options(args: &args::Quantize, model: &Model) -> anyhow::Result<Options> {
+    let given = &args.gptq;
+    let settings = Settings::default();
+    let order = if given.desc_act { Order::Activation } else { Order::GroupAware };
+    let settings = Settings {
+        bits: given.bits.unwrap_or(settings.bits),
+        group_size: given.group_size.map_or(settings.group_size, |g| g.0),
+        symmetric: !given.asym,
+        order,
+        damp: given.damp.unwrap_or(settings.damp),
+        ..settings
+    };
+    let trained = model.config().context_length;
+    let context = given.context.map_or(trained.min(CONTEXT as usize), |c| c as usize);
+    let source = match given.calibration.as_deref() {
+        None => Source::Default,
+        Some(path) => read(path)?,
+    };
+    let sample_options = SampleOptions { samples: given.samples.unwrap_or(SAMPLES) as usize, context };
+    let samples = calibration::samples(model.tokenizer()?, source, sample_options)?;
+    let rules = match given.dynamic.as_deref().map(|text| (text, text.strip_prefix('@'))) {
+        None => Rules::default(),
+        Some((_, Some(file))) => {
+            let text =
+                std::fs::read_to_string(file).with_context(|| format!("{file}: cannot read the rules"))?;
+            Rules::parse(&text).with_context(|| file.to_owned())?
+        }
+        Some((text, None)) => Rules::parse(text)?,
+    };
+    let dataset = given.calibration.as_deref().map(|p| p.display().to_string());
+    let defaults = Options::new(settings, samples);
+    Ok(Options {
+        rules,
+        imatrix: given.save_imatrix.clone(),
+        dataset: dataset.unwrap_or(defaults.dataset.clone()),
+        force: args.force,
+        restart: given.restart,
+        ..defaults
+    })
+}
+
+/// The calibration text, from a file or standard input.
+fn read(path: &Path) -> anyhow::Result<Source> {
+    if path.as_os_str() != "-" {
+        return Ok(calibration::read(path)?);
+    }
+    let mut bytes = Vec::new();
+    std::io::stdin()
+        .lock()
+        .read_to_end(&mut bytes)
+        .context("standard input: cannot read the calibration text")?;
+    Ok(calibration::read_bytes(path, bytes)?)
+}
+
+/// The dry run: one row a module.
+fn show(plan: &Plan, args: &args::Quantize) -> Outcome {
+    let describe = |m: &job::PlanModule| match &m.settings {
+        None => "as it is".to_owned(),
+        Some(s) => words(s),
+    };
+    if args.json {
+        let modules: Vec<_> = plan
+            .modules
+            .iter()
+            .map(|m| json!({"name": m.name, "rows": m.rows, "columns": m.columns, "to": describe(m)}))
+            .collect();
+        print_json(&json!({"scheme": "gptq", "memory_bytes": plan.memory_bytes, "modules": modules}))?;
+    } else {
+        let rows = plan
+            .modules
+            .iter()
+            .map(|m| vec![m.name.clone(), format::shape(&[m.rows, m.columns]), describe(m)]);
+        print(&format!(
+            "{}\n\nabout {} of memory beside the model\n",
+            format::table(&["module", "shape", "to"], &[1], rows),
+            format::bytes(plan.memory_bytes)
+        ))?;
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+fn words(s: &Settings) -> String {
+    let group = s.group_size.map_or_else(|| "one group a row".to_owned(), |g| format!("group {g}"));
+    let zeros = if s.symmetric { "symmetric" } else { "asymmetric" };
+    let order = if s.order == Order::Activation { ", act-order" } else { "" };
+    format!("{}-bit, {group}, {zeros}{order}", s.bits)
+}
+
+fn told(report: &Report, output: &Path, settings: &Settings) -> String {
+    let rows = report.modules.iter().map(|m| {
+        vec![
+            m.module.clone(),
+            format!("{}-bit", m.bits),
+            format!("{:.3e}", m.loss),
+            if m.fallback.is_some() { "nearest".to_owned() } else { format!("{:.3}", m.damp) },
+            m.tokens.to_string(),
+            format!("{:.2}", m.seconds),
+        ]
+    });
+    let header = ["module", "bits", "loss", "damp", "tokens", "seconds"];
+    let mut text = format!("{}\n\n", format::table(&header, &[2, 3, 4, 5], rows));
+    if report.resumed_blocks > 0 {
+        text += &format!("{} blocks were finished by an earlier run\n", report.resumed_blocks);
+    }
+    if !report.skipped.is_empty() {
+        text += &format!("left as they are: {}\n", report.skipped.join(", "));
+    }
+    text + &format!(
+        "{}: gptq {}, {}, {:.2} bits per weight, in {:.1} s\n",
+        output.display(),
+        words(settings),
+        format::bytes(report.bytes),
+        report.bits_per_weight,
+        report.seconds
+    )
+}

@@ -1,0 +1,51 @@
+//! Why a GPTQ job was refused or stopped.
+
+use quern_tensor_io::Error as FileError;
+
+use super::rules::RuleError;
+use crate::gptq::SolveError;
+
+/// Why a GPTQ job was refused or stopped. The output does not exist then; finished blocks are kept beside it.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum Error {
+    /// A file could not be read or written.
+    #[error(transparent)]
+    File(#[from] FileError),
+    /// The forward pass failed.
+    #[error(transparent)]
+    Run(#[from] quern_run::Error),
+    /// The rules for single modules cannot be used.
+    #[error(transparent)]
+    Rules(#[from] RuleError),
+    /// One module cannot be quantized.
+    #[error("module {module:?}: {source}")]
+    Module {
+        /// Its name.
+        module: String,
+        /// Why.
+        source: SolveError,
+    },
+    /// The importance matrix could not be written.
+    #[error("the importance matrix: {0}")]
+    Imatrix(String),
+    /// Every module is left out.
+    #[error("the rules leave every module out: there is nothing to quantize")]
+    Nothing,
+    /// Something else within a block.
+    #[error("{0}")]
+    Stage(Box<dyn std::error::Error + Send + Sync>),
+}
+
+impl From<quern_run::LayerwiseError> for Error {
+    fn from(error: quern_run::LayerwiseError) -> Self {
+        match error {
+            quern_run::LayerwiseError::Run(e) => Self::Run(e),
+            quern_run::LayerwiseError::Stages(e) => match e.downcast::<Error>() {
+                Ok(own) => *own,
+                Err(other) => Self::Stage(other),
+            },
+            other => Self::Stage(Box::new(other)),
+        }
+    }
+}

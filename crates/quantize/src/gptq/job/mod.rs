@@ -1,0 +1,67 @@
+//! The GPTQ job: a Hugging Face checkpoint goes in, a GPTQ checkpoint comes out.
+//!
+//! ```text
+//! for each block
+//!   for each group of modules with one input: q k v | o | gate up | down
+//!     run the calibration tokens up to it     Hessian of the inputs, once for the group
+//!     solve each module, pack, write          a file in the folder of the unfinished run
+//!     go on with the packed weights           read back from that file: what follows is fitted to what a
+//!                                             reader of the checkpoint will compute
+//! at the end: packed modules and untouched tensors into the output, which appears whole
+//! ```
+
+mod config;
+mod error;
+mod plan;
+mod report;
+mod rules;
+mod run;
+mod state;
+
+use std::path::PathBuf;
+
+use super::Settings;
+use crate::calibration::Samples;
+
+pub use error::Error;
+pub use plan::{Plan, PlanModule, plan};
+pub use report::{ModuleReport, Report};
+pub use rules::{RuleError, Rules, Verdict};
+pub use run::run;
+
+/// What the user asked for.
+#[derive(Clone, Debug)]
+pub struct Options {
+    /// How modules are quantized where no rule says otherwise.
+    pub settings: Settings,
+    /// Rules for single modules.
+    pub rules: Rules,
+    /// What the model is run on.
+    pub samples: Samples,
+    /// Also write an importance matrix of the same text there.
+    pub imatrix: Option<PathBuf>,
+    /// Name of the calibration text, for the importance matrix.
+    pub dataset: String,
+    /// Replace an existing output.
+    pub force: bool,
+    /// Discard an unfinished run instead of going on with it.
+    pub restart: bool,
+    /// Bytes of tensors in one output file at most.
+    pub shard_bytes: u64,
+}
+
+impl Options {
+    /// The defaults, for these samples.
+    pub fn new(settings: Settings, samples: Samples) -> Self {
+        Self {
+            settings,
+            rules: Rules::default(),
+            samples,
+            imatrix: None,
+            dataset: crate::calibration::DEFAULT_NAME.to_owned(),
+            force: false,
+            restart: false,
+            shard_bytes: 4 << 30,
+        }
+    }
+}

@@ -1,0 +1,102 @@
+//! What a job will do, known before any work is done: shapes are checked for all modules up front.
+
+use quern_model::World;
+use quern_run::Model;
+use quern_tensor_io::{Container, Error as FileError};
+
+use super::rules::Verdict;
+use super::{Error, Options};
+use crate::gptq::{Settings, check_shape};
+
+/// What becomes of one module.
+#[derive(Clone, Debug)]
+pub struct PlanModule {
+    /// Name of its weight in the checkpoint.
+    pub weight: String,
+    /// Its name: that of the weight without `.weight`.
+    pub name: String,
+    /// Name of its weight in a GGUF file, under which an importance matrix has it.
+    pub gguf: Option<String>,
+    /// Its block.
+    pub layer: usize,
+    /// Outputs.
+    pub rows: usize,
+    /// Inputs.
+    pub columns: usize,
+    /// How it is quantized; `None` if a rule leaves it as it is.
+    pub settings: Option<Settings>,
+}
+
+/// All modules, in the order they are worked on.
+#[derive(Clone, Debug)]
+pub struct Plan {
+    /// The modules.
+    pub modules: Vec<PlanModule>,
+    /// Number of blocks.
+    pub layers: usize,
+    /// About how much memory the job takes beside the mapped model: activations, Hessian, factor and weights of
+    /// the largest group.
+    pub memory_bytes: u64,
+}
+
+/// Plans a job.
+///
+/// # Errors
+/// A model that is a GGUF file or quantized already; a module whose shape does not fit its bits and group size;
+/// rules that leave nothing to do.
+pub fn plan(model: &Model, options: &Options) -> Result<Plan, Error> {
+    let checkpoint = model.checkpoint();
+    if checkpoint.container() == Container::Gguf {
+        let what = "GPTQ is made from a Hugging Face checkpoint; this is a GGUF file: convert it first";
+        return Err(FileError::unsupported(checkpoint.path(), what).into());
+    }
+    let config = model.config();
+    if let Some(method) = &config.quantization {
+        let what = format!(
+            "this checkpoint is quantized with {method} already; start from the original in f16 or bf16"
+        );
+        return Err(FileError::unsupported(checkpoint.path(), what).into());
+    }
+    let mut modules = Vec::new();
+    for layer in 0..config.layers {
+        for linear in model.linears(layer)? {
+            let name = linear.name.strip_suffix(".weight").unwrap_or(linear.name).to_owned();
+            let (rows, columns) = (linear.matrix.rows(), linear.matrix.columns());
+            let settings = match options.rules.of(&name, &options.settings) {
+                Verdict::Skip => None,
+                Verdict::Quantize(settings) => {
+                    check_shape(rows, columns, &settings)
+                        .map_err(|source| Error::Module { module: name.clone(), source })?;
+                    Some(settings)
+                }
+            };
+            let weight = linear.name.to_owned();
+            let gguf = config.tensor_name(World::Gguf, linear.role, Some(layer));
+            modules.push(PlanModule { weight, name, gguf, layer, rows, columns, settings });
+        }
+    }
+    if modules.iter().all(|m| m.settings.is_none()) {
+        return Err(Error::Nothing);
+    }
+    let memory_bytes = memory(model, options, &modules);
+    Ok(Plan { modules, layers: config.layers, memory_bytes })
+}
+
+impl Plan {
+    /// Whether any module has zero points that only `gptq_v2` can hold.
+    pub fn needs_v2(&self) -> bool {
+        self.modules.iter().filter_map(|m| m.settings.as_ref()).any(|s| !s.symmetric)
+    }
+}
+
+fn memory(model: &Model, options: &Options, modules: &[PlanModule]) -> u64 {
+    let config = model.config();
+    let tokens = options.samples.tokens as u64;
+    let longest = options.samples.sequences.iter().map(Vec::len).max().unwrap_or(0) as u64;
+    let (hidden, ffn) = (config.hidden_size as u64, config.ffn_size as u64);
+    let query = (config.heads * config.head_dim) as u64;
+    let activations = tokens * (hidden + ffn.max(query)) + longest * (3 * hidden + 3 * query + ffn);
+    let columns = modules.iter().map(|m| m.columns as u64).max().unwrap_or(0);
+    let weights = modules.iter().map(|m| (m.rows * m.columns) as u64).max().unwrap_or(0);
+    4 * (activations + 2 * columns * columns + 3 * weights)
+}

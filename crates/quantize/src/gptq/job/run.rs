@@ -1,0 +1,395 @@
+//! Walking through the model.
+
+use std::collections::BTreeMap;
+use std::error::Error as StdError;
+use std::path::Path;
+use std::time::Instant;
+
+use quern_compute::Pool;
+use quern_run::{Layerwise, LinearInfo, Model, Replacement, Stages};
+use quern_tensor_io::scheme::Packing;
+use quern_tensor_io::{Checkpoint, ElementType, Error as FileError, Progress, TensorPlan, decode};
+
+use super::report::{ModuleReport, Report, csv};
+use super::state::{BlockRecord, State};
+use super::{Error, Options, Plan, PlanModule, config};
+use crate::directory::{Directory, DirectoryOptions};
+use crate::gptq::{Hessian, Prepared, Settings, Solution, round_to_nearest, solve};
+use crate::imatrix::{Accumulator, Format as ImatrixFormat, WriteOptions};
+
+/// A module that saw less than this share of the calibration tokens is rounded to nearest.
+const LEAST_SHARE: f64 = 0.005;
+
+type StageError = Box<dyn StdError + Send + Sync>;
+
+/// Quantizes `model` as planned and writes the checkpoint directory `output`. Progress counts modules. The
+/// bytes do not depend on the number of the model's threads. A run that was stopped is gone on with.
+///
+/// # Errors
+/// Whatever it is, `output` does not exist then (or is as it was), and finished blocks are kept.
+pub fn run(
+    model: &Model,
+    plan: &Plan,
+    options: &Options,
+    output: &Path,
+    progress: &dyn Progress,
+) -> Result<Report, Error> {
+    let started = Instant::now();
+    let checkpoint = model.checkpoint();
+    if output.exists() && !options.force {
+        let what = "already exists; pass --force to replace it, or choose another name";
+        return Err(FileError::refused(output, what).into());
+    }
+    let quantization_config = config::quantization_config(options, plan.needs_v2());
+    let config = serde_json::to_vec_pretty(&quantization_config).unwrap_or_default();
+    let (mut state, mut records) = State::open(output, checkpoint, plan, options, &config)?;
+    let resumed = records.len();
+    let work = plan.modules.iter().filter(|m| m.settings.is_some());
+    progress.total(work.count() as u64);
+    progress.advance(records.iter().map(|r| r.modules.len() as u64).sum());
+
+    let mut walk = Layerwise::new(model, &options.samples.sequences)?;
+    let mut first = 0;
+    if let Some((layer, hidden)) = state.hidden(resumed, walk.hidden().len()) {
+        walk.set_hidden(&hidden);
+        first = layer;
+    }
+    // Blocks between the last residual stream and the first unfinished block: run with their packed weights.
+    for (layer, record) in records.iter().enumerate().skip(first) {
+        progress.step(&format!("block {layer}, finished before"));
+        walk.block(layer, &mut Replay { state: &state, record, group: 0 })?;
+    }
+    for layer in resumed..plan.layers {
+        let mut block = Quantize {
+            pool: model.pool(),
+            plan,
+            options,
+            state: &state,
+            progress,
+            layer,
+            group: 0,
+            hessian: None,
+            record: BlockRecord::default(),
+        };
+        walk.block(layer, &mut block)?;
+        let record = block.record;
+        state.finish_block(layer, &record)?;
+        records.push(record);
+        if layer + 1 < plan.layers {
+            state.keep_hidden(layer + 1, walk.hidden())?;
+        }
+    }
+    let tokens = walk.tokens();
+    drop(walk);
+    if let Some(path) = &options.imatrix {
+        write_imatrix(path, plan, options, &records)?;
+    }
+    let bytes = write(checkpoint, plan, options, output, &state, &records, quantization_config, config)?;
+    state.remove()?;
+    let modules: Vec<_> = records.into_iter().flat_map(|r| r.modules).collect();
+    let skipped = plan.modules.iter().filter(|m| m.settings.is_none()).map(|m| m.name.clone()).collect();
+    Ok(Report {
+        warnings: warnings(options, &modules),
+        modules,
+        skipped,
+        resumed_blocks: resumed,
+        tokens,
+        bytes,
+        bits_per_weight: bytes as f64 * 8.0 / model.parameters() as f64,
+        seconds: started.elapsed().as_secs_f64(),
+    })
+}
+
+fn warnings(options: &Options, modules: &[ModuleReport]) -> Vec<String> {
+    let mut out = Vec::new();
+    let samples = &options.samples;
+    if samples.sequences.len() < samples.wanted {
+        out.push(format!(
+            "the calibration text gave {} of the {} samples asked for",
+            samples.sequences.len(),
+            samples.wanted
+        ));
+    }
+    for m in modules {
+        if let Some(why) = &m.fallback {
+            out.push(format!("{}: rounded to nearest, {why}", m.module));
+        }
+    }
+    let damped = modules.iter().filter(|m| m.fallback.is_none() && m.damp > 1.5 * options.settings.damp);
+    for m in damped.take(8) {
+        out.push(format!(
+            "{}: its Hessian needed damping of {:.3}: more or other calibration text may help",
+            m.module, m.damp
+        ));
+    }
+    out
+}
+
+/// The joints of a block that is being quantized.
+struct Quantize<'a> {
+    pool: &'a Pool,
+    plan: &'a Plan,
+    options: &'a Options,
+    state: &'a State,
+    progress: &'a dyn Progress,
+    layer: usize,
+    group: usize,
+    hessian: Option<Hessian>,
+    record: BlockRecord,
+}
+
+impl Quantize<'_> {
+    fn module(&self, weight: &str) -> Result<&PlanModule, StageError> {
+        let found = self.plan.modules.iter().find(|m| m.weight == weight);
+        found.ok_or_else(|| format!("{weight} is not in the plan").into())
+    }
+
+    /// Solves the modules of a group whose settings agree.
+    fn solve(
+        &mut self,
+        layers: &[&LinearInfo<'_>],
+        settings: &Settings,
+        hessian: Hessian,
+    ) -> Result<Vec<(String, Solution)>, StageError> {
+        let started = Instant::now();
+        let tokens = hessian.tokens();
+        let diagonal = hessian.diagonal();
+        let least = LEAST_SHARE * self.options.samples.tokens as f64;
+        let prepared = if (tokens as f64) < least {
+            Err(format!("it saw only {tokens} of {} tokens", self.options.samples.tokens))
+        } else {
+            Prepared::new(self.pool, hessian, settings).map_err(|e| e.to_string())
+        };
+        // The factor serves all modules of the group: its time is shared.
+        let shared = started.elapsed().as_secs_f64() / layers.len() as f64;
+        let mut solutions = Vec::with_capacity(layers.len());
+        for layer in layers {
+            let started = Instant::now();
+            let module = self.module(layer.name)?.name.clone();
+            self.progress.step(&module);
+            let (rows, columns) = (layer.matrix.rows(), layer.matrix.columns());
+            let mut weights = vec![0f32; rows * columns];
+            if !decode::to_f32(layer.matrix.element_type(), layer.matrix.data(), &mut weights) {
+                return Err(
+                    format!("{}: {} cannot be decoded", layer.name, layer.matrix.element_type()).into()
+                );
+            }
+            let solution = match &prepared {
+                Ok(prepared) => solve(self.pool, &weights, rows, prepared, settings),
+                Err(_) => round_to_nearest(self.pool, &weights, rows, columns, Some(&diagonal), settings),
+            };
+            let solution = solution.map_err(|source| Error::Module { module: module.clone(), source })?;
+            self.record.modules.push(ModuleReport {
+                layer: self.layer,
+                module: module.clone(),
+                columns,
+                rows,
+                bits: settings.bits,
+                group_size: settings.group_size,
+                loss: solution.loss,
+                damp: prepared.as_ref().map_or(0.0, Prepared::damp),
+                tokens,
+                dead_columns: prepared.as_ref().map_or(0, Prepared::dead),
+                seconds: shared + started.elapsed().as_secs_f64(),
+                fallback: prepared.as_ref().err().cloned(),
+            });
+            self.progress.advance(1);
+            solutions.push((module, solution));
+        }
+        Ok(solutions)
+    }
+}
+
+impl Stages for Quantize<'_> {
+    fn input(&mut self, layers: &[LinearInfo<'_>], values: &[f32]) -> Result<(), StageError> {
+        let mut wanted = self.options.imatrix.is_some();
+        for layer in layers {
+            wanted |= self.module(layer.name)?.settings.is_some();
+        }
+        if wanted {
+            let columns = layers[0].matrix.columns();
+            self.hessian.get_or_insert_with(|| Hessian::new(columns)).add(self.pool, values);
+        }
+        Ok(())
+    }
+
+    fn replace(&mut self, layers: &[LinearInfo<'_>]) -> Result<Vec<Option<Replacement>>, StageError> {
+        let group = self.group;
+        self.group += 1;
+        let Some(hessian) = self.hessian.take() else { return Ok(vec![None; layers.len()]) };
+        if self.options.imatrix.is_some() {
+            for layer in layers {
+                let module = self.module(layer.name)?.name.clone();
+                self.record.squares.insert(module, hessian.diagonal());
+            }
+        }
+        // Modules that a rule treats differently cannot share the factor.
+        let mut parts: Vec<(Settings, Vec<&LinearInfo<'_>>)> = Vec::new();
+        for layer in layers {
+            let Some(settings) = self.module(layer.name)?.settings.clone() else { continue };
+            match parts.iter_mut().find(|(s, _)| *s == settings) {
+                Some((_, part)) => part.push(layer),
+                None => parts.push((settings, vec![layer])),
+            }
+        }
+        let mut solutions = Vec::new();
+        let count = parts.len();
+        let mut hessian = Some(hessian);
+        for (i, (settings, part)) in parts.iter().enumerate() {
+            let own = if i + 1 == count { hessian.take() } else { hessian.clone() };
+            if let Some(own) = own {
+                solutions.extend(self.solve(part, settings, own)?);
+            }
+        }
+        if solutions.is_empty() {
+            return Ok(vec![None; layers.len()]);
+        }
+        let v2 = self.plan.needs_v2();
+        let tensors: Vec<_> = solutions.iter().flat_map(|(module, s)| packed(module, s, v2)).collect();
+        drop(solutions);
+        self.state.write_group(self.layer, group, &tensors).map_err(Error::File)?;
+        self.record.groups.push(group);
+        Ok(read_back(self.state, self.layer, group, layers)?)
+    }
+}
+
+/// The tensors of one packed module.
+fn packed(module: &str, s: &Solution, v2: bool) -> [(TensorPlan, Vec<u8>); 4] {
+    let (bits, groups) = (s.bits as usize, s.groups);
+    let tensor = |part: &str, element_type, shape: Vec<usize>, data| {
+        (TensorPlan { name: format!("{module}.{part}"), element_type, shape }, data)
+    };
+    let words = |values: usize| values * bits / 32;
+    [
+        tensor("g_idx", ElementType::I32, vec![s.columns], s.g_idx_bytes()),
+        tensor("qweight", ElementType::I32, vec![words(s.columns), s.rows], s.qweight()),
+        tensor("qzeros", ElementType::I32, vec![groups, words(s.rows)], s.qzeros(v2)),
+        tensor("scales", ElementType::F16, vec![groups, s.rows], s.scales_bytes()),
+    ]
+}
+
+/// The weights to go on with, from the file of a group: what a reader of the checkpoint will compute with.
+fn read_back(
+    state: &State,
+    layer: usize,
+    group: usize,
+    layers: &[LinearInfo<'_>],
+) -> Result<Vec<Option<Replacement>>, Error> {
+    let path = state.group_file(layer, group);
+    let checkpoint = Checkpoint::open(&path)?;
+    let packing = Packing::read(&checkpoint)?
+        .ok_or_else(|| FileError::malformed(&path, "a file of the unfinished run is no GPTQ file"))?;
+    let replacement = |linear: &LinearInfo<'_>| {
+        let packed = packing.layer(linear.name)?;
+        let form = packed.block_form(&checkpoint);
+        let row_bytes = form.element_type.row_bytes(packed.columns)?;
+        let mut data = vec![0u8; packed.rows * row_bytes];
+        packed.blocks(&checkpoint, &form, 0..packed.rows, &mut data);
+        Some(Replacement { element_type: form.element_type, data, permutation: form.permutation })
+    };
+    Ok(layers.iter().map(replacement).collect())
+}
+
+/// The joints of a block that was finished before.
+struct Replay<'a> {
+    state: &'a State,
+    record: &'a BlockRecord,
+    group: usize,
+}
+
+impl Stages for Replay<'_> {
+    fn input(&mut self, _: &[LinearInfo<'_>], _: &[f32]) -> Result<(), StageError> {
+        Ok(())
+    }
+
+    fn replace(&mut self, layers: &[LinearInfo<'_>]) -> Result<Vec<Option<Replacement>>, StageError> {
+        let group = self.group;
+        self.group += 1;
+        if !self.record.groups.contains(&group) {
+            return Ok(vec![None; layers.len()]);
+        }
+        Ok(read_back(self.state, layers[0].layer, group, layers)?)
+    }
+}
+
+fn write_imatrix(path: &Path, plan: &Plan, options: &Options, records: &[BlockRecord]) -> Result<(), Error> {
+    let squares: BTreeMap<&str, &[f32]> =
+        records.iter().flat_map(|r| &r.squares).map(|(k, v)| (k.as_str(), v.as_slice())).collect();
+    let mut accumulator = Accumulator::new();
+    for module in &plan.modules {
+        if let (Some(name), Some(sums)) = (&module.gguf, squares.get(module.name.as_str())) {
+            accumulator
+                .add(name, sums, options.samples.tokens as u64)
+                .map_err(|e| Error::Imatrix(e.to_string()))?;
+        }
+    }
+    let context = options.samples.sequences.iter().map(Vec::len).max().unwrap_or(0);
+    let write_options = WriteOptions {
+        datasets: vec![options.dataset.clone()],
+        chunk_size: u32::try_from(context).unwrap_or(u32::MAX),
+        force: options.force,
+        format: ImatrixFormat::Gguf,
+    };
+    accumulator.write(path, &write_options)?;
+    Ok(())
+}
+
+/// Puts the output together.
+#[allow(clippy::too_many_arguments)]
+fn write(
+    checkpoint: &Checkpoint,
+    plan: &Plan,
+    options: &Options,
+    output: &Path,
+    state: &State,
+    records: &[BlockRecord],
+    quantization_config: serde_json::Value,
+    config: Vec<u8>,
+) -> Result<u64, Error> {
+    let mut parts: BTreeMap<String, Checkpoint> = BTreeMap::new();
+    for (layer, record) in records.iter().enumerate() {
+        for &group in &record.groups {
+            let part = Checkpoint::open(&state.group_file(layer, group))?;
+            parts.insert(format!("{layer}-{group}"), part);
+        }
+    }
+    let mut packed: BTreeMap<&str, Vec<(&Checkpoint, usize)>> = BTreeMap::new();
+    for part in parts.values() {
+        for (index, info) in part.tensors().iter().enumerate() {
+            let module = info.name.rsplit_once('.').map_or("", |(module, _)| module);
+            packed.entry(module).or_default().push((part, index));
+        }
+    }
+    // In the source's order, packed modules in place of their weights.
+    let mut pieces: Vec<(&Checkpoint, usize)> = Vec::new();
+    for (index, info) in checkpoint.tensors().iter().enumerate() {
+        let module = info.name.strip_suffix(".weight").and_then(|module| packed.get(module));
+        match module {
+            Some(tensors) => pieces.extend(tensors),
+            None => pieces.push((checkpoint, index)),
+        }
+    }
+    let planned = |&(from, index): &(&Checkpoint, usize)| {
+        let info = &from.tensors()[index];
+        TensorPlan { name: info.name.clone(), element_type: info.element_type, shape: info.shape.clone() }
+    };
+    let modules: Vec<_> = records.iter().flat_map(|r| r.modules.iter().cloned()).collect();
+    debug_assert_eq!(modules.len(), plan.modules.iter().filter(|m| m.settings.is_some()).count());
+    let directory_options = DirectoryOptions {
+        tensors: pieces.iter().map(planned).collect(),
+        quantization_config,
+        extra_files: vec![
+            ("quantize_config.json".to_owned(), config),
+            ("quant_log.csv".to_owned(), csv(&modules).into_bytes()),
+        ],
+        force: options.force,
+        shard_bytes: options.shard_bytes,
+    };
+    let mut directory = Directory::create(output, checkpoint, directory_options)?;
+    for (from, index) in pieces {
+        let data = from.data(&from.tensors()[index]);
+        directory.write(data)?;
+        from.release(data.as_ptr_range());
+    }
+    Ok(directory.finish()?)
+}

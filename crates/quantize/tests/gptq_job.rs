@@ -1,0 +1,180 @@
+//! The GPTQ job on the demo model: what it writes, that it can be interrupted, that threads change nothing.
+
+mod common;
+
+use std::collections::BTreeMap;
+use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use common::fixture;
+use quern_quantize::calibration::{SampleOptions, Source, samples};
+use quern_quantize::gptq::job::{self, Options, Report, Rules};
+use quern_quantize::gptq::{Order, Settings};
+use quern_quantize::imatrix::Imatrix;
+use quern_run::{LoadOptions, Model, PerplexityOptions, perplexity};
+use quern_tensor_io::scheme::{Packing, Scheme};
+use quern_tensor_io::{Checkpoint, NoProgress, Progress};
+
+fn model(threads: usize) -> Model {
+    let checkpoint = Arc::new(Checkpoint::open(&fixture("bookworm-4m")).unwrap());
+    Model::load(checkpoint, LoadOptions { threads }).unwrap()
+}
+
+fn text(name: &str) -> String {
+    std::fs::read_to_string(fixture("text").join(name)).unwrap()
+}
+
+fn options(model: &Model, settings: Settings) -> Options {
+    let source = Source::Text(text("calibration.txt"));
+    let sample_options = SampleOptions { samples: 12, context: 128 };
+    Options::new(settings, samples(model.tokenizer().unwrap(), source, sample_options).unwrap())
+}
+
+fn quantize(threads: usize, settings: Settings, out: &Path) -> Report {
+    let model = model(threads);
+    let options = options(&model, settings);
+    let plan = job::plan(&model, &options).unwrap();
+    job::run(&model, &plan, &options, out, &NoProgress).unwrap()
+}
+
+/// Name and content of every file, but for the times in the log.
+fn contents(folder: &Path) -> BTreeMap<String, Vec<u8>> {
+    let files = std::fs::read_dir(folder).unwrap().map(|e| e.unwrap().path());
+    let named =
+        files.map(|p| (p.file_name().unwrap().to_string_lossy().into_owned(), std::fs::read(&p).unwrap()));
+    named.filter(|(name, _)| name != "quant_log.csv").collect()
+}
+
+fn score(path: &Path) -> f64 {
+    let model = Model::open(path, LoadOptions { threads: 2 }).unwrap();
+    let options = PerplexityOptions { context: 256, chunks: Some(12) };
+    perplexity(&model, None, &text("validation.txt"), options, &NoProgress).unwrap().perplexity
+}
+
+#[test]
+fn a_checkpoint_comes_out_that_is_better_than_rounding() {
+    let folder = tempfile::tempdir().unwrap();
+    let settings = Settings { bits: 3, group_size: Some(64), ..Settings::default() };
+    let out = folder.path().join("gptq");
+    let report = quantize(2, settings.clone(), &out);
+    assert_eq!((report.modules.len(), report.resumed_blocks, report.tokens), (28, 0, 12 * 128));
+    assert!(report.modules.iter().all(|m| m.loss > 0.0 && m.loss.is_finite() && m.fallback.is_none()));
+
+    let checkpoint = Checkpoint::open(&out).unwrap();
+    let packing = Packing::read(&checkpoint).unwrap().unwrap();
+    let expected =
+        Scheme::Gptq { bits: 3, group_size: Some(64), act_order: false, symmetric: true, v2: false };
+    assert_eq!((packing.scheme(), packing.layers().len()), (&expected, 28));
+    for file in
+        ["config.json", "quantize_config.json", "quant_log.csv", "tokenizer.json", "tokenizer_config.json"]
+    {
+        assert!(out.join(file).is_file(), "{file}");
+    }
+    let left: Vec<_> = std::fs::read_dir(folder.path()).unwrap().map(|e| e.unwrap().file_name()).collect();
+    assert_eq!(left, ["gptq"], "nothing of the unfinished run remains");
+
+    // Rounding to nearest with the same scales: a run in which no module sees enough tokens.
+    let few = model(2);
+    let mut starved = options(&few, settings);
+    starved.samples.tokens = 1 << 40;
+    let nearest = folder.path().join("nearest");
+    let plan = job::plan(&few, &starved).unwrap();
+    let report = job::run(&few, &plan, &starved, &nearest, &NoProgress).unwrap();
+    assert!(report.modules.iter().all(|m| m.fallback.is_some()));
+    assert_eq!(report.warnings.iter().filter(|w| w.contains("rounded to nearest")).count(), 28);
+    let (plain, gptq, nearest) = (score(&fixture("bookworm-4m")), score(&out), score(&nearest));
+    assert!(plain < gptq && gptq < plain + 0.6 * (nearest - plain), "{plain} {gptq} {nearest}");
+}
+
+#[test]
+fn threads_change_no_byte_and_neither_does_an_interruption() {
+    struct Impatient(AtomicU64);
+    impl Progress for Impatient {
+        fn advance(&self, units: u64) {
+            let done = self.0.fetch_add(units, Ordering::Relaxed) + units;
+            assert!(done < 17, "stopped in the middle of the third block, as the test wants");
+        }
+    }
+    let folder = tempfile::tempdir().unwrap();
+    let settings = Settings { group_size: Some(32), ..Settings::default() };
+    quantize(1, settings.clone(), &folder.path().join("one"));
+    quantize(3, settings.clone(), &folder.path().join("three"));
+    let expected = contents(&folder.path().join("one"));
+    assert!(contents(&folder.path().join("three")) == expected);
+
+    let out = folder.path().join("stopped");
+    let (path, own) = (out.clone(), settings.clone());
+    let stopped = std::thread::spawn(move || {
+        let model = model(2);
+        let options = options(&model, own);
+        let plan = job::plan(&model, &options).unwrap();
+        job::run(&model, &plan, &options, &path, &Impatient(AtomicU64::new(0)))
+    });
+    assert!(stopped.join().is_err());
+    assert!(!out.exists());
+    // Other options do not go on with it.
+    let model = model(2);
+    let other = options(&model, Settings { bits: 8, ..settings.clone() });
+    let plan = job::plan(&model, &other).unwrap();
+    let refused = job::run(&model, &plan, &other, &out, &NoProgress).unwrap_err().to_string();
+    assert!(refused.contains("--restart"), "{refused}");
+    let report = quantize(2, settings, &out);
+    assert_eq!((report.resumed_blocks, report.modules.len()), (2, 28));
+    assert!(contents(&out) == expected);
+}
+
+#[test]
+fn rules_act_order_zero_points_and_the_importance_matrix() {
+    let folder = tempfile::tempdir().unwrap();
+    let (out, imatrix) = (folder.path().join("mixed"), folder.path().join("imatrix.gguf"));
+    let model = model(2);
+    let settings = Settings { symmetric: false, order: Order::Activation, ..Settings::default() };
+    let rules = r#"{"-:.*down_proj": {}, "model\\.layers\\.0\\..*k_proj": {"bits": 8, "group_size": 64, "sym": true}}"#;
+    let options = Options {
+        rules: Rules::parse(rules).unwrap(),
+        imatrix: Some(imatrix.clone()),
+        shard_bytes: 1 << 20,
+        ..options(&model, settings)
+    };
+    let plan = job::plan(&model, &options).unwrap();
+    assert!(plan.needs_v2());
+    let report = job::run(&model, &plan, &options, &out, &NoProgress).unwrap();
+    assert_eq!((report.modules.len(), report.skipped.len()), (24, 4));
+    assert!(out.join("model.safetensors.index.json").is_file());
+    let checkpoint = Checkpoint::open(&out).unwrap();
+    let packing = Packing::read(&checkpoint).unwrap().unwrap();
+    assert_eq!(packing.layers().len(), 24);
+    assert!(checkpoint.tensor("model.layers.1.mlp.down_proj.weight").is_some());
+    let shape = |name: &str| checkpoint.tensor(name).unwrap().info.shape.clone();
+    assert_eq!(shape("model.layers.0.self_attn.k_proj.qweight"), [256 / 4, 128]);
+    assert_eq!(shape("model.layers.0.self_attn.q_proj.qweight"), [256 / 8, 256]);
+    assert!((score(&out) / score(&fixture("bookworm-4m")) - 1.0).abs() < 0.04);
+    // Modules that were left out are in the importance matrix all the same.
+    let imatrix = Imatrix::open(&imatrix).unwrap();
+    assert_eq!(imatrix.len(), 28);
+    assert!(
+        imatrix.get("blk.3.ffn_down.weight").is_some_and(|e| e.len() == 768 && e.iter().all(|&v| v > 0.0))
+    );
+}
+
+#[test]
+fn what_cannot_be_quantized_is_refused_before_any_work() {
+    let model = model(1);
+    let fails = |options: &Options| job::plan(&model, options).unwrap_err().to_string();
+    let all = Options {
+        rules: Rules::parse(r#"{"-:model": {}}"#).unwrap(),
+        ..options(&model, Settings::default())
+    };
+    assert!(fails(&all).contains("every module"));
+    let gguf = Model::open(&fixture("bookworm-4m-Q4_K_M.gguf"), LoadOptions { threads: 1 }).unwrap();
+    let refused = job::plan(&gguf, &options(&gguf, Settings::default())).unwrap_err().to_string();
+    assert!(refused.contains("GGUF"), "{refused}");
+    let folder = tempfile::tempdir().unwrap();
+    let out = folder.path().join("there");
+    std::fs::create_dir(&out).unwrap();
+    let options = options(&model, Settings::default());
+    let plan = job::plan(&model, &options).unwrap();
+    let refused = job::run(&model, &plan, &options, &out, &NoProgress).unwrap_err().to_string();
+    assert!(refused.contains("--force"), "{refused}");
+}
