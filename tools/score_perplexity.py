@@ -7,7 +7,9 @@ FP4 and int8) are decoded here, from the formats' descriptions, with numpy: neit
 wrote them take part. The model is then an ordinary float32 one.
 
 The text is tokenized whole and cut into chunks; the first token of each becomes BOS, and the tokens after
-positions context/2 … context-2 are scored, as llama-perplexity does.
+positions context/2 … context-2 are scored, as llama-perplexity and quern do. With --no-bos the text is cut without
+BOS in front of it, so that chunks begin one token later: the figures of bookworm-27m that were once taken with torch
+(26.9933 in F16, against 26.9546 with it) were taken so.
 """
 
 import argparse
@@ -196,12 +198,15 @@ def main():
     parser.add_argument("--text", required=True)
     parser.add_argument("--context", type=int, default=512)
     parser.add_argument("--chunks", type=int)
+    parser.add_argument("--no-bos", action="store_true", help="cut the text without BOS in front of it")
     parser.add_argument("--json", action="store_true")
     args = parser.parse_args()
     text = pathlib.Path(args.text).read_text(encoding="utf-8")
     for directory in args.directories:
         started = time.time()
         tokens, bos = tokens_of(directory, text)
+        if args.no_bos and bos is not None:
+            tokens = tokens[1:]
         nll = score(load(directory), tokens, bos, args.context, args.chunks)
         perplexity, error = math.exp(nll.mean()), nll.std(ddof=1) / math.sqrt(len(nll))
         if args.json:
