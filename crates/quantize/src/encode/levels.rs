@@ -138,10 +138,15 @@ pub(crate) fn iq4_xs(scale: &[f32; 8]) -> (Symmetric<8>, [f32; 8]) {
     (Symmetric { d: f16_bytes(d), scales: scales.map(|s| (s + 32) as u8) }, effective)
 }
 
-/// iq2 and iq3: 4-bit scales of sub-blocks, stored as 2 scale + 1 under `d`. A scale that is not a number
-/// (values too large to be squared) makes `d` one that is not, for the caller's check to find.
-pub(crate) fn grid(format: &GridFormat, scale: &[f32], grids: &mut Grids) {
-    let max = if scale.iter().any(|s| s.is_nan()) { f32::NAN } else { largest(scale) };
+/// The largest scale. Where values are too large to be squared, so that no weight or scale means anything, it
+/// is not a number, nor will `d` be: that is for the caller's check to find.
+fn largest_scale(scale: &[f32], sigma2: f32) -> f32 {
+    if !sigma2.is_finite() || scale.iter().any(|s| s.is_nan()) { f32::NAN } else { largest(scale) }
+}
+
+/// iq2 and iq3: 4-bit scales of sub-blocks, stored as 2 scale + 1 under `d`.
+pub(crate) fn grid(format: &GridFormat, scale: &[f32], sigma2: f32, grids: &mut Grids) {
+    let max = largest_scale(scale, sigma2);
     if max == 0.0 {
         if format.wipe {
             *grids = Grids::ZERO;
@@ -156,10 +161,9 @@ pub(crate) fn grid(format: &GridFormat, scale: &[f32], grids: &mut Grids) {
     }
 }
 
-/// iq1: 3-bit scales of sub-blocks, stored as 2 scale + 1 under the `d` that is returned; not a number if a
-/// scale is none, zero if all are zero.
-pub(crate) fn ternary_grid<const SUBS: usize>(scale: &[f32; SUBS]) -> (f32, [u8; SUBS]) {
-    let max = if scale.iter().any(|s| s.is_nan()) { f32::NAN } else { largest(scale) };
+/// iq1: 3-bit scales of sub-blocks, stored as 2 scale + 1 under the `d` that is returned; zero if all are zero.
+pub(crate) fn ternary_grid<const SUBS: usize>(scale: &[f32; SUBS], sigma2: f32) -> (f32, [u8; SUBS]) {
+    let max = largest_scale(scale, sigma2);
     if max == 0.0 {
         return (0.0, [0; SUBS]);
     }

@@ -4,6 +4,8 @@
 use quern_compute::simd::Level;
 use quern_tensor_io::ElementType;
 
+use ElementType as T;
+
 use super::numeric::mxfp4_scale;
 use super::*;
 
@@ -230,8 +232,42 @@ fn mxfp4_exponents_follow_the_rounded_logarithm() {
 }
 
 #[test]
+fn blocks_without_meaning_get_a_scale_of_zero_or_none() {
+    let types = [T::IQ1S, T::IQ1M, T::IQ2XXS, T::IQ2XS, T::IQ2S, T::IQ3XXS, T::IQ3S];
+    let ramp: Vec<f32> = (0..512).map(|i| (i as f32 - 255.5) / 256.0).collect();
+    let scaled = |by: f32| ramp.iter().map(|v| v * by).collect::<Vec<f32>>();
+    let decoded = |t: ElementType, bytes: &[u8]| {
+        let mut back = vec![7.0; 512];
+        assert!(quern_tensor_io::decode::to_f32(t, bytes, &mut back));
+        back
+    };
+    for element_type in types {
+        for level in Level::available() {
+            let encode = |x: &[f32], weights: &[f32]| encode(level, element_type, 512, x, Some(weights));
+            // Nothing, next to nothing, and nothing that matters: zero, or at least finite.
+            for x in [scaled(0.0), scaled(-0.0), scaled(1e-30), scaled(1e-45)] {
+                assert!(
+                    decoded(element_type, &encode(&x, &[1.0; 512])).iter().all(|v| *v == 0.0),
+                    "{element_type}"
+                );
+            }
+            let careless = decoded(element_type, &encode(&ramp, &[0.0; 512]));
+            assert!(careless.iter().all(|v| v.is_finite() && v.abs() < 8.0), "{element_type} {level:?}");
+            // Values too large to be squared, or for an f16 scale, are for `bad_block` to find.
+            for huge in [1e9, 1e20, 1e30, f32::MAX] {
+                let block = encode(&scaled(huge), &[1.0; 512]);
+                assert_eq!(
+                    crate::job::bad_block(element_type, &block),
+                    Some(0),
+                    "{element_type} {level:?} {huge}"
+                );
+            }
+        }
+    }
+}
+
+#[test]
 fn requests_that_do_not_fit_are_refused() {
-    use ElementType as T;
     let x = [0.5f32; 512];
     let mut out = [0u8; 288];
     let refused = |t, columns, x: &[f32], weights, out: &mut [u8]| {

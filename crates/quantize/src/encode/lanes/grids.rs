@@ -95,8 +95,10 @@ fn blocks<S: Lanes, const N: usize, const W: usize>(
             }
         }
     }
-    for (grids, scales) in grids.iter_mut().zip(&scales) {
-        levels::grid(format, &scales[..256 / N], grids);
+    let mut squares = [0.0; LANES];
+    s.store(sigma2, &mut squares);
+    for ((grids, scales), sigma2) in grids.iter_mut().zip(&scales).zip(squares) {
+        levels::grid(format, &scales[..256 / N], sigma2, grids);
     }
     grids
 }

@@ -11,6 +11,7 @@ mod grids;
 mod nearest;
 mod search;
 mod super_blocks;
+mod ternary_grid;
 mod tile;
 
 /// Encodes whole rows of block types and f16. The caller has checked type, lengths and divisibility. `false`,
@@ -45,6 +46,8 @@ pub(super) fn encode_rows(
         (T::IQ2S, _) => searched!(grids::Iq2S),
         (T::IQ3XXS, _) => searched!(grids::Iq3Xxs),
         (T::IQ3S, _) => searched!(grids::Iq3S),
+        (T::IQ1S, _) => searched!(ternary_grid::Iq1::<32>),
+        (T::IQ1M, _) => searched!(ternary_grid::Iq1::<16>),
         (T::IQ4XS, _) => searched!(super_blocks::Iq4Xs),
         (T::IQ4NL, _) => searched!(blocks::Iq4Nl),
         (T::Q4_0, true) => searched!(blocks::Symmetric::<4>),

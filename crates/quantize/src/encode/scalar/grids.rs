@@ -58,7 +58,7 @@ fn block<const N: usize, const W: usize>(
             scales[sub] = scale;
         }
     }
-    levels::grid(format, &scales[..256 / N], &mut grids);
+    levels::grid(format, &scales[..256 / N], sigma2, &mut grids);
     grids
 }
 

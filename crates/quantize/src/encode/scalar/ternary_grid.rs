@@ -53,11 +53,11 @@ pub(super) fn iq1_s(x: &[f32; 256], qw: Option<&[f32]>, out: &mut [u8]) {
         if magnitude(x) >= TINY_S || magnitude(x).is_nan() {
             let order = sorted(x);
             if let Some(split) = split_s(x, &w, &order) {
-                *sub = to_grid(x, &w, &order, split);
+                *sub = to_grid(x, &w, &order, split, look_up);
             }
         }
     }
-    finish_s(&subs, out);
+    finish_s(&subs, sigma2, out);
 }
 
 pub(super) fn iq1_m(x: &[f32; 256], qw: Option<&[f32]>, out: &mut [u8]) {
@@ -71,11 +71,11 @@ pub(super) fn iq1_m(x: &[f32; 256], qw: Option<&[f32]>, out: &mut [u8]) {
         if magnitude(x) >= TINY_M || magnitude(x).is_nan() {
             let order = sorted(x);
             if let Some(split) = split_m(x, w, &order) {
-                *sub = to_grid(x, w, &order, split);
+                *sub = to_grid(x, w, &order, split, look_up);
             }
         }
     }
-    finish_m(x, &w, &subs, out);
+    finish_m(x, &w, &subs, sigma2, out);
 }
 
 /// Importance weights, or x^2.
@@ -93,11 +93,17 @@ fn magnitude(x: &[f32]) -> f32 {
 }
 
 /// Places of the values in ascending order, equals in order of place.
+#[inline(always)]
 pub(crate) fn sorted<const N: usize>(x: &[f32; N]) -> [u8; N] {
-    let mut order = std::array::from_fn(|i| i as u8);
-    // -0 + 0 is 0: the two zeros are equals.
-    order.sort_by(|&a: &u8, &b| (x[usize::from(a)] + 0.0).total_cmp(&(x[usize::from(b)] + 0.0)));
-    order
+    let mut keys: [u64; N] = std::array::from_fn(|i| {
+        // -0 + 0 is 0: the two zeros are equals.
+        let bits = (x[i] + 0.0).to_bits();
+        // As whole numbers, bits are in the order of the values once those of negative numbers are inverted.
+        let ascending = if bits >> 31 == 0 { bits | 1 << 31 } else { !bits };
+        u64::from(ascending) << 8 | i as u64
+    });
+    keys.sort_unstable();
+    keys.map(|key| key as u8)
 }
 
 /// The best split of a sub-block of `iq1_s`. `None` without weight.
@@ -169,9 +175,17 @@ fn split_m(x: &[f32; 16], w: &[f32; 16], order: &[u8; 16]) -> Option<Split> {
     found
 }
 
-/// Turns a split into points of the grid, and fits the scale to them if any had to be searched for.
-pub(crate) fn to_grid<const N: usize>(x: &[f32; N], w: &[f32; N], order: &[u8; N], split: Split) -> SubBlock {
-    let book = codebook::iq1();
+/// Turns a split into points of the grid, and fits the scale to them if any had to be searched for. `look_up`
+/// gives the point for packed levels, and whether it had to: for values, weights, the scale and how levels are
+/// shifted.
+#[inline(always)]
+pub(crate) fn to_grid<const N: usize>(
+    x: &[f32; N],
+    w: &[f32; N],
+    order: &[u8; N],
+    split: Split,
+    look_up: impl Fn(usize, &[f32; 8], &[f32; 8], f32, bool) -> (u16, bool),
+) -> SubBlock {
     let Split { mut scale, low, middle, mut down } = split;
     let mut level = [0u8; N];
     for (place, &i) in order.iter().enumerate() {
@@ -183,22 +197,17 @@ pub(crate) fn to_grid<const N: usize>(x: &[f32; N], w: &[f32; N], order: &[u8; N
         down = down.map(|d| !d);
     }
     let mut index = [0; 4];
-    let mut on_grid = true;
-    let values = |k: usize| if down[k * 16 / N] { DOWN } else { UP };
+    let mut searched = false;
     let groups = level.as_chunks::<8>().0.iter().zip(x.as_chunks::<8>().0).zip(w.as_chunks::<8>().0);
     for (k, ((level, x), w)) in groups.clone().enumerate() {
-        index[k] = match book.find(Codebook::<8>::pack(level)) {
-            Found::On(index) => index,
-            Found::Off(near) => {
-                on_grid = false;
-                nearest_point(book, near, x, w, scale, &values(k))
-            }
-        };
+        let off;
+        (index[k], off) = look_up(Codebook::<8>::pack(level), x, w, scale, down[k * 16 / N]);
+        searched |= off;
     }
-    if !on_grid {
+    if searched {
         let (mut sum_qx, mut sum_q2) = (0.0, 0.0);
         for (k, ((_, x), w)) in groups.enumerate() {
-            for ((x, w), q) in x.iter().zip(w).zip(point(book, index[k], &values(k))) {
+            for ((x, w), q) in x.iter().zip(w).zip(point(index[k], down[k * 16 / N])) {
                 sum_qx += w * q * x;
                 sum_q2 += w * q * q;
             }
@@ -211,23 +220,21 @@ pub(crate) fn to_grid<const N: usize>(x: &[f32; N], w: &[f32; N], order: &[u8; N
 }
 
 /// The values of a point of the grid.
-fn point(book: &Codebook<8>, index: u16, values: &[f32; 3]) -> [f32; 8] {
-    book.points[usize::from(index)].map(|odd| values[odd as usize / 2])
+#[inline(always)]
+fn point(index: u16, down: bool) -> [f32; 8] {
+    let values = if down { DOWN } else { UP };
+    codebook::iq1().points[usize::from(index)].map(|odd| values[odd as usize / 2])
 }
 
-/// The first of the candidates with the smallest error.
-fn nearest_point(
-    book: &Codebook<8>,
-    near: &[u16],
-    x: &[f32; 8],
-    w: &[f32; 8],
-    scale: f32,
-    values: &[f32; 3],
-) -> u16 {
+/// The point for packed levels: the first of the candidates with the smallest error.
+fn look_up(code: usize, x: &[f32; 8], w: &[f32; 8], scale: f32, down: bool) -> (u16, bool) {
+    let near = match codebook::iq1().find(code) {
+        Found::On(index) => return (index, false),
+        Found::Off(near) => near,
+    };
     let (mut best, mut chosen) = (f32::MAX, near[0]);
     for &index in near {
-        let point = point(book, index, values);
-        let error = point.iter().zip(x).zip(w).fold(0.0f32, |sum, ((&q, &x), &w)| {
+        let error = point(index, down).iter().zip(x).zip(w).fold(0.0f32, |sum, ((&q, &x), &w)| {
             let diff = scale * q - x;
             sum + w * diff * diff
         });
@@ -235,12 +242,12 @@ fn nearest_point(
             (best, chosen) = (error, index);
         }
     }
-    chosen
+    (chosen, true)
 }
 
 /// The block, from its sub-blocks.
-pub(crate) fn finish_s(subs: &[SubBlock; 8], out: &mut [u8]) {
-    let (d, codes) = levels::ternary_grid(&subs.map(|sub| sub.scale));
+pub(crate) fn finish_s(subs: &[SubBlock; 8], sigma2: f32, out: &mut [u8]) {
+    let (d, codes) = levels::ternary_grid(&subs.map(|sub| sub.scale), sigma2);
     let mut index = [0; 32];
     for (index, sub) in index.as_chunks_mut().0.iter_mut().zip(subs) {
         *index = sub.index;
@@ -251,9 +258,8 @@ pub(crate) fn finish_s(subs: &[SubBlock; 8], out: &mut [u8]) {
 }
 
 /// The block, from its sub-blocks. With the codes of the scales known, `d` is fitted once more.
-pub(crate) fn finish_m(x: &[f32; 256], w: &[f32; 256], subs: &[SubBlock; 16], out: &mut [u8]) {
-    let book = codebook::iq1();
-    let (mut d, codes) = levels::ternary_grid(&subs.map(|sub| sub.scale));
+pub(crate) fn finish_m(x: &[f32; 256], w: &[f32; 256], subs: &[SubBlock; 16], sigma2: f32, out: &mut [u8]) {
+    let (mut d, codes) = levels::ternary_grid(&subs.map(|sub| sub.scale), sigma2);
     let (mut index, mut down) = ([0; 32], [false; 32]);
     for (j, sub) in subs.iter().enumerate() {
         for half in 0..2 {
@@ -266,14 +272,13 @@ pub(crate) fn finish_m(x: &[f32; 256], w: &[f32; 256], subs: &[SubBlock; 16], ou
         let groups = x.as_chunks::<8>().0.iter().zip(w.as_chunks::<8>().0);
         for (k, (x, w)) in groups.enumerate() {
             let times = f32::from(2 * codes[k / 2] + 1);
-            let values = if down[k] { DOWN } else { UP };
-            for ((x, w), q) in x.iter().zip(w).zip(point(book, index[k], &values)) {
+            for ((x, w), q) in x.iter().zip(w).zip(point(index[k], down[k])) {
                 let q = q * times;
                 sum_qx += w * q * x;
                 sum_q2 += w * q * q;
             }
         }
-        if sum_q2 > 0.0 {
+        if sum_q2 > 0.0 && !d.is_nan() {
             d = sum_qx / sum_q2;
         }
     }
