@@ -63,7 +63,8 @@ fn output_error(weights: &[f32], solution: &Solution, x: &[f32]) -> f64 {
     let d: Vec<f64> = weights.iter().zip(&q).map(|(w, q)| f64::from(*w) - f64::from(*q)).collect();
     x.chunks(solution.columns)
         .flat_map(|x| {
-            d.chunks(solution.columns).map(move |d| d.iter().zip(x).map(|(d, x)| d * f64::from(*x)).sum::<f64>())
+            d.chunks(solution.columns)
+                .map(move |d| d.iter().zip(x).map(|(d, x)| d * f64::from(*x)).sum::<f64>())
         })
         .map(|y| y * y)
         .sum()
@@ -195,7 +196,9 @@ fn the_output_is_closer_than_rounded_to_nearest() {
                         let said = 2.0 * solution.loss * 400.0;
                         assert!(said > ours && said < 1.5 * ours, "{s:?}: {said} {ours}");
                         assert!(solution.codes.iter().all(|c| u32::from(*c) < 1 << bits));
-                        assert!(solution.scales.iter().all(|s| s.to_f32() > 0.0 && s.is_finite()));
+                        let signed = symmetric && search;
+                        let fits = |s: &f16| s.is_finite() && (signed || s.to_f32() > 0.0);
+                        assert!(solution.scales.iter().all(|s| fits(s) && s.to_f32() != 0.0));
                     }
                 }
             }
@@ -231,13 +234,18 @@ fn without_correlation_each_weight_goes_to_its_nearest() {
     let w = weights(rows, columns, 9);
     for order in [Order::Natural, Order::GroupAware] {
         for symmetric in [true, false] {
-            let s = Settings { symmetric, search: true, ..settings(4, Some(32), order) };
+            let s = Settings { symmetric, ..settings(4, Some(32), order) };
             let prepared = Prepared::new(&pool, hessian(&pool, columns, &x), &s).unwrap();
             let ours = solve(&pool, &w, rows, &prepared, &s).unwrap();
             let nearest = round_to_nearest(&pool, &w, rows, columns, None, &s).unwrap();
-            assert_eq!(ours.codes, nearest.codes);
+            assert!(ours.codes == nearest.codes && ours.zeros == nearest.zeros);
             assert_eq!(ours.scales, nearest.scales);
-            assert_eq!(ours.zeros, nearest.zeros);
+            // The search helps both; refinement helps what is left of it.
+            let s = Settings { search: true, ..s };
+            let searched = round_to_nearest(&pool, &w, rows, columns, None, &s).unwrap();
+            let refined = solve(&pool, &w, rows, &prepared, &s).unwrap();
+            let error = |solution| output_error(&w, solution, &x);
+            assert!(error(&searched) < 0.99 * error(&nearest) && error(&refined) < error(&searched));
         }
     }
 }

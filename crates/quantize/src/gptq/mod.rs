@@ -15,6 +15,7 @@
 //! - [`Hessian`] sums `x xᵀ`, [`Prepared`] orders, damps and factors it: once for all layers with one input
 //! - [`solve`] quantizes a layer, [`round_to_nearest`] does so without calibration
 //! - [`Solution`] packs the result as GPTQ checkpoints store it
+//! - [`job`] quantizes a whole checkpoint
 //!
 //! Results do not depend on the number of threads. SIMD levels may differ in the last bits of the sums, and so
 //! in a code here and there.
@@ -25,6 +26,7 @@ pub mod job;
 mod order;
 mod parameters;
 mod prepare;
+mod refine;
 mod solution;
 mod solve;
 mod tile;
@@ -48,7 +50,7 @@ pub struct Settings {
     pub order: Order,
     /// Share of the mean diagonal of the Hessian added to its diagonal, at first: raised if need be.
     pub damp: f64,
-    /// Search scales instead of taking those of the range.
+    /// Search scales instead of taking those of the range, and refine scales and codes after the column loop.
     pub search: bool,
 }
 

@@ -1,10 +1,13 @@
 //! Scale and zero point of a group, sixteen rows at a time.
 //!
 //! Symmetric: range ±amax, zero point in the middle. Otherwise: from the smaller of minimum and 0 to the larger
-//! of maximum and 0. Scales are rounded to f16 before anything is rounded with them, and are never 0.
+//! of maximum and 0. Scales are rounded to f16 before anything is rounded with them, and are
+//! never 0.
 //!
 //! The search shrinks the range in steps and keeps the scale with the smallest `Σ h_j (w_j - ŵ_j)²` over the
-//! group's columns, `h` the diagonal of the Hessian.
+//! group's columns, `h` the diagonal of the Hessian. Symmetric codes reach from -2^(b-1) to 2^(b-1) - 1, so scales
+//! of both signs are tried: a negative one has the further end above zero (q4_0 does the same). Asymmetric:
+//! zero points one off are tried.
 
 use quern_compute::simd::lanes::{LANES, LaneOp, Lanes};
 
@@ -105,15 +108,33 @@ impl Group<'_> {
         if !self.grid.search {
             return (best_scale, best_zero);
         }
-        let ratio = best_zero;
-        let mut least = self.error(s, best_scale, best_zero);
-        for &share in &SHRINK[1..] {
-            let scale = s.select(empty, s.splat(NORMAL), half(s, range / top * s.splat(share)));
-            let error = self.error(s, scale, ratio);
-            let better = s.less(error, least);
-            least = s.select(better, error, least);
-            best_scale = s.select(better, scale, best_scale);
-            best_zero = s.select(better, ratio, best_zero);
+        let zero = best_zero;
+        let mut least = self.error(s, best_scale, zero);
+        // Codes reach one step further down than up: a negative scale turns that round.
+        let signs: &[f32] = if self.grid.symmetric { &[1.0, -1.0] } else { &[1.0] };
+        for &sign in signs {
+            for &share in &SHRINK {
+                let size = s.select(empty, s.splat(NORMAL), half(s, range / top * s.splat(share)));
+                let scale = size * s.splat(sign);
+                let error = self.error(s, scale, zero);
+                let better = s.less(error, least);
+                least = s.select(better, error, least);
+                best_scale = s.select(better, scale, best_scale);
+            }
+        }
+        if !self.grid.symmetric {
+            // The other whole number beside the ideal zero point, and one more.
+            for offset in [-1.0, 1.0] {
+                let zero = s.min(s.max(zero + s.splat(offset), s.splat(0.0)), top);
+                for &share in &SHRINK {
+                    let scale = s.select(empty, s.splat(NORMAL), half(s, range / top * s.splat(share)));
+                    let error = self.error(s, scale, zero);
+                    let better = s.less(error, least);
+                    least = s.select(better, error, least);
+                    best_scale = s.select(better, scale, best_scale);
+                    best_zero = s.select(better, zero, best_zero);
+                }
+            }
         }
         (best_scale, best_zero)
     }
@@ -136,9 +157,15 @@ impl Group<'_> {
 /// Code less zero point of `x`: the nearest whole number of scales in `low..=high` (whole numbers).
 #[inline(always)]
 pub(super) fn steps<S: Lanes>(s: S, x: S::F, inverse: S::F, low: S::F, high: S::F) -> S::F {
+    whole(s, x * inverse, low, high)
+}
+
+/// The nearest whole number to `x` in `low..=high` (whole numbers below 2^22), ties to even.
+#[inline(always)]
+pub(super) fn whole<S: Lanes>(s: S, x: S::F, low: S::F, high: S::F) -> S::F {
+    // Clamped first: adding 1.5 * 2^23 to so small a number leaves no fraction.
     let magic = s.splat(12_582_912.0);
-    // Below 2^22 in magnitude after clamping, so adding 1.5 * 2^23 leaves no fraction: ties to even.
-    (s.min(s.max(x * inverse, low), high) + magic) - magic
+    (s.min(s.max(x, low), high) + magic) - magic
 }
 
 /// A scale that f16 holds exactly, next to `x >= 0`, and above 0.

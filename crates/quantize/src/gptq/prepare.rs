@@ -3,7 +3,11 @@
 use quern_compute::{Pool, factor, factor_f64};
 
 use super::order::Plan;
+use super::refine::{Piece, Squares};
 use super::{Hessian, Settings, SolveError, check_shape};
+
+/// Columns of the largest square kept for [`super::refine`].
+const PIECE: usize = 128;
 
 /// A Hessian in the order of the columns' turns, damped and factored: for all layers with this input.
 #[derive(Clone, Debug)]
@@ -13,6 +17,7 @@ pub struct Prepared {
     /// `[columns][columns]` in the order of turns. Lower triangle: `Uᵀ` with `H = U Uᵀ`, damped. Above the
     /// diagonal: `H`.
     pub(super) factor: Vec<f32>,
+    pub(super) squares: Squares,
     /// Diagonal of H in the order of turns, not damped; 0 for dead columns.
     pub(super) diagonal: Vec<f32>,
     dead: usize,
@@ -51,8 +56,19 @@ impl Prepared {
         let mut damped = Damped { matrix: sum, diagonal: &diagonal, columns, mean };
         let damp = damped.factor(pool, settings.damp);
         let damp = damp.ok_or(SolveError::NotPositiveDefinite { columns, tokens })?;
-        let factor = damped.matrix;
-        Ok(Self { settings: settings.clone(), plan, factor, dead: columns - living, diagonal, damp, tokens })
+        let squares = damped.squares(&plan, damp);
+        let mut factor = damped.matrix;
+        mirror(&mut factor, columns);
+        Ok(Self {
+            settings: settings.clone(),
+            plan,
+            factor,
+            squares,
+            dead: columns - living,
+            diagonal,
+            damp,
+            tokens,
+        })
     }
 
     /// The damping that was enough, as a share of the mean diagonal.
@@ -112,6 +128,31 @@ impl Damped<'_> {
     /// No eigenvalue is below the damping, so a square of a pivot below it is noise. Half of it: rounding.
     fn least(&self, damp: f64) -> f64 {
         0.5 * damp * self.mean
+    }
+
+    /// The damped squares on the diagonal; what is above it is still `H`.
+    fn squares(&self, plan: &Plan, damp: f64) -> Squares {
+        let n = self.columns;
+        let mut squares = Squares::default();
+        for (turns, group) in &plan.groups {
+            for start in turns.clone().step_by(PIECE) {
+                let end = turns.end.min(start + PIECE);
+                let piece = Piece {
+                    turns: start..end,
+                    group: *group,
+                    whole: turns.len() <= PIECE,
+                    square: squares.values.len(),
+                };
+                squares.pieces.push(piece);
+                for i in start..end {
+                    squares.values.extend((start..end).map(|j| match i == j {
+                        true => self.damped(i, damp, 0.0) as f32,
+                        false => self.matrix[i.min(j) * n + i.max(j)],
+                    }));
+                }
+            }
+        }
+        squares
     }
 
     fn in_f32(&mut self, pool: &Pool, damp: f64, floor: f32) -> bool {

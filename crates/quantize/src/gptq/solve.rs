@@ -8,11 +8,14 @@ use quern_compute::simd::Level;
 
 use super::order::Plan;
 use super::parameters::Grid;
+use super::refine::Squares;
 use super::tile::{Problem, Tile};
 use super::{Order, Prepared, Settings, Solution, SolveError, check_shape};
 
 /// Rows of a tile.
 const WIDTH: usize = 64;
+/// Sweeps of refinement, if scales are searched: a third one gains half a percent.
+const SWEEPS: usize = 2;
 
 /// Quantizes a layer (`[rows][columns]`) with the Hessian of its input. The result does not depend on the number
 /// of threads.
@@ -43,7 +46,16 @@ pub fn solve(
         weights: &prepared.diagonal,
         groups: &prepared.plan.groups,
     };
-    let mut solution = run(pool, weights, rows, settings, &problem, &prepared.plan, &prepared.diagonal);
+    let mut solution = run(
+        pool,
+        weights,
+        rows,
+        settings,
+        &problem,
+        &prepared.plan,
+        &prepared.diagonal,
+        Some(&prepared.squares),
+    );
     solution.loss /= prepared.tokens().max(1) as f64;
     Ok(solution)
 }
@@ -85,7 +97,7 @@ pub fn round_to_nearest(
         weights: diagonal,
         groups: &plan.groups,
     };
-    Ok(run(pool, weights, rows, settings, &problem, &plan, &ones))
+    Ok(run(pool, weights, rows, settings, &problem, &plan, &ones, None))
 }
 
 fn grid(settings: &Settings) -> Grid {
@@ -114,7 +126,7 @@ struct Part<'a> {
     parameters: Vec<f32>,
 }
 
-/// Solves all tiles. Columns whose `alive` is 0 get weights of 0.
+/// Solves all tiles; refines them if there are squares. Columns whose `alive` is 0 get weights of 0.
 fn run(
     pool: &Pool,
     weights: &[f32],
@@ -123,6 +135,7 @@ fn run(
     problem: &Problem,
     plan: &Plan,
     alive: &[f32],
+    squares: Option<&Squares>,
 ) -> Solution {
     let (columns, groups) = (plan.order.len(), plan.groups.len());
     let mut codes = vec![0u8; rows * columns];
@@ -153,10 +166,16 @@ fn run(
             }
         }
         tile.solve(problem);
+        if let (true, Some(factor), Some(squares)) = (settings.search, problem.factor, squares) {
+            for _ in 0..SWEEPS {
+                tile.refine(problem, factor, squares);
+            }
+        }
         tile.losses(part.losses);
-        for (line, &column) in tile.codes.chunks_exact(width).zip(&plan.order) {
-            for (row, &code) in part.codes.chunks_exact_mut(columns).zip(line) {
-                row[column as usize] = code;
+        for (line, &column) in tile.steps.chunks_exact(width).zip(&plan.order) {
+            let zeros = &tile.zeros[plan.g_idx[column as usize] as usize * width..][..width];
+            for (row, (steps, zero)) in part.codes.chunks_exact_mut(columns).zip(line.iter().zip(zeros)) {
+                row[column as usize] = (steps + zero) as u8;
             }
         }
         part.parameters = [&tile.scales[..], &tile.zeros[..]].concat();

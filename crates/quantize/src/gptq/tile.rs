@@ -22,7 +22,7 @@ use super::parameters::{Choose, Grid, lane, lane_mut, steps};
 /// Columns of a block.
 const BLOCK: usize = 128;
 /// Columns that look back one at a time.
-const SHORT: usize = 16;
+pub(super) const SHORT: usize = 16;
 /// Rows of the factor multiplied at a time: with 128 columns they fit into the L2 cache.
 const FACTOR_ROWS: usize = 256;
 
@@ -48,8 +48,8 @@ pub(super) struct Tile {
     pub weights: Vec<f32>,
     /// Before a column's turn: what earlier errors sum up to there. After it: its residual `r_j`.
     pub residual: Vec<f32>,
-    /// `[columns][width]`
-    pub codes: Vec<u8>,
+    /// Codes less zero points, `[columns][width]`.
+    pub steps: Vec<f32>,
     /// `[groups][width]`, groups as numbered on disk.
     pub scales: Vec<f32>,
     /// As `scales`.
@@ -63,7 +63,7 @@ impl Tile {
             width,
             weights: vec![0.0; columns * width],
             residual: vec![0.0; columns * width],
-            codes: vec![0; columns * width],
+            steps: vec![0.0; columns * width],
             scales: vec![0.0; groups * width],
             zeros: vec![0.0; groups * width],
         }
@@ -179,7 +179,7 @@ impl Tile {
                 zeros: &self.zeros[group * width..][..width],
                 weights: &self.weights[here.clone()],
                 residual: &mut self.residual[here.clone()],
-                codes: &mut self.codes[here],
+                steps: &mut self.steps[here],
                 errors: &mut errors[done.clone()],
             };
             dispatch(problem.level, op);
@@ -201,7 +201,7 @@ impl Tile {
 }
 
 /// `residual[j] += Σ errors[i] U_ij` for `j` in `to`, `i` in `from`.
-fn add(
+pub(super) fn add(
     problem: &Problem,
     factor: &[f32],
     to: Range<usize>,
@@ -269,7 +269,7 @@ struct Round<'a> {
     zeros: &'a [f32],
     weights: &'a [f32],
     residual: &'a mut [f32],
-    codes: &'a mut [u8],
+    steps: &'a mut [f32],
     errors: &'a mut [f32],
 }
 
@@ -304,8 +304,7 @@ impl LaneOp for Round<'_> {
                 let error = weight - scale * steps;
                 s.store(error, lane_mut(self.errors, at));
                 s.store(sum + error * s.splat(root), lane_mut(self.residual, at));
-                let codes: &mut [u8; LANES] = self.codes[at..].first_chunk_mut().expect("whole lanes");
-                s.store_bytes(steps + zero, codes);
+                s.store(steps, lane_mut(self.steps, at));
             }
         }
     }
