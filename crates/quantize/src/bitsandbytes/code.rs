@@ -112,11 +112,6 @@ mod tests {
             assert_eq!(u64::from(value.to_bits()), expected.as_u64().unwrap());
         }
         assert!(map.is_sorted());
-        assert_eq!(
-            [map[0], map[1], map[127], map[254], map[255]],
-            [-0.992_968_75, -0.978_906_25, 0.0, 0.992_968_75, 1.0]
-        );
-        assert_eq!(map[128].to_bits(), 0x3513_a3b7); // 5.5e-7
-        assert_eq!(map[126], -map[128]);
+        assert_eq!([map[0], map[127], map[254], map[255]], [-0.992_968_75, 0.0, 0.992_968_75, 1.0]);
     }
 }
