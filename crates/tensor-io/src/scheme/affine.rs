@@ -22,8 +22,9 @@ use super::BlockForm;
 use super::stream::{self, mask};
 use crate::{Checkpoint, ElementType, decode};
 
-/// Outputs taken at a time.
-const TILE: usize = 64;
+/// Outputs taken at a time. Each column's codes lie on a page of their own: many outputs a visit keep the cost of
+/// address translation down.
+const TILE: usize = 256;
 
 /// Columns of a block.
 const RUN: usize = 32;
@@ -94,10 +95,19 @@ impl Affine {
                 let columns = first..self.columns.min(first + RUN);
                 self.codes(checkpoint, &tile, columns.clone(), &mut codes);
                 let groups: Vec<_> = columns.clone().map(|k| self.group(k) * width).collect();
-                for (o, row) in out.chunks_exact_mut(self.columns).enumerate() {
-                    for ((v, codes), group) in row[columns.clone()].iter_mut().zip(&codes).zip(&groups) {
-                        let zero = i16::from(parameters.zeros[group + o]);
-                        *v = parameters.scales[group + o] * f32::from(i16::from(codes[o]) - zero);
+                let one_group = groups.iter().all(|g| *g == groups[0]);
+                for (o, row) in (0..TILE).zip(out.chunks_exact_mut(self.columns)) {
+                    let own: [u8; RUN] = std::array::from_fn(|c| codes[c][o]);
+                    let values = row[columns.clone()].iter_mut().zip(&own);
+                    if one_group {
+                        let at = groups[0] + o;
+                        let (scale, zero) = (parameters.scales[at], i16::from(parameters.zeros[at]));
+                        values.for_each(|(v, q)| *v = scale * f32::from(i16::from(*q) - zero));
+                    } else {
+                        for ((v, q), group) in values.zip(&groups) {
+                            let zero = i16::from(parameters.zeros[group + o]);
+                            *v = parameters.scales[group + o] * f32::from(i16::from(*q) - zero);
+                        }
                     }
                 }
             }
@@ -193,17 +203,25 @@ impl Affine {
         const BLOCK: usize = 34;
         let row_bytes = self.columns / RUN * BLOCK;
         let mut codes = [[0; TILE]; RUN];
+        let mut packed = [[0; RUN]; TILE];
         for (tile, out) in tiles(rows).zip(out.chunks_mut(TILE * row_bytes)) {
             let parameters = self.parameters(checkpoint, &tile);
             let width = tile.len();
             for block in 0..self.columns / RUN {
                 let group = self.group_of_run(block * RUN, order) * width;
-                self.run(checkpoint, &tile, block * RUN, order, &mut codes);
+                if order.is_none() {
+                    self.turn_bytes(checkpoint, &tile, block, &mut packed);
+                } else {
+                    self.run(checkpoint, &tile, block * RUN, order, &mut codes);
+                    for (o, packed) in packed.iter_mut().enumerate() {
+                        *packed = std::array::from_fn(|c| codes[c][o] ^ 128);
+                    }
+                }
                 let rows = out.chunks_exact_mut(row_bytes);
-                for (o, (row, scale)) in rows.zip(&parameters.scales[group..][..width]).enumerate() {
+                for ((row, scale), packed) in rows.zip(&parameters.scales[group..][..width]).zip(&packed) {
                     let place = &mut row[block * BLOCK..][..BLOCK];
                     place[..2].copy_from_slice(&f16::from_f32(*scale).to_le_bytes());
-                    place[2..].iter_mut().zip(&codes).for_each(|(q, codes)| *q = codes[o] ^ 128);
+                    place[2..].copy_from_slice(packed);
                 }
             }
         }
@@ -325,6 +343,23 @@ impl Affine {
             out[8..].copy_from_slice(&pair(b, d).to_le_bytes());
         }
     }
+
+    /// Turns the words of a block of 8-bit codes, made signed: eight words to an output, four columns in each.
+    fn turn_bytes(
+        &self,
+        checkpoint: &Checkpoint,
+        tile: &Range<usize>,
+        block: usize,
+        packed: &mut [[u8; RUN]; TILE],
+    ) {
+        let words = self.data(checkpoint, self.qweight).1.as_chunks::<4>().0;
+        for i in 0..RUN / 4 {
+            let row = &words[(block * (RUN / 4) + i) * self.rows + tile.start..][..tile.len()];
+            for (out, word) in packed.iter_mut().zip(row) {
+                out[i * 4..i * 4 + 4].copy_from_slice(&word.map(|q| q ^ 128));
+            }
+        }
+    }
 }
 
 impl Layout {
@@ -349,22 +384,35 @@ fn spread(word: u32) -> u64 {
 
 /// Codes of the outputs in `tile` from a row of AWQ's words.
 fn interleaved(row: &[[u8; 4]], tile: &Range<usize>, out: &mut [u8]) {
-    let mut buffer = [[0; 8]; TILE / 8 + 1];
+    // In the word: outputs 0 2 4 6 below, 1 3 5 7 above; each half goes to every other byte.
+    let half = |x: u64| {
+        let x = (x | x << 24) & 0x0000_00ff_0000_00ff;
+        (x | x << 12) & 0x000f_000f_000f_000f
+    };
+    let bytes = |word: &[u8; 4]| {
+        let word = u64::from(u32::from_le_bytes(*word));
+        (half(word & 0xffff) | half(word >> 16) << 8).to_le_bytes()
+    };
     let words = &row[tile.start / 8..tile.end.div_ceil(8)];
-    for (word, out) in words.iter().zip(&mut buffer) {
-        // In the word: outputs 0 2 4 6 below, 1 3 5 7 above. `spread` makes them bytes in the word's order.
-        let bytes = spread(u32::from_le_bytes(*word)).to_le_bytes();
-        *out = [0, 4, 1, 5, 2, 6, 3, 7].map(|i| bytes[i]);
+    if tile.start.is_multiple_of(8) && out.len().is_multiple_of(8) {
+        out.as_chunks_mut().0.iter_mut().zip(words).for_each(|(out, word)| *out = bytes(word));
+        return;
     }
+    let mut buffer = [[0; 8]; TILE / 8 + 1];
+    buffer.iter_mut().zip(words).for_each(|(out, word)| *out = bytes(word));
     out.copy_from_slice(&buffer.as_flattened()[tile.start % 8..][..tile.len()]);
 }
 
 /// Nibbles of a block, turned, each moved by its output's shift.
 fn pack(codes: &Codes, shifts: &[u8], packed: &mut [[u8; 16]; TILE]) {
     let (low, high) = codes.split_at(RUN / 2);
-    for (j, (low, high)) in low.iter().zip(high).enumerate() {
-        for (((out, low), high), shift) in packed.iter_mut().zip(low).zip(high).zip(shifts) {
-            out[j] = low.wrapping_add(*shift) | high.wrapping_add(*shift) << 4;
+    let mut bytes = [[0; TILE]; 16];
+    for ((out, low), high) in bytes.iter_mut().zip(low).zip(high) {
+        for (((out, low), high), shift) in out.iter_mut().zip(low).zip(high).zip(shifts) {
+            *out = low.wrapping_add(*shift) | high.wrapping_add(*shift) << 4;
         }
+    }
+    for (o, packed) in packed.iter_mut().enumerate() {
+        *packed = std::array::from_fn(|j| bytes[j][o]);
     }
 }

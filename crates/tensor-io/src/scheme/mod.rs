@@ -172,7 +172,7 @@ impl PackedLayer {
         }
     }
 
-    /// Decodes some rows (outputs) to f32: `out` is `[rows][columns]`. Rows are taken faster in multiples of 64.
+    /// Decodes some rows (outputs) to f32: `out` is `[rows][columns]`. Rows are taken faster in multiples of 256.
     ///
     /// Products are formed in f32: `scale * (q - zero)` of GPTQ and AWQ; `table[q] * absmax` of NF4 and FP4, with
     /// `absmax = map[q8] * nested_absmax + offset` where scales are quantized; `q * SCB * 7.874015718698502e-3`
@@ -211,7 +211,7 @@ impl PackedLayer {
     }
 
     /// Writes some rows in `form` (which is this layer's [`PackedLayer::block_form`]): `out` is
-    /// `form.element_type.row_bytes(columns)` bytes a row. Rows are taken faster in multiples of 64.
+    /// `form.element_type.row_bytes(columns)` bytes a row. Rows are taken faster in multiples of 256.
     ///
     /// # Panics
     /// If `rows` is not within the layer, or `out` has another length.
