@@ -1,6 +1,7 @@
-//! The encoders against other people's bytes: every tensor of bookworm-4m in every type, with and without
-//! importance, has the hash of the file llama-quantize wrote, by the scalar specification and at
-//! every SIMD level; what no such file shows against gguf-py (mxfp4) and ggml's own encoders.
+//! The encoders against other people's bytes: every tensor of bookworm-4m (for the types with codebooks, those of
+//! one layer) in every type, with and without importance, has the hash of the file llama-quantize wrote, by the
+//! scalar specification and at every SIMD level; what no such file shows against gguf-py (mxfp4) and ggml's
+//! own encoders.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
@@ -101,6 +102,11 @@ fn check(level: Level) -> [usize; 2] {
     let mut last: Option<(String, (Vec<f32>, usize))> = None;
     for (name, element_type, with_imatrix, hash) in reference() {
         assert!(can_encode(element_type), "{element_type}");
+        // One layer of the types whose specification is slow; `end_to_end` does all of them at the best level.
+        let slow = element_type.name().starts_with("iq") && !element_type.name().starts_with("iq4");
+        if slow && !name.starts_with("blk.0.") {
+            continue;
+        }
         if last.as_ref().is_none_or(|(loaded, _)| *loaded != name) {
             last = Some((name.clone(), gguf_values(&checkpoint, &name)));
         }

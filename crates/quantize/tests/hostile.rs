@@ -218,3 +218,67 @@ fn an_importance_matrix_is_of_no_matter_to_plain_types() {
         assert!(a.data(info) == b.tensor(&info.name).unwrap().data, "{}", info.name);
     }
 }
+
+#[test]
+fn types_with_codebooks_need_an_entry_for_every_layer() {
+    let folder = tempfile::tempdir().unwrap();
+    let source = demo();
+    let missing = |error: Error| match error {
+        Error::NeedsImatrix { tensor, .. } => tensor,
+        error => panic!("{error}"),
+    };
+    for file_type in [FileType::IQ1S, FileType::IQ1M, FileType::IQ2XXS, FileType::IQ2XS, FileType::IQ3XXS] {
+        assert_eq!(missing(fails(&source, options(file_type))), "blk.0.attn_k.weight", "{file_type}");
+    }
+    // the matrix has no entry for the embeddings, which a mix gives another type
+    let whole = Options { imatrix: Some(imatrix()), ..options(FileType::IQ2XS) };
+    quantize(&source, whole.clone(), &folder.path().join("iq2_xs.gguf")).unwrap();
+    assert_eq!(missing(fails(&source, Options { pure: true, ..whole.clone() })), "token_embd.weight");
+    let embedding =
+        |t| Options { token_embedding_type: Some(t), output_tensor_type: Some(t), ..whole.clone() };
+    assert_eq!(missing(fails(&source, embedding(E::IQ1S))), "token_embd.weight");
+    // garbage, but it can be done: the user asked for it
+    quantize(&source, embedding(E::IQ3XXS), &folder.path().join("iq3.gguf")).unwrap();
+    // iq3_s does without
+    quantize(&source, options(FileType::IQ3S), &folder.path().join("iq3_s.gguf")).unwrap();
+}
+
+#[test]
+fn types_with_codebooks_find_values_that_are_too_large() {
+    for value in [1e10, 1e30] {
+        let folder = tempfile::tempdir().unwrap();
+        let source = altered(folder.path(), |name, values| {
+            if name == "model.layers.1.mlp.up_proj.weight" {
+                values[256 * 3 + 40] = value;
+            }
+            E::F32
+        });
+        for file_type in [FileType::IQ1S, FileType::IQ1M, FileType::IQ2XXS, FileType::IQ2XS, FileType::IQ3S] {
+            match fails(&source, Options { imatrix: Some(imatrix()), ..options(file_type) }) {
+                Error::Overflow { tensor, row: 3, column: 0, .. } => {
+                    assert_eq!(tensor, "blk.1.ffn_up.weight")
+                }
+                error => panic!("{file_type}: {error}"),
+            }
+        }
+    }
+}
+
+#[test]
+fn a_model_of_zeros_becomes_a_model_of_zeros() {
+    let folder = tempfile::tempdir().unwrap();
+    let source = altered(folder.path(), |_, values| {
+        values.fill(0.0);
+        E::F16
+    });
+    for file_type in [FileType::IQ1S, FileType::IQ2XXS, FileType::IQ2M, FileType::IQ3XXS, FileType::Q1_0] {
+        let output = folder.path().join(format!("{file_type}.gguf"));
+        quantize(&source, Options { imatrix: Some(imatrix()), ..options(file_type) }, &output).unwrap();
+        let result = Checkpoint::open(&output).unwrap();
+        for info in result.tensors() {
+            let mut values = vec![1.0; info.elements()];
+            assert!(quern_tensor_io::decode::to_f32(info.element_type, result.data(info), &mut values));
+            assert!(values.iter().all(|v| *v == 0.0), "{file_type} {}", info.name);
+        }
+    }
+}
