@@ -228,9 +228,8 @@ impl LaneOp for Descend<'_> {
             for first in (0..width).step_by(LANES) {
                 let at = i * width + first;
                 let mut g = s.load(lane(self.gradient, at));
-                for k in self.columns.start..i {
-                    let change = lane(self.latest, (k - self.columns.start) * width + first);
-                    g = g + s.splat(row[k]) * s.load(change);
+                for (k, &h) in row[self.columns.start..i].iter().enumerate() {
+                    g = g + s.splat(h) * s.load(lane(self.latest, k * width + first));
                 }
                 let scale = s.load(lane(self.scales, first));
                 let zero = s.load(lane(self.zeros, first));

@@ -112,7 +112,7 @@ fn check(weights: &[f32], rows: usize, columns: usize, settings: &Settings) -> R
     }
     // With a larger one, the scale of its group would not be finite as f16.
     let limit = f16::MAX.to_f32() * settings.top() as f32 / 2.0;
-    match weights.iter().position(|w| !(w.abs() <= limit)) {
+    match weights.iter().position(|w| w.is_nan() || w.abs() > limit) {
         Some(i) => Err(SolveError::Weight { row: i / columns, column: i % columns, value: weights[i] }),
         None => Ok(()),
     }
@@ -127,6 +127,7 @@ struct Part<'a> {
 }
 
 /// Solves all tiles; refines them if there are squares. Columns whose `alive` is 0 get weights of 0.
+#[allow(clippy::too_many_arguments)] // what a layer is, once
 fn run(
     pool: &Pool,
     weights: &[f32],
