@@ -18,9 +18,11 @@ pub(super) fn point<S: Lanes, const W: usize>(
     scale: f32,
     value: impl Fn(S::F) -> S::F,
 ) -> u16 {
+    const LANE: [f32; LANES] = [0., 1., 2., 3., 4., 5., 6., 7., 8., 9., 10., 11., 12., 13., 14., 15.];
     let scale = s.splat(scale);
+    let lane = s.load(&LANE);
     let mut best = s.splat(f32::MAX);
-    let mut first = s.splat(0.0);
+    let mut place = lane;
     for (number, tile) in tiles.iter().enumerate() {
         let mut error = s.splat(0.0);
         for ((q, &x), &w) in tile.iter().zip(x).zip(w) {
@@ -29,21 +31,19 @@ pub(super) fn point<S: Lanes, const W: usize>(
         }
         let better = s.less(error, best);
         best = s.select(better, error, best);
-        first = s.select(better, s.splat(number as f32), first);
+        place = s.select(better, lane + s.splat((number * LANES) as f32), place);
     }
-    let (mut errors, mut tile) = ([0.0; LANES], [0.0; LANES]);
+    let (mut errors, mut places) = ([0.0; LANES], [0.0; LANES]);
     s.store(best, &mut errors);
-    s.store(first, &mut tile);
-    // Errors are not negative, so their bits are in the order of their values.
-    let bits = errors.map(f32::to_bits);
-    let least = bits.iter().fold(u32::MAX, |least, &b| least.min(b));
-    let mut place = u32::MAX;
-    for lane in 0..LANES {
-        let at = tile[lane] as u32 * LANES as u32 + lane as u32;
-        place = place.min(if bits[lane] == least { at } else { u32::MAX });
-    }
-    if least == f32::MAX.to_bits() {
-        place = 0;
-    }
-    near[place as usize / TILE][place as usize % TILE]
+    s.store(place, &mut places);
+    // Neither is negative, so their bits are in the order of their values, and as whole numbers the compiler
+    // compares them side by side.
+    let (errors, places) = (errors.map(f32::to_bits), places.map(f32::to_bits));
+    let least = errors.iter().fold(u32::MAX, |least, &error| least.min(error));
+    let first = errors
+        .iter()
+        .zip(&places)
+        .fold(u32::MAX, |first, (&error, &place)| first.min(if error == least { place } else { u32::MAX }));
+    let place = if least == f32::MAX.to_bits() { 0 } else { f32::from_bits(first) as usize };
+    near[place / TILE][place % TILE]
 }
