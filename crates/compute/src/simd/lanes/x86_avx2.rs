@@ -80,7 +80,8 @@ impl Lanes for Avx2 {
         // SAFETY: see above.
         unsafe {
             let bytes = _mm_loadu_si128(x.as_ptr().cast());
-            let (low, high) = (_mm256_cvtepu8_epi32(bytes), _mm256_cvtepu8_epi32(_mm_bsrli_si128::<8>(bytes)));
+            let (low, high) =
+                (_mm256_cvtepu8_epi32(bytes), _mm256_cvtepu8_epi32(_mm_bsrli_si128::<8>(bytes)));
             Values([_mm256_cvtepi32_ps(low), _mm256_cvtepi32_ps(high)])
         }
     }
