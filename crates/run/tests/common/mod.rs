@@ -1,6 +1,6 @@
 //! What the tests share: the bookworm models in `fixtures/` and the logits transformers computed.
 
-#![allow(missing_docs)]
+#![allow(missing_docs, dead_code)] // each test binary uses its own part
 
 use std::path::{Path, PathBuf};
 
