@@ -62,14 +62,14 @@ fn an_unknown_architecture_is_named() {
 #[test]
 fn a_scheme_that_cannot_be_run_or_read_yet_is_named() {
     let dir = model_copy();
-    edit(dir.path(), "config.json", &[("{", "{\"quantization_config\": {\"quant_method\": \"awq\"},")]);
+    edit(dir.path(), "config.json", &[("{", "{\"quantization_config\": {\"quant_method\": \"quip\"},")]);
     let model = dir.path().to_str().unwrap();
     let out = dir.path().join("out.gguf");
     for args in
         [vec!["run", model, "-p", "x"], vec!["quantize", model, "--to", "q8_0", "-o", out.to_str().unwrap()]]
     {
         let text = failure(&quern(args));
-        assert!(text.contains("already quantized with awq"), "{text}");
+        assert!(text.contains("quip"), "{text}");
     }
     assert!(!out.exists());
 }

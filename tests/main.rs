@@ -6,3 +6,4 @@ mod imatrix;
 mod inspect;
 mod quantize;
 mod run;
+mod schemes;

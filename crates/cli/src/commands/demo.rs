@@ -6,6 +6,9 @@ use std::time::Instant;
 
 use anyhow::{Context, bail};
 use quern_model::GgufView;
+use quern_quantize::bitsandbytes::{self, Kind};
+use quern_quantize::calibration::{SampleOptions, Source, samples};
+use quern_quantize::gptq::{self, Settings};
 use quern_quantize::job::{self, Options};
 use quern_quantize::recipe::FileType;
 use quern_run::{BenchOptions, GenerateOptions, PerplexityOptions, SamplingOptions};
@@ -15,25 +18,48 @@ use super::{Outcome, inspect, load, print, read_text, tell};
 use crate::progress::{Bar, Unit};
 use crate::{args, format};
 
-/// From large to small; the first is the yardstick.
-const TYPES: [FileType; 9] = [
-    FileType::F16,
-    FileType::Q8_0,
-    FileType::Q6K,
-    FileType::Q5KM,
-    FileType::Q4KM,
-    FileType::IQ4XS,
-    FileType::Q4_0,
-    FileType::Q3KM,
-    FileType::Q2K,
+/// What the demo grinds to.
+#[derive(Clone, Copy)]
+enum Target {
+    Gguf(FileType),
+    Bitsandbytes(Kind),
+    /// 4 bits, groups of so many columns.
+    Gptq(usize),
+}
+
+impl Target {
+    fn name(self) -> String {
+        match self {
+            Self::Gguf(file_type) => file_type.name().to_lowercase(),
+            Self::Bitsandbytes(kind) => kind.name().to_owned(),
+            Self::Gptq(group) => format!("gptq 4-bit g{group}"),
+        }
+    }
+}
+
+/// From large to small in each world; the first is the yardstick.
+const TARGETS: [Target; 13] = [
+    Target::Gguf(FileType::F16),
+    Target::Gguf(FileType::Q8_0),
+    Target::Gguf(FileType::Q6K),
+    Target::Gguf(FileType::Q5KM),
+    Target::Gguf(FileType::Q4KM),
+    Target::Gguf(FileType::IQ4XS),
+    Target::Gguf(FileType::Q4_0),
+    Target::Gguf(FileType::Q3KM),
+    Target::Gguf(FileType::Q2K),
+    Target::Gptq(32),
+    Target::Gptq(128),
+    Target::Bitsandbytes(Kind::Int8),
+    Target::Bitsandbytes(Kind::Nf4),
 ];
 
 /// A type is good if its perplexity is at most this much above the yardstick's.
 const GOOD: f64 = 1.05;
 
-/// What the demo learns of one type.
+/// What the demo learns of one target.
 struct Ground {
-    file_type: FileType,
+    target: Target,
     path: PathBuf,
     size: u64,
     bits_per_weight: f64,
@@ -43,7 +69,7 @@ struct Ground {
     generate_speed: f64,
 }
 
-/// Quantizes to every type of [`TYPES`], inspects one, measures all, and lets the smallest good one talk.
+/// Quantizes to every target, inspects one, measures all, and lets the smallest good GGUF talk.
 pub fn run(args: &args::Demo) -> Outcome {
     let fixtures = fixtures(args.fixtures.as_deref())?;
     let (model, text) = (fixtures.join("bookworm-4m"), fixtures.join("text/validation.txt"));
@@ -56,13 +82,17 @@ pub fn run(args: &args::Demo) -> Outcome {
         "{}\n",
         inspect::describe(&model.display().to_string(), &quern_inspect::summarize(&checkpoint))
     ))?;
-    let view = GgufView::new(&checkpoint)?;
+    let calibration = read_text(&fixtures.join("text/calibration.txt"))?;
     let mut ground = Vec::new();
     let bar = Bar::new(Unit::Runs);
-    bar.total(TYPES.len() as u64);
-    for file_type in TYPES {
-        bar.step(&format!("grinding to {}", file_type.name().to_lowercase()));
-        ground.push(grind(&view, file_type, work.path(), &text, threads)?);
+    bar.total(TARGETS.len() as u64);
+    for target in TARGETS {
+        bar.step(&format!("grinding to {}", target.name()));
+        let path = work.path().join(target.name());
+        let started = Instant::now();
+        make(&checkpoint, target, &path, &calibration, threads)?;
+        let seconds = started.elapsed().as_secs_f64();
+        ground.push(measure(target, path, seconds, &text, threads)?);
         bar.advance(1);
     }
     drop(bar);
@@ -70,7 +100,7 @@ pub fn run(args: &args::Demo) -> Outcome {
     let yardstick = ground[0].perplexity;
     let rows = ground.iter().map(|g| {
         vec![
-            g.file_type.name().to_lowercase(),
+            g.target.name(),
             format::bytes(g.size),
             format!("{:.2}", g.bits_per_weight),
             format!("{:.3}", g.perplexity),
@@ -92,12 +122,13 @@ pub fn run(args: &args::Demo) -> Outcome {
     ];
     print(&format!("{}\n", format::table(&header, &[1, 2, 3, 4, 5, 6, 7], rows)))?;
 
-    let good = ground.iter().filter(|g| g.perplexity <= GOOD * yardstick).min_by_key(|g| g.size);
+    let gguf = ground.iter().filter(|g| matches!(g.target, Target::Gguf(_)));
+    let good = gguf.filter(|g| g.perplexity <= GOOD * yardstick).min_by_key(|g| g.size);
     let best = good.unwrap_or(&ground[0]);
-    let name = best.file_type.name().to_lowercase();
+    let name = best.target.name();
     let summary = quern_inspect::summarize(&Checkpoint::open(&best.path)?);
     print(&format!(
-        "\n{}\nThe smallest within {:.0} % of f16 is {name}. It tells:\n\n",
+        "\n{}\nThe smallest GGUF within {:.0} % of f16 is {name}. It tells:\n\n",
         inspect::describe(&format!("bookworm-4m as {name}"), &summary),
         100.0 * (GOOD - 1.0)
     ))?;
@@ -116,28 +147,55 @@ pub fn run(args: &args::Demo) -> Outcome {
     Ok(ExitCode::SUCCESS)
 }
 
-/// Quantizes to one type and measures the result.
-fn grind(
-    view: &GgufView<'_>,
-    file_type: FileType,
-    work: &Path,
+/// Quantizes to one target.
+fn make(
+    checkpoint: &Checkpoint,
+    target: Target,
+    path: &Path,
+    calibration: &str,
+    threads: usize,
+) -> anyhow::Result<()> {
+    match target {
+        Target::Gguf(file_type) => {
+            let view = GgufView::new(checkpoint)?;
+            let plan = job::plan(&view, Options { threads, ..Options::new(file_type) })?;
+            job::run(&plan, path, &NoProgress)?;
+        }
+        Target::Bitsandbytes(kind) => {
+            let options = bitsandbytes::Options { threads, ..bitsandbytes::Options::new(kind) };
+            bitsandbytes::quantize(checkpoint, path, options, &NoProgress)?;
+        }
+        Target::Gptq(group) => {
+            let model = load(checkpoint.path(), threads)?;
+            let settings = Settings { group_size: Some(group), ..Settings::default() };
+            let source = Source::Text(calibration.to_owned());
+            let samples = samples(model.tokenizer()?, source, SampleOptions { samples: 64, context: 256 })?;
+            let options = gptq::job::Options::new(settings, samples);
+            let plan = gptq::job::plan(&model, &options)?;
+            gptq::job::run(&model, &plan, &options, path, &NoProgress)?;
+        }
+    }
+    Ok(())
+}
+
+/// Measures what was made.
+fn measure(
+    target: Target,
+    path: PathBuf,
+    seconds: f64,
     text: &str,
     threads: usize,
 ) -> anyhow::Result<Ground> {
-    let path = work.join(format!("bookworm-4m-{}.gguf", file_type.name()));
-    let started = Instant::now();
-    let plan = job::plan(view, Options { threads, ..Options::new(file_type) })?;
-    job::run(&plan, &path, &NoProgress)?;
-    let seconds = started.elapsed().as_secs_f64();
     let model = load(&path, threads)?;
+    let summary = quern_inspect::summarize(model.checkpoint());
     let chunks = PerplexityOptions { context: 512, chunks: Some(16) };
     let report = quern_run::perplexity(&model, None, text, chunks, &NoProgress)?;
     let speed =
         quern_run::bench(&model, BenchOptions { prompt: 256, generate: 64, repetitions: 2 }, &NoProgress)?;
     Ok(Ground {
-        file_type,
-        size: plan.file_size(),
-        bits_per_weight: plan.bits_per_weight(),
+        target,
+        size: model.file_size(),
+        bits_per_weight: summary.bits_per_weight,
         seconds,
         perplexity: report.perplexity,
         prompt_speed: speed.prompt_tokens_per_second.unwrap_or(0.0),
