@@ -162,7 +162,7 @@ pub struct GptqOptions {
     /// Zero points of their own instead of the middle of the range (written as gptq_v2)
     #[arg(long)]
     pub asym: bool,
-    /// Damping, as a share of the Hessian's mean diagonal [default: 0.02]
+    /// Damping, as a share of the Hessian's mean diagonal [default: 0.02, or columns per calibration token]
     #[arg(long, value_name = "X", value_parser = damp)]
     pub damp: Option<f64>,
     /// Calibration text or JSONL file, - for standard input [default: a text that comes with quern]

@@ -27,6 +27,7 @@ pub fn run(args: &args::Quantize) -> Outcome {
     let Some(output) = args.output.as_deref().filter(|_| !args.dry_run) else {
         return show(&plan, args);
     };
+    job::check_output(output, args.force)?;
     let samples = &options.samples;
     eprintln!(
         "calibrating with {} tokens in {} samples; about {} of memory beside the model",
@@ -80,6 +81,7 @@ fn options(args: &args::Quantize, model: &Model) -> anyhow::Result<Options> {
     let defaults = Options::new(settings, samples);
     Ok(Options {
         rules,
+        adapt_damping: given.damp.is_none(),
         imatrix: given.save_imatrix.clone(),
         dataset: dataset.unwrap_or(defaults.dataset.clone()),
         force: args.force,

@@ -27,13 +27,16 @@ pub use error::Error;
 pub use plan::{Plan, PlanModule, plan};
 pub use report::{ModuleReport, Report};
 pub use rules::{RuleError, Rules, Verdict};
-pub use run::run;
+pub use run::{check_output, run};
 
 /// What the user asked for.
 #[derive(Clone, Debug)]
 pub struct Options {
     /// How modules are quantized where no rule says otherwise.
     pub settings: Settings,
+    /// Raise the damping of a module to its columns per calibration token where that is more: with few tokens the
+    /// Hessian says more about them than about the model. (Only where no rule sets it.)
+    pub adapt_damping: bool,
     /// Rules for single modules.
     pub rules: Rules,
     /// What the model is run on.
@@ -55,6 +58,7 @@ impl Options {
     pub fn new(settings: Settings, samples: Samples) -> Self {
         Self {
             settings,
+            adapt_damping: true,
             rules: Rules::default(),
             samples,
             imatrix: None,

@@ -36,10 +36,7 @@ pub fn run(
 ) -> Result<Report, Error> {
     let started = Instant::now();
     let checkpoint = model.checkpoint();
-    if output.exists() && !options.force {
-        let what = "already exists; pass --force to replace it, or choose another name";
-        return Err(FileError::refused(output, what).into());
-    }
+    check_output(output, options.force)?;
     let quantization_config = config::quantization_config(options, plan.needs_v2());
     let config = serde_json::to_vec_pretty(&quantization_config).unwrap_or_default();
     let (mut state, mut records) = State::open(output, checkpoint, plan, options, &config)?;
@@ -100,6 +97,28 @@ pub fn run(
     })
 }
 
+/// Refuses an output that exists, unless it may be replaced.
+///
+/// # Errors
+/// It exists and `force` is not set.
+pub fn check_output(output: &Path, force: bool) -> Result<(), Error> {
+    if output.exists() && !force {
+        let what = "already exists; pass --force to replace it, or choose another name";
+        return Err(FileError::refused(output, what).into());
+    }
+    Ok(())
+}
+
+/// `settings` with the damping that so many tokens ask for.
+fn damped(options: &Options, settings: &Settings, columns: usize, tokens: u64) -> Settings {
+    let own = options.settings.damp;
+    let damp = match options.adapt_damping && settings.damp == own {
+        true => own.max(columns as f64 / tokens.max(1) as f64).min(1.0),
+        false => settings.damp,
+    };
+    Settings { damp, ..settings.clone() }
+}
+
 fn warnings(options: &Options, modules: &[ModuleReport]) -> Vec<String> {
     let mut out = Vec::new();
     let samples = &options.samples;
@@ -115,8 +134,9 @@ fn warnings(options: &Options, modules: &[ModuleReport]) -> Vec<String> {
             out.push(format!("{}: rounded to nearest, {why}", m.module));
         }
     }
-    let damped = modules.iter().filter(|m| m.fallback.is_none() && m.damp > 1.5 * options.settings.damp);
-    for m in damped.take(8) {
+    let wanted = |m: &ModuleReport| options.settings.damp.max(m.columns as f64 / m.tokens.max(1) as f64);
+    let raised = modules.iter().filter(|m| m.fallback.is_none() && m.damp > 1.5 * wanted(m).min(1.0));
+    for m in raised.take(8) {
         out.push(format!(
             "{}: its Hessian needed damping of {:.3}: more or other calibration text may help",
             m.module, m.damp
@@ -154,6 +174,8 @@ impl Quantize<'_> {
         let started = Instant::now();
         let tokens = hessian.tokens();
         let diagonal = hessian.diagonal();
+        let columns = layers[0].matrix.columns();
+        let settings = &damped(self.options, settings, columns, tokens);
         let least = LEAST_SHARE * self.options.samples.tokens as f64;
         let prepared = if (tokens as f64) < least {
             Err(format!("it saw only {tokens} of {} tokens", self.options.samples.tokens))
