@@ -14,8 +14,7 @@ pub enum Error {
     Io {
         /// The file, or `-`.
         file: PathBuf,
-        /// What the operating system said.
-        #[source]
+        /// What the operating system said. (No source of its own: the message has it.)
         error: std::io::Error,
     },
     /// The file is no text.
