@@ -12,7 +12,7 @@ use std::collections::HashMap;
 
 use quern_model::{Config, FileType, GgufView};
 use quern_run::LoadIn;
-use quern_tensor_io::{Checkpoint, Container, ElementType, Error as FileError};
+use quern_tensor_io::{Checkpoint, ElementType, Error as FileError};
 
 use crate::bitsandbytes::{Kind, encode_in_memory};
 use crate::encode::encode_rows;
@@ -85,7 +85,6 @@ fn from_recipe(
     checkpoint: &Checkpoint,
     file_type: FileType,
 ) -> Result<HashMap<String, ElementType>, job::Error> {
-    debug_assert!(matches!(checkpoint.container(), Container::Gguf | Container::Safetensors));
     let view = GgufView::new(checkpoint)?;
     let plan = job::plan(&view, job::Options::new(file_type))?;
     let source = view.tensors().iter().map(|t| (t.name.as_str(), t.source_name.as_deref()));

@@ -10,9 +10,9 @@ use quern_compute::Pool;
 use quern_tensor_io::scheme::PackedLayer;
 use quern_tensor_io::{Checkpoint, ElementType, Error, ErrorKind, TensorInfo, decode};
 
-use crate::Result;
 use crate::parallel::share;
 use crate::weights::Weight;
+use crate::{Replacement, Result};
 
 /// Turns matrices into another type while they are loaded, as bitsandbytes' `load_in_4bit` does.
 pub trait LoadIn: Sync {
@@ -36,23 +36,30 @@ pub trait LoadIn: Sync {
 /// Values one task decodes: some 256 KiB of f32, which stay in a core's own cache.
 const TASK_VALUES: usize = 1 << 16;
 
+impl Replacement {
+    /// A packed layer as rows of blocks, made on all threads of `pool`.
+    pub fn unpack(checkpoint: &Checkpoint, layer: &PackedLayer, pool: &Pool) -> Self {
+        let form = layer.block_form(checkpoint);
+        let row_bytes = form.element_type.row_bytes(layer.columns).unwrap_or(0);
+        let mut data = vec![0u8; row_bytes * layer.rows];
+        // Packed words hold many columns of one output: rows are cheap in multiples of 16.
+        let step = (TASK_VALUES / layer.columns.max(1)).next_multiple_of(16);
+        for_rows(pool, &mut data, row_bytes, step, |rows, out| layer.blocks(checkpoint, &form, rows, out));
+        Self { element_type: form.element_type, data, permutation: form.permutation }
+    }
+}
+
 /// A packed layer as rows of blocks, with the order of its columns where that is not the file's.
 pub(crate) fn unpacked(
     checkpoint: &Checkpoint,
     layer: &PackedLayer,
     pool: &Pool,
 ) -> (Weight, Option<Arc<[u32]>>) {
-    let form = layer.block_form(checkpoint);
-    let row_bytes = form.element_type.row_bytes(layer.columns).unwrap_or(0);
-    let mut data = vec![0u8; row_bytes * layer.rows];
-    // Packed words hold many columns of one output: rows are cheap in multiples of 16.
-    let step = (TASK_VALUES / layer.columns.max(1)).next_multiple_of(16);
-    for_rows(pool, &mut data, row_bytes, step, |rows, out| layer.blocks(checkpoint, &form, rows, out));
+    let Replacement { element_type, data, permutation } = Replacement::unpack(checkpoint, layer, pool);
     for &part in &layer.parts {
         checkpoint.release(checkpoint.data(&checkpoint.tensors()[part]).as_ptr_range());
     }
-    let permutation = form.permutation.map(Arc::from);
-    (Weight::owned(form.element_type, layer.rows, layer.columns, data), permutation)
+    (Weight::owned(element_type, layer.rows, layer.columns, data), permutation.map(Arc::from))
 }
 
 /// A matrix of the checkpoint in another type.

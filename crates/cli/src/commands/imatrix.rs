@@ -3,25 +3,17 @@
 use std::process::ExitCode;
 
 use anyhow::Context;
-use quern_quantize::calibration::{self, Source};
 use quern_quantize::imatrix::{CollectOptions, WriteOptions, collect};
 use quern_tensor_io::output::OutputFile;
 use serde_json::json;
 
-use super::{Outcome, load, print, print_json};
+use super::{Outcome, calibration_text, load, print, print_json};
 use crate::progress::{Bar, Unit};
 use crate::{args, format};
 
 /// Runs the text through the model and writes what its layers saw.
 pub fn run(args: &args::Imatrix) -> Outcome {
-    let (source, name) = match &args.text {
-        Some(path) => {
-            // the file's name alone: it goes into the files made with the matrix, which may be published
-            let name = path.file_name().map(|n| n.to_string_lossy().into_owned());
-            (calibration::read(path)?, name.unwrap_or_default())
-        }
-        None => (Source::Default, calibration::DEFAULT_NAME.to_owned()),
-    };
+    let (source, name) = calibration_text(args.text.as_deref())?;
     // A refused output must not cost the measurement; dropped, nothing of it remains.
     drop(OutputFile::create(&args.output, args.force)?);
     let chunk_size = u32::try_from(args.context).context("--context is too large")?;

@@ -81,6 +81,12 @@ impl Plan {
         self.rows.iter().map(|r| r.source_bytes).sum()
     }
 
+    /// Bits per value over all tensors of the output.
+    pub fn bits_per_weight(&self) -> f64 {
+        let values: u64 = self.rows.iter().map(|r| r.shape.iter().product::<usize>() as u64).sum();
+        self.bytes() as f64 * 8.0 / values as f64
+    }
+
     /// Bytes of all tensors in the output.
     pub fn bytes(&self) -> u64 {
         self.rows.iter().map(|r| r.bytes).sum()

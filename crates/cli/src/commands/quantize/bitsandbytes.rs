@@ -28,8 +28,7 @@ pub fn run(args: &args::Quantize, kind: Kind) -> Outcome {
     for note in &plan.notes {
         eprintln!("note: {note}");
     }
-    let weights: u64 = plan.rows.iter().map(|r| r.shape.iter().product::<usize>() as u64).sum();
-    let bits_per_weight = plan.bytes() as f64 * 8.0 / weights as f64;
+    let bits_per_weight = plan.bits_per_weight();
     let Some(output) = args.output.as_deref().filter(|_| !args.dry_run) else {
         return show(&plan, kind, bits_per_weight, args.json);
     };

@@ -1,17 +1,16 @@
 //! To GPTQ.
 
-use std::io::Read;
 use std::path::Path;
 use std::process::ExitCode;
 
 use anyhow::Context;
-use quern_quantize::calibration::{self, SampleOptions, Source};
+use quern_quantize::calibration::{self, SampleOptions};
 use quern_quantize::gptq::job::{self, Options, Plan, Report, Rules};
 use quern_quantize::gptq::{Order, Settings};
 use quern_run::Model;
 use serde_json::json;
 
-use super::super::{Outcome, load, print, print_json};
+use super::super::{Outcome, calibration_text, load, print, print_json};
 use crate::progress::{Bar, Unit};
 use crate::{args, format};
 
@@ -62,10 +61,7 @@ fn options(args: &args::Quantize, model: &Model) -> anyhow::Result<Options> {
     };
     let trained = model.config().context_length;
     let context = given.context.map_or(trained.min(CONTEXT as usize), |c| c as usize);
-    let source = match given.calibration.as_deref() {
-        None => Source::Default,
-        Some(path) => read(path)?,
-    };
+    let (source, dataset) = calibration_text(given.calibration.as_deref())?;
     let sample_options = SampleOptions { samples: given.samples.unwrap_or(SAMPLES) as usize, context };
     let samples = calibration::samples(model.tokenizer()?, source, sample_options)?;
     let rules = match given.dynamic.as_deref().map(|text| (text, text.strip_prefix('@'))) {
@@ -77,30 +73,16 @@ fn options(args: &args::Quantize, model: &Model) -> anyhow::Result<Options> {
         }
         Some((text, None)) => Rules::parse(text)?,
     };
-    let dataset = given.calibration.as_deref().map(|p| p.display().to_string());
     let defaults = Options::new(settings, samples);
     Ok(Options {
         rules,
         adapt_damping: given.damp.is_none(),
         imatrix: given.save_imatrix.clone(),
-        dataset: dataset.unwrap_or(defaults.dataset.clone()),
+        dataset,
         force: args.force,
         restart: given.restart,
         ..defaults
     })
-}
-
-/// The calibration text, from a file or standard input.
-fn read(path: &Path) -> anyhow::Result<Source> {
-    if path.as_os_str() != "-" {
-        return Ok(calibration::read(path)?);
-    }
-    let mut bytes = Vec::new();
-    std::io::stdin()
-        .lock()
-        .read_to_end(&mut bytes)
-        .context("standard input: cannot read the calibration text")?;
-    Ok(calibration::read_bytes(path, bytes)?)
 }
 
 /// The dry run: one row a module.

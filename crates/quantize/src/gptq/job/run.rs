@@ -54,7 +54,7 @@ pub fn run(
     // Blocks between the last residual stream and the first unfinished block: run with their packed weights.
     for (layer, record) in records.iter().enumerate().skip(first) {
         progress.step(&format!("block {layer}, finished before"));
-        walk.block(layer, &mut Replay { state: &state, record, group: 0 })?;
+        walk.block(layer, &mut Replay { pool: model.pool(), state: &state, record, group: 0 })?;
     }
     for layer in resumed..plan.layers {
         let mut block = Quantize {
@@ -109,11 +109,16 @@ pub fn check_output(output: &Path, force: bool) -> Result<(), Error> {
     Ok(())
 }
 
+/// Damping of at least `damp`, more where there are few tokens for the columns.
+fn least_damp(damp: f64, columns: usize, tokens: u64) -> f64 {
+    damp.max(columns as f64 / tokens.max(1) as f64).min(1.0)
+}
+
 /// `settings` with the damping that so many tokens ask for.
 fn damped(options: &Options, settings: &Settings, columns: usize, tokens: u64) -> Settings {
     let own = options.settings.damp;
     let damp = match options.adapt_damping && settings.damp == own {
-        true => own.max(columns as f64 / tokens.max(1) as f64).min(1.0),
+        true => least_damp(own, columns, tokens),
         false => settings.damp,
     };
     Settings { damp, ..settings.clone() }
@@ -144,8 +149,8 @@ fn warnings(options: &Options, modules: &[ModuleReport]) -> Vec<String> {
             out.push(format!("{}: rounded to nearest, {why}", m.module));
         }
     }
-    let wanted = |m: &ModuleReport| options.settings.damp.max(m.columns as f64 / m.tokens.max(1) as f64);
-    let raised = modules.iter().filter(|m| m.fallback.is_none() && m.damp > 1.5 * wanted(m).min(1.0));
+    let wanted = |m: &ModuleReport| least_damp(options.settings.damp, m.columns, m.tokens);
+    let raised = modules.iter().filter(|m| m.fallback.is_none() && m.damp > 1.5 * wanted(m));
     for m in raised.take(8) {
         out.push(format!(
             "{}: its Hessian needed damping of {:.3}: more or other calibration text may help",
@@ -250,9 +255,10 @@ impl Stages for Quantize<'_> {
         self.group += 1;
         let Some(hessian) = self.hessian.take() else { return Ok(vec![None; layers.len()]) };
         if self.options.imatrix.is_some() {
+            let squares = hessian.diagonal();
             for layer in layers {
                 let module = self.module(layer.name)?.name.clone();
-                self.record.squares.insert(module, hessian.diagonal());
+                self.record.squares.insert(module, squares.clone());
             }
         }
         // Modules that a rule treats differently cannot share the factor.
@@ -281,7 +287,7 @@ impl Stages for Quantize<'_> {
         drop(solutions);
         self.state.write_group(self.layer, group, &tensors).map_err(Error::File)?;
         self.record.groups.push(group);
-        Ok(read_back(self.state, self.layer, group, layers)?)
+        Ok(read_back(self.state, self.layer, group, layers, self.pool)?)
     }
 }
 
@@ -306,24 +312,20 @@ fn read_back(
     layer: usize,
     group: usize,
     layers: &[LinearInfo<'_>],
+    pool: &Pool,
 ) -> Result<Vec<Option<Replacement>>, Error> {
     let path = state.group_file(layer, group);
     let checkpoint = Checkpoint::open(&path)?;
     let packing = Packing::read(&checkpoint)?
         .ok_or_else(|| FileError::malformed(&path, "a file of the unfinished run is no GPTQ file"))?;
-    let replacement = |linear: &LinearInfo<'_>| {
-        let packed = packing.layer(linear.name)?;
-        let form = packed.block_form(&checkpoint);
-        let row_bytes = form.element_type.row_bytes(packed.columns)?;
-        let mut data = vec![0u8; packed.rows * row_bytes];
-        packed.blocks(&checkpoint, &form, 0..packed.rows, &mut data);
-        Some(Replacement { element_type: form.element_type, data, permutation: form.permutation })
-    };
+    let replacement =
+        |linear: &LinearInfo<'_>| Some(Replacement::unpack(&checkpoint, packing.layer(linear.name)?, pool));
     Ok(layers.iter().map(replacement).collect())
 }
 
 /// The joints of a block that was finished before.
 struct Replay<'a> {
+    pool: &'a Pool,
     state: &'a State,
     record: &'a BlockRecord,
     group: usize,
@@ -340,7 +342,7 @@ impl Stages for Replay<'_> {
         if !self.record.groups.contains(&group) {
             return Ok(vec![None; layers.len()]);
         }
-        Ok(read_back(self.state, layers[0].layer, group, layers)?)
+        Ok(read_back(self.state, layers[0].layer, group, layers, self.pool)?)
     }
 }
 
@@ -378,15 +380,14 @@ fn write(
     quantization_config: serde_json::Value,
     config: Vec<u8>,
 ) -> Result<u64, Error> {
-    let mut parts: BTreeMap<String, Checkpoint> = BTreeMap::new();
+    let mut parts = Vec::new();
     for (layer, record) in records.iter().enumerate() {
         for &group in &record.groups {
-            let part = Checkpoint::open(&state.group_file(layer, group))?;
-            parts.insert(format!("{layer}-{group}"), part);
+            parts.push(Checkpoint::open(&state.group_file(layer, group))?);
         }
     }
     let mut packed: BTreeMap<&str, Vec<(&Checkpoint, usize)>> = BTreeMap::new();
-    for part in parts.values() {
+    for part in &parts {
         for (index, info) in part.tensors().iter().enumerate() {
             let module = info.name.rsplit_once('.').map_or("", |(module, _)| module);
             packed.entry(module).or_default().push((part, index));
