@@ -1,0 +1,1 @@
+//! Container to container, scheme to scheme: planned, streamed, verified.

@@ -1,0 +1,1 @@
+//! The Hugging Face Hub and its cache: names, downloads, headers by range request.
