@@ -6,6 +6,7 @@
 
 mod affine;
 mod bitsandbytes;
+mod exact;
 mod four_bit;
 mod gptq;
 mod int8;
@@ -16,6 +17,8 @@ mod stream;
 
 use std::collections::HashMap;
 use std::ops::Range;
+
+pub use exact::{ExactForm, Inexact};
 
 use half::f16;
 
@@ -219,7 +222,9 @@ impl PackedLayer {
         assert!(rows.start <= rows.end && rows.end <= self.rows, "rows {rows:?} of {}", self.rows);
         assert_eq!(form.element_type.row_bytes(self.columns).map(|n| n * rows.len()), Some(out.len()));
         match &self.store {
-            Store::Affine(layer) => layer.blocks(checkpoint, form, rows, out),
+            Store::Affine(layer) => {
+                layer.blocks(checkpoint, form.element_type, form.permutation.as_deref(), rows, out);
+            }
             Store::FourBit(layer) => layer.blocks(checkpoint, form, rows, out),
             Store::Int8(layer) => layer.blocks(checkpoint, form, rows, out),
         }

@@ -2,6 +2,7 @@
 //! the numbers that went in, and what is broken is refused.
 
 mod build;
+mod exact;
 mod forms;
 mod hostile;
 mod labels;
