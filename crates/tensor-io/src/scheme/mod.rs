@@ -11,14 +11,18 @@ mod four_bit;
 mod gptq;
 mod int8;
 mod label;
+pub mod pack;
 mod parts;
 mod read;
+mod repack;
 mod stream;
 
 use std::collections::HashMap;
 use std::ops::Range;
 
+pub use affine::AffineLayer;
 pub use exact::{ExactForm, Inexact};
+pub use repack::{GptqFormat, GptqTensors};
 
 use half::f16;
 

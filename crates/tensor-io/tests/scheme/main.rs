@@ -7,3 +7,4 @@ mod forms;
 mod hostile;
 mod labels;
 mod peers;
+mod repack;

@@ -17,8 +17,11 @@
 mod blocks;
 mod exact;
 mod gather;
+mod view;
 
 use std::ops::{Range, RangeInclusive};
+
+pub use view::AffineLayer;
 
 use super::BlockForm;
 use super::stream::mask;
@@ -78,6 +81,12 @@ pub(super) struct Affine {
     pub scales: usize,
     /// The zero point, where all are the same.
     pub zero: Option<u8>,
+}
+
+impl Layout {
+    pub fn is_gptq(self) -> bool {
+        matches!(self, Self::Gptq { .. })
+    }
 }
 
 impl Affine {
