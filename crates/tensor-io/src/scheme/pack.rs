@@ -1,4 +1,4 @@
-//! GPTQ's tensors, packed: the bit stream of [`super::stream`] down the columns of a weight.
+//! GPTQ's tensors, packed: a little-endian bit stream of 32-bit words down the columns of a weight.
 //!
 //! ```text
 //! qweight  I32 [columns bits / 32][rows]   codes, packed along the columns of the weight
