@@ -46,7 +46,7 @@ const FILES: [&str; 5] =
 fn metadata_of(dir: &Path) -> Metadata {
     let checkpoint = Checkpoint::open(dir).unwrap();
     let config = Config::from_checkpoint(&checkpoint).unwrap();
-    gguf_metadata(&checkpoint, &config).unwrap()
+    gguf_metadata(&checkpoint, &config).unwrap().0
 }
 
 /// The tokenizer of a directory (weights are made up if it has none), and that of a GGUF file made of it.

@@ -3,7 +3,6 @@
 mod card;
 mod metadata;
 mod name;
-mod view;
 
 pub use metadata::gguf_metadata;
-pub use view::{GgufView, ViewTensor, is_redundant};
+pub(crate) use metadata::own_metadata;

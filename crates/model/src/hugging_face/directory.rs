@@ -1,8 +1,8 @@
 //! A Hugging Face checkpoint directory that appears whole or not at all: what `save_pretrained` would write
-//! for a quantized model.
+//! for a model.
 //!
 //! ```text
-//! config.json           the source's, with `quantization_config` set
+//! config.json           as the caller has it: the source's with `quantization_config` set, or a new one
 //! model*.safetensors    the planned tensors, in shards with an index where they do not fit one file
 //! tokenizer.json, …     every other small file of the source: tokenizer, chat template, licence
 //! extra files           what the scheme keeps beside them (quantize_config.json)
@@ -15,7 +15,9 @@ use std::path::Path;
 use quern_tensor_io::output::OutputDirectory;
 use quern_tensor_io::safetensors::ShardedWriter;
 use quern_tensor_io::{Checkpoint, Error, Metadata, Result, TensorPlan, Value as MetadataValue};
-use serde_json::Value;
+use serde_json::{Map, Value};
+
+use super::broken;
 
 /// A larger file beside the weights is no tokenizer and no licence.
 const COMPANION_BYTES: u64 = 256 << 20;
@@ -56,10 +58,12 @@ pub struct DirectoryOptions {
     /// The tensors, in the order they are written. Those of one module should follow each other: they then
     /// stay in one file.
     pub tensors: Vec<TensorPlan>,
-    /// Goes into `config.json` under this key, in place of the source's own.
-    pub quantization_config: Value,
+    /// The text of `config.json`.
+    pub config: String,
     /// Name and content of further files; they take precedence over the source's.
     pub extra_files: Vec<(String, Vec<u8>)>,
+    /// Whether the source's other small files (tokenizer, chat template, licence) are copied.
+    pub companions: bool,
     /// Whether an existing model directory may be replaced.
     pub force: bool,
     /// Bytes of tensors in one file at most, unless one module has more.
@@ -67,12 +71,13 @@ pub struct DirectoryOptions {
 }
 
 impl Default for DirectoryOptions {
-    /// No tensors; shards of 4 GiB.
+    /// No tensors, an empty configuration, the source's companions; shards of 4 GiB.
     fn default() -> Self {
         Self {
             tensors: Vec::new(),
-            quantization_config: Value::Null,
+            config: "{}\n".into(),
             extra_files: Vec::new(),
+            companions: true,
             force: false,
             shard_bytes: 4 << 30,
         }
@@ -91,10 +96,9 @@ impl Directory {
     ///
     /// # Errors
     /// `out` exists (without `force`, or with it and is no model directory) or is where `source` lies;
-    /// `source` has no `config.json`; the plan cannot be written.
+    /// the plan cannot be written.
     pub fn create(out: &Path, source: &Checkpoint, options: DirectoryOptions) -> Result<Self> {
         refuse_source(out, source)?;
-        let config = config(source, &options.quantization_config)?;
         let mut names = BTreeSet::new();
         for (name, _) in &options.extra_files {
             let plain = Path::new(name).file_name().is_some_and(|n| n == name.as_str());
@@ -104,11 +108,13 @@ impl Directory {
             }
         }
         let output = OutputDirectory::create(out, options.force)?;
-        output.write("config.json", config.as_bytes())?;
+        output.write("config.json", options.config.as_bytes())?;
         for (name, data) in &options.extra_files {
             output.write(name, data)?;
         }
-        copy_companions(source, &output, &names)?;
+        if options.companions {
+            copy_companions(source, &output, &names)?;
+        }
         let mut metadata = Metadata::new();
         metadata.set("format", MetadataValue::String("pt".into()));
         let writer =
@@ -161,27 +167,23 @@ fn refuse_source(out: &Path, source: &Checkpoint) -> Result<()> {
     Ok(())
 }
 
-/// The text of the source's `config.json` with this `quantization_config`.
-fn config(source: &Checkpoint, quantization_config: &Value) -> Result<String> {
-    let file = source.directory().join("config.json");
-    let malformed = |what: String| Error::malformed(&file, what);
-    match fs::metadata(&file) {
+/// The JSON object in a `config.json`.
+pub(super) fn config_object(file: &Path) -> Result<Map<String, Value>> {
+    match fs::metadata(file) {
         Ok(found) if found.is_file() && found.len() <= CONFIG_BYTES => {}
-        Ok(_) => return Err(malformed("this is no configuration of a model".into())),
+        Ok(_) => return Err(broken(file, "this is no configuration of a model")),
         Err(_) => {
             let what = "there is no config.json beside the weights, and a model directory needs one; \
                         download it from where the weights come from";
-            return Err(malformed(what.into()));
+            return Err(broken(file, what));
         }
     }
-    let text = fs::read(&file).map_err(|e| Error::new(&file, e))?;
-    let mut config: Value =
-        serde_json::from_slice(&text).map_err(|e| malformed(format!("not a configuration: {e}")))?;
-    let Some(keys) = config.as_object_mut() else {
-        return Err(malformed("not a configuration: it must be a JSON object".into()));
-    };
-    keys.insert("quantization_config".into(), quantization_config.clone());
-    Ok(format!("{config:#}\n"))
+    let text = fs::read(file).map_err(|e| Error::new(file, e))?;
+    match serde_json::from_slice(&text) {
+        Ok(Value::Object(object)) => Ok(object),
+        Ok(_) => Err(broken(file, "not a configuration: it must be a JSON object")),
+        Err(e) => Err(broken(file, format!("not a configuration: {e}"))),
+    }
 }
 
 /// Copies the small files that are neither weights nor configurations nor in `names`.

@@ -5,19 +5,33 @@ mod common;
 use std::fs;
 use std::path::Path;
 
-use common::{demo, fixture, names};
-use quern_quantize::directory::{Directory, DirectoryOptions};
-use quern_tensor_io::{Checkpoint, ElementType, TensorPlan};
+use common::{fixture, open};
+use quern_model::hugging_face::{Directory, DirectoryOptions, edited_config};
+use quern_tensor_io::{Checkpoint, ElementType, Result, TensorPlan};
 use serde_json::{Value, json};
 
 fn options(names: &[&str]) -> DirectoryOptions {
     let plan =
         |name: &&str| TensorPlan { name: (*name).into(), element_type: ElementType::U8, shape: vec![4] };
-    DirectoryOptions {
-        tensors: names.iter().map(plan).collect(),
-        quantization_config: json!({"quant_method": "test"}),
-        ..DirectoryOptions::default()
-    }
+    DirectoryOptions { tensors: names.iter().map(plan).collect(), ..DirectoryOptions::default() }
+}
+
+/// A directory with the source's configuration, as quantized.
+fn create(out: &Path, source: &Checkpoint, options: DirectoryOptions) -> Result<Directory> {
+    let config = edited_config(source.directory(), Some(&json!({"quant_method": "test"})), None)?;
+    Directory::create(out, source, DirectoryOptions { config, ..options })
+}
+
+fn demo() -> Checkpoint {
+    open("bookworm-4m")
+}
+
+/// Names in a folder, sorted.
+fn names(folder: &Path) -> Vec<String> {
+    let mut names: Vec<String> =
+        fs::read_dir(folder).unwrap().map(|e| e.unwrap().file_name().into_string().unwrap()).collect();
+    names.sort();
+    names
 }
 
 /// A small model in `folder` with these other files beside it.
@@ -32,7 +46,7 @@ fn model(folder: &Path, config: &str, others: &[&str]) -> Checkpoint {
 }
 
 fn refusal(out: &Path, source: &Checkpoint, options: DirectoryOptions) -> String {
-    Directory::create(out, source, options).unwrap_err().to_string()
+    create(out, source, options).unwrap_err().to_string()
 }
 
 #[test]
@@ -41,7 +55,7 @@ fn the_demo_model_keeps_its_tokenizer_and_configuration() {
     let out = scratch.path().join("out");
     let mut wanted = options(&["a.weight", "b.weight"]);
     wanted.extra_files.push(("quantize_config.json".into(), b"{}".to_vec()));
-    let mut directory = Directory::create(&out, &demo(), wanted).unwrap();
+    let mut directory = create(&out, &demo(), wanted).unwrap();
     directory.write(&[1; 4]).unwrap();
     directory.write(&[2; 3]).unwrap();
     assert!(!out.exists());
@@ -89,7 +103,7 @@ fn an_older_quantization_is_replaced_in_its_place_and_weights_stay_behind() {
     let source = model(&from, r#"{"z": 0.5, "quantization_config": {"bits": 4}, "a": "é"}"#, &others);
     let mut options = options(&["a.weight"]);
     options.extra_files.push(("vocab.json".into(), b"ours".to_vec()));
-    let mut directory = Directory::create(&out, &source, options).unwrap();
+    let mut directory = create(&out, &source, options).unwrap();
     directory.write(&[0; 4]).unwrap();
     directory.finish().unwrap();
     assert_eq!(
@@ -106,7 +120,7 @@ fn an_older_quantization_is_replaced_in_its_place_and_weights_stay_behind() {
 fn an_unfinished_directory_leaves_nothing() {
     let scratch = tempfile::tempdir().unwrap();
     let out = scratch.path().join("out");
-    let mut directory = Directory::create(&out, &demo(), options(&["a.weight"])).unwrap();
+    let mut directory = create(&out, &demo(), options(&["a.weight"])).unwrap();
     directory.write(&[0; 3]).unwrap();
     let error = directory.finish().unwrap_err().to_string();
     assert!(error.starts_with(out.join("model.safetensors").to_str().unwrap()), "{error}");
@@ -138,7 +152,7 @@ fn the_model_being_read_is_never_replaced() {
         let source = Checkpoint::open(&cache).unwrap();
         let error = refusal(&from, &source, force());
         assert!(error.contains("of the model being read leads there"), "{error}");
-        let mut directory = Directory::create(&scratch.path().join("out"), &source, force()).unwrap();
+        let mut directory = create(&scratch.path().join("out"), &source, force()).unwrap();
         directory.write(&[0; 4]).unwrap();
         directory.finish().unwrap();
         assert!(!scratch.path().join("out/config.json").is_symlink());
