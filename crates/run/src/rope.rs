@@ -77,7 +77,7 @@ mod tests {
     use super::*;
 
     fn rope(scaling: RopeScaling, factors: Option<Vec<f32>>) -> Rope {
-        Rope { theta: 10_000.0, dimensions: 64, scaling, factors }
+        Rope { theta: 10_000.0, dimensions: 64, scaling, factors, local_theta: None }
     }
 
     fn row(rope: &Rope, position: usize) -> (Vec<f32>, Vec<f32>) {
