@@ -11,11 +11,11 @@ The converter runs as it is but for three things, which each gguf.json lists und
 - "pre": it knows a byte-level pre-tokenizer by the hash of what a whole published vocabulary makes of a text, so it
   refuses a tiny one; it is told the family's name.
 - "config": keys that this version of the converter reads and config.json has not.
-- "code": a fault that keeps it from converting the architecture at all.
+- "code": a fault that loses tensors or bits.
 
 gguf.json holds, in the file's order, "metadata" (key, GGUF type, value) and "tensors" (name, type, shape in GGUF's
-order, the fastest dimension first, and SHA-256 of the bytes) of an F16 file; for two models "f32" has the tensors that
-differ in an F32 file.
+order, the fastest dimension first, and SHA-256 of the bytes) of an F16 file (BF16 where the folder has bfloat16); for two
+models "f32" has the tensors that differ in an F32 file.
 
 --keep leaves the GGUF files in DIR. --forward runs each F32 file in llama.cpp as well (needs llama-cpp-python, or its
 source tree in PYTHONPATH and LLAMA_CPP_LIB_PATH with libllama in it) and prints how far its logits are from
@@ -48,9 +48,10 @@ CONFIG = {
     "falcon-7b": {"num_kv_heads": 1},
 }
 
-# StableLMModel.modify_tensors is a generator that returns the stacked norms where it should yield them; they get lost
-# and the converter stops at "Unprocessed norms". What it returns is yielded here.
-CODE = {"stablelm-parallel": "StableLMModel.modify_tensors: what it returns is yielded"}
+# Faults that lose tensors or bits, and what is done about them here.
+LOST = "StableLMModel.modify_tensors returns the stacked norms where it should yield them: yielded"
+ROUNDED = "one is added to the norms in float16, which cannot hold the sum: added in float32, as for bfloat16 files"
+CODE = {"stablelm-parallel": LOST, "gemma": ROUNDED, "gemma3": ROUNDED}
 
 # Not in llama.cpp: no converter, no architecture.
 WITHOUT = {"opt", "opt-350m"}
@@ -69,13 +70,14 @@ def convert(directory, outtype, target, changed):
             original = kind.modify_tensors
 
             def modify_tensors(self, data, name, bid):
-                stacked = yield from original(self, data, name, bid)
-                yield from stacked or ()
+                data = data.float() if changed["code"] == ROUNDED and name.endswith("norm.weight") else data
+                yield from (yield from original(self, data, name, bid)) or ()
 
             kind.modify_tensors = modify_tensors
         if "pre" in changed:
             kind.get_vocab_base_pre = lambda self, tokenizer: changed["pre"]
-        ftype = {"f16": gguf.LlamaFileType.MOSTLY_F16, "f32": gguf.LlamaFileType.ALL_F32}[outtype]
+        ftype = {"f16": gguf.LlamaFileType.MOSTLY_F16, "bf16": gguf.LlamaFileType.MOSTLY_BF16,
+                 "f32": gguf.LlamaFileType.ALL_F32}[outtype]
         kind(directory, ftype, target, hparams=hparams).write()
 
 
@@ -135,7 +137,9 @@ def main():
             changed = {k: t[name] for k, t in [("pre", PRE), ("config", CONFIG), ("code", CODE)] if name in t}
             try:
                 read = {}
-                for outtype in ("f16", "f32"):
+                config = json.loads((directory / "config.json").read_text())
+                half = {"float16": "f16", "bfloat16": "bf16"}[config.get("dtype") or config["torch_dtype"]]
+                for outtype in (half, "f32"):
                     path = out / f"{name}-{outtype}.gguf"
                     convert(directory, outtype, path, changed)
                     read[outtype] = gguf.GGUFReader(path)
@@ -143,8 +147,8 @@ def main():
                 print(f"{name:22} the converter failed: {type(error).__name__}: {error}")
                 failed = True
                 continue
-            tensors, f32 = tensors_of(read["f16"]), tensors_of(read["f32"])
-            write(directory / "gguf.json", source, changed, metadata_of(read["f16"]), tensors,
+            tensors, f32 = tensors_of(read[half]), tensors_of(read["f32"])
+            write(directory / "gguf.json", source, changed, metadata_of(read[half]), tensors,
                   [t for t in f32 if t not in tensors] if name in F32 else [])
             note = ""
             if args.forward:

@@ -5,7 +5,7 @@
 Made with torch 2.15, transformers 5.24, tokenizers 0.23, sentencepiece 0.2.3, safetensors 0.8, numpy 2.4, on a CPU.
 Every run writes the same bytes. Each folder holds
 
-- model.safetensors (float16), config.json and, for some, generation_config.json, as save_pretrained writes them; the
+- model.safetensors (float16; gemma2 bfloat16, as Gemma is published), config.json and, for some, generation_config.json, as save_pretrained writes them; the
   config.json of some is in the older style that most repositories have (rope_theta, rope_scaling, torch_dtype);
 - the tokenizer's files (tiny_tokenizers.py);
 - logits.safetensors: transformers in float32 on these weights, eager attention: promptN.input_ids, promptN.logits
@@ -20,7 +20,6 @@ No weight is left at a value that hides a mistake: norms are not one, biases not
 import argparse
 import json
 import pathlib
-import shutil
 import zlib
 
 import numpy
@@ -95,7 +94,7 @@ MODELS = {
     "qwen3": ("Qwen3", "qwen3", {"vocab": 5}, GQA | QWEN | {"head_dim": 16, "tie_word_embeddings": True}
               | rope(1000000.0)),
     "gemma": ("Gemma", "gemma", {"old": True}, GQA | {"num_key_value_heads": 1, "head_dim": 16} | rope()),
-    "gemma2": ("Gemma2", "gemma", {"old": True},
+    "gemma2": ("Gemma2", "gemma", {"old": True, "dtype": torch.bfloat16},
                GQA | {"head_dim": 16, "query_pre_attn_scalar": 16, "sliding_window": 12, "final_logit_softcapping": 8.0,
                       "attn_logit_softcapping": 5.0} | rope()),
     "gemma3": ("Gemma3", "gemma", {},
@@ -144,7 +143,7 @@ STD = 0.25
 
 
 def fill(name, shape, gemma):
-    """Random numbers of the kind the parameter holds in a trained model, in float16."""
+    """Random numbers of the kind the parameter holds in a trained model."""
     draw = numpy.random.default_rng(zlib.crc32(name.encode())).standard_normal(shape).astype(numpy.float32)
     if name.endswith("bias"):
         draw *= 0.2
@@ -154,7 +153,7 @@ def fill(name, shape, gemma):
         draw *= 0.4
     else:
         draw *= STD
-    return torch.from_numpy(draw).to(torch.float16)
+    return torch.from_numpy(draw)
 
 
 def old_style(config):
@@ -237,9 +236,12 @@ def dump(path, data, **options):
 
 def make(name):
     class_name, family, options, settings = MODELS[name]
+    dtype = options.get("dtype", torch.float16)
     folder = OUT / name
-    shutil.rmtree(folder, ignore_errors=True)
-    folder.mkdir(parents=True)
+    folder.mkdir(parents=True, exist_ok=True)
+    for path in folder.iterdir():
+        if path.name != "gguf.json":  # make_conversion_golden.py's
+            path.unlink()
     tokens = tiny_tokenizers.write(family, folder, **options.get("tokenizer", {}))
     if options.get("tokenizer", {}).get("files"):
         # without tokenizer.json its reading by transformers is all there is
@@ -257,13 +259,14 @@ def make(name):
     model = getattr(transformers, head)(config).eval()
     with torch.no_grad():
         for parameter, value in model.named_parameters():
-            value.copy_(fill(f"{options.get('seed', '')}{name} {parameter}", value.shape, "gemma" in name))
+            draw = fill(f"{options.get('seed', '')}{name} {parameter}", value.shape, "gemma" in name)
+            value.copy_(draw.to(dtype).float())
     if "generation" in options:
         model.generation_config = transformers.GenerationConfig(
             **options["generation"], bos_token_id=config.bos_token_id, eos_token_id=config.eos_token_id,
             pad_token_id=config.pad_token_id)
     expected = model(torch.arange(20)[None], use_cache=False).logits
-    model.half().save_pretrained(folder)
+    model.to(dtype).save_pretrained(folder)
     if "generation" not in options:
         (folder / "generation_config.json").unlink(missing_ok=True)
     if options.get("old"):
