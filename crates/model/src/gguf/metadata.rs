@@ -207,8 +207,13 @@ fn rope_scaling(scaling: &RopeScaling, set: &mut impl FnMut(&str, Value)) {
             if let Some(v) = attention_factor {
                 set("rope.scaling.yarn_attn_factor", Value::F32(v));
             }
-            set("rope.scaling.yarn_beta_fast", Value::F32(beta_fast));
-            set("rope.scaling.yarn_beta_slow", Value::F32(beta_slow));
+            // Left out where readers take the same by themselves.
+            if beta_fast != 32.0 {
+                set("rope.scaling.yarn_beta_fast", Value::F32(beta_fast));
+            }
+            if beta_slow != 1.0 {
+                set("rope.scaling.yarn_beta_slow", Value::F32(beta_slow));
+            }
         }
     }
 }
