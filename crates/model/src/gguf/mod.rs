@@ -3,6 +3,7 @@
 mod card;
 mod metadata;
 mod name;
+mod tokenizer;
 mod view;
 
 pub use metadata::gguf_metadata;
