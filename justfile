@@ -22,6 +22,7 @@ bench:
 fixtures:
     python3 tools/make_decode_golden.py
     python3 tools/make_encode_golden.py
+    python3 tools/make_tiny_models.py
 
 # Side by side with llama.cpp's tools: `just compare /path/to/llama.cpp/build/bin /tmp/llama-1b`.
 compare bin model:
