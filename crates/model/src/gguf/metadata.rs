@@ -6,15 +6,15 @@
 
 use std::path::Path;
 
-use quern_tensor_io::{Array, Checkpoint, Container, Error, Metadata, Result, StringArray, Value};
+use quern_tensor_io::{Checkpoint, Container, Error, Metadata, Result, Value};
 
 use crate::architecture::{Block, GgufKey, Norm, World};
 use crate::config::{RopeScaling, unusual_query_scalar};
 use crate::json::Json;
-use crate::tokenizer::{Source, SpacePrefix};
+use crate::tokenizer::Source;
 use crate::{Config, TensorRole as Role};
 
-use super::{card, name};
+use super::{card, name, tokenizer};
 
 /// A GGUF checkpoint's metadata, less what describes its splits.
 pub(crate) fn own_metadata(checkpoint: &Checkpoint) -> Metadata {
@@ -61,8 +61,8 @@ pub fn gguf_metadata(checkpoint: &Checkpoint, config: &Config) -> Result<(Metada
     out.set("general.size_label", name::size_label(parameters(checkpoint, config)).as_str());
     card::read(directory, &mut out)?;
     model(config, &mut out);
-    tokenizer(source, &mut out);
-    Ok((out, Vec::new()))
+    let notes = tokenizer::write(source, &mut out);
+    Ok((out, notes))
 }
 
 /// Values in the tensors the GGUF file will have.
@@ -228,50 +228,4 @@ fn long_attention_factor(config: &Config) -> Option<f32> {
         true => (1.0 + (context / original).ln() / original.ln()).sqrt() as f32,
         false => 1.0,
     }))
-}
-
-fn tokenizer(source: Source, out: &mut Metadata) {
-    let prefixed = source.prefix != SpacePrefix::Never;
-    // Where the configs are silent but the tokenizer has no prefix, readers must be told: they assume one.
-    if source.prefix_given || !prefixed {
-        out.set("tokenizer.ggml.add_space_prefix", Value::Bool(prefixed));
-    }
-    out.set("tokenizer.ggml.model", "llama");
-    out.set("tokenizer.ggml.pre", "default");
-    let kinds = source.kinds.iter().map(|&k| k as i32).collect();
-    out.set("tokenizer.ggml.tokens", Value::Array(Array::String(source.pieces)));
-    out.set("tokenizer.ggml.scores", Value::Array(Array::F32(source.scores)));
-    out.set("tokenizer.ggml.token_type", Value::Array(Array::I32(kinds)));
-    for (kind, id) in source.ids {
-        let name = match kind {
-            "unk" => "unknown",
-            "sep" => "seperator", // sic: the key is spelled so
-            "pad" => "padding",
-            other => other,
-        };
-        out.set(format!("tokenizer.ggml.{name}_token_id"), Value::U32(id));
-    }
-    for (kind, add) in source.add {
-        if matches!(kind, "bos" | "eos" | "sep") {
-            out.set(format!("tokenizer.ggml.add_{kind}_token"), Value::Bool(add));
-        }
-    }
-    chat_templates(&source.chat_templates, out);
-}
-
-/// The default template under its own key, others by name, with a list of the names in front.
-fn chat_templates(templates: &[(String, String)], out: &mut Metadata) {
-    let mut names = StringArray::new();
-    for (name, text) in templates.iter().filter(|(name, _)| name != "default") {
-        let safe = |c: char| if c.is_ascii_alphanumeric() { c } else { '_' };
-        let name: String = name.chars().map(safe).collect();
-        out.set(format!("tokenizer.chat_template.{name}"), text.as_str());
-        names.push(&name);
-    }
-    if !names.is_empty() {
-        out.set("tokenizer.chat_templates", Value::Array(Array::String(names)));
-    }
-    if let Some((_, text)) = templates.iter().find(|(name, _)| name == "default") {
-        out.set("tokenizer.chat_template", text.as_str());
-    }
 }

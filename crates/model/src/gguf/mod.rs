@@ -3,6 +3,7 @@
 mod card;
 mod metadata;
 mod name;
+mod tokenizer;
 
 pub use metadata::gguf_metadata;
 pub(crate) use metadata::own_metadata;

@@ -13,7 +13,7 @@ use std::path::Path;
 
 use quern_tensor_io::{Error, Result, StringArray};
 
-use super::vocabulary::TokenKind;
+use crate::tokenizer::vocabulary::TokenKind;
 
 /// What a `tokenizer.model` says.
 #[derive(Debug)]
