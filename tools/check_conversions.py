@@ -79,7 +79,7 @@ def quern(binary, *arguments):
     done = subprocess.run([binary, "convert", *map(str, arguments)], capture_output=True, text=True, timeout=300)
     if done.returncode != 0:
         lines = done.stderr.strip().splitlines() or [f"exit code {done.returncode}"]
-        raise Failure(f"quern, exit code {done.returncode}: " + " | ".join(lines[-3:])[:300])
+        raise Failure(f"quern, exit code {done.returncode}: " + " | ".join(lines[:3])[:300])
 
 
 def short(value):
