@@ -49,7 +49,7 @@ fn every_architecture_agrees_with_transformers_in_both_worlds() {
         let checkpoint = Arc::new(Checkpoint::open(&path.join("model.safetensors")).unwrap());
         let load = |checkpoint| Model::load(checkpoint, LoadOptions { threads: 2 });
         let model = load(checkpoint.clone()).unwrap_or_else(|e| panic!("{folder}: {e}"));
-        agrees_with_transformers(&folder, &model, &reference);
+        agrees_with_transformers(&folder, &model, &reference, 5e-3, true);
         if model.config().architecture.no_gguf.is_some() {
             continue;
         }
@@ -57,6 +57,6 @@ fn every_architecture_agrees_with_transformers_in_both_worlds() {
         write_gguf(&View::gguf(&checkpoint).unwrap(), &file);
         let model =
             load(Arc::new(Checkpoint::open(&file).unwrap())).unwrap_or_else(|e| panic!("{folder}: {e}"));
-        agrees_with_transformers(&format!("{folder} as GGUF"), &model, &reference);
+        agrees_with_transformers(&format!("{folder} as GGUF"), &model, &reference, 5e-3, true);
     }
 }

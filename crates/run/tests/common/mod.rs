@@ -65,7 +65,10 @@ pub fn golden(path: &Path) -> Vec<Golden> {
 }
 
 /// Checks the logits of every position and the greedy tokens of a model against a reference file.
-pub fn agrees_with_transformers(name: &str, model: &Model, reference: &Path) {
+///
+/// Rounding keys and values to 11 bits is not float32: `f16` is the bound for that. The models of random weights
+/// have logits so near each other that it can change their greedy text, which is then compared in float32 only.
+pub fn agrees_with_transformers(name: &str, model: &Model, reference: &Path, f16: f64, random: bool) {
     for (n, golden) in golden(reference).iter().enumerate() {
         for kv in [KvType::F32, KvType::F16] {
             let context = model.config().context_length.min(256);
@@ -74,10 +77,12 @@ pub fn agrees_with_transformers(name: &str, model: &Model, reference: &Path) {
             let logits = session.forward(&golden.input_ids, Wanted::All).unwrap();
             let (largest, row) = relative_errors(logits, &golden.logits, model.vocabulary());
             eprintln!("{name}, prompt {n}, {kv:?}: largest difference {largest:.2e}, worst row {row:.2e}");
-            // Rounding keys and values to 11 bits is not float32: it has its own, wider bound.
-            let bound = if kv == KvType::F32 { 1e-4 } else { 1e-3 };
+            let bound = if kv == KvType::F32 { 1e-4 } else { f16 };
             assert!(largest < bound && row < bound, "{name}, prompt {n}, {kv:?}: {largest:e}, {row:e}");
 
+            if random && kv != KvType::F32 {
+                continue;
+            }
             let options = GenerateOptions {
                 limit: Some(golden.greedy_ids.len()),
                 context: Some(context),
