@@ -127,7 +127,7 @@ impl Packing {
     /// missing or of a shape or type that does not fit.
     pub fn read(checkpoint: &Checkpoint) -> Result<Option<Self>> {
         match checkpoint.container() {
-            Container::Safetensors => read::read(checkpoint),
+            Container::Safetensors | Container::PyTorch => read::read(checkpoint),
             Container::Gguf => Ok(None),
         }
     }
