@@ -58,7 +58,7 @@ pub fn gguf_metadata(checkpoint: &Checkpoint, config: &Config) -> Result<Metadat
     out.set("general.size_label", name::size_label(parameters(checkpoint, config)).as_str());
     card::read(directory, &mut out)?;
     model(config, &json.root(), &mut out);
-    tokenizer::write(source, &mut out);
+    tokenizer::write(source, config.architecture.name, &mut out);
     Ok(out)
 }
 

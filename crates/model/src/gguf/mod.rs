@@ -7,4 +7,5 @@ mod tokenizer;
 mod view;
 
 pub use metadata::gguf_metadata;
+pub use tokenizer::tokenizer_metadata;
 pub use view::{GgufView, ViewTensor, is_redundant};
