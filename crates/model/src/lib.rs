@@ -12,6 +12,7 @@ pub mod architectures;
 pub mod config;
 mod file_type;
 pub mod gguf;
+pub mod hugging_face;
 mod json;
 pub mod tokenizer;
 

@@ -8,6 +8,7 @@ use std::path::{Path, PathBuf};
 
 use common::fixture;
 use quern_model::gguf::tokenizer_metadata;
+use quern_model::hugging_face::tokenizer_files;
 use quern_model::{EncodeOptions, Tokenizer};
 use quern_tensor_io::{Array, Metadata, Value};
 use serde_json::Value as Json;
@@ -130,6 +131,56 @@ fn metadata_is_what_llama_cpp_writes() {
             // Without a tokenizer.model llama.cpp gives all pieces one score, which loses the order of merges.
             if !(name_of(folder) == "llama-yarn" && *key == "tokenizer.ggml.scores") {
                 assert_eq!(ours, theirs, "{}: {key}", name_of(folder));
+            }
+        }
+    }
+}
+
+/// The folder that a GGUF file's metadata gives.
+fn rebuilt(file: &Path, metadata: &Metadata) -> tempfile::TempDir {
+    let dir = tempfile::TempDir::new().unwrap();
+    for (name, bytes) in tokenizer_files(file, metadata).unwrap() {
+        fs::write(dir.path().join(name), bytes).unwrap();
+    }
+    dir
+}
+
+#[test]
+fn folders_rebuilt_from_gguf_encode_as_the_tokenizers_library_does() {
+    for folder in folders() {
+        let (mut metadata, _) = gguf(&folder);
+        metadata.set("general.name", name_of(&folder));
+        let dir = rebuilt(&folder, &metadata);
+        let tokenizer = Tokenizer::from_directory(dir.path()).unwrap();
+        assert_eq!(differing(&folder, &tokenizer), [""; 0], "{}", name_of(&folder));
+        assert_eq!(tokenizer.piece(tokenizer.vocab_size() as u32), None);
+        assert!(
+            (0..tokenizer.vocab_size() as u32).all(|id| !tokenizer.piece(id).unwrap().starts_with("[PAD"))
+        );
+        let original = Tokenizer::from_gguf(&folder, &metadata).unwrap();
+        assert_eq!(tokenizer.special_ids().bos, original.special_ids().bos, "{}", name_of(&folder));
+        assert_eq!(tokenizer.special_ids().eos, original.special_ids().eos, "{}", name_of(&folder));
+        assert_eq!(tokenizer.chat_template(), original.chat_template());
+    }
+}
+
+/// Metadata made again from the rebuilt folder is the metadata it was made from.
+#[test]
+fn metadata_survives_the_way_to_a_folder_and_back() {
+    for folder in folders() {
+        let (mut metadata, _) = gguf(&folder);
+        metadata.set("general.name", name_of(&folder));
+        let dir = rebuilt(&folder, &metadata);
+        let size = metadata.strings("tokenizer.ggml.tokens").unwrap().len();
+        let (again, _) = tokenizer_metadata(dir.path(), &architecture(&folder), size).unwrap();
+        for key in
+            ["tokens", "token_type", "merges", "bos_token_id", "eos_token_id", "padding_token_id", "pre"]
+        {
+            let key = format!("tokenizer.ggml.{key}");
+            // Among rules that are the same the model's type chooses the name, and there is no config.json here.
+            let same_rule = matches!(name_of(&folder), "phi" | "stablelm" | "stablelm-parallel");
+            if !(key.ends_with(".pre") && same_rule) {
+                assert_eq!(again.get(&key), metadata.get(&key), "{}: {key}", name_of(&folder));
             }
         }
     }

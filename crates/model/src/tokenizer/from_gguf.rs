@@ -9,9 +9,9 @@ use quern_tensor_io::{Array, Error, Metadata, Result, StringArray, Value};
 
 use super::bpe::{Bpe, BpeOptions};
 use super::byte_level::ByteLevel;
-use super::gguf_keys::edges_of_metadata;
-use super::pre_tokenizer::Pipeline;
+use super::gguf_keys::{edges_of_metadata, split_merge};
 use super::pre_tokenizer::table::{self, Known};
+use super::pre_tokenizer::{Pipeline, Rule};
 use super::vocabulary::{TokenKind, Vocabulary};
 use super::{Engine, Parts, SpacePrefix, SpecialIds, Tokenizer};
 
@@ -71,6 +71,11 @@ pub(super) fn read(file: &Path, metadata: &Metadata) -> Result<Tokenizer> {
     }))
 }
 
+/// The rule by which byte-level metadata is cut.
+pub(super) fn rule(metadata: &Metadata) -> Rule {
+    pre_tokenizer(metadata, &mut Vec::new()).rule()
+}
+
 fn byte_level_engine(
     keys: &Keys<'_>,
     known: &Known,
@@ -81,13 +86,8 @@ fn byte_level_engine(
 ) -> Result<(Vocabulary, ByteLevel)> {
     let vocabulary = Vocabulary::byte_level(pieces, kinds, None);
     let pipeline = Pipeline::of_rule(&known.rule()).map_err(|(key, what)| keys.bad(key, what))?;
-    // A piece may begin with a space, so the first character does not separate.
-    let pair = |merge| {
-        let at = str::char_indices(merge).skip(1).find(|&(_, c)| c == ' ').map(|(at, _)| at);
-        at.map_or((merge, ""), |at| (&merge[..at], &merge[at + 1..]))
-    };
     let options = BpeOptions { ignore_merges: known.ignore_merges, ..BpeOptions::default() };
-    let (bpe, misfits, first) = Bpe::new(&vocabulary, merges.iter().map(pair), options);
+    let (bpe, misfits, first) = Bpe::new(&vocabulary, merges.iter().map(split_merge), options);
     if let Some(first) = first {
         notes.push(format!(
             "{misfits} of {} merges need pieces that the vocabulary does not have and are left out, the first \

@@ -76,3 +76,9 @@ pub(crate) fn edges_by_name<'a>(
     let edges = Edges { right: true, ..Edges::default() };
     pieces.enumerate().filter(asks).map(|(id, _)| (id as u32, edges)).collect()
 }
+
+/// Left and right piece of a merge. A piece may begin with a space, so the first character does not separate.
+pub(crate) fn split_merge(merge: &str) -> (&str, &str) {
+    let at = merge.char_indices().skip(1).find(|&(_, c)| c == ' ').map(|(at, _)| at);
+    at.map_or((merge, ""), |at| (&merge[..at], &merge[at + 1..]))
+}

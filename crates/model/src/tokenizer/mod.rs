@@ -157,6 +157,7 @@ impl Engine {
 pub struct Tokenizer {
     vocabulary: Vocabulary,
     special: special::SpecialTokens,
+    edges: HashMap<u32, Edges>,
     engine: Engine,
     ids: SpecialIds,
     ends: Vec<u32>,
@@ -198,7 +199,7 @@ impl Tokenizer {
         ends.sort_unstable();
         ends.dedup();
         let special = special::SpecialTokens::new(&vocabulary, &edges, engine.has_spaces());
-        Self { vocabulary, special, engine, ids, ends, add_bos, add_eos, chat_template, notes }
+        Self { vocabulary, special, edges, engine, ids, ends, add_bos, add_eos, chat_template, notes }
     }
 
     /// The tokens of `text`.
@@ -321,6 +322,29 @@ impl Tokenizer {
     /// name or that quern does not know, merges that do not fit.
     pub fn notes(&self) -> &[String] {
         &self.notes
+    }
+
+    /// Whether this is byte-level BPE.
+    pub(crate) fn is_byte_level(&self) -> bool {
+        matches!(self.engine, Engine::ByteLevel(_))
+    }
+
+    /// Where SentencePiece puts a space in front; `None` for byte-level BPE.
+    pub(crate) fn prefix(&self) -> Option<SpacePrefix> {
+        match self.engine {
+            Engine::SentencePiece(prefix, _) => Some(prefix),
+            Engine::ByteLevel(_) => None,
+        }
+    }
+
+    /// What a special token asks of the text around it.
+    pub(crate) fn edges(&self, token: u32) -> Edges {
+        self.edges.get(&token).copied().unwrap_or_default()
+    }
+
+    /// The rule by which byte-level metadata is cut into words.
+    pub(crate) fn rule_of_metadata(metadata: &quern_tensor_io::Metadata) -> pre_tokenizer::Rule {
+        from_gguf::rule(metadata)
     }
 
     /// The ids of special tokens.
