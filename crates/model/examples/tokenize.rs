@@ -23,7 +23,9 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     let start = Instant::now();
     let metadata = match option("--gguf") {
         Some([architecture, size, ..]) => {
-            let (metadata, notes) = tokenizer_metadata(path, architecture, size.parse()?)?;
+            let (mut metadata, notes) = tokenizer_metadata(path, architecture, size.parse()?)?;
+            let name = path.file_name().unwrap_or_default().to_string_lossy();
+            metadata.set("general.name", name.as_ref());
             notes.iter().for_each(|note| eprintln!("note: {note}"));
             Some(metadata)
         }
