@@ -4,6 +4,7 @@
 //! of a pre-tokenizer. What the file does not say is taken as llama.cpp takes it.
 
 use std::path::Path;
+use std::sync::Arc;
 
 use quern_tensor_io::{Array, Error, Metadata, Result, StringArray, Value};
 
@@ -97,7 +98,7 @@ fn byte_level_engine(
             first.piece
         ));
     }
-    Ok((vocabulary, ByteLevel::new(pipeline, bpe)))
+    Ok((vocabulary, ByteLevel::new(Arc::new(pipeline), bpe)))
 }
 
 /// The rule the file names; where it names none or one that quern does not know, that of most models of its

@@ -248,7 +248,7 @@ impl Tokenizer {
             true => Cow::Owned(raw.replace(vocabulary::SPACE, " ")),
             false => Cow::Borrowed(raw),
         };
-        let whole = || vec![Fragment::Text(&*spaced)];
+        let whole = || vec![Fragment::Text(&spaced)];
         for fragment in self.special.split_blanks(&spaced).unwrap_or_else(whole) {
             match fragment {
                 Fragment::Token(id) => out.push(id),

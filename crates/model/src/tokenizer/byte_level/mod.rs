@@ -22,8 +22,8 @@ pub(crate) struct ByteLevel {
 }
 
 impl ByteLevel {
-    pub fn new(pipeline: Pipeline, bpe: Bpe) -> Self {
-        Self { pipeline: Arc::new(pipeline), bpe }
+    pub fn new(pipeline: Arc<Pipeline>, bpe: Bpe) -> Self {
+        Self { pipeline, bpe }
     }
 
     /// Appends the tokens of `text`.

@@ -21,6 +21,7 @@ mod vocab_json;
 
 use std::collections::HashMap;
 use std::path::Path;
+use std::sync::Arc;
 
 use quern_tensor_io::{Error, Result, StringArray};
 
@@ -75,7 +76,7 @@ pub(crate) enum SourceModel {
     ByteLevel {
         /// Left and right pieces in turn.
         merges: StringArray,
-        pipeline: Pipeline,
+        pipeline: Arc<Pipeline>,
         options: BpeOptions,
         rule: FileRule,
     },

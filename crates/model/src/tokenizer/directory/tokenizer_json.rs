@@ -1,6 +1,7 @@
 //! `tokenizer.json` of the Hugging Face tokenizers library: BPE, byte-level or as SentencePiece has it.
 
 use std::collections::HashMap;
+use std::sync::Arc;
 
 use quern_tensor_io::{Error, Result, StringArray};
 use serde_json::Value;
@@ -52,7 +53,7 @@ pub(super) struct ByteLevelParts {
     pub unknown: Option<String>,
     pub normalizer: Value,
     pub pre_tokenizer: Value,
-    pub pipeline: Pipeline,
+    pub pipeline: Arc<Pipeline>,
 }
 
 /// What is put around a text, as far as it is understood.
@@ -173,7 +174,7 @@ fn byte_level_parts(root: &Object<'_>, model: &Object<'_>, added: usize) -> Resu
         unknown: model.str("unk_token")?.map(str::to_owned),
         normalizer,
         pre_tokenizer,
-        pipeline,
+        pipeline: Arc::new(pipeline),
     })
 }
 
