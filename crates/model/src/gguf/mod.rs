@@ -7,3 +7,4 @@ mod tokenizer;
 
 pub use metadata::gguf_metadata;
 pub(crate) use metadata::{own_metadata, sizes};
+pub use tokenizer::tokenizer_metadata;
