@@ -145,7 +145,7 @@ impl Hub {
         if let Some(Weights::Index(index)) = &selection.weights {
             let text = download::read(&cache.snapshot(&commit).join(index), LARGEST_INDEX)?;
             let shards = select::shards(index, &text, &names).map_err(incomplete)?;
-            files.extend(shards.into_iter().filter(|s| patterns.pick(s)));
+            files.splice(1..1, shards.into_iter().filter(|s| patterns.pick(s)));
         }
         Ok((commit, selection, files))
     }

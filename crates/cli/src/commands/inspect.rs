@@ -7,11 +7,11 @@ use quern_tensor_io::Checkpoint;
 
 use super::{Outcome, print, print_json};
 use crate::progress::{Bar, Unit};
-use crate::{args, format};
+use crate::{args, format, model};
 
 /// Prints the summary; with `--check` fails if anything is wrong.
 pub fn run(args: &args::Inspect) -> Outcome {
-    let checkpoint = Checkpoint::open(&args.model)?;
+    let checkpoint = Checkpoint::open(&model::path(&args.model)?)?;
     let summary = quern_inspect::summarize(&checkpoint);
     let metadata = args.metadata.then(|| quern_inspect::metadata(&checkpoint));
     let report = args.check.then(|| quern_inspect::check(&checkpoint, &Bar::new(Unit::Bytes)));
