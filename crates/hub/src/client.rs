@@ -4,7 +4,7 @@
 //! the file system. Requests go through ureq, the library hf-hub stands on, with redirects followed here: the
 //! token goes to the endpoint's scheme, host and port, and no longer once a redirect has led away from there.
 
-use std::io::Read;
+use std::io::{self, Read};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::thread;
 use std::time::Duration;
@@ -150,27 +150,67 @@ impl Client {
         ))
     }
 
-    /// Asks for a text of at most `most` bytes, again if it fails in a way that may pass.
-    pub fn text(&self, url: &Url, range: Option<&str>, most: u64, asked: &Asked) -> Result<(Head, Vec<u8>)> {
+    /// Asks for a text of at most `most` bytes, again if it fails in a way that may pass. Also gives the `Link`
+    /// header.
+    pub fn text(&self, url: &Url, most: u64, asked: &Asked) -> Result<(Option<String>, Vec<u8>)> {
         self.again(|| {
-            let answer = self.ask("GET", url, range, asked)?;
-            let head = Head::of(&answer);
+            let answer = self.ask("GET", url, None, asked)?;
+            let link = answer.header("Link").map(str::to_owned);
             let too_large = || {
                 let what = format!("answers with more than the {most} bytes that can be expected there");
                 Error::untrusted(shown(url), what)
             };
-            if head.length.is_some_and(|length| length > most) {
+            if answer.length().is_some_and(|length| length > most) {
                 return Err(too_large());
             }
-            let mut body = Vec::new();
-            let read = answer.into_reader().take(most + 1).read_to_end(&mut body);
-            self.count(body.len() as u64);
-            read.map_err(|e| broken(&e, url, &self.settings))?;
-            if body.len() as u64 > most {
-                return Err(too_large());
+            let body = self.body(answer, 0, most + 1, url)?;
+            match body.len() as u64 > most {
+                true => Err(too_large()),
+                false => Ok((link, body)),
             }
-            Ok((head, body))
         })
+    }
+
+    /// Asks for the bytes `from..to` of a file of `size` bytes. A server that sends the file from its start is
+    /// read as far as needed.
+    pub fn range(&self, url: &Url, from: u64, to: u64, size: u64, asked: &Asked) -> Result<Vec<u8>> {
+        if from >= to {
+            return Ok(Vec::new());
+        }
+        let whole = (from, to) == (0, size);
+        let header = format!("bytes={from}-{}", to - 1);
+        self.again(|| {
+            let answer = self.ask("GET", url, Some(header.as_str()).filter(|_| !whole), asked)?;
+            let skip = match (answer.status(), answer.range()) {
+                (206, Some((first, _, total))) if (first, total) == (from, size) => 0,
+                (200, _) if answer.length().is_none_or(|length| length == size) => from,
+                _ => {
+                    let what = format!(
+                        "asked for the bytes {from} to {to} of {size}, the server announces something else (status {}, \
+                         {:?})",
+                        answer.status(),
+                        answer.header("Content-Range").unwrap_or_default()
+                    );
+                    return Err(Error::untrusted(shown(url), what));
+                }
+            };
+            let body = self.body(answer, skip, to - from, url)?;
+            match body.len() as u64 == to - from {
+                true => Ok(body),
+                false => Err(Error::unreachable(shown(url), "the answer ended early")),
+            }
+        })
+    }
+
+    /// Reads at most `most` bytes of a body after `skip` others.
+    fn body(&self, answer: Answer, skip: u64, most: u64, url: &Url) -> Result<Vec<u8>> {
+        let mut reader = answer.into_reader();
+        let mut body = Vec::new();
+        let skipped = io::copy(&mut reader.by_ref().take(skip), &mut io::sink());
+        let read = skipped.and_then(|n| Ok(n + reader.take(most).read_to_end(&mut body)? as u64));
+        self.count(read.as_ref().map_or(body.len() as u64, |n| *n));
+        read.map_err(|e| broken(&e, url, &self.settings))?;
+        Ok(body)
     }
 
     /// Repeats what may pass, with growing pauses, a bounded number of times.
@@ -214,26 +254,6 @@ impl Client {
         // A name and password in the address would be sent as credentials.
         let _ = to.set_username("").and_then(|()| to.set_password(None));
         Ok(to)
-    }
-}
-
-/// The head of an answer whose body has been read.
-#[derive(Debug)]
-pub(crate) struct Head {
-    pub status: u16,
-    pub length: Option<u64>,
-    pub range: Option<(u64, u64, u64)>,
-    pub link: Option<String>,
-}
-
-impl Head {
-    fn of(answer: &Answer) -> Self {
-        Self {
-            status: answer.status(),
-            length: answer.length(),
-            range: answer.range(),
-            link: answer.header("Link").map(str::to_owned),
-        }
     }
 }
 

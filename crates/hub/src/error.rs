@@ -103,6 +103,11 @@ impl Error {
         Self::new(path.display().to_string(), ErrorKind::Disk(what))
     }
 
+    /// Whether the Hub could not be asked or did not work: what the cache has may do instead.
+    pub fn is_unreachable(&self) -> bool {
+        matches!(self.kind, ErrorKind::Unreachable(_) | ErrorKind::Server { .. })
+    }
+
     /// Servers that ask for a longer pause are not waited for.
     pub(crate) const LONGEST_WAIT: Duration = Duration::from_secs(60);
 

@@ -19,6 +19,7 @@ mod download;
 mod error;
 mod gguf;
 mod glob;
+mod headers;
 mod listing;
 mod locate;
 mod lock;
@@ -34,6 +35,7 @@ mod status;
 
 pub use download::Source;
 pub use error::{Error, ErrorKind, Result};
+pub use headers::Headers;
 pub use locate::Located;
 pub use name::{MAIN, Name};
 pub use progress::PullProgress;

@@ -179,11 +179,11 @@ pub(crate) fn repo(repository: &str, revision: &str) -> Repo {
 
 fn info(client: &Client, repo: &Repo, asked: &Asked) -> Result<Info> {
     let url = client.url(&format!("api/{}", repo.api_url()))?;
-    let (_, text) = match client.text(&url, None, MOST_JSON, asked) {
+    let (_, text) = match client.text(&url, MOST_JSON, asked) {
         // A mirror that does not say what is missing: the repository itself tells.
         Err(Error { kind: ErrorKind::NotFound(what), subject, wait }) => {
             let plain = client.url(&format!("api/models/{}", repo.url()))?;
-            return Err(match client.text(&plain, None, MOST_JSON, asked) {
+            return Err(match client.text(&plain, MOST_JSON, asked) {
                 Ok(_) => Error::new(subject, status::no_revision(asked)),
                 Err(_) => Error { kind: ErrorKind::NotFound(what), subject, wait },
             });
@@ -200,12 +200,12 @@ fn tree(client: &Client, listing: &Listing, asked: &Asked) -> Result<Vec<Entry>>
     let mut url = first.clone();
     let (mut entries, mut seen) = (Vec::new(), HashSet::new());
     for _ in 0..MOST_PAGES {
-        let (head, text) = client.text(&url, None, MOST_JSON, asked)?;
+        let (link, text) = client.text(&url, MOST_JSON, asked)?;
         entries.append(&mut parse::<Vec<Entry>>(&url, &text)?);
         if entries.len() > MOST_FILES {
             return Err(Error::untrusted(shown(&url), format!("lists more than {MOST_FILES} files")));
         }
-        let Some(next) = head.link.as_deref().and_then(|link| next_page(&url, link)) else {
+        let Some(next) = link.as_deref().and_then(|link| next_page(&url, link)) else {
             return Ok(entries);
         };
         // Only the query counts: the page may name the Hub where a mirror was asked, and must not lead elsewhere.

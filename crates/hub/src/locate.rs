@@ -34,14 +34,10 @@ impl Hub {
                 Some(model) => Ok(Located { model, notes: pulled.notes }),
                 None => Err(Error::new(name.to_string(), ErrorKind::Choice("no model there".to_owned()))),
             },
-            Err(e) if matches!(e.kind, ErrorKind::Unreachable(_) | ErrorKind::Server { .. }) => {
-                match self.in_cache(name, false) {
-                    Some(model) => {
-                        Ok(Located { model, notes: vec![format!("{e}; using what is in the cache")] })
-                    }
-                    None => Err(e),
-                }
-            }
+            Err(e) if e.is_unreachable() => match self.in_cache(name, false) {
+                Some(model) => Ok(Located { model, notes: vec![format!("{e}; using what is in the cache")] }),
+                None => Err(e),
+            },
             Err(e) => Err(e),
         }
     }

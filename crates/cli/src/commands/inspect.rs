@@ -1,9 +1,13 @@
 //! `quern inspect`: what a model file is, and whether it is sound.
 
+use std::path::PathBuf;
 use std::process::ExitCode;
 
+use anyhow::{Context, bail};
+use quern_hub::{Headers, Name};
 use quern_inspect::{Report, Summary};
 use quern_tensor_io::Checkpoint;
+use serde_json::json;
 
 use super::{Outcome, print, print_json};
 use crate::progress::{Bar, Unit};
@@ -11,12 +15,28 @@ use crate::{args, format, model};
 
 /// Prints the summary; with `--check` fails if anything is wrong.
 pub fn run(args: &args::Inspect) -> Outcome {
-    let checkpoint = Checkpoint::open(&model::path(&args.model)?)?;
-    let summary = quern_inspect::summarize(&checkpoint);
+    let found = find(args)?;
+    let checkpoint = match &found {
+        Found::Here(path) => Checkpoint::open(path)?,
+        Found::OnHub(headers, _) => headers.open()?,
+    };
+    let mut summary = quern_inspect::summarize(&checkpoint);
+    if let Found::OnHub(headers, _) = &found {
+        summary.notes.iter_mut().for_each(|note| *note = headers.told(note));
+    }
     let metadata = args.metadata.then(|| quern_inspect::metadata(&checkpoint));
     let report = args.check.then(|| quern_inspect::check(&checkpoint, &Bar::new(Unit::Bytes)));
     if args.json {
         let mut value = serde_json::to_value(&summary)?;
+        if let Found::OnHub(headers, name) = &found {
+            value["remote"] = json!({
+                "repository": name.repository(),
+                "revision": name.revision(),
+                "commit": headers.commit,
+                "requests": headers.requests,
+                "bytes": headers.bytes,
+            });
+        }
         if let Some(metadata) = &metadata {
             value["metadata"] = serde_json::to_value(metadata)?;
         }
@@ -26,6 +46,16 @@ pub fn run(args: &args::Inspect) -> Outcome {
         print_json(&value)?;
     } else {
         let mut text = describe(&args.model.display().to_string(), &summary);
+        if let Found::OnHub(headers, name) = &found {
+            text += &format!(
+                "{:<15} headers alone, of {} at {}: {} in {} requests\n",
+                "from the Hub",
+                name.repository(),
+                headers.commit,
+                format::bytes(headers.bytes),
+                headers.requests
+            );
+        }
         if let Some(metadata) = &metadata {
             let rows = metadata.iter().map(|m| vec![m.key.clone(), m.value_type.clone(), m.value.clone()]);
             text += &format!("\n{}\n", format::table(&["key", "type", "value"], &[], rows));
@@ -40,6 +70,38 @@ pub fn run(args: &args::Inspect) -> Outcome {
     }
     let sound = report.is_none_or(|r| r.findings.is_empty());
     Ok(if sound { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+}
+
+/// What is to be inspected.
+enum Found {
+    /// A path: what the argument says, or a model that the Hub's cache has whole.
+    Here(PathBuf),
+    /// Headers, fetched for this.
+    OnHub(Headers, Name),
+}
+
+/// Finds the model of the argument; of one that is only on the Hub, fetches the headers and no more.
+fn find(args: &args::Inspect) -> anyhow::Result<Found> {
+    let Some(name) = model::name(&args.model) else { return Ok(Found::Here(args.model.clone())) };
+    let hub = model::hub(false)?;
+    if let Some(path) = hub.in_cache(&name, !hub.settings().offline) {
+        return Ok(Found::Here(path));
+    }
+    if args.check {
+        bail!(
+            "{name}: --check reads every value, and the model is not in the cache; pull it first: quern pull {name}"
+        );
+    }
+    match hub.headers(&name) {
+        Ok(headers) => Ok(Found::OnHub(headers, name)),
+        Err(e) => match hub.in_cache(&name, false).filter(|_| e.is_unreachable()) {
+            Some(path) => {
+                eprintln!("note: {e}; using what is in the cache");
+                Ok(Found::Here(path))
+            }
+            None => Err(e).with_context(|| model::not_here(&args.model)),
+        },
+    }
 }
 
 /// The summary as aligned lines of label and text.

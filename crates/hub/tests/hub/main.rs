@@ -4,6 +4,7 @@
 mod fake_hub;
 
 mod errors;
+mod headers;
 mod output;
 mod pull;
 mod resume;
