@@ -9,7 +9,8 @@ use crate::progress::Transfers;
 
 /// The name on the Hub that an argument is, if nothing of that path is here.
 pub fn name(model: &Path) -> Option<Name> {
-    if model.exists() {
+    // A link that leads nowhere is here too: it is what the user meant.
+    if std::fs::symlink_metadata(model).is_ok() {
         return None;
     }
     model.to_str()?.parse().ok()

@@ -91,17 +91,18 @@ impl PullProgress for Transfers {
         if files == 0 {
             return;
         }
-        self.all.add(self.total.clone());
         self.total.set_length(bytes);
         style(&self.total, "{bar:28} {bytes:>10}/{total_bytes} {bytes_per_sec:>12}  {eta:>4} left");
+        self.all.add(self.total.clone());
         self.total.enable_steady_tick(Duration::from_millis(100));
     }
 
     fn start(&self, file: &str, bytes: u64) {
-        let bar = self.all.insert_before(&self.total, ProgressBar::hidden());
+        let bar = ProgressBar::hidden();
         bar.set_length(bytes);
         style(&bar, "{bar:28} {bytes:>10}/{total_bytes}  {prefix} {wide_msg}");
         bar.set_prefix(file.to_owned());
+        let bar = self.all.insert_before(&self.total, bar);
         if let Ok(mut files) = self.files.lock() {
             files.insert(file.to_owned(), bar);
         }

@@ -17,7 +17,7 @@ use std::time::{Duration, Instant};
 
 use crate::cache::Blobs;
 use crate::client::{Answer, CHUNK, Client, broken};
-use crate::digest::Hasher;
+use crate::digest::{Digest, Hasher};
 use crate::error::ErrorKind;
 use crate::listing::{Identity, Listing};
 use crate::lock::Lock;
@@ -218,6 +218,14 @@ impl Download<'_> {
     /// What the answer's head announces must be what was asked for.
     fn promises(&self, answer: &Answer, part: &Part) -> Result<()> {
         let size = self.identity.size;
+        let etag = answer.etag.as_deref().and_then(Digest::parse);
+        if let Some(etag @ Digest::Sha256(_)) = etag.filter(|e| *e != self.identity.digest) {
+            let what = format!(
+                "the server offers sha256 {etag}; by its own listing the file has {}",
+                self.identity.digest
+            );
+            return Err(self.untrusted(what));
+        }
         let announced = match (answer.status(), answer.range()) {
             (206, Some((first, last, total))) if part.length > 0 => {
                 let right = (first, last.checked_add(1), total) == (part.length, Some(size), size);

@@ -60,7 +60,7 @@ pub enum ErrorKind {
     Disk(String),
     /// A file that was received is not what it should be, or an output was refused.
     #[error(transparent)]
-    File(#[from] quern_tensor_io::Error),
+    File(Box<quern_tensor_io::Error>),
     /// Another file failed: this one was given up.
     #[error("given up")]
     Cancelled,
@@ -124,7 +124,7 @@ impl Error {
 
 impl From<quern_tensor_io::Error> for Error {
     fn from(error: quern_tensor_io::Error) -> Self {
-        Self::new("", ErrorKind::File(error))
+        Self::new("", ErrorKind::File(Box::new(error)))
     }
 }
 
@@ -138,3 +138,16 @@ impl fmt::Display for Error {
 }
 
 impl std::error::Error for Error {}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_full_disk_says_what_becomes_of_the_part() {
+        let full = io::Error::from(io::ErrorKind::StorageFull);
+        let text = Error::disk(Path::new("/cache/blobs/x.incomplete"), &full).to_string();
+        assert!(text.starts_with("/cache/blobs/x.incomplete: the disk is full"), "{text}");
+        assert!(text.contains("goes on where it stopped"), "{text}");
+    }
+}

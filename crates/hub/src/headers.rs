@@ -1,7 +1,7 @@
 //! A model's headers alone, by range requests: what it is, without its data.
 //!
 //! ```text
-//! safetensors   8 bytes of length, the JSON: the first 32 KiB of each shard hold both almost always
+//! safetensors   8 bytes of length, the JSON: the first 16 KiB of each shard hold both almost always
 //! GGUF          metadata and tensor list: the first MiB, then as much again until the parser has all
 //! beside them   index, config.json, tokenizer: small files, fetched whole and checked
 //! ```
@@ -21,12 +21,13 @@ use tempfile::TempDir;
 
 use crate::error::ErrorKind;
 use crate::listing::{Identity, Listing};
-use crate::pull::{LARGEST_INDEX, choose, each};
+use crate::parallel::each;
+use crate::pull::{LARGEST_INDEX, choose};
 use crate::select::{self, Patterns, Weights};
 use crate::{Error, Hub, Name, Result};
 
 /// What is asked for first of a file of weights.
-const FIRST_SAFETENSORS: u64 = 32 << 10;
+const FIRST_SAFETENSORS: u64 = 16 << 10;
 const FIRST_GGUF: u64 = 1 << 20;
 /// The largest header that is fetched; the largest vocabularies make some 20 MiB.
 const LARGEST_HEADER: u64 = 256 << 20;
@@ -35,6 +36,15 @@ const LARGEST_SETTING: u64 = 64 << 20;
 /// Tensors of a GGUF file that belong to its settings: the divisors of rope's frequencies.
 const SETTING_TENSORS: &str = "rope_";
 const LARGEST_SETTING_TENSOR: usize = 64 << 10;
+
+/// Where a model can be looked at.
+#[derive(Debug)]
+pub enum Remote {
+    /// On this machine, whole: the file to open.
+    Cached(PathBuf),
+    /// Its headers, fetched for this.
+    Headers(Headers),
+}
 
 /// A copy of a model's headers, removed when dropped.
 #[derive(Debug)]
@@ -65,6 +75,11 @@ impl Headers {
         Ok(checkpoint.headers_only())
     }
 
+    /// What was asked for.
+    pub fn name(&self) -> &Name {
+        &self.name
+    }
+
     /// A text that names files of the copy, naming the repository instead.
     pub fn told(&self, text: &str) -> String {
         text.replace(&self.folder.path().display().to_string(), self.name.repository())
@@ -72,11 +87,11 @@ impl Headers {
 }
 
 impl Hub {
-    /// Fetches the headers of a model, and nothing into the cache.
+    /// Asks the Hub which model is meant; fetches its headers, and nothing into the cache, unless it is there.
     ///
     /// # Errors
     /// As [`Hub::pull`]; and a model in PyTorch's format, whose headers cannot be had alone.
-    pub fn headers(&self, name: &Name) -> Result<Headers> {
+    pub fn headers(&self, name: &Name) -> Result<Remote> {
         if self.settings().offline {
             let what = "not whole in the cache, and the network may not be asked";
             return Err(Error::new(name.to_string(), ErrorKind::Offline(what.to_owned())));
@@ -86,6 +101,9 @@ impl Hub {
         let refused = |what| Error::new(name.to_string(), ErrorKind::Choice(what));
         let names = listing.names();
         let selection = choose(&names, name, &Patterns::new(&[], &[])).map_err(refused)?;
+        if let Some(path) = self.linked(name, &listing, &selection)? {
+            return Ok(Remote::Cached(path));
+        }
         let weights = selection.weights.ok_or_else(|| refused("no model there".to_owned()))?;
         if weights.first().ends_with(".bin") || weights.first().ends_with(".bin.index.json") {
             let what = format!("a PyTorch checkpoint ({}); pull it to inspect it", weights.first());
@@ -97,7 +115,8 @@ impl Hub {
         let files = copy.weights(&weights, &names)?;
         let settings = selection.others.into_iter().map(|file| (file, Part::Whole));
         let all = settings.chain(files.into_iter().map(|file| (file, Part::Header))).collect();
-        each(all, self.settings().connections, &AtomicBool::new(false), |(file, part), _| match part {
+        // Small answers: waiting for them is all it takes, so more are asked at once than in a pull.
+        each(all, 2 * self.settings().connections, &AtomicBool::new(false), |(file, part), _| match part {
             Part::Whole => copy.whole(&file, LARGEST_SETTING).map(drop),
             Part::Header => copy.header(&file),
         })?;
@@ -111,7 +130,7 @@ impl Hub {
         };
         copy.setting_tensors(&headers.open()?)?;
         let requests = self.client.requests() - requests;
-        Ok(Headers { requests, bytes: self.client.received() - bytes, ..headers })
+        Ok(Remote::Headers(Headers { requests, bytes: self.client.received() - bytes, ..headers }))
     }
 }
 

@@ -25,6 +25,7 @@ mod locate;
 mod lock;
 mod name;
 mod output;
+mod parallel;
 mod path;
 mod progress;
 mod pull;
@@ -35,7 +36,7 @@ mod status;
 
 pub use download::Source;
 pub use error::{Error, ErrorKind, Result};
-pub use headers::Headers;
+pub use headers::{Headers, Remote};
 pub use locate::Located;
 pub use name::{MAIN, Name};
 pub use progress::PullProgress;
@@ -43,7 +44,6 @@ pub use pull::{PullOptions, Pulled, PulledFile};
 pub use settings::{Settings, Token};
 
 use client::Client;
-use pull::each;
 
 /// The Hub, or a mirror, and the cache.
 #[derive(Debug)]

@@ -13,7 +13,7 @@ use crate::cache::{Blobs, Repository};
 use crate::digest::Digest;
 use crate::error::ErrorKind;
 use crate::lock::Lock;
-use crate::{Error, Result};
+use crate::{Error, Result, space};
 
 /// The target of a pull.
 #[derive(Debug)]
@@ -67,6 +67,9 @@ impl Output {
     pub fn finish(self, files: Vec<(String, PathBuf)>) -> Result<PathBuf> {
         let directory = OutputDirectory::create(&self.path, self.force)?;
         let building = directory.building();
+        let copied = files.iter().filter(|(_, content)| !content.starts_with(&self.work.folder));
+        let bytes = copied.filter_map(|(_, content)| fs::metadata(content).ok()).map(|m| m.len()).sum();
+        space::check(building, bytes)?;
         for (at, (file, content)) in files.iter().enumerate() {
             let target = building.join(file);
             let folder = target.parent().unwrap_or(building);

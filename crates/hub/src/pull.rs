@@ -2,9 +2,7 @@
 
 use std::collections::{BTreeSet, HashSet};
 use std::path::{Path, PathBuf};
-use std::sync::Mutex;
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::thread;
+use std::sync::atomic::AtomicBool;
 
 use crate::cache::{Blobs, Repository};
 use crate::client::Client;
@@ -12,6 +10,7 @@ use crate::download::{self, Download, Source};
 use crate::error::ErrorKind;
 use crate::listing::{Identity, Listing, brief};
 use crate::output::Output;
+use crate::parallel::each;
 use crate::select::{self, Patterns, Selection, Weights};
 use crate::{Error, Hub, Name, PullProgress, Result, space};
 
@@ -73,7 +72,7 @@ impl Hub {
         let output = options.output.as_deref().map(|path| Output::new(path, options.force)).transpose()?;
         let settings = self.client.settings();
         if settings.offline {
-            return self.from_cache(name, &patterns, output);
+            return self.pull_offline(name, &patterns, output);
         }
         let listing = Listing::fetch(&self.client, name)?;
         let cache = Repository::new(&settings.cache, name.repository(), name.revision());
@@ -110,7 +109,7 @@ impl Hub {
     }
 
     /// The same without asking anybody.
-    fn from_cache(&self, name: &Name, patterns: &Patterns, output: Option<Output>) -> Result<Pulled> {
+    fn pull_offline(&self, name: &Name, patterns: &Patterns, output: Option<Output>) -> Result<Pulled> {
         let (commit, selection, files) = self.cached(name, patterns)?;
         let cache = self.repository(name);
         let snapshot = cache.snapshot(&commit);
@@ -148,6 +147,38 @@ impl Hub {
             files.splice(1..1, shards.into_iter().filter(|s| patterns.pick(s)));
         }
         Ok((commit, selection, files))
+    }
+
+    /// The file of a selection to open, if the cache has all of it at the listing's commit.
+    pub(crate) fn linked(
+        &self,
+        name: &Name,
+        listing: &Listing,
+        selection: &Selection,
+    ) -> Result<Option<PathBuf>> {
+        let Some(weights) = &selection.weights else { return Ok(None) };
+        let cache = self.repository(name);
+        let snapshot = cache.snapshot(&listing.commit);
+        let all_here = |files: Vec<String>| -> Result<bool> {
+            for file in files {
+                if !cache.linked(&listing.commit, &file, &listing.identity(&self.client, &file)?) {
+                    return Ok(false);
+                }
+            }
+            Ok(true)
+        };
+        // Without the folder nobody needs to be asked for sizes.
+        if !snapshot.is_dir() || !all_here(selection.files())? {
+            return Ok(None);
+        }
+        if let Weights::Index(index) = weights {
+            let text = download::read(&snapshot.join(index), LARGEST_INDEX)?;
+            match select::shards(index, &text, &listing.names()) {
+                Ok(shards) if all_here(shards.clone())? => {}
+                _ => return Ok(None),
+            }
+        }
+        Ok(Some(snapshot.join(weights.first())))
     }
 
     pub(crate) fn repository(&self, name: &Name) -> Repository {
@@ -241,8 +272,10 @@ impl Job<'_> {
 
     /// Brings these files, several at a time; the first failure stops the others.
     fn all(&self, names: Vec<String>) -> Result<Vec<(PulledFile, Identity)>> {
-        let wanted: Vec<Wanted> =
-            self.each(names, &AtomicBool::new(false), |name, _| Ok((name.clone(), self.identity(&name)?)))?;
+        let threads = self.client.settings().connections;
+        let wanted: Vec<Wanted> = each(names, threads, &AtomicBool::new(false), |name, _| {
+            Ok((name.clone(), self.identity(&name)?))
+        })?;
         // The same content under two names comes once.
         let mut seen = HashSet::new();
         let (first, again): (Vec<_>, Vec<_>) =
@@ -256,7 +289,7 @@ impl Job<'_> {
         }
         self.progress.total(missing.len(), bytes);
         let cancelled = AtomicBool::new(false);
-        let sources = self.each(first, &cancelled, |(file, identity), cancelled| {
+        let sources = each(first, threads, &cancelled, |(file, identity), cancelled| {
             let source = self.download(&file, identity, self.progress, cancelled)?;
             Ok((PulledFile { path: file, bytes: identity.size, source }, identity))
         })?;
@@ -288,56 +321,4 @@ impl Job<'_> {
         let (client, listing, blobs) = (self.client, self.listing, self.blobs);
         Download { client, listing, blobs, file, identity, force, progress, cancelled }.run()
     }
-
-    /// Does `work` for every item on a few threads, results in order. After a failure no more is begun, and
-    /// `cancelled` tells those under way.
-    fn each<T: Send, R: Send>(
-        &self,
-        items: Vec<T>,
-        cancelled: &AtomicBool,
-        work: impl Fn(T, &AtomicBool) -> Result<R> + Sync,
-    ) -> Result<Vec<R>> {
-        crate::each(items, self.client.settings().connections, cancelled, work)
-    }
-}
-
-/// See [`Job::each`].
-pub(crate) fn each<T: Send, R: Send>(
-    items: Vec<T>,
-    threads: usize,
-    cancelled: &AtomicBool,
-    work: impl Fn(T, &AtomicBool) -> Result<R> + Sync,
-) -> Result<Vec<R>> {
-    let count = items.len();
-    let queue = Mutex::new(items.into_iter().enumerate());
-    let results = Mutex::new((Vec::with_capacity(count), None));
-    let worker = || {
-        while !cancelled.load(Ordering::Relaxed) {
-            let next = queue.lock().ok().and_then(|mut q| q.next());
-            let Some((at, item)) = next else { break };
-            let result = work(item, cancelled);
-            let Ok(mut results) = results.lock() else { break };
-            match result {
-                Ok(value) => results.0.push((at, value)),
-                Err(e) => {
-                    cancelled.store(true, Ordering::Relaxed);
-                    // The failure that made the others give up is the one to tell.
-                    if results.1.is_none() && !matches!(e.kind, ErrorKind::Cancelled) {
-                        results.1 = Some(e);
-                    }
-                }
-            }
-        }
-    };
-    thread::scope(|scope| {
-        for _ in 0..threads.clamp(1, count.max(1)) {
-            scope.spawn(worker);
-        }
-    });
-    let (mut done, failed) = results.into_inner().unwrap_or_else(std::sync::PoisonError::into_inner);
-    if let Some(e) = failed {
-        return Err(e);
-    }
-    done.sort_by_key(|(at, _)| *at);
-    Ok(done.into_iter().map(|(_, value)| value).collect())
 }

@@ -1,10 +1,9 @@
 //! `quern inspect`: what a model file is, and whether it is sound.
 
-use std::path::PathBuf;
 use std::process::ExitCode;
 
 use anyhow::{Context, bail};
-use quern_hub::{Headers, Name};
+use quern_hub::Remote;
 use quern_inspect::{Report, Summary};
 use quern_tensor_io::Checkpoint;
 use serde_json::json;
@@ -17,21 +16,21 @@ use crate::{args, format, model};
 pub fn run(args: &args::Inspect) -> Outcome {
     let found = find(args)?;
     let checkpoint = match &found {
-        Found::Here(path) => Checkpoint::open(path)?,
-        Found::OnHub(headers, _) => headers.open()?,
+        Remote::Cached(path) => Checkpoint::open(path)?,
+        Remote::Headers(headers) => headers.open()?,
     };
     let mut summary = quern_inspect::summarize(&checkpoint);
-    if let Found::OnHub(headers, _) = &found {
+    if let Remote::Headers(headers) = &found {
         summary.notes.iter_mut().for_each(|note| *note = headers.told(note));
     }
     let metadata = args.metadata.then(|| quern_inspect::metadata(&checkpoint));
     let report = args.check.then(|| quern_inspect::check(&checkpoint, &Bar::new(Unit::Bytes)));
     if args.json {
         let mut value = serde_json::to_value(&summary)?;
-        if let Found::OnHub(headers, name) = &found {
+        if let Remote::Headers(headers) = &found {
             value["remote"] = json!({
-                "repository": name.repository(),
-                "revision": name.revision(),
+                "repository": headers.name().repository(),
+                "revision": headers.name().revision(),
                 "commit": headers.commit,
                 "requests": headers.requests,
                 "bytes": headers.bytes,
@@ -46,11 +45,11 @@ pub fn run(args: &args::Inspect) -> Outcome {
         print_json(&value)?;
     } else {
         let mut text = describe(&args.model.display().to_string(), &summary);
-        if let Found::OnHub(headers, name) = &found {
+        if let Remote::Headers(headers) = &found {
             text += &format!(
                 "{:<15} headers alone, of {} at {}: {} in {} requests\n",
                 "from the Hub",
-                name.repository(),
+                headers.name().repository(),
                 headers.commit,
                 format::bytes(headers.bytes),
                 headers.requests
@@ -72,32 +71,22 @@ pub fn run(args: &args::Inspect) -> Outcome {
     Ok(if sound { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
 
-/// What is to be inspected.
-enum Found {
-    /// A path: what the argument says, or a model that the Hub's cache has whole.
-    Here(PathBuf),
-    /// Headers, fetched for this.
-    OnHub(Headers, Name),
-}
-
 /// Finds the model of the argument; of one that is only on the Hub, fetches the headers and no more.
-fn find(args: &args::Inspect) -> anyhow::Result<Found> {
-    let Some(name) = model::name(&args.model) else { return Ok(Found::Here(args.model.clone())) };
+fn find(args: &args::Inspect) -> anyhow::Result<Remote> {
+    let Some(name) = model::name(&args.model) else { return Ok(Remote::Cached(args.model.clone())) };
     let hub = model::hub(false)?;
     if let Some(path) = hub.in_cache(&name, !hub.settings().offline) {
-        return Ok(Found::Here(path));
-    }
-    if args.check {
-        bail!(
-            "{name}: --check reads every value, and the model is not in the cache; pull it first: quern pull {name}"
-        );
+        return Ok(Remote::Cached(path));
     }
     match hub.headers(&name) {
-        Ok(headers) => Ok(Found::OnHub(headers, name)),
+        Ok(Remote::Headers(_)) if args.check => bail!(
+            "{name}: --check reads every value, and the model is not in the cache; pull it first: quern pull {name}"
+        ),
+        Ok(found) => Ok(found),
         Err(e) => match hub.in_cache(&name, false).filter(|_| e.is_unreachable()) {
             Some(path) => {
                 eprintln!("note: {e}; using what is in the cache");
-                Ok(Found::Here(path))
+                Ok(Remote::Cached(path))
             }
             None => Err(e).with_context(|| model::not_here(&args.model)),
         },

@@ -3,7 +3,7 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use quern_hub::{Headers, Result};
+use quern_hub::{Headers, Remote, Result};
 use quern_tensor_io::scheme::Packing;
 use quern_tensor_io::{Checkpoint, ElementType, Metadata, StringArray, TensorPlan, Value, gguf, safetensors};
 use serde_json::json;
@@ -16,7 +16,10 @@ fn fixture(name: &str) -> PathBuf {
 }
 
 fn headers(place: &Place, name: &str) -> Result<Headers> {
-    place.hub().headers(&name.parse().unwrap())
+    place.hub().headers(&name.parse().unwrap()).map(|remote| match remote {
+        Remote::Headers(headers) => headers,
+        Remote::Cached(path) => panic!("in the cache: {}", path.display()),
+    })
 }
 
 /// What a reader of headers sees of a checkpoint.
@@ -69,7 +72,7 @@ fn of_a_sharded_model_a_few_kilobytes_are_enough() {
     assert!(here.has_data() && !there.has_data());
     // Commit, tree, index and config (two each for the redirect), six shards with their redirects.
     assert_eq!((remote.requests, server.requests().len()), (2 + 2 + 2 + 12, 18));
-    assert!(remote.bytes < 6 * (32 << 10) + 20_000, "{} of {}", remote.bytes, here.file_size());
+    assert!(remote.bytes < 6 * (16 << 10) + 20_000, "{} of {}", remote.bytes, here.file_size());
     assert!(here.file_size() > 6_000_000 && server.sent() < 300_000, "{}", server.sent());
     assert!(!place.settings.cache.exists(), "nothing is downloaded");
     #[cfg(unix)]
@@ -231,10 +234,10 @@ fn bad_headers_are_refused_as_in_files() {
 fn another_range_or_length_is_refused() {
     let bytes = shard(&[("a", 100)]);
     let repo = || Repo::new("o/n").large("model.safetensors", shard(&[("a", 100)]));
-    for range in ["bytes 8-32767/204880", "bytes 0-32767/99", "nonsense"] {
+    for range in ["bytes 8-16383/204880", "bytes 0-16383/99", "nonsense"] {
         let bytes = bytes.clone();
         let server = FakeHub::hooked(repo(), move |r| {
-            r.at_storage.then(|| Response::new(206, &bytes[..32768]).with("Content-Range", range))
+            r.at_storage.then(|| Response::new(206, &bytes[..16384]).with("Content-Range", range))
         });
         let error = headers(&Place::new(&server), "o/n").unwrap_err().to_string();
         assert!(error.contains("announces something else"), "{error}");
@@ -245,6 +248,24 @@ fn another_range_or_length_is_refused() {
         });
     let error = headers(&Place::new(&server), "o/n").unwrap_err().to_string();
     assert!(error.contains("o/n/config.json") && error.contains("git blob id"), "{error}");
+}
+
+#[test]
+fn what_the_cache_has_whole_is_looked_at_there() {
+    let index = json!({"weight_map": {"a": "a.safetensors", "b": "b.safetensors"}}).to_string();
+    let repo = Repo::new("o/n")
+        .small("model.safetensors.index.json", index)
+        .large("a.safetensors", shard(&[("a", 1)]))
+        .large("b.safetensors", shard(&[("b", 2)]));
+    let server = FakeHub::new(repo);
+    let place = Place::new(&server);
+    let pulled = place.pull("o/n").unwrap();
+    let asked = server.file_requests().len();
+    let found = |name: &str| place.hub().headers(&name.parse().unwrap()).unwrap();
+    assert!(matches!(found("o/n"), Remote::Cached(path) if Some(&path) == pulled.model.as_ref()));
+    assert_eq!(server.file_requests().len(), asked);
+    fs::remove_file(pulled.folder.join("b.safetensors")).unwrap();
+    assert!(matches!(found("o/n"), Remote::Headers(_)));
 }
 
 #[test]

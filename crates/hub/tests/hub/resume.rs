@@ -208,7 +208,8 @@ fn without_anybody_there_it_says_so() {
     place.settings.endpoint = "http://127.0.0.1:1".parse().unwrap();
     let error = place.refused("o/n");
     assert!(error.contains("no connection to 127.0.0.1") && error.contains("--offline"), "{error}");
-    place.settings.endpoint = "http://no-such-host.invalid".parse().unwrap();
+    // No name server is asked for a name with an empty part.
+    place.settings.endpoint = "http://a..b".parse().unwrap();
     let error = place.refused("o/n");
-    assert!(error.contains("no-such-host.invalid is not known"), "{error}");
+    assert!(error.contains("the name a..b is not known"), "{error}");
 }

@@ -42,6 +42,17 @@ fn another_content_of_the_right_length_is_refused() {
 }
 
 #[test]
+fn an_etag_other_than_the_listing_s_is_refused_before_a_byte() {
+    let server = FakeHub::hooked(repo(), |r| {
+        r.target
+            .contains("/resolve/")
+            .then(|| Response::new(200, noise(100_000, 8)).with("X-Linked-ETag", "ab".repeat(32)))
+    });
+    let error = Place::new(&server).refused("o/n");
+    assert!(error.contains(&format!("offers sha256 {}", "ab".repeat(32))), "{error}");
+}
+
+#[test]
 fn git_files_are_checked_too() {
     let server = FakeHub::hooked(sharded(), |r| {
         r.target.contains("/resolve-cache/").then(|| Response::new(200, r#"{"model_type":"llamb"}"#))
