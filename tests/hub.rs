@@ -35,7 +35,7 @@ fn json(output: &Output) -> Value {
 }
 
 fn bookworm() -> Repo {
-    Repo::new("quern/bookworm").folder(&fixture("bookworm-4m")).small("README.md", "words")
+    Repo::new("quern/bookworm").folder(&fixture("bookworm-4m")).small("LICENSE", "words")
 }
 
 fn bookworm_gguf() -> Repo {
@@ -48,7 +48,7 @@ fn a_model_is_pulled_and_runs_by_its_name() {
     let (server, home) = (FakeHub::new(bookworm()), tempfile::tempdir().unwrap());
     let text = stdout(&run(&server, home.path(), &["pull", "quern/bookworm"]));
     assert!(text.contains("model.safetensors") && text.contains(COMMIT), "{text}");
-    assert!(!text.contains("README.md"), "{text}");
+    assert!(!text.contains("LICENSE"), "{text}");
     let model = text.trim_end().lines().last().unwrap();
     let snapshot = home.path().join(".cache/huggingface/hub/models--quern--bookworm/snapshots").join(COMMIT);
     assert_eq!(Path::new(model), snapshot.join("model.safetensors"));
@@ -103,7 +103,7 @@ fn into_a_folder_whole_or_not_at_all() {
     stdout(&run(&server, home.path(), &args));
     for (name, content) in &bookworm().files {
         let found = fs::read(folder.join(name)).ok();
-        assert_eq!(found.as_ref(), (name != "README.md").then_some(&content.bytes), "{name}");
+        assert_eq!(found.as_ref(), (name != "LICENSE").then_some(&content.bytes), "{name}");
     }
     assert!(failure(&run(&server, home.path(), &args)).contains("already exists; pass --force"));
     stdout(&run(&server, home.path(), &[&args[..], &["--force"]].concat()));

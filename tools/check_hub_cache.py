@@ -17,7 +17,7 @@ from pathlib import Path
 
 MODEL = Path(__file__).resolve().parent.parent / "fixtures" / "bookworm-4m"
 REPO, COMMIT = "quern/bookworm", "0123456789abcdef0123456789abcdef01234567"
-FILES = {p.name: p.read_bytes() for p in sorted(MODEL.iterdir())} | {"README.md": b"words\n"}
+FILES = {p.name: p.read_bytes() for p in sorted(MODEL.iterdir())} | {"LICENSE": b"words\n"}
 LARGE = {"model.safetensors", "tokenizer.model"}
 asked = []
 
@@ -87,7 +87,7 @@ def python(home, offline):
 
 def same(folder):
     for name, data in FILES.items():
-        if name != "README.md":
+        if name != "LICENSE":
             assert (folder / name).read_bytes() == data, name
 
 

@@ -11,7 +11,7 @@ use crate::fgemm::{LANES, Product, multiply_add};
 use crate::float::widen_f16_rows;
 use crate::gemm::transpose;
 use crate::matmul::Shared;
-use crate::ops::{exp, join, larger};
+use crate::ops::{self, exp, join, larger};
 use crate::simd::{Level, Op, dispatch};
 use crate::{Error, Pool, Result};
 
@@ -33,6 +33,8 @@ pub struct AttentionShape {
     pub scale: f32,
     /// A query sees only this many positions, its own included.
     pub window: Option<usize>,
+    /// Scores `s` become `c tanh(s / c)` before they are compared (Gemma 2).
+    pub softcap: Option<f32>,
 }
 
 /// The numbers of a cache.
@@ -168,7 +170,7 @@ struct Task<'a> {
 impl Task<'_> {
     /// Computes the block and hands each (token, head, result) to `put`.
     fn run(&self, put: impl Fn(usize, usize, &[f32])) {
-        let &AttentionShape { heads, kv_heads, head_dim, scale, window } = self.shape;
+        let &AttentionShape { heads, kv_heads, head_dim, scale, window, softcap } = self.shape;
         let group = heads / kv_heads;
         let rows = group * self.queries.len();
         let width = head_dim.next_multiple_of(LANES);
@@ -216,6 +218,9 @@ impl Task<'_> {
                     c_stride: KEYS,
                 },
             );
+            if let Some(cap) = softcap {
+                ops::softcap(&mut scores, cap);
+            }
             for (row, scores) in scores.chunks_exact_mut(KEYS).enumerate() {
                 let seen = visible(token(row));
                 let seen =
@@ -315,7 +320,11 @@ mod tests {
                 let at = |p: usize| (p * s.kv_heads + kv) * d;
                 let q = &q[(i * s.heads + h) * d..][..d];
                 let dot = |p: usize| (0..d).map(|c| f64::from(q[c]) * f64::from(k[at(p) + c])).sum::<f64>();
-                let e: Vec<f64> = (begin..end).map(|p| (dot(p) * f64::from(s.scale)).exp()).collect();
+                let score = |p: usize| match s.softcap.map(f64::from) {
+                    None => dot(p) * f64::from(s.scale),
+                    Some(cap) => cap * (dot(p) * f64::from(s.scale) / cap).tanh(),
+                };
+                let e: Vec<f64> = (begin..end).map(|p| score(p).exp()).collect();
                 let total: f64 = e.iter().sum();
                 for c in 0..d {
                     let sum: f64 = (begin..end).zip(&e).map(|(p, e)| e * f64::from(v[at(p) + c])).sum();
@@ -328,15 +337,15 @@ mod tests {
 
     #[test]
     fn matches_the_definition() {
-        for (heads, kv_heads, head_dim, n, first, window) in [
-            (4, 2, 16, 1, 0, None),
-            (4, 2, 20, 7, 60, None),
-            (6, 1, 64, 150, 3, None),
-            (2, 2, 32, 1, 200, None),
-            (2, 1, 32, 90, 100, Some(50)),
-            (2, 1, 8, 5, 300, Some(1)),
+        for (heads, kv_heads, head_dim, n, first, window, softcap) in [
+            (4, 2, 16, 1, 0, None, None),
+            (4, 2, 20, 7, 60, None, Some(2.0)),
+            (6, 1, 64, 150, 3, None, None),
+            (2, 2, 32, 1, 200, None, None),
+            (2, 1, 32, 90, 100, Some(50), Some(1.5)),
+            (2, 1, 8, 5, 300, Some(1), None),
         ] {
-            let shape = AttentionShape { heads, kv_heads, head_dim, scale: 0.7, window };
+            let shape = AttentionShape { heads, kv_heads, head_dim, scale: 0.7, window, softcap };
             let q = noise(1, n * heads * head_dim);
             let halves = |seed| -> Vec<f16> {
                 noise(seed, (first + n) * kv_heads * head_dim).into_iter().map(f16::from_f32).collect()
@@ -369,7 +378,8 @@ mod tests {
 
     #[test]
     fn short_caches_are_refused() {
-        let shape = AttentionShape { heads: 2, kv_heads: 1, head_dim: 4, scale: 1.0, window: None };
+        let shape =
+            AttentionShape { heads: 2, kv_heads: 1, head_dim: 4, scale: 1.0, window: None, softcap: None };
         let data = [0f32; 11];
         let cache = Cache { data: CacheData::F32(&data), position_stride: 4, head_stride: 4 };
         let mut out = [0f32; 8];

@@ -23,7 +23,7 @@ use crate::error::ErrorKind;
 use crate::listing::{Identity, Listing};
 use crate::parallel::each;
 use crate::pull::{LARGEST_INDEX, choose};
-use crate::select::{self, Patterns, Weights};
+use crate::select::{self, CARD, Patterns, Weights};
 use crate::{Error, Hub, Name, Result};
 
 /// What is asked for first of a file of weights.
@@ -113,7 +113,8 @@ impl Hub {
         let place = folder.path().to_path_buf();
         let copy = Copy { hub: self, listing: &listing, folder: &place };
         let files = copy.weights(&weights, &names)?;
-        let settings = selection.others.into_iter().map(|file| (file, Part::Whole));
+        let settings =
+            selection.others.into_iter().filter(|file| !file.ends_with(CARD)).map(|file| (file, Part::Whole));
         let all = settings.chain(files.into_iter().map(|file| (file, Part::Header))).collect();
         // Small answers: waiting for them is all it takes, so more are asked at once than in a pull.
         each(all, 2 * self.settings().connections, &AtomicBool::new(false), |(file, part), _| match part {

@@ -4,7 +4,7 @@
 //! after the colon       that file, with its splits or shards; or the GGUF model of that quantization
 //! else, in this order   model.safetensors.index.json and its shards · model.safetensors · the only other
 //!                       *.safetensors at the root (or index of another name) · *.gguf · pytorch_model.bin
-//! beside them           config.json, the tokenizer, generation and quantization settings, chat template
+//! beside them           config.json, the tokenizer, generation and quantization settings, chat template, model card
 //! ```
 //!
 //! Everything else stays where it is: the same weights in other clothes (`consolidated.*`, `original/`, onnx,
@@ -16,7 +16,7 @@ use crate::gguf;
 use crate::glob::Glob;
 
 /// What a model needs beside its weights, if it is there.
-const SETTINGS: [&str; 19] = [
+const SETTINGS: [&str; 20] = [
     "config.json",
     "generation_config.json",
     "quantize_config.json",
@@ -36,7 +36,11 @@ const SETTINGS: [&str; 19] = [
     "chat_template.jinja",
     "chat_template.json",
     "params.json",
+    CARD,
 ];
+
+/// The model card: licence and tags of a GGUF file come from it.
+pub(crate) const CARD: &str = "README.md";
 
 /// Beginnings of safetensors files that are not the model itself.
 const NO_WEIGHTS: [&str; 4] = ["consolidated", "adapter_", "training_args", "optimizer"];
@@ -287,6 +291,7 @@ mod tests {
             "tokenizer_config.json",
             "tokenizer.model",
             "chat_template.jinja",
+            "README.md",
         ];
         assert_eq!(files(&mistral, None).unwrap(), expected);
         let small = ["config.json", "model.safetensors", "pytorch_model.bin", "vocab.json", "merges.txt"];

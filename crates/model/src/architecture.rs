@@ -2,37 +2,73 @@
 //! of models, as one constant per family in [`crate::architectures`].
 //!
 //! A tensor is described once, by a [`TensorTemplate`]: its role, its name in both worlds with `{layer}` for
-//! the layer number, and its shape in terms of the configuration's sizes.
+//! the layer number, its shape in terms of the configuration's sizes, and how Hugging Face lays out what GGUF
+//! holds.
 //!
 //! ```text
 //! role         Hugging Face                              GGUF                    shape
 //! AttentionQ   model.layers.{layer}.self_attn.q_proj…    blk.{layer}.attn_q…     [heads * head_dim, hidden]
 //! ```
 
+mod keys;
+mod role;
+
+use std::fmt;
+
+pub use keys::{Field, GgufKey, HfKey, Silence};
+pub use role::TensorRole;
+
 /// A family of models that share one forward pass.
-#[derive(Debug)]
 pub struct Architecture {
     /// GGUF's name (`general.architecture`), also the prefix of its metadata keys.
     pub name: &'static str,
-    /// Values of `architectures` in `config.json` it serves.
+    /// What distinguishes this family from others of the same GGUF name (mixtures of experts under `llama`).
+    pub has_experts: bool,
+    /// Why llama.cpp cannot load such a model, where it cannot: GGUF files are then refused with this reason.
+    pub no_gguf: Option<&'static str>,
+    /// Values of `architectures` in `config.json` it serves; the first is written.
     pub hf_architectures: &'static [&'static str],
-    /// Values of `model_type` in `config.json` it serves.
+    /// Values of `model_type` in `config.json` it serves; the first is written.
     pub hf_model_types: &'static [&'static str],
+    /// What Hugging Face's tensor names begin with in a model with a head, and lack in one saved without
+    /// (`transformer.` of GPT-2).
+    pub hf_prefix: &'static str,
     /// The normalisation in front of attention, feed-forward network and head.
     pub norm: Norm,
+    /// Whether Hugging Face stores a norm's weight less one (Gemma); GGUF stores the weight itself.
+    pub norm_plus_one: bool,
     /// How positions enter.
     pub position: Position,
     /// The order of the pairs that rotary embedding turns, in GGUF files of this architecture. (Hugging
     /// Face's weights are always [`RopeStyle::HalfSplit`].)
     pub gguf_rope_style: RopeStyle,
-    /// How attention and feed-forward network follow each other.
+    /// How attention and feed-forward network follow each other, where `config.json` does not say.
     pub block: Block,
+    /// Whether the embeddings are multiplied by the square root of the hidden size.
+    pub scaled_embeddings: bool,
+    /// Which layers a sliding window limits, where `config.json` does not list them.
+    pub sliding: Sliding,
     /// The feed-forward network's activation functions that models of this family may name.
     pub activations: &'static [Activation],
     /// Whether the network multiplies the activated gate with a second projection.
     pub gated: bool,
+    /// Whether the head is the embedding where `config.json` does not say.
+    pub tied_by_default: bool,
+    /// Where `config.json` says what, and what it means when it is silent.
+    pub hf_keys: &'static [HfKey],
+    /// Flags of `config.json` that change the computation in ways quern does not know: refused where they are on.
+    pub hf_refused: &'static [&'static str],
+    /// What the converter of llama.cpp writes, in its order.
+    pub gguf_keys: &'static [GgufKey],
     /// Every tensor a model may have.
     pub tensors: &'static [TensorTemplate],
+}
+
+impl fmt::Debug for Architecture {
+    /// Its name: all of it would fill pages.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_tuple("Architecture").field(&self.name).finish()
+    }
 }
 
 /// Kind of normalisation.
@@ -51,8 +87,11 @@ pub enum Norm {
 pub enum Position {
     /// Queries and keys are rotated.
     Rotary,
-    /// A learned vector is added to the embedding.
-    Learned,
+    /// A learned vector is added to the embedding: row `position + offset` of the table.
+    Learned {
+        /// Rows in front of the first position's (2 for OPT).
+        offset: usize,
+    },
 }
 
 /// Which two of a head's values rotary embedding turns together (`d` = rotated dimensions).
@@ -70,8 +109,21 @@ pub enum RopeStyle {
 pub enum Block {
     /// `x += attention(norm(x)); x += ffn(norm(x))`.
     Sequential,
-    /// `x += attention(n) + ffn(n)` with one `n = norm(x)`.
+    /// `x += attention(n) + ffn(m)`, `n` and `m` norms of the same `x`, or one norm where there is but one.
     Parallel,
+    /// `x = norm(x + attention(x)); x = norm(x + ffn(x))`: OPT with `do_layer_norm_before` off.
+    PostNorm,
+}
+
+/// Which layers a sliding window limits.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Sliding {
+    /// All, where there is a window.
+    All,
+    /// All but each `n`-th: layer `i` sees everything if `(i + 1) % n == 0`.
+    ButEvery(usize),
+    /// None, unless `use_sliding_window` is on (Qwen): then those from `max_window_layers` on.
+    FromLayer,
 }
 
 /// Activation function.
@@ -99,33 +151,16 @@ impl Activation {
             _ => None,
         }
     }
-}
 
-/// What a tensor is for, whatever its name.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
-#[non_exhaustive]
-#[allow(missing_docs)]
-pub enum TensorRole {
-    TokenEmbedding,
-    OutputNorm,
-    Output,
-    RopeFactors,
-    AttentionNorm,
-    AttentionQ,
-    AttentionK,
-    AttentionV,
-    AttentionOutput,
-    AttentionQBias,
-    AttentionKBias,
-    AttentionVBias,
-    AttentionOutputBias,
-    FfnNorm,
-    FfnGate,
-    FfnUp,
-    FfnDown,
-    FfnGateBias,
-    FfnUpBias,
-    FfnDownBias,
+    /// Its name in Hugging Face's configurations.
+    pub fn hf_name(self) -> &'static str {
+        match self {
+            Self::Silu => "silu",
+            Self::Gelu => "gelu",
+            Self::GeluTanh => "gelu_pytorch_tanh",
+            Self::Relu => "relu",
+        }
+    }
 }
 
 /// The two naming worlds.
@@ -149,10 +184,28 @@ pub enum Dim {
     Query,
     /// `kv_heads * head_dim`.
     KeyValue,
+    /// Queries, keys and values together: `(heads + 2 * kv_heads) * head_dim`.
+    Qkv,
+    /// `heads`.
+    Heads,
+    /// `kv_heads`.
+    KvHeads,
+    /// `head_dim`.
+    HeadDim,
     /// `ffn_size`.
     Ffn,
+    /// Gate and up projection together: `2 * ffn_size`.
+    GateUp,
     /// Half of `rope.dimensions`.
     RopeHalf,
+    /// Rows of the table of positions.
+    Positions,
+    /// Width of the embedding where it differs from the residual stream's (OPT-350m).
+    Embedding,
+    /// `experts`.
+    Experts,
+    /// `expert_ffn_size`.
+    ExpertFfn,
 }
 
 /// Which models have a tensor.
@@ -163,23 +216,49 @@ pub enum Presence {
     Always,
     /// Those whose head is not the embedding; a tied model may still carry a copy.
     UnlessTied,
-    /// Those with `attention_bias`.
-    AttentionBias,
+    /// Those with `qkv_bias`.
+    QkvBias,
+    /// Those with `output_bias`.
+    OutputBias,
     /// Those with `mlp_bias`.
     FfnBias,
+    /// Those with `qk_norm`.
+    QkNorm,
+    /// Those with `second_norm`.
+    SecondNorm,
+    /// Those without `second_norm`.
+    OneNorm,
+    /// Those with `final_norm`.
+    FinalNorm,
+    /// Those whose embedding is not as wide as the residual stream.
+    EmbeddingProjection,
     /// GGUF files of models whose rope has factors; Hugging Face computes them from the config.
     RopeFactors,
+    /// GGUF files of models with long and short rope factors (Phi-3); Hugging Face has them in the config.
+    LongRope,
 }
 
-/// How the rows of a tensor are reordered between the worlds.
+/// How Hugging Face lays out what GGUF holds.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum RowOrder {
-    /// Not at all.
+pub enum Layout {
+    /// In the same way.
     Same,
-    /// Within each query head, from half-split to interleaved pairs.
+    /// Rows of each query head in half-split order; GGUF interleaves the pairs.
     QueryHeads,
-    /// Within each key head, likewise.
+    /// Rows of each key head, likewise.
     KeyHeads,
+    /// As the transposed matrix (GPT-2's Conv1D).
+    Transposed,
+    /// Less one: the weight of a norm that adds one (Gemma).
+    PlusOne,
+    /// As one matrix per expert, `{expert}` in the name; GGUF stacks them.
+    Experts,
+    /// As one vector per head, `{expert}` in the name for the head (StableLM 2's norms of queries and keys);
+    /// GGUF stacks them.
+    HeadNorms,
+    /// Query, key and value rows head by head, with as many query heads per key head as there are (GPT-NeoX,
+    /// Falcon); GGUF has all queries, all keys, all values.
+    QkvByHead,
 }
 
 /// One tensor of an architecture.
@@ -187,16 +266,17 @@ pub enum RowOrder {
 pub struct TensorTemplate {
     /// What it is for.
     pub role: TensorRole,
-    /// Its name in the Hugging Face world, `{layer}` for the layer; `None` where that world has none.
+    /// Its name in the Hugging Face world, `{layer}` for the layer, `{expert}` for the expert; `None` where
+    /// that world has none.
     pub hf: Option<&'static str>,
     /// Its name in the GGUF world, `{layer}` for the layer.
     pub gguf: &'static str,
-    /// Dimensions, outermost first.
+    /// Dimensions in GGUF, outermost first.
     pub shape: &'static [Dim],
     /// Which models have it.
     pub presence: Presence,
-    /// How GGUF orders its rows.
-    pub rows: RowOrder,
+    /// How Hugging Face lays it out.
+    pub layout: Layout,
 }
 
 impl TensorTemplate {

@@ -4,7 +4,7 @@
 //! ```text
 //! Checkpoint (tensor-io) ─┬─> Config      numbers: layers, heads, rope … and the tensors they demand
 //!                         ├─> Tokenizer   text <-> ids
-//!                         └─> GgufView    the checkpoint as a GGUF file would hold it
+//!                         └─> View        the checkpoint as the other world would hold it
 //! ```
 
 pub mod architecture;
@@ -12,13 +12,16 @@ pub mod architectures;
 pub mod config;
 mod file_type;
 pub mod gguf;
+pub mod hugging_face;
 mod json;
 pub mod tokenizer;
+mod view;
 
 pub use architecture::{Architecture, RopeStyle, TensorRole, World};
-pub use config::{Config, ExpectedTensor, Rope, RopeScaling};
+pub use config::{Config, ExpectedTensor, Experts, Rope, RopeScaling};
 pub use file_type::FileType;
-pub use gguf::{GgufView, ViewTensor, gguf_metadata, is_redundant};
+pub use gguf::gguf_metadata;
 pub use tokenizer::{EncodeOptions, SpecialIds, StreamDecoder, TokenKind, Tokenizer};
+pub use view::{Packed, View, ViewTensor, is_redundant};
 
 pub use quern_tensor_io::{Error, Result};

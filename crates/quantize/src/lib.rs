@@ -5,12 +5,11 @@
 //! - [`imatrix`] measures which inputs matter, writes and reads that,
 //! - [`job`] plans and runs a whole quantization.
 //! - [`gptq`] solves layers for GPTQ.
-//! - [`directory`] writes a Hugging Face checkpoint directory.
+
 //! - [`bitsandbytes`] quantizes to NF4, FP4 and int8.
 
 pub mod bitsandbytes;
 pub mod calibration;
-pub mod directory;
 pub mod encode;
 pub mod gptq;
 pub mod imatrix;

@@ -10,7 +10,7 @@
 
 use std::collections::HashMap;
 
-use quern_model::{Config, FileType, GgufView};
+use quern_model::{Config, FileType, View};
 use quern_run::LoadIn;
 use quern_tensor_io::{Checkpoint, ElementType, Error as FileError};
 
@@ -85,9 +85,9 @@ fn from_recipe(
     checkpoint: &Checkpoint,
     file_type: FileType,
 ) -> Result<HashMap<String, ElementType>, job::Error> {
-    let view = GgufView::new(checkpoint)?;
+    let view = View::gguf(checkpoint)?;
     let plan = job::plan(&view, job::Options::new(file_type))?;
-    let source = view.tensors().iter().map(|t| (t.name.as_str(), t.source_name.as_deref()));
+    let source = view.tensors().iter().map(|t| (t.name.as_str(), t.sources.first().map(String::as_str)));
     let source: HashMap<_, _> = source.collect();
     let rows = plan.rows().iter().filter(|r| r.to.is_block());
     Ok(rows.filter_map(|r| Some((source.get(r.name.as_str()).copied()??.to_owned(), r.to))).collect())

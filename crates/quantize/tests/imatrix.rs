@@ -274,12 +274,13 @@ fn threads_do_not_change_a_bit() {
 fn a_gguf_file_with_a_head_of_its_own_is_measured_under_the_same_names() {
     let folder = tempfile::tempdir().unwrap();
     let source = common::altered(folder.path(), |_, _| E::F16);
-    let view = quern_model::GgufView::new(&source).unwrap();
+    let view = quern_model::View::gguf(&source).unwrap();
     let path = folder.path().join("f16.gguf");
     let mut plans = Vec::new();
     let mut data: Vec<Vec<u8>> = Vec::new();
     for (index, tensor) in view.tensors().iter().enumerate() {
-        let bytes = (0..tensor.rows()).flat_map(|row| view.row(index, row).to_vec()).collect();
+        let mut bytes = vec![0; tensor.rows() * tensor.row_bytes];
+        view.read(index, 0..tensor.rows(), &mut bytes);
         plans.push(TensorPlan {
             name: tensor.name.clone(),
             element_type: tensor.element_type,

@@ -114,7 +114,7 @@ impl Cache {
             RopeStyle::Interleaved => ops::RopeStyle::Interleaved,
         };
         let part = part_of(&model.pool, q.len(), heads * dim) / (heads * dim);
-        let pairs = model.angles.pairs();
+        let pairs = model.rotation.pairs();
         if pairs > 0 {
             let rows = q.chunks_mut(part * heads * dim).zip(k.chunks_mut(part * kv_heads * dim));
             let table = cos.chunks(part * pairs).zip(sin.chunks(part * pairs));

@@ -10,17 +10,20 @@
 //! ```
 //!
 //! so each linear layer runs once in all. Memory: the residual stream of all tokens, and the inputs of the
-//! layers whose turn comes next (`[tokens][heads * head_dim]` or `[tokens][ffn]`), in f32.
+//! layers whose turn comes next (`[tokens][heads * head_dim]` or `[tokens][ffn]`) and of the network, in f32.
 
 use std::error::Error as StdError;
 
-use quern_compute::Matrix;
+use quern_compute::{Matrix, ops};
 use quern_model::TensorRole;
 use quern_tensor_io::ElementType;
 
 use crate::cache::Cache;
-use crate::forward::{AttentionBuffers, LinearScratch, Phases, Place, embed};
-use crate::weights::{Block, Linear, Weight};
+use crate::forward::{
+    AttentionBuffers, LinearScratch, Phases, Place, activation, apply, choose, embed, gather, scatter, wide,
+};
+use crate::rope::Turns;
+use crate::weights::{Block, Experts, Ffn, Linear, Weight};
 use crate::{Error, KvType, Model, Result};
 
 /// One linear layer, as it is in the model.
@@ -99,8 +102,7 @@ pub struct Layerwise<'m> {
     /// Inputs of the layers whose turn is next, `[all tokens][width]`.
     inputs: Vec<f32>,
     cache: Cache,
-    cos: Vec<f32>,
-    sin: Vec<f32>,
+    turns: Turns,
     linears: LinearScratch,
     batch: Buffers,
 }
@@ -112,8 +114,11 @@ struct Buffers {
     q: Vec<f32>,
     k: Vec<f32>,
     v: Vec<f32>,
+    qkv: Vec<f32>,
     projected: Vec<f32>,
     up: Vec<f32>,
+    /// Inputs of the network, of all sequences.
+    network: Vec<f32>,
 }
 
 impl<'m> Layerwise<'m> {
@@ -135,10 +140,11 @@ impl<'m> Layerwise<'m> {
         let config = &model.config;
         let total: usize = lengths.iter().sum();
         let mut hidden = vec![0f32; total * config.hidden_size];
+        let mut linears = LinearScratch::default();
         let mut rest = hidden.as_mut_slice();
         for sequence in sequences {
             let (own, behind) = rest.split_at_mut(sequence.len() * config.hidden_size);
-            embed(model, sequence, own)?;
+            embed(model, &mut linears, sequence, 0, own)?;
             rest = behind;
         }
         let (query, key) = (config.heads * config.head_dim, config.kv_heads * config.head_dim);
@@ -148,20 +154,21 @@ impl<'m> Layerwise<'m> {
             q: buffer(query),
             k: buffer(key),
             v: buffer(key),
+            qkv: buffer(if model.fused_qkv() { query + 2 * key } else { 0 }),
             projected: buffer(config.hidden_size),
-            up: buffer(config.ffn_size),
+            up: buffer(2 * wide(config)),
+            network: vec![0f32; total * config.hidden_size],
         };
-        let (mut cos, mut sin) = (Vec::new(), Vec::new());
-        model.angles.fill(0, longest, &mut cos, &mut sin);
+        let mut turns = Turns::default();
+        model.rotation.fill(0, longest, &mut turns);
         Ok(Self {
             model,
             lengths,
             hidden,
-            inputs: vec![0f32; total * query.max(config.ffn_size)],
+            inputs: vec![0f32; total * query.max(wide(config)).max(config.hidden_size)],
             cache: Cache::of_layers(config, 1, longest, KvType::F32)?,
-            cos,
-            sin,
-            linears: LinearScratch::default(),
+            turns,
+            linears,
             batch,
         })
     }
@@ -199,32 +206,34 @@ impl<'m> Layerwise<'m> {
     pub fn block(&mut self, layer: usize, stages: &mut dyn Stages) -> Result<(), LayerwiseError> {
         let model = self.model;
         let config = &model.config;
-        let (width, ffn) = (config.hidden_size, config.ffn_size);
+        let width = config.hidden_size;
         let query = config.heads * config.head_dim;
         let original = &model.weights.blocks[layer];
         let mut block = original.clone();
-        let Self { lengths, hidden, inputs, cache, cos, sin, linears, batch, .. } = self;
-        let pairs = model.angles.pairs();
+        let Self { lengths, hidden, inputs, cache, turns, linears, batch, .. } = self;
+        let (cos, sin) = turns.of(config.window(layer).is_some());
+        let pairs = model.rotation.pairs();
 
         // Inputs of Q, K and V.
         let phases = Phases { model, block: original, observer: None };
         for (start, n) in sequences(lengths) {
             let normed = &mut batch.normed[..n * width];
             phases.attention_input(&hidden[start * width..][..n * width], normed);
-            offer(model, layer, stages, &[&original.q, &original.k, &original.v], normed)?;
+            offer(model, layer, stages, &original.qkv.linears(), normed)?;
         }
-        let Block { q, k, v, .. } = &mut block;
-        replace(model, layer, stages, &mut [q, k, v])?;
+        replace(model, layer, stages, &mut block.qkv.linears_mut())?;
 
         // Attention, and the inputs of the output projection.
         for (start, n) in sequences(lengths) {
             let mut phases = Phases { model, block: &block, observer: None };
-            let place = Place { cache, layer: 0, first: 0, angles: (&cos[..n * pairs], &sin[..n * pairs]) };
+            let angles = (&cos[..n * pairs], &sin[..n * pairs]);
+            let place = Place { cache, slot: 0, layer, first: 0, angles };
             let buffers = AttentionBuffers {
                 normed: &mut batch.normed[..n * width],
                 q: &mut batch.q,
                 k: &mut batch.k,
                 v: &mut batch.v,
+                qkv: &mut batch.qkv,
             };
             let attended = &mut inputs[start * query..][..n * query];
             phases.attend(linears, &hidden[start * width..][..n * width], 0, place, buffers, attended)?;
@@ -232,33 +241,111 @@ impl<'m> Layerwise<'m> {
         }
         replace(model, layer, stages, &mut [&mut block.attention_output])?;
 
-        // The output projection, and the inputs of gate and up.
+        // The output projection, and the inputs of the network, which take the place of its own.
+        let mut from = std::mem::take(inputs);
+        let mut normed = std::mem::take(&mut batch.network);
         for (start, n) in sequences(lengths) {
             let mut phases = Phases { model, block: &block, observer: None };
             let x = &mut hidden[start * width..][..n * width];
-            let (projected, normed) = (&mut batch.projected[..n * width], &mut batch.normed[..n * width]);
-            phases.project(linears, &inputs[start * query..][..n * query], projected, x, normed)?;
-            offer(model, layer, stages, &[&original.gate, &original.up], normed)?;
+            let normed = &mut normed[start * width..][..n * width];
+            let projected = &mut batch.projected[..n * width];
+            phases.project(linears, &from[start * query..][..n * query], projected, x, normed)?;
         }
-        let Block { gate, up, .. } = &mut block;
-        replace(model, layer, stages, &mut [gate, up])?;
+        let done = match &original.ffn {
+            Ffn::Dense { .. } => self.dense(layer, &mut block, &normed, &mut from, stages),
+            Ffn::Experts(experts) => self.experts(layer, &block, experts, &normed, &mut from, stages),
+        };
+        (self.inputs, self.batch.network) = (from, normed);
+        done
+    }
 
-        // Gate and up, and the inputs of down.
+    /// The network of a block: `normed` is its input, `wide` has room for that of the down projection.
+    fn dense(
+        &mut self,
+        layer: usize,
+        block: &mut Block,
+        normed: &[f32],
+        wide: &mut [f32],
+        stages: &mut dyn Stages,
+    ) -> Result<(), LayerwiseError> {
+        let model = self.model;
+        let (width, ffn) = (model.config.hidden_size, model.config.ffn_size);
+        let Self { lengths, hidden, linears, batch, .. } = self;
+        let Ffn::Dense { widen: original, down: original_down } = &model.weights.blocks[layer].ffn else {
+            return Ok(());
+        };
         for (start, n) in sequences(lengths) {
-            let mut phases = Phases { model, block: &block, observer: None };
-            let normed = &mut batch.normed[..n * width];
-            phases.ffn_input(&hidden[start * width..][..n * width], normed);
-            let wide = &mut inputs[start * ffn..][..n * ffn];
-            phases.widen(linears, normed, &mut batch.up[..n * ffn], wide)?;
-            offer(model, layer, stages, &[&original.down], wide)?;
+            offer(model, layer, stages, &original.linears(), &normed[start * width..][..n * width])?;
         }
-        replace(model, layer, stages, &mut [&mut block.down])?;
-
+        if let Ffn::Dense { widen, .. } = &mut block.ffn {
+            replace(model, layer, stages, &mut widen.linears_mut())?;
+        }
         for (start, n) in sequences(lengths) {
-            let mut phases = Phases { model, block: &block, observer: None };
+            let mut phases = Phases { model, block, observer: None };
+            let wide = &mut wide[start * ffn..][..n * ffn];
+            let normed = &normed[start * width..][..n * width];
+            phases.widen(linears, normed, &mut batch.up[..2 * n * ffn], wide)?;
+            offer(model, layer, stages, &[original_down], wide)?;
+        }
+        if let Ffn::Dense { down, .. } = &mut block.ffn {
+            replace(model, layer, stages, &mut [down])?;
+        }
+        for (start, n) in sequences(lengths) {
+            let mut phases = Phases { model, block, observer: None };
             let x = &mut hidden[start * width..][..n * width];
-            let wide = &inputs[start * ffn..][..n * ffn];
-            phases.narrow(linears, wide, &mut batch.projected[..n * width], x)?;
+            phases.narrow(linears, &wide[start * ffn..][..n * ffn], &mut batch.projected[..n * width], x)?;
+        }
+        Ok(())
+    }
+
+    /// The experts of a block, one after the other, each over the tokens that chose it. An expert that none
+    /// chose is offered nothing before it is to be replaced.
+    fn experts(
+        &mut self,
+        layer: usize,
+        block: &Block,
+        experts: &Experts,
+        normed: &[f32],
+        made: &mut [f32],
+        stages: &mut dyn Stages,
+    ) -> Result<(), LayerwiseError> {
+        let model = self.model;
+        let config = &model.config;
+        let Some(mixture) = config.experts else { return Ok(()) };
+        let (width, ffn, act) = (config.hidden_size, mixture.ffn_size, activation(config));
+        let Self { lengths, hidden, linears, .. } = self;
+        let tokens: usize = lengths.iter().sum();
+        let mut logits = vec![0.0; tokens * mixture.count];
+        apply(model, linears, [&experts.router], normed, [&mut logits])?;
+        let made = &mut made[..tokens * width];
+        made.fill(0.0);
+        let (mut input, mut up, mut out) = (Vec::new(), Vec::new(), Vec::new());
+        for (expert, choices) in experts.experts.iter().zip(choose(&mixture, &mut logits)) {
+            let mut own = expert.clone();
+            gather(normed, width, &choices, &mut input);
+            if !choices.is_empty() {
+                offer(model, layer, stages, &[&expert.gate, &expert.up], &input)?;
+            }
+            replace(model, layer, stages, &mut [&mut own.gate, &mut own.up])?;
+            let mut gate = vec![0.0; choices.len() * ffn];
+            up.resize(gate.len(), 0.0);
+            out.resize(input.len(), 0.0);
+            if !choices.is_empty() {
+                let outputs = [gate.as_mut_slice(), up.as_mut_slice()];
+                apply(model, linears, [&own.gate, &own.up], &input, outputs)?;
+                ops::activate_mul(act, &mut gate, &up);
+                offer(model, layer, stages, &[&expert.down], &gate)?;
+            }
+            replace(model, layer, stages, &mut [&mut own.down])?;
+            if !choices.is_empty() {
+                apply(model, linears, [&own.down], &gate, [out.as_mut_slice()])?;
+                scatter(&out, width, &choices, made);
+            }
+        }
+        let phases = Phases { model, block, observer: None };
+        for (start, n) in sequences(lengths) {
+            let span = start * width..(start + n) * width;
+            phases.finish(&mut made[span.clone()], &mut hidden[span]);
         }
         Ok(())
     }

@@ -62,15 +62,19 @@ pub(crate) fn unpacked(
     (Weight::owned(element_type, layer.rows, layer.columns, data), permutation.map(Arc::from))
 }
 
-/// A matrix of the checkpoint in another type.
+/// A matrix of the checkpoint in another type; `turned` are its bytes transposed, if the model wants it so.
 pub(crate) fn encoded(
     checkpoint: &Checkpoint,
     info: &TensorInfo,
+    turned: Option<Vec<u8>>,
     load_in: &dyn LoadIn,
     target: ElementType,
     pool: &Pool,
 ) -> Result<Weight> {
-    let (rows, columns) = (info.rows(), info.columns());
+    let (rows, columns) = match turned {
+        Some(_) => (info.columns(), info.rows()),
+        None => (info.rows(), info.columns()),
+    };
     let fail = |kind| Error::new(checkpoint.file_of(info), kind).with_tensor(&info.name);
     let row_bytes = info.element_type.row_bytes(columns).filter(|_| decode::can_decode(info.element_type));
     let Some(row_bytes) = row_bytes else {
@@ -78,8 +82,9 @@ pub(crate) fn encoded(
         return Err(fail(ErrorKind::Unsupported(what)).into());
     };
     let source = checkpoint.data(info);
+    let values = turned.as_deref().unwrap_or(source);
     let read = |rows: Range<usize>, out: &mut [f32]| {
-        let bytes = &source[rows.start * row_bytes..rows.end * row_bytes];
+        let bytes = &values[rows.start * row_bytes..rows.end * row_bytes];
         let decoded = decode::to_f32(info.element_type, bytes, out);
         debug_assert!(decoded, "the type can be decoded and the length fits");
     };

@@ -10,7 +10,7 @@ use quern_tensor_io::{Checkpoint, Error as FileError};
 
 use crate::load::LoadIn;
 use crate::parallel::share;
-use crate::rope::Angles;
+use crate::rope::Rotation;
 use crate::weights::Weights;
 use crate::{Error, Result, Session, SessionOptions};
 
@@ -34,7 +34,7 @@ pub struct Model {
     pub(crate) checkpoint: Arc<Checkpoint>,
     pub(crate) config: Config,
     pub(crate) weights: Weights,
-    pub(crate) angles: Angles,
+    pub(crate) rotation: Rotation,
     pub(crate) pool: Pool,
     notes: Vec<String>,
     tokenizer: OnceLock<Tokenizer>,
@@ -65,18 +65,14 @@ impl Model {
             let what = format!("this checkpoint is quantized with {method}, which cannot be run yet");
             return Err(FileError::unsupported(checkpoint.path(), what).into());
         }
-        crate::forward::check(&config).map_err(|what| FileError::unsupported(checkpoint.path(), what))?;
-        let angles = Angles::new(&config.rope).ok_or_else(|| {
-            let what = format!("rope scaling {:?} cannot be run yet", config.rope.scaling);
-            FileError::unsupported(checkpoint.path(), what)
-        })?;
+        let rotation = Rotation::new(&config);
         if options.threads == 0 {
             return Err(Error::Option("threads is 0, it must be at least 1".into()));
         }
         let pool = Pool::new(options.threads);
         let weights = Weights::resolve(&checkpoint, &config, packing.as_ref(), load_in, &pool)?;
         let notes = packing.map(|p| p.notes().to_vec()).unwrap_or_default();
-        Ok(Self { checkpoint, config, weights, angles, pool, notes, tokenizer: OnceLock::new() })
+        Ok(Self { checkpoint, config, weights, rotation, pool, notes, tokenizer: OnceLock::new() })
     }
 
     /// Opens `path` (file or directory) and loads it.
@@ -156,6 +152,11 @@ impl Model {
     /// [`Error::Option`] for a context of 0 or beyond what the model was trained for, or a batch of 0.
     pub fn session(&self, options: SessionOptions) -> Result<Session<'_>> {
         Session::new(self, options)
+    }
+
+    /// Whether queries, keys and values come from one matrix.
+    pub(crate) fn fused_qkv(&self) -> bool {
+        self.weights.blocks.first().is_some_and(|b| matches!(b.qkv, crate::weights::Qkv::Fused { .. }))
     }
 
     /// Computes every item of `out` from its index, on all threads.

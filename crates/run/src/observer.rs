@@ -11,6 +11,8 @@ pub struct LinearInput<'a> {
     pub role: TensorRole,
     /// The block, or `None` for the head.
     pub layer: Option<usize>,
+    /// Which of a block's experts it belongs to; it then sees the tokens that chose this expert.
+    pub expert: Option<usize>,
     /// Number of input vectors: one per token, in the order of the tokens. The head sees only those whose
     /// logits were asked for.
     pub rows: usize,

@@ -4,11 +4,81 @@
 //! Linear and Llama 3 scaling only change the factors; YaRN (arXiv 2309.00071) blends the stretched and
 //! the plain frequency by a ramp over the pairs and lengthens the vectors by one constant.
 
-use quern_model::{Rope, RopeScaling};
+use quern_model::{Config, Rope, RopeScaling};
 
-/// Frequencies of one model.
+/// How a model turns queries and keys: one set of frequencies for all its layers, or several.
 #[derive(Clone, Debug)]
-pub(crate) struct Angles {
+pub(crate) struct Rotation {
+    global: Angles,
+    /// Of the layers under a sliding window, where they have a base of their own (Gemma 3).
+    local: Option<Angles>,
+    /// In place of `global` once positions pass the first number (LongRoPE).
+    long: Option<(usize, Angles)>,
+}
+
+/// Cosines and sines of one batch, `[tokens][pairs]`.
+#[derive(Debug, Default)]
+pub(crate) struct Turns {
+    global: (Vec<f32>, Vec<f32>),
+    local: (Vec<f32>, Vec<f32>),
+    has_local: bool,
+}
+
+impl Rotation {
+    /// The frequencies of a model.
+    pub(crate) fn new(config: &Config) -> Self {
+        let rope = &config.rope;
+        let plain = |theta| Rope {
+            theta,
+            scaling: RopeScaling::None,
+            factors: None,
+            local_theta: None,
+            dimensions: rope.dimensions,
+        };
+        let long = match &rope.scaling {
+            RopeScaling::Long { long, original_context, .. } => {
+                Some((*original_context, Angles::stretched(rope, long, config.context_length)))
+            }
+            _ => None,
+        };
+        let global = match &rope.scaling {
+            RopeScaling::Long { short, .. } => Angles::stretched(rope, short, config.context_length),
+            _ => Angles::new(rope),
+        };
+        Self { global, local: rope.local_theta.map(|theta| Angles::new(&plain(theta))), long }
+    }
+
+    /// Pairs per head.
+    pub(crate) fn pairs(&self) -> usize {
+        self.global.pairs()
+    }
+
+    /// Writes the cosines and sines of `count` positions from `first` on.
+    pub(crate) fn fill(&self, first: usize, count: usize, turns: &mut Turns) {
+        let global = match &self.long {
+            // As transformers has it: by how far the text has come, whatever stands in the cache already.
+            Some((original, long)) if first + count > *original => long,
+            _ => &self.global,
+        };
+        global.fill(first, count, &mut turns.global.0, &mut turns.global.1);
+        turns.has_local = self.local.is_some();
+        if let Some(local) = &self.local {
+            local.fill(first, count, &mut turns.local.0, &mut turns.local.1);
+        }
+    }
+}
+
+impl Turns {
+    /// Cosines and sines for a layer; `windowed` if a sliding window limits it.
+    pub(crate) fn of(&self, windowed: bool) -> (&[f32], &[f32]) {
+        let (cos, sin) = if windowed && self.has_local { &self.local } else { &self.global };
+        (cos, sin)
+    }
+}
+
+/// One set of frequencies.
+#[derive(Clone, Debug)]
+struct Angles {
     /// Radians per position, one for each pair. In f64: at position 100 000 an f32 product is off by 0.01.
     frequencies: Vec<f64>,
     /// Multiplies cosines and sines (YaRN's attention factor, else 1).
@@ -16,15 +86,15 @@ pub(crate) struct Angles {
 }
 
 impl Angles {
-    /// The frequencies of `rope`; `None` if its scaling is of a kind this version does not know.
-    pub(crate) fn new(rope: &Rope) -> Option<Self> {
+    /// The frequencies of `rope`; of LongRoPE's without its factors.
+    fn new(rope: &Rope) -> Self {
         let (d, theta) = (rope.dimensions, f64::from(rope.theta));
         let mut frequencies: Vec<f64> =
             (0..d / 2).map(|i| theta.powf(-((2 * i) as f64) / d as f64)).collect();
         let mut scale = 1.0;
         match &rope.scaling {
             // Llama 3's divisors are in `factors`.
-            RopeScaling::None | RopeScaling::Llama3 { .. } => {}
+            RopeScaling::None | RopeScaling::Llama3 { .. } | RopeScaling::Long { .. } => {}
             RopeScaling::Linear { factor } => {
                 frequencies.iter_mut().for_each(|f| *f /= f64::from(*factor));
             }
@@ -44,22 +114,40 @@ impl Angles {
                 }
                 scale = attention_factor.map_or_else(|| 0.1 * f64::from(factor).ln() + 1.0, f64::from);
             }
-            _ => return None,
+            // A kind of scaling that the model crate reads and this does not know.
+            other => debug_assert!(false, "{other:?}"),
         }
         if let Some(factors) = &rope.factors {
             frequencies.iter_mut().zip(factors).for_each(|(f, &by)| *f /= f64::from(by));
         }
-        Some(Self { frequencies, scale })
+        Self { frequencies, scale }
+    }
+
+    /// LongRoPE's, with one of its sets of factors.
+    fn stretched(rope: &Rope, factors: &[f32], context: usize) -> Self {
+        let mut angles = Self::new(rope);
+        angles.frequencies.iter_mut().zip(factors).for_each(|(f, &by)| *f /= f64::from(by));
+        if let RopeScaling::Long { original_context, attention_factor, .. } = rope.scaling {
+            let (context, original) = (context as f64, original_context as f64);
+            angles.scale = match attention_factor {
+                Some(factor) => factor.into(),
+                None if context > original && original > 1.0 => {
+                    (1.0 + (context / original).ln() / original.ln()).sqrt()
+                }
+                None => 1.0,
+            };
+        }
+        angles
     }
 
     /// Pairs per head.
-    pub(crate) fn pairs(&self) -> usize {
+    fn pairs(&self) -> usize {
         self.frequencies.len()
     }
 
     /// Writes the cosines and sines of `count` positions from `first` on: `count` rows of
     /// [`Self::pairs`] values each.
-    pub(crate) fn fill(&self, first: usize, count: usize, cos: &mut Vec<f32>, sin: &mut Vec<f32>) {
+    fn fill(&self, first: usize, count: usize, cos: &mut Vec<f32>, sin: &mut Vec<f32>) {
         cos.clear();
         sin.clear();
         for position in first..first + count {
@@ -77,12 +165,12 @@ mod tests {
     use super::*;
 
     fn rope(scaling: RopeScaling, factors: Option<Vec<f32>>) -> Rope {
-        Rope { theta: 10_000.0, dimensions: 64, scaling, factors }
+        Rope { theta: 10_000.0, dimensions: 64, scaling, factors, local_theta: None }
     }
 
     fn row(rope: &Rope, position: usize) -> (Vec<f32>, Vec<f32>) {
         let (mut cos, mut sin) = (Vec::new(), Vec::new());
-        Angles::new(rope).unwrap().fill(position, 1, &mut cos, &mut sin);
+        Angles::new(rope).fill(position, 1, &mut cos, &mut sin);
         (cos, sin)
     }
 
@@ -113,8 +201,8 @@ mod tests {
             beta_fast: 32.0,
             beta_slow: 1.0,
         };
-        let angles = Angles::new(&rope(yarn, None)).unwrap();
-        let plain = Angles::new(&rope(RopeScaling::None, None)).unwrap();
+        let angles = Angles::new(&rope(yarn, None));
+        let plain = Angles::new(&rope(RopeScaling::None, None));
         assert_eq!(angles.frequencies[0], plain.frequencies[0]);
         assert!((angles.frequencies[31] * 8.0 / plain.frequencies[31] - 1.0).abs() < 1e-12);
         // d ln(L / (turns 2 pi)) / (2 ln theta): pairs 8.06 and 20.10, so the ramp runs from 8 to 21.

@@ -4,77 +4,16 @@
 
 mod common;
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
-use common::{fixture, load, relative_errors};
-use quern_run::{
-    GenerateOptions, KvType, Model, PerplexityOptions, SamplingOptions, SessionOptions, Wanted,
-    generate_from_tokens, perplexity,
-};
-use quern_tensor_io::{Checkpoint, NoProgress};
-
-/// One prompt of a `*.logits.safetensors` file: float32 logits of transformers.
-struct Golden {
-    input_ids: Vec<u32>,
-    greedy_ids: Vec<u32>,
-    /// One row per position.
-    logits: Vec<f32>,
-}
-
-fn golden(path: &Path) -> Vec<Golden> {
-    let file = Checkpoint::open(path).unwrap();
-    let ids = |name: String| {
-        let data = file.tensor(&name).unwrap().data;
-        data.as_chunks().0.iter().map(|&b| i64::from_le_bytes(b) as u32).collect()
-    };
-    let floats = |name: String| {
-        let data = file.tensor(&name).unwrap().data;
-        data.as_chunks().0.iter().map(|&b| f32::from_le_bytes(b)).collect()
-    };
-    (0..2)
-        .map(|n| Golden {
-            input_ids: ids(format!("prompt{n}.input_ids")),
-            greedy_ids: ids(format!("prompt{n}.greedy_ids")),
-            logits: floats(format!("prompt{n}.logits")),
-        })
-        .collect()
-}
-
-/// Checks the logits of every position and 32 greedy tokens against a reference file.
-fn agrees_with_transformers(model: &Model, reference: &Path) {
-    for (n, golden) in golden(reference).iter().enumerate() {
-        for kv in [KvType::F32, KvType::F16] {
-            let options = SessionOptions { context: 256, kv, ..SessionOptions::default() };
-            let mut session = model.session(options).unwrap();
-            let logits = session.forward(&golden.input_ids, Wanted::All).unwrap();
-            let (largest, row) = relative_errors(logits, &golden.logits, model.vocabulary());
-            eprintln!("prompt {n}, {kv:?}: largest difference {largest:.2e}, worst row {row:.2e}");
-            // Rounding keys and values to 11 bits is not float32: it has its own, wider bound.
-            let bound = if kv == KvType::F32 { 1e-4 } else { 1e-3 };
-            assert!(largest < bound && row < bound, "prompt {n}, {kv:?}: {largest:e}, {row:e}");
-
-            let options = GenerateOptions {
-                limit: Some(golden.greedy_ids.len()),
-                context: Some(256),
-                kv,
-                sampling: SamplingOptions::greedy(),
-                ignore_end: true,
-                ..GenerateOptions::default()
-            };
-            let mut streamed = String::new();
-            let report =
-                generate_from_tokens(model, &golden.input_ids, &options, &mut |t| streamed.push_str(t))
-                    .unwrap();
-            assert_eq!(report.tokens, golden.greedy_ids, "prompt {n}, {kv:?}");
-            assert_eq!(report.text, streamed);
-        }
-    }
-}
+use common::{agrees_with_transformers, fixture, golden, load};
+use quern_run::{GenerateOptions, Model, PerplexityOptions, perplexity};
+use quern_tensor_io::NoProgress;
 
 #[test]
 fn bookworm_4m_agrees_with_transformers() {
     let reference = fixture("golden/bookworm-4m.logits.safetensors");
-    agrees_with_transformers(&load(&fixture("bookworm-4m"), 2), &reference);
+    agrees_with_transformers("bookworm-4m", &load(&fixture("bookworm-4m"), 2), &reference, 1e-3, false);
 }
 
 /// The same for models outside the repository: `QUERN_TEST_MODEL=dir QUERN_TEST_LOGITS=file`.
@@ -83,7 +22,7 @@ fn bookworm_4m_agrees_with_transformers() {
 fn another_model_agrees_with_transformers() {
     let path = |name| PathBuf::from(std::env::var(name).unwrap());
     let model = Model::open(&path("QUERN_TEST_MODEL"), Default::default()).unwrap();
-    agrees_with_transformers(&model, &path("QUERN_TEST_LOGITS"));
+    agrees_with_transformers("the model", &model, &path("QUERN_TEST_LOGITS"), 2e-3, false);
 }
 
 /// Both prompts become the tokens transformers made of them.

@@ -10,7 +10,7 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use common::{fixture, load, relative_errors};
-use quern_model::GgufView;
+use quern_model::View;
 use quern_run::random::Random;
 use quern_run::{KvType, LoadOptions, Model, SessionOptions, Wanted};
 use quern_tensor_io::{Checkpoint, ElementType, Metadata, TensorPlan, gguf, safetensors};
@@ -215,7 +215,7 @@ fn assert_logits(model: &Model, tokens: &[u32], expected: &[f32], what: &str) {
 /// The checkpoint as an f32 GGUF file: rows reordered, rope factors as a tensor.
 fn to_gguf(directory: &Path) -> PathBuf {
     let checkpoint = Checkpoint::open(directory).unwrap();
-    let view = GgufView::new(&checkpoint).unwrap();
+    let view = View::gguf(&checkpoint).unwrap();
     let plan: Vec<_> = view
         .tensors()
         .iter()
@@ -224,7 +224,9 @@ fn to_gguf(directory: &Path) -> PathBuf {
     let path = directory.join("model.gguf");
     let mut writer = gguf::Writer::create(&path, view.metadata(), &plan, false).unwrap();
     for (index, tensor) in view.tensors().iter().enumerate() {
-        (0..tensor.rows()).for_each(|row| writer.write(view.row(index, row)).unwrap());
+        let mut bytes = vec![0; tensor.rows() * tensor.row_bytes];
+        view.read(index, 0..tensor.rows(), &mut bytes);
+        writer.write(&bytes).unwrap();
     }
     writer.finish().unwrap();
     path

@@ -5,7 +5,7 @@ use std::process::ExitCode;
 use std::time::Instant;
 
 use anyhow::{Context, bail};
-use quern_model::GgufView;
+use quern_model::View;
 use quern_quantize::bitsandbytes::{self, Kind};
 use quern_quantize::calibration::{SampleOptions, Source, samples};
 use quern_quantize::gptq::{self, Settings};
@@ -157,7 +157,7 @@ fn make(
 ) -> anyhow::Result<()> {
     match target {
         Target::Gguf(file_type) => {
-            let view = GgufView::new(checkpoint)?;
+            let view = View::gguf(checkpoint)?;
             let plan = job::plan(&view, Options { threads, ..Options::new(file_type) })?;
             job::run(&plan, path, &NoProgress)?;
         }

@@ -1,104 +1,208 @@
-//! Activation functions, gated or plain.
+//! Activation functions, gated or plain, and the soft cap.
 
 use super::exp;
 use crate::simd::{Level, Op, dispatch};
 
-/// SwiGLU's middle: `gate = silu(gate) * up` with `silu(x) = x / (1 + e^-x)`.
+/// Activation function of a feed-forward network.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Activation {
+    /// `x / (1 + e^-x)`.
+    Silu,
+    /// `x Φ(x)`, by the error function.
+    Gelu,
+    /// GELU's tanh approximation (`gelu_new`, `gelu_pytorch_tanh`).
+    GeluTanh,
+    /// `max(x, 0)`.
+    Relu,
+}
+
+#[inline(always)]
+fn silu(x: f32) -> f32 {
+    x / (1.0 + exp(-x))
+}
+
+/// `0.5 x (1 + tanh z)`, and `0.5 (1 + tanh z) = 1 / (1 + e^-2z)`.
+#[inline(always)]
+fn gelu_tanh(x: f32) -> f32 {
+    let z = 0.797_884_6 * (x + 0.044_715 * x * x * x);
+    x / (1.0 + exp(-2.0 * z))
+}
+
+#[inline(always)]
+fn gelu(x: f32) -> f32 {
+    0.5 * x * (1.0 + erf(x * std::f32::consts::FRAC_1_SQRT_2))
+}
+
+/// The error function to 3e-7: below 1 its Taylor series, above it Abramowitz and Stegun 7.1.26 (their
+/// coefficients), both in steps without branches.
+#[inline(always)]
+fn erf(x: f32) -> f32 {
+    let a = x.abs();
+    let square = x * x;
+    // x (2 / sqrt(pi)) (1 - x^2/3 + x^4/10 - x^6/42 + ...)
+    let mut p = -1.0 / 76_204_800.0 * 5.0;
+    p = p * square + 1.0 / 685_440.0;
+    p = p * square - 1.0 / 75_600.0;
+    p = p * square + 1.0 / 9_360.0;
+    p = p * square - 1.0 / 1_320.0;
+    p = p * square + 1.0 / 216.0;
+    p = p * square - 1.0 / 42.0;
+    p = p * square + 0.1;
+    p = p * square - 1.0 / 3.0;
+    p = p * square + 1.0;
+    let near = a * p * std::f32::consts::FRAC_2_SQRT_PI;
+    let t = 1.0 / (1.0 + 0.327_591_1 * a);
+    let poly = ((((1.061_405_4 * t - 1.453_152) * t + 1.421_413_7) * t - 0.284_496_74) * t + 0.254_829_6) * t;
+    let far = 1.0 - poly * exp(-square);
+    (if a < 1.0 { near } else { far }).copysign(x)
+}
+
+/// `x = f(x)`.
+#[inline(always)]
+fn map(x: &mut [f32], f: impl Fn(f32) -> f32) {
+    x.iter_mut().for_each(|x| *x = f(*x));
+}
+
+/// `gate = f(gate) * up`.
+#[inline(always)]
+fn map_mul(gate: &mut [f32], up: &[f32], f: impl Fn(f32) -> f32) {
+    gate.iter_mut().zip(up).for_each(|(g, u)| *g = f(*g) * u);
+}
+
+/// `x = act(x)`, element by element.
+pub fn activate(activation: Activation, x: &mut [f32]) {
+    struct Activate<'a>(Activation, &'a mut [f32]);
+    impl Op for Activate<'_> {
+        type Output = ();
+        #[inline(always)]
+        fn call(self) {
+            match self.0 {
+                Activation::Silu => map(self.1, silu),
+                Activation::Gelu => map(self.1, gelu),
+                Activation::GeluTanh => map(self.1, gelu_tanh),
+                Activation::Relu => map(self.1, |x| x.max(0.0)),
+            }
+        }
+    }
+    dispatch(Level::detect(), Activate(activation, x));
+}
+
+/// A gated network's middle: `gate = act(gate) * up`, element by element.
 ///
 /// # Panics
 /// If the lengths differ.
-pub fn silu_mul(gate: &mut [f32], up: &[f32]) {
-    struct SiluMul<'a>(&'a mut [f32], &'a [f32]);
-    impl Op for SiluMul<'_> {
+pub fn activate_mul(activation: Activation, gate: &mut [f32], up: &[f32]) {
+    struct ActivateMul<'a>(Activation, &'a mut [f32], &'a [f32]);
+    impl Op for ActivateMul<'_> {
         type Output = ();
         #[inline(always)]
         fn call(self) {
-            for (g, u) in self.0.iter_mut().zip(self.1) {
-                *g = *g / (1.0 + exp(-*g)) * u;
+            match self.0 {
+                Activation::Silu => map_mul(self.1, self.2, silu),
+                Activation::Gelu => map_mul(self.1, self.2, gelu),
+                Activation::GeluTanh => map_mul(self.1, self.2, gelu_tanh),
+                Activation::Relu => map_mul(self.1, self.2, |x| x.max(0.0)),
             }
         }
     }
-    assert_eq!(gate.len(), up.len(), "silu_mul: lengths");
-    dispatch(Level::detect(), SiluMul(gate, up));
+    assert_eq!(gate.len(), up.len(), "activate_mul: lengths");
+    dispatch(Level::detect(), ActivateMul(activation, gate, up));
 }
 
-/// GELU by its tanh approximation, in place (`gelu_new`, `gelu_pytorch_tanh`).
-pub fn gelu_tanh(x: &mut [f32]) {
-    struct Gelu<'a>(&'a mut [f32]);
-    impl Op for Gelu<'_> {
+/// `c tanh(x / c)` for one value.
+#[inline(always)]
+pub(crate) fn capped(x: f32, cap: f32) -> f32 {
+    // tanh z = 1 - 2 / (1 + e^2z)
+    cap * (1.0 - 2.0 / (1.0 + exp(2.0 * x / cap)))
+}
+
+/// `x = cap * tanh(x / cap)`: keeps values within `-cap..cap` (Gemma 2).
+pub fn softcap(x: &mut [f32], cap: f32) {
+    struct Softcap<'a>(&'a mut [f32], f32);
+    impl Op for Softcap<'_> {
         type Output = ();
         #[inline(always)]
         fn call(self) {
-            for x in self.0.iter_mut() {
-                // 0.5 (1 + tanh z) = 1 / (1 + e^-2z)
-                let z = 0.797_884_6 * (*x + 0.044_715 * *x * *x * *x);
-                *x /= 1.0 + exp(-2.0 * z);
-            }
+            let cap = self.1;
+            map(self.0, |x| capped(x, cap));
         }
     }
-    dispatch(Level::detect(), Gelu(x));
-}
-
-/// GELU by the error function, in place (`gelu`), erf to 1e-6 by the Taylor series or, beyond 2, by
-/// Abramowitz and Stegun 7.1.28 in f64.
-pub fn gelu_erf(x: &mut [f32]) {
-    for x in x {
-        *x = (f64::from(*x) * 0.5 * (1.0 + erf(f64::from(*x) * std::f64::consts::FRAC_1_SQRT_2))) as f32;
-    }
-}
-
-/// The error function: a series below 2.5, a continued fraction above.
-fn erf(x: f64) -> f64 {
-    let a = x.abs();
-    let y = if a < 2.5 {
-        let (mut term, mut sum, mut n) = (a, a, 0.0);
-        while term.abs() > 1e-17 * sum {
-            n += 1.0;
-            term *= -a * a / n;
-            sum += term / (2.0 * n + 1.0);
-            if n > 100.0 {
-                break;
-            }
-        }
-        sum * std::f64::consts::FRAC_2_SQRT_PI
-    } else {
-        let mut f = a;
-        for k in (1..=40).rev() {
-            f = a + f64::from(k) / 2.0 / f;
-        }
-        1.0 - (-a * a).exp() / f / std::f64::consts::PI.sqrt()
-    };
-    y.copysign(x)
+    dispatch(Level::detect(), Softcap(x, cap));
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    #[test]
-    fn silu_and_gelu_follow_their_formulas() {
-        let x: Vec<f32> = (-400..400).map(|i| i as f32 / 20.0).collect();
-        let up: Vec<f32> = x.iter().map(|x| x.cos()).collect();
-        let (mut silu, mut tanh) = (x.clone(), x.clone());
-        silu_mul(&mut silu, &up);
-        gelu_tanh(&mut tanh);
-        for (i, &x) in x.iter().enumerate() {
-            let x = f64::from(x);
-            let expected = x / (1.0 + (-x).exp()) * f64::from(up[i]);
-            assert!((f64::from(silu[i]) - expected).abs() < 2e-6, "silu {x}");
-            let z = (2.0 / std::f64::consts::PI).sqrt() * (x + 0.044715 * x * x * x);
-            assert!((f64::from(tanh[i]) - 0.5 * x * (1.0 + z.tanh())).abs() < 2e-6, "gelu {x}");
+    /// erf in f64: a series below 2.5, a continued fraction above.
+    fn exact_erf(x: f64) -> f64 {
+        let a = x.abs();
+        let y = if a < 2.5 {
+            let (mut term, mut sum) = (a, a);
+            for n in 1..100 {
+                term *= -a * a / f64::from(n);
+                sum += term / (2.0 * f64::from(n) + 1.0);
+            }
+            sum * std::f64::consts::FRAC_2_SQRT_PI
+        } else {
+            let mut f = a;
+            for k in (1..=40).rev() {
+                f = a + f64::from(k) / 2.0 / f;
+            }
+            1.0 - (-a * a).exp() / f / std::f64::consts::PI.sqrt()
+        };
+        y.copysign(x)
+    }
+
+    fn exact(activation: Activation, x: f64) -> f64 {
+        match activation {
+            Activation::Silu => x / (1.0 + (-x).exp()),
+            Activation::Gelu => 0.5 * x * (1.0 + exact_erf(x / 2f64.sqrt())),
+            Activation::GeluTanh => {
+                let z = (2.0 / std::f64::consts::PI).sqrt() * (x + 0.044715 * x * x * x);
+                0.5 * x * (1.0 + z.tanh())
+            }
+            Activation::Relu => x.max(0.0),
         }
     }
 
     #[test]
-    fn gelu_erf_matches_known_values() {
-        // erf values from Abramowitz and Stegun, table 7.1.
-        for (x, y) in [(0.5, 0.5204998778), (1.0, 0.8427007929), (2.0, 0.9953222650), (3.0, 0.9999779095)] {
-            assert!((erf(x) - y).abs() < 1e-9 && (erf(-x) + y).abs() < 1e-9, "erf {x} {}", erf(x));
+    fn activations_follow_their_formulas() {
+        let x: Vec<f32> = (-4000..4000).map(|i| i as f32 / 200.0).collect();
+        let up: Vec<f32> = x.iter().map(|x| x.cos()).collect();
+        for activation in [Activation::Silu, Activation::Gelu, Activation::GeluTanh, Activation::Relu] {
+            let (mut plain, mut gated) = (x.clone(), x.clone());
+            activate(activation, &mut plain);
+            activate_mul(activation, &mut gated, &up);
+            for (i, &x) in x.iter().enumerate() {
+                let expected = exact(activation, x.into());
+                assert!((f64::from(plain[i]) - expected).abs() < 2e-6, "{activation:?} {x}: {}", plain[i]);
+                let expected = expected * f64::from(up[i]);
+                assert!((f64::from(gated[i]) - expected).abs() < 2e-6, "{activation:?} {x} gated");
+            }
         }
-        let mut x = [1.0f32, -20.0, 20.0, 0.0];
-        gelu_erf(&mut x);
-        assert!((x[0] - 0.841_344_7).abs() < 1e-6 && x[1] == 0.0 && x[2] == 20.0 && x[3] == 0.0);
+    }
+
+    #[test]
+    fn erf_matches_known_values() {
+        // Abramowitz and Stegun, table 7.1.
+        for (x, y) in [(0.5, 0.5204998778), (1.0, 0.8427007929), (2.0, 0.9953222650), (3.0, 0.9999779095)] {
+            assert!((exact_erf(x) - y).abs() < 1e-9);
+        }
+        for i in -6000..6000 {
+            let x = i as f32 / 1000.0;
+            assert!((f64::from(erf(x)) - exact_erf(x.into())).abs() < 4e-7, "{x}: {}", erf(x));
+        }
+    }
+
+    #[test]
+    fn caps_are_kept() {
+        let mut x: Vec<f32> = (-1000..1000).map(|i| i as f32 / 5.0).collect();
+        let before = x.clone();
+        softcap(&mut x, 30.0);
+        for (x, before) in x.iter().zip(before) {
+            let expected = 30.0 * (f64::from(before) / 30.0).tanh();
+            assert!((f64::from(*x) - expected).abs() < 1e-5, "{before}: {x} {expected}");
+        }
     }
 }

@@ -8,7 +8,7 @@ mod rope;
 mod softmax;
 
 pub(crate) use exp::exp;
-pub use gated::{gelu_erf, gelu_tanh, silu_mul};
+pub use gated::{Activation, activate, activate_mul, softcap};
 pub use norm::{layer_norm, rms_norm};
 pub use rope::{RopeStyle, rope};
 pub use softmax::{argmax, log_softmax_at, softmax};

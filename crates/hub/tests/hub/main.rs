@@ -76,7 +76,7 @@ fn sharded() -> Repo {
     Repo::new("org/model")
         .small("config.json", r#"{"model_type":"llama"}"#)
         .small("tokenizer.json", noise(5000, 1))
-        .small("README.md", "a model")
+        .small("LICENSE", "a model")
         .small("model.safetensors.index.json", index)
         .large("model-00001-of-00002.safetensors", noise(700_000, 2))
         .large("model-00002-of-00002.safetensors", noise(300_000, 3))

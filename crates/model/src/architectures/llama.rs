@@ -1,57 +1,102 @@
-//! Llama and what follows it to the letter: Llama 1 to 3.3, Mistral, TinyLlama, Yi, SmolLM.
+//! Llama and what follows it to the letter: Llama 1 to 3.3, Mistral, TinyLlama, Yi, SmolLM; and Mixtral, whose
+//! GGUF files go by the same name.
 
-use crate::architecture::{
-    Activation, Architecture, Block, Dim, Norm, Position, Presence, RopeStyle, RowOrder, TensorRole as Role,
-    TensorTemplate,
-};
+use super::table::*;
+use crate::architecture::{Architecture, Field, GgufKey, HfKey, RopeStyle, Silence, TensorTemplate};
 
-const fn tensor(
-    role: Role,
-    hf: &'static str,
-    gguf: &'static str,
-    shape: &'static [Dim],
-    presence: Presence,
-    rows: RowOrder,
-) -> TensorTemplate {
-    TensorTemplate { role, hf: Some(hf), gguf, shape, presence, rows }
-}
+static KEYS: [HfKey; 15] = with_llama_keys([
+    key(Field::QkvBias, &["attention_bias"], Silence::Flag(false)),
+    key(Field::OutputBias, &["attention_bias"], Silence::Flag(false)),
+    key(Field::MlpBias, &["mlp_bias"], Silence::Flag(false)),
+]);
 
-use Dim::{Ffn, Hidden, KeyValue, Query, RopeHalf, Vocab};
-use Presence::{Always, AttentionBias, FfnBias, UnlessTied};
-use RowOrder::{KeyHeads, QueryHeads, Same};
+static MIXTRAL_KEYS: [HfKey; 15] = with_llama_keys([
+    key(Field::Experts, &["num_local_experts", "num_experts"], Silence::Required),
+    key(Field::ExpertsUsed, &["num_experts_per_tok"], Silence::Required),
+    always(Field::NormTopk, true),
+]);
+
+const GGUF_KEYS: &[GgufKey] = &[
+    GgufKey::BlockCount,
+    GgufKey::ContextLength,
+    GgufKey::EmbeddingLength,
+    GgufKey::FeedForwardLength,
+    GgufKey::HeadCount,
+    GgufKey::HeadCountKv,
+    GgufKey::RopeScaling,
+    GgufKey::RopeFreqBase,
+    GgufKey::RmsEpsilon,
+    GgufKey::ExpertCount,
+    GgufKey::ExpertUsedCount,
+    GgufKey::KeyValueLengthIfGiven,
+    GgufKey::VocabSize,
+    GgufKey::RopeDimensionCount,
+    GgufKey::SlidingWindow,
+];
 
 /// Llama: RMS norm, rotary positions, grouped-query attention, SwiGLU.
-#[rustfmt::skip]
 pub static LLAMA: Architecture = Architecture {
     name: "llama",
     hf_architectures: &["LlamaForCausalLM", "LLaMAForCausalLM", "MistralForCausalLM"],
     hf_model_types: &["llama", "mistral"],
-    norm: Norm::Rms,
-    position: Position::Rotary,
     gguf_rope_style: RopeStyle::Interleaved,
-    block: Block::Sequential,
-    activations: &[Activation::Silu],
-    gated: true,
-    tensors: &[
-        tensor(Role::TokenEmbedding, "model.embed_tokens.weight", "token_embd.weight", &[Vocab, Hidden], Always, Same),
-        tensor(Role::OutputNorm, "model.norm.weight", "output_norm.weight", &[Hidden], Always, Same),
-        tensor(Role::Output, "lm_head.weight", "output.weight", &[Vocab, Hidden], UnlessTied, Same),
-        TensorTemplate { role: Role::RopeFactors, hf: None, gguf: "rope_freqs.weight", shape: &[RopeHalf], presence: Presence::RopeFactors, rows: Same },
-        tensor(Role::AttentionNorm, "model.layers.{layer}.input_layernorm.weight", "blk.{layer}.attn_norm.weight", &[Hidden], Always, Same),
-        tensor(Role::AttentionQ, "model.layers.{layer}.self_attn.q_proj.weight", "blk.{layer}.attn_q.weight", &[Query, Hidden], Always, QueryHeads),
-        tensor(Role::AttentionK, "model.layers.{layer}.self_attn.k_proj.weight", "blk.{layer}.attn_k.weight", &[KeyValue, Hidden], Always, KeyHeads),
-        tensor(Role::AttentionV, "model.layers.{layer}.self_attn.v_proj.weight", "blk.{layer}.attn_v.weight", &[KeyValue, Hidden], Always, Same),
-        tensor(Role::AttentionOutput, "model.layers.{layer}.self_attn.o_proj.weight", "blk.{layer}.attn_output.weight", &[Hidden, Query], Always, Same),
-        tensor(Role::AttentionQBias, "model.layers.{layer}.self_attn.q_proj.bias", "blk.{layer}.attn_q.bias", &[Query], AttentionBias, QueryHeads),
-        tensor(Role::AttentionKBias, "model.layers.{layer}.self_attn.k_proj.bias", "blk.{layer}.attn_k.bias", &[KeyValue], AttentionBias, KeyHeads),
-        tensor(Role::AttentionVBias, "model.layers.{layer}.self_attn.v_proj.bias", "blk.{layer}.attn_v.bias", &[KeyValue], AttentionBias, Same),
-        tensor(Role::AttentionOutputBias, "model.layers.{layer}.self_attn.o_proj.bias", "blk.{layer}.attn_output.bias", &[Hidden], AttentionBias, Same),
-        tensor(Role::FfnNorm, "model.layers.{layer}.post_attention_layernorm.weight", "blk.{layer}.ffn_norm.weight", &[Hidden], Always, Same),
-        tensor(Role::FfnGate, "model.layers.{layer}.mlp.gate_proj.weight", "blk.{layer}.ffn_gate.weight", &[Ffn, Hidden], Always, Same),
-        tensor(Role::FfnUp, "model.layers.{layer}.mlp.up_proj.weight", "blk.{layer}.ffn_up.weight", &[Ffn, Hidden], Always, Same),
-        tensor(Role::FfnDown, "model.layers.{layer}.mlp.down_proj.weight", "blk.{layer}.ffn_down.weight", &[Hidden, Ffn], Always, Same),
-        tensor(Role::FfnGateBias, "model.layers.{layer}.mlp.gate_proj.bias", "blk.{layer}.ffn_gate.bias", &[Ffn], FfnBias, Same),
-        tensor(Role::FfnUpBias, "model.layers.{layer}.mlp.up_proj.bias", "blk.{layer}.ffn_up.bias", &[Ffn], FfnBias, Same),
-        tensor(Role::FfnDownBias, "model.layers.{layer}.mlp.down_proj.bias", "blk.{layer}.ffn_down.bias", &[Hidden], FfnBias, Same),
-    ],
+    hf_keys: &KEYS,
+    gguf_keys: GGUF_KEYS,
+    tensors: TENSORS,
+    ..USUAL
 };
+
+/// Mixtral: Llama with a mixture of experts for each feed-forward network.
+pub static MIXTRAL: Architecture = Architecture {
+    name: "llama",
+    has_experts: true,
+    hf_architectures: &["MixtralForCausalLM"],
+    hf_model_types: &["mixtral"],
+    gguf_rope_style: RopeStyle::Interleaved,
+    hf_keys: &MIXTRAL_KEYS,
+    gguf_keys: GGUF_KEYS,
+    tensors: MIXTRAL_TENSORS,
+    ..USUAL
+};
+
+#[rustfmt::skip]
+const TENSORS: &[TensorTemplate] = &[
+    tensor(Role::TokenEmbedding, "model.embed_tokens.weight", "token_embd.weight", &[Vocab, Hidden], Always, Same),
+    tensor(Role::OutputNorm, "model.norm.weight", "output_norm.weight", &[Hidden], Always, Same),
+    tensor(Role::Output, "lm_head.weight", "output.weight", &[Vocab, Hidden], UnlessTied, Same),
+    computed(Role::RopeFactors, "rope_freqs.weight", crate::architecture::Presence::RopeFactors),
+    tensor(Role::AttentionNorm, "model.layers.{layer}.input_layernorm.weight", "blk.{layer}.attn_norm.weight", &[Hidden], Always, Same),
+    tensor(Role::AttentionQ, "model.layers.{layer}.self_attn.q_proj.weight", "blk.{layer}.attn_q.weight", &[Query, Hidden], Always, QueryHeads),
+    tensor(Role::AttentionK, "model.layers.{layer}.self_attn.k_proj.weight", "blk.{layer}.attn_k.weight", &[KeyValue, Hidden], Always, KeyHeads),
+    tensor(Role::AttentionV, "model.layers.{layer}.self_attn.v_proj.weight", "blk.{layer}.attn_v.weight", &[KeyValue, Hidden], Always, Same),
+    tensor(Role::AttentionOutput, "model.layers.{layer}.self_attn.o_proj.weight", "blk.{layer}.attn_output.weight", &[Hidden, Query], Always, Same),
+    tensor(Role::AttentionQBias, "model.layers.{layer}.self_attn.q_proj.bias", "blk.{layer}.attn_q.bias", &[Query], QkvBias, QueryHeads),
+    tensor(Role::AttentionKBias, "model.layers.{layer}.self_attn.k_proj.bias", "blk.{layer}.attn_k.bias", &[KeyValue], QkvBias, KeyHeads),
+    tensor(Role::AttentionVBias, "model.layers.{layer}.self_attn.v_proj.bias", "blk.{layer}.attn_v.bias", &[KeyValue], QkvBias, Same),
+    tensor(Role::AttentionOutputBias, "model.layers.{layer}.self_attn.o_proj.bias", "blk.{layer}.attn_output.bias", &[Hidden], OutputBias, Same),
+    tensor(Role::FfnNorm, "model.layers.{layer}.post_attention_layernorm.weight", "blk.{layer}.ffn_norm.weight", &[Hidden], Always, Same),
+    tensor(Role::FfnGate, "model.layers.{layer}.mlp.gate_proj.weight", "blk.{layer}.ffn_gate.weight", &[Ffn, Hidden], Always, Same),
+    tensor(Role::FfnUp, "model.layers.{layer}.mlp.up_proj.weight", "blk.{layer}.ffn_up.weight", &[Ffn, Hidden], Always, Same),
+    tensor(Role::FfnDown, "model.layers.{layer}.mlp.down_proj.weight", "blk.{layer}.ffn_down.weight", &[Hidden, Ffn], Always, Same),
+    tensor(Role::FfnGateBias, "model.layers.{layer}.mlp.gate_proj.bias", "blk.{layer}.ffn_gate.bias", &[Ffn], FfnBias, Same),
+    tensor(Role::FfnUpBias, "model.layers.{layer}.mlp.up_proj.bias", "blk.{layer}.ffn_up.bias", &[Ffn], FfnBias, Same),
+    tensor(Role::FfnDownBias, "model.layers.{layer}.mlp.down_proj.bias", "blk.{layer}.ffn_down.bias", &[Hidden], FfnBias, Same),
+];
+
+#[rustfmt::skip]
+const MIXTRAL_TENSORS: &[TensorTemplate] = &[
+    tensor(Role::TokenEmbedding, "model.embed_tokens.weight", "token_embd.weight", &[Vocab, Hidden], Always, Same),
+    tensor(Role::OutputNorm, "model.norm.weight", "output_norm.weight", &[Hidden], Always, Same),
+    tensor(Role::Output, "lm_head.weight", "output.weight", &[Vocab, Hidden], UnlessTied, Same),
+    computed(Role::RopeFactors, "rope_freqs.weight", crate::architecture::Presence::RopeFactors),
+    tensor(Role::AttentionNorm, "model.layers.{layer}.input_layernorm.weight", "blk.{layer}.attn_norm.weight", &[Hidden], Always, Same),
+    tensor(Role::AttentionQ, "model.layers.{layer}.self_attn.q_proj.weight", "blk.{layer}.attn_q.weight", &[Query, Hidden], Always, QueryHeads),
+    tensor(Role::AttentionK, "model.layers.{layer}.self_attn.k_proj.weight", "blk.{layer}.attn_k.weight", &[KeyValue, Hidden], Always, KeyHeads),
+    tensor(Role::AttentionV, "model.layers.{layer}.self_attn.v_proj.weight", "blk.{layer}.attn_v.weight", &[KeyValue, Hidden], Always, Same),
+    tensor(Role::AttentionOutput, "model.layers.{layer}.self_attn.o_proj.weight", "blk.{layer}.attn_output.weight", &[Hidden, Query], Always, Same),
+    tensor(Role::FfnNorm, "model.layers.{layer}.post_attention_layernorm.weight", "blk.{layer}.ffn_norm.weight", &[Hidden], Always, Same),
+    tensor(Role::Router, "model.layers.{layer}.block_sparse_moe.gate.weight", "blk.{layer}.ffn_gate_inp.weight", &[Experts, Hidden], Always, Same),
+    tensor(Role::ExpertsGate, "model.layers.{layer}.block_sparse_moe.experts.{expert}.w1.weight", "blk.{layer}.ffn_gate_exps.weight", &[Experts, ExpertFfn, Hidden], Always, EachExpert),
+    tensor(Role::ExpertsUp, "model.layers.{layer}.block_sparse_moe.experts.{expert}.w3.weight", "blk.{layer}.ffn_up_exps.weight", &[Experts, ExpertFfn, Hidden], Always, EachExpert),
+    tensor(Role::ExpertsDown, "model.layers.{layer}.block_sparse_moe.experts.{expert}.w2.weight", "blk.{layer}.ffn_down_exps.weight", &[Experts, Hidden, ExpertFfn], Always, EachExpert),
+];

@@ -1,17 +1,55 @@
 //! The architectures quern knows, one file each.
 
+mod falcon;
+mod gemma;
+mod gpt2;
+mod gpt_neox;
 mod llama;
+mod opt;
+mod phi;
+mod qwen;
+mod stablelm;
+mod starcoder2;
+mod table;
 
-pub use llama::LLAMA;
+pub use falcon::FALCON;
+pub use gemma::{GEMMA, GEMMA2, GEMMA3};
+pub use gpt_neox::GPT_NEOX;
+pub use gpt2::GPT2;
+pub use llama::{LLAMA, MIXTRAL};
+pub use opt::OPT;
+pub use phi::{PHI2, PHI3};
+pub use qwen::{QWEN2, QWEN3, QWEN3_MOE};
+pub use stablelm::STABLELM;
+pub use starcoder2::STARCODER2;
 
 use crate::Architecture;
 
 /// Every architecture.
-pub const ALL: &[&Architecture] = &[&LLAMA];
+pub static ALL: &[&Architecture] = &[
+    &LLAMA,
+    &MIXTRAL,
+    &QWEN2,
+    &QWEN3,
+    &QWEN3_MOE,
+    &GEMMA,
+    &GEMMA2,
+    &GEMMA3,
+    &PHI2,
+    &PHI3,
+    &OPT,
+    &GPT2,
+    &GPT_NEOX,
+    &STARCODER2,
+    &STABLELM,
+    &FALCON,
+];
 
-/// The architecture with this `general.architecture` in GGUF.
-pub fn from_gguf_name(name: &str) -> Option<&'static Architecture> {
-    ALL.iter().copied().find(|a| a.name == name)
+/// The architecture with this `general.architecture` in GGUF; `experts` tells the two of the name `llama` apart.
+pub fn from_gguf_name(name: &str, experts: bool) -> Option<&'static Architecture> {
+    let of_name = |a: &&&Architecture| a.name == name && a.no_gguf.is_none();
+    let mut found = ALL.iter().filter(of_name).copied();
+    found.clone().find(|a| a.has_experts == experts).or_else(|| found.next())
 }
 
 /// The architecture for this entry of `architectures` in a `config.json`.

@@ -1,6 +1,6 @@
 //! The tensors a configuration demands.
 
-use crate::architecture::{Dim, Presence, TensorRole, TensorTemplate, World};
+use crate::architecture::{Dim, Layout, Presence, TensorRole, TensorTemplate, World};
 
 use super::Config;
 
@@ -9,12 +9,14 @@ use super::Config;
 pub struct ExpectedTensor {
     /// Its name in the world asked for.
     pub name: String,
-    /// Dimensions, outermost first.
+    /// Dimensions in that world, outermost first.
     pub shape: Vec<usize>,
     /// What it is for.
     pub role: TensorRole,
     /// Its layer; `None` outside the blocks.
     pub layer: Option<usize>,
+    /// Which expert's (or head's) it is, where Hugging Face has one tensor each and GGUF one stack.
+    pub part: Option<usize>,
     /// Whether a model may lack it (a tied head, biases in GGUF).
     pub optional: bool,
     /// The description it comes from.
@@ -26,56 +28,112 @@ impl Config {
     /// layer by layer in the architecture's order.
     pub fn expected_tensors(&self, world: World) -> Vec<ExpectedTensor> {
         let templates = self.architecture.tensors;
-        let outside = templates.iter().filter(|t| !t.per_layer()).filter_map(|t| self.expect(t, world, None));
-        let inside = (0..self.layers).flat_map(|layer| {
-            let per_layer = templates.iter().filter(|t| t.per_layer());
-            per_layer.filter_map(move |t| self.expect(t, world, Some(layer)))
-        });
-        outside.chain(inside).collect()
+        let mut all = Vec::new();
+        for template in templates.iter().filter(|t| !t.per_layer()) {
+            self.expect(template, world, None, &mut all);
+        }
+        for layer in 0..self.layers {
+            for template in templates.iter().filter(|t| t.per_layer()) {
+                self.expect(template, world, Some(layer), &mut all);
+            }
+        }
+        all
     }
 
-    /// The name of the tensor with this role in `world`, whether or not this model has it.
+    /// The name of the tensor with this role in `world`, whether or not this model has it; of the first part,
+    /// where there are several.
     pub fn tensor_name(&self, world: World, role: TensorRole, layer: Option<usize>) -> Option<String> {
-        let template = self.architecture.tensors.iter().find(|t| t.role == role)?;
-        fill(template.name(world)?, layer)
+        let of_role = || self.architecture.tensors.iter().filter(|t| t.role == role);
+        let template = of_role().find(|t| self.presence(t, world).is_some()).or_else(|| of_role().next())?;
+        self.fill(template.name(world)?, layer, Some(0))
+    }
+
+    /// Whether models of this configuration have the tensor: `None` if not, whether it is optional otherwise.
+    fn presence(&self, template: &TensorTemplate, world: World) -> Option<bool> {
+        let gguf = world == World::Gguf;
+        let given = |there: bool, optional: bool| there.then_some(optional);
+        match template.presence {
+            Presence::Always => Some(false),
+            Presence::UnlessTied => Some(self.tied_embeddings),
+            Presence::QkvBias => given(self.qkv_bias, gguf),
+            Presence::OutputBias => given(self.output_bias, gguf),
+            Presence::FfnBias => given(self.mlp_bias, gguf),
+            Presence::QkNorm => given(self.qk_norm, false),
+            Presence::SecondNorm => given(self.second_norm, false),
+            Presence::OneNorm => given(!self.second_norm, false),
+            Presence::FinalNorm => given(self.final_norm, false),
+            Presence::EmbeddingProjection => given(self.embedding_size != self.hidden_size, false),
+            Presence::RopeFactors => given(self.rope.factors.is_some(), false),
+            Presence::LongRope => given(self.rope.long_factors().is_some(), false),
+        }
     }
 
     fn expect(
         &self,
-        t: &'static TensorTemplate,
+        template: &'static TensorTemplate,
         world: World,
         layer: Option<usize>,
-    ) -> Option<ExpectedTensor> {
-        let optional = match t.presence {
-            Presence::Always => false,
-            Presence::UnlessTied => self.tied_embeddings,
-            Presence::AttentionBias if self.attention_bias => world == World::Gguf,
-            Presence::FfnBias if self.mlp_bias => world == World::Gguf,
-            Presence::RopeFactors if self.rope.factors.is_some() => false,
-            Presence::AttentionBias | Presence::FfnBias | Presence::RopeFactors => return None,
+        out: &mut Vec<ExpectedTensor>,
+    ) {
+        let Some(optional) = self.presence(template, world) else { return };
+        let mut shape: Vec<usize> = template.shape.iter().map(|&dim| self.size(dim)).collect();
+        let parts = match (world, template.layout) {
+            (World::HuggingFace, Layout::Transposed) => {
+                shape.reverse();
+                None
+            }
+            (World::HuggingFace, Layout::Experts | Layout::HeadNorms) => Some(shape.remove(0)),
+            _ => None,
         };
-        let shape = t.shape.iter().map(|&dim| self.size(dim)).collect();
-        let name = fill(t.name(world)?, layer)?;
-        Some(ExpectedTensor { name, shape, role: t.role, layer, optional, template: t })
+        for part in 0..parts.unwrap_or(1) {
+            let part = parts.map(|_| part);
+            let Some(name) = template.name(world).and_then(|name| self.fill(name, layer, part)) else {
+                return;
+            };
+            let (shape, role) = (shape.clone(), template.role);
+            out.push(ExpectedTensor { name, shape, role, layer, part, optional, template });
+        }
     }
 
     fn size(&self, dim: Dim) -> usize {
+        let experts = self.experts.as_ref();
         match dim {
             Dim::Vocab => self.vocab_size,
             Dim::Hidden => self.hidden_size,
             Dim::Query => self.heads * self.head_dim,
             Dim::KeyValue => self.kv_heads * self.head_dim,
+            Dim::Qkv => (self.heads + 2 * self.kv_heads) * self.head_dim,
+            Dim::Heads => self.heads,
+            Dim::KvHeads => self.kv_heads,
+            Dim::HeadDim => self.head_dim,
             Dim::Ffn => self.ffn_size,
+            Dim::GateUp => 2 * self.ffn_size,
             Dim::RopeHalf => self.rope.dimensions / 2,
+            Dim::Positions => self.context_length + self.position_offset(),
+            Dim::Embedding => self.embedding_size,
+            Dim::Experts => experts.map_or(0, |e| e.count),
+            Dim::ExpertFfn => experts.map_or(0, |e| e.ffn_size),
         }
     }
-}
 
-/// Puts the layer's number into a name; `None` if one is missing or too many.
-fn fill(template: &str, layer: Option<usize>) -> Option<String> {
-    match layer {
-        Some(layer) if template.contains("{layer}") => Some(template.replace("{layer}", &layer.to_string())),
-        None if !template.contains("{layer}") => Some(template.to_owned()),
-        _ => None,
+    /// Rows in front of the first position's in the table of positions.
+    fn position_offset(&self) -> usize {
+        match self.architecture.position {
+            crate::architecture::Position::Learned { offset } => offset,
+            crate::architecture::Position::Rotary => 0,
+        }
+    }
+
+    /// Puts the layer's and the part's number into a name; `None` if the layer is missing or too much.
+    fn fill(&self, template: &str, layer: Option<usize>, part: Option<usize>) -> Option<String> {
+        if layer.is_some() != template.contains("{layer}") {
+            return None;
+        }
+        let template = match template.strip_prefix(self.architecture.hf_prefix) {
+            Some(bare) if self.bare_names => bare,
+            _ => template,
+        };
+        let number = |n: Option<usize>| n.map(|n| n.to_string()).unwrap_or_default();
+        Some(template.replace("{layer}", &number(layer)).replace("{expert}", &number(part)))
     }
 }

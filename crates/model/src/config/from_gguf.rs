@@ -2,12 +2,12 @@
 
 use std::path::Path;
 
-use quern_tensor_io::{Checkpoint, ElementType, Error, Metadata, Result};
+use quern_tensor_io::{Checkpoint, ElementType, Error, Metadata, Result, Value};
 
-use crate::architecture::{Activation, TensorRole, World};
+use crate::architecture::{Block, Norm, Position, Sliding, TensorRole as Role, World};
 use crate::architectures;
 
-use super::{Config, Rope, RopeScaling, limit, unknown_architecture};
+use super::{Config, Experts, Rope, RopeScaling, limit, quirks, unknown_architecture};
 
 /// Metadata under one architecture's prefix.
 struct Keys<'a> {
@@ -42,6 +42,19 @@ impl Keys<'_> {
         self.size(key, max)?.ok_or_else(|| self.missing(key))
     }
 
+    fn flag(&self, key: &str) -> Result<Option<bool>> {
+        match self.metadata.get(&self.name(key)) {
+            None => Ok(None),
+            Some(Value::Bool(flag)) => Ok(Some(*flag)),
+            Some(_) => Err(self.error(key, "true or false is expected")),
+        }
+    }
+
+    /// The base of rope where the file does not give it.
+    fn usual_theta(&self) -> f32 {
+        if self.prefix == "gemma3" { 1e6 } else { 10_000.0 }
+    }
+
     fn f32(&self, key: &str) -> Result<Option<f32>> {
         let Some(value) = self.metadata.get(&self.name(key)) else { return Ok(None) };
         match value.as_f64().filter(|v| v.is_finite()) {
@@ -55,16 +68,24 @@ pub(super) fn read(file: &Path, metadata: &Metadata, checkpoint: &Checkpoint) ->
     let name = metadata
         .str("general.architecture")
         .ok_or_else(|| Error::malformed(file, "the metadata key \"general.architecture\" is missing"))?;
-    let architecture = architectures::from_gguf_name(name).ok_or_else(|| unknown_architecture(file, name))?;
+    let with_experts = metadata.u64(&format!("{name}.expert_count")).is_some_and(|n| n > 0);
+    let architecture =
+        architectures::from_gguf_name(name, with_experts).ok_or_else(|| unknown_architecture(file, name))?;
     let keys = Keys { file, prefix: architecture.name, metadata };
-
-    if let Some(experts) = keys.metadata.u64(&keys.name("expert_count")).filter(|&n| n > 0) {
-        let what = format!("a mixture of {experts} experts is not supported yet");
+    if with_experts != architecture.has_experts {
+        let what = match with_experts {
+            true => format!("{name} models with experts are not supported"),
+            false => {
+                format!("a {name} model without experts is not one; {} is missing", keys.name("expert_count"))
+            }
+        };
         return Err(Error::unsupported(file, what));
     }
+
     let hidden_size = keys.need("embedding_length", limit::HIDDEN)?;
     let heads = keys.need("attention.head_count", limit::HEADS)?;
-    let head_dim = match keys.size("attention.key_length", limit::HIDDEN)? {
+    let given = keys.size("attention.key_length", limit::HIDDEN)?;
+    let head_dim = match given {
         Some(given) => given,
         None if hidden_size.is_multiple_of(heads) => hidden_size / heads,
         None => {
@@ -80,54 +101,126 @@ pub(super) fn read(file: &Path, metadata: &Metadata, checkpoint: &Checkpoint) ->
         Some(size) => size,
         None => return Err(keys.missing("vocab_size")),
     };
-    let dimensions = keys.size("rope.dimension_count", limit::HIDDEN)?.unwrap_or(head_dim);
+    let layers = keys.need("block_count", limit::LAYERS)?;
+    let context_length = keys.need("context_length", limit::CONTEXT)?;
+    let ffn_size = keys.need("feed_forward_length", limit::HIDDEN)?;
+    let dimensions = match architecture.position {
+        Position::Rotary => keys.size("rope.dimension_count", limit::HIDDEN)?.unwrap_or(head_dim),
+        Position::Learned { .. } => 0,
+    };
+    let epsilon = match architecture.norm {
+        Norm::Rms => "attention.layer_norm_rms_epsilon",
+        Norm::Layer => "attention.layer_norm_epsilon",
+    };
+    let experts = match with_experts {
+        false => None,
+        true => Some(Experts {
+            count: keys.need("expert_count", limit::EXPERTS)?,
+            used: keys.need("expert_used_count", limit::EXPERTS)?,
+            ffn_size: keys.size("expert_feed_forward_length", limit::HIDDEN)?.unwrap_or(ffn_size),
+            normalized: keys.flag("expert_weights_norm")?.unwrap_or(true),
+        }),
+    };
+    let block = match keys.flag("use_parallel_residual")? {
+        Some(true) => Block::Parallel,
+        Some(false) => Block::Sequential,
+        None => architecture.block,
+    };
+    // Zero stands for no window (Phi-4).
+    let windowless = keys.metadata.u64(&keys.name("attention.sliding_window")) == Some(0);
+    let sliding_window = match windowless || architecture.sliding == Sliding::FromLayer {
+        true => None,
+        false => keys.size("attention.sliding_window", limit::CONTEXT)?,
+    };
 
     let mut config = Config {
         architecture,
         world: World::Gguf,
+        bare_names: false,
         vocab_size,
         hidden_size,
-        layers: keys.need("block_count", limit::LAYERS)?,
+        embedding_size: hidden_size,
+        layers,
         heads,
         kv_heads: keys.size("attention.head_count_kv", limit::HEADS)?.unwrap_or(heads),
         head_dim,
-        ffn_size: keys.need("feed_forward_length", limit::HIDDEN)?,
-        context_length: keys.need("context_length", limit::CONTEXT)?,
-        norm_epsilon: keys
-            .f32("attention.layer_norm_rms_epsilon")?
-            .ok_or_else(|| keys.missing("attention.layer_norm_rms_epsilon"))?,
+        head_dim_given: given.is_some(),
+        ffn_size,
+        context_length,
+        norm_epsilon: keys.f32(epsilon)?.ok_or_else(|| keys.missing(epsilon))?,
         rope: Rope {
-            theta: keys.f32("rope.freq_base")?.unwrap_or(10_000.0),
+            theta: keys.f32("rope.freq_base")?.unwrap_or(keys.usual_theta()),
             dimensions,
             scaling: scaling(&keys)?,
             factors: None,
+            local_theta: match architecture.name {
+                "gemma3" => Some(keys.f32("rope.freq_base_swa")?.unwrap_or(10_000.0)),
+                _ => None,
+            },
         },
         rope_style: architecture.gguf_rope_style,
-        sliding_window: keys.size("attention.sliding_window", limit::CONTEXT)?,
+        sliding_window,
+        sliding_layers: Vec::new(),
+        block,
         tied_embeddings: false,
-        attention_bias: false,
+        qkv_bias: false,
+        output_bias: false,
         mlp_bias: false,
-        activation: Activation::Silu,
+        qk_norm: false,
+        second_norm: true,
+        final_norm: true,
+        attention_softcap: keys.f32("attn_logit_softcapping")?,
+        final_softcap: keys.f32("final_logit_softcapping")?,
+        query_scalar: keys.f32("attention.scale")?.filter(|&s| s > 0.0).map(query_scalar),
+        experts,
+        // Readers of GGUF take it from the architecture; no key says it.
+        activation: architecture.activations[0],
         dtype: None,
         quantization: None,
     };
+    config.sliding_layers = config.usual_sliding_layers();
     // What HF's config says, GGUF says by the tensors that are there.
     let has = |role, layer| {
         let name = config.tensor_name(World::Gguf, role, layer);
         name.is_some_and(|n| checkpoint.tensor(&n).is_some())
     };
-    let tied = !has(TensorRole::Output, None);
-    let any = |roles: &[TensorRole]| roles.iter().any(|&role| has(role, Some(0)));
-    let attention_bias = any(&[
-        TensorRole::AttentionQBias,
-        TensorRole::AttentionKBias,
-        TensorRole::AttentionVBias,
-        TensorRole::AttentionOutputBias,
-    ]);
-    let mlp_bias = any(&[TensorRole::FfnGateBias, TensorRole::FfnUpBias, TensorRole::FfnDownBias]);
-    (config.tied_embeddings, config.attention_bias, config.mlp_bias) = (tied, attention_bias, mlp_bias);
-    config.rope.factors = factors(&config, file, checkpoint)?;
+    let any = |roles: &[Role]| roles.iter().any(|&role| has(role, Some(0)));
+    let tied = !has(Role::Output, None);
+    let qkv_bias =
+        any(&[Role::AttentionQBias, Role::AttentionKBias, Role::AttentionVBias, Role::AttentionQkvBias]);
+    let output_bias = any(&[Role::AttentionOutputBias]);
+    let mlp_bias = any(&[Role::FfnGateBias, Role::FfnUpBias, Role::FfnDownBias]);
+    let qk_norm = any(&[Role::AttentionQNorm, Role::AttentionKNorm]);
+    (config.tied_embeddings, config.qk_norm) = (tied, qk_norm);
+    (config.qkv_bias, config.output_bias, config.mlp_bias) = (qkv_bias, output_bias, mlp_bias);
+    quirks::from_gguf(|name| checkpoint.tensor(name).is_some(), &mut config);
+    config.rope.factors = factors(&config, file, checkpoint, Role::RopeFactors)?;
+    long_factors(&mut config, &keys, checkpoint)?;
     config.checked(file)
+}
+
+/// Phi-3's two sets of factors, which are tensors.
+fn long_factors(config: &mut Config, keys: &Keys<'_>, checkpoint: &Checkpoint) -> Result<()> {
+    let long = factors(config, keys.file, checkpoint, Role::RopeFactorsLong)?;
+    let short = factors(config, keys.file, checkpoint, Role::RopeFactorsShort)?;
+    let Some((long, short)) = long.zip(short) else { return Ok(()) };
+    let original_context = keys.size("rope.scaling.original_context_length", limit::CONTEXT)?;
+    config.rope.scaling = RopeScaling::Long {
+        short,
+        long,
+        original_context: original_context.unwrap_or(config.context_length),
+        attention_factor: keys.f32("rope.scaling.attn_factor")?.filter(|&f| f > 0.0),
+    };
+    Ok(())
+}
+
+/// Attention scores are multiplied by `1 / sqrt(scalar)`; whole scalars come back whole.
+fn query_scalar(scale: f32) -> f32 {
+    let scalar = (1.0 / (f64::from(scale) * f64::from(scale))) as f32;
+    match (scalar.round() - scalar).abs() < scalar * 1e-6 {
+        true => scalar.round(),
+        false => scalar,
+    }
 }
 
 fn scaling(keys: &Keys<'_>) -> Result<RopeScaling> {
@@ -159,16 +252,18 @@ fn scaling(keys: &Keys<'_>) -> Result<RopeScaling> {
             beta_fast: positive("rope.scaling.yarn_beta_fast")?.unwrap_or(32.0),
             beta_slow: positive("rope.scaling.yarn_beta_slow")?.unwrap_or(1.0),
         }),
+        // The factors are tensors.
+        "longrope" => Ok(RopeScaling::None),
         other => {
-            let what = format!("rope scaling {other:?} is not supported (none, linear, yarn are)");
+            let what = format!("rope scaling {other:?} is not supported (none, linear, yarn, longrope are)");
             Err(Error::unsupported(keys.file, what))
         }
     }
 }
 
-/// The divisors of `rope_freqs.weight`, if the file has it.
-fn factors(config: &Config, file: &Path, checkpoint: &Checkpoint) -> Result<Option<Vec<f32>>> {
-    let Some(name) = config.tensor_name(World::Gguf, TensorRole::RopeFactors, None) else { return Ok(None) };
+/// The divisors of a tensor such as `rope_freqs.weight`, if the file has it.
+fn factors(config: &Config, file: &Path, checkpoint: &Checkpoint, role: Role) -> Result<Option<Vec<f32>>> {
+    let Some(name) = config.tensor_name(World::Gguf, role, None) else { return Ok(None) };
     let Some(tensor) = checkpoint.tensor(&name) else { return Ok(None) };
     let bad = |what: String| Err(Error::malformed(file, what).with_tensor(&name));
     if tensor.info.element_type != ElementType::F32 {

@@ -5,11 +5,86 @@ use std::path::Path;
 use quern_tensor_io::{ElementType, Error, Result};
 use serde_json::Value;
 
-use crate::architecture::{Activation, Architecture, RopeStyle, World};
+use crate::architecture::{Activation, Architecture, Block, Field, HfKey, RopeStyle, Silence, World};
 use crate::architectures;
 use crate::json::{Json, Object};
 
-use super::{Config, Rope, RopeScaling, limit, unknown_architecture};
+use super::{Config, Experts, hf_rope, limit, quirks, unknown_architecture};
+
+/// A `config.json` under the keys of one architecture.
+pub(super) struct Reader<'a> {
+    pub root: &'a Object<'a>,
+    pub architecture: &'static Architecture,
+}
+
+impl Reader<'_> {
+    /// The entry of a field, and the key of its several that is there.
+    fn key(&self, field: Field) -> Option<(&'static HfKey, Option<&'static str>)> {
+        let key = self.architecture.hf_keys.iter().find(|k| k.field == field)?;
+        Some((key, key.names.iter().copied().find(|name| self.root.get(name).is_some())))
+    }
+
+    fn required(&self, key: &HfKey) -> Error {
+        self.root.missing(key.names.first().copied().unwrap_or_default())
+    }
+
+    /// A size, at most `max`.
+    fn size(&self, field: Field, max: usize) -> Result<Option<usize>> {
+        match self.key(field) {
+            None => Ok(None),
+            Some((_, Some(name))) => self.root.size(name, max),
+            Some((key, None)) => match key.silence {
+                Silence::Required => Err(self.required(key)),
+                Silence::Number(n) => Ok(Some(n as usize)),
+                Silence::Times(factor, other) => Ok(self.size(other, max)?.map(|size| size * factor)),
+                _ => Ok(None),
+            },
+        }
+    }
+
+    fn need(&self, field: Field, max: usize) -> Result<usize> {
+        let name = || self.key(field).map_or("", |(key, _)| key.names.first().copied().unwrap_or_default());
+        self.size(field, max)?.ok_or_else(|| self.root.missing(name()))
+    }
+
+    /// A finite number.
+    pub fn number(&self, field: Field) -> Result<Option<f64>> {
+        match self.key(field) {
+            None => Ok(None),
+            Some((_, Some(name))) => self.root.f64(name),
+            Some((key, None)) => match key.silence {
+                Silence::Required => Err(self.required(key)),
+                Silence::Number(n) => Ok(Some(n)),
+                _ => Ok(None),
+            },
+        }
+    }
+
+    /// A flag; `otherwise` where the family has no such thing.
+    fn flag(&self, field: Field, otherwise: bool) -> Result<bool> {
+        match self.key(field) {
+            None => Ok(otherwise),
+            Some((_, Some(name))) => Ok(self.root.bool(name)?.unwrap_or(otherwise)),
+            Some((key, None)) => match key.silence {
+                Silence::Required => Err(self.required(key)),
+                Silence::Flag(flag) => Ok(flag),
+                _ => Ok(otherwise),
+            },
+        }
+    }
+
+    fn activation(&self) -> Result<Activation> {
+        let Some((key, name)) = self.key(Field::Activation) else { return Ok(Activation::Silu) };
+        let word = match (name, key.silence) {
+            (Some(name), _) => self.root.str(name)?.unwrap_or_default(),
+            (None, Silence::Word(word)) => word,
+            (None, _) => return Err(self.required(key)),
+        };
+        let name = name.unwrap_or("hidden_act");
+        Activation::from_hf(word)
+            .ok_or_else(|| Error::unsupported(self.root.file(), format!("{name} {word:?} is not supported")))
+    }
+}
 
 pub(super) fn read(file: &Path) -> Result<Config> {
     if !file.is_file() {
@@ -19,50 +94,82 @@ pub(super) fn read(file: &Path) -> Result<Config> {
     let json = Json::read(file)?;
     let root = json.root();
     let architecture = architecture(&root)?;
+    let reader = Reader { root: &root, architecture };
+    for &flag in architecture.hf_refused {
+        if root.bool(flag)? == Some(true) {
+            let what = format!("{} models with {flag} on are not supported", architecture.name);
+            return Err(Error::unsupported(file, what));
+        }
+    }
 
-    let need = |key: &str, max: usize| root.size(key, max)?.ok_or_else(|| root.missing(key));
-    let hidden_size = need("hidden_size", limit::HIDDEN)?;
-    let heads = need("num_attention_heads", limit::HEADS)?;
-    let head_dim = match root.size("head_dim", limit::HIDDEN)? {
+    let hidden_size = reader.need(Field::Hidden, limit::HIDDEN)?;
+    let heads = reader.need(Field::Heads, limit::HEADS)?;
+    let given = reader.size(Field::HeadDim, limit::HIDDEN)?;
+    let head_dim = match given {
         Some(given) => given,
         None if hidden_size.is_multiple_of(heads) => hidden_size / heads,
         None => {
             let what = format!(
                 "{heads} heads do not divide the hidden size {hidden_size}, and head_dim is not given"
             );
-            return Err(root.error("num_attention_heads", what));
+            let key = reader.key(Field::Heads).and_then(|(key, name)| name.or(key.names.first().copied()));
+            return Err(root.error(key.unwrap_or("num_attention_heads"), what));
         }
     };
-    let context_length = need("max_position_embeddings", limit::CONTEXT)?;
-    let rope = rope(&root, head_dim, context_length)?;
-    let hidden_act = root.str("hidden_act")?.unwrap_or("silu");
-    let activation = Activation::from_hf(hidden_act)
-        .ok_or_else(|| Error::unsupported(file, format!("hidden_act {hidden_act:?} is not supported")))?;
-    let default_tied = false; // as LlamaConfig and MistralConfig have it
-
-    Config {
+    let context_length = reader.need(Field::Context, limit::CONTEXT)?;
+    let ffn_size = reader.need(Field::Ffn, limit::HIDDEN)?;
+    let experts = match reader.size(Field::Experts, limit::EXPERTS)? {
+        None => None,
+        Some(count) => Some(Experts {
+            count,
+            used: reader.need(Field::ExpertsUsed, limit::EXPERTS)?,
+            ffn_size: reader.size(Field::ExpertFfn, limit::HIDDEN)?.unwrap_or(ffn_size),
+            normalized: reader.flag(Field::NormTopk, true)?,
+        }),
+    };
+    let block = match (reader.flag(Field::ParallelBlock, false)?, reader.flag(Field::NormBefore, true)?) {
+        (true, _) => Block::Parallel,
+        (false, true) => Block::Sequential,
+        (false, false) => Block::PostNorm,
+    };
+    let positive = |field| -> Result<Option<f32>> { Ok(reader.number(field)?.map(|v| v as f32)) };
+    let mut config = Config {
         architecture,
         world: World::HuggingFace,
-        vocab_size: need("vocab_size", limit::VOCAB)?,
+        bare_names: false,
+        vocab_size: reader.need(Field::Vocab, limit::VOCAB)?,
         hidden_size,
-        layers: need("num_hidden_layers", limit::LAYERS)?,
+        embedding_size: reader.size(Field::Embedding, limit::HIDDEN)?.unwrap_or(hidden_size),
+        layers: reader.need(Field::Layers, limit::LAYERS)?,
         heads,
-        kv_heads: root.size("num_key_value_heads", limit::HEADS)?.unwrap_or(heads),
+        kv_heads: reader.size(Field::KvHeads, limit::HEADS)?.unwrap_or(heads),
         head_dim,
-        ffn_size: need("intermediate_size", limit::HIDDEN)?,
+        head_dim_given: given.is_some(),
+        ffn_size,
         context_length,
-        norm_epsilon: root.f64("rms_norm_eps")?.ok_or_else(|| root.missing("rms_norm_eps"))? as f32,
-        rope,
+        norm_epsilon: reader.number(Field::NormEpsilon)?.unwrap_or_default() as f32,
+        rope: hf_rope::read(&reader, head_dim, context_length)?,
         rope_style: RopeStyle::HalfSplit,
-        sliding_window: root.size("sliding_window", limit::CONTEXT)?,
-        tied_embeddings: root.bool("tie_word_embeddings")?.unwrap_or(default_tied),
-        attention_bias: root.bool("attention_bias")?.unwrap_or(false),
-        mlp_bias: root.bool("mlp_bias")?.unwrap_or(false),
-        activation,
+        sliding_window: reader.size(Field::SlidingWindow, limit::CONTEXT)?,
+        sliding_layers: Vec::new(),
+        block,
+        tied_embeddings: root.bool("tie_word_embeddings")?.unwrap_or(architecture.tied_by_default),
+        qkv_bias: reader.flag(Field::QkvBias, false)?,
+        output_bias: reader.flag(Field::OutputBias, false)?,
+        mlp_bias: reader.flag(Field::MlpBias, false)?,
+        qk_norm: reader.flag(Field::QkNorm, false)?,
+        second_norm: true,
+        final_norm: !reader.flag(Field::NoFinalNorm, false)? && block != Block::PostNorm,
+        attention_softcap: positive(Field::AttentionSoftcap)?,
+        final_softcap: positive(Field::FinalSoftcap)?,
+        query_scalar: positive(Field::QueryScalar)?,
+        experts,
+        activation: reader.activation()?,
         dtype: dtype(&root)?,
         quantization: quantization(&root)?,
-    }
-    .checked(file)
+    };
+    quirks::from_hf(&root, &mut config)?;
+    config.checked(file)
 }
 
 fn architecture(root: &Object<'_>) -> Result<&'static Architecture> {
@@ -78,92 +185,6 @@ fn architecture(root: &Object<'_>) -> Result<&'static Architecture> {
         Some(name) => unknown_architecture(root.file(), name),
         None => root.missing("architectures"),
     })
-}
-
-fn rope(root: &Object<'_>, head_dim: usize, context_length: usize) -> Result<Rope> {
-    let parameters = root.object("rope_parameters")?;
-    let scaling_object = match &parameters {
-        Some(p) => Some(p.clone()),
-        None => root.object("rope_scaling")?,
-    };
-    let from_parameters = match &parameters {
-        Some(p) => p.f64("rope_theta")?,
-        None => None,
-    };
-    let theta = match from_parameters {
-        Some(theta) => theta,
-        None => root.f64("rope_theta")?.unwrap_or(10_000.0),
-    } as f32;
-    let scaling = match scaling_object {
-        Some(object) => scaling(&object, context_length)?,
-        None => RopeScaling::None,
-    };
-    for object in parameters.iter().chain([root]) {
-        if let Some(partial) = object.f64("partial_rotary_factor")?.filter(|&p| p != 1.0) {
-            let what = format!(
-                "{}: turning a part of {partial} of each head is not supported",
-                object.name("partial_rotary_factor")
-            );
-            return Err(Error::unsupported(root.file(), what));
-        }
-    }
-    let dimensions = head_dim;
-    // A head that cannot be turned is refused later with the other checks; nothing to compute for it.
-    let factors = scaling.llama3_factors(theta, dimensions);
-    if factors.iter().flatten().any(|f| !(f.is_finite() && *f > 0.0)) {
-        let what = "the rope scaling gives frequencies that are not finite and positive";
-        return Err(Error::malformed(root.file(), what));
-    }
-    Ok(Rope { theta, dimensions, scaling, factors })
-}
-
-fn scaling(object: &Object<'_>, context_length: usize) -> Result<RopeScaling> {
-    let kind = match object.str("rope_type")? {
-        Some(kind) => kind,
-        None => object.str("type")?.unwrap_or("default"),
-    };
-    let positive = |key: &str| -> Result<Option<f32>> {
-        match object.f64(key)? {
-            None => Ok(None),
-            Some(v) if (1e-6..=1e9).contains(&v) => Ok(Some(v as f32)),
-            Some(v) => Err(object.error(key, format!("{v} is not between 1e-6 and 1e9"))),
-        }
-    };
-    let need = |key: &str| positive(key)?.ok_or_else(|| object.missing(key));
-    let original_context = object.size("original_max_position_embeddings", limit::CONTEXT)?;
-    match kind {
-        "default" => Ok(RopeScaling::None),
-        "linear" => Ok(RopeScaling::Linear { factor: need("factor")? }),
-        "llama3" => {
-            let (low, high) = (need("low_freq_factor")?, need("high_freq_factor")?);
-            if high <= low {
-                return Err(
-                    object.error("high_freq_factor", format!("{high} is not above low_freq_factor {low}"))
-                );
-            }
-            Ok(RopeScaling::Llama3 {
-                factor: need("factor")?,
-                low,
-                high,
-                original_context: original_context
-                    .ok_or_else(|| object.missing("original_max_position_embeddings"))?,
-            })
-        }
-        "yarn" => Ok(RopeScaling::Yarn {
-            factor: need("factor")?,
-            original_context: original_context.unwrap_or(context_length),
-            attention_factor: positive("attention_factor")?,
-            beta_fast: positive("beta_fast")?.unwrap_or(32.0),
-            beta_slow: positive("beta_slow")?.unwrap_or(1.0),
-        }),
-        other => Err(Error::unsupported(
-            object.file(),
-            format!(
-                "{}: rope scaling {other:?} is not supported (default, linear, llama3, yarn are)",
-                object.name("rope_type")
-            ),
-        )),
-    }
 }
 
 fn dtype(root: &Object<'_>) -> Result<Option<ElementType>> {

@@ -2,21 +2,25 @@
 //! and which tensors of which shape there must be.
 //!
 //! Read from `config.json` beside safetensors (both transformers 5's `rope_parameters` and `dtype`, and the
-//! older `rope_theta`, `rope_scaling` and `torch_dtype`), or from GGUF metadata.
+//! older `rope_theta`, `rope_scaling` and `torch_dtype`), or from GGUF metadata; written as either.
 
 mod expected;
 mod from_gguf;
 mod from_hf;
+mod hf_rope;
+mod quirks;
 mod rope;
+pub(crate) mod to_hf;
 
 use std::path::Path;
 
 use quern_tensor_io::{Checkpoint, Container, ElementType, Error, Result};
 
-use crate::architecture::{Activation, Architecture, RopeStyle, World};
+use crate::architecture::{Activation, Architecture, Block, RopeStyle, World};
 use crate::architectures;
 
 pub use expected::ExpectedTensor;
+pub(crate) use quirks::unusual_query_scalar;
 pub use rope::{Rope, RopeScaling};
 
 /// Sizes beyond these are taken for damage: no model is near them, and products of any three fit in 64 bits.
@@ -26,6 +30,7 @@ pub(crate) mod limit {
     pub const LAYERS: usize = 1 << 12;
     pub const HEADS: usize = 1 << 14;
     pub const CONTEXT: usize = 1 << 30;
+    pub const EXPERTS: usize = 1 << 12;
 }
 
 /// What a model is, in numbers.
@@ -35,10 +40,14 @@ pub struct Config {
     pub architecture: &'static Architecture,
     /// The world the checkpoint's tensors are named in.
     pub world: World,
+    /// Hugging Face's tensor names lack [`Architecture::hf_prefix`]: the model was saved without its head.
+    pub bare_names: bool,
     /// Rows of the embedding.
     pub vocab_size: usize,
     /// Width of the residual stream.
     pub hidden_size: usize,
+    /// Width of the embedding; projected to `hidden_size` where it differs (OPT-350m).
+    pub embedding_size: usize,
     /// Number of blocks.
     pub layers: usize,
     /// Query heads.
@@ -47,24 +56,46 @@ pub struct Config {
     pub kv_heads: usize,
     /// Values per head.
     pub head_dim: usize,
+    /// `head_dim` was given, not computed from the other two.
+    pub head_dim_given: bool,
     /// Width inside the feed-forward network.
     pub ffn_size: usize,
     /// Positions the model was trained for.
     pub context_length: usize,
     /// ε of the normalisation.
     pub norm_epsilon: f32,
-    /// Rotary embedding.
+    /// Rotary embedding; without meaning where positions are learned.
     pub rope: Rope,
     /// Which values of a head rope turns together, in this checkpoint's weights.
     pub rope_style: RopeStyle,
-    /// Attention sees only this many positions back.
+    /// Attention of [`Config::sliding_layers`] sees only this many positions back.
     pub sliding_window: Option<usize>,
+    /// Which layers the window limits, one flag a layer; all false without a window.
+    pub sliding_layers: Vec<bool>,
+    /// How attention and feed-forward network follow each other.
+    pub block: Block,
     /// The head is the embedding (there may still be a tensor with a copy).
     pub tied_embeddings: bool,
-    /// Q, K, V and output projections have biases.
-    pub attention_bias: bool,
+    /// Q, K and V projections have biases.
+    pub qkv_bias: bool,
+    /// The attention's output projection has a bias.
+    pub output_bias: bool,
     /// The feed-forward projections have biases.
     pub mlp_bias: bool,
+    /// Each head of queries and keys is normalised.
+    pub qk_norm: bool,
+    /// Each block has a second norm: the network's own, or (Falcon) the attention's own.
+    pub second_norm: bool,
+    /// There is a norm in front of the head.
+    pub final_norm: bool,
+    /// Attention scores `s` become `c * tanh(s / c)`.
+    pub attention_softcap: Option<f32>,
+    /// Logits likewise.
+    pub final_softcap: Option<f32>,
+    /// Scores are divided by the square root of this; of `head_dim` if `None`.
+    pub query_scalar: Option<f32>,
+    /// The mixture of experts in place of the feed-forward network.
+    pub experts: Option<Experts>,
     /// The feed-forward network's activation.
     pub activation: Activation,
     /// Element type the weights were published in, where `config.json` says so.
@@ -73,18 +104,59 @@ pub struct Config {
     pub quantization: Option<String>,
 }
 
+/// A mixture of experts.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Experts {
+    /// How many there are.
+    pub count: usize,
+    /// How many compute for each token.
+    pub used: usize,
+    /// Width inside one.
+    pub ffn_size: usize,
+    /// The chosen ones' weights are made to sum to one.
+    pub normalized: bool,
+}
+
 impl Config {
     /// Reads the configuration that belongs to `checkpoint`. Every value is checked; errors name file and key.
     pub fn from_checkpoint(checkpoint: &Checkpoint) -> Result<Self> {
-        match checkpoint.container() {
-            Container::Gguf => from_gguf::read(checkpoint.metadata_file(), checkpoint.metadata(), checkpoint),
-            _ => Self::from_config_json(&checkpoint.directory().join("config.json")),
+        if checkpoint.container() == Container::Gguf {
+            return from_gguf::read(checkpoint.metadata_file(), checkpoint.metadata(), checkpoint);
         }
+        let mut config = Self::from_config_json(&checkpoint.directory().join("config.json"))?;
+        let embedding = config.tensor_name(World::HuggingFace, crate::TensorRole::TokenEmbedding, None);
+        if let Some(name) = embedding
+            && let Some(bare) = name.strip_prefix(config.architecture.hf_prefix)
+        {
+            config.bare_names = checkpoint.tensor(&name).is_none() && checkpoint.tensor(bare).is_some();
+        }
+        Ok(config)
     }
 
     /// Reads a Hugging Face `config.json`.
     pub fn from_config_json(file: &Path) -> Result<Self> {
         from_hf::read(file)
+    }
+
+    /// Positions back that attention of this layer sees; `None` for all.
+    pub fn window(&self, layer: usize) -> Option<usize> {
+        self.sliding_window.filter(|_| self.sliding_layers.get(layer).copied().unwrap_or(false))
+    }
+
+    /// What attention scores are multiplied with.
+    pub fn attention_scale(&self) -> f32 {
+        self.query_scalar.unwrap_or(self.head_dim as f32).sqrt().recip()
+    }
+
+    /// Which layers a window limits by the architecture's rule, where the files do not list them.
+    fn usual_sliding_layers(&self) -> Vec<bool> {
+        use crate::architecture::Sliding;
+        let limited = |layer: usize| match self.architecture.sliding {
+            Sliding::All => true,
+            Sliding::ButEvery(n) => !(layer + 1).is_multiple_of(n),
+            Sliding::FromLayer => false,
+        };
+        (0..self.layers).map(|layer| self.sliding_window.is_some() && limited(layer)).collect()
     }
 
     /// The rules that hold in both worlds.
@@ -105,8 +177,24 @@ impl Config {
         if !(self.norm_epsilon.is_finite() && self.norm_epsilon > 0.0 && self.norm_epsilon < 1.0) {
             return bad(format!("{} is no epsilon for a norm", self.norm_epsilon));
         }
-        if !(self.rope.theta.is_finite() && self.rope.theta > 0.0) {
-            return bad(format!("{} is no base for rope", self.rope.theta));
+        for theta in [Some(self.rope.theta), self.rope.local_theta].into_iter().flatten() {
+            if !(theta.is_finite() && theta > 0.0) {
+                return bad(format!("{theta} is no base for rope"));
+            }
+        }
+        for (what, value) in [
+            ("attention soft cap", self.attention_softcap),
+            ("soft cap of the logits", self.final_softcap),
+            ("query scalar", self.query_scalar),
+        ] {
+            if value.is_some_and(|v| !(v.is_finite() && v > 0.0)) {
+                return bad(format!("{} is no {what}", value.unwrap_or_default()));
+            }
+        }
+        if let Some(Experts { count, used, .. }) = self.experts
+            && used > count
+        {
+            return bad(format!("{used} experts cannot be chosen from {count}"));
         }
         if !self.architecture.activations.contains(&self.activation) {
             return Err(Error::unsupported(

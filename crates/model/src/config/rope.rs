@@ -16,6 +16,19 @@ pub struct Rope {
     /// [`RopeScaling::Llama3`], or read from a GGUF file's `rope_freqs.weight` (where `scaling` is then
     /// [`RopeScaling::None`]). [`RopeScaling::Linear`] is not part of it.
     pub factors: Option<Vec<f32>>,
+    /// Base of the frequencies in layers under a sliding window, where it differs (Gemma 3). No stretching
+    /// there.
+    pub local_theta: Option<f32>,
+}
+
+impl Rope {
+    /// The divisors for long contexts and for short ones, where the scaling has both.
+    pub fn long_factors(&self) -> Option<(&[f32], &[f32])> {
+        match &self.scaling {
+            RopeScaling::Long { long, short, .. } => Some((long, short)),
+            _ => None,
+        }
+    }
 }
 
 /// How frequencies are stretched for contexts longer than the trained one.
@@ -52,6 +65,18 @@ pub enum RopeScaling {
         beta_fast: f32,
         /// Rotations below which a dimension is fully interpolated.
         beta_slow: f32,
+    },
+    /// LongRoPE (arXiv 2402.13753), as Phi-3 has it: one divisor per pair, another set beyond the context trained
+    /// for at first.
+    Long {
+        /// Divisors within `original_context`, `dimensions / 2` values.
+        short: Vec<f32>,
+        /// Divisors beyond.
+        long: Vec<f32>,
+        /// The context trained for at first.
+        original_context: usize,
+        /// Multiplies queries and keys; `None` means `sqrt(1 + ln(context / original) / ln(original))`.
+        attention_factor: Option<f32>,
     },
 }
 

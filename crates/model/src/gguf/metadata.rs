@@ -6,18 +6,18 @@
 
 use std::path::Path;
 
-use quern_tensor_io::{Array, Checkpoint, Container, Error, Metadata, Result, StringArray, Value};
+use quern_tensor_io::{Checkpoint, Container, Error, Metadata, Result, Value};
 
-use crate::architecture::World;
-use crate::config::RopeScaling;
-use crate::json::{Json, Object};
-use crate::tokenizer::{Source, SpacePrefix};
+use crate::architecture::{Block, GgufKey, Norm, World};
+use crate::config::{RopeScaling, unusual_query_scalar};
+use crate::json::Json;
+use crate::tokenizer::Source;
 use crate::{Config, TensorRole as Role};
 
-use super::{card, name};
+use super::{card, name, tokenizer};
 
 /// A GGUF checkpoint's metadata, less what describes its splits.
-pub(super) fn own_metadata(checkpoint: &Checkpoint) -> Metadata {
+pub(crate) fn own_metadata(checkpoint: &Checkpoint) -> Metadata {
     let mut metadata = checkpoint.metadata().clone();
     for key in ["split.no", "split.count", "split.tensors.count"] {
         metadata.remove(key);
@@ -30,9 +30,13 @@ pub(super) fn own_metadata(checkpoint: &Checkpoint) -> Metadata {
 ///
 /// `general.quantization_version` and `general.file_type` are not set: the writer of the tensors appends them,
 /// as llama-quantize does (both u32).
-pub fn gguf_metadata(checkpoint: &Checkpoint, config: &Config) -> Result<Metadata> {
+/// Beside it what a user should know: rules of the tokenizer that llama.cpp has no name for and the like.
+pub fn gguf_metadata(checkpoint: &Checkpoint, config: &Config) -> Result<(Metadata, Vec<String>)> {
     if checkpoint.container() == Container::Gguf {
-        return Ok(own_metadata(checkpoint));
+        return Ok((own_metadata(checkpoint), Vec::new()));
+    }
+    if let Some(reason) = config.architecture.no_gguf {
+        return Err(Error::unsupported(checkpoint.path(), reason));
     }
     let directory = checkpoint.directory();
     // The vocabulary is filled up to the embedding's size; make sure that the file backs that size.
@@ -47,7 +51,6 @@ pub fn gguf_metadata(checkpoint: &Checkpoint, config: &Config) -> Result<Metadat
             return Err(Error::malformed(checkpoint.path(), "the tensor is missing").with_tensor(embedding));
         }
     }
-    let json = Json::read(&directory.join("config.json"))?;
     let source = Source::read(directory, Some(config.vocab_size))?;
 
     let mut out = Metadata::new();
@@ -57,9 +60,9 @@ pub fn gguf_metadata(checkpoint: &Checkpoint, config: &Config) -> Result<Metadat
     out.set("general.name", name::title(directory).as_str());
     out.set("general.size_label", name::size_label(parameters(checkpoint, config)).as_str());
     card::read(directory, &mut out)?;
-    model(config, &json.root(), &mut out);
-    tokenizer(source, &mut out);
-    Ok(out)
+    model(config, &mut out);
+    let notes = tokenizer::write(source, &mut out);
+    Ok((out, notes))
 }
 
 /// Values in the tensors the GGUF file will have.
@@ -90,19 +93,109 @@ fn sampling(directory: &Path, out: &mut Metadata) -> Result<()> {
     float("temperature", "temp")
 }
 
-fn model(config: &Config, json: &Object<'_>, out: &mut Metadata) {
+fn model(config: &Config, out: &mut Metadata) {
     let prefix = config.architecture.name;
     let mut set = |key: &str, value: Value| out.set(format!("{prefix}.{key}"), value);
     let size = |v: usize| Value::U32(v as u32); // all sizes were checked against limits far below 2^32
-    set("block_count", size(config.layers));
-    set("context_length", size(config.context_length));
-    set("embedding_length", size(config.hidden_size));
-    set("feed_forward_length", size(config.ffn_size));
-    set("attention.head_count", size(config.heads));
-    set("attention.head_count_kv", size(config.kv_heads));
-    match config.rope.scaling {
-        // Llama 3's goes into the tensor rope_freqs.weight.
-        RopeScaling::None | RopeScaling::Llama3 { .. } => {}
+    let rope = &config.rope;
+    for &key in config.architecture.gguf_keys {
+        match key {
+            GgufKey::BlockCount => set("block_count", size(config.layers)),
+            GgufKey::ContextLength => set("context_length", size(config.context_length)),
+            GgufKey::EmbeddingLength => set("embedding_length", size(config.hidden_size)),
+            GgufKey::FeedForwardLength => set("feed_forward_length", size(config.ffn_size)),
+            GgufKey::HeadCount => set("attention.head_count", size(config.heads)),
+            GgufKey::HeadCountKv => set("attention.head_count_kv", size(config.kv_heads)),
+            GgufKey::RopeFreqBase => set("rope.freq_base", Value::F32(rope.theta)),
+            GgufKey::RopeFreqBaseUnlessUsual if rope.theta == 10_000.0 => {}
+            GgufKey::RopeFreqBaseUnlessUsual => set("rope.freq_base", Value::F32(rope.theta)),
+            GgufKey::RopeFreqBaseSwa => {
+                if let Some(theta) = rope.local_theta {
+                    set("rope.freq_base_swa", Value::F32(theta));
+                }
+            }
+            GgufKey::RopeScaling => rope_scaling(&rope.scaling, &mut set),
+            GgufKey::RopeDimensionCount => set("rope.dimension_count", size(rope.dimensions)),
+            GgufKey::OriginalContextLength => {
+                let original = match rope.scaling {
+                    RopeScaling::Long { original_context, .. } => original_context,
+                    _ => config.context_length,
+                };
+                set("rope.scaling.original_context_length", size(original));
+            }
+            GgufKey::RopeAttentionFactor => {
+                if let Some(factor) = long_attention_factor(config) {
+                    set("rope.scaling.attn_factor", Value::F32(factor));
+                }
+            }
+            GgufKey::RmsEpsilon if config.architecture.norm == Norm::Rms => {
+                set("attention.layer_norm_rms_epsilon", Value::F32(config.norm_epsilon));
+            }
+            GgufKey::LayerNormEpsilon if config.architecture.norm == Norm::Layer => {
+                set("attention.layer_norm_epsilon", Value::F32(config.norm_epsilon));
+            }
+            GgufKey::RmsEpsilon | GgufKey::LayerNormEpsilon => {}
+            GgufKey::ExpertCount => {
+                if let Some(experts) = &config.experts {
+                    set("expert_count", size(experts.count));
+                }
+            }
+            GgufKey::ExpertUsedCount => {
+                if let Some(experts) = &config.experts {
+                    set("expert_used_count", size(experts.used));
+                }
+            }
+            GgufKey::ExpertFeedForwardLength => {
+                if let Some(experts) = &config.experts {
+                    set("expert_feed_forward_length", size(experts.ffn_size));
+                }
+            }
+            GgufKey::ExpertWeightsNormOff => {
+                if config.experts.is_some_and(|experts| !experts.normalized) {
+                    set("expert_weights_norm", Value::Bool(false));
+                }
+            }
+            GgufKey::KeyValueLengthIfGiven if !config.head_dim_given => {}
+            GgufKey::KeyValueLength | GgufKey::KeyValueLengthIfGiven => {
+                set("attention.key_length", size(config.head_dim));
+                set("attention.value_length", size(config.head_dim));
+            }
+            GgufKey::VocabSize => set("vocab_size", size(config.vocab_size)),
+            GgufKey::UseParallelResidual => {
+                set("use_parallel_residual", Value::Bool(config.block == Block::Parallel));
+            }
+            GgufKey::AttentionSoftcap => {
+                if let Some(cap) = config.attention_softcap {
+                    set("attn_logit_softcapping", Value::F32(cap));
+                }
+            }
+            GgufKey::FinalSoftcap => {
+                if let Some(cap) = config.final_softcap {
+                    set("final_logit_softcapping", Value::F32(cap));
+                }
+            }
+            GgufKey::SlidingWindow => {
+                if let Some(window) = config.sliding_window {
+                    set("attention.sliding_window", size(window));
+                }
+            }
+            GgufKey::SlidingWindowOrZero => {
+                set("attention.sliding_window", size(config.sliding_window.unwrap_or(0)));
+            }
+            GgufKey::AttentionScale => {
+                if unusual_query_scalar(config).is_some() {
+                    set("attention.scale", Value::F32(config.attention_scale()));
+                }
+            }
+            GgufKey::TensorDataLayout => set("tensor_data_layout", "jploski".into()),
+        }
+    }
+}
+
+fn rope_scaling(scaling: &RopeScaling, set: &mut impl FnMut(&str, Value)) {
+    match *scaling {
+        // Llama 3's goes into the tensor rope_freqs.weight, Phi-3's into rope_factors_long and _short.
+        RopeScaling::None | RopeScaling::Llama3 { .. } | RopeScaling::Long { .. } => {}
         RopeScaling::Linear { factor } => {
             set("rope.scaling.type", "linear".into());
             set("rope.scaling.factor", Value::F32(factor));
@@ -110,66 +203,29 @@ fn model(config: &Config, json: &Object<'_>, out: &mut Metadata) {
         RopeScaling::Yarn { factor, original_context, attention_factor, beta_fast, beta_slow } => {
             set("rope.scaling.type", "yarn".into());
             set("rope.scaling.factor", Value::F32(factor));
-            set("rope.scaling.original_context_length", size(original_context));
+            set("rope.scaling.original_context_length", Value::U32(original_context as u32));
             if let Some(v) = attention_factor {
                 set("rope.scaling.yarn_attn_factor", Value::F32(v));
             }
-            set("rope.scaling.yarn_beta_fast", Value::F32(beta_fast));
-            set("rope.scaling.yarn_beta_slow", Value::F32(beta_slow));
+            // Left out where readers take the same by themselves.
+            if beta_fast != 32.0 {
+                set("rope.scaling.yarn_beta_fast", Value::F32(beta_fast));
+            }
+            if beta_slow != 1.0 {
+                set("rope.scaling.yarn_beta_slow", Value::F32(beta_slow));
+            }
         }
     }
-    set("rope.freq_base", Value::F32(config.rope.theta));
-    set("attention.layer_norm_rms_epsilon", Value::F32(config.norm_epsilon));
-    if json.get("head_dim").is_some() {
-        set("attention.key_length", size(config.head_dim));
-        set("attention.value_length", size(config.head_dim));
-    }
-    set("vocab_size", size(config.vocab_size));
-    set("rope.dimension_count", size(config.rope.dimensions));
 }
 
-fn tokenizer(source: Source, out: &mut Metadata) {
-    let prefixed = source.prefix != SpacePrefix::Never;
-    // Where the configs are silent but the tokenizer has no prefix, readers must be told: they assume one.
-    if source.prefix_given || !prefixed {
-        out.set("tokenizer.ggml.add_space_prefix", Value::Bool(prefixed));
-    }
-    out.set("tokenizer.ggml.model", "llama");
-    out.set("tokenizer.ggml.pre", "default");
-    let kinds = source.kinds.iter().map(|&k| k as i32).collect();
-    out.set("tokenizer.ggml.tokens", Value::Array(Array::String(source.pieces)));
-    out.set("tokenizer.ggml.scores", Value::Array(Array::F32(source.scores)));
-    out.set("tokenizer.ggml.token_type", Value::Array(Array::I32(kinds)));
-    for (kind, id) in source.ids {
-        let name = match kind {
-            "unk" => "unknown",
-            "sep" => "seperator", // sic: the key is spelled so
-            "pad" => "padding",
-            other => other,
-        };
-        out.set(format!("tokenizer.ggml.{name}_token_id"), Value::U32(id));
-    }
-    for (kind, add) in source.add {
-        if matches!(kind, "bos" | "eos" | "sep") {
-            out.set(format!("tokenizer.ggml.add_{kind}_token"), Value::Bool(add));
-        }
-    }
-    chat_templates(&source.chat_templates, out);
-}
-
-/// The default template under its own key, others by name, with a list of the names in front.
-fn chat_templates(templates: &[(String, String)], out: &mut Metadata) {
-    let mut names = StringArray::new();
-    for (name, text) in templates.iter().filter(|(name, _)| name != "default") {
-        let safe = |c: char| if c.is_ascii_alphanumeric() { c } else { '_' };
-        let name: String = name.chars().map(safe).collect();
-        out.set(format!("tokenizer.chat_template.{name}"), text.as_str());
-        names.push(&name);
-    }
-    if !names.is_empty() {
-        out.set("tokenizer.chat_templates", Value::Array(Array::String(names)));
-    }
-    if let Some((_, text)) = templates.iter().find(|(name, _)| name == "default") {
-        out.set("tokenizer.chat_template", text.as_str());
-    }
+/// What queries and keys are multiplied with under a rope of long and short factors.
+fn long_attention_factor(config: &Config) -> Option<f32> {
+    let RopeScaling::Long { original_context, attention_factor, .. } = config.rope.scaling else {
+        return None;
+    };
+    let (context, original) = (config.context_length as f64, original_context as f64);
+    Some(attention_factor.unwrap_or_else(|| match context > original && original > 1.0 {
+        true => (1.0 + (context / original).ln() / original.ln()).sqrt() as f32,
+        false => 1.0,
+    }))
 }

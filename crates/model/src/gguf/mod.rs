@@ -3,7 +3,7 @@
 mod card;
 mod metadata;
 mod name;
-mod view;
+mod tokenizer;
 
 pub use metadata::gguf_metadata;
-pub use view::{GgufView, ViewTensor, is_redundant};
+pub(crate) use metadata::own_metadata;

@@ -1,44 +1,175 @@
 //! The tokenizer in GGUF metadata (`tokenizer.ggml.*`).
+//!
+//! `model` tells the kind: `llama` is SentencePiece BPE with scores, `gpt2` byte-level BPE with merges and the name
+//! of a pre-tokenizer. What the file does not say is taken as llama.cpp takes it.
 
+use std::collections::HashMap;
 use std::path::Path;
 
-use quern_tensor_io::{Array, Error, Metadata, Result, Value};
+use quern_tensor_io::{Array, Error, Metadata, Result, StringArray, Value};
 
-use super::vocabulary::TokenKind;
-use super::{Parts, SpacePrefix, SpecialIds, Tokenizer};
+use super::byte_level::ByteLevel;
+use super::pre_tokenizer::Pipeline;
+use super::pre_tokenizer::table::{self, Known};
+use super::special::Edges;
+use super::vocabulary::{TokenKind, Vocabulary};
+use super::{Engine, Parts, SpacePrefix, SpecialIds, Tokenizer};
 
 pub(super) fn read(file: &Path, metadata: &Metadata) -> Result<Tokenizer> {
-    let bad = |key: &str, what: String| Error::malformed(file, format!("tokenizer.ggml.{key}: {what}"));
-    let missing =
-        |key: &str| Error::malformed(file, format!("the metadata key \"tokenizer.ggml.{key}\" is missing"));
-
-    match metadata.str("tokenizer.ggml.model").ok_or_else(|| missing("model"))? {
-        "llama" => {}
-        "gpt2" => return Err(Error::unsupported(file, super::BYTE_LEVEL)),
+    let keys = Keys { file, metadata };
+    let byte_level = match metadata.str("tokenizer.ggml.model").ok_or_else(|| keys.missing("model"))? {
+        "llama" => false,
+        "gpt2" => true,
         other => {
             let name: String = other.chars().take(40).collect();
-            return Err(Error::unsupported(file, format!("tokenizer {name:?} is not supported (llama is)")));
+            let what = format!("tokenizer {name:?} is not supported (llama and gpt2 are)");
+            return Err(Error::unsupported(file, what));
         }
-    }
-    let pieces = metadata.strings("tokenizer.ggml.tokens").ok_or_else(|| missing("tokens"))?.clone();
+    };
+    let pieces = metadata.strings("tokenizer.ggml.tokens").ok_or_else(|| keys.missing("tokens"))?.clone();
     let count = pieces.len();
     if count == 0 || count > super::MAX_TOKENS {
-        return Err(bad("tokens", format!("{count} tokens")));
+        return Err(keys.bad("tokens", format!("{count} tokens")));
     }
-    let scores = match metadata.f32s("tokenizer.ggml.scores") {
-        Some(scores) => scores.to_vec(),
-        None => return Err(missing("scores")),
+    let kinds = kinds(metadata, count).map_err(|what| keys.bad("token_type", what))?;
+    // Ids that llama.cpp takes for SentencePiece where the file says nothing.
+    let usual = |id: u32| (!byte_level).then_some(id);
+    let ids = SpecialIds {
+        bos: keys.id("bos_token_id", usual(1), count)?,
+        eos: keys.id("eos_token_id", usual(2), count)?,
+        unk: keys.id("unknown_token_id", usual(0), count)?,
+        sep: keys.id("seperator_token_id", None, count)?,
+        pad: keys.id("padding_token_id", None, count)?,
+        mask: keys.id("mask_token_id", None, count)?,
+        eot: keys.id("eot_token_id", None, count)?,
+        eom: keys.id("eom_token_id", None, count)?,
     };
-    if scores.len() != count {
-        return Err(bad("scores", format!("{} scores for {count} tokens", scores.len())));
-    }
-    if let Some(i) = scores.iter().position(|s| s.is_nan()) {
-        return Err(bad("scores", format!("the score of token {i} is not a number")));
-    }
-    let kinds = kinds(metadata, count).map_err(|what| bad("token_type", what))?;
+    let mut notes = Vec::new();
+    let (vocabulary, engine, add_bos) = if byte_level {
+        let known = pre_tokenizer(metadata, &mut notes);
+        let merges = metadata.strings("tokenizer.ggml.merges").ok_or_else(|| keys.missing("merges"))?;
+        let (vocabulary, engine) = byte_level_engine(&keys, known, pieces, kinds, merges, &mut notes)?;
+        (vocabulary, Engine::ByteLevel(engine), known.add_bos)
+    } else {
+        let scores = keys.scores(count)?;
+        let prefix =
+            if keys.flag("add_space_prefix", true)? { SpacePrefix::Always } else { SpacePrefix::Never };
+        (Vocabulary::new(pieces, scores, kinds, ids.unk), Engine::SentencePiece(prefix), true)
+    };
+    let edges = edges(metadata, &vocabulary);
+    Ok(Tokenizer::assemble(Parts {
+        vocabulary,
+        engine,
+        ids,
+        ends: Vec::new(),
+        edges,
+        add_bos: keys.flag("add_bos_token", add_bos)?,
+        add_eos: keys.flag("add_eos_token", false)?,
+        chat_template: metadata.str("tokenizer.chat_template").map(str::to_owned),
+        notes,
+    }))
+}
 
-    let id = |key: &str, default: Option<u32>| -> Result<Option<u32>> {
-        let Some(value) = metadata.get(&format!("tokenizer.ggml.{key}")) else {
+fn byte_level_engine(
+    keys: &Keys<'_>,
+    known: &Known,
+    pieces: StringArray,
+    kinds: Vec<TokenKind>,
+    merges: &StringArray,
+    notes: &mut Vec<String>,
+) -> Result<(Vocabulary, ByteLevel)> {
+    let vocabulary = Vocabulary::byte_level(pieces, kinds, None);
+    let pipeline = Pipeline::of_rule(&known.rule()).map_err(|(key, what)| keys.bad(key, what))?;
+    // A piece may begin with a space, so the first character does not separate.
+    let pair = |merge| {
+        let at = str::char_indices(merge).skip(1).find(|&(_, c)| c == ' ').map(|(at, _)| at);
+        at.map_or((merge, ""), |at| (&merge[..at], &merge[at + 1..]))
+    };
+    let (engine, misfits, first) =
+        ByteLevel::new(&vocabulary, pipeline, merges.iter().map(pair), known.ignore_merges, None);
+    if let Some(first) = first {
+        notes.push(format!(
+            "{misfits} of {} merges need pieces that the vocabulary does not have and are left out, the first \
+             being number {} ({:?})",
+            merges.len(),
+            first.rank,
+            first.piece
+        ));
+    }
+    Ok((vocabulary, engine))
+}
+
+/// The rule the file names; where it names none or one that quern does not know, that of most models of its
+/// architecture, and a note.
+fn pre_tokenizer(metadata: &Metadata, notes: &mut Vec<String>) -> &'static Known {
+    let name = metadata.str("tokenizer.ggml.pre");
+    if let Some(known) = name.and_then(table::find) {
+        return known;
+    }
+    let tokens = metadata.strings("tokenizer.ggml.tokens").map_or(0, |t| t.len());
+    let guess = match (metadata.str("general.architecture").unwrap_or_default(), tokens) {
+        ("llama", 128_000..=128_300) => "llama-bpe",
+        ("llama", 131_072) => "tekken",
+        ("qwen2" | "qwen2moe" | "qwen3" | "qwen3moe", _) => "qwen2",
+        ("stablelm", 100_289..=100_352) => "stablelm2",
+        ("stablelm" | "gptneox" | "mpt", _) => "mpt",
+        ("olmo", _) => "olmo",
+        ("gpt2" | "phi2", _) => "gpt-2",
+        ("falcon", _) => "falcon",
+        ("starcoder" | "starcoder2", _) => "starcoder",
+        ("command-r" | "cohere2", _) => "command-r",
+        ("bloom", _) => "bloom",
+        _ => table::DEFAULT,
+    };
+    let said = match name {
+        None => "the file does not name its pre-tokenizer (tokenizer.ggml.pre)".to_owned(),
+        Some(name) => {
+            let name: String = name.chars().take(40).collect();
+            format!("quern does not know the pre-tokenizer {name:?} (tokenizer.ggml.pre)")
+        }
+    };
+    notes.push(format!(
+        "{said}; {guess:?} is taken: some words may be split otherwise than the model was trained on"
+    ));
+    table::find(guess).unwrap_or(&table::KNOWN[0])
+}
+
+/// GGUF has no place for what added tokens ask of the text around them. llama.cpp knows Phi-3's by the name, and
+/// so does this: all special tokens but three take the blanks behind them.
+fn edges(metadata: &Metadata, vocabulary: &Vocabulary) -> HashMap<u32, Edges> {
+    let name = metadata.str("general.name").unwrap_or_default().to_lowercase();
+    if !name.contains("phi-3") && !name.contains("phi3") {
+        return HashMap::new();
+    }
+    let asks = |&(id, kind): &(u32, TokenKind)| {
+        let special = matches!(kind, TokenKind::Control | TokenKind::UserDefined | TokenKind::Unknown);
+        special && !matches!(vocabulary.piece(id), Some("<unk>" | "<s>" | "<|endoftext|>"))
+    };
+    let all = vocabulary.kinds().iter().enumerate().map(|(id, &kind)| (id as u32, kind));
+    all.filter(asks).map(|(id, _)| (id, Edges { right: true, ..Edges::default() })).collect()
+}
+
+/// Keys below `tokenizer.ggml.`
+struct Keys<'a> {
+    file: &'a Path,
+    metadata: &'a Metadata,
+}
+
+impl Keys<'_> {
+    fn bad(&self, key: &str, what: String) -> Error {
+        Error::malformed(self.file, format!("tokenizer.ggml.{key}: {what}"))
+    }
+
+    fn missing(&self, key: &str) -> Error {
+        Error::malformed(self.file, format!("the metadata key \"tokenizer.ggml.{key}\" is missing"))
+    }
+
+    fn get(&self, key: &str) -> Option<&Value> {
+        self.metadata.get(&format!("tokenizer.ggml.{key}"))
+    }
+
+    fn id(&self, key: &str, default: Option<u32>, count: usize) -> Result<Option<u32>> {
+        let Some(value) = self.get(key) else {
             return Ok(default.filter(|&id| (id as usize) < count));
         };
         match value.as_u64() {
@@ -46,37 +177,27 @@ pub(super) fn read(file: &Path, metadata: &Metadata) -> Result<Tokenizer> {
             // The writers' way to say "none": -1, or its unsigned reading.
             Some(id) if id == u64::from(u32::MAX) => Ok(None),
             None if *value == Value::I32(-1) => Ok(None),
-            _ => Err(bad(key, format!("not the id of one of {count} tokens"))),
+            _ => Err(self.bad(key, format!("not the id of one of {count} tokens"))),
         }
-    };
-    let flag = |key: &str, default: bool| -> Result<bool> {
-        match metadata.get(&format!("tokenizer.ggml.{key}")) {
+    }
+
+    fn flag(&self, key: &str, default: bool) -> Result<bool> {
+        match self.get(key) {
             None => Ok(default),
-            Some(value) => value.as_bool().ok_or_else(|| bad(key, "true or false is expected".into())),
+            Some(value) => value.as_bool().ok_or_else(|| self.bad(key, "true or false is expected".into())),
         }
-    };
-    // What llama.cpp takes for this kind of tokenizer where the file says nothing.
-    let ids = SpecialIds {
-        bos: id("bos_token_id", Some(1))?,
-        eos: id("eos_token_id", Some(2))?,
-        unk: id("unknown_token_id", Some(0))?,
-        sep: id("seperator_token_id", None)?,
-        pad: id("padding_token_id", None)?,
-        mask: id("mask_token_id", None)?,
-        eot: id("eot_token_id", None)?,
-        eom: id("eom_token_id", None)?,
-    };
-    Ok(Tokenizer::assemble(Parts {
-        pieces,
-        scores,
-        kinds,
-        ids,
-        ends: Vec::new(),
-        add_bos: flag("add_bos_token", true)?,
-        add_eos: flag("add_eos_token", false)?,
-        prefix: if flag("add_space_prefix", true)? { SpacePrefix::Always } else { SpacePrefix::Never },
-        chat_template: metadata.str("tokenizer.chat_template").map(str::to_owned),
-    }))
+    }
+
+    fn scores(&self, count: usize) -> Result<Vec<f32>> {
+        let scores = self.metadata.f32s("tokenizer.ggml.scores").ok_or_else(|| self.missing("scores"))?;
+        if scores.len() != count {
+            return Err(self.bad("scores", format!("{} scores for {count} tokens", scores.len())));
+        }
+        match scores.iter().position(|s| s.is_nan()) {
+            Some(i) => Err(self.bad("scores", format!("the score of token {i} is not a number"))),
+            None => Ok(scores.to_vec()),
+        }
+    }
 }
 
 /// The kinds of all tokens; normal where the file says nothing.

@@ -1,26 +1,31 @@
 //! Text to tokens and back.
 //!
-//! One kind so far: SentencePiece BPE, as Llama 1 and 2, Mistral and their kin use it (in `spm.rs`).
+//! Two kinds: SentencePiece BPE, as Llama 1 and 2, Mistral, Gemma and their kin use it (`spm.rs`), and byte-level
+//! BPE, as GPT-2, Llama 3, Qwen, Phi and many others do (`byte_level/`). They share everything but the middle:
 //!
 //! ```text
-//! text ──special tokens cut out──> raw pieces ──"▁" for spaces, prefix──> merges ──> ids
+//! text ──special tokens cut out──> raw pieces ──"▁" for spaces, prefix──> merges ──────────> ids
+//!                                             └─normalizer, words, bytes─> merges per word ─┘
 //! ```
 
-mod fast;
-mod from_directory;
+pub(crate) mod byte_level;
+mod directory;
 mod from_gguf;
-mod protobuf;
-mod special;
+pub(crate) mod pre_tokenizer;
+pub(crate) mod special;
 mod spm;
 mod stream;
-mod vocabulary;
+pub(crate) mod vocabulary;
 
 use std::borrow::Cow;
+use std::collections::HashMap;
 use std::path::Path;
 
-use quern_tensor_io::{Checkpoint, Container, Result, StringArray};
+use quern_tensor_io::{Checkpoint, Container, Result};
 
-pub(crate) use from_directory::Source;
+use byte_level::ByteLevel;
+pub(crate) use directory::{Source, SourceModel};
+use special::Edges;
 pub use stream::StreamDecoder;
 pub use vocabulary::TokenKind;
 use vocabulary::Vocabulary;
@@ -48,6 +53,18 @@ pub(crate) enum SpacePrefix {
     FirstUnlessSpace,
 }
 
+impl SpacePrefix {
+    fn is_wanted(self, raw: &str, first: bool, after_special: bool) -> bool {
+        let space = raw.starts_with([' ', vocabulary::SPACE]);
+        match self {
+            Self::Never => false,
+            Self::Always => after_special,
+            Self::AlwaysUnlessSpace => after_special && !space,
+            Self::FirstUnlessSpace => first && !space,
+        }
+    }
+}
+
 /// The ids of special tokens, where the model has them.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct SpecialIds {
@@ -69,10 +86,6 @@ pub struct SpecialIds {
     pub eom: Option<u32>,
 }
 
-/// What is said of GPT-2's kind of tokenizer, which Llama 3, Qwen and Phi use.
-pub(crate) const BYTE_LEVEL: &str =
-    "byte-level BPE tokenizers (GPT-2, Llama 3, Qwen, Phi) are not supported yet";
-
 /// More tokens than this are taken for damage.
 pub(crate) const MAX_TOKENS: usize = crate::config::limit::VOCAB;
 
@@ -89,20 +102,28 @@ const END_NAMES: &[&str] = &[
     "<EOT>",
     "_<EOT>",
     "[EOT]",
+    "<\u{FF5C}end\u{2581}of\u{2581}sentence\u{FF5C}>",
     "<end_of_utterance>",
 ];
 
 /// What a tokenizer is made of.
 struct Parts {
-    pieces: StringArray,
-    scores: Vec<f32>,
-    kinds: Vec<TokenKind>,
+    vocabulary: Vocabulary,
+    engine: Engine,
     ids: SpecialIds,
     ends: Vec<u32>,
+    edges: HashMap<u32, Edges>,
     add_bos: bool,
     add_eos: bool,
-    prefix: SpacePrefix,
     chat_template: Option<String>,
+    notes: Vec<String>,
+}
+
+/// What makes one kind of tokenizer.
+#[derive(Clone, Debug)]
+enum Engine {
+    SentencePiece(SpacePrefix),
+    ByteLevel(ByteLevel),
 }
 
 /// A model's tokenizer.
@@ -110,12 +131,13 @@ struct Parts {
 pub struct Tokenizer {
     vocabulary: Vocabulary,
     special: special::SpecialTokens,
+    engine: Engine,
     ids: SpecialIds,
     ends: Vec<u32>,
     add_bos: bool,
     add_eos: bool,
-    prefix: SpacePrefix,
     chat_template: Option<String>,
+    notes: Vec<String>,
 }
 
 impl Tokenizer {
@@ -133,16 +155,15 @@ impl Tokenizer {
         from_gguf::read(file, metadata)
     }
 
-    /// Reads `tokenizer.model`, `tokenizer.json`, `tokenizer_config.json`, `special_tokens_map.json` and
-    /// `generation_config.json`, as far as they are there.
+    /// Reads `tokenizer.json`, `tokenizer.model`, `vocab.json` and `merges.txt`, `tokenizer_config.json`,
+    /// `special_tokens_map.json` and `generation_config.json`, as far as they are there.
     pub fn from_directory(directory: &Path) -> Result<Self> {
-        Ok(Source::read(directory, None)?.into_tokenizer())
+        Source::read(directory, None)?.into_tokenizer()
     }
 
     fn assemble(parts: Parts) -> Self {
-        let Parts { pieces, scores, kinds, mut ids, mut ends, add_bos, add_eos, prefix, chat_template } =
+        let Parts { vocabulary, engine, mut ids, mut ends, edges, add_bos, add_eos, chat_template, notes } =
             parts;
-        let vocabulary = Vocabulary::new(pieces, scores, kinds, ids.unk);
         let named = END_NAMES.iter().filter_map(|name| vocabulary.find(name));
         let named: Vec<u32> = named.filter(|&id| vocabulary.kind(id) != Some(TokenKind::Normal)).collect();
         ids.eot = ids.eot.or(named.first().copied());
@@ -150,8 +171,8 @@ impl Tokenizer {
         ends.extend([ids.eos, ids.eot, ids.eom].into_iter().flatten());
         ends.sort_unstable();
         ends.dedup();
-        let special = special::SpecialTokens::new(&vocabulary);
-        Self { vocabulary, special, ids, ends, add_bos, add_eos, prefix, chat_template }
+        let special = special::SpecialTokens::new(&vocabulary, &edges);
+        Self { vocabulary, special, engine, ids, ends, add_bos, add_eos, chat_template, notes }
     }
 
     /// The tokens of `text`.
@@ -170,12 +191,17 @@ impl Tokenizer {
                     after_special = true;
                 }
                 special::Fragment::Text(raw) => {
-                    escaped.clear();
-                    if self.wants_prefix(raw, first, after_special) {
-                        escaped.push(vocabulary::SPACE);
+                    match &self.engine {
+                        Engine::SentencePiece(prefix) => {
+                            escaped.clear();
+                            if prefix.is_wanted(raw, first, after_special) {
+                                escaped.push(vocabulary::SPACE);
+                            }
+                            vocabulary::escape_spaces(raw, &mut escaped);
+                            spm::encode(&self.vocabulary, &escaped, &mut out);
+                        }
+                        Engine::ByteLevel(engine) => engine.encode(&self.vocabulary, raw, &mut out),
                     }
-                    vocabulary::escape_spaces(raw, &mut escaped);
-                    spm::encode(&self.vocabulary, &escaped, &mut out);
                     after_special = false;
                 }
             }
@@ -187,14 +213,9 @@ impl Tokenizer {
         out
     }
 
-    fn wants_prefix(&self, raw: &str, first: bool, after_special: bool) -> bool {
-        let space = raw.starts_with([' ', vocabulary::SPACE]);
-        match self.prefix {
-            SpacePrefix::Never => false,
-            SpacePrefix::Always => after_special,
-            SpacePrefix::AlwaysUnlessSpace => after_special && !space,
-            SpacePrefix::FirstUnlessSpace => first && !space,
-        }
+    /// Whether encoding may put a space in front that decoding takes away again.
+    fn prefixes(&self) -> bool {
+        matches!(&self.engine, Engine::SentencePiece(prefix) if *prefix != SpacePrefix::Never)
     }
 
     /// The text of `tokens`, without control tokens and without the space that encoding put in front. Bytes
@@ -204,14 +225,14 @@ impl Tokenizer {
         for &token in tokens {
             bytes.extend_from_slice(&self.token_bytes(token));
         }
-        let space = self.prefix != SpacePrefix::Never && bytes.first() == Some(&b' ');
+        let space = self.prefixes() && bytes.first() == Some(&b' ');
         String::from_utf8_lossy(&bytes[usize::from(space)..]).into_owned()
     }
 
     /// A decoder for text that arrives token by token from the start of a text: drops the space that encoding
     /// puts in front. For text that continues a prompt, take [`StreamDecoder::new`].
     pub fn stream(&self) -> StreamDecoder {
-        StreamDecoder::dropping_space(self.prefix != SpacePrefix::Never)
+        StreamDecoder::dropping_space(self.prefixes())
     }
 
     /// The bytes `token` stands for: nothing for control tokens and ids outside the vocabulary.
@@ -219,7 +240,7 @@ impl Tokenizer {
         self.vocabulary.bytes(token)
     }
 
-    /// The vocabulary's spelling of `token` (`▁the`, `<0x0A>`, `</s>`).
+    /// The vocabulary's spelling of `token` (`▁the`, `Ġthe`, `<0x0A>`, `</s>`).
     pub fn piece(&self, token: u32) -> Option<&str> {
         self.vocabulary.piece(token)
     }
@@ -241,7 +262,16 @@ impl Tokenizer {
 
     /// The kind of tokenizer, for people.
     pub fn kind_name(&self) -> &'static str {
-        "SentencePiece BPE"
+        match self.engine {
+            Engine::SentencePiece(_) => "SentencePiece BPE",
+            Engine::ByteLevel(_) => "byte-level BPE",
+        }
+    }
+
+    /// What is not sure of this tokenizer, in words a user can act on: a pre-tokenizer that the file does not
+    /// name or that quern does not know, merges that do not fit.
+    pub fn notes(&self) -> &[String] {
+        &self.notes
     }
 
     /// The ids of special tokens.

@@ -3,7 +3,20 @@
 //! Added (user-defined) tokens are always recognised, control and unknown tokens only on request; at each
 //! place the longest one wins.
 
+use std::collections::HashMap;
+
 use super::vocabulary::{TokenKind, Vocabulary};
+
+/// What an added token asks of the text around it (`lstrip`, `rstrip`, `single_word` of Hugging Face's files).
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Edges {
+    /// Blanks in front belong to it.
+    pub left: bool,
+    /// Blanks behind belong to it.
+    pub right: bool,
+    /// It counts only where no word goes on at its ends.
+    pub single_word: bool,
+}
 
 /// A piece of text between special tokens, or one of those.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -17,47 +30,59 @@ pub(crate) enum Fragment<'a> {
 /// Special tokens by their text.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct SpecialTokens {
-    /// Longest first.
-    tokens: Vec<(String, u32, bool)>,
-    /// Whether a special token starts with this byte.
-    starts: Vec<bool>,
+    tokens: HashMap<String, Special>,
+    /// For each first byte, the lengths that texts which start so have, longest first.
+    lengths: Vec<Vec<usize>>,
+}
+
+#[derive(Clone, Copy, Debug)]
+struct Special {
+    id: u32,
+    control: bool,
+    edges: Edges,
 }
 
 impl SpecialTokens {
-    pub fn new(vocabulary: &Vocabulary) -> Self {
-        let mut tokens = Vec::new();
-        let mut starts = vec![false; 256];
+    /// All special tokens of a vocabulary. `edges` holds only tokens that ask for something.
+    pub fn new(vocabulary: &Vocabulary, edges: &HashMap<u32, Edges>) -> Self {
+        let mut tokens: HashMap<String, Special> = HashMap::new();
+        let mut lengths: Vec<Vec<usize>> = vec![Vec::new(); 256];
         for (id, kind) in vocabulary.kinds().iter().enumerate() {
+            let id = id as u32;
             let control = matches!(kind, TokenKind::Control | TokenKind::Unknown);
-            let piece = vocabulary.piece(id as u32).unwrap_or_default();
-            if !piece.is_empty() && (control || *kind == TokenKind::UserDefined) {
-                starts[usize::from(piece.as_bytes()[0])] = true;
-                tokens.push((piece.to_owned(), id as u32, control));
+            let piece = vocabulary.piece(id).unwrap_or_default();
+            if piece.is_empty() || !(control || *kind == TokenKind::UserDefined) {
+                continue;
             }
+            let edges = edges.get(&id).copied().unwrap_or_default();
+            // Of equal texts the first id wins.
+            tokens.entry(piece.to_owned()).or_insert(Special { id, control, edges });
+            lengths[usize::from(piece.as_bytes()[0])].push(piece.len());
         }
-        // Stable: of equal texts the first id wins.
-        tokens.sort_by_key(|(piece, _, _)| std::cmp::Reverse(piece.len()));
-        Self { tokens, starts }
+        for lengths in &mut lengths {
+            lengths.sort_unstable_by_key(|&len| std::cmp::Reverse(len));
+            lengths.dedup();
+        }
+        Self { tokens, lengths }
     }
 
     /// Cuts `text`; control tokens count only with `control`.
     pub fn split<'a>(&self, text: &'a str, control: bool) -> Vec<Fragment<'a>> {
         let mut out = Vec::new();
         let (mut from, mut at) = (0, 0);
-        while let Some(&byte) = text.as_bytes().get(at) {
-            let found = match self.starts.get(usize::from(byte)) {
-                Some(true) => self.at(&text.as_bytes()[at..], control),
-                _ => None,
-            };
-            let Some((id, len)) = found else {
+        while at < text.len() {
+            let Some((special, len)) = self.at(text, at, control) else {
                 at += 1;
                 continue;
             };
-            if from < at {
-                out.push(Fragment::Text(&text[from..at]));
+            let (before, after) = (&text[from..at], &text[at + len..]);
+            let before = if special.edges.left { before.trim_end() } else { before };
+            if !before.is_empty() {
+                out.push(Fragment::Text(before));
             }
-            out.push(Fragment::Token(id));
-            at += len;
+            out.push(Fragment::Token(special.id));
+            let after = if special.edges.right { after.trim_start() } else { after };
+            at = text.len() - after.len();
             from = at;
         }
         if from < text.len() {
@@ -66,10 +91,51 @@ impl SpecialTokens {
         out
     }
 
-    fn at(&self, rest: &[u8], control: bool) -> Option<(u32, usize)> {
-        let matching = |(piece, _, is_control): &&(String, u32, bool)| {
-            (control || !is_control) && rest.starts_with(piece.as_bytes())
+    /// The special token that stands at byte `at`, and its length.
+    fn at(&self, text: &str, at: usize, control: bool) -> Option<(Special, usize)> {
+        let lengths = self.lengths.get(usize::from(text.as_bytes()[at]))?;
+        let special = |&len: &usize| {
+            let special = *self.tokens.get(text.get(at..at + len)?)?;
+            let wanted = control || !special.control;
+            (wanted && (!special.edges.single_word || stands_alone(text, at, len))).then_some((special, len))
         };
-        self.tokens.iter().find(matching).map(|(piece, id, _)| (*id, piece.len()))
+        lengths.iter().find_map(special)
+    }
+}
+
+fn stands_alone(text: &str, at: usize, len: usize) -> bool {
+    let word = |c: char| c.is_alphanumeric() || c == '_';
+    let (before, after) = (text[..at].chars().next_back(), text[at + len..].chars().next());
+    !before.is_some_and(word) && !after.is_some_and(word)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn tokens_take_what_they_ask_for() {
+        let pieces = ["<a>", "<b>", "<ab>", "ab", "<ab", "é"];
+        let kinds = [TokenKind::Control, TokenKind::Control, TokenKind::UserDefined, TokenKind::UserDefined];
+        let kinds = [&kinds[..], &[TokenKind::UserDefined; 2]].concat();
+        let vocabulary = Vocabulary::byte_level(pieces.into_iter().collect(), kinds, None);
+        let edges = HashMap::from([
+            (0, Edges { right: true, ..Edges::default() }),
+            (1, Edges { left: true, ..Edges::default() }),
+            (3, Edges { single_word: true, ..Edges::default() }),
+        ]);
+        let special = SpecialTokens::new(&vocabulary, &edges);
+        use Fragment::{Text, Token};
+        assert_eq!(
+            special.split("x <a> \ty <b> z", true),
+            [Text("x "), Token(0), Text("y"), Token(1), Text(" z")]
+        );
+        assert_eq!(special.split("x <a> y", false), [Text("x <a> y")]);
+        assert_eq!(
+            special.split("<ab><abab ab xabéé", true),
+            [Token(2), Token(4), Text("ab "), Token(3), Text(" xab"), Token(5), Token(5)]
+        );
+        assert_eq!(special.split(" <b><a> ", true), [Token(1), Token(0)]);
+        assert_eq!(special.split("", true), []);
     }
 }

@@ -9,6 +9,8 @@ use std::hash::{BuildHasher, RandomState};
 
 use quern_tensor_io::StringArray;
 
+use super::byte_level::alphabet;
+
 /// U+2581, which stands for a space inside pieces.
 pub(crate) const SPACE: char = '\u{2581}';
 
@@ -47,10 +49,21 @@ impl TokenKind {
 
 const EMPTY: u32 = u32::MAX;
 
+/// How ordinary pieces are written.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Spelling {
+    /// Text, with U+2581 for each space; single bytes as `<0xNN>`.
+    SentencePiece,
+    /// One character of GPT-2's alphabet for each byte.
+    ByteLevel,
+}
+
 /// All tokens of a model.
 #[derive(Clone, Debug)]
 pub(crate) struct Vocabulary {
+    spelling: Spelling,
     pieces: StringArray,
+    /// Of SentencePiece's pieces; else empty.
     scores: Vec<f32>,
     kinds: Vec<TokenKind>,
     table: Vec<u32>,
@@ -62,33 +75,47 @@ pub(crate) struct Vocabulary {
 }
 
 impl Vocabulary {
-    /// The three lists must have the same length, below 2^31. Of equal pieces the first is found.
+    /// SentencePiece's. The three lists must have the same length, below 2^31. Of equal pieces the first is found.
     pub fn new(pieces: StringArray, scores: Vec<f32>, kinds: Vec<TokenKind>, unknown: Option<u32>) -> Self {
-        debug_assert!(pieces.len() == scores.len() && pieces.len() == kinds.len());
+        debug_assert!(pieces.len() == scores.len());
+        let mut vocabulary = Self::build(Spelling::SentencePiece, pieces, kinds, unknown);
+        vocabulary.scores = scores;
+        for id in 0..vocabulary.pieces.len() as u32 {
+            if vocabulary.kind(id) == Some(TokenKind::Byte)
+                && let Some(byte) = vocabulary.piece(id).and_then(parse_byte)
+            {
+                vocabulary.bytes[usize::from(byte)].get_or_insert(id);
+            }
+        }
+        vocabulary.before_space = vocabulary.find_before_space();
+        vocabulary
+    }
+
+    /// Byte-level BPE's; the same holds of the lists.
+    pub fn byte_level(pieces: StringArray, kinds: Vec<TokenKind>, unknown: Option<u32>) -> Self {
+        Self::build(Spelling::ByteLevel, pieces, kinds, unknown)
+    }
+
+    fn build(spelling: Spelling, pieces: StringArray, kinds: Vec<TokenKind>, unknown: Option<u32>) -> Self {
+        debug_assert!(pieces.len() == kinds.len());
         let slots = (pieces.len() * 2).next_power_of_two().max(2);
         let mut vocabulary = Self {
+            spelling,
             table: vec![EMPTY; slots],
             hasher: RandomState::new(),
             bytes: Box::new([None; 256]),
             pieces,
-            scores,
+            scores: Vec::new(),
             kinds,
             unknown,
             before_space: None,
         };
         for id in 0..vocabulary.pieces.len() as u32 {
-            let piece = vocabulary.pieces.get(id as usize).unwrap_or_default();
-            let byte =
-                (vocabulary.kinds[id as usize] == TokenKind::Byte).then(|| parse_byte(piece)).flatten();
-            let slot = vocabulary.slot(piece);
+            let slot = vocabulary.slot(vocabulary.pieces.get(id as usize).unwrap_or_default());
             if vocabulary.table[slot] == EMPTY {
                 vocabulary.table[slot] = id;
             }
-            if let Some(byte) = byte {
-                vocabulary.bytes[usize::from(byte)].get_or_insert(id);
-            }
         }
-        vocabulary.before_space = vocabulary.find_before_space();
         vocabulary
     }
 
@@ -162,6 +189,12 @@ impl Vocabulary {
         let (Some(piece), Some(kind)) = (self.piece(id), self.kind(id)) else { return Cow::Borrowed(&[]) };
         match kind {
             TokenKind::Control | TokenKind::Unused => Cow::Borrowed(&[]),
+            TokenKind::UserDefined if self.spelling == Spelling::ByteLevel => Cow::Borrowed(piece.as_bytes()),
+            _ if self.spelling == Spelling::ByteLevel => match alphabet::decode(piece) {
+                Some(bytes) => Cow::Owned(bytes),
+                // As the tokenizers library has it.
+                None => Cow::Borrowed(piece.as_bytes()),
+            },
             TokenKind::Byte => Cow::Owned(parse_byte(piece).into_iter().collect()),
             // As SentencePiece prints it.
             TokenKind::Unknown => Cow::Borrowed(" \u{2047} ".as_bytes()),

@@ -21,7 +21,7 @@ use super::code::{Code, dynamic_map};
 use super::nested::{self, Quantizer};
 use super::state::State;
 use super::{Kind, Options, config, four_bit, int8, modules};
-use crate::directory::{Directory, DirectoryOptions};
+use quern_model::hugging_face::{Directory, DirectoryOptions, edited_config};
 
 /// Values a thread takes at once, unless a row of int8 is longer; a multiple of every block size.
 const PIECE: usize = 64 * 1024;
@@ -204,15 +204,16 @@ pub fn quantize(
     };
     let pool = ThreadPoolBuilder::new().num_threads(threads).thread_name(|i| format!("quantize-{i}")).build();
     let pool = pool.map_err(|e| Error::refused(out, format!("cannot start {threads} threads: {e}")))?;
+    let quantization_config = config::quantization_config(options, plan.dtype, plan.skip.as_deref());
     let directory = Directory::create(
         out,
         source,
         DirectoryOptions {
             tensors: plan.tensors.clone(),
-            quantization_config: config::quantization_config(options, plan.dtype, plan.skip.as_deref()),
-            extra_files: Vec::new(),
+            config: edited_config(source.directory(), Some(&quantization_config), None)?,
             force: options.force,
             shard_bytes: options.shard_bytes,
+            ..DirectoryOptions::default()
         },
     )?;
     progress.total(plan.source_bytes());

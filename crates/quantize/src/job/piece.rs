@@ -68,7 +68,7 @@ pub(super) fn encode(
 ) -> Result<(), Error> {
     let row = &plan.rows()[piece.tensor];
     if row.from == row.to {
-        copy(plan, piece, row, out);
+        plan.view.read(row.index, piece.rows.clone(), out);
         return match bad_block(row.to, out) {
             None => Ok(()),
             Some(block) => Err(corrupt(row, piece, block, out)),
@@ -77,10 +77,10 @@ pub(super) fn encode(
     let source = &plan.view.tensors()[row.index];
     let columns = source.columns();
     values.resize(piece.rows.len() * columns, 0.0);
-    for (number, values) in piece.rows.clone().zip(values.chunks_exact_mut(columns)) {
-        if !decode::to_f32(row.from, plan.view.row(row.index, number), values) {
-            return Err(Error::Undecodable { tensor: row.name.clone(), element_type: row.from, to: row.to });
-        }
+    if !plan.view.decode(row.index, piece.rows.clone(), values) {
+        return Err(Error::Undecodable { tensor: row.name.clone(), element_type: row.from, to: row.to });
+    }
+    for (number, values) in piece.rows.clone().zip(values.chunks_exact(columns)) {
         if !all_finite(values) {
             let column = values.iter().position(|v| !v.is_finite()).unwrap_or_default();
             let (tensor, value) = (row.name.clone(), values[column]);
@@ -108,13 +108,6 @@ fn weights<'a>(plan: &'a Plan<'_>, row: &PlanRow, columns: usize, first_row: usi
     let entry = plan.options.imatrix.as_ref()?.get(&row.name)?;
     let expert = first_row / rows_per_matrix(&row.shape).max(1) % matrices(&row.shape);
     entry.get(expert * columns..(expert + 1) * columns)
-}
-
-fn copy(plan: &Plan<'_>, piece: &Piece, row: &PlanRow, out: &mut [u8]) {
-    let row_bytes = piece.bytes / piece.rows.len();
-    for (number, out) in piece.rows.clone().zip(out.chunks_exact_mut(row_bytes)) {
-        out.copy_from_slice(plan.view.row(row.index, number));
-    }
 }
 
 /// Whether no value is NaN or infinite. Branch-free, so that the compiler makes it a few vector

@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-use quern_model::GgufView;
+use quern_model::View;
 use quern_tensor_io::{Container, ElementType, Metadata, TensorPlan, decode, gguf};
 
 use super::{Error, metadata};
@@ -70,7 +70,7 @@ pub struct PlanRow {
     pub bytes: u64,
     /// The type the recipe wanted, where the rows are not whole blocks of it.
     pub instead_of: Option<ElementType>,
-    /// Index into [`GgufView::tensors`].
+    /// Index into [`View::tensors`].
     pub(super) index: usize,
     /// Whether the importance matrix has an entry that will be used.
     pub weighted: bool,
@@ -144,7 +144,7 @@ fn some(names: &[String]) -> String {
 /// A job, ready to run.
 #[derive(Debug)]
 pub struct Plan<'a> {
-    pub(super) view: &'a GgufView<'a>,
+    pub(super) view: &'a View<'a>,
     pub(super) options: Options,
     pub(super) metadata: Metadata,
     pub(super) tensors: Vec<TensorPlan>,
@@ -230,7 +230,7 @@ impl Plan<'_> {
 
 /// Plans a job: chooses types, sizes and metadata, and looks for whatever can be known to go wrong.
 /// Reads no weights.
-pub fn plan<'a>(view: &'a GgufView<'a>, options: Options) -> Result<Plan<'a>, Error> {
+pub fn plan<'a>(view: &'a View<'a>, options: Options) -> Result<Plan<'a>, Error> {
     let facts: Vec<TensorFacts> = view
         .tensors()
         .iter()
@@ -277,7 +277,7 @@ pub fn plan<'a>(view: &'a GgufView<'a>, options: Options) -> Result<Plan<'a>, Er
 }
 
 fn plan_row(
-    view: &GgufView<'_>,
+    view: &View<'_>,
     choice: &Choice,
     options: &Options,
     warnings: &mut Vec<Warning>,

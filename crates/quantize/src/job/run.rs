@@ -9,7 +9,6 @@
 //! Three batches go round, which bounds the memory and lets encoding and writing overlap.
 
 use std::fs;
-use std::ops::Range;
 use std::path::Path;
 use std::sync::mpsc::{Receiver, Sender, channel};
 use std::sync::{Mutex, PoisonError};
@@ -165,12 +164,8 @@ fn encode_batch(
 fn release(plan: &Plan<'_>, pieces: &[Piece]) {
     for of_tensor in pieces.chunk_by(|a, b| a.tensor == b.tensor) {
         let index = plan.rows()[of_tensor[0].tensor].index;
-        let rows = of_tensor.iter().flat_map(|p| p.rows.clone());
-        let spans = rows.map(|row| plan.view.row(index, row).as_ptr_range());
-        // rows of queries and keys come permuted: take the span from the first byte to the last
-        let span = spans.reduce(|a, b| Range { start: a.start.min(b.start), end: a.end.max(b.end) });
-        if let Some(span) = span {
-            plan.view.checkpoint().release(span);
+        if let [first, .., last] = of_tensor {
+            plan.view.release(index, first.rows.start..last.rows.end);
         }
     }
 }

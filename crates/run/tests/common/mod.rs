@@ -4,7 +4,11 @@
 
 use std::path::{Path, PathBuf};
 
-use quern_run::{LoadOptions, Model};
+use quern_run::{
+    GenerateOptions, KvType, LoadOptions, Model, SamplingOptions, SessionOptions, Wanted,
+    generate_from_tokens,
+};
+use quern_tensor_io::Checkpoint;
 
 pub fn fixture(name: &str) -> PathBuf {
     PathBuf::from(concat!(env!("CARGO_MANIFEST_DIR"), "/../../fixtures")).join(name)
@@ -30,4 +34,69 @@ pub fn relative_errors(got: &[f32], expected: &[f32], columns: usize) -> (f64, f
         (difference / norm).sqrt()
     });
     (largest / highest, rows.fold(0.0, f64::max))
+}
+
+/// One prompt of a `*.logits.safetensors` file: float32 logits of transformers.
+pub struct Golden {
+    pub input_ids: Vec<u32>,
+    pub greedy_ids: Vec<u32>,
+    /// One row per position.
+    pub logits: Vec<f32>,
+}
+
+/// The prompts of such a file.
+pub fn golden(path: &Path) -> Vec<Golden> {
+    let file = Checkpoint::open(path).unwrap();
+    let ids = |name: String| {
+        let data = file.tensor(&name).unwrap().data;
+        data.as_chunks().0.iter().map(|&b| i64::from_le_bytes(b) as u32).collect()
+    };
+    let floats = |name: String| {
+        let data = file.tensor(&name).unwrap().data;
+        data.as_chunks().0.iter().map(|&b| f32::from_le_bytes(b)).collect()
+    };
+    (0..2)
+        .map(|n| Golden {
+            input_ids: ids(format!("prompt{n}.input_ids")),
+            greedy_ids: ids(format!("prompt{n}.greedy_ids")),
+            logits: floats(format!("prompt{n}.logits")),
+        })
+        .collect()
+}
+
+/// Checks the logits of every position and the greedy tokens of a model against a reference file.
+///
+/// Rounding keys and values to 11 bits is not float32: `f16` is the bound for that. The models of random weights
+/// have logits so near each other that it can change their greedy text, which is then compared in float32 only.
+pub fn agrees_with_transformers(name: &str, model: &Model, reference: &Path, f16: f64, random: bool) {
+    for (n, golden) in golden(reference).iter().enumerate() {
+        for kv in [KvType::F32, KvType::F16] {
+            let context = model.config().context_length.min(256);
+            let options = SessionOptions { context, kv, ..SessionOptions::default() };
+            let mut session = model.session(options).unwrap();
+            let logits = session.forward(&golden.input_ids, Wanted::All).unwrap();
+            let (largest, row) = relative_errors(logits, &golden.logits, model.vocabulary());
+            eprintln!("{name}, prompt {n}, {kv:?}: largest difference {largest:.2e}, worst row {row:.2e}");
+            let bound = if kv == KvType::F32 { 1e-4 } else { f16 };
+            assert!(largest < bound && row < bound, "{name}, prompt {n}, {kv:?}: {largest:e}, {row:e}");
+
+            if random && kv != KvType::F32 {
+                continue;
+            }
+            let options = GenerateOptions {
+                limit: Some(golden.greedy_ids.len()),
+                context: Some(context),
+                kv,
+                sampling: SamplingOptions::greedy(),
+                ignore_end: true,
+                ..GenerateOptions::default()
+            };
+            let mut streamed = String::new();
+            let report =
+                generate_from_tokens(model, &golden.input_ids, &options, &mut |t| streamed.push_str(t))
+                    .unwrap();
+            assert_eq!(report.tokens, golden.greedy_ids, "{name}, prompt {n}, {kv:?}");
+            assert_eq!(report.text, streamed);
+        }
+    }
 }

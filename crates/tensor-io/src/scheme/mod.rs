@@ -6,16 +6,23 @@
 
 mod affine;
 mod bitsandbytes;
+mod exact;
 mod four_bit;
 mod gptq;
 mod int8;
 mod label;
+pub mod pack;
 mod parts;
 mod read;
+mod repack;
 mod stream;
 
 use std::collections::HashMap;
 use std::ops::Range;
+
+pub use affine::AffineLayer;
+pub use exact::{ExactForm, Inexact};
+pub use repack::{GptqFormat, GptqTensors};
 
 use half::f16;
 
@@ -220,7 +227,9 @@ impl PackedLayer {
         assert!(rows.start <= rows.end && rows.end <= self.rows, "rows {rows:?} of {}", self.rows);
         assert_eq!(form.element_type.row_bytes(self.columns).map(|n| n * rows.len()), Some(out.len()));
         match &self.store {
-            Store::Affine(layer) => layer.blocks(checkpoint, form, rows, out),
+            Store::Affine(layer) => {
+                layer.blocks(checkpoint, form.element_type, form.permutation.as_deref(), rows, out);
+            }
             Store::FourBit(layer) => layer.blocks(checkpoint, form, rows, out),
             Store::Int8(layer) => layer.blocks(checkpoint, form, rows, out),
         }

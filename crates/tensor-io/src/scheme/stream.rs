@@ -35,10 +35,10 @@ pub(super) fn mask(bits: u32) -> u8 {
     (u8::MAX as u32 >> (8 - bits)) as u8
 }
 
-/// A stream of `count` times the same code, padded with zeros to whole words.
-pub(super) fn repeated(code: u8, count: usize, bits: u32) -> Vec<u8> {
-    let mut stream = vec![0u32; (count * bits as usize).div_ceil(32)];
-    for k in 0..count {
+/// A stream of these codes, padded with zeros to whole words.
+pub(super) fn pack(codes: impl ExactSizeIterator<Item = u8>, bits: u32) -> Vec<u8> {
+    let mut stream = vec![0u32; (codes.len() * bits as usize).div_ceil(32)];
+    for (k, code) in codes.enumerate() {
         let Place { word, shift, straddles } = place(k, bits);
         stream[word] |= u32::from(code) << shift;
         if straddles {
@@ -46,6 +46,11 @@ pub(super) fn repeated(code: u8, count: usize, bits: u32) -> Vec<u8> {
         }
     }
     stream.iter().flat_map(|w| w.to_le_bytes()).collect()
+}
+
+/// A stream of `count` times the same code.
+pub(super) fn repeated(code: u8, count: usize, bits: u32) -> Vec<u8> {
+    pack(std::iter::repeat_n(code, count), bits)
 }
 
 #[cfg(test)]

@@ -2,7 +2,9 @@
 //! the numbers that went in, and what is broken is refused.
 
 mod build;
+mod exact;
 mod forms;
 mod hostile;
 mod labels;
 mod peers;
+mod repack;

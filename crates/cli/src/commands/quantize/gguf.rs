@@ -3,7 +3,7 @@
 use std::process::ExitCode;
 use std::time::Instant;
 
-use quern_model::GgufView;
+use quern_model::{Packed, View};
 use quern_quantize::imatrix::Imatrix;
 use quern_quantize::job::{self, Options, Plan};
 use quern_quantize::recipe::FileType;
@@ -17,7 +17,14 @@ use crate::{args, format, model};
 /// Plans, and unless it is a dry run, does it.
 pub fn run(args: &args::Quantize, file_type: FileType) -> Outcome {
     let checkpoint = Checkpoint::open(&model::path(&args.model)?)?;
-    let view = GgufView::new(&checkpoint)?;
+    let packed = match args.gguf.allow_requantize {
+        true => Packed::Decoded,
+        false => Packed::Refused,
+    };
+    let view = View::gguf_with(&checkpoint, packed)?;
+    for note in view.notes() {
+        eprintln!("note: {note}");
+    }
     let options = Options {
         imatrix: args.gguf.imatrix.as_deref().map(Imatrix::open).transpose()?,
         pure: args.gguf.pure,

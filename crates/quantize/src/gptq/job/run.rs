@@ -13,9 +13,9 @@ use quern_tensor_io::{Checkpoint, ElementType, Error as FileError, Progress, Ten
 use super::report::{ModuleReport, Report, csv};
 use super::state::{BlockRecord, State};
 use super::{Error, Options, Plan, PlanModule, config};
-use crate::directory::{Directory, DirectoryOptions};
 use crate::gptq::{Hessian, Prepared, Settings, Solution, round_to_nearest, solve};
 use crate::imatrix::{Accumulator, Format as ImatrixFormat, WriteOptions};
+use quern_model::hugging_face::{Directory, DirectoryOptions, edited_config};
 
 /// A module that saw less than this share of the calibration tokens is rounded to nearest.
 const LEAST_SHARE: f64 = 0.005;
@@ -410,13 +410,14 @@ fn write(
     debug_assert_eq!(modules.len(), plan.modules.iter().filter(|m| m.settings.is_some()).count());
     let directory_options = DirectoryOptions {
         tensors: pieces.iter().map(planned).collect(),
-        quantization_config,
+        config: edited_config(checkpoint.directory(), Some(&quantization_config), None)?,
         extra_files: vec![
             ("quantize_config.json".to_owned(), config),
             ("quant_log.csv".to_owned(), csv(&modules).into_bytes()),
         ],
         force: options.force,
         shard_bytes: options.shard_bytes,
+        ..DirectoryOptions::default()
     };
     let mut directory = Directory::create(output, checkpoint, directory_options)?;
     for (from, index) in pieces {

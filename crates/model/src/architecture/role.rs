@@ -1,0 +1,63 @@
+//! What a tensor is for.
+
+/// What a tensor is for, whatever its name.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+#[non_exhaustive]
+#[allow(missing_docs)]
+pub enum TensorRole {
+    TokenEmbedding,
+    PositionEmbedding,
+    /// From the embedding's width to the residual stream's (OPT-350m).
+    EmbeddingIn,
+    /// From the residual stream's width to the embedding's (OPT-350m).
+    EmbeddingOut,
+    OutputNorm,
+    OutputNormBias,
+    Output,
+    OutputBias,
+    RopeFactors,
+    RopeFactorsLong,
+    RopeFactorsShort,
+    AttentionNorm,
+    AttentionNormBias,
+    /// A parallel block's norm of its own for attention (Falcon 40B), where `AttentionNorm` is the network's.
+    AttentionNorm2,
+    AttentionNorm2Bias,
+    AttentionQ,
+    AttentionK,
+    AttentionV,
+    /// All three in one matrix.
+    AttentionQkv,
+    AttentionOutput,
+    AttentionQBias,
+    AttentionKBias,
+    AttentionVBias,
+    AttentionQkvBias,
+    AttentionOutputBias,
+    /// Of each query head.
+    AttentionQNorm,
+    /// Of each key head.
+    AttentionKNorm,
+    /// Of what attention adds (Gemma 2).
+    AttentionPostNorm,
+    FfnNorm,
+    FfnNormBias,
+    FfnGate,
+    FfnUp,
+    /// Gate and up projection in one matrix (Phi-3), gate first.
+    FfnGateUp,
+    FfnDown,
+    FfnGateBias,
+    FfnUpBias,
+    FfnDownBias,
+    /// Of what the feed-forward network adds (Gemma 2).
+    FfnPostNorm,
+    /// Chooses the experts.
+    Router,
+    /// The gate projections of all experts, `[experts, ffn, hidden]`.
+    ExpertsGate,
+    /// The up projections of all experts, `[experts, ffn, hidden]`.
+    ExpertsUp,
+    /// The down projections of all experts, `[experts, hidden, ffn]`.
+    ExpertsDown,
+}

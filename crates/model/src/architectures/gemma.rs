@@ -1,0 +1,202 @@
+//! Gemma 1, 2 and 3 (text): norms that add one, embeddings scaled by the square root of the hidden size, and
+//! from the second on norms behind attention and network, soft caps and sliding windows.
+
+use super::table::*;
+use crate::architecture::{
+    Activation, Architecture, Field, GgufKey, HfKey, Silence, Sliding, TensorTemplate,
+};
+
+const fn gemma_keys<const N: usize, const M: usize>(more: [HfKey; M]) -> [HfKey; N] {
+    let mut all: [HfKey; N] = with_llama_keys(more);
+    let mut i = 0;
+    while i < N {
+        all[i] = match all[i].field {
+            Field::Activation => {
+                let names = if M > 2 {
+                    &["hidden_activation", "hidden_act"]
+                } else {
+                    &["hidden_act", "hidden_activation"]
+                };
+                key(Field::Activation, names, Silence::Word("gelu_pytorch_tanh"))
+            }
+            Field::HeadDim => key(Field::HeadDim, &["head_dim"], Silence::Number(256.0)),
+            _ => all[i],
+        };
+        i += 1;
+    }
+    all
+}
+
+static GEMMA_KEYS: [HfKey; 14] = gemma_keys([
+    key(Field::QkvBias, &["attention_bias"], Silence::Flag(false)),
+    key(Field::OutputBias, &["attention_bias"], Silence::Flag(false)),
+]);
+
+static GEMMA2_KEYS: [HfKey; 17] = gemma_keys([
+    key(Field::QkvBias, &["attention_bias"], Silence::Flag(false)),
+    key(Field::OutputBias, &["attention_bias"], Silence::Flag(false)),
+    key(Field::AttentionSoftcap, &["attn_logit_softcapping"], Silence::Nothing),
+    key(Field::FinalSoftcap, &["final_logit_softcapping"], Silence::Nothing),
+    key(Field::QueryScalar, &["query_pre_attn_scalar"], Silence::Number(256.0)),
+]);
+
+static GEMMA3_KEYS: [HfKey; 19] = gemma_keys([
+    key(Field::QkvBias, &["attention_bias"], Silence::Flag(false)),
+    key(Field::OutputBias, &["attention_bias"], Silence::Flag(false)),
+    key(Field::AttentionSoftcap, &["attn_logit_softcapping"], Silence::Nothing),
+    key(Field::FinalSoftcap, &["final_logit_softcapping"], Silence::Nothing),
+    key(Field::QueryScalar, &["query_pre_attn_scalar"], Silence::Number(256.0)),
+    key(Field::LocalRopeTheta, &["rope_local_base_freq"], Silence::Number(10_000.0)),
+    always(Field::QkNorm, true),
+]);
+
+const GGUF_KEYS: &[GgufKey] = &[
+    GgufKey::ContextLength,
+    GgufKey::EmbeddingLength,
+    GgufKey::BlockCount,
+    GgufKey::FeedForwardLength,
+    GgufKey::HeadCount,
+    GgufKey::HeadCountKv,
+    GgufKey::RmsEpsilon,
+    GgufKey::KeyValueLength,
+    GgufKey::RopeFreqBaseUnlessUsual,
+];
+
+const GEMMA2_GGUF_KEYS: &[GgufKey] = &[
+    GgufKey::ContextLength,
+    GgufKey::EmbeddingLength,
+    GgufKey::BlockCount,
+    GgufKey::FeedForwardLength,
+    GgufKey::HeadCount,
+    GgufKey::HeadCountKv,
+    GgufKey::RmsEpsilon,
+    GgufKey::KeyValueLength,
+    GgufKey::AttentionSoftcap,
+    GgufKey::FinalSoftcap,
+    GgufKey::SlidingWindow,
+    GgufKey::AttentionScale,
+    GgufKey::RopeFreqBaseUnlessUsual,
+];
+
+const GEMMA3_GGUF_KEYS: &[GgufKey] = &[
+    GgufKey::BlockCount,
+    GgufKey::ContextLength,
+    GgufKey::EmbeddingLength,
+    GgufKey::FeedForwardLength,
+    GgufKey::HeadCount,
+    GgufKey::HeadCountKv,
+    GgufKey::RopeScaling,
+    GgufKey::RopeFreqBase,
+    GgufKey::RopeFreqBaseSwa,
+    GgufKey::RmsEpsilon,
+    GgufKey::KeyValueLength,
+    GgufKey::AttentionSoftcap,
+    GgufKey::FinalSoftcap,
+    GgufKey::SlidingWindow,
+    GgufKey::AttentionScale,
+];
+
+/// Gemma.
+pub static GEMMA: Architecture = Architecture {
+    name: "gemma",
+    hf_architectures: &["GemmaForCausalLM"],
+    hf_model_types: &["gemma"],
+    norm_plus_one: true,
+    scaled_embeddings: true,
+    // The first Gemma's files say gelu and mean its tanh approximation.
+    activations: &[Activation::GeluTanh, Activation::Gelu],
+    tied_by_default: true,
+    hf_keys: &GEMMA_KEYS,
+    hf_refused: &["use_bidirectional_attention"],
+    gguf_keys: GGUF_KEYS,
+    tensors: GEMMA_TENSORS,
+    ..USUAL
+};
+
+/// Gemma 2: norms behind attention and network, soft caps, a sliding window on every other layer.
+pub static GEMMA2: Architecture = Architecture {
+    name: "gemma2",
+    hf_architectures: &["Gemma2ForCausalLM"],
+    hf_model_types: &["gemma2"],
+    norm_plus_one: true,
+    scaled_embeddings: true,
+    sliding: Sliding::ButEvery(2),
+    activations: &[Activation::GeluTanh],
+    tied_by_default: true,
+    hf_keys: &GEMMA2_KEYS,
+    hf_refused: &["use_bidirectional_attention"],
+    gguf_keys: GEMMA2_GGUF_KEYS,
+    tensors: GEMMA2_TENSORS,
+    ..USUAL
+};
+
+/// Gemma 3, the language model: normalised queries and keys instead of soft caps, two bases of rope.
+pub static GEMMA3: Architecture = Architecture {
+    name: "gemma3",
+    hf_architectures: &["Gemma3ForCausalLM"],
+    hf_model_types: &["gemma3_text"],
+    norm_plus_one: true,
+    scaled_embeddings: true,
+    sliding: Sliding::ButEvery(6),
+    activations: &[Activation::GeluTanh],
+    tied_by_default: true,
+    hf_keys: &GEMMA3_KEYS,
+    hf_refused: &["use_bidirectional_attention"],
+    gguf_keys: GEMMA3_GGUF_KEYS,
+    tensors: GEMMA3_TENSORS,
+    ..USUAL
+};
+
+#[rustfmt::skip]
+const GEMMA_TENSORS: &[TensorTemplate] = &[
+    tensor(Role::TokenEmbedding, "model.embed_tokens.weight", "token_embd.weight", &[Vocab, Hidden], Always, Same),
+    tensor(Role::OutputNorm, "model.norm.weight", "output_norm.weight", &[Hidden], Always, PlusOne),
+    tensor(Role::Output, "lm_head.weight", "output.weight", &[Vocab, Hidden], UnlessTied, Same),
+    tensor(Role::AttentionNorm, "model.layers.{layer}.input_layernorm.weight", "blk.{layer}.attn_norm.weight", &[Hidden], Always, PlusOne),
+    tensor(Role::AttentionQ, "model.layers.{layer}.self_attn.q_proj.weight", "blk.{layer}.attn_q.weight", &[Query, Hidden], Always, Same),
+    tensor(Role::AttentionK, "model.layers.{layer}.self_attn.k_proj.weight", "blk.{layer}.attn_k.weight", &[KeyValue, Hidden], Always, Same),
+    tensor(Role::AttentionV, "model.layers.{layer}.self_attn.v_proj.weight", "blk.{layer}.attn_v.weight", &[KeyValue, Hidden], Always, Same),
+    tensor(Role::AttentionOutput, "model.layers.{layer}.self_attn.o_proj.weight", "blk.{layer}.attn_output.weight", &[Hidden, Query], Always, Same),
+    tensor(Role::FfnNorm, "model.layers.{layer}.post_attention_layernorm.weight", "blk.{layer}.ffn_norm.weight", &[Hidden], Always, PlusOne),
+    tensor(Role::FfnGate, "model.layers.{layer}.mlp.gate_proj.weight", "blk.{layer}.ffn_gate.weight", &[Ffn, Hidden], Always, Same),
+    tensor(Role::FfnUp, "model.layers.{layer}.mlp.up_proj.weight", "blk.{layer}.ffn_up.weight", &[Ffn, Hidden], Always, Same),
+    tensor(Role::FfnDown, "model.layers.{layer}.mlp.down_proj.weight", "blk.{layer}.ffn_down.weight", &[Hidden, Ffn], Always, Same),
+];
+
+#[rustfmt::skip]
+const GEMMA2_TENSORS: &[TensorTemplate] = &[
+    tensor(Role::TokenEmbedding, "model.embed_tokens.weight", "token_embd.weight", &[Vocab, Hidden], Always, Same),
+    tensor(Role::OutputNorm, "model.norm.weight", "output_norm.weight", &[Hidden], Always, PlusOne),
+    tensor(Role::Output, "lm_head.weight", "output.weight", &[Vocab, Hidden], UnlessTied, Same),
+    tensor(Role::AttentionNorm, "model.layers.{layer}.input_layernorm.weight", "blk.{layer}.attn_norm.weight", &[Hidden], Always, PlusOne),
+    tensor(Role::AttentionQ, "model.layers.{layer}.self_attn.q_proj.weight", "blk.{layer}.attn_q.weight", &[Query, Hidden], Always, Same),
+    tensor(Role::AttentionK, "model.layers.{layer}.self_attn.k_proj.weight", "blk.{layer}.attn_k.weight", &[KeyValue, Hidden], Always, Same),
+    tensor(Role::AttentionV, "model.layers.{layer}.self_attn.v_proj.weight", "blk.{layer}.attn_v.weight", &[KeyValue, Hidden], Always, Same),
+    tensor(Role::AttentionOutput, "model.layers.{layer}.self_attn.o_proj.weight", "blk.{layer}.attn_output.weight", &[Hidden, Query], Always, Same),
+    tensor(Role::AttentionPostNorm, "model.layers.{layer}.post_attention_layernorm.weight", "blk.{layer}.post_attention_norm.weight", &[Hidden], Always, PlusOne),
+    tensor(Role::FfnNorm, "model.layers.{layer}.pre_feedforward_layernorm.weight", "blk.{layer}.ffn_norm.weight", &[Hidden], Always, PlusOne),
+    tensor(Role::FfnGate, "model.layers.{layer}.mlp.gate_proj.weight", "blk.{layer}.ffn_gate.weight", &[Ffn, Hidden], Always, Same),
+    tensor(Role::FfnUp, "model.layers.{layer}.mlp.up_proj.weight", "blk.{layer}.ffn_up.weight", &[Ffn, Hidden], Always, Same),
+    tensor(Role::FfnDown, "model.layers.{layer}.mlp.down_proj.weight", "blk.{layer}.ffn_down.weight", &[Hidden, Ffn], Always, Same),
+    tensor(Role::FfnPostNorm, "model.layers.{layer}.post_feedforward_layernorm.weight", "blk.{layer}.post_ffw_norm.weight", &[Hidden], Always, PlusOne),
+];
+
+#[rustfmt::skip]
+const GEMMA3_TENSORS: &[TensorTemplate] = &[
+    tensor(Role::TokenEmbedding, "model.embed_tokens.weight", "token_embd.weight", &[Vocab, Hidden], Always, Same),
+    tensor(Role::OutputNorm, "model.norm.weight", "output_norm.weight", &[Hidden], Always, PlusOne),
+    tensor(Role::Output, "lm_head.weight", "output.weight", &[Vocab, Hidden], UnlessTied, Same),
+    tensor(Role::AttentionNorm, "model.layers.{layer}.input_layernorm.weight", "blk.{layer}.attn_norm.weight", &[Hidden], Always, PlusOne),
+    tensor(Role::AttentionQ, "model.layers.{layer}.self_attn.q_proj.weight", "blk.{layer}.attn_q.weight", &[Query, Hidden], Always, Same),
+    tensor(Role::AttentionK, "model.layers.{layer}.self_attn.k_proj.weight", "blk.{layer}.attn_k.weight", &[KeyValue, Hidden], Always, Same),
+    tensor(Role::AttentionV, "model.layers.{layer}.self_attn.v_proj.weight", "blk.{layer}.attn_v.weight", &[KeyValue, Hidden], Always, Same),
+    tensor(Role::AttentionOutput, "model.layers.{layer}.self_attn.o_proj.weight", "blk.{layer}.attn_output.weight", &[Hidden, Query], Always, Same),
+    tensor(Role::AttentionQNorm, "model.layers.{layer}.self_attn.q_norm.weight", "blk.{layer}.attn_q_norm.weight", &[HeadDim], QkNorm, PlusOne),
+    tensor(Role::AttentionKNorm, "model.layers.{layer}.self_attn.k_norm.weight", "blk.{layer}.attn_k_norm.weight", &[HeadDim], QkNorm, PlusOne),
+    tensor(Role::AttentionPostNorm, "model.layers.{layer}.post_attention_layernorm.weight", "blk.{layer}.post_attention_norm.weight", &[Hidden], Always, PlusOne),
+    tensor(Role::FfnNorm, "model.layers.{layer}.pre_feedforward_layernorm.weight", "blk.{layer}.ffn_norm.weight", &[Hidden], Always, PlusOne),
+    tensor(Role::FfnGate, "model.layers.{layer}.mlp.gate_proj.weight", "blk.{layer}.ffn_gate.weight", &[Ffn, Hidden], Always, Same),
+    tensor(Role::FfnUp, "model.layers.{layer}.mlp.up_proj.weight", "blk.{layer}.ffn_up.weight", &[Ffn, Hidden], Always, Same),
+    tensor(Role::FfnDown, "model.layers.{layer}.mlp.down_proj.weight", "blk.{layer}.ffn_down.weight", &[Hidden, Ffn], Always, Same),
+    tensor(Role::FfnPostNorm, "model.layers.{layer}.post_feedforward_layernorm.weight", "blk.{layer}.post_ffw_norm.weight", &[Hidden], Always, PlusOne),
+];

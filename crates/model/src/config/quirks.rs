@@ -1,0 +1,160 @@
+//! What single families say in ways of their own, beyond a table of keys.
+
+use quern_tensor_io::{Error, Metadata, Result};
+use serde_json::{Map, Value, json};
+
+use crate::architecture::{Block, Sliding};
+use crate::json::Object;
+
+use super::{Config, limit};
+
+/// Completes a configuration read from `config.json`.
+pub(super) fn from_hf(root: &Object<'_>, config: &mut Config) -> Result<()> {
+    sliding(root, config)?;
+    match config.architecture.name {
+        // A parallel block has but the one norm.
+        "stablelm" | "phi2" => config.second_norm = config.block != Block::Parallel,
+        "qwen3moe" => all_sparse(root)?,
+        "falcon" => falcon(root, config)?,
+        _ => {}
+    }
+    Ok(())
+}
+
+/// Completes a configuration read from GGUF metadata; `prefix` is the architecture's, with a dot.
+pub(super) fn from_gguf(has: impl Fn(&str) -> bool, config: &mut Config) {
+    match config.architecture.name {
+        "stablelm" => config.second_norm = has("blk.0.ffn_norm.weight"),
+        "phi2" => config.second_norm = false,
+        "falcon" => config.second_norm = has("blk.0.attn_norm_2.weight"),
+        _ => {}
+    }
+    // What llama.cpp takes by itself: the head's size, but for the two models of this depth.
+    let largest = match config.architecture.name {
+        "gemma2" => 46,
+        "gemma3" => 62,
+        _ => return,
+    };
+    config.query_scalar.get_or_insert(usual_query_scalar(config, largest));
+}
+
+fn usual_query_scalar(config: &Config, largest: usize) -> f32 {
+    match config.layers == largest {
+        true => config.hidden_size as f32 / config.heads as f32,
+        false => config.head_dim as f32,
+    }
+}
+
+/// The query scalar where a reader of GGUF would take another one by itself.
+pub(crate) fn unusual_query_scalar(config: &Config) -> Option<f32> {
+    let largest = if config.architecture.name == "gemma2" { 46 } else { 62 };
+    config.query_scalar.filter(|&s| s != usual_query_scalar(config, largest))
+}
+
+/// Adds to a `config.json` what no table of keys says.
+pub(super) fn to_hf(config: &Config, metadata: &Metadata, out: &mut Map<String, Value>) {
+    let mut set = |key: &str, value: Value| drop(out.insert(key.to_owned(), value));
+    match config.architecture.name {
+        // Only Mistral's class of the two has a window.
+        "llama" if config.sliding_window.is_some() && config.experts.is_none() => {
+            set("architectures", json!(["MistralForCausalLM"]));
+            set("model_type", json!("mistral"));
+        }
+        "llama" if config.experts.is_none() => drop(out.remove("sliding_window")),
+        "qwen2" | "qwen3" | "qwen3moe" => {
+            set("use_sliding_window", json!(false));
+            if config.experts.is_some() {
+                set("decoder_sparse_step", json!(1));
+                set("mlp_only_layers", json!([]));
+            }
+        }
+        "gemma" => set("hidden_activation", json!(config.activation.hf_name())),
+        "gemma2" | "gemma3" => {
+            let kind = |&limited: &bool| if limited { "sliding_attention" } else { "full_attention" };
+            set("layer_types", config.sliding_layers.iter().map(kind).collect());
+        }
+        "falcon" => {
+            let grouped = config.second_norm || (config.kv_heads != 1 && config.kv_heads != config.heads);
+            set("new_decoder_architecture", json!(grouped));
+            set("multi_query", json!(config.kv_heads == 1));
+            set("parallel_attn", json!(true));
+            set("alibi", json!(false));
+            if grouped {
+                set("num_ln_in_parallel_attn", json!(if config.second_norm { 2 } else { 1 }));
+            }
+        }
+        "phi3" => {
+            if let super::RopeScaling::Long { original_context, .. } = config.rope.scaling {
+                set("original_max_position_embeddings", json!(original_context));
+            } else if let Some(n) = metadata.u64("phi3.rope.scaling.original_context_length") {
+                set("original_max_position_embeddings", json!(n));
+            }
+        }
+        _ => {}
+    }
+}
+
+/// Which layers a window limits: as `layer_types` lists them, or by the architecture's rule.
+fn sliding(root: &Object<'_>, config: &mut Config) -> Result<()> {
+    if root.bool("use_sliding_window")? == Some(false)
+        || (config.architecture.sliding == Sliding::FromLayer && root.bool("use_sliding_window")?.is_none())
+    {
+        config.sliding_window = None;
+    }
+    config.sliding_layers = config.usual_sliding_layers();
+    if config.sliding_window.is_none() {
+        return Ok(());
+    }
+    if let Some(types) = root.array("layer_types")? {
+        if types.len() != config.layers {
+            let what = format!("{} entries for {} layers", types.len(), config.layers);
+            return Err(root.error("layer_types", what));
+        }
+        for (limited, kind) in config.sliding_layers.iter_mut().zip(types) {
+            *limited = match kind.as_str() {
+                Some("sliding_attention") => true,
+                Some("full_attention") => false,
+                _ => return Err(root.error("layer_types", format!("{kind} is no kind of layer quern knows"))),
+            };
+        }
+    } else if config.architecture.sliding == Sliding::FromLayer {
+        let from = root.u64("max_window_layers")?.unwrap_or(28);
+        for (layer, limited) in config.sliding_layers.iter_mut().enumerate() {
+            *limited = layer as u64 >= from;
+        }
+    } else if matches!(config.architecture.sliding, Sliding::ButEvery(_))
+        && let Some(pattern) = root.size("sliding_window_pattern", limit::LAYERS)?
+    {
+        for (layer, limited) in config.sliding_layers.iter_mut().enumerate() {
+            *limited = !(layer + 1).is_multiple_of(pattern);
+        }
+    }
+    Ok(())
+}
+
+/// Qwen 3's mixtures may have layers with a plain network, which no published model has, nor llama.cpp.
+fn all_sparse(root: &Object<'_>) -> Result<()> {
+    let dense = root.array("mlp_only_layers")?.is_some_and(|list| !list.is_empty());
+    let step = root.u64("decoder_sparse_step")?.unwrap_or(1);
+    if dense || step != 1 {
+        let what = "a mixture of experts with some layers that are none is not supported \
+                    (mlp_only_layers, decoder_sparse_step)";
+        return Err(Error::unsupported(root.file(), what));
+    }
+    Ok(())
+}
+
+fn falcon(root: &Object<'_>, config: &mut Config) -> Result<()> {
+    let flag = |key: &str, otherwise: bool| -> Result<bool> { Ok(root.bool(key)?.unwrap_or(otherwise)) };
+    let grouped = flag("new_decoder_architecture", false)?;
+    if !grouped {
+        config.kv_heads = if flag("multi_query", true)? { 1 } else { config.heads };
+        if !flag("parallel_attn", true)? {
+            let what = "falcon models with parallel_attn off are not supported";
+            return Err(Error::unsupported(root.file(), what));
+        }
+    }
+    let norms = root.u64("num_ln_in_parallel_attn")?.unwrap_or(2);
+    config.second_norm = grouped && norms == 2;
+    Ok(())
+}

@@ -1,0 +1,201 @@
+//! The vocabulary of a directory while it is put together from several files.
+
+use std::collections::HashMap;
+
+use quern_tensor_io::{Result, StringArray};
+
+use crate::json::{Object, as_u64};
+use crate::tokenizer::special::Edges;
+use crate::tokenizer::vocabulary::{SPACE, TokenKind};
+
+use super::protobuf::SentencePieceModel;
+
+const ADDED_SCORE: f32 = -1000.0;
+const PAD_SCORE: f32 = -10000.0;
+
+/// One token.
+#[derive(Clone, Debug)]
+pub(crate) struct Token {
+    pub piece: String,
+    pub score: f32,
+    pub kind: TokenKind,
+}
+
+/// A token that a file adds to the vocabulary.
+#[derive(Clone, Debug)]
+pub(crate) struct Added {
+    pub id: u32,
+    pub content: String,
+    pub special: bool,
+    pub edges: Edges,
+}
+
+impl Added {
+    /// The token as llama.cpp's converter classifies it.
+    pub fn token(&self) -> Token {
+        token_of(&self.content, self.special)
+    }
+}
+
+fn token_of(content: &str, special: bool) -> Token {
+    if special || looks_special(content) {
+        return Token { piece: content.to_owned(), score: ADDED_SCORE, kind: TokenKind::Control };
+    }
+    // Recognised in raw text, so with spaces as raw text has them.
+    Token { piece: content.replace(SPACE, " "), score: ADDED_SCORE, kind: TokenKind::UserDefined }
+}
+
+/// Added tokens whose publishers forgot to mark them as special.
+fn looks_special(content: &str) -> bool {
+    let within = |start: &str, end: &str| content.starts_with(start) && content.ends_with(end);
+    matches!(content, "<pad>" | "<mask>" | "<2mass>" | "[@BOS@]")
+        || within("<|", "|>")
+        || within("<\u{FF5C}", "\u{FF5C}>")
+        || within("<unused", ">")
+}
+
+/// What an entry asks of the text around it.
+pub(super) fn edges_of(entry: &serde_json::Value) -> Edges {
+    let flag = |key: &str| entry.get(key).and_then(serde_json::Value::as_bool).unwrap_or(false);
+    Edges { left: flag("lstrip"), right: flag("rstrip"), single_word: flag("single_word") }
+}
+
+/// The vocabulary; `None` for ids nothing is known of.
+#[derive(Debug, Default)]
+pub(super) struct List {
+    pub tokens: Vec<Option<Token>>,
+    /// Of tokens that ask for something.
+    pub edges: HashMap<u32, Edges>,
+    /// The model's size, beyond which there are no tokens.
+    size: Option<usize>,
+    /// How many tokens stood beyond it.
+    pub beyond: usize,
+}
+
+impl List {
+    /// A list of these tokens, cut or filled up to `size`.
+    pub fn new(mut tokens: Vec<Option<Token>>, size: Option<usize>) -> Self {
+        let mut beyond = 0;
+        if let Some(size) = size {
+            beyond = tokens.iter().skip(size).flatten().count();
+            tokens.resize(size, None);
+        }
+        Self { tokens, edges: HashMap::new(), size, beyond }
+    }
+
+    /// The pieces of a SentencePiece model.
+    pub fn from_model(model: &SentencePieceModel, size: Option<usize>) -> Self {
+        let pieces = model.pieces.iter().zip(&model.scores).zip(&model.kinds);
+        let token = |((piece, &score), &kind): ((&str, &f32), &TokenKind)| {
+            // The converter knows no user-defined pieces: they are ordinary ones of the highest score.
+            let kind = if kind == TokenKind::UserDefined { TokenKind::Normal } else { kind };
+            Some(Token { piece: piece.to_owned(), score, kind })
+        };
+        Self::new(pieces.map(token).collect(), size)
+    }
+
+    /// Sets token `id`, unless it lies beyond the model's size.
+    fn set(&mut self, id: u64, token: Token, edges: Edges) {
+        if id >= self.size.unwrap_or(crate::tokenizer::MAX_TOKENS) as u64 {
+            self.beyond += 1;
+            return;
+        }
+        let at = id as usize;
+        if at >= self.tokens.len() {
+            self.tokens.resize(at + 1, None);
+        }
+        self.tokens[at] = Some(token);
+        match edges == Edges::default() {
+            true => self.edges.remove(&(id as u32)),
+            false => self.edges.insert(id as u32, edges),
+        };
+    }
+
+    /// An id that the file gives; far beyond the vocabulary it is damage, not a token.
+    fn checked_id(&self, object: &Object<'_>, key: &str, id: Option<u64>) -> Result<u64> {
+        match id {
+            Some(id) if id <= self.tokens.len() as u64 + (1 << 20) => Ok(id),
+            _ => Err(object.error(key, "not a token id")),
+        }
+    }
+
+    /// `added_tokens.json`: text to id.
+    pub fn add_old_style(&mut self, object: &Object<'_>) -> Result<()> {
+        for (piece, id) in object.entries() {
+            let id = self.checked_id(object, piece, as_u64(id))?;
+            let token = Token { piece: piece.clone(), score: ADDED_SCORE, kind: TokenKind::UserDefined };
+            self.set(id, token, Edges::default());
+        }
+        Ok(())
+    }
+
+    /// `added_tokens_decoder` of `tokenizer_config.json`, id to text and whether it is special: all of it, or
+    /// what is for ids that nothing else has named.
+    pub fn add_decoder(&mut self, config: &Object<'_>, only_missing: bool) -> Result<()> {
+        let Some(decoder) = config.object("added_tokens_decoder")? else { return Ok(()) };
+        for (key, value) in decoder.entries() {
+            let id = self.checked_id(&decoder, key, key.parse().ok())?;
+            let Some(entry) = decoder.object(key)? else { continue };
+            let content = entry.str("content")?.ok_or_else(|| entry.missing("content"))?;
+            let special = entry.bool("special")?.unwrap_or(false);
+            if !(only_missing && self.has(id)) {
+                self.set(id, token_of(content, special), edges_of(value));
+            }
+        }
+        Ok(())
+    }
+
+    fn has(&self, id: u64) -> bool {
+        self.tokens.get(id as usize).is_some_and(Option::is_some)
+    }
+
+    /// Added tokens of `tokenizer.json`: all of them.
+    pub fn add_all(&mut self, added: &[Added]) {
+        for one in added {
+            self.set(u64::from(one.id), one.token(), one.edges);
+        }
+    }
+
+    /// Added tokens of `tokenizer.json` beside a SentencePiece model: those for ids that nothing else has named,
+    /// and with `mark` also those that are ordinary pieces of the model. What they ask of the text around them
+    /// counts for all.
+    pub fn add_to_model(&mut self, added: &[Added], mark: bool) {
+        for one in added {
+            let old = self.tokens.get(one.id as usize).and_then(Option::as_ref);
+            let ordinary = old.is_some_and(|t| t.kind == TokenKind::Normal && t.piece == one.content);
+            if old.is_none() || (mark && ordinary) {
+                self.set(u64::from(one.id), one.token(), one.edges);
+            } else if one.edges != Edges::default() && old.is_some_and(|t| t.piece == one.content) {
+                self.edges.insert(one.id, one.edges);
+            }
+        }
+    }
+
+    /// Makes the ordinary piece with this text a control token, if there is one.
+    pub fn make_control(&mut self, content: &str) {
+        let found = self.tokens.iter_mut().flatten().find(|t| t.piece == content);
+        if let Some(token) = found {
+            token.kind = TokenKind::Control;
+        }
+    }
+
+    /// Pieces, scores and kinds by id.
+    pub fn finish(self) -> (StringArray, Vec<f32>, Vec<TokenKind>) {
+        let (mut pieces, mut scores, mut kinds) = (StringArray::new(), Vec::new(), Vec::new());
+        for (id, token) in self.tokens.into_iter().enumerate() {
+            match token {
+                Some(token) => {
+                    pieces.push(&token.piece);
+                    scores.push(token.score);
+                    kinds.push(token.kind);
+                }
+                None => {
+                    pieces.push(&format!("[PAD{id}]"));
+                    scores.push(PAD_SCORE);
+                    kinds.push(TokenKind::Unused);
+                }
+            }
+        }
+        (pieces, scores, kinds)
+    }
+}

@@ -1,0 +1,326 @@
+//! The tokenizer files of a Hugging Face directory.
+//!
+//! | file | what is taken from it |
+//! |---|---|
+//! | `tokenizer.json` | byte-level BPE: everything; SentencePiece BPE: added tokens, space prefix, and the pieces where there is no `tokenizer.model` (score = minus the rank of the first merge that makes the piece); what is put around a text |
+//! | `tokenizer.model` | SentencePiece's pieces, scores, kinds |
+//! | `vocab.json`, `merges.txt` | byte-level BPE where there is neither of these |
+//! | `tokenizer_config.json` | added tokens, special tokens' texts, `add_bos_token` …, chat template |
+//! | `added_tokens.json`, `special_tokens_map.json`, `chat_template.jinja` | the older places of the same |
+//! | `config.json`, `generation_config.json` | special tokens' ids, further ends of text |
+//!
+//! The rules are those of llama.cpp's converter, so that what is read here and what is read from the GGUF
+//! file made of it agree; where it loses something that transformers respects, transformers wins.
+
+mod chat_template;
+mod list;
+mod protobuf;
+mod special_ids;
+mod tokenizer_json;
+mod vocab_json;
+
+use std::collections::HashMap;
+use std::path::Path;
+
+use quern_tensor_io::{Error, Result, StringArray};
+use serde_json::Value;
+
+use crate::json::{Json, Object, read_bytes};
+
+use super::byte_level::ByteLevel;
+use super::pre_tokenizer::{Pipeline, recognize};
+use super::special::Edges;
+use super::vocabulary::{TokenKind, Vocabulary};
+use super::{Engine, Parts, SpacePrefix, SpecialIds, Tokenizer};
+use list::{Added, List};
+use tokenizer_json::{ByteLevelParts, Model, TokenizerJson};
+
+/// What the files of a directory say, as it goes into GGUF metadata and into a [`Tokenizer`].
+#[derive(Debug)]
+pub(crate) struct Source {
+    pub pieces: StringArray,
+    pub kinds: Vec<TokenKind>,
+    pub model: SourceModel,
+    /// Type and id, in the order found.
+    pub ids: Vec<(&'static str, u32)>,
+    /// Type and whether it is added, in the order found.
+    pub add: Vec<(&'static str, bool)>,
+    /// Name and text; the one named `default` is the one to use.
+    pub chat_templates: Vec<(String, String)>,
+    /// Ends of text from `generation_config.json`.
+    pub ends: Vec<u32>,
+    /// Added tokens that ask something of the text around them.
+    pub edges: HashMap<u32, Edges>,
+    /// `add_prefix_space` of `tokenizer_config.json`.
+    pub prefix_given: Option<bool>,
+    /// Whether the files leave open if beginning-of-text is added, in a way that means no. (transformers' Llama
+    /// classes add it whatever the template says; for the others a template that puts nothing in front means it.)
+    pub silent_on_bos: bool,
+    /// What was left out or is not sure, in words.
+    pub notes: Vec<String>,
+    /// Where it comes from, for errors.
+    file: std::path::PathBuf,
+}
+
+/// What belongs to one kind of tokenizer.
+#[derive(Debug)]
+pub(crate) enum SourceModel {
+    SentencePiece {
+        scores: Vec<f32>,
+        prefix: SpacePrefix,
+    },
+    ByteLevel {
+        /// Left and right pieces in turn.
+        merges: StringArray,
+        pipeline: Pipeline,
+        ignore_merges: bool,
+        unknown: Option<u32>,
+        /// How the file itself writes the rule.
+        normalizer: Value,
+        pre_tokenizer: Value,
+        /// `model_type` of `config.json`.
+        model_type: Option<String>,
+    },
+}
+
+impl Source {
+    /// Reads `directory`. With `vocab_size`, pieces beyond are dropped and missing ones filled up.
+    pub fn read(directory: &Path, vocab_size: Option<usize>) -> Result<Self> {
+        let optional = |name: &str| Json::read_optional(&directory.join(name));
+        let config = optional("tokenizer_config.json")?;
+        let config = config.as_ref().map(Json::root);
+        let config = config.as_ref();
+        let json = match optional("tokenizer.json")? {
+            Some(json) => Some(TokenizerJson::read(&json.root())?),
+            None => None,
+        };
+        let (fast_model, added, processors) = match json {
+            Some(json) => (Some(json.model), json.added, Some(json.processors)),
+            None => (None, Vec::new(), None),
+        };
+        let model_file = directory.join("tokenizer.model");
+        let has_json = fast_model.is_some();
+        let (model, mut list) = match fast_model {
+            Some(Model::ByteLevel(parts)) => byte_level(parts, vocab_size),
+            other if model_file.is_file() => {
+                let model = protobuf::parse(&model_file, &read_bytes(&model_file)?)?;
+                let given = match config {
+                    Some(config) => config.bool("add_prefix_space")?,
+                    None => None,
+                };
+                let prefix = match other {
+                    Some(Model::SentencePiece { prefix, .. }) => prefix,
+                    _ if given.unwrap_or(model.add_dummy_prefix) => SpacePrefix::Always,
+                    _ => SpacePrefix::Never,
+                };
+                (Read::SentencePiece(prefix), List::from_model(&model, vocab_size))
+            }
+            Some(Model::SentencePiece { tokens, prefix }) => {
+                (Read::SentencePiece(prefix), List::new(tokens, vocab_size))
+            }
+            None if directory.join("vocab.json").is_file() => {
+                byte_level(vocab_json::read(directory, config)?, vocab_size)
+            }
+            None => {
+                let what =
+                    "there is no tokenizer here (neither tokenizer.json nor tokenizer.model nor vocab.json)";
+                return Err(Error::malformed(directory, what));
+            }
+        };
+        add_tokens(directory, config, &added, &model, has_json, &mut list)?;
+
+        let places = special_ids::Places {
+            directory,
+            list: &list,
+            added: &added,
+            processors: processors.as_deref(),
+            config,
+        };
+        let special = special_ids::find(&places)?;
+        let mut notes = Vec::new();
+        if list.beyond > 0 {
+            let size = list.tokens.len();
+            notes.push(format!("{} tokens beyond the model's {size} are left out", list.beyond));
+        }
+        let prefix_given = match config {
+            Some(config) => config.bool("add_prefix_space")?,
+            None => None,
+        };
+        let class = config.and_then(|c| c.get("tokenizer_class")?.as_str()).unwrap_or_default();
+        let silent = !special.add.iter().any(|(k, _)| *k == "bos");
+        let silent_on_bos = silent && has_json && !class.starts_with("Llama");
+        let ends = special_ids::generation_ends(directory, list.tokens.len())?;
+        let chat_templates = chat_template::read(directory, config)?;
+        let edges = std::mem::take(&mut list.edges);
+        let (pieces, scores, kinds) = list.finish();
+        let model = match model {
+            Read::SentencePiece(prefix) => SourceModel::SentencePiece { scores, prefix },
+            Read::ByteLevel(parts) => {
+                let model_type = match optional("config.json")? {
+                    Some(json) => json.root().str("model_type")?.map(str::to_owned),
+                    None => None,
+                };
+                finish_byte_level(*parts, model_type, &pieces)
+            }
+        };
+        Ok(Self {
+            pieces,
+            kinds,
+            model,
+            ids: special.ids,
+            add: special.add,
+            chat_templates,
+            ends,
+            edges,
+            prefix_given,
+            silent_on_bos,
+            notes,
+            file: directory.to_path_buf(),
+        })
+    }
+
+    /// The name GGUF files give to a byte-level tokenizer's rule of cutting words.
+    pub fn pre(&self) -> Option<recognize::Found> {
+        match &self.model {
+            SourceModel::SentencePiece { .. } => None,
+            SourceModel::ByteLevel {
+                pipeline, ignore_merges, normalizer, pre_tokenizer, model_type, ..
+            } => {
+                let given = recognize::Given {
+                    normalizer,
+                    pre_tokenizer,
+                    ignore_merges: *ignore_merges,
+                    model_type: model_type.as_deref(),
+                };
+                Some(recognize::name(&given, pipeline))
+            }
+        }
+    }
+
+    pub fn id(&self, kind: &str) -> Option<u32> {
+        self.ids.iter().find(|(k, _)| *k == kind).map(|&(_, id)| id)
+    }
+
+    pub fn adds(&self, kind: &str) -> Option<bool> {
+        self.add.iter().find(|(k, _)| *k == kind).map(|&(_, add)| add)
+    }
+
+    pub fn into_tokenizer(self) -> Result<Tokenizer> {
+        let mut ids = SpecialIds {
+            bos: self.id("bos"),
+            eos: self.id("eos"),
+            unk: self.id("unk"),
+            sep: self.id("sep"),
+            pad: self.id("pad"),
+            mask: self.id("mask"),
+            eot: self.id("eot"),
+            eom: None,
+        };
+        let (add_bos, add_eos) = (self.adds("bos"), self.adds("eos").unwrap_or(false));
+        let chat_template = self.chat_templates.into_iter().find(|(name, _)| name == "default");
+        let (vocabulary, engine, add_bos) = match self.model {
+            SourceModel::SentencePiece { scores, prefix } => {
+                // Where no file names them, the ids every model of this kind has.
+                let is =
+                    |id: u32, kind: TokenKind| (self.kinds.get(id as usize) == Some(&kind)).then_some(id);
+                let unknown = self.kinds.iter().position(|&k| k == TokenKind::Unknown).map(|i| i as u32);
+                ids.bos = ids.bos.or_else(|| is(1, TokenKind::Control));
+                ids.eos = ids.eos.or_else(|| is(2, TokenKind::Control));
+                ids.unk = ids.unk.or(unknown);
+                let vocabulary = Vocabulary::new(self.pieces, scores, self.kinds, ids.unk);
+                (vocabulary, Engine::SentencePiece(prefix), add_bos.unwrap_or(!self.silent_on_bos))
+            }
+            SourceModel::ByteLevel { merges, pipeline, ignore_merges, unknown, .. } => {
+                let vocabulary = Vocabulary::byte_level(self.pieces, self.kinds, unknown);
+                let pair = |i: usize| (merges.get(2 * i).unwrap_or(""), merges.get(2 * i + 1).unwrap_or(""));
+                let pairs = (0..merges.len() / 2).map(pair);
+                let (engine, _, misfit) =
+                    ByteLevel::new(&vocabulary, pipeline, pairs, ignore_merges, unknown);
+                if let Some(misfit) = misfit {
+                    let what = format!(
+                        "merge {} needs the piece {:?}, which the vocabulary does not have",
+                        misfit.rank, misfit.piece
+                    );
+                    return Err(Error::malformed(&self.file, what));
+                }
+                (vocabulary, Engine::ByteLevel(engine), add_bos.unwrap_or(false))
+            }
+        };
+        Ok(Tokenizer::assemble(Parts {
+            vocabulary,
+            engine,
+            ids,
+            ends: self.ends,
+            edges: self.edges,
+            add_bos,
+            add_eos,
+            chat_template: chat_template.map(|(_, text)| text),
+            notes: self.notes,
+        }))
+    }
+}
+
+/// The kind of tokenizer while its vocabulary is put together.
+enum Read {
+    SentencePiece(SpacePrefix),
+    ByteLevel(Box<ByteLevelParts>),
+}
+
+fn byte_level(mut parts: ByteLevelParts, vocab_size: Option<usize>) -> (Read, List) {
+    let list = List::new(std::mem::take(&mut parts.tokens), vocab_size);
+    (Read::ByteLevel(Box::new(parts)), list)
+}
+
+/// The tokens that the files add to the model's own.
+fn add_tokens(
+    directory: &Path,
+    config: Option<&Object<'_>>,
+    added: &[Added],
+    model: &Read,
+    has_json: bool,
+    list: &mut List,
+) -> Result<()> {
+    let old_style = Json::read_optional(&directory.join("added_tokens.json"))?;
+    match model {
+        Read::ByteLevel(_) if has_json => {
+            list.add_all(added);
+            if let Some(config) = config {
+                list.add_decoder(config, true)?;
+            }
+        }
+        Read::ByteLevel(_) => {
+            vocab_json::mark_special(directory, config, list)?;
+            if let Some(json) = old_style {
+                list.add_old_style(&json.root())?;
+            }
+            if let Some(config) = config {
+                list.add_decoder(config, false)?;
+            }
+        }
+        Read::SentencePiece(_) => {
+            if let Some(json) = old_style {
+                list.add_old_style(&json.root())?;
+            }
+            if let Some(config) = config {
+                list.add_decoder(config, false)?;
+            }
+            let decoder = config.is_some_and(|c| c.get("added_tokens_decoder").is_some());
+            list.add_to_model(added, !decoder);
+        }
+    }
+    Ok(())
+}
+
+fn finish_byte_level(parts: ByteLevelParts, model_type: Option<String>, pieces: &StringArray) -> SourceModel {
+    let unknown = parts.unknown.as_deref();
+    let unknown = unknown.and_then(|u| pieces.iter().position(|piece| piece == u)).map(|id| id as u32);
+    SourceModel::ByteLevel {
+        merges: parts.merges,
+        pipeline: parts.pipeline,
+        ignore_merges: parts.ignore_merges,
+        unknown,
+        normalizer: parts.normalizer,
+        pre_tokenizer: parts.pre_tokenizer,
+        model_type,
+    }
+}

@@ -1,0 +1,244 @@
+//! Which tokens are beginning and end of text and their like, and which of them are put around a text.
+//!
+//! `tokenizer_config.json` names them by text, `config.json` by id; what is added the post-processor of
+//! `tokenizer.json` says, and `tokenizer_config.json` where that is silent. The rules, and the order in which
+//! things are found, are those of llama.cpp's converter.
+
+use std::path::Path;
+
+use quern_tensor_io::Result;
+use serde_json::Value;
+
+use crate::json::{Json, Object, as_u64};
+use crate::tokenizer::vocabulary::TokenKind;
+
+use super::list::{Added, List, Token};
+use super::tokenizer_json::Processor;
+
+/// Types of special tokens in the order the converter writes their ids.
+const TYPES: [&str; 8] = ["bos", "eos", "unk", "sep", "pad", "cls", "mask", "eot"];
+
+/// What was found.
+#[derive(Debug, Default)]
+pub(super) struct Special {
+    /// Type and id, in the order found.
+    pub ids: Vec<(&'static str, u32)>,
+    /// Type and whether it is added, in the order found.
+    pub add: Vec<(&'static str, bool)>,
+}
+
+/// Where to look.
+pub(super) struct Places<'a> {
+    pub directory: &'a Path,
+    pub list: &'a List,
+    pub added: &'a [Added],
+    pub processors: Option<&'a [Processor]>,
+    pub config: Option<&'a Object<'a>>,
+}
+
+/// Reads the files of a directory.
+pub(super) fn find(places: &Places<'_>) -> Result<Special> {
+    let mut found = Special::default();
+    let mut texts = Texts::new(places.config);
+    for processor in places.processors.unwrap_or(&[]) {
+        found.process(processor, &mut texts);
+    }
+    if let Some(config) = places.config {
+        for kind in TYPES {
+            let added = config.get(&format!("add_{kind}_token")).and_then(Value::as_bool);
+            if let Some(added) = added
+                && !found.add.iter().any(|(k, _)| *k == kind)
+            {
+                found.add.push((kind, added));
+            }
+            found.find(places, kind, texts.get(kind));
+        }
+    }
+    if let Some(json) = Json::read_optional(&places.directory.join("config.json"))? {
+        for kind in TYPES {
+            // A list (Llama 3's eos) names ends of generation, not the token itself.
+            let id = json.root().get(&format!("{kind}_token_id")).and_then(Value::as_u64);
+            found.set(places, kind, id);
+        }
+    }
+    if let Some(map) = Json::read_optional(&places.directory.join("special_tokens_map.json"))? {
+        for kind in TYPES {
+            found.find(places, kind, content(&map.root(), kind));
+        }
+    }
+    // Without a tokenizer_config.json: what the template puts around a text must have an id to be put there.
+    for kind in ["bos", "eos"] {
+        found.find(places, kind, texts.get(kind));
+    }
+    Ok(found)
+}
+
+impl Special {
+    fn add(&mut self, kind: &'static str, value: bool) {
+        match self.add.iter_mut().find(|(k, _)| *k == kind) {
+            Some(entry) => entry.1 = value,
+            None => self.add.push((kind, value)),
+        }
+    }
+
+    fn process(&mut self, processor: &Processor, texts: &mut Texts) {
+        match processor {
+            Processor::ByteLevel => {
+                for kind in ["bos", "eos"] {
+                    if !self.add.iter().any(|(k, _)| *k == kind) {
+                        self.add.push((kind, false));
+                    }
+                }
+            }
+            Processor::Roberta { cls, sep } => {
+                for kind in ["bos", "eos", "sep"] {
+                    self.add(kind, true);
+                }
+                texts.fill("cls", cls.as_deref());
+                texts.fill("sep", sep.as_deref());
+            }
+            Processor::Template { single, pair } => self.template(single, pair, texts),
+        }
+    }
+
+    fn template(&mut self, single: &[Option<String>], pair: &[Option<String>], texts: &mut Texts) {
+        let (first, last) = match single {
+            [first, .., last] => (first.as_deref(), last.as_deref()),
+            _ => (None, None),
+        };
+        if let Some(first) = first {
+            if texts.get("bos") != Some(first) && texts.get("cls") != Some(first) {
+                texts.fill("bos", Some(first));
+                texts.fill("cls", Some(first));
+            }
+            let known = texts.get("bos") == Some(first) || texts.get("cls") == Some(first);
+            self.add("bos", known);
+        }
+        if let Some(last) = last {
+            // A text that ends in another token than the end of text: that was the end of a turn.
+            if texts.get("eos") != Some(last) {
+                let other = texts.get("eos").map(str::to_owned);
+                texts.set("eot", other);
+                texts.set("eos", Some(last.to_owned()));
+            }
+            self.add("eos", true);
+        }
+        if let Some(sep) = adds_separator(first, last, pair, texts) {
+            self.add("sep", sep);
+            if sep {
+                let eos = texts.get("eos").map(str::to_owned);
+                texts.fill("sep", eos.as_deref());
+            }
+        }
+    }
+
+    fn set(&mut self, places: &Places<'_>, kind: &'static str, id: Option<u64>) {
+        let known = self.ids.iter().any(|(k, _)| *k == kind);
+        match id {
+            Some(id) if !known && id < places.list.tokens.len() as u64 => self.ids.push((kind, id as u32)),
+            _ => {}
+        }
+    }
+
+    /// Sets the id of the special token with this text.
+    fn find(&mut self, places: &Places<'_>, kind: &'static str, content: Option<&str>) {
+        let Some(content) = content else { return };
+        let added = places.added.iter().find(|added| added.content == content);
+        let id = added.map(|added| u64::from(added.id)).or_else(|| {
+            let special = |t: &Option<Token>| {
+                t.as_ref().is_some_and(|t| t.piece == content && t.kind != TokenKind::Normal)
+            };
+            places.list.tokens.iter().position(special).map(|id| id as u64)
+        });
+        self.set(places, kind, id);
+    }
+}
+
+/// The texts of special tokens, as `tokenizer_config.json` gives them and a template corrects them.
+struct Texts(Vec<(&'static str, String)>);
+
+impl Texts {
+    fn new(config: Option<&Object<'_>>) -> Self {
+        let mut texts = Self(Vec::new());
+        let Some(config) = config else { return texts };
+        // The end of a turn is none of the types that the file itself gives.
+        for kind in TYPES.into_iter().filter(|&kind| kind != "eot") {
+            texts.fill(kind, content(config, kind));
+        }
+        for (kind, other) in [("bos", "cls"), ("eos", "sep")] {
+            let other = texts.get(other).map(str::to_owned);
+            texts.fill(kind, other.as_deref());
+        }
+        texts
+    }
+
+    fn get(&self, kind: &str) -> Option<&str> {
+        self.0.iter().find(|(k, _)| *k == kind).map(|(_, text)| text.as_str())
+    }
+
+    fn set(&mut self, kind: &'static str, text: Option<String>) {
+        self.0.retain(|(k, _)| *k != kind);
+        self.0.extend(text.map(|text| (kind, text)));
+    }
+
+    /// Sets what is not set yet.
+    fn fill(&mut self, kind: &'static str, text: Option<&str>) {
+        if self.get(kind).is_none() {
+            self.set(kind, text.map(str::to_owned));
+        }
+    }
+}
+
+/// Whether a separator stands between two texts; `None` where the template does not tell.
+fn adds_separator(
+    first: Option<&str>,
+    last: Option<&str>,
+    pair: &[Option<String>],
+    texts: &Texts,
+) -> Option<bool> {
+    let mut middle = pair;
+    if let (Some(first), [Some(front), rest @ ..]) = (first, middle)
+        && first == front
+    {
+        middle = rest;
+    }
+    if let (Some(last), [rest @ .., Some(back)]) = (last, middle)
+        && last == back
+    {
+        middle = rest;
+    }
+    let [None, middle @ .., None] = middle else { return None };
+    let is_separator = |t: &Option<String>| {
+        t.as_deref().is_some_and(|t| Some(t) == texts.get("sep") || Some(t) == texts.get("eos"))
+    };
+    match middle {
+        [] => None,
+        [one] => Some(is_separator(one) && last.is_none()),
+        [one, two] => Some((is_separator(one) && last.is_none()) || is_separator(two)),
+        _ => Some(false),
+    }
+}
+
+/// The text of a special token: a string, or an object with `content`.
+pub(super) fn content<'a>(object: &Object<'a>, kind: &str) -> Option<&'a str> {
+    let entry = object.get(&format!("{kind}_token"))?;
+    entry.as_str().or_else(|| entry.get("content")?.as_str())
+}
+
+/// `eos_token_id` of `generation_config.json`: one id or a list.
+pub(super) fn generation_ends(directory: &Path, tokens: usize) -> Result<Vec<u32>> {
+    let Some(json) = Json::read_optional(&directory.join("generation_config.json"))? else {
+        return Ok(Vec::new());
+    };
+    let root = json.root();
+    let listed = match root.get("eos_token_id") {
+        None => &[],
+        Some(Value::Array(list)) => list.as_slice(),
+        Some(one) => std::slice::from_ref(one),
+    };
+    let id = |value: &Value| match as_u64(value).filter(|&id| id < tokens as u64) {
+        Some(id) => Ok(id as u32),
+        None => Err(root.error("eos_token_id", format!("not the id of one of {tokens} tokens"))),
+    };
+    listed.iter().map(id).collect()
+}

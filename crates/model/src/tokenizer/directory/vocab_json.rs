@@ -1,0 +1,101 @@
+//! `vocab.json` and `merges.txt`, as the first byte-level tokenizers were published.
+//!
+//! The files hold pieces and merges only; how text is cut is known from the tokenizer's class, which
+//! `tokenizer_config.json` names (GPT-2's where it does not).
+
+use std::path::Path;
+
+use quern_tensor_io::{Error, Result, StringArray};
+
+use crate::json::{Json, Object, read_text};
+use crate::tokenizer::pre_tokenizer::{Pipeline, table};
+
+use super::list::List;
+use super::special_ids::content;
+use super::tokenizer_json::{ByteLevelParts, pieces, plain};
+
+/// The rule of a class of transformers, by its name in the table.
+fn rule_of(class: &str) -> Option<&'static str> {
+    Some(match class.strip_suffix("Fast").unwrap_or(class) {
+        "" | "GPT2Tokenizer" | "CodeGenTokenizer" | "RobertaTokenizer" | "BartTokenizer" => "gpt-2",
+        "GPTNeoXTokenizer" => "mpt",
+        "Qwen2Tokenizer" => "qwen2",
+        "CohereTokenizer" => "command-r",
+        _ => return None,
+    })
+}
+
+/// Reads the two files; `config` is `tokenizer_config.json`.
+pub(super) fn read(directory: &Path, config: Option<&Object<'_>>) -> Result<ByteLevelParts> {
+    let class = config.and_then(|c| c.get("tokenizer_class")?.as_str()).unwrap_or_default();
+    let Some(known) = rule_of(class).and_then(table::find) else {
+        let class: String = class.chars().take(60).collect();
+        let what = format!(
+            "how {class:?} cuts words is not known; a tokenizer.json says it (transformers writes one with \
+             save_pretrained)"
+        );
+        return Err(Error::unsupported(directory.join("vocab.json"), what));
+    };
+    let mut rule = known.rule();
+    if config.and_then(|c| c.get("add_prefix_space")?.as_bool()) == Some(true) {
+        rule.parts.to_mut().insert(0, crate::tokenizer::pre_tokenizer::Part::PrefixSpace);
+    }
+    let vocab = Json::read(&directory.join("vocab.json"))?;
+    let (normalizer, pre_tokenizer) = (rule.normalizer(), rule.pre_tokenizer());
+    let pipeline = Pipeline::new(&normalizer, &pre_tokenizer)
+        .map_err(|(key, what)| Error::malformed(directory, format!("{key}: {what}")))?;
+    Ok(ByteLevelParts {
+        tokens: pieces(&vocab.root(), 0, plain)?,
+        merges: merges(&directory.join("merges.txt"))?,
+        ignore_merges: rule.ignore_merges,
+        unknown: None,
+        normalizer,
+        pre_tokenizer,
+        pipeline,
+    })
+}
+
+/// One merge a line, `a b`, the first line being perhaps `#version: 0.2`.
+fn merges(file: &Path) -> Result<StringArray> {
+    let mut merges = StringArray::new();
+    for (at, line) in read_text(file)?.lines().enumerate() {
+        if line.starts_with("#version") || line.is_empty() {
+            continue;
+        }
+        match line.split_once(' ') {
+            Some((a, b)) if !b.contains(' ') => {
+                merges.push(a);
+                merges.push(b);
+            }
+            _ => return Err(Error::malformed(file, format!("line {} is no pair of pieces", at + 1))),
+        }
+    }
+    Ok(merges)
+}
+
+/// Marks the special tokens that the configs name: they are ordinary entries of `vocab.json`.
+pub(super) fn mark_special(directory: &Path, config: Option<&Object<'_>>, list: &mut List) -> Result<()> {
+    let map = Json::read_optional(&directory.join("special_tokens_map.json"))?;
+    let map = map.as_ref().map(Json::root);
+    let mut named = false;
+    for object in [config, map.as_ref()].into_iter().flatten() {
+        for kind in ["bos", "eos", "unk", "sep", "pad", "cls", "mask"] {
+            if let Some(text) = content(object, kind) {
+                named = true;
+                list.make_control(text);
+            }
+        }
+        for key in ["additional_special_tokens", "extra_special_tokens"] {
+            for entry in object.get(key).and_then(|v| v.as_array()).into_iter().flatten() {
+                if let Some(text) = entry.as_str().or_else(|| entry.get("content")?.as_str()) {
+                    list.make_control(text);
+                }
+            }
+        }
+    }
+    if !named {
+        // GPT-2's own files name none; its class does.
+        list.make_control("<|endoftext|>");
+    }
+    Ok(())
+}

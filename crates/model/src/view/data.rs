@@ -1,0 +1,233 @@
+//! Where a view's rows come from.
+
+use std::ops::Range;
+
+use quern_tensor_io::scheme::{ExactForm, PackedLayer};
+use quern_tensor_io::{Checkpoint, ElementType, decode};
+
+use super::order::RowOrder;
+use super::{View, ViewTensor};
+
+/// A tensor's rows.
+#[derive(Debug)]
+pub(super) enum Data<'a> {
+    /// Rows of one or several sources of the same height, one after the other, in an order of their own.
+    Rows { parts: Vec<Part<'a>>, order: Option<RowOrder> },
+    /// The columns of a matrix of plain values, or of rows of blocks.
+    Transposed { data: &'a [u8], stored: ElementType },
+    /// Computed, small.
+    Owned(Vec<u8>),
+}
+
+/// One source of rows.
+#[derive(Debug)]
+pub(super) enum Part<'a> {
+    /// In the map.
+    Bytes(&'a [u8]),
+    /// A packed layer of [`View::packing`], decoded to f32 or, with a form, to blocks.
+    Packed { layer: usize, form: Option<ExactForm> },
+}
+
+impl<'a> Data<'a> {
+    /// Bytes in the map, in order.
+    pub fn plain(data: &'a [u8]) -> Self {
+        Self::Rows { parts: vec![Part::Bytes(data)], order: None }
+    }
+
+    pub fn contiguous(&self) -> Option<&[u8]> {
+        match self {
+            Self::Rows { parts, order: None } => match parts.as_slice() {
+                [Part::Bytes(data)] => Some(data),
+                _ => None,
+            },
+            Self::Owned(data) => Some(data),
+            _ => None,
+        }
+    }
+
+    pub fn read(&self, view: &View<'_>, tensor: &ViewTensor, rows: Range<usize>, out: &mut [u8]) {
+        let row_bytes = tensor.row_bytes;
+        match self {
+            Self::Owned(data) => out.copy_from_slice(&data[rows.start * row_bytes..rows.end * row_bytes]),
+            Self::Transposed { data, stored } if !stored.is_block() => {
+                let (columns, size) = (tensor.columns(), stored.block_bytes());
+                let height = tensor.rows();
+                for (row, out) in rows.zip(out.chunks_exact_mut(row_bytes.max(1))) {
+                    for (column, out) in (0..columns).zip(out.chunks_exact_mut(size)) {
+                        let at = (column * height + row) * size;
+                        out.copy_from_slice(&data[at..at + size]);
+                    }
+                }
+            }
+            // Blocks run along the source's rows: every one of them is decoded for the values it has here.
+            Self::Transposed { data, stored } => {
+                let columns = tensor.columns();
+                let source_bytes = data.len() / columns.max(1);
+                let mut values = vec![0.0; tensor.rows()];
+                for (column, source) in data.chunks_exact(source_bytes.max(1)).enumerate() {
+                    // Types without decoder were refused when the view was made.
+                    let _ = decode::to_f32(*stored, source, &mut values);
+                    for (place, row) in rows.clone().enumerate() {
+                        let at = (place * columns + column) * 4;
+                        out[at..at + 4].copy_from_slice(&values[row].to_le_bytes());
+                    }
+                }
+            }
+            Self::Rows { parts, order } => {
+                let height = (tensor.rows() / parts.len().max(1)).max(1);
+                for (part, rows, out) in by_part(height, rows, row_bytes, out) {
+                    read_part(view, &parts[part], order.as_ref(), row_bytes, rows, out);
+                }
+            }
+        }
+    }
+
+    pub fn decode(&self, view: &View<'_>, tensor: &ViewTensor, rows: Range<usize>, out: &mut [f32]) -> bool {
+        let columns = tensor.columns();
+        if let Self::Rows { parts, order: None } = self
+            && let [Part::Packed { layer, form: None }] = parts.as_slice()
+            && let Some(layer) = layer_of(view, *layer)
+        {
+            layer.decode(view.checkpoint, rows, out);
+            return true;
+        }
+        if let Some(data) = self.contiguous() {
+            let data = &data[rows.start * tensor.row_bytes..rows.end * tensor.row_bytes];
+            return decode::to_f32(tensor.element_type, data, out);
+        }
+        let mut bytes = vec![0; tensor.row_bytes];
+        for (row, out) in rows.zip(out.chunks_exact_mut(columns.max(1))) {
+            self.read(view, tensor, row..row + 1, &mut bytes);
+            if !decode::to_f32(tensor.element_type, &bytes, out) {
+                return false;
+            }
+        }
+        true
+    }
+
+    /// The bytes of the map that these rows come from, and what lies between.
+    pub fn spans(&self, view: &View<'a>, tensor: &ViewTensor, rows: Range<usize>) -> Vec<&'a [u8]> {
+        match self {
+            Self::Owned(_) => Vec::new(),
+            // Every row is spread over all of it.
+            Self::Transposed { data, .. } if rows.end == tensor.rows() => vec![data],
+            Self::Transposed { .. } => Vec::new(),
+            Self::Rows { parts, order } => {
+                let height = (tensor.rows() / parts.len().max(1)).max(1);
+                let mut spans = Vec::new();
+                for (part, range) in ranges_by_part(height, rows) {
+                    match &parts[part] {
+                        Part::Bytes(data) => {
+                            let span = source_span(order.as_ref(), range);
+                            spans.push(&data[span.start * tensor.row_bytes..span.end * tensor.row_bytes]);
+                        }
+                        // Codes of all rows lie side by side.
+                        Part::Packed { layer, .. } if range.end == height => {
+                            spans.extend(packed_spans(view.checkpoint, layer_of(view, *layer)));
+                        }
+                        Part::Packed { .. } => {}
+                    }
+                }
+                spans
+            }
+        }
+    }
+}
+
+fn packed_spans<'a>(checkpoint: &'a Checkpoint, layer: Option<&PackedLayer>) -> Vec<&'a [u8]> {
+    let parts = layer.into_iter().flat_map(|l| &l.parts);
+    parts.map(|&part| checkpoint.data(&checkpoint.tensors()[part])).collect()
+}
+
+fn layer_of<'v>(view: &'v View<'_>, layer: usize) -> Option<&'v PackedLayer> {
+    view.packing.as_ref()?.layers().get(layer)
+}
+
+/// The rows of the source from the first to the last that these rows of the view need.
+fn source_span(order: Option<&RowOrder>, rows: Range<usize>) -> Range<usize> {
+    let Some(order) = order else { return rows };
+    let sources = rows.map(|row| order.source(row));
+    let span = sources.fold(usize::MAX..0, |span, row| span.start.min(row)..span.end.max(row + 1));
+    if span.is_empty() { 0..0 } else { span }
+}
+
+/// Rows of a stack, part by part.
+fn ranges_by_part(height: usize, rows: Range<usize>) -> impl Iterator<Item = (usize, Range<usize>)> {
+    let mut at = rows.start;
+    std::iter::from_fn(move || {
+        (at < rows.end).then(|| {
+            let part = at / height;
+            let end = rows.end.min((part + 1) * height);
+            let range = at - part * height..end - part * height;
+            at = end;
+            (part, range)
+        })
+    })
+}
+
+/// The same, each with its share of the output.
+fn by_part(
+    height: usize,
+    rows: Range<usize>,
+    row_bytes: usize,
+    mut out: &mut [u8],
+) -> Vec<(usize, Range<usize>, &mut [u8])> {
+    let mut all = Vec::new();
+    for (part, range) in ranges_by_part(height, rows) {
+        let (own, rest) = out.split_at_mut(range.len() * row_bytes);
+        all.push((part, range, own));
+        out = rest;
+    }
+    all
+}
+
+fn read_part(
+    view: &View<'_>,
+    part: &Part<'_>,
+    order: Option<&RowOrder>,
+    row_bytes: usize,
+    rows: Range<usize>,
+    out: &mut [u8],
+) {
+    let span = source_span(order, rows.clone());
+    let owned;
+    let source: &[u8] = match part {
+        Part::Bytes(data) => &data[span.start * row_bytes..span.end * row_bytes],
+        Part::Packed { layer, form } => {
+            let Some(layer) = layer_of(view, *layer) else { return };
+            owned = unpack(view.checkpoint, layer, form.as_ref(), span.clone(), row_bytes);
+            &owned
+        }
+    };
+    match order {
+        None => out.copy_from_slice(source),
+        Some(order) => {
+            for (row, out) in rows.zip(out.chunks_exact_mut(row_bytes.max(1))) {
+                let at = (order.source(row) - span.start) * row_bytes;
+                out.copy_from_slice(&source[at..at + row_bytes]);
+            }
+        }
+    }
+}
+
+/// Rows of a packed layer, as blocks or as f32.
+fn unpack(
+    checkpoint: &Checkpoint,
+    layer: &PackedLayer,
+    form: Option<&ExactForm>,
+    rows: Range<usize>,
+    row_bytes: usize,
+) -> Vec<u8> {
+    let mut out = vec![0; rows.len() * row_bytes];
+    match form {
+        Some(form) => layer.exact_blocks(checkpoint, form, rows, &mut out),
+        None => {
+            let mut values = vec![0.0; rows.len() * layer.columns];
+            layer.decode(checkpoint, rows, &mut values);
+            for (out, value) in out.as_chunks_mut().0.iter_mut().zip(values) {
+                *out = f32::to_le_bytes(value);
+            }
+        }
+    }
+    out
+}

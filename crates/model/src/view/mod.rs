@@ -1,0 +1,198 @@
+//! A checkpoint as another world would hold it: its tensors under that world's names, in that world's layout,
+//! without copying them.
+//!
+//! ```text
+//! Checkpoint ── View::gguf          ──> GGUF names, Q and K rows interleaved, experts stacked, norms plus one
+//!            └─ View::hugging_face  ──> the way back: one tensor an expert, rows half-split, norms less one
+//! ```
+//!
+//! A tensor's rows come from the memory map, in whatever order the other world wants; only small vectors are
+//! made anew. Packed layers of GPTQ, AWQ and bitsandbytes appear as one matrix each: decoded to f32, or as the
+//! blocks of GGUF that hold the very same values ([`Packed::Exact`]).
+
+mod build;
+mod data;
+mod gguf;
+mod hugging_face;
+mod order;
+
+use std::ops::Range;
+
+use quern_tensor_io::scheme::Packing;
+use quern_tensor_io::{Checkpoint, Container, ElementType, Metadata, Result};
+
+use crate::Config;
+use crate::architecture::{TensorRole, World};
+use data::Data;
+
+/// One tensor as a [`View`] sees it.
+#[derive(Clone, Debug)]
+pub struct ViewTensor {
+    /// Name in the view's world.
+    pub name: String,
+    /// Dimensions, outermost first.
+    pub shape: Vec<usize>,
+    /// The type of the rows that [`View::read`] gives: how the source stores them, f32 for what is decoded or
+    /// computed.
+    pub element_type: ElementType,
+    /// The source's tensors it is made of, in order: one, or one an expert; none for what the view computed
+    /// (`rope_freqs.weight`).
+    pub sources: Vec<String>,
+    /// What it is for; `None` where quern has no description of the architecture.
+    pub role: Option<TensorRole>,
+    /// Its layer; `None` outside the blocks.
+    pub layer: Option<usize>,
+    /// Bytes per row.
+    pub row_bytes: usize,
+    /// The layer it is made of is packed (GPTQ, AWQ, bitsandbytes).
+    pub packed: bool,
+    /// What the view does to the numbers themselves; `None` if they stay as they are.
+    pub changed: Option<&'static str>,
+}
+
+impl ViewTensor {
+    /// Number of rows.
+    pub fn rows(&self) -> usize {
+        self.shape.iter().rev().skip(1).product()
+    }
+
+    /// Values per row.
+    pub fn columns(&self) -> usize {
+        self.shape.last().copied().unwrap_or(1)
+    }
+}
+
+/// What becomes of packed layers.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Packed {
+    /// They are refused: the view is for numbers as they were published.
+    Refused,
+    /// They are decoded to f32.
+    Decoded,
+    /// They become the GGUF blocks that hold exactly their values; a layer for which there are none is an error
+    /// with the reason.
+    Exact,
+}
+
+/// Any checkpoint as one of the worlds would hold it.
+#[derive(Debug)]
+pub struct View<'a> {
+    checkpoint: &'a Checkpoint,
+    world: World,
+    config: Option<Config>,
+    packing: Option<Packing>,
+    metadata: Metadata,
+    notes: Vec<String>,
+    tensors: Vec<ViewTensor>,
+    data: Vec<Data<'a>>,
+}
+
+impl<'a> View<'a> {
+    /// As [`View::gguf_with`]; packed layers are refused.
+    pub fn gguf(checkpoint: &'a Checkpoint) -> Result<Self> {
+        Self::gguf_with(checkpoint, Packed::Refused)
+    }
+
+    /// Looks at `checkpoint` the GGUF way. A tensor missing or left over, or of another shape than the
+    /// configuration demands, is an error. A GGUF file is taken as it is: nothing has to be known of its
+    /// architecture.
+    pub fn gguf_with(checkpoint: &'a Checkpoint, packed: Packed) -> Result<Self> {
+        match checkpoint.container() {
+            Container::Gguf => gguf::of_gguf(checkpoint),
+            _ => gguf::of_hugging_face(checkpoint, packed),
+        }
+    }
+
+    /// Looks at `checkpoint` the Hugging Face way. A GGUF file must be of an architecture quern knows. A Hugging
+    /// Face checkpoint is taken as it is, but for packed layers, which are decoded (or refused).
+    pub fn hugging_face(checkpoint: &'a Checkpoint, packed: Packed) -> Result<Self> {
+        match checkpoint.container() {
+            Container::Gguf => hugging_face::of_gguf(checkpoint),
+            _ => hugging_face::of_hugging_face(checkpoint, packed),
+        }
+    }
+
+    /// The checkpoint seen.
+    pub fn checkpoint(&self) -> &'a Checkpoint {
+        self.checkpoint
+    }
+
+    /// The world it is seen from.
+    pub fn world(&self) -> World {
+        self.world
+    }
+
+    /// The checkpoint's configuration; `None` where quern has no description of the architecture, or none was
+    /// needed.
+    pub fn config(&self) -> Option<&Config> {
+        self.config.as_ref()
+    }
+
+    /// The packed layers, where the checkpoint has such.
+    pub fn packing(&self) -> Option<&Packing> {
+        self.packing.as_ref()
+    }
+
+    /// The metadata to write: GGUF's in that world, safetensors' in the other.
+    pub fn metadata(&self) -> &Metadata {
+        &self.metadata
+    }
+
+    /// What a user should know of the translation.
+    pub fn notes(&self) -> &[String] {
+        &self.notes
+    }
+
+    /// The tensors. In the GGUF world in the order llama-quantize writes them: outside the blocks first, then by
+    /// layer, each by name.
+    pub fn tensors(&self) -> &[ViewTensor] {
+        &self.tensors
+    }
+
+    /// The bytes of some rows, in the tensor's element type: `out` is `row_bytes` a row.
+    ///
+    /// # Panics
+    /// If there is no such tensor or row, or `out` has another length.
+    pub fn read(&self, tensor: usize, rows: Range<usize>, out: &mut [u8]) {
+        let described = &self.tensors[tensor];
+        assert_eq!(out.len(), rows.len() * described.row_bytes, "rows {rows:?} of {}", described.name);
+        self.data[tensor].read(self, described, rows, out);
+    }
+
+    /// The values of some rows: `out` is `[rows][columns]`. Returns false, with `out` unchanged, if quern cannot
+    /// decode the element type.
+    ///
+    /// # Panics
+    /// If there is no such tensor or row, or `out` has another length.
+    pub fn decode(&self, tensor: usize, rows: Range<usize>, out: &mut [f32]) -> bool {
+        let described = &self.tensors[tensor];
+        assert_eq!(out.len(), rows.len() * described.columns(), "rows {rows:?} of {}", described.name);
+        self.data[tensor].decode(self, described, rows, out)
+    }
+
+    /// All bytes of a tensor, if they lie in the map in this world's order already.
+    ///
+    /// # Panics
+    /// If there is no such tensor.
+    pub fn contiguous(&self, tensor: usize) -> Option<&[u8]> {
+        self.data[tensor].contiguous()
+    }
+
+    /// Lets the pages of the source go that these rows came from.
+    ///
+    /// # Panics
+    /// If there is no such tensor or row.
+    pub fn release(&self, tensor: usize, rows: Range<usize>) {
+        for span in self.data[tensor].spans(self, &self.tensors[tensor], rows) {
+            self.checkpoint.release(span.as_ptr_range());
+        }
+    }
+}
+
+/// Whether this is one of the tensors that older transformers saved and every reader computes for itself.
+pub fn is_redundant(name: &str) -> bool {
+    const ENDS: [&str; 4] =
+        [".rotary_emb.inv_freq", ".attention.bias", ".attention.masked_bias", ".attn.masked_bias"];
+    // GPT-2's causal mask; its projections' biases are called c_attn.bias and c_proj.bias.
+    ENDS.iter().any(|end| name.ends_with(end)) || name.ends_with(".attn.bias")
+}

@@ -1,0 +1,133 @@
+//! In which order one world's rows lie in the other's.
+
+use crate::Config;
+use crate::architecture::Layout;
+
+/// A permutation of a tensor's rows: where each row of the view is in the source.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) enum RowOrder {
+    /// The source has each head's rows half-split, the view interleaved; heads have this many rows.
+    Interleave(usize),
+    /// The other way round.
+    HalfSplit(usize),
+    /// The source has queries, keys and values group by group; the view all queries, all keys, all values.
+    Gather(Groups),
+    /// The other way round.
+    Scatter(Groups),
+    /// Row by row.
+    Listed(Vec<u32>),
+}
+
+/// How query, key and value rows lie together.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Groups {
+    /// Query heads.
+    pub heads: usize,
+    /// Key heads, and groups.
+    pub kv_heads: usize,
+    /// Rows of a head.
+    pub head_dim: usize,
+}
+
+impl RowOrder {
+    /// What `layout` means for rows that come from Hugging Face's world.
+    pub fn from_hugging_face(layout: Layout, config: &Config) -> Option<Self> {
+        match layout {
+            Layout::QueryHeads | Layout::KeyHeads => Some(Self::Interleave(config.head_dim)),
+            Layout::QkvByHead => Some(Self::Gather(Groups::of(config))),
+            _ => None,
+        }
+    }
+
+    /// The way back.
+    pub fn to_hugging_face(layout: Layout, config: &Config) -> Option<Self> {
+        match Self::from_hugging_face(layout, config)? {
+            Self::Gather(groups) => Some(Self::Scatter(groups)),
+            _ => Some(Self::HalfSplit(config.head_dim)),
+        }
+    }
+
+    /// The source's row that lies at `row` of the view.
+    pub fn source(&self, row: usize) -> usize {
+        match self {
+            // Pair `i` of a head of `d` rows is rows `2i` and `2i + 1` interleaved, `i` and `i + d/2` half-split.
+            &Self::Interleave(head) => {
+                let (start, within) = (row / head * head, row % head);
+                start + within / 2 + within % 2 * (head / 2)
+            }
+            &Self::HalfSplit(head) => {
+                let (start, within, half) = (row / head * head, row % head, head / 2);
+                start + within % half * 2 + within / half
+            }
+            Self::Gather(groups) => groups.grouped(row),
+            Self::Scatter(groups) => groups.gathered(row),
+            Self::Listed(rows) => rows.get(row).map_or(row, |&row| row as usize),
+        }
+    }
+}
+
+impl Groups {
+    fn of(config: &Config) -> Self {
+        Self { heads: config.heads, kv_heads: config.kv_heads, head_dim: config.head_dim }
+    }
+
+    /// Where row `row` of all queries, keys, values lies group by group. A group has its query heads, then a key
+    /// head, then a value head.
+    fn grouped(self, row: usize) -> usize {
+        let (head, within) = (row / self.head_dim, row % self.head_dim);
+        let queries = self.heads / self.kv_heads;
+        let (group, place) = match head.checked_sub(self.heads) {
+            None => (head / queries, head % queries),
+            Some(key) if key < self.kv_heads => (key, queries),
+            Some(value) => (value - self.kv_heads, queries + 1),
+        };
+        (group * (queries + 2) + place) * self.head_dim + within
+    }
+
+    /// The way back.
+    fn gathered(self, row: usize) -> usize {
+        let (head, within) = (row / self.head_dim, row % self.head_dim);
+        let queries = self.heads / self.kv_heads;
+        let (group, place) = (head / (queries + 2), head % (queries + 2));
+        let head = match place.checked_sub(queries) {
+            None => group * queries + place,
+            Some(0) => self.heads + group,
+            Some(_) => self.heads + self.kv_heads + group,
+        };
+        head * self.head_dim + within
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn heads_are_interleaved_one_by_one() {
+        let order: Vec<usize> = (0..12).map(|r| RowOrder::Interleave(6).source(r)).collect();
+        assert_eq!(order, [0, 3, 1, 4, 2, 5, 6, 9, 7, 10, 8, 11]);
+    }
+
+    #[test]
+    fn groups_are_gathered_by_kind() {
+        // Two groups of two query heads of one row: q0 q1 k0 v0 q2 q3 k1 v1.
+        let groups = Groups { heads: 4, kv_heads: 2, head_dim: 1 };
+        let order: Vec<usize> = (0..8).map(|r| RowOrder::Gather(groups).source(r)).collect();
+        assert_eq!(order, [0, 1, 4, 5, 2, 6, 3, 7]);
+    }
+
+    #[test]
+    fn every_order_has_its_way_back() {
+        let groups = Groups { heads: 6, kv_heads: 3, head_dim: 4 };
+        let pairs = [
+            (RowOrder::Interleave(8), RowOrder::HalfSplit(8), 24),
+            (RowOrder::Gather(groups), RowOrder::Scatter(groups), 48),
+        ];
+        for (there, back, rows) in pairs {
+            for row in 0..rows {
+                assert_eq!(there.source(back.source(row)), row, "{there:?}");
+                assert_eq!(back.source(there.source(row)), row, "{back:?}");
+            }
+        }
+    }
+}

@@ -1,0 +1,193 @@
+//! Rows of a layer as blocks of 32 columns, codes as they are but for the place of zero.
+//!
+//! ```text
+//! q4_0   scale            q - z +  8    in nibbles
+//! q5_0   scale            q - z + 16    in nibbles, fifth bits apart
+//! q8_0   scale            q - z         in bytes
+//! q4_1   scale  -z scale  q             in nibbles
+//! ```
+
+use std::ops::Range;
+
+use half::f16;
+
+use super::{Affine, Codes, Layout, RUN, TILE, tiles};
+use crate::{Checkpoint, ElementType};
+
+/// Codes of a block as it stores them, of each output.
+type Packed<const N: usize> = [[u8; N]; TILE];
+
+/// A run of columns to be packed: where it is, and what is added to each output's codes.
+struct Run<'a> {
+    checkpoint: &'a Checkpoint,
+    tile: &'a Range<usize>,
+    block: usize,
+    order: Option<&'a [u32]>,
+    shifts: &'a [u8],
+}
+
+impl Affine {
+    /// Writes `rows` in blocks of this type, columns in this order: one that the layer's groups allow.
+    pub fn blocks(
+        &self,
+        checkpoint: &Checkpoint,
+        element_type: ElementType,
+        order: Option<&[u32]>,
+        rows: Range<usize>,
+        out: &mut [u8],
+    ) {
+        match element_type {
+            ElementType::Q4_0 => self.place::<2, 16>(checkpoint, order, rows, Some(8), out, Self::nibbles),
+            ElementType::Q4_1 => self.place::<4, 16>(checkpoint, order, rows, None, out, Self::nibbles),
+            ElementType::Q5_0 => self.place::<2, 20>(checkpoint, order, rows, Some(16), out, Self::fives),
+            ElementType::Q8_0 => self.place::<2, 32>(checkpoint, order, rows, Some(0), out, Self::bytes),
+            _ => crate::scheme::plain_rows(self.columns, rows, out, |rows, values| {
+                self.decode(checkpoint, rows, values);
+            }),
+        }
+    }
+
+    /// Blocks of `HEAD` bytes of scale (and minimum) and `N` of codes, which `pack` packs. `middle` is the code
+    /// that stands for zero; `None` if the minimum says it.
+    fn place<const HEAD: usize, const N: usize>(
+        &self,
+        checkpoint: &Checkpoint,
+        order: Option<&[u32]>,
+        rows: Range<usize>,
+        middle: Option<u8>,
+        out: &mut [u8],
+        pack: impl Fn(&Self, Run, &mut Codes, &mut Packed<N>),
+    ) {
+        let row_bytes = self.columns / RUN * (HEAD + N);
+        let (mut codes, mut packed) = ([[0; TILE]; RUN], [[0; N]; TILE]);
+        for (tile, out) in tiles(rows).zip(out.chunks_mut(TILE * row_bytes)) {
+            let parameters = self.parameters(checkpoint, &tile);
+            let width = tile.len();
+            let head = |(&scale, &zero): (&f32, &u8)| -> [u8; HEAD] {
+                let d = f16::from_f32(scale);
+                let m = f16::from_f32(-(f32::from(zero) * d.to_f32()));
+                let [d, m] = [d.to_le_bytes(), m.to_le_bytes()];
+                std::array::from_fn(|i| if i < 2 { d[i] } else { m[i - 2] })
+            };
+            let heads: Vec<_> = parameters.scales.iter().zip(&parameters.zeros).map(head).collect();
+            let shift = |&zero: &u8| middle.map_or(0, |m| m.wrapping_sub(zero));
+            let shifts: Vec<u8> = parameters.zeros.iter().map(shift).collect();
+            for block in 0..self.columns / RUN {
+                let first = order.map_or(block * RUN, |order| order[block * RUN] as usize);
+                let group = self.group(first) * width;
+                let shifts = &shifts[group..][..width];
+                let run = Run { checkpoint, tile: &tile, block, order, shifts };
+                pack(self, run, &mut codes, &mut packed);
+                let rows = out.chunks_exact_mut(row_bytes);
+                for ((row, head), packed) in rows.zip(&heads[group..][..width]).zip(&packed) {
+                    let place = &mut row[block * (HEAD + N)..][..HEAD + N];
+                    place[..HEAD].copy_from_slice(head);
+                    place[HEAD..].copy_from_slice(packed);
+                }
+            }
+        }
+    }
+
+    fn run(&self, run: &Run, codes: &mut Codes) {
+        let columns = run.block * RUN..(run.block + 1) * RUN;
+        match run.order {
+            None => self.codes(run.checkpoint, run.tile, columns, codes),
+            Some(order) => {
+                let columns = order[columns].iter().map(|&k| k as usize);
+                self.codes(run.checkpoint, run.tile, columns, codes);
+            }
+        }
+    }
+
+    /// Whether all outputs of the run have this shift, and their codes lie in GPTQ's words of so many bits.
+    fn turns(&self, run: &Run, bits: u32, shift: u8) -> bool {
+        matches!(self.layout, Layout::Gptq { bits: b, .. } if b == bits)
+            && run.order.is_none()
+            && run.shifts.iter().all(|s| *s == shift)
+    }
+
+    fn nibbles(&self, run: Run, codes: &mut Codes, packed: &mut Packed<16>) {
+        if self.turns(&run, 4, 0) {
+            return self.turn_words(&run, packed);
+        }
+        self.run(&run, codes);
+        let (low, high) = codes.split_at(RUN / 2);
+        let mut bytes = [[0; TILE]; 16];
+        for ((out, low), high) in bytes.iter_mut().zip(low).zip(high) {
+            for (((out, low), high), shift) in out.iter_mut().zip(low).zip(high).zip(run.shifts) {
+                *out = low.wrapping_add(*shift) & 15 | high.wrapping_add(*shift) << 4;
+            }
+        }
+        turn(&bytes, packed);
+    }
+
+    fn fives(&self, run: Run, codes: &mut Codes, packed: &mut Packed<20>) {
+        self.run(&run, codes);
+        let (low, high) = codes.split_at(RUN / 2);
+        let mut bytes = [[0; TILE]; 20];
+        let (fifths, nibbles) = bytes.split_at_mut(4);
+        for ((out, low), high) in nibbles.iter_mut().zip(low).zip(high) {
+            for (((out, low), high), shift) in out.iter_mut().zip(low).zip(high).zip(run.shifts) {
+                *out = low.wrapping_add(*shift) & 15 | high.wrapping_add(*shift) << 4;
+            }
+        }
+        for (out, eight) in fifths.iter_mut().zip(codes.as_chunks::<8>().0) {
+            for (bit, codes) in eight.iter().enumerate() {
+                for ((out, code), shift) in out.iter_mut().zip(codes).zip(run.shifts) {
+                    *out |= (code.wrapping_add(*shift) >> 4 & 1) << bit;
+                }
+            }
+        }
+        turn(&bytes, packed);
+    }
+
+    fn bytes(&self, run: Run, codes: &mut Codes, packed: &mut Packed<32>) {
+        if self.turns(&run, 8, 128) {
+            return self.turn_bytes(&run, packed);
+        }
+        self.run(&run, codes);
+        for column in codes.iter_mut() {
+            column.iter_mut().zip(run.shifts).for_each(|(q, shift)| *q = q.wrapping_add(*shift));
+        }
+        turn(codes, packed);
+    }
+
+    /// Turns the words of a block of 4-bit codes: four words to an output, of columns 0-7, 8-15, 16-23
+    /// and 24-31.
+    fn turn_words(&self, run: &Run, packed: &mut Packed<16>) {
+        let row = |i: usize| self.word_row(run.checkpoint, run.tile, run.block * 4 + i);
+        let rows = row(0).iter().zip(row(1)).zip(row(2)).zip(row(3));
+        for ((((a, b), c), d), out) in rows.zip(packed) {
+            let pair = |low: &[u8; 4], high: &[u8; 4]| {
+                spread(u32::from_le_bytes(*low)) | spread(u32::from_le_bytes(*high)) << 4
+            };
+            out[..8].copy_from_slice(&pair(a, c).to_le_bytes());
+            out[8..].copy_from_slice(&pair(b, d).to_le_bytes());
+        }
+    }
+
+    /// Turns the words of a block of 8-bit codes, made signed: eight words to an output, four columns in each.
+    fn turn_bytes(&self, run: &Run, packed: &mut Packed<32>) {
+        for i in 0..RUN / 4 {
+            let row = self.word_row(run.checkpoint, run.tile, run.block * (RUN / 4) + i);
+            for (out, word) in packed.iter_mut().zip(row) {
+                out[i * 4..i * 4 + 4].copy_from_slice(&word.map(|q| q ^ 128));
+            }
+        }
+    }
+}
+
+/// From byte by byte to output by output.
+fn turn<const N: usize>(bytes: &[[u8; TILE]; N], packed: &mut Packed<N>) {
+    for (o, packed) in packed.iter_mut().enumerate() {
+        *packed = std::array::from_fn(|j| bytes[j][o]);
+    }
+}
+
+/// Eight nibbles to eight bytes, the lowest first.
+fn spread(word: u32) -> u64 {
+    let x = u64::from(word);
+    let x = (x | x << 16) & 0x0000_ffff_0000_ffff;
+    let x = (x | x << 8) & 0x00ff_00ff_00ff_00ff;
+    (x | x << 4) & 0x0f0f_0f0f_0f0f_0f0f
+}

@@ -1,0 +1,116 @@
+//! Codes, scales and zero points of a tile of outputs, out of the tensors they are packed in.
+
+use std::ops::Range;
+
+use super::{Affine, Codes, Layout, TILE};
+use crate::scheme::stream::{self, mask};
+use crate::{Checkpoint, ElementType, decode};
+
+/// Scales and zero points of some outputs, `[groups][outputs]`.
+pub(in crate::scheme) struct Parameters {
+    pub scales: Vec<f32>,
+    pub zeros: Vec<u8>,
+}
+
+impl Affine {
+    pub(super) fn data<'a>(&self, checkpoint: &'a Checkpoint, index: usize) -> (ElementType, &'a [u8]) {
+        let info = &checkpoint.tensors()[index];
+        (info.element_type, checkpoint.data(info))
+    }
+
+    /// Scales and zero points of the outputs `tile`.
+    pub fn parameters(&self, checkpoint: &Checkpoint, tile: &Range<usize>) -> Parameters {
+        let (element_type, scales) = self.data(checkpoint, self.scales);
+        let size = element_type.block_bytes();
+        let mut parameters = Parameters {
+            scales: vec![0.0; self.group_count * tile.len()],
+            zeros: vec![0; self.group_count * tile.len()],
+        };
+        let rows = scales.chunks_exact(self.rows * size);
+        for (row, out) in rows.zip(parameters.scales.chunks_exact_mut(tile.len())) {
+            let known = decode::to_f32(element_type, &row[tile.start * size..tile.end * size], out);
+            debug_assert!(known, "the type was checked when the layer was read");
+        }
+        if let Some(zero) = self.zero {
+            parameters.zeros.fill(zero);
+            return parameters;
+        }
+        let words = self.data(checkpoint, self.qzeros).1.as_chunks::<4>().0;
+        let rows = words.chunks_exact(words.len() / self.group_count);
+        for (row, out) in rows.zip(parameters.zeros.chunks_exact_mut(tile.len())) {
+            match self.layout {
+                Layout::Gptq { bits, v2 } => {
+                    let less = u8::from(!v2);
+                    for (zero, o) in out.iter_mut().zip(tile.clone()) {
+                        *zero = stream::code(row, o, bits).wrapping_add(less) & mask(bits);
+                    }
+                }
+                Layout::Awq => interleaved(row, tile, out),
+            }
+        }
+        parameters
+    }
+
+    /// Codes of some columns, at most 32, of the outputs `tile`.
+    pub fn codes(
+        &self,
+        checkpoint: &Checkpoint,
+        tile: &Range<usize>,
+        columns: impl Iterator<Item = usize>,
+        codes: &mut Codes,
+    ) {
+        let words = self.data(checkpoint, self.qweight).1.as_chunks::<4>().0;
+        for (k, out) in columns.zip(codes) {
+            let out = &mut out[..tile.len()];
+            match self.layout {
+                Layout::Awq => interleaved(&words[k * (self.rows / 8)..][..self.rows / 8], tile, out),
+                Layout::Gptq { bits, .. } => {
+                    let place = stream::place(k, bits);
+                    let row = |word| words[word * self.rows + tile.start..][..tile.len()].iter();
+                    let at = |w: &[u8; 4]| u32::from_le_bytes(*w) >> place.shift;
+                    if place.straddles {
+                        let both = row(place.word).zip(row(place.word + 1));
+                        for (q, (low, high)) in out.iter_mut().zip(both) {
+                            let high = u32::from_le_bytes(*high) << (32 - place.shift);
+                            *q = (at(low) | high) as u8 & mask(bits);
+                        }
+                    } else {
+                        out.iter_mut().zip(row(place.word)).for_each(|(q, w)| *q = at(w) as u8 & mask(bits));
+                    }
+                }
+            }
+        }
+    }
+
+    /// The word row `i` of `qweight` at the outputs `tile`: GPTQ only.
+    pub(super) fn word_row<'a>(
+        &self,
+        checkpoint: &'a Checkpoint,
+        tile: &Range<usize>,
+        i: usize,
+    ) -> &'a [[u8; 4]] {
+        let words = self.data(checkpoint, self.qweight).1.as_chunks::<4>().0;
+        &words[i * self.rows + tile.start..][..tile.len()]
+    }
+}
+
+/// Codes of the outputs in `tile` from a row of AWQ's words.
+fn interleaved(row: &[[u8; 4]], tile: &Range<usize>, out: &mut [u8]) {
+    // In the word: outputs 0 2 4 6 below, 1 3 5 7 above; each half goes to every other byte.
+    let half = |x: u64| {
+        let x = (x | x << 24) & 0x0000_00ff_0000_00ff;
+        (x | x << 12) & 0x000f_000f_000f_000f
+    };
+    let bytes = |word: &[u8; 4]| {
+        let word = u64::from(u32::from_le_bytes(*word));
+        (half(word & 0xffff) | half(word >> 16) << 8).to_le_bytes()
+    };
+    let words = &row[tile.start / 8..tile.end.div_ceil(8)];
+    if tile.start.is_multiple_of(8) && out.len().is_multiple_of(8) {
+        out.as_chunks_mut().0.iter_mut().zip(words).for_each(|(out, word)| *out = bytes(word));
+        return;
+    }
+    let mut buffer = [[0; 8]; TILE / 8 + 1];
+    buffer.iter_mut().zip(words).for_each(|(out, word)| *out = bytes(word));
+    out.copy_from_slice(&buffer.as_flattened()[tile.start % 8..][..tile.len()]);
+}

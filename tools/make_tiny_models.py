@@ -1,0 +1,327 @@
+"""Makes fixtures/architectures/NAME/: a tiny random model of each architecture with what transformers computes of it.
+
+    python3 tools/make_tiny_models.py [NAME…]
+
+Made with torch 2.15, transformers 5.24, tokenizers 0.23, sentencepiece 0.2.3, safetensors 0.8, numpy 2.4, on a CPU.
+Every run writes the same bytes. Each folder holds
+
+- model.safetensors (float16; gemma2 bfloat16, as Gemma is published), config.json and, for some, generation_config.json, as save_pretrained writes them; the
+  config.json of some is in the older style that most repositories have (rope_theta, rope_scaling, torch_dtype);
+- the tokenizer's files (tiny_tokenizers.py);
+- logits.safetensors: transformers in float32 on these weights, eager attention: promptN.input_ids, promptN.logits
+  (one row per position), promptN.greedy_ids (16 tokens); the prompts' texts are a JSON list in the metadata;
+- tokenize.json: texts, their ids by the tokenizers library from tokenizer.json ("ids": add_special_tokens=False,
+  "ids_with_special": True). Where transformers' AutoTokenizer makes other ids of the same folder, they stand in
+  "transformers_ids" and "transformers_ids_with_special".
+
+No weight or setting is left at a value that hides a mistake: norms are not one, biases not zero, epsilons not the usual
+ones, logits far from uniform.
+"""
+
+import argparse
+import json
+import pathlib
+import zlib
+
+import numpy
+import safetensors.torch
+import tokenizers
+import torch
+import transformers
+
+import tiny_tokenizers
+
+ROOT = pathlib.Path(__file__).resolve().parent.parent
+OUT = ROOT / "fixtures/architectures"
+GREEDY = 16
+PROMPTS = ["It was a dark night, and the old captain", "I don't: naïve №42\n\t🙂"]
+# longer than the original context of phi3-longrope, whose rope factors depend on the length
+LONG = "It was a dark night, and the old captain said: in 1999 we'll be 12345, or so."
+
+TEXTS = [
+    "",
+    "Hello, world!",
+    "  leading and trailing  ",
+    "It's what we'll say: I'D, THEY'VE, don't 'em",
+    "naïve café — “quotes”, Straße, İstanbul, ﬁ",
+    "e\u0301a\u0308A\u030a \u1100\u1161\u11a8",
+    "東京は日本の首都です。",
+    "🙂👩‍👩‍👧‍👦🇩🇪 ok",
+    "a  b   c    d          e",
+    "\n\nline\n\n\n\tindent\t\tend \n ",
+    "12345 3.14159 1,234,567 x2024y 007 ½٣",
+    "def f(x):\n    return x**2  # why?\n\t\tif x != 0: {}[];",
+    "hello\r\nworld\r\n\r\n",
+    "\u00a0nbsp\u2003em\u200bzero",
+    "<0x41> ▁under ▁▁ Ġ </s",
+    "a<s>b</s> c<|endoftext|> d <|im_start|>user\nHi<|im_end|>\n",
+    " {special} a{special}b {special}{special}  c",
+]
+
+SILU = {"hidden_size": 32, "intermediate_size": 80, "num_hidden_layers": 2, "num_attention_heads": 4,
+        "max_position_embeddings": 256, "rms_norm_eps": 1e-3}
+GQA = SILU | {"num_key_value_heads": 2}
+LAYER_NORM = {k: v for k, v in SILU.items() if k != "rms_norm_eps"} | {"layer_norm_eps": 2e-3}
+QWEN = {"bos_token_id": "<|endoftext|>", "eos_token_id": "<|im_end|>", "pad_token_id": "<|endoftext|>"}
+TEXT_END = {"bos_token_id": "<|endoftext|>", "eos_token_id": "<|endoftext|>"}
+NEOX = {"hidden_size": 32, "intermediate_size": 96, "num_hidden_layers": 2, "num_attention_heads": 2,
+        "max_position_embeddings": 256, "layer_norm_eps": 2e-3} | TEXT_END
+FALCON = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4, "max_position_embeddings": 256,
+          "bias": False, "alibi": False, "layer_norm_epsilon": 2e-3} | TEXT_END
+PHI3 = SILU | {"eos_token_id": "<|endoftext|>", "pad_token_id": "<|endoftext|>", "bos_token_id": "<s>"}
+STABLELM = LAYER_NORM | TEXT_END
+SAMPLING = {"do_sample": True, "temperature": 0.6, "top_p": 0.9}
+
+
+def rope(theta=10000.0, kind="default", **more):
+    return {"rope_parameters": {"rope_theta": theta, "rope_type": kind} | more}
+
+
+# Name: class, tokenizer family, its options, config. Token names in the config become ids, "vocab" says how many
+# rows the embedding has more than the tokenizer has tokens, "old" that config.json is written in the older style.
+MODELS = {
+    "llama": ("Llama", "llama", {}, GQA | rope(50000.0)),
+    "llama3": ("Llama", "llama3", {"old": True, "generation": SAMPLING, "eos_list": ["<|end_of_text|>", "<|eot_id|>"]},
+               GQA | {"tie_word_embeddings": True, "bos_token_id": "<|begin_of_text|>"}
+               | rope(500000.0, "llama3", factor=8.0, low_freq_factor=1.0, high_freq_factor=4.0,
+                      original_max_position_embeddings=32)),
+    # fine-tuned models often come without tokenizer.model
+    "llama-yarn": ("Llama", "llama", {"tokenizer": {"model_file": False}},
+                   SILU | {"num_key_value_heads": 1, "head_dim": 16, "attention_bias": True}
+                   | rope(10000.0, "yarn", factor=4.0, original_max_position_embeddings=16)),
+    "llama-linear": ("Llama", "llama", {"old": True}, GQA | rope(10000.0, "linear", factor=2.5)),
+    "mistral": ("Mistral", "mistral", {"old": True}, GQA | {"sliding_window": 12, "head_dim": 16} | rope(1000000.0)),
+    "qwen2": ("Qwen2", "qwen2", {"old": True, "vocab": 9, "generation": SAMPLING | {"top_k": 20,
+                                 "repetition_penalty": 1.05}}, GQA | QWEN | rope(1000000.0)),
+    "qwen3": ("Qwen3", "qwen3", {"vocab": 5}, GQA | QWEN | {"head_dim": 16, "tie_word_embeddings": True}
+              | rope(1000000.0)),
+    "gemma": ("Gemma", "gemma", {"old": True}, GQA | {"num_key_value_heads": 1, "head_dim": 16} | rope()),
+    "gemma2": ("Gemma2", "gemma", {"old": True, "dtype": torch.bfloat16},
+               GQA | {"head_dim": 16, "query_pre_attn_scalar": 16, "sliding_window": 12, "final_logit_softcapping": 8.0,
+                      "attn_logit_softcapping": 5.0} | rope()),
+    "gemma3": ("Gemma3", "gemma", {},
+               GQA | {"num_hidden_layers": 7, "intermediate_size": 48, "num_key_value_heads": 1, "head_dim": 16,
+                      "query_pre_attn_scalar": 16, "sliding_window": 12, "rope_parameters": {
+                          "full_attention": {"rope_theta": 1000000.0, "rope_type": "linear", "factor": 8.0},
+                          "sliding_attention": {"rope_theta": 10000.0, "rope_type": "default"}}}),
+    "phi": ("Phi", "phi", {"vocab": 3},
+            {"hidden_size": 32, "intermediate_size": 128, "num_hidden_layers": 2, "num_attention_heads": 4,
+             "max_position_embeddings": 256, "layer_norm_eps": 2e-3} | TEXT_END | rope(partial_rotary_factor=0.75)),
+    "phi3": ("Phi3", "phi3", {"vocab": 10}, PHI3 | {"num_key_value_heads": 2, "sliding_window": 12,
+             "original_max_position_embeddings": 256} | rope()),
+    "phi3-longrope": ("Phi3", "phi3", {"old": True, "vocab": 2, "prompts": [PROMPTS[0], LONG]},
+                      PHI3 | {"num_key_value_heads": 4, "original_max_position_embeddings": 40, "sliding_window": 256}
+                      | rope(10000.0, "longrope", short_factor=[1.0, 1.05, 1.1, 1.2],
+                             long_factor=[1.1, 1.5, 2.75, 6.5], original_max_position_embeddings=40)),
+    "opt": ("OPT", "opt", {},
+            {"hidden_size": 32, "ffn_dim": 96, "num_hidden_layers": 2, "num_attention_heads": 4,
+             "max_position_embeddings": 128, "word_embed_proj_dim": 32, "bos_token_id": "</s>",
+             "eos_token_id": "</s>", "pad_token_id": "<pad>"}),
+    "opt-350m": ("OPT", "opt", {"tokenizer": {"files": "vocab.json"}},
+                 {"hidden_size": 32, "ffn_dim": 96, "num_hidden_layers": 2, "num_attention_heads": 4,
+                  "max_position_embeddings": 128, "word_embed_proj_dim": 16, "do_layer_norm_before": False,
+                  "bos_token_id": "</s>", "eos_token_id": "</s>", "pad_token_id": "<pad>"}),
+    "gpt2": ("GPT2", "gpt2", {}, {"n_embd": 32, "n_layer": 2, "n_head": 4, "n_positions": 128,
+             "layer_norm_epsilon": 2e-3} | TEXT_END),
+    "gpt_neox": ("GPTNeoX", "gpt_neox", {"vocab": 7}, NEOX | {"use_parallel_residual": True, "rotary_pct": 0.25}),
+    "gpt_neox-sequential": ("GPTNeoX", "gpt_neox", {"old": True}, NEOX | {"use_parallel_residual": False, "rotary_pct": 0.5}),
+    "mixtral": ("Mixtral", "mistral", {"old": True},
+                GQA | {"intermediate_size": 48, "num_local_experts": 4, "num_experts_per_tok": 2} | rope(1000000.0)),
+    "qwen3_moe": ("Qwen3Moe", "qwen3", {},
+                  GQA | QWEN | {"head_dim": 16, "moe_intermediate_size": 32, "num_experts": 4,
+                                "num_experts_per_tok": 2, "norm_topk_prob": True} | rope(1000000.0)),
+    "starcoder2": ("Starcoder2", "starcoder2", {},
+                   {k: v for k, v in SILU.items() if k != "rms_norm_eps"} | TEXT_END | {
+                       "use_bias": True, "sliding_window": 4096, "num_key_value_heads": 1, "norm_epsilon": 2e-3}
+                   | rope(100000.0)),
+    "stablelm": ("StableLm", "stablelm2", {"old": True},
+                 STABLELM | {"use_qkv_bias": True, "num_key_value_heads": 4} | rope(partial_rotary_factor=0.5)),
+    "stablelm-parallel": ("StableLm", "stablelm2", {},
+                          STABLELM | {"num_key_value_heads": 2, "qk_layernorm": True, "use_parallel_residual": True}
+                          | rope(partial_rotary_factor=0.5)),
+    # falcon2-11B has another rope base than the rest of its family
+    "falcon": ("Falcon", "falcon", {}, FALCON | {"new_decoder_architecture": True, "num_kv_heads": 2}
+               | rope(500042.0)),
+    "falcon-7b": ("Falcon", "falcon", {"old": True}, FALCON | {"multi_query": True, "parallel_attn": True}),
+}
+
+# The rules for random weights, by the parameter's name; the rest is a matrix with this deviation.
+STD = 0.25
+
+
+def fill(name, shape, gemma):
+    """Random numbers of the kind the parameter holds in a trained model."""
+    draw = numpy.random.default_rng(zlib.crc32(name.encode())).standard_normal(shape).astype(numpy.float32)
+    if name.endswith("bias"):
+        draw *= 0.2
+    elif len(shape) == 1:
+        draw = draw * 0.3 + (0 if gemma else 1)
+    elif "embed" in name or "wte" in name or "wpe" in name:
+        draw *= 0.4
+    else:
+        draw *= STD
+    return torch.from_numpy(draw)
+
+
+def old_style(config):
+    """config.json as transformers 4 wrote it: the same numbers under the older keys."""
+    config = dict(config)
+    parameters = dict(config.pop("rope_parameters", {}))
+    theta, kind = parameters.pop("rope_theta", None), parameters.pop("rope_type", "default")
+    partial = parameters.pop("partial_rotary_factor", None)
+    if config["model_type"] == "gpt_neox":
+        config |= {"rotary_emb_base": int(theta), "rotary_pct": partial}
+        config.pop("partial_rotary_factor", None)
+    elif theta is not None:
+        config["rope_theta"] = theta
+        if partial is not None:
+            config["partial_rotary_factor"] = partial
+    if config["model_type"] == "phi3":
+        # written so by Microsoft; the original context is a key of its own
+        parameters.pop("original_max_position_embeddings", None)
+        config["rope_scaling"] = {"type": kind} | parameters
+    elif kind != "default":
+        key = "type" if kind == "linear" else "rope_type"
+        config["rope_scaling"] = {key: kind} | parameters
+    elif theta is not None:
+        config["rope_scaling"] = None
+    config["torch_dtype"] = config.pop("dtype")
+    config.pop("layer_types", None)
+    if config["model_type"] == "falcon" and config["multi_query"] and not config["new_decoder_architecture"]:
+        # transformers writes the number of query heads, for one shared head; repositories leave it out
+        config.pop("num_kv_heads")
+    if config["model_type"] == "gemma2":
+        config["hidden_act"] = config["hidden_activation"]
+    if config["model_type"] == "gemma":
+        config.pop("use_bidirectional_attention", None)
+    config["transformers_version"] = "4.44.2"
+    return dict(sorted(config.items()))
+
+
+class Tie(Exception):
+    """Two greedy tokens are so near that the order of sums would choose between them."""
+
+
+def prompts_of(model, tokenizer, prompts):
+    """Ids, logits and the greedy continuation of each prompt."""
+    tensors = {}
+    for i, prompt in enumerate(prompts):
+        ids = torch.tensor([tokenizer.encode(prompt).ids])
+        with torch.no_grad():
+            logits = model(ids, use_cache=False).logits[0]
+            longer = ids
+            for _ in range(GREEDY):
+                longer = torch.cat([longer, model(longer, use_cache=False).logits[:, -1].argmax(-1, True)], 1)
+        assert torch.isfinite(logits).all() and logits.std() > 0.5, (logits.std(), prompt)
+        with torch.no_grad():
+            top = model(longer, use_cache=False).logits[0, ids.shape[1] - 1:-1].topk(2).values
+        if (top[:, 0] - top[:, 1]).min() < 1e-3:
+            raise Tie
+        tensors |= {f"prompt{i}.input_ids": ids[0], f"prompt{i}.logits": logits.contiguous(),
+                    f"prompt{i}.greedy_ids": longer[0, ids.shape[1]:].contiguous()}
+    return tensors
+
+
+def tokenize(folder, raw):
+    """The cases of tokenize.json."""
+    auto = transformers.AutoTokenizer.from_pretrained(folder)
+    config = json.loads((folder / "tokenizer_config.json").read_text())
+    special = config.get("eos_token")
+    longest = max((t["content"] for t in config["added_tokens_decoder"].values()), key=len)
+    cases = []
+    for text in TEXTS + [f"x{longest} y", f"{longest}{longest}z"]:
+        text = text.replace("{special}", special)
+        case = {"text": text, "ids": raw.encode(text, add_special_tokens=False).ids,
+                "ids_with_special": raw.encode(text).ids}
+        seen = {"transformers_ids": auto.encode(text, add_special_tokens=False),
+                "transformers_ids_with_special": auto.encode(text)}
+        if list(seen.values()) != [case["ids"], case["ids_with_special"]]:
+            case |= seen
+        cases.append(case)
+    return cases
+
+
+def dump(path, data, **options):
+    path.write_text(json.dumps(data, **options) + "\n", encoding="utf-8")
+
+
+def make(name, seed=0):
+    """Writes the folder, with the first seed that gives clear greedy tokens, and returns its size."""
+    try:
+        return make_with(name, seed)
+    except Tie:
+        return make(name, seed + 1)
+
+
+def make_with(name, seed):
+    class_name, family, options, settings = MODELS[name]
+    dtype = options.get("dtype", torch.float16)
+    folder = OUT / name
+    folder.mkdir(parents=True, exist_ok=True)
+    for path in folder.iterdir():
+        if path.name != "gguf.json":  # make_conversion_golden.py's
+            path.unlink()
+    tokens = tiny_tokenizers.write(family, folder, **options.get("tokenizer", {}))
+    if options.get("tokenizer", {}).get("files"):
+        # without tokenizer.json its reading by transformers is all there is
+        raw = transformers.AutoTokenizer.from_pretrained(folder)._tokenizer
+    else:
+        raw = tokenizers.Tokenizer.from_file(str(folder / "tokenizer.json"))
+    settings = {k: raw.token_to_id(v) if isinstance(v, str) and k.endswith("_token_id") else v
+                for k, v in settings.items()}
+    prefix = "Gemma3Text" if class_name == "Gemma3" else class_name
+    config = getattr(transformers, prefix + "Config")(
+        vocab_size=tokens + options.get("vocab", 0), attn_implementation="eager", **settings)
+    if "eos_list" in options:
+        config.eos_token_id = [raw.token_to_id(t) for t in options["eos_list"]]
+    head = {"GPT2": "GPT2LMHeadModel"}.get(class_name, class_name + "ForCausalLM")
+    model = getattr(transformers, head)(config).eval()
+    with torch.no_grad():
+        for parameter, value in model.named_parameters():
+            draw = fill(f"{seed} {name} {parameter}", value.shape, "gemma" in name)
+            value.copy_(draw.to(dtype).float())
+    if "generation" in options:
+        model.generation_config = transformers.GenerationConfig(
+            **options["generation"], bos_token_id=config.bos_token_id, eos_token_id=config.eos_token_id,
+            pad_token_id=config.pad_token_id)
+    expected = model(torch.arange(20)[None], use_cache=False).logits
+    model.to(dtype).save_pretrained(folder)
+    if "generation" not in options:
+        (folder / "generation_config.json").unlink(missing_ok=True)
+    if options.get("old"):
+        dump(folder / "config.json", old_style(json.loads((folder / "config.json").read_text())), indent=2)
+    # what others will load from the folder, not the model at hand
+    loaded = transformers.AutoModelForCausalLM.from_pretrained(
+        folder, dtype=torch.float32, attn_implementation="eager").eval()
+    for (parameter, a), (_, b) in zip(model.named_parameters(), loaded.named_parameters(), strict=True):
+        assert torch.equal(a.float(), b), parameter
+    prompts = options.get("prompts", PROMPTS)
+    tensors = prompts_of(loaded, raw, prompts)
+    # the older style of config.json means the same
+    assert torch.equal(loaded(torch.arange(20)[None], use_cache=False).logits, expected)
+    safetensors.torch.save_file(tensors, folder / "logits.safetensors",
+                                {"prompts": json.dumps(prompts)})
+    cases = tokenize(folder, raw)
+    (folder / "tokenize.json").write_text(
+        "[\n" + ",\n".join(json.dumps(c) for c in cases) + "\n]\n", encoding="utf-8")
+    differ = [c["text"] for c in cases if "transformers_ids" in c]
+    size = sum(p.stat().st_size for p in folder.iterdir())
+    print(f"{name:22} {size / 1024:6.1f} KiB  logits' deviation {tensors['prompt0.logits'].std():.2f}"
+          f"  prompts {[len(tensors[f'prompt{i}.input_ids']) for i in range(len(prompts))]}"
+          f"  AutoTokenizer differs: {len(differ)}")
+    return size
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("names", nargs="*", metavar="NAME")
+    names = parser.parse_args().names or MODELS
+    torch.set_num_threads(1)
+    transformers.logging.set_verbosity_error()
+    transformers.logging.disable_progress_bar()
+    total = sum(make(name) for name in names)
+    print(f"{total / 1024:.0f} KiB")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,367 @@
+"""Tiny tokenizers of every family, trained on fixtures/text/calibration.txt and a few lines of our own.
+
+Each family keeps what its published tokenizer.json says around the vocabulary: normalizer, pre-tokenizer, post-processor,
+decoder, order and flags of its special tokens. Only the vocabulary is small: 256 bytes and about a hundred merges.
+`write(family, folder)` writes the files of a family as its repositories on the Hub have them: tokenizer.json,
+tokenizer_config.json, special_tokens_map.json, and tokenizer.model for SentencePiece; it returns the length of the
+vocabulary. Used by make_tiny_models.py.
+"""
+
+import functools
+import io
+import json
+import pathlib
+
+import sentencepiece
+from sentencepiece import sentencepiece_model_pb2
+from tokenizers import Tokenizer, pre_tokenizers, trainers
+
+ROOT = pathlib.Path(__file__).resolve().parent.parent
+
+# Lines that bring digits, code, white space and other scripts into the merges; English prose alone would not.
+EXTRA = [
+    "In 2024 there were 1,234,567 of them; in 1999 only 12345, or 3.14159 per 100.",
+    "def add(x, y):\n    return x + y\n\n\nfor i in range(10):\n    print(add(i, 10))\n",
+    "\tif (x != 0) {\n\t\treturn x;\n\t}\n",
+    "Der Bär trägt Öl über die Straße; l'été, la fenêtre, ça va, naïve café.",
+    "東京は日本の首都です。北京是中国的首都。",
+    "🙂 Привет, мир! 🙂",
+    "I'd say it's what they've said; we'll see, you're right, I'm not, don't.",
+] * 12
+
+BYTE_LEVEL = {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": True, "use_regex": True}
+BYTES_ONLY = {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": True, "use_regex": False}
+TIKTOKEN = (
+    r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}%s| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
+)
+
+CHATML = (
+    "{% for message in messages %}{{ '<|im_start|>' + message['role'] + '\\n' + message['content'] + '<|im_end|>\\n' }}"
+    "{% endfor %}{% if add_generation_prompt %}{{ '<|im_start|>assistant\\n' }}{% endif %}"
+)
+LLAMA3_CHAT = (
+    "{{ bos_token }}{% for message in messages %}{{ '<|start_header_id|>' + message['role'] + '<|end_header_id|>\\n\\n'"
+    " + message['content'] | trim + '<|eot_id|>' }}{% endfor %}{% if add_generation_prompt %}"
+    "{{ '<|start_header_id|>assistant<|end_header_id|>\\n\\n' }}{% endif %}"
+)
+GEMMA_CHAT = (
+    "{{ bos_token }}{% for message in messages %}{% set role = 'model' if message['role'] == 'assistant' else "
+    "message['role'] %}{{ '<start_of_turn>' + role + '\\n' + message['content'] | trim + '<end_of_turn>\\n' }}"
+    "{% endfor %}{% if add_generation_prompt %}{{ '<start_of_turn>model\\n' }}{% endif %}"
+)
+PHI3_CHAT = (
+    "{% for message in messages %}{{ '<|' + message['role'] + '|>\\n' + message['content'] + '<|end|>\\n' }}{% endfor %}"
+    "{% if add_generation_prompt %}{{ '<|assistant|>\\n' }}{% else %}{{ eos_token }}{% endif %}"
+)
+MISTRAL_CHAT = (
+    "{{ bos_token }}{% for message in messages %}{% if message['role'] == 'user' %}"
+    "{{ '[INST] ' + message['content'] + ' [/INST]' }}{% else %}{{ ' ' + message['content'] + eos_token }}{% endif %}"
+    "{% endfor %}"
+)
+
+
+def sequence(kind, *parts):
+    key = {"normalizers": "normalizers", "pretokenizers": "pretokenizers", "processors": "processors",
+           "decoders": "decoders"}[kind]
+    return {"type": "Sequence", key: list(parts)}
+
+
+def split(pattern, behavior="Isolated"):
+    return {"type": "Split", "pattern": pattern, "behavior": behavior, "invert": False}
+
+
+def template(*before, ids):
+    """A post-processor that puts the tokens `before` in front of a text, and in front of the second of a pair."""
+
+    def special(token, type_id):
+        return {"SpecialToken": {"id": token, "type_id": type_id}}
+
+    def text(name, type_id):
+        return {"Sequence": {"id": name, "type_id": type_id}}
+
+    return {
+        "type": "TemplateProcessing",
+        "single": [special(t, 0) for t in before] + [text("A", 0)],
+        "pair": [special(t, 0) for t in before] + [text("A", 0)] + [special(t, 1) for t in before] + [text("B", 1)],
+        "special_tokens": {t: {"id": t, "ids": [ids[t]], "tokens": [t]} for t in before},
+    }
+
+
+def added(content, special=True, normalized=False, rstrip=False):
+    return {"content": content, "single_word": False, "lstrip": False, "rstrip": rstrip, "normalized": normalized,
+            "special": special}
+
+
+def runs(character, longest, shortest=2):
+    """Runs of one white space character, longest first: ordinary (not special) added tokens of GPT-NeoX and Phi-2."""
+    return [added(character * n, special=False, normalized=True) for n in range(longest, shortest - 1, -1)]
+
+
+# Byte-level BPE. `first` and `last` say which tokens lie before and behind the trained ones, and `in_vocab` which of
+# them stand in the model's vocabulary and not only among the added tokens.
+BPE = {
+    "llama3": {
+        "pre": sequence("pretokenizers", split({"Regex": TIKTOKEN % "{1,3}"}), BYTES_ONLY),
+        "post": lambda ids: sequence(
+            "processors", {"type": "ByteLevel", "add_prefix_space": True, "trim_offsets": False, "use_regex": True},
+            template("<|begin_of_text|>", ids=ids)),
+        "ignore_merges": True,
+        "last": [added(t) for t in ["<|begin_of_text|>", "<|end_of_text|>", "<|reserved_special_token_0|>",
+                                    "<|start_header_id|>", "<|end_header_id|>", "<|eot_id|>"]],
+        "config": {"tokenizer_class": "PreTrainedTokenizerFast", "bos_token": "<|begin_of_text|>",
+                   "eos_token": "<|eot_id|>", "model_input_names": ["input_ids", "attention_mask"],
+                   "chat_template": LLAMA3_CHAT},
+    },
+    "qwen2": {
+        "normalizer": {"type": "NFC"},
+        "pre": sequence("pretokenizers", split({"Regex": TIKTOKEN % ""}), BYTES_ONLY | {"trim_offsets": False}),
+        "post": lambda ids: BYTES_ONLY | {"trim_offsets": False},
+        "last": [added("<|endoftext|>"), added("<|im_start|>"), added("<|im_end|>")],
+        "config": {"tokenizer_class": "Qwen2Tokenizer", "add_prefix_space": False, "bos_token": None,
+                   "eos_token": "<|im_end|>", "pad_token": "<|endoftext|>", "unk_token": None, "errors": "replace",
+                   "split_special_tokens": False, "additional_special_tokens": ["<|im_start|>", "<|im_end|>"],
+                   "chat_template": CHATML},
+    },
+    "qwen3": {
+        "normalizer": {"type": "NFC"},
+        "pre": sequence("pretokenizers", split({"Regex": TIKTOKEN % ""}), BYTES_ONLY | {"trim_offsets": False}),
+        "post": lambda ids: BYTES_ONLY | {"trim_offsets": False},
+        "last": [added("<|endoftext|>"), added("<|im_start|>"), added("<|im_end|>"), added("<tool_call>", False),
+                 added("</tool_call>", False), added("<think>", False), added("</think>", False)],
+        "config": {"tokenizer_class": "Qwen2Tokenizer", "add_bos_token": False, "add_prefix_space": False,
+                   "bos_token": None, "eos_token": "<|im_end|>", "pad_token": "<|endoftext|>", "unk_token": None,
+                   "errors": "replace", "split_special_tokens": False,
+                   "additional_special_tokens": ["<|im_start|>", "<|im_end|>"], "chat_template": CHATML},
+    },
+    "gpt2": {
+        "pre": BYTE_LEVEL,
+        "post": lambda ids: BYTE_LEVEL | {"add_prefix_space": True, "trim_offsets": False},
+        "last": [added("<|endoftext|>", normalized=True)],
+        "in_vocab": ["<|endoftext|>"],
+        "config": {"tokenizer_class": "GPT2Tokenizer", "add_prefix_space": False, "bos_token": "<|endoftext|>",
+                   "eos_token": "<|endoftext|>", "unk_token": "<|endoftext|>"},
+    },
+    # OPT's repositories have no tokenizer.json: vocab.json and merges.txt, and a class that adds </s> in front.
+    "opt": {
+        "pre": BYTE_LEVEL,
+        "post": lambda ids: template("</s>", ids=ids),
+        "first": [added(t, normalized=True) for t in ["<s>", "<pad>", "</s>", "<unk>"]],
+        "in_vocab": ["<s>", "<pad>", "</s>", "<unk>"],
+        "config": {"tokenizer_class": "GPT2Tokenizer", "add_bos_token": True, "add_prefix_space": False,
+                   "errors": "replace", "bos_token": "</s>", "eos_token": "</s>", "pad_token": "<pad>",
+                   "unk_token": "</s>"},
+    },
+    "phi": {
+        "pre": BYTE_LEVEL,
+        "post": lambda ids: BYTE_LEVEL | {"add_prefix_space": True, "trim_offsets": False},
+        "last": [added("<|endoftext|>")] + runs(" ", 31) + runs("\t", 9),
+        "in_vocab": ["<|endoftext|>"],
+        "config": {"tokenizer_class": "CodeGenTokenizer", "add_prefix_space": False, "bos_token": "<|endoftext|>",
+                   "eos_token": "<|endoftext|>", "unk_token": "<|endoftext|>"},
+    },
+    "gpt_neox": {
+        "normalizer": {"type": "NFC"},
+        "pre": BYTE_LEVEL,
+        "post": lambda ids: BYTE_LEVEL,
+        "first": [added("<|endoftext|>"), added("<|padding|>")],
+        "last": runs(" ", 24),
+        "in_vocab": ["<|endoftext|>", "<|padding|>"],
+        "config": {"tokenizer_class": "GPTNeoXTokenizer", "add_prefix_space": False, "bos_token": "<|endoftext|>",
+                   "eos_token": "<|endoftext|>", "unk_token": "<|endoftext|>"},
+    },
+    "starcoder2": {
+        "pre": sequence("pretokenizers", {"type": "Digits", "individual_digits": True}, BYTE_LEVEL),
+        "post": lambda ids: BYTE_LEVEL | {"add_prefix_space": True, "trim_offsets": False},
+        "first": [added(t) for t in ["<|endoftext|>", "<fim_prefix>", "<fim_middle>", "<fim_suffix>", "<fim_pad>",
+                                     "<repo_name>", "<file_sep>"]],
+        "in_vocab": ["<|endoftext|>", "<fim_prefix>", "<fim_middle>", "<fim_suffix>", "<fim_pad>", "<repo_name>",
+                     "<file_sep>"],
+        "config": {"tokenizer_class": "GPT2Tokenizer", "add_prefix_space": False, "bos_token": "<|endoftext|>",
+                   "eos_token": "<|endoftext|>", "unk_token": "<|endoftext|>", "vocab_size": None,
+                   "additional_special_tokens": ["<|endoftext|>", "<fim_prefix>", "<fim_middle>", "<fim_suffix>",
+                                                 "<fim_pad>", "<repo_name>", "<file_sep>"]},
+    },
+    "stablelm2": {
+        "normalizer": {"type": "NFC"},
+        "pre": sequence("pretokenizers", split({"Regex": TIKTOKEN % ""}), BYTES_ONLY | {"trim_offsets": False}),
+        "post": lambda ids: BYTES_ONLY | {"trim_offsets": False},
+        "last": [added(t) for t in ["<|endoftext|>", "<|fim_prefix|>", "<|fim_suffix|>", "<|im_start|>", "<|im_end|>",
+                                    "<|pause|>"]],
+        "config": {"tokenizer_class": "PreTrainedTokenizerFast", "bos_token": "<|endoftext|>",
+                   "eos_token": "<|endoftext|>", "pad_token": "<|endoftext|>", "unk_token": "<|endoftext|>",
+                   "chat_template": CHATML},
+    },
+    "falcon": {
+        "pre": sequence("pretokenizers", {"type": "Punctuation", "behavior": "Contiguous"}, BYTE_LEVEL,
+                        {"type": "Digits", "individual_digits": False}, split({"Regex": "[0-9][0-9][0-9]"})),
+        "first": [added(t) for t in [">>TITLE<<", ">>ABSTRACT<<", ">>QUESTION<<", ">>ANSWER<<", "<|endoftext|>"]],
+        "in_vocab": [">>TITLE<<", ">>ABSTRACT<<", ">>QUESTION<<", ">>ANSWER<<", "<|endoftext|>"],
+        "config": {"tokenizer_class": "PreTrainedTokenizerFast", "add_prefix_space": False,
+                   "eos_token": "<|endoftext|>", "model_input_names": ["input_ids", "attention_mask"],
+                   "additional_special_tokens": [">>TITLE<<", ">>ABSTRACT<<", ">>QUESTION<<", ">>ANSWER<<"]},
+    },
+}
+
+PREPEND = sequence("normalizers", {"type": "Prepend", "prepend": "▁"},
+                   {"type": "Replace", "pattern": {"String": " "}, "content": "▁"})
+METASPACE = {"type": "Metaspace", "replacement": "▁", "prepend_scheme": "first", "split": False}
+SPM_DECODER = [{"type": "Replace", "pattern": {"String": "▁"}, "content": " "}, {"type": "ByteFallback"},
+               {"type": "Fuse"}]
+STRIP = {"type": "Strip", "content": " ", "start": 1, "stop": 0}
+LLAMA_SPECIAL = [added("<unk>"), added("<s>"), added("</s>")]
+LLAMA_CONFIG = {"tokenizer_class": "LlamaTokenizer", "add_bos_token": True, "add_eos_token": False,
+                "bos_token": "<s>", "eos_token": "</s>", "unk_token": "<unk>", "pad_token": None,
+                "sp_model_kwargs": {}, "use_default_system_prompt": False}
+GEMMA_USER = (
+    ["<mask>", "<unused0>", "<start_of_turn>", "<end_of_turn>"] + ["\n" * n for n in range(1, 5)]
+    + ["▁" * n for n in range(2, 6)] + ["<table>", "</table>"]
+)
+GEMMA_CONFIG = {"tokenizer_class": "GemmaTokenizer", "add_bos_token": True, "add_eos_token": False,
+                "bos_token": "<bos>", "eos_token": "<eos>", "unk_token": "<unk>", "pad_token": "<pad>",
+                "additional_special_tokens": ["<start_of_turn>", "<end_of_turn>"], "sp_model_kwargs": {},
+                "spaces_between_special_tokens": False, "use_default_system_prompt": False,
+                "chat_template": GEMMA_CHAT}
+
+# SentencePiece BPE with byte fallback. `model` is the trained tokenizer.model, `added` the added tokens of
+# tokenizer.json; those without an id in the model follow it.
+SPM = {
+    "llama": {
+        "model": "llama", "added": LLAMA_SPECIAL, "normalizer": PREPEND, "bos": "<s>",
+        "decoder": sequence("decoders", *SPM_DECODER, STRIP), "config": LLAMA_CONFIG | {"legacy": True},
+    },
+    # as re-published since 2024: no normalizer, the prefix by the pre-tokenizer and only in front of the whole text
+    "mistral": {
+        "model": "llama", "added": LLAMA_SPECIAL, "pre": METASPACE, "bos": "<s>",
+        "decoder": sequence("decoders", *SPM_DECODER, STRIP),
+        "config": LLAMA_CONFIG | {"legacy": False, "chat_template": MISTRAL_CHAT},
+    },
+    "phi3": {
+        "model": "llama",
+        "added": LLAMA_SPECIAL[:2] + [added("</s>", special=False, rstrip=True), added("<|endoftext|>")] + [
+            added(t, rstrip=True) for t in ["<|assistant|>", "<|placeholder1|>", "<|system|>", "<|end|>", "<|user|>"]],
+        "normalizer": PREPEND, "decoder": sequence("decoders", *SPM_DECODER, STRIP),
+        "config": LLAMA_CONFIG | {"add_bos_token": False, "legacy": False, "eos_token": "<|endoftext|>",
+                                  "pad_token": "<|endoftext|>", "padding_side": "left", "chat_template": PHI3_CHAT},
+    },
+    "gemma": {
+        "model": "gemma",
+        "added": [added(t) for t in ["<pad>", "<eos>", "<bos>", "<unk>"]]
+        + [added(t, special=t.endswith("_turn>")) for t in GEMMA_USER],
+        "normalizer": {"type": "Replace", "pattern": {"String": " "}, "content": "▁"},
+        "pre": split({"String": " "}, "MergedWithPrevious"), "bos": "<bos>",
+        "decoder": sequence("decoders", *SPM_DECODER), "config": GEMMA_CONFIG,
+    },
+}
+
+
+@functools.cache
+def corpus():
+    text = (ROOT / "fixtures/text/calibration.txt").read_text(encoding="utf-8", errors="ignore")
+    return [p for p in text[:60000].split("\n\n") if p.strip()] + EXTRA
+
+
+def dump(path, data):
+    path.write_text(json.dumps(data, ensure_ascii=False, indent=1) + "\n", encoding="utf-8")
+
+
+def train_bpe(spec, merges):
+    empty = {"version": "1.0", "truncation": None, "padding": None, "added_tokens": [],
+             "normalizer": spec.get("normalizer"), "pre_tokenizer": spec["pre"], "post_processor": None,
+             "decoder": None,
+             "model": {"type": "BPE", "dropout": None, "unk_token": None, "continuing_subword_prefix": None,
+                       "end_of_word_suffix": None, "fuse_unk": False, "byte_fallback": False, "vocab": {},
+                       "merges": []}}
+    tokenizer = Tokenizer.from_str(json.dumps(empty))
+    tokenizer.train_from_iterator(corpus(), trainers.BpeTrainer(
+        vocab_size=256 + merges, initial_alphabet=pre_tokenizers.ByteLevel.alphabet(), show_progress=False))
+    model = json.loads(tokenizer.to_str())["model"]
+    assert len(model["merges"]) == merges, len(model["merges"])
+    return empty, sorted(model["vocab"], key=model["vocab"].get), model["merges"]
+
+
+def write_bpe(family, folder, merges=96, files="tokenizer.json"):
+    spec = BPE[family]
+    data, pieces, merges = train_bpe(spec, merges)
+    first, last = spec.get("first", []), spec.get("last", [])
+    order = [t["content"] for t in first] + pieces + [t["content"] for t in last]
+    ids = {t: i for i, t in enumerate(order)}
+    assert len(ids) == len(order)
+    in_vocab = set(pieces) | set(spec.get("in_vocab", []))
+    data["added_tokens"] = [{"id": ids[t["content"]]} | t for t in first + last]
+    data["post_processor"] = spec.get("post", lambda ids: None)(ids)
+    data["decoder"] = BYTE_LEVEL | {"add_prefix_space": True}
+    data["model"] |= {"ignore_merges": spec.get("ignore_merges", False),
+                      "vocab": {t: i for t, i in ids.items() if t in in_vocab}, "merges": merges}
+    if files == "tokenizer.json":
+        dump(folder / "tokenizer.json", data)
+    else:
+        dump(folder / "vocab.json", data["model"]["vocab"])
+        (folder / "merges.txt").write_text("#version: 0.2\n" + "".join(f"{a} {b}\n" for a, b in merges), "utf-8")
+    write_config(folder, spec["config"], data["added_tokens"])
+    return len(order)
+
+
+@functools.cache
+def train_spm(kind):
+    special = {
+        "llama": {"unk_id": 0, "bos_id": 1, "eos_id": 2, "pad_id": -1, "vocab_size": 392},
+        "gemma": {"pad_id": 0, "eos_id": 1, "bos_id": 2, "unk_id": 3, "vocab_size": 392, "bos_piece": "<bos>",
+                  "eos_piece": "<eos>", "user_defined_symbols": GEMMA_USER, "add_dummy_prefix": False},
+    }[kind]
+    out = io.BytesIO()
+    sentencepiece.SentencePieceTrainer.train(
+        sentence_iterator=iter(line for p in corpus() for line in p.split("\n")), model_writer=out, model_type="bpe",
+        byte_fallback=True, character_coverage=0.985, normalization_rule_name="identity", split_digits=True,
+        remove_extra_whitespaces=False, allow_whitespace_only_pieces=True, num_threads=1, minloglevel=2, **special)
+    return out.getvalue()
+
+
+def merges_of(model):
+    """The merges that give SentencePiece's result: every way to make a piece, in the order of the pieces' scores."""
+    normal, user = sentencepiece_model_pb2.ModelProto.SentencePiece.NORMAL, 4
+    scores = {p.piece: p.score for p in model.pieces if p.type in (normal, user)}
+    index = {p.piece: i for i, p in enumerate(model.pieces)}
+    merges = []
+    for piece, score in scores.items():
+        ways = [(piece[:i], piece[i:]) for i in range(1, len(piece))]
+        ways = [(a, b) for a, b in ways if a in scores and b in scores]
+        merges += [(-score, index[a], index[b], a, b) for a, b in ways]
+    return [[a, b] for _, _, _, a, b in sorted(merges)]
+
+
+def write_spm(family, folder, model_file=True, **config):
+    spec = SPM[family]
+    data = train_spm(spec["model"])
+    model = sentencepiece_model_pb2.ModelProto.FromString(data)
+    ids = {p.piece: i for i, p in enumerate(model.pieces)}
+    vocab = dict(ids)
+    for token in spec["added"]:
+        ids.setdefault(token["content"], len(ids))
+    added_tokens = sorted(({"id": ids[t["content"]]} | t for t in spec["added"]), key=lambda t: t["id"])
+    dump(folder / "tokenizer.json", {
+        "version": "1.0", "truncation": None, "padding": None, "added_tokens": added_tokens,
+        "normalizer": spec.get("normalizer"), "pre_tokenizer": spec.get("pre"),
+        "post_processor": template(*([spec["bos"]] if "bos" in spec else []), ids=ids), "decoder": spec["decoder"],
+        "model": {"type": "BPE", "dropout": None, "unk_token": "<unk>", "continuing_subword_prefix": None,
+                  "end_of_word_suffix": None, "fuse_unk": True, "byte_fallback": True, "ignore_merges": False,
+                  "vocab": vocab, "merges": merges_of(model)}})
+    if model_file:
+        (folder / "tokenizer.model").write_bytes(data)
+    write_config(folder, spec["config"] | config, added_tokens)
+    return len(ids)
+
+
+def write_config(folder, config, added_tokens):
+    """tokenizer_config.json and special_tokens_map.json in the style of transformers 4, as most repositories have."""
+    decoder = {str(t["id"]): {k: v for k, v in t.items() if k != "id"} for t in added_tokens}
+    config = {k: v for k, v in config.items() if not (k == "vocab_size" and v is None)}
+    dump(folder / "tokenizer_config.json",
+         dict(sorted((config | {"added_tokens_decoder": decoder, "clean_up_tokenization_spaces": False,
+                                "model_max_length": 1000000000000000019884624838656}).items())))
+    names = ["additional_special_tokens", "bos_token", "eos_token", "pad_token", "unk_token"]
+    dump(folder / "special_tokens_map.json", {n: config[n] for n in names if config.get(n)})
+
+
+def write(family, folder, **options):
+    """Writes the family's files into the folder and returns how many tokens there are."""
+    return (write_bpe if family in BPE else write_spm)(family, folder, **options)
