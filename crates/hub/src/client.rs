@@ -17,8 +17,6 @@ use crate::{Error, Result, Settings};
 
 /// Redirects followed for one request.
 const MOST_REDIRECTS: usize = 8;
-/// Attempts after the first, where an error may pass.
-const RETRIES: u32 = 4;
 /// What is read at a time.
 pub(crate) const CHUNK: usize = 256 << 10;
 
@@ -218,18 +216,13 @@ impl Client {
         let mut failures = 0;
         loop {
             match attempt() {
-                Err(e) if e.may_pass() && failures < RETRIES => {
+                Err(e) if failures < e.retries() => {
                     thread::sleep(self.pause(failures, e.wait));
                     failures += 1;
                 }
                 done => return done,
             }
         }
-    }
-
-    /// How many failures in a row are borne.
-    pub const fn retries() -> u32 {
-        RETRIES
     }
 
     /// The pause after `failures` failures: doubled with each, or what the server asked for.
@@ -271,25 +264,30 @@ fn host(url: &Url) -> &str {
 /// A request that got no answer.
 fn unreachable(e: &ureq::Transport, url: &Url, settings: &Settings) -> Error {
     use std::error::Error as _;
-    let io = e.source().and_then(|s| s.downcast_ref::<std::io::Error>());
-    let what = match (e.kind(), io.map(std::io::Error::kind)) {
-        (ureq::ErrorKind::Dns, _) => format!(
-            "the name {} is not known: no network, or no such host; models in the cache can be used with --offline",
-            host(url)
-        ),
-        (_, Some(std::io::ErrorKind::TimedOut | std::io::ErrorKind::WouldBlock)) => silent(settings),
-        (_, Some(kind)) => {
-            format!("no connection to {} ({kind}); models in the cache can be used with --offline", host(url))
+    let io = e.source().and_then(|s| s.downcast_ref::<io::Error>());
+    let cache = "models in the cache can be used with --offline";
+    // Where nobody is, nobody will be in a few seconds; a name server or a proxy may have stumbled once.
+    let (what, patience) = match (e.kind(), io.map(|io| (io.kind(), io))) {
+        (ureq::ErrorKind::Dns, _) => {
+            (format!("the name {} is not known: no network, or no such host; {cache}", host(url)), 1)
         }
-        (kind, None) => format!("no connection to {} ({kind})", host(url)),
+        (_, Some((io::ErrorKind::TimedOut | io::ErrorKind::WouldBlock, _))) => {
+            (silent(settings), Error::RETRIES)
+        }
+        (_, Some((io::ErrorKind::InvalidData, tls))) => {
+            let advice = "something between here and there may be reading along, or the clock is wrong";
+            (format!("no secure connection to {} ({tls}): {advice}", host(url)), 0)
+        }
+        (_, Some((kind, _))) => (format!("no connection to {} ({kind}); {cache}", host(url)), 1),
+        (kind, None) => (format!("no connection to {} ({kind})", host(url)), 1),
     };
-    Error::unreachable(shown(url), what)
+    Error::unreachable(shown(url), what).with_patience(patience)
 }
 
 /// A body that ended early.
-pub(crate) fn broken(e: &std::io::Error, url: &Url, settings: &Settings) -> Error {
+pub(crate) fn broken(e: &io::Error, url: &Url, settings: &Settings) -> Error {
     let what = match e.kind() {
-        std::io::ErrorKind::TimedOut | std::io::ErrorKind::WouldBlock => silent(settings),
+        io::ErrorKind::TimedOut | io::ErrorKind::WouldBlock => silent(settings),
         _ => format!("the connection broke ({e})"),
     };
     Error::unreachable(shown(url), what)

@@ -118,6 +118,9 @@ impl Download<'_> {
                 file.set_len(0)?;
                 return Ok((file, 0, hasher));
             }
+            if found > 0 {
+                self.progress.waiting(self.file, "reading what came before");
+            }
             let mut length = 0;
             let mut buffer = vec![0; CHUNK];
             loop {
@@ -154,7 +157,8 @@ impl Download<'_> {
             if part.length >= mark.saturating_add(PROGRESS) {
                 (failures, mark) = (0, part.length);
             }
-            if !e.may_pass() || failures >= Client::retries() {
+            // A network that was there comes back more often than one that never was.
+            if e.retries() == 0 || failures >= Error::RETRIES {
                 return Err(e);
             }
             let pause = self.client.pause(failures, e.wait);

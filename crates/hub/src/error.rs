@@ -17,6 +17,8 @@ pub struct Error {
     pub kind: ErrorKind,
     /// How long the server asked to be left alone.
     pub(crate) wait: Option<Duration>,
+    /// Attempts that are worth while after this one.
+    patience: u32,
 }
 
 /// What was wrong. The texts say what to do.
@@ -68,7 +70,7 @@ pub enum ErrorKind {
 
 impl Error {
     pub(crate) fn new(subject: impl Into<String>, kind: ErrorKind) -> Self {
-        Self { subject: subject.into(), kind, wait: None }
+        Self { subject: subject.into(), kind, wait: None, patience: Self::RETRIES }
     }
 
     pub(crate) fn usage(subject: impl Into<String>, what: impl Into<String>) -> Self {
@@ -108,17 +110,30 @@ impl Error {
         matches!(self.kind, ErrorKind::Unreachable(_) | ErrorKind::Server { .. })
     }
 
+    /// Attempts after the first, where an error may pass.
+    pub(crate) const RETRIES: u32 = 4;
     /// Servers that ask for a longer pause are not waited for.
     pub(crate) const LONGEST_WAIT: Duration = Duration::from_secs(60);
 
-    /// Whether the same request may succeed a little later.
-    pub(crate) fn may_pass(&self) -> bool {
-        match self.kind {
+    /// The same error, after which the server wants to be left alone for so long.
+    pub(crate) fn with_wait(self, wait: Option<Duration>) -> Self {
+        Self { wait, ..self }
+    }
+
+    /// The same error, worth at most so many more attempts.
+    pub(crate) fn with_patience(self, patience: u32) -> Self {
+        Self { patience, ..self }
+    }
+
+    /// How many more attempts the same request deserves: none, unless the error may pass.
+    pub(crate) fn retries(&self) -> u32 {
+        let passes = match self.kind {
             _ if self.wait.is_some_and(|wait| wait > Self::LONGEST_WAIT) => false,
             ErrorKind::Unreachable(_) => true,
             ErrorKind::Server { status, .. } => matches!(status, 408 | 425 | 429 | 500 | 502 | 503 | 504),
             _ => false,
-        }
+        };
+        if passes { self.patience } else { 0 }
     }
 }
 

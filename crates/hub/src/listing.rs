@@ -181,11 +181,11 @@ fn info(client: &Client, repo: &Repo, asked: &Asked) -> Result<Info> {
     let url = client.url(&format!("api/{}", repo.api_url()))?;
     let (_, text) = match client.text(&url, MOST_JSON, asked) {
         // A mirror that does not say what is missing: the repository itself tells.
-        Err(Error { kind: ErrorKind::NotFound(what), subject, wait }) => {
+        Err(e) if matches!(e.kind, ErrorKind::NotFound(_)) => {
             let plain = client.url(&format!("api/models/{}", repo.url()))?;
             return Err(match client.text(&plain, MOST_JSON, asked) {
-                Ok(_) => Error::new(subject, status::no_revision(asked)),
-                Err(_) => Error { kind: ErrorKind::NotFound(what), subject, wait },
+                Ok(_) => Error::new(e.subject, status::no_revision(asked)),
+                Err(_) => e,
             });
         }
         answer => answer?,

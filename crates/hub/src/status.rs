@@ -62,8 +62,8 @@ pub(crate) fn explain(response: &Response, url: &Url, asked: &Asked, settings: &
                 "{host} refuses access{said}; see {page}, and whether the token in HF_TOKEN may read it"
             )))
         }
-        (429, _) => Error { wait: retry_after(response), ..with(busy(status, host, settings)) },
-        (500..=599 | 408 | 425, _) => Error { wait: retry_after(response), ..with(failing(status, url)) },
+        (429, _) => with(busy(status, host, settings)).with_wait(retry_after(response)),
+        (500..=599 | 408 | 425, _) => with(failing(status, url)).with_wait(retry_after(response)),
         _ => {
             let text = format!("{} answers with status {status} {message}", shown(url));
             with(ErrorKind::Server { status, text: text.trim_end().to_owned() })
