@@ -35,6 +35,8 @@ pub enum Command {
     Perplexity(Perplexity),
     /// Measure prompt and generation speed
     Bench(Bench),
+    /// Download a model from the Hugging Face Hub
+    Pull(Pull),
 }
 
 /// Arguments of `quern demo`.
@@ -68,7 +70,7 @@ impl Threads {
 /// Arguments of `quern quantize`.
 #[derive(Debug, Args)]
 pub struct Quantize {
-    /// Checkpoint: a directory, a .safetensors file or a .gguf file
+    /// Checkpoint: a directory, a .safetensors or .gguf file, or a name on the Hub (see quern pull)
     pub model: PathBuf,
     /// Target scheme: any file type of llama-quantize (q4_k_m, q8_0, iq4_xs, f16 …), gptq, nf4, fp4 or int8
     #[arg(long, value_name = "SCHEME", value_parser = scheme)]
@@ -234,7 +236,7 @@ impl BitsandbytesOptions {
 /// Arguments of `quern imatrix`.
 #[derive(Debug, Args)]
 pub struct Imatrix {
-    /// Checkpoint: a directory, a .safetensors file or a .gguf file
+    /// Checkpoint: a directory, a .safetensors or .gguf file, or a name on the Hub (see quern pull)
     pub model: PathBuf,
     /// Text to run through the model: plain or JSONL, - for standard input [default: quern's own text]
     #[arg(long, value_name = "FILE")]
@@ -289,7 +291,7 @@ impl From<ImatrixFormat> for Format {
 /// Arguments of `quern inspect`.
 #[derive(Debug, Args)]
 pub struct Inspect {
-    /// Checkpoint: a directory, a .safetensors file or a .gguf file
+    /// Checkpoint: a directory, a .safetensors or .gguf file, or a name on the Hub (see quern pull)
     pub model: PathBuf,
     /// List every tensor with type, shape and size
     #[arg(long)]
@@ -316,7 +318,7 @@ pub struct Load {
 /// Arguments of `quern run`.
 #[derive(Debug, Args)]
 pub struct Run {
-    /// Checkpoint: a directory, a .safetensors file or a .gguf file
+    /// Checkpoint: a directory, a .safetensors or .gguf file, or a name on the Hub (see quern pull)
     pub model: PathBuf,
     /// Text to continue
     #[arg(short, long)]
@@ -357,7 +359,7 @@ pub struct Run {
 /// Arguments of `quern perplexity`.
 #[derive(Debug, Args)]
 pub struct Perplexity {
-    /// Checkpoint: a directory, a .safetensors file or a .gguf file
+    /// Checkpoint: a directory, a .safetensors or .gguf file, or a name on the Hub (see quern pull)
     pub model: PathBuf,
     /// Text to measure over
     #[arg(long, value_name = "FILE")]
@@ -383,7 +385,7 @@ pub struct Perplexity {
 /// Arguments of `quern bench`.
 #[derive(Debug, Args)]
 pub struct Bench {
-    /// Checkpoint: a directory, a .safetensors file or a .gguf file
+    /// Checkpoint: a directory, a .safetensors or .gguf file, or a name on the Hub (see quern pull)
     pub model: PathBuf,
     /// Prompt length in tokens; 0 to skip
     #[arg(long, value_name = "N", default_value_t = 512)]
@@ -451,4 +453,30 @@ fn element_type(name: &str) -> Result<ElementType, String> {
 
 fn type_override(text: &str) -> Result<Override, String> {
     Override::parse(text).map_err(|e| e.to_string())
+}
+
+/// Arguments of `quern pull`.
+#[derive(Debug, Args)]
+pub struct Pull {
+    /// Model on the Hub: org/name, org/name@revision, org/name:file.gguf or org/name:Q4_K_M
+    #[arg(value_name = "NAME")]
+    pub name: quern_hub::Name,
+    /// Take the files that match, and only those; * also matches / (repeatable) [default: what the model needs]
+    #[arg(long, value_name = "GLOB")]
+    pub include: Vec<String>,
+    /// Leave out the files that match (repeatable)
+    #[arg(long, value_name = "GLOB")]
+    pub exclude: Vec<String>,
+    /// Put plain files into this new folder instead of the cache that Python's tools share
+    #[arg(short, long, value_name = "DIR")]
+    pub output: Option<PathBuf>,
+    /// Ask nobody: take what the cache has
+    #[arg(long)]
+    pub offline: bool,
+    /// Download again what is there; with -o, replace the folder
+    #[arg(long)]
+    pub force: bool,
+    /// Print the result as JSON
+    #[arg(long)]
+    pub json: bool,
 }

@@ -6,6 +6,7 @@
 mod args;
 mod commands;
 mod format;
+mod model;
 mod progress;
 
 use std::io::{ErrorKind, Write};
@@ -23,6 +24,7 @@ fn main() -> ExitCode {
         args::Command::Run(args) => commands::run::run(&args),
         args::Command::Perplexity(args) => commands::perplexity::run(&args),
         args::Command::Bench(args) => commands::bench::run(&args),
+        args::Command::Pull(args) => commands::pull::run(&args),
     };
     match result {
         Ok(code) => code,

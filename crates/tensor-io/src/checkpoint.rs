@@ -84,6 +84,7 @@ pub struct Checkpoint {
     tensors: Vec<TensorInfo>,
     strided: Vec<Strided>,
     by_name: HashMap<String, usize>,
+    headers_only: bool,
 }
 
 impl Checkpoint {
@@ -112,7 +113,19 @@ impl Checkpoint {
             metadata: parts.metadata,
             tensors: parts.tensors,
             strided: parts.strided,
+            headers_only: false,
         })
+    }
+
+    /// The same checkpoint, known to be a copy of headers alone: files of the true lengths with holes where the
+    /// data of tensors would be.
+    pub fn headers_only(self) -> Self {
+        Self { headers_only: true, ..self }
+    }
+
+    /// Whether [`Checkpoint::data`] is the tensors' data: not so for [`Checkpoint::headers_only`].
+    pub fn has_data(&self) -> bool {
+        !self.headers_only
     }
 
     /// The container found.

@@ -24,6 +24,7 @@ pub(crate) mod split;
 mod writer;
 
 pub use crate::plan::TensorPlan;
+pub use split::SplitName;
 pub use writer::Writer;
 
 /// Alignment of the data section and of each tensor where `general.alignment` is absent.

@@ -14,10 +14,12 @@ use crate::{Error, Metadata, Result};
 
 /// The parts of a split file's name.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) struct SplitName<'a> {
+pub struct SplitName<'a> {
+    /// What all parts share, with the folder where one was given.
     pub prefix: &'a str,
     /// From 1.
     pub number: u32,
+    /// Number of parts.
     pub count: u32,
 }
 

@@ -132,7 +132,8 @@ impl Packing {
     /// Finds the packed layers of `checkpoint`; `None` if it is not quantized (or a GGUF file).
     ///
     /// Reads the configuration, the headers and the small tensors that say what the others mean (zero points,
-    /// group numbers, quantization states), not codes and scales.
+    /// group numbers, quantization states), not codes and scales. Without data ([`Checkpoint::has_data`]) the
+    /// configuration, names and shapes have to do.
     ///
     /// # Errors
     /// A quantization method quern does not read, a configuration that contradicts itself, tensors that are

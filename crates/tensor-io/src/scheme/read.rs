@@ -57,7 +57,7 @@ pub(super) fn read(checkpoint: &Checkpoint) -> Result<Option<Packing>> {
         } else if let Some(prefix) = info.name.strip_suffix(".weight_packed") {
             (Method::CompressedTensors, compressed::read(checkpoint, prefix, label)?)
         } else if let Some(weight) = four_bit_weight(&info.name) {
-            (Method::BitsAndBytes, read_four_bit(checkpoint, weight)?)
+            (Method::BitsAndBytes, read_four_bit(checkpoint, weight, label)?)
         } else if let Some(prefix) = int8_layer(&info.name) {
             (Method::BitsAndBytes, read_int8(checkpoint, prefix)?)
         } else {
@@ -83,7 +83,13 @@ pub(super) fn read(checkpoint: &Checkpoint) -> Result<Option<Packing>> {
     let quantized = !layers.is_empty() || label.is_some();
     check_names(checkpoint, &layers, quantized)?;
     let Some(scheme) = scheme(&layers, label) else { return Ok(None) };
-    let notes = notes(&scheme, &layers, label);
+    let mut notes = notes(&scheme, &layers, label);
+    if !checkpoint.has_data() {
+        notes.push(
+            "headers alone were read: zero points, group order and the like are as the configuration says"
+                .into(),
+        );
+    }
     Ok(Some(Packing::new(scheme, layers, notes)))
 }
 
