@@ -82,7 +82,6 @@ fn metadata_is_that_of_llama_cpps_converter() {
         "starcoder2.attention.sliding_window" => true,
         // Its loader reads what the converter does not write for these families.
         _ if key.ends_with(".rope.freq_base") => ["falcon", "gemma", "gemma2", "phi", "stablelm", "gpt_neox"]
-            .iter()
             .contains(&folder.split('-').next().unwrap_or_default()),
         _ => false,
     };
