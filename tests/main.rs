@@ -2,6 +2,8 @@
 
 mod common;
 mod damage;
+mod fake_hub;
+mod hub;
 mod imatrix;
 mod inspect;
 mod quantize;

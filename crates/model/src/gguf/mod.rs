@@ -8,4 +8,5 @@ mod tokenizer;
 
 pub use matrices::is_quantizable;
 pub use metadata::gguf_metadata;
-pub(crate) use metadata::own_metadata;
+pub(crate) use metadata::{own_metadata, sizes};
+pub use tokenizer::tokenizer_metadata;

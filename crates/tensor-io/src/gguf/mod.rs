@@ -25,6 +25,7 @@ mod split_writer;
 mod writer;
 
 pub use crate::plan::TensorPlan;
+pub use split::SplitName;
 pub use split_writer::{Split, SplitPart, SplitWriter};
 pub use writer::Writer;
 

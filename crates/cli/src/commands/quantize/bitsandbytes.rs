@@ -9,7 +9,7 @@ use serde_json::json;
 
 use super::super::{Outcome, print, print_json};
 use crate::progress::{Bar, Unit};
-use crate::{args, format};
+use crate::{args, format, model};
 
 /// Plans, and unless it is a dry run, does it.
 pub fn run(args: &args::Quantize, kind: Kind) -> Outcome {
@@ -23,7 +23,7 @@ pub fn run(args: &args::Quantize, kind: Kind) -> Outcome {
         skip: given.skip_module.clone(),
         ..defaults
     };
-    let checkpoint = Checkpoint::open(&args.model)?;
+    let checkpoint = Checkpoint::open(&model::path(&args.model)?)?;
     let plan = bitsandbytes::plan(&checkpoint, &options)?;
     for note in &plan.notes {
         eprintln!("note: {note}");

@@ -12,11 +12,11 @@ use serde_json::json;
 
 use super::super::{Outcome, print, print_json};
 use crate::progress::{Bar, Unit};
-use crate::{args, format};
+use crate::{args, format, model};
 
 /// Plans, and unless it is a dry run, does it.
 pub fn run(args: &args::Quantize, file_type: FileType) -> Outcome {
-    let checkpoint = Checkpoint::open(&args.model)?;
+    let checkpoint = Checkpoint::open(&model::path(&args.model)?)?;
     let packed = match args.gguf.allow_requantize {
         true => Packed::Decoded,
         false => Packed::Refused,
