@@ -7,14 +7,17 @@ mod element;
 mod error;
 pub mod gguf;
 mod header;
+mod index;
 mod map;
 mod metadata;
 pub mod output;
 mod plan;
 mod progress;
+mod pytorch;
 pub mod safetensors;
 pub mod scheme;
 mod stream;
+mod strided;
 mod temporary;
 
 pub use checkpoint::{Checkpoint, Container, Tensor, TensorInfo};

@@ -65,6 +65,14 @@ pub fn gguf_metadata(checkpoint: &Checkpoint, config: &Config) -> Result<(Metada
     Ok((out, notes))
 }
 
+/// Architecture and sizes alone.
+pub(crate) fn sizes(config: &Config) -> Metadata {
+    let mut out = Metadata::new();
+    out.set("general.architecture", config.architecture.name);
+    model(config, &mut out);
+    out
+}
+
 /// Values in the tensors the GGUF file will have.
 fn parameters(checkpoint: &Checkpoint, config: &Config) -> u64 {
     let factors = config.rope.factors.as_ref().map_or(0, Vec::len) as u64;

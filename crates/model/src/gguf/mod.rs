@@ -6,4 +6,4 @@ mod name;
 mod tokenizer;
 
 pub use metadata::gguf_metadata;
-pub(crate) use metadata::own_metadata;
+pub(crate) use metadata::{own_metadata, sizes};

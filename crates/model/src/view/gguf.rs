@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 
 use quern_tensor_io::scheme::{ExactForm, Packing};
-use quern_tensor_io::{Checkpoint, ElementType, Error, ErrorKind, Result};
+use quern_tensor_io::{Checkpoint, ElementType, Error, ErrorKind, Metadata, Result};
 
 use crate::architecture::{Layout, TensorRole as Role, World};
 use crate::config::{Config, ExpectedTensor};
@@ -37,6 +37,15 @@ pub(super) fn of_gguf(checkpoint: &Checkpoint) -> Result<View<'_>> {
 
 /// A Hugging Face checkpoint.
 pub(super) fn of_hugging_face(checkpoint: &Checkpoint, packed: Packed) -> Result<View<'_>> {
+    described(checkpoint, packed, |config| gguf_metadata(checkpoint, config))
+}
+
+/// The same with other metadata and notes.
+pub(super) fn described(
+    checkpoint: &Checkpoint,
+    packed: Packed,
+    metadata: impl FnOnce(&Config) -> Result<(Metadata, Vec<String>)>,
+) -> Result<View<'_>> {
     let config = Config::from_checkpoint(checkpoint)?;
     let packing = packing(checkpoint, &config, packed)?;
     let here = config.expected_tensors(World::HuggingFace);
@@ -57,7 +66,7 @@ pub(super) fn of_hugging_face(checkpoint: &Checkpoint, packed: Packed) -> Result
             None => all.extend(computed(&config, &want)),
         }
     }
-    let (metadata, notes) = gguf_metadata(checkpoint, &config)?;
+    let (metadata, notes) = metadata(&config)?;
     Ok(sorted(checkpoint, Some(config), packing, metadata, notes, all))
 }
 
@@ -90,7 +99,7 @@ fn sorted<'a>(
     checkpoint: &'a Checkpoint,
     config: Option<Config>,
     packing: Option<Packing>,
-    metadata: quern_tensor_io::Metadata,
+    metadata: Metadata,
     notes: Vec<String>,
     mut all: Vec<(ViewTensor, Data<'a>)>,
 ) -> View<'a> {
@@ -113,10 +122,10 @@ fn computed(config: &Config, want: &ExpectedTensor) -> Option<(ViewTensor, Data<
         _ => return None,
     };
     let bytes = factors.iter().flat_map(|f| f.to_le_bytes()).collect();
-    Some((described(want, ElementType::F32, Vec::new()), Data::Owned(bytes)))
+    Some((tensor_of(want, ElementType::F32, Vec::new()), Data::Owned(bytes)))
 }
 
-fn described(want: &ExpectedTensor, element_type: ElementType, sources: Vec<String>) -> ViewTensor {
+fn tensor_of(want: &ExpectedTensor, element_type: ElementType, sources: Vec<String>) -> ViewTensor {
     ViewTensor {
         name: want.name.clone(),
         shape: want.shape.clone(),
@@ -203,11 +212,11 @@ impl<'a> Builder<'a, '_> {
             let data = self.checkpoint.data(info);
             if layout == Layout::PlusOne {
                 let owned = Data::Owned(shifted(self.checkpoint, info, 1.0)?);
-                let mut tensor = described(want, ElementType::F32, names);
+                let mut tensor = tensor_of(want, ElementType::F32, names);
                 tensor.changed = Some("plus one");
                 return Ok(Some((tensor, owned)));
             }
-            let tensor = described(want, info.element_type, names.clone());
+            let tensor = tensor_of(want, info.element_type, names.clone());
             match (&order, want.shape.len()) {
                 (Some(order), 1) => return Ok(Some((tensor, Data::Owned(reordered(info, data, order))))),
                 _ if layout == Layout::Transposed => {
@@ -238,7 +247,7 @@ impl<'a> Builder<'a, '_> {
             let what = format!("is {}, others of the stack {} are {first}", types[other], want.name);
             return Err(Error::unsupported(self.checkpoint.path(), what).with_tensor(&names[other]));
         }
-        let tensor = ViewTensor { packed, ..described(want, first, names) };
+        let tensor = ViewTensor { packed, ..tensor_of(want, first, names) };
         Ok(Some((tensor, Data::Rows { parts, order })))
     }
 }

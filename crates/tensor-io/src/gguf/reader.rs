@@ -178,7 +178,10 @@ fn read_tensor(cursor: &mut Cursor, name: &str) -> Result<(TensorInfo, u64), Fau
         return Err(Fault::new(at, bad_shape(element_type, &shape)));
     };
     let offset = cursor.u64("the offset")?;
-    Ok((TensorInfo { name: name.to_owned(), element_type, shape, file: 0, offset: 0, bytes }, offset))
+    Ok((
+        TensorInfo { name: name.to_owned(), element_type, shape, file: 0, offset: 0, bytes, strided: None },
+        offset,
+    ))
 }
 
 /// Turns offsets within the data section into offsets within the file. `declared` holds, per tensor, where

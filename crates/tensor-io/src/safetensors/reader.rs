@@ -19,7 +19,7 @@ use crate::{Error, Metadata, Result, TensorInfo};
 pub(crate) fn open(path: &Path) -> Result<Parts> {
     let file = MappedFile::open(path)?;
     let (metadata, tensors) = read(path, file.bytes(), 0)?;
-    Ok(Parts { files: vec![file], metadata, tensors })
+    Ok(Parts { files: vec![file], metadata, tensors, strided: Vec::new() })
 }
 
 /// Reads the header in `data`, the whole of the file `path`. Tensors are given `file` as their file index
@@ -131,5 +131,8 @@ fn read_tensor(path: &Path, name: &str, raw: &RawTensor, expected: &mut u64) -> 
     }
     *expected = end;
     let shape = raw.shape.clone();
-    Ok((TensorInfo { name: name.to_owned(), element_type, shape, file: 0, offset: 0, bytes }, dtype))
+    Ok((
+        TensorInfo { name: name.to_owned(), element_type, shape, file: 0, offset: 0, bytes, strided: None },
+        dtype,
+    ))
 }

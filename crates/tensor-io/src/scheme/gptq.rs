@@ -11,7 +11,7 @@ use super::{PackedLayer, Store, stream};
 use crate::{Checkpoint, ElementType, Error, Result};
 
 /// Types that scales come in.
-const SCALES: [ElementType; 3] = [ElementType::F16, ElementType::BF16, ElementType::F32];
+pub(super) const SCALES: [ElementType; 3] = [ElementType::F16, ElementType::BF16, ElementType::F32];
 
 /// Reads the GPTQ layer of this prefix.
 pub(super) fn read(checkpoint: &Checkpoint, prefix: &str, label: Option<&Label>) -> Result<PackedLayer> {
@@ -116,7 +116,7 @@ pub(super) fn looks_like_awq(checkpoint: &Checkpoint, prefix: &str) -> bool {
 }
 
 /// The group numbers in a `g_idx`, all below `groups`.
-fn group_numbers(part: Part, groups: usize) -> Result<Vec<u32>> {
+pub(super) fn group_numbers(part: Part, groups: usize) -> Result<Vec<u32>> {
     let part = part.of(&[ElementType::I32, ElementType::I64])?;
     if part.info.shape.len() != 1 {
         return Err(part.malformed(format!("has shape {:?}, expected one dimension", part.info.shape)));
