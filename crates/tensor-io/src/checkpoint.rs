@@ -112,8 +112,8 @@ impl Checkpoint {
             maps: parts.files,
             metadata: parts.metadata,
             tensors: parts.tensors,
-            headers_only: false,
             strided: parts.strided,
+            headers_only: false,
         })
     }
 

@@ -61,7 +61,7 @@ pub fn gguf_metadata(checkpoint: &Checkpoint, config: &Config) -> Result<(Metada
     out.set("general.size_label", name::size_label(parameters(checkpoint, config)).as_str());
     card::read(directory, &mut out)?;
     model(config, &mut out);
-    let notes = tokenizer::write(source, &mut out);
+    let notes = tokenizer::write(source, config.architecture.name, &mut out);
     Ok((out, notes))
 }
 

@@ -4,6 +4,7 @@
 //! `tokenizer_config.json` names (GPT-2's where it does not).
 
 use std::path::Path;
+use std::sync::Arc;
 
 use quern_tensor_io::{Error, Result, StringArray};
 
@@ -51,7 +52,7 @@ pub(super) fn read(directory: &Path, config: Option<&Object<'_>>) -> Result<Byte
         unknown: None,
         normalizer,
         pre_tokenizer,
-        pipeline,
+        pipeline: Arc::new(pipeline),
     })
 }
 

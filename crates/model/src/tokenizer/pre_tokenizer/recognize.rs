@@ -24,18 +24,25 @@ pub(crate) struct Found {
 }
 
 /// What a file says of cutting.
-pub(crate) struct Given<'a> {
-    pub normalizer: &'a Value,
-    pub pre_tokenizer: &'a Value,
+#[derive(Debug)]
+pub(crate) struct FileRule {
+    pub normalizer: Value,
+    pub pre_tokenizer: Value,
     pub ignore_merges: bool,
     /// `model_type` of `config.json`: chooses among names of one rule.
-    pub model_type: Option<&'a str>,
+    pub model_type: Option<String>,
 }
 
-/// Finds the name. `own` is the file's pipeline.
-pub(crate) fn name(given: &Given<'_>, own: &Pipeline) -> Found {
-    let parts = json::parts(given.pre_tokenizer);
-    let composes = json::composes(given.normalizer);
+impl FileRule {
+    /// Finds the name; `own` is the file's pipeline.
+    pub fn name(&self, own: &Pipeline) -> Found {
+        name(self, own)
+    }
+}
+
+fn name(given: &FileRule, own: &Pipeline) -> Found {
+    let parts = json::parts(&given.pre_tokenizer);
+    let composes = json::composes(&given.normalizer);
     let same_parts = |known: &&Known| {
         parts.as_deref().is_some_and(|parts| known.parts == parts || known.also.contains(&parts))
     };
@@ -57,11 +64,11 @@ pub(crate) fn name(given: &Given<'_>, own: &Pipeline) -> Found {
 }
 
 /// Of rows that fit, the name that models of this type are known by, else the first.
-fn best<'k>(fitting: impl Iterator<Item = &'k Known> + Clone, given: &Given<'_>) -> Option<Found> {
-    let usual = match given.model_type.unwrap_or_default() {
+fn best<'k>(fitting: impl Iterator<Item = &'k Known> + Clone, given: &FileRule) -> Option<Found> {
+    let usual = match given.model_type.as_deref().unwrap_or_default() {
         "phi" => "phi-2",
         "stablelm" => "stablelm2",
-        "olmo" => "olmo",
+        "mpt" => "mpt",
         "dbrx" | "phi3" => "dbrx",
         "glm4" | "glm4_moe" | "chatglm" => "glm4",
         "llama4" | "llama4_text" => "llama4",
@@ -74,7 +81,7 @@ fn best<'k>(fitting: impl Iterator<Item = &'k Known> + Clone, given: &Given<'_>)
     Some(Found { name, add_bos: known.add_bos, note: None })
 }
 
-fn nearest(given: &Given<'_>, own: &Pipeline) -> Found {
+fn nearest(given: &FileRule, own: &Pipeline) -> Found {
     let cuts = cuts(own);
     let differing = |known: &'static Known| {
         let other = Pipeline::of_rule(&known.rule()).ok()?;
@@ -124,9 +131,8 @@ mod tests {
         model_type: Option<&str>,
     ) -> Found {
         let own = Pipeline::new(&normalizer, &pre_tokenizer).unwrap();
-        let given =
-            Given { normalizer: &normalizer, pre_tokenizer: &pre_tokenizer, ignore_merges, model_type };
-        name(&given, &own)
+        let model_type = model_type.map(str::to_owned);
+        FileRule { normalizer, pre_tokenizer, ignore_merges, model_type }.name(&own)
     }
 
     #[test]

@@ -105,7 +105,7 @@ pub(crate) static KNOWN: &[Known] = &[
         GPT2_PARTS,
     ),
     // GPT-NeoX's tokenizer, which OLMo, Dolly, Pythia and StableLM 1 use too.
-    Known { nfc: true, ..plain(&["mpt", "olmo"], GPT2_PARTS) },
+    Known { nfc: true, ..plain(&["olmo", "mpt"], GPT2_PARTS) },
     Known {
         also: LLAMA3_ALSO,
         ignore_merges: true,
