@@ -51,6 +51,8 @@ fn an_open_or_unknown_pre_tokenizer_is_guessed_and_said() {
     assert!(unknown.notes()[0].contains("\"new-model-7b\""), "{:?}", unknown.notes());
     assert!(unknown.notes()[0].contains("\"default\" is taken"), "{:?}", unknown.notes());
     assert_eq!(unknown.decode(&unknown.encode(text, PLAIN)), text);
+    let pre = [&named, &open, &unknown].map(|t| t.pre_tokenizer());
+    assert_eq!(pre, [Some("gpt-2"), Some("gpt-2"), Some("default")]);
 }
 
 #[test]
@@ -72,6 +74,19 @@ fn a_rule_without_a_name_gets_the_nearest_and_a_note() {
     let tokenizer = Tokenizer::from_directory(dir.path()).unwrap();
     assert_eq!(tokenizer.notes(), [""; 0]);
     assert_eq!(tokenizer.decode(&tokenizer.encode("it's 1234", PLAIN)), "it's 1234");
+}
+
+#[test]
+fn tokens_beyond_the_model_are_left_out_with_their_merges() {
+    let folder = fixture("architectures/gpt2");
+    let (whole, notes) = tokenizer_metadata(&folder, "gpt2", 400).unwrap();
+    assert_eq!((whole.strings("tokenizer.ggml.tokens").unwrap().len(), notes.len()), (400, 0));
+    assert_eq!(whole.strings("tokenizer.ggml.tokens").unwrap().get(399), Some("[PAD399]"));
+    let (cut, notes) = tokenizer_metadata(&folder, "gpt2", 300).unwrap();
+    assert!(notes[0].contains("53 tokens beyond the model's 300"), "{notes:?}");
+    assert_eq!(cut.get("tokenizer.ggml.eos_token_id"), None);
+    assert_eq!(from_gguf(&cut).notes(), [""; 0]);
+    assert_eq!(from_gguf(&cut).decode(&from_gguf(&cut).encode("the captain", PLAIN)), "the captain");
 }
 
 #[test]
@@ -198,6 +213,49 @@ fn broken_gguf_byte_level_tokenizers_say_why_or_go_on() {
     let files = tokenizer_files(Path::new("some.gguf"), &odd).unwrap();
     let json = String::from_utf8(files[0].1.clone()).unwrap();
     assert!(json.contains("\"ab\": 3") && !json.contains("PAD"), "{json}");
+}
+
+/// Files with a byte changed or the end cut off are read or refused, never more, and what is read encodes.
+#[test]
+fn damaged_files_do_not_panic() {
+    for (name, damaged) in [
+        ("falcon", "tokenizer.json"),
+        ("qwen2", "tokenizer.json"),
+        ("gemma", "tokenizer.json"),
+        ("opt-350m", "vocab.json"),
+        ("opt-350m", "merges.txt"),
+        ("phi3", "tokenizer_config.json"),
+    ] {
+        let files: Vec<&str> =
+            ["tokenizer.json", "tokenizer_config.json", "vocab.json", "merges.txt", "config.json"]
+                .into_iter()
+                .filter(|file| fixture("architectures").join(name).join(file).is_file())
+                .collect();
+        let dir = copy_of(&format!("architectures/{name}"), &files);
+        let file = dir.path().join(damaged);
+        let sound = fs::read(&file).unwrap();
+        let mut read = 0;
+        let mut try_bytes = |bytes: &[u8]| {
+            fs::write(&file, bytes).unwrap();
+            if let Ok(tokenizer) = Tokenizer::from_directory(dir.path()) {
+                read += 1;
+                let _ = tokenizer.decode(&tokenizer.encode("It's the  captain: 123 é\n", FULL));
+                if let Ok((metadata, _)) = tokenizer_metadata(dir.path(), "llama", 400) {
+                    let files = tokenizer_files(&file, &metadata).unwrap();
+                    assert!(files.len() >= 3);
+                }
+            }
+        };
+        for at in (0..sound.len()).step_by(sound.len() / 40) {
+            try_bytes(&sound[..at]);
+            for byte in [b'"', b'0', 0xFF] {
+                let mut bytes = sound.clone();
+                bytes[at] = byte;
+                try_bytes(&bytes);
+            }
+        }
+        assert!(read > 0, "{name}/{damaged}");
+    }
 }
 
 #[test]
