@@ -56,6 +56,16 @@ fn an_open_or_unknown_pre_tokenizer_is_guessed_and_said() {
 }
 
 #[test]
+fn ends_of_text_that_a_file_calls_ordinary_are_mended() {
+    let mut metadata = gpt2();
+    metadata.set("tokenizer.ggml.token_type", Value::Array(Array::I32(vec![1; 50_257])));
+    let tokenizer = from_gguf(&metadata);
+    assert!(tokenizer.notes()[0].contains("<|endoftext|>"), "{:?}", tokenizer.notes());
+    assert_eq!(tokenizer.encode("<|endoftext|>", PARSED), [50_256]);
+    assert_eq!((tokenizer.eot(), tokenizer.is_end(50_256)), (Some(50_256), true));
+}
+
+#[test]
 fn a_rule_without_a_name_gets_the_nearest_and_a_note() {
     let dir = copy_of("architectures/qwen2", &FILES);
     let (metadata, notes) = tokenizer_metadata(dir.path(), "qwen2", 364).unwrap();
@@ -99,6 +109,11 @@ fn vocab_json_and_merges_txt_are_enough() {
     assert_eq!((bare.add_bos(), with_configs.add_bos()), (false, true));
     assert_eq!(with_configs.encode("", FULL), [with_configs.bos().unwrap()]);
     assert_eq!(with_configs.token_kind(2), Some(TokenKind::Control));
+
+    fs::write(dir.path().join("config.json"), r#"{"model_type":"qwen2"}"#).unwrap();
+    let qwen = Tokenizer::from_directory(dir.path()).unwrap();
+    assert_eq!(qwen.encode("cafe\u{301}", PLAIN), bare.encode("caf\u{e9}", PLAIN), "Qwen composes");
+    assert_ne!(bare.encode("cafe\u{301}", PLAIN), bare.encode("caf\u{e9}", PLAIN), "GPT-2 does not");
 
     fs::write(dir.path().join("tokenizer_config.json"), r#"{"tokenizer_class":"MadeUpTokenizer"}"#).unwrap();
     let error = Tokenizer::from_directory(dir.path()).unwrap_err().to_string();

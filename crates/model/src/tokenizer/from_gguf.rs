@@ -32,7 +32,9 @@ pub(super) fn read(file: &Path, metadata: &Metadata) -> Result<Tokenizer> {
     if count == 0 || count > super::MAX_TOKENS {
         return Err(keys.bad("tokens", format!("{count} tokens")));
     }
-    let kinds = kinds(metadata, count).map_err(|what| keys.bad("token_type", what))?;
+    let mut kinds = kinds(metadata, count).map_err(|what| keys.bad("token_type", what))?;
+    let mut notes = Vec::new();
+    mend_kinds(&pieces, &mut kinds, &mut notes);
     // Ids that llama.cpp takes for SentencePiece where the file says nothing.
     let usual = |id: u32| (!byte_level).then_some(id);
     let ids = SpecialIds {
@@ -45,7 +47,6 @@ pub(super) fn read(file: &Path, metadata: &Metadata) -> Result<Tokenizer> {
         eot: keys.id("eot_token_id", None, count)?,
         eom: keys.id("eom_token_id", None, count)?,
     };
-    let mut notes = Vec::new();
     let (vocabulary, engine, add_bos, pre) = if byte_level {
         let (name, known) = pre_tokenizer(metadata, &mut notes);
         let merges = metadata.strings("tokenizer.ggml.merges").ok_or_else(|| keys.missing("merges"))?;
@@ -71,6 +72,22 @@ pub(super) fn read(file: &Path, metadata: &Metadata) -> Result<Tokenizer> {
         pre,
         notes,
     }))
+}
+
+/// Old files call the ends of turns and texts ordinary pieces. No text spells those, so llama.cpp takes them for
+/// control tokens, and so does this.
+fn mend_kinds(pieces: &StringArray, kinds: &mut [TokenKind], notes: &mut Vec<String>) {
+    let mut mended = Vec::new();
+    for (piece, kind) in pieces.iter().zip(kinds) {
+        if *kind == TokenKind::Normal && super::END_NAMES.contains(&piece) {
+            *kind = TokenKind::Control;
+            mended.push(piece);
+        }
+    }
+    if !mended.is_empty() {
+        let names = mended.join(", ");
+        notes.push(format!("the file calls {names} ordinary text (token_type); taken for control tokens"));
+    }
 }
 
 /// The rule by which byte-level metadata is cut.

@@ -45,7 +45,7 @@ pub(super) fn set(tokens: &mut [Option<Token>], merges: &StringArray, added: &[A
         pairs.filter(|(left, right)| part(left) && part(right) && !listed.contains(&(*left, *right))).count()
     };
     out_of_order.iter().filter(|whole| known.contains(whole.as_str())).count()
-        + known.iter().map(|whole| unlisted(&whole)).sum::<usize>()
+        + known.iter().map(unlisted).sum::<usize>()
 }
 
 #[cfg(test)]
