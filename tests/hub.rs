@@ -58,6 +58,13 @@ fn a_model_is_pulled_and_runs_by_its_name() {
     let by_name = json(&run(&server, home.path(), &[&["run", "quern/bookworm"], &prompt[..]].concat()));
     let by_path = json(&quern([&["run", fixture("bookworm-4m").to_str().unwrap()], &prompt[..]].concat()));
     assert_eq!(by_name["tokens"], by_path["tokens"]);
+    let nf4 = home.path().join("nf4");
+    stdout(&run(
+        &server,
+        home.path(),
+        &["quantize", "quern/bookworm", "--to", "nf4", "-o", nf4.to_str().unwrap()],
+    ));
+    assert!(nf4.join("model.safetensors").exists());
     assert_eq!(server.requests().len(), asked, "what is whole in the cache needs no network");
 }
 

@@ -7,5 +7,6 @@ mod hub;
 mod imatrix;
 mod inspect;
 mod quantize;
+mod requantize;
 mod run;
 mod schemes;

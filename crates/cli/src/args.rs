@@ -87,6 +87,9 @@ pub struct Quantize {
     /// Replace an existing output
     #[arg(long)]
     pub force: bool,
+    /// Quantize again what is quantized already, in any scheme (loses quality twice)
+    #[arg(long)]
+    pub allow_requantize: bool,
     /// Print the result as JSON
     #[arg(long)]
     pub json: bool,
@@ -133,9 +136,6 @@ pub struct GgufOptions {
     /// Leave output.weight in the type it has
     #[arg(long)]
     pub leave_output_tensor: bool,
-    /// Quantize again what is quantized already (loses quality twice)
-    #[arg(long)]
-    pub allow_requantize: bool,
 }
 
 impl GgufOptions {
@@ -147,7 +147,6 @@ impl GgufOptions {
             || self.output_tensor_type.is_some()
             || self.token_embedding_type.is_some()
             || self.leave_output_tensor
-            || self.allow_requantize
     }
 }
 

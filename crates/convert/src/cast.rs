@@ -34,7 +34,7 @@ pub(crate) fn unfit(to: ElementType, values: &[f32]) -> Option<usize> {
     let limit = limit(to);
     // Without branches first, so that the compiler makes a few vector instructions of it; NaN compares false.
     let all = values.iter().fold(true, |all, v| all & (v.abs() < limit));
-    if all { None } else { values.iter().position(|v| !(v.abs() < limit)) }
+    if all { None } else { values.iter().position(|v| v.is_nan() || v.abs() >= limit) }
 }
 
 /// Whether every value is one of `to`, to the bit.

@@ -124,7 +124,9 @@ impl Edit {
         if let Some(Value::Array(_)) = present
             && key.starts_with("tokenizer.")
         {
-            return refused("the tokenizer's lists must fit each other and the weights; they are not edited".into());
+            return refused(
+                "the tokenizer's lists must fit each other and the weights; they are not edited".into(),
+            );
         }
         match self {
             Self::Remove(_) => {
@@ -197,7 +199,10 @@ mod tests {
         assert_eq!(m.iter().map(|(k, _)| k.to_owned()).collect::<Vec<_>>(), {
             metadata().iter().map(|(k, _)| k.to_owned()).collect::<Vec<_>>()
         });
-        assert_eq!(set("llama.rope.freq_base=5e5").unwrap().get("llama.rope.freq_base"), Some(&Value::F32(5e5)));
+        assert_eq!(
+            set("llama.rope.freq_base=5e5").unwrap().get("llama.rope.freq_base"),
+            Some(&Value::F32(5e5))
+        );
         let m = set("tokenizer.ggml.add_bos_token:bool=false").unwrap();
         assert_eq!(m.bool("tokenizer.ggml.add_bos_token"), Some(false));
         // A type given wins: that is how a wrong one is mended.

@@ -78,9 +78,7 @@ pub(crate) fn step(plan: &Plan<'_>, tensor: &ViewTensor, row_bytes: usize) -> us
         return few.next_multiple_of(PACKED_ROWS);
     }
     // Blocks that had to be transposed are decoded anew for every piece.
-    let block = |name: &String| {
-        plan.source().tensor(name).is_some_and(|t| t.info.element_type.is_block())
-    };
+    let block = |name: &String| plan.source().tensor(name).is_some_and(|t| t.info.element_type.is_block());
     match tensor.sources.iter().any(block) && !tensor.element_type.is_block() {
         true => tensor.rows(),
         false => few,

@@ -69,7 +69,9 @@ impl Sink {
 /// Refuses to write over a file that is being read, under whatever name.
 fn refuse_input(plan: &Plan<'_>, output: &Path) -> Result<()> {
     match plan.source().files().iter().any(|input| same_file(input, output)) {
-        true => Err(Error::refused(output, "this is the file being read; choose another name for the output")),
+        true => {
+            Err(Error::refused(output, "this is the file being read; choose another name for the output"))
+        }
         false => Ok(()),
     }
 }

@@ -105,7 +105,7 @@ impl Hub {
             return Ok(Remote::Cached(path));
         }
         let weights = selection.weights.ok_or_else(|| refused("no model there".to_owned()))?;
-        if weights.first().ends_with(".bin") || weights.first().ends_with(".bin.index.json") {
+        if [".bin", ".bin.index.json", ".pt", ".pth"].iter().any(|end| weights.first().ends_with(end)) {
             let what = format!("a PyTorch checkpoint ({}); pull it to inspect it", weights.first());
             return Err(refused(what));
         }

@@ -173,7 +173,7 @@ fn of_file(names: &BTreeSet<String>, file: &str) -> Result<Weights, String> {
     match () {
         _ if file.ends_with(".gguf") => whole(gguf::of_file(names, file)),
         _ if file.ends_with(".index.json") => Ok(Weights::Index(file.to_owned())),
-        _ if [".safetensors", ".bin"].iter().any(|end| file.ends_with(end)) => {
+        _ if [".safetensors", ".bin", ".pt", ".pth"].iter().any(|end| file.ends_with(end)) => {
             Ok(Weights::File(file.to_owned()))
         }
         _ => Err(format!("{file} is no model; after the colon comes a .gguf or .safetensors file")),

@@ -51,6 +51,18 @@ fn an_open_or_unknown_pre_tokenizer_is_guessed_and_said() {
     assert!(unknown.notes()[0].contains("\"new-model-7b\""), "{:?}", unknown.notes());
     assert!(unknown.notes()[0].contains("\"default\" is taken"), "{:?}", unknown.notes());
     assert_eq!(unknown.decode(&unknown.encode(text, PLAIN)), text);
+    let pre = [&named, &open, &unknown].map(|t| t.pre_tokenizer());
+    assert_eq!(pre, [Some("gpt-2"), Some("gpt-2"), Some("default")]);
+}
+
+#[test]
+fn ends_of_text_that_a_file_calls_ordinary_are_mended() {
+    let mut metadata = gpt2();
+    metadata.set("tokenizer.ggml.token_type", Value::Array(Array::I32(vec![1; 50_257])));
+    let tokenizer = from_gguf(&metadata);
+    assert!(tokenizer.notes()[0].contains("<|endoftext|>"), "{:?}", tokenizer.notes());
+    assert_eq!(tokenizer.encode("<|endoftext|>", PARSED), [50_256]);
+    assert_eq!((tokenizer.eot(), tokenizer.is_end(50_256)), (Some(50_256), true));
 }
 
 #[test]
@@ -75,6 +87,19 @@ fn a_rule_without_a_name_gets_the_nearest_and_a_note() {
 }
 
 #[test]
+fn tokens_beyond_the_model_are_left_out_with_their_merges() {
+    let folder = fixture("architectures/gpt2");
+    let (whole, notes) = tokenizer_metadata(&folder, "gpt2", 400).unwrap();
+    assert_eq!((whole.strings("tokenizer.ggml.tokens").unwrap().len(), notes.len()), (400, 0));
+    assert_eq!(whole.strings("tokenizer.ggml.tokens").unwrap().get(399), Some("[PAD399]"));
+    let (cut, notes) = tokenizer_metadata(&folder, "gpt2", 300).unwrap();
+    assert!(notes[0].contains("53 tokens beyond the model's 300"), "{notes:?}");
+    assert_eq!(cut.get("tokenizer.ggml.eos_token_id"), None);
+    assert_eq!(from_gguf(&cut).notes(), [""; 0]);
+    assert_eq!(from_gguf(&cut).decode(&from_gguf(&cut).encode("the captain", PLAIN)), "the captain");
+}
+
+#[test]
 fn vocab_json_and_merges_txt_are_enough() {
     let dir = copy_of("architectures/opt-350m", &["vocab.json", "merges.txt"]);
     let with_configs = Tokenizer::from_directory(&fixture("architectures/opt-350m")).unwrap();
@@ -84,6 +109,11 @@ fn vocab_json_and_merges_txt_are_enough() {
     assert_eq!((bare.add_bos(), with_configs.add_bos()), (false, true));
     assert_eq!(with_configs.encode("", FULL), [with_configs.bos().unwrap()]);
     assert_eq!(with_configs.token_kind(2), Some(TokenKind::Control));
+
+    fs::write(dir.path().join("config.json"), r#"{"model_type":"qwen2"}"#).unwrap();
+    let qwen = Tokenizer::from_directory(dir.path()).unwrap();
+    assert_eq!(qwen.encode("cafe\u{301}", PLAIN), bare.encode("caf\u{e9}", PLAIN), "Qwen composes");
+    assert_ne!(bare.encode("cafe\u{301}", PLAIN), bare.encode("caf\u{e9}", PLAIN), "GPT-2 does not");
 
     fs::write(dir.path().join("tokenizer_config.json"), r#"{"tokenizer_class":"MadeUpTokenizer"}"#).unwrap();
     let error = Tokenizer::from_directory(dir.path()).unwrap_err().to_string();
@@ -198,6 +228,49 @@ fn broken_gguf_byte_level_tokenizers_say_why_or_go_on() {
     let files = tokenizer_files(Path::new("some.gguf"), &odd).unwrap();
     let json = String::from_utf8(files[0].1.clone()).unwrap();
     assert!(json.contains("\"ab\": 3") && !json.contains("PAD"), "{json}");
+}
+
+/// Files with a byte changed or the end cut off are read or refused, never more, and what is read encodes.
+#[test]
+fn damaged_files_do_not_panic() {
+    for (name, damaged) in [
+        ("falcon", "tokenizer.json"),
+        ("qwen2", "tokenizer.json"),
+        ("gemma", "tokenizer.json"),
+        ("opt-350m", "vocab.json"),
+        ("opt-350m", "merges.txt"),
+        ("phi3", "tokenizer_config.json"),
+    ] {
+        let files: Vec<&str> =
+            ["tokenizer.json", "tokenizer_config.json", "vocab.json", "merges.txt", "config.json"]
+                .into_iter()
+                .filter(|file| fixture("architectures").join(name).join(file).is_file())
+                .collect();
+        let dir = copy_of(&format!("architectures/{name}"), &files);
+        let file = dir.path().join(damaged);
+        let sound = fs::read(&file).unwrap();
+        let mut read = 0;
+        let mut try_bytes = |bytes: &[u8]| {
+            fs::write(&file, bytes).unwrap();
+            if let Ok(tokenizer) = Tokenizer::from_directory(dir.path()) {
+                read += 1;
+                let _ = tokenizer.decode(&tokenizer.encode("It's the  captain: 123 é\n", FULL));
+                if let Ok((metadata, _)) = tokenizer_metadata(dir.path(), "llama", 400) {
+                    let files = tokenizer_files(&file, &metadata).unwrap();
+                    assert!(files.len() >= 3);
+                }
+            }
+        };
+        for at in (0..sound.len()).step_by(sound.len() / 40) {
+            try_bytes(&sound[..at]);
+            for byte in [b'"', b'0', 0xFF] {
+                let mut bytes = sound.clone();
+                bytes[at] = byte;
+                try_bytes(&bytes);
+            }
+        }
+        assert!(read > 0, "{name}/{damaged}");
+    }
 }
 
 #[test]

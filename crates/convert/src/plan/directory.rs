@@ -38,7 +38,8 @@ pub(super) fn plan(checkpoint: &Checkpoint, options: Options) -> Result<Plan<'_>
 
 /// Whether the source keeps this tensor quantized.
 fn is_packed(view: &View<'_>, tensor: &ViewTensor) -> bool {
-    let block = |name: &String| view.checkpoint().tensor(name).is_some_and(|t| t.info.element_type.is_block());
+    let block =
+        |name: &String| view.checkpoint().tensor(name).is_some_and(|t| t.info.element_type.is_block());
     tensor.packed || tensor.sources.iter().any(block)
 }
 

@@ -105,7 +105,8 @@ fn quantization_config(checkpoint: &Checkpoint, packing: &Packing, format: GptqF
         }
     }
     let largest = counts.iter().map(|(_, count)| *count).max();
-    let usual = counts.iter().find(|(_, count)| Some(*count) == largest).map_or((4, 128), |(shape, _)| *shape);
+    let usual =
+        counts.iter().find(|(_, count)| Some(*count) == largest).map_or((4, 128), |(shape, _)| *shape);
     let mut set = |key: &str, value: Value| drop(config.insert(key.to_owned(), value));
     set("quant_method", json!("gptq"));
     set("checkpoint_format", json!(format.name()));

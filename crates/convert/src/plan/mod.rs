@@ -138,11 +138,8 @@ impl<'a> Plan<'a> {
     }
 
     pub(crate) fn tensors(&self) -> Vec<TensorPlan> {
-        let planned = |r: &PlanRow| TensorPlan {
-            name: r.name.clone(),
-            element_type: r.to,
-            shape: r.shape.clone(),
-        };
+        let planned =
+            |r: &PlanRow| TensorPlan { name: r.name.clone(), element_type: r.to, shape: r.shape.clone() };
         self.rows.iter().map(planned).collect()
     }
 }

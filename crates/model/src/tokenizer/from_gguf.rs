@@ -32,7 +32,9 @@ pub(super) fn read(file: &Path, metadata: &Metadata) -> Result<Tokenizer> {
     if count == 0 || count > super::MAX_TOKENS {
         return Err(keys.bad("tokens", format!("{count} tokens")));
     }
-    let kinds = kinds(metadata, count).map_err(|what| keys.bad("token_type", what))?;
+    let mut kinds = kinds(metadata, count).map_err(|what| keys.bad("token_type", what))?;
+    let mut notes = Vec::new();
+    mend_kinds(&pieces, &mut kinds, &mut notes);
     // Ids that llama.cpp takes for SentencePiece where the file says nothing.
     let usual = |id: u32| (!byte_level).then_some(id);
     let ids = SpecialIds {
@@ -45,16 +47,15 @@ pub(super) fn read(file: &Path, metadata: &Metadata) -> Result<Tokenizer> {
         eot: keys.id("eot_token_id", None, count)?,
         eom: keys.id("eom_token_id", None, count)?,
     };
-    let mut notes = Vec::new();
-    let (vocabulary, engine, add_bos) = if byte_level {
-        let known = pre_tokenizer(metadata, &mut notes);
+    let (vocabulary, engine, add_bos, pre) = if byte_level {
+        let (name, known) = pre_tokenizer(metadata, &mut notes);
         let merges = metadata.strings("tokenizer.ggml.merges").ok_or_else(|| keys.missing("merges"))?;
         let (vocabulary, engine) = byte_level_engine(&keys, known, pieces, kinds, merges, &mut notes)?;
-        (vocabulary, Engine::ByteLevel(engine), known.add_bos)
+        (vocabulary, Engine::ByteLevel(engine), known.add_bos, Some(name))
     } else {
         let scores = keys.scores(count)?;
         let prefix = SpacePrefix::of_metadata(metadata, keys.flag("add_space_prefix", true)?);
-        (Vocabulary::new(pieces, scores, kinds, ids.unk), Engine::SentencePiece(prefix, None), true)
+        (Vocabulary::new(pieces, scores, kinds, ids.unk), Engine::SentencePiece(prefix, None), true, None)
     };
     let all = vocabulary.kinds().iter().enumerate();
     let pieces = all.map(|(id, &kind)| (vocabulary.piece(id as u32).unwrap_or_default(), kind));
@@ -68,13 +69,30 @@ pub(super) fn read(file: &Path, metadata: &Metadata) -> Result<Tokenizer> {
         add_bos: keys.flag("add_bos_token", add_bos)?,
         add_eos: keys.flag("add_eos_token", false)?,
         chat_template: metadata.str("tokenizer.chat_template").map(str::to_owned),
+        pre,
         notes,
     }))
 }
 
+/// Old files call the ends of turns and texts ordinary pieces. No text spells those, so llama.cpp takes them for
+/// control tokens, and so does this.
+fn mend_kinds(pieces: &StringArray, kinds: &mut [TokenKind], notes: &mut Vec<String>) {
+    let mut mended = Vec::new();
+    for (piece, kind) in pieces.iter().zip(kinds) {
+        if *kind == TokenKind::Normal && super::END_NAMES.contains(&piece) {
+            *kind = TokenKind::Control;
+            mended.push(piece);
+        }
+    }
+    if !mended.is_empty() {
+        let names = mended.join(", ");
+        notes.push(format!("the file calls {names} ordinary text (token_type); taken for control tokens"));
+    }
+}
+
 /// The rule by which byte-level metadata is cut.
 pub(super) fn rule(metadata: &Metadata) -> Rule {
-    pre_tokenizer(metadata, &mut Vec::new()).rule()
+    pre_tokenizer(metadata, &mut Vec::new()).1.rule()
 }
 
 fn byte_level_engine(
@@ -103,10 +121,10 @@ fn byte_level_engine(
 
 /// The rule the file names; where it names none or one that quern does not know, that of most models of its
 /// architecture, and a note.
-fn pre_tokenizer(metadata: &Metadata, notes: &mut Vec<String>) -> &'static Known {
+fn pre_tokenizer(metadata: &Metadata, notes: &mut Vec<String>) -> (&'static str, &'static Known) {
     let name = metadata.str("tokenizer.ggml.pre");
-    if let Some(known) = name.and_then(table::find) {
-        return known;
+    if let Some(found) = name.and_then(table::named) {
+        return found;
     }
     let tokens = metadata.strings("tokenizer.ggml.tokens").map_or(0, |t| t.len());
     let guess = match (metadata.str("general.architecture").unwrap_or_default(), tokens) {
@@ -133,7 +151,7 @@ fn pre_tokenizer(metadata: &Metadata, notes: &mut Vec<String>) -> &'static Known
     notes.push(format!(
         "{said}; {guess:?} is taken: some words may be split otherwise than the model was trained on"
     ));
-    table::find(guess).unwrap_or(&table::KNOWN[0])
+    (guess, table::find(guess).unwrap_or(&table::KNOWN[0]))
 }
 
 /// Keys below `tokenizer.ggml.`

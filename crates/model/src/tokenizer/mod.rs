@@ -134,6 +134,7 @@ struct Parts {
     add_bos: bool,
     add_eos: bool,
     chat_template: Option<String>,
+    pre: Option<&'static str>,
     notes: Vec<String>,
 }
 
@@ -164,6 +165,7 @@ pub struct Tokenizer {
     add_bos: bool,
     add_eos: bool,
     chat_template: Option<String>,
+    pre: Option<&'static str>,
     notes: Vec<String>,
 }
 
@@ -189,8 +191,18 @@ impl Tokenizer {
     }
 
     fn assemble(parts: Parts) -> Self {
-        let Parts { vocabulary, engine, mut ids, mut ends, edges, add_bos, add_eos, chat_template, notes } =
-            parts;
+        let Parts {
+            vocabulary,
+            engine,
+            mut ids,
+            mut ends,
+            edges,
+            add_bos,
+            add_eos,
+            chat_template,
+            pre,
+            notes,
+        } = parts;
         let named = END_NAMES.iter().filter_map(|name| vocabulary.find(name));
         let named: Vec<u32> = named.filter(|&id| vocabulary.kind(id) != Some(TokenKind::Normal)).collect();
         ids.eot = ids.eot.or(named.first().copied());
@@ -199,7 +211,7 @@ impl Tokenizer {
         ends.sort_unstable();
         ends.dedup();
         let special = special::SpecialTokens::new(&vocabulary, &edges, engine.has_spaces());
-        Self { vocabulary, special, edges, engine, ids, ends, add_bos, add_eos, chat_template, notes }
+        Self { vocabulary, special, edges, engine, ids, ends, add_bos, add_eos, chat_template, pre, notes }
     }
 
     /// The tokens of `text`.
@@ -316,6 +328,12 @@ impl Tokenizer {
             Engine::SentencePiece(..) => "SentencePiece BPE",
             Engine::ByteLevel(_) => "byte-level BPE",
         }
+    }
+
+    /// The name of the rule by which a GGUF file's byte-level tokenizer cuts words (`llama-bpe`, `qwen2` …): the
+    /// file's own, or the one taken where it has none that quern knows. `None` for all other tokenizers.
+    pub fn pre_tokenizer(&self) -> Option<&'static str> {
+        self.pre
     }
 
     /// What is not sure of this tokenizer, in words a user can act on: a pre-tokenizer that the file does not

@@ -190,8 +190,7 @@ impl SplitWriter {
             let header = header::encode(&part.path, &part.metadata, &part.tensors)?;
             let output = OutputFile::create(&part.path, self.force)?;
             let sizes = &header.sizes;
-            let stream =
-                TensorStream::start(output, &header.bytes, &part.tensors, sizes, header.alignment)?;
+            let stream = TensorStream::start(output, &header.bytes, &part.tensors, sizes, header.alignment)?;
             self.current = Some(stream);
         }
     }

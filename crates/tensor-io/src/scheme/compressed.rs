@@ -128,12 +128,16 @@ pub(super) fn read(checkpoint: &Checkpoint, prefix: &str, label: Option<&Label>)
     let g_idx = find(checkpoint, prefix, ".weight_g_idx");
 
     let [rows, width] = packed.matrix()?;
-    let columns = columns(shape, rows)?;
     let rules = label.map_or(&[][..], |l| &l.compressed);
-    let (bits, padded) = bits(packed, columns, width, rules)?;
     let [_, group_count] = scales.matrix()?;
+    let columns = match checkpoint.has_data() {
+        true => columns(shape, rows)?,
+        false => columns_from_headers(packed, group_count, zeros, g_idx, rules)?,
+    };
+    let (bits, padded) = bits(packed, columns, width, rules)?;
     scales.shaped(&[rows, group_count])?;
-    let listed = g_idx.map(|part| group_numbers(part, columns, group_count)).transpose()?.flatten();
+    let listed = g_idx.filter(|_| checkpoint.has_data());
+    let listed = listed.map(|part| group_numbers(part, columns, group_count)).transpose()?.flatten();
     let size = group_size(scales, columns, group_count, bits, rules)?;
     let groups = match listed {
         Some(listed) if listed.iter().enumerate().any(|(k, &g)| g as usize != k / size) => {
@@ -178,6 +182,35 @@ fn columns(shape: Part, rows: usize) -> Result<usize> {
         [outputs, columns] if usize::try_from(outputs) == Ok(rows) && columns > 0 => Ok(columns as usize),
         _ => Err(shape.malformed(format!("says {numbers:?}; weight_packed has {rows} rows"))),
     }
+}
+
+/// The columns, where `weight_shape` is not there to say them: as many as the first rule that fits gives.
+fn columns_from_headers(
+    packed: Part,
+    groups: usize,
+    zeros: Option<Part>,
+    g_idx: Option<Part>,
+    rules: &[Rule],
+) -> Result<usize> {
+    let [rows, width] = packed.matrix()?;
+    let zero_words = zeros.map(|z| z.info.shape.first().copied().unwrap_or_default());
+    let fitting = |rule: &Rule| {
+        let most = width.checked_mul(32)? / rule.bits as usize;
+        let columns = rule.group_size.map_or(Some(most), |size| groups.checked_mul(size))?;
+        let fits = |padded| {
+            let zeros_fit =
+                zero_words.is_none_or(|words| Layout::words(rows, rule.bits, padded) == Some(words));
+            zeros_fit && Layout::words(columns, rule.bits, padded) == Some(width)
+        };
+        let one = rule.symmetric == zeros.is_none() && (rule.group_size.is_some() || groups == 1);
+        one.then_some(columns).filter(|_| fits(false) || fits(true))
+    };
+    let listed = g_idx.map(|part| part.info.elements());
+    listed.or_else(|| rules.iter().find_map(fitting)).ok_or_else(|| {
+        packed.malformed(format!(
+            "has rows of {width} words in {groups} groups, which fit nothing in config.json"
+        ))
+    })
 }
 
 /// Bits per code, and whether words are padded, from the width of a row of words.

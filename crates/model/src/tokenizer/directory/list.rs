@@ -1,6 +1,6 @@
 //! The vocabulary of a directory while it is put together from several files.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 
 use quern_tensor_io::{Result, StringArray};
 
@@ -73,16 +73,17 @@ pub(super) struct List {
     pub edges: HashMap<u32, Edges>,
     /// The model's size, beyond which there are no tokens.
     size: Option<usize>,
-    /// How many tokens stood beyond it.
-    pub beyond: usize,
+    /// Tokens that stood beyond it.
+    pub beyond: HashSet<u64>,
 }
 
 impl List {
     /// A list of these tokens, cut or filled up to `size`.
     pub fn new(mut tokens: Vec<Option<Token>>, size: Option<usize>) -> Self {
-        let mut beyond = 0;
+        let mut beyond = HashSet::new();
         if let Some(size) = size {
-            beyond = tokens.iter().skip(size).flatten().count();
+            let past = tokens.iter().enumerate().skip(size);
+            beyond = past.filter(|(_, token)| token.is_some()).map(|(id, _)| id as u64).collect();
             tokens.resize(size, None);
         }
         Self { tokens, edges: HashMap::new(), size, beyond }
@@ -102,7 +103,7 @@ impl List {
     /// Sets token `id`, unless it lies beyond the model's size.
     fn set(&mut self, id: u64, token: Token, edges: Edges) {
         if id >= self.size.unwrap_or(crate::tokenizer::MAX_TOKENS) as u64 {
-            self.beyond += 1;
+            self.beyond.insert(id);
             return;
         }
         let at = id as usize;

@@ -15,11 +15,12 @@
 mod chat_template;
 mod list;
 mod protobuf;
+mod scores;
 mod special_ids;
 mod tokenizer_json;
 mod vocab_json;
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::path::Path;
 use std::sync::Arc;
 
@@ -104,6 +105,7 @@ impl Source {
             Some(config) => config.bool("add_prefix_space")?,
             None => None,
         };
+        let mut notes = Vec::new();
         let (model, mut list) = match fast_model {
             Some(Model::ByteLevel(parts)) => byte_level(parts, vocab_size),
             // A GGUF file has scores: the model's, where there is one. Else the list of merges is the better source.
@@ -112,8 +114,13 @@ impl Source {
                 (Read::SentencePiece(parts.prefix, None), List::from_model(&model, vocab_size))
             }
             Some(Model::SentencePiece(mut parts)) => {
-                if for_gguf {
-                    parts.score();
+                let misfits =
+                    if for_gguf { scores::set(&mut parts.tokens, &parts.merges, &added) } else { 0 };
+                if misfits > 0 {
+                    notes.push(format!(
+                        "this tokenizer's list of merges says in {misfits} places what scores, which GGUF has for it, \
+                         cannot say: text may get other tokens from the GGUF file"
+                    ));
                 }
                 let list = List::new(std::mem::take(&mut parts.tokens), vocab_size);
                 (Read::SentencePiece(parts.prefix, Some(parts)), list)
@@ -143,14 +150,14 @@ impl Source {
             config,
         };
         let special = special_ids::find(&places)?;
-        let mut notes = Vec::new();
-        if list.beyond > 0 {
+        if !list.beyond.is_empty() {
             let size = list.tokens.len();
-            notes.push(format!("{} tokens beyond the model's {size} are left out", list.beyond));
+            notes.push(format!("{} tokens beyond the model's {size} are left out", list.beyond.len()));
         }
         let class = config.and_then(|c| c.get("tokenizer_class")?.as_str()).unwrap_or_default();
         let silent = !special.add.iter().any(|(k, _)| *k == "bos");
         let silent_on_bos = silent && has_json && !class.starts_with("Llama");
+        let cut = !list.beyond.is_empty();
         let ends = special_ids::generation_ends(directory, list.tokens.len())?;
         let chat_templates = chat_template::read(directory, config)?;
         let edges = std::mem::take(&mut list.edges);
@@ -165,7 +172,7 @@ impl Source {
                     Some(json) => json.root().str("model_type")?.map(str::to_owned),
                     None => None,
                 };
-                finish_byte_level(*parts, model_type, &pieces)
+                finish_byte_level(*parts, model_type, &pieces, cut)
             }
         };
         Ok(Self {
@@ -236,6 +243,7 @@ impl Source {
             add_bos,
             add_eos,
             chat_template: chat_template.map(|(_, text)| text),
+            pre: None,
             notes: self.notes,
         }))
     }
@@ -308,8 +316,24 @@ fn add_tokens(
     Ok(())
 }
 
-fn finish_byte_level(parts: ByteLevelParts, model_type: Option<String>, pieces: &StringArray) -> SourceModel {
-    let ByteLevelParts { merges, pipeline, ignore_merges, normalizer, pre_tokenizer, unknown, .. } = parts;
+/// With `cut`, merges of pieces that were left out are left out.
+fn finish_byte_level(
+    parts: ByteLevelParts,
+    model_type: Option<String>,
+    pieces: &StringArray,
+    cut: bool,
+) -> SourceModel {
+    let ByteLevelParts { mut merges, pipeline, ignore_merges, normalizer, pre_tokenizer, unknown, .. } =
+        parts;
+    if cut {
+        let known: HashSet<&str> = pieces.iter().collect();
+        let pair = |i: usize| (merges.get(2 * i).unwrap_or(""), merges.get(2 * i + 1).unwrap_or(""));
+        let pairs = (0..merges.len() / 2).map(pair);
+        let fits = |(a, b): &(&str, &str)| {
+            known.contains(a) && known.contains(b) && known.contains([*a, *b].concat().as_str())
+        };
+        merges = pairs.filter(fits).flat_map(|(a, b)| [a, b]).collect();
+    }
     let unknown = find(pieces, unknown.as_deref());
     let rule = FileRule { normalizer, pre_tokenizer, ignore_merges, model_type };
     let options = BpeOptions { ignore_merges, unknown, ..BpeOptions::default() };

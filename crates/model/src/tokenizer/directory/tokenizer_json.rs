@@ -1,6 +1,5 @@
 //! `tokenizer.json` of the Hugging Face tokenizers library: BPE, byte-level or as SentencePiece has it.
 
-use std::collections::HashMap;
 use std::sync::Arc;
 
 use quern_tensor_io::{Error, Result, StringArray};
@@ -193,23 +192,6 @@ fn sentence_piece_parts(root: &Object<'_>, model: &Object<'_>, added: usize) -> 
         unknown: model.str("unk_token")?.map(str::to_owned),
         fuse_unknown: model.bool("fuse_unk")?.unwrap_or(false),
     })
-}
-
-impl SentencePieceParts {
-    /// Gives scores to the tokens. SentencePiece merges by score, this file lists merges by rank: the piece that
-    /// merge number `r` makes first gets score `-r`, which orders all merges as the list does.
-    pub fn score(&mut self) {
-        let piece = |i: usize| self.merges.get(i).unwrap_or_default();
-        let count = self.merges.len() / 2;
-        let mut ranks: HashMap<String, usize> = HashMap::with_capacity(count);
-        for rank in 0..count {
-            let whole = [piece(2 * rank), piece(2 * rank + 1)].concat();
-            ranks.entry(whole).or_insert(rank);
-        }
-        for token in self.tokens.iter_mut().flatten().filter(|t| t.kind == TokenKind::Normal) {
-            token.score = -(ranks.get(&token.piece).copied().unwrap_or(count) as f32);
-        }
-    }
 }
 
 /// All merges, left and right pieces in turn.

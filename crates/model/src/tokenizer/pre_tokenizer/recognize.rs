@@ -5,6 +5,7 @@
 //! rule does: the fewest cuts that only one of the two makes. Of equals the first in the table is taken.
 
 use std::collections::BTreeSet;
+use std::sync::LazyLock;
 
 use serde_json::Value;
 
@@ -82,14 +83,22 @@ fn best<'k>(fitting: impl Iterator<Item = &'k Known> + Clone, given: &FileRule) 
 }
 
 fn nearest(given: &FileRule, own: &Pipeline) -> Found {
+    /// The cuts each rule of the table makes.
+    static CUTS: LazyLock<Vec<Option<BTreeSet<usize>>>> = LazyLock::new(|| {
+        let rule = |known: &Known| Pipeline::of_rule(&known.rule()).ok();
+        KNOWN.iter().map(|known| Some(cuts(&rule(known)?))).collect()
+    });
     let cuts = cuts(own);
-    let differing = |known: &'static Known| {
-        let other = Pipeline::of_rule(&known.rule()).ok()?;
+    let differing = |(known, theirs): (&'static Known, &Option<BTreeSet<usize>>)| {
         // Whole words or not is no matter of cutting, but of equals the row that agrees there is nearer.
         let agrees = known.ignore_merges == given.ignore_merges;
-        Some((self::cuts(&other).symmetric_difference(&cuts).count(), !agrees, known))
+        Some((theirs.as_ref()?.symmetric_difference(&cuts).count(), !agrees, known))
     };
-    let least = KNOWN.iter().filter_map(differing).min_by_key(|&(count, disagrees, _)| (count, disagrees));
+    let least = KNOWN
+        .iter()
+        .zip(&*CUTS)
+        .filter_map(differing)
+        .min_by_key(|&(count, disagrees, _)| (count, disagrees));
     let Some((count, disagrees, known)) = least else {
         return Found { name: DEFAULT, add_bos: false, note: None };
     };

@@ -30,7 +30,12 @@ impl Known {
 
 /// The rule with this name.
 pub(crate) fn find(name: &str) -> Option<&'static Known> {
-    KNOWN.iter().find(|known| known.names.contains(&name))
+    named(name).map(|(_, known)| known)
+}
+
+/// The same, with the table's own copy of the name.
+pub(crate) fn named(name: &str) -> Option<(&'static str, &'static Known)> {
+    KNOWN.iter().find_map(|known| Some((*known.names.iter().find(|n| **n == name)?, known)))
 }
 
 /// What a file without a name, or with an unknown one, is read by.

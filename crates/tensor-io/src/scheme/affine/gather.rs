@@ -134,19 +134,23 @@ impl Affine {
         }
     }
 
-    /// The `i`-th words of the outputs `tile`: GPTQ and compressed-tensors.
-    pub(super) fn words<'a>(
+    /// The `N` words of each output of `tile` from the `first` on: GPTQ and compressed-tensors.
+    pub(super) fn words<const N: usize>(
         &self,
-        checkpoint: &'a Checkpoint,
+        checkpoint: &Checkpoint,
         tile: &Range<usize>,
-        i: usize,
-    ) -> impl Iterator<Item = &'a [u8; 4]> {
+        first: usize,
+        mut take: impl FnMut(usize, [[u8; 4]; N]),
+    ) {
         let words = self.data(checkpoint, self.qweight).1.as_chunks::<4>().0;
-        let (first, step) = match self.layout {
-            Layout::Rows { .. } => (tile.start * (words.len() / self.rows) + i, words.len() / self.rows),
-            _ => (i * self.rows + tile.start, 1),
-        };
-        words[first..].iter().step_by(step).take(tile.len())
+        if let Layout::Rows { .. } = self.layout {
+            let rows = words.chunks_exact(words.len() / self.rows).skip(tile.start).take(tile.len());
+            rows.enumerate().for_each(|(o, row)| take(o, std::array::from_fn(|i| row[first + i])));
+            return;
+        }
+        let row = |i: usize| &words[(first + i) * self.rows + tile.start..][..tile.len()];
+        let rows: [_; N] = std::array::from_fn(row);
+        (0..tile.len()).for_each(|o| take(o, rows.map(|row| row[o])));
     }
 }
 
