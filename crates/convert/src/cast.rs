@@ -48,41 +48,40 @@ pub(crate) fn fits(to: ElementType, values: &[f32]) -> bool {
     }
 }
 
-/// Writes values as little-endian numbers of `to`, one of f32, f16 and bf16: `out` has room for exactly them.
-/// Values that do not fit become infinite.
+/// Writes values as little-endian numbers of `to`, one of f32, f16 and bf16: `out` has room for exactly them. For
+/// f16 and bf16 they were found to fit ([`unfit`]).
 pub(crate) fn write(to: ElementType, values: &[f32], out: &mut [u8]) {
     match to {
-        ElementType::F16 => halves(values, out, |from, to| to.convert_from_f32_slice(from), f16::to_le_bytes),
+        // Through `half`'s slice conversion, which finds the machine's own instruction at run time.
+        ElementType::F16 => {
+            const STEP: usize = 1024; // `out` promises no alignment, so values pass through this buffer
+            let mut buffer = [f16::ZERO; STEP];
+            for (values, out) in values.chunks(STEP).zip(out.chunks_mut(STEP * 2)) {
+                let buffer = &mut buffer[..values.len()];
+                buffer.convert_from_f32_slice(values);
+                out.as_chunks_mut().0.iter_mut().zip(buffer).for_each(|(b, v)| *b = v.to_le_bytes());
+            }
+        }
+        // The upper half, rounded: without NaN it takes no branch.
         ElementType::BF16 => {
-            halves(values, out, |from, to: &mut [bf16]| to.convert_from_f32_slice(from), bf16::to_le_bytes);
+            for (out, value) in out.as_chunks_mut().0.iter_mut().zip(values) {
+                let bits = value.to_bits();
+                let rounded = bits.wrapping_add(0x7fff + (bits >> 16 & 1)) >> 16;
+                *out = (rounded as u16).to_le_bytes();
+            }
         }
         _ => out.as_chunks_mut().0.iter_mut().zip(values).for_each(|(b, v)| *b = v.to_le_bytes()),
     }
 }
 
-/// Through `half`'s slice conversion, which finds the machine's own instruction at run time.
-fn halves<T: Copy + Default>(
-    values: &[f32],
-    out: &mut [u8],
-    convert: impl Fn(&[f32], &mut [T]),
-    bytes: impl Fn(T) -> [u8; 2],
-) {
-    const STEP: usize = 1024; // `out` promises no alignment, so values pass through this buffer
-    let mut buffer = [T::default(); STEP];
-    for (values, out) in values.chunks(STEP).zip(out.chunks_mut(STEP * 2)) {
-        let buffer = &mut buffer[..values.len()];
-        convert(values, buffer);
-        out.as_chunks_mut().0.iter_mut().zip(buffer).for_each(|(b, v)| *b = bytes(*v));
-    }
-}
-
-/// Half a step of `to` at a number of this size: how far rounding may take it.
-pub(crate) fn rounding(to: ElementType, size: f32) -> f32 {
+/// Half a step of `to` by the size of a number, and half the smallest step there is: how far rounding may take it
+/// is the larger of the two.
+pub(crate) fn rounding(to: ElementType) -> (f32, f32) {
     match to {
-        ElementType::F16 => (size / 2048.0).max(f32::from_bits(0x3300_0000)), // 2^-25
+        ElementType::F16 => (1.0 / 2048.0, f32::from_bits(0x3300_0000)), // 2^-25
         // Subnormal bf16 are steps of 2^-133.
-        ElementType::BF16 => (size / 256.0).max(f32::from_bits(1 << 15)),
-        _ => 0.0,
+        ElementType::BF16 => (1.0 / 256.0, f32::from_bits(1 << 15)),
+        _ => (0.0, 0.0),
     }
 }
 
@@ -119,7 +118,11 @@ mod tests {
                         F16 => f16::from_le_bytes(bytes).to_f32(),
                         _ => bf16::from_le_bytes(bytes).to_f32(),
                     };
-                    assert!((back - v).abs() <= rounding(to, v.abs()), "{v} {back} {to}");
+                    let nearest =
+                        if to == F16 { f16::from_f32(v).to_f32() } else { bf16::from_f32(v).to_f32() };
+                    assert_eq!(back.to_bits(), nearest.to_bits(), "{v} {to}");
+                    let (relative, least) = rounding(to);
+                    assert!((back - v).abs() <= (relative * v.abs()).max(least), "{v} {back} {to}");
                     assert_eq!(fits(to, &[v]), back == v, "{v} {to}");
                     assert!(fits(to, &[back]));
                 }

@@ -15,12 +15,12 @@ use std::sync::mpsc::{Receiver, Sender, channel};
 use std::sync::{Mutex, PoisonError};
 
 use quern_tensor_io::scheme::{GptqTensors, Packing};
-use quern_tensor_io::{Checkpoint, Error, Progress, Result};
+use quern_tensor_io::{Checkpoint, Progress, Result};
 use rayon::ThreadPool;
 use rayon::iter::{IndexedParallelIterator, IntoParallelIterator, ParallelIterator};
 
 use crate::piece::{self, Piece};
-use crate::plan::{Content, Plan};
+use crate::plan::{Content, Plan, inexact};
 use crate::pool::pool;
 use crate::sink::Sink;
 
@@ -150,9 +150,7 @@ impl<'p> Packed<'p> {
         };
         if self.current.as_ref().is_none_or(|(current, _)| *current != number) {
             let layer = &packing.layers()[number];
-            let tensors = layer.to_gptq(plan.source(), format).map_err(|e| {
-                Error::unsupported(plan.source().path(), e.to_string()).with_tensor(&layer.name)
-            })?;
+            let tensors = layer.to_gptq(plan.source(), format).map_err(|e| inexact(plan.source(), &e))?;
             self.current = Some((number, tensors));
         }
         Ok(self.current.as_ref().map(|(_, tensors)| tensors))

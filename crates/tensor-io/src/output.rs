@@ -10,6 +10,7 @@
 //! [`OutputDirectory`] does the same for a folder.
 
 mod directory;
+mod writeback;
 
 use std::fs::{self, File};
 use std::io::{self, BufWriter, Seek, SeekFrom, Write};
@@ -18,6 +19,7 @@ use std::path::{Path, PathBuf};
 use tempfile::TempPath;
 
 use crate::temporary::Temporary;
+use writeback::Writeback;
 use crate::{Error, Result};
 
 pub use directory::OutputDirectory;
@@ -34,6 +36,7 @@ pub struct OutputFile {
     file: BufWriter<Temporary>,
     /// A write failed: what the file holds is unknown, it must never be committed.
     broken: bool,
+    writeback: Writeback,
 }
 
 impl OutputFile {
@@ -71,6 +74,7 @@ impl OutputFile {
             force,
             file: BufWriter::with_capacity(BUFFER_BYTES, file),
             broken: false,
+            writeback: Writeback::default(),
         })
     }
 
@@ -118,12 +122,13 @@ impl OutputFile {
     }
 
     /// All of it on the disk.
-    fn synced(self) -> Result<Temporary> {
+    fn synced(mut self) -> Result<Temporary> {
         if self.broken {
             return Err(Error::refused(&self.path, "an earlier write failed, so the file is not complete"));
         }
         let failed = |e| explain(&self.path, e);
         let file = self.file.into_inner().map_err(|e| failed(e.into_error()))?;
+        self.writeback.wait().map_err(failed)?;
         file.as_file().sync_all().map_err(failed)?;
         Ok(file)
     }
@@ -139,7 +144,11 @@ impl OutputFile {
 
 impl Write for OutputFile {
     fn write(&mut self, buf: &[u8]) -> io::Result<usize> {
-        self.file.write(buf).inspect_err(|_| self.broken = true)
+        let written = self.file.write(buf).and_then(|n| {
+            self.writeback.wrote(n, self.file.get_ref().as_file())?;
+            Ok(n)
+        });
+        written.inspect_err(|_| self.broken = true)
     }
 
     fn flush(&mut self) -> io::Result<()> {

@@ -7,7 +7,7 @@
 //! | f32 of GGUF that llama.cpp keeps in f32 whatever the model has | the matrices' type, if that holds every value |
 
 use quern_model::gguf::is_quantizable;
-use quern_model::hugging_face::{configuration_files, edited_config};
+use quern_model::hugging_face::{configuration_files, edited_config, tokenizer_files};
 use quern_model::{Packed, View, ViewTensor};
 use quern_tensor_io::{Checkpoint, Container, ElementType, Error, Result};
 
@@ -89,6 +89,7 @@ fn from_metadata(view: &View<'_>, rows: &[PlanRow]) -> Result<Directory> {
     let at = files.iter().position(|(name, _)| name == "config.json");
     let config = at.map(|at| files.remove(at).1).unwrap_or_default();
     let config = String::from_utf8_lossy(&config).into_owned();
+    files.extend(tokenizer_files(checkpoint.metadata_file(), checkpoint.metadata())?);
     Ok(Directory { config, files, companions: false })
 }
 

@@ -10,7 +10,7 @@ use quern_tensor_io::{Checkpoint, Container, Error, Result};
 use serde_json::{Map, Value, json};
 
 use super::directory::plain_type;
-use super::{Around, Content, Directory, Fidelity, Plan, PlanRow, packed, row};
+use super::{Around, Content, Directory, Fidelity, Plan, PlanRow, inexact, packed, row};
 use crate::Options;
 
 pub(super) fn plan(checkpoint: &Checkpoint, options: Options, format: GptqFormat) -> Result<Plan<'_>> {
@@ -61,7 +61,7 @@ fn layer_rows(
     let layer = &packing.layers()[number];
     let tensors = layer
         .to_gptq(checkpoint, format)
-        .map_err(|e| Error::unsupported(checkpoint.path(), e.to_string()).with_tensor(&layer.name))?;
+        .map_err(|e| inexact(checkpoint, &e))?;
     let from = packed(packing.scheme(), layer.bits());
     let sources = || layer.parts.iter().map(|&p| checkpoint.tensors()[p].name.clone()).collect();
     let rows = tensors.plan().into_iter().enumerate().map(|(part, tensor)| PlanRow {

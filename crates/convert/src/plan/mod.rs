@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 
 use quern_model::{View, ViewTensor};
 use quern_tensor_io::gguf::Writer;
-use quern_tensor_io::scheme::{Packing, Scheme};
+use quern_tensor_io::scheme::{Inexact, Packing, Scheme};
 use quern_tensor_io::{Checkpoint, ElementType, Error, Metadata, Result, TensorPlan, decode};
 
 use crate::cast;
@@ -228,6 +228,11 @@ pub(crate) fn about(view: &View<'_>, tensor: &ViewTensor, error: Error) -> Error
     let file = checkpoint.tensor(name).map(|t| checkpoint.file_of(t.info).to_path_buf());
     let file = file.unwrap_or_else(|| error.file.clone());
     Error { file, ..error }.with_tensor(name)
+}
+
+/// The error for a packed layer that the target cannot hold.
+pub(crate) fn inexact(checkpoint: &Checkpoint, e: &Inexact) -> Error {
+    Error::unsupported(checkpoint.path(), format!("{}; {}", e.why, e.remedy)).with_tensor(&e.layer)
 }
 
 /// The type that most bytes of some rows have.

@@ -13,11 +13,12 @@ use crate::cast;
 /// Values a thread decodes at once.
 const VALUES: usize = 64 * 1024;
 /// Bytes a thread compares at once where both sides lie in their maps.
-const BYTES: usize = 4 << 20;
+const BYTES: usize = 2 << 20;
 /// Outputs of a packed layer that share their reads.
 const PACKED_ROWS: usize = 256;
-/// Pieces between which pages are given back.
-const ROUND: usize = 64;
+/// Pieces between which pages are given back, and of which every thread has several.
+const ROUND: usize = 16;
+const ROUND_EACH: usize = 4;
 
 /// A tensor of the source and the same tensor of the output.
 #[derive(Clone, Copy, Debug)]
@@ -59,6 +60,13 @@ impl Found {
     }
 }
 
+/// A thread's own room.
+#[derive(Default)]
+struct Scratch {
+    was: Vec<f32>,
+    is: Vec<f32>,
+}
+
 /// Both sides and how they are compared.
 struct Sides<'v, 'a, 'b> {
     source: &'v View<'a>,
@@ -80,19 +88,19 @@ pub(super) fn all(
     let all = pairs.iter().enumerate();
     let pieces: Vec<(usize, Range<usize>)> =
         all.flat_map(|(number, pair)| sides.pieces(pair).map(move |rows| (number, rows))).collect();
-    for round in pieces.chunks(ROUND.max(4 * pool.current_num_threads())) {
+    for round in pieces.chunks(ROUND.max(ROUND_EACH * pool.current_num_threads())) {
         if let Some((first, _)) = round.first() {
             progress.step(&source.tensors()[pairs[*first].source].name);
         }
         let results: Vec<Found> = pool.install(|| {
-            let one = |(number, rows): &(usize, Range<usize>)| {
+            let one = |scratch: &mut Scratch, (number, rows): &(usize, Range<usize>)| {
                 let pair = &pairs[*number];
-                let found = sides.compare(pair, rows.clone());
+                let found = sides.compare(pair, rows.clone(), scratch);
                 let row_bytes = back.tensors()[pair.back].row_bytes;
                 progress.advance((rows.len() * row_bytes) as u64);
                 found
             };
-            round.into_par_iter().map(one).collect()
+            round.into_par_iter().map_init(Scratch::default, one).collect()
         });
         for ((number, _), one) in round.iter().zip(results) {
             let before = std::mem::replace(&mut found[*number], Found::Exact);
@@ -156,7 +164,7 @@ impl Sides<'_, '_, '_> {
         !back.element_type.is_block() && back.sources.iter().any(block)
     }
 
-    fn compare(&self, pair: &Pair, rows: Range<usize>) -> Found {
+    fn compare(&self, pair: &Pair, rows: Range<usize>, scratch: &mut Scratch) -> Found {
         let (source, back) = self.tensors(pair);
         if let Some((a, b)) = self.mapped(pair) {
             let span = rows.start * source.row_bytes..rows.end * source.row_bytes;
@@ -168,12 +176,13 @@ impl Sides<'_, '_, '_> {
             return self.compare_bytes(pair, rows);
         }
         let columns = source.columns();
-        let mut was = vec![0.0; rows.len() * columns];
-        let mut is = vec![0.0; was.len()];
-        let decoded = self.source.decode(pair.source, rows.clone(), &mut was) && {
+        let Scratch { was, is } = scratch;
+        was.resize(rows.len() * columns, 0.0);
+        is.resize(was.len(), 0.0);
+        let decoded = self.source.decode(pair.source, rows.clone(), was) && {
             match self.order(pair) {
-                Some(Order::Rows(order)) => self.decode_rows(pair.back, order, rows.clone(), &mut is),
-                _ => self.back.decode(pair.back, rows.clone(), &mut is),
+                Some(Order::Rows(order)) => self.decode_rows(pair.back, order, rows.clone(), is),
+                _ => self.back.decode(pair.back, rows.clone(), is),
             }
         };
         if !decoded {
@@ -232,44 +241,58 @@ impl Sides<'_, '_, '_> {
 /// How far values may be apart.
 #[derive(Clone, Copy)]
 struct Tolerance {
-    /// The type they were rounded to; f32 if they were not.
-    rounded: ElementType,
-    /// Half an f32 step for each time one was added or taken away.
-    shifted: bool,
-    /// Computed anew from the configuration.
-    computed: bool,
+    /// By the size of the value …
+    relative: f32,
+    /// … or this, if it is larger,
+    least: f32,
+    /// and besides, by the size.
+    more: f32,
+    /// Added to the size: the one that norms are stored with or without.
+    shift: f32,
 }
 
 impl Tolerance {
     fn of(source: &ViewTensor, back: &ViewTensor, rounded: Option<ElementType>) -> Self {
-        Self {
-            rounded: rounded.unwrap_or(ElementType::F32),
-            shifted: source.changed.is_some() || back.changed.is_some(),
-            computed: back.sources.is_empty(),
-        }
+        let (relative, least) = cast::rounding(rounded.unwrap_or(ElementType::F32));
+        let shifted = source.changed.is_some() || back.changed.is_some();
+        // Two sums in f32; or what is computed anew from parameters that were found behind rounded factors.
+        let more = if shifted { 2.0 * f32::EPSILON } else { 0.0 }
+            + if back.sources.is_empty() { 4e-6 } else { 0.0 };
+        Self { relative, least, more, shift: if shifted { 1.0 } else { 0.0 } }
     }
 
     fn allowed(self, value: f32) -> f32 {
-        let mut size = value.abs();
-        let mut allowed = 0.0;
-        if self.shifted {
-            size += 1.0;
-            allowed = 2.0 * f32::EPSILON * size;
+        let size = value.abs() + self.shift;
+        (size * self.relative).max(self.least) + size * self.more
+    }
+
+    /// The largest difference, and whether none is more than allowed (not so where one is NaN): lane by lane and
+    /// without branches, so that the compiler makes vector instructions of it.
+    fn glance(self, was: &[f32], is: &[f32]) -> (f32, bool) {
+        const LANES: usize = 16;
+        let (mut largest, mut all) = ([0.0f32; LANES], [true; LANES]);
+        let mut lane = |lane: usize, was: f32, is: f32| {
+            let error = (was - is).abs();
+            all[lane] &= error <= self.allowed(was);
+            largest[lane] = if error > largest[lane] { error } else { largest[lane] };
+        };
+        let (was, was_end) = was.as_chunks::<LANES>();
+        let (is, is_end) = is.as_chunks::<LANES>();
+        for (was, is) in was.iter().zip(is) {
+            (0..LANES).for_each(|i| lane(i, was[i], is[i]));
         }
-        if self.computed {
-            allowed += 4e-6 * size;
-        }
-        allowed + cast::rounding(self.rounded, size)
+        was_end.iter().zip(is_end).enumerate().for_each(|(i, (&was, &is))| lane(i, was, is));
+        (largest.into_iter().fold(0.0, f32::max), all == [true; LANES])
     }
 
     fn compare(self, row: usize, was: &[f32], is: &[f32]) -> Found {
-        let same = |a: &f32, b: &f32| a.to_bits() == b.to_bits();
-        if was.iter().zip(is).fold(true, |all, (a, b)| all & same(a, b)) {
-            return Found::Exact;
+        let (mut largest, all) = self.glance(was, is);
+        if all {
+            return if largest == 0.0 { Found::Exact } else { Found::Near(largest) };
         }
-        let mut largest = 0.0f32;
+        largest = 0.0;
         for (column, (&was, &is)) in was.iter().zip(is).enumerate() {
-            // Zeros of either sign are the same number, and NaN has many bit patterns.
+            // Infinities are equal, and NaN has many bit patterns.
             if was == is || was.is_nan() && is.is_nan() {
                 continue;
             }

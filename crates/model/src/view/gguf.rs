@@ -2,8 +2,8 @@
 
 use std::collections::HashMap;
 
-use quern_tensor_io::scheme::{ExactForm, Packing};
-use quern_tensor_io::{Checkpoint, ElementType, Error, ErrorKind, Metadata, Result};
+use quern_tensor_io::scheme::{ExactForm, Inexact, Packing};
+use quern_tensor_io::{Checkpoint, ElementType, Error, Metadata, Result};
 
 use crate::architecture::{Layout, TensorRole as Role, World};
 use crate::config::{Config, ExpectedTensor};
@@ -155,16 +155,16 @@ impl<'a> Builder<'a, '_> {
         let Some(packing) = self.packing.filter(|_| self.packed == Packed::Exact) else { return Ok(()) };
         let roles: HashMap<&str, Role> = here.iter().map(|e| (e.name.as_str(), e.role)).collect();
         for (number, layer) in packing.layers().iter().enumerate() {
-            let inexact = |e: &dyn std::fmt::Display| {
-                Error::new(self.checkpoint.path(), ErrorKind::Unsupported(e.to_string()))
-                    .with_tensor(&layer.name)
+            let inexact = |e: Inexact| {
+                let what = format!("{}; {}", e.why, e.remedy);
+                Error::unsupported(self.checkpoint.path(), what).with_tensor(&layer.name)
             };
-            let form = layer.exact_form(self.checkpoint).map_err(|e| inexact(&e))?;
+            let form = layer.exact_form(self.checkpoint).map_err(inexact)?;
             let movable = roles.get(layer.name.as_str()) == Some(&Role::FfnDown)
                 && self.has_plain_rows(here, &layer.name);
             let form = match movable {
                 true => form,
-                false => form.without_permutation(layer).map_err(|e| inexact(&e))?,
+                false => form.without_permutation(layer).map_err(inexact)?,
             };
             self.forms.insert(number, form);
         }
