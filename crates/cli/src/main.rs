@@ -19,6 +19,7 @@ fn main() -> ExitCode {
     let result = match cli.command {
         args::Command::Demo(args) => commands::demo::run(&args),
         args::Command::Quantize(args) => commands::quantize::run(&args),
+        args::Command::Convert(args) => commands::convert::run(&args),
         args::Command::Imatrix(args) => commands::imatrix::run(&args),
         args::Command::Inspect(args) => commands::inspect::run(&args),
         args::Command::Run(args) => commands::run::run(&args),

@@ -15,6 +15,7 @@ use serde::Serialize;
 use crate::{format, model};
 
 pub mod bench;
+pub mod convert;
 pub mod demo;
 pub mod imatrix;
 pub mod inspect;
