@@ -27,3 +27,12 @@ fixtures:
 # Side by side with llama.cpp's tools: `just compare /path/to/llama.cpp/build/bin /tmp/llama-1b`.
 compare bin model:
     bash tools/compare_llama_cpp.sh {{bin}} {{model}}
+
+# What llama.cpp's converter makes of the tiny models (wants transformers 4.57.6): `just conversions /path/to/llama.cpp`.
+conversions llama_cpp:
+    python3 tools/make_conversion_golden.py {{llama_cpp}}
+
+# Hugging Face to GGUF and back, judged with transformers (5) and llama.cpp's golden files.
+check-conversions:
+    cargo build --release
+    python3 tools/check_conversions.py target/release/quern
