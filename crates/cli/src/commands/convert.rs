@@ -6,8 +6,8 @@ use std::time::Instant;
 
 use clap::{CommandFactory, error::ErrorKind};
 use quern_convert::{Edit, Fidelity, Options, Plan, PlanRow, Target, Verification};
-use quern_tensor_io::gguf::Split;
 use quern_tensor_io::Checkpoint;
+use quern_tensor_io::gguf::Split;
 use serde_json::{Value, json};
 
 use super::{Outcome, print, print_json};

@@ -15,6 +15,7 @@ mod from_gguf;
 pub(crate) mod gguf_keys;
 mod merges;
 pub(crate) mod pre_tokenizer;
+mod space_prefix;
 pub(crate) mod special;
 mod spm;
 mod stream;
@@ -29,6 +30,8 @@ use quern_tensor_io::{Checkpoint, Container, Result};
 use bpe::Bpe;
 use byte_level::ByteLevel;
 pub(crate) use directory::{Source, SourceModel};
+use space_prefix::Place;
+pub(crate) use space_prefix::SpacePrefix;
 use special::{Edges, Fragment};
 pub use stream::StreamDecoder;
 pub use vocabulary::TokenKind;
@@ -42,45 +45,6 @@ pub struct EncodeOptions {
     /// Let text such as `<s>` stand for the control token of that name. Leave it off for text from outside.
     /// (Added tokens that are no control tokens are always recognised.)
     pub parse_special: bool,
-}
-
-/// Where a space is put in front of the text.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum SpacePrefix {
-    /// Nowhere.
-    Never,
-    /// At the start and after each special token, even in front of another space.
-    Always,
-    /// Likewise, unless the text starts with a space.
-    AlwaysUnlessSpace,
-    /// At the very start, unless the text starts with a space.
-    FirstUnlessSpace,
-}
-
-/// Where a piece of text stands.
-struct Place {
-    /// At the very start.
-    first: bool,
-    /// At the start or behind a special token.
-    after_special: bool,
-}
-
-impl SpacePrefix {
-    /// Appends `raw` as SentencePiece wants it: U+2581 for spaces, and one in front where it belongs.
-    fn escape(self, raw: &str, place: &mut Place, out: &mut String) {
-        let space = raw.starts_with([' ', vocabulary::SPACE]);
-        let wanted = match self {
-            Self::Never => false,
-            Self::Always => place.after_special,
-            Self::AlwaysUnlessSpace => place.after_special && !space,
-            Self::FirstUnlessSpace => place.first && !space,
-        };
-        if wanted {
-            out.push(vocabulary::SPACE);
-        }
-        vocabulary::escape_spaces(raw, out);
-        place.after_special = false;
-    }
 }
 
 /// The ids of special tokens, where the model has them.
