@@ -2,19 +2,23 @@
 
 use std::process::ExitCode;
 
-use quern_run::{GenerateOptions, SamplingOptions};
+use quern_run::{GenerateOptions, SamplingOptions, SessionOptions};
 use serde_json::json;
 
-use super::{Outcome, load_in, print_json, tell};
+use super::{Outcome, load_within, print_json, tell, warn_of_memory};
 use crate::{args, format};
 
 /// Streams the text to standard output, or prints everything as JSON at the end.
 pub fn run(args: &args::Run) -> Outcome {
-    let model = load_in(&args.model, args.threads.count(), args.load.load_in)?;
+    let (kv, limit) = (args.memory.kv, args.memory.limit());
+    let model = load_within(&args.model, args.threads.count(), args.load.load_in, limit)?;
+    let context = args.context.unwrap_or_else(|| model.default_context());
+    warn_of_memory(&model, SessionOptions { context, kv, ..SessionOptions::default() })?;
     let seed = args.seed.unwrap_or_else(random_seed);
     let options = GenerateOptions {
         limit: Some(args.predict),
         context: args.context,
+        kv,
         sampling: SamplingOptions {
             temperature: args.temp,
             top_k: args.top_k,
