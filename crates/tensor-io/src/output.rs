@@ -19,8 +19,8 @@ use std::path::{Path, PathBuf};
 use tempfile::TempPath;
 
 use crate::temporary::Temporary;
-use writeback::Writeback;
 use crate::{Error, Result};
+use writeback::Writeback;
 
 pub use directory::OutputDirectory;
 

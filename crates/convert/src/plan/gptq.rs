@@ -59,9 +59,7 @@ fn layer_rows(
     format: GptqFormat,
 ) -> Result<Vec<PlanRow>> {
     let layer = &packing.layers()[number];
-    let tensors = layer
-        .to_gptq(checkpoint, format)
-        .map_err(|e| inexact(checkpoint, &e))?;
+    let tensors = layer.to_gptq(checkpoint, format).map_err(|e| inexact(checkpoint, &e))?;
     let from = packed(packing.scheme(), layer.bits());
     let sources = || layer.parts.iter().map(|&p| checkpoint.tensors()[p].name.clone()).collect();
     let rows = tensors.plan().into_iter().enumerate().map(|(part, tensor)| PlanRow {

@@ -256,8 +256,8 @@ impl Tolerance {
         let (relative, least) = cast::rounding(rounded.unwrap_or(ElementType::F32));
         let shifted = source.changed.is_some() || back.changed.is_some();
         // Two sums in f32; or what is computed anew from parameters that were found behind rounded factors.
-        let more = if shifted { 2.0 * f32::EPSILON } else { 0.0 }
-            + if back.sources.is_empty() { 4e-6 } else { 0.0 };
+        let more =
+            if shifted { 2.0 * f32::EPSILON } else { 0.0 } + if back.sources.is_empty() { 4e-6 } else { 0.0 };
         Self { relative, least, more, shift: if shifted { 1.0 } else { 0.0 } }
     }
 

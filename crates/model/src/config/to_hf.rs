@@ -3,7 +3,7 @@
 use quern_tensor_io::{ElementType, Metadata};
 use serde_json::{Map, Value, json};
 
-use crate::architecture::{Block, Field, Position};
+use crate::architecture::{Activation, Block, Field, Position, Silence};
 
 use super::{Config, Rope, RopeScaling, quirks};
 
@@ -15,7 +15,16 @@ pub(crate) fn config_json(config: &Config, metadata: &Metadata, dtype: ElementTy
     set("architectures", json!(architecture.hf_architectures[..1]));
     set("model_type", json!(architecture.hf_model_types[0]));
     for key in architecture.hf_keys {
-        if let (Some(&name), Some(value)) = (key.names.first(), field(config, key.field)) {
+        let value = match (key.field, key.silence) {
+            // The family's own word for it, where there are several: they are not computed alike to the last bit.
+            (Field::Activation, Silence::Word(word))
+                if Activation::from_hf(word) == Some(config.activation) =>
+            {
+                Some(json!(word))
+            }
+            (field_of, _) => field(config, field_of),
+        };
+        if let (Some(&name), Some(value)) = (key.names.first(), value) {
             set(name, value);
         }
     }
@@ -111,7 +120,11 @@ fn field(config: &Config, field: Field) -> Option<Value> {
         Field::NoFinalNorm => json!(!config.final_norm && config.block != Block::PostNorm),
         Field::AttentionSoftcap => config.attention_softcap.map_or(Value::Null, shortest),
         Field::FinalSoftcap => config.final_softcap.map_or(Value::Null, shortest),
-        Field::QueryScalar => shortest(config.query_scalar.unwrap_or(config.head_dim as f32)),
+        Field::QueryScalar => {
+            let scalar = config.query_scalar.unwrap_or(config.head_dim as f32);
+            // transformers wants a whole number where it is one.
+            if scalar.fract() == 0.0 { json!(scalar as i64) } else { shortest(scalar) }
+        }
         Field::Experts => json!(experts?.count),
         Field::ExpertsUsed => json!(experts?.used),
         Field::ExpertFfn => json!(experts?.ffn_size),
