@@ -117,10 +117,15 @@ fn metadata_is_what_llama_cpp_writes() {
             .filter(|(key, _)| key.starts_with("tokenizer."))
             .collect();
         let (ours, _) = gguf(folder);
-        // Our own key where GGUF has none: Mistral's prefix.
+        // Our own keys where GGUF has none: Mistral's prefix, and Llama's class, which does as it likes.
         let own: Vec<&str> = ours.iter().map(|(key, _)| key).filter(|k| k.starts_with("quern.")).collect();
         let expected: &[&str] = match name_of(folder) {
-            "mistral" | "mixtral" => &["quern.tokenizer.space_prefix"],
+            "mistral" | "mixtral" => {
+                &["quern.tokenizer.space_prefix", "quern.tokenizer.class", "quern.tokenizer.legacy"]
+            }
+            "llama" | "llama-linear" | "llama-yarn" | "phi3" | "phi3-longrope" => {
+                &["quern.tokenizer.class", "quern.tokenizer.legacy"]
+            }
             _ => &[],
         };
         assert_eq!(own, expected, "{}", name_of(folder));

@@ -223,7 +223,7 @@ fn measure(
 ) -> anyhow::Result<Ground> {
     let model = load(&path, threads)?;
     let summary = quern_inspect::summarize(model.checkpoint());
-    let chunks = PerplexityOptions { context: 512, chunks: Some(16) };
+    let chunks = PerplexityOptions { chunks: Some(16), ..PerplexityOptions::default() };
     let report = quern_run::perplexity(&model, None, text, chunks, &NoProgress)?;
     let speed =
         quern_run::bench(&model, BenchOptions { prompt: 256, generate: 64, repetitions: 2 }, &NoProgress)?;

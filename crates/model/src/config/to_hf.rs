@@ -15,16 +15,7 @@ pub(crate) fn config_json(config: &Config, metadata: &Metadata, dtype: ElementTy
     set("architectures", json!(architecture.hf_architectures[..1]));
     set("model_type", json!(architecture.hf_model_types[0]));
     for key in architecture.hf_keys {
-        let value = match (key.field, key.silence) {
-            // The family's own word for it, where there are several: they are not computed alike to the last bit.
-            (Field::Activation, Silence::Word(word))
-                if Activation::from_hf(word) == Some(config.activation) =>
-            {
-                Some(json!(word))
-            }
-            (field_of, _) => field(config, field_of),
-        };
-        if let (Some(&name), Some(value)) = (key.names.first(), value) {
+        if let (Some(&name), Some(value)) = (key.names.first(), field(config, key.field)) {
             set(name, value);
         }
     }
@@ -92,6 +83,18 @@ fn shortest(value: f32) -> Value {
     json!(value.to_string().parse::<f64>().unwrap_or_else(|_| f64::from(value)))
 }
 
+/// The activation by the word this family's files have for it: several words mean nearly one function, and
+/// transformers computes each a little differently.
+fn activation(config: &Config) -> &'static str {
+    let keys = config.architecture.hf_keys.iter();
+    let own = keys.filter(|key| key.field == Field::Activation).find_map(|key| match key.silence {
+        Silence::Word(word) => Some(word),
+        _ => None,
+    });
+    own.filter(|word| Activation::from_hf(word) == Some(config.activation))
+        .unwrap_or(config.activation.hf_name())
+}
+
 fn field(config: &Config, field: Field) -> Option<Value> {
     let experts = config.experts.as_ref();
     Some(match field {
@@ -105,7 +108,7 @@ fn field(config: &Config, field: Field) -> Option<Value> {
         Field::Ffn => json!(config.ffn_size),
         Field::Context => json!(config.context_length),
         Field::NormEpsilon => shortest(config.norm_epsilon),
-        Field::Activation => json!(config.activation.hf_name()),
+        Field::Activation => json!(activation(config)),
         Field::RopeTheta => shortest(config.rope.theta),
         Field::LocalRopeTheta => shortest(config.rope.local_theta?),
         Field::PartialRotary => json!(config.rope.dimensions as f64 / config.head_dim as f64),
@@ -120,11 +123,11 @@ fn field(config: &Config, field: Field) -> Option<Value> {
         Field::NoFinalNorm => json!(!config.final_norm && config.block != Block::PostNorm),
         Field::AttentionSoftcap => config.attention_softcap.map_or(Value::Null, shortest),
         Field::FinalSoftcap => config.final_softcap.map_or(Value::Null, shortest),
-        Field::QueryScalar => {
-            let scalar = config.query_scalar.unwrap_or(config.head_dim as f32);
-            // transformers wants a whole number where it is one.
-            if scalar.fract() == 0.0 { json!(scalar as i64) } else { shortest(scalar) }
-        }
+        // transformers takes a whole number only.
+        Field::QueryScalar => match config.query_scalar.unwrap_or(config.head_dim as f32) {
+            scalar if scalar.fract() == 0.0 => json!(scalar as u64),
+            scalar => shortest(scalar),
+        },
         Field::Experts => json!(experts?.count),
         Field::ExpertsUsed => json!(experts?.used),
         Field::ExpertFfn => json!(experts?.ffn_size),

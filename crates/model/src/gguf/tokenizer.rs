@@ -5,14 +5,15 @@
 //! added, and the chat templates.
 //!
 //! Two things GGUF has no key for, though tokens depend on them. Where readers cannot know them they go into keys of
-//! our own, which others pass over: `quern.tokenizer.space_prefix` and `quern.tokenizer.{left,right,single_word}_tokens`.
+//! our own, which others pass over: `quern.tokenizer.{space_prefix,class,legacy}` and
+//! `quern.tokenizer.{left,right,single_word}_tokens`.
 
 use std::collections::BTreeMap;
 use std::path::Path;
 
 use quern_tensor_io::{Array, Metadata, Result, StringArray, Value};
 
-use crate::tokenizer::gguf_keys::{EDGE_KEYS, SPACE_PREFIX, edges_by_name};
+use crate::tokenizer::gguf_keys::{CLASS, EDGE_KEYS, LEGACY, SPACE_PREFIX, edges_by_name};
 use crate::tokenizer::special::Edges;
 use crate::tokenizer::vocabulary::{SPACE, TokenKind};
 use crate::tokenizer::{Source, SourceModel, SpacePrefix};
@@ -89,6 +90,12 @@ fn own_keys(source: &Source, out: &mut Metadata, notes: &mut Vec<String>) {
              begins with a space or stands behind a special token may get other tokens there (not in quern)"
                 .into(),
         );
+    }
+    if let Some(class) = &source.llama_class {
+        out.set(CLASS, class.as_str());
+        if let Some(legacy) = source.legacy {
+            out.set(LEGACY, Value::Bool(legacy));
+        }
     }
     let pieces: Vec<(&str, TokenKind)> = source.pieces.iter().zip(source.kinds.iter().copied()).collect();
     let asks = |edges: &Edges| edges.left || edges.right || edges.single_word;

@@ -11,6 +11,13 @@ use super::vocabulary::TokenKind;
 /// Which texts get a space in front, where `tokenizer.ggml.add_space_prefix` alone would mean all.
 pub(crate) const SPACE_PREFIX: &str = "quern.tokenizer.space_prefix";
 
+/// transformers' class of the tokenizer where it matters: Llama's builds its own tokenizer from the vocabulary,
+/// whatever `tokenizer.json` says, so that a folder made of the file must name it to get the same tokens there.
+pub(crate) const CLASS: &str = "quern.tokenizer.class";
+
+/// Its `legacy` flag.
+pub(crate) const LEGACY: &str = "quern.tokenizer.legacy";
+
 type Asks = fn(&Edges) -> bool;
 
 /// Lists of the added tokens that ask something of the text around them.

@@ -4,6 +4,7 @@ use quern_tensor_io::Metadata;
 use serde_json::{Map, Value, json};
 
 use crate::tokenizer::Tokenizer;
+use crate::tokenizer::gguf_keys::{CLASS, LEGACY};
 
 use super::{Tokens, json as tokenizer_json};
 
@@ -43,7 +44,10 @@ pub(super) fn tokenizer_config(tokenizer: &Tokenizer, tokens: &Tokens, metadata:
     if let Some(length) = metadata.u64(&format!("{architecture}.context_length")) {
         set("model_max_length", length.into());
     }
-    set("tokenizer_class", "PreTrainedTokenizerFast".into());
+    set("tokenizer_class", metadata.str(CLASS).unwrap_or("PreTrainedTokenizerFast").into());
+    if let Some(legacy) = metadata.bool(LEGACY) {
+        set("legacy", legacy.into());
+    }
     Value::Object(config)
 }
 

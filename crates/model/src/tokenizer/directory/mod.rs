@@ -59,6 +59,10 @@ pub(crate) struct Source {
     /// Whether the files leave open if beginning-of-text is added, in a way that means no. (transformers' Llama
     /// classes add it whatever the template says; for the others a template that puts nothing in front means it.)
     pub silent_on_bos: bool,
+    /// transformers' class, if it is Llama's, which does not follow `tokenizer.json`.
+    pub llama_class: Option<String>,
+    /// Its `legacy` flag, where given.
+    pub legacy: Option<bool>,
     /// What was left out or is not sure, in words.
     pub notes: Vec<String>,
     /// Where it comes from, for errors.
@@ -157,6 +161,8 @@ impl Source {
         let class = config.and_then(|c| c.get("tokenizer_class")?.as_str()).unwrap_or_default();
         let silent = !special.add.iter().any(|(k, _)| *k == "bos");
         let silent_on_bos = silent && has_json && !class.starts_with("Llama");
+        let llama_class = class.starts_with("LlamaTokenizer").then(|| class.to_owned());
+        let legacy = config.and_then(|c| c.get("legacy")?.as_bool());
         let cut = !list.beyond.is_empty();
         let ends = special_ids::generation_ends(directory, list.tokens.len())?;
         let chat_templates = chat_template::read(directory, config)?;
@@ -186,6 +192,8 @@ impl Source {
             edges,
             prefix_given: given,
             silent_on_bos,
+            llama_class,
+            legacy,
             notes,
             file: directory.to_path_buf(),
         })
