@@ -100,7 +100,7 @@ pub fn generate_from_tokens(
     on_text: &mut dyn FnMut(&str),
 ) -> Result<GenerateReport> {
     let tokenizer = model.tokenizer()?;
-    let mut sampler = Sampler::new(options.sampling.clone())?;
+    let mut sampler = Sampler::new(options.sampling.clone(), Some(tokenizer))?;
     if prompt.is_empty() {
         return Err(Error::Option("the prompt is empty: give at least one token of text".into()));
     }

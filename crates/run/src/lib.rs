@@ -37,5 +37,5 @@ pub use memory::peak_memory_bytes;
 pub use model::{LoadOptions, Model};
 pub use observer::{LinearInput, Observer};
 pub use perplexity::{Divergence, PerplexityOptions, PerplexityReport, perplexity, perplexity_of_tokens};
-pub use sampling::{Sampler, SamplingOptions};
+pub use sampling::{DryOptions, Mirostat, MirostatVersion, Sampler, SamplingOptions, Stage};
 pub use session::{KvType, Session, SessionOptions, Wanted};
