@@ -30,7 +30,10 @@ mod weights;
 
 pub use bench::{BenchOptions, BenchReport, bench};
 pub use error::{Error, Result};
-pub use generate::{GenerateOptions, GenerateReport, Stop, generate, generate_from_tokens};
+pub use generate::{
+    GenerateOptions, GenerateReport, Generator, Listener, Logprob, Stop, TokenLogprobs, generate,
+    generate_from_tokens,
+};
 pub use layerwise::{Layerwise, LayerwiseError, LinearInfo, Replacement, Stages};
 pub use load::LoadIn;
 pub use memory::peak_memory_bytes;

@@ -142,5 +142,15 @@ impl Sampler {
     }
 }
 
+/// The `count` highest logits with their ids, the highest first.
+pub(crate) fn highest(logits: &[f32], count: usize) -> Vec<(u32, f32)> {
+    let mut candidates = Candidates::default();
+    candidates.reset();
+    if count > 0 {
+        candidates.top_k(logits, count);
+    }
+    candidates.list(&[]).iter().map(|c| (c.id, c.logit)).collect()
+}
+
 #[cfg(test)]
 mod tests;
