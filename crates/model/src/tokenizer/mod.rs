@@ -115,7 +115,7 @@ struct Parts {
     edges: HashMap<u32, Edges>,
     add_bos: bool,
     add_eos: bool,
-    chat_template: Option<String>,
+    chat_templates: Vec<(String, String)>,
     notes: Vec<String>,
 }
 
@@ -136,7 +136,7 @@ pub struct Tokenizer {
     ends: Vec<u32>,
     add_bos: bool,
     add_eos: bool,
-    chat_template: Option<String>,
+    chat_templates: Vec<(String, String)>,
     notes: Vec<String>,
 }
 
@@ -162,7 +162,7 @@ impl Tokenizer {
     }
 
     fn assemble(parts: Parts) -> Self {
-        let Parts { vocabulary, engine, mut ids, mut ends, edges, add_bos, add_eos, chat_template, notes } =
+        let Parts { vocabulary, engine, mut ids, mut ends, edges, add_bos, add_eos, chat_templates, notes } =
             parts;
         let named = END_NAMES.iter().filter_map(|name| vocabulary.find(name));
         let named: Vec<u32> = named.filter(|&id| vocabulary.kind(id) != Some(TokenKind::Normal)).collect();
@@ -172,7 +172,7 @@ impl Tokenizer {
         ends.sort_unstable();
         ends.dedup();
         let special = special::SpecialTokens::new(&vocabulary, &edges);
-        Self { vocabulary, special, engine, ids, ends, add_bos, add_eos, chat_template, notes }
+        Self { vocabulary, special, engine, ids, ends, add_bos, add_eos, chat_templates, notes }
     }
 
     /// The tokens of `text`.
@@ -322,6 +322,11 @@ impl Tokenizer {
 
     /// The chat template (Jinja). It comes from the file: treat it as untrusted.
     pub fn chat_template(&self) -> Option<&str> {
-        self.chat_template.as_deref()
+        self.chat_templates.iter().find(|(name, _)| name == "default").map(|(_, text)| text.as_str())
+    }
+
+    /// All chat templates by name, for models that have several; `default` is the one to use.
+    pub fn chat_templates(&self) -> &[(String, String)] {
+        &self.chat_templates
     }
 }
