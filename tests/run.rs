@@ -66,7 +66,7 @@ fn a_prompt_beyond_the_context_is_refused_before_any_work() {
 }
 
 /// Runs quern with `input` on its standard input.
-fn quern_reading(input: &str, args: &[&str]) -> Output {
+pub fn quern_reading(input: &str, args: &[&str]) -> Output {
     let mut command = command();
     command.args(args).stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
     let mut child = command.spawn().unwrap();
@@ -75,7 +75,7 @@ fn quern_reading(input: &str, args: &[&str]) -> Output {
 }
 
 /// Standard error of a wrong call.
-fn usage(args: &[&str]) -> String {
+pub fn usage(args: &[&str]) -> String {
     let output = quern_reading("", args);
     assert_eq!(output.status.code(), Some(2), "{}", stderr(&output));
     stderr(&output)

@@ -11,6 +11,9 @@ pub enum Error {
     /// tensor.
     #[error(transparent)]
     File(#[from] quern_tensor_io::Error),
+    /// The chat template is missing, cannot be read, fails, or refuses the messages.
+    #[error(transparent)]
+    Chat(#[from] quern_model::ChatError),
     /// Shapes that do not fit each other inside the forward pass: a fault of quern, not of the file.
     #[error("in the forward pass: {0}")]
     Compute(#[from] quern_compute::Error),

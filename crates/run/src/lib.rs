@@ -11,6 +11,7 @@
 
 mod bench;
 mod cache;
+mod chat;
 mod error;
 mod forward;
 mod generate;
@@ -29,6 +30,7 @@ pub mod statistics;
 mod weights;
 
 pub use bench::{BenchOptions, BenchReport, bench};
+pub use chat::Chat;
 pub use error::{Error, Result};
 pub use generate::{
     GenerateOptions, GenerateReport, Generator, Listener, Logprob, Stop, TokenLogprobs, generate,

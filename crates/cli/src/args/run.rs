@@ -78,6 +78,28 @@ pub struct Chat {
     /// Chat template: a name in the model, chatml, llama3, gemma, mistral, phi3, zephyr, or a Jinja file
     #[arg(long, value_name = "NAME|FILE", requires = "chat")]
     pub chat_template: Option<String>,
+    /// Variables for the template, such as {"enable_thinking": false}
+    #[arg(long, value_name = "JSON", requires = "chat", value_parser = variables)]
+    chat_template_kwargs: Option<Variables>,
+}
+
+impl Chat {
+    /// Variables for the template.
+    pub fn variables(&self) -> impl Iterator<Item = (&String, &serde_json::Value)> {
+        self.chat_template_kwargs.iter().flat_map(|variables| &variables.0)
+    }
+}
+
+/// A JSON object.
+#[derive(Clone, Debug)]
+struct Variables(serde_json::Map<String, serde_json::Value>);
+
+fn variables(text: &str) -> Result<Variables, String> {
+    match serde_json::from_str(text) {
+        Ok(serde_json::Value::Object(map)) => Ok(Variables(map)),
+        Ok(_) => Err("a JSON object is expected".to_owned()),
+        Err(e) => Err(format!("not valid JSON: {e}")),
+    }
 }
 
 /// Options for drawing tokens, as llama.cpp has them.

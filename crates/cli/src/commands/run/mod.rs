@@ -1,6 +1,8 @@
 //! `quern run`: generate text.
 
+mod chat;
 mod report;
+mod terminal;
 
 use std::io::Read;
 use std::path::Path;
@@ -19,8 +21,11 @@ pub fn run(args: &args::Run) -> Outcome {
     let model = load_in(&args.model, args.threads.count(), args.load.load_in)?;
     let seed = args.sampling.seed.unwrap_or_else(random_seed);
     let options = options(args, seed);
-    let prompt = prompt.unwrap_or_default();
-    complete(args, &model, &prompt, &options)?;
+    if args.chat.chat {
+        chat::run(args, &model, options, prompt)?;
+    } else {
+        complete(args, &model, &prompt.unwrap_or_default(), &options)?;
+    }
     Ok(ExitCode::SUCCESS)
 }
 
@@ -94,7 +99,7 @@ impl Printer {
         Self { shown, result: Ok(()) }
     }
 
-    /// Ends the line.
+    /// Ends the text with a line break.
     fn finish(mut self) -> anyhow::Result<()> {
         self.text("\n");
         self.result
