@@ -3,8 +3,11 @@
 mod chat;
 mod common;
 mod damage;
+mod fake_hub;
+mod hub;
 mod imatrix;
 mod inspect;
 mod quantize;
+mod requantize;
 mod run;
 mod schemes;

@@ -5,6 +5,7 @@ mod run;
 use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
+use quern_convert::{Edit, Target};
 use quern_quantize::bitsandbytes::Kind;
 use quern_quantize::imatrix::Format;
 use quern_quantize::load_in::LoadScheme;
@@ -29,6 +30,8 @@ pub enum Command {
     Demo(Demo),
     /// Quantize a checkpoint to GGUF types, GPTQ, NF4, FP4 or int8
     Quantize(Quantize),
+    /// Put a checkpoint into another container: GGUF, safetensors, GPTQ's packing; split, merge, edit
+    Convert(Convert),
     /// Measure an importance matrix over a text, as llama-imatrix does
     Imatrix(Imatrix),
     /// Say what a model file is, list its tensors, check it
@@ -39,6 +42,8 @@ pub enum Command {
     Perplexity(Perplexity),
     /// Measure prompt and generation speed
     Bench(Bench),
+    /// Download a model from the Hugging Face Hub
+    Pull(Pull),
 }
 
 /// Arguments of `quern demo`.
@@ -72,7 +77,7 @@ impl Threads {
 /// Arguments of `quern quantize`.
 #[derive(Debug, Args)]
 pub struct Quantize {
-    /// Checkpoint: a directory, a .safetensors file or a .gguf file
+    /// Checkpoint: a directory, a .safetensors or .gguf file, or a name on the Hub (see quern pull)
     pub model: PathBuf,
     /// Target scheme: any file type of llama-quantize (q4_k_m, q8_0, iq4_xs, f16 …), gptq, nf4, fp4 or int8
     #[arg(long, value_name = "SCHEME", value_parser = scheme)]
@@ -86,6 +91,9 @@ pub struct Quantize {
     /// Replace an existing output
     #[arg(long)]
     pub force: bool,
+    /// Quantize again what is quantized already, in any scheme (loses quality twice)
+    #[arg(long)]
+    pub allow_requantize: bool,
     /// Print the result as JSON
     #[arg(long)]
     pub json: bool,
@@ -132,9 +140,6 @@ pub struct GgufOptions {
     /// Leave output.weight in the type it has
     #[arg(long)]
     pub leave_output_tensor: bool,
-    /// Quantize again what is quantized already (loses quality twice)
-    #[arg(long)]
-    pub allow_requantize: bool,
 }
 
 impl GgufOptions {
@@ -146,7 +151,6 @@ impl GgufOptions {
             || self.output_tensor_type.is_some()
             || self.token_embedding_type.is_some()
             || self.leave_output_tensor
-            || self.allow_requantize
     }
 }
 
@@ -235,10 +239,77 @@ impl BitsandbytesOptions {
     }
 }
 
+/// Arguments of `quern convert`.
+#[derive(Debug, Args)]
+pub struct Convert {
+    /// Checkpoint: a directory, a .safetensors file, a .gguf file, or a name on the Hub
+    pub model: PathBuf,
+    /// What it becomes: gguf, safetensors (a Hugging Face directory), gptq or gptq_v2 (another packing of the same
+    /// layers)
+    #[arg(long, value_name = "FORMAT", value_parser = target)]
+    pub to: Target,
+    /// The file (gguf) or directory to write [required unless --dry-run]
+    #[arg(short, long, value_name = "OUT", required_unless_present = "dry_run")]
+    pub output: Option<PathBuf>,
+    /// Element type: f32, f16 or bf16; quantized weights are decoded [default: numbers stay as they are]
+    #[arg(long, value_name = "TYPE", value_parser = dtype)]
+    pub dtype: Option<ElementType>,
+    /// Only print the plan: tensor, from, to, exact or lossy, size
+    #[arg(long)]
+    pub dry_run: bool,
+    /// Do not read the output again to compare it with the source
+    #[arg(long)]
+    pub no_verify: bool,
+    /// Replace an existing output
+    #[arg(long)]
+    pub force: bool,
+    /// Print the result as JSON
+    #[arg(long)]
+    pub json: bool,
+    /// One file, whatever its size (of GGUF that is the default)
+    #[arg(long, conflicts_with_all = ["split_max_size", "split_max_tensors", "shard_size"])]
+    pub merge: bool,
+    /// safetensors, gptq: bytes in one file at most, with K, M or G for powers of 1000 [default: 4294967296]
+    #[arg(long, value_name = "N[K|M|G]", value_parser = size)]
+    pub shard_size: Option<u64>,
+    #[command(flatten)]
+    pub gguf: ConvertGguf,
+    #[command(flatten)]
+    pub threads: Threads,
+}
+
+/// Options of `quern convert` for GGUF files.
+#[derive(Debug, Args)]
+#[command(next_help_heading = "GGUF")]
+pub struct ConvertGguf {
+    /// Split: bytes of tensors in one file at most, with K, M or G for powers of 1000
+    #[arg(long, value_name = "N[K|M|G]", value_parser = size)]
+    pub split_max_size: Option<u64>,
+    /// Split: tensors in one file at most
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
+    pub split_max_tensors: Option<u32>,
+    /// Set a metadata key; a new one with its type, KEY:TYPE=VALUE (repeatable)
+    #[arg(long, value_name = "KEY=VALUE", value_parser = Edit::parse_set)]
+    pub set: Vec<Edit>,
+    /// Remove a metadata key (repeatable)
+    #[arg(long, value_name = "KEY")]
+    pub remove: Vec<String>,
+}
+
+impl ConvertGguf {
+    /// Whether any of them was given.
+    pub fn any_given(&self) -> bool {
+        self.split_max_size.is_some()
+            || self.split_max_tensors.is_some()
+            || !self.set.is_empty()
+            || !self.remove.is_empty()
+    }
+}
+
 /// Arguments of `quern imatrix`.
 #[derive(Debug, Args)]
 pub struct Imatrix {
-    /// Checkpoint: a directory, a .safetensors file or a .gguf file
+    /// Checkpoint: a directory, a .safetensors or .gguf file, or a name on the Hub (see quern pull)
     pub model: PathBuf,
     /// Text to run through the model: plain or JSONL, - for standard input [default: quern's own text]
     #[arg(long, value_name = "FILE")]
@@ -293,7 +364,7 @@ impl From<ImatrixFormat> for Format {
 /// Arguments of `quern inspect`.
 #[derive(Debug, Args)]
 pub struct Inspect {
-    /// Checkpoint: a directory, a .safetensors file or a .gguf file
+    /// Checkpoint: a directory, a .safetensors or .gguf file, or a name on the Hub (see quern pull)
     pub model: PathBuf,
     /// List every tensor with type, shape and size
     #[arg(long)]
@@ -320,7 +391,7 @@ pub struct Load {
 /// Arguments of `quern perplexity`.
 #[derive(Debug, Args)]
 pub struct Perplexity {
-    /// Checkpoint: a directory, a .safetensors file or a .gguf file
+    /// Checkpoint: a directory, a .safetensors or .gguf file, or a name on the Hub (see quern pull)
     pub model: PathBuf,
     /// Text to measure over
     #[arg(long, value_name = "FILE")]
@@ -346,7 +417,7 @@ pub struct Perplexity {
 /// Arguments of `quern bench`.
 #[derive(Debug, Args)]
 pub struct Bench {
-    /// Checkpoint: a directory, a .safetensors file or a .gguf file
+    /// Checkpoint: a directory, a .safetensors or .gguf file, or a name on the Hub (see quern pull)
     pub model: PathBuf,
     /// Prompt length in tokens; 0 to skip
     #[arg(long, value_name = "N", default_value_t = 512)]
@@ -375,6 +446,28 @@ fn scheme(name: &str) -> Result<Scheme, String> {
         let known: Vec<_> = FileType::ALL.iter().map(|t| t.name().to_lowercase()).collect();
         format!("there is no such scheme; known are gptq, nf4, fp4, int8, {}", known.join(", "))
     })
+}
+
+fn target(name: &str) -> Result<Target, String> {
+    Target::from_name(name).ok_or_else(|| {
+        let known = Target::ALL.map(Target::name).join(", ");
+        format!("there is no such format; known are {known} (other schemes: quern quantize)")
+    })
+}
+
+fn dtype(name: &str) -> Result<ElementType, String> {
+    let known = [ElementType::F32, ElementType::F16, ElementType::BF16];
+    let found = ElementType::from_name(name).filter(|t| known.contains(t));
+    found.ok_or_else(|| "f32, f16 or bf16 (for others see quern quantize)".to_owned())
+}
+
+/// Bytes, with K, M or G for powers of 1000.
+fn size(text: &str) -> Result<u64, String> {
+    let units = [('K', 1000), ('M', 1_000_000), ('G', 1_000_000_000)];
+    let unit = text.chars().next_back().and_then(|c| units.iter().find(|u| u.0 == c.to_ascii_uppercase()));
+    let (digits, factor) = unit.map_or((text, 1), |&(_, factor)| (&text[..text.len() - 1], factor));
+    let bytes = digits.parse::<u64>().ok().and_then(|n| n.checked_mul(factor));
+    bytes.filter(|&n| n > 0).ok_or_else(|| "a number of bytes, such as 500M or 4G".to_owned())
 }
 
 fn load_scheme(name: &str) -> Result<LoadScheme, String> {
@@ -414,4 +507,30 @@ fn element_type(name: &str) -> Result<ElementType, String> {
 
 fn type_override(text: &str) -> Result<Override, String> {
     Override::parse(text).map_err(|e| e.to_string())
+}
+
+/// Arguments of `quern pull`.
+#[derive(Debug, Args)]
+pub struct Pull {
+    /// Model on the Hub: org/name, org/name@revision, org/name:file.gguf or org/name:Q4_K_M
+    #[arg(value_name = "NAME")]
+    pub name: quern_hub::Name,
+    /// Take the files that match, and only those; * also matches / (repeatable) [default: what the model needs]
+    #[arg(long, value_name = "GLOB")]
+    pub include: Vec<String>,
+    /// Leave out the files that match (repeatable)
+    #[arg(long, value_name = "GLOB")]
+    pub exclude: Vec<String>,
+    /// Put plain files into this new folder instead of the cache that Python's tools share
+    #[arg(short, long, value_name = "DIR")]
+    pub output: Option<PathBuf>,
+    /// Ask nobody: take what the cache has
+    #[arg(long)]
+    pub offline: bool,
+    /// Download again what is there; with -o, replace the folder
+    #[arg(long)]
+    pub force: bool,
+    /// Print the result as JSON
+    #[arg(long)]
+    pub json: bool,
 }

@@ -6,6 +6,7 @@
 mod args;
 mod commands;
 mod format;
+mod model;
 mod progress;
 
 use std::io::{ErrorKind, Write};
@@ -18,11 +19,13 @@ fn main() -> ExitCode {
     let result = match cli.command {
         args::Command::Demo(args) => commands::demo::run(&args),
         args::Command::Quantize(args) => commands::quantize::run(&args),
+        args::Command::Convert(args) => commands::convert::run(&args),
         args::Command::Imatrix(args) => commands::imatrix::run(&args),
         args::Command::Inspect(args) => commands::inspect::run(&args),
         args::Command::Run(args) => commands::run::run(&args),
         args::Command::Perplexity(args) => commands::perplexity::run(&args),
         args::Command::Bench(args) => commands::bench::run(&args),
+        args::Command::Pull(args) => commands::pull::run(&args),
     };
     match result {
         Ok(code) => code,

@@ -6,7 +6,9 @@
 
 use divan::counter::{BytesCount, ItemsCount};
 use divan::{Bencher, black_box};
-use quern_compute::{AttentionShape, Cache, CacheData, Matrix, Pool, Scratch, attention, matmul};
+use quern_compute::{
+    AttentionShape, Cache, CacheData, Matrix, Pool, Scratch, attention, encode_q8_0, matmul,
+};
 use quern_tensor_io::ElementType;
 
 const TYPES: [&str; 30] = [
@@ -142,5 +144,51 @@ fn attend(bencher: Bencher, (n, first): (usize, usize)) {
     let mut out = vec![0f32; q.len()];
     bencher.bench_local(|| {
         attention(&pool, &shape, &q, first, cache, cache, &mut out).expect("lengths fit");
+    });
+}
+
+/// Generating at position 4095: bytes of keys and values per second, over so many layers that none is left in
+/// a cache. (Query heads per key-value head, head_dim, how the cache is kept.)
+#[divan::bench(
+    args = [(8, 64, "f16"), (8, 64, "q8_0"), (4, 128, "f16"), (4, 128, "q8_0"), (1, 64, "f16"),
+        (1, 64, "q8_0"), (1, 128, "f16"), (1, 128, "f32"), (1, 128, "q8_0")],
+    sample_count = 10, sample_size = 1
+)]
+fn attend_one(bencher: Bencher, (group, head_dim, kind): (usize, usize, &str)) {
+    const POSITIONS: usize = 4096;
+    let kv_heads = 512 / head_dim;
+    let heads = kv_heads * group;
+    let shape = AttentionShape { heads, kv_heads, head_dim, scale: 0.1, window: None, softcap: None };
+    let pool = pool();
+    let q: Vec<f32> = (0..heads * head_dim).map(|i| ((i * 7919 % 1009) as f32 - 504.0) / 500.0).collect();
+    let row: Vec<f32> = (0..head_dim).map(|i| (i * 37 % 101) as f32 / 50.0 - 1.0).collect();
+    let rows = 24 * kv_heads * POSITIONS;
+    let (mut floats, mut halves, mut blocks) = (Vec::new(), Vec::new(), Vec::new());
+    match kind {
+        "f32" => floats = row.repeat(rows),
+        "f16" => halves = row.iter().map(|&x| half::f16::from_f32(x)).collect::<Vec<_>>().repeat(rows),
+        _ => {
+            blocks = vec![0u8; head_dim / 32 * 34];
+            encode_q8_0(&row, &mut blocks);
+            blocks = blocks.repeat(rows);
+        }
+    }
+    let size = kv_heads * POSITIONS * head_dim;
+    let cache = |layer: usize| Cache {
+        data: match kind {
+            "f32" => CacheData::F32(&floats[layer * size..][..size]),
+            "f16" => CacheData::F16(&halves[layer * size..][..size]),
+            _ => CacheData::Q8_0(&blocks[layer * (size / 32 * 34)..][..size / 32 * 34]),
+        },
+        position_stride: head_dim,
+        head_stride: POSITIONS * head_dim,
+    };
+    let mut out = vec![0f32; q.len()];
+    let bytes = 4 * floats.len() + 2 * halves.len() + blocks.len();
+    bencher.counter(BytesCount::new(bytes)).bench_local(|| {
+        for layer in 0..12 {
+            let (keys, values) = (cache(2 * layer), cache(2 * layer + 1));
+            attention(&pool, &shape, &q, POSITIONS - 1, keys, values, &mut out).expect("lengths fit");
+        }
     });
 }

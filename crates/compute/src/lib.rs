@@ -11,6 +11,7 @@
 //! is the specification.
 
 pub(crate) mod activations;
+pub(crate) mod aligned;
 mod attention;
 pub(crate) mod block;
 pub(crate) mod dot;
@@ -29,7 +30,7 @@ mod testing;
 
 #[doc(hidden)]
 pub use attention::attention_at;
-pub use attention::{AttentionShape, Cache, CacheData, attention};
+pub use attention::{AttentionShape, Cache, CacheData, attention, encode_q8_0};
 pub use error::{Error, Result};
 #[doc(hidden)]
 pub use fgemm::{Product, multiply_add};

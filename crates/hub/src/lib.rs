@@ -1,1 +1,67 @@
 //! The Hugging Face Hub and its cache: names, downloads, headers by range request.
+//!
+//! ```text
+//! Settings        the environment, read once            Name        org/name@revision:choice
+//! listing         what a repository holds               select      what of it makes the model
+//! download        one file, resumed and checked         cache       the layout shared with Python
+//! pull            the job                               headers     a model's headers alone
+//! ```
+//!
+//! hf-hub, the crate chosen for the Hub, is used for what it does soundly: addresses and folder names
+//! ([`hf_hub::Repo`]) and references in the cache ([`hf_hub::Cache`]). Its downloader is not. It checks neither
+//! length nor hash, joins the server's ETag into a path as it comes, asks for each file's metadata before the
+//! file, has no bound on what it reads, prints its own progress bars, and reads the environment by itself.
+
+mod cache;
+mod client;
+mod digest;
+mod download;
+mod error;
+mod gguf;
+mod glob;
+mod headers;
+mod listing;
+mod locate;
+mod lock;
+mod name;
+mod output;
+mod parallel;
+mod path;
+mod progress;
+mod pull;
+mod select;
+mod settings;
+mod space;
+mod status;
+
+pub use download::Source;
+pub use error::{Error, ErrorKind, Result};
+pub use headers::{Headers, Remote};
+pub use locate::Located;
+pub use name::{MAIN, Name};
+pub use progress::PullProgress;
+pub use pull::{PullOptions, Pulled, PulledFile};
+pub use settings::{Settings, Token};
+
+use client::Client;
+
+/// The Hub, or a mirror, and the cache.
+#[derive(Debug)]
+pub struct Hub {
+    client: Client,
+}
+
+impl Hub {
+    /// A Hub with these settings. Nothing is asked yet.
+    ///
+    /// # Errors
+    /// A proxy that cannot be used.
+    pub fn new(settings: Settings) -> Result<Self> {
+        Ok(Self { client: Client::new(settings)? })
+    }
+
+    /// The settings it was made with.
+    pub fn settings(&self) -> &Settings {
+        self.client.settings()
+    }
+}

@@ -9,12 +9,12 @@ use serde::Serialize;
 /// Method and parameters of a quantized checkpoint; what a method does not have is absent.
 #[derive(Debug, Serialize)]
 pub struct Quantization {
-    /// The scheme's name: `gptq`, `awq`, `nf4`, `fp4` or `int8`.
+    /// The scheme's name: `gptq`, `awq`, `compressed-tensors`, `nf4`, `fp4` or `int8`.
     #[serde(skip)]
     pub scheme: &'static str,
     /// The scheme in words: `gptq 4-bit, group 128, symmetric`.
     pub description: String,
-    /// The method as configurations name it: `gptq`, `awq` or `bitsandbytes`.
+    /// The method as configurations name it: `gptq`, `awq`, `compressed-tensors` or `bitsandbytes`.
     pub method: &'static str,
     /// Bits per code.
     pub bits: u32,
@@ -75,6 +75,11 @@ impl Quantization {
             Scheme::Awq { bits, group_size } => {
                 (all.scheme, all.method, all.bits) = ("awq", "awq", bits);
                 all.group_size = minus_one(group_size);
+            }
+            Scheme::CompressedTensors { bits, group_size, symmetric, act_order } => {
+                (all.scheme, all.method, all.bits) = ("compressed-tensors", "compressed-tensors", bits);
+                (all.group_size, all.act_order) = (minus_one(group_size), Some(act_order));
+                all.symmetric = Some(symmetric);
             }
             Scheme::Nf4 { block_size, double_quantized } => {
                 (all.scheme, all.bits) = ("nf4", 4);

@@ -129,6 +129,7 @@ pub fn summarize(checkpoint: &Checkpoint) -> Summary {
         container: match checkpoint.container() {
             Container::Gguf => "gguf",
             Container::Safetensors => "safetensors",
+            Container::PyTorch => "pytorch",
             _ => "unknown",
         },
         scheme: match &quantization {

@@ -24,7 +24,12 @@ fn metadata_equals_llama_cpps() {
     // It was converted under another name; type and version of quantization are the tensors' writer's.
     let others = ["general.name", "general.quantization_version", "general.file_type"];
     let wanted: Vec<_> = made.metadata().iter().filter(|(key, _)| !others.contains(key)).collect();
-    let found: Vec<_> = view.metadata().iter().filter(|(key, _)| *key != "general.name").collect();
+    // Keys of quern's own, which other readers pass over, are for the way back.
+    let found: Vec<_> = view
+        .metadata()
+        .iter()
+        .filter(|(key, _)| *key != "general.name" && !key.starts_with("quern."))
+        .collect();
     let keys = |list: &[(&str, &Value)]| list.iter().map(|(k, _)| k.to_string()).collect::<Vec<_>>();
     assert_eq!(keys(&found), keys(&wanted));
     for ((key, found), (_, wanted)) in found.iter().zip(&wanted) {

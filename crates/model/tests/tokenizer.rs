@@ -81,6 +81,21 @@ fn phi_3_cases_of_llama_cpp() {
     llama_cpp_cases("ggml-vocab-phi-3");
 }
 
+#[test]
+fn gpt_2_cases_of_llama_cpp() {
+    llama_cpp_cases("ggml-vocab-gpt-2");
+}
+
+#[test]
+fn llama_bpe_cases_of_llama_cpp() {
+    llama_cpp_cases("ggml-vocab-llama-bpe");
+}
+
+#[test]
+fn qwen2_cases_of_llama_cpp() {
+    llama_cpp_cases("ggml-vocab-qwen2");
+}
+
 fn check_prompts(tokenizer: &Tokenizer, ids: &[&[u32]; 2]) {
     for (prompt, ids) in PROMPTS.iter().zip(ids) {
         assert_eq!(tokenizer.encode(prompt, BOS), *ids, "{prompt}");

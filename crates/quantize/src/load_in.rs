@@ -10,7 +10,7 @@
 
 use std::collections::HashMap;
 
-use quern_model::{Config, FileType, View};
+use quern_model::{Config, ExpectedTensor, FileType, TensorRole, View};
 use quern_run::LoadIn;
 use quern_tensor_io::{Checkpoint, ElementType, Error as FileError};
 
@@ -76,7 +76,12 @@ impl Loader {
 /// All matrices, or only those within the blocks.
 fn matrices(config: &Config, in_blocks: bool, to: ElementType) -> HashMap<String, ElementType> {
     let expected = config.expected_tensors(config.world).into_iter();
-    let wanted = expected.filter(|e| e.shape.len() == 2 && (e.layer.is_some() || !in_blocks));
+    // Routers and tables of positions stay as they are, as with every scheme.
+    let left = [TensorRole::Router, TensorRole::PositionEmbedding];
+    let matrix = |e: &ExpectedTensor| e.shape.len() >= 2 && !left.contains(&e.role);
+    let head_norm =
+        |e: &ExpectedTensor| [TensorRole::AttentionQNorm, TensorRole::AttentionKNorm].contains(&e.role);
+    let wanted = expected.filter(|e| matrix(e) && !head_norm(e) && (e.layer.is_some() || !in_blocks));
     wanted.map(|e| (e.name, to)).collect()
 }
 
@@ -85,12 +90,12 @@ fn from_recipe(
     checkpoint: &Checkpoint,
     file_type: FileType,
 ) -> Result<HashMap<String, ElementType>, job::Error> {
-    let view = View::gguf(checkpoint)?;
+    let view = View::gguf_names(checkpoint)?;
     let plan = job::plan(&view, job::Options::new(file_type))?;
-    let source = view.tensors().iter().map(|t| (t.name.as_str(), t.sources.first().map(String::as_str)));
-    let source: HashMap<_, _> = source.collect();
+    let sources: HashMap<_, _> = view.tensors().iter().map(|t| (t.name.as_str(), &t.sources)).collect();
     let rows = plan.rows().iter().filter(|r| r.to.is_block());
-    Ok(rows.filter_map(|r| Some((source.get(r.name.as_str()).copied()??.to_owned(), r.to))).collect())
+    let targets = rows.filter_map(|r| Some((sources.get(r.name.as_str())?, r.to)));
+    Ok(targets.flat_map(|(names, to)| names.iter().map(move |name| (name.clone(), to))).collect())
 }
 
 impl LoadIn for Loader {

@@ -48,7 +48,7 @@ fn contents(folder: &Path) -> BTreeMap<String, Vec<u8>> {
 
 fn score(path: &Path) -> f64 {
     let model = Model::open(path, LoadOptions { threads: 2 }).unwrap();
-    let options = PerplexityOptions { context: 256, chunks: Some(12) };
+    let options = PerplexityOptions { context: 256, chunks: Some(12), ..PerplexityOptions::default() };
     perplexity(&model, None, &text("validation.txt"), options, &NoProgress).unwrap().perplexity
 }
 

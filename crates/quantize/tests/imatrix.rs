@@ -262,12 +262,13 @@ fn the_sums_are_llama_imatrix_s() {
 fn threads_do_not_change_a_bit() {
     let some = CollectOptions { context: 100, chunks: Some(3), from_chunk: 1, process_output: true };
     let [one, three] = [1, 3].map(|threads| measure(&fixture("bookworm-4m"), threads, some).unwrap());
-    let all =
-        |c: &Collected| c.sums.iter().map(|(n, s, t)| (n.to_owned(), s.to_vec(), t)).collect::<Vec<_>>();
+    let all = |c: &Collected| {
+        c.sums.iter().map(|e| (e.name.to_owned(), e.squares.to_vec(), e.tokens.to_vec())).collect::<Vec<_>>()
+    };
     assert_eq!(all(&one), all(&three));
     // the head is the embedding and has no entry
     assert_eq!(one.sums.len(), 28);
-    assert!(one.sums.iter().all(|(_, _, tokens)| tokens == 300));
+    assert!(one.sums.iter().all(|e| e.tokens == [300]));
 }
 
 #[test]
@@ -300,9 +301,10 @@ fn a_gguf_file_with_a_head_of_its_own_is_measured_under_the_same_names() {
     let plain = measure(&path, 2, some).unwrap();
     let headed = measure(&path, 2, CollectOptions { process_output: true, ..some }).unwrap();
     assert_eq!((tied.sums.len(), plain.sums.len(), headed.sums.len()), (28, 28, 29));
-    let head = headed.sums.iter().find(|(name, _, _)| *name == "output.weight").unwrap();
-    assert_eq!((head.1.len(), head.2), (256, 256));
-    for ((name, a, _), (other, b, _)) in tied.sums.iter().zip(plain.sums.iter()) {
+    let head = headed.sums.iter().find(|e| e.name == "output.weight").unwrap();
+    assert_eq!((head.squares.len(), head.tokens), (256, [256].as_slice()));
+    for (tied, plain) in tied.sums.iter().zip(plain.sums.iter()) {
+        let ((name, a), (other, b)) = ((tied.name, tied.squares), (plain.name, plain.squares));
         assert_eq!(name, other);
         assert!(a.iter().zip(b).all(|(a, b)| (a - b).abs() <= 1e-4 * b), "{name}");
     }
@@ -315,7 +317,8 @@ fn chunks_left_out_and_chunks_taken_add_up() {
         measure(&fixture("bookworm-4m"), 2, some).unwrap().sums
     };
     let (all, first, rest) = (take(0, 3), take(0, 1), take(1, 2));
-    for ((_, all, _), ((_, first, _), (_, rest, _))) in all.iter().zip(first.iter().zip(rest.iter())) {
+    for (all, (first, rest)) in all.iter().zip(first.iter().zip(rest.iter())) {
+        let (all, first, rest) = (all.squares, first.squares, rest.squares);
         assert!(all.iter().zip(first.iter().zip(rest)).all(|(a, (b, c))| (a - b - c).abs() <= 1e-9 * a));
     }
 }
@@ -361,7 +364,8 @@ fn sums_that_cannot_be_are_refused() {
         let error = sums.add("a.weight", &[1.0, bad], 1).unwrap_err();
         assert!(matches!(&error, AddError::NotFinite { column: 1, .. }), "{error}");
     }
-    assert_eq!(sums.iter().next().unwrap(), ("a.weight", &[1.0, 2.0][..], 1));
+    let entry = sums.iter().next().unwrap();
+    assert_eq!((entry.name, entry.squares, entry.tokens), ("a.weight", &[1.0, 2.0][..], &[1][..]));
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("none.gguf");
     assert!(Accumulator::new().write(&path, &options(Format::Gguf)).is_err());

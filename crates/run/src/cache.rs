@@ -1,33 +1,66 @@
 //! Keys and values of all positions so far.
 //!
 //! ```text
-//! per layer, keys and values each:  [kv_heads][context][head_dim]     f16 or f32
+//! per layer, keys and values each:  [kv_heads][context][head_dim]     f16, f32 or q8_0 blocks
 //! ```
+//!
+//! q8_0 keeps 32 numbers in 34 bytes; a head whose size is no multiple of 32 is filled up.
 //!
 //! A head's positions lie one after the other, so attention reads memory straight on. The pages of positions
 //! that were never used are never touched: a large context costs address space, not memory.
 
 use half::f16;
 use half::vec::HalfBitsVecExt;
-use quern_compute::{Cache as View, CacheData, Pool, float, ops};
+use quern_compute::{Cache as View, CacheData, Pool, encode_q8_0, float, ops};
 use quern_model::{Config, RopeStyle};
 
 use crate::parallel::{part_of, share};
 use crate::{Error, KvType, Model, Result};
+
+/// Numbers in a q8_0 block, and its bytes.
+const BLOCK: (usize, usize) = (32, 34);
+
+impl KvType {
+    /// Numbers a head's row takes up, filling included.
+    fn row(self, head_dim: usize) -> usize {
+        match self {
+            Self::Q8_0 => head_dim.next_multiple_of(BLOCK.0),
+            Self::F16 | Self::F32 => head_dim,
+        }
+    }
+
+    /// Bytes of so many numbers, whole rows.
+    fn bytes(self, numbers: usize) -> Option<usize> {
+        match self {
+            Self::Q8_0 => (numbers / BLOCK.0).checked_mul(BLOCK.1),
+            Self::F16 => numbers.checked_mul(2),
+            Self::F32 => numbers.checked_mul(4),
+        }
+    }
+
+    /// Bytes of keys and values together of one position in all layers.
+    pub(crate) fn position_bytes(self, config: &Config) -> usize {
+        let numbers = 2 * config.layers * config.kv_heads * self.row(config.head_dim);
+        self.bytes(numbers).unwrap_or(usize::MAX)
+    }
+}
 
 /// All keys or all values.
 #[derive(Debug)]
 enum Values {
     F32(Vec<f32>),
     F16(Vec<f16>),
+    Q8_0(Vec<u8>),
 }
 
 impl Values {
+    /// `length` zeros.
     fn new(length: usize, kv: KvType) -> Self {
         // Zeroed by the system page by page when first touched; a vector of f16 would be written through.
         match kv {
             KvType::F32 => Self::F32(vec![0f32; length]),
             KvType::F16 => Self::F16(vec![0u16; length].reinterpret_into()),
+            KvType::Q8_0 => Self::Q8_0(vec![0u8; length / BLOCK.0 * BLOCK.1]),
         }
     }
 
@@ -35,6 +68,10 @@ impl Values {
         match self {
             Self::F32(values) => CacheData::F32(&values[from..from + length]),
             Self::F16(values) => CacheData::F16(&values[from..from + length]),
+            Self::Q8_0(blocks) => {
+                let [from, length] = [from, length].map(|n| n / BLOCK.0 * BLOCK.1);
+                CacheData::Q8_0(&blocks[from..from + length])
+            }
         }
     }
 }
@@ -45,6 +82,8 @@ pub(crate) struct Cache {
     context: usize,
     kv_heads: usize,
     head_dim: usize,
+    /// Numbers a head's row takes up.
+    row: usize,
     keys: Values,
     values: Values,
 }
@@ -60,17 +99,18 @@ impl Cache {
 
     /// As [`Cache::new`], for so many layers.
     pub(crate) fn of_layers(config: &Config, layers: usize, context: usize, kv: KvType) -> Result<Self> {
-        let (kv_heads, head_dim) = (config.kv_heads, config.head_dim);
-        let bytes = if kv == KvType::F16 { 2 } else { 4 };
-        let length = [layers, kv_heads, context, head_dim].into_iter().try_fold(1, usize::checked_mul);
+        let (kv_heads, head_dim, row) = (config.kv_heads, config.head_dim, kv.row(config.head_dim));
+        let length = [layers, kv_heads, context, row].into_iter().try_fold(1, usize::checked_mul);
         let fits = |&length: &usize| {
             // Asks before allocating for good: a vector that cannot be allocated would end the process.
             let mut trial = Vec::<u8>::new();
-            length.checked_mul(2 * bytes).is_some_and(|total| trial.try_reserve_exact(total).is_ok())
+            let total = kv.bytes(length).and_then(|bytes| bytes.checked_mul(2));
+            total.is_some_and(|total| trial.try_reserve_exact(total).is_ok())
         };
         let Some(length) = length.filter(fits) else {
             let what = format!(
-                "there is no memory for keys and values of {context} positions; use a smaller --context"
+                "there is no memory for keys and values of {context} positions; use a smaller --context{}",
+                if kv == KvType::Q8_0 { "" } else { " or --kv q8_0" }
             );
             return Err(Error::Option(what));
         };
@@ -78,13 +118,14 @@ impl Cache {
             context,
             kv_heads,
             head_dim,
+            row,
             keys: Values::new(length, kv),
             values: Values::new(length, kv),
         })
     }
 
     fn layer_length(&self) -> usize {
-        self.kv_heads * self.context * self.head_dim
+        self.kv_heads * self.context * self.row
     }
 
     /// Keys and values of one layer.
@@ -92,8 +133,8 @@ impl Cache {
         let length = self.layer_length();
         let [keys, values] = [&self.keys, &self.values].map(|values| View {
             data: values.data(layer * length, length),
-            position_stride: self.head_dim,
-            head_stride: self.context * self.head_dim,
+            position_stride: self.row,
+            head_stride: self.context * self.row,
         });
         (keys, values)
     }
@@ -126,10 +167,14 @@ impl Cache {
         let length = self.layer_length();
         let place = Place { pool: &model.pool, kv_heads, dim, first };
         for (values, new) in [(&mut self.keys, &*k), (&mut self.values, v)] {
-            let layer = layer * length..(layer + 1) * length;
+            let at = layer * length..(layer + 1) * length;
             match values {
-                Values::F32(to) => place.scatter(new, &mut to[layer], |row, to| to.copy_from_slice(row)),
-                Values::F16(to) => place.scatter(new, &mut to[layer], float::narrow_f16),
+                Values::F32(to) => place.scatter(new, &mut to[at], dim, |row, to| to.copy_from_slice(row)),
+                Values::F16(to) => place.scatter(new, &mut to[at], dim, float::narrow_f16),
+                Values::Q8_0(to) => {
+                    let [start, end, row] = [at.start, at.end, self.row].map(|n| n / BLOCK.0 * BLOCK.1);
+                    place.scatter(new, &mut to[start..end], row, encode_q8_0);
+                }
             }
         }
     }
@@ -144,15 +189,21 @@ struct Place<'a> {
 }
 
 impl Place<'_> {
-    /// Copies `from` (`[n][kv_heads][dim]`) into `to` (`[kv_heads][context][dim]`).
-    fn scatter<T: Send>(&self, from: &[f32], to: &mut [T], copy: impl Fn(&[f32], &mut [T]) + Sync) {
+    /// Puts `from` (`[n][kv_heads][dim]`) into `to` (`[kv_heads][context][row]`), each row by `put`.
+    fn scatter<T: Send>(
+        &self,
+        from: &[f32],
+        to: &mut [T],
+        row: usize,
+        put: impl Fn(&[f32], &mut [T]) + Sync,
+    ) {
         let &Self { pool, kv_heads, dim, first } = self;
         let n = from.len() / (kv_heads * dim);
         let head_length = to.len() / kv_heads;
         let one = |(head, to): (usize, &mut [T])| {
             let rows = from.chunks_exact(kv_heads * dim).map(|row| &row[head * dim..][..dim]);
-            let places = to[first * dim..(first + n) * dim].chunks_exact_mut(dim);
-            rows.zip(places).for_each(|(row, to)| copy(row, to));
+            let places = to[first * row..(first + n) * row].chunks_exact_mut(row);
+            rows.zip(places).for_each(|(row, to)| put(row, to));
         };
         let heads = to.chunks_exact_mut(head_length).enumerate();
         if part_of(pool, from.len(), dim) >= from.len() {
@@ -175,7 +226,7 @@ mod tests {
             let from: Vec<f32> = (0..n * kv_heads * dim).map(|i| i as f32).collect();
             let mut to = vec![-1.0; kv_heads * context * dim];
             Place { pool: &pool, kv_heads, dim, first }
-                .scatter(&from, &mut to, |row, to| to.copy_from_slice(row));
+                .scatter(&from, &mut to, dim, |row, to| to.copy_from_slice(row));
             for head in 0..kv_heads {
                 for position in 0..context {
                     let got = &to[(head * context + position) * dim..][..dim];

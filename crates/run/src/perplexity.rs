@@ -12,6 +12,10 @@
 //!
 //! that is `n - 1 - n/2` predictions a chunk (255 of 512). The perplexity is exp of the mean negative
 //! log-likelihood; its standard error is the one of the mean, carried through the exponential.
+//!
+//! Beside a reference model both run over the same chunks. The ratio of their perplexities is exp of the mean
+//! difference of the tokens' log-likelihoods, and its error that of the differences: much smaller than the
+//! errors of the two perplexities, which rise and fall together.
 
 use std::time::Instant;
 
@@ -19,8 +23,8 @@ use quern_model::EncodeOptions;
 use quern_tensor_io::Progress;
 use serde::Serialize;
 
-use crate::statistics::{Likelihood, kl_divergence, negative_log_likelihood, top1};
-use crate::{Error, Model, Result, Session, SessionOptions, Wanted};
+use crate::statistics::{Likelihood, kl_divergence, mean_and_deviation, negative_log_likelihood, top1};
+use crate::{Error, KvType, Model, Result, Session, SessionOptions, Wanted};
 
 /// What to score.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -29,11 +33,13 @@ pub struct PerplexityOptions {
     pub context: usize,
     /// Score only the first so many chunks; `None` takes all.
     pub chunks: Option<usize>,
+    /// How the model keeps keys and values. A reference keeps them in f16.
+    pub kv: KvType,
 }
 
 impl Default for PerplexityOptions {
     fn default() -> Self {
-        Self { context: 512, chunks: None }
+        Self { context: 512, chunks: None, kv: KvType::F16 }
     }
 }
 
@@ -62,12 +68,28 @@ pub struct PerplexityReport {
 pub struct Divergence {
     /// The reference's own perplexity on the same tokens.
     pub reference_perplexity: f64,
+    /// The model's perplexity over the reference's.
+    pub perplexity_ratio: f64,
+    /// Standard error of it.
+    pub perplexity_ratio_stderr: f64,
+    /// Its natural logarithm: by how many nats a token is less likely, on average.
+    pub ln_perplexity_ratio: f64,
+    /// Standard error of that.
+    pub ln_perplexity_ratio_stderr: f64,
     /// Mean Kullback-Leibler divergence from the reference, in nats.
     pub kl_mean: f64,
+    /// Standard error of it.
+    pub kl_stderr: f64,
+    /// Half of the positions are below it.
+    pub kl_median: f64,
     /// 99th percentile of it.
     pub kl_p99: f64,
+    /// The largest.
+    pub kl_max: f64,
     /// Share of positions where both put the same token first, 0 to 1.
     pub top1_agreement: f64,
+    /// Standard error of it.
+    pub top1_stderr: f64,
 }
 
 /// Scores `text` with `model`, and beside it with `reference` where one is given (a model with the same
@@ -108,10 +130,10 @@ pub fn perplexity_of_tokens(
     progress.total(chunks as u64);
 
     let session_options = SessionOptions { context, ..SessionOptions::default() };
-    let mut session = model.session(session_options)?;
+    let mut session = model.session(SessionOptions { kv: options.kv, ..session_options })?;
     let mut other = reference.map(|r| r.session(session_options)).transpose()?;
-    let (mut scores, mut reference_scores) = (Likelihood::default(), Likelihood::default());
-    let (mut divergences, mut agreed) = (Vec::new(), 0usize);
+    let mut scores = Likelihood::default();
+    let mut compared = Compared::default();
     let mut chunk = Vec::with_capacity(context);
     let started = Instant::now();
     for index in 0..chunks {
@@ -122,24 +144,17 @@ pub fn perplexity_of_tokens(
         }
         let logits = run_chunk(&mut session, &chunk)?;
         let targets = &chunk[context / 2 + 1..];
-        score(model, logits, targets, &mut scores)?;
+        // Added in order, so the sums do not depend on the threads.
+        let own = score(model, logits, targets)?;
+        own.iter().for_each(|&nll| scores.add(nll));
         if let (Some(reference), Some(other)) = (reference, &mut other) {
             let expected = run_chunk(other, &chunk)?;
-            score(reference, expected, targets, &mut reference_scores)?;
-            let vocabulary = model.vocabulary();
-            let mut rows = vec![(0.0, false); targets.len()];
-            model.per_row(&mut rows, |row, out| {
-                let at = row * vocabulary..(row + 1) * vocabulary;
-                let (p, q) = (&expected[at.clone()], &logits[at]);
-                *out = (kl_divergence(p, q), top1(p) == top1(q));
-            });
-            divergences.extend(rows.iter().map(|&(kl, _)| kl));
-            agreed += rows.iter().filter(|&&(_, same)| same).count();
+            compared.add(model, (logits, &own), (expected, &score(reference, expected, targets)?));
         }
         progress.advance(1);
     }
     let seconds = started.elapsed().as_secs_f64();
-    let against = other.is_some().then(|| divergence(divergences, agreed, &reference_scores));
+    let against = other.is_some().then(|| compared.report());
     Ok(PerplexityReport {
         perplexity: scores.perplexity(),
         stderr: scores.standard_error(),
@@ -184,36 +199,76 @@ fn run_chunk<'s>(session: &'s mut Session<'_>, chunk: &[u32]) -> Result<&'s [f32
     session.forward(body, Wanted::From(chunk.len() / 2)).map(|logits| &*logits)
 }
 
-fn score(model: &Model, logits: &[f32], targets: &[u32], scores: &mut Likelihood) -> Result<()> {
+/// Negative log-likelihoods of the targets.
+fn score(model: &Model, logits: &[f32], targets: &[u32]) -> Result<Vec<f64>> {
     let vocabulary = model.vocabulary();
     let mut rows = vec![0.0; targets.len()];
     model.per_row(&mut rows, |row, nll| {
         *nll = negative_log_likelihood(&logits[row * vocabulary..(row + 1) * vocabulary], targets[row]);
     });
-    // Added in order, so the sums do not depend on the threads.
-    for nll in rows {
-        if !nll.is_finite() {
-            return Err(Error::NotFinite);
-        }
-        scores.add(nll);
-    }
-    Ok(())
+    if rows.iter().all(|nll| nll.is_finite()) { Ok(rows) } else { Err(Error::NotFinite) }
 }
 
-fn divergence(mut kl: Vec<f64>, agreed: usize, reference: &Likelihood) -> Divergence {
-    let count = kl.len().max(1) as f64;
-    let mean = kl.iter().sum::<f64>() / count;
-    kl.sort_by(f64::total_cmp);
-    // Linear interpolation between the order statistics around 0.99 (n - 1).
-    let at = 0.99 * kl.len().saturating_sub(1) as f64;
-    let (low, high) = (at.floor() as usize, at.ceil() as usize);
-    let p99 = kl.get(low).zip(kl.get(high)).map_or(0.0, |(a, b)| a + (b - a) * at.fract());
-    Divergence {
-        reference_perplexity: reference.perplexity(),
-        kl_mean: mean,
-        kl_p99: p99,
-        top1_agreement: agreed as f64 / count,
+/// What is learned of two models position by position.
+#[derive(Debug, Default)]
+struct Compared {
+    /// The reference's likelihoods.
+    reference: Likelihood,
+    /// Differences of the model's from them.
+    difference: Likelihood,
+    kl: Vec<f64>,
+    agreed: usize,
+}
+
+impl Compared {
+    /// Adds positions: logits and negative log-likelihoods of the model and of the reference.
+    fn add(&mut self, model: &Model, (logits, own): (&[f32], &[f64]), (expected, theirs): (&[f32], &[f64])) {
+        let vocabulary = model.vocabulary();
+        let mut rows = vec![(0.0, false); own.len()];
+        model.per_row(&mut rows, |row, out| {
+            let at = row * vocabulary..(row + 1) * vocabulary;
+            let (p, q) = (&expected[at.clone()], &logits[at]);
+            *out = (kl_divergence(p, q), top1(p) == top1(q));
+        });
+        for ((own, theirs), (kl, same)) in own.iter().zip(theirs).zip(rows) {
+            self.push(*own, *theirs, kl, same);
+        }
     }
+
+    fn push(&mut self, own: f64, theirs: f64, kl: f64, same: bool) {
+        self.reference.add(theirs);
+        self.difference.add(own - theirs);
+        self.kl.push(kl);
+        self.agreed += usize::from(same);
+    }
+
+    fn report(mut self) -> Divergence {
+        let count = self.kl.len().max(1) as f64;
+        let (kl_mean, deviation) = mean_and_deviation(&self.kl);
+        self.kl.sort_by(f64::total_cmp);
+        let top1_agreement = self.agreed as f64 / count;
+        Divergence {
+            reference_perplexity: self.reference.perplexity(),
+            perplexity_ratio: self.difference.perplexity(),
+            perplexity_ratio_stderr: self.difference.standard_error(),
+            ln_perplexity_ratio: self.difference.mean(),
+            ln_perplexity_ratio_stderr: self.difference.mean_error(),
+            kl_mean,
+            kl_stderr: deviation / count.sqrt(),
+            kl_median: percentile(&self.kl, 0.5),
+            kl_p99: percentile(&self.kl, 0.99),
+            kl_max: self.kl.last().copied().unwrap_or(0.0),
+            top1_agreement,
+            top1_stderr: (top1_agreement * (1.0 - top1_agreement) / (count - 1.0).max(1.0)).sqrt(),
+        }
+    }
+}
+
+/// Linear interpolation between the order statistics around `share * (n - 1)`; `sorted` ascends.
+fn percentile(sorted: &[f64], share: f64) -> f64 {
+    let at = share * sorted.len().saturating_sub(1) as f64;
+    let (low, high) = (at.floor() as usize, at.ceil() as usize);
+    sorted.get(low).zip(sorted.get(high)).map_or(0.0, |(a, b)| a + (b - a) * at.fract())
 }
 
 #[cfg(test)]
@@ -221,12 +276,36 @@ mod tests {
     use super::*;
 
     #[test]
-    fn percentile_interpolates_and_agreement_is_a_share() {
-        let kl: Vec<f64> = (0..=100).rev().map(f64::from).collect();
-        let report = divergence(kl, 50, &Likelihood::default());
-        assert!((report.kl_mean - 50.0).abs() < 1e-9);
-        assert!((report.kl_p99 - 99.0).abs() < 1e-9);
+    fn percentiles_interpolate_and_agreement_is_a_share() {
+        let mut compared = Compared::default();
+        for kl in (0..=100).rev() {
+            compared.push(1.0, 1.0, f64::from(kl), kl < 50);
+        }
+        let report = compared.report();
+        assert!((report.kl_mean - 50.0).abs() < 1e-9 && (report.kl_median - 50.0).abs() < 1e-9);
+        assert!((report.kl_p99 - 99.0).abs() < 1e-9 && (report.kl_max - 100.0).abs() < 1e-9);
+        // The variance of 0..=100 over n - 1 is 858.5.
+        assert!((report.kl_stderr - (858.5f64 / 101.0).sqrt()).abs() < 1e-9);
         assert!((report.top1_agreement - 50.0 / 101.0).abs() < 1e-12);
-        assert_eq!(divergence(vec![0.5], 1, &Likelihood::default()).kl_p99, 0.5);
+        assert!((report.top1_stderr - (50.0f64 * 51.0 / 101.0 / 101.0 / 100.0).sqrt()).abs() < 1e-12);
+        assert_eq!(percentile(&[0.5], 0.99), 0.5);
+        assert_eq!(percentile(&[1.0, 2.0], 0.25), 1.25);
+    }
+
+    #[test]
+    fn the_ratio_is_that_of_the_perplexities_and_its_error_that_of_the_differences() {
+        let (mut compared, mut own) = (Compared::default(), Likelihood::default());
+        for (a, b) in [(1.0, 0.5), (3.0, 2.25), (2.0, 2.0)] {
+            own.add(a);
+            compared.push(a, b, 0.0, true);
+        }
+        let report = compared.report();
+        assert!((report.perplexity_ratio - own.perplexity() / report.reference_perplexity).abs() < 1e-12);
+        // Differences 0.5, 0.75, 0: mean 1.25 / 3, variance over n 0.8125 / 3 - mean², over n - 1 = 2.
+        let mean = 1.25f64 / 3.0;
+        let error = ((0.8125 / 3.0 - mean * mean) / 2.0).sqrt();
+        assert!((report.ln_perplexity_ratio - mean).abs() < 1e-12);
+        assert!((report.ln_perplexity_ratio_stderr - error).abs() < 1e-12);
+        assert!((report.perplexity_ratio_stderr - mean.exp() * error).abs() < 1e-12);
     }
 }

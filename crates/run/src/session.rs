@@ -12,6 +12,28 @@ pub enum KvType {
     F16,
     /// 32-bit floats, for comparison with references computed in float32.
     F32,
+    /// Blocks of 32 numbers along a head with 8-bit codes and one scale: 17/32 of f16's memory. Moves
+    /// logits by some 1e-2 of their size, perplexity by less than 0.1 %.
+    Q8_0,
+}
+
+impl KvType {
+    /// All of them.
+    pub const ALL: [Self; 3] = [Self::F16, Self::Q8_0, Self::F32];
+
+    /// The name that `--kv` takes.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::F16 => "f16",
+            Self::F32 => "f32",
+            Self::Q8_0 => "q8_0",
+        }
+    }
+
+    /// The one of this name.
+    pub fn from_name(name: &str) -> Option<Self> {
+        Self::ALL.into_iter().find(|kv| kv.name() == name)
+    }
 }
 
 /// Size and precision of a session.

@@ -87,19 +87,28 @@ impl Likelihood {
 
     /// exp of the mean negative log-likelihood; NaN before the first token.
     pub fn perplexity(&self) -> f64 {
-        (self.sum / self.count as f64).exp()
+        self.mean().exp()
     }
 
-    /// Standard error of the perplexity: the standard error of the mean carried through the exponential,
-    /// `PPL * sqrt(variance / (count - 1))`. 0 below two tokens.
-    pub fn standard_error(&self) -> f64 {
+    /// Logarithm of the perplexity: the mean itself; NaN before the first token.
+    pub fn mean(&self) -> f64 {
+        self.sum / self.count as f64
+    }
+
+    /// Standard error of the mean, `sqrt(variance / (count - 1))`. 0 below two tokens.
+    pub fn mean_error(&self) -> f64 {
         if self.count < 2 {
             return 0.0;
         }
         let n = self.count as f64;
         let mean = self.sum / n;
         let variance = (self.squares / n - mean * mean).max(0.0);
-        mean.exp() * (variance / (n - 1.0)).sqrt()
+        (variance / (n - 1.0)).sqrt()
+    }
+
+    /// Standard error of the perplexity: that of the mean carried through the exponential. 0 below two tokens.
+    pub fn standard_error(&self) -> f64 {
+        if self.count < 2 { 0.0 } else { self.perplexity() * self.mean_error() }
     }
 }
 
@@ -133,6 +142,7 @@ mod tests {
         assert!(close(sums.perplexity(), mean.exp(), 1e-12));
         // Variance over n: (21 - 49/3) / 3 = 14/9; over (count - 1) = 2.
         assert!(close(sums.standard_error(), mean.exp() * (14.0f64 / 18.0).sqrt(), 1e-12));
+        assert!(close(sums.mean(), mean, 1e-12) && close(sums.mean_error(), (14.0f64 / 18.0).sqrt(), 1e-12));
         assert_eq!(sums.count(), 3);
     }
 

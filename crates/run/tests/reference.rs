@@ -45,7 +45,7 @@ fn prompts_become_the_reference_tokens() {
 #[test]
 fn perplexity_is_llama_perplexitys() {
     let text = std::fs::read_to_string(fixture("text/validation.txt")).unwrap();
-    let options = PerplexityOptions { context: 512, chunks: Some(40) };
+    let options = PerplexityOptions { chunks: Some(40), ..PerplexityOptions::default() };
     let plain = load(&fixture("bookworm-4m"), 2);
     let quantized = load(&fixture("bookworm-4m-Q4_K_M.gguf"), 2);
     let report = perplexity(&quantized, Some(&plain), &text, options, &NoProgress).unwrap();
@@ -60,5 +60,11 @@ fn perplexity_is_llama_perplexitys() {
     // The mean divergence bounds the rise in mean log-likelihood from neither side, but 4 bits are near.
     assert!(against.kl_mean > 0.001 && against.kl_mean < 0.1, "{}", against.kl_mean);
     assert!(against.kl_p99 > against.kl_mean);
+    // llama-perplexity on the same two files: ln ratio 0.0244 of the perplexities above.
+    assert!((against.ln_perplexity_ratio - (23.2524f64 / 22.6931).ln()).abs() < 3e-3, "{against:?}");
+    // The two see the same tokens: the ratio is known ten times better than either perplexity.
+    let error = report.stderr / report.perplexity;
+    assert!(against.ln_perplexity_ratio_stderr < 0.3 * error, "{against:?}");
+    assert!(against.kl_median < against.kl_mean && against.kl_max > against.kl_p99);
     assert!(against.top1_agreement > 0.8 && against.top1_agreement < 1.0, "{}", against.top1_agreement);
 }

@@ -188,12 +188,14 @@ fn report_keys_are_the_contracts() {
         assert!(json[key].as_f64().unwrap() > 0.0, "{key}");
     }
     let text = std::fs::read_to_string(fixture("text/validation.txt")).unwrap();
-    let options = PerplexityOptions { context: 64, chunks: Some(2) };
+    let options = PerplexityOptions { context: 64, chunks: Some(2), ..PerplexityOptions::default() };
     let report = perplexity(&model, Some(&model), &text, options, &NoProgress).unwrap();
     let json = serde_json::to_value(&report).unwrap();
     assert_eq!(json["tokens"], 2 * 31);
     assert_eq!(json["perplexity"], json["reference_perplexity"]);
     assert_eq!(json["top1_agreement"], 1.0);
+    assert_eq!(json["perplexity_ratio"], 1.0);
+    assert_eq!(json["ln_perplexity_ratio_stderr"], 0.0);
     assert!(json["kl_mean"].as_f64().unwrap().abs() < 1e-9 && json["kl_p99"].is_number());
 }
 
@@ -201,7 +203,8 @@ fn report_keys_are_the_contracts() {
 fn perplexity_and_bench_refuse_what_they_cannot_do() {
     let model = load(&fixture(MODELS[1]), 1);
     let run = |text: &str, context, chunks| {
-        perplexity(&model, None, text, PerplexityOptions { context, chunks }, &NoProgress).unwrap_err()
+        let options = PerplexityOptions { context, chunks, ..PerplexityOptions::default() };
+        perplexity(&model, None, text, options, &NoProgress).unwrap_err()
     };
     let error = run("too short", 512, None);
     assert!(matches!(error, Error::TextTooShort { needed: 1024, context: 512, .. }), "{error}");

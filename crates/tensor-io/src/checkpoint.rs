@@ -6,7 +6,8 @@ use std::path::{Path, PathBuf};
 use crate::discover::{self, Found};
 use crate::map::MappedFile;
 use crate::output::folder_of;
-use crate::{ElementType, Metadata, Result, gguf, safetensors};
+use crate::strided::Strided;
+use crate::{ElementType, Metadata, Result, gguf, index, pytorch, safetensors};
 
 /// How the tensors of a checkpoint lie in files.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -16,6 +17,8 @@ pub enum Container {
     Safetensors,
     /// One `.gguf` file, or splits.
     Gguf,
+    /// One file of torch.save (`.bin`, `.pt`, `.pth`), or shards with an index. Read only.
+    PyTorch,
 }
 
 /// Name, type and place of one tensor.
@@ -30,10 +33,13 @@ pub struct TensorInfo {
     pub shape: Vec<usize>,
     /// Index into [`Checkpoint::files`].
     pub file: usize,
-    /// Byte offset of the data in that file.
+    /// Byte offset of the data in that file: of the first value, where a PyTorch tensor's values do not lie one
+    /// after the other.
     pub offset: u64,
     /// Bytes of data, checked against shape, type and file size when the checkpoint was opened.
     pub bytes: usize,
+    /// Index into the checkpoint's views whose values do not lie one after the other.
+    pub(crate) strided: Option<usize>,
 }
 
 impl TensorInfo {
@@ -58,7 +64,8 @@ impl TensorInfo {
 pub struct Tensor<'a> {
     /// Name, type, shape.
     pub info: &'a TensorInfo,
-    /// Exactly `info.bytes` bytes, straight from the map. No alignment is promised.
+    /// Exactly `info.bytes` bytes, straight from the map (or from a copy in order, see [`Checkpoint::data`]). No
+    /// alignment is promised.
     pub data: &'a [u8],
 }
 
@@ -75,11 +82,14 @@ pub struct Checkpoint {
     maps: Vec<MappedFile>,
     metadata: Metadata,
     tensors: Vec<TensorInfo>,
+    strided: Vec<Strided>,
     by_name: HashMap<String, usize>,
+    headers_only: bool,
 }
 
 impl Checkpoint {
-    /// Opens a file (`.safetensors`, `.gguf`, an index `.json`) or a directory holding one model.
+    /// Opens a file (`.safetensors`, `.gguf`, `.bin` and the like of PyTorch, an index `.json`) or a directory
+    /// holding one model. PyTorch files of a directory count only where it holds nothing else.
     ///
     /// Any part of a split GGUF leads to the whole model. One shard of a safetensors checkpoint is opened
     /// alone; its index, or the directory, opens them all. A directory with more than one model is an
@@ -88,7 +98,8 @@ impl Checkpoint {
         let (container, parts) = match discover::find(path)? {
             Found::Gguf(file) => (Container::Gguf, gguf::split::open(&file)?),
             Found::Safetensors(file) => (Container::Safetensors, safetensors::reader::open(&file)?),
-            Found::Index(file) => (Container::Safetensors, safetensors::index::open(&file)?),
+            Found::PyTorch(file) => (Container::PyTorch, pytorch::open(&file)?),
+            Found::Index(file) => index::open(&file)?,
         };
         let directory = if path.is_dir() { path } else { folder_of(path) };
         let names = parts.tensors.iter().enumerate();
@@ -101,7 +112,20 @@ impl Checkpoint {
             maps: parts.files,
             metadata: parts.metadata,
             tensors: parts.tensors,
+            strided: parts.strided,
+            headers_only: false,
         })
+    }
+
+    /// The same checkpoint, known to be a copy of headers alone: files of the true lengths with holes where the
+    /// data of tensors would be.
+    pub fn headers_only(self) -> Self {
+        Self { headers_only: true, ..self }
+    }
+
+    /// Whether [`Checkpoint::data`] is the tensors' data: not so for [`Checkpoint::headers_only`].
+    pub fn has_data(&self) -> bool {
+        !self.headers_only
     }
 
     /// The container found.
@@ -139,12 +163,12 @@ impl Checkpoint {
         self.maps.iter().map(|m| m.bytes().len() as u64).sum()
     }
 
-    /// GGUF metadata (of the first split), or safetensors' `__metadata__`.
+    /// GGUF metadata (of the first split), or safetensors' `__metadata__`; PyTorch files have none.
     pub fn metadata(&self) -> &Metadata {
         &self.metadata
     }
 
-    /// All tensors, in file order.
+    /// All tensors, in file order; those of PyTorch files in the order of the state dict.
     pub fn tensors(&self) -> &[TensorInfo] {
         &self.tensors
     }
@@ -162,11 +186,17 @@ impl Checkpoint {
 
     /// The bytes of a tensor listed by [`Checkpoint::tensors`].
     ///
+    /// They are the map's own, but for transposed or sliced views in PyTorch files: of those a copy in order is
+    /// made at the first call and kept as long as the checkpoint. All copies together are no larger than the files.
+    ///
     /// # Panics
     /// If `info` was made up or belongs to another checkpoint, and reaches outside this one's files.
     pub fn data(&self, info: &TensorInfo) -> &[u8] {
         if info.bytes == 0 {
             return &[]; // its offset may lie in the padding that the file's end lacks
+        }
+        if let Some(view) = info.strided.map(|i| &self.strided[i]) {
+            return view.bytes(self.maps[view.file()].bytes());
         }
         let start = info.offset as usize;
         &self.maps[info.file].bytes()[start..start + info.bytes]
@@ -193,4 +223,6 @@ pub(crate) struct Parts {
     pub files: Vec<MappedFile>,
     pub metadata: Metadata,
     pub tensors: Vec<TensorInfo>,
+    /// What [`TensorInfo::strided`] points to.
+    pub strided: Vec<Strided>,
 }

@@ -5,6 +5,10 @@
 //! others (`gptq_model-4bit-128g.safetensors`, with an index of its own where it is in shards) count only where
 //! the first two are absent, since checkpoints often carry extra ones (`consolidated.safetensors`, adapters)
 //! beside the real model.
+//!
+//! PyTorch files count only where there is none of these, as transformers has it: `pytorch_model.bin.index.json`,
+//! `pytorch_model.bin`, then any other that torch.save wrote, but for the states of a training
+//! ([`TRAINING`]).
 
 use std::collections::BTreeSet;
 use std::fs::{self, File};
@@ -13,13 +17,15 @@ use std::path::{Path, PathBuf};
 
 use crate::gguf::split::SplitName;
 use crate::map::NOT_REGULAR;
-use crate::{Error, Result, safetensors};
+use crate::{Error, Result, index, pytorch};
 
 /// The file to begin with, by container.
 #[derive(Debug)]
 pub(crate) enum Found {
     Gguf(PathBuf),
     Safetensors(PathBuf),
+    PyTorch(PathBuf),
+    /// Of shards, safetensors or PyTorch.
     Index(PathBuf),
 }
 
@@ -27,6 +33,14 @@ const INDEX: &str = "model.safetensors.index.json";
 /// What indices of other names end with.
 const INDEX_END: &str = ".safetensors.index.json";
 const SINGLE: &str = "model.safetensors";
+const PYTORCH_INDEX: &str = "pytorch_model.bin.index.json";
+const PYTORCH_INDEX_END: &str = ".bin.index.json";
+const PYTORCH_SINGLE: &str = "pytorch_model.bin";
+const PYTORCH_EXTENSIONS: [&str; 4] = ["bin", "pt", "pth", "ckpt"];
+
+/// What files of a training that is no model begin with; torch.save wrote them too.
+const TRAINING: [&str; 7] =
+    ["training_args", "optimizer", "scheduler", "scaler", "rng_state", "random_states", "trainer_state"];
 
 /// What `path`, a file or a folder, means.
 pub(crate) fn find(path: &Path) -> Result<Found> {
@@ -38,10 +52,16 @@ pub(crate) fn find(path: &Path) -> Result<Found> {
     }
 }
 
-fn of_file(path: &Path) -> Result<Found> {
+/// The first bytes of a regular file.
+fn start_of(path: &Path) -> Result<Vec<u8>> {
     let mut start = Vec::new();
     let file = File::open(path).map_err(|e| Error::new(path, e))?;
-    file.take(9).read_to_end(&mut start).map_err(|e| Error::new(path, e))?;
+    file.take(32).read_to_end(&mut start).map_err(|e| Error::new(path, e))?;
+    Ok(start)
+}
+
+fn of_file(path: &Path) -> Result<Found> {
+    let start = start_of(path)?;
     let extension = path.extension().and_then(|e| e.to_str()).unwrap_or_default().to_ascii_lowercase();
     let path = path.to_path_buf();
     match (start.as_slice(), extension.as_str()) {
@@ -50,14 +70,12 @@ fn of_file(path: &Path) -> Result<Found> {
         (_, "json") => Ok(Found::Index(path)),
         // Eight bytes of header length, the upper ones zero, then JSON: a file of the Hub's cache, whose
         // blobs carry no extension.
-        ([_, _, _, _, 0, 0, 0, 0, b'{'], _) => Ok(Found::Safetensors(path)),
-        (_, "bin" | "pt" | "pth" | "ckpt") => Err(Error::unsupported(
-            path,
-            "a PyTorch checkpoint, which quern does not read yet; save it as safetensors first",
-        )),
+        ([_, _, _, _, 0, 0, 0, 0, b'{', ..], _) => Ok(Found::Safetensors(path)),
+        (start, _) if pytorch::begins(start) => Ok(Found::PyTorch(path)),
+        (_, extension) if PYTORCH_EXTENSIONS.contains(&extension) => Ok(Found::PyTorch(path)),
         _ => Err(Error::unsupported(
             path,
-            "neither GGUF nor safetensors, and not an index of safetensors shards",
+            "neither GGUF nor safetensors nor PyTorch, and not an index of shards",
         )),
     }
 }
@@ -79,22 +97,53 @@ fn in_folder(folder: &Path) -> Result<Found> {
         found.push((INDEX.to_string(), Found::Index(folder.join(INDEX))));
     }
     if names.contains(SINGLE) {
-        let part_of_index = has_index && safetensors::index::shards(&folder.join(INDEX))?.contains(SINGLE);
+        let part_of_index = has_index && index::shards(&folder.join(INDEX))?.contains(SINGLE);
         if !part_of_index {
             found.push((SINGLE.to_string(), Found::Safetensors(folder.join(SINGLE))));
         }
     }
     if found.is_empty() {
         let mut files: BTreeSet<_> = names.iter().filter(|n| n.ends_with(".safetensors")).collect();
-        for index in names.iter().filter(|n| n.ends_with(INDEX_END)) {
-            let shards = safetensors::index::shards(&folder.join(index))?;
+        for name in names.iter().filter(|n| n.ends_with(INDEX_END)) {
+            let shards = index::shards(&folder.join(name))?;
             files.retain(|n| !shards.contains(*n));
-            found.push((index.clone(), Found::Index(folder.join(index))));
+            found.push((name.clone(), Found::Index(folder.join(name))));
         }
         found.extend(files.into_iter().map(|n| (n.clone(), Found::Safetensors(folder.join(n)))));
     }
     found.extend(gguf_models(&names).into_iter().map(|n| (n.to_string(), Found::Gguf(folder.join(n)))));
-    one_of(folder, &names, found)
+    if found.is_empty() {
+        found = pytorch_models(folder, &names)?;
+    }
+    one_of(folder, found)
+}
+
+/// The PyTorch models of a folder that has no others.
+fn pytorch_models(folder: &Path, names: &BTreeSet<String>) -> Result<Vec<(String, Found)>> {
+    if names.contains(PYTORCH_INDEX) {
+        return Ok(vec![(PYTORCH_INDEX.into(), Found::Index(folder.join(PYTORCH_INDEX)))]);
+    }
+    if names.contains(PYTORCH_SINGLE) {
+        return Ok(vec![(PYTORCH_SINGLE.into(), Found::PyTorch(folder.join(PYTORCH_SINGLE)))]);
+    }
+    let is_model = |n: &&String| {
+        let (stem, extension) = n.rsplit_once('.').unwrap_or_default();
+        let path = folder.join(n);
+        PYTORCH_EXTENSIONS.contains(&extension)
+            && !TRAINING.iter().any(|t| stem.starts_with(t))
+            // Many other things are called .bin.
+            && path.is_file()
+            && start_of(&path).is_ok_and(|start| pytorch::begins(&start))
+    };
+    let mut files: BTreeSet<_> = names.iter().filter(is_model).collect();
+    let mut found = Vec::new();
+    for name in names.iter().filter(|n| n.ends_with(PYTORCH_INDEX_END)) {
+        let shards = index::shards(&folder.join(name))?;
+        files.retain(|n| !shards.contains(*n));
+        found.push((name.clone(), Found::Index(folder.join(name))));
+    }
+    found.extend(files.into_iter().map(|n| (n.clone(), Found::PyTorch(folder.join(n)))));
+    Ok(found)
 }
 
 /// The GGUF files of a folder, with splits reduced to the first part that is there.
@@ -107,12 +156,15 @@ fn gguf_models(names: &BTreeSet<String>) -> Vec<&str> {
     names.iter().filter(|n| n.ends_with(".gguf")).filter(is_model).map(String::as_str).collect()
 }
 
-fn one_of(folder: &Path, names: &BTreeSet<String>, mut found: Vec<(String, Found)>) -> Result<Found> {
+fn one_of(folder: &Path, mut found: Vec<(String, Found)>) -> Result<Found> {
     if found.len() > 1 {
-        let all_shards = found.iter().all(|(n, f)| matches!(f, Found::Safetensors(_)) && n.contains("-of-"));
+        let pytorch = found.iter().all(|(_, f)| matches!(f, Found::PyTorch(_)));
+        let single = |f: &Found| matches!(f, Found::Safetensors(_) | Found::PyTorch(_));
+        let all_shards = found.iter().all(|(n, f)| single(f) && n.contains("-of-"));
         let list = found.iter().map(|(n, _)| n.as_str()).collect::<Vec<_>>().join(", ");
+        let index = if pytorch { PYTORCH_INDEX } else { INDEX };
         let what = match all_shards {
-            true => format!("shards without their index ({list}); put {INDEX} beside them"),
+            true => format!("shards without their index ({list}); put {index} beside them"),
             false => {
                 format!("more than one model in this folder ({list}); give the path of the one you mean")
             }
@@ -121,11 +173,9 @@ fn one_of(folder: &Path, names: &BTreeSet<String>, mut found: Vec<(String, Found
     }
     match found.pop() {
         Some((_, found)) => Ok(found),
-        None if names.iter().any(|n| n.ends_with(".bin") || n.ends_with(".pt") || n.ends_with(".pth")) => {
-            let what =
-                "only a PyTorch checkpoint, which quern does not read yet; save it as safetensors first";
-            Err(Error::unsupported(folder, what))
+        None => {
+            let what = "no model in this folder (looked for *.safetensors, *.gguf and pytorch_model.bin)";
+            Err(Error::refused(folder, what))
         }
-        None => Err(Error::refused(folder, "no model in this folder (looked for *.safetensors and *.gguf)")),
     }
 }

@@ -10,13 +10,17 @@
 //! [`OutputDirectory`] does the same for a folder.
 
 mod directory;
+mod writeback;
 
 use std::fs::{self, File};
 use std::io::{self, BufWriter, Seek, SeekFrom, Write};
 use std::path::{Path, PathBuf};
 
+use tempfile::TempPath;
+
 use crate::temporary::Temporary;
 use crate::{Error, Result};
+use writeback::Writeback;
 
 pub use directory::OutputDirectory;
 
@@ -32,6 +36,7 @@ pub struct OutputFile {
     file: BufWriter<Temporary>,
     /// A write failed: what the file holds is unknown, it must never be committed.
     broken: bool,
+    writeback: Writeback,
 }
 
 impl OutputFile {
@@ -69,6 +74,7 @@ impl OutputFile {
             force,
             file: BufWriter::with_capacity(BUFFER_BYTES, file),
             broken: false,
+            writeback: Writeback::default(),
         })
     }
 
@@ -98,18 +104,33 @@ impl OutputFile {
 
     /// Flushes, syncs, renames over the target, syncs the directory.
     pub fn commit(self) -> Result<()> {
+        let (path, force) = (self.path.clone(), self.force);
+        let file = self.synced()?;
+        let (folder, name) = (folder_of(&path), path.file_name().unwrap_or_default());
+        file.persist(folder, name, &path, force).map_err(|e| unnameable(&path, e))?;
+        sync_folder(folder).map_err(|e| explain(&path, e))
+    }
+
+    /// Flushes, syncs and closes the file, which waits under a temporary name for its own: for outputs of several
+    /// files that appear together.
+    pub(crate) fn park(self) -> Result<ParkedFile> {
+        let (path, force) = (self.path.clone(), self.force);
+        let file = self.synced()?;
+        let (folder, name) = (folder_of(&path), path.file_name().unwrap_or_default());
+        let parked = file.park(folder, name).map_err(|e| explain(&path, e))?;
+        Ok(ParkedFile { path, force, parked })
+    }
+
+    /// All of it on the disk.
+    fn synced(mut self) -> Result<Temporary> {
         if self.broken {
             return Err(Error::refused(&self.path, "an earlier write failed, so the file is not complete"));
         }
         let failed = |e| explain(&self.path, e);
         let file = self.file.into_inner().map_err(|e| failed(e.into_error()))?;
+        self.writeback.wait().map_err(failed)?;
         file.as_file().sync_all().map_err(failed)?;
-        let (folder, name) = (folder_of(&self.path), self.path.file_name().unwrap_or_default());
-        file.persist(folder, name, &self.path, self.force).map_err(|e| match e.kind() {
-            io::ErrorKind::AlreadyExists => already_there(&self.path),
-            _ => failed(e),
-        })?;
-        sync_folder(folder).map_err(failed)
+        Ok(file)
     }
 
     /// An output whose bytes go to `file`, whatever that is: lets a test meet a full disk.
@@ -123,11 +144,40 @@ impl OutputFile {
 
 impl Write for OutputFile {
     fn write(&mut self, buf: &[u8]) -> io::Result<usize> {
-        self.file.write(buf).inspect_err(|_| self.broken = true)
+        let written = self.file.write(buf).and_then(|n| {
+            self.writeback.wrote(n, self.file.get_ref().as_file())?;
+            Ok(n)
+        });
+        written.inspect_err(|_| self.broken = true)
     }
 
     fn flush(&mut self) -> io::Result<()> {
         self.file.flush().inspect_err(|_| self.broken = true)
+    }
+}
+
+/// A complete file that waits for its name. Dropped, it is gone.
+#[derive(Debug)]
+pub(crate) struct ParkedFile {
+    path: PathBuf,
+    force: bool,
+    parked: TempPath,
+}
+
+impl ParkedFile {
+    /// The name the file will have.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// Gives the file its name.
+    pub fn publish(self) -> Result<()> {
+        let renamed = match self.force {
+            true => self.parked.persist(&self.path),
+            false => self.parked.persist_noclobber(&self.path),
+        };
+        renamed.map_err(|e| unnameable(&self.path, e.error))?;
+        sync_folder(folder_of(&self.path)).map_err(|e| explain(&self.path, e))
     }
 }
 
@@ -136,6 +186,14 @@ pub(crate) fn folder_of(path: &Path) -> &Path {
     match path.parent() {
         Some(p) if !p.as_os_str().is_empty() => p,
         _ => Path::new("."),
+    }
+}
+
+/// The error for a complete file that cannot have its name.
+fn unnameable(path: &Path, e: io::Error) -> Error {
+    match e.kind() {
+        io::ErrorKind::AlreadyExists => already_there(path),
+        _ => explain(path, e),
     }
 }
 

@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use crate::output::OutputFile;
+use crate::output::{OutputFile, ParkedFile};
 use crate::{Error, Result, TensorPlan};
 
 /// The data section under construction.
@@ -76,12 +76,28 @@ impl TensorStream {
 
     /// Commits the file if every tensor is complete. Returns its size.
     pub fn finish(self) -> Result<u64> {
+        self.check_complete()?;
+        self.output.commit()?;
+        Ok(self.written)
+    }
+
+    /// As [`TensorStream::finish`], but the file waits for its name.
+    pub fn park(self) -> Result<(ParkedFile, u64)> {
+        self.check_complete()?;
+        Ok((self.output.park()?, self.written))
+    }
+
+    fn check_complete(&self) -> Result<()> {
         if let Some((name, size)) = self.tensors.get(self.current) {
             let what = format!("{} of its {size} bytes were written; the file is not complete", self.filled);
             return Err(self.refused(what).with_tensor(name));
         }
-        self.output.commit()?;
-        Ok(self.written)
+        Ok(())
+    }
+
+    /// Whether every tensor is complete.
+    pub fn is_complete(&self) -> bool {
+        self.current == self.tensors.len()
     }
 
     /// Pads and leaves behind every tensor that is full, empty ones included.

@@ -9,7 +9,7 @@ use std::fs::{self, File};
 use std::io::{self, Write};
 use std::path::Path;
 
-use tempfile::{Builder, NamedTempFile, TempDir};
+use tempfile::{Builder, NamedTempFile, TempDir, TempPath};
 
 /// A file under construction in the folder of its target.
 #[derive(Debug)]
@@ -63,6 +63,18 @@ impl Temporary {
             Self::Named(file) if force => file.persist(path).map(drop).map_err(|e| e.error),
             // Not a check and then a rename: somebody else may have made the file while we wrote ours.
             Self::Named(file) => file.persist_noclobber(path).map(drop).map_err(|e| e.error),
+        }
+    }
+
+    /// Closes it; it is then in `folder` under a name of its own, `.NAME.XXXXXX.part`.
+    pub fn park(self, folder: &Path, name: &OsStr) -> io::Result<TempPath> {
+        match self {
+            #[cfg(target_os = "linux")]
+            Self::Unnamed(file) => {
+                let linked = builder(&prefix(name)).make_in(folder, |path| link(&file, path))?;
+                Ok(linked.into_temp_path())
+            }
+            Self::Named(file) => Ok(file.into_temp_path()),
         }
     }
 

@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 
 use clap::{ArgGroup, Args};
-use quern_run::{DryOptions, Mirostat, MirostatVersion, SamplingOptions, Stage};
+use quern_run::{DryOptions, KvType, Mirostat, MirostatVersion, SamplingOptions, Stage};
 
 use super::{Load, Threads};
 
@@ -11,7 +11,7 @@ use super::{Load, Threads};
 #[derive(Debug, Args)]
 #[command(group = ArgGroup::new("source").args(["prompt", "file"]))]
 pub struct Run {
-    /// Checkpoint: a directory, a .safetensors file or a .gguf file
+    /// Checkpoint: a directory, a .safetensors or .gguf file, or a name on the Hub (see quern pull)
     pub model: PathBuf,
     /// Text to continue (with --chat: what the user says), - for standard input
     #[arg(short, long, value_name = "TEXT", required_unless_present_any = ["file", "chat"])]
@@ -25,6 +25,9 @@ pub struct Run {
     /// Context length in tokens [default: the model's, at most 4096]
     #[arg(long, value_name = "N")]
     pub context: Option<usize>,
+    /// How keys and values are kept: f16, q8_0 (half the memory) or f32
+    #[arg(long, value_name = "TYPE", default_value = "f16", value_parser = kv)]
+    pub kv: KvType,
     /// End at this text, which is not printed (repeatable)
     #[arg(long, value_name = "TEXT")]
     pub stop: Vec<String>,
@@ -225,6 +228,10 @@ fn limit(text: &str) -> Result<Limit, String> {
         Ok(n @ 0..) => Ok(Limit(Some(n as usize))),
         _ => Err("a number of tokens, or -1 for no limit".to_owned()),
     }
+}
+
+fn kv(name: &str) -> Result<KvType, String> {
+    KvType::from_name(name).ok_or_else(|| format!("known are {}", KvType::ALL.map(KvType::name).join(", ")))
 }
 
 /// Tokens to look back.

@@ -12,6 +12,7 @@ use quern_quantize::gptq::{self, Settings};
 use quern_quantize::job::{self, Options};
 use quern_quantize::recipe::FileType;
 use quern_run::{BenchOptions, GenerateOptions, PerplexityOptions, SamplingOptions};
+use quern_tensor_io::scheme::GptqFormat;
 use quern_tensor_io::{Checkpoint, NoProgress, Progress};
 
 use super::{Outcome, inspect, load, print, read_text, tell};
@@ -19,7 +20,7 @@ use crate::progress::{Bar, Unit};
 use crate::{args, format};
 
 /// What the demo grinds to.
-#[derive(Clone, Copy)]
+#[derive(Clone, Copy, PartialEq)]
 enum Target {
     Gguf(FileType),
     Bitsandbytes(Kind),
@@ -69,7 +70,7 @@ struct Ground {
     generate_speed: f64,
 }
 
-/// Quantizes to every target, inspects one, measures all, and lets the smallest good GGUF talk.
+/// Quantizes to every target, inspects one, measures all, converts some, and lets the smallest good GGUF talk.
 pub fn run(args: &args::Demo) -> Outcome {
     let fixtures = fixtures(args.fixtures.as_deref())?;
     let (model, text) = (fixtures.join("bookworm-4m"), fixtures.join("text/validation.txt"));
@@ -122,6 +123,8 @@ pub fn run(args: &args::Demo) -> Outcome {
     ];
     print(&format!("{}\n", format::table(&header, &[1, 2, 3, 4, 5, 6, 7], rows)))?;
 
+    convert(&ground, work.path(), threads)?;
+
     let gguf = ground.iter().filter(|g| matches!(g.target, Target::Gguf(_)));
     let good = gguf.filter(|g| g.perplexity <= GOOD * yardstick).min_by_key(|g| g.size);
     let best = good.unwrap_or(&ground[0]);
@@ -145,6 +148,38 @@ pub fn run(args: &args::Demo) -> Outcome {
     };
     tell(&load(&best.path, threads)?, prompt, &options)?;
     Ok(ExitCode::SUCCESS)
+}
+
+/// Takes three of the results to other worlds, and says what verification found.
+fn convert(ground: &[Ground], work: &Path, threads: usize) -> anyhow::Result<()> {
+    let ways = [
+        (Target::Gguf(FileType::F16), quern_convert::Target::Safetensors),
+        (Target::Gptq(128), quern_convert::Target::Gguf),
+        (Target::Gptq(128), quern_convert::Target::Gptq(GptqFormat::V2)),
+    ];
+    let mut text = String::from("\n");
+    for (number, (from, to)) in ways.into_iter().enumerate() {
+        let Some(source) = ground.iter().find(|g| g.target == from) else { continue };
+        let checkpoint = Checkpoint::open(&source.path)?;
+        let plan = quern_convert::plan(
+            &checkpoint,
+            quern_convert::Options { threads, ..quern_convert::Options::new(to) },
+        )?;
+        let out = work.join(format!("converted-{number}"));
+        quern_convert::run(&plan, &out, &NoProgress)?;
+        let found = quern_convert::verify(&plan, &out, &NoProgress)?;
+        if let Some(first) = found.mismatches.first() {
+            bail!("{} to {}: {}", from.name(), to.name(), first.what);
+        }
+        text += &format!(
+            "{} to {}: {} of {} tensors exactly the same numbers\n",
+            from.name(),
+            to.name(),
+            found.exact,
+            found.tensors
+        );
+    }
+    print(&text)
 }
 
 /// Quantizes to one target.
@@ -188,7 +223,7 @@ fn measure(
 ) -> anyhow::Result<Ground> {
     let model = load(&path, threads)?;
     let summary = quern_inspect::summarize(model.checkpoint());
-    let chunks = PerplexityOptions { context: 512, chunks: Some(16) };
+    let chunks = PerplexityOptions { chunks: Some(16), ..PerplexityOptions::default() };
     let report = quern_run::perplexity(&model, None, text, chunks, &NoProgress)?;
     let speed =
         quern_run::bench(&model, BenchOptions { prompt: 256, generate: 64, repetitions: 2 }, &NoProgress)?;

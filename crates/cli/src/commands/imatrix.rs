@@ -27,6 +27,15 @@ pub fn run(args: &args::Imatrix) -> Outcome {
     let bar = Bar::new(Unit::Chunks);
     let measured = collect(&model, &source.into_text(), options, &bar)?;
     drop(bar);
+    let starved = measured.starved();
+    for (tensor, expert, tokens) in starved.iter().take(16) {
+        eprintln!(
+            "warning: {tensor}: expert {expert} saw only {tokens} tokens; a longer or other text may help"
+        );
+    }
+    if starved.len() > 16 {
+        eprintln!("warning: and {} more matrices of experts saw too few tokens", starved.len() - 16);
+    }
     let write = WriteOptions {
         format: args.output_format.into(),
         datasets: vec![name.clone()],

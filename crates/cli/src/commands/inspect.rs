@@ -2,21 +2,40 @@
 
 use std::process::ExitCode;
 
+use anyhow::{Context, bail};
+use quern_hub::Remote;
 use quern_inspect::{Report, Summary};
 use quern_tensor_io::Checkpoint;
+use serde_json::json;
 
 use super::{Outcome, print, print_json};
 use crate::progress::{Bar, Unit};
-use crate::{args, format};
+use crate::{args, format, model};
 
 /// Prints the summary; with `--check` fails if anything is wrong.
 pub fn run(args: &args::Inspect) -> Outcome {
-    let checkpoint = Checkpoint::open(&args.model)?;
-    let summary = quern_inspect::summarize(&checkpoint);
+    let found = find(args)?;
+    let checkpoint = match &found {
+        Remote::Cached(path) => Checkpoint::open(path)?,
+        Remote::Headers(headers) => headers.open()?,
+    };
+    let mut summary = quern_inspect::summarize(&checkpoint);
+    if let Remote::Headers(headers) = &found {
+        summary.notes.iter_mut().for_each(|note| *note = headers.told(note));
+    }
     let metadata = args.metadata.then(|| quern_inspect::metadata(&checkpoint));
     let report = args.check.then(|| quern_inspect::check(&checkpoint, &Bar::new(Unit::Bytes)));
     if args.json {
         let mut value = serde_json::to_value(&summary)?;
+        if let Remote::Headers(headers) = &found {
+            value["remote"] = json!({
+                "repository": headers.name().repository(),
+                "revision": headers.name().revision(),
+                "commit": headers.commit,
+                "requests": headers.requests,
+                "bytes": headers.bytes,
+            });
+        }
         if let Some(metadata) = &metadata {
             value["metadata"] = serde_json::to_value(metadata)?;
         }
@@ -26,6 +45,16 @@ pub fn run(args: &args::Inspect) -> Outcome {
         print_json(&value)?;
     } else {
         let mut text = describe(&args.model.display().to_string(), &summary);
+        if let Remote::Headers(headers) = &found {
+            text += &format!(
+                "{:<15} headers alone, of {} at {}: {} in {} requests\n",
+                "from the Hub",
+                headers.name().repository(),
+                headers.commit,
+                format::bytes(headers.bytes),
+                headers.requests
+            );
+        }
         if let Some(metadata) = &metadata {
             let rows = metadata.iter().map(|m| vec![m.key.clone(), m.value_type.clone(), m.value.clone()]);
             text += &format!("\n{}\n", format::table(&["key", "type", "value"], &[], rows));
@@ -40,6 +69,28 @@ pub fn run(args: &args::Inspect) -> Outcome {
     }
     let sound = report.is_none_or(|r| r.findings.is_empty());
     Ok(if sound { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+}
+
+/// Finds the model of the argument; of one that is only on the Hub, fetches the headers and no more.
+fn find(args: &args::Inspect) -> anyhow::Result<Remote> {
+    let Some(name) = model::name(&args.model) else { return Ok(Remote::Cached(args.model.clone())) };
+    let hub = model::hub(false)?;
+    if let Some(path) = hub.in_cache(&name, !hub.settings().offline) {
+        return Ok(Remote::Cached(path));
+    }
+    match hub.headers(&name) {
+        Ok(Remote::Headers(_)) if args.check => bail!(
+            "{name}: --check reads every value, and the model is not in the cache; pull it first: quern pull {name}"
+        ),
+        Ok(found) => Ok(found),
+        Err(e) => match hub.in_cache(&name, false).filter(|_| e.is_unreachable()) {
+            Some(path) => {
+                eprintln!("note: {e}; using what is in the cache");
+                Ok(Remote::Cached(path))
+            }
+            None => Err(e).with_context(|| model::not_here(&args.model)),
+        },
+    }
 }
 
 /// The summary as aligned lines of label and text.

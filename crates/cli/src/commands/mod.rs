@@ -12,13 +12,15 @@ use quern_run::{GenerateOptions, GenerateReport, LoadIn, LoadOptions, Model};
 use quern_tensor_io::Checkpoint;
 use serde::Serialize;
 
-use crate::format;
+use crate::{format, model};
 
 pub mod bench;
+pub mod convert;
 pub mod demo;
 pub mod imatrix;
 pub mod inspect;
 pub mod perplexity;
+pub mod pull;
 pub mod quantize;
 pub mod run;
 
@@ -32,7 +34,7 @@ fn load(path: &Path, threads: usize) -> anyhow::Result<Model> {
 
 /// As [`load`], quantizing on the way.
 fn load_in(path: &Path, threads: usize, scheme: Option<LoadScheme>) -> anyhow::Result<Model> {
-    let checkpoint = Arc::new(Checkpoint::open(path)?);
+    let checkpoint = Arc::new(Checkpoint::open(&model::path(path)?)?);
     let loader = scheme.map(|scheme| Loader::new(&checkpoint, scheme)).transpose()?;
     let loader = loader.as_ref().map(|l| l as &dyn LoadIn);
     let model = Model::load_in(checkpoint, LoadOptions { threads }, loader)?;

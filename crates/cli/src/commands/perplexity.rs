@@ -14,7 +14,7 @@ pub fn run(args: &args::Perplexity) -> Outcome {
     let threads = args.threads.count();
     let model = load_in(&args.model, threads, args.load.load_in)?;
     let reference = args.reference.as_deref().map(|path| load_in(path, threads, None)).transpose()?;
-    let options = PerplexityOptions { context: args.context, chunks: args.chunks };
+    let options = PerplexityOptions { context: args.context, chunks: args.chunks, ..Default::default() };
     let bar = Bar::new(Unit::Chunks);
     let report = quern_run::perplexity(&model, reference.as_ref(), &text, options, &bar)?;
     drop(bar);

@@ -3,7 +3,9 @@
 //! tensors in the GGUF world are quern's own, for recipes and importance matrices.
 
 use super::table::*;
-use crate::architecture::{Activation, Architecture, Field, HfKey, Norm, Position, Silence, TensorTemplate};
+use crate::architecture::{
+    Activation, Architecture, Field, GgufKey, HfKey, Norm, Position, Silence, TensorTemplate,
+};
 
 static KEYS: [HfKey; 16] = [
     key(Field::Vocab, &["vocab_size"], Silence::Required),
@@ -39,7 +41,14 @@ pub static OPT: Architecture = Architecture {
     gated: false,
     tied_by_default: true,
     hf_keys: &KEYS,
-    gguf_keys: &[],
+    gguf_keys: &[
+        GgufKey::BlockCount,
+        GgufKey::ContextLength,
+        GgufKey::EmbeddingLength,
+        GgufKey::FeedForwardLength,
+        GgufKey::HeadCount,
+        GgufKey::LayerNormEpsilon,
+    ],
     tensors: TENSORS,
     ..USUAL
 };

@@ -14,7 +14,7 @@ pub(crate) mod to_hf;
 
 use std::path::Path;
 
-use quern_tensor_io::{Checkpoint, Container, ElementType, Error, Result};
+use quern_tensor_io::{Checkpoint, Container, ElementType, Error, Metadata, Result};
 
 use crate::architecture::{Activation, Architecture, Block, RopeStyle, World};
 use crate::architectures;
@@ -131,6 +131,11 @@ impl Config {
             config.bare_names = checkpoint.tensor(&name).is_none() && checkpoint.tensor(bare).is_some();
         }
         Ok(config)
+    }
+
+    /// Reads the configuration that `metadata` would give the GGUF file `checkpoint` in place of its own.
+    pub fn from_gguf_metadata(checkpoint: &Checkpoint, metadata: &Metadata) -> Result<Self> {
+        from_gguf::read(checkpoint.metadata_file(), metadata, checkpoint)
     }
 
     /// Reads a Hugging Face `config.json`.

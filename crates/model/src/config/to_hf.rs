@@ -3,7 +3,7 @@
 use quern_tensor_io::{ElementType, Metadata};
 use serde_json::{Map, Value, json};
 
-use crate::architecture::{Block, Field, Position};
+use crate::architecture::{Activation, Block, Field, Position, Silence};
 
 use super::{Config, Rope, RopeScaling, quirks};
 
@@ -83,6 +83,18 @@ fn shortest(value: f32) -> Value {
     json!(value.to_string().parse::<f64>().unwrap_or_else(|_| f64::from(value)))
 }
 
+/// The activation by the word this family's files have for it: several words mean nearly one function, and
+/// transformers computes each a little differently.
+fn activation(config: &Config) -> &'static str {
+    let keys = config.architecture.hf_keys.iter();
+    let own = keys.filter(|key| key.field == Field::Activation).find_map(|key| match key.silence {
+        Silence::Word(word) => Some(word),
+        _ => None,
+    });
+    own.filter(|word| Activation::from_hf(word) == Some(config.activation))
+        .unwrap_or(config.activation.hf_name())
+}
+
 fn field(config: &Config, field: Field) -> Option<Value> {
     let experts = config.experts.as_ref();
     Some(match field {
@@ -96,7 +108,7 @@ fn field(config: &Config, field: Field) -> Option<Value> {
         Field::Ffn => json!(config.ffn_size),
         Field::Context => json!(config.context_length),
         Field::NormEpsilon => shortest(config.norm_epsilon),
-        Field::Activation => json!(config.activation.hf_name()),
+        Field::Activation => json!(activation(config)),
         Field::RopeTheta => shortest(config.rope.theta),
         Field::LocalRopeTheta => shortest(config.rope.local_theta?),
         Field::PartialRotary => json!(config.rope.dimensions as f64 / config.head_dim as f64),
@@ -111,7 +123,11 @@ fn field(config: &Config, field: Field) -> Option<Value> {
         Field::NoFinalNorm => json!(!config.final_norm && config.block != Block::PostNorm),
         Field::AttentionSoftcap => config.attention_softcap.map_or(Value::Null, shortest),
         Field::FinalSoftcap => config.final_softcap.map_or(Value::Null, shortest),
-        Field::QueryScalar => shortest(config.query_scalar.unwrap_or(config.head_dim as f32)),
+        // transformers takes a whole number only.
+        Field::QueryScalar => match config.query_scalar.unwrap_or(config.head_dim as f32) {
+            scalar if scalar.fract() == 0.0 => json!(scalar as u64),
+            scalar => shortest(scalar),
+        },
         Field::Experts => json!(experts?.count),
         Field::ExpertsUsed => json!(experts?.used),
         Field::ExpertFfn => json!(experts?.ffn_size),

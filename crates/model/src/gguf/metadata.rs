@@ -61,8 +61,16 @@ pub fn gguf_metadata(checkpoint: &Checkpoint, config: &Config) -> Result<(Metada
     out.set("general.size_label", name::size_label(parameters(checkpoint, config)).as_str());
     card::read(directory, &mut out)?;
     model(config, &mut out);
-    let notes = tokenizer::write(source, &mut out);
+    let notes = tokenizer::write(source, config.architecture.name, &mut out);
     Ok((out, notes))
+}
+
+/// Architecture and sizes alone.
+pub(crate) fn sizes(config: &Config) -> Metadata {
+    let mut out = Metadata::new();
+    out.set("general.architecture", config.architecture.name);
+    model(config, &mut out);
+    out
 }
 
 /// Values in the tensors the GGUF file will have.

@@ -1,9 +1,12 @@
 //! The GGUF world's view of any checkpoint: what llama.cpp's converter would write for it.
 
 mod card;
+mod matrices;
 mod metadata;
 mod name;
 mod tokenizer;
 
+pub use matrices::is_quantizable;
 pub use metadata::gguf_metadata;
-pub(crate) use metadata::own_metadata;
+pub(crate) use metadata::{own_metadata, sizes};
+pub use tokenizer::tokenizer_metadata;

@@ -3,54 +3,63 @@
 //! SentencePiece: `model` "llama", `pre` "default", tokens, scores, types. Byte-level: `model` "gpt2", `pre` the name
 //! of the rule of cutting words, tokens, types, merges. Then for both the special tokens' ids, which of them are
 //! added, and the chat templates.
+//!
+//! Two things GGUF has no key for, though tokens depend on them. Where readers cannot know them they go into keys of
+//! our own, which others pass over: `quern.tokenizer.{space_prefix,class,legacy}` and
+//! `quern.tokenizer.{left,right,single_word}_tokens`.
 
-use quern_tensor_io::{Array, Metadata, StringArray, Value};
+use std::collections::BTreeMap;
+use std::path::Path;
 
+use quern_tensor_io::{Array, Metadata, Result, StringArray, Value};
+
+use crate::tokenizer::gguf_keys::{CLASS, EDGE_KEYS, LEGACY, SPACE_PREFIX, edges_by_name};
+use crate::tokenizer::special::Edges;
+use crate::tokenizer::vocabulary::{SPACE, TokenKind};
 use crate::tokenizer::{Source, SourceModel, SpacePrefix};
 
+use super::name;
+
+/// The tokenizer keys that a GGUF file of this architecture (its GGUF name) has for the tokenizer in `directory`,
+/// with a vocabulary of `vocab_size` tokens, and what they cannot hold or are not sure of, in words.
+///
+/// # Errors
+/// The files are missing, broken, or of a kind quern does not read.
+pub fn tokenizer_metadata(
+    directory: &Path,
+    architecture: &str,
+    vocab_size: usize,
+) -> Result<(Metadata, Vec<String>)> {
+    let mut out = Metadata::new();
+    // Readers know one thing by the name, which the file will have.
+    out.set("general.name", name::title(directory).as_str());
+    let notes = write(Source::read(directory, Some(vocab_size))?, architecture, &mut out);
+    out.remove("general.name");
+    Ok((out, notes))
+}
+
 /// Adds the keys; gives what the metadata cannot hold or is not sure of, in words.
-pub(super) fn write(source: Source, out: &mut Metadata) -> Vec<String> {
+pub(super) fn write(source: Source, architecture: &str, out: &mut Metadata) -> Vec<String> {
     let mut notes = source.notes.clone();
-    let pre = source.pre();
-    let kinds = source.kinds.iter().map(|&k| k as i32).collect();
-    let types = Value::Array(Array::I32(kinds));
-    let tokens = Value::Array(Array::String(source.pieces.clone()));
-    let adds_bos_unless_told = match &source.model {
-        SourceModel::SentencePiece { scores, prefix } => {
-            let prefixed = *prefix != SpacePrefix::Never;
-            // Where the configs are silent but the tokenizer has no prefix, readers must be told: they assume one.
-            if source.prefix_given.is_some() || !prefixed {
-                out.set("tokenizer.ggml.add_space_prefix", Value::Bool(prefixed));
-            }
-            out.set("tokenizer.ggml.model", "llama");
-            out.set("tokenizer.ggml.pre", "default");
-            out.set("tokenizer.ggml.tokens", tokens);
-            out.set("tokenizer.ggml.scores", Value::Array(Array::F32(scores.clone())));
-            out.set("tokenizer.ggml.token_type", types);
-            true
-        }
-        SourceModel::ByteLevel { merges, .. } => {
-            let pre = pre.expect("a byte-level tokenizer has a rule");
-            notes.extend(pre.note);
-            out.set("tokenizer.ggml.model", "gpt2");
-            out.set("tokenizer.ggml.pre", pre.name);
-            out.set("tokenizer.ggml.tokens", tokens);
-            out.set("tokenizer.ggml.token_type", types);
-            out.set("tokenizer.ggml.merges", Value::Array(Array::String(joined(merges))));
-            pre.add_bos
-        }
-    };
-    if !source.edges.is_empty() {
-        notes.push(format!(
-            "{} added tokens take blanks beside them or count only as whole words; GGUF has no place for that",
-            source.edges.len()
-        ));
+    if architecture == "phi2" {
+        out.set("tokenizer.ggml.add_bos_token", Value::Bool(false));
     }
+    let prefixed = prefixed(&source);
+    // The converter writes what the config says for llama only. Where readers would add a prefix that the tokenizer
+    // does not have, they are told in any case: with Gemma last of all.
+    let told = architecture == "llama" && source.prefix_given.is_some();
+    let unprefixed = matches!(source.model, SourceModel::SentencePiece { .. }) && !prefixed;
+    let gemma = architecture.starts_with("gemma");
+    if told || (unprefixed && !gemma) {
+        out.set("tokenizer.ggml.add_space_prefix", Value::Bool(prefixed));
+    }
+    let adds_bos_unless_told = vocabulary(&source, out, &mut notes);
     for &(kind, id) in &source.ids {
         let name = match kind {
             "unk" => "unknown",
             "sep" => "seperator", // sic: the key is spelled so
             "pad" => "padding",
+            "cls" => continue, // no key for it
             other => other,
         };
         out.set(format!("tokenizer.ggml.{name}_token_id"), Value::U32(id));
@@ -62,7 +71,105 @@ pub(super) fn write(source: Source, out: &mut Metadata) -> Vec<String> {
         }
     }
     chat_templates(&source.chat_templates, out);
+    by_size(architecture, source.pieces.len(), out);
+    if gemma && unprefixed {
+        out.set("tokenizer.ggml.add_space_prefix", Value::Bool(false));
+    }
+    own_keys(&source, out, &mut notes);
     notes
+}
+
+/// What readers could not know otherwise.
+fn own_keys(source: &Source, out: &mut Metadata, notes: &mut Vec<String>) {
+    if let SourceModel::SentencePiece { prefix, .. } = &source.model
+        && let Some(name) = prefix.name()
+    {
+        out.set(SPACE_PREFIX, name);
+        notes.push(
+            "this tokenizer puts a space in front of fewer texts than programs that read the GGUF file do: text that \
+             begins with a space or stands behind a special token may get other tokens there (not in quern)"
+                .into(),
+        );
+    }
+    if let Some(class) = &source.llama_class {
+        out.set(CLASS, class.as_str());
+        if let Some(legacy) = source.legacy {
+            out.set(LEGACY, Value::Bool(legacy));
+        }
+    }
+    let pieces: Vec<(&str, TokenKind)> = source.pieces.iter().zip(source.kinds.iter().copied()).collect();
+    let asks = |edges: &Edges| edges.left || edges.right || edges.single_word;
+    let given: BTreeMap<u32, Edges> = source
+        .edges
+        .iter()
+        .filter(|(id, edges)| asks(edges) && (**id as usize) < pieces.len())
+        .map(|(&id, &edges)| (id, Edges { either_space: false, ..edges }))
+        .collect();
+    let name = out.str("general.name").unwrap_or_default();
+    let known: BTreeMap<u32, Edges> = edges_by_name(name, pieces.into_iter()).into_iter().collect();
+    if given == known {
+        return;
+    }
+    for (key, asks) in EDGE_KEYS {
+        let ids: Vec<u32> = given.iter().filter(|(_, edges)| asks(edges)).map(|(&id, _)| id).collect();
+        out.set(key, Value::Array(Array::U32(ids)));
+    }
+    notes.push(format!(
+        "{} added tokens take blanks beside them or count only as whole words, which programs that read the GGUF file \
+         do not know (quern does)",
+        given.len()
+    ));
+}
+
+/// Whether a space is put in front of a text.
+fn prefixed(source: &Source) -> bool {
+    match &source.model {
+        SourceModel::SentencePiece { prefix, .. } => *prefix != SpacePrefix::Never,
+        SourceModel::ByteLevel { .. } => source.prefix_given.unwrap_or(false),
+    }
+}
+
+/// The vocabulary; gives whether readers of it add beginning-of-text unless told.
+fn vocabulary(source: &Source, out: &mut Metadata, notes: &mut Vec<String>) -> bool {
+    let types = Value::Array(Array::I32(source.kinds.iter().map(|&k| k as i32).collect()));
+    // Added tokens are recognised in raw text, so with spaces as raw text has them.
+    let piece = |(piece, kind): (&str, &TokenKind)| match kind {
+        TokenKind::UserDefined => piece.replace(SPACE, " "),
+        _ => piece.to_owned(),
+    };
+    let tokens: StringArray = source.pieces.iter().zip(&source.kinds).map(piece).collect();
+    let tokens = Value::Array(Array::String(tokens));
+    match &source.model {
+        SourceModel::SentencePiece { scores, .. } => {
+            out.set("tokenizer.ggml.model", "llama");
+            out.set("tokenizer.ggml.pre", "default");
+            out.set("tokenizer.ggml.tokens", tokens);
+            out.set("tokenizer.ggml.scores", Value::Array(Array::F32(scores.clone())));
+            out.set("tokenizer.ggml.token_type", types);
+            true
+        }
+        SourceModel::ByteLevel { merges, rule, pipeline, .. } => {
+            let pre = rule.name(pipeline);
+            notes.extend(pre.note);
+            out.set("tokenizer.ggml.model", "gpt2");
+            out.set("tokenizer.ggml.pre", pre.name);
+            out.set("tokenizer.ggml.tokens", tokens);
+            out.set("tokenizer.ggml.token_type", types);
+            out.set("tokenizer.ggml.merges", Value::Array(Array::String(joined(merges))));
+            pre.add_bos
+        }
+    }
+}
+
+/// What the converter takes from the model's kind and size alone: Gemma's end of turn, CodeLlama's end of infill,
+/// Granite's missing beginning-of-text.
+fn by_size(architecture: &str, tokens: usize, out: &mut Metadata) {
+    match (architecture, tokens) {
+        ("gemma", 108..) => out.set("tokenizer.ggml.eot_token_id", Value::U32(107)),
+        ("llama", 32_016) => out.set("tokenizer.ggml.eot_token_id", Value::U32(32_010)),
+        ("llama", 49_152) => out.set("tokenizer.ggml.add_bos_token", Value::Bool(false)),
+        _ => {}
+    }
 }
 
 /// "left right" for each pair; a space within a piece, which would separate, as the alphabet of bytes has it.

@@ -1,6 +1,7 @@
 //! The Hugging Face world's files around the weights: configuration, tokenizer, the directory they lie in.
 
 mod directory;
+mod tokenizer;
 
 use std::path::Path;
 
@@ -11,6 +12,7 @@ use crate::Config;
 use crate::config::to_hf;
 
 pub use directory::{Directory, DirectoryOptions};
+pub use tokenizer::tokenizer_files;
 
 /// The configuration files of a model read from GGUF, whose weights will be stored as `dtype`: name and content
 /// of `config.json` and, where the file says anything that belongs there, `generation_config.json`.

@@ -3,15 +3,16 @@
 //! `model` tells the kind: `llama` is SentencePiece BPE with scores, `gpt2` byte-level BPE with merges and the name
 //! of a pre-tokenizer. What the file does not say is taken as llama.cpp takes it.
 
-use std::collections::HashMap;
 use std::path::Path;
+use std::sync::Arc;
 
 use quern_tensor_io::{Array, Error, Metadata, Result, StringArray, Value};
 
+use super::bpe::{Bpe, BpeOptions};
 use super::byte_level::ByteLevel;
-use super::pre_tokenizer::Pipeline;
+use super::gguf_keys::{edges_of_metadata, split_merge};
 use super::pre_tokenizer::table::{self, Known};
-use super::special::Edges;
+use super::pre_tokenizer::{Pipeline, Rule};
 use super::vocabulary::{TokenKind, Vocabulary};
 use super::{Engine, Parts, SpacePrefix, SpecialIds, Tokenizer};
 
@@ -31,7 +32,9 @@ pub(super) fn read(file: &Path, metadata: &Metadata) -> Result<Tokenizer> {
     if count == 0 || count > super::MAX_TOKENS {
         return Err(keys.bad("tokens", format!("{count} tokens")));
     }
-    let kinds = kinds(metadata, count).map_err(|what| keys.bad("token_type", what))?;
+    let mut kinds = kinds(metadata, count).map_err(|what| keys.bad("token_type", what))?;
+    let mut notes = Vec::new();
+    mend_kinds(&pieces, &mut kinds, &mut notes);
     // Ids that llama.cpp takes for SentencePiece where the file says nothing.
     let usual = |id: u32| (!byte_level).then_some(id);
     let ids = SpecialIds {
@@ -44,19 +47,19 @@ pub(super) fn read(file: &Path, metadata: &Metadata) -> Result<Tokenizer> {
         eot: keys.id("eot_token_id", None, count)?,
         eom: keys.id("eom_token_id", None, count)?,
     };
-    let mut notes = Vec::new();
-    let (vocabulary, engine, add_bos) = if byte_level {
-        let known = pre_tokenizer(metadata, &mut notes);
+    let (vocabulary, engine, add_bos, pre) = if byte_level {
+        let (name, known) = pre_tokenizer(metadata, &mut notes);
         let merges = metadata.strings("tokenizer.ggml.merges").ok_or_else(|| keys.missing("merges"))?;
         let (vocabulary, engine) = byte_level_engine(&keys, known, pieces, kinds, merges, &mut notes)?;
-        (vocabulary, Engine::ByteLevel(engine), known.add_bos)
+        (vocabulary, Engine::ByteLevel(engine), known.add_bos, Some(name))
     } else {
         let scores = keys.scores(count)?;
-        let prefix =
-            if keys.flag("add_space_prefix", true)? { SpacePrefix::Always } else { SpacePrefix::Never };
-        (Vocabulary::new(pieces, scores, kinds, ids.unk), Engine::SentencePiece(prefix), true)
+        let prefix = SpacePrefix::of_metadata(metadata, keys.flag("add_space_prefix", true)?);
+        (Vocabulary::new(pieces, scores, kinds, ids.unk), Engine::SentencePiece(prefix, None), true, None)
     };
-    let edges = edges(metadata, &vocabulary);
+    let all = vocabulary.kinds().iter().enumerate();
+    let pieces = all.map(|(id, &kind)| (vocabulary.piece(id as u32).unwrap_or_default(), kind));
+    let edges = edges_of_metadata(metadata, pieces);
     Ok(Tokenizer::assemble(Parts {
         vocabulary,
         engine,
@@ -66,6 +69,7 @@ pub(super) fn read(file: &Path, metadata: &Metadata) -> Result<Tokenizer> {
         add_bos: keys.flag("add_bos_token", add_bos)?,
         add_eos: keys.flag("add_eos_token", false)?,
         chat_templates: chat_templates(metadata),
+        pre,
         notes,
     }))
 }
@@ -84,6 +88,27 @@ fn chat_templates(metadata: &Metadata) -> Vec<(String, String)> {
     all
 }
 
+/// Old files call the ends of turns and texts ordinary pieces. No text spells those, so llama.cpp takes them for
+/// control tokens, and so does this.
+fn mend_kinds(pieces: &StringArray, kinds: &mut [TokenKind], notes: &mut Vec<String>) {
+    let mut mended = Vec::new();
+    for (piece, kind) in pieces.iter().zip(kinds) {
+        if *kind == TokenKind::Normal && super::END_NAMES.contains(&piece) {
+            *kind = TokenKind::Control;
+            mended.push(piece);
+        }
+    }
+    if !mended.is_empty() {
+        let names = mended.join(", ");
+        notes.push(format!("the file calls {names} ordinary text (token_type); taken for control tokens"));
+    }
+}
+
+/// The rule by which byte-level metadata is cut.
+pub(super) fn rule(metadata: &Metadata) -> Rule {
+    pre_tokenizer(metadata, &mut Vec::new()).1.rule()
+}
+
 fn byte_level_engine(
     keys: &Keys<'_>,
     known: &Known,
@@ -94,13 +119,8 @@ fn byte_level_engine(
 ) -> Result<(Vocabulary, ByteLevel)> {
     let vocabulary = Vocabulary::byte_level(pieces, kinds, None);
     let pipeline = Pipeline::of_rule(&known.rule()).map_err(|(key, what)| keys.bad(key, what))?;
-    // A piece may begin with a space, so the first character does not separate.
-    let pair = |merge| {
-        let at = str::char_indices(merge).skip(1).find(|&(_, c)| c == ' ').map(|(at, _)| at);
-        at.map_or((merge, ""), |at| (&merge[..at], &merge[at + 1..]))
-    };
-    let (engine, misfits, first) =
-        ByteLevel::new(&vocabulary, pipeline, merges.iter().map(pair), known.ignore_merges, None);
+    let options = BpeOptions { ignore_merges: known.ignore_merges, ..BpeOptions::default() };
+    let (bpe, misfits, first) = Bpe::new(&vocabulary, merges.iter().map(split_merge), options);
     if let Some(first) = first {
         notes.push(format!(
             "{misfits} of {} merges need pieces that the vocabulary does not have and are left out, the first \
@@ -110,15 +130,15 @@ fn byte_level_engine(
             first.piece
         ));
     }
-    Ok((vocabulary, engine))
+    Ok((vocabulary, ByteLevel::new(Arc::new(pipeline), bpe)))
 }
 
 /// The rule the file names; where it names none or one that quern does not know, that of most models of its
 /// architecture, and a note.
-fn pre_tokenizer(metadata: &Metadata, notes: &mut Vec<String>) -> &'static Known {
+fn pre_tokenizer(metadata: &Metadata, notes: &mut Vec<String>) -> (&'static str, &'static Known) {
     let name = metadata.str("tokenizer.ggml.pre");
-    if let Some(known) = name.and_then(table::find) {
-        return known;
+    if let Some(found) = name.and_then(table::named) {
+        return found;
     }
     let tokens = metadata.strings("tokenizer.ggml.tokens").map_or(0, |t| t.len());
     let guess = match (metadata.str("general.architecture").unwrap_or_default(), tokens) {
@@ -145,22 +165,7 @@ fn pre_tokenizer(metadata: &Metadata, notes: &mut Vec<String>) -> &'static Known
     notes.push(format!(
         "{said}; {guess:?} is taken: some words may be split otherwise than the model was trained on"
     ));
-    table::find(guess).unwrap_or(&table::KNOWN[0])
-}
-
-/// GGUF has no place for what added tokens ask of the text around them. llama.cpp knows Phi-3's by the name, and
-/// so does this: all special tokens but three take the blanks behind them.
-fn edges(metadata: &Metadata, vocabulary: &Vocabulary) -> HashMap<u32, Edges> {
-    let name = metadata.str("general.name").unwrap_or_default().to_lowercase();
-    if !name.contains("phi-3") && !name.contains("phi3") {
-        return HashMap::new();
-    }
-    let asks = |&(id, kind): &(u32, TokenKind)| {
-        let special = matches!(kind, TokenKind::Control | TokenKind::UserDefined | TokenKind::Unknown);
-        special && !matches!(vocabulary.piece(id), Some("<unk>" | "<s>" | "<|endoftext|>"))
-    };
-    let all = vocabulary.kinds().iter().enumerate().map(|(id, &kind)| (id as u32, kind));
-    all.filter(asks).map(|(id, _)| (id, Edges { right: true, ..Edges::default() })).collect()
+    (guess, table::find(guess).unwrap_or(&table::KNOWN[0]))
 }
 
 /// Keys below `tokenizer.ggml.`

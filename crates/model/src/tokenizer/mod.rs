@@ -8,10 +8,14 @@
 //!                                             └─normalizer, words, bytes─> merges per word ─┘
 //! ```
 
+mod bpe;
 pub(crate) mod byte_level;
 mod directory;
 mod from_gguf;
+pub(crate) mod gguf_keys;
+mod merges;
 pub(crate) mod pre_tokenizer;
+mod space_prefix;
 pub(crate) mod special;
 mod spm;
 mod stream;
@@ -23,9 +27,12 @@ use std::path::Path;
 
 use quern_tensor_io::{Checkpoint, Container, Result};
 
+use bpe::Bpe;
 use byte_level::ByteLevel;
 pub(crate) use directory::{Source, SourceModel};
-use special::Edges;
+use space_prefix::Place;
+pub(crate) use space_prefix::SpacePrefix;
+use special::{Edges, Fragment};
 pub use stream::StreamDecoder;
 pub use vocabulary::TokenKind;
 use vocabulary::Vocabulary;
@@ -38,31 +45,6 @@ pub struct EncodeOptions {
     /// Let text such as `<s>` stand for the control token of that name. Leave it off for text from outside.
     /// (Added tokens that are no control tokens are always recognised.)
     pub parse_special: bool,
-}
-
-/// Where a space is put in front of the text.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum SpacePrefix {
-    /// Nowhere.
-    Never,
-    /// At the start and after each special token, even in front of another space.
-    Always,
-    /// Likewise, unless the text starts with a space.
-    AlwaysUnlessSpace,
-    /// At the very start, unless the text starts with a space.
-    FirstUnlessSpace,
-}
-
-impl SpacePrefix {
-    fn is_wanted(self, raw: &str, first: bool, after_special: bool) -> bool {
-        let space = raw.starts_with([' ', vocabulary::SPACE]);
-        match self {
-            Self::Never => false,
-            Self::Always => after_special,
-            Self::AlwaysUnlessSpace => after_special && !space,
-            Self::FirstUnlessSpace => first && !space,
-        }
-    }
 }
 
 /// The ids of special tokens, where the model has them.
@@ -116,14 +98,23 @@ struct Parts {
     add_bos: bool,
     add_eos: bool,
     chat_templates: Vec<(String, String)>,
+    pre: Option<&'static str>,
     notes: Vec<String>,
 }
 
 /// What makes one kind of tokenizer.
 #[derive(Clone, Debug)]
 enum Engine {
-    SentencePiece(SpacePrefix),
+    /// Merges by score, or by a list.
+    SentencePiece(SpacePrefix, Option<Bpe>),
     ByteLevel(ByteLevel),
+}
+
+impl Engine {
+    /// Whether added tokens have spaces where the tokenizer has U+2581: in GGUF files and SentencePiece models.
+    fn has_spaces(&self) -> bool {
+        matches!(self, Self::SentencePiece(_, None))
+    }
 }
 
 /// A model's tokenizer.
@@ -131,12 +122,14 @@ enum Engine {
 pub struct Tokenizer {
     vocabulary: Vocabulary,
     special: special::SpecialTokens,
+    edges: HashMap<u32, Edges>,
     engine: Engine,
     ids: SpecialIds,
     ends: Vec<u32>,
     add_bos: bool,
     add_eos: bool,
     chat_templates: Vec<(String, String)>,
+    pre: Option<&'static str>,
     notes: Vec<String>,
 }
 
@@ -162,8 +155,18 @@ impl Tokenizer {
     }
 
     fn assemble(parts: Parts) -> Self {
-        let Parts { vocabulary, engine, mut ids, mut ends, edges, add_bos, add_eos, chat_templates, notes } =
-            parts;
+        let Parts {
+            vocabulary,
+            engine,
+            mut ids,
+            mut ends,
+            edges,
+            add_bos,
+            add_eos,
+            chat_templates,
+            pre,
+            notes,
+        } = parts;
         let named = END_NAMES.iter().filter_map(|name| vocabulary.find(name));
         let named: Vec<u32> = named.filter(|&id| vocabulary.kind(id) != Some(TokenKind::Normal)).collect();
         ids.eot = ids.eot.or(named.first().copied());
@@ -171,8 +174,8 @@ impl Tokenizer {
         ends.extend([ids.eos, ids.eot, ids.eom].into_iter().flatten());
         ends.sort_unstable();
         ends.dedup();
-        let special = special::SpecialTokens::new(&vocabulary, &edges);
-        Self { vocabulary, special, engine, ids, ends, add_bos, add_eos, chat_templates, notes }
+        let special = special::SpecialTokens::new(&vocabulary, &edges, engine.has_spaces());
+        Self { vocabulary, special, edges, engine, ids, ends, add_bos, add_eos, chat_templates, pre, notes }
     }
 
     /// The tokens of `text`.
@@ -181,31 +184,21 @@ impl Tokenizer {
         if options.add_special && self.add_bos {
             out.extend(self.ids.bos);
         }
-        let mut after_special = true;
-        let mut first = true;
-        let mut escaped = String::new();
+        let mut place = Place { first: true, after_special: true };
         for fragment in self.special.split(text, options.parse_special) {
             match fragment {
-                special::Fragment::Token(id) => {
+                Fragment::Token(id) => {
                     out.push(id);
-                    after_special = true;
+                    place.after_special = true;
                 }
-                special::Fragment::Text(raw) => {
-                    match &self.engine {
-                        Engine::SentencePiece(prefix) => {
-                            escaped.clear();
-                            if prefix.is_wanted(raw, first, after_special) {
-                                escaped.push(vocabulary::SPACE);
-                            }
-                            vocabulary::escape_spaces(raw, &mut escaped);
-                            spm::encode(&self.vocabulary, &escaped, &mut out);
-                        }
-                        Engine::ByteLevel(engine) => engine.encode(&self.vocabulary, raw, &mut out),
+                Fragment::Text(raw) => match &self.engine {
+                    Engine::SentencePiece(prefix, bpe) => {
+                        self.encode_sentence_piece(raw, *prefix, bpe.as_ref(), &mut place, &mut out);
                     }
-                    after_special = false;
-                }
+                    Engine::ByteLevel(engine) => engine.encode(&self.vocabulary, raw, &mut out),
+                },
             }
-            first = false;
+            place.first = false;
         }
         if options.add_special && self.add_eos {
             out.extend(self.ids.eos);
@@ -213,9 +206,42 @@ impl Tokenizer {
         out
     }
 
+    /// Text between special tokens.
+    fn encode_sentence_piece(
+        &self,
+        raw: &str,
+        prefix: SpacePrefix,
+        bpe: Option<&Bpe>,
+        place: &mut Place,
+        out: &mut Vec<u32>,
+    ) {
+        let mut escaped = String::new();
+        if let Some(bpe) = bpe {
+            prefix.escape(raw, place, &mut escaped);
+            return spm::encode_by_merges(&self.vocabulary, bpe, &escaped, out);
+        }
+        let spaced = match raw.contains(vocabulary::SPACE) {
+            true => Cow::Owned(raw.replace(vocabulary::SPACE, " ")),
+            false => Cow::Borrowed(raw),
+        };
+        let whole = || vec![Fragment::Text(&spaced)];
+        for fragment in self.special.split_blanks(&spaced).unwrap_or_else(whole) {
+            match fragment {
+                Fragment::Token(id) => out.push(id),
+                Fragment::Text(text) => {
+                    escaped.clear();
+                    prefix.escape(text, place, &mut escaped);
+                    spm::encode(&self.vocabulary, &escaped, out);
+                }
+            }
+            place.first = false;
+            place.after_special = matches!(fragment, Fragment::Token(_));
+        }
+    }
+
     /// Whether encoding may put a space in front that decoding takes away again.
     fn prefixes(&self) -> bool {
-        matches!(&self.engine, Engine::SentencePiece(prefix) if *prefix != SpacePrefix::Never)
+        matches!(&self.engine, Engine::SentencePiece(prefix, _) if *prefix != SpacePrefix::Never)
     }
 
     /// The text of `tokens`, without control tokens and without the space that encoding put in front. Bytes
@@ -263,15 +289,44 @@ impl Tokenizer {
     /// The kind of tokenizer, for people.
     pub fn kind_name(&self) -> &'static str {
         match self.engine {
-            Engine::SentencePiece(_) => "SentencePiece BPE",
+            Engine::SentencePiece(..) => "SentencePiece BPE",
             Engine::ByteLevel(_) => "byte-level BPE",
         }
+    }
+
+    /// The name of the rule by which a GGUF file's byte-level tokenizer cuts words (`llama-bpe`, `qwen2` …): the
+    /// file's own, or the one taken where it has none that quern knows. `None` for all other tokenizers.
+    pub fn pre_tokenizer(&self) -> Option<&'static str> {
+        self.pre
     }
 
     /// What is not sure of this tokenizer, in words a user can act on: a pre-tokenizer that the file does not
     /// name or that quern does not know, merges that do not fit.
     pub fn notes(&self) -> &[String] {
         &self.notes
+    }
+
+    /// Whether this is byte-level BPE.
+    pub(crate) fn is_byte_level(&self) -> bool {
+        matches!(self.engine, Engine::ByteLevel(_))
+    }
+
+    /// Where SentencePiece puts a space in front; `None` for byte-level BPE.
+    pub(crate) fn prefix(&self) -> Option<SpacePrefix> {
+        match self.engine {
+            Engine::SentencePiece(prefix, _) => Some(prefix),
+            Engine::ByteLevel(_) => None,
+        }
+    }
+
+    /// What a special token asks of the text around it.
+    pub(crate) fn edges(&self, token: u32) -> Edges {
+        self.edges.get(&token).copied().unwrap_or_default()
+    }
+
+    /// The rule by which byte-level metadata is cut into words.
+    pub(crate) fn rule_of_metadata(metadata: &quern_tensor_io::Metadata) -> pre_tokenizer::Rule {
+        from_gguf::rule(metadata)
     }
 
     /// The ids of special tokens.

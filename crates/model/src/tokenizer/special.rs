@@ -5,7 +5,7 @@
 
 use std::collections::HashMap;
 
-use super::vocabulary::{TokenKind, Vocabulary};
+use super::vocabulary::{SPACE, TokenKind, Vocabulary};
 
 /// What an added token asks of the text around it (`lstrip`, `rstrip`, `single_word` of Hugging Face's files).
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -16,6 +16,8 @@ pub(crate) struct Edges {
     pub right: bool,
     /// It counts only where no word goes on at its ends.
     pub single_word: bool,
+    /// It is looked for where spaces have become U+2581 (`normalized`), so the two are one in it.
+    pub either_space: bool,
 }
 
 /// A piece of text between special tokens, or one of those.
@@ -28,11 +30,57 @@ pub(crate) enum Fragment<'a> {
 }
 
 /// Special tokens by their text.
+///
+/// In a GGUF file and in a SentencePiece model, added tokens that are blanks (Gemma's) stand as spaces, while the
+/// model's own tokenizer looks for them twice: as they are spelled, with U+2581, in raw text, and again where spaces
+/// have become U+2581.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct SpecialTokens {
-    tokens: HashMap<String, Special>,
-    /// For each first byte, the lengths that texts which start so have, longest first.
-    lengths: Vec<Vec<usize>>,
+    raw: Table,
+    blanks: Table,
+}
+
+impl SpecialTokens {
+    /// All special tokens of a vocabulary. `edges` holds only tokens that ask for something. With `as_spaces` the
+    /// vocabulary has spaces in added tokens where the tokenizer has U+2581.
+    pub fn new(vocabulary: &Vocabulary, edges: &HashMap<u32, Edges>, as_spaces: bool) -> Self {
+        let (mut raw, mut blanks) = (Table::default(), Table::default());
+        for (id, kind) in vocabulary.kinds().iter().enumerate() {
+            let id = id as u32;
+            let control = matches!(kind, TokenKind::Control | TokenKind::Unknown);
+            let piece = vocabulary.piece(id).unwrap_or_default();
+            if piece.is_empty() || !(control || *kind == TokenKind::UserDefined) {
+                continue;
+            }
+            let edges = edges.get(&id).copied().unwrap_or_default();
+            let special = Special { id, control, edges };
+            let (spaced, sign) = (piece.replace(SPACE, " "), SPACE.encode_utf8(&mut [0; 4]).to_owned());
+            if as_spaces && !control && spaced.bytes().all(|b| b == b' ') {
+                raw.add(&piece.replace(' ', &sign), special);
+                blanks.add(&spaced, special);
+                continue;
+            }
+            raw.add(piece, special);
+            if !control && (as_spaces || edges.either_space) {
+                raw.add(&spaced, special);
+                raw.add(&piece.replace(' ', &sign), special);
+            }
+        }
+        raw.sort();
+        blanks.sort();
+        Self { raw, blanks }
+    }
+
+    /// Cuts `text`; control tokens count only with `control`.
+    pub fn split<'a>(&self, text: &'a str, control: bool) -> Vec<Fragment<'a>> {
+        self.raw.split(text, control)
+    }
+
+    /// Cuts text between special tokens, in which every blank is a space, at tokens that are blanks. `None` if
+    /// there is nothing to cut.
+    pub fn split_blanks<'a>(&self, text: &'a str) -> Option<Vec<Fragment<'a>>> {
+        (!self.blanks.tokens.is_empty()).then(|| self.blanks.split(text, false))
+    }
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -42,32 +90,29 @@ struct Special {
     edges: Edges,
 }
 
-impl SpecialTokens {
-    /// All special tokens of a vocabulary. `edges` holds only tokens that ask for something.
-    pub fn new(vocabulary: &Vocabulary, edges: &HashMap<u32, Edges>) -> Self {
-        let mut tokens: HashMap<String, Special> = HashMap::new();
-        let mut lengths: Vec<Vec<usize>> = vec![Vec::new(); 256];
-        for (id, kind) in vocabulary.kinds().iter().enumerate() {
-            let id = id as u32;
-            let control = matches!(kind, TokenKind::Control | TokenKind::Unknown);
-            let piece = vocabulary.piece(id).unwrap_or_default();
-            if piece.is_empty() || !(control || *kind == TokenKind::UserDefined) {
-                continue;
-            }
-            let edges = edges.get(&id).copied().unwrap_or_default();
-            // Of equal texts the first id wins.
-            tokens.entry(piece.to_owned()).or_insert(Special { id, control, edges });
-            lengths[usize::from(piece.as_bytes()[0])].push(piece.len());
-        }
-        for lengths in &mut lengths {
+#[derive(Clone, Debug, Default)]
+struct Table {
+    tokens: HashMap<String, Special>,
+    /// For each first byte, the lengths that texts which start so have, longest first.
+    lengths: Vec<Vec<usize>>,
+}
+
+impl Table {
+    /// Of equal texts the first one counts.
+    fn add(&mut self, text: &str, special: Special) {
+        self.lengths.resize(256, Vec::new());
+        self.tokens.entry(text.to_owned()).or_insert(special);
+        self.lengths[usize::from(text.as_bytes()[0])].push(text.len());
+    }
+
+    fn sort(&mut self) {
+        for lengths in &mut self.lengths {
             lengths.sort_unstable_by_key(|&len| std::cmp::Reverse(len));
             lengths.dedup();
         }
-        Self { tokens, lengths }
     }
 
-    /// Cuts `text`; control tokens count only with `control`.
-    pub fn split<'a>(&self, text: &'a str, control: bool) -> Vec<Fragment<'a>> {
+    fn split<'a>(&self, text: &'a str, control: bool) -> Vec<Fragment<'a>> {
         let mut out = Vec::new();
         let (mut from, mut at) = (0, 0);
         while at < text.len() {
@@ -124,7 +169,7 @@ mod tests {
             (1, Edges { left: true, ..Edges::default() }),
             (3, Edges { single_word: true, ..Edges::default() }),
         ]);
-        let special = SpecialTokens::new(&vocabulary, &edges);
+        let special = SpecialTokens::new(&vocabulary, &edges, false);
         use Fragment::{Text, Token};
         assert_eq!(
             special.split("x <a> \ty <b> z", true),

@@ -8,10 +8,14 @@
 //! No merge can cross a place where no piece would fit, so the text is first cut there: before each space
 //! (U+2581) whose left neighbour stands before a space in no piece. Those are words, most of them seen before,
 //! whose tokens are copied. The result is that of the whole text at once.
+//!
+//! A `tokenizer.json` lists merges instead of scores. Made from scores it gives the same tokens; trained by the
+//! tokenizers library it need not, so there the list is followed (`bpe.rs`).
 
 use std::cmp::Ordering;
 use std::collections::{BinaryHeap, HashMap};
 
+use super::bpe::Bpe;
 use super::vocabulary::{SPACE, Vocabulary};
 
 const NONE: u32 = u32::MAX;
@@ -34,6 +38,15 @@ pub(crate) fn encode(vocabulary: &Vocabulary, text: &str, out: &mut Vec<u32>) {
         if word.len() <= 64 {
             seen.insert(word, (start, out.len()));
         }
+    }
+}
+
+/// Appends the tokens of `text` as a list of merges makes them instead of scores.
+pub(crate) fn encode_by_merges(vocabulary: &Vocabulary, bpe: &Bpe, text: &str, out: &mut Vec<u32>) {
+    let mut encoder = bpe.encoder(vocabulary);
+    match bpe.may_cut() {
+        true => Words { vocabulary, rest: text }.for_each(|word| encoder.encode(word, out)),
+        false => encoder.encode(text, out),
     }
 }
 

@@ -146,9 +146,11 @@ fn layer_of<'v>(view: &'v View<'_>, layer: usize) -> Option<&'v PackedLayer> {
 /// The rows of the source from the first to the last that these rows of the view need.
 fn source_span(order: Option<&RowOrder>, rows: Range<usize>) -> Range<usize> {
     let Some(order) = order else { return rows };
-    let sources = rows.map(|row| order.source(row));
-    let span = sources.fold(usize::MAX..0, |span, row| span.start.min(row)..span.end.max(row + 1));
-    if span.is_empty() { 0..0 } else { span }
+    let bounds = rows.map(|row| order.source(row)).fold(None, |bounds: Option<(usize, usize)>, row| {
+        let (low, high) = bounds.unwrap_or((row, row));
+        Some((low.min(row), high.max(row)))
+    });
+    bounds.map_or(0..0, |(low, high)| low..high + 1)
 }
 
 /// Rows of a stack, part by part.

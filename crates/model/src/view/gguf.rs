@@ -2,8 +2,8 @@
 
 use std::collections::HashMap;
 
-use quern_tensor_io::scheme::{ExactForm, Packing};
-use quern_tensor_io::{Checkpoint, ElementType, Error, ErrorKind, Result};
+use quern_tensor_io::scheme::{ExactForm, Inexact, Packing};
+use quern_tensor_io::{Checkpoint, ElementType, Error, Metadata, Result};
 
 use crate::architecture::{Layout, TensorRole as Role, World};
 use crate::config::{Config, ExpectedTensor};
@@ -37,6 +37,15 @@ pub(super) fn of_gguf(checkpoint: &Checkpoint) -> Result<View<'_>> {
 
 /// A Hugging Face checkpoint.
 pub(super) fn of_hugging_face(checkpoint: &Checkpoint, packed: Packed) -> Result<View<'_>> {
+    described(checkpoint, packed, |config| gguf_metadata(checkpoint, config))
+}
+
+/// The same with other metadata and notes.
+pub(super) fn described(
+    checkpoint: &Checkpoint,
+    packed: Packed,
+    metadata: impl FnOnce(&Config) -> Result<(Metadata, Vec<String>)>,
+) -> Result<View<'_>> {
     let config = Config::from_checkpoint(checkpoint)?;
     let packing = packing(checkpoint, &config, packed)?;
     let here = config.expected_tensors(World::HuggingFace);
@@ -57,7 +66,7 @@ pub(super) fn of_hugging_face(checkpoint: &Checkpoint, packed: Packed) -> Result
             None => all.extend(computed(&config, &want)),
         }
     }
-    let (metadata, notes) = gguf_metadata(checkpoint, &config)?;
+    let (metadata, notes) = metadata(&config)?;
     Ok(sorted(checkpoint, Some(config), packing, metadata, notes, all))
 }
 
@@ -90,7 +99,7 @@ fn sorted<'a>(
     checkpoint: &'a Checkpoint,
     config: Option<Config>,
     packing: Option<Packing>,
-    metadata: quern_tensor_io::Metadata,
+    metadata: Metadata,
     notes: Vec<String>,
     mut all: Vec<(ViewTensor, Data<'a>)>,
 ) -> View<'a> {
@@ -113,10 +122,10 @@ fn computed(config: &Config, want: &ExpectedTensor) -> Option<(ViewTensor, Data<
         _ => return None,
     };
     let bytes = factors.iter().flat_map(|f| f.to_le_bytes()).collect();
-    Some((described(want, ElementType::F32, Vec::new()), Data::Owned(bytes)))
+    Some((tensor_of(want, ElementType::F32, Vec::new()), Data::Owned(bytes)))
 }
 
-fn described(want: &ExpectedTensor, element_type: ElementType, sources: Vec<String>) -> ViewTensor {
+fn tensor_of(want: &ExpectedTensor, element_type: ElementType, sources: Vec<String>) -> ViewTensor {
     ViewTensor {
         name: want.name.clone(),
         shape: want.shape.clone(),
@@ -146,16 +155,16 @@ impl<'a> Builder<'a, '_> {
         let Some(packing) = self.packing.filter(|_| self.packed == Packed::Exact) else { return Ok(()) };
         let roles: HashMap<&str, Role> = here.iter().map(|e| (e.name.as_str(), e.role)).collect();
         for (number, layer) in packing.layers().iter().enumerate() {
-            let inexact = |e: &dyn std::fmt::Display| {
-                Error::new(self.checkpoint.path(), ErrorKind::Unsupported(e.to_string()))
-                    .with_tensor(&layer.name)
+            let inexact = |e: Inexact| {
+                let what = format!("{}; {}", e.why, e.remedy);
+                Error::unsupported(self.checkpoint.path(), what).with_tensor(&layer.name)
             };
-            let form = layer.exact_form(self.checkpoint).map_err(|e| inexact(&e))?;
+            let form = layer.exact_form(self.checkpoint).map_err(inexact)?;
             let movable = roles.get(layer.name.as_str()) == Some(&Role::FfnDown)
                 && self.has_plain_rows(here, &layer.name);
             let form = match movable {
                 true => form,
-                false => form.without_permutation(layer).map_err(|e| inexact(&e))?,
+                false => form.without_permutation(layer).map_err(inexact)?,
             };
             self.forms.insert(number, form);
         }
@@ -203,11 +212,11 @@ impl<'a> Builder<'a, '_> {
             let data = self.checkpoint.data(info);
             if layout == Layout::PlusOne {
                 let owned = Data::Owned(shifted(self.checkpoint, info, 1.0)?);
-                let mut tensor = described(want, ElementType::F32, names);
+                let mut tensor = tensor_of(want, ElementType::F32, names);
                 tensor.changed = Some("plus one");
                 return Ok(Some((tensor, owned)));
             }
-            let tensor = described(want, info.element_type, names.clone());
+            let tensor = tensor_of(want, info.element_type, names.clone());
             match (&order, want.shape.len()) {
                 (Some(order), 1) => return Ok(Some((tensor, Data::Owned(reordered(info, data, order))))),
                 _ if layout == Layout::Transposed => {
@@ -238,7 +247,7 @@ impl<'a> Builder<'a, '_> {
             let what = format!("is {}, others of the stack {} are {first}", types[other], want.name);
             return Err(Error::unsupported(self.checkpoint.path(), what).with_tensor(&names[other]));
         }
-        let tensor = ViewTensor { packed, ..described(want, first, names) };
+        let tensor = ViewTensor { packed, ..tensor_of(want, first, names) };
         Ok(Some((tensor, Data::Rows { parts, order })))
     }
 }

@@ -103,6 +103,17 @@ impl<'a> View<'a> {
         }
     }
 
+    /// As [`View::gguf`] for tensors and their names alone: also of architectures that llama.cpp does not know.
+    /// The metadata has the model's sizes and no tokenizer, so no file should be made of it.
+    pub fn gguf_names(checkpoint: &'a Checkpoint) -> Result<Self> {
+        match checkpoint.container() {
+            Container::Gguf => gguf::of_gguf(checkpoint),
+            _ => gguf::described(checkpoint, Packed::Refused, |config| {
+                Ok((crate::gguf::sizes(config), Vec::new()))
+            }),
+        }
+    }
+
     /// Looks at `checkpoint` the Hugging Face way. A GGUF file must be of an architecture quern knows. A Hugging
     /// Face checkpoint is taken as it is, but for packed layers, which are decoded (or refused).
     pub fn hugging_face(checkpoint: &'a Checkpoint, packed: Packed) -> Result<Self> {

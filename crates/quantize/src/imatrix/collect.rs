@@ -60,6 +60,23 @@ pub struct Collected {
     pub seconds: f64,
 }
 
+impl Collected {
+    /// Experts that saw less than a hundredth of what each would see if all were chosen alike: the tensor's GGUF
+    /// name, the expert and its tokens.
+    pub fn starved(&self) -> Vec<(&str, usize, u64)> {
+        let mut starved = Vec::new();
+        for entry in self.sums.iter().filter(|e| e.tokens.len() > 1) {
+            let fair = entry.tokens.iter().sum::<u64>() / entry.tokens.len() as u64;
+            for (expert, &tokens) in entry.tokens.iter().enumerate() {
+                if tokens == 0 || tokens < fair / 100 {
+                    starved.push((entry.name, expert, tokens));
+                }
+            }
+        }
+        starved
+    }
+}
+
 /// Why nothing was measured.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
@@ -183,18 +200,20 @@ impl Observer for Watcher<'_> {
         // Queries, keys and values of a block get the same vectors one after the other, gate and up too.
         let shared = match input.role {
             Role::AttentionQ | Role::AttentionK | Role::AttentionV => Some(Shared::Attention),
-            Role::FfnGate | Role::FfnUp => Some(Shared::Network),
+            Role::FfnGate | Role::FfnUp | Role::ExpertsGate | Role::ExpertsUp => Some(Shared::Network),
             _ => None,
         };
         let (at, length) = (input.values.as_ptr(), input.values.len());
         let this = input.layer.zip(shared).map(|(layer, shared)| Input { layer, shared, at, length });
         // A first layer (queries, gate) always sums: a new batch may lie where the last one lay.
-        let first = matches!(input.role, Role::AttentionQ | Role::FfnGate);
+        let first = matches!(input.role, Role::AttentionQ | Role::FfnGate | Role::ExpertsGate);
         if first || this.is_none() || this != self.input {
             sum_squares(self.model.pool(), input.values, input.columns, &mut self.squares);
         }
         self.input = this;
-        self.error = self.sums.add(&name, &self.squares, input.rows as u64).err();
+        let count = self.model.config().experts.map_or(1, |e| e.count);
+        let place = input.expert.map_or((0, 1), |expert| (expert, count));
+        self.error = self.sums.add_expert(&name, place, &self.squares, input.rows as u64).err();
     }
 }
 

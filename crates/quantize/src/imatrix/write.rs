@@ -39,8 +39,21 @@ pub struct WriteOptions {
 /// One tensor's inputs so far.
 #[derive(Clone, Debug)]
 struct Sums {
+    /// `[matrices][columns]`: one matrix, or one an expert.
     squares: Vec<f64>,
-    tokens: u64,
+    /// Of each matrix.
+    tokens: Vec<u64>,
+}
+
+/// A tensor's sums, as [`Accumulator::iter`] gives them.
+#[derive(Clone, Copy, Debug)]
+pub struct Entry<'a> {
+    /// GGUF name.
+    pub name: &'a str,
+    /// Sums of squares, `[matrices][columns]`: one matrix, or one an expert.
+    pub squares: &'a [f64],
+    /// Tokens that each matrix saw.
+    pub tokens: &'a [u64],
 }
 
 /// Sums of squares of the inputs of a model's linear layers.
@@ -94,6 +107,24 @@ impl Accumulator {
         sums_of_squares: &[S],
         tokens: u64,
     ) -> Result<(), AddError> {
+        self.add_expert(gguf_name, (0, 1), sums_of_squares, tokens)
+    }
+
+    /// The same for one of the matrices stacked in a tensor: expert `expert` of `count`.
+    ///
+    /// # Errors
+    /// [`AddError`]; nothing is added then.
+    ///
+    /// # Panics
+    /// If there are not so many experts.
+    pub fn add_expert<S: Copy + Into<f64>>(
+        &mut self,
+        gguf_name: &str,
+        (expert, count): (usize, usize),
+        sums_of_squares: &[S],
+        tokens: u64,
+    ) -> Result<(), AddError> {
+        assert!(expert < count, "expert {expert} of {count}");
         let tensor = || gguf_name.to_owned();
         let wrong = |sum: f64| !sum.is_finite() || sum < 0.0;
         if let Some(column) = sums_of_squares.iter().position(|&s| wrong(s.into())) {
@@ -101,21 +132,15 @@ impl Accumulator {
             return Err(AddError::NotFinite { tensor: tensor(), column, sum });
         }
         let found = sums_of_squares.len();
-        match self.tensors.get_mut(gguf_name) {
-            Some(held) if held.squares.len() != found => {
-                let expected = held.squares.len();
-                return Err(AddError::Columns { tensor: tensor(), found, expected });
-            }
-            Some(held) => {
-                held.tokens += tokens;
-                for (sum, &more) in held.squares.iter_mut().zip(sums_of_squares) {
-                    *sum += more.into();
-                }
-            }
-            None => {
-                let squares = sums_of_squares.iter().map(|&s| s.into()).collect();
-                self.tensors.insert(tensor(), Sums { squares, tokens });
-            }
+        let none = || Sums { squares: vec![0.0; found * count], tokens: vec![0; count] };
+        let held = self.tensors.entry(gguf_name.to_owned()).or_insert_with(none);
+        if held.squares.len() != found * count || held.tokens.len() != count {
+            let expected = held.squares.len() / held.tokens.len();
+            return Err(AddError::Columns { tensor: tensor(), found, expected });
+        }
+        held.tokens[expert] += tokens;
+        for (sum, &more) in held.squares[expert * found..].iter_mut().zip(sums_of_squares) {
+            *sum += more.into();
         }
         Ok(())
     }
@@ -130,9 +155,9 @@ impl Accumulator {
         self.tensors.is_empty()
     }
 
-    /// Each tensor's GGUF name, sums of squares and tokens, in byte order of the names.
-    pub fn iter(&self) -> impl ExactSizeIterator<Item = (&str, &[f64], u64)> {
-        self.tensors.iter().map(|(name, sums)| (name.as_str(), sums.squares.as_slice(), sums.tokens))
+    /// What each tensor saw, in byte order of the names.
+    pub fn iter(&self) -> impl ExactSizeIterator<Item = Entry<'_>> {
+        self.tensors.iter().map(|(name, sums)| Entry { name, squares: &sums.squares, tokens: &sums.tokens })
     }
 
     /// Writes the matrix to `path`, whole or not at all. Returns its size in bytes.
@@ -153,7 +178,8 @@ impl Accumulator {
 
     /// Whole chunks of the tensor that saw most.
     fn chunks(&self, chunk_size: u32) -> u64 {
-        self.tensors.values().map(|s| s.tokens).max().unwrap_or(0) / u64::from(chunk_size)
+        let of_tensor = |sums: &Sums| sums.tokens.iter().copied().max().unwrap_or(0);
+        self.tensors.values().map(of_tensor).max().unwrap_or(0) / u64::from(chunk_size)
     }
 
     fn write_gguf(&self, path: &Path, options: &WriteOptions) -> Result<u64> {
@@ -164,18 +190,25 @@ impl Accumulator {
         let chunks = self.chunks(options.chunk_size).try_into().unwrap_or(u32::MAX);
         metadata.set("imatrix.chunk_count", Value::U32(chunks));
         metadata.set("imatrix.chunk_size", Value::U32(options.chunk_size));
-        let plan =
-            |name: String, length| TensorPlan { name, element_type: ElementType::F32, shape: vec![length] };
+        let plan = |name: String, matrices: usize, length| {
+            // One matrix is written without the dimension of the experts.
+            let shape = if matrices == 1 { vec![length] } else { vec![matrices, length] };
+            TensorPlan { name, element_type: ElementType::F32, shape }
+        };
         let plans: Vec<TensorPlan> = self
             .iter()
-            .flat_map(|(name, sums, _)| {
-                [plan(format!("{name}{SUMS}"), sums.len()), plan(format!("{name}{COUNTS}"), 1)]
+            .flat_map(|Entry { name, squares, tokens }| {
+                let matrices = tokens.len();
+                [
+                    plan(format!("{name}{SUMS}"), matrices, squares.len() / matrices),
+                    plan(format!("{name}{COUNTS}"), matrices, 1),
+                ]
             })
             .collect();
         let mut writer = container::Writer::create(path, &metadata, &plans, options.force)?;
-        for (_, sums, tokens) in self.iter() {
-            writer.write(&bytes(sums.iter().map(|&s| s as f32)))?;
-            writer.write(&(tokens as f32).to_le_bytes())?;
+        for Entry { squares, tokens, .. } in self.iter() {
+            writer.write(&bytes(squares.iter().map(|&s| s as f32)))?;
+            writer.write(&bytes(tokens.iter().map(|&n| n as f32)))?;
         }
         writer.finish()
     }
@@ -188,17 +221,21 @@ impl Accumulator {
             out.extend(text.as_bytes());
         };
         out.extend(number(self.len() as u64).to_le_bytes());
-        for (name, sums, tokens) in self.iter() {
-            let calls = number(tokens.div_ceil(options.chunk_size.into()));
+        for Entry { name, squares, tokens } in self.iter() {
+            let most = tokens.iter().copied().max().unwrap_or(0);
+            let calls = number(most.div_ceil(options.chunk_size.into()));
             text(&mut out, name);
             out.extend(calls.to_le_bytes());
-            out.extend(number(sums.len() as u64).to_le_bytes());
-            // as llama-imatrix rounds: sum, mean and product are f32
-            let value = |&sum: &f64| match tokens {
-                0 => calls as f32,
-                _ => sum as f32 / tokens as f32 * calls as f32,
-            };
-            out.extend(bytes(sums.iter().map(value)));
+            out.extend(number(squares.len() as u64).to_le_bytes());
+            let columns = squares.len() / tokens.len();
+            for (sums, &tokens) in squares.chunks_exact(columns.max(1)).zip(tokens) {
+                // as llama-imatrix rounds: sum, mean and product are f32
+                let value = |&sum: &f64| match tokens {
+                    0 => calls as f32,
+                    _ => sum as f32 / tokens as f32 * calls as f32,
+                };
+                out.extend(bytes(sums.iter().map(value)));
+            }
         }
         out.extend(number(self.chunks(options.chunk_size)).to_le_bytes());
         text(&mut out, options.datasets.last().map_or("", String::as_str));

@@ -209,12 +209,10 @@ impl<'a> Finder<'a> {
         self.bytes.set(self.bytes.get() + bytes as u64);
         let weight = match self.load_in.and_then(|l| Some((l, l.target(&name)?))) {
             Some((load_in, target)) => {
-                let part = TensorInfo {
-                    shape: vec![rows, columns],
-                    offset: info.offset + (expert * bytes) as u64,
-                    bytes,
-                    ..info.clone()
-                };
+                let mut part = info.clone();
+                part.shape = vec![rows, columns];
+                part.offset += (expert * bytes) as u64;
+                part.bytes = bytes;
                 encoded(self.checkpoint, &part, None, load_in, target, self.pool)?
             }
             None => {

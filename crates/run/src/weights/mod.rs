@@ -93,6 +93,7 @@ pub(crate) struct HeadNorms {
 
 /// The projections to queries, keys and values.
 #[derive(Clone, Debug)]
+#[allow(clippy::large_enum_variant)] // one a layer
 pub(crate) enum Qkv {
     /// One matrix each.
     Separate { q: Linear, k: Linear, v: Linear },
@@ -113,6 +114,7 @@ pub(crate) enum Widen {
 
 /// The feed-forward network.
 #[derive(Clone, Debug)]
+#[allow(clippy::large_enum_variant)] // one a layer
 pub(crate) enum Ffn {
     Dense { widen: Widen, down: Linear },
     Experts(Box<Experts>),

@@ -12,16 +12,27 @@ pub(super) struct Fault {
     at: usize,
     tensor: Option<String>,
     unsupported: bool,
+    short: bool,
     what: String,
 }
 
 impl Fault {
     pub fn new(at: usize, what: impl Into<String>) -> Self {
-        Self { at, tensor: None, unsupported: false, what: what.into() }
+        Self { at, tensor: None, unsupported: false, short: false, what: what.into() }
     }
 
     pub fn unsupported(at: usize, what: impl Into<String>) -> Self {
         Self { unsupported: true, ..Self::new(at, what) }
+    }
+
+    /// No broken rule: the file goes on, but the bytes at hand do not.
+    fn short(at: usize) -> Self {
+        Self { short: true, ..Self::new(at, "more of the file is needed") }
+    }
+
+    /// Whether more of the file is needed to tell.
+    pub fn is_short(&self) -> bool {
+        self.short
     }
 
     /// Says where in the header it happened.
@@ -51,11 +62,14 @@ impl Fault {
 pub(super) struct Cursor<'a> {
     data: &'a [u8],
     at: usize,
+    /// Bytes of the whole file, of which `data` may be the beginning.
+    size: usize,
 }
 
 impl<'a> Cursor<'a> {
-    pub fn new(data: &'a [u8]) -> Self {
-        Self { data, at: 0 }
+    /// The beginning of a file of `size` bytes, or all of it.
+    pub fn new(data: &'a [u8], size: u64) -> Self {
+        Self { data, at: 0, size: usize::try_from(size).unwrap_or(usize::MAX).max(data.len()) }
     }
 
     /// Bytes read so far.
@@ -63,9 +77,14 @@ impl<'a> Cursor<'a> {
         self.at
     }
 
-    /// Bytes still to read.
+    /// Bytes of the file still to read.
     pub fn left(&self) -> usize {
-        self.data.len() - self.at
+        self.size - self.at
+    }
+
+    /// Checks that the next `n` bytes, which the file has, are at hand.
+    fn at_hand(&self, n: usize) -> Result<(), Fault> {
+        if n > self.data.len() - self.at { Err(Fault::short(self.at)) } else { Ok(()) }
     }
 
     /// The next `n` bytes; `what` names them in the error.
@@ -75,6 +94,7 @@ impl<'a> Cursor<'a> {
                 self.at += n;
                 Ok(bytes)
             }
+            None if n <= self.left() => Err(Fault::short(self.at)),
             None => {
                 let left = self.left();
                 Err(Fault::new(
@@ -189,6 +209,7 @@ impl<'a> Cursor<'a> {
     /// the second copies into one allocation of the right size and checks the encoding of all at once.
     fn strings(&mut self, count: usize) -> Result<StringArray, Fault> {
         let start = self.at;
+        self.at_hand(count * 8)?;
         let mut ends = Vec::with_capacity(count);
         let mut total = 0;
         for i in 0..count {

@@ -21,9 +21,12 @@ mod cursor;
 mod header;
 pub(crate) mod reader;
 pub(crate) mod split;
+mod split_writer;
 mod writer;
 
 pub use crate::plan::TensorPlan;
+pub use split::SplitName;
+pub use split_writer::{Split, SplitPart, SplitWriter};
 pub use writer::Writer;
 
 /// Alignment of the data section and of each tensor where `general.alignment` is absent.

@@ -29,11 +29,23 @@ pub(crate) struct Header {
 
 /// Reads the header in `data`, the whole of the file `path`. Tensors are given `file` as their file index.
 pub(crate) fn read(path: &Path, data: &[u8], file: usize) -> Result<Header> {
-    parse(data, file).map_err(|fault| fault.in_file(path))
+    let header = parse(data, data.len() as u64, file).map_err(|fault| fault.in_file(path))?;
+    Ok(header.0)
 }
 
-fn parse(data: &[u8], file: usize) -> Result<Header, Fault> {
-    let mut cursor = Cursor::new(data);
+/// Where the header ends in a file of `size` bytes that begins with `start`; `None` if that is not enough to
+/// tell. The header is checked as [`read`] does.
+pub(crate) fn end(path: &Path, start: &[u8], size: u64) -> Result<Option<u64>> {
+    match parse(start, size, 0) {
+        Ok((_, end)) => Ok(Some(end as u64)),
+        Err(fault) if fault.is_short() => Ok(None),
+        Err(fault) => Err(fault.in_file(path)),
+    }
+}
+
+/// Reads the header of a file of `size` bytes that begins with `data`. Also gives where it ends.
+fn parse(data: &[u8], size: u64, file: usize) -> Result<(Header, usize), Fault> {
+    let mut cursor = Cursor::new(data, size);
     check_magic(cursor.take(4, "the magic \"GGUF\"")?)?;
     check_version(cursor.u32("the version")?)?;
     let tensor_count = count(&mut cursor, "tensor", MIN_TENSOR_BYTES)?;
@@ -60,8 +72,8 @@ fn parse(data: &[u8], file: usize) -> Result<Header, Fault> {
         tensors.push(TensorInfo { file, ..info });
         offsets.push((at, offset));
     }
-    place(&mut tensors, &offsets, cursor.position() as u64, alignment, data.len() as u64)?;
-    Ok(Header { metadata, tensors })
+    place(&mut tensors, &offsets, cursor.position() as u64, alignment, size)?;
+    Ok((Header { metadata, tensors }, cursor.position()))
 }
 
 fn check_magic(magic: &[u8]) -> Result<(), Fault> {
@@ -166,7 +178,10 @@ fn read_tensor(cursor: &mut Cursor, name: &str) -> Result<(TensorInfo, u64), Fau
         return Err(Fault::new(at, bad_shape(element_type, &shape)));
     };
     let offset = cursor.u64("the offset")?;
-    Ok((TensorInfo { name: name.to_owned(), element_type, shape, file: 0, offset: 0, bytes }, offset))
+    Ok((
+        TensorInfo { name: name.to_owned(), element_type, shape, file: 0, offset: 0, bytes, strided: None },
+        offset,
+    ))
 }
 
 /// Turns offsets within the data section into offsets within the file. `declared` holds, per tensor, where

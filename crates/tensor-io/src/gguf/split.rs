@@ -14,10 +14,12 @@ use crate::{Error, Metadata, Result};
 
 /// The parts of a split file's name.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) struct SplitName<'a> {
+pub struct SplitName<'a> {
+    /// What all parts share, with the folder where one was given.
     pub prefix: &'a str,
     /// From 1.
     pub number: u32,
+    /// Number of parts.
     pub count: u32,
 }
 
@@ -53,7 +55,12 @@ pub(crate) fn open(path: &Path) -> Result<Parts> {
                 format!("named part {} of {}, but its metadata lacks split.count", name.number, name.count);
             return Err(Error::malformed(path, what));
         }
-        return Ok(Parts { files: vec![file], metadata: header.metadata, tensors: header.tensors });
+        return Ok(Parts {
+            files: vec![file],
+            metadata: header.metadata,
+            tensors: header.tensors,
+            strided: Vec::new(),
+        });
     }
     let Some(name) = name.filter(|n| u64::from(n.count) == count) else {
         let what = format!(
@@ -115,7 +122,7 @@ fn join(paths: &[PathBuf], known: (usize, MappedFile, Header)) -> Result<Parts> 
             return Err(Error::malformed(&paths[tensor.file], what).with_tensor(&tensor.name));
         }
     }
-    Ok(Parts { files, metadata, tensors })
+    Ok(Parts { files, metadata, tensors, strided: Vec::new() })
 }
 
 /// A split key's value: absent, or an integer that is not negative.

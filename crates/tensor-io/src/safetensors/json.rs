@@ -10,7 +10,7 @@ use super::METADATA_KEY;
 
 /// An object of values of one type.
 #[derive(Debug, Default)]
-pub(super) struct Pairs<V>(pub Vec<(String, V)>);
+pub(crate) struct Pairs<V>(pub Vec<(String, V)>);
 
 /// A safetensors header: the metadata, and everything else as a tensor.
 #[derive(Debug, Default)]

@@ -12,8 +12,7 @@
 //! The `safetensors` crate, the format's reference, judges types, sizes and offsets; what it lets pass or
 //! says without naming the tensor is checked here first: duplicate keys, sizes, gaps, the end of the file.
 
-pub(crate) mod index;
-mod json;
+pub(crate) mod json;
 pub(crate) mod reader;
 mod sharded;
 mod writer;

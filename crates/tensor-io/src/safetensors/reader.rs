@@ -19,7 +19,7 @@ use crate::{Error, Metadata, Result, TensorInfo};
 pub(crate) fn open(path: &Path) -> Result<Parts> {
     let file = MappedFile::open(path)?;
     let (metadata, tensors) = read(path, file.bytes(), 0)?;
-    Ok(Parts { files: vec![file], metadata, tensors })
+    Ok(Parts { files: vec![file], metadata, tensors, strided: Vec::new() })
 }
 
 /// Reads the header in `data`, the whole of the file `path`. Tensors are given `file` as their file index
@@ -66,21 +66,29 @@ pub(crate) fn read(path: &Path, data: &[u8], file: usize) -> Result<(Metadata, V
     Ok((metadata, tensors))
 }
 
-fn header_text<'a>(path: &Path, data: &'a [u8]) -> Result<&'a str> {
-    let Some((length, rest)) = data.split_first_chunk() else {
-        let what =
-            format!("a safetensors file begins with 8 bytes of header length, this one has {}", data.len());
+/// Where the header ends in a file of `size` bytes that begins with `start`; `None` if that is not enough to tell.
+pub(crate) fn end(path: &Path, start: &[u8], size: u64) -> Result<Option<u64>> {
+    let Some(length) = start.first_chunk() else {
+        if size >= 8 {
+            return Ok(None);
+        }
+        let what = format!("a safetensors file begins with 8 bytes of header length, this one has {size}");
         return Err(Error::malformed(path, what).at(0));
     };
     let length = u64::from_le_bytes(*length);
-    if length > MAX_HEADER_BYTES || length > rest.len() as u64 {
+    if length > MAX_HEADER_BYTES || length > size - 8 {
         let what = format!(
             "the header claims {length} bytes; the file has {} after the length, and the format allows {MAX_HEADER_BYTES}",
-            rest.len()
+            size - 8
         );
         return Err(Error::malformed(path, what).at(0));
     }
-    let bytes = &rest[..length as usize];
+    Ok(Some(8 + length))
+}
+
+fn header_text<'a>(path: &Path, data: &'a [u8]) -> Result<&'a str> {
+    let end = end(path, data, data.len() as u64)?.unwrap_or_default() as usize;
+    let bytes = data.get(8..end).unwrap_or_default();
     if bytes.first() != Some(&b'{') {
         return Err(
             Error::malformed(path, "the header does not begin with '{': not a safetensors file").at(8)
@@ -123,5 +131,8 @@ fn read_tensor(path: &Path, name: &str, raw: &RawTensor, expected: &mut u64) -> 
     }
     *expected = end;
     let shape = raw.shape.clone();
-    Ok((TensorInfo { name: name.to_owned(), element_type, shape, file: 0, offset: 0, bytes }, dtype))
+    Ok((
+        TensorInfo { name: name.to_owned(), element_type, shape, file: 0, offset: 0, bytes, strided: None },
+        dtype,
+    ))
 }

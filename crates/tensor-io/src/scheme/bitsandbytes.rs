@@ -20,6 +20,7 @@ use serde_json::{Map, Value};
 
 use super::four_bit::{Absmax, FourBit};
 use super::int8::Int8;
+use super::label::Label;
 use super::parts::{Part, find, need};
 use super::{PackedLayer, Store};
 use crate::decode::four_bit;
@@ -46,7 +47,11 @@ pub(super) fn int8_layer(name: &str) -> Option<&str> {
 }
 
 /// Reads the 4-bit weight of this name.
-pub(super) fn read_four_bit(checkpoint: &Checkpoint, weight: &str) -> Result<PackedLayer> {
+pub(super) fn read_four_bit(
+    checkpoint: &Checkpoint,
+    weight: &str,
+    label: Option<&Label>,
+) -> Result<PackedLayer> {
     let states: Vec<_> = STATES.iter().filter_map(|s| Some((*s, find(checkpoint, weight, s)?))).collect();
     let (suffix, state) = match states[..] {
         [one] => one,
@@ -58,7 +63,10 @@ pub(super) fn read_four_bit(checkpoint: &Checkpoint, weight: &str) -> Result<Pac
             return Err(need(checkpoint, weight, name)?.unsupported(what));
         }
     };
-    let state_values = State::read(state)?;
+    let state_values = match checkpoint.has_data() {
+        true => State::read(state)?,
+        false => State::from_headers(checkpoint, weight, suffix, label)?,
+    };
     if let Some(kind) = suffix.strip_prefix(".quant_state.bitsandbytes__")
         && kind != state_values.kind
     {
@@ -87,7 +95,9 @@ pub(super) fn read_four_bit(checkpoint: &Checkpoint, weight: &str) -> Result<Pac
     let differs = |(found, expected): (&[u8; 4], &f32)| (f32::from_le_bytes(*found) - expected).abs() > 1e-6;
     let nan = |b: &[u8; 4]| f32::from_le_bytes(*b).is_nan();
     let found = table.data().as_chunks().0;
-    if found.iter().any(nan) || found.iter().zip(expected).any(differs) {
+    if !checkpoint.has_data() {
+        // nothing to compare
+    } else if found.iter().any(nan) || found.iter().zip(expected).any(differs) {
         let kind = if nf4 { "nf4" } else { "fp4" };
         return Err(table.malformed(format!("is not the table of {kind}: the codes have another meaning")));
     }
@@ -128,6 +138,7 @@ pub(super) fn read_int8(checkpoint: &Checkpoint, prefix: &str) -> Result<PackedL
     if let Some(format) = format {
         let format = format.of(&[ElementType::U8])?;
         match format.data() {
+            _ if !checkpoint.has_data() => {}
             [0] => {}
             [other] => {
                 let what = format!(
@@ -161,6 +172,36 @@ struct Nested {
 }
 
 impl State {
+    /// What names and shapes say where the state's own text is not there. The shape is in that text only: the
+    /// layer is given as one row.
+    fn from_headers(
+        checkpoint: &Checkpoint,
+        weight: &str,
+        suffix: &str,
+        label: Option<&Label>,
+    ) -> Result<Self> {
+        let join = if suffix.starts_with('.') { "." } else { "_" };
+        let count = need(checkpoint, weight, "")?.info.bytes.saturating_mul(2);
+        let absmax = need(checkpoint, weight, &format!("{join}absmax"))?;
+        let outer = find(checkpoint, weight, &format!("{join}nested_absmax"));
+        let of_label = || label.and_then(|l| l.four_bit.clone()).unwrap_or_else(|| "nf4".to_owned());
+        let kind = suffix.strip_prefix(".quant_state.bitsandbytes__").map_or_else(of_label, str::to_owned);
+        // Blocks are of 2^n values; only the last one may be shorter.
+        let block = |values: usize, blocks: &Part| match blocks.info.elements() {
+            0 => Err(blocks.malformed("holds nothing")),
+            n => Ok(values.div_ceil(n).next_power_of_two()),
+        };
+        let nested = outer.map(|o| block(absmax.info.elements(), &o)).transpose()?;
+        Ok(Self {
+            nf4: kind == "nf4",
+            kind,
+            block_size: block(count, &absmax)?,
+            rows: 1,
+            columns: count,
+            nested: nested.map(|block_size| Nested { block_size, offset: 0.0 }),
+        })
+    }
+
     fn read(part: Part) -> Result<Self> {
         const KEYS: [&str; 7] = [
             "quant_type",

@@ -11,7 +11,7 @@ use super::{PackedLayer, Store, stream};
 use crate::{Checkpoint, ElementType, Error, Result};
 
 /// Types that scales come in.
-const SCALES: [ElementType; 3] = [ElementType::F16, ElementType::BF16, ElementType::F32];
+pub(super) const SCALES: [ElementType; 3] = [ElementType::F16, ElementType::BF16, ElementType::F32];
 
 /// Reads the GPTQ layer of this prefix.
 pub(super) fn read(checkpoint: &Checkpoint, prefix: &str, label: Option<&Label>) -> Result<PackedLayer> {
@@ -25,8 +25,9 @@ pub(super) fn read(checkpoint: &Checkpoint, prefix: &str, label: Option<&Label>)
     scales.shaped(&[group_count, rows])?;
     let [_, zero_words] = qzeros.matrix()?;
     qzeros.shaped(&[group_count, zero_words])?;
-    let listed = g_idx.map(|part| group_numbers(part, group_count)).transpose()?;
-    let (bits, columns) = bits_and_columns(qweight, qzeros, listed.as_ref().map(Vec::len), label)?;
+    let has_data = checkpoint.has_data();
+    let listed = g_idx.filter(|_| has_data).map(|part| group_numbers(part, group_count)).transpose()?;
+    let (bits, columns) = bits_and_columns(qweight, qzeros, g_idx.map(|g| g.info.elements()), label)?;
     let size = group_size(scales, columns, group_count, label)?;
     // All zero stands for "none" in some files.
     let listed = listed.filter(|l| l.iter().any(|&g| g != 0));
@@ -37,14 +38,19 @@ pub(super) fn read(checkpoint: &Checkpoint, prefix: &str, label: Option<&Label>)
         _ => Groups::Even(size),
     };
 
-    let stored = repeated_code(qzeros.data(), zero_words, rows, bits);
     let middle = 1 << (bits - 1);
     let symmetric = label.and_then(|l| l.symmetric).unwrap_or(true);
+    let labelled_v2 = label.and_then(|l| l.v2).unwrap_or(false);
+    let stored = match has_data {
+        true => repeated_code(qzeros.data(), zero_words, rows, bits),
+        // Of headers alone the label has to be believed.
+        false => symmetric.then_some(if labelled_v2 { middle } else { middle - 1 }),
+    };
     let v2 = match stored {
         // Of a symmetric model the words themselves say how they are stored; labels have been wrong.
         Some(code) if symmetric && code == middle => true,
         Some(code) if symmetric && code == middle - 1 => false,
-        _ => label.and_then(|l| l.v2).unwrap_or(false),
+        _ => labelled_v2,
     };
     let less = u8::from(!v2);
     let affine = Affine {
@@ -94,7 +100,7 @@ pub(super) fn read_awq(checkpoint: &Checkpoint, prefix: &str, label: Option<&Lab
         qweight: qweight.index,
         qzeros: qzeros.index,
         scales: scales.index,
-        zero: repeated_code(qzeros.data(), words, rows, 4),
+        zero: checkpoint.has_data().then(|| repeated_code(qzeros.data(), words, rows, 4)).flatten(),
     };
     let parts = [qweight, qzeros, scales];
     Ok(PackedLayer::new(format!("{prefix}.weight"), rows, columns, parts, Store::Affine(affine)))
@@ -110,7 +116,7 @@ pub(super) fn looks_like_awq(checkpoint: &Checkpoint, prefix: &str) -> bool {
 }
 
 /// The group numbers in a `g_idx`, all below `groups`.
-fn group_numbers(part: Part, groups: usize) -> Result<Vec<u32>> {
+pub(super) fn group_numbers(part: Part, groups: usize) -> Result<Vec<u32>> {
     let part = part.of(&[ElementType::I32, ElementType::I64])?;
     if part.info.shape.len() != 1 {
         return Err(part.malformed(format!("has shape {:?}, expected one dimension", part.info.shape)));

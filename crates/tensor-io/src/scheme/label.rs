@@ -10,6 +10,7 @@ use std::path::{Path, PathBuf};
 
 use serde_json::{Map, Value};
 
+use super::compressed::{self, Rule};
 use crate::{Checkpoint, Error, Result};
 
 /// The largest configuration file that is read; real ones have a few KB.
@@ -21,6 +22,7 @@ pub(super) enum Method {
     Gptq,
     Awq,
     BitsAndBytes,
+    CompressedTensors,
 }
 
 impl Method {
@@ -30,6 +32,7 @@ impl Method {
             Self::Gptq => "gptq",
             Self::Awq => "awq",
             Self::BitsAndBytes => "bitsandbytes",
+            Self::CompressedTensors => "compressed-tensors",
         }
     }
 }
@@ -51,6 +54,8 @@ pub(super) struct Label {
     pub dynamic: bool,
     /// bitsandbytes: `nf4` or `fp4`, where layers are of 4 bits.
     pub four_bit: Option<String>,
+    /// compressed-tensors: what groups of layers have.
+    pub compressed: Vec<Rule>,
 }
 
 /// One configuration object and where it stands.
@@ -80,7 +85,12 @@ pub(super) fn read(checkpoint: &Checkpoint) -> Result<Option<Label>> {
         v2: None,
         dynamic: sources.find("dynamic").is_some_and(|(_, v)| v.as_object().is_some_and(|o| !o.is_empty())),
         four_bit: None,
+        compressed: Vec::new(),
     };
+    if method == Method::CompressedTensors {
+        label.compressed = compressed::rules(&first.file, &first.object)?;
+        return Ok(Some(label));
+    }
     if method == Method::BitsAndBytes {
         if let Some((_, kind)) = sources.text(&["bnb_4bit_quant_type"])? {
             label.four_bit = sources.boolean("load_in_4bit")?.unwrap_or(false).then_some(kind);
@@ -117,8 +127,8 @@ pub(super) fn read(checkpoint: &Checkpoint) -> Result<Option<Label>> {
 }
 
 /// What to do with a checkpoint that cannot be read.
-pub(super) const ADVICE: &str =
-    "take the model unquantized, or quantized with GPTQ, AWQ (gemm), bitsandbytes or as GGUF";
+pub(super) const ADVICE: &str = "take the model unquantized, or quantized with GPTQ, AWQ (gemm), bitsandbytes, compressed-tensors \
+     (pack-quantized) or as GGUF";
 
 struct Sources(Vec<Source>);
 
@@ -185,6 +195,7 @@ impl Sources {
                 "gptq" => Ok(Method::Gptq),
                 "awq" => Ok(Method::Awq),
                 "bitsandbytes" | "bnb" => Ok(Method::BitsAndBytes),
+                "compressed-tensors" | "compressed_tensors" => Ok(Method::CompressedTensors),
                 _ => Err(Error::unsupported(file, refused(&name))),
             };
         }
@@ -194,6 +205,7 @@ impl Sources {
             _ if has(&["load_in_4bit", "load_in_8bit"]) => Ok(Method::BitsAndBytes),
             _ if has(&["zero_point", "version"]) => Ok(Method::Awq),
             _ if has(&["bits", "w_bit", "wbits"]) => Ok(Method::Gptq),
+            _ if has(&["config_groups"]) => Ok(Method::CompressedTensors),
             _ => Err(Error::malformed(file, "the quantization configuration names no quant_method")),
         }
     }

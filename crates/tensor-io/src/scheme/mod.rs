@@ -1,4 +1,4 @@
-//! Schemes that keep a linear layer in several tensors: GPTQ, AWQ and bitsandbytes.
+//! Schemes that keep a linear layer in several tensors: GPTQ, AWQ, compressed-tensors and bitsandbytes.
 //!
 //! [`Packing::read`] finds out from `quantize_config.json` or `config.json` and from the tensors themselves
 //! which layers of a checkpoint are packed and how. A packed layer goes by the name its weight would have
@@ -6,6 +6,7 @@
 
 mod affine;
 mod bitsandbytes;
+mod compressed;
 mod exact;
 mod four_bit;
 mod gptq;
@@ -51,6 +52,17 @@ pub enum Scheme {
         bits: u32,
         /// Input columns that share a scale; `None` for all of a row.
         group_size: Option<usize>,
+    },
+    /// compressed-tensors (llm-compressor), `pack-quantized`.
+    CompressedTensors {
+        /// Bits per code of the first layer: 1 to 8.
+        bits: u32,
+        /// Input columns of the first layer that share a scale; `None` for all of a row.
+        group_size: Option<usize>,
+        /// Zero points are in the middle of the range.
+        symmetric: bool,
+        /// Columns are grouped in the order of their activations (`actorder` = `group`).
+        act_order: bool,
     },
     /// bitsandbytes NF4.
     Nf4 {
@@ -106,7 +118,7 @@ enum Store {
 /// A packed layer as rows of blocks, the form that kernels multiply and GGUF stores.
 #[derive(Clone, Debug, PartialEq)]
 pub struct BlockForm {
-    /// The block type: `q4_0`, `q4_1`, `q8_0`, `nf4`, `fp4`; `f16` where nothing else fits.
+    /// The block type: `q4_0`, `q4_1`, `q5_0`, `q8_0`, `nf4`, `fp4`; `f16` where nothing else fits.
     pub element_type: ElementType,
     /// The codes are the layer's own: every value is what [`PackedLayer::decode`] gives, up to the rounding of
     /// scales (and, in `q4_1`, of minima) to f16. Not so where each value was rounded to f16.
@@ -120,14 +132,15 @@ impl Packing {
     /// Finds the packed layers of `checkpoint`; `None` if it is not quantized (or a GGUF file).
     ///
     /// Reads the configuration, the headers and the small tensors that say what the others mean (zero points,
-    /// group numbers, quantization states), not codes and scales.
+    /// group numbers, quantization states), not codes and scales. Without data ([`Checkpoint::has_data`]) the
+    /// configuration, names and shapes have to do.
     ///
     /// # Errors
     /// A quantization method quern does not read, a configuration that contradicts itself, tensors that are
     /// missing or of a shape or type that does not fit.
     pub fn read(checkpoint: &Checkpoint) -> Result<Option<Self>> {
         match checkpoint.container() {
-            Container::Safetensors => read::read(checkpoint),
+            Container::Safetensors | Container::PyTorch => read::read(checkpoint),
             Container::Gguf => Ok(None),
         }
     }
@@ -170,7 +183,7 @@ impl PackedLayer {
         Self { name, rows, columns, parts, bytes: sizes.iter().sum(), store }
     }
 
-    /// Bits per code, scales not counted: 2, 3, 4 or 8.
+    /// Bits per code, scales not counted: 2, 3, 4 or 8; of compressed-tensors 1 to 8.
     pub fn bits(&self) -> u32 {
         match &self.store {
             Store::Affine(layer) => layer.bits(),
@@ -181,7 +194,7 @@ impl PackedLayer {
 
     /// Decodes some rows (outputs) to f32: `out` is `[rows][columns]`. Rows are taken faster in multiples of 256.
     ///
-    /// Products are formed in f32: `scale * (q - zero)` of GPTQ and AWQ; `table[q] * absmax` of NF4 and FP4, with
+    /// Products are formed in f32: `scale * (q - zero)` of GPTQ, AWQ and compressed-tensors; `table[q] * absmax` of NF4 and FP4, with
     /// `absmax = map[q8] * nested_absmax + offset` where scales are quantized; `q * SCB * 7.874015718698502e-3`
     /// of int8.
     ///
@@ -203,11 +216,12 @@ impl PackedLayer {
     ///
     /// | layer | blocks |
     /// |---|---|
-    /// | GPTQ of 2 and 3 bits; GPTQ and AWQ of 4 bits with all zero points in the middle | `q4_0` |
-    /// | other GPTQ and AWQ of 4 bits | `q4_1`, whose minimum is `-zero * scale` rounded to f16 |
-    /// | GPTQ of 8 bits with all zero points in the middle, int8 | `q8_0` |
+    /// | codes (GPTQ, AWQ, compressed-tensors) of up to 3 bits; of 4 bits with all zero points in the middle | `q4_0` |
+    /// | other codes of 4 bits | `q4_1`, whose minimum is `-zero * scale` rounded to f16 |
+    /// | codes of 5 bits with all zero points in the middle | `q5_0` |
+    /// | other codes of 5 bits, of 6 and 7; of 8 with all zero points in the middle; int8 | `q8_0` |
     /// | NF4, FP4 | `nf4`, `fp4` |
-    /// | GPTQ of 8 bits with other zero points; columns that are not a multiple of 32; groups that share some 32 columns, also after sorting | `f16`, not exact |
+    /// | codes of 8 bits with other zero points; columns that are not a multiple of 32; groups that share some 32 columns, also after sorting | `f16`, not exact |
     pub fn block_form(&self, checkpoint: &Checkpoint) -> BlockForm {
         let _ = checkpoint; // everything it depends on was found when the layer was read
         match &self.store {

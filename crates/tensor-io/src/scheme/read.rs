@@ -4,14 +4,13 @@ use std::collections::HashSet;
 
 use super::bitsandbytes::{four_bit_weight, int8_layer, read_four_bit, read_int8};
 use super::label::{self, ADVICE, Label, Method};
-use super::{PackedLayer, Packing, Scheme, Store, affine, four_bit, gptq};
+use super::{PackedLayer, Packing, Scheme, Store, affine, compressed, four_bit, gptq};
 use crate::{Checkpoint, Error, Result, TensorInfo};
 
 /// Tensors that mark a method quern does not read, by the ends of their names.
-const OTHERS: [(&str, &str); 7] = [
+const OTHERS: [(&str, &str); 6] = [
     (".q_invperm", "EXL2 (exllamav2)"),
     (".trellis", "EXL3 (exllamav3)"),
-    (".weight_packed", "compressed-tensors (llm-compressor)"),
     (".W_q", "HQQ"),
     (".weight_scale_inv", "fp8 with block scales"),
     (".weight_scale", "scaled fp8 or int8 (compressed-tensors, modelopt)"),
@@ -19,7 +18,7 @@ const OTHERS: [(&str, &str); 7] = [
 ];
 
 /// Tensors that belong to a packed layer and mean nothing alone, by the ends of their names.
-const PIECES: [&str; 14] = [
+const PIECES: [&str; 19] = [
     ".qzeros",
     ".g_idx",
     ".scales",
@@ -34,6 +33,11 @@ const PIECES: [&str; 14] = [
     ".weight_format",
     ".SCB",
     ".weight_scb",
+    ".weight_packed",
+    ".weight_scale",
+    ".weight_shape",
+    ".weight_zero_point",
+    ".weight_g_idx",
 ];
 
 pub(super) fn read(checkpoint: &Checkpoint) -> Result<Option<Packing>> {
@@ -50,8 +54,10 @@ pub(super) fn read(checkpoint: &Checkpoint) -> Result<Option<Packing>> {
                 true => (Method::Awq, gptq::read_awq(checkpoint, prefix, label)?),
                 false => (Method::Gptq, gptq::read(checkpoint, prefix, label)?),
             }
+        } else if let Some(prefix) = info.name.strip_suffix(".weight_packed") {
+            (Method::CompressedTensors, compressed::read(checkpoint, prefix, label)?)
         } else if let Some(weight) = four_bit_weight(&info.name) {
-            (Method::BitsAndBytes, read_four_bit(checkpoint, weight)?)
+            (Method::BitsAndBytes, read_four_bit(checkpoint, weight, label)?)
         } else if let Some(prefix) = int8_layer(&info.name) {
             (Method::BitsAndBytes, read_int8(checkpoint, prefix)?)
         } else {
@@ -77,7 +83,13 @@ pub(super) fn read(checkpoint: &Checkpoint) -> Result<Option<Packing>> {
     let quantized = !layers.is_empty() || label.is_some();
     check_names(checkpoint, &layers, quantized)?;
     let Some(scheme) = scheme(&layers, label) else { return Ok(None) };
-    let notes = notes(&scheme, &layers, label);
+    let mut notes = notes(&scheme, &layers, label);
+    if !checkpoint.has_data() {
+        notes.push(
+            "headers alone were read: zero points, group order and the like are as the configuration says"
+                .into(),
+        );
+    }
     Ok(Some(Packing::new(scheme, layers, notes)))
 }
 
@@ -89,6 +101,12 @@ fn fault(checkpoint: &Checkpoint, info: &TensorInfo, what: impl Into<String>) ->
 fn refuse_others(checkpoint: &Checkpoint) -> Result<()> {
     for info in checkpoint.tensors() {
         let other = OTHERS.iter().find(|(end, _)| info.name.ends_with(end)).map(|o| o.1);
+        let packed = |prefix: &str| {
+            [".weight_packed", ".weight_shape"]
+                .iter()
+                .any(|p| checkpoint.index_of(&format!("{prefix}{p}")).is_some())
+        };
+        let other = other.filter(|_| !info.name.strip_suffix(".weight_scale").is_some_and(packed));
         let marlin = || {
             let prefix = info.name.strip_suffix(".B")?;
             checkpoint.index_of(&format!("{prefix}.s")).map(|_| "gptq in Marlin's layout")
@@ -144,6 +162,16 @@ fn scheme(layers: &[PackedLayer], label: Option<&Label>) -> Option<Scheme> {
             let bits = label.and_then(|l| l.bits).unwrap_or(first.bits());
             match first.layout {
                 affine::Layout::Awq => Scheme::Awq { bits, group_size },
+                affine::Layout::Rows { .. } => Scheme::CompressedTensors {
+                    bits: first.bits(),
+                    group_size: match first.groups {
+                        _ if first.group_count == 1 => None,
+                        affine::Groups::Even(size) => Some(size),
+                        affine::Groups::Listed(_) => Some(first.columns.div_ceil(first.group_count)),
+                    },
+                    symmetric: all(&|a| a.symmetric()),
+                    act_order: !all(&|a| matches!(a.groups, affine::Groups::Even(_))),
+                },
                 affine::Layout::Gptq { .. } => Scheme::Gptq {
                     bits,
                     group_size,
@@ -172,6 +200,15 @@ fn scheme(layers: &[PackedLayer], label: Option<&Label>) -> Option<Scheme> {
                 v2: label?.v2.unwrap_or(false),
             },
             Method::Awq => Scheme::Awq { bits: 4, group_size: label?.group_size.unwrap_or(Some(128)) },
+            Method::CompressedTensors => {
+                let rule = label?.compressed.first();
+                Scheme::CompressedTensors {
+                    bits: rule.map_or(4, |r| r.bits),
+                    group_size: rule.map_or(Some(128), |r| r.group_size),
+                    symmetric: rule.is_none_or(|r| r.symmetric),
+                    act_order: false,
+                }
+            }
             Method::BitsAndBytes => match label?.four_bit.as_deref() {
                 Some("nf4") => Scheme::Nf4 { block_size: 64, double_quantized: false },
                 Some(_) => Scheme::Fp4 { block_size: 64, double_quantized: false },
@@ -188,6 +225,15 @@ fn notes(scheme: &Scheme, layers: &[PackedLayer], label: Option<&Label>) -> Vec<
         notes.push(format!(
             "the configuration says {method}, but no layer is quantized: all weights are plain"
         ));
+    }
+    if let Scheme::CompressedTensors { bits, .. } = scheme {
+        let mixed = layers.iter().filter(|l| l.bits() != *bits).count();
+        if mixed > 0 {
+            notes.push(format!("{mixed} of {} layers have another number of bits than {bits}", layers.len()));
+        }
+        if label.is_some_and(|l| l.compressed.iter().any(|r| r.activations)) {
+            notes.push("made to run with quantized activations too, which are not quantized here".into());
+        }
     }
     let Scheme::Gptq { bits, symmetric, .. } = scheme else { return notes };
     if !layers.is_empty() && label.is_none() {

@@ -3,11 +3,18 @@
 //! 2, 4 and 8 bits fill words evenly; 32 codes of 3 bits fill three words, codes 10 and 21 lying across two.
 
 /// Where a code lies: the number of its first word, the shift there, and whether it goes on into the next.
-#[derive(Clone, Copy, Debug, PartialEq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub(super) struct Place {
     pub word: usize,
     pub shift: u32,
     pub straddles: bool,
+}
+
+/// Place of code `k`, where no code goes across words.
+pub(super) fn padded_place(k: usize, bits: u32) -> Place {
+    let per_word = 32 / bits;
+    let (word, nth) = (k / per_word as usize, k % per_word as usize);
+    Place { word, shift: nth as u32 * bits, straddles: false }
 }
 
 /// Place of code `k`.
@@ -24,7 +31,12 @@ pub(super) fn words(codes: usize, bits: u32) -> Option<usize> {
 
 /// Code `k` of a stream.
 pub(super) fn code(stream: &[[u8; 4]], k: usize, bits: u32) -> u8 {
-    let Place { word, shift, straddles } = place(k, bits);
+    code_at(stream, place(k, bits), bits)
+}
+
+/// The code in this place.
+pub(super) fn code_at(stream: &[[u8; 4]], place: Place, bits: u32) -> u8 {
+    let Place { word, shift, straddles } = place;
     let low = u32::from_le_bytes(stream[word]) >> shift;
     let high = if straddles { u32::from_le_bytes(stream[word + 1]) << (32 - shift) } else { 0 };
     (low | high) as u8 & mask(bits)

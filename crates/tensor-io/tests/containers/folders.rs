@@ -100,11 +100,11 @@ fn what_is_not_a_model_is_refused_with_advice() {
     let text = refusal(&[("config.json", b"{}".to_vec())]);
     assert!(text.contains("no model in this folder"), "{text}");
     let text = refusal(&[("pytorch_model.bin", b"PK".to_vec())]);
-    assert!(text.contains("PyTorch") && text.contains("safetensors"), "{text}");
+    assert!(text.contains("pytorch_model.bin") && text.contains("not a file of torch.save"), "{text}");
 
     let scratch = Scratch::new();
     assert_refused(&scratch.path().join("absent.gguf"), &["absent.gguf", "No such file"]);
-    assert_refused(&scratch.file("a.bin", "PK"), &["a.bin", "PyTorch"]);
+    assert_refused(&scratch.file("a.bin", "PK"), &["a.bin", "not a file of torch.save"]);
     assert_refused(&scratch.file("notes.txt", "hello"), &["notes.txt", "neither GGUF nor safetensors"]);
     assert_refused(&scratch.file("empty", ""), &["empty", "neither GGUF nor safetensors"]);
     let error = Checkpoint::open(&scratch.path().join("absent")).unwrap_err();

@@ -26,6 +26,7 @@ fn hostile_files_are_refused_in_little_memory() {
         text.contains("hostile_gguf::every_broken_rule_is_named ... ok"),
         "the tests did not run: {text}"
     );
+    assert!(text.contains("hostile_pytorch::bombs ... ok"), "the tests did not run: {text}");
     assert!(text.contains("mutations::damaged_gguf_never_panics ... ok"), "the tests did not run: {text}");
 
     // The limit is one: a test that asks for a GiB does not survive it.

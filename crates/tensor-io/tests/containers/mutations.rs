@@ -7,6 +7,7 @@ use quern_tensor_io::Checkpoint;
 
 use super::Scratch;
 use super::bytes::{Gguf, T_Q4_0, safetensors, sound_gguf, sound_safetensors};
+use super::pytorch_bytes::{archive, legacy, sound_archive, sound_legacy, sound_pickle};
 
 /// Overwrites, removals and insertions, all small enough to leave most of the file meaningful.
 #[derive(Clone, Debug)]
@@ -126,6 +127,55 @@ fn damaged_safetensors_never_panic() {
 }
 
 #[test]
+fn damaged_pytorch_files_never_panic() {
+    let sound = [sound_archive(), sound_legacy()];
+    many((vec(damage(), 1..5), 0..2usize), |scratch, (damages, kind)| {
+        open_and_touch(scratch, "damaged.bin", &apply(sound[kind].clone(), &damages));
+    });
+}
+
+/// Damage within the pickle only, everything around it sound.
+#[test]
+fn damaged_pickles_never_panic() {
+    many((vec(damage(), 1..4), any::<bool>()), |scratch, (damages, old)| {
+        let pickle = apply(sound_pickle(), &damages);
+        let file = match old {
+            true => legacy(pickle, &[("1", 6, 12), ("0", 4, 16)]),
+            false => archive(pickle, &[16, 12]),
+        };
+        open_and_touch(scratch, "damaged.bin", &file);
+    });
+}
+
+/// Opcodes in any order.
+#[test]
+fn programs_never_panic() {
+    let opcode = prop_oneof![
+        any::<u8>().prop_map(|b| vec![b]),
+        proptest::sample::select(b"(012}])NlatdeusRbQq\x93\x94\x81\x85\x86\x87\x88\x8f\x90\x91".to_vec())
+            .prop_map(|b| vec![b]),
+        (0u8..4).prop_map(|i| vec![b'q', i]),
+        (0u8..4).prop_map(|i| vec![b'h', i]),
+        (0u8..4).prop_map(|i| vec![b'K', i]),
+        proptest::sample::select(vec![
+            &b"ctorch._utils\n_rebuild_tensor\n"[..],
+            b"ctorch._utils\n_rebuild_tensor_v2\n",
+            b"ccollections\nOrderedDict\n",
+            b"ctorch\nFloatStorage\n",
+            b"X\x07\x00\x00\x00storage",
+            b"X\x01\x00\x00\x000",
+            b"(X\x07\x00\x00\x00storagectorch\nShortStorage\nX\x01\x00\x00\x000X\x03\x00\x00\x00cpuK\x08tQ",
+            b"K\x00K\x02K\x02\x86K\x01K\x02\x86",
+        ])
+        .prop_map(<[u8]>::to_vec),
+    ];
+    many(vec(opcode, 0..40), |scratch, program| {
+        let pickle = [b"\x80\x02}".to_vec(), program.concat(), b".".to_vec()].concat();
+        open_and_touch(scratch, "program.bin", &archive(pickle, &[16]));
+    });
+}
+
+#[test]
 fn plausible_safetensors_headers_never_panic() {
     let dtype = "F32|F16|U8|BOOL|F4|[A-Z][0-9]{1,2}";
     let shape = vec(prop_oneof![0u64..5, any::<u64>()], 0..4);
@@ -138,10 +188,12 @@ fn plausible_safetensors_headers_never_panic() {
 
 #[test]
 fn noise_never_panics() {
-    many((vec(any::<u8>(), 0..200), 0..3), |scratch, (noise, kind)| {
+    many((vec(any::<u8>(), 0..200), 0..5), |scratch, (noise, kind)| {
         let (name, start): (_, &[u8]) = match kind {
             0 => ("noise.gguf", b"GGUF\x03\0\0\0\x01\0\0\0\0\0\0\0\x01\0\0\0\0\0\0\0"),
             1 => ("noise.safetensors", b"\x10\0\0\0\0\0\0\0{"),
+            2 => ("noise.bin", b"PK\x03\x04"),
+            3 => ("noise.pt", b"\x80\x02\x8a\x0a\x6c\xfc\x9c\x46\xf9\x20\x6a\xa8\x50\x19."),
             _ => ("noise.json", b"{"),
         };
         open_and_touch(scratch, name, &[start, &noise].concat());
@@ -154,4 +206,6 @@ fn the_undamaged_files_are_sound() {
     assert!(open_and_touch(&scratch, "a.gguf", &varied_gguf()));
     assert!(open_and_touch(&scratch, "b.gguf", &sound_gguf()));
     assert!(open_and_touch(&scratch, "c.safetensors", &sound_safetensors()));
+    assert!(open_and_touch(&scratch, "d.bin", &sound_archive()));
+    assert!(open_and_touch(&scratch, "e.pt", &sound_legacy()));
 }

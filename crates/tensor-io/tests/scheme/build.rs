@@ -214,6 +214,50 @@ impl Affine {
             .tensor("l.scales", scales, &[count, self.rows], floats(&self.scales, scales))
     }
 
+    /// As compressed-tensors keeps it, as the layer `l`: a dense stream, or whole codes in each word.
+    pub fn compressed(&self, scales: ElementType, padded: bool, zeros: bool, g_idx: Option<&[i32]>) -> Model {
+        let bits = self.bits;
+        let pack = |codes: &[u32]| match padded {
+            false => stream(codes, bits),
+            true => {
+                codes.chunks(32 / bits).map(|c| (0..c.len()).fold(0, |w, i| w | c[i] << (i * bits))).collect()
+            }
+        };
+        let packed: Vec<_> = self.codes.chunks(self.columns).flat_map(pack).collect();
+        let (rows, count) = (self.rows, self.group_count());
+        let by_row = |i: usize| i % count * rows + i / count;
+        let turned: Vec<_> = (0..rows * count).map(|i| self.scales[by_row(i)]).collect();
+        let shape = [rows as i64, self.columns as i64].iter().flat_map(|v| v.to_le_bytes()).collect();
+        let mut model = Model::default()
+            .tensor("l.weight_packed", ElementType::I32, &[rows, packed.len() / rows], words(&packed))
+            .tensor("l.weight_scale", scales, &[rows, count], floats(&turned, scales))
+            .tensor("l.weight_shape", ElementType::I64, &[2], shape);
+        if zeros {
+            let down: Vec<_> = self.zeros.chunks(rows).map(pack).collect();
+            let height = down[0].len();
+            let across: Vec<_> = (0..height * count).map(|i| down[i % count][i / count]).collect();
+            model = model.tensor("l.weight_zero_point", ElementType::I32, &[height, count], words(&across));
+        }
+        match g_idx {
+            Some(groups) => {
+                model.tensor("l.weight_g_idx", ElementType::I32, &[groups.len()], numbers(groups))
+            }
+            None => model,
+        }
+    }
+
+    /// A configuration for that.
+    pub fn compressed_config(&self, size: i64, symmetric: bool) -> Value {
+        let weights = serde_json::json!({
+            "num_bits": self.bits, "type": "int", "symmetric": symmetric, "group_size": size,
+            "strategy": if size == -1 { "channel" } else { "group" },
+        });
+        serde_json::json!({ "quantization_config": {
+            "quant_method": "compressed-tensors", "format": "pack-quantized", "ignore": ["lm_head"],
+            "config_groups": { "group_0": { "targets": ["Linear"], "weights": weights } },
+        }})
+    }
+
     /// A configuration that fits.
     pub fn config(&self, v2: bool, size: i64) -> Value {
         serde_json::json!({

@@ -10,7 +10,7 @@ use super::build::{Affine, FourBit, Model, Opened, floats};
 
 /// Decodes the layer through its exact form in pieces of `step` rows, and asserts that every bit is the layer's.
 #[track_caller]
-fn assert_exact(checkpoint: &Checkpoint, layer: &PackedLayer, form: &ExactForm, step: usize) {
+pub fn assert_exact(checkpoint: &Checkpoint, layer: &PackedLayer, form: &ExactForm, step: usize) {
     let (rows, columns) = (layer.rows, layer.columns);
     let row_bytes = form.element_type.row_bytes(columns).unwrap();
     let mut expected = vec![f32::NAN; rows * columns];

@@ -3,6 +3,7 @@
 use proptest::collection::vec;
 use proptest::prelude::*;
 use quern_tensor_io::ElementType;
+use quern_tensor_io::scheme::GptqFormat;
 use serde_json::{Value, json};
 
 use super::build::{Affine, FourBit, Model, numbers};
@@ -16,6 +17,12 @@ fn gptq() -> Model {
 fn awq() -> Model {
     let config = json!({ "quant_method": "awq", "bits": 4, "group_size": 32, "version": "gemm" });
     Affine::random(4, [32, 64, 32], None, 1).awq(ElementType::F16).json("quantize_config.json", config)
+}
+
+fn compressed() -> Model {
+    let layer = Affine::random(3, [32, 64, 32], None, 1);
+    let model = layer.compressed(ElementType::F16, false, true, Some(&layer.groups));
+    model.json("config.json", layer.compressed_config(32, false))
 }
 
 fn nf4() -> Model {
@@ -245,9 +252,9 @@ proptest! {
 
     /// Whatever is accepted can be decoded and put in blocks.
     #[test]
-    fn damaged_models_never_panic(which in 0usize..4, configured: bool, damages in vec(damage(), 1..4)) {
+    fn damaged_models_never_panic(which in 0usize..5, configured: bool, damages in vec(damage(), 1..4)) {
         use ElementType::*;
-        let mut model = [gptq, awq, nf4, int8][which]();
+        let mut model = [gptq, awq, nf4, int8, compressed][which]();
         if !configured {
             model.files.clear();
         }
@@ -272,7 +279,10 @@ proptest! {
                 Damage::Drop(i) if n > 1 => drop(model.tensors.remove(i % n)),
                 Damage::Drop(_) => {}
                 Damage::Rename(i, j) => {
-                    let ends = [".qweight", ".scales", ".weight", ".SCB", ".weight_quant_state", ".weight.absmax"];
+                    let ends = [
+                        ".qweight", ".scales", ".weight", ".SCB", ".weight_quant_state", ".weight.absmax",
+                        ".weight_packed", ".weight_g_idx",
+                    ];
                     let name = format!("l{}", ends[j % ends.len()]);
                     if model.tensors.iter().all(|t| t.0 != name) {
                         model.tensors[i % n].0 = name;
@@ -292,6 +302,18 @@ proptest! {
                 let form = layer.block_form(&checkpoint);
                 let mut out = vec![0; form.element_type.row_bytes(layer.columns).unwrap() * layer.rows];
                 layer.blocks(&checkpoint, &form, 0..layer.rows, &mut out);
+                if let Ok(form) = layer.exact_form(&checkpoint) {
+                    let mut out = vec![0; form.element_type.row_bytes(layer.columns).unwrap() * layer.rows];
+                    layer.exact_blocks(&checkpoint, &form, 0..layer.rows, &mut out);
+                }
+                for format in [GptqFormat::V1, GptqFormat::V2] {
+                    let Ok(tensors) = layer.to_gptq(&checkpoint, format) else { continue };
+                    let [qweight, qzeros, scales, g_idx] = tensors.plan().map(|t| t.bytes().unwrap());
+                    let mut out = vec![0; qweight];
+                    tensors.qweight(0..layer.columns, &mut out);
+                    prop_assert_eq!(tensors.qzeros().len(), qzeros);
+                    prop_assert_eq!((tensors.scales().len(), tensors.g_idx().len()), (scales, g_idx));
+                }
             }
         }
     }

@@ -145,7 +145,6 @@ fn other_methods_are_refused_by_name() {
     let with = |config: Value| model.clone().json("config.json", json!({ "quantization_config": config }));
     for (config, parts) in [
         (json!({ "quant_method": "exl2", "bits": 4.0 }), ["exl2", "take the model unquantized"]),
-        (json!({ "quant_method": "compressed-tensors" }), ["compressed-tensors", "GGUF"]),
         (json!({ "quant_method": "hqq" }), ["hqq", "quern does not read"]),
         (json!({ "quant_method": "fp8" }), ["fp8", "quern does not read"]),
         (json!({ "quant_method": "gptq", "bits": 5 }), ["5-bit gptq", "2, 3, 4 and 8"]),
@@ -163,7 +162,7 @@ fn other_methods_are_refused_by_name() {
         (&["l.trellis"], ["EXL3", "l.trellis"]),
         (&["l.B", "l.s"], ["Marlin", "l.B"]),
         (&["l.W_q"], ["HQQ", "l.W_q"]),
-        (&["l.weight_packed"], ["compressed-tensors", "l.weight_packed"]),
+        (&["l.weight", "l.weight_scale"], ["scaled fp8 or int8", "l.weight_scale"]),
         (&["l.weight", "l.weight_scale_inv"], ["fp8", "l.weight_scale_inv"]),
     ] {
         let add = |model: Model, name: &&str| model.tensor(name, ElementType::I32, &[1], vec![0; 4]);

@@ -2,6 +2,7 @@
 //! the numbers that went in, and what is broken is refused.
 
 mod build;
+mod compressed;
 mod exact;
 mod forms;
 mod hostile;

@@ -23,12 +23,12 @@ fn bytes(tensors: &GptqTensors, step: usize) -> [Vec<u8>; 4] {
 }
 
 /// The only layer written anew, as a model that can be read.
-fn rewritten(model: &Opened, format: GptqFormat) -> Opened {
+pub fn rewritten(model: &Opened, format: GptqFormat) -> Opened {
     let [layer] = model.packing.layers() else { panic!() };
     anew(&layer.to_gptq(&model.checkpoint, format).unwrap(), format)
 }
 
-fn anew(tensors: &GptqTensors, format: GptqFormat) -> Opened {
+pub fn anew(tensors: &GptqTensors, format: GptqFormat) -> Opened {
     assert_eq!(tensors.format(), format);
     let config = serde_json::json!({
         "quant_method": "gptq", "bits": tensors.bits(), "sym": false, "checkpoint_format": format.name(),
@@ -43,7 +43,7 @@ fn anew(tensors: &GptqTensors, format: GptqFormat) -> Opened {
 
 /// The neutral form is what went into the layer.
 #[track_caller]
-fn assert_same(model: &Opened, layer: &Affine, moved: u32) {
+pub fn assert_same(model: &Opened, layer: &Affine, moved: u32) {
     let [found] = model.packing.layers() else { panic!() };
     let found = found.affine(&model.checkpoint).unwrap();
     let mut codes = vec![0xaa; layer.codes.len()];

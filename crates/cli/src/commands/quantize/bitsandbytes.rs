@@ -8,6 +8,7 @@ use quern_tensor_io::Checkpoint;
 use serde_json::json;
 
 use super::super::{Outcome, print, print_json};
+use super::source::Source;
 use crate::progress::{Bar, Unit};
 use crate::{args, format};
 
@@ -23,7 +24,8 @@ pub fn run(args: &args::Quantize, kind: Kind) -> Outcome {
         skip: given.skip_module.clone(),
         ..defaults
     };
-    let checkpoint = Checkpoint::open(&args.model)?;
+    let source = Source::prepare(args)?;
+    let checkpoint = Checkpoint::open(source.path())?;
     let plan = bitsandbytes::plan(&checkpoint, &options)?;
     for note in &plan.notes {
         eprintln!("note: {note}");
@@ -36,6 +38,8 @@ pub fn run(args: &args::Quantize, kind: Kind) -> Outcome {
     let bar = Bar::new(Unit::Bytes);
     let report = bitsandbytes::quantize(&checkpoint, output, options, &bar)?;
     drop(bar);
+    drop(checkpoint);
+    source.finish()?;
     let seconds = started.elapsed().as_secs_f64();
     if args.json {
         print_json(&json!({

@@ -12,12 +12,12 @@ use serde_json::json;
 
 use super::super::{Outcome, print, print_json};
 use crate::progress::{Bar, Unit};
-use crate::{args, format};
+use crate::{args, format, model};
 
 /// Plans, and unless it is a dry run, does it.
 pub fn run(args: &args::Quantize, file_type: FileType) -> Outcome {
-    let checkpoint = Checkpoint::open(&args.model)?;
-    let packed = match args.gguf.allow_requantize {
+    let checkpoint = Checkpoint::open(&model::path(&args.model)?)?;
+    let packed = match args.allow_requantize {
         true => Packed::Decoded,
         false => Packed::Refused,
     };
@@ -32,7 +32,7 @@ pub fn run(args: &args::Quantize, file_type: FileType) -> Outcome {
         output_tensor_type: args.gguf.output_tensor_type,
         token_embedding_type: args.gguf.token_embedding_type,
         overrides: args.gguf.tensor_type.clone(),
-        allow_requantize: args.gguf.allow_requantize,
+        allow_requantize: args.allow_requantize,
         force: args.force,
         threads: args.threads.count(),
         ..Options::new(file_type)

@@ -45,6 +45,7 @@ fn options(args: &args::Run, seed: u64) -> GenerateOptions {
         limit,
         limit_must_fit,
         context: args.context,
+        kv: args.kv,
         sampling: args.sampling.options(seed),
         ignore_end: args.ignore_eos,
         stop_texts: args.stop.clone(),

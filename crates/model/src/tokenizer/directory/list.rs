@@ -1,12 +1,12 @@
 //! The vocabulary of a directory while it is put together from several files.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 
 use quern_tensor_io::{Result, StringArray};
 
 use crate::json::{Object, as_u64};
 use crate::tokenizer::special::Edges;
-use crate::tokenizer::vocabulary::{SPACE, TokenKind};
+use crate::tokenizer::vocabulary::TokenKind;
 
 use super::protobuf::SentencePieceModel;
 
@@ -41,8 +41,7 @@ fn token_of(content: &str, special: bool) -> Token {
     if special || looks_special(content) {
         return Token { piece: content.to_owned(), score: ADDED_SCORE, kind: TokenKind::Control };
     }
-    // Recognised in raw text, so with spaces as raw text has them.
-    Token { piece: content.replace(SPACE, " "), score: ADDED_SCORE, kind: TokenKind::UserDefined }
+    Token { piece: content.to_owned(), score: ADDED_SCORE, kind: TokenKind::UserDefined }
 }
 
 /// Added tokens whose publishers forgot to mark them as special.
@@ -57,27 +56,34 @@ fn looks_special(content: &str) -> bool {
 /// What an entry asks of the text around it.
 pub(super) fn edges_of(entry: &serde_json::Value) -> Edges {
     let flag = |key: &str| entry.get(key).and_then(serde_json::Value::as_bool).unwrap_or(false);
-    Edges { left: flag("lstrip"), right: flag("rstrip"), single_word: flag("single_word") }
+    let normalized = entry.get("normalized").and_then(serde_json::Value::as_bool);
+    Edges {
+        left: flag("lstrip"),
+        right: flag("rstrip"),
+        single_word: flag("single_word"),
+        either_space: normalized.unwrap_or(!flag("special")),
+    }
 }
 
 /// The vocabulary; `None` for ids nothing is known of.
 #[derive(Debug, Default)]
 pub(super) struct List {
     pub tokens: Vec<Option<Token>>,
-    /// Of tokens that ask for something.
+    /// What added tokens ask for.
     pub edges: HashMap<u32, Edges>,
     /// The model's size, beyond which there are no tokens.
     size: Option<usize>,
-    /// How many tokens stood beyond it.
-    pub beyond: usize,
+    /// Tokens that stood beyond it.
+    pub beyond: HashSet<u64>,
 }
 
 impl List {
     /// A list of these tokens, cut or filled up to `size`.
     pub fn new(mut tokens: Vec<Option<Token>>, size: Option<usize>) -> Self {
-        let mut beyond = 0;
+        let mut beyond = HashSet::new();
         if let Some(size) = size {
-            beyond = tokens.iter().skip(size).flatten().count();
+            let past = tokens.iter().enumerate().skip(size);
+            beyond = past.filter(|(_, token)| token.is_some()).map(|(id, _)| id as u64).collect();
             tokens.resize(size, None);
         }
         Self { tokens, edges: HashMap::new(), size, beyond }
@@ -97,7 +103,7 @@ impl List {
     /// Sets token `id`, unless it lies beyond the model's size.
     fn set(&mut self, id: u64, token: Token, edges: Edges) {
         if id >= self.size.unwrap_or(crate::tokenizer::MAX_TOKENS) as u64 {
-            self.beyond += 1;
+            self.beyond.insert(id);
             return;
         }
         let at = id as usize;
@@ -105,10 +111,7 @@ impl List {
             self.tokens.resize(at + 1, None);
         }
         self.tokens[at] = Some(token);
-        match edges == Edges::default() {
-            true => self.edges.remove(&(id as u32)),
-            false => self.edges.insert(id as u32, edges),
-        };
+        self.edges.insert(id as u32, edges);
     }
 
     /// An id that the file gives; far beyond the vocabulary it is damage, not a token.
@@ -165,7 +168,7 @@ impl List {
             let ordinary = old.is_some_and(|t| t.kind == TokenKind::Normal && t.piece == one.content);
             if old.is_none() || (mark && ordinary) {
                 self.set(u64::from(one.id), one.token(), one.edges);
-            } else if one.edges != Edges::default() && old.is_some_and(|t| t.piece == one.content) {
+            } else if old.is_some_and(|t| t.piece == one.content) {
                 self.edges.insert(one.id, one.edges);
             }
         }

@@ -15,25 +15,28 @@
 mod chat_template;
 mod list;
 mod protobuf;
+mod scores;
 mod special_ids;
 mod tokenizer_json;
 mod vocab_json;
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::path::Path;
+use std::sync::Arc;
 
 use quern_tensor_io::{Error, Result, StringArray};
-use serde_json::Value;
 
 use crate::json::{Json, Object, read_bytes};
 
+use super::bpe::{Bpe, BpeOptions};
 use super::byte_level::ByteLevel;
-use super::pre_tokenizer::{Pipeline, recognize};
+use super::pre_tokenizer::Pipeline;
+use super::pre_tokenizer::recognize::FileRule;
 use super::special::Edges;
 use super::vocabulary::{TokenKind, Vocabulary};
 use super::{Engine, Parts, SpacePrefix, SpecialIds, Tokenizer};
 use list::{Added, List};
-use tokenizer_json::{ByteLevelParts, Model, TokenizerJson};
+use tokenizer_json::{ByteLevelParts, Model, SentencePieceParts, TokenizerJson};
 
 /// What the files of a directory say, as it goes into GGUF metadata and into a [`Tokenizer`].
 #[derive(Debug)]
@@ -56,6 +59,10 @@ pub(crate) struct Source {
     /// Whether the files leave open if beginning-of-text is added, in a way that means no. (transformers' Llama
     /// classes add it whatever the template says; for the others a template that puts nothing in front means it.)
     pub silent_on_bos: bool,
+    /// transformers' class, if it is Llama's, which does not follow `tokenizer.json`.
+    pub llama_class: Option<String>,
+    /// Its `legacy` flag, where given.
+    pub legacy: Option<bool>,
     /// What was left out or is not sure, in words.
     pub notes: Vec<String>,
     /// Where it comes from, for errors.
@@ -68,18 +75,15 @@ pub(crate) enum SourceModel {
     SentencePiece {
         scores: Vec<f32>,
         prefix: SpacePrefix,
+        /// The list to merge by instead of the scores: left and right pieces in turn.
+        merges: Option<(StringArray, BpeOptions)>,
     },
     ByteLevel {
         /// Left and right pieces in turn.
         merges: StringArray,
-        pipeline: Pipeline,
-        ignore_merges: bool,
-        unknown: Option<u32>,
-        /// How the file itself writes the rule.
-        normalizer: Value,
-        pre_tokenizer: Value,
-        /// `model_type` of `config.json`.
-        model_type: Option<String>,
+        pipeline: Arc<Pipeline>,
+        options: BpeOptions,
+        rule: FileRule,
     },
 }
 
@@ -100,23 +104,36 @@ impl Source {
         };
         let model_file = directory.join("tokenizer.model");
         let has_json = fast_model.is_some();
+        let for_gguf = vocab_size.is_some();
+        let given = match config {
+            Some(config) => config.bool("add_prefix_space")?,
+            None => None,
+        };
+        let mut notes = Vec::new();
         let (model, mut list) = match fast_model {
             Some(Model::ByteLevel(parts)) => byte_level(parts, vocab_size),
-            other if model_file.is_file() => {
+            // A GGUF file has scores: the model's, where there is one. Else the list of merges is the better source.
+            Some(Model::SentencePiece(parts)) if for_gguf && model_file.is_file() => {
                 let model = protobuf::parse(&model_file, &read_bytes(&model_file)?)?;
-                let given = match config {
-                    Some(config) => config.bool("add_prefix_space")?,
-                    None => None,
-                };
-                let prefix = match other {
-                    Some(Model::SentencePiece { prefix, .. }) => prefix,
-                    _ if given.unwrap_or(model.add_dummy_prefix) => SpacePrefix::Always,
-                    _ => SpacePrefix::Never,
-                };
-                (Read::SentencePiece(prefix), List::from_model(&model, vocab_size))
+                (Read::SentencePiece(parts.prefix, None), List::from_model(&model, vocab_size))
             }
-            Some(Model::SentencePiece { tokens, prefix }) => {
-                (Read::SentencePiece(prefix), List::new(tokens, vocab_size))
+            Some(Model::SentencePiece(mut parts)) => {
+                let misfits =
+                    if for_gguf { scores::set(&mut parts.tokens, &parts.merges, &added) } else { 0 };
+                if misfits > 0 {
+                    notes.push(format!(
+                        "this tokenizer's list of merges says in {misfits} places what scores, which GGUF has for it, \
+                         cannot say: text may get other tokens from the GGUF file"
+                    ));
+                }
+                let list = List::new(std::mem::take(&mut parts.tokens), vocab_size);
+                (Read::SentencePiece(parts.prefix, Some(parts)), list)
+            }
+            None if model_file.is_file() => {
+                let model = protobuf::parse(&model_file, &read_bytes(&model_file)?)?;
+                let prefixed = given.unwrap_or(model.add_dummy_prefix);
+                let prefix = if prefixed { SpacePrefix::Always } else { SpacePrefix::Never };
+                (Read::SentencePiece(prefix, None), List::from_model(&model, vocab_size))
             }
             None if directory.join("vocab.json").is_file() => {
                 byte_level(vocab_json::read(directory, config)?, vocab_size)
@@ -137,30 +154,31 @@ impl Source {
             config,
         };
         let special = special_ids::find(&places)?;
-        let mut notes = Vec::new();
-        if list.beyond > 0 {
+        if !list.beyond.is_empty() {
             let size = list.tokens.len();
-            notes.push(format!("{} tokens beyond the model's {size} are left out", list.beyond));
+            notes.push(format!("{} tokens beyond the model's {size} are left out", list.beyond.len()));
         }
-        let prefix_given = match config {
-            Some(config) => config.bool("add_prefix_space")?,
-            None => None,
-        };
         let class = config.and_then(|c| c.get("tokenizer_class")?.as_str()).unwrap_or_default();
         let silent = !special.add.iter().any(|(k, _)| *k == "bos");
         let silent_on_bos = silent && has_json && !class.starts_with("Llama");
+        let llama_class = class.starts_with("LlamaTokenizer").then(|| class.to_owned());
+        let legacy = config.and_then(|c| c.get("legacy")?.as_bool());
+        let cut = !list.beyond.is_empty();
         let ends = special_ids::generation_ends(directory, list.tokens.len())?;
         let chat_templates = chat_template::read(directory, config)?;
         let edges = std::mem::take(&mut list.edges);
         let (pieces, scores, kinds) = list.finish();
         let model = match model {
-            Read::SentencePiece(prefix) => SourceModel::SentencePiece { scores, prefix },
+            Read::SentencePiece(prefix, parts) => {
+                let merges = parts.filter(|_| !for_gguf).map(|parts| by_merges(parts, &pieces));
+                SourceModel::SentencePiece { scores, prefix, merges }
+            }
             Read::ByteLevel(parts) => {
                 let model_type = match optional("config.json")? {
                     Some(json) => json.root().str("model_type")?.map(str::to_owned),
                     None => None,
                 };
-                finish_byte_level(*parts, model_type, &pieces)
+                finish_byte_level(*parts, model_type, &pieces, cut)
             }
         };
         Ok(Self {
@@ -172,29 +190,13 @@ impl Source {
             chat_templates,
             ends,
             edges,
-            prefix_given,
+            prefix_given: given,
             silent_on_bos,
+            llama_class,
+            legacy,
             notes,
             file: directory.to_path_buf(),
         })
-    }
-
-    /// The name GGUF files give to a byte-level tokenizer's rule of cutting words.
-    pub fn pre(&self) -> Option<recognize::Found> {
-        match &self.model {
-            SourceModel::SentencePiece { .. } => None,
-            SourceModel::ByteLevel {
-                pipeline, ignore_merges, normalizer, pre_tokenizer, model_type, ..
-            } => {
-                let given = recognize::Given {
-                    normalizer,
-                    pre_tokenizer,
-                    ignore_merges: *ignore_merges,
-                    model_type: model_type.as_deref(),
-                };
-                Some(recognize::name(&given, pipeline))
-            }
-        }
     }
 
     pub fn id(&self, kind: &str) -> Option<u32> {
@@ -218,7 +220,7 @@ impl Source {
         };
         let (add_bos, add_eos) = (self.adds("bos"), self.adds("eos").unwrap_or(false));
         let (vocabulary, engine, add_bos) = match self.model {
-            SourceModel::SentencePiece { scores, prefix } => {
+            SourceModel::SentencePiece { scores, prefix, merges } => {
                 // Where no file names them, the ids every model of this kind has.
                 let is =
                     |id: u32, kind: TokenKind| (self.kinds.get(id as usize) == Some(&kind)).then_some(id);
@@ -227,22 +229,16 @@ impl Source {
                 ids.eos = ids.eos.or_else(|| is(2, TokenKind::Control));
                 ids.unk = ids.unk.or(unknown);
                 let vocabulary = Vocabulary::new(self.pieces, scores, self.kinds, ids.unk);
-                (vocabulary, Engine::SentencePiece(prefix), add_bos.unwrap_or(!self.silent_on_bos))
+                let bpe = match &merges {
+                    Some((merges, options)) => Some(bpe(&self.file, &vocabulary, merges, *options)?),
+                    None => None,
+                };
+                (vocabulary, Engine::SentencePiece(prefix, bpe), add_bos.unwrap_or(!self.silent_on_bos))
             }
-            SourceModel::ByteLevel { merges, pipeline, ignore_merges, unknown, .. } => {
-                let vocabulary = Vocabulary::byte_level(self.pieces, self.kinds, unknown);
-                let pair = |i: usize| (merges.get(2 * i).unwrap_or(""), merges.get(2 * i + 1).unwrap_or(""));
-                let pairs = (0..merges.len() / 2).map(pair);
-                let (engine, _, misfit) =
-                    ByteLevel::new(&vocabulary, pipeline, pairs, ignore_merges, unknown);
-                if let Some(misfit) = misfit {
-                    let what = format!(
-                        "merge {} needs the piece {:?}, which the vocabulary does not have",
-                        misfit.rank, misfit.piece
-                    );
-                    return Err(Error::malformed(&self.file, what));
-                }
-                (vocabulary, Engine::ByteLevel(engine), add_bos.unwrap_or(false))
+            SourceModel::ByteLevel { merges, pipeline, options, .. } => {
+                let vocabulary = Vocabulary::byte_level(self.pieces, self.kinds, options.unknown);
+                let bpe = bpe(&self.file, &vocabulary, &merges, options)?;
+                (vocabulary, Engine::ByteLevel(ByteLevel::new(pipeline, bpe)), add_bos.unwrap_or(false))
             }
         };
         Ok(Tokenizer::assemble(Parts {
@@ -254,6 +250,7 @@ impl Source {
             add_bos,
             add_eos,
             chat_templates: self.chat_templates,
+            pre: None,
             notes: self.notes,
         }))
     }
@@ -261,7 +258,7 @@ impl Source {
 
 /// The kind of tokenizer while its vocabulary is put together.
 enum Read {
-    SentencePiece(SpacePrefix),
+    SentencePiece(SpacePrefix, Option<SentencePieceParts>),
     ByteLevel(Box<ByteLevelParts>),
 }
 
@@ -296,7 +293,14 @@ fn add_tokens(
                 list.add_decoder(config, false)?;
             }
         }
-        Read::SentencePiece(_) => {
+        // The list of the json file itself.
+        Read::SentencePiece(_, Some(_)) => {
+            list.add_all(added);
+            if let Some(config) = config {
+                list.add_decoder(config, true)?;
+            }
+        }
+        Read::SentencePiece(_, None) => {
             if let Some(json) = old_style {
                 list.add_old_style(&json.root())?;
             }
@@ -307,19 +311,68 @@ fn add_tokens(
             list.add_to_model(added, !decoder);
         }
     }
+    // Only where a normalizer makes U+2581 of spaces are the two one in added tokens.
+    let one = match model {
+        Read::ByteLevel(_) => false,
+        Read::SentencePiece(_, Some(parts)) => parts.normalizes,
+        Read::SentencePiece(_, None) => true,
+    };
+    if !one {
+        list.edges.values_mut().for_each(|edges| edges.either_space = false);
+    }
     Ok(())
 }
 
-fn finish_byte_level(parts: ByteLevelParts, model_type: Option<String>, pieces: &StringArray) -> SourceModel {
-    let unknown = parts.unknown.as_deref();
-    let unknown = unknown.and_then(|u| pieces.iter().position(|piece| piece == u)).map(|id| id as u32);
-    SourceModel::ByteLevel {
-        merges: parts.merges,
-        pipeline: parts.pipeline,
+/// With `cut`, merges of pieces that were left out are left out.
+fn finish_byte_level(
+    parts: ByteLevelParts,
+    model_type: Option<String>,
+    pieces: &StringArray,
+    cut: bool,
+) -> SourceModel {
+    let ByteLevelParts { mut merges, pipeline, ignore_merges, normalizer, pre_tokenizer, unknown, .. } =
+        parts;
+    if cut {
+        let known: HashSet<&str> = pieces.iter().collect();
+        let pair = |i: usize| (merges.get(2 * i).unwrap_or(""), merges.get(2 * i + 1).unwrap_or(""));
+        let pairs = (0..merges.len() / 2).map(pair);
+        let fits = |(a, b): &(&str, &str)| {
+            known.contains(a) && known.contains(b) && known.contains([*a, *b].concat().as_str())
+        };
+        merges = pairs.filter(fits).flat_map(|(a, b)| [a, b]).collect();
+    }
+    let unknown = find(pieces, unknown.as_deref());
+    let rule = FileRule { normalizer, pre_tokenizer, ignore_merges, model_type };
+    let options = BpeOptions { ignore_merges, unknown, ..BpeOptions::default() };
+    SourceModel::ByteLevel { merges, pipeline, options, rule }
+}
+
+/// The list of merges of a SentencePiece tokenizer, and how the file wants them used.
+fn by_merges(parts: SentencePieceParts, pieces: &StringArray) -> (StringArray, BpeOptions) {
+    let options = BpeOptions {
         ignore_merges: parts.ignore_merges,
-        unknown,
-        normalizer: parts.normalizer,
-        pre_tokenizer: parts.pre_tokenizer,
-        model_type,
+        byte_fallback: true,
+        unknown: find(pieces, parts.unknown.as_deref()),
+        fuse_unknown: parts.fuse_unknown,
+    };
+    (parts.merges, options)
+}
+
+fn find(pieces: &StringArray, wanted: Option<&str>) -> Option<u32> {
+    let wanted = wanted?;
+    pieces.iter().position(|piece| piece == wanted).map(|id| id as u32)
+}
+
+/// The merges of a file; one that does not fit the vocabulary is an error, as it is for the tokenizers library.
+fn bpe(file: &Path, vocabulary: &Vocabulary, merges: &StringArray, options: BpeOptions) -> Result<Bpe> {
+    let pair = |i: usize| (merges.get(2 * i).unwrap_or(""), merges.get(2 * i + 1).unwrap_or(""));
+    let (bpe, _, misfit) = Bpe::new(vocabulary, (0..merges.len() / 2).map(pair), options);
+    match misfit {
+        None => Ok(bpe),
+        Some(misfit) => {
+            let (rank, piece) = (misfit.rank, misfit.piece);
+            let what = format!("merge {rank} needs the piece {piece:?}, which the vocabulary does not have");
+            Err(Error::malformed(file, what))
+        }
     }
 }

@@ -1,6 +1,6 @@
 //! `tokenizer.json` of the Hugging Face tokenizers library: BPE, byte-level or as SentencePiece has it.
 
-use std::collections::HashMap;
+use std::sync::Arc;
 
 use quern_tensor_io::{Error, Result, StringArray};
 use serde_json::Value;
@@ -23,8 +23,23 @@ pub(super) struct TokenizerJson {
 /// The two kinds of BPE.
 #[derive(Debug)]
 pub(super) enum Model {
-    SentencePiece { tokens: Vec<Option<Token>>, prefix: SpacePrefix },
+    SentencePiece(SentencePieceParts),
     ByteLevel(ByteLevelParts),
+}
+
+/// SentencePiece BPE.
+#[derive(Debug)]
+pub(super) struct SentencePieceParts {
+    /// Without scores.
+    pub tokens: Vec<Option<Token>>,
+    pub prefix: SpacePrefix,
+    /// Whether a normalizer makes U+2581 of spaces before added tokens are looked for a second time.
+    pub normalizes: bool,
+    /// Left and right pieces in turn.
+    pub merges: StringArray,
+    pub ignore_merges: bool,
+    pub unknown: Option<String>,
+    pub fuse_unknown: bool,
 }
 
 /// Byte-level BPE, from whatever files.
@@ -37,7 +52,7 @@ pub(super) struct ByteLevelParts {
     pub unknown: Option<String>,
     pub normalizer: Value,
     pub pre_tokenizer: Value,
-    pub pipeline: Pipeline,
+    pub pipeline: Arc<Pipeline>,
 }
 
 /// What is put around a text, as far as it is understood.
@@ -80,7 +95,7 @@ impl TokenizerJson {
         let added = added_tokens(root)?;
         let model = match byte_level {
             true => Model::ByteLevel(byte_level_parts(root, &model, added.len())?),
-            false => Model::SentencePiece { tokens: scored_tokens(&model, &added)?, prefix: prefix(root)? },
+            false => Model::SentencePiece(sentence_piece_parts(root, &model, added.len())?),
         };
         Ok(Self { model, added, processors: processors(root) })
     }
@@ -148,60 +163,45 @@ fn byte_level_parts(root: &Object<'_>, model: &Object<'_>, added: usize) -> Resu
         }
     }
     let vocab = model.object("vocab")?.ok_or_else(|| model.missing("vocab"))?;
-    let mut merges = StringArray::new();
-    for_each_merge(model, |_, a, b| {
-        merges.push(a);
-        merges.push(b);
-    })?;
     let component = |key: &str| root.get(key).cloned().unwrap_or(Value::Null);
     let (normalizer, pre_tokenizer) = (component("normalizer"), component("pre_tokenizer"));
     let pipeline = Pipeline::new(&normalizer, &pre_tokenizer).map_err(|(key, what)| root.error(key, what))?;
     Ok(ByteLevelParts {
         tokens: pieces(&vocab, added, plain)?,
-        merges,
+        merges: merges(model)?,
         ignore_merges: model.bool("ignore_merges")?.unwrap_or(false),
         unknown: model.str("unk_token")?.map(str::to_owned),
         normalizer,
         pre_tokenizer,
-        pipeline,
+        pipeline: Arc::new(pipeline),
     })
 }
 
-/// The vocabulary of a SentencePiece tokenizer, which merges by score, where this file lists merges by rank: the
-/// piece that merge number `r` makes first gets score `-r`, which orders all merges as the list does.
-fn scored_tokens(model: &Object<'_>, added: &[Added]) -> Result<Vec<Option<Token>>> {
+fn sentence_piece_parts(root: &Object<'_>, model: &Object<'_>, added: usize) -> Result<SentencePieceParts> {
     let vocab = model.object("vocab")?.ok_or_else(|| model.missing("vocab"))?;
-    let mut ranks: HashMap<String, usize> = HashMap::new();
-    let mut count = 0;
-    for_each_merge(model, |rank, a, b| {
-        ranks.entry(format!("{a}{b}")).or_insert(rank);
-        count += 1;
-    })?;
-    let last = count as f32;
-    let mut tokens = pieces(&vocab, added.len(), |piece| {
-        let (kind, score) = match parse_byte(piece) {
-            Some(_) => (TokenKind::Byte, 0.0),
-            None => (TokenKind::Normal, ranks.get(piece).map_or(-last, |&rank| -(rank as f32))),
-        };
-        Token { piece: piece.to_owned(), score, kind }
-    })?;
-    for one in added {
-        // Those beyond the vocabulary are appended by the caller.
-        if let Some(token) = tokens.get_mut(one.id as usize) {
-            *token = Some(one.token());
-        }
-    }
-    Ok(tokens)
+    let token = |piece: &str| {
+        let kind = if parse_byte(piece).is_some() { TokenKind::Byte } else { TokenKind::Normal };
+        Token { kind, ..plain(piece) }
+    };
+    Ok(SentencePieceParts {
+        tokens: pieces(&vocab, added, token)?,
+        prefix: prefix(root)?,
+        normalizes: root.get("normalizer").is_some(),
+        merges: merges(model)?,
+        ignore_merges: model.bool("ignore_merges")?.unwrap_or(false),
+        unknown: model.str("unk_token")?.map(str::to_owned),
+        fuse_unknown: model.bool("fuse_unk")?.unwrap_or(false),
+    })
 }
 
-/// All merges with their ranks.
-fn for_each_merge(model: &Object<'_>, mut each: impl FnMut(usize, &str, &str)) -> Result<()> {
-    let merges = model.array("merges")?.unwrap_or(&[]);
-    // Files of the first versions begin as merges.txt does.
-    let mut rank = 0;
-    for (at, merge) in merges.iter().enumerate() {
+/// All merges, left and right pieces in turn.
+fn merges(model: &Object<'_>) -> Result<StringArray> {
+    let list = model.array("merges")?.unwrap_or(&[]);
+    let mut merges = StringArray::with_capacity(2 * list.len());
+    for (at, merge) in list.iter().enumerate() {
         // "a b", or since transformers 4.45 ["a", "b"].
         let pair = match merge {
+            // Files of the first versions begin as merges.txt does.
             Value::String(text) if text.starts_with("#version") => continue,
             Value::String(text) => text.split_once(' '),
             Value::Array(pair) => match pair.as_slice() {
@@ -213,10 +213,10 @@ fn for_each_merge(model: &Object<'_>, mut each: impl FnMut(usize, &str, &str)) -
         let Some((a, b)) = pair else {
             return Err(model.error("merges", format!("entry {at} is no pair of pieces")));
         };
-        each(rank, a, b);
-        rank += 1;
+        merges.push(a);
+        merges.push(b);
     }
-    Ok(())
+    Ok(merges)
 }
 
 fn prefix(root: &Object<'_>) -> Result<SpacePrefix> {

@@ -1,9 +1,10 @@
 //! `vocab.json` and `merges.txt`, as the first byte-level tokenizers were published.
 //!
 //! The files hold pieces and merges only; how text is cut is known from the tokenizer's class, which
-//! `tokenizer_config.json` names (GPT-2's where it does not).
+//! `tokenizer_config.json` names, or from the model's type in `config.json` (GPT-2's where there is neither).
 
 use std::path::Path;
+use std::sync::Arc;
 
 use quern_tensor_io::{Error, Result, StringArray};
 
@@ -17,7 +18,7 @@ use super::tokenizer_json::{ByteLevelParts, pieces, plain};
 /// The rule of a class of transformers, by its name in the table.
 fn rule_of(class: &str) -> Option<&'static str> {
     Some(match class.strip_suffix("Fast").unwrap_or(class) {
-        "" | "GPT2Tokenizer" | "CodeGenTokenizer" | "RobertaTokenizer" | "BartTokenizer" => "gpt-2",
+        "GPT2Tokenizer" | "CodeGenTokenizer" | "RobertaTokenizer" | "BartTokenizer" => "gpt-2",
         "GPTNeoXTokenizer" => "mpt",
         "Qwen2Tokenizer" => "qwen2",
         "CohereTokenizer" => "command-r",
@@ -25,10 +26,27 @@ fn rule_of(class: &str) -> Option<&'static str> {
     })
 }
 
+/// The rule of most models of a type.
+fn rule_of_model(model_type: Option<&str>) -> &'static str {
+    match model_type.unwrap_or_default() {
+        "gpt_neox" | "mpt" => "mpt",
+        "qwen2" | "qwen2_moe" | "qwen3" | "qwen3_moe" => "qwen2",
+        "cohere" => "command-r",
+        _ => "gpt-2",
+    }
+}
+
 /// Reads the two files; `config` is `tokenizer_config.json`.
 pub(super) fn read(directory: &Path, config: Option<&Object<'_>>) -> Result<ByteLevelParts> {
     let class = config.and_then(|c| c.get("tokenizer_class")?.as_str()).unwrap_or_default();
-    let Some(known) = rule_of(class).and_then(table::find) else {
+    let model = Json::read_optional(&directory.join("config.json"))?;
+    let model_type = model.as_ref().and_then(|m| m.root().get("model_type")?.as_str());
+    let rule = match class {
+        // Classes that say nothing of the rule.
+        "" | "PreTrainedTokenizerFast" | "TokenizersBackend" => Some(rule_of_model(model_type)),
+        class => rule_of(class),
+    };
+    let Some(known) = rule.and_then(table::find) else {
         let class: String = class.chars().take(60).collect();
         let what = format!(
             "how {class:?} cuts words is not known; a tokenizer.json says it (transformers writes one with \
@@ -51,7 +69,7 @@ pub(super) fn read(directory: &Path, config: Option<&Object<'_>>) -> Result<Byte
         unknown: None,
         normalizer,
         pre_tokenizer,
-        pipeline,
+        pipeline: Arc::new(pipeline),
     })
 }
 

@@ -5,6 +5,7 @@
 //! rule does: the fewest cuts that only one of the two makes. Of equals the first in the table is taken.
 
 use std::collections::BTreeSet;
+use std::sync::LazyLock;
 
 use serde_json::Value;
 
@@ -24,18 +25,25 @@ pub(crate) struct Found {
 }
 
 /// What a file says of cutting.
-pub(crate) struct Given<'a> {
-    pub normalizer: &'a Value,
-    pub pre_tokenizer: &'a Value,
+#[derive(Debug)]
+pub(crate) struct FileRule {
+    pub normalizer: Value,
+    pub pre_tokenizer: Value,
     pub ignore_merges: bool,
     /// `model_type` of `config.json`: chooses among names of one rule.
-    pub model_type: Option<&'a str>,
+    pub model_type: Option<String>,
 }
 
-/// Finds the name. `own` is the file's pipeline.
-pub(crate) fn name(given: &Given<'_>, own: &Pipeline) -> Found {
-    let parts = json::parts(given.pre_tokenizer);
-    let composes = json::composes(given.normalizer);
+impl FileRule {
+    /// Finds the name; `own` is the file's pipeline.
+    pub fn name(&self, own: &Pipeline) -> Found {
+        name(self, own)
+    }
+}
+
+fn name(given: &FileRule, own: &Pipeline) -> Found {
+    let parts = json::parts(&given.pre_tokenizer);
+    let composes = json::composes(&given.normalizer);
     let same_parts = |known: &&Known| {
         parts.as_deref().is_some_and(|parts| known.parts == parts || known.also.contains(&parts))
     };
@@ -57,11 +65,11 @@ pub(crate) fn name(given: &Given<'_>, own: &Pipeline) -> Found {
 }
 
 /// Of rows that fit, the name that models of this type are known by, else the first.
-fn best<'k>(fitting: impl Iterator<Item = &'k Known> + Clone, given: &Given<'_>) -> Option<Found> {
-    let usual = match given.model_type.unwrap_or_default() {
+fn best<'k>(fitting: impl Iterator<Item = &'k Known> + Clone, given: &FileRule) -> Option<Found> {
+    let usual = match given.model_type.as_deref().unwrap_or_default() {
         "phi" => "phi-2",
         "stablelm" => "stablelm2",
-        "olmo" => "olmo",
+        "mpt" => "mpt",
         "dbrx" | "phi3" => "dbrx",
         "glm4" | "glm4_moe" | "chatglm" => "glm4",
         "llama4" | "llama4_text" => "llama4",
@@ -74,15 +82,23 @@ fn best<'k>(fitting: impl Iterator<Item = &'k Known> + Clone, given: &Given<'_>)
     Some(Found { name, add_bos: known.add_bos, note: None })
 }
 
-fn nearest(given: &Given<'_>, own: &Pipeline) -> Found {
+fn nearest(given: &FileRule, own: &Pipeline) -> Found {
+    /// The cuts each rule of the table makes.
+    static CUTS: LazyLock<Vec<Option<BTreeSet<usize>>>> = LazyLock::new(|| {
+        let rule = |known: &Known| Pipeline::of_rule(&known.rule()).ok();
+        KNOWN.iter().map(|known| Some(cuts(&rule(known)?))).collect()
+    });
     let cuts = cuts(own);
-    let differing = |known: &'static Known| {
-        let other = Pipeline::of_rule(&known.rule()).ok()?;
+    let differing = |(known, theirs): (&'static Known, &Option<BTreeSet<usize>>)| {
         // Whole words or not is no matter of cutting, but of equals the row that agrees there is nearer.
         let agrees = known.ignore_merges == given.ignore_merges;
-        Some((self::cuts(&other).symmetric_difference(&cuts).count(), !agrees, known))
+        Some((theirs.as_ref()?.symmetric_difference(&cuts).count(), !agrees, known))
     };
-    let least = KNOWN.iter().filter_map(differing).min_by_key(|&(count, disagrees, _)| (count, disagrees));
+    let least = KNOWN
+        .iter()
+        .zip(&*CUTS)
+        .filter_map(differing)
+        .min_by_key(|&(count, disagrees, _)| (count, disagrees));
     let Some((count, disagrees, known)) = least else {
         return Found { name: DEFAULT, add_bos: false, note: None };
     };
@@ -124,9 +140,8 @@ mod tests {
         model_type: Option<&str>,
     ) -> Found {
         let own = Pipeline::new(&normalizer, &pre_tokenizer).unwrap();
-        let given =
-            Given { normalizer: &normalizer, pre_tokenizer: &pre_tokenizer, ignore_merges, model_type };
-        name(&given, &own)
+        let model_type = model_type.map(str::to_owned);
+        FileRule { normalizer, pre_tokenizer, ignore_merges, model_type }.name(&own)
     }
 
     #[test]

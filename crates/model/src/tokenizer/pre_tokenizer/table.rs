@@ -30,7 +30,12 @@ impl Known {
 
 /// The rule with this name.
 pub(crate) fn find(name: &str) -> Option<&'static Known> {
-    KNOWN.iter().find(|known| known.names.contains(&name))
+    named(name).map(|(_, known)| known)
+}
+
+/// The same, with the table's own copy of the name.
+pub(crate) fn named(name: &str) -> Option<(&'static str, &'static Known)> {
+    KNOWN.iter().find_map(|known| Some((*known.names.iter().find(|n| **n == name)?, known)))
 }
 
 /// What a file without a name, or with an unknown one, is read by.
@@ -105,7 +110,7 @@ pub(crate) static KNOWN: &[Known] = &[
         GPT2_PARTS,
     ),
     // GPT-NeoX's tokenizer, which OLMo, Dolly, Pythia and StableLM 1 use too.
-    Known { nfc: true, ..plain(&["mpt", "olmo"], GPT2_PARTS) },
+    Known { nfc: true, ..plain(&["olmo", "mpt"], GPT2_PARTS) },
     Known {
         also: LLAMA3_ALSO,
         ignore_merges: true,

@@ -213,7 +213,10 @@ impl Quantize<'_> {
             }
             let solution = match &prepared {
                 Ok(prepared) => solve(self.pool, &weights, rows, prepared, settings),
-                Err(_) => round_to_nearest(self.pool, &weights, rows, columns, Some(&diagonal), settings),
+                Err(_) => {
+                    let importance = (tokens > 0).then_some(diagonal.as_slice());
+                    round_to_nearest(self.pool, &weights, rows, columns, importance, settings)
+                }
             };
             let solution = solution.map_err(|source| Error::Module { module: module.clone(), source })?;
             self.record.modules.push(ModuleReport {
@@ -253,7 +256,16 @@ impl Stages for Quantize<'_> {
     fn replace(&mut self, layers: &[LinearInfo<'_>]) -> Result<Vec<Option<Replacement>>, StageError> {
         let group = self.group;
         self.group += 1;
-        let Some(hessian) = self.hessian.take() else { return Ok(vec![None; layers.len()]) };
+        let mut wanted = false;
+        for layer in layers {
+            wanted |= self.module(layer.name)?.settings.is_some();
+        }
+        let hessian = match self.hessian.take() {
+            Some(hessian) => hessian,
+            // An expert that no token chose: rounded to nearest, and named in the report.
+            None if wanted => Hessian::new(layers[0].matrix.columns()),
+            None => return Ok(vec![None; layers.len()]),
+        };
         if self.options.imatrix.is_some() {
             let squares = hessian.diagonal();
             for layer in layers {

@@ -99,9 +99,10 @@ impl Affine {
         }
     }
 
-    /// Whether all outputs of the run have this shift, and their codes lie in GPTQ's words of so many bits.
+    /// Whether all outputs of the run have this shift, and their codes lie in words of so many bits in order.
     fn turns(&self, run: &Run, bits: u32, shift: u8) -> bool {
-        matches!(self.layout, Layout::Gptq { bits: b, .. } if b == bits)
+        !matches!(self.layout, Layout::Awq)
+            && self.bits() == bits
             && run.order.is_none()
             && run.shifts.iter().all(|s| *s == shift)
     }
@@ -155,25 +156,19 @@ impl Affine {
     /// Turns the words of a block of 4-bit codes: four words to an output, of columns 0-7, 8-15, 16-23
     /// and 24-31.
     fn turn_words(&self, run: &Run, packed: &mut Packed<16>) {
-        let row = |i: usize| self.word_row(run.checkpoint, run.tile, run.block * 4 + i);
-        let rows = row(0).iter().zip(row(1)).zip(row(2)).zip(row(3));
-        for ((((a, b), c), d), out) in rows.zip(packed) {
-            let pair = |low: &[u8; 4], high: &[u8; 4]| {
-                spread(u32::from_le_bytes(*low)) | spread(u32::from_le_bytes(*high)) << 4
-            };
-            out[..8].copy_from_slice(&pair(a, c).to_le_bytes());
-            out[8..].copy_from_slice(&pair(b, d).to_le_bytes());
-        }
+        let pair = |low, high| spread(u32::from_le_bytes(low)) | spread(u32::from_le_bytes(high)) << 4;
+        self.words(run.checkpoint, run.tile, run.block * 4, |o, [a, b, c, d]| {
+            let (low, high) = packed[o].split_at_mut(8);
+            low.copy_from_slice(&pair(a, c).to_le_bytes());
+            high.copy_from_slice(&pair(b, d).to_le_bytes());
+        });
     }
 
     /// Turns the words of a block of 8-bit codes, made signed: eight words to an output, four columns in each.
     fn turn_bytes(&self, run: &Run, packed: &mut Packed<32>) {
-        for i in 0..RUN / 4 {
-            let row = self.word_row(run.checkpoint, run.tile, run.block * (RUN / 4) + i);
-            for (out, word) in packed.iter_mut().zip(row) {
-                out[i * 4..i * 4 + 4].copy_from_slice(&word.map(|q| q ^ 128));
-            }
-        }
+        self.words(run.checkpoint, run.tile, run.block * (RUN / 4), |o, words: [_; RUN / 4]| {
+            packed[o].iter_mut().zip(words.as_flattened()).for_each(|(out, q)| *out = q ^ 128);
+        });
     }
 }
 

@@ -2,8 +2,8 @@
 
 use std::ops::Range;
 
-use super::{Affine, Codes, Layout, TILE};
-use crate::scheme::stream::{self, mask};
+use super::{Affine, Codes, Layout, RUN, TILE};
+use crate::scheme::stream::{self, Place, mask};
 use crate::{Checkpoint, ElementType, decode};
 
 /// Scales and zero points of some outputs, `[groups][outputs]`.
@@ -26,6 +26,19 @@ impl Affine {
             scales: vec![0.0; self.group_count * tile.len()],
             zeros: vec![0; self.group_count * tile.len()],
         };
+        if let Layout::Rows { bits, padded } = self.layout {
+            let rows =
+                &scales[tile.start * self.group_count * size..][..tile.len() * self.group_count * size];
+            let mut by_row = vec![0.0; parameters.scales.len()];
+            let known = decode::to_f32(element_type, rows, &mut by_row);
+            debug_assert!(known, "the type was checked when the layer was read");
+            turn(&by_row, tile.len(), &mut parameters.scales);
+            match self.zero {
+                Some(zero) => parameters.zeros.fill(zero),
+                None => self.zeros_down(checkpoint, bits, padded, tile, &mut parameters.zeros),
+            }
+            return parameters;
+        }
         let rows = scales.chunks_exact(self.rows * size);
         for (row, out) in rows.zip(parameters.scales.chunks_exact_mut(tile.len())) {
             let known = decode::to_f32(element_type, &row[tile.start * size..tile.end * size], out);
@@ -46,9 +59,35 @@ impl Affine {
                     }
                 }
                 Layout::Awq => interleaved(row, tile, out),
+                Layout::Rows { .. } => {} // done above
             }
         }
         parameters
+    }
+
+    /// Zero points packed down the outputs, `[words][groups]`.
+    fn zeros_down(
+        &self,
+        checkpoint: &Checkpoint,
+        bits: u32,
+        padded: bool,
+        tile: &Range<usize>,
+        zeros: &mut [u8],
+    ) {
+        let words = self.data(checkpoint, self.qzeros).1.as_chunks::<4>().0;
+        let row = |word: usize| words[word * self.group_count..][..self.group_count].iter();
+        for (i, o) in tile.clone().enumerate() {
+            let Place { word, shift, straddles } = Layout::place(bits, padded, o);
+            let out = zeros[i..].iter_mut().step_by(tile.len());
+            for ((zero, low), group) in out.zip(row(word)).zip(0..) {
+                let low = u32::from_le_bytes(*low) >> shift;
+                let high = match straddles {
+                    true => u32::from_le_bytes(words[(word + 1) * self.group_count + group]) << (32 - shift),
+                    false => 0,
+                };
+                *zero = (low | high) as u8 & mask(bits);
+            }
+        }
     }
 
     /// Codes of some columns, at most 32, of the outputs `tile`.
@@ -60,9 +99,22 @@ impl Affine {
         codes: &mut Codes,
     ) {
         let words = self.data(checkpoint, self.qweight).1.as_chunks::<4>().0;
+        if let Layout::Rows { bits, padded } = self.layout {
+            let mut places = [Place::default(); RUN];
+            let count =
+                columns.zip(&mut places).map(|(k, place)| *place = Layout::place(bits, padded, k)).count();
+            let rows = words.chunks_exact(words.len() / self.rows);
+            for (o, row) in rows.skip(tile.start).take(tile.len()).enumerate() {
+                for (place, column) in places[..count].iter().zip(&mut *codes) {
+                    column[o] = stream::code_at(row, *place, bits);
+                }
+            }
+            return;
+        }
         for (k, out) in columns.zip(codes) {
             let out = &mut out[..tile.len()];
             match self.layout {
+                Layout::Rows { .. } => {} // done above
                 Layout::Awq => interleaved(&words[k * (self.rows / 8)..][..self.rows / 8], tile, out),
                 Layout::Gptq { bits, .. } => {
                     let place = stream::place(k, bits);
@@ -82,15 +134,31 @@ impl Affine {
         }
     }
 
-    /// The word row `i` of `qweight` at the outputs `tile`: GPTQ only.
-    pub(super) fn word_row<'a>(
+    /// The `N` words of each output of `tile` from the `first` on: GPTQ and compressed-tensors.
+    pub(super) fn words<const N: usize>(
         &self,
-        checkpoint: &'a Checkpoint,
+        checkpoint: &Checkpoint,
         tile: &Range<usize>,
-        i: usize,
-    ) -> &'a [[u8; 4]] {
+        first: usize,
+        mut take: impl FnMut(usize, [[u8; 4]; N]),
+    ) {
         let words = self.data(checkpoint, self.qweight).1.as_chunks::<4>().0;
-        &words[i * self.rows + tile.start..][..tile.len()]
+        if let Layout::Rows { .. } = self.layout {
+            let rows = words.chunks_exact(words.len() / self.rows).skip(tile.start).take(tile.len());
+            rows.enumerate().for_each(|(o, row)| take(o, std::array::from_fn(|i| row[first + i])));
+            return;
+        }
+        let row = |i: usize| &words[(first + i) * self.rows + tile.start..][..tile.len()];
+        let rows: [_; N] = std::array::from_fn(row);
+        (0..tile.len()).for_each(|o| take(o, rows.map(|row| row[o])));
+    }
+}
+
+/// From `[outputs][groups]` to `[groups][outputs]`.
+fn turn(by_row: &[f32], rows: usize, by_group: &mut [f32]) {
+    let groups = by_row.len() / rows;
+    for (g, out) in by_group.chunks_exact_mut(rows).enumerate() {
+        out.iter_mut().zip(by_row[g..].iter().step_by(groups)).for_each(|(out, scale)| *out = *scale);
     }
 }
 

@@ -1,17 +1,19 @@
-//! Layers of integer codes with a scale and a zero point by group of columns: GPTQ and AWQ.
+//! Layers of integer codes with a scale and a zero point by group of columns: GPTQ, AWQ and compressed-tensors.
 //!
 //! ```text
-//!            GPTQ, b bits                       AWQ, 4 bits
-//! qweight    [in b/32][out], codes down         [in][out/8], codes along a row, a word's eight in the
-//!                                               order 0 2 4 6 1 3 5 7
-//! qzeros     [groups][out b/32]                 [groups][out/8], in that order too
-//! scales     [groups][out]                      the same
+//!            GPTQ, b bits             AWQ, 4 bits                           compressed-tensors, b bits
+//! qweight    [in b/32][out],          [in][out/8], codes along a row, a     [out][in b/32],
+//!            codes down               word's eight in the order             codes along a row
+//!                                     0 2 4 6 1 3 5 7
+//! qzeros     [groups][out b/32],      [groups][out/8], in that order too    [out b/32][groups],
+//!            along a row                                                    codes down
+//! scales     [groups][out]            [groups][out]                         [out][groups]
 //!
 //! W[o, k] = scales[g, o] (q[k, o] - z[g, o]),  g = the group of column k
 //! ```
 //!
-//! Both keep a column's codes of neighbouring outputs side by side, where blocks want an output's codes of
-//! neighbouring columns. So [`TILE`] outputs are taken at a time, 32 columns by 32 columns: whole cache lines
+//! The first two keep a column's codes of neighbouring outputs side by side, where blocks want an output's codes
+//! of neighbouring columns. So [`TILE`] outputs are taken at a time, 32 columns by 32 columns: whole cache lines
 //! are read, and the turn happens in the first-level cache.
 
 mod blocks;
@@ -24,7 +26,7 @@ use std::ops::{Range, RangeInclusive};
 pub use view::AffineLayer;
 
 use super::BlockForm;
-use super::stream::mask;
+use super::stream::{self, Place, mask};
 use crate::{Checkpoint, ElementType};
 
 /// Outputs taken at a time. Each column's codes lie on a page of their own: many outputs a visit keep the cost of
@@ -46,6 +48,12 @@ pub(super) enum Layout {
         v2: bool,
     },
     Awq,
+    /// compressed-tensors: an output's codes in a row.
+    Rows {
+        bits: u32,
+        /// No code goes across words.
+        padded: bool,
+    },
 }
 
 /// Which group a column belongs to.
@@ -77,6 +85,7 @@ pub(super) struct Affine {
     pub group_count: usize,
     pub groups: Groups,
     pub qweight: usize,
+    /// Looked at only where zero points differ.
     pub qzeros: usize,
     pub scales: usize,
     /// The zero point, where all are the same.
@@ -87,12 +96,20 @@ impl Layout {
     pub fn is_gptq(self) -> bool {
         matches!(self, Self::Gptq { .. })
     }
+
+    /// Place of code `k` in its stream, of [`Layout::Rows`].
+    fn place(bits: u32, padded: bool, k: usize) -> Place {
+        match padded {
+            false => stream::place(k, bits),
+            true => stream::padded_place(k, bits),
+        }
+    }
 }
 
 impl Affine {
     pub fn bits(&self) -> u32 {
         match self.layout {
-            Layout::Gptq { bits, .. } => bits,
+            Layout::Gptq { bits, .. } | Layout::Rows { bits, .. } => bits,
             Layout::Awq => 4,
         }
     }

@@ -1,13 +1,14 @@
-//! Models in several safetensors files, tied together by an index.
+//! Models in several files, tied together by an index: `model.safetensors.index.json` or
+//! `pytorch_model.bin.index.json`, which are alike.
 
 use std::collections::{BTreeSet, HashMap};
 use std::path::{Component, Path};
 
-use super::json::Pairs;
-use super::reader;
 use crate::checkpoint::Parts;
 use crate::map::MappedFile;
-use crate::{Error, Metadata, Result, TensorInfo};
+use crate::safetensors::json::Pairs;
+use crate::safetensors::reader;
+use crate::{Container, Error, Metadata, Result, TensorInfo, pytorch};
 
 /// An index file. Its `metadata.total_size` is not looked at: it is often wrong, and needless.
 #[derive(Debug, serde::Deserialize)]
@@ -16,7 +17,7 @@ struct Index {
 }
 
 /// Opens the model that the index at `path` describes.
-pub(crate) fn open(path: &Path) -> Result<Parts> {
+pub(crate) fn open(path: &Path) -> Result<(Container, Parts)> {
     let index = read(path)?;
     let folder = path.parent().unwrap_or(Path::new(""));
     let names: Vec<_> =
@@ -30,19 +31,29 @@ pub(crate) fn open(path: &Path) -> Result<Parts> {
         return Err(Error::malformed(path, what));
     }
 
+    let is_pytorch = |name: &&String| [".bin", ".pt", ".pth"].iter().any(|end| name.ends_with(end));
+    let container = match names.iter().filter(|n| is_pytorch(n)).count() {
+        0 => Container::Safetensors,
+        n if n == names.len() => Container::PyTorch,
+        _ => return Err(Error::malformed(path, "lists both safetensors and PyTorch shards")),
+    };
     let (mut files, mut tensors) = (Vec::with_capacity(names.len()), Vec::new());
-    let mut metadata = Metadata::new();
+    let (mut metadata, mut strided) = (Metadata::new(), Vec::new());
     for (number, name) in names.iter().enumerate() {
         let file = MappedFile::open(&folder.join(name))?;
-        let (shard_metadata, mut shard_tensors) = reader::read(file.path(), file.bytes(), number)?;
-        if number == 0 {
-            metadata = shard_metadata;
+        if container == Container::PyTorch {
+            pytorch::read(file.path(), file.bytes(), number, &mut tensors, &mut strided)?;
+        } else {
+            let (shard_metadata, mut shard_tensors) = reader::read(file.path(), file.bytes(), number)?;
+            if number == 0 {
+                metadata = shard_metadata;
+            }
+            tensors.append(&mut shard_tensors);
         }
-        tensors.append(&mut shard_tensors);
         files.push(file);
     }
     check(path, &index, &names, &tensors)?;
-    Ok(Parts { files, metadata, tensors })
+    Ok((container, Parts { files, metadata, tensors, strided }))
 }
 
 /// Names of the shards that the index at `path` lists.
@@ -54,7 +65,7 @@ pub(crate) fn shards(path: &Path) -> Result<BTreeSet<String>> {
 fn read(path: &Path) -> Result<Index> {
     let file = MappedFile::open(path)?;
     let index: Index = serde_json::from_slice(file.bytes())
-        .map_err(|e| Error::malformed(path, format!("not an index of safetensors shards: {e}")))?;
+        .map_err(|e| Error::malformed(path, format!("not an index of shards: {e}")))?;
     for (tensor, file) in &index.weight_map.0 {
         let inside = Path::new(file).components().all(|c| matches!(c, Component::Normal(_)));
         if file.is_empty() || !inside || file.contains(['\\', '\0']) {

@@ -1,0 +1,172 @@
+use half::f16;
+
+use super::*;
+
+fn noise(seed: u32, len: usize) -> Vec<f32> {
+    let mut s = seed;
+    let next = || {
+        s = s.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
+        (s >> 8) as f32 / (1 << 23) as f32 - 1.0
+    };
+    std::iter::repeat_with(next).take(len).collect()
+}
+
+/// Softmax attention in f64, straight from the definition.
+fn reference(s: &AttentionShape, q: &[f32], first: usize, k: &[f32], v: &[f32]) -> Vec<f64> {
+    let (d, n) = (s.head_dim, q.len() / s.heads / s.head_dim);
+    let mut out = vec![0f64; q.len()];
+    for i in 0..n {
+        for h in 0..s.heads {
+            let kv = h / (s.heads / s.kv_heads);
+            let end = first + i + 1;
+            let begin = s.window.map_or(0, |w| end.saturating_sub(w));
+            let at = |p: usize| (p * s.kv_heads + kv) * d;
+            let q = &q[(i * s.heads + h) * d..][..d];
+            let dot = |p: usize| (0..d).map(|c| f64::from(q[c]) * f64::from(k[at(p) + c])).sum::<f64>();
+            let score = |p: usize| match s.softcap.map(f64::from) {
+                None => dot(p) * f64::from(s.scale),
+                Some(cap) => cap * (dot(p) * f64::from(s.scale) / cap).tanh(),
+            };
+            let e: Vec<f64> = (begin..end).map(|p| score(p).exp()).collect();
+            let total: f64 = e.iter().sum();
+            for c in 0..d {
+                let sum: f64 = (begin..end).zip(&e).map(|(p, e)| e * f64::from(v[at(p) + c])).sum();
+                out[(i * s.heads + h) * d + c] = sum / total;
+            }
+        }
+    }
+    out
+}
+
+/// Rows of `head_dim` as q8_0 blocks, and the numbers they hold, decoded one by one.
+fn q8_0(x: &[f32], head_dim: usize) -> (Vec<u8>, Vec<f32>) {
+    let mut bytes = Vec::new();
+    let mut decoded = Vec::new();
+    for row in x.chunks_exact(head_dim) {
+        let mut blocks = vec![0u8; head_dim.div_ceil(32) * 34];
+        encode_q8_0(row, &mut blocks);
+        let values = blocks.chunks_exact(34).flat_map(|block| {
+            let d = f16::from_le_bytes([block[0], block[1]]).to_f32();
+            block[2..].iter().map(move |&code| d * f32::from(code as i8))
+        });
+        decoded.extend(values.take(head_dim));
+        bytes.extend(blocks);
+    }
+    (bytes, decoded)
+}
+
+fn f32s(x: &[f16]) -> Vec<f32> {
+    x.iter().map(|x| x.to_f32()).collect()
+}
+
+fn check(shape: &AttentionShape, q: &[f32], first: usize, caches: [(Cache, Cache); 2], expected: &[f64]) {
+    for level in Level::available() {
+        let mut results = Vec::new();
+        for threads in [1, 3] {
+            let pool = Pool::new(threads);
+            for (k, v) in caches {
+                let mut out = vec![0f32; q.len()];
+                attention_at(level, &pool, shape, q, first, k, v, &mut out).unwrap();
+                for (a, b) in out.iter().zip(expected) {
+                    assert!((f64::from(*a) - b).abs() < 3e-6, "{shape:?} {level:?}: {a} {b}");
+                }
+                results.push(out);
+            }
+        }
+        assert!(results.iter().all(|r| *r == results[0]), "threads or cache type changed the result");
+    }
+}
+
+#[test]
+fn matches_the_definition() {
+    for (heads, kv_heads, head_dim, n, first, window, softcap) in [
+        (4, 2, 16, 1, 0, None, None),
+        (4, 2, 20, 7, 60, None, Some(2.0)),
+        (6, 1, 64, 150, 3, None, None),
+        (2, 2, 32, 1, 200, None, None),
+        (2, 1, 32, 90, 100, Some(50), Some(1.5)),
+        (2, 1, 8, 5, 300, Some(1), None),
+        // Spans of keys: few rows, many rows, a window that begins inside one.
+        (4, 4, 80, 1, 1100, None, None),
+        (16, 1, 96, 1, 511, None, None),
+        (26, 2, 128, 2, 1030, Some(600), None),
+        (3, 1, 256, 1, 1300, Some(700), Some(3.0)),
+    ] {
+        let shape = AttentionShape { heads, kv_heads, head_dim, scale: 0.7, window, softcap };
+        let q = noise(1, n * heads * head_dim);
+        let numbers = |seed| noise(seed, (first + n) * kv_heads * head_dim);
+
+        let halves = |seed| -> Vec<f16> { numbers(seed).into_iter().map(f16::from_f32).collect() };
+        let (k, v) = (halves(2), halves(3));
+        let (kf, vf) = (f32s(&k), f32s(&v));
+        let cache = |data| Cache { data, position_stride: kv_heads * head_dim, head_stride: head_dim };
+        let both = [
+            (cache(CacheData::F16(&k)), cache(CacheData::F16(&v))),
+            (cache(CacheData::F32(&kf)), cache(CacheData::F32(&vf))),
+        ];
+        check(&shape, &q, first, both, &reference(&shape, &q, first, &kf, &vf));
+
+        let ((k, kf), (v, vf)) = (q8_0(&numbers(2), head_dim), q8_0(&numbers(3), head_dim));
+        let padded = head_dim.next_multiple_of(32);
+        let blocks = |data| Cache { data, position_stride: kv_heads * padded, head_stride: padded };
+        let both = [
+            (blocks(CacheData::Q8_0(&k)), blocks(CacheData::Q8_0(&v))),
+            (cache(CacheData::F32(&kf)), cache(CacheData::F32(&vf))),
+        ];
+        check(&shape, &q, first, both, &reference(&shape, &q, first, &kf, &vf));
+    }
+}
+
+#[test]
+fn q8_0_codes_are_nearest() {
+    let mut x = noise(7, 100);
+    x[32..64].iter_mut().for_each(|x| *x *= 3e-5); // its scale is a subnormal half
+    x[64..96].fill(0.0);
+    x[96] = -500.0;
+    let (bytes, decoded) = q8_0(&x, 100);
+    assert_eq!(bytes.len(), 4 * 34);
+    for (i, (x, y)) in x.iter().zip(&decoded).enumerate() {
+        let block = &bytes[i / 32 * 34..];
+        let d = f16::from_le_bytes([block[0], block[1]]).to_f32();
+        // The largest may lie beyond 127 rounded scales: by as much as the scale was rounded.
+        assert!((x - y).abs() <= d * 0.5001 || (y / d).round().abs() == 127.0, "{i}: {x} {y} {d}");
+    }
+    assert!(decoded[64..96].iter().all(|&y| y == 0.0));
+    assert!(bytes[3 * 34 + 2 + 4..].iter().all(|&code| code == 0), "filled up with zeros");
+    // What is not finite does not become a number.
+    for bad in [f32::NAN, f32::INFINITY, f32::NEG_INFINITY, f32::MAX] {
+        let mut x = noise(8, 32);
+        x[5] = bad;
+        assert!(!q8_0(&x, 32).1[5].is_finite(), "{bad}");
+    }
+}
+
+#[test]
+fn short_caches_are_refused() {
+    let shape =
+        AttentionShape { heads: 2, kv_heads: 1, head_dim: 4, scale: 1.0, window: None, softcap: None };
+    let data = [0f32; 11];
+    let cache = Cache { data: CacheData::F32(&data), position_stride: 4, head_stride: 4 };
+    let mut out = [0f32; 8];
+    let pool = Pool::new(1);
+    assert!(attention(&pool, &shape, &[0.0; 8], 2, cache, cache, &mut out).is_err());
+    assert!(attention(&pool, &shape, &[0.0; 8], 1, cache, cache, &mut out).is_ok());
+    assert!(attention(&pool, &shape, &[0.0; 7], 1, cache, cache, &mut out).is_err());
+}
+
+#[test]
+fn q8_0_rows_are_whole_blocks() {
+    let shape =
+        AttentionShape { heads: 1, kv_heads: 1, head_dim: 20, scale: 1.0, window: None, softcap: None };
+    let data = [0u8; 3 * 34];
+    let cache =
+        |position_stride, head_stride| Cache { data: CacheData::Q8_0(&data), position_stride, head_stride };
+    let run = |first, cache| {
+        let mut out = [0f32; 20];
+        attention(&Pool::new(1), &shape, &[0.0; 20], first, cache, cache, &mut out)
+    };
+    assert!(run(2, cache(32, 32)).is_ok());
+    assert!(run(3, cache(32, 32)).is_err());
+    assert!(run(0, cache(20, 32)).is_err());
+    assert!(run(0, cache(32, 20)).is_err());
+}

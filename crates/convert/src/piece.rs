@@ -1,0 +1,161 @@
+//! Pieces: some rows of one tensor, the unit of work of one thread.
+
+use std::ops::Range;
+
+use quern_model::ViewTensor;
+use quern_tensor_io::scheme::GptqTensors;
+use quern_tensor_io::{ElementType, Error, Result};
+
+use crate::cast;
+use crate::plan::{Content, Plan, PlanRow, about};
+
+/// Bytes of a piece that is made, unless one row has more: small enough for a core's own cache.
+const BYTES: usize = 256 << 10;
+/// Bytes of a piece that is written from the map.
+const MAPPED_BYTES: usize = 4 << 20;
+/// Outputs of a packed layer that share their reads.
+const PACKED_ROWS: usize = 256;
+
+/// Some rows of one tensor.
+#[derive(Clone, Debug)]
+pub(crate) struct Piece<'p> {
+    /// Number of the plan's row.
+    pub row: usize,
+    /// Rows of the tensor; of GPTQ's small tensors all.
+    pub rows: Range<usize>,
+    /// Bytes in the output.
+    pub bytes: usize,
+    /// The bytes themselves, where they lie in the map as they are to be written.
+    pub mapped: Option<&'p [u8]>,
+}
+
+/// All pieces of a plan, in the order of the output.
+pub(crate) fn pieces<'p>(plan: &'p Plan<'_>) -> impl Iterator<Item = Piece<'p>> {
+    plan.rows().iter().enumerate().flat_map(move |(number, row)| of_row(plan, number, row))
+}
+
+fn of_row<'p>(plan: &'p Plan<'_>, number: usize, row: &'p PlanRow) -> impl Iterator<Item = Piece<'p>> {
+    let bytes = row.bytes as usize;
+    let height: usize = row.shape.iter().rev().skip(1).product();
+    // An empty tensor has no pieces.
+    let height = if bytes == 0 { 0 } else { height };
+    let row_bytes = bytes / height.max(1);
+    let (mapped, step) = match row.content {
+        Content::View(index) => {
+            let tensor = &plan.view.tensors()[index];
+            let mapped = plan.view.contiguous(index).filter(|_| tensor.element_type == row.to);
+            let step = match mapped {
+                Some(_) => (MAPPED_BYTES / row_bytes.max(1)).max(1),
+                None => step(plan, tensor, row_bytes),
+            };
+            (mapped, step)
+        }
+        // Runs of 32 columns, of as many words as a code has bits.
+        Content::Gptq { layer, part: 0 } => {
+            let bits = plan.packing.as_ref().map_or(8, |p| p.layers()[layer].bits()) as usize;
+            let bits = if matches!(bits, 2..=4) { bits } else { 8 * bits.div_ceil(8) };
+            (None, (BYTES * 4 / row_bytes.max(1) / bits).max(1) * bits)
+        }
+        Content::Gptq { .. } => (None, height),
+    };
+    let mut at = 0;
+    std::iter::from_fn(move || {
+        if at >= height {
+            return None;
+        }
+        let rows = at..height.min(at + step.max(1));
+        at = rows.end;
+        let bytes = rows.len() * row_bytes;
+        let mapped = mapped.map(|data| &data[rows.start * row_bytes..rows.end * row_bytes]);
+        Some(Piece { row: number, rows, bytes, mapped })
+    })
+}
+
+/// Rows of a tensor of the view that a thread takes at once.
+pub(crate) fn step(plan: &Plan<'_>, tensor: &ViewTensor, row_bytes: usize) -> usize {
+    let few = (BYTES / row_bytes.max(1)).max(1);
+    if tensor.packed {
+        return few.next_multiple_of(PACKED_ROWS);
+    }
+    // Blocks that had to be transposed are decoded anew for every piece.
+    let block = |name: &String| plan.source().tensor(name).is_some_and(|t| t.info.element_type.is_block());
+    match tensor.sources.iter().any(block) && !tensor.element_type.is_block() {
+        true => tensor.rows(),
+        false => few,
+    }
+}
+
+/// Makes the bytes of a piece. `scratch` is a thread's own; `packed` are the tensors of the piece's layer, where
+/// it is of one.
+pub(crate) fn make(
+    plan: &Plan<'_>,
+    piece: &Piece<'_>,
+    packed: Option<&GptqTensors<'_>>,
+    scratch: &mut Vec<f32>,
+    out: &mut [u8],
+) -> Result<()> {
+    let row = &plan.rows()[piece.row];
+    let index = match row.content {
+        Content::View(index) => index,
+        Content::Gptq { part, .. } => {
+            if let Some(packed) = packed {
+                make_gptq(packed, part, piece.rows.clone(), out);
+            }
+            return Ok(());
+        }
+    };
+    let tensor = &plan.view.tensors()[index];
+    if tensor.element_type == row.to {
+        plan.view.read(index, piece.rows.clone(), out);
+        return Ok(());
+    }
+    scratch.resize(piece.rows.len() * tensor.columns(), 0.0);
+    if !plan.view.decode(index, piece.rows.clone(), scratch) {
+        let what = format!("{} cannot be decoded", tensor.element_type);
+        let error = Error::unsupported(plan.source().path(), what);
+        return Err(about(&plan.view, tensor, error));
+    }
+    // What f32 holds as well stays as it is, be it NaN.
+    if row.to != ElementType::F32
+        && let Some(at) = cast::unfit(row.to, scratch)
+    {
+        return Err(unfit(plan, row, tensor, piece.rows.start, at, scratch[at]));
+    }
+    cast::write(row.to, scratch, out);
+    Ok(())
+}
+
+fn unfit(plan: &Plan<'_>, row: &PlanRow, tensor: &ViewTensor, first: usize, at: usize, value: f32) -> Error {
+    let columns = tensor.columns().max(1);
+    let (number, column) = (first + at / columns, at % columns);
+    let what = match value.is_finite() {
+        true => {
+            let wider = if row.to == ElementType::F16 { "bf16 or f32" } else { "f32" };
+            format!(
+                "row {number}, column {column}: {value} is too large for {}; choose --dtype {wider}",
+                row.to
+            )
+        }
+        false => format!(
+            "row {number}, column {column}: the value is {value}, the model is damaged; without --dtype it is \
+             taken over as it is"
+        ),
+    };
+    about(&plan.view, tensor, Error::refused(plan.source().path(), what))
+}
+
+fn make_gptq(tensors: &GptqTensors<'_>, part: usize, rows: Range<usize>, out: &mut [u8]) {
+    match part {
+        0 => {
+            let bits = tensors.bits() as usize;
+            let columns = tensors.layer().layer().columns;
+            // The last word may be a part of one only.
+            let column = |word: usize| (word * 32 / bits).min(columns);
+            let end = if rows.end == (columns * bits).div_ceil(32) { columns } else { column(rows.end) };
+            tensors.qweight(column(rows.start)..end, out);
+        }
+        1 => out.copy_from_slice(&tensors.qzeros()),
+        2 => out.copy_from_slice(&tensors.scales()),
+        _ => out.copy_from_slice(&tensors.g_idx()),
+    }
+}

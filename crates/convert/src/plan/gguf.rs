@@ -1,0 +1,126 @@
+//! To GGUF.
+//!
+//! | source | matrices | everything else |
+//! |---|---|---|
+//! | Hugging Face | as they are, or `--dtype` | f32 |
+//! | packed layers | the blocks that hold their values exactly, or decoded to `--dtype` | |
+//! | GGUF | as they are, or `--dtype` | as it is |
+
+use quern_model::gguf::is_quantizable;
+use quern_model::{Config, FileType, Packed, View, ViewTensor, World};
+use quern_tensor_io::{Checkpoint, Container, ElementType, Error, ErrorKind, Metadata, Result, Value};
+
+use super::{Around, Plan, PlanRow, about, most, row};
+use crate::Options;
+
+/// ggml's version of the block formats.
+const QUANTIZATION_VERSION: u32 = 2;
+
+pub(super) fn plan(checkpoint: &Checkpoint, options: Options) -> Result<Plan<'_>> {
+    let own = checkpoint.container() == Container::Gguf;
+    let view = match options.dtype {
+        Some(_) => View::gguf_with(checkpoint, Packed::Decoded)?,
+        None => View::gguf_with(checkpoint, Packed::Exact).map_err(|e| with_offers(checkpoint, e))?,
+    };
+    let mut order: Vec<usize> = (0..view.tensors().len()).collect();
+    if own {
+        // Nobody asked for another order, and a split must be what gguf-split makes.
+        let place = |t: &ViewTensor| t.sources.first().and_then(|name| checkpoint.index_of(name));
+        order.sort_by_key(|&i| place(&view.tensors()[i]));
+    }
+    let mut rows = Vec::with_capacity(order.len());
+    for index in order {
+        let tensor = &view.tensors()[index];
+        let to = if own { own_type(tensor, options.dtype) } else { new_type(&view, tensor, options.dtype)? };
+        rows.push(row(&view, index, to)?);
+    }
+    let metadata = metadata(&view, &rows, &options)?;
+    let notes = view.notes().to_vec();
+    Ok(Plan { view, packing: None, around: Around::Gguf(metadata), options, rows, notes })
+}
+
+/// Where layers have no exact form, decoding them does it; so the error says that.
+fn with_offers(checkpoint: &Checkpoint, error: Error) -> Error {
+    let ErrorKind::Unsupported(what) = &error.kind else { return error };
+    if View::gguf_with(checkpoint, Packed::Decoded).is_err() {
+        return error;
+    }
+    let what = format!(
+        "{what}. To go on: --dtype f16 (bf16, f32) decodes the layers, quern quantize --allow-requantize makes \
+         blocks of the decoded values"
+    );
+    Error { kind: ErrorKind::Unsupported(what), ..error }
+}
+
+/// The type of a tensor that was in a GGUF file before.
+fn own_type(tensor: &ViewTensor, dtype: Option<ElementType>) -> ElementType {
+    let from = tensor.element_type;
+    match dtype {
+        Some(dtype) if from.is_block() => dtype,
+        Some(dtype) if from.is_float() && is_quantizable(&tensor.name, &tensor.shape) => dtype,
+        _ => from,
+    }
+}
+
+/// The type of a tensor that comes from the other world.
+fn new_type(view: &View<'_>, tensor: &ViewTensor, dtype: Option<ElementType>) -> Result<ElementType> {
+    use ElementType::{BF16, F8E4M3, F8E5M2, F16, F32, F64};
+    let from = tensor.element_type;
+    if !is_quantizable(&tensor.name, &tensor.shape) {
+        return Ok(F32);
+    }
+    match (from, dtype) {
+        (_, Some(dtype)) => Ok(dtype),
+        (F32 | F16 | BF16, None) => Ok(from),
+        (F8E4M3 | F8E5M2, None) => Ok(F16),
+        (F64, None) => {
+            let what = "f64 has no readers in GGUF; --dtype f32 rounds it";
+            Err(about(view, tensor, Error::unsupported(view.checkpoint().path(), what)))
+        }
+        (from, None) => Ok(from),
+    }
+}
+
+fn metadata(view: &View<'_>, rows: &[PlanRow], options: &Options) -> Result<Metadata> {
+    let checkpoint = view.checkpoint();
+    let own = checkpoint.container() == Container::Gguf;
+    let mut metadata = view.metadata().clone();
+    let unchanged = own && rows.iter().all(|r| r.from == r.to.name());
+    if !unchanged {
+        metadata.set("general.quantization_version", Value::U32(QUANTIZATION_VERSION));
+        if let Some(id) = file_type(rows) {
+            metadata.set("general.file_type", Value::U32(id));
+        }
+    }
+    for edit in &options.edits {
+        edit.apply(checkpoint.metadata_file(), &mut metadata)?;
+    }
+    if own && !options.edits.is_empty() {
+        still_fits(view, &metadata)?;
+    }
+    Ok(metadata)
+}
+
+/// `general.file_type` for what most of the matrices are.
+fn file_type(rows: &[PlanRow]) -> Option<u32> {
+    let matrices = rows.iter().filter(|r| is_quantizable(&r.name, &r.shape));
+    let most = most(matrices)?;
+    let plain = |t: &&FileType| t.default_type() == Some(most);
+    FileType::ALL.iter().find(plain).and_then(|t| t.id())
+}
+
+/// Refuses edits after which the tensors are not those that the architecture's keys demand.
+fn still_fits(view: &View<'_>, edited: &Metadata) -> Result<()> {
+    let Some(before) = view.config() else { return Ok(()) };
+    let after = Config::from_gguf_metadata(view.checkpoint(), edited)?;
+    let demanded = |config: &Config| -> Vec<_> {
+        let all = config.expected_tensors(World::Gguf).into_iter();
+        all.map(|e| (e.name, e.shape)).collect()
+    };
+    if demanded(before) != demanded(&after) {
+        let what = "with these edits the architecture's keys demand other tensors than the file has: sizes are \
+                    not edited";
+        return Err(Error::refused(view.checkpoint().metadata_file(), what));
+    }
+    Ok(())
+}

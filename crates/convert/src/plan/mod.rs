@@ -1,0 +1,250 @@
+//! The plan: what becomes of every tensor, before anything is written.
+
+mod directory;
+mod gguf;
+mod gptq;
+
+use std::path::{Path, PathBuf};
+
+use quern_model::{View, ViewTensor};
+use quern_tensor_io::gguf::Writer;
+use quern_tensor_io::scheme::{Inexact, Packing, Scheme};
+use quern_tensor_io::{Checkpoint, ElementType, Error, Metadata, Result, TensorPlan, decode};
+
+use crate::cast;
+use crate::{Options, Target};
+
+/// Whether numbers change.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Fidelity {
+    /// Every value stays what it is.
+    Exact,
+    /// Values are rounded to the new type.
+    Lossy,
+}
+
+/// What becomes of one tensor: a row of the dry-run table.
+#[derive(Clone, Debug)]
+pub struct PlanRow {
+    /// Its name in the output.
+    pub name: String,
+    /// Dimensions, outermost first.
+    pub shape: Vec<usize>,
+    /// How the source stores it: an element type, or a scheme and its bits (`gptq 4-bit`).
+    pub from: String,
+    /// How the output stores it.
+    pub to: ElementType,
+    /// Whether numbers change.
+    pub fidelity: Fidelity,
+    /// What the other world does to the numbers themselves (`plus one`); `None` if nothing.
+    pub changed: Option<&'static str>,
+    /// The source's tensors it is made of; none for what is computed from the configuration.
+    pub sources: Vec<String>,
+    /// Bytes in the output.
+    pub bytes: u64,
+    pub(crate) content: Content,
+}
+
+/// Where a row's bytes come from.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Content {
+    /// The view's tensor of this number.
+    View(usize),
+    /// One of the four tensors of the packed layer of this number.
+    Gptq { layer: usize, part: usize },
+}
+
+/// What stands around the tensors.
+#[derive(Debug)]
+pub(crate) enum Around {
+    Gguf(Metadata),
+    Directory(Directory),
+}
+
+/// The files beside the tensors of a Hugging Face directory.
+#[derive(Debug)]
+pub(crate) struct Directory {
+    /// The text of `config.json`.
+    pub config: String,
+    /// Other files: name and content.
+    pub files: Vec<(String, Vec<u8>)>,
+    /// Whether the source's other small files are copied.
+    pub companions: bool,
+}
+
+/// A conversion, ready to run.
+#[derive(Debug)]
+pub struct Plan<'a> {
+    pub(crate) view: View<'a>,
+    /// The packed layers that become GPTQ's tensors.
+    pub(crate) packing: Option<Packing>,
+    pub(crate) around: Around,
+    pub(crate) options: Options,
+    rows: Vec<PlanRow>,
+    notes: Vec<String>,
+}
+
+impl<'a> Plan<'a> {
+    /// One row a tensor, in the order they are written.
+    pub fn rows(&self) -> &[PlanRow] {
+        &self.rows
+    }
+
+    /// What the user should know.
+    pub fn notes(&self) -> &[String] {
+        &self.notes
+    }
+
+    /// What is converted.
+    pub fn source(&self) -> &'a Checkpoint {
+        self.view.checkpoint()
+    }
+
+    /// The metadata the output will carry, where it is a GGUF file.
+    pub fn metadata(&self) -> Option<&Metadata> {
+        match &self.around {
+            Around::Gguf(metadata) => Some(metadata),
+            Around::Directory(_) => None,
+        }
+    }
+
+    /// Bytes of all tensors in the output: the total of the job's progress.
+    pub fn tensor_bytes(&self) -> u64 {
+        self.rows.iter().map(|r| r.bytes).sum()
+    }
+
+    /// Rows whose numbers are rounded.
+    pub fn lossy(&self) -> usize {
+        self.rows.iter().filter(|r| r.fidelity == Fidelity::Lossy).count()
+    }
+
+    /// The files that tensors will be in, with their sizes where they are known beforehand: of a directory only
+    /// the directory and the bytes of its tensors.
+    ///
+    /// # Errors
+    /// The output cannot be written as asked (names of parts, sizes).
+    pub fn files(&self, output: &Path) -> Result<Vec<(PathBuf, u64)>> {
+        match (&self.around, &self.options.split) {
+            (Around::Directory(_), _) => Ok(vec![(output.to_path_buf(), self.tensor_bytes())]),
+            (Around::Gguf(metadata), None) => {
+                let size = Writer::file_size(metadata, &self.tensors())?;
+                Ok(vec![(output.to_path_buf(), size)])
+            }
+            (Around::Gguf(metadata), Some(split)) => {
+                let parts = split.parts(&prefix(output), metadata, &self.tensors())?;
+                Ok(parts.into_iter().map(|p| (p.path, p.file_size)).collect())
+            }
+        }
+    }
+
+    pub(crate) fn tensors(&self) -> Vec<TensorPlan> {
+        let planned =
+            |r: &PlanRow| TensorPlan { name: r.name.clone(), element_type: r.to, shape: r.shape.clone() };
+        self.rows.iter().map(planned).collect()
+    }
+}
+
+/// The path of a split file less what the parts' names end with.
+pub(crate) fn prefix(output: &Path) -> PathBuf {
+    match output.extension() {
+        Some(end) if end.eq_ignore_ascii_case("gguf") => output.with_extension(""),
+        _ => output.to_path_buf(),
+    }
+}
+
+/// Plans a conversion. Reads headers, small tensors and what decides whether packed layers have an exact form.
+///
+/// # Errors
+/// The source cannot become the target, with the reason and what to do instead; metadata that cannot be edited as
+/// asked.
+pub fn plan(checkpoint: &Checkpoint, options: Options) -> Result<Plan<'_>> {
+    match options.target {
+        Target::Gguf => gguf::plan(checkpoint, options),
+        Target::Safetensors => directory::plan(checkpoint, options),
+        Target::Gptq(format) => gptq::plan(checkpoint, options, format),
+    }
+}
+
+/// The row of the view's tensor `index`, stored as `to`.
+fn row(view: &View<'_>, index: usize, to: ElementType) -> Result<PlanRow> {
+    let tensor = &view.tensors()[index];
+    let from = tensor.element_type;
+    if from != to && !decode::can_decode(from) {
+        let what = format!("{from} cannot be decoded, so it cannot become {to}; leave --dtype away");
+        return Err(about(view, tensor, Error::unsupported(view.checkpoint().path(), what)));
+    }
+    let Some(row_bytes) = to.row_bytes(tensor.columns()) else {
+        let what = format!("its rows of {} values are not whole blocks of {to}", tensor.columns());
+        return Err(about(view, tensor, Error::unsupported(view.checkpoint().path(), what)));
+    };
+    Ok(PlanRow {
+        name: tensor.name.clone(),
+        shape: tensor.shape.clone(),
+        from: stored(view, tensor),
+        to,
+        fidelity: if cast::holds(from, to) { Fidelity::Exact } else { Fidelity::Lossy },
+        changed: tensor.changed,
+        sources: tensor.sources.clone(),
+        bytes: row_bytes as u64 * tensor.rows() as u64,
+        content: Content::View(index),
+    })
+}
+
+/// How the source stores a tensor of the view.
+fn stored(view: &View<'_>, tensor: &ViewTensor) -> String {
+    let checkpoint = view.checkpoint();
+    if tensor.packed
+        && let Some(packing) = view.packing()
+        && let Some(bits) = tensor.sources.iter().find_map(|name| {
+            let layer = packing.layers().iter().find(|l| {
+                // In Hugging Face's own world a layer's sources are its parts.
+                l.name == *name || l.parts.iter().any(|&p| checkpoint.tensors()[p].name == *name)
+            });
+            layer.map(|l| l.bits())
+        })
+    {
+        return packed(packing.scheme(), bits);
+    }
+    let plain = tensor.sources.first().and_then(|name| checkpoint.tensor(name));
+    plain.map_or_else(|| "computed".to_owned(), |t| t.info.element_type.name().to_owned())
+}
+
+/// A scheme's name and its bits.
+fn packed(scheme: &Scheme, bits: u32) -> String {
+    match scheme {
+        Scheme::Gptq { .. } => format!("gptq {bits}-bit"),
+        Scheme::Awq { .. } => format!("awq {bits}-bit"),
+        Scheme::Nf4 { .. } => "nf4".to_owned(),
+        Scheme::Fp4 { .. } => "fp4".to_owned(),
+        Scheme::Int8 => "int8".to_owned(),
+        _ => format!("packed {bits}-bit"),
+    }
+}
+
+/// The error, naming the source's tensor and its file.
+pub(crate) fn about(view: &View<'_>, tensor: &ViewTensor, error: Error) -> Error {
+    let checkpoint = view.checkpoint();
+    let name = tensor.sources.first().unwrap_or(&tensor.name);
+    let file = checkpoint.tensor(name).map(|t| checkpoint.file_of(t.info).to_path_buf());
+    let file = file.unwrap_or_else(|| error.file.clone());
+    Error { file, ..error }.with_tensor(name)
+}
+
+/// The error for a packed layer that the target cannot hold.
+pub(crate) fn inexact(checkpoint: &Checkpoint, e: &Inexact) -> Error {
+    Error::unsupported(checkpoint.path(), format!("{}; {}", e.why, e.remedy)).with_tensor(&e.layer)
+}
+
+/// The type that most bytes of some rows have.
+fn most<'r>(rows: impl Iterator<Item = &'r PlanRow>) -> Option<ElementType> {
+    let mut sums: Vec<(ElementType, u64)> = Vec::new();
+    for row in rows {
+        match sums.iter_mut().find(|(t, _)| *t == row.to) {
+            Some((_, sum)) => *sum += row.bytes,
+            None => sums.push((row.to, row.bytes)),
+        }
+    }
+    // The first of equals.
+    let largest = sums.iter().map(|(_, sum)| *sum).max()?;
+    sums.into_iter().find(|(_, sum)| *sum == largest).map(|(t, _)| t)
+}

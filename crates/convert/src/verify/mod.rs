@@ -1,0 +1,172 @@
+//! Reads again what was written and compares it with the source.
+//!
+//! The output is opened as any checkpoint and seen from the *source's* world: what became GGUF is looked at as
+//! Hugging Face would have it, and the other way round. So the comparison goes the way back, not the same way
+//! twice, and packed layers are compared by the values that their own decoder gives.
+//!
+//! | stored as before | stored otherwise |
+//! |---|---|
+//! | the same bytes | the same values, or within half a step of the type they were rounded to |
+
+mod compare;
+mod order;
+
+use std::collections::{HashMap, HashSet};
+use std::path::Path;
+
+use quern_model::{Packed, TensorRole, View, is_redundant};
+use quern_tensor_io::{Checkpoint, Container, Metadata, Progress, Result};
+
+use crate::plan::{Around, Fidelity, Plan, PlanRow};
+use crate::pool::pool;
+use compare::{Found, Pair};
+use order::Order;
+
+/// What the comparison found.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Verification {
+    /// Tensors of the source that were compared.
+    pub tensors: usize,
+    /// Those of them whose values are all the same.
+    pub exact: usize,
+    /// The largest difference, and the tensor it is in; `None` if there is none at all.
+    pub largest: Option<(f32, String)>,
+    /// What is not as it should be; empty if the output is right.
+    pub mismatches: Vec<Mismatch>,
+}
+
+/// Something in the output that is not what the source has.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Mismatch {
+    /// The source's tensor; `None` for what is about the whole file.
+    pub tensor: Option<String>,
+    /// What is wrong.
+    pub what: String,
+}
+
+impl Verification {
+    /// Whether the output is right.
+    pub fn passed(&self) -> bool {
+        self.mismatches.is_empty()
+    }
+
+    fn wrong(&mut self, tensor: Option<&str>, what: impl Into<String>) {
+        self.mismatches.push(Mismatch { tensor: tensor.map(str::to_owned), what: what.into() });
+    }
+}
+
+/// Compares `output`, which [`crate::run`] wrote for `plan`, with the source.
+///
+/// Progress is counted in bytes of the output's tensors, as the job's.
+///
+/// # Errors
+/// The threads cannot be started, or the source can no longer be read. Whatever is wrong with the output is a
+/// [`Mismatch`].
+pub fn verify(plan: &Plan<'_>, output: &Path, progress: &dyn Progress) -> Result<Verification> {
+    let pool = pool(plan.options.threads, output)?;
+    let mut found = Verification::default();
+    // Any part leads to all.
+    let file = plan.files(output)?.swap_remove(0).0;
+    let written = match Checkpoint::open(&file) {
+        Ok(written) => written,
+        Err(e) => {
+            found.wrong(None, format!("it cannot be opened again: {e}"));
+            return Ok(found);
+        }
+    };
+    let source = source_view(plan.source())?;
+    let back = match back_view(&written, &source) {
+        Ok(back) => back,
+        Err(e) => {
+            found.wrong(None, format!("it cannot be read as a model: {e}"));
+            return Ok(found);
+        }
+    };
+    if let Around::Gguf(metadata) = &plan.around {
+        compare_metadata(metadata, written.metadata(), &mut found);
+    }
+    let pairs = pairs(plan, &source, &back, &mut found);
+    progress.total(pairs.iter().map(|p| p.bytes(&back)).sum());
+    let orders = order::orders(plan);
+    for (pair, one) in pairs.iter().zip(compare::all(&source, &back, &pairs, &orders, &pool, progress)) {
+        let name = &source.tensors()[pair.source].name;
+        found.tensors += 1;
+        match one {
+            Found::Exact => found.exact += 1,
+            Found::Near(error) => {
+                if found.largest.as_ref().is_none_or(|(largest, _)| error > *largest) {
+                    found.largest = Some((error, name.clone()));
+                }
+            }
+            Found::Wrong(what) => found.wrong(Some(name), what),
+        }
+    }
+    Ok(found)
+}
+
+/// The source as it is, packed layers decoded.
+fn source_view(source: &Checkpoint) -> Result<View<'_>> {
+    match source.container() {
+        Container::Gguf => View::gguf(source),
+        _ => View::hugging_face(source, Packed::Decoded),
+    }
+}
+
+/// The output from the source's world.
+fn back_view<'a>(written: &'a Checkpoint, source: &View<'_>) -> Result<View<'a>> {
+    match source.checkpoint().container() {
+        Container::Gguf => View::gguf(written),
+        _ => View::hugging_face(written, Packed::Decoded),
+    }
+}
+
+/// Tensors of the same name; what one side alone has is wrong, unless every reader computes it.
+fn pairs(plan: &Plan<'_>, source: &View<'_>, back: &View<'_>, found: &mut Verification) -> Vec<Pair> {
+    let numbers: HashMap<&str, usize> =
+        back.tensors().iter().enumerate().map(|(i, t)| (t.name.as_str(), i)).collect();
+    let rows = plan.rows().iter().flat_map(|r| r.sources.iter().map(move |name| (name.as_str(), r)));
+    let rows: HashMap<&str, &PlanRow> = rows.collect();
+    let mut pairs = Vec::with_capacity(source.tensors().len());
+    let mut met = HashSet::new();
+    for (index, tensor) in source.tensors().iter().enumerate() {
+        let name = tensor.name.as_str();
+        met.insert(name);
+        match numbers.get(name) {
+            Some(&number) if back.tensors()[number].shape == tensor.shape => {
+                let row = tensor.sources.iter().find_map(|source| rows.get(source.as_str()));
+                let rounded = row.or(rows.get(name)).filter(|row| row.fidelity == Fidelity::Lossy);
+                pairs.push(Pair { source: index, back: number, rounded: rounded.map(|row| row.to) });
+            }
+            Some(&number) => {
+                let (was, is) = (&tensor.shape, &back.tensors()[number].shape);
+                found.wrong(Some(name), format!("its shape was {was:?} and is {is:?}"));
+            }
+            None if is_redundant(name) && !rows.contains_key(name) => {}
+            None => found.wrong(Some(name), "it is missing"),
+        }
+    }
+    for tensor in back.tensors().iter().filter(|t| !met.contains(t.name.as_str())) {
+        // Found in the configuration where the source has them in a tensor, or the other way round.
+        let computed = [TensorRole::RopeFactors, TensorRole::RopeFactorsLong, TensorRole::RopeFactorsShort];
+        if !tensor.role.is_some_and(|role| computed.contains(&role)) {
+            found.wrong(Some(&tensor.name), "the source has no such tensor");
+        }
+    }
+    pairs
+}
+
+fn compare_metadata(planned: &Metadata, written: &Metadata, found: &mut Verification) {
+    for (key, value) in planned.iter() {
+        if written.get(key) != Some(value) {
+            found.wrong(None, format!("the metadata key {key:?} has another value"));
+        }
+    }
+    for (key, _) in written.iter().filter(|(key, _)| !key.starts_with("split.")) {
+        if planned.get(key).is_none() {
+            found.wrong(None, format!("the metadata key {key:?} was not to be written"));
+        }
+    }
+}
+
+/// The orders of rows and columns, by the name of the source's tensor.
+type Orders = HashMap<String, Order>;

@@ -1,0 +1,297 @@
+//! One file: fetched, gone on with after a break, checked, and only then given its name.
+//!
+//! ```text
+//! lock      ETAG.lock, so that two processes do not write the same file
+//! resume    hash what ETAG.incomplete holds; ask for the rest (`Range`); a server that sends all begins anew
+//! receive   append, hash, count; the announced length and range must be those of the listing
+//! check     length and hash; a mismatch deletes the part, and is tried once more from the start if it was resumed
+//! name      fsync, rename to ETAG
+//! ```
+
+use std::fs::{self, File};
+use std::io::{self, Read, Seek, SeekFrom, Write};
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use crate::cache::Blobs;
+use crate::client::{Answer, CHUNK, Client, broken};
+use crate::digest::{Digest, Hasher};
+use crate::error::ErrorKind;
+use crate::listing::{Identity, Listing};
+use crate::lock::Lock;
+use crate::{Error, PullProgress, Result};
+
+/// A connection that brought so much has worked: failures are counted anew.
+const PROGRESS: u64 = 1 << 20;
+
+/// Where a file came from.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Source {
+    /// It was here before.
+    Cache,
+    /// From the Hub: so many bytes of it, the rest had come in an earlier attempt.
+    Hub {
+        /// Bytes that were here already.
+        resumed: u64,
+    },
+}
+
+/// What one download needs to know.
+pub(crate) struct Download<'a> {
+    pub client: &'a Client,
+    pub listing: &'a Listing,
+    pub blobs: &'a Blobs,
+    pub file: &'a str,
+    pub identity: Identity,
+    /// Fetch it even if it is here.
+    pub force: bool,
+    pub progress: &'a dyn PullProgress,
+    pub cancelled: &'a AtomicBool,
+}
+
+/// The file under way.
+struct Part {
+    path: PathBuf,
+    file: File,
+    length: u64,
+    hasher: Hasher,
+    /// Bytes of earlier attempts in it.
+    resumed: u64,
+}
+
+impl Download<'_> {
+    /// Brings the blob, if it is not there.
+    pub fn run(&self) -> Result<Source> {
+        if !self.force && self.blobs.has(&self.identity) {
+            return Ok(Source::Cache);
+        }
+        self.progress.start(self.file, self.identity.size);
+        let lock = Lock::take(&self.blobs.lock(&self.identity.digest), self.cancelled, || {
+            self.progress.waiting(self.file, "another process is downloading it");
+        })?;
+        // Whoever had the lock before may have brought it.
+        if !self.force && self.blobs.has(&self.identity) {
+            self.progress.at(self.file, self.identity.size);
+            self.progress.done(self.file);
+            return Ok(Source::Cache);
+        }
+        let source = self.fetch(&lock)?;
+        self.progress.done(self.file);
+        Ok(source)
+    }
+
+    fn fetch(&self, lock: &Lock) -> Result<Source> {
+        fs::create_dir_all(&self.blobs.folder).map_err(|e| Error::disk(&self.blobs.folder, &e))?;
+        let path = match lock {
+            Lock::Held(_) => self.blobs.incomplete(&self.identity.digest),
+            // Without a lock others may append to the same file.
+            Lock::Unsupported => {
+                self.blobs.folder.join(format!("{}.{}.incomplete", self.identity.digest, std::process::id()))
+            }
+        };
+        let mut part = self.open(path)?;
+        self.receive(&mut part)?;
+        if part.resumed > 0 && self.check(&part).is_err() {
+            // The old part may be of another program, or of a disk that lost some of it.
+            self.restart(&mut part)?;
+            self.receive(&mut part)?;
+        }
+        if let Err(e) = self.check(&part) {
+            let _ = fs::remove_file(&part.path);
+            return Err(e);
+        }
+        let (target, disk) = (self.blobs.path(&self.identity.digest), |e| Error::disk(&part.path, &e));
+        part.file.sync_all().map_err(disk)?;
+        fs::rename(&part.path, &target).map_err(disk)?;
+        Ok(Source::Hub { resumed: part.resumed })
+    }
+
+    /// Opens what has come so far and hashes it.
+    fn open(&self, path: PathBuf) -> Result<Part> {
+        let open = || {
+            let mut file = File::options().read(true).write(true).create(true).truncate(false).open(&path)?;
+            let mut hasher = self.identity.digest.hasher(self.identity.size);
+            let found = file.metadata()?.len();
+            if self.force || found > self.identity.size {
+                file.set_len(0)?;
+                return Ok((file, 0, hasher));
+            }
+            if found > 0 {
+                self.progress.waiting(self.file, "reading what came before");
+            }
+            let mut length = 0;
+            let mut buffer = vec![0; CHUNK];
+            loop {
+                match file.read(&mut buffer)? {
+                    0 => return Ok((file, length, hasher)),
+                    n => {
+                        hasher.update(&buffer[..n]);
+                        length += n as u64;
+                    }
+                }
+            }
+        };
+        let (file, length, hasher) = open().map_err(|e: io::Error| Error::disk(&path, &e))?;
+        self.progress.at(self.file, length);
+        Ok(Part { path, file, length, hasher, resumed: length })
+    }
+
+    /// Forgets what has come.
+    fn restart(&self, part: &mut Part) -> Result<()> {
+        let disk = |e| Error::disk(&part.path, &e);
+        part.file.set_len(0).map_err(disk)?;
+        part.file.seek(SeekFrom::Start(0)).map_err(disk)?;
+        (part.length, part.resumed) = (0, 0);
+        part.hasher = self.identity.digest.hasher(self.identity.size);
+        self.progress.at(self.file, 0);
+        Ok(())
+    }
+
+    /// Receives until the length is right, over as many connections as it takes.
+    fn receive(&self, part: &mut Part) -> Result<()> {
+        let (mut failures, mut mark) = (0, part.length);
+        while part.length < self.identity.size {
+            let Err(e) = self.connection(part) else { continue };
+            if part.length >= mark.saturating_add(PROGRESS) {
+                (failures, mark) = (0, part.length);
+            }
+            // A network that was there comes back more often than one that never was.
+            if e.retries() == 0 || failures >= Error::RETRIES {
+                return Err(e);
+            }
+            let pause = self.client.pause(failures, e.wait);
+            failures += 1;
+            self.progress
+                .waiting(self.file, &format!("{}; trying again in {:.0} s", e.kind, pause.as_secs_f64()));
+            self.sleep(pause)?;
+        }
+        Ok(())
+    }
+
+    /// Asks for what is missing and takes what one connection brings.
+    fn connection(&self, part: &mut Part) -> Result<()> {
+        let url = self.listing.url(self.client, self.file)?;
+        let range = (part.length > 0).then(|| format!("bytes={}-", part.length));
+        let answer = self.client.ask("GET", &url, range.as_deref(), &self.listing.asked(self.file));
+        let answer = match answer {
+            // "Range not satisfiable": there is no such rest, so the part is not of this file.
+            Err(Error { kind: ErrorKind::Server { status: 416, .. }, .. }) if part.length > 0 => {
+                return self.restart(part);
+            }
+            answer => answer?,
+        };
+        self.promises(&answer, part)?;
+        if answer.status() != 206 && part.length > 0 {
+            self.restart(part)?;
+        }
+        let mut reader = answer.into_reader();
+        let mut buffer = vec![0; CHUNK];
+        loop {
+            if self.cancelled.load(Ordering::Relaxed) {
+                return Err(self.error(ErrorKind::Cancelled));
+            }
+            let n = match reader.read(&mut buffer) {
+                Ok(n) => n,
+                Err(e) if e.kind() == io::ErrorKind::Interrupted => continue,
+                Err(e) => return Err(broken(&e, &url, self.client.settings())),
+            };
+            if n == 0 {
+                break;
+            }
+            self.client.count(n as u64);
+            if n as u64 > self.identity.size - part.length {
+                let what = format!("the server sends more than the {} bytes of the file", self.identity.size);
+                return Err(self.untrusted(what));
+            }
+            part.file.write_all(&buffer[..n]).map_err(|e| Error::disk(&part.path, &e))?;
+            part.hasher.update(&buffer[..n]);
+            part.length += n as u64;
+            self.progress.at(self.file, part.length);
+        }
+        match part.length < self.identity.size {
+            true => {
+                let what = format!("the server sent {} of {} bytes", part.length, self.identity.size);
+                Err(self.error(ErrorKind::Unreachable(what)))
+            }
+            false => Ok(()),
+        }
+    }
+
+    /// What the answer's head announces must be what was asked for.
+    fn promises(&self, answer: &Answer, part: &Part) -> Result<()> {
+        let size = self.identity.size;
+        let etag = answer.etag.as_deref().and_then(Digest::parse);
+        if let Some(etag @ Digest::Sha256(_)) = etag.filter(|e| *e != self.identity.digest) {
+            let what = format!(
+                "the server offers sha256 {etag}; by its own listing the file has {}",
+                self.identity.digest
+            );
+            return Err(self.untrusted(what));
+        }
+        let announced = match (answer.status(), answer.range()) {
+            (206, Some((first, last, total))) if part.length > 0 => {
+                let right = (first, last.checked_add(1), total) == (part.length, Some(size), size);
+                (!right).then(|| {
+                    format!("bytes {first} to {last} of {total}, asked for {} to the end", part.length)
+                })
+            }
+            (200, _) => answer.length().filter(|&l| l != size).map(|l| format!("{l} bytes")),
+            (206, _) => Some("a part of the file and does not say which".to_owned()),
+            (status, _) => Some(format!("nothing (status {status})")),
+        };
+        match announced {
+            None => Ok(()),
+            Some(announced) => Err(self.untrusted(format!(
+                "the server announces {announced}; by its own listing the file has {size} bytes"
+            ))),
+        }
+    }
+
+    /// Whether the content is what the listing says.
+    fn check(&self, part: &Part) -> Result<()> {
+        let found = part.hasher.clone().finish();
+        if found == self.identity.digest {
+            return Ok(());
+        }
+        let what = format!(
+            "what came is not the file: its {} is {found}, expected {}; it was deleted. Try again; if it happens \
+             again, the server, a proxy or the network damages files",
+            found.kind(),
+            self.identity.digest
+        );
+        Err(self.untrusted(what))
+    }
+
+    /// A pause that ends when another file fails.
+    fn sleep(&self, pause: Duration) -> Result<()> {
+        let end = Instant::now() + pause;
+        while let Some(left) = end.checked_duration_since(Instant::now()).filter(|l| !l.is_zero()) {
+            if self.cancelled.load(Ordering::Relaxed) {
+                return Err(self.error(ErrorKind::Cancelled));
+            }
+            thread::sleep(left.min(Duration::from_millis(100)));
+        }
+        Ok(())
+    }
+
+    fn error(&self, kind: ErrorKind) -> Error {
+        Error::new(format!("{}/{}", self.listing.repository, self.file), kind)
+    }
+
+    fn untrusted(&self, what: String) -> Error {
+        self.error(ErrorKind::Untrusted(what))
+    }
+}
+
+/// Reads a small file that was checked when it came.
+pub(crate) fn read(path: &Path, most: u64) -> Result<Vec<u8>> {
+    let mut bytes = Vec::new();
+    let read = File::open(path).and_then(|f| f.take(most + 1).read_to_end(&mut bytes));
+    read.map_err(|e| Error::disk(path, &e))?;
+    match bytes.len() as u64 > most {
+        true => Err(Error::untrusted(path.display().to_string(), "far larger than such a file is")),
+        false => Ok(bytes),
+    }
+}

@@ -1,0 +1,168 @@
+//! What can go wrong between here and the Hub, each in words that say what to do.
+
+use std::fmt;
+use std::io;
+use std::path::Path;
+use std::time::Duration;
+
+/// Result of everything that asks the Hub or its cache.
+pub type Result<T, E = Error> = std::result::Result<T, E>;
+
+/// A failure with its subject.
+#[derive(Debug)]
+pub struct Error {
+    /// The repository, file or address concerned; empty where the kind names it.
+    pub subject: String,
+    /// What was wrong.
+    pub kind: ErrorKind,
+    /// How long the server asked to be left alone.
+    pub(crate) wait: Option<Duration>,
+    /// Attempts that are worth while after this one.
+    patience: u32,
+}
+
+/// What was wrong. The texts say what to do.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum ErrorKind {
+    /// A name, pattern or setting that cannot be used.
+    #[error("{0}")]
+    Usage(String),
+    /// The repository, revision or file is not there.
+    #[error("{0}")]
+    NotFound(String),
+    /// The Hub wants another token, or none will do.
+    #[error("{0}")]
+    Denied(String),
+    /// The model's licence must be accepted first.
+    #[error("{0}")]
+    Gated(String),
+    /// No connection, or it broke and did not come back.
+    #[error("{0}")]
+    Unreachable(String),
+    /// The server answered with an error of its own.
+    #[error("{text}")]
+    Server {
+        /// The HTTP status.
+        status: u16,
+        /// What was asked and answered.
+        text: String,
+    },
+    /// The server's answer breaks a rule: a wrong length or hash, a name that leads out of the folder.
+    #[error("{0}")]
+    Untrusted(String),
+    /// Not in the cache, and the network may not be asked.
+    #[error("{0}")]
+    Offline(String),
+    /// The repository holds no model, or several and none was named.
+    #[error("{0}")]
+    Choice(String),
+    /// The disk refused.
+    #[error("{0}")]
+    Disk(String),
+    /// A file that was received is not what it should be, or an output was refused.
+    #[error(transparent)]
+    File(Box<quern_tensor_io::Error>),
+    /// Another file failed: this one was given up.
+    #[error("given up")]
+    Cancelled,
+}
+
+impl Error {
+    pub(crate) fn new(subject: impl Into<String>, kind: ErrorKind) -> Self {
+        Self { subject: subject.into(), kind, wait: None, patience: Self::RETRIES }
+    }
+
+    pub(crate) fn usage(subject: impl Into<String>, what: impl Into<String>) -> Self {
+        Self::new(subject, ErrorKind::Usage(what.into()))
+    }
+
+    pub(crate) fn untrusted(subject: impl Into<String>, what: impl Into<String>) -> Self {
+        Self::new(subject, ErrorKind::Untrusted(what.into()))
+    }
+
+    pub(crate) fn unreachable(subject: impl Into<String>, what: impl Into<String>) -> Self {
+        Self::new(subject, ErrorKind::Unreachable(what.into()))
+    }
+
+    /// A failed file operation; a full disk says what becomes of the part that was received.
+    pub(crate) fn disk(path: &Path, e: &io::Error) -> Self {
+        let what = match e.kind() {
+            io::ErrorKind::StorageFull => {
+                "the disk is full; free some space and run the same command again: it goes on where it stopped"
+                    .to_owned()
+            }
+            io::ErrorKind::QuotaExceeded => {
+                "the disk quota is used up; free some space and run the same command again: it goes on where it \
+                 stopped"
+                    .to_owned()
+            }
+            io::ErrorKind::ReadOnlyFilesystem | io::ErrorKind::PermissionDenied => {
+                format!("{e}; set HF_HUB_CACHE to a folder you may write to, or use -o")
+            }
+            _ => e.to_string(),
+        };
+        Self::new(path.display().to_string(), ErrorKind::Disk(what))
+    }
+
+    /// Whether the Hub could not be asked or did not work: what the cache has may do instead.
+    pub fn is_unreachable(&self) -> bool {
+        matches!(self.kind, ErrorKind::Unreachable(_) | ErrorKind::Server { .. })
+    }
+
+    /// Attempts after the first, where an error may pass.
+    pub(crate) const RETRIES: u32 = 4;
+    /// Servers that ask for a longer pause are not waited for.
+    pub(crate) const LONGEST_WAIT: Duration = Duration::from_secs(60);
+
+    /// The same error, after which the server wants to be left alone for so long.
+    pub(crate) fn with_wait(self, wait: Option<Duration>) -> Self {
+        Self { wait, ..self }
+    }
+
+    /// The same error, worth at most so many more attempts.
+    pub(crate) fn with_patience(self, patience: u32) -> Self {
+        Self { patience, ..self }
+    }
+
+    /// How many more attempts the same request deserves: none, unless the error may pass.
+    pub(crate) fn retries(&self) -> u32 {
+        let passes = match self.kind {
+            _ if self.wait.is_some_and(|wait| wait > Self::LONGEST_WAIT) => false,
+            ErrorKind::Unreachable(_) => true,
+            ErrorKind::Server { status, .. } => matches!(status, 408 | 425 | 429 | 500 | 502 | 503 | 504),
+            _ => false,
+        };
+        if passes { self.patience } else { 0 }
+    }
+}
+
+impl From<quern_tensor_io::Error> for Error {
+    fn from(error: quern_tensor_io::Error) -> Self {
+        Self::new("", ErrorKind::File(Box::new(error)))
+    }
+}
+
+impl fmt::Display for Error {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.subject.is_empty() {
+            true => write!(f, "{}", self.kind),
+            false => write!(f, "{}: {}", self.subject, self.kind),
+        }
+    }
+}
+
+impl std::error::Error for Error {}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_full_disk_says_what_becomes_of_the_part() {
+        let full = io::Error::from(io::ErrorKind::StorageFull);
+        let text = Error::disk(Path::new("/cache/blobs/x.incomplete"), &full).to_string();
+        assert!(text.starts_with("/cache/blobs/x.incomplete: the disk is full"), "{text}");
+        assert!(text.contains("goes on where it stopped"), "{text}");
+    }
+}

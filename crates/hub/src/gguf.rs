@@ -1,0 +1,180 @@
+//! Which GGUF model of a repository is meant.
+//!
+//! Repositories hold one model in many quantizations, each a file or a set of splits, often beside files that
+//! are GGUF but no model: a vision projector, an importance matrix, a draft model. As llama.cpp's `-hf` does,
+//! those are passed over, and without a name Q4_K_M is taken, then Q8_0, then the only one.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use quern_tensor_io::gguf::SplitName;
+
+/// Marks of GGUF files that are no language models, in their names.
+const NO_MODELS: [&str; 8] =
+    ["mmproj", "imatrix", "mtp-", "draft", "eagle3-", "dflash-", "dspark-", "ggml-vocab-"];
+
+/// What is taken if no quantization was named, in this order.
+const PREFERRED: [&str; 2] = ["Q4_K_M", "Q8_0"];
+
+/// How many names an error lists.
+const LISTED: usize = 40;
+
+/// A model: its files in order. Splits that are not there are missing here too.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Model {
+    pub files: Vec<String>,
+    /// Names of splits that the repository lacks.
+    pub missing: Vec<String>,
+}
+
+/// All models among these files.
+pub(crate) fn models<'a>(names: impl IntoIterator<Item = &'a str>) -> Vec<Model> {
+    let mut sets: BTreeMap<(String, u32), BTreeSet<u32>> = BTreeMap::new();
+    let mut models = Vec::new();
+    for name in names.into_iter().filter(|n| is_model(n)) {
+        match SplitName::parse(name) {
+            Some(split) => {
+                sets.entry((split.prefix.to_owned(), split.count)).or_default().insert(split.number);
+            }
+            None => models.push(Model { files: vec![name.to_owned()], missing: Vec::new() }),
+        }
+    }
+    for ((prefix, count), numbers) in sets {
+        let name = |number| SplitName { prefix: &prefix, number, count }.sibling(number);
+        let (files, missing) = (1..=count).partition::<Vec<u32>, _>(|n| numbers.contains(n));
+        let names = |numbers: Vec<u32>| numbers.into_iter().map(name).collect();
+        models.push(Model { files: names(files), missing: names(missing) });
+    }
+    models.sort_by(|a, b| a.files.cmp(&b.files));
+    models
+}
+
+/// The model that `file` is or belongs to.
+pub(crate) fn of_file(names: &BTreeSet<String>, file: &str) -> Model {
+    match SplitName::parse(file) {
+        None => Model { files: vec![file.to_owned()], missing: Vec::new() },
+        Some(split) => {
+            let all = (1..=split.count).map(|n| split.sibling(n));
+            let (files, missing) = all.partition(|n| names.contains(n));
+            Model { files, missing }
+        }
+    }
+}
+
+/// The model of the quantization `choice`; without one, the preferred or the only one.
+pub(crate) fn choose(models: &[Model], choice: Option<&str>) -> Result<Model, String> {
+    if let Some(choice) = choice {
+        return match matching(models, choice)[..] {
+            [one] => Ok(one.clone()),
+            [] => Err(format!("no quantization {choice} there; it has {}", list(models))),
+            ref several => Err(format!(
+                "{choice} is in the names of several models: {}; name the file after the colon",
+                list(several.iter().copied())
+            )),
+        };
+    }
+    for preferred in PREFERRED {
+        if let [one] = matching(models, preferred)[..] {
+            return Ok(one.clone());
+        }
+    }
+    match models {
+        [one] => Ok(one.clone()),
+        several => Err(format!(
+            "it holds several models and none was named; put a quantization or a file after a colon, of {}",
+            list(several)
+        )),
+    }
+}
+
+/// Whether `name` is that of a GGUF file with a language model.
+fn is_model(name: &str) -> bool {
+    let file = name.rsplit('/').next().unwrap_or(name).to_ascii_lowercase();
+    file.ends_with(".gguf") && !NO_MODELS.iter().any(|mark| file.contains(mark))
+}
+
+/// The models with this quantization in their names.
+fn matching<'a>(models: &'a [Model], quantization: &str) -> Vec<&'a Model> {
+    models.iter().filter(|m| m.files.first().is_some_and(|f| has_word(f, quantization))).collect()
+}
+
+/// Whether `word` stands in `name`, in any case, and is no part of a longer word: `Q4_K` is not in
+/// `Q4_K_M`, nor `Q4_XS` in `IQ4_XS`.
+fn has_word(name: &str, word: &str) -> bool {
+    let (name, word) = (name.to_ascii_lowercase(), word.to_ascii_lowercase());
+    let starts = |at: usize| at == 0 || matches!(name.as_bytes()[at - 1], b'-' | b'.' | b'_' | b'/');
+    let ends = |at: usize| at == name.len() || matches!(name.as_bytes()[at], b'-' | b'.' | b'/');
+    !word.is_empty() && name.match_indices(&word).any(|(at, _)| starts(at) && ends(at + word.len()))
+}
+
+/// The first files of these models, for a message.
+fn list<'a>(models: impl IntoIterator<Item = &'a Model>) -> String {
+    let names: Vec<_> = models.into_iter().filter_map(|m| m.files.first()).map(String::as_str).collect();
+    let more = if names.len() > LISTED { ", …" } else { "" };
+    match names.is_empty() {
+        true => "no GGUF model".to_owned(),
+        false => names.into_iter().take(LISTED).collect::<Vec<_>>().join(", ") + more,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn chosen(names: &[&str], choice: Option<&str>) -> Result<Vec<String>, String> {
+        choose(&models(names.iter().copied()), choice).map(|m| m.files)
+    }
+
+    const USUAL: [&str; 7] = [
+        "m-IQ4_XS.gguf",
+        "m-Q4_K_M.gguf",
+        "m-Q4_K_S.gguf",
+        "m-Q8_0.gguf",
+        "mmproj-m-Q8_0.gguf",
+        "m.imatrix.gguf",
+        "BF16/m-BF16-00001-of-00002.gguf",
+    ];
+
+    #[test]
+    fn a_quantization_is_found_by_its_whole_name() {
+        assert_eq!(chosen(&USUAL, Some("q4_k_s")).unwrap(), ["m-Q4_K_S.gguf"]);
+        assert_eq!(chosen(&USUAL, Some("Q8_0")).unwrap(), ["m-Q8_0.gguf"]);
+        for absent in ["Q4_K", "Q4_XS", "Q4", "K_M", "m-Q4_K", "Q8"] {
+            let refused = chosen(&USUAL, Some(absent));
+            match absent {
+                "K_M" => assert_eq!(refused.unwrap(), ["m-Q4_K_M.gguf"]),
+                _ => assert!(refused.unwrap_err().contains("m-Q8_0.gguf"), "{absent}"),
+            }
+        }
+        assert_eq!(chosen(&["model.q4_k_m.gguf"], Some("Q4_K_M")).unwrap(), ["model.q4_k_m.gguf"]);
+        let unsloth = ["m-UD-Q4_K_XL.gguf", "m-Q4_K_M.gguf"];
+        assert_eq!(chosen(&unsloth, Some("UD-Q4_K_XL")).unwrap(), ["m-UD-Q4_K_XL.gguf"]);
+    }
+
+    #[test]
+    fn without_a_name_the_preferred_or_the_only_one() {
+        assert_eq!(chosen(&USUAL, None).unwrap(), ["m-Q4_K_M.gguf"]);
+        assert_eq!(chosen(&["a-Q8_0.gguf", "a-Q2_K.gguf"], None).unwrap(), ["a-Q8_0.gguf"]);
+        assert_eq!(chosen(&["a-Q2_K.gguf", "mmproj-F16.gguf"], None).unwrap(), ["a-Q2_K.gguf"]);
+        let several = chosen(&["a-Q2_K.gguf", "a-Q3_K_M.gguf"], None).unwrap_err();
+        assert!(several.contains("a-Q2_K.gguf, a-Q3_K_M.gguf"), "{several}");
+        let twice = chosen(&["a-Q4_K_M.gguf", "b-Q4_K_M.gguf"], None).unwrap_err();
+        assert!(twice.contains("b-Q4_K_M.gguf"), "{twice}");
+    }
+
+    #[test]
+    fn splits_come_together() {
+        let names = [
+            "d/m-Q4_K_M-00002-of-00003.gguf",
+            "d/m-Q4_K_M-00001-of-00003.gguf",
+            "d/m-Q4_K_M-00003-of-00003.gguf",
+            "d/m-Q8_0-00001-of-00002.gguf",
+        ];
+        let all = models(names);
+        assert_eq!(all.len(), 2);
+        assert_eq!(chosen(&names, None).unwrap().len(), 3);
+        let q8 = choose(&all, Some("Q8_0")).unwrap();
+        assert_eq!(q8.missing, ["d/m-Q8_0-00002-of-00002.gguf"]);
+        let set = names.iter().map(|n| (*n).to_owned()).collect();
+        assert_eq!(of_file(&set, names[0]).files, [names[1], names[0], names[2]]);
+    }
+}

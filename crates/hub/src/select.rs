@@ -1,0 +1,374 @@
+//! Which files of a repository make the model.
+//!
+//! ```text
+//! after the colon       that file, with its splits or shards; or the GGUF model of that quantization
+//! else, in this order   model.safetensors.index.json and its shards · model.safetensors · the only other
+//!                       *.safetensors at the root (or index of another name) · *.gguf · pytorch_model.bin
+//! beside them           config.json, the tokenizer, generation and quantization settings, chat template, model card
+//! ```
+//!
+//! Everything else stays where it is: the same weights in other clothes (`consolidated.*`, `original/`, onnx,
+//! TensorFlow, Flax, `*.pth`), pictures, training state. A GGUF file needs nothing beside it.
+
+use std::collections::BTreeSet;
+
+use crate::gguf;
+use crate::glob::Glob;
+
+/// What a model needs beside its weights, if it is there.
+const SETTINGS: [&str; 20] = [
+    "config.json",
+    "generation_config.json",
+    "quantize_config.json",
+    "quant_config.json",
+    "tokenizer.json",
+    "tokenizer_config.json",
+    "tokenizer.model",
+    "tokenizer.model.v3",
+    "special_tokens_map.json",
+    "added_tokens.json",
+    "vocab.json",
+    "vocab.txt",
+    "merges.txt",
+    "spiece.model",
+    "sentencepiece.bpe.model",
+    "tekken.json",
+    "chat_template.jinja",
+    "chat_template.json",
+    "params.json",
+    CARD,
+];
+
+/// The model card: licence and tags of a GGUF file come from it.
+pub(crate) const CARD: &str = "README.md";
+
+/// Beginnings of safetensors files that are not the model itself.
+const NO_WEIGHTS: [&str; 4] = ["consolidated", "adapter_", "training_args", "optimizer"];
+
+/// Weights, by the file to open.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Weights {
+    /// GGUF files: one, or splits in order.
+    Gguf(Vec<String>),
+    /// One file of another container.
+    File(String),
+    /// An index; its shards are known when it has been read.
+    Index(String),
+}
+
+impl Weights {
+    /// The file to open.
+    pub fn first(&self) -> &str {
+        match self {
+            Self::Gguf(files) => files.first().map_or("", String::as_str),
+            Self::File(file) | Self::Index(file) => file,
+        }
+    }
+}
+
+/// What to fetch.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Selection {
+    /// The model; `None` where patterns were given that leave it out.
+    pub weights: Option<Weights>,
+    /// The files beside it.
+    pub others: Vec<String>,
+}
+
+impl Selection {
+    /// All files known so far: the shards of an index are not.
+    pub fn files(&self) -> Vec<String> {
+        let weights = match &self.weights {
+            None => Vec::new(),
+            Some(Weights::Gguf(files)) => files.clone(),
+            Some(Weights::File(file) | Weights::Index(file)) => vec![file.clone()],
+        };
+        weights.into_iter().chain(self.others.iter().cloned()).collect()
+    }
+}
+
+/// The files that patterns pick, in Python's sense: any of `include` (all, if there is none) and none of
+/// `exclude`.
+pub(crate) struct Patterns {
+    include: Vec<Glob>,
+    exclude: Vec<Glob>,
+}
+
+impl Patterns {
+    pub fn new(include: &[String], exclude: &[String]) -> Self {
+        let globs = |patterns: &[String]| patterns.iter().map(|p| Glob::new(p)).collect();
+        Self { include: globs(include), exclude: globs(exclude) }
+    }
+
+    /// Whether the user said what to take: the rules for models do not count then.
+    pub fn include_given(&self) -> bool {
+        !self.include.is_empty()
+    }
+
+    pub fn pick(&self, name: &str) -> bool {
+        let included = self.include.is_empty() || self.include.iter().any(|g| g.matches(name));
+        included && !self.exclude.iter().any(|g| g.matches(name))
+    }
+}
+
+/// The model that `choice` means among the files `names`, or an explanation.
+pub(crate) fn select(names: &BTreeSet<String>, choice: Option<&str>) -> Result<Selection, String> {
+    let weights = match choice {
+        None => usual(names)?,
+        Some(choice) => match file_named(names, choice)? {
+            Some(file) => of_file(names, &file)?,
+            None => {
+                let models = gguf::models(names.iter().map(String::as_str));
+                if models.is_empty() {
+                    let what = "no such file there, and no GGUF model whose quantization that could be";
+                    return Err(what.to_owned());
+                }
+                whole(gguf::choose(&models, Some(choice))?)?
+            }
+        },
+    };
+    let others = match &weights {
+        Weights::Gguf(_) => Vec::new(),
+        other => settings(names, other.first()),
+    };
+    Ok(Selection { weights: Some(weights), others })
+}
+
+/// The shards an index names, as paths in the repository, or an explanation.
+pub(crate) fn shards(index: &str, text: &[u8], names: &BTreeSet<String>) -> Result<Vec<String>, String> {
+    #[derive(serde::Deserialize)]
+    struct Index {
+        weight_map: std::collections::HashMap<String, String>,
+    }
+    let index_json: Index =
+        serde_json::from_slice(text).map_err(|e| format!("not an index of shards: {e}"))?;
+    let files: BTreeSet<_> = index_json.weight_map.into_values().collect();
+    if files.is_empty() {
+        return Err("the index lists no shards".to_owned());
+    }
+    let folder = folder(index);
+    let found = files.into_iter().map(|file| match names.get(&format!("{folder}{file}")) {
+        Some(name) => Ok(name.clone()),
+        None => Err(format!("the index lists the shard {file:?}, which the repository does not hold")),
+    });
+    found.collect()
+}
+
+/// The file a user means: by its path, or by its name where only one has it.
+fn file_named(names: &BTreeSet<String>, choice: &str) -> Result<Option<String>, String> {
+    if names.contains(choice) {
+        return Ok(Some(choice.to_owned()));
+    }
+    let end = format!("/{choice}");
+    let found: Vec<_> = names.iter().filter(|n| n.ends_with(&end)).collect();
+    match found[..] {
+        [] => Ok(None),
+        [one] => Ok(Some(one.clone())),
+        _ => Err(format!("several files of the name {choice}; give the folder too")),
+    }
+}
+
+/// The weights that one file stands for.
+fn of_file(names: &BTreeSet<String>, file: &str) -> Result<Weights, String> {
+    match () {
+        _ if file.ends_with(".gguf") => whole(gguf::of_file(names, file)),
+        _ if file.ends_with(".index.json") => Ok(Weights::Index(file.to_owned())),
+        _ if [".safetensors", ".bin", ".pt", ".pth"].iter().any(|end| file.ends_with(end)) => {
+            Ok(Weights::File(file.to_owned()))
+        }
+        _ => Err(format!("{file} is no model; after the colon comes a .gguf or .safetensors file")),
+    }
+}
+
+/// The weights nobody named.
+fn usual(names: &BTreeSet<String>) -> Result<Weights, String> {
+    if let Some(weights) = known(names, "model.safetensors") {
+        return Ok(weights);
+    }
+    let root = || names.iter().filter(|n| !n.contains('/'));
+    let indices: Vec<_> =
+        root().filter(|n| n.ends_with(".safetensors.index.json") && is_weights(n)).collect();
+    let single: Vec<_> = root().filter(|n| n.ends_with(".safetensors") && is_weights(n)).collect();
+    match (&indices[..], &single[..]) {
+        ([index], _) => return Ok(Weights::Index((*index).clone())),
+        ([], [file]) => return Ok(Weights::File((*file).clone())),
+        _ => {}
+    }
+    let models = gguf::models(names.iter().map(String::as_str));
+    if !models.is_empty() {
+        return whole(gguf::choose(&models, None)?);
+    }
+    if let Some(weights) = known(names, "pytorch_model.bin") {
+        return Ok(weights);
+    }
+    let several: Vec<_> = indices.into_iter().chain(single).map(String::as_str).collect();
+    Err(match several.is_empty() {
+        false => format!("it holds several models; name the file after a colon, of {}", several.join(", ")),
+        true if names.iter().any(|n| n.starts_with("adapter_")) => {
+            "it holds an adapter (LoRA), not a model".to_owned()
+        }
+        true => "no model there: no *.safetensors at its root, no *.gguf, no pytorch_model.bin".to_owned(),
+    })
+}
+
+/// The index of this file, or the file.
+fn known(names: &BTreeSet<String>, file: &str) -> Option<Weights> {
+    let index = format!("{file}.index.json");
+    if names.contains(&index) {
+        return Some(Weights::Index(index));
+    }
+    names.contains(file).then(|| Weights::File(file.to_owned()))
+}
+
+fn is_weights(name: &str) -> bool {
+    !NO_WEIGHTS.iter().any(|start| name.starts_with(start))
+}
+
+/// A GGUF model with all its splits.
+fn whole(model: gguf::Model) -> Result<Weights, String> {
+    match model.missing.is_empty() {
+        true => Ok(Weights::Gguf(model.files)),
+        false => Err(format!("the repository lacks {} of that model's parts: {}", model.missing.len(), {
+            model.missing.iter().take(8).map(String::as_str).collect::<Vec<_>>().join(", ")
+        })),
+    }
+}
+
+/// The settings that lie beside `weights`; of the root where its own folder has no `config.json`.
+fn settings(names: &BTreeSet<String>, weights: &str) -> Vec<String> {
+    let own = folder(weights);
+    let folder = if names.contains(&format!("{own}config.json")) { own } else { "" };
+    let there = SETTINGS.iter().map(|name| format!("{folder}{name}")).filter(|n| names.contains(n));
+    there.collect()
+}
+
+/// The folder of a file, with its slash; empty at the root.
+fn folder(file: &str) -> &str {
+    file.rfind('/').map_or("", |at| &file[..=at])
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn names(list: &[&str]) -> BTreeSet<String> {
+        list.iter().map(|n| (*n).to_owned()).collect()
+    }
+
+    fn files(list: &[&str], choice: Option<&str>) -> Result<Vec<String>, String> {
+        select(&names(list), choice).map(|s| s.files())
+    }
+
+    #[test]
+    fn duplicates_stay_on_the_hub() {
+        let mistral = [
+            "README.md",
+            ".gitattributes",
+            "config.json",
+            "consolidated.safetensors",
+            "consolidated.00.pth",
+            "original/consolidated.00.pth",
+            "original/params.json",
+            "flax_model.msgpack",
+            "tf_model.h5",
+            "onnx/model.onnx",
+            "pytorch_model.bin",
+            "model.safetensors",
+            "model.safetensors.index.json",
+            "model-00001-of-00002.safetensors",
+            "model-00002-of-00002.safetensors",
+            "generation_config.json",
+            "tokenizer.json",
+            "tokenizer.model",
+            "tokenizer_config.json",
+            "chat_template.jinja",
+        ];
+        let expected = [
+            "model.safetensors.index.json",
+            "config.json",
+            "generation_config.json",
+            "tokenizer.json",
+            "tokenizer_config.json",
+            "tokenizer.model",
+            "chat_template.jinja",
+            "README.md",
+        ];
+        assert_eq!(files(&mistral, None).unwrap(), expected);
+        let small = ["config.json", "model.safetensors", "pytorch_model.bin", "vocab.json", "merges.txt"];
+        assert_eq!(
+            files(&small, None).unwrap(),
+            ["model.safetensors", "config.json", "vocab.json", "merges.txt"]
+        );
+        let old = ["config.json", "pytorch_model.bin.index.json", "pytorch_model-00001-of-00001.bin"];
+        assert_eq!(files(&old, None).unwrap(), ["pytorch_model.bin.index.json", "config.json"]);
+        let gptq = ["config.json", "gptq_model-4bit-128g.safetensors", "quantize_config.json"];
+        assert_eq!(files(&gptq, None).unwrap()[0], "gptq_model-4bit-128g.safetensors");
+    }
+
+    #[test]
+    fn gguf_alone_and_beside_safetensors() {
+        let both = ["config.json", "model.safetensors", "m-Q4_K_M.gguf", "m-Q8_0.gguf"];
+        assert_eq!(files(&both, None).unwrap(), ["model.safetensors", "config.json"]);
+        assert_eq!(files(&both, Some("Q8_0")).unwrap(), ["m-Q8_0.gguf"]);
+        assert_eq!(files(&both[2..], None).unwrap(), ["m-Q4_K_M.gguf"]);
+        assert!(
+            files(&["m-Q8_0-00001-of-00002.gguf"], None).unwrap_err().contains("m-Q8_0-00002-of-00002.gguf")
+        );
+    }
+
+    #[test]
+    fn a_named_file_brings_what_belongs_to_it() {
+        let list = [
+            "config.json",
+            "model.safetensors",
+            "model.fp16.safetensors",
+            "q/m-00001-of-00002.gguf",
+            "q/m-00002-of-00002.gguf",
+            "enc/config.json",
+            "enc/model.safetensors",
+            "README.md",
+        ];
+        assert_eq!(files(&list, Some("m-00002-of-00002.gguf")).unwrap().len(), 2);
+        assert_eq!(
+            files(&list, Some("enc/model.safetensors")).unwrap(),
+            ["enc/model.safetensors", "enc/config.json"]
+        );
+        assert_eq!(files(&list, Some("model.fp16.safetensors")).unwrap()[0], "model.fp16.safetensors");
+        assert!(files(&list, Some("README.md")).unwrap_err().contains("is no model"));
+        assert!(files(&list, Some("Q5_K_M")).unwrap_err().contains("q/m-00001-of-00002.gguf"));
+        assert!(files(&list[..3], Some("Q5_K_M")).unwrap_err().contains("no such file"));
+    }
+
+    #[test]
+    fn repositories_without_a_model_say_so() {
+        assert!(files(&["README.md"], None).unwrap_err().contains("no model there"));
+        let lora = ["adapter_config.json", "adapter_model.safetensors"];
+        assert!(files(&lora, None).unwrap_err().contains("LoRA"));
+        assert!(files(&["a.safetensors", "b.safetensors"], None).unwrap_err().contains("a.safetensors, b"));
+    }
+
+    #[test]
+    fn an_index_leads_to_its_shards_and_nowhere_else() {
+        let all = names(&["d/a.safetensors", "d/b.safetensors", "secret"]);
+        let map = |file: &str| format!(r#"{{"weight_map":{{"x":"a.safetensors","y":"{file}"}}}}"#);
+        let index = "d/model.safetensors.index.json";
+        assert_eq!(
+            shards(index, map("b.safetensors").as_bytes(), &all).unwrap(),
+            ["d/a.safetensors", "d/b.safetensors"]
+        );
+        for file in ["c.safetensors", "../secret", "/etc/passwd"] {
+            assert!(shards(index, map(file).as_bytes(), &all).is_err(), "{file}");
+        }
+        assert!(shards(index, b"{}", &all).is_err());
+        assert!(shards(index, br#"{"weight_map":{}}"#, &all).is_err());
+    }
+
+    #[test]
+    fn patterns_include_and_exclude() {
+        let strings = |list: &[&str]| list.iter().map(|s| (*s).to_owned()).collect::<Vec<_>>();
+        let patterns = Patterns::new(&strings(&["*.json", "*.gguf"]), &strings(&["*Q8*"]));
+        assert!(patterns.pick("config.json") && patterns.pick("a-Q4_0.gguf"));
+        assert!(!patterns.pick("a-Q8_0.gguf") && !patterns.pick("model.safetensors"));
+        assert!(Patterns::new(&[], &[]).pick("anything"));
+    }
+}

@@ -1,0 +1,147 @@
+//! Words to tokens by a list of merges, as the tokenizers library's BPE model does it.
+//!
+//! Merging is done here, over the one vocabulary that all kinds of tokenizer share: a vocabulary of 150 000 pieces
+//! is ready in a tenth of a second, and merges that do not fit the vocabulary, which the library trusts, are found.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use super::byte_level::alphabet;
+use super::merges::{MergeTable, Merger};
+use super::vocabulary::{TokenKind, Vocabulary};
+
+/// Longer words are cut: positions are 32-bit.
+const MAX_CHARS: usize = 1 << 30;
+
+/// Hardly a longer word comes twice in a text.
+const MAX_SEEN: usize = 64;
+
+/// What goes with the merges.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct BpeOptions {
+    /// Whether a word that is a piece is taken as it is.
+    pub ignore_merges: bool,
+    /// Whether characters that are no piece are spelled in byte tokens.
+    pub byte_fallback: bool,
+    /// What stands for a character without a token; nothing if there is none.
+    pub unknown: Option<u32>,
+    /// Whether a run of such characters is one token.
+    pub fuse_unknown: bool,
+}
+
+/// A BPE model.
+#[derive(Clone, Debug)]
+pub(crate) struct Bpe {
+    table: Arc<MergeTable>,
+    options: BpeOptions,
+    /// The tokens of the first characters of Unicode, among them the alphabet of bytes.
+    characters: Vec<Option<u32>>,
+}
+
+/// A merge that the vocabulary does not hold.
+#[derive(Debug)]
+pub(crate) struct Misfit {
+    pub rank: usize,
+    pub piece: String,
+}
+
+impl Bpe {
+    /// Takes `merges` in order of rank; gives also how many do not fit the vocabulary, and the first of these.
+    pub fn new<'a>(
+        vocabulary: &Vocabulary,
+        merges: impl ExactSizeIterator<Item = (&'a str, &'a str)>,
+        options: BpeOptions,
+    ) -> (Self, usize, Option<Misfit>) {
+        let mut table = MergeTable::with_capacity(merges.len());
+        let (mut count, mut first, mut whole) = (0, None, String::new());
+        for (rank, (left, right)) in merges.enumerate() {
+            whole.clear();
+            whole.push_str(left);
+            whole.push_str(right);
+            let ids = [left, right, &whole].map(|piece| vocabulary.find(piece));
+            match ids {
+                [Some(left), Some(right), Some(whole)] => table.insert(rank as u32, left, right, whole),
+                _ => {
+                    count += 1;
+                    let piece = [left, right, &whole].into_iter().zip(ids).find(|(_, id)| id.is_none());
+                    let piece = piece.map_or(left, |(piece, _)| piece).chars().take(60).collect();
+                    first.get_or_insert(Misfit { rank, piece });
+                }
+            }
+        }
+        let character = |code: u32| {
+            let c = char::from_u32(code)?;
+            vocabulary.find(c.encode_utf8(&mut [0; 4]))
+        };
+        let characters = (0..alphabet::END as u32).map(character).collect();
+        (Self { table: Arc::new(table), options, characters }, count, first)
+    }
+
+    /// Whether a word's surroundings play no part: it may be cut where nothing merges.
+    pub fn may_cut(&self) -> bool {
+        !self.options.ignore_merges
+    }
+
+    /// Encodes words one after the other, in one vocabulary.
+    pub fn encoder<'a>(&'a self, vocabulary: &'a Vocabulary) -> Encoder<'a> {
+        Encoder { bpe: self, vocabulary, merger: Merger::default(), start: Vec::new(), seen: HashMap::new() }
+    }
+}
+
+/// Encodes the words of a text; remembers those it has seen.
+pub(crate) struct Encoder<'a> {
+    bpe: &'a Bpe,
+    vocabulary: &'a Vocabulary,
+    merger: Merger,
+    start: Vec<u32>,
+    /// Where the tokens of a word lie in the output.
+    seen: HashMap<String, (usize, usize)>,
+}
+
+impl Encoder<'_> {
+    /// Appends the tokens of `word`. All calls must have the same `out`, which nobody else shortens.
+    pub fn encode(&mut self, word: &str, out: &mut Vec<u32>) {
+        if let Some(&(from, to)) = self.seen.get(word) {
+            return out.extend_from_within(from..to);
+        }
+        let from = out.len();
+        self.encode_new(word, out);
+        if word.len() <= MAX_SEEN {
+            self.seen.insert(word.to_owned(), (from, out.len()));
+        }
+    }
+
+    fn encode_new(&mut self, word: &str, out: &mut Vec<u32>) {
+        let BpeOptions { ignore_merges, byte_fallback, unknown, fuse_unknown } = self.bpe.options;
+        if ignore_merges
+            && let Some(id) = self.vocabulary.find(word)
+            && self.vocabulary.kind(id) != Some(TokenKind::Unused)
+        {
+            return out.push(id);
+        }
+        self.start.clear();
+        let mut after_unknown = false;
+        for c in word.chars() {
+            let mut buffer = [0; 4];
+            let text = &*c.encode_utf8(&mut buffer);
+            let token = match self.bpe.characters.get(c as usize) {
+                Some(&token) => token,
+                None => self.vocabulary.find(text),
+            };
+            let bytes = || text.bytes().map(|b| self.vocabulary.byte(b));
+            if let Some(token) = token {
+                self.start.push(token);
+                after_unknown = false;
+            } else if byte_fallback && bytes().all(|b| b.is_some()) {
+                self.start.extend(bytes().flatten());
+                after_unknown = false;
+            } else if !(after_unknown && fuse_unknown) {
+                self.start.extend(unknown);
+                after_unknown = true;
+            }
+        }
+        for chunk in self.start.chunks(MAX_CHARS) {
+            self.merger.merge(&self.bpe.table, chunk, out);
+        }
+    }
+}

@@ -1,0 +1,124 @@
+//! Quantization that runs the model, for every architecture: GPTQ, importance matrices, loading in another type.
+//! With 8 bits a result must stay near the original: rows or columns in a wrong order would not.
+
+mod common;
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use common::fixture;
+use quern_model::View;
+use quern_quantize::calibration::{SampleOptions, Source, samples};
+use quern_quantize::gptq::Settings;
+use quern_quantize::gptq::job::{self, Options};
+use quern_quantize::imatrix::{CollectOptions, collect};
+use quern_quantize::load_in::{LoadScheme, Loader};
+use quern_run::{KvType, LoadIn, LoadOptions, Model, SessionOptions, Wanted};
+use quern_tensor_io::scheme::Packing;
+use quern_tensor_io::{Checkpoint, NoProgress};
+
+fn folders() -> Vec<PathBuf> {
+    let entries = std::fs::read_dir(fixture("architectures")).unwrap().map(|e| e.unwrap().path());
+    let mut folders: Vec<PathBuf> = entries.filter(|p| p.is_dir()).collect();
+    folders.sort();
+    assert!(folders.len() >= 16);
+    folders
+}
+
+fn text() -> String {
+    std::fs::read_to_string(fixture("text").join("calibration.txt")).unwrap()
+}
+
+/// The weights: the folders also hold the reference's logits.
+fn open(folder: &Path) -> Arc<Checkpoint> {
+    Arc::new(Checkpoint::open(&folder.join("model.safetensors")).unwrap())
+}
+
+fn load(checkpoint: Arc<Checkpoint>, load_in: Option<&dyn LoadIn>) -> Model {
+    let path = checkpoint.path().to_path_buf();
+    Model::load_in(checkpoint, LoadOptions { threads: 2 }, load_in)
+        .unwrap_or_else(|e| panic!("{}: {e}", path.display()))
+}
+
+fn logits(model: &Model) -> Vec<f32> {
+    let options = SessionOptions { context: 64, batch: 64, kv: KvType::F32 };
+    let mut session = model.session(options).unwrap();
+    let tokens: Vec<u32> = (0..24).map(|i| 20 + i * 7 % 200).collect();
+    session.forward(&tokens, Wanted::All).unwrap().to_vec()
+}
+
+/// Norm of the difference over the norm.
+fn error(found: &[f32], wanted: &[f32]) -> f64 {
+    let square = |x: f32| f64::from(x) * f64::from(x);
+    let difference: f64 = found.iter().zip(wanted).map(|(a, b)| square(a - b)).sum();
+    (difference / wanted.iter().map(|&x| square(x)).sum::<f64>()).sqrt()
+}
+
+#[test]
+fn gptq_of_eight_bits_stays_near_the_original() {
+    let scratch = tempfile::tempdir().unwrap();
+    for folder in folders() {
+        let name = folder.file_name().unwrap().to_string_lossy().into_owned();
+        let model = load(open(&folder), None);
+        let settings = Settings { bits: 8, group_size: Some(16), ..Settings::default() };
+        let sample_options = SampleOptions { samples: 8, context: 64 };
+        let samples = samples(model.tokenizer().unwrap(), Source::Text(text()), sample_options).unwrap();
+        let options = Options::new(settings, samples);
+        let plan = job::plan(&model, &options).unwrap_or_else(|e| panic!("{name}: {e}"));
+        let out = scratch.path().join(&name);
+        let report =
+            job::run(&model, &plan, &options, &out, &NoProgress).unwrap_or_else(|e| panic!("{name}: {e}"));
+        let made = Checkpoint::open(&out).unwrap();
+        let packing = Packing::read(&made).unwrap().unwrap();
+        let linears: usize = (0..model.config().layers).map(|l| model.linears(l).unwrap().len()).sum();
+        assert_eq!((packing.layers().len(), report.modules.len()), (linears, linears), "{name}");
+        let error = error(&logits(&load(Arc::new(made), None)), &logits(&model));
+        assert!(error < 0.05, "{name}: {error}");
+    }
+}
+
+#[test]
+fn models_load_in_other_types() {
+    for folder in folders() {
+        let name = folder.file_name().unwrap().to_string_lossy().into_owned();
+        let checkpoint = open(&folder);
+        let plain = logits(&load(checkpoint.clone(), None));
+        for (scheme, bound) in [("q8_0", 0.1), ("f32", 1e-3)] {
+            let loader = Loader::new(&checkpoint, LoadScheme::from_name(scheme).unwrap())
+                .unwrap_or_else(|e| panic!("{name}: {e}"));
+            let error = error(&logits(&load(checkpoint.clone(), Some(&loader))), &plain);
+            assert!(error < bound, "{name} in {scheme}: {error}");
+        }
+    }
+}
+
+#[test]
+fn importance_is_measured_of_every_matrix_in_the_blocks() {
+    for folder in folders() {
+        let name = folder.file_name().unwrap().to_string_lossy().into_owned();
+        let checkpoint = open(&folder);
+        let model = load(checkpoint.clone(), None);
+        let options = CollectOptions { context: 64, chunks: Some(4), ..CollectOptions::default() };
+        let measured = collect(&model, &text(), options, &NoProgress).unwrap();
+        let view = View::gguf_names(&checkpoint).unwrap();
+        let matrix = |t: &&quern_model::ViewTensor| {
+            t.layer.is_some()
+                && t.shape.len() >= 2
+                && !t.name.contains("norm")
+                && !t.name.contains("gate_inp")
+        };
+        let mut wanted: Vec<&str> = view.tensors().iter().filter(matrix).map(|t| t.name.as_str()).collect();
+        wanted.sort_unstable();
+        let found: Vec<&str> = measured.sums.iter().map(|e| e.name).collect();
+        assert_eq!(found, wanted, "{name}");
+        for entry in measured.sums.iter() {
+            let tensor = view.tensors().iter().find(|t| t.name == entry.name).unwrap();
+            let experts = if tensor.shape.len() == 3 { tensor.shape[0] } else { 1 };
+            assert_eq!(entry.tokens.len(), experts, "{name} {}", entry.name);
+            assert_eq!(entry.squares.len(), experts * tensor.columns(), "{name} {}", entry.name);
+            let used = model.config().experts.map_or(1, |e| e.used);
+            let seen = if experts > 1 { 256 * used as u64 } else { 256 };
+            assert_eq!(entry.tokens.iter().sum::<u64>(), seen, "{name} {}", entry.name);
+        }
+    }
+}

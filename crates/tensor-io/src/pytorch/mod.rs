@@ -1,0 +1,111 @@
+//! The PyTorch container: state dicts that `torch.save` wrote, `pytorch_model.bin` and the like. Read only.
+//!
+//! ```text
+//! since torch 1.6            a zip archive: NAME/data.pkl, a pickle that describes the tensors, and
+//!                            NAME/data/KEY, the bytes of their storages          (archive.rs)
+//! before                     pickles one after the other, then the storages      (legacy.rs)
+//! several files              pytorch_model.bin.index.json: {"weight_map": {"name": "file", …}}
+//! ```
+//!
+//! A pickle is a program. This reader runs none: its machine (pickle/) knows the few things state dicts are made
+//! of, and refuses a file that asks for anything else by name. Storages stay in the memory map; tensors are views
+//! of them, zero-copy where their numbers lie one after the other. Tensors that share a storage (tied weights) are
+//! the same bytes under two names.
+
+mod archive;
+mod legacy;
+mod pickle;
+mod state;
+
+use std::path::Path;
+
+use archive::Archive;
+
+use crate::checkpoint::Parts;
+use crate::map::MappedFile;
+use crate::strided::Strided;
+use crate::{Error, Metadata, Result, TensorInfo};
+
+/// What every zip archive begins with.
+const ZIP: [u8; 4] = *b"PK\x03\x04";
+
+/// Whether a file that begins so may be one of torch.save: a zip archive, or the format before.
+pub(crate) fn begins(start: &[u8]) -> bool {
+    start.starts_with(&ZIP) || legacy::begins(start)
+}
+
+/// The complaint about files from large old computers.
+const BIG_ENDIAN: &str = "saved on a big-endian machine, which is not read; load it with torch on a little-endian \
+                          one and save it again";
+
+/// Opens one file as a model.
+pub(crate) fn open(path: &Path) -> Result<Parts> {
+    let file = MappedFile::open(path)?;
+    let (mut tensors, mut strided) = (Vec::new(), Vec::new());
+    read(path, file.bytes(), 0, &mut tensors, &mut strided)?;
+    Ok(Parts { files: vec![file], metadata: Metadata::new(), tensors, strided })
+}
+
+/// Appends the tensors in `data`, the whole of the file `path`, which is the model's `file`-th.
+pub(crate) fn read(
+    path: &Path,
+    data: &[u8],
+    file: usize,
+    tensors: &mut Vec<TensorInfo>,
+    strided: &mut Vec<Strided>,
+) -> Result<()> {
+    let found = match data {
+        _ if data.starts_with(&ZIP) => from_archive(path, data, file)?,
+        _ if legacy::begins(data) => legacy::read(path, data, file)?,
+        _ if data.get(257..262) == Some(b"ustar") => {
+            let what =
+                "the tar format of torch before 0.2, which is not read; load it with torch and save it again";
+            return Err(Error::unsupported(path, what));
+        }
+        _ => {
+            let what =
+                "not a file of torch.save: it begins neither as a zip archive nor as torch's older format";
+            return Err(Error::unsupported(path, what));
+        }
+    };
+    for (info, view) in found {
+        let index = view.map(|view| {
+            strided.push(view);
+            strided.len() - 1
+        });
+        tensors.push(TensorInfo { strided: index, ..info });
+    }
+    Ok(())
+}
+
+fn from_archive(path: &Path, data: &[u8], file: usize) -> Result<Vec<state::Read>> {
+    let archive = Archive::open(path, data)?;
+    if archive.contains("constants.pkl") {
+        let what =
+            "a TorchScript program, which is not read; in Python, save its state_dict() with torch.save";
+        return Err(Error::unsupported(path, what));
+    }
+    let Some((place, _)) = archive.bytes("data.pkl")? else {
+        let what = "a zip archive without data.pkl: not a file of torch.save";
+        return Err(Error::unsupported(path, what));
+    };
+    match archive.bytes("byteorder")? {
+        None | Some((_, b"little")) => {}
+        Some((_, b"big")) => return Err(Error::unsupported(path, BIG_ENDIAN)),
+        Some((place, _)) => {
+            let what = "the byte order is neither \"little\" nor \"big\"";
+            return Err(Error::malformed(path, what).at(place.offset as u64));
+        }
+    }
+    let end = place.offset + place.bytes;
+    let loaded = pickle::load(path, data, place.offset, end)?;
+    if loaded.end != end {
+        return Err(Error::malformed(path, "bytes follow the pickle in data.pkl").at(loaded.end as u64));
+    }
+    state::tensors(path, &loaded, place.bytes, (file, data.len()), |storage| {
+        archive.place(&format!("data/{}", storage.key))?.ok_or_else(|| {
+            let key: String = storage.key.chars().take(40).collect();
+            Error::malformed(path, format!("its storage {key:?} is not in the archive"))
+        })
+    })
+}
