@@ -19,6 +19,9 @@ pub fn run(args: &args::Run) -> Outcome {
     // Before the model: reading it may take longer than finding out that there is no such file.
     let prompt = prompt(args)?;
     let model = load_in(&args.model, args.threads.count(), args.load.load_in)?;
+    for note in model.tokenizer()?.notes() {
+        eprintln!("note: {note}");
+    }
     let seed = args.sampling.seed.unwrap_or_else(random_seed);
     let options = options(args, seed);
     if args.chat.chat {
