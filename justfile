@@ -23,6 +23,7 @@ fixtures:
     python3 tools/make_decode_golden.py
     python3 tools/make_encode_golden.py
     python3 tools/make_tiny_models.py
+    python3 tools/make_chat_golden.py
 
 # Side by side with llama.cpp's tools: `just compare /path/to/llama.cpp/build/bin /tmp/llama-1b`.
 compare bin model:

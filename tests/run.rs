@@ -1,6 +1,9 @@
 //! `quern run`, `perplexity`, `bench` and `demo`.
 
-use crate::common::{failure, fixture, quern, stderr, stdout};
+use std::io::Write;
+use std::process::{Output, Stdio};
+
+use crate::common::{command, failure, fixture, quern, stderr, stdout};
 
 fn json(args: &[&str]) -> serde_json::Value {
     serde_json::from_str(&stdout(&quern(args))).unwrap()
@@ -60,6 +63,137 @@ fn text_streams_to_standard_output_and_the_report_goes_elsewhere() {
 fn a_prompt_beyond_the_context_is_refused_before_any_work() {
     let text = failure(&quern(["run", &q4(), "-p", &"many words ".repeat(40), "--context", "16"]));
     assert!(text.contains("--context"), "{text}");
+}
+
+/// Runs quern with `input` on its standard input.
+pub fn quern_reading(input: &str, args: &[&str]) -> Output {
+    let mut command = command();
+    command.args(args).stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
+    let mut child = command.spawn().unwrap();
+    child.stdin.take().unwrap().write_all(input.as_bytes()).unwrap();
+    child.wait_with_output().unwrap()
+}
+
+/// Standard error of a wrong call.
+pub fn usage(args: &[&str]) -> String {
+    let output = quern_reading("", args);
+    assert_eq!(output.status.code(), Some(2), "{}", stderr(&output));
+    stderr(&output)
+}
+
+const PROMPT: &str = "It was a dark night, and the old captain";
+
+#[test]
+fn a_prompt_comes_from_the_command_line_a_file_or_standard_input() {
+    let model = q4();
+    let end = ["-n", "8", "--temp", "0"];
+    let run =
+        |input: &str, args: &[&str]| stdout(&quern_reading(input, &[&["run", &model], args, &end].concat()));
+    let expected = run("", &["-p", PROMPT]);
+    assert!(expected.starts_with(PROMPT) && expected.len() > PROMPT.len() + 10, "{expected}");
+    assert_eq!(run(&format!("{PROMPT}\n"), &["-p", "-"]), expected);
+    assert_eq!(run(PROMPT, &["-p", "-"]), expected);
+    let dir = tempfile::tempdir().unwrap();
+    let file = dir.path().join("prompt.txt");
+    std::fs::write(&file, format!("{PROMPT}\r\n")).unwrap();
+    let file = file.display().to_string();
+    assert_eq!(run("", &["-f", &file]), expected);
+
+    assert!(usage(&["run", &model]).contains("--prompt"));
+    assert!(usage(&["run", &model, "-p", "a", "-f", &file]).contains("--file"));
+    let text = failure(&quern(["run", &model, "-f", "no/such/file"]));
+    assert!(text.contains("no/such/file"), "{text}");
+}
+
+#[test]
+fn generation_ends_at_a_stop_text_at_the_limit_or_when_the_context_is_full() {
+    let run = |args: &[&str]| {
+        let model = q4();
+        let base = ["run", &model, "-p", PROMPT, "--temp", "0", "--json"];
+        let output = quern([&base, args].concat());
+        (serde_json::from_str::<serde_json::Value>(&stdout(&output)).unwrap(), stderr(&output))
+    };
+    let (whole, _) = run(&["-n", "20"]);
+    assert_eq!(whole["stop"], "limit");
+    let text = whole["text"].as_str().unwrap();
+    let stop = &text[12..17];
+    let (stopped, _) = run(&["-n", "20", "--stop", "never", "--stop", stop]);
+    assert_eq!((&stopped["stop"], &stopped["stop_text"]), (&"stop_text".into(), &stop.into()));
+    assert_eq!(stopped["text"], text[..text.find(stop).unwrap()]);
+
+    // 11 tokens and 6 more; the last of them needs no position.
+    let (full, said) = run(&["-n", "-1", "--ignore-eos", "--context", "16"]);
+    assert_eq!((&full["stop"], full["tokens"].as_array().unwrap().len()), (&"context_full".into(), 6));
+    assert!(said.contains("--context"), "{said}");
+    let (full, _) = run(&["--ignore-eos", "--context", "16"]);
+    assert_eq!(full["stop"], "context_full", "a limit that nobody gave need not fit");
+    let text = failure(&quern(["run", &q4(), "-p", PROMPT, "-n", "7", "--context", "16"]));
+    assert!(text.contains("--context") && text.contains("-n"), "{text}");
+    assert!(usage(&["run", &q4(), "-p", PROMPT, "-n", "-2"]).contains("-1 for no limit"));
+}
+
+#[test]
+fn logprobs_are_in_the_json_or_in_a_table_beside_the_text() {
+    let model = q4();
+    let base = ["run", &model, "-p", PROMPT, "-n", "3", "--temp", "0", "--logprobs", "2"];
+    let v = json(&[&base[..], &["--json"]].concat());
+    let logprobs = v["logprobs"].as_array().unwrap();
+    assert_eq!(logprobs.len(), 3);
+    for (token, id) in logprobs.iter().zip(v["tokens"].as_array().unwrap()) {
+        assert_eq!(&token["id"], id);
+        let top = token["top"].as_array().unwrap();
+        assert_eq!((top.len(), &top[0]["id"]), (2, id), "greedy takes the likeliest");
+        assert_eq!(top[0]["logprob"], token["logprob"]);
+        assert!(
+            token["logprob"].as_f64().unwrap() < 0.0
+                && top[1]["logprob"].as_f64() < top[0]["logprob"].as_f64()
+        );
+    }
+    let texts: String = logprobs.iter().map(|t| t["text"].as_str().unwrap()).collect();
+    assert_eq!(v["text"], texts);
+    let output = quern(base);
+    assert!(stderr(&output).contains("likeliest"), "{}", stderr(&output));
+    assert_eq!(stdout(&output), format!("{PROMPT}{texts}\n"));
+}
+
+#[test]
+fn sampling_options_reach_the_sampler() {
+    let model = q4();
+    let run = |args: &[&str]| {
+        let base = ["run", &model, "-p", PROMPT, "-n", "24", "--seed", "5", "--json"];
+        json(&[&base[..], args].concat())["tokens"].clone()
+    };
+    let greedy = run(&["--temp", "0"]);
+    // Each of these leaves one candidate.
+    for args in [
+        &["--top-k", "1"][..],
+        &["--top-p", "1e-6"],
+        &["--min-p", "1"],
+        &["--top-n-sigma", "1e-6"],
+        &["--temp", "1e-4", "--samplers", "temperature"],
+    ] {
+        assert_eq!(run(args), greedy, "{args:?}");
+    }
+    let plain = run(&[]);
+    assert_eq!(
+        run(&["--samplers", "penalties;dry;top_n_sigma;top_k;typ_p;top_p;min_p;xtc;temperature"]),
+        plain
+    );
+    for args in [
+        &["--repeat-penalty", "3"][..],
+        &["--presence-penalty", "5"],
+        &["--frequency-penalty", "5", "--repeat-last-n", "-1"],
+        &["--dry-multiplier", "5", "--dry-allowed-length", "0"],
+        &["--xtc-probability", "1", "--xtc-threshold", "0.05"],
+        &["--typical-p", "0.3"],
+        &["--mirostat", "2", "--mirostat-ent", "1"],
+        &["--mirostat", "1", "--mirostat-ent", "1"],
+    ] {
+        assert_ne!(run(args), plain, "{args:?}");
+    }
+    let text = failure(&quern(["run", &model, "-p", "a", "--top-p", "0"]));
+    assert!(text.contains("top-p"), "{text}");
+    assert!(usage(&["run", &model, "-p", "a", "--samplers", "top_k;top"]).contains("top_n_sigma"));
 }
 
 #[test]

@@ -1,5 +1,7 @@
 //! The command line. clap is its only source: the reference in `docs/` is printed from here.
 
+mod run;
+
 use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
@@ -10,6 +12,8 @@ use quern_quantize::load_in::LoadScheme;
 use quern_quantize::recipe::{FileType, Override};
 use quern_run::KvType;
 use quern_tensor_io::ElementType;
+
+pub use run::Run;
 
 use crate::format;
 
@@ -411,49 +415,6 @@ impl Memory {
 pub struct MaxMemory {
     /// Bytes on the CPU's side.
     pub cpu: u64,
-}
-
-/// Arguments of `quern run`.
-#[derive(Debug, Args)]
-pub struct Run {
-    /// Checkpoint: a directory, a .safetensors or .gguf file, or a name on the Hub (see quern pull)
-    pub model: PathBuf,
-    /// Text to continue
-    #[arg(short, long)]
-    pub prompt: String,
-    /// Tokens to generate at most
-    #[arg(short = 'n', long = "predict", value_name = "N", default_value_t = 128)]
-    pub predict: usize,
-    /// Context length in tokens [default: the model's, at most 4096]
-    #[arg(long, value_name = "N")]
-    pub context: Option<usize>,
-    /// Temperature; 0 always takes the likeliest token
-    #[arg(long, default_value_t = 0.8)]
-    pub temp: f32,
-    /// Sample among the K likeliest tokens; 0 for all
-    #[arg(long, value_name = "K", default_value_t = 40)]
-    pub top_k: usize,
-    /// Sample among the likeliest tokens that together reach this probability
-    #[arg(long, value_name = "P", default_value_t = 0.95)]
-    pub top_p: f32,
-    /// Drop tokens less likely than this share of the likeliest
-    #[arg(long, value_name = "P", default_value_t = 0.05)]
-    pub min_p: f32,
-    /// Penalty on tokens among the last 64; 1 for none
-    #[arg(long, value_name = "X", default_value_t = 1.0)]
-    pub repeat_penalty: f32,
-    /// Seed; the same seed gives the same text on any number of threads [default: random]
-    #[arg(long)]
-    pub seed: Option<u64>,
-    /// Print the result as JSON instead of streaming text
-    #[arg(long)]
-    pub json: bool,
-    #[command(flatten)]
-    pub load: Load,
-    #[command(flatten)]
-    pub memory: Memory,
-    #[command(flatten)]
-    pub threads: Threads,
 }
 
 /// Arguments of `quern perplexity`.

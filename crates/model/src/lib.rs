@@ -1,14 +1,16 @@
 //! What a model is: its architecture as data, its configuration, its tensors' names in the Hugging Face
-//! and the GGUF world, its tokenizer. No arithmetic.
+//! and the GGUF world, its tokenizer, its chat template. No arithmetic.
 //!
 //! ```text
 //! Checkpoint (tensor-io) ─┬─> Config      numbers: layers, heads, rope … and the tensors they demand
 //!                         ├─> Tokenizer   text <-> ids
+//!                         ├─> ChatTemplate   messages -> the text the model was trained on
 //!                         └─> View        the checkpoint as the other world would hold it
 //! ```
 
 pub mod architecture;
 pub mod architectures;
+pub mod chat;
 pub mod config;
 mod file_type;
 pub mod gguf;
@@ -18,6 +20,7 @@ pub mod tokenizer;
 mod view;
 
 pub use architecture::{Architecture, RopeStyle, TensorRole, World};
+pub use chat::{ChatError, ChatPrompt, ChatTemplate, Message};
 pub use config::{Config, ExpectedTensor, Experts, Rope, RopeScaling};
 pub use file_type::FileType;
 pub use gguf::gguf_metadata;

@@ -11,6 +11,9 @@ pub enum Error {
     /// tensor.
     #[error(transparent)]
     File(#[from] quern_tensor_io::Error),
+    /// The chat template is missing, cannot be read, fails, or refuses the messages.
+    #[error(transparent)]
+    Chat(#[from] quern_model::ChatError),
     /// Shapes that do not fit each other inside the forward pass: a fault of quern, not of the file.
     #[error("in the forward pass: {0}")]
     Compute(#[from] quern_compute::Error),
@@ -26,6 +29,23 @@ pub enum Error {
         wanted: usize,
         /// Positions of the session.
         context: usize,
+    },
+    /// The prompt and what is to be generated do not fit into the context. Raised before anything is computed.
+    #[error(
+        "the prompt has {prompt} tokens and {limit} were asked for: together they do not fit into {context} \
+         positions{}; use {}",
+        if *.context == *.trained { ", which is all the model was trained for" } else { "" },
+        if *.context == *.trained { "a smaller -n or a shorter prompt" } else { "a larger --context or a smaller -n" },
+    )]
+    NoRoom {
+        /// Tokens of the prompt.
+        prompt: usize,
+        /// Tokens that were to be generated.
+        limit: usize,
+        /// Positions there would be.
+        context: usize,
+        /// Positions the model was trained for.
+        trained: usize,
     },
     /// A token id outside the vocabulary.
     #[error("token {token} is outside the model's vocabulary of {vocabulary}")]

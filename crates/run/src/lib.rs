@@ -12,6 +12,7 @@
 mod bandwidth;
 mod bench;
 mod cache;
+mod chat;
 mod error;
 mod forward;
 mod generate;
@@ -32,8 +33,12 @@ mod weights;
 
 pub use bandwidth::read_bandwidth;
 pub use bench::{BenchOptions, BenchReport, BenchTest, Speed, bench};
+pub use chat::Chat;
 pub use error::{Error, Result};
-pub use generate::{GenerateOptions, GenerateReport, Stop, generate, generate_from_tokens};
+pub use generate::{
+    GenerateOptions, GenerateReport, Generator, Listener, Logprob, Stop, TokenLogprobs, generate,
+    generate_from_tokens,
+};
 pub use layerwise::{Layerwise, LayerwiseError, LinearInfo, Replacement, Stages};
 pub use load::LoadIn;
 pub use memory::{Resident, available_memory, peak_memory_bytes, resident};
@@ -41,5 +46,5 @@ pub use model::{LoadOptions, Model};
 pub use observer::{LinearInput, Observer};
 pub use perplexity::{Divergence, PerplexityOptions, PerplexityReport, perplexity, perplexity_of_tokens};
 pub use placement::MemoryPlan;
-pub use sampling::{Sampler, SamplingOptions};
+pub use sampling::{DryOptions, Mirostat, MirostatVersion, Sampler, SamplingOptions, Stage};
 pub use session::{KvType, Session, SessionOptions, Wanted};

@@ -65,6 +65,8 @@ pub enum Wanted {
     From(usize),
     /// All.
     All,
+    /// None: only keys and values are wanted, for more to come.
+    Nothing,
 }
 
 /// A text being run.
@@ -131,6 +133,11 @@ impl<'m> Session<'m> {
     /// Whether no token is held.
     pub fn is_empty(&self) -> bool {
         self.length == 0
+    }
+
+    /// Most tokens that go through the layers together.
+    pub fn batch(&self) -> usize {
+        self.options.batch
     }
 
     /// Positions there is room for.
@@ -215,6 +222,7 @@ impl<'m> Session<'m> {
             Wanted::Last => wants.checked_sub(1),
             Wanted::From(first) => Some(first),
             Wanted::All => Some(0),
+            Wanted::Nothing => return Ok(wants),
         };
         let first = first.filter(|&first| first < wants);
         first.ok_or_else(|| {

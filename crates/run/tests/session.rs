@@ -90,7 +90,7 @@ fn the_same_seed_gives_the_same_text_whatever_the_threads() {
         let model = load(&fixture(MODELS[1]), threads);
         let sampling = SamplingOptions { seed, temperature: 1.0, ..SamplingOptions::default() };
         let options = GenerateOptions { limit: Some(40), sampling, ..GenerateOptions::default() };
-        generate(&model, "Once upon a time", &options, &mut |_| ()).unwrap().text
+        generate(&model, "Once upon a time", &options, &mut |_: &str| ()).unwrap().text
     };
     assert_eq!(run(1, 1), run(3, 1));
     assert_ne!(run(1, 1), run(1, 2));
@@ -147,21 +147,22 @@ fn generation_stops_where_it_should() {
         ..GenerateOptions::default()
     };
     let prompt = "It was a dark night, and the old captain";
-    let report = generate(&model, prompt, &options, &mut |_| ()).unwrap();
+    let report = generate(&model, prompt, &options, &mut |_: &str| ()).unwrap();
     assert_eq!((report.stop, report.tokens.len(), report.prompt_tokens), (Stop::Limit, 5, 11));
     assert!(report.prompt_tokens_per_second > 0.0 && report.generate_tokens_per_second > 0.0);
 
     options.limit = None;
-    let report = generate(&model, prompt, &options, &mut |_| ()).unwrap();
+    let report = generate(&model, prompt, &options, &mut |_: &str| ()).unwrap();
     // 24 positions hold the prompt and 13 tokens; the last logits give one more.
     assert_eq!((report.stop, report.tokens.len()), (Stop::ContextFull, 14));
 
     options.limit = Some(0);
-    let report = generate(&model, prompt, &options, &mut |_| ()).unwrap();
+    let report = generate(&model, prompt, &options, &mut |_: &str| ()).unwrap();
     assert_eq!((report.stop, report.text.as_str()), (Stop::Limit, ""));
 
     let long = "word ".repeat(100);
-    let error = generate(&model, &long, &options, &mut |_| panic!("nothing was generated")).unwrap_err();
+    let error =
+        generate(&model, &long, &options, &mut |_: &str| panic!("nothing was generated")).unwrap_err();
     assert!(matches!(error, Error::ContextFull { held: 0, context: 24, .. }), "{error}");
 }
 
@@ -169,7 +170,7 @@ fn generation_stops_where_it_should() {
 fn report_keys_are_the_contracts() {
     let model = load(&fixture(MODELS[1]), 2);
     let options = GenerateOptions { limit: Some(3), ..GenerateOptions::default() };
-    let report = generate(&model, "The", &options, &mut |_| ()).unwrap();
+    let report = generate(&model, "The", &options, &mut |_: &str| ()).unwrap();
     let json = serde_json::to_value(&report).unwrap();
     for key in [
         "text",

@@ -319,6 +319,6 @@ fn weights_that_are_not_finite_are_found_when_sampling() {
     let directory = tempfile::tempdir().unwrap();
     tiny.write(directory.path(), ElementType::F32);
     let model = load(directory.path(), 2);
-    let error = quern_run::generate(&model, "The", &Default::default(), &mut |_| ()).unwrap_err();
+    let error = quern_run::generate(&model, "The", &Default::default(), &mut |_: &str| ()).unwrap_err();
     assert!(matches!(error, quern_run::Error::NotFinite), "{error}");
 }

@@ -99,7 +99,7 @@ fn print(text: &str) -> anyhow::Result<()> {
 fn tell(model: &Model, prompt: &str, options: &GenerateOptions) -> anyhow::Result<GenerateReport> {
     print(prompt)?;
     let mut printed = Ok(());
-    let report = quern_run::generate(model, prompt, options, &mut |text| {
+    let report = quern_run::generate(model, prompt, options, &mut |text: &str| {
         if printed.is_ok() {
             printed = print(text);
         }

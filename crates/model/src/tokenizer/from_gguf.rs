@@ -68,10 +68,24 @@ pub(super) fn read(file: &Path, metadata: &Metadata) -> Result<Tokenizer> {
         edges,
         add_bos: keys.flag("add_bos_token", add_bos)?,
         add_eos: keys.flag("add_eos_token", false)?,
-        chat_template: metadata.str("tokenizer.chat_template").map(str::to_owned),
+        chat_templates: chat_templates(metadata),
         pre,
         notes,
     }))
+}
+
+/// The template to use, and those that `tokenizer.chat_templates` names.
+fn chat_templates(metadata: &Metadata) -> Vec<(String, String)> {
+    let text = |key: &str| metadata.str(key).map(str::to_owned);
+    let mut all = Vec::new();
+    all.extend(text("tokenizer.chat_template").map(|text| ("default".to_owned(), text)));
+    let names = metadata.strings("tokenizer.chat_templates").into_iter().flat_map(|names| names.iter());
+    all.extend(
+        names
+            .filter(|&name| name != "default")
+            .filter_map(|name| Some((name.to_owned(), text(&format!("tokenizer.chat_template.{name}"))?))),
+    );
+    all
 }
 
 /// Old files call the ends of turns and texts ordinary pieces. No text spells those, so llama.cpp takes them for

@@ -97,7 +97,7 @@ struct Parts {
     edges: HashMap<u32, Edges>,
     add_bos: bool,
     add_eos: bool,
-    chat_template: Option<String>,
+    chat_templates: Vec<(String, String)>,
     pre: Option<&'static str>,
     notes: Vec<String>,
 }
@@ -128,7 +128,7 @@ pub struct Tokenizer {
     ends: Vec<u32>,
     add_bos: bool,
     add_eos: bool,
-    chat_template: Option<String>,
+    chat_templates: Vec<(String, String)>,
     pre: Option<&'static str>,
     notes: Vec<String>,
 }
@@ -163,7 +163,7 @@ impl Tokenizer {
             edges,
             add_bos,
             add_eos,
-            chat_template,
+            chat_templates,
             pre,
             notes,
         } = parts;
@@ -175,7 +175,7 @@ impl Tokenizer {
         ends.sort_unstable();
         ends.dedup();
         let special = special::SpecialTokens::new(&vocabulary, &edges, engine.has_spaces());
-        Self { vocabulary, special, edges, engine, ids, ends, add_bos, add_eos, chat_template, pre, notes }
+        Self { vocabulary, special, edges, engine, ids, ends, add_bos, add_eos, chat_templates, pre, notes }
     }
 
     /// The tokens of `text`.
@@ -377,6 +377,11 @@ impl Tokenizer {
 
     /// The chat template (Jinja). It comes from the file: treat it as untrusted.
     pub fn chat_template(&self) -> Option<&str> {
-        self.chat_template.as_deref()
+        self.chat_templates.iter().find(|(name, _)| name == "default").map(|(_, text)| text.as_str())
+    }
+
+    /// All chat templates by name, for models that have several; `default` is the one to use.
+    pub fn chat_templates(&self) -> &[(String, String)] {
+        &self.chat_templates
     }
 }

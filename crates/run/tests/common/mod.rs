@@ -93,7 +93,7 @@ pub fn agrees_with_transformers(name: &str, model: &Model, reference: &Path, f16
             };
             let mut streamed = String::new();
             let report =
-                generate_from_tokens(model, &golden.input_ids, &options, &mut |t| streamed.push_str(t))
+                generate_from_tokens(model, &golden.input_ids, &options, &mut |t: &str| streamed.push_str(t))
                     .unwrap();
             assert_eq!(report.tokens, golden.greedy_ids, "{name}, prompt {n}, {kv:?}");
             assert_eq!(report.text, streamed);

@@ -219,7 +219,6 @@ impl Source {
             eom: None,
         };
         let (add_bos, add_eos) = (self.adds("bos"), self.adds("eos").unwrap_or(false));
-        let chat_template = self.chat_templates.into_iter().find(|(name, _)| name == "default");
         let (vocabulary, engine, add_bos) = match self.model {
             SourceModel::SentencePiece { scores, prefix, merges } => {
                 // Where no file names them, the ids every model of this kind has.
@@ -250,7 +249,7 @@ impl Source {
             edges: self.edges,
             add_bos,
             add_eos,
-            chat_template: chat_template.map(|(_, text)| text),
+            chat_templates: self.chat_templates,
             pre: None,
             notes: self.notes,
         }))

@@ -1,0 +1,81 @@
+//! `quern run --chat`: talk with a model.
+
+use std::io::{BufRead, IsTerminal};
+
+use anyhow::Context;
+use clap::CommandFactory;
+use clap::error::ErrorKind;
+use quern_model::chat::ChatTemplate;
+use quern_run::{Chat, GenerateOptions, Model};
+
+use super::{Printer, report, terminal};
+use crate::args;
+
+/// One turn if a prompt was given, a talk on a terminal, and else a turn for each line of standard input.
+pub fn run(
+    args: &args::Run,
+    model: &Model,
+    options: GenerateOptions,
+    prompt: Option<String>,
+) -> anyhow::Result<()> {
+    let tokenizer = model.tokenizer()?;
+    let choice = args.chat.chat_template.as_deref();
+    let mut template = ChatTemplate::choose(model.checkpoint().path(), tokenizer, choice)?;
+    for (name, value) in args.chat.variables() {
+        template.set(name, value);
+    }
+    if let Some(end) = template.foreign_end(tokenizer) {
+        eprintln!(
+            "note: {end} is no token of this model: it was not trained on the form of {}, and may answer badly",
+            template.origin()
+        );
+    }
+    let mut chat = Chat::new(model, template, options.clone())?;
+    chat.set_system(args.chat.system.clone());
+    let turns = Turns { args, model, options: &options };
+    match prompt {
+        Some(text) => turns.say(&mut chat, &text, true),
+        None if std::io::stdin().is_terminal() && std::io::stdout().is_terminal() => {
+            if args.json {
+                let message = "--json needs -p, -f or lines from standard input: a talk is no JSON";
+                args::Cli::command().error(ErrorKind::ArgumentConflict, message).exit();
+            }
+            terminal::talk(chat, model)
+        }
+        None => {
+            for line in std::io::stdin().lock().lines() {
+                let line = line.context("cannot read standard input")?;
+                if !line.trim().is_empty() {
+                    turns.say(&mut chat, &line, false)?;
+                }
+            }
+            Ok(())
+        }
+    }
+}
+
+/// Turns whose answers go to standard output.
+struct Turns<'a> {
+    args: &'a args::Run,
+    model: &'a Model,
+    options: &'a GenerateOptions,
+}
+
+impl Turns<'_> {
+    fn say(&self, chat: &mut Chat<'_>, text: &str, only: bool) -> anyhow::Result<()> {
+        let mut printer = Printer::new(!self.args.json);
+        let report = chat.say(text, &mut printer)?;
+        printer.finish()?;
+        if chat.system_moved() && (only || chat.messages().len() <= 3) {
+            note_moved_system();
+        }
+        report::tell(self.args, self.model, self.options, &report, only)
+    }
+}
+
+/// Says where the system prompt went.
+pub fn note_moved_system() {
+    eprintln!(
+        "note: the chat template has no place for a system prompt: it is put in front of the first message"
+    );
+}

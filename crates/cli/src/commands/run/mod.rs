@@ -1,0 +1,133 @@
+//! `quern run`: generate text.
+
+mod chat;
+mod report;
+mod terminal;
+
+use std::io::Read;
+use std::path::Path;
+use std::process::ExitCode;
+
+use anyhow::Context;
+use quern_run::{GenerateOptions, Listener, Model, SessionOptions};
+
+use super::{Outcome, load_within, print, warn_of_memory};
+use crate::args;
+
+/// Streams the text to standard output, or prints everything as JSON at the end.
+pub fn run(args: &args::Run) -> Outcome {
+    // Before the model: reading it may take longer than finding out that there is no such file.
+    let prompt = prompt(args)?;
+    let limit = args.memory.limit();
+    let model = load_within(&args.model, args.threads.count(), args.load.load_in, limit)?;
+    let context = args.context.unwrap_or_else(|| model.default_context());
+    warn_of_memory(&model, SessionOptions { context, kv: args.memory.kv, ..SessionOptions::default() })?;
+    for note in model.tokenizer()?.notes() {
+        eprintln!("note: {note}");
+    }
+    let seed = args.sampling.seed.unwrap_or_else(random_seed);
+    let options = options(args, seed);
+    if args.chat.chat {
+        chat::run(args, &model, options, prompt)?;
+    } else {
+        complete(args, &model, &prompt.unwrap_or_default(), &options)?;
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+/// Continues a text.
+fn complete(args: &args::Run, model: &Model, prompt: &str, options: &GenerateOptions) -> anyhow::Result<()> {
+    let mut printer = Printer::new(!args.json);
+    printer.text(prompt);
+    let report = quern_run::generate(model, prompt, options, &mut printer)?;
+    printer.finish()?;
+    report::tell(args, model, options, &report, args.json)
+}
+
+/// What the options say to the library.
+fn options(args: &args::Run, seed: u64) -> GenerateOptions {
+    let (limit, limit_must_fit) = args.limit();
+    let mut options = GenerateOptions {
+        limit,
+        limit_must_fit,
+        context: args.context,
+        kv: args.memory.kv,
+        sampling: args.sampling.options(seed),
+        ignore_end: args.ignore_eos,
+        stop_texts: args.stop.clone(),
+        logprobs: args.logprobs.map(|n| n as usize),
+        show_special: args.special,
+        ..GenerateOptions::default()
+    };
+    options.encode.add_special &= !args.no_bos;
+    options
+}
+
+/// The text of `-p` or `-f`, if one of them was given.
+fn prompt(args: &args::Run) -> anyhow::Result<Option<String>> {
+    match (&args.prompt, &args.file) {
+        (Some(text), _) if text == "-" => {
+            let mut text = String::new();
+            std::io::stdin()
+                .read_to_string(&mut text)
+                .context("cannot read the prompt from standard input")?;
+            Ok(Some(without_line_break(text)))
+        }
+        (Some(text), _) => Ok(Some(text.clone())),
+        (None, Some(file)) => Ok(Some(read_prompt(file)?)),
+        (None, None) => Ok(None),
+    }
+}
+
+fn read_prompt(file: &Path) -> anyhow::Result<String> {
+    let text = std::fs::read_to_string(file);
+    Ok(without_line_break(text.with_context(|| format!("{}: cannot read the prompt", file.display()))?))
+}
+
+/// Editors end files with a line break that nobody means.
+fn without_line_break(mut text: String) -> String {
+    if text.ends_with('\n') {
+        text.pop();
+        if text.ends_with('\r') {
+            text.pop();
+        }
+    }
+    text
+}
+
+/// Prints text as it comes, and ends generation when nobody reads it any more.
+struct Printer {
+    shown: bool,
+    result: anyhow::Result<()>,
+}
+
+impl Printer {
+    fn new(shown: bool) -> Self {
+        Self { shown, result: Ok(()) }
+    }
+
+    /// Ends the text with a line break.
+    fn finish(mut self) -> anyhow::Result<()> {
+        self.text("\n");
+        self.result
+    }
+}
+
+impl Listener for Printer {
+    fn text(&mut self, text: &str) {
+        if self.shown && self.result.is_ok() {
+            self.result = print(text);
+        }
+    }
+
+    fn is_done(&mut self) -> bool {
+        self.result.is_err()
+    }
+}
+
+/// A seed nobody chose: the clock and the process.
+fn random_seed() -> u64 {
+    use std::hash::{BuildHasher, RandomState};
+    // Kept below 2^32 so that it is easy to type again.
+    RandomState::new().hash_one(std::process::id()) & 0xffff_ffff
+}

@@ -1,0 +1,65 @@
+//! What is told of a generated text: JSON on standard output, or lines on standard error.
+
+use quern_run::{GenerateOptions, GenerateReport, Model, Stop, TokenLogprobs};
+use serde_json::json;
+
+use crate::commands::{print, print_json};
+use crate::{args, format};
+
+/// Tells all of one text. `whole` JSON is spread over lines; otherwise it is one line.
+pub fn tell(
+    args: &args::Run,
+    model: &Model,
+    options: &GenerateOptions,
+    report: &GenerateReport,
+    whole: bool,
+) -> anyhow::Result<()> {
+    let seed = options.sampling.seed;
+    note(report, model);
+    if args.json {
+        let mut value = serde_json::to_value(report)?;
+        value["seed"] = json!(seed);
+        value["parameters"] = json!(model.parameters());
+        value["file_size"] = json!(model.file_size());
+        return if whole { print_json(&value) } else { print(&(value.to_string() + "\n")) };
+    }
+    if let Some(logprobs) = &report.logprobs {
+        eprintln!("{}", table(logprobs));
+    }
+    eprintln!(
+        "{} parameters, {} on disk; prompt {} tokens at {:.1}/s, generated {} at {:.1}/s; seed {seed}; peak memory {}",
+        format::count(model.parameters()),
+        format::bytes(model.file_size()),
+        report.prompt_tokens,
+        report.prompt_tokens_per_second,
+        report.tokens.len(),
+        report.generate_tokens_per_second,
+        report.peak_memory_bytes.map_or_else(|| "unknown".into(), format::bytes),
+    );
+    Ok(())
+}
+
+/// Says on standard error why a text ended where the user may not expect it.
+pub fn note(report: &GenerateReport, model: &Model) {
+    if report.stop == Stop::ContextFull {
+        eprintln!(
+            "note: the context is full after {} tokens, the text was cut off; --context takes up to {}",
+            report.prompt_tokens + report.tokens.len(),
+            model.config().context_length
+        );
+    }
+}
+
+/// Tokens, their probabilities, and what else was likely.
+fn table(logprobs: &[TokenLogprobs]) -> comfy_table::Table {
+    let rows = logprobs.iter().map(|token| {
+        let others = token.top.iter().map(|t| format!("{:?} {:.3}", t.text, t.logprob));
+        vec![
+            token.drawn.id.to_string(),
+            format!("{:?}", token.drawn.text),
+            format!("{:.3}", token.drawn.logprob),
+            others.collect::<Vec<_>>().join("  "),
+        ]
+    });
+    format::table(&["token", "text", "logprob", "likeliest"], &[0, 2], rows)
+}

@@ -1,0 +1,156 @@
+//! A talk on a terminal: lines with history and editing, answers that Ctrl-C interrupts.
+//!
+//! ```text
+//! at the prompt   Ctrl-C drops the line; once more, or Ctrl-D, ends
+//! at an answer    Ctrl-C ends the answer and keeps it; once more ends at once
+//! ```
+
+use std::path::Path;
+use std::process;
+use std::sync::atomic::{AtomicU32, Ordering};
+
+use quern_run::{Chat, Error, Listener, Model, Stop};
+use quern_tensor_io::output::OutputFile;
+use rustyline::DefaultEditor;
+use rustyline::error::ReadlineError;
+
+use super::{Printer, chat, report};
+
+const HELP: &str = "\
+/reset        forget what was said (the system prompt stays)
+/system TEXT  set the system prompt; without TEXT, remove it
+/save FILE    write the talk to a new file, as JSON messages
+/help         this
+/exit         end, as Ctrl-D does
+A \\ at the end of a line goes on with the next. Ctrl-C interrupts an answer. A line that begins with a space is said
+as it is, even with a / behind it.";
+
+/// Exit code of a process that ended by Ctrl-C.
+const INTERRUPTED: i32 = 130;
+
+/// How often Ctrl-C came during an answer.
+static INTERRUPTS: AtomicU32 = AtomicU32::new(0);
+
+/// Talks until the user ends it.
+pub fn talk(mut chat: Chat<'_>, model: &Model) -> anyhow::Result<()> {
+    ctrlc::set_handler(|| {
+        if INTERRUPTS.fetch_add(1, Ordering::SeqCst) > 0 {
+            process::exit(INTERRUPTED);
+        }
+    })?;
+    eprintln!("/help lists commands, Ctrl-D ends");
+    let mut editor = DefaultEditor::new()?;
+    // Whether the last thing that happened was Ctrl-C: the second one ends.
+    let mut interrupted = false;
+    loop {
+        match read(&mut editor) {
+            Ok(line) if line.trim().is_empty() => interrupted = false,
+            Ok(line) => {
+                let _ = editor.add_history_entry(line.as_str());
+                interrupted = false;
+                if let Some(command) = line.strip_prefix('/') {
+                    if !obey(command, &mut chat) {
+                        return Ok(());
+                    }
+                } else {
+                    interrupted = say(&mut chat, model, line.trim())?;
+                }
+            }
+            Err(ReadlineError::Interrupted) if interrupted => return Ok(()),
+            Err(ReadlineError::Interrupted) => {
+                eprintln!("(Ctrl-C once more or Ctrl-D ends)");
+                interrupted = true;
+            }
+            Err(ReadlineError::Eof) => return Ok(()),
+            Err(error) => return Err(error.into()),
+        }
+    }
+}
+
+/// Reads a line, and those that it says follow.
+fn read(editor: &mut DefaultEditor) -> Result<String, ReadlineError> {
+    let mut text = editor.readline("> ")?;
+    while text.ends_with('\\') {
+        text.pop();
+        text.push('\n');
+        text += &editor.readline(". ")?;
+    }
+    Ok(text)
+}
+
+/// One turn. Returns whether it was interrupted. What goes wrong is told and does not end the talk.
+fn say(chat: &mut Chat<'_>, model: &Model, text: &str) -> anyhow::Result<bool> {
+    INTERRUPTS.store(0, Ordering::SeqCst);
+    let first = chat.messages().iter().all(|m| m.role == "system");
+    let mut listener = Interruptible(Printer::new(true));
+    let report = chat.say(text, &mut listener);
+    listener.0.finish()?;
+    match report {
+        Ok(report) => {
+            if first && chat.system_moved() {
+                chat::note_moved_system();
+            }
+            match report.stop {
+                Stop::Interrupted => eprintln!("(interrupted)"),
+                Stop::Limit => eprintln!("(cut off after {} tokens, as -n says)", report.tokens.len()),
+                _ => report::note(&report, model),
+            }
+            Ok(report.stop == Stop::Interrupted)
+        }
+        Err(error) => {
+            eprintln!("error: {error}");
+            if matches!(error, Error::ContextFull { .. } | Error::NoRoom { .. }) {
+                eprintln!("(/reset starts anew)");
+            }
+            Ok(false)
+        }
+    }
+}
+
+struct Interruptible(Printer);
+
+impl Listener for Interruptible {
+    fn text(&mut self, text: &str) {
+        self.0.text(text);
+    }
+
+    fn is_done(&mut self) -> bool {
+        INTERRUPTS.load(Ordering::SeqCst) > 0 || self.0.is_done()
+    }
+}
+
+/// Does what a line behind its `/` says. Returns whether to go on.
+fn obey(line: &str, chat: &mut Chat<'_>) -> bool {
+    let (command, rest) = line.split_once(char::is_whitespace).unwrap_or((line, ""));
+    let rest = rest.trim();
+    match command {
+        "exit" | "quit" | "bye" => return false,
+        "help" | "?" => eprintln!("{HELP}"),
+        "reset" | "clear" => {
+            chat.reset();
+            eprintln!("(nothing was said)");
+        }
+        "system" if rest.is_empty() => {
+            chat.set_system(None);
+            eprintln!("(no system prompt)");
+        }
+        "system" => {
+            chat.set_system(Some(rest.to_owned()));
+            eprintln!("(from the next turn on)");
+        }
+        "save" if rest.is_empty() => eprintln!("error: /save needs the name of a file"),
+        "save" => match save(chat, Path::new(rest)) {
+            Ok(()) => eprintln!("(saved to {rest})"),
+            Err(error) => eprintln!("error: {error:#}"),
+        },
+        other => eprintln!("error: there is no /{other}; /help lists what there is"),
+    }
+    true
+}
+
+fn save(chat: &Chat<'_>, path: &Path) -> anyhow::Result<()> {
+    let text = serde_json::to_string_pretty(&chat.messages())? + "\n";
+    let mut file = OutputFile::create(path, false)?;
+    file.append(text.as_bytes())?;
+    Ok(file.commit()?)
+}

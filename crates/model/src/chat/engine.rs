@@ -1,0 +1,285 @@
+//! Jinja as transformers sets it up for chat templates (`trim_blocks`, `lstrip_blocks`, loop controls, Python's string
+//! and dictionary methods, `raise_exception`, `strftime_now`, a `tojson` that does not escape HTML), bounded in time
+//! and memory: templates come from files and are not trusted.
+
+use std::borrow::Cow;
+use std::fmt;
+use std::io;
+use std::sync::OnceLock;
+
+use jiff::ZonedDateTime;
+use minijinja::syntax::SyntaxConfig;
+use minijinja::value::{Kwargs, Value};
+use minijinja::{AutoEscape, Environment, Error, ErrorKind, Output, State, UndefinedBehavior};
+use serde::Serialize;
+
+/// Longest template. The longest known have some 30 KB.
+pub(super) const MAX_SOURCE: usize = 128 << 10;
+
+/// What one rendering may take, in steps and in pieces of 64 bytes: well below a second, and at most 32 MB of text.
+const BASE_FUEL: u64 = 250_000;
+
+/// Address space for the engine's stack. It recurses over expressions and values, whose depth only the source's length
+/// and the fuel bound: some 65 thousand levels. Memory is taken only as far as the stack grows.
+const STACK: usize = 256 << 20;
+
+/// What a rendering of `bytes` of messages may take: each piece of them may be touched 16 times.
+pub(super) fn fuel(bytes: usize) -> u64 {
+    BASE_FUEL + (bytes as u64 / 4).min(BASE_FUEL)
+}
+
+/// Runs `body` with a stack that the engine cannot exhaust.
+pub(super) fn deep<T: Send>(body: impl FnOnce() -> Result<T, Error> + Send) -> Result<T, Error> {
+    let failed = |what: String| Error::new(ErrorKind::InvalidOperation, what);
+    std::thread::scope(|scope| {
+        let thread = std::thread::Builder::new().stack_size(STACK).spawn_scoped(scope, body);
+        let thread = thread.map_err(|e| failed(format!("cannot start a thread for it: {e}")))?;
+        thread.join().unwrap_or_else(|_| Err(failed("the template engine failed".to_owned())))
+    })
+}
+
+/// The name under which the one template of an environment is kept.
+pub(super) const NAME: &str = "chat";
+
+/// An environment with this template in it. `now` is what `strftime_now` says; the system's clock for `None`.
+pub(super) fn environment(source: &str, now: Option<ZonedDateTime>) -> Result<Environment<'static>, Error> {
+    let mut env = Environment::new();
+    let syntax = SyntaxConfig::builder().trim_blocks(true).lstrip_blocks(true).build()?;
+    env.set_syntax(syntax);
+    env.set_undefined_behavior(UndefinedBehavior::Lenient);
+    env.set_auto_escape_callback(|_| AutoEscape::None);
+    env.set_formatter(python_format);
+    env.set_unknown_method_callback(minijinja_contrib::pycompat::unknown_method_callback);
+    env.add_filter("tojson", tojson);
+    // minijinja takes none for an empty list, Python does not; templates ask this of `tools`.
+    env.add_test("iterable", |value: &Value| !value.is_none() && value.try_iter().is_ok());
+    env.add_function("raise_exception", |what: String| Err::<Value, _>(refusal(what)));
+    // One rendering does not see the clock move.
+    let clock = OnceLock::new();
+    env.add_function("strftime_now", move |format: String| {
+        let now = clock.get_or_init(|| now.clone().unwrap_or_else(ZonedDateTime::now));
+        jiff::fmt::strtime::format(&format, now)
+            .map_err(|e| Error::new(ErrorKind::InvalidOperation, format!("strftime_now: {e}")))
+    });
+    env.set_fuel(Some(fuel(0)));
+    env.add_template_owned(NAME, without_generation_tags(source).into_owned())?;
+    Ok(env)
+}
+
+/// Marks the error of `raise_exception`.
+#[derive(Debug)]
+pub(super) struct Refusal(pub String);
+
+impl fmt::Display for Refusal {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+impl std::error::Error for Refusal {}
+
+fn refusal(what: String) -> Error {
+    Error::new(ErrorKind::InvalidOperation, what.clone()).with_source(Refusal(what))
+}
+
+/// Truth values and none are printed as Python does.
+fn python_format(out: &mut Output<'_>, state: &mut State<'_, '_>, value: &Value) -> Result<(), Error> {
+    if value.is_none() {
+        return Ok(out.write_str("None")?);
+    }
+    match bool::try_from(value.clone()) {
+        Ok(true) if value.kind() == minijinja::value::ValueKind::Bool => Ok(out.write_str("True")?),
+        Ok(false) if value.kind() == minijinja::value::ValueKind::Bool => Ok(out.write_str("False")?),
+        _ => minijinja::escape_formatter(out, state, value),
+    }
+}
+
+/// Python's `json.dumps(value, ensure_ascii=False, indent=…)`.
+fn tojson(value: &Value, options: Kwargs) -> Result<Value, Error> {
+    let indent: Option<usize> = options.get("indent")?;
+    // Given by some templates; these are the values they have anyway.
+    let _: Option<bool> = options.get("ensure_ascii")?;
+    let _: Option<Value> = options.get("separators")?;
+    let sort: Option<bool> = options.get("sort_keys")?;
+    options.assert_all_used()?;
+    let failed = |e: serde_json::Error| Error::new(ErrorKind::BadSerialization, e.to_string());
+    let mut text = json(value, indent).map_err(failed)?;
+    if sort == Some(true) {
+        // Through text, whose length is bounded where a value's is not: lists may be lazy.
+        let mut sorted: serde_json::Value = serde_json::from_str(&text).map_err(failed)?;
+        sorted.sort_all_objects();
+        text = json(&sorted, indent).map_err(failed)?;
+    }
+    Ok(Value::from(text))
+}
+
+fn json(value: &impl Serialize, indent: Option<usize>) -> serde_json::Result<String> {
+    let mut out = Bounded(Vec::new());
+    match indent.map(|n| " ".repeat(n.min(64))) {
+        Some(indent) => {
+            let pretty = serde_json::ser::PrettyFormatter::with_indent(indent.as_bytes());
+            value.serialize(&mut serde_json::Serializer::with_formatter(&mut out, pretty))?;
+        }
+        None => value.serialize(&mut serde_json::Serializer::with_formatter(&mut out, Spaced))?,
+    }
+    Ok(String::from_utf8_lossy(&out.0).into_owned())
+}
+
+/// Longest JSON text.
+const MAX_JSON: usize = 4 << 20;
+
+/// Takes so many bytes and no more.
+struct Bounded(Vec<u8>);
+
+impl io::Write for Bounded {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        if self.0.len() + bytes.len() > MAX_JSON {
+            return Err(io::Error::other(format!("the JSON is longer than {} MiB", MAX_JSON >> 20)));
+        }
+        self.0.extend_from_slice(bytes);
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+/// JSON on one line with Python's blanks: `{"a": 1, "b": [2, 3]}`.
+struct Spaced;
+
+impl serde_json::ser::Formatter for Spaced {
+    fn begin_array_value<W: ?Sized + io::Write>(&mut self, out: &mut W, first: bool) -> io::Result<()> {
+        if first { Ok(()) } else { out.write_all(b", ") }
+    }
+
+    fn begin_object_key<W: ?Sized + io::Write>(&mut self, out: &mut W, first: bool) -> io::Result<()> {
+        if first { Ok(()) } else { out.write_all(b", ") }
+    }
+
+    fn begin_object_value<W: ?Sized + io::Write>(&mut self, out: &mut W) -> io::Result<()> {
+        out.write_all(b": ")
+    }
+}
+
+/// transformers marks what the assistant says with `{% generation %}`, for training. Here the tags mean nothing, and
+/// become an `if` that always holds, so that lines and blanks stay as they are.
+fn without_generation_tags(source: &str) -> Cow<'_, str> {
+    if !source.contains("generation") {
+        return Cow::Borrowed(source);
+    }
+    let mut out = String::with_capacity(source.len());
+    let mut rest = source;
+    while let Some(at) = rest.find("{%") {
+        let (before, tag) = rest.split_at(at + 2);
+        out.push_str(before);
+        let word_at = tag.find(|c: char| !c.is_whitespace() && c != '-' && c != '+').unwrap_or(tag.len());
+        let (lead, word) = tag.split_at(word_at);
+        out.push_str(lead);
+        rest = word;
+        for (name, instead) in [("generation", "if true"), ("endgeneration", "endif")] {
+            let Some(after) = word.strip_prefix(name) else { continue };
+            let closing = after.trim_start().trim_start_matches(['-', '+']);
+            if closing.starts_with("%}") {
+                out.push_str(instead);
+                rest = after;
+            }
+        }
+    }
+    out.push_str(rest);
+    Cow::Owned(out)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn render(source: &str) -> Result<String, Error> {
+        let now = "2024-07-05T08:09:10Z"
+            .parse::<jiff::Timestamp>()
+            .unwrap()
+            .to_zoned_datetime(jiff::tz::TimeZone::UTC);
+        deep(|| {
+            let env = environment(source, Some(now))?;
+            let context = minijinja::context! { d => vec![1, 2], s => " aBc ", u => "<é\"&>" };
+            env.get_template(NAME)?.render(context)
+        })
+    }
+
+    #[test]
+    fn it_is_the_jinja_of_transformers() {
+        // Expected values from jinja2 3.1 with the settings of transformers' chat templates.
+        for (source, expected) in [
+            ("a\n  {% if true %}\nb\n  {% endif %}\nc\n", "a\nb\nc"),
+            ("{{ s.strip() }}{{ s.upper() }}{{ s.split('B')[-1] }}", "aBc ABC c "),
+            ("{{ true }}{{ none }}{{ false }}{{ 1.0 }}{{ missing }}", "TrueNoneFalse1.0"),
+            (
+                "{{ {'a': [1, true, none], 'b': u} | tojson }}",
+                "{\"a\": [1, true, null], \"b\": \"<é\\\"&>\"}",
+            ),
+            ("{{ {'b': [1], 'a': {}} | tojson(indent=2) }}", "{\n  \"b\": [\n    1\n  ],\n  \"a\": {}\n}"),
+            ("{% for x in d %}{% if x == 2 %}{% break %}{% endif %}{{ x }}{% endfor %}", "1"),
+            (
+                "{% set ns = namespace(n=0) %}{% for x in d %}{% set ns.n = ns.n + x %}{% endfor %}{{ ns.n }}",
+                "3",
+            ),
+            ("{% for k, v in {'a': 1}.items() %}{{ k }}{{ v }}{% endfor %}{{ {'a': 1}.get('b', 2) }}", "a12"),
+            ("{{ strftime_now('%d %b %Y, %-d %B') }}", "05 Jul 2024, 5 July"),
+            (
+                "{{ none is iterable }}{{ d is iterable }}{{ s is iterable }}{{ 1 is iterable }}",
+                "FalseTrueTrueFalse",
+            ),
+            ("x\n    {%- generation %}\n y {% endgeneration -%}\n z", "x y z"),
+            ("{{ 'generation' }}{% set generation = 1 %}{{ generation }}", "generation1"),
+        ] {
+            assert_eq!(render(source).unwrap(), expected, "{source}");
+        }
+    }
+
+    #[test]
+    fn work_and_memory_are_bounded() {
+        for source in [
+            "{% for a in range(100000) %}{% for b in range(100000) %}{% endfor %}{% endfor %}",
+            "{% set ns = namespace(x='x') %}{% for a in range(90) %}{% set ns.x = ns.x ~ ns.x %}{% endfor %}",
+            "{{ 'x' * 1000000000 }}",
+            "{% for a in range(100000) %}{{ 'x' * 10000 }}{% endfor %}",
+            "{% macro m() %}{{ m() }}{% endmacro %}{{ m() }}",
+            "{% include 'chat' %}",
+            "{{ 'x'.join(range(100000000)) }}",
+            "{{ ([1] * 100000000) | tojson }}",
+            "{{ ([1] * 100000000) | tojson(sort_keys=true) }}",
+        ] {
+            assert!(render(source).is_err(), "{source}");
+        }
+        // Depth: of expressions up to the longest template, and of values up to the fuel's end.
+        let fill = |start: &str, part: &str, end: &str| {
+            format!("{start}{}{end}", part.repeat((MAX_SOURCE - start.len() - end.len()) / part.len()))
+        };
+        for source in [
+            fill("{{ 1", "+1", " }}"),
+            fill("{{ 1", ".a", " }}"),
+            fill("{{ s", "|upper", " }}"),
+            fill("{{ s", "[0]", " }}"),
+            fill("{{ s", "()", " }}"),
+            fill("{{ 1", " if 1 else 2", " }}"),
+            fill("{% if 1 %}", "{%elif 1%}", "{% endif %}"),
+            fill("{{ ", "not ", "1 }}"),
+            fill("{{ ", "[", " }}"),
+            fill("", "{%if 1%}", ""),
+            fill("{{ 1", "<1", " }}"),
+            fill("{{ 1", " and 1", " }}"),
+        ] {
+            // Whatever comes of it, the process goes on.
+            let _ = render(&source);
+        }
+        let nest =
+            "{% set ns = namespace(x=[]) %}{% for i in range(99999) %}{% set ns.x = [ns.x] %}{% endfor %}";
+        for end in ["", "{{ ns.x }}", "{{ ns.x | tojson }}", "{{ ns.x == [ns.x] }}", "{{ ns.x in [[1]] }}"] {
+            let _ = render(&format!("{nest}{end}"));
+        }
+        // No file can be reached: templates cannot even name others.
+        for source in ["{% include '/etc/passwd' %}", "{% import 'x.jinja' as x %}", "{% extends 'base' %}"] {
+            assert_eq!(render(source).unwrap_err().kind(), ErrorKind::SyntaxError, "{source}");
+        }
+    }
+}

@@ -1,0 +1,95 @@
+//! A talk with a model: messages, its chat template, and what was computed of them.
+//!
+//! Each turn the whole talk is rendered and encoded anew, and the [`Generator`] goes back to the longest beginning it
+//! shares with what is computed already. So what the model reads is always what the template makes of the messages,
+//! even where an answer would be encoded otherwise than it was generated, or a template changes earlier messages.
+
+use quern_model::chat::{ChatTemplate, Message};
+
+use crate::{GenerateOptions, GenerateReport, Generator, Listener, Model, Result, Stop};
+
+/// A talk in progress.
+#[derive(Debug)]
+pub struct Chat<'m> {
+    model: &'m Model,
+    template: ChatTemplate,
+    options: GenerateOptions,
+    generator: Option<Generator<'m>>,
+    system: Option<String>,
+    messages: Vec<Message>,
+    system_moved: bool,
+}
+
+impl<'m> Chat<'m> {
+    /// A talk that has not begun. Of `options`, how a prompt is encoded does not matter.
+    ///
+    /// # Errors
+    /// Errors of the tokenizer.
+    pub fn new(model: &'m Model, template: ChatTemplate, mut options: GenerateOptions) -> Result<Self> {
+        options.own_text = true;
+        // A turn's end that is plain text to this model ends it all the same.
+        options.stop_texts.extend(template.foreign_end(model.tokenizer()?).map(str::to_owned));
+        let (system, system_moved) = (None, false);
+        Ok(Self { model, template, options, generator: None, system, messages: Vec::new(), system_moved })
+    }
+
+    /// The template.
+    pub fn template(&self) -> &ChatTemplate {
+        &self.template
+    }
+
+    /// What the model is told before the talk, from the next turn on.
+    pub fn set_system(&mut self, system: Option<String>) {
+        self.system = system.filter(|text| !text.is_empty());
+    }
+
+    /// Whether the system prompt went in front of the first message, because the template has no place for it.
+    pub fn system_moved(&self) -> bool {
+        self.system_moved
+    }
+
+    /// What was said so far, the system prompt first.
+    pub fn messages(&self) -> Vec<Message> {
+        let system = self.system.iter().map(|text| Message::new("system", text));
+        system.chain(self.messages.iter().cloned()).collect()
+    }
+
+    /// Forgets what was said. The system prompt stays.
+    pub fn reset(&mut self) {
+        self.messages.clear();
+    }
+
+    /// The user says `text`; the answer goes to `listener`. If it fails, or is interrupted before the first token, it
+    /// is as if nothing had been said.
+    ///
+    /// # Errors
+    /// The template fails or refuses the messages; as [`crate::generate`].
+    pub fn say(&mut self, text: &str, listener: &mut dyn Listener) -> Result<GenerateReport> {
+        self.messages.push(Message::new("user", text));
+        let answer = self.answer(listener);
+        match &answer {
+            Ok(report) if report.stop != Stop::Interrupted || !report.text.is_empty() => {
+                self.messages.push(Message::new("assistant", report.text.as_str()));
+            }
+            _ => {
+                self.messages.pop();
+            }
+        }
+        answer
+    }
+
+    fn answer(&mut self, listener: &mut dyn Listener) -> Result<GenerateReport> {
+        let tokenizer = self.model.tokenizer()?;
+        let prompt = self.template.prompt(tokenizer, self.system.as_deref(), &self.messages)?;
+        self.system_moved = prompt.system_moved;
+        let generator = match &mut self.generator {
+            Some(generator) => generator,
+            none => {
+                // The first prompt and the limit say how much room is needed at least.
+                let context = self.options.context_for(self.model, prompt.tokens.len());
+                none.insert(Generator::new(self.model, self.options.clone(), context)?)
+            }
+        };
+        generator.generate(&prompt.tokens, listener)
+    }
+}
