@@ -8,7 +8,7 @@ use std::io;
 use std::thread::{self, JoinHandle};
 
 /// Bytes after which a sync begins, unless the one before still goes on.
-const STEP: u64 = 64 << 20;
+const STEP: u64 = 256 << 20;
 
 /// The syncs of one file.
 #[derive(Debug, Default)]
