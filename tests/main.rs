@@ -2,6 +2,7 @@
 
 mod chat;
 mod common;
+mod convert;
 mod damage;
 mod fake_hub;
 mod hub;

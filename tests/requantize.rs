@@ -42,8 +42,8 @@ fn every_scheme_is_made_of_gguf_and_of_packed_layers() {
         let model = model.to_str().expect("path");
         let few = ["--samples", "4", "--context", "64"];
         for (to, more) in [("fp4", &[][..]), ("int8", &[]), ("q5_k_m", &[]), ("gptq", &few)] {
-            if to == "gptq" && number > 0 {
-                continue; // these have no tokenizer to calibrate with
+            if number > 0 && (to == "gptq" || to == "q5_k_m") {
+                continue; // these have neither tokenizer nor embedding
             }
             let out = scratch.path().join(format!("{number}-{to}"));
             let mut more = more.to_vec();
@@ -55,7 +55,7 @@ fn every_scheme_is_made_of_gguf_and_of_packed_layers() {
         }
     }
     // What was written on the way is gone.
-    assert_eq!(listing(scratch.path()).len(), 10, "{:?}", listing(scratch.path()));
+    assert_eq!(listing(scratch.path()).len(), 8, "{:?}", listing(scratch.path()));
 }
 
 #[test]

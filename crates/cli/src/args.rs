@@ -10,9 +10,12 @@ use quern_quantize::bitsandbytes::Kind;
 use quern_quantize::imatrix::Format;
 use quern_quantize::load_in::LoadScheme;
 use quern_quantize::recipe::{FileType, Override};
+use quern_run::KvType;
 use quern_tensor_io::ElementType;
 
 pub use run::Run;
+
+use crate::format;
 
 /// A hand mill for model weights: quantize, inspect, run and measure language models.
 #[derive(Debug, Parser)]
@@ -388,6 +391,32 @@ pub struct Load {
     pub load_in: Option<LoadScheme>,
 }
 
+/// What a run may take of memory.
+#[derive(Clone, Debug, Args)]
+pub struct Memory {
+    /// How keys and values are kept: f16, q8_0 (17/32 of the memory) or f32
+    #[arg(long, value_name = "TYPE", default_value = "f16", value_parser = kv_type)]
+    pub kv: KvType,
+    /// Stay within this much resident memory, e.g. cpu=8GiB; weights that do not fit are read from the file
+    /// again for every token
+    #[arg(long, value_name = "cpu=SIZE", value_parser = max_memory)]
+    pub max_memory: Option<MaxMemory>,
+}
+
+impl Memory {
+    /// Bytes that the process may have resident.
+    pub fn limit(&self) -> Option<u64> {
+        self.max_memory.as_ref().map(|limits| limits.cpu)
+    }
+}
+
+/// The value of `--max-memory`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct MaxMemory {
+    /// Bytes on the CPU's side.
+    pub cpu: u64,
+}
+
 /// Arguments of `quern perplexity`.
 #[derive(Debug, Args)]
 pub struct Perplexity {
@@ -411,28 +440,36 @@ pub struct Perplexity {
     #[command(flatten)]
     pub load: Load,
     #[command(flatten)]
+    pub memory: Memory,
+    #[command(flatten)]
     pub threads: Threads,
 }
 
 /// Arguments of `quern bench`.
 #[derive(Debug, Args)]
 pub struct Bench {
-    /// Checkpoint: a directory, a .safetensors or .gguf file, or a name on the Hub (see quern pull)
-    pub model: PathBuf,
-    /// Prompt length in tokens; 0 to skip
-    #[arg(long, value_name = "N", default_value_t = 512)]
-    pub prompt: usize,
-    /// Tokens to generate; 0 to skip
-    #[arg(long, value_name = "N", default_value_t = 128)]
-    pub generate: usize,
+    /// Checkpoints, each a directory, a .safetensors or .gguf file, or a name on the Hub (see quern pull)
+    #[arg(required = true, value_name = "MODEL")]
+    pub models: Vec<PathBuf>,
+    /// Prompt lengths in tokens, e.g. 128,512; 0 to skip
+    #[arg(long, value_name = "N,…", value_delimiter = ',', default_value = "512")]
+    pub prompt: Vec<usize>,
+    /// Tokens to generate, e.g. 32,128; 0 to skip
+    #[arg(long, value_name = "N,…", value_delimiter = ',', default_value = "128")]
+    pub generate: Vec<usize>,
+    /// Positions of the context filled before a test, e.g. 0,4096
+    #[arg(long, value_name = "N,…", value_delimiter = ',', default_value = "0")]
+    pub depth: Vec<usize>,
     /// Repetitions after one warm-up
     #[arg(short, long, value_name = "N", default_value_t = 5)]
     pub repetitions: usize,
-    /// Print the result as JSON
+    /// Print the result as JSON: one object, or a list for several models
     #[arg(long)]
     pub json: bool,
     #[command(flatten)]
     pub load: Load,
+    #[command(flatten)]
+    pub memory: Memory,
     #[command(flatten)]
     pub threads: Threads,
 }
@@ -475,6 +512,34 @@ fn load_scheme(name: &str) -> Result<LoadScheme, String> {
         "there is no such scheme to load in; take nf4, fp4, int8 or a GGUF type such as q4_k or q8_0"
             .to_owned()
     })
+}
+
+fn kv_type(name: &str) -> Result<KvType, String> {
+    KvType::from_name(name).ok_or_else(|| {
+        let known: Vec<_> = KvType::ALL.iter().map(|kv| kv.name()).collect();
+        format!("there is no such type for keys and values; take {}", known.join(", "))
+    })
+}
+
+/// `cpu=SIZE`, or just a size. Devices (`0=SIZE`) are for builds that compute on them.
+fn max_memory(text: &str) -> Result<MaxMemory, String> {
+    let mut cpu = None;
+    for part in text.split(',') {
+        let (place, size) = part.split_once('=').unwrap_or(("cpu", part));
+        if place.parse::<u32>().is_ok() {
+            return Err(format!(
+                "{part}: quern computes on the CPU only so far, there is no device {place} to place weights \
+                 on; give cpu=SIZE alone"
+            ));
+        }
+        if place != "cpu" {
+            return Err(format!("{part}: expected cpu=SIZE, for example cpu=8GiB"));
+        }
+        if cpu.replace(format::parse_bytes(size)?).is_some() {
+            return Err("cpu is given twice".to_owned());
+        }
+    }
+    cpu.map(|cpu| MaxMemory { cpu }).ok_or_else(|| "expected cpu=SIZE, for example cpu=8GiB".to_owned())
 }
 
 fn bits(text: &str) -> Result<u32, String> {

@@ -14,6 +14,33 @@ pub fn bytes(n: u64) -> String {
     if unit == 0 { format!("{n} B") } else { format!("{value:.2} {}", UNITS[unit]) }
 }
 
+/// The other way: `8GiB`, `1.5 GB`, `600MiB`, `1000` (bytes). Units of any case; `G` is `GiB`.
+///
+/// # Errors
+/// In words, if it is no size above 0.
+pub fn parse_bytes(text: &str) -> Result<u64, String> {
+    let text = text.trim();
+    let digits = text.find(|c: char| !c.is_ascii_digit() && c != '.').unwrap_or(text.len());
+    let (number, unit) = text.split_at(digits);
+    let factor = match unit.trim().to_ascii_lowercase().as_str() {
+        "" | "b" => 1.0,
+        "k" | "kib" => f64::from(1 << 10),
+        "m" | "mib" => f64::from(1 << 20),
+        "g" | "gib" => f64::from(1 << 30),
+        "t" | "tib" => (1u64 << 40) as f64,
+        "kb" => 1e3,
+        "mb" => 1e6,
+        "gb" => 1e9,
+        "tb" => 1e12,
+        _ => return Err(format!("{text}: {unit} is no unit of memory; take MiB, GiB, MB or GB")),
+    };
+    match number.parse::<f64>() {
+        // Beyond 2^63 nobody has memory.
+        Ok(number) if number * factor >= 1.0 && number * factor < 9.2e18 => Ok((number * factor) as u64),
+        _ => Err(format!("{text} is no size; examples are 8GiB, 600MiB, 1.5GB")),
+    }
+}
+
 /// A count with a decimal unit: `4.19 M`.
 pub fn count(n: u64) -> String {
     match n {
@@ -51,5 +78,23 @@ mod tests {
         assert_eq!(super::bytes(5_305_216), "5.06 MiB");
         assert_eq!(super::count(4_194_304), "4.19 M");
         assert_eq!(super::count(999), "999");
+    }
+
+    #[test]
+    fn sizes_are_read_in_all_usual_spellings() {
+        for (text, bytes) in [
+            ("8GiB", 8 << 30),
+            ("8g", 8 << 30),
+            ("600 MiB", 600 << 20),
+            ("1.5GB", 1_500_000_000),
+            ("0.5TiB", 1 << 39),
+            ("4096", 4096),
+            ("12b", 12),
+        ] {
+            assert_eq!(super::parse_bytes(text), Ok(bytes), "{text}");
+        }
+        for text in ["", "GiB", "0", "0.2B", "-1GiB", "1.2.3GiB", "8 apples", "1e5", "99999999TiB", "nan"] {
+            assert!(super::parse_bytes(text).is_err(), "{text}");
+        }
     }
 }

@@ -127,7 +127,7 @@ mod tests {
                     assert!(fits(to, &[back]));
                 }
             }
-            x *= 1.0137;
+            x = (x * 1.0137).max(x.next_up());
         }
     }
 

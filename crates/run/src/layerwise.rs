@@ -209,6 +209,7 @@ impl<'m> Layerwise<'m> {
         let width = config.hidden_size;
         let query = config.heads * config.head_dim;
         let original = &model.weights.blocks[layer];
+        model.placement.enter(layer, self.tokens());
         let mut block = original.clone();
         let Self { lengths, hidden, inputs, cache, turns, linears, batch, .. } = self;
         let (cos, sin) = turns.of(config.window(layer).is_some());
@@ -256,6 +257,7 @@ impl<'m> Layerwise<'m> {
             Ffn::Experts(experts) => self.experts(layer, &block, experts, &normed, &mut from, stages),
         };
         (self.inputs, self.batch.network) = (from, normed);
+        model.placement.leave(layer);
         done
     }
 

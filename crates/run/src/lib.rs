@@ -9,6 +9,7 @@
 //! The forward pass ([`Session::forward`]) is one program that reads the architecture's description; an
 //! [`Observer`] may watch the input of every linear layer. Results do not depend on the number of threads.
 
+mod bandwidth;
 mod bench;
 mod cache;
 mod chat;
@@ -22,6 +23,7 @@ mod model;
 mod observer;
 mod parallel;
 mod perplexity;
+mod placement;
 pub mod random;
 mod rope;
 mod sampling;
@@ -29,7 +31,8 @@ mod session;
 pub mod statistics;
 mod weights;
 
-pub use bench::{BenchOptions, BenchReport, bench};
+pub use bandwidth::read_bandwidth;
+pub use bench::{BenchOptions, BenchReport, BenchTest, Speed, bench};
 pub use chat::Chat;
 pub use error::{Error, Result};
 pub use generate::{
@@ -38,9 +41,10 @@ pub use generate::{
 };
 pub use layerwise::{Layerwise, LayerwiseError, LinearInfo, Replacement, Stages};
 pub use load::LoadIn;
-pub use memory::peak_memory_bytes;
+pub use memory::{Resident, available_memory, peak_memory_bytes, resident};
 pub use model::{LoadOptions, Model};
 pub use observer::{LinearInput, Observer};
 pub use perplexity::{Divergence, PerplexityOptions, PerplexityReport, perplexity, perplexity_of_tokens};
+pub use placement::MemoryPlan;
 pub use sampling::{DryOptions, Mirostat, MirostatVersion, Sampler, SamplingOptions, Stage};
 pub use session::{KvType, Session, SessionOptions, Wanted};

@@ -1,13 +1,53 @@
-//! Peak memory of this process, as the operating system counts it.
+//! What the operating system says about memory: this process's, and what is left.
+
+mod cgroup;
+
+use std::path::Path;
 
 /// The largest resident set this process has had, in bytes: `VmHWM` of `/proc/self/status`. Pages of the
 /// memory map that were touched count. `None` where the system does not say (not Linux).
 pub fn peak_memory_bytes() -> Option<u64> {
-    parse_peak(&std::fs::read_to_string("/proc/self/status").ok()?)
+    kilobytes(&read(Path::new("/proc/self/status"))?, "VmHWM:")
 }
 
-fn parse_peak(status: &str) -> Option<u64> {
-    let value = status.lines().find_map(|line| line.strip_prefix("VmHWM:"))?.trim();
+/// Forgets the peak: from here on [`peak_memory_bytes`] is the largest since. Whether the system did so.
+pub(crate) fn reset_peak() -> bool {
+    std::fs::write("/proc/self/clear_refs", "5").is_ok()
+}
+
+/// Resident memory of this process.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Resident {
+    /// Bytes of its own: heap, stacks, caches of keys and values.
+    pub own: u64,
+    /// Bytes of files mapped: weights, the program itself.
+    pub mapped: u64,
+}
+
+/// What of this process is in memory now; `None` where the system does not say.
+pub fn resident() -> Option<Resident> {
+    parse_resident(&read(Path::new("/proc/self/status"))?)
+}
+
+fn parse_resident(status: &str) -> Option<Resident> {
+    let shared = kilobytes(status, "RssShmem:").unwrap_or(0);
+    Some(Resident { own: kilobytes(status, "RssAnon:")? + shared, mapped: kilobytes(status, "RssFile:")? })
+}
+
+/// Bytes that can still be used before the system, or the control group this process is in, runs out. File
+/// cache counts as free: it gives way. `None` where the system does not say.
+pub fn available_memory() -> Option<u64> {
+    let system = kilobytes(&read(Path::new("/proc/meminfo"))?, "MemAvailable:")?;
+    Some(cgroup::room(&read).map_or(system, |room| room.min(system)))
+}
+
+fn read(path: &Path) -> Option<String> {
+    std::fs::read_to_string(path).ok()
+}
+
+/// The value of a line `key   N kB`, in bytes.
+fn kilobytes(text: &str, key: &str) -> Option<u64> {
+    let value = text.lines().find_map(|line| line.strip_prefix(key))?.trim();
     value.strip_suffix("kB")?.trim().parse::<u64>().ok()?.checked_mul(1024)
 }
 
@@ -16,12 +56,24 @@ mod tests {
     use super::*;
 
     #[test]
-    fn reads_the_line_the_kernel_writes() {
-        assert_eq!(parse_peak("VmPeak:\t 9 kB\nVmHWM:\t   13260 kB\nVmRSS:\t 1 kB\n"), Some(13260 * 1024));
-        assert_eq!(parse_peak("VmPeak:\t 9 kB\n"), None);
-        assert_eq!(parse_peak("VmHWM:\t many kB\n"), None);
-        if cfg!(target_os = "linux") {
-            assert!(peak_memory_bytes().unwrap() > 100_000);
-        }
+    fn reads_the_lines_the_kernel_writes() {
+        let status = "VmPeak:\t 9 kB\nVmHWM:\t   13260 kB\nVmRSS:\t 1 kB\nRssAnon:\t 7 kB\nRssFile:\t 8 kB\n";
+        assert_eq!(kilobytes(status, "VmHWM:"), Some(13260 * 1024));
+        assert_eq!(kilobytes("VmPeak:\t 9 kB\n", "VmHWM:"), None);
+        assert_eq!(kilobytes("VmHWM:\t many kB\n", "VmHWM:"), None);
+        let with_shared = format!("{status}RssShmem:\t 2 kB\n");
+        assert_eq!(parse_resident(status), Some(Resident { own: 7 << 10, mapped: 8 << 10 }));
+        assert_eq!(parse_resident(&with_shared), Some(Resident { own: 9 << 10, mapped: 8 << 10 }));
+    }
+
+    #[test]
+    #[cfg(target_os = "linux")]
+    fn this_process_has_memory_and_a_peak() {
+        let before = resident().unwrap();
+        let block = vec![1u8; 32 << 20];
+        let after = resident().unwrap();
+        assert!(after.own >= before.own + (16 << 20), "{before:?} {after:?}");
+        assert!(peak_memory_bytes().unwrap() >= 32 << 20 && block[5] == 1);
+        assert!(available_memory().unwrap() > 1 << 20);
     }
 }

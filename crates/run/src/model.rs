@@ -10,9 +10,10 @@ use quern_tensor_io::{Checkpoint, Error as FileError};
 
 use crate::load::LoadIn;
 use crate::parallel::share;
+use crate::placement::{self, MemoryPlan, Placement};
 use crate::rope::Rotation;
 use crate::weights::Weights;
-use crate::{Error, Result, Session, SessionOptions};
+use crate::{Error, KvType, Result, Session, SessionOptions};
 
 /// How to load.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -36,6 +37,7 @@ pub struct Model {
     pub(crate) weights: Weights,
     pub(crate) rotation: Rotation,
     pub(crate) pool: Pool,
+    pub(crate) placement: Placement,
     notes: Vec<String>,
     tokenizer: OnceLock<Tokenizer>,
 }
@@ -59,6 +61,21 @@ impl Model {
         options: LoadOptions,
         load_in: Option<&dyn LoadIn>,
     ) -> Result<Self> {
+        Self::load_bounded(checkpoint, options, load_in, None)
+    }
+
+    /// As [`Model::load_in`], to run within `max_memory` bytes of resident memory, everything counted. Mapped
+    /// weights that do not fit are read from the file again for every pass; [`Model::memory_plan`] says how
+    /// many. Without a bound the same is done for a model larger than what the system has free.
+    ///
+    /// # Errors
+    /// As [`Model::load_in`]; [`Error::Option`] if what is made while loading is more than the bound.
+    pub fn load_bounded(
+        checkpoint: Arc<Checkpoint>,
+        options: LoadOptions,
+        load_in: Option<&dyn LoadIn>,
+        max_memory: Option<u64>,
+    ) -> Result<Self> {
         let config = Config::from_checkpoint(&checkpoint)?;
         let packing = Packing::read(&checkpoint)?;
         if let (Some(method), None) = (&config.quantization, &packing) {
@@ -69,10 +86,15 @@ impl Model {
         if options.threads == 0 {
             return Err(Error::Option("threads is 0, it must be at least 1".into()));
         }
+        if let Some(limit) = max_memory {
+            placement::check_made(&checkpoint, packing.as_ref(), load_in, limit)?;
+        }
         let pool = Pool::new(options.threads);
         let weights = Weights::resolve(&checkpoint, &config, packing.as_ref(), load_in, &pool)?;
+        let placement = Placement::new(&checkpoint, &weights, max_memory);
         let notes = packing.map(|p| p.notes().to_vec()).unwrap_or_default();
-        Ok(Self { checkpoint, config, weights, rotation, pool, notes, tokenizer: OnceLock::new() })
+        let tokenizer = OnceLock::new();
+        Ok(Self { checkpoint, config, weights, rotation, pool, placement, notes, tokenizer })
     }
 
     /// Opens `path` (file or directory) and loads it.
@@ -107,6 +129,26 @@ impl Model {
     /// unpacked to blocks or weights were quantized while loading.
     pub fn weight_bytes(&self) -> (u64, u64) {
         (self.weights.bytes_in_file, self.weights.bytes())
+    }
+
+    /// Bytes that generating a token at this position reads: weights, keys and values of the positions before.
+    pub fn bytes_per_token(&self, position: usize, kv: KvType) -> u64 {
+        // A window reads less of the cache in its layers.
+        let layers = (0..self.config.layers).map(|layer| {
+            let seen = self.config.window(layer).map_or(position + 1, |w| w.min(position + 1));
+            seen as u64 * kv.position_bytes(&self.config) as u64
+        });
+        let keys_and_values = layers.sum::<u64>() / (self.config.layers as u64).max(1);
+        self.weights.bytes_per_token() + keys_and_values
+    }
+
+    /// How the weights of a session with these options are placed, if the model has a bound: the one it was
+    /// loaded with, or the system's memory where that is less than the model.
+    ///
+    /// # Errors
+    /// [`Error::Option`] with the numbers if not even one layer at a time fits.
+    pub fn memory_plan(&self, options: SessionOptions) -> Result<Option<MemoryPlan>> {
+        self.placement.plan(Session::fitting(self, options)?.1)
     }
 
     /// What a user should know of the checkpoint: labels that contradict the tensors and the like.

@@ -148,8 +148,11 @@ pub fn perplexity_of_tokens(
         let own = score(model, logits, targets)?;
         own.iter().for_each(|&nll| scores.add(nll));
         if let (Some(reference), Some(other)) = (reference, &mut other) {
+            // Two models within one bound take turns.
+            model.placement.give_back();
             let expected = run_chunk(other, &chunk)?;
             compared.add(model, (logits, &own), (expected, &score(reference, expected, targets)?));
+            reference.placement.give_back();
         }
         progress.advance(1);
     }

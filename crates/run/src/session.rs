@@ -2,6 +2,7 @@
 
 use crate::cache::Cache;
 use crate::forward::{Pass, Scratch};
+use crate::placement::Needs;
 use crate::{Error, Model, Observer, Result};
 
 /// How keys and values are kept.
@@ -79,14 +80,44 @@ pub struct Session<'m> {
     logits: Vec<f32>,
 }
 
+/// Smaller batches read the weights so often that memory is better spent on them.
+const SMALLEST_BATCH: usize = 32;
+
 impl<'m> Session<'m> {
     pub(crate) fn new(model: &'m Model, options: SessionOptions) -> Result<Self> {
+        let (options, needs) = Self::fitting(model, options)?;
+        model.placement.plan(needs)?;
+        let mut cache = Cache::new(&model.config, options.context, options.kv)?;
+        let mut scratch = Scratch::default();
+        if model.placement.bounded() {
+            // From here on only the weights come and go.
+            cache.touch();
+            scratch.reserve(model, options.batch);
+        }
+        Ok(Self { model, options, length: 0, cache, scratch, logits: Vec::new() })
+    }
+
+    /// Checks the options, and makes the batch smaller where the model's memory bound demands it; what the
+    /// session then needs.
+    pub(crate) fn fitting(model: &Model, mut options: SessionOptions) -> Result<(SessionOptions, Needs)> {
         model.check_context(options.context)?;
         if options.batch == 0 {
             return Err(Error::Option("batch is 0, it must be at least 1".into()));
         }
-        let cache = Cache::new(&model.config, options.context, options.kv)?;
-        Ok(Self { model, options, length: 0, cache, scratch: Scratch::default(), logits: Vec::new() })
+        // No pass is longer than the context.
+        let needs = |batch: usize| Needs {
+            tokens: batch,
+            keys_and_values: (options.kv.position_bytes(&model.config) as u64)
+                .saturating_mul(options.context as u64),
+            buffers: Scratch::bytes(model, batch) + 4 * model.vocabulary() as u64,
+        };
+        let mut batch = options.batch.min(options.context);
+        while batch > SMALLEST_BATCH && model.placement.plan(needs(batch)).is_err() {
+            batch = (batch / 2).max(SMALLEST_BATCH);
+        }
+        let needs = needs(batch);
+        options.batch = batch;
+        Ok((options, needs))
     }
 
     /// The model.
@@ -155,6 +186,9 @@ impl<'m> Session<'m> {
     ) -> Result<&mut [f32]> {
         let first = self.check(tokens, wanted)?;
         let vocabulary = self.model.vocabulary();
+        let batch = tokens.len().min(self.options.batch);
+        let rows = ((tokens.len() - first) * vocabulary).saturating_sub(self.logits.capacity());
+        self.model.placement.begin(batch, 4 * rows as u64 + Scratch::kernels(self.model, batch))?;
         // Every row is written below; only growth costs anything.
         self.logits.resize((tokens.len() - first) * vocabulary, 0.0);
         for (index, batch) in tokens.chunks(self.options.batch).enumerate() {

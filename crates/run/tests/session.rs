@@ -182,8 +182,26 @@ fn report_keys_are_the_contracts() {
     ] {
         assert!(json.get(key).is_some(), "{key}");
     }
-    let options = BenchOptions { prompt: 16, generate: 4, repetitions: 2 };
-    let json = serde_json::to_value(bench(&model, options, &NoProgress).unwrap()).unwrap();
+    let options = BenchOptions {
+        prompt: vec![16, 0, 24],
+        generate: vec![4],
+        depth: vec![0, 40],
+        repetitions: 2,
+        kv: KvType::Q8_0,
+        bandwidth: Some(1e9),
+    };
+    let report = bench(&model, &options, &NoProgress).unwrap();
+    let names: Vec<String> = report.tests.iter().map(|test| test.name()).collect();
+    assert_eq!(names, ["pp16", "pp24", "tg4", "pp16 @ d40", "pp24 @ d40", "tg4 @ d40"]);
+    let (shallow, deep) = (&report.tests[2], &report.tests[5]);
+    // Four layers, two heads of 64 numbers, keys and values: 40 positions more.
+    let [a, b] = [shallow, deep].map(|test| test.bytes_per_token.unwrap());
+    assert_eq!(b - a, 40 * 4 * 2 * 2 * 2 * 34);
+    assert_eq!(a, model.bytes_per_token(2, KvType::Q8_0));
+    let share = shallow.tokens_per_second * a as f64 / 1e9;
+    assert!((shallow.share_of_limit.unwrap() / share - 1.0).abs() < 1e-9);
+    assert!(report.tests[0].share_of_limit.is_none());
+    let json = serde_json::to_value(report).unwrap();
     for key in ["prompt_tokens_per_second", "generate_tokens_per_second"] {
         assert!(json[key].as_f64().unwrap() > 0.0, "{key}");
     }
@@ -211,12 +229,15 @@ fn perplexity_and_bench_refuse_what_they_cannot_do() {
     assert!(matches!(run("x", 2, None), Error::Option(_)));
     assert!(matches!(run("x", 4096, None), Error::Option(_)));
     assert!(matches!(run("x", 64, Some(0)), Error::Option(_)));
-    let nothing = BenchOptions { prompt: 0, generate: 0, repetitions: 1 };
-    assert!(matches!(bench(&model, nothing, &NoProgress), Err(Error::Option(_))));
+    let bench = |options| bench(&model, &options, &NoProgress);
+    let nothing = BenchOptions { prompt: vec![0], generate: vec![], ..BenchOptions::default() };
+    assert!(matches!(bench(nothing), Err(Error::Option(_))));
+    let deep = BenchOptions { depth: vec![0, 600], ..BenchOptions::default() };
+    assert!(matches!(bench(deep), Err(Error::Option(what)) if what.contains("1112")));
     let none = Model::open(&fixture(MODELS[1]), LoadOptions { threads: 0 });
     assert!(matches!(none, Err(Error::Option(what)) if what.contains("threads")));
-    let long = BenchOptions { prompt: 4096, ..BenchOptions::default() };
-    assert!(matches!(bench(&model, long, &NoProgress), Err(Error::Option(_))));
+    let long = BenchOptions { prompt: vec![4096], ..BenchOptions::default() };
+    assert!(matches!(bench(long), Err(Error::Option(_))));
 }
 
 #[derive(Default)]

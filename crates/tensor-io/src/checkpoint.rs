@@ -207,13 +207,29 @@ impl Checkpoint {
     /// (`slice.as_ptr_range()`); one outside the maps is ignored. The bytes stay readable, they are
     /// fetched again when touched.
     pub fn release(&self, data: std::ops::Range<*const u8>) {
-        for map in &self.maps {
-            let whole = map.bytes().as_ptr_range();
-            if whole.start <= data.start && data.start < data.end && data.end <= whole.end {
-                let base = whole.start as usize;
-                map.release(data.start as usize - base, data.end as usize - base);
-            }
+        if let Some((map, from, to)) = self.place_of(data) {
+            map.release(from, to);
         }
+    }
+
+    /// Asks the system to read data that will be needed soon, addressed as for [`Checkpoint::release`]. It
+    /// comes into the system's file cache; the process's memory grows only when it is touched. May block for
+    /// as long as the disk takes to accept the request.
+    pub fn prefetch(&self, data: std::ops::Range<*const u8>) {
+        if let Some((map, from, to)) = self.place_of(data) {
+            map.prefetch(from, to);
+        }
+    }
+
+    /// The map that holds this address range, and where in it.
+    fn place_of(&self, data: std::ops::Range<*const u8>) -> Option<(&MappedFile, usize, usize)> {
+        let holds = |map: &&MappedFile| {
+            let whole = map.bytes().as_ptr_range();
+            whole.start <= data.start && data.start < data.end && data.end <= whole.end
+        };
+        let map = self.maps.iter().find(holds)?;
+        let base = map.bytes().as_ptr() as usize;
+        Some((map, data.start as usize - base, data.end as usize - base))
     }
 }
 

@@ -54,6 +54,20 @@ impl MappedFile {
         self.map.as_deref().unwrap_or(&[])
     }
 
+    /// Asks the system to read pages that will be needed soon: byte offsets `from` to `to`. They come into its
+    /// file cache, not yet into this process's memory. Does nothing where the system cannot.
+    pub fn prefetch(&self, from: usize, to: usize) {
+        #[cfg(unix)]
+        if let Some(map) = &self.map {
+            let to = to.min(map.len());
+            if from < to {
+                let _ = map.advise_range(memmap2::Advice::WillNeed, from, to - from);
+            }
+        }
+        #[cfg(not(unix))]
+        let _ = (from, to);
+    }
+
     /// Gives the memory of consumed pages back to the system. `from` and `to` are byte offsets; pages
     /// that hold a byte before `from` are let go too, the page of byte `to` stays.
     ///

@@ -3,9 +3,9 @@
 use std::path::PathBuf;
 
 use clap::{ArgGroup, Args};
-use quern_run::{DryOptions, KvType, Mirostat, MirostatVersion, SamplingOptions, Stage};
+use quern_run::{DryOptions, Mirostat, MirostatVersion, SamplingOptions, Stage};
 
-use super::{Load, Threads};
+use super::{Load, Memory, Threads};
 
 /// Arguments of `quern run`.
 #[derive(Debug, Args)]
@@ -25,9 +25,6 @@ pub struct Run {
     /// Context length in tokens [default: the model's, at most 4096]
     #[arg(long, value_name = "N")]
     pub context: Option<usize>,
-    /// How keys and values are kept: f16, q8_0 (half the memory) or f32
-    #[arg(long, value_name = "TYPE", default_value = "f16", value_parser = kv)]
-    pub kv: KvType,
     /// End at this text, which is not printed (repeatable)
     #[arg(long, value_name = "TEXT")]
     pub stop: Vec<String>,
@@ -48,6 +45,8 @@ pub struct Run {
     pub json: bool,
     #[command(flatten)]
     pub load: Load,
+    #[command(flatten)]
+    pub memory: Memory,
     #[command(flatten)]
     pub threads: Threads,
     #[command(flatten)]
@@ -228,10 +227,6 @@ fn limit(text: &str) -> Result<Limit, String> {
         Ok(n @ 0..) => Ok(Limit(Some(n as usize))),
         _ => Err("a number of tokens, or -1 for no limit".to_owned()),
     }
-}
-
-fn kv(name: &str) -> Result<KvType, String> {
-    KvType::from_name(name).ok_or_else(|| format!("known are {}", KvType::ALL.map(KvType::name).join(", ")))
 }
 
 /// Tokens to look back.

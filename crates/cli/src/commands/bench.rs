@@ -1,52 +1,83 @@
 //! `quern bench`: prompt and generation speed.
 
+use std::path::Path;
 use std::process::ExitCode;
 
-use quern_run::{BenchOptions, BenchReport};
+use quern_run::{BenchOptions, BenchReport, SessionOptions, read_bandwidth};
+use serde_json::{Value, json};
 
-use super::{Outcome, load_in, print, print_json};
+use super::{Outcome, load_within, print, print_json, warn_of_memory};
 use crate::progress::{Bar, Unit};
 use crate::{args, format};
 
-/// Measures and prints a table as llama-bench's.
+/// Measures and prints a table as llama-bench's, with the share of what memory allows.
 pub fn run(args: &args::Bench) -> Outcome {
-    let model = load_in(&args.model, args.threads.count(), args.load.load_in)?;
-    let bar = Bar::new(Unit::Runs);
-    let options =
-        BenchOptions { prompt: args.prompt, generate: args.generate, repetitions: args.repetitions };
-    let report = quern_run::bench(&model, options, &bar)?;
-    drop(bar);
+    let (kv, limit, threads) = (args.memory.kv, args.memory.limit(), args.threads.count());
+    // Before any model: the measurement itself takes memory, for a moment.
+    let bandwidth = read_bandwidth(threads, limit.map_or(u64::MAX, |limit| limit / 2));
+    let options = BenchOptions {
+        prompt: args.prompt.clone(),
+        generate: args.generate.clone(),
+        depth: args.depth.clone(),
+        repetitions: args.repetitions,
+        kv,
+        bandwidth: Some(bandwidth),
+    };
+    let (mut reports, mut rows) = (Vec::new(), Vec::new());
+    for path in &args.models {
+        let model = load_within(path, threads, args.load.load_in, limit)?;
+        let longest = |list: &[usize]| list.iter().copied().max().unwrap_or(0);
+        let context = longest(&args.depth) + longest(&args.prompt).max(longest(&args.generate));
+        // What is out of range is for the measurement to refuse.
+        let context = context.clamp(1, model.config().context_length);
+        warn_of_memory(&model, SessionOptions { context, kv, ..SessionOptions::default() })?;
+        let bar = Bar::new(Unit::Runs);
+        let report = quern_run::bench(&model, &options, &bar)?;
+        drop(bar);
+        let sizes = [format::bytes(model.file_size()), format::count(model.parameters())];
+        rows.extend(table_rows(&name(path), &sizes, &report));
+        let mut value = json!({"model": path, "file_size": model.file_size()});
+        if let (Value::Object(value), Value::Object(report)) = (&mut value, serde_json::to_value(&report)?) {
+            value.extend(report);
+        }
+        reports.push(value);
+    }
     if args.json {
-        print_json(&report)?;
+        match &*reports {
+            [report] => print_json(report)?,
+            _ => print_json(&reports)?,
+        }
         return Ok(ExitCode::SUCCESS);
     }
-    let name = args
-        .model
-        .file_name()
-        .map_or_else(|| args.model.display().to_string(), |n| n.to_string_lossy().into());
-    let rows = speeds(&report).into_iter().map(|(test, speed, deviation)| {
-        vec![
-            name.clone(),
-            format::bytes(model.file_size()),
-            format::count(model.parameters()),
-            report.threads.to_string(),
-            test,
-            format!("{speed:.2} ± {deviation:.2}"),
-        ]
-    });
-    let header = ["model", "size", "parameters", "threads", "test", "tokens/s"];
-    print(&format!("{}\n", format::table(&header, &[1, 2, 3, 5], rows)))?;
+    let header =
+        ["model", "size", "parameters", "threads", "kv", "test", "tokens/s", "read per token", "of limit"];
+    print(&format!(
+        "{}\nlimit: {:.1} GB/s read from memory by {threads} threads\n",
+        format::table(&header, &[1, 2, 3, 6, 7, 8], rows),
+        bandwidth / 1e9
+    ))?;
     Ok(ExitCode::SUCCESS)
 }
 
-/// The tests that ran: name as llama-bench has it, mean, standard deviation.
-fn speeds(report: &BenchReport) -> Vec<(String, f64, f64)> {
-    let tests = [
-        (format!("pp{}", report.prompt), report.prompt_tokens_per_second, report.prompt_stddev),
-        (format!("tg{}", report.generate), report.generate_tokens_per_second, report.generate_stddev),
-    ];
-    tests
-        .into_iter()
-        .filter_map(|(name, mean, deviation)| Some((name, mean?, deviation.unwrap_or(0.0))))
-        .collect()
+/// The last part of a path.
+fn name(path: &Path) -> String {
+    path.file_name().map_or_else(|| path.display().to_string(), |n| n.to_string_lossy().into())
+}
+
+/// A line for each test.
+fn table_rows(name: &str, sizes: &[String; 2], report: &BenchReport) -> Vec<Vec<String>> {
+    let row = |speed: &quern_run::Speed| {
+        vec![
+            name.to_owned(),
+            sizes[0].clone(),
+            sizes[1].clone(),
+            report.threads.to_string(),
+            report.kv.to_owned(),
+            speed.name(),
+            format!("{:.2} ± {:.2}", speed.tokens_per_second, speed.stddev),
+            speed.bytes_per_token.map_or_else(String::new, format::bytes),
+            speed.share_of_limit.map_or_else(String::new, |share| format!("{:.0} %", 100.0 * share)),
+        ]
+    };
+    report.tests.iter().map(row).collect()
 }

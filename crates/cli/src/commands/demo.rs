@@ -225,8 +225,9 @@ fn measure(
     let summary = quern_inspect::summarize(model.checkpoint());
     let chunks = PerplexityOptions { chunks: Some(16), ..PerplexityOptions::default() };
     let report = quern_run::perplexity(&model, None, text, chunks, &NoProgress)?;
-    let speed =
-        quern_run::bench(&model, BenchOptions { prompt: 256, generate: 64, repetitions: 2 }, &NoProgress)?;
+    let tests =
+        BenchOptions { prompt: vec![256], generate: vec![64], repetitions: 2, ..BenchOptions::default() };
+    let speed = quern_run::bench(&model, &tests, &NoProgress)?;
     Ok(Ground {
         target,
         size: model.file_size(),

@@ -8,7 +8,7 @@ use std::sync::Arc;
 use anyhow::Context;
 use quern_quantize::calibration::{self, Source};
 use quern_quantize::load_in::{LoadScheme, Loader};
-use quern_run::{GenerateOptions, GenerateReport, LoadIn, LoadOptions, Model};
+use quern_run::{GenerateOptions, GenerateReport, LoadIn, LoadOptions, Model, SessionOptions};
 use quern_tensor_io::Checkpoint;
 use serde::Serialize;
 
@@ -34,10 +34,20 @@ fn load(path: &Path, threads: usize) -> anyhow::Result<Model> {
 
 /// As [`load`], quantizing on the way.
 fn load_in(path: &Path, threads: usize, scheme: Option<LoadScheme>) -> anyhow::Result<Model> {
+    load_within(path, threads, scheme, None)
+}
+
+/// As [`load_in`], to run within so many bytes of memory.
+fn load_within(
+    path: &Path,
+    threads: usize,
+    scheme: Option<LoadScheme>,
+    limit: Option<u64>,
+) -> anyhow::Result<Model> {
     let checkpoint = Arc::new(Checkpoint::open(&model::path(path)?)?);
     let loader = scheme.map(|scheme| Loader::new(&checkpoint, scheme)).transpose()?;
     let loader = loader.as_ref().map(|l| l as &dyn LoadIn);
-    let model = Model::load_in(checkpoint, LoadOptions { threads }, loader)?;
+    let model = Model::load_bounded(checkpoint, LoadOptions { threads }, loader, limit)?;
     for note in model.notes() {
         eprintln!("note: {note}");
     }
@@ -46,6 +56,22 @@ fn load_in(path: &Path, threads: usize, scheme: Option<LoadScheme>) -> anyhow::R
         eprintln!("weights: {} in the file, {} in memory", format::bytes(before), format::bytes(after));
     }
     Ok(model)
+}
+
+/// Says what a model costs that does not fit into memory.
+fn warn_of_memory(model: &Model, session: SessionOptions) -> anyhow::Result<()> {
+    let Some(plan) = model.memory_plan(session)?.filter(|plan| plan.streamed > 0) else { return Ok(()) };
+    eprintln!(
+        "warning: the weights ({}) do not fit into {} of memory ({}): {} of them are read from the file again \
+         for every token, and for every batch of the prompt; {:.1} s each time where the disk gives 1 GB/s and \
+         the system keeps none of it",
+        format::bytes(plan.weights),
+        format::bytes(plan.bound),
+        if plan.asked { "--max-memory" } else { "free on this system" },
+        format::bytes(plan.streamed),
+        plan.streamed as f64 / 1e9,
+    );
+    Ok(())
 }
 
 /// Reads a text file whole; it must be UTF-8.

@@ -101,10 +101,10 @@ fn metadata(view: &View<'_>, rows: &[PlanRow], options: &Options) -> Result<Meta
     Ok(metadata)
 }
 
-/// `general.file_type` for what most of the matrices are.
+/// `general.file_type` for what most of the matrices are; of a quantized model, those that are quantized.
 fn file_type(rows: &[PlanRow]) -> Option<u32> {
-    let matrices = rows.iter().filter(|r| is_quantizable(&r.name, &r.shape));
-    let most = most(matrices)?;
+    let matrices = || rows.iter().filter(|r| is_quantizable(&r.name, &r.shape));
+    let most = most(matrices().filter(|r| r.to.is_block())).or_else(|| most(matrices()))?;
     let plain = |t: &&FileType| t.default_type() == Some(most);
     FileType::ALL.iter().find(plain).and_then(|t| t.id())
 }

@@ -57,8 +57,28 @@ pub(crate) struct Scratch {
 }
 
 impl Scratch {
+    /// Bytes that batches of `n` tokens take: these buffers, those of the kernels, and the experts'.
+    pub(crate) fn bytes(model: &Model, n: usize) -> u64 {
+        let config = &model.config;
+        let (query, key) = (config.heads * config.head_dim, config.kv_heads * config.head_dim);
+        let qkv = if model.fused_qkv() { query + 2 * key } else { 0 };
+        let own = 3 * config.hidden_size + 2 * query + 2 * key + qkv + 3 * wide(config);
+        let experts = config.experts.map_or(0, |e| e.count + 2 * (e.ffn_size + config.hidden_size));
+        let pairs = 4 * model.rotation.pairs();
+        let floats = (own + experts + pairs) as u64 * n as u64;
+        4 * floats + Self::kernels(model, n)
+    }
+
+    /// Bytes that kernels take for `n` tokens, at most: inputs in 8 bits, in two layouts and groupings, or
+    /// permuted; attention's tiles in each thread.
+    pub(crate) fn kernels(model: &Model, n: usize) -> u64 {
+        let config = &model.config;
+        let columns = wide(config).max(config.hidden_size).max(config.heads * config.head_dim);
+        8 * columns as u64 * n as u64 + ((1 << 20) * model.threads() as u64)
+    }
+
     /// Room for `n` tokens. Grows only; a shorter batch uses the front.
-    fn reserve(&mut self, model: &Model, n: usize) {
+    pub(crate) fn reserve(&mut self, model: &Model, n: usize) {
         let config = &model.config;
         let grow = |buffer: &mut Vec<f32>, width: usize| {
             if buffer.len() < n * width {
@@ -115,15 +135,20 @@ impl Pass<'_> {
         let Scratch { linears, x, turns, .. } = &mut *self.scratch;
         model.rotation.fill(first, n, turns);
         embed(model, linears, tokens, first, &mut x[..n * hidden])?;
+        let placement = &model.placement;
+        placement.embedded();
         let blocks = &model.weights.blocks;
         for (layer, block) in blocks.iter().enumerate() {
             // The head's rows are all that is needed behind the last block's keys and values.
             let unseen = self.observer.is_none() && layer + 1 == blocks.len();
+            placement.enter(layer, n);
             self.block(layer, block, n, first, if unseen { keep } else { 0 })?;
+            placement.leave(layer);
         }
         if keep == n {
             return Ok(());
         }
+        placement.enter(blocks.len(), n - keep);
         let Scratch { linears, x, normed, projected, .. } = &mut *self.scratch;
         let x = &x[keep * hidden..n * hidden];
         let mut input = &mut normed[..x.len()];
@@ -140,6 +165,7 @@ impl Pass<'_> {
         if let Some(cap) = model.config.final_softcap {
             rows::each(model, logits, model.config.vocab_size, |row| ops::softcap(row, cap));
         }
+        placement.leave(blocks.len());
         Ok(())
     }
 

@@ -29,6 +29,15 @@ enum Storage {
     Owned(Arc<[u8]>),
 }
 
+/// A place in the map: bytes of one tensor.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Mapped {
+    /// Index into [`Checkpoint::tensors`].
+    pub(crate) tensor: usize,
+    pub(crate) start: usize,
+    pub(crate) end: usize,
+}
+
 /// A matrix of the model.
 #[derive(Clone, Debug)]
 pub(crate) struct Weight {
@@ -56,8 +65,21 @@ impl Weight {
         Matrix::new(self.element_type, self.rows, self.columns, data)
     }
 
+    /// Where in the map the numbers are, unless they were made while loading.
+    pub(crate) fn mapped(&self, checkpoint: &Checkpoint) -> Option<Mapped> {
+        match self.storage {
+            Storage::Mapped(tensor) => {
+                Some(Mapped { tensor, start: 0, end: checkpoint.tensors()[tensor].bytes })
+            }
+            Storage::Part(tensor, start) => {
+                Some(Mapped { tensor, start, end: start + self.bytes() as usize })
+            }
+            Storage::Owned(_) => None,
+        }
+    }
+
     /// Bytes of the numbers.
-    fn bytes(&self) -> u64 {
+    pub(crate) fn bytes(&self) -> u64 {
         (self.element_type.row_bytes(self.columns).unwrap_or(0) * self.rows) as u64
     }
 }
@@ -228,9 +250,11 @@ pub(crate) struct Weights {
     pub(crate) output_norm: Option<NormWeights>,
     pub(crate) output: Linear,
     /// The head is the embedding.
-    tied: bool,
+    pub(crate) tied: bool,
     /// Bytes of the linear layers and the embedding in the file.
     pub(crate) bytes_in_file: u64,
+    /// Experts that a token chooses in each block.
+    pub(crate) experts_used: usize,
 }
 
 impl Weights {
@@ -275,6 +299,7 @@ impl Weights {
             output,
             tied,
             bytes_in_file: finder.bytes(),
+            experts_used: config.experts.map_or(0, |e| e.used),
         })
     }
 
@@ -283,6 +308,26 @@ impl Weights {
         let linears = self.blocks.iter().flat_map(Block::linears);
         let head = if self.tied { 0 } else { self.output.weight.bytes() };
         self.embedding.bytes() + head + linears.map(|l| l.weight.bytes()).sum::<u64>()
+    }
+
+    /// Bytes of weights that generating one token reads: every matrix but the embedding, of which it is a row,
+    /// and of a block's experts those chosen.
+    pub(crate) fn bytes_per_token(&self) -> u64 {
+        let block = |block: &Block| {
+            let all = block.linears().into_iter().map(|l| (l.expert.is_some(), l.weight.bytes()));
+            let (experts, common): (Vec<_>, Vec<_>) = all.partition(|&(expert, _)| expert);
+            let sum = |part: Vec<(bool, u64)>| part.into_iter().map(|(_, bytes)| bytes).sum::<u64>();
+            let (chosen, router) = match &block.ffn {
+                Ffn::Dense { .. } => (0, 0),
+                Ffn::Experts(mixture) => {
+                    let count = mixture.experts.len().max(1) as u64;
+                    (sum(experts) / count * self.experts_used as u64, mixture.router.weight.bytes())
+                }
+            };
+            sum(common) + chosen + router
+        };
+        let ends = [&self.embedding_in, &self.embedding_out].into_iter().flatten().chain([&self.output]);
+        self.blocks.iter().map(block).sum::<u64>() + ends.map(|l| l.weight.bytes()).sum::<u64>()
     }
 
     /// Numbers in all of them; a tied head counts once.

@@ -9,16 +9,19 @@ use std::path::Path;
 use std::process::ExitCode;
 
 use anyhow::Context;
-use quern_run::{GenerateOptions, Listener, Model};
+use quern_run::{GenerateOptions, Listener, Model, SessionOptions};
 
-use super::{Outcome, load_in, print};
+use super::{Outcome, load_within, print, warn_of_memory};
 use crate::args;
 
 /// Streams the text to standard output, or prints everything as JSON at the end.
 pub fn run(args: &args::Run) -> Outcome {
     // Before the model: reading it may take longer than finding out that there is no such file.
     let prompt = prompt(args)?;
-    let model = load_in(&args.model, args.threads.count(), args.load.load_in)?;
+    let limit = args.memory.limit();
+    let model = load_within(&args.model, args.threads.count(), args.load.load_in, limit)?;
+    let context = args.context.unwrap_or_else(|| model.default_context());
+    warn_of_memory(&model, SessionOptions { context, kv: args.memory.kv, ..SessionOptions::default() })?;
     for note in model.tokenizer()?.notes() {
         eprintln!("note: {note}");
     }
@@ -48,7 +51,7 @@ fn options(args: &args::Run, seed: u64) -> GenerateOptions {
         limit,
         limit_must_fit,
         context: args.context,
-        kv: args.kv,
+        kv: args.memory.kv,
         sampling: args.sampling.options(seed),
         ignore_end: args.ignore_eos,
         stop_texts: args.stop.clone(),

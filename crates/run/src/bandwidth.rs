@@ -1,0 +1,72 @@
+//! How fast this machine reads memory: what generation is bound by.
+
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::{Duration, Instant};
+
+use quern_compute::Pool;
+use quern_compute::simd::{Level, Op, dispatch};
+
+use crate::memory::reset_peak;
+use crate::parallel::share;
+
+/// Bytes read: several times what last-level caches hold.
+const SIZE: usize = 512 << 20;
+/// Bytes of a task.
+const PART: usize = 1 << 20;
+/// Measured for so long, but at least three times through.
+const TIME: Duration = Duration::from_millis(300);
+
+/// Bytes a second that `threads` threads read together from memory, one after the other in large pieces: the
+/// best of some passes over at most `most` bytes. The memory is given back, and the process's peak forgotten.
+pub fn read_bandwidth(threads: usize, most: u64) -> f64 {
+    let words = usize::try_from(most).unwrap_or(usize::MAX).clamp(PART, SIZE) / PART * PART / 8;
+    let pool = Pool::new(threads);
+    let mut memory = vec![0u64; words];
+    // Written by all threads: on machines of several nodes it then lies with all of them.
+    share(&pool, memory.chunks_mut(PART / 8), |part| part.fill(3));
+    let sum = AtomicU64::new(0);
+    let mut best = Duration::MAX;
+    let started = Instant::now();
+    let mut passes = 0;
+    while passes < 3 || started.elapsed() < TIME {
+        let pass = Instant::now();
+        share(&pool, memory.chunks(PART / 8), |part| {
+            sum.fetch_add(dispatch(Level::detect(), Sum(part)), Ordering::Relaxed);
+        });
+        best = best.min(pass.elapsed());
+        passes += 1;
+    }
+    debug_assert_eq!(sum.into_inner(), 3 * words as u64 * passes);
+    drop(memory);
+    reset_peak();
+    (8 * words) as f64 / best.as_secs_f64().max(1e-9)
+}
+
+struct Sum<'a>(&'a [u64]);
+
+impl Op for Sum<'_> {
+    type Output = u64;
+
+    #[inline(always)]
+    fn call(self) -> u64 {
+        let mut lanes = [0u64; 32];
+        for words in self.0.as_chunks::<32>().0 {
+            lanes.iter_mut().zip(words).for_each(|(lane, word)| *lane = lane.wrapping_add(*word));
+        }
+        lanes.iter().fold(0, |sum: u64, lane| sum.wrapping_add(*lane))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_byte_is_read_in_finite_time() {
+        for (threads, most) in [(1, 0), (2, 5 << 20)] {
+            let bandwidth = read_bandwidth(threads, most);
+            // The check of the sum is in the function itself.
+            assert!(bandwidth.is_finite() && bandwidth > 1e6, "{bandwidth}");
+        }
+    }
+}

@@ -1,0 +1,329 @@
+//! Which of the mapped weights are in memory while a model runs.
+//!
+//! A pass reads the units of a model one after the other, the same way every time:
+//!
+//! ```text
+//! rows of the embedding | block 0 | block 1 | … | block L-1 | head
+//!                        <---- kept ---->  <---- streamed ---->
+//! ```
+//!
+//! Without a bound all are kept once they were read, and the first pass has a helper ask for each unit while
+//! the one before computes. Under a bound as many units as fit, from the first on, are kept; the others are
+//! given back to the system right behind the computation, and the helper asks for the next of them one unit
+//! ahead. A fixed set to keep is what a cycle wants: the least recently used unit is the one needed next.
+//!
+//! The bound counts everything resident: heap, keys and values, scratch memory, the program's own pages. What
+//! is not weights is measured before each pass (`RssAnon`); weights are counted as if whole units were
+//! resident. Read ahead comes into the system's file cache only, which is not the process's memory.
+
+mod ahead;
+mod unit;
+
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use quern_tensor_io::scheme::Packing;
+use quern_tensor_io::{Checkpoint, ElementType};
+
+use crate::load::LoadIn;
+use crate::memory::{Resident, available_memory, resident};
+use crate::weights::Weights;
+use crate::{Error, Result};
+
+use ahead::Ahead;
+use unit::{Tables, Unit};
+
+/// Left for what is not counted: pages around those touched, stacks, the kernel's own imprecision.
+const MARGIN: u64 = 12 << 20;
+/// Pages that the system maps around a touched one, at most.
+const AROUND: u64 = 64 << 10;
+/// A model is bound by the system's memory if it takes more than this share of what is free.
+const SHARE: f64 = 0.9;
+
+/// A bound on resident memory.
+#[derive(Clone, Copy, Debug)]
+struct Bound {
+    bytes: u64,
+    /// By the user, and not by what the system has.
+    asked: bool,
+    /// Mapped pages that are not weights: the program, file headers.
+    other: u64,
+}
+
+/// How a model's weights are placed under its bound.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct MemoryPlan {
+    /// Bytes the process may have resident.
+    pub bound: u64,
+    /// Whether the user set the bound; else it is what the system has free.
+    pub asked: bool,
+    /// Bytes of mapped weights that a pass reads.
+    pub weights: u64,
+    /// Bytes of them that are read from the file again in every pass: for every token generated, and for
+    /// every batch of a prompt. 0 if all stay.
+    pub streamed: u64,
+}
+
+/// Memory of a session beside the weights, in bytes.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Needs {
+    /// Tokens of a batch.
+    pub tokens: usize,
+    pub keys_and_values: u64,
+    pub buffers: u64,
+}
+
+/// The weights of one model.
+#[derive(Debug)]
+pub(crate) struct Placement {
+    checkpoint: Arc<Checkpoint>,
+    /// Blocks in order, then the head.
+    units: Vec<Unit>,
+    tables: Tables,
+    bound: Option<Bound>,
+    state: Mutex<State>,
+}
+
+#[derive(Debug)]
+struct State {
+    /// So many units, from the first on, are kept.
+    kept: usize,
+    /// Which were used and not given back.
+    resident: Vec<bool>,
+    /// The unit last asked for, until it is used.
+    asked_for: Option<usize>,
+    ahead: Option<Ahead>,
+}
+
+impl Placement {
+    /// `limit`: bytes the process may have resident; `None` for what the system has.
+    pub fn new(checkpoint: &Arc<Checkpoint>, weights: &Weights, limit: Option<u64>) -> Self {
+        let units = unit::units(checkpoint, weights);
+        let tables = Tables::new(checkpoint, weights);
+        let total: u64 = units.iter().map(Unit::bytes).sum::<u64>() + tables.bytes();
+        let bound = bound(total, limit, available_memory(), || {
+            // Loading has touched pages around the small vectors it decoded.
+            units.iter().for_each(|unit| unit.release(checkpoint));
+            tables.release(checkpoint);
+            resident().unwrap_or(Resident { own: 0, mapped: 0 })
+        });
+        let state = State {
+            kept: if bound.is_some() { 0 } else { units.len() },
+            resident: vec![false; units.len()],
+            asked_for: None,
+            ahead: None,
+        };
+        Self { checkpoint: checkpoint.clone(), units, tables, bound, state: Mutex::new(state) }
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Whether there is a bound.
+    pub fn bounded(&self) -> bool {
+        self.bound.is_some()
+    }
+
+    /// Bytes of the largest unit from `from` on, or of the rows that `tokens` tokens look up, if that is more:
+    /// what must fit beside the units kept.
+    fn window(&self, from: usize, tokens: usize) -> u64 {
+        let units = self.units[from..].iter().map(Unit::bytes).max().unwrap_or(0);
+        units.max(self.tables.touched_by(tokens))
+    }
+
+    /// How many units can be kept in `room` bytes.
+    fn fitting(&self, room: u64, tokens: usize) -> usize {
+        let count = self.units.len();
+        let before = |count: usize| self.units[..count].iter().map(Unit::bytes).sum::<u64>();
+        // All of them need no window but that of the rows.
+        if before(count).saturating_add(self.tables.touched_by(tokens)) <= room {
+            return count;
+        }
+        let fits = |&kept: &usize| before(kept).saturating_add(self.window(kept, tokens)) <= room;
+        (0..count).take_while(fits).last().unwrap_or(0)
+    }
+
+    /// What a session of such needs would find.
+    ///
+    /// # Errors
+    /// [`Error::Option`] with the numbers if not even one unit at a time fits.
+    pub fn plan(&self, needs: Needs) -> Result<Option<MemoryPlan>> {
+        let Some(bound) = self.bound else { return Ok(None) };
+        let own = resident().map_or(0, |r| r.own);
+        let kept = self.fitting(self.room(bound, own, needs)?, needs.tokens);
+        let bytes = |units: &[Unit]| units.iter().map(Unit::bytes).sum::<u64>();
+        Ok(Some(MemoryPlan {
+            bound: bound.bytes,
+            asked: bound.asked,
+            weights: bytes(&self.units),
+            streamed: bytes(&self.units[kept..]),
+        }))
+    }
+
+    /// Bytes that are neither weights nor a session's.
+    fn rest(&self, bound: Bound, own: u64) -> u64 {
+        // Around every unit some pages of its neighbours may be mapped.
+        own.saturating_add(bound.other + MARGIN + AROUND * self.units.len() as u64)
+    }
+
+    /// Bytes for weights beside everything else.
+    fn room(&self, bound: Bound, own: u64, needs: Needs) -> Result<u64> {
+        let rest = self.rest(bound, own);
+        let window = self.window(0, needs.tokens);
+        let other = rest.saturating_add(needs.keys_and_values).saturating_add(needs.buffers);
+        let room = bound.bytes.saturating_sub(other);
+        if room >= window {
+            return Ok(room);
+        }
+        let mib = |bytes: u64| format!("{:.0} MiB", (bytes as f64 / f64::from(1 << 20)).ceil());
+        let advice = if bound.asked { "raise --max-memory" } else { "free memory" };
+        Err(Error::Option(format!(
+            "{} of memory {} too little: the largest layer takes {}, keys and values {}, buffers {}, \
+             everything else {}, together {}; {advice}, take a smaller --context, or --kv q8_0",
+            mib(bound.bytes),
+            if bound.asked { "(--max-memory) is" } else { "that the system has free is" },
+            mib(window),
+            mib(needs.keys_and_values),
+            mib(needs.buffers),
+            mib(rest),
+            mib(other.saturating_add(window)),
+        )))
+    }
+
+    /// Begins a pass of so many tokens: sees how many units can be kept beside what the process has taken by
+    /// now and `growth` bytes that it is about to take, and gives back what no longer can be.
+    ///
+    /// # Errors
+    /// As [`Placement::plan`].
+    pub fn begin(&self, tokens: usize, growth: u64) -> Result<()> {
+        let Some(bound) = self.bound else { return Ok(()) };
+        let own = resident().map_or(0, |r| r.own);
+        let room = self.room(bound, own, Needs { tokens, keys_and_values: 0, buffers: growth })?;
+        let mut state = self.state();
+        let before = std::mem::replace(&mut state.kept, self.fitting(room, tokens));
+        for unit in state.kept..before {
+            self.release(&mut state, unit);
+        }
+        Ok(())
+    }
+
+    fn release(&self, state: &mut State, unit: usize) {
+        self.units[unit].release(&self.checkpoint);
+        state.resident[unit] = false;
+    }
+
+    /// The embedding's rows were read.
+    pub fn embedded(&self) {
+        // A kept head may be the same tensor.
+        let kept = self.tables.tied && self.state().kept == self.units.len();
+        if self.bounded() && !kept {
+            self.tables.release(&self.checkpoint);
+        }
+    }
+
+    /// Unit `unit` is about to be used by `tokens` tokens: has the next that is not in memory asked for.
+    pub fn enter(&self, unit: usize, tokens: usize) {
+        let mut state = self.state();
+        let State { kept, resident, asked_for, ahead } = &mut *state;
+        let mut ask = |unit: usize| {
+            let ahead = ahead.get_or_insert_with(|| Ahead::start(self.checkpoint.clone()));
+            ahead.ask(self.units[unit].spans(tokens));
+        };
+        let fresh = !std::mem::replace(&mut resident[unit], true);
+        if *asked_for == Some(unit) {
+            *asked_for = None;
+        } else if fresh {
+            ask(unit);
+        }
+        let absent = |&next: &usize| next >= *kept || !resident[next];
+        // Round the cycle: behind the last comes the first of the next pass.
+        let next = (unit + 1..self.units.len()).find(absent).or_else(|| (*kept..unit).next());
+        if next.is_some() && next != *asked_for {
+            *asked_for = next;
+            next.into_iter().for_each(ask);
+        }
+    }
+
+    /// Unit `unit` was used.
+    pub fn leave(&self, unit: usize) {
+        let mut state = self.state();
+        if unit >= state.kept {
+            self.release(&mut state, unit);
+        }
+    }
+
+    /// Gives everything back: another model is to run within the same bound.
+    pub fn give_back(&self) {
+        if self.bounded() {
+            let mut state = self.state();
+            (0..self.units.len()).for_each(|unit| self.release(&mut state, unit));
+        }
+    }
+}
+
+/// The bound for a model of `total` mapped bytes: the limit asked for, or what the system has, where that is
+/// less than the model. `settled` gives what is resident before any weight is.
+fn bound(
+    total: u64,
+    limit: Option<u64>,
+    available: Option<u64>,
+    settled: impl FnOnce() -> Resident,
+) -> Option<Bound> {
+    if let Some(bytes) = limit {
+        return Some(Bound { bytes, asked: true, other: settled().mapped });
+    }
+    let available = (available? as f64 * SHARE) as u64;
+    if total <= available {
+        return None;
+    }
+    let Resident { own, mapped } = settled();
+    Some(Bound { bytes: available.saturating_add(own).saturating_add(mapped), asked: false, other: mapped })
+}
+
+/// Refuses weights made while loading (packed layers unpacked, others quantized) that are more than the limit:
+/// they cannot be given back.
+pub(crate) fn check_made(
+    checkpoint: &Checkpoint,
+    packing: Option<&Packing>,
+    load_in: Option<&dyn LoadIn>,
+    limit: u64,
+) -> Result<()> {
+    let target = |name: &str| load_in.and_then(|l| l.target(name));
+    let size = |rows: usize, columns: usize, to: ElementType| {
+        to.row_bytes(columns).and_then(|bytes| bytes.checked_mul(rows)).unwrap_or(0) as u64
+    };
+    let packed = packing.into_iter().flat_map(Packing::layers).map(|layer| match target(&layer.name) {
+        Some(to) => size(layer.rows, layer.columns, to),
+        // The blocks are as large as what was packed.
+        None => layer.bytes as u64,
+    });
+    let plain = checkpoint.tensors().iter().filter(|t| t.shape.len() > 1);
+    let plain = plain.filter_map(|t| Some(size(t.rows(), t.columns(), target(&t.name)?)));
+    let made: u64 = packed.chain(plain).sum();
+    if made <= limit {
+        return Ok(());
+    }
+    let mib = |bytes: u64| bytes.div_ceil(1 << 20);
+    Err(Error::Option(format!(
+        "{} MiB of memory (--max-memory) is too little: {} MiB of weights are unpacked or quantized while \
+         loading and must stay; raise --max-memory, or convert the model to GGUF, which runs from the file",
+        mib(limit),
+        mib(made)
+    )))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_bound_comes_from_the_user_or_from_a_system_too_small() {
+        let settled = || Resident { own: 5, mapped: 7 };
+        assert!(bound(90, None, Some(100), settled).is_none());
+        assert!(bound(90, None, None, settled).is_none());
+        let system = bound(91, None, Some(100), settled).unwrap();
+        assert_eq!((system.bytes, system.asked, system.other), (90 + 12, false, 7));
+        let user = bound(1, Some(1000), Some(1 << 40), settled).unwrap();
+        assert_eq!((user.bytes, user.asked, user.other), (1000, true, 7));
+    }
+}
