@@ -127,7 +127,9 @@ fn generation_ends_at_a_stop_text_at_the_limit_or_when_the_context_is_full() {
     assert!(said.contains("--context"), "{said}");
     let (full, _) = run(&["--ignore-eos", "--context", "16"]);
     assert_eq!(full["stop"], "context_full", "a limit that nobody gave need not fit");
-    let text = failure(&quern(["run", &q4(), "-p", PROMPT, "-n", "7", "--context", "16"]));
+    let refused = quern(["run", &q4(), "-p", PROMPT, "-n", "7", "--context", "16"]);
+    assert!(refused.stdout.is_empty(), "nothing is printed before it is sure that it will go on");
+    let text = failure(&refused);
     assert!(text.contains("--context") && text.contains("-n"), "{text}");
     assert!(usage(&["run", &q4(), "-p", PROMPT, "-n", "-2"]).contains("-1 for no limit"));
 }

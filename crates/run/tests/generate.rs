@@ -5,8 +5,9 @@
 mod common;
 
 use common::{fixture, load};
+use quern_model::ChatTemplate;
 use quern_run::{
-    Error, GenerateOptions, Generator, KvType, Listener, SamplingOptions, SessionOptions, Stop, Wanted,
+    Chat, Error, GenerateOptions, Generator, KvType, Listener, SamplingOptions, SessionOptions, Stop, Wanted,
     generate, generate_from_tokens,
 };
 
@@ -158,4 +159,60 @@ fn a_listener_may_end_it_and_what_was_computed_stays() {
     assert_eq!(report.text, listener.1);
     let report = generator.generate(&prompt, &mut |_: &str| ()).unwrap();
     assert_eq!((report.stop, report.prompt_tokens_reused), (Stop::Limit, prompt.len() - 1));
+}
+
+#[test]
+fn a_prompt_of_several_batches_can_be_interrupted_between_them() {
+    struct After(usize);
+    impl Listener for After {
+        fn text(&mut self, _: &str) {}
+        fn is_done(&mut self) -> bool {
+            self.0 = self.0.saturating_sub(1);
+            self.0 == 0
+        }
+    }
+    let model = load(&fixture(MODEL), 2);
+    let options = greedy(|o| (o.limit, o.context) = (Some(3), Some(1024)));
+    let text = std::fs::read_to_string(fixture("text/validation.txt")).unwrap();
+    let mut prompt = model.tokenizer().unwrap().encode(&text, options.encode);
+    prompt.truncate(700);
+    let session = SessionOptions { context: 1024, kv: KvType::F32, ..Default::default() };
+    let mut session = model.session(session).unwrap();
+    let logits = session.forward(&prompt, Wanted::Last).unwrap();
+    let best = quern_run::statistics::top1(logits) as u32;
+
+    let mut generator = Generator::new(&model, options, 1024).unwrap();
+    let report = generator.generate(&prompt, &mut After(2)).unwrap();
+    assert_eq!((report.stop, report.tokens.len()), (Stop::Interrupted, 0));
+    let report = generator.generate(&prompt, &mut |_: &str| ()).unwrap();
+    assert_eq!((report.prompt_tokens_reused, report.tokens[0]), (512, best));
+}
+
+#[test]
+fn a_turn_that_fails_was_never_said() {
+    let model = load(&fixture(MODEL), 2);
+    let tokenizer = model.tokenizer().unwrap();
+    let source = "{% for m in messages %}{{ m.content }} {% if m.content == 'bad' %}\n\
+                  {{ raise_exception('no') }}{% endif %}{% endfor %}";
+    let template = ChatTemplate::new("test".into(), source, tokenizer).unwrap();
+    let mut chat =
+        Chat::new(&model, template, greedy(|o| (o.limit, o.context) = (Some(4), Some(64)))).unwrap();
+    chat.set_system(Some("Once".into()));
+    let first = chat.say("upon a time", &mut |_: &str| ()).unwrap();
+    assert!(!first.text.starts_with(' '), "an answer stands for itself: {:?}", first.text);
+    let said = chat.messages();
+    let roles: Vec<&str> = said.iter().map(|m| m.role.as_str()).collect();
+    assert_eq!((roles, &said[2].content), (vec!["system", "user", "assistant"], &first.text));
+
+    let error = chat.say("bad", &mut |_: &str| ()).unwrap_err();
+    assert!(matches!(&error, Error::Chat(_)) && error.to_string().contains("line 2"), "{error}");
+    let error = chat.say(&"long ".repeat(100), &mut |_: &str| ()).unwrap_err();
+    assert!(matches!(error, Error::ContextFull { context: 64, .. }), "{error}");
+    assert_eq!(chat.messages(), said);
+
+    // The talk goes on where it was, and a new one reads as one that was never interrupted.
+    let second = chat.say("and", &mut |_: &str| ()).unwrap();
+    assert!(second.prompt_tokens_reused >= first.prompt_tokens, "{second:?}");
+    chat.reset();
+    assert_eq!(chat.say("upon a time", &mut |_: &str| ()).unwrap().tokens, first.tokens);
 }

@@ -44,15 +44,15 @@ pub struct Run {
     #[arg(long)]
     pub json: bool,
     #[command(flatten)]
-    pub chat: Chat,
-    #[command(flatten)]
-    pub sampling: Sampling,
-    #[command(flatten)]
     pub load: Load,
     #[command(flatten)]
     pub memory: Memory,
     #[command(flatten)]
     pub threads: Threads,
+    #[command(flatten)]
+    pub chat: Chat,
+    #[command(flatten)]
+    pub sampling: Sampling,
 }
 
 impl Run {
@@ -154,7 +154,7 @@ pub struct Sampling {
     #[arg(long, value_name = "N", default_value_t = 2)]
     pub dry_allowed_length: usize,
     /// How many tokens DRY looks back; -1 for all
-    #[arg(long, value_name = "N", default_value = "-1", allow_negative_numbers = true, value_parser = window)]
+    #[arg(long, value_name = "N", default_value = "64", allow_negative_numbers = true, value_parser = window)]
     dry_penalty_last_n: Window,
     /// A text that no sequence goes across, none for none (repeatable) [default: line break : " *]
     #[arg(long, value_name = "TEXT")]

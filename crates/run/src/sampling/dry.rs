@@ -220,7 +220,7 @@ mod tests {
     #[test]
     fn penalties_stay_finite() {
         let history = vec![7; 5000];
-        let mut dry = dry(DryOptions { base: 10.0, ..options(2) }, &[]);
+        let mut dry = dry(DryOptions { base: 10.0, window: usize::MAX, ..options(2) }, &[]);
         let all = penalties(&mut dry, &history);
         assert!(matches!(all[..], [(7, penalty)] if penalty.is_finite() && penalty > 1e20), "{all:?}");
     }

@@ -85,7 +85,7 @@ pub struct DryOptions {
 impl Default for DryOptions {
     fn default() -> Self {
         let breakers = ["\n", ":", "\"", "*"].map(str::to_owned).to_vec();
-        Self { multiplier: 0.0, base: 1.75, allowed_length: 2, window: usize::MAX, breakers }
+        Self { multiplier: 0.0, base: 1.75, allowed_length: 2, window: 64, breakers }
     }
 }
 

@@ -38,7 +38,8 @@ pub fn run(args: &args::Run) -> Outcome {
 /// Continues a text.
 fn complete(args: &args::Run, model: &Model, prompt: &str, options: &GenerateOptions) -> anyhow::Result<()> {
     let mut printer = Printer::new(!args.json);
-    printer.text(prompt);
+    // Once it is sure that the text will go on.
+    printer.first = prompt.to_owned();
     let report = quern_run::generate(model, prompt, options, &mut printer)?;
     printer.finish()?;
     report::tell(args, model, options, &report, args.json)
@@ -98,12 +99,14 @@ fn without_line_break(mut text: String) -> String {
 /// Prints text as it comes, and ends generation when nobody reads it any more.
 struct Printer {
     shown: bool,
+    /// Printed as soon as work begins.
+    first: String,
     result: anyhow::Result<()>,
 }
 
 impl Printer {
     fn new(shown: bool) -> Self {
-        Self { shown, result: Ok(()) }
+        Self { shown, first: String::new(), result: Ok(()) }
     }
 
     /// Ends the text with a line break.
@@ -115,12 +118,14 @@ impl Printer {
 
 impl Listener for Printer {
     fn text(&mut self, text: &str) {
-        if self.shown && self.result.is_ok() {
+        if self.shown && self.result.is_ok() && !text.is_empty() {
             self.result = print(text);
         }
     }
 
     fn is_done(&mut self) -> bool {
+        let first = std::mem::take(&mut self.first);
+        self.text(&first);
         self.result.is_err()
     }
 }

@@ -22,8 +22,8 @@ const HELP: &str = "\
 /save FILE    write the talk to a new file, as JSON messages
 /help         this
 /exit         end, as Ctrl-D does
-A \\ at the end of a line goes on with the next. Ctrl-C interrupts an answer. A line that begins with a space is said
-as it is, even with a / behind it.";
+A \\ at the end of a line goes on with the next. Ctrl-C interrupts an answer.
+A line that begins with a space is said as it is, even with a / behind it.";
 
 /// Exit code of a process that ended by Ctrl-C.
 const INTERRUPTED: i32 = 130;
