@@ -69,7 +69,6 @@ impl Cache<'_> {
         stride: usize,
     ) {
         let at = first * self.position_stride + head * self.head_stride;
-        self.prefetch(at + super::KEYS * self.position_stride, count, width);
         match self.data {
             CacheData::F32(x) => {
                 for (j, out) in out.chunks_mut(stride).take(count).enumerate() {
@@ -89,33 +88,50 @@ impl Cache<'_> {
 }
 
 impl Cache<'_> {
-    /// Asks for the rows that will be read next, from value `at` on, while these are computed with.
-    fn prefetch(&self, at: usize, count: usize, width: usize) {
-        let (start, stride, bytes) = match self.data {
-            CacheData::F32(x) => (x.as_ptr().wrapping_add(at).cast(), 4 * self.position_stride, 4 * width),
-            CacheData::F16(x) => (x.as_ptr().wrapping_add(at).cast(), 2 * self.position_stride, 2 * width),
+    /// The memory of `head` at `count` positions from `first` on, to be asked for beforehand: nothing where
+    /// rows lie apart.
+    pub(super) fn ahead(&self, (first, count): (usize, usize), head: usize, width: usize) -> Ahead {
+        let at = first * self.position_stride + head * self.head_stride;
+        let (start, row, bytes) = match self.data {
+            CacheData::F32(x) => (x.as_ptr().wrapping_add(at).cast(), width, 4 * count * width),
+            CacheData::F16(x) => (x.as_ptr().wrapping_add(at).cast(), width, 2 * count * width),
             CacheData::Q8_0(x) => {
-                let bytes = |values: usize| values / BLOCK * BLOCK_BYTES;
                 let row = width.next_multiple_of(BLOCK);
-                (x.as_ptr().wrapping_add(bytes(at)), bytes(self.position_stride), bytes(row))
+                let at = at / BLOCK * BLOCK_BYTES;
+                (x.as_ptr().wrapping_add(at), row, count * row / BLOCK * BLOCK_BYTES)
             }
         };
+        let lines = if row == self.position_stride { bytes.div_ceil(LINE) } else { 0 };
+        Ahead { start, lines }
+    }
+}
+
+/// Bytes of a cache line.
+const LINE: usize = 64;
+
+/// Memory that will be read soon. Asked for all at once it would hold up what is read now: the lines are
+/// spread over the computation.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Ahead {
+    start: *const u8,
+    lines: usize,
+}
+
+impl Ahead {
+    /// Nothing.
+    pub const NONE: Self = Self { start: std::ptr::null(), lines: 0 };
+
+    /// Asks for part `part` of `parts`.
+    #[inline(always)]
+    pub fn ask(&self, part: usize, parts: usize) {
         #[cfg(target_arch = "x86_64")]
-        {
-            use std::arch::x86_64::{_MM_HINT_T1, _mm_prefetch};
-            // Rows that lie one after the other are one.
-            let (count, bytes) = if stride == bytes { (1, count * bytes) } else { (count, bytes) };
-            for row in 0..count {
-                for line in (0..bytes).step_by(64) {
-                    // SAFETY: a prefetch may point anywhere.
-                    unsafe {
-                        _mm_prefetch::<_MM_HINT_T1>(start.wrapping_add(row * stride + line).cast::<i8>());
-                    }
-                }
-            }
+        for line in self.lines * part / parts..self.lines * (part + 1) / parts {
+            use std::arch::x86_64::{_MM_HINT_T0, _mm_prefetch};
+            // SAFETY: a prefetch may point anywhere.
+            unsafe { _mm_prefetch::<_MM_HINT_T0>(self.start.wrapping_add(line * LINE).cast()) };
         }
         #[cfg(not(target_arch = "x86_64"))]
-        let _: (*const u8, usize, usize, usize) = (start, stride, bytes, count);
+        let _ = (self.start, self.lines, part, parts);
     }
 }
 

@@ -27,17 +27,21 @@ use crate::fgemm::{LANES, Product, multiply_add};
 use crate::gemm::transpose;
 use crate::matmul::Shared;
 use crate::ops;
-use crate::simd::{Level, dispatch};
+use crate::simd::Level;
 use crate::{Error, Pool, Result};
 
+use cache::Ahead;
 pub use cache::{Cache, CacheData, encode_q8_0};
 use scores::{Scores, scores};
-use softmax::{Online, merge};
+use softmax::{Online, merge, online};
 
 /// Keys handled at a time.
 const KEYS: usize = 64;
 /// Query rows (tokens times heads of a group) a task aims at.
 const ROWS: usize = 128;
+/// From so many query rows on, computing takes long enough to ask for memory meanwhile; with fewer the processor
+/// looks ahead well enough by itself.
+const SPREAD: usize = 4;
 /// Keys of a task where there is one block of queries.
 const SPAN: usize = 512;
 
@@ -261,15 +265,13 @@ impl Task<'_> {
         self.visible(self.queries.start).start..self.visible(self.queries.end - 1).end
     }
 
-    /// The queries times the scale, `[rows][width]`, rows filled up with zeros.
-    fn scaled_queries(&self, rows: usize, width: usize) -> Aligned {
+    /// The queries times the scale into `q`, `[rows][width]`.
+    fn scale_queries(&self, q: &mut [f32], width: usize) {
         let &AttentionShape { heads, head_dim, scale, .. } = self.job.shape;
-        let mut q = Aligned::zeros(rows * width);
         for (row, q) in q.chunks_exact_mut(width).enumerate() {
             let from = &self.job.q[(self.token(row) * heads + self.head(row)) * head_dim..][..head_dim];
             q.iter_mut().zip(from).for_each(|(q, x)| *q = x * scale);
         }
-        q
     }
 
     /// What the queries gather from a run of keys.
@@ -278,24 +280,31 @@ impl Task<'_> {
         let head_dim = shape.head_dim;
         let rows = self.group() * self.queries.len();
         let width = head_dim.next_multiple_of(LANES);
-        let q = self.scaled_queries(rows, width);
-        let mut sums = vec![(f32::NEG_INFINITY, 0f32); rows];
-        let mut result = Aligned::zeros(rows * width);
-        let mut factors = Aligned::zeros(rows * KEYS);
         let few = rows <= few(level);
         // Few rows go a little way at a time, so that the memory brings what is next while they compute.
         let step = if few { LANES } else { KEYS };
-        // First keys, then values.
-        let mut tile = Aligned::zeros(step * width);
-        let mut columns = Aligned::zeros(if few { 0 } else { head_dim * KEYS });
+        let mut sums = vec![(f32::NEG_INFINITY, 0f32); rows];
+        let mut result = Aligned::zeros(rows * width);
+        let turned = if few { 0 } else { head_dim * KEYS };
+        let mut scratch = Aligned::zeros(rows * (width + KEYS) + step * width + turned);
+        let (q, rest) = scratch.split_at_mut(rows * width);
+        let (factors, rest) = rest.split_at_mut(rows * KEYS);
+        // First keys, then values; and keys as columns.
+        let (tile, columns) = rest.split_at_mut(step * width);
+        self.scale_queries(q, width);
 
         for base in (span.start / KEYS * KEYS..span.end).step_by(KEYS) {
             let count = KEYS.min(span.end - base);
             let steps = (0..count).step_by(step).map(|at| (at, step.min(count - at)));
             for (at, count) in steps.clone() {
-                keys.read(level, (base + at, count), self.kv_head, head_dim, &mut tile, width);
+                keys.read(level, (base + at, count), self.kv_head, head_dim, tile, width);
                 if few {
-                    scores(level, Scores { q: &q, keys: &tile, width, out: &mut factors, at });
+                    let next = |cache: &Cache| match rows >= SPREAD {
+                        true => cache.ahead((base + KEYS + at, step), self.kv_head, head_dim),
+                        false => Ahead::NONE,
+                    };
+                    let ahead = [next(&keys), next(&values)];
+                    scores(level, Scores { q, keys: tile, width, out: factors, at, ahead });
                     continue;
                 }
                 for j in (0..count).step_by(16) {
@@ -303,24 +312,23 @@ impl Task<'_> {
                     transpose::floats(level, &rows, &mut columns[j..], KEYS);
                 }
                 factors.fill(0.0);
-                let (depth, c) = (head_dim, &mut factors[..]);
-                let (a, b) = (&q[..], &columns[..]);
-                let (a_stride, c_stride) = (width, KEYS);
+                let (a, b, c) = (&*q, &*columns, &mut *factors);
+                let (depth, a_stride, c_stride) = (head_dim, width, KEYS);
                 multiply_add(level, Product { rows, depth, width: KEYS, a, a_stride, b, c, c_stride });
             }
             if let Some(cap) = shape.softcap {
-                ops::softcap(&mut factors, cap);
+                ops::softcap(factors, cap);
             }
             for (row, scores) in factors.chunks_exact_mut(KEYS).enumerate() {
                 let seen = self.visible(self.token(row));
                 let within = |p: usize| p.max(span.start).saturating_sub(base).min(count);
                 let seen = within(seen.start)..within(seen.end);
                 let result = &mut result[row * width..][..width];
-                dispatch(level, Online { scores, seen, sum: &mut sums[row], result });
+                online(level, Online { scores, seen, sum: &mut sums[row], result });
             }
             for (at, depth) in steps {
-                values.read(level, (base + at, depth), self.kv_head, head_dim, &mut tile, width);
-                let (a, b, c) = (&factors[at..], &tile[..], &mut result[..]);
+                values.read(level, (base + at, depth), self.kv_head, head_dim, tile, width);
+                let (a, b, c) = (&factors[at..], &*tile, &mut *result);
                 let (a_stride, c_stride) = (KEYS, width);
                 multiply_add(level, Product { rows, depth, width, a, a_stride, b, c, c_stride });
             }

@@ -6,6 +6,7 @@
 //! many queries do, would cost more than all the rest.
 
 use super::KEYS;
+use super::cache::Ahead;
 use crate::fgemm::LANES;
 use crate::simd::{Level, Op, dispatch};
 
@@ -21,6 +22,8 @@ pub(super) struct Scores<'a> {
     pub out: &'a mut [f32],
     /// Where in a row of `out` the scores go.
     pub at: usize,
+    /// What to ask the memory for meanwhile.
+    pub ahead: [Ahead; 2],
 }
 
 /// Computes the scores.
@@ -48,7 +51,7 @@ impl Op for Scores<'_> {
 
     #[inline(always)]
     fn call(self) {
-        let Self { q, keys, width, out, at } = self;
+        let Self { q, keys, width, out, at, .. } = self;
         for (q, out) in q.chunks_exact(width).zip(out.chunks_exact_mut(KEYS)) {
             for (key, out) in keys.chunks_exact(width).zip(&mut out[at..at + LANES]) {
                 let mut lanes = [0f32; LANES];
@@ -78,9 +81,12 @@ macro_rules! kernel {
             /// Lengths are as `super::scores` checks them.
             #[target_feature(enable = $features)]
             pub(super) unsafe fn scores(s: Scores) {
-                let (width, keys) = (s.width, s.keys.as_ptr());
+                let (width, keys, rows) = (s.width, s.keys.as_ptr(), s.out.len() / KEYS);
                 for first in (0..LANES).step_by($lanes) {
-                    for (q, out) in s.q.chunks_exact(width).zip(s.out.chunks_exact_mut(KEYS)) {
+                    let pairs = s.q.chunks_exact(width).zip(s.out.chunks_exact_mut(KEYS));
+                    for (r, (q, out)) in pairs.enumerate() {
+                        let part = first / $lanes * rows + r;
+                        s.ahead.iter().for_each(|ahead| ahead.ask(part, rows * (LANES / $lanes)));
                         let mut sums: [$vector; $lanes] = [$zero(); $lanes];
                         for i in (0..width).step_by($lanes) {
                             // SAFETY: values i .. i + lanes of the query and of `lanes` keys from `first` on.
@@ -155,7 +161,8 @@ mod tests {
             let (q, keys) = (noise(rows * width), noise(LANES * width));
             for level in Level::available() {
                 let mut out = vec![7f32; rows * KEYS];
-                scores(level, Scores { q: &q, keys: &keys, width, out: &mut out, at });
+                let ahead = [Ahead::NONE; 2];
+                scores(level, Scores { q: &q, keys: &keys, width, out: &mut out, at, ahead });
                 for (r, out) in out.chunks_exact(KEYS).enumerate() {
                     let around = out[..at].iter().chain(&out[at + LANES..]);
                     assert!(around.into_iter().all(|&score| score == 7.0));
