@@ -212,6 +212,52 @@ fn perplexity_agrees_with_llama_cpp() {
     assert!((q4["perplexity"].as_f64().unwrap() - LLAMA_CPP_Q4_K_M).abs() < 0.06, "{q4}");
     assert!(q4["kl_mean"].as_f64().unwrap() > 0.0 && q4["kl_p99"].as_f64().unwrap() > 0.0, "{q4}");
     assert!(q4["top1_agreement"].as_f64().unwrap() > 0.8, "{q4}");
+    let ratio = q4["perplexity"].as_f64().unwrap() / q4["reference_perplexity"].as_f64().unwrap();
+    assert!((q4["perplexity_ratio"].as_f64().unwrap() - ratio).abs() < 1e-9, "{q4}");
+    assert!((q4["ln_perplexity_ratio"].as_f64().unwrap() - ratio.ln()).abs() < 1e-9, "{q4}");
+}
+
+#[test]
+fn keys_and_values_in_8_bits_cost_next_to_nothing() {
+    let text = fixture("text/validation.txt").display().to_string();
+    let model = q4();
+    let args =
+        ["perplexity", &model, "--text", &text, "--chunks", "3", "--kv", "q8_0", "--reference", &model];
+    let printed = stdout(&quern(args));
+    for part in ["ratio 1.00", "ln ratio", "KL divergence mean 0.0", "same first token"] {
+        assert!(printed.contains(part), "{part} in {printed}");
+    }
+}
+
+#[test]
+fn a_bound_on_memory_changes_no_token() {
+    let model = q4();
+    let args = ["run", &model, "-p", "The sea was", "-n", "12", "--temp", "0", "--json", "--kv", "q8_0"];
+    let free = json(&args);
+    let bounded = json(&[&args[..], &["--max-memory", "cpu=512MiB"]].concat());
+    assert_eq!(free["tokens"], bounded["tokens"]);
+    let peak = bounded["peak_memory_bytes"].as_u64();
+    assert!(peak.is_none_or(|peak| peak < 512 << 20), "{bounded}");
+}
+
+#[test]
+fn a_bound_that_cannot_be_kept_is_refused_with_numbers() {
+    let with = |limit: &str| quern(["run", &q4(), "-p", "x", "-n", "2", "--max-memory", limit]);
+    let text = failure(&with("cpu=8MiB"));
+    for part in ["8 MiB", "the largest layer takes", "keys and values", "raise --max-memory", "--kv q8_0"] {
+        assert!(text.contains(part), "{part} in {text}");
+    }
+    for (limit, part) in [
+        ("0=8GiB", "there is no device 0"),
+        ("cpu=8GiB,1=2GiB", "there is no device 1"),
+        ("cpu=lots", "examples are 8GiB"),
+        ("cpu=8 apples", "no unit of memory"),
+        ("disk=8GiB", "expected cpu=SIZE"),
+    ] {
+        let output = with(limit);
+        assert_eq!(output.status.code(), Some(2), "{limit}");
+        assert!(stderr(&output).contains(part), "{limit}: {}", stderr(&output));
+    }
 }
 
 /// llama-perplexity, `-c 512 --chunks 12` on `fixtures/text/validation.txt`.
@@ -224,6 +270,31 @@ fn bench_reports_both_speeds() {
     let v = json(&["bench", &q4(), "--prompt", "32", "--generate", "8", "--repetitions", "2", "--json"]);
     assert!(v["prompt_tokens_per_second"].as_f64().unwrap() > 0.0, "{v}");
     assert!(v["generate_tokens_per_second"].as_f64().unwrap() > 0.0, "{v}");
+    assert!(v["tests"][1]["share_of_limit"].as_f64().unwrap() > 0.0, "{v}");
+}
+
+#[test]
+fn bench_takes_several_models_lengths_and_depths() {
+    let tests = ["--prompt", "8,16", "--generate", "4", "--depth", "0,24", "-r", "1", "--kv", "q8_0"];
+    let (plain, quantized) = (model(), q4());
+    let args = [&["bench", &quantized, &plain][..], &tests].concat();
+    let list = json(&[&args[..], &["--json"]].concat());
+    let list = list.as_array().unwrap();
+    assert_eq!(list.len(), 2);
+    assert_eq!(list[1]["model"], plain);
+    for report in list {
+        assert_eq!(report["tests"].as_array().unwrap().len(), 6, "{report}");
+        assert!(report["prompt_tokens_per_second"].as_f64().unwrap() > 0.0, "{report}");
+        assert!(report["memory_bytes_per_second"].as_f64().unwrap() > 0.0, "{report}");
+    }
+    let bytes = |at: usize| list[at]["tests"][2]["bytes_per_token"].as_u64().unwrap();
+    assert!(bytes(0) < bytes(1) / 2, "4 bits and 16");
+    let table = stdout(&quern(&args));
+    for part in ["bookworm-4m-Q4_K_M.gguf", "pp16 @ d24", "tg4", "of limit", "q8_0", "GB/s read from memory"]
+    {
+        assert!(table.contains(part), "{part} in {table}");
+    }
+    assert!(table.lines().count() >= 14, "{table}");
 }
 
 #[test]

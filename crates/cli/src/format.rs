@@ -32,6 +32,7 @@ pub fn parse_bytes(text: &str) -> Result<u64, String> {
         "mb" => 1e6,
         "gb" => 1e9,
         "tb" => 1e12,
+        _ if number.is_empty() => 0.0,
         _ => return Err(format!("{text}: {unit} is no unit of memory; take MiB, GiB, MB or GB")),
     };
     match number.parse::<f64>() {
