@@ -27,7 +27,7 @@ impl Scratch {
 /// From this many activation rows on, unpacking weights into tiles pays.
 const TILED_FROM: usize = 4;
 /// Bytes of weights that one task of the few-rows path reads.
-const TASK_BYTES: usize = 32 << 10;
+const TASK_BYTES: usize = 64 << 10;
 
 /// How a type's activations are grouped; `None` for types multiplied in f32.
 pub(crate) fn group(matrix: &Matrix) -> Option<Group> {
@@ -102,7 +102,7 @@ fn few_rows(
         }
     }
     let scratch = &*scratch;
-    // Long enough for the memory to stream, short enough to share evenly.
+    // Short enough to share evenly; threads take neighbouring tasks, so that memory streams across them.
     let task_rows = |w: &Matrix| (TASK_BYTES / w.row_bytes()).clamp(4, 256);
     for_each_task(pool, weights, task_rows, |k, first| {
         let w = &weights[k];

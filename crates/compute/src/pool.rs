@@ -6,6 +6,10 @@
 //! One word holds the state: `open (1 bit) | region number (31) | workers inside (32)`. A worker may enter
 //! only while the region is open; the caller does its share, closes the region, and waits for those inside.
 //! A worker that wakes late finds the region closed and delays nobody.
+//!
+//! Each thread begins with a span of tasks of its own and walks it in order, so that what neighbouring tasks
+//! read is one long stream: memory delivers that up to twice as fast as pieces of 32 KiB that threads take in
+//! turn. A thread whose span is empty takes the back half of another's.
 
 use std::any::Any;
 use std::cell::UnsafeCell;
@@ -18,6 +22,11 @@ use std::time::{Duration, Instant};
 const OPEN: u64 = 1 << 63;
 const REGION: u64 = 1 << 32;
 const INSIDE: u64 = REGION - 1;
+
+/// Tasks not yet begun, `end (32 bits) | first (32)`; empty where first = end. On a pair of cache lines of its
+/// own.
+#[repr(align(128))]
+struct Span(AtomicU64);
 
 /// How long an idle worker watches for the next region before it sleeps.
 const SPIN: Duration = Duration::from_micros(50);
@@ -34,13 +43,13 @@ pub struct Pool {
 struct Job {
     data: *const (),
     call: unsafe fn(*const (), usize),
-    tasks: usize,
 }
 
 struct Shared {
     state: AtomicU64,
     job: UnsafeCell<Job>,
-    next: AtomicUsize,
+    /// One for each thread, the caller's first.
+    spans: Box<[Span]>,
     stop: AtomicBool,
     sleepers: AtomicUsize,
     sleep: Mutex<()>,
@@ -62,8 +71,8 @@ impl Pool {
         unsafe fn nothing(_: *const (), _: usize) {}
         let shared = Arc::new(Shared {
             state: AtomicU64::new(0),
-            job: UnsafeCell::new(Job { data: std::ptr::null(), call: nothing, tasks: 0 }),
-            next: AtomicUsize::new(0),
+            job: UnsafeCell::new(Job { data: std::ptr::null(), call: nothing }),
+            spans: (0..threads.max(1)).map(|_| Span(AtomicU64::new(0))).collect(),
             stop: AtomicBool::new(false),
             sleepers: AtomicUsize::new(0),
             sleep: Mutex::new(()),
@@ -74,7 +83,7 @@ impl Pool {
             .map_while(|i| {
                 let shared = shared.clone();
                 let builder = std::thread::Builder::new().name(format!("quern-{i}"));
-                builder.spawn(move || shared.work()).ok()
+                builder.spawn(move || shared.work(i)).ok()
             })
             .collect();
         Self { shared, workers, busy: AtomicBool::new(false) }
@@ -85,13 +94,15 @@ impl Pool {
         self.workers.len() + 1
     }
 
-    /// Runs `body(task)` once for every task in `0..tasks`, on all threads, each taking the next task when
-    /// it is free. Returns when all are done. With one thread, one task, or from inside another region, the
-    /// tasks run here in order.
+    /// Runs `body(task)` once for every task in `0..tasks`, on all threads: each walks an equal span in order,
+    /// then helps another to finish. Returns when all are done. With one thread, one task, or from inside
+    /// another region, the tasks run here in order.
     ///
     /// # Panics
-    /// If `body` panics, tasks not yet begun are dropped and the first panic continues here.
+    /// If `body` panics, other threads end after the task they are in (or, rarely, a few more) and the first
+    /// panic continues here. If there are 2^32 tasks or more.
     pub fn run(&self, tasks: usize, body: impl Fn(usize) + Sync) {
+        assert!(tasks <= u32::MAX as usize, "a parallel region of {tasks} tasks");
         if tasks <= 1 || self.workers.is_empty() || self.busy.swap(true, Ordering::Acquire) {
             return (0..tasks).for_each(body);
         }
@@ -118,17 +129,21 @@ impl Pool {
             unsafe { (*data.cast::<F>())(task) }
         }
         let shared = &*self.shared;
-        let job = Job { data: std::ptr::from_ref(body).cast(), call: call::<F>, tasks };
+        let job = Job { data: std::ptr::from_ref(body).cast(), call: call::<F> };
         // SAFETY: `busy` is ours, the last region was closed and left before it was given back.
         unsafe { *shared.job.get() = job };
-        shared.next.store(0, Ordering::Relaxed);
+        let threads = self.threads() as u64;
+        for (i, span) in (0..threads).zip(&shared.spans) {
+            let (first, end) = (tasks as u64 * i / threads, tasks as u64 * (i + 1) / threads);
+            span.0.store(end << 32 | first, Ordering::Relaxed);
+        }
         let region = shared.state.load(Ordering::Relaxed).wrapping_add(REGION) & !(OPEN | INSIDE);
         shared.state.store(region | OPEN, Ordering::SeqCst);
         if shared.sleepers.load(Ordering::SeqCst) > 0 {
             drop(lock(&shared.sleep));
             shared.wake.notify_all();
         }
-        shared.take_tasks(job);
+        shared.take_tasks(0, job);
         shared.state.fetch_and(!OPEN, Ordering::AcqRel);
         let mut spins = 0u32;
         while shared.state.load(Ordering::Acquire) & INSIDE != 0 {
@@ -160,7 +175,7 @@ impl std::fmt::Debug for Pool {
 }
 
 impl Shared {
-    fn work(&self) {
+    fn work(&self, thread: usize) {
         let mut last = 0;
         while let Some(region) = self.await_region(last) {
             last = region;
@@ -169,7 +184,7 @@ impl Shared {
             }
             // SAFETY: entered, so the region is open, its job written, and the caller waits for us.
             let job = unsafe { *self.job.get() };
-            self.take_tasks(job);
+            self.take_tasks(thread, job);
             self.state.fetch_sub(1, Ordering::AcqRel);
         }
     }
@@ -212,21 +227,45 @@ impl Shared {
         self.state.fetch_update(Ordering::AcqRel, Ordering::Acquire, enter).is_ok()
     }
 
-    fn take_tasks(&self, job: Job) {
+    fn take_tasks(&self, thread: usize, job: Job) {
         let body = || {
             loop {
-                let task = self.next.fetch_add(1, Ordering::Relaxed);
-                if task >= job.tasks {
-                    break;
+                while let Some(task) = self.spans[thread].first() {
+                    // SAFETY: the closure outlives the region, and we are inside it.
+                    unsafe { (job.call)(job.data, task) };
                 }
-                // SAFETY: the closure outlives the region, and we are inside it.
-                unsafe { (job.call)(job.data, task) };
+                let others = (1..self.spans.len()).map(|i| &self.spans[(thread + i) % self.spans.len()]);
+                let Some(span) = others.filter_map(Span::back_half).next() else { break };
+                self.spans[thread].0.store(span, Ordering::Relaxed);
             }
         };
         if let Err(panic) = catch_unwind(AssertUnwindSafe(body)) {
-            self.next.store(job.tasks, Ordering::Relaxed);
+            self.spans.iter().for_each(|span| span.0.store(0, Ordering::Relaxed));
             lock(&self.panic).get_or_insert(panic);
         }
+    }
+}
+
+// A span's word says which tasks nobody has begun, whenever it is read: an exchange that succeeds against a
+// word read long ago is still right. What tasks read and write is ordered by the region's state.
+impl Span {
+    /// Takes the first task.
+    fn first(&self) -> Option<usize> {
+        let rest = |span: u64| (span as u32 != (span >> 32) as u32).then(|| span + 1);
+        let span = self.0.fetch_update(Ordering::Relaxed, Ordering::Relaxed, rest).ok()?;
+        Some(span as u32 as usize)
+    }
+
+    /// Takes the back half, the larger if they differ, as a word for another span.
+    fn back_half(&self) -> Option<u64> {
+        let parts = |span: u64| {
+            let (first, end) = (span & u64::from(u32::MAX), span >> 32);
+            (first != end).then(|| first + (end - first) / 2)
+        };
+        let rest = |span: u64| parts(span).map(|middle| middle << 32 | span & u64::from(u32::MAX));
+        let span = self.0.fetch_update(Ordering::Relaxed, Ordering::Relaxed, rest).ok()?;
+        let middle = parts(span)?;
+        Some(span >> 32 << 32 | middle)
     }
 }
 
@@ -254,6 +293,24 @@ mod tests {
                     std::thread::sleep(SPIN * 4); // let the workers fall asleep
                 }
             }
+        }
+    }
+
+    #[test]
+    fn a_thread_without_tasks_helps_the_others() {
+        let (pool, tasks) = (Pool::new(2), 100);
+        for stuck in [0, 49, 50, 99] {
+            let done = AtomicUsize::new(0);
+            // One task ends after all others have: another thread must take the rest of its span.
+            pool.run(tasks, |task| {
+                let began = Instant::now();
+                while task == stuck && done.load(Ordering::Relaxed) < tasks - 1 {
+                    assert!(began.elapsed() < Duration::from_secs(100), "nobody helps");
+                    std::thread::yield_now();
+                }
+                done.fetch_add(1, Ordering::Relaxed);
+            });
+            assert_eq!(done.into_inner(), tasks);
         }
     }
 
