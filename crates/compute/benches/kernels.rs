@@ -7,7 +7,7 @@
 use divan::counter::{BytesCount, ItemsCount};
 use divan::{Bencher, black_box};
 use quern_compute::{
-    AttentionShape, Cache, CacheData, Matrix, Pool, Scratch, attention, encode_q8_0, matmul,
+    AttentionShape, CacheData, Keys, Matrix, Pool, Scratch, Values, attention, encode_q8_0, matmul,
 };
 use quern_tensor_io::ElementType;
 
@@ -139,11 +139,12 @@ fn attend(bencher: Bencher, (n, first): (usize, usize)) {
     let pool = pool();
     let q: Vec<f32> = (0..n * 2048).map(|i| ((i * 7919 % 1009) as f32 - 504.0) / 500.0).collect();
     let halves: Vec<half::f16> =
-        (0..(first + n) * 256).map(|i| half::f16::from_f32((i * 37 % 101) as f32 / 50.0 - 1.0)).collect();
-    let cache = Cache { data: CacheData::F16(&halves), position_stride: 256, head_stride: 64 };
+        (0..2048 * 256).map(|i| half::f16::from_f32((i * 37 % 101) as f32 / 50.0 - 1.0)).collect();
+    let (data, head_stride) = (CacheData::F16(&halves), 2048 * 64);
+    let (keys, values) = (Keys { data, head_stride }, Values { data, position_stride: 64, head_stride });
     let mut out = vec![0f32; q.len()];
     bencher.bench_local(|| {
-        attention(&pool, &shape, &q, first, cache, cache, &mut out).expect("lengths fit");
+        attention(&pool, &shape, &q, first, keys, values, &mut out).expect("lengths fit");
     });
 }
 
@@ -174,20 +175,18 @@ fn attend_one(bencher: Bencher, (group, head_dim, kind): (usize, usize, &str)) {
         }
     }
     let size = kv_heads * POSITIONS * head_dim;
-    let cache = |layer: usize| Cache {
-        data: match kind {
-            "f32" => CacheData::F32(&floats[layer * size..][..size]),
-            "f16" => CacheData::F16(&halves[layer * size..][..size]),
-            _ => CacheData::Q8_0(&blocks[layer * (size / 32 * 34)..][..size / 32 * 34]),
-        },
-        position_stride: head_dim,
-        head_stride: POSITIONS * head_dim,
+    let data = |layer: usize| match kind {
+        "f32" => CacheData::F32(&floats[layer * size..][..size]),
+        "f16" => CacheData::F16(&halves[layer * size..][..size]),
+        _ => CacheData::Q8_0(&blocks[layer * (size / 32 * 34)..][..size / 32 * 34]),
     };
+    let head_stride = POSITIONS * head_dim;
     let mut out = vec![0f32; q.len()];
     let bytes = 4 * floats.len() + 2 * halves.len() + blocks.len();
     bencher.counter(BytesCount::new(bytes)).bench_local(|| {
         for layer in 0..12 {
-            let (keys, values) = (cache(2 * layer), cache(2 * layer + 1));
+            let keys = Keys { data: data(2 * layer), head_stride };
+            let values = Values { data: data(2 * layer + 1), position_stride: head_dim, head_stride };
             attention(&pool, &shape, &q, POSITIONS - 1, keys, values, &mut out).expect("lengths fit");
         }
     });

@@ -25,11 +25,49 @@ pub struct Product<'a> {
     pub c_stride: usize,
 }
 
+/// Memory that will be read soon. Asked for all at once it would hold up what is read now: a product spreads its
+/// lines over the steps of its computation.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Ahead {
+    start: *const u8,
+    lines: usize,
+}
+
+impl Ahead {
+    /// Nothing.
+    pub const NONE: Self = Self { start: std::ptr::null(), lines: 0 };
+
+    /// So many bytes from `start` on, which need not exist.
+    pub fn new(start: *const u8, bytes: usize) -> Self {
+        Self { start, lines: bytes.div_ceil(LINE) }
+    }
+
+    /// Asks for the next `N` lines.
+    #[cfg(target_arch = "x86_64")]
+    #[inline(always)]
+    fn ask<const N: usize>(&mut self) {
+        use std::arch::x86_64::{_MM_HINT_T0, _mm_prefetch};
+        for _ in 0..N {
+            // SAFETY: a prefetch may point anywhere.
+            unsafe { _mm_prefetch::<_MM_HINT_T0>(self.start.cast()) };
+            self.start = self.start.wrapping_add(LINE);
+        }
+    }
+}
+
+/// Bytes of a cache line.
+const LINE: usize = 64;
+
 /// Adds the product to `c`. Every sum runs over `i` in order.
 ///
 /// # Panics
 /// If a slice is too short or the width is not a whole number of lanes.
 pub fn multiply_add(level: Level, p: Product) {
+    multiply_add_and_ask(level, p, Ahead::NONE);
+}
+
+/// As [`multiply_add`], and asks for memory meanwhile.
+pub(crate) fn multiply_add_and_ask(level: Level, p: Product, ahead: Ahead) {
     if p.rows == 0 || p.width == 0 {
         return;
     }
@@ -40,61 +78,91 @@ pub fn multiply_add(level: Level, p: Product) {
     #[cfg(target_arch = "x86_64")]
     match level.min(Level::best()) {
         // SAFETY: the CPU has the level, lengths are checked above.
-        Level::Avx512 | Level::Avx512Vnni => return unsafe { avx512::multiply_add(p) },
+        Level::Avx512 | Level::Avx512Vnni => return unsafe { avx512::multiply_add(p, ahead) },
         // SAFETY: as above.
-        Level::Avx2 => return unsafe { avx2::multiply_add(p) },
+        Level::Avx2 => return unsafe { avx2::multiply_add(p, ahead) },
         Level::Scalar => {}
     }
+    let _ = ahead;
     dispatch(level, Plain(p));
 }
 
-/// A module with the kernel for one set of vectors: `$rows` rows by two vectors of sums in registers.
+/// A module with the kernel for one set of vectors: `$rows` rows by two vectors of sums in registers, or up
+/// to two rows by four.
 macro_rules! kernel {
     ($name:ident, $features:literal, $vector:ty, $lanes:literal lanes, $rows:literal rows,
      $load:ident, $store:ident, $set:ident, $fma:ident) => {
         #[cfg(target_arch = "x86_64")]
         mod $name {
-            use super::Product;
+            use super::{Ahead, Product};
             use std::arch::x86_64::*;
 
             /// # Safety
             /// Lengths are as `super::multiply_add` checks them.
             #[target_feature(enable = $features)]
-            #[allow(unreachable_patterns)] // where `$rows` is 4
-            pub(super) unsafe fn multiply_add(p: Product) {
-                let c = p.c.as_mut_ptr();
-                for j in (0..p.width).step_by(2 * $lanes) {
-                    let wide = p.width - j >= 2 * $lanes;
-                    let mut r = 0;
-                    while r < p.rows {
-                        // SAFETY: rows r.. and columns j.. exist as the match and `wide` make sure.
-                        unsafe {
-                            r += match (p.rows - r, wide) {
-                                ($rows.., true) => piece::<$rows, 2>(&p, c, r, j),
-                                (4.., true) => piece::<4, 2>(&p, c, r, j),
-                                (2.., true) => piece::<2, 2>(&p, c, r, j),
-                                (_, true) => piece::<1, 2>(&p, c, r, j),
-                                ($rows.., false) => piece::<$rows, 1>(&p, c, r, j),
-                                (4.., false) => piece::<4, 1>(&p, c, r, j),
-                                (2.., false) => piece::<2, 1>(&p, c, r, j),
-                                (_, false) => piece::<1, 1>(&p, c, r, j),
-                            };
-                        }
+            pub(super) unsafe fn multiply_add(p: Product, ahead: Ahead) {
+                let pieces = p.rows.div_ceil($rows) * p.width.div_ceil(4 * $lanes);
+                // SAFETY: promised.
+                unsafe {
+                    match ahead.lines.div_ceil((pieces * p.depth).max(1)) {
+                        0 => asking::<0>(p, ahead),
+                        1 => asking::<1>(p, ahead),
+                        2 => asking::<2>(p, ahead),
+                        _ => asking::<4>(p, ahead),
                     }
                 }
             }
 
-            /// `R` rows by `V` vectors; returns `R`.
+            /// Asks for so many lines of memory at every step.
+            ///
+            /// # Safety
+            /// As above.
+            #[target_feature(enable = $features)]
+            #[allow(unreachable_patterns)] // where `$rows` is 4
+            unsafe fn asking<const LINES: usize>(p: Product, mut ahead: Ahead) {
+                let c = p.c.as_mut_ptr();
+                let mut j = 0;
+                while j < p.width {
+                    // One or two rows have registers for more vectors, and need them: a sum alone would wait
+                    // for itself at every step.
+                    let vectors = match (p.width - j) / $lanes {
+                        4.. if p.rows <= 2 => 4,
+                        2.. => 2,
+                        _ => 1,
+                    };
+                    let mut r = 0;
+                    while r < p.rows {
+                        // SAFETY: rows r.. and columns j.. exist as the match and `vectors` make sure.
+                        unsafe {
+                            r += match (p.rows - r, vectors) {
+                                (2.., 4) => piece::<2, 4, LINES>(&p, c, (r, j), &mut ahead),
+                                (_, 4) => piece::<1, 4, LINES>(&p, c, (r, j), &mut ahead),
+                                ($rows.., 2) => piece::<$rows, 2, LINES>(&p, c, (r, j), &mut ahead),
+                                (4.., 2) => piece::<4, 2, LINES>(&p, c, (r, j), &mut ahead),
+                                (2.., 2) => piece::<2, 2, LINES>(&p, c, (r, j), &mut ahead),
+                                (_, 2) => piece::<1, 2, LINES>(&p, c, (r, j), &mut ahead),
+                                ($rows.., _) => piece::<$rows, 1, LINES>(&p, c, (r, j), &mut ahead),
+                                (4.., _) => piece::<4, 1, LINES>(&p, c, (r, j), &mut ahead),
+                                (2.., _) => piece::<2, 1, LINES>(&p, c, (r, j), &mut ahead),
+                                (_, _) => piece::<1, 1, LINES>(&p, c, (r, j), &mut ahead),
+                            };
+                        }
+                    }
+                    j += vectors * $lanes;
+                }
+            }
+
+            /// `R` rows by `V` vectors, asking for lines of memory at every step; returns `R`.
             ///
             /// # Safety
             /// Rows `r .. r + R` and columns `j .. j + V * lanes` exist; `c` points to `p.c`.
             #[target_feature(enable = $features)]
             #[inline]
-            unsafe fn piece<const R: usize, const V: usize>(
+            unsafe fn piece<const R: usize, const V: usize, const LINES: usize>(
                 p: &Product,
                 c: *mut f32,
-                r: usize,
-                j: usize,
+                (r, j): (usize, usize),
+                ahead: &mut Ahead,
             ) -> usize {
                 // SAFETY: everything within the rows and columns promised.
                 unsafe {
@@ -107,7 +175,9 @@ macro_rules! kernel {
                             *sum = $load(c.add(r * p.c_stride + v * $lanes));
                         }
                     }
+                    let mut rest = *ahead;
                     for i in 0..p.depth {
+                        rest.ask::<LINES>();
                         let mut weights: [$vector; V] = [$set(0.0); V];
                         for (v, w) in weights.iter_mut().enumerate() {
                             *w = $load(b.add(i * p.width + v * $lanes));
@@ -119,6 +189,7 @@ macro_rules! kernel {
                             }
                         }
                     }
+                    *ahead = rest;
                     for (r, sums) in sums.iter().enumerate() {
                         for (v, sum) in sums.iter().enumerate() {
                             $store(c.add(r * p.c_stride + v * $lanes), *sum);

@@ -81,6 +81,35 @@ pub(crate) fn widen_f16_rows(
     dispatch(level, Rows(rows, width, x, stride, out, out_stride));
 }
 
+/// Widens halves, 16 at a time, to the beginnings of rows `out_stride` apart.
+///
+/// # Panics
+/// If `out` is too short.
+pub(crate) fn widen_f16_sixteens(level: Level, x: &[f16], out: &mut [f32], out_stride: usize) {
+    #[cfg(target_arch = "x86_64")]
+    if level.min(Level::best()) >= Level::Avx512 {
+        assert!(x.is_empty() || out.len() >= (x.len() / 16 - 1) * out_stride + 16, "widen_f16: lengths");
+        // SAFETY: the CPU has the level, lengths are checked.
+        return unsafe { sixteens(x, out, out_stride) };
+    }
+    widen_f16_rows(level, x.len() / 16, 16, (x, 16), (out, out_stride));
+}
+
+/// # Safety
+/// `out` has a row of 16 for every 16 of `x`.
+#[cfg(target_arch = "x86_64")]
+#[target_feature(enable = "avx2,f16c,avx512f")]
+unsafe fn sixteens(x: &[f16], out: &mut [f32], out_stride: usize) {
+    use std::arch::x86_64::*;
+    for (row, x) in x.as_chunks::<16>().0.iter().enumerate() {
+        // SAFETY: 16 halves; the row exists as promised.
+        unsafe {
+            let wide = _mm512_cvtph_ps(_mm256_loadu_si256(x.as_ptr().cast()));
+            _mm512_storeu_ps(out.as_mut_ptr().add(row * out_stride), wide);
+        }
+    }
+}
+
 /// Widens halves in the machine's byte order (little endian in files) that lie anywhere in memory.
 ///
 /// # Panics

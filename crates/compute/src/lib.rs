@@ -30,7 +30,10 @@ mod testing;
 
 #[doc(hidden)]
 pub use attention::attention_at;
-pub use attention::{AttentionShape, Cache, CacheData, attention, encode_q8_0};
+pub use attention::{
+    AttentionShape, CacheData, KEY_GROUP, Keys, Values, attention, encode_q8_0, put_key_f16, put_key_f32,
+    put_key_q8_0,
+};
 pub use error::{Error, Result};
 #[doc(hidden)]
 pub use fgemm::{Product, multiply_add};

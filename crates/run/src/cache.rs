@@ -1,8 +1,12 @@
 //! Keys and values of all positions so far.
 //!
 //! ```text
-//! per layer, keys and values each:  [kv_heads][context][head_dim]     f16, f32 or q8_0 blocks
+//! per layer   values  [kv_heads][context][head_dim]
+//!             keys    [kv_heads][context / 16][head_dim][16]      f16, f32 or q8_0 blocks
 //! ```
+//!
+//! The context is filled up to a multiple of 16. Why keys lie turned is told where they are read, in
+//! `quern_compute::attention`.
 //!
 //! q8_0 keeps 32 numbers in 34 bytes; a head whose size is no multiple of 32 is filled up.
 //!
@@ -11,7 +15,9 @@
 
 use half::f16;
 use half::vec::HalfBitsVecExt;
-use quern_compute::{Cache as View, CacheData, Pool, encode_q8_0, float, ops};
+use quern_compute::{
+    CacheData, KEY_GROUP, Keys, Pool, Values, encode_q8_0, float, ops, put_key_f16, put_key_f32, put_key_q8_0,
+};
 use quern_model::{Config, RopeStyle};
 
 use crate::parallel::{part_of, share};
@@ -47,13 +53,13 @@ impl KvType {
 
 /// All keys or all values.
 #[derive(Debug)]
-enum Values {
+enum Numbers {
     F32(Vec<f32>),
     F16(Vec<f16>),
     Q8_0(Vec<u8>),
 }
 
-impl Values {
+impl Numbers {
     /// `length` zeros.
     fn new(length: usize, kv: KvType) -> Self {
         // Zeroed by the system page by page when first touched; a vector of f16 would be written through.
@@ -84,8 +90,8 @@ pub(crate) struct Cache {
     head_dim: usize,
     /// Numbers a head's row takes up.
     row: usize,
-    keys: Values,
-    values: Values,
+    keys: Numbers,
+    values: Numbers,
 }
 
 impl Cache {
@@ -99,6 +105,11 @@ impl Cache {
 
     /// As [`Cache::new`], for so many layers.
     pub(crate) fn of_layers(config: &Config, layers: usize, context: usize, kv: KvType) -> Result<Self> {
+        let Some(context) = context.checked_next_multiple_of(KEY_GROUP) else {
+            return Err(Error::Option(format!(
+                "a context of {context} positions is beyond what can be counted"
+            )));
+        };
         let (kv_heads, head_dim, row) = (config.kv_heads, config.head_dim, kv.row(config.head_dim));
         let length = [layers, kv_heads, context, row].into_iter().try_fold(1, usize::checked_mul);
         let fits = |&length: &usize| {
@@ -119,8 +130,8 @@ impl Cache {
             kv_heads,
             head_dim,
             row,
-            keys: Values::new(length, kv),
-            values: Values::new(length, kv),
+            keys: Numbers::new(length, kv),
+            values: Numbers::new(length, kv),
         })
     }
 
@@ -129,9 +140,9 @@ impl Cache {
         // The compiler knows that the memory is zero: it must not see that zeros are written.
         for values in [&mut self.keys, &mut self.values] {
             match std::hint::black_box(values) {
-                Values::F32(values) => values.fill(0.0),
-                Values::F16(values) => values.fill(f16::ZERO),
-                Values::Q8_0(blocks) => blocks.fill(0),
+                Numbers::F32(values) => values.fill(0.0),
+                Numbers::F16(values) => values.fill(f16::ZERO),
+                Numbers::Q8_0(blocks) => blocks.fill(0),
             }
         }
     }
@@ -141,14 +152,11 @@ impl Cache {
     }
 
     /// Keys and values of one layer.
-    pub(crate) fn layer(&self, layer: usize) -> (View<'_>, View<'_>) {
+    pub(crate) fn layer(&self, layer: usize) -> (Keys<'_>, Values<'_>) {
         let length = self.layer_length();
-        let [keys, values] = [&self.keys, &self.values].map(|values| View {
-            data: values.data(layer * length, length),
-            position_stride: self.row,
-            head_stride: self.context * self.row,
-        });
-        (keys, values)
+        let [keys, values] = [&self.keys, &self.values].map(|numbers| numbers.data(layer * length, length));
+        let head_stride = self.context * self.row;
+        (Keys { data: keys, head_stride }, Values { data: values, position_stride: self.row, head_stride })
     }
 
     /// Turns queries and keys of positions from `first` on (`q`, `k` and `v` are `[n][heads][head_dim]`), and
@@ -178,18 +186,26 @@ impl Cache {
         }
         let length = self.layer_length();
         let place = Place { pool: &model.pool, kv_heads, dim, first };
-        for (values, new) in [(&mut self.keys, &*k), (&mut self.values, v)] {
-            let at = layer * length..(layer + 1) * length;
-            match values {
-                Values::F32(to) => place.scatter(new, &mut to[at], dim, |row, to| to.copy_from_slice(row)),
-                Values::F16(to) => place.scatter(new, &mut to[at], dim, float::narrow_f16),
-                Values::Q8_0(to) => {
-                    let [start, end, row] = [at.start, at.end, self.row].map(|n| n / BLOCK.0 * BLOCK.1);
-                    place.scatter(new, &mut to[start..end], row, encode_q8_0);
-                }
+        let at = layer * length..(layer + 1) * length;
+        let [start, end, row] = [at.start, at.end, self.row].map(|n| n / BLOCK.0 * BLOCK.1);
+        match &mut self.keys {
+            Numbers::F32(to) => place.scatter(k, &mut to[at.clone()], put_key_f32),
+            Numbers::F16(to) => place.scatter(k, &mut to[at.clone()], put_key_f16),
+            Numbers::Q8_0(to) => place.scatter(k, &mut to[start..end], put_key_q8_0),
+        }
+        match &mut self.values {
+            Numbers::F32(to) => {
+                place.scatter(v, &mut to[at], in_rows(dim, |x, to: &mut [f32]| to.copy_from_slice(x)))
             }
+            Numbers::F16(to) => place.scatter(v, &mut to[at], in_rows(dim, float::narrow_f16)),
+            Numbers::Q8_0(to) => place.scatter(v, &mut to[start..end], in_rows(row, encode_q8_0)),
         }
     }
+}
+
+/// Puts a position's numbers into a row of its own, `row` long.
+fn in_rows<T>(row: usize, put: impl Fn(&[f32], &mut [T])) -> impl Fn(&[f32], usize, &mut [T]) {
+    move |x, position, head| put(x, &mut head[position * row..][..row])
 }
 
 /// Where new rows go in a layer.
@@ -201,21 +217,14 @@ struct Place<'a> {
 }
 
 impl Place<'_> {
-    /// Puts `from` (`[n][kv_heads][dim]`) into `to` (`[kv_heads][context][row]`), each row by `put`.
-    fn scatter<T: Send>(
-        &self,
-        from: &[f32],
-        to: &mut [T],
-        row: usize,
-        put: impl Fn(&[f32], &mut [T]) + Sync,
-    ) {
+    /// Puts `from` (`[n][kv_heads][dim]`) into `to`, equal parts for each head: each position's numbers by `put`,
+    /// with the position and the head's part.
+    fn scatter<T: Send>(&self, from: &[f32], to: &mut [T], put: impl Fn(&[f32], usize, &mut [T]) + Sync) {
         let &Self { pool, kv_heads, dim, first } = self;
-        let n = from.len() / (kv_heads * dim);
         let head_length = to.len() / kv_heads;
         let one = |(head, to): (usize, &mut [T])| {
             let rows = from.chunks_exact(kv_heads * dim).map(|row| &row[head * dim..][..dim]);
-            let places = to[first * row..(first + n) * row].chunks_exact_mut(row);
-            rows.zip(places).for_each(|(row, to)| put(row, to));
+            rows.zip(first..).for_each(|(row, position)| put(row, position, to));
         };
         let heads = to.chunks_exact_mut(head_length).enumerate();
         if part_of(pool, from.len(), dim) >= from.len() {
@@ -237,8 +246,11 @@ mod tests {
             let (kv_heads, dim, first, context) = (2, 4, 5, n + 8);
             let from: Vec<f32> = (0..n * kv_heads * dim).map(|i| i as f32).collect();
             let mut to = vec![-1.0; kv_heads * context * dim];
-            Place { pool: &pool, kv_heads, dim, first }
-                .scatter(&from, &mut to, dim, |row, to| to.copy_from_slice(row));
+            Place { pool: &pool, kv_heads, dim, first }.scatter(
+                &from,
+                &mut to,
+                in_rows(dim, |row, to: &mut [f32]| to.copy_from_slice(row)),
+            );
             for head in 0..kv_heads {
                 for position in 0..context {
                     let got = &to[(head * context + position) * dim..][..dim];

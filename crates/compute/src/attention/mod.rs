@@ -5,7 +5,7 @@
 //! as flash attention uses it), so memory does not grow with the context:
 //!
 //! ```text
-//! 64 keys  -> f32 -> scores    few query rows: dot products; many: a product with the keys' columns
+//! 64 keys  -> f32 -> scores = queries * the keys' columns
 //! scores   -> e^(s - maximum)
 //! 64 values -> f32 -> result += scores * values
 //! ```
@@ -15,7 +15,6 @@
 //! additions, depend on the shapes alone, never on the threads.
 
 mod cache;
-mod scores;
 mod softmax;
 #[cfg(test)]
 mod tests;
@@ -23,25 +22,21 @@ mod tests;
 use std::ops::Range;
 
 use crate::aligned::Aligned;
-use crate::fgemm::{LANES, Product, multiply_add};
-use crate::gemm::transpose;
+use crate::fgemm::{LANES, Product, multiply_add_and_ask};
 use crate::matmul::Shared;
 use crate::ops;
 use crate::simd::Level;
 use crate::{Error, Pool, Result};
 
-use cache::Ahead;
-pub use cache::{Cache, CacheData, encode_q8_0};
-use scores::{Scores, scores};
+pub use cache::{CacheData, KEY_GROUP, Keys, Values, encode_q8_0, put_key_f16, put_key_f32, put_key_q8_0};
 use softmax::{Online, merge, online};
 
 /// Keys handled at a time.
 const KEYS: usize = 64;
 /// Query rows (tokens times heads of a group) a task aims at.
 const ROWS: usize = 128;
-/// From so many query rows on, computing takes long enough to ask for memory meanwhile; with fewer the processor
-/// looks ahead well enough by itself.
-const SPREAD: usize = 4;
+/// Up to so many query rows memory is asked for a block ahead; more compute so long that it does not matter.
+const ASKING: usize = 32;
 /// Keys of a task where there is one block of queries.
 const SPAN: usize = 512;
 
@@ -73,8 +68,8 @@ pub fn attention(
     shape: &AttentionShape,
     q: &[f32],
     first: usize,
-    keys: Cache,
-    values: Cache,
+    keys: Keys,
+    values: Values,
     out: &mut [f32],
 ) -> Result<()> {
     attention_at(Level::detect(), pool, shape, q, first, keys, values, out)
@@ -89,8 +84,8 @@ pub fn attention_at(
     shape: &AttentionShape,
     q: &[f32],
     first: usize,
-    keys: Cache,
-    values: Cache,
+    keys: Keys,
+    values: Values,
     out: &mut [f32],
 ) -> Result<()> {
     let &AttentionShape { heads, kv_heads, head_dim, .. } = shape;
@@ -105,9 +100,8 @@ pub fn attention_at(
     if n == 0 {
         return Ok(());
     }
-    for (what, cache) in [("attention: keys", &keys), ("attention: values", &values)] {
-        cache.check(what, first + n - 1, kv_heads, head_dim)?;
-    }
+    keys.check("attention: keys", first + n - 1, kv_heads, head_dim)?;
+    values.check("attention: values", first + n - 1, kv_heads, head_dim)?;
     let group = heads / kv_heads;
     let block = (ROWS / group).clamp(1, n);
     let blocks = n.div_ceil(block);
@@ -157,12 +151,6 @@ pub fn attention_at(
     Ok(())
 }
 
-/// Up to so many query rows take dot products with the keys. Measured: where whole vectors multiply, turning
-/// keys into columns pays late.
-fn few(level: Level) -> usize {
-    if level == Level::Scalar { 4 } else { 32 }
-}
-
 /// Cuts a run of keys at the multiples of [`SPAN`].
 fn spans(keys: Range<usize>) -> impl Iterator<Item = Range<usize>> {
     (keys.start / SPAN..keys.end.div_ceil(SPAN))
@@ -175,8 +163,8 @@ struct Job<'a> {
     shape: &'a AttentionShape,
     q: &'a [f32],
     first: usize,
-    keys: Cache<'a>,
-    values: Cache<'a>,
+    keys: Keys<'a>,
+    values: Values<'a>,
 }
 
 /// A key-value head and some queries.
@@ -280,42 +268,25 @@ impl Task<'_> {
         let head_dim = shape.head_dim;
         let rows = self.group() * self.queries.len();
         let width = head_dim.next_multiple_of(LANES);
-        let few = rows <= few(level);
-        // Few rows go a little way at a time, so that the memory brings what is next while they compute.
-        let step = if few { LANES } else { KEYS };
         let mut sums = vec![(f32::NEG_INFINITY, 0f32); rows];
         let mut result = Aligned::zeros(rows * width);
-        let turned = if few { 0 } else { head_dim * KEYS };
-        let mut scratch = Aligned::zeros(rows * (width + KEYS) + step * width + turned);
+        let mut scratch = Aligned::zeros(rows * (width + KEYS) + KEYS * width);
         let (q, rest) = scratch.split_at_mut(rows * width);
-        let (factors, rest) = rest.split_at_mut(rows * KEYS);
-        // First keys, then values; and keys as columns.
-        let (tile, columns) = rest.split_at_mut(step * width);
+        // First keys as columns, then values.
+        let (factors, tile) = rest.split_at_mut(rows * KEYS);
         self.scale_queries(q, width);
+        let asks = rows <= ASKING;
 
         for base in (span.start / KEYS * KEYS..span.end).step_by(KEYS) {
             let count = KEYS.min(span.end - base);
-            let steps = (0..count).step_by(step).map(|at| (at, step.min(count - at)));
-            for (at, count) in steps.clone() {
-                keys.read(level, (base + at, count), self.kv_head, head_dim, tile, width);
-                if few {
-                    let next = |cache: &Cache| match rows >= SPREAD {
-                        true => cache.ahead((base + KEYS + at, step), self.kv_head, head_dim),
-                        false => Ahead::NONE,
-                    };
-                    let ahead = [next(&keys), next(&values)];
-                    scores(level, Scores { q, keys: tile, width, out: factors, at, ahead });
-                    continue;
-                }
-                for j in (0..count).step_by(16) {
-                    let rows = std::array::from_fn(|r| &tile[(j + r) * width..][..head_dim]);
-                    transpose::floats(level, &rows, &mut columns[j..], KEYS);
-                }
-                factors.fill(0.0);
-                let (a, b, c) = (&*q, &*columns, &mut *factors);
-                let (depth, a_stride, c_stride) = (head_dim, width, KEYS);
-                multiply_add(level, Product { rows, depth, width: KEYS, a, a_stride, b, c, c_stride });
-            }
+            // Meanwhile the next block's keys, then its values.
+            let next = (base + KEYS, if asks && base + KEYS < self.keys().end { KEYS } else { 0 });
+            keys.columns(level, (base, count), self.kv_head, head_dim, tile, KEYS);
+            factors.fill(0.0);
+            let (a, b, c) = (&*q, &*tile, &mut *factors);
+            let (depth, a_stride, c_stride) = (head_dim, width, KEYS);
+            let scores = Product { rows, depth, width: KEYS, a, a_stride, b, c, c_stride };
+            multiply_add_and_ask(level, scores, keys.ahead(next, self.kv_head, head_dim));
             if let Some(cap) = shape.softcap {
                 ops::softcap(factors, cap);
             }
@@ -326,12 +297,11 @@ impl Task<'_> {
                 let result = &mut result[row * width..][..width];
                 online(level, Online { scores, seen, sum: &mut sums[row], result });
             }
-            for (at, depth) in steps {
-                values.read(level, (base + at, depth), self.kv_head, head_dim, tile, width);
-                let (a, b, c) = (&factors[at..], &*tile, &mut *result);
-                let (a_stride, c_stride) = (KEYS, width);
-                multiply_add(level, Product { rows, depth, width, a, a_stride, b, c, c_stride });
-            }
+            values.read(level, (base, count), self.kv_head, head_dim, tile, width);
+            let (a, b, c) = (&*factors, &*tile, &mut *result);
+            let (depth, a_stride, c_stride) = (count, KEYS, width);
+            let sums = Product { rows, depth, width, a, a_stride, b, c, c_stride };
+            multiply_add_and_ask(level, sums, values.ahead(next, self.kv_head, head_dim));
         }
         Gathered { result, sums, width }
     }

@@ -59,7 +59,7 @@ fn f32s(x: &[f16]) -> Vec<f32> {
     x.iter().map(|x| x.to_f32()).collect()
 }
 
-fn check(shape: &AttentionShape, q: &[f32], first: usize, caches: [(Cache, Cache); 2], expected: &[f64]) {
+fn check(shape: &AttentionShape, q: &[f32], first: usize, caches: [(Keys, Values); 2], expected: &[f64]) {
     for level in Level::available() {
         let mut results = Vec::new();
         for threads in [1, 3] {
@@ -99,22 +99,50 @@ fn matches_the_definition() {
         let halves = |seed| -> Vec<f16> { numbers(seed).into_iter().map(f16::from_f32).collect() };
         let (k, v) = (halves(2), halves(3));
         let (kf, vf) = (f32s(&k), f32s(&v));
-        let cache = |data| Cache { data, position_stride: kv_heads * head_dim, head_stride: head_dim };
+        let (k, kt) =
+            (turned(&kf, kv_heads, head_dim, put_key_f16), turned(&kf, kv_heads, head_dim, put_key_f32));
+        let keys = |data| Keys { data, head_stride: (first + n).next_multiple_of(16) * head_dim };
+        let values = |data| Values { data, position_stride: kv_heads * head_dim, head_stride: head_dim };
         let both = [
-            (cache(CacheData::F16(&k)), cache(CacheData::F16(&v))),
-            (cache(CacheData::F32(&kf)), cache(CacheData::F32(&vf))),
+            (keys(CacheData::F16(&k)), values(CacheData::F16(&v))),
+            (keys(CacheData::F32(&kt)), values(CacheData::F32(&vf))),
         ];
         check(&shape, &q, first, both, &reference(&shape, &q, first, &kf, &vf));
 
-        let ((k, kf), (v, vf)) = (q8_0(&numbers(2), head_dim), q8_0(&numbers(3), head_dim));
         let padded = head_dim.next_multiple_of(32);
-        let blocks = |data| Cache { data, position_stride: kv_heads * padded, head_stride: padded };
+        let (_, kf) = q8_0(&numbers(2), head_dim);
+        let (v, vf) = q8_0(&numbers(3), head_dim);
+        let kt = turned(&kf, kv_heads, head_dim, put_key_f32);
+        let positions = (first + n).next_multiple_of(16);
+        let mut k = vec![0; kv_heads * positions * padded / 32 * 34];
+        for (i, row) in numbers(2).chunks_exact(head_dim).enumerate() {
+            let size = k.len() / kv_heads;
+            put_key_q8_0(row, i / kv_heads, &mut k[i % kv_heads * size..][..size]);
+        }
         let both = [
-            (blocks(CacheData::Q8_0(&k)), blocks(CacheData::Q8_0(&v))),
-            (cache(CacheData::F32(&kf)), cache(CacheData::F32(&vf))),
+            (
+                Keys { data: CacheData::Q8_0(&k), head_stride: positions * padded },
+                Values { data: CacheData::Q8_0(&v), position_stride: kv_heads * padded, head_stride: padded },
+            ),
+            (keys(CacheData::F32(&kt)), values(CacheData::F32(&vf))),
         ];
         check(&shape, &q, first, both, &reference(&shape, &q, first, &kf, &vf));
     }
+}
+
+/// Keys `[position][head][head_dim]` as a cache of numbers holds them; what is not there yet is no number.
+fn turned<T: Copy + From<f16>>(
+    x: &[f32],
+    kv_heads: usize,
+    head_dim: usize,
+    put: impl Fn(&[f32], usize, &mut [T]),
+) -> Vec<T> {
+    let size = (x.len() / (kv_heads * head_dim)).next_multiple_of(16) * head_dim;
+    let mut out = vec![T::from(f16::NAN); kv_heads * size];
+    for (i, row) in x.chunks_exact(head_dim).enumerate() {
+        put(row, i / kv_heads, &mut out[i % kv_heads * size..][..size]);
+    }
+    out
 }
 
 #[test]
@@ -145,28 +173,35 @@ fn q8_0_codes_are_nearest() {
 fn short_caches_are_refused() {
     let shape =
         AttentionShape { heads: 2, kv_heads: 1, head_dim: 4, scale: 1.0, window: None, softcap: None };
-    let data = [0f32; 11];
-    let cache = Cache { data: CacheData::F32(&data), position_stride: 4, head_stride: 4 };
+    let data = [0f32; 16 * 4];
     let mut out = [0f32; 8];
     let pool = Pool::new(1);
-    assert!(attention(&pool, &shape, &[0.0; 8], 2, cache, cache, &mut out).is_err());
-    assert!(attention(&pool, &shape, &[0.0; 8], 1, cache, cache, &mut out).is_ok());
-    assert!(attention(&pool, &shape, &[0.0; 7], 1, cache, cache, &mut out).is_err());
+    let mut run = |q: &[f32], first, numbers: [usize; 2], head_stride| {
+        let [k, v] = numbers.map(|n| CacheData::F32(&data[..n]));
+        let values = Values { data: v, position_stride: 4, head_stride: 4 };
+        attention(&pool, &shape, q, first, Keys { data: k, head_stride }, values, &mut out)
+    };
+    assert!(run(&[0.0; 8], 1, [64, 11], 64).is_ok());
+    assert!(run(&[0.0; 8], 2, [64, 11], 64).is_err());
+    assert!(run(&[0.0; 8], 1, [63, 11], 64).is_err());
+    assert!(run(&[0.0; 8], 16, [64, 64], 64).is_err());
+    assert!(run(&[0.0; 8], 1, [64, 11], 60).is_err());
+    assert!(run(&[0.0; 7], 1, [64, 11], 64).is_err());
 }
 
 #[test]
 fn q8_0_rows_are_whole_blocks() {
     let shape =
         AttentionShape { heads: 1, kv_heads: 1, head_dim: 20, scale: 1.0, window: None, softcap: None };
-    let data = [0u8; 3 * 34];
-    let cache =
-        |position_stride, head_stride| Cache { data: CacheData::Q8_0(&data), position_stride, head_stride };
-    let run = |first, cache| {
+    let data = [0u8; 16 * 34];
+    let run = |first, blocks: usize, position_stride, head_stride| {
         let mut out = [0f32; 20];
-        attention(&Pool::new(1), &shape, &[0.0; 20], first, cache, cache, &mut out)
+        let keys = Keys { data: CacheData::Q8_0(&data), head_stride: 16 * 32 };
+        let values = Values { data: CacheData::Q8_0(&data[..blocks * 34]), position_stride, head_stride };
+        attention(&Pool::new(1), &shape, &[0.0; 20], first, keys, values, &mut out)
     };
-    assert!(run(2, cache(32, 32)).is_ok());
-    assert!(run(3, cache(32, 32)).is_err());
-    assert!(run(0, cache(20, 32)).is_err());
-    assert!(run(0, cache(32, 20)).is_err());
+    assert!(run(2, 3, 32, 32).is_ok());
+    assert!(run(3, 3, 32, 32).is_err());
+    assert!(run(0, 3, 20, 32).is_err());
+    assert!(run(0, 3, 32, 20).is_err());
 }
