@@ -185,7 +185,7 @@ macro_rules! rows {
                         for line in (0..8 * $bytes).step_by(64) {
                             _mm_prefetch::<_MM_HINT_T0>(ahead.wrapping_add(line).cast());
                         }
-                        // Gathers are slow on Zen 4; eight plain loads serve every processor.
+                        // Gathers are slow on AMD; eight plain loads serve every processor.
                         let heads = match mask {
                             0xff => heads::<$bytes>(b),
                             _ => _mm256_mmask_i32gather_epi32::<1>(_mm256_setzero_si256(), mask, stride, b.cast()),
