@@ -1,4 +1,4 @@
-//! Blocks of 32, in two passes over a row (which the first brings into the first-level cache): scales are
+//! Blocks of 32, in two passes over each part of a row (which the first brings into the first-level cache): scales are
 //! gathered, eight at a time, and multiplied with the activations'; then a block itself costs little more
 //! than its codes: half a dozen instructions, its scale a broadcast from memory.
 
@@ -151,6 +151,9 @@ vnni! {
     }
 }
 
+/// Blocks of a part: so few that memory is never left waiting for the second pass. A multiple of 8.
+const PART: usize = 32;
+
 /// What each block's integer sum starts from: the zero point's part, so that it costs nothing.
 fn starts(zero: i32, x: &Row) -> Vec<i32> {
     x.sums.as_chunks::<2>().0.iter().map(|s| -zero * (i32::from(s[0]) + i32::from(s[1]))).collect()
@@ -171,57 +174,60 @@ macro_rules! rows {
             assert!(x.codes.len() == blocks * 32 && x.sums.len() == blocks * 2);
             let start = starts($zero, &x);
             let offsets = if $offset { weights_of_offsets(&x) } else { Vec::new() };
-            let mut scales = vec![0f32; blocks];
             let stride = _mm256_mullo_epi32(_mm256_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7), _mm256_set1_epi32($bytes));
             for (row, y) in weights.chunks_exact((blocks * $bytes).max(1)).zip(y) {
                 let mut offset = _mm256_setzero_ps();
-                for first in (0..blocks).step_by(8) {
-                    let mask = 0xffu8 >> (8 - (blocks - first).min(8));
-                    // SAFETY: heads of blocks of the row, their scales and sums, whose lengths are checked
-                    // above; masked lanes are not touched; a prefetch may point anywhere.
-                    unsafe {
-                        let b = row.as_ptr().add(first * $bytes);
-                        let ahead = b.wrapping_add(AHEAD);
-                        for line in (0..8 * $bytes).step_by(64) {
-                            _mm_prefetch::<_MM_HINT_T0>(ahead.wrapping_add(line).cast());
-                        }
-                        // Gathers are slow on AMD; eight plain loads serve every processor.
-                        let heads = match mask {
-                            0xff => heads::<$bytes>(b),
-                            _ => _mm256_mmask_i32gather_epi32::<1>(_mm256_setzero_si256(), mask, stride, b.cast()),
-                        };
-                        let d = _mm256_mul_ps($scale(heads), _mm256_maskz_loadu_ps(mask, x.d.as_ptr().add(first)));
-                        _mm256_mask_storeu_ps(scales.as_mut_ptr().add(first), mask, d);
-                        if $offset {
-                            let xs = _mm256_maskz_loadu_ps(mask, offsets.as_ptr().add(first));
-                            offset = _mm256_fmadd_ps(high_halves(heads), xs, offset);
-                        }
-                    }
-                }
                 // Several sums: one would wait four cycles for itself at every block.
                 let mut sums = [_mm256_setzero_ps(); 4];
-                let whole = blocks / 4 * 4;
-                for first in (0..whole).step_by(4) {
-                    for (k, sum) in sums.iter_mut().enumerate() {
-                        // SAFETY: block first + k of the row, codes, starts and scales.
+                for part in (0..blocks).step_by(PART) {
+                    let end = blocks.min(part + PART);
+                    let mut scales = [0f32; PART];
+                    for first in (part..end).step_by(8) {
+                        let mask = 0xffu8 >> (8 - (end - first).min(8));
+                        // SAFETY: heads of blocks of the row, their scales and sums, whose lengths are checked
+                        // above; masked lanes are not touched; a prefetch may point anywhere.
                         unsafe {
-                            let i = first + k;
-                            let c = _mm256_loadu_si256(x.codes.as_ptr().add(i * 32).cast());
-                            let start = _mm256_zextsi128_si256(_mm_cvtsi32_si128(*start.get_unchecked(i)));
-                            let codes = $codes(row.as_ptr().add(i * $bytes));
-                            let dot = _mm256_cvtepi32_ps(_mm256_dpbusd_epi32(start, codes, c));
-                            *sum = _mm256_fmadd_ps(dot, _mm256_set1_ps(*scales.get_unchecked(i)), *sum);
+                            let b = row.as_ptr().add(first * $bytes);
+                            let ahead = b.wrapping_add(AHEAD);
+                            for line in (0..8 * $bytes).step_by(64) {
+                                _mm_prefetch::<_MM_HINT_T0>(ahead.wrapping_add(line).cast());
+                            }
+                            // Gathers are slow on AMD; eight plain loads serve every processor.
+                            let heads = match mask {
+                                0xff => heads::<$bytes>(b),
+                                _ => _mm256_mmask_i32gather_epi32::<1>(_mm256_setzero_si256(), mask, stride, b.cast()),
+                            };
+                            let d = _mm256_mul_ps($scale(heads), _mm256_maskz_loadu_ps(mask, x.d.as_ptr().add(first)));
+                            _mm256_storeu_ps(scales.as_mut_ptr().add(first - part), d);
+                            if $offset {
+                                let xs = _mm256_maskz_loadu_ps(mask, offsets.as_ptr().add(first));
+                                offset = _mm256_fmadd_ps(high_halves(heads), xs, offset);
+                            }
                         }
                     }
-                }
-                for i in whole..blocks {
-                    // SAFETY: block i of the row, codes, starts and scales.
-                    unsafe {
-                        let c = _mm256_loadu_si256(x.codes.as_ptr().add(i * 32).cast());
-                        let start = _mm256_zextsi128_si256(_mm_cvtsi32_si128(start[i]));
-                        let codes = $codes(row.as_ptr().add(i * $bytes));
-                        let dot = _mm256_cvtepi32_ps(_mm256_dpbusd_epi32(start, codes, c));
-                        sums[0] = _mm256_fmadd_ps(dot, _mm256_set1_ps(scales[i]), sums[0]);
+                    let whole = part + (end - part) / 4 * 4;
+                    for first in (part..whole).step_by(4) {
+                        for (k, sum) in sums.iter_mut().enumerate() {
+                            // SAFETY: block first + k of the row, codes, starts and scales.
+                            unsafe {
+                                let i = first + k;
+                                let c = _mm256_loadu_si256(x.codes.as_ptr().add(i * 32).cast());
+                                let start = _mm256_zextsi128_si256(_mm_cvtsi32_si128(*start.get_unchecked(i)));
+                                let codes = $codes(row.as_ptr().add(i * $bytes));
+                                let dot = _mm256_cvtepi32_ps(_mm256_dpbusd_epi32(start, codes, c));
+                                *sum = _mm256_fmadd_ps(dot, _mm256_set1_ps(*scales.get_unchecked(i - part)), *sum);
+                            }
+                        }
+                    }
+                    for i in whole..end {
+                        // SAFETY: block i of the row, codes, starts and scales.
+                        unsafe {
+                            let c = _mm256_loadu_si256(x.codes.as_ptr().add(i * 32).cast());
+                            let start = _mm256_zextsi128_si256(_mm_cvtsi32_si128(start[i]));
+                            let codes = $codes(row.as_ptr().add(i * $bytes));
+                            let dot = _mm256_cvtepi32_ps(_mm256_dpbusd_epi32(start, codes, c));
+                            sums[0] = _mm256_fmadd_ps(dot, _mm256_set1_ps(scales[i - part]), sums[0]);
+                        }
                     }
                 }
                 let sum = _mm256_add_ps(_mm256_add_ps(sums[0], sums[1]), _mm256_add_ps(sums[2], sums[3]));
