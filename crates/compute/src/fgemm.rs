@@ -83,7 +83,8 @@ pub(crate) fn multiply_add_and_ask(level: Level, p: Product, ahead: Ahead) {
         Level::Avx2 => return unsafe { avx2::multiply_add(p, ahead) },
         Level::Scalar => {}
     }
-    let _ = ahead;
+    // Only x86's kernels ask.
+    let _ = (ahead.start, ahead.lines);
     dispatch(level, Plain(p));
 }
 

@@ -54,11 +54,7 @@ pub struct Values<'a> {
 impl Values<'_> {
     /// Checks that `heads` heads of `head_dim` values are there at position `last` and before.
     pub(super) fn check(&self, what: &'static str, last: usize, heads: usize, head_dim: usize) -> Result<()> {
-        let (found, row) = match self.data {
-            CacheData::F32(x) => (x.len(), head_dim),
-            CacheData::F16(x) => (x.len(), head_dim),
-            CacheData::Q8_0(x) => (x.len() / BLOCK_BYTES * BLOCK, head_dim.next_multiple_of(BLOCK)),
-        };
+        let (found, row) = (numbers(self.data), row(self.data, head_dim));
         let whole = !matches!(self.data, CacheData::Q8_0(_))
             || self.position_stride.is_multiple_of(BLOCK) && self.head_stride.is_multiple_of(BLOCK);
         let end = last.saturating_mul(self.position_stride);
@@ -96,9 +92,7 @@ impl Values<'_> {
             }
         }
     }
-}
 
-impl Values<'_> {
     /// The memory of `head` at `count` positions from `first` on, to be asked for beforehand: nothing where
     /// rows lie apart.
     pub(super) fn ahead(&self, (first, count): (usize, usize), head: usize, width: usize) -> Ahead {
@@ -124,12 +118,7 @@ pub struct Keys<'a> {
 impl Keys<'_> {
     /// Checks that `heads` heads of `head_dim` numbers are there at position `last` and before.
     pub(super) fn check(&self, what: &'static str, last: usize, heads: usize, head_dim: usize) -> Result<()> {
-        let row = row(self.data, head_dim);
-        let found = match self.data {
-            CacheData::F32(x) => x.len(),
-            CacheData::F16(x) => x.len(),
-            CacheData::Q8_0(x) => x.len() / BLOCK_BYTES * BLOCK,
-        };
+        let (found, row) = (numbers(self.data), row(self.data, head_dim));
         let end = (last / KEY_GROUP + 1).saturating_mul(KEY_GROUP).saturating_mul(row);
         let end = end.saturating_add((heads - 1).saturating_mul(self.head_stride));
         match self.head_stride.is_multiple_of(KEY_GROUP * row) && end <= found {
@@ -184,6 +173,15 @@ fn ahead(data: CacheData, at: usize, numbers: usize) -> Ahead {
         CacheData::Q8_0(x) => {
             Ahead::new(x.as_ptr().wrapping_add(at / BLOCK * BLOCK_BYTES), numbers / BLOCK * BLOCK_BYTES)
         }
+    }
+}
+
+/// Numbers that are there.
+fn numbers(data: CacheData) -> usize {
+    match data {
+        CacheData::F32(x) => x.len(),
+        CacheData::F16(x) => x.len(),
+        CacheData::Q8_0(x) => x.len() / BLOCK_BYTES * BLOCK,
     }
 }
 
