@@ -4,9 +4,10 @@
 //! A packed layer stands for the weight it decodes to: it is judged by that weight's shape and values, not by
 //! its integers.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::HashSet;
 
-use quern_model::{Config, Tokenizer, is_redundant};
+use quern_model::contents::Problem;
+use quern_model::{Config, Contents, Tokenizer};
 use quern_tensor_io::scheme::{PackedLayer, Packing};
 use quern_tensor_io::{Checkpoint, Progress, TensorInfo, decode};
 use rayon::prelude::*;
@@ -30,6 +31,8 @@ pub struct Report {
     pub values_checked: u64,
     /// Everything wrong; empty for a sound model.
     pub findings: Vec<Finding>,
+    /// What is no fault but worth knowing: tensors that no reader uses.
+    pub notes: Vec<String>,
 }
 
 /// Values decoded at a time, per thread: whole blocks of every type, and small enough for the cache.
@@ -40,14 +43,27 @@ const SLAB: usize = 1 << 14;
 pub fn check(checkpoint: &Checkpoint, progress: &dyn Progress) -> Report {
     let mut findings = Vec::new();
     let whole = |e: quern_tensor_io::Error| Finding { tensor: None, problem: e.to_string() };
-    let packing = Packing::read(checkpoint);
-    let layers = packing.as_ref().ok().and_then(Option::as_ref).map_or(&[] as &[_], Packing::layers);
-    match (Config::from_checkpoint(checkpoint), &packing) {
-        (Ok(config), Ok(_)) => structure(checkpoint, &config, layers, &mut findings),
-        (Ok(_), Err(_)) => {} // what the tensors stand for is not known
-        (Err(e), _) => findings.push(whole(e)),
-    }
+    let mut notes = Vec::new();
+    let mut left_out = HashSet::new();
+    let packing = match (Config::from_checkpoint(checkpoint), Packing::read(checkpoint)) {
+        (Ok(config), Ok(packing)) => {
+            let contents = Contents::matched(checkpoint, config, packing);
+            let finding =
+                |p: &Problem| Finding { tensor: Some(p.tensor.clone()), problem: p.kind.to_string() };
+            findings.extend(contents.problems().iter().map(finding));
+            left_out.extend(contents.left_out().iter().map(|l| l.tensor));
+            notes.extend(contents.note());
+            Ok(contents.into_packing())
+        }
+        // What the tensors stand for is not known.
+        (Ok(_), Err(e)) => Err(e),
+        (Err(e), packing) => {
+            findings.push(whole(e));
+            packing
+        }
+    };
     let unreadable = packing.is_err();
+    let layers = packing.as_ref().ok().and_then(Option::as_ref).map_or(&[] as &[_], Packing::layers);
     let parts: HashSet<usize> = layers.iter().flat_map(|l| l.parts.iter().copied()).collect();
     if let Err(e) = Tokenizer::from_checkpoint(checkpoint) {
         findings.push(whole(e));
@@ -55,13 +71,15 @@ pub fn check(checkpoint: &Checkpoint, progress: &dyn Progress) -> Report {
     let tensors = checkpoint.tensors();
     progress.total(tensors.iter().map(|t| t.bytes as u64).sum());
     let (mut tensors_checked, mut values_checked) = (0, 0);
-    for (_, info) in tensors.iter().enumerate().filter(|(i, _)| !parts.contains(i)) {
+    for (index, info) in tensors.iter().enumerate().filter(|(i, _)| !parts.contains(i)) {
         progress.step(&info.name);
-        if unreadable && !decode::can_decode(info.element_type) {
+        if left_out.contains(&index) {
+            // of any type and value: a mask may well hold infinities
+        } else if unreadable && !decode::can_decode(info.element_type) {
             // part of a layer that could not be read, which was said
         } else if !decode::can_decode(info.element_type) {
             let problem =
-                format!("values of type {} are not checked: quern cannot decode it yet", info.element_type);
+                format!("values of type {} cannot be checked: quern does not decode it", info.element_type);
             findings.push(Finding { tensor: Some(info.name.clone()), problem });
         } else {
             tensors_checked += 1;
@@ -82,42 +100,7 @@ pub fn check(checkpoint: &Checkpoint, progress: &dyn Progress) -> Report {
         progress.advance(layer.bytes as u64);
     }
     findings.extend(packing.err().map(whole));
-    Report { tensors_checked, values_checked, findings }
-}
-
-/// Names and shapes against the configuration.
-fn structure(checkpoint: &Checkpoint, config: &Config, layers: &[PackedLayer], findings: &mut Vec<Finding>) {
-    let expected = config.expected_tensors(config.world);
-    let parts: HashSet<usize> = layers.iter().flat_map(|l| l.parts.iter().copied()).collect();
-    let plain = checkpoint.tensors().iter().enumerate().filter(|(i, _)| !parts.contains(i));
-    let mut extra: HashMap<&str, Vec<usize>> =
-        plain.map(|(_, t)| (t.name.as_str(), t.shape.clone())).collect();
-    extra.extend(layers.iter().map(|l| (l.name.as_str(), vec![l.rows, l.columns])));
-    for tensor in &expected {
-        let problem = match extra.remove(tensor.name.as_str()) {
-            None if tensor.optional => continue,
-            None => format!("is missing; the configuration demands it with shape {:?}", tensor.shape),
-            Some(shape) if shape != tensor.shape => {
-                format!("has shape {shape:?}, the configuration demands {:?}", tensor.shape)
-            }
-            Some(_) => continue,
-        };
-        findings.push(Finding { tensor: Some(tensor.name.clone()), problem });
-    }
-    // Old GPTQ files have biases of zeros on layers that have none.
-    let idle = |name: &str| {
-        let weight = name.strip_suffix(".bias").map(|prefix| format!("{prefix}.weight"));
-        let packed = weight.is_some_and(|w| layers.iter().any(|l| l.name == w));
-        packed && checkpoint.tensor(name).is_some_and(|t| t.data.iter().all(|&b| b == 0))
-    };
-    let names = checkpoint.tensors().iter().map(|t| t.name.as_str());
-    for name in names.chain(layers.iter().map(|l| l.name.as_str())) {
-        if extra.remove(name).is_some() && !is_redundant(name) && !idle(name) {
-            let problem =
-                format!("is not part of a {} model of this configuration", config.architecture.name);
-            findings.push(Finding { tensor: Some(name.to_owned()), problem });
-        }
-    }
+    Report { tensors_checked, values_checked, findings, notes }
 }
 
 /// The complaint about `count` values that are not finite, the first at `at`.

@@ -51,7 +51,7 @@ impl Quantization {
         let parameters = layers.iter().map(|l| l.rows as u64 * l.columns as u64).sum::<u64>();
         let bytes = layers.iter().map(|l| l.bytes as u64).sum::<u64>();
         let mut all = Self {
-            scheme: "int8",
+            scheme: packing.scheme().name(),
             description: String::new(),
             method: "bitsandbytes",
             bits: 8,
@@ -68,16 +68,16 @@ impl Quantization {
         let minus_one = |size: Option<usize>| Some(size.map_or(-1, |s| s as i64));
         match *packing.scheme() {
             Scheme::Gptq { bits, group_size, act_order, symmetric, v2 } => {
-                (all.scheme, all.method, all.bits) = ("gptq", "gptq", bits);
+                (all.method, all.bits) = ("gptq", bits);
                 (all.group_size, all.act_order) = (minus_one(group_size), Some(act_order));
                 (all.symmetric, all.format) = (Some(symmetric), Some(if v2 { "gptq_v2" } else { "gptq" }));
             }
             Scheme::Awq { bits, group_size } => {
-                (all.scheme, all.method, all.bits) = ("awq", "awq", bits);
+                (all.method, all.bits) = ("awq", bits);
                 all.group_size = minus_one(group_size);
             }
             Scheme::CompressedTensors { bits, group_size, symmetric, act_order } => {
-                (all.scheme, all.method, all.bits) = ("compressed-tensors", "compressed-tensors", bits);
+                (all.method, all.bits) = ("compressed-tensors", bits);
                 (all.group_size, all.act_order) = (minus_one(group_size), Some(act_order));
                 all.symmetric = Some(symmetric);
             }

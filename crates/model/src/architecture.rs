@@ -62,6 +62,8 @@ pub struct Architecture {
     pub gguf_keys: &'static [GgufKey],
     /// Every tensor a model may have.
     pub tensors: &'static [TensorTemplate],
+    /// Other names under which Hugging Face files hold some of them.
+    pub hf_aliases: &'static [Alias],
 }
 
 impl fmt::Debug for Architecture {
@@ -277,6 +279,32 @@ pub struct TensorTemplate {
     pub presence: Presence,
     /// How Hugging Face lays it out.
     pub layout: Layout,
+}
+
+/// Another name, and maybe another layout, under which Hugging Face files hold the tensors of a role.
+#[derive(Clone, Copy, Debug)]
+pub struct Alias {
+    /// What they are for.
+    pub role: TensorRole,
+    /// The name, with `{layer}` and `{expert}` as in [`TensorTemplate::hf`].
+    pub name: &'static str,
+    /// How they are stored under this name.
+    pub layout: AliasLayout,
+}
+
+/// How an [`Alias`] stores its tensors.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum AliasLayout {
+    /// As under the usual name.
+    Same,
+    /// All experts in one tensor `[experts, of * rows, columns]`: `of` matrices of each expert below each other,
+    /// of which this role is number `which`.
+    Stack {
+        /// Matrices of one expert in the tensor.
+        of: usize,
+        /// Which of them, counted from 0.
+        which: usize,
+    },
 }
 
 impl TensorTemplate {

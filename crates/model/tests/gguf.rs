@@ -193,15 +193,20 @@ fn missing_extra_and_misshapen_tensors_are_named() {
     let mut extra = sound.clone();
     extra.push(("model.layers.4.mlp.up_proj.weight".into(), "F16", vec![768, 256]));
     let m = message(&extra);
-    assert!(m.contains("\"model.layers.4.mlp.up_proj.weight\"") && m.contains("4 layers has no such"), "{m}");
+    assert!(
+        m.contains("\"model.layers.4.mlp.up_proj.weight\"")
+            && m.contains("the configuration has 4 layers")
+            && m.contains("num_hidden_layers to 5"),
+        "{m}"
+    );
     let mut misshapen = sound.clone();
     misshapen[0].2 = vec![4096, 255];
     let m = message(&misshapen);
-    assert!(m.contains("[4096, 255], the config demands [4096, 256]"), "{m}");
+    assert!(m.contains("[4096, 255], the configuration demands [4096, 256]"), "{m}");
     let mut integers = sound.clone();
     integers[0].1 = "I32";
     let m = message(&integers);
-    assert!(m.contains("a floating-point type is expected, not i32"), "{m}");
+    assert!(m.contains("its type is i32, a floating-point type is expected"), "{m}");
 }
 
 #[test]

@@ -10,7 +10,7 @@
 
 use std::collections::HashMap;
 
-use quern_model::{Config, ExpectedTensor, FileType, TensorRole, View};
+use quern_model::{Config, ExpectedTensor, FileType, TensorRole, View, ViewTensor};
 use quern_run::LoadIn;
 use quern_tensor_io::{Checkpoint, ElementType, Error as FileError};
 
@@ -94,8 +94,13 @@ fn from_recipe(
     let plan = job::plan(&view, job::Options::new(file_type))?;
     let sources: HashMap<_, _> = view.tensors().iter().map(|t| (t.name.as_str(), &t.sources)).collect();
     let rows = plan.rows().iter().filter(|r| r.to.is_block());
-    let targets = rows.filter_map(|r| Some((sources.get(r.name.as_str())?, r.to)));
-    Ok(targets.flat_map(|(names, to)| names.iter().map(move |name| (name.clone(), to))).collect())
+    let types = rows.filter_map(|r| Some((sources.get(r.name.as_str())?, r.to)));
+    let by_source: HashMap<&str, ElementType> =
+        types.flat_map(|(names, to)| names.iter().map(move |name| (name.as_str(), to))).collect();
+    // A file may spell the names in another way, and keep all experts in one tensor.
+    let stored = View::stored(checkpoint)?;
+    let target = |t: &ViewTensor| Some((t.name.clone(), *by_source.get(t.sources.first()?.as_str())?));
+    Ok(stored.tensors().iter().filter_map(target).collect())
 }
 
 impl LoadIn for Loader {

@@ -8,7 +8,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use quern_compute::Pool;
 use quern_tensor_io::scheme::PackedLayer;
-use quern_tensor_io::{Checkpoint, ElementType, Error, ErrorKind, TensorInfo, decode};
+use quern_tensor_io::{Checkpoint, ElementType, Error, ErrorKind, decode};
 
 use crate::parallel::share;
 use crate::weights::Weight;
@@ -62,35 +62,35 @@ pub(crate) fn unpacked(
     (Weight::owned(element_type, layer.rows, layer.columns, data), permutation.map(Arc::from))
 }
 
-/// A matrix of the checkpoint in another type; `turned` are its bytes transposed, if the model wants it so.
+/// A matrix of plain values or blocks.
+pub(crate) struct PlainMatrix<'a> {
+    /// Its name, as [`LoadIn::target`] knows it.
+    pub name: &'a str,
+    pub element_type: ElementType,
+    pub rows: usize,
+    pub columns: usize,
+    /// `rows * columns` values.
+    pub data: &'a [u8],
+}
+
+/// A matrix in another type.
 pub(crate) fn encoded(
-    checkpoint: &Checkpoint,
-    info: &TensorInfo,
-    turned: Option<Vec<u8>>,
+    matrix: &PlainMatrix<'_>,
     load_in: &dyn LoadIn,
     target: ElementType,
     pool: &Pool,
-) -> Result<Weight> {
-    let (rows, columns) = match turned {
-        Some(_) => (info.columns(), info.rows()),
-        None => (info.rows(), info.columns()),
-    };
-    let fail = |kind| Error::new(checkpoint.file_of(info), kind).with_tensor(&info.name);
-    let row_bytes = info.element_type.row_bytes(columns).filter(|_| decode::can_decode(info.element_type));
+) -> Result<Weight, ErrorKind> {
+    let &PlainMatrix { name, element_type, rows, columns, data } = matrix;
+    let row_bytes = element_type.row_bytes(columns).filter(|_| decode::can_decode(element_type));
     let Some(row_bytes) = row_bytes else {
-        let what = format!("its element type {} cannot be decoded", info.element_type);
-        return Err(fail(ErrorKind::Unsupported(what)).into());
+        return Err(ErrorKind::Unsupported(format!("its element type {element_type} cannot be decoded")));
     };
-    let source = checkpoint.data(info);
-    let values = turned.as_deref().unwrap_or(source);
     let read = |rows: Range<usize>, out: &mut [f32]| {
-        let bytes = &values[rows.start * row_bytes..rows.end * row_bytes];
-        let decoded = decode::to_f32(info.element_type, bytes, out);
+        let bytes = &data[rows.start * row_bytes..rows.end * row_bytes];
+        let decoded = decode::to_f32(element_type, bytes, out);
         debug_assert!(decoded, "the type can be decoded and the length fits");
     };
-    let weight = encode(&info.name, (rows, columns), read, load_in, target, pool).map_err(fail)?;
-    checkpoint.release(source.as_ptr_range());
-    Ok(weight)
+    encode(name, (rows, columns), read, load_in, target, pool)
 }
 
 /// A packed layer in another type.

@@ -4,8 +4,7 @@ use std::path::Path;
 use std::sync::{Arc, OnceLock};
 
 use quern_compute::Pool;
-use quern_model::{Config, Tokenizer};
-use quern_tensor_io::scheme::Packing;
+use quern_model::{Config, Tokenizer, View};
 use quern_tensor_io::{Checkpoint, Error as FileError};
 
 use crate::load::LoadIn;
@@ -76,23 +75,23 @@ impl Model {
         load_in: Option<&dyn LoadIn>,
         max_memory: Option<u64>,
     ) -> Result<Self> {
-        let config = Config::from_checkpoint(&checkpoint)?;
-        let packing = Packing::read(&checkpoint)?;
-        if let (Some(method), None) = (&config.quantization, &packing) {
-            let what = format!("this checkpoint is quantized with {method}, which cannot be run yet");
+        let view = View::stored(&checkpoint)?;
+        let Some(config) = view.config().cloned() else {
+            let what = "its configuration is not known";
             return Err(FileError::unsupported(checkpoint.path(), what).into());
-        }
+        };
         let rotation = Rotation::new(&config);
         if options.threads == 0 {
             return Err(Error::Option("threads is 0, it must be at least 1".into()));
         }
         if let Some(limit) = max_memory {
-            placement::check_made(&checkpoint, packing.as_ref(), load_in, limit)?;
+            placement::check_made(&view, load_in, limit)?;
         }
         let pool = Pool::new(options.threads);
-        let weights = Weights::resolve(&checkpoint, &config, packing.as_ref(), load_in, &pool)?;
+        let weights = Weights::resolve(&view, &config, load_in, &pool)?;
         let placement = Placement::new(&checkpoint, &weights, max_memory);
-        let notes = packing.map(|p| p.notes().to_vec()).unwrap_or_default();
+        let notes = view.notes().to_vec();
+        drop(view);
         let tokenizer = OnceLock::new();
         Ok(Self { checkpoint, config, weights, rotation, pool, placement, notes, tokenizer })
     }

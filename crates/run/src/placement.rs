@@ -21,8 +21,9 @@ mod unit;
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use quern_tensor_io::scheme::Packing;
-use quern_tensor_io::{Checkpoint, ElementType};
+use quern_model::contents::Place;
+use quern_model::{View, ViewTensor};
+use quern_tensor_io::Checkpoint;
 
 use crate::load::LoadIn;
 use crate::memory::{Resident, available_memory, resident};
@@ -282,24 +283,22 @@ fn bound(
 
 /// Refuses weights made while loading (packed layers unpacked, others quantized) that are more than the limit:
 /// they cannot be given back.
-pub(crate) fn check_made(
-    checkpoint: &Checkpoint,
-    packing: Option<&Packing>,
-    load_in: Option<&dyn LoadIn>,
-    limit: u64,
-) -> Result<()> {
-    let target = |name: &str| load_in.and_then(|l| l.target(name));
-    let size = |rows: usize, columns: usize, to: ElementType| {
-        to.row_bytes(columns).and_then(|bytes| bytes.checked_mul(rows)).unwrap_or(0) as u64
+pub(crate) fn check_made(view: &View<'_>, load_in: Option<&dyn LoadIn>, limit: u64) -> Result<()> {
+    let made = |tensor: &ViewTensor| {
+        let target = load_in.and_then(|l| l.target(&tensor.name));
+        match (target, tensor.place) {
+            (Some(to), _) if tensor.shape.len() > 1 => {
+                to.row_bytes(tensor.columns()).and_then(|bytes| bytes.checked_mul(tensor.rows())).unwrap_or(0)
+                    as u64
+            }
+            // The blocks are as large as what was packed.
+            (None, Some(Place::Packed(number))) => {
+                view.packing().and_then(|p| p.layers().get(number)).map_or(0, |layer| layer.bytes as u64)
+            }
+            (Some(_) | None, _) => 0,
+        }
     };
-    let packed = packing.into_iter().flat_map(Packing::layers).map(|layer| match target(&layer.name) {
-        Some(to) => size(layer.rows, layer.columns, to),
-        // The blocks are as large as what was packed.
-        None => layer.bytes as u64,
-    });
-    let plain = checkpoint.tensors().iter().filter(|t| t.shape.len() > 1);
-    let plain = plain.filter_map(|t| Some(size(t.rows(), t.columns(), target(&t.name)?)));
-    let made: u64 = packed.chain(plain).sum();
+    let made: u64 = view.tensors().iter().map(made).sum();
     if made <= limit {
         return Ok(());
     }

@@ -11,7 +11,6 @@ use crate::{ElementType, Metadata, Result, gguf, index, pytorch, safetensors};
 
 /// How the tensors of a checkpoint lie in files.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[non_exhaustive]
 pub enum Container {
     /// One `.safetensors` file, or shards with an index.
     Safetensors,

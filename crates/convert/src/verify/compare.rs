@@ -131,7 +131,7 @@ impl Sides<'_, '_, '_> {
     }
 
     fn order(&self, pair: &Pair) -> Option<&Order> {
-        self.orders.get(&self.source.tensors()[pair.source].name)
+        self.source.tensors()[pair.source].sources.iter().find_map(|name| self.orders.get(name))
     }
 
     /// Both sides' bytes, where they are in the same type and in order.

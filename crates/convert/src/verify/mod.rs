@@ -14,7 +14,7 @@ mod order;
 use std::collections::{HashMap, HashSet};
 use std::path::Path;
 
-use quern_model::{Packed, TensorRole, View, is_redundant};
+use quern_model::{Packed, TensorRole, View};
 use quern_tensor_io::{Array, Checkpoint, Container, Metadata, Progress, Result, Value};
 
 use crate::plan::{Around, Fidelity, Plan, PlanRow};
@@ -74,7 +74,7 @@ pub fn verify(plan: &Plan<'_>, output: &Path, progress: &dyn Progress) -> Result
             return Ok(found);
         }
     };
-    let source = source_view(plan.source())?;
+    let source = source_view(plan)?;
     let back = match back_view(&written, &source) {
         Ok(back) => back,
         Err(e) => {
@@ -107,11 +107,16 @@ pub fn verify(plan: &Plan<'_>, output: &Path, progress: &dyn Progress) -> Result
     Ok(found)
 }
 
-/// The source as it is, packed layers decoded.
-fn source_view(source: &Checkpoint) -> Result<View<'_>> {
-    match source.container() {
-        Container::Gguf => View::gguf(source),
-        _ => View::hugging_face(source, Packed::Decoded),
+/// The source as it is stored, packed layers decoded. What becomes a GGUF file goes by the architecture's names,
+/// whatever prefix the source has, as the output does on the way back.
+fn source_view<'a>(plan: &Plan<'a>) -> Result<View<'a>> {
+    let source = plan.source();
+    match (source.container(), &plan.around) {
+        (Container::Gguf, _) => View::gguf(source),
+        (Container::Safetensors | Container::PyTorch, Around::Gguf(_)) => View::stored(source),
+        (Container::Safetensors | Container::PyTorch, Around::Directory(_)) => {
+            View::hugging_face(source, Packed::Decoded)
+        }
     }
 }
 
@@ -119,7 +124,7 @@ fn source_view(source: &Checkpoint) -> Result<View<'_>> {
 fn back_view<'a>(written: &'a Checkpoint, source: &View<'_>) -> Result<View<'a>> {
     match source.checkpoint().container() {
         Container::Gguf => View::gguf(written),
-        _ => View::hugging_face(written, Packed::Decoded),
+        Container::Safetensors | Container::PyTorch => View::hugging_face(written, Packed::Decoded),
     }
 }
 
@@ -144,7 +149,6 @@ fn pairs(plan: &Plan<'_>, source: &View<'_>, back: &View<'_>, found: &mut Verifi
                 let (was, is) = (&tensor.shape, &back.tensors()[number].shape);
                 found.wrong(Some(name), format!("its shape was {was:?} and is {is:?}"));
             }
-            None if is_redundant(name) && !rows.contains_key(name) => {}
             None => found.wrong(Some(name), "it is missing"),
         }
     }

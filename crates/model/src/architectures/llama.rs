@@ -2,7 +2,9 @@
 //! GGUF files go by the same name.
 
 use super::table::*;
-use crate::architecture::{Architecture, Field, GgufKey, HfKey, RopeStyle, Silence, TensorTemplate};
+use crate::architecture::{
+    Alias, AliasLayout, Architecture, Field, GgufKey, HfKey, RopeStyle, Silence, TensorTemplate,
+};
 
 static KEYS: [HfKey; 15] = with_llama_keys([
     key(Field::QkvBias, &["attention_bias"], Silence::Flag(false)),
@@ -15,6 +17,14 @@ static MIXTRAL_KEYS: [HfKey; 15] = with_llama_keys([
     key(Field::ExpertsUsed, &["num_experts_per_tok"], Silence::Required),
     always(Field::NormTopk, true),
 ]);
+
+/// Mixtral as transformers 5 has it: its router moved with the experts.
+static MIXTRAL_ALIASES: [Alias; 4] = [
+    Alias { role: Role::Router, name: "model.layers.{layer}.mlp.gate.weight", layout: AliasLayout::Same },
+    FUSED_EXPERTS[0],
+    FUSED_EXPERTS[1],
+    FUSED_EXPERTS[2],
+];
 
 const GGUF_KEYS: &[GgufKey] = &[
     GgufKey::BlockCount,
@@ -56,6 +66,7 @@ pub static MIXTRAL: Architecture = Architecture {
     hf_keys: &MIXTRAL_KEYS,
     gguf_keys: GGUF_KEYS,
     tensors: MIXTRAL_TENSORS,
+    hf_aliases: &MIXTRAL_ALIASES,
     ..USUAL
 };
 

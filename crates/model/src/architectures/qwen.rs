@@ -74,6 +74,7 @@ pub static QWEN3_MOE: Architecture = Architecture {
     hf_keys: &QWEN3_MOE_KEYS,
     gguf_keys: MOE_GGUF_KEYS,
     tensors: QWEN3_MOE_TENSORS,
+    hf_aliases: &FUSED_EXPERTS,
     ..USUAL
 };
 

@@ -1,8 +1,8 @@
 //! Short spellings for the tables of the architectures, and the rows that many share.
 
 use crate::architecture::{
-    Architecture, Block, Dim, Field, GgufKey, HfKey, Layout, Norm, Position, Presence, RopeStyle, Silence,
-    Sliding, TensorRole, TensorTemplate,
+    Alias, AliasLayout, Architecture, Block, Dim, Field, GgufKey, HfKey, Layout, Norm, Position, Presence,
+    RopeStyle, Silence, Sliding, TensorRole, TensorTemplate,
 };
 
 pub(super) use crate::architecture::Dim::{
@@ -113,4 +113,17 @@ pub(super) const USUAL: Architecture = Architecture {
     hf_refused: &[],
     gguf_keys: USUAL_GGUF_KEYS,
     tensors: &[],
+    hf_aliases: &[],
 };
+
+/// A role of which transformers 5 keeps all experts in one tensor.
+pub(super) const fn stacked(role: TensorRole, name: &'static str, of: usize, which: usize) -> Alias {
+    Alias { role, name, layout: AliasLayout::Stack { of, which } }
+}
+
+/// The tensors of experts as transformers 5 has them in memory, and saves them with `save_original_format=False`.
+pub(super) const FUSED_EXPERTS: [Alias; 3] = [
+    stacked(Role::ExpertsGate, "model.layers.{layer}.mlp.experts.gate_up_proj", 2, 0),
+    stacked(Role::ExpertsUp, "model.layers.{layer}.mlp.experts.gate_up_proj", 2, 1),
+    stacked(Role::ExpertsDown, "model.layers.{layer}.mlp.experts.down_proj", 1, 0),
+];

@@ -125,14 +125,10 @@ impl Config {
     }
 
     /// Puts the layer's and the part's number into a name; `None` if the layer is missing or too much.
-    fn fill(&self, template: &str, layer: Option<usize>, part: Option<usize>) -> Option<String> {
+    pub(crate) fn fill(&self, template: &str, layer: Option<usize>, part: Option<usize>) -> Option<String> {
         if layer.is_some() != template.contains("{layer}") {
             return None;
         }
-        let template = match template.strip_prefix(self.architecture.hf_prefix) {
-            Some(bare) if self.bare_names => bare,
-            _ => template,
-        };
         let number = |n: Option<usize>| n.map(|n| n.to_string()).unwrap_or_default();
         Some(template.replace("{layer}", &number(layer)).replace("{expert}", &number(part)))
     }

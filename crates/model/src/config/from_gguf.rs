@@ -136,7 +136,6 @@ pub(super) fn read(file: &Path, metadata: &Metadata, checkpoint: &Checkpoint) ->
     let mut config = Config {
         architecture,
         world: World::Gguf,
-        bare_names: false,
         vocab_size,
         hidden_size,
         embedding_size: hidden_size,

@@ -136,7 +136,6 @@ pub(super) fn read(file: &Path) -> Result<Config> {
     let mut config = Config {
         architecture,
         world: World::HuggingFace,
-        bare_names: false,
         vocab_size: reader.need(Field::Vocab, limit::VOCAB)?,
         hidden_size,
         embedding_size: reader.size(Field::Embedding, limit::HIDDEN)?.unwrap_or(hidden_size),

@@ -40,8 +40,6 @@ pub struct Config {
     pub architecture: &'static Architecture,
     /// The world the checkpoint's tensors are named in.
     pub world: World,
-    /// Hugging Face's tensor names lack [`Architecture::hf_prefix`]: the model was saved without its head.
-    pub bare_names: bool,
     /// Rows of the embedding.
     pub vocab_size: usize,
     /// Width of the residual stream.
@@ -123,14 +121,7 @@ impl Config {
         if checkpoint.container() == Container::Gguf {
             return from_gguf::read(checkpoint.metadata_file(), checkpoint.metadata(), checkpoint);
         }
-        let mut config = Self::from_config_json(&checkpoint.directory().join("config.json"))?;
-        let embedding = config.tensor_name(World::HuggingFace, crate::TensorRole::TokenEmbedding, None);
-        if let Some(name) = embedding
-            && let Some(bare) = name.strip_prefix(config.architecture.hf_prefix)
-        {
-            config.bare_names = checkpoint.tensor(&name).is_none() && checkpoint.tensor(bare).is_some();
-        }
-        Ok(config)
+        Self::from_config_json(&checkpoint.directory().join("config.json"))
     }
 
     /// Reads the configuration that `metadata` would give the GGUF file `checkpoint` in place of its own.

@@ -6,10 +6,12 @@
 
 use std::path::Path;
 
+use quern_tensor_io::scheme::Packing;
 use quern_tensor_io::{Checkpoint, Container, Error, Metadata, Result, Value};
 
-use crate::architecture::{Block, GgufKey, Norm, World};
+use crate::architecture::{Block, GgufKey, Norm};
 use crate::config::{RopeScaling, unusual_query_scalar};
+use crate::contents::{Contents, HeldTensor};
 use crate::json::Json;
 use crate::tokenizer::Source;
 use crate::{Config, TensorRole as Role};
@@ -39,17 +41,10 @@ pub fn gguf_metadata(checkpoint: &Checkpoint, config: &Config) -> Result<(Metada
         return Err(Error::unsupported(checkpoint.path(), reason));
     }
     let directory = checkpoint.directory();
-    // The vocabulary is filled up to the embedding's size; make sure that the file backs that size.
-    let embedding = config.tensor_name(World::HuggingFace, Role::TokenEmbedding, None).unwrap_or_default();
-    match checkpoint.tensor(&embedding) {
-        Some(tensor) if tensor.info.shape.first() == Some(&config.vocab_size) => {}
-        Some(tensor) => {
-            let what = format!("{:?} has not the config's {} rows", tensor.info.shape, config.vocab_size);
-            return Err(Error::malformed(checkpoint.path(), what).with_tensor(embedding));
-        }
-        None => {
-            return Err(Error::malformed(checkpoint.path(), "the tensor is missing").with_tensor(embedding));
-        }
+    let contents = Contents::matched(checkpoint, config.clone(), Packing::read(checkpoint)?);
+    // The vocabulary is padded to the embedding's size; make sure that the file backs that size.
+    if !contents.tensors().iter().any(|t| t.expected.role == Role::TokenEmbedding) {
+        contents.require_sound()?;
     }
     let source = Source::read(directory, Some(config.vocab_size))?;
 
@@ -58,7 +53,7 @@ pub fn gguf_metadata(checkpoint: &Checkpoint, config: &Config) -> Result<(Metada
     out.set("general.type", "model");
     sampling(directory, &mut out)?;
     out.set("general.name", name::title(directory).as_str());
-    out.set("general.size_label", name::size_label(parameters(checkpoint, config)).as_str());
+    out.set("general.size_label", name::size_label(parameters(&contents)).as_str());
     card::read(directory, &mut out)?;
     model(config, &mut out);
     let notes = tokenizer::write(source, config.architecture.name, &mut out);
@@ -74,11 +69,10 @@ pub(crate) fn sizes(config: &Config) -> Metadata {
 }
 
 /// Values in the tensors the GGUF file will have.
-fn parameters(checkpoint: &Checkpoint, config: &Config) -> u64 {
-    let factors = config.rope.factors.as_ref().map_or(0, Vec::len) as u64;
-    let expected = config.expected_tensors(World::HuggingFace);
-    let present = expected.iter().filter_map(|e| checkpoint.tensor(&e.name));
-    present.map(|t| t.info.elements() as u64).sum::<u64>() + factors
+fn parameters(contents: &Contents<'_>) -> u64 {
+    let factors = contents.config().rope.factors.as_ref().map_or(0, Vec::len) as u64;
+    let values = |t: &HeldTensor| t.expected.shape.iter().map(|&d| d as u64).product::<u64>();
+    contents.tensors().iter().map(values).sum::<u64>() + factors
 }
 
 /// Sampling parameters the publisher recommends, from `generation_config.json`.

@@ -10,11 +10,12 @@
 //! made anew. Packed layers of GPTQ, AWQ and bitsandbytes appear as one matrix each: decoded to f32, or as the
 //! blocks of GGUF that hold the very same values ([`Packed::Exact`]).
 
-mod build;
 mod data;
 mod gguf;
 mod hugging_face;
 mod order;
+mod stored;
+mod values;
 
 use std::ops::Range;
 
@@ -22,7 +23,8 @@ use quern_tensor_io::scheme::Packing;
 use quern_tensor_io::{Checkpoint, Container, ElementType, Metadata, Result};
 
 use crate::Config;
-use crate::architecture::{TensorRole, World};
+use crate::architecture::{Layout, TensorRole, World};
+use crate::contents::{Contents, Place};
 use data::Data;
 
 /// One tensor as a [`View`] sees it.
@@ -42,6 +44,12 @@ pub struct ViewTensor {
     pub role: Option<TensorRole>,
     /// Its layer; `None` outside the blocks.
     pub layer: Option<usize>,
+    /// Which expert's (or head's) it is, where the view has one tensor for each.
+    pub part: Option<usize>,
+    /// How the view has its values, compared with GGUF.
+    pub layout: Layout,
+    /// Where its rows are, if the view has them as the checkpoint does.
+    pub place: Option<Place>,
     /// Bytes per row.
     pub row_bytes: usize,
     /// The layer it is made of is packed (GPTQ, AWQ, bitsandbytes).
@@ -98,8 +106,8 @@ impl<'a> View<'a> {
     /// architecture.
     pub fn gguf_with(checkpoint: &'a Checkpoint, packed: Packed) -> Result<Self> {
         match checkpoint.container() {
-            Container::Gguf => gguf::of_gguf(checkpoint),
-            _ => gguf::of_hugging_face(checkpoint, packed),
+            Container::Gguf => stored::gguf(checkpoint),
+            Container::Safetensors | Container::PyTorch => gguf::of_hugging_face(checkpoint, packed),
         }
     }
 
@@ -107,10 +115,12 @@ impl<'a> View<'a> {
     /// The metadata has the model's sizes and no tokenizer, so no file should be made of it.
     pub fn gguf_names(checkpoint: &'a Checkpoint) -> Result<Self> {
         match checkpoint.container() {
-            Container::Gguf => gguf::of_gguf(checkpoint),
-            _ => gguf::described(checkpoint, Packed::Refused, |config| {
-                Ok((crate::gguf::sizes(config), Vec::new()))
-            }),
+            Container::Gguf => stored::gguf(checkpoint),
+            Container::Safetensors | Container::PyTorch => {
+                gguf::described(checkpoint, Packed::Refused, |config| {
+                    Ok((crate::gguf::sizes(config), Vec::new()))
+                })
+            }
         }
     }
 
@@ -119,8 +129,48 @@ impl<'a> View<'a> {
     pub fn hugging_face(checkpoint: &'a Checkpoint, packed: Packed) -> Result<Self> {
         match checkpoint.container() {
             Container::Gguf => hugging_face::of_gguf(checkpoint),
-            _ => hugging_face::of_hugging_face(checkpoint, packed),
+            Container::Safetensors | Container::PyTorch => stored::hugging_face(checkpoint, packed),
         }
+    }
+
+    /// Every tensor that the checkpoint's configuration demands or allows, under the architecture's names and in
+    /// the layout the checkpoint has: what runs a model. Each has a [`ViewTensor::place`]; packed layers decode to
+    /// f32.
+    ///
+    /// # Errors
+    /// A configuration or quantization that cannot be read; a tensor that is missing, misshapen or unknown.
+    pub fn stored(checkpoint: &'a Checkpoint) -> Result<Self> {
+        Self::of_contents(Contents::read(checkpoint)?)
+    }
+
+    /// As [`View::stored`], of contents that were read before.
+    ///
+    /// # Errors
+    /// A tensor that is missing, misshapen or unknown.
+    pub fn of_contents(contents: Contents<'a>) -> Result<Self> {
+        contents.require_sound()?;
+        Ok(stored::described(contents))
+    }
+
+    /// The same view with one more thing that a user should know.
+    pub fn with_note(mut self, note: String) -> Self {
+        self.notes.push(note);
+        self
+    }
+
+    /// The numbers of the tensors in the order of their places in the files; those without a place last.
+    pub fn file_order(&self) -> Vec<usize> {
+        let place = |index: &usize| match self.tensors[*index].place {
+            Some(Place::Plain(span)) => (span.tensor, span.start),
+            Some(Place::Packed(number)) => {
+                let layer = self.packing.as_ref().and_then(|p| p.layers().get(number));
+                (layer.and_then(|l| l.parts.iter().min().copied()).unwrap_or(usize::MAX), 0)
+            }
+            None => (usize::MAX, 0),
+        };
+        let mut order: Vec<usize> = (0..self.tensors.len()).collect();
+        order.sort_by_key(place);
+        order
     }
 
     /// The checkpoint seen.
@@ -198,12 +248,4 @@ impl<'a> View<'a> {
             self.checkpoint.release(span.as_ptr_range());
         }
     }
-}
-
-/// Whether this is one of the tensors that older transformers saved and every reader computes for itself.
-pub fn is_redundant(name: &str) -> bool {
-    const ENDS: [&str; 4] =
-        [".rotary_emb.inv_freq", ".attention.bias", ".attention.masked_bias", ".attn.masked_bias"];
-    // GPT-2's causal mask; its projections' biases are called c_attn.bias and c_proj.bias.
-    ENDS.iter().any(|end| name.ends_with(end)) || name.ends_with(".attn.bias")
 }

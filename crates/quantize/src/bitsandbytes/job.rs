@@ -12,15 +12,16 @@ use std::path::Path;
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 
 use quern_compute::simd::Level;
-use quern_tensor_io::{Checkpoint, ElementType, Error, Progress, Result, TensorInfo, TensorPlan, decode};
+use quern_model::{View, ViewTensor};
+use quern_tensor_io::{Checkpoint, Error, ErrorKind, Progress, Result, decode};
 use rayon::iter::{IndexedParallelIterator, ParallelIterator};
 use rayon::slice::ParallelSliceMut;
 use rayon::{ThreadPool, ThreadPoolBuilder};
 
 use super::code::{Code, dynamic_map};
-use super::nested::{self, Quantizer};
-use super::state::State;
-use super::{Kind, Options, config, four_bit, int8, modules};
+use super::nested::Quantizer;
+use super::plan::{self, state, state_name};
+use super::{Kind, Options, config, four_bit, int8, source};
 use quern_model::hugging_face::{Directory, DirectoryOptions, edited_config};
 
 /// Values a thread takes at once, unless a row of int8 is longer; a multiple of every block size.
@@ -31,36 +32,6 @@ const PIECES: usize = 16;
 const BATCHES: usize = 4;
 /// Bytes of a tensor that is copied, at once.
 const COPY_BYTES: usize = 8 << 20;
-
-/// What becomes of one tensor: a row of the dry-run table.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct PlanRow {
-    /// Its name.
-    pub name: String,
-    /// Dimensions, outermost first.
-    pub shape: Vec<usize>,
-    /// How the source stores it.
-    pub from: ElementType,
-    /// What it becomes; `None` if it stays as it is.
-    pub to: Option<Kind>,
-    /// Bytes in the source.
-    pub source_bytes: u64,
-    /// Bytes in the output, scales and descriptions included. (Of a description whose length depends on the
-    /// weights, a few characters too many.)
-    pub bytes: u64,
-}
-
-/// A job, ready to run.
-#[derive(Debug)]
-pub struct Plan {
-    /// One row for each tensor of the source, in its order.
-    pub rows: Vec<PlanRow>,
-    /// What the user should know before the job runs.
-    pub notes: Vec<String>,
-    tensors: Vec<TensorPlan>,
-    skip: Option<Vec<String>>,
-    dtype: Option<ElementType>,
-}
 
 /// What a job did.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -73,115 +44,6 @@ pub struct Report {
     pub source_bytes: u64,
     /// Bytes of the tensor files written.
     pub file_size: u64,
-}
-
-impl Plan {
-    /// Bytes of all tensors in the source: the total of the job's progress.
-    pub fn source_bytes(&self) -> u64 {
-        self.rows.iter().map(|r| r.source_bytes).sum()
-    }
-
-    /// Bits per value over all tensors of the output.
-    pub fn bits_per_weight(&self) -> f64 {
-        let values: u64 = self.rows.iter().map(|r| r.shape.iter().product::<usize>() as u64).sum();
-        self.bytes() as f64 * 8.0 / values as f64
-    }
-
-    /// Bytes of all tensors in the output.
-    pub fn bytes(&self) -> u64 {
-        self.rows.iter().map(|r| r.bytes).sum()
-    }
-}
-
-/// Plans a job: which tensors, how many bytes. Reads no weights.
-///
-/// # Errors
-/// A source that is no Hugging Face checkpoint, quantized already or of a kind that cannot be quantized; a
-/// block size bitsandbytes does not know; nothing to quantize.
-pub fn plan(source: &Checkpoint, options: &Options) -> Result<Plan> {
-    let refused = |what: String| Err(Error::refused(source.path(), what));
-    let size = options.block_size;
-    if options.scheme != Kind::Int8 && !(size.is_power_of_two() && (32..=4096).contains(&size)) {
-        return refused(format!(
-            "bitsandbytes has no blocks of {size}; choose 32, 64, 128, 256, 512, 1024, 2048 or 4096"
-        ));
-    }
-    let choice = modules::choose(source, &options.skip)?;
-    if !choice.quantized.contains(&true) {
-        return refused(match options.skip.as_slice() {
-            [] => "there are no weights of linear layers in it, so nothing to quantize".into(),
-            _ => "all its linear layers are skipped, so there is nothing to quantize".into(),
-        });
-    }
-    let mut notes = Vec::new();
-    if choice.experts > 0 {
-        notes.push(format!(
-            "{} matrices of experts stay as they are: transformers 5 keeps experts in a form that bitsandbytes \
-             does not quantize",
-            choice.experts
-        ));
-    }
-    let mut plan =
-        Plan { rows: Vec::new(), notes, tensors: Vec::new(), skip: choice.skip, dtype: choice.dtype };
-    for (info, quantized) in source.tensors().iter().zip(choice.quantized) {
-        let to = quantized.then_some(options.scheme);
-        let parts = match to {
-            None => vec![planned(info.name.clone(), info.element_type, info.shape.clone())],
-            Some(Kind::Int8) => int8_parts(info),
-            Some(kind) => four_bit_parts(info, kind, options),
-        };
-        plan.rows.push(PlanRow {
-            name: info.name.clone(),
-            shape: info.shape.clone(),
-            from: info.element_type,
-            to,
-            source_bytes: info.bytes as u64,
-            bytes: parts.iter().filter_map(TensorPlan::bytes).map(|b| b as u64).sum(),
-        });
-        plan.tensors.extend(parts);
-    }
-    Ok(plan)
-}
-
-fn planned(name: String, element_type: ElementType, shape: Vec<usize>) -> TensorPlan {
-    TensorPlan { name, element_type, shape }
-}
-
-fn int8_parts(info: &TensorInfo) -> Vec<TensorPlan> {
-    let module = info.name.strip_suffix(".weight").unwrap_or(&info.name);
-    vec![
-        planned(info.name.clone(), ElementType::I8, info.shape.clone()),
-        planned(format!("{module}.SCB"), ElementType::F32, vec![info.rows()]),
-        planned(format!("{module}.weight_format"), ElementType::U8, Vec::new()),
-    ]
-}
-
-/// In the order they are known in: scales after codes, the text last.
-fn four_bit_parts(info: &TensorInfo, kind: Kind, options: &Options) -> Vec<TensorPlan> {
-    let n = info.elements();
-    let blocks = n.div_ceil(options.block_size);
-    let part =
-        |name: &str, element_type, shape| planned(format!("{}.{name}", info.name), element_type, shape);
-    let mut parts = vec![planned(info.name.clone(), ElementType::U8, vec![n.div_ceil(2), 1])];
-    if options.double_quant {
-        parts.push(part("absmax", ElementType::U8, vec![blocks]));
-        parts.push(part("nested_absmax", ElementType::F32, vec![blocks.div_ceil(nested::BLOCK)]));
-        parts.push(part("nested_quant_map", ElementType::F32, vec![256]));
-    } else {
-        parts.push(part("absmax", ElementType::F32, vec![blocks]));
-    }
-    parts.push(part("quant_map", ElementType::F32, vec![16]));
-    let text = state(info, kind, options).most_chars(options.double_quant);
-    parts.push(part(&state_name(kind), ElementType::U8, vec![text]));
-    parts
-}
-
-fn state_name(kind: Kind) -> String {
-    format!("quant_state.bitsandbytes__{}", kind.name())
-}
-
-fn state<'a>(info: &'a TensorInfo, kind: Kind, options: &Options) -> State<'a> {
-    State { kind, block_size: options.block_size, dtype: info.element_type, shape: &info.shape }
 }
 
 /// Quantizes `source` into the directory `out`, which appears when it is complete and not at all on an error.
@@ -197,7 +59,8 @@ pub fn quantize(
     progress: &dyn Progress,
 ) -> Result<Report> {
     let options = &options;
-    let plan = plan(source, options)?;
+    let view = source::view(source)?;
+    let plan = plan::of_view(&view, options)?;
     let threads = match options.threads {
         0 => std::thread::available_parallelism().map_or(1, usize::from),
         n => n,
@@ -220,12 +83,12 @@ pub fn quantize(
     let directory = std::thread::scope(|scope| {
         let (sender, receiver) = sync_channel(BATCHES);
         let writing = scope.spawn(move || write_all(source, directory, receiver));
-        let encoder = Encoder::new(source, options, &pool, progress, sender);
-        let encoded = plan.rows.iter().zip(source.tensors()).try_for_each(|(row, info)| {
+        let encoder = Encoder::new(&view, options, &pool, progress, sender);
+        let encoded = plan.rows.iter().zip(&plan.order).try_for_each(|(row, &number)| {
             progress.step(&row.name);
             match row.to {
-                None => encoder.copy(info),
-                Some(kind) => encoder.encode(info, kind),
+                None => encoder.copy(number),
+                Some(kind) => encoder.encode(number, kind),
             }
         });
         drop(encoder); // which lets the writer end
@@ -286,7 +149,7 @@ impl From<Error> for Stop {
 
 /// What is the same for all tensors.
 struct Encoder<'a> {
-    source: &'a Checkpoint,
+    view: &'a View<'a>,
     options: &'a Options,
     pool: &'a ThreadPool,
     progress: &'a dyn Progress,
@@ -299,7 +162,7 @@ struct Encoder<'a> {
 
 impl<'a> Encoder<'a> {
     fn new(
-        source: &'a Checkpoint,
+        view: &'a View<'a>,
         options: &'a Options,
         pool: &'a ThreadPool,
         progress: &'a dyn Progress,
@@ -307,7 +170,7 @@ impl<'a> Encoder<'a> {
     ) -> Self {
         let nested_map = dynamic_map();
         Self {
-            source,
+            view,
             options,
             pool,
             progress,
@@ -331,16 +194,25 @@ impl<'a> Encoder<'a> {
         self.send_bytes(values.iter().flat_map(|v| v.to_le_bytes()).collect())
     }
 
-    fn copy(&self, info: &TensorInfo) -> Result<(), Stop> {
-        for piece in self.source.data(info).chunks(COPY_BYTES) {
+    /// The bytes of a tensor: the source holds plain numbers only.
+    fn data(&self, number: usize) -> Result<&'a [u8], Stop> {
+        self.view.contiguous(number).ok_or_else(|| {
+            let what = "its values are not one after the other in the file";
+            Stop::Failed(self.error(&self.view.tensors()[number], ErrorKind::Malformed(what.into())))
+        })
+    }
+
+    fn copy(&self, number: usize) -> Result<(), Stop> {
+        for piece in self.data(number)?.chunks(COPY_BYTES) {
             self.send(Message::Bytes(Cow::Borrowed(piece)))?;
             self.progress.advance(piece.len() as u64);
         }
         Ok(())
     }
 
-    fn encode(&self, info: &TensorInfo, kind: Kind) -> Result<(), Stop> {
-        let scales = self.codes_of(info)?;
+    fn encode(&self, number: usize, kind: Kind) -> Result<(), Stop> {
+        let info = &self.view.tensors()[number];
+        let scales = self.codes_of(info, self.data(number)?)?;
         let Some(code) = &self.code else {
             self.send_floats(&scales)?;
             return self.send_bytes(vec![0]);
@@ -361,15 +233,14 @@ impl<'a> Encoder<'a> {
     }
 
     /// Encodes and sends the codes of a tensor. Returns its scales.
-    fn codes_of(&self, info: &TensorInfo) -> Result<Vec<f32>, Stop> {
-        let data = self.source.data(info);
+    fn codes_of(&self, info: &ViewTensor, data: &[u8]) -> Result<Vec<f32>, Stop> {
         let value_bytes = info.element_type.block_bytes();
         // values that share a scale, values a thread takes, values to a byte
         let (unit, piece, per_byte) = match self.code {
             Some(_) => (self.options.block_size, PIECE, 2),
             None => (info.columns(), (PIECE / info.columns()).max(1) * info.columns(), 1),
         };
-        let mut scales = vec![0.0; info.elements().div_ceil(unit)];
+        let mut scales = vec![0.0; (info.rows() * info.columns()).div_ceil(unit)];
         let batch = piece * PIECES * self.pool.current_num_threads();
         let batches = data.chunks(batch * value_bytes).zip(scales.chunks_mut(batch / unit));
         for (number, (data, scales)) in batches.enumerate() {
@@ -387,7 +258,7 @@ impl<'a> Encoder<'a> {
                 .install(|| pieces.enumerate().with_max_len(1).map_init(Scratch::default, one).collect());
             // the first in file order: the same error with any number of threads
             results.into_iter().collect::<Result<()>>()?;
-            self.source.release(data.as_ptr_range());
+            self.view.checkpoint().release(data.as_ptr_range());
             self.send_bytes(codes)?;
         }
         Ok(scales)
@@ -396,7 +267,7 @@ impl<'a> Encoder<'a> {
     /// Encodes the values stored as `data`, the first of which is value number `first` of the tensor.
     fn piece(
         &self,
-        info: &TensorInfo,
+        info: &ViewTensor,
         first: usize,
         data: &[u8],
         scratch: &mut Scratch,
@@ -407,7 +278,7 @@ impl<'a> Encoder<'a> {
         values.resize(data.len() / info.element_type.block_bytes(), 0.0);
         if !decode::to_f32(info.element_type, data, values) {
             let what = format!("{} cannot be decoded", info.element_type);
-            return Err(Error::unsupported(self.source.file_of(info), what).with_tensor(&info.name));
+            return Err(self.error(info, ErrorKind::Unsupported(what)));
         }
         if let Some(at) = first_not_finite(values) {
             let what = "a model with values that are not finite cannot be quantized";
@@ -431,10 +302,15 @@ impl<'a> Encoder<'a> {
         Ok(())
     }
 
-    fn bad_value(&self, info: &TensorInfo, index: usize, what: String) -> Error {
+    fn bad_value(&self, info: &ViewTensor, index: usize, what: String) -> Error {
         let (row, column) = (index / info.columns(), index % info.columns());
         let what = format!("row {row}, column {column}: {what}");
-        Error::malformed(self.source.file_of(info), what).with_tensor(&info.name)
+        self.error(info, ErrorKind::Malformed(what))
+    }
+
+    /// An error about a tensor, with its file and the name it has there.
+    fn error(&self, info: &ViewTensor, kind: ErrorKind) -> Error {
+        source::error(self.view, info, kind)
     }
 }
 

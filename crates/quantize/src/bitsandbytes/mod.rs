@@ -29,10 +29,13 @@ mod job;
 mod memory;
 mod modules;
 mod nested;
+mod plan;
+mod source;
 mod state;
 
-pub use job::{Plan, PlanRow, Report, plan, quantize};
+pub use job::{Report, quantize};
 pub use memory::{InMemoryError, encode_in_memory};
+pub use plan::{Plan, PlanRow, plan};
 
 use quern_tensor_io::ElementType;
 

@@ -5,19 +5,14 @@
 //! `P.weight` of floats where `P` is no embedding, norm or head. Experts are left alone, as transformers 5 does,
 //! which keeps them in one three-dimensional tensor that is no `nn.Linear`.
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::BTreeSet;
 
-use quern_model::{Config, TensorRole, World};
-use quern_tensor_io::{Checkpoint, Container, ElementType, Error, Result, TensorInfo};
+use quern_model::{TensorRole, View, ViewTensor};
+use quern_tensor_io::{Checkpoint, ElementType, Error, ErrorKind, Result};
 use regex::Regex;
 use serde_json::Value;
 
-/// Families whose linear layers are transposed (`Conv1D`).
-const TRANSPOSED: [&str; 4] = ["gpt2", "openai-gpt", "imagegpt", "decision_transformer"];
-
-/// Ends of names that only quantized checkpoints have.
-const PACKED: [&str; 7] =
-    [".qweight", ".SCB", ".absmax", ".weight_packed", ".weight_scale", ".weight_scale_inv", ".qzeros"];
+use super::source;
 
 /// What becomes of a checkpoint's tensors.
 #[derive(Debug)]
@@ -46,25 +41,25 @@ enum Class {
 /// Chooses the tensors of `source` to quantize, all linear layers but those that `skip` matches.
 ///
 /// # Errors
-/// A source that is quantized already, a GGUF file, transposed linear layers, a pattern that is none.
-pub(super) fn choose(source: &Checkpoint, skip: &[String]) -> Result<Choice> {
-    let config = read_config(source)?;
-    check(source, &config)?;
+/// Linear layers of another type than bitsandbytes takes, a pattern that is none.
+pub(super) fn choose(view: &View<'_>, order: &[usize], skip: &[String]) -> Result<Choice> {
+    let source = view.checkpoint();
+    let config = source::read_config(source)?;
     let patterns = skip.iter().map(|key| Pattern::new(source, key)).collect::<Result<Vec<_>>>()?;
-    let roles = roles(source);
+    let tensors = || order.iter().map(|&number| &view.tensors()[number]);
     let expert_parents: BTreeSet<&str> =
-        source.tensors().iter().filter_map(|t| t.name.split_once(".experts.")).map(|(p, _)| p).collect();
+        tensors().filter_map(|t| t.name.split_once(".experts.")).map(|(p, _)| p).collect();
 
     let mut choice = Choice { quantized: Vec::new(), skip: None, experts: 0, dtype: dtype(&config) };
     let (mut heads, mut others) = (BTreeSet::new(), BTreeSet::new());
-    for tensor in source.tensors() {
-        let matrix = tensor.shape.len() == 2 && tensor.elements() > 0;
+    for tensor in tensors() {
+        let matrix = tensor.shape.len() == 2 && tensor.rows() * tensor.columns() > 0;
         let Some(module) = tensor.name.strip_suffix(".weight").filter(|_| matrix) else {
             choice.quantized.push(false);
             continue;
         };
-        let class = match roles.get(&tensor.name) {
-            Some(role) => of_role(*role),
+        let class = match tensor.role {
+            Some(role) => of_role(role),
             None => of_name(module, &expert_parents),
         };
         match class {
@@ -82,7 +77,7 @@ pub(super) fn choose(source: &Checkpoint, skip: &[String]) -> Result<Choice> {
         }
         let quantized = class == Class::Linear && !patterns.iter().any(|p| p.matches(module));
         if quantized {
-            check_type(source, tensor)?;
+            check_type(view, tensor)?;
         }
         choice.quantized.push(quantized);
     }
@@ -95,13 +90,6 @@ pub(super) fn choose(source: &Checkpoint, skip: &[String]) -> Result<Choice> {
         choice.skip = Some(heads.iter().cloned().chain(others).chain(given).collect());
     }
     Ok(choice)
-}
-
-/// The roles of tensors by name; empty for architectures quern does not know.
-fn roles(source: &Checkpoint) -> HashMap<String, TensorRole> {
-    // An error means that quern cannot run the model, not that it cannot be quantized.
-    let Ok(config) = Config::from_checkpoint(source) else { return HashMap::new() };
-    config.expected_tensors(World::HuggingFace).into_iter().map(|t| (t.name, t.role)).collect()
 }
 
 fn of_role(role: TensorRole) -> Class {
@@ -166,13 +154,6 @@ impl<'a> Pattern<'a> {
     }
 }
 
-/// The source's `config.json`; nothing where there is none, which the directory's writer complains about.
-fn read_config(source: &Checkpoint) -> Result<Value> {
-    let file = source.directory().join("config.json");
-    let Ok(text) = std::fs::read(&file) else { return Ok(Value::Null) };
-    serde_json::from_slice(&text).map_err(|e| Error::malformed(&file, format!("not a configuration: {e}")))
-}
-
 fn dtype(config: &Value) -> Option<ElementType> {
     let name = [&config["dtype"], &config["torch_dtype"]].into_iter().find_map(Value::as_str)?;
     match name.strip_prefix("torch.").unwrap_or(name) {
@@ -183,39 +164,7 @@ fn dtype(config: &Value) -> Option<ElementType> {
     }
 }
 
-/// Refuses sources that cannot be quantized.
-fn check(source: &Checkpoint, config: &Value) -> Result<()> {
-    let refused = |what: String| Err(Error::refused(source.path(), what));
-    if source.container() == Container::Gguf {
-        return refused(
-            "a GGUF file, but bitsandbytes works on Hugging Face checkpoints; start from those, or convert it \
-             first (quern convert --to safetensors)"
-                .into(),
-        );
-    }
-    let packed = source.tensors().iter().find(|t| PACKED.iter().any(|end| t.name.ends_with(end)));
-    let method = &config["quantization_config"]["quant_method"];
-    if !config["quantization_config"].is_null() || packed.is_some() {
-        let how = match (method.as_str(), packed) {
-            (Some(method), _) => format!(" ({method})"),
-            (None, Some(tensor)) => format!(" (it has a tensor {:?})", tensor.name),
-            (None, None) => String::new(),
-        };
-        return refused(format!(
-            "the model is quantized already{how}, and quantizing it again would lose quality twice; start \
-             from the original weights"
-        ));
-    }
-    if let Some(model_type) = config["model_type"].as_str().filter(|t| TRANSPOSED.contains(t)) {
-        return refused(format!(
-            "{model_type} models store their linear layers transposed (Conv1D), which quern cannot turn into \
-             bitsandbytes' form yet; choose a GGUF type instead"
-        ));
-    }
-    Ok(())
-}
-
-fn check_type(source: &Checkpoint, tensor: &TensorInfo) -> Result<()> {
+fn check_type(view: &View<'_>, tensor: &ViewTensor) -> Result<()> {
     if matches!(tensor.element_type, ElementType::F32 | ElementType::F16 | ElementType::BF16) {
         return Ok(());
     }
@@ -224,5 +173,5 @@ fn check_type(source: &Checkpoint, tensor: &TensorInfo) -> Result<()> {
          weights",
         tensor.element_type
     );
-    Err(Error::unsupported(source.file_of(tensor), what).with_tensor(&tensor.name))
+    Err(source::error(view, tensor, ErrorKind::Unsupported(what)))
 }

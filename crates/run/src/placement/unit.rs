@@ -84,7 +84,7 @@ impl Unit {
 /// The units of a model: its blocks in order, then the head.
 pub(super) fn units(checkpoint: &Checkpoint, weights: &Weights) -> Vec<Unit> {
     let places = |linears: &[&Linear]| {
-        let mapped = linears.iter().filter_map(|l| l.weight.mapped(checkpoint)).collect();
+        let mapped = linears.iter().filter_map(|l| l.weight.mapped()).collect();
         spans(checkpoint, mapped)
     };
     let unit = |common: &[&Linear], experts: &[&Linear], mixture| Unit {
@@ -121,7 +121,7 @@ impl Tables {
     pub fn new(checkpoint: &Checkpoint, weights: &Weights) -> Self {
         let tables = [Some(&weights.embedding), weights.positions.as_ref()];
         let projection = weights.embedding_in.as_ref().map(|l| &l.weight);
-        let mapped = |w: &Weight| w.mapped(checkpoint);
+        let mapped = |w: &Weight| w.mapped();
         let row = |w: &&Weight| mapped(w).map_or(0, |_| (w.bytes() / w.rows.max(1) as u64) + AROUND);
         let places = tables.into_iter().chain([projection]).flatten().filter_map(mapped).collect();
         Self {

@@ -4,27 +4,24 @@
 //! checkpoint. Packed layers (GPTQ, AWQ, bitsandbytes) and those that are quantized while loading become rows
 //! of blocks in memory. Vectors (norms, biases) are decoded to f32.
 
-mod finder;
+mod lookup;
 
 use std::sync::Arc;
 
 use quern_compute::{Matrix, Pool};
 use quern_model::architecture::{Block as BlockKind, Position};
-use quern_model::{Config, TensorRole};
-use quern_tensor_io::scheme::Packing;
+use quern_model::{Config, TensorRole, View};
 use quern_tensor_io::{Checkpoint, ElementType};
 
 use crate::Result;
 use crate::load::LoadIn;
-use finder::Finder;
+use lookup::Lookup;
 
 /// Where a matrix's numbers are.
 #[derive(Clone, Debug)]
 enum Storage {
-    /// In the map: index into [`Checkpoint::tensors`].
-    Mapped(usize),
-    /// In the map too: the part of a stack from this byte on.
-    Part(usize, usize),
+    /// In the map.
+    Mapped(Mapped),
     /// Rows of blocks made while loading.
     Owned(Arc<[u8]>),
 }
@@ -56,24 +53,16 @@ impl Weight {
     /// The numbers.
     pub(crate) fn matrix<'a>(&'a self, checkpoint: &'a Checkpoint) -> quern_compute::Result<Matrix<'a>> {
         let data = match &self.storage {
-            Storage::Mapped(tensor) => checkpoint.data(&checkpoint.tensors()[*tensor]),
-            Storage::Part(tensor, start) => {
-                &checkpoint.data(&checkpoint.tensors()[*tensor])[*start..][..self.bytes() as usize]
-            }
+            Storage::Mapped(at) => &checkpoint.data(&checkpoint.tensors()[at.tensor])[at.start..at.end],
             Storage::Owned(data) => data,
         };
         Matrix::new(self.element_type, self.rows, self.columns, data)
     }
 
     /// Where in the map the numbers are, unless they were made while loading.
-    pub(crate) fn mapped(&self, checkpoint: &Checkpoint) -> Option<Mapped> {
+    pub(crate) fn mapped(&self) -> Option<Mapped> {
         match self.storage {
-            Storage::Mapped(tensor) => {
-                Some(Mapped { tensor, start: 0, end: checkpoint.tensors()[tensor].bytes })
-            }
-            Storage::Part(tensor, start) => {
-                Some(Mapped { tensor, start, end: start + self.bytes() as usize })
-            }
+            Storage::Mapped(place) => Some(place),
             Storage::Owned(_) => None,
         }
     }
@@ -258,47 +247,46 @@ pub(crate) struct Weights {
 }
 
 impl Weights {
-    /// Finds and checks every tensor `config` demands.
+    /// Takes every tensor from `view`, which is the checkpoint as it is stored.
     ///
     /// # Errors
-    /// A missing tensor, a shape that is not the config's, an element type that cannot be run, a vector that
-    /// is not finite; always with file and tensor.
+    /// An element type that cannot be run, a vector that is not finite, a tensor that this forward pass needs and
+    /// the configuration does not demand; always with file and tensor.
     pub(crate) fn resolve(
-        checkpoint: &Checkpoint,
+        view: &View<'_>,
         config: &Config,
-        packing: Option<&Packing>,
         load_in: Option<&dyn LoadIn>,
         pool: &Pool,
     ) -> Result<Self> {
         use TensorRole as R;
-        let finder = Finder::new(checkpoint, config, packing, load_in, pool);
-        let (embedding, _) = finder.matrix(R::TokenEmbedding, None, None)?;
-        let tied = finder.find(R::Output, None, None).is_none() && config.tied_embeddings;
+        let lookup = Lookup::new(view, load_in, pool);
+        let (embedding, _) = lookup.matrix(R::TokenEmbedding, None, None)?;
+        let tied = !lookup.has(R::Output, None) && config.tied_embeddings;
         let output = if tied {
             // The head is the embedding, under its name.
-            finder.tied(embedding.clone())
+            lookup.tied(embedding.clone())?
         } else {
-            finder.linear(R::Output, Some(R::OutputBias), None)?
+            lookup.linear(R::Output, Some(R::OutputBias), None)?
         };
         let positions = match config.architecture.position {
-            Position::Learned { .. } => Some(finder.matrix(R::PositionEmbedding, None, None)?.0),
+            Position::Learned { .. } => Some(lookup.matrix(R::PositionEmbedding, None, None)?.0),
             _ => None,
         };
         let projection = |role| match config.embedding_size == config.hidden_size {
             true => Ok(None),
-            false => finder.linear(role, None, None).map(Some),
+            false => lookup.linear(role, None, None).map(Some),
         };
-        let blocks = (0..config.layers).map(|layer| block(&finder, config, layer)).collect::<Result<_>>()?;
+        let blocks = (0..config.layers).map(|layer| block(&lookup, config, layer)).collect::<Result<_>>()?;
         Ok(Self {
             embedding,
             positions,
             embedding_in: projection(R::EmbeddingIn)?,
             embedding_out: projection(R::EmbeddingOut)?,
             blocks,
-            output_norm: finder.norm_if(config.final_norm, R::OutputNorm, Some(R::OutputNormBias), None)?,
+            output_norm: lookup.norm_if(config.final_norm, R::OutputNorm, Some(R::OutputNormBias), None)?,
             output,
             tied,
-            bytes_in_file: finder.bytes(),
+            bytes_in_file: lookup.bytes(),
             experts_used: config.experts.map_or(0, |e| e.used),
         })
     }
@@ -357,70 +345,74 @@ impl Weights {
     }
 }
 
-fn block(finder: &Finder<'_>, config: &Config, layer: usize) -> Result<Block> {
+fn block(lookup: &Lookup<'_, '_>, config: &Config, layer: usize) -> Result<Block> {
     use TensorRole as R;
     let at = Some(layer);
-    let has = |role| finder.demanded(role, at);
+    let has = |role| lookup.has(role, at);
     let qkv = match has(R::AttentionQkv) {
         true => Qkv::Fused {
-            qkv: finder.linear(R::AttentionQkv, Some(R::AttentionQkvBias), at)?,
-            by_group: finder.by_group(R::AttentionQkv, at),
+            qkv: lookup.linear(R::AttentionQkv, Some(R::AttentionQkvBias), at)?,
+            by_group: lookup.by_group(R::AttentionQkv, at),
         },
         false => Qkv::Separate {
-            q: finder.linear(R::AttentionQ, Some(R::AttentionQBias), at)?,
-            k: finder.linear(R::AttentionK, Some(R::AttentionKBias), at)?,
-            v: finder.linear(R::AttentionV, Some(R::AttentionVBias), at)?,
+            q: lookup.linear(R::AttentionQ, Some(R::AttentionQBias), at)?,
+            k: lookup.linear(R::AttentionK, Some(R::AttentionKBias), at)?,
+            v: lookup.linear(R::AttentionV, Some(R::AttentionVBias), at)?,
         },
     };
     let head_norms = match config.qk_norm {
         true => Some(HeadNorms {
-            q: finder.vector(R::AttentionQNorm, at)?,
-            k: finder.vector(R::AttentionKNorm, at)?,
+            q: lookup.vector(R::AttentionQNorm, at)?,
+            k: lookup.vector(R::AttentionKNorm, at)?,
         }),
         false => None,
     };
     let ffn = match &config.experts {
         Some(experts) => Ffn::Experts(Box::new(Experts {
-            router: finder.linear(R::Router, None, at)?,
-            experts: (0..experts.count).map(|e| expert(finder, layer, e)).collect::<Result<_>>()?,
+            router: lookup.linear(R::Router, None, at)?,
+            experts: (0..experts.count).map(|e| expert(lookup, layer, e)).collect::<Result<_>>()?,
         })),
         None => {
             let widen = if has(R::FfnGateUp) {
-                Widen::Fused(finder.linear(R::FfnGateUp, None, at)?)
+                Widen::Fused(lookup.linear(R::FfnGateUp, None, at)?)
             } else if config.architecture.gated {
                 Widen::Gated {
-                    gate: finder.linear(R::FfnGate, Some(R::FfnGateBias), at)?,
-                    up: finder.linear(R::FfnUp, Some(R::FfnUpBias), at)?,
+                    gate: lookup.linear(R::FfnGate, Some(R::FfnGateBias), at)?,
+                    up: lookup.linear(R::FfnUp, Some(R::FfnUpBias), at)?,
                 }
             } else {
-                Widen::Plain(finder.linear(R::FfnUp, Some(R::FfnUpBias), at)?)
+                Widen::Plain(lookup.linear(R::FfnUp, Some(R::FfnUpBias), at)?)
             };
-            Ffn::Dense { widen, down: finder.linear(R::FfnDown, Some(R::FfnDownBias), at)? }
+            Ffn::Dense { widen, down: lookup.linear(R::FfnDown, Some(R::FfnDownBias), at)? }
         }
     };
-    let norm = |role, bias| finder.norm_if(has(role), role, Some(bias), at);
+    let norm = |role, bias| lookup.norm_if(has(role), role, Some(bias), at);
     let attention_norm = norm(R::AttentionNorm, R::AttentionNormBias)?;
     let ffn_norm = norm(R::FfnNorm, R::FfnNormBias)?;
-    debug_assert!(ffn_norm.is_some() || config.block == BlockKind::Parallel);
+    // Only a parallel block can share the attention's.
+    let ffn_norm = match ffn_norm {
+        None if config.block != BlockKind::Parallel => Some(lookup.norm(R::FfnNorm, None, at)?),
+        found => found,
+    };
     Ok(Block {
         // Every architecture has it: the error names it where the file does not.
         attention_norm: match attention_norm {
             Some(norm) => norm,
-            None => finder.norm(R::AttentionNorm, None, at)?,
+            None => lookup.norm(R::AttentionNorm, None, at)?,
         },
         attention_norm_2: norm(R::AttentionNorm2, R::AttentionNorm2Bias)?,
         qkv,
         head_norms,
-        attention_output: finder.linear(R::AttentionOutput, Some(R::AttentionOutputBias), at)?,
-        attention_post_norm: finder.norm_if(has(R::AttentionPostNorm), R::AttentionPostNorm, None, at)?,
+        attention_output: lookup.linear(R::AttentionOutput, Some(R::AttentionOutputBias), at)?,
+        attention_post_norm: lookup.norm_if(has(R::AttentionPostNorm), R::AttentionPostNorm, None, at)?,
         ffn_norm,
         ffn,
-        ffn_post_norm: finder.norm_if(has(R::FfnPostNorm), R::FfnPostNorm, None, at)?,
+        ffn_post_norm: lookup.norm_if(has(R::FfnPostNorm), R::FfnPostNorm, None, at)?,
     })
 }
 
-fn expert(finder: &Finder<'_>, layer: usize, expert: usize) -> Result<Expert> {
-    let linear = |role| finder.expert(role, layer, expert);
+fn expert(lookup: &Lookup<'_, '_>, layer: usize, expert: usize) -> Result<Expert> {
+    let linear = |role| lookup.expert(role, layer, expert);
     Ok(Expert {
         gate: linear(TensorRole::ExpertsGate)?,
         up: linear(TensorRole::ExpertsUp)?,

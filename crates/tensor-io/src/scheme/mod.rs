@@ -82,6 +82,20 @@ pub enum Scheme {
     Int8,
 }
 
+impl Scheme {
+    /// Its name: `gptq`, `awq`, `compressed-tensors`, `nf4`, `fp4` or `int8`.
+    pub fn name(&self) -> &'static str {
+        match self {
+            Self::Gptq { .. } => "gptq",
+            Self::Awq { .. } => "awq",
+            Self::CompressedTensors { .. } => "compressed-tensors",
+            Self::Nf4 { .. } => "nf4",
+            Self::Fp4 { .. } => "fp4",
+            Self::Int8 => "int8",
+        }
+    }
+}
+
 /// The packed layers of a checkpoint.
 #[derive(Debug)]
 pub struct Packing {

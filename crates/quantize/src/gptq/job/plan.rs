@@ -1,6 +1,7 @@
 //! What a job will do, known before any work is done: shapes are checked for all modules up front.
 
 use quern_model::World;
+use quern_model::contents::already_quantized;
 use quern_run::Model;
 use quern_tensor_io::{Container, Error as FileError};
 
@@ -52,10 +53,7 @@ pub fn plan(model: &Model, options: &Options) -> Result<Plan, Error> {
     }
     let config = model.config();
     if let Some(method) = &config.quantization {
-        let what = format!(
-            "this checkpoint is quantized with {method} already; start from the original in f16 or bf16"
-        );
-        return Err(FileError::unsupported(checkpoint.path(), what).into());
+        return Err(already_quantized(checkpoint.path(), method).into());
     }
     let mut modules = Vec::new();
     for layer in 0..config.layers {

@@ -6,6 +6,7 @@ use std::path::Path;
 use std::time::Instant;
 
 use quern_compute::Pool;
+use quern_model::View;
 use quern_run::{Layerwise, LinearInfo, Model, Replacement, Stages};
 use quern_tensor_io::scheme::Packing;
 use quern_tensor_io::{Checkpoint, ElementType, Error as FileError, Progress, TensorPlan, decode};
@@ -380,6 +381,14 @@ fn write_imatrix(path: &Path, plan: &Plan, options: &Options, records: &[BlockRe
     Ok(())
 }
 
+/// A tensor of the output.
+enum Piece<'a> {
+    /// Part of a packed module, in a file of the unfinished run.
+    Packed(&'a Checkpoint, usize),
+    /// As the source has it: its number in the view.
+    Source(usize),
+}
+
 /// Puts the output together.
 #[allow(clippy::too_many_arguments)]
 fn write(
@@ -405,18 +414,29 @@ fn write(
             packed.entry(module).or_default().push((part, index));
         }
     }
-    // In the source's order, packed modules in place of their weights.
-    let mut pieces: Vec<(&Checkpoint, usize)> = Vec::new();
-    for (index, info) in checkpoint.tensors().iter().enumerate() {
-        let module = info.name.strip_suffix(".weight").and_then(|module| packed.get(module));
-        match module {
-            Some(tensors) => pieces.extend(tensors),
-            None => pieces.push((checkpoint, index)),
+    // In the source's order and by the architecture's names, packed modules in place of their weights.
+    let view = View::stored(checkpoint)?;
+    let mut pieces: Vec<Piece<'_>> = Vec::new();
+    for number in view.file_order() {
+        let name = view.tensors()[number].name.as_str();
+        match name.strip_suffix(".weight").and_then(|module| packed.get(module)) {
+            Some(tensors) => pieces.extend(tensors.iter().map(|&(from, index)| Piece::Packed(from, index))),
+            None => pieces.push(Piece::Source(number)),
         }
     }
-    let planned = |&(from, index): &(&Checkpoint, usize)| {
-        let info = &from.tensors()[index];
-        TensorPlan { name: info.name.clone(), element_type: info.element_type, shape: info.shape.clone() }
+    let planned = |piece: &Piece<'_>| match *piece {
+        Piece::Packed(from, index) => {
+            let info = &from.tensors()[index];
+            TensorPlan { name: info.name.clone(), element_type: info.element_type, shape: info.shape.clone() }
+        }
+        Piece::Source(number) => {
+            let tensor = &view.tensors()[number];
+            TensorPlan {
+                name: tensor.name.clone(),
+                element_type: tensor.element_type,
+                shape: tensor.shape.clone(),
+            }
+        }
     };
     let modules: Vec<_> = records.iter().flat_map(|r| r.modules.iter().cloned()).collect();
     debug_assert_eq!(modules.len(), plan.modules.iter().filter(|m| m.settings.is_some()).count());
@@ -432,8 +452,17 @@ fn write(
         ..DirectoryOptions::default()
     };
     let mut directory = Directory::create(output, checkpoint, directory_options)?;
-    for (from, index) in pieces {
-        let data = from.data(&from.tensors()[index]);
+    for piece in pieces {
+        let (from, data) = match piece {
+            Piece::Packed(from, index) => (from, from.data(&from.tensors()[index])),
+            Piece::Source(number) => {
+                let data = view.contiguous(number).ok_or_else(|| {
+                    let what = "its values are not one after the other in the file";
+                    FileError::malformed(checkpoint.path(), what).with_tensor(&view.tensors()[number].name)
+                })?;
+                (checkpoint, data)
+            }
+        };
         directory.write(data)?;
         from.release(data.as_ptr_range());
     }

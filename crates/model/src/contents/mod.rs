@@ -1,0 +1,346 @@
+//! What a checkpoint holds, matched once against what its configuration demands: the one list that `inspect`,
+//! `convert`, `run` and every quantizer read.
+//!
+//! ```text
+//! tensors of the file ──names.rs──> names of the architecture ──┬─ demanded ──> HeldTensor (where its rows are)
+//!                                                               ├─ harmless ──> LeftOut    (masks, buffers, zeros)
+//!                                                               └─ neither  ──> Problem
+//! demanded, but not in the file, or of another shape ─────────────────────────> Problem
+//! ```
+//!
+//! A tensor is never dropped in silence: it is used, left out because it changes no result (with a note), or
+//! refused.
+
+mod extras;
+mod names;
+mod problem;
+
+use std::collections::{HashMap, HashSet};
+use std::path::Path;
+
+use quern_tensor_io::scheme::{PackedLayer, Packing};
+use quern_tensor_io::{Checkpoint, Error, Result, TensorInfo};
+
+use crate::Config;
+use crate::architecture::{AliasLayout, Layout, TensorRole, World};
+use crate::config::ExpectedTensor;
+
+pub use extras::{Extra, LeftOut};
+pub use problem::{Problem, ProblemKind};
+
+use extras::Extras;
+use names::Names;
+
+/// A checkpoint, matched against its configuration.
+#[derive(Debug)]
+pub struct Contents<'a> {
+    checkpoint: &'a Checkpoint,
+    config: Config,
+    packing: Option<Packing>,
+    tensors: Vec<HeldTensor>,
+    left_out: Vec<LeftOut>,
+    problems: Vec<Problem>,
+}
+
+/// A tensor that the configuration demands or allows, and where the checkpoint has it.
+#[derive(Clone, Debug)]
+pub struct HeldTensor {
+    /// What was asked for; its name is the architecture's, which the file may spell with another prefix.
+    pub expected: ExpectedTensor,
+    /// Where it is.
+    pub place: Place,
+}
+
+/// Where a tensor's rows are.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Place {
+    /// In the file as they are.
+    Plain(Span),
+    /// In packed layer number so of [`Contents::packing`].
+    Packed(usize),
+}
+
+/// Consecutive bytes of one tensor of the checkpoint: all of it, or one matrix of a stack.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Span {
+    /// Index into [`Checkpoint::tensors`].
+    pub tensor: usize,
+    /// First byte, counted from the tensor's own first.
+    pub start: usize,
+    /// Number of bytes.
+    pub bytes: usize,
+}
+
+impl Span {
+    /// The bytes, in the checkpoint this span was made for.
+    ///
+    /// # Panics
+    /// If it was made for another checkpoint and reaches outside the tensor.
+    pub fn data<'c>(&self, checkpoint: &'c Checkpoint) -> &'c [u8] {
+        &checkpoint.data(self.info(checkpoint))[self.start..][..self.bytes]
+    }
+
+    /// The tensor it is part of.
+    ///
+    /// # Panics
+    /// If it was made for another checkpoint that has more tensors.
+    pub fn info<'c>(&self, checkpoint: &'c Checkpoint) -> &'c TensorInfo {
+        &checkpoint.tensors()[self.tensor]
+    }
+}
+
+impl<'a> Contents<'a> {
+    /// Reads the configuration and the packed layers of `checkpoint` and matches its tensors.
+    ///
+    /// # Errors
+    /// A configuration or a quantization that cannot be read. Tensors that are missing, misshapen or unknown are
+    /// no error here: see [`Contents::problems`] and [`Contents::require_sound`].
+    pub fn read(checkpoint: &'a Checkpoint) -> Result<Self> {
+        let config = Config::from_checkpoint(checkpoint)?;
+        let packing = Packing::read(checkpoint)?;
+        if let (Some(method), None) = (&config.quantization, &packing) {
+            let what = format!(
+                "config.json says the weights are quantized with {method}, but no quantized layer is there that \
+                 quern reads; start from the original weights"
+            );
+            return Err(Error::unsupported(checkpoint.path(), what));
+        }
+        Ok(Self::matched(checkpoint, config, packing))
+    }
+
+    /// As [`Contents::read`], with a configuration and packed layers that were read before.
+    pub fn matched(checkpoint: &'a Checkpoint, config: Config, packing: Option<Packing>) -> Self {
+        let expected = config.expected_tensors(config.world);
+        let names = Names::new(&config, &expected);
+        let found = Found::new(checkpoint, packing.as_ref(), &names);
+        let mut matcher =
+            Matcher { checkpoint, config: &config, packing: packing.as_ref(), found, used: HashSet::new() };
+        let (mut tensors, mut problems) = (Vec::with_capacity(expected.len()), Vec::new());
+        for want in expected {
+            match matcher.place(&want) {
+                Ok(Some(place)) => tensors.push(HeldTensor { expected: want, place }),
+                Ok(None) if want.optional => {}
+                Ok(None) => problems.push(Problem::missing(checkpoint, &want)),
+                Err(problem) => problems.push(problem),
+            }
+        }
+        let used = matcher.used;
+        let extras = Extras::new(checkpoint, &config, packing.as_ref(), &names, &tensors);
+        let left_out = extras.classify(&used, &mut problems);
+        Self { checkpoint, config, packing, tensors, left_out, problems }
+    }
+
+    /// The checkpoint.
+    pub fn checkpoint(&self) -> &'a Checkpoint {
+        self.checkpoint
+    }
+
+    /// Its configuration.
+    pub fn config(&self) -> &Config {
+        &self.config
+    }
+
+    /// Its packed layers, where it has such.
+    pub fn packing(&self) -> Option<&Packing> {
+        self.packing.as_ref()
+    }
+
+    /// The tensors found, in the architecture's order.
+    pub fn tensors(&self) -> &[HeldTensor] {
+        &self.tensors
+    }
+
+    /// What the file holds beyond them that changes no result.
+    pub fn left_out(&self) -> &[LeftOut] {
+        &self.left_out
+    }
+
+    /// What is missing, misshapen or not part of such a model.
+    pub fn problems(&self) -> &[Problem] {
+        &self.problems
+    }
+
+    /// One sentence on what is left out; `None` if nothing is.
+    pub fn note(&self) -> Option<String> {
+        extras::note(&self.left_out)
+    }
+
+    /// Refuses a checkpoint with [`Contents::problems`].
+    ///
+    /// # Errors
+    /// The first problem, with the number of others.
+    pub fn require_sound(&self) -> Result<()> {
+        problem::first(self.checkpoint, &self.problems)
+    }
+
+    /// How the weights are quantized (`gptq`, `nf4`, `q4_K` …); `None` where they are plain numbers.
+    pub fn quantized_with(&self) -> Option<String> {
+        quantized_with(self.checkpoint, &self.config, self.packing.as_ref())
+    }
+
+    /// Refuses a checkpoint whose weights are quantized.
+    ///
+    /// # Errors
+    /// It is, with the method.
+    pub fn refuse_quantized(&self) -> Result<()> {
+        match self.quantized_with() {
+            None => Ok(()),
+            Some(method) => Err(already_quantized(self.checkpoint.path(), &method)),
+        }
+    }
+
+    /// The packed layers, where the checkpoint has such.
+    pub fn into_packing(self) -> Option<Packing> {
+        self.packing
+    }
+
+    /// Takes it apart.
+    pub(crate) fn into_parts(self) -> (Config, Option<Packing>, Vec<HeldTensor>) {
+        (self.config, self.packing, self.tensors)
+    }
+}
+
+/// The refusal to quantize once more what is quantized with `method`.
+pub fn already_quantized(file: &Path, method: &str) -> Error {
+    let what = format!(
+        "the weights are already quantized with {method}, and quantizing them again would lose quality twice; start \
+         from the original weights, or pass --allow-requantize"
+    );
+    Error::refused(file, what)
+}
+
+/// How a checkpoint's weights are quantized; `None` where they are plain numbers.
+fn quantized_with(checkpoint: &Checkpoint, config: &Config, packing: Option<&Packing>) -> Option<String> {
+    if let Some(method) = &config.quantization {
+        return Some(method.clone());
+    }
+    if let Some(packing) = packing.filter(|p| !p.layers().is_empty()) {
+        return Some(packing.scheme().name().to_owned());
+    }
+    let block = checkpoint.tensors().iter().map(|t| t.element_type).find(|t| t.is_block());
+    block.map(|t| t.name().to_owned())
+}
+
+/// What stands under each of the architecture's names, in file order.
+struct Found {
+    by_name: HashMap<String, Vec<Item>>,
+}
+
+/// A tensor of the file or a packed layer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+enum Item {
+    Plain(usize),
+    Packed(usize),
+}
+
+impl Found {
+    fn new(checkpoint: &Checkpoint, packing: Option<&Packing>, names: &Names) -> Self {
+        let mut by_name: HashMap<String, Vec<Item>> = HashMap::new();
+        let layers = packing.map_or(&[] as &[PackedLayer], Packing::layers);
+        let parts: HashSet<usize> = layers.iter().flat_map(|l| l.parts.iter().copied()).collect();
+        let packed = layers.iter().enumerate().map(|(n, l)| (l.name.as_str(), Item::Packed(n)));
+        let plain = checkpoint.tensors().iter().enumerate().filter(|(i, _)| !parts.contains(i));
+        let plain = plain.map(|(i, t)| (t.name.as_str(), Item::Plain(i)));
+        for (name, item) in packed.chain(plain) {
+            if let Some(known) = names.known(name) {
+                by_name.entry(known).or_default().push(item);
+            }
+        }
+        Self { by_name }
+    }
+}
+
+struct Matcher<'a, 'c> {
+    checkpoint: &'a Checkpoint,
+    config: &'c Config,
+    packing: Option<&'c Packing>,
+    found: Found,
+    /// What is used.
+    used: HashSet<Item>,
+}
+
+impl Matcher<'_, '_> {
+    /// Where `want` is; `None` if nowhere.
+    fn place(&mut self, want: &ExpectedTensor) -> Result<Option<Place>, Problem> {
+        if let Some(&item) = self.found.by_name.get(&want.name).and_then(|items| items.first()) {
+            self.used.insert(item);
+            return match item {
+                Item::Packed(number) => self.packed(want, number).map(Some),
+                Item::Plain(index) => self.plain(want, index).map(Some),
+            };
+        }
+        let aliases = self.config.architecture.hf_aliases.iter();
+        for alias in aliases.filter(|a| a.role == want.role && self.config.world == World::HuggingFace) {
+            let Some(name) = self.config.fill(alias.name, want.layer, want.part) else { continue };
+            let Some(&Item::Plain(index)) = self.found.by_name.get(&name).and_then(|items| items.first())
+            else {
+                continue;
+            };
+            self.used.insert(Item::Plain(index));
+            return match alias.layout {
+                AliasLayout::Same => self.plain(want, index).map(Some),
+                AliasLayout::Stack { of, which } => self.slice(want, index, of, which).map(Some),
+            };
+        }
+        Ok(None)
+    }
+
+    fn packed(&self, want: &ExpectedTensor, number: usize) -> Result<Place, Problem> {
+        let Some(layer) = self.packing.and_then(|p| p.layers().get(number)) else {
+            return Err(Problem::missing(self.checkpoint, want));
+        };
+        let shape = [layer.rows, layer.columns];
+        // GPT-2's transposed matrices are stored the usual way round once they are packed.
+        let transposed = want.template.layout == Layout::Transposed && want.shape.iter().rev().eq(&shape);
+        match want.shape == shape || transposed {
+            true => Ok(Place::Packed(number)),
+            false => {
+                let file = problem::file_of_layer(self.checkpoint, layer);
+                Err(Problem::shape(&layer.name, file, &shape, &want.shape))
+            }
+        }
+    }
+
+    fn plain(&self, want: &ExpectedTensor, index: usize) -> Result<Place, Problem> {
+        let info = &self.checkpoint.tensors()[index];
+        if info.shape != want.shape {
+            return Err(Problem::shape(&info.name, self.checkpoint.file_of(info), &info.shape, &want.shape));
+        }
+        self.check_type(info)?;
+        Ok(Place::Plain(Span { tensor: index, start: 0, bytes: info.bytes }))
+    }
+
+    /// The matrix of part `want.part` in a stack that holds `of` of them for each part, this one at `which`.
+    fn slice(&self, want: &ExpectedTensor, index: usize, of: usize, which: usize) -> Result<Place, Problem> {
+        let info = &self.checkpoint.tensors()[index];
+        let parts = self.parts(want.role);
+        let (Some(part), &[rows, columns]) = (want.part, want.shape.as_slice()) else {
+            return Err(Problem::missing(self.checkpoint, want));
+        };
+        let demanded = [parts, of * rows, columns];
+        if info.shape != demanded {
+            return Err(Problem::shape(&info.name, self.checkpoint.file_of(info), &info.shape, &demanded));
+        }
+        self.check_type(info)?;
+        let bytes = info.bytes / (parts * of).max(1);
+        Ok(Place::Plain(Span { tensor: index, start: (part * of + which) * bytes, bytes }))
+    }
+
+    fn parts(&self, role: TensorRole) -> usize {
+        let experts = [TensorRole::ExpertsGate, TensorRole::ExpertsUp, TensorRole::ExpertsDown];
+        match experts.contains(&role) {
+            true => self.config.experts.as_ref().map_or(1, |e| e.count),
+            false => 1,
+        }
+    }
+
+    fn check_type(&self, info: &TensorInfo) -> Result<(), Problem> {
+        let file = self.checkpoint.file_of(info);
+        let kind = match info.element_type {
+            t if self.config.world == World::HuggingFace && !t.is_float() => ProblemKind::NotFloat(t),
+            t if t.row_bytes(info.columns()).is_none() => ProblemKind::PartialBlocks(t),
+            _ => return Ok(()),
+        };
+        Err(Problem { tensor: info.name.clone(), file: file.to_path_buf(), kind })
+    }
+}

@@ -1,0 +1,108 @@
+//! How a file may spell the architecture's tensor names.
+//!
+//! | spelling | written by |
+//! |---|---|
+//! | `model.layers.0…`, `transformer.h.0…` | a model with a head: the architecture's own |
+//! | `layers.0…`, `h.0…` | the bare model class (`LlamaModel`, the published GPT-2 files) |
+//! | `_orig_mod.` anywhere | a model that went through `torch.compile` |
+//! | `module.` in front | data-parallel training |
+//! | `base_model.model.` in front | PEFT, after its adapter was merged |
+//! | `pretrained_model.` in front | TRL's models with a value head |
+//! | `language_model.` in front or behind `model.` | the text part of a multimodal model |
+
+use std::borrow::Cow;
+use std::collections::HashSet;
+
+use crate::Config;
+use crate::architecture::World;
+use crate::config::ExpectedTensor;
+
+/// What wrappers put in front of every name.
+const WRAPPERS: [&str; 4] = ["module.", "base_model.model.", "pretrained_model.", "language_model."];
+/// What `torch.compile` puts in front of a compiled module's names.
+const COMPILED: &str = "_orig_mod.";
+/// Where multimodal classes keep their text model.
+const TEXT_MODEL: &str = "model.language_model.";
+
+/// The names an architecture knows.
+pub(super) struct Names {
+    world: World,
+    prefix: &'static str,
+    known: HashSet<String>,
+    /// The templates of names within the blocks, cut at the layer number: what stands before and behind it.
+    per_layer: Vec<(String, String)>,
+}
+
+impl Names {
+    pub fn new(config: &Config, expected: &[ExpectedTensor]) -> Self {
+        let mut known: HashSet<String> = expected.iter().map(|e| e.name.clone()).collect();
+        let aliases = match config.world {
+            World::HuggingFace => config.architecture.hf_aliases,
+            World::Gguf => &[],
+        };
+        let parts = config.experts.as_ref().map_or(0, |e| e.count);
+        for alias in aliases {
+            let numbered = alias.name.contains("{expert}");
+            for layer in 0..config.layers {
+                for part in 0..if numbered { parts } else { 1 } {
+                    known.extend(config.fill(alias.name, Some(layer), Some(part)));
+                }
+            }
+        }
+        let templates = config.architecture.tensors.iter().filter_map(|t| t.name(config.world));
+        let templates = templates.chain(aliases.iter().map(|a| a.name));
+        let per_layer = templates.filter_map(|t| t.split_once("{layer}"));
+        let per_layer = per_layer.map(|(before, behind)| (before.to_owned(), behind.to_owned())).collect();
+        Self { world: config.world, prefix: config.architecture.hf_prefix, known, per_layer }
+    }
+
+    /// The architecture's spelling of a name of the file; `None` for a name it does not have.
+    pub fn known(&self, name: &str) -> Option<String> {
+        self.spellings(name)
+            .into_iter()
+            .find(|spelling| self.known.contains(spelling.as_ref()))
+            .map(Cow::into_owned)
+    }
+
+    /// The number of the layer, if the name is one of the architecture's for some layer.
+    pub fn layer_of(&self, name: &str) -> Option<usize> {
+        let number = |spelling: Cow<'_, str>| {
+            self.per_layer.iter().find_map(|(before, behind)| {
+                let (layer, rest) = spelling.strip_prefix(before.as_str())?.split_once('.')?;
+                // Names of experts have a number of their own; packed layers other ends.
+                let end = behind.strip_prefix('.')?.split("{expert}").next()?;
+                let module = end.strip_suffix(".weight").unwrap_or(end);
+                rest.starts_with(module).then(|| layer.parse().ok())?
+            })
+        };
+        self.spellings(name).into_iter().find_map(number)
+    }
+
+    /// Spellings to try, the file's own first.
+    pub fn spellings<'n>(&self, name: &'n str) -> Vec<Cow<'n, str>> {
+        let mut all = vec![Cow::Borrowed(name)];
+        if self.world == World::Gguf {
+            return all;
+        }
+        let mut bare = match name.contains(COMPILED) {
+            true => Cow::Owned(name.replace(COMPILED, "")),
+            false => Cow::Borrowed(name),
+        };
+        loop {
+            self.push(&bare, &mut all);
+            if let Some(rest) = bare.strip_prefix(TEXT_MODEL) {
+                self.push(&Cow::Owned(rest.to_owned()), &mut all);
+            }
+            let Some(rest) = WRAPPERS.iter().find_map(|wrapper| bare.strip_prefix(wrapper)) else {
+                return all;
+            };
+            bare = Cow::Owned(rest.to_owned());
+        }
+    }
+
+    /// The name as it is, and with the prefix of a model that has a head.
+    fn push<'n>(&self, name: &Cow<'n, str>, all: &mut Vec<Cow<'n, str>>) {
+        all.push(name.clone());
+        all.push(Cow::Owned(format!("{}{name}", self.prefix)));
+    }
+}

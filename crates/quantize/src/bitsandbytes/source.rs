@@ -1,0 +1,87 @@
+//! What bitsandbytes quantizes: a Hugging Face checkpoint of plain numbers.
+//!
+//! Of an architecture that quern knows, every tensor is matched with the configuration before any work: one that is
+//! missing, misshapen or unknown is refused, since the output could not be loaded. Of others the tensors are taken as
+//! they are, with a note: bitsandbytes needs to know no more of them than their names.
+
+use quern_model::contents::already_quantized;
+use quern_model::{Contents, Packed, View, ViewTensor};
+use quern_tensor_io::{Checkpoint, Container, Error, ErrorKind, Result};
+use serde_json::Value;
+
+/// Families whose linear layers are transposed (`Conv1D`).
+const TRANSPOSED: [&str; 4] = ["gpt2", "openai-gpt", "imagegpt", "decision_transformer"];
+
+/// Ends of names that only quantized checkpoints have.
+const PACKED: [&str; 7] =
+    [".qweight", ".SCB", ".absmax", ".weight_packed", ".weight_scale", ".weight_scale_inv", ".qzeros"];
+
+/// The source by the architecture's names, without the tensors that no reader uses.
+///
+/// # Errors
+/// A GGUF file, a checkpoint that is quantized already or has transposed linear layers; of a known architecture,
+/// tensors that are missing, misshapen or unknown.
+pub(super) fn view(source: &Checkpoint) -> Result<View<'_>> {
+    check(source, &read_config(source)?)?;
+    match Contents::read(source) {
+        Ok(contents) => {
+            contents.refuse_quantized()?;
+            View::of_contents(contents)
+        }
+        // Quern cannot run it, but its linear layers can be told by their names.
+        Err(Error { kind: ErrorKind::Unsupported(why), .. }) => {
+            let note = format!("names and shapes of the tensors are not checked: {why}");
+            Ok(View::hugging_face(source, Packed::Refused)?.with_note(note))
+        }
+        Err(e) => Err(e),
+    }
+}
+
+/// An error about a tensor of the view, with its file and the name it has there.
+pub(super) fn error(view: &View<'_>, tensor: &ViewTensor, kind: ErrorKind) -> Error {
+    let checkpoint = view.checkpoint();
+    let name = tensor.sources.first().unwrap_or(&tensor.name);
+    let file = checkpoint.tensor(name).map_or(checkpoint.path(), |t| checkpoint.file_of(t.info));
+    Error::new(file, kind).with_tensor(name)
+}
+
+/// The source's `config.json`; nothing where there is none, which the directory's writer complains about.
+pub(super) fn read_config(source: &Checkpoint) -> Result<Value> {
+    let file = source.directory().join("config.json");
+    let Ok(text) = std::fs::read(&file) else { return Ok(Value::Null) };
+    serde_json::from_slice(&text).map_err(|e| Error::malformed(&file, format!("not a configuration: {e}")))
+}
+
+/// Refuses sources that cannot be quantized, whatever their architecture.
+fn check(source: &Checkpoint, config: &Value) -> Result<()> {
+    let refused = |what: String| Err(Error::refused(source.path(), what));
+    if source.container() == Container::Gguf {
+        return refused(
+            "a GGUF file, but bitsandbytes works on Hugging Face checkpoints; start from those, or convert it \
+             first (quern convert --to safetensors)"
+                .into(),
+        );
+    }
+    let packed = source.tensors().iter().find(|t| PACKED.iter().any(|end| t.name.ends_with(end)));
+    let method = config["quantization_config"]["quant_method"].as_str();
+    match (method, packed) {
+        (Some(method), _) => return Err(already_quantized(source.path(), method)),
+        (None, Some(tensor)) => {
+            return Err(already_quantized(
+                source.path(),
+                &format!("a method of packed layers (tensor {:?})", tensor.name),
+            ));
+        }
+        (None, None) if !config["quantization_config"].is_null() => {
+            return Err(already_quantized(source.path(), "an unnamed method (quantization_config)"));
+        }
+        (None, None) => {}
+    }
+    if let Some(model_type) = config["model_type"].as_str().filter(|t| TRANSPOSED.contains(t)) {
+        return refused(format!(
+            "{model_type} models store their linear layers transposed (Conv1D), which bitsandbytes' form has no \
+             place for; choose a GGUF type instead"
+        ));
+    }
+    Ok(())
+}

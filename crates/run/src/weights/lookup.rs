@@ -1,0 +1,280 @@
+//! Looks tensors up by role in a [`View`] of the checkpoint as it is stored.
+
+use std::cell::Cell;
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use quern_compute::Pool;
+use quern_model::architecture::Layout;
+use quern_model::contents::Place;
+use quern_model::{TensorRole, View, ViewTensor};
+use quern_tensor_io::scheme::PackedLayer;
+use quern_tensor_io::{Checkpoint, ElementType, Error, ErrorKind, decode};
+
+use super::{Linear, Mapped, NormWeights, Storage, Weight};
+use crate::Result;
+use crate::load::{LoadIn, PlainMatrix, encoded, repacked, unpacked};
+
+type Key = (TensorRole, Option<usize>, Option<usize>);
+
+pub(super) struct Lookup<'v, 'a> {
+    view: &'v View<'a>,
+    by_role: HashMap<Key, usize>,
+    load_in: Option<&'v dyn LoadIn>,
+    pool: &'v Pool,
+    /// Bytes found so far.
+    bytes: Cell<u64>,
+}
+
+/// A tensor's rows as the checkpoint holds them.
+enum Stored<'v> {
+    Plain(Mapped, ElementType),
+    Packed(&'v PackedLayer),
+}
+
+impl<'v, 'a> Lookup<'v, 'a> {
+    pub fn new(view: &'v View<'a>, load_in: Option<&'v dyn LoadIn>, pool: &'v Pool) -> Self {
+        let roles = view.tensors().iter().enumerate();
+        let by_role = roles.filter_map(|(i, t)| Some(((t.role?, t.layer, t.part), i))).collect();
+        Self { view, by_role, load_in, pool, bytes: Cell::new(0) }
+    }
+
+    fn checkpoint(&self) -> &'a Checkpoint {
+        self.view.checkpoint()
+    }
+
+    /// Bytes of all matrices found.
+    pub fn bytes(&self) -> u64 {
+        self.bytes.get()
+    }
+
+    /// Whether the model has such a tensor (or its first part).
+    pub fn has(&self, role: TensorRole, layer: Option<usize>) -> bool {
+        [None, Some(0)].into_iter().any(|part| self.by_role.contains_key(&(role, layer, part)))
+    }
+
+    /// Whether this checkpoint has queries, keys and values of each key head together.
+    pub fn by_group(&self, role: TensorRole, layer: Option<usize>) -> bool {
+        self.find(role, layer, None).is_some_and(|t| t.layout == Layout::QkvByHead)
+    }
+
+    fn find(&self, role: TensorRole, layer: Option<usize>, part: Option<usize>) -> Option<&'v ViewTensor> {
+        self.by_role.get(&(role, layer, part)).map(|&index| &self.view.tensors()[index])
+    }
+
+    /// As [`Self::find`]; an error if there is none. The view has refused checkpoints without a tensor that the
+    /// configuration demands, so this is about one that the forward pass wants all the same.
+    fn need(&self, role: TensorRole, layer: Option<usize>, part: Option<usize>) -> Result<&'v ViewTensor> {
+        self.find(role, layer, part).ok_or_else(|| {
+            let named = self.view.config().and_then(|c| c.tensor_name(c.world, role, layer));
+            let name = named.unwrap_or_else(|| format!("{role:?}"));
+            let what = "the forward pass of this model needs this tensor and the file does not have it";
+            Error::malformed(self.checkpoint().path(), what).with_tensor(name).into()
+        })
+    }
+
+    fn stored(&self, tensor: &ViewTensor) -> Result<Stored<'v>> {
+        match tensor.place {
+            Some(Place::Plain(span)) => {
+                let place = Mapped { tensor: span.tensor, start: span.start, end: span.start + span.bytes };
+                Ok(Stored::Plain(place, tensor.element_type))
+            }
+            Some(Place::Packed(number)) => match self.view.packing().and_then(|p| p.layers().get(number)) {
+                Some(layer) => Ok(Stored::Packed(layer)),
+                None => Err(self.error(tensor, ErrorKind::Malformed("its packed layer is not there".into()))),
+            },
+            None => Err(self.error(tensor, ErrorKind::Malformed("its rows are not in the file".into()))),
+        }
+    }
+
+    fn data(&self, place: Mapped) -> &'a [u8] {
+        let checkpoint = self.checkpoint();
+        &checkpoint.data(&checkpoint.tensors()[place.tensor])[place.start..place.end]
+    }
+
+    pub fn matrix(
+        &self,
+        role: TensorRole,
+        layer: Option<usize>,
+        part: Option<usize>,
+    ) -> Result<(Weight, Option<Arc<[u32]>>)> {
+        let tensor = self.need(role, layer, part)?;
+        match self.stored(tensor)? {
+            Stored::Plain(place, _) => {
+                let (rows, columns) = (tensor.rows(), tensor.columns());
+                Ok((self.plain(tensor, place, rows, columns)?, None))
+            }
+            Stored::Packed(packed) => {
+                self.bytes.set(self.bytes.get() + packed.bytes as u64);
+                match self.target(tensor) {
+                    None => Ok(unpacked(self.checkpoint(), packed, self.pool)),
+                    Some((l, to)) => Ok((repacked(self.checkpoint(), packed, l, to, self.pool)?, None)),
+                }
+            }
+        }
+    }
+
+    fn target(&self, tensor: &ViewTensor) -> Option<(&'v dyn LoadIn, ElementType)> {
+        self.load_in.and_then(|l| Some((l, l.target(&tensor.name)?)))
+    }
+
+    /// A matrix that is stored as `rows` times `columns` plain values or blocks.
+    fn plain(&self, tensor: &ViewTensor, place: Mapped, rows: usize, columns: usize) -> Result<Weight> {
+        let element_type = tensor.element_type;
+        self.bytes.set(self.bytes.get() + (place.end - place.start) as u64);
+        let transposed = tensor.layout == Layout::Transposed;
+        let data = self.data(place);
+        let turned = transposed.then(|| transposed_bytes(element_type, rows, columns, data));
+        let (rows, columns) = if transposed { (columns, rows) } else { (rows, columns) };
+        if let Some((load_in, target)) = self.target(tensor) {
+            let data = turned.as_deref().unwrap_or(data);
+            let matrix = PlainMatrix { name: &tensor.name, element_type, rows, columns, data };
+            let weight =
+                encoded(&matrix, load_in, target, self.pool).map_err(|kind| self.error(tensor, kind))?;
+            self.checkpoint().release(self.data(place).as_ptr_range());
+            return Ok(weight);
+        }
+        if !quern_compute::supports(element_type) {
+            let what = format!(
+                "its element type {element_type} cannot be run; convert the model to f16, q8_0 or a K-quant"
+            );
+            return Err(self.error(tensor, ErrorKind::Unsupported(what)));
+        }
+        match turned {
+            Some(made) => {
+                self.checkpoint().release(data.as_ptr_range());
+                Ok(Weight::owned(element_type, rows, columns, made))
+            }
+            None => Ok(Weight { storage: Storage::Mapped(place), element_type, rows, columns }),
+        }
+    }
+
+    pub fn linear(&self, role: TensorRole, bias: Option<TensorRole>, layer: Option<usize>) -> Result<Linear> {
+        let (weight, permutation) = self.matrix(role, layer, None)?;
+        let name = self.need(role, layer, None)?.name.clone();
+        let bias = bias.map_or(Ok(None), |bias| self.optional(bias, layer))?;
+        Ok(Linear { name, role, layer, expert: None, weight, bias, permutation })
+    }
+
+    /// One expert's matrix: a tensor of its own, or its part of a stack.
+    pub fn expert(&self, role: TensorRole, layer: usize, expert: usize) -> Result<Linear> {
+        let at = Some(layer);
+        let linear = |name: &str, weight, permutation| Linear {
+            name: name.to_owned(),
+            role,
+            layer: at,
+            expert: Some(expert),
+            weight,
+            bias: None,
+            permutation,
+        };
+        if let Some(tensor) = self.find(role, at, Some(expert)) {
+            let (weight, permutation) = self.matrix(role, at, Some(expert))?;
+            return Ok(linear(&tensor.name, weight, permutation));
+        }
+        let stack = self.need(role, at, None)?;
+        let Stored::Plain(place, _) = self.stored(stack)? else {
+            let what = "a stack of experts is packed, it must be plain numbers or blocks";
+            return Err(self.error(stack, ErrorKind::Malformed(what.into())));
+        };
+        let count = stack.shape.first().copied().unwrap_or(1).max(1);
+        let bytes = (place.end - place.start) / count;
+        let start = place.start + expert * bytes;
+        let own = Mapped { start, end: start + bytes, ..place };
+        let weight = self.plain(stack, own, stack.rows() / count, stack.columns())?;
+        Ok(linear(&stack.name, weight, None))
+    }
+
+    /// A head that is the embedding.
+    pub fn tied(&self, weight: Weight) -> Result<Linear> {
+        let role = TensorRole::TokenEmbedding;
+        let name = self.need(role, None, None)?.name.clone();
+        Ok(Linear { name, role, layer: None, expert: None, weight, bias: None, permutation: None })
+    }
+
+    /// A norm and, where the file has one, its bias.
+    pub fn norm(
+        &self,
+        role: TensorRole,
+        bias: Option<TensorRole>,
+        layer: Option<usize>,
+    ) -> Result<NormWeights> {
+        let weight = self.vector(role, layer)?;
+        let bias = bias.map_or(Ok(None), |bias| self.optional(bias, layer))?;
+        Ok(NormWeights { weight, bias })
+    }
+
+    /// The same, if the model has one.
+    pub fn norm_if(
+        &self,
+        there: bool,
+        role: TensorRole,
+        bias: Option<TensorRole>,
+        layer: Option<usize>,
+    ) -> Result<Option<NormWeights>> {
+        match there {
+            true => self.norm(role, bias, layer).map(Some),
+            false => Ok(None),
+        }
+    }
+
+    /// A vector, where the model has it.
+    fn optional(&self, role: TensorRole, layer: Option<usize>) -> Result<Option<Vec<f32>>> {
+        match self.has(role, layer) {
+            true => self.vector(role, layer).map(Some),
+            false => Ok(None),
+        }
+    }
+
+    /// A vector, or the parts of one, in f32.
+    pub fn vector(&self, role: TensorRole, layer: Option<usize>) -> Result<Vec<f32>> {
+        let parts = (0..).map(Some).take_while(|&part| self.by_role.contains_key(&(role, layer, part)));
+        let mut parts: Vec<Option<usize>> = parts.collect();
+        if parts.is_empty() {
+            parts.push(None);
+        }
+        let mut all = Vec::new();
+        for part in parts {
+            let tensor = self.need(role, layer, part)?;
+            let Stored::Plain(place, element_type) = self.stored(tensor)? else {
+                let what = "it is packed, it must be plain numbers";
+                return Err(self.error(tensor, ErrorKind::Malformed(what.into())));
+            };
+            let mut values = vec![0.0; tensor.rows() * tensor.columns()];
+            if !decode::to_f32(element_type, self.data(place), &mut values) {
+                let what = format!("its element type {element_type} cannot be read as numbers");
+                return Err(self.error(tensor, ErrorKind::Unsupported(what)));
+            }
+            if values.iter().any(|v| !v.is_finite()) {
+                let what = "it holds NaN or infinite values".into();
+                return Err(self.error(tensor, ErrorKind::Malformed(what)));
+            }
+            if tensor.layout == Layout::PlusOne {
+                values.iter_mut().for_each(|v| *v += 1.0);
+            }
+            all.append(&mut values);
+        }
+        Ok(all)
+    }
+
+    /// An error about a tensor, with its file and the name it has there.
+    fn error(&self, tensor: &ViewTensor, kind: ErrorKind) -> crate::Error {
+        let checkpoint = self.checkpoint();
+        let name = tensor.sources.first().unwrap_or(&tensor.name);
+        let file = checkpoint.tensor(name).map_or(checkpoint.path(), |t| checkpoint.file_of(t.info));
+        Error::new(file, kind).with_tensor(name).into()
+    }
+}
+
+/// The bytes of a matrix of plain values, transposed.
+fn transposed_bytes(element_type: ElementType, rows: usize, columns: usize, data: &[u8]) -> Vec<u8> {
+    // Blocks, which Hugging Face's files never have, were refused when the view was made.
+    let size = element_type.block_bytes();
+    let mut out = vec![0; data.len()];
+    for (row, values) in data.chunks_exact((columns * size).max(1)).enumerate() {
+        for (column, value) in values.chunks_exact(size).enumerate() {
+            out[(column * rows + row) * size..][..size].copy_from_slice(value);
+        }
+    }
+    out
+}
