@@ -58,7 +58,7 @@ fn tensors_are_those_of_llama_cpps_converter() {
     for folder in folders() {
         let Some(golden) = golden(&folder) else { continue };
         let checkpoint = open(&folder);
-        let view = View::gguf(&checkpoint).unwrap_or_else(|e| panic!("{folder}: {e}"));
+        let view = View::gguf(&checkpoint, Packed::Refused).unwrap_or_else(|e| panic!("{folder}: {e}"));
         let wanted = golden["tensors"].as_array().unwrap();
         for entry in wanted {
             let (name, kind) = (entry[0].as_str().unwrap(), entry[1].as_str().unwrap());
@@ -88,7 +88,7 @@ fn metadata_is_that_of_llama_cpps_converter() {
     for folder in folders() {
         let Some(golden) = golden(&folder) else { continue };
         let checkpoint = open(&folder);
-        let view = View::gguf(&checkpoint).unwrap_or_else(|e| panic!("{folder}: {e}"));
+        let view = View::gguf(&checkpoint, Packed::Refused).unwrap_or_else(|e| panic!("{folder}: {e}"));
         let prefix = format!("{}.", view.config().unwrap().architecture.name);
         let of_model = |key: &str| key.starts_with(&prefix);
         let mut wanted = Vec::new();
@@ -152,7 +152,7 @@ fn there_and_back_is_the_same_model() {
     let scratch = tempfile::tempdir().unwrap();
     for folder in folders() {
         let checkpoint = open(&folder);
-        let view = match View::gguf(&checkpoint) {
+        let view = match View::gguf(&checkpoint, Packed::Refused) {
             Ok(view) => view,
             Err(error) => {
                 let text = error.to_string();

@@ -3,7 +3,7 @@
 mod common;
 
 use common::{copy_of, edit, fixture, open, write_safetensors, write_weights};
-use quern_model::{Config, TensorRole, View, World};
+use quern_model::{Config, Packed, TensorRole, View, World};
 use quern_tensor_io::gguf::Writer;
 use quern_tensor_io::{Checkpoint, ElementType, Value};
 use serde_json::json;
@@ -20,7 +20,7 @@ fn row(view: &View, tensor: usize, row: usize) -> Vec<u8> {
 #[test]
 fn metadata_equals_llama_cpps() {
     let (made, checkpoint) = (open("bookworm-4m-Q4_K_M.gguf"), open("bookworm-4m"));
-    let view = View::gguf(&checkpoint).unwrap();
+    let view = View::gguf(&checkpoint, Packed::Refused).unwrap();
     // It was converted under another name; type and version of quantization are the tensors' writer's.
     let others = ["general.name", "general.quantization_version", "general.file_type"];
     let wanted: Vec<_> = made.metadata().iter().filter(|(key, _)| !others.contains(key)).collect();
@@ -46,7 +46,8 @@ fn metadata_equals_llama_cpps() {
 #[test]
 fn tensors_are_llama_cpps_in_its_order() {
     let (made, checkpoint) = (open("bookworm-4m-Q4_K_M.gguf"), open("bookworm-4m"));
-    let (view, identity) = (View::gguf(&checkpoint).unwrap(), View::gguf(&made).unwrap());
+    let (view, identity) =
+        (View::gguf(&checkpoint, Packed::Refused).unwrap(), View::gguf(&made, Packed::Refused).unwrap());
     let list = |v: &View| v.tensors().iter().map(|t| (t.name.clone(), t.shape.clone())).collect::<Vec<_>>();
     let wanted: Vec<_> = made.tensors().iter().map(|t| (t.name.clone(), t.shape.clone())).collect();
     assert_eq!(list(&view), wanted);
@@ -64,7 +65,8 @@ fn tensors_are_llama_cpps_in_its_order() {
 #[test]
 fn rows_lie_where_llama_cpp_puts_them() {
     let (made, checkpoint) = (open("bookworm-4m-Q4_K_M.gguf"), open("bookworm-4m"));
-    let (view, quantized) = (View::gguf(&checkpoint).unwrap(), View::gguf(&made).unwrap());
+    let (view, quantized) =
+        (View::gguf(&checkpoint, Packed::Refused).unwrap(), View::gguf(&made, Packed::Refused).unwrap());
     let decode = |v: &View, at: usize, row: usize| {
         let tensor = &v.tensors()[at];
         let mut out = vec![0.0; tensor.columns()];
@@ -104,7 +106,7 @@ fn biases_are_reordered_with_their_rows() {
     std::fs::write(&file, bytes).unwrap();
 
     let checkpoint = Checkpoint::open(dir.path()).unwrap();
-    let view = View::gguf(&checkpoint).unwrap();
+    let view = View::gguf(&checkpoint, Packed::Refused).unwrap();
     let at = view.tensors().iter().position(|t| t.name == "blk.1.attn_k.bias").unwrap();
     assert_eq!((view.tensors()[at].rows(), view.tensors()[at].columns()), (1, 128));
     let values: Vec<u16> = row(&view, at, 0).chunks(2).map(|b| u16::from_le_bytes([b[0], b[1]])).collect();
@@ -123,7 +125,7 @@ fn llama_3_rope_becomes_a_tensor() {
     edit(&dir.path().join("config.json"), json!({ "rope_parameters": rope }));
     write_weights(dir.path());
     let checkpoint = Checkpoint::open(dir.path()).unwrap();
-    let view = View::gguf(&checkpoint).unwrap();
+    let view = View::gguf(&checkpoint, Packed::Refused).unwrap();
     let at = view.tensors().iter().position(|t| t.name == "rope_freqs.weight").unwrap();
     let tensor = &view.tensors()[at];
     assert_eq!((tensor.element_type, &tensor.shape, tensor.sources.len()), (ElementType::F32, &vec![32], 0));
@@ -143,7 +145,7 @@ fn linear_and_yarn_go_into_metadata() {
     let scaled = |rope: serde_json::Value| {
         edit(&dir.path().join("config.json"), json!({ "rope_parameters": rope }));
         let checkpoint = Checkpoint::open(dir.path()).unwrap();
-        View::gguf(&checkpoint).unwrap().metadata().clone()
+        View::gguf(&checkpoint, Packed::Refused).unwrap().metadata().clone()
     };
     let linear = scaled(json!({ "rope_type": "linear", "factor": 4.0, "rope_theta": 10000 }));
     assert_eq!(linear.get("llama.rope.scaling.type"), Some(&"linear".into()));
@@ -171,7 +173,7 @@ fn a_redundant_head_is_kept_and_useless_buffers_are_skipped() {
     tensors.push(("model.layers.0.self_attn.rotary_emb.inv_freq".into(), "F32", vec![32]));
     write_safetensors(&dir.path().join("model.safetensors"), &tensors);
     let checkpoint = Checkpoint::open(dir.path()).unwrap();
-    let view = View::gguf(&checkpoint).unwrap();
+    let view = View::gguf(&checkpoint, Packed::Refused).unwrap();
     let names: Vec<_> = view.tensors()[..3].iter().map(|t| t.name.as_str()).collect();
     assert_eq!(names, ["output.weight", "output_norm.weight", "token_embd.weight"]);
     assert_eq!(view.tensors().len(), tensors.len() - 1);
@@ -186,7 +188,7 @@ fn missing_extra_and_misshapen_tensors_are_named() {
     let message = |tensors: &[(String, &str, Vec<usize>)]| {
         write_safetensors(&dir.path().join("model.safetensors"), tensors);
         let checkpoint = Checkpoint::open(dir.path()).unwrap();
-        View::gguf(&checkpoint).map(|_| ()).unwrap_err().to_string()
+        View::gguf(&checkpoint, Packed::Refused).map(|_| ()).unwrap_err().to_string()
     };
     let m = message(&sound[1..]);
     assert!(m.contains("\"model.embed_tokens.weight\"") && m.contains("missing"), "{m}");
@@ -215,7 +217,7 @@ fn a_quantized_checkpoint_is_not_taken_for_a_plain_one() {
     write_weights(dir.path());
     edit(&dir.path().join("config.json"), json!({ "quantization_config": { "quant_method": "gptq" } }));
     let checkpoint = Checkpoint::open(dir.path()).unwrap();
-    let message = View::gguf(&checkpoint).map(|_| ()).unwrap_err().to_string();
+    let message = View::gguf(&checkpoint, Packed::Refused).map(|_| ()).unwrap_err().to_string();
     assert!(message.contains("already quantized with gptq"), "{message}");
     assert_eq!(Config::from_checkpoint(&checkpoint).unwrap().quantization.as_deref(), Some("gptq"));
 }

@@ -90,7 +90,7 @@ fn from_recipe(
     checkpoint: &Checkpoint,
     file_type: FileType,
 ) -> Result<HashMap<String, ElementType>, job::Error> {
-    let view = View::gguf_names(checkpoint)?;
+    let view = View::gguf_without_tokenizer(checkpoint)?;
     let plan = job::plan(&view, job::Options::new(file_type))?;
     let sources: HashMap<_, _> = view.tensors().iter().map(|t| (t.name.as_str(), &t.sources)).collect();
     let rows = plan.rows().iter().filter(|r| r.to.is_block());

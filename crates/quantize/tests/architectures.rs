@@ -100,7 +100,7 @@ fn importance_is_measured_of_every_matrix_in_the_blocks() {
         let model = load(checkpoint.clone(), None);
         let options = CollectOptions { context: 64, chunks: Some(4), ..CollectOptions::default() };
         let measured = collect(&model, &text(), options, &NoProgress).unwrap();
-        let view = View::gguf_names(&checkpoint).unwrap();
+        let view = View::gguf_without_tokenizer(&checkpoint).unwrap();
         let matrix = |t: &&quern_model::ViewTensor| {
             t.layer.is_some()
                 && t.shape.len() >= 2

@@ -7,7 +7,7 @@ use std::sync::Mutex;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use common::{altered, demo, imatrix, options, quantize, reference, sha256};
-use quern_model::View;
+use quern_model::{Packed, View};
 use quern_quantize::job::{self, Error, Options, Warning};
 use quern_quantize::recipe::{FileType, Override};
 use quern_tensor_io::{Checkpoint, ElementType as E, Metadata, Progress};
@@ -167,7 +167,7 @@ impl Progress for Counter {
 #[test]
 fn the_plan_tells_what_the_job_does() {
     let source = demo();
-    let view = View::gguf(&source).unwrap();
+    let view = View::gguf(&source, Packed::Refused).unwrap();
     let folder = tempfile::tempdir().unwrap();
     let output = folder.path().join("out.gguf");
     let mut wishes = options(FileType::Q4KM);
@@ -208,7 +208,7 @@ fn the_plan_tells_what_the_job_does() {
 #[test]
 fn a_dry_run_warns_of_what_will_not_run() {
     let source = demo();
-    let view = View::gguf(&source).unwrap();
+    let view = View::gguf(&source, Packed::Refused).unwrap();
     let folder = tempfile::tempdir().unwrap();
     let output = folder.path().join("out.gguf");
 

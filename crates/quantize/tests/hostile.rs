@@ -5,7 +5,7 @@ mod common;
 use std::path::Path;
 
 use common::{altered, demo, imatrix, names, options, quantize};
-use quern_model::View;
+use quern_model::{Packed, View};
 use quern_quantize::imatrix::Imatrix;
 use quern_quantize::job::{self, Error, Options, Warning};
 use quern_quantize::recipe::FileType;
@@ -182,7 +182,7 @@ fn an_importance_matrix_of_another_model_is_refused() {
     assert!(error.to_string().contains("ones.dat"), "{error}");
 
     // token embeddings are forgiven, tensors without entry and entries without tensor are named
-    let view = View::gguf(&source).unwrap();
+    let view = View::gguf(&source, Packed::Refused).unwrap();
     let plan = job::plan(&view, wishes(&[("token_embd.weight", 1), ("blk.9.attn_q.weight", 8)])).unwrap();
     let [embedding, missing, unused] = plan.warnings() else { panic!("{:?}", plan.warnings()) };
     assert!(matches!(embedding, Warning::EmbeddingImportance { found: 1, expected: 256, .. }));

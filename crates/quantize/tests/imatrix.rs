@@ -275,7 +275,7 @@ fn threads_do_not_change_a_bit() {
 fn a_gguf_file_with_a_head_of_its_own_is_measured_under_the_same_names() {
     let folder = tempfile::tempdir().unwrap();
     let source = common::altered(folder.path(), |_, _| E::F16);
-    let view = quern_model::View::gguf(&source).unwrap();
+    let view = quern_model::View::gguf(&source, quern_model::Packed::Refused).unwrap();
     let path = folder.path().join("f16.gguf");
     let mut plans = Vec::new();
     let mut data: Vec<Vec<u8>> = Vec::new();

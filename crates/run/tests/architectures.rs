@@ -9,7 +9,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 use common::{agrees_with_transformers, fixture};
-use quern_model::View;
+use quern_model::{Packed, View};
 use quern_run::{LoadOptions, Model};
 use quern_tensor_io::gguf::Writer;
 use quern_tensor_io::{Checkpoint, TensorPlan};
@@ -54,7 +54,7 @@ fn every_architecture_agrees_with_transformers_in_both_worlds() {
             continue;
         }
         let file = scratch.path().join(format!("{folder}.gguf"));
-        write_gguf(&View::gguf(&checkpoint).unwrap(), &file);
+        write_gguf(&View::gguf(&checkpoint, Packed::Refused).unwrap(), &file);
         let model =
             load(Arc::new(Checkpoint::open(&file).unwrap())).unwrap_or_else(|e| panic!("{folder}: {e}"));
         agrees_with_transformers(&format!("{folder} as GGUF"), &model, &reference, 5e-3, true);

@@ -10,7 +10,7 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use common::{fixture, load, relative_errors};
-use quern_model::View;
+use quern_model::{Packed, View};
 use quern_run::random::Random;
 use quern_run::{KvType, LoadOptions, Model, SessionOptions, Wanted};
 use quern_tensor_io::{Checkpoint, ElementType, Metadata, TensorPlan, gguf, safetensors};
@@ -215,7 +215,7 @@ fn assert_logits(model: &Model, tokens: &[u32], expected: &[f32], what: &str) {
 /// The checkpoint as an f32 GGUF file: rows reordered, rope factors as a tensor.
 fn to_gguf(directory: &Path) -> PathBuf {
     let checkpoint = Checkpoint::open(directory).unwrap();
-    let view = View::gguf(&checkpoint).unwrap();
+    let view = View::gguf(&checkpoint, Packed::Refused).unwrap();
     let plan: Vec<_> = view
         .tensors()
         .iter()

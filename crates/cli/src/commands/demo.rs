@@ -5,7 +5,7 @@ use std::process::ExitCode;
 use std::time::Instant;
 
 use anyhow::{Context, bail};
-use quern_model::View;
+use quern_model::{Packed, View};
 use quern_quantize::bitsandbytes::{self, Kind};
 use quern_quantize::calibration::{SampleOptions, Source, samples};
 use quern_quantize::gptq::{self, Settings};
@@ -192,7 +192,7 @@ fn make(
 ) -> anyhow::Result<()> {
     match target {
         Target::Gguf(file_type) => {
-            let view = View::gguf(checkpoint)?;
+            let view = View::gguf(checkpoint, Packed::Refused)?;
             let plan = job::plan(&view, Options { threads, ..Options::new(file_type) })?;
             job::run(&plan, path, &NoProgress)?;
         }

@@ -19,8 +19,8 @@ const QUANTIZATION_VERSION: u32 = 2;
 pub(super) fn plan(checkpoint: &Checkpoint, options: Options) -> Result<Plan<'_>> {
     let own = checkpoint.container() == Container::Gguf;
     let view = match options.dtype {
-        Some(_) => View::gguf_with(checkpoint, Packed::Decoded)?,
-        None => View::gguf_with(checkpoint, Packed::Exact).map_err(|e| with_offers(checkpoint, e))?,
+        Some(_) => View::gguf(checkpoint, Packed::Decoded)?,
+        None => View::gguf(checkpoint, Packed::Exact).map_err(|e| with_offers(checkpoint, e))?,
     };
     let mut order: Vec<usize> = (0..view.tensors().len()).collect();
     if own {
@@ -42,7 +42,7 @@ pub(super) fn plan(checkpoint: &Checkpoint, options: Options) -> Result<Plan<'_>
 /// Where layers have no exact form, decoding them does it; so the error says that.
 fn with_offers(checkpoint: &Checkpoint, error: Error) -> Error {
     let ErrorKind::Unsupported(what) = &error.kind else { return error };
-    if View::gguf_with(checkpoint, Packed::Decoded).is_err() {
+    if View::gguf(checkpoint, Packed::Decoded).is_err() {
         return error;
     }
     let what = format!(

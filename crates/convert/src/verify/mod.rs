@@ -112,7 +112,7 @@ pub fn verify(plan: &Plan<'_>, output: &Path, progress: &dyn Progress) -> Result
 fn source_view<'a>(plan: &Plan<'a>) -> Result<View<'a>> {
     let source = plan.source();
     match (source.container(), &plan.around) {
-        (Container::Gguf, _) => View::gguf(source),
+        (Container::Gguf, _) => View::gguf(source, Packed::Refused),
         (Container::Safetensors | Container::PyTorch, Around::Gguf(_)) => View::stored(source),
         (Container::Safetensors | Container::PyTorch, Around::Directory(_)) => {
             View::hugging_face(source, Packed::Decoded)
@@ -123,7 +123,7 @@ fn source_view<'a>(plan: &Plan<'a>) -> Result<View<'a>> {
 /// The output from the source's world.
 fn back_view<'a>(written: &'a Checkpoint, source: &View<'_>) -> Result<View<'a>> {
     match source.checkpoint().container() {
-        Container::Gguf => View::gguf(written),
+        Container::Gguf => View::gguf(written, Packed::Refused),
         Container::Safetensors | Container::PyTorch => View::hugging_face(written, Packed::Decoded),
     }
 }

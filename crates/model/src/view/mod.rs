@@ -96,24 +96,25 @@ pub struct View<'a> {
 }
 
 impl<'a> View<'a> {
-    /// As [`View::gguf_with`]; packed layers are refused.
-    pub fn gguf(checkpoint: &'a Checkpoint) -> Result<Self> {
-        Self::gguf_with(checkpoint, Packed::Refused)
-    }
-
-    /// Looks at `checkpoint` the GGUF way. A tensor missing or left over, or of another shape than the
-    /// configuration demands, is an error. A GGUF file is taken as it is: nothing has to be known of its
+    /// The checkpoint as a GGUF file would hold it. A GGUF file is taken as it is: nothing has to be known of its
     /// architecture.
-    pub fn gguf_with(checkpoint: &'a Checkpoint, packed: Packed) -> Result<Self> {
+    ///
+    /// # Errors
+    /// A tensor that is missing, misshapen or unknown; a configuration, tokenizer or quantization that cannot be read
+    /// or has no form in GGUF.
+    pub fn gguf(checkpoint: &'a Checkpoint, packed: Packed) -> Result<Self> {
         match checkpoint.container() {
             Container::Gguf => stored::gguf(checkpoint),
             Container::Safetensors | Container::PyTorch => gguf::of_hugging_face(checkpoint, packed),
         }
     }
 
-    /// As [`View::gguf`] for tensors and their names alone: also of architectures that llama.cpp does not know.
-    /// The metadata has the model's sizes and no tokenizer, so no file should be made of it.
-    pub fn gguf_names(checkpoint: &'a Checkpoint) -> Result<Self> {
+    /// As [`View::gguf`] of plain numbers, for names, shapes and types alone: also of architectures that llama.cpp
+    /// does not know. The metadata has the model's sizes and no tokenizer, so no file should be made of it.
+    ///
+    /// # Errors
+    /// As [`View::gguf`], but for the tokenizer.
+    pub fn gguf_without_tokenizer(checkpoint: &'a Checkpoint) -> Result<Self> {
         match checkpoint.container() {
             Container::Gguf => stored::gguf(checkpoint),
             Container::Safetensors | Container::PyTorch => {

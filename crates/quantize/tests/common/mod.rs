@@ -3,7 +3,7 @@
 
 use std::path::{Path, PathBuf};
 
-use quern_model::View;
+use quern_model::{Packed, View};
 use quern_quantize::imatrix::Imatrix;
 use quern_quantize::job::{self, Options, Report};
 use quern_quantize::recipe::{FileType, ModelFacts, TensorFacts};
@@ -106,7 +106,7 @@ pub fn options(file_type: FileType) -> Options {
 
 /// Plans and runs a job.
 pub fn quantize(source: &Checkpoint, options: Options, output: &Path) -> Result<Report, job::Error> {
-    let view = View::gguf(source)?;
+    let view = View::gguf(source, Packed::Refused)?;
     job::run(&job::plan(&view, options)?, output, &NoProgress)
 }
 

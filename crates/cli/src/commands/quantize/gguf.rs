@@ -21,7 +21,7 @@ pub fn run(args: &args::Quantize, file_type: FileType) -> Outcome {
         true => Packed::Decoded,
         false => Packed::Refused,
     };
-    let view = View::gguf_with(&checkpoint, packed)?;
+    let view = View::gguf(&checkpoint, packed)?;
     for note in view.notes() {
         eprintln!("note: {note}");
     }
