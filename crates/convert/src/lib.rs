@@ -23,7 +23,6 @@ mod edit;
 mod options;
 mod piece;
 mod plan;
-mod pool;
 mod run;
 mod sink;
 mod verify;

@@ -4,7 +4,7 @@ use std::ops::Range;
 
 use quern_model::ViewTensor;
 use quern_tensor_io::scheme::GptqTensors;
-use quern_tensor_io::{ElementType, Error, Result};
+use quern_tensor_io::{ElementType, Error, Result, pipeline};
 
 use crate::cast;
 use crate::plan::{Content, Plan, PlanRow, about};
@@ -16,18 +16,10 @@ const MAPPED_BYTES: usize = 4 << 20;
 /// Outputs of a packed layer that share their reads.
 const PACKED_ROWS: usize = 256;
 
-/// Some rows of one tensor.
-#[derive(Clone, Debug)]
-pub(crate) struct Piece<'p> {
-    /// Number of the plan's row.
-    pub row: usize,
-    /// Rows of the tensor; of GPTQ's small tensors all.
-    pub rows: Range<usize>,
-    /// Bytes in the output.
-    pub bytes: usize,
-    /// The bytes themselves, where they lie in the map as they are to be written.
-    pub mapped: Option<&'p [u8]>,
-}
+/// What a piece is made from: rows of the tensor; of GPTQ's small tensors all.
+pub(crate) type Work = Range<usize>;
+/// Some rows of one tensor, that of the plan's row of the same number.
+pub(crate) type Piece<'p> = pipeline::Piece<'p, Work>;
 
 /// All pieces of a plan, in the order of the output.
 pub(crate) fn pieces<'p>(plan: &'p Plan<'_>) -> impl Iterator<Item = Piece<'p>> {
@@ -66,8 +58,10 @@ fn of_row<'p>(plan: &'p Plan<'_>, number: usize, row: &'p PlanRow) -> impl Itera
         let rows = at..height.min(at + step.max(1));
         at = rows.end;
         let bytes = rows.len() * row_bytes;
-        let mapped = mapped.map(|data| &data[rows.start * row_bytes..rows.end * row_bytes]);
-        Some(Piece { row: number, rows, bytes, mapped })
+        Some(match mapped {
+            Some(data) => Piece::mapped(number, &data[rows.start * row_bytes..][..bytes]),
+            None => Piece::made(number, bytes, bytes, rows),
+        })
     })
 }
 
@@ -85,32 +79,33 @@ pub(crate) fn step(plan: &Plan<'_>, tensor: &ViewTensor, row_bytes: usize) -> us
     }
 }
 
-/// Makes the bytes of a piece. `scratch` is a thread's own; `packed` are the tensors of the piece's layer, where
-/// it is of one.
+/// Makes the bytes of rows of tensor number `tensor`. `scratch` is a thread's own; `packed` are the tensors of the
+/// piece's layer, where it is of one.
 pub(crate) fn make(
     plan: &Plan<'_>,
-    piece: &Piece<'_>,
+    tensor: usize,
+    rows: &Range<usize>,
     packed: Option<&GptqTensors<'_>>,
     scratch: &mut Vec<f32>,
     out: &mut [u8],
 ) -> Result<()> {
-    let row = &plan.rows()[piece.row];
+    let row = &plan.rows()[tensor];
     let index = match row.content {
         Content::View(index) => index,
         Content::Gptq { part, .. } => {
             if let Some(packed) = packed {
-                make_gptq(packed, part, piece.rows.clone(), out);
+                make_gptq(packed, part, rows.clone(), out);
             }
             return Ok(());
         }
     };
     let tensor = &plan.view.tensors()[index];
     if tensor.element_type == row.to {
-        plan.view.read(index, piece.rows.clone(), out);
+        plan.view.read(index, rows.clone(), out);
         return Ok(());
     }
-    scratch.resize(piece.rows.len() * tensor.columns(), 0.0);
-    if !plan.view.decode(index, piece.rows.clone(), scratch) {
+    scratch.resize(rows.len() * tensor.columns(), 0.0);
+    if !plan.view.decode(index, rows.clone(), scratch) {
         let what = format!("{} cannot be decoded", tensor.element_type);
         let error = Error::unsupported(plan.source().path(), what);
         return Err(about(&plan.view, tensor, error));
@@ -119,7 +114,7 @@ pub(crate) fn make(
     if row.to != ElementType::F32
         && let Some(at) = cast::unfit(row.to, scratch)
     {
-        return Err(unfit(plan, row, tensor, piece.rows.start, at, scratch[at]));
+        return Err(unfit(plan, row, tensor, rows.start, at, scratch[at]));
     }
     cast::write(row.to, scratch, out);
     Ok(())

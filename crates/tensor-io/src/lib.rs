@@ -11,6 +11,7 @@ mod index;
 mod map;
 mod metadata;
 pub mod output;
+pub mod pipeline;
 mod plan;
 mod progress;
 mod pytorch;

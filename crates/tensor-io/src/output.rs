@@ -10,6 +10,7 @@
 //! [`OutputDirectory`] does the same for a folder.
 
 mod directory;
+mod inputs;
 mod writeback;
 
 use std::fs::{self, File};
@@ -23,6 +24,7 @@ use crate::{Error, Result};
 use writeback::Writeback;
 
 pub use directory::OutputDirectory;
+pub use inputs::refuse_input;
 
 /// Large enough that the system call costs nothing beside the copy, small enough to stay in cache.
 const BUFFER_BYTES: usize = 256 * 1024;

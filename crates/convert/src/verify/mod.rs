@@ -15,10 +15,9 @@ use std::collections::{HashMap, HashSet};
 use std::path::Path;
 
 use quern_model::{Packed, TensorRole, View};
-use quern_tensor_io::{Array, Checkpoint, Container, Metadata, Progress, Result, Value};
+use quern_tensor_io::{Array, Checkpoint, Container, Metadata, Progress, Result, Value, pipeline};
 
 use crate::plan::{Around, Fidelity, Plan, PlanRow};
-use crate::pool::pool;
 use compare::{Found, Pair};
 use order::Order;
 
@@ -63,7 +62,7 @@ impl Verification {
 /// The threads cannot be started, or the source can no longer be read. Whatever is wrong with the output is a
 /// [`Mismatch`].
 pub fn verify(plan: &Plan<'_>, output: &Path, progress: &dyn Progress) -> Result<Verification> {
-    let pool = pool(plan.options.threads, output)?;
+    let pool = pipeline::pool(plan.options.threads, output)?;
     let mut found = Verification::default();
     // Any part leads to all.
     let file = plan.files(output)?.swap_remove(0).0;

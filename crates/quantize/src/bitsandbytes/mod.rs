@@ -29,6 +29,7 @@ mod job;
 mod memory;
 mod modules;
 mod nested;
+mod piece;
 mod plan;
 mod source;
 mod state;

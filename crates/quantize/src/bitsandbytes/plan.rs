@@ -38,6 +38,8 @@ pub struct Plan {
     pub(super) dtype: Option<ElementType>,
     /// Of each row: its number in the view of the source.
     pub(super) order: Vec<usize>,
+    /// Of each row: how many of the tensors it becomes.
+    pub(super) parts: Vec<usize>,
 }
 
 impl Plan {
@@ -99,6 +101,7 @@ pub(super) fn of_view(view: &View<'_>, options: &Options) -> Result<Plan> {
         skip: choice.skip,
         dtype: choice.dtype,
         order: Vec::new(),
+        parts: Vec::new(),
     };
     for (&number, quantized) in order.iter().zip(choice.quantized) {
         let info = &view.tensors()[number];
@@ -116,6 +119,7 @@ pub(super) fn of_view(view: &View<'_>, options: &Options) -> Result<Plan> {
             source_bytes: (info.row_bytes * info.rows()) as u64,
             bytes: parts.iter().filter_map(TensorPlan::bytes).map(|b| b as u64).sum(),
         });
+        plan.parts.push(parts.len());
         plan.tensors.extend(parts);
     }
     plan.order = order;

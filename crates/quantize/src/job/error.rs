@@ -16,17 +16,6 @@ pub enum Error {
     /// No recipe could be made.
     #[error(transparent)]
     Recipe(#[from] RecipeError),
-    /// There is no encoder for a type the recipe asks for.
-    #[error(
-        "tensor {tensor:?}: quern cannot encode {element_type} yet; choose another file type, or another type \
-         for this tensor with --tensor-type"
-    )]
-    NotYet {
-        /// The first tensor concerned.
-        tensor: String,
-        /// The type without encoder.
-        element_type: ElementType,
-    },
     /// A source tensor has a type that cannot be decoded.
     #[error("tensor {tensor:?}: {element_type} cannot be decoded, so it cannot become {to}")]
     Undecodable {
@@ -46,19 +35,6 @@ pub enum Error {
         tensor: String,
         /// Its type.
         element_type: ElementType,
-    },
-    /// The source is quantized already.
-    #[error(
-        "tensor {tensor:?} is {from} already: quantizing it to {to} loses quality twice; start from the \
-         original, or pass --allow-requantize"
-    )]
-    Requantize {
-        /// The first tensor concerned.
-        tensor: String,
-        /// Its type.
-        from: ElementType,
-        /// What it should become.
-        to: ElementType,
     },
     /// A tensor would be garbage without an importance matrix.
     #[error(
@@ -137,13 +113,5 @@ pub enum Error {
         tensor: String,
         /// What the encoder said.
         source: crate::encode::EncodeError,
-    },
-    /// The threads could not be started.
-    #[error("cannot start {threads} threads: {source}")]
-    Threads {
-        /// How many were asked for.
-        threads: usize,
-        /// What went wrong.
-        source: Box<dyn std::error::Error + Send + Sync>,
     },
 }

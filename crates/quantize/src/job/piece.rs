@@ -2,7 +2,7 @@
 
 use std::ops::Range;
 
-use quern_tensor_io::decode;
+use quern_tensor_io::{decode, pipeline};
 
 use super::plan::{Plan, PlanRow, matrices};
 use super::{Error, bad_block};
@@ -11,25 +11,15 @@ use crate::encode::encode_rows;
 /// Values a piece holds, unless one row is longer: 256 KiB of f32, which stays in a core's own cache.
 const VALUES: usize = 64 * 1024;
 
-/// Some rows of one tensor.
-#[derive(Clone, Debug)]
-pub(super) struct Piece {
-    /// Index into [`Plan::rows`].
-    pub tensor: usize,
-    /// Rows, counted over all dimensions but the innermost.
-    pub rows: Range<usize>,
-    /// Bytes they take in the source.
-    pub source_bytes: usize,
-    /// Bytes they take in the output.
-    pub bytes: usize,
-}
+/// Some rows of one tensor, counted over all dimensions but the innermost.
+pub(super) type Piece<'m> = pipeline::Piece<'m, Range<usize>>;
 
 /// All pieces of a plan, in the order of the output.
-pub(super) fn pieces<'a>(plan: &'a Plan<'_>) -> impl Iterator<Item = Piece> + 'a {
+pub(super) fn pieces<'a>(plan: &'a Plan<'_>) -> impl Iterator<Item = Piece<'a>> {
     plan.rows().iter().enumerate().flat_map(move |(tensor, row)| of_tensor(plan, tensor, row))
 }
 
-fn of_tensor<'a>(plan: &'a Plan<'_>, tensor: usize, row: &'a PlanRow) -> impl Iterator<Item = Piece> + 'a {
+fn of_tensor<'a>(plan: &'a Plan<'_>, tensor: usize, row: &'a PlanRow) -> impl Iterator<Item = Piece<'a>> {
     let source = &plan.view.tensors()[row.index];
     let (total, columns) = (source.rows(), source.columns());
     // an empty tensor has no pieces
@@ -47,7 +37,7 @@ fn of_tensor<'a>(plan: &'a Plan<'_>, tensor: usize, row: &'a PlanRow) -> impl It
         let count = end - at;
         let rows = at..end;
         at = end;
-        Some(Piece { tensor, rows, source_bytes: count * source_row_bytes, bytes: count * row_bytes })
+        Some(Piece::made(tensor, count * row_bytes, count * source_row_bytes, rows))
     })
 }
 
@@ -59,41 +49,42 @@ fn rows_per_matrix(shape: &[usize]) -> usize {
     }
 }
 
-/// Writes the rows of `piece` as `out`, `piece.bytes` long. `values` is scratch.
+/// Writes `rows` of tensor number `tensor` of the plan as `out`, which has room for exactly them. `values` is scratch.
 pub(super) fn encode(
     plan: &Plan<'_>,
-    piece: &Piece,
+    tensor: usize,
+    rows: &Range<usize>,
     values: &mut Vec<f32>,
     out: &mut [u8],
 ) -> Result<(), Error> {
-    let row = &plan.rows()[piece.tensor];
+    let row = &plan.rows()[tensor];
     if row.from == row.to {
-        plan.view.read(row.index, piece.rows.clone(), out);
+        plan.view.read(row.index, rows.clone(), out);
         return match bad_block(row.to, out) {
             None => Ok(()),
-            Some(block) => Err(corrupt(row, piece, block, out)),
+            Some(block) => Err(corrupt(row, rows.start, block, out)),
         };
     }
     let source = &plan.view.tensors()[row.index];
     let columns = source.columns();
-    values.resize(piece.rows.len() * columns, 0.0);
-    if !plan.view.decode(row.index, piece.rows.clone(), values) {
+    values.resize(rows.len() * columns, 0.0);
+    if !plan.view.decode(row.index, rows.clone(), values) {
         return Err(Error::Undecodable { tensor: row.name.clone(), element_type: row.from, to: row.to });
     }
-    for (number, values) in piece.rows.clone().zip(values.chunks_exact(columns)) {
+    for (number, values) in rows.clone().zip(values.chunks_exact(columns)) {
         if !all_finite(values) {
             let column = values.iter().position(|v| !v.is_finite()).unwrap_or_default();
             let (tensor, value) = (row.name.clone(), values[column]);
             return Err(Error::NotFinite { tensor, row: number, column, value });
         }
     }
-    let weights = weights(plan, row, columns, piece.rows.start);
+    let weights = weights(plan, row, columns, rows.start);
     encode_rows(row.to, columns, values, weights, out)
         .map_err(|source| Error::Encode { tensor: row.name.clone(), source })?;
     match bad_block(row.to, out) {
         None => Ok(()),
         Some(block) => {
-            let (number, column) = place(row, piece, block);
+            let (number, column) = place(row, rows.start, block);
             let tensor = row.name.clone();
             Err(Error::Overflow { tensor, row: number, column, element_type: row.to })
         }
@@ -117,16 +108,16 @@ fn all_finite(values: &[f32]) -> bool {
     values.iter().fold(true, |all, v| all & (v.to_bits() & EXPONENT != EXPONENT))
 }
 
-/// Row and first column of block `block` of a piece.
-fn place(row: &PlanRow, piece: &Piece, block: usize) -> (usize, usize) {
+/// Row and first column of block `block` of a piece that begins with row `first`.
+fn place(row: &PlanRow, first: usize, block: usize) -> (usize, usize) {
     let columns = row.shape.last().copied().unwrap_or(1).max(1);
     let value = block * row.to.block_elements();
-    (piece.rows.start + value / columns, value % columns)
+    (first + value / columns, value % columns)
 }
 
 /// The error for a broken block or value among bytes that were copied.
-fn corrupt(row: &PlanRow, piece: &Piece, block: usize, copied: &[u8]) -> Error {
-    let (number, column) = place(row, piece, block);
+fn corrupt(row: &PlanRow, first: usize, block: usize, copied: &[u8]) -> Error {
+    let (number, column) = place(row, first, block);
     let tensor = row.name.clone();
     let mut value = [0.0];
     let size = row.to.block_bytes();

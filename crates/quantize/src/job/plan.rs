@@ -3,10 +3,10 @@
 use std::path::PathBuf;
 
 use quern_model::View;
+use quern_model::contents::already_quantized;
 use quern_tensor_io::{Container, ElementType, Metadata, TensorPlan, decode, gguf};
 
 use super::{Error, metadata};
-use crate::encode::can_encode;
 use crate::imatrix::Imatrix;
 use crate::recipe::{self, Choice, FileType, ModelFacts, Override, RecipeOptions, TensorFacts};
 
@@ -125,14 +125,6 @@ pub enum Warning {
         /// The tensors.
         tensors: Vec<String>,
     },
-    /// The job cannot run because an encoder is missing, though it can be planned.
-    #[error("quern cannot encode {element_type} yet ({} tensors: {})", tensors.len(), some(tensors))]
-    NotYet {
-        /// The type without encoder.
-        element_type: ElementType,
-        /// The tensors.
-        tensors: Vec<String>,
-    },
 }
 
 /// The first few of many names.
@@ -208,14 +200,12 @@ impl Plan<'_> {
                 }
                 continue;
             }
-            if !can_encode(row.to) {
-                return Err(Error::NotYet { tensor: tensor(), element_type: row.to });
-            }
             if !decode::can_decode(row.from) {
                 return Err(Error::Undecodable { tensor: tensor(), element_type: row.from, to: row.to });
             }
             if row.from.is_block() && !self.options.allow_requantize {
-                return Err(Error::Requantize { tensor: tensor(), from: row.from, to: row.to });
+                let source = self.view.checkpoint().path();
+                return Err(already_quantized(source, row.from.name()).with_tensor(tensor()).into());
             }
         }
         match self.needs_imatrix.first() {
@@ -360,13 +350,5 @@ fn warn(rows: &[PlanRow], needs_imatrix: &[usize], imatrix: Option<&Imatrix>, wa
     if !needs_imatrix.is_empty() {
         let tensors = needs_imatrix.iter().map(|&i| rows[i].name.clone()).collect();
         warnings.push(Warning::NeedsImatrix { tensors });
-    }
-    let mut missing: Vec<ElementType> =
-        rows.iter().filter(|r| r.from != r.to && !can_encode(r.to)).map(|r| r.to).collect();
-    missing.sort_unstable();
-    missing.dedup();
-    for element_type in missing {
-        let tensors = names(&|r| r.from != r.to && r.to == element_type);
-        warnings.push(Warning::NotYet { element_type, tensors });
     }
 }
