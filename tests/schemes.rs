@@ -94,7 +94,7 @@ fn loading_in_a_gguf_recipe_says_what_it_saves() {
     assert!(told.contains("weights: 8.00 MiB in the file, 2."), "{told}");
     let gguf = fixture("bookworm-4m-Q4_K_M.gguf");
     let again = failure(&quern(["run", gguf.to_str().unwrap(), "-p", "x", "--load-in", "nf4"]));
-    assert!(again.contains("quantized already"), "{again}");
+    assert!(again.contains("already quantized with") && again.contains("without --load-in"), "{again}");
 }
 
 #[test]

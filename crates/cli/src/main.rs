@@ -8,6 +8,7 @@ mod commands;
 mod format;
 mod model;
 mod progress;
+mod remedy;
 
 use std::io::{ErrorKind, Write};
 use std::process::ExitCode;
@@ -32,7 +33,7 @@ fn main() -> ExitCode {
         // Whoever read our output has seen enough (`quern inspect … | head`).
         Err(error) if is_broken_pipe(&error) => ExitCode::SUCCESS,
         Err(error) => {
-            let _ = writeln!(std::io::stderr(), "error: {error:#}");
+            let _ = writeln!(std::io::stderr(), "error: {}", remedy::described(&error));
             ExitCode::FAILURE
         }
     }

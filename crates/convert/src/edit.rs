@@ -6,7 +6,7 @@
 
 use std::path::Path;
 
-use quern_tensor_io::{Error, Metadata, Result, Value};
+use quern_tensor_io::{Error, Metadata, Remedy, Result, Value};
 
 /// One change.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -116,7 +116,8 @@ impl Edit {
     /// Makes the change; `file` is for the errors.
     pub(crate) fn apply(&self, file: &Path, metadata: &mut Metadata) -> Result<()> {
         let key = self.key();
-        let refused = |what: String| Err(Error::refused(file, format!("metadata key {key:?}: {what}")));
+        let error = |what: String| Error::refused(file, format!("metadata key {key:?}: {what}"));
+        let refused = |what: String| Err(error(what));
         if FIXED.contains(&key) {
             return refused("it says what the file is, so it cannot be changed or removed".into());
         }
@@ -131,7 +132,7 @@ impl Edit {
         match self {
             Self::Remove(_) => {
                 if present.is_none() {
-                    return refused("there is no such key (quern inspect --metadata lists them)".into());
+                    return Err(error("there is no such key".into()).with_remedy(Remedy::ListMetadata));
                 }
                 let architecture = metadata.str("general.architecture").unwrap_or_default();
                 let own = key.strip_prefix(architecture).and_then(|k| k.strip_prefix('.'));
@@ -148,11 +149,8 @@ impl Edit {
                     (Some(kind), _) => *kind,
                     (None, Some(value)) => Kind::of(value).unwrap_or(Kind::String),
                     (None, None) => {
-                        let what = format!(
-                            "there is no such key; to add it, name its type: --set {key}:str={text} (or u32, \
-                             f32, bool …)"
-                        );
-                        return refused(what);
+                        let remedy = Remedy::TypeNewKey { key: key.to_owned(), value: text.clone() };
+                        return Err(error("there is no such key".into()).with_remedy(remedy));
                     }
                 };
                 let Some(value) = kind.parse(text) else {
@@ -223,12 +221,14 @@ mod tests {
             ("tokenizer.ggml.scores=1", "not edited"),
             ("general.tags=1", "an array"),
             ("tokenizer.ggml.eos_token_id=-1", "\"-1\" is no u32"),
-            ("new.key=1", "new.key:str=1"),
+            ("new.key=1", "no such key"),
             ("general.flag:bool=yes", "\"yes\" is no bool"),
         ] {
             let error = set(text).unwrap_err().to_string();
             assert!(error.starts_with("m.gguf: metadata key ") && error.contains(part), "{text}: {error}");
         }
+        let typed = Remedy::TypeNewKey { key: "new.key".into(), value: "1".into() };
+        assert_eq!(set("new.key=1").unwrap_err().remedy, Some(typed));
         for (key, part) in [
             ("general.architecture", "cannot be changed or removed"),
             ("llama.block_count", "without it"),

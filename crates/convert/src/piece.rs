@@ -4,7 +4,7 @@ use std::ops::Range;
 
 use quern_model::ViewTensor;
 use quern_tensor_io::scheme::GptqTensors;
-use quern_tensor_io::{ElementType, Error, Result, pipeline};
+use quern_tensor_io::{ElementType, Error, Remedy, Result, pipeline};
 
 use crate::cast;
 use crate::plan::{Content, Plan, PlanRow, about};
@@ -123,20 +123,18 @@ pub(crate) fn make(
 fn unfit(plan: &Plan<'_>, row: &PlanRow, tensor: &ViewTensor, first: usize, at: usize, value: f32) -> Error {
     let columns = tensor.columns().max(1);
     let (number, column) = (first + at / columns, at % columns);
-    let what = match value.is_finite() {
+    let (what, remedy) = match value.is_finite() {
         true => {
-            let wider = if row.to == ElementType::F16 { "bf16 or f32" } else { "f32" };
-            format!(
-                "row {number}, column {column}: {value} is too large for {}; choose --dtype {wider}",
-                row.to
-            )
+            let wider: &[_] = match row.to {
+                ElementType::F16 => &[ElementType::BF16, ElementType::F32],
+                _ => &[ElementType::F32],
+            };
+            (format!("{value} is too large for {}", row.to), Remedy::ChooseDtype(wider))
         }
-        false => format!(
-            "row {number}, column {column}: the value is {value}, the model is damaged; without --dtype it is \
-             taken over as it is"
-        ),
+        false => (format!("the value is {value}, the model is damaged"), Remedy::KeepDtype),
     };
-    about(&plan.view, tensor, Error::refused(plan.source().path(), what))
+    let what = format!("row {number}, column {column}: {what}");
+    about(&plan.view, tensor, Error::refused(plan.source().path(), what).with_remedy(remedy))
 }
 
 fn make_gptq(tensors: &GptqTensors<'_>, part: usize, rows: Range<usize>, out: &mut [u8]) {

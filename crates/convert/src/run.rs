@@ -90,7 +90,8 @@ impl<'p> pipeline::Job for Job<'p> {
         };
         if shared.as_ref().is_none_or(|(current, _)| *current != number) {
             let source = self.plan.source();
-            let tensors = packing.layers()[number].to_gptq(source, format).map_err(|e| inexact(source, &e))?;
+            let tensors =
+                packing.layers()[number].to_gptq(source, format).map_err(|e| inexact(source, &e))?;
             *shared = Some((number, tensors));
         }
         Ok(())

@@ -140,7 +140,7 @@ fn parts_of_other_models_are_left_alone() {
     let second = scratch.path().join("m-00002-of-00003.gguf");
     fs::write(&second, "precious").unwrap();
     let text = refusal(&fixture(Q4_K_M), &out, split(None, Some(15)));
-    assert_says(&text, &["m-00002-of-00003.gguf", "already exists", "--force"]);
+    assert_says(&text, &["m-00002-of-00003.gguf", "already exists; ReplaceOutput"]);
     assert_eq!(fs::read(&second).unwrap(), b"precious");
     convert_exactly(&fixture(Q4_K_M), &out, Options { force: true, ..split(None, Some(15)) });
     assert_eq!(listing(scratch.path()).len(), 3);

@@ -52,7 +52,7 @@ fn decoded_to_safetensors_they_are_what_their_own_code_reads() {
         let dtype = config.get("torch_dtype").or(config.get("dtype")).unwrap();
         assert_eq!(dtype, "float32", "{name}");
         planned(&source, to(SAFETENSORS), |plan| {
-            assert!(plan.notes().iter().any(|n| n.contains("--dtype f16 or bf16")), "{:?}", plan.notes());
+            assert!(plan.notes().iter().any(|n| n.contains("f16 or bf16 would round")), "{:?}", plan.notes());
         });
         // Half as large, rounded.
         let half = scratch.path().join(format!("{name}-f16"));
@@ -145,7 +145,7 @@ fn what_blocks_cannot_hold_is_refused_with_a_way_on() {
         packed(name, &source, |_| {});
         let file = scratch.path().join(format!("{name}.gguf"));
         let text = refusal(&source, &file, to(GGUF));
-        assert_says(&text, &[name, "model.layers.0", part, "--dtype f16", "quantize --allow-requantize"]);
+        assert_says(&text, &[name, "model.layers.0", part, "; DecodeOrRequantize"]);
         let (written, found) = convert(&source, &file, cast(GGUF, ElementType::F16));
         assert!(found.exact < found.tensors);
         assert_eq!(written.metadata().get("general.file_type"), Some(&Value::U32(1)));
@@ -153,7 +153,7 @@ fn what_blocks_cannot_hold_is_refused_with_a_way_on() {
     }
     // A missing tensor is no matter of types.
     let text = refusal(&fixture("packed/bnb-nf4"), &scratch.path().join("x.gguf"), to(GGUF));
-    assert!(!text.contains("--dtype"), "{text}");
+    assert!(!text.contains("DecodeOrRequantize"), "{text}");
 }
 
 #[track_caller]

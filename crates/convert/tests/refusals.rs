@@ -40,7 +40,7 @@ fn a_value_too_large_for_the_type_is_named() {
         let text = refusal(&source, &scratch.path().join(out), cast(target, ElementType::F16));
         assert_says(
             &text,
-            &[V_PROJ, "row 3, column 17", "-70144 is too large for f16", "--dtype bf16 or f32"],
+            &[V_PROJ, "row 3, column 17", "-70144 is too large for f16; ChooseDtype([BF16, F32])"],
         );
     }
     convert_exactly(&source, &scratch.path().join("c.gguf"), to(GGUF));
@@ -48,7 +48,7 @@ fn a_value_too_large_for_the_type_is_named() {
 
     let source = with_value(&scratch.path().join("huge"), V_PROJ, ElementType::F32, 5, f32::MAX);
     let text = refusal(&source, &scratch.path().join("e.gguf"), cast(GGUF, ElementType::BF16));
-    assert_says(&text, &["row 0, column 5", "too large for bf16; choose --dtype f32"]);
+    assert_says(&text, &["row 0, column 5", "too large for bf16; ChooseDtype([F32])"]);
 }
 
 /// The first value in file order is named, with any number of threads.
@@ -63,7 +63,7 @@ fn values_that_are_not_numbers_are_named_where_they_would_be_rounded() {
             let options = Options { threads, ..cast(GGUF, ElementType::BF16) };
             texts.push(refusal(&source, &scratch.path().join("a.gguf"), options));
         }
-        assert_says(&texts[0], &[V_PROJ, "row 100, column 0", "damaged", "without --dtype"]);
+        assert_says(&texts[0], &[V_PROJ, "row 100, column 0", "damaged; KeepDtype"]);
         assert_eq!(texts[0], texts[1]);
         // As it is it goes over as it is.
         let file = scratch.path().join("b.gguf");
@@ -82,13 +82,13 @@ fn outputs_that_exist_are_kept_unless_forced() {
     let demo = fixture("bookworm-4m");
     let file = scratch.path().join("a.gguf");
     fs::write(&file, "precious").unwrap();
-    assert_says(&refusal(&demo, &file, to(GGUF)), &["a.gguf", "already exists", "--force"]);
+    assert_says(&refusal(&demo, &file, to(GGUF)), &["a.gguf", "already exists; ReplaceOutput"]);
     assert_eq!(fs::read(&file).unwrap(), b"precious");
     convert_exactly(&demo, &file, Options { force: true, ..to(GGUF) });
 
     let folder = scratch.path().join("b");
     convert_exactly(&demo, &folder, to(SAFETENSORS));
-    assert_says(&refusal(&file, &folder, to(SAFETENSORS)), &["b", "already exists", "--force"]);
+    assert_says(&refusal(&file, &folder, to(SAFETENSORS)), &["b", "already exists; ReplaceOutput"]);
     convert_exactly(&file, &folder, Options { force: true, ..to(SAFETENSORS) });
     // A folder that is more than a model is never replaced.
     fs::create_dir(folder.join("more")).unwrap();
@@ -140,7 +140,7 @@ fn broken_sources_are_refused_with_what_is_wrong() {
     let mut double = all.clone();
     double[at].1 = ElementType::F64;
     double[at].3 = vec![0; 128 * 256 * 8];
-    refused(&double, &[V_PROJ, "f64", "--dtype f32"]);
+    refused(&double, &[V_PROJ, "f64", "; ChooseDtype([F32])"]);
     convert(&source, &scratch.path().join("b.gguf"), cast(GGUF, ElementType::F32));
 
     write_model(&source, &fixture("bookworm-4m"), &all);

@@ -9,6 +9,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::thread;
 use std::time::Duration;
 
+use quern_tensor_io::Remedy;
 use ureq::{Agent, AgentBuilder, OrAnyStatus, Response};
 use url::Url;
 
@@ -265,11 +266,10 @@ fn host(url: &Url) -> &str {
 fn unreachable(e: &ureq::Transport, url: &Url, settings: &Settings) -> Error {
     use std::error::Error as _;
     let io = e.source().and_then(|s| s.downcast_ref::<io::Error>());
-    let cache = "models in the cache can be used with --offline";
     // Where nobody is, nobody will be in a few seconds; a name server or a proxy may have stumbled once.
     let (what, patience) = match (e.kind(), io.map(|io| (io.kind(), io))) {
         (ureq::ErrorKind::Dns, _) => {
-            (format!("the name {} is not known: no network, or no such host; {cache}", host(url)), 1)
+            (format!("the name {} is not known: no network, or no such host", host(url)), 1)
         }
         (_, Some((io::ErrorKind::TimedOut | io::ErrorKind::WouldBlock, _))) => {
             (silent(settings), Error::RETRIES)
@@ -278,10 +278,12 @@ fn unreachable(e: &ureq::Transport, url: &Url, settings: &Settings) -> Error {
             let advice = "something between here and there may be reading along, or the clock is wrong";
             (format!("no secure connection to {} ({tls}): {advice}", host(url)), 0)
         }
-        (_, Some((kind, _))) => (format!("no connection to {} ({kind}); {cache}", host(url)), 1),
+        (_, Some((kind, _))) => (format!("no connection to {} ({kind})", host(url)), 1),
         (kind, None) => (format!("no connection to {} ({kind})", host(url)), 1),
     };
-    Error::unreachable(shown(url), what).with_patience(patience)
+    let nobody = patience == 1;
+    let error = Error::unreachable(shown(url), what).with_patience(patience);
+    if nobody { error.with_remedy(Remedy::UseCache) } else { error }
 }
 
 /// A body that ended early.

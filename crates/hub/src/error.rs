@@ -5,6 +5,8 @@ use std::io;
 use std::path::Path;
 use std::time::Duration;
 
+use quern_tensor_io::Remedy;
+
 /// Result of everything that asks the Hub or its cache.
 pub type Result<T, E = Error> = std::result::Result<T, E>;
 
@@ -15,6 +17,8 @@ pub struct Error {
     pub subject: String,
     /// What was wrong.
     pub kind: ErrorKind,
+    /// What mends it, where a program must put it into words: not part of the text.
+    remedy: Option<Remedy>,
     /// How long the server asked to be left alone.
     pub(crate) wait: Option<Duration>,
     /// Attempts that are worth while after this one.
@@ -70,7 +74,7 @@ pub enum ErrorKind {
 
 impl Error {
     pub(crate) fn new(subject: impl Into<String>, kind: ErrorKind) -> Self {
-        Self { subject: subject.into(), kind, wait: None, patience: Self::RETRIES }
+        Self { subject: subject.into(), kind, remedy: None, wait: None, patience: Self::RETRIES }
     }
 
     pub(crate) fn usage(subject: impl Into<String>, what: impl Into<String>) -> Self {
@@ -98,7 +102,8 @@ impl Error {
                     .to_owned()
             }
             io::ErrorKind::ReadOnlyFilesystem | io::ErrorKind::PermissionDenied => {
-                format!("{e}; set HF_HUB_CACHE to a folder you may write to, or use -o")
+                let error = Self::new(path.display().to_string(), ErrorKind::Disk(e.to_string()));
+                return error.with_remedy(Remedy::ChooseFolder);
             }
             _ => e.to_string(),
         };
@@ -114,6 +119,29 @@ impl Error {
     pub(crate) const RETRIES: u32 = 4;
     /// Servers that ask for a longer pause are not waited for.
     pub(crate) const LONGEST_WAIT: Duration = Duration::from_secs(60);
+
+    /// What mends it.
+    pub fn remedy(&self) -> Option<Remedy> {
+        match &self.kind {
+            ErrorKind::File(error) => error.remedy.clone(),
+            ErrorKind::Usage(_)
+            | ErrorKind::NotFound(_)
+            | ErrorKind::Denied(_)
+            | ErrorKind::Gated(_)
+            | ErrorKind::Unreachable(_)
+            | ErrorKind::Server { .. }
+            | ErrorKind::Untrusted(_)
+            | ErrorKind::Offline(_)
+            | ErrorKind::Choice(_)
+            | ErrorKind::Disk(_)
+            | ErrorKind::Cancelled => self.remedy.clone(),
+        }
+    }
+
+    /// The same error, with what mends it.
+    pub(crate) fn with_remedy(self, remedy: Remedy) -> Self {
+        Self { remedy: Some(remedy), ..self }
+    }
 
     /// The same error, after which the server wants to be left alone for so long.
     pub(crate) fn with_wait(self, wait: Option<Duration>) -> Self {

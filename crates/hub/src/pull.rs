@@ -4,6 +4,8 @@ use std::collections::{BTreeSet, HashSet};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::AtomicBool;
 
+use quern_tensor_io::Remedy;
+
 use crate::cache::{Blobs, Repository};
 use crate::client::Client;
 use crate::download::{self, Download, Source};
@@ -131,14 +133,15 @@ impl Hub {
         patterns: &Patterns,
     ) -> Result<(String, Selection, Vec<String>)> {
         let cache = self.repository(name);
-        let missing = |what: String| Error::new(name.to_string(), ErrorKind::Offline(what));
+        let missing = |what: String| {
+            Error::new(name.to_string(), ErrorKind::Offline(what)).with_remedy(Remedy::GoOnline)
+        };
         let Some(commit) = cache.commit() else {
             let folder = self.client.settings().cache.display();
-            return Err(missing(format!("not in the cache {folder}; pull it once without --offline")));
+            return Err(missing(format!("not in the cache {folder}")));
         };
         let names = cache.files(&commit);
-        let incomplete =
-            |what| missing(format!("not whole in the cache: {what}; pull it once without --offline"));
+        let incomplete = |what| missing(format!("not whole in the cache: {what}"));
         let selection = choose(&names, name, patterns).map_err(incomplete)?;
         let mut files = selection.files();
         if let Some(Weights::Index(index)) = &selection.weights {
@@ -195,7 +198,7 @@ pub(crate) fn choose(
     if patterns.include_given() {
         let picked: BTreeSet<String> = names.iter().filter(|n| patterns.pick(n)).cloned().collect();
         if picked.is_empty() {
-            return Err("no file matches --include (and not --exclude)".to_owned());
+            return Err("no file matches the patterns to include without matching one to exclude".to_owned());
         }
         // Whether there is a model among them decides nothing but what to open.
         let weights = select::select(&picked, name.choice()).ok().and_then(|s| s.weights);

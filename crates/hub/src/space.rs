@@ -2,6 +2,8 @@
 
 use std::path::Path;
 
+use quern_tensor_io::Remedy;
+
 use crate::error::ErrorKind;
 use crate::{Error, Result};
 
@@ -17,13 +19,8 @@ pub(crate) fn check(folder: &Path, bytes: u64) -> Result<()> {
 }
 
 fn full(folder: &Path, bytes: u64, free: u64) -> Error {
-    let what = format!(
-        "{} are to be downloaded, but the disk has {} free; make room, or choose another disk with -o or \
-         HF_HUB_CACHE",
-        human(bytes),
-        human(free)
-    );
-    Error::new(folder.display().to_string(), ErrorKind::Disk(what))
+    let what = format!("{} are to be downloaded, but the disk has {} free", human(bytes), human(free));
+    Error::new(folder.display().to_string(), ErrorKind::Disk(what)).with_remedy(Remedy::ChooseFolder)
 }
 
 /// Bytes that this user may still write.

@@ -9,7 +9,7 @@ use std::path::Path;
 use common::fixture;
 use quern_model::chat::{ChatError, ChatTemplate, Message};
 use quern_model::{Config, Tokenizer, gguf_metadata};
-use quern_tensor_io::Checkpoint;
+use quern_tensor_io::{Checkpoint, Remedy};
 use serde_json::Value;
 
 fn messages(value: &Value) -> Vec<Message> {
@@ -183,8 +183,10 @@ fn templates_are_chosen_by_name_or_file() {
     assert!(render(file.to_str()).unwrap_err().to_string().contains("at most"));
 
     let none = self::tokenizer("llama");
-    let error = ChatTemplate::choose(Path::new("some/model"), &none, None).unwrap_err().to_string();
-    assert!(error.contains("some/model") && error.contains("--chat-template chatml"), "{error}");
+    let error = ChatTemplate::choose(Path::new("some/model"), &none, None).unwrap_err();
+    assert!(error.to_string().starts_with("some/model"), "{error}");
+    let Some(Remedy::ChooseChatTemplate { builtin }) = error.remedy() else { panic!("{error:?}") };
+    assert!(builtin.contains(&"chatml") && builtin.contains(&"zephyr"), "{builtin:?}");
 }
 
 #[test]

@@ -7,7 +7,7 @@ use std::path::Path;
 
 use common::{fixture, open};
 use quern_model::hugging_face::{Directory, DirectoryOptions, edited_config};
-use quern_tensor_io::{Checkpoint, ElementType, Result, TensorPlan};
+use quern_tensor_io::{Checkpoint, ElementType, Remedy, Result, TensorPlan};
 use serde_json::{Value, json};
 
 fn options(names: &[&str]) -> DirectoryOptions {
@@ -180,7 +180,8 @@ fn impossible_requests_are_refused_before_anything_is_written() {
     let error = refusal(&out, &demo(), options(&["a.weight", "a.weight"]));
     assert!(error.starts_with(out.to_str().unwrap()) && error.contains("planned twice"), "{error}");
     fs::create_dir(&out).unwrap();
-    let error = refusal(&out, &demo(), options(&["a.weight"]));
-    assert!(error.contains("already exists; pass --force"), "{error}");
+    let error = create(&out, &demo(), options(&["a.weight"])).unwrap_err();
+    assert!(error.to_string().contains("already exists"), "{error}");
+    assert_eq!(error.remedy, Some(Remedy::ReplaceOutput));
     assert_eq!(names(scratch.path()), ["from", "out"]);
 }

@@ -10,9 +10,10 @@
 
 use std::collections::HashMap;
 
-use quern_model::{Config, ExpectedTensor, FileType, TensorRole, View, ViewTensor};
+use quern_model::{Config, Contents, ExpectedTensor, FileType, TensorRole, View, ViewTensor};
 use quern_run::LoadIn;
-use quern_tensor_io::{Checkpoint, ElementType, Error as FileError};
+use quern_tensor_io::scheme::Packing;
+use quern_tensor_io::{Checkpoint, ElementType, Remedy};
 
 use crate::bitsandbytes::{Kind, encode_in_memory};
 use crate::encode::encode_rows;
@@ -57,12 +58,9 @@ impl Loader {
     /// A checkpoint that is quantized already, or cannot be described; a type that needs an importance matrix.
     pub fn new(checkpoint: &Checkpoint, scheme: LoadScheme) -> Result<Self, job::Error> {
         let config = Config::from_checkpoint(checkpoint)?;
-        let quantized = checkpoint.tensors().iter().map(|t| t.element_type).find(|t| t.is_block());
-        let method = config.quantization.clone().or_else(|| quantized.map(|t| t.name().to_owned()));
-        let plain = matches!(scheme, LoadScheme::Plain(_));
-        if let Some(method) = method.filter(|_| !plain) {
-            let what = format!("it is quantized already ({method}): run it without --load-in");
-            return Err(FileError::unsupported(checkpoint.path(), what).into());
+        if !matches!(scheme, LoadScheme::Plain(_)) {
+            let contents = Contents::matched(checkpoint, config.clone(), Packing::read(checkpoint)?);
+            contents.refuse_quantized().map_err(|e| e.with_remedy(Remedy::LoadAsStored))?;
         }
         let targets = match scheme {
             LoadScheme::Gguf(file_type) => from_recipe(checkpoint, file_type)?,

@@ -50,9 +50,12 @@ fn model(folder: &Path, config: &Value, tensors: &[(&str, ElementType, &[usize],
 
 fn refusal(source: &Checkpoint, options: Options) -> String {
     let scratch = tempfile::tempdir().unwrap();
-    let error = quantize(source, &scratch.path().join("out"), options, &NoProgress).unwrap_err().to_string();
+    let error = quantize(source, &scratch.path().join("out"), options, &NoProgress).unwrap_err();
     assert!(names(scratch.path()).is_empty());
-    error
+    match &error.remedy {
+        None => error.to_string(),
+        Some(remedy) => format!("{error}; {remedy:?}"),
+    }
 }
 
 /// Dtype, shape and the beginning of the hash of every tensor.
@@ -265,14 +268,14 @@ fn what_cannot_be_quantized_is_refused_with_a_way_out() {
     };
 
     let gguf = Checkpoint::open(&fixture("bookworm-4m-Q4_K_M.gguf")).unwrap();
-    says(refusal(&gguf, nf4()), &["Q4_K_M.gguf", "a GGUF file", "quern convert --to safetensors"]);
+    says(refusal(&gguf, nf4()), &["Q4_K_M.gguf", "a GGUF file", "; ConvertToSafetensors"]);
     let again = scratch.path().join("again");
     quantize(&demo(), &again, options(Kind::Int8, true), &NoProgress).unwrap();
     let again = Checkpoint::open(&again).unwrap();
-    says(refusal(&again, nf4()), &["quantized already (bitsandbytes)", "original weights"]);
+    says(refusal(&again, nf4()), &["already quantized with bitsandbytes", "; AllowRequantize"]);
     let folder = |name: &str| scratch.path().join(name);
     let gptq = model(&folder("gptq"), &plain, &[a, ("b.qweight", ElementType::U8, &[12], &values)]);
-    says(refusal(&gptq, nf4()), &["quantized already", "\"b.qweight\""]);
+    says(refusal(&gptq, nf4()), &["already quantized", "\"b.qweight\""]);
     let gpt2 = model(&folder("gpt2"), &json!({"model_type": "gpt2"}), &[a]);
     says(refusal(&gpt2, nf4()), &["gpt2", "Conv1D", "choose a GGUF type"]);
     let bytes = model(&folder("u8"), &plain, &[("a.weight", ElementType::U8, &[3, 4], &values)]);

@@ -10,7 +10,7 @@ use common::{altered, demo, imatrix, options, quantize, reference, sha256};
 use quern_model::{Packed, View};
 use quern_quantize::job::{self, Error, Options, Warning};
 use quern_quantize::recipe::{FileType, Override};
-use quern_tensor_io::{Checkpoint, ElementType as E, Metadata, Progress};
+use quern_tensor_io::{Checkpoint, ElementType as E, Metadata, Progress, Remedy};
 
 fn metadata_without(metadata: &Metadata, keys: &[&str]) -> Metadata {
     let mut metadata = metadata.clone();
@@ -137,6 +137,7 @@ fn what_is_quantized_is_quantized_again_only_on_request() {
     let error = quantize(&q8, options(FileType::Q4_0), &output).unwrap_err();
     let Error::File(file) = &error else { panic!("{error}") };
     assert!(file.to_string().contains("already quantized with q8_0"), "{error}");
+    assert_eq!(error.remedy(), Some(Remedy::AllowRequantize));
     assert!(!output.exists());
     quantize(&q8, Options { allow_requantize: true, ..options(FileType::Q4_0) }, &output).unwrap();
     let result = Checkpoint::open(&output).unwrap();

@@ -14,7 +14,7 @@ use quern_quantize::gptq::{Order, Settings};
 use quern_quantize::imatrix::Imatrix;
 use quern_run::{LoadOptions, Model, PerplexityOptions, perplexity};
 use quern_tensor_io::scheme::{Packing, Scheme};
-use quern_tensor_io::{Checkpoint, NoProgress, Progress};
+use quern_tensor_io::{Checkpoint, NoProgress, Progress, Remedy};
 
 fn model(threads: usize) -> Model {
     let checkpoint = Arc::new(Checkpoint::open(&fixture("bookworm-4m")).unwrap());
@@ -117,8 +117,9 @@ fn threads_change_no_byte_and_neither_does_an_interruption() {
     let model = model(2);
     let other = options(&model, Settings { bits: 8, ..settings.clone() });
     let plan = job::plan(&model, &other).unwrap();
-    let refused = job::run(&model, &plan, &other, &out, &NoProgress).unwrap_err().to_string();
-    assert!(refused.contains("--restart"), "{refused}");
+    let refused = job::run(&model, &plan, &other, &out, &NoProgress).unwrap_err();
+    assert!(refused.to_string().contains("an unfinished run with other options"), "{refused}");
+    assert_eq!(refused.remedy(), Some(Remedy::RestartJob));
     let report = quantize(2, settings, &out);
     assert_eq!((report.resumed_blocks, report.modules.len()), (2, 28));
     assert!(contents(&out) == expected);
@@ -169,13 +170,14 @@ fn what_cannot_be_quantized_is_refused_before_any_work() {
     };
     assert!(fails(&all).contains("every module"));
     let gguf = Model::open(&fixture("bookworm-4m-Q4_K_M.gguf"), LoadOptions { threads: 1 }).unwrap();
-    let refused = job::plan(&gguf, &options(&gguf, Settings::default())).unwrap_err().to_string();
-    assert!(refused.contains("GGUF"), "{refused}");
+    let refused = job::plan(&gguf, &options(&gguf, Settings::default())).unwrap_err();
+    assert!(refused.to_string().contains("a GGUF file"), "{refused}");
+    assert_eq!(refused.remedy(), Some(Remedy::ConvertToSafetensors));
     let folder = tempfile::tempdir().unwrap();
     let out = folder.path().join("there");
     std::fs::create_dir(&out).unwrap();
     let options = options(&model, Settings::default());
     let plan = job::plan(&model, &options).unwrap();
-    let refused = job::run(&model, &plan, &options, &out, &NoProgress).unwrap_err().to_string();
-    assert!(refused.contains("--force"), "{refused}");
+    let refused = job::run(&model, &plan, &options, &out, &NoProgress).unwrap_err();
+    assert_eq!(refused.remedy(), Some(Remedy::ReplaceOutput), "{refused}");
 }

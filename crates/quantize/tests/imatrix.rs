@@ -10,7 +10,7 @@ use quern_quantize::imatrix::{
 };
 use quern_run::{LoadOptions, Model};
 use quern_tensor_io::{
-    Array, Checkpoint, ElementType as E, Metadata, NoProgress, TensorPlan, Value, decode, gguf,
+    Array, Checkpoint, ElementType as E, Metadata, NoProgress, Remedy, TensorPlan, Value, decode, gguf,
 };
 
 fn write(folder: &Path, bytes: &[u8]) -> PathBuf {
@@ -334,8 +334,8 @@ fn both_formats_say_the_same() {
     let read = |name: &str, format| {
         let path = folder.path().join(name);
         sums.write(&path, &options(format)).unwrap();
-        let again = sums.write(&path, &options(format)).unwrap_err().to_string();
-        assert!(again.contains("--force"), "{again}");
+        let again = sums.write(&path, &options(format)).unwrap_err();
+        assert_eq!(again.remedy, Some(Remedy::ReplaceOutput), "{again}");
         sums.write(&path, &WriteOptions { force: true, ..options(format) }).unwrap();
         Imatrix::open(&path).unwrap()
     };

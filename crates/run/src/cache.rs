@@ -19,6 +19,7 @@ use quern_compute::{
     CacheData, KEY_GROUP, Keys, Pool, Values, encode_q8_0, float, ops, put_key_f16, put_key_f32, put_key_q8_0,
 };
 use quern_model::{Config, RopeStyle};
+use quern_tensor_io::Remedy;
 
 use crate::parallel::{part_of, share};
 use crate::{Error, KvType, Model, Result};
@@ -98,7 +99,7 @@ impl Cache {
     /// Room for `context` positions.
     ///
     /// # Errors
-    /// [`Error::Option`] if the system has no room for it.
+    /// [`Error::Memory`] if the system has no room for it.
     pub(crate) fn new(config: &Config, context: usize, kv: KvType) -> Result<Self> {
         Self::of_layers(config, config.layers, context, kv)
     }
@@ -119,11 +120,9 @@ impl Cache {
             total.is_some_and(|total| trial.try_reserve_exact(total).is_ok())
         };
         let Some(length) = length.filter(fits) else {
-            let what = format!(
-                "there is no memory for keys and values of {context} positions; use a smaller --context{}",
-                if kv == KvType::Q8_0 { "" } else { " or --kv q8_0" }
-            );
-            return Err(Error::Option(what));
+            let what = format!("there is no memory for keys and values of {context} positions");
+            let remedy = Remedy::SmallerCache { quantize: kv != KvType::Q8_0 };
+            return Err(Error::Memory { what, remedy });
         };
         Ok(Self {
             context,

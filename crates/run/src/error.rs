@@ -1,5 +1,7 @@
 //! What can go wrong between a checkpoint and its text.
 
+use quern_tensor_io::Remedy;
+
 /// Result of everything in this crate.
 pub type Result<T, E = Error> = std::result::Result<T, E>;
 
@@ -18,10 +20,7 @@ pub enum Error {
     #[error("in the forward pass: {0}")]
     Compute(#[from] quern_compute::Error),
     /// More positions than the session has room for. Raised before anything is computed.
-    #[error(
-        "{held} tokens are in the context and {wanted} more do not fit into its {context} positions; \
-         use a larger --context or a shorter text"
-    )]
+    #[error("{held} tokens are in the context and {wanted} more do not fit into its {context} positions")]
     ContextFull {
         /// Positions already used.
         held: usize,
@@ -33,9 +32,8 @@ pub enum Error {
     /// The prompt and what is to be generated do not fit into the context. Raised before anything is computed.
     #[error(
         "the prompt has {prompt} tokens and {limit} were asked for: together they do not fit into {context} \
-         positions{}; use {}",
+         positions{}",
         if *.context == *.trained { ", which is all the model was trained for" } else { "" },
-        if *.context == *.trained { "a smaller -n or a shorter prompt" } else { "a larger --context or a smaller -n" },
     )]
     NoRoom {
         /// Tokens of the prompt.
@@ -56,10 +54,7 @@ pub enum Error {
         vocabulary: usize,
     },
     /// A text too short to be scored.
-    #[error(
-        "the text has {tokens} tokens; perplexity at context {context} needs at least {needed}: \
-         take a longer text or a smaller --context"
-    )]
+    #[error("the text has {tokens} tokens; perplexity at context {context} needs at least {needed}")]
     TextTooShort {
         /// Tokens of the text, BOS included.
         tokens: usize,
@@ -73,8 +68,32 @@ pub enum Error {
     Option(String),
     /// The logits hold a NaN or an infinity where a finite number is needed.
     #[error(
-        "the model's output is not finite: its weights hold NaN or infinite values, \
-         or an activation overflowed (quern inspect --check looks for the former)"
+        "the model's output is not finite: its weights hold NaN or infinite values, or an activation overflowed"
     )]
     NotFinite,
+    /// There is not enough memory; the text has the numbers.
+    #[error("{what}")]
+    Memory {
+        /// What does not fit, and where.
+        what: String,
+        /// What mends it.
+        remedy: Remedy,
+    },
+}
+
+impl Error {
+    /// What mends it, where a program must put it into words.
+    pub fn remedy(&self) -> Option<Remedy> {
+        match self {
+            Self::File(error) => error.remedy.clone(),
+            Self::Chat(error) => error.remedy(),
+            Self::ContextFull { .. } => Some(Remedy::LargerContext),
+            Self::NoRoom { context, trained, .. } if context == trained => Some(Remedy::FewerTokens),
+            Self::NoRoom { .. } => Some(Remedy::LargerContextOrFewerTokens),
+            Self::TextTooShort { .. } => Some(Remedy::LongerText),
+            Self::NotFinite => Some(Remedy::CheckWeights),
+            Self::Memory { remedy, .. } => Some(remedy.clone()),
+            Self::Compute(_) | Self::Token { .. } | Self::Option(_) => None,
+        }
+    }
 }

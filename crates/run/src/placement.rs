@@ -23,7 +23,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use quern_model::contents::Place;
 use quern_model::{View, ViewTensor};
-use quern_tensor_io::Checkpoint;
+use quern_tensor_io::{Checkpoint, Remedy};
 
 use crate::load::LoadIn;
 use crate::memory::{Resident, available_memory, resident};
@@ -147,7 +147,7 @@ impl Placement {
     /// What a session of such needs would find.
     ///
     /// # Errors
-    /// [`Error::Option`] with the numbers if not even one unit at a time fits.
+    /// [`Error::Memory`] with the numbers if not even one unit at a time fits.
     pub fn plan(&self, needs: Needs) -> Result<Option<MemoryPlan>> {
         let Some(bound) = self.bound else { return Ok(None) };
         let own = resident().map_or(0, |r| r.own);
@@ -177,18 +177,19 @@ impl Placement {
             return Ok(room);
         }
         let mib = |bytes: u64| format!("{:.0} MiB", (bytes as f64 / f64::from(1 << 20)).ceil());
-        let advice = if bound.asked { "raise --max-memory" } else { "free memory" };
-        Err(Error::Option(format!(
+        let what = format!(
             "{} of memory {} too little: the largest layer takes {}, keys and values {}, buffers {}, \
-             everything else {}, together {}; {advice}, take a smaller --context, or --kv q8_0",
+             everything else {}, together {}",
             mib(bound.bytes),
-            if bound.asked { "(--max-memory) is" } else { "that the system has free is" },
+            if bound.asked { "to be used is" } else { "that the system has free is" },
             mib(window),
             mib(needs.keys_and_values),
             mib(needs.buffers),
             mib(rest),
             mib(other.saturating_add(window)),
-        )))
+        );
+        let remedy = if bound.asked { Remedy::RaiseMemory } else { Remedy::FreeMemory };
+        Err(Error::Memory { what, remedy })
     }
 
     /// Begins a pass of so many tokens: sees how many units can be kept beside what the process has taken by
@@ -303,12 +304,13 @@ pub(crate) fn check_made(view: &View<'_>, load_in: Option<&dyn LoadIn>, limit: u
         return Ok(());
     }
     let mib = |bytes: u64| bytes.div_ceil(1 << 20);
-    Err(Error::Option(format!(
-        "{} MiB of memory (--max-memory) is too little: {} MiB of weights are unpacked or quantized while \
-         loading and must stay; raise --max-memory, or convert the model to GGUF, which runs from the file",
+    let what = format!(
+        "{} MiB of memory to be used is too little: {} MiB of weights are unpacked or quantized while loading and \
+         must stay",
         mib(limit),
         mib(made)
-    )))
+    );
+    Err(Error::Memory { what, remedy: Remedy::RaiseMemoryOrUseGguf })
 }
 
 #[cfg(test)]

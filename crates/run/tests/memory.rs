@@ -12,7 +12,7 @@ use quern_run::{
     Error, KvType, LoadOptions, Model, PerplexityOptions, SessionOptions, Wanted, peak_memory_bytes,
     perplexity_of_tokens, resident,
 };
-use quern_tensor_io::{Checkpoint, NoProgress};
+use quern_tensor_io::{Checkpoint, NoProgress, Remedy};
 use serde_json::{Map, json};
 
 const HIDDEN: usize = 1024;
@@ -160,8 +160,9 @@ fn resident_memory_stays_within_the_bound() {
     let model = load(path, Some(48 * MIB));
     let error = model.session(options).unwrap_err();
     let text = error.to_string();
-    assert!(matches!(error, Error::Option(_)) && text.contains("48 MiB"), "{text}");
-    assert!(text.contains("--max-memory") && text.contains("the largest layer takes 30 MiB"), "{text}");
+    assert!(matches!(error, Error::Memory { .. }) && text.contains("48 MiB"), "{text}");
+    assert!(text.contains("the largest layer takes 30 MiB"), "{text}");
+    assert_eq!(error.remedy(), Some(Remedy::RaiseMemory));
     // A cache of keys and values that leaves no room.
     let model = load(path, Some(bound));
     let large = SessionOptions { context: 1024, kv: KvType::F32, batch: 1024 };

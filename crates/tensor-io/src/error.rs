@@ -3,6 +3,8 @@
 use std::fmt;
 use std::path::{Path, PathBuf};
 
+use crate::Remedy;
+
 /// Result of everything that touches a file.
 pub type Result<T, E = Error> = std::result::Result<T, E>;
 
@@ -17,6 +19,8 @@ pub struct Error {
     pub offset: Option<u64>,
     /// What was wrong.
     pub kind: ErrorKind,
+    /// What mends it, where a program must put it into words: not part of the text.
+    pub remedy: Option<Remedy>,
 }
 
 /// What was wrong.
@@ -40,7 +44,13 @@ pub enum ErrorKind {
 impl Error {
     /// An error about `file` as a whole.
     pub fn new(file: impl AsRef<Path>, kind: impl Into<ErrorKind>) -> Self {
-        Self { file: file.as_ref().to_path_buf(), tensor: None, offset: None, kind: kind.into() }
+        Self {
+            file: file.as_ref().to_path_buf(),
+            tensor: None,
+            offset: None,
+            kind: kind.into(),
+            remedy: None,
+        }
     }
 
     /// A broken rule in `file`.
@@ -61,6 +71,12 @@ impl Error {
     /// The same error, naming the tensor.
     pub fn with_tensor(mut self, tensor: impl Into<String>) -> Self {
         self.tensor = Some(tensor.into());
+        self
+    }
+
+    /// The same error, with what mends it.
+    pub fn with_remedy(mut self, remedy: Remedy) -> Self {
+        self.remedy = Some(remedy);
         self
     }
 

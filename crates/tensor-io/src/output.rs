@@ -20,7 +20,7 @@ use std::path::{Path, PathBuf};
 use tempfile::TempPath;
 
 use crate::temporary::Temporary;
-use crate::{Error, Result};
+use crate::{Error, Remedy, Result};
 use writeback::Writeback;
 
 pub use directory::OutputDirectory;
@@ -199,8 +199,9 @@ fn unnameable(path: &Path, e: io::Error) -> Error {
     }
 }
 
-fn already_there(path: &Path) -> Error {
-    Error::refused(path, "already exists; pass --force to replace it, or choose another name")
+/// The error for an output that exists.
+pub fn already_there(path: &Path) -> Error {
+    Error::refused(path, "already exists").with_remedy(Remedy::ReplaceOutput)
 }
 
 fn explain(path: &Path, e: io::Error) -> Error {

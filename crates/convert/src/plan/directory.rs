@@ -1,6 +1,6 @@
 //! To a Hugging Face directory of plain tensors.
 //!
-//! | source | without `--dtype` |
+//! | source | where no element type is asked for |
 //! |---|---|
 //! | Hugging Face | as it is |
 //! | packed layers, blocks of GGUF | f32, which holds what they mean exactly |
@@ -28,8 +28,8 @@ pub(super) fn plan(checkpoint: &Checkpoint, options: Options) -> Result<Plan<'_>
     let decoded = view.tensors().iter().filter(|t| is_packed(&view, t)).count();
     if decoded > 0 && options.dtype.is_none() {
         notes.push(format!(
-            "{decoded} quantized tensors are decoded to f32, which holds their values exactly; --dtype f16 or bf16 \
-             rounds them and takes half the space"
+            "{decoded} quantized tensors are decoded to f32, which holds their values exactly; f16 or bf16 would \
+             round them and take half the space"
         ));
     }
     let around = if from_gguf { from_metadata(&view, &rows)? } else { from_config(&view, &rows, &options)? };

@@ -2,13 +2,15 @@
 //!
 //! | source | matrices | everything else |
 //! |---|---|---|
-//! | Hugging Face | as they are, or `--dtype` | f32 |
-//! | packed layers | the blocks that hold their values exactly, or decoded to `--dtype` | |
-//! | GGUF | as they are, or `--dtype` | as it is |
+//! | Hugging Face | as they are, or the type asked for | f32 |
+//! | packed layers | the blocks that hold their values exactly, or decoded to the type asked for | |
+//! | GGUF | as they are, or the type asked for | as it is |
 
 use quern_model::gguf::is_quantizable;
 use quern_model::{Config, FileType, Packed, View, ViewTensor, World};
-use quern_tensor_io::{Checkpoint, Container, ElementType, Error, ErrorKind, Metadata, Result, Value};
+use quern_tensor_io::{
+    Checkpoint, Container, ElementType, Error, ErrorKind, Metadata, Remedy, Result, Value,
+};
 
 use super::{Around, Plan, PlanRow, about, most, row};
 use crate::Options;
@@ -41,15 +43,12 @@ pub(super) fn plan(checkpoint: &Checkpoint, options: Options) -> Result<Plan<'_>
 
 /// Where layers have no exact form, decoding them does it; so the error says that.
 fn with_offers(checkpoint: &Checkpoint, error: Error) -> Error {
-    let ErrorKind::Unsupported(what) = &error.kind else { return error };
-    if View::gguf(checkpoint, Packed::Decoded).is_err() {
-        return error;
+    match error.kind {
+        ErrorKind::Unsupported(_) if View::gguf(checkpoint, Packed::Decoded).is_ok() => {
+            error.with_remedy(Remedy::DecodeOrRequantize)
+        }
+        _ => error,
     }
-    let what = format!(
-        "{what}. To go on: --dtype f16 (bf16, f32) decodes the layers, quern quantize --allow-requantize makes \
-         blocks of the decoded values"
-    );
-    Error { kind: ErrorKind::Unsupported(what), ..error }
 }
 
 /// The type of a tensor that was in a GGUF file before.
@@ -74,8 +73,8 @@ fn new_type(view: &View<'_>, tensor: &ViewTensor, dtype: Option<ElementType>) ->
         (F32 | F16 | BF16, None) => Ok(from),
         (F8E4M3 | F8E5M2, None) => Ok(F16),
         (F64, None) => {
-            let what = "f64 has no readers in GGUF; --dtype f32 rounds it";
-            Err(about(view, tensor, Error::unsupported(view.checkpoint().path(), what)))
+            let error = Error::unsupported(view.checkpoint().path(), "f64 has no readers in GGUF");
+            Err(about(view, tensor, error.with_remedy(Remedy::ChooseDtype(&[F32]))))
         }
         (from, None) => Ok(from),
     }

@@ -6,7 +6,7 @@ use std::collections::{HashMap, HashSet};
 use quern_model::hugging_face::edited_config;
 use quern_model::{Packed, View};
 use quern_tensor_io::scheme::{AffineLayer, GptqFormat, Packing, Scheme};
-use quern_tensor_io::{Checkpoint, Container, Error, Result};
+use quern_tensor_io::{Checkpoint, Container, Error, Remedy, Result};
 use serde_json::{Map, Value, json};
 
 use super::directory::plain_type;
@@ -20,9 +20,8 @@ pub(super) fn plan(checkpoint: &Checkpoint, options: Options, format: GptqFormat
         _ => Packing::read(checkpoint)?.filter(|p| !p.layers().is_empty()),
     };
     let Some(packing) = packing else {
-        let what = "has no packed layers that GPTQ could hold: quern quantize --to gptq makes them from a model's \
-                    weights";
-        return Err(Error::unsupported(checkpoint.path(), what));
+        let what = "has no packed layers that GPTQ could hold";
+        return Err(Error::unsupported(checkpoint.path(), what).with_remedy(Remedy::QuantizeWithGptq));
     };
     let layers = packing.layers().iter().enumerate();
     let by_part: HashMap<usize, usize> =

@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 use quern_model::{View, ViewTensor};
 use quern_tensor_io::gguf::Writer;
 use quern_tensor_io::scheme::{Inexact, Packing, Scheme};
-use quern_tensor_io::{Checkpoint, ElementType, Error, Metadata, Result, TensorPlan, decode};
+use quern_tensor_io::{Checkpoint, ElementType, Error, Metadata, Remedy, Result, TensorPlan, decode};
 
 use crate::cast;
 use crate::{Options, Target};
@@ -170,8 +170,9 @@ fn row(view: &View<'_>, index: usize, to: ElementType) -> Result<PlanRow> {
     let tensor = &view.tensors()[index];
     let from = tensor.element_type;
     if from != to && !decode::can_decode(from) {
-        let what = format!("{from} cannot be decoded, so it cannot become {to}; leave --dtype away");
-        return Err(about(view, tensor, Error::unsupported(view.checkpoint().path(), what)));
+        let what = format!("{from} cannot be decoded, so it cannot become {to}");
+        let error = Error::unsupported(view.checkpoint().path(), what).with_remedy(Remedy::KeepDtype);
+        return Err(about(view, tensor, error));
     }
     let Some(row_bytes) = to.row_bytes(tensor.columns()) else {
         let what = format!("its rows of {} values are not whole blocks of {to}", tensor.columns());

@@ -87,11 +87,16 @@ pub fn refusal(source: &Path, output: &Path, options: Options) -> String {
     let before = listing(output.parent().unwrap());
     let source = Checkpoint::open(source).unwrap();
     let refused = match plan(&source, options) {
-        Err(e) => e.to_string(),
-        Ok(plan) => run(&plan, output, &NoProgress).unwrap_err().to_string(),
+        Err(e) => e,
+        Ok(plan) => run(&plan, output, &NoProgress).unwrap_err(),
     };
     assert_eq!(listing(output.parent().unwrap()), before);
-    refused
+    let text = refused.to_string();
+    assert!(!text.contains("--"), "flags are the command line's: {text}");
+    match refused.remedy {
+        None => text,
+        Some(remedy) => format!("{text}; {remedy:?}"),
+    }
 }
 
 /// Asserts that a text has all these parts.

@@ -2,6 +2,8 @@
 
 use std::path::PathBuf;
 
+use quern_tensor_io::Remedy;
+
 use super::builtin;
 
 /// A failure, with the template it happened in.
@@ -9,11 +11,7 @@ use super::builtin;
 #[non_exhaustive]
 pub enum ChatError {
     /// The model's files have no chat template.
-    #[error(
-        "{}: the model has no chat template; --chat-template chatml (or {}, or a Jinja file) gives it one, but \
-         only a model that was trained on that form will answer well",
-        .model.display(), builtin::names().trim_start_matches("chatml, ")
-    )]
+    #[error("{}: the model has no chat template", .model.display())]
     None {
         /// The checkpoint.
         model: PathBuf,
@@ -54,6 +52,19 @@ pub enum ChatError {
         /// In its own words.
         what: String,
     },
+}
+
+impl ChatError {
+    /// What mends it.
+    pub fn remedy(&self) -> Option<Remedy> {
+        match self {
+            Self::None { .. } => {
+                let builtin = builtin::BUILTINS.iter().map(|b| b.name).collect();
+                Some(Remedy::ChooseChatTemplate { builtin })
+            }
+            Self::Unknown { .. } | Self::File { .. } | Self::Template { .. } | Self::Refused { .. } => None,
+        }
+    }
 }
 
 /// `, line 7`, or nothing.

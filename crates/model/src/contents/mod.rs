@@ -19,7 +19,7 @@ use std::collections::{HashMap, HashSet};
 use std::path::Path;
 
 use quern_tensor_io::scheme::{PackedLayer, Packing};
-use quern_tensor_io::{Checkpoint, Error, Result, TensorInfo};
+use quern_tensor_io::{Checkpoint, Error, Remedy, Result, TensorInfo};
 
 use crate::Config;
 use crate::architecture::{AliasLayout, Layout, TensorRole, World};
@@ -203,10 +203,9 @@ impl<'a> Contents<'a> {
 /// The refusal to quantize once more what is quantized with `method`.
 pub fn already_quantized(file: &Path, method: &str) -> Error {
     let what = format!(
-        "the weights are already quantized with {method}, and quantizing them again would lose quality twice; start \
-         from the original weights, or pass --allow-requantize"
+        "the weights are already quantized with {method}, and quantizing them again would lose quality twice"
     );
-    Error::refused(file, what)
+    Error::refused(file, what).with_remedy(Remedy::AllowRequantize)
 }
 
 /// How a checkpoint's weights are quantized; `None` where they are plain numbers.

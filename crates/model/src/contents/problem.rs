@@ -4,7 +4,7 @@ use std::fmt;
 use std::path::{Path, PathBuf};
 
 use quern_tensor_io::scheme::PackedLayer;
-use quern_tensor_io::{Checkpoint, ElementType, Error, Result};
+use quern_tensor_io::{Checkpoint, ElementType, Error, Remedy, Result};
 
 use crate::config::ExpectedTensor;
 
@@ -128,9 +128,7 @@ pub(super) fn first(checkpoint: &Checkpoint, problems: &[Problem]) -> Result<()>
     let Some(first) = problems.first() else { return Ok(()) };
     let others = match problems.len() - 1 {
         0 => String::new(),
-        n => format!(
-            " ({n} more of its tensors are missing, misshapen or unknown; quern inspect --check lists them)"
-        ),
+        n => format!(" ({n} more of its tensors are missing, misshapen or unknown)"),
     };
     let missing = problems.iter().filter(|p| matches!(p.kind, ProblemKind::Missing { .. }));
     let unknown = problems.iter().find(|p| matches!(p.kind, ProblemKind::Unknown { .. }));
@@ -140,5 +138,6 @@ pub(super) fn first(checkpoint: &Checkpoint, problems: &[Problem]) -> Result<()>
         format!("; the tensors have names of another kind, such as {:?}", p.tensor)
     });
     let what = format!("{}{names}{others}", first.kind);
-    Err(Error::malformed(&first.file, what).with_tensor(&first.tensor))
+    let error = Error::malformed(&first.file, what).with_tensor(&first.tensor);
+    Err(if others.is_empty() { error } else { error.with_remedy(Remedy::ListProblems) })
 }

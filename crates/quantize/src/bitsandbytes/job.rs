@@ -62,8 +62,7 @@ pub fn quantize(
     progress.total(plan.source_bytes());
     let batch = PIECE * PIECES * pool.current_num_threads();
     let limits = Limits { made: batch, counted: batch * VALUE_BYTES };
-    let directory =
-        pipeline::run(&encoder, source, encoder.pieces(), directory, (&pool, limits), progress)?;
+    let directory = pipeline::run(&encoder, source, encoder.pieces(), directory, (&pool, limits), progress)?;
     Ok(Report {
         tensors: plan.rows.len(),
         quantized: plan.rows.iter().filter(|r| r.to.is_some()).count(),

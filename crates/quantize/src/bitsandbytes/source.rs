@@ -6,7 +6,7 @@
 
 use quern_model::contents::already_quantized;
 use quern_model::{Contents, Packed, View, ViewTensor};
-use quern_tensor_io::{Checkpoint, Container, Error, ErrorKind, Result};
+use quern_tensor_io::{Checkpoint, Container, Error, ErrorKind, Remedy, Result};
 use serde_json::Value;
 
 /// Families whose linear layers are transposed (`Conv1D`).
@@ -56,11 +56,8 @@ pub(super) fn read_config(source: &Checkpoint) -> Result<Value> {
 fn check(source: &Checkpoint, config: &Value) -> Result<()> {
     let refused = |what: String| Err(Error::refused(source.path(), what));
     if source.container() == Container::Gguf {
-        return refused(
-            "a GGUF file, but bitsandbytes works on Hugging Face checkpoints; start from those, or convert it \
-             first (quern convert --to safetensors)"
-                .into(),
-        );
+        let what = "a GGUF file, but bitsandbytes works on Hugging Face checkpoints";
+        return Err(Error::refused(source.path(), what).with_remedy(Remedy::ConvertToSafetensors));
     }
     let packed = source.tensors().iter().find(|t| PACKED.iter().any(|end| t.name.ends_with(end)));
     let method = config["quantization_config"]["quant_method"].as_str();

@@ -17,7 +17,7 @@ use std::time::Instant;
 use quern_compute::Pool;
 use quern_model::{EncodeOptions, TensorRole as Role, World};
 use quern_run::{KvType, LinearInput, Model, Observer, SessionOptions, Wanted};
-use quern_tensor_io::Progress;
+use quern_tensor_io::{Progress, Remedy};
 
 use super::{Accumulator, AddError};
 
@@ -89,8 +89,7 @@ pub enum CollectError {
     Add(#[from] AddError),
     /// The text has no whole chunk.
     #[error(
-        "the text has {tokens} tokens; a chunk takes {context} and {from_chunk} are left out at the beginning: \
-         take a longer text or a smaller --context"
+        "the text has {tokens} tokens; a chunk takes {context} and {from_chunk} are left out at the beginning"
     )]
     TextTooShort {
         /// Tokens of the text, BOS included.
@@ -103,6 +102,18 @@ pub enum CollectError {
     /// An impossible option.
     #[error("{0}")]
     Option(String),
+}
+
+impl CollectError {
+    /// What mends it, where a program must put it into words.
+    pub fn remedy(&self) -> Option<Remedy> {
+        match self {
+            Self::Run(error) => error.remedy(),
+            Self::Add(error) => error.remedy(),
+            Self::TextTooShort { .. } => Some(Remedy::LongerText),
+            Self::Option(_) => None,
+        }
+    }
 }
 
 /// Runs `text` through `model`. Progress counts chunks.

@@ -7,7 +7,7 @@ use std::collections::BTreeMap;
 use std::path::Path;
 
 use quern_tensor_io::{
-    Array, ElementType, Metadata, Result, StringArray, TensorPlan, Value, gguf as container,
+    Array, ElementType, Metadata, Remedy, Result, StringArray, TensorPlan, Value, gguf as container,
     output::OutputFile,
 };
 
@@ -78,7 +78,7 @@ pub enum AddError {
     /// A sum is NaN, infinite or negative.
     #[error(
         "tensor {tensor:?}: the sum of squares of input column {column} is {sum}; the model computes NaN or \
-         infinite values (quern inspect --check shows whether its weights do)"
+         infinite values"
     )]
     NotFinite {
         /// GGUF name of the tensor.
@@ -88,6 +88,16 @@ pub enum AddError {
         /// The sum.
         sum: f64,
     },
+}
+
+impl AddError {
+    /// What mends it, where a program must put it into words.
+    pub fn remedy(&self) -> Option<Remedy> {
+        match self {
+            Self::NotFinite { .. } => Some(Remedy::CheckWeights),
+            Self::Columns { .. } => None,
+        }
+    }
 }
 
 impl Accumulator {

@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-use quern_tensor_io::ElementType;
+use quern_tensor_io::{ElementType, Remedy};
 
 use crate::recipe::RecipeError;
 
@@ -38,7 +38,7 @@ pub enum Error {
     },
     /// A tensor would be garbage without an importance matrix.
     #[error(
-        "tensor {tensor:?}: {element_type} needs an importance matrix here; pass --imatrix with an entry for it"
+        "tensor {tensor:?}: {element_type} needs an importance matrix here, with an entry for this tensor"
     )]
     NeedsImatrix {
         /// The first tensor concerned.
@@ -80,7 +80,7 @@ pub enum Error {
     /// Encoding gave a block whose scale is not finite: the values are too large for the type.
     #[error(
         "tensor {tensor:?}, row {row}, values from column {column}: too large for {element_type} (the scale \
-         or value overflows); choose another type for it with --tensor-type"
+         or value overflows)"
     )]
     Overflow {
         /// The tensor.
@@ -114,4 +114,22 @@ pub enum Error {
         /// What the encoder said.
         source: crate::encode::EncodeError,
     },
+}
+
+impl Error {
+    /// What mends it, where a program must put it into words.
+    pub fn remedy(&self) -> Option<Remedy> {
+        match self {
+            Self::File(error) => error.remedy.clone(),
+            Self::Recipe(error) => error.remedy(),
+            Self::NeedsImatrix { .. } => Some(Remedy::GiveImatrix),
+            Self::Overflow { .. } => Some(Remedy::ChooseTensorType),
+            Self::Undecodable { .. }
+            | Self::NoGgufType { .. }
+            | Self::ImatrixShape { .. }
+            | Self::NotFinite { .. }
+            | Self::CorruptSource { .. }
+            | Self::Encode { .. } => None,
+        }
+    }
 }

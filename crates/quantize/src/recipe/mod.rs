@@ -18,7 +18,7 @@ mod mix;
 mod overrides;
 mod select;
 
-use quern_tensor_io::{ElementType, Metadata, Value};
+use quern_tensor_io::{ElementType, Metadata, Remedy, Value};
 
 pub use fallback::fallback;
 pub use overrides::Override;
@@ -33,8 +33,8 @@ use select::{Category, layer};
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum RecipeError {
-    /// `--tensor-type` could not be read.
-    #[error("--tensor-type {text:?}: {why}")]
+    /// An [`Override`] could not be read.
+    #[error("{text:?}: {why}")]
     BadOverride {
         /// The argument as given.
         text: String,
@@ -49,8 +49,7 @@ pub enum RecipeError {
     },
     /// The rows of a tensor are not whole blocks of its type and nothing can take its place.
     #[error(
-        "tensor {tensor:?}: rows of {columns} values are not whole blocks of {element_type} ({} values); \
-         choose another type for it with --tensor-type",
+        "tensor {tensor:?}: rows of {columns} values are not whole blocks of {element_type} ({} values)",
         element_type.block_elements()
     )]
     NoFit {
@@ -72,11 +71,22 @@ pub enum RecipeError {
         layers: usize,
     },
     /// The metadata lacks what the mixes need.
-    #[error("metadata key {key:?} is missing or not a whole number; the mix rules need it (--pure does not)")]
+    #[error("metadata key {key:?} is missing or not a whole number; the mix rules need it")]
     NoFact {
         /// The key.
         key: String,
     },
+}
+
+impl RecipeError {
+    /// What mends it, where a program must put it into words.
+    pub fn remedy(&self) -> Option<Remedy> {
+        match self {
+            Self::NoFit { .. } => Some(Remedy::ChooseTensorType),
+            Self::NoFact { .. } => Some(Remedy::PureRecipe),
+            Self::BadOverride { .. } | Self::NotAModelType { .. } | Self::NoLayer { .. } => None,
+        }
+    }
 }
 
 /// What the mix rules need to know about a model.

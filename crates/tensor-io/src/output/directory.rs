@@ -136,8 +136,8 @@ fn check_target(path: &Path, force: bool) -> Result<bool> {
         let name = name.to_string_lossy();
         if entry.file_type().map_err(|e| Error::new(path, e))?.is_dir() {
             let what = format!(
-                "the folder there holds another one ({name}), so it is more than a model; even --force does \
-                 not replace it: remove it yourself or choose another name"
+                "the folder there holds another one ({name}), so it is more than a model and never \
+                 replaced; remove it yourself or choose another name"
             );
             return Err(Error::refused(path, what));
         }
@@ -145,8 +145,8 @@ fn check_target(path: &Path, force: bool) -> Result<bool> {
         model |= name == "config.json" || name.ends_with(".safetensors");
     }
     if !empty && !model {
-        let what = "the folder there holds no model (no config.json, no *.safetensors); even --force does not \
-                    replace it: remove it yourself or choose another name";
+        let what = "the folder there holds no model (no config.json, no *.safetensors), so it is never \
+                    replaced; remove it yourself or choose another name";
         return Err(Error::refused(path, what));
     }
     Ok(true)

@@ -11,7 +11,9 @@ use super::Scratch;
 
 #[track_caller]
 fn assert_says<T: std::fmt::Debug>(result: Result<T, Error>, path: &Path, what: &[&str]) {
-    let text = result.unwrap_err().to_string();
+    let error = result.unwrap_err();
+    let text =
+        error.remedy.as_ref().map_or_else(|| error.to_string(), |remedy| format!("{error}; {remedy:?}"));
     assert!(text.starts_with(path.to_str().unwrap()), "names no file: {text}");
     what.iter().for_each(|part| assert!(text.contains(part), "{part:?} is not in: {text}"));
 }
@@ -81,7 +83,7 @@ fn an_existing_model_is_replaced_only_by_force_and_only_when_complete() {
         fs::create_dir(&path).unwrap();
         fs::write(path.join(old), "old").unwrap();
         fs::write(path.join("notes.txt"), "old").unwrap();
-        assert_says(OutputDirectory::create(&path, false), &path, &["already exists", "--force"]);
+        assert_says(OutputDirectory::create(&path, false), &path, &["already exists", "; ReplaceOutput"]);
         let output = OutputDirectory::create(&path, true).unwrap();
         output.write("new", b"new").unwrap();
         assert_eq!(names(&path), [old, "notes.txt"]);

@@ -15,7 +15,9 @@ fn plan(name: &str, element_type: ElementType, shape: &[usize]) -> TensorPlan {
 
 #[track_caller]
 fn assert_says<T: std::fmt::Debug>(result: Result<T, Error>, path: &Path, what: &[&str]) {
-    let text = result.unwrap_err().to_string();
+    let error = result.unwrap_err();
+    let text =
+        error.remedy.as_ref().map_or_else(|| error.to_string(), |remedy| format!("{error}; {remedy:?}"));
     assert!(text.starts_with(path.to_str().unwrap()), "names no file: {text}");
     what.iter().for_each(|part| assert!(text.contains(part), "{part:?} is not in: {text}"));
 }
@@ -68,7 +70,7 @@ fn a_dropped_file_leaves_nothing() {
 fn existing_files_are_replaced_only_by_force_and_only_when_complete() {
     let scratch = Scratch::new();
     let path = scratch.file("out", "old");
-    assert_says(OutputFile::create(&path, false), &path, &["already exists", "--force"]);
+    assert_says(OutputFile::create(&path, false), &path, &["already exists", "; ReplaceOutput"]);
     let mut output = OutputFile::create(&path, true).unwrap();
     output.append(b"new").unwrap();
     assert_eq!(fs::read(&path).unwrap(), b"old");

@@ -15,6 +15,7 @@ use rustyline::DefaultEditor;
 use rustyline::error::ReadlineError;
 
 use super::{Printer, chat, report};
+use crate::remedy;
 
 const HELP: &str = "\
 /reset        forget what was said (the system prompt stays)
@@ -98,8 +99,9 @@ fn say(chat: &mut Chat<'_>, model: &Model, text: &str) -> anyhow::Result<bool> {
             Ok(report.stop == Stop::Interrupted)
         }
         Err(error) => {
-            eprintln!("error: {error}");
-            if matches!(error, Error::ContextFull { .. } | Error::NoRoom { .. }) {
+            let full = matches!(error, Error::ContextFull { .. } | Error::NoRoom { .. });
+            eprintln!("error: {}", remedy::described(&error.into()));
+            if full {
                 eprintln!("(/reset starts anew)");
             }
             Ok(false)
@@ -141,7 +143,7 @@ fn obey(line: &str, chat: &mut Chat<'_>) -> bool {
         "save" if rest.is_empty() => eprintln!("error: /save needs the name of a file"),
         "save" => match save(chat, Path::new(rest)) {
             Ok(()) => eprintln!("(saved to {rest})"),
-            Err(error) => eprintln!("error: {error:#}"),
+            Err(error) => eprintln!("error: {}", remedy::described(&error)),
         },
         other => eprintln!("error: there is no /{other}; /help lists what there is"),
     }

@@ -1,9 +1,10 @@
 //! Why a GPTQ job was refused or stopped.
 
-use quern_tensor_io::Error as FileError;
+use quern_tensor_io::{Error as FileError, Remedy};
 
 use super::rules::RuleError;
 use crate::gptq::SolveError;
+use crate::imatrix::AddError;
 
 /// Why a GPTQ job was refused or stopped. The output does not exist then; finished blocks are kept beside it.
 #[derive(Debug, thiserror::Error)]
@@ -28,13 +29,25 @@ pub enum Error {
     },
     /// The importance matrix could not be written.
     #[error("the importance matrix: {0}")]
-    Imatrix(String),
+    Imatrix(AddError),
     /// Every module is left out.
     #[error("the rules leave every module out: there is nothing to quantize")]
     Nothing,
     /// Something else within a block.
     #[error("{0}")]
     Stage(Box<dyn std::error::Error + Send + Sync>),
+}
+
+impl Error {
+    /// What mends it, where a program must put it into words.
+    pub fn remedy(&self) -> Option<Remedy> {
+        match self {
+            Self::File(error) => error.remedy.clone(),
+            Self::Run(error) => error.remedy(),
+            Self::Imatrix(error) => error.remedy(),
+            Self::Rules(_) | Self::Module { .. } | Self::Nothing | Self::Stage(_) => None,
+        }
+    }
 }
 
 impl From<quern_run::LayerwiseError> for Error {

@@ -3,7 +3,7 @@
 use quern_model::World;
 use quern_model::contents::already_quantized;
 use quern_run::Model;
-use quern_tensor_io::{Container, Error as FileError};
+use quern_tensor_io::{Container, Error as FileError, Remedy};
 
 use super::rules::Verdict;
 use super::{Error, Options};
@@ -48,8 +48,10 @@ pub struct Plan {
 pub fn plan(model: &Model, options: &Options) -> Result<Plan, Error> {
     let checkpoint = model.checkpoint();
     if checkpoint.container() == Container::Gguf {
-        let what = "GPTQ is made from a Hugging Face checkpoint; this is a GGUF file: convert it first";
-        return Err(FileError::unsupported(checkpoint.path(), what).into());
+        let what = "a GGUF file, but GPTQ works on Hugging Face checkpoints";
+        return Err(FileError::unsupported(checkpoint.path(), what)
+            .with_remedy(Remedy::ConvertToSafetensors)
+            .into());
     }
     let config = model.config();
     if let Some(method) = &config.quantization {

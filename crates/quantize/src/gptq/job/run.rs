@@ -8,6 +8,7 @@ use std::time::Instant;
 use quern_compute::Pool;
 use quern_model::View;
 use quern_run::{Layerwise, LinearInfo, Model, Replacement, Stages};
+use quern_tensor_io::output::already_there;
 use quern_tensor_io::scheme::Packing;
 use quern_tensor_io::{Checkpoint, ElementType, Error as FileError, Progress, TensorPlan, decode};
 
@@ -104,8 +105,7 @@ pub fn run(
 /// It exists and `force` is not set.
 pub fn check_output(output: &Path, force: bool) -> Result<(), Error> {
     if output.exists() && !force {
-        let what = "already exists; pass --force to replace it, or choose another name";
-        return Err(FileError::refused(output, what).into());
+        return Err(already_there(output).into());
     }
     Ok(())
 }
@@ -365,9 +365,7 @@ fn write_imatrix(path: &Path, plan: &Plan, options: &Options, records: &[BlockRe
     let mut accumulator = Accumulator::new();
     for module in &plan.modules {
         if let (Some(name), Some(sums)) = (&module.gguf, squares.get(module.name.as_str())) {
-            accumulator
-                .add(name, sums, options.samples.tokens as u64)
-                .map_err(|e| Error::Imatrix(e.to_string()))?;
+            accumulator.add(name, sums, options.samples.tokens as u64).map_err(Error::Imatrix)?;
         }
     }
     let context = options.samples.sequences.iter().map(Vec::len).max().unwrap_or(0);

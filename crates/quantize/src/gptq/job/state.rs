@@ -16,7 +16,7 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant, UNIX_EPOCH};
 
 use quern_tensor_io::output::OutputFile;
-use quern_tensor_io::{Checkpoint, ElementType, Error, Metadata, Result, TensorPlan, safetensors};
+use quern_tensor_io::{Checkpoint, ElementType, Error, Metadata, Remedy, Result, TensorPlan, safetensors};
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
@@ -76,9 +76,9 @@ impl State {
         let same = fs::read(&file).is_ok_and(|found| found == job);
         if !same {
             if file.exists() && !options.restart {
-                let what = "an unfinished run with other options, another model or other calibration text lies \
-                            here; repeat it as it was to go on with it, or pass --restart to begin anew";
-                return Err(Error::refused(&folder, what));
+                let what =
+                    "an unfinished run with other options, another model or other calibration text is here";
+                return Err(Error::refused(&folder, what).with_remedy(Remedy::RestartJob));
             }
             for entry in fs::read_dir(&folder).map_err(fail)? {
                 let path = entry.map_err(fail)?.path();
