@@ -16,12 +16,14 @@
 //! - [`plan()`] decides, from names, shapes and headers,
 //! - [`run()`] writes,
 //! - [`verify()`] reads again what was written,
-//! - [`Edit`] changes metadata of a GGUF file on the way.
+//! - [`Edit`] changes metadata of a GGUF file on the way,
+//! - [`PlainSource`] writes a model as plain numbers for a job that needs them so.
 
 mod cast;
 mod edit;
 mod options;
 mod piece;
+mod plain_source;
 mod plan;
 mod run;
 mod sink;
@@ -29,6 +31,7 @@ mod verify;
 
 pub use edit::Edit;
 pub use options::{Options, Target};
+pub use plain_source::{PlainSource, needs_plain_source};
 pub use plan::{Fidelity, Plan, PlanRow, plan};
 pub use run::{Report, run};
 pub use verify::{Mismatch, Verification, verify};

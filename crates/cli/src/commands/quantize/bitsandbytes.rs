@@ -1,5 +1,6 @@
 //! To NF4, FP4 or int8.
 
+use std::path::Path;
 use std::process::ExitCode;
 use std::time::Instant;
 
@@ -8,12 +9,16 @@ use quern_tensor_io::Checkpoint;
 use serde_json::json;
 
 use super::super::{Outcome, print, print_json};
-use super::source::Source;
+use super::source::with_plain;
 use crate::progress::{Bar, Unit};
 use crate::{args, format};
 
 /// Plans, and unless it is a dry run, does it.
 pub fn run(args: &args::Quantize, kind: Kind) -> Outcome {
+    with_plain(args, |source| quantize(args, kind, source))
+}
+
+fn quantize(args: &args::Quantize, kind: Kind, source: &Path) -> Outcome {
     let given = &args.bitsandbytes;
     let defaults = Options::new(kind);
     let options = Options {
@@ -24,8 +29,7 @@ pub fn run(args: &args::Quantize, kind: Kind) -> Outcome {
         skip: given.skip_module.clone(),
         ..defaults
     };
-    let source = Source::prepare(args)?;
-    let checkpoint = Checkpoint::open(source.path())?;
+    let checkpoint = Checkpoint::open(source)?;
     let plan = bitsandbytes::plan(&checkpoint, &options)?;
     for note in &plan.notes {
         eprintln!("note: {note}");
@@ -38,8 +42,6 @@ pub fn run(args: &args::Quantize, kind: Kind) -> Outcome {
     let bar = Bar::new(Unit::Bytes);
     let report = bitsandbytes::quantize(&checkpoint, output, options, &bar)?;
     drop(bar);
-    drop(checkpoint);
-    source.finish()?;
     let seconds = started.elapsed().as_secs_f64();
     if args.json {
         print_json(&json!({

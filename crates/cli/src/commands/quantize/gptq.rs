@@ -11,7 +11,7 @@ use quern_run::Model;
 use serde_json::json;
 
 use super::super::{Outcome, calibration_text, load, print, print_json};
-use super::source::Source;
+use super::source::with_plain;
 use crate::progress::{Bar, Unit};
 use crate::{args, format};
 
@@ -21,8 +21,11 @@ const CONTEXT: u32 = 2048;
 
 /// Plans, and unless it is a dry run, does it.
 pub fn run(args: &args::Quantize) -> Outcome {
-    let source = Source::prepare(args)?;
-    let model = load(source.path(), args.threads.count())?;
+    with_plain(args, |source| quantize(args, source))
+}
+
+fn quantize(args: &args::Quantize, source: &Path) -> Outcome {
+    let model = load(source, args.threads.count())?;
     let options = options(args, &model)?;
     let plan = job::plan(&model, &options)?;
     let Some(output) = args.output.as_deref().filter(|_| !args.dry_run) else {
@@ -39,8 +42,6 @@ pub fn run(args: &args::Quantize) -> Outcome {
     let bar = Bar::new(Unit::Modules);
     let report = job::run(&model, &plan, &options, output, &bar)?;
     drop(bar);
-    drop(model);
-    source.finish()?;
     for warning in &report.warnings {
         eprintln!("warning: {warning}");
     }

@@ -1,0 +1,129 @@
+//! A Hugging Face checkpoint of plain numbers, written for a job that works on such checkpoints only.
+//!
+//! ```text
+//! .NAME.decoded         a hidden folder beside the job's output NAME: the model's numbers as safetensors
+//! .NAME.decoded.json    the model it was made of: names, sizes and times of its files
+//! ```
+//!
+//! Both are removed when the output is done. A job that was stopped finds them again and can go on where it was.
+
+use std::fs;
+use std::io;
+use std::path::{Path, PathBuf};
+use std::time::UNIX_EPOCH;
+
+use quern_model::Config;
+use quern_model::contents::already_quantized;
+use quern_tensor_io::scheme::Packing;
+use quern_tensor_io::{Checkpoint, Container, ElementType, Error, Progress, Result};
+
+use crate::{Options, Plan, Target};
+
+/// The plain form of a model that is in GGUF or quantized.
+#[derive(Debug)]
+pub struct PlainSource<'a> {
+    checkpoint: &'a Checkpoint,
+    quantized: bool,
+    folder: PathBuf,
+    label: PathBuf,
+}
+
+/// Whether a job that works on Hugging Face checkpoints of plain numbers needs another form of `checkpoint`.
+///
+/// # Errors
+/// The weights are quantized, and that is not allowed; packed layers that cannot be read.
+pub fn needs_plain_source(checkpoint: &Checkpoint, allow_requantize: bool) -> Result<bool> {
+    match quantized_with(checkpoint)? {
+        Some(method) if !allow_requantize => Err(already_quantized(checkpoint.path(), &method)),
+        Some(_) => Ok(true),
+        None => Ok(checkpoint.container() == Container::Gguf),
+    }
+}
+
+/// How the numbers are stored, where they are no longer those that were published.
+fn quantized_with(checkpoint: &Checkpoint) -> Result<Option<String>> {
+    if let Some(packing) = Packing::read(checkpoint)? {
+        return Ok(Some(packing.scheme().name().to_owned()));
+    }
+    let block = checkpoint.tensors().iter().map(|t| t.element_type).find(|t| t.is_block());
+    Ok(block.map(|t| t.name().to_owned()))
+}
+
+impl<'a> PlainSource<'a> {
+    /// The plain form of `checkpoint`, beside the job's `output`. Nothing is written yet.
+    ///
+    /// # Errors
+    /// An output without a name; packed layers that cannot be read.
+    pub fn beside(checkpoint: &'a Checkpoint, output: &Path) -> Result<Self> {
+        let Some(name) = output.file_name() else {
+            return Err(Error::refused(output, "not a folder name; give the output a name"));
+        };
+        let name = name.to_string_lossy();
+        Ok(Self {
+            checkpoint,
+            quantized: quantized_with(checkpoint)?.is_some(),
+            folder: output.with_file_name(format!(".{name}.decoded")),
+            label: output.with_file_name(format!(".{name}.decoded.json")),
+        })
+    }
+
+    /// Where it is, or will be.
+    pub fn folder(&self) -> &Path {
+        &self.folder
+    }
+
+    /// Plans the conversion; `None` if an earlier job left it there, of the same files.
+    ///
+    /// # Errors
+    /// As [`crate::plan()`].
+    pub fn plan(&self, threads: usize) -> Result<Option<Plan<'a>>> {
+        let label = label(self.checkpoint);
+        if fs::read_to_string(&self.label).is_ok_and(|found| found == label) && self.folder.is_dir() {
+            return Ok(None);
+        }
+        // Decoded numbers have few digits: 16 bits hold them as well as the published ones.
+        let dtype = match Config::from_checkpoint(self.checkpoint).ok().and_then(|c| c.dtype) {
+            _ if !self.quantized => None,
+            Some(ElementType::BF16) => Some(ElementType::BF16),
+            _ => Some(ElementType::F16),
+        };
+        let options = Options { dtype, force: true, threads, ..Options::new(Target::Safetensors) };
+        crate::plan(self.checkpoint, options).map(Some)
+    }
+
+    /// Writes what was planned. Progress as of [`crate::run()`].
+    ///
+    /// # Errors
+    /// As [`crate::run()`].
+    pub fn write(&self, plan: &Plan<'_>, progress: &dyn Progress) -> Result<()> {
+        crate::run(plan, &self.folder, progress)?;
+        fs::write(&self.label, label(self.checkpoint)).map_err(|e| Error::new(&self.label, e))
+    }
+
+    /// The output is done: removes what was written for it.
+    ///
+    /// # Errors
+    /// The system refuses.
+    pub fn remove(self) -> Result<()> {
+        let removed =
+            [(&self.label, fs::remove_file(&self.label)), (&self.folder, fs::remove_dir_all(&self.folder))];
+        for (path, removed) in removed {
+            removed.map_err(|e| {
+                let what = format!("cannot be removed, though nothing needs it any more: {e}");
+                Error::new(path, io::Error::new(e.kind(), what))
+            })?;
+        }
+        Ok(())
+    }
+}
+
+/// Names, sizes and times of the model's files.
+fn label(checkpoint: &Checkpoint) -> String {
+    let file = |path: &PathBuf| {
+        let metadata = fs::metadata(path).ok();
+        let time = metadata.as_ref().and_then(|m| m.modified().ok()?.duration_since(UNIX_EPOCH).ok());
+        let time = time.map(|t| t.as_nanos().to_string());
+        serde_json::json!([path, metadata.map(|m| m.len()), time])
+    };
+    serde_json::Value::Array(checkpoint.files().iter().map(file).collect()).to_string()
+}
