@@ -23,7 +23,7 @@ pub fn described(error: &anyhow::Error) -> String {
 /// The remedy of an error of quern's libraries.
 fn of(error: &(dyn StdError + 'static)) -> Option<Remedy> {
     if let Some(error) = error.downcast_ref::<FileError>() {
-        return error.remedy.clone();
+        return error.remedy();
     }
     let remedies = [
         error.downcast_ref::<RunError>().map(RunError::remedy),
@@ -63,8 +63,8 @@ fn words(remedy: &Remedy) -> String {
         Remedy::CheckWeights => "quern inspect --check shows whether all weights are finite",
         Remedy::ListProblems => "quern inspect --check lists them all",
         Remedy::ListMetadata => "quern inspect --metadata lists them",
-        Remedy::TypeNewKey { key, value } => {
-            return format!("to add it, name its type: --set {key}:str={value} (or u32, f32, bool …)");
+        Remedy::TypeNewKey { edit } => {
+            return format!("to add it, name its type: --set {edit} (or u32, f32, bool …)");
         }
         Remedy::RestartJob => "repeat it as it was to go on with it, or pass --restart to begin anew",
         Remedy::LargerContext => "use a larger --context or a shorter text",
@@ -122,7 +122,7 @@ mod tests {
         let template = Remedy::ChooseChatTemplate { builtin: vec!["chatml", "phi3", "zephyr"] };
         for (remedy, expected) in [
             (Remedy::ChooseDtype(&[BF16, F32]), "choose --dtype bf16 or f32"),
-            (Remedy::TypeNewKey { key: "a.b".into(), value: "1".into() }, "--set a.b:str=1"),
+            (Remedy::TypeNewKey { edit: "a.b:str=1".into() }, "--set a.b:str=1"),
             (template, "--chat-template chatml (or phi3, zephyr, or a Jinja file)"),
         ] {
             assert!(words(&remedy).contains(expected), "{}", words(&remedy));

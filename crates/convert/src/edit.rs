@@ -149,7 +149,7 @@ impl Edit {
                     (Some(kind), _) => *kind,
                     (None, Some(value)) => Kind::of(value).unwrap_or(Kind::String),
                     (None, None) => {
-                        let remedy = Remedy::TypeNewKey { key: key.to_owned(), value: text.clone() };
+                        let remedy = Remedy::TypeNewKey { edit: format!("{key}:str={text}") };
                         return Err(error("there is no such key".into()).with_remedy(remedy));
                     }
                 };
@@ -227,8 +227,8 @@ mod tests {
             let error = set(text).unwrap_err().to_string();
             assert!(error.starts_with("m.gguf: metadata key ") && error.contains(part), "{text}: {error}");
         }
-        let typed = Remedy::TypeNewKey { key: "new.key".into(), value: "1".into() };
-        assert_eq!(set("new.key=1").unwrap_err().remedy, Some(typed));
+        let typed = Remedy::TypeNewKey { edit: "new.key:str=1".into() };
+        assert_eq!(set("new.key=1").unwrap_err().remedy(), Some(typed));
         for (key, part) in [
             ("general.architecture", "cannot be changed or removed"),
             ("llama.block_count", "without it"),

@@ -1,7 +1,7 @@
 //! Container to container, scheme to scheme: planned, streamed, verified.
 //!
 //! ```text
-//! Checkpoint ──plan()──> Plan: one row a tensor (from, to, exact or lossy, size)       the dry run ends here
+//! Checkpoint ──plan()──> ConvertPlan: one row a tensor (from, to, exact or lossy, size)       the dry run ends here
 //!                          │
 //!                        run(): rows are copied, cast or unpacked by all threads, a batch at a time, while a
 //!                          │    writer thread writes the batch before; the output appears when it is whole
@@ -32,8 +32,8 @@ mod verify;
 pub use edit::Edit;
 pub use options::{Options, Target};
 pub use plain_source::{PlainSource, needs_plain_source};
-pub use plan::{Fidelity, Plan, PlanRow, plan};
-pub use run::{Report, run};
+pub use plan::{ConvertPlan, ConvertRow, Fidelity, plan};
+pub use run::{ConvertReport, run};
 pub use verify::{Mismatch, Verification, verify};
 
 pub use quern_tensor_io::{Error, Result};

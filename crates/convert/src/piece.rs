@@ -7,7 +7,7 @@ use quern_tensor_io::scheme::GptqTensors;
 use quern_tensor_io::{ElementType, Error, Remedy, Result, pipeline};
 
 use crate::cast;
-use crate::plan::{Content, Plan, PlanRow, about};
+use crate::plan::{Content, ConvertPlan, ConvertRow, about};
 
 /// Bytes of a piece that is made, unless one row has more: small enough for a core's own cache.
 const BYTES: usize = 256 << 10;
@@ -22,11 +22,15 @@ pub(crate) type Work = Range<usize>;
 pub(crate) type Piece<'p> = pipeline::Piece<'p, Work>;
 
 /// All pieces of a plan, in the order of the output.
-pub(crate) fn pieces<'p>(plan: &'p Plan<'_>) -> impl Iterator<Item = Piece<'p>> {
+pub(crate) fn pieces<'p>(plan: &'p ConvertPlan<'_>) -> impl Iterator<Item = Piece<'p>> {
     plan.rows().iter().enumerate().flat_map(move |(number, row)| of_row(plan, number, row))
 }
 
-fn of_row<'p>(plan: &'p Plan<'_>, number: usize, row: &'p PlanRow) -> impl Iterator<Item = Piece<'p>> {
+fn of_row<'p>(
+    plan: &'p ConvertPlan<'_>,
+    number: usize,
+    row: &'p ConvertRow,
+) -> impl Iterator<Item = Piece<'p>> {
     let bytes = row.bytes as usize;
     let height: usize = row.shape.iter().rev().skip(1).product();
     // An empty tensor has no pieces.
@@ -66,7 +70,7 @@ fn of_row<'p>(plan: &'p Plan<'_>, number: usize, row: &'p PlanRow) -> impl Itera
 }
 
 /// Rows of a tensor of the view that a thread takes at once.
-pub(crate) fn step(plan: &Plan<'_>, tensor: &ViewTensor, row_bytes: usize) -> usize {
+pub(crate) fn step(plan: &ConvertPlan<'_>, tensor: &ViewTensor, row_bytes: usize) -> usize {
     let few = (BYTES / row_bytes.max(1)).max(1);
     if tensor.packed {
         return few.next_multiple_of(PACKED_ROWS);
@@ -82,7 +86,7 @@ pub(crate) fn step(plan: &Plan<'_>, tensor: &ViewTensor, row_bytes: usize) -> us
 /// Makes the bytes of rows of tensor number `tensor`. `scratch` is a thread's own; `packed` are the tensors of the
 /// piece's layer, where it is of one.
 pub(crate) fn make(
-    plan: &Plan<'_>,
+    plan: &ConvertPlan<'_>,
     tensor: usize,
     rows: &Range<usize>,
     packed: Option<&GptqTensors<'_>>,
@@ -120,7 +124,14 @@ pub(crate) fn make(
     Ok(())
 }
 
-fn unfit(plan: &Plan<'_>, row: &PlanRow, tensor: &ViewTensor, first: usize, at: usize, value: f32) -> Error {
+fn unfit(
+    plan: &ConvertPlan<'_>,
+    row: &ConvertRow,
+    tensor: &ViewTensor,
+    first: usize,
+    at: usize,
+    value: f32,
+) -> Error {
     let columns = tensor.columns().max(1);
     let (number, column) = (first + at / columns, at % columns);
     let (what, remedy) = match value.is_finite() {

@@ -17,7 +17,7 @@ use quern_model::contents::already_quantized;
 use quern_tensor_io::scheme::Packing;
 use quern_tensor_io::{Checkpoint, Container, ElementType, Error, Progress, Result};
 
-use crate::{Options, Plan, Target};
+use crate::{ConvertPlan, Options, Target};
 
 /// The plain form of a model that is in GGUF or quantized.
 #[derive(Debug)]
@@ -76,7 +76,7 @@ impl<'a> PlainSource<'a> {
     ///
     /// # Errors
     /// As [`crate::plan()`].
-    pub fn plan(&self, threads: usize) -> Result<Option<Plan<'a>>> {
+    pub fn plan(&self, threads: usize) -> Result<Option<ConvertPlan<'a>>> {
         let label = label(self.checkpoint);
         if fs::read_to_string(&self.label).is_ok_and(|found| found == label) && self.folder.is_dir() {
             return Ok(None);
@@ -95,7 +95,7 @@ impl<'a> PlainSource<'a> {
     ///
     /// # Errors
     /// As [`crate::run()`].
-    pub fn write(&self, plan: &Plan<'_>, progress: &dyn Progress) -> Result<()> {
+    pub fn write(&self, plan: &ConvertPlan<'_>, progress: &dyn Progress) -> Result<()> {
         crate::run(plan, &self.folder, progress)?;
         fs::write(&self.label, label(self.checkpoint)).map_err(|e| Error::new(&self.label, e))
     }

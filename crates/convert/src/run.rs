@@ -7,7 +7,7 @@ use quern_tensor_io::scheme::GptqTensors;
 use quern_tensor_io::{Progress, Result};
 
 use crate::piece::{self, Piece, Work};
-use crate::plan::{Content, Plan, inexact};
+use crate::plan::{Content, ConvertPlan, inexact};
 use crate::sink::Sink;
 use crate::{Error, Target};
 
@@ -19,7 +19,7 @@ const THREAD_BYTES: usize = 2 << 20;
 
 /// What a job did.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Report {
+pub struct ConvertReport {
     /// Tensors written.
     pub tensors: usize,
     /// Bytes of them.
@@ -30,12 +30,12 @@ pub struct Report {
 
 /// Runs `plan` and writes `output`, which appears when it is complete and not at all on an error.
 ///
-/// Progress is counted in bytes of the output's tensors ([`Plan::tensor_bytes`] in all); steps are tensor names.
+/// Progress is counted in bytes of the output's tensors ([`ConvertPlan::tensor_bytes`] in all); steps are tensor names.
 ///
 /// # Errors
 /// The output exists (without [`crate::Options::force`]), is the source, or cannot be written; a value does not
 /// fit the type asked for.
-pub fn run(plan: &Plan<'_>, output: &Path, progress: &dyn Progress) -> Result<Report> {
+pub fn run(plan: &ConvertPlan<'_>, output: &Path, progress: &dyn Progress) -> Result<ConvertReport> {
     let pool = pipeline::pool(plan.options.threads, output)?;
     let sink = Sink::create(plan, output)?;
     progress.total(plan.tensor_bytes());
@@ -47,12 +47,12 @@ pub fn run(plan: &Plan<'_>, output: &Path, progress: &dyn Progress) -> Result<Re
     let job = Job { plan };
     let sink = pipeline::run(&job, plan.source(), piece::pieces(plan), sink, (&pool, limits), progress)?;
     let file_size = sink.finish()?;
-    Ok(Report { tensors: plan.rows().len(), tensor_bytes: plan.tensor_bytes(), file_size })
+    Ok(ConvertReport { tensors: plan.rows().len(), tensor_bytes: plan.tensor_bytes(), file_size })
 }
 
 /// A plan being run.
 struct Job<'p> {
-    plan: &'p Plan<'p>,
+    plan: &'p ConvertPlan<'p>,
 }
 
 impl Job<'_> {

@@ -6,7 +6,7 @@ use quern_model::hugging_face::{self, DirectoryOptions};
 use quern_tensor_io::gguf::{SplitWriter, Writer};
 use quern_tensor_io::{Result, output};
 
-use crate::plan::{Around, Plan, prefix};
+use crate::plan::{Around, ConvertPlan, prefix};
 
 /// The output under construction. Dropped before [`Sink::finish`], nothing remains.
 pub(crate) enum Sink {
@@ -17,7 +17,7 @@ pub(crate) enum Sink {
 
 impl Sink {
     /// Starts the output.
-    pub fn create(plan: &Plan<'_>, path: &Path) -> Result<Self> {
+    pub fn create(plan: &ConvertPlan<'_>, path: &Path) -> Result<Self> {
         let (options, tensors) = (&plan.options, plan.tensors());
         match &plan.around {
             Around::Gguf(metadata) => match &options.split {

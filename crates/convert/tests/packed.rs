@@ -259,7 +259,7 @@ fn only_integer_codes_become_gptq() {
     }
     for name in ["bookworm-4m", "bookworm-4m-Q4_K_M.gguf"] {
         let text = refusal(&fixture(name), &out, to(GPTQ));
-        assert_says(&text, &[name, "no packed layers", "quantize --to gptq"]);
+        assert_says(&text, &[name, "no packed layers", "; QuantizeWithGptq"]);
     }
 }
 

@@ -28,7 +28,7 @@ const PROGRESS: u64 = 1 << 20;
 
 /// Where a file came from.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Source {
+pub enum FileSource {
     /// It was here before.
     Cache,
     /// From the Hub: so many bytes of it, the rest had come in an earlier attempt.
@@ -63,9 +63,9 @@ struct Part {
 
 impl Download<'_> {
     /// Brings the blob, if it is not there.
-    pub fn run(&self) -> Result<Source> {
+    pub fn run(&self) -> Result<FileSource> {
         if !self.force && self.blobs.has(&self.identity) {
-            return Ok(Source::Cache);
+            return Ok(FileSource::Cache);
         }
         self.progress.start(self.file, self.identity.size);
         let lock = Lock::take(&self.blobs.lock(&self.identity.digest), self.cancelled, || {
@@ -75,14 +75,14 @@ impl Download<'_> {
         if !self.force && self.blobs.has(&self.identity) {
             self.progress.at(self.file, self.identity.size);
             self.progress.done(self.file);
-            return Ok(Source::Cache);
+            return Ok(FileSource::Cache);
         }
         let source = self.fetch(&lock)?;
         self.progress.done(self.file);
         Ok(source)
     }
 
-    fn fetch(&self, lock: &Lock) -> Result<Source> {
+    fn fetch(&self, lock: &Lock) -> Result<FileSource> {
         fs::create_dir_all(&self.blobs.folder).map_err(|e| Error::disk(&self.blobs.folder, &e))?;
         let path = match lock {
             Lock::Held(_) => self.blobs.incomplete(&self.identity.digest),
@@ -105,7 +105,7 @@ impl Download<'_> {
         let (target, disk) = (self.blobs.path(&self.identity.digest), |e| Error::disk(&part.path, &e));
         part.file.sync_all().map_err(disk)?;
         fs::rename(&part.path, &target).map_err(disk)?;
-        Ok(Source::Hub { resumed: part.resumed })
+        Ok(FileSource::Hub { resumed: part.resumed })
     }
 
     /// Opens what has come so far and hashes it.

@@ -123,7 +123,7 @@ impl Error {
     /// What mends it.
     pub fn remedy(&self) -> Option<Remedy> {
         match &self.kind {
-            ErrorKind::File(error) => error.remedy.clone(),
+            ErrorKind::File(error) => error.remedy(),
             ErrorKind::Usage(_)
             | ErrorKind::NotFound(_)
             | ErrorKind::Denied(_)

@@ -34,7 +34,7 @@ mod settings;
 mod space;
 mod status;
 
-pub use download::Source;
+pub use download::FileSource;
 pub use error::{Error, ErrorKind, Result};
 pub use headers::{Headers, Remote};
 pub use locate::Located;

@@ -8,7 +8,7 @@ use quern_tensor_io::Remedy;
 
 use crate::cache::{Blobs, Repository};
 use crate::client::Client;
-use crate::download::{self, Download, Source};
+use crate::download::{self, Download, FileSource};
 use crate::error::ErrorKind;
 use crate::listing::{Identity, Listing, brief};
 use crate::output::Output;
@@ -55,7 +55,7 @@ pub struct PulledFile {
     /// Its length.
     pub bytes: u64,
     /// Where it came from.
-    pub source: Source,
+    pub source: FileSource,
 }
 
 /// A file to bring.
@@ -117,7 +117,7 @@ impl Hub {
         let snapshot = cache.snapshot(&commit);
         let size = |file: &String| std::fs::metadata(snapshot.join(file)).map_or(0, |m| m.len());
         let pulled =
-            files.iter().map(|f| PulledFile { path: f.clone(), bytes: size(f), source: Source::Cache });
+            files.iter().map(|f| PulledFile { path: f.clone(), bytes: size(f), source: FileSource::Cache });
         let pulled: Vec<_> = pulled.collect();
         let folder = match output {
             Some(output) => output.finish(files.iter().map(|f| (f.clone(), snapshot.join(f))).collect())?,
@@ -297,7 +297,7 @@ impl Job<'_> {
             Ok((PulledFile { path: file, bytes: identity.size, source }, identity))
         })?;
         let again = again.into_iter().map(|(path, identity)| {
-            (PulledFile { path, bytes: identity.size, source: Source::Cache }, identity)
+            (PulledFile { path, bytes: identity.size, source: FileSource::Cache }, identity)
         });
         let mut all: Vec<_> = sources.into_iter().chain(again).collect();
         let order = |name: &str| wanted.iter().position(|(n, _)| n == name);
@@ -316,10 +316,10 @@ impl Job<'_> {
         identity: Identity,
         progress: &dyn PullProgress,
         cancelled: &AtomicBool,
-    ) -> Result<Source> {
+    ) -> Result<FileSource> {
         let force = self.force;
         if !force && self.is_here(&identity) {
-            return Ok(Source::Cache);
+            return Ok(FileSource::Cache);
         }
         let (client, listing, blobs) = (self.client, self.listing, self.blobs);
         Download { client, listing, blobs, file, identity, force, progress, cancelled }.run()

@@ -24,7 +24,7 @@ pub struct Finding {
 
 /// What a check looked at and found.
 #[derive(Debug, Serialize)]
-pub struct Report {
+pub struct CheckReport {
     /// Number of tensors whose values were all read.
     pub tensors_checked: usize,
     /// Number of values read.
@@ -40,7 +40,7 @@ const SLAB: usize = 1 << 14;
 
 /// Checks `checkpoint` whole: structure against its configuration, then every value, on rayon's current
 /// threads. Progress is in bytes of tensor data.
-pub fn check(checkpoint: &Checkpoint, progress: &dyn Progress) -> Report {
+pub fn check(checkpoint: &Checkpoint, progress: &dyn Progress) -> CheckReport {
     let mut findings = Vec::new();
     let whole = |e: quern_tensor_io::Error| Finding { tensor: None, problem: e.to_string() };
     let mut notes = Vec::new();
@@ -100,7 +100,7 @@ pub fn check(checkpoint: &Checkpoint, progress: &dyn Progress) -> Report {
         progress.advance(layer.bytes as u64);
     }
     findings.extend(packing.err().map(whole));
-    Report { tensors_checked, values_checked, findings, notes }
+    CheckReport { tensors_checked, values_checked, findings, notes }
 }
 
 /// The complaint about `count` values that are not finite, the first at `at`.

@@ -8,7 +8,7 @@ mod loose;
 mod quantization;
 mod summary;
 
-pub use check::{Finding, Report, check};
+pub use check::{CheckReport, Finding, check};
 pub use loose::Sizes;
 pub use quantization::Quantization;
 pub use summary::{MetadataEntry, Summary, TensorSummary, TokenizerSummary, TypeTotal, metadata, summarize};

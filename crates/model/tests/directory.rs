@@ -182,6 +182,6 @@ fn impossible_requests_are_refused_before_anything_is_written() {
     fs::create_dir(&out).unwrap();
     let error = create(&out, &demo(), options(&["a.weight"])).unwrap_err();
     assert!(error.to_string().contains("already exists"), "{error}");
-    assert_eq!(error.remedy, Some(Remedy::ReplaceOutput));
+    assert_eq!(error.remedy(), Some(Remedy::ReplaceOutput));
     assert_eq!(names(scratch.path()), ["from", "out"]);
 }

@@ -8,7 +8,7 @@ use std::sync::Arc;
 
 use common::fixture;
 use quern_model::View;
-use quern_quantize::calibration::{SampleOptions, Source, samples};
+use quern_quantize::calibration::{SampleOptions, TextSource, samples};
 use quern_quantize::gptq::Settings;
 use quern_quantize::gptq::job::{self, Options};
 use quern_quantize::imatrix::{CollectOptions, collect};
@@ -62,7 +62,7 @@ fn gptq_of_eight_bits_stays_near_the_original() {
         let model = load(open(&folder), None);
         let settings = Settings { bits: 8, group_size: Some(16), ..Settings::default() };
         let sample_options = SampleOptions { samples: 8, context: 64 };
-        let samples = samples(model.tokenizer().unwrap(), Source::Text(text()), sample_options).unwrap();
+        let samples = samples(model.tokenizer().unwrap(), TextSource::Text(text()), sample_options).unwrap();
         let options = Options::new(settings, samples);
         let plan = job::plan(&model, &options).unwrap_or_else(|e| panic!("{name}: {e}"));
         let out = scratch.path().join(&name);

@@ -7,18 +7,18 @@ use std::path::Path;
 use common::fixture;
 use quern_model::{EncodeOptions, Tokenizer};
 use quern_quantize::calibration::{
-    DEFAULT_TEXT, Error, SHORTEST, SampleOptions, Samples, Source, read, read_bytes, samples,
+    DEFAULT_TEXT, Error, SHORTEST, SampleOptions, Samples, TextSource, read, read_bytes, samples,
 };
 
 fn tokenizer() -> Tokenizer {
     Tokenizer::from_directory(&fixture("bookworm-4m")).unwrap()
 }
 
-fn take(source: Source, samples_wanted: usize, context: usize) -> Samples {
+fn take(source: TextSource, samples_wanted: usize, context: usize) -> Samples {
     samples(&tokenizer(), source, SampleOptions { samples: samples_wanted, context }).unwrap()
 }
 
-fn jsonl(text: &str) -> Result<Source, Error> {
+fn jsonl(text: &str) -> Result<TextSource, Error> {
     read_bytes(Path::new("records.jsonl"), text.as_bytes().to_vec())
 }
 
@@ -31,7 +31,7 @@ fn the_default_text_is_varied_and_enough_for_the_usual_calibration() {
         assert!(DEFAULT_TEXT.contains(part), "{part}");
     }
     let tokenizer = tokenizer();
-    let taken = take(Source::Default, 128, 512);
+    let taken = take(TextSource::Default, 128, 512);
     assert_eq!((taken.sequences.len(), taken.wanted, taken.tokens), (128, 128, 128 * 512));
     assert!(taken.sequences.iter().all(|s| s.len() == 512 && Some(s[0]) == tokenizer.bos()));
     // the whole text is covered: some sequence falls into the code, some into other languages
@@ -46,7 +46,7 @@ fn sequences_are_the_text_s_own_tokens_at_the_documented_places() {
     let text = std::fs::read_to_string(fixture("text/validation.txt")).unwrap();
     let tokenizer = tokenizer();
     let tokens = tokenizer.encode(&text, EncodeOptions::default());
-    let taken = take(Source::Text(text), 7, 100);
+    let taken = take(TextSource::Text(text), 7, 100);
     assert_eq!(taken.sequences.len(), 7);
     for (i, sequence) in taken.sequences.iter().enumerate() {
         let start = i * (tokens.len() - 99) / 6;
@@ -59,14 +59,15 @@ fn sequences_are_the_text_s_own_tokens_at_the_documented_places() {
 #[test]
 fn a_short_text_gives_what_there_is_and_says_so() {
     let text = "It was a dark night, and the old captain walked the deck alone. ".repeat(20);
-    let taken = take(Source::Text(text), 1000, 64);
+    let taken = take(TextSource::Text(text), 1000, 64);
     assert!((2..40).contains(&taken.sequences.len()));
     assert_eq!((taken.wanted, taken.tokens), (1000, taken.sequences.len() * 64));
-    let whole = take(Source::Text("The captain said that he would go to the town no more.".into()), 3, 512);
+    let whole =
+        take(TextSource::Text("The captain said that he would go to the town no more.".into()), 3, 512);
     assert_eq!(whole.sequences.len(), 1);
     assert!((SHORTEST..30).contains(&whole.tokens));
     let options = SampleOptions { samples: 3, context: 512 };
-    let error = samples(&tokenizer(), Source::Text("Too short.".into()), options).unwrap_err();
+    let error = samples(&tokenizer(), TextSource::Text("Too short.".into()), options).unwrap_err();
     assert!(error.to_string().contains("too short"), "{error}");
 }
 
@@ -103,13 +104,13 @@ fn every_kind_of_record_is_understood() {
     ];
     let expected =
         ["one", "two \"quoted\"", "three", "four and more", "five?\n\nsix.", "seven", "eight\n\nnine"];
-    let expected = Source::Records(expected.iter().map(ToString::to_string).collect());
+    let expected = TextSource::Records(expected.iter().map(ToString::to_string).collect());
     let text = lines.join("\r\n\n");
     assert_eq!(jsonl(&text).unwrap(), expected);
     // without a telling name the first byte decides; a name that says text is believed
     let anonymous = read_bytes(Path::new("-"), text.clone().into_bytes()).unwrap();
     assert_eq!(anonymous, expected);
-    assert_eq!(read_bytes(Path::new("a.txt"), text.clone().into_bytes()).unwrap(), Source::Text(text));
+    assert_eq!(read_bytes(Path::new("a.txt"), text.clone().into_bytes()).unwrap(), TextSource::Text(text));
 }
 
 #[test]
@@ -142,20 +143,20 @@ fn what_is_no_text_is_refused() {
     assert!(matches!(read(folder.path()).unwrap_err(), Error::Io { .. }));
     assert!(read(&folder.path().join("nowhere")).unwrap_err().to_string().contains("nowhere"));
     std::fs::write(&path, "\u{feff}text").unwrap();
-    assert_eq!(read(&path).unwrap(), Source::Text("text".into()));
+    assert_eq!(read(&path).unwrap(), TextSource::Text("text".into()));
 }
 
 #[test]
 fn impossible_options_are_refused() {
     for (wanted, context) in [(0, 512), (1, 0), (1, SHORTEST)] {
         let options = SampleOptions { samples: wanted, context };
-        assert!(matches!(samples(&tokenizer(), Source::Default, options), Err(Error::Options(_))));
+        assert!(matches!(samples(&tokenizer(), TextSource::Default, options), Err(Error::Options(_))));
     }
 }
 
 #[test]
 fn the_hash_tells_samples_apart() {
-    let text = |s: &str| take(Source::Text(s.repeat(30)), 4, 32);
+    let text = |s: &str| take(TextSource::Text(s.repeat(30)), 4, 32);
     let one = text("The old captain walked the deck. ");
     assert_eq!(one.hash(), text("The old captain walked the deck. ").hash());
     assert_ne!(one.hash(), text("The old captain walked the town. ").hash());

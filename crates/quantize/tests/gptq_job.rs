@@ -8,8 +8,8 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use common::fixture;
-use quern_quantize::calibration::{SampleOptions, Source, samples};
-use quern_quantize::gptq::job::{self, Options, Report, Rules};
+use quern_quantize::calibration::{SampleOptions, TextSource, samples};
+use quern_quantize::gptq::job::{self, GptqReport, Options, Rules};
 use quern_quantize::gptq::{Order, Settings};
 use quern_quantize::imatrix::Imatrix;
 use quern_run::{LoadOptions, Model, PerplexityOptions, perplexity};
@@ -26,12 +26,12 @@ fn text(name: &str) -> String {
 }
 
 fn options(model: &Model, settings: Settings) -> Options {
-    let source = Source::Text(text("calibration.txt"));
+    let source = TextSource::Text(text("calibration.txt"));
     let sample_options = SampleOptions { samples: 48, context: 128 };
     Options::new(settings, samples(model.tokenizer().unwrap(), source, sample_options).unwrap())
 }
 
-fn quantize(threads: usize, settings: Settings, out: &Path) -> Report {
+fn quantize(threads: usize, settings: Settings, out: &Path) -> GptqReport {
     let model = model(threads);
     let options = options(&model, settings);
     let plan = job::plan(&model, &options).unwrap();

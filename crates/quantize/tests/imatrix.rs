@@ -335,7 +335,7 @@ fn both_formats_say_the_same() {
         let path = folder.path().join(name);
         sums.write(&path, &options(format)).unwrap();
         let again = sums.write(&path, &options(format)).unwrap_err();
-        assert_eq!(again.remedy, Some(Remedy::ReplaceOutput), "{again}");
+        assert_eq!(again.remedy(), Some(Remedy::ReplaceOutput), "{again}");
         sums.write(&path, &WriteOptions { force: true, ..options(format) }).unwrap();
         Imatrix::open(&path).unwrap()
     };

@@ -85,7 +85,7 @@ impl Error {
     /// What mends it, where a program must put it into words.
     pub fn remedy(&self) -> Option<Remedy> {
         match self {
-            Self::File(error) => error.remedy.clone(),
+            Self::File(error) => error.remedy(),
             Self::Chat(error) => error.remedy(),
             Self::ContextFull { .. } => Some(Remedy::LargerContext),
             Self::NoRoom { context, trained, .. } if context == trained => Some(Remedy::FewerTokens),

@@ -20,7 +20,7 @@ pub struct Error {
     /// What was wrong.
     pub kind: ErrorKind,
     /// What mends it, where a program must put it into words: not part of the text.
-    pub remedy: Option<Remedy>,
+    pub remedy: Option<Box<Remedy>>,
 }
 
 /// What was wrong.
@@ -74,9 +74,14 @@ impl Error {
         self
     }
 
+    /// What mends it.
+    pub fn remedy(&self) -> Option<Remedy> {
+        self.remedy.as_deref().cloned()
+    }
+
     /// The same error, with what mends it.
     pub fn with_remedy(mut self, remedy: Remedy) -> Self {
-        self.remedy = Some(remedy);
+        self.remedy = Some(Box::new(remedy));
         self
     }
 

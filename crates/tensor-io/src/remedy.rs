@@ -35,10 +35,8 @@ pub enum Remedy {
     ListMetadata,
     /// Name the type of a metadata key that is new.
     TypeNewKey {
-        /// The key.
-        key: String,
-        /// Its value, as text.
-        value: String,
+        /// The change with a type, as `KEY:TYPE=VALUE`.
+        edit: String,
     },
     /// Repeat the job that was stopped as it was, or start it anew.
     RestartJob,

@@ -5,7 +5,7 @@ use std::process::ExitCode;
 use std::time::Instant;
 
 use clap::{CommandFactory, error::ErrorKind};
-use quern_convert::{Edit, Fidelity, Options, Plan, PlanRow, Target, Verification};
+use quern_convert::{ConvertPlan, ConvertRow, Edit, Fidelity, Options, Target, Verification};
 use quern_tensor_io::Checkpoint;
 use quern_tensor_io::gguf::Split;
 use serde_json::{Value, json};
@@ -108,7 +108,7 @@ fn options(args: &args::Convert) -> Options {
 }
 
 /// Whether numbers change, and how, in words.
-fn fidelity(row: &PlanRow) -> String {
+fn fidelity(row: &ConvertRow) -> String {
     let fidelity = match row.fidelity {
         Fidelity::Exact => "exact",
         Fidelity::Lossy => "lossy",
@@ -117,14 +117,14 @@ fn fidelity(row: &PlanRow) -> String {
 }
 
 /// The dry run: one row a tensor, the files, and the total.
-fn show(plan: &Plan<'_>, args: &args::Convert) -> Outcome {
+fn show(plan: &ConvertPlan<'_>, args: &args::Convert) -> Outcome {
     // Without a name for the output its parts are called after the input.
     let stem = args.model.file_stem().map_or("model".as_ref(), Path::new);
     let output = args.output.as_deref().unwrap_or(stem);
     let files = plan.files(output)?;
     let total: u64 = files.iter().map(|(_, bytes)| bytes).sum();
     if args.json {
-        let tensor = |r: &PlanRow| {
+        let tensor = |r: &ConvertRow| {
             json!({
                 "name": r.name, "shape": r.shape, "from": r.from, "to": r.to.name(),
                 "exact": r.fidelity == Fidelity::Exact, "changed": r.changed, "sources": r.sources,

@@ -7,7 +7,7 @@ use std::time::Instant;
 use anyhow::{Context, bail};
 use quern_model::{Packed, View};
 use quern_quantize::bitsandbytes::{self, Kind};
-use quern_quantize::calibration::{SampleOptions, Source, samples};
+use quern_quantize::calibration::{SampleOptions, TextSource, samples};
 use quern_quantize::gptq::{self, Settings};
 use quern_quantize::job::{self, Options};
 use quern_quantize::recipe::FileType;
@@ -203,7 +203,7 @@ fn make(
         Target::Gptq(group) => {
             let model = load(checkpoint.path(), threads)?;
             let settings = Settings { group_size: Some(group), ..Settings::default() };
-            let source = Source::Text(calibration.to_owned());
+            let source = TextSource::Text(calibration.to_owned());
             let samples = samples(model.tokenizer()?, source, SampleOptions { samples: 64, context: 256 })?;
             let options = gptq::job::Options::new(settings, samples);
             let plan = gptq::job::plan(&model, &options)?;

@@ -4,7 +4,7 @@ use std::process::ExitCode;
 
 use anyhow::{Context, bail};
 use quern_hub::Remote;
-use quern_inspect::{Report, Summary};
+use quern_inspect::{CheckReport, Summary};
 use quern_tensor_io::Checkpoint;
 use serde_json::json;
 
@@ -145,7 +145,7 @@ fn tensors(s: &Summary) -> comfy_table::Table {
     format::table(&["tensor", "type", "shape", "size"], &[2, 3], rows)
 }
 
-fn verdict(report: &Report) -> String {
+fn verdict(report: &CheckReport) -> String {
     let mut text = String::from("\n");
     for finding in &report.findings {
         let tensor = finding.tensor.as_ref().map(|t| format!("{t}: ")).unwrap_or_default();

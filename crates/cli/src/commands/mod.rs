@@ -6,7 +6,7 @@ use std::process::ExitCode;
 use std::sync::Arc;
 
 use anyhow::Context;
-use quern_quantize::calibration::{self, Source};
+use quern_quantize::calibration::{self, TextSource};
 use quern_quantize::load_in::{LoadScheme, Loader};
 use quern_run::{GenerateOptions, GenerateReport, LoadIn, LoadOptions, Model, SessionOptions};
 use quern_tensor_io::Checkpoint;
@@ -81,8 +81,8 @@ fn read_text(path: &Path) -> anyhow::Result<String> {
 
 /// A calibration text and its name: a file, `-`, or the text that comes with quern. The name is the file's
 /// alone: it goes into files that may be published.
-fn calibration_text(path: Option<&Path>) -> anyhow::Result<(Source, String)> {
-    let Some(path) = path else { return Ok((Source::Default, calibration::DEFAULT_NAME.to_owned())) };
+fn calibration_text(path: Option<&Path>) -> anyhow::Result<(TextSource, String)> {
+    let Some(path) = path else { return Ok((TextSource::Default, calibration::DEFAULT_NAME.to_owned())) };
     let name = path.file_name().map(|n| n.to_string_lossy().into_owned());
     Ok((calibration::read(path)?, name.unwrap_or_default()))
 }

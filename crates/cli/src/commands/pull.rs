@@ -3,7 +3,7 @@
 use std::process::ExitCode;
 use std::time::Instant;
 
-use quern_hub::{PullOptions, Pulled, Source};
+use quern_hub::{FileSource, PullOptions, Pulled};
 use serde_json::{Value, json};
 
 use super::{Outcome, print, print_json};
@@ -37,8 +37,8 @@ pub fn run(args: &args::Pull) -> Outcome {
 /// Bytes that came over the network.
 fn downloaded(pulled: &Pulled) -> u64 {
     let from_hub = pulled.files.iter().filter_map(|f| match f.source {
-        Source::Hub { resumed } => Some(f.bytes - resumed),
-        Source::Cache => None,
+        FileSource::Hub { resumed } => Some(f.bytes - resumed),
+        FileSource::Cache => None,
     });
     from_hub.sum()
 }
@@ -46,8 +46,8 @@ fn downloaded(pulled: &Pulled) -> u64 {
 fn report(args: &args::Pull, pulled: &Pulled, seconds: f64) -> Value {
     let files = pulled.files.iter().map(|f| {
         let resumed = match f.source {
-            Source::Hub { resumed } => resumed,
-            Source::Cache => f.bytes,
+            FileSource::Hub { resumed } => resumed,
+            FileSource::Cache => f.bytes,
         };
         json!({"path": f.path, "bytes": f.bytes, "downloaded": f.bytes - resumed})
     });
@@ -67,9 +67,9 @@ fn report(args: &args::Pull, pulled: &Pulled, seconds: f64) -> Value {
 fn told(args: &args::Pull, pulled: &Pulled, seconds: f64) -> String {
     let rows = pulled.files.iter().map(|f| {
         let how = match f.source {
-            Source::Cache => "was there".to_owned(),
-            Source::Hub { resumed: 0 } => "downloaded".to_owned(),
-            Source::Hub { resumed } => format!("{} were there", format::bytes(resumed)),
+            FileSource::Cache => "was there".to_owned(),
+            FileSource::Hub { resumed: 0 } => "downloaded".to_owned(),
+            FileSource::Hub { resumed } => format!("{} were there", format::bytes(resumed)),
         };
         vec![f.path.clone(), format::bytes(f.bytes), how]
     });

@@ -11,10 +11,10 @@ use quern_model::hugging_face::{configuration_files, edited_config, tokenizer_fi
 use quern_model::{Packed, View, ViewTensor};
 use quern_tensor_io::{Checkpoint, Container, ElementType, Error, Result};
 
-use super::{Around, Content, Directory, Fidelity, Plan, PlanRow, most, row};
+use super::{Around, Content, ConvertPlan, ConvertRow, Directory, Fidelity, most, row};
 use crate::{Options, cast};
 
-pub(super) fn plan(checkpoint: &Checkpoint, options: Options) -> Result<Plan<'_>> {
+pub(super) fn plan(checkpoint: &Checkpoint, options: Options) -> Result<ConvertPlan<'_>> {
     let from_gguf = checkpoint.container() == Container::Gguf;
     let view = View::hugging_face(checkpoint, Packed::Decoded)?;
     let mut rows = Vec::with_capacity(view.tensors().len());
@@ -33,7 +33,7 @@ pub(super) fn plan(checkpoint: &Checkpoint, options: Options) -> Result<Plan<'_>
         ));
     }
     let around = if from_gguf { from_metadata(&view, &rows)? } else { from_config(&view, &rows, &options)? };
-    Ok(Plan { view, packing: None, around: Around::Directory(around), options, rows, notes })
+    Ok(ConvertPlan { view, packing: None, around: Around::Directory(around), options, rows, notes })
 }
 
 /// Whether the source keeps this tensor quantized.
@@ -53,8 +53,8 @@ pub(super) fn plain_type(tensor: &ViewTensor, dtype: Option<ElementType>) -> Ele
 }
 
 /// Gives what llama.cpp wants in f32 the type of the matrices, where that holds it.
-fn narrow(view: &View<'_>, rows: &mut [PlanRow]) -> Result<()> {
-    let is_matrix = |r: &PlanRow| r.sources.first().is_some_and(|name| is_quantizable(name, &r.shape));
+fn narrow(view: &View<'_>, rows: &mut [ConvertRow]) -> Result<()> {
+    let is_matrix = |r: &ConvertRow| r.sources.first().is_some_and(|name| is_quantizable(name, &r.shape));
     let Some(to) = most(rows.iter().filter(|r| is_matrix(r))) else { return Ok(()) };
     if !matches!(to, ElementType::F16 | ElementType::BF16) {
         return Ok(());
@@ -78,7 +78,7 @@ fn narrow(view: &View<'_>, rows: &mut [PlanRow]) -> Result<()> {
 }
 
 /// The files of a model whose source has no others: all are made from its metadata.
-fn from_metadata(view: &View<'_>, rows: &[PlanRow]) -> Result<Directory> {
+fn from_metadata(view: &View<'_>, rows: &[ConvertRow]) -> Result<Directory> {
     let checkpoint = view.checkpoint();
     let Some(config) = view.config() else {
         let what = "the architecture is not known, so there is no config.json for it";
@@ -94,7 +94,7 @@ fn from_metadata(view: &View<'_>, rows: &[PlanRow]) -> Result<Directory> {
 }
 
 /// The source's own `config.json`, for plain tensors.
-fn from_config(view: &View<'_>, rows: &[PlanRow], options: &Options) -> Result<Directory> {
+fn from_config(view: &View<'_>, rows: &[ConvertRow], options: &Options) -> Result<Directory> {
     let unpacked = view.packing().is_some();
     let dtype = match unpacked || options.dtype.is_some() {
         true => most(rows.iter().filter(|r| r.to.is_float())),

@@ -12,13 +12,13 @@ use quern_tensor_io::{
     Checkpoint, Container, ElementType, Error, ErrorKind, Metadata, Remedy, Result, Value,
 };
 
-use super::{Around, Plan, PlanRow, about, most, row};
+use super::{Around, ConvertPlan, ConvertRow, about, most, row};
 use crate::Options;
 
 /// ggml's version of the block formats.
 const QUANTIZATION_VERSION: u32 = 2;
 
-pub(super) fn plan(checkpoint: &Checkpoint, options: Options) -> Result<Plan<'_>> {
+pub(super) fn plan(checkpoint: &Checkpoint, options: Options) -> Result<ConvertPlan<'_>> {
     let own = checkpoint.container() == Container::Gguf;
     let view = match options.dtype {
         Some(_) => View::gguf(checkpoint, Packed::Decoded)?,
@@ -38,7 +38,7 @@ pub(super) fn plan(checkpoint: &Checkpoint, options: Options) -> Result<Plan<'_>
     }
     let metadata = metadata(&view, &rows, &options)?;
     let notes = view.notes().to_vec();
-    Ok(Plan { view, packing: None, around: Around::Gguf(metadata), options, rows, notes })
+    Ok(ConvertPlan { view, packing: None, around: Around::Gguf(metadata), options, rows, notes })
 }
 
 /// Where layers have no exact form, decoding them does it; so the error says that.
@@ -80,7 +80,7 @@ fn new_type(view: &View<'_>, tensor: &ViewTensor, dtype: Option<ElementType>) ->
     }
 }
 
-fn metadata(view: &View<'_>, rows: &[PlanRow], options: &Options) -> Result<Metadata> {
+fn metadata(view: &View<'_>, rows: &[ConvertRow], options: &Options) -> Result<Metadata> {
     let checkpoint = view.checkpoint();
     let own = checkpoint.container() == Container::Gguf;
     let mut metadata = view.metadata().clone();
@@ -101,7 +101,7 @@ fn metadata(view: &View<'_>, rows: &[PlanRow], options: &Options) -> Result<Meta
 }
 
 /// `general.file_type` for what most of the matrices are; of a quantized model, those that are quantized.
-fn file_type(rows: &[PlanRow]) -> Option<u32> {
+fn file_type(rows: &[ConvertRow]) -> Option<u32> {
     let matrices = || rows.iter().filter(|r| is_quantizable(&r.name, &r.shape));
     let most = most(matrices().filter(|r| r.to.is_block())).or_else(|| most(matrices()))?;
     let plain = |t: &&FileType| t.default_type() == Some(most);

@@ -10,10 +10,10 @@ use quern_tensor_io::{Checkpoint, Container, Error, Remedy, Result};
 use serde_json::{Map, Value, json};
 
 use super::directory::plain_type;
-use super::{Around, Content, Directory, Fidelity, Plan, PlanRow, inexact, packed, row};
+use super::{Around, Content, ConvertPlan, ConvertRow, Directory, Fidelity, inexact, packed, row};
 use crate::Options;
 
-pub(super) fn plan(checkpoint: &Checkpoint, options: Options, format: GptqFormat) -> Result<Plan<'_>> {
+pub(super) fn plan(checkpoint: &Checkpoint, options: Options, format: GptqFormat) -> Result<ConvertPlan<'_>> {
     let view = View::hugging_face(checkpoint, Packed::Refused)?;
     let packing = match checkpoint.container() {
         Container::Gguf => None,
@@ -47,7 +47,7 @@ pub(super) fn plan(checkpoint: &Checkpoint, options: Options, format: GptqFormat
     };
     let notes = packing.notes().to_vec();
     let packing = Some(packing);
-    Ok(Plan { view, packing, around: Around::Directory(around), options, rows, notes })
+    Ok(ConvertPlan { view, packing, around: Around::Directory(around), options, rows, notes })
 }
 
 /// The four tensors of a layer.
@@ -56,12 +56,12 @@ fn layer_rows(
     packing: &Packing,
     number: usize,
     format: GptqFormat,
-) -> Result<Vec<PlanRow>> {
+) -> Result<Vec<ConvertRow>> {
     let layer = &packing.layers()[number];
     let tensors = layer.to_gptq(checkpoint, format).map_err(|e| inexact(checkpoint, &e))?;
     let from = packed(packing.scheme(), layer.bits());
     let sources = || layer.parts.iter().map(|&p| checkpoint.tensors()[p].name.clone()).collect();
-    let rows = tensors.plan().into_iter().enumerate().map(|(part, tensor)| PlanRow {
+    let rows = tensors.plan().into_iter().enumerate().map(|(part, tensor)| ConvertRow {
         bytes: tensor.bytes().unwrap_or_default() as u64,
         name: tensor.name,
         shape: tensor.shape,

@@ -25,7 +25,7 @@ pub enum Fidelity {
 
 /// What becomes of one tensor: a row of the dry-run table.
 #[derive(Clone, Debug)]
-pub struct PlanRow {
+pub struct ConvertRow {
     /// Its name in the output.
     pub name: String,
     /// Dimensions, outermost first.
@@ -74,19 +74,19 @@ pub(crate) struct Directory {
 
 /// A conversion, ready to run.
 #[derive(Debug)]
-pub struct Plan<'a> {
+pub struct ConvertPlan<'a> {
     pub(crate) view: View<'a>,
     /// The packed layers that become GPTQ's tensors.
     pub(crate) packing: Option<Packing>,
     pub(crate) around: Around,
     pub(crate) options: Options,
-    rows: Vec<PlanRow>,
+    rows: Vec<ConvertRow>,
     notes: Vec<String>,
 }
 
-impl<'a> Plan<'a> {
+impl<'a> ConvertPlan<'a> {
     /// One row a tensor, in the order they are written.
-    pub fn rows(&self) -> &[PlanRow] {
+    pub fn rows(&self) -> &[ConvertRow] {
         &self.rows
     }
 
@@ -139,7 +139,7 @@ impl<'a> Plan<'a> {
 
     pub(crate) fn tensors(&self) -> Vec<TensorPlan> {
         let planned =
-            |r: &PlanRow| TensorPlan { name: r.name.clone(), element_type: r.to, shape: r.shape.clone() };
+            |r: &ConvertRow| TensorPlan { name: r.name.clone(), element_type: r.to, shape: r.shape.clone() };
         self.rows.iter().map(planned).collect()
     }
 }
@@ -157,7 +157,7 @@ pub(crate) fn prefix(output: &Path) -> PathBuf {
 /// # Errors
 /// The source cannot become the target, with the reason and what to do instead; metadata that cannot be edited as
 /// asked.
-pub fn plan(checkpoint: &Checkpoint, options: Options) -> Result<Plan<'_>> {
+pub fn plan(checkpoint: &Checkpoint, options: Options) -> Result<ConvertPlan<'_>> {
     match options.target {
         Target::Gguf => gguf::plan(checkpoint, options),
         Target::Safetensors => directory::plan(checkpoint, options),
@@ -166,7 +166,7 @@ pub fn plan(checkpoint: &Checkpoint, options: Options) -> Result<Plan<'_>> {
 }
 
 /// The row of the view's tensor `index`, stored as `to`.
-fn row(view: &View<'_>, index: usize, to: ElementType) -> Result<PlanRow> {
+fn row(view: &View<'_>, index: usize, to: ElementType) -> Result<ConvertRow> {
     let tensor = &view.tensors()[index];
     let from = tensor.element_type;
     if from != to && !decode::can_decode(from) {
@@ -178,7 +178,7 @@ fn row(view: &View<'_>, index: usize, to: ElementType) -> Result<PlanRow> {
         let what = format!("its rows of {} values are not whole blocks of {to}", tensor.columns());
         return Err(about(view, tensor, Error::unsupported(view.checkpoint().path(), what)));
     };
-    Ok(PlanRow {
+    Ok(ConvertRow {
         name: tensor.name.clone(),
         shape: tensor.shape.clone(),
         from: stored(view, tensor),
@@ -237,7 +237,7 @@ pub(crate) fn inexact(checkpoint: &Checkpoint, e: &Inexact) -> Error {
 }
 
 /// The type that most bytes of some rows have.
-fn most<'r>(rows: impl Iterator<Item = &'r PlanRow>) -> Option<ElementType> {
+fn most<'r>(rows: impl Iterator<Item = &'r ConvertRow>) -> Option<ElementType> {
     let mut sums: Vec<(ElementType, u64)> = Vec::new();
     for row in rows {
         match sums.iter_mut().find(|(t, _)| *t == row.to) {

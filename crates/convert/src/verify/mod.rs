@@ -17,7 +17,7 @@ use std::path::Path;
 use quern_model::{Packed, TensorRole, View};
 use quern_tensor_io::{Array, Checkpoint, Container, Metadata, Progress, Result, Value, pipeline};
 
-use crate::plan::{Around, Fidelity, Plan, PlanRow};
+use crate::plan::{Around, ConvertPlan, ConvertRow, Fidelity};
 use compare::{Found, Pair};
 use order::Order;
 
@@ -61,7 +61,7 @@ impl Verification {
 /// # Errors
 /// The threads cannot be started, or the source can no longer be read. Whatever is wrong with the output is a
 /// [`Mismatch`].
-pub fn verify(plan: &Plan<'_>, output: &Path, progress: &dyn Progress) -> Result<Verification> {
+pub fn verify(plan: &ConvertPlan<'_>, output: &Path, progress: &dyn Progress) -> Result<Verification> {
     let pool = pipeline::pool(plan.options.threads, output)?;
     let mut found = Verification::default();
     // Any part leads to all.
@@ -108,7 +108,7 @@ pub fn verify(plan: &Plan<'_>, output: &Path, progress: &dyn Progress) -> Result
 
 /// The source as it is stored, packed layers decoded. What becomes a GGUF file goes by the architecture's names,
 /// whatever prefix the source has, as the output does on the way back.
-fn source_view<'a>(plan: &Plan<'a>) -> Result<View<'a>> {
+fn source_view<'a>(plan: &ConvertPlan<'a>) -> Result<View<'a>> {
     let source = plan.source();
     match (source.container(), &plan.around) {
         (Container::Gguf, _) => View::gguf(source, Packed::Refused),
@@ -128,11 +128,11 @@ fn back_view<'a>(written: &'a Checkpoint, source: &View<'_>) -> Result<View<'a>>
 }
 
 /// Tensors of the same name; what one side alone has is wrong, unless every reader computes it.
-fn pairs(plan: &Plan<'_>, source: &View<'_>, back: &View<'_>, found: &mut Verification) -> Vec<Pair> {
+fn pairs(plan: &ConvertPlan<'_>, source: &View<'_>, back: &View<'_>, found: &mut Verification) -> Vec<Pair> {
     let numbers: HashMap<&str, usize> =
         back.tensors().iter().enumerate().map(|(i, t)| (t.name.as_str(), i)).collect();
     let rows = plan.rows().iter().flat_map(|r| r.sources.iter().map(move |name| (name.as_str(), r)));
-    let rows: HashMap<&str, &PlanRow> = rows.collect();
+    let rows: HashMap<&str, &ConvertRow> = rows.collect();
     let mut pairs = Vec::with_capacity(source.tensors().len());
     let mut met = HashSet::new();
     for (index, tensor) in source.tensors().iter().enumerate() {

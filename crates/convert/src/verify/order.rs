@@ -8,7 +8,7 @@ use quern_model::TensorRole as Role;
 use quern_tensor_io::ElementType;
 
 use super::Orders;
-use crate::plan::Plan;
+use crate::plan::ConvertPlan;
 
 /// Row or column `j` of the output is number `j` of these of the source.
 #[derive(Clone, Debug)]
@@ -18,7 +18,7 @@ pub(super) enum Order {
 }
 
 /// All orders of a plan.
-pub(super) fn orders(plan: &Plan<'_>) -> Orders {
+pub(super) fn orders(plan: &ConvertPlan<'_>) -> Orders {
     let mut orders = Orders::new();
     let Some(packing) = plan.view.packing() else { return orders };
     let tensors = plan.view.tensors();

@@ -4,7 +4,7 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use quern_convert::{Options, Plan, Target, Verification, plan, run, verify};
+use quern_convert::{ConvertPlan, Options, Target, Verification, plan, run, verify};
 use quern_model::{Packed, View};
 use quern_tensor_io::safetensors::Writer;
 use quern_tensor_io::{Checkpoint, ElementType, Metadata, NoProgress, TensorPlan, decode};
@@ -106,7 +106,7 @@ pub fn assert_says(text: &str, parts: &[&str]) {
 }
 
 /// The plan of a conversion, looked at.
-pub fn planned<T>(source: &Path, options: Options, look: impl Fn(&Plan<'_>) -> T) -> T {
+pub fn planned<T>(source: &Path, options: Options, look: impl Fn(&ConvertPlan<'_>) -> T) -> T {
     let source = Checkpoint::open(source).unwrap();
     look(&plan(&source, options).unwrap_or_else(|e| panic!("{e}")))
 }

@@ -4,7 +4,7 @@ use std::fs;
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use quern_hub::{PullOptions, Source};
+use quern_hub::{FileSource, PullOptions};
 
 use crate::fake_hub::{FakeHub, Repo, Response, noise};
 use crate::{Place, all_files, sharded};
@@ -77,7 +77,7 @@ fn a_broken_pull_leaves_no_folder_and_is_gone_on_with() {
     assert!(!path.exists());
     DOWN.store(false, Ordering::Relaxed);
     let pulled = place.pull_with("o/n:m.gguf", &options).unwrap();
-    let Source::Hub { resumed } = pulled.files[0].source else { panic!("from the Hub") };
+    let FileSource::Hub { resumed } = pulled.files[0].source else { panic!("from the Hub") };
     assert!(resumed > 0);
     assert_eq!(fs::read(path.join("m.gguf")).unwrap(), repo().files["m.gguf"].bytes);
     assert_eq!(fs::read_dir(place.path()).unwrap().count(), 1);
@@ -100,7 +100,7 @@ fn what_the_cache_has_is_copied_also_offline() {
     let before = server.file_requests().len();
     let (path, options) = to(&place, false);
     let pulled = place.pull_with("org/model", &options).unwrap();
-    assert!(pulled.files.iter().all(|f| f.source == Source::Cache));
+    assert!(pulled.files.iter().all(|f| f.source == FileSource::Cache));
     assert_eq!(server.file_requests().len(), before);
     place.settings.offline = true;
     place.pull_with("org/model", &to(&place, true).1).unwrap();

@@ -5,7 +5,7 @@ use std::path::Path;
 use std::sync::Mutex;
 use std::thread;
 
-use quern_hub::{Name, PullOptions, PullProgress, PulledFile, Source};
+use quern_hub::{FileSource, Name, PullOptions, PullProgress, PulledFile};
 use quern_tensor_io::{NoProgress, Remedy};
 
 use crate::fake_hub::{COMMIT, FakeHub, Repo, Response, noise};
@@ -33,7 +33,7 @@ fn what_the_model_needs_comes_into_the_layout_python_shares() {
         "tokenizer.json",
     ];
     assert_eq!(paths(&pulled.files), expected);
-    assert!(pulled.files.iter().all(|f| f.source == Source::Hub { resumed: 0 }));
+    assert!(pulled.files.iter().all(|f| f.source == FileSource::Hub { resumed: 0 }));
 
     let root = place.settings.cache.join("models--org--model");
     assert_eq!(fs::read_to_string(root.join("refs/main")).unwrap(), COMMIT);
@@ -60,7 +60,7 @@ fn what_is_there_is_not_fetched_again_and_can_be_used_offline() {
     let before = server.file_requests().len();
     let again = place.pull("org/model").unwrap();
     assert_eq!(server.file_requests().len(), before);
-    assert!(again.files.iter().all(|f| f.source == Source::Cache));
+    assert!(again.files.iter().all(|f| f.source == FileSource::Cache));
 
     let asked = server.requests().len();
     place.settings.offline = true;

@@ -4,7 +4,7 @@ use std::fs;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
-use quern_hub::Source;
+use quern_hub::FileSource;
 use quern_tensor_io::Remedy;
 
 use crate::fake_hub::{Content, FakeHub, Repo, Request, Response, noise};
@@ -45,7 +45,7 @@ fn put_part(place: &Place, bytes: &[u8]) {
     fs::write(blobs.join(format!("{}.incomplete", content().etag())), bytes).unwrap();
 }
 
-fn pulled_well(place: &Place) -> Source {
+fn pulled_well(place: &Place) -> FileSource {
     let pulled = place.pull("o/n").unwrap();
     assert_eq!(fs::read(pulled.model.unwrap()).unwrap(), content().bytes);
     assert!(all_files(&place.settings.cache).iter().all(|f| !f.ends_with(".incomplete")));
@@ -59,7 +59,7 @@ fn a_broken_connection_is_taken_up_where_it_broke() {
         cut.then(|| Response { cut: Some(1_000_000), ..answer(r) })
     });
     let place = Place::new(&server);
-    assert_eq!(pulled_well(&place), Source::Hub { resumed: 0 });
+    assert_eq!(pulled_well(&place), FileSource::Hub { resumed: 0 });
     let ranges = ranges(&server);
     assert_eq!(ranges.len(), 2);
     let first: usize = ranges[1].as_ref().unwrap()["bytes=".len()..].trim_end_matches('-').parse().unwrap();
@@ -82,7 +82,7 @@ fn a_connection_that_always_breaks_ends_with_an_error_and_the_next_pull_goes_on(
     assert!(!error.contains("X-Signature"), "{error}");
     assert_eq!(ranges(&server).len(), 5, "bounded");
     DOWN.store(0, Ordering::Relaxed);
-    let Source::Hub { resumed } = pulled_well(&place) else { panic!("from the Hub") };
+    let FileSource::Hub { resumed } = pulled_well(&place) else { panic!("from the Hub") };
     assert!(resumed > 0);
 }
 
@@ -91,7 +91,7 @@ fn a_part_left_by_python_is_gone_on_with() {
     let server = FakeHub::new(repo());
     let place = Place::new(&server);
     put_part(&place, &content().bytes[..1234]);
-    assert_eq!(pulled_well(&place), Source::Hub { resumed: 1234 });
+    assert_eq!(pulled_well(&place), FileSource::Hub { resumed: 1234 });
     assert_eq!(ranges(&server), [Some("bytes=1234-".to_owned())]);
 }
 
@@ -100,7 +100,7 @@ fn a_part_that_is_whole_needs_no_request() {
     let server = FakeHub::new(repo());
     let place = Place::new(&server);
     put_part(&place, &content().bytes);
-    assert_eq!(pulled_well(&place), Source::Hub { resumed: LENGTH as u64 });
+    assert_eq!(pulled_well(&place), FileSource::Hub { resumed: LENGTH as u64 });
     assert_eq!(ranges(&server), []);
 }
 
@@ -110,7 +110,7 @@ fn a_part_of_something_else_is_noticed_and_fetched_from_the_start() {
         let server = FakeHub::new(repo());
         let place = Place::new(&server);
         put_part(&place, &part);
-        assert_eq!(pulled_well(&place), Source::Hub { resumed: 0 });
+        assert_eq!(pulled_well(&place), FileSource::Hub { resumed: 0 });
         assert_eq!(ranges(&server).last().unwrap(), &None);
     }
 }
@@ -120,7 +120,7 @@ fn a_server_that_ignores_ranges_sends_all_again() {
     let server = FakeHub::hooked(repo(), |r| r.at_storage.then(|| Response::new(200, content().bytes)));
     let place = Place::new(&server);
     put_part(&place, &content().bytes[..1234]);
-    assert_eq!(pulled_well(&place), Source::Hub { resumed: 0 });
+    assert_eq!(pulled_well(&place), FileSource::Hub { resumed: 0 });
     assert_eq!(ranges(&server).len(), 1);
 }
 
@@ -132,7 +132,7 @@ fn a_server_that_knows_no_such_range_is_asked_for_all() {
     });
     let place = Place::new(&server);
     put_part(&place, &content().bytes[..1234]);
-    assert_eq!(pulled_well(&place), Source::Hub { resumed: 0 });
+    assert_eq!(pulled_well(&place), FileSource::Hub { resumed: 0 });
 }
 
 #[test]
@@ -158,7 +158,7 @@ fn overload_passes_after_a_while() {
             (busy && failures.fetch_add(1, Ordering::Relaxed) % 3 != 2)
                 .then(|| Response::new(status, "").with("Retry-After", "0"))
         });
-        assert_eq!(pulled_well(&Place::new(&server)), Source::Hub { resumed: 0 });
+        assert_eq!(pulled_well(&Place::new(&server)), FileSource::Hub { resumed: 0 });
     }
 }
 
@@ -183,7 +183,7 @@ fn a_signed_address_that_has_run_out_is_asked_for_anew() {
     let server = FakeHub::hooked(repo(), move |r| {
         (r.at_storage && first.fetch_add(1, Ordering::Relaxed) == 0).then(|| Response::new(403, "expired"))
     });
-    assert_eq!(pulled_well(&Place::new(&server)), Source::Hub { resumed: 0 });
+    assert_eq!(pulled_well(&Place::new(&server)), FileSource::Hub { resumed: 0 });
     assert_eq!(server.file_requests().len(), 2);
 }
 

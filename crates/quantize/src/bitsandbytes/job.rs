@@ -19,7 +19,7 @@ const VALUE_BYTES: usize = 4;
 
 /// What a job did.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Report {
+pub struct BitsandbytesReport {
     /// Tensors of the source.
     pub tensors: usize,
     /// How many of them were quantized.
@@ -32,8 +32,8 @@ pub struct Report {
 
 /// Quantizes `source` into the directory `out`, which appears when it is complete and not at all on an error.
 ///
-/// Progress is counted in bytes of source tensors ([`Plan::source_bytes`](super::Plan::source_bytes) in all); steps
-/// are tensor names.
+/// Progress is counted in bytes of source tensors, [`source_bytes`](super::BitsandbytesPlan::source_bytes) in all;
+/// steps are tensor names.
 ///
 /// # Errors
 /// As [`plan`](super::plan); an existing `out`; a weight that is not finite, or for int8 too large for f16.
@@ -42,7 +42,7 @@ pub fn quantize(
     out: &Path,
     options: Options,
     progress: &dyn Progress,
-) -> Result<Report> {
+) -> Result<BitsandbytesReport> {
     let view = source::view(source)?;
     let plan = plan::of_view(&view, &options)?;
     let pool = pipeline::pool(options.threads, out)?;
@@ -63,7 +63,7 @@ pub fn quantize(
     let batch = PIECE * PIECES * pool.current_num_threads();
     let limits = Limits { made: batch, counted: batch * VALUE_BYTES };
     let directory = pipeline::run(&encoder, source, encoder.pieces(), directory, (&pool, limits), progress)?;
-    Ok(Report {
+    Ok(BitsandbytesReport {
         tensors: plan.rows.len(),
         quantized: plan.rows.iter().filter(|r| r.to.is_some()).count(),
         source_bytes: plan.source_bytes(),

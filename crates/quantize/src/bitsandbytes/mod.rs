@@ -34,9 +34,9 @@ mod plan;
 mod source;
 mod state;
 
-pub use job::{Report, quantize};
+pub use job::{BitsandbytesReport, quantize};
 pub use memory::{InMemoryError, encode_in_memory};
-pub use plan::{Plan, PlanRow, plan};
+pub use plan::{BitsandbytesPlan, BitsandbytesRow, plan};
 
 use quern_tensor_io::ElementType;
 

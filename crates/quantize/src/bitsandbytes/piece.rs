@@ -15,7 +15,7 @@ use quern_tensor_io::{Error, ErrorKind, Result, decode, pipeline};
 
 use super::code::{Code, dynamic_map};
 use super::nested::{Nested, Quantizer};
-use super::plan::{Plan, state};
+use super::plan::{BitsandbytesPlan, state};
 use super::{Kind, Options, four_bit, int8, source};
 
 /// Values a thread takes at once, unless a row of int8 is longer; a multiple of every block size.
@@ -86,7 +86,7 @@ pub(super) struct Scratch {
 /// What is the same for all tensors.
 pub(super) struct Encoder<'a> {
     view: &'a View<'a>,
-    plan: &'a Plan,
+    plan: &'a BitsandbytesPlan,
     options: &'a Options,
     /// Of each row of the plan: its tensor's bytes, for the source holds plain numbers only.
     data: Vec<&'a [u8]>,
@@ -103,7 +103,7 @@ impl<'a> Encoder<'a> {
     ///
     /// # Errors
     /// A tensor whose values are not one after the other in the file.
-    pub fn new(view: &'a View<'a>, plan: &'a Plan, options: &'a Options) -> Result<Self> {
+    pub fn new(view: &'a View<'a>, plan: &'a BitsandbytesPlan, options: &'a Options) -> Result<Self> {
         let data = |&number: &usize| {
             view.contiguous(number).ok_or_else(|| {
                 let what = "its values are not one after the other in the file";

@@ -10,7 +10,7 @@ use super::{Kind, Options, modules};
 
 /// What becomes of one tensor: a row of the dry-run table.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct PlanRow {
+pub struct BitsandbytesRow {
     /// Its name.
     pub name: String,
     /// Dimensions, outermost first.
@@ -28,9 +28,9 @@ pub struct PlanRow {
 
 /// A job, ready to run.
 #[derive(Debug)]
-pub struct Plan {
+pub struct BitsandbytesPlan {
     /// One row for each tensor that the output holds, in the source's order.
-    pub rows: Vec<PlanRow>,
+    pub rows: Vec<BitsandbytesRow>,
     /// What the user should know before the job runs.
     pub notes: Vec<String>,
     pub(super) tensors: Vec<TensorPlan>,
@@ -42,7 +42,7 @@ pub struct Plan {
     pub(super) parts: Vec<usize>,
 }
 
-impl Plan {
+impl BitsandbytesPlan {
     /// Bytes of all tensors in the source: the total of the job's progress.
     pub fn source_bytes(&self) -> u64 {
         self.rows.iter().map(|r| r.source_bytes).sum()
@@ -65,12 +65,12 @@ impl Plan {
 /// # Errors
 /// A source that is no Hugging Face checkpoint, quantized already or of a kind that cannot be quantized; a tensor
 /// that is missing, misshapen or unknown; a block size bitsandbytes does not know; nothing to quantize.
-pub fn plan(source: &Checkpoint, options: &Options) -> Result<Plan> {
+pub fn plan(source: &Checkpoint, options: &Options) -> Result<BitsandbytesPlan> {
     of_view(&source::view(source)?, options)
 }
 
 /// The same, of a source looked at before.
-pub(super) fn of_view(view: &View<'_>, options: &Options) -> Result<Plan> {
+pub(super) fn of_view(view: &View<'_>, options: &Options) -> Result<BitsandbytesPlan> {
     let refused = |what: String| Err(Error::refused(view.checkpoint().path(), what));
     let size = options.block_size;
     if options.scheme != Kind::Int8 && !(size.is_power_of_two() && (32..=4096).contains(&size)) {
@@ -94,7 +94,7 @@ pub(super) fn of_view(view: &View<'_>, options: &Options) -> Result<Plan> {
             choice.experts
         ));
     }
-    let mut plan = Plan {
+    let mut plan = BitsandbytesPlan {
         rows: Vec::new(),
         notes,
         tensors: Vec::new(),
@@ -111,7 +111,7 @@ pub(super) fn of_view(view: &View<'_>, options: &Options) -> Result<Plan> {
             Some(Kind::Int8) => int8_parts(info),
             Some(kind) => four_bit_parts(info, kind, options),
         };
-        plan.rows.push(PlanRow {
+        plan.rows.push(BitsandbytesRow {
             name: info.name.clone(),
             shape: info.shape.clone(),
             from: info.element_type,

@@ -43,7 +43,7 @@ pub const SHORTEST: usize = 10;
 
 /// What to take samples of.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub enum Source {
+pub enum TextSource {
     /// [`DEFAULT_TEXT`].
     #[default]
     Default,
@@ -53,7 +53,7 @@ pub enum Source {
     Records(Vec<String>),
 }
 
-impl Source {
+impl TextSource {
     /// All of it as one text, as an importance matrix is made of: records follow each other on new lines.
     pub fn into_text(self) -> std::borrow::Cow<'static, str> {
         match self {
@@ -117,7 +117,7 @@ impl Samples {
 /// # Errors
 /// [`Error::Options`] for no samples or a context without room for text;
 /// [`Error::TooShort`] if nothing of the source is longer than [`SHORTEST`] tokens.
-pub fn samples(tokenizer: &Tokenizer, source: Source, options: SampleOptions) -> Result<Samples> {
+pub fn samples(tokenizer: &Tokenizer, source: TextSource, options: SampleOptions) -> Result<Samples> {
     let SampleOptions { samples: wanted, context } = options;
     let bos = tokenizer.bos().filter(|_| tokenizer.add_bos());
     if wanted == 0 {
@@ -132,7 +132,7 @@ pub fn samples(tokenizer: &Tokenizer, source: Source, options: SampleOptions) ->
         |text: &str| tokenizer.encode(text, EncodeOptions { add_special: false, parse_special: false });
     let sequence = |tokens: &[u32]| bos.into_iter().chain(tokens.iter().copied()).collect::<Vec<u32>>();
     let samples = match source {
-        Source::Records(records) => {
+        TextSource::Records(records) => {
             let (mut sequences, mut dropped) = (Vec::new(), 0);
             for record in &records {
                 if sequences.len() == wanted {

@@ -16,14 +16,14 @@ use std::path::Path;
 
 use serde_json::{Map, Value};
 
-use super::{Error, Result, Source};
+use super::{Error, Result, TextSource};
 
 /// Reads `path`, or standard input for `-`.
 ///
 /// # Errors
 /// [`Error::Io`], [`Error::NotUtf8`], [`Error::Record`] or
 /// [`Error::Empty`].
-pub fn read(path: &Path) -> Result<Source> {
+pub fn read(path: &Path) -> Result<TextSource> {
     let mut bytes = Vec::new();
     let result = match path.to_str() {
         Some("-") => std::io::stdin().lock().read_to_end(&mut bytes),
@@ -37,7 +37,7 @@ pub fn read(path: &Path) -> Result<Source> {
 ///
 /// # Errors
 /// As [`read`].
-pub fn read_bytes(path: &Path, bytes: Vec<u8>) -> Result<Source> {
+pub fn read_bytes(path: &Path, bytes: Vec<u8>) -> Result<TextSource> {
     let file = || path.to_path_buf();
     let mut text = String::from_utf8(bytes)
         .map_err(|e| Error::NotUtf8 { file: file(), offset: e.utf8_error().valid_up_to() })?;
@@ -54,13 +54,13 @@ pub fn read_bytes(path: &Path, bytes: Vec<u8>) -> Result<Source> {
         _ => text.trim_start().starts_with('{'),
     };
     if !jsonl {
-        return Ok(Source::Text(text));
+        return Ok(TextSource::Text(text));
     }
     let lines = text.lines().enumerate().filter(|(_, line)| !line.trim().is_empty());
     let records = lines.map(|(index, line)| {
         record(line).map_err(|what| Error::Record { file: file(), line: index + 1, what })
     });
-    Ok(Source::Records(records.collect::<Result<_>>()?))
+    Ok(TextSource::Records(records.collect::<Result<_>>()?))
 }
 
 const EXPECTED: &str = "a record is a string or an object with \"text\", \"content\", \"prompt\" and \

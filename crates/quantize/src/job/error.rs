@@ -120,7 +120,7 @@ impl Error {
     /// What mends it, where a program must put it into words.
     pub fn remedy(&self) -> Option<Remedy> {
         match self {
-            Self::File(error) => error.remedy.clone(),
+            Self::File(error) => error.remedy(),
             Self::Recipe(error) => error.remedy(),
             Self::NeedsImatrix { .. } => Some(Remedy::GiveImatrix),
             Self::Overflow { .. } => Some(Remedy::ChooseTensorType),

@@ -2,7 +2,7 @@
 
 use quern_tensor_io::{ElementType, Metadata, Value};
 
-use super::plan::PlanRow;
+use super::plan::QuantizeRow;
 use crate::imatrix::Imatrix;
 use crate::recipe::FileType;
 
@@ -14,7 +14,7 @@ const QUANTIZATION_VERSION: u32 = 2;
 pub(super) fn output(
     source: &Metadata,
     file_type: FileType,
-    rows: &[PlanRow],
+    rows: &[QuantizeRow],
     imatrix: Option<&Imatrix>,
 ) -> Metadata {
     let mut metadata = source.clone();
@@ -52,7 +52,7 @@ fn append(metadata: &mut Metadata, key: &str, value: Value) {
 }
 
 /// The file type of tensors that were only copied, where they are plain floats.
-fn plain_file_type(rows: &[PlanRow]) -> Option<FileType> {
+fn plain_file_type(rows: &[QuantizeRow]) -> Option<FileType> {
     let bytes = |t: ElementType| rows.iter().filter(|r| r.to == t).map(|r| r.bytes).sum::<u64>();
     if rows.iter().any(|r| r.to.is_block()) {
         return None;

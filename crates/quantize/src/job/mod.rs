@@ -1,7 +1,7 @@
 //! The quantization job: a checkpoint in any container goes in, a GGUF file comes out.
 //!
 //! ```text
-//! GgufView ──plan()──> Plan: one row a tensor (from, to, bytes), warnings      the dry run ends here
+//! GgufView ──plan()──> QuantizePlan: one row a tensor (from, to, bytes), warnings      the dry run ends here
 //!                        │
 //!                      run(): rows are decoded to f32, checked, encoded by all threads, a batch at a time,
 //!                             while a writer thread writes the batch before; the file appears when whole
@@ -19,6 +19,6 @@ mod run;
 mod validate;
 
 pub use error::Error;
-pub use plan::{Options, Plan, PlanRow, Warning, plan};
-pub use run::{Report, run};
+pub use plan::{Options, QuantizePlan, QuantizeRow, Warning, plan};
+pub use run::{QuantizeReport, run};
 pub use validate::bad_block;

@@ -4,7 +4,7 @@ use std::ops::Range;
 
 use quern_tensor_io::{decode, pipeline};
 
-use super::plan::{Plan, PlanRow, matrices};
+use super::plan::{QuantizePlan, QuantizeRow, matrices};
 use super::{Error, bad_block};
 use crate::encode::encode_rows;
 
@@ -15,11 +15,15 @@ const VALUES: usize = 64 * 1024;
 pub(super) type Piece<'m> = pipeline::Piece<'m, Range<usize>>;
 
 /// All pieces of a plan, in the order of the output.
-pub(super) fn pieces<'a>(plan: &'a Plan<'_>) -> impl Iterator<Item = Piece<'a>> {
+pub(super) fn pieces<'a>(plan: &'a QuantizePlan<'_>) -> impl Iterator<Item = Piece<'a>> {
     plan.rows().iter().enumerate().flat_map(move |(tensor, row)| of_tensor(plan, tensor, row))
 }
 
-fn of_tensor<'a>(plan: &'a Plan<'_>, tensor: usize, row: &'a PlanRow) -> impl Iterator<Item = Piece<'a>> {
+fn of_tensor<'a>(
+    plan: &'a QuantizePlan<'_>,
+    tensor: usize,
+    row: &'a QuantizeRow,
+) -> impl Iterator<Item = Piece<'a>> {
     let source = &plan.view.tensors()[row.index];
     let (total, columns) = (source.rows(), source.columns());
     // an empty tensor has no pieces
@@ -51,7 +55,7 @@ fn rows_per_matrix(shape: &[usize]) -> usize {
 
 /// Writes `rows` of tensor number `tensor` of the plan as `out`, which has room for exactly them. `values` is scratch.
 pub(super) fn encode(
-    plan: &Plan<'_>,
+    plan: &QuantizePlan<'_>,
     tensor: usize,
     rows: &Range<usize>,
     values: &mut Vec<f32>,
@@ -92,7 +96,12 @@ pub(super) fn encode(
 }
 
 /// The importances of the columns, for the expert that `first_row` belongs to.
-fn weights<'a>(plan: &'a Plan<'_>, row: &PlanRow, columns: usize, first_row: usize) -> Option<&'a [f32]> {
+fn weights<'a>(
+    plan: &'a QuantizePlan<'_>,
+    row: &QuantizeRow,
+    columns: usize,
+    first_row: usize,
+) -> Option<&'a [f32]> {
     if !row.weighted {
         return None;
     }
@@ -109,14 +118,14 @@ fn all_finite(values: &[f32]) -> bool {
 }
 
 /// Row and first column of block `block` of a piece that begins with row `first`.
-fn place(row: &PlanRow, first: usize, block: usize) -> (usize, usize) {
+fn place(row: &QuantizeRow, first: usize, block: usize) -> (usize, usize) {
     let columns = row.shape.last().copied().unwrap_or(1).max(1);
     let value = block * row.to.block_elements();
     (first + value / columns, value % columns)
 }
 
 /// The error for a broken block or value among bytes that were copied.
-fn corrupt(row: &PlanRow, first: usize, block: usize, copied: &[u8]) -> Error {
+fn corrupt(row: &QuantizeRow, first: usize, block: usize, copied: &[u8]) -> Error {
     let (number, column) = place(row, first, block);
     let tensor = row.name.clone();
     let mut value = [0.0];

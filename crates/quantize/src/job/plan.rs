@@ -55,7 +55,7 @@ impl Options {
 
 /// What becomes of one tensor: a row of the dry-run table.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct PlanRow {
+pub struct QuantizeRow {
     /// GGUF name.
     pub name: String,
     /// Dimensions, outermost first.
@@ -135,20 +135,20 @@ fn some(names: &[String]) -> String {
 
 /// A job, ready to run.
 #[derive(Debug)]
-pub struct Plan<'a> {
+pub struct QuantizePlan<'a> {
     pub(super) view: &'a View<'a>,
     pub(super) options: Options,
     pub(super) metadata: Metadata,
     pub(super) tensors: Vec<TensorPlan>,
-    rows: Vec<PlanRow>,
+    rows: Vec<QuantizeRow>,
     warnings: Vec<Warning>,
     needs_imatrix: Vec<usize>,
     file_size: u64,
 }
 
-impl Plan<'_> {
+impl QuantizePlan<'_> {
     /// One row a tensor, in the order they are written.
-    pub fn rows(&self) -> &[PlanRow] {
+    pub fn rows(&self) -> &[QuantizeRow] {
         &self.rows
     }
 
@@ -220,7 +220,7 @@ impl Plan<'_> {
 
 /// Plans a job: chooses types, sizes and metadata, and looks for whatever can be known to go wrong.
 /// Reads no weights.
-pub fn plan<'a>(view: &'a View<'a>, options: Options) -> Result<Plan<'a>, Error> {
+pub fn plan<'a>(view: &'a View<'a>, options: Options) -> Result<QuantizePlan<'a>, Error> {
     let facts: Vec<TensorFacts> = view
         .tensors()
         .iter()
@@ -263,7 +263,7 @@ pub fn plan<'a>(view: &'a View<'a>, options: Options) -> Result<Plan<'a>, Error>
     // sizes are known for GGUF's own types only; a tensor that has none is refused by `run`
     let writable = rows.iter().all(|r| r.to.ggml_id().is_some());
     let file_size = if writable { gguf::Writer::file_size(&metadata, &tensors)? } else { 0 };
-    Ok(Plan { view, options, metadata, tensors, rows, warnings, needs_imatrix, file_size })
+    Ok(QuantizePlan { view, options, metadata, tensors, rows, warnings, needs_imatrix, file_size })
 }
 
 fn plan_row(
@@ -271,7 +271,7 @@ fn plan_row(
     choice: &Choice,
     options: &Options,
     warnings: &mut Vec<Warning>,
-) -> Result<PlanRow, Error> {
+) -> Result<QuantizeRow, Error> {
     let tensor = &view.tensors()[choice.index];
     let (name, from, to) = (&tensor.name, tensor.element_type, choice.element_type);
     if let Some(wanted) = choice.instead_of {
@@ -288,7 +288,7 @@ fn plan_row(
         columns: tensor.columns(),
         element_type: to,
     })?;
-    Ok(PlanRow {
+    Ok(QuantizeRow {
         name: name.clone(),
         shape: tensor.shape.clone(),
         from,
@@ -327,8 +327,13 @@ fn is_embedding(name: &str) -> bool {
     matches!(name, "token_embd.weight" | "per_layer_token_embd.weight")
 }
 
-fn warn(rows: &[PlanRow], needs_imatrix: &[usize], imatrix: Option<&Imatrix>, warnings: &mut Vec<Warning>) {
-    let names = |filter: &dyn Fn(&PlanRow) -> bool| -> Vec<String> {
+fn warn(
+    rows: &[QuantizeRow],
+    needs_imatrix: &[usize],
+    imatrix: Option<&Imatrix>,
+    warnings: &mut Vec<Warning>,
+) {
+    let names = |filter: &dyn Fn(&QuantizeRow) -> bool| -> Vec<String> {
         rows.iter().filter(|r| filter(r)).map(|r| r.name.clone()).collect()
     };
     if let Some(imatrix) = imatrix {

@@ -7,7 +7,7 @@ use quern_tensor_io::pipeline::{self, Limits};
 use quern_tensor_io::{Progress, gguf, output};
 
 use super::piece::{self, Piece};
-use super::{Error, Plan};
+use super::{Error, QuantizePlan};
 
 /// A batch is full when it has so much output …
 const BATCH_BYTES: usize = 16 << 20;
@@ -18,7 +18,7 @@ const THREAD_SOURCE_BYTES: usize = 1 << 20;
 
 /// What a job did.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Report {
+pub struct QuantizeReport {
     /// Tensors written.
     pub tensors: usize,
     /// Bytes of tensors read.
@@ -31,13 +31,13 @@ pub struct Report {
 
 /// Runs `plan` and writes `output`, which appears when it is complete and not at all on an error.
 ///
-/// Progress is counted in bytes of source tensors ([`Plan::source_bytes`] in all); steps are tensor names.
+/// Progress is counted in bytes of source tensors ([`QuantizePlan::source_bytes`] in all); steps are tensor names.
 ///
 /// # Errors
 /// What can be planned but not run (a type that needs an importance matrix, a source that is quantized already); an
 /// output that exists (without [`super::Options::force`]), is the source, or cannot be written; a value that is not
 /// finite or too large for its type.
-pub fn run(plan: &Plan<'_>, output: &Path, progress: &dyn Progress) -> Result<Report, Error> {
+pub fn run(plan: &QuantizePlan<'_>, output: &Path, progress: &dyn Progress) -> Result<QuantizeReport, Error> {
     plan.check()?;
     let source = plan.view.checkpoint();
     output::refuse_input(source, output)?;
@@ -52,7 +52,7 @@ pub fn run(plan: &Plan<'_>, output: &Path, progress: &dyn Progress) -> Result<Re
     let job = Job { plan };
     let writer = pipeline::run(&job, source, piece::pieces(plan), writer, (&pool, limits), progress)?;
     let file_size = writer.finish()?;
-    Ok(Report {
+    Ok(QuantizeReport {
         tensors: plan.rows().len(),
         source_bytes: plan.source_bytes(),
         tensor_bytes: plan.tensor_bytes(),
@@ -62,7 +62,7 @@ pub fn run(plan: &Plan<'_>, output: &Path, progress: &dyn Progress) -> Result<Re
 
 /// A plan being run.
 struct Job<'p> {
-    plan: &'p Plan<'p>,
+    plan: &'p QuantizePlan<'p>,
 }
 
 impl pipeline::Job for Job<'_> {

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 
 use quern_model::{Packed, View};
 use quern_quantize::imatrix::Imatrix;
-use quern_quantize::job::{self, Options, Report};
+use quern_quantize::job::{self, Options, QuantizeReport};
 use quern_quantize::recipe::{FileType, ModelFacts, TensorFacts};
 use quern_tensor_io::{Checkpoint, ElementType, Metadata, NoProgress, TensorPlan, safetensors};
 
@@ -105,7 +105,7 @@ pub fn options(file_type: FileType) -> Options {
 }
 
 /// Plans and runs a job.
-pub fn quantize(source: &Checkpoint, options: Options, output: &Path) -> Result<Report, job::Error> {
+pub fn quantize(source: &Checkpoint, options: Options, output: &Path) -> Result<QuantizeReport, job::Error> {
     let view = View::gguf(source, Packed::Refused)?;
     job::run(&job::plan(&view, options)?, output, &NoProgress)
 }

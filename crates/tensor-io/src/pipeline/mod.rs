@@ -87,7 +87,7 @@ pub trait Job: Sync {
     /// Why a piece cannot be made.
     type Error: From<Error> + Send;
 
-    /// The name of tensor number `tensor` of the output, for the progress.
+    /// What tensor number `tensor` of the output is called in the progress; several may have one name.
     fn name(&self, tensor: usize) -> &str;
 
     /// Whether `next` may be made together with the pieces of a batch that begins with `first`.

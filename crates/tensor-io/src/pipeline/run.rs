@@ -62,7 +62,7 @@ fn make_all<'m, J: Job>(
     let scratch: Vec<_> = (0..pool.current_num_threads()).map(|_| Mutex::default()).collect();
     let mut shared = J::Shared::default();
     let mut pieces = pieces.peekable();
-    let mut tensor = None;
+    let mut step = None;
     while pieces.peek().is_some() {
         let Ok(mut batch) = empty.recv() else { return Ok(()) };
         batch.pieces.clear();
@@ -70,9 +70,10 @@ fn make_all<'m, J: Job>(
         while made < limits.made && counted < limits.counted {
             let joins = |next: &Piece<'m, J::Work>| batch.pieces.first().is_none_or(|f| job.joins(f, next));
             let Some(piece) = pieces.next_if(joins) else { break };
-            if tensor != Some(piece.tensor) {
-                tensor = Some(piece.tensor);
-                progress.step(job.name(piece.tensor));
+            let name = job.name(piece.tensor);
+            if step != Some(name) {
+                step = Some(name);
+                progress.step(name);
             }
             made += if piece.work().is_some() { piece.bytes } else { 0 };
             counted += piece.counted;

@@ -128,7 +128,7 @@ impl Progress for Counted {
 }
 
 fn bytes() -> Vec<u8> {
-    (0..1999u32).map(|i| (i * i >> 3) as u8).collect()
+    (0..1999u32).map(|i| ((i * i) >> 3) as u8).collect()
 }
 
 #[test]

@@ -4,7 +4,7 @@ use std::path::Path;
 use std::process::ExitCode;
 use std::time::Instant;
 
-use quern_quantize::bitsandbytes::{self, Kind, Options, Plan};
+use quern_quantize::bitsandbytes::{self, BitsandbytesPlan, Kind, Options};
 use quern_tensor_io::Checkpoint;
 use serde_json::json;
 
@@ -67,8 +67,8 @@ fn quantize(args: &args::Quantize, kind: Kind, source: &Path) -> Outcome {
 }
 
 /// The dry run: one row a tensor, and the total.
-fn show(plan: &Plan, kind: Kind, bits_per_weight: f64, json: bool) -> Outcome {
-    let to = |row: &bitsandbytes::PlanRow| row.to.map_or_else(|| row.from.name(), Kind::name);
+fn show(plan: &BitsandbytesPlan, kind: Kind, bits_per_weight: f64, json: bool) -> Outcome {
+    let to = |row: &bitsandbytes::BitsandbytesRow| row.to.map_or_else(|| row.from.name(), Kind::name);
     if json {
         let tensors = plan.rows.iter().map(
             |r| json!({"name": r.name, "shape": r.shape, "from": r.from.name(), "to": to(r), "bytes": r.bytes}),

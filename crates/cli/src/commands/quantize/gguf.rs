@@ -5,7 +5,7 @@ use std::time::Instant;
 
 use quern_model::{Packed, View};
 use quern_quantize::imatrix::Imatrix;
-use quern_quantize::job::{self, Options, Plan};
+use quern_quantize::job::{self, Options, QuantizePlan};
 use quern_quantize::recipe::FileType;
 use quern_tensor_io::Checkpoint;
 use serde_json::json;
@@ -71,7 +71,7 @@ pub fn run(args: &args::Quantize, file_type: FileType) -> Outcome {
 }
 
 /// The dry run: one row a tensor, and the total.
-fn show(plan: &Plan<'_>, args: &args::Quantize, file_type: FileType) -> Outcome {
+fn show(plan: &QuantizePlan<'_>, args: &args::Quantize, file_type: FileType) -> Outcome {
     if args.json {
         let tensors: Vec<_> = plan
             .rows()

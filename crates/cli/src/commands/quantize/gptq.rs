@@ -5,7 +5,7 @@ use std::process::ExitCode;
 
 use anyhow::Context;
 use quern_quantize::calibration::{self, SampleOptions};
-use quern_quantize::gptq::job::{self, Options, Plan, Report, Rules};
+use quern_quantize::gptq::job::{self, GptqPlan, GptqReport, Options, Rules};
 use quern_quantize::gptq::{Order, Settings};
 use quern_run::Model;
 use serde_json::json;
@@ -91,8 +91,8 @@ fn options(args: &args::Quantize, model: &Model) -> anyhow::Result<Options> {
 }
 
 /// The dry run: one row a module.
-fn show(plan: &Plan, args: &args::Quantize) -> Outcome {
-    let describe = |m: &job::PlanModule| match &m.settings {
+fn show(plan: &GptqPlan, args: &args::Quantize) -> Outcome {
+    let describe = |m: &job::GptqModule| match &m.settings {
         None => "as it is".to_owned(),
         Some(s) => words(s),
     };
@@ -124,7 +124,7 @@ fn words(s: &Settings) -> String {
     format!("{}-bit, {group}, {zeros}{order}", s.bits)
 }
 
-fn told(report: &Report, output: &Path, settings: &Settings) -> String {
+fn told(report: &GptqReport, output: &Path, settings: &Settings) -> String {
     let rows = report.modules.iter().map(|m| {
         vec![
             m.module.clone(),

@@ -42,7 +42,7 @@ impl Error {
     /// What mends it, where a program must put it into words.
     pub fn remedy(&self) -> Option<Remedy> {
         match self {
-            Self::File(error) => error.remedy.clone(),
+            Self::File(error) => error.remedy(),
             Self::Run(error) => error.remedy(),
             Self::Imatrix(error) => error.remedy(),
             Self::Rules(_) | Self::Module { .. } | Self::Nothing | Self::Stage(_) => None,

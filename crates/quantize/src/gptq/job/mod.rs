@@ -24,8 +24,8 @@ use super::Settings;
 use crate::calibration::Samples;
 
 pub use error::Error;
-pub use plan::{Plan, PlanModule, plan};
-pub use report::{ModuleReport, Report};
+pub use plan::{GptqModule, GptqPlan, plan};
+pub use report::{GptqReport, ModuleReport};
 pub use rules::{RuleError, Rules, Verdict};
 pub use run::{check_output, run};
 

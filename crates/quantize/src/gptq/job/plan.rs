@@ -11,7 +11,7 @@ use crate::gptq::{Settings, check_shape};
 
 /// What becomes of one module.
 #[derive(Clone, Debug)]
-pub struct PlanModule {
+pub struct GptqModule {
     /// Name of its weight in the checkpoint.
     pub weight: String,
     /// Its name: that of the weight without `.weight`.
@@ -30,9 +30,9 @@ pub struct PlanModule {
 
 /// All modules, in the order they are worked on.
 #[derive(Clone, Debug)]
-pub struct Plan {
+pub struct GptqPlan {
     /// The modules.
-    pub modules: Vec<PlanModule>,
+    pub modules: Vec<GptqModule>,
     /// Number of blocks.
     pub layers: usize,
     /// About how much memory the job takes beside the mapped model: activations, Hessian, factor and weights of
@@ -45,7 +45,7 @@ pub struct Plan {
 /// # Errors
 /// A model that is a GGUF file or quantized already; a module whose shape does not fit its bits and group size;
 /// rules that leave nothing to do.
-pub fn plan(model: &Model, options: &Options) -> Result<Plan, Error> {
+pub fn plan(model: &Model, options: &Options) -> Result<GptqPlan, Error> {
     let checkpoint = model.checkpoint();
     if checkpoint.container() == Container::Gguf {
         let what = "a GGUF file, but GPTQ works on Hugging Face checkpoints";
@@ -72,24 +72,24 @@ pub fn plan(model: &Model, options: &Options) -> Result<Plan, Error> {
             };
             let weight = linear.name.to_owned();
             let gguf = config.tensor_name(World::Gguf, linear.role, Some(layer));
-            modules.push(PlanModule { weight, name, gguf, layer, rows, columns, settings });
+            modules.push(GptqModule { weight, name, gguf, layer, rows, columns, settings });
         }
     }
     if modules.iter().all(|m| m.settings.is_none()) {
         return Err(Error::Nothing);
     }
     let memory_bytes = memory(model, options, &modules);
-    Ok(Plan { modules, layers: config.layers, memory_bytes })
+    Ok(GptqPlan { modules, layers: config.layers, memory_bytes })
 }
 
-impl Plan {
+impl GptqPlan {
     /// Whether any module has zero points that only `gptq_v2` can hold.
     pub fn needs_v2(&self) -> bool {
         self.modules.iter().filter_map(|m| m.settings.as_ref()).any(|s| !s.symmetric)
     }
 }
 
-fn memory(model: &Model, options: &Options, modules: &[PlanModule]) -> u64 {
+fn memory(model: &Model, options: &Options, modules: &[GptqModule]) -> u64 {
     let config = model.config();
     let tokens = options.samples.tokens as u64;
     let longest = options.samples.sequences.iter().map(Vec::len).max().unwrap_or(0) as u64;

@@ -34,7 +34,7 @@ pub struct ModuleReport {
 
 /// The whole job.
 #[derive(Clone, Debug, Serialize)]
-pub struct Report {
+pub struct GptqReport {
     /// Modules quantized, in order.
     pub modules: Vec<ModuleReport>,
     /// Modules that a rule left as they are.

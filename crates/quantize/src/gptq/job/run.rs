@@ -12,9 +12,9 @@ use quern_tensor_io::output::already_there;
 use quern_tensor_io::scheme::Packing;
 use quern_tensor_io::{Checkpoint, ElementType, Error as FileError, Progress, TensorPlan, decode};
 
-use super::report::{ModuleReport, Report, csv};
+use super::report::{GptqReport, ModuleReport, csv};
 use super::state::{BlockRecord, State};
-use super::{Error, Options, Plan, PlanModule, config};
+use super::{Error, GptqModule, GptqPlan, Options, config};
 use crate::gptq::{Hessian, Prepared, Settings, Solution, round_to_nearest, solve};
 use crate::imatrix::{Accumulator, Format as ImatrixFormat, WriteOptions};
 use quern_model::hugging_face::{Directory, DirectoryOptions, edited_config};
@@ -31,11 +31,11 @@ type StageError = Box<dyn StdError + Send + Sync>;
 /// Whatever it is, `output` does not exist then (or is as it was), and finished blocks are kept.
 pub fn run(
     model: &Model,
-    plan: &Plan,
+    plan: &GptqPlan,
     options: &Options,
     output: &Path,
     progress: &dyn Progress,
-) -> Result<Report, Error> {
+) -> Result<GptqReport, Error> {
     let started = Instant::now();
     let checkpoint = model.checkpoint();
     check_output(output, options.force)?;
@@ -87,7 +87,7 @@ pub fn run(
     state.remove()?;
     let modules: Vec<_> = records.into_iter().flat_map(|r| r.modules).collect();
     let skipped = plan.modules.iter().filter(|m| m.settings.is_none()).map(|m| m.name.clone()).collect();
-    Ok(Report {
+    Ok(GptqReport {
         warnings: warnings(options, &modules),
         modules,
         skipped,
@@ -164,7 +164,7 @@ fn warnings(options: &Options, modules: &[ModuleReport]) -> Vec<String> {
 /// The joints of a block that is being quantized.
 struct Quantize<'a> {
     pool: &'a Pool,
-    plan: &'a Plan,
+    plan: &'a GptqPlan,
     options: &'a Options,
     state: &'a State,
     progress: &'a dyn Progress,
@@ -175,7 +175,7 @@ struct Quantize<'a> {
 }
 
 impl Quantize<'_> {
-    fn module(&self, weight: &str) -> Result<&PlanModule, StageError> {
+    fn module(&self, weight: &str) -> Result<&GptqModule, StageError> {
         let found = self.plan.modules.iter().find(|m| m.weight == weight);
         found.ok_or_else(|| format!("{weight} is not in the plan").into())
     }
@@ -359,7 +359,12 @@ impl Stages for Replay<'_> {
     }
 }
 
-fn write_imatrix(path: &Path, plan: &Plan, options: &Options, records: &[BlockRecord]) -> Result<(), Error> {
+fn write_imatrix(
+    path: &Path,
+    plan: &GptqPlan,
+    options: &Options,
+    records: &[BlockRecord],
+) -> Result<(), Error> {
     let squares: BTreeMap<&str, &[f32]> =
         records.iter().flat_map(|r| &r.squares).map(|(k, v)| (k.as_str(), v.as_slice())).collect();
     let mut accumulator = Accumulator::new();
@@ -391,7 +396,7 @@ enum Piece<'a> {
 #[allow(clippy::too_many_arguments)]
 fn write(
     checkpoint: &Checkpoint,
-    plan: &Plan,
+    plan: &GptqPlan,
     options: &Options,
     output: &Path,
     state: &State,

@@ -21,7 +21,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
 use super::report::ModuleReport;
-use super::{Options, Plan};
+use super::{GptqPlan, Options};
 
 /// How often the residual stream is written: it is large, and lost seconds are not worth much.
 const HIDDEN_EVERY: Duration = Duration::from_secs(60);
@@ -53,7 +53,7 @@ impl State {
     pub fn open(
         output: &Path,
         checkpoint: &Checkpoint,
-        plan: &Plan,
+        plan: &GptqPlan,
         options: &Options,
         config: &[u8],
     ) -> Result<(Self, Vec<BlockRecord>)> {
@@ -175,7 +175,7 @@ fn write(path: &Path, data: &[u8]) -> Result<()> {
 }
 
 /// Everything that decides about the result.
-fn fingerprint(checkpoint: &Checkpoint, plan: &Plan, options: &Options) -> Value {
+fn fingerprint(checkpoint: &Checkpoint, plan: &GptqPlan, options: &Options) -> Value {
     let files = checkpoint.files().iter().map(|file| {
         let metadata = fs::metadata(file).ok();
         let size = metadata.as_ref().map_or(0, fs::Metadata::len);
