@@ -61,7 +61,7 @@ pub fn quantize(
     )?;
     progress.total(plan.source_bytes());
     let batch = PIECE * PIECES * pool.current_num_threads();
-    let limits = Limits { made: batch, counted: batch * VALUE_BYTES };
+    let limits = Limits { made: batch / encoder.per_byte(), counted: batch * VALUE_BYTES };
     let directory = pipeline::run(&encoder, source, encoder.pieces(), directory, (&pool, limits), progress)?;
     Ok(BitsandbytesReport {
         tensors: plan.rows.len(),

@@ -183,7 +183,7 @@ impl<'a> Encoder<'a> {
     }
 
     /// Codes to a byte.
-    fn per_byte(&self) -> usize {
+    pub fn per_byte(&self) -> usize {
         if self.code.is_some() { 2 } else { 1 }
     }
 
