@@ -38,13 +38,13 @@ First steps:
   quern quantize MODEL --to q4_k_m -o OUT.gguf     Make it smaller
   quern run OUT.gguf -p \"Once upon a time\"         Generate text with it
 
-MODEL is a directory, a file, or a name on the Hugging Face Hub: ORG/NAME, ORG/NAME@REVISION or ORG/NAME:FILE.
-Results are written to standard output, everything else to standard error. The exit code is 0 on success,
-1 on failure and 2 for wrong usage.";
+MODEL is a directory, a file, or a name on the Hugging Face Hub.
+Results go to standard output, everything else to standard error.
+Exit codes: 0 on success, 1 on failure, 2 for wrong usage.";
 
 /// Download, quantize, convert, inspect and run language models
 #[derive(Debug, Parser)]
-#[command(name = "quern", version, max_term_width = 110, propagate_version = true, after_help = FIRST_STEPS)]
+#[command(name = "quern", version, max_term_width = 100, propagate_version = true, after_help = FIRST_STEPS)]
 pub struct Cli {
     /// What to do.
     #[command(subcommand)]

@@ -6,7 +6,7 @@ use clap::Args;
 use quern_convert::{Edit, Target};
 use quern_tensor_io::ElementType;
 
-use super::shared::Threads;
+use super::shared::{Threads, model_help};
 use super::values::{dtype, size, target};
 
 const EXAMPLES: &str = "\
@@ -28,6 +28,7 @@ Examples:
 #[command(after_help = EXAMPLES)]
 pub struct Convert {
     /// Model to convert: a directory, a file, or a name on the Hugging Face Hub
+    #[arg(long_help = model_help!("Model to convert"))]
     pub model: PathBuf,
     /// Format to write: gguf, safetensors, gptq or gptq_v2
     ///

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use clap::{Args, ValueEnum};
 use quern_quantize::imatrix::Format;
 
-use super::shared::Threads;
+use super::shared::{Threads, model_help};
 
 const EXAMPLES: &str = "\
 Examples:
@@ -20,6 +20,7 @@ Examples:
 #[command(after_help = EXAMPLES)]
 pub struct Imatrix {
     /// Model to measure: a directory, a file, or a name on the Hugging Face Hub
+    #[arg(long_help = model_help!("Model to measure"))]
     pub model: PathBuf,
     /// Text to run through the model, plain or JSONL, or - for standard input [default: a text that comes with quern]
     #[arg(long, value_name = "FILE")]

@@ -12,7 +12,7 @@ Examples:
   List the tensors of a file:
     quern inspect model.gguf --tensors
 
-  Read every value and check shapes against the configuration; the exit code is 1 if anything is wrong:
+  Read every value, check shapes against the configuration, exit with 1 if anything is wrong:
     quern inspect ./TinyLlama-GPTQ --check";
 
 /// Arguments of `quern inspect`.

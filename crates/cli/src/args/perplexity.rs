@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use clap::Args;
 
-use super::shared::{Load, Memory, Threads};
+use super::shared::{Load, Memory, Threads, model_help};
 
 const EXAMPLES: &str = "\
 Examples:
@@ -22,6 +22,7 @@ Examples:
 #[command(after_help = EXAMPLES)]
 pub struct Perplexity {
     /// Model to measure: a directory, a file, or a name on the Hugging Face Hub
+    #[arg(long_help = model_help!("Model to measure"))]
     pub model: PathBuf,
     /// Text to measure over, in UTF-8
     #[arg(long, value_name = "FILE")]
@@ -32,7 +33,7 @@ pub struct Perplexity {
     /// Number of chunks to process at most [default: all]
     #[arg(long, value_name = "N")]
     pub chunks: Option<usize>,
-    /// Model to compare with: adds the ratio of perplexities, KL divergence and agreement on the first token
+    /// Model to compare with: adds KL divergence, the ratio of perplexities, and top-token agreement
     #[arg(long, value_name = "MODEL")]
     pub reference: Option<PathBuf>,
     /// Print the result as JSON

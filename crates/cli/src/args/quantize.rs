@@ -7,7 +7,7 @@ use quern_quantize::bitsandbytes::Kind;
 use quern_quantize::recipe::{FileType, Override};
 use quern_tensor_io::ElementType;
 
-use super::shared::Threads;
+use super::shared::{Threads, model_help};
 use super::values::{bits, damp, element_type, group_size, scheme, type_override};
 
 const EXAMPLES: &str = "\
@@ -16,10 +16,10 @@ Examples:
     quern quantize ./TinyLlama-1.1B --to q4_k_m --dry-run
 
   Quantize to GGUF with an importance matrix:
-    quern quantize ./TinyLlama-1.1B --to iq3_s --imatrix tinyllama.imatrix.gguf -o tinyllama-iq3_s.gguf
+    quern quantize ./TinyLlama-1.1B --to iq3_s --imatrix tinyllama.imatrix.gguf -o iq3_s.gguf
 
-  Quantize to GPTQ with 4 bits and groups of 32 columns, calibrated on a text of your own:
-    quern quantize ./TinyLlama-1.1B --to gptq --group-size 32 --calibration text.txt -o TinyLlama-GPTQ
+  Quantize to GPTQ with groups of 32 columns, calibrated on a text of your own:
+    quern quantize ./TinyLlama-1.1B --to gptq --group-size 32 --calibration text.txt -o GPTQ
 
   Quantize to NF4, as bitsandbytes does:
     quern quantize ./TinyLlama-1.1B --to nf4 -o TinyLlama-NF4";
@@ -29,6 +29,7 @@ Examples:
 #[command(after_help = EXAMPLES)]
 pub struct Quantize {
     /// Model to quantize: a directory, a file, or a name on the Hugging Face Hub
+    #[arg(long_help = model_help!("Model to quantize"))]
     pub model: PathBuf,
     /// Scheme to quantize to: gptq, nf4, fp4, int8, or any file type of llama-quantize (q4_k_m, q8_0, iq4_xs …)
     #[arg(long, value_name = "SCHEME", value_parser = scheme)]

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use clap::{ArgGroup, Args};
 
 use super::sampling::Sampling;
-use super::shared::{Load, Memory, Threads};
+use super::shared::{Load, Memory, Threads, model_help};
 
 const EXAMPLES: &str = "\
 Examples:
@@ -26,6 +26,7 @@ Examples:
 #[command(after_help = EXAMPLES, group = ArgGroup::new("source").args(["prompt", "file"]))]
 pub struct Run {
     /// Model to run: a directory, a file, or a name on the Hugging Face Hub
+    #[arg(long_help = model_help!("Model to run"))]
     pub model: PathBuf,
     /// Text to continue, or - for standard input; with --chat, the user's message
     #[arg(short, long, value_name = "TEXT", required_unless_present_any = ["file", "chat"])]

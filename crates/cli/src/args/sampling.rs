@@ -66,7 +66,7 @@ pub struct Sampling {
     #[arg(long, value_name = "N", default_value = "64", allow_negative_numbers = true, value_parser = window,
         help_heading = PENALTIES)]
     dry_penalty_last_n: Window,
-    /// Text that DRY sequences do not extend across, or none (repeatable) [default: line break : " *]
+    /// Text that ends a sequence for DRY, or none (repeatable) [default: line break : " *]
     #[arg(long, value_name = "TEXT", help_heading = PENALTIES)]
     pub dry_sequence_breaker: Vec<String>,
     /// Use Mirostat 1 or 2 instead of all samplers but penalties and temperature; 0 disables it

@@ -6,6 +6,20 @@ use quern_run::KvType;
 
 use super::values::{kv_type, load_scheme, max_memory};
 
+/// The long help of MODEL arguments, after what the model is for.
+macro_rules! model_help {
+    ($purpose:literal) => {
+        concat!(
+            $purpose,
+            ": a directory, a file (.gguf, .safetensors, .bin, or the .json index of shards), or a name on the Hugging \
+             Face Hub (ORG/NAME, ORG/NAME@REVISION, ORG/NAME:FILE, or ORG/NAME:Q4_K_M for a GGUF file of that \
+             type)\n\nAn existing path takes precedence over a name on the Hub. A model on the Hub that is not in the \
+             cache is downloaded first."
+        )
+    };
+}
+pub(super) use model_help;
+
 /// How many threads to use.
 #[derive(Debug, Args)]
 pub struct Threads {
