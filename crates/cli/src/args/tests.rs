@@ -1,4 +1,8 @@
-//! Checks of the help text: it is complete, its examples parse, and it uses the words of the field.
+//! Checks of the help text: it is complete, its examples and those of the documents parse, and it uses the words of the
+//! field.
+
+use std::fs;
+use std::path::Path;
 
 use clap::{Arg, Command, CommandFactory, Parser};
 
@@ -68,6 +72,33 @@ fn every_command_has_examples_that_parse() {
             }
         }
     }
+}
+
+/// The command lines in the code blocks of a document, without comments.
+fn command_lines(document: &str) -> Vec<&str> {
+    let blocks = document.split("```").skip(1).step_by(2);
+    let lines = blocks.flat_map(str::lines).filter_map(|line| {
+        let start = if line.starts_with("quern ") { 0 } else { line.find("| quern ")? + 2 };
+        Some(line[start..].split(" #").next().unwrap_or_default().trim_end())
+    });
+    lines.collect()
+}
+
+#[test]
+fn the_commands_in_the_documents_parse() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("../..");
+    let guides = fs::read_dir(root.join("docs")).unwrap().map(|entry| entry.unwrap().path());
+    let mut seen = 0;
+    for file in guides.chain([root.join("README.md"), root.join("crates/cli/README.md")]) {
+        let document = fs::read_to_string(&file).unwrap();
+        for line in command_lines(&document) {
+            if let Err(error) = Cli::try_parse_from(words(line)) {
+                panic!("{}: {line}: {error}", file.display());
+            }
+            seen += 1;
+        }
+    }
+    assert!(seen > 40, "{seen}");
 }
 
 #[test]
