@@ -368,7 +368,11 @@ impl From<ImatrixFormat> for Format {
 #[derive(Debug, Args)]
 pub struct Inspect {
     /// Checkpoint: a directory, a .safetensors or .gguf file, or a name on the Hub (see quern pull)
-    pub model: PathBuf,
+    #[arg(required_unless_present = "architectures")]
+    pub model: Option<PathBuf>,
+    /// List the architectures that quern knows, by their names in config.json and in GGUF files
+    #[arg(long, conflicts_with_all = ["model", "tensors", "metadata", "check"])]
+    pub architectures: bool,
     /// List every tensor with type, shape and size
     #[arg(long)]
     pub tensors: bool,

@@ -12,6 +12,7 @@
 //! length nor hash, joins the server's ETag into a path as it comes, asks for each file's metadata before the
 //! file, has no bound on what it reads, prints its own progress bars, and reads the environment by itself.
 
+mod address;
 mod cache;
 mod client;
 mod digest;

@@ -7,6 +7,8 @@
 //!                         ├─> ChatTemplate   messages -> the text the model was trained on
 //!                         └─> View        the checkpoint as the other world would hold it
 //! ```
+//!
+//! [`identify`] opens checkpoints, and names files and folders that are something else.
 
 pub mod architecture;
 pub mod architectures;
@@ -15,6 +17,7 @@ pub mod config;
 mod file_type;
 pub mod gguf;
 pub mod hugging_face;
+pub mod identify;
 mod json;
 pub mod tokenizer;
 mod view;

@@ -88,6 +88,10 @@ const END_NAMES: &[&str] = &[
     "<end_of_utterance>",
 ];
 
+/// The note on a tokenizer without an end of text.
+const NO_END: &str =
+    "no token is known to end a text: generation ends only at the number of tokens asked for";
+
 /// What a tokenizer is made of.
 struct Parts {
     vocabulary: Vocabulary,
@@ -165,7 +169,7 @@ impl Tokenizer {
             add_eos,
             chat_templates,
             pre,
-            notes,
+            mut notes,
         } = parts;
         let named = END_NAMES.iter().filter_map(|name| vocabulary.find(name));
         let named: Vec<u32> = named.filter(|&id| vocabulary.kind(id) != Some(TokenKind::Normal)).collect();
@@ -174,6 +178,9 @@ impl Tokenizer {
         ends.extend([ids.eos, ids.eot, ids.eom].into_iter().flatten());
         ends.sort_unstable();
         ends.dedup();
+        if ends.is_empty() {
+            notes.push(NO_END.into());
+        }
         let special = special::SpecialTokens::new(&vocabulary, &edges, engine.has_spaces());
         Self { vocabulary, special, edges, engine, ids, ends, add_bos, add_eos, chat_templates, pre, notes }
     }

@@ -153,7 +153,8 @@ impl Source {
             processors: processors.as_deref(),
             config,
         };
-        let special = special_ids::find(&places)?;
+        let mut special = special_ids::find(&places)?;
+        notes.append(&mut special.notes);
         if !list.beyond.is_empty() {
             let size = list.tokens.len();
             notes.push(format!("{} tokens beyond the model's {size} are left out", list.beyond.len()));
@@ -164,7 +165,7 @@ impl Source {
         let llama_class = class.starts_with("LlamaTokenizer").then(|| class.to_owned());
         let legacy = config.and_then(|c| c.get("legacy")?.as_bool());
         let cut = !list.beyond.is_empty();
-        let ends = special_ids::generation_ends(directory, list.tokens.len())?;
+        let ends = special_ids::generation_ends(directory, list.tokens.len(), &mut notes)?;
         let chat_templates = chat_template::read(directory, config)?;
         let edges = std::mem::take(&mut list.edges);
         let (pieces, scores, kinds) = list.finish();
