@@ -21,7 +21,6 @@ pub struct Error {
 
 /// What was wrong.
 #[derive(Debug, thiserror::Error)]
-#[non_exhaustive]
 pub enum ErrorKind {
     /// The operating system refused.
     #[error(transparent)]

@@ -31,9 +31,6 @@ pub fn run(args: &args::Inspect) -> Outcome {
     }
     let metadata = args.metadata.then(|| quern_inspect::metadata(&checkpoint));
     let report = args.check.then(|| check(&checkpoint));
-    if report.is_some() && identify::of_checkpoint(&checkpoint).is_some() {
-        summary.notes.clear(); // the check says it
-    }
     if args.json {
         let mut value = serde_json::to_value(&summary)?;
         if let Remote::Headers(headers) = &found {
@@ -53,6 +50,9 @@ pub fn run(args: &args::Inspect) -> Outcome {
         }
         print_json(&value)?;
     } else {
+        // What the check says is not said twice.
+        let findings = || report.iter().flat_map(|report| &report.findings);
+        summary.notes.retain(|note| findings().all(|finding| finding.problem != *note));
         let mut text = describe(&model.display().to_string(), &summary);
         if let Remote::Headers(headers) = &found {
             text += &format!(

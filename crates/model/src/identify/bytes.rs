@@ -129,6 +129,8 @@ pub(super) fn of_bytes(start: &[u8]) -> Option<Identity> {
         [_, _, _, _, b'T', b'F', b'L', b'3', ..] => {
             return Some(Identity::Foreign { what: "a TensorFlow Lite model" });
         }
+        // Some programs reserve the whole file before they download it.
+        _ if start.len() >= 256 && start.iter().all(|&byte| byte == 0) => return Some(Identity::Unfinished),
         _ if start.get(257..262) == Some(b"ustar") => return Some(Identity::Archive { kind: "tar" }),
         _ if start.starts_with(b"PK\x03\x04") => return of_zip(start),
         _ if is_old_imatrix(start) => return Some(Identity::ImportanceMatrix),
@@ -241,6 +243,7 @@ mod tests {
             assert_eq!(found, Some(Identity::ServerAnswer { text: answer.into() }));
         }
         assert_eq!(of_bytes(b""), Some(Identity::Empty));
+        assert_eq!(of_bytes(&[0; 1024]), Some(Identity::Unfinished));
         // What may be a model, or a file that is read otherwise, stays as it is.
         let long = format!("{{\"model_type\": \"{}\"}}", "é".repeat(600));
         for other in [

@@ -10,6 +10,7 @@
 use std::path::Path;
 
 use quern_tensor_io::Error;
+use serde_json::Value;
 
 use crate::architecture::Architecture;
 use crate::architectures::{self, from_hf_architecture, from_hf_model_type};
@@ -46,6 +47,18 @@ const OTHER_CONFIGS: [(&str, &str); 5] = [
     ("speech_config", "audio"),
 ];
 
+/// Language models that have names of their own inside multimodal models, and the `model_type` of the same model
+/// alone.
+const INSIDE: [(&str, &str); 7] = [
+    ("qwen2_vl", "qwen2"),
+    ("qwen2_vl_text", "qwen2"),
+    ("qwen2_5_vl", "qwen2"),
+    ("qwen2_5_vl_text", "qwen2"),
+    ("qwen3_vl_text", "qwen3"),
+    ("qwen3_vl_moe_text", "qwen3_moe"),
+    ("phi3_v", "phi3"),
+];
+
 /// The family of a class of transformers: a language model, with or without its head.
 pub(crate) fn family(class: &str) -> Option<&'static Architecture> {
     from_hf_architecture(class).or_else(|| {
@@ -59,7 +72,7 @@ pub(crate) fn family(class: &str) -> Option<&'static Architecture> {
 
 /// Whether the configuration is a multimodal model's, with the language model's one level down.
 pub(crate) fn is_multimodal(root: &Object<'_>) -> bool {
-    TEXT_CONFIGS.iter().any(|key| root.get(key).is_some_and(serde_json::Value::is_object))
+    TEXT_CONFIGS.iter().any(|key| root.get(key).is_some_and(Value::is_object))
 }
 
 /// The error for a configuration of class or `model_type` `name`, which is no family that quern knows.
@@ -102,13 +115,19 @@ fn multimodal(root: &Object<'_>, class: &str) -> Option<String> {
     }
     let part = others.first().copied().unwrap_or("other");
     Some(match language_model(root, class) {
-        Some(family) => format!(
-            "it is a multimodal model; its language model is {}, which quern knows; the {part} part is not supported; \
-             extract the language model (save it alone, as {}), or take a text-only version or a GGUF file of the \
-             model, which holds the language model alone",
-            family.name,
-            family.hf_architectures.first().copied().unwrap_or_default(),
-        ),
+        Some(Inside { family, in_gguf }) => {
+            let gguf = if in_gguf {
+                " or a GGUF file of the model, which holds the language model alone"
+            } else {
+                ""
+            };
+            format!(
+                "it is a multimodal model; its language model is {}, which quern knows; the {part} part is not \
+                 supported; extract the language model (save it alone, as {}), or take a text-only version{gguf}",
+                family.name,
+                family.hf_architectures.first().copied().unwrap_or_default(),
+            )
+        }
         None => format!(
             "it is a multimodal model, and quern knows neither its language model nor its {part} part; take a \
              language model of a family that \"quern inspect --architectures\" lists"
@@ -116,22 +135,36 @@ fn multimodal(root: &Object<'_>, class: &str) -> Option<String> {
     })
 }
 
-/// The family of the language model inside a multimodal one.
-fn language_model(root: &Object<'_>, class: &str) -> Option<&'static Architecture> {
-    let text = TEXT_CONFIGS.iter().find_map(|key| root.get(key).filter(|value| value.is_object()))?;
-    let named = text.get("architectures").and_then(|list| list.get(0)?.as_str()).and_then(family);
-    let model_type = text.get("model_type").and_then(|value| value.as_str());
-    named.or_else(|| match model_type {
-        Some(name) => from_hf_model_type(name),
-        // LLaVA's configuration leaves out what is the default.
-        None if class.starts_with("Llava") => from_hf_model_type("llama"),
-        None => None,
-    })
+/// The language model inside a multimodal one.
+struct Inside {
+    family: &'static Architecture,
+    /// GGUF files of the whole name this family.
+    in_gguf: bool,
+}
+
+fn language_model(root: &Object<'_>, class: &str) -> Option<Inside> {
+    let text = TEXT_CONFIGS.iter().find_map(|key| root.get(key).filter(|value| value.is_object()));
+    let classes = text.and_then(|text| text.get("architectures"));
+    let named = classes.and_then(|list| list.get(0)?.as_str()).and_then(family);
+    let own = text.and_then(|text| text.get("model_type")?.as_str());
+    let found = named.or_else(|| own.and_then(from_hf_model_type));
+    if let Some(family) = found {
+        return Some(Inside { family, in_gguf: family.no_gguf.is_none() });
+    }
+    let whole = root.get("model_type").and_then(Value::as_str);
+    let alias =
+        [own, whole].into_iter().flatten().find_map(|name| INSIDE.iter().find(|(inside, _)| *inside == name));
+    if let Some(family) = alias.and_then(|(_, alone)| from_hf_model_type(alone)) {
+        return Some(Inside { family, in_gguf: false });
+    }
+    // LLaVA's configuration leaves out what is the default.
+    let usual = (own.is_none() && text.is_some() && class.starts_with("Llava")).then_some("llama");
+    usual.and_then(from_hf_model_type).map(|family| Inside { family, in_gguf: true })
 }
 
 #[cfg(test)]
 mod tests {
-    use serde_json::{Value, json};
+    use serde_json::json;
 
     use super::*;
     use crate::json::Json;
@@ -187,7 +220,17 @@ mod tests {
             (vision(json!({ "model_type": "mistral" })), "Mistral3ForConditionalGeneration", Some("llama")),
             (vision(json!({ "architectures": ["Qwen2ForCausalLM"] })), "InternVLChatModel", Some("qwen2")),
             (json!({ "llm_config": { "model_type": "qwen3" } }), "XForConditionalGeneration", Some("qwen3")),
-            (json!({ "vision_config": {} }), "Qwen2VLForConditionalGeneration", None),
+            (
+                json!({ "vision_config": {}, "model_type": "qwen2_vl" }),
+                "Qwen2VLForConditionalGeneration",
+                Some("qwen2"),
+            ),
+            (
+                vision(json!({ "model_type": "qwen3_vl_text" })),
+                "Qwen3VLForConditionalGeneration",
+                Some("qwen3"),
+            ),
+            (json!({ "vision_config": {} }), "FooForConditionalGeneration", None),
             (vision(json!({ "model_type": "mllama_text_model" })), "MllamaForConditionalGeneration", None),
         ] {
             let text = refused(config, class);

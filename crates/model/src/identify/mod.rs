@@ -200,8 +200,11 @@ fn explained(path: &Path, error: Error) -> Error {
         ErrorKind::Io(_) => None,
         ErrorKind::NoModel => of_folder(path),
         ErrorKind::SeveralModels(names) => folder::of_several(path, names),
-        _ if error.file != path => bytes::of_start(&error.file).map(|i| Identified::new(&error.file, i)),
-        _ => of_file(path).map(|i| Identified::new(path, i)),
+        // Of a file of a folder only the content counts: its name is what led to it.
+        ErrorKind::Malformed(_) | ErrorKind::Unsupported(_) | ErrorKind::Refused(_) => {
+            let identity = if error.file == path { of_file(path) } else { bytes::of_start(&error.file) };
+            identity.map(|identity| Identified::new(&error.file, identity))
+        }
     };
     found.map_or(error, |found| found.error())
 }

@@ -49,6 +49,7 @@ pub(super) fn read(file: &Path, metadata: &Metadata) -> Result<Tokenizer> {
         eot: id("eot_token_id", None),
         eom: id("eom_token_id", None),
     };
+    let lost_end = ids.eos.is_none() && keys.get("eos_token_id").is_some();
     let (vocabulary, engine, add_bos, pre) = if byte_level {
         let (name, known) = pre_tokenizer(metadata, &mut notes);
         let merges = metadata.strings("tokenizer.ggml.merges").ok_or_else(|| keys.missing("merges"))?;
@@ -73,6 +74,7 @@ pub(super) fn read(file: &Path, metadata: &Metadata) -> Result<Tokenizer> {
         chat_templates: chat_templates(metadata),
         pre,
         notes,
+        lost_end,
     }))
 }
 

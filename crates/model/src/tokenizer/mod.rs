@@ -104,6 +104,8 @@ struct Parts {
     chat_templates: Vec<(String, String)>,
     pre: Option<&'static str>,
     notes: Vec<String>,
+    /// The files name an end of text that does not exist.
+    lost_end: bool,
 }
 
 /// What makes one kind of tokenizer.
@@ -170,6 +172,7 @@ impl Tokenizer {
             chat_templates,
             pre,
             mut notes,
+            lost_end,
         } = parts;
         let named = END_NAMES.iter().filter_map(|name| vocabulary.find(name));
         let named: Vec<u32> = named.filter(|&id| vocabulary.kind(id) != Some(TokenKind::Normal)).collect();
@@ -178,7 +181,7 @@ impl Tokenizer {
         ends.extend([ids.eos, ids.eot, ids.eom].into_iter().flatten());
         ends.sort_unstable();
         ends.dedup();
-        if ends.is_empty() {
+        if ends.is_empty() && lost_end {
             notes.push(NO_END.into());
         }
         let special = special::SpecialTokens::new(&vocabulary, &edges, engine.has_spaces());

@@ -113,7 +113,8 @@ fn refuse_others(checkpoint: &Checkpoint) -> Result<()> {
         };
         // Words with scales beside, without GPTQ's names.
         let mlx = || {
-            let prefix = info.name.strip_suffix(".weight").filter(|_| info.element_type == ElementType::U32)?;
+            let prefix =
+                info.name.strip_suffix(".weight").filter(|_| info.element_type == ElementType::U32)?;
             checkpoint.index_of(&format!("{prefix}.scales")).map(|_| "MLX")
         };
         if let Some(method) = other.or_else(marlin).or_else(mlx) {

@@ -28,6 +28,8 @@ pub(super) struct Special {
     pub add: Vec<(&'static str, bool)>,
     /// Ids of tokens that do not exist, in words.
     pub notes: Vec<String>,
+    /// One of them is the end of text.
+    pub lost_end: bool,
 }
 
 /// Where to look.
@@ -60,11 +62,13 @@ pub(super) fn find(places: &Places<'_>) -> Result<Special> {
     if let Some(json) = Json::read_optional(&places.directory.join("config.json"))? {
         for kind in TYPES {
             // A list (Llama 3's eos) names ends of generation, not the token itself.
+            let before = found.notes.len();
             let key = format!("{kind}_token_id");
             let value = json.root().get(&key).filter(|value| !value.is_array());
             let id = value.and_then(|value| {
                 token_id(&json.root(), &key, value, places.list.tokens.len(), &mut found.notes)
             });
+            found.lost_end |= kind == "eos" && found.notes.len() > before;
             found.set(places, kind, id.map(u64::from));
         }
     }
