@@ -66,7 +66,7 @@ pub(crate) fn family(class: &str) -> Option<&'static Architecture> {
         // Gemma 3's class without a head is called Gemma3TextModel; Gemma3Model is the multimodal one.
         let stem = stem.strip_suffix("Text").unwrap_or(stem);
         let known = |with_head: &&str| WITH_HEAD.iter().any(|end| with_head.strip_suffix(end) == Some(stem));
-        architectures::ALL.iter().copied().find(|a| a.hf_architectures.iter().any(|class| known(&class)))
+        architectures::ALL.iter().copied().find(|a| a.hf_architectures.iter().any(known))
     })
 }
 

@@ -22,12 +22,15 @@ use crate::tokenizer::special::Edges;
 use crate::tokenizer::vocabulary::SPACE;
 use crate::tokenizer::{TokenKind, Tokenizer};
 
+/// The name and the content of a file.
+type NamedFile = (String, Vec<u8>);
+
 /// Names and contents of the tokenizer files that say what the metadata of `file` says, and what is not sure of the
 /// tokenizer or left out ([`Tokenizer::notes`]).
 ///
 /// # Errors
 /// The metadata holds no tokenizer, a broken one, or one of a kind quern does not read.
-pub fn tokenizer_files(file: &Path, metadata: &Metadata) -> Result<(Vec<(String, Vec<u8>)>, Vec<String>)> {
+pub fn tokenizer_files(file: &Path, metadata: &Metadata) -> Result<(Vec<NamedFile>, Vec<String>)> {
     let tokenizer = Tokenizer::from_gguf(file, metadata)?;
     let tokens = Tokens::new(&tokenizer);
     let pretty = |value: &serde_json::Value| {
