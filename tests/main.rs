@@ -7,6 +7,7 @@ mod convert;
 mod damage;
 mod fake_hub;
 mod hub;
+mod identify;
 mod imatrix;
 mod inspect;
 mod quantize;

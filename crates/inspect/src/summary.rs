@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use quern_model::{Config, TokenKind, Tokenizer};
+use quern_model::{Config, TokenKind, Tokenizer, identify};
 use quern_tensor_io::scheme::Packing;
 use quern_tensor_io::{Array, Checkpoint, Container, ElementType, Value};
 use serde::Serialize;
@@ -37,6 +37,8 @@ pub struct Summary {
     pub tokenizer: Option<TokenizerSummary>,
     /// The chat template's source.
     pub chat_template: Option<String>,
+    /// `model`, or what the file is instead (`adapter`, `projector` …); the note says it in words.
+    pub kind: &'static str,
     /// What could not be read (an unknown architecture, a missing tokenizer), in words.
     pub notes: Vec<String>,
     /// Tensors and bytes per element type, largest first.
@@ -109,6 +111,12 @@ pub fn summarize(checkpoint: &Checkpoint) -> Summary {
     let config = note(&mut notes, Config::from_checkpoint(checkpoint));
     let tokenizer = note(&mut notes, Tokenizer::from_checkpoint(checkpoint));
     let packing = note(&mut notes, Packing::read(checkpoint));
+    notes.extend(tokenizer.iter().flat_map(|t| t.notes().iter().cloned()));
+    let identity = identify::of_checkpoint(checkpoint);
+    if let Some(identity) = &identity {
+        // What it is explains all else.
+        notes = vec![identity.error().to_string()];
+    }
     let unread = packing.is_none();
     let packing = packing.flatten();
     notes.extend(packing.iter().flat_map(|p| p.notes().iter().cloned()));
@@ -145,6 +153,7 @@ pub fn summarize(checkpoint: &Checkpoint) -> Summary {
         chat_template,
         tokenizer,
         notes,
+        kind: identity.map_or("model", |found| found.identity.name()),
         types,
         tensors: checkpoint
             .tensors()

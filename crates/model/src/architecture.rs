@@ -66,6 +66,14 @@ pub struct Architecture {
     pub hf_aliases: &'static [Alias],
 }
 
+impl Architecture {
+    /// The family's name for people: its class in transformers without the head (`Llama`, `GPTNeoX`).
+    pub fn family(&self) -> &'static str {
+        let class = self.hf_architectures.first().copied().unwrap_or(self.name);
+        class.strip_suffix("ForCausalLM").or_else(|| class.strip_suffix("LMHeadModel")).unwrap_or(class)
+    }
+}
+
 impl fmt::Debug for Architecture {
     /// Its name: all of it would fill pages.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {

@@ -7,6 +7,8 @@ use std::path::{Path, PathBuf};
 use quern_tensor_io::{Error, Result};
 use serde_json::Value;
 
+use crate::identify;
+
 /// Largest JSON file read: a 250k-token `tokenizer.json` has some 35 MB.
 const MAX_BYTES: u64 = 256 << 20;
 
@@ -22,8 +24,11 @@ impl Json {
     pub fn read(file: &Path) -> Result<Self> {
         let text = read_text(file)?;
         // serde_json refuses more than 128 levels of nesting, so a hostile file cannot exhaust the stack.
-        let value: Value = serde_json::from_str(&text)
-            .map_err(|e| Error::malformed(file, format!("not valid JSON: {e}")))?;
+        let value: Value =
+            serde_json::from_str(&text).map_err(|e| match identify::of_content(text.as_bytes()) {
+                Some(identity) => Error::unsupported(file, identity.to_string()),
+                None => Error::malformed(file, format!("not valid JSON: {e}")),
+            })?;
         if !value.is_object() {
             return Err(Error::malformed(file, format!("a JSON object is expected, not {}", kind(&value))));
         }

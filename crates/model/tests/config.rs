@@ -30,6 +30,27 @@ fn bookworm_4m() {
     assert_eq!((c.tied_embeddings, c.sliding_window, c.dtype), (true, None, Some(ElementType::F16)));
 }
 
+/// What AutoModel saves, and what older files leave out.
+#[test]
+fn classes_without_a_head_and_no_class_at_all() {
+    for classes in [json!(["LlamaModel"]), json!(["MistralModel"]), json!([]), json!(null)] {
+        let c = changed(json!({ "architectures": classes })).unwrap();
+        assert_eq!(c.architecture.name, "llama", "{classes}");
+    }
+    for (class, words) in [
+        ("LlamaForSequenceClassification", "classification head"),
+        ("LlamaForTokenClassification", "classifies tokens"),
+        ("BertModel", "inspect --architectures"),
+    ] {
+        let error = changed(json!({ "architectures": [class] })).unwrap_err();
+        assert!(error.contains(class) && error.contains(words), "{error}");
+    }
+    // A multimodal model's class without a head has the language model one level down.
+    let error =
+        changed(json!({ "architectures": ["Gemma3Model"], "text_config": { "model_type": "gemma3_text" } }));
+    assert!(error.unwrap_err().contains("its language model is gemma3, which quern knows"));
+}
+
 #[test]
 fn gguf_says_the_same() {
     let hf = Config::from_checkpoint(&open("bookworm-4m")).unwrap();
@@ -159,7 +180,7 @@ fn what_is_wrong_is_named() {
     let cases = [
         (
             json!({ "architectures": ["FooForCausalLM"] }),
-            "architecture \"FooForCausalLM\" is not supported; quern knows llama",
+            "architecture \"FooForCausalLM\" is not supported; \"quern inspect --architectures\" lists",
         ),
         (json!({ "architectures": null, "model_type": null }), "\"architectures\" is missing"),
         (json!({ "hidden_size": null }), "\"hidden_size\" is missing"),
@@ -260,7 +281,7 @@ fn what_is_wrong_in_gguf_is_named() {
         (
             "general.architecture",
             Some("mamba".into()),
-            "architecture \"mamba\" is not supported; quern knows llama",
+            "architecture \"mamba\" is not supported; \"quern inspect --architectures\" lists",
         ),
         ("llama.block_count", None, "\"llama.block_count\" is missing"),
         ("llama.block_count", Some(V::U32(0)), "llama.block_count: 0 is not between"),

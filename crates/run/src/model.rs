@@ -99,9 +99,9 @@ impl Model {
     /// Opens `path` (file or directory) and loads it.
     ///
     /// # Errors
-    /// As [`Checkpoint::open`] and [`Model::load`].
+    /// As [`quern_model::identify::open`] and [`Model::load`].
     pub fn open(path: &Path, options: LoadOptions) -> Result<Self> {
-        Self::load(Arc::new(Checkpoint::open(path)?), options)
+        Self::load(Arc::new(quern_model::identify::open(path)?), options)
     }
 
     /// The checkpoint.

@@ -6,8 +6,9 @@ use quern_tensor_io::{Checkpoint, ElementType, Error, Metadata, Result, Value};
 
 use crate::architecture::{Block, Norm, Position, Sliding, TensorRole as Role, World};
 use crate::architectures;
+use crate::identify::class;
 
-use super::{Config, Experts, Rope, RopeScaling, limit, quirks, unknown_architecture};
+use super::{Config, Experts, Rope, RopeScaling, limit, quirks};
 
 /// Metadata under one architecture's prefix.
 struct Keys<'a> {
@@ -70,7 +71,7 @@ pub(super) fn read(file: &Path, metadata: &Metadata, checkpoint: &Checkpoint) ->
         .ok_or_else(|| Error::malformed(file, "the metadata key \"general.architecture\" is missing"))?;
     let with_experts = metadata.u64(&format!("{name}.expert_count")).is_some_and(|n| n > 0);
     let architecture =
-        architectures::from_gguf_name(name, with_experts).ok_or_else(|| unknown_architecture(file, name))?;
+        architectures::from_gguf_name(name, with_experts).ok_or_else(|| class::unknown(file, name))?;
     let keys = Keys { file, prefix: architecture.name, metadata };
     if with_experts != architecture.has_experts {
         let what = match with_experts {

@@ -7,9 +7,10 @@ use serde_json::Value;
 
 use crate::architecture::{Activation, Architecture, Block, Field, HfKey, RopeStyle, Silence, World};
 use crate::architectures;
+use crate::identify::class;
 use crate::json::{Json, Object};
 
-use super::{Config, Experts, hf_rope, limit, quirks, unknown_architecture};
+use super::{Config, Experts, hf_rope, limit, quirks};
 
 /// A `config.json` under the keys of one architecture.
 pub(super) struct Reader<'a> {
@@ -88,7 +89,8 @@ impl Reader<'_> {
 
 pub(super) fn read(file: &Path) -> Result<Config> {
     if !file.is_file() {
-        let what = "there is no config.json beside the weights, so the architecture is unknown";
+        let what = "there is no config.json beside the weights, so the architecture is unknown; download it from \
+                    where the weights come from";
         return Err(Error::malformed(file, what));
     }
     let json = Json::read(file)?;
@@ -176,12 +178,14 @@ fn architecture(root: &Object<'_>) -> Result<&'static Architecture> {
     let names: Vec<&str> = listed.iter().filter_map(Value::as_str).collect();
     let model_type = root.str("model_type")?;
     // The class decides: a `model_type` of llama also serves classes that are no language models.
+    let with_head = names.iter().find_map(|name| architectures::from_hf_architecture(name));
     let found = match names.first() {
-        Some(_) => names.iter().find_map(|name| architectures::from_hf_architecture(name)),
+        Some(_) if with_head.is_none() && class::is_multimodal(root) => None,
+        Some(_) => with_head.or_else(|| names.iter().find_map(|name| class::family(name))),
         None => model_type.and_then(architectures::from_hf_model_type),
     };
     found.ok_or_else(|| match names.first().copied().or(model_type) {
-        Some(name) => unknown_architecture(root.file(), name),
+        Some(name) => class::refusal(root, name),
         None => root.missing("architectures"),
     })
 }

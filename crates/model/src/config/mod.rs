@@ -17,7 +17,6 @@ use std::path::Path;
 use quern_tensor_io::{Checkpoint, Container, ElementType, Error, Metadata, Result};
 
 use crate::architecture::{Activation, Architecture, Block, RopeStyle, World};
-use crate::architectures;
 
 pub use expected::ExpectedTensor;
 pub(crate) use quirks::unusual_query_scalar;
@@ -203,17 +202,4 @@ impl Config {
         }
         Ok(self)
     }
-}
-
-/// The error for an architecture quern does not know.
-fn unknown_architecture(file: &Path, found: &str) -> Error {
-    let mut known = Vec::new();
-    for architecture in architectures::ALL {
-        known.push(format!("{} ({})", architecture.name, architecture.hf_architectures.join(", ")));
-    }
-    let found: String = found.chars().take(60).collect();
-    Error::unsupported(
-        file,
-        format!("the architecture {found:?} is not supported; quern knows {}", known.join("; ")),
-    )
 }

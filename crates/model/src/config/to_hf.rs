@@ -26,7 +26,7 @@ pub(crate) fn config_json(config: &Config, metadata: &Metadata, dtype: ElementTy
     }
     set("tie_word_embeddings", json!(config.tied_embeddings));
     for (kind, key) in [("bos", "bos"), ("eos", "eos"), ("padding", "pad")] {
-        if let Some(id) = metadata.u64(&format!("tokenizer.ggml.{kind}_token_id")) {
+        if let Some(id) = token_id(metadata, kind) {
             set(&format!("{key}_token_id"), json!(id));
         }
     }
@@ -36,17 +36,24 @@ pub(crate) fn config_json(config: &Config, metadata: &Metadata, dtype: ElementTy
     out
 }
 
+/// The id of a special token, if there is such a token: files name others too (`padding_token_id` 32000 of 32000).
+fn token_id(metadata: &Metadata, kind: &str) -> Option<u64> {
+    let id = metadata.u64(&format!("tokenizer.ggml.{kind}_token_id"))?;
+    let tokens = metadata.strings("tokenizer.ggml.tokens").map(|tokens| tokens.len() as u64);
+    tokens.is_none_or(|tokens| id < tokens).then_some(id)
+}
+
 /// `generation_config.json` of such a model: ends of text, and sampling as the publisher recommends it.
 pub(crate) fn generation_config_json(metadata: &Metadata) -> Map<String, Value> {
     let mut out = Map::new();
     for (kind, key) in [("bos", "bos"), ("padding", "pad")] {
-        if let Some(id) = metadata.u64(&format!("tokenizer.ggml.{kind}_token_id")) {
+        if let Some(id) = token_id(metadata, kind) {
             out.insert(format!("{key}_token_id"), json!(id));
         }
     }
     let mut ends: Vec<u64> = Vec::new();
     for kind in ["eos", "eot", "eom"] {
-        let id = metadata.u64(&format!("tokenizer.ggml.{kind}_token_id"));
+        let id = token_id(metadata, kind);
         ends.extend(id.filter(|id| !ends.contains(id)));
     }
     match ends.as_slice() {

@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 
 use quern_model::View;
-use quern_tensor_io::{Container, ElementType, Metadata, TensorPlan, decode, gguf};
+use quern_tensor_io::{Container, ElementType, Error as FileError, Metadata, TensorPlan, decode, gguf};
 
 use super::{Error, metadata};
 use crate::encode::can_encode;
@@ -247,7 +247,10 @@ pub fn plan<'a>(view: &'a View<'a>, options: Options) -> Result<Plan<'a>, Error>
         widen_rest: view.checkpoint().container() != Container::Gguf,
     };
     let model = if options.file_type.is_block() && !options.pure {
-        ModelFacts::from_metadata(view.metadata())?
+        let named = |e: recipe::RecipeError| {
+            Error::File(FileError::malformed(view.checkpoint().path(), e.to_string()))
+        };
+        ModelFacts::from_metadata(view.metadata()).map_err(named)?
     } else {
         ModelFacts::default()
     };

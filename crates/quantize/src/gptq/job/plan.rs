@@ -64,7 +64,7 @@ pub fn plan(model: &Model, options: &Options) -> Result<Plan, Error> {
                 Verdict::Skip => None,
                 Verdict::Quantize(settings) => {
                     check_shape(rows, columns, &settings)
-                        .map_err(|source| Error::Module { module: name.clone(), source })?;
+                        .map_err(|why| Error::Module { module: name.clone(), why })?;
                     Some(settings)
                 }
             };

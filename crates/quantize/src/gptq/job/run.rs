@@ -219,7 +219,7 @@ impl Quantize<'_> {
                     round_to_nearest(self.pool, &weights, rows, columns, importance, settings)
                 }
             };
-            let solution = solution.map_err(|source| Error::Module { module: module.clone(), source })?;
+            let solution = solution.map_err(|why| Error::Module { module: module.clone(), why })?;
             self.record.modules.push(ModuleReport {
                 layer: self.layer,
                 module: module.clone(),
