@@ -11,7 +11,7 @@ use minijinja::value::{Rest, Value, ValueKind};
 use minijinja::{AutoEscape, Environment, Error, ErrorKind, Output, State, UndefinedBehavior};
 use minijinja_contrib::globals;
 
-use super::{json, python, syntax};
+use super::{filters, json, print, python, syntax};
 
 /// Longest template. The longest known have some 30 KB.
 pub(super) const MAX_SOURCE: usize = 128 << 10;
@@ -51,18 +51,18 @@ pub(super) fn environment(source: &str, now: Option<ZonedDateTime>) -> Result<En
     env.set_formatter(python_format);
     env.set_unknown_method_callback(python::method);
     env.add_function(syntax::MODULO, python::modulo);
-    env.add_function("dict", python::dict);
-    env.add_function("namespace", python::namespace);
+    env.add_function("dict", filters::dict);
+    env.add_function("namespace", filters::namespace);
     env.add_function("joiner", globals::joiner);
     env.add_function("cycler", |items: Rest<Value>| globals::cycler(items.to_vec()));
     env.add_filter("tojson", json::tojson);
-    env.add_filter("default", python::default);
-    env.add_filter("d", python::default);
-    env.add_filter("center", python::center);
-    env.add_filter("wordcount", python::wordcount);
-    env.add_filter("escape", python::escape);
-    env.add_filter("e", python::escape);
-    env.add_filter("forceescape", python::escape);
+    env.add_filter("default", filters::default);
+    env.add_filter("d", filters::default);
+    env.add_filter("center", filters::center);
+    env.add_filter("wordcount", filters::wordcount);
+    env.add_filter("escape", filters::escape);
+    env.add_filter("e", filters::escape);
+    env.add_filter("forceescape", filters::escape);
     // minijinja takes none for an empty list, Python does not; templates ask this of `tools`.
     env.add_test("iterable", |value: &Value| !value.is_none() && value.try_iter().is_ok());
     // In Python, whatever has a length and can be indexed.
@@ -99,15 +99,12 @@ fn refusal(what: String) -> Error {
     Error::new(ErrorKind::InvalidOperation, what.clone()).with_source(Refusal(what))
 }
 
-/// Numbers with a fraction are printed as Python does.
+/// Values are printed as Python does. What the output has no room for ends it at once, however long a list is.
 fn python_format(out: &mut Output<'_>, state: &mut State<'_, '_>, value: &Value) -> Result<(), Error> {
-    if value.kind() == ValueKind::Number && !value.is_integer() {
-        let number = f64::try_from(value.clone())?;
-        if number.is_finite() {
-            return Ok(out.write_str(&python::float(number))?);
-        }
+    match value.as_str() {
+        Some(_) => minijinja::escape_formatter(out, state, value),
+        None => print::value(out, state, value),
     }
-    minijinja::escape_formatter(out, state, value)
 }
 
 #[cfg(test)]
@@ -168,6 +165,12 @@ mod tests {
             "{{ 'x'.join(range(100000000)) }}",
             "{{ ([1] * 100000000) | tojson }}",
             "{{ ([1] * 100000000) | tojson(sort_keys=true) }}",
+            "{{ 'x'.ljust(1000000000) }}",
+            "{{ 'x'.zfill(1000000000) }}",
+            "{{ 'x' | center(1000000000) }}",
+            "{{ '%1000000000d' % 1 }}",
+            "{{ '%.1000000000f' % 1.5 }}",
+            "{% set ns = namespace(x='%s') %}{% for a in range(90) %}{% set ns.x = (ns.x ~ ns.x) % (ns.x, ns.x) %}{% endfor %}",
         ] {
             assert!(render(source).is_err(), "{source}");
         }
@@ -188,6 +191,10 @@ mod tests {
             fill("", "{%if 1%}", ""),
             fill("{{ 1", "<1", " }}"),
             fill("{{ 1", " and 1", " }}"),
+            fill("{{ 1", "%1", " }}"),
+            fill("{{ ", "+", "1 }}"),
+            fill("{{ 1 % ", "(", " }}"),
+            fill("{{ 1 % ", "(1%", " }}"),
         ] {
             // Whatever comes of it, the process goes on.
             let _ = render(&source);

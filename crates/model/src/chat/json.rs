@@ -3,7 +3,8 @@
 use minijinja::value::{Rest, Value, ValueKind, ValueOrKwargs};
 use minijinja::{Error, ErrorKind};
 
-use super::python::{Arguments, float};
+use super::filters::Arguments;
+use super::print::float;
 
 /// Longest JSON text.
 const MAX_JSON: usize = 4 << 20;
@@ -24,7 +25,8 @@ pub(super) fn tojson(value: &Value, given: Rest<ValueOrKwargs>) -> Result<Value,
         Some(count) => Some(" ".repeat(i64::try_from(count)?.clamp(0, MAX_INDENT as i64) as usize)),
         None => None,
     };
-    let (mut between, mut after_key) = (if indent.is_some() { "," } else { ", " }.to_owned(), ": ".to_owned());
+    let (mut between, mut after_key) =
+        (if indent.is_some() { "," } else { ", " }.to_owned(), ": ".to_owned());
     if let Some(both) = separators {
         let parts = both.try_iter()?.map(|part| part.as_str().map(str::to_owned));
         let [Some(first), Some(second)] = &parts.collect::<Vec<_>>()[..] else {
@@ -130,7 +132,8 @@ impl Writer {
         self.push("\"")?;
         let mut rest = text;
         // Whole runs of what needs no escape.
-        while let Some(at) = rest.find(|c: char| c < ' ' || c == '"' || c == '\\' || (self.ascii && c > '~')) {
+        while let Some(at) = rest.find(|c: char| c < ' ' || c == '"' || c == '\\' || (self.ascii && c > '~'))
+        {
             self.push(&rest[..at])?;
             let mut chars = rest[at..].chars();
             match chars.next() {

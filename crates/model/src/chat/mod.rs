@@ -17,10 +17,13 @@
 mod builtin;
 mod engine;
 mod error;
+mod filters;
 mod json;
+mod print;
 mod probe;
 mod python;
 mod syntax;
+mod tokens;
 
 use std::collections::BTreeMap;
 use std::path::Path;

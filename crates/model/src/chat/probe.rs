@@ -67,16 +67,27 @@ impl ChatTemplate {
         forms
     }
 
-    /// Indices of the messages whose words the template leaves out, found by adding a mark to each.
+    /// Indices of the messages of whose words the template leaves some out, found by adding marks to each: at its
+    /// end, and at its beginning too but for answers, whose reasoning templates take off.
     ///
     /// # Errors
     /// The template fails or refuses the marked messages.
     pub(super) fn left_out(&self, messages: &[Message]) -> Result<Vec<usize>> {
+        let marks_beginning = |message: &Message| message.role != "assistant";
         let marked = |(at, message): (usize, &Message)| {
-            Message::new(&message.role, format!("{} {}", message.content, mark(at)))
+            let content = format!("{} {}", message.content, mark(2 * at));
+            let content = match marks_beginning(message) {
+                true => format!("{} {content}", mark(2 * at + 1)),
+                false => content,
+            };
+            Message::new(&message.role, content)
         };
         let rendered = self.render(&messages.iter().enumerate().map(marked).collect::<Vec<_>>())?;
-        let spoke = |at: &usize| !messages[*at].content.trim().is_empty();
-        Ok((0..messages.len()).filter(spoke).filter(|&at| !has_mark(&rendered, at)).collect())
+        let is_lost = |(at, message): &(usize, &Message)| {
+            let kept =
+                has_mark(&rendered, 2 * at) && (!marks_beginning(message) || has_mark(&rendered, 2 * at + 1));
+            !kept && !message.content.trim().is_empty()
+        };
+        Ok(messages.iter().enumerate().filter(is_lost).map(|(at, _)| at).collect())
     }
 }

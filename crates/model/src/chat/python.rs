@@ -1,7 +1,7 @@
 //! Methods and operators of Python's values that templates use and the engine does not have.
 
-use minijinja::value::{Kwargs, Rest, Tuple, Value, ValueKind, ValueOrKwargs, from_args};
-use minijinja::{Error, ErrorKind, State, functions};
+use minijinja::value::{Kwargs, Tuple, Value, ValueKind, from_args};
+use minijinja::{Error, ErrorKind, State};
 use minijinja_contrib::pycompat;
 
 /// Methods of strings, lists and dictionaries.
@@ -228,7 +228,12 @@ fn split_at_blanks(text: &str, most: usize, right: bool) -> Vec<&str> {
 
 /// The lines of a text, with or without their ends.
 fn lines(text: &str, keep: bool) -> impl Iterator<Item = &str> {
-    let is_end = |c: char| matches!(c, '\n' | '\r' | '\u{b}' | '\u{c}' | '\u{1c}'..='\u{1e}' | '\u{85}' | '\u{2028}' | '\u{2029}');
+    let is_end = |c: char| {
+        matches!(
+            c,
+            '\n' | '\r' | '\u{b}' | '\u{c}' | '\u{1c}'..='\u{1e}' | '\u{85}' | '\u{2028}' | '\u{2029}'
+        )
+    };
     let mut rest = text;
     std::iter::from_fn(move || {
         if rest.is_empty() {
@@ -310,112 +315,4 @@ fn prepared(text: &str, args: &mut [Value]) -> Result<Value, Error> {
         at += spec.chars().next().map_or(0, char::len_utf8);
     }
     Ok(Value::from(out))
-}
-
-/// A number as Python's `repr` writes it: the shortest text that gives it back, with an exponent below 1e-4 and
-/// from 1e16 on.
-pub(super) fn float(number: f64) -> String {
-    // Rust's has the same bounds, and writes the exponent without its sign and second digit.
-    let text = format!("{number:?}");
-    match text.split_once('e') {
-        Some((mantissa, exponent)) => {
-            let (sign, digits) = match exponent.strip_prefix('-') {
-                Some(digits) => ('-', digits),
-                None => ('+', exponent),
-            };
-            format!("{mantissa}e{sign}{digits:0>2}")
-        }
-        None => text,
-    }
-}
-
-/// Arguments that are given by their place or by their name.
-pub(super) struct Arguments {
-    given: Vec<Value>,
-    named: Kwargs,
-}
-
-impl Arguments {
-    /// Those of a call, at most `most` of them without a name.
-    pub(super) fn new(given: Rest<ValueOrKwargs>, most: usize) -> Result<Self, Error> {
-        let mut given = given.into_values();
-        let named = match given.pop_if(|last| last.is_kwargs()) {
-            Some(named) => Kwargs::try_from(named)?,
-            None => Kwargs::try_from(Value::UNDEFINED)?,
-        };
-        if given.len() > most {
-            return Err(Error::from(ErrorKind::TooManyArguments));
-        }
-        Ok(Self { given, named })
-    }
-
-    /// One of them. None is a value like any other.
-    pub(super) fn get(&self, at: usize, name: &str) -> Result<Option<Value>, Error> {
-        match self.given.get(at) {
-            Some(value) => Ok(Some(value.clone())),
-            None if self.named.has(name) => self.named.get(name).map(Some),
-            None => Ok(None),
-        }
-    }
-
-    /// Refuses names that were not asked for.
-    pub(super) fn finish(self) -> Result<(), Error> {
-        self.named.assert_all_used()
-    }
-}
-
-/// `default(value, default_value='', boolean=False)`
-pub(super) fn default(value: &Value, given: Rest<ValueOrKwargs>) -> Result<Value, Error> {
-    let arguments = Arguments::new(given, 2)?;
-    let (other, boolean) = (arguments.get(0, "default_value")?, arguments.get(1, "boolean")?);
-    arguments.finish()?;
-    let absent = value.is_undefined() || (boolean.is_some_and(|b| b.is_true()) && !value.is_true());
-    Ok(if absent { other.unwrap_or_else(|| Value::from("")) } else { value.clone() })
-}
-
-/// `center(value, width=80)`
-pub(super) fn center(state: &mut State, text: &str, width: Option<i64>) -> Result<Value, Error> {
-    method(state, &Value::from(text), "center", &[Value::from(width.unwrap_or(80))])
-}
-
-/// `escape(value)`, with markupsafe's entities.
-pub(super) fn escape(value: &Value) -> Value {
-    if value.is_safe() {
-        return value.clone();
-    }
-    let mut out = String::new();
-    for c in value.to_string().chars() {
-        match c {
-            '&' => out.push_str("&amp;"),
-            '<' => out.push_str("&lt;"),
-            '>' => out.push_str("&gt;"),
-            '"' => out.push_str("&#34;"),
-            '\'' => out.push_str("&#39;"),
-            other => out.push(other),
-        }
-    }
-    Value::from_safe_string(out)
-}
-
-/// `wordcount(value)`
-pub(super) fn wordcount(text: &str) -> usize {
-    text.split(|c: char| !(c.is_alphanumeric() || c == '_')).filter(|word| !word.is_empty()).count()
-}
-
-/// `dict(mapping or pairs, **more)`
-pub(super) fn dict(given: Option<Value>, more: Kwargs) -> Result<Value, Error> {
-    let given = match given {
-        Some(pairs) if matches!(pairs.kind(), ValueKind::Seq | ValueKind::Iterable) => {
-            let pair = |item: Value| Ok::<_, Error>((item.get_item_by_index(0)?, item.get_item_by_index(1)?));
-            let pairs = pairs.try_iter()?.checked().map(|item| pair(item?));
-            Some(Value::from_pairs(pairs.collect::<Result<Vec<_>, _>>()?))
-        }
-        other => other,
-    };
-    functions::dict(given, more)
-}
-
-/// `namespace(mapping or pairs, **more)`
-pub(super) fn namespace(given: Option<Value>, more: Kwargs) -> Result<Value, Error> {
-    functions::namespace(Some(ValueOrKwargs::from(dict(given, more)?)))
 }
