@@ -2,6 +2,7 @@
 
 mod chat;
 mod common;
+mod configuration;
 mod convert;
 mod damage;
 mod fake_hub;

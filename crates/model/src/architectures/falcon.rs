@@ -38,7 +38,7 @@ pub static FALCON: Architecture = Architecture {
     gated: false,
     tied_by_default: true,
     hf_keys: &KEYS,
-    hf_limits: &[only("alibi", false), NO_HEAD_DIM],
+    hf_limits: &[only("alibi", false), only("parallel_attn", true), NO_HEAD_DIM],
     gguf_keys: &[
         GgufKey::ContextLength,
         GgufKey::TensorDataLayout,

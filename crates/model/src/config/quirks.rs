@@ -178,10 +178,6 @@ fn falcon(root: &Object<'_>, config: &mut Config) -> Result<()> {
     let grouped = flag("new_decoder_architecture", false)?;
     if !grouped {
         config.kv_heads = if flag("multi_query", true)? { 1 } else { config.heads };
-        if !flag("parallel_attn", true)? {
-            let what = "falcon models with parallel_attn off are not supported";
-            return Err(Error::unsupported(root.file(), what));
-        }
     }
     let norms = root.u64("num_ln_in_parallel_attn")?.unwrap_or(2);
     config.second_norm = grouped && norms == 2;

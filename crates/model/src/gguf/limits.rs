@@ -17,7 +17,11 @@ pub(super) fn check(file: &Path, config: &Config) -> Result<Vec<String>> {
     let architecture = config.architecture;
     let refused = |what: String| {
         let name = architecture.name;
-        Err(Error::unsupported(file, format!("GGUF files of {name} models cannot say {what}")))
+        let what = format!(
+            "GGUF files of {name} models have no key for {what}, and would compute something else; keep the \
+             model as safetensors"
+        );
+        Err(Error::unsupported(file, what))
     };
     let mut notes = Vec::new();
     let written = |key: GgufKey| architecture.gguf_keys.contains(&key);
