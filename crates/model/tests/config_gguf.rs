@@ -64,7 +64,7 @@ fn a_missing_key_means_what_llama_cpps_loader_takes() {
     assert_eq!(read("llama", &experts).unwrap().experts.unwrap().ffn_size, 128);
 
     let epsilon = ("attention.layer_norm_epsilon", Value::F32(1e-5));
-    let message = read("gptneox", &[epsilon.clone()]).unwrap_err();
+    let message = read("gptneox", &[epsilon]).unwrap_err();
     assert!(message.contains("gptneox.use_parallel_residual"), "{message}");
     let message = read("phi2", &[]).unwrap_err();
     assert!(message.contains("phi2.attention.layer_norm_epsilon"), "{message}");

@@ -58,7 +58,8 @@ pub(super) fn check(file: &Path, config: &Config) -> Result<Vec<String>> {
             return refused(format!("\"sliding_window\": {window}"));
         }
         let usual = config.usual_sliding_layers() == config.sliding_layers;
-        if !usual && !(written(GgufKey::SlidingWindowPattern) && window_pattern(config).is_some()) {
+        let periodic = written(GgufKey::SlidingWindowPattern) && window_pattern(config).is_some();
+        if !(usual || periodic) {
             return refused("which layers a sliding window limits (\"layer_types\")".into());
         }
     }
