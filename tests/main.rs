@@ -3,6 +3,7 @@
 mod chat;
 mod checkpoints;
 mod common;
+mod configuration;
 mod convert;
 mod damage;
 mod fake_hub;

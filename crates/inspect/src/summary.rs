@@ -7,6 +7,7 @@ use quern_tensor_io::scheme::Packing;
 use quern_tensor_io::{Array, Checkpoint, Container, ElementType, Value};
 use serde::Serialize;
 
+use crate::attention::Attention;
 use crate::loose::{self, Sizes};
 use crate::quantization::{self, Quantization};
 
@@ -33,6 +34,9 @@ pub struct Summary {
     /// Architecture and sizes, as far as the checkpoint states them.
     #[serde(flatten)]
     pub sizes: Sizes,
+    /// Positions and attention, of a configuration quern understands.
+    #[serde(flatten)]
+    pub attention: Option<Attention>,
     /// The tokenizer, where quern can read it.
     pub tokenizer: Option<TokenizerSummary>,
     /// The chat template's source.
@@ -150,6 +154,7 @@ pub fn summarize(checkpoint: &Checkpoint) -> Summary {
         file_size: checkpoint.file_size(),
         files: checkpoint.files().len(),
         sizes,
+        attention: config.as_ref().map(Attention::of),
         chat_template,
         tokenizer,
         notes,

@@ -30,7 +30,7 @@ impl Json {
                 None => Error::malformed(file, format!("not valid JSON: {e}")),
             })?;
         if !value.is_object() {
-            return Err(Error::malformed(file, format!("a JSON object is expected, not {}", kind(&value))));
+            return Err(Error::malformed(file, format!("a JSON object is expected, not {}", shown(&value))));
         }
         Ok(Self { file: file.to_path_buf(), value })
     }
@@ -83,6 +83,24 @@ impl<'a> Object<'a> {
         self.value.get(key).filter(|v| !v.is_null())
     }
 
+    /// `key` is there and says null.
+    pub fn is_null(&self, key: &str) -> bool {
+        self.value.get(key).is_some_and(Value::is_null)
+    }
+
+    /// The object as it stands.
+    pub fn value(&self) -> &'a Value {
+        self.value
+    }
+
+    /// An object made of this one's values, which errors call `name`.
+    pub fn with<'b>(&self, name: &str, value: &'b Value) -> Object<'b>
+    where
+        'a: 'b,
+    {
+        Object { file: self.file, path: format!("{}{name}.", self.path), value }
+    }
+
     /// The full name of `key`, as errors spell it.
     pub fn name(&self, key: &str) -> String {
         format!("{}{key}", self.path)
@@ -95,7 +113,7 @@ impl<'a> Object<'a> {
 
     /// An error for a value of the wrong type.
     fn wrong(&self, key: &str, expected: &str, found: &Value) -> Error {
-        self.error(key, format!("{expected} is expected, not {}", kind(found)))
+        self.error(key, format!("{expected} is expected, not {}", shown(found)))
     }
 
     /// An error for a missing key.
@@ -186,7 +204,7 @@ pub(crate) fn as_u64(value: &Value) -> Option<u64> {
 }
 
 /// A value as errors name it, without quoting a hostile file at length.
-fn kind(value: &Value) -> String {
+pub(crate) fn shown(value: &Value) -> String {
     match value {
         Value::Null => "null".into(),
         Value::Bool(v) => v.to_string(),

@@ -161,7 +161,8 @@ fn every_architecture_is_found_by_each_of_its_names() {
     for architecture in architectures::ALL {
         let found = architectures::from_gguf_name(architecture.name, architecture.has_experts);
         match architecture.no_gguf {
-            None => assert!(std::ptr::eq(found.unwrap(), *architecture)),
+            // Llama and Mistral have one name in GGUF.
+            None => assert_eq!(found.unwrap().name, architecture.name),
             Some(_) => assert!(found.is_none()),
         }
         for name in architecture.hf_architectures {
@@ -183,7 +184,6 @@ fn what_is_wrong_is_named() {
             "architecture \"FooForCausalLM\" is not supported; \"quern inspect --architectures\" lists",
         ),
         (json!({ "architectures": null, "model_type": null }), "\"architectures\" is missing"),
-        (json!({ "hidden_size": null }), "\"hidden_size\" is missing"),
         (json!({ "hidden_size": 0 }), "hidden_size: 0 is not between 1 and"),
         (json!({ "hidden_size": 1e300 }), "hidden_size: a whole number"),
         (json!({ "hidden_size": u64::MAX }), "hidden_size: 18446744073709551615 is not between"),
@@ -205,7 +205,6 @@ fn what_is_wrong_is_named() {
             "vocab_size: a whole number that is not negative is expected, not an array",
         ),
         (json!({ "rms_norm_eps": 0 }), "no epsilon"),
-        (json!({ "rms_norm_eps": null }), "\"rms_norm_eps\" is missing"),
         (json!({ "hidden_act": "tanhexp" }), "hidden_act \"tanhexp\" is not supported"),
         (json!({ "hidden_act": "relu" }), "activation Relu"),
         (json!({ "rope_parameters": { "rope_theta": -1 } }), "no base for rope"),
@@ -293,7 +292,8 @@ fn what_is_wrong_in_gguf_is_named() {
         ("llama.rope.freq_base", Some(V::F32(0.0)), "no base for rope"),
         ("llama.rope.dimension_count", Some(V::U32(65)), "rope cannot turn 65"),
         ("llama.rope.scaling.type", Some("dynamic".into()), "rope scaling \"dynamic\" is not supported"),
-        ("llama.rope.scaling.type", Some("linear".into()), "\"llama.rope.scaling.factor\" is missing"),
+        ("llama.rope.scaling.factor", Some(V::F32(-2.0)), "llama.rope.scaling.factor: -2 is negative"),
+        ("llama.rope.scaling.attn_factor", Some(V::F32(1.5)), "not supported without yarn or long factors"),
         ("llama.expert_count", Some(V::U32(8)), "\"llama.expert_used_count\" is missing"),
     ];
     for (key, value, expected) in cases {

@@ -1,5 +1,7 @@
 //! `quern inspect`: what a model file is, and whether it is sound.
 
+mod attention;
+
 use std::path::Path;
 use std::process::ExitCode;
 
@@ -165,6 +167,7 @@ pub fn describe(path: &str, s: &Summary) -> String {
         let rope = s.sizes.rope_theta.map(|theta| format!(", rope base {theta}")).unwrap_or_default();
         rows.push(("context", format!("{context} positions{rope}")));
     }
+    rows.extend(s.attention.iter().flat_map(attention::rows));
     if let Some(vocab) = s.sizes.vocab_size {
         let head = if s.sizes.tied_embeddings == Some(true) { ", head tied to the embedding" } else { "" };
         rows.push(("vocabulary", format!("{vocab}{head}")));

@@ -248,9 +248,9 @@ pub(crate) fn embed(
 /// The network's function, as the kernels name it.
 pub(crate) fn activation(config: &Config) -> ops::Activation {
     match config.activation {
+        Activation::Silu => ops::Activation::Silu,
         Activation::Gelu => ops::Activation::Gelu,
         Activation::GeluTanh => ops::Activation::GeluTanh,
         Activation::Relu => ops::Activation::Relu,
-        _ => ops::Activation::Silu,
     }
 }

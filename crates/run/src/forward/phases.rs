@@ -52,7 +52,7 @@ impl Phases<'_, '_> {
         let weights = self.block.attention_norm_2.as_ref().unwrap_or(&self.block.attention_norm);
         match self.kind() {
             BlockKind::PostNorm => normed.copy_from_slice(x),
-            _ => norm(self.model, x, weights, normed),
+            BlockKind::Sequential | BlockKind::Parallel => norm(self.model, x, weights, normed),
         }
     }
 
@@ -103,7 +103,7 @@ impl Phases<'_, '_> {
             heads: config.heads,
             kv_heads: config.kv_heads,
             head_dim: config.head_dim,
-            scale: config.attention_scale(),
+            scale: config.attention_scale(layer),
             window: config.window(layer),
             softcap: config.attention_softcap,
         };
@@ -136,7 +136,7 @@ impl Phases<'_, '_> {
                 add_and_norm(model, x, projected, Some((&block.attention_norm, normed)));
                 x.copy_from_slice(normed);
             }
-            _ => add_and_norm(model, x, projected, Some((self.ffn_norm(), normed))),
+            BlockKind::Sequential => add_and_norm(model, x, projected, Some((self.ffn_norm(), normed))),
         }
         Ok(())
     }

@@ -11,7 +11,7 @@ use crate::weights::NormWeights;
 fn norm_rows(kind: Norm, eps: f32, weights: &NormWeights, x: &[f32], out: &mut [f32]) {
     match kind {
         Norm::Layer => ops::layer_norm(x, &weights.weight, weights.bias.as_deref(), eps, out),
-        _ => ops::rms_norm(x, &weights.weight, eps, out),
+        Norm::Rms => ops::rms_norm(x, &weights.weight, eps, out),
     }
 }
 
@@ -47,7 +47,7 @@ pub(super) fn norm_heads(model: &Model, x: &mut [f32], heads: usize, weight: &[f
             for (head, weight) in row.chunks_exact_mut(dim).zip(weights) {
                 match kind {
                     Norm::Layer => ops::layer_norm(head, weight, None, eps, &mut out),
-                    _ => ops::rms_norm(head, weight, eps, &mut out),
+                    Norm::Rms => ops::rms_norm(head, weight, eps, &mut out),
                 }
                 head.copy_from_slice(&out);
             }
