@@ -5,7 +5,7 @@ use quern_tensor_io::ElementType;
 use super::super::Tile;
 use super::super::vectors::{Vectors, Words};
 use super::byte;
-use crate::block::grid::unit;
+use crate::block::grid::constants;
 
 /// From the words that `places` lists.
 #[inline(always)]
@@ -13,7 +13,8 @@ pub(super) fn scales<S: Vectors>(s: S, element_type: ElementType, head: &[Words;
     use ElementType as T;
     let d = s.load(&head[0]);
     let d = s.halves(if element_type == T::IQ1M { iq1_m_d(s, head) } else { d });
-    let count = if matches!(element_type, T::IQ2XS | T::IQ2S | T::IQ1M) { 16 } else { 8 };
+    let Some(constants) = constants(element_type) else { return };
+    let count = 256 / constants.sub;
     for j in 0..count {
         let code = match element_type {
             T::IQ2XXS | T::IQ3XXS => s.shr(s.load(&head[1 + j]), 28),
@@ -24,7 +25,7 @@ pub(super) fn scales<S: Vectors>(s: S, element_type: ElementType, head: &[Words;
         let odd = s.add(s.add(code, code), s.splat(1));
         s.store_numbers(s.times(d, s.numbers(odd)), &mut tile.scale[j]);
     }
-    let unit = unit(element_type);
+    let unit = constants.unit;
     tile.scale[..count].as_flattened_mut().iter_mut().for_each(|scale| *scale *= unit);
 }
 
