@@ -114,7 +114,7 @@ pub fn encode_rows_at(
         ElementType::BF16 | ElementType::F32 => dispatch(level, Plain { element_type, rows, out }),
         ElementType::F16 => {
             for (out, &x) in out.as_chunks_mut().0.iter_mut().zip(rows) {
-                *out = numeric::f16_bytes(x);
+                *out = half::f16::from_f32(x).to_le_bytes();
             }
         }
         _ => {
