@@ -4,7 +4,7 @@
 //! - [`attention`]: causal attention over a key-value cache
 //! - [`gram()`] and [`factor()`]: Hessians of linear layers and their Cholesky factors
 //! - [`ops`]: norms, rotary embedding, activation functions, softmax
-//! - [`Pool`]: the threads, passed in by the caller
+//! - [`Pool`]: the threads, and the SIMD level, passed in by the caller
 //! - [`simd`]: which instructions run; also for other crates' own loops
 //!
 //! Results never depend on the number of threads. Every fast kernel is tested against a scalar one, which
@@ -28,8 +28,6 @@ pub mod simd;
 #[cfg(test)]
 mod testing;
 
-#[doc(hidden)]
-pub use attention::attention_at;
 pub use attention::{
     AttentionShape, CacheData, KEY_GROUP, Keys, Values, attention, encode_q8_0, put_key_f16, put_key_f32,
     put_key_q8_0,
@@ -37,15 +35,9 @@ pub use attention::{
 pub use error::{Error, Result};
 #[doc(hidden)]
 pub use fgemm::{Product, multiply_add};
-#[doc(hidden)]
-pub use gram::factor::factor_at;
 pub use gram::factor::{BadPivot, factor};
 pub use gram::factor64::factor_f64;
 pub use gram::gram;
-#[doc(hidden)]
-pub use gram::gram_at;
-#[doc(hidden)]
-pub use matmul::matmul_at;
 pub use matmul::{Scratch, matmul};
 pub use matrix::{Matrix, get_row, supports};
 pub use pool::Pool;

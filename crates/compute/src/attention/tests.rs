@@ -44,7 +44,7 @@ fn q8_0(x: &[f32], head_dim: usize) -> (Vec<u8>, Vec<f32>) {
     let mut decoded = Vec::new();
     for row in x.chunks_exact(head_dim) {
         let mut blocks = vec![0u8; head_dim.div_ceil(32) * 34];
-        encode_q8_0(row, &mut blocks);
+        encode_q8_0(Level::best(), row, &mut blocks);
         let values = blocks.chunks_exact(34).flat_map(|block| {
             let d = f16::from_le_bytes([block[0], block[1]]).to_f32();
             block[2..].iter().map(move |&code| d * f32::from(code as i8))
@@ -63,10 +63,10 @@ fn check(shape: &AttentionShape, q: &[f32], first: usize, caches: [(Keys, Values
     for level in Level::available() {
         let mut results = Vec::new();
         for threads in [1, 3] {
-            let pool = Pool::new(threads);
+            let pool = Pool::with_level(threads, level);
             for (k, v) in caches {
                 let mut out = vec![0f32; q.len()];
-                attention_at(level, &pool, shape, q, first, k, v, &mut out).unwrap();
+                attention(&pool, shape, q, first, k, v, &mut out).unwrap();
                 for (a, b) in out.iter().zip(expected) {
                     assert!((f64::from(*a) - b).abs() < 3e-6, "{shape:?} {level:?}: {a} {b}");
                 }
@@ -117,7 +117,7 @@ fn matches_the_definition() {
         let mut k = vec![0; kv_heads * positions * padded / 32 * 34];
         for (i, row) in numbers(2).chunks_exact(head_dim).enumerate() {
             let size = k.len() / kv_heads;
-            put_key_q8_0(row, i / kv_heads, &mut k[i % kv_heads * size..][..size]);
+            put_key_q8_0(Level::best(), row, i / kv_heads, &mut k[i % kv_heads * size..][..size]);
         }
         let both = [
             (

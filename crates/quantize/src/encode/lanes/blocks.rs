@@ -9,7 +9,8 @@ use quern_tensor_io::layout::{F16, IQ4NL};
 use super::super::formats::AffineFormat;
 use super::super::pack::{self, Affine32, Symmetric32};
 use super::batch::{Batch, BlockEncoder};
-use super::search::{self, Nonlinear};
+use super::nonlinear::{self, Nonlinear};
+use super::search;
 use super::super_blocks::{energy, importance, squares};
 use super::tile::{self, Aligned};
 
@@ -83,7 +84,7 @@ impl BlockEncoder<32> for Iq4Nl {
         } else {
             squares(s, &batch.x, &mut w);
         }
-        let scale = search::nonlinear(s, &batch.x, &w);
+        let scale = nonlinear::search(s, &batch.x, &w);
         let none = s.splat(0.0);
         let inverse = s.select(s.equal(scale, none), none, s.splat(1.0) / scale);
         let mut columns = [[0u8; LANES]; 32];

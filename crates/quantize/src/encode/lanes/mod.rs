@@ -11,6 +11,7 @@ mod blocks;
 mod direct;
 mod grids;
 mod nearest;
+mod nonlinear;
 mod search;
 mod super_blocks;
 mod ternary_grid;

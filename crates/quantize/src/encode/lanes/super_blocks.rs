@@ -7,7 +7,8 @@ use quern_tensor_io::layout::{self, Block};
 use super::super::formats::{AffineFormat, Q2_K, Q4_K, Q5_K};
 use super::super::{levels, pack};
 use super::batch::{Batch, BlockEncoder};
-use super::search::{self, Nonlinear, Rounding};
+use super::nonlinear::{self, Nonlinear};
+use super::search::{self, Rounding};
 use super::tile::{self, Aligned};
 
 /// One value of each sub-block (first index) of each lane.
@@ -367,7 +368,7 @@ impl BlockEncoder<256> for Iq4Xs {
             } else {
                 squares(s, x, &mut w);
             }
-            s.store(search::nonlinear(s, x, &w), &mut found[j]);
+            s.store(nonlinear::search(s, x, &w), &mut found[j]);
         }
         let mut inverse = [[0.0; LANES]; 8];
         let mut fields = [None; LANES];
