@@ -67,6 +67,33 @@ macro_rules! grid_types {
 }
 pub(crate) use grid_types;
 
+/// As a pattern: the block types with plain codes.
+macro_rules! code_types {
+    () => {
+        quern_tensor_io::ElementType::Q4_0
+            | quern_tensor_io::ElementType::Q4_1
+            | quern_tensor_io::ElementType::Q5_0
+            | quern_tensor_io::ElementType::Q5_1
+            | quern_tensor_io::ElementType::Q8_0
+            | quern_tensor_io::ElementType::IQ4NL
+            | quern_tensor_io::ElementType::MXFP4
+            | quern_tensor_io::ElementType::NF4
+            | quern_tensor_io::ElementType::FP4
+            | quern_tensor_io::ElementType::NVFP4
+            | quern_tensor_io::ElementType::Q1_0
+            | quern_tensor_io::ElementType::Q2_0
+            | quern_tensor_io::ElementType::Q2K
+            | quern_tensor_io::ElementType::Q3K
+            | quern_tensor_io::ElementType::Q4K
+            | quern_tensor_io::ElementType::Q5K
+            | quern_tensor_io::ElementType::Q6K
+            | quern_tensor_io::ElementType::IQ4XS
+            | quern_tensor_io::ElementType::TQ1_0
+            | quern_tensor_io::ElementType::TQ2_0
+    };
+}
+pub(crate) use code_types;
+
 /// One block in the common form.
 #[derive(Clone, Debug, PartialEq)]
 pub(crate) struct Block {

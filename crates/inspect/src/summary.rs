@@ -130,7 +130,6 @@ pub fn summarize(checkpoint: &Checkpoint) -> Summary {
             Container::Gguf => "gguf",
             Container::Safetensors => "safetensors",
             Container::PyTorch => "pytorch",
-            _ => "unknown",
         },
         scheme: match &quantization {
             Some(quantization) => quantization.scheme.to_owned(),

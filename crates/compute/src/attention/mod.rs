@@ -1,6 +1,6 @@
 //! Causal attention over a key-value cache: grouped-query, optional sliding window.
 //!
-//! A task is one key-value head and a block of queries with all the query heads that share it. It walks the
+//! A task is one key-value head and a block of queries with all the query heads that share it. It takes the
 //! keys in blocks of 64 with a running maximum and sum (the online softmax of Milakov and Gimelshein 2018,
 //! as flash attention uses it), so memory does not grow with the context:
 //!

@@ -41,10 +41,7 @@ pub(crate) const fn constants(element_type: ElementType) -> Option<Grid> {
         T::IQ3S => Some(Grid { zero: 15, unit: 1.0, sub: 32 }),
         T::IQ1S => Some(Grid { zero: 9, unit: 0.125, sub: 32 }),
         T::IQ1M => Some(Grid { zero: 9, unit: 0.125, sub: 16 }),
-        T::Q4_0 | T::Q4_1 | T::Q5_0 | T::Q5_1 | T::Q8_0 | T::IQ4NL | T::MXFP4 | T::NF4 | T::FP4 => None,
-        T::NVFP4 | T::Q1_0 | T::Q2_0 => None,
-        T::Q2K | T::Q3K | T::Q4K | T::Q5K | T::Q6K | T::IQ4XS | T::TQ1_0 | T::TQ2_0 => None,
-        super::no_block!() => None,
+        super::code_types!() | super::no_block!() => None,
     }
 }
 
@@ -87,7 +84,7 @@ pub(super) fn read(element_type: ElementType, b: &[u8], o: &mut Block) {
         T::IQ3S => iq3_s(view(b), o),
         T::IQ1S => iq1_s(view(b), o),
         T::IQ1M => iq1_m(view(b), o),
-        _ => {}
+        super::code_types!() | super::no_block!() => {}
     }
     o.d *= unit;
 }

@@ -55,7 +55,7 @@ macro_rules! kernel_tables {
                 T::IQ3S => grid::iq3_s_codes,
                 T::IQ1S => grid::iq1_s_codes,
                 T::IQ1M => grid::iq1_m_codes,
-                _ => return None,
+                $crate::block::code_types!() | $crate::block::no_block!() => return None,
             })
         }
 
@@ -68,6 +68,7 @@ macro_rules! kernel_tables {
                 T::F32 => float::f32,
                 T::F16 => float::f16,
                 T::BF16 => float::bf16,
+                // Decoded first, whatever they are.
                 _ => return None,
             })
         }

@@ -142,7 +142,14 @@ pub(super) fn tile(level: Level, w: &Matrix, first: usize, depth: usize, raw: &m
         ElementType::NF4 => tables::NF4.map(|v| v as u8 ^ 0x80),
         ElementType::FP4 => tables::FP4.map(|v| v as u8 ^ 0x80),
         ElementType::MXFP4 | ElementType::NVFP4 => tables::MXFP4.map(|v| (v + 12) as u8),
-        _ => return,
+        ElementType::Q4_0 | ElementType::Q4_1 | ElementType::Q5_0 | ElementType::Q5_1 | ElementType::Q8_0 => {
+            return;
+        }
+        ElementType::Q1_0 | ElementType::Q2_0 | ElementType::TQ1_0 | ElementType::TQ2_0 => return,
+        ElementType::Q2K | ElementType::Q3K | ElementType::Q4K | ElementType::Q5K | ElementType::Q6K => {
+            return;
+        }
+        grid_types!() | no_block!() => return,
     };
     look_up(level, &table, &mut tile.codes);
 }
@@ -255,8 +262,8 @@ fn small<S: Vectors>(s: S, element_type: ElementType, raw: &Raw, b: usize, tile:
         T::NF4 => tile.scale[b].iter_mut().for_each(|d| *d *= tables::NF4_STEP),
         T::FP4 => tile.scale[b].iter_mut().for_each(|d| *d *= tables::FP4_STEP),
         T::Q4_1 | T::Q5_1 => s.store_numbers(s.halves(s.shr(first, 16)), &mut tile.offset[b]),
-        // Every other type: one scale, an f16.
-        _ => {}
+        T::Q4_0 | T::Q5_0 | T::Q8_0 | T::IQ4NL => {}
+        _ => unreachable!("{element_type} has no blocks of 32"),
     }
     let codes = &mut tile.codes[8 * b..8 * b + 8];
     if element_type == T::Q8_0 {

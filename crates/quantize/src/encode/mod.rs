@@ -114,7 +114,7 @@ pub fn encode_rows_at(
     Ok(())
 }
 
-/// bf16 and f32: loops the compiler turns into vector instructions by itself.
+/// bf16 and f32: loops that the compiler vectorises by itself.
 struct Plain<'a> {
     element_type: ElementType,
     rows: &'a [f32],

@@ -19,16 +19,8 @@ macro_rules! word {
 const EVEN: u32 = 0x00ff_00ff;
 
 /// A word of each of 16 rows, to be taken apart as one row's is.
+#[derive(Clone, Copy)]
 struct Rows<S: Vectors>(S, S::U);
-
-impl<S: Vectors> Clone for Rows<S> {
-    #[inline(always)]
-    fn clone(&self) -> Self {
-        *self
-    }
-}
-
-impl<S: Vectors> Copy for Rows<S> {}
 
 impl<S: Vectors> Word for Rows<S> {
     #[inline(always)]

@@ -1,5 +1,5 @@
 //! The scale searches of `scalar::search`, sixteen blocks at once. Each lane does exactly what the scalar
-//! search does for its block, every branch turned into a selection; see there for what the searches mean.
+//! search does for its block, every branch a selection; see there for what the searches mean.
 //!
 //! Codes are a function of the candidate that won, so candidates are remembered, not codes: a search returns
 //! a `…Codes` value that writes them afterwards, which the K types only need where a stored scale became zero.

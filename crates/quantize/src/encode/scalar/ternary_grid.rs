@@ -175,7 +175,7 @@ fn split_m(x: &[f32; 16], w: &[f32; 16], order: &[u8; 16]) -> Option<Split> {
     found
 }
 
-/// Turns a split into points of the grid, and fits the scale to them if any had to be searched for. `look_up`
+/// Makes points of the grid of a split, and fits the scale to them if any had to be searched for. `look_up`
 /// gives the point for packed levels, and whether it had to: for values, weights, the scale and how levels are
 /// shifted.
 #[inline(always)]
