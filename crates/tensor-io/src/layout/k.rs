@@ -116,7 +116,7 @@ impl IQ4XS {
         let high = self.scales_h.get();
         std::array::from_fn(|j| {
             let low = self.scales_l[j / 2] >> (j % 2 * 4) & 15;
-            (low | (high >> (2 * j) & 3) as u8 * 16) as i8 - 32
+            (low | ((high >> (2 * j) & 3) as u8) << 4) as i8 - 32
         })
     }
 
