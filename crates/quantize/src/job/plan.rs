@@ -2,6 +2,7 @@
 
 use std::path::PathBuf;
 
+use quern_compute::simd::Level;
 use quern_model::View;
 use quern_tensor_io::{Container, ElementType, Error as FileError, Metadata, TensorPlan, decode, gguf};
 
@@ -33,6 +34,8 @@ pub struct Options {
     pub force: bool,
     /// Threads that encode; 0 for as many as there are processors. The output does not depend on it.
     pub threads: usize,
+    /// Instructions that are used, or the best of the CPU if that is lower. The output does not depend on it.
+    pub level: Level,
 }
 
 impl Options {
@@ -49,6 +52,7 @@ impl Options {
             allow_requantize: false,
             force: false,
             threads: 0,
+            level: Level::detect(),
         }
     }
 }

@@ -168,13 +168,13 @@ impl Phases<'_, '_> {
                 share(&model.pool, parts, |(wide, both)| {
                     for (wide, both) in wide.chunks_exact_mut(width).zip(both.chunks_exact(2 * width)) {
                         wide.copy_from_slice(&both[..width]);
-                        ops::activate_mul(act, wide, &both[width..]);
+                        ops::activate_mul(model.pool.level(), act, wide, &both[width..]);
                     }
                 });
             }
             Widen::Plain(weights) => {
                 linear(model, linears, &mut self.observer, [weights], normed, [&mut *wide])?;
-                each_part(model, wide, width, |part| ops::activate(act, part));
+                each_part(model, wide, width, |part| ops::activate(model.pool.level(), act, part));
             }
         }
         Ok(())
@@ -224,7 +224,7 @@ impl Phases<'_, '_> {
 pub(super) fn activate_mul(model: &Model, act: ops::Activation, width: usize, gate: &mut [f32], up: &[f32]) {
     let part = part_of(&model.pool, gate.len(), width);
     let parts = gate.chunks_mut(part).zip(up.chunks(part));
-    share(&model.pool, parts, |(gate, up)| ops::activate_mul(act, gate, up));
+    share(&model.pool, parts, |(gate, up)| ops::activate_mul(model.pool.level(), act, gate, up));
 }
 
 /// Takes queries, keys and values of each row apart.
