@@ -1,8 +1,8 @@
 //! Short spellings for the tables of the architectures, and the rows that many share.
 
 use crate::architecture::{
-    Accepted, Alias, AliasLayout, Architecture, Block, Dim, Field, GgufKey, HfKey, HfLimit, Layout, Norm, Position, Presence,
-    RopeStyle, Silence, Sliding, TensorRole, TensorTemplate,
+    Accepted, Alias, AliasLayout, Architecture, Block, Dim, Field, GgufKey, HfKey, HfLimit, Layout, Norm,
+    Position, Presence, RopeStyle, Silence, Sliding, TensorRole, TensorTemplate,
 };
 
 pub(super) use crate::architecture::Dim::{
