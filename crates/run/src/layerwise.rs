@@ -322,7 +322,8 @@ impl<'m> Layerwise<'m> {
         let made = &mut made[..tokens * width];
         made.fill(0.0);
         let (mut input, mut up, mut out) = (Vec::new(), Vec::new(), Vec::new());
-        for (expert, choices) in experts.experts.iter().zip(choose(&mixture, &mut logits)) {
+        for (expert, choices) in experts.experts.iter().zip(choose(model.pool.level(), &mixture, &mut logits))
+        {
             let mut own = expert.clone();
             gather(normed, width, &choices, &mut input);
             if !choices.is_empty() {
@@ -335,7 +336,7 @@ impl<'m> Layerwise<'m> {
             if !choices.is_empty() {
                 let outputs = [gate.as_mut_slice(), up.as_mut_slice()];
                 apply(model, linears, [&own.gate, &own.up], &input, outputs)?;
-                ops::activate_mul(act, &mut gate, &up);
+                ops::activate_mul(model.pool.level(), act, &mut gate, &up);
                 offer(model, layer, stages, &[&expert.down], &gate)?;
             }
             replace(model, layer, stages, &mut [&mut own.down])?;
