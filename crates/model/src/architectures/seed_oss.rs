@@ -1,27 +1,23 @@
-//! Seed-OSS of ByteDance: Llama with biases on queries, keys and values, a head size of its own, and wider attention
+//! Seed-OSS of ByteDance: Llama with biases on queries, keys and values, a head size of its own, and attention that is wider
 //! than the hidden size. GGUF calls the norm in front of the feed-forward network `post_attention_norm`.
 
 use super::table::*;
 use crate::architecture::{Architecture, Field, HfKey, Silence, TensorTemplate};
 
-/// The defaults are those of transformers' `SeedOssConfig`. It also has `attention_dropout` and `residual_dropout`,
-/// which act in training only, and `pretraining_tp`, which nothing reads.
-static KEYS: [HfKey; 14] = [
-    key(Field::Vocab, &["vocab_size"], Silence::Number(155_136.0)),
-    key(Field::Hidden, &["hidden_size"], Silence::Number(4096.0)),
-    key(Field::Layers, &["num_hidden_layers"], Silence::Number(64.0)),
-    key(Field::Heads, &["num_attention_heads"], Silence::Number(80.0)),
-    key(Field::KvHeads, &["num_key_value_heads"], Silence::Number(8.0)),
-    key(Field::HeadDim, &["head_dim"], Silence::Number(128.0)),
-    key(Field::Ffn, &["intermediate_size"], Silence::Number(27648.0)),
-    key(Field::Context, &["max_position_embeddings"], Silence::Number(524_288.0)),
-    key(Field::NormEpsilon, &["rms_norm_eps"], Silence::Number(1e-6)),
-    key(Field::Activation, &["hidden_act"], Silence::Word("silu")),
-    key(Field::RopeTheta, &["rope_theta"], Silence::Number(10_000.0)),
+/// With the defaults of transformers' `SeedOssConfig`. Of its other keys `attention_dropout` and `residual_dropout` act
+/// in training only, and nothing reads `pretraining_tp`.
+static KEYS: [HfKey; 14] = with_llama_keys([
+    number(Field::Vocab, &["vocab_size"], 155_136.0),
+    number(Field::Layers, &["num_hidden_layers"], 64.0),
+    number(Field::Heads, &["num_attention_heads"], 80.0),
+    kv_heads(8.0),
+    key(Field::HeadDim, &["head_dim"], Silence::Number(128.0)).null(Silence::Nothing),
+    number(Field::Ffn, &["intermediate_size"], 27648.0),
+    number(Field::Context, &["max_position_embeddings"], 524_288.0),
     key(Field::QkvBias, &["attention_bias"], Silence::Flag(true)),
     key(Field::OutputBias, &["attention_out_bias"], Silence::Flag(false)),
     key(Field::MlpBias, &["mlp_bias"], Silence::Flag(false)),
-];
+]);
 
 /// Seed-OSS.
 pub static SEED_OSS: Architecture = Architecture {
