@@ -1,5 +1,5 @@
-//! Seed-OSS of ByteDance: Llama with biases on queries, keys and values, a head size of its own, and attention that is wider
-//! than the hidden size. GGUF calls the norm in front of the feed-forward network `post_attention_norm`.
+//! Seed-OSS of ByteDance: Llama with biases on queries, keys and values and a head size of its own. GGUF calls the norm
+//! in front of the feed-forward network `post_attention_norm`.
 
 use super::table::*;
 use crate::architecture::{Architecture, Field, HfKey, Silence, TensorTemplate};
