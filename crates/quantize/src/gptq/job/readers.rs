@@ -204,9 +204,7 @@ pub fn reader_notes(modules: &[PlanModule], default: &Settings, rules: bool) -> 
         if reader == Reader::Transformers && rules {
             let names = modules.iter().filter(|m| m.settings.as_ref() != Some(default));
             let names: Vec<_> = names.map(|m| m.name.clone()).collect();
-            if !names.is_empty() {
-                found.notes.push((Reason::Rules, names, Vec::new()));
-            }
+            found.notes.extend((!names.is_empty()).then_some((Reason::Rules, names, Vec::new())));
         }
         for module in modules {
             if let Some(settings) = &module.settings {
