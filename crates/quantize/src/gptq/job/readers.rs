@@ -11,7 +11,11 @@
 //!
 //! quern itself reads whatever it writes.
 
+mod kernels;
+
 use std::collections::BTreeMap;
+
+use kernels::{KERNELS, Kernel};
 
 use super::plan::PlanModule;
 use crate::gptq::{Order, Settings};
@@ -136,65 +140,6 @@ pub struct ReaderNote {
     pub remedy: Remedy,
 }
 
-/// One of GPT-QModel's kernels for CUDA.
-struct Kernel {
-    bits: &'static [u32],
-    group_sizes: &'static [Option<usize>],
-    symmetric_only: bool,
-    whole_groups: bool,
-    columns: usize,
-    rows: usize,
-}
-
-/// In the order in which they are preferred: Marlin, ExLlamaV2, Triton, Torch.
-const KERNELS: [Kernel; 4] = {
-    const FEW: &[Option<usize>] = &[Some(32), Some(64), Some(128), None];
-    const ALL: &[Option<usize>] =
-        &[Some(16), Some(32), Some(64), Some(128), Some(256), Some(512), Some(1024), None];
-    [
-        Kernel {
-            bits: &[4, 8],
-            group_sizes: FEW,
-            symmetric_only: true,
-            whole_groups: true,
-            columns: 1,
-            rows: 64,
-        },
-        Kernel {
-            bits: &[4],
-            group_sizes: FEW,
-            symmetric_only: false,
-            whole_groups: true,
-            columns: 32,
-            rows: 32,
-        },
-        Kernel {
-            bits: &[2, 4, 8],
-            group_sizes: ALL,
-            symmetric_only: false,
-            whole_groups: false,
-            columns: 32,
-            rows: 32,
-        },
-        Kernel {
-            bits: &[2, 3, 4, 8],
-            group_sizes: ALL,
-            symmetric_only: false,
-            whole_groups: false,
-            columns: 1,
-            rows: 1,
-        },
-    ]
-};
-
-impl Kernel {
-    fn takes(&self, settings: &Settings) -> bool {
-        self.bits.contains(&settings.bits)
-            && self.group_sizes.contains(&settings.group_size)
-            && (settings.symmetric || !self.symmetric_only)
-    }
-}
-
 /// What readers say to the modules of a plan. `default` is what modules get that no rule is for; `rules` says whether
 /// there are any.
 pub fn reader_notes(modules: &[PlanModule], default: &Settings, rules: bool) -> Vec<ReaderNote> {
@@ -204,9 +149,7 @@ pub fn reader_notes(modules: &[PlanModule], default: &Settings, rules: bool) -> 
         if reader == Reader::Transformers && rules {
             let names = modules.iter().filter(|m| m.settings.as_ref() != Some(default));
             let names: Vec<_> = names.map(|m| m.name.clone()).collect();
-            if !names.is_empty() {
-                found.notes.push((Reason::Rules, names, Vec::new()));
-            }
+            found.notes.extend((!names.is_empty()).then_some((Reason::Rules, names, Vec::new())));
         }
         for module in modules {
             if let Some(settings) = &module.settings {
@@ -216,8 +159,8 @@ pub fn reader_notes(modules: &[PlanModule], default: &Settings, rules: bool) -> 
         if reader == Reader::Vllm {
             found.fused(modules);
         }
-        for (reason, names, columns) in found.notes {
-            let remedy = remedy(reader, &reason, &columns);
+        for (reason, names, shapes) in found.notes {
+            let remedy = remedy(reader, &reason, &shapes, default);
             // Readers with one and the same note share it.
             let same = |n: &&mut ReaderNote| n.reason == reason && n.modules == names && n.remedy == remedy;
             match notes.iter_mut().find(same) {
@@ -229,10 +172,13 @@ pub fn reader_notes(modules: &[PlanModule], default: &Settings, rules: bool) -> 
     notes
 }
 
-/// The notes of one reader: reason, names of modules, and their numbers of columns.
+/// Rows and columns.
+type Shape = (usize, usize);
+
+/// The notes of one reader: reason, names of modules, and their shapes.
 struct Found {
     reader: Reader,
-    notes: Vec<(Reason, Vec<String>, Vec<usize>)>,
+    notes: Vec<(Reason, Vec<String>, Vec<Shape>)>,
 }
 
 impl Found {
@@ -307,7 +253,7 @@ impl Found {
     /// Adds a module to the note of its reason.
     fn add(&mut self, module: &PlanModule, reason: Reason) {
         let found = self.notes.iter_mut().find(|(known, ..)| joins(known, &reason));
-        let (known, names, columns) = match found {
+        let (known, names, shapes) = match found {
             Some(note) => note,
             None => {
                 self.notes.push((reason.clone(), Vec::new(), Vec::new()));
@@ -317,7 +263,7 @@ impl Found {
         };
         known.take_in(reason);
         names.push(module.name.clone());
-        merge(columns, vec![module.columns]);
+        merge(shapes, vec![(module.rows, module.columns)]);
     }
 }
 
@@ -378,13 +324,22 @@ fn packing(module: &PlanModule) -> Option<(u32, Option<usize>, bool, bool)> {
     Some((settings.bits, settings.group_size, settings.symmetric, settings.order == Order::Activation))
 }
 
-fn remedy(reader: Reader, reason: &Reason, columns: &[usize]) -> Remedy {
+fn remedy(reader: Reader, reason: &Reason, shapes: &[Shape], default: &Settings) -> Remedy {
     match reason {
         Reason::Bits(_) => Remedy::Bits(reader.bits()),
         Reason::GroupSizes(_) | Reason::PartialGroups { .. } | Reason::OrderOfPartialGroups => {
-            let divides = |size: usize| columns.iter().all(|c| c.is_multiple_of(size));
-            let sizes = reader.group_sizes().iter().copied();
-            Remedy::GroupSizes(sizes.filter(|size| size.is_none_or(divides)).collect())
+            let fits = |group_size: &Option<usize>| {
+                let settings = Settings { group_size: *group_size, ..default.clone() };
+                let kernel = KERNELS.iter().find(|kernel| kernel.takes(&settings));
+                shapes.iter().all(|&(rows, columns)| {
+                    let shape = |k: &Kernel| columns.is_multiple_of(k.columns) && rows.is_multiple_of(k.rows);
+                    group_size.is_none_or(|size| columns.is_multiple_of(size))
+                        && (reader != Reader::Transformers || kernel.is_some_and(shape))
+                })
+            };
+            let sizes: Vec<_> = reader.group_sizes().iter().copied().filter(fits).collect();
+            // Only transformers may be left without any.
+            if sizes.is_empty() { Remedy::GptqModel } else { Remedy::GroupSizes(sizes) }
         }
         Reason::Columns { .. } | Reason::Rows { .. } => match reader {
             // It reads no rules.
