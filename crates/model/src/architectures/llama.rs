@@ -2,7 +2,7 @@
 //! GGUF files go by the same name.
 
 use super::table::*;
-use crate::architecture::{Architecture, Field, GgufKey, HfKey, RopeStyle, Silence, TensorTemplate};
+use crate::architecture::{Architecture, Field, GgufKey, HfKey, RopeStyle, Silence, Sliding, TensorTemplate};
 
 static KEYS: [HfKey; 14] = with_llama_keys([
     // Spelled `max_sequence_length` by the first conversions of 2023.
@@ -67,6 +67,7 @@ const LLAMA_ITSELF: Architecture = Architecture {
 pub static MISTRAL: Architecture = Architecture {
     hf_architectures: &["MistralForCausalLM"],
     hf_model_types: &["mistral"],
+    sliding: Sliding::AllUnlessListed,
     hf_keys: &MISTRAL_KEYS,
     ..LLAMA_ITSELF
 };
