@@ -4,7 +4,7 @@ use std::path::Path;
 
 use quern_tensor_io::{Checkpoint, Container, ElementType, TensorInfo};
 
-use super::{Identified, Identity, brief, bytes, folder, object, quantized};
+use super::{Identified, Identity, brief, bytes, folder, quantized};
 
 /// Marks of adapters in the names of tensors.
 const ADAPTER: [&str; 12] = [
