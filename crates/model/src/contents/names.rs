@@ -8,7 +8,8 @@
 //! | `module.` in front | data-parallel training |
 //! | `base_model.model.` in front | PEFT, after its adapter was merged |
 //! | `pretrained_model.` in front | TRL's models with a value head |
-//! | `language_model.` in front or behind `model.` | the text part of a multimodal model |
+//! | `language_model.` or `llm.` in front, or `language_model.` behind `model.` | the text part of a multimodal model |
+//! | `model.` or `transformer.` once more in front | a training class that holds the model under that name |
 
 use std::borrow::Cow;
 use std::collections::HashSet;
@@ -18,7 +19,15 @@ use crate::architecture::World;
 use crate::config::ExpectedTensor;
 
 /// What wrappers put in front of every name.
-const WRAPPERS: [&str; 4] = ["module.", "base_model.model.", "pretrained_model.", "language_model."];
+const WRAPPERS: [&str; 7] = [
+    "module.",
+    "base_model.model.",
+    "pretrained_model.",
+    "language_model.",
+    "llm.",
+    "model.",
+    "transformer.",
+];
 /// What `torch.compile` puts in front of a compiled module's names.
 const COMPILED: &str = "_orig_mod.";
 /// Where multimodal classes keep their text model.
