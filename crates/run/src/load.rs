@@ -3,6 +3,7 @@
 //! Rows are worked on by all threads; the pages of the file that were read are given back as they are used,
 //! so that memory holds the result and not its source as well.
 
+use std::fmt::Debug;
 use std::ops::Range;
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -14,8 +15,8 @@ use crate::parallel::share;
 use crate::weights::Weight;
 use crate::{Replacement, Result};
 
-/// Turns matrices into another type while they are loaded, as bitsandbytes' `load_in_4bit` does.
-pub trait LoadIn: Sync {
+/// Converts matrices to another type while they are loaded, as bitsandbytes' `load_in_4bit` does.
+pub trait LoadIn: Debug + Sync {
     /// The type that the matrix of this name (as the checkpoint spells it) gets; `None` keeps it.
     fn target(&self, name: &str) -> Option<ElementType>;
 

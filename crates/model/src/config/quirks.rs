@@ -24,7 +24,14 @@ pub(super) fn from_hf(root: &Object<'_>, config: &mut Config) -> Result<()> {
 /// Completes a configuration read from GGUF metadata; `prefix` is the architecture's, with a dot.
 pub(super) fn from_gguf(has: impl Fn(&str) -> bool, config: &mut Config) {
     match config.architecture.name {
-        "stablelm" => config.second_norm = has("blk.0.ffn_norm.weight"),
+        "stablelm" => {
+            // A block with this norm is sequential, as in llama.cpp: its converter writes that blocks are parallel
+            // where config.json has no key for it. A sequential block without the norm is incomplete.
+            if has("blk.0.ffn_norm.weight") {
+                config.block = Block::Sequential;
+            }
+            config.second_norm = config.block != Block::Parallel;
+        }
         "phi2" => config.second_norm = false,
         "falcon" => config.second_norm = has("blk.0.attn_norm_2.weight"),
         _ => {}
