@@ -1,6 +1,6 @@
 //! Weights that are made while loading: packed layers unpacked to rows of blocks, floats quantized.
 //!
-//! Rows are worked on by all threads; the pages of the file that were read are given back as they are used,
+//! Rows are worked on by all threads; the pages of the file that were read are released as they are used,
 //! so that memory holds the result and not its source as well.
 
 use std::fmt::Debug;
@@ -136,7 +136,7 @@ fn encode(
         };
         if let Some(problem) = problem {
             let mut failure = failure.lock().unwrap_or_else(PoisonError::into_inner);
-            // The first row's complaint, whichever thread found it first.
+            // The first row's error, whichever thread found it first.
             if failure.as_ref().is_none_or(|&(row, _)| rows.start < row) {
                 *failure = Some((rows.start, problem));
             }

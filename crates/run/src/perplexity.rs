@@ -11,11 +11,11 @@
 //! ```
 //!
 //! that is `n - 1 - n/2` predictions a chunk (255 of 512). The perplexity is exp of the mean negative
-//! log-likelihood; its standard error is the one of the mean, carried through the exponential.
+//! log-likelihood; its standard error is the one of the mean, propagated through the exponential.
 //!
 //! Beside a reference model both run over the same chunks. The ratio of their perplexities is exp of the mean
 //! difference of the tokens' log-likelihoods, and its error that of the differences: much smaller than the
-//! errors of the two perplexities, which rise and fall together.
+//! errors of the two perplexities, which are correlated.
 
 use std::time::Instant;
 
@@ -195,8 +195,8 @@ fn check(model: &Model, reference: Option<&Model>, tokens: usize, options: Perpl
     Ok(())
 }
 
-/// Logits of positions `n/2 ..= n-2` of one chunk. The last token's logits predict nothing and the token
-/// itself is seen by nobody: it is not run.
+/// Logits of positions `n/2 ..= n-2` of one chunk. The last token's logits predict nothing and no other
+/// token attends to it: it is not run.
 fn run_chunk<'s>(session: &'s mut Session<'_>, chunk: &[u32]) -> Result<&'s [f32]> {
     session.clear();
     let (body, _) = chunk.split_at(chunk.len() - 1);
@@ -211,7 +211,7 @@ fn score(model: &Model, logits: &[f32], targets: &[u32]) -> Result<Vec<f64>> {
     if scores.iter().all(|nll| nll.is_finite()) { Ok(scores) } else { Err(Error::NotFinite) }
 }
 
-/// What is learned of two models position by position.
+/// Two models compared position by position.
 #[derive(Debug, Default)]
 struct Compared {
     /// The reference's likelihoods.

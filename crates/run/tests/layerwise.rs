@@ -4,7 +4,7 @@ mod common;
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use common::{fixture, load};
+use common::{fixture, load, relative_errors};
 use quern_compute::get_row;
 use quern_run::{
     Calibrator, Error, KvType, Layerwise, LinearGroup, LinearInfo, Model, Observer, ObserverError,
@@ -100,8 +100,10 @@ fn experts_see_the_tokens_that_chose_them_and_each_can_be_replaced() {
         for layer in 0..run.layers() {
             run.block(layer, &mut watch).unwrap();
         }
+        // Not to the bit: an expert's tokens of all sequences are multiplied at once, by another kernel than few are.
         for (linear, inputs) in &watch.inputs {
-            assert_eq!(inputs, &expected[linear], "{name}: {linear:?}");
+            let (largest, _) = relative_errors(inputs, &expected[linear], inputs.len());
+            assert!(largest < 1e-5, "{name}: {linear:?}: {largest:e}");
         }
         assert!(watch.inputs.keys().any(|(_, expert)| expert.is_some()));
         assert_eq!(watch.order.len(), run.layers() * (2 + 2 * experts), "{name}");

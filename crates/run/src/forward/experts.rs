@@ -142,7 +142,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_largest_are_chosen_and_shared_out() {
+    fn the_largest_are_chosen_and_weighted() {
         let mut logits = [0.0, 2f32.ln(), 4f32.ln(), 0.0, 1.0, 1.0, 1.0, 1.0];
         let mixture = Mixture { count: 4, used: 2, ffn_size: 8, normalized: true };
         let chosen = choose(&mixture, &mut logits.clone());
@@ -158,7 +158,7 @@ mod tests {
     }
 
     #[test]
-    fn rows_go_out_and_come_back() {
+    fn rows_are_gathered_and_scattered() {
         let x = [1.0, 2.0, 3.0, 4.0, 5.0, 6.0];
         let choices = [Choice { token: 2, share: 0.5 }, Choice { token: 0, share: 2.0 }];
         let mut rows = [0.0; 4];

@@ -25,7 +25,7 @@ enum Storage {
     Owned(Arc<[u8]>),
 }
 
-/// A place in the map: bytes of one tensor.
+/// A range of bytes of one tensor in the map.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Mapped {
     /// Index into [`Checkpoint::tensors`].
@@ -61,7 +61,7 @@ impl Weight {
     /// Where in the map the numbers are, unless they were made while loading.
     pub(crate) fn mapped(&self) -> Option<Mapped> {
         match self.storage {
-            Storage::Mapped(place) => Some(place),
+            Storage::Mapped(range) => Some(range),
             Storage::Owned(_) => None,
         }
     }
@@ -83,7 +83,7 @@ pub(crate) struct Linear {
     pub(crate) expert: Option<usize>,
     pub(crate) weight: Weight,
     pub(crate) bias: Option<Vec<f32>>,
-    /// Column `j` of the weight meets value `permutation[j]` of the input (act-order GPTQ).
+    /// Column `j` of the weight multiplies value `permutation[j]` of the input (act-order GPTQ).
     pub(crate) permutation: Option<Arc<[u32]>>,
 }
 
