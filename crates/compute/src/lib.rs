@@ -1,14 +1,13 @@
-//! CPU kernels over element types. Knows nothing of models.
+#![doc = include_str!("../README.md")]
+//!
+//! # What is where
 //!
 //! - [`matmul`]: linear layers straight from the memory map, for every element type
 //! - [`attention`]: causal attention over a key-value cache
 //! - [`gram()`] and [`factor()`]: Hessians of linear layers and their Cholesky factors
 //! - [`ops`]: norms, rotary embedding, activation functions, softmax
 //! - [`Pool`]: the threads, passed in by the caller
-//! - [`simd`]: which instructions run; also for other crates' own loops
-//!
-//! Results never depend on the number of threads. Every fast kernel is tested against a scalar one, which
-//! is the specification.
+//! - [`simd`]: instruction levels, also for other crates' own loops
 
 pub(crate) mod activations;
 pub(crate) mod aligned;

@@ -1,7 +1,9 @@
-//! What a model file is, and whether it is sound.
+#![doc = include_str!("../README.md")]
 //!
-//! [`summarize`] reads headers and small tensors only: it answers in milliseconds whatever the file's size. [`check`] reads
-//! every value.
+//! # What is where
+//!
+//! - [`summarize`] and [`metadata`]: from headers and small tensors
+//! - [`check`]: every value, every shape
 
 mod check;
 mod loose;

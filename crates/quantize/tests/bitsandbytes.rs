@@ -269,7 +269,7 @@ fn what_cannot_be_quantized_is_refused_with_a_way_out() {
     let again = scratch.path().join("again");
     quantize(&demo(), &again, options(Kind::Int8, true), &NoProgress).unwrap();
     let again = Checkpoint::open(&again).unwrap();
-    says(refusal(&again, nf4()), &["quantized already (bitsandbytes)", "original weights"]);
+    says(refusal(&again, nf4()), &["already quantized with bitsandbytes", "original weights"]);
     let folder = |name: &str| scratch.path().join(name);
     let gptq = model(&folder("gptq"), &plain, &[a, ("b.qweight", ElementType::U8, &[12], &values)]);
     says(refusal(&gptq, nf4()), &["quantized already", "\"b.qweight\""]);

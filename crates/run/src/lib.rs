@@ -1,13 +1,16 @@
-//! Running models on the CPU: forward pass, KV cache, sampling, generation, perplexity, bench.
+#![doc = include_str!("../README.md")]
+//!
+//! # What is where
 //!
 //! ```text
 //! Checkpoint ──> Model ──> Session ──forward(tokens)──> logits ──> Sampler ──> token
-//!  (the map)    weights     keys and values,                └────> perplexity
-//!               by role     scratch memory
+//!  (the map)    weights     key-value cache,                └────> perplexity
+//!               by role     buffers
 //! ```
 //!
-//! The forward pass ([`Session::forward`]) is one program that reads the architecture's description; an
-//! [`Observer`] may watch the input of every linear layer. Results do not depend on the number of threads.
+//! The forward pass ([`Session::forward`]) is one program that reads the architecture's description. An
+//! [`Observer`] may see the input of every linear layer; calibration is such an observer. Results do not depend on
+//! the number of threads.
 
 mod bandwidth;
 mod bench;

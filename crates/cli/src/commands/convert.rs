@@ -62,6 +62,9 @@ pub fn run(args: &args::Convert) -> Outcome {
             report.tensors,
             format::bytes(report.file_size),
         );
+        for note in verification.iter().flat_map(|v| &v.notes) {
+            eprintln!("note: {note}");
+        }
         if let Some(found) = verification.as_ref().filter(|v| v.passed()) {
             text += &format!("verified: {}, in {verify_seconds:.1} s\n", describe(found));
         }
@@ -192,8 +195,8 @@ fn complain(output: &Path, found: &Verification) {
         eprintln!("mismatch: {} more", found.mismatches.len() - LISTED);
     }
     eprintln!(
-        "error: {}: it was written whole, but it is not what the source has ({} mismatches); do not use it, and \
-         please report this",
+        "error: {}: verification failed: {} tensors or metadata keys differ from the source; do not use the output, \
+         and please report this",
         output.display(),
         found.mismatches.len()
     );

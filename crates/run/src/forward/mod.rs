@@ -11,8 +11,9 @@
 //!
 //! A block is four phases, each of which ends with the input of a group of linear layers: [`Phases::attend`],
 //! [`Phases::project`], [`Phases::widen`], [`Phases::narrow`]. Ordinary passes run them one after the other;
-//! calibration runs each over all sequences before the next ([`crate::Layerwise`]). A parallel block takes both norms of the same `x`; one with norms after
-//! its parts (OPT-350m) takes them of the sums; a mixture of experts does the last two phases expert by expert.
+//! calibration runs each over all sequences before the next ([`crate::Layerwise`]). A parallel block takes both
+//! norms of the same `x`; one with norms after its parts (OPT-350m) takes them of the sums; a mixture of experts
+//! does the last two phases expert by expert.
 //!
 //! In the last block only the rows whose logits are wanted go beyond keys and values: nothing later reads
 //! the others. (An observer sees all of them all the same.) Between the linear layers everything works
