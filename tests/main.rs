@@ -3,10 +3,12 @@
 mod chat;
 mod checkpoints;
 mod common;
+mod configuration;
 mod convert;
 mod damage;
 mod fake_hub;
 mod hub;
+mod identify;
 mod imatrix;
 mod inspect;
 mod quantize;

@@ -14,6 +14,7 @@
 //! a path unchecked, requests each file's metadata before the file, does not bound what it reads, prints progress bars,
 //! and reads the environment by itself.
 
+mod address;
 mod cache;
 mod client;
 mod digest;

@@ -5,11 +5,13 @@
 //! - [`summarize`] and [`metadata`]: from headers and small tensors
 //! - [`check`]: every value, every shape
 
+mod attention;
 mod check;
 mod loose;
 mod quantization;
 mod summary;
 
+pub use attention::{Attention, Rope, Scaling, Window};
 pub use check::{Finding, Report, check};
 pub use loose::Sizes;
 pub use quantization::Quantization;

@@ -2,11 +2,12 @@
 
 use std::collections::BTreeMap;
 
-use quern_model::{Config, TokenKind, Tokenizer};
+use quern_model::{Config, TokenKind, Tokenizer, identify};
 use quern_tensor_io::scheme::Packing;
 use quern_tensor_io::{Array, Checkpoint, Container, ElementType, Value};
 use serde::Serialize;
 
+use crate::attention::Attention;
 use crate::loose::{self, Sizes};
 use crate::quantization::{self, Quantization};
 
@@ -33,10 +34,15 @@ pub struct Summary {
     /// Architecture and sizes, as far as the checkpoint states them.
     #[serde(flatten)]
     pub sizes: Sizes,
+    /// Positions and attention, of a configuration quern understands.
+    #[serde(flatten)]
+    pub attention: Option<Attention>,
     /// The tokenizer, where quern can read it.
     pub tokenizer: Option<TokenizerSummary>,
     /// The chat template's source.
     pub chat_template: Option<String>,
+    /// `model`, or what the file is instead (`adapter`, `projector` …); the note says it in words.
+    pub kind: &'static str,
     /// What could not be read (an unknown architecture, a missing tokenizer), in words.
     pub notes: Vec<String>,
     /// Tensors and bytes per element type, largest first.
@@ -109,6 +115,12 @@ pub fn summarize(checkpoint: &Checkpoint) -> Summary {
     let config = note(&mut notes, Config::from_checkpoint(checkpoint));
     let tokenizer = note(&mut notes, Tokenizer::from_checkpoint(checkpoint));
     let packing = note(&mut notes, Packing::read(checkpoint));
+    notes.extend(tokenizer.iter().flat_map(|t| t.notes().iter().cloned()));
+    let identity = identify::of_checkpoint(checkpoint);
+    if let Some(identity) = &identity {
+        // What it is explains all else.
+        notes = vec![identity.error().to_string()];
+    }
     let unread = packing.is_none();
     let packing = packing.flatten();
     notes.extend(packing.iter().flat_map(|p| p.notes().iter().cloned()));
@@ -142,9 +154,11 @@ pub fn summarize(checkpoint: &Checkpoint) -> Summary {
         file_size: checkpoint.file_size(),
         files: checkpoint.files().len(),
         sizes,
+        attention: config.as_ref().map(Attention::of),
         chat_template,
         tokenizer,
         notes,
+        kind: identity.map_or("model", |found| found.identity.name()),
         types,
         tensors: checkpoint
             .tensors()

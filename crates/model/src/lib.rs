@@ -10,6 +10,8 @@
 //! ```
 //!
 //! [`architectures`] holds one description per family, [`architecture`] the types they are written in.
+//! [`identify`] opens checkpoints, and names files and folders that are something else. [`Contents`] matches what a
+//! checkpoint holds with what its configuration demands.
 
 pub mod architecture;
 pub mod architectures;
@@ -19,6 +21,7 @@ pub mod contents;
 mod file_type;
 pub mod gguf;
 pub mod hugging_face;
+pub mod identify;
 mod json;
 pub mod tokenizer;
 mod view;

@@ -147,7 +147,7 @@ fn metadata_is_what_llama_cpp_writes() {
 /// The folder that a GGUF file's metadata gives.
 fn rebuilt(file: &Path, metadata: &Metadata) -> tempfile::TempDir {
     let dir = tempfile::TempDir::new().unwrap();
-    for (name, bytes) in tokenizer_files(file, metadata).unwrap() {
+    for (name, bytes) in tokenizer_files(file, metadata).unwrap().0 {
         fs::write(dir.path().join(name), bytes).unwrap();
     }
     dir

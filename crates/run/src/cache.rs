@@ -170,6 +170,7 @@ impl Cache {
         (cos, sin): (&[f32], &[f32]),
     ) {
         let (heads, kv_heads, dim) = (model.config.heads, self.kv_heads, self.head_dim);
+        let level = model.pool.level();
         let style = match model.config.rope_style {
             RopeStyle::HalfSplit => ops::RopeStyle::HalfSplit,
             RopeStyle::Interleaved => ops::RopeStyle::Interleaved,
@@ -180,8 +181,8 @@ impl Cache {
             let rows = q.chunks_mut(part * heads * dim).zip(k.chunks_mut(part * kv_heads * dim));
             let table = cos.chunks(part * pairs).zip(sin.chunks(part * pairs));
             share(&model.pool, rows.zip(table), |((q, k), (cos, sin))| {
-                ops::rope(style, q, heads, dim, cos, sin);
-                ops::rope(style, k, kv_heads, dim, cos, sin);
+                ops::rope(level, style, q, heads, dim, cos, sin);
+                ops::rope(level, style, k, kv_heads, dim, cos, sin);
             });
         }
         let length = self.layer_length();
@@ -191,14 +192,20 @@ impl Cache {
         match &mut self.keys {
             Numbers::F32(to) => target.scatter(k, &mut to[at.clone()], put_key_f32),
             Numbers::F16(to) => target.scatter(k, &mut to[at.clone()], put_key_f16),
-            Numbers::Q8_0(to) => target.scatter(k, &mut to[start..end], put_key_q8_0),
+            Numbers::Q8_0(to) => target.scatter(k, &mut to[start..end], |x, position, head: &mut [u8]| {
+                put_key_q8_0(level, x, position, head);
+            }),
         }
         match &mut self.values {
             Numbers::F32(to) => {
                 target.scatter(v, &mut to[at], in_rows(dim, |x, to: &mut [f32]| to.copy_from_slice(x)))
             }
             Numbers::F16(to) => target.scatter(v, &mut to[at], in_rows(dim, float::narrow_f16)),
-            Numbers::Q8_0(to) => target.scatter(v, &mut to[start..end], in_rows(row, encode_q8_0)),
+            Numbers::Q8_0(to) => target.scatter(
+                v,
+                &mut to[start..end],
+                in_rows(row, move |x, to: &mut [u8]| encode_q8_0(level, x, to)),
+            ),
         }
     }
 }

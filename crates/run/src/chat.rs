@@ -8,6 +8,18 @@ use quern_model::chat::{ChatTemplate, Message};
 
 use crate::{GenerateOptions, GenerateReport, Generator, Listener, Model, Result, Stop};
 
+/// What the user should know of what the template made of the messages.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum ChatNote {
+    /// The template has no place for a system prompt: it went in front of the first message.
+    SystemMoved,
+    /// The template leaves out what messages of this role say: the model does not read it.
+    LeftOut {
+        /// `system`, `user` or `assistant`.
+        role: String,
+    },
+}
+
 /// A conversation in progress.
 #[derive(Debug)]
 pub struct Chat<'m> {
@@ -18,6 +30,9 @@ pub struct Chat<'m> {
     system: Option<String>,
     messages: Vec<Message>,
     system_moved: bool,
+    notes: Vec<ChatNote>,
+    /// How many of the notes were taken.
+    taken: usize,
 }
 
 impl<'m> Chat<'m> {
@@ -29,8 +44,17 @@ impl<'m> Chat<'m> {
         options.own_text = true;
         // An end of message that is plain text to this model ends the answer all the same.
         options.stop_texts.extend(template.foreign_end(model.tokenizer()?).map(str::to_owned));
-        let (system, system_moved) = (None, false);
-        Ok(Self { model, template, options, generator: None, system, messages: Vec::new(), system_moved })
+        Ok(Self {
+            model,
+            template,
+            options,
+            generator: None,
+            system: None,
+            messages: Vec::new(),
+            system_moved: false,
+            notes: Vec::new(),
+            taken: 0,
+        })
     }
 
     /// The template.
@@ -46,6 +70,12 @@ impl<'m> Chat<'m> {
     /// Whether the system prompt was put in front of the first message, because the template does not take one.
     pub fn system_moved(&self) -> bool {
         self.system_moved
+    }
+
+    /// What became known since the last call. Each note comes once.
+    pub fn take_notes(&mut self) -> &[ChatNote] {
+        let taken = std::mem::replace(&mut self.taken, self.notes.len());
+        &self.notes[taken..]
     }
 
     /// The messages so far, the system prompt first.
@@ -82,6 +112,13 @@ impl<'m> Chat<'m> {
         let tokenizer = self.model.tokenizer()?;
         let prompt = self.template.prompt(tokenizer, self.system.as_deref(), &self.messages)?;
         self.system_moved = prompt.system_moved;
+        let moved = prompt.system_moved.then_some(ChatNote::SystemMoved);
+        let left_out = prompt.left_out.into_iter().map(|message| ChatNote::LeftOut { role: message.role });
+        for note in moved.into_iter().chain(left_out) {
+            if !self.notes.contains(&note) {
+                self.notes.push(note);
+            }
+        }
         let generator = match &mut self.generator {
             Some(generator) => generator,
             none => {

@@ -3,6 +3,13 @@
 /// Result of everything in this crate.
 pub type Result<T, E = Error> = std::result::Result<T, E>;
 
+/// Not as a source: the text has its words already.
+impl From<quern_compute::Error> for Error {
+    fn from(error: quern_compute::Error) -> Self {
+        Self::Compute(error)
+    }
+}
+
 /// A failure, with what it was about.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
@@ -16,7 +23,7 @@ pub enum Error {
     Chat(#[from] quern_model::ChatError),
     /// Shapes that do not fit each other inside the forward pass: a fault of quern, not of the file.
     #[error("in the forward pass: {0}")]
-    Compute(#[from] quern_compute::Error),
+    Compute(quern_compute::Error),
     /// An observer of the forward pass stopped it.
     #[error(transparent)]
     Observer(crate::ObserverError),

@@ -37,7 +37,7 @@ mod weights;
 
 pub use bandwidth::read_bandwidth;
 pub use bench::{BenchOptions, BenchReport, BenchTest, Speed, bench};
-pub use chat::Chat;
+pub use chat::{Chat, ChatNote};
 pub use error::{Error, Result};
 pub use generate::{
     GenerateOptions, GenerateReport, Generator, Listener, Logprob, Stop, TokenLogprobs, generate,

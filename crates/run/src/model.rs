@@ -4,7 +4,7 @@ use std::path::Path;
 use std::sync::{Arc, OnceLock};
 
 use quern_compute::Pool;
-use quern_model::{Config, Tokenizer, View};
+use quern_model::{Config, RopeScaling, Tokenizer, View};
 use quern_tensor_io::{Checkpoint, Error as FileError};
 
 use crate::load::LoadIn;
@@ -82,9 +82,9 @@ impl Model {
     /// Opens `path` (file or directory) and loads it.
     ///
     /// # Errors
-    /// As [`Checkpoint::open`] and [`Model::load`].
+    /// As [`quern_model::identify::open`] and [`Model::load`].
     pub fn open(path: &Path, options: LoadOptions<'_>) -> Result<Self> {
-        Self::load(Arc::new(Checkpoint::open(path)?), options)
+        Self::load(Arc::new(quern_model::identify::open(path)?), options)
     }
 
     /// The checkpoint.
@@ -187,8 +187,16 @@ impl Model {
     pub(crate) fn check_context(&self, context: usize) -> Result<()> {
         let trained = self.config.context_length;
         if context == 0 || context > trained {
+            let dynamic = match self.config.rope.scaling {
+                RopeScaling::Dynamic { .. } => "; dynamic rope scaling beyond it is not supported",
+                RopeScaling::None
+                | RopeScaling::Linear { .. }
+                | RopeScaling::Llama3 { .. }
+                | RopeScaling::Yarn { .. }
+                | RopeScaling::Long { .. } => "",
+            };
             return Err(Error::Option(format!(
-                "context is {context}, it must be from 1 to {trained}, what the model was trained for"
+                "context is {context}, it must be from 1 to {trained}, what the model was trained for{dynamic}"
             )));
         }
         Ok(())

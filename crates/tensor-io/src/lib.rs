@@ -51,6 +51,7 @@ mod error;
 pub mod gguf;
 mod header;
 mod index;
+pub mod layout;
 mod map;
 mod metadata;
 pub mod output;

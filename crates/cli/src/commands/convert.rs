@@ -6,7 +6,6 @@ use std::time::Instant;
 
 use clap::{CommandFactory, error::ErrorKind};
 use quern_convert::{Edit, Fidelity, Options, Plan, PlanRow, Target, Verification};
-use quern_tensor_io::Checkpoint;
 use quern_tensor_io::gguf::Split;
 use serde_json::{Value, json};
 
@@ -20,7 +19,7 @@ const LISTED: usize = 20;
 /// Plans, and unless it is a dry run, does it and reads the output again.
 pub fn run(args: &args::Convert) -> Outcome {
     refuse_strangers(args);
-    let checkpoint = Checkpoint::open(&model::path(&args.model)?)?;
+    let checkpoint = model::open(&args.model)?;
     let plan = quern_convert::plan(&checkpoint, options(args))?;
     for note in plan.notes() {
         eprintln!("note: {note}");

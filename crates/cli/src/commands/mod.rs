@@ -9,7 +9,6 @@ use anyhow::Context;
 use quern_quantize::calibration::{self, Source};
 use quern_quantize::load_in::{LoadScheme, Loader};
 use quern_run::{GenerateOptions, GenerateReport, LoadIn, LoadOptions, Model, SessionOptions};
-use quern_tensor_io::Checkpoint;
 use serde::Serialize;
 
 use crate::{format, model};
@@ -39,7 +38,7 @@ fn load_within(
     scheme: Option<LoadScheme>,
     max_memory: Option<u64>,
 ) -> anyhow::Result<Model> {
-    let checkpoint = Arc::new(Checkpoint::open(&model::path(path)?)?);
+    let checkpoint = Arc::new(model::open(path)?);
     let loader = scheme.map(|scheme| Loader::new(&checkpoint, scheme)).transpose()?;
     let load_in = loader.as_ref().map(|l| l as &dyn LoadIn);
     let model = Model::load(checkpoint, LoadOptions { threads, load_in, max_memory })?;

@@ -6,19 +6,20 @@ use crate::architecture::{
     Activation, Architecture, Block, Field, GgufKey, HfKey, Norm, Silence, TensorTemplate,
 };
 
+// Outside of `rope_parameters`, transformers reads the base and the part of each head by these names alone.
 static KEYS: [HfKey; 16] = [
-    key(Field::Vocab, &["vocab_size"], Silence::Required),
-    key(Field::Hidden, &["hidden_size"], Silence::Required),
-    key(Field::Layers, &["num_hidden_layers"], Silence::Required),
-    key(Field::Heads, &["num_attention_heads"], Silence::Required),
+    number(Field::Vocab, &["vocab_size"], 50432.0),
+    number(Field::Hidden, &["hidden_size"], 6144.0),
+    number(Field::Layers, &["num_hidden_layers"], 44.0),
+    number(Field::Heads, &["num_attention_heads"], 64.0),
     key(Field::KvHeads, &[], Silence::Times(1, Field::Heads)),
     key(Field::HeadDim, &[], Silence::Nothing),
-    key(Field::Ffn, &["intermediate_size"], Silence::Required),
-    key(Field::Context, &["max_position_embeddings"], Silence::Required),
-    key(Field::NormEpsilon, &["layer_norm_eps"], Silence::Number(1e-5)),
+    number(Field::Ffn, &["intermediate_size"], 24576.0),
+    number(Field::Context, &["max_position_embeddings"], 2048.0),
+    number(Field::NormEpsilon, &["layer_norm_eps"], 1e-5),
     key(Field::Activation, &["hidden_act"], Silence::Word("gelu")),
-    key(Field::RopeTheta, &["rotary_emb_base", "rope_theta"], Silence::Number(10_000.0)),
-    key(Field::PartialRotary, &["rotary_pct", "partial_rotary_factor"], Silence::Number(0.25)),
+    number(Field::RopeTheta, &["rotary_emb_base"], 10_000.0),
+    number(Field::PartialRotary, &["rotary_pct"], 0.25),
     key(Field::QkvBias, &["attention_bias"], Silence::Flag(true)),
     key(Field::OutputBias, &["attention_bias"], Silence::Flag(true)),
     always(Field::MlpBias, true),
@@ -36,6 +37,7 @@ pub static GPT_NEOX: Architecture = Architecture {
     activations: &[Activation::Gelu, Activation::GeluTanh],
     gated: false,
     hf_keys: &KEYS,
+    hf_limits: &[NO_HEAD_DIM],
     gguf_keys: &[
         GgufKey::ContextLength,
         GgufKey::EmbeddingLength,
@@ -46,6 +48,7 @@ pub static GPT_NEOX: Architecture = Architecture {
         GgufKey::UseParallelResidual,
         GgufKey::LayerNormEpsilon,
         GgufKey::RopeFreqBaseUnlessUsual,
+        GgufKey::RopeScaling,
     ],
     tensors: TENSORS,
     ..USUAL

@@ -8,15 +8,15 @@ use crate::architecture::{
 };
 
 static KEYS: [HfKey; 16] = [
-    key(Field::Vocab, &["vocab_size"], Silence::Required),
-    key(Field::Hidden, &["hidden_size"], Silence::Required),
+    number(Field::Vocab, &["vocab_size"], 50272.0),
+    number(Field::Hidden, &["hidden_size"], 768.0),
     key(Field::Embedding, &["word_embed_proj_dim"], Silence::Times(1, Field::Hidden)),
-    key(Field::Layers, &["num_hidden_layers"], Silence::Required),
-    key(Field::Heads, &["num_attention_heads"], Silence::Required),
+    number(Field::Layers, &["num_hidden_layers"], 12.0),
+    number(Field::Heads, &["num_attention_heads"], 12.0),
     key(Field::KvHeads, &[], Silence::Times(1, Field::Heads)),
     key(Field::HeadDim, &[], Silence::Nothing),
-    key(Field::Ffn, &["ffn_dim"], Silence::Required),
-    key(Field::Context, &["max_position_embeddings"], Silence::Required),
+    number(Field::Ffn, &["ffn_dim"], 3072.0),
+    number(Field::Context, &["max_position_embeddings"], 2048.0),
     key(Field::NormEpsilon, &[], Silence::Number(1e-5)),
     key(Field::Activation, &["activation_function"], Silence::Word("relu")),
     key(Field::QkvBias, &["enable_bias"], Silence::Flag(true)),
@@ -41,6 +41,7 @@ pub static OPT: Architecture = Architecture {
     gated: false,
     tied_by_default: true,
     hf_keys: &KEYS,
+    hf_limits: &[only("layer_norm_elementwise_affine", true)],
     gguf_keys: &[
         GgufKey::BlockCount,
         GgufKey::ContextLength,

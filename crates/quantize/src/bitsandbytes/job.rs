@@ -175,7 +175,7 @@ impl<'a> Encoder<'a> {
             pool,
             progress,
             sender,
-            level: Level::detect(),
+            level: options.level,
             code: Code::new(options.scheme),
             nested_map,
             nested: Quantizer::new(&nested_map),

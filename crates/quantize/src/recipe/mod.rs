@@ -72,7 +72,9 @@ pub enum RecipeError {
         layers: usize,
     },
     /// The metadata lacks what the mixes need.
-    #[error("metadata key {key:?} is missing or not a whole number; the mix rules need it (--pure does not)")]
+    #[error(
+        "the metadata key {key:?} is missing or not a whole number, so this is not a whole model; give the file of the model"
+    )]
     NoFact {
         /// The key.
         key: String,

@@ -10,6 +10,7 @@
 
 use ndarray::{ArrayView2, ArrayViewMut2};
 use quern_compute::ops;
+use quern_compute::simd::Level;
 use quern_model::Experts as Mixture;
 
 use crate::matrix::{rows_of, rows_of_mut};
@@ -30,11 +31,11 @@ struct Choice {
 
 /// For every expert the tokens that chose it, in order, from the router's outputs `[tokens][experts]`, which
 /// are overwritten.
-fn choose(mixture: &Mixture, logits: &mut [f32]) -> Vec<Vec<Choice>> {
+fn choose(level: Level, mixture: &Mixture, logits: &mut [f32]) -> Vec<Vec<Choice>> {
     let mut chosen: Vec<Vec<Choice>> = vec![Vec::new(); mixture.count];
     let mut order: Vec<usize> = Vec::with_capacity(mixture.count);
     for (token, row) in logits.chunks_exact_mut(mixture.count).enumerate() {
-        ops::softmax(row);
+        ops::softmax(level, row);
         order.clear();
         order.extend(0..mixture.count);
         // Of equal ones the first; a router that gives NaN chooses anything, the logits will show it.
@@ -107,7 +108,8 @@ pub(crate) fn run(
     out.fill(0.0);
     let act = activation(config);
     let (mut input, mut gate, mut up, mut made) = (Vec::new(), Vec::new(), Vec::new(), Vec::new());
-    for (expert, choices) in experts.experts.iter().zip(choose(&mixture, &mut logits)) {
+    let chosen = choose(model.pool.level(), &mixture, &mut logits);
+    for (expert, choices) in experts.experts.iter().zip(chosen) {
         let (narrow, wide) = (choices.len() * hidden, choices.len() * width);
         let (input, made) = (front(&mut input, narrow), front(&mut made, narrow));
         let (gate, up) = (front(&mut gate, wide), front(&mut up, wide));
@@ -145,7 +147,7 @@ mod tests {
     fn the_largest_are_chosen_and_weighted() {
         let mut logits = [0.0, 2f32.ln(), 4f32.ln(), 0.0, 1.0, 1.0, 1.0, 1.0];
         let mixture = Mixture { count: 4, used: 2, ffn_size: 8, normalized: true };
-        let chosen = choose(&mixture, &mut logits.clone());
+        let chosen = choose(Level::best(), &mixture, &mut logits.clone());
         let near = |choice: &Choice, token: usize, share: f32| {
             choice.token == token && (choice.share - share).abs() < 1e-6
         };
@@ -153,7 +155,7 @@ mod tests {
         // Equal ones: the first two.
         assert!(near(&chosen[0][0], 1, 0.5) && near(&chosen[1][1], 1, 0.5));
         assert_eq!(chosen.iter().map(Vec::len).collect::<Vec<_>>(), [1, 2, 1, 0]);
-        let chosen = choose(&Mixture { normalized: false, ..mixture }, &mut logits);
+        let chosen = choose(Level::best(), &Mixture { normalized: false, ..mixture }, &mut logits);
         assert!(near(&chosen[2][0], 0, 4.0 / 8.0) && near(&chosen[1][0], 0, 2.0 / 8.0));
     }
 

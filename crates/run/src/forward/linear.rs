@@ -64,7 +64,7 @@ pub(crate) fn apply<const N: usize>(
     }
     for (output, l) in outputs.into_iter().zip(linears) {
         if let Some(bias) = &l.bias {
-            ops::add_bias(output, bias);
+            ops::add_bias(model.pool.level(), output, bias);
         }
     }
     Ok(())

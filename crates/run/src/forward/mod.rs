@@ -164,7 +164,9 @@ impl Pass<'_> {
         }
         linear(model, linears, &mut self.observer, [&model.weights.output], input, [&mut *logits])?;
         if let Some(cap) = model.config.final_softcap {
-            rows::each(model, logits, model.config.vocab_size, |row| ops::softcap(row, cap));
+            rows::each(model, logits, model.config.vocab_size, |row| {
+                ops::softcap(model.pool.level(), row, cap)
+            });
         }
         placement.leave(blocks.len());
         Ok(())
@@ -240,7 +242,7 @@ pub(crate) fn embed(
         let mut row = vec![0.0; config.hidden_size];
         for (at, x) in out.chunks_exact_mut(config.hidden_size).enumerate() {
             get_row(&table, first + at + offset, &mut row)?;
-            ops::add(x, &row);
+            ops::add(model.pool.level(), x, &row);
         }
     }
     Ok(())
@@ -249,9 +251,9 @@ pub(crate) fn embed(
 /// The network's function, as the kernels name it.
 pub(crate) fn activation(config: &Config) -> ops::Activation {
     match config.activation {
+        Activation::Silu => ops::Activation::Silu,
         Activation::Gelu => ops::Activation::Gelu,
         Activation::GeluTanh => ops::Activation::GeluTanh,
         Activation::Relu => ops::Activation::Relu,
-        _ => ops::Activation::Silu,
     }
 }

@@ -11,6 +11,7 @@ use quern_run::Model;
 use serde_json::json;
 
 use super::super::{Outcome, calibration_text, load, print, print_json};
+use super::readers;
 use super::source::Source;
 use crate::progress::{Bar, Unit};
 use crate::{args, format};
@@ -25,6 +26,9 @@ pub fn run(args: &args::Quantize) -> Outcome {
     let model = load(source.path(), args.threads.count())?;
     let options = options(args, &model)?;
     let plan = job::plan(&model, &options)?;
+    for note in &plan.readers {
+        eprintln!("warning: {}", readers::sentence(note));
+    }
     let Some(output) = args.output.as_deref().filter(|_| !args.dry_run) else {
         return show(&plan, args);
     };
@@ -101,7 +105,13 @@ fn show(plan: &Plan, args: &args::Quantize) -> Outcome {
             .iter()
             .map(|m| json!({"name": m.name, "rows": m.rows, "columns": m.columns, "to": describe(m)}))
             .collect();
-        print_json(&json!({"scheme": "gptq", "memory_bytes": plan.memory_bytes, "modules": modules}))?;
+        let readers: Vec<_> = plan.readers.iter().map(readers::json).collect();
+        print_json(&json!({
+            "scheme": "gptq",
+            "memory_bytes": plan.memory_bytes,
+            "modules": modules,
+            "readers": readers,
+        }))?;
     } else {
         let rows = plan
             .modules

@@ -34,7 +34,7 @@ impl Source {
     /// The model of the arguments, written out first if need be.
     pub fn prepare(args: &args::Quantize) -> anyhow::Result<Self> {
         let path = model::path(&args.model)?;
-        let checkpoint = Checkpoint::open(&path)?;
+        let checkpoint = quern_model::identify::open(&path)?;
         let quantized = is_quantized(&checkpoint)?;
         if quantized && !args.allow_requantize {
             bail!(

@@ -19,12 +19,12 @@ pub enum Error {
     #[error(transparent)]
     Rules(#[from] RuleError),
     /// One module cannot be quantized.
-    #[error("module {module:?}: {source}")]
+    #[error("module {module:?}: {why}")]
     Module {
         /// Its name.
         module: String,
         /// Why.
-        source: SolveError,
+        why: SolveError,
     },
     /// The importance matrix could not be written.
     #[error("the importance matrix: {0}")]

@@ -14,6 +14,7 @@ mod assemble;
 mod config;
 mod error;
 mod plan;
+mod readers;
 mod report;
 mod rules;
 mod run;
@@ -26,6 +27,7 @@ use crate::calibration::Samples;
 
 pub use error::Error;
 pub use plan::{Plan, PlanModule, plan};
+pub use readers::{Reader, ReaderNote, Reason, Remedy};
 pub use report::{ModuleReport, Report};
 pub use rules::{RuleError, Rules, Verdict};
 pub use run::{check_output, run};

@@ -5,6 +5,7 @@ use quern_model::contents::already_quantized;
 use quern_run::Model;
 use quern_tensor_io::{Container, Error as FileError};
 
+use super::readers::{ReaderNote, reader_notes};
 use super::rules::Verdict;
 use super::{Error, Options};
 use crate::gptq::{Settings, check_shape};
@@ -38,6 +39,8 @@ pub struct Plan {
     /// About how much memory the job takes beside the mapped model: activations, Hessian, factor and weights of
     /// the largest group.
     pub memory_bytes: u64,
+    /// Readers that refuse the result, or read something else from it.
+    pub readers: Vec<ReaderNote>,
 }
 
 /// Plans a job.
@@ -64,7 +67,7 @@ pub fn plan(model: &Model, options: &Options) -> Result<Plan, Error> {
                 Verdict::Skip => None,
                 Verdict::Quantize(settings) => {
                     check_shape(rows, columns, &settings)
-                        .map_err(|source| Error::Module { module: name.clone(), source })?;
+                        .map_err(|why| Error::Module { module: name.clone(), why })?;
                     Some(settings)
                 }
             };
@@ -77,7 +80,8 @@ pub fn plan(model: &Model, options: &Options) -> Result<Plan, Error> {
         return Err(Error::Nothing);
     }
     let memory_bytes = memory(model, options, &modules);
-    Ok(Plan { modules, layers: config.layers, memory_bytes })
+    let readers = reader_notes(&modules, &options.settings, options.rules.as_json().is_some());
+    Ok(Plan { modules, layers: config.layers, memory_bytes, readers })
 }
 
 impl Plan {

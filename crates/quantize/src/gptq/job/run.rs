@@ -134,16 +134,6 @@ fn warnings(options: &Options, modules: &[ModuleReport]) -> Vec<String> {
             samples.wanted
         ));
     }
-    let ragged = modules.iter().filter(|m| m.group_size.is_some_and(|g| !m.columns.is_multiple_of(g)));
-    if let Some(m) = ragged.min_by_key(|m| m.layer) {
-        out.push(format!(
-            "{}: {} columns are not whole groups of {}; vLLM refuses such layers, and ExLlamaV2 wants groups of a \
-             power of two",
-            m.module,
-            m.columns,
-            m.group_size.unwrap_or(m.columns)
-        ));
-    }
     for m in modules {
         if let Some(why) = &m.fallback {
             out.push(format!("{}: rounded to nearest, {why}", m.module));
@@ -218,7 +208,7 @@ impl Quantize<'_> {
                     round_to_nearest(self.pool, &weights, rows, columns, importance, settings)
                 }
             };
-            let solution = solution.map_err(|source| Error::Module { module: module.clone(), source })?;
+            let solution = solution.map_err(|why| Error::Module { module: module.clone(), why })?;
             self.record.modules.push(ModuleReport {
                 layer: self.layer,
                 module: module.clone(),
