@@ -6,7 +6,7 @@ mod common;
 use std::fs;
 
 use common::{edit, fixture};
-use quern_model::{Config, RopeScaling, View};
+use quern_model::{Config, Packed, RopeScaling, View};
 use quern_tensor_io::gguf::Writer;
 use quern_tensor_io::{Array, Checkpoint, Metadata, Value};
 use serde_json::json;
@@ -120,7 +120,7 @@ fn converted(name: &str, changes: serde_json::Value) -> Result<(Metadata, Vec<St
     fs::remove_file(dir.path().join("logits.safetensors")).unwrap();
     edit(&dir.path().join("config.json"), changes);
     let checkpoint = Checkpoint::open(dir.path()).unwrap();
-    let view = View::gguf(&checkpoint).map_err(|e| e.to_string())?;
+    let view = View::gguf(&checkpoint, Packed::Refused).map_err(|e| e.to_string())?;
     Ok((view.metadata().clone(), view.notes().to_vec()))
 }
 

@@ -89,6 +89,7 @@ fn check(checkpoint: &Checkpoint) -> Report {
         Some(found) => Report {
             tensors_checked: 0,
             values_checked: 0,
+            notes: Vec::new(),
             findings: vec![Finding { tensor: None, problem: found.error().to_string() }],
         },
     }
