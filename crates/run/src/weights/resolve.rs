@@ -34,7 +34,7 @@ impl Weights {
         };
         let positions = match config.architecture.position {
             Position::Learned { .. } => Some(lookup.matrix(R::PositionEmbedding, None, None)?.0),
-            _ => None,
+            Position::Rotary => None,
         };
         let projection = |role| match config.embedding_size == config.hidden_size {
             true => Ok(None),

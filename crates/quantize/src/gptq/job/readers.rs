@@ -11,10 +11,15 @@
 //!
 //! quern itself reads whatever it writes.
 
+mod remedy;
+
 use std::collections::BTreeMap;
 
 use super::plan::PlanModule;
 use crate::gptq::{Order, Settings};
+
+pub use remedy::Remedy;
+use remedy::remedy;
 
 /// A program that reads GPTQ checkpoints.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -102,25 +107,6 @@ pub enum Reason {
     Rules,
     /// Modules that it joins into one (query, key and value; gate and up) have different settings.
     Fused,
-}
-
-/// What would make it fit.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Remedy {
-    /// One of these bits per weight.
-    Bits(&'static [u32]),
-    /// One of these group sizes, which fit all modules of the reason.
-    GroupSizes(Vec<Option<usize>>),
-    /// One zero point for all (`sym`).
-    Symmetric,
-    /// A rule that leaves the modules as they are.
-    LeaveOut,
-    /// No rules for single modules.
-    NoRules,
-    /// The same settings for the modules that are joined.
-    SameSettings,
-    /// No change of the checkpoint: GPT-QModel itself reads it.
-    GptqModel,
 }
 
 /// That readers refuse modules of the plan, or compute something else with them.
@@ -376,25 +362,6 @@ fn merge<T: PartialEq>(all: &mut Vec<T>, new: Vec<T>) {
 fn packing(module: &PlanModule) -> Option<(u32, Option<usize>, bool, bool)> {
     let settings = module.settings.as_ref()?;
     Some((settings.bits, settings.group_size, settings.symmetric, settings.order == Order::Activation))
-}
-
-fn remedy(reader: Reader, reason: &Reason, columns: &[usize]) -> Remedy {
-    match reason {
-        Reason::Bits(_) => Remedy::Bits(reader.bits()),
-        Reason::GroupSizes(_) | Reason::PartialGroups { .. } | Reason::OrderOfPartialGroups => {
-            let divides = |size: usize| columns.iter().all(|c| c.is_multiple_of(size));
-            let sizes = reader.group_sizes().iter().copied();
-            Remedy::GroupSizes(sizes.filter(|size| size.is_none_or(divides)).collect())
-        }
-        Reason::Columns { .. } | Reason::Rows { .. } => match reader {
-            // It reads no rules.
-            Reader::Transformers => Remedy::GptqModel,
-            Reader::GptqModel | Reader::Vllm | Reader::ExLlamaV2 => Remedy::LeaveOut,
-        },
-        Reason::Asymmetric | Reason::ZeroPointZero => Remedy::Symmetric,
-        Reason::Rules => Remedy::NoRules,
-        Reason::Fused => Remedy::SameSettings,
-    }
 }
 
 #[cfg(test)]
