@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use quern_model::{Config, TokenKind, Tokenizer, identify};
+use quern_model::{Config, Contents, TokenKind, Tokenizer, identify};
 use quern_tensor_io::scheme::Packing;
 use quern_tensor_io::{Array, Checkpoint, Container, ElementType, Value};
 use serde::Serialize;
@@ -122,13 +122,22 @@ pub fn summarize(checkpoint: &Checkpoint) -> Summary {
         notes = vec![identity.error().to_string()];
     }
     let unread = packing.is_none();
-    let packing = packing.flatten();
-    notes.extend(packing.iter().flat_map(|p| p.notes().iter().cloned()));
+    notes.extend(packing.iter().flatten().flat_map(|p| p.notes().iter().cloned()));
+    let (packing, held) = match (&config, packing) {
+        (Some(config), Some(packing)) => {
+            let contents = Contents::matched(checkpoint, config.clone(), packing);
+            notes.extend(contents.note());
+            let held = contents.problems().is_empty().then(|| contents.parameters());
+            (contents.into_packing(), held)
+        }
+        (_, packing) => (packing.flatten(), None),
+    };
     let types = type_totals(checkpoint);
-    let parameters = match (&packing, &config) {
-        (Some(packing), _) => quantization::parameters(checkpoint, packing),
-        (None, Some(config)) if unread => logical_parameters(checkpoint, config),
-        _ => types.iter().map(|t| t.parameters).sum::<u64>(),
+    let parameters = match (held, &packing, &config) {
+        (Some(held), _, _) => held,
+        (None, Some(packing), _) => quantization::parameters(checkpoint, packing),
+        (None, None, Some(config)) if unread => logical_parameters(checkpoint, config),
+        (None, None, _) => types.iter().map(|t| t.parameters).sum::<u64>(),
     };
     let quantization = packing.as_ref().map(Quantization::of);
     let bytes = types.iter().map(|t| t.bytes).sum::<u64>();

@@ -1,4 +1,4 @@
-//! Ids of special tokens that do not exist: noted and passed over, in both worlds.
+//! Ids of special tokens that do not exist: noted and passed over, in GGUF and in Hugging Face files.
 
 mod common;
 

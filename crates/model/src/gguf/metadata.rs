@@ -11,7 +11,7 @@ use quern_tensor_io::{Checkpoint, Container, Error, Metadata, Result, Value};
 
 use crate::architecture::{Block, GgufKey, Norm};
 use crate::config::{RopeScaling, unusual_query_scalar, unusual_window_pattern, yarn_mscale};
-use crate::contents::{Contents, HeldTensor};
+use crate::contents::Contents;
 use crate::json::Json;
 use crate::tokenizer::Source;
 use crate::{Config, TensorRole as Role};
@@ -49,12 +49,14 @@ pub fn gguf_metadata(checkpoint: &Checkpoint, config: &Config) -> Result<(Metada
     let mut notes = limits::check(checkpoint.path(), config)?;
     let source = Source::read(directory, Some(config.vocab_size))?;
 
+    // GGUF has rope factors in a tensor.
+    let factors = config.rope.factors.as_ref().map_or(0, Vec::len) as u64;
     let mut out = Metadata::new();
     out.set("general.architecture", config.architecture.name);
     out.set("general.type", "model");
     sampling(directory, &mut out)?;
     out.set("general.name", name::title(directory).as_str());
-    out.set("general.size_label", name::size_label(parameters(&contents)).as_str());
+    out.set("general.size_label", name::size_label(contents.parameters() + factors).as_str());
     card::read(directory, &mut out)?;
     model(config, &mut out);
     notes.extend(tokenizer::write(source, config.architecture.name, &mut out));
@@ -67,13 +69,6 @@ pub(crate) fn sizes(config: &Config) -> Metadata {
     out.set("general.architecture", config.architecture.name);
     model(config, &mut out);
     out
-}
-
-/// Values in the tensors the GGUF file will have.
-fn parameters(contents: &Contents<'_>) -> u64 {
-    let factors = contents.config().rope.factors.as_ref().map_or(0, Vec::len) as u64;
-    let values = |t: &HeldTensor| t.expected.shape.iter().map(|&d| d as u64).product::<u64>();
-    contents.tensors().iter().map(values).sum::<u64>() + factors
 }
 
 /// Sampling parameters the publisher recommends, from `generation_config.json`.

@@ -69,7 +69,7 @@ const EXTENSIONS: [(&str, Identity); 34] = [
     (".rar", Identity::Archive { kind: "rar" }),
 ];
 
-/// Files that lie beside the weights, by name.
+/// Files that stand beside the weights, by name.
 const SETTINGS: [(&str, &str); 21] = [
     ("config.json", "the model's configuration"),
     ("params.json", "the model's configuration in Meta's or Mistral's layout"),

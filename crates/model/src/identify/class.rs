@@ -109,7 +109,7 @@ fn other_head(class: &str) -> Option<String> {
 fn multimodal(root: &Object<'_>, class: &str) -> Option<String> {
     let others: Vec<&str> =
         OTHER_CONFIGS.iter().filter(|(key, _)| root.get(key).is_some()).map(|(_, part)| *part).collect();
-    // The class tells nothing: an encoder and a decoder for text alone (T5) generate conditionally too.
+    // The class alone decides nothing: an encoder and a decoder for text alone (T5) generate conditionally too.
     if !is_multimodal(root) && others.is_empty() {
         return None;
     }

@@ -2,7 +2,7 @@
 //! pointers of Git LFS, web pages, archives, other programs' formats and so on, each with what to do about it.
 //!
 //! ```text
-//! open(path) ── Checkpoint::open ─┬─ failed ──> of_file, of_folder   what lies there instead   (bytes, folder)
+//! open(path) ── Checkpoint::open ─┬─ failed ──> of_file, of_folder   what is there instead     (bytes, folder)
 //!                                 └─ opened ──> of_checkpoint        what its names say        (checkpoint)
 //! ```
 //!
@@ -154,7 +154,7 @@ pub fn open(path: &Path) -> Result<Checkpoint> {
     }
 }
 
-/// As [`open`], but opens adapters, projectors and whatever else can be looked into too: [`of_checkpoint`] tells
+/// As [`open`], but opens adapters, projectors and whatever else can be looked into too: [`of_checkpoint`] names
 /// them.
 ///
 /// # Errors

@@ -11,15 +11,14 @@
 //!
 //! quern itself reads whatever it writes.
 
-mod remedy;
+mod kernels;
 
 use std::collections::BTreeMap;
 
+use kernels::{KERNELS, Kernel};
+
 use super::plan::PlanModule;
 use crate::gptq::{Order, Settings};
-
-pub use remedy::Remedy;
-use remedy::remedy;
 
 /// A program that reads GPTQ checkpoints.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -109,6 +108,25 @@ pub enum Reason {
     Fused,
 }
 
+/// What would make it fit.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Remedy {
+    /// One of these bits per weight.
+    Bits(&'static [u32]),
+    /// One of these group sizes, which fit all modules of the reason.
+    GroupSizes(Vec<Option<usize>>),
+    /// One zero point for all (`sym`).
+    Symmetric,
+    /// A rule that leaves the modules as they are.
+    LeaveOut,
+    /// No rules for single modules.
+    NoRules,
+    /// The same settings for the modules that are joined.
+    SameSettings,
+    /// No change of the checkpoint: GPT-QModel itself reads it.
+    GptqModel,
+}
+
 /// That readers refuse modules of the plan, or compute something else with them.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ReaderNote {
@@ -122,65 +140,6 @@ pub struct ReaderNote {
     pub remedy: Remedy,
 }
 
-/// One of GPT-QModel's kernels for CUDA.
-struct Kernel {
-    bits: &'static [u32],
-    group_sizes: &'static [Option<usize>],
-    symmetric_only: bool,
-    whole_groups: bool,
-    columns: usize,
-    rows: usize,
-}
-
-/// In the order in which they are preferred: Marlin, ExLlamaV2, Triton, Torch.
-const KERNELS: [Kernel; 4] = {
-    const FEW: &[Option<usize>] = &[Some(32), Some(64), Some(128), None];
-    const ALL: &[Option<usize>] =
-        &[Some(16), Some(32), Some(64), Some(128), Some(256), Some(512), Some(1024), None];
-    [
-        Kernel {
-            bits: &[4, 8],
-            group_sizes: FEW,
-            symmetric_only: true,
-            whole_groups: true,
-            columns: 1,
-            rows: 64,
-        },
-        Kernel {
-            bits: &[4],
-            group_sizes: FEW,
-            symmetric_only: false,
-            whole_groups: true,
-            columns: 32,
-            rows: 32,
-        },
-        Kernel {
-            bits: &[2, 4, 8],
-            group_sizes: ALL,
-            symmetric_only: false,
-            whole_groups: false,
-            columns: 32,
-            rows: 32,
-        },
-        Kernel {
-            bits: &[2, 3, 4, 8],
-            group_sizes: ALL,
-            symmetric_only: false,
-            whole_groups: false,
-            columns: 1,
-            rows: 1,
-        },
-    ]
-};
-
-impl Kernel {
-    fn takes(&self, settings: &Settings) -> bool {
-        self.bits.contains(&settings.bits)
-            && self.group_sizes.contains(&settings.group_size)
-            && (settings.symmetric || !self.symmetric_only)
-    }
-}
-
 /// What readers say to the modules of a plan. `default` is what modules get that no rule is for; `rules` says whether
 /// there are any.
 pub fn reader_notes(modules: &[PlanModule], default: &Settings, rules: bool) -> Vec<ReaderNote> {
@@ -190,9 +149,7 @@ pub fn reader_notes(modules: &[PlanModule], default: &Settings, rules: bool) -> 
         if reader == Reader::Transformers && rules {
             let names = modules.iter().filter(|m| m.settings.as_ref() != Some(default));
             let names: Vec<_> = names.map(|m| m.name.clone()).collect();
-            if !names.is_empty() {
-                found.notes.push((Reason::Rules, names, Vec::new()));
-            }
+            found.notes.extend((!names.is_empty()).then_some((Reason::Rules, names, Vec::new())));
         }
         for module in modules {
             if let Some(settings) = &module.settings {
@@ -202,8 +159,8 @@ pub fn reader_notes(modules: &[PlanModule], default: &Settings, rules: bool) -> 
         if reader == Reader::Vllm {
             found.fused(modules);
         }
-        for (reason, names, columns) in found.notes {
-            let remedy = remedy(reader, &reason, &columns);
+        for (reason, names, shapes) in found.notes {
+            let remedy = remedy(reader, &reason, &shapes, default);
             // Readers with one and the same note share it.
             let same = |n: &&mut ReaderNote| n.reason == reason && n.modules == names && n.remedy == remedy;
             match notes.iter_mut().find(same) {
@@ -215,10 +172,13 @@ pub fn reader_notes(modules: &[PlanModule], default: &Settings, rules: bool) -> 
     notes
 }
 
-/// The notes of one reader: reason, names of modules, and their numbers of columns.
+/// Rows and columns.
+type Shape = (usize, usize);
+
+/// The notes of one reader: reason, names of modules, and their shapes.
 struct Found {
     reader: Reader,
-    notes: Vec<(Reason, Vec<String>, Vec<usize>)>,
+    notes: Vec<(Reason, Vec<String>, Vec<Shape>)>,
 }
 
 impl Found {
@@ -293,7 +253,7 @@ impl Found {
     /// Adds a module to the note of its reason.
     fn add(&mut self, module: &PlanModule, reason: Reason) {
         let found = self.notes.iter_mut().find(|(known, ..)| joins(known, &reason));
-        let (known, names, columns) = match found {
+        let (known, names, shapes) = match found {
             Some(note) => note,
             None => {
                 self.notes.push((reason.clone(), Vec::new(), Vec::new()));
@@ -303,7 +263,7 @@ impl Found {
         };
         known.take_in(reason);
         names.push(module.name.clone());
-        merge(columns, vec![module.columns]);
+        merge(shapes, vec![(module.rows, module.columns)]);
     }
 }
 
@@ -362,6 +322,34 @@ fn merge<T: PartialEq>(all: &mut Vec<T>, new: Vec<T>) {
 fn packing(module: &PlanModule) -> Option<(u32, Option<usize>, bool, bool)> {
     let settings = module.settings.as_ref()?;
     Some((settings.bits, settings.group_size, settings.symmetric, settings.order == Order::Activation))
+}
+
+fn remedy(reader: Reader, reason: &Reason, shapes: &[Shape], default: &Settings) -> Remedy {
+    match reason {
+        Reason::Bits(_) => Remedy::Bits(reader.bits()),
+        Reason::GroupSizes(_) | Reason::PartialGroups { .. } | Reason::OrderOfPartialGroups => {
+            let fits = |group_size: &Option<usize>| {
+                let settings = Settings { group_size: *group_size, ..default.clone() };
+                let kernel = KERNELS.iter().find(|kernel| kernel.takes(&settings));
+                shapes.iter().all(|&(rows, columns)| {
+                    let shape = |k: &Kernel| columns.is_multiple_of(k.columns) && rows.is_multiple_of(k.rows);
+                    group_size.is_none_or(|size| columns.is_multiple_of(size))
+                        && (reader != Reader::Transformers || kernel.is_some_and(shape))
+                })
+            };
+            let sizes: Vec<_> = reader.group_sizes().iter().copied().filter(fits).collect();
+            // Only transformers may be left without any.
+            if sizes.is_empty() { Remedy::GptqModel } else { Remedy::GroupSizes(sizes) }
+        }
+        Reason::Columns { .. } | Reason::Rows { .. } => match reader {
+            // It reads no rules.
+            Reader::Transformers => Remedy::GptqModel,
+            Reader::GptqModel | Reader::Vllm | Reader::ExLlamaV2 => Remedy::LeaveOut,
+        },
+        Reason::Asymmetric | Reason::ZeroPointZero => Remedy::Symmetric,
+        Reason::Rules => Remedy::NoRules,
+        Reason::Fused => Remedy::SameSettings,
+    }
 }
 
 #[cfg(test)]
