@@ -294,6 +294,9 @@ impl Model {
 struct Calibrated<'c>(&'c mut dyn Calibrator);
 
 impl BeforeGroup for Calibrated<'_> {
+    /// Their weights are replaced all the same.
+    const UNCHOSEN: bool = true;
+
     fn before<const N: usize>(
         &mut self,
         model: &Model,

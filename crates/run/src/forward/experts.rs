@@ -67,8 +67,11 @@ fn scatter(rows: ArrayView2<'_, f32>, choices: &[Choice], mut out: ArrayViewMut2
 /// What happens before a group of an expert's layers runs: an ordinary pass calls its observer, calibration also
 /// replaces the weights.
 pub(crate) trait BeforeGroup {
-    /// Called with the input of the group, which is empty if no token chose the expert. Returns the layers to
-    /// compute with in place of the model's, if there are any.
+    /// Whether it is called for experts that no token chose, too; their input is empty.
+    const UNCHOSEN: bool;
+
+    /// Called with the input of the group. Returns the layers to compute with in place of the model's, if there are
+    /// any.
     fn before<const N: usize>(
         &mut self,
         model: &Model,
@@ -78,13 +81,15 @@ pub(crate) trait BeforeGroup {
 }
 
 impl BeforeGroup for Option<&mut dyn Observer> {
+    const UNCHOSEN: bool = false;
+
     fn before<const N: usize>(
         &mut self,
         model: &Model,
         linears: [&Linear; N],
         input: &[f32],
     ) -> Result<Option<[Linear; N]>> {
-        if let Some(observer) = self.as_deref_mut().filter(|_| !input.is_empty()) {
+        if let Some(observer) = self.as_deref_mut() {
             observe(model, observer, &linears, input)?;
         }
         Ok(None)
@@ -92,10 +97,10 @@ impl BeforeGroup for Option<&mut dyn Observer> {
 }
 
 /// `out = experts(x)`, both `[tokens][hidden]`.
-pub(crate) fn run(
+pub(crate) fn run<H: BeforeGroup>(
     model: &Model,
     linears: &mut LinearScratch,
-    hook: &mut impl BeforeGroup,
+    hook: &mut H,
     experts: &Experts,
     x: &[f32],
     out: &mut [f32],
@@ -110,6 +115,9 @@ pub(crate) fn run(
     let (mut input, mut gate, mut up, mut made) = (Vec::new(), Vec::new(), Vec::new(), Vec::new());
     let chosen = choose(model.pool.level(), &mixture, &mut logits);
     for (expert, choices) in experts.experts.iter().zip(chosen) {
+        if choices.is_empty() && !H::UNCHOSEN {
+            continue;
+        }
         let (narrow, wide) = (choices.len() * hidden, choices.len() * width);
         let (input, made) = (front(&mut input, narrow), front(&mut made, narrow));
         let (gate, up) = (front(&mut gate, wide), front(&mut up, wide));
