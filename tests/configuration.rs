@@ -107,7 +107,7 @@ fn attention_that_is_not_scaled_counts_and_gguf_cannot_say_it() {
     let message = failure(&quern(["convert", path(dir.path()), "--to", "gguf", "-o", path(&file)]));
     assert!(message.contains("scale_attn_weights") && !file.exists(), "{message}");
     let text = stdout(&quern(["inspect", path(dir.path())]));
-    assert!(text.contains("attention scale 1\n"), "{text}");
+    assert!(text.contains("attention scale 1\n") && !text.contains("rope"), "{text}");
 }
 
 /// Within the trained context, dynamic scaling changes nothing; beyond it quern does not run, and says why.

@@ -15,6 +15,7 @@ import json
 import logging
 import pathlib
 import sys
+import tempfile
 import warnings
 
 import torch
@@ -46,12 +47,19 @@ def first(config, *names):
             return getattr(config, name)
 
 
+def load(given):
+    """As from_pretrained reads it: it makes a Ministral of a Mistral with layer_types."""
+    with tempfile.TemporaryDirectory() as folder:
+        (pathlib.Path(folder) / "config.json").write_text(json.dumps(given))
+        return AutoConfig.from_pretrained(folder)
+
+
 def sizes(given):
-    config = AutoConfig.for_model(**given)
+    config = load(given)
     kind = config.model_type
     heads, hidden, layers = config.num_attention_heads, config.hidden_size, config.num_hidden_layers
     window = getattr(config, "sliding_window", None)
-    if kind in ("qwen2", "qwen3", "gemma2", "gemma3_text"):
+    if kind in ("ministral", "qwen2", "qwen3", "gemma2", "gemma3_text"):
         limited = [window is not None and t == "sliding_attention" for t in config.layer_types]
     elif kind in ("mistral", "mixtral", "phi3", "starcoder2", "qwen3_moe"):
         limited = [window is not None] * layers
@@ -76,7 +84,7 @@ def sizes(given):
 
 
 def rope(given):
-    config = AutoConfig.for_model(**given)
+    config = load(given)
     module = __import__(f"transformers.models.{config.model_type.replace('_text', '')}", fromlist=["x"])
     code = getattr(module, f"modeling_{config.model_type.replace('_text', '')}")
     embedding = getattr(code, CLASSES[config.model_type] + "RotaryEmbedding")(config)
@@ -101,6 +109,7 @@ SIZES = [{"model_type": kind} for kind in CLASSES] + [
     {"model_type": "llama", "num_key_value_heads": None, "head_dim": None},
     {"model_type": "mistral", "sliding_window": None, "num_key_value_heads": None},
     {"model_type": "mistral", "layer_types": ["full_attention"] * 32},
+    {"model_type": "mistral", "layer_types": ["full_attention", "sliding_attention"] * 16},
     {"model_type": "mixtral", "num_experts": 4, "num_local_experts": 16},
     {"model_type": "qwen2", "num_key_value_heads": None, "use_sliding_window": True, "max_window_layers": 20},
     {"model_type": "qwen3", "use_sliding_window": True},

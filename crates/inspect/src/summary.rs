@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 
+use quern_model::architecture::Position;
 use quern_model::{Config, Contents, TokenKind, Tokenizer, identify};
 use quern_tensor_io::scheme::Packing;
 use quern_tensor_io::{Array, Checkpoint, Container, ElementType, Value};
@@ -205,7 +206,10 @@ fn sizes(c: &Config) -> Sizes {
         heads: Some(c.heads),
         kv_heads: Some(c.kv_heads),
         head_dim: Some(c.head_dim),
-        rope_theta: Some(f64::from(c.rope.theta)),
+        rope_theta: match c.architecture.position {
+            Position::Rotary => Some(f64::from(c.rope.theta)),
+            Position::Learned { .. } => None,
+        },
         vocab_size: Some(c.vocab_size),
         tied_embeddings: Some(c.tied_embeddings),
         quantization: c.quantization.clone(),

@@ -128,6 +128,8 @@ pub enum Block {
 pub enum Sliding {
     /// All, where there is a window.
     All,
+    /// All, unless `config.json` lists the kinds of layer (Mistral).
+    AllUnlessListed,
     /// All but each `n`-th: layer `i` sees everything if `(i + 1) % n == 0`.
     ButEvery(usize),
     /// None, unless `use_sliding_window` is on (Qwen): then those from `max_window_layers` on.

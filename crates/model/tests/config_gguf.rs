@@ -169,6 +169,7 @@ fn what_gguf_cannot_say_is_refused_by_name_or_noted() {
         ),
         ("gpt2", json!({ "scale_attn_by_inverse_layer_idx": true }), "scale_attn_by_inverse_layer_idx"),
         ("gpt2", json!({ "scale_attn_weights": false }), "scale_attn_weights"),
+        ("gpt2", json!({ "activation_function": "relu" }), "\"relu\""),
         ("gemma3", json!({ "layer_types": irregular }), "layer_types"),
         (
             "qwen2",

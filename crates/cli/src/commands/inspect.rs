@@ -205,9 +205,6 @@ fn verdict(report: &Report) -> String {
         let tensor = finding.tensor.as_ref().map(|t| format!("{t}: ")).unwrap_or_default();
         text += &format!("problem         {tensor}{}\n", finding.problem);
     }
-    for note in &report.notes {
-        text += &format!("note            {note}\n");
-    }
     let verdict = match report.findings.len() {
         0 => "sound".to_owned(),
         1 => "1 problem".to_owned(),

@@ -34,7 +34,7 @@ pub static FALCON: Architecture = Architecture {
     hf_prefix: "transformer.",
     norm: Norm::Layer,
     block: Block::Parallel,
-    activations: &[Activation::Gelu],
+    activations: &[Activation::Gelu, Activation::GeluTanh, Activation::Relu, Activation::Silu],
     gated: false,
     tied_by_default: true,
     hf_keys: &KEYS,

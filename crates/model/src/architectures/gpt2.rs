@@ -34,7 +34,7 @@ pub static GPT2: Architecture = Architecture {
     hf_prefix: "transformer.",
     norm: Norm::Layer,
     position: Position::Learned { offset: 0 },
-    activations: &[Activation::GeluTanh],
+    activations: &[Activation::GeluTanh, Activation::Gelu, Activation::Relu, Activation::Silu],
     gated: false,
     tied_by_default: true,
     hf_keys: &KEYS,

@@ -34,7 +34,7 @@ pub static GPT_NEOX: Architecture = Architecture {
     hf_prefix: "gpt_neox.",
     norm: Norm::Layer,
     block: Block::Parallel,
-    activations: &[Activation::Gelu, Activation::GeluTanh],
+    activations: &[Activation::Gelu, Activation::GeluTanh, Activation::Relu, Activation::Silu],
     gated: false,
     hf_keys: &KEYS,
     hf_limits: &[NO_HEAD_DIM],

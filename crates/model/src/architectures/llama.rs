@@ -3,7 +3,7 @@
 
 use super::table::*;
 use crate::architecture::{
-    Alias, AliasLayout, Architecture, Field, GgufKey, HfKey, RopeStyle, Silence, TensorTemplate,
+    Alias, AliasLayout, Architecture, Field, GgufKey, HfKey, RopeStyle, Silence, Sliding, TensorTemplate,
 };
 
 static KEYS: [HfKey; 14] = with_llama_keys([
@@ -77,6 +77,7 @@ const LLAMA_ITSELF: Architecture = Architecture {
 pub static MISTRAL: Architecture = Architecture {
     hf_architectures: &["MistralForCausalLM"],
     hf_model_types: &["mistral"],
+    sliding: Sliding::AllUnlessListed,
     hf_keys: &MISTRAL_KEYS,
     ..LLAMA_ITSELF
 };

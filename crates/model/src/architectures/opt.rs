@@ -37,7 +37,7 @@ pub static OPT: Architecture = Architecture {
     hf_model_types: &["opt"],
     norm: Norm::Layer,
     position: Position::Learned { offset: 2 },
-    activations: &[Activation::Relu, Activation::Gelu, Activation::GeluTanh],
+    activations: &[Activation::Relu, Activation::Gelu, Activation::GeluTanh, Activation::Silu],
     gated: false,
     tied_by_default: true,
     hf_keys: &KEYS,

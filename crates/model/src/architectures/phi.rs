@@ -73,7 +73,7 @@ pub static PHI2: Architecture = Architecture {
     hf_model_types: &["phi"],
     norm: Norm::Layer,
     block: Block::Parallel,
-    activations: &[Activation::GeluTanh],
+    activations: &[Activation::GeluTanh, Activation::Gelu, Activation::Relu, Activation::Silu],
     gated: false,
     hf_keys: &PHI_KEYS,
     hf_limits: &[only("qk_layernorm", false)],

@@ -29,7 +29,7 @@ pub static STARCODER2: Architecture = Architecture {
     hf_architectures: &["Starcoder2ForCausalLM"],
     hf_model_types: &["starcoder2"],
     norm: Norm::Layer,
-    activations: &[Activation::GeluTanh],
+    activations: &[Activation::GeluTanh, Activation::Gelu, Activation::Relu, Activation::Silu],
     gated: false,
     tied_by_default: true,
     hf_keys: &KEYS,

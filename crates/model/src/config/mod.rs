@@ -157,7 +157,7 @@ impl Config {
     pub(crate) fn usual_sliding_layers(&self) -> Vec<bool> {
         use crate::architecture::Sliding;
         let limited = |layer: usize| match self.architecture.sliding {
-            Sliding::All => true,
+            Sliding::All | Sliding::AllUnlessListed => true,
             Sliding::ButEvery(n) => !(layer + 1).is_multiple_of(n),
             Sliding::FromLayer => false,
         };

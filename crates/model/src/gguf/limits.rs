@@ -6,7 +6,7 @@ use std::path::Path;
 use quern_tensor_io::{Error, Result};
 
 use crate::Config;
-use crate::architecture::{GgufKey, Presence};
+use crate::architecture::{Activation, GgufKey, Presence};
 use crate::config::{RopeScaling, window_pattern};
 
 /// What a user should know of the file to be made.
@@ -71,13 +71,18 @@ pub(super) fn check(file: &Path, config: &Config) -> Result<Vec<String>> {
     {
         return refused("\"scale_attn_weights\": false".into());
     }
-    if config.activation != architecture.activations[0] {
+    let (usual, own) = (architecture.activations[0], config.activation);
+    let nearly_gelu = |activation| matches!(activation, Activation::Gelu | Activation::GeluTanh);
+    if own != usual && nearly_gelu(own) && nearly_gelu(usual) {
+        // Published files of such models are read so; the two differ by less than a thousandth.
         notes.push(format!(
             "GGUF has no key for the activation; readers of {} files compute {}, the source says {}",
             architecture.name,
-            architecture.activations[0].hf_name(),
-            config.activation.hf_name()
+            usual.hf_name(),
+            own.hf_name()
         ));
+    } else if own != usual {
+        return refused(format!("the activation {:?}", own.hf_name()));
     }
     Ok(notes)
 }

@@ -96,6 +96,7 @@ fn model(config: &Config, out: &mut Metadata) {
     let mut set = |key: &str, value: Value| out.set(format!("{prefix}.{key}"), value);
     let size = |v: usize| Value::U32(v as u32); // all sizes were checked against limits far below 2^32
     let rope = &config.rope;
+    let window = config.sliding_window.filter(|_| config.sliding_layers.contains(&true));
     for &key in config.architecture.gguf_keys {
         match key {
             GgufKey::BlockCount => set("block_count", size(config.layers)),
@@ -179,7 +180,7 @@ fn model(config: &Config, out: &mut Metadata) {
                 }
             }
             GgufKey::SlidingWindow => {
-                if let Some(window) = config.sliding_window {
+                if let Some(window) = window {
                     set("attention.sliding_window", size(window));
                 }
             }
@@ -189,7 +190,7 @@ fn model(config: &Config, out: &mut Metadata) {
                 }
             }
             GgufKey::SlidingWindowOrZero => {
-                set("attention.sliding_window", size(config.sliding_window.unwrap_or(0)));
+                set("attention.sliding_window", size(window.unwrap_or(0)));
             }
             GgufKey::AttentionScale => {
                 if unusual_query_scalar(config).is_some() {

@@ -4,7 +4,7 @@ use std::path::Path;
 
 use quern_tensor_io::{Checkpoint, Container, ElementType, TensorInfo};
 
-use super::{Identified, Identity, brief, bytes, folder, object, quantized};
+use super::{Identified, Identity, brief, bytes, folder, quantized};
 
 /// Marks of adapters in the names of tensors.
 const ADAPTER: [&str; 12] = [
@@ -36,10 +36,10 @@ pub(super) fn identify(checkpoint: &Checkpoint) -> Option<Identified> {
     let this = |identity| Identified::new(checkpoint.path(), identity);
     match checkpoint.container() {
         Container::Gguf => of_gguf(checkpoint).map(this),
-        _ => of_names(checkpoint).map(this).or_else(|| beside(checkpoint)).or_else(|| {
-            let identity = quantized::identify(checkpoint).or_else(|| prefixed(checkpoint));
-            identity.map(this)
-        }),
+        Container::Safetensors | Container::PyTorch => of_names(checkpoint)
+            .map(this)
+            .or_else(|| beside(checkpoint))
+            .or_else(|| quantized::identify(checkpoint).map(this)),
     }
 }
 
@@ -142,18 +142,6 @@ fn beside(checkpoint: &Checkpoint) -> Option<Identified> {
             _ => None,
         }
     })
-}
-
-/// Text models saved with the names of a multimodal one.
-fn prefixed(checkpoint: &Checkpoint) -> Option<Identity> {
-    let config = object(&checkpoint.directory().join("config.json"))?;
-    let multimodal =
-        ["text_config", "llm_config", "language_config"].iter().any(|key| config.contains_key(*key));
-    let prefix = |info: &TensorInfo| {
-        info.name.starts_with("language_model.") || info.name.starts_with("model.language_model.")
-    };
-    let all = !checkpoint.tensors().is_empty() && checkpoint.tensors().iter().all(prefix);
-    (all && !multimodal).then_some(Identity::LanguageModelPrefix)
 }
 
 /// Whether a module's weight is made of words with scales beside, as mlx-lm has it.

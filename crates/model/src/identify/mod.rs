@@ -60,8 +60,6 @@ pub enum Identity {
     },
     /// The original layout of Meta's and Mistral's releases: `consolidated.*`, `params.json`.
     OriginalLayout,
-    /// The language model of a multimodal model, under the names of the whole.
-    LanguageModelPrefix,
     /// A pointer of Git LFS in place of the file.
     LfsPointer {
         /// Bytes of the file it stands for.

@@ -23,7 +23,6 @@ impl Identity {
             Self::Mlx { .. } => "mlx",
             Self::Quantized { .. } => "quantized",
             Self::OriginalLayout => "original-layout",
-            Self::LanguageModelPrefix => "language-model-prefix",
             Self::LfsPointer { .. } => "lfs-pointer",
             Self::WebPage => "web-page",
             Self::ServerAnswer { .. } => "server-answer",
@@ -99,11 +98,6 @@ impl fmt::Display for Identity {
                 "these are weights in the original layout of Meta's and Mistral's releases (consolidated.*, \
                  params.json), which quern does not read; take the same model in Hugging Face's layout (config.json \
                  and model.safetensors) or as GGUF",
-            ),
-            Self::LanguageModelPrefix => f.write_str(
-                "the names of its tensors begin with language_model.: this is the language model of a multimodal \
-                 model, saved under the names of the whole; save the language model alone, so that the names begin \
-                 with model., or take a text-only version or a GGUF file of the model",
             ),
             Self::LfsPointer { bytes } => {
                 let missing = bytes.map(|n| format!(" of {n} bytes")).unwrap_or_default();
