@@ -24,6 +24,7 @@ fixtures:
     python3 tools/make_decode_golden.py
     python3 tools/make_encode_golden.py
     python3 tools/make_tiny_models.py
+    python3 tools/make_config_golden.py fixtures/golden/config.json
     python3 tools/make_chat_golden.py
 
 # Compare with llama.cpp's tools: `just compare /path/to/llama.cpp/build/bin /tmp/llama-1b`.

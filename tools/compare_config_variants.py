@@ -71,6 +71,13 @@ VARIANTS = [
     ("phi3-longrope", {"rope_scaling": {"rope_type": "yarn", "short_factor": [1.0, 1.05, 1.1, 1.2], "long_factor": [1.1, 1.5, 2.75, 6.5]}}),
     ("llama3", {"original_max_position_embeddings": 8}),
     ("llama", {"rms_norm_eps": "DEL", "max_position_embeddings": "DEL"}),
+    ("seed_oss", {"attention_bias": "DEL", "attention_out_bias": "DEL", "mlp_bias": "DEL", "rms_norm_eps": "DEL"}),
+    ("seed_oss", {"rope_theta": "DEL", "max_position_embeddings": "DEL"}),
+    ("seed_oss", {"rope_scaling": {"rope_type": "default"}, "sliding_window": 4}),
+    ("seed_oss", {"rope_scaling": {"rope_type": "yarn", "factor": 4.0, "original_max_position_embeddings": 16}}),
+    ("seed_oss-biases", {"hidden_act": "swish", "rope_parameters": {"rope_type": "llama3", "rope_theta": 5000.0,
+                         "factor": 8.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0,
+                         "original_max_position_embeddings": 16}}),
 ]
 
 

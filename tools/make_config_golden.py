@@ -30,7 +30,7 @@ CLASSES = {
     "llama": "Llama", "mistral": "Mistral", "mixtral": "Mixtral", "qwen2": "Qwen2", "qwen3": "Qwen3",
     "qwen3_moe": "Qwen3Moe", "gemma": "Gemma", "gemma2": "Gemma2", "gemma3_text": "Gemma3", "phi": "Phi",
     "phi3": "Phi3", "opt": "OPT", "gpt2": "GPT2LMHeadModel", "gpt_neox": "GPTNeoX", "starcoder2": "Starcoder2",
-    "stablelm": "StableLm", "falcon": "Falcon",
+    "stablelm": "StableLm", "falcon": "Falcon", "seed_oss": "SeedOss",
 }
 
 
@@ -132,6 +132,7 @@ SIZES = [{"model_type": kind} for kind in CLASSES] + [
     {"model_type": "falcon", "new_decoder_architecture": True, "num_kv_heads": 1},
     {"model_type": "llama", "sliding_window": 128},
     {"model_type": "starcoder2", "sliding_window": 128, "use_sliding_window": False},
+    {"model_type": "seed_oss", "num_key_value_heads": None, "head_dim": None, "hidden_size": 5120},
 ]
 
 SMALL = {"hidden_size": 64, "num_attention_heads": 4, "num_key_value_heads": 4, "num_hidden_layers": 2, "max_position_embeddings": 1024}

@@ -58,7 +58,9 @@ fn texts_and_ids_are_those_of_transformers() {
             }
         }
     }
-    assert_eq!(compared, 7 * 4 * 2);
+    let families = golden.as_object().unwrap().values().filter(|talks| talks.is_array()).count();
+    assert!(families > 7);
+    assert_eq!(compared, families * 4 * 2);
 }
 
 /// The small templates of a part of the golden file: name, source, and what transformers makes of it.

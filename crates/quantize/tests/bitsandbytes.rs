@@ -272,7 +272,7 @@ fn what_cannot_be_quantized_is_refused_with_a_way_out() {
     says(refusal(&again, nf4()), &["already quantized with bitsandbytes", "original weights"]);
     let folder = |name: &str| scratch.path().join(name);
     let gptq = model(&folder("gptq"), &plain, &[a, ("b.qweight", ElementType::U8, &[12], &values)]);
-    says(refusal(&gptq, nf4()), &["quantized already", "\"b.qweight\""]);
+    says(refusal(&gptq, nf4()), &["already quantized", "\"b.qweight\""]);
     let gpt2 = model(&folder("gpt2"), &json!({"model_type": "gpt2"}), &[a]);
     says(refusal(&gpt2, nf4()), &["gpt2", "Conv1D", "choose a GGUF type"]);
     let bytes = model(&folder("u8"), &plain, &[("a.weight", ElementType::U8, &[3, 4], &values)]);

@@ -8,6 +8,7 @@ mod llama;
 mod opt;
 mod phi;
 mod qwen;
+mod seed_oss;
 mod stablelm;
 mod starcoder2;
 mod table;
@@ -20,6 +21,7 @@ pub use llama::{LLAMA, MISTRAL, MIXTRAL};
 pub use opt::OPT;
 pub use phi::{PHI2, PHI3};
 pub use qwen::{QWEN2, QWEN3, QWEN3_MOE};
+pub use seed_oss::SEED_OSS;
 pub use stablelm::STABLELM;
 pub use starcoder2::STARCODER2;
 
@@ -44,6 +46,7 @@ pub static ALL: &[&Architecture] = &[
     &STARCODER2,
     &STABLELM,
     &FALCON,
+    &SEED_OSS,
 ];
 
 /// The architecture with this `general.architecture` in GGUF: of several with the name `llama` the first with (or

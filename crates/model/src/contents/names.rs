@@ -84,25 +84,27 @@ impl Names {
         if self.world == World::Gguf {
             return all;
         }
-        let mut bare = match name.contains(COMPILED) {
-            true => Cow::Owned(name.replace(COMPILED, "")),
-            false => Cow::Borrowed(name),
-        };
+        let compiled;
+        let mut bare = name;
+        if name.contains(COMPILED) {
+            compiled = name.replace(COMPILED, "");
+            bare = &compiled;
+        }
         loop {
-            self.push(&bare, &mut all);
+            self.push(bare, &mut all);
             if let Some(rest) = bare.strip_prefix(TEXT_MODEL) {
-                self.push(&Cow::Owned(rest.to_owned()), &mut all);
+                self.push(rest, &mut all);
             }
             let Some(rest) = WRAPPERS.iter().find_map(|wrapper| bare.strip_prefix(wrapper)) else {
                 return all;
             };
-            bare = Cow::Owned(rest.to_owned());
+            bare = rest;
         }
     }
 
     /// The name as it is, and with the prefix of a model that has a head.
-    fn push<'n>(&self, name: &Cow<'n, str>, all: &mut Vec<Cow<'n, str>>) {
-        all.push(name.clone());
+    fn push(&self, name: &str, all: &mut Vec<Cow<'_, str>>) {
+        all.push(Cow::Owned(name.to_owned()));
         all.push(Cow::Owned(format!("{}{name}", self.prefix)));
     }
 }

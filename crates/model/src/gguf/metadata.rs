@@ -132,13 +132,15 @@ fn model(config: &Config, out: &mut Metadata) {
                     set("rope.scaling.attn_factor", Value::F32(factor as f32));
                 }
             }
-            GgufKey::RmsEpsilon if config.architecture.norm == Norm::Rms => {
-                set("attention.layer_norm_rms_epsilon", Value::F32(config.norm_epsilon));
+            GgufKey::RmsEpsilon | GgufKey::LayerNormEpsilon => {
+                let (own, name) = match config.architecture.norm {
+                    Norm::Rms => (GgufKey::RmsEpsilon, "attention.layer_norm_rms_epsilon"),
+                    Norm::Layer => (GgufKey::LayerNormEpsilon, "attention.layer_norm_epsilon"),
+                };
+                if key == own {
+                    set(name, Value::F32(config.norm_epsilon));
+                }
             }
-            GgufKey::LayerNormEpsilon if config.architecture.norm == Norm::Layer => {
-                set("attention.layer_norm_epsilon", Value::F32(config.norm_epsilon));
-            }
-            GgufKey::RmsEpsilon | GgufKey::LayerNormEpsilon => {}
             GgufKey::ExpertCount => {
                 if let Some(experts) = &config.experts {
                     set("expert_count", size(experts.count));
