@@ -1,7 +1,7 @@
-//! A talk with a model: messages, its chat template, and what was computed of them.
+//! A conversation with a model: messages, its chat template, and what was computed of them.
 //!
-//! Each turn the whole talk is rendered and encoded anew, and the [`Generator`] goes back to the longest beginning it
-//! shares with what is computed already. So what the model reads is always what the template makes of the messages,
+//! For each answer the whole conversation is rendered and encoded anew, and the [`Generator`] keeps the longest
+//! beginning that is computed already. So what the model reads is always what the template makes of the messages,
 //! even where an answer would be encoded otherwise than it was generated, or a template changes earlier messages.
 
 use quern_model::chat::{ChatTemplate, Message};
@@ -20,7 +20,7 @@ pub enum ChatNote {
     },
 }
 
-/// A talk in progress.
+/// A conversation in progress.
 #[derive(Debug)]
 pub struct Chat<'m> {
     model: &'m Model,
@@ -36,13 +36,13 @@ pub struct Chat<'m> {
 }
 
 impl<'m> Chat<'m> {
-    /// A talk that has not begun. Of `options`, how a prompt is encoded does not matter.
+    /// A conversation without messages. Of `options`, how a prompt is encoded does not matter.
     ///
     /// # Errors
     /// Errors of the tokenizer.
     pub fn new(model: &'m Model, template: ChatTemplate, mut options: GenerateOptions) -> Result<Self> {
         options.own_text = true;
-        // A turn's end that is plain text to this model ends it all the same.
+        // An end of message that is plain text to this model ends the answer all the same.
         options.stop_texts.extend(template.foreign_end(model.tokenizer()?).map(str::to_owned));
         Ok(Self {
             model,
@@ -62,12 +62,12 @@ impl<'m> Chat<'m> {
         &self.template
     }
 
-    /// What the model is told before the talk, from the next turn on.
+    /// Sets the system prompt, from the next message on.
     pub fn set_system(&mut self, system: Option<String>) {
         self.system = system.filter(|text| !text.is_empty());
     }
 
-    /// Whether the system prompt went in front of the first message, because the template has no place for it.
+    /// Whether the system prompt was put in front of the first message, because the template does not take one.
     pub fn system_moved(&self) -> bool {
         self.system_moved
     }
@@ -78,19 +78,19 @@ impl<'m> Chat<'m> {
         &self.notes[taken..]
     }
 
-    /// What was said so far, the system prompt first.
+    /// The messages so far, the system prompt first.
     pub fn messages(&self) -> Vec<Message> {
         let system = self.system.iter().map(|text| Message::new("system", text));
         system.chain(self.messages.iter().cloned()).collect()
     }
 
-    /// Forgets what was said. The system prompt stays.
+    /// Removes all messages. The system prompt stays.
     pub fn reset(&mut self) {
         self.messages.clear();
     }
 
-    /// The user says `text`; the answer goes to `listener`. If it fails, or is interrupted before the first token, it
-    /// is as if nothing had been said.
+    /// Adds `text` as the user's message; the answer goes to `listener`. If it fails, or is interrupted before the
+    /// first token, neither message is kept.
     ///
     /// # Errors
     /// The template fails or refuses the messages; as [`crate::generate`].

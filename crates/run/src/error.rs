@@ -24,6 +24,9 @@ pub enum Error {
     /// Shapes that do not fit each other inside the forward pass: a fault of quern, not of the file.
     #[error("in the forward pass: {0}")]
     Compute(quern_compute::Error),
+    /// An observer of the forward pass stopped it.
+    #[error(transparent)]
+    Observer(crate::ObserverError),
     /// More positions than the session has room for. Raised before anything is computed.
     #[error(
         "{held} tokens are in the context and {wanted} more do not fit into its {context} positions; \

@@ -21,6 +21,7 @@ mod forward;
 mod generate;
 mod layerwise;
 mod load;
+mod matrix;
 mod memory;
 mod model;
 mod observer;
@@ -42,11 +43,11 @@ pub use generate::{
     GenerateOptions, GenerateReport, Generator, Listener, Logprob, Stop, TokenLogprobs, generate,
     generate_from_tokens,
 };
-pub use layerwise::{Layerwise, LayerwiseError, LinearInfo, Replacement, Stages};
+pub use layerwise::{Calibrator, Layerwise, Replacement};
 pub use load::LoadIn;
 pub use memory::{Resident, available_memory, peak_memory_bytes, resident};
 pub use model::{LoadOptions, Model};
-pub use observer::{LinearInput, Observer};
+pub use observer::{LinearGroup, LinearInfo, Observer, ObserverError};
 pub use perplexity::{Divergence, PerplexityOptions, PerplexityReport, perplexity, perplexity_of_tokens};
 pub use placement::MemoryPlan;
 pub use sampling::{DryOptions, Mirostat, MirostatVersion, Sampler, SamplingOptions, Stage};

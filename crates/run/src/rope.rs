@@ -1,12 +1,12 @@
 //! Angles of rotary embedding: the cosines and sines that all layers of one pass share.
 //!
-//! Pair `i` of `d/2` at position `p` turns by `p * theta^(-2i/d) / factor_i` (Su et al., arXiv 2104.09864).
+//! Pair `i` of `d/2` at position `p` is rotated by `p * theta^(-2i/d) / factor_i` (Su et al., arXiv 2104.09864).
 //! Linear and Llama 3 scaling only change the factors; YaRN (arXiv 2309.00071) blends the stretched and
 //! the plain frequency by a ramp over the pairs and lengthens the vectors by one constant.
 
 use quern_model::{Config, Rope, RopeScaling};
 
-/// How a model turns queries and keys: one set of frequencies for all its layers, or several.
+/// How a model rotates queries and keys: one set of frequencies for all its layers, or several.
 #[derive(Clone, Debug)]
 pub(crate) struct Rotation {
     global: Angles,
@@ -18,7 +18,7 @@ pub(crate) struct Rotation {
 
 /// Cosines and sines of one batch, `[tokens][pairs]`.
 #[derive(Debug, Default)]
-pub(crate) struct Turns {
+pub(crate) struct RotaryAngles {
     global: (Vec<f32>, Vec<f32>),
     local: (Vec<f32>, Vec<f32>),
     has_local: bool,
@@ -60,21 +60,21 @@ impl Rotation {
     }
 
     /// Writes the cosines and sines of `count` positions from `first` on.
-    pub(crate) fn fill(&self, first: usize, count: usize, turns: &mut Turns) {
+    pub(crate) fn fill(&self, first: usize, count: usize, angles: &mut RotaryAngles) {
         let global = match &self.long {
             // As transformers has it: by how far the text has come, whatever stands in the cache already.
             Some((original, long)) if first + count > *original => long,
             _ => &self.global,
         };
-        global.fill(first, count, &mut turns.global.0, &mut turns.global.1);
-        turns.has_local = self.local.is_some();
+        global.fill(first, count, &mut angles.global.0, &mut angles.global.1);
+        angles.has_local = self.local.is_some();
         if let Some(local) = &self.local {
-            local.fill(first, count, &mut turns.local.0, &mut turns.local.1);
+            local.fill(first, count, &mut angles.local.0, &mut angles.local.1);
         }
     }
 }
 
-impl Turns {
+impl RotaryAngles {
     /// Cosines and sines for a layer; `windowed` if a sliding window limits it.
     pub(crate) fn of(&self, windowed: bool) -> (&[f32], &[f32]) {
         let (cos, sin) = if windowed && self.has_local { &self.local } else { &self.global };

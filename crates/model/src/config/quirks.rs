@@ -26,10 +26,13 @@ pub(super) fn from_hf(reader: &Reader<'_>, config: &mut Config) -> Result<()> {
 /// Completes a configuration read from GGUF metadata by the tensors that are there.
 pub(super) fn from_gguf(has: impl Fn(&str) -> bool, config: &mut Config) {
     match config.architecture.name {
-        // llama.cpp goes by the norm, whatever the metadata says.
         "stablelm" => {
-            config.second_norm = has("blk.0.ffn_norm.weight");
-            config.block = if config.second_norm { Block::Sequential } else { Block::Parallel };
+            // A block with this norm is sequential, as in llama.cpp: its converter writes that blocks are parallel
+            // where config.json has no key for it. A sequential block without the norm is incomplete.
+            if has("blk.0.ffn_norm.weight") {
+                config.block = Block::Sequential;
+            }
+            config.second_norm = config.block != Block::Parallel;
         }
         "phi2" => config.second_norm = false,
         "falcon" => config.second_norm = has("blk.0.attn_norm_2.weight"),

@@ -1,4 +1,4 @@
-//! The parts of one block, between which stand the inputs of its linear layers.
+//! The phases of one block: each ends where the input of the next group of linear layers is computed.
 
 use quern_compute::{AttentionShape, attention, ops};
 use quern_model::architecture::Block as BlockKind;
@@ -12,15 +12,15 @@ use super::linear::{LinearScratch, linear};
 use super::rows::{add_and_norm, each_part, norm, norm_heads, norm_in_place};
 use super::{activation, experts};
 
-/// One block at work.
+/// One block and what its phases need.
 pub(crate) struct Phases<'p, 'o> {
     pub(crate) model: &'p Model,
     pub(crate) block: &'p Block,
     pub(crate) observer: Option<&'o mut dyn Observer>,
 }
 
-/// Where keys and values of a batch belong.
-pub(crate) struct Place<'p> {
+/// Where the keys and values of a batch are stored.
+pub(crate) struct KvTarget<'p> {
     pub(crate) cache: &'p mut Cache,
     /// The cache's layer.
     pub(crate) slot: usize,
@@ -68,7 +68,7 @@ impl Phases<'_, '_> {
         linears: &mut LinearScratch,
         x: &[f32],
         keep: usize,
-        place: Place<'_>,
+        target: KvTarget<'_>,
         buffers: AttentionBuffers<'_>,
         attended: &mut [f32],
     ) -> Result<()> {
@@ -94,7 +94,7 @@ impl Phases<'_, '_> {
             norm_heads(model, q, config.heads, &norms.q);
             norm_heads(model, k, config.kv_heads, &norms.k);
         }
-        let Place { cache, slot, layer, first, angles } = place;
+        let KvTarget { cache, slot, layer, first, angles } = target;
         cache.store(model, slot, first, (q, k, v), angles);
         if keep == n {
             return Ok(());

@@ -1,4 +1,4 @@
-//! What happens to rows between the linear layers, shared out over the threads.
+//! Norms and sums of rows between the linear layers, divided among the threads.
 
 use quern_compute::ops;
 use quern_compute::simd::Level;

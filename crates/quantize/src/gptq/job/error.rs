@@ -14,7 +14,7 @@ pub enum Error {
     File(#[from] FileError),
     /// The forward pass failed.
     #[error(transparent)]
-    Run(#[from] quern_run::Error),
+    Run(quern_run::Error),
     /// The rules for single modules cannot be used.
     #[error(transparent)]
     Rules(#[from] RuleError),
@@ -37,15 +37,14 @@ pub enum Error {
     Stage(Box<dyn std::error::Error + Send + Sync>),
 }
 
-impl From<quern_run::LayerwiseError> for Error {
-    fn from(error: quern_run::LayerwiseError) -> Self {
+impl From<quern_run::Error> for Error {
+    fn from(error: quern_run::Error) -> Self {
         match error {
-            quern_run::LayerwiseError::Run(e) => Self::Run(e),
-            quern_run::LayerwiseError::Stages(e) => match e.downcast::<Error>() {
+            quern_run::Error::Observer(error) => match error.downcast::<Error>() {
                 Ok(own) => *own,
                 Err(other) => Self::Stage(other),
             },
-            other => Self::Stage(Box::new(other)),
+            other => Self::Run(other),
         }
     }
 }

@@ -5,11 +5,12 @@
 //!   for each group of modules with one input: q k v | o | gate up | down
 //!     run the calibration tokens up to it     Hessian of the inputs, once for the group
 //!     solve each module, pack, write          a file in the folder of the unfinished run
-//!     go on with the packed weights           read back from that file: what follows is fitted to what a
+//!     continue with the packed weights        read back from that file: what follows is fitted to what a
 //!                                             reader of the checkpoint will compute
 //! at the end: packed modules and untouched tensors into the output, which appears whole
 //! ```
 
+mod assemble;
 mod config;
 mod error;
 mod plan;
