@@ -1,39 +1,41 @@
-# Habits. `just` lists them.
+# Shortcuts. `just` lists them.
 
 default:
     @just --list
 
-# Everything CI checks.
+# Run everything that CI runs.
 check:
     bash .ci/run
 
-# The two commands of the README.
+# Quantize, convert, measure and run the small model in fixtures/.
 demo:
     cargo run --release -- demo
 
+# Run all tests.
 test:
     cargo test --workspace
 
-# Kernel and encoder benchmarks (quiet machine!).
+# Benchmark kernels and encoders (on a quiet machine).
 bench:
     cargo bench -p quern-compute -p quern-quantize
 
-# Fixtures that scripts make; each script's header says what it needs.
+# Make the fixtures that need Python packages only; the header of each script says which.
 fixtures:
     python3 tools/make_decode_golden.py
     python3 tools/make_encode_golden.py
     python3 tools/make_tiny_models.py
+    python3 tools/make_config_golden.py fixtures/golden/config.json
     python3 tools/make_chat_golden.py
 
-# Side by side with llama.cpp's tools: `just compare /path/to/llama.cpp/build/bin /tmp/llama-1b`.
+# Compare with llama.cpp's tools: `just compare /path/to/llama.cpp/build/bin /tmp/llama-1b`.
 compare bin model:
     bash tools/compare_llama_cpp.sh {{bin}} {{model}}
 
-# What llama.cpp's converter makes of the tiny models (wants transformers 4.57.6): `just conversions /path/to/llama.cpp`.
+# Record what llama.cpp's converter makes of the tiny models (needs transformers 4.57.6): `just conversions /path/to/llama.cpp`.
 conversions llama_cpp:
     python3 tools/make_conversion_golden.py {{llama_cpp}}
 
-# Hugging Face to GGUF and back, judged with transformers (5) and llama.cpp's golden files.
+# Check conversions from Hugging Face to GGUF and back against transformers 5 and llama.cpp's golden files.
 check-conversions:
     cargo build --release
     python3 tools/check_conversions.py target/release/quern

@@ -146,10 +146,47 @@ fn a_name_that_is_nowhere_gets_an_error_that_says_both() {
     }
     // What cannot be a name is a path alone.
     let error = failure(&run(&server, home.path(), &["inspect", "./quern/absent"]));
-    assert!(error.contains("No such file") && !error.contains("Hub"), "{error}");
+    assert!(error.contains("./quern/absent: no such file or directory; a model is a folder"), "{error}");
+    assert!(server.requests().iter().all(|r| !r.target.contains("./")), "{error}");
     let usage = run(&server, home.path(), &["pull", "bookworm"]);
     assert_eq!(usage.status.code(), Some(2));
     assert!(stderr(&usage).contains("a model there is called org/name"), "{}", stderr(&usage));
+}
+
+/// What people paste: the address of a page or of a file, with the scheme or without.
+#[test]
+fn addresses_are_names() {
+    let (server, home) = (FakeHub::new(bookworm_gguf()), tempfile::tempdir().unwrap());
+    let file = "bookworm-4m-Q4_K_M.gguf";
+    stdout(&run(&server, home.path(), &["pull", "https://huggingface.co/quern/bookworm-GGUF/tree/main"]));
+    for address in [
+        "https://huggingface.co/quern/bookworm-GGUF",
+        "hf.co/quern/bookworm-GGUF:Q4_K_M",
+        "hf://quern/bookworm-GGUF",
+        "huggingface.co/quern/bookworm-GGUF/",
+        "https://hf-mirror.com/quern/bookworm-GGUF",
+        &format!("https://huggingface.co/quern/bookworm-GGUF/blob/main/{file}"),
+        &format!("http://huggingface.co/quern/bookworm-GGUF/resolve/main/{file}?download=true"),
+    ] {
+        let found = json(&run(&server, home.path(), &["inspect", address, "--json"]));
+        assert_eq!(found["scheme"], "q4_k_m", "{address}");
+    }
+    stdout(&run(&server, home.path(), &["run", "hf.co/quern/bookworm-GGUF:Q4_K_M", "-p", "Once", "-n", "1"]));
+    assert_eq!(server.file_requests().len(), 1, "it comes once");
+    let asked = server.requests().len();
+    for (argument, words) in [
+        (
+            "https://example.com/quern/bookworm",
+            "example.com is not the Hub; models are downloaded from the Hub only",
+        ),
+        ("https://huggingface.co/datasets/quern/text", "datasets, and not of a model"),
+        ("quern/bookworm-GGUF/q4.gguf", "is written quern/bookworm-GGUF:q4.gguf"),
+    ] {
+        let error = failure(&run(&server, home.path(), &["run", argument, "-p", "x"]));
+        assert!(error.contains(words), "{error}");
+        assert_eq!(error.matches(argument).count(), 1, "{error}");
+    }
+    assert_eq!(server.requests().len(), asked, "nothing was asked for these");
 }
 
 #[test]

@@ -1,11 +1,14 @@
 //! End-to-end tests of the binary: what a person at a shell sees.
 
 mod chat;
+mod checkpoints;
 mod common;
+mod configuration;
 mod convert;
 mod damage;
 mod fake_hub;
 mod hub;
+mod identify;
 mod imatrix;
 mod inspect;
 mod quantize;

@@ -70,6 +70,7 @@ FALCON = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4, "
           "bias": False, "alibi": False, "layer_norm_epsilon": 2e-3} | TEXT_END
 PHI3 = SILU | {"eos_token_id": "<|endoftext|>", "pad_token_id": "<|endoftext|>", "bos_token_id": "<s>"}
 STABLELM = LAYER_NORM | TEXT_END
+SEED = {"bos_token_id": "<seed:bos>", "eos_token_id": "<seed:eos>", "pad_token_id": "<seed:pad>"}
 SAMPLING = {"do_sample": True, "temperature": 0.6, "top_p": 0.9}
 
 
@@ -143,6 +144,12 @@ MODELS = {
     "falcon": ("Falcon", "falcon", {}, FALCON | {"new_decoder_architecture": True, "num_kv_heads": 2}
                | rope(500042.0)),
     "falcon-7b": ("Falcon", "falcon", {"old": True}, FALCON | {"multi_query": True, "parallel_attn": True}),
+    # as published: biases on queries, keys and values alone
+    "seed_oss": ("SeedOss", "seed_oss", {"old": True, "vocab": 6}, GQA | SEED | {"head_dim": 16} | rope(10000000.0)),
+    "seed_oss-biases": ("SeedOss", "seed_oss", {},
+                        SILU | SEED | {"num_key_value_heads": 1, "head_dim": 16, "tie_word_embeddings": True,
+                                       "attention_bias": False, "attention_out_bias": True, "mlp_bias": True}
+                        | rope(10000.0, "linear", factor=2.5)),
 }
 
 # The rules for random weights, by the parameter's name; the rest is a matrix with this deviation.

@@ -35,6 +35,11 @@ TIKTOKEN = (
     r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}%s| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
 )
 
+SEED_CODER = (
+    "(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\\p{L}\\p{N}]?\\p{L}+|\\p{N}{1}| ?[^\\s\\p{L}\\p{N}\r\n]+|\\s*[\r\n]+"
+    "|\\s+(?!\\S)|\\s+"
+)
+
 CHATML = (
     "{% for message in messages %}{{ '<|im_start|>' + message['role'] + '\\n' + message['content'] + '<|im_end|>\\n' }}"
     "{% endfor %}{% if add_generation_prompt %}{{ '<|im_start|>assistant\\n' }}{% endif %}"
@@ -48,6 +53,10 @@ GEMMA_CHAT = (
     "{{ bos_token }}{% for message in messages %}{% set role = 'model' if message['role'] == 'assistant' else "
     "message['role'] %}{{ '<start_of_turn>' + role + '\\n' + message['content'] | trim + '<end_of_turn>\\n' }}"
     "{% endfor %}{% if add_generation_prompt %}{{ '<start_of_turn>model\\n' }}{% endif %}"
+)
+SEED_CHAT = (
+    "{% for message in messages %}{{ '<seed:bos>' + message['role'] + '\\n' + message['content'] + '<seed:eos>' }}"
+    "{% endfor %}{% if add_generation_prompt %}{{ '<seed:bos>assistant\\n' }}{% endif %}"
 )
 PHI3_CHAT = (
     "{% for message in messages %}{{ '<|' + message['role'] + '|>\\n' + message['content'] + '<|end|>\\n' }}{% endfor %}"
@@ -190,6 +199,15 @@ BPE = {
         "config": {"tokenizer_class": "PreTrainedTokenizerFast", "bos_token": "<|endoftext|>",
                    "eos_token": "<|endoftext|>", "pad_token": "<|endoftext|>", "unk_token": "<|endoftext|>",
                    "chat_template": CHATML},
+    },
+    "seed_oss": {
+        "pre": sequence("pretokenizers", split({"Regex": SEED_CODER}), BYTES_ONLY),
+        "post": lambda ids: BYTES_ONLY | {"trim_offsets": False},
+        "first": [added(t) for t in ["<seed:bos>", "<seed:pad>", "<seed:eos>"]],
+        "in_vocab": ["<seed:bos>", "<seed:pad>", "<seed:eos>"],
+        "last": [added(t) for t in ["<seed:think>", "</seed:think>", "<seed:tool_call>", "</seed:tool_call>"]],
+        "config": {"tokenizer_class": "PreTrainedTokenizerFast", "bos_token": "<seed:bos>", "eos_token": "<seed:eos>",
+                   "pad_token": "<seed:pad>", "chat_template": SEED_CHAT},
     },
     "falcon": {
         "pre": sequence("pretokenizers", {"type": "Punctuation", "behavior": "Contiguous"}, BYTE_LEVEL,

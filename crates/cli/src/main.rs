@@ -1,4 +1,4 @@
-//! quern: a hand mill for model weights.
+//! The program `quern`: downloads, quantizes, converts, inspects, runs and measures language models.
 //!
 //! Results go to standard output, everything else to standard error. Exit code 0: done, 1: failed,
 //! 2: wrong usage.

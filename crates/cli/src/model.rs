@@ -1,19 +1,47 @@
-//! MODEL arguments: a file or folder here, or a name on the Hub. What is here wins.
+//! MODEL arguments: a file or folder here, or a name or an address on the Hub. What is here wins.
 
 use std::path::{Path, PathBuf};
 
-use anyhow::Context;
+use anyhow::{Context, bail};
 use quern_hub::{Hub, Name, Settings};
+use quern_model::identify;
+use quern_tensor_io::Checkpoint;
 
 use crate::progress::Transfers;
 
 /// The name on the Hub that an argument is, if nothing of that path is here.
-pub fn name(model: &Path) -> Option<Name> {
+///
+/// # Errors
+/// The argument is neither: it says what would do.
+pub fn name(model: &Path) -> anyhow::Result<Option<Name>> {
     // A link that leads nowhere is here too: it is what the user meant.
     if std::fs::symlink_metadata(model).is_ok() {
-        return None;
+        return Ok(None);
     }
-    model.to_str()?.parse().ok()
+    let text = model.to_string_lossy();
+    let not_a_name = match text.parse() {
+        Ok(name) => return Ok(Some(name)),
+        Err(e) => e,
+    };
+    if Name::is_address(&text) {
+        return Err(not_a_name.into());
+    }
+    let mut hint = String::new();
+    if let Some((repository, file)) = file_of_repository(&text) {
+        hint = format!("; a file of the Hub's {repository} is written {repository}:{file}");
+    }
+    bail!(
+        "{text}: no such file or directory; a model is a folder, a file or a name on the Hub (org/name){hint}"
+    )
+}
+
+/// A repository and its file, if `text` may be meant as such: `org/name/file.gguf`.
+fn file_of_repository(text: &str) -> Option<(String, &str)> {
+    let mut parts = text.splitn(3, '/');
+    let (owner, name, file) = (parts.next()?, parts.next()?, parts.next()?);
+    let repository = format!("{owner}/{name}");
+    let is_file = [".gguf", ".safetensors", ".bin"].iter().any(|end| file.ends_with(end));
+    (is_file && repository.parse::<Name>().is_ok()).then_some((repository, file))
 }
 
 /// The Hub as the environment describes it.
@@ -26,18 +54,26 @@ pub fn hub(offline: bool) -> anyhow::Result<Hub> {
 /// The file or folder to open for an argument: itself, or the model in the Hub's cache, which is pulled if it is
 /// not there.
 pub fn path(model: &Path) -> anyhow::Result<PathBuf> {
-    // Neither here nor a name: whoever opens it says what is wrong.
-    let Some(name) = name(model) else { return Ok(model.to_path_buf()) };
+    let Some(name) = name(model)? else { return Ok(model.to_path_buf()) };
     let bars = Transfers::new();
-    let located = hub(false)?.locate(&name, &bars).with_context(|| not_here(model))?;
+    let located = hub(false)?.locate(&name, &bars).with_context(|| not_here(model));
     drop(bars);
+    let located = located?;
     for note in located.notes {
         eprintln!("note: {note}");
     }
     Ok(located.model)
 }
 
+/// Opens the model of an argument; what is no model is named for what it is.
+pub fn open(model: &Path) -> anyhow::Result<Checkpoint> {
+    Ok(identify::open(&path(model)?)?)
+}
+
 /// The beginning of an error about a name that may have been meant as a path.
 pub fn not_here(model: &Path) -> String {
-    format!("there is no file or folder {} here, and as a model of the Hub", model.display())
+    match Name::is_address(&model.to_string_lossy()) {
+        true => format!("the address {}", model.display()),
+        false => format!("there is no file or folder {} here, and as a model of the Hub", model.display()),
+    }
 }

@@ -170,7 +170,7 @@ fn attend_one(bencher: Bencher, (group, head_dim, kind): (usize, usize, &str)) {
         "f16" => halves = row.iter().map(|&x| half::f16::from_f32(x)).collect::<Vec<_>>().repeat(rows),
         _ => {
             blocks = vec![0u8; head_dim / 32 * 34];
-            encode_q8_0(&row, &mut blocks);
+            encode_q8_0(pool.level(), &row, &mut blocks);
             blocks = blocks.repeat(rows);
         }
     }

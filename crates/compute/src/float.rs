@@ -1,4 +1,4 @@
-//! 16-bit floats to f32 in branch-free steps that a compiler turns into lanes.
+//! 16-bit floats to f32 in branch-free steps that a compiler can vectorise.
 
 use half::f16;
 use half::slice::HalfFloatSliceExt;
@@ -110,7 +110,7 @@ unsafe fn sixteens(x: &[f16], out: &mut [f32], out_stride: usize) {
     }
 }
 
-/// Widens halves in the machine's byte order (little endian in files) that lie anywhere in memory.
+/// Widens halves in the machine's byte order (little endian in files) anywhere in memory.
 ///
 /// # Panics
 /// If there are not two bytes for each value.
@@ -130,7 +130,7 @@ pub(crate) fn widen_f16_bytes(level: Level, x: &[u8], out: &mut [f32]) {
     let done = match level.min(Level::best()) {
         Level::Scalar => 0,
         // SAFETY: the CPU has F16C, lengths are checked.
-        _ => unsafe { f16c(x, out) },
+        Level::Avx2 | Level::Avx512 | Level::Avx512Vnni => unsafe { f16c(x, out) },
     };
     #[cfg(not(target_arch = "x86_64"))]
     let done = 0;

@@ -1,14 +1,13 @@
-//! CPU kernels over element types. Knows nothing of models.
+#![doc = include_str!("../README.md")]
+//!
+//! # What is where
 //!
 //! - [`matmul`]: linear layers straight from the memory map, for every element type
 //! - [`attention`]: causal attention over a key-value cache
 //! - [`gram()`] and [`factor()`]: Hessians of linear layers and their Cholesky factors
 //! - [`ops`]: norms, rotary embedding, activation functions, softmax
-//! - [`Pool`]: the threads, passed in by the caller
-//! - [`simd`]: which instructions run; also for other crates' own loops
-//!
-//! Results never depend on the number of threads. Every fast kernel is tested against a scalar one, which
-//! is the specification.
+//! - [`Pool`]: the threads, and the SIMD level, passed in by the caller
+//! - [`simd`]: instruction levels, also for other crates' own loops
 
 pub(crate) mod activations;
 pub(crate) mod aligned;
@@ -28,8 +27,6 @@ pub mod simd;
 #[cfg(test)]
 mod testing;
 
-#[doc(hidden)]
-pub use attention::attention_at;
 pub use attention::{
     AttentionShape, CacheData, KEY_GROUP, Keys, Values, attention, encode_q8_0, put_key_f16, put_key_f32,
     put_key_q8_0,
@@ -37,15 +34,9 @@ pub use attention::{
 pub use error::{Error, Result};
 #[doc(hidden)]
 pub use fgemm::{Product, multiply_add};
-#[doc(hidden)]
-pub use gram::factor::factor_at;
 pub use gram::factor::{BadPivot, factor};
 pub use gram::factor64::factor_f64;
 pub use gram::gram;
-#[doc(hidden)]
-pub use gram::gram_at;
-#[doc(hidden)]
-pub use matmul::matmul_at;
 pub use matmul::{Scratch, matmul};
 pub use matrix::{Matrix, get_row, supports};
 pub use pool::Pool;

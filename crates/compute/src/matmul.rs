@@ -5,7 +5,6 @@
 //! depend on the number of threads.
 
 use crate::activations::{Activations, Group, quantize_row};
-use crate::simd::Level;
 use crate::{Error, Matrix, Pool, Result, block, dot, gemm};
 
 /// Buffers that [`matmul`] reuses from call to call; keep one for each pool.
@@ -46,20 +45,6 @@ pub fn matmul(
     n: usize,
     outputs: &mut [&mut [f32]],
 ) -> Result<()> {
-    matmul_at(Level::detect(), pool, scratch, weights, x, n, outputs)
-}
-
-/// [`matmul`] at a given level, for tests and benchmarks.
-#[doc(hidden)]
-pub fn matmul_at(
-    level: Level,
-    pool: &Pool,
-    scratch: &mut Scratch,
-    weights: &[Matrix],
-    x: &[f32],
-    n: usize,
-    outputs: &mut [&mut [f32]],
-) -> Result<()> {
     check(weights, x, n, outputs)?;
     let Some(columns) = weights.first().map(Matrix::columns) else { return Ok(()) };
     if n == 0 {
@@ -67,16 +52,15 @@ pub fn matmul_at(
     }
     let outputs: Vec<Shared> = outputs.iter_mut().map(|y| Shared::new(y)).collect();
     if n < TILED_FROM {
-        few_rows(level, pool, scratch, weights, x, columns, &outputs);
+        few_rows(pool, scratch, weights, x, columns, &outputs);
     } else {
-        many_rows(level, pool, scratch, weights, x, columns, &outputs);
+        many_rows(pool, scratch, weights, x, columns, &outputs);
     }
     Ok(())
 }
 
 /// Weight row by weight row, each multiplied with every activation row while it is in the cache.
 fn few_rows(
-    level: Level,
     pool: &Pool,
     scratch: &mut Scratch,
     weights: &[Matrix],
@@ -84,7 +68,7 @@ fn few_rows(
     columns: usize,
     outputs: &[Shared],
 ) {
-    let n = x.len() / columns;
+    let (level, n) = (pool.level(), x.len() / columns);
     for (group, acts) in [(Group::Of32, &mut scratch.of32), (Group::Of256, &mut scratch.of256)] {
         if weights.iter().any(|w| self::group(w) == Some(group)) {
             acts.resize(group, columns, n);
@@ -131,7 +115,6 @@ fn few_rows(
 
 /// Tiles of weights, unpacked once for all activation rows.
 fn many_rows(
-    level: Level,
     pool: &Pool,
     scratch: &mut Scratch,
     weights: &[Matrix],
@@ -139,7 +122,7 @@ fn many_rows(
     columns: usize,
     outputs: &[Shared],
 ) {
-    let n = x.len() / columns;
+    let (level, n) = (pool.level(), x.len() / columns);
     for (group, packed) in [(Group::Of32, &mut scratch.packed32), (Group::Of256, &mut scratch.packed256)] {
         if weights.iter().any(|w| self::group(w) == Some(group)) {
             packed.fill(level, pool, group, x, columns, n);
@@ -226,6 +209,7 @@ impl Shared {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::simd::Level;
     use crate::testing::{Random, random_row};
     use quern_tensor_io::ElementType;
 
@@ -267,9 +251,8 @@ mod tests {
                     let mut results = Vec::new();
                     for threads in [1, 2, 3] {
                         let (mut ya, mut yb) = (vec![f32::NAN; n * rows_a], vec![f32::NAN; n * rows_b]);
-                        let (pool, mut scratch) = (Pool::new(threads), Scratch::new());
-                        matmul_at(level, &pool, &mut scratch, &weights, &x, n, &mut [&mut ya, &mut yb])
-                            .unwrap();
+                        let (pool, mut scratch) = (Pool::with_level(threads, level), Scratch::new());
+                        matmul(&pool, &mut scratch, &weights, &x, n, &mut [&mut ya, &mut yb]).unwrap();
                         results.push((ya, yb));
                     }
                     assert!(

@@ -1,4 +1,4 @@
-//! Weights as they lie in the memory map.
+//! Weights as the memory map has them.
 
 use quern_tensor_io::{ElementType, decode};
 

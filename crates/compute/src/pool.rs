@@ -7,7 +7,7 @@
 //! only while the region is open; the caller does its share, closes the region, and waits for those inside.
 //! A worker that wakes late finds the region closed and delays nobody.
 //!
-//! Each thread begins with a span of tasks of its own and walks it in order, so that what neighbouring tasks
+//! Each thread begins with a span of tasks of its own and takes them in order, so that what neighbouring tasks
 //! read is one long stream: memory delivers that up to twice as fast as pieces of 32 KiB that threads take in
 //! turn. A thread whose span is empty takes the back half of another's.
 
@@ -18,6 +18,8 @@ use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
+
+use crate::simd::Level;
 
 const OPEN: u64 = 1 << 63;
 const REGION: u64 = 1 << 32;
@@ -31,11 +33,13 @@ struct Span(AtomicU64);
 /// How long an idle worker watches for the next region before it sleeps.
 const SPIN: Duration = Duration::from_micros(50);
 
-/// Threads that run the tasks of a parallel region together with the caller.
+/// Threads that run the tasks of a parallel region together with the caller, and the level of the instructions they
+/// compute with.
 pub struct Pool {
     shared: Arc<Shared>,
     workers: Vec<JoinHandle<()>>,
     busy: AtomicBool,
+    level: Level,
 }
 
 /// The region's body with its type erased: `call(data, task)`.
@@ -66,8 +70,13 @@ unsafe impl Send for Shared {}
 
 impl Pool {
     /// A pool of `threads` threads, the caller of [`Pool::run`] included: `threads - 1` are started (fewer
-    /// if the system refuses more). 0 counts as 1.
+    /// if the system refuses more). 0 counts as 1. Kernels compute at [`Level::detect`].
     pub fn new(threads: usize) -> Self {
+        Self::with_level(threads, Level::detect())
+    }
+
+    /// As [`Pool::new`], at a given level, or the CPU's best if that is lower.
+    pub fn with_level(threads: usize, level: Level) -> Self {
         unsafe fn nothing(_: *const (), _: usize) {}
         let shared = Arc::new(Shared {
             state: AtomicU64::new(0),
@@ -86,7 +95,7 @@ impl Pool {
                 builder.spawn(move || shared.work(i)).ok()
             })
             .collect();
-        Self { shared, workers, busy: AtomicBool::new(false) }
+        Self { shared, workers, busy: AtomicBool::new(false), level: level.min(Level::best()) }
     }
 
     /// Threads that take part, the caller included.
@@ -94,7 +103,12 @@ impl Pool {
         self.workers.len() + 1
     }
 
-    /// Runs `body(task)` once for every task in `0..tasks`, on all threads: each walks an equal span in order,
+    /// The level that kernels compute at.
+    pub fn level(&self) -> Level {
+        self.level
+    }
+
+    /// Runs `body(task)` once for every task in `0..tasks`, on all threads: each takes an equal span in order,
     /// then helps another to finish. Returns when all are done. With one thread, one task, or from inside
     /// another region, the tasks run here in order.
     ///
@@ -170,7 +184,7 @@ impl Drop for Pool {
 
 impl std::fmt::Debug for Pool {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Pool").field("threads", &self.threads()).finish()
+        f.debug_struct("Pool").field("threads", &self.threads()).field("level", &self.level).finish()
     }
 }
 

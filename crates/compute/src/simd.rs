@@ -129,7 +129,7 @@ pub fn dispatch<O: Op>(level: Level, op: O) -> O::Output {
         // SAFETY: as above.
         Level::Avx512 | Level::Avx512Vnni => unsafe { x86::avx512(op) },
         #[cfg(not(target_arch = "x86_64"))]
-        _ => op.call(),
+        Level::Avx2 | Level::Avx512 | Level::Avx512Vnni => op.call(),
     }
 }
 

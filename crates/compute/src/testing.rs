@@ -1,7 +1,10 @@
 //! What the tests of this crate share: random numbers and random weights.
 
+use std::mem::offset_of;
+
 use half::f16;
 use quern_tensor_io::ElementType;
+use quern_tensor_io::layout::{Q2K, Q3K, Q6K, TQ1_0, TQ2_0};
 
 use crate::block::tables;
 
@@ -40,13 +43,13 @@ pub(crate) fn set_scales(element_type: ElementType, block: &mut [u8], d: f32, m:
             half(2, m);
         }
         T::Q2K => {
-            half(80, d);
-            half(82, m);
+            half(offset_of!(Q2K, d), d);
+            half(offset_of!(Q2K, dmin), m);
         }
-        T::Q3K => half(108, d),
-        T::Q6K => half(208, d),
-        T::TQ1_0 => half(52, d),
-        T::TQ2_0 => half(64, d),
+        T::Q3K => half(offset_of!(Q3K, d), d),
+        T::Q6K => half(offset_of!(Q6K, d), d),
+        T::TQ1_0 => half(offset_of!(TQ1_0, d), d),
+        T::TQ2_0 => half(offset_of!(TQ2_0, d), d),
         // Steps of d, so that a power of two stays one.
         T::NF4 => half(0, d / tables::NF4_STEP),
         T::FP4 => half(0, d / tables::FP4_STEP),

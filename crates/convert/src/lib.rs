@@ -1,22 +1,23 @@
-//! Container to container, scheme to scheme: planned, streamed, verified.
+#![doc = include_str!("../README.md")]
+//!
+//! # How a conversion goes
 //!
 //! ```text
-//! Checkpoint ──plan()──> ConvertPlan: one row a tensor (from, to, exact or lossy, size)       the dry run ends here
+//! Checkpoint ──plan()──> ConvertPlan: one row per tensor (from, to, exact or lossy, size)   a dry run ends here
 //!                          │
 //!                        run(): rows are copied, cast or unpacked by all threads, a batch at a time, while a
-//!                          │    writer thread writes the batch before; the output appears when it is whole
+//!                          │    writer thread writes the batch before; the output appears when it is complete
 //!                          │
-//!                        verify(): the output is opened, seen from the source's world and compared with it
+//!                        verify(): the output is opened, read under the source's names and compared with it
 //! ```
 //!
-//! A conversion changes the container, never the numbers, unless an element type is asked for. From Hugging Face
-//! to GGUF, vectors and the few small matrices that llama.cpp wants so become f32, which holds them exactly; on
-//! the way back they get the matrices' type again where that holds them exactly.
+//! From Hugging Face to GGUF, vectors and the few small matrices that llama.cpp wants in f32 become f32, which holds
+//! them exactly. In the other direction they get the type of the matrices again where that holds them exactly.
 //!
 //! - [`plan()`] decides, from names, shapes and headers,
 //! - [`run()`] writes,
 //! - [`verify()`] reads again what was written,
-//! - [`Edit`] changes metadata of a GGUF file on the way,
+//! - [`Edit`] changes metadata of a GGUF file during a conversion,
 //! - [`PlainSource`] writes a model as plain numbers for a job that needs them so.
 
 mod cast;

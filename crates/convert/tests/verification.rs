@@ -198,3 +198,50 @@ fn a_packed_layer_with_another_code() {
     });
     assert_found(&found, Some(name), "row 2, column 8");
 }
+
+/// What a directory made of this GGUF file is found to be.
+fn verified(source: &Path, output: &Path) -> Verification {
+    let source = Checkpoint::open(source).unwrap();
+    let plan = plan(&source, to(SAFETENSORS)).unwrap();
+    run(&plan, output, &NoProgress).unwrap();
+    verify(&plan, output, &NoProgress).unwrap()
+}
+
+#[test]
+fn what_a_tokenizer_cannot_hold_is_a_note() {
+    let scratch = tempfile::tempdir().unwrap();
+    let gguf = scratch.path().join("source.gguf");
+    let key = "tokenizer.ggml.tokens";
+    let tokens_of = |metadata: &Metadata| -> Vec<String> {
+        metadata.strings(key).unwrap().iter().map(str::to_owned).collect()
+    };
+    let write = |change: &dyn Fn(&mut Vec<String>)| {
+        fs::write(&gguf, fs::read(fixture("bookworm-4m-Q4_K_M.gguf")).unwrap()).unwrap();
+        rewrite(&gguf, |metadata, _| {
+            let mut tokens = tokens_of(metadata);
+            change(&mut tokens);
+            metadata.set(key, Value::Array(quern_tensor_io::Array::String(tokens.into_iter().collect())));
+        });
+    };
+    // A text that stands twice, as in files of fine-tuned models.
+    write(&|tokens| tokens[4000] = tokens[3999].clone());
+    let found = verified(&gguf, &scratch.path().join("twice"));
+    assert!(found.passed(), "{:?}", found.mismatches);
+    assert!(
+        found.notes[0].contains("1 tokens whose text") && found.notes[0].contains("4000"),
+        "{:?}",
+        found.notes
+    );
+    // Another text is a fault still.
+    write(&|_| {});
+    let found = spoilt(&gguf, &scratch.path().join("other"), to(SAFETENSORS), |out| {
+        for name in ["tokenizer.json", "tokenizer.model"] {
+            let mut bytes = fs::read(out.join(name)).unwrap();
+            let word = "\u{2581}which".as_bytes();
+            let places: Vec<_> = (0..bytes.len() - 8).filter(|&i| bytes[i..].starts_with(word)).collect();
+            places.into_iter().for_each(|at| bytes[at + 4] = b'j');
+            fs::write(out.join(name), bytes).unwrap();
+        }
+    });
+    assert_found(&found, None, "tokenizer.ggml.tokens: number");
+}

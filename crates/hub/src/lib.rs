@@ -1,17 +1,20 @@
-//! The Hugging Face Hub and its cache: names, downloads, headers by range request.
+#![doc = include_str!("../README.md")]
+//!
+//! # What is where
 //!
 //! ```text
 //! Settings        the environment, read once            Name        org/name@revision:choice
-//! listing         what a repository holds               select      what of it makes the model
+//! listing         what a repository holds               select      which files of it make the model
 //! download        one file, resumed and checked         cache       the layout shared with Python
-//! pull            the job                               headers     a model's headers alone
+//! pull            the whole download                    headers     a model's headers alone
 //! ```
 //!
-//! hf-hub, the crate chosen for the Hub, is used for what it does soundly: addresses and folder names
-//! ([`hf_hub::Repo`]) and references in the cache ([`hf_hub::Cache`]). Its downloader is not. It checks neither
-//! length nor hash, joins the server's ETag into a path as it comes, asks for each file's metadata before the
-//! file, has no bound on what it reads, prints its own progress bars, and reads the environment by itself.
+//! Of the crate hf-hub, addresses and folder names ([`hf_hub::Repo`]) and references in the cache
+//! ([`hf_hub::Cache`]) are used. Its downloader is not: it checks neither length nor hash, joins the server's ETag into
+//! a path unchecked, requests each file's metadata before the file, does not bound what it reads, prints progress bars,
+//! and reads the environment by itself.
 
+mod address;
 mod cache;
 mod client;
 mod digest;

@@ -1,4 +1,5 @@
-//! Names of models on the Hub: `org/name`, `org/name@revision`, `org/name:file.gguf`, `org/name:Q4_K_M`.
+//! Names of models on the Hub: `org/name`, `org/name@revision`, `org/name:file.gguf`, `org/name:Q4_K_M`; and the
+//! addresses of the Hub's pages and files ([`crate::address`]), which become such names.
 //!
 //! The rules for owner and name are those of `huggingface_hub`: letters, digits, `-`, `_`, `.`, at most 96
 //! characters, no `--` or `..`, neither `-` nor `.` at an end. A revision is a branch, a tag, a commit or
@@ -7,7 +8,7 @@
 use std::fmt;
 use std::str::FromStr;
 
-use crate::{Error, Result};
+use crate::{Error, Result, address};
 
 /// The branch that is meant where none is named.
 pub const MAIN: &str = "main";
@@ -16,6 +17,9 @@ pub const MAIN: &str = "main";
 const LONGEST: usize = 96;
 /// The longest revision: what a file system takes as a name.
 const LONGEST_REVISION: usize = 255;
+
+/// What files of weights end with.
+const WEIGHTS: [&str; 4] = [".gguf", ".safetensors", ".bin", ".pth"];
 
 /// What a user calls a model on the Hub.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -36,6 +40,12 @@ impl Name {
         self.revision.as_deref().unwrap_or(MAIN)
     }
 
+    /// Whether `text` is written as a web address, such as `https://huggingface.co/org/name` or `hf.co/org/name`:
+    /// then it is no path of a file.
+    pub fn is_address(text: &str) -> bool {
+        address::is_address(text)
+    }
+
     /// The file or the quantization after the colon.
     pub fn choice(&self) -> Option<&str> {
         self.choice.as_deref()
@@ -47,10 +57,12 @@ impl FromStr for Name {
 
     fn from_str(text: &str) -> Result<Self> {
         let bad = |what: &str| Error::usage(text, format!("not a name on the Hub: {what}"));
+        let short = address::to_name(text).transpose().map_err(|what| Error::usage(text, what))?;
+        let given = short.as_deref().unwrap_or(text);
         // Neither owner, name nor revision may hold a colon, but a file's name may hold an @.
-        let (left, choice) = match text.split_once(':') {
+        let (left, choice) = match given.split_once(':') {
             Some((left, choice)) => (left, Some(choice)),
-            None => (text, None),
+            None => (given, None),
         };
         let (repository, revision) = match left.split_once('@') {
             Some((repository, revision)) => (repository, Some(revision)),
@@ -59,6 +71,11 @@ impl FromStr for Name {
         let Some((owner, name)) = repository.split_once('/') else {
             return Err(bad("a model there is called org/name"));
         };
+        if let (Some((name, file)), None, None) = (name.split_once('/'), revision, choice)
+            && WEIGHTS.iter().any(|end| file.ends_with(end))
+        {
+            return Err(bad(&format!("a file of a repository is written {owner}/{name}:{file}")));
+        }
         check_part(owner, "owner").and_then(|()| check_part(name, "name")).map_err(|what| bad(&what))?;
         if repository.len() > LONGEST {
             return Err(bad(&format!("longer than {LONGEST} characters")));
@@ -140,6 +157,22 @@ mod tests {
         assert_eq!(parts("o/n:dir/a@b.gguf"), ("o/n".into(), None, some("dir/a@b.gguf")));
         assert_eq!(parts("o/n@main:Q4_K_M"), ("o/n".into(), some("main"), some("Q4_K_M")));
         assert_eq!("o/n".parse::<Name>().unwrap().revision(), "main");
+    }
+
+    #[test]
+    fn an_address_is_the_name_it_means() {
+        let name: Name = "https://huggingface.co/org/name/resolve/v1/q4.gguf?download=true".parse().unwrap();
+        assert_eq!(name.to_string(), "org/name@v1:q4.gguf");
+        assert_eq!("hf.co/org/name:Q4_K_M".parse::<Name>().unwrap().choice(), Some("Q4_K_M"));
+        for hostile in
+            ["https://huggingface.co/../x", "hf://org/..", "https://hf.co/org/na%2Fme", "hf://o/n/tree/a%00b"]
+        {
+            assert!(hostile.parse::<Name>().is_err(), "{hostile}");
+        }
+        let error = "org/name/q4.gguf".parse::<Name>().unwrap_err().to_string();
+        assert!(error.contains("written org/name:q4.gguf"), "{error}");
+        let error = "https://example.com/org/name".parse::<Name>().unwrap_err().to_string();
+        assert!(error.starts_with("https://example.com/org/name: example.com is not the Hub"), "{error}");
     }
 
     #[test]

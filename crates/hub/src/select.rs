@@ -205,7 +205,8 @@ fn usual(names: &BTreeSet<String>) -> Result<Weights, String> {
     Err(match several.is_empty() {
         false => format!("it holds several models; name the file after a colon, of {}", several.join(", ")),
         true if names.iter().any(|n| n.starts_with("adapter_")) => {
-            "it holds an adapter (LoRA), not a model".to_owned()
+            "it holds an adapter (LoRA), not a whole model; merge it into its base model, and take that"
+                .to_owned()
         }
         true => "no model there: no *.safetensors at its root, no *.gguf, no pytorch_model.bin".to_owned(),
     })

@@ -1,13 +1,17 @@
-//! What a model file is, and whether it is sound.
+#![doc = include_str!("../README.md")]
 //!
-//! [`summarize`] reads headers and small tensors only: it answers in milliseconds whatever the file's size. [`check`] reads
-//! every value.
+//! # What is where
+//!
+//! - [`summarize`] and [`metadata`]: from headers and small tensors
+//! - [`check`]: every value, every shape
 
+mod attention;
 mod check;
 mod loose;
 mod quantization;
 mod summary;
 
+pub use attention::{Attention, Rope, Scaling, Window};
 pub use check::{CheckReport, Finding, check};
 pub use loose::Sizes;
 pub use quantization::Quantization;

@@ -89,7 +89,8 @@ impl Quantization {
                 (all.scheme, all.bits) = ("fp4", 4);
                 (all.block_size, all.double_quantized) = (Some(block_size), Some(double_quantized));
             }
-            _ => {}
+            // As it stands above.
+            Scheme::Int8 => {}
         }
         all.description = all.describe();
         all

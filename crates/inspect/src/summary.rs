@@ -2,11 +2,13 @@
 
 use std::collections::BTreeMap;
 
-use quern_model::{Config, TokenKind, Tokenizer};
+use quern_model::architecture::Position;
+use quern_model::{Config, Contents, TokenKind, Tokenizer, identify};
 use quern_tensor_io::scheme::Packing;
 use quern_tensor_io::{Array, Checkpoint, Container, ElementType, Value};
 use serde::Serialize;
 
+use crate::attention::Attention;
 use crate::loose::{self, Sizes};
 use crate::quantization::{self, Quantization};
 
@@ -33,10 +35,15 @@ pub struct Summary {
     /// Architecture and sizes, as far as the checkpoint states them.
     #[serde(flatten)]
     pub sizes: Sizes,
+    /// Positions and attention, of a configuration quern understands.
+    #[serde(flatten)]
+    pub attention: Option<Attention>,
     /// The tokenizer, where quern can read it.
     pub tokenizer: Option<TokenizerSummary>,
     /// The chat template's source.
     pub chat_template: Option<String>,
+    /// `model`, or what the file is instead (`adapter`, `projector` …); the note says it in words.
+    pub kind: &'static str,
     /// What could not be read (an unknown architecture, a missing tokenizer), in words.
     pub notes: Vec<String>,
     /// Tensors and bytes per element type, largest first.
@@ -109,14 +116,29 @@ pub fn summarize(checkpoint: &Checkpoint) -> Summary {
     let config = note(&mut notes, Config::from_checkpoint(checkpoint));
     let tokenizer = note(&mut notes, Tokenizer::from_checkpoint(checkpoint));
     let packing = note(&mut notes, Packing::read(checkpoint));
+    notes.extend(tokenizer.iter().flat_map(|t| t.notes().iter().cloned()));
+    let identity = identify::of_checkpoint(checkpoint);
+    if let Some(identity) = &identity {
+        // What it is explains all else.
+        notes = vec![identity.error().to_string()];
+    }
     let unread = packing.is_none();
-    let packing = packing.flatten();
-    notes.extend(packing.iter().flat_map(|p| p.notes().iter().cloned()));
+    notes.extend(packing.iter().flatten().flat_map(|p| p.notes().iter().cloned()));
+    let (packing, held) = match (&config, packing) {
+        (Some(config), Some(packing)) => {
+            let contents = Contents::matched(checkpoint, config.clone(), packing);
+            notes.extend(contents.note());
+            let held = contents.problems().is_empty().then(|| contents.parameters());
+            (contents.into_packing(), held)
+        }
+        (_, packing) => (packing.flatten(), None),
+    };
     let types = type_totals(checkpoint);
-    let parameters = match (&packing, &config) {
-        (Some(packing), _) => quantization::parameters(checkpoint, packing),
-        (None, Some(config)) if unread => logical_parameters(checkpoint, config),
-        _ => types.iter().map(|t| t.parameters).sum::<u64>(),
+    let parameters = match (held, &packing, &config) {
+        (Some(held), _, _) => held,
+        (None, Some(packing), _) => quantization::parameters(checkpoint, packing),
+        (None, None, Some(config)) if unread => logical_parameters(checkpoint, config),
+        (None, None, _) => types.iter().map(|t| t.parameters).sum::<u64>(),
     };
     let quantization = packing.as_ref().map(Quantization::of);
     let bytes = types.iter().map(|t| t.bytes).sum::<u64>();
@@ -142,9 +164,11 @@ pub fn summarize(checkpoint: &Checkpoint) -> Summary {
         file_size: checkpoint.file_size(),
         files: checkpoint.files().len(),
         sizes,
+        attention: config.as_ref().map(Attention::of),
         chat_template,
         tokenizer,
         notes,
+        kind: identity.map_or("model", |found| found.identity.name()),
         types,
         tensors: checkpoint
             .tensors()
@@ -182,7 +206,10 @@ fn sizes(c: &Config) -> Sizes {
         heads: Some(c.heads),
         kv_heads: Some(c.kv_heads),
         head_dim: Some(c.head_dim),
-        rope_theta: Some(f64::from(c.rope.theta)),
+        rope_theta: match c.architecture.position {
+            Position::Rotary => Some(f64::from(c.rope.theta)),
+            Position::Learned { .. } => None,
+        },
         vocab_size: Some(c.vocab_size),
         tied_embeddings: Some(c.tied_embeddings),
         quantization: c.quantization.clone(),

@@ -2,7 +2,7 @@
 //!
 //! `render_chat TOKENIZER_DIRECTORY` reads a JSON object from each line of standard input:
 //! `{"template": SOURCE or null, "now": TIME, "system": TEXT or null, "messages": [{"role", "content"}, …],
-//! "variables": {…}}`, and prints one for each: `{"text", "tokens", "system_moved"}` or `{"error"}`.
+//! "variables": {…}}`, and prints one for each: `{"text", "tokens", "system_moved", "left_out"}` or `{"error"}`.
 
 use std::error::Error;
 use std::io::BufRead;
@@ -35,5 +35,10 @@ fn answer(directory: &Path, tokenizer: &Tokenizer, request: &Value) -> Result<Va
     }
     let messages: Vec<Message> = serde_json::from_value(request["messages"].clone())?;
     let prompt = template.prompt(tokenizer, request["system"].as_str(), &messages)?;
-    Ok(json!({ "text": prompt.text, "tokens": prompt.tokens, "system_moved": prompt.system_moved }))
+    Ok(json!({
+        "text": prompt.text,
+        "tokens": prompt.tokens,
+        "system_moved": prompt.system_moved,
+        "left_out": prompt.left_out,
+    }))
 }

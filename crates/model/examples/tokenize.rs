@@ -36,7 +36,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     eprintln!("metadata {:?}", start.elapsed());
     if let (Some([out, ..]), Some(metadata)) = (option("--rebuild"), &metadata) {
         std::fs::create_dir_all(out)?;
-        for (name, bytes) in tokenizer_files(path, metadata)? {
+        for (name, bytes) in tokenizer_files(path, metadata)?.0 {
             std::fs::write(Path::new(out).join(name), bytes)?;
         }
     }

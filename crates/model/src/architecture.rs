@@ -15,7 +15,7 @@ mod role;
 
 use std::fmt;
 
-pub use keys::{Field, GgufKey, HfKey, Silence};
+pub use keys::{Accepted, Field, GgufKey, HfKey, HfLimit, Silence};
 pub use role::TensorRole;
 
 /// A family of models that share one forward pass.
@@ -56,14 +56,23 @@ pub struct Architecture {
     pub tied_by_default: bool,
     /// Where `config.json` says what, and what it means when it is silent.
     pub hf_keys: &'static [HfKey],
-    /// Flags of `config.json` that change the computation in ways quern does not know: refused where they are on.
-    pub hf_refused: &'static [&'static str],
+    /// Keys of `config.json` that change the computation in ways quern does not know, unless they have certain
+    /// values.
+    pub hf_limits: &'static [HfLimit],
     /// What the converter of llama.cpp writes, in its order.
     pub gguf_keys: &'static [GgufKey],
     /// Every tensor a model may have.
     pub tensors: &'static [TensorTemplate],
     /// Other names under which Hugging Face files hold some of them.
     pub hf_aliases: &'static [Alias],
+}
+
+impl Architecture {
+    /// The family's name for people: its class in transformers without the head (`Llama`, `GPTNeoX`).
+    pub fn family(&self) -> &'static str {
+        let class = self.hf_architectures.first().copied().unwrap_or(self.name);
+        class.strip_suffix("ForCausalLM").or_else(|| class.strip_suffix("LMHeadModel")).unwrap_or(class)
+    }
 }
 
 impl fmt::Debug for Architecture {
@@ -75,7 +84,6 @@ impl fmt::Debug for Architecture {
 
 /// Kind of normalisation.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[non_exhaustive]
 pub enum Norm {
     /// `x / sqrt(mean(x²) + ε) * weight`.
     Rms,
@@ -85,7 +93,6 @@ pub enum Norm {
 
 /// How positions enter.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[non_exhaustive]
 pub enum Position {
     /// Queries and keys are rotated.
     Rotary,
@@ -107,7 +114,6 @@ pub enum RopeStyle {
 
 /// How attention and feed-forward network follow each other.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[non_exhaustive]
 pub enum Block {
     /// `x += attention(norm(x)); x += ffn(norm(x))`.
     Sequential,
@@ -122,6 +128,8 @@ pub enum Block {
 pub enum Sliding {
     /// All, where there is a window.
     All,
+    /// All, unless `config.json` lists the kinds of layer (Mistral).
+    AllUnlessListed,
     /// All but each `n`-th: layer `i` sees everything if `(i + 1) % n == 0`.
     ButEvery(usize),
     /// None, unless `use_sliding_window` is on (Qwen): then those from `max_window_layers` on.
@@ -130,7 +138,6 @@ pub enum Sliding {
 
 /// Activation function.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[non_exhaustive]
 pub enum Activation {
     /// `x * sigmoid(x)`.
     Silu,
@@ -147,8 +154,10 @@ impl Activation {
     pub fn from_hf(name: &str) -> Option<Self> {
         match name {
             "silu" | "swish" => Some(Self::Silu),
-            "gelu" => Some(Self::Gelu),
-            "gelu_new" | "gelu_fast" | "gelu_pytorch_tanh" => Some(Self::GeluTanh),
+            "gelu" | "gelu_python" => Some(Self::Gelu),
+            "gelu_new" | "gelu_fast" | "gelu_accurate" | "gelu_pytorch_tanh" | "gelu_python_tanh" => {
+                Some(Self::GeluTanh)
+            }
             "relu" => Some(Self::Relu),
             _ => None,
         }
@@ -176,7 +185,6 @@ pub enum World {
 
 /// A size of the configuration, as a dimension of a tensor.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[non_exhaustive]
 pub enum Dim {
     /// `vocab_size`.
     Vocab,
@@ -212,7 +220,6 @@ pub enum Dim {
 
 /// Which models have a tensor.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[non_exhaustive]
 pub enum Presence {
     /// All.
     Always,

@@ -7,6 +7,8 @@ use std::path::{Path, PathBuf};
 use quern_tensor_io::{Error, Result};
 use serde_json::Value;
 
+use crate::identify;
+
 /// Largest JSON file read: a 250k-token `tokenizer.json` has some 35 MB.
 const MAX_BYTES: u64 = 256 << 20;
 
@@ -22,10 +24,13 @@ impl Json {
     pub fn read(file: &Path) -> Result<Self> {
         let text = read_text(file)?;
         // serde_json refuses more than 128 levels of nesting, so a hostile file cannot exhaust the stack.
-        let value: Value = serde_json::from_str(&text)
-            .map_err(|e| Error::malformed(file, format!("not valid JSON: {e}")))?;
+        let value: Value =
+            serde_json::from_str(&text).map_err(|e| match identify::of_content(text.as_bytes()) {
+                Some(identity) => Error::unsupported(file, identity.to_string()),
+                None => Error::malformed(file, format!("not valid JSON: {e}")),
+            })?;
         if !value.is_object() {
-            return Err(Error::malformed(file, format!("a JSON object is expected, not {}", kind(&value))));
+            return Err(Error::malformed(file, format!("a JSON object is expected, not {}", shown(&value))));
         }
         Ok(Self { file: file.to_path_buf(), value })
     }
@@ -78,6 +83,24 @@ impl<'a> Object<'a> {
         self.value.get(key).filter(|v| !v.is_null())
     }
 
+    /// `key` is there and says null.
+    pub fn is_null(&self, key: &str) -> bool {
+        self.value.get(key).is_some_and(Value::is_null)
+    }
+
+    /// The object as it stands.
+    pub fn value(&self) -> &'a Value {
+        self.value
+    }
+
+    /// An object made of this one's values, which errors call `name`.
+    pub fn with<'b>(&self, name: &str, value: &'b Value) -> Object<'b>
+    where
+        'a: 'b,
+    {
+        Object { file: self.file, path: format!("{}{name}.", self.path), value }
+    }
+
     /// The full name of `key`, as errors spell it.
     pub fn name(&self, key: &str) -> String {
         format!("{}{key}", self.path)
@@ -90,7 +113,7 @@ impl<'a> Object<'a> {
 
     /// An error for a value of the wrong type.
     fn wrong(&self, key: &str, expected: &str, found: &Value) -> Error {
-        self.error(key, format!("{expected} is expected, not {}", kind(found)))
+        self.error(key, format!("{expected} is expected, not {}", shown(found)))
     }
 
     /// An error for a missing key.
@@ -181,7 +204,7 @@ pub(crate) fn as_u64(value: &Value) -> Option<u64> {
 }
 
 /// A value as errors name it, without quoting a hostile file at length.
-fn kind(value: &Value) -> String {
+pub(crate) fn shown(value: &Value) -> String {
     match value {
         Value::Null => "null".into(),
         Value::Bool(v) => v.to_string(),

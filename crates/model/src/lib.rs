@@ -1,12 +1,17 @@
-//! What a model is: its architecture as data, its configuration, its tensors' names in the Hugging Face
-//! and the GGUF world, its tokenizer, its chat template. No arithmetic.
+#![doc = include_str!("../README.md")]
+//!
+//! # What is where
 //!
 //! ```text
-//! Checkpoint (tensor-io) ─┬─> Config      numbers: layers, heads, rope … and the tensors they demand
-//!                         ├─> Tokenizer   text <-> ids
-//!                         ├─> ChatTemplate   messages -> the text the model was trained on
-//!                         └─> View        the checkpoint as the other world would hold it
+//! Checkpoint (tensor-io) ─┬─> Config        numbers: layers, heads, rope … and the tensors they demand
+//!                         ├─> Tokenizer     text <-> ids
+//!                         ├─> ChatTemplate  messages -> the text the model was trained on
+//!                         └─> View          the tensors under the names and layouts of Hugging Face or of GGUF
 //! ```
+//!
+//! [`architectures`] holds one description per family, [`architecture`] the types they are written in.
+//! [`identify`] opens checkpoints, and names files and folders that are something else. [`Contents`] matches what a
+//! checkpoint holds with what its configuration demands.
 
 pub mod architecture;
 pub mod architectures;
@@ -16,6 +21,7 @@ pub mod contents;
 mod file_type;
 pub mod gguf;
 pub mod hugging_face;
+pub mod identify;
 mod json;
 pub mod tokenizer;
 mod view;

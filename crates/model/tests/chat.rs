@@ -58,7 +58,113 @@ fn texts_and_ids_are_those_of_transformers() {
             }
         }
     }
-    assert_eq!(compared, 7 * 4 * 2);
+    let families = golden.as_object().unwrap().values().filter(|talks| talks.is_array()).count();
+    assert!(families > 7);
+    assert_eq!(compared, families * 4 * 2);
+}
+
+/// The small templates of a part of the golden file: name, source, and what transformers makes of it.
+fn small_templates(templates: &Value) -> Vec<(String, String, String)> {
+    let text = |value: &Value| value.as_str().unwrap().to_owned();
+    let all = templates.as_object().unwrap().iter();
+    all.map(|(name, case)| (name.clone(), text(&case[0]), text(&case[1]))).collect()
+}
+
+#[test]
+fn what_templates_of_well_known_models_use_is_what_transformers_makes_of_it() {
+    let golden = std::fs::read_to_string(fixture("golden/chat.json")).unwrap();
+    let golden: Value = serde_json::from_str(&golden).unwrap();
+    let tokenizer = tokenizer("llama");
+    let features = &golden["features"];
+    let messages = messages(&features["messages"]);
+    let check = |name: &str, source: &str, expected: &str| {
+        let now = "2024-07-05T08:09:10Z";
+        let mut template = ChatTemplate::at(name.to_owned(), source, &tokenizer, now).unwrap();
+        for (name, value) in features["variables"].as_object().unwrap() {
+            template.set(name, value);
+        }
+        let text = template.render(&messages).unwrap_or_else(|e| panic!("{name}: {e}"));
+        assert_eq!(text, expected, "{name}: {source}");
+    };
+    let small = small_templates(&features["templates"]);
+    assert!(small.len() > 30);
+    small.iter().for_each(|(name, source, expected)| check(name, source, expected));
+    // Content is a text to quern, and what transformers was given as parts: the template's form is found out.
+    let parts = small_templates(&golden["parts"]);
+    assert_eq!(parts.len(), 3);
+    parts.iter().for_each(|(name, source, expected)| check(name, source, expected));
+}
+
+#[test]
+fn content_is_a_text_wherever_a_template_takes_texts() {
+    let tokenizer = tokenizer("llama");
+    let render = |source: &str| {
+        let template = ChatTemplate::new("t".into(), source, &tokenizer).unwrap();
+        template.render(&talk(&[("system", "S"), ("user", "U")])).unwrap()
+    };
+    for (source, expected) in [
+        // Both are taken.
+        (
+            "{% for m in messages %}{% if m.content is string %}text {{ m.content }};{% else %}parts \
+             {{ m.content[0].text }};{% endif %}{% endfor %}",
+            "text S;text U;",
+        ),
+        // Of the user's parts, but the system's text.
+        (
+            "{% for m in messages %}{{ m.content if m.role == 'system' else m.content[0].text }};{% endfor %}",
+            "S;U;",
+        ),
+        // A list that is printed as it is, is no text.
+        ("{% for m in messages %}{% if m.content is not string %}{{ m.content }}{% endif %}{% endfor %}", ""),
+        ("{% for m in messages %}{{ m.content | tojson if m.content is not string }}{% endfor %}", ""),
+        // Nor is one taken whose template fails on it.
+        ("{% for m in messages %}{{ m.content.upper() }}{% endfor %}", "SU"),
+    ] {
+        assert_eq!(render(source), expected, "{source}");
+    }
+    // A variable of the user's may decide.
+    let source = "{{ messages[0].content[0].text if parts else messages[0].content }}";
+    let mut template = ChatTemplate::new("t".into(), source, &tokenizer).unwrap();
+    let user = talk(&[("user", "U")]);
+    assert_eq!(template.render(&user).unwrap(), "U");
+    template.set("parts", &true.into());
+    assert_eq!(template.render(&user).unwrap(), "U");
+}
+
+#[test]
+fn words_that_a_template_leaves_out_are_known() {
+    let tokenizer = tokenizer("llama");
+    let all = talk(&[("user", "first word"), ("assistant", "<think>x</think>answer"), ("user", "last")]);
+    for (source, expected) in [
+        ("{% for m in messages %}{{ m.content }}{% endfor %}", vec![]),
+        // Spelled otherwise, not lost; nor is reasoning that is taken off.
+        ("{{ messages | tojson | upper }}", vec![]),
+        ("{% for m in messages %}{{ m.content.split('</think>')[-1] | trim }}{% endfor %}", vec![]),
+        ("{{ messages[-1].content }}", vec![0, 1]),
+        ("{% for m in messages if m.role == 'user' %}{{ m.content }}{% endfor %}", vec![1]),
+        // The beginning, the end.
+        ("{% for m in messages %}{{ m.content.partition(' ')[2] or m.content }}{% endfor %}", vec![0, 2]),
+        ("{% for m in messages %}{{ m.content.split('word')[0] }}{% endfor %}", vec![0]),
+        ("nothing", vec![0, 1, 2]),
+    ] {
+        let template = ChatTemplate::new("t".into(), source, &tokenizer).unwrap();
+        let left_out = template.prompt(&tokenizer, None, &all).unwrap().left_out;
+        let expected: Vec<_> = expected.into_iter().map(|at: usize| all[at].clone()).collect();
+        assert_eq!(left_out, expected, "{source}");
+    }
+    // A blank has no words.
+    let template = ChatTemplate::new("t".into(), "{{ messages[-1].content }}", &tokenizer).unwrap();
+    let blank = talk(&[("user", " \n"), ("user", "U")]);
+    assert_eq!(template.prompt(&tokenizer, None, &blank).unwrap().left_out, []);
+    // A system prompt that leaves a trace but no words is moved, as one that leaves none is.
+    let source = "{% for m in messages %}<{{ m.role }}>{{ m.content if m.role != 'system' }}{% endfor %}";
+    let template = ChatTemplate::new("t".into(), source, &tokenizer).unwrap();
+    let prompt = template.prompt(&tokenizer, Some("S"), &talk(&[("user", "U")])).unwrap();
+    assert_eq!((prompt.text.as_str(), prompt.system_moved), ("<user>S\n\nU", true));
+    assert_eq!(prompt.left_out, []);
+    // And one that cannot be moved is named.
+    let prompt = template.prompt(&tokenizer, Some("S"), &talk(&[("assistant", "A")])).unwrap();
+    assert_eq!((prompt.system_moved, prompt.left_out), (false, talk(&[("system", "S")])));
 }
 
 #[test]

@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 use common::fixture;
 use quern_model::gguf::tokenizer_metadata;
 use quern_model::hugging_face::tokenizer_files;
-use quern_model::{EncodeOptions, Tokenizer};
+use quern_model::{EncodeOptions, Tokenizer, architectures};
 use quern_tensor_io::{Array, Metadata, Value};
 use serde_json::Value as Json;
 
@@ -34,21 +34,14 @@ fn json(file: &Path) -> Json {
 }
 
 /// GGUF's name of the architecture: llama.cpp's, or a made-up one where it has none.
-fn architecture(folder: &Path) -> String {
-    let model_type = json(&folder.join("config.json"))["model_type"].as_str().unwrap().to_owned();
-    match model_type.as_str() {
-        "mistral" | "mixtral" => "llama".into(),
-        "phi" => "phi2".into(),
-        "gpt_neox" => "gptneox".into(),
-        "qwen3_moe" => "qwen3moe".into(),
-        "gemma3_text" => "gemma3".into(),
-        other => other.into(),
-    }
+fn architecture(folder: &Path) -> &'static str {
+    let config = json(&folder.join("config.json"));
+    architectures::from_hf_model_type(config["model_type"].as_str().unwrap()).unwrap().name
 }
 
 fn gguf(folder: &Path) -> (Metadata, Vec<String>) {
     let size = json(&folder.join("config.json"))["vocab_size"].as_u64().unwrap() as usize;
-    tokenizer_metadata(folder, &architecture(folder), size).unwrap()
+    tokenizer_metadata(folder, architecture(folder), size).unwrap()
 }
 
 fn ids(case: &Json, key: &str) -> Vec<u32> {
@@ -147,7 +140,7 @@ fn metadata_is_what_llama_cpp_writes() {
 /// The folder that a GGUF file's metadata gives.
 fn rebuilt(file: &Path, metadata: &Metadata) -> tempfile::TempDir {
     let dir = tempfile::TempDir::new().unwrap();
-    for (name, bytes) in tokenizer_files(file, metadata).unwrap() {
+    for (name, bytes) in tokenizer_files(file, metadata).unwrap().0 {
         fs::write(dir.path().join(name), bytes).unwrap();
     }
     dir
@@ -180,7 +173,7 @@ fn metadata_survives_the_way_to_a_folder_and_back() {
         metadata.set("general.name", name_of(&folder));
         let dir = rebuilt(&folder, &metadata);
         let size = metadata.strings("tokenizer.ggml.tokens").unwrap().len();
-        let (again, _) = tokenizer_metadata(dir.path(), &architecture(&folder), size).unwrap();
+        let (again, _) = tokenizer_metadata(dir.path(), architecture(&folder), size).unwrap();
         for key in
             ["tokens", "token_type", "merges", "bos_token_id", "eos_token_id", "padding_token_id", "pre"]
         {

@@ -5,8 +5,8 @@
 
 use divan::counter::ItemsCount;
 use divan::{Bencher, black_box};
+use quern_compute::Pool;
 use quern_compute::simd::Level;
-use quern_compute::{Pool, gram_at};
 use quern_quantize::gptq::{Hessian, Order, Prepared, Settings, solve};
 
 const SIZES: &[usize] = &[512, 1536, 4096];
@@ -32,10 +32,10 @@ fn settings(search: bool) -> Settings {
 }
 
 fn bench_gram(bencher: Bencher, n: usize, level: Level) {
-    let (pool, x, mut sum) = (Pool::new(2), noise(n * TOKENS), vec![0f32; n * n]);
+    let (pool, x, mut sum) = (Pool::with_level(2, level), noise(n * TOKENS), vec![0f32; n * n]);
     bencher
         .counter(ItemsCount::new(n * n / 2 * TOKENS))
-        .bench_local(|| gram_at(level, &pool, black_box(&x), n, black_box(&mut sum)).expect("it fits"));
+        .bench_local(|| quern_compute::gram(&pool, black_box(&x), n, black_box(&mut sum)).expect("it fits"));
 }
 
 #[divan::bench(args = SIZES, sample_count = 5, sample_size = 1)]

@@ -1,12 +1,14 @@
-//! Encoders, recipes and the streaming quantizer: a checkpoint goes in, a quantized GGUF comes out.
+#![doc = include_str!("../README.md")]
 //!
-//! - [`calibration`] chooses the tokens a model is run on to learn what its layers see,
-//! - [`recipe`] decides which tensor gets which element type,
-//! - [`imatrix`] measures which inputs matter, writes and reads that,
-//! - [`job`] plans and runs a whole quantization.
-//! - [`gptq`] solves layers for GPTQ.
-
-//! - [`bitsandbytes`] quantizes to NF4, FP4 and int8.
+//! # What is where
+//!
+//! - [`job`] plans and runs a quantization to GGUF; [`recipe`] decides the type of each tensor, [`encode`] has the
+//!   encoders
+//! - [`gptq`] solves linear layers for GPTQ; [`gptq::job`] quantizes a whole checkpoint
+//! - [`bitsandbytes`] quantizes to NF4, FP4 and int8
+//! - [`imatrix`] measures, reads and writes importance matrices
+//! - [`calibration`] chooses the token sequences that a model is run on for GPTQ and importance matrices
+//! - [`load_in`] quantizes a model while it is loaded for running
 
 pub mod bitsandbytes;
 pub mod calibration;

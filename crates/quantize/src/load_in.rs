@@ -10,13 +10,14 @@
 
 use std::collections::HashMap;
 
+use quern_compute::simd::Level;
 use quern_model::{Config, Contents, ExpectedTensor, FileType, TensorRole, View, ViewTensor};
 use quern_run::LoadIn;
 use quern_tensor_io::scheme::Packing;
 use quern_tensor_io::{Checkpoint, ElementType, Remedy};
 
 use crate::bitsandbytes::{Kind, encode_in_memory};
-use crate::encode::encode_rows;
+use crate::encode::encode_rows_at;
 use crate::job;
 
 /// A scheme to load in.
@@ -49,6 +50,7 @@ impl LoadScheme {
 pub struct Loader {
     scheme: LoadScheme,
     targets: HashMap<String, ElementType>,
+    level: Level,
 }
 
 impl Loader {
@@ -67,7 +69,7 @@ impl Loader {
             LoadScheme::Bitsandbytes(kind) => matrices(&config, true, kind.in_memory()),
             LoadScheme::Plain(to) => matrices(&config, false, to),
         };
-        Ok(Self { scheme, targets })
+        Ok(Self { scheme, targets, level: Level::detect() })
     }
 }
 
@@ -116,10 +118,10 @@ impl LoadIn for Loader {
     ) -> Result<(), String> {
         match self.scheme {
             LoadScheme::Gguf(_) | LoadScheme::Plain(_) => {
-                encode_rows(target, columns, rows, None, out).map_err(|e| e.to_string())?
+                encode_rows_at(self.level, target, columns, rows, None, out).map_err(|e| e.to_string())?
             }
             LoadScheme::Bitsandbytes(kind) => {
-                encode_in_memory(kind, columns, rows, out).map_err(|e| e.to_string())?;
+                encode_in_memory(self.level, kind, columns, rows, out).map_err(|e| e.to_string())?;
             }
         }
         match job::bad_block(target, out) {

@@ -36,7 +36,7 @@ fn open(folder: &Path) -> Arc<Checkpoint> {
 
 fn load(checkpoint: Arc<Checkpoint>, load_in: Option<&dyn LoadIn>) -> Model {
     let path = checkpoint.path().to_path_buf();
-    Model::load_in(checkpoint, LoadOptions { threads: 2 }, load_in)
+    Model::load(checkpoint, LoadOptions { threads: 2, load_in, ..LoadOptions::default() })
         .unwrap_or_else(|e| panic!("{}: {e}", path.display()))
 }
 

@@ -18,7 +18,7 @@ use quern_tensor_io::{Checkpoint, NoProgress, Progress, Remedy};
 
 fn model(threads: usize) -> Model {
     let checkpoint = Arc::new(Checkpoint::open(&fixture("bookworm-4m")).unwrap());
-    Model::load(checkpoint, LoadOptions { threads }).unwrap()
+    Model::load(checkpoint, LoadOptions { threads, ..LoadOptions::default() }).unwrap()
 }
 
 fn text(name: &str) -> String {
@@ -47,7 +47,7 @@ fn contents(folder: &Path) -> BTreeMap<String, Vec<u8>> {
 }
 
 fn score(path: &Path) -> f64 {
-    let model = Model::open(path, LoadOptions { threads: 2 }).unwrap();
+    let model = Model::open(path, LoadOptions { threads: 2, ..LoadOptions::default() }).unwrap();
     let options = PerplexityOptions { context: 256, chunks: Some(12), ..PerplexityOptions::default() };
     perplexity(&model, None, &text("validation.txt"), options, &NoProgress).unwrap().perplexity
 }
@@ -169,7 +169,11 @@ fn what_cannot_be_quantized_is_refused_before_any_work() {
         ..options(&model, Settings::default())
     };
     assert!(fails(&all).contains("every module"));
-    let gguf = Model::open(&fixture("bookworm-4m-Q4_K_M.gguf"), LoadOptions { threads: 1 }).unwrap();
+    let gguf = Model::open(
+        &fixture("bookworm-4m-Q4_K_M.gguf"),
+        LoadOptions { threads: 1, ..LoadOptions::default() },
+    )
+    .unwrap();
     let refused = job::plan(&gguf, &options(&gguf, Settings::default())).unwrap_err();
     assert!(refused.to_string().contains("a GGUF file"), "{refused}");
     assert_eq!(refused.remedy(), Some(Remedy::ConvertToSafetensors));

@@ -219,7 +219,7 @@ fn text() -> String {
 }
 
 fn measure(model: &Path, threads: usize, options: CollectOptions) -> Result<Collected, CollectError> {
-    let model = Model::open(model, LoadOptions { threads }).unwrap();
+    let model = Model::open(model, LoadOptions { threads, ..LoadOptions::default() }).unwrap();
     collect(&model, &text(), options, &NoProgress)
 }
 

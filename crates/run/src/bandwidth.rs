@@ -4,7 +4,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use quern_compute::Pool;
-use quern_compute::simd::{Level, Op, dispatch};
+use quern_compute::simd::{Op, dispatch};
 
 use crate::memory::reset_peak;
 use crate::parallel::share;
@@ -31,7 +31,7 @@ pub fn read_bandwidth(threads: usize, most: u64) -> f64 {
     while passes < 3 || started.elapsed() < TIME {
         let pass = Instant::now();
         share(&pool, memory.chunks(PART / 8), |part| {
-            sum.fetch_add(dispatch(Level::detect(), Sum(part)), Ordering::Relaxed);
+            sum.fetch_add(dispatch(pool.level(), Sum(part)), Ordering::Relaxed);
         });
         best = best.min(pass.elapsed());
         passes += 1;

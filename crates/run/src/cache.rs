@@ -5,13 +5,13 @@
 //!             keys    [kv_heads][context / 16][head_dim][16]      f16, f32 or q8_0 blocks
 //! ```
 //!
-//! The context is filled up to a multiple of 16. Why keys lie turned is told where they are read, in
-//! `quern_compute::attention`.
+//! The context is filled up to a multiple of 16. Keys are stored transposed in groups of 16 for the
+//! kernels of `quern_compute::attention`, which says why.
 //!
 //! q8_0 keeps 32 numbers in 34 bytes; a head whose size is no multiple of 32 is filled up.
 //!
-//! A head's positions lie one after the other, so attention reads memory straight on. The pages of positions
-//! that were never used are never touched: a large context costs address space, not memory.
+//! A head's positions are stored one after the other, so attention reads memory sequentially. The pages of
+//! positions that were never used are never touched: a large context costs address space, not memory.
 
 use half::f16;
 use half::vec::HalfBitsVecExt;
@@ -158,7 +158,7 @@ impl Cache {
         (Keys { data: keys, head_stride }, Values { data: values, position_stride: self.row, head_stride })
     }
 
-    /// Turns queries and keys of positions from `first` on (`q`, `k` and `v` are `[n][heads][head_dim]`), and
+    /// Rotates queries and keys of positions from `first` on (`q`, `k` and `v` are `[n][heads][head_dim]`), and
     /// stores keys and values.
     pub(crate) fn store(
         &mut self,
@@ -169,6 +169,7 @@ impl Cache {
         (cos, sin): (&[f32], &[f32]),
     ) {
         let (heads, kv_heads, dim) = (model.config.heads, self.kv_heads, self.head_dim);
+        let level = model.pool.level();
         let style = match model.config.rope_style {
             RopeStyle::HalfSplit => ops::RopeStyle::HalfSplit,
             RopeStyle::Interleaved => ops::RopeStyle::Interleaved,
@@ -179,25 +180,31 @@ impl Cache {
             let rows = q.chunks_mut(part * heads * dim).zip(k.chunks_mut(part * kv_heads * dim));
             let table = cos.chunks(part * pairs).zip(sin.chunks(part * pairs));
             share(&model.pool, rows.zip(table), |((q, k), (cos, sin))| {
-                ops::rope(style, q, heads, dim, cos, sin);
-                ops::rope(style, k, kv_heads, dim, cos, sin);
+                ops::rope(level, style, q, heads, dim, cos, sin);
+                ops::rope(level, style, k, kv_heads, dim, cos, sin);
             });
         }
         let length = self.layer_length();
-        let place = Place { pool: &model.pool, kv_heads, dim, first };
+        let target = HeadRows { pool: &model.pool, kv_heads, dim, first };
         let at = layer * length..(layer + 1) * length;
         let [start, end, row] = [at.start, at.end, self.row].map(|n| n / BLOCK.0 * BLOCK.1);
         match &mut self.keys {
-            Numbers::F32(to) => place.scatter(k, &mut to[at.clone()], put_key_f32),
-            Numbers::F16(to) => place.scatter(k, &mut to[at.clone()], put_key_f16),
-            Numbers::Q8_0(to) => place.scatter(k, &mut to[start..end], put_key_q8_0),
+            Numbers::F32(to) => target.scatter(k, &mut to[at.clone()], put_key_f32),
+            Numbers::F16(to) => target.scatter(k, &mut to[at.clone()], put_key_f16),
+            Numbers::Q8_0(to) => target.scatter(k, &mut to[start..end], |x, position, head: &mut [u8]| {
+                put_key_q8_0(level, x, position, head);
+            }),
         }
         match &mut self.values {
             Numbers::F32(to) => {
-                place.scatter(v, &mut to[at], in_rows(dim, |x, to: &mut [f32]| to.copy_from_slice(x)))
+                target.scatter(v, &mut to[at], in_rows(dim, |x, to: &mut [f32]| to.copy_from_slice(x)))
             }
-            Numbers::F16(to) => place.scatter(v, &mut to[at], in_rows(dim, float::narrow_f16)),
-            Numbers::Q8_0(to) => place.scatter(v, &mut to[start..end], in_rows(row, encode_q8_0)),
+            Numbers::F16(to) => target.scatter(v, &mut to[at], in_rows(dim, float::narrow_f16)),
+            Numbers::Q8_0(to) => target.scatter(
+                v,
+                &mut to[start..end],
+                in_rows(row, move |x, to: &mut [u8]| encode_q8_0(level, x, to)),
+            ),
         }
     }
 }
@@ -207,15 +214,15 @@ fn in_rows<T>(row: usize, put: impl Fn(&[f32], &mut [T])) -> impl Fn(&[f32], usi
     move |x, position, head| put(x, &mut head[position * row..][..row])
 }
 
-/// Where new rows go in a layer.
-struct Place<'a> {
+/// The rows of a layer's heads to which new positions are written.
+struct HeadRows<'a> {
     pool: &'a Pool,
     kv_heads: usize,
     dim: usize,
     first: usize,
 }
 
-impl Place<'_> {
+impl HeadRows<'_> {
     /// Puts `from` (`[n][kv_heads][dim]`) into `to`, equal parts for each head: each position's numbers by `put`,
     /// with the position and the head's part.
     fn scatter<T: Send>(&self, from: &[f32], to: &mut [T], put: impl Fn(&[f32], usize, &mut [T]) + Sync) {
@@ -239,13 +246,13 @@ mod tests {
     use super::*;
 
     #[test]
-    fn rows_land_at_their_head_and_position() {
+    fn rows_are_written_at_their_head_and_position() {
         let pool = Pool::new(2);
         for n in [3usize, 2000] {
             let (kv_heads, dim, first, context) = (2, 4, 5, n + 8);
             let from: Vec<f32> = (0..n * kv_heads * dim).map(|i| i as f32).collect();
             let mut to = vec![-1.0; kv_heads * context * dim];
-            Place { pool: &pool, kv_heads, dim, first }.scatter(
+            HeadRows { pool: &pool, kv_heads, dim, first }.scatter(
                 &from,
                 &mut to,
                 in_rows(dim, |row, to: &mut [f32]| to.copy_from_slice(row)),

@@ -5,6 +5,13 @@ use quern_tensor_io::Remedy;
 /// Result of everything in this crate.
 pub type Result<T, E = Error> = std::result::Result<T, E>;
 
+/// Not as a source: the text has its words already.
+impl From<quern_compute::Error> for Error {
+    fn from(error: quern_compute::Error) -> Self {
+        Self::Compute(error)
+    }
+}
+
 /// A failure, with what it was about.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
@@ -18,7 +25,10 @@ pub enum Error {
     Chat(#[from] quern_model::ChatError),
     /// Shapes that do not fit each other inside the forward pass: a fault of quern, not of the file.
     #[error("in the forward pass: {0}")]
-    Compute(#[from] quern_compute::Error),
+    Compute(quern_compute::Error),
+    /// An observer of the forward pass stopped it.
+    #[error(transparent)]
+    Observer(crate::ObserverError),
     /// More positions than the session has room for. Raised before anything is computed.
     #[error("{held} tokens are in the context and {wanted} more do not fit into its {context} positions")]
     ContextFull {
@@ -93,7 +103,7 @@ impl Error {
             Self::TextTooShort { .. } => Some(Remedy::LongerText),
             Self::NotFinite => Some(Remedy::CheckWeights),
             Self::Memory { remedy, .. } => Some(remedy.clone()),
-            Self::Compute(_) | Self::Token { .. } | Self::Option(_) => None,
+            Self::Observer(_) | Self::Compute(_) | Self::Token { .. } | Self::Option(_) => None,
         }
     }
 }

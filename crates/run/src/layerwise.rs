@@ -1,45 +1,33 @@
-//! A model run block by block over many sequences, so that its weights can be changed on the way: how
-//! calibrated quantization (GPTQ) walks through a model.
+//! A model run block by block over many sequences, so that its weights can be replaced in between: how calibrated
+//! quantization (GPTQ) runs a model.
 //!
 //! In each block, for each group of linear layers that share an input, in the order of the computation:
 //!
 //! ```text
-//! every batch of inputs  ->  Stages::input      collects what it needs (Hessians)
-//! all were seen          ->  Stages::replace    gives the weights to go on with
+//! every sequence's inputs    ->  Observer::observe      collects what it needs (Hessians)
+//! all sequences were seen    ->  Calibrator::replace    gives the weights to continue with
 //! the layers run, once, with the new weights; what follows sees their outputs
 //! ```
 //!
 //! so each linear layer runs once in all. Memory: the residual stream of all tokens, and the inputs of the
-//! layers whose turn comes next (`[tokens][heads * head_dim]` or `[tokens][ffn]`) and of the network, in f32.
+//! next group of layers (`[tokens][heads * head_dim]` or `[tokens][ffn]`) and of the network, in f32.
 
-use std::error::Error as StdError;
+use std::ops::Range;
 
-use quern_compute::{Matrix, ops};
-use quern_model::TensorRole;
+use ndarray::Array2;
 use quern_tensor_io::ElementType;
 
 use crate::cache::Cache;
 use crate::forward::{
-    AttentionBuffers, LinearScratch, Phases, Place, activation, apply, choose, embed, gather, scatter, wide,
+    AttentionBuffers, BeforeGroup, KvTarget, LinearScratch, Phases, embed, run_experts, wide,
 };
-use crate::rope::Turns;
+use crate::matrix::{rows_of_mut, values_of, values_of_mut};
+use crate::observer::{describe, observe};
+use crate::rope::RotaryAngles;
 use crate::weights::{Block, Experts, Ffn, Linear, Weight};
-use crate::{Error, KvType, Model, Result};
+use crate::{Error, KvType, LinearInfo, Model, Observer, ObserverError, Result};
 
-/// One linear layer, as it is in the model.
-#[derive(Clone, Copy, Debug)]
-pub struct LinearInfo<'a> {
-    /// Name of its weight in the checkpoint.
-    pub name: &'a str,
-    /// What it is for.
-    pub role: TensorRole,
-    /// The block.
-    pub layer: usize,
-    /// The weight, `[outputs][inputs]`.
-    pub matrix: Matrix<'a>,
-}
-
-/// A weight to go on with.
+/// A weight to continue with.
 #[derive(Clone, Debug)]
 pub struct Replacement {
     /// How its numbers are stored.
@@ -50,59 +38,32 @@ pub struct Replacement {
     pub permutation: Option<Vec<u32>>,
 }
 
-/// What is done at the joints of a block.
-pub trait Stages {
-    /// Some of the inputs of a group of layers that share them: whole vectors, `values` is
-    /// `[tokens][columns]`. Batches come in the order of the sequences.
+/// Observes the inputs of each group of a block's linear layers, then replaces the weights of the group.
+///
+/// A group is observed once for each sequence, in order; a mixture's experts once, with the tokens of all sequences,
+/// or never if no token chose the expert.
+pub trait Calibrator: Observer {
+    /// All inputs of the group were observed. Returns one replacement for each layer, or `None` to keep it.
     ///
     /// # Errors
-    /// Any; the run stops with it.
-    fn input(
-        &mut self,
-        layers: &[LinearInfo<'_>],
-        values: &[f32],
-    ) -> Result<(), Box<dyn StdError + Send + Sync>>;
-
-    /// All inputs of the group were seen. Returns one replacement for each layer, or `None` to keep it.
-    ///
-    /// # Errors
-    /// Any; the run stops with it.
-    fn replace(
-        &mut self,
-        layers: &[LinearInfo<'_>],
-    ) -> Result<Vec<Option<Replacement>>, Box<dyn StdError + Send + Sync>>;
+    /// Any: the run stops, and its error is [`Error::Observer`] with this one.
+    fn replace(&mut self, linears: &[LinearInfo<'_>]) -> Result<Vec<Option<Replacement>>, ObserverError>;
 }
 
-/// Why a block could not be run.
-#[derive(Debug, thiserror::Error)]
-#[non_exhaustive]
-pub enum LayerwiseError {
-    /// The forward pass failed.
-    #[error(transparent)]
-    Run(#[from] Error),
-    /// [`Stages`] stopped it.
-    #[error(transparent)]
-    Stages(Box<dyn StdError + Send + Sync>),
-}
-
-impl From<quern_compute::Error> for LayerwiseError {
-    fn from(error: quern_compute::Error) -> Self {
-        Self::Run(error.into())
-    }
-}
-
-/// Many sequences on their way through a model.
+/// Many sequences that are run through a model block by block.
 #[derive(Debug)]
 pub struct Layerwise<'m> {
     model: &'m Model,
-    /// Lengths of the sequences.
-    lengths: Vec<usize>,
+    /// The tokens of each sequence among all tokens.
+    sequences: Vec<Range<usize>>,
     /// The residual stream, `[all tokens][hidden]`.
-    hidden: Vec<f32>,
-    /// Inputs of the layers whose turn is next, `[all tokens][width]`.
+    hidden: Array2<f32>,
+    /// Inputs of the feed-forward network, `[all tokens][hidden]`.
+    network: Array2<f32>,
+    /// Room for the inputs of the output or the down projection, `[all tokens][width]`.
     inputs: Vec<f32>,
     cache: Cache,
-    turns: Turns,
+    angles: RotaryAngles,
     linears: LinearScratch,
     batch: Buffers,
 }
@@ -117,35 +78,35 @@ struct Buffers {
     qkv: Vec<f32>,
     projected: Vec<f32>,
     up: Vec<f32>,
-    /// Inputs of the network, of all sequences.
-    network: Vec<f32>,
 }
 
 impl<'m> Layerwise<'m> {
-    /// Looks up the embeddings of `sequences`, each a text of its own that begins at position 0.
+    /// Looks up the embeddings of `texts`, each a sequence of its own that begins at position 0.
     ///
     /// # Errors
     /// No sequence, an empty one or one beyond what the model was trained for, a token outside the vocabulary.
-    pub fn new(model: &'m Model, sequences: &[Vec<u32>]) -> Result<Self> {
-        let lengths: Vec<usize> = sequences.iter().map(Vec::len).collect();
-        let longest = lengths.iter().copied().max().unwrap_or(0);
+    pub fn new(model: &'m Model, texts: &[Vec<u32>]) -> Result<Self> {
+        let longest = texts.iter().map(Vec::len).max().unwrap_or(0);
         model.check_context(longest)?;
-        if lengths.contains(&0) {
+        if texts.iter().any(Vec::is_empty) {
             return Err(Error::Option("an empty sequence cannot be run".into()));
         }
         let vocabulary = model.vocabulary();
-        if let Some(&token) = sequences.iter().flatten().find(|&&t| t as usize >= vocabulary) {
+        if let Some(&token) = texts.iter().flatten().find(|&&t| t as usize >= vocabulary) {
             return Err(Error::Token { token, vocabulary });
         }
         let config = &model.config;
-        let total: usize = lengths.iter().sum();
-        let mut hidden = vec![0f32; total * config.hidden_size];
+        let mut total = 0;
+        let mut next = |text: &Vec<u32>| {
+            let start = total;
+            total += text.len();
+            start..total
+        };
+        let sequences: Vec<Range<usize>> = texts.iter().map(&mut next).collect();
+        let mut hidden = Array2::zeros((total, config.hidden_size));
         let mut linears = LinearScratch::default();
-        let mut rest = hidden.as_mut_slice();
-        for sequence in sequences {
-            let (own, behind) = rest.split_at_mut(sequence.len() * config.hidden_size);
-            embed(model, &mut linears, sequence, 0, own)?;
-            rest = behind;
+        for (text, tokens) in texts.iter().zip(&sequences) {
+            embed(model, &mut linears, text, 0, values_of_mut(hidden.view_mut(), tokens))?;
         }
         let (query, key) = (config.heads * config.head_dim, config.kv_heads * config.head_dim);
         let buffer = |width: usize| vec![0f32; longest * width];
@@ -157,17 +118,17 @@ impl<'m> Layerwise<'m> {
             qkv: buffer(if model.fused_qkv() { query + 2 * key } else { 0 }),
             projected: buffer(config.hidden_size),
             up: buffer(2 * wide(config)),
-            network: vec![0f32; total * config.hidden_size],
         };
-        let mut turns = Turns::default();
-        model.rotation.fill(0, longest, &mut turns);
+        let mut angles = RotaryAngles::default();
+        model.rotation.fill(0, longest, &mut angles);
         Ok(Self {
             model,
-            lengths,
+            sequences,
+            network: Array2::zeros(hidden.dim()),
             hidden,
             inputs: vec![0f32; total * query.max(wide(config)).max(config.hidden_size)],
             cache: Cache::of_layers(config, 1, longest, KvType::F32)?,
-            turns,
+            angles,
             linears,
             batch,
         })
@@ -180,55 +141,70 @@ impl<'m> Layerwise<'m> {
 
     /// All tokens.
     pub fn tokens(&self) -> usize {
-        self.lengths.iter().sum()
+        self.hidden.nrows()
     }
 
     /// The residual stream, `[tokens][hidden]`: what the next block receives.
     pub fn hidden(&self) -> &[f32] {
-        &self.hidden
+        values_of(self.hidden.view(), &(0..self.tokens()))
     }
 
-    /// Sets the residual stream to what [`Layerwise::hidden`] once returned: goes on where another run was.
+    /// Sets the residual stream to what [`Layerwise::hidden`] once returned: continues another run.
     ///
     /// # Panics
     /// If it has another length.
     pub fn set_hidden(&mut self, hidden: &[f32]) {
-        self.hidden.copy_from_slice(hidden);
+        let all = 0..self.tokens();
+        values_of_mut(self.hidden.view_mut(), &all).copy_from_slice(hidden);
     }
 
-    /// Runs block `layer` over all sequences, stopping at its joints.
+    /// Runs block `layer` over all sequences.
     ///
     /// # Errors
-    /// Those of the forward pass and of `stages`. The residual stream is then of no use any more.
+    /// Those of the forward pass and of `calibrator`. The residual stream is then of no use any more.
     ///
     /// # Panics
     /// If there is no such block.
-    pub fn block(&mut self, layer: usize, stages: &mut dyn Stages) -> Result<(), LayerwiseError> {
+    pub fn block(&mut self, layer: usize, calibrator: &mut dyn Calibrator) -> Result<()> {
         let model = self.model;
-        let config = &model.config;
-        let width = config.hidden_size;
-        let query = config.heads * config.head_dim;
         let original = &model.weights.blocks[layer];
         model.placement.enter(layer, self.tokens());
         let mut block = original.clone();
-        let Self { lengths, hidden, inputs, cache, turns, linears, batch, .. } = self;
-        let (cos, sin) = turns.of(config.window(layer).is_some());
+        let attended = self.attention(layer, &mut block, calibrator);
+        let done = attended.and_then(|()| match &original.ffn {
+            Ffn::Dense { .. } => self.dense(layer, &mut block, calibrator),
+            Ffn::Experts(experts) => self.experts(&block, experts, calibrator),
+        });
+        model.placement.leave(layer);
+        done
+    }
+
+    /// From the residual stream to the inputs of the network.
+    fn attention(&mut self, layer: usize, block: &mut Block, calibrator: &mut dyn Calibrator) -> Result<()> {
+        let model = self.model;
+        let config = &model.config;
+        let (width, query) = (config.hidden_size, config.heads * config.head_dim);
+        let original = &model.weights.blocks[layer];
+        let Self { sequences, hidden, network, inputs, cache, angles, linears, batch, .. } = self;
+        let (cos, sin) = angles.of(config.window(layer).is_some());
         let pairs = model.rotation.pairs();
 
         // Inputs of Q, K and V.
         let phases = Phases { model, block: original, observer: None };
-        for (start, n) in sequences(lengths) {
-            let normed = &mut batch.normed[..n * width];
-            phases.attention_input(&hidden[start * width..][..n * width], normed);
-            offer(model, layer, stages, &original.qkv.linears(), normed)?;
+        for tokens in &*sequences {
+            let normed = &mut batch.normed[..tokens.len() * width];
+            phases.attention_input(values_of(hidden.view(), tokens), normed);
+            observe(model, calibrator, &original.qkv.linears(), normed)?;
         }
-        replace(model, layer, stages, &mut block.qkv.linears_mut())?;
+        replace(model, calibrator, &mut block.qkv.linears_mut())?;
 
         // Attention, and the inputs of the output projection.
-        for (start, n) in sequences(lengths) {
-            let mut phases = Phases { model, block: &block, observer: None };
+        let mut attended = rows_of_mut(inputs, query);
+        for tokens in &*sequences {
+            let n = tokens.len();
+            let mut phases = Phases { model, block, observer: None };
             let angles = (&cos[..n * pairs], &sin[..n * pairs]);
-            let place = Place { cache, slot: 0, layer, first: 0, angles };
+            let target = KvTarget { cache, slot: 0, layer, first: 0, angles };
             let buffers = AttentionBuffers {
                 normed: &mut batch.normed[..n * width],
                 q: &mut batch.q,
@@ -236,119 +212,67 @@ impl<'m> Layerwise<'m> {
                 v: &mut batch.v,
                 qkv: &mut batch.qkv,
             };
-            let attended = &mut inputs[start * query..][..n * query];
-            phases.attend(linears, &hidden[start * width..][..n * width], 0, place, buffers, attended)?;
-            offer(model, layer, stages, &[&original.attention_output], attended)?;
+            let attended = values_of_mut(attended.view_mut(), tokens);
+            phases.attend(linears, values_of(hidden.view(), tokens), 0, target, buffers, attended)?;
+            observe(model, calibrator, &[&original.attention_output], attended)?;
         }
-        replace(model, layer, stages, &mut [&mut block.attention_output])?;
+        replace(model, calibrator, &mut [&mut block.attention_output])?;
 
-        // The output projection, and the inputs of the network, which take the place of its own.
-        let mut from = std::mem::take(inputs);
-        let mut normed = std::mem::take(&mut batch.network);
-        for (start, n) in sequences(lengths) {
-            let mut phases = Phases { model, block: &block, observer: None };
-            let x = &mut hidden[start * width..][..n * width];
-            let normed = &mut normed[start * width..][..n * width];
-            let projected = &mut batch.projected[..n * width];
-            phases.project(linears, &from[start * query..][..n * query], projected, x, normed)?;
-        }
-        let done = match &original.ffn {
-            Ffn::Dense { .. } => self.dense(layer, &mut block, &normed, &mut from, stages),
-            Ffn::Experts(experts) => self.experts(layer, &block, experts, &normed, &mut from, stages),
-        };
-        (self.inputs, self.batch.network) = (from, normed);
-        model.placement.leave(layer);
-        done
-    }
-
-    /// The network of a block: `normed` is its input, `wide` has room for that of the down projection.
-    fn dense(
-        &mut self,
-        layer: usize,
-        block: &mut Block,
-        normed: &[f32],
-        wide: &mut [f32],
-        stages: &mut dyn Stages,
-    ) -> Result<(), LayerwiseError> {
-        let model = self.model;
-        let (width, ffn) = (model.config.hidden_size, model.config.ffn_size);
-        let Self { lengths, hidden, linears, batch, .. } = self;
-        let Ffn::Dense { widen: original, down: original_down } = &model.weights.blocks[layer].ffn else {
-            return Ok(());
-        };
-        for (start, n) in sequences(lengths) {
-            offer(model, layer, stages, &original.linears(), &normed[start * width..][..n * width])?;
-        }
-        if let Ffn::Dense { widen, .. } = &mut block.ffn {
-            replace(model, layer, stages, &mut widen.linears_mut())?;
-        }
-        for (start, n) in sequences(lengths) {
+        // The output projection, and the inputs of the network.
+        for tokens in &*sequences {
             let mut phases = Phases { model, block, observer: None };
-            let wide = &mut wide[start * ffn..][..n * ffn];
-            let normed = &normed[start * width..][..n * width];
-            phases.widen(linears, normed, &mut batch.up[..2 * n * ffn], wide)?;
-            offer(model, layer, stages, &[original_down], wide)?;
-        }
-        if let Ffn::Dense { down, .. } = &mut block.ffn {
-            replace(model, layer, stages, &mut [down])?;
-        }
-        for (start, n) in sequences(lengths) {
-            let mut phases = Phases { model, block, observer: None };
-            let x = &mut hidden[start * width..][..n * width];
-            phases.narrow(linears, &wide[start * ffn..][..n * ffn], &mut batch.projected[..n * width], x)?;
+            let x = values_of_mut(hidden.view_mut(), tokens);
+            let normed = values_of_mut(network.view_mut(), tokens);
+            let projected = &mut batch.projected[..tokens.len() * width];
+            phases.project(linears, values_of(attended.view(), tokens), projected, x, normed)?;
         }
         Ok(())
     }
 
-    /// The experts of a block, one after the other, each over the tokens that chose it. An expert that none
-    /// chose is offered nothing before it is to be replaced.
-    fn experts(
-        &mut self,
-        layer: usize,
-        block: &Block,
-        experts: &Experts,
-        normed: &[f32],
-        made: &mut [f32],
-        stages: &mut dyn Stages,
-    ) -> Result<(), LayerwiseError> {
+    /// The network of a block, from its inputs to the residual stream.
+    fn dense(&mut self, layer: usize, block: &mut Block, calibrator: &mut dyn Calibrator) -> Result<()> {
         let model = self.model;
-        let config = &model.config;
-        let Some(mixture) = config.experts else { return Ok(()) };
-        let (width, ffn, act) = (config.hidden_size, mixture.ffn_size, activation(config));
-        let Self { lengths, hidden, linears, .. } = self;
-        let tokens: usize = lengths.iter().sum();
-        let mut logits = vec![0.0; tokens * mixture.count];
-        apply(model, linears, [&experts.router], normed, [&mut logits])?;
-        let made = &mut made[..tokens * width];
-        made.fill(0.0);
-        let (mut input, mut up, mut out) = (Vec::new(), Vec::new(), Vec::new());
-        for (expert, choices) in experts.experts.iter().zip(choose(&mixture, &mut logits)) {
-            let mut own = expert.clone();
-            gather(normed, width, &choices, &mut input);
-            if !choices.is_empty() {
-                offer(model, layer, stages, &[&expert.gate, &expert.up], &input)?;
-            }
-            replace(model, layer, stages, &mut [&mut own.gate, &mut own.up])?;
-            let mut gate = vec![0.0; choices.len() * ffn];
-            up.resize(gate.len(), 0.0);
-            out.resize(input.len(), 0.0);
-            if !choices.is_empty() {
-                let outputs = [gate.as_mut_slice(), up.as_mut_slice()];
-                apply(model, linears, [&own.gate, &own.up], &input, outputs)?;
-                ops::activate_mul(act, &mut gate, &up);
-                offer(model, layer, stages, &[&expert.down], &gate)?;
-            }
-            replace(model, layer, stages, &mut [&mut own.down])?;
-            if !choices.is_empty() {
-                apply(model, linears, [&own.down], &gate, [out.as_mut_slice()])?;
-                scatter(&out, width, &choices, made);
-            }
+        let (width, ffn) = (model.config.hidden_size, model.config.ffn_size);
+        let Self { sequences, hidden, network, inputs, linears, batch, .. } = self;
+        let Ffn::Dense { widen: original, down: original_down } = &model.weights.blocks[layer].ffn else {
+            return Ok(());
+        };
+        for tokens in &*sequences {
+            observe(model, calibrator, &original.linears(), values_of(network.view(), tokens))?;
         }
+        if let Ffn::Dense { widen, .. } = &mut block.ffn {
+            replace(model, calibrator, &mut widen.linears_mut())?;
+        }
+        let mut wide = rows_of_mut(inputs, ffn);
+        for tokens in &*sequences {
+            let mut phases = Phases { model, block, observer: None };
+            let wide = values_of_mut(wide.view_mut(), tokens);
+            let up = &mut batch.up[..2 * wide.len()];
+            phases.widen(linears, values_of(network.view(), tokens), up, wide)?;
+            observe(model, calibrator, &[original_down], wide)?;
+        }
+        if let Ffn::Dense { down, .. } = &mut block.ffn {
+            replace(model, calibrator, &mut [down])?;
+        }
+        for tokens in &*sequences {
+            let mut phases = Phases { model, block, observer: None };
+            let x = values_of_mut(hidden.view_mut(), tokens);
+            let projected = &mut batch.projected[..tokens.len() * width];
+            phases.narrow(linears, values_of(wide.view(), tokens), projected, x)?;
+        }
+        Ok(())
+    }
+
+    /// The experts of a block, one after the other, each over the tokens that chose it.
+    fn experts(&mut self, block: &Block, experts: &Experts, calibrator: &mut dyn Calibrator) -> Result<()> {
+        let model = self.model;
+        let all = 0..self.tokens();
+        let Self { hidden, network, inputs, linears, .. } = self;
+        let made = &mut inputs[..hidden.len()];
+        let normed = values_of(network.view(), &all);
+        run_experts(model, linears, &mut Calibrated(calibrator), experts, normed, made)?;
         let phases = Phases { model, block, observer: None };
-        for (start, n) in sequences(lengths) {
-            let span = start * width..(start + n) * width;
-            phases.finish(&mut made[span.clone()], &mut hidden[span]);
-        }
+        phases.finish(made, values_of_mut(hidden.view_mut(), &all));
         Ok(())
     }
 }
@@ -362,44 +286,36 @@ impl Model {
     /// # Panics
     /// If there is no such block.
     pub fn linears(&self, layer: usize) -> Result<Vec<LinearInfo<'_>>> {
-        let block = &self.weights.blocks[layer];
-        block.linears().into_iter().map(|l| info(self, layer, l)).collect()
+        describe(self, &self.weights.blocks[layer].linears())
     }
 }
 
-/// First token and length of every sequence.
-fn sequences(lengths: &[usize]) -> impl Iterator<Item = (usize, usize)> + '_ {
-    lengths.iter().scan(0, |start, &n| {
-        let own = (*start, n);
-        *start += n;
-        Some(own)
-    })
+/// What happens before an expert's layers run under calibration.
+struct Calibrated<'c>(&'c mut dyn Calibrator);
+
+impl BeforeGroup for Calibrated<'_> {
+    /// Their weights are replaced all the same.
+    const UNCHOSEN: bool = true;
+
+    fn before<const N: usize>(
+        &mut self,
+        model: &Model,
+        linears: [&Linear; N],
+        input: &[f32],
+    ) -> Result<Option<[Linear; N]>> {
+        if !input.is_empty() {
+            observe(model, self.0, &linears, input)?;
+        }
+        let mut own = linears.map(Linear::clone);
+        replace(model, self.0, &mut own.each_mut())?;
+        Ok(Some(own))
+    }
 }
 
-fn info<'a>(model: &'a Model, layer: usize, linear: &'a Linear) -> Result<LinearInfo<'a>> {
-    let matrix = linear.weight.matrix(&model.checkpoint)?;
-    Ok(LinearInfo { name: &linear.name, role: linear.role, layer, matrix })
-}
-
-fn offer(
-    model: &Model,
-    layer: usize,
-    stages: &mut dyn Stages,
-    linears: &[&Linear],
-    values: &[f32],
-) -> Result<(), LayerwiseError> {
-    let infos = linears.iter().map(|l| info(model, layer, l)).collect::<Result<Vec<_>>>()?;
-    stages.input(&infos, values).map_err(LayerwiseError::Stages)
-}
-
-fn replace(
-    model: &Model,
-    layer: usize,
-    stages: &mut dyn Stages,
-    linears: &mut [&mut Linear],
-) -> Result<(), LayerwiseError> {
-    let infos = linears.iter().map(|l| info(model, layer, l)).collect::<Result<Vec<_>>>()?;
-    let replacements = stages.replace(&infos).map_err(LayerwiseError::Stages)?;
+/// Replaces the weights of a group by those that `calibrator` gives.
+fn replace(model: &Model, calibrator: &mut dyn Calibrator, linears: &mut [&mut Linear]) -> Result<()> {
+    let current: Vec<&Linear> = linears.iter().map(|linear| &**linear).collect();
+    let replacements = calibrator.replace(&describe(model, &current)?).map_err(Error::Observer)?;
     for (linear, replacement) in linears.iter_mut().zip(replacements) {
         if let Some(Replacement { element_type, data, permutation }) = replacement {
             let (rows, columns) = (linear.weight.rows, linear.weight.columns);

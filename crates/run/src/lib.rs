@@ -1,13 +1,16 @@
-//! Running models on the CPU: forward pass, KV cache, sampling, generation, perplexity, bench.
+#![doc = include_str!("../README.md")]
+//!
+//! # What is where
 //!
 //! ```text
 //! Checkpoint ──> Model ──> Session ──forward(tokens)──> logits ──> Sampler ──> token
-//!  (the map)    weights     keys and values,                └────> perplexity
-//!               by role     scratch memory
+//!  (the map)    weights     key-value cache,                └────> perplexity
+//!               by role     buffers
 //! ```
 //!
-//! The forward pass ([`Session::forward`]) is one program that reads the architecture's description; an
-//! [`Observer`] may watch the input of every linear layer. Results do not depend on the number of threads.
+//! The forward pass ([`Session::forward`]) is one program that reads the architecture's description. An
+//! [`Observer`] may see the input of every linear layer; calibration is such an observer. Results do not depend on
+//! the number of threads.
 
 mod bandwidth;
 mod bench;
@@ -18,6 +21,7 @@ mod forward;
 mod generate;
 mod layerwise;
 mod load;
+mod matrix;
 mod memory;
 mod model;
 mod observer;
@@ -33,17 +37,17 @@ mod weights;
 
 pub use bandwidth::read_bandwidth;
 pub use bench::{BenchOptions, BenchReport, BenchTest, Speed, bench};
-pub use chat::Chat;
+pub use chat::{Chat, ChatNote};
 pub use error::{Error, Result};
 pub use generate::{
     GenerateOptions, GenerateReport, Generator, Listener, Logprob, Stop, TokenLogprobs, generate,
     generate_from_tokens,
 };
-pub use layerwise::{Layerwise, LayerwiseError, LinearInfo, Replacement, Stages};
+pub use layerwise::{Calibrator, Layerwise, Replacement};
 pub use load::LoadIn;
 pub use memory::{Resident, available_memory, peak_memory_bytes, resident};
 pub use model::{LoadOptions, Model};
-pub use observer::{LinearInput, Observer};
+pub use observer::{LinearGroup, LinearInfo, Observer, ObserverError};
 pub use perplexity::{Divergence, PerplexityOptions, PerplexityReport, perplexity, perplexity_of_tokens};
 pub use placement::MemoryPlan;
 pub use sampling::{DryOptions, Mirostat, MirostatVersion, Sampler, SamplingOptions, Stage};

@@ -1,8 +1,9 @@
 //! Weights that are made while loading: packed layers unpacked to rows of blocks, floats quantized.
 //!
-//! Rows are worked on by all threads; the pages of the file that were read are given back as they are used,
+//! Rows are worked on by all threads; the pages of the file that were read are released as they are used,
 //! so that memory holds the result and not its source as well.
 
+use std::fmt::Debug;
 use std::ops::Range;
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -14,8 +15,8 @@ use crate::parallel::share;
 use crate::weights::Weight;
 use crate::{Replacement, Result};
 
-/// Turns matrices into another type while they are loaded, as bitsandbytes' `load_in_4bit` does.
-pub trait LoadIn: Sync {
+/// Converts matrices to another type while they are loaded, as bitsandbytes' `load_in_4bit` does.
+pub trait LoadIn: Debug + Sync {
     /// The type that the matrix of this name (as the checkpoint spells it) gets; `None` keeps it.
     fn target(&self, name: &str) -> Option<ElementType>;
 
@@ -135,7 +136,7 @@ fn encode(
         };
         if let Some(problem) = problem {
             let mut failure = failure.lock().unwrap_or_else(PoisonError::into_inner);
-            // The first row's complaint, whichever thread found it first.
+            // The first row's error, whichever thread found it first.
             if failure.as_ref().is_none_or(|&(row, _)| rows.start < row) {
                 *failure = Some((rows.start, problem));
             }

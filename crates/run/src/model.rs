@@ -4,26 +4,32 @@ use std::path::Path;
 use std::sync::{Arc, OnceLock};
 
 use quern_compute::Pool;
-use quern_model::{Config, Tokenizer, View};
+use quern_model::{Config, RopeScaling, Tokenizer, View};
 use quern_tensor_io::{Checkpoint, Error as FileError};
 
 use crate::load::LoadIn;
-use crate::parallel::share;
 use crate::placement::{self, MemoryPlan, Placement};
 use crate::rope::Rotation;
 use crate::weights::Weights;
 use crate::{Error, KvType, Result, Session, SessionOptions};
 
 /// How to load.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct LoadOptions {
+#[derive(Clone, Copy, Debug)]
+pub struct LoadOptions<'a> {
     /// Threads that compute, at least 1. The default is one per core the process may use.
     pub threads: usize,
+    /// Quantizes the matrices that it names while they are loaded; by default all stay as they are stored.
+    pub load_in: Option<&'a dyn LoadIn>,
+    /// Bytes of resident memory to run within, everything counted. Mapped weights that do not fit are read from the
+    /// file again for every pass; [`Model::memory_plan`] says how many. Without a bound the same is done for a model
+    /// larger than what the system has free.
+    pub max_memory: Option<u64>,
 }
 
-impl Default for LoadOptions {
+impl Default for LoadOptions<'_> {
     fn default() -> Self {
-        Self { threads: std::thread::available_parallelism().map_or(1, |n| n.get()) }
+        let threads = std::thread::available_parallelism().map_or(1, |n| n.get());
+        Self { threads, load_in: None, max_memory: None }
     }
 }
 
@@ -47,47 +53,24 @@ impl Model {
     /// # Errors
     /// A config that cannot be read or asks for something unsupported; a tensor that is missing, has another
     /// shape than the config demands, or an element type without kernels. Each names the file and the tensor.
-    pub fn load(checkpoint: Arc<Checkpoint>, options: LoadOptions) -> Result<Self> {
-        Self::load_in(checkpoint, options, None)
-    }
-
-    /// As [`Model::load`], but quantizes the matrices that `load_in` names on the way.
-    ///
-    /// # Errors
-    /// As [`Model::load`]; values that are not finite; rows that do not fit the type asked for.
-    pub fn load_in(
-        checkpoint: Arc<Checkpoint>,
-        options: LoadOptions,
-        load_in: Option<&dyn LoadIn>,
-    ) -> Result<Self> {
-        Self::load_bounded(checkpoint, options, load_in, None)
-    }
-
-    /// As [`Model::load_in`], to run within `max_memory` bytes of resident memory, everything counted. Mapped
-    /// weights that do not fit are read from the file again for every pass; [`Model::memory_plan`] says how
-    /// many. Without a bound the same is done for a model larger than what the system has free.
-    ///
-    /// # Errors
-    /// As [`Model::load_in`]; [`Error::Option`] if what is made while loading is more than the bound.
-    pub fn load_bounded(
-        checkpoint: Arc<Checkpoint>,
-        options: LoadOptions,
-        load_in: Option<&dyn LoadIn>,
-        max_memory: Option<u64>,
-    ) -> Result<Self> {
+    /// With [`LoadOptions::load_in`], values that are not finite and rows that do not fit the type asked for;
+    /// [`Error::Option`] for 0 threads, or if what is made while loading takes more than
+    /// [`LoadOptions::max_memory`].
+    pub fn load(checkpoint: Arc<Checkpoint>, options: LoadOptions<'_>) -> Result<Self> {
+        let LoadOptions { threads, load_in, max_memory } = options;
         let view = View::stored(&checkpoint)?;
         let Some(config) = view.config().cloned() else {
             let what = "its configuration is not known";
             return Err(FileError::unsupported(checkpoint.path(), what).into());
         };
         let rotation = Rotation::new(&config);
-        if options.threads == 0 {
+        if threads == 0 {
             return Err(Error::Option("threads is 0, it must be at least 1".into()));
         }
         if let Some(limit) = max_memory {
             placement::check_made(&view, load_in, limit)?;
         }
-        let pool = Pool::new(options.threads);
+        let pool = Pool::new(threads);
         let weights = Weights::resolve(&view, &config, load_in, &pool)?;
         let placement = Placement::new(&checkpoint, &weights, max_memory);
         let notes = view.notes().to_vec();
@@ -99,9 +82,9 @@ impl Model {
     /// Opens `path` (file or directory) and loads it.
     ///
     /// # Errors
-    /// As [`Checkpoint::open`] and [`Model::load`].
-    pub fn open(path: &Path, options: LoadOptions) -> Result<Self> {
-        Self::load(Arc::new(Checkpoint::open(path)?), options)
+    /// As [`quern_model::identify::open`] and [`Model::load`].
+    pub fn open(path: &Path, options: LoadOptions<'_>) -> Result<Self> {
+        Self::load(Arc::new(quern_model::identify::open(path)?), options)
     }
 
     /// The checkpoint.
@@ -187,7 +170,7 @@ impl Model {
         Ok(self.tokenizer.get_or_init(|| tokenizer))
     }
 
-    /// A place for one text: its keys and values, and the memory one pass needs.
+    /// A session for one text: its keys and values, and the memory one pass needs.
     ///
     /// # Errors
     /// [`Error::Option`] for a context of 0 or beyond what the model was trained for, or a batch of 0.
@@ -200,17 +183,20 @@ impl Model {
         self.weights.blocks.first().is_some_and(|b| matches!(b.qkv, crate::weights::Qkv::Fused { .. }))
     }
 
-    /// Computes every item of `out` from its index, on all threads.
-    pub(crate) fn per_row<T: Send>(&self, out: &mut [T], body: impl Fn(usize, &mut T) + Sync) {
-        share(&self.pool, out.iter_mut().enumerate(), |(row, out)| body(row, out));
-    }
-
     /// Refuses a context of 0 or beyond what the model was trained for.
     pub(crate) fn check_context(&self, context: usize) -> Result<()> {
         let trained = self.config.context_length;
         if context == 0 || context > trained {
+            let dynamic = match self.config.rope.scaling {
+                RopeScaling::Dynamic { .. } => "; dynamic rope scaling beyond it is not supported",
+                RopeScaling::None
+                | RopeScaling::Linear { .. }
+                | RopeScaling::Llama3 { .. }
+                | RopeScaling::Yarn { .. }
+                | RopeScaling::Long { .. } => "",
+            };
             return Err(Error::Option(format!(
-                "context is {context}, it must be from 1 to {trained}, what the model was trained for"
+                "context is {context}, it must be from 1 to {trained}, what the model was trained for{dynamic}"
             )));
         }
         Ok(())

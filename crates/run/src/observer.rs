@@ -1,30 +1,84 @@
-//! Watching the inputs of linear layers as they pass: what calibration is built on.
+//! Observing the inputs of linear layers as they are computed: what calibration is built on.
+//!
+//! Linear layers that multiply the same vectors (queries, keys and values; gate and up) form a group. An observer
+//! sees each group once for each batch of tokens, with all of its layers.
 
+use std::error::Error as StdError;
+
+use ndarray::ArrayView2;
+use quern_compute::Matrix;
 use quern_model::TensorRole;
 
-/// What one linear layer is about to multiply.
+use crate::matrix::rows_of;
+use crate::weights::Linear;
+use crate::{Error, Model, Result};
+
+/// One linear layer, as it is in the model.
 #[derive(Clone, Copy, Debug)]
-pub struct LinearInput<'a> {
-    /// Name of the layer's weight in the checkpoint.
+pub struct LinearInfo<'a> {
+    /// Name of its weight in the checkpoint.
     pub name: &'a str,
     /// What the weight is for: a tied head has the embedding's name and role.
     pub role: TensorRole,
     /// The block, or `None` for the head.
     pub layer: Option<usize>,
-    /// Which of a block's experts it belongs to; it then sees the tokens that chose this expert.
+    /// Which of a block's experts it belongs to.
     pub expert: Option<usize>,
-    /// Number of input vectors: one per token, in the order of the tokens. The head sees only those whose
-    /// logits were asked for.
+    /// The weight, `[outputs][inputs]`.
+    pub matrix: Matrix<'a>,
+}
+
+/// Linear layers that share an input, with that input for some tokens.
+#[derive(Clone, Copy, Debug)]
+pub struct LinearGroup<'a> {
+    /// The layers, in the order of the computation; at least one.
+    pub linears: &'a [LinearInfo<'a>],
+    /// Number of input vectors: one per token, in the order of the tokens. An expert sees the tokens that chose it,
+    /// the head those whose logits were asked for.
     pub rows: usize,
-    /// Length of each vector: the weight's columns.
+    /// Length of each vector: the columns of each layer's weight.
     pub columns: usize,
     /// `rows * columns` values, row after row.
     pub values: &'a [f32],
 }
 
-/// Sees the input of every linear layer: each weight once per batch (at most
-/// [`crate::SessionOptions::batch`] tokens), block by block in the order of the computation.
+impl<'a> LinearGroup<'a> {
+    /// The input vectors as the rows of a matrix, `[rows][columns]`.
+    pub fn inputs(&self) -> ArrayView2<'a, f32> {
+        rows_of(self.values, self.columns)
+    }
+}
+
+/// Why an observer stops a pass.
+pub type ObserverError = Box<dyn StdError + Send + Sync>;
+
+/// Sees the inputs of all linear layers, group by group in the order of the computation.
 pub trait Observer {
-    /// Called before the layer runs. The values live until it returns.
-    fn linear_input(&mut self, input: &LinearInput<'_>);
+    /// Called before the layers of a group run, for each batch of tokens (at most [`crate::SessionOptions::batch`]).
+    ///
+    /// # Errors
+    /// Any: the pass stops, and its error is [`Error::Observer`] with this one.
+    fn observe(&mut self, group: &LinearGroup<'_>) -> Result<(), ObserverError>;
+}
+
+/// What observers learn of these layers.
+pub(crate) fn describe<'a>(model: &'a Model, linears: &[&'a Linear]) -> Result<Vec<LinearInfo<'a>>> {
+    let describe = |&linear: &&'a Linear| {
+        let &Linear { ref name, role, layer, expert, .. } = linear;
+        Ok(LinearInfo { name, role, layer, expert, matrix: linear.weight.matrix(&model.checkpoint)? })
+    };
+    linears.iter().map(describe).collect()
+}
+
+/// Calls `observer` with the input of a group of layers.
+pub(crate) fn observe(
+    model: &Model,
+    observer: &mut dyn Observer,
+    linears: &[&Linear],
+    values: &[f32],
+) -> Result<()> {
+    let linears = &*describe(model, linears)?;
+    let columns = linears.first().map_or(0, |linear| linear.matrix.columns());
+    let rows = values.len().checked_div(columns).unwrap_or(0);
+    observer.observe(&LinearGroup { linears, rows, columns, values }).map_err(Error::Observer)
 }

@@ -1,10 +1,10 @@
-//! Sharing rows among the threads.
+//! Dividing rows among the threads.
 
 use std::sync::{Mutex, PoisonError};
 
 use quern_compute::Pool;
 
-/// Work on fewer values than this is done where it is: starting a region costs about as much.
+/// Work on fewer values than this is done on the calling thread: starting a parallel region costs about as much.
 const SMALL: usize = 1 << 14;
 
 /// How many of `values` one part should hold, a whole number of rows of `width`: all of them if there are
@@ -16,8 +16,8 @@ pub(crate) fn part_of(pool: &Pool, values: usize, width: usize) -> usize {
     (values / width).div_ceil(4 * pool.threads()).max(1) * width
 }
 
-/// Runs `body` once on every part, on all threads. Which thread takes which part is left open, so `body`
-/// must work on each alone.
+/// Runs `body` once on every part, on all threads. Any thread may take any part, so `body` must work on
+/// each part alone.
 pub(crate) fn share<T: Send>(pool: &Pool, parts: impl ExactSizeIterator<Item = T>, body: impl Fn(T) + Sync) {
     if parts.len() <= 1 {
         return parts.for_each(body);
@@ -37,7 +37,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn every_part_is_served_once() {
+    fn every_part_is_processed_once() {
         for threads in [1, 2, 3] {
             let pool = Pool::new(threads);
             for (rows, width) in [(1, 5), (7, 100), (513, 64), (20, 4096)] {

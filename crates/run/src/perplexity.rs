@@ -11,11 +11,11 @@
 //! ```
 //!
 //! that is `n - 1 - n/2` predictions a chunk (255 of 512). The perplexity is exp of the mean negative
-//! log-likelihood; its standard error is the one of the mean, carried through the exponential.
+//! log-likelihood; its standard error is the one of the mean, propagated through the exponential.
 //!
 //! Beside a reference model both run over the same chunks. The ratio of their perplexities is exp of the mean
 //! difference of the tokens' log-likelihoods, and its error that of the differences: much smaller than the
-//! errors of the two perplexities, which rise and fall together.
+//! errors of the two perplexities, which are correlated.
 
 use std::time::Instant;
 
@@ -23,6 +23,7 @@ use quern_model::EncodeOptions;
 use quern_tensor_io::Progress;
 use serde::Serialize;
 
+use crate::parallel::share;
 use crate::statistics::{Likelihood, kl_divergence, mean_and_deviation, negative_log_likelihood, top1};
 use crate::{Error, KvType, Model, Result, Session, SessionOptions, Wanted};
 
@@ -148,7 +149,7 @@ pub fn perplexity_of_tokens(
         let own = score(model, logits, targets)?;
         own.iter().for_each(|&nll| scores.add(nll));
         if let (Some(reference), Some(other)) = (reference, &mut other) {
-            // Two models within one bound take turns.
+            // Two models within one bound are resident one after the other.
             model.placement.give_back();
             let expected = run_chunk(other, &chunk)?;
             compared.add(model, (logits, &own), (expected, &score(reference, expected, targets)?));
@@ -194,8 +195,8 @@ fn check(model: &Model, reference: Option<&Model>, tokens: usize, options: Perpl
     Ok(())
 }
 
-/// Logits of positions `n/2 ..= n-2` of one chunk. The last token's logits predict nothing and the token
-/// itself is seen by nobody: it is not run.
+/// Logits of positions `n/2 ..= n-2` of one chunk. The last token's logits predict nothing and no other
+/// token attends to it: it is not run.
 fn run_chunk<'s>(session: &'s mut Session<'_>, chunk: &[u32]) -> Result<&'s [f32]> {
     session.clear();
     let (body, _) = chunk.split_at(chunk.len() - 1);
@@ -204,15 +205,13 @@ fn run_chunk<'s>(session: &'s mut Session<'_>, chunk: &[u32]) -> Result<&'s [f32
 
 /// Negative log-likelihoods of the targets.
 fn score(model: &Model, logits: &[f32], targets: &[u32]) -> Result<Vec<f64>> {
-    let vocabulary = model.vocabulary();
-    let mut rows = vec![0.0; targets.len()];
-    model.per_row(&mut rows, |row, nll| {
-        *nll = negative_log_likelihood(&logits[row * vocabulary..(row + 1) * vocabulary], targets[row]);
-    });
-    if rows.iter().all(|nll| nll.is_finite()) { Ok(rows) } else { Err(Error::NotFinite) }
+    let mut scores = vec![0.0; targets.len()];
+    let positions = logits.chunks_exact(model.vocabulary()).zip(targets).zip(&mut scores);
+    share(&model.pool, positions, |((logits, &target), nll)| *nll = negative_log_likelihood(logits, target));
+    if scores.iter().all(|nll| nll.is_finite()) { Ok(scores) } else { Err(Error::NotFinite) }
 }
 
-/// What is learned of two models position by position.
+/// Two models compared position by position.
 #[derive(Debug, Default)]
 struct Compared {
     /// The reference's likelihoods.
@@ -227,13 +226,12 @@ impl Compared {
     /// Adds positions: logits and negative log-likelihoods of the model and of the reference.
     fn add(&mut self, model: &Model, (logits, own): (&[f32], &[f64]), (expected, theirs): (&[f32], &[f64])) {
         let vocabulary = model.vocabulary();
-        let mut rows = vec![(0.0, false); own.len()];
-        model.per_row(&mut rows, |row, out| {
-            let at = row * vocabulary..(row + 1) * vocabulary;
-            let (p, q) = (&expected[at.clone()], &logits[at]);
+        let mut compared = vec![(0.0, false); own.len()];
+        let positions = expected.chunks_exact(vocabulary).zip(logits.chunks_exact(vocabulary));
+        share(&model.pool, positions.zip(&mut compared), |((p, q), out)| {
             *out = (kl_divergence(p, q), top1(p) == top1(q));
         });
-        for ((own, theirs), (kl, same)) in own.iter().zip(theirs).zip(rows) {
+        for ((own, theirs), (kl, same)) in own.iter().zip(theirs).zip(compared) {
             self.push(*own, *theirs, kl, same);
         }
     }

@@ -90,7 +90,7 @@ impl<'m> Session<'m> {
         let mut cache = Cache::new(&model.config, options.context, options.kv)?;
         let mut scratch = Scratch::default();
         if model.placement.bounded() {
-            // From here on only the weights come and go.
+            // From here on only weights are loaded and dropped.
             cache.touch();
             scratch.reserve(model, options.batch);
         }
@@ -145,18 +145,18 @@ impl<'m> Session<'m> {
         self.options.context
     }
 
-    /// Forgets all tokens from position `length` on.
+    /// Removes all tokens from position `length` on.
     pub fn truncate(&mut self, length: usize) {
         self.length = self.length.min(length);
     }
 
-    /// Forgets everything; the memory stays.
+    /// Removes all tokens; the memory stays allocated.
     pub fn clear(&mut self) {
         self.length = 0;
     }
 
     /// Appends `tokens` and returns the logits wanted: one row of [`Model::vocabulary`] values per token, in
-    /// order. They may be changed (sampling does) and live until the next call.
+    /// order. They may be changed (sampling does) and are valid until the next call.
     ///
     /// # Errors
     /// [`Error::ContextFull`], [`Error::Token`] or [`Error::Option`] (no tokens, or `From` beyond them), all
@@ -165,10 +165,10 @@ impl<'m> Session<'m> {
         self.run(tokens, wanted, None)
     }
 
-    /// [`Session::forward`] under the eyes of `observer`, which sees every token pass every layer.
+    /// [`Session::forward`] with an `observer`, which sees the inputs of every layer for every token.
     ///
     /// # Errors
-    /// As [`Session::forward`].
+    /// As [`Session::forward`]; [`Error::Observer`] if the observer returns an error. The tokens are then not held.
     pub fn forward_observed(
         &mut self,
         tokens: &[u32],

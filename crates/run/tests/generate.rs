@@ -211,7 +211,7 @@ fn a_turn_that_fails_was_never_said() {
     assert!(matches!(error, Error::ContextFull { context: 64, .. }), "{error}");
     assert_eq!(chat.messages(), said);
 
-    // The talk goes on where it was, and a new one reads as one that was never interrupted.
+    // The conversation continues where it was, and a new one is the same as one that was never interrupted.
     let second = chat.say("and", &mut |_: &str| ()).unwrap();
     assert!(second.prompt_tokens_reused >= first.prompt_tokens, "{second:?}");
     chat.reset();

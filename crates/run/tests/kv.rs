@@ -54,7 +54,7 @@ fn every_architecture_runs_with_it() {
     let mut count = 0;
     for folder in folders.map(|f| f.unwrap().path()).filter(|f| f.is_dir()) {
         let checkpoint = Arc::new(Checkpoint::open(&folder.join("model.safetensors")).unwrap());
-        let model = Model::load(checkpoint, LoadOptions { threads: 2 }).unwrap();
+        let model = Model::load(checkpoint, LoadOptions { threads: 2, ..LoadOptions::default() }).unwrap();
         for golden in golden(&folder.join("logits.safetensors")) {
             let got = logits(&model, KvType::Q8_0, &golden.input_ids);
             let exact = logits(&model, KvType::F32, &golden.input_ids);

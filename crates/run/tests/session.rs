@@ -6,7 +6,7 @@ mod common;
 
 use common::{fixture, load, relative_errors};
 use quern_run::{
-    BenchOptions, Error, GenerateOptions, KvType, LinearInput, LoadOptions, Model, Observer,
+    BenchOptions, Error, GenerateOptions, KvType, LinearGroup, LoadOptions, Model, Observer, ObserverError,
     PerplexityOptions, SamplingOptions, SessionOptions, Stop, Wanted, bench, generate, perplexity,
 };
 use quern_tensor_io::NoProgress;
@@ -234,25 +234,30 @@ fn perplexity_and_bench_refuse_what_they_cannot_do() {
     assert!(matches!(bench(nothing), Err(Error::Option(_))));
     let deep = BenchOptions { depth: vec![0, 600], ..BenchOptions::default() };
     assert!(matches!(bench(deep), Err(Error::Option(what)) if what.contains("1112")));
-    let none = Model::open(&fixture(MODELS[1]), LoadOptions { threads: 0 });
+    let none = Model::open(&fixture(MODELS[1]), LoadOptions { threads: 0, ..LoadOptions::default() });
     assert!(matches!(none, Err(Error::Option(what)) if what.contains("threads")));
     let long = BenchOptions { prompt: vec![4096], ..BenchOptions::default() };
     assert!(matches!(bench(long), Err(Error::Option(_))));
 }
 
 #[derive(Default)]
-struct Seen(Vec<(String, usize, usize, f64)>);
+struct Seen(Vec<(Vec<String>, usize, usize, f64)>);
 
 impl Observer for Seen {
-    fn linear_input(&mut self, input: &LinearInput<'_>) {
-        assert_eq!(input.values.len(), input.rows * input.columns);
-        let sum = input.values.iter().map(|&v| f64::from(v) * f64::from(v)).sum();
-        self.0.push((input.name.to_owned(), input.rows, input.columns, sum));
+    fn observe(&mut self, group: &LinearGroup<'_>) -> Result<(), ObserverError> {
+        assert_eq!(group.inputs().dim(), (group.rows, group.columns));
+        let sum = group.inputs().iter().map(|&v| f64::from(v) * f64::from(v)).sum();
+        let names = group.linears.iter().map(|linear| {
+            assert_eq!(linear.matrix.columns(), group.columns);
+            linear.name.to_owned()
+        });
+        self.0.push((names.collect(), group.rows, group.columns, sum));
+        Ok(())
     }
 }
 
 #[test]
-fn an_observer_sees_every_linear_layers_input() {
+fn an_observer_sees_the_input_of_every_group_of_linear_layers() {
     let model = load(&fixture(MODELS[0]), 2);
     let tokens = tokens(&model, 20);
     let mut session = model.session(SessionOptions { batch: 8, kv: KvType::F32, ..options(32) }).unwrap();
@@ -262,15 +267,40 @@ fn an_observer_sees_every_linear_layers_input() {
     let watched = session.forward_observed(&tokens, Wanted::Last, &mut seen).unwrap().to_vec();
     assert!(relative_errors(&watched, &plain, model.vocabulary()).0 < 1e-4, "watching changes nothing");
 
-    // Three batches of 8, 8 and 4 tokens: seven layers in each of 4 blocks; the head once.
-    assert_eq!(seen.0.len(), 3 * 4 * 7 + 1);
-    let of = |name: &str| seen.0.iter().filter(|s| s.0 == name).collect::<Vec<_>>();
+    // Three batches of 8, 8 and 4 tokens: four groups of seven layers in each of 4 blocks; the head once.
+    assert_eq!(seen.0.len(), 3 * 4 * 4 + 1);
+    assert_eq!(seen.0.iter().map(|s| s.0.len()).sum::<usize>(), 3 * 4 * 7 + 1);
+    let of = |name: &str| seen.0.iter().filter(|s| s.0.iter().any(|n| n == name)).collect::<Vec<_>>();
     let down = of("model.layers.3.mlp.down_proj.weight");
     assert_eq!(down.iter().map(|s| (s.1, s.2)).collect::<Vec<_>>(), [(8, 768), (8, 768), (4, 768)]);
-    let q = of("model.layers.0.self_attn.q_proj.weight");
-    let k = of("model.layers.0.self_attn.k_proj.weight");
-    assert_eq!(q[0].3, k[0].3, "q and k share their input");
+    let qkv = ["q", "k", "v"].map(|name| format!("model.layers.0.self_attn.{name}_proj.weight"));
+    assert_eq!(of(&qkv[0])[0].0, qkv);
+    let network = ["gate", "up"].map(|name| format!("model.layers.2.mlp.{name}_proj.weight"));
+    assert_eq!(of(&network[1])[2].0, network);
     let head = of("model.embed_tokens.weight");
     assert_eq!((head.len(), head[0].1, head[0].2), (1, 1, 256));
     assert!(seen.0.iter().all(|s| s.3.is_finite() && s.3 > 0.0));
+}
+
+struct StopAfter(usize);
+
+impl Observer for StopAfter {
+    fn observe(&mut self, _: &LinearGroup<'_>) -> Result<(), ObserverError> {
+        self.0 = self.0.checked_sub(1).ok_or("stopped here")?;
+        Ok(())
+    }
+}
+
+#[test]
+fn an_observer_can_stop_a_pass() {
+    let model = load(&fixture(MODELS[0]), 1);
+    let tokens = tokens(&model, 4);
+    let mut session = model.session(options(8)).unwrap();
+    let error = session.forward_observed(&tokens, Wanted::Last, &mut StopAfter(5)).unwrap_err();
+    assert!(matches!(error, Error::Observer(_)) && error.to_string() == "stopped here", "{error}");
+    assert!(session.is_empty(), "the tokens do not count");
+    assert!(
+        session.forward_observed(&tokens, Wanted::Last, &mut StopAfter(17)).is_ok(),
+        "16 groups and the head"
+    );
 }

@@ -133,7 +133,7 @@ impl Tiny {
         x.iter().zip(self.weights(name).unwrap()).map(|(x, w)| x * scale * w).collect()
     }
 
-    /// Turns one head, Hugging Face's pairs.
+    /// Rotates one head, in Hugging Face's pairs.
     fn rope(&self, head: &mut [f64], position: usize) {
         let scaling = &self.config["rope_scaling"];
         let number = |key: &str| scaling[key].as_f64().unwrap();
@@ -142,10 +142,10 @@ impl Tiny {
             match scaling["rope_type"].as_str() {
                 Some("linear") => frequency /= number("factor"),
                 Some("llama3") => {
-                    let turns =
+                    let rotations =
                         number("original_max_position_embeddings") * frequency / std::f64::consts::TAU;
                     let (low, high) = (number("low_freq_factor"), number("high_freq_factor"));
-                    let smooth = ((turns - low) / (high - low)).clamp(0.0, 1.0);
+                    let smooth = ((rotations - low) / (high - low)).clamp(0.0, 1.0);
                     frequency *= (1.0 - smooth) / number("factor") + smooth;
                 }
                 _ => {}
@@ -289,7 +289,7 @@ fn complaint(change: impl FnOnce(&mut Tiny)) -> String {
 fn tensors_that_do_not_fit_the_config_are_named() {
     const UP: &str = "model.layers.1.mlp.up_proj.weight";
     let message = complaint(|t| drop(t.tensors.remove(UP)));
-    assert!(message.contains(UP) && message.contains("does not have"), "{message}");
+    assert!(message.contains(UP) && message.contains("missing"), "{message}");
     let message = complaint(|t| t.tensors.get_mut(UP).unwrap().0.reverse());
     assert!(
         message.contains(UP) && message.contains("[48, 40]") && message.contains("[40, 48]"),

@@ -9,7 +9,7 @@ use crate::output::folder_of;
 use crate::strided::Strided;
 use crate::{ElementType, Metadata, Result, gguf, index, pytorch, safetensors};
 
-/// How the tensors of a checkpoint lie in files.
+/// How the tensors of a checkpoint are stored in files.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Container {
     /// One `.safetensors` file, or shards with an index.

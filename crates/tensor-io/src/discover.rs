@@ -6,6 +6,9 @@
 //! the first two are absent, since checkpoints often carry extra ones (`consolidated.safetensors`, adapters)
 //! beside the real model.
 //!
+//! Files that are no model of their own do not count beside one: GGUF files that say so (adapters, projectors,
+//! importance matrices, vocabularies), and adapters and Mistral's second copy among safetensors ([`COMPANIONS`]).
+//!
 //! PyTorch files count only where there is none of these, as transformers has it: `pytorch_model.bin.index.json`,
 //! `pytorch_model.bin`, then any other that torch.save wrote, but for the states of a training
 //! ([`TRAINING`]).
@@ -15,9 +18,10 @@ use std::fs::{self, File};
 use std::io::Read;
 use std::path::{Path, PathBuf};
 
+use crate::error::ErrorKind;
 use crate::gguf::split::SplitName;
 use crate::map::NOT_REGULAR;
-use crate::{Error, Result, index, pytorch};
+use crate::{Error, Result, gguf, index, pytorch};
 
 /// The file to begin with, by container.
 #[derive(Debug)]
@@ -41,6 +45,9 @@ const PYTORCH_EXTENSIONS: [&str; 4] = ["bin", "pt", "pth", "ckpt"];
 /// What files of a training that is no model begin with; torch.save wrote them too.
 const TRAINING: [&str; 7] =
     ["training_args", "optimizer", "scheduler", "scaler", "rng_state", "random_states", "trainer_state"];
+
+/// What files begin with that are no model beside another.
+const COMPANIONS: [&str; 4] = ["adapter_", "adapters", "consolidated", "optimizer"];
 
 /// What `path`, a file or a folder, means.
 pub(crate) fn find(path: &Path) -> Result<Found> {
@@ -112,8 +119,9 @@ fn in_folder(folder: &Path) -> Result<Found> {
         found.extend(files.into_iter().map(|n| (n.clone(), Found::Safetensors(folder.join(n)))));
     }
     found.extend(gguf_models(&names).into_iter().map(|n| (n.to_string(), Found::Gguf(folder.join(n)))));
-    if found.is_empty() {
-        found = pytorch_models(folder, &names)?;
+    let pickles = names.iter().any(|n| PYTORCH_EXTENSIONS.iter().any(|e| n.ends_with(e)));
+    if pickles && found.iter().all(|(name, file)| is_companion(name, file)) {
+        found.extend(pytorch_models(folder, &names)?);
     }
     one_of(folder, found)
 }
@@ -156,26 +164,36 @@ fn gguf_models(names: &BTreeSet<String>) -> Vec<&str> {
     names.iter().filter(|n| n.ends_with(".gguf")).filter(is_model).map(String::as_str).collect()
 }
 
+/// Whether this is part of another model: a projector, an adapter and the like.
+fn is_companion(name: &str, found: &Found) -> bool {
+    match found {
+        Found::Gguf(path) => gguf::is_companion(path),
+        Found::Safetensors(_) | Found::PyTorch(_) | Found::Index(_) => {
+            COMPANIONS.iter().any(|start| name.starts_with(start))
+        }
+    }
+}
+
 fn one_of(folder: &Path, mut found: Vec<(String, Found)>) -> Result<Found> {
+    if found.len() > 1 {
+        let (companions, models): (Vec<_>, Vec<_>) =
+            found.into_iter().partition(|(name, file)| is_companion(name, file));
+        found = if models.is_empty() { companions } else { models };
+    }
     if found.len() > 1 {
         let pytorch = found.iter().all(|(_, f)| matches!(f, Found::PyTorch(_)));
         let single = |f: &Found| matches!(f, Found::Safetensors(_) | Found::PyTorch(_));
         let all_shards = found.iter().all(|(n, f)| single(f) && n.contains("-of-"));
-        let list = found.iter().map(|(n, _)| n.as_str()).collect::<Vec<_>>().join(", ");
-        let index = if pytorch { PYTORCH_INDEX } else { INDEX };
-        let what = match all_shards {
-            true => format!("shards without their index ({list}); put {index} beside them"),
-            false => {
-                format!("more than one model in this folder ({list}); give the path of the one you mean")
-            }
-        };
-        return Err(Error::refused(folder, what));
+        let names: Vec<String> = found.into_iter().map(|(name, _)| name).collect();
+        if all_shards {
+            let (list, index) = (names.join(", "), if pytorch { PYTORCH_INDEX } else { INDEX });
+            let what = format!("shards without their index ({list}); put {index} beside them");
+            return Err(Error::refused(folder, what));
+        }
+        return Err(Error::new(folder, ErrorKind::SeveralModels(names)));
     }
     match found.pop() {
         Some((_, found)) => Ok(found),
-        None => {
-            let what = "no model in this folder (looked for *.safetensors, *.gguf and pytorch_model.bin)";
-            Err(Error::refused(folder, what))
-        }
+        None => Err(Error::new(folder, ErrorKind::NoModel)),
     }
 }

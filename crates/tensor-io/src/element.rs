@@ -2,7 +2,7 @@
 //!
 //! Names, ids and sizes follow ggml (`enum ggml_type`) for everything a GGUF file can hold, and the
 //! safetensors specification for the rest. A *block type* packs `block_elements` consecutive values of
-//! a row into `block_bytes` bytes; a plain type is a block of one.
+//! a row into `block_bytes` bytes, laid out as [`crate::layout`] says; a plain type is a block of one.
 
 use std::fmt;
 
@@ -10,7 +10,6 @@ macro_rules! element_types {
     ($($(#[$doc:meta])* $variant:ident = $name:literal, ggml $id:expr, $elems:literal elements in $bytes:literal bytes;)*) => {
         /// How the numbers of one tensor are stored.
         #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
-        #[non_exhaustive]
         pub enum ElementType { $($(#[$doc])* $variant,)* }
 
         impl ElementType {

@@ -25,11 +25,19 @@ pub struct Error {
 
 /// What was wrong.
 #[derive(Debug, thiserror::Error)]
-#[non_exhaustive]
 pub enum ErrorKind {
     /// The operating system refused.
-    #[error("{0}")]
+    #[error(transparent)]
     Io(#[from] std::io::Error),
+    /// A folder without a model.
+    #[error("no model in this folder (looked for *.safetensors, *.gguf and pytorch_model.bin)")]
+    NoModel,
+    /// A folder with more than one model.
+    #[error("more than one model in this folder ({}); give the path of the one you mean", .0.join(", "))]
+    SeveralModels(
+        /// The files to choose from.
+        Vec<String>,
+    ),
     /// The file breaks a rule of its format; the text says which, with expected and found.
     #[error("{0}")]
     Malformed(String),
@@ -106,10 +114,28 @@ impl fmt::Display for Error {
 }
 
 impl std::error::Error for Error {
+    /// What is behind the kind: the kind itself is in the text already.
     fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
-        match &self.kind {
-            ErrorKind::Io(e) => Some(e),
-            _ => None,
-        }
+        std::error::Error::source(&self.kind)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::error::Error as _;
+
+    use super::*;
+
+    /// Whoever prints an error with its sources must not print the system's words twice.
+    #[test]
+    fn the_systems_words_are_said_once() {
+        let error = Error::new("a.gguf", std::io::Error::from_raw_os_error(2));
+        assert!(error.to_string().ends_with("No such file or directory (os error 2)"), "{error}");
+        assert!(error.source().is_none());
+        let several = Error::new("dir", ErrorKind::SeveralModels(vec!["a".into(), "b".into()]));
+        assert_eq!(
+            several.to_string(),
+            "dir: more than one model in this folder (a, b); give the path of the one you mean"
+        );
     }
 }

@@ -26,8 +26,11 @@ pub(crate) fn open(path: &Path) -> Result<(Container, Parts)> {
     if !missing.is_empty() {
         let shown = missing.iter().take(8).copied().collect::<Vec<_>>().join(", ");
         let more = if missing.len() > 8 { ", ..." } else { "" };
-        let what =
-            format!("{} of {} shards are missing beside it: {shown}{more}", missing.len(), names.len());
+        let what = format!(
+            "{} of {} shards are missing beside it: {shown}{more}; download them into this folder",
+            missing.len(),
+            names.len()
+        );
         return Err(Error::malformed(path, what));
     }
 

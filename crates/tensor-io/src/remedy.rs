@@ -25,8 +25,8 @@ pub enum Remedy {
     ChooseTensorType,
     /// Give an importance matrix with an entry for the tensor.
     GiveImatrix,
-    /// Use one element type for all tensors instead of a mix.
-    PureRecipe,
+    /// Look up which architectures are supported.
+    ListArchitectures,
     /// Check whether all weights are finite.
     CheckWeights,
     /// Check the model, which lists all its problems.

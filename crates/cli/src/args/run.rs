@@ -3,52 +3,67 @@
 use std::path::PathBuf;
 
 use clap::{ArgGroup, Args};
-use quern_run::{DryOptions, Mirostat, MirostatVersion, SamplingOptions, Stage};
 
-use super::{Load, Memory, Threads};
+use super::sampling::Sampling;
+use super::shared::{Load, Memory, Threads, model_help};
+
+const EXAMPLES: &str = "\
+Examples:
+  Continue a text:
+    quern run model.gguf -p \"Once upon a time\" -n 200
+
+  Hold a conversation on the terminal:
+    quern run ./TinyLlama-1.1B --chat
+
+  Ask one question, with a system message:
+    quern run model.gguf --chat --system \"Answer in one sentence.\" -p \"Why is the sky blue?\"
+
+  Always take the most probable token, from a model quantized while it is loaded:
+    quern run ./TinyLlama-1.1B --load-in nf4 --temp 0 -p \"Once upon a time\"";
 
 /// Arguments of `quern run`.
 #[derive(Debug, Args)]
-#[command(group = ArgGroup::new("source").args(["prompt", "file"]))]
+#[command(after_help = EXAMPLES, group = ArgGroup::new("source").args(["prompt", "file"]))]
 pub struct Run {
-    /// Checkpoint: a directory, a .safetensors or .gguf file, or a name on the Hub (see quern pull)
+    /// Model to run: a directory, a file, or a name on the Hugging Face Hub
+    #[arg(long_help = model_help!("Model to run"))]
     pub model: PathBuf,
-    /// Text to continue (with --chat: what the user says), - for standard input
+    /// Text to continue, or - for standard input; with --chat, the user's message
     #[arg(short, long, value_name = "TEXT", required_unless_present_any = ["file", "chat"])]
     pub prompt: Option<String>,
-    /// File with the text to continue; one line break at its end does not count
+    /// File with the text to continue; one line break at its end is removed
     #[arg(short, long, value_name = "FILE")]
     pub file: Option<PathBuf>,
-    /// Tokens to generate at most, -1 for no limit [default: 128, with --chat no limit]
+    /// Number of tokens to generate at most, or -1 for no limit [default: 128; with --chat, no limit]
     #[arg(short = 'n', long = "predict", value_name = "N", allow_negative_numbers = true, value_parser = limit)]
     predict: Option<Limit>,
-    /// Context length in tokens [default: the model's, at most 4096]
+    /// Context length in tokens: prompt and generated text together [default: the model's, at most 4096]
     #[arg(long, value_name = "N")]
     pub context: Option<usize>,
-    /// End at this text, which is not printed (repeatable)
+    /// Stop when this text is generated; the text is not printed (repeatable)
     #[arg(long, value_name = "TEXT")]
     pub stop: Vec<String>,
-    /// Go on after the model's end of text
+    /// Continue after the model's end-of-text token
     #[arg(long)]
     pub ignore_eos: bool,
-    /// Print special tokens by their names
+    /// Print special tokens by name instead of leaving them out
     #[arg(long)]
     pub special: bool,
-    /// Put no beginning-of-text in front of the prompt
+    /// Do not add the beginning-of-text token to the prompt
     #[arg(long, conflicts_with = "chat")]
     pub no_bos: bool,
-    /// Report the probability of every token, with the N likeliest in its place
+    /// Report the log-probability of every generated token and of the N most probable tokens in its place
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(..=1000))]
     pub logprobs: Option<u32>,
-    /// Print the result as JSON instead of streaming text
+    /// Print one JSON object at the end instead of text while it is generated
     #[arg(long)]
     pub json: bool,
+    #[command(flatten)]
+    pub threads: Threads,
     #[command(flatten)]
     pub load: Load,
     #[command(flatten)]
     pub memory: Memory,
-    #[command(flatten)]
-    pub threads: Threads,
     #[command(flatten)]
     pub chat: Chat,
     #[command(flatten)]
@@ -66,21 +81,24 @@ impl Run {
     }
 }
 
-/// Options for talking.
+/// Options for conversations.
 #[derive(Debug, Args)]
 #[command(next_help_heading = "Chat")]
 pub struct Chat {
-    /// Talk with the model in the form of its chat template: on a terminal until Ctrl-D, one turn for each line of
-    /// standard input elsewhere, or the one turn given by -p or -f
+    /// Use the model's chat template: each prompt is a user message, the generated text is the answer
+    ///
+    /// With -p or -f there is one message. Without them, messages are read from the terminal until Ctrl-D, or from
+    /// standard input, one per line.
     #[arg(long)]
     pub chat: bool,
-    /// What the model is told before the talk
+    /// System message, placed before the first user message
     #[arg(long, value_name = "TEXT", requires = "chat")]
     pub system: Option<String>,
-    /// Chat template: a name in the model, chatml, llama3, gemma, mistral, phi3, zephyr, or a Jinja file
+    /// Chat template: the name of one in the model, chatml, llama3, gemma, mistral, phi3, zephyr, or a Jinja file
+    /// [default: the model's]
     #[arg(long, value_name = "NAME|FILE", requires = "chat")]
     pub chat_template: Option<String>,
-    /// Variables for the template, such as {"enable_thinking": false}
+    /// Variables for the chat template, such as {"enable_thinking": false}
     #[arg(long, value_name = "JSON", requires = "chat", value_parser = variables)]
     chat_template_kwargs: Option<Variables>,
 }
@@ -99,121 +117,8 @@ struct Variables(serde_json::Map<String, serde_json::Value>);
 fn variables(text: &str) -> Result<Variables, String> {
     match serde_json::from_str(text) {
         Ok(serde_json::Value::Object(map)) => Ok(Variables(map)),
-        Ok(_) => Err("a JSON object is expected".to_owned()),
+        Ok(_) => Err("expected a JSON object, such as {\"enable_thinking\": false}".to_owned()),
         Err(e) => Err(format!("not valid JSON: {e}")),
-    }
-}
-
-/// Options for drawing tokens, as llama.cpp has them.
-#[derive(Debug, Args)]
-#[command(next_help_heading = "Sampling")]
-pub struct Sampling {
-    /// Temperature; 0 always takes the likeliest token
-    #[arg(long, value_name = "T", default_value_t = 0.8)]
-    pub temp: f32,
-    /// Sample among the K likeliest tokens; 0 for all
-    #[arg(long, value_name = "K", default_value_t = 40)]
-    pub top_k: usize,
-    /// Sample among the likeliest tokens that together reach this probability
-    #[arg(long, value_name = "P", default_value_t = 0.95)]
-    pub top_p: f32,
-    /// Drop tokens less likely than this share of the likeliest
-    #[arg(long, value_name = "P", default_value_t = 0.05)]
-    pub min_p: f32,
-    /// Sample among the tokens of about the expected surprise that together reach this probability
-    #[arg(long, alias = "typical", value_name = "P", default_value_t = 1.0)]
-    pub typical_p: f32,
-    /// Drop logits more than N standard deviations below the highest; 0 for none
-    #[arg(long, value_name = "N", default_value_t = 0.0, allow_negative_numbers = true)]
-    pub top_n_sigma: f32,
-    /// How often to leave out all likely tokens but the least likely of them
-    #[arg(long, value_name = "P", default_value_t = 0.0)]
-    pub xtc_probability: f32,
-    /// From which probability on XTC takes a token for likely
-    #[arg(long, value_name = "P", default_value_t = 0.1)]
-    pub xtc_threshold: f32,
-    /// Divide the logits of recent tokens; 1 for no penalty
-    #[arg(long, value_name = "X", default_value_t = 1.0)]
-    pub repeat_penalty: f32,
-    /// Take from the logits of recent tokens
-    #[arg(long, value_name = "X", default_value_t = 0.0, allow_negative_numbers = true)]
-    pub presence_penalty: f32,
-    /// Take from the logits of recent tokens, for each time they occurred
-    #[arg(long, value_name = "X", default_value_t = 0.0, allow_negative_numbers = true)]
-    pub frequency_penalty: f32,
-    /// How many tokens are recent for these penalties; -1 for all
-    #[arg(long, value_name = "N", default_value = "64", allow_negative_numbers = true, value_parser = window)]
-    repeat_last_n: Window,
-    /// Strength of DRY, the penalty on repeated sequences; 0 for none, 0.8 is usual
-    #[arg(long, value_name = "X", default_value_t = 0.0)]
-    pub dry_multiplier: f32,
-    /// Growth of DRY's penalty for each token of a sequence
-    #[arg(long, value_name = "X", default_value_t = 1.75)]
-    pub dry_base: f32,
-    /// Sequences shorter than this may be repeated
-    #[arg(long, value_name = "N", default_value_t = 2)]
-    pub dry_allowed_length: usize,
-    /// How many tokens DRY looks back; -1 for all
-    #[arg(long, value_name = "N", default_value = "64", allow_negative_numbers = true, value_parser = window)]
-    dry_penalty_last_n: Window,
-    /// A text that no sequence goes across, none for none (repeatable) [default: line break : " *]
-    #[arg(long, value_name = "TEXT")]
-    pub dry_sequence_breaker: Vec<String>,
-    /// Mirostat instead of all filters: 1, 2, or 0 for none
-    #[arg(long, value_name = "N", default_value_t = 0, value_parser = clap::value_parser!(u8).range(0..=2))]
-    pub mirostat: u8,
-    /// Mirostat's learning rate, eta
-    #[arg(long, value_name = "X", default_value_t = 0.1)]
-    pub mirostat_lr: f32,
-    /// Mirostat's target surprise in bits, tau
-    #[arg(long, value_name = "X", default_value_t = 5.0)]
-    pub mirostat_ent: f32,
-    /// What acts in which order [default: penalties;dry;top_n_sigma;top_k;typ_p;top_p;min_p;xtc;temperature]
-    #[arg(long, value_name = "A;B", value_parser = stages)]
-    samplers: Option<Stages>,
-    /// Seed; the same seed gives the same text on any number of threads [default: random]
-    #[arg(long)]
-    pub seed: Option<u64>,
-}
-
-impl Sampling {
-    /// As the library takes them.
-    pub fn options(&self, seed: u64) -> SamplingOptions {
-        let version = [MirostatVersion::One, MirostatVersion::Two];
-        let mirostat = usize::from(self.mirostat)
-            .checked_sub(1)
-            .and_then(|at| version.get(at))
-            .map(|&version| Mirostat { version, tau: self.mirostat_ent, eta: self.mirostat_lr });
-        let default = DryOptions::default();
-        let breakers = match &self.dry_sequence_breaker[..] {
-            [] => default.breakers,
-            [none] if none == "none" => Vec::new(),
-            given => given.to_vec(),
-        };
-        SamplingOptions {
-            temperature: self.temp,
-            top_k: self.top_k,
-            top_p: self.top_p,
-            min_p: self.min_p,
-            typical_p: self.typical_p,
-            top_n_sigma: self.top_n_sigma,
-            xtc_probability: self.xtc_probability,
-            xtc_threshold: self.xtc_threshold,
-            repeat_penalty: self.repeat_penalty,
-            presence_penalty: self.presence_penalty,
-            frequency_penalty: self.frequency_penalty,
-            repeat_window: self.repeat_last_n.0,
-            dry: DryOptions {
-                multiplier: self.dry_multiplier,
-                base: self.dry_base,
-                allowed_length: self.dry_allowed_length,
-                window: self.dry_penalty_last_n.0,
-                breakers,
-            },
-            mirostat,
-            stages: self.samplers.as_ref().map_or(Stage::DEFAULT_ORDER.to_vec(), |s| s.0.clone()),
-            seed,
-        }
     }
 }
 
@@ -225,31 +130,6 @@ fn limit(text: &str) -> Result<Limit, String> {
     match text.parse::<i64>() {
         Ok(-1) => Ok(Limit(None)),
         Ok(n @ 0..) => Ok(Limit(Some(n as usize))),
-        _ => Err("a number of tokens, or -1 for no limit".to_owned()),
+        _ => Err("expected a number of tokens, or -1 for no limit".to_owned()),
     }
-}
-
-/// Tokens to look back.
-#[derive(Clone, Copy, Debug)]
-struct Window(usize);
-
-fn window(text: &str) -> Result<Window, String> {
-    match text.parse::<i64>() {
-        Ok(-1) => Ok(Window(usize::MAX)),
-        Ok(n @ 0..) => Ok(Window(n as usize)),
-        _ => Err("a number of tokens, 0 for none or -1 for all".to_owned()),
-    }
-}
-
-/// Stages in an order.
-#[derive(Clone, Debug)]
-struct Stages(Vec<Stage>);
-
-fn stages(text: &str) -> Result<Stages, String> {
-    let names = text.split([';', ',']).map(str::trim).filter(|name| !name.is_empty());
-    let stage = |name| {
-        let known = || Stage::DEFAULT_ORDER.map(Stage::name).join(", ");
-        Stage::from_name(name).ok_or_else(|| format!("there is no {name:?}; known are {}", known()))
-    };
-    names.map(stage).collect::<Result<_, _>>().map(Stages)
 }

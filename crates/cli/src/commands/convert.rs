@@ -6,7 +6,6 @@ use std::time::Instant;
 
 use clap::{CommandFactory, error::ErrorKind};
 use quern_convert::{ConvertPlan, ConvertRow, Edit, Fidelity, Options, Target, Verification};
-use quern_tensor_io::Checkpoint;
 use quern_tensor_io::gguf::Split;
 use serde_json::{Value, json};
 
@@ -20,7 +19,7 @@ const LISTED: usize = 20;
 /// Plans, and unless it is a dry run, does it and reads the output again.
 pub fn run(args: &args::Convert) -> Outcome {
     refuse_strangers(args);
-    let checkpoint = Checkpoint::open(&model::path(&args.model)?)?;
+    let checkpoint = model::open(&args.model)?;
     let plan = quern_convert::plan(&checkpoint, options(args))?;
     for note in plan.notes() {
         eprintln!("note: {note}");
@@ -62,6 +61,9 @@ pub fn run(args: &args::Convert) -> Outcome {
             report.tensors,
             format::bytes(report.file_size),
         );
+        for note in verification.iter().flat_map(|v| &v.notes) {
+            eprintln!("note: {note}");
+        }
         if let Some(found) = verification.as_ref().filter(|v| v.passed()) {
             text += &format!("verified: {}, in {verify_seconds:.1} s\n", describe(found));
         }
@@ -192,8 +194,8 @@ fn complain(output: &Path, found: &Verification) {
         eprintln!("mismatch: {} more", found.mismatches.len() - LISTED);
     }
     eprintln!(
-        "error: {}: it was written whole, but it is not what the source has ({} mismatches); do not use it, and \
-         please report this",
+        "error: {}: verification failed: {} tensors or metadata keys differ from the source; do not use the output, \
+         and please report this",
         output.display(),
         found.mismatches.len()
     );

@@ -1,10 +1,15 @@
 //! `quern inspect`: what a model file is, and whether it is sound.
 
+mod attention;
+
+use std::path::Path;
 use std::process::ExitCode;
 
 use anyhow::{Context, bail};
 use quern_hub::Remote;
-use quern_inspect::{CheckReport, Summary};
+use quern_inspect::{CheckReport, Finding, Summary};
+use quern_model::architectures::ALL;
+use quern_model::{Architecture, identify};
 use quern_tensor_io::Checkpoint;
 use serde_json::json;
 
@@ -14,9 +19,12 @@ use crate::{args, format, model};
 
 /// Prints the summary; with `--check` fails if anything is wrong.
 pub fn run(args: &args::Inspect) -> Outcome {
-    let found = find(args)?;
+    let Some(model) = args.model.as_deref().filter(|_| !args.architectures) else {
+        return architectures(args.json);
+    };
+    let found = find(model, args.check)?;
     let checkpoint = match &found {
-        Remote::Cached(path) => Checkpoint::open(path)?,
+        Remote::Cached(path) => identify::open_any(path)?,
         Remote::Headers(headers) => headers.open()?,
     };
     let mut summary = quern_inspect::summarize(&checkpoint);
@@ -24,7 +32,7 @@ pub fn run(args: &args::Inspect) -> Outcome {
         summary.notes.iter_mut().for_each(|note| *note = headers.told(note));
     }
     let metadata = args.metadata.then(|| quern_inspect::metadata(&checkpoint));
-    let report = args.check.then(|| quern_inspect::check(&checkpoint, &Bar::new(Unit::Bytes)));
+    let report = args.check.then(|| check(&checkpoint));
     if args.json {
         let mut value = serde_json::to_value(&summary)?;
         if let Remote::Headers(headers) = &found {
@@ -44,7 +52,10 @@ pub fn run(args: &args::Inspect) -> Outcome {
         }
         print_json(&value)?;
     } else {
-        let mut text = describe(&args.model.display().to_string(), &summary);
+        // What the check says is not said twice.
+        let findings = || report.iter().flat_map(|report| &report.findings);
+        summary.notes.retain(|note| findings().all(|finding| finding.problem != *note));
+        let mut text = describe(&model.display().to_string(), &summary);
         if let Remote::Headers(headers) = &found {
             text += &format!(
                 "{:<15} headers alone, of {} at {}: {} in {} requests\n",
@@ -71,15 +82,57 @@ pub fn run(args: &args::Inspect) -> Outcome {
     Ok(if sound { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
 
+/// Checks the model; of what is none that can be read, says what it is.
+fn check(checkpoint: &Checkpoint) -> CheckReport {
+    match identify::of_checkpoint(checkpoint) {
+        None => quern_inspect::check(checkpoint, &Bar::new(Unit::Bytes)),
+        Some(found) => CheckReport {
+            tensors_checked: 0,
+            values_checked: 0,
+            notes: Vec::new(),
+            findings: vec![Finding { tensor: None, problem: found.error().to_string() }],
+        },
+    }
+}
+
+/// The families of models that quern knows.
+fn architectures(json: bool) -> Outcome {
+    if json {
+        let family = |a: &&Architecture| {
+            json!({
+                "family": a.family(),
+                "classes": a.hf_architectures,
+                "model_types": a.hf_model_types,
+                "gguf": a.no_gguf.is_none().then_some(a.name),
+                "experts": a.has_experts,
+            })
+        };
+        print_json(&ALL.iter().map(family).collect::<Vec<_>>())?;
+    } else {
+        let row = |a: &&Architecture| {
+            let gguf = if a.no_gguf.is_none() { a.name } else { "-" };
+            vec![
+                a.family().to_owned(),
+                a.hf_architectures.join(", "),
+                a.hf_model_types.join(", "),
+                gguf.to_owned(),
+            ]
+        };
+        let header = ["family", "classes (architectures)", "model_type", "GGUF name"];
+        print(&format!("{}\n", format::table(&header, &[], ALL.iter().map(row))))?;
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
 /// Finds the model of the argument; of one that is only on the Hub, fetches the headers and no more.
-fn find(args: &args::Inspect) -> anyhow::Result<Remote> {
-    let Some(name) = model::name(&args.model) else { return Ok(Remote::Cached(args.model.clone())) };
+fn find(model: &Path, check: bool) -> anyhow::Result<Remote> {
+    let Some(name) = model::name(model)? else { return Ok(Remote::Cached(model.to_path_buf())) };
     let hub = model::hub(false)?;
     if let Some(path) = hub.in_cache(&name, !hub.settings().offline) {
         return Ok(Remote::Cached(path));
     }
     match hub.headers(&name) {
-        Ok(Remote::Headers(_)) if args.check => bail!(
+        Ok(Remote::Headers(_)) if check => bail!(
             "{name}: --check reads every value, and the model is not in the cache; pull it first: quern pull {name}"
         ),
         Ok(found) => Ok(found),
@@ -88,7 +141,7 @@ fn find(args: &args::Inspect) -> anyhow::Result<Remote> {
                 eprintln!("note: {e}; using what is in the cache");
                 Ok(Remote::Cached(path))
             }
-            None => Err(e).with_context(|| model::not_here(&args.model)),
+            None => Err(e).with_context(|| model::not_here(model)),
         },
     }
 }
@@ -115,6 +168,7 @@ pub fn describe(path: &str, s: &Summary) -> String {
         let rope = s.sizes.rope_theta.map(|theta| format!(", rope base {theta}")).unwrap_or_default();
         rows.push(("context", format!("{context} positions{rope}")));
     }
+    rows.extend(s.attention.iter().flat_map(attention::rows));
     if let Some(vocab) = s.sizes.vocab_size {
         let head = if s.sizes.tied_embeddings == Some(true) { ", head tied to the embedding" } else { "" };
         rows.push(("vocabulary", format!("{vocab}{head}")));

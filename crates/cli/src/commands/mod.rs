@@ -9,7 +9,6 @@ use anyhow::Context;
 use quern_quantize::calibration::{self, TextSource};
 use quern_quantize::load_in::{LoadScheme, Loader};
 use quern_run::{GenerateOptions, GenerateReport, LoadIn, LoadOptions, Model, SessionOptions};
-use quern_tensor_io::Checkpoint;
 use serde::Serialize;
 
 use crate::{format, model};
@@ -29,25 +28,20 @@ pub type Outcome = anyhow::Result<ExitCode>;
 
 /// Opens the model and prepares it for running.
 fn load(path: &Path, threads: usize) -> anyhow::Result<Model> {
-    load_in(path, threads, None)
+    load_within(path, threads, None, None)
 }
 
-/// As [`load`], quantizing on the way.
-fn load_in(path: &Path, threads: usize, scheme: Option<LoadScheme>) -> anyhow::Result<Model> {
-    load_within(path, threads, scheme, None)
-}
-
-/// As [`load_in`], to run within so many bytes of memory.
+/// As [`load`], with weights quantized to `scheme`, to run within so many bytes of memory.
 fn load_within(
     path: &Path,
     threads: usize,
     scheme: Option<LoadScheme>,
-    limit: Option<u64>,
+    max_memory: Option<u64>,
 ) -> anyhow::Result<Model> {
-    let checkpoint = Arc::new(Checkpoint::open(&model::path(path)?)?);
+    let checkpoint = Arc::new(model::open(path)?);
     let loader = scheme.map(|scheme| Loader::new(&checkpoint, scheme)).transpose()?;
-    let loader = loader.as_ref().map(|l| l as &dyn LoadIn);
-    let model = Model::load_bounded(checkpoint, LoadOptions { threads }, loader, limit)?;
+    let load_in = loader.as_ref().map(|l| l as &dyn LoadIn);
+    let model = Model::load(checkpoint, LoadOptions { threads, load_in, max_memory })?;
     for note in model.notes() {
         eprintln!("note: {note}");
     }

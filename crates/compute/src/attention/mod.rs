@@ -1,6 +1,6 @@
 //! Causal attention over a key-value cache: grouped-query, optional sliding window.
 //!
-//! A task is one key-value head and a block of queries with all the query heads that share it. It walks the
+//! A task is one key-value head and a block of queries with all the query heads that share it. It takes the
 //! keys in blocks of 64 with a running maximum and sum (the online softmax of Milakov and Gimelshein 2018,
 //! as flash attention uses it), so memory does not grow with the context:
 //!
@@ -15,6 +15,7 @@
 //! additions, depend on the shapes alone, never on the threads.
 
 mod cache;
+mod q8_0;
 mod softmax;
 #[cfg(test)]
 mod tests;
@@ -28,7 +29,8 @@ use crate::ops;
 use crate::simd::Level;
 use crate::{Error, Pool, Result};
 
-pub use cache::{CacheData, KEY_GROUP, Keys, Values, encode_q8_0, put_key_f16, put_key_f32, put_key_q8_0};
+pub use cache::{CacheData, KEY_GROUP, Keys, Values, put_key_f16, put_key_f32, put_key_q8_0};
+pub use q8_0::encode_q8_0;
 use softmax::{Online, merge, online};
 
 /// Keys handled at a time.
@@ -72,22 +74,7 @@ pub fn attention(
     values: Values,
     out: &mut [f32],
 ) -> Result<()> {
-    attention_at(Level::detect(), pool, shape, q, first, keys, values, out)
-}
-
-/// [`attention`] at a given level, for tests and benchmarks.
-#[doc(hidden)]
-#[allow(clippy::too_many_arguments)]
-pub fn attention_at(
-    level: Level,
-    pool: &Pool,
-    shape: &AttentionShape,
-    q: &[f32],
-    first: usize,
-    keys: Keys,
-    values: Values,
-    out: &mut [f32],
-) -> Result<()> {
+    let level = pool.level();
     let &AttentionShape { heads, kv_heads, head_dim, .. } = shape;
     let lengths = |what, expected, found| Error::Lengths { what, expected, found };
     if kv_heads == 0 || heads == 0 || !heads.is_multiple_of(kv_heads) || head_dim == 0 {
@@ -288,7 +275,7 @@ impl Task<'_> {
             let scores = Product { rows, depth, width: KEYS, a, a_stride, b, c, c_stride };
             multiply_add_and_ask(level, scores, keys.ahead(next, self.kv_head, head_dim));
             if let Some(cap) = shape.softcap {
-                ops::softcap(factors, cap);
+                ops::softcap(level, factors, cap);
             }
             for (row, scores) in factors.chunks_exact_mut(KEYS).enumerate() {
                 let seen = self.visible(self.token(row));

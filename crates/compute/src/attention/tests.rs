@@ -44,7 +44,7 @@ fn q8_0(x: &[f32], head_dim: usize) -> (Vec<u8>, Vec<f32>) {
     let mut decoded = Vec::new();
     for row in x.chunks_exact(head_dim) {
         let mut blocks = vec![0u8; head_dim.div_ceil(32) * 34];
-        encode_q8_0(row, &mut blocks);
+        encode_q8_0(Level::best(), row, &mut blocks);
         let values = blocks.chunks_exact(34).flat_map(|block| {
             let d = f16::from_le_bytes([block[0], block[1]]).to_f32();
             block[2..].iter().map(move |&code| d * f32::from(code as i8))
@@ -63,10 +63,10 @@ fn check(shape: &AttentionShape, q: &[f32], first: usize, caches: [(Keys, Values
     for level in Level::available() {
         let mut results = Vec::new();
         for threads in [1, 3] {
-            let pool = Pool::new(threads);
+            let pool = Pool::with_level(threads, level);
             for (k, v) in caches {
                 let mut out = vec![0f32; q.len()];
-                attention_at(level, &pool, shape, q, first, k, v, &mut out).unwrap();
+                attention(&pool, shape, q, first, k, v, &mut out).unwrap();
                 for (a, b) in out.iter().zip(expected) {
                     assert!((f64::from(*a) - b).abs() < 3e-6, "{shape:?} {level:?}: {a} {b}");
                 }
@@ -99,8 +99,10 @@ fn matches_the_definition() {
         let halves = |seed| -> Vec<f16> { numbers(seed).into_iter().map(f16::from_f32).collect() };
         let (k, v) = (halves(2), halves(3));
         let (kf, vf) = (f32s(&k), f32s(&v));
-        let (k, kt) =
-            (turned(&kf, kv_heads, head_dim, put_key_f16), turned(&kf, kv_heads, head_dim, put_key_f32));
+        let (k, kt) = (
+            transposed(&kf, kv_heads, head_dim, put_key_f16),
+            transposed(&kf, kv_heads, head_dim, put_key_f32),
+        );
         let keys = |data| Keys { data, head_stride: (first + n).next_multiple_of(16) * head_dim };
         let values = |data| Values { data, position_stride: kv_heads * head_dim, head_stride: head_dim };
         let both = [
@@ -112,12 +114,12 @@ fn matches_the_definition() {
         let padded = head_dim.next_multiple_of(32);
         let (_, kf) = q8_0(&numbers(2), head_dim);
         let (v, vf) = q8_0(&numbers(3), head_dim);
-        let kt = turned(&kf, kv_heads, head_dim, put_key_f32);
+        let kt = transposed(&kf, kv_heads, head_dim, put_key_f32);
         let positions = (first + n).next_multiple_of(16);
         let mut k = vec![0; kv_heads * positions * padded / 32 * 34];
         for (i, row) in numbers(2).chunks_exact(head_dim).enumerate() {
             let size = k.len() / kv_heads;
-            put_key_q8_0(row, i / kv_heads, &mut k[i % kv_heads * size..][..size]);
+            put_key_q8_0(Level::best(), row, i / kv_heads, &mut k[i % kv_heads * size..][..size]);
         }
         let both = [
             (
@@ -131,7 +133,7 @@ fn matches_the_definition() {
 }
 
 /// Keys `[position][head][head_dim]` as a cache of numbers holds them; what is not there yet is no number.
-fn turned<T: Copy + From<f16>>(
+fn transposed<T: Copy + From<f16>>(
     x: &[f32],
     kv_heads: usize,
     head_dim: usize,
@@ -156,7 +158,7 @@ fn q8_0_codes_are_nearest() {
     for (i, (x, y)) in x.iter().zip(&decoded).enumerate() {
         let block = &bytes[i / 32 * 34..];
         let d = f16::from_le_bytes([block[0], block[1]]).to_f32();
-        // The largest may lie beyond 127 rounded scales: by as much as the scale was rounded.
+        // The largest may be beyond 127 rounded scales: by as much as the scale was rounded.
         assert!((x - y).abs() <= d * 0.5001 || (y / d).round().abs() == 127.0, "{i}: {x} {y} {d}");
     }
     assert!(decoded[64..96].iter().all(|&y| y == 0.0));

@@ -14,9 +14,9 @@
 //! often codes occur, of those whose reciprocal in f32 undoes it exactly.
 
 /// Values that `iq4_nl` and `iq4_xs` codes stand for.
-pub(crate) const IQ4: [i8; 16] = [-127, -104, -83, -65, -49, -35, -22, -10, 1, 13, 25, 38, 53, 69, 89, 113];
+pub(crate) use quern_tensor_io::decode::iq4::TABLE as IQ4;
 /// Doubled E2M1 values.
-pub(crate) const MXFP4: [i8; 16] = [0, 1, 2, 3, 4, 6, 8, 12, 0, -1, -2, -3, -4, -6, -8, -12];
+pub(crate) use quern_tensor_io::decode::mxfp4::TABLE as MXFP4;
 
 /// NF4's numbers in steps of [`NF4_STEP`].
 pub(crate) const NF4: [i8; 16] = [-124, -86, -65, -49, -35, -23, -11, 0, 10, 20, 31, 42, 55, 70, 90, 124];

@@ -38,7 +38,7 @@ macro_rules! kernel_tables {
                 T::IQ3S => grid::iq3_s,
                 T::IQ1S => grid::iq1_s,
                 T::IQ1M => grid::iq1_m,
-                _ => return None,
+                $crate::block::no_block!() => return None,
             })
         }
 
@@ -55,7 +55,7 @@ macro_rules! kernel_tables {
                 T::IQ3S => grid::iq3_s_codes,
                 T::IQ1S => grid::iq1_s_codes,
                 T::IQ1M => grid::iq1_m_codes,
-                _ => return None,
+                $crate::block::code_types!() | $crate::block::no_block!() => return None,
             })
         }
 
@@ -68,6 +68,7 @@ macro_rules! kernel_tables {
                 T::F32 => float::f32,
                 T::F16 => float::f16,
                 T::BF16 => float::bf16,
+                // Decoded first, whatever they are.
                 _ => return None,
             })
         }
@@ -162,7 +163,7 @@ pub(crate) fn float_rows(level: Level, element_type: ElementType, weights: &[u8]
     }
 }
 
-/// Float weights to f32.
+/// Weights of a type without kernels of its own to f32.
 pub(crate) fn widen(level: Level, element_type: ElementType, weights: &[u8], out: &mut [f32]) {
     struct Wide<'a, const N: usize, F>(&'a [u8], &'a mut [f32], F);
     impl<const N: usize, F: Fn([u8; N]) -> f32> Op for Wide<'_, N, F> {

@@ -102,9 +102,11 @@ impl Form {
             T::TQ1_0 | T::TQ2_0 => form(256, 0, false, 1),
             T::Q1_0 | T::Q2_0 => form(32, 0, true, 1),
             T::NVFP4 => form(16, 0, true, 12),
-            T::IQ2XS | T::IQ2S | T::IQ1M => form(16, 0, false, block::grid::zero(element_type)?),
-            T::IQ2XXS | T::IQ3XXS | T::IQ3S | T::IQ1S => form(32, 0, false, block::grid::zero(element_type)?),
-            _ => None,
+            block::grid_types!() => {
+                let grid = block::grid::constants(element_type)?;
+                form(grid.sub, 0, false, grid.zero)
+            }
+            block::no_block!() => None,
         }
     }
 }

@@ -5,15 +5,22 @@
 //! codes becomes 2 or 4 words of codes, each 4 consecutive values, which is the order tiles have. Only the
 //! points of grid types are looked up row by row, and transposed after.
 
+use std::mem::offset_of;
+
 use quern_tensor_io::ElementType;
+use quern_tensor_io::layout::{
+    self, FP4, IQ1M, IQ1S, IQ2S, IQ2XS, IQ2XXS, IQ3S, IQ3XXS, IQ4NL, IQ4XS, MXFP4, NF4, NVFP4, Q1_0, Q2_0,
+    Q2K, Q3K, Q4_0, Q4_1, Q4K, Q5_0, Q5_1, Q5K, Q6K, Q8_0, TQ1_0, TQ2_0,
+};
 
 mod grid;
+mod k;
 mod mid;
 
 use super::vectors::{VectorOp, Vectors, Words, dispatch};
 use super::{DEPTH, Tile, transpose};
 use crate::Matrix;
-use crate::block::{self, e8m0_half, tables};
+use crate::block::{self, e8m0_half, grid_types, no_block, tables};
 use crate::dot::grid_codes;
 use crate::simd::Level;
 
@@ -32,35 +39,73 @@ impl Raw {
     pub(super) const ZERO: Raw = Raw { words: [[0; 16]; 64], head: [[0; 16]; 16] };
 }
 
-/// Where a type's words lie in a block: runs (byte, words) of packed codes, and bytes of single words.
-fn places(element_type: ElementType) -> (&'static [(usize, usize)], &'static [usize]) {
+/// Words of a block: runs (byte, words) of packed codes, and bytes of single words.
+type Places = (&'static [(usize, usize)], &'static [usize]);
+
+/// The words of a block from one field up to another one or its end.
+macro_rules! run {
+    ($block:ident, $first:ident) => {
+        (offset_of!($block, $first), (size_of::<$block>() - offset_of!($block, $first)) / 4)
+    };
+    ($block:ident, $first:ident, $end:ident) => {
+        (offset_of!($block, $first), (offset_of!($block, $end) - offset_of!($block, $first)) / 4)
+    };
+}
+
+/// Which words of a block its unpacking needs. Runs come in fours of words; a single word holds the field it begins
+/// with, and whatever follows.
+fn places(element_type: ElementType) -> Places {
     use ElementType as T;
+    /// Words of eight tails, one word from the next `step` bytes away.
+    const fn tails(d: usize, first: usize, step: usize) -> [usize; 9] {
+        let mut at = [d; 9];
+        let mut i = 0;
+        while i < 8 {
+            at[1 + i] = first + i * step;
+            i += 1;
+        }
+        at
+    }
+    const IQ2XXS_TAILS: [usize; 9] = tails(
+        offset_of!(IQ2XXS, d),
+        offset_of!(IQ2XXS, qs) + offset_of!(layout::grid::IndicesTail, tail),
+        size_of::<layout::grid::IndicesTail>(),
+    );
+    const IQ3XXS_TAILS: [usize; 9] =
+        tails(offset_of!(IQ3XXS, d), offset_of!(IQ3XXS, tails), size_of::<layout::grid::Tail>());
+    const IQ1S_QH: usize = offset_of!(IQ1S, qh);
     match element_type {
-        T::Q4_0 | T::IQ4NL | T::NF4 | T::FP4 => (&[(2, 4)], &[0]),
-        T::Q4_1 => (&[(4, 4)], &[0]),
-        T::Q5_0 => (&[(6, 4)], &[0, 2]),
-        T::Q5_1 => (&[(8, 4)], &[0, 4]),
-        T::Q8_0 => (&[(2, 8)], &[0]),
-        T::MXFP4 => (&[(1, 4)], &[0]),
-        T::Q2K => (&[(0, 20)], &[80]),
-        T::Q3K => (&[(0, 24), (92, 4)], &[108]),
-        T::Q4K => (&[(0, 36)], &[]),
-        T::Q5K => (&[(0, 44)], &[]),
-        T::Q6K => (&[(0, 52)], &[208]),
-        T::IQ4XS => (&[(8, 32)], &[0, 4]),
-        T::TQ1_0 => (&[(0, 12)], &[48, 52]),
-        T::TQ2_0 => (&[(0, 16)], &[64]),
-        T::Q1_0 | T::Q2_0 => (&[(2, 4)], &[0]),
-        T::NVFP4 => (&[(4, 8)], &[0]),
+        T::Q4_0 => (&[run!(Q4_0, qs)], &[offset_of!(Q4_0, d)]),
+        T::IQ4NL => (&[run!(IQ4NL, qs)], &[offset_of!(IQ4NL, d)]),
+        T::NF4 => (&[run!(NF4, qs)], &[offset_of!(NF4, d)]),
+        T::FP4 => (&[run!(FP4, qs)], &[offset_of!(FP4, d)]),
+        // d, and m after it.
+        T::Q4_1 => (&[run!(Q4_1, qs)], &[offset_of!(Q4_1, d)]),
+        T::Q5_0 => (&[run!(Q5_0, qs)], &[offset_of!(Q5_0, d), offset_of!(Q5_0, qh)]),
+        T::Q5_1 => (&[run!(Q5_1, qs)], &[offset_of!(Q5_1, d), offset_of!(Q5_1, qh)]),
+        T::Q8_0 => (&[run!(Q8_0, qs)], &[offset_of!(Q8_0, d)]),
+        T::MXFP4 => (&[run!(MXFP4, qs)], &[offset_of!(MXFP4, e)]),
+        T::Q1_0 => (&[run!(Q1_0, qs)], &[offset_of!(Q1_0, d)]),
+        T::Q2_0 => (&[run!(Q2_0, qs)], &[offset_of!(Q2_0, d)]),
+        T::NVFP4 => (&[run!(NVFP4, qs)], &[offset_of!(NVFP4, d)]),
+        // What `k` reads by the names of fields: runs from the beginning of the block on.
+        T::Q2K => (&[run!(Q2K, scales, d)], &[offset_of!(Q2K, d)]),
+        T::Q3K => (&[run!(Q3K, hmask, scales), (offset_of!(Q3K, scales) - 4, 4)], &[offset_of!(Q3K, d)]),
+        T::Q4K => (&[run!(Q4K, d)], &[]),
+        T::Q5K => (&[run!(Q5K, d)], &[]),
+        T::Q6K => (&[run!(Q6K, ql, d)], &[offset_of!(Q6K, d)]),
+        T::IQ4XS => (&[run!(IQ4XS, qs)], &[offset_of!(IQ4XS, d), offset_of!(IQ4XS, scales_l)]),
+        T::TQ1_0 => (&[run!(TQ1_0, qs, qh)], &[offset_of!(TQ1_0, qh), offset_of!(TQ1_0, d)]),
+        T::TQ2_0 => (&[run!(TQ2_0, qs, d)], &[offset_of!(TQ2_0, d)]),
         // Scales only: the codes come row by row.
-        T::IQ2XXS => (&[], &[0, 6, 14, 22, 30, 38, 46, 54, 62]),
-        T::IQ2XS => (&[], &[0, 66, 70]),
-        T::IQ2S => (&[], &[0, 74, 78]),
-        T::IQ3XXS => (&[], &[0, 66, 70, 74, 78, 82, 86, 90, 94]),
-        T::IQ3S => (&[], &[0, 106]),
-        T::IQ1S => (&[], &[0, 34, 38, 42, 46]),
-        T::IQ1M => (&[], &[48, 52]),
-        _ => (&[], &[]),
+        T::IQ2XXS => (&[], &IQ2XXS_TAILS),
+        T::IQ2XS => (&[], &[offset_of!(IQ2XS, d), offset_of!(IQ2XS, scales), offset_of!(IQ2XS, scales) + 4]),
+        T::IQ2S => (&[], &[offset_of!(IQ2S, d), offset_of!(IQ2S, scales), offset_of!(IQ2S, scales) + 4]),
+        T::IQ3XXS => (&[], &IQ3XXS_TAILS),
+        T::IQ3S => (&[], &[offset_of!(IQ3S, d), offset_of!(IQ3S, scales)]),
+        T::IQ1S => (&[], &[offset_of!(IQ1S, d), IQ1S_QH, IQ1S_QH + 4, IQ1S_QH + 8, IQ1S_QH + 12]),
+        T::IQ1M => (&[], &[offset_of!(IQ1M, scales), offset_of!(IQ1M, scales) + 4]),
+        no_block!() => (&[], &[]),
     }
 }
 
@@ -87,7 +132,7 @@ pub(super) fn tile(level: Level, w: &Matrix, first: usize, depth: usize, raw: &m
         }
     }
     dispatch(level, Unpack { element_type, raw, blocks, tile });
-    if block::grid::zero(element_type).is_some() {
+    if block::grid::constants(element_type).is_some() {
         let mut codes = [[0u8; DEPTH]; 16];
         grid_codes(level, element_type, rows, &mut codes);
         transpose::words(level, &codes.each_ref().map(|c| &c[..]), 0, 64, tile.codes.as_flattened_mut(), 16);
@@ -97,7 +142,14 @@ pub(super) fn tile(level: Level, w: &Matrix, first: usize, depth: usize, raw: &m
         ElementType::NF4 => tables::NF4.map(|v| v as u8 ^ 0x80),
         ElementType::FP4 => tables::FP4.map(|v| v as u8 ^ 0x80),
         ElementType::MXFP4 | ElementType::NVFP4 => tables::MXFP4.map(|v| (v + 12) as u8),
-        _ => return,
+        ElementType::Q4_0 | ElementType::Q4_1 | ElementType::Q5_0 | ElementType::Q5_1 | ElementType::Q8_0 => {
+            return;
+        }
+        ElementType::Q1_0 | ElementType::Q2_0 | ElementType::TQ1_0 | ElementType::TQ2_0 => return,
+        ElementType::Q2K | ElementType::Q3K | ElementType::Q4K | ElementType::Q5K | ElementType::Q6K => {
+            return;
+        }
+        grid_types!() | no_block!() => return,
     };
     look_up(level, &table, &mut tile.codes);
 }
@@ -139,7 +191,6 @@ struct Unpack<'a> {
 const NIBBLES: u32 = 0x0f0f_0f0f;
 const CRUMBS: u32 = 0x0303_0303;
 const BITS: u32 = 0x0101_0101;
-const EVEN: u32 = 0x00ff_00ff;
 
 impl VectorOp for Unpack<'_> {
     #[inline(always)]
@@ -147,34 +198,51 @@ impl VectorOp for Unpack<'_> {
         let Self { element_type, raw, blocks, tile } = self;
         let w = &raw.words;
         match element_type {
-            ElementType::Q2K => q2_k(s, w, &raw.head[0], tile),
-            ElementType::Q3K => q3_k(s, w, &raw.head[0], tile),
-            ElementType::Q4K => q4_k(s, w, tile),
-            ElementType::Q5K => q5_k(s, w, tile),
-            ElementType::Q6K => q6_k(s, w, &raw.head[0], tile),
-            ElementType::IQ4XS => iq4_xs(s, w, &raw.head, tile),
-            ElementType::TQ1_0 => tq1_0(s, w, &raw.head, tile),
-            ElementType::TQ2_0 => {
-                s.store_numbers(s.halves(s.load(&raw.head[0])), &mut tile.scale[0]);
-                crumbs(s, w, &mut tile.codes);
-            }
-            _ if block::grid::zero(element_type).is_some() => {
-                grid::scales(s, element_type, &raw.head, tile);
-            }
-            ElementType::Q1_0 | ElementType::Q2_0 | ElementType::NVFP4 => {
-                (0..blocks).for_each(|b| mid::block(s, element_type, raw, b, tile));
-                let sub = if element_type == ElementType::NVFP4 { 16 } else { 32 };
-                tile.scale[blocks * element_type.block_elements() / sub..].fill([0.0; 16]);
-            }
-            small => {
+            ElementType::Q2K => k::q2_k(s, w, &raw.head[0], tile),
+            ElementType::Q3K => k::q3_k(s, w, &raw.head[0], tile),
+            ElementType::Q4K => k::q4_k(s, w, tile),
+            ElementType::Q5K => k::q5_k(s, w, tile),
+            ElementType::Q6K => k::q6_k(s, w, &raw.head[0], tile),
+            ElementType::IQ4XS => k::iq4_xs(s, w, &raw.head, tile),
+            ElementType::TQ1_0 => k::tq1_0(s, w, &raw.head, tile),
+            ElementType::TQ2_0 => k::tq2_0(s, w, &raw.head[0], tile),
+            grid_types!() => grid::scales(s, element_type, &raw.head, tile),
+            ElementType::Q1_0 => {
                 for b in 0..blocks {
-                    self::small(s, small, raw, b, tile);
+                    mid::q1_0(s, raw, b, tile);
+                }
+                tile.scale[4 * blocks..].fill([0.0; 16]);
+            }
+            ElementType::Q2_0 => {
+                for b in 0..blocks {
+                    mid::q2_0(s, raw, b, tile);
+                }
+                tile.scale[2 * blocks..].fill([0.0; 16]);
+            }
+            ElementType::NVFP4 => {
+                for b in 0..blocks {
+                    mid::nvfp4(s, raw, b, tile);
+                }
+                tile.scale[4 * blocks..].fill([0.0; 16]);
+            }
+            ElementType::Q4_0
+            | ElementType::Q4_1
+            | ElementType::Q5_0
+            | ElementType::Q5_1
+            | ElementType::Q8_0
+            | ElementType::IQ4NL
+            | ElementType::MXFP4
+            | ElementType::NF4
+            | ElementType::FP4 => {
+                for b in 0..blocks {
+                    small(s, element_type, raw, b, tile);
                 }
                 for b in blocks..8 {
                     tile.scale[b] = [0.0; 16];
                     tile.offset[b] = [0.0; 16];
                 }
             }
+            no_block!() => debug_assert!(false, "{element_type} has no tiles"),
         }
     }
 }
@@ -194,7 +262,8 @@ fn small<S: Vectors>(s: S, element_type: ElementType, raw: &Raw, b: usize, tile:
         T::NF4 => tile.scale[b].iter_mut().for_each(|d| *d *= tables::NF4_STEP),
         T::FP4 => tile.scale[b].iter_mut().for_each(|d| *d *= tables::FP4_STEP),
         T::Q4_1 | T::Q5_1 => s.store_numbers(s.halves(s.shr(first, 16)), &mut tile.offset[b]),
-        _ => {}
+        T::Q4_0 | T::Q5_0 | T::Q8_0 | T::IQ4NL => {}
+        _ => unreachable!("{element_type} has no blocks of 32"),
     }
     let codes = &mut tile.codes[8 * b..8 * b + 8];
     if element_type == T::Q8_0 {
@@ -222,183 +291,8 @@ fn four_bits<S: Vectors>(s: S, x: S::U, i: usize) -> S::U {
     s.mask(s.mul(s.mask(s.shr(x, 4 * i), 15), s.splat(0x0020_4081)), BITS)
 }
 
-/// Byte j of a run of words.
+/// Byte j of words.
 #[inline(always)]
 fn byte<S: Vectors>(s: S, words: &[Words], j: usize) -> S::U {
     s.mask(s.shr(s.load(&words[j / 4]), j % 4 * 8), 255)
-}
-
-/// The scales and minima of q4_K and q5_K.
-#[inline(always)]
-fn scales_6bit<S: Vectors>(s: S, w: &[Words; 64], tile: &mut Tile) {
-    let first = s.load(&w[0]);
-    let d = s.halves(first);
-    let dmin = s.halves(s.xor(s.shr(first, 16), s.splat(0x8000)));
-    let packed = &w[1..4];
-    for j in 0..4 {
-        let (low, mid, high) = (byte(s, packed, j), byte(s, packed, j + 4), byte(s, packed, j + 8));
-        let (top_scale, top_min) = (s.shl(s.shr(low, 6), 4), s.shl(s.shr(mid, 6), 4));
-        let pairs = [
-            (j, s.mask(low, 63), s.mask(mid, 63)),
-            (j + 4, s.or(s.mask(high, 15), top_scale), s.or(s.shr(high, 4), top_min)),
-        ];
-        for (j, scale, min) in pairs {
-            s.store_numbers(s.times(d, s.numbers(scale)), &mut tile.scale[j]);
-            s.store_numbers(s.times(dmin, s.numbers(min)), &mut tile.offset[j]);
-        }
-    }
-}
-
-#[inline(always)]
-fn q4_k<S: Vectors>(s: S, w: &[Words; 64], tile: &mut Tile) {
-    scales_6bit(s, w, tile);
-    for g in 0..4 {
-        for i in 0..8 {
-            let x = s.load(&w[4 + 8 * g + i]);
-            s.store(s.mask(x, NIBBLES), &mut tile.codes[16 * g + i]);
-            s.store(s.mask(s.shr(x, 4), NIBBLES), &mut tile.codes[16 * g + 8 + i]);
-        }
-    }
-}
-
-#[inline(always)]
-fn q5_k<S: Vectors>(s: S, w: &[Words; 64], tile: &mut Tile) {
-    scales_6bit(s, w, tile);
-    for g in 0..4 {
-        for i in 0..8 {
-            let (x, h) = (s.load(&w[12 + 8 * g + i]), s.load(&w[4 + i]));
-            for k in 0..2 {
-                let fifth = s.shl(s.mask(s.shr(h, 2 * g + k), BITS), 4);
-                let code = s.or(s.mask(s.shr(x, 4 * k), NIBBLES), fifth);
-                s.store(code, &mut tile.codes[16 * g + 8 * k + i]);
-            }
-        }
-    }
-}
-
-/// Signed scales under one d: `d * scale[j]`.
-#[inline(always)]
-fn signed_scale<S: Vectors>(s: S, d: S::F, scale: S::U, tile: &mut Tile, j: usize) {
-    s.store_numbers(s.times(d, s.numbers(scale)), &mut tile.scale[j]);
-}
-
-#[inline(always)]
-fn q6_k<S: Vectors>(s: S, w: &[Words; 64], d: &Words, tile: &mut Tile) {
-    let d = s.halves(s.load(d));
-    for j in 0..16 {
-        // Sign-extended: (b ^ 128) - 128.
-        let b = s.xor(byte(s, &w[48..52], j), s.splat(128));
-        signed_scale(s, d, s.add(b, s.splat(128u32.wrapping_neg())), tile, j);
-    }
-    for half in 0..2 {
-        for i in 0..8 {
-            let (a, b) = (s.load(&w[16 * half + i]), s.load(&w[16 * half + 8 + i]));
-            let h = s.load(&w[32 + 8 * half + i]);
-            for (k, low) in [a, b, s.shr(a, 4), s.shr(b, 4)].into_iter().enumerate() {
-                let high = s.mask(s.shr(h, 2 * k), CRUMBS);
-                let code = s.or(s.mask(low, NIBBLES), s.shl(high, 4));
-                s.store(code, &mut tile.codes[32 * half + 8 * k + i]);
-            }
-        }
-    }
-}
-
-/// Two-bit codes.
-#[inline(always)]
-fn crumbs<S: Vectors>(s: S, qs: &[Words], codes: &mut [Words; 64]) {
-    for half in 0..2 {
-        for i in 0..8 {
-            let x = s.load(&qs[8 * half + i]);
-            for k in 0..4 {
-                s.store(s.mask(s.shr(x, 2 * k), CRUMBS), &mut codes[32 * half + 8 * k + i]);
-            }
-        }
-    }
-}
-
-#[inline(always)]
-fn q2_k<S: Vectors>(s: S, w: &[Words; 64], d: &Words, tile: &mut Tile) {
-    let d = s.load(d);
-    s.store_numbers(s.halves(d), &mut tile.scale[0]);
-    let dmin = s.halves(s.xor(s.shr(d, 16), s.splat(0x8000)));
-    crumbs(s, &w[4..20], &mut tile.codes);
-    for j in 0..16 {
-        let packed = byte(s, &w[..4], j);
-        let scale = s.mask(packed, 15);
-        s.store_numbers(s.times(dmin, s.numbers(s.shr(packed, 4))), &mut tile.offset[j]);
-        // At most 3 * 15 = 45: no carry from one byte to the next.
-        for q in &mut tile.codes[4 * j..4 * j + 4] {
-            s.store(s.mul(s.load(q), scale), q);
-        }
-    }
-}
-
-#[inline(always)]
-fn q3_k<S: Vectors>(s: S, w: &[Words; 64], d: &Words, tile: &mut Tile) {
-    s.store_numbers(s.halves(s.load(d)), &mut tile.scale[0]);
-    let packed = &w[25..28];
-    crumbs(s, &w[8..24], &mut tile.codes);
-    for j in 0..16 {
-        let low = s.mask(s.shr(byte(s, packed, j % 8), j / 8 * 4), 15);
-        let high = s.mask(s.shr(byte(s, packed, 8 + j % 4), j / 4 * 2), 3);
-        let scale = s.add(s.or(low, s.shl(high, 4)), s.splat(32u32.wrapping_neg()));
-        // scale (q - 4) + 124, two bytes at a time in 16-bit halves: linear, so that borrows between the
-        // halves cancel.
-        let offset = s.add(s.mul(scale, s.splat(4u32.wrapping_neg())), s.splat(Q3_ZERO as u32));
-        let offset = s.mul(offset, s.splat(0x0001_0001));
-        for step in 4 * j..4 * j + 4 {
-            let third = s.shl(s.mask(s.shr(s.load(&w[step % 8]), step / 8), BITS), 2);
-            let q = s.or(s.load(&tile.codes[step]), third);
-            let even = s.add(s.mul(s.mask(q, EVEN), scale), offset);
-            let odd = s.add(s.mul(s.mask(s.shr(q, 8), EVEN), scale), offset);
-            s.store(s.or(even, s.shl(odd, 8)), &mut tile.codes[step]);
-        }
-    }
-}
-
-#[inline(always)]
-fn iq4_xs<S: Vectors>(s: S, w: &[Words; 64], head: &[Words; 16], tile: &mut Tile) {
-    let (first, low) = (s.load(&head[0]), s.load(&head[1]));
-    let d = s.halves(first);
-    for j in 0..8 {
-        let high = s.mask(s.shr(first, 16 + 2 * j), 3);
-        let scale = s.or(s.mask(s.shr(low, 4 * j), 15), s.shl(high, 4));
-        signed_scale(s, d, s.add(scale, s.splat(32u32.wrapping_neg())), tile, j);
-        for i in 0..4 {
-            let x = s.load(&w[4 * j + i]);
-            s.store(s.mask(x, NIBBLES), &mut tile.codes[8 * j + i]);
-            s.store(s.mask(s.shr(x, 4), NIBBLES), &mut tile.codes[8 * j + 4 + i]);
-        }
-    }
-}
-
-/// One trit of every other byte.
-#[inline(always)]
-fn half_the_trits<S: Vectors>(s: S, x: S::U, power: u32) -> S::U {
-    // The fraction's low byte times 3: its carry is the trit.
-    let fraction = s.mask(s.mul(s.mask(x, EVEN), s.splat(power)), EVEN);
-    s.mask(s.shr(s.mul(fraction, s.splat(3)), 8), EVEN)
-}
-
-/// One trit of each byte.
-#[inline(always)]
-fn trits<S: Vectors>(s: S, x: &Words, power: u32) -> S::U {
-    let x = s.load(x);
-    s.or(half_the_trits(s, x, power), s.shl(half_the_trits(s, s.shr(x, 8), power), 8))
-}
-
-#[inline(always)]
-fn tq1_0<S: Vectors>(s: S, w: &[Words; 64], head: &[Words; 16], tile: &mut Tile) {
-    s.store_numbers(s.halves(s.load(&head[1])), &mut tile.scale[0]);
-    for (t, power) in [1, 3, 9, 27, 81].into_iter().enumerate() {
-        for (i, w) in w[..8].iter().enumerate() {
-            s.store(trits(s, w, power), &mut tile.codes[8 * t + i]);
-        }
-        for (i, w) in w[8..12].iter().enumerate() {
-            s.store(trits(s, w, power), &mut tile.codes[40 + 4 * t + i]);
-        }
-        if t < 4 {
-            s.store(trits(s, &head[0], power), &mut tile.codes[60 + t]);
-        }
-    }
 }

@@ -60,7 +60,7 @@ pub(super) fn dispatch<O: VectorOp>(level: Level, op: O) {
         // SAFETY: as above.
         Level::Avx512 | Level::Avx512Vnni => unsafe { x86::avx512(op) },
         #[cfg(not(target_arch = "x86_64"))]
-        _ => op.call(Portable),
+        Level::Avx2 | Level::Avx512 | Level::Avx512Vnni => op.call(Portable),
     }
 }
 

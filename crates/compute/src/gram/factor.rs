@@ -1,7 +1,7 @@
 //! The Cholesky factor of a symmetric matrix from its last column on: `A = U Uᵀ` with `U` upper triangular.
 //!
 //! This is what solving columns first to last needs (GPTQ): `U` of `A` itself gives the same decisions as the
-//! upper factor of `A⁻¹`, and nothing is inverted. `Uᵀ` lies in the lower triangle, row by row:
+//! upper factor of `A⁻¹`, and nothing is inverted. `Uᵀ` is stored in the lower triangle, row by row:
 //!
 //! ```text
 //! a[j][i] = U[i][j], i <= j        row j: column j of U
@@ -12,7 +12,7 @@
 
 use super::{Rows, Triangle, update};
 use crate::matmul::Shared;
-use crate::simd::{Level, Op, dispatch};
+use crate::simd::{Op, dispatch};
 use crate::{Error, Pool, Result};
 
 const BLOCK: usize = 128;
@@ -34,18 +34,6 @@ pub struct BadPivot {
 /// [`Error::Lengths`] if `a` is not `n * n` values. The inner result: the first pivot (the last column comes
 /// first) not above `least`, or not a number; the lower triangle is then partly overwritten.
 pub fn factor(pool: &Pool, a: &mut [f32], n: usize, least: f32) -> Result<Result<(), BadPivot>> {
-    factor_at(Level::detect(), pool, a, n, least)
-}
-
-/// [`factor`] at a given level, for tests and benchmarks.
-#[doc(hidden)]
-pub fn factor_at(
-    level: Level,
-    pool: &Pool,
-    a: &mut [f32],
-    n: usize,
-    least: f32,
-) -> Result<Result<(), BadPivot>> {
     if a.len() != n.saturating_mul(n) {
         return Err(Error::Lengths {
             what: "factor: the matrix",
@@ -53,7 +41,7 @@ pub fn factor_at(
             found: a.len(),
         });
     }
-    let mut packed = Vec::new();
+    let (level, mut packed) = (pool.level(), Vec::new());
     let mut end = n;
     while end > 0 {
         let start = end.saturating_sub(1) / BLOCK * BLOCK;
@@ -70,7 +58,7 @@ pub fn factor_at(
             dispatch(level, Solve { square: &square, size: end - start, rows: &shared, n, columns });
         });
         let x = Rows { values: rows, stride: n, count: end - start, columns: start };
-        update(level, pool, &x, &Triangle { values: Shared::new(above), stride: n }, -1.0, &mut packed);
+        update(pool, &x, &Triangle { values: Shared::new(above), stride: n }, -1.0, &mut packed);
         end = start;
     }
     Ok(Ok(()))

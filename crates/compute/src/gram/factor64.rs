@@ -3,7 +3,7 @@
 use std::sync::Mutex;
 
 use super::factor::BadPivot;
-use crate::simd::{Level, Op, dispatch};
+use crate::simd::{Op, dispatch};
 use crate::{Error, Pool, Result};
 
 const BLOCK: usize = 128;
@@ -21,7 +21,7 @@ pub fn factor_f64(pool: &Pool, a: &mut [f64], n: usize, least: f64) -> Result<Re
         let expected = n.saturating_mul(n);
         return Err(Error::Lengths { what: "factor: the matrix", expected, found: a.len() });
     }
-    let level = Level::detect();
+    let level = pool.level();
     let mut end = n;
     while end > 0 {
         let start = (end - 1) / BLOCK * BLOCK;

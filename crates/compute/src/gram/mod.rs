@@ -40,12 +40,6 @@ const SQUARES_FROM: usize = 32;
 /// # Errors
 /// [`Error::Lengths`] if `x` is not whole rows or `sum` is not square.
 pub fn gram(pool: &Pool, x: &[f32], columns: usize, sum: &mut [f32]) -> Result<()> {
-    gram_at(Level::detect(), pool, x, columns, sum)
-}
-
-/// [`gram`] at a given level, for tests and benchmarks.
-#[doc(hidden)]
-pub fn gram_at(level: Level, pool: &Pool, x: &[f32], columns: usize, sum: &mut [f32]) -> Result<()> {
     let square = columns.saturating_mul(columns);
     if sum.len() != square {
         return Err(Error::Lengths { what: "gram: the sum", expected: square, found: sum.len() });
@@ -61,7 +55,7 @@ pub fn gram_at(level: Level, pool: &Pool, x: &[f32], columns: usize, sum: &mut [
     let mut packed = Vec::new();
     for x in x.chunks(PACKED * columns) {
         let rows = Rows { values: x, stride: columns, count: x.len() / columns, columns };
-        update(level, pool, &rows, &sum, 1.0, &mut packed);
+        update(pool, &rows, &sum, 1.0, &mut packed);
     }
     Ok(())
 }
@@ -81,8 +75,8 @@ struct Triangle {
 }
 
 /// `sum[i][j] += sign * Σ x[t][i] x[t][j]` for `j <= i < x.columns`.
-fn update(level: Level, pool: &Pool, x: &Rows, sum: &Triangle, sign: f32, packed: &mut Vec<f32>) {
-    let (panels, tokens) = (x.columns.div_ceil(PANEL), x.count);
+fn update(pool: &Pool, x: &Rows, sum: &Triangle, sign: f32, packed: &mut Vec<f32>) {
+    let (level, panels, tokens) = (pool.level(), x.columns.div_ceil(PANEL), x.count);
     if tokens == 0 {
         return;
     }

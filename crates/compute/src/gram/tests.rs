@@ -1,4 +1,4 @@
-use super::factor::{BadPivot, factor_at};
+use super::factor::{BadPivot, factor};
 use super::*;
 use crate::testing::Random;
 
@@ -16,7 +16,7 @@ fn every_level_and_thread_count_sums_the_lower_triangle() {
             let mut results = Vec::new();
             for threads in [1, 2, 3] {
                 let mut sum = before.clone();
-                gram_at(level, &Pool::new(threads), &x, columns, &mut sum).unwrap();
+                gram(&Pool::with_level(threads, level), &x, columns, &mut sum).unwrap();
                 results.push(sum);
             }
             assert!(results.iter().all(|r| *r == results[0]), "threads change the result");
@@ -45,7 +45,7 @@ fn wide_matrices_use_squares_of_panels() {
     // Small whole numbers: every sum is exact.
     let x: Vec<f32> = (0..columns * tokens).map(|i| (i * 7919 % 13) as f32 - 6.0).collect();
     let mut sum = vec![0f32; columns * columns];
-    gram_at(Level::best(), &Pool::new(2), &x, columns, &mut sum).unwrap();
+    gram(&Pool::with_level(2, Level::best()), &x, columns, &mut sum).unwrap();
     for i in 0..columns {
         for j in 0..columns {
             let product: f32 = x.chunks(columns).map(|x| x[i] * x[j]).sum();
@@ -60,7 +60,7 @@ fn wrong_lengths_are_refused() {
     assert!(gram(&pool, &[0.0; 7], 3, &mut [0.0; 9]).is_err());
     assert!(gram(&pool, &[0.0; 6], 3, &mut [0.0; 8]).is_err());
     assert!(gram(&pool, &[], 0, &mut []).is_ok());
-    assert!(factor::factor(&pool, &mut [0.0; 8], 3, 0.0).is_err());
+    assert!(factor(&pool, &mut [0.0; 8], 3, 0.0).is_err());
 }
 
 #[test]
@@ -78,7 +78,7 @@ fn the_factor_times_its_transpose_is_the_matrix() {
             let factors: Vec<Vec<f32>> = [1, 3]
                 .map(|threads| {
                     let mut u = a.clone();
-                    factor_at(level, &Pool::new(threads), &mut u, n, 0.0).unwrap().unwrap();
+                    factor(&Pool::with_level(threads, level), &mut u, n, 0.0).unwrap().unwrap();
                     u
                 })
                 .into();
@@ -111,11 +111,11 @@ fn the_factor_times_its_transpose_is_the_matrix() {
 fn a_bad_pivot_is_named() {
     let pool = Pool::new(1);
     let mut a = [1.0, 0.0, 0.0, 0.0, -1.0, 0.0, 0.0, 0.0, 1.0];
-    assert_eq!(factor::factor(&pool, &mut a, 3, 0.0).unwrap(), Err(BadPivot { index: 1 }));
+    assert_eq!(factor(&pool, &mut a, 3, 0.0).unwrap(), Err(BadPivot { index: 1 }));
     let mut a = [0.5, 0.0, 0.0, 1.0];
-    assert_eq!(factor::factor(&pool, &mut a, 2, 0.6).unwrap(), Err(BadPivot { index: 0 }));
+    assert_eq!(factor(&pool, &mut a, 2, 0.6).unwrap(), Err(BadPivot { index: 0 }));
     let mut a = [1.0, 0.0, 3.0, 1.0];
     assert_eq!(factor64::factor_f64(&pool, &mut a, 2, 0.0).unwrap(), Err(BadPivot { index: 0 }));
     let mut a = [1.0, 0.0, f32::NAN, 1.0];
-    assert!(factor::factor(&pool, &mut a, 2, 0.0).unwrap().is_err());
+    assert!(factor(&pool, &mut a, 2, 0.0).unwrap().is_err());
 }

@@ -1,4 +1,4 @@
-//! e^x in branch-free steps that a compiler turns into lanes.
+//! e^x in branch-free steps that a compiler can vectorise.
 
 /// e^x to about 2 units in the last place. Overflows to infinity above 88.7, is 0 below -87.3 (no subnormal
 /// results), and NaN for NaN.

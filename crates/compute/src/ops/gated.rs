@@ -70,7 +70,7 @@ fn map_mul(gate: &mut [f32], up: &[f32], f: impl Fn(f32) -> f32) {
 }
 
 /// `x = act(x)`, element by element.
-pub fn activate(activation: Activation, x: &mut [f32]) {
+pub fn activate(level: Level, activation: Activation, x: &mut [f32]) {
     struct Activate<'a>(Activation, &'a mut [f32]);
     impl Op for Activate<'_> {
         type Output = ();
@@ -84,14 +84,14 @@ pub fn activate(activation: Activation, x: &mut [f32]) {
             }
         }
     }
-    dispatch(Level::detect(), Activate(activation, x));
+    dispatch(level, Activate(activation, x));
 }
 
 /// A gated network's middle: `gate = act(gate) * up`, element by element.
 ///
 /// # Panics
 /// If the lengths differ.
-pub fn activate_mul(activation: Activation, gate: &mut [f32], up: &[f32]) {
+pub fn activate_mul(level: Level, activation: Activation, gate: &mut [f32], up: &[f32]) {
     struct ActivateMul<'a>(Activation, &'a mut [f32], &'a [f32]);
     impl Op for ActivateMul<'_> {
         type Output = ();
@@ -106,7 +106,7 @@ pub fn activate_mul(activation: Activation, gate: &mut [f32], up: &[f32]) {
         }
     }
     assert_eq!(gate.len(), up.len(), "activate_mul: lengths");
-    dispatch(Level::detect(), ActivateMul(activation, gate, up));
+    dispatch(level, ActivateMul(activation, gate, up));
 }
 
 /// `c tanh(x / c)` for one value.
@@ -117,7 +117,7 @@ pub(crate) fn capped(x: f32, cap: f32) -> f32 {
 }
 
 /// `x = cap * tanh(x / cap)`: keeps values within `-cap..cap` (Gemma 2).
-pub fn softcap(x: &mut [f32], cap: f32) {
+pub fn softcap(level: Level, x: &mut [f32], cap: f32) {
     struct Softcap<'a>(&'a mut [f32], f32);
     impl Op for Softcap<'_> {
         type Output = ();
@@ -127,7 +127,7 @@ pub fn softcap(x: &mut [f32], cap: f32) {
             map(self.0, |x| capped(x, cap));
         }
     }
-    dispatch(Level::detect(), Softcap(x, cap));
+    dispatch(level, Softcap(x, cap));
 }
 
 #[cfg(test)]
@@ -170,10 +170,11 @@ mod tests {
     fn activations_follow_their_formulas() {
         let x: Vec<f32> = (-4000..4000).map(|i| i as f32 / 200.0).collect();
         let up: Vec<f32> = x.iter().map(|x| x.cos()).collect();
-        for activation in [Activation::Silu, Activation::Gelu, Activation::GeluTanh, Activation::Relu] {
+        let all = [Activation::Silu, Activation::Gelu, Activation::GeluTanh, Activation::Relu];
+        for (level, activation) in Level::available().flat_map(|level| all.map(|a| (level, a))) {
             let (mut plain, mut gated) = (x.clone(), x.clone());
-            activate(activation, &mut plain);
-            activate_mul(activation, &mut gated, &up);
+            activate(level, activation, &mut plain);
+            activate_mul(level, activation, &mut gated, &up);
             for (i, &x) in x.iter().enumerate() {
                 let expected = exact(activation, x.into());
                 assert!((f64::from(plain[i]) - expected).abs() < 2e-6, "{activation:?} {x}: {}", plain[i]);
@@ -197,12 +198,15 @@ mod tests {
 
     #[test]
     fn caps_are_kept() {
-        let mut x: Vec<f32> = (-1000..1000).map(|i| i as f32 / 5.0).collect();
-        let before = x.clone();
-        softcap(&mut x, 30.0);
-        for (x, before) in x.iter().zip(before) {
+        let before: Vec<f32> = (-1000..1000).map(|i| i as f32 / 5.0).collect();
+        let capped = Level::available().map(|level| {
+            let mut x = before.clone();
+            softcap(level, &mut x, 30.0);
+            x
+        });
+        for (x, before) in capped.flatten().zip(before.iter().copied().cycle()) {
             let expected = 30.0 * (f64::from(before) / 30.0).tanh();
-            assert!((f64::from(*x) - expected).abs() < 1e-5, "{before}: {x} {expected}");
+            assert!((f64::from(x) - expected).abs() < 1e-5, "{before}: {x} {expected}");
         }
     }
 }

@@ -1,5 +1,6 @@
 //! What a forward pass does between its linear layers, on f32 rows. Row-wise operations take any whole
-//! number of rows; they run on the calling thread (call them from a [`crate::Pool`] region for many rows).
+//! number of rows; they run on the calling thread (call them from a [`crate::Pool`] region for many rows), with
+//! the instructions of a level (the pool has one).
 
 mod exp;
 mod gated;
@@ -39,7 +40,7 @@ pub(crate) fn larger(a: f32, b: f32) -> f32 {
 ///
 /// # Panics
 /// If the lengths differ.
-pub fn add(x: &mut [f32], y: &[f32]) {
+pub fn add(level: Level, x: &mut [f32], y: &[f32]) {
     struct Add<'a>(&'a mut [f32], &'a [f32]);
     impl Op for Add<'_> {
         type Output = ();
@@ -51,16 +52,16 @@ pub fn add(x: &mut [f32], y: &[f32]) {
         }
     }
     assert_eq!(x.len(), y.len(), "add: lengths");
-    dispatch(Level::detect(), Add(x, y));
+    dispatch(level, Add(x, y));
 }
 
 /// Adds `bias` (one row) to every row of `x`.
 ///
 /// # Panics
 /// If `x` is not a whole number of rows of `bias.len()` values.
-pub fn add_bias(x: &mut [f32], bias: &[f32]) {
+pub fn add_bias(level: Level, x: &mut [f32], bias: &[f32]) {
     assert!(!bias.is_empty() && x.len().is_multiple_of(bias.len()), "add_bias: lengths");
     for row in x.chunks_exact_mut(bias.len()) {
-        add(row, bias);
+        add(level, row, bias);
     }
 }

@@ -21,7 +21,7 @@ fn sum(x: &[f32], f: impl Fn(f32) -> f32) -> f32 {
 ///
 /// # Panics
 /// If `x` and `out` are not the same whole number of rows.
-pub fn rms_norm(x: &[f32], weight: &[f32], eps: f32, out: &mut [f32]) {
+pub fn rms_norm(level: Level, x: &[f32], weight: &[f32], eps: f32, out: &mut [f32]) {
     struct Rms<'a>(&'a [f32], &'a [f32], f32, &'a mut [f32]);
     impl Op for Rms<'_> {
         type Output = ();
@@ -36,7 +36,7 @@ pub fn rms_norm(x: &[f32], weight: &[f32], eps: f32, out: &mut [f32]) {
     }
     check(x, weight, out);
     for (x, out) in x.chunks_exact(weight.len()).zip(out.chunks_exact_mut(weight.len())) {
-        dispatch(Level::detect(), Rms(x, weight, eps, out));
+        dispatch(level, Rms(x, weight, eps, out));
     }
 }
 
@@ -44,7 +44,7 @@ pub fn rms_norm(x: &[f32], weight: &[f32], eps: f32, out: &mut [f32]) {
 ///
 /// # Panics
 /// If `x` and `out` are not the same whole number of rows, or `bias` is given with another length.
-pub fn layer_norm(x: &[f32], weight: &[f32], bias: Option<&[f32]>, eps: f32, out: &mut [f32]) {
+pub fn layer_norm(level: Level, x: &[f32], weight: &[f32], bias: Option<&[f32]>, eps: f32, out: &mut [f32]) {
     struct Layer<'a>(&'a [f32], &'a [f32], Option<&'a [f32]>, f32, &'a mut [f32]);
     impl Op for Layer<'_> {
         type Output = ();
@@ -67,7 +67,7 @@ pub fn layer_norm(x: &[f32], weight: &[f32], bias: Option<&[f32]>, eps: f32, out
     check(x, weight, out);
     assert!(bias.is_none_or(|b| b.len() == weight.len()), "norm: length of the bias");
     for (x, out) in x.chunks_exact(weight.len()).zip(out.chunks_exact_mut(weight.len())) {
-        dispatch(Level::detect(), Layer(x, weight, bias, eps, out));
+        dispatch(level, Layer(x, weight, bias, eps, out));
     }
 }
 
@@ -86,9 +86,9 @@ mod tests {
         let w: Vec<f32> = (0..25).map(|i| 1.0 + i as f32 / 50.0).collect();
         let b: Vec<f32> = (0..25).map(|i| i as f32 / 10.0).collect();
         let (mut rms, mut layer) = (vec![0.0; 75], vec![0.0; 75]);
-        rms_norm(&x, &w, 1e-5, &mut rms);
-        layer_norm(&x, &w, Some(&b), 1e-5, &mut layer);
-        for r in 0..3 {
+        for (level, r) in Level::available().flat_map(|level| (0..3).map(move |r| (level, r))) {
+            rms_norm(level, &x, &w, 1e-5, &mut rms);
+            layer_norm(level, &x, &w, Some(&b), 1e-5, &mut layer);
             let row: Vec<f64> = x[r * 25..][..25].iter().map(|&x| x.into()).collect();
             let mean = row.iter().sum::<f64>() / 25.0;
             let var = row.iter().map(|x| (x - mean).powi(2)).sum::<f64>() / 25.0;

@@ -16,7 +16,15 @@ pub enum RopeStyle {
 ///
 /// # Panics
 /// If the lengths do not fit.
-pub fn rope(style: RopeStyle, x: &mut [f32], heads: usize, head_dim: usize, cos: &[f32], sin: &[f32]) {
+pub fn rope(
+    level: Level,
+    style: RopeStyle,
+    x: &mut [f32],
+    heads: usize,
+    head_dim: usize,
+    cos: &[f32],
+    sin: &[f32],
+) {
     assert!(heads > 0 && head_dim > 0 && x.len().is_multiple_of(heads * head_dim), "rope: whole rows");
     let n = x.len() / (heads * head_dim);
     if n == 0 {
@@ -25,7 +33,7 @@ pub fn rope(style: RopeStyle, x: &mut [f32], heads: usize, head_dim: usize, cos:
     let half = cos.len() / n;
     assert!(cos.len() == n * half && sin.len() == cos.len(), "rope: one row of cos and sin for each row");
     assert!(2 * half <= head_dim, "rope: at most head_dim values are rotated");
-    dispatch(Level::detect(), Rope { style, x, heads, head_dim, half, cos, sin });
+    dispatch(level, Rope { style, x, heads, head_dim, half, cos, sin });
 }
 
 struct Rope<'a> {
@@ -83,10 +91,11 @@ mod tests {
             (0..dim).for_each(|i| woven[h * dim + place(i)] = split[h * dim + i]);
         }
         let before = split.clone();
-        let mut split = split;
-        rope(RopeStyle::HalfSplit, &mut split, heads, dim, &cos, &sin);
-        rope(RopeStyle::Interleaved, &mut woven, heads, dim, &cos, &sin);
-        for h in 0..n * heads {
+        let woven_before = woven.clone();
+        for (level, h) in Level::available().flat_map(|level| (0..n * heads).map(move |h| (level, h))) {
+            let (mut split, mut woven) = (before.clone(), woven_before.clone());
+            rope(level, RopeStyle::HalfSplit, &mut split, heads, dim, &cos, &sin);
+            rope(level, RopeStyle::Interleaved, &mut woven, heads, dim, &cos, &sin);
             for i in 0..dim {
                 assert_eq!(split[h * dim + i], woven[h * dim + place(i)]);
             }

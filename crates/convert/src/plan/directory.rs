@@ -32,7 +32,10 @@ pub(super) fn plan(checkpoint: &Checkpoint, options: Options) -> Result<ConvertP
              round them and take half the space"
         ));
     }
-    let around = if from_gguf { from_metadata(&view, &rows)? } else { from_config(&view, &rows, &options)? };
+    let around = match from_gguf {
+        true => from_metadata(&view, &rows, &mut notes)?,
+        false => from_config(&view, &rows, &options)?,
+    };
     Ok(ConvertPlan { view, packing: None, around: Around::Directory(around), options, rows, notes })
 }
 
@@ -78,7 +81,7 @@ fn narrow(view: &View<'_>, rows: &mut [ConvertRow]) -> Result<()> {
 }
 
 /// The files of a model whose source has no others: all are made from its metadata.
-fn from_metadata(view: &View<'_>, rows: &[ConvertRow]) -> Result<Directory> {
+fn from_metadata(view: &View<'_>, rows: &[ConvertRow], notes: &mut Vec<String>) -> Result<Directory> {
     let checkpoint = view.checkpoint();
     let Some(config) = view.config() else {
         let what = "the architecture is not known, so there is no config.json for it";
@@ -89,7 +92,9 @@ fn from_metadata(view: &View<'_>, rows: &[ConvertRow]) -> Result<Directory> {
     let at = files.iter().position(|(name, _)| name == "config.json");
     let config = at.map(|at| files.remove(at).1).unwrap_or_default();
     let config = String::from_utf8_lossy(&config).into_owned();
-    files.extend(tokenizer_files(checkpoint.metadata_file(), checkpoint.metadata())?);
+    let (tokenizer, unsure) = tokenizer_files(checkpoint.metadata_file(), checkpoint.metadata())?;
+    files.extend(tokenizer);
+    notes.extend(unsure);
     Ok(Directory { config, files, companions: false })
 }
 

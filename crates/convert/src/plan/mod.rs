@@ -218,7 +218,7 @@ fn packed(scheme: &Scheme, bits: u32) -> String {
         Scheme::Nf4 { .. } => "nf4".to_owned(),
         Scheme::Fp4 { .. } => "fp4".to_owned(),
         Scheme::Int8 => "int8".to_owned(),
-        _ => format!("packed {bits}-bit"),
+        Scheme::CompressedTensors { .. } => format!("packed {bits}-bit"),
     }
 }
 

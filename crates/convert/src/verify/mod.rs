@@ -10,12 +10,13 @@
 
 mod compare;
 mod order;
+mod tokenizer;
 
 use std::collections::{HashMap, HashSet};
 use std::path::Path;
 
 use quern_model::{Packed, TensorRole, View};
-use quern_tensor_io::{Array, Checkpoint, Container, Metadata, Progress, Result, Value, pipeline};
+use quern_tensor_io::{Checkpoint, Container, Metadata, Progress, Result, pipeline};
 
 use crate::plan::{Around, ConvertPlan, ConvertRow, Fidelity};
 use compare::{Found, Pair};
@@ -32,6 +33,8 @@ pub struct Verification {
     pub largest: Option<(f32, String)>,
     /// What is not as it should be; empty if the output is right.
     pub mismatches: Vec<Mismatch>,
+    /// What the output's format has no place for, and so cannot be otherwise.
+    pub notes: Vec<String>,
 }
 
 /// Something in the output that is not what the source has.
@@ -85,7 +88,7 @@ pub fn verify(plan: &ConvertPlan<'_>, output: &Path, progress: &dyn Progress) ->
         compare_metadata(metadata, written.metadata(), &mut found);
     }
     if let (Around::Directory(_), Container::Gguf) = (&plan.around, plan.source().container()) {
-        compare_tokenizer(plan.source().metadata(), back.metadata(), &mut found);
+        tokenizer::compare(plan.source().metadata(), back.metadata(), &mut found);
     }
     let pairs = pairs(plan, &source, &back, &mut found);
     progress.total(pairs.iter().map(|p| p.bytes(&back)).sum());
@@ -171,35 +174,6 @@ fn compare_metadata(planned: &Metadata, written: &Metadata, found: &mut Verifica
         if planned.get(key).is_none() {
             found.wrong(None, format!("the metadata key {key:?} was not to be written"));
         }
-    }
-}
-
-/// Whether the tokenizer's files, read as those of any directory, give the tokens that the metadata had.
-fn compare_tokenizer(was: &Metadata, is: &Metadata, found: &mut Verification) {
-    for key in ["tokenizer.ggml.model", "tokenizer.ggml.tokens", "tokenizer.ggml.merges"] {
-        match (was.get(key), is.get(key)) {
-            (Some(was), Some(is)) if was != is => {
-                let place = first_difference(was, is);
-                found.wrong(None, format!("the tokenizer's files give another {key}{place}"));
-            }
-            (Some(_), None) => found.wrong(None, format!("the tokenizer's files give no {key}")),
-            _ => {}
-        }
-    }
-}
-
-/// Where two lists of strings part.
-fn first_difference(was: &Value, is: &Value) -> String {
-    let (Value::Array(Array::String(was)), Value::Array(Array::String(is))) = (was, is) else {
-        return String::new();
-    };
-    match was.iter().zip(is.iter()).position(|(was, is)| was != is) {
-        Some(at) => format!(
-            ": number {at} was {:?} and is {:?}",
-            was.get(at).unwrap_or_default(),
-            is.get(at).unwrap_or_default()
-        ),
-        None => format!(": {} of them, there were {}", is.len(), was.len()),
     }
 }
 

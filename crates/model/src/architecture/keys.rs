@@ -1,8 +1,7 @@
-//! Where the two worlds write down a model's numbers.
+//! Where `config.json` and GGUF metadata state a model's numbers, and what they mean where they are silent.
 
 /// A number, flag or word of the configuration.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[non_exhaustive]
 #[allow(missing_docs)]
 pub enum Field {
     Vocab,
@@ -38,6 +37,12 @@ pub enum Field {
     FinalSoftcap,
     /// Attention is divided by the square root of this instead of the head's size.
     QueryScalar,
+    /// Attention is divided by the square root of the head's size if true, not at all if false (GPT-2).
+    ScaledAttention,
+    /// Attention of layer `i` is also divided by `i + 1` (GPT-2 as Mistral's project trained it).
+    ScaledByLayer,
+    /// The window counts only if true (Qwen).
+    UseSlidingWindow,
     Experts,
     ExpertsUsed,
     ExpertFfn,
@@ -47,7 +52,6 @@ pub enum Field {
 
 /// What a configuration means that does not say.
 #[derive(Clone, Copy, Debug, PartialEq)]
-#[non_exhaustive]
 pub enum Silence {
     /// It must say.
     Required,
@@ -68,15 +72,60 @@ pub enum Silence {
 pub struct HfKey {
     /// What it says.
     pub field: Field,
-    /// Its key; the first is written, all are read. None if models of this family never differ.
+    /// Its spellings; of several that are present the first counts, as in transformers. None if models of this
+    /// family never differ.
     pub names: &'static [&'static str],
-    /// What its absence means.
+    /// The spelling that is written, if any.
+    pub written: Option<&'static str>,
+    /// What its absence means: the default of transformers' configuration class.
     pub silence: Silence,
+    /// What an explicit null means.
+    pub null: Silence,
+}
+
+impl HfKey {
+    /// The same key, written by another than its first spelling.
+    pub(crate) const fn written(self, name: &'static str) -> Self {
+        Self { written: Some(name), ..self }
+    }
+
+    /// The same key, read but never written: another key of the list writes the same thing.
+    pub(crate) const fn unwritten(self) -> Self {
+        Self { written: None, ..self }
+    }
+
+    /// The same key, for which null means something else than its absence.
+    pub(crate) const fn null(self, null: Silence) -> Self {
+        Self { null, ..self }
+    }
+}
+
+/// A key of `config.json` that transformers reads and quern computes for some values only: any other is refused
+/// by name.
+#[derive(Clone, Copy, Debug)]
+pub struct HfLimit {
+    /// The key.
+    pub key: &'static str,
+    /// The values that mean what quern computes. Absence and null are always among them.
+    pub accepted: Accepted,
+}
+
+/// Values of a key that mean what quern computes.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub enum Accepted {
+    /// This flag alone.
+    Flag(bool),
+    /// These words.
+    Words(&'static [&'static str]),
+    /// Nothing: an empty list or object.
+    Empty,
+    /// `hidden_size / num_attention_heads`: transformers' attention of this family computes the head's size so,
+    /// whatever the key says.
+    HiddenPerHead,
 }
 
 /// One entry, or a group of entries, of GGUF metadata under the architecture's prefix.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[non_exhaustive]
 #[allow(missing_docs)]
 pub enum GgufKey {
     BlockCount,
@@ -105,6 +154,9 @@ pub enum GgufKey {
     ExpertWeightsNormOff,
     /// `attention.key_length` and `attention.value_length`.
     KeyValueLength,
+    /// The same, only where the heads do not share out the hidden size: llama.cpp's converter does not write it for
+    /// this family, its loader reads it.
+    KeyValueLengthUnlessUsual,
     /// The same, only where `config.json` gives `head_dim`.
     KeyValueLengthIfGiven,
     VocabSize,
@@ -114,6 +166,9 @@ pub enum GgufKey {
     SlidingWindow,
     /// `attention.scale`, only where it is not what llama.cpp takes by itself (Gemma 2 and 3).
     AttentionScale,
+    /// `attention.sliding_window_pattern`, only where the windowed layers are not those llama.cpp takes by itself
+    /// (Gemma 2 and 3).
+    SlidingWindowPattern,
     /// The sliding window, 0 where there is none (Phi-3).
     SlidingWindowOrZero,
     RopeFreqBaseSwa,

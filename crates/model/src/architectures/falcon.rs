@@ -8,18 +8,18 @@ use crate::architecture::{
 };
 
 static KEYS: [HfKey; 15] = [
-    key(Field::Vocab, &["vocab_size"], Silence::Required),
-    key(Field::Hidden, &["hidden_size", "n_embed"], Silence::Required),
-    key(Field::Layers, &["num_hidden_layers", "n_layer"], Silence::Required),
-    key(Field::Heads, &["num_attention_heads", "n_head"], Silence::Required),
+    number(Field::Vocab, &["vocab_size"], 65024.0),
+    number(Field::Hidden, &["n_embed", "hidden_size"], 4544.0).written("hidden_size"),
+    number(Field::Layers, &["num_hidden_layers", "n_layer"], 32.0),
+    number(Field::Heads, &["num_attention_heads", "n_head"], 71.0),
     // Whether it counts depends on two flags beside it.
     key(Field::KvHeads, &["num_kv_heads", "n_head_kv"], Silence::Times(1, Field::Heads)),
     key(Field::HeadDim, &[], Silence::Nothing),
     key(Field::Ffn, &["ffn_hidden_size"], Silence::Times(4, Field::Hidden)),
-    key(Field::Context, &["max_position_embeddings"], Silence::Number(2048.0)),
+    number(Field::Context, &["max_position_embeddings"], 2048.0),
     key(Field::NormEpsilon, &["layer_norm_epsilon"], Silence::Number(1e-5)),
     key(Field::Activation, &["activation"], Silence::Word("gelu")),
-    key(Field::RopeTheta, &["rope_theta"], Silence::Number(10_000.0)),
+    number(Field::RopeTheta, &["rope_theta"], 10_000.0),
     key(Field::QkvBias, &["bias"], Silence::Flag(false)),
     key(Field::OutputBias, &["bias"], Silence::Flag(false)),
     key(Field::MlpBias, &["bias"], Silence::Flag(false)),
@@ -34,11 +34,11 @@ pub static FALCON: Architecture = Architecture {
     hf_prefix: "transformer.",
     norm: Norm::Layer,
     block: Block::Parallel,
-    activations: &[Activation::Gelu],
+    activations: &[Activation::Gelu, Activation::GeluTanh, Activation::Relu, Activation::Silu],
     gated: false,
     tied_by_default: true,
     hf_keys: &KEYS,
-    hf_refused: &["alibi"],
+    hf_limits: &[only("alibi", false), only("parallel_attn", true), NO_HEAD_DIM],
     gguf_keys: &[
         GgufKey::ContextLength,
         GgufKey::TensorDataLayout,
@@ -49,6 +49,7 @@ pub static FALCON: Architecture = Architecture {
         GgufKey::HeadCountKv,
         GgufKey::LayerNormEpsilon,
         GgufKey::RopeFreqBaseUnlessUsual,
+        GgufKey::RopeScaling,
     ],
     tensors: TENSORS,
     ..USUAL

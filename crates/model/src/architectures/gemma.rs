@@ -3,52 +3,63 @@
 
 use super::table::*;
 use crate::architecture::{
-    Activation, Architecture, Field, GgufKey, HfKey, Silence, Sliding, TensorTemplate,
+    Activation, Architecture, Field, GgufKey, HfKey, HfLimit, Silence, Sliding, TensorTemplate,
 };
 
-const fn gemma_keys<const N: usize, const M: usize>(more: [HfKey; M]) -> [HfKey; N] {
-    let mut all: [HfKey; N] = with_llama_keys(more);
-    let mut i = 0;
-    while i < N {
-        all[i] = match all[i].field {
-            Field::Activation => {
-                let names = if M > 2 {
-                    &["hidden_activation", "hidden_act"]
-                } else {
-                    &["hidden_act", "hidden_activation"]
-                };
-                key(Field::Activation, names, Silence::Word("gelu_pytorch_tanh"))
-            }
-            Field::HeadDim => key(Field::HeadDim, &["head_dim"], Silence::Number(256.0)),
-            _ => all[i],
-        };
-        i += 1;
-    }
-    all
-}
-
-static GEMMA_KEYS: [HfKey; 14] = gemma_keys([
-    key(Field::QkvBias, &["attention_bias"], Silence::Flag(false)),
-    key(Field::OutputBias, &["attention_bias"], Silence::Flag(false)),
+static GEMMA_KEYS: [HfKey; 11] = with_llama_keys([
+    number(Field::Vocab, &["vocab_size"], 256_000.0),
+    number(Field::Hidden, &["hidden_size"], 3072.0),
+    number(Field::Ffn, &["intermediate_size"], 24576.0),
+    number(Field::Layers, &["num_hidden_layers"], 28.0),
+    number(Field::Heads, &["num_attention_heads"], 16.0),
+    number(Field::KvHeads, &["num_key_value_heads"], 16.0),
+    HEAD_DIM,
+    number(Field::Context, &["max_position_embeddings"], 8192.0),
+    // `hidden_activation`, which the first files have too, counts for nothing.
+    key(Field::Activation, &["hidden_act"], Silence::Word("gelu_pytorch_tanh")),
 ]);
 
-static GEMMA2_KEYS: [HfKey; 17] = gemma_keys([
-    key(Field::QkvBias, &["attention_bias"], Silence::Flag(false)),
-    key(Field::OutputBias, &["attention_bias"], Silence::Flag(false)),
-    key(Field::AttentionSoftcap, &["attn_logit_softcapping"], Silence::Nothing),
-    key(Field::FinalSoftcap, &["final_logit_softcapping"], Silence::Nothing),
-    key(Field::QueryScalar, &["query_pre_attn_scalar"], Silence::Number(256.0)),
+static GEMMA2_KEYS: [HfKey; 15] = with_llama_keys([
+    number(Field::Vocab, &["vocab_size"], 256_000.0),
+    number(Field::Hidden, &["hidden_size"], 2304.0),
+    number(Field::Ffn, &["intermediate_size"], 9216.0),
+    number(Field::Layers, &["num_hidden_layers"], 26.0),
+    number(Field::Heads, &["num_attention_heads"], 8.0),
+    number(Field::KvHeads, &["num_key_value_heads"], 4.0),
+    HEAD_DIM,
+    number(Field::Context, &["max_position_embeddings"], 8192.0),
+    ACTIVATION,
+    window(4096.0),
+    key(Field::AttentionSoftcap, &["attn_logit_softcapping"], Silence::Number(50.0)).null(Silence::Nothing),
+    key(Field::FinalSoftcap, &["final_logit_softcapping"], Silence::Number(30.0)).null(Silence::Nothing),
+    number(Field::QueryScalar, &["query_pre_attn_scalar"], 256.0),
 ]);
 
-static GEMMA3_KEYS: [HfKey; 19] = gemma_keys([
-    key(Field::QkvBias, &["attention_bias"], Silence::Flag(false)),
-    key(Field::OutputBias, &["attention_bias"], Silence::Flag(false)),
+static GEMMA3_KEYS: [HfKey; 17] = with_llama_keys([
+    number(Field::Vocab, &["vocab_size"], 262_208.0),
+    number(Field::Hidden, &["hidden_size"], 2304.0),
+    number(Field::Ffn, &["intermediate_size"], 9216.0),
+    number(Field::Layers, &["num_hidden_layers"], 26.0),
+    number(Field::Heads, &["num_attention_heads"], 8.0),
+    number(Field::KvHeads, &["num_key_value_heads"], 4.0),
+    HEAD_DIM,
+    number(Field::Context, &["max_position_embeddings"], 131_072.0),
+    ACTIVATION,
+    number(Field::RopeTheta, &["rope_theta"], 1e6),
+    window(4096.0),
     key(Field::AttentionSoftcap, &["attn_logit_softcapping"], Silence::Nothing),
     key(Field::FinalSoftcap, &["final_logit_softcapping"], Silence::Nothing),
-    key(Field::QueryScalar, &["query_pre_attn_scalar"], Silence::Number(256.0)),
-    key(Field::LocalRopeTheta, &["rope_local_base_freq"], Silence::Number(10_000.0)),
+    number(Field::QueryScalar, &["query_pre_attn_scalar"], 256.0),
+    number(Field::LocalRopeTheta, &["rope_local_base_freq"], 10_000.0),
     always(Field::QkNorm, true),
 ]);
+
+const HEAD_DIM: HfKey = key(Field::HeadDim, &["head_dim"], Silence::Number(256.0)).null(Silence::Nothing);
+
+const ACTIVATION: HfKey = key(Field::Activation, &["hidden_activation"], Silence::Word("gelu_pytorch_tanh"));
+
+/// No published Gemma has biases, and quern and llama.cpp have no tensors for them.
+const LIMITS: &[HfLimit] = &[only("use_bidirectional_attention", false), only("attention_bias", false)];
 
 const GGUF_KEYS: &[GgufKey] = &[
     GgufKey::ContextLength,
@@ -60,6 +71,7 @@ const GGUF_KEYS: &[GgufKey] = &[
     GgufKey::RmsEpsilon,
     GgufKey::KeyValueLength,
     GgufKey::RopeFreqBaseUnlessUsual,
+    GgufKey::RopeScaling,
 ];
 
 const GEMMA2_GGUF_KEYS: &[GgufKey] = &[
@@ -74,8 +86,10 @@ const GEMMA2_GGUF_KEYS: &[GgufKey] = &[
     GgufKey::AttentionSoftcap,
     GgufKey::FinalSoftcap,
     GgufKey::SlidingWindow,
+    GgufKey::SlidingWindowPattern,
     GgufKey::AttentionScale,
     GgufKey::RopeFreqBaseUnlessUsual,
+    GgufKey::RopeScaling,
 ];
 
 const GEMMA3_GGUF_KEYS: &[GgufKey] = &[
@@ -93,6 +107,7 @@ const GEMMA3_GGUF_KEYS: &[GgufKey] = &[
     GgufKey::AttentionSoftcap,
     GgufKey::FinalSoftcap,
     GgufKey::SlidingWindow,
+    GgufKey::SlidingWindowPattern,
     GgufKey::AttentionScale,
 ];
 
@@ -103,11 +118,10 @@ pub static GEMMA: Architecture = Architecture {
     hf_model_types: &["gemma"],
     norm_plus_one: true,
     scaled_embeddings: true,
-    // The first Gemma's files say gelu and mean its tanh approximation.
-    activations: &[Activation::GeluTanh, Activation::Gelu],
+    activations: &[Activation::GeluTanh],
     tied_by_default: true,
     hf_keys: &GEMMA_KEYS,
-    hf_refused: &["use_bidirectional_attention"],
+    hf_limits: LIMITS,
     gguf_keys: GGUF_KEYS,
     tensors: GEMMA_TENSORS,
     ..USUAL
@@ -124,7 +138,7 @@ pub static GEMMA2: Architecture = Architecture {
     activations: &[Activation::GeluTanh],
     tied_by_default: true,
     hf_keys: &GEMMA2_KEYS,
-    hf_refused: &["use_bidirectional_attention"],
+    hf_limits: LIMITS,
     gguf_keys: GEMMA2_GGUF_KEYS,
     tensors: GEMMA2_TENSORS,
     ..USUAL
@@ -141,7 +155,7 @@ pub static GEMMA3: Architecture = Architecture {
     activations: &[Activation::GeluTanh],
     tied_by_default: true,
     hf_keys: &GEMMA3_KEYS,
-    hf_refused: &["use_bidirectional_attention"],
+    hf_limits: LIMITS,
     gguf_keys: GEMMA3_GGUF_KEYS,
     tensors: GEMMA3_TENSORS,
     ..USUAL

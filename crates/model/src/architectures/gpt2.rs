@@ -6,17 +6,21 @@ use crate::architecture::{
     Activation, Architecture, Field, GgufKey, HfKey, Norm, Position, Silence, TensorTemplate,
 };
 
-static KEYS: [HfKey; 13] = [
-    key(Field::Vocab, &["vocab_size"], Silence::Required),
-    key(Field::Hidden, &["n_embd", "hidden_size"], Silence::Required),
-    key(Field::Layers, &["n_layer", "num_hidden_layers"], Silence::Required),
-    key(Field::Heads, &["n_head", "num_attention_heads"], Silence::Required),
+// Of two spellings the general one counts: transformers assigns it last.
+static KEYS: [HfKey; 15] = [
+    number(Field::Vocab, &["vocab_size"], 50257.0),
+    number(Field::Hidden, &["hidden_size", "n_embd"], 768.0).written("n_embd"),
+    number(Field::Layers, &["num_hidden_layers", "n_layer"], 12.0).written("n_layer"),
+    number(Field::Heads, &["num_attention_heads", "n_head"], 12.0).written("n_head"),
     key(Field::KvHeads, &[], Silence::Times(1, Field::Heads)),
     key(Field::HeadDim, &[], Silence::Nothing),
     key(Field::Ffn, &["n_inner"], Silence::Times(4, Field::Hidden)),
-    key(Field::Context, &["n_positions", "n_ctx", "max_position_embeddings"], Silence::Required),
-    key(Field::NormEpsilon, &["layer_norm_epsilon"], Silence::Number(1e-5)),
+    number(Field::Context, &["max_position_embeddings", "n_positions", "n_ctx"], 1024.0)
+        .written("n_positions"),
+    number(Field::NormEpsilon, &["layer_norm_epsilon"], 1e-5),
     key(Field::Activation, &["activation_function"], Silence::Word("gelu_new")),
+    key(Field::ScaledAttention, &["scale_attn_weights"], Silence::Flag(true)),
+    key(Field::ScaledByLayer, &["scale_attn_by_inverse_layer_idx"], Silence::Flag(false)),
     always(Field::QkvBias, true),
     always(Field::OutputBias, true),
     always(Field::MlpBias, true),
@@ -30,11 +34,11 @@ pub static GPT2: Architecture = Architecture {
     hf_prefix: "transformer.",
     norm: Norm::Layer,
     position: Position::Learned { offset: 0 },
-    activations: &[Activation::GeluTanh],
+    activations: &[Activation::GeluTanh, Activation::Gelu, Activation::Relu, Activation::Silu],
     gated: false,
     tied_by_default: true,
     hf_keys: &KEYS,
-    hf_refused: &["scale_attn_by_inverse_layer_idx", "add_cross_attention"],
+    hf_limits: &[only("add_cross_attention", false)],
     gguf_keys: &[
         GgufKey::BlockCount,
         GgufKey::ContextLength,

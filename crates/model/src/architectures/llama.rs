@@ -3,18 +3,33 @@
 
 use super::table::*;
 use crate::architecture::{
-    Alias, AliasLayout, Architecture, Field, GgufKey, HfKey, RopeStyle, Silence, TensorTemplate,
+    Alias, AliasLayout, Architecture, Field, GgufKey, HfKey, RopeStyle, Silence, Sliding, TensorTemplate,
 };
 
-static KEYS: [HfKey; 15] = with_llama_keys([
+static KEYS: [HfKey; 14] = with_llama_keys([
+    // Spelled `max_sequence_length` by the first conversions of 2023.
+    number(Field::Context, &["max_position_embeddings", "max_sequence_length"], 2048.0),
     key(Field::QkvBias, &["attention_bias"], Silence::Flag(false)),
     key(Field::OutputBias, &["attention_bias"], Silence::Flag(false)),
     key(Field::MlpBias, &["mlp_bias"], Silence::Flag(false)),
 ]);
 
+static MISTRAL_KEYS: [HfKey; 12] = with_llama_keys([
+    kv_heads(8.0),
+    number(Field::Ffn, &["intermediate_size"], 14336.0),
+    number(Field::Context, &["max_position_embeddings"], 131_072.0),
+    window(4096.0),
+]);
+
 static MIXTRAL_KEYS: [HfKey; 15] = with_llama_keys([
-    key(Field::Experts, &["num_local_experts", "num_experts"], Silence::Required),
-    key(Field::ExpertsUsed, &["num_experts_per_tok"], Silence::Required),
+    kv_heads(8.0),
+    number(Field::Ffn, &["intermediate_size"], 14336.0),
+    number(Field::Context, &["max_position_embeddings"], 131_072.0),
+    number(Field::NormEpsilon, &["rms_norm_eps"], 1e-5),
+    number(Field::RopeTheta, &["rope_theta"], 1e6),
+    key(Field::SlidingWindow, &["sliding_window"], Silence::Nothing),
+    number(Field::Experts, &["num_experts", "num_local_experts"], 8.0).written("num_local_experts"),
+    number(Field::ExpertsUsed, &["num_experts_per_tok"], 2.0),
     always(Field::NormTopk, true),
 ]);
 
@@ -45,15 +60,26 @@ const GGUF_KEYS: &[GgufKey] = &[
 ];
 
 /// Llama: RMS norm, rotary positions, grouped-query attention, SwiGLU.
-pub static LLAMA: Architecture = Architecture {
+pub static LLAMA: Architecture = LLAMA_ITSELF;
+
+const LLAMA_ITSELF: Architecture = Architecture {
     name: "llama",
-    hf_architectures: &["LlamaForCausalLM", "LLaMAForCausalLM", "MistralForCausalLM"],
-    hf_model_types: &["llama", "mistral"],
+    hf_architectures: &["LlamaForCausalLM", "LLaMAForCausalLM"],
+    hf_model_types: &["llama"],
     gguf_rope_style: RopeStyle::Interleaved,
     hf_keys: &KEYS,
     gguf_keys: GGUF_KEYS,
     tensors: TENSORS,
     ..USUAL
+};
+
+/// Mistral: Llama with a sliding window and other defaults. GGUF has one name for both.
+pub static MISTRAL: Architecture = Architecture {
+    hf_architectures: &["MistralForCausalLM"],
+    hf_model_types: &["mistral"],
+    sliding: Sliding::AllUnlessListed,
+    hf_keys: &MISTRAL_KEYS,
+    ..LLAMA_ITSELF
 };
 
 /// Mixtral: Llama with a mixture of experts for each feed-forward network.

@@ -8,6 +8,7 @@ mod llama;
 mod opt;
 mod phi;
 mod qwen;
+mod seed_oss;
 mod stablelm;
 mod starcoder2;
 mod table;
@@ -16,10 +17,11 @@ pub use falcon::FALCON;
 pub use gemma::{GEMMA, GEMMA2, GEMMA3};
 pub use gpt_neox::GPT_NEOX;
 pub use gpt2::GPT2;
-pub use llama::{LLAMA, MIXTRAL};
+pub use llama::{LLAMA, MISTRAL, MIXTRAL};
 pub use opt::OPT;
 pub use phi::{PHI2, PHI3};
 pub use qwen::{QWEN2, QWEN3, QWEN3_MOE};
+pub use seed_oss::SEED_OSS;
 pub use stablelm::STABLELM;
 pub use starcoder2::STARCODER2;
 
@@ -28,6 +30,7 @@ use crate::Architecture;
 /// Every architecture.
 pub static ALL: &[&Architecture] = &[
     &LLAMA,
+    &MISTRAL,
     &MIXTRAL,
     &QWEN2,
     &QWEN3,
@@ -43,9 +46,11 @@ pub static ALL: &[&Architecture] = &[
     &STARCODER2,
     &STABLELM,
     &FALCON,
+    &SEED_OSS,
 ];
 
-/// The architecture with this `general.architecture` in GGUF; `experts` tells the two of the name `llama` apart.
+/// The architecture with this `general.architecture` in GGUF: of several with the name `llama` the first with (or
+/// without) `experts`.
 pub fn from_gguf_name(name: &str, experts: bool) -> Option<&'static Architecture> {
     let of_name = |a: &&&Architecture| a.name == name && a.no_gguf.is_none();
     let mut found = ALL.iter().filter(of_name).copied();

@@ -7,17 +7,17 @@ use crate::architecture::{
 };
 
 static PHI_KEYS: [HfKey; 16] = [
-    key(Field::Vocab, &["vocab_size"], Silence::Required),
-    key(Field::Hidden, &["hidden_size", "n_embd"], Silence::Required),
-    key(Field::Layers, &["num_hidden_layers", "n_layer"], Silence::Required),
-    key(Field::Heads, &["num_attention_heads", "n_head"], Silence::Required),
-    key(Field::KvHeads, &["num_key_value_heads"], Silence::Times(1, Field::Heads)),
-    key(Field::HeadDim, &[], Silence::Nothing),
-    key(Field::Ffn, &["intermediate_size"], Silence::Times(4, Field::Hidden)),
-    key(Field::Context, &["max_position_embeddings", "n_positions"], Silence::Required),
-    key(Field::NormEpsilon, &["layer_norm_eps", "layer_norm_epsilon"], Silence::Required),
+    number(Field::Vocab, &["vocab_size"], 51200.0),
+    number(Field::Hidden, &["hidden_size", "n_embd"], 2048.0),
+    number(Field::Layers, &["num_hidden_layers", "n_layer"], 24.0),
+    number(Field::Heads, &["num_attention_heads", "n_head"], 32.0),
+    KV_HEADS,
+    key(Field::HeadDim, &["head_dim"], Silence::Nothing).unwritten(),
+    number(Field::Ffn, &["intermediate_size"], 8192.0),
+    number(Field::Context, &["max_position_embeddings", "n_positions"], 2048.0),
+    number(Field::NormEpsilon, &["layer_norm_eps", "layer_norm_epsilon"], 1e-5),
     key(Field::Activation, &["hidden_act"], Silence::Word("gelu_new")),
-    key(Field::RopeTheta, &["rope_theta"], Silence::Number(10_000.0)),
+    number(Field::RopeTheta, &["rope_theta"], 10_000.0),
     key(Field::PartialRotary, &["partial_rotary_factor"], Silence::Number(0.5)),
     always(Field::QkvBias, true),
     always(Field::OutputBias, true),
@@ -26,6 +26,12 @@ static PHI_KEYS: [HfKey; 16] = [
 ];
 
 static PHI3_KEYS: [HfKey; 14] = with_llama_keys([
+    number(Field::Vocab, &["vocab_size"], 32064.0),
+    number(Field::Hidden, &["hidden_size"], 3072.0),
+    number(Field::Ffn, &["intermediate_size"], 8192.0),
+    number(Field::Context, &["max_position_embeddings"], 4096.0),
+    number(Field::NormEpsilon, &["rms_norm_eps"], 1e-5),
+    key(Field::SlidingWindow, &["sliding_window"], Silence::Nothing),
     key(Field::PartialRotary, &["partial_rotary_factor"], Silence::Number(1.0)),
     always(Field::QkvBias, false),
 ]);
@@ -40,6 +46,8 @@ const PHI_GGUF_KEYS: &[GgufKey] = &[
     GgufKey::LayerNormEpsilon,
     GgufKey::RopeDimensionCount,
     GgufKey::RopeFreqBaseUnlessUsual,
+    GgufKey::RopeScaling,
+    GgufKey::KeyValueLengthUnlessUsual,
 ];
 
 const PHI3_GGUF_KEYS: &[GgufKey] = &[
@@ -55,6 +63,7 @@ const PHI3_GGUF_KEYS: &[GgufKey] = &[
     GgufKey::RopeFreqBase,
     GgufKey::SlidingWindowOrZero,
     GgufKey::RopeAttentionFactor,
+    GgufKey::KeyValueLengthUnlessUsual,
 ];
 
 /// Phi-2.
@@ -64,10 +73,10 @@ pub static PHI2: Architecture = Architecture {
     hf_model_types: &["phi"],
     norm: Norm::Layer,
     block: Block::Parallel,
-    activations: &[Activation::GeluTanh],
+    activations: &[Activation::GeluTanh, Activation::Gelu, Activation::Relu, Activation::Silu],
     gated: false,
     hf_keys: &PHI_KEYS,
-    hf_refused: &["qk_layernorm"],
+    hf_limits: &[only("qk_layernorm", false)],
     gguf_keys: PHI_GGUF_KEYS,
     tensors: PHI_TENSORS,
     ..USUAL

@@ -3,27 +3,65 @@
 use super::table::*;
 use crate::architecture::{Architecture, Field, GgufKey, HfKey, Silence, Sliding, TensorTemplate};
 
-static QWEN2_KEYS: [HfKey; 15] = with_llama_keys([
+static QWEN2_KEYS: [HfKey; 16] = with_llama_keys([
+    number(Field::Vocab, &["vocab_size"], 151_936.0),
+    number(Field::Ffn, &["intermediate_size"], 22016.0),
+    kv_heads(32.0),
+    number(Field::Context, &["max_position_embeddings"], 32768.0),
+    window(4096.0),
+    USE_WINDOW,
     always(Field::QkvBias, true),
     always(Field::OutputBias, false),
     always(Field::MlpBias, false),
 ]);
 
-static QWEN3_KEYS: [HfKey; 15] = with_llama_keys([
+static QWEN3_KEYS: [HfKey; 16] = with_llama_keys([
+    number(Field::Vocab, &["vocab_size"], 151_936.0),
+    number(Field::Ffn, &["intermediate_size"], 22016.0),
+    kv_heads(32.0),
+    key(Field::HeadDim, &["head_dim"], Silence::Number(128.0)).null(Silence::Nothing),
+    number(Field::Context, &["max_position_embeddings"], 32768.0),
+    window(4096.0),
+    USE_WINDOW,
     key(Field::QkvBias, &["attention_bias"], Silence::Flag(false)),
     key(Field::OutputBias, &["attention_bias"], Silence::Flag(false)),
     always(Field::QkNorm, true),
 ]);
 
-static QWEN3_MOE_KEYS: [HfKey; 19] = with_llama_keys([
+static QWEN3_MOE_KEYS: [HfKey; 20] = with_llama_keys([
+    number(Field::Vocab, &["vocab_size"], 151_936.0),
+    number(Field::Hidden, &["hidden_size"], 2048.0),
+    number(Field::Ffn, &["intermediate_size"], 6144.0),
+    number(Field::Layers, &["num_hidden_layers"], 24.0),
+    number(Field::KvHeads, &["num_key_value_heads"], 4.0),
+    number(Field::Context, &["max_position_embeddings"], 32768.0),
+    window(4096.0),
+    USE_WINDOW,
     key(Field::QkvBias, &["attention_bias"], Silence::Flag(false)),
     key(Field::OutputBias, &["attention_bias"], Silence::Flag(false)),
     always(Field::QkNorm, true),
-    key(Field::Experts, &["num_experts", "num_local_experts"], Silence::Required),
-    key(Field::ExpertsUsed, &["num_experts_per_tok"], Silence::Required),
-    key(Field::ExpertFfn, &["moe_intermediate_size"], Silence::Required),
+    number(Field::Experts, &["num_local_experts", "num_experts"], 128.0).written("num_experts"),
+    number(Field::ExpertsUsed, &["num_experts_per_tok"], 8.0),
+    number(Field::ExpertFfn, &["moe_intermediate_size"], 768.0),
     key(Field::NormTopk, &["norm_topk_prob"], Silence::Flag(false)),
 ]);
+
+/// A Qwen's window counts only where this is on.
+const USE_WINDOW: HfKey = key(Field::UseSlidingWindow, &["use_sliding_window"], Silence::Flag(false));
+
+/// As usual, without a window: llama.cpp's loader reads none for these families.
+const DENSE_GGUF_KEYS: &[GgufKey] = &[
+    GgufKey::BlockCount,
+    GgufKey::ContextLength,
+    GgufKey::EmbeddingLength,
+    GgufKey::FeedForwardLength,
+    GgufKey::HeadCount,
+    GgufKey::HeadCountKv,
+    GgufKey::RopeScaling,
+    GgufKey::RopeFreqBase,
+    GgufKey::RmsEpsilon,
+    GgufKey::KeyValueLengthIfGiven,
+];
 
 const MOE_GGUF_KEYS: &[GgufKey] = &[
     GgufKey::BlockCount,
@@ -49,6 +87,7 @@ pub static QWEN2: Architecture = Architecture {
     hf_model_types: &["qwen2"],
     sliding: Sliding::FromLayer,
     hf_keys: &QWEN2_KEYS,
+    gguf_keys: DENSE_GGUF_KEYS,
     tensors: QWEN2_TENSORS,
     ..USUAL
 };
@@ -60,6 +99,7 @@ pub static QWEN3: Architecture = Architecture {
     hf_model_types: &["qwen3"],
     sliding: Sliding::FromLayer,
     hf_keys: &QWEN3_KEYS,
+    gguf_keys: DENSE_GGUF_KEYS,
     tensors: QWEN3_TENSORS,
     ..USUAL
 };
@@ -70,7 +110,6 @@ pub static QWEN3_MOE: Architecture = Architecture {
     has_experts: true,
     hf_architectures: &["Qwen3MoeForCausalLM"],
     hf_model_types: &["qwen3_moe"],
-    sliding: Sliding::FromLayer,
     hf_keys: &QWEN3_MOE_KEYS,
     gguf_keys: MOE_GGUF_KEYS,
     tensors: QWEN3_MOE_TENSORS,

@@ -5,17 +5,17 @@ use super::table::*;
 use crate::architecture::{Architecture, Field, GgufKey, HfKey, Norm, Silence, TensorTemplate};
 
 static KEYS: [HfKey; 17] = [
-    key(Field::Vocab, &["vocab_size"], Silence::Required),
-    key(Field::Hidden, &["hidden_size"], Silence::Required),
-    key(Field::Layers, &["num_hidden_layers"], Silence::Required),
-    key(Field::Heads, &["num_attention_heads"], Silence::Required),
-    key(Field::KvHeads, &["num_key_value_heads"], Silence::Times(1, Field::Heads)),
+    number(Field::Vocab, &["vocab_size"], 50304.0),
+    number(Field::Hidden, &["hidden_size"], 2560.0),
+    number(Field::Layers, &["num_hidden_layers"], 32.0),
+    number(Field::Heads, &["num_attention_heads"], 32.0),
+    number(Field::KvHeads, &["num_key_value_heads"], 32.0),
     key(Field::HeadDim, &[], Silence::Nothing),
-    key(Field::Ffn, &["intermediate_size"], Silence::Required),
-    key(Field::Context, &["max_position_embeddings"], Silence::Required),
-    key(Field::NormEpsilon, &["layer_norm_eps", "norm_eps"], Silence::Number(1e-5)),
+    number(Field::Ffn, &["intermediate_size"], 6912.0),
+    number(Field::Context, &["max_position_embeddings"], 4096.0),
+    number(Field::NormEpsilon, &["layer_norm_eps", "norm_eps"], 1e-5),
     key(Field::Activation, &["hidden_act"], Silence::Word("silu")),
-    key(Field::RopeTheta, &["rope_theta"], Silence::Number(10_000.0)),
+    number(Field::RopeTheta, &["rope_theta"], 10_000.0),
     key(Field::PartialRotary, &["partial_rotary_factor", "rope_pct"], Silence::Number(0.25)),
     key(Field::QkvBias, &["use_qkv_bias"], Silence::Flag(false)),
     always(Field::OutputBias, false),
@@ -31,6 +31,7 @@ pub static STABLELM: Architecture = Architecture {
     hf_model_types: &["stablelm", "stablelm_epoch"],
     norm: Norm::Layer,
     hf_keys: &KEYS,
+    hf_limits: &[NO_HEAD_DIM],
     gguf_keys: &[
         GgufKey::ContextLength,
         GgufKey::EmbeddingLength,
@@ -42,6 +43,7 @@ pub static STABLELM: Architecture = Architecture {
         GgufKey::UseParallelResidual,
         GgufKey::LayerNormEpsilon,
         GgufKey::RopeFreqBaseUnlessUsual,
+        GgufKey::RopeScaling,
     ],
     tensors: TENSORS,
     ..USUAL

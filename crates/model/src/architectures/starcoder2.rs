@@ -1,20 +1,22 @@
 //! StarCoder2: Llama's attention with biases everywhere, layer norms, a network without gate.
 
 use super::table::*;
-use crate::architecture::{Activation, Architecture, Field, HfKey, Norm, Silence, TensorTemplate};
+use crate::architecture::{
+    Accepted, Activation, Architecture, Field, HfKey, HfLimit, Norm, Silence, TensorTemplate,
+};
 
 static KEYS: [HfKey; 15] = [
-    key(Field::Vocab, &["vocab_size"], Silence::Required),
-    key(Field::Hidden, &["hidden_size"], Silence::Required),
-    key(Field::Layers, &["num_hidden_layers"], Silence::Required),
-    key(Field::Heads, &["num_attention_heads"], Silence::Required),
-    key(Field::KvHeads, &["num_key_value_heads"], Silence::Times(1, Field::Heads)),
+    number(Field::Vocab, &["vocab_size"], 49152.0),
+    number(Field::Hidden, &["hidden_size"], 3072.0),
+    number(Field::Layers, &["num_hidden_layers"], 30.0),
+    number(Field::Heads, &["num_attention_heads"], 24.0),
+    number(Field::KvHeads, &["num_key_value_heads"], 2.0),
     key(Field::HeadDim, &["head_dim"], Silence::Nothing),
-    key(Field::Ffn, &["intermediate_size"], Silence::Required),
-    key(Field::Context, &["max_position_embeddings"], Silence::Required),
-    key(Field::NormEpsilon, &["norm_epsilon"], Silence::Number(1e-5)),
+    number(Field::Ffn, &["intermediate_size"], 12288.0),
+    number(Field::Context, &["max_position_embeddings"], 4096.0),
+    number(Field::NormEpsilon, &["norm_epsilon"], 1e-5),
     key(Field::Activation, &["hidden_act"], Silence::Word("gelu_pytorch_tanh")),
-    key(Field::RopeTheta, &["rope_theta"], Silence::Number(10_000.0)),
+    number(Field::RopeTheta, &["rope_theta"], 10_000.0),
     key(Field::SlidingWindow, &["sliding_window"], Silence::Nothing),
     key(Field::QkvBias, &["use_bias"], Silence::Flag(true)),
     key(Field::OutputBias, &["use_bias"], Silence::Flag(true)),
@@ -27,10 +29,14 @@ pub static STARCODER2: Architecture = Architecture {
     hf_architectures: &["Starcoder2ForCausalLM"],
     hf_model_types: &["starcoder2"],
     norm: Norm::Layer,
-    activations: &[Activation::GeluTanh],
+    activations: &[Activation::GeluTanh, Activation::Gelu, Activation::Relu, Activation::Silu],
     gated: false,
     tied_by_default: true,
     hf_keys: &KEYS,
+    hf_limits: &[
+        HfLimit { key: "norm_type", accepted: Accepted::Words(&["layer_norm"]) },
+        HfLimit { key: "mlp_type", accepted: Accepted::Words(&["default"]) },
+    ],
     tensors: TENSORS,
     ..USUAL
 };

@@ -1,8 +1,8 @@
 //! Short spellings for the tables of the architectures, and the rows that many share.
 
 use crate::architecture::{
-    Alias, AliasLayout, Architecture, Block, Dim, Field, GgufKey, HfKey, Layout, Norm, Position, Presence,
-    RopeStyle, Silence, Sliding, TensorRole, TensorTemplate,
+    Accepted, Alias, AliasLayout, Architecture, Block, Dim, Field, GgufKey, HfKey, HfLimit, Layout, Norm,
+    Position, Presence, RopeStyle, Silence, Sliding, TensorRole, TensorTemplate,
 };
 
 pub(super) use crate::architecture::Dim::{
@@ -35,41 +35,82 @@ pub(super) const fn computed(role: TensorRole, gguf: &'static str, presence: Pre
     TensorTemplate { role, hf: None, gguf, shape: &[RopeHalf], presence, layout: Same }
 }
 
-/// A key of `config.json`.
+/// A key of `config.json` whose null means the same as its absence.
 pub(super) const fn key(field: Field, names: &'static [&'static str], silence: Silence) -> HfKey {
-    HfKey { field, names, silence }
+    let written = if names.is_empty() { None } else { Some(names[0]) };
+    HfKey { field, names, written, silence, null: silence }
+}
+
+/// A number with a default, which must not be null.
+pub(super) const fn number(field: Field, names: &'static [&'static str], otherwise: f64) -> HfKey {
+    key(field, names, Silence::Number(otherwise)).null(Silence::Required)
 }
 
 /// What no model of the family can choose.
 pub(super) const fn always(field: Field, flag: bool) -> HfKey {
-    HfKey { field, names: &[], silence: Silence::Flag(flag) }
+    key(field, &[], Silence::Flag(flag))
 }
 
-/// The keys that Llama and its many followers share.
-pub(super) const LLAMA_KEYS: [HfKey; 12] = [
-    key(Field::Vocab, &["vocab_size"], Silence::Required),
-    key(Field::Hidden, &["hidden_size"], Silence::Required),
-    key(Field::Layers, &["num_hidden_layers"], Silence::Required),
-    key(Field::Heads, &["num_attention_heads"], Silence::Required),
-    key(Field::KvHeads, &["num_key_value_heads"], Silence::Times(1, Field::Heads)),
+/// As many key-value heads as query heads, unless given.
+pub(super) const KV_HEADS: HfKey =
+    key(Field::KvHeads, &["num_key_value_heads"], Silence::Times(1, Field::Heads));
+
+/// Key-value heads of a class with a number of its own where the key is absent; null still means as many as
+/// query heads.
+pub(super) const fn kv_heads(otherwise: f64) -> HfKey {
+    HfKey { silence: Silence::Number(otherwise), ..KV_HEADS }
+}
+
+/// A sliding window of a class whose default is a window; null means none.
+pub(super) const fn window(otherwise: f64) -> HfKey {
+    key(Field::SlidingWindow, &["sliding_window"], Silence::Number(otherwise)).null(Silence::Nothing)
+}
+
+/// A flag that must have this value.
+pub(super) const fn only(key: &'static str, flag: bool) -> HfLimit {
+    HfLimit { key, accepted: Accepted::Flag(flag) }
+}
+
+/// `head_dim` of a family whose attention does not read it.
+pub(super) const NO_HEAD_DIM: HfLimit = HfLimit { key: "head_dim", accepted: Accepted::HiddenPerHead };
+
+/// The keys that Llama and its many followers share, with the defaults of transformers' `LlamaConfig`.
+pub(super) const LLAMA_KEYS: [HfKey; 11] = [
+    number(Field::Vocab, &["vocab_size"], 32000.0),
+    number(Field::Hidden, &["hidden_size"], 4096.0),
+    number(Field::Layers, &["num_hidden_layers"], 32.0),
+    number(Field::Heads, &["num_attention_heads"], 32.0),
+    KV_HEADS,
     key(Field::HeadDim, &["head_dim"], Silence::Nothing),
-    key(Field::Ffn, &["intermediate_size"], Silence::Required),
-    key(Field::Context, &["max_position_embeddings"], Silence::Required),
-    key(Field::NormEpsilon, &["rms_norm_eps"], Silence::Required),
+    number(Field::Ffn, &["intermediate_size"], 11008.0),
+    number(Field::Context, &["max_position_embeddings"], 2048.0),
+    number(Field::NormEpsilon, &["rms_norm_eps"], 1e-6),
     key(Field::Activation, &["hidden_act"], Silence::Word("silu")),
-    key(Field::RopeTheta, &["rope_theta"], Silence::Number(10_000.0)),
-    key(Field::SlidingWindow, &["sliding_window"], Silence::Nothing),
+    number(Field::RopeTheta, &["rope_theta"], 10_000.0),
 ];
 
-/// [`LLAMA_KEYS`] and more, in one list.
+/// [`LLAMA_KEYS`], with those of `more` in place of the ones for the same field, or behind them.
 pub(super) const fn with_llama_keys<const N: usize, const M: usize>(more: [HfKey; M]) -> [HfKey; N] {
-    assert!(N == LLAMA_KEYS.len() + M);
     let mut all = [LLAMA_KEYS[0]; N];
+    let mut len = 0;
+    while len < LLAMA_KEYS.len() {
+        all[len] = LLAMA_KEYS[len];
+        len += 1;
+    }
     let mut i = 0;
-    while i < N {
-        all[i] = if i < LLAMA_KEYS.len() { LLAMA_KEYS[i] } else { more[i - LLAMA_KEYS.len()] };
+    while i < M {
+        let mut at = 0;
+        while at < LLAMA_KEYS.len() && LLAMA_KEYS[at].field as u8 != more[i].field as u8 {
+            at += 1;
+        }
+        if at == LLAMA_KEYS.len() {
+            at = len;
+            len += 1;
+        }
+        all[at] = more[i];
         i += 1;
     }
+    assert!(len == N);
     all
 }
 
@@ -110,7 +151,7 @@ pub(super) const USUAL: Architecture = Architecture {
     gated: true,
     tied_by_default: false,
     hf_keys: &[],
-    hf_refused: &[],
+    hf_limits: &[],
     gguf_keys: USUAL_GGUF_KEYS,
     tensors: &[],
     hf_aliases: &[],

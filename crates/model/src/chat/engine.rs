@@ -2,16 +2,16 @@
 //! and dictionary methods, `raise_exception`, `strftime_now`, a `tojson` that does not escape HTML), bounded in time
 //! and memory: templates come from files and are not trusted.
 
-use std::borrow::Cow;
 use std::fmt;
-use std::io;
 use std::sync::OnceLock;
 
 use jiff::ZonedDateTime;
 use minijinja::syntax::SyntaxConfig;
-use minijinja::value::{Kwargs, Value};
+use minijinja::value::{Rest, Value, ValueKind};
 use minijinja::{AutoEscape, Environment, Error, ErrorKind, Output, State, UndefinedBehavior};
-use serde::Serialize;
+use minijinja_contrib::globals;
+
+use super::{filters, json, print, python, syntax};
 
 /// Longest template. The longest known have some 30 KB.
 pub(super) const MAX_SOURCE: usize = 128 << 10;
@@ -49,10 +49,27 @@ pub(super) fn environment(source: &str, now: Option<ZonedDateTime>) -> Result<En
     env.set_undefined_behavior(UndefinedBehavior::Lenient);
     env.set_auto_escape_callback(|_| AutoEscape::None);
     env.set_formatter(python_format);
-    env.set_unknown_method_callback(minijinja_contrib::pycompat::unknown_method_callback);
-    env.add_filter("tojson", tojson);
+    env.set_unknown_method_callback(python::method);
+    env.add_function(syntax::MODULO, python::modulo);
+    env.add_function("dict", filters::dict);
+    env.add_function("namespace", filters::namespace);
+    env.add_function("joiner", globals::joiner);
+    env.add_function("cycler", |items: Rest<Value>| globals::cycler(items.to_vec()));
+    env.add_filter("tojson", json::tojson);
+    env.add_filter("default", filters::default);
+    env.add_filter("d", filters::default);
+    env.add_filter("center", filters::center);
+    env.add_filter("wordcount", filters::wordcount);
+    env.add_filter("escape", filters::escape);
+    env.add_filter("e", filters::escape);
+    env.add_filter("forceescape", filters::escape);
     // minijinja takes none for an empty list, Python does not; templates ask this of `tools`.
     env.add_test("iterable", |value: &Value| !value.is_none() && value.try_iter().is_ok());
+    // In Python, whatever has a length and can be indexed.
+    env.add_test("sequence", |value: &Value| {
+        matches!(value.kind(), ValueKind::Seq | ValueKind::Map | ValueKind::String)
+    });
+    env.add_test("callable", |value: &Value| value.kind() == ValueKind::Plain);
     env.add_function("raise_exception", |what: String| Err::<Value, _>(refusal(what)));
     // One rendering does not see the clock move.
     let clock = OnceLock::new();
@@ -62,7 +79,7 @@ pub(super) fn environment(source: &str, now: Option<ZonedDateTime>) -> Result<En
             .map_err(|e| Error::new(ErrorKind::InvalidOperation, format!("strftime_now: {e}")))
     });
     env.set_fuel(Some(fuel(0)));
-    env.add_template_owned(NAME, without_generation_tags(source).into_owned())?;
+    env.add_template_owned(NAME, syntax::adapted(source).into_owned())?;
     Ok(env)
 }
 
@@ -82,112 +99,12 @@ fn refusal(what: String) -> Error {
     Error::new(ErrorKind::InvalidOperation, what.clone()).with_source(Refusal(what))
 }
 
-/// Truth values and none are printed as Python does.
+/// Values are printed as Python does. What the output has no room for ends it at once, however long a list is.
 fn python_format(out: &mut Output<'_>, state: &mut State<'_, '_>, value: &Value) -> Result<(), Error> {
-    if value.is_none() {
-        return Ok(out.write_str("None")?);
+    match value.as_str() {
+        Some(_) => minijinja::escape_formatter(out, state, value),
+        None => print::value(out, state, value),
     }
-    match bool::try_from(value.clone()) {
-        Ok(true) if value.kind() == minijinja::value::ValueKind::Bool => Ok(out.write_str("True")?),
-        Ok(false) if value.kind() == minijinja::value::ValueKind::Bool => Ok(out.write_str("False")?),
-        _ => minijinja::escape_formatter(out, state, value),
-    }
-}
-
-/// Python's `json.dumps(value, ensure_ascii=False, indent=…)`.
-fn tojson(value: &Value, options: Kwargs) -> Result<Value, Error> {
-    let indent: Option<usize> = options.get("indent")?;
-    // Given by some templates; these are the values they have anyway.
-    let _: Option<bool> = options.get("ensure_ascii")?;
-    let _: Option<Value> = options.get("separators")?;
-    let sort: Option<bool> = options.get("sort_keys")?;
-    options.assert_all_used()?;
-    let failed = |e: serde_json::Error| Error::new(ErrorKind::BadSerialization, e.to_string());
-    let mut text = json(value, indent).map_err(failed)?;
-    if sort == Some(true) {
-        // Through text, whose length is bounded where a value's is not: lists may be lazy.
-        let mut sorted: serde_json::Value = serde_json::from_str(&text).map_err(failed)?;
-        sorted.sort_all_objects();
-        text = json(&sorted, indent).map_err(failed)?;
-    }
-    Ok(Value::from(text))
-}
-
-fn json(value: &impl Serialize, indent: Option<usize>) -> serde_json::Result<String> {
-    let mut out = Bounded(Vec::new());
-    match indent.map(|n| " ".repeat(n.min(64))) {
-        Some(indent) => {
-            let pretty = serde_json::ser::PrettyFormatter::with_indent(indent.as_bytes());
-            value.serialize(&mut serde_json::Serializer::with_formatter(&mut out, pretty))?;
-        }
-        None => value.serialize(&mut serde_json::Serializer::with_formatter(&mut out, Spaced))?,
-    }
-    Ok(String::from_utf8_lossy(&out.0).into_owned())
-}
-
-/// Longest JSON text.
-const MAX_JSON: usize = 4 << 20;
-
-/// Takes so many bytes and no more.
-struct Bounded(Vec<u8>);
-
-impl io::Write for Bounded {
-    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        if self.0.len() + bytes.len() > MAX_JSON {
-            return Err(io::Error::other(format!("the JSON is longer than {} MiB", MAX_JSON >> 20)));
-        }
-        self.0.extend_from_slice(bytes);
-        Ok(bytes.len())
-    }
-
-    fn flush(&mut self) -> io::Result<()> {
-        Ok(())
-    }
-}
-
-/// JSON on one line with Python's blanks: `{"a": 1, "b": [2, 3]}`.
-struct Spaced;
-
-impl serde_json::ser::Formatter for Spaced {
-    fn begin_array_value<W: ?Sized + io::Write>(&mut self, out: &mut W, first: bool) -> io::Result<()> {
-        if first { Ok(()) } else { out.write_all(b", ") }
-    }
-
-    fn begin_object_key<W: ?Sized + io::Write>(&mut self, out: &mut W, first: bool) -> io::Result<()> {
-        if first { Ok(()) } else { out.write_all(b", ") }
-    }
-
-    fn begin_object_value<W: ?Sized + io::Write>(&mut self, out: &mut W) -> io::Result<()> {
-        out.write_all(b": ")
-    }
-}
-
-/// transformers marks what the assistant says with `{% generation %}`, for training. Here the tags mean nothing, and
-/// become an `if` that always holds, so that lines and blanks stay as they are.
-fn without_generation_tags(source: &str) -> Cow<'_, str> {
-    if !source.contains("generation") {
-        return Cow::Borrowed(source);
-    }
-    let mut out = String::with_capacity(source.len());
-    let mut rest = source;
-    while let Some(at) = rest.find("{%") {
-        let (before, tag) = rest.split_at(at + 2);
-        out.push_str(before);
-        let word_at = tag.find(|c: char| !c.is_whitespace() && c != '-' && c != '+').unwrap_or(tag.len());
-        let (lead, word) = tag.split_at(word_at);
-        out.push_str(lead);
-        rest = word;
-        for (name, instead) in [("generation", "if true"), ("endgeneration", "endif")] {
-            let Some(after) = word.strip_prefix(name) else { continue };
-            let closing = after.trim_start().trim_start_matches(['-', '+']);
-            if closing.starts_with("%}") {
-                out.push_str(instead);
-                rest = after;
-            }
-        }
-    }
-    out.push_str(rest);
-    Cow::Owned(out)
 }
 
 #[cfg(test)]
@@ -248,6 +165,12 @@ mod tests {
             "{{ 'x'.join(range(100000000)) }}",
             "{{ ([1] * 100000000) | tojson }}",
             "{{ ([1] * 100000000) | tojson(sort_keys=true) }}",
+            "{{ 'x'.ljust(1000000000) }}",
+            "{{ 'x'.zfill(1000000000) }}",
+            "{{ 'x' | center(1000000000) }}",
+            "{{ '%1000000000d' % 1 }}",
+            "{{ '%.1000000000f' % 1.5 }}",
+            "{% set ns = namespace(x='%s') %}{% for a in range(90) %}{% set ns.x = (ns.x ~ ns.x) % (ns.x, ns.x) %}{% endfor %}",
         ] {
             assert!(render(source).is_err(), "{source}");
         }
@@ -268,6 +191,10 @@ mod tests {
             fill("", "{%if 1%}", ""),
             fill("{{ 1", "<1", " }}"),
             fill("{{ 1", " and 1", " }}"),
+            fill("{{ 1", "%1", " }}"),
+            fill("{{ ", "+", "1 }}"),
+            fill("{{ 1 % ", "(", " }}"),
+            fill("{{ 1 % ", "(1%", " }}"),
         ] {
             // Whatever comes of it, the process goes on.
             let _ = render(&source);

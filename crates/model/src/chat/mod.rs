@@ -5,7 +5,7 @@
 //!
 //! | name | |
 //! |---|---|
-//! | `messages` | objects with `role` and `content` |
+//! | `messages` | objects with `role` and `content`: a text, or a list of parts where the template takes nothing else |
 //! | `add_generation_prompt` | true: the answer comes next |
 //! | `bos_token`, `eos_token`, `unk_token`, `sep_token`, `pad_token`, `mask_token` | texts, where the model has them |
 //! | `tools`, `documents` | none |
@@ -17,14 +17,23 @@
 mod builtin;
 mod engine;
 mod error;
+mod filters;
+mod json;
+mod print;
+mod probe;
+mod python;
+mod syntax;
+mod tokens;
 
 use std::collections::BTreeMap;
 use std::path::Path;
+use std::sync::OnceLock;
 
 use builtin::BUILTINS;
 pub use error::ChatError;
 use jiff::ZonedDateTime;
 use minijinja::{Environment, ErrorKind, Value};
+use probe::Form;
 use serde::{Deserialize, Serialize};
 
 use crate::{EncodeOptions, Tokenizer};
@@ -57,6 +66,8 @@ pub struct ChatPrompt {
     pub tokens: Vec<u32>,
     /// Whether the system prompt went in front of the first message, because the template has no place for it.
     pub system_moved: bool,
+    /// Messages whose words the template leaves out: the model does not read them.
+    pub left_out: Vec<Message>,
 }
 
 /// A chat template, ready to render.
@@ -67,6 +78,8 @@ pub struct ChatTemplate {
     env: Environment<'static>,
     variables: BTreeMap<String, Value>,
     end_of_turn: Option<&'static str>,
+    /// How content is taken by role, where not as text. Found out when it is first asked for.
+    forms: OnceLock<BTreeMap<String, Form>>,
 }
 
 impl ChatTemplate {
@@ -151,12 +164,13 @@ impl ChatTemplate {
         let mut variables: BTreeMap<_, _> = named.into_iter().filter_map(text).collect();
         variables.extend(["tools", "documents"].map(|name| (name.to_owned(), Value::from(()))));
         variables.insert("add_generation_prompt".to_owned(), Value::from(true));
-        Ok(Self { origin, env, variables, end_of_turn: None })
+        Ok(Self { origin, env, variables, end_of_turn: None, forms: OnceLock::new() })
     }
 
     /// Shows the template a variable of the user's, such as `enable_thinking`.
     pub fn set(&mut self, name: &str, value: &serde_json::Value) {
         self.variables.insert(name.to_owned(), Value::from(minijinja::value::Serde(value)));
+        self.forms = OnceLock::new();
     }
 
     /// Where it comes from, for people.
@@ -182,34 +196,52 @@ impl ChatTemplate {
         system: Option<&str>,
         messages: &[Message],
     ) -> Result<ChatPrompt> {
-        let (text, system_moved) = self.render_with_system(system, messages)?;
+        let Rendered { text, system_moved, left_out } = self.render_with_system(system, messages)?;
         let options = EncodeOptions { add_special: false, parse_special: true };
         let mut tokens = tokenizer.encode(&text, options);
         if let Some(bos) = tokenizer.bos().filter(|bos| tokenizer.add_bos() && tokens.first() != Some(bos)) {
             tokens.insert(0, bos);
         }
-        Ok(ChatPrompt { text, tokens, system_moved })
+        Ok(ChatPrompt { text, tokens, system_moved, left_out })
     }
 
-    fn render_with_system(&self, system: Option<&str>, messages: &[Message]) -> Result<(String, bool)> {
+    fn render_with_system(&self, system: Option<&str>, messages: &[Message]) -> Result<Rendered> {
         let Some(system) = system.filter(|text| !text.is_empty()) else {
-            return Ok((self.render(messages)?, false));
+            return self.rendered(messages, false);
         };
         let mut all = vec![Message::new("system", system)];
         all.extend_from_slice(messages);
-        let refused = match self.render(&all) {
+        let refused = match self.rendered(&all, false) {
             // Ignored is what leaves no trace.
-            Ok(text) if self.render(messages).ok().as_ref() != Some(&text) => return Ok((text, false)),
+            Ok(rendered)
+                if rendered.left_out.first() != all.first()
+                    && self.render(messages).ok().as_ref() != Some(&rendered.text) =>
+            {
+                return Ok(rendered);
+            }
             Ok(_) => None,
             Err(error @ ChatError::Refused { .. }) => Some(error),
             Err(other) => return Err(other),
         };
-        all.remove(0);
-        match all.first_mut().filter(|first| first.role == "user") {
-            Some(first) => first.content = format!("{system}\n\n{}", first.content),
-            None => return refused.map_or_else(|| Ok((self.render(messages)?, false)), Err),
+        let lost = all.remove(0);
+        match (all.first_mut().filter(|first| first.role == "user"), refused) {
+            (Some(first), _) => first.content = format!("{system}\n\n{}", first.content),
+            (None, Some(error)) => return Err(error),
+            (None, None) => {
+                let mut rendered = self.rendered(messages, false)?;
+                rendered.left_out.insert(0, lost);
+                return Ok(rendered);
+            }
         }
-        Ok((self.render(&all)?, true))
+        self.rendered(&all, true)
+    }
+
+    fn rendered(&self, messages: &[Message], system_moved: bool) -> Result<Rendered> {
+        let text = self.render(messages)?;
+        // A template that fails on marked messages has taken the real ones: nothing is known to be wrong.
+        let left_out = self.left_out(messages).unwrap_or_default();
+        let left_out = left_out.into_iter().map(|at| messages[at].clone()).collect();
+        Ok(Rendered { text, system_moved, left_out })
     }
 
     /// The text of these messages, ready for the next answer.
@@ -217,13 +249,31 @@ impl ChatTemplate {
     /// # Errors
     /// The template fails or refuses the messages.
     pub fn render(&self, messages: &[Message]) -> Result<String> {
+        let forms = self.forms.get_or_init(|| self.forms());
+        let object = |message: &Message| {
+            let form = forms.get(&message.role).copied().unwrap_or(Form::Text);
+            serde_json::json!({ "role": message.role, "content": probe::content(form, &message.content) })
+        };
+        let objects: Vec<_> = messages.iter().map(object).collect();
+        self.render_objects(&objects, messages.iter().map(|m| m.content.len()).sum())
+    }
+
+    /// As [`ChatTemplate::render`], of messages as the template sees them, with so many bytes of content.
+    fn render_objects(&self, messages: &[serde_json::Value], bytes: usize) -> Result<String> {
         let mut env = self.env.clone();
-        env.set_fuel(Some(engine::fuel(messages.iter().map(|m| m.content.len()).sum())));
+        env.set_fuel(Some(engine::fuel(bytes)));
         let mut context = self.variables.clone();
         context.insert("messages".to_owned(), Value::from(minijinja::value::Serde(messages)));
         let rendered = engine::deep(|| env.get_template(engine::NAME)?.render(Value::from(context)));
         rendered.map_err(|e| error(&self.origin, &e))
     }
+}
+
+/// A rendered talk.
+struct Rendered {
+    text: String,
+    system_moved: bool,
+    left_out: Vec<Message>,
 }
 
 fn too_long(template: &str, bytes: u64) -> ChatError {

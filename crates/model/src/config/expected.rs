@@ -83,7 +83,11 @@ impl Config {
                 None
             }
             (World::HuggingFace, Layout::Experts | Layout::HeadNorms) => Some(shape.remove(0)),
-            _ => None,
+            (
+                World::HuggingFace,
+                Layout::Same | Layout::QueryHeads | Layout::KeyHeads | Layout::PlusOne | Layout::QkvByHead,
+            )
+            | (World::Gguf, _) => None,
         };
         for part in 0..parts.unwrap_or(1) {
             let part = parts.map(|_| part);

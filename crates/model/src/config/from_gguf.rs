@@ -1,13 +1,16 @@
-//! GGUF metadata (`llama.block_count` and its like).
+//! GGUF metadata (`llama.block_count` and its like). A missing key means what llama.cpp's loader takes in its place;
+//! a key that the loader demands must be there.
 
 use std::path::Path;
 
-use quern_tensor_io::{Checkpoint, ElementType, Error, Metadata, Result, Value};
+use quern_tensor_io::{Array, Checkpoint, ElementType, Error, Metadata, Result, Value};
 
-use crate::architecture::{Block, Norm, Position, Sliding, TensorRole as Role, World};
+use crate::architecture::{Architecture, Block, GgufKey, Norm, Position, TensorRole as Role, World};
 use crate::architectures;
+use crate::identify::class;
 
-use super::{Config, Experts, Rope, RopeScaling, limit, quirks, unknown_architecture};
+use super::rope::yarn_mscale;
+use super::{Config, Experts, Rope, RopeScaling, limit, quirks};
 
 /// Metadata under one architecture's prefix.
 struct Keys<'a> {
@@ -50,9 +53,18 @@ impl Keys<'_> {
         }
     }
 
-    /// The base of rope where the file does not give it.
-    fn usual_theta(&self) -> f32 {
-        if self.prefix == "gemma3" { 1e6 } else { 10_000.0 }
+    /// A number that is positive where it is given; zero stands for none.
+    fn positive(&self, key: &str) -> Result<Option<f32>> {
+        match self.f32(key)? {
+            Some(v) if v < 0.0 => Err(self.error(key, format!("{v} is negative"))),
+            v => Ok(v.filter(|&v| v != 0.0)),
+        }
+    }
+
+    /// `positive` with what llama.cpp's loader takes where Gemma 2 lacks the key.
+    fn of_gemma2(&self, key: &str, usual: f32) -> Result<Option<f32>> {
+        let missing = self.metadata.get(&self.name(key)).is_none();
+        if missing && self.prefix == "gemma2" { Ok(Some(usual)) } else { self.positive(key) }
     }
 
     fn f32(&self, key: &str) -> Result<Option<f32>> {
@@ -70,7 +82,7 @@ pub(super) fn read(file: &Path, metadata: &Metadata, checkpoint: &Checkpoint) ->
         .ok_or_else(|| Error::malformed(file, "the metadata key \"general.architecture\" is missing"))?;
     let with_experts = metadata.u64(&format!("{name}.expert_count")).is_some_and(|n| n > 0);
     let architecture =
-        architectures::from_gguf_name(name, with_experts).ok_or_else(|| unknown_architecture(file, name))?;
+        architectures::from_gguf_name(name, with_experts).ok_or_else(|| class::unknown(file, name))?;
     let keys = Keys { file, prefix: architecture.name, metadata };
     if with_experts != architecture.has_experts {
         let what = match with_experts {
@@ -117,7 +129,14 @@ pub(super) fn read(file: &Path, metadata: &Metadata, checkpoint: &Checkpoint) ->
         true => Some(Experts {
             count: keys.need("expert_count", limit::EXPERTS)?,
             used: keys.need("expert_used_count", limit::EXPERTS)?,
-            ffn_size: keys.size("expert_feed_forward_length", limit::HIDDEN)?.unwrap_or(ffn_size),
+            ffn_size: match keys.size("expert_feed_forward_length", limit::HIDDEN)? {
+                Some(size) => size,
+                // The whole network's width, shared out among the experts that compute.
+                None if architecture.name == "qwen3moe" => {
+                    (ffn_size / keys.need("expert_used_count", limit::EXPERTS)?).max(1)
+                }
+                None => ffn_size,
+            },
             normalized: keys.flag("expert_weights_norm")?.unwrap_or(true),
         }),
     };
@@ -126,12 +145,10 @@ pub(super) fn read(file: &Path, metadata: &Metadata, checkpoint: &Checkpoint) ->
         Some(false) => Block::Sequential,
         None => architecture.block,
     };
-    // Zero stands for no window (Phi-4).
-    let windowless = keys.metadata.u64(&keys.name("attention.sliding_window")) == Some(0);
-    let sliding_window = match windowless || architecture.sliding == Sliding::FromLayer {
-        true => None,
-        false => keys.size("attention.sliding_window", limit::CONTEXT)?,
-    };
+    if architecture.name == "gptneox" && keys.flag("use_parallel_residual")?.is_none() {
+        return Err(keys.missing("use_parallel_residual"));
+    }
+    let sliding_window = window(&keys, architecture)?;
 
     let mut config = Config {
         architecture,
@@ -148,7 +165,7 @@ pub(super) fn read(file: &Path, metadata: &Metadata, checkpoint: &Checkpoint) ->
         context_length,
         norm_epsilon: keys.f32(epsilon)?.ok_or_else(|| keys.missing(epsilon))?,
         rope: Rope {
-            theta: keys.f32("rope.freq_base")?.unwrap_or(keys.usual_theta()),
+            theta: keys.f32("rope.freq_base")?.unwrap_or(10_000.0),
             dimensions,
             scaling: scaling(&keys)?,
             factors: None,
@@ -168,16 +185,17 @@ pub(super) fn read(file: &Path, metadata: &Metadata, checkpoint: &Checkpoint) ->
         qk_norm: false,
         second_norm: true,
         final_norm: true,
-        attention_softcap: keys.f32("attn_logit_softcapping")?,
-        final_softcap: keys.f32("final_logit_softcapping")?,
+        attention_softcap: keys.of_gemma2("attn_logit_softcapping", 50.0)?,
+        final_softcap: keys.of_gemma2("final_logit_softcapping", 30.0)?,
         query_scalar: keys.f32("attention.scale")?.filter(|&s| s > 0.0).map(query_scalar),
+        scaled_by_layer: false,
         experts,
         // Readers of GGUF take it from the architecture; no key says it.
         activation: architecture.activations[0],
         dtype: None,
         quantization: None,
     };
-    config.sliding_layers = config.usual_sliding_layers();
+    config.sliding_layers = sliding_layers(&keys, &config)?;
     // What HF's config says, GGUF says by the tensors that are there.
     let has = |role, layer| {
         let name = config.tensor_name(World::Gguf, role, layer);
@@ -195,7 +213,62 @@ pub(super) fn read(file: &Path, metadata: &Metadata, checkpoint: &Checkpoint) ->
     quirks::from_gguf(|name| checkpoint.tensor(name).is_some(), &mut config);
     config.rope.factors = factors(&config, file, checkpoint, Role::RopeFactors)?;
     long_factors(&mut config, &keys, checkpoint)?;
+    attention_factor(&config, &keys)?;
     config.checked(file)
+}
+
+/// The sliding window, of families where llama.cpp's converter writes one.
+fn window(keys: &Keys<'_>, architecture: &Architecture) -> Result<Option<usize>> {
+    const KEY: &str = "attention.sliding_window";
+    let written = [GgufKey::SlidingWindow, GgufKey::SlidingWindowOrZero];
+    if !architecture.gguf_keys.iter().any(|key| written.contains(key)) {
+        return Ok(None);
+    }
+    match keys.metadata.get(&keys.name(KEY)) {
+        None if architecture.name == "gemma2" => Ok(Some(4096)),
+        // Zero stands for no window (Phi-4).
+        Some(value) if value.as_u64() == Some(0) => Ok(None),
+        _ => keys.size(KEY, limit::CONTEXT),
+    }
+}
+
+/// Which layers the window limits: as the file says, in one number or layer by layer, or by the architecture's
+/// rule.
+fn sliding_layers(keys: &Keys<'_>, config: &Config) -> Result<Vec<bool>> {
+    const KEY: &str = "attention.sliding_window_pattern";
+    let own = config.architecture.gguf_keys.contains(&GgufKey::SlidingWindowPattern);
+    if !own || config.sliding_window.is_none() {
+        return Ok(config.usual_sliding_layers());
+    }
+    match keys.metadata.get(&keys.name(KEY)) {
+        None => Ok(config.usual_sliding_layers()),
+        Some(Value::Array(Array::Bool(layers))) if layers.len() == config.layers => Ok(layers.clone()),
+        Some(Value::Array(_)) => {
+            Err(keys.error(KEY, format!("a flag for each of the {} layers is expected", config.layers)))
+        }
+        Some(_) => match keys.size(KEY, limit::LAYERS)? {
+            Some(every) => Ok(quirks::all_but_every(every, config.layers)),
+            None => Ok(config.usual_sliding_layers()),
+        },
+    }
+}
+
+/// Refuses a factor of queries and keys that has no place in the configuration.
+fn attention_factor(config: &Config, keys: &Keys<'_>) -> Result<()> {
+    const KEY: &str = "rope.scaling.attn_factor";
+    match config.rope.scaling {
+        RopeScaling::Yarn { .. } | RopeScaling::Long { .. } => Ok(()),
+        RopeScaling::None
+        | RopeScaling::Linear { .. }
+        | RopeScaling::Dynamic { .. }
+        | RopeScaling::Llama3 { .. } => match keys.f32(KEY)? {
+            None | Some(1.0) => Ok(()),
+            Some(v) => Err(Error::unsupported(
+                keys.file,
+                format!("{}: {v} is not supported without yarn or long factors", keys.name(KEY)),
+            )),
+        },
+    }
 }
 
 /// Phi-3's two sets of factors, which are tensors.
@@ -223,41 +296,52 @@ fn query_scalar(scale: f32) -> f32 {
 }
 
 fn scaling(keys: &Keys<'_>) -> Result<RopeScaling> {
-    let positive = |key: &str| match keys.f32(key)? {
-        Some(v) if v <= 0.0 => Err(keys.error(key, format!("{v} is not positive"))),
-        v => Ok(v),
+    // Zero stands for no factor, and no factor for one.
+    let factor = match keys.positive("rope.scaling.factor")? {
+        Some(factor) => Some(factor),
+        None => keys.positive("rope.scale_linear")?,
     };
-    let factor = positive("rope.scaling.factor")?.or(positive("rope.scale_linear")?);
     let kind = match keys.metadata.get(&keys.name("rope.scaling.type")) {
         Some(value) => {
             value.as_str().ok_or_else(|| keys.error("rope.scaling.type", "a string is expected"))?
         }
-        // Files from before the key existed: a factor alone means linear.
-        None if factor.is_some_and(|f| f != 1.0) => "linear",
-        None => "none",
+        None => "linear",
     };
-    let factor = || factor.ok_or_else(|| keys.missing("rope.scaling.factor"));
-    match kind {
-        "none" => Ok(RopeScaling::None),
-        "linear" => Ok(RopeScaling::Linear { factor: factor()? }),
-        "yarn" => Ok(RopeScaling::Yarn {
-            factor: factor()?,
-            original_context: match keys.size("rope.scaling.original_context_length", limit::CONTEXT)? {
-                Some(context) => context,
-                None => keys.need("context_length", limit::CONTEXT)?,
-            },
-            attention_factor: positive("rope.scaling.yarn_attn_factor")?
-                .or(positive("rope.scaling.attn_factor")?),
-            beta_fast: positive("rope.scaling.yarn_beta_fast")?.unwrap_or(32.0),
-            beta_slow: positive("rope.scaling.yarn_beta_slow")?.unwrap_or(1.0),
-        }),
+    match (kind, factor) {
+        ("none", _) | ("linear", None | Some(1.0)) => Ok(RopeScaling::None),
+        ("linear", Some(factor)) => Ok(RopeScaling::Linear { factor }),
+        ("yarn", factor) => yarn(keys, factor.unwrap_or(1.0)),
         // The factors are tensors.
-        "longrope" => Ok(RopeScaling::None),
-        other => {
+        ("longrope", _) => Ok(RopeScaling::None),
+        (other, _) => {
             let what = format!("rope scaling {other:?} is not supported (none, linear, yarn, longrope are)");
             Err(Error::unsupported(keys.file, what))
         }
     }
+}
+
+/// What multiplies queries and keys is written twice: `attn_factor`, which llama.cpp's loader reads, times the
+/// usual value; `yarn_attn_factor`, which its converter writes, the value itself.
+fn yarn(keys: &Keys<'_>, factor: f32) -> Result<RopeScaling> {
+    let usual = yarn_mscale(factor.into(), 1.0);
+    let whole = keys.positive("rope.scaling.yarn_attn_factor")?;
+    let part = keys.positive("rope.scaling.attn_factor")?.map(|part| (f64::from(part) * usual) as f32);
+    let attention_factor = match (part, whole) {
+        (Some(part), Some(whole)) if (part - whole).abs() > 1e-5 * whole => Some(part),
+        (part, whole) => whole.or(part),
+    };
+    let original_context = match keys.size("rope.scaling.original_context_length", limit::CONTEXT)? {
+        Some(context) => context,
+        None => keys.need("context_length", limit::CONTEXT)?,
+    };
+    Ok(RopeScaling::Yarn {
+        factor,
+        original_context,
+        attention_factor,
+        beta_fast: keys.positive("rope.scaling.yarn_beta_fast")?.unwrap_or(32.0),
+        beta_slow: keys.positive("rope.scaling.yarn_beta_slow")?.unwrap_or(1.0),
+        truncate: true,
+    })
 }
 
 /// The divisors of a tensor such as `rope_freqs.weight`, if the file has it.

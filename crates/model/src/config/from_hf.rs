@@ -1,15 +1,19 @@
-//! `config.json` of Hugging Face transformers, old style and new.
+//! `config.json` of Hugging Face transformers, old style and new: every key that transformers' modelling code of a
+//! family reads is applied, or refused by name where its value means something quern does not compute.
 
 use std::path::Path;
 
 use quern_tensor_io::{ElementType, Error, Result};
 use serde_json::Value;
 
-use crate::architecture::{Activation, Architecture, Block, Field, HfKey, RopeStyle, Silence, World};
+use crate::architecture::{
+    Accepted, Activation, Architecture, Block, Field, HfLimit, RopeStyle, Silence, World,
+};
 use crate::architectures;
+use crate::identify::class;
 use crate::json::{Json, Object};
 
-use super::{Config, Experts, hf_rope, limit, quirks, unknown_architecture};
+use super::{Config, Experts, hf_rope, limit, quirks};
 
 /// A `config.json` under the keys of one architecture.
 pub(super) struct Reader<'a> {
@@ -17,93 +21,152 @@ pub(super) struct Reader<'a> {
     pub architecture: &'static Architecture,
 }
 
+/// What the file says of a field.
+enum Said {
+    /// Under this key.
+    Key(&'static str),
+    /// Nothing, or null: what that means, and the key's usual name.
+    Silent(Silence, &'static str),
+}
+
+/// Keys that transformers reads for every family.
+const LIMITS: [HfLimit; 2] = [
+    HfLimit { key: "is_causal", accepted: Accepted::Flag(true) },
+    HfLimit { key: "per_layer_config", accepted: Accepted::Empty },
+];
+
 impl Reader<'_> {
-    /// The entry of a field, and the key of its several that is there.
-    fn key(&self, field: Field) -> Option<(&'static HfKey, Option<&'static str>)> {
-        let key = self.architecture.hf_keys.iter().find(|k| k.field == field)?;
-        Some((key, key.names.iter().copied().find(|name| self.root.get(name).is_some())))
+    /// Whether the family has such a field.
+    pub fn has(&self, field: Field) -> bool {
+        self.architecture.hf_keys.iter().any(|key| key.field == field)
     }
 
-    fn required(&self, key: &HfKey) -> Error {
-        self.root.missing(key.names.first().copied().unwrap_or_default())
+    /// Where the file says what a field is; `None` if the family has no such thing.
+    fn said(&self, field: Field) -> Option<Said> {
+        let key = self.architecture.hf_keys.iter().find(|key| key.field == field)?;
+        if let Some(&name) = key.names.iter().find(|name| self.root.get(name).is_some()) {
+            return Some(Said::Key(name));
+        }
+        let null = key.names.iter().any(|name| self.root.is_null(name));
+        let usual = key.written.or(key.names.first().copied()).unwrap_or_default();
+        Some(Said::Silent(if null { key.null } else { key.silence }, usual))
     }
 
     /// A size, at most `max`.
     fn size(&self, field: Field, max: usize) -> Result<Option<usize>> {
-        match self.key(field) {
+        match self.said(field) {
             None => Ok(None),
-            Some((_, Some(name))) => self.root.size(name, max),
-            Some((key, None)) => match key.silence {
-                Silence::Required => Err(self.required(key)),
+            Some(Said::Key(name)) => self.root.size(name, max),
+            Some(Said::Silent(silence, name)) => match silence {
+                Silence::Required => Err(self.root.missing(name)),
                 Silence::Number(n) => Ok(Some(n as usize)),
                 Silence::Times(factor, other) => Ok(self.size(other, max)?.map(|size| size * factor)),
-                _ => Ok(None),
+                Silence::Nothing | Silence::Flag(_) | Silence::Word(_) => Ok(None),
             },
         }
     }
 
     fn need(&self, field: Field, max: usize) -> Result<usize> {
-        let name = || self.key(field).map_or("", |(key, _)| key.names.first().copied().unwrap_or_default());
-        self.size(field, max)?.ok_or_else(|| self.root.missing(name()))
+        self.size(field, max)?.ok_or_else(|| self.root.missing(self.name(field)))
+    }
+
+    /// The key that says it, or would.
+    fn name(&self, field: Field) -> &'static str {
+        match self.said(field) {
+            Some(Said::Key(name) | Said::Silent(_, name)) => name,
+            None => "",
+        }
     }
 
     /// A finite number.
     pub fn number(&self, field: Field) -> Result<Option<f64>> {
-        match self.key(field) {
+        match self.said(field) {
             None => Ok(None),
-            Some((_, Some(name))) => self.root.f64(name),
-            Some((key, None)) => match key.silence {
-                Silence::Required => Err(self.required(key)),
+            Some(Said::Key(name)) => self.root.f64(name),
+            Some(Said::Silent(silence, name)) => match silence {
+                Silence::Required => Err(self.root.missing(name)),
                 Silence::Number(n) => Ok(Some(n)),
-                _ => Ok(None),
+                Silence::Nothing | Silence::Flag(_) | Silence::Word(_) | Silence::Times(..) => Ok(None),
             },
         }
     }
 
     /// A flag; `otherwise` where the family has no such thing.
-    fn flag(&self, field: Field, otherwise: bool) -> Result<bool> {
-        match self.key(field) {
+    pub fn flag(&self, field: Field, otherwise: bool) -> Result<bool> {
+        match self.said(field) {
             None => Ok(otherwise),
-            Some((_, Some(name))) => Ok(self.root.bool(name)?.unwrap_or(otherwise)),
-            Some((key, None)) => match key.silence {
-                Silence::Required => Err(self.required(key)),
+            Some(Said::Key(name)) => Ok(self.root.bool(name)?.unwrap_or(otherwise)),
+            Some(Said::Silent(silence, name)) => match silence {
+                Silence::Required => Err(self.root.missing(name)),
                 Silence::Flag(flag) => Ok(flag),
-                _ => Ok(otherwise),
+                Silence::Nothing | Silence::Number(_) | Silence::Word(_) | Silence::Times(..) => {
+                    Ok(otherwise)
+                }
             },
         }
     }
 
     fn activation(&self) -> Result<Activation> {
-        let Some((key, name)) = self.key(Field::Activation) else { return Ok(Activation::Silu) };
-        let word = match (name, key.silence) {
-            (Some(name), _) => self.root.str(name)?.unwrap_or_default(),
-            (None, Silence::Word(word)) => word,
-            (None, _) => return Err(self.required(key)),
+        let (name, word) = match self.said(Field::Activation) {
+            None => return Ok(self.architecture.activations[0]),
+            Some(Said::Key(name)) => (name, self.root.str(name)?.unwrap_or_default()),
+            Some(Said::Silent(Silence::Word(word), name)) => (name, word),
+            Some(Said::Silent(_, name)) => return Err(self.root.missing(name)),
         };
-        let name = name.unwrap_or("hidden_act");
+        let word = match (self.architecture.name, word) {
+            // The first files say so and mean the approximation.
+            ("gemma", "gelu") => "gelu_pytorch_tanh",
+            (_, word) => word,
+        };
         Activation::from_hf(word)
             .ok_or_else(|| Error::unsupported(self.root.file(), format!("{name} {word:?} is not supported")))
+    }
+
+    /// Refuses the values of keys that quern computes for others only.
+    fn check_limits(&self, hidden: usize, heads: usize) -> Result<()> {
+        let root = self.root;
+        for limit in LIMITS.iter().chain(self.architecture.hf_limits) {
+            let Some(value) = root.get(limit.key) else { continue };
+            let fits = match limit.accepted {
+                Accepted::Flag(flag) => root.bool(limit.key)? == Some(flag),
+                Accepted::Words(words) => root.str(limit.key)?.is_some_and(|word| words.contains(&word)),
+                Accepted::Empty => match value {
+                    Value::Array(list) => list.is_empty(),
+                    Value::Object(map) => map.is_empty(),
+                    _ => false,
+                },
+                Accepted::HiddenPerHead => {
+                    root.size(limit.key, limit::HIDDEN)?.is_some_and(|size| size * heads == hidden)
+                }
+            };
+            if !fits {
+                let what = format!(
+                    "{}: {} models with {} are not supported",
+                    root.name(limit.key),
+                    self.architecture.name,
+                    crate::json::shown(value)
+                );
+                return Err(Error::unsupported(root.file(), what));
+            }
+        }
+        Ok(())
     }
 }
 
 pub(super) fn read(file: &Path) -> Result<Config> {
     if !file.is_file() {
-        let what = "there is no config.json beside the weights, so the architecture is unknown";
+        let what = "there is no config.json beside the weights, so the architecture is unknown; download it from \
+                    where the weights come from";
         return Err(Error::malformed(file, what));
     }
     let json = Json::read(file)?;
     let root = json.root();
     let architecture = architecture(&root)?;
     let reader = Reader { root: &root, architecture };
-    for &flag in architecture.hf_refused {
-        if root.bool(flag)? == Some(true) {
-            let what = format!("{} models with {flag} on are not supported", architecture.name);
-            return Err(Error::unsupported(file, what));
-        }
-    }
 
     let hidden_size = reader.need(Field::Hidden, limit::HIDDEN)?;
     let heads = reader.need(Field::Heads, limit::HEADS)?;
+    reader.check_limits(hidden_size, heads)?;
     let given = reader.size(Field::HeadDim, limit::HIDDEN)?;
     let head_dim = match given {
         Some(given) => given,
@@ -112,8 +175,7 @@ pub(super) fn read(file: &Path) -> Result<Config> {
             let what = format!(
                 "{heads} heads do not divide the hidden size {hidden_size}, and head_dim is not given"
             );
-            let key = reader.key(Field::Heads).and_then(|(key, name)| name.or(key.names.first().copied()));
-            return Err(root.error(key.unwrap_or("num_attention_heads"), what));
+            return Err(root.error(reader.name(Field::Heads), what));
         }
     };
     let context_length = reader.need(Field::Context, limit::CONTEXT)?;
@@ -133,6 +195,10 @@ pub(super) fn read(file: &Path) -> Result<Config> {
         (false, false) => Block::PostNorm,
     };
     let positive = |field| -> Result<Option<f32>> { Ok(reader.number(field)?.map(|v| v as f32)) };
+    let query_scalar = match reader.flag(Field::ScaledAttention, true)? {
+        true => positive(Field::QueryScalar)?,
+        false => Some(1.0),
+    };
     let mut config = Config {
         architecture,
         world: World::HuggingFace,
@@ -161,13 +227,14 @@ pub(super) fn read(file: &Path) -> Result<Config> {
         final_norm: !reader.flag(Field::NoFinalNorm, false)? && block != Block::PostNorm,
         attention_softcap: positive(Field::AttentionSoftcap)?,
         final_softcap: positive(Field::FinalSoftcap)?,
-        query_scalar: positive(Field::QueryScalar)?,
+        query_scalar,
+        scaled_by_layer: reader.flag(Field::ScaledByLayer, false)?,
         experts,
         activation: reader.activation()?,
         dtype: dtype(&root)?,
         quantization: quantization(&root)?,
     };
-    quirks::from_hf(&root, &mut config)?;
+    quirks::from_hf(&reader, &mut config)?;
     config.checked(file)
 }
 
@@ -176,12 +243,14 @@ fn architecture(root: &Object<'_>) -> Result<&'static Architecture> {
     let names: Vec<&str> = listed.iter().filter_map(Value::as_str).collect();
     let model_type = root.str("model_type")?;
     // The class decides: a `model_type` of llama also serves classes that are no language models.
+    let with_head = names.iter().find_map(|name| architectures::from_hf_architecture(name));
     let found = match names.first() {
-        Some(_) => names.iter().find_map(|name| architectures::from_hf_architecture(name)),
+        Some(_) if with_head.is_none() && class::is_multimodal(root) => None,
+        Some(_) => with_head.or_else(|| names.iter().find_map(|name| class::family(name))),
         None => model_type.and_then(architectures::from_hf_model_type),
     };
     found.ok_or_else(|| match names.first().copied().or(model_type) {
-        Some(name) => unknown_architecture(root.file(), name),
+        Some(name) => class::refusal(root, name),
         None => root.missing("architectures"),
     })
 }

@@ -17,10 +17,10 @@ use std::path::Path;
 use quern_tensor_io::{Checkpoint, Container, ElementType, Error, Metadata, Result};
 
 use crate::architecture::{Activation, Architecture, Block, RopeStyle, World};
-use crate::architectures;
 
 pub use expected::ExpectedTensor;
-pub(crate) use quirks::unusual_query_scalar;
+pub(crate) use quirks::{unusual_query_scalar, unusual_window_pattern, window_pattern};
+pub(crate) use rope::yarn_mscale;
 pub use rope::{Rope, RopeScaling};
 
 /// Sizes beyond these are taken for damage: no model is near them, and products of any three fit in 64 bits.
@@ -92,6 +92,8 @@ pub struct Config {
     pub final_softcap: Option<f32>,
     /// Scores are divided by the square root of this; of `head_dim` if `None`.
     pub query_scalar: Option<f32>,
+    /// Scores of layer `i` are also divided by `i + 1` (GPT-2 with `scale_attn_by_inverse_layer_idx`).
+    pub scaled_by_layer: bool,
     /// The mixture of experts in place of the feed-forward network.
     pub experts: Option<Experts>,
     /// The feed-forward network's activation.
@@ -139,16 +141,23 @@ impl Config {
         self.sliding_window.filter(|_| self.sliding_layers.get(layer).copied().unwrap_or(false))
     }
 
-    /// What attention scores are multiplied with.
-    pub fn attention_scale(&self) -> f32 {
-        self.query_scalar.unwrap_or(self.head_dim as f32).sqrt().recip()
+    /// What attention scores of this layer are multiplied with.
+    pub fn attention_scale(&self, layer: usize) -> f32 {
+        let scale = self.query_scalar.unwrap_or(self.head_dim as f32).sqrt().recip();
+        if self.scaled_by_layer { scale / (layer + 1) as f32 } else { scale }
+    }
+
+    /// What [`Config::attention_scale`] is, if that is not the usual `1 / sqrt(head_dim)` in all layers.
+    pub fn unusual_attention_scale(&self) -> Option<f32> {
+        let scalar = self.query_scalar.filter(|&scalar| scalar != self.head_dim as f32);
+        (scalar.is_some() || self.scaled_by_layer).then(|| self.attention_scale(0))
     }
 
     /// Which layers a window limits by the architecture's rule, where the files do not list them.
-    fn usual_sliding_layers(&self) -> Vec<bool> {
+    pub(crate) fn usual_sliding_layers(&self) -> Vec<bool> {
         use crate::architecture::Sliding;
         let limited = |layer: usize| match self.architecture.sliding {
-            Sliding::All => true,
+            Sliding::All | Sliding::AllUnlessListed => true,
             Sliding::ButEvery(n) => !(layer + 1).is_multiple_of(n),
             Sliding::FromLayer => false,
         };
@@ -178,6 +187,9 @@ impl Config {
                 return bad(format!("{theta} is no base for rope"));
             }
         }
+        if matches!(self.rope.scaling, RopeScaling::Yarn { .. }) && self.rope.theta <= 1.0 {
+            return bad(format!("{} is no base for rope with yarn scaling", self.rope.theta));
+        }
         for (what, value) in [
             ("attention soft cap", self.attention_softcap),
             ("soft cap of the logits", self.final_softcap),
@@ -203,17 +215,4 @@ impl Config {
         }
         Ok(self)
     }
-}
-
-/// The error for an architecture quern does not know.
-fn unknown_architecture(file: &Path, found: &str) -> Error {
-    let mut known = Vec::new();
-    for architecture in architectures::ALL {
-        known.push(format!("{} ({})", architecture.name, architecture.hf_architectures.join(", ")));
-    }
-    let found: String = found.chars().take(60).collect();
-    Error::unsupported(
-        file,
-        format!("the architecture {found:?} is not supported; quern knows {}", known.join("; ")),
-    )
 }

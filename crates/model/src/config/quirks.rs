@@ -3,14 +3,16 @@
 use quern_tensor_io::{Error, Metadata, Result};
 use serde_json::{Map, Value, json};
 
-use crate::architecture::{Block, Sliding};
+use crate::architecture::{Block, Field, Sliding};
 use crate::json::Object;
 
+use super::from_hf::Reader;
 use super::{Config, limit};
 
 /// Completes a configuration read from `config.json`.
-pub(super) fn from_hf(root: &Object<'_>, config: &mut Config) -> Result<()> {
-    sliding(root, config)?;
+pub(super) fn from_hf(reader: &Reader<'_>, config: &mut Config) -> Result<()> {
+    let root = reader.root;
+    sliding(reader, config)?;
     match config.architecture.name {
         // A parallel block has but the one norm.
         "stablelm" | "phi2" => config.second_norm = config.block != Block::Parallel,
@@ -21,10 +23,17 @@ pub(super) fn from_hf(root: &Object<'_>, config: &mut Config) -> Result<()> {
     Ok(())
 }
 
-/// Completes a configuration read from GGUF metadata; `prefix` is the architecture's, with a dot.
+/// Completes a configuration read from GGUF metadata by the tensors that are there.
 pub(super) fn from_gguf(has: impl Fn(&str) -> bool, config: &mut Config) {
     match config.architecture.name {
-        "stablelm" => config.second_norm = has("blk.0.ffn_norm.weight"),
+        "stablelm" => {
+            // A block with this norm is sequential, as in llama.cpp: its converter writes that blocks are parallel
+            // where config.json has no key for it. A sequential block without the norm is incomplete.
+            if has("blk.0.ffn_norm.weight") {
+                config.block = Block::Sequential;
+            }
+            config.second_norm = config.block != Block::Parallel;
+        }
         "phi2" => config.second_norm = false,
         "falcon" => config.second_norm = has("blk.0.attn_norm_2.weight"),
         _ => {}
@@ -51,6 +60,17 @@ pub(crate) fn unusual_query_scalar(config: &Config) -> Option<f32> {
     config.query_scalar.filter(|&s| s != usual_query_scalar(config, largest))
 }
 
+/// The `n` of a window that limits all layers but each `n`-th, if it does.
+pub(crate) fn window_pattern(config: &Config) -> Option<usize> {
+    (1..=config.layers + 1).find(|&n| all_but_every(n, config.layers) == config.sliding_layers)
+}
+
+/// The same, where a reader of GGUF would take another one by itself.
+pub(crate) fn unusual_window_pattern(config: &Config) -> Option<usize> {
+    let usual = config.sliding_layers == config.usual_sliding_layers();
+    if usual { None } else { window_pattern(config) }
+}
+
 /// Adds to a `config.json` what no table of keys says.
 pub(super) fn to_hf(config: &Config, metadata: &Metadata, out: &mut Map<String, Value>) {
     let mut set = |key: &str, value: Value| drop(out.insert(key.to_owned(), value));
@@ -59,14 +79,14 @@ pub(super) fn to_hf(config: &Config, metadata: &Metadata, out: &mut Map<String, 
         "llama" if config.sliding_window.is_some() && config.experts.is_none() => {
             set("architectures", json!(["MistralForCausalLM"]));
             set("model_type", json!("mistral"));
+            set("sliding_window", json!(config.sliding_window));
         }
-        "llama" if config.experts.is_none() => drop(out.remove("sliding_window")),
-        "qwen2" | "qwen3" | "qwen3moe" => {
-            set("use_sliding_window", json!(false));
-            if config.experts.is_some() {
-                set("decoder_sparse_step", json!(1));
-                set("mlp_only_layers", json!([]));
-            }
+        "qwen3moe" => {
+            set("decoder_sparse_step", json!(1));
+            set("mlp_only_layers", json!([]));
+        }
+        "phi2" if config.head_dim * config.heads != config.hidden_size => {
+            set("head_dim", json!(config.head_dim));
         }
         "gemma" => set("hidden_activation", json!(config.activation.hf_name())),
         "gemma2" | "gemma3" => {
@@ -94,15 +114,15 @@ pub(super) fn to_hf(config: &Config, metadata: &Metadata, out: &mut Map<String, 
     }
 }
 
-/// Which layers a window limits: as `layer_types` lists them, or by the architecture's rule.
-fn sliding(root: &Object<'_>, config: &mut Config) -> Result<()> {
-    if root.bool("use_sliding_window")? == Some(false)
-        || (config.architecture.sliding == Sliding::FromLayer && root.bool("use_sliding_window")?.is_none())
-    {
+/// Which layers a window limits: as `layer_types` lists them where the family reads that list, or by the
+/// architecture's rule.
+fn sliding(reader: &Reader<'_>, config: &mut Config) -> Result<()> {
+    let root = reader.root;
+    if !reader.flag(Field::UseSlidingWindow, true)? {
         config.sliding_window = None;
     }
     config.sliding_layers = config.usual_sliding_layers();
-    if config.sliding_window.is_none() {
+    if config.architecture.sliding == Sliding::All {
         return Ok(());
     }
     if let Some(types) = root.array("layer_types")? {
@@ -112,24 +132,36 @@ fn sliding(root: &Object<'_>, config: &mut Config) -> Result<()> {
         }
         for (limited, kind) in config.sliding_layers.iter_mut().zip(types) {
             *limited = match kind.as_str() {
+                Some("sliding_attention") if config.sliding_window.is_none() => {
+                    let what = "sliding_attention without a sliding window";
+                    return Err(root.error("layer_types", what));
+                }
                 Some("sliding_attention") => true,
                 Some("full_attention") => false,
                 _ => return Err(root.error("layer_types", format!("{kind} is no kind of layer quern knows"))),
             };
         }
-    } else if config.architecture.sliding == Sliding::FromLayer {
+        return Ok(());
+    }
+    if config.sliding_window.is_none() {
+        return Ok(());
+    }
+    if config.architecture.sliding == Sliding::FromLayer {
         let from = root.u64("max_window_layers")?.unwrap_or(28);
         for (layer, limited) in config.sliding_layers.iter_mut().enumerate() {
             *limited = layer as u64 >= from;
         }
-    } else if matches!(config.architecture.sliding, Sliding::ButEvery(_))
+    } else if config.architecture.name == "gemma3"
         && let Some(pattern) = root.size("sliding_window_pattern", limit::LAYERS)?
     {
-        for (layer, limited) in config.sliding_layers.iter_mut().enumerate() {
-            *limited = !(layer + 1).is_multiple_of(pattern);
-        }
+        config.sliding_layers = all_but_every(pattern, config.layers);
     }
     Ok(())
+}
+
+/// Every layer but each `n`-th is limited.
+pub(super) fn all_but_every(n: usize, layers: usize) -> Vec<bool> {
+    (1..=layers).map(|layer| !layer.is_multiple_of(n)).collect()
 }
 
 /// Qwen 3's mixtures may have layers with a plain network, which no published model has, nor llama.cpp.
@@ -149,10 +181,6 @@ fn falcon(root: &Object<'_>, config: &mut Config) -> Result<()> {
     let grouped = flag("new_decoder_architecture", false)?;
     if !grouped {
         config.kv_heads = if flag("multi_query", true)? { 1 } else { config.heads };
-        if !flag("parallel_attn", true)? {
-            let what = "falcon models with parallel_attn off are not supported";
-            return Err(Error::unsupported(root.file(), what));
-        }
     }
     let norms = root.u64("num_ln_in_parallel_attn")?.unwrap_or(2);
     config.second_norm = grouped && norms == 2;

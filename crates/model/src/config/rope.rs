@@ -26,20 +26,30 @@ impl Rope {
     pub fn long_factors(&self) -> Option<(&[f32], &[f32])> {
         match &self.scaling {
             RopeScaling::Long { long, short, .. } => Some((long, short)),
-            _ => None,
+            RopeScaling::None
+            | RopeScaling::Linear { .. }
+            | RopeScaling::Dynamic { .. }
+            | RopeScaling::Llama3 { .. }
+            | RopeScaling::Yarn { .. } => None,
         }
     }
 }
 
 /// How frequencies are stretched for contexts longer than the trained one.
 #[derive(Clone, Debug, PartialEq)]
-#[non_exhaustive]
 pub enum RopeScaling {
     /// Not at all.
     None,
     /// Every frequency is divided by `factor`.
     Linear {
         /// Divisor.
+        factor: f32,
+    },
+    /// NTK scaling by the length of the text: within the trained context not at all, beyond it the base grows with
+    /// the length. quern runs no text beyond the trained context, so this computes what [`RopeScaling::None`]
+    /// does.
+    Dynamic {
+        /// Stretch of the context.
         factor: f32,
     },
     /// Llama 3.1: low frequencies are divided by `factor`, high ones kept, smoothed between.
@@ -59,12 +69,15 @@ pub enum RopeScaling {
         factor: f32,
         /// The context trained for at first.
         original_context: usize,
-        /// Multiplies the attention; `None` means `0.1 ln(factor) + 1`.
+        /// Multiplies queries and keys, where the files give it or the constants it follows from (`mscale`);
+        /// `None` means `0.1 ln(factor) + 1`.
         attention_factor: Option<f32>,
         /// Rotations above which a dimension is not interpolated.
         beta_fast: f32,
         /// Rotations below which a dimension is fully interpolated.
         beta_slow: f32,
+        /// The bounds between which dimensions are interpolated in part are rounded to whole pairs.
+        truncate: bool,
     },
     /// LongRoPE (arXiv 2402.13753), as Phi-3 has it: one divisor per pair, another set beyond the context trained
     /// for at first.
@@ -80,7 +93,32 @@ pub enum RopeScaling {
     },
 }
 
+/// YaRN's `0.1 * mscale * ln(factor) + 1`, 1 for a factor that stretches nothing.
+pub(crate) fn yarn_mscale(factor: f64, mscale: f64) -> f64 {
+    if factor <= 1.0 { 1.0 } else { 0.1 * mscale * factor.ln() + 1.0 }
+}
+
+/// LongRoPE's `sqrt(1 + ln(factor) / ln(original))`, 1 for a factor that stretches nothing.
+pub(crate) fn long_mscale(factor: f64, original: f64) -> f64 {
+    if factor > 1.0 && original > 1.0 { (1.0 + factor.ln() / original.ln()).sqrt() } else { 1.0 }
+}
+
 impl RopeScaling {
+    /// What queries and keys are multiplied with after rotation, in a model of this context length.
+    pub fn attention_factor(&self, context_length: usize) -> f64 {
+        match *self {
+            Self::None | Self::Linear { .. } | Self::Dynamic { .. } | Self::Llama3 { .. } => 1.0,
+            Self::Yarn { factor, attention_factor, .. } => {
+                attention_factor.map_or_else(|| yarn_mscale(factor.into(), 1.0), f64::from)
+            }
+            Self::Long { original_context, attention_factor, .. } => {
+                let original = original_context as f64;
+                attention_factor
+                    .map_or_else(|| long_mscale(context_length as f64 / original, original), f64::from)
+            }
+        }
+    }
+
     /// The divisor of each pair's frequency under Llama 3 scaling; `None` for the others.
     ///
     /// With wavelength `w = 2π / frequency` and `smooth = (original_context / w - low) / (high - low)`:

@@ -15,7 +15,7 @@ pub(crate) fn config_json(config: &Config, metadata: &Metadata, dtype: ElementTy
     set("architectures", json!(architecture.hf_architectures[..1]));
     set("model_type", json!(architecture.hf_model_types[0]));
     for key in architecture.hf_keys {
-        if let (Some(&name), Some(value)) = (key.names.first(), field(config, key.field)) {
+        if let (Some(name), Some(value)) = (key.written, field(config, key.field)) {
             set(name, value);
         }
     }
@@ -26,7 +26,7 @@ pub(crate) fn config_json(config: &Config, metadata: &Metadata, dtype: ElementTy
     }
     set("tie_word_embeddings", json!(config.tied_embeddings));
     for (kind, key) in [("bos", "bos"), ("eos", "eos"), ("padding", "pad")] {
-        if let Some(id) = metadata.u64(&format!("tokenizer.ggml.{kind}_token_id")) {
+        if let Some(id) = token_id(metadata, kind) {
             set(&format!("{key}_token_id"), json!(id));
         }
     }
@@ -36,17 +36,24 @@ pub(crate) fn config_json(config: &Config, metadata: &Metadata, dtype: ElementTy
     out
 }
 
+/// The id of a special token, if there is such a token: files name others too (`padding_token_id` 32000 of 32000).
+fn token_id(metadata: &Metadata, kind: &str) -> Option<u64> {
+    let id = metadata.u64(&format!("tokenizer.ggml.{kind}_token_id"))?;
+    let tokens = metadata.strings("tokenizer.ggml.tokens").map(|tokens| tokens.len() as u64);
+    tokens.is_none_or(|tokens| id < tokens).then_some(id)
+}
+
 /// `generation_config.json` of such a model: ends of text, and sampling as the publisher recommends it.
 pub(crate) fn generation_config_json(metadata: &Metadata) -> Map<String, Value> {
     let mut out = Map::new();
     for (kind, key) in [("bos", "bos"), ("padding", "pad")] {
-        if let Some(id) = metadata.u64(&format!("tokenizer.ggml.{kind}_token_id")) {
+        if let Some(id) = token_id(metadata, kind) {
             out.insert(format!("{key}_token_id"), json!(id));
         }
     }
     let mut ends: Vec<u64> = Vec::new();
     for kind in ["eos", "eot", "eom"] {
-        let id = metadata.u64(&format!("tokenizer.ggml.{kind}_token_id"));
+        let id = token_id(metadata, kind);
         ends.extend(id.filter(|id| !ends.contains(id)));
     }
     match ends.as_slice() {
@@ -128,6 +135,9 @@ fn field(config: &Config, field: Field) -> Option<Value> {
             scalar if scalar.fract() == 0.0 => json!(scalar as u64),
             scalar => shortest(scalar),
         },
+        Field::ScaledAttention => json!(config.query_scalar != Some(1.0)),
+        Field::ScaledByLayer => json!(config.scaled_by_layer),
+        Field::UseSlidingWindow => json!(config.sliding_window.is_some()),
         Field::Experts => json!(experts?.count),
         Field::ExpertsUsed => json!(experts?.used),
         Field::ExpertFfn => json!(experts?.ffn_size),
@@ -140,10 +150,11 @@ fn scaling(rope: &Rope, context: usize) -> Option<Value> {
     Some(match &rope.scaling {
         RopeScaling::None => return rope.factors.as_ref().map(|factors| of_factors(rope, factors, context)),
         RopeScaling::Linear { factor } => json!({ "rope_type": "linear", "factor": shortest(*factor) }),
+        RopeScaling::Dynamic { factor } => json!({ "rope_type": "dynamic", "factor": shortest(*factor) }),
         &RopeScaling::Llama3 { factor, low, high, original_context } => {
             llama3(factor, low, high, original_context)
         }
-        &RopeScaling::Yarn { factor, original_context, attention_factor, beta_fast, beta_slow } => {
+        &RopeScaling::Yarn { factor, original_context, attention_factor, beta_fast, beta_slow, truncate } => {
             let mut out = json!({
                 "rope_type": "yarn",
                 "factor": shortest(factor),
@@ -153,6 +164,9 @@ fn scaling(rope: &Rope, context: usize) -> Option<Value> {
             });
             if let Some(factor) = attention_factor {
                 out["attention_factor"] = shortest(factor);
+            }
+            if !truncate {
+                out["truncate"] = json!(false);
             }
             out
         }

@@ -150,6 +150,12 @@ impl<'a> Contents<'a> {
         &self.tensors
     }
 
+    /// Number of values in them; of packed layers, of the weights they stand for.
+    pub fn parameters(&self) -> u64 {
+        let values = |t: &HeldTensor| t.expected.shape.iter().map(|&d| d as u64).product::<u64>();
+        self.tensors.iter().map(values).sum()
+    }
+
     /// What the file holds beyond them that changes no result.
     pub fn left_out(&self) -> &[LeftOut] {
         &self.left_out

@@ -8,7 +8,8 @@
 //! | `module.` in front | data-parallel training |
 //! | `base_model.model.` in front | PEFT, after its adapter was merged |
 //! | `pretrained_model.` in front | TRL's models with a value head |
-//! | `language_model.` in front or behind `model.` | the text part of a multimodal model |
+//! | `language_model.` or `llm.` in front, or `language_model.` behind `model.` | the text part of a multimodal model |
+//! | `model.` or `transformer.` once more in front | a training class that holds the model under that name |
 
 use std::borrow::Cow;
 use std::collections::HashSet;
@@ -18,7 +19,15 @@ use crate::architecture::World;
 use crate::config::ExpectedTensor;
 
 /// What wrappers put in front of every name.
-const WRAPPERS: [&str; 4] = ["module.", "base_model.model.", "pretrained_model.", "language_model."];
+const WRAPPERS: [&str; 7] = [
+    "module.",
+    "base_model.model.",
+    "pretrained_model.",
+    "language_model.",
+    "llm.",
+    "model.",
+    "transformer.",
+];
 /// What `torch.compile` puts in front of a compiled module's names.
 const COMPILED: &str = "_orig_mod.";
 /// Where multimodal classes keep their text model.
@@ -84,25 +93,27 @@ impl Names {
         if self.world == World::Gguf {
             return all;
         }
-        let mut bare = match name.contains(COMPILED) {
-            true => Cow::Owned(name.replace(COMPILED, "")),
-            false => Cow::Borrowed(name),
-        };
+        let compiled;
+        let mut bare = name;
+        if name.contains(COMPILED) {
+            compiled = name.replace(COMPILED, "");
+            bare = &compiled;
+        }
         loop {
-            self.push(&bare, &mut all);
+            self.push(bare, &mut all);
             if let Some(rest) = bare.strip_prefix(TEXT_MODEL) {
-                self.push(&Cow::Owned(rest.to_owned()), &mut all);
+                self.push(rest, &mut all);
             }
             let Some(rest) = WRAPPERS.iter().find_map(|wrapper| bare.strip_prefix(wrapper)) else {
                 return all;
             };
-            bare = Cow::Owned(rest.to_owned());
+            bare = rest;
         }
     }
 
     /// The name as it is, and with the prefix of a model that has a head.
-    fn push<'n>(&self, name: &Cow<'n, str>, all: &mut Vec<Cow<'n, str>>) {
-        all.push(name.clone());
+    fn push(&self, name: &str, all: &mut Vec<Cow<'_, str>>) {
+        all.push(Cow::Owned(name.to_owned()));
         all.push(Cow::Owned(format!("{}{name}", self.prefix)));
     }
 }

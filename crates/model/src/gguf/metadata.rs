@@ -10,13 +10,13 @@ use quern_tensor_io::scheme::Packing;
 use quern_tensor_io::{Checkpoint, Container, Error, Metadata, Result, Value};
 
 use crate::architecture::{Block, GgufKey, Norm};
-use crate::config::{RopeScaling, unusual_query_scalar};
-use crate::contents::{Contents, HeldTensor};
+use crate::config::{RopeScaling, unusual_query_scalar, unusual_window_pattern, yarn_mscale};
+use crate::contents::Contents;
 use crate::json::Json;
 use crate::tokenizer::Source;
 use crate::{Config, TensorRole as Role};
 
-use super::{card, name, tokenizer};
+use super::{card, limits, name, tokenizer};
 
 /// A GGUF checkpoint's metadata, less what describes its splits.
 pub(crate) fn own_metadata(checkpoint: &Checkpoint) -> Metadata {
@@ -46,17 +46,20 @@ pub fn gguf_metadata(checkpoint: &Checkpoint, config: &Config) -> Result<(Metada
     if !contents.tensors().iter().any(|t| t.expected.role == Role::TokenEmbedding) {
         contents.require_sound()?;
     }
+    let mut notes = limits::check(checkpoint.path(), config)?;
     let source = Source::read(directory, Some(config.vocab_size))?;
 
+    // GGUF has rope factors in a tensor.
+    let factors = config.rope.factors.as_ref().map_or(0, Vec::len) as u64;
     let mut out = Metadata::new();
     out.set("general.architecture", config.architecture.name);
     out.set("general.type", "model");
     sampling(directory, &mut out)?;
     out.set("general.name", name::title(directory).as_str());
-    out.set("general.size_label", name::size_label(parameters(&contents)).as_str());
+    out.set("general.size_label", name::size_label(contents.parameters() + factors).as_str());
     card::read(directory, &mut out)?;
     model(config, &mut out);
-    let notes = tokenizer::write(source, config.architecture.name, &mut out);
+    notes.extend(tokenizer::write(source, config.architecture.name, &mut out));
     Ok((out, notes))
 }
 
@@ -66,13 +69,6 @@ pub(crate) fn sizes(config: &Config) -> Metadata {
     out.set("general.architecture", config.architecture.name);
     model(config, &mut out);
     out
-}
-
-/// Values in the tensors the GGUF file will have.
-fn parameters(contents: &Contents<'_>) -> u64 {
-    let factors = contents.config().rope.factors.as_ref().map_or(0, Vec::len) as u64;
-    let values = |t: &HeldTensor| t.expected.shape.iter().map(|&d| d as u64).product::<u64>();
-    contents.tensors().iter().map(values).sum::<u64>() + factors
 }
 
 /// Sampling parameters the publisher recommends, from `generation_config.json`.
@@ -100,6 +96,7 @@ fn model(config: &Config, out: &mut Metadata) {
     let mut set = |key: &str, value: Value| out.set(format!("{prefix}.{key}"), value);
     let size = |v: usize| Value::U32(v as u32); // all sizes were checked against limits far below 2^32
     let rope = &config.rope;
+    let window = config.sliding_window.filter(|_| config.sliding_layers.contains(&true));
     for &key in config.architecture.gguf_keys {
         match key {
             GgufKey::BlockCount => set("block_count", size(config.layers)),
@@ -121,22 +118,29 @@ fn model(config: &Config, out: &mut Metadata) {
             GgufKey::OriginalContextLength => {
                 let original = match rope.scaling {
                     RopeScaling::Long { original_context, .. } => original_context,
-                    _ => config.context_length,
+                    RopeScaling::None
+                    | RopeScaling::Linear { .. }
+                    | RopeScaling::Dynamic { .. }
+                    | RopeScaling::Llama3 { .. }
+                    | RopeScaling::Yarn { .. } => config.context_length,
                 };
                 set("rope.scaling.original_context_length", size(original));
             }
             GgufKey::RopeAttentionFactor => {
-                if let Some(factor) = long_attention_factor(config) {
-                    set("rope.scaling.attn_factor", Value::F32(factor));
+                if matches!(rope.scaling, RopeScaling::Long { .. }) {
+                    let factor = rope.scaling.attention_factor(config.context_length);
+                    set("rope.scaling.attn_factor", Value::F32(factor as f32));
                 }
             }
-            GgufKey::RmsEpsilon if config.architecture.norm == Norm::Rms => {
-                set("attention.layer_norm_rms_epsilon", Value::F32(config.norm_epsilon));
+            GgufKey::RmsEpsilon | GgufKey::LayerNormEpsilon => {
+                let (own, name) = match config.architecture.norm {
+                    Norm::Rms => (GgufKey::RmsEpsilon, "attention.layer_norm_rms_epsilon"),
+                    Norm::Layer => (GgufKey::LayerNormEpsilon, "attention.layer_norm_epsilon"),
+                };
+                if key == own {
+                    set(name, Value::F32(config.norm_epsilon));
+                }
             }
-            GgufKey::LayerNormEpsilon if config.architecture.norm == Norm::Layer => {
-                set("attention.layer_norm_epsilon", Value::F32(config.norm_epsilon));
-            }
-            GgufKey::RmsEpsilon | GgufKey::LayerNormEpsilon => {}
             GgufKey::ExpertCount => {
                 if let Some(experts) = &config.experts {
                     set("expert_count", size(experts.count));
@@ -158,7 +162,8 @@ fn model(config: &Config, out: &mut Metadata) {
                 }
             }
             GgufKey::KeyValueLengthIfGiven if !config.head_dim_given => {}
-            GgufKey::KeyValueLength | GgufKey::KeyValueLengthIfGiven => {
+            GgufKey::KeyValueLengthUnlessUsual if config.head_dim * config.heads == config.hidden_size => {}
+            GgufKey::KeyValueLength | GgufKey::KeyValueLengthIfGiven | GgufKey::KeyValueLengthUnlessUsual => {
                 set("attention.key_length", size(config.head_dim));
                 set("attention.value_length", size(config.head_dim));
             }
@@ -177,16 +182,21 @@ fn model(config: &Config, out: &mut Metadata) {
                 }
             }
             GgufKey::SlidingWindow => {
-                if let Some(window) = config.sliding_window {
+                if let Some(window) = window {
                     set("attention.sliding_window", size(window));
                 }
             }
+            GgufKey::SlidingWindowPattern => {
+                if let Some(every) = unusual_window_pattern(config) {
+                    set("attention.sliding_window_pattern", size(every));
+                }
+            }
             GgufKey::SlidingWindowOrZero => {
-                set("attention.sliding_window", size(config.sliding_window.unwrap_or(0)));
+                set("attention.sliding_window", size(window.unwrap_or(0)));
             }
             GgufKey::AttentionScale => {
                 if unusual_query_scalar(config).is_some() {
-                    set("attention.scale", Value::F32(config.attention_scale()));
+                    set("attention.scale", Value::F32(config.attention_scale(0)));
                 }
             }
             GgufKey::TensorDataLayout => set("tensor_data_layout", "jploski".into()),
@@ -196,18 +206,32 @@ fn model(config: &Config, out: &mut Metadata) {
 
 fn rope_scaling(scaling: &RopeScaling, set: &mut impl FnMut(&str, Value)) {
     match *scaling {
-        // Llama 3's goes into the tensor rope_freqs.weight, Phi-3's into rope_factors_long and _short.
-        RopeScaling::None | RopeScaling::Llama3 { .. } | RopeScaling::Long { .. } => {}
+        // Llama 3's goes into the tensor rope_freqs.weight, Phi-3's into rope_factors_long and _short; what GGUF
+        // cannot say is refused or noted before.
+        RopeScaling::None
+        | RopeScaling::Dynamic { .. }
+        | RopeScaling::Llama3 { .. }
+        | RopeScaling::Long { .. } => {}
         RopeScaling::Linear { factor } => {
             set("rope.scaling.type", "linear".into());
             set("rope.scaling.factor", Value::F32(factor));
         }
-        RopeScaling::Yarn { factor, original_context, attention_factor, beta_fast, beta_slow } => {
+        RopeScaling::Yarn {
+            factor,
+            original_context,
+            attention_factor,
+            beta_fast,
+            beta_slow,
+            truncate: _,
+        } => {
             set("rope.scaling.type", "yarn".into());
             set("rope.scaling.factor", Value::F32(factor));
             set("rope.scaling.original_context_length", Value::U32(original_context as u32));
             if let Some(v) = attention_factor {
+                // The converter writes the whole of it; the loader reads what it multiplies the usual value with.
                 set("rope.scaling.yarn_attn_factor", Value::F32(v));
+                let part = f64::from(v) / yarn_mscale(factor.into(), 1.0);
+                set("rope.scaling.attn_factor", Value::F32(part as f32));
             }
             // Left out where readers take the same by themselves.
             if beta_fast != 32.0 {
@@ -218,16 +242,4 @@ fn rope_scaling(scaling: &RopeScaling, set: &mut impl FnMut(&str, Value)) {
             }
         }
     }
-}
-
-/// What queries and keys are multiplied with under a rope of long and short factors.
-fn long_attention_factor(config: &Config) -> Option<f32> {
-    let RopeScaling::Long { original_context, attention_factor, .. } = config.rope.scaling else {
-        return None;
-    };
-    let (context, original) = (config.context_length as f64, original_context as f64);
-    Some(attention_factor.unwrap_or_else(|| match context > original && original > 1.0 {
-        true => (1.0 + (context / original).ln() / original.ln()).sqrt() as f32,
-        false => 1.0,
-    }))
 }

@@ -1,6 +1,7 @@
 //! The GGUF world's view of any checkpoint: what llama.cpp's converter would write for it.
 
 mod card;
+mod limits;
 mod matrices;
 mod metadata;
 mod name;

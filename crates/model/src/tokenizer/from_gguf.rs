@@ -13,6 +13,7 @@ use super::byte_level::ByteLevel;
 use super::gguf_keys::{edges_of_metadata, split_merge};
 use super::pre_tokenizer::table::{self, Known};
 use super::pre_tokenizer::{Pipeline, Rule};
+use super::special;
 use super::vocabulary::{TokenKind, Vocabulary};
 use super::{Engine, Parts, SpacePrefix, SpecialIds, Tokenizer};
 
@@ -37,16 +38,18 @@ pub(super) fn read(file: &Path, metadata: &Metadata) -> Result<Tokenizer> {
     mend_kinds(&pieces, &mut kinds, &mut notes);
     // Ids that llama.cpp takes for SentencePiece where the file says nothing.
     let usual = |id: u32| (!byte_level).then_some(id);
+    let mut id = |key: &str, default| keys.id(key, default, count, &mut notes);
     let ids = SpecialIds {
-        bos: keys.id("bos_token_id", usual(1), count)?,
-        eos: keys.id("eos_token_id", usual(2), count)?,
-        unk: keys.id("unknown_token_id", usual(0), count)?,
-        sep: keys.id("seperator_token_id", None, count)?,
-        pad: keys.id("padding_token_id", None, count)?,
-        mask: keys.id("mask_token_id", None, count)?,
-        eot: keys.id("eot_token_id", None, count)?,
-        eom: keys.id("eom_token_id", None, count)?,
+        bos: id("bos_token_id", usual(1)),
+        eos: id("eos_token_id", usual(2)),
+        unk: id("unknown_token_id", usual(0)),
+        sep: id("seperator_token_id", None),
+        pad: id("padding_token_id", None),
+        mask: id("mask_token_id", None),
+        eot: id("eot_token_id", None),
+        eom: id("eom_token_id", None),
     };
+    let lost_end = ids.eos.is_none() && keys.get("eos_token_id").is_some();
     let (vocabulary, engine, add_bos, pre) = if byte_level {
         let (name, known) = pre_tokenizer(metadata, &mut notes);
         let merges = metadata.strings("tokenizer.ggml.merges").ok_or_else(|| keys.missing("merges"))?;
@@ -71,6 +74,7 @@ pub(super) fn read(file: &Path, metadata: &Metadata) -> Result<Tokenizer> {
         chat_templates: chat_templates(metadata),
         pre,
         notes,
+        lost_end,
     }))
 }
 
@@ -187,16 +191,20 @@ impl Keys<'_> {
         self.metadata.get(&format!("tokenizer.ggml.{key}"))
     }
 
-    fn id(&self, key: &str, default: Option<u32>, count: usize) -> Result<Option<u32>> {
-        let Some(value) = self.get(key) else {
-            return Ok(default.filter(|&id| (id as usize) < count));
-        };
+    /// The id of a special token. One that does not exist is passed over with a note, as llama.cpp does.
+    fn id(&self, key: &str, default: Option<u32>, count: usize, notes: &mut Vec<String>) -> Option<u32> {
+        let default = default.filter(|&id| (id as usize) < count);
+        let Some(value) = self.get(key) else { return default };
         match value.as_u64() {
-            Some(id) if id < count as u64 => Ok(Some(id as u32)),
+            Some(id) if id < count as u64 => Some(id as u32),
             // The writers' way to say "none": -1, or its unsigned reading.
-            Some(id) if id == u64::from(u32::MAX) => Ok(None),
-            None if *value == Value::I32(-1) => Ok(None),
-            _ => Err(self.bad(key, format!("not the id of one of {count} tokens"))),
+            Some(id) if id == u64::from(u32::MAX) => None,
+            None if *value == Value::I32(-1) => None,
+            id => {
+                let found = id.map_or_else(|| "no id".to_owned(), |id| id.to_string());
+                notes.push(special::no_such_token(&format!("tokenizer.ggml.{key}"), &found, count, default));
+                default
+            }
         }
     }
 

@@ -88,6 +88,10 @@ const END_NAMES: &[&str] = &[
     "<end_of_utterance>",
 ];
 
+/// The note on a tokenizer without an end of text.
+const NO_END: &str =
+    "no token is known to end a text: generation ends only at the number of tokens asked for";
+
 /// What a tokenizer is made of.
 struct Parts {
     vocabulary: Vocabulary,
@@ -100,6 +104,8 @@ struct Parts {
     chat_templates: Vec<(String, String)>,
     pre: Option<&'static str>,
     notes: Vec<String>,
+    /// The files name an end of text that does not exist.
+    lost_end: bool,
 }
 
 /// What makes one kind of tokenizer.
@@ -165,7 +171,8 @@ impl Tokenizer {
             add_eos,
             chat_templates,
             pre,
-            notes,
+            mut notes,
+            lost_end,
         } = parts;
         let named = END_NAMES.iter().filter_map(|name| vocabulary.find(name));
         let named: Vec<u32> = named.filter(|&id| vocabulary.kind(id) != Some(TokenKind::Normal)).collect();
@@ -174,6 +181,9 @@ impl Tokenizer {
         ends.extend([ids.eos, ids.eot, ids.eom].into_iter().flatten());
         ends.sort_unstable();
         ends.dedup();
+        if ends.is_empty() && lost_end {
+            notes.push(NO_END.into());
+        }
         let special = special::SpecialTokens::new(&vocabulary, &edges, engine.has_spaces());
         Self { vocabulary, special, edges, engine, ids, ends, add_bos, add_eos, chat_templates, pre, notes }
     }

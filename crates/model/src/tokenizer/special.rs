@@ -7,6 +7,12 @@ use std::collections::HashMap;
 
 use super::vocabulary::{SPACE, TokenKind, Vocabulary};
 
+/// The note on the id of a special token that does not exist; `instead` is taken in its place.
+pub(crate) fn no_such_token(key: &str, found: &str, tokens: usize, instead: Option<u32>) -> String {
+    let instead = instead.map(|id| format!("; {id} is taken instead")).unwrap_or_default();
+    format!("{key}: {found} is not the id of one of the {tokens} tokens and is ignored{instead}")
+}
+
 /// What an added token asks of the text around it (`lstrip`, `rstrip`, `single_word` of Hugging Face's files).
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Edges {

@@ -35,16 +35,19 @@ impl RowOrder {
         match layout {
             Layout::QueryHeads | Layout::KeyHeads => Some(Self::Interleave(config.head_dim)),
             Layout::QkvByHead => Some(Self::Gather(Groups::of(config))),
-            _ => None,
+            Layout::Same | Layout::Transposed | Layout::PlusOne | Layout::Experts | Layout::HeadNorms => None,
         }
     }
 
     /// The way back.
     pub fn to_hugging_face(layout: Layout, config: &Config) -> Option<Self> {
-        match Self::from_hugging_face(layout, config)? {
-            Self::Gather(groups) => Some(Self::Scatter(groups)),
-            _ => Some(Self::HalfSplit(config.head_dim)),
-        }
+        Self::from_hugging_face(layout, config).map(|order| match order {
+            Self::Interleave(head) => Self::HalfSplit(head),
+            Self::HalfSplit(head) => Self::Interleave(head),
+            Self::Gather(groups) => Self::Scatter(groups),
+            Self::Scatter(groups) => Self::Gather(groups),
+            Self::Listed(rows) => Self::Listed(rows),
+        })
     }
 
     /// The source's row that lies at `row` of the view.

@@ -35,7 +35,7 @@ pub fn write_safetensors(path: &Path, tensors: &[(String, &str, Vec<usize>)]) {
     let mut end = 0;
     for (name, kind, shape) in tensors {
         let size = match *kind {
-            "F32" | "I32" => 4,
+            "F32" | "I32" | "U32" => 4,
             _ => 2,
         };
         let bytes = shape.iter().product::<usize>() * size;

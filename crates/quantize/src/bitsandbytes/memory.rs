@@ -3,6 +3,7 @@
 
 use half::f16;
 use quern_compute::simd::Level;
+use quern_tensor_io::layout::{self, F16, NF4, Q8_0};
 
 use super::code::Code;
 use super::{Kind, four_bit, int8};
@@ -53,6 +54,7 @@ pub enum InMemoryError {
 /// # Errors
 /// Lengths that do not fit; values that are not finite or beyond f16.
 pub fn encode_in_memory(
+    level: Level,
     kind: Kind,
     columns: usize,
     rows: &[f32],
@@ -77,7 +79,6 @@ pub fn encode_in_memory(
     {
         return Err(InMemoryError::Value { row: at / columns, column: at % columns, value: rows[at] });
     }
-    let level = Level::detect();
     let rows = rows.chunks_exact(columns).zip(out.chunks_exact_mut(row_bytes));
     match Code::new(kind) {
         Some(code) => four_bit_rows(level, &code, columns, rows),
@@ -101,11 +102,12 @@ fn four_bit_rows<'a>(
         let (first, last) = packed.split_at_mut(whole / 2);
         four_bit::encode(level, code, SHARED, &row[..whole], &mut codes, first, shared);
         four_bit::encode(level, code, BLOCK, &row[whole..], &mut codes, last, alone);
-        let blocks = out.as_chunks_mut::<18>().0.iter_mut().zip(packed.as_chunks::<16>().0);
+        // FP4 has the same layout.
+        let blocks = layout::blocks_mut::<NF4>(out).iter_mut().zip(packed.as_chunks::<16>().0);
         for (i, (out, packed)) in blocks.enumerate() {
-            out[..2].copy_from_slice(&scale(absmax[i / 2]));
+            out.d = F16::from_f32(absmax[i / 2]);
             // two neighbours a byte become value j beside value j + 16
-            for (j, pair) in out[2..].as_chunks_mut::<2>().0.iter_mut().enumerate() {
+            for (j, pair) in out.qs.as_chunks_mut::<2>().0.iter_mut().enumerate() {
                 let (low, high) = (packed[j], packed[j + 8]);
                 *pair = [low >> 4 | high & 0xf0, low & 15 | high << 4];
             }
@@ -120,15 +122,10 @@ fn int8_rows<'a>(level: Level, columns: usize, rows: impl Iterator<Item = (&'a [
         values.copy_from_slice(row);
         int8::through_f16(&mut values);
         let absmax = int8::encode_row(level, &values, &mut codes);
-        for (out, codes) in out.as_chunks_mut::<34>().0.iter_mut().zip(codes.chunks_exact(BLOCK)) {
-            out[..2].copy_from_slice(&scale(absmax / 127.0));
-            out[2..].copy_from_slice(codes);
+        for (out, codes) in layout::blocks_mut::<Q8_0>(out).iter_mut().zip(codes.as_chunks::<BLOCK>().0) {
+            *out = Q8_0 { d: F16::from_f32(absmax / 127.0), qs: codes.map(|code| code as i8) };
         }
     }
-}
-
-fn scale(x: f32) -> [u8; 2] {
-    f16::from_f32(x).to_le_bytes()
 }
 
 #[cfg(test)]
@@ -145,7 +142,7 @@ mod tests {
     fn encode(kind: Kind, columns: usize, rows: &[f32]) -> Vec<f32> {
         let element_type = kind.in_memory();
         let mut blocks = vec![0; element_type.row_bytes(rows.len()).unwrap()];
-        encode_in_memory(kind, columns, rows, &mut blocks).unwrap();
+        encode_in_memory(Level::best(), kind, columns, rows, &mut blocks).unwrap();
         let mut decoded = vec![0.0; rows.len()];
         assert!(decode::to_f32(element_type, &blocks, &mut decoded));
         decoded
@@ -194,7 +191,8 @@ mod tests {
     fn impossible_rows_are_refused() {
         let mut out = vec![0; 36];
         let mut says = |columns, rows: &[f32], what: &str| {
-            let error = encode_in_memory(Kind::Nf4, columns, rows, &mut out).unwrap_err().to_string();
+            let error =
+                encode_in_memory(Level::best(), Kind::Nf4, columns, rows, &mut out).unwrap_err().to_string();
             assert!(error.contains(what), "{error}");
         };
         says(0, &[], "not whole blocks");
@@ -207,6 +205,6 @@ mod tests {
             says(32, &row, "row 1, column 8: the value is");
         }
         row[40] = 65504.0;
-        encode_in_memory(Kind::Nf4, 32, &row, &mut out).unwrap();
+        encode_in_memory(Level::best(), Kind::Nf4, 32, &row, &mut out).unwrap();
     }
 }

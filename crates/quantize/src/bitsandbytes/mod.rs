@@ -38,6 +38,7 @@ pub use job::{BitsandbytesReport, quantize};
 pub use memory::{InMemoryError, encode_in_memory};
 pub use plan::{BitsandbytesPlan, BitsandbytesRow, plan};
 
+use quern_compute::simd::Level;
 use quern_tensor_io::ElementType;
 
 /// A scheme of bitsandbytes.
@@ -87,6 +88,8 @@ pub struct Options {
     pub double_quant: bool,
     /// Threads that encode; 0 for as many as there are processors. The output does not depend on it.
     pub threads: usize,
+    /// Instructions that are used, or the best of the CPU if that is lower. The output does not depend on it.
+    pub level: Level,
     /// Whether an existing model directory may be replaced.
     pub force: bool,
     /// Modules to leave alone besides the output head, as transformers' `llm_int8_skip_modules`: the beginning
@@ -105,6 +108,7 @@ impl Options {
             block_size: 64,
             double_quant: true,
             threads: 0,
+            level: Level::detect(),
             force: false,
             skip: Vec::new(),
             shard_bytes: 4 << 30,

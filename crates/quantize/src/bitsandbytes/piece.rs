@@ -118,7 +118,7 @@ impl<'a> Encoder<'a> {
             options,
             data: plan.order.iter().map(data).collect::<Result<_>>()?,
             rows: rows.collect(),
-            level: Level::detect(),
+            level: options.level,
             code: Code::new(options.scheme),
             nested_map,
             nested: Quantizer::new(&nested_map),

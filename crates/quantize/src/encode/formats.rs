@@ -64,7 +64,7 @@ pub(crate) struct GridFormat {
     pub last: i32,
     /// See `last`.
     pub step: f32,
-    /// Whether the candidates lie around the scale of a positive search, not around the largest value.
+    /// Whether the candidates are around the scale of a positive search, not around the largest value.
     pub searched: bool,
     /// Which groups are looked up again with the scale that won.
     pub again: Again,

@@ -5,9 +5,11 @@
 //! the caller to keep the codes the search found. Used by the scalar encoders and the lane encoders alike: a
 //! super-block has 8 or 16 of these numbers, so there is nothing to gain in lanes.
 
+use quern_tensor_io::layout::F16;
+use quern_tensor_io::layout::scales::ScalesMinima6;
+
 use super::formats::GridFormat;
-use super::numeric::{ZERO_BLOCK, f16_bytes, nearest, reciprocal_or_zero, through_f16};
-use super::pack;
+use super::numeric::{ZERO_BLOCK, nearest, reciprocal_or_zero, through_f16};
 use super::pack_grid::Grids;
 
 /// Effective scale and minimum of each sub-block.
@@ -19,17 +21,17 @@ pub(crate) struct Effective<const SUBS: usize> {
 
 /// Stored fields of an affine type: `scales` is ready to be written.
 #[derive(Clone, Copy, Debug)]
-pub(crate) struct Affine<const SCALES: usize> {
-    pub d: [u8; 2],
-    pub dmin: [u8; 2],
-    pub scales: [u8; SCALES],
+pub(crate) struct Affine<S> {
+    pub d: F16,
+    pub dmin: F16,
+    pub scales: S,
 }
 
 /// Stored fields of a symmetric type. `scales` as the type stores them: 0..64 with 32 added, or signed bytes.
 #[derive(Clone, Copy, Debug)]
-pub(crate) struct Symmetric<const SUBS: usize> {
-    pub d: [u8; 2],
-    pub scales: [u8; SUBS],
+pub(crate) struct Symmetric<S> {
+    pub d: F16,
+    pub scales: S,
 }
 
 /// The largest, but not below zero.
@@ -43,7 +45,7 @@ fn extreme(values: &[f32]) -> f32 {
 }
 
 /// `q2_K` without importance: 4-bit scales and minima as fractions of the largest.
-pub(crate) fn q2_k(scale: &[f32; 16], min: &[f32; 16]) -> (Affine<16>, Effective<16>) {
+pub(crate) fn q2_k(scale: &[f32; 16], min: &[f32; 16]) -> (Affine<[u8; 16]>, Effective<16>) {
     let (max_scale, max_min) = (largest(scale), largest(min));
     let inverse_scale = if max_scale > 0.0 { 15.0 / max_scale } else { 0.0 };
     let inverse_min = if max_min > 0.0 { 15.0 / max_min } else { 0.0 };
@@ -59,21 +61,21 @@ pub(crate) fn q2_k_searched(
     dmin: f32,
     scale: &[u8; 16],
     min: &[u8; 16],
-) -> (Affine<16>, Effective<16>) {
+) -> (Affine<[u8; 16]>, Effective<16>) {
     q2_k_stored(d, dmin, std::array::from_fn(|j| scale[j] | min[j] << 4))
 }
 
-fn q2_k_stored(d: f32, dmin: f32, scales: [u8; 16]) -> (Affine<16>, Effective<16>) {
+fn q2_k_stored(d: f32, dmin: f32, scales: [u8; 16]) -> (Affine<[u8; 16]>, Effective<16>) {
     let (read_d, read_dmin) = (through_f16(d), through_f16(dmin));
     let effective = Effective {
         scale: scales.map(|s| read_d * f32::from(s & 15)),
         min: scales.map(|s| read_dmin * f32::from(s >> 4)),
     };
-    (Affine { d: f16_bytes(d), dmin: f16_bytes(dmin), scales }, effective)
+    (Affine { d: F16::from_f32(d), dmin: F16::from_f32(dmin), scales }, effective)
 }
 
 /// `q4_K`, `q5_K` without importance: 6-bit scales and minima as fractions of the largest.
-pub(crate) fn six_bit(scale: &[f32; 8], min: &[f32; 8]) -> (Affine<12>, Effective<8>) {
+pub(crate) fn six_bit(scale: &[f32; 8], min: &[f32; 8]) -> (Affine<ScalesMinima6>, Effective<8>) {
     let (max_scale, max_min) = (largest(scale), largest(min));
     let inverse_scale = if max_scale > 0.0 { 63.0 / max_scale } else { 0.0 };
     let inverse_min = if max_min > 0.0 { 63.0 / max_min } else { 0.0 };
@@ -88,19 +90,22 @@ pub(crate) fn six_bit_searched(
     dmin: f32,
     scale: &[u8; 8],
     min: &[u8; 8],
-) -> (Affine<12>, Effective<8>) {
+) -> (Affine<ScalesMinima6>, Effective<8>) {
     let (read_d, read_dmin) = (through_f16(d), through_f16(dmin));
     let effective =
         Effective { scale: scale.map(|s| read_d * f32::from(s)), min: min.map(|m| read_dmin * f32::from(m)) };
-    (Affine { d: f16_bytes(d), dmin: f16_bytes(dmin), scales: pack::six_bit_pairs(scale, min) }, effective)
+    (
+        Affine { d: F16::from_f32(d), dmin: F16::from_f32(dmin), scales: ScalesMinima6::pack(scale, min) },
+        effective,
+    )
 }
 
 /// `q3_K` without importance: the scale of largest magnitude becomes -32.
-pub(crate) fn q3_k(scale: &[f32; 16]) -> (Symmetric<16>, [f32; 16]) {
+pub(crate) fn q3_k(scale: &[f32; 16]) -> (Symmetric<[u8; 16]>, [f32; 16]) {
     let max = extreme(scale);
     if max == 0.0 {
         // All scale bytes are left zero, which reads as -32 under d = 0.
-        return (Symmetric { d: [0; 2], scales: [0; 16] }, [0.0; 16]);
+        return (Symmetric { d: F16::ZERO, scales: [0; 16] }, [0.0; 16]);
     }
     let inverse = -32.0 / max;
     let scales = scale.map(|s| (i32::from(nearest(inverse * s) as i8).clamp(-32, 31) + 32) as u8);
@@ -108,14 +113,14 @@ pub(crate) fn q3_k(scale: &[f32; 16]) -> (Symmetric<16>, [f32; 16]) {
 }
 
 /// `q3_K` with importance: scales (32 added) already searched.
-pub(crate) fn q3_k_searched(d: f32, scales: [u8; 16]) -> (Symmetric<16>, [f32; 16]) {
+pub(crate) fn q3_k_searched(d: f32, scales: [u8; 16]) -> (Symmetric<[u8; 16]>, [f32; 16]) {
     let read_d = through_f16(d);
-    (Symmetric { d: f16_bytes(d), scales }, scales.map(|s| read_d * (f32::from(s) - 32.0)))
+    (Symmetric { d: F16::from_f32(d), scales }, scales.map(|s| read_d * (f32::from(s) - 32.0)))
 }
 
 /// `q6_K`: 8-bit scales, the one of largest magnitude becomes -128. `None` if all are zero: then the whole
 /// block is zero bytes.
-pub(crate) fn q6_k(scale: &[f32; 16]) -> Option<(Symmetric<16>, [f32; 16])> {
+pub(crate) fn q6_k(scale: &[f32; 16]) -> Option<(Symmetric<[i8; 16]>, [f32; 16])> {
     let max = extreme(scale);
     if max.abs() < ZERO_BLOCK {
         return None;
@@ -125,17 +130,17 @@ pub(crate) fn q6_k(scale: &[f32; 16]) -> Option<(Symmetric<16>, [f32; 16])> {
     let read_d = through_f16(d);
     let scales = scale.map(|s| nearest(inverse * s).min(127) as i8);
     let effective = scales.map(|s| read_d * f32::from(s));
-    Some((Symmetric { d: f16_bytes(d), scales: scales.map(|s| s as u8) }, effective))
+    Some((Symmetric { d: F16::from_f32(d), scales }, effective))
 }
 
 /// `iq4_xs`: 6-bit scales, the one of largest magnitude becomes -32. Effective values are *inverse* scales,
 /// taken from the unrounded `d`, as the type does.
-pub(crate) fn iq4_xs(scale: &[f32; 8]) -> (Symmetric<8>, [f32; 8]) {
+pub(crate) fn iq4_xs(scale: &[f32; 8]) -> (Symmetric<[u8; 8]>, [f32; 8]) {
     let d = -extreme(scale) / 32.0;
     let inverse = reciprocal_or_zero(d);
     let scales = scale.map(|s| nearest(inverse * s).clamp(-32, 31));
     let effective = scales.map(|s| reciprocal_or_zero(d * s as f32));
-    (Symmetric { d: f16_bytes(d), scales: scales.map(|s| (s + 32) as u8) }, effective)
+    (Symmetric { d: F16::from_f32(d), scales: scales.map(|s| (s + 32) as u8) }, effective)
 }
 
 /// The largest scale. Where values are too large to be squared, so that no weight or scale means anything, it
@@ -154,7 +159,7 @@ pub(crate) fn grid(format: &GridFormat, scale: &[f32], sigma2: f32, grids: &mut 
         return;
     }
     let d = max / 31.0;
-    grids.d = f16_bytes(d * format.stretch);
+    grids.d = F16::from_f32(d * format.stretch);
     let inverse = 1.0 / d;
     for (o, s) in grids.scales.iter_mut().zip(scale) {
         *o = nearest(0.5 * (inverse * s - 1.0)).clamp(0, 15) as u8;

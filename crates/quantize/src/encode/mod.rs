@@ -53,7 +53,7 @@ pub enum EncodeError {
     NeedsWeights(ElementType),
 }
 
-/// Whether [`encode_rows`] knows this type.
+/// Whether [`encode_rows_at`] knows this type.
 pub fn can_encode(element_type: ElementType) -> bool {
     use ElementType as T;
     let plain = matches!(element_type, T::F32 | T::F16 | T::BF16);
@@ -73,31 +73,18 @@ pub fn wants_weights(element_type: ElementType) -> bool {
     needs_weights(element_type) || matches!(element_type, T::IQ2S | T::IQ3XXS | T::IQ1M)
 }
 
-/// Encodes rows of `columns` f32 values as `element_type`, on the calling thread. Rows are independent.
+/// Encodes rows of `columns` f32 values as `element_type`, on the calling thread, with the instructions of `level` (or
+/// the CPU's best, if that is lower). Rows are independent. The bytes are the same at every level: at
+/// [`Level::Scalar`] the specification runs, one value after another.
 ///
 /// `weights` is the importance of each column (squared activations, mean), the same for every row; types that
 /// have no use for it ignore it. Give many rows at a time (a few thousand values at least): blocks are taken
-/// sixteen at once, across rows, and only the last sixteen may run half empty. `out` receives exactly `element_type.row_bytes(columns)` bytes per row.
-/// Values must be finite (the caller checks: bytes for NaN are unspecified, though nothing panics).
+/// sixteen at once, across rows, and only the last sixteen may run half empty. `out` receives exactly
+/// `element_type.row_bytes(columns)` bytes per row. Values must be finite (the caller checks: bytes for NaN are
+/// unspecified, though nothing panics).
 ///
 /// # Errors
 /// If the type has no encoder, rows are not whole blocks, or a slice has the wrong length.
-pub fn encode_rows(
-    element_type: ElementType,
-    columns: usize,
-    rows: &[f32],
-    weights: Option<&[f32]>,
-    out: &mut [u8],
-) -> Result<(), EncodeError> {
-    encode_rows_at(Level::detect(), element_type, columns, rows, weights, out)
-}
-
-/// [`encode_rows`] with the instructions of `level` (or the CPU's best, if that is lower). The bytes are the
-/// same at every level: at [`Level::Scalar`] the specification runs, one value after another. For tests and
-/// benchmarks.
-///
-/// # Errors
-/// As [`encode_rows`].
 pub fn encode_rows_at(
     level: Level,
     element_type: ElementType,
@@ -114,7 +101,7 @@ pub fn encode_rows_at(
         ElementType::BF16 | ElementType::F32 => dispatch(level, Plain { element_type, rows, out }),
         ElementType::F16 => {
             for (out, &x) in out.as_chunks_mut().0.iter_mut().zip(rows) {
-                *out = numeric::f16_bytes(x);
+                *out = half::f16::from_f32(x).to_le_bytes();
             }
         }
         _ => {
@@ -127,7 +114,7 @@ pub fn encode_rows_at(
     Ok(())
 }
 
-/// bf16 and f32: loops the compiler turns into vector instructions by itself.
+/// bf16 and f32: loops that the compiler vectorises by itself.
 struct Plain<'a> {
     element_type: ElementType,
     rows: &'a [f32],

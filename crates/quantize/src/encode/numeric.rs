@@ -1,6 +1,7 @@
 //! The roundings and conversions ggml's encoders use, with their behaviour outside the normal range.
 
 use half::f16;
+use quern_tensor_io::decode::mxfp4::half_scale;
 
 /// 1.5 * 2^23: adding it leaves the integer nearest to a small float in the low mantissa bits.
 pub(crate) const ROUNDING_MAGIC: f32 = 12_582_912.0;
@@ -32,16 +33,6 @@ pub(crate) fn through_f16(x: f32) -> f32 {
     f16::from_f32(x).to_f32()
 }
 
-/// f16, ties to even.
-pub(crate) fn f16_bits(x: f32) -> u16 {
-    f16::from_f32(x).to_bits()
-}
-
-/// Little-endian f16, ties to even.
-pub(crate) fn f16_bytes(x: f32) -> [u8; 2] {
-    f16::from_f32(x).to_le_bytes()
-}
-
 /// Little-endian bf16, ties to even, NaN kept quiet.
 #[inline(always)]
 pub(crate) fn bf16_bits(x: f32) -> u16 {
@@ -68,8 +59,7 @@ pub(crate) fn mxfp4_scale(magnitude: f32) -> (u8, f32) {
     } else {
         0
     };
-    let bits = if e < 2 { 0x0020_0000 << e } else { (u32::from(e) - 1) << 23 };
-    (e, f32::from_bits(bits))
+    (e, half_scale(e))
 }
 
 /// UE4M3 code of a scale of `nvfp4` (4 bits of exponent, 3 of mantissa, bias 7), ties away from zero. What

@@ -1,45 +1,73 @@
-//! Packing codes and scales into block bytes: the one place that knows where each bit lies.
+//! Packing codes and scales into blocks, whose layouts are `quern_tensor_io::layout`'s.
 //!
-//! Codes come unsigned, one per byte, in element order. "Half" is 128 elements of a 256-value super-block;
-//! `d`, `dmin`, `m` are f16. Layouts (bytes in order):
-//!
-//! ```text
-//! q4_0    d qs[16]               qs[j] = elements j | j+16 << 4
-//! q4_1    d m qs[16]             as q4_0
-//! q5_0    d qh[4] qs[16]         qs as q4_0; bit j of qh (u32) = fifth bit of element j
-//! q5_1    d m qh[4] qs[16]
-//! q2_K    scales[16] qs[64] d dmin
-//!                                scales[j] = scale | min << 4; per half, byte l of 32 holds two bits each of
-//!                                elements l, l+32, l+64, l+96
-//! q3_K    hmask[32] qs[64] scales[12] d
-//!                                bit j/32 of hmask[j%32] = third bit of element j; qs as q2_K; scale j (6 bits):
-//!                                low four in byte j%8 (nibble j/8), top two in byte 8+j%4 at bit 2*(j/4)
-//! q4_K    d dmin scales[12] qs[128]
-//!                                per 64 elements 32 bytes: element l | l+32 << 4; scales see `six_bit_pairs`
-//! q5_K    d dmin scales[12] qh[32] qs[128]
-//!                                qs as q4_K; qh[l] bit 2k = element 64k+l, bit 2k+1 = element 64k+32+l
-//! q6_K    ql[128] qh[64] scales[16] d
-//!                                per half: ql[l] = l | l+64 << 4, ql[l+32] = l+32 | l+96 << 4 (low nibbles),
-//!                                qh[l] = top two bits of l, l+32, l+64, l+96
-//! iq4_xs  d scales_h[2] scales_l[4] qs[128]
-//!                                scale j (6 bits): low nibble in nibble j%2 of scales_l[j/2], top two at bit 2j
-//!                                of scales_h (u16); per 32 elements 16 bytes as q4_0
-//! tq1_0   qs[48] qh[4] d         five trits a byte, see `trits`
-//! tq2_0   qs[64] d               qs as q2_K
-//! ```
+//! Codes come unsigned, one per byte, in element order. "Half" is 128 elements of a 256-value super-block.
 
-/// Two codes a byte: `out[j]` = element j | element j+16 << 4.
-#[inline(always)]
-pub(crate) fn nibbles_32(codes: &[u8; 32], out: &mut [u8]) {
-    let (low, high) = codes.split_at(16);
-    for ((o, &l), &h) in out.iter_mut().zip(low).zip(high) {
-        *o = (l & 15) | (h << 4);
+use quern_tensor_io::layout::scales::{Scales6, ScalesMinima6};
+use quern_tensor_io::layout::{
+    Block, F16, IQ4XS, Q2K, Q3K, Q4_0, Q4_1, Q4K, Q5_0, Q5_1, Q5K, Q6K, TQ1_0, TQ2_0,
+};
+
+/// Blocks of 32 codes under a scale: `q4_0`, `q5_0`.
+pub(crate) trait Symmetric32: Block {
+    /// Half the number of codes.
+    const LIMIT: i32;
+    /// Packs.
+    fn pack(d: F16, codes: &[u8; 32]) -> Self;
+}
+
+/// Blocks of 32 codes under a scale and a minimum: `q4_1`, `q5_1`.
+pub(crate) trait Affine32: Block {
+    /// The largest code.
+    const MAX_CODE: i32;
+    /// Packs.
+    fn pack(d: F16, m: F16, codes: &[u8; 32]) -> Self;
+}
+
+impl Symmetric32 for Q4_0 {
+    const LIMIT: i32 = 8;
+
+    #[inline(always)]
+    fn pack(d: F16, codes: &[u8; 32]) -> Self {
+        Self { d, qs: nibbles_32(codes) }
     }
+}
+
+impl Symmetric32 for Q5_0 {
+    const LIMIT: i32 = 16;
+
+    #[inline(always)]
+    fn pack(d: F16, codes: &[u8; 32]) -> Self {
+        Self { d, qh: fifth_bits(codes).into(), qs: nibbles_32(codes) }
+    }
+}
+
+impl Affine32 for Q4_1 {
+    const MAX_CODE: i32 = 15;
+
+    #[inline(always)]
+    fn pack(d: F16, m: F16, codes: &[u8; 32]) -> Self {
+        Self { d, m, qs: nibbles_32(codes) }
+    }
+}
+
+impl Affine32 for Q5_1 {
+    const MAX_CODE: i32 = 31;
+
+    #[inline(always)]
+    fn pack(d: F16, m: F16, codes: &[u8; 32]) -> Self {
+        Self { d, m, qh: fifth_bits(codes).into(), qs: nibbles_32(codes) }
+    }
+}
+
+/// Two codes a byte: byte j = element j | element j+16 << 4.
+#[inline(always)]
+pub(crate) fn nibbles_32(codes: &[u8; 32]) -> [u8; 16] {
+    std::array::from_fn(|j| (codes[j] & 15) | codes[j + 16] << 4)
 }
 
 /// Bit j = fifth bit of element j.
 #[inline(always)]
-pub(crate) fn fifth_bits(codes: &[u8; 32]) -> u32 {
+fn fifth_bits(codes: &[u8; 32]) -> u32 {
     // Eight bytes at a time: the multiplication carries the low bit of byte k to bit 56 + k.
     codes.as_chunks::<8>().0.iter().enumerate().fold(0, |bits, (k, &eight)| {
         let low_bits = (u64::from_le_bytes(eight) >> 4) & 0x0101_0101_0101_0101;
@@ -49,84 +77,59 @@ pub(crate) fn fifth_bits(codes: &[u8; 32]) -> u32 {
 
 /// Two bits an element, in strides of 32 within each half.
 #[inline(always)]
-pub(crate) fn two_bits(codes: &[u8; 256], out: &mut [u8]) {
+fn two_bits(codes: &[u8; 256]) -> [u8; 64] {
+    let mut out = [0; 64];
     for (half, out) in codes.chunks_exact(128).zip(out.chunks_exact_mut(32)) {
         for (l, o) in out.iter_mut().enumerate() {
             *o = (half[l] & 3) | (half[l + 32] & 3) << 2 | (half[l + 64] & 3) << 4 | half[l + 96] << 6;
         }
     }
+    out
 }
 
 /// Low nibbles in pairs 32 apart within each 64.
 #[inline(always)]
-pub(crate) fn nibbles_64(codes: &[u8; 256], out: &mut [u8]) {
+fn nibbles_64(codes: &[u8; 256]) -> [u8; 128] {
+    let mut out = [0; 128];
     for (pair, out) in codes.chunks_exact(64).zip(out.chunks_exact_mut(32)) {
         for (l, o) in out.iter_mut().enumerate() {
             *o = (pair[l] & 15) | pair[l + 32] << 4;
         }
     }
-}
-
-/// Eight 6-bit scales and minima in 12 bytes: pairs 0..4 whole in the low six bits of bytes j and j+4;
-/// pairs 4..8 have their low nibbles in byte j+4 and their top two bits above those of bytes j-4 and j.
-pub(crate) fn six_bit_pairs(scales: &[u8; 8], mins: &[u8; 8]) -> [u8; 12] {
-    let mut out = [0; 12];
-    for j in 0..4 {
-        out[j] = scales[j] | (scales[j + 4] >> 4) << 6;
-        out[j + 4] = mins[j] | (mins[j + 4] >> 4) << 6;
-        out[j + 8] = (scales[j + 4] & 15) | mins[j + 4] << 4;
-    }
     out
 }
 
+/// Bit `from` of the codes: bit k of byte l is that of element 32 k + l.
+#[inline(always)]
+fn single_bits(codes: &[u8; 256], from: u32) -> [u8; 32] {
+    std::array::from_fn(|l| (0..8).fold(0, |bits, k| bits | (codes[32 * k + l] >> from & 1) << k))
+}
+
 /// `q2_K`: `scales` already hold scale and minimum.
-pub(crate) fn q2_k(codes: &[u8; 256], scales: &[u8; 16], d: [u8; 2], dmin: [u8; 2], out: &mut [u8]) {
-    out[..16].copy_from_slice(scales);
-    two_bits(codes, &mut out[16..80]);
-    out[80..82].copy_from_slice(&d);
-    out[82..84].copy_from_slice(&dmin);
+pub(crate) fn q2_k(codes: &[u8; 256], scales: [u8; 16], d: F16, dmin: F16) -> Q2K {
+    Q2K { scales, qs: two_bits(codes), d, dmin }
 }
 
 /// `q3_K`: scales 0..64 (32 added), codes 0..8 (4 added).
-pub(crate) fn q3_k(codes: &[u8; 256], scales: &[u8; 16], d: [u8; 2], out: &mut [u8]) {
-    let (hmask, rest) = out.split_at_mut(32);
-    for (l, h) in hmask.iter_mut().enumerate() {
-        *h = (0..8).fold(0, |bits, k| bits | (codes[32 * k + l] >> 2 & 1) << k);
-    }
-    two_bits(codes, &mut rest[..64]);
-    for j in 0..8 {
-        rest[64 + j] = (scales[j] & 15) | scales[j + 8] << 4;
-    }
-    for j in 0..4 {
-        rest[72 + j] = (0..4).fold(0, |bits, k| bits | (scales[4 * k + j] >> 4 & 3) << (2 * k));
-    }
-    rest[76..78].copy_from_slice(&d);
+pub(crate) fn q3_k(codes: &[u8; 256], scales: &[u8; 16], d: F16) -> Q3K {
+    Q3K { hmask: single_bits(codes, 2), qs: two_bits(codes), scales: Scales6::pack(scales), d }
 }
 
 /// `q4_K`.
-pub(crate) fn q4_k(codes: &[u8; 256], scales: &[u8; 12], d: [u8; 2], dmin: [u8; 2], out: &mut [u8]) {
-    out[..2].copy_from_slice(&d);
-    out[2..4].copy_from_slice(&dmin);
-    out[4..16].copy_from_slice(scales);
-    nibbles_64(codes, &mut out[16..144]);
+pub(crate) fn q4_k(codes: &[u8; 256], scales: ScalesMinima6, d: F16, dmin: F16) -> Q4K {
+    Q4K { d, dmin, scales, qs: nibbles_64(codes) }
 }
 
 /// `q5_K`.
-pub(crate) fn q5_k(codes: &[u8; 256], scales: &[u8; 12], d: [u8; 2], dmin: [u8; 2], out: &mut [u8]) {
-    out[..2].copy_from_slice(&d);
-    out[2..4].copy_from_slice(&dmin);
-    out[4..16].copy_from_slice(scales);
-    for (l, o) in out[16..48].iter_mut().enumerate() {
-        *o = (0..8).fold(0, |bits, k| bits | (codes[32 * k + l] >> 4 & 1) << k);
-    }
-    nibbles_64(codes, &mut out[48..176]);
+pub(crate) fn q5_k(codes: &[u8; 256], scales: ScalesMinima6, d: F16, dmin: F16) -> Q5K {
+    Q5K { d, dmin, scales, qh: single_bits(codes, 4), qs: nibbles_64(codes) }
 }
 
-/// `q6_K`: codes 0..64 (32 added), scales signed bytes.
-pub(crate) fn q6_k(codes: &[u8; 256], scales: &[u8; 16], d: [u8; 2], out: &mut [u8]) {
-    for (half, codes) in codes.chunks_exact(128).enumerate() {
-        let (ql, qh) = out.split_at_mut(128);
-        let (ql, qh) = (&mut ql[64 * half..][..64], &mut qh[32 * half..][..32]);
+/// `q6_K`: codes 0..64 (32 added).
+pub(crate) fn q6_k(codes: &[u8; 256], scales: [i8; 16], d: F16) -> Q6K {
+    let (mut low, mut high) = ([0; 128], [0; 64]);
+    let halves = low.as_chunks_mut::<64>().0.iter_mut().zip(high.as_chunks_mut::<32>().0);
+    for ((ql, qh), codes) in halves.zip(codes.as_chunks::<128>().0) {
         for l in 0..32 {
             ql[l] = (codes[l] & 15) | codes[l + 64] << 4;
             ql[l + 32] = (codes[l + 32] & 15) | codes[l + 96] << 4;
@@ -134,21 +137,23 @@ pub(crate) fn q6_k(codes: &[u8; 256], scales: &[u8; 16], d: [u8; 2], out: &mut [
                 codes[l] >> 4 | codes[l + 32] >> 4 << 2 | codes[l + 64] >> 4 << 4 | codes[l + 96] >> 4 << 6;
         }
     }
-    out[192..208].copy_from_slice(scales);
-    out[208..210].copy_from_slice(&d);
+    Q6K { ql: low, qh: high, scales, d }
 }
 
 /// `iq4_xs`: scales 0..64 (32 added).
-pub(crate) fn iq4_xs(codes: &[u8; 256], scales: &[u8; 8], d: [u8; 2], out: &mut [u8]) {
-    out[..2].copy_from_slice(&d);
-    let high = scales.iter().enumerate().fold(0u16, |bits, (j, &s)| bits | u16::from(s >> 4) << (2 * j));
-    out[2..4].copy_from_slice(&high.to_le_bytes());
-    for (o, pair) in out[4..8].iter_mut().zip(scales.chunks_exact(2)) {
-        *o = (pair[0] & 15) | pair[1] << 4;
+pub(crate) fn iq4_xs(codes: &[u8; 256], scales: &[u8; 8], d: F16) -> IQ4XS {
+    let mut block = IQ4XS { d, ..IQ4XS::ZERO };
+    block.set_scales(scales);
+    for (codes, out) in codes.as_chunks::<32>().0.iter().zip(block.qs.as_chunks_mut::<16>().0) {
+        *out = nibbles_32(codes);
     }
-    for (codes, out) in codes.as_chunks::<32>().0.iter().zip(out[8..136].chunks_exact_mut(16)) {
-        nibbles_32(codes, out);
-    }
+    block
+}
+
+/// `tq2_0`.
+#[inline(always)]
+pub(crate) fn tq2_0(codes: &[u8; 256], d: F16) -> TQ2_0 {
+    TQ2_0 { qs: two_bits(codes), d }
 }
 
 /// Base-3 digits to a byte read back by repeated multiplication with 3: ceil(value * 256 / 243).
@@ -157,20 +162,21 @@ fn trit_byte(value: u8) -> u8 {
     (u16::from(value) * 256).div_ceil(243) as u8
 }
 
-/// Trits (0, 1, 2) of a super-block: elements 0..160 five to a byte in strides of 32, 160..240 five to a byte
-/// in strides of 16, the last 16 four to a byte in strides of 4 (fifth trit 0). The first is most significant.
+/// `tq1_0`: trits 0, 1, 2; in the last bytes, which hold four, the fifth is 0. The first is most significant.
 #[inline(always)]
-pub(crate) fn trits(codes: &[u8; 256], out: &mut [u8]) {
+pub(crate) fn tq1_0(codes: &[u8; 256], d: F16) -> TQ1_0 {
     let digits = |start: usize, stride: usize, count: usize| {
         (0..count).fold(0u8, |q, n| q.wrapping_mul(3).wrapping_add(codes[start + n * stride]))
     };
-    for (m, o) in out[..32].iter_mut().enumerate() {
+    let mut block = TQ1_0 { d, ..TQ1_0::ZERO };
+    for (m, o) in block.qs[..32].iter_mut().enumerate() {
         *o = trit_byte(digits(m, 32, 5));
     }
-    for (m, o) in out[32..48].iter_mut().enumerate() {
+    for (m, o) in block.qs[32..].iter_mut().enumerate() {
         *o = trit_byte(digits(160 + m, 16, 5));
     }
-    for (m, o) in out[48..52].iter_mut().enumerate() {
+    for (m, o) in block.qh.iter_mut().enumerate() {
         *o = trit_byte(digits(240 + m, 4, 4).wrapping_mul(3));
     }
+    block
 }

@@ -1,7 +1,7 @@
 //! Fixed value tables.
 
 /// Values of `iq4_nl` and `iq4_xs` codes.
-pub(crate) const IQ4: [i8; 16] = [-127, -104, -83, -65, -49, -35, -22, -10, 1, 13, 25, 38, 53, 69, 89, 113];
+pub(crate) use quern_tensor_io::decode::iq4::TABLE as IQ4;
 
 /// Where codes of [`IQ4`] change: a value at or above `IQ4_EDGES[k]` is nearer to entry k+1 than to entry k.
 /// Halves, so exact; close to an edge the distances to both neighbours are exact in f32 too, hence comparing

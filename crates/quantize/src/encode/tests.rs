@@ -1,5 +1,5 @@
 //! Lanes against the scalar specification at every SIMD level, on blocks chosen to reach each branch, and the
-//! contract of `encode_rows`. That the specification is the right one is what `tests/golden_bytes.rs` shows.
+//! contract of `encode_rows_at`. That the specification is the right one is what `tests/golden_bytes.rs` shows.
 
 use quern_compute::simd::Level;
 use quern_tensor_io::ElementType;
@@ -155,10 +155,10 @@ fn each_row_is_encoded_as_if_alone() {
     let x = rows(columns * 9, &mut random);
     let weights = importance(columns, &mut random);
     for element_type in block_types() {
-        let together = encode(Level::detect(), element_type, columns, &x, Some(&weights));
+        let together = encode(Level::best(), element_type, columns, &x, Some(&weights));
         let alone: Vec<u8> = x
             .chunks(columns)
-            .flat_map(|row| encode(Level::detect(), element_type, columns, row, Some(&weights)))
+            .flat_map(|row| encode(Level::best(), element_type, columns, row, Some(&weights)))
             .collect();
         assert!(together == alone, "{element_type}");
     }
@@ -271,7 +271,7 @@ fn requests_that_do_not_fit_are_refused() {
     let x = [0.5f32; 512];
     let mut out = [0u8; 288];
     let refused = |t, columns, x: &[f32], weights, out: &mut [u8]| {
-        encode_rows(t, columns, x, weights, out).unwrap_err()
+        encode_rows_at(Level::best(), t, columns, x, weights, out).unwrap_err()
     };
     assert_eq!(refused(T::Q8K, 256, &x, None, &mut out), EncodeError::Unsupported(T::Q8K));
     assert_eq!(refused(T::IQ2XS, 256, &x, None, &mut out), EncodeError::NeedsWeights(T::IQ2XS));
@@ -289,9 +289,9 @@ fn requests_that_do_not_fit_are_refused() {
         EncodeError::Length { expected: 256, .. }
     ));
     assert!(matches!(refused(T::Q4K, 0, &x, None, &mut out), EncodeError::Length { .. }));
-    encode_rows(T::Q4K, 256, &[], None, &mut []).unwrap();
-    encode_rows(T::Q4K, 0, &[], None, &mut []).unwrap();
-    encode_rows(T::Q4K, 256, &x, None, &mut out).unwrap();
+    encode_rows_at(Level::best(), T::Q4K, 256, &[], None, &mut []).unwrap();
+    encode_rows_at(Level::best(), T::Q4K, 0, &[], None, &mut []).unwrap();
+    encode_rows_at(Level::best(), T::Q4K, 256, &x, None, &mut out).unwrap();
     for &t in T::ALL {
         assert!(!needs_weights(t) || can_encode(t));
     }

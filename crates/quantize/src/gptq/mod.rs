@@ -6,7 +6,7 @@
 //!
 //! ```text
 //! r_j = (w_j - q_j) U_jj + Σ_{i<j} (w_i - q_i) U_ij
-//!                          └ known when column j's turn comes
+//!                          └ known when column j is rounded
 //! ```
 //!
 //! so column `j` rounds `w_j + Σ_{i<j} (w_i - q_i) U_ij / U_jj`. Papers write this with the upper Cholesky factor

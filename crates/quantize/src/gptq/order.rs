@@ -5,12 +5,12 @@ use std::ops::Range;
 
 use super::{Order, Settings};
 
-/// Columns in the order of their turn, cut into groups.
+/// The order in which columns are rounded, cut into groups.
 #[derive(Clone, Debug, PartialEq)]
 pub(super) struct Plan {
-    /// The column whose turn it is.
+    /// The column at each position of the order.
     pub order: Vec<u32>,
-    /// The turns of each group and its number on disk, in order.
+    /// The positions of each group and its number on disk, in order.
     pub groups: Vec<(Range<usize>, usize)>,
     /// The number on disk of each column's group.
     pub g_idx: Vec<u32>,
@@ -35,16 +35,17 @@ impl Plan {
                 numbers.sort_by(|&a, &b| compare(largest(b), largest(a)).then(a.cmp(&b)));
                 // A group that is not full stays last.
                 numbers.extend((!columns.is_multiple_of(group)).then_some(columns / group));
-                let turn = |&g: &usize| order[g * group..columns.min((g + 1) * group)].to_vec();
-                order = numbers.iter().flat_map(turn).collect();
+                let columns_of = |&g: &usize| order[g * group..columns.min((g + 1) * group)].to_vec();
+                order = numbers.iter().flat_map(columns_of).collect();
                 numbers
             }
         };
-        let turns = |i: usize| i * group..columns.min((i + 1) * group);
-        let groups: Vec<_> = numbers.into_iter().enumerate().map(|(i, number)| (turns(i), number)).collect();
+        let positions_of = |i: usize| i * group..columns.min((i + 1) * group);
+        let groups: Vec<_> =
+            numbers.into_iter().enumerate().map(|(i, number)| (positions_of(i), number)).collect();
         let mut g_idx = vec![0; columns];
-        for (turns, number) in &groups {
-            for &column in &order[turns.clone()] {
+        for (positions, number) in &groups {
+            for &column in &order[positions.clone()] {
                 g_idx[column as usize] = *number as u32;
             }
         }

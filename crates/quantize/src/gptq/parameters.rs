@@ -110,7 +110,7 @@ impl Group<'_> {
         }
         let zero = best_zero;
         let mut least = self.error(s, best_scale, zero);
-        // Codes reach one step further down than up: a negative scale turns that round.
+        // Codes reach one step further down than up: a negative scale reverses that.
         let signs: &[f32] = if self.grid.symmetric { &[1.0, -1.0] } else { &[1.0] };
         for &sign in signs {
             for &share in &SHRINK {

@@ -9,16 +9,16 @@ use super::{Hessian, Settings, SolveError, check_shape};
 /// Columns of the largest square kept for [`super::refine`].
 const PIECE: usize = 128;
 
-/// A Hessian in the order of the columns' turns, damped and factored: for all layers with this input.
+/// A Hessian in the order in which columns are rounded, damped and factored: for all layers with this input.
 #[derive(Clone, Debug)]
 pub struct Prepared {
     pub(super) settings: Settings,
     pub(super) plan: Plan,
-    /// `[columns][columns]` in the order of turns. Lower triangle: `Uᵀ` with `H = U Uᵀ`, damped. Above the
+    /// `[columns][columns]` in that order. Lower triangle: `Uᵀ` with `H = U Uᵀ`, damped. Above the
     /// diagonal: `H`.
     pub(super) factor: Vec<f32>,
     pub(super) squares: Squares,
-    /// Diagonal of H in the order of turns, not damped; 0 for dead columns.
+    /// Diagonal of H in that order, not damped; 0 for dead columns.
     pub(super) diagonal: Vec<f32>,
     dead: usize,
     damp: f64,
@@ -134,13 +134,13 @@ impl Damped<'_> {
     fn squares(&self, plan: &Plan, damp: f64) -> Squares {
         let n = self.columns;
         let mut squares = Squares::default();
-        for (turns, group) in &plan.groups {
-            for start in turns.clone().step_by(PIECE) {
-                let end = turns.end.min(start + PIECE);
+        for (positions, group) in &plan.groups {
+            for start in positions.clone().step_by(PIECE) {
+                let end = positions.end.min(start + PIECE);
                 let piece = Piece {
-                    turns: start..end,
+                    positions: start..end,
                     group: *group,
-                    whole: turns.len() <= PIECE,
+                    whole: positions.len() <= PIECE,
                     square: squares.values.len(),
                 };
                 squares.pieces.push(piece);

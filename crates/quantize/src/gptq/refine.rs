@@ -28,10 +28,10 @@ pub(super) struct Squares {
     pub values: Vec<f32>,
 }
 
-/// Neighbouring turns of one group.
+/// Neighbouring positions of one group.
 #[derive(Clone, Debug)]
 pub(super) struct Piece {
-    pub turns: Range<usize>,
+    pub positions: Range<usize>,
     pub group: usize,
     /// Whether this is the whole group.
     pub whole: bool,
@@ -46,8 +46,8 @@ impl Tile {
         let (mut gradient, mut changes, mut products) = (Vec::new(), Vec::new(), Vec::new());
         let mut triangle = Vec::new();
         for piece in &squares.pieces {
-            let Range { start, end } = piece.turns;
-            let size = piece.turns.len();
+            let Range { start, end } = piece.positions;
+            let size = piece.positions.len();
             let square = &squares.values[piece.square..][..size * size];
             gradient.clear();
             gradient.resize(size * width, 0f32);
@@ -140,7 +140,7 @@ impl Tile {
             let residual = &mut self.residual[start * width..];
             multiply(problem, size, size, &triangle, size, &changes, residual, width);
             let rest = &mut self.residual[end * width..];
-            add(problem, factor, end..columns, &piece.turns, &changes, rest, width);
+            add(problem, factor, end..columns, &piece.positions, &changes, rest, width);
         }
     }
 }

@@ -4,7 +4,6 @@ use std::sync::Mutex;
 
 use half::f16;
 use quern_compute::Pool;
-use quern_compute::simd::Level;
 
 use super::order::Plan;
 use super::parameters::Grid;
@@ -39,7 +38,7 @@ pub fn solve(
     }
     let root: Vec<f32> = (0..columns).map(|i| prepared.factor[i * columns + i]).collect();
     let problem = Problem {
-        level: Level::detect(),
+        level: pool.level(),
         grid: grid(settings),
         factor: Some(&prepared.factor),
         root: &root,
@@ -90,7 +89,7 @@ pub fn round_to_nearest(
     let plan = Plan::new(diagonal, &Settings { order: Order::Natural, ..settings.clone() });
     let root: Vec<f32> = diagonal.iter().map(|d| d.sqrt()).collect();
     let problem = Problem {
-        level: Level::detect(),
+        level: pool.level(),
         grid: grid(settings),
         factor: None,
         root: &root,

@@ -1,6 +1,6 @@
 //! Some rows of a layer, side by side: the column loop.
 //!
-//! Everything is `[column in the order of turns][row of the tile]`, so each step works on a lane per row with one
+//! Everything is `[position in the order][row of the tile]`, so each step works on a lane per row with one
 //! element of the factor for all. Sums of a column run over the columns before it in order, whatever the blocks:
 //!
 //! ```text
@@ -46,7 +46,7 @@ pub(super) struct Tile {
     pub width: usize,
     /// The weights, `[columns][width]`.
     pub weights: Vec<f32>,
-    /// Before a column's turn: what earlier errors sum up to there. After it: its residual `r_j`.
+    /// Before a column is rounded: what earlier errors sum up to there. After it: its residual `r_j`.
     pub residual: Vec<f32>,
     /// Codes less zero points, `[columns][width]`.
     pub steps: Vec<f32>,
@@ -77,8 +77,10 @@ impl Tile {
         while next < problem.groups.len() {
             // As many whole groups as fit into a block; or one group in several blocks.
             let start = problem.groups[next].0.start;
-            let fit =
-                problem.groups[next..].iter().take_while(|(turns, _)| turns.end - start <= BLOCK).count();
+            let fit = problem.groups[next..]
+                .iter()
+                .take_while(|(positions, _)| positions.end - start <= BLOCK)
+                .count();
             let here = &problem.groups[next..next + fit.max(1)];
             next += here.len();
             let end = here[here.len() - 1].0.end;
@@ -92,8 +94,8 @@ impl Tile {
                     if fit > 0 {
                         self.choose(problem, group);
                     }
-                    let turns = group.0.start.max(block.start)..group.0.end.min(block.end);
-                    self.round(problem, turns, group.1, &block, &mut errors);
+                    let positions = group.0.start.max(block.start)..group.0.end.min(block.end);
+                    self.round(problem, positions, group.1, &block, &mut errors);
                 }
                 self.pass_on(problem, &block, &errors);
             }
@@ -109,12 +111,12 @@ impl Tile {
         }
     }
 
-    /// Chooses the parameters of a group whose turn has come, from what its weights are now.
-    fn choose(&mut self, problem: &Problem, (turns, number): &(Range<usize>, usize)) {
+    /// Chooses the parameters of the group that is rounded next, from what its weights are now.
+    fn choose(&mut self, problem: &Problem, (positions, number): &(Range<usize>, usize)) {
         let width = self.width;
-        let here = turns.start * width..turns.end * width;
+        let here = positions.start * width..positions.end * width;
         let current = match problem.factor {
-            Some(factor) if turns.start > 0 => Some(self.current(problem, factor, turns)),
+            Some(factor) if positions.start > 0 => Some(self.current(problem, factor, positions)),
             _ => None,
         };
         let parameters = number * width..(number + 1) * width;
@@ -123,58 +125,58 @@ impl Tile {
             Choose {
                 grid: problem.grid,
                 values: current.as_deref().unwrap_or(&self.weights[here]),
-                weights: &problem.weights[turns.clone()],
+                weights: &problem.weights[positions.clone()],
                 scales: &mut self.scales[parameters.clone()],
                 zeros: &mut self.zeros[parameters],
             },
         );
     }
 
-    /// The weights of `turns` that would make up for all errors so far.
-    fn current(&self, problem: &Problem, factor: &[f32], turns: &Range<usize>) -> Vec<f32> {
+    /// The weights at `positions` that would make up for all errors so far.
+    fn current(&self, problem: &Problem, factor: &[f32], positions: &Range<usize>) -> Vec<f32> {
         let width = self.width;
-        let here = turns.start * width..turns.end * width;
+        let here = positions.start * width..positions.end * width;
         let mut residual = self.residual[here.clone()].to_vec();
         let mut errors = vec![0.0; residual.len()];
-        for first in turns.clone().step_by(SHORT) {
-            let short = first..turns.end.min(first + SHORT);
+        for first in positions.clone().step_by(SHORT) {
+            let short = first..positions.end.min(first + SHORT);
             dispatch(
                 problem.level,
                 MakeUp {
                     problem,
                     factor,
                     width,
-                    start: turns.start,
-                    turns: short.clone(),
+                    start: positions.start,
+                    positions: short.clone(),
                     residual: &residual,
                     errors: &mut errors,
                 },
             );
-            let done = (short.start - turns.start) * width..(short.end - turns.start) * width;
+            let done = (short.start - positions.start) * width..(short.end - positions.start) * width;
             let rest = &mut residual[done.end..];
-            add(problem, factor, short.end..turns.end, &short, &errors[done], rest, width);
+            add(problem, factor, short.end..positions.end, &short, &errors[done], rest, width);
         }
         self.weights[here].iter().zip(&errors).map(|(weight, error)| weight - error).collect()
     }
 
-    /// Rounds `turns`, of one group, and passes their errors on within the block.
+    /// Rounds `positions`, of one group, and passes their errors on within the block.
     fn round(
         &mut self,
         problem: &Problem,
-        turns: Range<usize>,
+        positions: Range<usize>,
         group: usize,
         block: &Range<usize>,
         errors: &mut [f32],
     ) {
         let width = self.width;
-        for first in turns.clone().step_by(SHORT) {
-            let short = first..turns.end.min(first + SHORT);
+        for first in positions.clone().step_by(SHORT) {
+            let short = first..positions.end.min(first + SHORT);
             let here = short.start * width..short.end * width;
             let done = (short.start - block.start) * width..(short.end - block.start) * width;
             let op = Round {
                 problem,
                 width,
-                turns: short.clone(),
+                positions: short.clone(),
                 scales: &self.scales[group * width..][..width],
                 zeros: &self.zeros[group * width..][..width],
                 weights: &self.weights[here.clone()],
@@ -232,9 +234,9 @@ struct MakeUp<'a> {
     problem: &'a Problem<'a>,
     factor: &'a [f32],
     width: usize,
-    /// The turn at which `residual` and `errors` begin.
+    /// The position at which `residual` and `errors` begin.
     start: usize,
-    turns: Range<usize>,
+    positions: Range<usize>,
     residual: &'a [f32],
     errors: &'a mut [f32],
 }
@@ -245,13 +247,13 @@ impl LaneOp for MakeUp<'_> {
     #[inline(always)]
     fn call<S: Lanes>(self, s: S) {
         let (width, columns) = (self.width, self.problem.root.len());
-        for j in self.turns.clone() {
+        for j in self.positions.clone() {
             let minus = s.splat(-1.0 / self.problem.root[j]);
-            let row = &self.factor[j * columns + self.turns.start..j * columns + j];
+            let row = &self.factor[j * columns + self.positions.start..j * columns + j];
             for first in (0..width).step_by(LANES) {
                 let mut sum = s.load(lane(self.residual, (j - self.start) * width + first));
                 for (i, &u) in row.iter().enumerate() {
-                    let error = lane(self.errors, (self.turns.start + i - self.start) * width + first);
+                    let error = lane(self.errors, (self.positions.start + i - self.start) * width + first);
                     sum = sum + s.splat(u) * s.load(error);
                 }
                 s.store(sum * minus, lane_mut(self.errors, (j - self.start) * width + first));
@@ -260,11 +262,11 @@ impl LaneOp for MakeUp<'_> {
     }
 }
 
-/// A few columns of one group, one after the other: their codes, errors and residuals. Slices begin with `turns`.
+/// A few columns of one group, one after the other: their codes, errors and residuals. Slices begin with `positions`.
 struct Round<'a> {
     problem: &'a Problem<'a>,
     width: usize,
-    turns: Range<usize>,
+    positions: Range<usize>,
     scales: &'a [f32],
     zeros: &'a [f32],
     weights: &'a [f32],
@@ -279,11 +281,11 @@ impl LaneOp for Round<'_> {
     #[inline(always)]
     fn call<S: Lanes>(self, s: S) {
         let (width, columns) = (self.width, self.problem.root.len());
-        for j in 0..self.turns.len() {
-            let turn = self.turns.start + j;
-            let root = self.problem.root[turn];
+        for j in 0..self.positions.len() {
+            let position = self.positions.start + j;
+            let root = self.problem.root[position];
             let row = match self.problem.factor {
-                Some(factor) => &factor[turn * columns + self.turns.start..][..j],
+                Some(factor) => &factor[position * columns + self.positions.start..][..j],
                 None => &[],
             };
             for first in (0..width).step_by(LANES) {

@@ -14,9 +14,10 @@
 use std::sync::{Mutex, PoisonError};
 use std::time::Instant;
 
+use ndarray::{ArrayView2, Axis, Zip, s};
 use quern_compute::Pool;
-use quern_model::{EncodeOptions, TensorRole as Role, World};
-use quern_run::{KvType, LinearInput, Model, Observer, SessionOptions, Wanted};
+use quern_model::{EncodeOptions, TensorRole, World};
+use quern_run::{KvType, LinearGroup, LinearInfo, Model, Observer, ObserverError, SessionOptions, Wanted};
 use quern_tensor_io::{Progress, Remedy};
 
 use super::{Accumulator, AddError};
@@ -83,7 +84,7 @@ impl Collected {
 pub enum CollectError {
     /// The model cannot be run.
     #[error(transparent)]
-    Run(#[from] quern_run::Error),
+    Run(quern_run::Error),
     /// A layer's input cannot be summed.
     #[error(transparent)]
     Add(#[from] AddError),
@@ -112,6 +113,18 @@ impl CollectError {
             Self::Add(error) => error.remedy(),
             Self::TextTooShort { .. } => Some(Remedy::LongerText),
             Self::Option(_) => None,
+        }
+    }
+}
+
+impl From<quern_run::Error> for CollectError {
+    fn from(error: quern_run::Error) -> Self {
+        match error {
+            quern_run::Error::Observer(error) => match error.downcast::<AddError>() {
+                Ok(own) => Self::Add(*own),
+                Err(other) => Self::Run(quern_run::Error::Observer(other)),
+            },
+            other => Self::Run(other),
         }
     }
 }
@@ -147,13 +160,11 @@ pub fn collect(
     let count = available.min(options.chunks.unwrap_or(usize::MAX));
     progress.total(count as u64);
 
-    let mut watcher = Watcher {
+    let mut collector = Collector {
         model,
         process_output: options.process_output,
         sums: Accumulator::new(),
         squares: Vec::new(),
-        input: None,
-        error: None,
     };
     let wanted = if options.process_output { Wanted::All } else { Wanted::Last };
     let started = Instant::now();
@@ -165,88 +176,65 @@ pub fn collect(
             chunk[0] = bos;
         }
         session.clear();
-        session.forward_observed(&chunk, wanted, &mut watcher)?;
-        if let Some(error) = watcher.error.take() {
-            return Err(error.into());
-        }
+        session.forward_observed(&chunk, wanted, &mut collector)?;
         progress.advance(1);
     }
     let seconds = started.elapsed().as_secs_f64();
-    Ok(Collected { sums: watcher.sums, chunks: count, tokens: count * context, seconds })
+    Ok(Collected { sums: collector.sums, chunks: count, tokens: count * context, seconds })
 }
 
-/// Layers of one block that multiply the same vectors.
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum Shared {
-    Attention,
-    Network,
-}
-
-/// Which vectors were summed last.
-#[derive(Clone, Copy, PartialEq, Eq)]
-struct Input {
-    layer: usize,
-    shared: Shared,
-    at: *const f32,
-    length: usize,
-}
-
-struct Watcher<'m> {
+/// Adds the squares of each group's inputs to the entries of its layers.
+struct Collector<'m> {
     model: &'m Model,
     process_output: bool,
     sums: Accumulator,
-    /// Sums of squares of the input seen last.
+    /// Sums of squares of one group's inputs.
     squares: Vec<f64>,
-    /// What that input was, if the next layer may have the same.
-    input: Option<Input>,
-    /// The first thing that went wrong.
-    error: Option<AddError>,
 }
 
-impl Observer for Watcher<'_> {
-    fn linear_input(&mut self, input: &LinearInput<'_>) {
-        let wanted = input.layer.is_some() || (self.process_output && input.role == Role::Output);
-        let name = self.model.config().tensor_name(World::Gguf, input.role, input.layer);
-        let (true, None, Some(name)) = (wanted, &self.error, name) else { return };
-        // Queries, keys and values of a block get the same vectors one after the other, gate and up too.
-        let shared = match input.role {
-            Role::AttentionQ | Role::AttentionK | Role::AttentionV => Some(Shared::Attention),
-            Role::FfnGate | Role::FfnUp | Role::ExpertsGate | Role::ExpertsUp => Some(Shared::Network),
-            _ => None,
-        };
-        let (at, length) = (input.values.as_ptr(), input.values.len());
-        let this = input.layer.zip(shared).map(|(layer, shared)| Input { layer, shared, at, length });
-        // A first layer (queries, gate) always sums: a new batch may lie where the last one lay.
-        let first = matches!(input.role, Role::AttentionQ | Role::FfnGate | Role::ExpertsGate);
-        if first || this.is_none() || this != self.input {
-            sum_squares(self.model.pool(), input.values, input.columns, &mut self.squares);
-        }
-        self.input = this;
-        let count = self.model.config().experts.map_or(1, |e| e.count);
-        let place = input.expert.map_or((0, 1), |expert| (expert, count));
-        self.error = self.sums.add_expert(&name, place, &self.squares, input.rows as u64).err();
+impl Collector<'_> {
+    /// The name under which a layer has an entry, if it has one.
+    fn entry(&self, linear: &LinearInfo<'_>) -> Option<String> {
+        let wanted = linear.layer.is_some() || (self.process_output && linear.role == TensorRole::Output);
+        let config = self.model.config();
+        wanted.then(|| config.tensor_name(World::Gguf, linear.role, linear.layer)).flatten()
     }
 }
 
-/// `sums[j] = Σ values[i][j]²` over rows of `columns` values.
-fn sum_squares(pool: &Pool, values: &[f32], columns: usize, sums: &mut Vec<f64>) {
+impl Observer for Collector<'_> {
+    fn observe(&mut self, group: &LinearGroup<'_>) -> Result<(), ObserverError> {
+        let named = group.linears.iter().filter_map(|linear| Some((linear.expert, self.entry(linear)?)));
+        let entries: Vec<_> = named.collect();
+        if entries.is_empty() {
+            return Ok(());
+        }
+        sum_squares(self.model.pool(), group.inputs(), &mut self.squares);
+        let count = self.model.config().experts.map_or(1, |e| e.count);
+        for (expert, name) in entries {
+            let expert = expert.map_or((0, 1), |expert| (expert, count));
+            self.sums.add_expert(&name, expert, &self.squares, group.rows as u64)?;
+        }
+        Ok(())
+    }
+}
+
+/// `sums[j] = Σ inputs[i][j]²`.
+fn sum_squares(pool: &Pool, inputs: ArrayView2<'_, f32>, sums: &mut Vec<f64>) {
     sums.clear();
-    sums.resize(columns, 0.0);
+    sums.resize(inputs.ncols(), 0.0);
     let tiles: Vec<_> = sums.chunks_mut(TILE).map(Mutex::new).collect();
     pool.run(tiles.len(), |index| {
         let mut sums = tiles[index].lock().unwrap_or_else(PoisonError::into_inner);
+        let first = index * TILE;
+        let columns = inputs.slice(s![.., first..first + sums.len()]);
         let mut partial = [0.0; TILE];
         let partial = &mut partial[..sums.len()];
-        for run in values.chunks(RUN * columns) {
+        for rows in columns.axis_chunks_iter(Axis(0), RUN) {
             partial.fill(0.0);
-            for row in run.chunks_exact(columns) {
-                for (sum, x) in partial.iter_mut().zip(&row[index * TILE..]) {
-                    *sum += x * x;
-                }
+            for row in rows.rows() {
+                Zip::from(&mut *partial).and(row).for_each(|sum, x| *sum += x * x);
             }
-            for (sum, part) in sums.iter_mut().zip(&*partial) {
-                *sum += f64::from(*part);
-            }
+            sums.iter_mut().zip(&*partial).for_each(|(sum, part)| *sum += f64::from(*part));
         }
     });
 }
@@ -262,7 +250,8 @@ mod tests {
             let exact = |j: usize| (0..rows).map(|i| f64::from(values[i * columns + j]).powi(2)).sum::<f64>();
             let mut sums = vec![7.0];
             for threads in [1, 3] {
-                sum_squares(&Pool::new(threads), &values, columns, &mut sums);
+                let inputs = ArrayView2::from_shape((rows, columns), &values).unwrap();
+                sum_squares(&Pool::new(threads), inputs, &mut sums);
                 assert_eq!(sums, (0..columns).map(exact).collect::<Vec<_>>());
             }
         }

@@ -1,10 +1,10 @@
 //! The quantization job: a checkpoint in any container goes in, a GGUF file comes out.
 //!
 //! ```text
-//! GgufView ──plan()──> QuantizePlan: one row a tensor (from, to, bytes), warnings      the dry run ends here
-//!                        │
-//!                      run(): rows are decoded to f32, checked, encoded by all threads, a batch at a time,
-//!                             while a writer thread writes the batch before; the file appears when whole
+//! View ──plan()──> QuantizePlan: one row a tensor (from, to, bytes), warnings          the dry run ends here
+//!                    │
+//!                  run(): rows are decoded to f32, checked, encoded by all threads, a batch at a time,
+//!                         while a writer thread writes the batch before; the file appears when whole
 //! ```
 //!
 //! Memory does not grow with the model: three batches of output, one row buffer a thread; pages of the

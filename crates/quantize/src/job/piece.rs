@@ -6,7 +6,7 @@ use quern_tensor_io::{decode, pipeline};
 
 use super::plan::{QuantizePlan, QuantizeRow, matrices};
 use super::{Error, bad_block};
-use crate::encode::encode_rows;
+use crate::encode::encode_rows_at;
 
 /// Values a piece holds, unless one row is longer: 256 KiB of f32, which stays in a core's own cache.
 const VALUES: usize = 64 * 1024;
@@ -83,7 +83,7 @@ pub(super) fn encode(
         }
     }
     let weights = weights(plan, row, columns, rows.start);
-    encode_rows(row.to, columns, values, weights, out)
+    encode_rows_at(plan.options.level, row.to, columns, values, weights, out)
         .map_err(|source| Error::Encode { tensor: row.name.clone(), source })?;
     match bad_block(row.to, out) {
         None => Ok(()),

@@ -2,9 +2,10 @@
 
 use std::path::PathBuf;
 
+use quern_compute::simd::Level;
 use quern_model::View;
 use quern_model::contents::already_quantized;
-use quern_tensor_io::{Container, ElementType, Metadata, TensorPlan, decode, gguf};
+use quern_tensor_io::{Container, ElementType, Error as FileError, Metadata, TensorPlan, decode, gguf};
 
 use super::{Error, metadata};
 use crate::imatrix::Imatrix;
@@ -33,6 +34,8 @@ pub struct Options {
     pub force: bool,
     /// Threads that encode; 0 for as many as there are processors. The output does not depend on it.
     pub threads: usize,
+    /// Instructions that are used, or the best of the CPU if that is lower. The output does not depend on it.
+    pub level: Level,
 }
 
 impl Options {
@@ -49,6 +52,7 @@ impl Options {
             allow_requantize: false,
             force: false,
             threads: 0,
+            level: Level::detect(),
         }
     }
 }
@@ -237,7 +241,10 @@ pub fn plan<'a>(view: &'a View<'a>, options: Options) -> Result<QuantizePlan<'a>
         widen_rest: view.checkpoint().container() != Container::Gguf,
     };
     let model = if options.file_type.is_block() && !options.pure {
-        ModelFacts::from_metadata(view.metadata())?
+        let named = |e: recipe::RecipeError| {
+            Error::File(FileError::malformed(view.checkpoint().path(), e.to_string()))
+        };
+        ModelFacts::from_metadata(view.metadata()).map_err(named)?
     } else {
         ModelFacts::default()
     };

@@ -3,20 +3,44 @@
 //! The rule is llama.cpp's: scales stored as f16 are finite, an `mxfp4` exponent is not 255, plain floats
 //! are finite. Types without such scales (nvfp4, integers) have nothing to check.
 
-use quern_tensor_io::ElementType as E;
+use std::mem::offset_of;
 
-/// Where in a block of this type its f16 scales lie, as byte offsets.
+use quern_tensor_io::ElementType as E;
+use quern_tensor_io::layout::{
+    self, IQ1M, IQ1S, IQ2S, IQ2XS, IQ2XXS, IQ3S, IQ3XXS, IQ4NL, IQ4XS, MXFP4, Q1_0, Q2_0, Q2K, Q3K, Q4_0,
+    Q4_1, Q4K, Q5_0, Q5_1, Q5K, Q6K, Q8_0, TQ1_0, TQ2_0,
+};
+
+/// Where in a block of this type its f16 scales are, as byte offsets.
 fn scales(element_type: E) -> &'static [usize] {
     match element_type {
-        E::F16 | E::Q4_0 | E::Q5_0 | E::Q8_0 | E::IQ4NL | E::IQ4XS | E::Q1_0 | E::Q2_0 => &[0],
-        E::IQ2XXS | E::IQ2XS | E::IQ2S | E::IQ3XXS | E::IQ3S | E::IQ1S => &[0],
-        E::Q4_1 | E::Q5_1 | E::Q4K | E::Q5K => &[0, 2],
-        E::Q2K => &[80, 82],
-        E::Q3K => &[108],
-        E::Q6K => &[208],
-        E::TQ1_0 => &[52],
-        E::TQ2_0 => &[64],
-        _ => &[],
+        E::F16 => &[0],
+        E::Q4_0 => &[offset_of!(Q4_0, d)],
+        E::Q4_1 => &[offset_of!(Q4_1, d), offset_of!(Q4_1, m)],
+        E::Q5_0 => &[offset_of!(Q5_0, d)],
+        E::Q5_1 => &[offset_of!(Q5_1, d), offset_of!(Q5_1, m)],
+        E::Q8_0 => &[offset_of!(Q8_0, d)],
+        E::IQ4NL => &[offset_of!(IQ4NL, d)],
+        E::Q1_0 => &[offset_of!(Q1_0, d)],
+        E::Q2_0 => &[offset_of!(Q2_0, d)],
+        E::Q2K => &[offset_of!(Q2K, d), offset_of!(Q2K, dmin)],
+        E::Q3K => &[offset_of!(Q3K, d)],
+        E::Q4K => &[offset_of!(Q4K, d), offset_of!(Q4K, dmin)],
+        E::Q5K => &[offset_of!(Q5K, d), offset_of!(Q5K, dmin)],
+        E::Q6K => &[offset_of!(Q6K, d)],
+        E::IQ4XS => &[offset_of!(IQ4XS, d)],
+        E::TQ1_0 => &[offset_of!(TQ1_0, d)],
+        E::TQ2_0 => &[offset_of!(TQ2_0, d)],
+        E::IQ2XXS => &[offset_of!(IQ2XXS, d)],
+        E::IQ2XS => &[offset_of!(IQ2XS, d)],
+        E::IQ2S => &[offset_of!(IQ2S, d)],
+        E::IQ3XXS => &[offset_of!(IQ3XXS, d)],
+        E::IQ3S => &[offset_of!(IQ3S, d)],
+        E::IQ1S => &[offset_of!(IQ1S, d)],
+        // Scales of another kind, or none.
+        E::F32 | E::BF16 | E::MXFP4 | E::IQ1M | E::NVFP4 | E::NF4 | E::FP4 | E::Q8_1 | E::Q8K => &[],
+        E::F64 | E::F8E4M3 | E::F8E5M2 | E::I8 | E::I16 | E::I32 | E::I64 | E::U8 | E::U16 | E::U32 => &[],
+        E::U64 | E::Bool => &[],
     }
 }
 
@@ -27,12 +51,10 @@ pub fn bad_block(element_type: E, data: &[u8]) -> Option<usize> {
     match element_type {
         E::F32 => blocks.position(|b| exponent_full(u32::from_le_bytes([b[0], b[1], b[2], b[3]]), 23, 0xff)),
         E::BF16 => blocks.position(|b| exponent_full(half(b, 0), 7, 0xff)),
-        E::MXFP4 => blocks.position(|b| b[0] == 0xff),
-        // the scale is spread over the upper four bits of four 16-bit words, lowest first
-        E::IQ1M => blocks.position(|b| {
-            let scale = (0..4).map(|i| (half(b, 48 + 2 * i) >> 12) << (4 * i)).sum();
-            exponent_full(scale, 10, 0x1f)
-        }),
+        E::MXFP4 => layout::blocks::<MXFP4>(data).iter().position(|b| b.e == 0xff),
+        E::IQ1M => {
+            layout::blocks::<IQ1M>(data).iter().position(|b| exponent_full(b.d().bits().into(), 10, 0x1f))
+        }
         _ => match scales(element_type) {
             [] => None,
             &[at] => blocks.position(|b| exponent_full(half(b, at), 10, 0x1f)),

@@ -71,7 +71,9 @@ pub enum RecipeError {
         layers: usize,
     },
     /// The metadata lacks what the mixes need.
-    #[error("metadata key {key:?} is missing or not a whole number; the mix rules need it")]
+    #[error(
+        "the metadata key {key:?} is missing or not a whole number, so this is not a whole model; give the file of the model"
+    )]
     NoFact {
         /// The key.
         key: String,
@@ -83,8 +85,10 @@ impl RecipeError {
     pub fn remedy(&self) -> Option<Remedy> {
         match self {
             Self::NoFit { .. } => Some(Remedy::ChooseTensorType),
-            Self::NoFact { .. } => Some(Remedy::PureRecipe),
-            Self::BadOverride { .. } | Self::NotAModelType { .. } | Self::NoLayer { .. } => None,
+            Self::BadOverride { .. }
+            | Self::NotAModelType { .. }
+            | Self::NoLayer { .. }
+            | Self::NoFact { .. } => None,
         }
     }
 }

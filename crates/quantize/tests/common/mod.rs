@@ -3,6 +3,7 @@
 
 use std::path::{Path, PathBuf};
 
+use quern_compute::simd::Level;
 use quern_model::{Packed, View};
 use quern_quantize::imatrix::Imatrix;
 use quern_quantize::job::{self, Options, QuantizeReport};
@@ -126,7 +127,15 @@ pub fn altered(folder: &Path, mut change: impl FnMut(&str, &mut Vec<f32>) -> Ele
         assert!(quern_tensor_io::decode::to_f32(info.element_type, source.data(info), &mut values));
         let element_type = change(&info.name, &mut values);
         let mut bytes = vec![0; element_type.row_bytes(values.len()).unwrap()];
-        quern_quantize::encode::encode_rows(element_type, values.len(), &values, None, &mut bytes).unwrap();
+        quern_quantize::encode::encode_rows_at(
+            Level::best(),
+            element_type,
+            values.len(),
+            &values,
+            None,
+            &mut bytes,
+        )
+        .unwrap();
         data.push(bytes);
         plans.push(TensorPlan { name: info.name.clone(), element_type, shape: info.shape.clone() });
     }

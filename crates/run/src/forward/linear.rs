@@ -2,9 +2,10 @@
 
 use quern_compute::{matmul, ops};
 
+use crate::observer::observe;
 use crate::parallel::{part_of, share};
 use crate::weights::Linear;
-use crate::{LinearInput, Model, Observer, Result};
+use crate::{Model, Observer, Result};
 
 /// Memory that linear layers need.
 #[derive(Debug, Default)]
@@ -25,17 +26,12 @@ pub(super) fn linear<const N: usize>(
     outputs: [&mut [f32]; N],
 ) -> Result<()> {
     if let Some(observer) = observer {
-        let columns = linears[0].weight.columns;
-        for l in linears {
-            let &Linear { ref name, role, layer, expert, .. } = l;
-            let rows = input.len() / columns;
-            observer.linear_input(&LinearInput { name, role, layer, expert, rows, columns, values: input });
-        }
+        observe(model, *observer, &linears, input)?;
     }
     apply(model, scratch, linears, input, outputs)
 }
 
-/// The same, seen by nobody.
+/// The same, without an observer.
 pub(crate) fn apply<const N: usize>(
     model: &Model,
     scratch: &mut LinearScratch,
@@ -68,7 +64,7 @@ pub(crate) fn apply<const N: usize>(
     }
     for (output, l) in outputs.into_iter().zip(linears) {
         if let Some(bias) = &l.bias {
-            ops::add_bias(output, bias);
+            ops::add_bias(model.pool.level(), output, bias);
         }
     }
     Ok(())

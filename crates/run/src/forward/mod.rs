@@ -9,10 +9,11 @@
 //! norm(x) -> head -> logits [vocab]                  (only for the rows wanted)
 //! ```
 //!
-//! A block is four phases with a linear layer's input at each joint: [`Phases::attend`], [`Phases::project`],
-//! [`Phases::widen`], [`Phases::narrow`]. Ordinary passes run them one after the other; calibration stops at
-//! the joints ([`crate::Layerwise`]). A parallel block takes both norms of the same `x`; one with norms behind
-//! (OPT-350m) takes them of the sums; a mixture of experts does the last two phases expert by expert.
+//! A block is four phases, each of which ends with the input of a group of linear layers: [`Phases::attend`],
+//! [`Phases::project`], [`Phases::widen`], [`Phases::narrow`]. Ordinary passes run them one after the other;
+//! calibration runs each over all sequences before the next ([`crate::Layerwise`]). A parallel block takes both
+//! norms of the same `x`; one with norms after its parts (OPT-350m) takes them of the sums; a mixture of experts
+//! does the last two phases expert by expert.
 //!
 //! In the last block only the rows whose logits are wanted go beyond keys and values: nothing later reads
 //! the others. (An observer sees all of them all the same.) Between the linear layers everything works
@@ -28,13 +29,13 @@ use quern_model::Config;
 use quern_model::architecture::{Activation, Position};
 
 use crate::cache::Cache;
-use crate::rope::Turns;
+use crate::rope::RotaryAngles;
 use crate::weights::{Block, Ffn};
 use crate::{Model, Observer, Result};
 
-pub(crate) use experts::{choose, gather, scatter};
-pub(crate) use linear::{LinearScratch, apply};
-pub(crate) use phases::{AttentionBuffers, Phases, Place};
+pub(crate) use experts::{BeforeGroup, run as run_experts};
+pub(crate) use linear::LinearScratch;
+pub(crate) use phases::{AttentionBuffers, KvTarget, Phases};
 
 use linear::linear;
 use rows::norm;
@@ -53,7 +54,7 @@ pub(crate) struct Scratch {
     projected: Vec<f32>,
     gate: Vec<f32>,
     up: Vec<f32>,
-    turns: Turns,
+    angles: RotaryAngles,
 }
 
 impl Scratch {
@@ -132,8 +133,8 @@ impl Pass<'_> {
         let hidden = model.config.hidden_size;
         let n = tokens.len();
         self.scratch.reserve(model, n);
-        let Scratch { linears, x, turns, .. } = &mut *self.scratch;
-        model.rotation.fill(first, n, turns);
+        let Scratch { linears, x, angles, .. } = &mut *self.scratch;
+        model.rotation.fill(first, n, angles);
         embed(model, linears, tokens, first, &mut x[..n * hidden])?;
         let placement = &model.placement;
         placement.embedded();
@@ -163,7 +164,9 @@ impl Pass<'_> {
         }
         linear(model, linears, &mut self.observer, [&model.weights.output], input, [&mut *logits])?;
         if let Some(cap) = model.config.final_softcap {
-            rows::each(model, logits, model.config.vocab_size, |row| ops::softcap(row, cap));
+            rows::each(model, logits, model.config.vocab_size, |row| {
+                ops::softcap(model.pool.level(), row, cap)
+            });
         }
         placement.leave(blocks.len());
         Ok(())
@@ -175,15 +178,15 @@ impl Pass<'_> {
         let (hidden, wide) = (config.hidden_size, wide(config));
         let query = config.heads * config.head_dim;
         let mut phases = Phases { model: self.model, block, observer: self.observer.take() };
-        let Scratch { linears, x, normed, q, k, v, qkv, attended, projected, gate, up, turns } =
+        let Scratch { linears, x, normed, q, k, v, qkv, attended, projected, gate, up, angles } =
             &mut *self.scratch;
         let rows = n - keep;
-        let angles = turns.of(config.window(layer).is_some());
-        let place = Place { cache: self.cache, slot: layer, layer, first, angles };
+        let angles = angles.of(config.window(layer).is_some());
+        let target = KvTarget { cache: self.cache, slot: layer, layer, first, angles };
         let (x_all, normed_all) = (&mut x[..n * hidden], &mut normed[..n * hidden]);
         let buffers = AttentionBuffers { normed: normed_all, q, k, v, qkv };
         let attended = &mut attended[..rows * query];
-        let mut done = phases.attend(linears, x_all, keep, place, buffers, attended);
+        let mut done = phases.attend(linears, x_all, keep, target, buffers, attended);
         if keep < n {
             let x = &mut x[keep * hidden..n * hidden];
             let (projected, normed) = (&mut projected[..rows * hidden], &mut normed[..rows * hidden]);
@@ -239,7 +242,7 @@ pub(crate) fn embed(
         let mut row = vec![0.0; config.hidden_size];
         for (at, x) in out.chunks_exact_mut(config.hidden_size).enumerate() {
             get_row(&table, first + at + offset, &mut row)?;
-            ops::add(x, &row);
+            ops::add(model.pool.level(), x, &row);
         }
     }
     Ok(())
@@ -248,9 +251,9 @@ pub(crate) fn embed(
 /// The network's function, as the kernels name it.
 pub(crate) fn activation(config: &Config) -> ops::Activation {
     match config.activation {
+        Activation::Silu => ops::Activation::Silu,
         Activation::Gelu => ops::Activation::Gelu,
         Activation::GeluTanh => ops::Activation::GeluTanh,
         Activation::Relu => ops::Activation::Relu,
-        _ => ops::Activation::Silu,
     }
 }

@@ -1,4 +1,4 @@
-//! The parts of one block, between which stand the inputs of its linear layers.
+//! The phases of one block: each ends where the input of the next group of linear layers is computed.
 
 use quern_compute::{AttentionShape, attention, ops};
 use quern_model::architecture::Block as BlockKind;
@@ -12,15 +12,15 @@ use super::linear::{LinearScratch, linear};
 use super::rows::{add_and_norm, each_part, norm, norm_heads, norm_in_place};
 use super::{activation, experts};
 
-/// One block at work.
+/// One block and what its phases need.
 pub(crate) struct Phases<'p, 'o> {
     pub(crate) model: &'p Model,
     pub(crate) block: &'p Block,
     pub(crate) observer: Option<&'o mut dyn Observer>,
 }
 
-/// Where keys and values of a batch belong.
-pub(crate) struct Place<'p> {
+/// Where the keys and values of a batch are stored.
+pub(crate) struct KvTarget<'p> {
     pub(crate) cache: &'p mut Cache,
     /// The cache's layer.
     pub(crate) slot: usize,
@@ -52,7 +52,7 @@ impl Phases<'_, '_> {
         let weights = self.block.attention_norm_2.as_ref().unwrap_or(&self.block.attention_norm);
         match self.kind() {
             BlockKind::PostNorm => normed.copy_from_slice(x),
-            _ => norm(self.model, x, weights, normed),
+            BlockKind::Sequential | BlockKind::Parallel => norm(self.model, x, weights, normed),
         }
     }
 
@@ -68,7 +68,7 @@ impl Phases<'_, '_> {
         linears: &mut LinearScratch,
         x: &[f32],
         keep: usize,
-        place: Place<'_>,
+        target: KvTarget<'_>,
         buffers: AttentionBuffers<'_>,
         attended: &mut [f32],
     ) -> Result<()> {
@@ -94,7 +94,7 @@ impl Phases<'_, '_> {
             norm_heads(model, q, config.heads, &norms.q);
             norm_heads(model, k, config.kv_heads, &norms.k);
         }
-        let Place { cache, slot, layer, first, angles } = place;
+        let KvTarget { cache, slot, layer, first, angles } = target;
         cache.store(model, slot, first, (q, k, v), angles);
         if keep == n {
             return Ok(());
@@ -103,7 +103,7 @@ impl Phases<'_, '_> {
             heads: config.heads,
             kv_heads: config.kv_heads,
             head_dim: config.head_dim,
-            scale: config.attention_scale(),
+            scale: config.attention_scale(layer),
             window: config.window(layer),
             softcap: config.attention_softcap,
         };
@@ -136,7 +136,7 @@ impl Phases<'_, '_> {
                 add_and_norm(model, x, projected, Some((&block.attention_norm, normed)));
                 x.copy_from_slice(normed);
             }
-            _ => add_and_norm(model, x, projected, Some((self.ffn_norm(), normed))),
+            BlockKind::Sequential => add_and_norm(model, x, projected, Some((self.ffn_norm(), normed))),
         }
         Ok(())
     }
@@ -168,13 +168,13 @@ impl Phases<'_, '_> {
                 share(&model.pool, parts, |(wide, both)| {
                     for (wide, both) in wide.chunks_exact_mut(width).zip(both.chunks_exact(2 * width)) {
                         wide.copy_from_slice(&both[..width]);
-                        ops::activate_mul(act, wide, &both[width..]);
+                        ops::activate_mul(model.pool.level(), act, wide, &both[width..]);
                     }
                 });
             }
             Widen::Plain(weights) => {
                 linear(model, linears, &mut self.observer, [weights], normed, [&mut *wide])?;
-                each_part(model, wide, width, |part| ops::activate(act, part));
+                each_part(model, wide, width, |part| ops::activate(model.pool.level(), act, part));
             }
         }
         Ok(())
@@ -224,7 +224,7 @@ impl Phases<'_, '_> {
 pub(super) fn activate_mul(model: &Model, act: ops::Activation, width: usize, gate: &mut [f32], up: &[f32]) {
     let part = part_of(&model.pool, gate.len(), width);
     let parts = gate.chunks_mut(part).zip(up.chunks(part));
-    share(&model.pool, parts, |(gate, up)| ops::activate_mul(act, gate, up));
+    share(&model.pool, parts, |(gate, up)| ops::activate_mul(model.pool.level(), act, gate, up));
 }
 
 /// Takes queries, keys and values of each row apart.

@@ -1,6 +1,7 @@
-//! What happens to rows between the linear layers, shared out over the threads.
+//! Norms and sums of rows between the linear layers, divided among the threads.
 
 use quern_compute::ops;
+use quern_compute::simd::Level;
 use quern_model::architecture::Norm;
 
 use crate::Model;
@@ -8,10 +9,10 @@ use crate::parallel::{part_of, share};
 use crate::weights::NormWeights;
 
 /// `out = norm(x)` for whole rows, on this thread.
-fn norm_rows(kind: Norm, eps: f32, weights: &NormWeights, x: &[f32], out: &mut [f32]) {
+fn norm_rows(level: Level, kind: Norm, eps: f32, weights: &NormWeights, x: &[f32], out: &mut [f32]) {
     match kind {
-        Norm::Layer => ops::layer_norm(x, &weights.weight, weights.bias.as_deref(), eps, out),
-        _ => ops::rms_norm(x, &weights.weight, eps, out),
+        Norm::Layer => ops::layer_norm(level, x, &weights.weight, weights.bias.as_deref(), eps, out),
+        Norm::Rms => ops::rms_norm(level, x, &weights.weight, eps, out),
     }
 }
 
@@ -20,7 +21,7 @@ pub(super) fn norm(model: &Model, x: &[f32], weights: &NormWeights, out: &mut [f
     let (kind, eps) = (model.config.architecture.norm, model.config.norm_epsilon);
     let part = part_of(&model.pool, x.len(), weights.weight.len());
     let parts = x.chunks(part).zip(out.chunks_mut(part));
-    share(&model.pool, parts, |(x, out)| norm_rows(kind, eps, weights, x, out));
+    share(&model.pool, parts, |(x, out)| norm_rows(model.pool.level(), kind, eps, weights, x, out));
 }
 
 /// `x = norm(x)`, row by row.
@@ -30,7 +31,7 @@ pub(super) fn norm_in_place(model: &Model, x: &mut [f32], weights: &NormWeights)
     each_part(model, x, width, |part| {
         let mut row = vec![0.0; width];
         for x in part.chunks_exact_mut(width) {
-            norm_rows(kind, eps, weights, x, &mut row);
+            norm_rows(model.pool.level(), kind, eps, weights, x, &mut row);
             x.copy_from_slice(&row);
         }
     });
@@ -46,8 +47,8 @@ pub(super) fn norm_heads(model: &Model, x: &mut [f32], heads: usize, weight: &[f
             let weights = weight.chunks_exact(dim).cycle();
             for (head, weight) in row.chunks_exact_mut(dim).zip(weights) {
                 match kind {
-                    Norm::Layer => ops::layer_norm(head, weight, None, eps, &mut out),
-                    _ => ops::rms_norm(head, weight, eps, &mut out),
+                    Norm::Layer => ops::layer_norm(model.pool.level(), head, weight, None, eps, &mut out),
+                    Norm::Rms => ops::rms_norm(model.pool.level(), head, weight, eps, &mut out),
                 }
                 head.copy_from_slice(&out);
             }
@@ -66,10 +67,10 @@ pub(super) fn add_and_norm(
     let part = part_of(&model.pool, x.len(), model.config.hidden_size);
     let parts = x.chunks_mut(part).zip(y.chunks(part));
     match then {
-        None => share(&model.pool, parts, |(x, y)| ops::add(x, y)),
+        None => share(&model.pool, parts, |(x, y)| ops::add(model.pool.level(), x, y)),
         Some((weights, out)) => share(&model.pool, parts.zip(out.chunks_mut(part)), |((x, y), out)| {
-            ops::add(x, y);
-            norm_rows(kind, eps, weights, x, out);
+            ops::add(model.pool.level(), x, y);
+            norm_rows(model.pool.level(), kind, eps, weights, x, out);
         }),
     }
 }

@@ -122,12 +122,12 @@ impl<'v, 'a> Lookup<'v, 'a> {
     fn plain(&self, tensor: &ViewTensor, place: Mapped, rows: usize, columns: usize) -> Result<Weight> {
         let element_type = tensor.element_type;
         self.bytes.set(self.bytes.get() + (place.end - place.start) as u64);
-        let transposed = tensor.layout == Layout::Transposed;
+        let is_transposed = tensor.layout == Layout::Transposed;
         let data = self.data(place);
-        let turned = transposed.then(|| transposed_bytes(element_type, rows, columns, data));
-        let (rows, columns) = if transposed { (columns, rows) } else { (rows, columns) };
+        let transposed = is_transposed.then(|| transposed_bytes(element_type, rows, columns, data));
+        let (rows, columns) = if is_transposed { (columns, rows) } else { (rows, columns) };
         if let Some((load_in, target)) = self.target(tensor) {
-            let data = turned.as_deref().unwrap_or(data);
+            let data = transposed.as_deref().unwrap_or(data);
             let matrix = PlainMatrix { name: &tensor.name, element_type, rows, columns, data };
             let weight =
                 encoded(&matrix, load_in, target, self.pool).map_err(|kind| self.error(tensor, kind))?;
@@ -140,7 +140,7 @@ impl<'v, 'a> Lookup<'v, 'a> {
             );
             return Err(self.error(tensor, ErrorKind::Unsupported(what)));
         }
-        match turned {
+        match transposed {
             Some(made) => {
                 self.checkpoint().release(data.as_ptr_range());
                 Ok(Weight::owned(element_type, rows, columns, made))

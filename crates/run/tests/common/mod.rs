@@ -15,7 +15,7 @@ pub fn fixture(name: &str) -> PathBuf {
 }
 
 pub fn load(path: &Path, threads: usize) -> Model {
-    Model::open(path, LoadOptions { threads }).unwrap()
+    Model::open(path, LoadOptions { threads, ..LoadOptions::default() }).unwrap()
 }
 
 /// Two relative errors of `got` against `expected`, both over rows of `columns`: the largest difference

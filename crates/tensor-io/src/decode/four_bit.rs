@@ -1,14 +1,9 @@
 //! bitsandbytes' 4-bit types, re-blocked for the kernels.
 //!
-//! On disk their blocks (64 values by default, across rows) and scales lie in tensors of their own; the
-//! kernels want a scale beside its codes. In memory a block is
-//!
-//! ```text
-//! absmax (f16)  qs[16]        32 values: low nibble of byte j = value j, high nibble = value j + 16
-//! v = absmax * T[q]
-//! ```
+//! On disk their blocks (64 values by default, across rows) and scales are tensors of their own; the kernels want a
+//! scale beside its codes: [`layout::NF4`] and [`layout::FP4`].
 
-use super::half_at;
+use crate::layout::{self, F16};
 
 /// NF4: the quantiles of a normal distribution, sorted, zero at index 7 (QLoRA, appendix E; the bits are
 /// bitsandbytes').
@@ -51,18 +46,18 @@ pub const FP4: [f32; 16] = [
     f32::from_bits(0xbe80_0000),
 ];
 
-pub(super) fn nf4(block: &[u8; 18], out: &mut [f32; 32]) {
-    lookup(&NF4, block, out);
+pub(super) fn nf4(block: &layout::NF4, out: &mut [f32; 32]) {
+    lookup(&NF4, block.d, &block.qs, out);
 }
 
-pub(super) fn fp4(block: &[u8; 18], out: &mut [f32; 32]) {
-    lookup(&FP4, block, out);
+pub(super) fn fp4(block: &layout::FP4, out: &mut [f32; 32]) {
+    lookup(&FP4, block.d, &block.qs, out);
 }
 
-fn lookup(table: &[f32; 16], block: &[u8; 18], out: &mut [f32; 32]) {
-    let absmax = half_at(block, 0);
+fn lookup(table: &[f32; 16], absmax: F16, qs: &[u8; 16], out: &mut [f32; 32]) {
+    let absmax = absmax.to_f32();
     let (low, high) = out.split_at_mut(16);
-    for ((&q, low), high) in block[2..].iter().zip(low).zip(high) {
+    for ((&q, low), high) in qs.iter().zip(low).zip(high) {
         *low = absmax * table[usize::from(q & 15)];
         *high = absmax * table[usize::from(q >> 4)];
     }

@@ -1,6 +1,6 @@
 //! Decoding element types to f32.
 //!
-//! One file per family, each with its layout drawn once. Every value is computed in f32 in the order of
+//! One file per family; where each bit is, [`crate::layout`] says. Every value is computed in f32 in the order of
 //! ggml's `dequantize_row_*` (products left to right, no fused multiply-add), so that results are the same
 //! bits as everybody else's.
 
@@ -10,7 +10,7 @@ pub mod grid;
 pub mod iq1;
 mod iq2;
 mod iq3;
-mod iq4;
+pub mod iq4;
 mod k;
 mod legacy;
 mod low_bit;
@@ -19,9 +19,8 @@ pub mod nvfp4;
 mod plain;
 mod ternary;
 
-use half::f16;
-
 use crate::ElementType;
+use crate::layout::{self, Block};
 
 /// Decodes whole blocks of `element_type` into `out`. `data` must hold exactly `out.len()` values:
 /// returns `false` and leaves `out` alone if the length does not fit or the type has no decoder.
@@ -79,23 +78,18 @@ fn decoder(element_type: ElementType) -> Option<Decoder> {
         IQ3S => |data, out| blocks(data, out, iq3::s),
         NF4 => |data, out| blocks(data, out, four_bit::nf4),
         FP4 => |data, out| blocks(data, out, four_bit::fp4),
-        _ => return None,
+        I8 | I16 | I32 | I64 | U8 | U16 | U32 | U64 | Bool | Q8_1 | Q8K => return None,
     })
 }
 
-/// Applies `decode` to each block of `BYTES` bytes and `VALUES` values.
-fn blocks<const BYTES: usize, const VALUES: usize>(
+/// Applies `decode` to each block of `VALUES` values.
+fn blocks<B: Block, const VALUES: usize>(
     data: &[u8],
     out: &mut [f32],
-    decode: impl Fn(&[u8; BYTES], &mut [f32; VALUES]),
+    decode: impl Fn(&B, &mut [f32; VALUES]),
 ) {
-    let (blocks, values) = (data.as_chunks().0, out.as_chunks_mut().0);
+    let (blocks, values) = (layout::blocks(data), out.as_chunks_mut().0);
     blocks.iter().zip(values).for_each(|(block, values)| decode(block, values));
-}
-
-/// The f16 at byte `at` of a block, as f32.
-fn half_at(block: &[u8], at: usize) -> f32 {
-    f16::from_le_bytes([block[at], block[at + 1]]).to_f32()
 }
 
 #[cfg(test)]

@@ -1,18 +1,12 @@
 //! NVIDIA FP4: E2M1 values, each 16 under a scale in UE4M3 (an unsigned float of 4 and 3 bits, bias 7).
 //!
-//! ```text
-//! nvfp4   d[4] (UE4M3)  qs[32]     64 values: v = K[q] (d / 2), K as in mxfp4
-//!
-//! qs, per 16 values 8 bytes: low nibble of byte j = value j, high nibble = value j + 8
-//! ```
-//!
 //! The scale of the whole tensor is a tensor of its own (`NAME.scale`) and not applied here.
 
 use super::mxfp4::TABLE;
+use crate::layout::NVFP4;
 
-pub(super) fn nvfp4(block: &[u8; 36], out: &mut [f32; 64]) {
-    let subs = block[4..].as_chunks::<8>().0;
-    for (out, (qs, &scale)) in out.as_chunks_mut::<16>().0.iter_mut().zip(subs.iter().zip(&block[..4])) {
+pub(super) fn nvfp4(block: &NVFP4, out: &mut [f32; 64]) {
+    for (out, (qs, &scale)) in out.as_chunks_mut::<16>().0.iter_mut().zip(block.qs.iter().zip(&block.d)) {
         let d = half_ue4m3(scale);
         let (low, high) = out.split_at_mut(8);
         for ((&q, low), high) in qs.iter().zip(low).zip(high) {

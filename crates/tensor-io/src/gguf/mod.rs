@@ -44,6 +44,22 @@ pub(crate) const MAX_DIMENSIONS: usize = 4;
 /// Most bytes in a string and most elements in an array: ggml refuses more.
 pub(crate) const MAX_LENGTH: u64 = 1 << 30;
 
+/// Values of `general.architecture` that are no language model's: vision and audio projectors, control vectors.
+const COMPANION_ARCHITECTURES: [&str; 2] = ["clip", "controlvector"];
+
+/// Whether the file at `path` says that it is no model of its own: an adapter, a projector, an importance matrix, a
+/// vocabulary. A file that cannot be read says nothing.
+pub(crate) fn is_companion(path: &std::path::Path) -> bool {
+    let header = crate::map::MappedFile::open(path).and_then(|file| reader::read(path, file.bytes(), 0));
+    let Ok(reader::Header { metadata, tensors }) = header else { return false };
+    let other_type = metadata.str("general.type").is_some_and(|kind| kind != "model");
+    let other_architecture =
+        metadata.str("general.architecture").is_some_and(|name| COMPANION_ARCHITECTURES.contains(&name));
+    // The first of several parts may be without tensors.
+    let vocabulary = tensors.is_empty() && metadata.get("split.count").is_none();
+    other_type || other_architecture || vocabulary
+}
+
 /// Checks a value for `general.alignment`; the error is the rule it breaks.
 pub(crate) fn check_alignment(value: &crate::Value) -> Result<u64, String> {
     match *value {

@@ -2,10 +2,9 @@
 
 use std::ops::Range;
 
-use half::f16;
-
 use super::BlockForm;
 use crate::decode::four_bit;
+use crate::layout::{self, F16, NF4};
 use crate::{Checkpoint, ElementType};
 
 /// Values of a kernel's block.
@@ -104,19 +103,20 @@ impl FourBit {
             });
         }
         let (scales, codes) = (self.scales(checkpoint), self.codes(checkpoint));
-        // Rows are whole runs of 32, and blocks on disk too: a run never lies in two of them.
+        // Rows are whole runs of 32, and blocks on disk too: a run is never in two of them.
         let first = rows.start * self.columns / RUN;
         let source = codes.as_chunks::<{ RUN / 2 }>().0;
-        let runs = out.as_chunks_mut::<18>().0.iter_mut().zip(&source[first..]);
+        // FP4 has the same layout.
+        let runs = layout::blocks_mut::<NF4>(out).iter_mut().zip(&source[first..]);
         let per_block = self.block_size / RUN;
-        let mut head = [0; 2];
+        let mut d = F16::ZERO;
         for ((out, source), run) in runs.zip(first..) {
             if run == first || run % per_block == 0 {
-                head = f16::from_f32(scales.of(run / per_block)).to_le_bytes();
+                d = F16::from_f32(scales.of(run / per_block));
             }
-            out[..2].copy_from_slice(&head);
+            out.d = d;
             let (low, high) = source.split_at(RUN / 4);
-            for ((pair, a), b) in out[2..].as_chunks_mut::<2>().0.iter_mut().zip(low).zip(high) {
+            for ((pair, a), b) in out.qs.as_chunks_mut::<2>().0.iter_mut().zip(low).zip(high) {
                 *pair = [a >> 4 | b & 0xf0, a & 15 | b << 4];
             }
         }

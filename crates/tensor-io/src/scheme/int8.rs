@@ -2,9 +2,8 @@
 
 use std::ops::Range;
 
-use half::f16;
-
 use super::BlockForm;
+use crate::layout::{self, F16, Q8_0};
 use crate::{Checkpoint, ElementType};
 
 /// Values of a kernel's block.
@@ -52,13 +51,11 @@ impl Int8 {
                 self.decode(checkpoint, rows, values);
             });
         }
-        let blocks = out.as_chunks_mut::<34>().0;
-        let per_row = blocks.chunks_exact_mut(self.columns / RUN);
+        let per_row = layout::blocks_mut::<Q8_0>(out).chunks_exact_mut(self.columns / RUN);
         for ((row, scale), out) in self.rows(checkpoint, rows).zip(per_row) {
-            let d = f16::from_f32(scale * UNIT).to_le_bytes();
+            let d = F16::from_f32(scale * UNIT);
             for (codes, block) in row.as_chunks::<RUN>().0.iter().zip(out) {
-                block[..2].copy_from_slice(&d);
-                block[2..].copy_from_slice(codes);
+                *block = Q8_0 { d, qs: zerocopy::transmute!(*codes) };
             }
         }
     }

@@ -31,7 +31,6 @@ use crate::{Checkpoint, Container, ElementType, Result};
 
 /// How a quantized Hugging Face checkpoint keeps its linear layers.
 #[derive(Clone, Debug, PartialEq)]
-#[non_exhaustive]
 pub enum Scheme {
     /// GPTQ: codes, zero points and scales by group of input columns.
     Gptq {

@@ -5,7 +5,7 @@ use std::collections::HashSet;
 use super::bitsandbytes::{four_bit_weight, int8_layer, read_four_bit, read_int8};
 use super::label::{self, ADVICE, Label, Method};
 use super::{PackedLayer, Packing, Scheme, Store, affine, compressed, four_bit, gptq};
-use crate::{Checkpoint, Error, Result, TensorInfo};
+use crate::{Checkpoint, ElementType, Error, Result, TensorInfo};
 
 /// Tensors that mark a method quern does not read, by the ends of their names.
 const OTHERS: [(&str, &str); 6] = [
@@ -111,7 +111,13 @@ fn refuse_others(checkpoint: &Checkpoint) -> Result<()> {
             let prefix = info.name.strip_suffix(".B")?;
             checkpoint.index_of(&format!("{prefix}.s")).map(|_| "gptq in Marlin's layout")
         };
-        if let Some(method) = other.or_else(marlin) {
+        // Words with scales beside, without GPTQ's names.
+        let mlx = || {
+            let prefix =
+                info.name.strip_suffix(".weight").filter(|_| info.element_type == ElementType::U32)?;
+            checkpoint.index_of(&format!("{prefix}.scales")).map(|_| "MLX")
+        };
+        if let Some(method) = other.or_else(marlin).or_else(mlx) {
             let what =
                 format!("belongs to a layer quantized with {method}, which quern does not read; {ADVICE}");
             return Err(Error::unsupported(checkpoint.file_of(info), what).with_tensor(&info.name));

@@ -63,9 +63,12 @@ fn a_model_of_another_name_may_have_shards() {
         ("quantize_config.json", b"{}".to_vec()),
     ];
     assert_eq!(found(&files).unwrap(), [first.clone(), second.clone()]);
+    // An adapter beside it is no second model.
     files.push(("adapter_model.safetensors", shard(&["c"])));
+    assert_eq!(found(&files).unwrap(), [first.clone(), second.clone()]);
+    files.push(("other.safetensors", shard(&["c"])));
     let text = refusal(&files);
-    assert!(text.contains(&format!("({index}, adapter_model.safetensors)")), "{text}");
+    assert!(text.contains(&format!("({index}, other.safetensors)")), "{text}");
     files.truncate(2);
     assert!(refusal(&files).contains("shards without their index"));
     let single = name(".safetensors");
@@ -93,6 +96,56 @@ fn a_folder_with_several_models_lists_them() {
         text.contains("shards without their index") && text.contains("model.safetensors.index.json"),
         "{text}"
     );
+}
+
+/// A GGUF file with these entries of text and this number of tensors.
+fn gguf(entries: &[(&str, &str)], tensors: u64) -> Vec<u8> {
+    let mut file = Gguf::new(tensors, entries.len() as u64);
+    for (key, value) in entries {
+        file = file.string(key).u32(STRING).string(value);
+    }
+    for i in 0..tensors {
+        file = file.tensor(&format!("t{i}"), &[8], T_F32, 32 * i);
+    }
+    file.data(32, 32 * tensors as usize).0
+}
+
+/// Projectors, adapters and importance matrices come with a model; alone they are what the folder holds.
+#[test]
+fn companions_of_a_model_are_passed_over() {
+    let model = || gguf(&[("general.architecture", "llama"), ("general.type", "model")], 1);
+    let companions = [
+        ("mmproj.gguf", gguf(&[("general.architecture", "clip")], 1)),
+        ("lora.gguf", gguf(&[("general.architecture", "llama"), ("general.type", "adapter")], 1)),
+        ("importance.gguf", gguf(&[("general.type", "imatrix")], 1)),
+        ("vocabulary.gguf", gguf(&[("general.architecture", "llama")], 0)),
+        ("adapter_model.safetensors", shard(&["a"])),
+    ];
+    let mut files = vec![("q4.gguf", model())];
+    files.extend(companions.clone());
+    assert_eq!(found(&files).unwrap(), ["q4.gguf"]);
+    files[0] = ("any.safetensors", shard(&["a"]));
+    assert_eq!(found(&files).unwrap(), ["any.safetensors"]);
+    files.push(("q4.gguf", model()));
+    assert!(refusal(&files).contains("(any.safetensors, q4.gguf)"), "{}", refusal(&files));
+    for companion in companions {
+        assert_eq!(found(std::slice::from_ref(&companion)).unwrap(), [companion.0]);
+    }
+    // Unless the first of several parts, which may be without tensors.
+    let part = |number: u32, tensors: u64| {
+        let file = Gguf::new(tensors, 3).entry("split.count", 2).entry("split.no", number);
+        let file = file.entry("split.tensors.count", 1);
+        match tensors {
+            0 => file.data(32, 0).0,
+            _ => file.tensor("t", &[8], T_F32, 0).data(32, 32).0,
+        }
+    };
+    let files = [
+        ("m-00001-of-00002.gguf", part(0, 0)),
+        ("m-00002-of-00002.gguf", part(1, 1)),
+        ("mmproj.gguf", gguf(&[("general.type", "mmproj")], 1)),
+    ];
+    assert_eq!(found(&files).unwrap(), ["m-00001-of-00002.gguf", "m-00002-of-00002.gguf"]);
 }
 
 #[test]

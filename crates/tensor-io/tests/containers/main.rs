@@ -5,6 +5,7 @@ mod directories;
 mod folders;
 mod hostile_gguf;
 mod hostile_pytorch;
+mod hostile_pytorch_files;
 mod hostile_safetensors;
 mod memory;
 mod mutations;

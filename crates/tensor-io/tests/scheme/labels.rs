@@ -168,6 +168,8 @@ fn other_methods_are_refused_by_name() {
         let add = |model: Model, name: &&str| model.tensor(name, ElementType::I32, &[1], vec![0; 4]);
         tensors.iter().fold(Model::default(), add).refused(&parts);
     }
+    let mlx = Model::default().tensor("l.weight", ElementType::U32, &[1], vec![0; 4]);
+    mlx.tensor("l.scales", ElementType::F32, &[1], vec![0; 4]).refused(&["MLX", "l.weight"]);
 }
 
 #[test]

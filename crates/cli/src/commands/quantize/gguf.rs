@@ -7,7 +7,6 @@ use quern_model::{Packed, View};
 use quern_quantize::imatrix::Imatrix;
 use quern_quantize::job::{self, Options, QuantizePlan};
 use quern_quantize::recipe::FileType;
-use quern_tensor_io::Checkpoint;
 use serde_json::json;
 
 use super::super::{Outcome, print, print_json};
@@ -16,7 +15,7 @@ use crate::{args, format, model};
 
 /// Plans, and unless it is a dry run, does it.
 pub fn run(args: &args::Quantize, file_type: FileType) -> Outcome {
-    let checkpoint = Checkpoint::open(&model::path(&args.model)?)?;
+    let checkpoint = model::open(&args.model)?;
     let packed = match args.allow_requantize {
         true => Packed::Decoded,
         false => Packed::Refused,

@@ -11,6 +11,7 @@ use quern_run::Model;
 use serde_json::json;
 
 use super::super::{Outcome, calibration_text, load, print, print_json};
+use super::readers;
 use super::source::with_plain;
 use crate::progress::{Bar, Unit};
 use crate::{args, format};
@@ -28,6 +29,9 @@ fn quantize(args: &args::Quantize, source: &Path) -> Outcome {
     let model = load(source, args.threads.count())?;
     let options = options(args, &model)?;
     let plan = job::plan(&model, &options)?;
+    for note in &plan.readers {
+        eprintln!("warning: {}", readers::sentence(note));
+    }
     let Some(output) = args.output.as_deref().filter(|_| !args.dry_run) else {
         return show(&plan, args);
     };
@@ -102,7 +106,13 @@ fn show(plan: &GptqPlan, args: &args::Quantize) -> Outcome {
             .iter()
             .map(|m| json!({"name": m.name, "rows": m.rows, "columns": m.columns, "to": describe(m)}))
             .collect();
-        print_json(&json!({"scheme": "gptq", "memory_bytes": plan.memory_bytes, "modules": modules}))?;
+        let readers: Vec<_> = plan.readers.iter().map(readers::json).collect();
+        print_json(&json!({
+            "scheme": "gptq",
+            "memory_bytes": plan.memory_bytes,
+            "modules": modules,
+            "readers": readers,
+        }))?;
     } else {
         let rows = plan
             .modules

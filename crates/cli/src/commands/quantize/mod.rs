@@ -3,6 +3,7 @@
 mod bitsandbytes;
 mod gguf;
 mod gptq;
+mod readers;
 mod source;
 
 use clap::{CommandFactory, error::ErrorKind};

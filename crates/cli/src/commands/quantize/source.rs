@@ -5,7 +5,6 @@ use std::path::Path;
 
 use anyhow::bail;
 use quern_convert::{PlainSource, needs_plain_source};
-use quern_tensor_io::Checkpoint;
 
 use super::super::Outcome;
 use crate::progress::{Bar, Unit};
@@ -15,7 +14,7 @@ use crate::{args, format, model};
 /// out first if need be. What was written is removed when `job` is done, and kept where it fails.
 pub fn with_plain(args: &args::Quantize, job: impl FnOnce(&Path) -> Outcome) -> Outcome {
     let path = model::path(&args.model)?;
-    let checkpoint = Checkpoint::open(&path)?;
+    let checkpoint = quern_model::identify::open(&path)?;
     if !needs_plain_source(&checkpoint, args.allow_requantize)? {
         drop(checkpoint);
         return job(&path);

@@ -6,7 +6,7 @@ use anyhow::Context;
 use clap::CommandFactory;
 use clap::error::ErrorKind;
 use quern_model::chat::ChatTemplate;
-use quern_run::{Chat, GenerateOptions, Model};
+use quern_run::{Chat, ChatNote, GenerateOptions, Model};
 
 use super::{Printer, report, terminal};
 use crate::args;
@@ -66,16 +66,22 @@ impl Turns<'_> {
         let mut printer = Printer::new(!self.args.json);
         let report = chat.say(text, &mut printer)?;
         printer.finish()?;
-        if chat.system_moved() && (only || chat.messages().len() <= 3) {
-            note_moved_system();
-        }
+        print_notes(chat);
         report::tell(self.args, self.model, self.options, &report, only)
     }
 }
 
-/// Says where the system prompt went.
-pub fn note_moved_system() {
-    eprintln!(
-        "note: the chat template has no place for a system prompt: it is put in front of the first message"
-    );
+/// Says what the template made of the messages, once.
+pub fn print_notes(chat: &mut Chat<'_>) {
+    for note in chat.take_notes() {
+        match note {
+            ChatNote::SystemMoved => eprintln!(
+                "note: the chat template has no place for a system prompt: it is put in front of the first message"
+            ),
+            ChatNote::LeftOut { role } => eprintln!(
+                "warning: the chat template leaves out the text of {role} messages, and the model does not read it; \
+                 another template can be given with --chat-template"
+            ),
+        }
+    }
 }

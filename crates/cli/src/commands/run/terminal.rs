@@ -82,15 +82,12 @@ fn read(editor: &mut DefaultEditor) -> Result<String, ReadlineError> {
 /// One turn. Returns whether it was interrupted. What goes wrong is told and does not end the talk.
 fn say(chat: &mut Chat<'_>, model: &Model, text: &str) -> anyhow::Result<bool> {
     INTERRUPTS.store(0, Ordering::SeqCst);
-    let first = chat.messages().iter().all(|m| m.role == "system");
     let mut listener = Interruptible(Printer::new(true));
     let report = chat.say(text, &mut listener);
     listener.0.finish()?;
     match report {
         Ok(report) => {
-            if first && chat.system_moved() {
-                chat::note_moved_system();
-            }
+            chat::print_notes(chat);
             match report.stop {
                 Stop::Interrupted => eprintln!("(interrupted)"),
                 Stop::Limit => eprintln!("(cut off after {} tokens, as -n says)", report.tokens.len()),

@@ -12,6 +12,8 @@ mod small;
 
 use std::arch::x86_64::*;
 
+use quern_tensor_io::layout::F16;
+
 use crate::block::tables;
 
 /// Adds the features of [`crate::simd::Level::Avx2`] to functions.
@@ -38,13 +40,10 @@ avx2! {
     }
 
     /// 32 four-bit codes from 16 bytes: low nibbles, then high ones.
-    ///
-    /// # Safety
-    /// 16 bytes are readable.
     #[inline]
-    unsafe fn nibbles(p: *const u8) -> __m256i {
-        // SAFETY: promised.
-        let x = unsafe { _mm_loadu_si128(p.cast()) };
+    fn nibbles(x: &[u8; 16]) -> __m256i {
+        // SAFETY: 16 bytes.
+        let x = unsafe { _mm_loadu_si128(x.as_ptr().cast()) };
         let x = _mm256_set_m128i(_mm_srli_epi16::<4>(x), x);
         _mm256_and_si256(x, _mm256_set1_epi8(15))
     }
@@ -80,14 +79,9 @@ avx2! {
         _mm_cvtss_f32(_mm_add_ss(x, _mm_movehdup_ps(x)))
     }
 
-    /// The f16 at `p`.
-    ///
-    /// # Safety
-    /// 2 bytes are readable.
+    /// A stored f16.
     #[inline]
-    unsafe fn half(p: *const u8) -> f32 {
-        // SAFETY: promised.
-        let bits = unsafe { p.cast::<u16>().read_unaligned() };
-        _mm_cvtss_f32(_mm_cvtph_ps(_mm_cvtsi32_si128(bits.into())))
+    fn half(x: F16) -> f32 {
+        _mm_cvtss_f32(_mm_cvtph_ps(_mm_cvtsi32_si128(x.bits().into())))
     }
 }

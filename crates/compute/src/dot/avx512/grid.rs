@@ -7,17 +7,21 @@
 use std::arch::x86_64::*;
 
 use quern_tensor_io::decode::grid::{IQ2_S, IQ2_XS, IQ2_XXS, IQ3_S, IQ3_XXS};
+use quern_tensor_io::layout::{self, F16, IQ1M, IQ1S, IQ2S, IQ2XS, IQ2XXS, IQ3S, IQ3XXS};
 
-use super::large::{EVEN_BYTES, add_16s, add_32s, constant, load_sums, load64, spread16};
+use super::bits::{EVEN_BYTES, add_16s, add_32s, constant, load64, spread16};
+use super::iq1::{iq1_m_block, iq1_s_block};
+pub(super) use super::iq1::{iq1_m_codes, iq1_s_codes};
 use super::{AHEAD, vnni};
 use crate::activations::Row;
-use crate::block::grid::{IQ1_EIGHTS, iq1_m_d};
+use crate::block::grid::constants;
+use crate::block::view;
 
 /// Four parts of 64 magnitudes and their signs.
 type Signed = ([__m512i; 4], [u64; 4]);
 
 /// Shifts 0, `step`, 2 `step`, 3 `step`, repeated.
-const fn fields(step: u16, count: usize) -> [u16; 32] {
+pub(super) const fn fields(step: u16, count: usize) -> [u16; 32] {
     let mut shift = [0; 32];
     let mut i = 0;
     while i < 32 {
@@ -31,17 +35,15 @@ vnni! {
     /// # Safety
     /// 32 bytes are readable.
     #[inline]
-    unsafe fn load32(p: *const u8) -> __m256i {
+    pub(super) unsafe fn load32(p: *const u8) -> __m256i {
         // SAFETY: promised.
         unsafe { _mm256_loadu_si256(p.cast()) }
     }
 
-    /// # Safety
-    /// 32 bytes are readable.
     #[inline]
-    unsafe fn load_signs(p: *const u8) -> [u64; 4] {
-        // SAFETY: promised.
-        unsafe { p.cast::<[u64; 4]>().read_unaligned() }
+    fn load_signs(signs: &[u8; 32]) -> [u64; 4] {
+        // SAFETY: 32 bytes.
+        unsafe { signs.as_ptr().cast::<[u64; 4]>().read_unaligned() }
     }
 
     /// Points of eight values.
@@ -49,7 +51,7 @@ vnni! {
     /// # Safety
     /// The 32 indices of 16 bits are below the grid's length.
     #[inline]
-    unsafe fn eights(grid: &[[u8; 8]], index: __m512i) -> [__m512i; 4] {
+    pub(super) unsafe fn eights(grid: &[[u8; 8]], index: __m512i) -> [__m512i; 4] {
         let index = [
             _mm512_castsi512_si128(index),
             _mm512_extracti32x4_epi32::<1>(index),
@@ -103,243 +105,128 @@ vnni! {
     }
 
     /// The 16 scales of eight bytes, low nibbles first, in 16 bits.
-    ///
-    /// # Safety
-    /// 8 bytes are readable.
     #[inline]
-    unsafe fn odd_nibbles(p: *const u8) -> __m256i {
-        // SAFETY: promised.
-        let x = unsafe { _mm_loadl_epi64(p.cast()) };
+    fn odd_nibbles(x: &[u8; 8]) -> __m256i {
+        // SAFETY: 8 bytes.
+        let x = unsafe { _mm_loadl_epi64(x.as_ptr().cast()) };
         let x = _mm_and_si128(_mm_unpacklo_epi8(x, _mm_srli_epi16::<4>(x)), _mm_set1_epi8(15));
         _mm256_cvtepu8_epi16(odd(x))
     }
 
     #[inline]
-    unsafe fn iq2_xxs_points(b: *const u8) -> Signed {
+    fn iq2_xxs_points(b: &IQ2XXS) -> Signed {
         let fields = _mm512_set1_epi64(i64::from_le_bytes([32, 39, 46, 53, 0, 0, 0, 0]));
-        // SAFETY: within the block's 66 bytes; indices of 8 bits, a grid of 256.
+        // SAFETY: within the block; indices of 8 bits, a grid of 256.
         unsafe {
-            let x = load64(b.add(2));
+            let x = load64(b.qs.as_ptr().cast());
             let signs = _mm512_cvtepi64_epi32(_mm512_multishift_epi64_epi8(fields, x));
             (eights(&IQ2_XXS, _mm512_cvtepu8_epi16(_mm512_cvtepi64_epi32(x))), signs7(signs))
         }
     }
 
     #[inline]
-    unsafe fn iq2_xxs_scales(b: *const u8) -> __m128i {
-        // SAFETY: within the block's 66 bytes.
-        odd(_mm512_cvtepi64_epi8(_mm512_srli_epi64::<60>(unsafe { load64(b.add(2)) })))
+    fn iq2_xxs_scales(b: &IQ2XXS) -> __m128i {
+        // SAFETY: within the block.
+        odd(_mm512_cvtepi64_epi8(_mm512_srli_epi64::<60>(unsafe { load64(b.qs.as_ptr().cast()) })))
     }
 
     #[inline]
-    unsafe fn iq2_xs_points(b: *const u8) -> Signed {
-        // SAFETY: within the block's 74 bytes; indices of 9 bits, a grid of 512.
+    fn iq2_xs_points(b: &IQ2XS) -> Signed {
+        // SAFETY: within the block; indices of 9 bits, a grid of 512.
         unsafe {
-            let x = load64(b.add(2));
+            let x = load64(b.qs.as_ptr().cast());
             let index = _mm512_and_si512(x, _mm512_set1_epi16(511));
             (eights(&IQ2_XS, index), signs7(_mm512_cvtepi16_epi8(_mm512_srli_epi16::<9>(x))))
         }
     }
 
     #[inline]
-    unsafe fn iq2_xs_scales(b: *const u8) -> __m256i {
-        // SAFETY: within the block's 74 bytes.
-        unsafe { odd_nibbles(b.add(66)) }
+    fn iq2_xs_scales(b: &IQ2XS) -> __m256i {
+        odd_nibbles(&b.scales)
     }
 
     #[inline]
-    unsafe fn iq2_s_points(b: *const u8) -> Signed {
+    fn iq2_s_points(b: &IQ2S) -> Signed {
         const PICK: [u16; 32] = spread16(0, 4, 1);
         const SHIFT: [u16; 32] = fields(2, 4);
-        // SAFETY: within the block's 82 bytes; indices of 10 bits, a grid of 1024.
+        // SAFETY: within the block; indices of 10 bits, a grid of 1024.
         unsafe {
-            let high = _mm512_castsi128_si512(_mm_loadl_epi64(b.add(66).cast()));
+            let high = _mm512_castsi128_si512(_mm_loadl_epi64(b.qh.as_ptr().cast()));
             let high = _mm512_maskz_permutexvar_epi8(EVEN_BYTES, constant(&PICK), high);
             let high = _mm512_srlv_epi16(high, constant(&SHIFT));
             let high = _mm512_slli_epi16::<8>(_mm512_and_si512(high, _mm512_set1_epi16(3)));
-            let index = _mm512_or_si512(high, _mm512_cvtepu8_epi16(load32(b.add(2))));
-            (eights(&IQ2_S, index), load_signs(b.add(34)))
+            let index = _mm512_or_si512(high, _mm512_cvtepu8_epi16(load32(b.qs.as_ptr())));
+            (eights(&IQ2_S, index), load_signs(&b.signs))
         }
     }
 
     #[inline]
-    unsafe fn iq2_s_scales(b: *const u8) -> __m256i {
-        // SAFETY: within the block's 82 bytes.
-        unsafe { odd_nibbles(b.add(74)) }
+    fn iq2_s_scales(b: &IQ2S) -> __m256i {
+        odd_nibbles(&b.scales)
     }
 
     #[inline]
-    unsafe fn iq3_xxs_points(b: *const u8) -> Signed {
+    fn iq3_xxs_points(b: &IQ3XXS) -> Signed {
         let fields = _mm256_set1_epi64x(i64::from_le_bytes([0, 7, 14, 21, 32, 39, 46, 53]));
-        // SAFETY: within the block's 98 bytes; indices of 8 bits, a grid of 256.
+        // SAFETY: within the block; indices of 8 bits, a grid of 256.
         unsafe {
-            let signs = _mm256_multishift_epi64_epi8(fields, load32(b.add(66)));
-            (fours(&IQ3_XXS, load64(b.add(2)), [0; 4]), signs7(signs))
+            let signs = _mm256_multishift_epi64_epi8(fields, load32(b.tails.as_ptr().cast()));
+            (fours(&IQ3_XXS, load64(b.qs.as_ptr()), [0; 4]), signs7(signs))
         }
     }
 
     #[inline]
-    unsafe fn iq3_xxs_scales(b: *const u8) -> __m128i {
-        // SAFETY: within the block's 98 bytes.
-        odd(_mm256_cvtepi32_epi8(_mm256_srli_epi32::<28>(unsafe { load32(b.add(66)) })))
+    fn iq3_xxs_scales(b: &IQ3XXS) -> __m128i {
+        // SAFETY: within the block.
+        odd(_mm256_cvtepi32_epi8(_mm256_srli_epi32::<28>(unsafe { load32(b.tails.as_ptr().cast()) })))
     }
 
     #[inline]
-    unsafe fn iq3_s_points(b: *const u8) -> Signed {
-        // SAFETY: within the block's 110 bytes; indices of 9 bits, a grid of 512.
+    fn iq3_s_points(b: &IQ3S) -> Signed {
+        // SAFETY: within the block; indices of 9 bits, a grid of 512.
         unsafe {
-            let high = b.add(66).cast::<[u16; 4]>().read_unaligned();
-            (fours(&IQ3_S, load64(b.add(2)), high), load_signs(b.add(74)))
+            let high = b.qh.as_ptr().cast::<[u16; 4]>().read_unaligned();
+            (fours(&IQ3_S, load64(b.qs.as_ptr()), high), load_signs(&b.signs))
         }
     }
 
     #[inline]
-    unsafe fn iq3_s_scales(b: *const u8) -> __m128i {
-        // SAFETY: within the block's 110 bytes.
-        let x = _mm_cvtsi32_si128(unsafe { b.add(106).cast::<i32>().read_unaligned() });
+    fn iq3_s_scales(b: &IQ3S) -> __m128i {
+        let x = _mm_cvtsi32_si128(i32::from_le_bytes(b.scales));
         odd(_mm_and_si128(_mm_unpacklo_epi8(x, _mm_srli_epi16::<4>(x)), _mm_set1_epi8(15)))
-    }
-
-    /// Eight times the grid's values and one: 0, 8 or 16.
-    #[inline]
-    unsafe fn iq1_s_points(b: *const u8) -> [__m512i; 4] {
-        const PICK: [u16; 32] = spread16(0, 4, 1);
-        const SHIFT: [u16; 32] = fields(3, 4);
-        // SAFETY: within the block's 50 bytes; indices of 11 bits, a grid of 2048.
-        unsafe {
-            let high = _mm512_castsi128_si512(_mm_loadu_si128(b.add(34).cast()));
-            let high = _mm512_srlv_epi16(_mm512_permutexvar_epi16(constant(&PICK), high), constant(&SHIFT));
-            let high = _mm512_slli_epi16::<8>(_mm512_and_si512(high, _mm512_set1_epi16(7)));
-            eights(&IQ1_EIGHTS, _mm512_or_si512(high, _mm512_cvtepu8_epi16(load32(b.add(2)))))
-        }
-    }
-
-    /// The values and 9: `8 (grid + 1)`, and 2 where points are shifted up.
-    #[inline]
-    unsafe fn iq1_m_parts(b: *const u8) -> [__m512i; 4] {
-        const PICK: [u16; 32] = spread16(0, 2, 1);
-        const SHIFT: [u16; 32] = fields(4, 2);
-        // SAFETY: within the block's 56 bytes; indices of 11 bits, a grid of 2048.
-        unsafe {
-            let high = _mm512_castsi128_si512(_mm_loadu_si128(b.add(32).cast()));
-            let high = _mm512_maskz_permutexvar_epi8(EVEN_BYTES, constant(&PICK), high);
-            let high = _mm512_srlv_epi16(high, constant(&SHIFT));
-            let up = _mm512_testn_epi16_mask(high, _mm512_set1_epi16(8));
-            let high = _mm512_slli_epi16::<8>(_mm512_and_si512(high, _mm512_set1_epi16(7)));
-            let index = _mm512_or_si512(high, _mm512_cvtepu8_epi16(load32(b)));
-            let mut codes = eights(&IQ1_EIGHTS, index);
-            for z in 0..4 {
-                let up = (up >> (8 * z)) as u8;
-                codes[z] = _mm512_mask_add_epi64(codes[z], up, codes[z], _mm512_set1_epi8(2));
-            }
-            codes
-        }
-    }
-
-    #[inline]
-    unsafe fn iq1_s_block(b: *const u8, c: *const u8, s: *const i16) -> __m512i {
-        const TWICE: [u16; 32] = spread16(0, 2, 1);
-        // SAFETY: all within the block's 50 bytes, its 256 codes and 16 sums.
-        unsafe {
-            let head = _mm_loadu_si128(b.add(34).cast());
-            let scales = _mm_and_si128(_mm_srli_epi16::<12>(head), _mm_set1_epi16(7));
-            let scales = _mm_or_si128(_mm_add_epi16(scales, scales), _mm_set1_epi16(1));
-            let points = iq1_s_points(b);
-            let bytes = _mm_cvtepi16_epi8(scales);
-            let mut acc = _mm512_setzero_si512();
-            for z in 0..4 {
-                acc = add_32s(acc, z, points[z], load64(c.add(64 * z)), bytes);
-            }
-            // The sums times 8, for which the points are too large, and one more or less for the shift.
-            let up = !_mm_movepi16_mask(head);
-            let weights = _mm_add_epi16(_mm_slli_epi16::<3>(scales), scales);
-            let weights = _mm_mask_sub_epi16(weights, up, weights, _mm_add_epi16(scales, scales));
-            let twice = _mm512_castsi512_si256(constant(&TWICE));
-            let weights = _mm256_permutexvar_epi16(twice, _mm256_castsi128_si256(weights));
-            let zero = _mm256_dpwssd_epi32(_mm256_setzero_si256(), weights, load_sums(s));
-            _mm512_sub_epi32(acc, _mm512_zextsi256_si512(zero))
-        }
-    }
-
-    #[inline]
-    unsafe fn iq1_m_block(b: *const u8, c: *const u8, s: *const i16) -> __m512i {
-        const PICK: [u16; 32] = spread16(0, 4, 1);
-        const SHIFT: [u16; 32] = fields(3, 4);
-        // SAFETY: all within the block's 56 bytes, its 256 codes and 16 sums.
-        unsafe {
-            let (pick, shift) = (constant(&PICK), constant(&SHIFT));
-            let head = _mm256_castsi128_si256(_mm_loadl_epi64(b.add(48).cast()));
-            let head = _mm256_permutexvar_epi16(_mm512_castsi512_si256(pick), head);
-            let scales = _mm256_srlv_epi16(head, _mm512_castsi512_si256(shift));
-            let scales = _mm256_and_si256(scales, _mm256_set1_epi16(7));
-            let scales = _mm256_or_si256(_mm256_add_epi16(scales, scales), _mm256_set1_epi16(1));
-            let codes = iq1_m_parts(b);
-            let mut acc = _mm512_setzero_si512();
-            for z in 0..4 {
-                acc = add_16s(acc, z, codes[z], load64(c.add(64 * z)), scales);
-            }
-            let nines = _mm256_add_epi16(_mm256_slli_epi16::<3>(scales), scales);
-            let zero = _mm256_dpwssd_epi32(_mm256_setzero_si256(), nines, load_sums(s));
-            _mm512_sub_epi32(acc, _mm512_zextsi256_si512(zero))
-        }
     }
 
     /// Stores a block's codes.
     #[inline]
-    fn store(parts: [__m512i; 4], codes: &mut [u8; 256]) {
+    pub(super) fn store(parts: [__m512i; 4], codes: &mut [u8; 256]) {
         for (part, codes) in parts.into_iter().zip(codes.as_chunks_mut::<64>().0) {
             // SAFETY: 64 codes.
             unsafe { _mm512_storeu_si512(codes.as_mut_ptr().cast(), part) };
         }
     }
-
-    /// A block's codes.
-    pub(super) fn iq1_s_codes(block: &[u8], codes: &mut [u8; 256]) {
-        assert!(block.len() == 50);
-        // SAFETY: a whole block.
-        let (mut parts, head) = unsafe { (iq1_s_points(block.as_ptr()), block.as_ptr().add(34)) };
-        // SAFETY: the last 16 bytes of the block.
-        let up = !_mm_movepi16_mask(unsafe { _mm_loadu_si128(head.cast()) });
-        for z in 0..4 {
-            // Two bits to 32 bytes, four words of 64 bits, each.
-            let up = (up >> (2 * z) & 1) * 15 + (up >> (2 * z + 1) & 1) * 240;
-            parts[z] = _mm512_mask_add_epi64(parts[z], up, parts[z], _mm512_set1_epi8(2));
-        }
-        store(parts, codes);
-    }
-
-    /// A block's codes.
-    pub(super) fn iq1_m_codes(block: &[u8], codes: &mut [u8; 256]) {
-        assert!(block.len() == 56);
-        // SAFETY: a whole block.
-        store(unsafe { iq1_m_parts(block.as_ptr()) }, codes);
-    }
 }
 
 macro_rules! signed {
-    ($($codes:ident, $block:ident: $points:ident, $scales:ident, $add:ident, $bytes:literal bytes, zero $zero:literal;)*) => { vnni! { $(
+    ($($codes:ident, $integers:ident: $points:ident, $scales:ident, $add:ident, $block:ident;)*) => { vnni! { $(
         #[inline]
-        unsafe fn $block(b: *const u8, c: *const u8, _: *const i16) -> __m512i {
-            // SAFETY: a whole block and its 256 codes.
-            unsafe {
-                let ((points, signs), scales) = ($points(b), $scales(b));
-                let mut acc = _mm512_setzero_si512();
-                for z in 0..4 {
-                    let c = load64(c.add(64 * z));
-                    let c = _mm512_mask_sub_epi8(c, signs[z], _mm512_setzero_si512(), c);
-                    acc = $add(acc, z, points[z], c, scales);
-                }
-                acc
+        unsafe fn $integers(b: &$block, c: *const u8, _: *const i16) -> __m512i {
+            let ((points, signs), scales) = ($points(b), $scales(b));
+            let mut acc = _mm512_setzero_si512();
+            for z in 0..4 {
+                // SAFETY: of the block's 256 codes.
+                let c = unsafe { load64(c.add(64 * z)) };
+                let c = _mm512_mask_sub_epi8(c, signs[z], _mm512_setzero_si512(), c);
+                acc = $add(acc, z, points[z], c, scales);
             }
+            acc
         }
 
         /// A block's codes.
         pub(super) fn $codes(block: &[u8], codes: &mut [u8; 256]) {
-            assert!(block.len() == $bytes);
-            // SAFETY: a whole block.
-            let (mut points, signs) = unsafe { $points(block.as_ptr()) };
+            let (mut points, signs) = $points(view(block));
+            let zero = const { constants(<$block as layout::Block>::ELEMENT_TYPE).unwrap().zero };
+            let zero = _mm512_set1_epi8(zero as i8);
             for z in 0..4 {
-                let zero = _mm512_set1_epi8($zero);
                 points[z] = _mm512_mask_sub_epi8(_mm512_add_epi8(points[z], zero), signs[z], zero, points[z]);
             }
             store(points, codes);
@@ -348,62 +235,57 @@ macro_rules! signed {
 }
 
 signed! {
-    iq2_xxs_codes, iq2_xxs_block: iq2_xxs_points, iq2_xxs_scales, add_32s, 66 bytes, zero 43;
-    iq2_xs_codes, iq2_xs_block: iq2_xs_points, iq2_xs_scales, add_16s, 74 bytes, zero 43;
-    iq2_s_codes, iq2_s_block: iq2_s_points, iq2_s_scales, add_16s, 82 bytes, zero 43;
-    iq3_xxs_codes, iq3_xxs_block: iq3_xxs_points, iq3_xxs_scales, add_32s, 98 bytes, zero 62;
-    iq3_s_codes, iq3_s_block: iq3_s_points, iq3_s_scales, add_32s, 110 bytes, zero 15;
+    iq2_xxs_codes, iq2_xxs_block: iq2_xxs_points, iq2_xxs_scales, add_32s, IQ2XXS;
+    iq2_xs_codes, iq2_xs_block: iq2_xs_points, iq2_xs_scales, add_16s, IQ2XS;
+    iq2_s_codes, iq2_s_block: iq2_s_points, iq2_s_scales, add_16s, IQ2S;
+    iq3_xxs_codes, iq3_xxs_block: iq3_xxs_points, iq3_xxs_scales, add_32s, IQ3XXS;
+    iq3_s_codes, iq3_s_block: iq3_s_points, iq3_s_scales, add_32s, IQ3S;
 }
 
 vnni! {
     #[inline]
-    unsafe fn half(b: *const u8) -> f32 {
-        // SAFETY: the block's first 2 bytes.
-        let bits = unsafe { b.cast::<u16>().read_unaligned() };
-        _mm_cvtss_f32(_mm_cvtph_ps(_mm_cvtsi32_si128(bits.into())))
-    }
-
-    #[inline]
-    unsafe fn iq1_m_scale(b: *const u8) -> f32 {
-        // SAFETY: within the block's 56 bytes.
-        iq1_m_d(unsafe { b.add(48).cast::<[u8; 8]>().read_unaligned() })
+    fn half(d: F16) -> f32 {
+        _mm_cvtss_f32(_mm_cvtph_ps(_mm_cvtsi32_si128(d.bits().into())))
     }
 }
 
 macro_rules! rows {
-    ($($name:ident: $block:ident, $bytes:literal bytes, d $d:ident, unit $unit:literal;)*) => { vnni! { $(
+    ($($name:ident: $integers:ident, $block:ident, |$b:ident| d $d:expr;)*) => { vnni! { $(
         /// `y[r]` = weight row r times the activations.
         pub(super) fn $name(weights: &[u8], x: Row, y: &mut [f32]) {
+            const BYTES: usize = size_of::<$block>();
             let blocks = x.d.len();
-            assert_eq!(weights.len(), y.len() * blocks * $bytes);
+            assert_eq!(weights.len(), y.len() * blocks * BYTES);
             assert!(x.codes.len() == blocks * 256 && x.sums.len() == blocks * 16);
-            for (row, y) in weights.chunks_exact((blocks * $bytes).max(1)).zip(y) {
+            for (row, y) in weights.chunks_exact((blocks * BYTES).max(1)).zip(y) {
                 let mut sum = _mm512_setzero_ps();
                 for (i, &xd) in x.d.iter().enumerate() {
                     // SAFETY: block i of the row, codes and sums, whose lengths are checked above; a
                     // prefetch may point anywhere.
                     unsafe {
-                        let b = row.as_ptr().add(i * $bytes);
-                        for line in (0..$bytes).step_by(64) {
-                            _mm_prefetch::<_MM_HINT_T0>(b.wrapping_add(AHEAD + line).cast());
+                        let b = row.as_ptr().cast::<$block>().add(i);
+                        for line in (0..BYTES).step_by(64) {
+                            _mm_prefetch::<_MM_HINT_T0>(b.wrapping_byte_add(AHEAD + line).cast());
                         }
+                        let $b = &*b;
                         let (c, s) = (x.codes.as_ptr().add(i * 256), x.sums.as_ptr().add(i * 16));
-                        let acc = _mm512_cvtepi32_ps($block(b, c.cast(), s));
-                        sum = _mm512_fmadd_ps(acc, _mm512_set1_ps($d(b) * xd), sum);
+                        let acc = _mm512_cvtepi32_ps($integers($b, c.cast(), s));
+                        sum = _mm512_fmadd_ps(acc, _mm512_set1_ps(half($d) * xd), sum);
                     }
                 }
-                *y = _mm512_reduce_add_ps(sum) * $unit;
+                let unit = const { constants(<$block as layout::Block>::ELEMENT_TYPE).unwrap().unit };
+                *y = _mm512_reduce_add_ps(sum) * unit;
             }
         }
     )* } };
 }
 
 rows! {
-    iq2_xxs: iq2_xxs_block, 66 bytes, d half, unit 0.125;
-    iq2_xs: iq2_xs_block, 74 bytes, d half, unit 0.125;
-    iq2_s: iq2_s_block, 82 bytes, d half, unit 0.125;
-    iq3_xxs: iq3_xxs_block, 98 bytes, d half, unit 0.25;
-    iq3_s: iq3_s_block, 110 bytes, d half, unit 1.0;
-    iq1_s: iq1_s_block, 50 bytes, d half, unit 0.125;
-    iq1_m: iq1_m_block, 56 bytes, d iq1_m_scale, unit 0.125;
+    iq2_xxs: iq2_xxs_block, IQ2XXS, |b| d b.d;
+    iq2_xs: iq2_xs_block, IQ2XS, |b| d b.d;
+    iq2_s: iq2_s_block, IQ2S, |b| d b.d;
+    iq3_xxs: iq3_xxs_block, IQ3XXS, |b| d b.d;
+    iq3_s: iq3_s_block, IQ3S, |b| d b.d;
+    iq1_s: iq1_s_block, IQ1S, |b| d b.d;
+    iq1_m: iq1_m_block, IQ1M, |b| d b.d();
 }

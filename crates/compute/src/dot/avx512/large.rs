@@ -8,104 +8,45 @@
 #![allow(clippy::needless_range_loop)]
 
 use std::arch::x86_64::*;
+use std::mem::offset_of;
 
+use quern_tensor_io::layout::{IQ4XS, Q2K, Q3K, Q4K, Q5K, Q6K, TQ1_0, TQ2_0};
+
+use super::bits::{
+    EVEN_BYTES, OR_AND, add_16s, add_32s, constant, load_sums, load64, multishift, spread16, spread32,
+    take_zero, twice32,
+};
 use super::{AHEAD, vnni};
 use crate::activations::Row;
 use crate::block::tables;
 
-/// Byte i of a 64-byte control: the bit offset, in the 64-bit word around byte i, at which `vpmultishiftqb`
-/// takes that byte; `low` and `high` shift the lower and upper 32 bytes right (left if negative).
-pub(super) const fn multishift(low: i32, high: i32) -> [u8; 64] {
-    let mut control = [0; 64];
-    let mut i = 0;
-    while i < 64 {
-        control[i] = (8 * (i as i32 % 8) + if i < 32 { low } else { high }).rem_euclid(64) as u8;
-        i += 1;
-    }
-    control
-}
-
-/// 32 lanes of 16 bits: `run` copies each of `first`, `first + step`, ...
-pub(super) const fn spread16(first: u16, run: usize, step: u16) -> [u16; 32] {
-    let mut lanes = [0; 32];
-    let mut i = 0;
-    while i < 32 {
-        lanes[i] = first + (i / run) as u16 * step;
-        i += 1;
-    }
-    lanes
-}
-
-/// 64 bytes: `run` copies each of 0, 1, ...
-pub(super) const fn spread8(run: usize) -> [u8; 64] {
-    let mut lanes = [0; 64];
-    let mut i = 0;
-    while i < 64 {
-        lanes[i] = (i / run) as u8;
-        i += 1;
-    }
-    lanes
-}
-
-/// The same for 16 lanes of 32 bits.
-const fn spread32(first: u32, run: usize, step: u32) -> [u32; 16] {
-    let mut lanes = [0; 16];
-    let mut i = 0;
-    while i < 16 {
-        lanes[i] = first + (i / run) as u32 * step;
-        i += 1;
-    }
-    lanes
-}
-
-/// Even bytes of a 16-bit lane pick a byte, odd ones are zeroed: u8 to u16 while spreading.
-pub(super) const EVEN_BYTES: u64 = 0x5555_5555_5555_5555;
-/// Ternary logic `a | (b & c)`.
-const OR_AND: i32 = 0xf8;
+// Fields that are loaded together with those beside them.
+const _: () = assert!(offset_of!(Q4K, scales) == 4 && offset_of!(Q5K, scales) == 4);
+const _: () = assert!(offset_of!(Q4K, dmin) == 2 && offset_of!(Q5K, dmin) == 2);
+const _: () = assert!(offset_of!(Q2K, dmin) == offset_of!(Q2K, d) + 2);
+const _: () = assert!(offset_of!(Q3K, d) == offset_of!(Q3K, scales) + 12);
+const _: () = assert!(
+    offset_of!(IQ4XS, d) == 0 && offset_of!(IQ4XS, scales_h) == 2 && offset_of!(IQ4XS, scales_l) == 4
+);
 
 vnni! {
+    /// The first bytes of a block.
     #[inline]
-    pub(super) fn constant<T>(x: &'static [T]) -> __m512i {
-        assert!(size_of_val(x) == 64);
-        // SAFETY: 64 bytes long.
-        unsafe { _mm512_loadu_si512(x.as_ptr().cast()) }
+    fn head<B>(b: &B) -> __m128i {
+        const { assert!(size_of::<B>() >= 16) }
+        // SAFETY: 16 bytes at least.
+        unsafe { _mm_loadu_si128(std::ptr::from_ref(b).cast()) }
     }
 
-    /// # Safety
-    /// 64 bytes are readable.
-    #[inline]
-    pub(super) unsafe fn load64(p: *const u8) -> __m512i {
-        // SAFETY: promised.
-        unsafe { _mm512_loadu_si512(p.cast()) }
-    }
-
-    /// The same 32 bytes in both halves.
+    /// Values 64 z .. 64 z + 64 of four-bit codes: 32 bytes, low nibbles then high ones.
     ///
     /// # Safety
-    /// 32 bytes are readable.
+    /// `z` is below 4.
     #[inline]
-    unsafe fn twice32(p: *const u8) -> __m512i {
-        // SAFETY: promised.
-        _mm512_broadcast_i64x4(unsafe { _mm256_loadu_si256(p.cast()) })
-    }
-
-    /// # Safety
-    /// 16 sums are readable.
-    #[inline]
-    pub(super) unsafe fn load_sums(s: *const i16) -> __m256i {
-        // SAFETY: promised.
-        unsafe { _mm256_loadu_si256(s.cast()) }
-    }
-
-    /// Values 64 g .. 64 g + 64 of four-bit codes: 32 bytes, low nibbles then high ones.
-    ///
-    /// # Safety
-    /// 32 bytes are readable.
-    #[inline]
-    unsafe fn nibbles(p: *const u8) -> __m512i {
+    unsafe fn nibbles(qs: &[u8; 128], z: usize) -> __m512i {
         const SHIFT: [u16; 32] = spread16(0, 16, 4);
-        // SAFETY: promised.
-        let x = _mm512_srlv_epi16(unsafe { twice32(p) }, constant(&SHIFT));
+        // SAFETY: within the 128 bytes.
+        let x = _mm512_srlv_epi16(unsafe { twice32(qs.as_ptr().add(32 * z)) }, constant(&SHIFT));
         _mm512_and_si512(x, _mm512_set1_epi8(15))
     }
 
@@ -113,16 +54,17 @@ vnni! {
     /// values 32 k ...
     ///
     /// # Safety
-    /// 64 bytes are readable.
+    /// `z` is below 4.
     #[inline]
-    unsafe fn crumbs(p: *const u8, z: usize) -> __m512i {
+    unsafe fn crumbs(qs: &[u8; 64], z: usize) -> __m512i {
         static SHIFT: [[u16; 32]; 2] = [spread16(0, 16, 2), spread16(4, 16, 2)];
-        // SAFETY: promised.
-        let x = _mm512_srlv_epi16(unsafe { twice32(p.add(z / 2 * 32)) }, constant(&SHIFT[z % 2]));
+        // SAFETY: within the 64 bytes.
+        let x = _mm512_srlv_epi16(unsafe { twice32(qs.as_ptr().add(z / 2 * 32)) }, constant(&SHIFT[z % 2]));
         _mm512_and_si512(x, _mm512_set1_epi8(3))
     }
 
-    /// The 16 bytes `d dmin scales[12]` of q4_K and q5_K to 8 scales and 8 minima.
+    /// The 16 bytes `d dmin scales[12]` of q4_K and q5_K to 8 scales and 8 minima: `layout::scales::minima6` in
+    /// this level's instructions.
     #[inline]
     fn scales_6bit(head: __m128i) -> __m128i {
         let x = _mm_shuffle_epi8(head, _mm_setr_epi8(4, 5, 6, 7, 12, 13, 14, 15, 8, 9, 10, 11, 12, 13, 14, 15));
@@ -147,62 +89,31 @@ vnni! {
         _mm256_dpwssd_epi32(_mm256_setzero_si256(), m, unsafe { load_sums(s) })
     }
 
-    /// Adds codes times activations times the two scales (bytes 2 z and 2 z + 1) of 64 values.
     #[inline]
-    pub(super) fn add_32s(acc: __m512i, z: usize, codes: __m512i, c: __m512i, scales: __m128i) -> __m512i {
-        static PICK: [[u16; 32]; 4] =
-            [spread16(0, 16, 1), spread16(2, 16, 1), spread16(4, 16, 1), spread16(6, 16, 1)];
-        let scales = _mm512_castsi128_si512(scales);
-        let scale = _mm512_maskz_permutexvar_epi8(EVEN_BYTES, constant(&PICK[z]), scales);
-        _mm512_dpwssd_epi32(acc, _mm512_maddubs_epi16(codes, c), scale)
-    }
-
-    /// Adds codes times activations times the four scales (16-bit lanes 4 z ..) of 64 values.
-    #[inline]
-    pub(super) fn add_16s(acc: __m512i, z: usize, codes: __m512i, c: __m512i, scales: __m256i) -> __m512i {
-        static PICK: [[u16; 32]; 4] =
-            [spread16(0, 8, 1), spread16(4, 8, 1), spread16(8, 8, 1), spread16(12, 8, 1)];
-        let scale = _mm512_permutexvar_epi16(constant(&PICK[z]), _mm512_castsi256_si512(scales));
-        _mm512_dpwssd_epi32(acc, _mm512_maddubs_epi16(codes, c), scale)
-    }
-
-    /// Takes off `2^SHIFT` times scales times sums: the zero point.
-    ///
-    /// # Safety
-    /// 16 sums are readable.
-    #[inline]
-    unsafe fn take_zero<const SHIFT: i32>(acc: __m512i, scales: __m256i, s: *const i16) -> __m512i {
-        let scales = _mm256_slli_epi16::<SHIFT>(scales);
-        // SAFETY: promised.
-        let zero = _mm256_dpwssd_epi32(_mm256_setzero_si256(), scales, unsafe { load_sums(s) });
-        _mm512_sub_epi32(acc, _mm512_zextsi256_si512(zero))
-    }
-
-    #[inline]
-    unsafe fn q4_k_block(b: *const u8, c: *const u8, s: *const i16) -> (__m512i, __m256i) {
-        // SAFETY: all within the block's 144 bytes, its 256 codes and 16 sums.
+    unsafe fn q4_k_block(b: &Q4K, c: *const u8, s: *const i16) -> (__m512i, __m256i) {
+        // SAFETY: all within the block, its 256 codes and 16 sums.
         unsafe {
-            let scales = scales_6bit(_mm_loadu_si128(b.cast()));
+            let scales = scales_6bit(head(b));
             let mut acc = _mm512_setzero_si512();
             for z in 0..4 {
-                acc = add_32s(acc, z, nibbles(b.add(16 + 32 * z)), load64(c.add(64 * z)), scales);
+                acc = add_32s(acc, z, nibbles(&b.qs, z), load64(c.add(64 * z)), scales);
             }
             (acc, minima_6bit(scales, s))
         }
     }
 
     #[inline]
-    unsafe fn q5_k_block(b: *const u8, c: *const u8, s: *const i16) -> (__m512i, __m256i) {
+    unsafe fn q5_k_block(b: &Q5K, c: *const u8, s: *const i16) -> (__m512i, __m256i) {
         static FIFTH: [[u8; 64]; 4] =
             [multishift(-4, -3), multishift(-2, -1), multishift(0, 1), multishift(2, 3)];
-        // SAFETY: all within the block's 176 bytes, its 256 codes and 16 sums.
+        // SAFETY: all within the block, its 256 codes and 16 sums.
         unsafe {
-            let scales = scales_6bit(_mm_loadu_si128(b.cast()));
-            let high = twice32(b.add(16));
+            let scales = scales_6bit(head(b));
+            let high = twice32(b.qh.as_ptr());
             let mut acc = _mm512_setzero_si512();
             for z in 0..4 {
                 let fifth = _mm512_multishift_epi64_epi8(constant(&FIFTH[z]), high);
-                let low = nibbles(b.add(48 + 32 * z));
+                let low = nibbles(&b.qs, z);
                 let codes = _mm512_ternarylogic_epi64::<OR_AND>(low, fifth, _mm512_set1_epi8(16));
                 acc = add_32s(acc, z, codes, load64(c.add(64 * z)), scales);
             }
@@ -211,15 +122,15 @@ vnni! {
     }
 
     #[inline]
-    unsafe fn q6_k_block(b: *const u8, c: *const u8, s: *const i16) -> (__m512i, __m256i) {
+    unsafe fn q6_k_block(b: &Q6K, c: *const u8, s: *const i16) -> (__m512i, __m256i) {
         static HIGH: [[u8; 64]; 2] = [multishift(-4, -2), multishift(0, 2)];
-        // SAFETY: all within the block's 210 bytes, its 256 codes and 16 sums.
+        // SAFETY: all within the block, its 256 codes and 16 sums.
         unsafe {
-            let scales = _mm256_cvtepi8_epi16(_mm_loadu_si128(b.add(192).cast()));
+            let scales = _mm256_cvtepi8_epi16(_mm_loadu_si128(b.scales.as_ptr().cast()));
             let mut acc = _mm512_setzero_si512();
             for half in 0..2 {
-                let low = load64(b.add(64 * half));
-                let high = twice32(b.add(128 + 32 * half));
+                let low = load64(b.ql.as_ptr().add(64 * half));
+                let high = twice32(b.qh.as_ptr().add(32 * half));
                 for t in 0..2 {
                     let z = 2 * half + t;
                     let low = if t == 0 { low } else { _mm512_srli_epi16::<4>(low) };
@@ -234,13 +145,14 @@ vnni! {
     }
 
     #[inline]
-    unsafe fn q3_k_block(b: *const u8, c: *const u8, s: *const i16) -> (__m512i, __m256i) {
+    unsafe fn q3_k_block(b: &Q3K, c: *const u8, s: *const i16) -> (__m512i, __m256i) {
         static THIRD: [[u8; 64]; 4] =
             [multishift(-2, -1), multishift(0, 1), multishift(2, 3), multishift(4, 5)];
-        // SAFETY: all within the block's 110 bytes, its 256 codes and 16 sums.
+        // SAFETY: all within the block, its 256 codes and 16 sums.
         unsafe {
-            // Bytes 0..8 hold the low halves of 16 scales, bytes 8..12 their top bits, four times two.
-            let packed = _mm_loadu_si128(b.add(94).cast());
+            // `layout::scales::scales6` in this level's instructions: from byte 2 on the packed scales, then d.
+            let packed = std::ptr::from_ref(b).cast::<u8>().add(offset_of!(Q3K, scales) - 2);
+            let packed = _mm_loadu_si128(packed.cast());
             let low = _mm_shuffle_epi8(packed, _mm_setr_epi8(2, 3, 4, 5, 6, 7, 8, 9, 2, 3, 4, 5, 6, 7, 8, 9));
             let low = _mm_multishift_epi64_epi8(
                 _mm_setr_epi8(0, 8, 16, 24, 32, 40, 48, 56, 4, 12, 20, 28, 36, 44, 52, 60), low);
@@ -251,11 +163,11 @@ vnni! {
             let low = _mm_and_si128(low, _mm_set1_epi8(15));
             let scales = _mm_ternarylogic_epi64::<OR_AND>(low, top, _mm_set1_epi8(0x30));
             let scales = _mm256_cvtepi8_epi16(_mm_sub_epi8(scales, _mm_set1_epi8(32)));
-            let high = twice32(b);
+            let high = twice32(b.hmask.as_ptr());
             let mut acc = _mm512_setzero_si512();
             for z in 0..4 {
                 let third = _mm512_multishift_epi64_epi8(constant(&THIRD[z]), high);
-                let low = crumbs(b.add(32), z);
+                let low = crumbs(&b.qs, z);
                 let codes = _mm512_ternarylogic_epi64::<OR_AND>(low, third, _mm512_set1_epi8(4));
                 acc = add_16s(acc, z, codes, load64(c.add(64 * z)), scales);
             }
@@ -264,23 +176,23 @@ vnni! {
     }
 
     #[inline]
-    unsafe fn q2_k_block(b: *const u8, c: *const u8, s: *const i16) -> (__m512i, __m256i) {
-        // SAFETY: all within the block's 84 bytes, its 256 codes and 16 sums.
+    unsafe fn q2_k_block(b: &Q2K, c: *const u8, s: *const i16) -> (__m512i, __m256i) {
+        // SAFETY: all within the block, its 256 codes and 16 sums.
         unsafe {
-            let packed = _mm_loadu_si128(b.cast());
+            let packed = _mm_loadu_si128(b.scales.as_ptr().cast());
             let nibble = _mm_set1_epi8(15);
             let scales = _mm256_cvtepu8_epi16(_mm_and_si128(packed, nibble));
             let minima = _mm256_cvtepu8_epi16(_mm_and_si128(_mm_srli_epi16::<4>(packed), nibble));
             let mut acc = _mm512_setzero_si512();
             for z in 0..4 {
-                acc = add_16s(acc, z, crumbs(b.add(16), z), load64(c.add(64 * z)), scales);
+                acc = add_16s(acc, z, crumbs(&b.qs, z), load64(c.add(64 * z)), scales);
             }
             (acc, _mm256_dpwssd_epi32(_mm256_setzero_si256(), minima, load_sums(s)))
         }
     }
 
     #[inline]
-    unsafe fn iq4_xs_block(b: *const u8, c: *const u8, s: *const i16) -> (__m512i, __m256i) {
+    unsafe fn iq4_xs_block(b: &IQ4XS, c: *const u8, s: *const i16) -> (__m512i, __m256i) {
         static PICK: [[u32; 16]; 4] =
             [spread32(0, 8, 2), spread32(4, 8, 2), spread32(8, 8, 2), spread32(12, 8, 2)];
         const SHIFT: [u16; 32] = {
@@ -292,10 +204,10 @@ vnni! {
             }
             shift
         };
-        // SAFETY: all within the block's 136 bytes, its 256 codes and 16 sums.
+        // SAFETY: all within the block, its 256 codes and 16 sums.
         unsafe {
             // The first 8 bytes are d, scales_h, scales_l; each scale twice.
-            let head = _mm_set1_epi64x(b.cast::<i64>().read_unaligned());
+            let head = _mm_broadcastq_epi64(head(b));
             let low = _mm_multishift_epi64_epi8(
                 _mm_setr_epi8(32, 32, 36, 36, 40, 40, 44, 44, 48, 48, 52, 52, 56, 56, 60, 60), head);
             let high = _mm_multishift_epi64_epi8(
@@ -308,7 +220,7 @@ vnni! {
             let table = _mm512_broadcast_i32x4(table);
             let mut acc = _mm512_setzero_si512();
             for z in 0..4 {
-                let q = _mm512_castsi256_si512(_mm256_loadu_si256(b.add(8 + 32 * z).cast()));
+                let q = _mm512_castsi256_si512(_mm256_loadu_si256(b.qs.as_ptr().add(32 * z).cast()));
                 let q = _mm512_permutexvar_epi64(_mm512_setr_epi64(0, 1, 0, 1, 2, 3, 2, 3), q);
                 let q = _mm512_and_si512(_mm512_srlv_epi16(q, constant(&SHIFT)), _mm512_set1_epi8(15));
                 let codes = _mm512_shuffle_epi8(table, q);
@@ -334,25 +246,24 @@ vnni! {
     }
 
     #[inline]
-    unsafe fn tq2_0_block(b: *const u8, c: *const u8, s: *const i16) -> (__m512i, __m256i) {
-        // SAFETY: all within the block's 66 bytes, its 256 codes and 16 sums.
-        unsafe { ternary([crumbs(b, 0), crumbs(b, 1), crumbs(b, 2), crumbs(b, 3)], c, s) }
+    unsafe fn tq2_0_block(b: &TQ2_0, c: *const u8, s: *const i16) -> (__m512i, __m256i) {
+        // SAFETY: all within the block, its 256 codes and 16 sums.
+        unsafe { ternary([crumbs(&b.qs, 0), crumbs(&b.qs, 1), crumbs(&b.qs, 2), crumbs(&b.qs, 3)], c, s) }
     }
 
     #[inline]
-    unsafe fn tq1_0_block(b: *const u8, c: *const u8, s: *const i16) -> (__m512i, __m256i) {
-        // SAFETY: 54 bytes are a block; all within its 256 codes and 16 sums.
+    unsafe fn tq1_0_block(b: &TQ1_0, c: *const u8, s: *const i16) -> (__m512i, __m256i) {
+        let mut codes = [0u8; 256];
+        let trit = |byte: u8, power: u8| ((u16::from(byte.wrapping_mul(power)) * 3) >> 8) as u8;
+        for (t, power) in [1u8, 3, 9, 27, 81].into_iter().enumerate() {
+            (0..32).for_each(|i| codes[32 * t + i] = trit(b.qs[i], power));
+            (0..16).for_each(|i| codes[160 + 16 * t + i] = trit(b.qs[32 + i], power));
+        }
+        for (t, power) in [1u8, 3, 9, 27].into_iter().enumerate() {
+            (0..4).for_each(|i| codes[240 + 4 * t + i] = trit(b.qh[i], power));
+        }
+        // SAFETY: all within 256 codes and 16 sums.
         unsafe {
-            let b = std::slice::from_raw_parts(b, 54);
-            let mut codes = [0u8; 256];
-            let trit = |byte: u8, power: u8| ((u16::from(byte.wrapping_mul(power)) * 3) >> 8) as u8;
-            for (t, power) in [1u8, 3, 9, 27, 81].into_iter().enumerate() {
-                (0..32).for_each(|i| codes[32 * t + i] = trit(b[i], power));
-                (0..16).for_each(|i| codes[160 + 16 * t + i] = trit(b[32 + i], power));
-            }
-            for (t, power) in [1u8, 3, 9, 27].into_iter().enumerate() {
-                (0..4).for_each(|i| codes[240 + 4 * t + i] = trit(b[48 + i], power));
-            }
             let p = codes.as_ptr();
             ternary([load64(p), load64(p.add(64)), load64(p.add(128)), load64(p.add(192))], c, s)
         }
@@ -373,27 +284,28 @@ vnni! {
 }
 
 macro_rules! rows {
-    ($($name:ident: $block:ident, $bytes:literal bytes, d at $d:literal, minima $min:literal;)*) => { vnni! { $(
+    ($($name:ident: $integers:ident, $block:ident, minima $min:literal;)*) => { vnni! { $(
         /// `y[r]` = weight row r times the activations.
         pub(super) fn $name(weights: &[u8], x: Row, y: &mut [f32]) {
+            const BYTES: usize = size_of::<$block>();
             let blocks = x.d.len();
-            assert_eq!(weights.len(), y.len() * blocks * $bytes);
+            assert_eq!(weights.len(), y.len() * blocks * BYTES);
             assert!(x.codes.len() == blocks * 256 && x.sums.len() == blocks * 16);
-            for (row, y) in weights.chunks_exact((blocks * $bytes).max(1)).zip(y) {
+            for (row, y) in weights.chunks_exact((blocks * BYTES).max(1)).zip(y) {
                 let mut sum = _mm512_setzero_ps();
                 let mut minima = _mm256_setzero_ps();
                 for i in 0..blocks {
                     // SAFETY: block i of the row, codes and sums, whose lengths are checked above; a
                     // prefetch may point anywhere.
                     unsafe {
-                        let b = row.as_ptr().add(i * $bytes);
+                        let b = row.as_ptr().cast::<$block>().add(i);
                         let (ahead, c, s) =
-                            (b.wrapping_add(AHEAD), x.codes.as_ptr().add(i * 256), x.sums.as_ptr().add(i * 16));
-                        for line in (0..$bytes).step_by(64) {
-                            _mm_prefetch::<_MM_HINT_T0>(ahead.wrapping_add(line).cast());
+                            (b.wrapping_byte_add(AHEAD), x.codes.as_ptr().add(i * 256), x.sums.as_ptr().add(i * 16));
+                        for line in (0..BYTES).step_by(64) {
+                            _mm_prefetch::<_MM_HINT_T0>(ahead.wrapping_byte_add(line).cast());
                         }
-                        let (acc, min) = $block(b, c.cast(), s);
-                        let d = scale::<$min>(b.add($d), *x.d.get_unchecked(i));
+                        let (acc, min) = $integers(&*b, c.cast(), s);
+                        let d = scale::<$min>(b.cast::<u8>().add(offset_of!($block, d)), *x.d.get_unchecked(i));
                         sum = _mm512_fmadd_ps(_mm512_cvtepi32_ps(acc), _mm512_broadcastss_ps(d), sum);
                         if $min {
                             let dmin = _mm256_broadcastss_ps(_mm_movehdup_ps(d));
@@ -409,12 +321,12 @@ macro_rules! rows {
 }
 
 rows! {
-    q2_k: q2_k_block, 84 bytes, d at 80, minima true;
-    q3_k: q3_k_block, 110 bytes, d at 108, minima false;
-    q4_k: q4_k_block, 144 bytes, d at 0, minima true;
-    q5_k: q5_k_block, 176 bytes, d at 0, minima true;
-    q6_k: q6_k_block, 210 bytes, d at 208, minima false;
-    iq4_xs: iq4_xs_block, 136 bytes, d at 0, minima false;
-    tq1_0: tq1_0_block, 54 bytes, d at 52, minima false;
-    tq2_0: tq2_0_block, 66 bytes, d at 64, minima false;
+    q2_k: q2_k_block, Q2K, minima true;
+    q3_k: q3_k_block, Q3K, minima false;
+    q4_k: q4_k_block, Q4K, minima true;
+    q5_k: q5_k_block, Q5K, minima true;
+    q6_k: q6_k_block, Q6K, minima false;
+    iq4_xs: iq4_xs_block, IQ4XS, minima false;
+    tq1_0: tq1_0_block, TQ1_0, minima false;
+    tq2_0: tq2_0_block, TQ2_0, minima false;
 }

@@ -3,21 +3,25 @@
 
 use std::arch::x86_64::*;
 
-use super::large::{constant, load64, multishift, spread8, spread16};
+use quern_tensor_io::layout::{F16, NVFP4, Q1_0, Q2_0};
+
+use super::bits::{constant, load64, multishift, spread8, spread16};
 use super::{AHEAD, vnni};
 use crate::activations::Row;
 use crate::block::tables;
 
 vnni! {
+    /// # Safety
+    /// `z` is 0 or 1.
     #[inline]
-    unsafe fn q1_0_codes(b: *const u8, z: usize) -> __m512i {
-        // SAFETY: within the block's 18 bytes.
-        let set = unsafe { b.add(2 + 8 * z).cast::<u64>().read_unaligned() };
+    unsafe fn q1_0_codes(b: &Q1_0, z: usize) -> __m512i {
+        // SAFETY: within the block's 16 bytes of codes.
+        let set = unsafe { b.qs.as_ptr().add(8 * z).cast::<u64>().read_unaligned() };
         _mm512_maskz_set1_epi8(set, 2)
     }
 
     #[inline]
-    unsafe fn q2_0_codes(b: *const u8, _: usize) -> __m512i {
+    fn q2_0_codes(b: &Q2_0, _: usize) -> __m512i {
         static PICK: [u8; 64] = spread8(4);
         // Byte i, the same as its neighbours of four, right by 2 (i % 4).
         static SHIFT: [u8; 64] = {
@@ -29,14 +33,14 @@ vnni! {
             }
             control
         };
-        // SAFETY: within the block's 18 bytes.
-        let x = _mm512_castsi128_si512(unsafe { _mm_loadu_si128(b.add(2).cast()) });
+        // SAFETY: 16 bytes.
+        let x = _mm512_castsi128_si512(unsafe { _mm_loadu_si128(b.qs.as_ptr().cast()) });
         let x = _mm512_multishift_epi64_epi8(constant(&SHIFT), _mm512_permutexvar_epi8(constant(&PICK), x));
         _mm512_and_si512(x, _mm512_set1_epi8(3))
     }
 
     #[inline]
-    unsafe fn nvfp4_codes(b: *const u8, _: usize) -> __m512i {
+    fn nvfp4_codes(b: &NVFP4, _: usize) -> __m512i {
         const SHIFT: [u16; 32] = {
             let mut shift = spread16(0, 1, 0);
             let mut i = 0;
@@ -46,8 +50,8 @@ vnni! {
             }
             shift
         };
-        // SAFETY: within the block's 36 bytes.
-        let x = _mm512_castsi256_si512(unsafe { _mm256_loadu_si256(b.add(4).cast()) });
+        // SAFETY: 32 bytes.
+        let x = _mm512_castsi256_si512(unsafe { _mm256_loadu_si256(b.qs.as_ptr().cast()) });
         let x = _mm512_permutexvar_epi64(_mm512_setr_epi64(0, 0, 1, 1, 2, 2, 3, 3), x);
         let q = _mm512_and_si512(_mm512_srlv_epi16(x, constant(&SHIFT)), _mm512_set1_epi8(15));
         // SAFETY: 16 bytes.
@@ -56,18 +60,16 @@ vnni! {
     }
 
     #[inline]
-    unsafe fn one_scale(b: *const u8) -> __m512 {
-        // SAFETY: the block's first 2 bytes.
-        _mm512_cvtph_ps(_mm256_set1_epi16(unsafe { b.cast::<i16>().read_unaligned() }))
+    fn one_scale(d: F16) -> __m512 {
+        _mm512_cvtph_ps(_mm256_set1_epi16(d.bits() as i16))
     }
 
     /// Four UE4M3 scales, four lanes each. Without its sign bit UE4M3 is the top of an f16 whose exponents
     /// are 8 lower; half of it is 2^7 times that, and the activations' scales have the 2^7.
     #[inline]
-    unsafe fn nvfp4_scales(b: *const u8) -> __m512 {
+    fn nvfp4_scales(d: [u8; 4]) -> __m512 {
         const PICK: [u16; 32] = spread16(0, 4, 1);
-        // SAFETY: the block's first 4 bytes.
-        let x = _mm256_set1_epi32(unsafe { b.cast::<i32>().read_unaligned() });
+        let x = _mm256_set1_epi32(i32::from_le_bytes(d));
         let pick = _mm512_castsi512_si256(constant(&PICK));
         let x = _mm256_maskz_permutexvar_epi8(0x5555_5555, pick, x);
         let number = _mm256_cmpneq_epi16_mask(x, _mm256_set1_epi16(0x7f));
@@ -96,22 +98,24 @@ fn scales(unit: f32, x: &Row) -> Vec<Lanes<f32>> {
 }
 
 macro_rules! rows {
-    ($($name:ident: $codes:ident, $parts:literal parts in $bytes:literal bytes, zero $zero:literal,
+    ($($name:ident: $codes:ident, $parts:literal parts in $block:ident, zero $zero:literal,
         scale $scale:ident, unit $unit:literal;)*) => { vnni! { $(
         /// `y[r]` = weight row r times the activations.
         pub(super) fn $name(weights: &[u8], x: Row, y: &mut [f32]) {
+            const BYTES: usize = size_of::<$block>();
             let blocks = x.d.len() / (2 * $parts);
-            assert_eq!(weights.len(), y.len() * blocks * $bytes);
+            assert_eq!(weights.len(), y.len() * blocks * BYTES);
             assert!(x.d.len() == blocks * 2 * $parts && x.codes.len() == x.d.len() * 32);
             assert!(x.sums.len() == x.d.len() * 2);
             let (starts, scales) = (starts($zero, &x), scales($unit, &x));
-            for (row, y) in weights.chunks_exact((blocks * $bytes).max(1)).zip(y) {
+            for (row, y) in weights.chunks_exact((blocks * BYTES).max(1)).zip(y) {
                 let block = |i: usize, sum: &mut __m512| {
                     // SAFETY: block i of the row, its codes, starts and scales, of which there are as many
                     // as checked above; a prefetch may point anywhere.
                     unsafe {
-                        let b = row.as_ptr().add(i * $bytes);
-                        _mm_prefetch::<_MM_HINT_T0>(b.wrapping_add(AHEAD).cast());
+                        let b = row.as_ptr().cast::<$block>().add(i);
+                        _mm_prefetch::<_MM_HINT_T0>(b.wrapping_byte_add(AHEAD).cast());
+                        let b = &*b;
                         let mut terms = _mm512_setzero_ps();
                         for z in 0..$parts {
                             let at = i * $parts + z;
@@ -121,7 +125,7 @@ macro_rules! rows {
                             let xd = _mm512_load_ps(scales.as_ptr().add(at).cast());
                             terms = _mm512_fmadd_ps(dot, xd, terms);
                         }
-                        *sum = _mm512_fmadd_ps(terms, $scale(b), *sum);
+                        *sum = _mm512_fmadd_ps(terms, $scale(b.d), *sum);
                     }
                 };
                 // Several sums: one would wait four cycles for itself at every block.
@@ -143,7 +147,7 @@ macro_rules! rows {
 }
 
 rows! {
-    q1_0: q1_0_codes, 2 parts in 18 bytes, zero 1, scale one_scale, unit 1.0;
-    q2_0: q2_0_codes, 1 parts in 18 bytes, zero 1, scale one_scale, unit 1.0;
-    nvfp4: nvfp4_codes, 1 parts in 36 bytes, zero 12, scale nvfp4_scales, unit 128.0;
+    q1_0: q1_0_codes, 2 parts in Q1_0, zero 1, scale one_scale, unit 1.0;
+    q2_0: q2_0_codes, 1 parts in Q2_0, zero 1, scale one_scale, unit 1.0;
+    nvfp4: nvfp4_codes, 1 parts in NVFP4, zero 12, scale nvfp4_scales, unit 128.0;
 }

@@ -4,8 +4,10 @@
 //! instructions. Codes come out in their natural order (activations are then plain memory operands): a
 //! 32-byte group is loaded into both halves of a register, and each half is shifted its own way.
 
+mod bits;
 mod float;
 mod grid;
+mod iq1;
 mod large;
 mod mid;
 mod small;

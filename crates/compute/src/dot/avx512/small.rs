@@ -4,117 +4,99 @@
 
 use std::arch::x86_64::*;
 
+use quern_tensor_io::layout::{FP4, IQ4NL, MXFP4, NF4, Q4_0, Q4_1, Q5_0, Q5_1, Q8_0};
+
 use super::{AHEAD, vnni};
 use crate::activations::Row;
 use crate::block::tables;
 
 vnni! {
     /// 32 four-bit codes from 16 bytes: low nibbles, then high ones; the upper halves of bytes are anything.
-    ///
-    /// # Safety
-    /// 16 bytes are readable.
     #[inline]
-    unsafe fn unmasked_nibbles(p: *const u8) -> __m256i {
+    fn unmasked_nibbles(x: &[u8; 16]) -> __m256i {
         let shift = _mm256_setr_epi64x(0, 0, 0x0004_0004_0004_0004, 0x0004_0004_0004_0004);
-        // SAFETY: promised.
-        _mm256_srlv_epi16(_mm256_broadcastsi128_si256(unsafe { _mm_loadu_si128(p.cast()) }), shift)
+        // SAFETY: 16 bytes.
+        let x = unsafe { _mm_loadu_si128(x.as_ptr().cast()) };
+        _mm256_srlv_epi16(_mm256_broadcastsi128_si256(x), shift)
     }
 
-    /// # Safety
-    /// 16 bytes are readable.
     #[inline]
-    unsafe fn nibbles(p: *const u8) -> __m256i {
-        // SAFETY: promised.
-        _mm256_and_si256(unsafe { unmasked_nibbles(p) }, _mm256_set1_epi8(15))
+    fn nibbles(x: &[u8; 16]) -> __m256i {
+        _mm256_and_si256(unmasked_nibbles(x), _mm256_set1_epi8(15))
     }
 
-    /// 32 five-bit codes: bit i of the word at `high` is the fifth bit of code i.
-    ///
-    /// # Safety
-    /// 16 bytes are readable at `low`, 4 at `high`.
+    /// 32 five-bit codes: bit i of the word is the fifth bit of code i.
     #[inline]
-    unsafe fn five_bits(low: *const u8, high: *const u8) -> __m256i {
-        // SAFETY: promised.
-        let (low, high) = unsafe { (nibbles(low), high.cast::<u32>().read_unaligned()) };
+    fn five_bits(low: &[u8; 16], high: u32) -> __m256i {
+        let low = nibbles(low);
         _mm256_mask_add_epi8(low, high, low, _mm256_set1_epi8(16))
     }
 
     /// Entries of a table, and `zero`. `vpermb` looks at five bits of an index: of 32 entries, twice the
     /// same 16, so that nibbles need not be masked.
-    ///
-    /// # Safety
-    /// 16 bytes are readable.
     #[inline]
-    unsafe fn look_up(p: *const u8, table: &[i8; 16], zero: i8) -> __m256i {
-        // SAFETY: the table has 16 bytes, p promised.
-        let (table, codes) = unsafe { (_mm_loadu_si128(table.as_ptr().cast()), unmasked_nibbles(p)) };
+    fn look_up(qs: &[u8; 16], table: &[i8; 16], zero: i8) -> __m256i {
+        // SAFETY: 16 bytes.
+        let table = unsafe { _mm_loadu_si128(table.as_ptr().cast()) };
         let table = _mm_add_epi8(table, _mm_set1_epi8(zero));
-        _mm256_permutexvar_epi8(codes, _mm256_broadcastsi128_si256(table))
+        _mm256_permutexvar_epi8(unmasked_nibbles(qs), _mm256_broadcastsi128_si256(table))
     }
 
     #[inline]
-    unsafe fn q4_0_codes(b: *const u8) -> __m256i {
-        // SAFETY: within the block's 18 bytes.
-        unsafe { nibbles(b.add(2)) }
+    fn q4_0_codes(b: &Q4_0) -> __m256i {
+        nibbles(&b.qs)
     }
 
     #[inline]
-    unsafe fn q4_1_codes(b: *const u8) -> __m256i {
-        // SAFETY: within the block's 20 bytes.
-        unsafe { nibbles(b.add(4)) }
+    fn q4_1_codes(b: &Q4_1) -> __m256i {
+        nibbles(&b.qs)
     }
 
     #[inline]
-    unsafe fn q5_0_codes(b: *const u8) -> __m256i {
-        // SAFETY: within the block's 22 bytes.
-        unsafe { five_bits(b.add(6), b.add(2)) }
+    fn q5_0_codes(b: &Q5_0) -> __m256i {
+        five_bits(&b.qs, b.qh.get())
     }
 
     #[inline]
-    unsafe fn q5_1_codes(b: *const u8) -> __m256i {
-        // SAFETY: within the block's 24 bytes.
-        unsafe { five_bits(b.add(8), b.add(4)) }
+    fn q5_1_codes(b: &Q5_1) -> __m256i {
+        five_bits(&b.qs, b.qh.get())
     }
 
     #[inline]
-    unsafe fn q8_0_codes(b: *const u8) -> __m256i {
-        // SAFETY: within the block's 34 bytes.
-        let codes = unsafe { _mm256_loadu_si256(b.add(2).cast()) };
+    fn q8_0_codes(b: &Q8_0) -> __m256i {
+        // SAFETY: 32 codes.
+        let codes = unsafe { _mm256_loadu_si256(b.qs.as_ptr().cast()) };
         _mm256_xor_si256(codes, _mm256_set1_epi8(-128))
     }
 
     #[inline]
-    unsafe fn iq4_nl_codes(b: *const u8) -> __m256i {
-        // SAFETY: within the block's 18 bytes.
-        unsafe { look_up(b.add(2), &tables::IQ4, -128) }
+    fn iq4_nl_codes(b: &IQ4NL) -> __m256i {
+        look_up(&b.qs, &tables::IQ4, -128)
     }
 
     #[inline]
-    unsafe fn mxfp4_codes(b: *const u8) -> __m256i {
-        // SAFETY: within the block's 17 bytes.
-        unsafe { look_up(b.add(1), &tables::MXFP4, 12) }
+    fn mxfp4_codes(b: &MXFP4) -> __m256i {
+        look_up(&b.qs, &tables::MXFP4, 12)
     }
 
     #[inline]
-    unsafe fn nf4_codes(b: *const u8) -> __m256i {
-        // SAFETY: within the block's 18 bytes.
-        unsafe { look_up(b.add(2), &tables::NF4, -128) }
+    fn nf4_codes(b: &NF4) -> __m256i {
+        look_up(&b.qs, &tables::NF4, -128)
     }
 
     #[inline]
-    unsafe fn fp4_codes(b: *const u8) -> __m256i {
-        // SAFETY: within the block's 18 bytes.
-        unsafe { look_up(b.add(2), &tables::FP4, -128) }
+    fn fp4_codes(b: &FP4) -> __m256i {
+        look_up(&b.qs, &tables::FP4, -128)
     }
 
-    /// The first four bytes of each of eight blocks of `BYTES`.
+    /// The first four bytes of each of eight blocks: `d`, and `m` where there is one.
     ///
     /// # Safety
     /// Eight blocks are readable, of four bytes at least.
     #[inline]
-    unsafe fn heads<const BYTES: usize>(b: *const u8) -> __m256i {
+    unsafe fn heads<B>(b: *const B) -> __m256i {
         // SAFETY: within the blocks.
-        let head = |i: usize| unsafe { b.add(i * BYTES).cast::<i32>().read_unaligned() };
+        let head = |i: usize| unsafe { b.add(i).cast::<i32>().read_unaligned() };
         _mm256_setr_epi32(head(0), head(1), head(2), head(3), head(4), head(5), head(6), head(7))
     }
 
@@ -166,16 +148,17 @@ fn weights_of_offsets(x: &Row) -> Vec<f32> {
 }
 
 macro_rules! rows {
-    ($($name:ident: $codes:ident, $bytes:literal bytes, zero $zero:literal, scale $scale:ident, offset $offset:literal;)*) => { vnni! { $(
+    ($($name:ident: $codes:ident, $block:ident, zero $zero:literal, scale $scale:ident, offset $offset:literal;)*) => { vnni! { $(
         /// `y[r]` = weight row r times the activations.
         pub(super) fn $name(weights: &[u8], x: Row, y: &mut [f32]) {
+            const BYTES: usize = size_of::<$block>();
             let blocks = x.d.len();
-            assert_eq!(weights.len(), y.len() * blocks * $bytes);
+            assert_eq!(weights.len(), y.len() * blocks * BYTES);
             assert!(x.codes.len() == blocks * 32 && x.sums.len() == blocks * 2);
             let start = starts($zero, &x);
             let offsets = if $offset { weights_of_offsets(&x) } else { Vec::new() };
-            let stride = _mm256_mullo_epi32(_mm256_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7), _mm256_set1_epi32($bytes));
-            for (row, y) in weights.chunks_exact((blocks * $bytes).max(1)).zip(y) {
+            let stride = _mm256_mullo_epi32(_mm256_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7), _mm256_set1_epi32(BYTES as i32));
+            for (row, y) in weights.chunks_exact((blocks * BYTES).max(1)).zip(y) {
                 let mut offset = _mm256_setzero_ps();
                 // Several sums: one would wait four cycles for itself at every block.
                 let mut sums = [_mm256_setzero_ps(); 4];
@@ -187,14 +170,14 @@ macro_rules! rows {
                         // SAFETY: heads of blocks of the row, their scales and sums, whose lengths are checked
                         // above; masked lanes are not touched; a prefetch may point anywhere.
                         unsafe {
-                            let b = row.as_ptr().add(first * $bytes);
-                            let ahead = b.wrapping_add(AHEAD);
-                            for line in (0..8 * $bytes).step_by(64) {
-                                _mm_prefetch::<_MM_HINT_T0>(ahead.wrapping_add(line).cast());
+                            let b = row.as_ptr().cast::<$block>().add(first);
+                            let ahead = b.wrapping_byte_add(AHEAD);
+                            for line in (0..8 * BYTES).step_by(64) {
+                                _mm_prefetch::<_MM_HINT_T0>(ahead.wrapping_byte_add(line).cast());
                             }
                             // Gathers are slow on AMD; eight plain loads serve every processor.
                             let heads = match mask {
-                                0xff => heads::<$bytes>(b),
+                                0xff => heads(b),
                                 _ => _mm256_mmask_i32gather_epi32::<1>(_mm256_setzero_si256(), mask, stride, b.cast()),
                             };
                             let d = _mm256_mul_ps($scale(heads), _mm256_maskz_loadu_ps(mask, x.d.as_ptr().add(first)));
@@ -213,7 +196,7 @@ macro_rules! rows {
                                 let i = first + k;
                                 let c = _mm256_loadu_si256(x.codes.as_ptr().add(i * 32).cast());
                                 let start = _mm256_zextsi128_si256(_mm_cvtsi32_si128(*start.get_unchecked(i)));
-                                let codes = $codes(row.as_ptr().add(i * $bytes));
+                                let codes = $codes(&*row.as_ptr().cast::<$block>().add(i));
                                 let dot = _mm256_cvtepi32_ps(_mm256_dpbusd_epi32(start, codes, c));
                                 *sum = _mm256_fmadd_ps(dot, _mm256_set1_ps(*scales.get_unchecked(i - part)), *sum);
                             }
@@ -224,7 +207,7 @@ macro_rules! rows {
                         unsafe {
                             let c = _mm256_loadu_si256(x.codes.as_ptr().add(i * 32).cast());
                             let start = _mm256_zextsi128_si256(_mm_cvtsi32_si128(start[i]));
-                            let codes = $codes(row.as_ptr().add(i * $bytes));
+                            let codes = $codes(&*row.as_ptr().cast::<$block>().add(i));
                             let dot = _mm256_cvtepi32_ps(_mm256_dpbusd_epi32(start, codes, c));
                             sums[0] = _mm256_fmadd_ps(dot, _mm256_set1_ps(scales[i - part]), sums[0]);
                         }
@@ -238,13 +221,13 @@ macro_rules! rows {
 }
 
 rows! {
-    q4_0: q4_0_codes, 18 bytes, zero 8, scale halves, offset false;
-    q4_1: q4_1_codes, 20 bytes, zero 0, scale halves, offset true;
-    q5_0: q5_0_codes, 22 bytes, zero 16, scale halves, offset false;
-    q5_1: q5_1_codes, 24 bytes, zero 0, scale halves, offset true;
-    q8_0: q8_0_codes, 34 bytes, zero 128, scale halves, offset false;
-    iq4_nl: iq4_nl_codes, 18 bytes, zero 128, scale halves, offset false;
-    mxfp4: mxfp4_codes, 17 bytes, zero 12, scale exponents, offset false;
-    nf4: nf4_codes, 18 bytes, zero 128, scale nf4_halves, offset false;
-    fp4: fp4_codes, 18 bytes, zero 128, scale fp4_halves, offset false;
+    q4_0: q4_0_codes, Q4_0, zero 8, scale halves, offset false;
+    q4_1: q4_1_codes, Q4_1, zero 0, scale halves, offset true;
+    q5_0: q5_0_codes, Q5_0, zero 16, scale halves, offset false;
+    q5_1: q5_1_codes, Q5_1, zero 0, scale halves, offset true;
+    q8_0: q8_0_codes, Q8_0, zero 128, scale halves, offset false;
+    iq4_nl: iq4_nl_codes, IQ4NL, zero 128, scale halves, offset false;
+    mxfp4: mxfp4_codes, MXFP4, zero 12, scale exponents, offset false;
+    nf4: nf4_codes, NF4, zero 128, scale nf4_halves, offset false;
+    fp4: fp4_codes, FP4, zero 128, scale fp4_halves, offset false;
 }

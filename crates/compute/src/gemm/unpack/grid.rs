@@ -5,7 +5,8 @@ use quern_tensor_io::ElementType;
 use super::super::Tile;
 use super::super::vectors::{Vectors, Words};
 use super::byte;
-use crate::block::grid::unit;
+use crate::block::grid::constants;
+use crate::block::{code_types, no_block};
 
 /// From the words that `places` lists.
 #[inline(always)]
@@ -13,18 +14,20 @@ pub(super) fn scales<S: Vectors>(s: S, element_type: ElementType, head: &[Words;
     use ElementType as T;
     let d = s.load(&head[0]);
     let d = s.halves(if element_type == T::IQ1M { iq1_m_d(s, head) } else { d });
-    let count = if matches!(element_type, T::IQ2XS | T::IQ2S | T::IQ1M) { 16 } else { 8 };
+    let Some(constants) = constants(element_type) else { return };
+    let count = 256 / constants.sub;
     for j in 0..count {
         let code = match element_type {
             T::IQ2XXS | T::IQ3XXS => s.shr(s.load(&head[1 + j]), 28),
             T::IQ1S => s.mask(s.shr(s.load(&head[1 + j / 2]), 12 + j % 2 * 16), 7),
             T::IQ1M => s.mask(s.shr(s.load(&head[j / 8]), j / 4 % 2 * 16 + j % 4 * 3), 7),
-            _ => s.mask(s.shr(s.load(&head[1 + j / 8]), j % 8 * 4), 15),
+            T::IQ2XS | T::IQ2S | T::IQ3S => s.mask(s.shr(s.load(&head[1 + j / 8]), j % 8 * 4), 15),
+            code_types!() | no_block!() => unreachable!("{element_type} has no grid"),
         };
         let odd = s.add(s.add(code, code), s.splat(1));
         s.store_numbers(s.times(d, s.numbers(odd)), &mut tile.scale[j]);
     }
-    let unit = unit(element_type);
+    let unit = constants.unit;
     tile.scale[..count].as_flattened_mut().iter_mut().for_each(|scale| *scale *= unit);
 }
 

@@ -1,24 +1,12 @@
 //! Blocks of 64 and 128.
 
-use quern_tensor_io::ElementType;
-
 use super::super::Tile;
 use super::super::vectors::Vectors;
 use super::{NIBBLES, Raw, byte, four_bits};
 
-/// Block `b` of a tile's two or four.
+/// Block `b` of a tile's two: a word is 32 values: codes are 0 and 2.
 #[inline(always)]
-pub(super) fn block<S: Vectors>(s: S, element_type: ElementType, raw: &Raw, b: usize, tile: &mut Tile) {
-    match element_type {
-        ElementType::Q1_0 => q1_0(s, raw, b, tile),
-        ElementType::Q2_0 => q2_0(s, raw, b, tile),
-        _ => nvfp4(s, raw, b, tile),
-    }
-}
-
-/// A word is 32 values: codes are 0 and 2.
-#[inline(always)]
-fn q1_0<S: Vectors>(s: S, raw: &Raw, b: usize, tile: &mut Tile) {
+pub(super) fn q1_0<S: Vectors>(s: S, raw: &Raw, b: usize, tile: &mut Tile) {
     for w in 4 * b..4 * b + 4 {
         s.store_numbers(s.halves(s.load(&raw.head[b])), &mut tile.scale[w]);
         for i in 0..8 {
@@ -28,9 +16,9 @@ fn q1_0<S: Vectors>(s: S, raw: &Raw, b: usize, tile: &mut Tile) {
     }
 }
 
-/// A word is 16 values, a byte four.
+/// Block `b` of a tile's four: a word is 16 values, a byte four.
 #[inline(always)]
-fn q2_0<S: Vectors>(s: S, raw: &Raw, b: usize, tile: &mut Tile) {
+pub(super) fn q2_0<S: Vectors>(s: S, raw: &Raw, b: usize, tile: &mut Tile) {
     for half in 0..2 {
         s.store_numbers(s.halves(s.load(&raw.head[b])), &mut tile.scale[2 * b + half]);
     }
@@ -44,9 +32,9 @@ fn q2_0<S: Vectors>(s: S, raw: &Raw, b: usize, tile: &mut Tile) {
     }
 }
 
-/// Two words are 16 values: low nibbles, then high ones.
+/// Block `b` of a tile's four: two words are 16 values: low nibbles, then high ones.
 #[inline(always)]
-fn nvfp4<S: Vectors>(s: S, raw: &Raw, b: usize, tile: &mut Tile) {
+pub(super) fn nvfp4<S: Vectors>(s: S, raw: &Raw, b: usize, tile: &mut Tile) {
     for j in 0..4 {
         // Without its sign bit UE4M3 is the top of an f16 whose exponents are 8 lower; half of it is 2^7
         // times that. 0x7f is zero: adding 1 carries into a bit that was not set.

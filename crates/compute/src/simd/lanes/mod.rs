@@ -119,7 +119,7 @@ pub fn dispatch_wide<O: LaneOp>(level: Level, op: O) -> Result<O::Output, O> {
         // SAFETY: as above.
         Level::Avx512 | Level::Avx512Vnni => Ok(unsafe { x86_avx512::run(op) }),
         #[cfg(not(target_arch = "x86_64"))]
-        _ => Err(op),
+        Level::Avx2 | Level::Avx512 | Level::Avx512Vnni => Err(op),
     }
 }
 

@@ -148,8 +148,8 @@ impl LaneOp for Transpose {
 fn rows_become_columns() {
     let tile: [[f32; LANES]; LANES] = std::array::from_fn(|i| std::array::from_fn(|j| (16 * i + j) as f32));
     for level in Level::available() {
-        let turned = dispatch(level, Transpose(tile));
-        for (j, column) in turned.iter().enumerate() {
+        let columns = dispatch(level, Transpose(tile));
+        for (j, column) in columns.iter().enumerate() {
             for (i, &v) in column.iter().enumerate() {
                 assert_eq!(v, tile[i][j], "{level:?}");
             }

@@ -22,11 +22,15 @@ use crate::tokenizer::special::Edges;
 use crate::tokenizer::vocabulary::SPACE;
 use crate::tokenizer::{TokenKind, Tokenizer};
 
-/// Names and contents of the tokenizer files that say what the metadata of `file` says.
+/// The name and the content of a file.
+type NamedFile = (String, Vec<u8>);
+
+/// Names and contents of the tokenizer files that say what the metadata of `file` says, and what is not sure of the
+/// tokenizer or left out ([`Tokenizer::notes`]).
 ///
 /// # Errors
 /// The metadata holds no tokenizer, a broken one, or one of a kind quern does not read.
-pub fn tokenizer_files(file: &Path, metadata: &Metadata) -> Result<Vec<(String, Vec<u8>)>> {
+pub fn tokenizer_files(file: &Path, metadata: &Metadata) -> Result<(Vec<NamedFile>, Vec<String>)> {
     let tokenizer = Tokenizer::from_gguf(file, metadata)?;
     let tokens = Tokens::new(&tokenizer);
     let pretty = |value: &serde_json::Value| {
@@ -46,7 +50,7 @@ pub fn tokenizer_files(file: &Path, metadata: &Metadata) -> Result<Vec<(String, 
     if !tokenizer.is_byte_level() {
         files.push(("tokenizer.model".to_owned(), sentence_piece::model(&tokenizer, &tokens, metadata)));
     }
-    Ok(files)
+    Ok((files, tokenizer.notes().to_vec()))
 }
 
 /// One token as Hugging Face's files have it.

@@ -65,6 +65,8 @@ pub(crate) struct Source {
     pub legacy: Option<bool>,
     /// What was left out or is not sure, in words.
     pub notes: Vec<String>,
+    /// The files name an end of text that does not exist.
+    lost_end: bool,
     /// Where it comes from, for errors.
     file: std::path::PathBuf,
 }
@@ -153,18 +155,21 @@ impl Source {
             processors: processors.as_deref(),
             config,
         };
-        let special = special_ids::find(&places)?;
+        let mut special = special_ids::find(&places)?;
         if !list.beyond.is_empty() {
             let size = list.tokens.len();
             notes.push(format!("{} tokens beyond the model's {size} are left out", list.beyond.len()));
         }
+        notes.append(&mut special.notes);
         let class = config.and_then(|c| c.get("tokenizer_class")?.as_str()).unwrap_or_default();
         let silent = !special.add.iter().any(|(k, _)| *k == "bos");
         let silent_on_bos = silent && has_json && !class.starts_with("Llama");
         let llama_class = class.starts_with("LlamaTokenizer").then(|| class.to_owned());
         let legacy = config.and_then(|c| c.get("legacy")?.as_bool());
         let cut = !list.beyond.is_empty();
-        let ends = special_ids::generation_ends(directory, list.tokens.len())?;
+        let said = notes.len();
+        let ends = special_ids::generation_ends(directory, list.tokens.len(), &mut notes)?;
+        let lost_end = special.lost_end || notes.len() > said;
         let chat_templates = chat_template::read(directory, config)?;
         let edges = std::mem::take(&mut list.edges);
         let (pieces, scores, kinds) = list.finish();
@@ -195,6 +200,7 @@ impl Source {
             llama_class,
             legacy,
             notes,
+            lost_end,
             file: directory.to_path_buf(),
         })
     }
@@ -252,6 +258,7 @@ impl Source {
             chat_templates: self.chat_templates,
             pre: None,
             notes: self.notes,
+            lost_end: self.lost_end,
         }))
     }
 }

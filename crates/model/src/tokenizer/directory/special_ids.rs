@@ -10,6 +10,7 @@ use quern_tensor_io::Result;
 use serde_json::Value;
 
 use crate::json::{Json, Object, as_u64};
+use crate::tokenizer::special::no_such_token;
 use crate::tokenizer::vocabulary::TokenKind;
 
 use super::list::{Added, List, Token};
@@ -25,6 +26,10 @@ pub(super) struct Special {
     pub ids: Vec<(&'static str, u32)>,
     /// Type and whether it is added, in the order found.
     pub add: Vec<(&'static str, bool)>,
+    /// Ids of tokens that do not exist, in words.
+    pub notes: Vec<String>,
+    /// One of them is the end of text.
+    pub lost_end: bool,
 }
 
 /// Where to look.
@@ -57,8 +62,14 @@ pub(super) fn find(places: &Places<'_>) -> Result<Special> {
     if let Some(json) = Json::read_optional(&places.directory.join("config.json"))? {
         for kind in TYPES {
             // A list (Llama 3's eos) names ends of generation, not the token itself.
-            let id = json.root().get(&format!("{kind}_token_id")).and_then(Value::as_u64);
-            found.set(places, kind, id);
+            let before = found.notes.len();
+            let key = format!("{kind}_token_id");
+            let value = json.root().get(&key).filter(|value| !value.is_array());
+            let id = value.and_then(|value| {
+                token_id(&json.root(), &key, value, places.list.tokens.len(), &mut found.notes)
+            });
+            found.lost_end |= kind == "eos" && found.notes.len() > before;
+            found.set(places, kind, id.map(u64::from));
         }
     }
     if let Some(map) = Json::read_optional(&places.directory.join("special_tokens_map.json"))? {
@@ -225,20 +236,40 @@ pub(super) fn content<'a>(object: &Object<'a>, kind: &str) -> Option<&'a str> {
     entry.as_str().or_else(|| entry.get("content")?.as_str())
 }
 
-/// `eos_token_id` of `generation_config.json`: one id or a list.
-pub(super) fn generation_ends(directory: &Path, tokens: usize) -> Result<Vec<u32>> {
+/// `eos_token_id` of `generation_config.json`: one id or a list. Ids of tokens that do not exist are passed over with
+/// a note.
+pub(super) fn generation_ends(directory: &Path, tokens: usize, notes: &mut Vec<String>) -> Result<Vec<u32>> {
+    const KEY: &str = "eos_token_id";
     let Some(json) = Json::read_optional(&directory.join("generation_config.json"))? else {
         return Ok(Vec::new());
     };
     let root = json.root();
-    let listed = match root.get("eos_token_id") {
+    let listed = match root.get(KEY) {
         None => &[],
         Some(Value::Array(list)) => list.as_slice(),
         Some(one) => std::slice::from_ref(one),
     };
-    let id = |value: &Value| match as_u64(value).filter(|&id| id < tokens as u64) {
-        Some(id) => Ok(id as u32),
-        None => Err(root.error("eos_token_id", format!("not the id of one of {tokens} tokens"))),
+    Ok(listed.iter().filter_map(|value| token_id(&root, KEY, value, tokens, notes)).collect())
+}
+
+/// The id of a token under `key`; one that does not exist is noted. -1 stands for none.
+fn token_id(
+    root: &Object<'_>,
+    key: &str,
+    value: &Value,
+    tokens: usize,
+    notes: &mut Vec<String>,
+) -> Option<u32> {
+    match as_u64(value) {
+        Some(id) if id < tokens as u64 => return Some(id as u32),
+        None if value.as_f64() == Some(-1.0) => return None,
+        _ => {}
+    }
+    let found = match value {
+        Value::Number(number) => number.to_string(),
+        _ => "the value".to_owned(),
     };
-    listed.iter().map(id).collect()
+    let file = root.file().file_name().unwrap_or_default().to_string_lossy().into_owned();
+    notes.push(no_such_token(&format!("{file}: {key}"), &found, tokens, None));
+    None
 }

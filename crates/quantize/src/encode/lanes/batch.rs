@@ -5,6 +5,7 @@
 //! `encode_rows` many rows at a time and this costs nothing.
 
 use quern_compute::simd::lanes::{LANES, LaneOp, Lanes};
+use quern_tensor_io::layout::{self, Block};
 
 use super::tile::{self, Tile};
 
@@ -25,12 +26,12 @@ pub(super) struct Batch<const N: usize> {
 
 /// Encodes sixteen blocks at once.
 pub(super) trait BlockEncoder<const N: usize>: Copy {
-    /// Bytes of a block.
-    const BYTES: usize;
+    /// What a block is stored as.
+    type Block: Block;
     /// Whether importance weights involve the mean square of the whole row.
     const ROW_SIGMA2: bool = false;
-    /// Encodes the batch; `out` holds the first blocks of it, `BYTES` each, at most sixteen.
-    fn encode<S: Lanes>(self, s: S, batch: &mut Batch<N>, out: &mut [u8]);
+    /// Encodes the batch; `out` are the first blocks of it, at most sixteen.
+    fn encode<S: Lanes>(self, s: S, batch: &mut Batch<N>, out: &mut [Self::Block]);
 }
 
 /// All blocks of some rows.
@@ -62,7 +63,7 @@ impl<E: BlockEncoder<N>, const N: usize> LaneOp for Encode<'_, E, N> {
             row_sigma2: [0.0; LANES],
             codes: [[0.0; LANES]; N],
         };
-        let outs = self.out.chunks_mut(LANES * E::BYTES);
+        let outs = layout::blocks_mut::<E::Block>(self.out).chunks_mut(LANES);
         for (index, (blocks, out)) in blocks.chunks(LANES).zip(outs).enumerate() {
             let mut lanes = [&zero; LANES];
             for (lane, block) in lanes.iter_mut().zip(blocks) {

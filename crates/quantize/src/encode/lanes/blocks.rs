@@ -1,52 +1,44 @@
 //! Types of 32-value blocks whose scales are searched: the legacy types with importance, and `iq4_nl`.
 //! See `scalar::blocks`.
 
+use std::marker::PhantomData;
+
 use quern_compute::simd::lanes::{LANES, Lanes};
+use quern_tensor_io::layout::{F16, IQ4NL};
 
 use super::super::formats::AffineFormat;
-use super::super::pack;
+use super::super::pack::{self, Affine32, Symmetric32};
 use super::batch::{Batch, BlockEncoder};
-use super::search::{self, Nonlinear};
+use super::nonlinear::{self, Nonlinear};
+use super::search;
 use super::super_blocks::{energy, importance, squares};
 use super::tile::{self, Aligned};
 
-/// `q4_0` (`BITS` 4) and `q5_0` (`BITS` 5) with importance.
+/// `q4_0` and `q5_0` with importance.
 #[derive(Clone, Copy)]
-pub(super) struct Symmetric<const BITS: u32>;
-/// `q4_1` (`BITS` 4) and `q5_1` (`BITS` 5) with importance.
+pub(super) struct Symmetric<B>(pub PhantomData<B>);
+/// `q4_1` and `q5_1` with importance.
 #[derive(Clone, Copy)]
-pub(super) struct Affine<const BITS: u32>;
+pub(super) struct Affine<B>(pub PhantomData<B>);
 /// `iq4_nl`.
 #[derive(Clone, Copy)]
 pub(super) struct Iq4Nl;
 
-/// Writes nibbles, and before them the fifth bits if there are any.
+/// Each lane as it is stored.
 #[inline(always)]
-pub(super) fn pack_codes<const BITS: u32>(codes: &[u8; 32], out: &mut [u8]) {
-    if BITS == 5 {
-        let (high, low) = out.split_at_mut(4);
-        high.copy_from_slice(&pack::fifth_bits(codes).to_le_bytes());
-        pack::nibbles_32(codes, low);
-    } else {
-        pack::nibbles_32(codes, out);
-    }
-}
-
-/// f16 bytes of each lane.
-#[inline(always)]
-pub(super) fn halves<S: Lanes>(s: S, x: S::F) -> [[u8; 2]; LANES] {
+pub(super) fn halves<S: Lanes>(s: S, x: S::F) -> [F16; LANES] {
     let mut bits = [0u16; LANES];
     s.store_f16(x, &mut bits);
-    bits.map(u16::to_le_bytes)
+    bits.map(F16::from_bits)
 }
 
-impl<const BITS: u32> BlockEncoder<32> for Symmetric<BITS> {
-    const BYTES: usize = if BITS == 5 { 22 } else { 18 };
+impl<B: Symmetric32> BlockEncoder<32> for Symmetric<B> {
+    type Block = B;
     const ROW_SIGMA2: bool = true;
 
     #[inline(always)]
-    fn encode<S: Lanes>(self, s: S, batch: &mut Batch<32>, out: &mut [u8]) {
-        let limit = 1 << (BITS - 1);
+    fn encode<S: Lanes>(self, s: S, batch: &mut Batch<32>, out: &mut [Self::Block]) {
+        let limit = B::LIMIT;
         let mut w = Aligned([[0.0; LANES]; 32]);
         importance(s, &batch.x, &batch.qw, s.load(&batch.row_sigma2), &mut w);
         let found = search::symmetric(s, &batch.x, &w, limit);
@@ -54,20 +46,19 @@ impl<const BITS: u32> BlockEncoder<32> for Symmetric<BITS> {
         let mut codes = [[0; 32]; LANES];
         tile::codes(s, &batch.codes, &mut codes);
         let d = halves(s, found.scale);
-        for ((out, codes), d) in out.chunks_exact_mut(Self::BYTES).zip(&codes).zip(d) {
-            out[..2].copy_from_slice(&d);
-            pack_codes::<BITS>(codes, &mut out[2..]);
+        for ((out, codes), d) in out.iter_mut().zip(&codes).zip(d) {
+            *out = B::pack(d, codes);
         }
     }
 }
 
-impl<const BITS: u32> BlockEncoder<32> for Affine<BITS> {
-    const BYTES: usize = if BITS == 5 { 24 } else { 20 };
+impl<B: Affine32> BlockEncoder<32> for Affine<B> {
+    type Block = B;
     const ROW_SIGMA2: bool = true;
 
     #[inline(always)]
-    fn encode<S: Lanes>(self, s: S, batch: &mut Batch<32>, out: &mut [u8]) {
-        let max_code = (1 << BITS) - 1;
+    fn encode<S: Lanes>(self, s: S, batch: &mut Batch<32>, out: &mut [Self::Block]) {
+        let max_code = B::MAX_CODE;
         let mut w = Aligned([[0.0; LANES]; 32]);
         importance(s, &batch.x, &batch.qw, s.load(&batch.row_sigma2), &mut w);
         let found = search::affine(s, &batch.x, &w, max_code, AffineFormat::WEIGHTED, false);
@@ -75,19 +66,17 @@ impl<const BITS: u32> BlockEncoder<32> for Affine<BITS> {
         let mut codes = [[0; 32]; LANES];
         tile::codes(s, &batch.codes, &mut codes);
         let (d, m) = (halves(s, found.scale), halves(s, s.splat(-0.0) - found.min));
-        for (((out, codes), d), m) in out.chunks_exact_mut(Self::BYTES).zip(&codes).zip(d).zip(m) {
-            out[..2].copy_from_slice(&d);
-            out[2..4].copy_from_slice(&m);
-            pack_codes::<BITS>(codes, &mut out[4..]);
+        for (((out, codes), d), m) in out.iter_mut().zip(&codes).zip(d).zip(m) {
+            *out = B::pack(d, m, codes);
         }
     }
 }
 
 impl BlockEncoder<32> for Iq4Nl {
-    const BYTES: usize = 18;
+    type Block = IQ4NL;
 
     #[inline(always)]
-    fn encode<S: Lanes>(self, s: S, batch: &mut Batch<32>, out: &mut [u8]) {
+    fn encode<S: Lanes>(self, s: S, batch: &mut Batch<32>, out: &mut [Self::Block]) {
         let mut w = Aligned([[0.0; LANES]; 32]);
         if batch.weighted {
             let sigma2 = energy(s, &batch.x) * s.splat(2.0 / 32.0);
@@ -95,7 +84,7 @@ impl BlockEncoder<32> for Iq4Nl {
         } else {
             squares(s, &batch.x, &mut w);
         }
-        let scale = search::nonlinear(s, &batch.x, &w);
+        let scale = nonlinear::search(s, &batch.x, &w);
         let none = s.splat(0.0);
         let inverse = s.select(s.equal(scale, none), none, s.splat(1.0) / scale);
         let mut columns = [[0u8; LANES]; 32];
@@ -103,10 +92,9 @@ impl BlockEncoder<32> for Iq4Nl {
             s.store_index(s.steps_reached(&Nonlinear::IQ4.edges, inverse * s.load(x)), c);
         }
         let d = halves(s, scale);
-        for (lane, (out, d)) in out.chunks_exact_mut(Self::BYTES).zip(d).enumerate() {
+        for (lane, (out, d)) in out.iter_mut().zip(d).enumerate() {
             let codes = std::array::from_fn(|i| columns[i][lane]);
-            out[..2].copy_from_slice(&d);
-            pack::nibbles_32(&codes, &mut out[2..]);
+            *out = IQ4NL { d, qs: pack::nibbles_32(&codes) };
         }
     }
 }

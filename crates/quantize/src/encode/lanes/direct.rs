@@ -2,23 +2,27 @@
 //! needed once per block (scales, their reciprocals, f16 fields) is computed for sixteen blocks at once.
 //! See `scalar::blocks`.
 
+use std::marker::PhantomData;
+
 use quern_compute::simd::lanes::{LANES, LaneOp, Lanes};
+use quern_tensor_io::layout::{self, Block, F16 as StoredF16, MXFP4, Q8_0 as StoredQ8_0, TQ1_0, TQ2_0};
+use zerocopy::IntoBytes;
 
 use super::super::numeric::mxfp4_scale;
-use super::super::pack;
+use super::super::pack::{self, Affine32, Symmetric32};
 use super::super::table::E2M1_DOUBLED;
-use super::blocks::{halves, pack_codes};
+use super::blocks::halves;
 
 /// Encodes one block at a time after looking at sixteen.
 pub(super) trait DirectEncoder<const N: usize>: Copy {
-    /// Bytes of a block.
-    const BYTES: usize;
+    /// What a block is stored as.
+    type Block: Block;
     /// What a block needs to know.
     type Plan<S: Lanes>: Copy;
     /// Looks at up to sixteen blocks (missing ones are zeros) and plans each.
     fn plan<S: Lanes>(self, s: S, blocks: &[&[f32; N]; LANES]) -> Self::Plan<S>;
     /// Encodes the block planned in `lane`.
-    fn encode<S: Lanes>(self, s: S, plan: &Self::Plan<S>, lane: usize, x: &[f32; N], out: &mut [u8]);
+    fn encode<S: Lanes>(self, s: S, plan: &Self::Plan<S>, lane: usize, x: &[f32; N], out: &mut Self::Block);
 }
 
 /// All blocks of some rows.
@@ -34,14 +38,14 @@ impl<E: DirectEncoder<N>, const N: usize> LaneOp for Encode<'_, E, N> {
     #[inline(always)]
     fn call<S: Lanes>(self, s: S) {
         let zero = [0.0; N];
-        let outs = self.out.chunks_mut(LANES * E::BYTES);
+        let outs = layout::blocks_mut::<E::Block>(self.out).chunks_mut(LANES);
         for (blocks, out) in self.rows.as_chunks::<N>().0.chunks(LANES).zip(outs) {
             let mut lanes = [&zero; LANES];
             for (lane, block) in lanes.iter_mut().zip(blocks) {
                 *lane = block;
             }
             let plan = self.encoder.plan(s, &lanes);
-            for (lane, (x, out)) in blocks.iter().zip(out.chunks_exact_mut(E::BYTES)).enumerate() {
+            for (lane, (x, out)) in blocks.iter().zip(out).enumerate() {
                 self.encoder.encode(s, &plan, lane, x, out);
             }
         }
@@ -94,7 +98,7 @@ fn away<S: Lanes>(s: S, x: S::F) -> S::F {
 /// f16 field and reciprocal of the scale of each block.
 #[derive(Clone, Copy)]
 pub(super) struct Scale {
-    d: [[u8; 2]; LANES],
+    d: [StoredF16; LANES],
     inverse: [f32; LANES],
 }
 
@@ -103,7 +107,7 @@ pub(super) struct Scale {
 pub(super) struct Q8_0;
 
 impl DirectEncoder<32> for Q8_0 {
-    const BYTES: usize = 34;
+    type Block = StoredQ8_0;
     type Plan<S: Lanes> = Scale;
 
     #[inline(always)]
@@ -113,10 +117,11 @@ impl DirectEncoder<32> for Q8_0 {
     }
 
     #[inline(always)]
-    fn encode<S: Lanes>(self, s: S, plan: &Scale, lane: usize, x: &[f32; 32], out: &mut [u8]) {
-        out[..2].copy_from_slice(&plan.d[lane]);
+    fn encode<S: Lanes>(self, s: S, plan: &Scale, lane: usize, x: &[f32; 32], out: &mut Self::Block) {
+        out.d = plan.d[lane];
         let inverse = s.splat(plan.inverse[lane]);
-        for (x, out) in x.as_chunks::<LANES>().0.iter().zip(out[2..].as_chunks_mut::<LANES>().0) {
+        let qs = out.qs.as_mut_bytes();
+        for (x, out) in x.as_chunks::<LANES>().0.iter().zip(qs.as_chunks_mut::<LANES>().0) {
             s.store_bytes(away(s, s.load(x) * inverse), out);
         }
     }
@@ -124,10 +129,10 @@ impl DirectEncoder<32> for Q8_0 {
 
 /// `q4_0` and `q5_0` without importance.
 #[derive(Clone, Copy)]
-pub(super) struct Symmetric<const BITS: u32>;
+pub(super) struct Symmetric<B>(pub PhantomData<B>);
 
-impl<const BITS: u32> DirectEncoder<32> for Symmetric<BITS> {
-    const BYTES: usize = if BITS == 5 { 22 } else { 18 };
+impl<B: Symmetric32> DirectEncoder<32> for Symmetric<B> {
+    type Block = B;
     type Plan<S: Lanes> = Scale;
 
     #[inline(always)]
@@ -143,40 +148,39 @@ impl<const BITS: u32> DirectEncoder<32> for Symmetric<BITS> {
                 *extreme = block.iter().fold(0.0f32, |max, &v| if max.abs() < v.abs() { v } else { max });
             }
         }
-        let d = s.load(&extreme) / s.splat(-((1 << (BITS - 1)) as f32));
+        let d = s.load(&extreme) / s.splat(-(B::LIMIT as f32));
         Scale { d: halves(s, d), inverse: reciprocal_or_zero(s, d) }
     }
 
     #[inline(always)]
-    fn encode<S: Lanes>(self, s: S, plan: &Scale, lane: usize, x: &[f32; 32], out: &mut [u8]) {
-        let (inverse, half) = (s.splat(plan.inverse[lane]), s.splat((1 << (BITS - 1)) as f32 + 0.5));
+    fn encode<S: Lanes>(self, s: S, plan: &Scale, lane: usize, x: &[f32; 32], out: &mut Self::Block) {
+        let (inverse, half) = (s.splat(plan.inverse[lane]), s.splat(B::LIMIT as f32 + 0.5));
         let mut codes = [0; 32];
         for (x, codes) in x.as_chunks::<LANES>().0.iter().zip(codes.as_chunks_mut::<LANES>().0) {
             s.store_bytes(s.load(x) * inverse + half, codes);
         }
         for c in &mut codes {
-            *c = (*c as i8).min((1 << BITS) - 1) as u8;
+            *c = (*c as i8).min((2 * B::LIMIT - 1) as i8) as u8;
         }
-        out[..2].copy_from_slice(&plan.d[lane]);
-        pack_codes::<BITS>(&codes, &mut out[2..]);
+        *out = B::pack(plan.d[lane], &codes);
     }
 }
 
 /// Fields of a block with a minimum.
 #[derive(Clone, Copy)]
 pub(super) struct ScaleMin {
-    d: [[u8; 2]; LANES],
-    m: [[u8; 2]; LANES],
+    d: [StoredF16; LANES],
+    m: [StoredF16; LANES],
     min: [f32; LANES],
     inverse: [f32; LANES],
 }
 
 /// `q4_1` and `q5_1` without importance.
 #[derive(Clone, Copy)]
-pub(super) struct Affine<const BITS: u32>;
+pub(super) struct Affine<B>(pub PhantomData<B>);
 
-impl<const BITS: u32> DirectEncoder<32> for Affine<BITS> {
-    const BYTES: usize = if BITS == 5 { 24 } else { 20 };
+impl<B: Affine32> DirectEncoder<32> for Affine<B> {
+    type Block = B;
     type Plan<S: Lanes> = ScaleMin;
 
     #[inline(always)]
@@ -191,59 +195,82 @@ impl<const BITS: u32> DirectEncoder<32> for Affine<BITS> {
                 *max = block.iter().fold(-f32::MAX, |max, &v| if v > max { v } else { max });
             }
         }
-        let d = (s.load(&max) - s.load(&min)) / s.splat(((1 << BITS) - 1) as f32);
+        let d = (s.load(&max) - s.load(&min)) / s.splat(B::MAX_CODE as f32);
         ScaleMin { d: halves(s, d), m: halves(s, s.load(&min)), min, inverse: reciprocal_or_zero(s, d) }
     }
 
     #[inline(always)]
-    fn encode<S: Lanes>(self, s: S, plan: &ScaleMin, lane: usize, x: &[f32; 32], out: &mut [u8]) {
+    fn encode<S: Lanes>(self, s: S, plan: &ScaleMin, lane: usize, x: &[f32; 32], out: &mut Self::Block) {
         let (min, inverse) = (s.splat(plan.min[lane]), s.splat(plan.inverse[lane]));
         let mut codes = [0; 32];
         for (x, codes) in x.as_chunks::<LANES>().0.iter().zip(codes.as_chunks_mut::<LANES>().0) {
             s.store_bytes((s.load(x) - min) * inverse + s.splat(0.5), codes);
         }
-        if BITS == 4 {
+        if B::MAX_CODE == 15 {
             for c in &mut codes {
                 *c = (*c as i8).min(15) as u8;
             }
         }
-        out[..2].copy_from_slice(&plan.d[lane]);
-        out[2..4].copy_from_slice(&plan.m[lane]);
-        pack_codes::<BITS>(&codes, &mut out[4..]);
+        *out = B::pack(plan.d[lane], plan.m[lane], &codes);
     }
 }
 
-/// `tq1_0` (`PACKED`) and `tq2_0`.
-#[derive(Clone, Copy)]
-pub(super) struct Ternary<const PACKED: bool>;
+/// Scales of ternary super-blocks.
+#[inline(always)]
+fn ternary_plan<S: Lanes>(s: S, blocks: &[&[f32; 256]; LANES]) -> Scale {
+    let d = magnitudes(s, blocks);
+    Scale { d: halves(s, d), inverse: reciprocal_or_zero(s, d) }
+}
 
-impl<const PACKED: bool> DirectEncoder<256> for Ternary<PACKED> {
-    const BYTES: usize = if PACKED { 54 } else { 66 };
+/// Trits (0, 1, 2) of a super-block.
+#[inline(always)]
+fn trits<S: Lanes>(s: S, plan: &Scale, lane: usize, x: &[f32; 256]) -> [u8; 256] {
+    let inverse = s.splat(plan.inverse[lane]);
+    let mut codes = [0; 256];
+    for (x, codes) in x.as_chunks::<LANES>().0.iter().zip(codes.as_chunks_mut::<LANES>().0) {
+        s.store_bytes(away(s, s.load(x) * inverse), codes);
+    }
+    for c in &mut codes {
+        *c = c.wrapping_add(1);
+    }
+    codes
+}
+
+/// `tq1_0`.
+#[derive(Clone, Copy)]
+pub(super) struct Tq1_0;
+
+impl DirectEncoder<256> for Tq1_0 {
+    type Block = TQ1_0;
     type Plan<S: Lanes> = Scale;
 
     #[inline(always)]
     fn plan<S: Lanes>(self, s: S, blocks: &[&[f32; 256]; LANES]) -> Scale {
-        let d = magnitudes(s, blocks);
-        Scale { d: halves(s, d), inverse: reciprocal_or_zero(s, d) }
+        ternary_plan(s, blocks)
     }
 
     #[inline(always)]
-    fn encode<S: Lanes>(self, s: S, plan: &Scale, lane: usize, x: &[f32; 256], out: &mut [u8]) {
-        let inverse = s.splat(plan.inverse[lane]);
-        let mut codes = [0; 256];
-        for (x, codes) in x.as_chunks::<LANES>().0.iter().zip(codes.as_chunks_mut::<LANES>().0) {
-            s.store_bytes(away(s, s.load(x) * inverse), codes);
-        }
-        for c in &mut codes {
-            *c = c.wrapping_add(1);
-        }
-        let (fields, d) = out.split_at_mut(Self::BYTES - 2);
-        if PACKED {
-            pack::trits(&codes, fields);
-        } else {
-            pack::two_bits(&codes, fields);
-        }
-        d.copy_from_slice(&plan.d[lane]);
+    fn encode<S: Lanes>(self, s: S, plan: &Scale, lane: usize, x: &[f32; 256], out: &mut TQ1_0) {
+        *out = pack::tq1_0(&trits(s, plan, lane, x), plan.d[lane]);
+    }
+}
+
+/// `tq2_0`.
+#[derive(Clone, Copy)]
+pub(super) struct Tq2_0;
+
+impl DirectEncoder<256> for Tq2_0 {
+    type Block = TQ2_0;
+    type Plan<S: Lanes> = Scale;
+
+    #[inline(always)]
+    fn plan<S: Lanes>(self, s: S, blocks: &[&[f32; 256]; LANES]) -> Scale {
+        ternary_plan(s, blocks)
+    }
+
+    #[inline(always)]
+    fn encode<S: Lanes>(self, s: S, plan: &Scale, lane: usize, x: &[f32; 256], out: &mut TQ2_0) {
+        *out = pack::tq2_0(&trits(s, plan, lane, x), plan.d[lane]);
     }
 }
 
@@ -252,7 +279,7 @@ impl<const PACKED: bool> DirectEncoder<256> for Ternary<PACKED> {
 pub(super) struct Mxfp4;
 
 impl DirectEncoder<32> for Mxfp4 {
-    const BYTES: usize = 17;
+    type Block = MXFP4;
     type Plan<S: Lanes> = [f32; LANES];
 
     #[inline(always)]
@@ -263,12 +290,19 @@ impl DirectEncoder<32> for Mxfp4 {
     }
 
     #[inline(always)]
-    fn encode<S: Lanes>(self, s: S, magnitude: &[f32; LANES], lane: usize, x: &[f32; 32], out: &mut [u8]) {
+    fn encode<S: Lanes>(
+        self,
+        s: S,
+        magnitude: &[f32; LANES],
+        lane: usize,
+        x: &[f32; 32],
+        out: &mut Self::Block,
+    ) {
         let (e, d) = mxfp4_scale(magnitude[lane]);
         let none = s.splat(0.0);
         let mut codes = [0; 32];
         for (x, codes) in x.as_chunks::<LANES>().0.iter().zip(codes.as_chunks_mut::<LANES>().0) {
-            // Only values of x's own sign can be nearer than zero is, and they lie as their magnitudes do.
+            // Only values of x's own sign can be nearer than zero is, and they are ordered as their magnitudes are.
             let x = s.load(x);
             let magnitude = s.abs(x);
             let (mut best, mut error) = (none, magnitude);
@@ -281,8 +315,7 @@ impl DirectEncoder<32> for Mxfp4 {
             let negative = s.both(s.less(x, none), s.less(none, best));
             s.store_bytes(s.select(negative, best + s.splat(8.0), best), codes);
         }
-        out[0] = e;
-        pack::nibbles_32(&codes, &mut out[1..]);
+        *out = MXFP4 { e, qs: pack::nibbles_32(&codes) };
     }
 }
 
@@ -300,10 +333,10 @@ impl LaneOp for F16<'_> {
         let (chunks, rest) = self.rows.as_chunks::<LANES>();
         let (outs, out_rest) = self.out.split_at_mut(2 * LANES * chunks.len());
         for (x, out) in chunks.iter().zip(outs.chunks_exact_mut(2 * LANES)) {
-            out.copy_from_slice(halves(s, s.load(x)).as_flattened());
+            out.copy_from_slice(halves(s, s.load(x)).as_bytes());
         }
         let mut last = [0.0; LANES];
         last[..rest.len()].copy_from_slice(rest);
-        out_rest.copy_from_slice(&halves(s, s.load(&last)).as_flattened()[..out_rest.len()]);
+        out_rest.copy_from_slice(&halves(s, s.load(&last)).as_bytes()[..out_rest.len()]);
     }
 }

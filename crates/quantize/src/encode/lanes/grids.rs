@@ -4,6 +4,7 @@
 //! looks among its candidates alone, sixteen candidates side by side.
 
 use quern_compute::simd::lanes::{LANES, Lanes};
+use quern_tensor_io::layout;
 
 use super::super::codebook::{self, Codebook, FoundTiles};
 use super::super::formats::{self, Again, GridFormat, PlainWeights};
@@ -32,25 +33,25 @@ pub(super) struct Iq3Xxs;
 pub(super) struct Iq3S;
 
 macro_rules! encoder {
-    ($type:ty, $bytes:literal, $sub:literal, $width:literal, $format:ident, $name:ident) => {
+    ($type:ty, $block:ident, $sub:literal, $width:literal, $format:ident, $name:ident) => {
         impl BlockEncoder<256> for $type {
-            const BYTES: usize = $bytes;
+            type Block = layout::$block;
 
             #[inline(always)]
-            fn encode<S: Lanes>(self, s: S, batch: &mut Batch<256>, out: &mut [u8]) {
+            fn encode<S: Lanes>(self, s: S, batch: &mut Batch<256>, out: &mut [Self::Block]) {
                 let grids = blocks::<S, $sub, $width>(s, &formats::$format, codebook::$name(), batch);
-                for (out, grids) in out.chunks_exact_mut(Self::BYTES).zip(&grids) {
-                    pack_grid::$name(grids, out);
+                for (out, grids) in out.iter_mut().zip(&grids) {
+                    *out = pack_grid::$name(grids);
                 }
             }
         }
     };
 }
-encoder!(Iq2Xxs, 66, 32, 8, IQ2_XXS, iq2_xxs);
-encoder!(Iq2Xs, 74, 16, 8, IQ2_XS, iq2_xs);
-encoder!(Iq2S, 82, 16, 8, IQ2_S, iq2_s);
-encoder!(Iq3Xxs, 98, 32, 4, IQ3_XXS, iq3_xxs);
-encoder!(Iq3S, 110, 32, 4, IQ3_S, iq3_s);
+encoder!(Iq2Xxs, IQ2XXS, 32, 8, IQ2_XXS, iq2_xxs);
+encoder!(Iq2Xs, IQ2XS, 16, 8, IQ2_XS, iq2_xs);
+encoder!(Iq2S, IQ2S, 16, 8, IQ2_S, iq2_s);
+encoder!(Iq3Xxs, IQ3XXS, 32, 4, IQ3_XXS, iq3_xxs);
+encoder!(Iq3S, IQ3S, 32, 4, IQ3_S, iq3_s);
 
 /// Sixteen super-blocks up to packing.
 #[inline(always)]

@@ -1,14 +1,17 @@
 //! The encoders in lanes: sixteen blocks (or sixteen values) at once, with the bytes of `scalar`.
 
+use std::marker::PhantomData;
+
 use quern_compute::simd::Level;
 use quern_compute::simd::lanes::{LaneOp, dispatch_wide};
-use quern_tensor_io::ElementType;
+use quern_tensor_io::{ElementType, layout};
 
 mod batch;
 mod blocks;
 mod direct;
 mod grids;
 mod nearest;
+mod nonlinear;
 mod search;
 mod super_blocks;
 mod ternary_grid;
@@ -50,20 +53,23 @@ pub(super) fn encode_rows(
         (T::IQ1M, _) => searched!(ternary_grid::Iq1::<16>),
         (T::IQ4XS, _) => searched!(super_blocks::Iq4Xs),
         (T::IQ4NL, _) => searched!(blocks::Iq4Nl),
-        (T::Q4_0, true) => searched!(blocks::Symmetric::<4>),
-        (T::Q5_0, true) => searched!(blocks::Symmetric::<5>),
-        (T::Q4_1, true) => searched!(blocks::Affine::<4>),
-        (T::Q5_1, true) => searched!(blocks::Affine::<5>),
-        (T::Q4_0, false) => direct!(direct::Symmetric::<4>),
-        (T::Q5_0, false) => direct!(direct::Symmetric::<5>),
-        (T::Q4_1, false) => direct!(direct::Affine::<4>),
-        (T::Q5_1, false) => direct!(direct::Affine::<5>),
+        (T::Q4_0, true) => searched!(blocks::Symmetric(PhantomData::<layout::Q4_0>)),
+        (T::Q5_0, true) => searched!(blocks::Symmetric(PhantomData::<layout::Q5_0>)),
+        (T::Q4_1, true) => searched!(blocks::Affine(PhantomData::<layout::Q4_1>)),
+        (T::Q5_1, true) => searched!(blocks::Affine(PhantomData::<layout::Q5_1>)),
+        (T::Q4_0, false) => direct!(direct::Symmetric(PhantomData::<layout::Q4_0>)),
+        (T::Q5_0, false) => direct!(direct::Symmetric(PhantomData::<layout::Q5_0>)),
+        (T::Q4_1, false) => direct!(direct::Affine(PhantomData::<layout::Q4_1>)),
+        (T::Q5_1, false) => direct!(direct::Affine(PhantomData::<layout::Q5_1>)),
         (T::Q8_0, _) => direct!(direct::Q8_0),
-        (T::TQ1_0, _) => direct!(direct::Ternary::<true>),
-        (T::TQ2_0, _) => direct!(direct::Ternary::<false>),
+        (T::TQ1_0, _) => direct!(direct::Tq1_0),
+        (T::TQ2_0, _) => direct!(direct::Tq2_0),
         (T::MXFP4, _) => direct!(direct::Mxfp4),
         (T::F16, _) => run(level, direct::F16 { rows, out }),
-        _ => false,
+        // Blocks of 64 and 128 are encoded one after the other, plain types without lanes.
+        (T::NVFP4 | T::Q1_0 | T::Q2_0 | T::F32 | T::BF16, _) => false,
+        (T::F64 | T::F8E4M3 | T::F8E5M2 | T::Q8_1 | T::Q8K | T::NF4 | T::FP4, _) => false,
+        (T::I8 | T::I16 | T::I32 | T::I64 | T::U8 | T::U16 | T::U32 | T::U64 | T::Bool, _) => false,
     }
 }
 

@@ -1,11 +1,14 @@
 //! K types and `iq4_xs` in lanes: see `scalar::super_blocks`, step by step the same.
 
 use quern_compute::simd::lanes::{LANES, Lanes};
+use quern_tensor_io::layout::scales::ScalesMinima6;
+use quern_tensor_io::layout::{self, Block};
 
 use super::super::formats::{AffineFormat, Q2_K, Q4_K, Q5_K};
 use super::super::{levels, pack};
 use super::batch::{Batch, BlockEncoder};
-use super::search::{self, Nonlinear, Rounding};
+use super::nonlinear::{self, Nonlinear};
+use super::search::{self, Rounding};
 use super::tile::{self, Aligned};
 
 /// One value of each sub-block (first index) of each lane.
@@ -159,10 +162,10 @@ fn affine_codes<S: Lanes, const SUBS: usize, const N: usize>(
 }
 
 impl BlockEncoder<256> for Q2K {
-    const BYTES: usize = 84;
+    type Block = layout::Q2K;
 
     #[inline(always)]
-    fn encode<S: Lanes>(self, s: S, batch: &mut Batch<256>, out: &mut [u8]) {
+    fn encode<S: Lanes>(self, s: S, batch: &mut Batch<256>, out: &mut [Self::Block]) {
         let found = affine_search::<S, 16, 16>(s, &Q2_K, batch);
         let (mut scale, mut min) = ([[0.0; LANES]; 16], [[0.0; LANES]; 16]);
         let mut fields = [None; LANES];
@@ -180,10 +183,8 @@ impl BlockEncoder<256> for Q2K {
             *field = Some(stored);
         }
         let codes = affine_codes::<S, 16, 16>(s, batch, &found.first, &scale, &min, Q2_K.max_code);
-        for ((out, codes), field) in
-            out.chunks_exact_mut(Self::BYTES).zip(&codes).zip(fields.iter().flatten())
-        {
-            pack::q2_k(codes, &field.scales, field.d, field.dmin, out);
+        for ((out, codes), field) in out.iter_mut().zip(&codes).zip(fields.iter().flatten()) {
+            *out = pack::q2_k(codes, field.scales, field.d, field.dmin);
         }
     }
 }
@@ -194,7 +195,7 @@ fn six_bit<S: Lanes>(
     s: S,
     format: &AffineFormat,
     batch: &mut Batch<256>,
-) -> ([[u8; 256]; LANES], [Option<levels::Affine<12>>; LANES]) {
+) -> ([[u8; 256]; LANES], [Option<levels::Affine<ScalesMinima6>>; LANES]) {
     let found = affine_search::<S, 8, 32>(s, format, batch);
     let (mut scale, mut min) = ([[0.0; LANES]; 8], [[0.0; LANES]; 8]);
     let mut fields = [None; LANES];
@@ -215,29 +216,25 @@ fn six_bit<S: Lanes>(
 }
 
 impl BlockEncoder<256> for Q4K {
-    const BYTES: usize = 144;
+    type Block = layout::Q4K;
 
     #[inline(always)]
-    fn encode<S: Lanes>(self, s: S, batch: &mut Batch<256>, out: &mut [u8]) {
+    fn encode<S: Lanes>(self, s: S, batch: &mut Batch<256>, out: &mut [Self::Block]) {
         let (codes, fields) = six_bit(s, &Q4_K, batch);
-        for ((out, codes), field) in
-            out.chunks_exact_mut(Self::BYTES).zip(&codes).zip(fields.iter().flatten())
-        {
-            pack::q4_k(codes, &field.scales, field.d, field.dmin, out);
+        for ((out, codes), field) in out.iter_mut().zip(&codes).zip(fields.iter().flatten()) {
+            *out = pack::q4_k(codes, field.scales, field.d, field.dmin);
         }
     }
 }
 
 impl BlockEncoder<256> for Q5K {
-    const BYTES: usize = 176;
+    type Block = layout::Q5K;
 
     #[inline(always)]
-    fn encode<S: Lanes>(self, s: S, batch: &mut Batch<256>, out: &mut [u8]) {
+    fn encode<S: Lanes>(self, s: S, batch: &mut Batch<256>, out: &mut [Self::Block]) {
         let (codes, fields) = six_bit(s, &Q5_K, batch);
-        for ((out, codes), field) in
-            out.chunks_exact_mut(Self::BYTES).zip(&codes).zip(fields.iter().flatten())
-        {
-            pack::q5_k(codes, &field.scales, field.d, field.dmin, out);
+        for ((out, codes), field) in out.iter_mut().zip(&codes).zip(fields.iter().flatten()) {
+            *out = pack::q5_k(codes, field.scales, field.d, field.dmin);
         }
     }
 }
@@ -268,10 +265,10 @@ fn symmetric_codes<S: Lanes>(
 }
 
 impl BlockEncoder<256> for Q3K {
-    const BYTES: usize = 110;
+    type Block = layout::Q3K;
 
     #[inline(always)]
-    fn encode<S: Lanes>(self, s: S, batch: &mut Batch<256>, out: &mut [u8]) {
+    fn encode<S: Lanes>(self, s: S, batch: &mut Batch<256>, out: &mut [Self::Block]) {
         let (mut found, mut second) = (Aligned([[0.0; LANES]; 16]), [[0.0; LANES]; 16]);
         let mut d = [0.0; LANES];
         let subs = batch.x.as_chunks::<16>().0.iter().zip(batch.codes.as_chunks_mut::<16>().0);
@@ -307,19 +304,17 @@ impl BlockEncoder<256> for Q3K {
             *field = Some(stored);
         }
         let codes = symmetric_codes(s, batch, &scale, 4);
-        for ((out, codes), field) in
-            out.chunks_exact_mut(Self::BYTES).zip(&codes).zip(fields.iter().flatten())
-        {
-            pack::q3_k(codes, &field.scales, field.d, out);
+        for ((out, codes), field) in out.iter_mut().zip(&codes).zip(fields.iter().flatten()) {
+            *out = pack::q3_k(codes, &field.scales, field.d);
         }
     }
 }
 
 impl BlockEncoder<256> for Q6K {
-    const BYTES: usize = 210;
+    type Block = layout::Q6K;
 
     #[inline(always)]
-    fn encode<S: Lanes>(self, s: S, batch: &mut Batch<256>, out: &mut [u8]) {
+    fn encode<S: Lanes>(self, s: S, batch: &mut Batch<256>, out: &mut [Self::Block]) {
         let mut found = [[0.0; LANES]; 16];
         let mut first = [search::Symmetric::none(s); 16];
         let mut w = Aligned([[0.0; LANES]; 16]);
@@ -350,20 +345,20 @@ impl BlockEncoder<256> for Q6K {
             }
         }
         let codes = symmetric_codes(s, batch, &scale, 32);
-        for ((out, codes), field) in out.chunks_exact_mut(Self::BYTES).zip(&codes).zip(&fields) {
-            match field {
-                Some(field) => pack::q6_k(codes, &field.scales, field.d, out),
-                None => out.fill(0),
-            }
+        for ((out, codes), field) in out.iter_mut().zip(&codes).zip(&fields) {
+            *out = match field {
+                Some(field) => pack::q6_k(codes, field.scales, field.d),
+                None => layout::Q6K::ZERO,
+            };
         }
     }
 }
 
 impl BlockEncoder<256> for Iq4Xs {
-    const BYTES: usize = 136;
+    type Block = layout::IQ4XS;
 
     #[inline(always)]
-    fn encode<S: Lanes>(self, s: S, batch: &mut Batch<256>, out: &mut [u8]) {
+    fn encode<S: Lanes>(self, s: S, batch: &mut Batch<256>, out: &mut [Self::Block]) {
         let sigma2 = energy(s, &batch.x) * s.splat(2.0 / 256.0);
         let mut found = [[0.0; LANES]; 8];
         let mut w = Aligned([[0.0; LANES]; 32]);
@@ -373,7 +368,7 @@ impl BlockEncoder<256> for Iq4Xs {
             } else {
                 squares(s, x, &mut w);
             }
-            s.store(search::nonlinear(s, x, &w), &mut found[j]);
+            s.store(nonlinear::search(s, x, &w), &mut found[j]);
         }
         let mut inverse = [[0.0; LANES]; 8];
         let mut fields = [None; LANES];
@@ -390,10 +385,9 @@ impl BlockEncoder<256> for Iq4Xs {
             let scaled = s.load(&inverse[i / 32]) * s.load(x);
             s.store_index(s.steps_reached(&Nonlinear::IQ4.edges, scaled), c);
         }
-        for (lane, (out, field)) in out.chunks_exact_mut(Self::BYTES).zip(fields.iter().flatten()).enumerate()
-        {
+        for (lane, (out, field)) in out.iter_mut().zip(fields.iter().flatten()).enumerate() {
             let codes = std::array::from_fn(|i| columns[i][lane]);
-            pack::iq4_xs(&codes, &field.scales, field.d, out);
+            *out = pack::iq4_xs(&codes, &field.scales, field.d);
         }
     }
 }

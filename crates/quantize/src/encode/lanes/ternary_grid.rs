@@ -4,6 +4,7 @@
 //! looks for its points among its candidates, sixteen candidates side by side.
 
 use quern_compute::simd::lanes::{LANES, Lanes};
+use quern_tensor_io::layout::{IQ1M, IQ1S};
 
 use super::super::codebook::{self, FoundTiles};
 use super::super::scalar::ternary_grid::{
@@ -19,27 +20,27 @@ use super::tile::{Aligned, Tile};
 pub(super) struct Iq1<const N: usize>;
 
 impl BlockEncoder<256> for Iq1<32> {
-    const BYTES: usize = 50;
+    type Block = IQ1S;
 
     #[inline(always)]
-    fn encode<S: Lanes>(self, s: S, batch: &mut Batch<256>, out: &mut [u8]) {
+    fn encode<S: Lanes>(self, s: S, batch: &mut Batch<256>, out: &mut [Self::Block]) {
         let work = Work::new(s, batch);
         let subs: [[SubBlock; 8]; LANES] = sub_blocks::<S, 32, 8>(s, batch, &work, TINY_S, Splits::whole);
-        for (lane, (out, subs)) in out.chunks_exact_mut(Self::BYTES).zip(&subs).enumerate() {
-            finish_s(subs, work.sigma2[lane], out);
+        for (lane, (out, subs)) in out.iter_mut().zip(&subs).enumerate() {
+            *out = finish_s(subs, work.sigma2[lane]);
         }
     }
 }
 
 impl BlockEncoder<256> for Iq1<16> {
-    const BYTES: usize = 56;
+    type Block = IQ1M;
 
     #[inline(always)]
-    fn encode<S: Lanes>(self, s: S, batch: &mut Batch<256>, out: &mut [u8]) {
+    fn encode<S: Lanes>(self, s: S, batch: &mut Batch<256>, out: &mut [Self::Block]) {
         let work = Work::new(s, batch);
         let subs: [[SubBlock; 16]; LANES] = sub_blocks::<S, 16, 16>(s, batch, &work, TINY_M, Splits::halves);
-        for (lane, (out, subs)) in out.chunks_exact_mut(Self::BYTES).zip(&subs).enumerate() {
-            finish_m(&work.x_rows[lane], &work.w_rows[lane], subs, work.sigma2[lane], out);
+        for (lane, (out, subs)) in out.iter_mut().zip(&subs).enumerate() {
+            *out = finish_m(&work.x_rows[lane], &work.w_rows[lane], subs, work.sigma2[lane]);
         }
     }
 }
@@ -65,36 +66,36 @@ impl Work {
         let zero = [[0.0; 256]; LANES];
         let mut work = Self { x_rows: zero, w_rows: zero, sigma2: [0.0; LANES] };
         s.store(sigma2, &mut work.sigma2);
-        turn(s, &batch.x, &mut work.x_rows);
-        turn(s, &w, &mut work.w_rows);
+        to_rows(s, &batch.x, &mut work.x_rows);
+        to_rows(s, &w, &mut work.w_rows);
         work
     }
 }
 
 /// A tile lane by lane.
 #[inline(always)]
-fn turn<S: Lanes, const N: usize>(s: S, tile: &Tile<N>, rows: &mut [[f32; N]; LANES]) {
+fn to_rows<S: Lanes, const N: usize>(s: S, tile: &Tile<N>, rows: &mut [[f32; N]; LANES]) {
     for (at, columns) in tile.as_chunks::<LANES>().0.iter().enumerate() {
-        let mut turned = [s.splat(0.0); LANES];
-        for (turned, column) in turned.iter_mut().zip(columns) {
-            *turned = s.load(column);
+        let mut square = [s.splat(0.0); LANES];
+        for (line, column) in square.iter_mut().zip(columns) {
+            *line = s.load(column);
         }
-        for (row, turned) in rows.iter_mut().zip(s.transpose(turned)) {
-            s.store(turned, &mut row.as_chunks_mut().0[at]);
+        for (row, line) in rows.iter_mut().zip(s.transpose(square)) {
+            s.store(line, &mut row.as_chunks_mut().0[at]);
         }
     }
 }
 
 /// Rows as a tile.
 #[inline(always)]
-fn turn_back<S: Lanes, const N: usize>(s: S, rows: &[[f32; N]; LANES], tile: &mut Tile<N>) {
+fn to_tile<S: Lanes, const N: usize>(s: S, rows: &[[f32; N]; LANES], tile: &mut Tile<N>) {
     for (at, columns) in tile.as_chunks_mut::<LANES>().0.iter_mut().enumerate() {
-        let mut turned = [s.splat(0.0); LANES];
-        for (turned, row) in turned.iter_mut().zip(rows) {
-            *turned = s.load(&row.as_chunks().0[at]);
+        let mut square = [s.splat(0.0); LANES];
+        for (line, row) in square.iter_mut().zip(rows) {
+            *line = s.load(&row.as_chunks().0[at]);
         }
-        for (column, turned) in columns.iter_mut().zip(s.transpose(turned)) {
-            s.store(turned, column);
+        for (column, line) in columns.iter_mut().zip(s.transpose(square)) {
+            s.store(line, column);
         }
     }
 }
@@ -128,8 +129,8 @@ fn sub_blocks<S: Lanes, const N: usize, const SUBS: usize>(
             }
         }
         let (mut wx, mut w) = (Aligned([[0.0; LANES]; N]), Aligned([[0.0; LANES]; N]));
-        turn_back(s, &wx_rows, &mut wx);
-        turn_back(s, &w_rows, &mut w);
+        to_tile(s, &wx_rows, &mut wx);
+        to_tile(s, &w_rows, &mut w);
         let splits = best(s, &wx, &w, &order).store(s);
         for (lane, split) in splits.into_iter().enumerate() {
             if let Some(split) = split.filter(|_| dead[lane] == 0.0) {

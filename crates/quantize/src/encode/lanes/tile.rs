@@ -35,9 +35,8 @@ pub(super) fn load<S: Lanes, const N: usize>(s: S, blocks: &[&[f32; N]; LANES], 
         for (row, block) in rows.iter_mut().zip(blocks) {
             *row = s.load(&block.as_chunks::<LANES>().0[at]);
         }
-        let turned = s.transpose(rows);
-        for (column, turned) in columns.iter_mut().zip(turned) {
-            s.store(turned, column);
+        for (column, line) in columns.iter_mut().zip(s.transpose(rows)) {
+            s.store(line, column);
         }
     }
 }
@@ -50,9 +49,8 @@ pub(super) fn codes<S: Lanes, const N: usize>(s: S, tile: &Tile<N>, blocks: &mut
         for (row, column) in rows.iter_mut().zip(columns) {
             *row = s.load(column);
         }
-        let turned = s.transpose(rows);
-        for (block, turned) in blocks.iter_mut().zip(turned) {
-            s.store_bytes(turned, &mut block.as_chunks_mut::<LANES>().0[at]);
+        for (block, line) in blocks.iter_mut().zip(s.transpose(rows)) {
+            s.store_bytes(line, &mut block.as_chunks_mut::<LANES>().0[at]);
         }
     }
 }

@@ -5,6 +5,8 @@
 //! under the root: the sum of `sqrt(w) diff^2`). The candidate that explains most of the weighted energy wins,
 //! as in the symmetric search.
 
+use quern_tensor_io::layout::{IQ2S, IQ2XS, IQ2XXS, IQ3S, IQ3XXS};
+
 use super::search;
 use super::super_blocks::{energy, importance};
 use crate::encode::codebook::{self, Codebook, Found};
@@ -13,24 +15,24 @@ use crate::encode::levels;
 use crate::encode::numeric::nearest;
 use crate::encode::pack_grid::{self, Grids};
 
-pub(super) fn iq2_xxs(x: &[f32; 256], qw: Option<&[f32]>, out: &mut [u8]) {
-    pack_grid::iq2_xxs(&block::<32, 8>(&IQ2_XXS, codebook::iq2_xxs(), x, qw), out);
+pub(super) fn iq2_xxs(x: &[f32; 256], qw: Option<&[f32]>) -> IQ2XXS {
+    pack_grid::iq2_xxs(&block::<32, 8>(&IQ2_XXS, codebook::iq2_xxs(), x, qw))
 }
 
-pub(super) fn iq2_xs(x: &[f32; 256], qw: Option<&[f32]>, out: &mut [u8]) {
-    pack_grid::iq2_xs(&block::<16, 8>(&IQ2_XS, codebook::iq2_xs(), x, qw), out);
+pub(super) fn iq2_xs(x: &[f32; 256], qw: Option<&[f32]>) -> IQ2XS {
+    pack_grid::iq2_xs(&block::<16, 8>(&IQ2_XS, codebook::iq2_xs(), x, qw))
 }
 
-pub(super) fn iq2_s(x: &[f32; 256], qw: Option<&[f32]>, out: &mut [u8]) {
-    pack_grid::iq2_s(&block::<16, 8>(&IQ2_S, codebook::iq2_s(), x, qw), out);
+pub(super) fn iq2_s(x: &[f32; 256], qw: Option<&[f32]>) -> IQ2S {
+    pack_grid::iq2_s(&block::<16, 8>(&IQ2_S, codebook::iq2_s(), x, qw))
 }
 
-pub(super) fn iq3_xxs(x: &[f32; 256], qw: Option<&[f32]>, out: &mut [u8]) {
-    pack_grid::iq3_xxs(&block::<32, 4>(&IQ3_XXS, codebook::iq3_xxs(), x, qw), out);
+pub(super) fn iq3_xxs(x: &[f32; 256], qw: Option<&[f32]>) -> IQ3XXS {
+    pack_grid::iq3_xxs(&block::<32, 4>(&IQ3_XXS, codebook::iq3_xxs(), x, qw))
 }
 
-pub(super) fn iq3_s(x: &[f32; 256], qw: Option<&[f32]>, out: &mut [u8]) {
-    pack_grid::iq3_s(&block::<32, 4>(&IQ3_S, codebook::iq3_s(), x, qw), out);
+pub(super) fn iq3_s(x: &[f32; 256], qw: Option<&[f32]>) -> IQ3S {
+    pack_grid::iq3_s(&block::<32, 4>(&IQ3_S, codebook::iq3_s(), x, qw))
 }
 
 /// A super-block up to packing.

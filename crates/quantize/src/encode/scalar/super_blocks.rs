@@ -1,5 +1,8 @@
 //! Types of 256-value super-blocks: the K types and `iq4_xs`. `qw` is the importance of the same 256 columns.
 
+use quern_tensor_io::layout::scales::ScalesMinima6;
+use quern_tensor_io::layout::{Block, IQ4XS, Q2K, Q3K, Q4K, Q5K, Q6K};
+
 use super::search::{self, Steps};
 use crate::encode::formats::{AffineFormat, Q2_K, Q4_K, Q5_K};
 use crate::encode::levels;
@@ -83,7 +86,7 @@ fn symmetric_codes(x: &[f32; 256], effective: &[f32; 16], limit: i32, codes: &mu
     }
 }
 
-pub(super) fn q2_k(x: &[f32; 256], qw: Option<&[f32]>, out: &mut [u8]) {
+pub(super) fn q2_k(x: &[f32; 256], qw: Option<&[f32]>) -> Q2K {
     let mut codes = [0; 256];
     let (scale, min, weight) = affine_sub_blocks::<16>(&Q2_K, x, qw, &mut codes);
     let (fields, effective) = if qw.is_some() {
@@ -95,7 +98,7 @@ pub(super) fn q2_k(x: &[f32; 256], qw: Option<&[f32]>, out: &mut [u8]) {
         levels::q2_k(&scale, &min)
     };
     affine_codes(x, &effective, 3, &mut codes);
-    pack::q2_k(&codes, &fields.scales, fields.d, fields.dmin, out);
+    pack::q2_k(&codes, fields.scales, fields.d, fields.dmin)
 }
 
 /// `q4_K` and `q5_K` up to packing.
@@ -104,7 +107,7 @@ fn six_bit(
     x: &[f32; 256],
     qw: Option<&[f32]>,
     codes: &mut [u8; 256],
-) -> levels::Affine<12> {
+) -> levels::Affine<ScalesMinima6> {
     let (scale, min, weight) = affine_sub_blocks::<8>(format, x, qw, codes);
     let (fields, effective) = if qw.is_some() {
         let (mut s, mut m) = ([0; 8], [0; 8]);
@@ -118,19 +121,19 @@ fn six_bit(
     fields
 }
 
-pub(super) fn q4_k(x: &[f32; 256], qw: Option<&[f32]>, out: &mut [u8]) {
+pub(super) fn q4_k(x: &[f32; 256], qw: Option<&[f32]>) -> Q4K {
     let mut codes = [0; 256];
     let fields = six_bit(&Q4_K, x, qw, &mut codes);
-    pack::q4_k(&codes, &fields.scales, fields.d, fields.dmin, out);
+    pack::q4_k(&codes, fields.scales, fields.d, fields.dmin)
 }
 
-pub(super) fn q5_k(x: &[f32; 256], qw: Option<&[f32]>, out: &mut [u8]) {
+pub(super) fn q5_k(x: &[f32; 256], qw: Option<&[f32]>) -> Q5K {
     let mut codes = [0; 256];
     let fields = six_bit(&Q5_K, x, qw, &mut codes);
-    pack::q5_k(&codes, &fields.scales, fields.d, fields.dmin, out);
+    pack::q5_k(&codes, fields.scales, fields.d, fields.dmin)
 }
 
-pub(super) fn q3_k(x: &[f32; 256], qw: Option<&[f32]>, out: &mut [u8]) {
+pub(super) fn q3_k(x: &[f32; 256], qw: Option<&[f32]>) -> Q3K {
     let mut codes = [0; 256];
     let (mut scale, mut weight) = ([0.0; 16], [0.0; 16]);
     let sigma2 = 2.0 * energy(x) / 256.0;
@@ -155,10 +158,10 @@ pub(super) fn q3_k(x: &[f32; 256], qw: Option<&[f32]>, out: &mut [u8]) {
         levels::q3_k(&scale)
     };
     symmetric_codes(x, &effective, 4, &mut codes);
-    pack::q3_k(&codes, &fields.scales, fields.d, out);
+    pack::q3_k(&codes, &fields.scales, fields.d)
 }
 
-pub(super) fn q6_k(x: &[f32; 256], qw: Option<&[f32]>, out: &mut [u8]) {
+pub(super) fn q6_k(x: &[f32; 256], qw: Option<&[f32]>) -> Q6K {
     let mut codes = [0; 256];
     let mut scale = [0.0; 16];
     for (j, scale) in scale.iter_mut().enumerate() {
@@ -170,13 +173,13 @@ pub(super) fn q6_k(x: &[f32; 256], qw: Option<&[f32]>, out: &mut [u8]) {
     match levels::q6_k(&scale) {
         Some((fields, effective)) => {
             symmetric_codes(x, &effective, 32, &mut codes);
-            pack::q6_k(&codes, &fields.scales, fields.d, out);
+            pack::q6_k(&codes, fields.scales, fields.d)
         }
-        None => out.fill(0),
+        None => Q6K::ZERO,
     }
 }
 
-pub(super) fn iq4_xs(x: &[f32; 256], qw: Option<&[f32]>, out: &mut [u8]) {
+pub(super) fn iq4_xs(x: &[f32; 256], qw: Option<&[f32]>) -> IQ4XS {
     let sigma2 = energy(x) * (2.0 / 256.0);
     let mut scale = [0.0; 8];
     for (j, scale) in scale.iter_mut().enumerate() {
@@ -186,7 +189,7 @@ pub(super) fn iq4_xs(x: &[f32; 256], qw: Option<&[f32]>, out: &mut [u8]) {
     }
     let (fields, inverse) = levels::iq4_xs(&scale);
     let codes = std::array::from_fn(|i| search::nonlinear_code(inverse[i / 32] * x[i]));
-    pack::iq4_xs(&codes, &fields.scales, fields.d, out);
+    pack::iq4_xs(&codes, &fields.scales, fields.d)
 }
 
 /// Weights of the non-linear search: x^2, or importance.

@@ -5,11 +5,11 @@
 //! of the points around.
 
 use quern_tensor_io::decode::iq1::SHIFT;
+use quern_tensor_io::layout::{F16, IQ1M, IQ1S};
 
 use super::super_blocks::{energy, importance};
 use crate::encode::codebook::{self, Codebook, Found};
 use crate::encode::levels;
-use crate::encode::numeric::f16_bits;
 use crate::encode::pack_grid;
 
 /// The three values, by level, shifted up.
@@ -45,7 +45,7 @@ impl SubBlock {
     pub const NONE: Self = Self { scale: 0.0, index: [0; 4], down: [false; 2] };
 }
 
-pub(super) fn iq1_s(x: &[f32; 256], qw: Option<&[f32]>, out: &mut [u8]) {
+pub(super) fn iq1_s(x: &[f32; 256], qw: Option<&[f32]>) -> IQ1S {
     let sigma2 = 2.0 * energy(x) / 256.0;
     let mut subs = [SubBlock::NONE; 8];
     for (j, (sub, x)) in subs.iter_mut().zip(x.as_chunks::<32>().0).enumerate() {
@@ -57,10 +57,10 @@ pub(super) fn iq1_s(x: &[f32; 256], qw: Option<&[f32]>, out: &mut [u8]) {
             }
         }
     }
-    finish_s(&subs, sigma2, out);
+    finish_s(&subs, sigma2)
 }
 
-pub(super) fn iq1_m(x: &[f32; 256], qw: Option<&[f32]>, out: &mut [u8]) {
+pub(super) fn iq1_m(x: &[f32; 256], qw: Option<&[f32]>) -> IQ1M {
     let sigma2 = 2.0 * energy(x) / 256.0;
     let mut subs = [SubBlock::NONE; 16];
     let mut w = [0.0; 256];
@@ -75,7 +75,7 @@ pub(super) fn iq1_m(x: &[f32; 256], qw: Option<&[f32]>, out: &mut [u8]) {
             }
         }
     }
-    finish_m(x, &w, &subs, sigma2, out);
+    finish_m(x, &w, &subs, sigma2)
 }
 
 /// Importance weights, or x^2.
@@ -175,7 +175,7 @@ fn split_m(x: &[f32; 16], w: &[f32; 16], order: &[u8; 16]) -> Option<Split> {
     found
 }
 
-/// Turns a split into points of the grid, and fits the scale to them if any had to be searched for. `look_up`
+/// Makes points of the grid of a split, and fits the scale to them if any had to be searched for. `look_up`
 /// gives the point for packed levels, and whether it had to: for values, weights, the scale and how levels are
 /// shifted.
 #[inline(always)]
@@ -246,7 +246,7 @@ fn look_up(code: usize, x: &[f32; 8], w: &[f32; 8], scale: f32, down: bool) -> (
 }
 
 /// The block, from its sub-blocks.
-pub(crate) fn finish_s(subs: &[SubBlock; 8], sigma2: f32, out: &mut [u8]) {
+pub(crate) fn finish_s(subs: &[SubBlock; 8], sigma2: f32) -> IQ1S {
     let (d, codes) = levels::ternary_grid(&subs.map(|sub| sub.scale), sigma2);
     let mut index = [0; 32];
     for (index, sub) in index.as_chunks_mut().0.iter_mut().zip(subs) {
@@ -254,11 +254,11 @@ pub(crate) fn finish_s(subs: &[SubBlock; 8], sigma2: f32, out: &mut [u8]) {
     }
     // Without any scale nothing else is written.
     let down = subs.map(|sub| d != 0.0 && sub.down[0]);
-    pack_grid::iq1_s(f16_bits(d * 1.125).to_le_bytes(), &index, &codes, &down, out);
+    pack_grid::iq1_s(F16::from_f32(d * 1.125), &index, &codes, &down)
 }
 
 /// The block, from its sub-blocks. With the codes of the scales known, `d` is fitted once more.
-pub(crate) fn finish_m(x: &[f32; 256], w: &[f32; 256], subs: &[SubBlock; 16], sigma2: f32, out: &mut [u8]) {
+pub(crate) fn finish_m(x: &[f32; 256], w: &[f32; 256], subs: &[SubBlock; 16], sigma2: f32) -> IQ1M {
     let (mut d, codes) = levels::ternary_grid(&subs.map(|sub| sub.scale), sigma2);
     let (mut index, mut down) = ([0; 32], [false; 32]);
     for (j, sub) in subs.iter().enumerate() {
@@ -282,5 +282,5 @@ pub(crate) fn finish_m(x: &[f32; 256], w: &[f32; 256], subs: &[SubBlock; 16], si
             d = sum_qx / sum_q2;
         }
     }
-    pack_grid::iq1_m(f16_bits(d * 1.1125), &index, &codes, &down, out);
+    pack_grid::iq1_m(F16::from_f32(d * 1.1125), &index, &codes, &down)
 }

@@ -35,3 +35,8 @@ pub(super) fn quantization_config(options: &Options, v2: bool) -> Value {
     set("meta", meta);
     Value::Object(object)
 }
+
+/// The object as a file has it.
+pub(super) fn to_bytes(config: &Value) -> Vec<u8> {
+    serde_json::to_vec_pretty(config).unwrap_or_default()
+}

@@ -15,17 +15,17 @@ pub enum Error {
     File(#[from] FileError),
     /// The forward pass failed.
     #[error(transparent)]
-    Run(#[from] quern_run::Error),
+    Run(quern_run::Error),
     /// The rules for single modules cannot be used.
     #[error(transparent)]
     Rules(#[from] RuleError),
     /// One module cannot be quantized.
-    #[error("module {module:?}: {source}")]
+    #[error("module {module:?}: {why}")]
     Module {
         /// Its name.
         module: String,
         /// Why.
-        source: SolveError,
+        why: SolveError,
     },
     /// The importance matrix could not be written.
     #[error("the importance matrix: {0}")]
@@ -50,15 +50,14 @@ impl Error {
     }
 }
 
-impl From<quern_run::LayerwiseError> for Error {
-    fn from(error: quern_run::LayerwiseError) -> Self {
+impl From<quern_run::Error> for Error {
+    fn from(error: quern_run::Error) -> Self {
         match error {
-            quern_run::LayerwiseError::Run(e) => Self::Run(e),
-            quern_run::LayerwiseError::Stages(e) => match e.downcast::<Error>() {
+            quern_run::Error::Observer(error) => match error.downcast::<Error>() {
                 Ok(own) => *own,
                 Err(other) => Self::Stage(other),
             },
-            other => Self::Stage(Box::new(other)),
+            other => Self::Run(other),
         }
     }
 }

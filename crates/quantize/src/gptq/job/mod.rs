@@ -5,14 +5,16 @@
 //!   for each group of modules with one input: q k v | o | gate up | down
 //!     run the calibration tokens up to it     Hessian of the inputs, once for the group
 //!     solve each module, pack, write          a file in the folder of the unfinished run
-//!     go on with the packed weights           read back from that file: what follows is fitted to what a
+//!     continue with the packed weights        read back from that file: what follows is fitted to what a
 //!                                             reader of the checkpoint will compute
 //! at the end: packed modules and untouched tensors into the output, which appears whole
 //! ```
 
+mod assemble;
 mod config;
 mod error;
 mod plan;
+mod readers;
 mod report;
 mod rules;
 mod run;
@@ -25,6 +27,7 @@ use crate::calibration::Samples;
 
 pub use error::Error;
 pub use plan::{GptqModule, GptqPlan, plan};
+pub use readers::{Reader, ReaderNote, Reason, Remedy};
 pub use report::{GptqReport, ModuleReport};
 pub use rules::{RuleError, Rules, Verdict};
 pub use run::{check_output, run};

@@ -5,6 +5,7 @@ use quern_model::contents::already_quantized;
 use quern_run::Model;
 use quern_tensor_io::{Container, Error as FileError, Remedy};
 
+use super::readers::{ReaderNote, reader_notes};
 use super::rules::Verdict;
 use super::{Error, Options};
 use crate::gptq::{Settings, check_shape};
@@ -38,6 +39,8 @@ pub struct GptqPlan {
     /// About how much memory the job takes beside the mapped model: activations, Hessian, factor and weights of
     /// the largest group.
     pub memory_bytes: u64,
+    /// Readers that refuse the result, or read something else from it.
+    pub readers: Vec<ReaderNote>,
 }
 
 /// Plans a job.
@@ -66,7 +69,7 @@ pub fn plan(model: &Model, options: &Options) -> Result<GptqPlan, Error> {
                 Verdict::Skip => None,
                 Verdict::Quantize(settings) => {
                     check_shape(rows, columns, &settings)
-                        .map_err(|source| Error::Module { module: name.clone(), source })?;
+                        .map_err(|why| Error::Module { module: name.clone(), why })?;
                     Some(settings)
                 }
             };
@@ -79,7 +82,8 @@ pub fn plan(model: &Model, options: &Options) -> Result<GptqPlan, Error> {
         return Err(Error::Nothing);
     }
     let memory_bytes = memory(model, options, &modules);
-    Ok(GptqPlan { modules, layers: config.layers, memory_bytes })
+    let readers = reader_notes(&modules, &options.settings, options.rules.as_json().is_some());
+    Ok(GptqPlan { modules, layers: config.layers, memory_bytes, readers })
 }
 
 impl GptqPlan {

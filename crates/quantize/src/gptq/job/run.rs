@@ -1,31 +1,27 @@
-//! Walking through the model.
+//! Running a job: block by block, each group of modules is calibrated, solved, packed and kept on disk.
 
-use std::collections::BTreeMap;
-use std::error::Error as StdError;
 use std::path::Path;
 use std::time::Instant;
 
 use quern_compute::Pool;
-use quern_model::View;
-use quern_run::{Layerwise, LinearInfo, Model, Replacement, Stages};
+use quern_run::{
+    Calibrator, Layerwise, LinearGroup, LinearInfo, Model, Observer, ObserverError, Replacement,
+};
 use quern_tensor_io::output::already_there;
 use quern_tensor_io::scheme::Packing;
 use quern_tensor_io::{Checkpoint, ElementType, Error as FileError, Progress, TensorPlan, decode};
 
-use super::report::{GptqReport, ModuleReport, csv};
+use super::assemble::{Assembly, write_imatrix};
+use super::report::{GptqReport, ModuleReport};
 use super::state::{BlockRecord, State};
 use super::{Error, GptqModule, GptqPlan, Options, config};
 use crate::gptq::{Hessian, Prepared, Settings, Solution, round_to_nearest, solve};
-use crate::imatrix::{Accumulator, Format as ImatrixFormat, WriteOptions};
-use quern_model::hugging_face::{Directory, DirectoryOptions, edited_config};
 
 /// A module that saw less than this share of the calibration tokens is rounded to nearest.
 const LEAST_SHARE: f64 = 0.005;
 
-type StageError = Box<dyn StdError + Send + Sync>;
-
 /// Quantizes `model` as planned and writes the checkpoint directory `output`. Progress counts modules. The
-/// bytes do not depend on the number of the model's threads. A run that was stopped is gone on with.
+/// bytes do not depend on the number of the model's threads. A run that was stopped is continued.
 ///
 /// # Errors
 /// Whatever it is, `output` does not exist then (or is as it was), and finished blocks are kept.
@@ -39,24 +35,24 @@ pub fn run(
     let started = Instant::now();
     let checkpoint = model.checkpoint();
     check_output(output, options.force)?;
-    let quantization_config = config::quantization_config(options, plan.needs_v2());
-    let config = serde_json::to_vec_pretty(&quantization_config).unwrap_or_default();
-    let (mut state, mut records) = State::open(output, checkpoint, plan, options, &config)?;
+    let config = config::quantization_config(options, plan.needs_v2());
+    let (mut state, mut records) =
+        State::open(output, checkpoint, plan, options, &config::to_bytes(&config))?;
     let resumed = records.len();
     let work = plan.modules.iter().filter(|m| m.settings.is_some());
     progress.total(work.count() as u64);
     progress.advance(records.iter().map(|r| r.modules.len() as u64).sum());
 
-    let mut walk = Layerwise::new(model, &options.samples.sequences)?;
+    let mut layerwise = Layerwise::new(model, &options.samples.sequences)?;
     let mut first = 0;
-    if let Some((layer, hidden)) = state.hidden(resumed, walk.hidden().len()) {
-        walk.set_hidden(&hidden);
+    if let Some((layer, hidden)) = state.hidden(resumed, layerwise.hidden().len()) {
+        layerwise.set_hidden(&hidden);
         first = layer;
     }
     // Blocks between the last residual stream and the first unfinished block: run with their packed weights.
     for (layer, record) in records.iter().enumerate().skip(first) {
         progress.step(&format!("block {layer}, finished before"));
-        walk.block(layer, &mut Replay { pool: model.pool(), state: &state, record, group: 0 })?;
+        layerwise.block(layer, &mut Replay { pool: model.pool(), state: &state, record, layer, group: 0 })?;
     }
     for layer in resumed..plan.layers {
         let mut block = Quantize {
@@ -70,20 +66,23 @@ pub fn run(
             hessian: None,
             record: BlockRecord::default(),
         };
-        walk.block(layer, &mut block)?;
+        layerwise.block(layer, &mut block)?;
         let record = block.record;
         state.finish_block(layer, &record)?;
         records.push(record);
         if layer + 1 < plan.layers {
-            state.keep_hidden(layer + 1, walk.hidden())?;
+            state.keep_hidden(layer + 1, layerwise.hidden())?;
         }
     }
-    let tokens = walk.tokens();
-    drop(walk);
+    let tokens = layerwise.tokens();
+    drop(layerwise);
     if let Some(path) = &options.imatrix {
         write_imatrix(path, plan, options, &records)?;
     }
-    let bytes = write(checkpoint, plan, options, output, &state, &records, quantization_config, config)?;
+    let done = records.iter().map(|r| r.modules.len()).sum::<usize>();
+    debug_assert_eq!(done, plan.modules.iter().filter(|m| m.settings.is_some()).count());
+    let assembly = Assembly { checkpoint, options, state: &state, records: &records };
+    let bytes = assembly.write(output, &config)?;
     state.remove()?;
     let modules: Vec<_> = records.into_iter().flat_map(|r| r.modules).collect();
     let skipped = plan.modules.iter().filter(|m| m.settings.is_none()).map(|m| m.name.clone()).collect();
@@ -135,16 +134,6 @@ fn warnings(options: &Options, modules: &[ModuleReport]) -> Vec<String> {
             samples.wanted
         ));
     }
-    let ragged = modules.iter().filter(|m| m.group_size.is_some_and(|g| !m.columns.is_multiple_of(g)));
-    if let Some(m) = ragged.min_by_key(|m| m.layer) {
-        out.push(format!(
-            "{}: {} columns are not whole groups of {}; vLLM refuses such layers, and ExLlamaV2 wants groups of a \
-             power of two",
-            m.module,
-            m.columns,
-            m.group_size.unwrap_or(m.columns)
-        ));
-    }
     for m in modules {
         if let Some(why) = &m.fallback {
             out.push(format!("{}: rounded to nearest, {why}", m.module));
@@ -161,7 +150,7 @@ fn warnings(options: &Options, modules: &[ModuleReport]) -> Vec<String> {
     out
 }
 
-/// The joints of a block that is being quantized.
+/// A block that is being quantized.
 struct Quantize<'a> {
     pool: &'a Pool,
     plan: &'a GptqPlan,
@@ -175,7 +164,7 @@ struct Quantize<'a> {
 }
 
 impl Quantize<'_> {
-    fn module(&self, weight: &str) -> Result<&GptqModule, StageError> {
+    fn module(&self, weight: &str) -> Result<&GptqModule, ObserverError> {
         let found = self.plan.modules.iter().find(|m| m.weight == weight);
         found.ok_or_else(|| format!("{weight} is not in the plan").into())
     }
@@ -186,7 +175,7 @@ impl Quantize<'_> {
         layers: &[&LinearInfo<'_>],
         settings: &Settings,
         hessian: Hessian,
-    ) -> Result<Vec<(String, Solution)>, StageError> {
+    ) -> Result<Vec<(String, Solution)>, ObserverError> {
         let started = Instant::now();
         let tokens = hessian.tokens();
         let diagonal = hessian.diagonal();
@@ -219,7 +208,7 @@ impl Quantize<'_> {
                     round_to_nearest(self.pool, &weights, rows, columns, importance, settings)
                 }
             };
-            let solution = solution.map_err(|source| Error::Module { module: module.clone(), source })?;
+            let solution = solution.map_err(|why| Error::Module { module: module.clone(), why })?;
             self.record.modules.push(ModuleReport {
                 layer: self.layer,
                 module: module.clone(),
@@ -241,20 +230,22 @@ impl Quantize<'_> {
     }
 }
 
-impl Stages for Quantize<'_> {
-    fn input(&mut self, layers: &[LinearInfo<'_>], values: &[f32]) -> Result<(), StageError> {
+impl Observer for Quantize<'_> {
+    fn observe(&mut self, group: &LinearGroup<'_>) -> Result<(), ObserverError> {
         let mut wanted = self.options.imatrix.is_some();
-        for layer in layers {
-            wanted |= self.module(layer.name)?.settings.is_some();
+        for linear in group.linears {
+            wanted |= self.module(linear.name)?.settings.is_some();
         }
         if wanted {
-            let columns = layers[0].matrix.columns();
-            self.hessian.get_or_insert_with(|| Hessian::new(columns)).add(self.pool, values);
+            let hessian = self.hessian.get_or_insert_with(|| Hessian::new(group.columns));
+            hessian.add(self.pool, group.values);
         }
         Ok(())
     }
+}
 
-    fn replace(&mut self, layers: &[LinearInfo<'_>]) -> Result<Vec<Option<Replacement>>, StageError> {
+impl Calibrator for Quantize<'_> {
+    fn replace(&mut self, layers: &[LinearInfo<'_>]) -> Result<Vec<Option<Replacement>>, ObserverError> {
         let group = self.group;
         self.group += 1;
         let mut wanted = false;
@@ -319,7 +310,7 @@ fn packed(module: &str, s: &Solution, v2: bool) -> [(TensorPlan, Vec<u8>); 4] {
     ]
 }
 
-/// The weights to go on with, from the file of a group: what a reader of the checkpoint will compute with.
+/// The weights to continue with, from the file of a group: what a reader of the checkpoint will compute with.
 fn read_back(
     state: &State,
     layer: usize,
@@ -336,138 +327,28 @@ fn read_back(
     Ok(layers.iter().map(replacement).collect())
 }
 
-/// The joints of a block that was finished before.
+/// A block that was finished before: its packed weights are read back.
 struct Replay<'a> {
     pool: &'a Pool,
     state: &'a State,
     record: &'a BlockRecord,
+    layer: usize,
     group: usize,
 }
 
-impl Stages for Replay<'_> {
-    fn input(&mut self, _: &[LinearInfo<'_>], _: &[f32]) -> Result<(), StageError> {
+impl Observer for Replay<'_> {
+    fn observe(&mut self, _: &LinearGroup<'_>) -> Result<(), ObserverError> {
         Ok(())
     }
+}
 
-    fn replace(&mut self, layers: &[LinearInfo<'_>]) -> Result<Vec<Option<Replacement>>, StageError> {
+impl Calibrator for Replay<'_> {
+    fn replace(&mut self, layers: &[LinearInfo<'_>]) -> Result<Vec<Option<Replacement>>, ObserverError> {
         let group = self.group;
         self.group += 1;
         if !self.record.groups.contains(&group) {
             return Ok(vec![None; layers.len()]);
         }
-        Ok(read_back(self.state, layers[0].layer, group, layers, self.pool)?)
+        Ok(read_back(self.state, self.layer, group, layers, self.pool)?)
     }
-}
-
-fn write_imatrix(
-    path: &Path,
-    plan: &GptqPlan,
-    options: &Options,
-    records: &[BlockRecord],
-) -> Result<(), Error> {
-    let squares: BTreeMap<&str, &[f32]> =
-        records.iter().flat_map(|r| &r.squares).map(|(k, v)| (k.as_str(), v.as_slice())).collect();
-    let mut accumulator = Accumulator::new();
-    for module in &plan.modules {
-        if let (Some(name), Some(sums)) = (&module.gguf, squares.get(module.name.as_str())) {
-            accumulator.add(name, sums, options.samples.tokens as u64).map_err(Error::Imatrix)?;
-        }
-    }
-    let context = options.samples.sequences.iter().map(Vec::len).max().unwrap_or(0);
-    let write_options = WriteOptions {
-        datasets: vec![options.dataset.clone()],
-        chunk_size: u32::try_from(context).unwrap_or(u32::MAX),
-        force: options.force,
-        format: ImatrixFormat::Gguf,
-    };
-    accumulator.write(path, &write_options)?;
-    Ok(())
-}
-
-/// A tensor of the output.
-enum Piece<'a> {
-    /// Part of a packed module, in a file of the unfinished run.
-    Packed(&'a Checkpoint, usize),
-    /// As the source has it: its number in the view.
-    Source(usize),
-}
-
-/// Puts the output together.
-#[allow(clippy::too_many_arguments)]
-fn write(
-    checkpoint: &Checkpoint,
-    plan: &GptqPlan,
-    options: &Options,
-    output: &Path,
-    state: &State,
-    records: &[BlockRecord],
-    quantization_config: serde_json::Value,
-    config: Vec<u8>,
-) -> Result<u64, Error> {
-    let mut parts = Vec::new();
-    for (layer, record) in records.iter().enumerate() {
-        for &group in &record.groups {
-            parts.push(Checkpoint::open(&state.group_file(layer, group))?);
-        }
-    }
-    let mut packed: BTreeMap<&str, Vec<(&Checkpoint, usize)>> = BTreeMap::new();
-    for part in &parts {
-        for (index, info) in part.tensors().iter().enumerate() {
-            let module = info.name.rsplit_once('.').map_or("", |(module, _)| module);
-            packed.entry(module).or_default().push((part, index));
-        }
-    }
-    // In the source's order and by the architecture's names, packed modules in place of their weights.
-    let view = View::stored(checkpoint)?;
-    let mut pieces: Vec<Piece<'_>> = Vec::new();
-    for number in view.file_order() {
-        let name = view.tensors()[number].name.as_str();
-        match name.strip_suffix(".weight").and_then(|module| packed.get(module)) {
-            Some(tensors) => pieces.extend(tensors.iter().map(|&(from, index)| Piece::Packed(from, index))),
-            None => pieces.push(Piece::Source(number)),
-        }
-    }
-    let planned = |piece: &Piece<'_>| match *piece {
-        Piece::Packed(from, index) => {
-            let info = &from.tensors()[index];
-            TensorPlan { name: info.name.clone(), element_type: info.element_type, shape: info.shape.clone() }
-        }
-        Piece::Source(number) => {
-            let tensor = &view.tensors()[number];
-            TensorPlan {
-                name: tensor.name.clone(),
-                element_type: tensor.element_type,
-                shape: tensor.shape.clone(),
-            }
-        }
-    };
-    let modules: Vec<_> = records.iter().flat_map(|r| r.modules.iter().cloned()).collect();
-    debug_assert_eq!(modules.len(), plan.modules.iter().filter(|m| m.settings.is_some()).count());
-    let directory_options = DirectoryOptions {
-        tensors: pieces.iter().map(planned).collect(),
-        config: edited_config(checkpoint.directory(), Some(&quantization_config), None)?,
-        extra_files: vec![
-            ("quantize_config.json".to_owned(), config),
-            ("quant_log.csv".to_owned(), csv(&modules).into_bytes()),
-        ],
-        force: options.force,
-        shard_bytes: options.shard_bytes,
-        ..DirectoryOptions::default()
-    };
-    let mut directory = Directory::create(output, checkpoint, directory_options)?;
-    for piece in pieces {
-        let (from, data) = match piece {
-            Piece::Packed(from, index) => (from, from.data(&from.tensors()[index])),
-            Piece::Source(number) => {
-                let data = view.contiguous(number).ok_or_else(|| {
-                    let what = "its values are not one after the other in the file";
-                    FileError::malformed(checkpoint.path(), what).with_tensor(&view.tensors()[number].name)
-                })?;
-                (checkpoint, data)
-            }
-        };
-        directory.write(data)?;
-        from.release(data.as_ptr_range());
-    }
-    Ok(directory.finish()?)
 }

@@ -1,8 +1,8 @@
-//! What a run keeps on disk so that it can go on after it was stopped.
+//! What a run keeps on disk so that it can be continued after it was stopped.
 //!
 //! ```text
 //! .NAME.gptq-unfinished/            beside the output NAME, gone when that is complete
-//!   job.json                        what is being done; another job does not go on with it
+//!   job.json                        what is being done; another job does not continue it
 //!   quantize_config.json            so that the files below can be read as the checkpoint they are part of
 //!   block-0003-1.safetensors        packed modules of one group that shares its input
 //!   block-0003.json                 the block is finished: reports, sums for the importance matrix
@@ -77,7 +77,7 @@ impl State {
         if !same {
             if file.exists() && !options.restart {
                 let what =
-                    "an unfinished run with other options, another model or other calibration text is here";
+                    "it holds an unfinished run with other options, another model or other calibration text";
                 return Err(Error::refused(&folder, what).with_remedy(Remedy::RestartJob));
             }
             for entry in fs::read_dir(&folder).map_err(fail)? {
@@ -98,7 +98,7 @@ impl State {
         Ok((state, finished))
     }
 
-    /// Where the packed modules of a group lie.
+    /// The file of the packed modules of a group.
     pub fn group_file(&self, layer: usize, group: usize) -> PathBuf {
         self.folder.join(format!("block-{layer:04}-{group}.safetensors"))
     }

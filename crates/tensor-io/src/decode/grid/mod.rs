@@ -10,7 +10,7 @@
 //! IQ1         2048    8 of { -1, 0, 1 }                                iq1_s, iq1_m
 //! ```
 //!
-//! The grids of iq2 and iq3 hold magnitudes, signs lie beside them. `*_CODES` are the same points as packed
+//! The grids of iq2 and iq3 hold magnitudes; signs are stored apart from them. `*_CODES` are the same points as packed
 //! levels (2 bits a value in the grids of eight, 3 in those of four, the first value lowest), ascending:
 //! what an encoder looks points up by. Everything is worked out by the compiler.
 

@@ -9,13 +9,22 @@
 
 use std::ops::Range;
 
-use half::f16;
+use zerocopy::{FromBytes, Immutable, KnownLayout};
 
 use super::{Affine, Codes, Layout, RUN, TILE, tiles};
+use crate::layout::{self, Block, F16, Q4_0, Q4_1, Q5_0, Q8_0, U32};
 use crate::{Checkpoint, ElementType};
 
 /// Codes of a block as it stores them, of each output.
 type Packed<const N: usize> = [[u8; N]; TILE];
+
+/// Codes of 5 bits as [`Q5_0`] stores them.
+#[derive(FromBytes, Immutable, KnownLayout)]
+#[repr(C)]
+struct Fives {
+    qh: U32,
+    qs: [u8; 16],
+}
 
 /// A run of columns to be packed: where it is, and what is added to each output's codes.
 struct Run<'a> {
@@ -37,19 +46,35 @@ impl Affine {
         out: &mut [u8],
     ) {
         match element_type {
-            ElementType::Q4_0 => self.place::<2, 16>(checkpoint, order, rows, Some(8), out, Self::nibbles),
-            ElementType::Q4_1 => self.place::<4, 16>(checkpoint, order, rows, None, out, Self::nibbles),
-            ElementType::Q5_0 => self.place::<2, 20>(checkpoint, order, rows, Some(16), out, Self::fives),
-            ElementType::Q8_0 => self.place::<2, 32>(checkpoint, order, rows, Some(0), out, Self::bytes),
+            ElementType::Q4_0 => {
+                let block = |d, _, qs: &_| Q4_0 { d, qs: *qs };
+                self.place(checkpoint, order, rows, Some(8), out, Self::nibbles, block)
+            }
+            ElementType::Q4_1 => {
+                let block = |d, m, qs: &_| Q4_1 { d, m, qs: *qs };
+                self.place(checkpoint, order, rows, None, out, Self::nibbles, block)
+            }
+            ElementType::Q5_0 => {
+                let block = |d, _, bytes: &[u8; 20]| {
+                    let Fives { qh, qs } = zerocopy::transmute!(*bytes);
+                    Q5_0 { d, qh, qs }
+                };
+                self.place(checkpoint, order, rows, Some(16), out, Self::fives, block)
+            }
+            ElementType::Q8_0 => {
+                let block = |d, _, qs: &[u8; 32]| Q8_0 { d, qs: zerocopy::transmute!(*qs) };
+                self.place(checkpoint, order, rows, Some(0), out, Self::bytes, block)
+            }
             _ => crate::scheme::plain_rows(self.columns, rows, out, |rows, values| {
                 self.decode(checkpoint, rows, values);
             }),
         }
     }
 
-    /// Blocks of `HEAD` bytes of scale (and minimum) and `N` of codes, which `pack` packs. `middle` is the code
-    /// that stands for zero; `None` if the minimum says it.
-    fn place<const HEAD: usize, const N: usize>(
+    /// Blocks of a scale (and minimum) and `N` bytes of codes, which `pack` packs and `block` puts together. `middle` is
+    /// the code that stands for zero; `None` if the minimum says it.
+    #[allow(clippy::too_many_arguments)]
+    fn place<B: Block, const N: usize>(
         &self,
         checkpoint: &Checkpoint,
         order: Option<&[u32]>,
@@ -57,32 +82,29 @@ impl Affine {
         middle: Option<u8>,
         out: &mut [u8],
         pack: impl Fn(&Self, Run, &mut Codes, &mut Packed<N>),
+        block: impl Fn(F16, F16, &[u8; N]) -> B,
     ) {
-        let row_bytes = self.columns / RUN * (HEAD + N);
+        let row_bytes = self.columns / RUN * B::BYTES;
         let (mut codes, mut packed) = ([[0; TILE]; RUN], [[0; N]; TILE]);
         for (tile, out) in tiles(rows).zip(out.chunks_mut(TILE * row_bytes)) {
             let parameters = self.parameters(checkpoint, &tile);
             let width = tile.len();
-            let head = |(&scale, &zero): (&f32, &u8)| -> [u8; HEAD] {
-                let d = f16::from_f32(scale);
-                let m = f16::from_f32(-(f32::from(zero) * d.to_f32()));
-                let [d, m] = [d.to_le_bytes(), m.to_le_bytes()];
-                std::array::from_fn(|i| if i < 2 { d[i] } else { m[i - 2] })
+            let head = |(&scale, &zero): (&f32, &u8)| {
+                let d = F16::from_f32(scale);
+                (d, F16::from_f32(-(f32::from(zero) * d.to_f32())))
             };
             let heads: Vec<_> = parameters.scales.iter().zip(&parameters.zeros).map(head).collect();
             let shift = |&zero: &u8| middle.map_or(0, |m| m.wrapping_sub(zero));
             let shifts: Vec<u8> = parameters.zeros.iter().map(shift).collect();
-            for block in 0..self.columns / RUN {
-                let first = order.map_or(block * RUN, |order| order[block * RUN] as usize);
+            for at in 0..self.columns / RUN {
+                let first = order.map_or(at * RUN, |order| order[at * RUN] as usize);
                 let group = self.group(first) * width;
                 let shifts = &shifts[group..][..width];
-                let run = Run { checkpoint, tile: &tile, block, order, shifts };
+                let run = Run { checkpoint, tile: &tile, block: at, order, shifts };
                 pack(self, run, &mut codes, &mut packed);
                 let rows = out.chunks_exact_mut(row_bytes);
-                for ((row, head), packed) in rows.zip(&heads[group..][..width]).zip(&packed) {
-                    let place = &mut row[block * (HEAD + N)..][..HEAD + N];
-                    place[..HEAD].copy_from_slice(head);
-                    place[HEAD..].copy_from_slice(packed);
+                for ((row, &(d, m)), packed) in rows.zip(&heads[group..][..width]).zip(&packed) {
+                    layout::blocks_mut(row)[at] = block(d, m, packed);
                 }
             }
         }
@@ -99,8 +121,8 @@ impl Affine {
         }
     }
 
-    /// Whether all outputs of the run have this shift, and their codes lie in words of so many bits in order.
-    fn turns(&self, run: &Run, bits: u32, shift: u8) -> bool {
+    /// Whether all outputs of the run have this shift, and their codes are in words of so many bits, in order.
+    fn are_words(&self, run: &Run, bits: u32, shift: u8) -> bool {
         !matches!(self.layout, Layout::Awq)
             && self.bits() == bits
             && run.order.is_none()
@@ -108,8 +130,8 @@ impl Affine {
     }
 
     fn nibbles(&self, run: Run, codes: &mut Codes, packed: &mut Packed<16>) {
-        if self.turns(&run, 4, 0) {
-            return self.turn_words(&run, packed);
+        if self.are_words(&run, 4, 0) {
+            return self.transpose_words(&run, packed);
         }
         self.run(&run, codes);
         let (low, high) = codes.split_at(RUN / 2);
@@ -119,7 +141,7 @@ impl Affine {
                 *out = low.wrapping_add(*shift) & 15 | high.wrapping_add(*shift) << 4;
             }
         }
-        turn(&bytes, packed);
+        transpose(&bytes, packed);
     }
 
     fn fives(&self, run: Run, codes: &mut Codes, packed: &mut Packed<20>) {
@@ -139,23 +161,23 @@ impl Affine {
                 }
             }
         }
-        turn(&bytes, packed);
+        transpose(&bytes, packed);
     }
 
     fn bytes(&self, run: Run, codes: &mut Codes, packed: &mut Packed<32>) {
-        if self.turns(&run, 8, 128) {
-            return self.turn_bytes(&run, packed);
+        if self.are_words(&run, 8, 128) {
+            return self.transpose_bytes(&run, packed);
         }
         self.run(&run, codes);
         for column in codes.iter_mut() {
             column.iter_mut().zip(run.shifts).for_each(|(q, shift)| *q = q.wrapping_add(*shift));
         }
-        turn(codes, packed);
+        transpose(codes, packed);
     }
 
-    /// Turns the words of a block of 4-bit codes: four words to an output, of columns 0-7, 8-15, 16-23
+    /// Transposes the words of a block of 4-bit codes: four words to an output, of columns 0-7, 8-15, 16-23
     /// and 24-31.
-    fn turn_words(&self, run: &Run, packed: &mut Packed<16>) {
+    fn transpose_words(&self, run: &Run, packed: &mut Packed<16>) {
         let pair = |low, high| spread(u32::from_le_bytes(low)) | spread(u32::from_le_bytes(high)) << 4;
         self.words(run.checkpoint, run.tile, run.block * 4, |o, [a, b, c, d]| {
             let (low, high) = packed[o].split_at_mut(8);
@@ -164,8 +186,8 @@ impl Affine {
         });
     }
 
-    /// Turns the words of a block of 8-bit codes, made signed: eight words to an output, four columns in each.
-    fn turn_bytes(&self, run: &Run, packed: &mut Packed<32>) {
+    /// Transposes the words of a block of 8-bit codes, made signed: eight words to an output, four columns in each.
+    fn transpose_bytes(&self, run: &Run, packed: &mut Packed<32>) {
         self.words(run.checkpoint, run.tile, run.block * (RUN / 4), |o, words: [_; RUN / 4]| {
             packed[o].iter_mut().zip(words.as_flattened()).for_each(|(out, q)| *out = q ^ 128);
         });
@@ -173,7 +195,7 @@ impl Affine {
 }
 
 /// From byte by byte to output by output.
-fn turn<const N: usize>(bytes: &[[u8; TILE]; N], packed: &mut Packed<N>) {
+fn transpose<const N: usize>(bytes: &[[u8; TILE]; N], packed: &mut Packed<N>) {
     for (o, packed) in packed.iter_mut().enumerate() {
         *packed = std::array::from_fn(|j| bytes[j][o]);
     }

@@ -1,0 +1,198 @@
+//! Arguments of `quern quantize`.
+
+use std::path::PathBuf;
+
+use clap::Args;
+use quern_quantize::bitsandbytes::Kind;
+use quern_quantize::recipe::{FileType, Override};
+use quern_tensor_io::ElementType;
+
+use super::shared::{Threads, model_help};
+use super::values::{bits, damp, element_type, group_size, scheme, type_override};
+
+const EXAMPLES: &str = "\
+Examples:
+  Show what Q4_K_M would give, without writing anything:
+    quern quantize ./TinyLlama-1.1B --to q4_k_m --dry-run
+
+  Quantize to GGUF with an importance matrix:
+    quern quantize ./TinyLlama-1.1B --to iq3_s --imatrix tinyllama.imatrix.gguf -o iq3_s.gguf
+
+  Quantize to GPTQ with groups of 32 columns, calibrated on a text of your own:
+    quern quantize ./TinyLlama-1.1B --to gptq --group-size 32 --calibration text.txt -o GPTQ
+
+  Quantize to NF4, as bitsandbytes does:
+    quern quantize ./TinyLlama-1.1B --to nf4 -o TinyLlama-NF4";
+
+/// Arguments of `quern quantize`.
+#[derive(Debug, Args)]
+#[command(after_help = EXAMPLES)]
+pub struct Quantize {
+    /// Model to quantize: a directory, a file, or a name on the Hugging Face Hub
+    #[arg(long_help = model_help!("Model to quantize"))]
+    pub model: PathBuf,
+    /// Scheme to quantize to: gptq, nf4, fp4, int8, or any file type of llama-quantize (q4_k_m, q8_0, iq4_xs …)
+    #[arg(long, value_name = "SCHEME", value_parser = scheme)]
+    pub to: Scheme,
+    /// File (GGUF types) or directory (gptq, nf4, fp4, int8) to write; required unless --dry-run is given
+    #[arg(short, long, value_name = "OUT", required_unless_present = "dry_run")]
+    pub output: Option<PathBuf>,
+    /// Print the plan and write nothing: every tensor or module, its new type, the total size
+    #[arg(long)]
+    pub dry_run: bool,
+    /// Replace an existing output
+    #[arg(long)]
+    pub force: bool,
+    /// Accept a model that is already quantized, which adds the errors of both quantizations
+    #[arg(long)]
+    pub allow_requantize: bool,
+    /// Print the result as JSON
+    #[arg(long)]
+    pub json: bool,
+    #[command(flatten)]
+    pub threads: Threads,
+    #[command(flatten)]
+    pub gguf: GgufOptions,
+    #[command(flatten)]
+    pub gptq: GptqOptions,
+    #[command(flatten)]
+    pub bitsandbytes: BitsandbytesOptions,
+}
+
+/// What `--to` names.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Scheme {
+    /// A GGUF file type.
+    Gguf(FileType),
+    /// GPTQ.
+    Gptq,
+    /// NF4, FP4 or int8.
+    Bitsandbytes(Kind),
+}
+
+/// Options for GGUF types.
+#[derive(Debug, Args)]
+#[command(next_help_heading = "GGUF types")]
+pub struct GgufOptions {
+    /// Importance matrix made by quern imatrix or llama-imatrix (GGUF or the older .dat)
+    #[arg(long, value_name = "FILE")]
+    pub imatrix: Option<PathBuf>,
+    /// Use one type for all tensors instead of the mix of types that the file type stands for
+    #[arg(long)]
+    pub pure: bool,
+    /// Type for the tensors whose name contains a match of REGEX; the first match counts (repeatable)
+    #[arg(long, value_name = "REGEX=TYPE", value_parser = type_override)]
+    pub tensor_type: Vec<Override>,
+    /// Type of the output head, output.weight
+    #[arg(long, value_name = "TYPE", value_parser = element_type)]
+    pub output_tensor_type: Option<ElementType>,
+    /// Type of the token embedding, token_embd.weight
+    #[arg(long, value_name = "TYPE", value_parser = element_type)]
+    pub token_embedding_type: Option<ElementType>,
+    /// Keep the output head in the type it has
+    #[arg(long)]
+    pub leave_output_tensor: bool,
+}
+
+impl GgufOptions {
+    /// Whether any of them was given.
+    pub fn any_given(&self) -> bool {
+        self.imatrix.is_some()
+            || self.pure
+            || !self.tensor_type.is_empty()
+            || self.output_tensor_type.is_some()
+            || self.token_embedding_type.is_some()
+            || self.leave_output_tensor
+    }
+}
+
+/// Options for GPTQ.
+#[derive(Debug, Args)]
+#[command(next_help_heading = "GPTQ")]
+pub struct GptqOptions {
+    /// Bits per weight: 2, 3, 4 or 8 [default: 4]
+    #[arg(long, value_name = "N", value_parser = bits)]
+    pub bits: Option<u32>,
+    /// Number of input columns that share a scale, or -1 for one scale per row [default: 128]
+    #[arg(long, value_name = "N", allow_negative_numbers = true, value_parser = group_size)]
+    pub group_size: Option<GroupSize>,
+    /// Form groups in the order of activation size (act-order), which makes inference slower
+    #[arg(long)]
+    pub desc_act: bool,
+    /// Store a zero point per group (asymmetric), written as gptq_v2
+    #[arg(long)]
+    pub asym: bool,
+    /// Damping added to the Hessian's diagonal, as a fraction of its mean [default: 0.02 or more]
+    ///
+    /// Without this option, a module with many columns for few calibration tokens gets a larger fraction: its columns
+    /// divided by the tokens.
+    #[arg(long, value_name = "X", value_parser = damp)]
+    pub damp: Option<f64>,
+    /// Calibration text, plain or JSONL, or - for standard input [default: a text that comes with quern]
+    #[arg(long, value_name = "FILE")]
+    pub calibration: Option<PathBuf>,
+    /// Number of calibration samples [default: 128]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
+    pub samples: Option<u32>,
+    /// Length of a calibration sample in tokens [default: 2048, or the model's context length if shorter]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(16..))]
+    pub context: Option<u32>,
+    /// Settings for single modules, as JSON or in a file (@FILE)
+    ///
+    /// Keys are regular expressions that are matched from the start of a module's name. {"-:REGEX": {}} leaves matching
+    /// modules unquantized; {"REGEX": {"bits": 8}} changes bits, group_size, sym, desc_act or damp_percent.
+    #[arg(long, value_name = "JSON|@FILE")]
+    pub dynamic: Option<String>,
+    /// Also write an importance matrix of the calibration text to FILE
+    #[arg(long, value_name = "FILE")]
+    pub save_imatrix: Option<PathBuf>,
+    /// Discard an unfinished run with the same output instead of resuming it
+    #[arg(long)]
+    pub restart: bool,
+}
+
+impl GptqOptions {
+    /// Whether any of them was given.
+    pub fn any_given(&self) -> bool {
+        self.bits.is_some()
+            || self.group_size.is_some()
+            || self.desc_act
+            || self.asym
+            || self.damp.is_some()
+            || self.calibration.is_some()
+            || self.samples.is_some()
+            || self.context.is_some()
+            || self.dynamic.is_some()
+            || self.save_imatrix.is_some()
+            || self.restart
+    }
+}
+
+/// Columns that share a scale; `None` for all.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct GroupSize(pub Option<usize>);
+
+/// Options for NF4, FP4 and int8.
+#[derive(Debug, Args)]
+#[command(next_help_heading = "NF4, FP4 and int8")]
+pub struct BitsandbytesOptions {
+    /// Number of values that share a scale: a power of two from 32 to 4096; nf4 and fp4 only [default: 64]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(32..=4096))]
+    pub block_size: Option<u16>,
+    /// Quantize the scales to 8 bits: 4.13 instead of 4.5 bits per weight; nf4 and fp4 only [this is the default]
+    #[arg(long, overrides_with = "no_double_quant")]
+    pub double_quant: bool,
+    /// Keep the scales in f32
+    #[arg(long)]
+    pub no_double_quant: bool,
+    /// Leave a module unquantized: the start or end of its name, or a regular expression (repeatable)
+    #[arg(long, value_name = "NAME")]
+    pub skip_module: Vec<String>,
+}
+
+impl BitsandbytesOptions {
+    /// Whether any of them was given.
+    pub fn any_given(&self) -> bool {
+        self.block_size.is_some() || self.double_quant || self.no_double_quant || !self.skip_module.is_empty()
+    }
+}

@@ -1,0 +1,80 @@
+//! Arguments that several commands share: threads, loading, memory.
+
+use clap::Args;
+use quern_quantize::load_in::LoadScheme;
+use quern_run::KvType;
+
+use super::values::{kv_type, load_scheme, max_memory};
+
+/// The long help of MODEL arguments, after what the model is for.
+macro_rules! model_help {
+    ($purpose:literal) => {
+        concat!(
+            $purpose,
+            ": a directory, a file (.gguf, .safetensors, .bin, or the .json index of shards), or a name on the Hugging \
+             Face Hub (ORG/NAME, ORG/NAME@REVISION, ORG/NAME:FILE, or ORG/NAME:Q4_K_M for a GGUF file of that \
+             type)\n\nAn existing path takes precedence over a name on the Hub. A model on the Hub that is not in the \
+             cache is downloaded first."
+        )
+    };
+}
+pub(super) use model_help;
+
+/// How many threads to use.
+#[derive(Debug, Args)]
+pub struct Threads {
+    /// Number of threads; results do not depend on it [default: all processors]
+    #[arg(short, long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=1024))]
+    threads: Option<u16>,
+}
+
+impl Threads {
+    /// The number asked for, or one per available processor.
+    pub fn count(&self) -> usize {
+        match self.threads {
+            Some(n) => n.into(),
+            None => std::thread::available_parallelism().map_or(1, |n| n.get()),
+        }
+    }
+}
+
+/// How a model is loaded.
+#[derive(Debug, Args)]
+#[command(next_help_heading = "Loading and memory")]
+pub struct Load {
+    /// Quantize an f16, bf16 or f32 model while loading it: nf4, fp4, int8 or a GGUF type such as q4_k
+    ///
+    /// The file is not changed. f32, f16 and bf16 are accepted too; they expand the weights of any model, quantized or
+    /// not.
+    #[arg(long, value_name = "SCHEME", value_parser = load_scheme)]
+    pub load_in: Option<LoadScheme>,
+}
+
+/// How much memory a run may use.
+#[derive(Clone, Debug, Args)]
+#[command(next_help_heading = "Loading and memory")]
+pub struct Memory {
+    /// Type of the key-value cache: f16, q8_0 (17/32 of the size of f16) or f32
+    #[arg(long, value_name = "TYPE", default_value = "f16", value_parser = kv_type)]
+    pub kv: KvType,
+    /// Limit on resident memory, such as cpu=8GiB [default: the memory that is free]
+    ///
+    /// Weights, key-value cache and buffers together stay below the limit. Layers that do not fit are read from the file
+    /// again for every token, which is slower and changes no result.
+    #[arg(long, value_name = "cpu=SIZE", value_parser = max_memory)]
+    pub max_memory: Option<MaxMemory>,
+}
+
+impl Memory {
+    /// Bytes that the process may have resident.
+    pub fn limit(&self) -> Option<u64> {
+        self.max_memory.as_ref().map(|limits| limits.cpu)
+    }
+}
+
+/// The value of `--max-memory`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct MaxMemory {
+    /// Bytes of system memory.
+    pub cpu: u64,
+}

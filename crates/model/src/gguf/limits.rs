@@ -1,0 +1,88 @@
+//! What GGUF metadata cannot say of a configuration: refused by name, so that no file computes something else than
+//! its source; or noted, where the file computes the same within what it promises.
+
+use std::path::Path;
+
+use quern_tensor_io::{Error, Result};
+
+use crate::Config;
+use crate::architecture::{Activation, GgufKey, Presence};
+use crate::config::{RopeScaling, window_pattern};
+
+/// What a user should know of the file to be made.
+///
+/// # Errors
+/// A setting that changes the numbers and has no key in GGUF for this architecture, or none that llama.cpp reads.
+pub(super) fn check(file: &Path, config: &Config) -> Result<Vec<String>> {
+    let architecture = config.architecture;
+    let refused = |what: String| {
+        let name = architecture.name;
+        let what = format!(
+            "GGUF files of {name} models have no key for {what}, and would compute something else; keep the \
+             model as safetensors"
+        );
+        Err(Error::unsupported(file, what))
+    };
+    let mut notes = Vec::new();
+    let written = |key: GgufKey| architecture.gguf_keys.contains(&key);
+    let has_tensor = |presence: Presence| architecture.tensors.iter().any(|t| t.presence == presence);
+    match config.rope.scaling {
+        RopeScaling::None => {}
+        RopeScaling::Dynamic { factor } => notes.push(format!(
+            "rope scaling \"dynamic\" (factor {factor}) has no key in GGUF; within the trained context of {} \
+             positions it changes nothing",
+            config.context_length
+        )),
+        RopeScaling::Yarn { truncate: false, .. } => {
+            return refused("\"truncate\": false of yarn rope scaling".into());
+        }
+        RopeScaling::Linear { .. } | RopeScaling::Yarn { .. } => {
+            if !written(GgufKey::RopeScaling) {
+                return refused("how rope is scaled (\"rope_scaling\")".into());
+            }
+        }
+        RopeScaling::Llama3 { .. } => {
+            if !has_tensor(Presence::RopeFactors) {
+                return refused("rope scaling \"llama3\"".into());
+            }
+        }
+        RopeScaling::Long { .. } => {
+            if !has_tensor(Presence::LongRope) {
+                return refused("rope scaling \"longrope\"".into());
+            }
+        }
+    }
+    if let Some(window) = config.sliding_window.filter(|_| config.sliding_layers.contains(&true)) {
+        let any = written(GgufKey::SlidingWindow) || written(GgufKey::SlidingWindowOrZero);
+        if !any {
+            return refused(format!("\"sliding_window\": {window}"));
+        }
+        let usual = config.usual_sliding_layers() == config.sliding_layers;
+        let periodic = written(GgufKey::SlidingWindowPattern) && window_pattern(config).is_some();
+        if !(usual || periodic) {
+            return refused("which layers a sliding window limits (\"layer_types\")".into());
+        }
+    }
+    if config.scaled_by_layer {
+        return refused("\"scale_attn_by_inverse_layer_idx\": true".into());
+    }
+    if config.query_scalar.is_some_and(|scalar| scalar != config.head_dim as f32)
+        && !written(GgufKey::AttentionScale)
+    {
+        return refused("\"scale_attn_weights\": false".into());
+    }
+    let (usual, own) = (architecture.activations[0], config.activation);
+    let nearly_gelu = |activation| matches!(activation, Activation::Gelu | Activation::GeluTanh);
+    if own != usual && nearly_gelu(own) && nearly_gelu(usual) {
+        // Published files of such models are read so; the two differ by less than a thousandth.
+        notes.push(format!(
+            "GGUF has no key for the activation; readers of {} files compute {}, the source says {}",
+            architecture.name,
+            usual.hf_name(),
+            own.hf_name()
+        ));
+    } else if own != usual {
+        return refused(format!("the activation {:?}", own.hf_name()));
+    }
+    Ok(notes)
+}

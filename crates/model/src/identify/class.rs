@@ -1,0 +1,249 @@
+//! What the class that a `config.json` names is: a language model that quern knows, with its head or without, or
+//! something else around one.
+//!
+//! ```text
+//! LlamaForCausalLM, LlamaModel        the family llama; the second was saved without its head
+//! LlamaForSequenceClassification      another head: refused by name
+//! Gemma3ForConditionalGeneration      a multimodal model: refused, with the language model inside it named
+//! ```
+
+use std::path::Path;
+
+use quern_tensor_io::{Error, Remedy};
+use serde_json::Value;
+
+use crate::architecture::Architecture;
+use crate::architectures::{self, from_hf_architecture, from_hf_model_type};
+use crate::json::Object;
+
+use super::brief;
+
+/// Endings of the classes that are language models with their heads.
+const WITH_HEAD: [&str; 2] = ["ForCausalLM", "LMHeadModel"];
+
+/// Endings of classes with other heads, and what those heads do.
+const OTHER_HEADS: [(&str, &str); 9] = [
+    ("ForSequenceClassification", "a classification head"),
+    ("ForTokenClassification", "a head that classifies tokens"),
+    ("ForQuestionAnswering", "a head that marks answers"),
+    ("ForMultipleChoice", "a head that chooses answers"),
+    ("DoubleHeadsModel", "a second head that chooses answers"),
+    ("ForRewardModel", "a reward head"),
+    ("RewardModel", "a reward head"),
+    ("ForRewardModeling", "a reward head"),
+    ("ForScore", "a reward head"),
+];
+
+/// Keys of multimodal configurations that hold the language model's own.
+const TEXT_CONFIGS: [&str; 5] =
+    ["text_config", "llm_config", "language_config", "text_model_config", "thinker_config"];
+
+/// Keys of multimodal configurations that hold the other parts'.
+const OTHER_CONFIGS: [(&str, &str); 5] = [
+    ("vision_config", "vision"),
+    ("visual", "vision"),
+    ("mm_vision_tower", "vision"),
+    ("audio_config", "audio"),
+    ("speech_config", "audio"),
+];
+
+/// Language models that have names of their own inside multimodal models, and the `model_type` of the same model
+/// alone.
+const INSIDE: [(&str, &str); 7] = [
+    ("qwen2_vl", "qwen2"),
+    ("qwen2_vl_text", "qwen2"),
+    ("qwen2_5_vl", "qwen2"),
+    ("qwen2_5_vl_text", "qwen2"),
+    ("qwen3_vl_text", "qwen3"),
+    ("qwen3_vl_moe_text", "qwen3_moe"),
+    ("phi3_v", "phi3"),
+];
+
+/// The family of a class of transformers: a language model, with or without its head.
+pub(crate) fn family(class: &str) -> Option<&'static Architecture> {
+    from_hf_architecture(class).or_else(|| {
+        let stem = class.strip_suffix("Model")?;
+        // Gemma 3's class without a head is called Gemma3TextModel; Gemma3Model is the multimodal one.
+        let stem = stem.strip_suffix("Text").unwrap_or(stem);
+        let known = |with_head: &&str| WITH_HEAD.iter().any(|end| with_head.strip_suffix(end) == Some(stem));
+        architectures::ALL.iter().copied().find(|a| a.hf_architectures.iter().any(known))
+    })
+}
+
+/// Whether the configuration is a multimodal model's, with the language model's one level down.
+pub(crate) fn is_multimodal(root: &Object<'_>) -> bool {
+    TEXT_CONFIGS.iter().any(|key| root.get(key).is_some_and(Value::is_object))
+}
+
+/// The error for a configuration of class or `model_type` `name`, which is no family that quern knows.
+pub(crate) fn refusal(root: &Object<'_>, name: &str) -> Error {
+    let found = other_head(name).or_else(|| multimodal(root, name));
+    match found {
+        Some(what) => {
+            let name = brief(name);
+            Error::unsupported(root.file(), format!("the architecture {name:?} is not supported: {what}"))
+        }
+        None => unknown(root.file(), name),
+    }
+}
+
+/// The error for an architecture quern does not know.
+pub(crate) fn unknown(file: &Path, name: &str) -> Error {
+    let name = brief(name);
+    let what = format!("the architecture {name:?} is not supported");
+    Error::unsupported(file, what).with_remedy(Remedy::ListArchitectures)
+}
+
+fn other_head(class: &str) -> Option<String> {
+    let (stem, head) = OTHER_HEADS.iter().find_map(|(end, head)| Some((class.strip_suffix(end)?, head)))?;
+    let family = WITH_HEAD.iter().find_map(|end| from_hf_architecture(&format!("{stem}{end}")));
+    let family = family.map_or_else(|| "a".to_owned(), |family| format!("a {}", family.name));
+    Some(format!(
+        "it is {family} model with {head} in place of the language-model head, so it cannot generate text; take the \
+         language model that it was trained from"
+    ))
+}
+
+fn multimodal(root: &Object<'_>, class: &str) -> Option<String> {
+    let others: Vec<&str> =
+        OTHER_CONFIGS.iter().filter(|(key, _)| root.get(key).is_some()).map(|(_, part)| *part).collect();
+    // The class alone decides nothing: an encoder and a decoder for text alone (T5) generate conditionally too.
+    if !is_multimodal(root) && others.is_empty() {
+        return None;
+    }
+    let part = others.first().copied().unwrap_or("other");
+    Some(match language_model(root, class) {
+        Some(Inside { family, in_gguf }) => {
+            let gguf = if in_gguf {
+                " or a GGUF file of the model, which holds the language model alone"
+            } else {
+                ""
+            };
+            format!(
+                "it is a multimodal model; its language model is {}, which quern knows; the {part} part is not \
+                 supported; extract the language model (save it alone, as {}), or take a text-only version{gguf}",
+                family.name,
+                family.hf_architectures.first().copied().unwrap_or_default(),
+            )
+        }
+        None => format!(
+            "it is a multimodal model, and quern knows neither its language model nor its {part} part; take a \
+             language model of a family that is supported"
+        ),
+    })
+}
+
+/// The language model inside a multimodal one.
+struct Inside {
+    family: &'static Architecture,
+    /// GGUF files of the whole name this family.
+    in_gguf: bool,
+}
+
+fn language_model(root: &Object<'_>, class: &str) -> Option<Inside> {
+    let text = TEXT_CONFIGS.iter().find_map(|key| root.get(key).filter(|value| value.is_object()));
+    let classes = text.and_then(|text| text.get("architectures"));
+    let named = classes.and_then(|list| list.get(0)?.as_str()).and_then(family);
+    let own = text.and_then(|text| text.get("model_type")?.as_str());
+    let found = named.or_else(|| own.and_then(from_hf_model_type));
+    if let Some(family) = found {
+        return Some(Inside { family, in_gguf: family.no_gguf.is_none() });
+    }
+    let whole = root.get("model_type").and_then(Value::as_str);
+    let alias =
+        [own, whole].into_iter().flatten().find_map(|name| INSIDE.iter().find(|(inside, _)| *inside == name));
+    if let Some(family) = alias.and_then(|(_, alone)| from_hf_model_type(alone)) {
+        return Some(Inside { family, in_gguf: false });
+    }
+    // LLaVA's configuration leaves out what is the default.
+    let usual = (own.is_none() && text.is_some() && class.starts_with("Llava")).then_some("llama");
+    usual.and_then(from_hf_model_type).map(|family| Inside { family, in_gguf: true })
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+    use crate::json::Json;
+
+    #[test]
+    fn classes_without_a_head_are_their_families() {
+        for (class, name) in [
+            ("LlamaModel", "llama"),
+            ("MistralModel", "llama"),
+            ("GPT2Model", "gpt2"),
+            ("GPTNeoXModel", "gptneox"),
+            ("Qwen2Model", "qwen2"),
+            ("Qwen3MoeModel", "qwen3moe"),
+            ("Gemma3TextModel", "gemma3"),
+            ("OPTModel", "opt"),
+            ("LlamaForCausalLM", "llama"),
+        ] {
+            assert_eq!(family(class).map(|a| a.name), Some(name), "{class}");
+        }
+        assert!(family("MixtralModel").is_some_and(|a| a.has_experts));
+        for class in
+            ["BertModel", "Model", "TextModel", "LlamaModelForScore", "T5EncoderModel", "llamaModel", ""]
+        {
+            assert!(family(class).is_none(), "{class}");
+        }
+    }
+
+    fn refused(config: Value, class: &str) -> String {
+        let dir = tempfile::tempdir().unwrap();
+        let file = dir.path().join("config.json");
+        std::fs::write(&file, config.to_string()).unwrap();
+        refusal(&Json::read(&file).unwrap().root(), class).to_string()
+    }
+
+    #[test]
+    fn other_heads_are_refused_with_the_reason() {
+        let text = refused(json!({}), "LlamaForSequenceClassification");
+        assert!(text.contains("a llama model with a classification head"), "{text}");
+        let text = refused(json!({}), "FooRewardModel");
+        assert!(text.contains("a model with a reward head"), "{text}");
+    }
+
+    #[test]
+    fn multimodal_models_name_the_language_model_inside() {
+        let vision = |text: Value| json!({ "text_config": text, "vision_config": {} });
+        for (config, class, known) in [
+            (
+                vision(json!({ "model_type": "gemma3_text" })),
+                "Gemma3ForConditionalGeneration",
+                Some("gemma3"),
+            ),
+            (vision(json!({})), "LlavaForConditionalGeneration", Some("llama")),
+            (vision(json!({ "model_type": "mistral" })), "Mistral3ForConditionalGeneration", Some("llama")),
+            (vision(json!({ "architectures": ["Qwen2ForCausalLM"] })), "InternVLChatModel", Some("qwen2")),
+            (json!({ "llm_config": { "model_type": "qwen3" } }), "XForConditionalGeneration", Some("qwen3")),
+            (
+                json!({ "vision_config": {}, "model_type": "qwen2_vl" }),
+                "Qwen2VLForConditionalGeneration",
+                Some("qwen2"),
+            ),
+            (
+                vision(json!({ "model_type": "qwen3_vl_text" })),
+                "Qwen3VLForConditionalGeneration",
+                Some("qwen3"),
+            ),
+            (json!({ "vision_config": {} }), "FooForConditionalGeneration", None),
+            (vision(json!({ "model_type": "mllama_text_model" })), "MllamaForConditionalGeneration", None),
+        ] {
+            let text = refused(config, class);
+            assert!(text.contains(class) && text.contains("multimodal"), "{text}");
+            match known {
+                Some(name) => assert!(
+                    text.contains(&format!("its language model is {name}, which quern knows")),
+                    "{text}"
+                ),
+                None => assert!(text.contains("neither its language model"), "{text}"),
+            }
+            assert!(!text.ends_with("is not supported"), "{text}");
+        }
+        // Encoder and decoder for text alone.
+        let text = refused(json!({}), "T5ForConditionalGeneration");
+        assert!(text.ends_with("\"T5ForConditionalGeneration\" is not supported"), "{text}");
+    }
+}

@@ -1,0 +1,144 @@
+//! Putting the output of a job together: packed modules in place of their weights, everything else as the source
+//! has it.
+
+use std::collections::BTreeMap;
+use std::path::Path;
+
+use quern_model::View;
+use quern_model::hugging_face::{Directory, DirectoryOptions, edited_config};
+use quern_tensor_io::{Checkpoint, Error as FileError, TensorPlan};
+use serde_json::Value;
+
+use super::report::csv;
+use super::state::{BlockRecord, State};
+use super::{Error, GptqPlan, Options, config};
+use crate::imatrix::{Accumulator, Format as ImatrixFormat, WriteOptions};
+
+/// Writes the importance matrix of the calibration text.
+pub(super) fn write_imatrix(
+    path: &Path,
+    plan: &GptqPlan,
+    options: &Options,
+    records: &[BlockRecord],
+) -> Result<(), Error> {
+    let squares: BTreeMap<&str, &[f32]> =
+        records.iter().flat_map(|r| &r.squares).map(|(k, v)| (k.as_str(), v.as_slice())).collect();
+    let mut accumulator = Accumulator::new();
+    for module in &plan.modules {
+        if let (Some(name), Some(sums)) = (&module.gguf, squares.get(module.name.as_str())) {
+            accumulator.add(name, sums, options.samples.tokens as u64).map_err(Error::Imatrix)?;
+        }
+    }
+    let context = options.samples.sequences.iter().map(Vec::len).max().unwrap_or(0);
+    let write_options = WriteOptions {
+        datasets: vec![options.dataset.clone()],
+        chunk_size: u32::try_from(context).unwrap_or(u32::MAX),
+        force: options.force,
+        format: ImatrixFormat::Gguf,
+    };
+    accumulator.write(path, &write_options)?;
+    Ok(())
+}
+
+/// A tensor of the output.
+enum OutputTensor<'a> {
+    /// One of a packed module, in a file of the unfinished run.
+    Packed(&'a Checkpoint, usize),
+    /// As the source has it: its number in the view.
+    Source(usize),
+}
+
+/// What the output is made of: the source, and the packed modules of all blocks.
+pub(super) struct Assembly<'a> {
+    pub(super) checkpoint: &'a Checkpoint,
+    pub(super) options: &'a Options,
+    pub(super) state: &'a State,
+    pub(super) records: &'a [BlockRecord],
+}
+
+impl Assembly<'_> {
+    /// Writes the output with this quantization configuration; the bytes of its tensor files.
+    pub(super) fn write(&self, output: &Path, config: &Value) -> Result<u64, Error> {
+        let &Self { checkpoint, options, state, records } = self;
+        let mut groups = Vec::new();
+        for (layer, record) in records.iter().enumerate() {
+            for &group in &record.groups {
+                groups.push(Checkpoint::open(&state.group_file(layer, group))?);
+            }
+        }
+        let view = View::stored(checkpoint)?;
+        let tensors = in_order(&view, &groups);
+        let modules: Vec<_> = records.iter().flat_map(|r| r.modules.iter().cloned()).collect();
+        let directory_options = DirectoryOptions {
+            tensors: tensors.iter().map(|tensor| tensor.plan(&view)).collect(),
+            config: edited_config(checkpoint.directory(), Some(config), None)?,
+            extra_files: vec![
+                ("quantize_config.json".to_owned(), config::to_bytes(config)),
+                ("quant_log.csv".to_owned(), csv(&modules).into_bytes()),
+            ],
+            force: options.force,
+            shard_bytes: options.shard_bytes,
+            ..DirectoryOptions::default()
+        };
+        let mut directory = Directory::create(output, checkpoint, directory_options)?;
+        for tensor in tensors {
+            let (from, data) = match tensor {
+                OutputTensor::Packed(from, index) => (from, from.data(&from.tensors()[index])),
+                OutputTensor::Source(number) => {
+                    let data = view.contiguous(number).ok_or_else(|| {
+                        let what = "its values are not one after the other in the file";
+                        FileError::malformed(checkpoint.path(), what)
+                            .with_tensor(&view.tensors()[number].name)
+                    })?;
+                    (checkpoint, data)
+                }
+            };
+            directory.write(data)?;
+            from.release(data.as_ptr_range());
+        }
+        Ok(directory.finish()?)
+    }
+}
+
+/// In the source's order and by the architecture's names, packed modules in place of their weights.
+fn in_order<'a>(view: &View<'_>, groups: &'a [Checkpoint]) -> Vec<OutputTensor<'a>> {
+    let mut packed: BTreeMap<&str, Vec<OutputTensor<'a>>> = BTreeMap::new();
+    for group in groups {
+        for (index, info) in group.tensors().iter().enumerate() {
+            let module = info.name.rsplit_once('.').map_or("", |(module, _)| module);
+            packed.entry(module).or_default().push(OutputTensor::Packed(group, index));
+        }
+    }
+    let mut tensors = Vec::new();
+    for number in view.file_order() {
+        let name = view.tensors()[number].name.as_str();
+        match name.strip_suffix(".weight").and_then(|module| packed.remove(module)) {
+            Some(module) => tensors.extend(module),
+            None => tensors.push(OutputTensor::Source(number)),
+        }
+    }
+    tensors
+}
+
+impl OutputTensor<'_> {
+    fn plan(&self, view: &View<'_>) -> TensorPlan {
+        match *self {
+            Self::Packed(from, index) => {
+                let info = &from.tensors()[index];
+                TensorPlan {
+                    name: info.name.clone(),
+                    element_type: info.element_type,
+                    shape: info.shape.clone(),
+                }
+            }
+            Self::Source(number) => {
+                let tensor = &view.tensors()[number];
+                TensorPlan {
+                    name: tensor.name.clone(),
+                    element_type: tensor.element_type,
+                    shape: tensor.shape.clone(),
+                }
+            }
+        }
+    }
+}

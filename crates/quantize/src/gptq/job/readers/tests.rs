@@ -1,0 +1,123 @@
+//! What readers say to small plans.
+
+use super::*;
+
+fn module(name: &str, rows: usize, columns: usize, settings: &Settings) -> GptqModule {
+    GptqModule {
+        weight: format!("{name}.weight"),
+        name: name.to_owned(),
+        gguf: None,
+        layer: 0,
+        rows,
+        columns,
+        settings: Some(settings.clone()),
+    }
+}
+
+fn notes(modules: &[GptqModule], default: &Settings, rules: bool) -> Vec<ReaderNote> {
+    reader_notes(modules, default, rules)
+}
+
+fn note(readers: &[Reader], reason: Reason, modules: &[&str], remedy: Remedy) -> ReaderNote {
+    let modules = modules.iter().map(|&name| name.to_owned()).collect();
+    ReaderNote { readers: readers.to_vec(), reason, modules, remedy }
+}
+
+#[test]
+fn the_defaults_suit_everyone() {
+    let default = Settings::default();
+    assert_eq!(notes(&[module("a", 256, 512, &default)], &default, false), []);
+    let all = Settings { group_size: None, ..default };
+    assert_eq!(notes(&[module("a", 64, 96, &all)], &all, false), []);
+}
+
+#[test]
+fn partial_groups() {
+    let default = Settings::default();
+    let modules =
+        [module("a", 64, 1056, &default), module("b", 64, 96, &default), module("c", 64, 256, &default)];
+    let reason = Reason::PartialGroups { columns: vec![1056, 96], group_size: 128 };
+    let fits = Remedy::GroupSizes(vec![Some(32), None]);
+    let fits_transformers = Remedy::GroupSizes(vec![Some(16), Some(32), None]);
+    assert_eq!(
+        notes(&modules, &default, false),
+        [
+            note(&[Reader::Transformers], reason.clone(), &["a", "b"], fits_transformers),
+            note(&[Reader::Vllm], reason, &["a", "b"], fits),
+        ]
+    );
+    // ExLlamaV2 takes them, unless their order is that of the activations.
+    let act = Settings { order: Order::Activation, ..default };
+    let last = notes(&[module("a", 64, 1056, &act)], &act, false).pop().unwrap();
+    assert_eq!(last.reason, Reason::OrderOfPartialGroups);
+    assert_eq!(last.readers, [Reader::ExLlamaV2]);
+    assert_eq!(last.remedy, Remedy::GroupSizes(vec![Some(32), None]));
+}
+
+#[test]
+fn shapes() {
+    let default = Settings { group_size: None, ..Settings::default() };
+    let modules = [module("a", 72, 1000, &default), module("b", 72, 64, &default)];
+    let rows = Reason::Rows { rows: vec![72], multiple: 64 };
+    let columns = Reason::Columns { columns: vec![1000], multiple: 32 };
+    assert_eq!(
+        notes(&modules, &default, false),
+        [
+            note(&[Reader::Transformers], rows, &["a", "b"], Remedy::GptqModel),
+            note(&[Reader::ExLlamaV2], columns, &["a"], Remedy::LeaveOut),
+        ]
+    );
+}
+
+#[test]
+fn group_sizes_and_bits_and_zero_points() {
+    let default = Settings { group_size: Some(40), ..Settings::default() };
+    let modules = [module("a", 64, 320, &default)];
+    let reason = Reason::GroupSizes(vec![Some(40)]);
+    let fits = |sizes: &[Option<usize>]| Remedy::GroupSizes(sizes.to_vec());
+    assert_eq!(
+        notes(&modules, &default, false),
+        [
+            note(
+                &[Reader::GptqModel, Reader::Transformers],
+                reason.clone(),
+                &["a"],
+                fits(&[Some(16), Some(32), Some(64), None])
+            ),
+            note(&[Reader::Vllm, Reader::ExLlamaV2], reason, &["a"], fits(&[Some(32), Some(64), None])),
+        ]
+    );
+    let default = Settings { bits: 3, ..Settings::default() };
+    let bits = |reader, fits| note(&[reader], Reason::Bits(vec![3]), &["a"], Remedy::Bits(fits));
+    assert_eq!(
+        notes(&[module("a", 64, 128, &default)], &default, false),
+        [bits(Reader::Vllm, &[4, 8]), bits(Reader::ExLlamaV2, &[4])]
+    );
+    let default = Settings { symmetric: false, ..Settings::default() };
+    let zero = |reader, reason| note(&[reader], reason, &["a"], Remedy::Symmetric);
+    assert_eq!(
+        notes(&[module("a", 64, 128, &default)], &default, false),
+        [zero(Reader::Vllm, Reason::Asymmetric), zero(Reader::ExLlamaV2, Reason::ZeroPointZero)]
+    );
+}
+
+#[test]
+fn rules_for_single_modules() {
+    let default = Settings::default();
+    let eight = Settings { bits: 8, ..default.clone() };
+    let modules = [
+        module("x.q_proj", 64, 128, &eight),
+        module("x.k_proj", 64, 128, &default),
+        module("x.o_proj", 64, 128, &default),
+    ];
+    assert_eq!(
+        notes(&modules, &default, true),
+        [
+            note(&[Reader::Transformers], Reason::Rules, &["x.q_proj"], Remedy::NoRules),
+            note(&[Reader::Vllm], Reason::Fused, &["x.q_proj", "x.k_proj"], Remedy::SameSettings),
+            note(&[Reader::ExLlamaV2], Reason::Bits(vec![8]), &["x.q_proj"], Remedy::Bits(&[4])),
+        ]
+    );
+    // Rules that concern no module are none.
+    assert_eq!(notes(&modules[1..], &default, true), []);
+}

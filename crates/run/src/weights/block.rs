@@ -1,0 +1,134 @@
+//! The tensors of one block, by role.
+
+use super::{Linear, NormWeights};
+
+/// Norms of each query and key head: one weight for all heads, or (StableLM 2) one for each.
+#[derive(Clone, Debug)]
+pub(crate) struct HeadNorms {
+    pub(crate) q: Vec<f32>,
+    pub(crate) k: Vec<f32>,
+}
+
+/// The projections to queries, keys and values.
+#[derive(Clone, Debug)]
+#[allow(clippy::large_enum_variant)] // one a layer
+pub(crate) enum Qkv {
+    /// One matrix each.
+    Separate { q: Linear, k: Linear, v: Linear },
+    /// One for all: all queries, all keys, all values, or, `by_group`, those of each key head together.
+    Fused { qkv: Linear, by_group: bool },
+}
+
+/// The projections into the feed-forward network.
+#[derive(Clone, Debug)]
+pub(crate) enum Widen {
+    /// `act(gate) * up`.
+    Gated { gate: Linear, up: Linear },
+    /// The same, both in one matrix, gate first.
+    Fused(Linear),
+    /// `act(up)`.
+    Plain(Linear),
+}
+
+/// The feed-forward network.
+#[derive(Clone, Debug)]
+#[allow(clippy::large_enum_variant)] // one a layer
+pub(crate) enum Ffn {
+    Dense { widen: Widen, down: Linear },
+    Experts(Box<Experts>),
+}
+
+/// A mixture of experts.
+#[derive(Clone, Debug)]
+pub(crate) struct Experts {
+    pub(crate) router: Linear,
+    pub(crate) experts: Vec<Expert>,
+}
+
+/// One of them.
+#[derive(Clone, Debug)]
+pub(crate) struct Expert {
+    pub(crate) gate: Linear,
+    pub(crate) up: Linear,
+    pub(crate) down: Linear,
+}
+
+/// The tensors of one block.
+#[derive(Clone, Debug)]
+pub(crate) struct Block {
+    pub(crate) attention_norm: NormWeights,
+    /// The attention's own, where the block is parallel and the other is the network's.
+    pub(crate) attention_norm_2: Option<NormWeights>,
+    pub(crate) qkv: Qkv,
+    pub(crate) head_norms: Option<HeadNorms>,
+    pub(crate) attention_output: Linear,
+    /// Of what attention adds.
+    pub(crate) attention_post_norm: Option<NormWeights>,
+    /// The network's own; a parallel block may share the attention's.
+    pub(crate) ffn_norm: Option<NormWeights>,
+    pub(crate) ffn: Ffn,
+    /// Of what the network adds.
+    pub(crate) ffn_post_norm: Option<NormWeights>,
+}
+
+impl Qkv {
+    /// In the order of their outputs.
+    pub(crate) fn linears(&self) -> Vec<&Linear> {
+        match self {
+            Self::Separate { q, k, v } => vec![q, k, v],
+            Self::Fused { qkv, .. } => vec![qkv],
+        }
+    }
+
+    /// The same, to be replaced.
+    pub(crate) fn linears_mut(&mut self) -> Vec<&mut Linear> {
+        match self {
+            Self::Separate { q, k, v } => vec![q, k, v],
+            Self::Fused { qkv, .. } => vec![qkv],
+        }
+    }
+}
+
+impl Widen {
+    /// In the order of the computation.
+    pub(crate) fn linears(&self) -> Vec<&Linear> {
+        match self {
+            Self::Gated { gate, up } => vec![gate, up],
+            Self::Fused(linear) | Self::Plain(linear) => vec![linear],
+        }
+    }
+
+    /// The same, to be replaced.
+    pub(crate) fn linears_mut(&mut self) -> Vec<&mut Linear> {
+        match self {
+            Self::Gated { gate, up } => vec![gate, up],
+            Self::Fused(linear) | Self::Plain(linear) => vec![linear],
+        }
+    }
+}
+
+impl Block {
+    /// The linear layers, in the order of the computation; experts without their router, which is never
+    /// quantized.
+    pub(crate) fn linears(&self) -> Vec<&Linear> {
+        let mut all = self.qkv.linears();
+        all.push(&self.attention_output);
+        match &self.ffn {
+            Ffn::Dense { widen, down } => {
+                all.extend(widen.linears());
+                all.push(down);
+            }
+            Ffn::Experts(experts) => {
+                all.extend(experts.experts.iter().flat_map(|e| [&e.gate, &e.up, &e.down]));
+            }
+        }
+        all
+    }
+
+    pub(super) fn norms(&self) -> impl Iterator<Item = &NormWeights> {
+        let Self { attention_norm, attention_norm_2, attention_post_norm, ffn_norm, ffn_post_norm, .. } =
+            self;
+        let others = [attention_norm_2, attention_post_norm, ffn_norm, ffn_post_norm];
+        std::iter::once(attention_norm).chain(others.into_iter().flatten())
+    }
+}

@@ -1,0 +1,132 @@
+//! Takes every tensor that the forward pass needs from a view of the checkpoint.
+
+use quern_compute::Pool;
+use quern_model::architecture::{Block as BlockKind, Position};
+use quern_model::{Config, TensorRole, View};
+
+use super::Weights;
+use super::block::{Block, Expert, Experts, Ffn, HeadNorms, Qkv, Widen};
+use super::lookup::Lookup;
+use crate::Result;
+use crate::load::LoadIn;
+
+impl Weights {
+    /// Takes every tensor from `view`, which is the checkpoint as it is stored.
+    ///
+    /// # Errors
+    /// An element type that cannot be run, a vector that is not finite, a tensor that this forward pass needs and
+    /// the configuration does not demand; always with file and tensor.
+    pub(crate) fn resolve(
+        view: &View<'_>,
+        config: &Config,
+        load_in: Option<&dyn LoadIn>,
+        pool: &Pool,
+    ) -> Result<Self> {
+        use TensorRole as R;
+        let lookup = Lookup::new(view, load_in, pool);
+        let (embedding, _) = lookup.matrix(R::TokenEmbedding, None, None)?;
+        let tied = !lookup.has(R::Output, None) && config.tied_embeddings;
+        let output = if tied {
+            // The head is the embedding, under its name.
+            lookup.tied(embedding.clone())?
+        } else {
+            lookup.linear(R::Output, Some(R::OutputBias), None)?
+        };
+        let positions = match config.architecture.position {
+            Position::Learned { .. } => Some(lookup.matrix(R::PositionEmbedding, None, None)?.0),
+            Position::Rotary => None,
+        };
+        let projection = |role| match config.embedding_size == config.hidden_size {
+            true => Ok(None),
+            false => lookup.linear(role, None, None).map(Some),
+        };
+        let blocks = (0..config.layers).map(|layer| block(&lookup, config, layer)).collect::<Result<_>>()?;
+        Ok(Self {
+            embedding,
+            positions,
+            embedding_in: projection(R::EmbeddingIn)?,
+            embedding_out: projection(R::EmbeddingOut)?,
+            blocks,
+            output_norm: lookup.norm_if(config.final_norm, R::OutputNorm, Some(R::OutputNormBias), None)?,
+            output,
+            tied,
+            bytes_in_file: lookup.bytes(),
+            experts_used: config.experts.map_or(0, |e| e.used),
+        })
+    }
+}
+
+fn block(lookup: &Lookup<'_, '_>, config: &Config, layer: usize) -> Result<Block> {
+    use TensorRole as R;
+    let at = Some(layer);
+    let has = |role| lookup.has(role, at);
+    let qkv = match has(R::AttentionQkv) {
+        true => Qkv::Fused {
+            qkv: lookup.linear(R::AttentionQkv, Some(R::AttentionQkvBias), at)?,
+            by_group: lookup.by_group(R::AttentionQkv, at),
+        },
+        false => Qkv::Separate {
+            q: lookup.linear(R::AttentionQ, Some(R::AttentionQBias), at)?,
+            k: lookup.linear(R::AttentionK, Some(R::AttentionKBias), at)?,
+            v: lookup.linear(R::AttentionV, Some(R::AttentionVBias), at)?,
+        },
+    };
+    let head_norms = match config.qk_norm {
+        true => Some(HeadNorms {
+            q: lookup.vector(R::AttentionQNorm, at)?,
+            k: lookup.vector(R::AttentionKNorm, at)?,
+        }),
+        false => None,
+    };
+    let ffn = match &config.experts {
+        Some(experts) => Ffn::Experts(Box::new(Experts {
+            router: lookup.linear(R::Router, None, at)?,
+            experts: (0..experts.count).map(|e| expert(lookup, layer, e)).collect::<Result<_>>()?,
+        })),
+        None => {
+            let widen = if has(R::FfnGateUp) {
+                Widen::Fused(lookup.linear(R::FfnGateUp, None, at)?)
+            } else if config.architecture.gated {
+                Widen::Gated {
+                    gate: lookup.linear(R::FfnGate, Some(R::FfnGateBias), at)?,
+                    up: lookup.linear(R::FfnUp, Some(R::FfnUpBias), at)?,
+                }
+            } else {
+                Widen::Plain(lookup.linear(R::FfnUp, Some(R::FfnUpBias), at)?)
+            };
+            Ffn::Dense { widen, down: lookup.linear(R::FfnDown, Some(R::FfnDownBias), at)? }
+        }
+    };
+    let norm = |role, bias| lookup.norm_if(has(role), role, Some(bias), at);
+    let attention_norm = norm(R::AttentionNorm, R::AttentionNormBias)?;
+    let ffn_norm = norm(R::FfnNorm, R::FfnNormBias)?;
+    // Only a parallel block can share the attention's.
+    let ffn_norm = match ffn_norm {
+        None if config.block != BlockKind::Parallel => Some(lookup.norm(R::FfnNorm, None, at)?),
+        found => found,
+    };
+    Ok(Block {
+        // Every architecture has it: the error names it where the file does not.
+        attention_norm: match attention_norm {
+            Some(norm) => norm,
+            None => lookup.norm(R::AttentionNorm, None, at)?,
+        },
+        attention_norm_2: norm(R::AttentionNorm2, R::AttentionNorm2Bias)?,
+        qkv,
+        head_norms,
+        attention_output: lookup.linear(R::AttentionOutput, Some(R::AttentionOutputBias), at)?,
+        attention_post_norm: lookup.norm_if(has(R::AttentionPostNorm), R::AttentionPostNorm, None, at)?,
+        ffn_norm,
+        ffn,
+        ffn_post_norm: lookup.norm_if(has(R::FfnPostNorm), R::FfnPostNorm, None, at)?,
+    })
+}
+
+fn expert(lookup: &Lookup<'_, '_>, layer: usize, expert: usize) -> Result<Expert> {
+    let linear = |role| lookup.expert(role, layer, expert);
+    Ok(Expert {
+        gate: linear(TensorRole::ExpertsGate)?,
+        up: linear(TensorRole::ExpertsUp)?,
+        down: linear(TensorRole::ExpertsDown)?,
+    })
+}

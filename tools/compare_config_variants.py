@@ -1,0 +1,126 @@
+#!/usr/bin/env python3
+"""Compares quern with transformers on the tiny models of fixtures/architectures with one key of config.json changed.
+
+    python3 tools/compare_config_variants.py target/debug/quern
+
+Wants torch and transformers (5.24). For each variant the likeliest token behind a prompt and its log-probability, in
+float32 (`--kv f32`, eager attention), must agree to 2e-4. "DEL" removes a key. Exit code 1 if any differs.
+"""
+
+import json
+import pathlib
+import shutil
+import subprocess
+import sys
+import tempfile
+
+import torch
+import transformers
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+transformers.logging.set_verbosity_error()
+
+MODELS = pathlib.Path(__file__).resolve().parent.parent / "fixtures/architectures"
+PROMPT = "It was a dark night, and the old captain said: in 1999 we'll be"
+
+VARIANTS = [
+    ("gpt2", {"scale_attn_by_inverse_layer_idx": True}),
+    ("gpt2", {"scale_attn_weights": False, "scale_attn_by_inverse_layer_idx": True}),
+    ("gpt2", {"activation_function": "gelu"}),
+    ("gpt2", {"activation_function": "relu"}),
+    ("falcon", {"activation": "gelu_new"}),
+    ("starcoder2", {"hidden_act": "silu"}),
+    ("phi", {"hidden_act": "gelu"}),
+    ("gpt_neox", {"hidden_act": "relu"}),
+    ("opt", {"activation_function": "silu"}),
+    ("mistral", {"sliding_window": 4, "layer_types": ["full_attention", "sliding_attention"]}),
+    ("mistral", {"sliding_window": 4}),
+    ("mistral", {"sliding_window": "DEL", "num_key_value_heads": 2}),
+    ("falcon", {"rope_scaling": {"type": "linear", "factor": 2.0}}),
+    ("falcon-7b", {"rope_theta": 30000.0}),
+    ("phi", {"rope_parameters": {"rope_theta": 30000.0, "partial_rotary_factor": 1.0}}),
+    ("phi", {"partial_rotary_factor": 1.0, "rope_parameters": None}),
+    ("qwen2", {"use_sliding_window": True, "sliding_window": 4, "max_window_layers": 1, "layer_types": None}),
+    ("qwen3", {"use_sliding_window": True, "sliding_window": 4, "max_window_layers": 1, "layer_types": None}),
+    ("qwen3_moe", {"use_sliding_window": True, "sliding_window": 4}),
+    ("llama", {"sliding_window": 4}),
+    ("mistral", {"sliding_window": 4, "layer_types": ["full_attention", "full_attention"]}),
+    ("gemma", {"hidden_act": "gelu"}),
+    ("gemma", {"hidden_act": "gelu", "hidden_activation": "gelu"}),
+    ("gemma2", {"attn_logit_softcapping": None}),
+    ("gemma2", {"attn_logit_softcapping": "DEL", "final_logit_softcapping": "DEL", "query_pre_attn_scalar": "DEL"}),
+    ("gemma2", {"sliding_window": 3}),
+    ("gemma2", {"query_pre_attn_scalar": 7}),
+    ("gemma3", {"rope_parameters": {"rope_type": "linear", "factor": 8.0, "rope_theta": 700000.0}}),
+    ("gemma3", {"rope_scaling": {"rope_type": "yarn", "factor": 4.0, "original_max_position_embeddings": 16, "mscale": 1.0, "mscale_all_dim": 0.5}, "rope_parameters": "DEL"}),
+    ("gemma3", {"sliding_window": 3, "layer_types": "DEL", "sliding_window_pattern": 2}),
+    ("gpt_neox", {"rope_parameters": "DEL", "rotary_pct": 1.0, "rotary_emb_base": 777}),
+    ("gpt_neox", {"rope_parameters": "DEL", "rope_theta": 777}),
+    ("gpt_neox", {"hidden_act": "gelu_fast"}),
+    ("gpt_neox", {"hidden_act": "gelu_accurate"}),
+    ("gpt_neox", {"hidden_act": "gelu_python"}),
+    ("stablelm", {"rope_parameters": "DEL", "partial_rotary_factor": "DEL"}),
+    ("stablelm", {"rope_parameters": "DEL", "partial_rotary_factor": 0.5}),
+    ("starcoder2", {"sliding_window": 4}),
+    ("starcoder2", {"norm_epsilon": "DEL"}),
+    ("opt", {"activation_function": "gelu"}),
+    ("mixtral", {"rope_parameters": "DEL", "rms_norm_eps": "DEL"}),
+    ("mixtral", {"sliding_window": 3}),
+    ("phi3", {"sliding_window": 4}),
+    ("phi3-longrope", {"original_max_position_embeddings": 12}),
+    ("phi3-longrope", {"rope_scaling": {"rope_type": "yarn", "short_factor": [1.0, 1.05, 1.1, 1.2], "long_factor": [1.1, 1.5, 2.75, 6.5]}}),
+    ("llama3", {"original_max_position_embeddings": 8}),
+    ("llama", {"rms_norm_eps": "DEL", "max_position_embeddings": "DEL"}),
+    ("seed_oss", {"attention_bias": "DEL", "attention_out_bias": "DEL", "mlp_bias": "DEL", "rms_norm_eps": "DEL"}),
+    ("seed_oss", {"rope_theta": "DEL", "max_position_embeddings": "DEL"}),
+    ("seed_oss", {"rope_scaling": {"rope_type": "default"}, "sliding_window": 4}),
+    ("seed_oss", {"rope_scaling": {"rope_type": "yarn", "factor": 4.0, "original_max_position_embeddings": 16}}),
+    ("seed_oss-biases", {"hidden_act": "swish", "rope_parameters": {"rope_type": "llama3", "rope_theta": 5000.0,
+                         "factor": 8.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0,
+                         "original_max_position_embeddings": 16}}),
+]
+
+
+def variant(folder, name, changes):
+    for file in (MODELS / name).iterdir():
+        if file.name not in ("logits.safetensors", "tokenize.json", "gguf.json"):
+            shutil.copyfile(file, folder / file.name)
+    config = json.loads((folder / "config.json").read_text())
+    for key, value in changes.items():
+        if value == "DEL":
+            config.pop(key, None)
+        else:
+            config[key] = value
+    (folder / "config.json").write_text(json.dumps(config))
+
+
+def quern(binary, folder):
+    args = ["-p", PROMPT, "-n", "1", "--temp", "0", "--logprobs", "1", "--kv", "f32", "--json"]
+    done = subprocess.run([binary, "run", folder, *args], capture_output=True, text=True)
+    if done.returncode:
+        return None, done.stderr.strip()
+    token = json.loads(done.stdout)["logprobs"][0]
+    return token["id"], token["logprob"]
+
+
+def reference(folder):
+    model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32, attn_implementation="eager").eval()
+    ids = AutoTokenizer.from_pretrained(folder)(PROMPT, return_tensors="pt").input_ids
+    with torch.no_grad():
+        row = torch.log_softmax(model(ids).logits[0, -1], -1)
+    return int(row.argmax()), float(row.max())
+
+
+def main():
+    wrong = 0
+    for name, changes in VARIANTS:
+        with tempfile.TemporaryDirectory() as folder:
+            variant(pathlib.Path(folder), name, changes)
+            found, wanted = quern(sys.argv[1], folder), reference(folder)
+        same = found[0] == wanted[0] and abs(found[1] - wanted[1]) < 2e-4
+        wrong += not same
+        print("ok   " if same else "WRONG", name, json.dumps(changes), found, wanted, flush=True)
+    return 1 if wrong else 0
+
+
+sys.exit(main())
