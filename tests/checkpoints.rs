@@ -209,6 +209,16 @@ fn cache_scales_count_only_where_the_configuration_announces_them() {
     sound(dir.path());
 }
 
+/// A matrix of one expert, to be stacked with those of the others.
+struct OneExpert {
+    expert: usize,
+    /// Which of the matrices in the stack.
+    place: usize,
+    shape: Vec<usize>,
+    kind: &'static str,
+    data: Vec<u8>,
+}
+
 #[test]
 fn experts_in_one_tensor_are_read_as_those_in_many() {
     // transformers 5: save_pretrained(…, save_original_format=False).
@@ -219,7 +229,7 @@ fn experts_in_one_tensor_are_read_as_those_in_many() {
         let (dir, out) = (tiny_copy(name), tempfile::tempdir().unwrap());
         let original = Tensors::read(dir.path());
         let mut fused = Tensors(Vec::new());
-        let mut stacks: Vec<(String, Vec<(usize, usize, Vec<usize>, &'static str, Vec<u8>)>)> = Vec::new();
+        let mut stacks: Vec<(String, Vec<OneExpert>)> = Vec::new();
         for (tensor, kind, shape, data) in original.0 {
             let Some((before, behind)) = tensor.split_once(".experts.") else {
                 let tensor = router.map_or(tensor.clone(), |(from, to)| tensor.replace(from, to));
@@ -236,19 +246,19 @@ fn experts_in_one_tensor_are_read_as_those_in_many() {
                 other => panic!("{other}"),
             };
             let stack = format!("{before}.experts.{stack}");
-            let entry = (expert.parse().unwrap(), place, shape, kind, data);
+            let entry = OneExpert { expert: expert.parse().unwrap(), place, shape, kind, data };
             match stacks.iter_mut().find(|(name, _)| *name == stack) {
                 Some((_, entries)) => entries.push(entry),
                 None => stacks.push((stack, vec![entry])),
             }
         }
         for (stack, mut entries) in stacks {
-            entries.sort_by_key(|e| (e.0, e.1));
-            let experts = entries.last().unwrap().0 + 1;
-            let [rows, columns] = entries[0].2[..] else { panic!() };
+            entries.sort_by_key(|e| (e.expert, e.place));
+            let experts = entries.last().unwrap().expert + 1;
+            let [rows, columns] = entries[0].shape[..] else { panic!() };
             let shape = [experts, rows * entries.len() / experts, columns];
-            let data = entries.iter().flat_map(|e| e.4.clone()).collect();
-            fused.add(&stack, entries[0].3, &shape, data);
+            let data = entries.iter().flat_map(|e| e.data.clone()).collect();
+            fused.add(&stack, entries[0].kind, &shape, data);
         }
         fused.write(dir.path());
         let usual = fixture("architectures").join(name);
