@@ -110,7 +110,7 @@ impl Request {
     }
 }
 
-/// An answer, honest or not.
+/// An answer, correct or not.
 #[derive(Clone, Debug)]
 pub struct Response {
     pub status: u16,
@@ -184,12 +184,12 @@ struct Shared {
 }
 
 impl FakeHub {
-    /// An honest Hub.
+    /// A Hub that answers correctly.
     pub fn new(repo: Repo) -> Self {
         Self::with(vec![repo], 1000, |_| None)
     }
 
-    /// A Hub where `hook` answers first; `None` leaves it to the honest one.
+    /// A Hub where `hook` answers first; with `None` it answers correctly.
     pub fn hooked(repo: Repo, hook: impl Fn(&Request) -> Option<Response> + Send + Sync + 'static) -> Self {
         Self::with(vec![repo], 1000, hook)
     }

@@ -180,7 +180,7 @@ def main():
     parser.add_argument("--chunks", type=int, default=8)
     parser.add_argument("--tolerance", type=float, default=0.01)
     args = parser.parse_args()
-    # The libraries talk on standard output; the table has it for itself.
+    # The libraries print on standard output, which is kept free for the table.
     table = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)
     all_well = True

@@ -84,7 +84,7 @@ def hidden(tokenizer):
 
 
 def compare(name, got, want, cases, hidden=frozenset()):
-    """Texts with `hidden` tokens need not decode alike."""
+    """Texts with `hidden` tokens need not decode to the same text."""
     if got is None:
         print(f"   FAILED {name}")
         return

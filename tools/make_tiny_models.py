@@ -290,7 +290,7 @@ def make_with(name, seed):
         (folder / "generation_config.json").unlink(missing_ok=True)
     if options.get("old"):
         dump(folder / "config.json", old_style(json.loads((folder / "config.json").read_text())), indent=2)
-    # what others will load from the folder, not the model at hand
+    # what other programs will load from the folder, not this model
     loaded = transformers.AutoModelForCausalLM.from_pretrained(
         folder, dtype=torch.float32, attn_implementation="eager").eval()
     for (parameter, a), (_, b) in zip(model.named_parameters(), loaded.named_parameters(), strict=True):

@@ -128,7 +128,7 @@ def decode(tensors, config):
             description = json.loads(parts[state[0]].tobytes())
             plain = {k: v for k, v in parts.items() if k == "bias"} | {"weight": four_bit(parts, description)}
         for tail, array in plain.items():
-            # safetensors writes the memory as it lies: rows must follow each other
+            # safetensors writes memory in its order: rows must be contiguous
             out[f"{name}.{tail}" if name else tail] = np.ascontiguousarray(array, dtype=np.float32)
     return out
 

@@ -97,7 +97,7 @@ def runs(character, longest, shortest=2):
     return [added(character * n, special=False, normalized=True) for n in range(longest, shortest - 1, -1)]
 
 
-# Byte-level BPE. `first` and `last` say which tokens lie before and behind the trained ones, and `in_vocab` which of
+# Byte-level BPE. `first` and `last` are the tokens before and after the trained ones, and `in_vocab` which of
 # them stand in the model's vocabulary and not only among the added tokens.
 BPE = {
     "llama3": {

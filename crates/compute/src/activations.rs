@@ -51,7 +51,7 @@ pub(crate) struct Row<'a> {
 }
 
 impl Activations {
-    /// Makes room for `n` rows; what was there is lost.
+    /// Resizes to `n` rows; the previous values are lost.
     pub fn resize(&mut self, group: Group, columns: usize, n: usize) {
         self.codes.resize(n * columns, 0);
         self.d.resize(n * (columns / group.len()), 0.0);

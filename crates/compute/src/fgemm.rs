@@ -103,7 +103,7 @@ macro_rules! kernel {
             #[target_feature(enable = $features)]
             pub(super) unsafe fn multiply_add(p: Product, ahead: Ahead) {
                 let pieces = p.rows.div_ceil($rows) * p.width.div_ceil(4 * $lanes);
-                // SAFETY: promised.
+                // SAFETY: guaranteed by the caller.
                 unsafe {
                     match ahead.lines.div_ceil((pieces * p.depth).max(1)) {
                         0 => asking::<0>(p, ahead),
@@ -165,7 +165,7 @@ macro_rules! kernel {
                 (r, j): (usize, usize),
                 ahead: &mut Ahead,
             ) -> usize {
-                // SAFETY: everything within the rows and columns promised.
+                // SAFETY: everything within the rows and columns that the caller guarantees.
                 unsafe {
                     let c = c.add(r * p.c_stride + j);
                     let a = p.a.as_ptr().add(r * p.a_stride);

@@ -184,7 +184,7 @@ pub(crate) struct Shared {
     len: usize,
 }
 
-// SAFETY: access goes through `slice`, whose callers promise disjoint ranges.
+// SAFETY: access goes through `slice`, whose callers guarantee disjoint ranges.
 unsafe impl Sync for Shared {}
 // SAFETY: as above.
 unsafe impl Send for Shared {}
@@ -201,7 +201,7 @@ impl Shared {
     #[allow(clippy::mut_from_ref)]
     pub unsafe fn slice(&self, first: usize, len: usize) -> &mut [f32] {
         assert!(first.checked_add(len).is_some_and(|end| end <= self.len));
-        // SAFETY: in bounds as asserted, exclusive as promised.
+        // SAFETY: in bounds as asserted, exclusive as the caller guarantees.
         unsafe { std::slice::from_raw_parts_mut(self.start.add(first), len) }
     }
 }

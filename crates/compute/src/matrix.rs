@@ -5,7 +5,7 @@ use quern_tensor_io::{ElementType, decode};
 use crate::{Error, Result};
 
 /// `rows` rows of `columns` values of one element type, one row after the other, each a whole number of
-/// blocks. No alignment is promised.
+/// blocks. No alignment is guaranteed.
 #[derive(Clone, Copy, Debug)]
 pub struct Matrix<'a> {
     element_type: ElementType,

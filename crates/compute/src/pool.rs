@@ -5,7 +5,7 @@
 //!
 //! One word holds the state: `open (1 bit) | region number (31) | workers inside (32)`. A worker may enter
 //! only while the region is open; the caller does its share, closes the region, and waits for those inside.
-//! A worker that wakes late finds the region closed and delays nobody.
+//! A worker that wakes late finds the region closed and delays no other thread.
 //!
 //! Each thread begins with a span of tasks of its own and takes them in order, so that what neighbouring tasks
 //! read is one long stream: memory delivers that up to twice as fast as pieces of 32 KiB that threads take in
@@ -139,12 +139,12 @@ impl Pool {
         /// # Safety
         /// `data` points to a live `F`.
         unsafe fn call<F: Fn(usize)>(data: *const (), task: usize) {
-            // SAFETY: promised by the caller.
+            // SAFETY: guaranteed by the caller.
             unsafe { (*data.cast::<F>())(task) }
         }
         let shared = &*self.shared;
         let job = Job { data: std::ptr::from_ref(body).cast(), call: call::<F> };
-        // SAFETY: `busy` is ours, the last region was closed and left before it was given back.
+        // SAFETY: `busy` is held here, and the last region was closed and left before `busy` was released.
         unsafe { *shared.job.get() = job };
         let threads = self.threads() as u64;
         for (i, span) in (0..threads).zip(&shared.spans) {

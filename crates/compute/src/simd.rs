@@ -1,7 +1,7 @@
 //! Which vector instructions run: found once at run time, never at build time.
 //!
 //! Two ways to use it. Hand-written kernels match on a [`Level`]. Everything else is written as plain
-//! safe loops in an [`Op`] and handed to [`dispatch`], which compiles the same loops once per level and
+//! safe loops in an [`Op`] and passed to [`dispatch`], which compiles the same loops once per level and
 //! picks one when called:
 //!
 //! ```

@@ -1,8 +1,8 @@
-//! HTTP as the Hub speaks it, trusting nobody.
+//! Requests to the Hub over HTTP. Nothing in an answer is trusted unchecked.
 //!
-//! hf-hub's own transfers are not used: they check neither lengths nor hashes, and follow the server's word into
-//! the file system. Requests go through ureq, the library hf-hub stands on, with redirects followed here: the
-//! token goes to the endpoint's scheme, host and port, and no longer once a redirect has led away from there.
+//! hf-hub's own transfers are not used: they check neither lengths nor hashes, and use names from the server as
+//! paths unchecked. Requests go through ureq, which hf-hub uses too, with redirects followed here: the token is
+//! sent only to the endpoint's scheme, host and port, and not again once a redirect has left them.
 
 use std::io::{self, Read};
 use std::sync::atomic::{AtomicU64, Ordering};

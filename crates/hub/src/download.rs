@@ -1,10 +1,10 @@
-//! One file: fetched, gone on with after a break, checked, and only then given its name.
+//! Downloads one file: resumes it after an interruption, checks it, and only then gives it its name.
 //!
 //! ```text
 //! lock      ETAG.lock, so that two processes do not write the same file
-//! resume    hash what ETAG.incomplete holds; ask for the rest (`Range`); a server that sends all begins anew
+//! resume    hash what ETAG.incomplete holds; request the rest (`Range`); start over if the server sends all
 //! receive   append, hash, count; the announced length and range must be those of the listing
-//! check     length and hash; a mismatch deletes the part, and is tried once more from the start if it was resumed
+//! check     length and hash; on a mismatch delete the part; if it was resumed, try once more from the start
 //! name      fsync, rename to ETAG
 //! ```
 
@@ -23,7 +23,7 @@ use crate::listing::{Identity, Listing};
 use crate::lock::Lock;
 use crate::{Error, PullProgress, Result};
 
-/// A connection that brought so much has worked: failures are counted anew.
+/// After a connection has transferred this many bytes, the count of failures is reset.
 const PROGRESS: u64 = 1 << 20;
 
 /// Where a file came from.

@@ -1,4 +1,4 @@
-//! What can go wrong between here and the Hub, each in words that say what to do.
+//! Errors of the Hub and of downloads; each message says what to do.
 
 use std::fmt;
 use std::io;

@@ -1,14 +1,14 @@
-//! A model's headers alone, by range requests: what it is, without its data.
+//! Reads a model's headers alone, by range requests, without downloading its data.
 //!
 //! ```text
-//! safetensors   8 bytes of length, the JSON: the first 16 KiB of each shard hold both almost always
-//! GGUF          metadata and tensor list: the first MiB, then as much again until the parser has all
-//! beside them   index, config.json, tokenizer: small files, fetched whole and checked
+//! safetensors   8 bytes of length and the JSON: almost always within the first 16 KiB of each shard
+//! GGUF          metadata and tensor list: the first MiB, then twice as much until the parser has all
+//! other files   index, config.json, tokenizer: small files, downloaded completely and checked
 //! ```
 //!
 //! They are written to a folder of their own as files of the true lengths, with a hole where the data would be: a
-//! hole takes no room on a disk. Opened as a [`Checkpoint`], these files go through the same strict readers as
-//! downloaded ones: every offset is checked against the true length. Only a hash over the whole cannot be.
+//! hole takes no disk space. Opened as a [`Checkpoint`], these files go through the same strict readers as
+//! downloaded ones: every offset is checked against the true length. Only the hash of the file cannot be checked.
 
 use std::collections::BTreeSet;
 use std::fs::{self, File};
@@ -61,7 +61,7 @@ pub struct Headers {
 }
 
 impl Headers {
-    /// The headers as a checkpoint without data. Its folder, where the settings lie, is gone with `self`.
+    /// The headers as a checkpoint without data. Its folder, which holds the settings, is removed with `self`.
     ///
     /// # Errors
     /// As for files that are here: whatever breaks a rule of the format.

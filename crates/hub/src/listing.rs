@@ -42,7 +42,7 @@ pub(crate) struct Listing {
     pub revision: String,
     /// 40 hex digits.
     pub commit: String,
-    /// Every file with a sound name; its identity where the tree told it.
+    /// Every file with a valid name; its identity where the tree gives it.
     files: BTreeMap<String, Option<Identity>>,
     /// Names that must not be written anywhere.
     pub unsound: Vec<String>,
@@ -123,7 +123,7 @@ impl Listing {
         Asked { repository: &self.repository, revision: &self.revision, file: Some(file) }
     }
 
-    /// Size and hash of a file, asked for where the listing did not tell.
+    /// Size and hash of a file, requested where the listing does not give them.
     pub fn identity(&self, client: &Client, file: &str) -> Result<Identity> {
         if let Some(Some(identity)) = self.files.get(file) {
             return Ok(*identity);
@@ -157,7 +157,7 @@ impl Listing {
         let digest = Digest::parse(hash).filter(|d| matches!(d, Digest::Sha256(_)) == entry.lfs.is_some());
         let identity = digest.and_then(|digest| Some(Identity { size: size?, digest }));
         if entry.lfs.as_ref().and_then(|l| l.size).is_some_and(|size| entry.size.is_some_and(|s| s != size)) {
-            let what = "the server tells two sizes of this file";
+            let what = "the server gives two different sizes for this file";
             return Err(Error::untrusted(format!("{}/{}", self.repository, brief(&entry.path)), what));
         }
         self.insert(entry.path, identity);
@@ -180,7 +180,7 @@ pub(crate) fn repo(repository: &str, revision: &str) -> Repo {
 fn info(client: &Client, repo: &Repo, asked: &Asked) -> Result<Info> {
     let url = client.url(&format!("api/{}", repo.api_url()))?;
     let (_, text) = match client.text(&url, MOST_JSON, asked) {
-        // A mirror that does not say what is missing: the repository itself tells.
+        // A mirror may not say what is missing: a request for the repository itself shows it.
         Err(e) if matches!(e.kind, ErrorKind::NotFound(_)) => {
             let plain = client.url(&format!("api/models/{}", repo.url()))?;
             return Err(match client.text(&plain, MOST_JSON, asked) {
@@ -236,7 +236,7 @@ fn parse<T: for<'de> Deserialize<'de>>(url: &Url, text: &[u8]) -> Result<T> {
     })
 }
 
-/// A foreign text as a message quotes it.
+/// A text from the server, as a message quotes it.
 pub(crate) fn brief(text: &str) -> String {
     text.chars().take(80).collect()
 }

@@ -6,7 +6,7 @@ use crate::error::ErrorKind;
 use crate::select::{Patterns, Selection, Weights};
 use crate::{Error, Hub, Name, PullOptions, PullProgress, Result};
 
-/// Files of which a Hugging Face model needs one to read text.
+/// Tokenizer files; a Hugging Face model needs one of them to read text.
 const TOKENIZERS: [&str; 6] =
     ["tokenizer.json", "tokenizer.model", "tekken.json", "vocab.json", "vocab.txt", "spiece.model"];
 

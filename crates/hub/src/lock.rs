@@ -1,7 +1,7 @@
-//! A lock among processes: quern's, and Python's.
+//! A file lock between processes, shared with Python's `huggingface_hub`.
 //!
 //! `huggingface_hub` locks `.locks/models--org--name/ETAG.lock` with `flock(2)`, and so does this. The file stays
-//! where it is when the lock is given back, for others may be waiting on it.
+//! in place when the lock is released, because other processes may be waiting on it.
 
 use std::fs::{self, File, TryLockError};
 use std::io;
@@ -16,7 +16,7 @@ use crate::{Error, Result};
 /// How often a lock that another process holds is asked for.
 const EVERY: Duration = Duration::from_millis(100);
 
-/// A lock, given back when dropped.
+/// A lock, released when dropped.
 #[derive(Debug)]
 pub(crate) enum Lock {
     /// Held.

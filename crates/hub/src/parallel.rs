@@ -1,4 +1,4 @@
-//! The same work for many items, a few at a time.
+//! Runs the same function on many items, a few at a time.
 
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -28,7 +28,7 @@ pub(crate) fn each<T: Send, R: Send>(
                 Ok(value) => results.0.push((at, value)),
                 Err(e) => {
                     cancelled.store(true, Ordering::Relaxed);
-                    // The failure that made the others give up is the one to tell.
+                    // Report the failure that cancelled the others.
                     if results.1.is_none() && !matches!(e.kind, ErrorKind::Cancelled) {
                         results.1 = Some(e);
                     }

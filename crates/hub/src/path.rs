@@ -1,4 +1,4 @@
-//! Names of files as a server tells them, before they become paths here.
+//! Names of files from a server, checked before they become paths.
 
 /// The longest name of a folder or file that common file systems take.
 const LONGEST_PART: usize = 255;

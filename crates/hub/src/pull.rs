@@ -1,4 +1,4 @@
-//! The job: find out what makes the model, fetch it, put it where it belongs.
+//! Pulls a model: finds out which files it consists of, downloads them, and puts them in place.
 
 use std::collections::{BTreeSet, HashSet};
 use std::path::{Path, PathBuf};

@@ -1,4 +1,4 @@
-//! Which files of a repository make the model.
+//! Selects the files of a repository that make up the model.
 //!
 //! ```text
 //! after the colon       that file, with its splits or shards; or the GGUF model of that quantization
@@ -7,7 +7,7 @@
 //! beside them           config.json, the tokenizer, generation and quantization settings, chat template, model card
 //! ```
 //!
-//! Everything else stays where it is: the same weights in other clothes (`consolidated.*`, `original/`, onnx,
+//! Everything else is not downloaded: the same weights in other formats (`consolidated.*`, `original/`, onnx,
 //! TensorFlow, Flax, `*.pth`), pictures, training state. A GGUF file needs nothing beside it.
 
 use std::collections::BTreeSet;
@@ -235,7 +235,7 @@ fn whole(model: gguf::Model) -> Result<Weights, String> {
     }
 }
 
-/// The settings that lie beside `weights`; of the root where its own folder has no `config.json`.
+/// The settings beside `weights`; those of the root where the folder of `weights` has no `config.json`.
 fn settings(names: &BTreeSet<String>, weights: &str) -> Vec<String> {
     let own = folder(weights);
     let folder = if names.contains(&format!("{own}config.json")) { own } else { "" };

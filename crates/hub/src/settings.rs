@@ -1,4 +1,4 @@
-//! Where the Hub and its cache are and who asks, read from the environment in one place.
+//! The Hub's address, the cache's folder and the token, read from the environment in one place.
 //!
 //! The variables are those of Python's `huggingface_hub`, so that both share one cache and one login:
 //!
@@ -9,7 +9,7 @@
 //! HF_HUB_DISABLE_IMPLICIT_TOKEN                  send no token
 //! HF_HUB_CACHE, HUGGINGFACE_HUB_CACHE            the cache                         $HF_HOME/hub
 //! HF_HOME                                        both                              $XDG_CACHE_HOME/huggingface
-//! HF_HUB_OFFLINE, TRANSFORMERS_OFFLINE           never ask the network
+//! HF_HUB_OFFLINE, TRANSFORMERS_OFFLINE           make no network requests
 //! HF_HUB_DOWNLOAD_TIMEOUT                        seconds without a byte            30
 //! HTTPS_PROXY, HTTP_PROXY, ALL_PROXY, NO_PROXY   in either case
 //! ```

@@ -1,4 +1,4 @@
-//! Whether a download fits on its disk, asked before it begins.
+//! Checks that a download fits on its disk before it begins.
 
 use std::path::Path;
 
@@ -8,7 +8,7 @@ use crate::{Error, Result};
 /// What is left free in any case: folders, links and other programs need some too.
 const MARGIN: u64 = 64 << 20;
 
-/// Refuses `bytes` more in `folder`, which exists, if the disk has no room for them.
+/// Refuses `bytes` more in `folder`, which exists, if the disk does not have that much free space.
 pub(crate) fn check(folder: &Path, bytes: u64) -> Result<()> {
     match free(folder) {
         Some(free) if bytes > 0 && bytes.saturating_add(MARGIN) > free => Err(full(folder, bytes, free)),

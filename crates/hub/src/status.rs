@@ -1,8 +1,8 @@
 //! What an HTTP status from the Hub means to the user.
 //!
 //! The Hub says more in `X-Error-Code` (RepoNotFound, RevisionNotFound, EntryNotFound, GatedRepo); mirrors
-//! often do not, and then the question that was asked tells. A repository that is private, gated or absent gives
-//! 401 to a stranger in any case.
+//! often do not, and then the kind of request decides. A repository that is private, gated or absent gives 401 to
+//! a user without access in any case.
 
 use std::time::Duration;
 
@@ -34,7 +34,7 @@ impl Asked<'_> {
 pub(crate) fn explain(response: &Response, url: &Url, asked: &Asked, settings: &Settings) -> Error {
     let status = response.status();
     let code = response.header("X-Error-Code").unwrap_or_default();
-    // A foreign text: in bounds, and nothing that moves the cursor.
+    // A text from the server: cut to a limit, without characters that move the cursor.
     let message = response.header("X-Error-Message").unwrap_or_default();
     let message: String = message.chars().filter(|c| !c.is_control()).take(200).collect();
     let host = settings.endpoint.host_str().unwrap_or_default();

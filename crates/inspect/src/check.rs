@@ -1,8 +1,7 @@
-//! Integrity: every tensor the configuration demands is there with its shape, nothing else is, and every
+//! Checks integrity: every tensor the configuration demands is present with its shape, no others are, and every
 //! value and scale is finite.
 //!
-//! A packed layer stands for the weight it decodes to: it is judged by that weight's shape and values, not by
-//! its integers.
+//! A packed layer is checked as the weight it decodes to: by that weight's shape and values, not by its integers.
 
 use std::collections::HashSet;
 

@@ -38,7 +38,7 @@ pub struct Sizes {
     pub vocab_size: Option<usize>,
     /// The output head is the embedding.
     pub tied_embeddings: Option<bool>,
-    /// Method of a quantized Hugging Face checkpoint; [`crate::Summary::scheme`] tells it.
+    /// Method of a quantized Hugging Face checkpoint; given as [`crate::Summary::scheme`].
     #[serde(skip)]
     pub quantization: Option<String>,
 }
@@ -76,7 +76,7 @@ impl Sizes {
     }
 
     fn from_hf(config: &Value) -> Self {
-        // Models that see or hear keep their language model's configuration one level down.
+        // Models of images or sound keep their language model's configuration one level down.
         let text = config.get("text_config").filter(|t| t.is_object()).unwrap_or(config);
         let size = |names: &[&str]| {
             names.iter().find_map(|name| text.get(name)?.as_u64()).and_then(|v| usize::try_from(v).ok())

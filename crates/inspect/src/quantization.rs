@@ -1,4 +1,4 @@
-//! How a quantized Hugging Face checkpoint keeps its linear layers.
+//! How a quantized Hugging Face checkpoint stores its linear layers.
 
 use std::collections::HashSet;
 

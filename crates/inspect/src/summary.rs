@@ -1,4 +1,4 @@
-//! A checkpoint in a page: what `quern inspect` prints and what its JSON holds.
+//! The summary of a checkpoint: what `quern inspect` prints and what its JSON holds.
 
 use std::collections::BTreeMap;
 

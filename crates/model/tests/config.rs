@@ -198,7 +198,7 @@ fn what_is_wrong_is_named() {
         (json!({ "num_attention_heads": 0 }), "num_attention_heads: 0 is not between"),
         (json!({ "num_attention_heads": 3, "head_dim": null }), "3 heads do not divide the hidden size 256"),
         (json!({ "num_key_value_heads": 3 }), "4 attention heads cannot share 3"),
-        (json!({ "head_dim": 63 }), "rope cannot turn 63"),
+        (json!({ "head_dim": 63 }), "rope cannot rotate 63"),
         (json!({ "num_hidden_layers": 1_000_000 }), "num_hidden_layers: 1000000 is not between"),
         (
             json!({ "vocab_size": [] }),
@@ -218,7 +218,7 @@ fn what_is_wrong_is_named() {
             "rope_parameters.factor: 0 is not between",
         ),
         (json!({ "rope_parameters": 3 }), "rope_parameters: an object is expected, not 3"),
-        (json!({ "partial_rotary_factor": 0.5 }), "partial_rotary_factor: turning a part of 0.5"),
+        (json!({ "partial_rotary_factor": 0.5 }), "partial_rotary_factor: rotating a part of 0.5"),
         (json!({ "tie_word_embeddings": 1 }), "tie_word_embeddings: true or false"),
     ];
     for (changes, expected) in cases {
@@ -290,7 +290,7 @@ fn what_is_wrong_in_gguf_is_named() {
         ("llama.attention.value_length", Some(V::U32(32)), "values of length 32 under keys of length 64"),
         ("llama.attention.layer_norm_rms_epsilon", Some(V::F32(f32::NAN)), "a finite number"),
         ("llama.rope.freq_base", Some(V::F32(0.0)), "no base for rope"),
-        ("llama.rope.dimension_count", Some(V::U32(65)), "rope cannot turn 65"),
+        ("llama.rope.dimension_count", Some(V::U32(65)), "rope cannot rotate 65"),
         ("llama.rope.scaling.type", Some("dynamic".into()), "rope scaling \"dynamic\" is not supported"),
         ("llama.rope.scaling.factor", Some(V::F32(-2.0)), "llama.rope.scaling.factor: -2 is negative"),
         ("llama.rope.scaling.attn_factor", Some(V::F32(1.5)), "not supported without yarn or long factors"),

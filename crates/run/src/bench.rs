@@ -1,8 +1,8 @@
 //! Speed, measured as llama-bench does: random tokens, one warm-up of each test, then the repetitions;
-//! tokenization and sampling excluded, and only the last prompt token goes through the head.
+//! tokenization and sampling are excluded, and only the last prompt token passes the head.
 //!
-//! Generating a token reads every weight once, and the keys and values of all positions before: what memory
-//! can deliver is the limit, and each generation test says how much of it was reached.
+//! Generating a token reads every weight once, and the keys and values of all earlier positions. The memory's
+//! bandwidth is the limit, and each generation test reports how much of it was reached.
 
 use std::time::Instant;
 

@@ -1,17 +1,17 @@
-//! Keys and values of all positions so far.
+//! The cache of keys and values of all positions so far.
 //!
 //! ```text
 //! per layer   values  [kv_heads][context][head_dim]
 //!             keys    [kv_heads][context / 16][head_dim][16]      f16, f32 or q8_0 blocks
 //! ```
 //!
-//! The context is filled up to a multiple of 16. Why keys lie turned is told where they are read, in
-//! `quern_compute::attention`.
+//! The context is padded to a multiple of 16. `quern_compute::attention`, which reads the keys, explains why they
+//! are stored transposed.
 //!
-//! q8_0 keeps 32 numbers in 34 bytes; a head whose size is no multiple of 32 is filled up.
+//! q8_0 stores 32 numbers in 34 bytes; a head whose size is no multiple of 32 is padded.
 //!
-//! A head's positions lie one after the other, so attention reads memory straight on. The pages of positions
-//! that were never used are never touched: a large context costs address space, not memory.
+//! A head's positions are adjacent, so attention reads memory sequentially. The pages of positions that were never
+//! used are never touched: a large context costs address space, not memory.
 
 use half::f16;
 use half::vec::HalfBitsVecExt;
@@ -98,7 +98,7 @@ impl Cache {
     /// Room for `context` positions.
     ///
     /// # Errors
-    /// [`Error::Option`] if the system has no room for it.
+    /// [`Error::Option`] if the system cannot allocate it.
     pub(crate) fn new(config: &Config, context: usize, kv: KvType) -> Result<Self> {
         Self::of_layers(config, config.layers, context, kv)
     }

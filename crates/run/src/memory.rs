@@ -1,4 +1,4 @@
-//! What the operating system says about memory: this process's, and what is left.
+//! Memory figures from the operating system: this process's use, and what is available.
 
 mod cgroup;
 

@@ -1,12 +1,12 @@
-//! Angles of rotary embedding: the cosines and sines that all layers of one pass share.
+//! Computes the angles of rotary embedding: the cosines and sines that all layers of one pass share.
 //!
-//! Pair `i` of `d/2` at position `p` turns by `p * theta^(-2i/d) / factor_i` (Su et al., arXiv 2104.09864).
+//! Pair `i` of `d/2` at position `p` is rotated by `p * theta^(-2i/d) / factor_i` (Su et al., arXiv 2104.09864).
 //! Linear and Llama 3 scaling only change the factors; YaRN (arXiv 2309.00071) blends the stretched and
 //! the plain frequency by a ramp over the pairs and lengthens the vectors by one constant.
 
 use quern_model::{Config, Rope, RopeScaling};
 
-/// How a model turns queries and keys: one set of frequencies for all its layers, or several.
+/// How a model rotates queries and keys: one set of frequencies for all its layers, or several.
 #[derive(Clone, Debug)]
 pub(crate) struct Rotation {
     global: Angles,

@@ -9,7 +9,7 @@ use memmap2::Mmap;
 use crate::{Error, Result};
 
 /// The complaint about pipes, devices and sockets.
-pub(crate) const NOT_REGULAR: &str = "not a regular file; give a model file or the folder it lies in";
+pub(crate) const NOT_REGULAR: &str = "not a regular file; give a model file or its folder";
 
 /// A regular file, mapped whole.
 #[derive(Debug)]
@@ -28,7 +28,7 @@ impl MappedFile {
         if !metadata.is_file() {
             return Err(Error::refused(
                 path,
-                "not a regular file; give a model file or the folder it lies in",
+                "not a regular file; give a model file or its folder",
             ));
         }
         let map = if metadata.len() == 0 {
@@ -44,7 +44,7 @@ impl MappedFile {
         Ok(Self { path: path.to_path_buf(), map })
     }
 
-    /// Where it lies.
+    /// Its path.
     pub fn path(&self) -> &Path {
         &self.path
     }

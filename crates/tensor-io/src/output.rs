@@ -1,10 +1,10 @@
-//! Files that appear whole or not at all.
+//! Files that appear complete or not at all.
 //!
 //! ```text
 //! create    a temporary file in the folder of the target: same file system (crate::temporary)
 //! write     through one large buffer
-//! commit    flush, fsync, give it its name, fsync of the folder
-//! drop      the temporary file is gone
+//! commit    flush, fsync, rename, fsync of the folder
+//! drop      remove the temporary file
 //! ```
 //!
 //! [`OutputDirectory`] does the same for a folder.
@@ -181,7 +181,7 @@ impl ParkedFile {
     }
 }
 
-/// The folder a file lies in: `.` for a bare name.
+/// The folder of a file: `.` for a bare name.
 pub(crate) fn folder_of(path: &Path) -> &Path {
     match path.parent() {
         Some(p) if !p.as_os_str().is_empty() => p,

@@ -1,4 +1,4 @@
-//! What a streaming writer must know before the first byte of data.
+//! What a streaming writer needs before the first byte of data.
 
 use std::collections::HashSet;
 use std::path::Path;

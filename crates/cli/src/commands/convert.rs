@@ -1,4 +1,4 @@
-//! `quern convert`: the plan, the job, and whether what was written is what the source has.
+//! `quern convert`: plans, converts, and verifies the result against the source.
 
 use std::path::Path;
 use std::process::ExitCode;

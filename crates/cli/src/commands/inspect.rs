@@ -1,4 +1,4 @@
-//! `quern inspect`: what a model file is, and whether it is sound.
+//! `quern inspect`: what a model file holds, and whether it is valid.
 
 mod attention;
 

@@ -205,7 +205,7 @@ impl Gathered {
         self
     }
 
-    /// Divides by the sums and hands each (token, head, result) to `put`.
+    /// Divides by the sums and passes each (token, head, result) to `put`.
     fn finish(mut self, task: &Task, put: impl Fn(usize, usize, &[f32])) {
         let head_dim = task.job.shape.head_dim;
         for (row, result) in self.result.chunks_exact_mut(self.width).enumerate() {

@@ -146,7 +146,7 @@ pub(crate) unsafe fn blocks(
         }
     }
     for (i, sums) in sums.chunks_exact(size).enumerate() {
-        // SAFETY: the caller's promise.
+        // SAFETY: guaranteed by the caller.
         unsafe { store(w, first + i * TASK_ROWS, sums, n, y) };
     }
 }
@@ -171,7 +171,7 @@ fn multiply(level: Level, form: Form, tiles: &[Tile; 2], pack: &Pack, used: usiz
 /// Nobody else uses these rows of `y`.
 pub(crate) unsafe fn floats(level: Level, w: &Matrix, first: usize, x: &[f32], n: usize, y: &Shared) {
     let sums = floats::multiply(level, w, first, x, n);
-    // SAFETY: the caller's promise.
+    // SAFETY: guaranteed by the caller.
     unsafe { store(w, first, &sums, n, y) };
 }
 
@@ -182,7 +182,7 @@ pub(crate) unsafe fn floats(level: Level, w: &Matrix, first: usize, x: &[f32], n
 unsafe fn store(w: &Matrix, first: usize, sums: &[f32], n: usize, y: &Shared) {
     let rows = (w.rows() - first).min(TASK_ROWS);
     for (i, sums) in sums.chunks_exact(TASK_ROWS).take(n).enumerate() {
-        // SAFETY: the caller's promise.
+        // SAFETY: guaranteed by the caller.
         unsafe { y.slice(i * w.rows() + first, rows) }.copy_from_slice(&sums[..rows]);
     }
 }

@@ -1,4 +1,4 @@
-//! What a user is told when the Hub says no.
+//! The messages a user gets when the Hub refuses a request.
 
 use quern_hub::{ErrorKind, PullOptions};
 

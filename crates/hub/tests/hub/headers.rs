@@ -1,4 +1,4 @@
-//! Headers alone: how few bytes, and that they are judged as whole files are.
+//! Headers alone: how few bytes are read, and that the checks are those of complete files.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -79,7 +79,7 @@ fn of_a_sharded_model_a_few_kilobytes_are_enough() {
     {
         use std::os::unix::fs::MetadataExt;
         let file = fs::metadata(&there.files()[0]).unwrap();
-        assert!(file.blocks() * 512 < 200_000, "a hole takes no room: {} blocks", file.blocks());
+        assert!(file.blocks() * 512 < 200_000, "a hole takes no disk space: {} blocks", file.blocks());
     }
     let folder = there.directory().to_path_buf();
     drop(remote);

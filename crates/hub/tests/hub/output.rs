@@ -1,4 +1,4 @@
-//! Plain files into a folder: whole or not at all.
+//! Plain files in a folder: all of them or none.
 
 use std::fs;
 use std::path::PathBuf;

@@ -1,4 +1,4 @@
-//! Pulling from an honest Hub.
+//! Pulling from a Hub that answers correctly.
 
 use std::fs;
 use std::path::Path;

@@ -1,4 +1,4 @@
-//! Transfers that break, and how they go on.
+//! Interrupted transfers, and how they resume.
 
 use std::fs;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -24,7 +24,7 @@ fn ranges(server: &FakeHub) -> Vec<Option<String>> {
     at_storage.map(|r| r.header("Range").map(str::to_owned)).collect()
 }
 
-/// An honest answer of the storage to this request, to be spoilt.
+/// A correct answer of the storage to this request, to be damaged.
 fn answer(request: &Request) -> Response {
     let bytes = content().bytes;
     match request.header("Range") {

@@ -1,4 +1,4 @@
-//! Servers that lie.
+//! Servers that send wrong data.
 
 use std::fs;
 use std::path::Path;
@@ -109,7 +109,7 @@ fn names_that_lead_elsewhere_are_never_written() {
         assert!(error.contains("must not be written anywhere"), "{error}");
         assert_eq!(files_named(&place, "evil.gguf"), Vec::<String>::new());
     }
-    // An honest model beside it is pulled, and the other one is told.
+    // A correct model beside it is pulled, and the other one is reported.
     let entry = json!([
         {"type": "file", "path": "m.gguf", "size": 100_000, "oid": COMMIT, "lfs": {"oid": repo().files["m.gguf"].etag(), "size": 100_000}},
         {"type": "file", "path": "../x", "size": 4, "oid": git(b"evil")},

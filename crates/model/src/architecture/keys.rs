@@ -1,4 +1,4 @@
-//! Where `config.json` and GGUF metadata state a model's numbers, and what they mean where they are silent.
+//! The keys of `config.json` and GGUF metadata that state a model's numbers, and the value of an absent key.
 
 /// A number, flag or word of the configuration.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -19,7 +19,7 @@ pub enum Field {
     RopeTheta,
     /// Base of the layers under a sliding window (Gemma 3).
     LocalRopeTheta,
-    /// The part of each head that rope turns, 1 for all of it.
+    /// The part of each head that rope rotates, 1 for all of it.
     PartialRotary,
     SlidingWindow,
     Tied,
@@ -172,6 +172,6 @@ pub enum GgufKey {
     /// The sliding window, 0 where there is none (Phi-3).
     SlidingWindowOrZero,
     RopeFreqBaseSwa,
-    /// `tensor_data_layout`, which says how Falcon's queries, keys and values lie.
+    /// `tensor_data_layout`, the layout of Falcon's queries, keys and values.
     TensorDataLayout,
 }

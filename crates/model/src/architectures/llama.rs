@@ -1,5 +1,5 @@
-//! Llama and what follows it to the letter: Llama 1 to 3.3, Mistral, TinyLlama, Yi, SmolLM; and Mixtral, whose
-//! GGUF files go by the same name.
+//! Llama and models of exactly its architecture: Llama 1 to 3.3, Mistral, TinyLlama, Yi, SmolLM; and Mixtral, whose
+//! GGUF files have the same architecture name.
 
 use super::table::*;
 use crate::architecture::{

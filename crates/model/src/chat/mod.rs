@@ -38,10 +38,10 @@ use serde::{Deserialize, Serialize};
 
 use crate::{EncodeOptions, Tokenizer};
 
-/// Result of everything in this room.
+/// The result type of this module.
 type Result<T, E = ChatError> = std::result::Result<T, E>;
 
-/// One turn of a talk.
+/// One turn of a conversation.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Message {
     /// `system`, `user` or `assistant`.
@@ -126,7 +126,7 @@ impl ChatTemplate {
         Self::with_clock(origin, source, tokenizer, None)
     }
 
-    /// As [`ChatTemplate::new`], for a day that is told rather than looked up.
+    /// As [`ChatTemplate::new`], for a given date instead of today's.
     ///
     /// # Errors
     /// As [`ChatTemplate::new`]; a time that cannot be parsed (`2024-07-05T08:09:10Z` can).
@@ -269,7 +269,7 @@ impl ChatTemplate {
     }
 }
 
-/// A rendered talk.
+/// A rendered conversation.
 struct Rendered {
     text: String,
     system_moved: bool,

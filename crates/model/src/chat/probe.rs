@@ -1,5 +1,5 @@
-//! What a template makes of messages, found out by rendering marked ones: whether it takes the content of a role as a
-//! text or as a list of parts, and whose words it leaves out.
+//! How a template treats messages, found out by rendering marked ones: whether it takes the content of a role as a
+//! text or as a list of parts, and which roles' content it leaves out.
 
 use std::collections::BTreeMap;
 

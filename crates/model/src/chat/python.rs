@@ -100,7 +100,7 @@ fn text_method(state: &State, text: &str, name: &str, args: &[Value]) -> Result<
             let left = match name {
                 "ljust" => 0,
                 "rjust" => count,
-                // Where both sides cannot be alike, Python favours the left one for odd widths.
+                // Where the two sides cannot be equal, Python makes the left one longer for odd widths.
                 _ => count / 2 + (count & width as usize & 1),
             };
             let (left, right) = pad.split_at(left * fill.len());

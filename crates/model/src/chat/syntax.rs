@@ -1,4 +1,4 @@
-//! A template's source, made ready for the engine, which differs from Jinja2 in its syntax here and there:
+//! Rewrites a template's source for the engine, whose syntax differs from Jinja2's in a few places:
 //!
 //! | source | becomes | why |
 //! |---|---|---|
@@ -8,8 +8,8 @@
 //! | `+a` | `a` | the engine has no unary plus |
 //! | `"\/"` | `"\\/"` | Python keeps the backslash of an unknown escape |
 //!
-//! Nothing moves to another line, so that errors name the right one. What cannot be read (an unclosed tag) is left
-//! as it is: the engine says what is wrong with it.
+//! Nothing moves to another line, so that errors name the right one. What cannot be parsed (an unclosed tag) is left
+//! as it is: the engine reports the error.
 
 use std::borrow::Cow;
 

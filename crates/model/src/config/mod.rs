@@ -38,7 +38,7 @@ pub(crate) mod limit {
 pub struct Config {
     /// The family.
     pub architecture: &'static Architecture,
-    /// The world the checkpoint's tensors are named in.
+    /// The format whose names the checkpoint's tensors have.
     pub world: World,
     /// Rows of the embedding.
     pub vocab_size: usize,
@@ -64,7 +64,7 @@ pub struct Config {
     pub norm_epsilon: f32,
     /// Rotary embedding; without meaning where positions are learned.
     pub rope: Rope,
-    /// Which values of a head rope turns together, in this checkpoint's weights.
+    /// Which values of a head rope rotates as pairs, in this checkpoint's weights.
     pub rope_style: RopeStyle,
     /// Attention of [`Config::sliding_layers`] sees only this many positions back.
     pub sliding_window: Option<usize>,
@@ -164,7 +164,7 @@ impl Config {
         (0..self.layers).map(|layer| self.sliding_window.is_some() && limited(layer)).collect()
     }
 
-    /// The rules that hold in both worlds.
+    /// The rules that hold for both formats.
     fn checked(self, file: &Path) -> Result<Self> {
         let bad = |what: String| Err(Error::malformed(file, what));
         if !self.heads.is_multiple_of(self.kv_heads) {
@@ -175,7 +175,7 @@ impl Config {
         }
         if !self.rope.dimensions.is_multiple_of(2) || self.rope.dimensions > self.head_dim {
             return bad(format!(
-                "rope cannot turn {} dimensions of heads of {}",
+                "rope cannot rotate {} dimensions of heads of {}",
                 self.rope.dimensions, self.head_dim
             ));
         }

@@ -1,4 +1,4 @@
-//! What single families say in ways of their own, beyond a table of keys.
+//! Configuration that single families state in ways that a table of keys cannot describe.
 
 use quern_tensor_io::{Error, Metadata, Result};
 use serde_json::{Map, Value, json};

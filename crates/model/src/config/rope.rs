@@ -1,6 +1,6 @@
-//! Rotary embedding and how it is stretched beyond the trained context.
+//! Rotary embedding and how it is scaled beyond the trained context.
 //!
-//! Pair `i` of `dimensions / 2` turns by `position * theta^(-2i/dimensions) / factor_i`, where
+//! Pair `i` of `dimensions / 2` is rotated by `position * theta^(-2i/dimensions) / factor_i`, where
 //! `factor_i` is 1, one constant (linear), or one value per pair (Llama 3).
 
 /// Rotary embedding's constants.
@@ -8,7 +8,7 @@
 pub struct Rope {
     /// Base of the frequencies.
     pub theta: f32,
-    /// Values of each head that are turned (even, at most `head_dim`).
+    /// Values of each head that are rotated (even, at most `head_dim`).
     pub dimensions: usize,
     /// How the frequencies are stretched.
     pub scaling: RopeScaling,

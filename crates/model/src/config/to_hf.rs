@@ -85,7 +85,7 @@ pub(crate) fn dtype_name(dtype: ElementType) -> &'static str {
     }
 }
 
-/// An f32 with the digits it takes to tell it from its neighbours, not those of an f64: `1e-5`.
+/// An f32 with the fewest digits that identify it, not those of an f64: `1e-5`.
 fn shortest(value: f32) -> Value {
     json!(value.to_string().parse::<f64>().unwrap_or_else(|_| f64::from(value)))
 }

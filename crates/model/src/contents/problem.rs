@@ -49,7 +49,7 @@ pub enum ProblemKind {
         tensors: usize,
         /// Layers by the configuration.
         layers: usize,
-        /// Layers the tensors' names speak of.
+        /// The number of layers in the tensors' names.
         found: usize,
         /// The key of the configuration that gives their number.
         key: &'static str,

@@ -129,7 +129,7 @@ fn prefixed(source: &Source) -> bool {
     }
 }
 
-/// The vocabulary; gives whether readers of it add beginning-of-text unless told.
+/// Writes the vocabulary; returns whether readers of it add beginning-of-text by default.
 fn vocabulary(source: &Source, out: &mut Metadata, notes: &mut Vec<String>) -> bool {
     let types = Value::Array(Array::I32(source.kinds.iter().map(|&k| k as i32).collect()));
     // Added tokens are recognised in raw text, so with spaces as raw text has them.

@@ -20,7 +20,7 @@ pub(crate) struct Edges {
     pub left: bool,
     /// Blanks behind belong to it.
     pub right: bool,
-    /// It counts only where no word goes on at its ends.
+    /// It is recognised only where no word character touches its ends.
     pub single_word: bool,
     /// It is looked for where spaces have become U+2581 (`normalized`), so the two are one in it.
     pub either_space: bool,

@@ -6,8 +6,8 @@
 //! skipped when it comes up, so the whole takes O(n log n).
 //!
 //! No merge can cross a place where no piece would fit, so the text is first cut there: before each space
-//! (U+2581) whose left neighbour stands before a space in no piece. Those are words, most of them seen before,
-//! whose tokens are copied. The result is that of the whole text at once.
+//! (U+2581) whose left neighbour precedes a space in no piece. The parts are words; the tokens of words that
+//! occurred before are copied. The result is the same as for the whole text at once.
 //!
 //! A `tokenizer.json` lists merges instead of scores. Made from scores it gives the same tokens; trained by the
 //! tokenizers library it need not, so there the list is followed (`bpe.rs`).

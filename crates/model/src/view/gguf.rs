@@ -153,7 +153,7 @@ impl<'a> Builder<'a, '_> {
         let mut names: Vec<String> = sources.iter().map(|source| name_of(&source.place)).collect();
         let layout = want.template.layout;
         let order = RowOrder::from_hugging_face(layout, self.config).or_else(|| self.order_before_down(want));
-        // Vectors are small: what is not as it is, is made anew.
+        // Vectors are small: those that change are computed and kept in memory.
         if let [HeldTensor { place: Place::Plain(span), .. }] = sources {
             let (info, data) = (span.info(self.checkpoint), span.data(self.checkpoint));
             if layout == Layout::PlusOne {

@@ -2,8 +2,8 @@
 //!
 //! transformers replaces every `nn.Linear` except the output head. A file does not say what class a tensor
 //! belongs to; the roles of the architectures quern knows do, and for all others the name does: a matrix
-//! `P.weight` of floats where `P` is no embedding, norm or head. Experts are left alone, as transformers 5 does,
-//! which keeps them in one three-dimensional tensor that is no `nn.Linear`.
+//! `P.weight` of floats where `P` is no embedding, norm or head. Experts are not quantized, as in transformers 5,
+//! which stores them in one three-dimensional tensor that is no `nn.Linear`.
 
 use std::collections::BTreeSet;
 

@@ -1,10 +1,10 @@
 //! Block encoders: f32 rows in, ggml block bytes out, bit for bit what llama-quantize writes on x86-64.
 //!
 //! Finding good scales is a search that scores dozens of candidates per sub-block with float sums, and the
-//! order of those sums decides between near-equal candidates. So no sum may be reordered or fused. Speed comes
-//! from another side: blocks are independent, hence sixteen of them are searched at once, one in each SIMD
-//! lane, each lane keeping its own sequential order (`lanes`). `scalar` holds the same encoders one value
-//! after another: the specification, the oracle of the tests, and what runs on CPUs without AVX2.
+//! order of those sums decides between near-equal candidates. So no sum may be reordered or fused. For speed,
+//! sixteen blocks, which are independent, are searched at once, one in each SIMD lane, each lane keeping its own
+//! sequential order (`lanes`). `scalar` holds the same encoders one value after another: the specification, the
+//! reference of the tests, and what runs on CPUs without AVX2.
 
 use quern_compute::simd::{Level, Op, dispatch};
 use quern_tensor_io::ElementType;

@@ -1,4 +1,4 @@
-//! The roundings and conversions ggml's encoders use, with their behaviour outside the normal range.
+//! The rounding and conversions of ggml's encoders, with their behaviour outside the normal range.
 
 use half::f16;
 use quern_tensor_io::decode::mxfp4::half_scale;

@@ -28,7 +28,7 @@ pub enum Format {
 pub struct WriteOptions {
     /// Its format.
     pub format: Format,
-    /// Names of the texts. The legacy format has room for the last one.
+    /// Names of the texts. The legacy format stores only the last one.
     pub datasets: Vec<String>,
     /// Tokens in a chunk: the number of chunks is counted in these.
     pub chunk_size: u32,
@@ -145,7 +145,7 @@ impl Accumulator {
         Ok(())
     }
 
-    /// Tensors spoken about.
+    /// Tensors with an entry.
     pub fn len(&self) -> usize {
         self.tensors.len()
     }

@@ -6,7 +6,7 @@
 //! ```text
 //! may it be quantized at all?        select.rs     no -> it keeps its type
 //!   --token-embedding-type           ┐
-//!   --output-tensor-type             │ the first that speaks about the tensor wins
+//!   --output-tensor-type             │ the first that applies to the tensor wins
 //!   --tensor-type REGEX=TYPE         │
 //!   the mix of the file type         ┘ mix.rs      (skipped by --pure)
 //! do its rows hold whole blocks?     fallback.rs   no -> a type of smaller blocks
@@ -61,7 +61,7 @@ pub enum RecipeError {
         /// The type that does not fit.
         element_type: ElementType,
     },
-    /// A model with experts has a feed-forward tensor whose layer cannot be told.
+    /// A model with experts has a feed-forward tensor without a layer number in its name.
     #[error(
         "tensor {tensor:?}: expected blk.N. with N below {layers} in the name of an expert model's tensor"
     )]

@@ -1,4 +1,4 @@
-//! Text from a prompt: prompt in batches, then one token after the other until something ends it.
+//! Generates text from a prompt: the prompt in batches, then one token after the other until something ends it.
 
 mod generator;
 mod logprobs;
@@ -17,7 +17,7 @@ use crate::{Error, KvType, Model, Result};
 /// How to generate.
 #[derive(Clone, Debug, PartialEq)]
 pub struct GenerateOptions {
-    /// At most so many tokens; `None` goes on to the end of text or of the context.
+    /// The most tokens to generate; `None` continues to the end of text or of the context.
     pub limit: Option<usize>,
     /// Refuse a limit that does not fit into the context behind the prompt, instead of stopping when it is full.
     pub limit_must_fit: bool,

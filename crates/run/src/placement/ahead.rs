@@ -1,5 +1,5 @@
-//! Asking the system for what is needed next, on a thread of its own: the request for a whole layer takes the
-//! system some milliseconds even where the disk is idle.
+//! Requests what is needed next from the system, on a thread of its own: the request for a whole layer takes some
+//! milliseconds even where the disk is idle.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};

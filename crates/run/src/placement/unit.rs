@@ -1,4 +1,4 @@
-//! Which bytes of the file each part of a pass reads.
+//! The bytes of the file that each part of a pass reads.
 
 use std::ops::Range;
 
@@ -6,7 +6,7 @@ use quern_tensor_io::Checkpoint;
 
 use crate::weights::{Ffn, Linear, Mapped, Weight, Weights};
 
-/// Tensors nearer to each other than this are one span: small vectors lie between the matrices.
+/// Tensors nearer to each other than this are one span: there are small vectors between the matrices.
 const GAP: u64 = 128 << 10;
 /// What partial pages at the ends of a span may add.
 const ENDS: u64 = 2 * 4096;
@@ -56,7 +56,7 @@ fn spans(checkpoint: &Checkpoint, mut places: Vec<Mapped>) -> Vec<Span> {
 pub(super) struct Unit {
     /// What every token reads.
     common: Vec<Span>,
-    /// Experts, of which a token reads some.
+    /// Experts; a token reads some of them.
     experts: Vec<Span>,
     /// How many there are, and how many a token chooses.
     mixture: (usize, usize),

@@ -1,7 +1,7 @@
-//! The tokens that may still be drawn, and the filters that make them fewer.
+//! The tokens that may still be drawn, and the filters that remove tokens from them.
 //!
-//! A vocabulary has some hundred thousand entries, and most filters leave a few dozen. So the logits are looked at
-//! where they lie until the first filter that needs a list, which takes only what it keeps; from then on the list is
+//! A vocabulary has some hundred thousand entries, and most filters leave a few dozen. So the logits are read in
+//! place until the first filter that needs a list, which copies only what it keeps; from then on the list is
 //! sorted, the highest logit first, the lowest id among equals.
 
 use crate::random::Random;

@@ -1,4 +1,4 @@
-//! From logits to the next token.
+//! Sampling: chooses the next token from the logits.
 //!
 //! The chain is llama.cpp's default one, in its order, unless [`SamplingOptions::stages`] says otherwise:
 //!
@@ -61,7 +61,7 @@ impl Sampler {
         }
     }
 
-    /// Forgets the text, but goes on with the sequence of random numbers.
+    /// Clears the text, but continues the sequence of random numbers.
     pub fn forget(&mut self) {
         self.history.clear();
         if let Some(dry) = &mut self.dry {

@@ -1,4 +1,4 @@
-//! What to do with the logits, by the names llama.cpp and transformers know it by.
+//! The options of sampling, under the names they have in llama.cpp and transformers.
 
 use crate::{Error, Result};
 
@@ -78,7 +78,7 @@ pub struct DryOptions {
     pub allowed_length: usize,
     /// How many recent tokens are looked at; `usize::MAX` for all.
     pub window: usize,
-    /// Texts that no sequence goes across.
+    /// Texts that no sequence extends across.
     pub breakers: Vec<String>,
 }
 

@@ -1,4 +1,4 @@
-//! Each stage against a straightforward computation of what it is defined to do.
+//! Tests each stage against a direct computation of its definition.
 
 use super::*;
 

@@ -112,7 +112,7 @@ fn count(cursor: &mut Cursor, what: &str, least: u64) -> Result<u64, Fault> {
     if count > room {
         return Err(Fault::new(
             at,
-            format!("{what} count {count}, but the rest of the file has room for {room}"),
+            format!("{what} count {count}, but the rest of the file can hold only {room}"),
         ));
     }
     Ok(count)
@@ -198,7 +198,7 @@ fn place(
     for (tensor, &(at, offset)) in tensors.iter_mut().zip(declared) {
         if offset != expected {
             let what = format!(
-                "its data lies at offset {offset}, expected {expected}: data must follow one another without gaps, \
+                "its data is at offset {offset}, expected {expected}: tensors must follow one another without gaps, \
                  padded to {alignment} bytes"
             );
             return Err(Fault::new(at, what).of_tensor(&tensor.name));

@@ -7,8 +7,8 @@
 //! ```
 //!
 //! A part is full when the next tensor, padded, would make its tensors larger than the limit; metadata do not
-//! count. The parts appear together: each waits under a temporary name until all are complete. They then get
-//! their names from the last to the first, which is the one that readers are given.
+//! count. The parts appear together: each has a temporary name until all are complete. They are then renamed from
+//! the last to the first, because readers are given the first.
 
 use std::collections::VecDeque;
 use std::fs;
@@ -128,7 +128,7 @@ impl SplitWriter {
     /// # Errors
     /// One of the files exists (without `force`) or cannot be written.
     pub fn create(parts: Vec<SplitPart>, force: bool) -> Result<Self> {
-        // Before hours of work, not when a part's turn comes.
+        // Checked before hours of work, not when a part is written.
         for part in &parts {
             drop(OutputFile::create(&part.path, force)?);
         }

@@ -1,11 +1,11 @@
-//! Folders that appear whole or not at all.
+//! Folders that appear complete or not at all.
 //!
 //! ```text
 //! create    .NAME.XXXXXX.part, a folder beside the target
 //! fill      files in it, each synced by its own writer
 //! commit    sync the folder; with nothing at the target: rename
 //!           with an older model there and `force`: exchange the two in one step, remove the older one
-//! drop      the folder and what is in it are gone
+//! drop      remove the folder and its contents
 //! ```
 //!
 //! A killed process leaves `.NAME.XXXXXX.part` behind, which no reader takes for a model and which may be

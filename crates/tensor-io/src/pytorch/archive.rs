@@ -23,14 +23,14 @@ const LOCATOR64: u32 = 0x0706_4b50;
 const END_BYTES: usize = 22;
 
 /// What to do with an archive that is not torch's or not whole.
-const AGAIN: &str = "download it again, or save it anew with torch.save";
+const AGAIN: &str = "download it again, or save it again with torch.save";
 
 /// An archive's entries.
 #[derive(Debug)]
 pub(super) struct Archive<'a> {
     path: &'a Path,
     data: &'a [u8],
-    /// The folder all entries lie in, with its slash.
+    /// The folder of all entries, with its slash.
     folder: &'a str,
     entries: HashMap<&'a str, Entry>,
 }
@@ -80,7 +80,7 @@ impl<'a> Fields<'a> {
     }
 }
 
-/// Where the central directory lies, and how many entries it lists.
+/// The place of the central directory, and the number of its entries.
 struct Directory {
     offset: u64,
     bytes: u64,
@@ -93,7 +93,7 @@ impl<'a> Archive<'a> {
         let malformed = |what: String| Error::malformed(path, what).at(directory.offset);
         let end = directory.offset.checked_add(directory.bytes).filter(|&end| end <= data.len() as u64);
         let Some(end) = end else {
-            return Err(malformed(format!("the archive's directory lies outside the file; {AGAIN}")));
+            return Err(malformed(format!("the archive's directory is outside the file; {AGAIN}")));
         };
         let mut fields = Fields(&data[directory.offset as usize..end as usize]);
         // An entry takes 46 bytes at least, so the count cannot ask for more than the file has.
@@ -132,7 +132,7 @@ impl<'a> Archive<'a> {
         self.entries.contains_key(format!("{}{name}", self.folder).as_str())
     }
 
-    /// Where the bytes of the entry of this name lie; `None` if there is none.
+    /// The place of the bytes of the entry of this name; `None` if there is none.
     pub fn place(&self, name: &str) -> Result<Option<Place>> {
         let name = format!("{}{name}", self.folder);
         let Some((&name, entry)) = self.entries.get_key_value(name.as_str()) else { return Ok(None) };
@@ -144,7 +144,7 @@ impl<'a> Archive<'a> {
         if entry.method != 0 {
             let what = format!(
                 "entry {name:?} is compressed (method {}); torch.save stores entries as they are: unpack the \
-                 archive and pack it again without compression (zip -0 -r), or save the model anew with torch.save",
+                 archive and pack it again without compression (zip -0 -r), or save the model again with torch.save",
                 entry.method
             );
             return Err(Error::unsupported(self.path, what));
@@ -152,7 +152,7 @@ impl<'a> Archive<'a> {
         if entry.stored != entry.bytes {
             return Err(malformed("is not compressed, yet its two sizes differ"));
         }
-        // The local header repeats the name; what lies between it and the data has a length of its own there.
+        // The local header repeats the name; the extra field before the data has a length of its own there.
         let rest = usize::try_from(entry.header).ok().and_then(|at| self.data.get(at..)).unwrap_or_default();
         let Some((own_name, header_bytes)) = local(rest) else {
             return Err(malformed("is not where the archive's directory says; the file is damaged"));

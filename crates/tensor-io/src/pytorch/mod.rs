@@ -7,10 +7,10 @@
 //! several files              pytorch_model.bin.index.json: {"weight_map": {"name": "file", …}}
 //! ```
 //!
-//! A pickle is a program. This reader runs none: its machine (pickle/) knows the few things state dicts are made
-//! of, and refuses a file that asks for anything else by name. Storages stay in the memory map; tensors are views
-//! of them, zero-copy where their numbers lie one after the other. Tensors that share a storage (tied weights) are
-//! the same bytes under two names.
+//! A pickle is a program. This reader runs none: its machine (pickle/) supports the few objects that state dicts
+//! consist of, and refuses a file with anything else, naming it. Storages stay in the memory map; tensors are views
+//! of them, zero-copy where their numbers are contiguous. Tensors that share a storage (tied weights) are the same
+//! bytes under two names.
 
 mod archive;
 mod legacy;

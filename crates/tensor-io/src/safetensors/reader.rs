@@ -66,7 +66,7 @@ pub(crate) fn read(path: &Path, data: &[u8], file: usize) -> Result<(Metadata, V
     Ok((metadata, tensors))
 }
 
-/// Where the header ends in a file of `size` bytes that begins with `start`; `None` if that is not enough to tell.
+/// Where the header ends in a file of `size` bytes that begins with `start`; `None` if that is not enough to decide.
 pub(crate) fn end(path: &Path, start: &[u8], size: u64) -> Result<Option<u64>> {
     let Some(length) = start.first_chunk() else {
         if size >= 8 {

@@ -1,7 +1,7 @@
 //! Streaming safetensors writer.
 //!
-//! Tensors lie in the planned order. (The `safetensors` crate sorts by type and name, and wants all data at
-//! hand; readers accept any order.) The header is padded with spaces to a multiple of 8, as everywhere.
+//! Tensors are written in the planned order. (The `safetensors` crate sorts by type and name, and needs all data
+//! in memory; readers accept any order.) The header is padded with spaces to a multiple of 8, as is usual.
 
 use std::path::Path;
 

@@ -43,7 +43,7 @@ pub(super) fn read(checkpoint: &Checkpoint, prefix: &str, label: Option<&Label>)
     let labelled_v2 = label.and_then(|l| l.v2).unwrap_or(false);
     let stored = match has_data {
         true => repeated_code(qzeros.data(), zero_words, rows, bits),
-        // Of headers alone the label has to be believed.
+        // Headers alone give no data to check, so the label decides.
         false => symmetric.then_some(if labelled_v2 { middle } else { middle - 1 }),
     };
     let v2 = match stored {

@@ -250,7 +250,7 @@ fn sources(directory: &Path) -> Result<Vec<Source>> {
     }
     let file = directory.join("config.json");
     if let Some(mut config) = object(&file)? {
-        // Models that see or hear may keep the language model's configuration one level down.
+        // Models of images or sound may keep the language model's configuration one level down.
         let mut inner = config.remove("text_config").unwrap_or_default();
         let compressed = config.remove("compression_config");
         let own = config.remove("quantization_config");

@@ -23,7 +23,7 @@ vnni! {
     #[inline]
     fn q2_0_codes(b: &Q2_0, _: usize) -> __m512i {
         static PICK: [u8; 64] = spread8(4);
-        // Byte i, the same as its neighbours of four, right by 2 (i % 4).
+        // Byte i, equal within each group of four, shifted right by 2 (i % 4).
         static SHIFT: [u8; 64] = {
             let mut control = multishift(0, 0);
             let mut i = 0;

@@ -100,7 +100,7 @@ impl List {
         Self::new(pieces.map(token).collect(), size)
     }
 
-    /// Sets token `id`, unless it lies beyond the model's size.
+    /// Sets token `id`, unless it is beyond the model's size.
     fn set(&mut self, id: u64, token: Token, edges: Edges) {
         if id >= self.size.unwrap_or(crate::tokenizer::MAX_TOKENS) as u64 {
             self.beyond.insert(id);

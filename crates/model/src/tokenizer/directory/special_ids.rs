@@ -200,7 +200,7 @@ impl Texts {
     }
 }
 
-/// Whether a separator stands between two texts; `None` where the template does not tell.
+/// Whether there is a separator between two texts; `None` where the template does not show it.
 fn adds_separator(
     first: Option<&str>,
     last: Option<&str>,

@@ -1,4 +1,4 @@
-//! Rules in the words of `tokenizer.json`, in both directions.
+//! Reads and writes rules as `tokenizer.json` spells them.
 
 use serde_json::{Value, json};
 
@@ -99,7 +99,7 @@ fn collect<'a>(component: &'a Value, out: &mut Vec<Part<'a>>) -> Option<()> {
             let pattern = text("Regex").map(Pattern::Regex).or_else(|| text("String").map(Pattern::Text))?;
             let behavior = Behavior::from_name(string("behavior")?)?;
             out.push(match (behavior, flag("invert")?) {
-                // What lies between the matches is dropped; the regexes that are used so leave nothing there.
+                // Text between the matches is dropped; the regexes used like this leave none.
                 (Behavior::Removed, true) => {
                     Part::Split { pattern, behavior: Behavior::Isolated, invert: false }
                 }

@@ -1,6 +1,6 @@
-//! How a byte-level tokenizer cuts text into the words its merges stay within.
+//! How a byte-level tokenizer splits text into words, which merges never cross.
 //!
-//! A rule is a list of parts, each of which cuts the pieces the one before it left:
+//! A rule is a list of parts; each splits the pieces that the part before it produced:
 //!
 //! ```text
 //! "I've 12" ──Digits──> "I've " "1" "2" ──Split(GPT-2's regex)──> "I" "'ve" " " "1" "2" ──Bytes──> "I" "'ve" "Ġ" "1" "2"
@@ -65,7 +65,7 @@ impl<'a> Part<'a> {
     }
 }
 
-/// A rule as far as names can tell it: the parts, and what else goes with the name.
+/// A rule as a name defines it: the parts, and what else the name implies.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Rule {
     pub parts: Cow<'static, [Part<'static>]>,

@@ -71,7 +71,7 @@ impl Pipeline {
     /// Hands the words of `text` to `each`, spelled in the alphabet of bytes.
     pub fn words(&self, text: &str, mut each: impl FnMut(&str)) {
         let mut normalized = NormalizedString::from(text);
-        // The components of the two lists fail on no text; should one, the text goes on as it is.
+        // The components of the two lists fail on no text; if one did, the text would stay as it is.
         if let Some(normalizer) = &self.normalizer {
             let _ = normalizer.normalize(&mut normalized);
         }

@@ -20,7 +20,7 @@ pub(crate) struct Found {
     pub name: &'static str,
     /// Whether readers add beginning-of-text where a file of this name does not say.
     pub add_bos: bool,
-    /// What to tell the user, where the name does not mean quite the same.
+    /// A note for the user, where the name does not mean exactly the same.
     pub note: Option<String>,
 }
 

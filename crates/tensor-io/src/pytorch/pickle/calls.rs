@@ -1,4 +1,4 @@
-//! The few names a state dict asks for, and what they stand for here: nothing is looked up or run.
+//! The few names that a state dict imports, and what they become here: nothing is imported or run.
 
 use super::machine::{Machine, Result, bad, unsupported};
 use super::value::{Global, Numbers, RawTensor, Storage, Value};

@@ -1,4 +1,4 @@
-//! What a pickle of a state dict is made of, and what its few known names stand for.
+//! The values in a pickle of a state dict, and the meaning of its few known names.
 
 use crate::ElementType;
 
@@ -48,7 +48,7 @@ pub(in crate::pytorch) enum Global<'a> {
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub(in crate::pytorch) enum Numbers<'a> {
     Of(ElementType),
-    /// Bytes, of which a tensor says itself what they are.
+    /// Bytes whose type the tensor states.
     Untyped,
     /// Numbers of a type that quern does not read: torch's name, and bytes of a number.
     Unknown(&'a str, usize),

@@ -1,4 +1,4 @@
-//! Rows of a layer as blocks of 32 columns, codes as they are but for the place of zero.
+//! Repacks rows of a layer as blocks of 32 columns; codes change only by the position of zero.
 //!
 //! ```text
 //! q4_0   scale            q - z +  8    in nibbles
