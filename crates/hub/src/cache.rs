@@ -37,7 +37,7 @@ impl Blobs {
         self.folder.join(digest.to_string())
     }
 
-    /// The part that has come so far.
+    /// The part downloaded so far.
     pub fn incomplete(&self, digest: &Digest) -> PathBuf {
         self.folder.join(format!("{digest}.incomplete"))
     }
@@ -46,12 +46,12 @@ impl Blobs {
         self.locks.join(format!("{digest}.lock"))
     }
 
-    /// Whether the whole blob is there. Its content was checked before it got its name.
+    /// Whether the complete blob is present. Its content was checked before it got its name.
     pub fn has(&self, identity: &Identity) -> bool {
         fs::metadata(self.path(&identity.digest)).is_ok_and(|m| m.is_file() && m.len() == identity.size)
     }
 
-    /// Bytes still to come.
+    /// Bytes still to download.
     pub fn left(&self, identity: &Identity) -> u64 {
         if self.has(identity) {
             return 0;
@@ -81,14 +81,14 @@ impl Repository {
         Self { root, revision: revision.to_owned(), handle, blobs }
     }
 
-    /// The commit that the revision stood for when it was last pulled.
+    /// The commit of the revision when it was last pulled.
     pub fn commit(&self) -> Option<String> {
         let text = fs::read_to_string(self.root.join("refs").join(&self.revision)).ok();
         let commit = text.map(|t| t.trim().to_owned()).filter(|t| is_commit(t));
         commit.or_else(|| is_commit(&self.revision).then(|| self.revision.clone()))
     }
 
-    /// Notes what the revision stands for now. A commit needs no note.
+    /// Records the revision's current commit. A commit as revision needs no record.
     pub fn set_commit(&self, commit: &str) -> Result<()> {
         if self.revision == commit || self.commit().as_deref() == Some(commit) {
             return Ok(());

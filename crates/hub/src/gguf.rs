@@ -1,8 +1,8 @@
-//! Which GGUF model of a repository is meant.
+//! Chooses the GGUF model of a repository.
 //!
 //! Repositories hold one model in many quantizations, each a file or a set of splits, often beside files that
 //! are GGUF but no model: a vision projector, an importance matrix, a draft model. As llama.cpp's `-hf` does,
-//! those are passed over, and without a name Q4_K_M is taken, then Q8_0, then the only one.
+//! those are skipped, and without a name Q4_K_M is chosen, then Q8_0, then the only one.
 
 use std::collections::{BTreeMap, BTreeSet};
 

@@ -26,21 +26,21 @@ use crate::pull::{LARGEST_INDEX, choose};
 use crate::select::{self, CARD, Patterns, Weights};
 use crate::{Error, Hub, Name, Result};
 
-/// What is asked for first of a file of weights.
+/// Bytes of a file of weights that are requested first.
 const FIRST_SAFETENSORS: u64 = 16 << 10;
 const FIRST_GGUF: u64 = 1 << 20;
 /// The largest header that is fetched; the largest vocabularies make some 20 MiB.
 const LARGEST_HEADER: u64 = 256 << 20;
-/// Settings beyond this are left out: none is near it.
+/// Larger settings files are left out: real ones are much smaller.
 const LARGEST_SETTING: u64 = 64 << 20;
 /// Tensors of a GGUF file that belong to its settings: the divisors of rope's frequencies.
 const SETTING_TENSORS: &str = "rope_";
 const LARGEST_SETTING_TENSOR: usize = 64 << 10;
 
-/// Where a model can be looked at.
+/// The place of a model to inspect.
 #[derive(Debug)]
 pub enum Remote {
-    /// On this machine, whole: the file to open.
+    /// Complete on this machine: the file to open.
     Cached(PathBuf),
     /// Its headers, fetched for this.
     Headers(Headers),
@@ -87,13 +87,13 @@ impl Headers {
 }
 
 impl Hub {
-    /// Asks the Hub which model is meant; fetches its headers, and nothing into the cache, unless it is there.
+    /// Finds the model on the Hub and fetches its headers, without changing the cache, unless the cache has it.
     ///
     /// # Errors
     /// As [`Hub::pull`]; and a model in PyTorch's format, whose headers cannot be had alone.
     pub fn headers(&self, name: &Name) -> Result<Remote> {
         if self.settings().offline {
-            let what = "not whole in the cache, and the network may not be asked";
+            let what = "not complete in the cache, and network requests are disabled (--offline)";
             return Err(Error::new(name.to_string(), ErrorKind::Offline(what.to_owned())));
         }
         let (requests, bytes) = (self.client.requests(), self.client.received());

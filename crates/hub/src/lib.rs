@@ -55,7 +55,7 @@ pub struct Hub {
 }
 
 impl Hub {
-    /// A Hub with these settings. Nothing is asked yet.
+    /// A Hub with these settings. No request is made yet.
     ///
     /// # Errors
     /// A proxy that cannot be used.

@@ -44,7 +44,7 @@ pub(crate) struct Listing {
     pub commit: String,
     /// Every file with a valid name; its identity where the tree gives it.
     files: BTreeMap<String, Option<Identity>>,
-    /// Names that must not be written anywhere.
+    /// Names that are not safe as paths and must not be written.
     pub unsound: Vec<String>,
 }
 
@@ -77,13 +77,13 @@ struct Lfs {
 }
 
 impl Listing {
-    /// Asks for the commit that a name means and for everything in it.
+    /// Requests the commit of a name and the list of its files.
     pub fn fetch(client: &Client, name: &Name) -> Result<Self> {
         let asked = Asked { repository: name.repository(), revision: name.revision(), file: None };
         let info = info(client, &repo(name.repository(), name.revision()), &asked)?;
         let commit = info.sha.unwrap_or_default();
         if !is_commit(&commit) {
-            let what = format!("the server says its commit is {:?}, which is none", brief(&commit));
+            let what = format!("the server gives the commit {:?}, which is not a commit id", brief(&commit));
             return Err(Error::untrusted(name.repository(), what));
         }
         let mut listing = Self {
@@ -118,7 +118,7 @@ impl Listing {
         Ok(url)
     }
 
-    /// What a request for this file is about.
+    /// The subject of a request for this file.
     pub fn asked<'a>(&'a self, file: &'a str) -> Asked<'a> {
         Asked { repository: &self.repository, revision: &self.revision, file: Some(file) }
     }
@@ -215,7 +215,7 @@ fn tree(client: &Client, listing: &Listing, asked: &Asked) -> Result<Vec<Entry>>
             break;
         }
     }
-    Err(Error::untrusted(shown(&first), "its list of files never ends"))
+    Err(Error::untrusted(shown(&first), "its list of files has too many pages"))
 }
 
 /// The address marked `rel="next"` in a `Link` header.
@@ -231,7 +231,7 @@ fn parse<T: for<'de> Deserialize<'de>>(url: &Url, text: &[u8]) -> Result<T> {
     serde_json::from_slice(text).map_err(|e| {
         Error::untrusted(
             shown(url),
-            format!("its answer is not what the Hub's would be: {e}; is HF_ENDPOINT right?"),
+            format!("its answer does not have the form of the Hub's: {e}; is HF_ENDPOINT right?"),
         )
     })
 }

@@ -57,7 +57,7 @@ impl Output {
         Ok(Self { path: path.to_path_buf(), force, blobs, work: Work { folder, lock } })
     }
 
-    /// Where the content with this hash is: here, or in the cache.
+    /// The place of the content with this hash: here, or in the cache.
     pub fn or_cached(&self, cache: &Repository, digest: &Digest) -> PathBuf {
         let own = self.blobs.path(digest);
         if own.exists() { own } else { cache.blobs.path(digest) }
@@ -85,7 +85,7 @@ impl Output {
             place().map_err(|e| Error::disk(&target, &e))?;
         }
         directory.commit()?;
-        // Nothing of worth is left in it; a failure costs a little space.
+        // Nothing needed is left in it; a failure only costs a little space.
         let _ = fs::remove_dir_all(&self.work.folder);
         Ok(self.path.clone())
     }

@@ -7,8 +7,8 @@ use std::thread;
 use crate::error::ErrorKind;
 use crate::{Error, Result};
 
-/// Does `work` for every item on a few threads; results come in order. After a failure no more is begun, and
-/// `cancelled` tells those under way.
+/// Calls `work` for every item on a few threads; results are in order. After a failure no further item is started,
+/// and `cancelled` returns true for the running ones.
 pub(crate) fn each<T: Send, R: Send>(
     items: Vec<T>,
     threads: usize,

@@ -100,7 +100,7 @@ impl Patterns {
         Self { include: globs(include), exclude: globs(exclude) }
     }
 
-    /// Whether the user said what to take: the rules for models do not count then.
+    /// Whether the user selects files: then the rules for models do not apply.
     pub fn include_given(&self) -> bool {
         !self.include.is_empty()
     }
@@ -180,7 +180,7 @@ fn of_file(names: &BTreeSet<String>, file: &str) -> Result<Weights, String> {
     }
 }
 
-/// The weights nobody named.
+/// The weights to take if none were named.
 fn usual(names: &BTreeSet<String>) -> Result<Weights, String> {
     if let Some(weights) = known(names, "model.safetensors") {
         return Ok(weights);
@@ -205,7 +205,7 @@ fn usual(names: &BTreeSet<String>) -> Result<Weights, String> {
     Err(match several.is_empty() {
         false => format!("it holds several models; name the file after a colon, of {}", several.join(", ")),
         true if names.iter().any(|n| n.starts_with("adapter_")) => {
-            "it holds an adapter (LoRA), not a whole model; merge it into its base model, and take that"
+            "it holds an adapter (LoRA), not a whole model; merge it into its base model, and use the result"
                 .to_owned()
         }
         true => "no model there: no *.safetensors at its root, no *.gguf, no pytorch_model.bin".to_owned(),

@@ -25,7 +25,7 @@ use crate::{Error, Result};
 
 /// The public Hub.
 const ENDPOINT: &str = "https://huggingface.co";
-/// A token file is a line; one beyond this is something else.
+/// The largest token file: it holds one line.
 const LARGEST_TOKEN: u64 = 64 << 10;
 
 /// A secret that no debug output shows.
@@ -42,7 +42,7 @@ impl Token {
         match !text.is_empty() && text.bytes().all(|b| b.is_ascii_graphic()) {
             true => Ok(Self(text.to_owned())),
             false => {
-                Err(Error::usage("HF_TOKEN", "not a token: it holds spaces or other strange characters"))
+                Err(Error::usage("HF_TOKEN", "not a token: it holds spaces or other characters that no token has"))
             }
         }
     }
@@ -58,7 +58,7 @@ impl fmt::Debug for Token {
     }
 }
 
-/// Everything the Hub needs to know of its surroundings.
+/// The settings of the Hub client.
 #[derive(Clone, Debug)]
 pub struct Settings {
     /// The Hub or a mirror, without a slash at the end.
@@ -67,9 +67,9 @@ pub struct Settings {
     pub cache: PathBuf,
     /// Sent to the endpoint and nowhere else.
     pub token: Option<Token>,
-    /// Never ask the network.
+    /// Make no network requests.
     pub offline: bool,
-    /// How long a connection may stay silent.
+    /// The longest time without a byte on a connection.
     pub timeout: Duration,
     /// The pause before the second attempt; it doubles with each.
     pub backoff: Duration,
@@ -80,12 +80,12 @@ pub struct Settings {
 }
 
 impl Settings {
-    /// What the environment of this process says.
+    /// Reads the settings from the environment of this process.
     pub fn from_env() -> Result<Self> {
         Self::read(|key| std::env::var_os(key))
     }
 
-    /// What the variables that `get` knows say.
+    /// Reads the settings from the variables that `get` returns.
     ///
     /// # Errors
     /// An endpoint that is no address, a token that is none, or no folder for the cache.

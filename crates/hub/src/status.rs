@@ -43,7 +43,7 @@ pub(crate) fn explain(response: &Response, url: &Url, asked: &Asked, settings: &
     match (status, code) {
         (401 | 403, "GatedRepo") => {
             let token = match &settings.token {
-                Some(_) => "with the account whose token HF_TOKEN is",
+                Some(_) => "with the account that the token in HF_TOKEN belongs to",
                 None => "there, and set HF_TOKEN to a token of that account",
             };
             with(ErrorKind::Gated(format!("the model is gated: accept its licence at {page} {token}")))

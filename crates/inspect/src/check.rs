@@ -54,7 +54,7 @@ pub fn check(checkpoint: &Checkpoint, progress: &dyn Progress) -> Report {
             notes.extend(contents.note());
             Ok(contents.into_packing())
         }
-        // What the tensors stand for is not known.
+        // The meaning of the tensors is not known.
         (Ok(_), Err(e)) => Err(e),
         (Err(e), packing) => {
             findings.push(whole(e));
@@ -75,7 +75,7 @@ pub fn check(checkpoint: &Checkpoint, progress: &dyn Progress) -> Report {
         if left_out.contains(&index) {
             // of any type and value: a mask may well hold infinities
         } else if unreadable && !decode::can_decode(info.element_type) {
-            // part of a layer that could not be read, which was said
+            // part of a layer that could not be read, already reported
         } else if !decode::can_decode(info.element_type) {
             let problem =
                 format!("values of type {} cannot be checked: quern does not decode it", info.element_type);
@@ -102,7 +102,7 @@ pub fn check(checkpoint: &Checkpoint, progress: &dyn Progress) -> Report {
     Report { tensors_checked, values_checked, findings, notes }
 }
 
-/// The complaint about `count` values that are not finite, the first at `at`.
+/// The message about `count` values that are not finite, the first at `at`.
 fn not_finite(count: usize, at: usize, columns: usize) -> String {
     let columns = columns.max(1);
     format!(
@@ -141,7 +141,7 @@ fn earlier(a: (usize, Option<usize>), b: (usize, Option<usize>)) -> (usize, Opti
     (a.0 + b.0, a.1.into_iter().chain(b.1).min())
 }
 
-/// Where the first value that is not finite stands, with the number of such values.
+/// The place of the first value that is not finite, with the number of such values.
 fn first_bad_value(data: &[u8], info: &TensorInfo) -> Option<String> {
     let block = info.element_type.block_elements();
     let slab = SLAB / block * info.element_type.block_bytes();

@@ -10,7 +10,7 @@ use serde_json::Value;
 
 use crate::summary::TokenizerSummary;
 
-/// Configuration and tokenizer files beyond this are not read: none is near it.
+/// Larger configuration and tokenizer files are not read: real ones are much smaller.
 const LARGEST_JSON: u64 = 64 << 20;
 
 /// Architecture and sizes, as far as the checkpoint states them.
@@ -111,7 +111,7 @@ impl Sizes {
     }
 }
 
-/// The tokenizer's kind and size and the chat template, by the same light.
+/// The tokenizer's kind and size and the chat template, read in the same way.
 pub(crate) fn tokenizer(checkpoint: &Checkpoint) -> (Option<TokenizerSummary>, Option<String>) {
     match checkpoint.container() {
         Container::Gguf => {

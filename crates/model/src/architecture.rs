@@ -54,12 +54,12 @@ pub struct Architecture {
     pub gated: bool,
     /// Whether the head is the embedding where `config.json` does not say.
     pub tied_by_default: bool,
-    /// Where `config.json` says what, and what it means when it is silent.
+    /// The keys of `config.json`, and the meaning of an absent key.
     pub hf_keys: &'static [HfKey],
     /// Keys of `config.json` that change the computation in ways quern does not know, unless they have certain
     /// values.
     pub hf_limits: &'static [HfLimit],
-    /// What the converter of llama.cpp writes, in its order.
+    /// The metadata keys that llama.cpp's converter writes, in its order.
     pub gguf_keys: &'static [GgufKey],
     /// Every tensor a model may have.
     pub tensors: &'static [TensorTemplate],

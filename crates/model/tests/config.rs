@@ -204,7 +204,7 @@ fn what_is_wrong_is_named() {
             json!({ "vocab_size": [] }),
             "vocab_size: a whole number that is not negative is expected, not an array",
         ),
-        (json!({ "rms_norm_eps": 0 }), "no epsilon"),
+        (json!({ "rms_norm_eps": 0 }), "not a valid epsilon"),
         (json!({ "hidden_act": "tanhexp" }), "hidden_act \"tanhexp\" is not supported"),
         (json!({ "hidden_act": "relu" }), "activation Relu"),
         (json!({ "rope_parameters": { "rope_theta": -1 } }), "no base for rope"),

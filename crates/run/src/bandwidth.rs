@@ -13,7 +13,7 @@ use crate::parallel::share;
 const SIZE: usize = 512 << 20;
 /// Bytes of a task.
 const PART: usize = 1 << 20;
-/// Measured for so long, but at least three times through.
+/// The time to measure for, with at least three passes.
 const TIME: Duration = Duration::from_millis(300);
 
 /// Bytes a second that `threads` threads read together from memory, one after the other in large pieces: the

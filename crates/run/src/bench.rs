@@ -13,7 +13,7 @@ use crate::random::Random;
 use crate::statistics::mean_and_deviation;
 use crate::{Error, KvType, Model, Result, Session, SessionOptions, Wanted, peak_memory_bytes};
 
-/// What to time: every number of tokens at every depth.
+/// The tests: every number of tokens at every depth.
 #[derive(Clone, Debug, PartialEq)]
 pub struct BenchOptions {
     /// Tokens of the prompt tests; 0 leaves one out.

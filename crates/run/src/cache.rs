@@ -159,7 +159,7 @@ impl Cache {
         (Keys { data: keys, head_stride }, Values { data: values, position_stride: self.row, head_stride })
     }
 
-    /// Turns queries and keys of positions from `first` on (`q`, `k` and `v` are `[n][heads][head_dim]`), and
+    /// Rotates queries and keys of positions from `first` on (`q`, `k` and `v` are `[n][heads][head_dim]`), and
     /// stores keys and values.
     pub(crate) fn store(
         &mut self,

@@ -195,7 +195,7 @@ fn check(model: &Model, reference: Option<&Model>, tokens: usize, options: Perpl
 }
 
 /// Logits of positions `n/2 ..= n-2` of one chunk. The last token's logits predict nothing and the token
-/// itself is seen by nobody: it is not run.
+/// itself is input to no prediction: it is not run.
 fn run_chunk<'s>(session: &'s mut Session<'_>, chunk: &[u32]) -> Result<&'s [f32]> {
     session.clear();
     let (body, _) = chunk.split_at(chunk.len() - 1);

@@ -144,7 +144,7 @@ impl Placement {
         (0..count).take_while(fits).last().unwrap_or(0)
     }
 
-    /// What a session of such needs would find.
+    /// The placement for a session with these needs.
     ///
     /// # Errors
     /// [`Error::Option`] with the numbers if not even one unit at a time fits.
@@ -222,7 +222,7 @@ impl Placement {
         }
     }
 
-    /// Unit `unit` is about to be used by `tokens` tokens: has the next that is not in memory asked for.
+    /// Unit `unit` is about to be used by `tokens` tokens: requests the next one that is not in memory.
     pub fn enter(&self, unit: usize, tokens: usize) {
         let mut state = self.state();
         let State { kept, resident, asked_for, ahead } = &mut *state;
@@ -237,7 +237,7 @@ impl Placement {
             ask(unit);
         }
         let absent = |&next: &usize| next >= *kept || !resident[next];
-        // Round the cycle: behind the last comes the first of the next pass.
+        // Cyclic: the first unit of the next pass follows the last.
         let next = (unit + 1..self.units.len()).find(absent).or_else(|| (*kept..unit).next());
         if next.is_some() && next != *asked_for {
             *asked_for = next;
@@ -253,7 +253,7 @@ impl Placement {
         }
     }
 
-    /// Gives everything back: another model is to run within the same bound.
+    /// Releases everything: another model is to run within the same bound.
     pub fn give_back(&self) {
         if self.bounded() {
             let mut state = self.state();

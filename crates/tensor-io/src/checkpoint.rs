@@ -37,7 +37,7 @@ pub struct TensorInfo {
     pub offset: u64,
     /// Bytes of data, checked against shape, type and file size when the checkpoint was opened.
     pub bytes: usize,
-    /// Index into the checkpoint's views whose values are not stored one after the other.
+    /// Index into the checkpoint's views whose values are not contiguous.
     pub(crate) strided: Option<usize>,
 }
 
@@ -201,8 +201,8 @@ impl Checkpoint {
         &self.maps[info.file].bytes()[start..start + info.bytes]
     }
 
-    /// Gives the memory of consumed data back to the system: pages of the map count as this process's
-    /// memory until then. `data` is the address range of bytes got from [`Checkpoint::data`]
+    /// Releases the pages of consumed data, which count as this process's memory until then. `data` is the address
+    /// range of bytes got from [`Checkpoint::data`]
     /// (`slice.as_ptr_range()`); one outside the maps is ignored. The bytes stay readable, they are
     /// fetched again when touched.
     pub fn release(&self, data: std::ops::Range<*const u8>) {

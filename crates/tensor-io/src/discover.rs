@@ -1,6 +1,6 @@
 //! Finds the files of the model at a path.
 //!
-//! The container of a file is recognised by its first bytes, then by its extension. A folder must hold exactly one model:
+//! A file is recognised by its first bytes, then by its extension. A folder must hold exactly one model:
 //! `model.safetensors.index.json` (its shards with it), `model.safetensors`, a GGUF file or a set of splits;
 //! others (`gptq_model-4bit-128g.safetensors`, with an index of its own where it is in shards) count only where
 //! the first two are absent, since checkpoints often carry extra ones (`consolidated.safetensors`, adapters)

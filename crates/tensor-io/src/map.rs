@@ -8,7 +8,7 @@ use memmap2::Mmap;
 
 use crate::{Error, Result};
 
-/// The complaint about pipes, devices and sockets.
+/// The message about pipes, devices and sockets.
 pub(crate) const NOT_REGULAR: &str = "not a regular file; give a model file or its folder";
 
 /// A regular file, mapped whole.
@@ -68,8 +68,8 @@ impl MappedFile {
         let _ = (from, to);
     }
 
-    /// Gives the memory of consumed pages back to the system. `from` and `to` are byte offsets; pages
-    /// that hold a byte before `from` are let go too, the page of byte `to` stays.
+    /// Releases consumed pages. `from` and `to` are byte offsets; pages that hold a byte before `from` are
+    /// released too, the page of byte `to` stays.
     ///
     /// Nothing is lost, pages are read again when they are touched: a page shared with data still to
     /// come only costs another look at the system's file cache. Does nothing where the system cannot.

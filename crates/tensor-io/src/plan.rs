@@ -35,7 +35,7 @@ pub(crate) fn tensor_bytes(element_type: ElementType, shape: &[usize]) -> Option
     element_type.row_bytes(columns)?.checked_mul(rows).filter(|&n| n <= isize::MAX as usize)
 }
 
-/// The complaint about a shape for which [`tensor_bytes`] has no answer.
+/// The message about a shape for which [`tensor_bytes`] is `None`.
 pub(crate) fn bad_shape(element_type: ElementType, shape: &[usize]) -> String {
     let columns = shape.last().copied().unwrap_or(1);
     let block = element_type.block_elements();

@@ -10,7 +10,7 @@ use super::{Outcome, print, print_json};
 use crate::progress::Transfers;
 use crate::{args, format, model};
 
-/// Downloads what is not there yet and says where it is.
+/// Downloads what is missing and prints where it is.
 pub fn run(args: &args::Pull) -> Outcome {
     let hub = model::hub(args.offline)?;
     let options = PullOptions {

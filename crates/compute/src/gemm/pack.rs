@@ -47,7 +47,7 @@ impl Packed {
         let slots = &slots;
         let scales = columns / group.len();
         pool.run(groups, |i| {
-            // Rows are padded to whole packs, so that copying needs no questions.
+            // Rows are padded to whole packs, so that copying needs no checks.
             let width = depths * DEPTH;
             let mut codes = vec![0i8; COLUMNS * width];
             let mut d = vec![0f32; COLUMNS * width / group.len()];

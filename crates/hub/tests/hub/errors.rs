@@ -53,7 +53,7 @@ fn gated_models_say_where_to_accept_the_licence() {
             "{error}"
         );
         let error = Place::new(&server).with_token().refused("org/model");
-        assert!(error.contains("with the account whose token HF_TOKEN is"), "{error}");
+        assert!(error.contains("with the account that the token in HF_TOKEN belongs to"), "{error}");
         assert!(!error.contains("hf_secret"));
     }
 }

@@ -278,5 +278,5 @@ fn what_has_no_header_of_its_own_is_to_be_pulled() {
     let error = headers(&place, "o/n").unwrap_err().to_string();
     assert!(error.contains("PyTorch") && error.contains("pull it"), "{error}");
     place.settings.offline = true;
-    assert!(headers(&place, "o/n").unwrap_err().to_string().contains("not whole in the cache"));
+    assert!(headers(&place, "o/n").unwrap_err().to_string().contains("not complete in the cache"));
 }

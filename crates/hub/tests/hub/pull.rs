@@ -74,7 +74,7 @@ fn what_is_there_is_not_fetched_again_and_can_be_used_offline() {
     assert!(revision.contains("not in the cache"), "{revision}");
     fs::remove_file(again.folder.join("model-00002-of-00002.safetensors")).unwrap();
     let gap = place.pull("org/model").unwrap_err().to_string();
-    assert!(gap.contains("not whole in the cache") && gap.contains("model-00002"), "{gap}");
+    assert!(gap.contains("not complete in the cache") && gap.contains("model-00002"), "{gap}");
     assert_eq!(server.requests().len(), asked);
 }
 

@@ -1,6 +1,6 @@
 //! The keys of `config.json` and GGUF metadata that state a model's numbers, and the value of an absent key.
 
-/// A number, flag or word of the configuration.
+/// A number, flag or name of the configuration.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[allow(missing_docs)]
 pub enum Field {
@@ -50,10 +50,10 @@ pub enum Field {
     NormTopk,
 }
 
-/// What a configuration means that does not say.
+/// The meaning of an absent key.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub enum Silence {
-    /// It must say.
+    /// The key must be present.
     Required,
     /// There is no such thing.
     Nothing,
@@ -138,7 +138,7 @@ pub enum GgufKey {
     /// The same, only where it is not 10 000: llama.cpp's converter does not write it for this family, its loader
     /// reads it.
     RopeFreqBaseUnlessUsual,
-    /// Type, factor and what else a stretched rope needs; nothing otherwise.
+    /// Type, factor and the other parameters of a scaled rope; nothing otherwise.
     RopeScaling,
     RopeDimensionCount,
     /// `rope.scaling.original_context_length`.

@@ -47,7 +47,7 @@ fn one_base(reader: &Reader<'_>, head_dim: usize, context_length: usize) -> Resu
     source.rope(head_dim, None)
 }
 
-/// Gemma 3: one base for layers under a window, another for the rest, which alone are stretched. The keys of
+/// Gemma 3: one base for layers under a window, another for the rest; only those are scaled. The keys of
 /// `rope_scaling` override those of `rope_parameters.full_attention`.
 fn two_bases(reader: &Reader<'_>, head_dim: usize, context_length: usize) -> Result<Rope> {
     let root = reader.root;
@@ -101,7 +101,7 @@ fn rope_type<'a>(object: &Object<'a>) -> Result<&'a str> {
     }
 }
 
-/// Where a rope's constants stand: an object, and behind it the configuration's own keys.
+/// The places of a rope's constants: an object, then the configuration's own keys.
 struct Source<'s, 'a> {
     reader: &'s Reader<'a>,
     object: Option<&'s Object<'s>>,
@@ -151,7 +151,7 @@ impl Source<'_, '_> {
                 None => reader.number(Field::PartialRotary)?.unwrap_or(1.0),
             };
             if !(partial > 0.0 && partial <= 1.0) {
-                return Err(root.error("partial_rotary_factor", format!("{partial} is no part of a head")));
+                return Err(root.error("partial_rotary_factor", format!("{partial} is not a fraction of a head")));
             }
             return Ok(partial);
         }
@@ -244,7 +244,7 @@ impl Source<'_, '_> {
         let attention_factor = match (positive(object, "attention_factor")?, mscale.zip(all_dim)) {
             (Some(factor), _) => Some(factor),
             (None, None) => None,
-            // One of them alone counts for nothing.
+            // One of them alone has no effect.
             (None, Some((mscale, all_dim))) => {
                 let scale = |mscale| yarn_mscale(factor.into(), mscale);
                 let ratio = (scale(mscale) / scale(all_dim)) as f32;
@@ -266,7 +266,7 @@ impl Source<'_, '_> {
             attention_factor,
             beta_fast: beta("beta_fast", 32.0)?,
             beta_slow: beta("beta_slow", 1.0)?,
-            // transformers looks for it beside the kinds of layer, where it never stands.
+            // transformers looks for it beside the kinds of layer, where it never is.
             truncate: self.per_kind || object.bool("truncate")?.unwrap_or(true),
         })
     }

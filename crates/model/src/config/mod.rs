@@ -23,7 +23,7 @@ pub(crate) use quirks::{unusual_query_scalar, unusual_window_pattern, window_pat
 pub(crate) use rope::yarn_mscale;
 pub use rope::{Rope, RopeScaling};
 
-/// Sizes beyond these are taken for damage: no model is near them, and products of any three fit in 64 bits.
+/// Larger sizes are treated as damage: no model is near them, and products of any three fit in 64 bits.
 pub(crate) mod limit {
     pub const VOCAB: usize = 1 << 24;
     pub const HIDDEN: usize = 1 << 20;
@@ -33,7 +33,7 @@ pub(crate) mod limit {
     pub const EXPERTS: usize = 1 << 12;
 }
 
-/// What a model is, in numbers.
+/// The configuration of a model.
 #[derive(Clone, Debug)]
 pub struct Config {
     /// The family.
@@ -180,15 +180,15 @@ impl Config {
             ));
         }
         if !(self.norm_epsilon.is_finite() && self.norm_epsilon > 0.0 && self.norm_epsilon < 1.0) {
-            return bad(format!("{} is no epsilon for a norm", self.norm_epsilon));
+            return bad(format!("{} is not a valid epsilon for a norm", self.norm_epsilon));
         }
         for theta in [Some(self.rope.theta), self.rope.local_theta].into_iter().flatten() {
             if !(theta.is_finite() && theta > 0.0) {
-                return bad(format!("{theta} is no base for rope"));
+                return bad(format!("{theta} is not a valid base for rope"));
             }
         }
         if matches!(self.rope.scaling, RopeScaling::Yarn { .. }) && self.rope.theta <= 1.0 {
-            return bad(format!("{} is no base for rope with yarn scaling", self.rope.theta));
+            return bad(format!("{} is not a valid base for rope with yarn scaling", self.rope.theta));
         }
         for (what, value) in [
             ("attention soft cap", self.attention_softcap),
@@ -196,7 +196,7 @@ impl Config {
             ("query scalar", self.query_scalar),
         ] {
             if value.is_some_and(|v| !(v.is_finite() && v > 0.0)) {
-                return bad(format!("{} is no {what}", value.unwrap_or_default()));
+                return bad(format!("{} is not a valid {what}", value.unwrap_or_default()));
             }
         }
         if let Some(Experts { count, used, .. }) = self.experts

@@ -14,7 +14,7 @@ pub(super) fn from_hf(reader: &Reader<'_>, config: &mut Config) -> Result<()> {
     let root = reader.root;
     sliding(reader, config)?;
     match config.architecture.name {
-        // A parallel block has but the one norm.
+        // A parallel block has only one norm.
         "stablelm" | "phi2" => config.second_norm = config.block != Block::Parallel,
         "qwen3moe" => all_sparse(root)?,
         "falcon" => falcon(root, config)?,
@@ -26,7 +26,7 @@ pub(super) fn from_hf(reader: &Reader<'_>, config: &mut Config) -> Result<()> {
 /// Completes a configuration read from GGUF metadata by the tensors that are there.
 pub(super) fn from_gguf(has: impl Fn(&str) -> bool, config: &mut Config) {
     match config.architecture.name {
-        // llama.cpp goes by the norm, whatever the metadata says.
+        // llama.cpp decides by the norm, whatever the metadata says.
         "stablelm" => {
             config.second_norm = has("blk.0.ffn_norm.weight");
             config.block = if config.second_norm { Block::Sequential } else { Block::Parallel };
@@ -35,7 +35,7 @@ pub(super) fn from_gguf(has: impl Fn(&str) -> bool, config: &mut Config) {
         "falcon" => config.second_norm = has("blk.0.attn_norm_2.weight"),
         _ => {}
     }
-    // What llama.cpp takes by itself: the head's size, but for the two models of this depth.
+    // llama.cpp's default: the head's size, except for the two models of this depth.
     let largest = match config.architecture.name {
         "gemma2" => 46,
         "gemma3" => 62,
@@ -135,7 +135,7 @@ fn sliding(reader: &Reader<'_>, config: &mut Config) -> Result<()> {
                 }
                 Some("sliding_attention") => true,
                 Some("full_attention") => false,
-                _ => return Err(root.error("layer_types", format!("{kind} is no kind of layer quern knows"))),
+                _ => return Err(root.error("layer_types", format!("{kind} is not a kind of layer that quern knows"))),
             };
         }
         return Ok(());

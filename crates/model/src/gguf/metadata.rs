@@ -1,6 +1,6 @@
 //! The metadata llama.cpp's converter writes, key by key, type by type, in its order.
 //!
-//! Left out on purpose: the guesses it makes from names beyond the title (`general.basename`, `finetune`,
+//! Left out on purpose: what it guesses from names beyond the title (`general.basename`, `finetune`,
 //! `version`), and of the model card everything but licence, tags and languages. `general.size_label` is always
 //! counted, never taken from the name.
 

@@ -1,4 +1,4 @@
-//! Names for people: a model's title from its directory, its size from the number of parameters.
+//! Display names: a model's title from its directory, its size from the number of parameters.
 
 use std::path::Path;
 

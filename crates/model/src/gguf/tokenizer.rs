@@ -1,11 +1,11 @@
 //! The `tokenizer.*` keys of GGUF metadata, as llama.cpp's converter writes them for the files of a directory.
 //!
 //! SentencePiece: `model` "llama", `pre` "default", tokens, scores, types. Byte-level: `model` "gpt2", `pre` the name
-//! of the rule of cutting words, tokens, types, merges. Then for both the special tokens' ids, which of them are
+//! of the pre-tokenizer, tokens, types, merges. Then for both the special tokens' ids, which of them are
 //! added, and the chat templates.
 //!
-//! Two things GGUF has no key for, though tokens depend on them. Where readers cannot know them they go into keys of
-//! our own, which others pass over: `quern.tokenizer.{space_prefix,class,legacy}` and
+//! GGUF has no key for two properties on which tokens depend. Where readers cannot know them, they are written under
+//! quern's own keys, which other programs ignore: `quern.tokenizer.{space_prefix,class,legacy}` and
 //! `quern.tokenizer.{left,right,single_word}_tokens`.
 
 use std::collections::BTreeMap;
@@ -38,7 +38,7 @@ pub fn tokenizer_metadata(
     Ok((out, notes))
 }
 
-/// Adds the keys; gives what the metadata cannot hold or is not sure of, in words.
+/// Adds the keys; returns notes on what the metadata cannot hold or what is uncertain.
 pub(super) fn write(source: Source, architecture: &str, out: &mut Metadata) -> Vec<String> {
     let mut notes = source.notes.clone();
     if architecture == "phi2" {
@@ -87,7 +87,7 @@ fn own_keys(source: &Source, out: &mut Metadata, notes: &mut Vec<String>) {
         out.set(SPACE_PREFIX, name);
         notes.push(
             "this tokenizer puts a space in front of fewer texts than programs that read the GGUF file do: text that \
-             begins with a space or stands behind a special token may get other tokens there (not in quern)"
+             begins with a space or follows a special token may get other tokens there (not in quern)"
                 .into(),
         );
     }
@@ -115,8 +115,8 @@ fn own_keys(source: &Source, out: &mut Metadata, notes: &mut Vec<String>) {
         out.set(key, Value::Array(Array::U32(ids)));
     }
     notes.push(format!(
-        "{} added tokens take blanks beside them or count only as whole words, which programs that read the GGUF file \
-         do not know (quern does)",
+        "{} added tokens include adjacent spaces or match only whole words, which programs that read the GGUF file \
+         ignore (quern does not)",
         given.len()
     ));
 }

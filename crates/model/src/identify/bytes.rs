@@ -206,7 +206,7 @@ pub(super) fn of_name(path: &Path) -> Option<Identity> {
     if let Some((_, identity)) = EXTENSIONS.iter().find(|(end, _)| name.ends_with(end)) {
         return Some(identity.clone());
     }
-    // An index that cannot be used says itself what is wrong with it.
+    // The error of an index that cannot be used says what is wrong with it.
     if name.ends_with(".index.json") {
         return None;
     }

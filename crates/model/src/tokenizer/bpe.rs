@@ -1,4 +1,4 @@
-//! Words to tokens by a list of merges, as the tokenizers library's BPE model does it.
+//! Converts words to tokens by a list of merges, as the tokenizers library's BPE model does.
 //!
 //! Merging is done here, over the one vocabulary that all kinds of tokenizer share: a vocabulary of 150 000 pieces
 //! is ready in a tenth of a second, and merges that do not fit the vocabulary, which the library does not check, are

@@ -167,7 +167,7 @@ fn pre_tokenizer(metadata: &Metadata, notes: &mut Vec<String>) -> (&'static str,
         }
     };
     notes.push(format!(
-        "{said}; {guess:?} is taken: some words may be split otherwise than the model was trained on"
+        "{said}; {guess:?} is used: some words may be split differently than in the model's training"
     ));
     (guess, table::find(guess).unwrap_or(&table::KNOWN[0]))
 }

@@ -1,4 +1,4 @@
-//! What the keys of GGUF do not say of a tokenizer: keys of our own, and what is known by a model's name.
+//! Properties of a tokenizer for which GGUF has no key: quern's own keys, and what is known by a model's name.
 
 use std::collections::HashMap;
 
@@ -28,7 +28,7 @@ pub(crate) const EDGE_KEYS: [(&str, Asks); 3] = [
 ];
 
 impl SpacePrefix {
-    /// What stands under [`SPACE_PREFIX`]; `None` where GGUF's own key says it.
+    /// The value of [`SPACE_PREFIX`]; `None` where GGUF's own key states it.
     pub fn name(self) -> Option<&'static str> {
         match self {
             Self::Never | Self::Always => None,

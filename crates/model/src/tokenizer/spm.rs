@@ -34,7 +34,7 @@ pub(crate) fn encode(vocabulary: &Vocabulary, text: &str, out: &mut Vec<u32>) {
         }
         let start = out.len();
         merger.encode(vocabulary, word, out);
-        // Long runs hardly come again.
+        // Long runs rarely occur again.
         if word.len() <= 64 {
             seen.insert(word, (start, out.len()));
         }
@@ -50,7 +50,7 @@ pub(crate) fn encode_by_merges(vocabulary: &Vocabulary, bpe: &Bpe, text: &str, o
     }
 }
 
-/// The text cut where nothing can merge.
+/// The text, split where no merge can cross.
 struct Words<'a> {
     vocabulary: &'a Vocabulary,
     rest: &'a str,

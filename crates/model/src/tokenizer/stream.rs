@@ -1,6 +1,6 @@
-//! Text from bytes that arrive in pieces: a character may be spread over several tokens.
+//! Decodes text from bytes that arrive in pieces: a character may be spread over several tokens.
 
-/// Turns bytes into text as soon as they make whole characters.
+/// Converts bytes to text as soon as they form complete characters.
 #[derive(Clone, Debug, Default)]
 pub struct StreamDecoder {
     pending: Vec<u8>,

@@ -101,7 +101,7 @@ struct Builder<'a, 'p> {
 }
 
 impl<'a> Builder<'a, '_> {
-    /// Finds the exact form of every packed layer, or says of the first that has none why. An order of columns
+    /// Finds the exact form of every packed layer, or returns why the first one has none. An order of columns
     /// that only down projections can have is moved to the rows of what comes before them.
     fn find_forms(&mut self) -> Result<()> {
         let Some(packing) = self.packing.filter(|_| self.packed == Packed::Exact) else { return Ok(()) };

@@ -125,7 +125,7 @@ impl<'a> View<'a> {
         }
     }
 
-    /// Looks at `checkpoint` the Hugging Face way. A GGUF file must be of an architecture quern knows. A Hugging
+    /// The checkpoint in Hugging Face's layout. A GGUF file must be of an architecture quern knows. A Hugging
     /// Face checkpoint is taken as it is, but for packed layers, which are decoded (or refused).
     pub fn hugging_face(checkpoint: &'a Checkpoint, packed: Packed) -> Result<Self> {
         match checkpoint.container() {
@@ -205,7 +205,7 @@ impl<'a> View<'a> {
         &self.notes
     }
 
-    /// The tensors. In the GGUF world in the order llama-quantize writes them: outside the blocks first, then by
+    /// The tensors. In GGUF's format in the order llama-quantize writes them: outside the blocks first, then by
     /// layer, each by name.
     pub fn tensors(&self) -> &[ViewTensor] {
         &self.tensors
@@ -240,7 +240,7 @@ impl<'a> View<'a> {
         self.data[tensor].contiguous()
     }
 
-    /// Lets the pages of the source go that these rows came from.
+    /// Releases the pages of the source that these rows came from.
     ///
     /// # Panics
     /// If there is no such tensor or row.

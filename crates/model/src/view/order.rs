@@ -71,8 +71,8 @@ impl Groups {
         Self { heads: config.heads, kv_heads: config.kv_heads, head_dim: config.head_dim }
     }
 
-    /// The place of row `row` of all queries, keys, values when stored by group. A group has its query heads, then a key
-    /// head, then a value head.
+    /// The place of row `row` of all queries, keys, values when stored by group. A group has its query heads, then
+    /// a key head, then a value head.
     fn grouped(self, row: usize) -> usize {
         let (head, within) = (row / self.head_dim, row % self.head_dim);
         let queries = self.heads / self.kv_heads;

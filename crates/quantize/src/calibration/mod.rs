@@ -124,7 +124,7 @@ pub fn samples(tokenizer: &Tokenizer, source: Source, options: SampleOptions) ->
         return Err(Error::Options("0 samples were asked for; calibration needs at least 1".into()));
     }
     if context <= SHORTEST {
-        let what = format!("a context of {context} tokens says too little; take at least {}", SHORTEST + 1);
+        let what = format!("a context of {context} tokens is too short; use at least {}", SHORTEST + 1);
         return Err(Error::Options(what));
     }
     let body = context - usize::from(bos.is_some());

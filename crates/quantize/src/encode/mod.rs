@@ -57,7 +57,7 @@ pub enum EncodeError {
 pub fn can_encode(element_type: ElementType) -> bool {
     use ElementType as T;
     let plain = matches!(element_type, T::F32 | T::F16 | T::BF16);
-    // Q8_1 and Q8_K are for activations, NF4 and FP4 live in memory only.
+    // Q8_1 and Q8_K are for activations, NF4 and FP4 exist in memory only.
     plain || element_type.is_block() && !matches!(element_type, T::Q8_1 | T::Q8K | T::NF4 | T::FP4)
 }
 
@@ -66,7 +66,7 @@ pub fn needs_weights(element_type: ElementType) -> bool {
     matches!(element_type, ElementType::IQ2XXS | ElementType::IQ2XS | ElementType::IQ1S)
 }
 
-/// Whether the type is garbage without importance weights, though some can be encoded: llama-quantize refuses
+/// Whether the type is useless without importance weights, though some can be encoded: llama-quantize refuses
 /// to make them for the layers of a model (`token_embd` and `output` are up to the user).
 pub fn wants_weights(element_type: ElementType) -> bool {
     use ElementType as T;

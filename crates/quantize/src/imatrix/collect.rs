@@ -61,7 +61,7 @@ pub struct Collected {
 }
 
 impl Collected {
-    /// Experts with less than a hundredth of the tokens that each would get if all were chosen equally: the tensor's GGUF
+    /// Experts with under a hundredth of the tokens that each would get if all were chosen equally: the tensor's GGUF
     /// name, the expert and its tokens.
     pub fn starved(&self) -> Vec<(&str, usize, u64)> {
         let mut starved = Vec::new();

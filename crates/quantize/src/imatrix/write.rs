@@ -52,7 +52,7 @@ pub struct Entry<'a> {
     pub name: &'a str,
     /// Sums of squares, `[matrices][columns]`: one matrix, or one an expert.
     pub squares: &'a [f64],
-    /// Tokens that each matrix saw.
+    /// The number of tokens of each matrix.
     pub tokens: &'a [u64],
 }
 
@@ -155,12 +155,12 @@ impl Accumulator {
         self.tensors.is_empty()
     }
 
-    /// What each tensor saw, in byte order of the names.
+    /// The sums of each tensor, in byte order of the names.
     pub fn iter(&self) -> impl ExactSizeIterator<Item = Entry<'_>> {
         self.tensors.iter().map(|(name, sums)| Entry { name, squares: &sums.squares, tokens: &sums.tokens })
     }
 
-    /// Writes the matrix to `path`, whole or not at all. Returns its size in bytes.
+    /// Writes the matrix to `path`, completely or not at all. Returns its size in bytes.
     ///
     /// # Errors
     /// An existing file without `force`, a folder that does not exist, a full disk; no tensors or chunks of
@@ -176,7 +176,7 @@ impl Accumulator {
         }
     }
 
-    /// Whole chunks of the tensor that saw most.
+    /// Whole chunks of the tensor with the most tokens.
     fn chunks(&self, chunk_size: u32) -> u64 {
         let of_tensor = |sums: &Sums| sums.tokens.iter().copied().max().unwrap_or(0);
         self.tensors.values().map(of_tensor).max().unwrap_or(0) / u64::from(chunk_size)

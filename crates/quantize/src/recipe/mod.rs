@@ -29,7 +29,7 @@ use crate::encode::{needs_weights, wants_weights};
 use mix::{Mix, MixSetup};
 use select::{Category, layer};
 
-/// Why no recipe could be made.
+/// Errors of recipes.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum RecipeError {
@@ -169,7 +169,7 @@ pub struct RecipeOptions {
     pub output_tensor_type: Option<ElementType>,
     /// The type of the token embeddings.
     pub token_embedding_type: Option<ElementType>,
-    /// Types by name; the first match wins. Only heeded by block file types.
+    /// Types by name; the first match wins. Used by block file types only.
     pub overrides: Vec<Override>,
     /// Whether there is an importance matrix: some rules ask.
     pub has_imatrix: bool,

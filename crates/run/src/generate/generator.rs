@@ -72,7 +72,7 @@ impl<'m> Generator<'m> {
             clock: Clock::new(),
         };
         let stop = run.go(session, sampler, held, options, &prompt[reused..]);
-        // Text that was held back is due even if something failed.
+        // Text that was held back is output even if something failed.
         let Run { out, tokens, logprobs, clock } = run;
         let text = out.finish(matches!(stop, Ok((_, Some(_)))));
         let (stop, stop_text) = stop?;

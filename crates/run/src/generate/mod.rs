@@ -28,7 +28,7 @@ pub struct GenerateOptions {
     pub kv: KvType,
     /// How tokens are drawn.
     pub sampling: SamplingOptions,
-    /// Go on after an end-of-text token.
+    /// Continue after an end-of-text token.
     pub ignore_end: bool,
     /// Texts that end generation. They are never part of the generated text.
     pub stop_texts: Vec<String>,
@@ -81,7 +81,7 @@ fn positions(prompt: usize, limit: usize) -> usize {
 #[serde(rename_all = "snake_case")]
 #[non_exhaustive]
 pub enum Stop {
-    /// The model said so. Its end-of-text token is in neither text nor tokens.
+    /// The model generated an end-of-text token, which is in neither text nor tokens.
     EndOfText,
     /// The limit was reached.
     Limit,
@@ -89,11 +89,11 @@ pub enum Stop {
     ContextFull,
     /// A stop text came. Its tokens are in the tokens, it is not in the text.
     StopText,
-    /// The listener wanted no more.
+    /// The listener ended it.
     Interrupted,
 }
 
-/// What came out, and how fast.
+/// The result of a generation, with its speed.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct GenerateReport {
     /// The generated text, prompt excluded.
@@ -120,7 +120,7 @@ pub struct GenerateReport {
     pub logprobs: Option<Vec<TokenLogprobs>>,
 }
 
-/// Who the generated text is for. Any `FnMut(&str)` will do.
+/// Receives the generated text. Any `FnMut(&str)` is one.
 pub trait Listener {
     /// Receives text, always whole characters.
     fn text(&mut self, text: &str);
@@ -169,7 +169,7 @@ pub fn generate_from_tokens(
     Generator::new(model, options.clone(), context)?.generate(prompt, listener)
 }
 
-/// Refuses what cannot end well, before any work.
+/// Refuses what cannot succeed, before any work.
 fn check(model: &Model, prompt: &[u32], options: &GenerateOptions, context: usize) -> Result<()> {
     if prompt.is_empty() {
         return Err(Error::Option("the prompt is empty: give at least one token of text".into()));

@@ -39,7 +39,7 @@ impl Ahead {
         Self { requests: Some(requests), stop, thread }
     }
 
-    /// Has these read.
+    /// Requests that these be read.
     pub fn ask(&self, spans: Vec<Span>) {
         if let Some(requests) = &self.requests {
             let _ = requests.send(spans);

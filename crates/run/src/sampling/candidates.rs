@@ -263,7 +263,7 @@ impl Candidates {
             left -= weight;
             left < 0.0
         });
-        // Where rounding ate the last sliver, the last candidate with any weight owns it.
+        // If rounding loses the remainder, the last candidate with any weight is drawn.
         let at = drawn.or_else(|| self.weights.iter().rposition(|&w| w > 0.0))?;
         Some((self.list[at].id, self.weights[at] / total))
     }

@@ -53,7 +53,7 @@ impl Sampler {
         })
     }
 
-    /// Tells the sampler of a token of the text so far (prompt or generated): the penalties look back.
+    /// Adds a token of the text so far (prompt or generated), which the penalties use.
     pub fn accept(&mut self, token: u32) {
         self.history.push(token);
         if let Some(dry) = &mut self.dry {
@@ -73,7 +73,7 @@ impl Sampler {
     }
 
     /// Picks the next token from `logits` (one per vocabulary entry, at temperature 1). The penalties are
-    /// undone before returning: the logits come back as they were.
+    /// undone before returning: the logits are unchanged.
     ///
     /// # Errors
     /// [`Error::NotFinite`] if the logits hold a NaN or no finite value.

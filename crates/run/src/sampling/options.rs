@@ -66,7 +66,7 @@ impl Stage {
     }
 }
 
-/// DRY ("don't repeat yourself"): a penalty on tokens that would go on with a sequence the text had before,
+/// DRY ("don't repeat yourself"): a penalty on tokens that would continue a sequence that occurred before,
 /// `multiplier * base ^ (length - allowed_length)` for a sequence of `length` tokens.
 #[derive(Clone, Debug, PartialEq)]
 pub struct DryOptions {
@@ -74,7 +74,7 @@ pub struct DryOptions {
     pub multiplier: f32,
     /// How fast the penalty grows with the length.
     pub base: f32,
-    /// Sequences shorter than this are free.
+    /// Shorter sequences are not penalized.
     pub allowed_length: usize,
     /// How many recent tokens are looked at; `usize::MAX` for all.
     pub window: usize,
@@ -111,7 +111,7 @@ pub enum MirostatVersion {
     Two,
 }
 
-/// What to do with the logits. The defaults are llama.cpp's.
+/// The options of sampling. The defaults are llama.cpp's.
 #[derive(Clone, Debug, PartialEq)]
 pub struct SamplingOptions {
     /// Divides the logits before the draw; 0 (or less) is greedy.
@@ -128,7 +128,7 @@ pub struct SamplingOptions {
     /// Drop logits more than so many standard deviations below the highest (Tang et al., 2024); 0 (or less)
     /// keeps all.
     pub top_n_sigma: f32,
-    /// How likely it is that XTC acts on a token; 0 never.
+    /// The chance of applying XTC at each token; 0 never.
     pub xtc_probability: f32,
     /// XTC drops all tokens at least this probable but the least probable of them; above 0.5 it does nothing.
     pub xtc_threshold: f32,

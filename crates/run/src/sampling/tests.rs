@@ -135,7 +135,7 @@ fn options_out_of_range_are_refused_by_name() {
     }
 }
 
-/// What each token's probability is, computed from the definitions with no regard to time: every stage is a set of
+/// Each token's probability, computed from the definitions without regard to speed: every stage is a set of
 /// tokens that stay, found over the whole vocabulary.
 fn by_definition(options: &SamplingOptions, logits: &[f32], history: &[u32], xtc: bool) -> Vec<f64> {
     let mut l: Vec<f64> = logits.iter().map(|&l| l.into()).collect();

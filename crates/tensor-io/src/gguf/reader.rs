@@ -184,8 +184,8 @@ fn read_tensor(cursor: &mut Cursor, name: &str) -> Result<(TensorInfo, u64), Fau
     ))
 }
 
-/// Turns offsets within the data section into offsets within the file. `declared` holds, per tensor, where
-/// its description lies and the offset it gives.
+/// Converts offsets within the data section to offsets within the file. `declared` holds, per tensor, the place of
+/// its description and the offset it gives.
 fn place(
     tensors: &mut [TensorInfo],
     declared: &[(usize, u64)],

@@ -60,7 +60,7 @@ impl Split {
             return Err(Error::refused(prefix, "not a file name in UTF-8; give the output another name"));
         };
         if SplitName::parse(&format!("{name}.gguf")).is_some() {
-            let what = "the name of one part; leave its end (-00001-of-00003) away, every part gets its own";
+            let what = "the name of one part; omit its end (-00001-of-00003), every part gets its own";
             return Err(Error::refused(prefix, what));
         }
         let lengths = self.lengths(&plan::check(prefix, tensors)?);

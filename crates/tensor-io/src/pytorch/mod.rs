@@ -34,7 +34,7 @@ pub(crate) fn begins(start: &[u8]) -> bool {
     start.starts_with(&ZIP) || legacy::begins(start)
 }
 
-/// The complaint about files from large old computers.
+/// The message about big-endian files.
 const BIG_ENDIAN: &str = "saved on a big-endian machine, which is not read; load it with torch on a little-endian \
                           one and save it again";
 

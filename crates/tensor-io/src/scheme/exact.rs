@@ -103,7 +103,7 @@ impl ExactForm {
         match self.permutation {
             None => Ok(self),
             Some(_) => Err(Why::new(
-                "act-order (desc_act) spread its groups over all columns, GGUF has no place for their order, and \
+                "act-order (desc_act) spread its groups over all columns, GGUF cannot store their order, and \
                  the layer's input cannot be permuted",
                 "quantize the model with desc_act=false or with static_groups=true, or decode this layer and \
                  quantize the values again, which is not lossless",

@@ -235,7 +235,7 @@ impl Sources {
     }
 }
 
-/// The complaint about a method.
+/// The message about a method.
 fn refused(method: &str) -> String {
     format!("quantized with {}, which quern does not read; {ADVICE}", brief_text(method))
 }

@@ -63,7 +63,7 @@ impl PackedLayer {
     ) -> Result<GptqTensors<'a>, Inexact> {
         let Some(layer) = self.affine(checkpoint) else {
             let why =
-                "its codes stand for a table or have a scale an output, which GPTQ's tensors cannot say";
+                "its codes index a table or have one scale per output, which GPTQ's tensors cannot express";
             return Err(Why::new(why, "decode it and quantize the values with GPTQ").of(self));
         };
         GptqTensors::new(layer, format).map_err(|why| why.of(self))

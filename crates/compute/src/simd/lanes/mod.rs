@@ -106,7 +106,7 @@ pub fn dispatch<O: LaneOp>(level: Level, op: O) -> O::Output {
     }
 }
 
-/// Like [`dispatch`] where `level` has registers for the lanes; otherwise gives `op` back. For callers that
+/// Like [`dispatch`] where `level` has registers for the lanes; otherwise returns `op`. For callers that
 /// have a plain version of their own: lanes in plain Rust are slow to compile and several times the code.
 #[inline]
 pub fn dispatch_wide<O: LaneOp>(level: Level, op: O) -> Result<O::Output, O> {

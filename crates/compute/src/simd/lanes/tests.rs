@@ -44,7 +44,7 @@ impl LaneOp for Everything {
         for v in values {
             let mut lanes = [0.0; LANES];
             s.store(v, &mut lanes);
-            // The payload of a NaN is the compiler's business.
+            // The payload of a NaN is left to the compiler.
             out.extend(lanes.map(|x| if x.is_nan() { u32::MAX } else { x.to_bits() }));
         }
         for v in [a, b] {

@@ -114,7 +114,7 @@ impl Source {
         let mut notes = Vec::new();
         let (model, mut list) = match fast_model {
             Some(Model::ByteLevel(parts)) => byte_level(parts, vocab_size),
-            // A GGUF file has scores: the model's, where there is one. Else the list of merges is the better source.
+            // A GGUF file has scores: the model file's, if there is one. Otherwise the list of merges is the better source.
             Some(Model::SentencePiece(parts)) if for_gguf && model_file.is_file() => {
                 let model = protobuf::parse(&model_file, &read_bytes(&model_file)?)?;
                 (Read::SentencePiece(parts.prefix, None), List::from_model(&model, vocab_size))
@@ -124,8 +124,8 @@ impl Source {
                     if for_gguf { scores::set(&mut parts.tokens, &parts.merges, &added) } else { 0 };
                 if misfits > 0 {
                     notes.push(format!(
-                        "this tokenizer's list of merges says in {misfits} places what scores, which GGUF has for it, \
-                         cannot say: text may get other tokens from the GGUF file"
+                        "{misfits} merges of this tokenizer cannot be expressed as scores, which GGUF stores instead of \
+                         them: text may get other tokens from the GGUF file"
                     ));
                 }
                 let list = List::new(std::mem::take(&mut parts.tokens), vocab_size);

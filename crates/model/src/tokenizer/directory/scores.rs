@@ -1,8 +1,8 @@
 //! Scores for a SentencePiece vocabulary that comes with a list of merges instead.
 //!
 //! GGUF has scores only. The piece that merge number `r` makes first gets score `-r`, which orders all merges as the
-//! list does. That says the same as the list if it was made from scores, as transformers makes it: then it holds
-//! every way to put a piece together, one piece after the other. A list that was trained need not.
+//! list does. The scores are equivalent to the list if it was made from scores, as transformers does: then it
+//! holds every way to compose a piece, one piece after the other. They may not be if the list was trained.
 
 use std::collections::{HashMap, HashSet};
 

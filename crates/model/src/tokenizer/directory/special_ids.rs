@@ -1,8 +1,8 @@
 //! Which tokens are beginning and end of text and their like, and which of them are put around a text.
 //!
-//! `tokenizer_config.json` names them by text, `config.json` by id; what is added the post-processor of
-//! `tokenizer.json` says, and `tokenizer_config.json` where that is silent. The rules, and the order in which
-//! things are found, are those of llama.cpp's converter.
+//! `tokenizer_config.json` names them by text, `config.json` by id. The post-processor of `tokenizer.json` states
+//! which are added, or `tokenizer_config.json` where it does not. The rules and the order of the sources are those
+//! of llama.cpp's converter.
 
 use std::path::Path;
 

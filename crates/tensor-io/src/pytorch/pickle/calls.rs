@@ -14,12 +14,12 @@ impl<'a> Machine<'a> {
         let what = match module.split('.').next() {
             Some("torch" | "numpy" | "transformers" | "pytorch_lightning" | "argparse" | "collections") => {
                 format!(
-                    "the pickle asks for {full}, which no state dict needs and which was not run: it is a whole object or \
+                    "the pickle imports {full}, which no state dict needs and which was not run: it is a complete object or \
                      the state of a training; {remedy}"
                 )
             }
             _ => format!(
-                "the pickle asks for {full}, which no state dict needs and which was not run: the file may be \
+                "the pickle imports {full}, which no state dict needs and which was not run: the file may be \
                  malicious; {remedy}"
             ),
         };

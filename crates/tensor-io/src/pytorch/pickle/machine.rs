@@ -155,7 +155,7 @@ impl<'a> Machine<'a> {
             }
             0x94 => match u32::try_from(self.memo.len()) {
                 Ok(index) => self.remember(index)?,
-                Err(_) => return bad("it remembers too much"),
+                Err(_) => return bad("its memo is too large"),
             },
             b'h' => {
                 let [index] = self.array()?;
@@ -306,7 +306,7 @@ impl<'a> Machine<'a> {
     fn recall(&mut self, index: u32) -> Result<()> {
         match self.memo.get(&index) {
             Some(value) => self.push(*value),
-            None => bad(format!("it recalls {index}, which it never remembered")),
+            None => bad(format!("it reads entry {index} of its memo, which was never stored")),
         }
     }
 
