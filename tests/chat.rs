@@ -124,7 +124,7 @@ impl Terminal {
         let (mut from, to) = (keyboard.try_clone().unwrap(), screen.clone());
         std::thread::spawn(move || {
             let mut buffer = [0; 4096];
-            // When the last user of the other side has left, reading fails.
+            // Reading fails once the other side has been closed by all its users.
             while let Ok(n @ 1..) = from.read(&mut buffer) {
                 to.lock().unwrap().extend_from_slice(&buffer[..n]);
             }
@@ -136,7 +136,7 @@ impl Terminal {
         String::from_utf8_lossy(&self.screen.lock().unwrap()[self.seen..]).into_owned()
     }
 
-    /// Waits until `done` holds of what came since the last call.
+    /// Waits until `done` is true of the output since the last call.
     fn wait(&mut self, what: &str, done: impl Fn(&str) -> bool) -> String {
         let started = Instant::now();
         loop {
@@ -176,7 +176,7 @@ impl Drop for Terminal {
 }
 
 #[test]
-fn a_talk_on_a_terminal_has_history_commands_and_an_end() {
+fn a_conversation_on_a_terminal_has_history_commands_and_an_end() {
     let dir = tempfile::tempdir().unwrap();
     let file = dir.path().join("conversation.json");
     let model = qwen();
@@ -211,7 +211,7 @@ fn a_talk_on_a_terminal_has_history_commands_and_an_end() {
 }
 
 #[test]
-fn control_c_interrupts_an_answer_and_keeps_the_talk() {
+fn control_c_interrupts_an_answer_and_keeps_the_conversation() {
     let dir = tempfile::tempdir().unwrap();
     let file = dir.path().join("conversation.json");
     let model = bookworm();
@@ -234,7 +234,7 @@ fn control_c_interrupts_an_answer_and_keeps_the_talk() {
     let saved = json(&std::fs::read_to_string(&file).unwrap());
     assert_eq!(saved[0]["content"], "Tell me a story");
     assert!(!saved[1]["content"].as_str().unwrap().is_empty(), "the beginning of the answer is kept");
-    // At the prompt, one Ctrl-C drops the line and the next one ends.
+    // At the prompt, one Ctrl-C discards the line and the next one exits.
     terminal.type_text("half a li\u{3}");
     terminal.wait_for("once more");
     terminal.type_text("\u{3}");

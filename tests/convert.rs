@@ -1,4 +1,4 @@
-//! `quern convert`: there and back, plans, splits, edits, refusals.
+//! `quern convert`: both directions, plans, splits, edits, refusals.
 
 use std::fs;
 use std::path::Path;

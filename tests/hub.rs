@@ -103,7 +103,7 @@ fn json_says_what_came() {
 }
 
 #[test]
-fn into_a_folder_whole_or_not_at_all() {
+fn into_a_folder_completely_or_not_at_all() {
     let (server, home) = (FakeHub::new(bookworm()), tempfile::tempdir().unwrap());
     let folder = home.path().join("model");
     let args = ["pull", "quern/bookworm", "-o", folder.to_str().unwrap()];

@@ -298,7 +298,7 @@ fn bench_takes_several_models_lengths_and_depths() {
 }
 
 #[test]
-fn the_demo_runs_whole() {
+fn the_demo_runs_to_its_end() {
     let text = stdout(&quern(["demo"]));
     for part in ["q4_k_m", "q8_0", "perplexity", "bits"] {
         assert!(text.to_lowercase().contains(part), "{part} in {text}");

@@ -17,7 +17,7 @@ fn perplexity(model: &Path, more: &[&str]) -> f64 {
     json(&args)["perplexity"].as_f64().expect("a number")
 }
 
-/// What was packed runs, is sound, and computes what its decoded numbers say to a tenth of a percent.
+/// A packed model runs, is valid, and its results agree with its decoded numbers to a tenth of a percent.
 fn check(out: &Path, scheme: &str, at_most: f64) {
     let path = out.to_str().unwrap();
     let report = json(&["inspect", path, "--check", "--json"]);

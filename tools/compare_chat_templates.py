@@ -3,8 +3,8 @@
     python tools/compare_chat_templates.py TOKENIZER_DIRECTORY TEMPLATE.jinja...
 
 Needs `cargo build -p quern-model --example render_chat`; its path may be given in RENDER_CHAT. Any directory of
-templates will do (llama.cpp's sources have many in models/templates). Each is rendered for several conversations; text and
-token ids must be equal, and where one side refuses, both must.
+templates can be used (llama.cpp's sources have many in models/templates). Each is rendered for several
+conversations; text and token ids must be equal, and where one side refuses, both must.
 """
 
 import datetime

@@ -42,7 +42,7 @@ impl Hub {
         }
     }
 
-    /// The file of a model that is complete in the cache. `sure`: only if the Hub's listing could not change the choice.
+    /// The file of a model that is complete in the cache. `sure`: only if the Hub's listing could not change it.
     pub fn in_cache(&self, name: &Name, sure: bool) -> Option<PathBuf> {
         let (commit, selection, _) = self.cached(name, &Patterns::new(&[], &[])).ok()?;
         let weights = selection.weights.as_ref()?;

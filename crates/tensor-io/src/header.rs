@@ -26,7 +26,7 @@ mod tests {
 
     /// For every length of beginning: not enough, until it is, and then the same end for all.
     #[test]
-    fn a_gguf_header_is_told_as_soon_as_it_is_there() {
+    fn a_gguf_header_is_found_as_soon_as_it_is_complete() {
         let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../fixtures/bookworm-4m-Q4_K_M.gguf");
         let data = std::fs::read(&path).unwrap();
         let size = data.len() as u64;

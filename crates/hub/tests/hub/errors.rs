@@ -6,7 +6,7 @@ use crate::fake_hub::{FakeHub, Response};
 use crate::{Place, sharded};
 
 #[test]
-fn repository_revision_and_file_are_told_apart() {
+fn repository_revision_and_file_are_distinguished() {
     let server = FakeHub::new(sharded());
     let place = Place::new(&server);
     let repository = place.refused("org/other");
@@ -28,7 +28,7 @@ fn mirrors_that_say_nothing_but_404_are_understood() {
     let place = Place::new(&server);
     assert!(place.refused("org/other").contains("there is no model org/other"));
     assert!(place.refused("org/model@v9").contains("no revision \"v9\""));
-    // A file that is in the list, but gone when it is asked for.
+    // A file that is in the list, but missing when it is requested.
     let server =
         FakeHub::hooked(sharded(), |r| r.target.ends_with("config.json").then(|| Response::new(404, "")));
     let error = Place::new(&server).refused("org/model");
@@ -83,7 +83,7 @@ fn a_web_page_in_place_of_an_answer_is_no_list_of_files() {
 }
 
 #[test]
-fn the_first_failure_stops_the_rest_and_is_the_one_told() {
+fn the_first_failure_stops_the_rest_and_is_reported() {
     let server = FakeHub::hooked(sharded(), |r| {
         r.target
             .ends_with("tokenizer.json")

@@ -22,7 +22,7 @@ fn headers(place: &Place, name: &str) -> Result<Headers> {
     })
 }
 
-/// What a reader of headers sees of a checkpoint.
+/// The parts of a checkpoint that its headers show.
 fn listing(checkpoint: &Checkpoint) -> Vec<(String, ElementType, Vec<usize>, u64, usize)> {
     let tensors = checkpoint.tensors().iter();
     tensors.map(|t| (t.name.clone(), t.element_type, t.shape.clone(), t.offset, t.file)).collect()
@@ -161,7 +161,7 @@ fn splits_are_read_together() {
 }
 
 #[test]
-fn packed_layers_are_told_from_configuration_and_shapes() {
+fn packed_layers_are_found_from_configuration_and_shapes() {
     for name in [
         "gptq-4bit-g128",
         "gptq-3bit-g64",
@@ -254,7 +254,7 @@ fn another_range_or_length_is_refused() {
 }
 
 #[test]
-fn what_the_cache_has_whole_is_looked_at_there() {
+fn what_is_complete_in_the_cache_is_inspected_there() {
     let index = json!({"weight_map": {"a": "a.safetensors", "b": "b.safetensors"}}).to_string();
     let repo = Repo::new("o/n")
         .small("model.safetensors.index.json", index)

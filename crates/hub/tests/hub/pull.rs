@@ -98,7 +98,7 @@ fn without_a_choice_the_hub_is_asked_which_gguf_it_is() {
     let locate = |name: &str| place.hub().locate(&name.parse().unwrap(), &NoProgress).unwrap();
     assert!(locate("o/g:Q8_0").model.ends_with("m-Q8_0.gguf"));
     assert!(locate("o/g").model.ends_with("m-Q4_K_M.gguf"), "not what happens to be in the cache");
-    // Nobody there: the cache has to do, and it is said.
+    // No server: the cache is used, with a note.
     let mut gone = Place::new(&server);
     gone.settings.cache = place.settings.cache.clone();
     gone.settings.endpoint = "http://127.0.0.1:1".parse().unwrap();
@@ -243,7 +243,7 @@ fn forced_it_is_fetched_again() {
 }
 
 #[test]
-fn progress_tells_every_byte() {
+fn progress_counts_every_byte() {
     #[derive(Default)]
     struct Watch(Mutex<Vec<String>>);
     impl PullProgress for Watch {

@@ -133,7 +133,7 @@ fn an_index_that_leads_elsewhere_is_refused() {
 #[test]
 fn etags_that_are_no_hashes_are_refused() {
     for etag in ["../../../../evil", "..%2fevil", "\"\"", "evil", "0123", &"g".repeat(64), &"A".repeat(40)] {
-        // In the tree there is no usable hash either, so the file itself is asked.
+        // The tree has no usable hash either, so the file itself is requested.
         let owned = etag.to_owned();
         let server = FakeHub::hooked(repo(), move |r| match () {
             () if r.target.contains("/tree/") => Some(Response::json(vec![
@@ -209,7 +209,7 @@ fn answers_that_never_end_are_cut() {
             .contains("/tree/")
             .then(|| Response::json(json!([])).with("Link", "<?cursor=x>; rel=\"next\""))
     });
-    assert!(Place::new(&server).refused("o/n").contains("never ends"));
+    assert!(Place::new(&server).refused("o/n").contains("has too many pages"));
     assert_eq!(server.requests().len(), 3);
     // Redirects in a circle.
     let server = FakeHub::hooked(repo(), |r| {
@@ -293,7 +293,7 @@ fn nothing_in_the_cache_leads_out_of_it() {
         let target = fs::canonicalize(pulled.folder.join(&file.path)).unwrap();
         assert_eq!(target.parent(), Some(blobs.as_path()));
     }
-    // What somebody else put in a file's place is replaced, not written through.
+    // A foreign link in a file's place is replaced, not written through.
     let outside = place.path().join("outside");
     fs::write(&outside, "mine").unwrap();
     let config = pulled.folder.join("config.json");

@@ -258,7 +258,7 @@ mod tests {
     }
 
     #[test]
-    fn formats_of_other_programs_are_told_by_their_first_bytes() {
+    fn formats_of_other_programs_are_recognised_by_their_first_bytes() {
         for (start, name) in [
             (&b"tjgg\x01\0\0\0"[..], "old-ggml"),
             (b"algg\x01\0\0\0", "adapter"),
@@ -280,7 +280,7 @@ mod tests {
     }
 
     #[test]
-    fn the_old_importance_matrix_is_told_by_its_first_entry() {
+    fn the_old_importance_matrix_is_recognised_by_its_first_entry() {
         let matrix = |entries: i32, name: &str| {
             let length = name.len() as i32;
             [&entries.to_le_bytes()[..], &length.to_le_bytes(), name.as_bytes(), &[0; 16]].concat()
@@ -293,7 +293,7 @@ mod tests {
     }
 
     #[test]
-    fn names_tell_what_content_does_not() {
+    fn names_show_what_content_does_not() {
         let name = |file: &str| of_name(Path::new(file)).map(|i| i.name());
         for file in
             ["config.json", "dir/tokenizer.json", "tokenizer.model", "README.md", "x.json", "merges.txt"]

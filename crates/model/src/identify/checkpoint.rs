@@ -155,7 +155,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn matrices_of_one_expert_are_told() {
+    fn matrices_of_one_expert_are_recognised() {
         for name in ["blk.0.ffn_gate.0.weight", "blk.31.ffn_down.7.weight", "blk.2.ffn_up.15.weight"] {
             assert!(is_one_expert(name), "{name}");
         }

@@ -263,7 +263,7 @@ fn every_stage_is_what_its_definition_says() {
 }
 
 #[test]
-fn xtc_acts_as_often_as_it_is_told() {
+fn xtc_acts_as_often_as_its_chance_says() {
     let p = [0.5, 0.3, 0.15, 0.05];
     let options = SamplingOptions { xtc_probability: 0.25, xtc_threshold: 0.1, ..plain() };
     // Of the first three the last stays: 0.15 to 0.05.

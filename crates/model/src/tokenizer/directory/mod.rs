@@ -114,7 +114,7 @@ impl Source {
         let mut notes = Vec::new();
         let (model, mut list) = match fast_model {
             Some(Model::ByteLevel(parts)) => byte_level(parts, vocab_size),
-            // A GGUF file has scores: the model file's, if there is one. Otherwise the list of merges is the better source.
+            // A GGUF file has scores: the model file's, if there is one. Otherwise the list of merges is better.
             Some(Model::SentencePiece(parts)) if for_gguf && model_file.is_file() => {
                 let model = protobuf::parse(&model_file, &read_bytes(&model_file)?)?;
                 (Read::SentencePiece(parts.prefix, None), List::from_model(&model, vocab_size))

@@ -61,7 +61,7 @@ mod tests {
     }
 
     #[test]
-    fn lists_made_from_scores_are_told_from_others() {
+    fn lists_made_from_scores_are_distinguished_from_others() {
         let pieces = ["a", "b", "ab", "ba", "aba"];
         let whole = [("a", "b"), ("b", "a"), ("ab", "a"), ("a", "ba")];
         assert_eq!(misfits(&pieces, &whole), (vec![-4.0, -4.0, 0.0, -1.0, -2.0], 0));
