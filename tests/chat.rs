@@ -236,7 +236,7 @@ fn control_c_interrupts_an_answer_and_keeps_the_conversation() {
     assert!(!saved[1]["content"].as_str().unwrap().is_empty(), "the beginning of the answer is kept");
     // At the prompt, one Ctrl-C discards the line and the next one exits.
     terminal.type_text("half a li\u{3}");
-    terminal.wait_for("once more");
+    terminal.wait_for("press Ctrl-C again");
     terminal.type_text("\u{3}");
     assert_eq!(terminal.exit_code(), Some(0));
 }

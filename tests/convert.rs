@@ -39,7 +39,8 @@ fn to_gguf_and_back_it_is_the_same_model() {
     stdout(&quern(["quantize", model.to_str().unwrap(), "--to", "f16", "-o", quantized.to_str().unwrap()]));
     assert!(fs::read(&file).unwrap() == fs::read(&quantized).unwrap());
 
-    let printed = stdout(&convert(&file, &["--to", "safetensors", "-o", back.to_str().unwrap(), "--no-verify"]));
+    let printed =
+        stdout(&convert(&file, &["--to", "safetensors", "-o", back.to_str().unwrap(), "--no-verify"]));
     assert!(printed.contains("back: safetensors, 38 tensors") && !printed.contains("verified"), "{printed}");
     assert_same_tensors(&model, &back);
     let text = |model: &Path| {

@@ -45,7 +45,10 @@ fn gptq_from_a_file_and_from_the_text_that_comes_along() {
     let own = dir.path().join("own");
     let common = ["quantize", model, "--to", "gptq", "--samples", "12", "--context", "128", "-o"];
     let printed = stdout(&quern([&common[..], &[own.to_str().unwrap(), "--group-size", "64"]].concat()));
-    assert!(printed.contains("model.layers.0.self_attn.q_proj") && printed.contains("4-bit, group 64"), "{printed}");
+    assert!(
+        printed.contains("model.layers.0.self_attn.q_proj") && printed.contains("4-bit, group 64"),
+        "{printed}"
+    );
     check(&own, "gptq", 1.08);
 
     let other = dir.path().join("other");

@@ -123,4 +123,4 @@ with tempfile.TemporaryDirectory() as home:
     same(Path(run([QUERN, "pull", REPO], home, False)).parent)
     left = [p.name for p in blobs.iterdir() if p.name.endswith(".incomplete")]
     assert left == [], left
-    print("a part that an older huggingface_hub left is gone on with")
+    print("a part that an older huggingface_hub left is resumed")

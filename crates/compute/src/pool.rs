@@ -62,7 +62,7 @@ struct Shared {
 }
 
 // SAFETY: `job` is written only by the one caller that holds `Pool::busy`, while the region is closed and
-// nobody is inside; it is read only by workers that entered an open region, which orders them after the
+// no worker is inside; it is read only by workers that entered an open region, which orders them after the
 // write. The pointer it holds is to a `Sync` closure that outlives the region.
 unsafe impl Sync for Shared {}
 // SAFETY: as above; nothing in it belongs to a particular thread.
@@ -128,7 +128,7 @@ impl Pool {
         }
     }
 
-    /// Runs `body(thread, threads)` once for every thread number: work that is split beforehand. One thread
+    /// Runs `body(thread, threads)` once for every thread number: work that is split in advance. One thread
     /// may serve two numbers if another is late, so bodies must not wait for each other.
     pub fn each(&self, body: impl Fn(usize, usize) + Sync) {
         let threads = self.threads();
@@ -176,7 +176,7 @@ impl Drop for Pool {
         drop(lock(&self.shared.sleep));
         self.shared.wake.notify_all();
         for worker in self.workers.drain(..) {
-            // A worker catches every panic of a body, so there is nothing to learn from the result.
+            // A worker catches every panic of a body, so the result has no information.
             let _ = worker.join();
         }
     }
@@ -260,7 +260,7 @@ impl Shared {
     }
 }
 
-// A span's word says which tasks nobody has begun, whenever it is read: an exchange that succeeds against a
+// A span's word always states the tasks not yet begun, whenever it is read: an exchange that succeeds against a
 // word read long ago is still right. What tasks read and write is ordered by the region's state.
 impl Span {
     /// Takes the first task.

@@ -225,7 +225,7 @@ impl Client {
         }
     }
 
-    /// The pause after `failures` failures: doubled with each, or what the server asked for.
+    /// The pause after `failures` failures: doubled with each, or the one the server requested.
     pub fn pause(&self, failures: u32, asked: Option<Duration>) -> Duration {
         let doubled = self.settings.backoff.saturating_mul(1 << failures.min(10));
         asked.unwrap_or(doubled).min(Error::LONGEST_WAIT)

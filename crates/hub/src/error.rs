@@ -45,7 +45,7 @@ pub enum ErrorKind {
     Server {
         /// The HTTP status.
         status: u16,
-        /// What was asked and answered.
+        /// The request and the answer.
         text: String,
     },
     /// The server's answer is invalid: a wrong length or hash, a name that leads out of the folder.
@@ -112,7 +112,7 @@ impl Error {
 
     /// Attempts after the first, where an error may be temporary.
     pub(crate) const RETRIES: u32 = 4;
-    /// Servers that ask for a longer pause are not waited for.
+    /// The longest pause a server may request; a longer one is an error.
     pub(crate) const LONGEST_WAIT: Duration = Duration::from_secs(60);
 
     /// The same error, with the time that the server asks to wait.

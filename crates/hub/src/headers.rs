@@ -116,7 +116,7 @@ impl Hub {
         let settings =
             selection.others.into_iter().filter(|file| !file.ends_with(CARD)).map(|file| (file, Part::Whole));
         let all = settings.chain(files.into_iter().map(|file| (file, Part::Header))).collect();
-        // Small answers: waiting for them is all it takes, so more are asked at once than in a pull.
+        // The answers are small and the time is spent waiting, so more are requested at once than in a pull.
         each(all, 2 * self.settings().connections, &AtomicBool::new(false), |(file, part), _| match part {
             Part::Whole => copy.whole(&file, LARGEST_SETTING).map(drop),
             Part::Header => copy.header(&file),

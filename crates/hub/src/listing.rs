@@ -208,7 +208,7 @@ fn tree(client: &Client, listing: &Listing, asked: &Asked) -> Result<Vec<Entry>>
         let Some(next) = link.as_deref().and_then(|link| next_page(&url, link)) else {
             return Ok(entries);
         };
-        // Only the query counts: the page may name the Hub where a mirror was asked, and must not lead elsewhere.
+        // Only the query is used: a mirror's page may name the Hub, and must not lead to another server.
         url = first.clone();
         url.set_query(next.query());
         if !seen.insert(url.query().map(str::to_owned)) {

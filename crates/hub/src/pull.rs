@@ -108,7 +108,7 @@ impl Hub {
         Ok(Pulled { model: start(&folder, &selection), commit: listing.commit, folder, files, notes })
     }
 
-    /// The same without asking anybody.
+    /// The same without network requests.
     fn pull_offline(&self, name: &Name, patterns: &Patterns, output: Option<Output>) -> Result<Pulled> {
         let (commit, selection, files) = self.cached(name, patterns)?;
         let cache = self.repository(name);

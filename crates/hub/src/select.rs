@@ -168,7 +168,7 @@ fn file_named(names: &BTreeSet<String>, choice: &str) -> Result<Option<String>, 
     }
 }
 
-/// The weights that one file stands for.
+/// The weights that one file belongs to.
 fn of_file(names: &BTreeSet<String>, file: &str) -> Result<Weights, String> {
     match () {
         _ if file.ends_with(".gguf") => whole(gguf::of_file(names, file)),

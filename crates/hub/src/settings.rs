@@ -41,9 +41,10 @@ impl Token {
         let text = text.trim();
         match !text.is_empty() && text.bytes().all(|b| b.is_ascii_graphic()) {
             true => Ok(Self(text.to_owned())),
-            false => {
-                Err(Error::usage("HF_TOKEN", "not a token: it holds spaces or other characters that no token has"))
-            }
+            false => Err(Error::usage(
+                "HF_TOKEN",
+                "not a token: it holds spaces or other characters that no token has",
+            )),
         }
     }
 
@@ -128,7 +129,7 @@ impl Settings {
     }
 }
 
-/// What Python's library takes for true.
+/// The values that Python's library reads as true.
 fn is_true(text: &str) -> bool {
     ["1", "ON", "YES", "TRUE"].contains(&text.to_ascii_uppercase().as_str())
 }

@@ -5,7 +5,7 @@ use std::path::Path;
 use crate::error::ErrorKind;
 use crate::{Error, Result};
 
-/// What is left free in any case: folders, links and other programs need some too.
+/// Space that is always left free: folders, links and other programs need some too.
 const MARGIN: u64 = 64 << 20;
 
 /// Refuses `bytes` more in `folder`, which exists, if the disk does not have that much free space.
@@ -30,7 +30,7 @@ fn full(folder: &Path, bytes: u64, free: u64) -> Error {
 #[cfg(unix)]
 fn free(folder: &Path) -> Option<u64> {
     let found = rustix::fs::statvfs(folder).ok()?;
-    // Some network file systems know nothing and say 0 of 0.
+    // Some network file systems do not know it and report 0 of 0.
     (found.f_blocks > 0).then(|| found.f_bavail.saturating_mul(found.f_frsize))
 }
 

@@ -13,7 +13,7 @@ use crate::client::shown;
 use crate::error::ErrorKind;
 use crate::{Error, Settings};
 
-/// What a request was about.
+/// The subject of a request.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Asked<'a> {
     /// `org/name`.
@@ -30,7 +30,7 @@ impl Asked<'_> {
     }
 }
 
-/// The error behind an answer that is no success.
+/// The error for an answer that is not a success.
 pub(crate) fn explain(response: &Response, url: &Url, asked: &Asked, settings: &Settings) -> Error {
     let status = response.status();
     let code = response.header("X-Error-Code").unwrap_or_default();
@@ -71,8 +71,8 @@ pub(crate) fn explain(response: &Response, url: &Url, asked: &Asked, settings: &
     }
 }
 
-/// The error behind an answer of a host that the endpoint redirected to: its addresses are signed for a while,
-/// and the endpoint gives out new ones.
+/// The error for an answer of a host that the endpoint redirected to: its signed addresses expire, and the
+/// endpoint issues new ones.
 pub(crate) fn foreign(status: u16, url: &Url) -> Error {
     Error::unreachable(shown(url), format!("the storage behind the Hub answers with status {status}"))
 }

@@ -21,7 +21,7 @@ pub struct Finding {
     pub problem: String,
 }
 
-/// What a check looked at and found.
+/// The extent and the findings of a check.
 #[derive(Debug, Serialize)]
 pub struct Report {
     /// Number of tensors whose values were all read.
@@ -30,7 +30,7 @@ pub struct Report {
     pub values_checked: u64,
     /// Everything wrong; empty for a sound model.
     pub findings: Vec<Finding>,
-    /// What is no fault but worth knowing: tensors that no reader uses.
+    /// Notes that are not faults: tensors that no reader uses.
     pub notes: Vec<String>,
 }
 

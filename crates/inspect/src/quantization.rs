@@ -89,7 +89,7 @@ impl Quantization {
                 (all.scheme, all.bits) = ("fp4", 4);
                 (all.block_size, all.double_quantized) = (Some(block_size), Some(double_quantized));
             }
-            // As it stands above.
+            // Unchanged.
             Scheme::Int8 => {}
         }
         all.description = all.describe();

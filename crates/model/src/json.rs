@@ -88,7 +88,7 @@ impl<'a> Object<'a> {
         self.value.get(key).is_some_and(Value::is_null)
     }
 
-    /// The object as it stands.
+    /// The object itself.
     pub fn value(&self) -> &'a Value {
         self.value
     }

@@ -207,7 +207,7 @@ fn what_is_wrong_is_named() {
         (json!({ "rms_norm_eps": 0 }), "not a valid epsilon"),
         (json!({ "hidden_act": "tanhexp" }), "hidden_act \"tanhexp\" is not supported"),
         (json!({ "hidden_act": "relu" }), "activation Relu"),
-        (json!({ "rope_parameters": { "rope_theta": -1 } }), "no base for rope"),
+        (json!({ "rope_parameters": { "rope_theta": -1 } }), "not a valid base for rope"),
         (
             json!({ "rope_parameters": { "rope_type": "spiral" } }),
             "rope_parameters.rope_type: rope scaling \"spiral\"",
@@ -289,7 +289,7 @@ fn what_is_wrong_in_gguf_is_named() {
         ("llama.attention.head_count_kv", Some(V::U32(3)), "4 attention heads cannot share 3"),
         ("llama.attention.value_length", Some(V::U32(32)), "values of length 32 under keys of length 64"),
         ("llama.attention.layer_norm_rms_epsilon", Some(V::F32(f32::NAN)), "a finite number"),
-        ("llama.rope.freq_base", Some(V::F32(0.0)), "no base for rope"),
+        ("llama.rope.freq_base", Some(V::F32(0.0)), "not a valid base for rope"),
         ("llama.rope.dimension_count", Some(V::U32(65)), "rope cannot rotate 65"),
         ("llama.rope.scaling.type", Some("dynamic".into()), "rope scaling \"dynamic\" is not supported"),
         ("llama.rope.scaling.factor", Some(V::F32(-2.0)), "llama.rope.scaling.factor: -2 is negative"),

@@ -198,7 +198,7 @@ pub fn bench(model: &Model, options: &BenchOptions, progress: &dyn Progress) -> 
     })
 }
 
-/// Tokens of a warm-up at most: enough to bring every page of the weights in and the threads to speed.
+/// Tokens of a warm-up at most: enough to load every page of the weights and start all threads.
 const WARM_UP_TOKENS: usize = 32;
 
 fn random_token(session: &Session<'_>, random: &mut Random) -> u32 {

@@ -35,7 +35,7 @@ impl KvType {
         }
     }
 
-    /// Bytes of so many numbers, whole rows.
+    /// Bytes of this many numbers, whole rows.
     fn bytes(self, numbers: usize) -> Option<usize> {
         match self {
             Self::Q8_0 => (numbers / BLOCK.0).checked_mul(BLOCK.1),
@@ -103,7 +103,7 @@ impl Cache {
         Self::of_layers(config, config.layers, context, kv)
     }
 
-    /// As [`Cache::new`], for so many layers.
+    /// As [`Cache::new`], for this many layers.
     pub(crate) fn of_layers(config: &Config, layers: usize, context: usize, kv: KvType) -> Result<Self> {
         let Some(context) = context.checked_next_multiple_of(KEY_GROUP) else {
             return Err(Error::Option(format!(

@@ -15,7 +15,7 @@
 //!
 //! Beside a reference model both run over the same chunks. The ratio of their perplexities is exp of the mean
 //! difference of the tokens' log-likelihoods, and its error that of the differences: much smaller than the
-//! errors of the two perplexities, which rise and fall together.
+//! errors of the two perplexities, which are correlated.
 
 use std::time::Instant;
 
@@ -31,7 +31,7 @@ use crate::{Error, KvType, Model, Result, Session, SessionOptions, Wanted};
 pub struct PerplexityOptions {
     /// Tokens in a chunk.
     pub context: usize,
-    /// Score only the first so many chunks; `None` takes all.
+    /// Score only this many chunks from the first on; `None` takes all.
     pub chunks: Option<usize>,
     /// How the model keeps keys and values. A reference keeps them in f16.
     pub kv: KvType,
@@ -148,7 +148,7 @@ pub fn perplexity_of_tokens(
         let own = score(model, logits, targets)?;
         own.iter().for_each(|&nll| scores.add(nll));
         if let (Some(reference), Some(other)) = (reference, &mut other) {
-            // Two models within one bound take turns.
+            // Two models within one bound alternate.
             model.placement.give_back();
             let expected = run_chunk(other, &chunk)?;
             compared.add(model, (logits, &own), (expected, &score(reference, expected, targets)?));
@@ -212,7 +212,7 @@ fn score(model: &Model, logits: &[f32], targets: &[u32]) -> Result<Vec<f64>> {
     if rows.iter().all(|nll| nll.is_finite()) { Ok(rows) } else { Err(Error::NotFinite) }
 }
 
-/// What is learned of two models position by position.
+/// Statistics of two models position by position.
 #[derive(Debug, Default)]
 struct Compared {
     /// The reference's likelihoods.

@@ -90,7 +90,7 @@ struct State {
     kept: usize,
     /// Units that were used and not released.
     resident: Vec<bool>,
-    /// The unit last asked for, until it is used.
+    /// The unit last requested, until it is used.
     asked_for: Option<usize>,
     ahead: Option<Ahead>,
 }
@@ -191,7 +191,7 @@ impl Placement {
         )))
     }
 
-    /// Begins a pass of so many tokens: sees how many units can be kept beside what the process has taken by
+    /// Begins a pass of this many tokens: finds how many units can be kept beside what the process has taken by
     /// now and `growth` bytes that it is about to take, and releases the units that no longer fit.
     ///
     /// # Errors

@@ -62,7 +62,7 @@ impl Rotation {
     /// Writes the cosines and sines of `count` positions from `first` on.
     pub(crate) fn fill(&self, first: usize, count: usize, turns: &mut Turns) {
         let global = match &self.long {
-            // As transformers has it: by how far the text has come, whatever stands in the cache already.
+            // As in transformers: by the length of the text so far, whatever the cache holds already.
             Some((original, long)) if first + count > *original => long,
             _ => &self.global,
         };

@@ -70,7 +70,7 @@ pub struct Tensor<'a> {
 
 /// An opened checkpoint. Opening reads headers only; every length, offset and type is checked then.
 ///
-/// The files stay mapped while it lives. They must not be changed meanwhile: a file cut short by another
+/// The files stay mapped while it exists. They must not be changed meanwhile: a file truncated by another
 /// process kills this one with SIGBUS when the missing part is touched.
 #[derive(Debug)]
 pub struct Checkpoint {
@@ -185,7 +185,7 @@ impl Checkpoint {
 
     /// The bytes of a tensor listed by [`Checkpoint::tensors`].
     ///
-    /// They are the map's own, but for transposed or sliced views in PyTorch files: of those a copy in order is
+    /// They are the map's own, except for transposed or sliced views in PyTorch files: of those a copy in order is
     /// made at the first call and kept as long as the checkpoint. All copies together are no larger than the files.
     ///
     /// # Panics

@@ -10,7 +10,7 @@ use crate::safetensors::json::Pairs;
 use crate::safetensors::reader;
 use crate::{Container, Error, Metadata, Result, TensorInfo, pytorch};
 
-/// An index file. Its `metadata.total_size` is not looked at: it is often wrong, and needless.
+/// An index file. Its `metadata.total_size` is ignored: it is often wrong, and not needed.
 #[derive(Debug, serde::Deserialize)]
 struct Index {
     weight_map: Pairs<String>,

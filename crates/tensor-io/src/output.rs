@@ -156,7 +156,7 @@ impl Write for OutputFile {
     }
 }
 
-/// A complete file that waits for its name. Dropped, it is gone.
+/// A complete file under a temporary name. It is removed when dropped.
 #[derive(Debug)]
 pub(crate) struct ParkedFile {
     path: PathBuf,
@@ -216,7 +216,7 @@ fn explain(path: &Path, e: io::Error) -> Error {
 #[cfg(unix)]
 fn sync_folder(folder: &Path) -> io::Result<()> {
     match File::open(folder)?.sync_all() {
-        // Some network file systems cannot sync a folder; the rename stands all the same.
+        // Some network file systems cannot sync a folder; the rename is still valid.
         Err(e) if matches!(e.kind(), io::ErrorKind::InvalidInput | io::ErrorKind::Unsupported) => Ok(()),
         done => done,
     }

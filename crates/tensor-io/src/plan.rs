@@ -46,7 +46,7 @@ pub(crate) fn bad_shape(element_type: ElementType, shape: &[usize]) -> String {
     }
 }
 
-/// Checks what every container asks of a plan: names present and unique, shapes that fit their type.
+/// Checks the rules of every container for a plan: names present and unique, shapes that fit their type.
 /// Returns the bytes of each tensor.
 pub(crate) fn check(path: &Path, tensors: &[TensorPlan]) -> Result<Vec<u64>> {
     let mut names = HashSet::with_capacity(tensors.len());

@@ -1,5 +1,5 @@
 //! Tensors whose numbers are not contiguous in the file: transposed and sliced views. A copy in
-//! order is made when one is first asked for, and kept.
+//! order is made when it is first needed, and kept.
 
 use std::sync::OnceLock;
 
@@ -16,7 +16,7 @@ pub(crate) struct Strided {
 }
 
 impl Strided {
-    /// A view of numbers of `size` bytes, the first at byte `start` of the `file`-th file.
+    /// A view of numbers of `size` bytes; the first is at byte `start` of file number `file`.
     pub fn new(file: usize, start: usize, size: usize, shape: Vec<usize>, strides: Vec<usize>) -> Self {
         Self { file, start, size, shape, strides, copy: OnceLock::new() }
     }

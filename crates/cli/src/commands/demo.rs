@@ -24,7 +24,7 @@ use crate::{args, format};
 enum Target {
     Gguf(FileType),
     Bitsandbytes(Kind),
-    /// 4 bits, groups of so many columns.
+    /// 4 bits, groups of this many columns.
     Gptq(usize),
 }
 

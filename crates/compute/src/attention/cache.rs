@@ -92,7 +92,7 @@ impl Values<'_> {
         }
     }
 
-    /// The memory of `head` at `count` positions from `first` on, to be asked for beforehand: nothing where
+    /// The memory of `head` at `count` positions from `first` on, to be prefetched: nothing where
     /// rows are stored apart.
     pub(super) fn ahead(&self, (first, count): (usize, usize), head: usize, width: usize) -> Ahead {
         let at = first * self.position_stride + head * self.head_stride;
@@ -164,7 +164,7 @@ impl Keys<'_> {
     }
 }
 
-/// The memory of so many numbers from number `at` on.
+/// The memory of this many numbers from number `at` on.
 fn ahead(data: CacheData, at: usize, numbers: usize) -> Ahead {
     match data {
         CacheData::F32(x) => Ahead::new(x.as_ptr().wrapping_add(at).cast(), 4 * numbers),

@@ -68,7 +68,7 @@ macro_rules! kernel_tables {
                 T::F32 => float::f32,
                 T::F16 => float::f16,
                 T::BF16 => float::bf16,
-                // Decoded first, whatever they are.
+                // All other types are decoded first.
                 _ => return None,
             })
         }

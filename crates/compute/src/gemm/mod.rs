@@ -112,7 +112,7 @@ impl Form {
 }
 
 /// Multiplies `pairs` times 32 weight rows from `first` on (or as many as there are) with all packed
-/// activations: for block types. `y` is the output `[n][rows]`, of which only these rows are written.
+/// activations: for block types. `y` is the output `[n][rows]`; only these rows are written.
 ///
 /// # Safety
 /// Nobody else uses these rows of `y`.

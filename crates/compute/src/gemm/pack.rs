@@ -22,7 +22,7 @@ impl Packed {
         &self.packs[depth * self.groups + i]
     }
 
-    /// Asks the memory for a pack soon to be used, if there is one.
+    /// Prefetches a pack that will be used soon, if there is one.
     #[inline]
     pub fn prefetch(&self, depth: usize, i: usize) {
         #[cfg(target_arch = "x86_64")]

@@ -68,7 +68,7 @@ struct Rows<'a> {
     columns: usize,
 }
 
-/// A matrix of which the lower triangle is written.
+/// A matrix whose lower triangle is written.
 struct Triangle {
     values: Shared,
     stride: usize,

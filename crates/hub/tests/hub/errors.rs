@@ -79,7 +79,10 @@ fn a_web_page_in_place_of_an_answer_is_no_list_of_files() {
     let server =
         FakeHub::hooked(sharded(), |_| Some(Response::new(200, "<html>Log in to this network</html>")));
     let error = Place::new(&server).refused("org/model");
-    assert!(error.contains("not what the Hub's would be") && error.contains("HF_ENDPOINT"), "{error}");
+    assert!(
+        error.contains("does not have the form of the Hub's") && error.contains("HF_ENDPOINT"),
+        "{error}"
+    );
 }
 
 #[test]

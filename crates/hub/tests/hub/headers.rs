@@ -181,10 +181,10 @@ fn packed_layers_are_found_from_configuration_and_shapes() {
         assert_eq!(there.scheme(), here.scheme(), "{name}");
         // Of compressed-tensors' layers `weight_shape` says the columns. Among these of all kinds, two have shapes
         // that another kind could have too.
-        let told =
+        let known =
             |name: &str| !["model.layers.7.up_proj.weight", "model.layers.12.up_proj.weight"].contains(&name);
         let sizes = |p: &Packing| -> Vec<_> {
-            let layers = p.layers().iter().filter(|l| told(&l.name));
+            let layers = p.layers().iter().filter(|l| known(&l.name));
             layers.map(|l| (l.name.clone(), l.bytes, l.rows * l.columns, l.parts.clone())).collect()
         };
         assert_eq!(sizes(&there), sizes(&here), "{name}");
@@ -243,7 +243,7 @@ fn another_range_or_length_is_refused() {
             r.at_storage.then(|| Response::new(206, &bytes[..16384]).with("Content-Range", range))
         });
         let error = headers(&Place::new(&server), "o/n").unwrap_err().to_string();
-        assert!(error.contains("announces something else"), "{error}");
+        assert!(error.contains("but the server sends others"), "{error}");
     }
     let server =
         FakeHub::hooked(Repo::new("o/n").small("config.json", "{}").large("model.safetensors", bytes), |r| {

@@ -36,7 +36,7 @@ fn another_content_of_the_right_length_is_refused() {
         let error = place.refused("o/n");
         let expected = repo().files["m.gguf"].etag();
         assert!(error.contains("sha256") && error.contains(&expected), "{error}");
-        assert_eq!(files_named(&place, ".incomplete"), Vec::<String>::new(), "nothing of it is gone on with");
+        assert_eq!(files_named(&place, ".incomplete"), Vec::<String>::new(), "no partial download is kept");
         assert!(!place.settings.cache.join("models--o--n/blobs").join(expected).exists());
     }
 }
@@ -188,7 +188,7 @@ fn a_commit_that_is_none_is_refused() {
 fn sizes_that_contradict_are_refused() {
     let lfs = json!({"oid": repo().files["m.gguf"].etag(), "size": 5});
     let server = tree(json!({"type": "file", "path": "m.gguf", "size": 6, "oid": COMMIT, "lfs": lfs}));
-    assert!(Place::new(&server).refused("o/n").contains("two sizes"));
+    assert!(Place::new(&server).refused("o/n").contains("two different sizes"));
 }
 
 #[test]

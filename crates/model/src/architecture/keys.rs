@@ -63,7 +63,7 @@ pub enum Silence {
     Flag(bool),
     /// This word.
     Word(&'static str),
-    /// So many times another size, which must stand above in the list.
+    /// A multiple of another size, which must precede it in the list.
     Times(usize, Field),
 }
 
@@ -164,9 +164,9 @@ pub enum GgufKey {
     AttentionSoftcap,
     FinalSoftcap,
     SlidingWindow,
-    /// `attention.scale`, only where it is not what llama.cpp takes by itself (Gemma 2 and 3).
+    /// `attention.scale`, only where it is not llama.cpp's default (Gemma 2 and 3).
     AttentionScale,
-    /// `attention.sliding_window_pattern`, only where the windowed layers are not those llama.cpp takes by itself
+    /// `attention.sliding_window_pattern`, only where the windowed layers are not llama.cpp's default
     /// (Gemma 2 and 3).
     SlidingWindowPattern,
     /// The sliding window, 0 where there is none (Phi-3).

@@ -63,7 +63,7 @@ pub(super) fn environment(source: &str, now: Option<ZonedDateTime>) -> Result<En
     env.add_filter("escape", filters::escape);
     env.add_filter("e", filters::escape);
     env.add_filter("forceescape", filters::escape);
-    // minijinja takes none for an empty list, Python does not; templates ask this of `tools`.
+    // minijinja treats none as an empty list, Python does not; templates test `tools` for this.
     env.add_test("iterable", |value: &Value| !value.is_none() && value.try_iter().is_ok());
     // In Python, whatever has a length and can be indexed.
     env.add_test("sequence", |value: &Value| {

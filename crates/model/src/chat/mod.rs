@@ -11,7 +11,7 @@
 //! | `tools`, `documents` | none |
 //! | `raise_exception`, `strftime_now` | functions |
 //!
-//! The rendered text has its special tokens written out, beginning-of-text included if the template wants one.
+//! The rendered text has its special tokens written out, beginning-of-text included if the template has one.
 //! Where it does not and the model takes one all the same, it is put in front: there is always exactly one.
 
 mod builtin;
@@ -258,7 +258,7 @@ impl ChatTemplate {
         self.render_objects(&objects, messages.iter().map(|m| m.content.len()).sum())
     }
 
-    /// As [`ChatTemplate::render`], of messages as the template sees them, with so many bytes of content.
+    /// As [`ChatTemplate::render`], for messages as passed to the template, with their bytes of content.
     fn render_objects(&self, messages: &[serde_json::Value], bytes: usize) -> Result<String> {
         let mut env = self.env.clone();
         env.set_fuel(Some(engine::fuel(bytes)));

@@ -9,7 +9,7 @@ use super::{ChatTemplate, Message, Result};
 
 /// The roles that are tried, each with a conversation that contains it: the marked message is last, except for the
 /// user's turn that templates expect at the end.
-const TALKS: [(&str, &[&str]); 3] =
+const CONVERSATIONS: [(&str, &[&str]); 3] =
     [("user", &["user"]), ("system", &["system", "user"]), ("assistant", &["user", "assistant", "user"])];
 
 /// How a template takes the content of a message.
@@ -43,7 +43,7 @@ impl ChatTemplate {
     /// it is there. llama.cpp decides so too. A template that takes both gets texts.
     pub(super) fn forms(&self) -> BTreeMap<String, Form> {
         let mut forms = BTreeMap::new();
-        for (role, talk) in TALKS {
+        for (role, conversation) in CONVERSATIONS {
             let keeps = |form: Form| {
                 let form_of = |other: &str| match other == role {
                     true => form,
@@ -53,8 +53,8 @@ impl ChatTemplate {
                     let text = if *other == role { mark(at) } else { "text".to_owned() };
                     json!({ "role": other, "content": content(form_of(other), &text) })
                 };
-                let marked = talk.iter().position(|other| *other == role).unwrap_or(0);
-                let messages: Vec<Value> = talk.iter().enumerate().map(message).collect();
+                let marked = conversation.iter().position(|other| *other == role).unwrap_or(0);
+                let messages: Vec<Value> = conversation.iter().enumerate().map(message).collect();
                 // A list that is printed literally contains the mark too, but is not valid input for the model.
                 let printed = |text: &str| text.contains("'type'") || text.contains("\"type\"");
                 self.render_objects(&messages, 0)

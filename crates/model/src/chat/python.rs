@@ -147,7 +147,7 @@ fn text_method(state: &State, text: &str, name: &str, args: &[Value]) -> Result<
     Ok(Some(value))
 }
 
-/// Characters `from..to` of a text as Python counts them, and how many stand before; `None` if they begin behind
+/// Characters `from..to` of a text as Python counts them, and how many precede them; `None` if they begin after
 /// its end.
 fn part(text: &str, from: Option<i64>, to: Option<i64>) -> Option<(usize, &str)> {
     if from.is_none() && to.is_none() {

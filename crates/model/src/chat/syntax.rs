@@ -143,8 +143,8 @@ fn rewrite(source: &str, tokens: &[Token], edits: &mut Vec<Edit>) {
     }
 }
 
-/// Finds the operands of `%`: in Jinja, `*`, `/`, `//` and `%` bind alike, from the left, tighter than `~`, which
-/// binds tighter than `+` and `-`; `**`, signs, filters and tests bind tighter than all of them.
+/// Finds the operands of `%`: in Jinja, `*`, `/`, `//` and `%` have one precedence, from the left, above `~`, which
+/// is above `+` and `-`; `**`, signs, filters and tests are above all of them.
 struct Operators<'a> {
     source: &'a str,
     tokens: &'a [Token],
@@ -170,7 +170,7 @@ impl Operators<'_> {
         found
     }
 
-    /// Operands and what stands between them, up to the bracket that closes.
+    /// Operands and what is between them, up to the closing bracket.
     fn list(&mut self) {
         let mut after_operand = false;
         while let Some(kind) = self.kind() {

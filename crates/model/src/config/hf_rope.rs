@@ -151,7 +151,9 @@ impl Source<'_, '_> {
                 None => reader.number(Field::PartialRotary)?.unwrap_or(1.0),
             };
             if !(partial > 0.0 && partial <= 1.0) {
-                return Err(root.error("partial_rotary_factor", format!("{partial} is not a fraction of a head")));
+                return Err(
+                    root.error("partial_rotary_factor", format!("{partial} is not a fraction of a head"))
+                );
             }
             return Ok(partial);
         }

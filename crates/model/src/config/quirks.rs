@@ -51,7 +51,7 @@ fn usual_query_scalar(config: &Config, largest: usize) -> f32 {
     }
 }
 
-/// The query scalar where a reader of GGUF would take another one by itself.
+/// The query scalar where a reader of GGUF would use another one by default.
 pub(crate) fn unusual_query_scalar(config: &Config) -> Option<f32> {
     let largest = if config.architecture.name == "gemma2" { 46 } else { 62 };
     config.query_scalar.filter(|&s| s != usual_query_scalar(config, largest))
@@ -62,7 +62,7 @@ pub(crate) fn window_pattern(config: &Config) -> Option<usize> {
     (1..=config.layers + 1).find(|&n| all_but_every(n, config.layers) == config.sliding_layers)
 }
 
-/// The same, where a reader of GGUF would take another one by itself.
+/// The same, where a reader of GGUF would use another one by default.
 pub(crate) fn unusual_window_pattern(config: &Config) -> Option<usize> {
     let usual = config.sliding_layers == config.usual_sliding_layers();
     if usual { None } else { window_pattern(config) }
@@ -135,7 +135,11 @@ fn sliding(reader: &Reader<'_>, config: &mut Config) -> Result<()> {
                 }
                 Some("sliding_attention") => true,
                 Some("full_attention") => false,
-                _ => return Err(root.error("layer_types", format!("{kind} is not a kind of layer that quern knows"))),
+                _ => {
+                    return Err(
+                        root.error("layer_types", format!("{kind} is not a kind of layer that quern knows"))
+                    );
+                }
             };
         }
         return Ok(());

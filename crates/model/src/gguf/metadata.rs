@@ -75,7 +75,7 @@ pub(crate) fn sizes(config: &Config) -> Metadata {
 fn sampling(directory: &Path, out: &mut Metadata) -> Result<()> {
     let Some(json) = Json::read_optional(&directory.join("generation_config.json"))? else { return Ok(()) };
     let root = json.root();
-    // In the converter's order; top_k stands first.
+    // In the converter's order; top_k is first.
     if let Some(v) = root.u64("top_k")? {
         let v = i32::try_from(v).map_err(|_| root.error("top_k", format!("{v} is too large")))?;
         out.set("general.sampling.top_k", Value::I32(v));

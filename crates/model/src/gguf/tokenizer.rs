@@ -46,14 +46,14 @@ pub(super) fn write(source: Source, architecture: &str, out: &mut Metadata) -> V
     }
     let prefixed = prefixed(&source);
     // The converter writes what the config says for llama only. Where readers would add a prefix that the tokenizer
-    // does not have, they are told in any case: with Gemma last of all.
-    let told = architecture == "llama" && source.prefix_given.is_some();
+    // does not have, the key is written in any case: with Gemma last of all.
+    let given = architecture == "llama" && source.prefix_given.is_some();
     let unprefixed = matches!(source.model, SourceModel::SentencePiece { .. }) && !prefixed;
     let gemma = architecture.starts_with("gemma");
-    if told || (unprefixed && !gemma) {
+    if given || (unprefixed && !gemma) {
         out.set("tokenizer.ggml.add_space_prefix", Value::Bool(prefixed));
     }
-    let adds_bos_unless_told = vocabulary(&source, out, &mut notes);
+    let adds_bos_by_default = vocabulary(&source, out, &mut notes);
     for &(kind, id) in &source.ids {
         let name = match kind {
             "unk" => "unknown",
@@ -64,7 +64,7 @@ pub(super) fn write(source: Source, architecture: &str, out: &mut Metadata) -> V
         };
         out.set(format!("tokenizer.ggml.{name}_token_id"), Value::U32(id));
     }
-    let silent = source.silent_on_bos && adds_bos_unless_told;
+    let silent = source.silent_on_bos && adds_bos_by_default;
     for (kind, add) in source.add.iter().copied().chain(silent.then_some(("bos", false))) {
         if matches!(kind, "bos" | "eos" | "sep") {
             out.set(format!("tokenizer.ggml.add_{kind}_token"), Value::Bool(add));
@@ -172,7 +172,7 @@ fn by_size(architecture: &str, tokens: usize, out: &mut Metadata) {
     }
 }
 
-/// "left right" for each pair; a space within a piece, which would separate, as the alphabet of bytes has it.
+/// "left right" for each pair; a space within a piece, which would separate, is written as in the alphabet of bytes.
 fn joined(merges: &StringArray) -> StringArray {
     let mut out = StringArray::with_capacity(merges.len() / 2);
     let mut merge = String::new();

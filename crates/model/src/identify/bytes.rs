@@ -6,7 +6,7 @@ use super::{Identity, brief, start_of};
 
 const GGUF: &[u8] = b"GGUF";
 
-/// What other formats begin with.
+/// The first bytes of other formats.
 const MAGICS: [(&[u8], Identity); 14] = [
     (b"lmgg", Identity::OldGgml),
     (b"fmgg", Identity::OldGgml),
@@ -31,7 +31,7 @@ const FLAX: Identity = Identity::Foreign { what: "a Flax checkpoint" };
 const TENSORFLOW: Identity = Identity::Foreign { what: "a TensorFlow model" };
 const PADDLE: Identity = Identity::Foreign { what: "a PaddlePaddle model" };
 
-/// What else ends so.
+/// Extensions of other formats.
 const EXTENSIONS: [(&str, Identity); 34] = [
     (".incomplete", Identity::Unfinished),
     (".part", Identity::Unfinished),
@@ -69,7 +69,7 @@ const EXTENSIONS: [(&str, Identity); 34] = [
     (".rar", Identity::Archive { kind: "rar" }),
 ];
 
-/// Files that stand beside the weights, by name.
+/// Files that accompany the weights, by name.
 const SETTINGS: [(&str, &str); 21] = [
     ("config.json", "the model's configuration"),
     ("params.json", "the model's configuration in Meta's or Mistral's layout"),
@@ -139,7 +139,7 @@ pub(super) fn of_bytes(start: &[u8]) -> Option<Identity> {
     of_text(start)
 }
 
-/// What text in place of a file says.
+/// Identifies text in place of a file.
 fn of_text(start: &[u8]) -> Option<Identity> {
     let valid = match std::str::from_utf8(start) {
         Ok(text) => text,

@@ -144,7 +144,7 @@ fn beside(checkpoint: &Checkpoint) -> Option<Identified> {
     })
 }
 
-/// Whether a module's weight is made of words with scales beside, as mlx-lm has it.
+/// Whether a module's weight consists of words with scales beside it, as in mlx-lm's format.
 pub(super) fn is_mlx(checkpoint: &Checkpoint, info: &TensorInfo) -> bool {
     let Some(module) = info.name.strip_suffix(".weight") else { return false };
     info.element_type == ElementType::U32 && checkpoint.index_of(&format!("{module}.scales")).is_some()

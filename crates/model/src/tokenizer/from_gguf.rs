@@ -36,7 +36,7 @@ pub(super) fn read(file: &Path, metadata: &Metadata) -> Result<Tokenizer> {
     let mut kinds = kinds(metadata, count).map_err(|what| keys.bad("token_type", what))?;
     let mut notes = Vec::new();
     correct_kinds(&pieces, &mut kinds, &mut notes);
-    // Ids that llama.cpp takes for SentencePiece where the file says nothing.
+    // llama.cpp's default ids for SentencePiece.
     let usual = |id: u32| (!byte_level).then_some(id);
     let mut id = |key: &str, default| keys.id(key, default, count, &mut notes);
     let ids = SpecialIds {
@@ -104,7 +104,8 @@ fn correct_kinds(pieces: &StringArray, kinds: &mut [TokenKind], notes: &mut Vec<
     }
     if !corrected.is_empty() {
         let names = corrected.join(", ");
-        notes.push(format!("the file marks {names} as ordinary text (token_type); treated as control tokens"));
+        notes
+            .push(format!("the file marks {names} as ordinary text (token_type); treated as control tokens"));
     }
 }
 
@@ -191,7 +192,7 @@ impl Keys<'_> {
         self.metadata.get(&format!("tokenizer.ggml.{key}"))
     }
 
-    /// The id of a special token. One that does not exist is passed over with a note, as llama.cpp does.
+    /// The id of a special token. One that does not exist is ignored with a note, as in llama.cpp.
     fn id(&self, key: &str, default: Option<u32>, count: usize, notes: &mut Vec<String>) -> Option<u32> {
         let default = default.filter(|&id| (id as usize) < count);
         let Some(value) = self.get(key) else { return default };

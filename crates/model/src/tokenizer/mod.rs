@@ -71,7 +71,7 @@ pub struct SpecialIds {
 /// More tokens than this are treated as damage.
 pub(crate) const MAX_TOKENS: usize = crate::config::limit::VOCAB;
 
-/// Tokens that end a turn or a text by their name, whatever the files say (as llama.cpp has it); the first
+/// Tokens that end a turn or a text by their name, whatever the files say (as in llama.cpp); the first
 /// that exists is the end of turn if no other is named.
 const END_NAMES: &[&str] = &[
     "<|eot_id|>",
@@ -329,7 +329,7 @@ impl Tokenizer {
         }
     }
 
-    /// What a special token asks of the text around it.
+    /// The conditions of a special token on the text around it.
     pub(crate) fn edges(&self, token: u32) -> Edges {
         self.edges.get(&token).copied().unwrap_or_default()
     }

@@ -218,7 +218,7 @@ mod tests {
     }
 
     proptest! {
-        /// Small alphabets, so that pieces overlap, scores tie, and spaces stand anywhere in pieces.
+        /// Small alphabets, so that pieces overlap, scores tie, and spaces are anywhere in pieces.
         #[test]
         fn words_and_heap_change_nothing(
             pieces in proptest::collection::btree_map("[ab▁]{1,4}", -3i8..3, 1..25),

@@ -131,7 +131,7 @@ impl<'a> Builder<'a, '_> {
         self.held.iter().any(|t| t.expected.layer == layer && t.expected.role == Role::FfnUp)
     }
 
-    /// The order that this layer's down projection asks of the rows of its gate and up projections (and biases).
+    /// The order that this layer's down projection requires for the rows of its gate and up projections (and biases).
     fn order_before_down(&self, want: &ExpectedTensor) -> Option<RowOrder> {
         let feeds = [Role::FfnGate, Role::FfnUp, Role::FfnGateBias, Role::FfnUpBias];
         if self.forms.is_empty() || !feeds.contains(&want.role) {

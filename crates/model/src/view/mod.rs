@@ -113,7 +113,7 @@ impl<'a> View<'a> {
     /// does not know. The metadata has the model's sizes and no tokenizer, so no file should be made of it.
     ///
     /// # Errors
-    /// As [`View::gguf`], but for the tokenizer.
+    /// As [`View::gguf`], without the tokenizer.
     pub fn gguf_without_tokenizer(checkpoint: &'a Checkpoint) -> Result<Self> {
         match checkpoint.container() {
             Container::Gguf => stored::gguf(checkpoint),
@@ -126,7 +126,7 @@ impl<'a> View<'a> {
     }
 
     /// The checkpoint in Hugging Face's layout. A GGUF file must be of an architecture quern knows. A Hugging
-    /// Face checkpoint is taken as it is, but for packed layers, which are decoded (or refused).
+    /// Face checkpoint is taken as it is, except for packed layers, which are decoded (or refused).
     pub fn hugging_face(checkpoint: &'a Checkpoint, packed: Packed) -> Result<Self> {
         match checkpoint.container() {
             Container::Gguf => hugging_face::of_gguf(checkpoint),

@@ -21,7 +21,7 @@ pub(super) struct Choice {
     pub quantized: Vec<bool>,
     /// What goes into `llm_int8_skip_modules`; `None` where transformers' own choice is the same.
     pub skip: Option<Vec<String>>,
-    /// Matrices of experts that are left alone.
+    /// Matrices of experts that are not quantized.
     pub experts: usize,
     /// The type the configuration says the weights have.
     pub dtype: Option<ElementType>,

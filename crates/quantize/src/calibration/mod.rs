@@ -167,7 +167,7 @@ fn starts(length: usize, body: usize, wanted: usize) -> impl Iterator<Item = usi
         whole => whole.min(wanted),
     };
     let last = length.saturating_sub(body) as u128;
-    // count - 1 of them lie between the first and the last
+    // count - 1 of them are between the first and the last
     let gaps = count.saturating_sub(1).max(1) as u128;
     (0..count).map(move |i| (i as u128 * last / gaps) as usize)
 }

@@ -96,7 +96,7 @@ impl Accumulator {
         Self::default()
     }
 
-    /// Adds what `tokens` more tokens brought to the tensor of this GGUF name: for each of its columns, the
+    /// Adds the sums over `tokens` more tokens to the tensor of this GGUF name: for each of its columns, the
     /// sum of the squares of that input.
     ///
     /// # Errors
@@ -116,7 +116,7 @@ impl Accumulator {
     /// [`AddError`]; nothing is added then.
     ///
     /// # Panics
-    /// If there are not so many experts.
+    /// If `expert` is not below `count`.
     pub fn add_expert<S: Copy + Into<f64>>(
         &mut self,
         gguf_name: &str,

@@ -38,7 +38,7 @@ pub(super) struct Mix<'a> {
     ffn_up: usize,
 }
 
-/// What a pass needs to know beforehand.
+/// The parameters of a pass.
 pub(super) struct MixSetup<'a> {
     pub(super) file_type: F,
     pub(super) default: E,

@@ -171,7 +171,7 @@ pub struct RecipeOptions {
     pub token_embedding_type: Option<ElementType>,
     /// Types by name; the first match wins. Used by block file types only.
     pub overrides: Vec<Override>,
-    /// Whether there is an importance matrix: some rules ask.
+    /// Whether there is an importance matrix: some rules depend on it.
     pub has_imatrix: bool,
     /// Whether plain floating-point tensors that are not quantized become f32, as GGUF files have them:
     /// true for sources that are not GGUF.

@@ -32,11 +32,11 @@ pub struct GenerateOptions {
     pub ignore_end: bool,
     /// Texts that end generation. They are never part of the generated text.
     pub stop_texts: Vec<String>,
-    /// Report the probability of each token, with so many of the likeliest in its place.
+    /// Report the probability of each token, with this many of the likeliest alternatives.
     pub logprobs: Option<usize>,
     /// Show control tokens by their names.
     pub show_special: bool,
-    /// The text stands for itself, as an answer does: the space that some tokenizers put in front of a text is
+    /// The text is separate, as an answer is: the space that some tokenizers put in front of a text is
     /// dropped. Otherwise it continues the prompt.
     pub own_text: bool,
     /// How the prompt becomes tokens.
@@ -62,7 +62,7 @@ impl Default for GenerateOptions {
 }
 
 impl GenerateOptions {
-    /// Positions of the context for a prompt of so many tokens.
+    /// Positions of the context for a prompt of this many tokens.
     pub(crate) fn context_for(&self, model: &Model, prompt: usize) -> usize {
         self.context.unwrap_or_else(|| {
             let needed = positions(prompt, self.limit.unwrap_or(0));
@@ -71,7 +71,7 @@ impl GenerateOptions {
     }
 }
 
-/// Positions that a prompt and so many generated tokens take: the last one is never computed with.
+/// Positions that a prompt and this many generated tokens take: the last one is never an input.
 fn positions(prompt: usize, limit: usize) -> usize {
     prompt.saturating_add(limit.saturating_sub(1))
 }

@@ -10,7 +10,7 @@ use quern_tensor_io::Checkpoint;
 
 use super::unit::Span;
 
-/// The helper. Dropping it waits for its thread, which finishes the span it is at: nobody else then keeps the
+/// The helper. Dropping it waits for its thread, which finishes its current span: nothing else then keeps the
 /// files mapped.
 #[derive(Debug)]
 pub(super) struct Ahead {

@@ -68,7 +68,7 @@ impl Unit {
         self.common.iter().chain(&self.experts).map(|span| span.bytes + ENDS).sum()
     }
 
-    /// What to read ahead for so many tokens: experts only where most will be chosen.
+    /// What to read ahead for this many tokens: experts only where most will be chosen.
     pub fn spans(&self, tokens: usize) -> Vec<Span> {
         let (count, used) = self.mixture;
         let most = tokens.saturating_mul(used) >= 2 * count;
@@ -137,7 +137,7 @@ impl Tables {
         self.spans.iter().map(|span| span.bytes + ENDS).sum()
     }
 
-    /// Bytes that so many tokens make resident, at most.
+    /// Bytes that this many tokens make resident, at most.
     pub fn touched_by(&self, tokens: usize) -> u64 {
         self.row.saturating_mul(tokens as u64).saturating_add(self.fixed).min(self.bytes())
     }

@@ -23,31 +23,31 @@ impl Candidate {
 #[derive(Debug, Default)]
 pub(super) struct Candidates {
     list: Vec<Candidate>,
-    /// Whether the list stands for what is left; before, all logits do.
+    /// Whether the list holds the remaining tokens; otherwise all logits remain.
     listed: bool,
-    /// What the logits are still to be divided by when they are listed.
+    /// The divisor to apply to the logits when they are listed.
     divisor: f32,
-    /// Logits that were changed in place, as they were.
+    /// The original values of logits that were changed in place.
     changed: Vec<(u32, f32)>,
     weights: Vec<f64>,
 }
 
 impl Candidates {
-    /// Everything may be drawn.
+    /// Starts with all tokens.
     pub fn reset(&mut self) {
         self.list.clear();
         self.listed = false;
         self.divisor = 1.0;
     }
 
-    /// Makes the logits what they were.
+    /// Restores the logits.
     pub fn restore(&mut self, logits: &mut [f32]) {
         for (id, logit) in self.changed.drain(..).rev() {
             logits[id as usize] = logit;
         }
     }
 
-    /// Changes the logits of some tokens. `changes` is sorted by id; ids outside the vocabulary are passed over.
+    /// Changes the logits of some tokens. `changes` is sorted by id; ids outside the vocabulary are ignored.
     pub fn change<T>(&mut self, logits: &mut [f32], changes: &[(u32, T)], change: impl Fn(f32, &T) -> f32) {
         if self.divisor != 1.0 {
             self.list_top(logits, 0);

@@ -50,7 +50,7 @@ impl Texts {
 }
 
 impl Dry {
-    /// `None` if nothing is asked for. Without a tokenizer there are no breakers.
+    /// `None` if the penalty is off. Without a tokenizer there are no breakers.
     pub fn new(options: &DryOptions, tokenizer: Option<&Tokenizer>) -> Option<Self> {
         if options.multiplier == 0.0 || options.window == 0 {
             return None;
@@ -202,7 +202,7 @@ mod tests {
         let texts = ["a", "b", "x\ny", "en", "d!", "\n"];
         let mut one = dry(options(1), &texts);
         assert_eq!(penalties(&mut one, &[0, 1, 0]), [(1, 0.5)]);
-        // The line break resets: after it, nothing but what follows counts.
+        // The line break resets: only the text after it counts.
         assert_eq!(penalties(&mut one, &[0, 2, 1, 0, 2]), []);
         assert_eq!(penalties(&mut one, &[0, 2, 0, 2, 0]), [], "and a token that holds one is free");
         assert_eq!(penalties(&mut one, &[1, 0, 5, 1, 0]), []);

@@ -76,7 +76,7 @@ pub struct DryOptions {
     pub base: f32,
     /// Shorter sequences are not penalized.
     pub allowed_length: usize,
-    /// How many recent tokens are looked at; `usize::MAX` for all.
+    /// How many recent tokens are considered; `usize::MAX` for all.
     pub window: usize,
     /// Texts that no sequence extends across.
     pub breakers: Vec<String>,
@@ -125,7 +125,7 @@ pub struct SamplingOptions {
     /// Keep the tokens whose surprise is nearest to the expected one, until their probabilities reach this
     /// (Meister et al., 2022); 1 keeps all.
     pub typical_p: f32,
-    /// Drop logits more than so many standard deviations below the highest (Tang et al., 2024); 0 (or less)
+    /// Drop logits more than this many standard deviations below the highest (Tang et al., 2024); 0 (or less)
     /// keeps all.
     pub top_n_sigma: f32,
     /// The chance of applying XTC at each token; 0 never.
@@ -134,11 +134,11 @@ pub struct SamplingOptions {
     pub xtc_threshold: f32,
     /// Divides positive and multiplies negative logits of recent tokens; 1 does nothing.
     pub repeat_penalty: f32,
-    /// Is taken from the logits of recent tokens.
+    /// Is subtracted from the logits of recent tokens.
     pub presence_penalty: f32,
-    /// Is taken from the logits of recent tokens, once for each time they occurred.
+    /// Is subtracted from the logits of recent tokens, once for each time they occurred.
     pub frequency_penalty: f32,
-    /// How many recent tokens (prompt included) these penalties look at; `usize::MAX` for all.
+    /// How many recent tokens (prompt included) these penalties consider; `usize::MAX` for all.
     pub repeat_window: usize,
     /// The penalty on repeated sequences.
     pub dry: DryOptions,

@@ -34,7 +34,7 @@ pub(crate) fn read(path: &Path, data: &[u8], file: usize) -> Result<Header> {
 }
 
 /// Where the header ends in a file of `size` bytes that begins with `start`; `None` if that is not enough to
-/// tell. The header is checked as [`read`] does.
+/// decide. The header is checked as in [`read`].
 pub(crate) fn end(path: &Path, start: &[u8], size: u64) -> Result<Option<u64>> {
     match parse(start, size, 0) {
         Ok((_, end)) => Ok(Some(end as u64)),

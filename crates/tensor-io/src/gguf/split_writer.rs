@@ -162,7 +162,7 @@ impl SplitWriter {
         while let Some(file) = self.complete.pop() {
             let path = file.path().to_path_buf();
             if let Err(e) = file.publish() {
-                // What stood under these names before is gone with --force; without it there was nothing.
+                // With --force, older files of these names are replaced already; without it there were none.
                 published.iter().for_each(|path| drop(fs::remove_file(path)));
                 return Err(e);
             }
@@ -171,7 +171,7 @@ impl SplitWriter {
         Ok(self.written)
     }
 
-    /// Parks a file that has all its tensors and starts the next.
+    /// Closes a file that has all its tensors under a temporary name and starts the next.
     fn advance(&mut self) -> Result<()> {
         loop {
             match self.current.take() {

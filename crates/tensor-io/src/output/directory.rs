@@ -8,7 +8,7 @@
 //! drop      remove the folder and its contents
 //! ```
 //!
-//! A killed process leaves `.NAME.XXXXXX.part` behind, which no reader takes for a model and which may be
+//! A killed process leaves `.NAME.XXXXXX.part` behind, which no reader opens as a model and which may be
 //! deleted.
 
 use std::fs;
@@ -81,7 +81,7 @@ impl OutputDirectory {
         error
     }
 
-    /// Syncs the folder and gives it its name; an older model there is removed once the new one stands.
+    /// Syncs the folder and gives it its name; an older model there is removed once the new one is in place.
     pub fn commit(self) -> Result<()> {
         let failed = |e| explain(&self.path, e);
         sync_folder(self.building.path()).map_err(failed)?;

@@ -8,7 +8,7 @@
 //!
 //! Layout by PKWARE's APPNOTE 6.3: local entries, then the central directory, then (for archives beyond 4 GiB or
 //! 65535 entries) the zip64 record and its locator, then the end record. All numbers little-endian. Checksums are
-//! not looked at: opening a model does not read its data.
+//! not verified: opening a model does not read its data.
 
 use std::collections::HashMap;
 use std::path::Path;
@@ -22,7 +22,7 @@ const END64: u32 = 0x0606_4b50;
 const LOCATOR64: u32 = 0x0706_4b50;
 const END_BYTES: usize = 22;
 
-/// What to do with an archive that is not torch's or not whole.
+/// The remedy for an archive that is damaged or not torch's.
 const AGAIN: &str = "download it again, or save it again with torch.save";
 
 /// An archive's entries.
@@ -96,7 +96,7 @@ impl<'a> Archive<'a> {
             return Err(malformed(format!("the archive's directory is outside the file; {AGAIN}")));
         };
         let mut fields = Fields(&data[directory.offset as usize..end as usize]);
-        // An entry takes 46 bytes at least, so the count cannot ask for more than the file has.
+        // An entry takes 46 bytes at least, which limits the count to what the file can hold.
         if directory.count > directory.bytes / 46 {
             let what = format!("the archive claims {} entries in {} bytes", directory.count, directory.bytes);
             return Err(malformed(what));
@@ -183,7 +183,7 @@ fn directory(path: &Path, data: &[u8]) -> Result<Directory> {
         let what = format!("the archive's end record is missing: the file is cut short; {AGAIN}");
         Error::malformed(path, what)
     };
-    // The end record is followed by nothing but its comment, of 65535 bytes at most.
+    // The end record is followed only by its comment, of 65535 bytes at most.
     let first = data.len().saturating_sub(END_BYTES + usize::from(u16::MAX));
     let last = data.len().checked_sub(END_BYTES).ok_or_else(cut)?;
     let is_end = |&at: &usize| {

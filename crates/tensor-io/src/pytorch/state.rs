@@ -54,7 +54,7 @@ pub(super) fn tensors<'a>(
     if let Some((name, _)) = search.found.iter().find(|(name, _)| !names.insert(name.as_str())) {
         return Err(Error::malformed(path, format!("the state dict has {name:?} twice")));
     }
-    // Copies are made when they are asked for, all of them together no larger than the file.
+    // Copies are made on demand; all of them together are no larger than the file.
     let mut copies_left = file_bytes;
     let read = |(name, tensor): (String, u32)| {
         let raw = heap.tensor(tensor);

@@ -56,7 +56,7 @@ pub(crate) fn read(path: &Path, data: &[u8], file: usize) -> Result<(Metadata, V
         let what = format!("{extra} bytes after the last tensor, which the format does not allow");
         return Err(Error::malformed(path, what).at(start + expected));
     }
-    // The last word is the reference implementation's: what it refuses, other tools refuse too.
+    // The reference implementation has to accept it too: what it refuses, other tools refuse.
     Reference::new(None, reference).map_err(|e| Error::malformed(path, format!("the header: {e}")))?;
 
     let mut metadata = Metadata::new();

@@ -26,7 +26,7 @@ pub struct Writer {
 
 impl Writer {
     /// Starts `path`: checks the plan, writes the header. All of `metadata` must be strings, since
-    /// safetensors knows nothing else; if it is empty, the file has no `__metadata__`. (transformers wants
+    /// safetensors knows nothing else; if it is empty, the file has no `__metadata__`. (transformers needs
     /// `format` = `pt` there.)
     pub fn create(path: &Path, metadata: &Metadata, tensors: &[TensorPlan], force: bool) -> Result<Self> {
         let (header, sizes) = encode(path, metadata, tensors, 0)?;

@@ -39,7 +39,7 @@ pub struct ExactForm {
 pub struct Inexact {
     /// The layer's name.
     pub layer: String,
-    /// What stands in the way.
+    /// The reason.
     pub why: String,
     /// What to do about it.
     pub remedy: &'static str,

@@ -29,7 +29,7 @@ pub(super) fn read(checkpoint: &Checkpoint, prefix: &str, label: Option<&Label>)
     let listed = g_idx.filter(|_| has_data).map(|part| group_numbers(part, group_count)).transpose()?;
     let (bits, columns) = bits_and_columns(qweight, qzeros, g_idx.map(|g| g.info.elements()), label)?;
     let size = group_size(scales, columns, group_count, label)?;
-    // All zero stands for "none" in some files.
+    // All zero means "none" in some files.
     let listed = listed.filter(|l| l.iter().any(|&g| g != 0));
     let groups = match listed {
         Some(listed) if listed.iter().enumerate().any(|(k, &g)| g as usize != k / size) => {

@@ -58,7 +58,7 @@ pub(super) struct Label {
     pub compressed: Vec<Rule>,
 }
 
-/// One configuration object and where it stands.
+/// One configuration object and its place.
 struct Source {
     file: PathBuf,
     object: Map<String, Value>,

@@ -7,7 +7,7 @@
 //! | AWQ, compressed-tensors | v2; v1 if no zero point is 0 | |
 //! | codes of 1, 5, 6 and 7 bits | 2 and 8 bits | code and zero point moved by the same amount |
 //!
-//! A zero point of 0 has no sound place in v1: less one it is all ones, which some readers take for 0 and some for
+//! A zero point of 0 cannot be stored reliably in v1: less one it is all ones, which some readers read as 0, some as
 //! `2^bits`, and some writers spilled into the next field.
 
 use std::ops::Range;

@@ -21,7 +21,7 @@ macro_rules! vnni {
 }
 use vnni;
 
-/// How far ahead of the block in work the memory is asked for. On Zen 5 4096 bytes gave an eighth to a quarter more
+/// How far ahead of the current block memory is prefetched. On Zen 5 4096 bytes gave an eighth to a quarter more
 /// speed than 1024, and 8192 no more.
 const AHEAD: usize = 4096;
 

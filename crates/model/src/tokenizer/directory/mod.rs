@@ -52,7 +52,7 @@ pub(crate) struct Source {
     pub chat_templates: Vec<(String, String)>,
     /// Ends of text from `generation_config.json`.
     pub ends: Vec<u32>,
-    /// Added tokens that ask something of the text around them.
+    /// Added tokens with conditions on the text around them.
     pub edges: HashMap<u32, Edges>,
     /// `add_prefix_space` of `tokenizer_config.json`.
     pub prefix_given: Option<bool>,
@@ -354,7 +354,7 @@ fn finish_byte_level(
     SourceModel::ByteLevel { merges, pipeline, options, rule }
 }
 
-/// The list of merges of a SentencePiece tokenizer, and how the file wants them used.
+/// The list of merges of a SentencePiece tokenizer, and how the file says they are used.
 fn by_merges(parts: SentencePieceParts, pieces: &StringArray) -> (StringArray, BpeOptions) {
     let options = BpeOptions {
         ignore_merges: parts.ignore_merges,

@@ -236,7 +236,7 @@ pub(super) fn content<'a>(object: &Object<'a>, kind: &str) -> Option<&'a str> {
     entry.as_str().or_else(|| entry.get("content")?.as_str())
 }
 
-/// `eos_token_id` of `generation_config.json`: one id or a list. Ids of tokens that do not exist are passed over with
+/// `eos_token_id` of `generation_config.json`: one id or a list. Ids of tokens that do not exist are ignored with
 /// a note.
 pub(super) fn generation_ends(directory: &Path, tokens: usize, notes: &mut Vec<String>) -> Result<Vec<u32>> {
     const KEY: &str = "eos_token_id";

@@ -1,4 +1,4 @@
-//! `tokenizer.json` of the Hugging Face tokenizers library: BPE, byte-level or as SentencePiece has it.
+//! `tokenizer.json` of the Hugging Face tokenizers library: BPE, byte-level or in SentencePiece's form.
 
 use std::sync::Arc;
 

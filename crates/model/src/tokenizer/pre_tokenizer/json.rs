@@ -68,7 +68,7 @@ fn byte_level(prefix: bool, regex: bool) -> Value {
     json!({ "type": "ByteLevel", "add_prefix_space": prefix, "trim_offsets": true, "use_regex": regex })
 }
 
-/// The parts of a `pre_tokenizer`; `None` if one of them is of a kind no name stands for.
+/// The parts of a `pre_tokenizer`; `None` if one of them is of a kind that no name covers.
 pub(super) fn parts(component: &Value) -> Option<Vec<Part<'_>>> {
     let mut out = Vec::new();
     collect(component, &mut out)?;
@@ -117,7 +117,7 @@ fn collect<'a>(component: &'a Value, out: &mut Vec<Part<'a>>) -> Option<()> {
 }
 
 /// Whether a `normalizer` composes characters and does nothing else (`Some(true)`), does nothing at all
-/// (`Some(false)`), or something no name stands for.
+/// (`Some(false)`), or something that no name covers.
 pub(super) fn composes(component: &Value) -> Option<bool> {
     match component.get("type").and_then(Value::as_str) {
         None if component.is_null() => Some(false),

@@ -149,7 +149,7 @@ mod tests {
         let mut names = BTreeSet::new();
         for known in KNOWN {
             for &name in known.names {
-                assert!(names.insert(name), "{name} stands twice");
+                assert!(names.insert(name), "{name} is listed twice");
                 assert_eq!(table::find(name).unwrap().parts, known.parts);
             }
             let rule = known.rule();
@@ -198,7 +198,7 @@ mod tests {
         *regex = regex.as_str().unwrap().replace(r"\p{N}|", r"\p{N}{1,2}|").into();
         let near = look_up(qwen.normalizer(), parts, false, None);
         assert!(["qwen2", "smaug-bpe"].contains(&near.name), "{}", near.name);
-        assert!(near.note.unwrap().contains("cuts differ"));
+        assert!(near.note.unwrap().contains("splits differ"));
 
         let moved = look_up(Value::Null, qwen.pre_tokenizer(), false, None);
         assert_eq!((moved.name, moved.note), ("deepseek-r1-qwen", None));

@@ -9,7 +9,7 @@ use super::{Heap, Loaded, MOST_STACK};
 pub(super) struct Fault {
     pub what: String,
     pub at: usize,
-    /// It may be sound, but asks for something that is not done.
+    /// It may be valid, but needs something that is not supported.
     pub unsupported: bool,
 }
 

@@ -65,7 +65,7 @@ impl<'a> Heap<'a> {
     }
 }
 
-/// What a pickle stands for.
+/// The value of a pickle.
 #[derive(Debug)]
 pub(super) struct Loaded<'a> {
     pub root: Value<'a>,
