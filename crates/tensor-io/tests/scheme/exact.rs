@@ -191,7 +191,10 @@ fn eight_bits_out_of_the_middle() {
     layer.codes.iter_mut().for_each(|q| *q = (*q).min(227));
     assert_eq!(exact(&gptq(&layer, ElementType::F16)).unwrap().element_type, ElementType::Q8_0);
     layer.codes[64 * 3 + 40] = 228;
-    assert_inexact(exact(&gptq(&layer, ElementType::F16)), &["output 3", "128 steps", "column 40", "values again"]);
+    assert_inexact(
+        exact(&gptq(&layer, ElementType::F16)),
+        &["output 3", "128 steps", "column 40", "values again"],
+    );
     layer.zeros.fill(128);
     assert_eq!(exact(&gptq(&layer, ElementType::F16)).unwrap().element_type, ElementType::Q8_0);
     layer.zeros.fill(129);
