@@ -1,8 +1,8 @@
-//! Activations in 8 bits, as block-type weights are multiplied with.
+//! Quantizes activations to 8 bits, for products with weights of block types.
 //!
 //! A row is cut into groups of 256 (for 256-value block types) or 32 (for those of fewer values); each gets
-//! `d = max|x| / 127` and codes `c = round(x / d)`, half to even, in -127..=127. Beside them the sum of the
-//! codes of every 16 values, with which kernels take off a block's zero point and minimum.
+//! `d = max|x| / 127` and codes `c = round(x / d)`, half to even, in -127..=127. They come with the sum
+//! of the codes of every 16 values, with which kernels subtract a block's zero point and minimum.
 
 use quern_tensor_io::ElementType;
 

@@ -1,7 +1,7 @@
 //! The linear layer: `y = x W^T` for one or several weight matrices that share the input.
 //!
 //! Block types: activations are quantized to 8 bits once, then multiplied as integers. Float types: f32
-//! activations and f32 sums. Work is cut by rows of the weights, never along a sum, so the result does not
+//! activations and f32 sums. Work is split by rows of the weights, never along a sum, so the result does not
 //! depend on the number of threads.
 
 use crate::activations::{Activations, Group, quantize_row};

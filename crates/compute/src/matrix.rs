@@ -1,4 +1,4 @@
-//! Weights as the memory map has them.
+//! Weights as they are in the memory map.
 
 use quern_tensor_io::{ElementType, decode};
 

@@ -7,9 +7,9 @@
 //! only while the region is open; the caller does its share, closes the region, and waits for those inside.
 //! A worker that wakes late finds the region closed and delays no other thread.
 //!
-//! Each thread begins with a span of tasks of its own and takes them in order, so that what neighbouring tasks
-//! read is one long stream: memory delivers that up to twice as fast as pieces of 32 KiB that threads take in
-//! turn. A thread whose span is empty takes the back half of another's.
+//! Each thread begins with a span of tasks of its own and takes them in order, so that neighbouring tasks read
+//! memory sequentially: that is up to twice as fast as chunks of 32 KiB that threads take alternately. A thread
+//! whose span is empty takes the back half of another's.
 
 use std::any::Any;
 use std::cell::UnsafeCell;

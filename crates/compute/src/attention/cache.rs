@@ -1,4 +1,4 @@
-//! Keys and values as a cache holds them.
+//! The layout of keys and values in the cache.
 //!
 //! ```text
 //! values   a row for each position:  [position][head_dim]
@@ -6,13 +6,13 @@
 //!
 //! f32, f16    the numbers
 //! q8_0        32 numbers along head_dim in 34 bytes, value = d * code (d is f16, a code i8); where head_dim is no
-//!             multiple of 32 it is filled up with zeros
+//!             multiple of 32 it is padded with zeros
 //!     values  d, 32 codes: ggml's blocks
 //!     keys    d of the 16 positions, then the 16 positions' codes of each of the 32 numbers
 //! ```
 //!
-//! Scores are sums along head_dim. With 16 positions side by side a vector holds 16 such sums, and nothing has to
-//! be added across its lanes, nor transposed for the many queries of a prompt.
+//! Scores are sums along head_dim. With 16 positions side by side a vector holds 16 such sums: no sum across its
+//! lanes is needed, and no transposition for the many queries of a prompt.
 
 use half::f16;
 use quern_tensor_io::layout::{Block as _, Q8_0};

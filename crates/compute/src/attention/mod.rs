@@ -2,7 +2,7 @@
 //!
 //! A task is one key-value head and a block of queries with all the query heads that share it. It takes the
 //! keys in blocks of 64 with a running maximum and sum (the online softmax of Milakov and Gimelshein 2018,
-//! as flash attention uses it), so memory does not grow with the context:
+//! as in flash attention), so memory does not grow with the context:
 //!
 //! ```text
 //! 64 keys  -> f32 -> scores = queries * the keys' columns
@@ -10,9 +10,9 @@
 //! 64 values -> f32 -> result += scores * values
 //! ```
 //!
-//! One block of queries (generating text) over many keys is cut into spans of keys as well, so that every
-//! thread has some, and the spans' results are joined in order. All cuts, and with them the order of
-//! additions, depend on the shapes alone, never on the threads.
+//! One block of queries (generating text) over many keys is also split into spans of keys, so that every thread
+//! has work, and the spans' results are combined in order. The splits, and with them the order of additions, depend
+//! on the shapes alone, never on the threads.
 
 mod cache;
 mod q8_0;

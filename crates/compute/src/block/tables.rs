@@ -1,6 +1,6 @@
 //! The values of four-bit codes, in integers.
 //!
-//! NF4's and FP4's numbers are floats; kernels multiply integers. So a number `t` is rounded to
+//! NF4's and FP4's numbers are floats, but kernels multiply integers. So a number `t` is rounded to
 //! `round(c * t)` steps of `1/c`, and the block's scale is `absmax / c`:
 //!
 //! ```text

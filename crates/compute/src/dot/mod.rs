@@ -1,4 +1,4 @@
-//! A few activation rows against many weight rows, each weight row read once: generating text.
+//! Multiplies a few activation rows with many weight rows, each weight row read once: for generating text.
 //!
 //! A kernel multiplies one row of activations with any number of weight rows, `y.len()` of them.
 

@@ -1,4 +1,4 @@
-//! Many activation rows against weights: reading a prompt.
+//! Multiplies many activation rows with weights: for reading a prompt.
 //!
 //! A task takes 32 or 64 weight rows. For every 256 columns it unpacks them once into pairs of [`Tile`]s,
 //! whatever their type, and multiplies the tiles, which stay in the first-level cache, with all activations:

@@ -1,4 +1,4 @@
-//! Words of 16 rows to lanes: `out[w][row] = row[4 w .. 4 w + 4]`.
+//! Transposes words of 16 rows to lanes: `out[w][row] = row[4 w .. 4 w + 4]`.
 
 use crate::simd::Level;
 

@@ -1,4 +1,4 @@
-//! Blocks of 16 weight rows to a [`Tile`].
+//! Unpacks blocks of 16 weight rows to a [`Tile`].
 //!
 //! The raw words are transposed first, so that lane r of every vector is row r, and unpacked after: masks
 //! and shifts on whole vectors, no shuffles, the same code at every level. A 4-byte word of packed

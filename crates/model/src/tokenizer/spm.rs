@@ -2,8 +2,8 @@
 //!
 //! The text starts as one symbol per character. Of all neighbours whose concatenation is a piece, the pair
 //! with the highest score is merged, the leftmost of equals, until none is left; symbols that are no piece
-//! are spelled in bytes. A heap holds the candidates; one whose symbols have changed since is stale and
-//! skipped when it comes up, so the whole takes O(n log n).
+//! are spelled in bytes. A heap holds the candidates; one whose symbols have changed since is outdated and
+//! skipped, so the total time is O(n log n).
 //!
 //! No merge can cross a place where no piece would fit, so the text is first cut there: before each space
 //! (U+2581) whose left neighbour precedes a space in no piece. The parts are words; the tokens of words that

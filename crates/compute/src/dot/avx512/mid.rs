@@ -1,5 +1,5 @@
-//! Blocks of 64 and 128: 64 values at a time, two groups of the activations. What the groups bring along,
-//! their scales and the zero point's part of the integer sums, is spread over lanes once for all weight rows.
+//! Blocks of 64 and 128: 64 values at a time, two groups of the activations. The values of a group,
+//! its scale and the zero point's part of the integer sums, are spread over lanes once for all weight rows.
 
 use std::arch::x86_64::*;
 

@@ -1,4 +1,4 @@
-//! AVX-512 with VNNI and VBMI: one weight row at a time, integers exact, memory the limit.
+//! AVX-512 with VNNI and VBMI: one weight row at a time, with exact integers; memory bandwidth is the limit.
 //!
 //! A core that reads 6 bytes a cycle has some 24 cycles for a q4_K block, so unpacking is counted in single
 //! instructions. Codes come out in their natural order (activations are then plain memory operands): a

@@ -1,4 +1,4 @@
-//! Every level's lanes against plain Rust, on the values that go wrong first.
+//! Tests every level's lanes against plain Rust, on difficult values.
 
 use super::{LANES, LaneOp, Lanes, dispatch};
 use crate::simd::Level;
