@@ -1,4 +1,4 @@
-//! `quern run --chat`: one turn, piped lines, and a talk on a (pseudo) terminal.
+//! `quern run --chat`: one turn, piped lines, and a conversation on a (pseudo) terminal.
 
 use std::fs::File;
 use std::io::{Read, Write};
@@ -61,8 +61,8 @@ fn each_line_of_standard_input_is_a_turn() {
     assert_eq!(turns.len(), 3, "an empty line is no turn");
     let count = |turn: usize, key: &str| turns[turn][key].as_u64().unwrap();
     for turn in 1..3 {
-        assert!(count(turn, "prompt_tokens") > count(turn - 1, "prompt_tokens"), "the talk grows");
-        // What was said before is there already: prompt and answer of the turn before, all but the last token.
+        assert!(count(turn, "prompt_tokens") > count(turn - 1, "prompt_tokens"), "the conversation grows");
+        // The earlier turns are cached already: prompt and answer of the turn before, all but the last token.
         let before = count(turn - 1, "prompt_tokens");
         assert!(count(turn, "prompt_tokens_reused") >= before, "{turns:?}");
     }
@@ -124,7 +124,7 @@ impl Terminal {
         let (mut from, to) = (keyboard.try_clone().unwrap(), screen.clone());
         std::thread::spawn(move || {
             let mut buffer = [0; 4096];
-            // When the last user of the other side has left, reading fails.
+            // Reading fails once the other side has been closed by all its users.
             while let Ok(n @ 1..) = from.read(&mut buffer) {
                 to.lock().unwrap().extend_from_slice(&buffer[..n]);
             }
@@ -136,7 +136,7 @@ impl Terminal {
         String::from_utf8_lossy(&self.screen.lock().unwrap()[self.seen..]).into_owned()
     }
 
-    /// Waits until `done` holds of what came since the last call.
+    /// Waits until `done` is true of the output since the last call.
     fn wait(&mut self, what: &str, done: impl Fn(&str) -> bool) -> String {
         let started = Instant::now();
         loop {
@@ -176,9 +176,9 @@ impl Drop for Terminal {
 }
 
 #[test]
-fn a_talk_on_a_terminal_has_history_commands_and_an_end() {
+fn a_conversation_on_a_terminal_has_history_commands_and_an_end() {
     let dir = tempfile::tempdir().unwrap();
-    let file = dir.path().join("talk.json");
+    let file = dir.path().join("conversation.json");
     let model = qwen();
     let mut terminal = Terminal::start(&["run", &model, "--chat", "-n", "4", "--temp", "0", "--ignore-eos"]);
     terminal.wait_for("> ");
@@ -186,7 +186,7 @@ fn a_talk_on_a_terminal_has_history_commands_and_an_end() {
     terminal.wait_for("/reset");
     terminal.type_text("/system Be kind.\r");
     terminal.wait_for("from the next turn on");
-    // A line that goes on, and an edited one: the backspace takes the x away.
+    // A continued line, and an edited one: the backspace removes the x.
     terminal.type_text("Hello\\\r");
     terminal.wait_for(". ");
     terminal.type_text("therex\u{7f}\r");
@@ -200,20 +200,20 @@ fn a_talk_on_a_terminal_has_history_commands_and_an_end() {
     terminal.type_text(&format!("/save {}\r", file.display()));
     terminal.wait_for("error: ");
     terminal.type_text("/reset\r");
-    terminal.wait_for("nothing was said");
+    terminal.wait_for("the conversation is empty");
     terminal.type_text("/nonsense\r");
     terminal.wait_for("there is no /nonsense");
     // Up twice, over the command above, is /reset again.
     terminal.type_text("\u{1b}[A\u{1b}[A\r");
-    terminal.wait_for("nothing was said");
+    terminal.wait_for("the conversation is empty");
     terminal.type_text("\u{4}");
     assert_eq!(terminal.exit_code(), Some(0));
 }
 
 #[test]
-fn control_c_interrupts_an_answer_and_keeps_the_talk() {
+fn control_c_interrupts_an_answer_and_keeps_the_conversation() {
     let dir = tempfile::tempdir().unwrap();
-    let file = dir.path().join("talk.json");
+    let file = dir.path().join("conversation.json");
     let model = bookworm();
     let args = ["run", &model, "--chat", "--chat-template", "zephyr", "--ignore-eos", "--context", "1024"];
     let mut terminal = Terminal::start(&args);
@@ -221,7 +221,7 @@ fn control_c_interrupts_an_answer_and_keeps_the_talk() {
     // An answer of a thousand tokens takes longer than seeing its beginning; should it not, once more.
     let interrupted = (0..50).any(|_| {
         terminal.type_text("/reset\r");
-        terminal.wait_for("nothing was said");
+        terminal.wait_for("the conversation is empty");
         terminal.type_text("Tell me a story\r");
         terminal.wait("answer", |text| text.split_once("story").is_some_and(|(_, answer)| answer.len() > 12));
         terminal.interrupt();
@@ -234,9 +234,9 @@ fn control_c_interrupts_an_answer_and_keeps_the_talk() {
     let saved = json(&std::fs::read_to_string(&file).unwrap());
     assert_eq!(saved[0]["content"], "Tell me a story");
     assert!(!saved[1]["content"].as_str().unwrap().is_empty(), "the beginning of the answer is kept");
-    // At the prompt, one Ctrl-C drops the line and the next one ends.
+    // At the prompt, one Ctrl-C discards the line and the next one exits.
     terminal.type_text("half a li\u{3}");
-    terminal.wait_for("once more");
+    terminal.wait_for("press Ctrl-C again");
     terminal.type_text("\u{3}");
     assert_eq!(terminal.exit_code(), Some(0));
 }

@@ -1,5 +1,5 @@
-//! Checkpoints as people have them: other prefixes, harmless surplus tensors, fused experts; and broken ones, which
-//! every command refuses alike. Reports that each stands for are named by their number in the public trackers.
+//! Checkpoints as users have them: other prefixes, harmless surplus tensors, fused experts; and broken ones, which
+//! every command refuses in the same way. Each test names the public report it covers by tracker and number.
 
 use std::fs;
 use std::path::Path;
@@ -117,7 +117,7 @@ fn what_wrappers_put_in_front_of_names_is_seen_through() {
         assert!(names.iter().any(|n| n == "model.layers.0.mlp.up_proj.weight"), "{wrap}: {names:?}");
         assert!(names.iter().all(|n| !n.starts_with(&format!("{wrap}model."))), "{wrap}: {names:?}");
     }
-    // torch.compile of single modules: the wrapper stands in the middle.
+    // torch.compile of single modules: the wrapper's prefix is in the middle of the name.
     let dir = model_copy();
     let inside = |name: &str| name.replace(".mlp.", "._orig_mod.mlp.");
     Tensors::read(dir.path()).rename(inside).write(dir.path());

@@ -1,4 +1,4 @@
-//! `quern convert`: there and back, plans, splits, edits, refusals.
+//! `quern convert`: both directions, plans, splits, edits, refusals.
 
 use std::fs;
 use std::path::Path;
@@ -31,16 +31,17 @@ fn assert_same_tensors(a: &Path, b: &Path) {
 fn to_gguf_and_back_it_is_the_same_model() {
     let dir = tempfile::tempdir().unwrap();
     let (model, file, back) = (fixture("bookworm-4m"), dir.path().join("a.gguf"), dir.path().join("back"));
-    let told = stdout(&convert(&model, &["--to", "gguf", "-o", file.to_str().unwrap()]));
-    assert!(told.contains("a.gguf: gguf, 38 tensors, 8.10 MiB"), "{told}");
-    assert!(told.contains("verified: all 38 tensors have the source's values exactly"), "{told}");
+    let printed = stdout(&convert(&model, &["--to", "gguf", "-o", file.to_str().unwrap()]));
+    assert!(printed.contains("a.gguf: gguf, 38 tensors, 8.10 MiB"), "{printed}");
+    assert!(printed.contains("verified: all 38 tensors have the source's values exactly"), "{printed}");
     // What quantize makes of the same model in f16 is the same file.
     let quantized = dir.path().join("q.gguf");
     stdout(&quern(["quantize", model.to_str().unwrap(), "--to", "f16", "-o", quantized.to_str().unwrap()]));
     assert!(fs::read(&file).unwrap() == fs::read(&quantized).unwrap());
 
-    let told = stdout(&convert(&file, &["--to", "safetensors", "-o", back.to_str().unwrap(), "--no-verify"]));
-    assert!(told.contains("back: safetensors, 38 tensors") && !told.contains("verified"), "{told}");
+    let printed =
+        stdout(&convert(&file, &["--to", "safetensors", "-o", back.to_str().unwrap(), "--no-verify"]));
+    assert!(printed.contains("back: safetensors, 38 tensors") && !printed.contains("verified"), "{printed}");
     assert_same_tensors(&model, &back);
     let text = |model: &Path| {
         let model = model.to_str().unwrap();
@@ -82,8 +83,8 @@ fn a_dry_run_prints_the_plan_and_writes_nothing() {
     assert!(made["verification"]["largest_error"].as_f64().unwrap() > 0.0);
 
     // Without a name for the output too, in parts.
-    let told = stdout(&convert(&model, &["--to", "gguf", "--dry-run", "--split-max-size", "3M"]));
-    assert!(told.contains("bookworm-4m-00003-of-00003.gguf: 2.63 MiB"), "{told}");
+    let printed = stdout(&convert(&model, &["--to", "gguf", "--dry-run", "--split-max-size", "3M"]));
+    assert!(printed.contains("bookworm-4m-00003-of-00003.gguf: 2.63 MiB"), "{printed}");
 }
 
 #[test]
@@ -123,18 +124,18 @@ fn quantized_here_and_packed_otherwise_there() {
     for (name, more) in
         [("a.gguf", &["--to", "gguf"][..]), ("v2", &["--to", "gptq_v2"]), ("plain", &["--to", "safetensors"])]
     {
-        let told = stdout(&convert(path("gptq").as_ref(), &[more, &["-o", &path(name)]].concat()));
-        assert!(told.contains("verified: all 38 tensors"), "{told}");
+        let printed = stdout(&convert(path("gptq").as_ref(), &[more, &["-o", &path(name)]].concat()));
+        assert!(printed.contains("verified: all 38 tensors"), "{printed}");
     }
     let report = |name: &str| json(&quern(["inspect", &path(name), "--json"]));
     assert_eq!((&report("a.gguf")["scheme"], &report("v2")["scheme"]), (&"q4_0".into(), &"gptq".into()));
     assert!(fs::metadata(path("a.gguf")).unwrap().len() < 4_500_000);
-    // They all speak alike.
+    // They all generate the same tokens.
     let tokens = |name: &str| {
         json(&quern(["run", &path(name), "-p", "The", "-n", "6", "--temp", "0", "--json"]))["tokens"].clone()
     };
-    let spoken = tokens("gptq");
-    ["a.gguf", "v2"].iter().for_each(|name| assert_eq!(tokens(name), spoken, "{name}"));
+    let reference = tokens("gptq");
+    ["a.gguf", "v2"].iter().for_each(|name| assert_eq!(tokens(name), reference, "{name}"));
 
     stdout(&quern(["quantize", &model, "--to", "nf4", "-o", &path("nf4")]));
     let text = failure(&convert(path("nf4").as_ref(), &["--to", "gguf", "-o", &path("b.gguf")]));

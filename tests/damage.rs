@@ -1,4 +1,4 @@
-//! Bad input and bad luck: a clear error, nothing half written.
+//! Bad input and failing systems: a clear error, and no partial output.
 
 use std::fs;
 use std::process::Stdio;
@@ -102,7 +102,7 @@ fn a_killed_run_leaves_no_output_and_the_next_one_succeeds() {
         std::thread::sleep(Duration::from_millis(delay));
         let _ = child.kill();
         child.wait().unwrap();
-        // Killed before the end there is no file of this name; otherwise it is a whole one.
+        // If it was killed before the end, there is no file of this name; otherwise the file is complete.
         if out.exists() {
             assert!(quern(["inspect", out.to_str().unwrap(), "--check"]).status.success());
             fs::remove_file(&out).unwrap();

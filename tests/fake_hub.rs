@@ -1,4 +1,4 @@
-//! A Hub on this machine: models from memory, over plain HTTP, with every misbehaviour a test can think of.
+//! A Hub on this machine: models from memory, over plain HTTP, with any faulty behaviour that a test needs.
 //!
 //! It has two addresses, as the Hub has: the endpoint, and the storage that large files are redirected to. What
 //! the answers look like follows huggingface.co: commit and names under `/api/models`, the tree in pages, 307 to
@@ -87,7 +87,7 @@ impl Repo {
     }
 }
 
-/// What somebody asked.
+/// A request that was received.
 #[derive(Clone, Debug)]
 pub struct Request {
     pub method: String,
@@ -110,7 +110,7 @@ impl Request {
     }
 }
 
-/// An answer, honest or not.
+/// An answer, correct or not.
 #[derive(Clone, Debug)]
 pub struct Response {
     pub status: u16,
@@ -148,7 +148,7 @@ impl Response {
         self
     }
 
-    /// The same file answer in the light of the request's `Range`.
+    /// The same file answer, with the request's `Range` applied.
     fn of_file(request: &Request, bytes: &[u8]) -> Self {
         match request.range() {
             None => Self::new(200, bytes),
@@ -184,12 +184,12 @@ struct Shared {
 }
 
 impl FakeHub {
-    /// An honest Hub.
+    /// A Hub that answers correctly.
     pub fn new(repo: Repo) -> Self {
         Self::with(vec![repo], 1000, |_| None)
     }
 
-    /// A Hub where `hook` answers first; `None` leaves it to the honest one.
+    /// A Hub where `hook` answers first; with `None` it answers correctly.
     pub fn hooked(repo: Repo, hook: impl Fn(&Request) -> Option<Response> + Send + Sync + 'static) -> Self {
         Self::with(vec![repo], 1000, hook)
     }

@@ -9,7 +9,7 @@ use serde_json::Value;
 use crate::common::{command, failure, fixture, quern, stderr, stdout};
 use crate::fake_hub::{COMMIT, FakeHub, Repo, Response};
 
-/// quern in an environment that knows nothing but this server and a home of its own.
+/// quern in an environment with only this server and a home directory of its own.
 fn at(server: &FakeHub, home: &Path) -> Command {
     let mut command = command();
     for (key, _) in std::env::vars_os() {
@@ -103,7 +103,7 @@ fn json_says_what_came() {
 }
 
 #[test]
-fn into_a_folder_whole_or_not_at_all() {
+fn into_a_folder_completely_or_not_at_all() {
     let (server, home) = (FakeHub::new(bookworm()), tempfile::tempdir().unwrap());
     let folder = home.path().join("model");
     let args = ["pull", "quern/bookworm", "-o", folder.to_str().unwrap()];

@@ -145,14 +145,14 @@ fn gguf_files_that_are_no_model_are_named() {
         gguf(&path, &entries, tensors);
         assert_named(&path, &[words, &format!("{}: this ", path.display())]);
     }
-    // Beside a model the others are passed over.
+    // Beside a model the others are ignored.
     fs::remove_file(dir.path().join("mixtral.gguf")).unwrap();
     fs::copy(fixture("bookworm-4m-Q4_K_M.gguf"), dir.path().join("model-Q4_K_M.gguf")).unwrap();
     stdout(&quern(["run", dir.path().to_str().unwrap(), "-p", "the", "-n", "1"]));
 }
 
 #[test]
-fn a_gguf_file_without_sizes_is_told_by_its_file() {
+fn a_gguf_file_without_sizes_is_named_with_its_file() {
     let dir = TempDir::new().unwrap();
     let (path, out) = (dir.path().join("odd.gguf"), dir.path().join("out.gguf"));
     gguf(&path, &[("general.architecture", "unheard-of")], &["a.weight"]);

@@ -53,7 +53,7 @@ fn every_scheme_is_made_of_gguf_and_of_packed_layers() {
             assert!(scheme.eq_ignore_ascii_case(to), "{model} to {to}: {scheme}");
         }
     }
-    // What was written on the way is gone.
+    // Intermediate files are removed.
     assert_eq!(listing(scratch.path()).len(), 12, "{:?}", listing(scratch.path()));
 }
 
@@ -67,7 +67,7 @@ fn plain_numbers_in_gguf_need_no_permission() {
     let direct = scratch.path().join("direct");
     stdout(&quern(args(source.to_str().expect("path"), "nf4", &direct, &[])));
     assert_eq!(listing(scratch.path()), ["direct", "f16.gguf", "nf4"]);
-    // The way over GGUF loses nothing: the same tensors, in another order.
+    // Converting to GGUF first loses nothing: the same tensors, in another order.
     let (over, direct) = (Checkpoint::open(&nf4).expect("opens"), Checkpoint::open(&direct).expect("opens"));
     assert_eq!(over.tensors().len(), direct.tensors().len());
     for info in direct.tensors() {

@@ -128,7 +128,7 @@ fn generation_ends_at_a_stop_text_at_the_limit_or_when_the_context_is_full() {
     let (full, _) = run(&["--ignore-eos", "--context", "16"]);
     assert_eq!(full["stop"], "context_full", "a limit that nobody gave need not fit");
     let refused = quern(["run", &q4(), "-p", PROMPT, "-n", "7", "--context", "16"]);
-    assert!(refused.stdout.is_empty(), "nothing is printed before it is sure that it will go on");
+    assert!(refused.stdout.is_empty(), "nothing is printed before all checks have passed");
     let text = failure(&refused);
     assert!(text.contains("--context") && text.contains("-n"), "{text}");
     assert!(usage(&["run", &q4(), "-p", PROMPT, "-n", "-2"]).contains("-1 for no limit"));
@@ -298,7 +298,7 @@ fn bench_takes_several_models_lengths_and_depths() {
 }
 
 #[test]
-fn the_demo_runs_whole() {
+fn the_demo_runs_to_its_end() {
     let text = stdout(&quern(["demo"]));
     for part in ["q4_k_m", "q8_0", "perplexity", "bits"] {
         assert!(text.to_lowercase().contains(part), "{part} in {text}");

@@ -17,7 +17,7 @@ fn perplexity(model: &Path, more: &[&str]) -> f64 {
     json(&args)["perplexity"].as_f64().expect("a number")
 }
 
-/// What was packed runs, is sound, and computes what its decoded numbers say to a tenth of a percent.
+/// A packed model runs, is valid, and its results agree with its decoded numbers to a tenth of a percent.
 fn check(out: &Path, scheme: &str, at_most: f64) {
     let path = out.to_str().unwrap();
     let report = json(&["inspect", path, "--check", "--json"]);
@@ -44,8 +44,11 @@ fn gptq_from_a_file_and_from_the_text_that_comes_along() {
 
     let own = dir.path().join("own");
     let common = ["quantize", model, "--to", "gptq", "--samples", "12", "--context", "128", "-o"];
-    let told = stdout(&quern([&common[..], &[own.to_str().unwrap(), "--group-size", "64"]].concat()));
-    assert!(told.contains("model.layers.0.self_attn.q_proj") && told.contains("4-bit, group 64"), "{told}");
+    let printed = stdout(&quern([&common[..], &[own.to_str().unwrap(), "--group-size", "64"]].concat()));
+    assert!(
+        printed.contains("model.layers.0.self_attn.q_proj") && printed.contains("4-bit, group 64"),
+        "{printed}"
+    );
     check(&own, "gptq", 1.08);
 
     let other = dir.path().join("other");
@@ -89,9 +92,9 @@ fn loading_in_a_gguf_recipe_says_what_it_saves() {
     let model = fixture("bookworm-4m");
     let args = ["run", model.to_str().unwrap(), "-p", "The", "-n", "2", "--load-in", "q4_k"];
     let output = quern(args);
-    let told = stderr(&output);
+    let printed = stderr(&output);
     stdout(&output);
-    assert!(told.contains("weights: 8.00 MiB in the file, 2."), "{told}");
+    assert!(printed.contains("weights: 8.00 MiB in the file, 2."), "{printed}");
     let gguf = fixture("bookworm-4m-Q4_K_M.gguf");
     let again = failure(&quern(["run", gguf.to_str().unwrap(), "-p", "x", "--load-in", "nf4"]));
     assert!(again.contains("already quantized with") && again.contains("without --load-in"), "{again}");

@@ -7,13 +7,13 @@ the CPU). Each directory is loaded by
 
 - its own library: GPT-QModel (torch backend) for GPTQ and AWQ, transformers with bitsandbytes for NF4, FP4, int8;
 - transformers with GPT-QModel, for GPTQ, where optimum is installed;
-- score_perplexity.py, which decodes the files in numpy: float32 from the stored numbers, the judge here;
+- score_perplexity.py, which decodes the files in numpy: float32 from the stored numbers, the reference here;
 - quern.
 
-The table has perplexity over the text's first chunks, how many of 2 x 32 greedy tokens agree with the judge's, and
-for the libraries the mean Kullback-Leibler divergence of their distributions from the judge's. The exit code is 1 if
-a library cannot load a directory, or anything strays: perplexity by more than --tolerance (relative), or a first
-greedy token that differs.
+The table has perplexity over the text's first chunks, how many of 2 x 32 greedy tokens agree with the reference's,
+and for the libraries the mean Kullback-Leibler divergence of their distributions from the reference's. The exit code
+is 1 if a library cannot load a directory, if a perplexity differs by more than --tolerance (relative), or if a first
+greedy token differs.
 """
 
 import argparse
@@ -48,7 +48,7 @@ def with_transformers(directory):
 
 
 def with_gptqmodel(directory):
-    # It wants more threads for its own housekeeping than small machines have.
+    # It needs more threads for its own tasks than small machines have.
     cores = os.cpu_count
     os.cpu_count = lambda: max(8, cores() or 1)
     import torch
@@ -156,7 +156,7 @@ def check(binary, directory, text_file, args):
             value = perplexity(found, chunks, args.context)
             yield name, value, same, divergence(expected, found), well(value, first)
             del model
-        except Exception:  # a library's refusal, whatever its kind, is the finding
+        except Exception:  # any exception of the library is a result
             traceback.print_exc()
             yield name, None, None, None, False
     try:
@@ -180,7 +180,7 @@ def main():
     parser.add_argument("--chunks", type=int, default=8)
     parser.add_argument("--tolerance", type=float, default=0.01)
     args = parser.parse_args()
-    # The libraries talk on standard output; the table has it for itself.
+    # The libraries print on standard output, which is kept free for the table.
     table = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)
     all_well = True

@@ -1,4 +1,4 @@
-"""Judges `quern convert` by the tiny models: Hugging Face to GGUF and back must lose nothing.
+"""Checks `quern convert` on the tiny models: Hugging Face to GGUF and back must lose nothing.
 
     python3 tools/check_conversions.py QUERN [--only NAME…] [--llama-cpp] [--theirs DIR] [--keep DIR] [--notes]
 
@@ -19,7 +19,7 @@ Needs torch, transformers 5, tokenizers, safetensors and gguf from PyPI. For eac
                own file to safetensors gives the folder's tensors and logits
 
 Prints a row per folder, below it what went wrong, and exits with 1 if anything did. A step that needs an earlier one
-that failed shows "-", as do steps without a judge (llama.cpp has no OPT). --notes also lists what is allowed to differ:
+that failed shows "-", as do steps without a reference (llama.cpp has no OPT). --notes also lists what may differ:
 keys of X.gguf that llama.cpp's converter does not write, and keys of config.json that do not come back.
 """
 
@@ -61,7 +61,7 @@ LLAMA_CPP_LOGITS = {n: [TABLE, TABLE] for n in [
     "gemma", "gemma2", "gemma3", "gpt2", "gpt_neox", "gpt_neox-sequential", "phi", "falcon", "falcon-7b", "starcoder2"]}
 LLAMA_CPP_LOGITS |= {"mistral": [None, None], "phi3": [None, None], "phi3-longrope": [None, 1e-3]}
 
-# What llama.cpp's files do not say, so that quern cannot know: Mistral's sliding window, Falcon's rope base.
+# What llama.cpp's files do not state, so that quern cannot read it: Mistral's sliding window, Falcon's rope base.
 SILENT = {"mistral", "falcon"}
 
 # Keys of config.json that change nothing a model computes.

@@ -1,8 +1,8 @@
-"""quern and huggingface_hub on one cache, each reading what the other downloaded.
+"""Tests quern and huggingface_hub on one cache: each must read what the other downloaded.
 
     python3 tools/check_hub_cache.py target/release/quern
 
-Needs: pip install huggingface_hub. Serves fixtures/bookworm-4m on this machine; asks no network.
+Needs: pip install huggingface_hub. Serves fixtures/bookworm-4m on this machine; makes no network requests.
 """
 
 import hashlib
@@ -123,4 +123,4 @@ with tempfile.TemporaryDirectory() as home:
     same(Path(run([QUERN, "pull", REPO], home, False)).parent)
     left = [p.name for p in blobs.iterdir() if p.name.endswith(".incomplete")]
     assert left == [], left
-    print("a part that an older huggingface_hub left is gone on with")
+    print("a part that an older huggingface_hub left is resumed")

@@ -1,10 +1,10 @@
-"""Compares chat templates rendered by quern with transformers' apply_chat_template, by hand.
+"""Compares chat templates rendered by quern with transformers' apply_chat_template; run manually.
 
     python tools/compare_chat_templates.py TOKENIZER_DIRECTORY TEMPLATE.jinja...
 
 Needs `cargo build -p quern-model --example render_chat`; its path may be given in RENDER_CHAT. Any directory of
-templates will do (llama.cpp's sources have many in models/templates). Each is rendered for several talks; text and
-token ids must be equal, and where one side refuses, both must.
+templates can be used (llama.cpp's sources have many in models/templates). Each is rendered for several
+conversations; text and token ids must be equal, and where one side refuses, both must.
 """
 
 import datetime
@@ -17,7 +17,7 @@ from pathlib import Path
 from transformers import AutoTokenizer
 
 USER, ASSISTANT, SYSTEM = "user", "assistant", "system"
-TALKS = [
+CONVERSATIONS = [
     [(USER, "Hello, who are you?")],
     [(SYSTEM, "You are a miller."), (USER, "What do you grind?")],
     [(USER, "One"), (ASSISTANT, "Two"), (USER, "Three")],
@@ -40,8 +40,8 @@ def main():
     requests, expected = [], []
     for file in templates:
         source = Path(file).read_text()
-        for index, talk in enumerate(TALKS):
-            messages = [{"role": role, "content": content} for role, content in talk]
+        for index, conversation in enumerate(CONVERSATIONS):
+            messages = [{"role": role, "content": content} for role, content in conversation]
             system = None
             if messages[0]["role"] == SYSTEM:
                 system = messages[0]["content"]
@@ -66,7 +66,7 @@ def main():
     print(done.stderr, file=sys.stderr, end="")
     equal = refused = 0
     for (file, index, text, ids), line in zip(expected, done.stdout.splitlines(), strict=True):
-        got, name = json.loads(line), f"{Path(file).name}, talk {index}"
+        got, name = json.loads(line), f"{Path(file).name}, conversation {index}"
         if isinstance(text, Exception):
             if "error" in got:
                 refused += 1

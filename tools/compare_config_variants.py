@@ -3,7 +3,7 @@
 
     python3 tools/compare_config_variants.py target/debug/quern
 
-Wants torch and transformers (5.24). For each variant the likeliest token behind a prompt and its log-probability, in
+Needs torch and transformers (5.24). For each variant the likeliest token behind a prompt and its log-probability, in
 float32 (`--kv f32`, eager attention), must agree to 2e-4. "DEL" removes a key. Exit code 1 if any differs.
 """
 

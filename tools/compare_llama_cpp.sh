@@ -1,11 +1,11 @@
 #!/usr/bin/env bash
-# quern beside llama.cpp on the same input: quantization time and bytes, prompt and generation speed.
+# Compares quern with llama.cpp on the same input: quantization time and bytes, prompt and generation speed.
 #
 #   tools/compare_llama_cpp.sh LLAMA_CPP_BIN_DIR HF_MODEL_DIR [TYPE...]
 #
 # LLAMA_CPP_BIN_DIR holds llama-quantize and llama-bench. HF_MODEL_DIR is a Llama checkpoint, for example
-# what tools/make_random_llama.py writes. The two take turns, ROUNDS times (default 3); read the ratios,
-# not the single times. THREADS defaults to 2. Files go to WORK (default /tmp/quern-compare).
+# what tools/make_random_llama.py writes. The two alternate, ROUNDS times (default 3); read the ratios, not the
+# single times. THREADS defaults to 2. Files are written to WORK (default /tmp/quern-compare).
 set -euo pipefail
 bin=$1 model=$2
 shift 2

@@ -1,4 +1,4 @@
-"""Compares quern's tokenizers with those of the tokenizers library and of transformers, on texts that hurt.
+"""Compares quern's tokenizers with those of the tokenizers library and of transformers, on difficult texts.
 
     cargo build --release -p quern-model --example tokenize
     python3 tools/compare_tokenizers.py target/release/examples/tokenize MODEL…
@@ -37,7 +37,7 @@ WORDS = ["", " ", "  ", "   ", "\n", "\n\n", "\r\n", "\t", "\t\t", "a", "the", "
 
 
 def texts(special):
-    """Fixed nasty texts, and random ones that are the same on every run."""
+    """Fixed difficult texts, and random ones that are the same on every run."""
     rng = random.Random(7)
     out = ["", "Hello, world!", " leading", "trailing ", "a" * 300, " " * 70 + "x", "x" + "\n" * 40, "\t" * 33,
            "ab " * 200, "0" * 50, "▁" * 9, "e\u0301" * 20, "🙂" * 20, "A\u030a\u0323", "\u1100\u1161\u11a8 \uac01"]
@@ -76,7 +76,7 @@ def by_transformers(tokenizer, cases):
 
 
 def hidden(tokenizer):
-    """Tokens that quern and llama.cpp take for special by their looks, so that decoding leaves them out."""
+    """Tokens that quern and llama.cpp treat as special by their spelling, so that decoding leaves them out."""
     def looks(t):
         return t in ("<pad>", "<mask>", "<2mass>", "[@BOS@]") or any(
             t.startswith(a) and t.endswith(b) for a, b in (("<|", "|>"), ("<｜", "｜>"), ("<unused", ">")))
@@ -84,7 +84,7 @@ def hidden(tokenizer):
 
 
 def compare(name, got, want, cases, hidden=frozenset()):
-    """Texts with `hidden` tokens need not decode alike."""
+    """Texts with `hidden` tokens need not decode to the same text."""
     if got is None:
         print(f"   FAILED {name}")
         return

@@ -16,7 +16,7 @@ class Model:
         import llama_cpp
 
         self.lib = llama_cpp
-        # it logs to standard error as it pleases
+        # it logs to standard error
         self.silent = llama_cpp.llama_log_callback(lambda level, text, data: None)
         llama_cpp.llama_log_set(self.silent, None)
         llama_cpp.llama_backend_init()

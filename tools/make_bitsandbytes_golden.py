@@ -4,7 +4,7 @@ made-up tensors, on a CPU with one thread (the last bit of a long mean depends o
     /tmp/peers/hf/bin/python tools/make_bitsandbytes_golden.py [NF4_CHECKPOINT INT8_CHECKPOINT]
 
 Needs torch, transformers, accelerate and bitsandbytes (made with 2.15, 5.23, 1.x and 0.50.2). The optional
-arguments are checkpoints that somebody else made of the demo model: they must agree with what is made here.
+arguments are checkpoints of the demo model made elsewhere: they must agree with what is made here.
 """
 
 import hashlib

@@ -2,7 +2,7 @@
 
     python tools/make_chat_golden.py
 
-For each model of fixtures/architectures that has a chat template, and each talk: the text and the ids of
+For each model of fixtures/architectures that has a chat template, and each conversation: the text and the ids of
 `apply_chat_template(..., add_generation_prompt=True)`. Models with the same tokenizer and template appear once.
 
 Under "features", small templates that each use what templates of well-known models use, and what transformers makes of
@@ -20,7 +20,7 @@ from transformers.utils import chat_template_utils
 
 FIXTURES = Path(__file__).parent.parent / "fixtures"
 USER, ASSISTANT, SYSTEM = "user", "assistant", "system"
-TALKS = [
+CONVERSATIONS = [
     [(USER, "Hello, who are you?")],
     [(SYSTEM, "You are a miller."), (USER, "What do you grind?")],
     [(USER, "One"), (ASSISTANT, "Two, three."), (USER, " Four\n\nFive ")],
@@ -117,7 +117,7 @@ PARTS = {
 
 
 class Clock(datetime.datetime):
-    """The time that tests tell quern."""
+    """The time that the tests pass to quern."""
 
     @classmethod
     def now(cls, tz=None):
@@ -151,20 +151,20 @@ def main():
         seen.add(key)
         tokenizer = AutoTokenizer.from_pretrained(directory)
         models[directory.name] = []
-        for talk in TALKS:
-            messages = [{"role": role, "content": content} for role, content in talk]
+        for conversation in CONVERSATIONS:
+            messages = [{"role": role, "content": content} for role, content in conversation]
             options = {"add_generation_prompt": True}
             text = tokenizer.apply_chat_template(messages, tokenize=False, **options)
             ids = tokenizer.apply_chat_template(messages, tokenize=True, return_dict=False, **options)
             models[directory.name].append({"messages": messages, "text": text, "ids": ids})
-    # One talk a line.
-    line = lambda talk: json.dumps(talk, ensure_ascii=False)  # noqa: E731
-    talks = [f'"{name}": [\n' + ",\n".join(map(line, talks)) + "\n]" for name, talks in models.items()]
+    # One conversation a line.
+    line = lambda conversation: json.dumps(conversation, ensure_ascii=False)  # noqa: E731
+    conversations = [f'"{name}": [\n' + ",\n".join(map(line, conversations)) + "\n]" for name, conversations in models.items()]
     version = f'"transformers": "{transformers.__version__}"'
     lines = lambda cases: "{\n" + ",\n".join(f"{line(name)}: {line(case)}" for name, case in cases.items()) + "\n}"  # noqa: E731
     features = f'"features": {{\n"messages": {line(MESSAGES)},\n"variables": {line(VARIABLES)},\n"templates": {lines(features)}\n}}'
     parts = f'"parts": {lines(parts)}'
-    (FIXTURES / "golden/chat.json").write_text("{\n" + ",\n".join([version, *talks, features, parts]) + "\n}\n")
+    (FIXTURES / "golden/chat.json").write_text("{\n" + ",\n".join([version, *conversations, features, parts]) + "\n}\n")
 
 
 main()

@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""A checkpoint of small layers that compressed-tensors packed, and the weights its own code reads from it.
+"""Makes a checkpoint of small layers packed by compressed-tensors, and the weights its own code reads from it.
 
     python tools/make_compressed_golden.py fixtures/packed
 

@@ -1,6 +1,6 @@
 #!/usr/bin/env python3
-"""Makes fixtures/golden/config.json: what transformers makes of config.json files that say little, say a thing twice
-or scale rope, for the tests of quern-model and quern-run.
+"""Makes fixtures/golden/config.json: what transformers reads from config.json files with few keys, duplicate keys or
+rope scaling, for the tests of quern-model and quern-run.
 
     python3 tools/make_config_golden.py fixtures/golden/config.json
 

@@ -3,13 +3,13 @@
     python3 tools/make_conversion_golden.py LLAMA_CPP_DIR [--only NAME…] [--keep DIR] [--forward]
 
 LLAMA_CPP_DIR is llama.cpp's source tree (made with the one in llama-cpp-python 0.3.36). Its converter reads config.json
-through transformers and pins that to 4.57.6, so this script wants the same (`pip install transformers==4.57.6`); torch,
+through transformers and pins that to 4.57.6, so this script needs the same (`pip install transformers==4.57.6`); torch,
 sentencepiece, gguf as well. transformers 5 hands the converter other keys, and it fails on some architectures.
 
 The converter runs as it is but for three things, which each gguf.json lists under "changed":
 
 - "pre": it knows a byte-level pre-tokenizer by the hash of what a whole published vocabulary makes of a text, so it
-  refuses a tiny one; it is told the family's name.
+  refuses a tiny one; the script gives it the family's name.
 - "config": keys that this version of the converter reads and config.json has not.
 - "code": a fault that loses tensors or bits.
 

@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Golden bytes for the block decoders of crates/tensor-io, made by gguf-py's dequantizers.
+"""Makes golden bytes for the block decoders of crates/tensor-io with gguf-py's dequantizers.
 
 For each type: a few blocks of random bytes with scales of ordinary size (the first block has scale
 zero, the last a negative one), and the float32 values the reference makes of them. Types with a codebook

@@ -1,17 +1,17 @@
 #!/usr/bin/env python3
-"""Golden bytes for encoders of crates/quantize that no file of llama-quantize's shows.
+"""Makes golden bytes for the encoders of crates/quantize that no file of llama-quantize covers.
 
-Most encoders are held against the hashes of whole files (fixtures/golden/bookworm-4m.llama-quantize.json).
+Most encoders are tested with the hashes of whole files (fixtures/golden/bookworm-4m.llama-quantize.json).
 mxfp4 appears in none of them, because llama-quantize writes it only for models with experts: gguf-py writes it
 here. The types with codebooks, nvfp4, q1_0 and q2_0 are encoded by ggml itself, with and without importance
-where they can be encoded without, on values that real weights do not show (nothing but zeros, tiny values,
+where they can be encoded without, on values that real weights do not contain (only zeros, tiny values,
 values on the grid, outliers, importance that is zero).
 
     python3 -m venv /tmp/gg && /tmp/gg/bin/pip install gguf numpy
     /tmp/gg/bin/python tools/make_encode_golden.py fixtures/golden/encode LIBGGML
 
 LIBGGML is the libggml-base.so of a llama.cpp build for plain x86-64 (cmake -DBUILD_SHARED_LIBS=ON
--DGGML_NATIVE=OFF): with fused multiply-add some bytes are others.
+-DGGML_NATIVE=OFF): with fused multiply-add some bytes differ.
 
 Writes mxfp4.f32, mxfp4.blocks; ggml.f32 (rows of 512), ggml.weights (one row) and TYPE.plain.blocks,
 TYPE.weighted.blocks (little endian). Same numpy, gguf and ggml: same bytes.

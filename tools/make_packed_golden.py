@@ -1,11 +1,11 @@
 #!/usr/bin/env python3
-"""Quantized Hugging Face checkpoints, cut down to their first layer, with the weights their makers' own
-code reads from them.
+"""Cuts quantized Hugging Face checkpoints down to their first layer, and stores the weights that their
+makers' own code reads from them.
 
     python tools/make_packed_golden.py CHECKPOINTS fixtures/packed
 
 CHECKPOINTS holds folders that GPT-QModel (gptq, awq) and transformers with bitsandbytes (nf4, int8) wrote,
-`bookworm-4m-*`. Needs torch, transformers, bitsandbytes and gptqmodel; a CPU will do.
+`bookworm-4m-*`. Needs torch, transformers, bitsandbytes and gptqmodel; a CPU is enough.
 
 For each folder NAME: NAME/model.safetensors with the first layer's tensors as they are, NAME/config.json
 (one layer) and NAME/quantize_config.json where there is one; NAME.expected.safetensors with float32 weights:

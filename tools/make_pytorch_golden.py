@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Small files of torch.save, and the tensors in them as safetensors.
+"""Makes small files with torch.save, and stores the tensors in them as safetensors.
 
     python tools/make_pytorch_golden.py fixtures/pytorch
 

@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Trim a record of llama-quantize's results to what the quantizer's tests need.
+"""Trims a record of llama-quantize's results to what the quantizer's tests need.
 
     python3 tools/make_quantize_golden.py REFERENCE.json fixtures/golden
 

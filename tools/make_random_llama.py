@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Write a Llama checkpoint with random weights, for benchmarks where only the shape counts.
+"""Writes a Llama checkpoint with random weights, for benchmarks where only the shape matters.
 
     python3 -m venv /tmp/venv && /tmp/venv/bin/pip install numpy
     /tmp/venv/bin/python tools/make_random_llama.py --shape 1.1b --tokenizer fixtures/bookworm-4m -o /tmp/llama-1b

@@ -1,4 +1,4 @@
-"""Makes fixtures/architectures/NAME/: a tiny random model of each architecture with what transformers computes of it.
+"""Makes fixtures/architectures/NAME/: a tiny random model of each architecture with what transformers computes from it.
 
     python3 tools/make_tiny_models.py [NAME…]
 
@@ -11,8 +11,8 @@ Every run writes the same bytes. Each folder holds
 - logits.safetensors: transformers in float32 on these weights, eager attention: promptN.input_ids, promptN.logits
   (one row per position), promptN.greedy_ids (16 tokens); the prompts' texts are a JSON list in the metadata;
 - tokenize.json: texts, their ids by the tokenizers library from tokenizer.json ("ids": add_special_tokens=False,
-  "ids_with_special": True). Where transformers' AutoTokenizer makes other ids of the same folder, they stand in
-  "transformers_ids" and "transformers_ids_with_special".
+  "ids_with_special": True). Where transformers' AutoTokenizer makes other ids of the same folder, they are stored
+  as "transformers_ids" and "transformers_ids_with_special".
 
 No weight or setting is left at a value that hides a mistake: norms are not one, biases not zero, epsilons not the usual
 ones, logits far from uniform.
@@ -297,7 +297,7 @@ def make_with(name, seed):
         (folder / "generation_config.json").unlink(missing_ok=True)
     if options.get("old"):
         dump(folder / "config.json", old_style(json.loads((folder / "config.json").read_text())), indent=2)
-    # what others will load from the folder, not the model at hand
+    # what other programs will load from the folder, not this model
     loaded = transformers.AutoModelForCausalLM.from_pretrained(
         folder, dtype=torch.float32, attn_implementation="eager").eval()
     for (parameter, a), (_, b) in zip(model.named_parameters(), loaded.named_parameters(), strict=True):

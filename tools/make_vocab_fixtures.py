@@ -2,9 +2,9 @@
 
     python3 tools/make_vocab_fixtures.py LLAMA_CPP_MODELS
 
-gpt-2 is copied whole. llama-bpe and qwen2 would take 14 MB, so they become twins: the pieces and merges that the cases
-use, the 256 bytes and all special tokens, with new ids in the old order, and the expected ids in .out renumbered. No
-case can tell the difference: a merge that was never made in a word may be absent. Needs gguf, tokenizers, numpy.
+gpt-2 is copied whole. llama-bpe and qwen2 would take 14 MB, so they are reduced to the pieces and merges that the cases
+use, the 256 bytes and all special tokens, with new ids in the old order, and the expected ids in .out renumbered. The
+cases give the same results: a merge that was never made in a word may be absent. Needs gguf, tokenizers, numpy.
 """
 
 import pathlib

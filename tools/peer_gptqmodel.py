@@ -46,7 +46,7 @@ def main():
 
     os.environ.setdefault("CUDA_VISIBLE_DEVICES", "")
     os.environ["OMP_NUM_THREADS"] = str(args.threads)
-    # It fails on machines with fewer cores than its pools want; the arithmetic keeps args.threads.
+    # It fails on machines with fewer cores than its pools need; the arithmetic uses args.threads.
     cores = os.cpu_count
     os.cpu_count = lambda: max(8, cores() or 1)
     import torch

@@ -4,7 +4,7 @@
 
 Needs torch, transformers and safetensors. Packed layers (GPTQ v1 and v2 with any g_idx, AWQ, bitsandbytes NF4,
 FP4 and int8) are decoded here, from the formats' descriptions, with numpy: neither quern nor the libraries that
-wrote them take part. The model is then an ordinary float32 one.
+wrote them are used. The model is then an ordinary float32 one.
 
 The text is tokenized whole and cut into chunks; the first token of each becomes BOS, and the tokens after
 positions context/2 … context-2 are scored, as llama-perplexity and quern do. With --no-bos the text is cut without
@@ -128,7 +128,7 @@ def decode(tensors, config):
             description = json.loads(parts[state[0]].tobytes())
             plain = {k: v for k, v in parts.items() if k == "bias"} | {"weight": four_bit(parts, description)}
         for tail, array in plain.items():
-            # safetensors writes the memory as it lies: rows must follow each other
+            # safetensors writes memory in its order: rows must be contiguous
             out[f"{name}.{tail}" if name else tail] = np.ascontiguousarray(array, dtype=np.float32)
     return out
 

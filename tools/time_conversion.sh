@@ -1,11 +1,11 @@
 #!/usr/bin/env bash
-# quern convert beside llama.cpp's converter on the same model: wall time and peak memory.
+# Compares quern convert with llama.cpp's converter on the same model: wall time and peak memory.
 #
 #   tools/time_conversion.sh LLAMA_CPP_DIR HF_MODEL_DIR
 #
 # LLAMA_CPP_DIR is llama.cpp's source tree; its convert_hf_to_gguf.py needs torch and transformers (PYTHON names
 # the interpreter, default python3). HF_MODEL_DIR is a Llama checkpoint, for example what
-# tools/make_random_llama.py --shape 1.1b writes. The two take turns, ROUNDS times (default 3), each after a sync;
+# tools/make_random_llama.py --shape 1.1b writes. The two alternate, ROUNDS times (default 3), each after a sync;
 # read the ratios, not the single times. quern syncs its output, so the peer is timed with a sync behind it as well
 # as without. THREADS defaults to 2; files go to WORK (default /tmp/quern-convert).
 set -euo pipefail

@@ -1,4 +1,4 @@
-"""Tiny tokenizers of every family, trained on fixtures/text/calibration.txt and a few lines of our own.
+"""Makes tiny tokenizers of every family, trained on fixtures/text/calibration.txt and a few lines of our own.
 
 Each family keeps what its published tokenizer.json says around the vocabulary: normalizer, pre-tokenizer, post-processor,
 decoder, order and flags of its special tokens. Only the vocabulary is small: 256 bytes and about a hundred merges.
@@ -18,7 +18,7 @@ from tokenizers import Tokenizer, pre_tokenizers, trainers
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 
-# Lines that bring digits, code, white space and other scripts into the merges; English prose alone would not.
+# Lines for merges of digits, code, white space and other scripts, which English prose alone lacks.
 EXTRA = [
     "In 2024 there were 1,234,567 of them; in 1999 only 12345, or 3.14159 per 100.",
     "def add(x, y):\n    return x + y\n\n\nfor i in range(10):\n    print(add(i, 10))\n",
@@ -106,8 +106,8 @@ def runs(character, longest, shortest=2):
     return [added(character * n, special=False, normalized=True) for n in range(longest, shortest - 1, -1)]
 
 
-# Byte-level BPE. `first` and `last` say which tokens lie before and behind the trained ones, and `in_vocab` which of
-# them stand in the model's vocabulary and not only among the added tokens.
+# Byte-level BPE. `first` and `last` are the tokens before and after the trained ones, and `in_vocab` which of
+# them are in the model's vocabulary and not only among the added tokens.
 BPE = {
     "llama3": {
         "pre": sequence("pretokenizers", split({"Regex": TIKTOKEN % "{1,3}"}), BYTES_ONLY),

@@ -1,8 +1,8 @@
-//! Activations in 8 bits, as block-type weights are multiplied with.
+//! Quantizes activations to 8 bits, for products with weights of block types.
 //!
 //! A row is cut into groups of 256 (for 256-value block types) or 32 (for those of fewer values); each gets
-//! `d = max|x| / 127` and codes `c = round(x / d)`, half to even, in -127..=127. Beside them the sum of the
-//! codes of every 16 values, with which kernels take off a block's zero point and minimum.
+//! `d = max|x| / 127` and codes `c = round(x / d)`, half to even, in -127..=127. They come with the sum
+//! of the codes of every 16 values, with which kernels subtract a block's zero point and minimum.
 
 use quern_tensor_io::ElementType;
 
@@ -51,7 +51,7 @@ pub(crate) struct Row<'a> {
 }
 
 impl Activations {
-    /// Makes room for `n` rows; what was there is lost.
+    /// Resizes to `n` rows; the previous values are lost.
     pub fn resize(&mut self, group: Group, columns: usize, n: usize) {
         self.codes.resize(n * columns, 0);
         self.d.resize(n * (columns / group.len()), 0.0);

@@ -1,4 +1,4 @@
-//! What every block type means, in one common form: the specification all kernels are tested against.
+//! The meaning of every block type in one common form: the specification that all kernels are tested against.
 //!
 //! A block of 32 to 256 values is unsigned codes `q` in sub-blocks of `sub` values, and
 //!
@@ -12,7 +12,7 @@
 //! these integers exactly, and differs only in the order of its float additions. Where activations have a
 //! scale for each 32 values and a block is larger, that is done for each 32.
 //!
-//! Where the bits are, [`quern_tensor_io::layout`] says.
+//! [`quern_tensor_io::layout`] describes where the bits are.
 
 pub(crate) mod grid;
 pub(crate) mod tables;

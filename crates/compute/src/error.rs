@@ -1,4 +1,4 @@
-//! What can be wrong with a request to compute.
+//! Errors of this crate.
 
 use quern_tensor_io::ElementType;
 

@@ -25,8 +25,8 @@ pub struct Product<'a> {
     pub c_stride: usize,
 }
 
-/// Memory that will be read soon. Asked for all at once it would hold up what is read now: a product spreads its
-/// lines over the steps of its computation.
+/// Memory to prefetch. Prefetching all of it at once would delay current reads, so a product spreads its lines over
+/// the steps of its computation.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Ahead {
     start: *const u8,
@@ -42,7 +42,7 @@ impl Ahead {
         Self { start, lines: bytes.div_ceil(LINE) }
     }
 
-    /// Asks for the next `N` lines.
+    /// Prefetches the next `N` lines.
     #[cfg(target_arch = "x86_64")]
     #[inline(always)]
     fn ask<const N: usize>(&mut self) {
@@ -66,7 +66,7 @@ pub fn multiply_add(level: Level, p: Product) {
     multiply_add_and_ask(level, p, Ahead::NONE);
 }
 
-/// As [`multiply_add`], and asks for memory meanwhile.
+/// As [`multiply_add`], with prefetching.
 pub(crate) fn multiply_add_and_ask(level: Level, p: Product, ahead: Ahead) {
     if p.rows == 0 || p.width == 0 {
         return;
@@ -83,7 +83,7 @@ pub(crate) fn multiply_add_and_ask(level: Level, p: Product, ahead: Ahead) {
         Level::Avx2 => return unsafe { avx2::multiply_add(p, ahead) },
         Level::Scalar => {}
     }
-    // Only x86's kernels ask.
+    // Only x86's kernels prefetch.
     let _ = (ahead.start, ahead.lines);
     dispatch(level, Plain(p));
 }
@@ -103,7 +103,7 @@ macro_rules! kernel {
             #[target_feature(enable = $features)]
             pub(super) unsafe fn multiply_add(p: Product, ahead: Ahead) {
                 let pieces = p.rows.div_ceil($rows) * p.width.div_ceil(4 * $lanes);
-                // SAFETY: promised.
+                // SAFETY: guaranteed by the caller.
                 unsafe {
                     match ahead.lines.div_ceil((pieces * p.depth).max(1)) {
                         0 => asking::<0>(p, ahead),
@@ -114,7 +114,7 @@ macro_rules! kernel {
                 }
             }
 
-            /// Asks for so many lines of memory at every step.
+            /// Prefetches this many lines of memory at every step.
             ///
             /// # Safety
             /// As above.
@@ -153,7 +153,7 @@ macro_rules! kernel {
                 }
             }
 
-            /// `R` rows by `V` vectors, asking for lines of memory at every step; returns `R`.
+            /// `R` rows by `V` vectors, prefetching lines of memory at every step; returns `R`.
             ///
             /// # Safety
             /// Rows `r .. r + R` and columns `j .. j + V * lanes` exist; `c` points to `p.c`.
@@ -165,7 +165,7 @@ macro_rules! kernel {
                 (r, j): (usize, usize),
                 ahead: &mut Ahead,
             ) -> usize {
-                // SAFETY: everything within the rows and columns promised.
+                // SAFETY: everything within the rows and columns that the caller guarantees.
                 unsafe {
                     let c = c.add(r * p.c_stride + j);
                     let a = p.a.as_ptr().add(r * p.a_stride);

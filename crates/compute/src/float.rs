@@ -102,7 +102,7 @@ pub(crate) fn widen_f16_sixteens(level: Level, x: &[f16], out: &mut [f32], out_s
 unsafe fn sixteens(x: &[f16], out: &mut [f32], out_stride: usize) {
     use std::arch::x86_64::*;
     for (row, x) in x.as_chunks::<16>().0.iter().enumerate() {
-        // SAFETY: 16 halves; the row exists as promised.
+        // SAFETY: 16 halves; the row exists as the caller guarantees.
         unsafe {
             let wide = _mm512_cvtph_ps(_mm256_loadu_si256(x.as_ptr().cast()));
             _mm512_storeu_ps(out.as_mut_ptr().add(row * out_stride), wide);

@@ -1,7 +1,7 @@
 //! The linear layer: `y = x W^T` for one or several weight matrices that share the input.
 //!
 //! Block types: activations are quantized to 8 bits once, then multiplied as integers. Float types: f32
-//! activations and f32 sums. Work is cut by rows of the weights, never along a sum, so the result does not
+//! activations and f32 sums. Work is split by rows of the weights, never along a sum, so the result does not
 //! depend on the number of threads.
 
 use crate::activations::{Activations, Group, quantize_row};
@@ -184,7 +184,7 @@ pub(crate) struct Shared {
     len: usize,
 }
 
-// SAFETY: access goes through `slice`, whose callers promise disjoint ranges.
+// SAFETY: access goes through `slice`, whose callers guarantee disjoint ranges.
 unsafe impl Sync for Shared {}
 // SAFETY: as above.
 unsafe impl Send for Shared {}
@@ -201,7 +201,7 @@ impl Shared {
     #[allow(clippy::mut_from_ref)]
     pub unsafe fn slice(&self, first: usize, len: usize) -> &mut [f32] {
         assert!(first.checked_add(len).is_some_and(|end| end <= self.len));
-        // SAFETY: in bounds as asserted, exclusive as promised.
+        // SAFETY: in bounds as asserted, exclusive as the caller guarantees.
         unsafe { std::slice::from_raw_parts_mut(self.start.add(first), len) }
     }
 }

@@ -1,11 +1,11 @@
-//! Weights as the memory map has them.
+//! Weights as they are in the memory map.
 
 use quern_tensor_io::{ElementType, decode};
 
 use crate::{Error, Result};
 
 /// `rows` rows of `columns` values of one element type, one row after the other, each a whole number of
-/// blocks. No alignment is promised.
+/// blocks. No alignment is guaranteed.
 #[derive(Clone, Copy, Debug)]
 pub struct Matrix<'a> {
     element_type: ElementType,

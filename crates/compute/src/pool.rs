@@ -5,11 +5,11 @@
 //!
 //! One word holds the state: `open (1 bit) | region number (31) | workers inside (32)`. A worker may enter
 //! only while the region is open; the caller does its share, closes the region, and waits for those inside.
-//! A worker that wakes late finds the region closed and delays nobody.
+//! A worker that wakes late finds the region closed and delays no other thread.
 //!
-//! Each thread begins with a span of tasks of its own and takes them in order, so that what neighbouring tasks
-//! read is one long stream: memory delivers that up to twice as fast as pieces of 32 KiB that threads take in
-//! turn. A thread whose span is empty takes the back half of another's.
+//! Each thread begins with a span of tasks of its own and takes them in order, so that neighbouring tasks read
+//! memory sequentially: that is up to twice as fast as chunks of 32 KiB that threads take alternately. A thread
+//! whose span is empty takes the back half of another's.
 
 use std::any::Any;
 use std::cell::UnsafeCell;
@@ -62,7 +62,7 @@ struct Shared {
 }
 
 // SAFETY: `job` is written only by the one caller that holds `Pool::busy`, while the region is closed and
-// nobody is inside; it is read only by workers that entered an open region, which orders them after the
+// no worker is inside; it is read only by workers that entered an open region, which orders them after the
 // write. The pointer it holds is to a `Sync` closure that outlives the region.
 unsafe impl Sync for Shared {}
 // SAFETY: as above; nothing in it belongs to a particular thread.
@@ -128,7 +128,7 @@ impl Pool {
         }
     }
 
-    /// Runs `body(thread, threads)` once for every thread number: work that is split beforehand. One thread
+    /// Runs `body(thread, threads)` once for every thread number: work that is split in advance. One thread
     /// may serve two numbers if another is late, so bodies must not wait for each other.
     pub fn each(&self, body: impl Fn(usize, usize) + Sync) {
         let threads = self.threads();
@@ -139,12 +139,12 @@ impl Pool {
         /// # Safety
         /// `data` points to a live `F`.
         unsafe fn call<F: Fn(usize)>(data: *const (), task: usize) {
-            // SAFETY: promised by the caller.
+            // SAFETY: guaranteed by the caller.
             unsafe { (*data.cast::<F>())(task) }
         }
         let shared = &*self.shared;
         let job = Job { data: std::ptr::from_ref(body).cast(), call: call::<F> };
-        // SAFETY: `busy` is ours, the last region was closed and left before it was given back.
+        // SAFETY: `busy` is held here, and the last region was closed and left before `busy` was released.
         unsafe { *shared.job.get() = job };
         let threads = self.threads() as u64;
         for (i, span) in (0..threads).zip(&shared.spans) {
@@ -176,7 +176,7 @@ impl Drop for Pool {
         drop(lock(&self.shared.sleep));
         self.shared.wake.notify_all();
         for worker in self.workers.drain(..) {
-            // A worker catches every panic of a body, so there is nothing to learn from the result.
+            // A worker catches every panic of a body, so the result has no information.
             let _ = worker.join();
         }
     }
@@ -260,7 +260,7 @@ impl Shared {
     }
 }
 
-// A span's word says which tasks nobody has begun, whenever it is read: an exchange that succeeds against a
+// A span's word always states the tasks not yet begun, whenever it is read: an exchange that succeeds against a
 // word read long ago is still right. What tasks read and write is ordered by the region's state.
 impl Span {
     /// Takes the first task.

@@ -1,7 +1,7 @@
-//! Which vector instructions run: found once at run time, never at build time.
+//! Chooses the vector instructions to use: once at run time, never at build time.
 //!
 //! Two ways to use it. Hand-written kernels match on a [`Level`]. Everything else is written as plain
-//! safe loops in an [`Op`] and handed to [`dispatch`], which compiles the same loops once per level and
+//! safe loops in an [`Op`] and passed to [`dispatch`], which compiles the same loops once per level and
 //! picks one when called:
 //!
 //! ```
@@ -25,7 +25,7 @@
 //! ```
 //!
 //! Rust never contracts `a * b + c` into a fused multiply-add and never reorders a float sum, so an `Op`
-//! gives the same bits at every level. What vectorises is therefore what is independent: lanes (several
+//! gives the same bits at every level. Only independent operations vectorise therefore: lanes (several
 //! sums, blocks or rows side by side, e.g. `[f32; 16]`), not one long sum. Mark every helper that an `Op`
 //! calls `#[inline(always)]`, or it stays compiled for the baseline.
 

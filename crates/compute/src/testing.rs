@@ -1,4 +1,4 @@
-//! What the tests of this crate share: random numbers and random weights.
+//! Shared by the tests of this crate: random numbers and random weights.
 
 use std::mem::offset_of;
 

@@ -255,7 +255,7 @@ fn only_integer_codes_become_gptq() {
     let out = scratch.path().join("out");
     for name in ["bnb-nf4", "bnb-int8"] {
         let text = refusal(&fixture("packed").join(name), &out, to(GPTQ));
-        assert_says(&text, &[name, "model.layers.0", "which GPTQ's tensors cannot say"]);
+        assert_says(&text, &[name, "model.layers.0", "which GPTQ's tensors cannot express"]);
     }
     for name in ["bookworm-4m", "bookworm-4m-Q4_K_M.gguf"] {
         let text = refusal(&fixture(name), &out, to(GPTQ));

@@ -111,7 +111,7 @@ fn the_source_is_never_the_output() {
     let folder = scratch.path().join("b");
     convert_exactly(&file, &folder, to(SAFETENSORS));
     let text = refusal(&folder, &folder, Options { force: true, ..to(SAFETENSORS) });
-    assert_says(&text, &["the model being read lies there"]);
+    assert_says(&text, &["the model being read is stored there"]);
 }
 
 #[test]

@@ -93,7 +93,7 @@ fn of_path(path: &str) -> Result<String, String> {
         {
             (None, &[][..])
         }
-        // As hf:// has it: the file right behind the name.
+        // The form of hf://: the file directly follows the name.
         file => (None, file),
     };
     let is_folder = rest.first().is_some_and(|page| page == "tree") && !file.is_empty();

@@ -2,14 +2,14 @@
 //!
 //! ```text
 //! CACHE/.locks/models--org--name/ETAG.lock
-//! CACHE/models--org--name/refs/REVISION                       the commit it stood for, as text
+//! CACHE/models--org--name/refs/REVISION                       the commit of the revision, as text
 //! CACHE/models--org--name/blobs/ETAG                          a file's content
-//! CACHE/models--org--name/blobs/ETAG.incomplete               as much of it as has come
+//! CACHE/models--org--name/blobs/ETAG.incomplete               a file whose download is incomplete
 //! CACHE/models--org--name/snapshots/COMMIT/dir/FILE           -> ../../../blobs/ETAG
 //! ```
 //!
-//! hf-hub gives the folder's name and writes the reference. Its own lookups trust what a reference says; here a
-//! commit and every blob's name are checked to be hex digits before they become a path.
+//! hf-hub gives the folder's name and writes the reference. Its own lookups use a reference's text unchecked; here
+//! a commit and every blob's name are checked to be hex digits before they become a path.
 
 use std::collections::BTreeSet;
 use std::fs;
@@ -37,7 +37,7 @@ impl Blobs {
         self.folder.join(digest.to_string())
     }
 
-    /// The part that has come so far.
+    /// The part downloaded so far.
     pub fn incomplete(&self, digest: &Digest) -> PathBuf {
         self.folder.join(format!("{digest}.incomplete"))
     }
@@ -46,12 +46,12 @@ impl Blobs {
         self.locks.join(format!("{digest}.lock"))
     }
 
-    /// Whether the whole blob is there. Its content was checked before it got its name.
+    /// Whether the complete blob is present. Its content was checked before it got its name.
     pub fn has(&self, identity: &Identity) -> bool {
         fs::metadata(self.path(&identity.digest)).is_ok_and(|m| m.is_file() && m.len() == identity.size)
     }
 
-    /// Bytes still to come.
+    /// Bytes still to download.
     pub fn left(&self, identity: &Identity) -> u64 {
         if self.has(identity) {
             return 0;
@@ -81,14 +81,14 @@ impl Repository {
         Self { root, revision: revision.to_owned(), handle, blobs }
     }
 
-    /// The commit that the revision stood for when it was last pulled.
+    /// The commit of the revision when it was last pulled.
     pub fn commit(&self) -> Option<String> {
         let text = fs::read_to_string(self.root.join("refs").join(&self.revision)).ok();
         let commit = text.map(|t| t.trim().to_owned()).filter(|t| is_commit(t));
         commit.or_else(|| is_commit(&self.revision).then(|| self.revision.clone()))
     }
 
-    /// Notes what the revision stands for now. A commit needs no note.
+    /// Records the revision's current commit. A commit as revision needs no record.
     pub fn set_commit(&self, commit: &str) -> Result<()> {
         if self.revision == commit || self.commit().as_deref() == Some(commit) {
             return Ok(());
@@ -105,7 +105,7 @@ impl Repository {
     /// The files of a snapshot that are really there, by their paths in the repository.
     pub fn files(&self, commit: &str) -> BTreeSet<String> {
         let mut names = BTreeSet::new();
-        walk(&self.snapshot(commit), "", DEEPEST, &mut names);
+        list_files(&self.snapshot(commit), "", DEEPEST, &mut names);
         names
     }
 
@@ -153,7 +153,7 @@ fn symlink(target: &Path, link: &Path, blob: &Path) -> io::Result<()> {
     }
 }
 
-fn walk(folder: &Path, prefix: &str, depth: usize, names: &mut BTreeSet<String>) {
+fn list_files(folder: &Path, prefix: &str, depth: usize, names: &mut BTreeSet<String>) {
     let Ok(entries) = fs::read_dir(folder) else { return };
     for entry in entries.flatten() {
         let Ok(name) = entry.file_name().into_string() else { continue };
@@ -161,7 +161,7 @@ fn walk(folder: &Path, prefix: &str, depth: usize, names: &mut BTreeSet<String>)
         // Folders are followed as they are, files through their links.
         match (entry.file_type(), fs::metadata(entry.path())) {
             (Ok(kind), _) if kind.is_dir() && depth > 0 => {
-                walk(&entry.path(), &format!("{name}/"), depth - 1, names);
+                list_files(&entry.path(), &format!("{name}/"), depth - 1, names);
             }
             (_, Ok(metadata)) if metadata.is_file() => drop(names.insert(name)),
             _ => {}

@@ -1,8 +1,8 @@
-//! HTTP as the Hub speaks it, trusting nobody.
+//! Requests to the Hub over HTTP. Nothing in an answer is trusted unchecked.
 //!
-//! hf-hub's own transfers are not used: they check neither lengths nor hashes, and follow the server's word into
-//! the file system. Requests go through ureq, the library hf-hub stands on, with redirects followed here: the
-//! token goes to the endpoint's scheme, host and port, and no longer once a redirect has led away from there.
+//! hf-hub's own transfers are not used: they check neither lengths nor hashes, and use names from the server as
+//! paths unchecked. Requests go through ureq, which hf-hub uses too, with redirects followed here: the token is
+//! sent only to the endpoint's scheme, host and port, and not again once a redirect has left them.
 
 use std::io::{self, Read};
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -21,7 +21,7 @@ const MOST_REDIRECTS: usize = 8;
 /// What is read at a time.
 pub(crate) const CHUNK: usize = 256 << 10;
 
-/// Asks one endpoint.
+/// A client of one endpoint.
 #[derive(Debug)]
 pub(crate) struct Client {
     agent: Agent,
@@ -30,7 +30,7 @@ pub(crate) struct Client {
     received: AtomicU64,
 }
 
-/// A successful answer (2xx), and what the endpoint's own answers on the way to it said.
+/// A successful answer (2xx), with headers of the endpoint's own answers before it.
 pub(crate) struct Answer {
     response: Response,
     /// `X-Linked-ETag`, or the ETag of the endpoint's own answer.
@@ -149,7 +149,7 @@ impl Client {
         ))
     }
 
-    /// Asks for a text of at most `most` bytes, again if it fails in a way that may pass. Also gives the `Link`
+    /// Requests a text of at most `most` bytes, again if the failure may be temporary. Also returns the `Link`
     /// header.
     pub fn text(&self, url: &Url, most: u64, asked: &Asked) -> Result<(Option<String>, Vec<u8>)> {
         self.again(|| {
@@ -170,7 +170,7 @@ impl Client {
         })
     }
 
-    /// Asks for the bytes `from..to` of a file of `size` bytes. A server that sends the file from its start is
+    /// Requests the bytes `from..to` of a file of `size` bytes. If the server sends the file from its start, it is
     /// read as far as needed.
     pub fn range(&self, url: &Url, from: u64, to: u64, size: u64, asked: &Asked) -> Result<Vec<u8>> {
         if from >= to {
@@ -185,7 +185,7 @@ impl Client {
                 (200, _) if answer.length().is_none_or(|length| length == size) => from,
                 _ => {
                     let what = format!(
-                        "asked for the bytes {from} to {to} of {size}, the server announces something else (status {}, \
+                        "asked for the bytes {from} to {to} of {size}, but the server sends others (status {}, \
                          {:?})",
                         answer.status(),
                         answer.header("Content-Range").unwrap_or_default()
@@ -201,7 +201,7 @@ impl Client {
         })
     }
 
-    /// Reads at most `most` bytes of a body after `skip` others.
+    /// Skips `skip` bytes of a body, then reads at most `most`.
     fn body(&self, answer: Answer, skip: u64, most: u64, url: &Url) -> Result<Vec<u8>> {
         let mut reader = answer.into_reader();
         let mut body = Vec::new();
@@ -212,7 +212,7 @@ impl Client {
         Ok(body)
     }
 
-    /// Repeats what may pass, with growing pauses, a bounded number of times.
+    /// Repeats requests whose failure may be temporary, with growing pauses, a bounded number of times.
     pub fn again<T>(&self, mut attempt: impl FnMut() -> Result<T>) -> Result<T> {
         let mut failures = 0;
         loop {
@@ -226,7 +226,7 @@ impl Client {
         }
     }
 
-    /// The pause after `failures` failures: doubled with each, or what the server asked for.
+    /// The pause after `failures` failures: doubled with each, or the one the server requested.
     pub fn pause(&self, failures: u32, asked: Option<Duration>) -> Duration {
         let doubled = self.settings.backoff.saturating_mul(1 << failures.min(10));
         asked.unwrap_or(doubled).min(Error::LONGEST_WAIT)
@@ -266,7 +266,7 @@ fn host(url: &Url) -> &str {
 fn unreachable(e: &ureq::Transport, url: &Url, settings: &Settings) -> Error {
     use std::error::Error as _;
     let io = e.source().and_then(|s| s.downcast_ref::<io::Error>());
-    // Where nobody is, nobody will be in a few seconds; a name server or a proxy may have stumbled once.
+    // A refused connection will be refused again in a few seconds; a name server or a proxy may fail only once.
     let (what, patience) = match (e.kind(), io.map(|io| (io.kind(), io))) {
         (ureq::ErrorKind::Dns, _) => {
             (format!("the name {} is not known: no network, or no such host", host(url)), 1)
@@ -275,7 +275,7 @@ fn unreachable(e: &ureq::Transport, url: &Url, settings: &Settings) -> Error {
             (silent(settings), Error::RETRIES)
         }
         (_, Some((io::ErrorKind::InvalidData, tls))) => {
-            let advice = "something between here and there may be reading along, or the clock is wrong";
+            let advice = "a proxy may be intercepting the connection, or the clock is wrong";
             (format!("no secure connection to {} ({tls}): {advice}", host(url)), 0)
         }
         (_, Some((kind, _))) => (format!("no connection to {} ({kind})", host(url)), 1),

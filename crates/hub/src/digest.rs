@@ -1,8 +1,8 @@
-//! What the Hub says a file's content is, and the check of it.
+//! The hash that the Hub gives for a file, and the check of a download against it.
 //!
 //! A file in LFS is named by the SHA-256 of its content (64 hex digits), any other one by Git's blob id, the
 //! SHA-1 of `blob LENGTH\0` and the content (40 hex digits). The same text is the file's ETag, and its name
-//! among the blobs of the cache. A server's ETag goes into a path there, so it must be exactly such a text.
+//! among the blobs of the cache. An ETag becomes part of a path there, so only text of this form is accepted.
 
 use std::fmt;
 

@@ -1,10 +1,10 @@
-//! One file: fetched, gone on with after a break, checked, and only then given its name.
+//! Downloads one file: resumes it after an interruption, checks it, and only then gives it its name.
 //!
 //! ```text
 //! lock      ETAG.lock, so that two processes do not write the same file
-//! resume    hash what ETAG.incomplete holds; ask for the rest (`Range`); a server that sends all begins anew
+//! resume    hash what ETAG.incomplete holds; request the rest (`Range`); start over if the server sends all
 //! receive   append, hash, count; the announced length and range must be those of the listing
-//! check     length and hash; a mismatch deletes the part, and is tried once more from the start if it was resumed
+//! check     length and hash; on a mismatch delete the part; if it was resumed, try once more from the start
 //! name      fsync, rename to ETAG
 //! ```
 
@@ -23,35 +23,35 @@ use crate::listing::{Identity, Listing};
 use crate::lock::Lock;
 use crate::{Error, PullProgress, Result};
 
-/// A connection that brought so much has worked: failures are counted anew.
+/// After a connection has transferred this many bytes, the count of failures is reset.
 const PROGRESS: u64 = 1 << 20;
 
-/// Where a file came from.
+/// How a file was obtained.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum FileSource {
-    /// It was here before.
+    /// It was present already.
     Cache,
-    /// From the Hub: so many bytes of it, the rest had come in an earlier attempt.
+    /// From the Hub: this many bytes of it; the rest came in an earlier attempt.
     Hub {
-        /// Bytes that were here already.
+        /// Bytes that were present already.
         resumed: u64,
     },
 }
 
-/// What one download needs to know.
+/// The parameters of one download.
 pub(crate) struct Download<'a> {
     pub client: &'a Client,
     pub listing: &'a Listing,
     pub blobs: &'a Blobs,
     pub file: &'a str,
     pub identity: Identity,
-    /// Fetch it even if it is here.
+    /// Download it even if it is present.
     pub force: bool,
     pub progress: &'a dyn PullProgress,
     pub cancelled: &'a AtomicBool,
 }
 
-/// The file under way.
+/// The file being downloaded.
 struct Part {
     path: PathBuf,
     file: File,
@@ -62,7 +62,7 @@ struct Part {
 }
 
 impl Download<'_> {
-    /// Brings the blob, if it is not there.
+    /// Downloads the blob, if it is not present.
     pub fn run(&self) -> Result<FileSource> {
         if !self.force && self.blobs.has(&self.identity) {
             return Ok(FileSource::Cache);
@@ -71,7 +71,7 @@ impl Download<'_> {
         let lock = Lock::take(&self.blobs.lock(&self.identity.digest), self.cancelled, || {
             self.progress.waiting(self.file, "another process is downloading it");
         })?;
-        // Whoever had the lock before may have brought it.
+        // The process that held the lock before may have downloaded it.
         if !self.force && self.blobs.has(&self.identity) {
             self.progress.at(self.file, self.identity.size);
             self.progress.done(self.file);
@@ -94,7 +94,7 @@ impl Download<'_> {
         let mut part = self.open(path)?;
         self.receive(&mut part)?;
         if part.resumed > 0 && self.check(&part).is_err() {
-            // The old part may be of another program, or of a disk that lost some of it.
+            // The old part may be from another program, or damaged.
             self.restart(&mut part)?;
             self.receive(&mut part)?;
         }
@@ -108,7 +108,7 @@ impl Download<'_> {
         Ok(FileSource::Hub { resumed: part.resumed })
     }
 
-    /// Opens what has come so far and hashes it.
+    /// Opens the part downloaded so far and hashes it.
     fn open(&self, path: PathBuf) -> Result<Part> {
         let open = || {
             let mut file = File::options().read(true).write(true).create(true).truncate(false).open(&path)?;
@@ -119,7 +119,7 @@ impl Download<'_> {
                 return Ok((file, 0, hasher));
             }
             if found > 0 {
-                self.progress.waiting(self.file, "reading what came before");
+                self.progress.waiting(self.file, "checking the part downloaded before");
             }
             let mut length = 0;
             let mut buffer = vec![0; CHUNK];
@@ -138,7 +138,7 @@ impl Download<'_> {
         Ok(Part { path, file, length, hasher, resumed: length })
     }
 
-    /// Forgets what has come.
+    /// Discards the part downloaded so far.
     fn restart(&self, part: &mut Part) -> Result<()> {
         let disk = |e| Error::disk(&part.path, &e);
         part.file.set_len(0).map_err(disk)?;
@@ -157,7 +157,7 @@ impl Download<'_> {
             if part.length >= mark.saturating_add(PROGRESS) {
                 (failures, mark) = (0, part.length);
             }
-            // A network that was there comes back more often than one that never was.
+            // A connection that worked before is more likely to work again than one that never did.
             if e.retries() == 0 || failures >= Error::RETRIES {
                 return Err(e);
             }
@@ -170,7 +170,7 @@ impl Download<'_> {
         Ok(())
     }
 
-    /// Asks for what is missing and takes what one connection brings.
+    /// Requests the missing bytes and receives what one connection transfers.
     fn connection(&self, part: &mut Part) -> Result<()> {
         let url = self.listing.url(self.client, self.file)?;
         let range = (part.length > 0).then(|| format!("bytes={}-", part.length));
@@ -219,7 +219,7 @@ impl Download<'_> {
         }
     }
 
-    /// What the answer's head announces must be what was asked for.
+    /// Checks that the answer's headers announce what was requested.
     fn promises(&self, answer: &Answer, part: &Part) -> Result<()> {
         let size = self.identity.size;
         let etag = answer.etag.as_deref().and_then(Digest::parse);
@@ -249,14 +249,14 @@ impl Download<'_> {
         }
     }
 
-    /// Whether the content is what the listing says.
+    /// Checks the content against the listing.
     fn check(&self, part: &Part) -> Result<()> {
         let found = part.hasher.clone().finish();
         if found == self.identity.digest {
             return Ok(());
         }
         let what = format!(
-            "what came is not the file: its {} is {found}, expected {}; it was deleted. Try again; if it happens \
+            "the download is not the file: its {} is {found}, expected {}; it was deleted. Try again; if it happens \
              again, the server, a proxy or the network damages files",
             found.kind(),
             self.identity.digest

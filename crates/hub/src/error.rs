@@ -1,4 +1,4 @@
-//! What can go wrong between here and the Hub, each in words that say what to do.
+//! Errors of the Hub and of downloads; each message says what to do.
 
 use std::fmt;
 use std::io;
@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use quern_tensor_io::Remedy;
 
-/// Result of everything that asks the Hub or its cache.
+/// The result type of this crate.
 pub type Result<T, E = Error> = std::result::Result<T, E>;
 
 /// A failure with its subject.
@@ -19,29 +19,29 @@ pub struct Error {
     pub kind: ErrorKind,
     /// What mends it, where a program must put it into words: not part of the text.
     remedy: Option<Remedy>,
-    /// How long the server asked to be left alone.
+    /// How long the server asks to wait.
     pub(crate) wait: Option<Duration>,
-    /// Attempts that are worth while after this one.
+    /// The number of further attempts that make sense.
     patience: u32,
 }
 
-/// What was wrong. The texts say what to do.
+/// What was wrong. The messages say what to do.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum ErrorKind {
     /// A name, pattern or setting that cannot be used.
     #[error("{0}")]
     Usage(String),
-    /// The repository, revision or file is not there.
+    /// The repository, revision or file does not exist.
     #[error("{0}")]
     NotFound(String),
-    /// The Hub wants another token, or none will do.
+    /// The Hub requires another token, or refuses access.
     #[error("{0}")]
     Denied(String),
     /// The model's licence must be accepted first.
     #[error("{0}")]
     Gated(String),
-    /// No connection, or it broke and did not come back.
+    /// No connection, or it failed and could not be restored.
     #[error("{0}")]
     Unreachable(String),
     /// The server answered with an error of its own.
@@ -49,19 +49,19 @@ pub enum ErrorKind {
     Server {
         /// The HTTP status.
         status: u16,
-        /// What was asked and answered.
+        /// The request and the answer.
         text: String,
     },
-    /// The server's answer breaks a rule: a wrong length or hash, a name that leads out of the folder.
+    /// The server's answer is invalid: a wrong length or hash, a name that leads out of the folder.
     #[error("{0}")]
     Untrusted(String),
-    /// Not in the cache, and the network may not be asked.
+    /// Not in the cache, and network requests are disabled.
     #[error("{0}")]
     Offline(String),
     /// The repository holds no model, or several and none was named.
     #[error("{0}")]
     Choice(String),
-    /// The disk refused.
+    /// A file operation failed.
     #[error("{0}")]
     Disk(String),
     /// A file that was received is not what it should be, or an output was refused.
@@ -89,15 +89,15 @@ impl Error {
         Self::new(subject, ErrorKind::Unreachable(what.into()))
     }
 
-    /// A failed file operation; a full disk says what becomes of the part that was received.
+    /// The error of a failed file operation; for a full disk, it says that the received part is kept.
     pub(crate) fn disk(path: &Path, e: &io::Error) -> Self {
         let what = match e.kind() {
             io::ErrorKind::StorageFull => {
-                "the disk is full; free some space and run the same command again: it goes on where it stopped"
+                "the disk is full; free some space and run the same command again: it resumes where it stopped"
                     .to_owned()
             }
             io::ErrorKind::QuotaExceeded => {
-                "the disk quota is used up; free some space and run the same command again: it goes on where it \
+                "the disk quota is used up; free some space and run the same command again: it resumes where it \
                  stopped"
                     .to_owned()
             }
@@ -110,14 +110,14 @@ impl Error {
         Self::new(path.display().to_string(), ErrorKind::Disk(what))
     }
 
-    /// Whether the Hub could not be asked or did not work: what the cache has may do instead.
+    /// Whether the Hub could not be reached or failed: the cache may be used instead.
     pub fn is_unreachable(&self) -> bool {
         matches!(self.kind, ErrorKind::Unreachable(_) | ErrorKind::Server { .. })
     }
 
-    /// Attempts after the first, where an error may pass.
+    /// Attempts after the first, where an error may be temporary.
     pub(crate) const RETRIES: u32 = 4;
-    /// Servers that ask for a longer pause are not waited for.
+    /// The longest pause a server may request; a longer one is an error.
     pub(crate) const LONGEST_WAIT: Duration = Duration::from_secs(60);
 
     /// What mends it.
@@ -143,17 +143,17 @@ impl Error {
         Self { remedy: Some(remedy), ..self }
     }
 
-    /// The same error, after which the server wants to be left alone for so long.
+    /// The same error, with the time that the server asks to wait.
     pub(crate) fn with_wait(self, wait: Option<Duration>) -> Self {
         Self { wait, ..self }
     }
 
-    /// The same error, worth at most so many more attempts.
+    /// The same error, with at most this many further attempts.
     pub(crate) fn with_patience(self, patience: u32) -> Self {
         Self { patience, ..self }
     }
 
-    /// How many more attempts the same request deserves: none, unless the error may pass.
+    /// The number of further attempts for the same request: none, unless the error may be temporary.
     pub(crate) fn retries(&self) -> u32 {
         let passes = match self.kind {
             _ if self.wait.is_some_and(|wait| wait > Self::LONGEST_WAIT) => false,
@@ -191,6 +191,6 @@ mod tests {
         let full = io::Error::from(io::ErrorKind::StorageFull);
         let text = Error::disk(Path::new("/cache/blobs/x.incomplete"), &full).to_string();
         assert!(text.starts_with("/cache/blobs/x.incomplete: the disk is full"), "{text}");
-        assert!(text.contains("goes on where it stopped"), "{text}");
+        assert!(text.contains("resumes where it stopped"), "{text}");
     }
 }

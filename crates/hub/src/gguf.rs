@@ -1,8 +1,8 @@
-//! Which GGUF model of a repository is meant.
+//! Chooses the GGUF model of a repository.
 //!
 //! Repositories hold one model in many quantizations, each a file or a set of splits, often beside files that
 //! are GGUF but no model: a vision projector, an importance matrix, a draft model. As llama.cpp's `-hf` does,
-//! those are passed over, and without a name Q4_K_M is taken, then Q8_0, then the only one.
+//! those are skipped, and without a name Q4_K_M is chosen, then Q8_0, then the only one.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -12,7 +12,7 @@ use quern_tensor_io::gguf::SplitName;
 const NO_MODELS: [&str; 8] =
     ["mmproj", "imatrix", "mtp-", "draft", "eagle3-", "dflash-", "dspark-", "ggml-vocab-"];
 
-/// What is taken if no quantization was named, in this order.
+/// The quantizations chosen if none was named, in this order.
 const PREFERRED: [&str; 2] = ["Q4_K_M", "Q8_0"];
 
 /// How many names an error lists.
@@ -97,7 +97,7 @@ fn matching<'a>(models: &'a [Model], quantization: &str) -> Vec<&'a Model> {
     models.iter().filter(|m| m.files.first().is_some_and(|f| has_word(f, quantization))).collect()
 }
 
-/// Whether `word` stands in `name`, in any case, and is no part of a longer word: `Q4_K` is not in
+/// Whether `word` occurs in `name`, in any case, and not as part of a longer word: `Q4_K` is not in
 /// `Q4_K_M`, nor `Q4_XS` in `IQ4_XS`.
 fn has_word(name: &str, word: &str) -> bool {
     let (name, word) = (name.to_ascii_lowercase(), word.to_ascii_lowercase());

@@ -38,7 +38,7 @@ impl Glob {
     pub fn matches(&self, text: &str) -> bool {
         let text: Vec<char> = text.chars().collect();
         let (mut p, mut t) = (0, 0);
-        // Where to go on if the latest `*` has to take one character more.
+        // Where to continue if the latest `*` has to match one character more.
         let mut retry = None;
         while t < text.len() {
             match self.0.get(p) {

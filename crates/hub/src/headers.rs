@@ -1,14 +1,14 @@
-//! A model's headers alone, by range requests: what it is, without its data.
+//! Reads a model's headers alone, by range requests, without downloading its data.
 //!
 //! ```text
-//! safetensors   8 bytes of length, the JSON: the first 16 KiB of each shard hold both almost always
-//! GGUF          metadata and tensor list: the first MiB, then as much again until the parser has all
-//! beside them   index, config.json, tokenizer: small files, fetched whole and checked
+//! safetensors   8 bytes of length and the JSON: almost always within the first 16 KiB of each shard
+//! GGUF          metadata and tensor list: the first MiB, then twice as much until the parser has all
+//! other files   index, config.json, tokenizer: small files, downloaded completely and checked
 //! ```
 //!
 //! They are written to a folder of their own as files of the true lengths, with a hole where the data would be: a
-//! hole takes no room on a disk. Opened as a [`Checkpoint`], these files go through the same strict readers as
-//! downloaded ones: every offset is checked against the true length. Only a hash over the whole cannot be.
+//! hole takes no disk space. Opened as a [`Checkpoint`], these files go through the same strict readers as
+//! downloaded ones: every offset is checked against the true length. Only the hash of the file cannot be checked.
 
 use std::collections::BTreeSet;
 use std::fs::{self, File};
@@ -26,21 +26,21 @@ use crate::pull::{LARGEST_INDEX, choose};
 use crate::select::{self, CARD, Patterns, Weights};
 use crate::{Error, Hub, Name, Result};
 
-/// What is asked for first of a file of weights.
+/// Bytes of a file of weights that are requested first.
 const FIRST_SAFETENSORS: u64 = 16 << 10;
 const FIRST_GGUF: u64 = 1 << 20;
 /// The largest header that is fetched; the largest vocabularies make some 20 MiB.
 const LARGEST_HEADER: u64 = 256 << 20;
-/// Settings beyond this are left out: none is near it.
+/// Larger settings files are left out: real ones are much smaller.
 const LARGEST_SETTING: u64 = 64 << 20;
 /// Tensors of a GGUF file that belong to its settings: the divisors of rope's frequencies.
 const SETTING_TENSORS: &str = "rope_";
 const LARGEST_SETTING_TENSOR: usize = 64 << 10;
 
-/// Where a model can be looked at.
+/// The place of a model to inspect.
 #[derive(Debug)]
 pub enum Remote {
-    /// On this machine, whole: the file to open.
+    /// Complete on this machine: the file to open.
     Cached(PathBuf),
     /// Its headers, fetched for this.
     Headers(Headers),
@@ -61,7 +61,7 @@ pub struct Headers {
 }
 
 impl Headers {
-    /// The headers as a checkpoint without data. Its folder, where the settings lie, is gone with `self`.
+    /// The headers as a checkpoint without data. Its folder, which holds the settings, is removed with `self`.
     ///
     /// # Errors
     /// As for files that are here: whatever breaks a rule of the format.
@@ -87,13 +87,13 @@ impl Headers {
 }
 
 impl Hub {
-    /// Asks the Hub which model is meant; fetches its headers, and nothing into the cache, unless it is there.
+    /// Finds the model on the Hub and fetches its headers, without changing the cache, unless the cache has it.
     ///
     /// # Errors
     /// As [`Hub::pull`]; and a model in PyTorch's format, whose headers cannot be had alone.
     pub fn headers(&self, name: &Name) -> Result<Remote> {
         if self.settings().offline {
-            let what = "not whole in the cache, and the network may not be asked";
+            let what = "not complete in the cache, and network requests are disabled (--offline)";
             return Err(Error::new(name.to_string(), ErrorKind::Offline(what.to_owned())));
         }
         let (requests, bytes) = (self.client.requests(), self.client.received());
@@ -116,7 +116,7 @@ impl Hub {
         let settings =
             selection.others.into_iter().filter(|file| !file.ends_with(CARD)).map(|file| (file, Part::Whole));
         let all = settings.chain(files.into_iter().map(|file| (file, Part::Header))).collect();
-        // Small answers: waiting for them is all it takes, so more are asked at once than in a pull.
+        // The answers are small and the time is spent waiting, so more are requested at once than in a pull.
         each(all, 2 * self.settings().connections, &AtomicBool::new(false), |(file, part), _| match part {
             Part::Whole => copy.whole(&file, LARGEST_SETTING).map(drop),
             Part::Header => copy.header(&file),

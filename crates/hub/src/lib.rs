@@ -12,7 +12,7 @@
 //! Of the crate hf-hub, addresses and folder names ([`hf_hub::Repo`]) and references in the cache
 //! ([`hf_hub::Cache`]) are used. Its downloader is not: it checks neither length nor hash, joins the server's ETag into
 //! a path unchecked, requests each file's metadata before the file, does not bound what it reads, prints progress bars,
-//! and reads the environment by itself.
+//! and reads the environment itself.
 
 mod address;
 mod cache;
@@ -55,7 +55,7 @@ pub struct Hub {
 }
 
 impl Hub {
-    /// A Hub with these settings. Nothing is asked yet.
+    /// A Hub with these settings. No request is made yet.
     ///
     /// # Errors
     /// A proxy that cannot be used.

@@ -42,9 +42,9 @@ pub(crate) struct Listing {
     pub revision: String,
     /// 40 hex digits.
     pub commit: String,
-    /// Every file with a sound name; its identity where the tree told it.
+    /// Every file with a valid name; its identity where the tree gives it.
     files: BTreeMap<String, Option<Identity>>,
-    /// Names that must not be written anywhere.
+    /// Names that are not safe as paths and must not be written.
     pub unsound: Vec<String>,
 }
 
@@ -77,13 +77,13 @@ struct Lfs {
 }
 
 impl Listing {
-    /// Asks for the commit that a name means and for everything in it.
+    /// Requests the commit of a name and the list of its files.
     pub fn fetch(client: &Client, name: &Name) -> Result<Self> {
         let asked = Asked { repository: name.repository(), revision: name.revision(), file: None };
         let info = info(client, &repo(name.repository(), name.revision()), &asked)?;
         let commit = info.sha.unwrap_or_default();
         if !is_commit(&commit) {
-            let what = format!("the server says its commit is {:?}, which is none", brief(&commit));
+            let what = format!("the server gives the commit {:?}, which is not a commit id", brief(&commit));
             return Err(Error::untrusted(name.repository(), what));
         }
         let mut listing = Self {
@@ -118,12 +118,12 @@ impl Listing {
         Ok(url)
     }
 
-    /// What a request for this file is about.
+    /// The subject of a request for this file.
     pub fn asked<'a>(&'a self, file: &'a str) -> Asked<'a> {
         Asked { repository: &self.repository, revision: &self.revision, file: Some(file) }
     }
 
-    /// Size and hash of a file, asked for where the listing did not tell.
+    /// Size and hash of a file, requested where the listing does not give them.
     pub fn identity(&self, client: &Client, file: &str) -> Result<Identity> {
         if let Some(Some(identity)) = self.files.get(file) {
             return Ok(*identity);
@@ -157,7 +157,7 @@ impl Listing {
         let digest = Digest::parse(hash).filter(|d| matches!(d, Digest::Sha256(_)) == entry.lfs.is_some());
         let identity = digest.and_then(|digest| Some(Identity { size: size?, digest }));
         if entry.lfs.as_ref().and_then(|l| l.size).is_some_and(|size| entry.size.is_some_and(|s| s != size)) {
-            let what = "the server tells two sizes of this file";
+            let what = "the server gives two different sizes for this file";
             return Err(Error::untrusted(format!("{}/{}", self.repository, brief(&entry.path)), what));
         }
         self.insert(entry.path, identity);
@@ -180,7 +180,7 @@ pub(crate) fn repo(repository: &str, revision: &str) -> Repo {
 fn info(client: &Client, repo: &Repo, asked: &Asked) -> Result<Info> {
     let url = client.url(&format!("api/{}", repo.api_url()))?;
     let (_, text) = match client.text(&url, MOST_JSON, asked) {
-        // A mirror that does not say what is missing: the repository itself tells.
+        // A mirror may not say what is missing: a request for the repository itself shows it.
         Err(e) if matches!(e.kind, ErrorKind::NotFound(_)) => {
             let plain = client.url(&format!("api/models/{}", repo.url()))?;
             return Err(match client.text(&plain, MOST_JSON, asked) {
@@ -208,14 +208,14 @@ fn tree(client: &Client, listing: &Listing, asked: &Asked) -> Result<Vec<Entry>>
         let Some(next) = link.as_deref().and_then(|link| next_page(&url, link)) else {
             return Ok(entries);
         };
-        // Only the query counts: the page may name the Hub where a mirror was asked, and must not lead elsewhere.
+        // Only the query is used: a mirror's page may name the Hub, and must not lead to another server.
         url = first.clone();
         url.set_query(next.query());
         if !seen.insert(url.query().map(str::to_owned)) {
             break;
         }
     }
-    Err(Error::untrusted(shown(&first), "its list of files never ends"))
+    Err(Error::untrusted(shown(&first), "its list of files has too many pages"))
 }
 
 /// The address marked `rel="next"` in a `Link` header.
@@ -231,12 +231,12 @@ fn parse<T: for<'de> Deserialize<'de>>(url: &Url, text: &[u8]) -> Result<T> {
     serde_json::from_slice(text).map_err(|e| {
         Error::untrusted(
             shown(url),
-            format!("its answer is not what the Hub's would be: {e}; is HF_ENDPOINT right?"),
+            format!("its answer does not have the form of the Hub's: {e}; is HF_ENDPOINT right?"),
         )
     })
 }
 
-/// A foreign text as a message quotes it.
+/// A text from the server, as a message quotes it.
 pub(crate) fn brief(text: &str) -> String {
     text.chars().take(80).collect()
 }

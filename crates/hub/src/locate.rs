@@ -6,7 +6,7 @@ use crate::error::ErrorKind;
 use crate::select::{Patterns, Selection, Weights};
 use crate::{Error, Hub, Name, PullOptions, PullProgress, Result};
 
-/// Files of which a Hugging Face model needs one to read text.
+/// Tokenizer files; a Hugging Face model needs one of them to read text.
 const TOKENIZERS: [&str; 6] =
     ["tokenizer.json", "tokenizer.model", "tekken.json", "vocab.json", "vocab.txt", "spiece.model"];
 
@@ -22,9 +22,9 @@ pub struct Located {
 impl Hub {
     /// Finds a model in the cache, or pulls it.
     ///
-    /// What the cache has whole is taken as it is, without a question to the network: `pull` brings what is
-    /// new. Of a repository of GGUF files the cache may hold other quantizations than the one that would be
-    /// taken, so without a choice the Hub is asked. If it cannot be reached, the cache has to do.
+    /// A model that is complete in the cache is used without a network request: `pull` downloads newer versions. Of
+    /// a repository of GGUF files the cache may hold other quantizations than the one that would be chosen, so
+    /// without a choice the Hub is asked. If it cannot be reached, the cache is used.
     pub fn locate(&self, name: &Name, progress: &dyn PullProgress) -> Result<Located> {
         if let Some(model) = self.in_cache(name, true) {
             return Ok(Located { model, notes: Vec::new() });
@@ -42,7 +42,7 @@ impl Hub {
         }
     }
 
-    /// The file of a model that the cache has whole. `sure`: only if the Hub could not say otherwise.
+    /// The file of a model that is complete in the cache. `sure`: only if the Hub's listing could not change it.
     pub fn in_cache(&self, name: &Name, sure: bool) -> Option<PathBuf> {
         let (commit, selection, _) = self.cached(name, &Patterns::new(&[], &[])).ok()?;
         let weights = selection.weights.as_ref()?;

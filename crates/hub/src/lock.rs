@@ -1,7 +1,7 @@
-//! A lock among processes: quern's, and Python's.
+//! A file lock between processes, shared with Python's `huggingface_hub`.
 //!
 //! `huggingface_hub` locks `.locks/models--org--name/ETAG.lock` with `flock(2)`, and so does this. The file stays
-//! where it is when the lock is given back, for others may be waiting on it.
+//! in place when the lock is released, because other processes may be waiting on it.
 
 use std::fs::{self, File, TryLockError};
 use std::io;
@@ -13,10 +13,10 @@ use std::time::Duration;
 use crate::error::ErrorKind;
 use crate::{Error, Result};
 
-/// How often a lock that another process holds is asked for.
+/// The interval of attempts for a lock that another process holds.
 const EVERY: Duration = Duration::from_millis(100);
 
-/// A lock, given back when dropped.
+/// A lock, released when dropped.
 #[derive(Debug)]
 pub(crate) enum Lock {
     /// Held.
@@ -43,7 +43,7 @@ impl Lock {
         }
     }
 
-    /// Takes the lock if nobody has it.
+    /// Takes the lock if it is free.
     pub fn try_take(path: &Path) -> Result<Option<Self>> {
         let disk = |e: &io::Error| Error::disk(path, e);
         if let Some(folder) = path.parent() {
@@ -63,7 +63,7 @@ impl Lock {
     }
 }
 
-/// What file systems without locks answer: ENOSYS, EOPNOTSUPP, ENOLCK.
+/// The errors of file systems without locks: ENOSYS, EOPNOTSUPP, ENOLCK.
 fn has_none(e: &io::Error) -> bool {
     #[cfg(unix)]
     if e.raw_os_error() == Some(rustix::io::Errno::NOLCK.raw_os_error()) {
@@ -99,9 +99,9 @@ mod tests {
         assert!(matches!(first, Lock::Held(_)));
         assert!(Lock::try_take(&path).unwrap().is_none());
         let cancelled = AtomicBool::new(true);
-        let mut told = false;
-        let given_up = Lock::take(&path, &cancelled, || told = true).unwrap_err();
-        assert!(matches!(given_up.kind, ErrorKind::Cancelled) && !told);
+        let mut called = false;
+        let given_up = Lock::take(&path, &cancelled, || called = true).unwrap_err();
+        assert!(matches!(given_up.kind, ErrorKind::Cancelled) && !called);
         thread::scope(|scope| {
             let second = scope.spawn(|| Lock::take(&path, &AtomicBool::new(false), || drop(first)));
             second.join().unwrap().unwrap();

@@ -1,7 +1,7 @@
-//! A folder of plain files (`-o DIR`), which appears whole or not at all.
+//! A folder of plain files (`-o DIR`), which appears complete or not at all.
 //!
-//! What has come lies in `.NAME.pull` beside the target, by hash as in the cache, and stays there if the pull
-//! breaks off: the next one goes on with it. When all is there it moves to a folder that takes the target's name
+//! Downloaded files are kept in `.NAME.pull` beside the target, by hash as in the cache, and stay there if the pull
+//! fails: the next one resumes with them. When all are there, they move to a folder that takes the target's name
 //! in one step ([`OutputDirectory`]). Files that the cache has are copied from it.
 
 use std::fs;
@@ -34,7 +34,7 @@ struct Work {
 
 impl Drop for Work {
     fn drop(&mut self) {
-        // What has come is kept; where nothing has, nothing shall remain.
+        // Downloaded files are kept; without any, the folder is removed.
         let blobs = fs::read_dir(self.folder.join("blobs"));
         if blobs.map_or(true, |mut entries| entries.next().is_none()) {
             let _ = fs::remove_dir_all(&self.folder);
@@ -57,7 +57,7 @@ impl Output {
         Ok(Self { path: path.to_path_buf(), force, blobs, work: Work { folder, lock } })
     }
 
-    /// Where the content with this hash is: here, or in the cache.
+    /// The place of the content with this hash: here, or in the cache.
     pub fn or_cached(&self, cache: &Repository, digest: &Digest) -> PathBuf {
         let own = self.blobs.path(digest);
         if own.exists() { own } else { cache.blobs.path(digest) }
@@ -85,7 +85,7 @@ impl Output {
             place().map_err(|e| Error::disk(&target, &e))?;
         }
         directory.commit()?;
-        // Nothing of worth is left in it; a failure costs a little space.
+        // Nothing needed is left in it; a failure only costs a little space.
         let _ = fs::remove_dir_all(&self.work.folder);
         Ok(self.path.clone())
     }

@@ -1,4 +1,4 @@
-//! The same work for many items, a few at a time.
+//! Runs the same function on many items, a few at a time.
 
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -7,8 +7,8 @@ use std::thread;
 use crate::error::ErrorKind;
 use crate::{Error, Result};
 
-/// Does `work` for every item on a few threads; results come in order. After a failure no more is begun, and
-/// `cancelled` tells those under way.
+/// Calls `work` for every item on a few threads; results are in order. After a failure no further item is started,
+/// and `cancelled` returns true for the running ones.
 pub(crate) fn each<T: Send, R: Send>(
     items: Vec<T>,
     threads: usize,
@@ -28,7 +28,7 @@ pub(crate) fn each<T: Send, R: Send>(
                 Ok(value) => results.0.push((at, value)),
                 Err(e) => {
                     cancelled.store(true, Ordering::Relaxed);
-                    // The failure that made the others give up is the one to tell.
+                    // Report the failure that cancelled the others.
                     if results.1.is_none() && !matches!(e.kind, ErrorKind::Cancelled) {
                         results.1 = Some(e);
                     }

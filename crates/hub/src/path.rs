@@ -1,4 +1,4 @@
-//! Names of files as a server tells them, before they become paths here.
+//! Names of files from a server, checked before they become paths.
 
 /// The longest name of a folder or file that common file systems take.
 const LONGEST_PART: usize = 255;
@@ -7,10 +7,10 @@ const LONGEST: usize = 1024;
 /// Names that Windows gives to devices, whatever their extension.
 const DEVICES: [&str; 6] = ["con", "prn", "aux", "nul", "com", "lpt"];
 
-/// Says why a file of this name must not be written below a folder of ours; `None` for a sound name.
+/// Why a file of this name must not be written below a folder of ours; `None` for a valid name.
 ///
-/// A sound name is relative, uses `/` between its parts, and none of these is empty, `.`, `..`, hidden from a
-/// careless eye (control characters, a blank or dot at the end), or means a drive or device.
+/// A valid name is relative, uses `/` between its parts, and none of these is empty, `.`, `..`, hard to see (control
+/// characters, a blank or dot at the end), or the name of a drive or device.
 pub(crate) fn fault(name: &str) -> Option<&'static str> {
     if name.is_empty() || name.len() > LONGEST {
         return Some("it is empty or far too long");

@@ -1,4 +1,4 @@
-//! Where a pull reports how far it is; the command line draws it.
+//! The interface through which a pull reports its progress; the command line displays it.
 
 /// Receives the progress of a pull, from several threads. Files go by their paths in the repository.
 pub trait PullProgress: Sync {
@@ -12,7 +12,7 @@ pub trait PullProgress: Sync {
         let _ = (file, bytes);
     }
 
-    /// So many of its bytes are here. The number may fall: a transfer that cannot be resumed begins anew.
+    /// The number of its bytes received so far. It may fall: a transfer that cannot be resumed starts over.
     fn at(&self, file: &str, bytes: u64) {
         let _ = (file, bytes);
     }

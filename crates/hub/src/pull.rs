@@ -1,4 +1,4 @@
-//! The job: find out what makes the model, fetch it, put it where it belongs.
+//! Pulls a model: finds out which files it consists of, downloads them, and puts them in place.
 
 use std::collections::{BTreeSet, HashSet};
 use std::path::{Path, PathBuf};
@@ -22,13 +22,13 @@ pub(crate) const LARGEST_INDEX: u64 = 256 << 20;
 /// What to pull beyond the name.
 #[derive(Clone, Debug, Default)]
 pub struct PullOptions {
-    /// Take the files that match one of these patterns, and no others. None: what the model needs.
+    /// Download only files that match one of these patterns. None: the files that the model needs.
     pub include: Vec<String>,
-    /// Leave out what matches one of these.
+    /// Do not download files that match one of these.
     pub exclude: Vec<String>,
     /// Put plain files into this new folder instead of the cache.
     pub output: Option<PathBuf>,
-    /// Fetch again what is there; with `output`, replace the folder.
+    /// Download files again that are present; with `output`, replace the folder.
     pub force: bool,
 }
 
@@ -58,14 +58,14 @@ pub struct PulledFile {
     pub source: FileSource,
 }
 
-/// A file to bring.
+/// A file to download.
 type Wanted = (String, Identity);
 
 impl Hub {
-    /// Brings the files of a model into the cache or a folder.
+    /// Downloads the files of a model into the cache or a folder.
     ///
-    /// What is there already is not fetched again; what broke off is gone on with. Links and the note of what
-    /// the revision stands for are made when everything is there.
+    /// Files that are present are not downloaded again; interrupted downloads are resumed. Links and the reference
+    /// of the revision are written when all files are present.
     ///
     /// # Errors
     /// Every way in which the Hub, the network or the disk can fail; see [`ErrorKind`].
@@ -101,7 +101,7 @@ impl Hub {
         let mut notes = Vec::new();
         if let [first, ..] = &listing.unsound[..] {
             notes.push(format!(
-                "{} files of the repository have names that lead elsewhere ({:?}) and were left there",
+                "{} files of the repository have names that are not safe as paths ({:?}) and were not downloaded",
                 listing.unsound.len(),
                 brief(first)
             ));
@@ -110,7 +110,7 @@ impl Hub {
         Ok(Pulled { model: start(&folder, &selection), commit: listing.commit, folder, files, notes })
     }
 
-    /// The same without asking anybody.
+    /// The same without network requests.
     fn pull_offline(&self, name: &Name, patterns: &Patterns, output: Option<Output>) -> Result<Pulled> {
         let (commit, selection, files) = self.cached(name, patterns)?;
         let cache = self.repository(name);
@@ -141,7 +141,7 @@ impl Hub {
             return Err(missing(format!("not in the cache {folder}")));
         };
         let names = cache.files(&commit);
-        let incomplete = |what| missing(format!("not whole in the cache: {what}"));
+        let incomplete = |what| missing(format!("not complete in the cache: {what}"));
         let selection = choose(&names, name, patterns).map_err(incomplete)?;
         let mut files = selection.files();
         if let Some(Weights::Index(index)) = &selection.weights {
@@ -170,7 +170,7 @@ impl Hub {
             }
             Ok(true)
         };
-        // Without the folder nobody needs to be asked for sizes.
+        // Without the folder no sizes need to be requested.
         if !snapshot.is_dir() || !all_here(selection.files())? {
             return Ok(None);
         }
@@ -189,7 +189,7 @@ impl Hub {
     }
 }
 
-/// What to take of a repository with these files.
+/// The selection from a repository with these files.
 pub(crate) fn choose(
     names: &BTreeSet<String>,
     name: &Name,
@@ -200,7 +200,7 @@ pub(crate) fn choose(
         if picked.is_empty() {
             return Err("no file matches the patterns to include without matching one to exclude".to_owned());
         }
-        // Whether there is a model among them decides nothing but what to open.
+        // A model among them matters only for the file to open.
         let weights = select::select(&picked, name.choice()).ok().and_then(|s| s.weights);
         let own = weights.clone().map(|w| Selection { weights: Some(w), others: Vec::new() }.files());
         let own = own.unwrap_or_default();
@@ -223,7 +223,7 @@ fn start(folder: &Path, selection: &Selection) -> Option<PathBuf> {
     selection.weights.as_ref().map(|weights| folder.join(weights.first()))
 }
 
-/// A pull under way.
+/// A running pull.
 struct Job<'a> {
     client: &'a Client,
     listing: &'a Listing,
@@ -234,7 +234,7 @@ struct Job<'a> {
 }
 
 impl Job<'_> {
-    /// Brings everything that the name and the patterns pick.
+    /// Downloads everything that the name and the patterns select.
     fn bring(&self, name: &Name, patterns: &Patterns) -> Result<(Selection, Vec<(PulledFile, Identity)>)> {
         let refused = |what| Error::new(name.to_string(), ErrorKind::Choice(what));
         let unsound = self.listing.unsound.iter();
@@ -242,7 +242,7 @@ impl Job<'_> {
             .filter(|n| name.choice() == Some(n.as_str()) || (patterns.include_given() && patterns.pick(n)));
         if let Some(bad) = asked_for.next() {
             let what =
-                format!("the repository has a file {:?}, which must not be written anywhere", brief(bad));
+                format!("the repository has a file {:?}, whose name is not safe as a path", brief(bad));
             return Err(Error::untrusted(name.repository(), what));
         }
         let names = self.listing.names();
@@ -273,13 +273,13 @@ impl Job<'_> {
         self.listing.identity(self.client, file)
     }
 
-    /// Brings these files, several at a time; the first failure stops the others.
+    /// Downloads these files, several at a time; the first failure stops the others.
     fn all(&self, names: Vec<String>) -> Result<Vec<(PulledFile, Identity)>> {
         let threads = self.client.settings().connections;
         let wanted: Vec<Wanted> = each(names, threads, &AtomicBool::new(false), |name, _| {
             Ok((name.clone(), self.identity(&name)?))
         })?;
-        // The same content under two names comes once.
+        // The same content under two names is downloaded once.
         let mut seen = HashSet::new();
         let (first, again): (Vec<_>, Vec<_>) =
             wanted.iter().cloned().partition(|(_, i)| seen.insert(i.digest));
@@ -305,7 +305,7 @@ impl Job<'_> {
         Ok(all)
     }
 
-    /// Whether a blob is where it is to go, or in the cache, from where it will be copied.
+    /// Whether a blob is in its place already, or in the cache, from which it will be copied.
     fn is_here(&self, identity: &Identity) -> bool {
         self.blobs.has(identity) || self.cache.blobs.has(identity)
     }

@@ -1,4 +1,4 @@
-//! Which files of a repository make the model.
+//! Selects the files of a repository that make up the model.
 //!
 //! ```text
 //! after the colon       that file, with its splits or shards; or the GGUF model of that quantization
@@ -7,7 +7,7 @@
 //! beside them           config.json, the tokenizer, generation and quantization settings, chat template, model card
 //! ```
 //!
-//! Everything else stays where it is: the same weights in other clothes (`consolidated.*`, `original/`, onnx,
+//! Everything else is not downloaded: the same weights in other formats (`consolidated.*`, `original/`, onnx,
 //! TensorFlow, Flax, `*.pth`), pictures, training state. A GGUF file needs nothing beside it.
 
 use std::collections::BTreeSet;
@@ -100,7 +100,7 @@ impl Patterns {
         Self { include: globs(include), exclude: globs(exclude) }
     }
 
-    /// Whether the user said what to take: the rules for models do not count then.
+    /// Whether the user selects files: then the rules for models do not apply.
     pub fn include_given(&self) -> bool {
         !self.include.is_empty()
     }
@@ -168,7 +168,7 @@ fn file_named(names: &BTreeSet<String>, choice: &str) -> Result<Option<String>, 
     }
 }
 
-/// The weights that one file stands for.
+/// The weights that one file belongs to.
 fn of_file(names: &BTreeSet<String>, file: &str) -> Result<Weights, String> {
     match () {
         _ if file.ends_with(".gguf") => whole(gguf::of_file(names, file)),
@@ -180,7 +180,7 @@ fn of_file(names: &BTreeSet<String>, file: &str) -> Result<Weights, String> {
     }
 }
 
-/// The weights nobody named.
+/// The weights to take if none were named.
 fn usual(names: &BTreeSet<String>) -> Result<Weights, String> {
     if let Some(weights) = known(names, "model.safetensors") {
         return Ok(weights);
@@ -205,7 +205,7 @@ fn usual(names: &BTreeSet<String>) -> Result<Weights, String> {
     Err(match several.is_empty() {
         false => format!("it holds several models; name the file after a colon, of {}", several.join(", ")),
         true if names.iter().any(|n| n.starts_with("adapter_")) => {
-            "it holds an adapter (LoRA), not a whole model; merge it into its base model, and take that"
+            "it holds an adapter (LoRA), not a whole model; merge it into its base model, and use the result"
                 .to_owned()
         }
         true => "no model there: no *.safetensors at its root, no *.gguf, no pytorch_model.bin".to_owned(),
@@ -235,7 +235,7 @@ fn whole(model: gguf::Model) -> Result<Weights, String> {
     }
 }
 
-/// The settings that lie beside `weights`; of the root where its own folder has no `config.json`.
+/// The settings beside `weights`; those of the root where the folder of `weights` has no `config.json`.
 fn settings(names: &BTreeSet<String>, weights: &str) -> Vec<String> {
     let own = folder(weights);
     let folder = if names.contains(&format!("{own}config.json")) { own } else { "" };

@@ -1,4 +1,4 @@
-//! Where the Hub and its cache are and who asks, read from the environment in one place.
+//! The Hub's address, the cache's folder and the token, read from the environment in one place.
 //!
 //! The variables are those of Python's `huggingface_hub`, so that both share one cache and one login:
 //!
@@ -9,7 +9,7 @@
 //! HF_HUB_DISABLE_IMPLICIT_TOKEN                  send no token
 //! HF_HUB_CACHE, HUGGINGFACE_HUB_CACHE            the cache                         $HF_HOME/hub
 //! HF_HOME                                        both                              $XDG_CACHE_HOME/huggingface
-//! HF_HUB_OFFLINE, TRANSFORMERS_OFFLINE           never ask the network
+//! HF_HUB_OFFLINE, TRANSFORMERS_OFFLINE           make no network requests
 //! HF_HUB_DOWNLOAD_TIMEOUT                        seconds without a byte            30
 //! HTTPS_PROXY, HTTP_PROXY, ALL_PROXY, NO_PROXY   in either case
 //! ```
@@ -25,7 +25,7 @@ use crate::{Error, Result};
 
 /// The public Hub.
 const ENDPOINT: &str = "https://huggingface.co";
-/// A token file is a line; one beyond this is something else.
+/// The largest token file: it holds one line.
 const LARGEST_TOKEN: u64 = 64 << 10;
 
 /// A secret that no debug output shows.
@@ -41,9 +41,10 @@ impl Token {
         let text = text.trim();
         match !text.is_empty() && text.bytes().all(|b| b.is_ascii_graphic()) {
             true => Ok(Self(text.to_owned())),
-            false => {
-                Err(Error::usage("HF_TOKEN", "not a token: it holds spaces or other strange characters"))
-            }
+            false => Err(Error::usage(
+                "HF_TOKEN",
+                "not a token: it holds spaces or other characters that no token has",
+            )),
         }
     }
 
@@ -58,7 +59,7 @@ impl fmt::Debug for Token {
     }
 }
 
-/// Everything the Hub needs to know of its surroundings.
+/// The settings of the Hub client.
 #[derive(Clone, Debug)]
 pub struct Settings {
     /// The Hub or a mirror, without a slash at the end.
@@ -67,9 +68,9 @@ pub struct Settings {
     pub cache: PathBuf,
     /// Sent to the endpoint and nowhere else.
     pub token: Option<Token>,
-    /// Never ask the network.
+    /// Make no network requests.
     pub offline: bool,
-    /// How long a connection may stay silent.
+    /// The longest time without a byte on a connection.
     pub timeout: Duration,
     /// The pause before the second attempt; it doubles with each.
     pub backoff: Duration,
@@ -80,12 +81,12 @@ pub struct Settings {
 }
 
 impl Settings {
-    /// What the environment of this process says.
+    /// Reads the settings from the environment of this process.
     pub fn from_env() -> Result<Self> {
         Self::read(|key| std::env::var_os(key))
     }
 
-    /// What the variables that `get` knows say.
+    /// Reads the settings from the variables that `get` returns.
     ///
     /// # Errors
     /// An endpoint that is no address, a token that is none, or no folder for the cache.
@@ -128,7 +129,7 @@ impl Settings {
     }
 }
 
-/// What Python's library takes for true.
+/// The values that Python's library reads as true.
 fn is_true(text: &str) -> bool {
     ["1", "ON", "YES", "TRUE"].contains(&text.to_ascii_uppercase().as_str())
 }

@@ -1,4 +1,4 @@
-//! Whether a download fits on its disk, asked before it begins.
+//! Checks that a download fits on its disk before it begins.
 
 use std::path::Path;
 
@@ -7,10 +7,10 @@ use quern_tensor_io::Remedy;
 use crate::error::ErrorKind;
 use crate::{Error, Result};
 
-/// What is left free in any case: folders, links and other programs need some too.
+/// Space that is always left free: folders, links and other programs need some too.
 const MARGIN: u64 = 64 << 20;
 
-/// Refuses `bytes` more in `folder`, which exists, if the disk has no room for them.
+/// Refuses `bytes` more in `folder`, which exists, if the disk does not have that much free space.
 pub(crate) fn check(folder: &Path, bytes: u64) -> Result<()> {
     match free(folder) {
         Some(free) if bytes > 0 && bytes.saturating_add(MARGIN) > free => Err(full(folder, bytes, free)),
@@ -27,7 +27,7 @@ fn full(folder: &Path, bytes: u64, free: u64) -> Error {
 #[cfg(unix)]
 fn free(folder: &Path) -> Option<u64> {
     let found = rustix::fs::statvfs(folder).ok()?;
-    // Some network file systems know nothing and say 0 of 0.
+    // Some network file systems do not know it and report 0 of 0.
     (found.f_blocks > 0).then(|| found.f_bavail.saturating_mul(found.f_frsize))
 }
 

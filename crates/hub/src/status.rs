@@ -1,8 +1,8 @@
 //! What an HTTP status from the Hub means to the user.
 //!
 //! The Hub says more in `X-Error-Code` (RepoNotFound, RevisionNotFound, EntryNotFound, GatedRepo); mirrors
-//! often do not, and then the question that was asked tells. A repository that is private, gated or absent gives
-//! 401 to a stranger in any case.
+//! often do not, and then the kind of request decides. A repository that is private, gated or absent gives 401 to
+//! a user without access in any case.
 
 use std::time::Duration;
 
@@ -13,7 +13,7 @@ use crate::client::shown;
 use crate::error::ErrorKind;
 use crate::{Error, Settings};
 
-/// What a request was about.
+/// The subject of a request.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Asked<'a> {
     /// `org/name`.
@@ -30,11 +30,11 @@ impl Asked<'_> {
     }
 }
 
-/// The error behind an answer that is no success.
+/// The error for an answer that is not a success.
 pub(crate) fn explain(response: &Response, url: &Url, asked: &Asked, settings: &Settings) -> Error {
     let status = response.status();
     let code = response.header("X-Error-Code").unwrap_or_default();
-    // A foreign text: in bounds, and nothing that moves the cursor.
+    // A text from the server: cut to a limit, without characters that move the cursor.
     let message = response.header("X-Error-Message").unwrap_or_default();
     let message: String = message.chars().filter(|c| !c.is_control()).take(200).collect();
     let host = settings.endpoint.host_str().unwrap_or_default();
@@ -43,7 +43,7 @@ pub(crate) fn explain(response: &Response, url: &Url, asked: &Asked, settings: &
     match (status, code) {
         (401 | 403, "GatedRepo") => {
             let token = match &settings.token {
-                Some(_) => "with the account whose token HF_TOKEN is",
+                Some(_) => "with the account that the token in HF_TOKEN belongs to",
                 None => "there, and set HF_TOKEN to a token of that account",
             };
             with(ErrorKind::Gated(format!("the model is gated: accept its licence at {page} {token}")))
@@ -71,8 +71,8 @@ pub(crate) fn explain(response: &Response, url: &Url, asked: &Asked, settings: &
     }
 }
 
-/// The error behind an answer of a host that the endpoint redirected to: its addresses are signed for a while,
-/// and the endpoint gives out new ones.
+/// The error for an answer of a host that the endpoint redirected to: its signed addresses expire, and the
+/// endpoint issues new ones.
 pub(crate) fn foreign(status: u16, url: &Url) -> Error {
     Error::unreachable(shown(url), format!("the storage behind the Hub answers with status {status}"))
 }

@@ -1,5 +1,5 @@
-//! What a model's configuration says of positions and attention beyond sizes: rotary embedding and how it is
-//! scaled, sliding windows, soft caps, an unusual scale of the scores.
+//! The configuration of positions and attention beyond sizes: rotary embedding and how it is scaled, sliding
+//! windows, soft caps, an unusual scale of the scores.
 
 use quern_model::architecture::Position;
 use quern_model::{Config, RopeScaling};

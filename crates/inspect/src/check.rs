@@ -1,8 +1,7 @@
-//! Integrity: every tensor the configuration demands is there with its shape, nothing else is, and every
+//! Checks integrity: every tensor the configuration demands is present with its shape, no others are, and every
 //! value and scale is finite.
 //!
-//! A packed layer stands for the weight it decodes to: it is judged by that weight's shape and values, not by
-//! its integers.
+//! A packed layer is checked as the weight it decodes to: by that weight's shape and values, not by its integers.
 
 use std::collections::HashSet;
 
@@ -22,7 +21,7 @@ pub struct Finding {
     pub problem: String,
 }
 
-/// What a check looked at and found.
+/// The extent and the findings of a check.
 #[derive(Debug, Serialize)]
 pub struct CheckReport {
     /// Number of tensors whose values were all read.
@@ -31,7 +30,7 @@ pub struct CheckReport {
     pub values_checked: u64,
     /// Everything wrong; empty for a sound model.
     pub findings: Vec<Finding>,
-    /// What is no fault but worth knowing: tensors that no reader uses.
+    /// Notes that are not faults: tensors that no reader uses.
     pub notes: Vec<String>,
 }
 
@@ -55,7 +54,7 @@ pub fn check(checkpoint: &Checkpoint, progress: &dyn Progress) -> CheckReport {
             notes.extend(contents.note());
             Ok(contents.into_packing())
         }
-        // What the tensors stand for is not known.
+        // The meaning of the tensors is not known.
         (Ok(_), Err(e)) => Err(e),
         (Err(e), packing) => {
             findings.push(whole(e));
@@ -76,7 +75,7 @@ pub fn check(checkpoint: &Checkpoint, progress: &dyn Progress) -> CheckReport {
         if left_out.contains(&index) {
             // of any type and value: a mask may well hold infinities
         } else if unreadable && !decode::can_decode(info.element_type) {
-            // part of a layer that could not be read, which was said
+            // part of a layer that could not be read, already reported
         } else if !decode::can_decode(info.element_type) {
             let problem =
                 format!("values of type {} cannot be checked: quern does not decode it", info.element_type);
@@ -103,7 +102,7 @@ pub fn check(checkpoint: &Checkpoint, progress: &dyn Progress) -> CheckReport {
     CheckReport { tensors_checked, values_checked, findings, notes }
 }
 
-/// The complaint about `count` values that are not finite, the first at `at`.
+/// The message about `count` values that are not finite, the first at `at`.
 fn not_finite(count: usize, at: usize, columns: usize) -> String {
     let columns = columns.max(1);
     format!(
@@ -142,7 +141,7 @@ fn earlier(a: (usize, Option<usize>), b: (usize, Option<usize>)) -> (usize, Opti
     (a.0 + b.0, a.1.into_iter().chain(b.1).min())
 }
 
-/// Where the first value that is not finite stands, with the number of such values.
+/// The place of the first value that is not finite, with the number of such values.
 fn first_bad_value(data: &[u8], info: &TensorInfo) -> Option<String> {
     let block = info.element_type.block_elements();
     let slab = SLAB / block * info.element_type.block_bytes();

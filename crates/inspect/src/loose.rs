@@ -10,7 +10,7 @@ use serde_json::Value;
 
 use crate::summary::TokenizerSummary;
 
-/// Configuration and tokenizer files beyond this are not read: none is near it.
+/// Larger configuration and tokenizer files are not read: real ones are much smaller.
 const LARGEST_JSON: u64 = 64 << 20;
 
 /// Architecture and sizes, as far as the checkpoint states them.
@@ -38,7 +38,7 @@ pub struct Sizes {
     pub vocab_size: Option<usize>,
     /// The output head is the embedding.
     pub tied_embeddings: Option<bool>,
-    /// Method of a quantized Hugging Face checkpoint; [`crate::Summary::scheme`] tells it.
+    /// Method of a quantized Hugging Face checkpoint; given as [`crate::Summary::scheme`].
     #[serde(skip)]
     pub quantization: Option<String>,
 }
@@ -76,7 +76,7 @@ impl Sizes {
     }
 
     fn from_hf(config: &Value) -> Self {
-        // Models that see or hear keep their language model's configuration one level down.
+        // Models of images or sound keep their language model's configuration one level down.
         let text = config.get("text_config").filter(|t| t.is_object()).unwrap_or(config);
         let size = |names: &[&str]| {
             names.iter().find_map(|name| text.get(name)?.as_u64()).and_then(|v| usize::try_from(v).ok())
@@ -111,7 +111,7 @@ impl Sizes {
     }
 }
 
-/// The tokenizer's kind and size and the chat template, by the same light.
+/// The tokenizer's kind and size and the chat template, read in the same way.
 pub(crate) fn tokenizer(checkpoint: &Checkpoint) -> (Option<TokenizerSummary>, Option<String>) {
     match checkpoint.container() {
         Container::Gguf => {

@@ -1,4 +1,4 @@
-//! How a quantized Hugging Face checkpoint keeps its linear layers.
+//! How a quantized Hugging Face checkpoint stores its linear layers.
 
 use std::collections::HashSet;
 
@@ -89,7 +89,7 @@ impl Quantization {
                 (all.scheme, all.bits) = ("fp4", 4);
                 (all.block_size, all.double_quantized) = (Some(block_size), Some(double_quantized));
             }
-            // As it stands above.
+            // Unchanged.
             Scheme::Int8 => {}
         }
         all.description = all.describe();

@@ -1,4 +1,4 @@
-//! A checkpoint in a page: what `quern inspect` prints and what its JSON holds.
+//! The summary of a checkpoint: what `quern inspect` prints and what its JSON holds.
 
 use std::collections::BTreeMap;
 
@@ -109,7 +109,7 @@ pub struct MetadataEntry {
     pub value: String,
 }
 
-/// Describes `checkpoint`. Never fails: what cannot be understood is said in [`Summary::notes`].
+/// Describes `checkpoint`. Never fails: what cannot be read is reported in [`Summary::notes`].
 pub fn summarize(checkpoint: &Checkpoint) -> Summary {
     let mut notes = Vec::new();
     let metadata = checkpoint.metadata();
@@ -119,7 +119,7 @@ pub fn summarize(checkpoint: &Checkpoint) -> Summary {
     notes.extend(tokenizer.iter().flat_map(|t| t.notes().iter().cloned()));
     let identity = identify::of_checkpoint(checkpoint);
     if let Some(identity) = &identity {
-        // What it is explains all else.
+        // Its identity explains all other notes.
         notes = vec![identity.error().to_string()];
     }
     let unread = packing.is_none();

@@ -1,9 +1,9 @@
 //! An architecture is data: what the forward pass, the converter and the checks need to know of a family
 //! of models, as one constant per family in [`crate::architectures`].
 //!
-//! A tensor is described once, by a [`TensorTemplate`]: its role, its name in both worlds with `{layer}` for
-//! the layer number, its shape in terms of the configuration's sizes, and how Hugging Face lays out what GGUF
-//! holds.
+//! A tensor is described once, by a [`TensorTemplate`]: its role, its Hugging Face and GGUF names with `{layer}`
+//! for the layer number, its shape in terms of the configuration's sizes, and how Hugging Face's layout differs
+//! from GGUF's.
 //!
 //! ```text
 //! role         Hugging Face                              GGUF                    shape
@@ -39,7 +39,7 @@ pub struct Architecture {
     pub norm_plus_one: bool,
     /// How positions enter.
     pub position: Position,
-    /// The order of the pairs that rotary embedding turns, in GGUF files of this architecture. (Hugging
+    /// The order of the pairs that rotary embedding rotates, in GGUF files of this architecture. (Hugging
     /// Face's weights are always [`RopeStyle::HalfSplit`].)
     pub gguf_rope_style: RopeStyle,
     /// How attention and feed-forward network follow each other, where `config.json` does not say.
@@ -54,12 +54,12 @@ pub struct Architecture {
     pub gated: bool,
     /// Whether the head is the embedding where `config.json` does not say.
     pub tied_by_default: bool,
-    /// Where `config.json` says what, and what it means when it is silent.
+    /// The keys of `config.json`, and the meaning of an absent key.
     pub hf_keys: &'static [HfKey],
     /// Keys of `config.json` that change the computation in ways quern does not know, unless they have certain
     /// values.
     pub hf_limits: &'static [HfLimit],
-    /// What the converter of llama.cpp writes, in its order.
+    /// The metadata keys that llama.cpp's converter writes, in its order.
     pub gguf_keys: &'static [GgufKey],
     /// Every tensor a model may have.
     pub tensors: &'static [TensorTemplate],
@@ -103,7 +103,7 @@ pub enum Position {
     },
 }
 
-/// Which two of a head's values rotary embedding turns together (`d` = rotated dimensions).
+/// Which two of a head's values rotary embedding rotates as a pair (`d` = rotated dimensions).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum RopeStyle {
     /// Value `i` with value `i + d/2`: Hugging Face, GPT-NeoX.
@@ -174,7 +174,7 @@ impl Activation {
     }
 }
 
-/// The two naming worlds.
+/// The two formats that name and lay out tensors in their own way.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum World {
     /// Hugging Face transformers: safetensors and PyTorch files beside a `config.json`.
@@ -247,7 +247,7 @@ pub enum Presence {
     LongRope,
 }
 
-/// How Hugging Face lays out what GGUF holds.
+/// How Hugging Face's layout of a tensor differs from GGUF's.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Layout {
     /// In the same way.
@@ -275,16 +275,16 @@ pub enum Layout {
 pub struct TensorTemplate {
     /// What it is for.
     pub role: TensorRole,
-    /// Its name in the Hugging Face world, `{layer}` for the layer, `{expert}` for the expert; `None` where
-    /// that world has none.
+    /// Its Hugging Face name, `{layer}` for the layer, `{expert}` for the expert; `None` where Hugging Face has no
+    /// such tensor.
     pub hf: Option<&'static str>,
-    /// Its name in the GGUF world, `{layer}` for the layer.
+    /// Its GGUF name, `{layer}` for the layer.
     pub gguf: &'static str,
     /// Dimensions in GGUF, outermost first.
     pub shape: &'static [Dim],
     /// Which models have it.
     pub presence: Presence,
-    /// How Hugging Face lays it out.
+    /// Its layout in Hugging Face checkpoints.
     pub layout: Layout,
 }
 
@@ -315,7 +315,7 @@ pub enum AliasLayout {
 }
 
 impl TensorTemplate {
-    /// The name template in `world`.
+    /// The name template of the format `world`.
     pub fn name(&self, world: World) -> Option<&'static str> {
         match world {
             World::HuggingFace => self.hf,

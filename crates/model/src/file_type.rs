@@ -24,7 +24,7 @@ macro_rules! file_types {
             /// The value of `general.file_type`; `None` for [`FileType::Copy`], which keeps the source's.
             pub const fn id(self) -> Option<u32> { match self { $(Self::$variant => $id,)* } }
 
-            /// The element type of every tensor no rule speaks about; `None` for [`FileType::Copy`].
+            /// The element type of every tensor to which no rule applies; `None` for [`FileType::Copy`].
             pub const fn default_type(self) -> Option<ElementType> {
                 match self { $(Self::$variant => $default,)* }
             }

@@ -83,12 +83,12 @@ impl<'a> Object<'a> {
         self.value.get(key).filter(|v| !v.is_null())
     }
 
-    /// `key` is there and says null.
+    /// `key` is present and null.
     pub fn is_null(&self, key: &str) -> bool {
         self.value.get(key).is_some_and(Value::is_null)
     }
 
-    /// The object as it stands.
+    /// The object itself.
     pub fn value(&self) -> &'a Value {
         self.value
     }

@@ -138,7 +138,7 @@ fn the_model_being_read_is_never_replaced() {
     let before = names(&from);
     for out in [from.clone(), from.join("."), scratch.path().join("from/../from"), scratch.path().into()] {
         let error = refusal(&out, &source, force());
-        assert!(error.contains("the model being read lies there"), "{}: {error}", out.display());
+        assert!(error.contains("the model being read is stored there"), "{}: {error}", out.display());
     }
     assert_eq!(names(&from), before);
     #[cfg(unix)]

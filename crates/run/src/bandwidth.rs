@@ -1,4 +1,4 @@
-//! How fast this machine reads memory: what generation is bound by.
+//! Measures how fast this machine reads memory, which limits the speed of generation.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
@@ -13,16 +13,16 @@ use crate::parallel::share;
 const SIZE: usize = 512 << 20;
 /// Bytes of a task.
 const PART: usize = 1 << 20;
-/// Measured for so long, but at least three times through.
+/// The time to measure for, with at least three passes.
 const TIME: Duration = Duration::from_millis(300);
 
 /// Bytes a second that `threads` threads read together from memory, one after the other in large pieces: the
-/// best of some passes over at most `most` bytes. The memory is given back, and the process's peak forgotten.
+/// best of some passes over at most `most` bytes. The memory is released, and the process's peak is reset.
 pub fn read_bandwidth(threads: usize, most: u64) -> f64 {
     let words = usize::try_from(most).unwrap_or(usize::MAX).clamp(PART, SIZE) / PART * PART / 8;
     let pool = Pool::new(threads);
     let mut memory = vec![0u64; words];
-    // Written by all threads: on machines of several nodes it then lies with all of them.
+    // Written by all threads, so that a machine of several NUMA nodes spreads it over all of them.
     share(&pool, memory.chunks_mut(PART / 8), |part| part.fill(3));
     let sum = AtomicU64::new(0);
     let mut best = Duration::MAX;

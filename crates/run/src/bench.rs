@@ -1,8 +1,8 @@
 //! Speed, measured as llama-bench does: random tokens, one warm-up of each test, then the repetitions;
-//! tokenization and sampling excluded, and only the last prompt token goes through the head.
+//! tokenization and sampling are excluded, and only the last prompt token passes the head.
 //!
-//! Generating a token reads every weight once, and the keys and values of all positions before: what memory
-//! can deliver is the limit, and each generation test says how much of it was reached.
+//! Generating a token reads every weight once, and the keys and values of all earlier positions. The memory's
+//! bandwidth is the limit, and each generation test reports how much of it was reached.
 
 use std::time::Instant;
 
@@ -13,7 +13,7 @@ use crate::random::Random;
 use crate::statistics::mean_and_deviation;
 use crate::{Error, KvType, Model, Result, Session, SessionOptions, Wanted, peak_memory_bytes};
 
-/// What to time: every number of tokens at every depth.
+/// The tests: every number of tokens at every depth.
 #[derive(Clone, Debug, PartialEq)]
 pub struct BenchOptions {
     /// Tokens of the prompt tests; 0 leaves one out.
@@ -198,7 +198,7 @@ pub fn bench(model: &Model, options: &BenchOptions, progress: &dyn Progress) -> 
     })
 }
 
-/// Tokens of a warm-up at most: enough to bring every page of the weights in and the threads to speed.
+/// Tokens of a warm-up at most: enough to load every page of the weights and start all threads.
 const WARM_UP_TOKENS: usize = 32;
 
 fn random_token(session: &Session<'_>, random: &mut Random) -> u32 {

@@ -1,17 +1,17 @@
-//! Keys and values of all positions so far.
+//! The cache of keys and values of all positions so far.
 //!
 //! ```text
 //! per layer   values  [kv_heads][context][head_dim]
 //!             keys    [kv_heads][context / 16][head_dim][16]      f16, f32 or q8_0 blocks
 //! ```
 //!
-//! The context is filled up to a multiple of 16. Keys are stored transposed in groups of 16 for the
-//! kernels of `quern_compute::attention`, which says why.
+//! The context is padded to a multiple of 16. `quern_compute::attention`, which reads the keys, explains why they
+//! are stored transposed.
 //!
-//! q8_0 keeps 32 numbers in 34 bytes; a head whose size is no multiple of 32 is filled up.
+//! q8_0 stores 32 numbers in 34 bytes; a head whose size is no multiple of 32 is padded.
 //!
-//! A head's positions are stored one after the other, so attention reads memory sequentially. The pages of
-//! positions that were never used are never touched: a large context costs address space, not memory.
+//! A head's positions are adjacent, so attention reads memory sequentially. The pages of positions that were never
+//! used are never touched: a large context costs address space, not memory.
 
 use half::f16;
 use half::vec::HalfBitsVecExt;
@@ -36,7 +36,7 @@ impl KvType {
         }
     }
 
-    /// Bytes of so many numbers, whole rows.
+    /// Bytes of this many numbers, whole rows.
     fn bytes(self, numbers: usize) -> Option<usize> {
         match self {
             Self::Q8_0 => (numbers / BLOCK.0).checked_mul(BLOCK.1),
@@ -99,12 +99,12 @@ impl Cache {
     /// Room for `context` positions.
     ///
     /// # Errors
-    /// [`Error::Memory`] if the system has no room for it.
+    /// [`Error::Memory`] if the system cannot allocate it.
     pub(crate) fn new(config: &Config, context: usize, kv: KvType) -> Result<Self> {
         Self::of_layers(config, config.layers, context, kv)
     }
 
-    /// As [`Cache::new`], for so many layers.
+    /// As [`Cache::new`], for this many layers.
     pub(crate) fn of_layers(config: &Config, layers: usize, context: usize, kv: KvType) -> Result<Self> {
         let Some(context) = context.checked_next_multiple_of(KEY_GROUP) else {
             return Err(Error::Option(format!(

@@ -1,4 +1,4 @@
-//! What the operating system says about memory: this process's, and what is left.
+//! Memory figures from the operating system: this process's use, and what is available.
 
 mod cgroup;
 
@@ -10,7 +10,7 @@ pub fn peak_memory_bytes() -> Option<u64> {
     kilobytes(&read(Path::new("/proc/self/status"))?, "VmHWM:")
 }
 
-/// Forgets the peak: from here on [`peak_memory_bytes`] is the largest since. Whether the system did so.
+/// Resets the peak: from here on [`peak_memory_bytes`] is the largest since. Returns whether the system did so.
 pub(crate) fn reset_peak() -> bool {
     std::fs::write("/proc/self/clear_refs", "5").is_ok()
 }
@@ -35,7 +35,7 @@ fn parse_resident(status: &str) -> Option<Resident> {
 }
 
 /// Bytes that can still be used before the system, or the control group this process is in, runs out. File
-/// cache counts as free: it gives way. `None` where the system does not say.
+/// cache counts as free, because the system can drop it. `None` where the system does not say.
 pub fn available_memory() -> Option<u64> {
     let system = kilobytes(&read(Path::new("/proc/meminfo"))?, "MemAvailable:")?;
     Some(cgroup::room(&read).map_or(system, |room| room.min(system)))

@@ -32,7 +32,7 @@ use crate::{Error, KvType, Model, Result, Session, SessionOptions, Wanted};
 pub struct PerplexityOptions {
     /// Tokens in a chunk.
     pub context: usize,
-    /// Score only the first so many chunks; `None` takes all.
+    /// Score only this many chunks from the first on; `None` takes all.
     pub chunks: Option<usize>,
     /// How the model keeps keys and values. A reference keeps them in f16.
     pub kv: KvType,
@@ -149,7 +149,7 @@ pub fn perplexity_of_tokens(
         let own = score(model, logits, targets)?;
         own.iter().for_each(|&nll| scores.add(nll));
         if let (Some(reference), Some(other)) = (reference, &mut other) {
-            // Two models within one bound are resident one after the other.
+            // Two models within one bound alternate.
             model.placement.give_back();
             let expected = run_chunk(other, &chunk)?;
             compared.add(model, (logits, &own), (expected, &score(reference, expected, targets)?));
@@ -195,8 +195,8 @@ fn check(model: &Model, reference: Option<&Model>, tokens: usize, options: Perpl
     Ok(())
 }
 
-/// Logits of positions `n/2 ..= n-2` of one chunk. The last token's logits predict nothing and no other
-/// token attends to it: it is not run.
+/// Logits of positions `n/2 ..= n-2` of one chunk. The last token's logits predict nothing and the token
+/// itself is input to no prediction: it is not run.
 fn run_chunk<'s>(session: &'s mut Session<'_>, chunk: &[u32]) -> Result<&'s [f32]> {
     session.clear();
     let (body, _) = chunk.split_at(chunk.len() - 1);
@@ -211,7 +211,7 @@ fn score(model: &Model, logits: &[f32], targets: &[u32]) -> Result<Vec<f64>> {
     if scores.iter().all(|nll| nll.is_finite()) { Ok(scores) } else { Err(Error::NotFinite) }
 }
 
-/// Two models compared position by position.
+/// Statistics of two models position by position.
 #[derive(Debug, Default)]
 struct Compared {
     /// The reference's likelihoods.

@@ -1,4 +1,4 @@
-//! Which of the mapped weights are in memory while a model runs.
+//! Controls which of the mapped weights are in memory while a model runs.
 //!
 //! A pass reads the units of a model one after the other, the same way every time:
 //!
@@ -7,14 +7,14 @@
 //!                        <---- kept ---->  <---- streamed ---->
 //! ```
 //!
-//! Without a bound all are kept once they were read, and the first pass has a helper ask for each unit while
-//! the one before computes. Under a bound as many units as fit, from the first on, are kept; the others are
-//! given back to the system right behind the computation, and the helper asks for the next of them one unit
-//! ahead. A fixed set to keep is what a cycle wants: the least recently used unit is the one needed next.
+//! Without a bound all units stay in memory once they were read, and in the first pass a helper thread requests each
+//! unit while the one before is computed. Under a bound as many units as fit, from the first on, are kept; the pages
+//! of the others are released right after the computation, and the helper requests the next of them one unit ahead.
+//! The set to keep is fixed because passes are a cycle: the least recently used unit is the one needed next.
 //!
-//! The bound counts everything resident: heap, keys and values, scratch memory, the program's own pages. What
-//! is not weights is measured before each pass (`RssAnon`); weights are counted as if whole units were
-//! resident. Read ahead comes into the system's file cache only, which is not the process's memory.
+//! The bound counts everything resident: heap, keys and values, scratch memory, the program's own pages. All but
+//! the weights is measured before each pass (`RssAnon`); weights are counted as if whole units were resident.
+//! Reading ahead fills only the system's file cache, which is not the process's memory.
 
 mod ahead;
 mod unit;
@@ -88,9 +88,9 @@ pub(crate) struct Placement {
 struct State {
     /// So many units, from the first on, are kept.
     kept: usize,
-    /// Which were used and not given back.
+    /// Units that were used and not released.
     resident: Vec<bool>,
-    /// The unit last asked for, until it is used.
+    /// The unit last requested, until it is used.
     asked_for: Option<usize>,
     ahead: Option<Ahead>,
 }
@@ -132,7 +132,7 @@ impl Placement {
         units.max(self.tables.touched_by(tokens))
     }
 
-    /// How many units can be kept in `room` bytes.
+    /// The number of units that can be kept in `room` bytes.
     fn fitting(&self, room: u64, tokens: usize) -> usize {
         let count = self.units.len();
         let before = |count: usize| self.units[..count].iter().map(Unit::bytes).sum::<u64>();
@@ -144,7 +144,7 @@ impl Placement {
         (0..count).take_while(fits).last().unwrap_or(0)
     }
 
-    /// What a session of such needs would find.
+    /// The placement for a session with these needs.
     ///
     /// # Errors
     /// [`Error::Memory`] with the numbers if not even one unit at a time fits.
@@ -192,8 +192,8 @@ impl Placement {
         Err(Error::Memory { what, remedy })
     }
 
-    /// Begins a pass of so many tokens: sees how many units can be kept beside what the process has taken by
-    /// now and `growth` bytes that it is about to take, and gives back what no longer can be.
+    /// Begins a pass of this many tokens: finds how many units can be kept beside what the process has taken by
+    /// now and `growth` bytes that it is about to take, and releases the units that no longer fit.
     ///
     /// # Errors
     /// As [`Placement::plan`].
@@ -223,7 +223,7 @@ impl Placement {
         }
     }
 
-    /// Unit `unit` is about to be used by `tokens` tokens: has the next that is not in memory asked for.
+    /// Unit `unit` is about to be used by `tokens` tokens: requests the next one that is not in memory.
     pub fn enter(&self, unit: usize, tokens: usize) {
         let mut state = self.state();
         let State { kept, resident, asked_for, ahead } = &mut *state;
@@ -238,7 +238,7 @@ impl Placement {
             ask(unit);
         }
         let absent = |&next: &usize| next >= *kept || !resident[next];
-        // Round the cycle: behind the last comes the first of the next pass.
+        // Cyclic: the first unit of the next pass follows the last.
         let next = (unit + 1..self.units.len()).find(absent).or_else(|| (*kept..unit).next());
         if next.is_some() && next != *asked_for {
             *asked_for = next;
@@ -254,7 +254,7 @@ impl Placement {
         }
     }
 
-    /// Gives everything back: another model is to run within the same bound.
+    /// Releases everything: another model is to run within the same bound.
     pub fn give_back(&self) {
         if self.bounded() {
             let mut state = self.state();
@@ -283,7 +283,7 @@ fn bound(
 }
 
 /// Refuses weights made while loading (packed layers unpacked, others quantized) that are more than the limit:
-/// they cannot be given back.
+/// they cannot be released.
 pub(crate) fn check_made(view: &View<'_>, load_in: Option<&dyn LoadIn>, limit: u64) -> Result<()> {
     let made = |tensor: &ViewTensor| {
         let target = load_in.and_then(|l| l.target(&tensor.name));

@@ -2,8 +2,8 @@
 //!
 //! Rule (Steele, Lea, Flood, "Fast splittable pseudorandom number generators", OOPSLA 2014): a 64-bit
 //! counter steps by the golden ratio 0x9e3779b97f4a7c15; each output is the counter passed through two
-//! xor-shift-multiply rounds. Twelve lines, the same sequence for a seed on every platform and in every
-//! version of quern: a seed printed in a report keeps its meaning.
+//! xor-shift-multiply rounds. A seed gives the same sequence on every platform and in every version of quern, so a
+//! seed printed in a report stays valid.
 
 /// A SplitMix64 generator. The same seed gives the same sequence everywhere.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -1,4 +1,4 @@
-//! Angles of rotary embedding: the cosines and sines that all layers of one pass share.
+//! Computes the angles of rotary embedding: the cosines and sines that all layers of one pass share.
 //!
 //! Pair `i` of `d/2` at position `p` is rotated by `p * theta^(-2i/d) / factor_i` (Su et al., arXiv 2104.09864).
 //! Linear and Llama 3 scaling only change the factors; YaRN (arXiv 2309.00071) blends the stretched and
@@ -62,7 +62,7 @@ impl Rotation {
     /// Writes the cosines and sines of `count` positions from `first` on.
     pub(crate) fn fill(&self, first: usize, count: usize, angles: &mut RotaryAngles) {
         let global = match &self.long {
-            // As transformers has it: by how far the text has come, whatever stands in the cache already.
+            // As in transformers: by the length of the text so far, whatever the cache holds already.
             Some((original, long)) if first + count > *original => long,
             _ => &self.global,
         };

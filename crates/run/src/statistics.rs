@@ -3,7 +3,7 @@
 /// Natural logarithm of the sum of exponentials of a row of logits, without overflow: the maximum is
 /// taken out first and the sum is kept in f64, as llama-perplexity does. NaN if the row holds one.
 pub fn log_sum_exp(logits: &[f32]) -> f64 {
-    // f32::max drops NaN; the sum below brings it back.
+    // f32::max ignores NaN; the sum below becomes NaN again.
     let highest = logits.iter().copied().fold(f32::NEG_INFINITY, f32::max);
     // Eight accumulators: the loop is as long as the vocabulary and one sum would wait on each addition.
     let mut sums = [0f64; 8];
@@ -25,7 +25,7 @@ pub fn negative_log_likelihood(logits: &[f32], target: u32) -> f64 {
 }
 
 /// Kullback-Leibler divergence of the softmax of `logits` from that of `reference`, in nats:
-/// sum of p (ln p - ln q) with p the reference's probabilities. Never below 0 but for rounding.
+/// sum of p (ln p - ln q) with p the reference's probabilities. Never below 0 except for rounding.
 pub fn kl_divergence(reference: &[f32], logits: &[f32]) -> f64 {
     let (p_norm, q_norm) = (log_sum_exp(reference), log_sum_exp(logits));
     let mut sum = 0.0;

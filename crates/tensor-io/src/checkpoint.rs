@@ -1,4 +1,4 @@
-//! A whole model on disk: one lazy, memory-mapped view of its tensors for every container.
+//! A complete model on disk: one lazy, memory-mapped view of its tensors for every container.
 
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
@@ -32,12 +32,12 @@ pub struct TensorInfo {
     pub shape: Vec<usize>,
     /// Index into [`Checkpoint::files`].
     pub file: usize,
-    /// Byte offset of the data in that file: of the first value, where a PyTorch tensor's values do not lie one
+    /// Byte offset of the data in that file: of the first value, where a PyTorch tensor's values are not stored one
     /// after the other.
     pub offset: u64,
     /// Bytes of data, checked against shape, type and file size when the checkpoint was opened.
     pub bytes: usize,
-    /// Index into the checkpoint's views whose values do not lie one after the other.
+    /// Index into the checkpoint's views whose values are not contiguous.
     pub(crate) strided: Option<usize>,
 }
 
@@ -64,13 +64,13 @@ pub struct Tensor<'a> {
     /// Name, type, shape.
     pub info: &'a TensorInfo,
     /// Exactly `info.bytes` bytes, straight from the map (or from a copy in order, see [`Checkpoint::data`]). No
-    /// alignment is promised.
+    /// alignment is guaranteed.
     pub data: &'a [u8],
 }
 
 /// An opened checkpoint. Opening reads headers only; every length, offset and type is checked then.
 ///
-/// The files stay mapped while it lives. They must not be changed meanwhile: a file cut short by another
+/// The files stay mapped while it exists. They must not be changed meanwhile: a file truncated by another
 /// process kills this one with SIGBUS when the missing part is touched.
 #[derive(Debug)]
 pub struct Checkpoint {
@@ -137,7 +137,7 @@ impl Checkpoint {
         &self.path
     }
 
-    /// The directory of the model's files, where `config.json` and the tokenizer lie.
+    /// The directory of the model's files, with `config.json` and the tokenizer.
     pub fn directory(&self) -> &Path {
         &self.directory
     }
@@ -185,14 +185,14 @@ impl Checkpoint {
 
     /// The bytes of a tensor listed by [`Checkpoint::tensors`].
     ///
-    /// They are the map's own, but for transposed or sliced views in PyTorch files: of those a copy in order is
+    /// They are the map's own, except for transposed or sliced views in PyTorch files: of those a copy in order is
     /// made at the first call and kept as long as the checkpoint. All copies together are no larger than the files.
     ///
     /// # Panics
     /// If `info` was made up or belongs to another checkpoint, and reaches outside this one's files.
     pub fn data(&self, info: &TensorInfo) -> &[u8] {
         if info.bytes == 0 {
-            return &[]; // its offset may lie in the padding that the file's end lacks
+            return &[]; // its offset may be in padding that the end of the file lacks
         }
         if let Some(view) = info.strided.map(|i| &self.strided[i]) {
             return view.bytes(self.maps[view.file()].bytes());
@@ -201,8 +201,8 @@ impl Checkpoint {
         &self.maps[info.file].bytes()[start..start + info.bytes]
     }
 
-    /// Gives the memory of consumed data back to the system: pages of the map count as this process's
-    /// memory until then. `data` is the address range of bytes got from [`Checkpoint::data`]
+    /// Releases the pages of consumed data, which count as this process's memory until then. `data` is the address
+    /// range of bytes got from [`Checkpoint::data`]
     /// (`slice.as_ptr_range()`); one outside the maps is ignored. The bytes stay readable, they are
     /// fetched again when touched.
     pub fn release(&self, data: std::ops::Range<*const u8>) {

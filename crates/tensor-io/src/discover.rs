@@ -1,6 +1,6 @@
-//! Which files a path means.
+//! Finds the files of the model at a path.
 //!
-//! A file is told by its first bytes, then by its extension. A folder must hold exactly one model:
+//! A file is recognised by its first bytes, then by its extension. A folder must hold exactly one model:
 //! `model.safetensors.index.json` (its shards with it), `model.safetensors`, a GGUF file or a set of splits;
 //! others (`gptq_model-4bit-128g.safetensors`, with an index of its own where it is in shards) count only where
 //! the first two are absent, since checkpoints often carry extra ones (`consolidated.safetensors`, adapters)
@@ -9,8 +9,8 @@
 //! Files that are no model of their own do not count beside one: GGUF files that say so (adapters, projectors,
 //! importance matrices, vocabularies), and adapters and Mistral's second copy among safetensors ([`COMPANIONS`]).
 //!
-//! PyTorch files count only where there is none of these, as transformers has it: `pytorch_model.bin.index.json`,
-//! `pytorch_model.bin`, then any other that torch.save wrote, but for the states of a training
+//! PyTorch files count only where there is none of these, as in transformers: `pytorch_model.bin.index.json`,
+//! `pytorch_model.bin`, then any other that torch.save wrote, except the saved states of training
 //! ([`TRAINING`]).
 
 use std::collections::BTreeSet;

@@ -1,13 +1,13 @@
-//! Where a header ends, told from a file's first bytes: for files of which no more has been fetched yet.
+//! Finds where a header ends from a file's first bytes, for files that are only partly downloaded.
 
 use std::path::Path;
 
 use crate::{Result, gguf, safetensors};
 
 /// How many of the first bytes of a file of `size` bytes hold its header, if the file begins with `start`. `None`
-/// means that more of it is needed to tell. `path` tells GGUF by its extension and is for the errors.
+/// means that more of it is needed. `path` identifies GGUF by its extension, and is named in errors.
 ///
-/// The end may lie behind `start` for safetensors, whose first eight bytes tell it.
+/// For safetensors the end may be beyond `start`, because the first eight bytes give it.
 ///
 /// # Errors
 /// What opening the whole file would refuse, as far as `start` shows it.
@@ -26,7 +26,7 @@ mod tests {
 
     /// For every length of beginning: not enough, until it is, and then the same end for all.
     #[test]
-    fn a_gguf_header_is_told_as_soon_as_it_is_there() {
+    fn a_gguf_header_is_found_as_soon_as_it_is_complete() {
         let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../fixtures/bookworm-4m-Q4_K_M.gguf");
         let data = std::fs::read(&path).unwrap();
         let size = data.len() as u64;
@@ -38,7 +38,7 @@ mod tests {
             assert_eq!(header_end(&path, &data[..length as usize], size).unwrap(), None, "{length}");
         }
         assert_eq!(header_end(&path, &data[..end as usize], size).unwrap(), Some(end));
-        // A file that ends there is cut short, and that is told as always.
+        // A file that ends there is truncated, which the reader reports.
         assert!(header_end(&path, &data[..end as usize - 9], end - 9).is_err());
         assert!(header_end(&path, &data[..end as usize], end).unwrap_err().to_string().contains("cut short"));
     }

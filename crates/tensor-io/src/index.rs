@@ -1,5 +1,5 @@
-//! Models in several files, tied together by an index: `model.safetensors.index.json` or
-//! `pytorch_model.bin.index.json`, which are alike.
+//! Models in several files with an index: `model.safetensors.index.json` or `pytorch_model.bin.index.json`, which
+//! have the same form.
 
 use std::collections::{BTreeSet, HashMap};
 use std::path::{Component, Path};
@@ -10,7 +10,7 @@ use crate::safetensors::json::Pairs;
 use crate::safetensors::reader;
 use crate::{Container, Error, Metadata, Result, TensorInfo, pytorch};
 
-/// An index file. Its `metadata.total_size` is not looked at: it is often wrong, and needless.
+/// An index file. Its `metadata.total_size` is ignored: it is often wrong, and not needed.
 #[derive(Debug, serde::Deserialize)]
 struct Index {
     weight_map: Pairs<String>,
@@ -64,7 +64,7 @@ pub(crate) fn shards(path: &Path) -> Result<BTreeSet<String>> {
     Ok(read(path)?.weight_map.0.into_iter().map(|(_, file)| file).collect())
 }
 
-/// Reads an index and checks that every shard lies in or below its folder.
+/// Reads an index and checks that every shard is in or below its folder.
 fn read(path: &Path) -> Result<Index> {
     let file = MappedFile::open(path)?;
     let index: Index = serde_json::from_slice(file.bytes())
@@ -93,7 +93,7 @@ fn check(path: &Path, index: &Index, names: &[&String], tensors: &[TensorInfo]) 
     for (tensor, file) in &index.weight_map.0 {
         let what = match place.remove(tensor.as_str()) {
             Some(found) if names[found] == file => continue,
-            Some(found) => format!("the index places it in {file}, it lies in {}", names[found]),
+            Some(found) => format!("the index places it in {file}, but it is in {}", names[found]),
             None => format!("the index places it in {file}, which does not hold it"),
         };
         return Err(Error::malformed(path, what).with_tensor(tensor));

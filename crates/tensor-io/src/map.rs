@@ -8,8 +8,8 @@ use memmap2::Mmap;
 
 use crate::{Error, Result};
 
-/// The complaint about pipes, devices and sockets.
-pub(crate) const NOT_REGULAR: &str = "not a regular file; give a model file or the folder it lies in";
+/// The message about pipes, devices and sockets.
+pub(crate) const NOT_REGULAR: &str = "not a regular file; give a model file or its folder";
 
 /// A regular file, mapped whole.
 #[derive(Debug)]
@@ -26,10 +26,7 @@ impl MappedFile {
         let io = |e: io::Error| Error::new(path, e);
         let metadata = fs::metadata(path).map_err(io)?;
         if !metadata.is_file() {
-            return Err(Error::refused(
-                path,
-                "not a regular file; give a model file or the folder it lies in",
-            ));
+            return Err(Error::refused(path, "not a regular file; give a model file or its folder"));
         }
         let map = if metadata.len() == 0 {
             None
@@ -44,7 +41,7 @@ impl MappedFile {
         Ok(Self { path: path.to_path_buf(), map })
     }
 
-    /// Where it lies.
+    /// Its path.
     pub fn path(&self) -> &Path {
         &self.path
     }
@@ -68,8 +65,8 @@ impl MappedFile {
         let _ = (from, to);
     }
 
-    /// Gives the memory of consumed pages back to the system. `from` and `to` are byte offsets; pages
-    /// that hold a byte before `from` are let go too, the page of byte `to` stays.
+    /// Releases consumed pages. `from` and `to` are byte offsets; pages that hold a byte before `from` are
+    /// released too, the page of byte `to` stays.
     ///
     /// Nothing is lost, pages are read again when they are touched: a page shared with data still to
     /// come only costs another look at the system's file cache. Does nothing where the system cannot.

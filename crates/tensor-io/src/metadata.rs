@@ -13,7 +13,7 @@ impl StringArray {
         Self::default()
     }
 
-    /// An empty array with room for `count` strings.
+    /// An empty array with capacity for `count` strings.
     pub fn with_capacity(count: usize) -> Self {
         Self { text: String::new(), ends: Vec::with_capacity(count) }
     }
@@ -22,7 +22,7 @@ impl StringArray {
     /// not UTF-8, and the offset in `text` where that shows.
     pub(crate) fn from_parts(text: Vec<u8>, ends: Vec<usize>) -> Result<Self, (usize, usize)> {
         match String::from_utf8(text) {
-            // The whole can be UTF-8 though its parts are not: a character must not lie across an end.
+            // The whole can be UTF-8 though its parts are not: a character must not span two parts.
             Ok(text) if ends.iter().all(|&end| text.is_char_boundary(end)) => Ok(Self { text, ends }),
             Ok(text) => Err(first_broken(text.as_bytes(), &ends)),
             Err(e) => Err(first_broken(e.as_bytes(), &ends)),

@@ -1,10 +1,10 @@
-//! Files that appear whole or not at all.
+//! Files that appear complete or not at all.
 //!
 //! ```text
 //! create    a temporary file in the folder of the target: same file system (crate::temporary)
 //! write     through one large buffer
-//! commit    flush, fsync, give it its name, fsync of the folder
-//! drop      the temporary file is gone
+//! commit    flush, fsync, rename, fsync of the folder
+//! drop      remove the temporary file
 //! ```
 //!
 //! [`OutputDirectory`] does the same for a folder.
@@ -158,7 +158,7 @@ impl Write for OutputFile {
     }
 }
 
-/// A complete file that waits for its name. Dropped, it is gone.
+/// A complete file under a temporary name. It is removed when dropped.
 #[derive(Debug)]
 pub(crate) struct ParkedFile {
     path: PathBuf,
@@ -183,7 +183,7 @@ impl ParkedFile {
     }
 }
 
-/// The folder a file lies in: `.` for a bare name.
+/// The folder of a file: `.` for a bare name.
 pub(crate) fn folder_of(path: &Path) -> &Path {
     match path.parent() {
         Some(p) if !p.as_os_str().is_empty() => p,
@@ -219,7 +219,7 @@ fn explain(path: &Path, e: io::Error) -> Error {
 #[cfg(unix)]
 fn sync_folder(folder: &Path) -> io::Result<()> {
     match File::open(folder)?.sync_all() {
-        // Some network file systems cannot sync a folder; the rename stands all the same.
+        // Some network file systems cannot sync a folder; the rename is still valid.
         Err(e) if matches!(e.kind(), io::ErrorKind::InvalidInput | io::ErrorKind::Unsupported) => Ok(()),
         done => done,
     }

@@ -1,4 +1,4 @@
-//! What a streaming writer must know before the first byte of data.
+//! What a streaming writer needs before the first byte of data.
 
 use std::collections::HashSet;
 use std::path::Path;
@@ -35,7 +35,7 @@ pub(crate) fn tensor_bytes(element_type: ElementType, shape: &[usize]) -> Option
     element_type.row_bytes(columns)?.checked_mul(rows).filter(|&n| n <= isize::MAX as usize)
 }
 
-/// The complaint about a shape for which [`tensor_bytes`] has no answer.
+/// The message about a shape for which [`tensor_bytes`] is `None`.
 pub(crate) fn bad_shape(element_type: ElementType, shape: &[usize]) -> String {
     let columns = shape.last().copied().unwrap_or(1);
     let block = element_type.block_elements();
@@ -46,7 +46,7 @@ pub(crate) fn bad_shape(element_type: ElementType, shape: &[usize]) -> String {
     }
 }
 
-/// Checks what every container asks of a plan: names present and unique, shapes that fit their type.
+/// Checks the rules of every container for a plan: names present and unique, shapes that fit their type.
 /// Returns the bytes of each tensor.
 pub(crate) fn check(path: &Path, tensors: &[TensorPlan]) -> Result<Vec<u64>> {
     let mut names = HashSet::with_capacity(tensors.len());

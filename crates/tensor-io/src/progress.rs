@@ -1,4 +1,4 @@
-//! Where libraries report how far they are; the command line draws it.
+//! The interface through which libraries report progress; the command line displays it.
 
 /// Receives progress from any thread.
 pub trait Progress: Sync {

@@ -1,9 +1,9 @@
-//! Tensors whose numbers do not lie one after the other in the file: transposed and sliced views. A copy in
-//! order is made when one is first asked for, and kept.
+//! Tensors whose numbers are not contiguous in the file: transposed and sliced views. A copy in
+//! order is made when it is first needed, and kept.
 
 use std::sync::OnceLock;
 
-/// Where the numbers of a view lie; all of them within the file, as its reader has checked.
+/// The places of a view's numbers; all of them within the file, as its reader has checked.
 #[derive(Debug)]
 pub(crate) struct Strided {
     file: usize,
@@ -16,7 +16,7 @@ pub(crate) struct Strided {
 }
 
 impl Strided {
-    /// A view of numbers of `size` bytes, the first at byte `start` of the `file`-th file.
+    /// A view of numbers of `size` bytes; the first is at byte `start` of file number `file`.
     pub fn new(file: usize, start: usize, size: usize, shape: Vec<usize>, strides: Vec<usize>) -> Self {
         Self { file, start, size, shape, strides, copy: OnceLock::new() }
     }
@@ -47,7 +47,7 @@ impl Strided {
                     out.extend_from_slice(&data[first + i * stride * self.size..][..self.size]);
                 });
             }
-            // The next row: the last index that has not come to its end goes on, those behind it begin again.
+            // The next row: the last index that is not at its end advances, those after it start again.
             for (i, n) in index.iter_mut().zip(outer).rev() {
                 *i += 1;
                 if *i < *n {

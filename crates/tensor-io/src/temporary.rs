@@ -33,7 +33,7 @@ impl Temporary {
         #[cfg(unix)]
         {
             use std::os::unix::fs::PermissionsExt;
-            // What a plain `open` asks for; the umask takes its share. tempfile's default is 0600, which
+            // The mode of a plain `open`, before the umask. tempfile's default is 0600, which
             // would make every model unreadable for everybody else.
             builder.permissions(fs::Permissions::from_mode(0o666));
         }
@@ -61,7 +61,7 @@ impl Temporary {
             #[cfg(target_os = "linux")]
             Self::Unnamed(file) => link(&file, path),
             Self::Named(file) if force => file.persist(path).map(drop).map_err(|e| e.error),
-            // Not a check and then a rename: somebody else may have made the file while we wrote ours.
+            // Not a check and then a rename: another process may have created the file meanwhile.
             Self::Named(file) => file.persist_noclobber(path).map(drop).map_err(|e| e.error),
         }
     }
@@ -105,7 +105,7 @@ pub(crate) fn directory(parent: &Path, name: &OsStr) -> io::Result<TempDir> {
     #[cfg(unix)]
     {
         use std::os::unix::fs::PermissionsExt;
-        // As for files: what a plain `mkdir` asks for, not tempfile's 0700.
+        // As for files: the mode of a plain `mkdir`, not tempfile's 0700.
         builder.permissions(fs::Permissions::from_mode(0o777));
     }
     builder.tempdir_in(parent)

@@ -1,4 +1,4 @@
-//! `quern convert`: the plan, the job, and whether what was written is what the source has.
+//! `quern convert`: plans, converts, and verifies the result against the source.
 
 use std::path::Path;
 use std::process::ExitCode;
@@ -16,7 +16,7 @@ use crate::{args, format, model};
 /// Mismatches that are listed.
 const LISTED: usize = 20;
 
-/// Plans, and unless it is a dry run, does it and reads the output again.
+/// Plans, and unless it is a dry run, converts and reads the output again.
 pub fn run(args: &args::Convert) -> Outcome {
     refuse_strangers(args);
     let checkpoint = model::open(&args.model)?;
@@ -184,7 +184,7 @@ fn as_json(found: &Verification) -> Value {
     })
 }
 
-/// Says what is wrong with the output, which stays for whoever wants to look at it.
+/// Reports what is wrong with the output, which is kept for inspection.
 fn complain(output: &Path, found: &Verification) {
     for mismatch in found.mismatches.iter().take(LISTED) {
         let tensor = mismatch.tensor.as_ref().map(|t| format!("tensor {t:?}: ")).unwrap_or_default();

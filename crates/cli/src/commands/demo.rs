@@ -1,4 +1,4 @@
-//! `quern demo`: the whole mill on the small model that comes with quern.
+//! `quern demo`: quantizes, measures and converts the small model that comes with quern.
 
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
@@ -19,12 +19,12 @@ use super::{Outcome, inspect, load, print, read_text, tell};
 use crate::progress::{Bar, Unit};
 use crate::{args, format};
 
-/// What the demo grinds to.
+/// What the demo quantizes to.
 #[derive(Clone, Copy, PartialEq)]
 enum Target {
     Gguf(FileType),
     Bitsandbytes(Kind),
-    /// 4 bits, groups of so many columns.
+    /// 4 bits, groups of this many columns.
     Gptq(usize),
 }
 
@@ -38,7 +38,7 @@ impl Target {
     }
 }
 
-/// From large to small in each world; the first is the yardstick.
+/// From large to small in each format; the first is the reference.
 const TARGETS: [Target; 13] = [
     Target::Gguf(FileType::F16),
     Target::Gguf(FileType::Q8_0),
@@ -55,11 +55,11 @@ const TARGETS: [Target; 13] = [
     Target::Bitsandbytes(Kind::Nf4),
 ];
 
-/// A type is good if its perplexity is at most this much above the yardstick's.
+/// A type is good if its perplexity is at most this many times the reference's.
 const GOOD: f64 = 1.05;
 
-/// What the demo learns of one target.
-struct Ground {
+/// What the demo measures of one target.
+struct Measured {
     target: Target,
     path: PathBuf,
     size: u64,
@@ -70,7 +70,7 @@ struct Ground {
     generate_speed: f64,
 }
 
-/// Quantizes to every target, inspects one, measures all, converts some, and lets the smallest good GGUF talk.
+/// Quantizes to every target, inspects one, measures all, converts some, and generates with the smallest good GGUF.
 pub fn run(args: &args::Demo) -> Outcome {
     let fixtures = fixtures(args.fixtures.as_deref())?;
     let (model, text) = (fixtures.join("bookworm-4m"), fixtures.join("text/validation.txt"));
@@ -84,28 +84,28 @@ pub fn run(args: &args::Demo) -> Outcome {
         inspect::describe(&model.display().to_string(), &quern_inspect::summarize(&checkpoint))
     ))?;
     let calibration = read_text(&fixtures.join("text/calibration.txt"))?;
-    let mut ground = Vec::new();
+    let mut results = Vec::new();
     let bar = Bar::new(Unit::Runs);
     bar.total(TARGETS.len() as u64);
     for target in TARGETS {
-        bar.step(&format!("grinding to {}", target.name()));
+        bar.step(&format!("quantizing to {}", target.name()));
         let path = work.path().join(target.name());
         let started = Instant::now();
         make(&checkpoint, target, &path, &calibration, threads)?;
         let seconds = started.elapsed().as_secs_f64();
-        ground.push(measure(target, path, seconds, &text, threads)?);
+        results.push(measure(target, path, seconds, &text, threads)?);
         bar.advance(1);
     }
     drop(bar);
 
-    let yardstick = ground[0].perplexity;
-    let rows = ground.iter().map(|g| {
+    let reference = results[0].perplexity;
+    let rows = results.iter().map(|g| {
         vec![
             g.target.name(),
             format::bytes(g.size),
             format!("{:.2}", g.bits_per_weight),
             format!("{:.3}", g.perplexity),
-            format!("{:+.1} %", 100.0 * (g.perplexity / yardstick - 1.0)),
+            format!("{:+.1} %", 100.0 * (g.perplexity / reference - 1.0)),
             format!("{:.0} ms", 1000.0 * g.seconds),
             format!("{:.0}", g.prompt_speed),
             format!("{:.0}", g.generate_speed),
@@ -123,15 +123,15 @@ pub fn run(args: &args::Demo) -> Outcome {
     ];
     print(&format!("{}\n", format::table(&header, &[1, 2, 3, 4, 5, 6, 7], rows)))?;
 
-    convert(&ground, work.path(), threads)?;
+    convert(&results, work.path(), threads)?;
 
-    let gguf = ground.iter().filter(|g| matches!(g.target, Target::Gguf(_)));
-    let good = gguf.filter(|g| g.perplexity <= GOOD * yardstick).min_by_key(|g| g.size);
-    let best = good.unwrap_or(&ground[0]);
+    let gguf = results.iter().filter(|g| matches!(g.target, Target::Gguf(_)));
+    let good = gguf.filter(|g| g.perplexity <= GOOD * reference).min_by_key(|g| g.size);
+    let best = good.unwrap_or(&results[0]);
     let name = best.target.name();
     let summary = quern_inspect::summarize(&Checkpoint::open(&best.path)?);
     print(&format!(
-        "\n{}\nThe smallest GGUF within {:.0} % of f16 is {name}. It tells:\n\n",
+        "\n{}\nThe smallest GGUF within {:.0} % of f16 is {name}. It generates:\n\n",
         inspect::describe(&format!("bookworm-4m as {name}"), &summary),
         100.0 * (GOOD - 1.0)
     ))?;
@@ -150,8 +150,8 @@ pub fn run(args: &args::Demo) -> Outcome {
     Ok(ExitCode::SUCCESS)
 }
 
-/// Takes three of the results to other worlds, and says what verification found.
-fn convert(ground: &[Ground], work: &Path, threads: usize) -> anyhow::Result<()> {
+/// Converts three of the results to other formats, and reports what verification found.
+fn convert(results: &[Measured], work: &Path, threads: usize) -> anyhow::Result<()> {
     let ways = [
         (Target::Gguf(FileType::F16), quern_convert::Target::Safetensors),
         (Target::Gptq(128), quern_convert::Target::Gguf),
@@ -159,7 +159,7 @@ fn convert(ground: &[Ground], work: &Path, threads: usize) -> anyhow::Result<()>
     ];
     let mut text = String::from("\n");
     for (number, (from, to)) in ways.into_iter().enumerate() {
-        let Some(source) = ground.iter().find(|g| g.target == from) else { continue };
+        let Some(source) = results.iter().find(|g| g.target == from) else { continue };
         let checkpoint = Checkpoint::open(&source.path)?;
         let plan = quern_convert::plan(
             &checkpoint,
@@ -220,7 +220,7 @@ fn measure(
     seconds: f64,
     text: &str,
     threads: usize,
-) -> anyhow::Result<Ground> {
+) -> anyhow::Result<Measured> {
     let model = load(&path, threads)?;
     let summary = quern_inspect::summarize(model.checkpoint());
     let chunks = PerplexityOptions { chunks: Some(16), ..PerplexityOptions::default() };
@@ -228,7 +228,7 @@ fn measure(
     let tests =
         BenchOptions { prompt: vec![256], generate: vec![64], repetitions: 2, ..BenchOptions::default() };
     let speed = quern_run::bench(&model, &tests, &NoProgress)?;
-    Ok(Ground {
+    Ok(Measured {
         target,
         size: model.file_size(),
         bits_per_weight: summary.bits_per_weight,
@@ -240,10 +240,10 @@ fn measure(
     })
 }
 
-/// Where the demo's model lies: as told, in the working directory, or in the checkout quern was built from.
-fn fixtures(told: Option<&Path>) -> anyhow::Result<PathBuf> {
+/// The folder of the demo's model: the given one, in the working directory, or in the checkout quern was built from.
+fn fixtures(given: Option<&Path>) -> anyhow::Result<PathBuf> {
     let built_from = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../fixtures");
-    let candidates = match told {
+    let candidates = match given {
         Some(path) => vec![path.to_path_buf()],
         None => vec![PathBuf::from("fixtures"), built_from],
     };

@@ -1,4 +1,4 @@
-//! `quern imatrix`: which inputs of a model's layers matter, measured over a text.
+//! `quern imatrix`: measures over a text which inputs of a model's layers matter.
 
 use std::process::ExitCode;
 
@@ -11,7 +11,7 @@ use super::{Outcome, calibration_text, load, print, print_json};
 use crate::progress::{Bar, Unit};
 use crate::{args, format};
 
-/// Runs the text through the model and writes what its layers saw.
+/// Runs the text through the model and writes the sums of its layers' inputs.
 pub fn run(args: &args::Imatrix) -> Outcome {
     let (source, name) = calibration_text(args.text.as_deref())?;
     // A refused output must not cost the measurement; dropped, nothing of it remains.

@@ -1,4 +1,4 @@
-//! `quern inspect`: what a model file is, and whether it is sound.
+//! `quern inspect`: what a model file holds, and whether it is valid.
 
 mod attention;
 
@@ -52,7 +52,7 @@ pub fn run(args: &args::Inspect) -> Outcome {
         }
         print_json(&value)?;
     } else {
-        // What the check says is not said twice.
+        // Messages of the check are not repeated.
         let findings = || report.iter().flat_map(|report| &report.findings);
         summary.notes.retain(|note| findings().all(|finding| finding.problem != *note));
         let mut text = describe(&model.display().to_string(), &summary);
@@ -82,7 +82,7 @@ pub fn run(args: &args::Inspect) -> Outcome {
     Ok(if sound { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
 
-/// Checks the model; of what is none that can be read, says what it is.
+/// Checks the model; for anything else, reports what it is.
 fn check(checkpoint: &Checkpoint) -> CheckReport {
     match identify::of_checkpoint(checkpoint) {
         None => quern_inspect::check(checkpoint, &Bar::new(Unit::Bytes)),
@@ -124,7 +124,7 @@ fn architectures(json: bool) -> Outcome {
     Ok(ExitCode::SUCCESS)
 }
 
-/// Finds the model of the argument; of one that is only on the Hub, fetches the headers and no more.
+/// Finds the model of the argument; if it is only on the Hub, fetches just the headers.
 fn find(model: &Path, check: bool) -> anyhow::Result<Remote> {
     let Some(name) = model::name(model)? else { return Ok(Remote::Cached(model.to_path_buf())) };
     let hub = model::hub(false)?;

@@ -10,7 +10,7 @@ use super::{Outcome, print, print_json};
 use crate::progress::Transfers;
 use crate::{args, format, model};
 
-/// Downloads what is not there yet and says where it is.
+/// Downloads what is missing and prints where it is.
 pub fn run(args: &args::Pull) -> Outcome {
     let hub = model::hub(args.offline)?;
     let options = PullOptions {
@@ -29,7 +29,7 @@ pub fn run(args: &args::Pull) -> Outcome {
     }
     match args.json {
         true => print_json(&report(args, &pulled, seconds))?,
-        false => print(&told(args, &pulled, seconds))?,
+        false => print(&table(args, &pulled, seconds))?,
     }
     Ok(ExitCode::SUCCESS)
 }
@@ -64,12 +64,12 @@ fn report(args: &args::Pull, pulled: &Pulled, seconds: f64) -> Value {
     })
 }
 
-fn told(args: &args::Pull, pulled: &Pulled, seconds: f64) -> String {
+fn table(args: &args::Pull, pulled: &Pulled, seconds: f64) -> String {
     let rows = pulled.files.iter().map(|f| {
         let how = match f.source {
-            FileSource::Cache => "was there".to_owned(),
+            FileSource::Cache => "cached".to_owned(),
             FileSource::Hub { resumed: 0 } => "downloaded".to_owned(),
-            FileSource::Hub { resumed } => format!("{} were there", format::bytes(resumed)),
+            FileSource::Hub { resumed } => format!("{} resumed", format::bytes(resumed)),
         };
         vec![f.path.clone(), format::bytes(f.bytes), how]
     });

@@ -1,4 +1,4 @@
-//! Keys and values as a cache holds them.
+//! The layout of keys and values in the cache.
 //!
 //! ```text
 //! values   a row for each position:  [position][head_dim]
@@ -6,13 +6,13 @@
 //!
 //! f32, f16    the numbers
 //! q8_0        32 numbers along head_dim in 34 bytes, value = d * code (d is f16, a code i8); where head_dim is no
-//!             multiple of 32 it is filled up with zeros
+//!             multiple of 32 it is padded with zeros
 //!     values  d, 32 codes: ggml's blocks
 //!     keys    d of the 16 positions, then the 16 positions' codes of each of the 32 numbers
 //! ```
 //!
-//! Scores are sums along head_dim. With 16 positions side by side a vector holds 16 such sums, and nothing has to
-//! be added across its lanes, nor transposed for the many queries of a prompt.
+//! Scores are sums along head_dim. With 16 positions side by side a vector holds 16 such sums: no sum across its
+//! lanes is needed, and no transposition for the many queries of a prompt.
 
 use half::f16;
 use quern_tensor_io::layout::{Block as _, Q8_0};
@@ -92,7 +92,7 @@ impl Values<'_> {
         }
     }
 
-    /// The memory of `head` at `count` positions from `first` on, to be asked for beforehand: nothing where
+    /// The memory of `head` at `count` positions from `first` on, to be prefetched: nothing where
     /// rows are stored apart.
     pub(super) fn ahead(&self, (first, count): (usize, usize), head: usize, width: usize) -> Ahead {
         let at = first * self.position_stride + head * self.head_stride;
@@ -164,7 +164,7 @@ impl Keys<'_> {
     }
 }
 
-/// The memory of so many numbers from number `at` on.
+/// The memory of this many numbers from number `at` on.
 fn ahead(data: CacheData, at: usize, numbers: usize) -> Ahead {
     match data {
         CacheData::F32(x) => Ahead::new(x.as_ptr().wrapping_add(at).cast(), 4 * numbers),

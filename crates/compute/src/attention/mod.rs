@@ -2,7 +2,7 @@
 //!
 //! A task is one key-value head and a block of queries with all the query heads that share it. It takes the
 //! keys in blocks of 64 with a running maximum and sum (the online softmax of Milakov and Gimelshein 2018,
-//! as flash attention uses it), so memory does not grow with the context:
+//! as in flash attention), so memory does not grow with the context:
 //!
 //! ```text
 //! 64 keys  -> f32 -> scores = queries * the keys' columns
@@ -10,9 +10,9 @@
 //! 64 values -> f32 -> result += scores * values
 //! ```
 //!
-//! One block of queries (generating text) over many keys is cut into spans of keys as well, so that every
-//! thread has some, and the spans' results are joined in order. All cuts, and with them the order of
-//! additions, depend on the shapes alone, never on the threads.
+//! One block of queries (generating text) over many keys is also split into spans of keys, so that every thread
+//! has work, and the spans' results are combined in order. The splits, and with them the order of additions, depend
+//! on the shapes alone, never on the threads.
 
 mod cache;
 mod q8_0;
@@ -37,7 +37,7 @@ use softmax::{Online, merge, online};
 const KEYS: usize = 64;
 /// Query rows (tokens times heads of a group) a task aims at.
 const ROWS: usize = 128;
-/// Up to so many query rows memory is asked for a block ahead; more compute so long that it does not matter.
+/// Up to this many query rows, memory is prefetched a block ahead; more rows compute too long for it to matter.
 const ASKING: usize = 32;
 /// Keys of a task where there is one block of queries.
 const SPAN: usize = 512;
@@ -100,7 +100,7 @@ pub fn attention(
     let job = Job { level, shape, q, first, keys, values };
     if blocks > 1 {
         pool.run(kv_heads * blocks, |task| {
-            // Later blocks see more keys: begin with them, so that no long task is left for the end.
+            // Later blocks see more keys: start with them, so that no long task remains at the end.
             let (kv_head, b) = (task % kv_heads, blocks - 1 - task / kv_heads);
             let task = Task { job: &job, kv_head, queries: b * block..n.min((b + 1) * block) };
             task.gather(task.keys()).finish(&task, put);
@@ -161,7 +161,7 @@ struct Task<'a> {
     queries: Range<usize>,
 }
 
-/// What rows of queries gathered from a run of keys.
+/// The partial result of rows of queries over a run of keys.
 struct Gathered {
     /// `[rows][width]`: the values, each times `e^(score - maximum)`.
     result: Aligned,
@@ -195,7 +195,7 @@ impl Gathered {
         Self { sums: sums.collect(), result, width }
     }
 
-    /// Together with what the same rows gathered from later keys.
+    /// Combines it with the partial result of the same rows over later keys.
     fn joined(mut self, later: &Self) -> Self {
         let width = self.width;
         for (row, sum) in self.sums.iter_mut().enumerate() {
@@ -205,7 +205,7 @@ impl Gathered {
         self
     }
 
-    /// Divides by the sums and hands each (token, head, result) to `put`.
+    /// Divides by the sums and passes each (token, head, result) to `put`.
     fn finish(mut self, task: &Task, put: impl Fn(usize, usize, &[f32])) {
         let head_dim = task.job.shape.head_dim;
         for (row, result) in self.result.chunks_exact_mut(self.width).enumerate() {
@@ -249,7 +249,7 @@ impl Task<'_> {
         }
     }
 
-    /// What the queries gather from a run of keys.
+    /// Computes the partial result of the queries over a run of keys.
     fn gather(&self, span: Range<usize>) -> Gathered {
         let &Job { level, shape, keys, values, .. } = self.job;
         let head_dim = shape.head_dim;

@@ -1,4 +1,4 @@
-//! The q8_0 cache: rows and groups of keys to f32, and rows from it.
+//! The q8_0 cache: decodes rows and groups of keys to f32, and encodes rows.
 //!
 //! A block is 32 numbers along head_dim. Values have `layout::Q8_0`'s; keys have, for 16 positions side by side, the
 //! scales and then the codes of each number.

@@ -38,7 +38,7 @@ pub(super) fn online(level: Level, step: Online) {
 }
 
 impl Online<'_> {
-    /// Goes over to a new maximum; false if nothing was seen yet.
+    /// Changes to a new maximum; false if nothing was seen yet.
     #[inline(always)]
     fn raise(&mut self, largest: f32) -> bool {
         let largest = larger(largest, self.sum.0);
@@ -195,7 +195,7 @@ mod x86 {
     }
 }
 
-/// Joins what a row gathered from two runs of keys: `(maximum, sum)` and the result so far of both; the
+/// Combines a row's partial results over two runs of keys: `(maximum, sum)` and the result so far of both; the
 /// first becomes that of both together.
 pub(super) fn merge(sum: &mut (f32, f32), result: &mut [f32], other: (f32, f32), values: &[f32]) {
     let largest = larger(sum.0, other.0);

@@ -1,7 +1,7 @@
 //! Types whose values are points of a grid: iq1, iq2 and iq3, in super-blocks of 256.
 //!
-//! Everywhere eight values `v` times an odd integer scale: the halves and quarters of the formats move into
-//! `d`, the eighths by which iq1 shifts its points into the values.
+//! All have eight values `v` times an odd integer scale: the halves and quarters of the formats are part of
+//! `d`, the eighths by which iq1 shifts its points are part of the values.
 //!
 //! ```text
 //! type                d is   v                      zero   scale for

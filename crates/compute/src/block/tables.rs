@@ -1,6 +1,6 @@
-//! What four-bit codes stand for, in integers.
+//! The values of four-bit codes, in integers.
 //!
-//! NF4's and FP4's numbers are floats; kernels multiply integers. So a number `t` is rounded to
+//! NF4's and FP4's numbers are floats, but kernels multiply integers. So a number `t` is rounded to
 //! `round(c * t)` steps of `1/c`, and the block's scale is `absmax / c`:
 //!
 //! ```text
@@ -10,10 +10,10 @@
 //! ```
 //!
 //! (normally distributed weights in blocks of 64). Rounding adds 0.13 % to NF4's own error, and 0.04 % to
-//! FP4's, of which all numbers but +-1/192 are exact. `c` is the best multiple of 1/16 up to 127 for how
+//! FP4's; all numbers but +-1/192 are exact. `c` is the best multiple of 1/16 up to 127 for how
 //! often codes occur, of those whose reciprocal in f32 undoes it exactly.
 
-/// Values that `iq4_nl` and `iq4_xs` codes stand for.
+/// The values of `iq4_nl` and `iq4_xs` codes.
 pub(crate) use quern_tensor_io::decode::iq4::TABLE as IQ4;
 /// Doubled E2M1 values.
 pub(crate) use quern_tensor_io::decode::mxfp4::TABLE as MXFP4;

@@ -1,4 +1,4 @@
-//! The common form against the decoders.
+//! Tests the common form against the decoders.
 
 use quern_tensor_io::{ElementType, decode};
 

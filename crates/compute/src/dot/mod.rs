@@ -1,4 +1,4 @@
-//! A few activation rows against many weight rows, each weight row read once: generating text.
+//! Multiplies a few activation rows with many weight rows, each weight row read once: for generating text.
 //!
 //! A kernel multiplies one row of activations with any number of weight rows, `y.len()` of them.
 
@@ -68,7 +68,7 @@ macro_rules! kernel_tables {
                 T::F32 => float::f32,
                 T::F16 => float::f16,
                 T::BF16 => float::bf16,
-                // Decoded first, whatever they are.
+                // All other types are decoded first.
                 _ => return None,
             })
         }

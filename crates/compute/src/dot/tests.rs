@@ -1,4 +1,4 @@
-//! Every level against the scalar specification, and that against the decoder.
+//! Tests every level against the scalar specification, and that against the decoder.
 
 use quern_tensor_io::ElementType;
 

@@ -1,8 +1,8 @@
 //! The tiled product with AVX-512 VNNI: 32 weight rows times up to 8 activation rows.
 //!
-//! 16 integer sums live in registers. A step of 4 values is 2 loads of codes, and for each activation row
-//! one broadcast of 4 bytes and 2 `vpdpbusd`, of which the core does two a cycle. Float sums pass through
-//! the first-level cache between sub-blocks: their traffic hides behind the integer work.
+//! 16 integer sums are kept in registers. A step of 4 values is 2 loads of codes, and for each activation row
+//! one broadcast of 4 bytes and 2 `vpdpbusd`; the core executes two of them a cycle. Float sums are
+//! kept in the first-level cache between sub-blocks, which costs no time beside the integer work.
 
 // Loops count sub-blocks and columns and index several things by them.
 #![allow(clippy::needless_range_loop)]

@@ -1,4 +1,4 @@
-//! Many activation rows against weights: reading a prompt.
+//! Multiplies many activation rows with weights: for reading a prompt.
 //!
 //! A task takes 32 or 64 weight rows. For every 256 columns it unpacks them once into pairs of [`Tile`]s,
 //! whatever their type, and multiplies the tiles, which stay in the first-level cache, with all activations:
@@ -112,7 +112,7 @@ impl Form {
 }
 
 /// Multiplies `pairs` times 32 weight rows from `first` on (or as many as there are) with all packed
-/// activations: for block types. `y` is the output `[n][rows]`, of which only these rows are written.
+/// activations: for block types. `y` is the output `[n][rows]`; only these rows are written.
 ///
 /// # Safety
 /// Nobody else uses these rows of `y`.
@@ -146,7 +146,7 @@ pub(crate) unsafe fn blocks(
         }
     }
     for (i, sums) in sums.chunks_exact(size).enumerate() {
-        // SAFETY: the caller's promise.
+        // SAFETY: guaranteed by the caller.
         unsafe { store(w, first + i * TASK_ROWS, sums, n, y) };
     }
 }
@@ -171,7 +171,7 @@ fn multiply(level: Level, form: Form, tiles: &[Tile; 2], pack: &Pack, used: usiz
 /// Nobody else uses these rows of `y`.
 pub(crate) unsafe fn floats(level: Level, w: &Matrix, first: usize, x: &[f32], n: usize, y: &Shared) {
     let sums = floats::multiply(level, w, first, x, n);
-    // SAFETY: the caller's promise.
+    // SAFETY: guaranteed by the caller.
     unsafe { store(w, first, &sums, n, y) };
 }
 
@@ -182,7 +182,7 @@ pub(crate) unsafe fn floats(level: Level, w: &Matrix, first: usize, x: &[f32], n
 unsafe fn store(w: &Matrix, first: usize, sums: &[f32], n: usize, y: &Shared) {
     let rows = (w.rows() - first).min(TASK_ROWS);
     for (i, sums) in sums.chunks_exact(TASK_ROWS).take(n).enumerate() {
-        // SAFETY: the caller's promise.
+        // SAFETY: guaranteed by the caller.
         unsafe { y.slice(i * w.rows() + first, rows) }.copy_from_slice(&sums[..rows]);
     }
 }

@@ -22,7 +22,7 @@ impl Packed {
         &self.packs[depth * self.groups + i]
     }
 
-    /// Asks the memory for a pack soon to be used, if there is one.
+    /// Prefetches a pack that will be used soon, if there is one.
     #[inline]
     pub fn prefetch(&self, depth: usize, i: usize) {
         #[cfg(target_arch = "x86_64")]
@@ -47,7 +47,7 @@ impl Packed {
         let slots = &slots;
         let scales = columns / group.len();
         pool.run(groups, |i| {
-            // Rows are padded to whole packs, so that copying needs no questions.
+            // Rows are padded to whole packs, so that copying needs no checks.
             let width = depths * DEPTH;
             let mut codes = vec![0i8; COLUMNS * width];
             let mut d = vec![0f32; COLUMNS * width / group.len()];

@@ -1,4 +1,4 @@
-//! Unpacking against the description of each block type, every level's product against the scalar one.
+//! Tests unpacking against the description of each block type, and every level's product against the scalar one.
 
 use quern_tensor_io::ElementType;
 

@@ -1,4 +1,4 @@
-//! Words of 16 rows to lanes: `out[w][row] = row[4 w .. 4 w + 4]`.
+//! Transposes words of 16 rows to lanes: `out[w][row] = row[4 w .. 4 w + 4]`.
 
 use crate::simd::Level;
 
@@ -41,7 +41,7 @@ pub(super) fn words(
 unsafe fn avx512(rows: &[&[u8]; 16], at: usize, count: usize, out: &mut [u32], stride: usize) {
     use std::arch::x86_64::*;
     for w in (0..count).step_by(4) {
-        // SAFETY: in bounds as promised.
+        // SAFETY: in bounds as the caller guarantees.
         let load = |r: usize| unsafe { _mm_loadu_si128(rows[r].as_ptr().add(at + 4 * w).cast()) };
         let four = |a: usize| {
             let x = _mm512_castsi128_si512(load(a));
@@ -59,7 +59,7 @@ unsafe fn avx512(rows: &[&[u8]; 16], at: usize, count: usize, out: &mut [u32], s
             _mm512_unpackhi_epi64(ab1, cd1),
         ];
         for (i, lanes) in lanes.into_iter().enumerate() {
-            // SAFETY: in bounds as promised.
+            // SAFETY: in bounds as the caller guarantees.
             unsafe { _mm512_storeu_si512(out.as_mut_ptr().add((w + i) * stride).cast(), lanes) };
         }
     }
@@ -94,7 +94,7 @@ unsafe fn gather(rows: &[&[u8]; 16], at: usize) -> [u32; 16] {
     let mut out = [0; 16];
     let places: [u64; 16] = std::array::from_fn(|r| rows[r].as_ptr().expose_provenance() as u64);
     for half in 0..2 {
-        // SAFETY: addresses of rows, whose bytes at `at` exist as promised; 8 words of `out`.
+        // SAFETY: addresses of rows, whose bytes at `at` exist as the caller guarantees; 8 words of `out`.
         unsafe {
             let places = _mm512_loadu_si512(places.as_ptr().add(8 * half).cast());
             let words = _mm512_i64gather_epi32::<1>(places, std::ptr::without_provenance(at));

@@ -1,4 +1,4 @@
-//! Blocks of 16 weight rows to a [`Tile`].
+//! Unpacks blocks of 16 weight rows to a [`Tile`].
 //!
 //! The raw words are transposed first, so that lane r of every vector is row r, and unpacked after: masks
 //! and shifts on whole vectors, no shuffles, the same code at every level. A 4-byte word of packed
@@ -24,7 +24,7 @@ use crate::block::{self, e8m0_half, grid_types, no_block, tables};
 use crate::dot::grid_codes;
 use crate::simd::Level;
 
-/// What stands for 0 in q3_K's tiles: codes are `(scale - 32) * (q - 4) + 124`, from 0 to 252.
+/// The zero point of q3_K's tiles: codes are `(scale - 32) * (q - 4) + 124`, from 0 to 252.
 pub(super) const Q3_ZERO: i32 = 124;
 
 /// Transposed blocks: 8 of 32 values, one after the other, 4 of 64, 2 of 128 or one of 256.

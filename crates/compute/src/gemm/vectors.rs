@@ -44,7 +44,7 @@ pub(super) trait Vectors: Copy {
 }
 
 /// Something to compute: implement `call` with `#[inline(always)]`, and so everything it calls. That leaves
-/// out closures used in several places or handed to `map`: each operation in them would become a call.
+/// out closures used in several places or passed to `map`: each operation in them would become a call.
 pub(super) trait VectorOp {
     fn call<S: Vectors>(self, s: S);
 }
@@ -196,7 +196,7 @@ mod x86 {
     /// The CPU has AVX2 and F16C.
     #[inline(always)]
     unsafe fn low_halves(x: __m256i) -> __m256 {
-        // SAFETY: promised.
+        // SAFETY: guaranteed by the caller.
         unsafe {
             let x = _mm256_and_si256(x, _mm256_set1_epi32(0xffff));
             let packed = _mm256_permute4x64_epi64::<0b1000>(_mm256_packus_epi32(x, x));

@@ -35,7 +35,7 @@ mod x86 {
         let mut sums = [[_mm512_setzero_ps(); 3]; ROWS];
         let (mut a, mut b) = (a.as_ptr(), b.as_ptr());
         for _ in 0..tokens {
-            // SAFETY: within the token's lines, which exist as promised.
+            // SAFETY: within the token's lines, which exist as the caller guarantees.
             unsafe {
                 let wide = [_mm512_loadu_ps(b), _mm512_loadu_ps(b.add(16)), _mm512_loadu_ps(b.add(32))];
                 for (r, sums) in sums.iter_mut().enumerate() {
@@ -65,7 +65,7 @@ mod x86 {
             let mut sums = [[_mm256_setzero_ps(); 3]; 4];
             let (mut a, mut b) = (a[row..].as_ptr(), b[half..].as_ptr());
             for _ in 0..tokens {
-                // SAFETY: within the token's lines, which exist as promised.
+                // SAFETY: within the token's lines, which exist as the caller guarantees.
                 unsafe {
                     let wide = [_mm256_loadu_ps(b), _mm256_loadu_ps(b.add(8)), _mm256_loadu_ps(b.add(16))];
                     for (r, sums) in sums.iter_mut().enumerate() {

@@ -68,7 +68,7 @@ struct Rows<'a> {
     columns: usize,
 }
 
-/// A matrix of which the lower triangle is written.
+/// A matrix whose lower triangle is written.
 struct Triangle {
     values: Shared,
     stride: usize,
@@ -141,7 +141,7 @@ unsafe fn tile(
         kernel::products(level, &a[strip..], b, &mut products);
         for (row, products) in (first..columns).zip(&products) {
             let width = (row + 1 - j * PANEL).min(PANEL);
-            // SAFETY: promised by the caller; rows of different panels and columns of different panels differ.
+            // SAFETY: guaranteed by the caller; rows of different panels and columns of different panels differ.
             let line = unsafe { sum.values.slice(row * sum.stride + j * PANEL, width) };
             for (sum, product) in line.iter_mut().zip(products) {
                 *sum += sign * product;

@@ -1,4 +1,4 @@
-//! What a forward pass does between its linear layers, on f32 rows. Row-wise operations take any whole
+//! The operations of a forward pass between its linear layers, on f32 rows. Row-wise operations take any whole
 //! number of rows; they run on the calling thread (call them from a [`crate::Pool`] region for many rows), with
 //! the instructions of a level (the pool has one).
 

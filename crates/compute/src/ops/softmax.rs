@@ -1,9 +1,9 @@
-//! Softmax and its kin over one row.
+//! Softmax and related operations over one row.
 
 use super::{exp, join, larger};
 use crate::simd::{Level, Op, dispatch};
 
-/// `x = e^(x - max x) / sum`, in place. An empty row stays empty; a row of nothing but -inf becomes NaN.
+/// `x = e^(x - max x) / sum`, in place. An empty row stays empty; a row of only -inf becomes NaN.
 pub fn softmax(level: Level, x: &mut [f32]) {
     struct Softmax<'a>(&'a mut [f32]);
     impl Op for Softmax<'_> {
@@ -43,7 +43,7 @@ pub fn log_softmax_at(x: &[f32], index: usize) -> f64 {
     f64::from(x[index] - largest) - sum.ln()
 }
 
-/// Index of the largest value, the first of equals; `None` for an empty row or one of nothing but NaN.
+/// Index of the largest value, the first of equals; `None` for an empty row or one of only NaN.
 pub fn argmax(x: &[f32]) -> Option<usize> {
     let mut best: Option<(usize, f32)> = None;
     for (i, &v) in x.iter().enumerate() {

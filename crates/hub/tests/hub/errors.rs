@@ -1,4 +1,4 @@
-//! What a user is told when the Hub says no.
+//! The messages a user gets when the Hub refuses a request.
 
 use quern_hub::{ErrorKind, PullOptions};
 
@@ -6,7 +6,7 @@ use crate::fake_hub::{FakeHub, Response};
 use crate::{Place, sharded};
 
 #[test]
-fn repository_revision_and_file_are_told_apart() {
+fn repository_revision_and_file_are_distinguished() {
     let server = FakeHub::new(sharded());
     let place = Place::new(&server);
     let repository = place.refused("org/other");
@@ -28,7 +28,7 @@ fn mirrors_that_say_nothing_but_404_are_understood() {
     let place = Place::new(&server);
     assert!(place.refused("org/other").contains("there is no model org/other"));
     assert!(place.refused("org/model@v9").contains("no revision \"v9\""));
-    // A file that is in the list, but gone when it is asked for.
+    // A file that is in the list, but missing when it is requested.
     let server =
         FakeHub::hooked(sharded(), |r| r.target.ends_with("config.json").then(|| Response::new(404, "")));
     let error = Place::new(&server).refused("org/model");
@@ -53,7 +53,7 @@ fn gated_models_say_where_to_accept_the_licence() {
             "{error}"
         );
         let error = Place::new(&server).with_token().refused("org/model");
-        assert!(error.contains("with the account whose token HF_TOKEN is"), "{error}");
+        assert!(error.contains("with the account that the token in HF_TOKEN belongs to"), "{error}");
         assert!(!error.contains("hf_secret"));
     }
 }
@@ -79,11 +79,14 @@ fn a_web_page_in_place_of_an_answer_is_no_list_of_files() {
     let server =
         FakeHub::hooked(sharded(), |_| Some(Response::new(200, "<html>Log in to this network</html>")));
     let error = Place::new(&server).refused("org/model");
-    assert!(error.contains("not what the Hub's would be") && error.contains("HF_ENDPOINT"), "{error}");
+    assert!(
+        error.contains("does not have the form of the Hub's") && error.contains("HF_ENDPOINT"),
+        "{error}"
+    );
 }
 
 #[test]
-fn the_first_failure_stops_the_rest_and_is_the_one_told() {
+fn the_first_failure_stops_the_rest_and_is_reported() {
     let server = FakeHub::hooked(sharded(), |r| {
         r.target
             .ends_with("tokenizer.json")

@@ -1,4 +1,4 @@
-//! Headers alone: how few bytes, and that they are judged as whole files are.
+//! Headers alone: how few bytes are read, and that the checks are those of complete files.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -22,7 +22,7 @@ fn headers(place: &Place, name: &str) -> Result<Headers> {
     })
 }
 
-/// What a reader of headers sees of a checkpoint.
+/// The parts of a checkpoint that its headers show.
 fn listing(checkpoint: &Checkpoint) -> Vec<(String, ElementType, Vec<usize>, u64, usize)> {
     let tensors = checkpoint.tensors().iter();
     tensors.map(|t| (t.name.clone(), t.element_type, t.shape.clone(), t.offset, t.file)).collect()
@@ -79,7 +79,7 @@ fn of_a_sharded_model_a_few_kilobytes_are_enough() {
     {
         use std::os::unix::fs::MetadataExt;
         let file = fs::metadata(&there.files()[0]).unwrap();
-        assert!(file.blocks() * 512 < 200_000, "a hole takes no room: {} blocks", file.blocks());
+        assert!(file.blocks() * 512 < 200_000, "a hole takes no disk space: {} blocks", file.blocks());
     }
     let folder = there.directory().to_path_buf();
     drop(remote);
@@ -161,7 +161,7 @@ fn splits_are_read_together() {
 }
 
 #[test]
-fn packed_layers_are_told_from_configuration_and_shapes() {
+fn packed_layers_are_found_from_configuration_and_shapes() {
     for name in [
         "gptq-4bit-g128",
         "gptq-3bit-g64",
@@ -181,10 +181,10 @@ fn packed_layers_are_told_from_configuration_and_shapes() {
         assert_eq!(there.scheme(), here.scheme(), "{name}");
         // Of compressed-tensors' layers `weight_shape` says the columns. Among these of all kinds, two have shapes
         // that another kind could have too.
-        let told =
+        let known =
             |name: &str| !["model.layers.7.up_proj.weight", "model.layers.12.up_proj.weight"].contains(&name);
         let sizes = |p: &Packing| -> Vec<_> {
-            let layers = p.layers().iter().filter(|l| told(&l.name));
+            let layers = p.layers().iter().filter(|l| known(&l.name));
             layers.map(|l| (l.name.clone(), l.bytes, l.rows * l.columns, l.parts.clone())).collect()
         };
         assert_eq!(sizes(&there), sizes(&here), "{name}");
@@ -243,7 +243,7 @@ fn another_range_or_length_is_refused() {
             r.at_storage.then(|| Response::new(206, &bytes[..16384]).with("Content-Range", range))
         });
         let error = headers(&Place::new(&server), "o/n").unwrap_err().to_string();
-        assert!(error.contains("announces something else"), "{error}");
+        assert!(error.contains("but the server sends others"), "{error}");
     }
     let server =
         FakeHub::hooked(Repo::new("o/n").small("config.json", "{}").large("model.safetensors", bytes), |r| {
@@ -254,7 +254,7 @@ fn another_range_or_length_is_refused() {
 }
 
 #[test]
-fn what_the_cache_has_whole_is_looked_at_there() {
+fn what_is_complete_in_the_cache_is_inspected_there() {
     let index = json!({"weight_map": {"a": "a.safetensors", "b": "b.safetensors"}}).to_string();
     let repo = Repo::new("o/n")
         .small("model.safetensors.index.json", index)
@@ -278,5 +278,5 @@ fn what_has_no_header_of_its_own_is_to_be_pulled() {
     let error = headers(&place, "o/n").unwrap_err().to_string();
     assert!(error.contains("PyTorch") && error.contains("pull it"), "{error}");
     place.settings.offline = true;
-    assert!(headers(&place, "o/n").unwrap_err().to_string().contains("not whole in the cache"));
+    assert!(headers(&place, "o/n").unwrap_err().to_string().contains("not complete in the cache"));
 }

@@ -1,4 +1,4 @@
-//! The Hub against a server on this machine; no network.
+//! Tests of the Hub client against a server on this machine; no network.
 
 #[path = "../../../../tests/fake_hub.rs"]
 mod fake_hub;
@@ -87,17 +87,17 @@ fn sharded() -> Repo {
 
 /// Every file below a folder, sorted.
 fn all_files(folder: &Path) -> Vec<String> {
-    fn walk(folder: &Path, prefix: &str, names: &mut Vec<String>) {
+    fn list_files(folder: &Path, prefix: &str, names: &mut Vec<String>) {
         for entry in fs::read_dir(folder).into_iter().flatten().flatten() {
             let name = format!("{prefix}{}", entry.file_name().to_str().unwrap());
             match entry.file_type().unwrap().is_dir() {
-                true => walk(&entry.path(), &format!("{name}/"), names),
+                true => list_files(&entry.path(), &format!("{name}/"), names),
                 false => names.push(name),
             }
         }
     }
     let mut names = Vec::new();
-    walk(folder, "", &mut names);
+    list_files(folder, "", &mut names);
     names.sort();
     names
 }

@@ -1,4 +1,4 @@
-//! Plain files into a folder: whole or not at all.
+//! Plain files in a folder: all of them or none.
 
 use std::fs;
 use std::path::PathBuf;
@@ -53,7 +53,7 @@ fn an_existing_folder_is_refused_before_a_byte_and_replaced_by_force() {
 }
 
 #[test]
-fn a_broken_pull_leaves_no_folder_and_is_gone_on_with() {
+fn a_broken_pull_leaves_no_folder_and_is_resumed() {
     static DOWN: AtomicBool = AtomicBool::new(true);
     let repo = || Repo::new("o/n").large("m.gguf", noise(2 << 20, 1)).large("d/n.gguf", noise(1000, 2));
     let server = FakeHub::hooked(repo(), move |r| {

@@ -1,4 +1,4 @@
-//! Pulling from an honest Hub.
+//! Pulling from a Hub that answers correctly.
 
 use std::fs;
 use std::path::Path;
@@ -75,7 +75,7 @@ fn what_is_there_is_not_fetched_again_and_can_be_used_offline() {
     assert!(revision.contains("not in the cache"), "{revision}");
     fs::remove_file(again.folder.join("model-00002-of-00002.safetensors")).unwrap();
     let gap = place.pull("org/model").unwrap_err().to_string();
-    assert!(gap.contains("not whole in the cache") && gap.contains("model-00002"), "{gap}");
+    assert!(gap.contains("not complete in the cache") && gap.contains("model-00002"), "{gap}");
     assert_eq!(server.requests().len(), asked);
 }
 
@@ -99,7 +99,7 @@ fn without_a_choice_the_hub_is_asked_which_gguf_it_is() {
     let locate = |name: &str| place.hub().locate(&name.parse().unwrap(), &NoProgress).unwrap();
     assert!(locate("o/g:Q8_0").model.ends_with("m-Q8_0.gguf"));
     assert!(locate("o/g").model.ends_with("m-Q4_K_M.gguf"), "not what happens to be in the cache");
-    // Nobody there: the cache has to do, and it is said.
+    // No server: the cache is used, with a note.
     let mut gone = Place::new(&server);
     gone.settings.cache = place.settings.cache.clone();
     gone.settings.endpoint = "http://127.0.0.1:1".parse().unwrap();
@@ -244,7 +244,7 @@ fn forced_it_is_fetched_again() {
 }
 
 #[test]
-fn progress_tells_every_byte() {
+fn progress_counts_every_byte() {
     #[derive(Default)]
     struct Watch(Mutex<Vec<String>>);
     impl PullProgress for Watch {

@@ -1,4 +1,4 @@
-//! Transfers that break, and how they go on.
+//! Interrupted transfers, and how they resume.
 
 use std::fs;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -25,7 +25,7 @@ fn ranges(server: &FakeHub) -> Vec<Option<String>> {
     at_storage.map(|r| r.header("Range").map(str::to_owned)).collect()
 }
 
-/// An honest answer of the storage to this request, to be spoilt.
+/// A correct answer of the storage to this request, to be damaged.
 fn answer(request: &Request) -> Response {
     let bytes = content().bytes;
     match request.header("Range") {
@@ -53,7 +53,7 @@ fn pulled_well(place: &Place) -> FileSource {
 }
 
 #[test]
-fn a_broken_connection_is_taken_up_where_it_broke() {
+fn a_broken_connection_is_resumed_where_it_broke() {
     let server = FakeHub::hooked(repo(), |r| {
         let cut = r.at_storage && r.header("Range").is_none();
         cut.then(|| Response { cut: Some(1_000_000), ..answer(r) })
@@ -87,7 +87,7 @@ fn a_connection_that_always_breaks_ends_with_an_error_and_the_next_pull_goes_on(
 }
 
 #[test]
-fn a_part_left_by_python_is_gone_on_with() {
+fn a_part_left_by_python_is_resumed() {
     let server = FakeHub::new(repo());
     let place = Place::new(&server);
     put_part(&place, &content().bytes[..1234]);
@@ -163,7 +163,7 @@ fn overload_passes_after_a_while() {
 }
 
 #[test]
-fn overload_that_stays_is_told() {
+fn overload_that_stays_is_reported() {
     let server = FakeHub::hooked(repo(), |_| Some(Response::new(503, "")));
     let place = Place::new(&server);
     let error = place.refused("o/n");
@@ -178,7 +178,7 @@ fn overload_that_stays_is_told() {
 }
 
 #[test]
-fn a_signed_address_that_has_run_out_is_asked_for_anew() {
+fn a_signed_address_that_has_expired_is_requested_again() {
     let first = AtomicUsize::new(0);
     let server = FakeHub::hooked(repo(), move |r| {
         (r.at_storage && first.fetch_add(1, Ordering::Relaxed) == 0).then(|| Response::new(403, "expired"))
@@ -203,7 +203,7 @@ fn a_server_that_falls_silent_is_not_waited_for_forever() {
 }
 
 #[test]
-fn without_anybody_there_it_says_so() {
+fn without_a_server_the_error_says_so() {
     let server = FakeHub::new(repo());
     let mut place = Place::new(&server);
     place.settings.endpoint = "http://127.0.0.1:1".parse().unwrap();

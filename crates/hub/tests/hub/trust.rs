@@ -1,4 +1,4 @@
-//! Servers that lie.
+//! Servers that send wrong data.
 
 use std::fs;
 use std::path::Path;
@@ -36,7 +36,7 @@ fn another_content_of_the_right_length_is_refused() {
         let error = place.refused("o/n");
         let expected = repo().files["m.gguf"].etag();
         assert!(error.contains("sha256") && error.contains(&expected), "{error}");
-        assert_eq!(files_named(&place, ".incomplete"), Vec::<String>::new(), "nothing of it is gone on with");
+        assert_eq!(files_named(&place, ".incomplete"), Vec::<String>::new(), "no partial download is kept");
         assert!(!place.settings.cache.join("models--o--n/blobs").join(expected).exists());
     }
 }
@@ -106,10 +106,10 @@ fn names_that_lead_elsewhere_are_never_written() {
         let place = Place::new(&server);
         assert!(place.refused("o/n").contains("no model there"), "{name}");
         let error = place.pull_with("o/n", &everything()).unwrap_err().to_string();
-        assert!(error.contains("must not be written anywhere"), "{error}");
+        assert!(error.contains("not safe as a path"), "{error}");
         assert_eq!(files_named(&place, "evil.gguf"), Vec::<String>::new());
     }
-    // An honest model beside it is pulled, and the other one is told.
+    // A correct model beside it is pulled, and the other one is reported.
     let entry = json!([
         {"type": "file", "path": "m.gguf", "size": 100_000, "oid": COMMIT, "lfs": {"oid": repo().files["m.gguf"].etag(), "size": 100_000}},
         {"type": "file", "path": "../x", "size": 4, "oid": git(b"evil")},
@@ -133,7 +133,7 @@ fn an_index_that_leads_elsewhere_is_refused() {
 #[test]
 fn etags_that_are_no_hashes_are_refused() {
     for etag in ["../../../../evil", "..%2fevil", "\"\"", "evil", "0123", &"g".repeat(64), &"A".repeat(40)] {
-        // In the tree there is no usable hash either, so the file itself is asked.
+        // The tree has no usable hash either, so the file itself is requested.
         let owned = etag.to_owned();
         let server = FakeHub::hooked(repo(), move |r| match () {
             () if r.target.contains("/tree/") => Some(Response::json(vec![
@@ -180,7 +180,7 @@ fn a_commit_that_is_none_is_refused() {
             r.target.contains("/revision/").then(|| Response::json(json!({"sha": sha, "siblings": []})))
         });
         let error = Place::new(&server).refused("o/n");
-        assert!(error.contains("which is none"), "{error}");
+        assert!(error.contains("which is not a commit id"), "{error}");
     }
 }
 
@@ -188,7 +188,7 @@ fn a_commit_that_is_none_is_refused() {
 fn sizes_that_contradict_are_refused() {
     let lfs = json!({"oid": repo().files["m.gguf"].etag(), "size": 5});
     let server = tree(json!({"type": "file", "path": "m.gguf", "size": 6, "oid": COMMIT, "lfs": lfs}));
-    assert!(Place::new(&server).refused("o/n").contains("two sizes"));
+    assert!(Place::new(&server).refused("o/n").contains("two different sizes"));
 }
 
 #[test]
@@ -209,7 +209,7 @@ fn answers_that_never_end_are_cut() {
             .contains("/tree/")
             .then(|| Response::json(json!([])).with("Link", "<?cursor=x>; rel=\"next\""))
     });
-    assert!(Place::new(&server).refused("o/n").contains("never ends"));
+    assert!(Place::new(&server).refused("o/n").contains("has too many pages"));
     assert_eq!(server.requests().len(), 3);
     // Redirects in a circle.
     let server = FakeHub::hooked(repo(), |r| {
@@ -293,7 +293,7 @@ fn nothing_in_the_cache_leads_out_of_it() {
         let target = fs::canonicalize(pulled.folder.join(&file.path)).unwrap();
         assert_eq!(target.parent(), Some(blobs.as_path()));
     }
-    // What somebody else put in a file's place is replaced, not written through.
+    // A foreign link in a file's place is replaced, not written through.
     let outside = place.path().join("outside");
     fs::write(&outside, "mine").unwrap();
     let config = pulled.folder.join("config.json");

@@ -1,6 +1,6 @@
-//! Where `config.json` and GGUF metadata state a model's numbers, and what they mean where they are silent.
+//! The keys of `config.json` and GGUF metadata that state a model's numbers, and the value of an absent key.
 
-/// A number, flag or word of the configuration.
+/// A number, flag or name of the configuration.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[allow(missing_docs)]
 pub enum Field {
@@ -19,7 +19,7 @@ pub enum Field {
     RopeTheta,
     /// Base of the layers under a sliding window (Gemma 3).
     LocalRopeTheta,
-    /// The part of each head that rope turns, 1 for all of it.
+    /// The part of each head that rope rotates, 1 for all of it.
     PartialRotary,
     SlidingWindow,
     Tied,
@@ -50,10 +50,10 @@ pub enum Field {
     NormTopk,
 }
 
-/// What a configuration means that does not say.
+/// The meaning of an absent key.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub enum Silence {
-    /// It must say.
+    /// The key must be present.
     Required,
     /// There is no such thing.
     Nothing,
@@ -63,7 +63,7 @@ pub enum Silence {
     Flag(bool),
     /// This word.
     Word(&'static str),
-    /// So many times another size, which must stand above in the list.
+    /// A multiple of another size, which must precede it in the list.
     Times(usize, Field),
 }
 
@@ -138,7 +138,7 @@ pub enum GgufKey {
     /// The same, only where it is not 10 000: llama.cpp's converter does not write it for this family, its loader
     /// reads it.
     RopeFreqBaseUnlessUsual,
-    /// Type, factor and what else a stretched rope needs; nothing otherwise.
+    /// Type, factor and the other parameters of a scaled rope; nothing otherwise.
     RopeScaling,
     RopeDimensionCount,
     /// `rope.scaling.original_context_length`.
@@ -164,14 +164,14 @@ pub enum GgufKey {
     AttentionSoftcap,
     FinalSoftcap,
     SlidingWindow,
-    /// `attention.scale`, only where it is not what llama.cpp takes by itself (Gemma 2 and 3).
+    /// `attention.scale`, only where it is not llama.cpp's default (Gemma 2 and 3).
     AttentionScale,
-    /// `attention.sliding_window_pattern`, only where the windowed layers are not those llama.cpp takes by itself
+    /// `attention.sliding_window_pattern`, only where the windowed layers are not llama.cpp's default
     /// (Gemma 2 and 3).
     SlidingWindowPattern,
     /// The sliding window, 0 where there is none (Phi-3).
     SlidingWindowOrZero,
     RopeFreqBaseSwa,
-    /// `tensor_data_layout`, which says how Falcon's queries, keys and values lie.
+    /// `tensor_data_layout`, the layout of Falcon's queries, keys and values.
     TensorDataLayout,
 }

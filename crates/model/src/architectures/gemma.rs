@@ -15,7 +15,7 @@ static GEMMA_KEYS: [HfKey; 11] = with_llama_keys([
     number(Field::KvHeads, &["num_key_value_heads"], 16.0),
     HEAD_DIM,
     number(Field::Context, &["max_position_embeddings"], 8192.0),
-    // `hidden_activation`, which the first files have too, counts for nothing.
+    // `hidden_activation`, which the first files have too, has no effect.
     key(Field::Activation, &["hidden_act"], Silence::Word("gelu_pytorch_tanh")),
 ]);
 

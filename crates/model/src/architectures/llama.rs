@@ -1,5 +1,5 @@
-//! Llama and what follows it to the letter: Llama 1 to 3.3, Mistral, TinyLlama, Yi, SmolLM; and Mixtral, whose
-//! GGUF files go by the same name.
+//! Llama and models of exactly its architecture: Llama 1 to 3.3, Mistral, TinyLlama, Yi, SmolLM; and Mixtral, whose
+//! GGUF files have the same architecture name.
 
 use super::table::*;
 use crate::architecture::{
@@ -33,7 +33,7 @@ static MIXTRAL_KEYS: [HfKey; 15] = with_llama_keys([
     always(Field::NormTopk, true),
 ]);
 
-/// Mixtral as transformers 5 has it: its router moved with the experts.
+/// Mixtral in transformers 5's layout: its router moved with the experts.
 static MIXTRAL_ALIASES: [Alias; 4] = [
     Alias { role: Role::Router, name: "model.layers.{layer}.mlp.gate.weight", layout: AliasLayout::Same },
     FUSED_EXPERTS[0],

@@ -1,6 +1,6 @@
 //! OPT: learned positions (offset by two), layer norms before or, in OPT-350m, behind attention and network,
 //! and there an embedding narrower than the residual stream. llama.cpp has no such model; the names of its
-//! tensors in the GGUF world are quern's own, for recipes and importance matrices.
+//! tensors in GGUF are quern's own, for recipes and importance matrices.
 
 use super::table::*;
 use crate::architecture::{

@@ -49,7 +49,7 @@ static QWEN3_MOE_KEYS: [HfKey; 20] = with_llama_keys([
 /// A Qwen's window counts only where this is on.
 const USE_WINDOW: HfKey = key(Field::UseSlidingWindow, &["use_sliding_window"], Silence::Flag(false));
 
-/// As usual, without a window: llama.cpp's loader reads none for these families.
+/// The usual keys without a window: llama.cpp's loader reads none for these families.
 const DENSE_GGUF_KEYS: &[GgufKey] = &[
     GgufKey::BlockCount,
     GgufKey::ContextLength,

@@ -1,4 +1,4 @@
-//! Short spellings for the tables of the architectures, and the rows that many share.
+//! Constructors for the tables of the architectures, and the rows that many share.
 
 use crate::architecture::{
     Accepted, Alias, AliasLayout, Architecture, Block, Dim, Field, GgufKey, HfKey, HfLimit, Layout, Norm,
@@ -18,7 +18,7 @@ pub(super) use crate::architecture::Presence::{
 };
 pub(super) use crate::architecture::TensorRole as Role;
 
-/// A tensor that both worlds have.
+/// A tensor that both formats have.
 pub(super) const fn tensor(
     role: TensorRole,
     hf: &'static str,
@@ -157,7 +157,7 @@ pub(super) const USUAL: Architecture = Architecture {
     hf_aliases: &[],
 };
 
-/// A role of which transformers 5 keeps all experts in one tensor.
+/// A role whose experts transformers 5 stores in one tensor.
 pub(super) const fn stacked(role: TensorRole, name: &'static str, of: usize, which: usize) -> Alias {
     Alias { role, name, layout: AliasLayout::Stack { of, which } }
 }

@@ -63,7 +63,7 @@ pub(super) fn environment(source: &str, now: Option<ZonedDateTime>) -> Result<En
     env.add_filter("escape", filters::escape);
     env.add_filter("e", filters::escape);
     env.add_filter("forceescape", filters::escape);
-    // minijinja takes none for an empty list, Python does not; templates ask this of `tools`.
+    // minijinja treats none as an empty list, Python does not; templates test `tools` for this.
     env.add_test("iterable", |value: &Value| !value.is_none() && value.try_iter().is_ok());
     // In Python, whatever has a length and can be indexed.
     env.add_test("sequence", |value: &Value| {
@@ -71,7 +71,7 @@ pub(super) fn environment(source: &str, now: Option<ZonedDateTime>) -> Result<En
     });
     env.add_test("callable", |value: &Value| value.kind() == ValueKind::Plain);
     env.add_function("raise_exception", |what: String| Err::<Value, _>(refusal(what)));
-    // One rendering does not see the clock move.
+    // The time is fixed during one rendering.
     let clock = OnceLock::new();
     env.add_function("strftime_now", move |format: String| {
         let now = clock.get_or_init(|| now.clone().unwrap_or_else(ZonedDateTime::now));
@@ -99,7 +99,7 @@ fn refusal(what: String) -> Error {
     Error::new(ErrorKind::InvalidOperation, what.clone()).with_source(Refusal(what))
 }
 
-/// Values are printed as Python does. What the output has no room for ends it at once, however long a list is.
+/// Values are printed as Python does. Printing stops as soon as the output is full, however long a list is.
 fn python_format(out: &mut Output<'_>, state: &mut State<'_, '_>, value: &Value) -> Result<(), Error> {
     match value.as_str() {
         Some(_) => minijinja::escape_formatter(out, state, value),
@@ -196,7 +196,7 @@ mod tests {
             fill("{{ 1 % ", "(", " }}"),
             fill("{{ 1 % ", "(1%", " }}"),
         ] {
-            // Whatever comes of it, the process goes on.
+            // Whatever the result is, the process must survive.
             let _ = render(&source);
         }
         let nest =

@@ -11,7 +11,7 @@
 //! | `tools`, `documents` | none |
 //! | `raise_exception`, `strftime_now` | functions |
 //!
-//! The rendered text has its special tokens written out, beginning-of-text included if the template wants one.
+//! The rendered text has its special tokens written out, beginning-of-text included if the template has one.
 //! Where it does not and the model takes one all the same, it is put in front: there is always exactly one.
 
 mod builtin;
@@ -38,10 +38,10 @@ use serde::{Deserialize, Serialize};
 
 use crate::{EncodeOptions, Tokenizer};
 
-/// Result of everything in this room.
+/// The result type of this module.
 type Result<T, E = ChatError> = std::result::Result<T, E>;
 
-/// One turn of a talk.
+/// One turn of a conversation.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Message {
     /// `system`, `user` or `assistant`.
@@ -66,7 +66,7 @@ pub struct ChatPrompt {
     pub tokens: Vec<u32>,
     /// Whether the system prompt went in front of the first message, because the template has no place for it.
     pub system_moved: bool,
-    /// Messages whose words the template leaves out: the model does not read them.
+    /// Messages whose content the template leaves out: the model does not see it.
     pub left_out: Vec<Message>,
 }
 
@@ -83,8 +83,8 @@ pub struct ChatTemplate {
 }
 
 impl ChatTemplate {
-    /// The template to talk with a model by: its own one, or by `choice` one of its own by name, one that comes with
-    /// quern, or a file. `model` is named in errors.
+    /// The template for conversations with a model: its own, or by `choice` one of its own by name, one that comes
+    /// with quern, or a file. `model` is named in errors.
     ///
     /// # Errors
     /// The model has none, there is none of that name, it cannot be read, or it is no valid Jinja.
@@ -126,7 +126,7 @@ impl ChatTemplate {
         Self::with_clock(origin, source, tokenizer, None)
     }
 
-    /// As [`ChatTemplate::new`], for a day that is told rather than looked up.
+    /// As [`ChatTemplate::new`], for a given date instead of today's.
     ///
     /// # Errors
     /// As [`ChatTemplate::new`]; a time that cannot be parsed (`2024-07-05T08:09:10Z` can).
@@ -212,7 +212,7 @@ impl ChatTemplate {
         let mut all = vec![Message::new("system", system)];
         all.extend_from_slice(messages);
         let refused = match self.rendered(&all, false) {
-            // Ignored is what leaves no trace.
+            // A system prompt that leaves no trace in the text was ignored.
             Ok(rendered)
                 if rendered.left_out.first() != all.first()
                     && self.render(messages).ok().as_ref() != Some(&rendered.text) =>
@@ -238,7 +238,7 @@ impl ChatTemplate {
 
     fn rendered(&self, messages: &[Message], system_moved: bool) -> Result<Rendered> {
         let text = self.render(messages)?;
-        // A template that fails on marked messages has taken the real ones: nothing is known to be wrong.
+        // A template that fails on marked messages has accepted the real ones: no problem is known.
         let left_out = self.left_out(messages).unwrap_or_default();
         let left_out = left_out.into_iter().map(|at| messages[at].clone()).collect();
         Ok(Rendered { text, system_moved, left_out })
@@ -258,7 +258,7 @@ impl ChatTemplate {
         self.render_objects(&objects, messages.iter().map(|m| m.content.len()).sum())
     }
 
-    /// As [`ChatTemplate::render`], of messages as the template sees them, with so many bytes of content.
+    /// As [`ChatTemplate::render`], for messages as passed to the template, with their bytes of content.
     fn render_objects(&self, messages: &[serde_json::Value], bytes: usize) -> Result<String> {
         let mut env = self.env.clone();
         env.set_fuel(Some(engine::fuel(bytes)));
@@ -269,7 +269,7 @@ impl ChatTemplate {
     }
 }
 
-/// A rendered talk.
+/// A rendered conversation.
 struct Rendered {
     text: String,
     system_moved: bool,

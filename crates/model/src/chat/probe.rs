@@ -1,5 +1,5 @@
-//! What a template makes of messages, found out by rendering marked ones: whether it takes the content of a role as a
-//! text or as a list of parts, and whose words it leaves out.
+//! How a template treats messages, found out by rendering marked ones: whether it takes the content of a role as a
+//! text or as a list of parts, and which roles' content it leaves out.
 
 use std::collections::BTreeMap;
 
@@ -7,9 +7,9 @@ use serde_json::{Value, json};
 
 use super::{ChatTemplate, Message, Result};
 
-/// Roles that content is asked about, each with the talk in which it is: the one with the mark last but for the user's
-/// turn that templates want at the end.
-const TALKS: [(&str, &[&str]); 3] =
+/// The roles that are tried, each with a conversation that contains it: the marked message is last, except for the
+/// user's turn that templates expect at the end.
+const CONVERSATIONS: [(&str, &[&str]); 3] =
     [("user", &["user"]), ("system", &["system", "user"]), ("assistant", &["user", "assistant", "user"])];
 
 /// How a template takes the content of a message.
@@ -29,7 +29,7 @@ pub(super) fn content(form: Form, text: &str) -> Value {
     }
 }
 
-/// A word that no template has of itself, and that survives changes of case.
+/// A word that no template contains, and that remains recognisable when its case changes.
 fn mark(number: usize) -> String {
     format!("zqmark{number}qz")
 }
@@ -43,7 +43,7 @@ impl ChatTemplate {
     /// it is there. llama.cpp decides so too. A template that takes both gets texts.
     pub(super) fn forms(&self) -> BTreeMap<String, Form> {
         let mut forms = BTreeMap::new();
-        for (role, talk) in TALKS {
+        for (role, conversation) in CONVERSATIONS {
             let keeps = |form: Form| {
                 let form_of = |other: &str| match other == role {
                     true => form,
@@ -53,9 +53,9 @@ impl ChatTemplate {
                     let text = if *other == role { mark(at) } else { "text".to_owned() };
                     json!({ "role": other, "content": content(form_of(other), &text) })
                 };
-                let marked = talk.iter().position(|other| *other == role).unwrap_or(0);
-                let messages: Vec<Value> = talk.iter().enumerate().map(message).collect();
-                // A list that is printed as it is holds the mark too, and is not what the model should read.
+                let marked = conversation.iter().position(|other| *other == role).unwrap_or(0);
+                let messages: Vec<Value> = conversation.iter().enumerate().map(message).collect();
+                // A list that is printed literally contains the mark too, but is not valid input for the model.
                 let printed = |text: &str| text.contains("'type'") || text.contains("\"type\"");
                 self.render_objects(&messages, 0)
                     .is_ok_and(|text| has_mark(&text, marked) && !(form == Form::Parts && printed(&text)))
@@ -67,8 +67,8 @@ impl ChatTemplate {
         forms
     }
 
-    /// Indices of the messages of whose words the template leaves some out, found by adding marks to each: at its
-    /// end, and at its beginning too but for answers, whose reasoning templates take off.
+    /// Indices of the messages of which the template leaves out some content, found by adding marks to each: at its
+    /// end and, except for answers, whose reasoning templates remove, at its beginning.
     ///
     /// # Errors
     /// The template fails or refuses the marked messages.

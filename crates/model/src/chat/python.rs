@@ -100,7 +100,7 @@ fn text_method(state: &State, text: &str, name: &str, args: &[Value]) -> Result<
             let left = match name {
                 "ljust" => 0,
                 "rjust" => count,
-                // Where both sides cannot be alike, Python favours the left one for odd widths.
+                // Where the two sides cannot be equal, Python makes the left one longer for odd widths.
                 _ => count / 2 + (count & width as usize & 1),
             };
             let (left, right) = pad.split_at(left * fill.len());
@@ -147,7 +147,7 @@ fn text_method(state: &State, text: &str, name: &str, args: &[Value]) -> Result<
     Ok(Some(value))
 }
 
-/// Characters `from..to` of a text as Python counts them, and how many stand before; `None` if they begin behind
+/// Characters `from..to` of a text as Python counts them, and how many precede them; `None` if they begin after
 /// its end.
 fn part(text: &str, from: Option<i64>, to: Option<i64>) -> Option<(usize, &str)> {
     if from.is_none() && to.is_none() {

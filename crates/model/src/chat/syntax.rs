@@ -1,4 +1,4 @@
-//! A template's source, made ready for the engine, which differs from Jinja2 in its syntax here and there:
+//! Rewrites a template's source for the engine, whose syntax differs from Jinja2's in a few places:
 //!
 //! | source | becomes | why |
 //! |---|---|---|
@@ -8,8 +8,8 @@
 //! | `+a` | `a` | the engine has no unary plus |
 //! | `"\/"` | `"\\/"` | Python keeps the backslash of an unknown escape |
 //!
-//! Nothing moves to another line, so that errors name the right one. What cannot be read (an unclosed tag) is left
-//! as it is: the engine says what is wrong with it.
+//! Nothing moves to another line, so that errors name the right one. What cannot be parsed (an unclosed tag) is left
+//! as it is: the engine reports the error.
 
 use std::borrow::Cow;
 
@@ -143,8 +143,8 @@ fn rewrite(source: &str, tokens: &[Token], edits: &mut Vec<Edit>) {
     }
 }
 
-/// Finds the operands of `%`: in Jinja, `*`, `/`, `//` and `%` bind alike, from the left, tighter than `~`, which
-/// binds tighter than `+` and `-`; `**`, signs, filters and tests bind tighter than all of them.
+/// Finds the operands of `%`: in Jinja, `*`, `/`, `//` and `%` have one precedence, from the left, above `~`, which
+/// is above `+` and `-`; `**`, signs, filters and tests are above all of them.
 struct Operators<'a> {
     source: &'a str,
     tokens: &'a [Token],
@@ -170,7 +170,7 @@ impl Operators<'_> {
         found
     }
 
-    /// Operands and what stands between them, up to the bracket that closes.
+    /// Operands and what is between them, up to the closing bracket.
     fn list(&mut self) {
         let mut after_operand = false;
         while let Some(kind) = self.kind() {

@@ -22,7 +22,7 @@ pub(super) enum Kind {
     Other,
 }
 
-/// A token and where it stands.
+/// A token and its position.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Token {
     pub kind: Kind,

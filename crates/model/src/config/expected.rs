@@ -7,9 +7,9 @@ use super::Config;
 /// One tensor that must, or may, be there.
 #[derive(Clone, Debug)]
 pub struct ExpectedTensor {
-    /// Its name in the world asked for.
+    /// Its name in the format asked for.
     pub name: String,
-    /// Dimensions in that world, outermost first.
+    /// Dimensions in that format, outermost first.
     pub shape: Vec<usize>,
     /// What it is for.
     pub role: TensorRole,

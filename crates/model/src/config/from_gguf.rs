@@ -88,7 +88,7 @@ pub(super) fn read(file: &Path, metadata: &Metadata, checkpoint: &Checkpoint) ->
         let what = match with_experts {
             true => format!("{name} models with experts are not supported"),
             false => {
-                format!("a {name} model without experts is not one; {} is missing", keys.name("expert_count"))
+                format!("a {name} model needs experts, but {} is missing", keys.name("expert_count"))
             }
         };
         return Err(Error::unsupported(file, what));
@@ -196,7 +196,7 @@ pub(super) fn read(file: &Path, metadata: &Metadata, checkpoint: &Checkpoint) ->
         quantization: None,
     };
     config.sliding_layers = sliding_layers(&keys, &config)?;
-    // What HF's config says, GGUF says by the tensors that are there.
+    // Hugging Face's config states these; in GGUF the presence of the tensors shows them.
     let has = |role, layer| {
         let name = config.tensor_name(World::Gguf, role, layer);
         name.is_some_and(|n| checkpoint.tensor(&n).is_some())

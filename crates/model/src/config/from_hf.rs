@@ -114,7 +114,7 @@ impl Reader<'_> {
             Some(Said::Silent(_, name)) => return Err(self.root.missing(name)),
         };
         let word = match (self.architecture.name, word) {
-            // The first files say so and mean the approximation.
+            // The first files use this name and mean the approximation.
             ("gemma", "gelu") => "gelu_pytorch_tanh",
             (_, word) => word,
         };

@@ -28,7 +28,7 @@ pub(super) fn read(reader: &Reader<'_>, head_dim: usize, context_length: usize) 
     }
 }
 
-/// Families whose layers all turn alike. `rope_scaling` takes the place of `rope_parameters` where both are there.
+/// Families whose layers all use the same rotation. `rope_scaling` replaces `rope_parameters` where both are present.
 fn one_base(reader: &Reader<'_>, head_dim: usize, context_length: usize) -> Result<Rope> {
     let root = reader.root;
     let scaling = root.object("rope_scaling")?.filter(|object| object.entries().next().is_some());
@@ -47,8 +47,8 @@ fn one_base(reader: &Reader<'_>, head_dim: usize, context_length: usize) -> Resu
     source.rope(head_dim, None)
 }
 
-/// Gemma 3: one base for layers under a window, another for the rest, which alone are stretched. The keys of
-/// `rope_scaling` are laid over those of `rope_parameters.full_attention`.
+/// Gemma 3: one base for layers under a window, another for the rest; only those are scaled. The keys of
+/// `rope_scaling` override those of `rope_parameters.full_attention`.
 fn two_bases(reader: &Reader<'_>, head_dim: usize, context_length: usize) -> Result<Rope> {
     let root = reader.root;
     let parameters = root.object("rope_parameters")?;
@@ -79,7 +79,7 @@ fn two_bases(reader: &Reader<'_>, head_dim: usize, context_length: usize) -> Res
             return Err(Error::unsupported(root.file(), what));
         }
         if local.f64("partial_rotary_factor")?.is_some_and(|part| part != 1.0) {
-            let what = "turning a part of each head under a sliding window is not supported";
+            let what = "rotating only a part of each head under a sliding window is not supported";
             return Err(Error::unsupported(
                 root.file(),
                 format!("{}: {what}", local.name("partial_rotary_factor")),
@@ -101,7 +101,7 @@ fn rope_type<'a>(object: &Object<'a>) -> Result<&'a str> {
     }
 }
 
-/// Where a rope's constants stand: an object, and behind it the configuration's own keys.
+/// The places of a rope's constants: an object, then the configuration's own keys.
 struct Source<'s, 'a> {
     reader: &'s Reader<'a>,
     object: Option<&'s Object<'s>>,
@@ -122,7 +122,7 @@ impl Source<'_, '_> {
             Some(object) => self.scaling(object, dimensions)?,
             None => RopeScaling::None,
         };
-        // A head that cannot be turned is refused later with the other checks; nothing to compute for it.
+        // A head that cannot be rotated is refused later with the other checks; nothing to compute for it.
         let mut factors = scaling.llama3_factors(theta, dimensions);
         if factors.iter().flatten().any(|f| !(f.is_finite() && *f > 0.0)) {
             let what = "the rope scaling gives frequencies that are not finite and positive";
@@ -141,7 +141,7 @@ impl Source<'_, '_> {
         Ok(Rope { theta, dimensions, scaling, factors, local_theta })
     }
 
-    /// The part of each head that is turned.
+    /// The part of each head that is rotated.
     fn partial(&self) -> Result<f64> {
         let (reader, root) = (self.reader, self.reader.root);
         let own = self.object.map(|object| object.f64("partial_rotary_factor")).transpose()?.flatten();
@@ -151,7 +151,9 @@ impl Source<'_, '_> {
                 None => reader.number(Field::PartialRotary)?.unwrap_or(1.0),
             };
             if !(partial > 0.0 && partial <= 1.0) {
-                return Err(root.error("partial_rotary_factor", format!("{partial} is no part of a head")));
+                return Err(
+                    root.error("partial_rotary_factor", format!("{partial} is not a fraction of a head"))
+                );
             }
             return Ok(partial);
         }
@@ -159,7 +161,7 @@ impl Source<'_, '_> {
             None => Ok(1.0),
             Some(partial) => {
                 let what = format!(
-                    "{}: turning a part of {partial} of each head is not known of {} models",
+                    "{}: rotating a part of {partial} of each head is not supported for {} models",
                     root.name("partial_rotary_factor"),
                     reader.architecture.name
                 );
@@ -244,7 +246,7 @@ impl Source<'_, '_> {
         let attention_factor = match (positive(object, "attention_factor")?, mscale.zip(all_dim)) {
             (Some(factor), _) => Some(factor),
             (None, None) => None,
-            // One of them alone counts for nothing.
+            // One of them alone has no effect.
             (None, Some((mscale, all_dim))) => {
                 let scale = |mscale| yarn_mscale(factor.into(), mscale);
                 let ratio = (scale(mscale) / scale(all_dim)) as f32;
@@ -266,7 +268,7 @@ impl Source<'_, '_> {
             attention_factor,
             beta_fast: beta("beta_fast", 32.0)?,
             beta_slow: beta("beta_slow", 1.0)?,
-            // transformers looks for it beside the kinds of layer, where it never stands.
+            // transformers looks for it beside the kinds of layer, where it never is.
             truncate: self.per_kind || object.bool("truncate")?.unwrap_or(true),
         })
     }

@@ -23,7 +23,7 @@ pub(crate) use quirks::{unusual_query_scalar, unusual_window_pattern, window_pat
 pub(crate) use rope::yarn_mscale;
 pub use rope::{Rope, RopeScaling};
 
-/// Sizes beyond these are taken for damage: no model is near them, and products of any three fit in 64 bits.
+/// Larger sizes are treated as damage: no model is near them, and products of any three fit in 64 bits.
 pub(crate) mod limit {
     pub const VOCAB: usize = 1 << 24;
     pub const HIDDEN: usize = 1 << 20;
@@ -33,12 +33,12 @@ pub(crate) mod limit {
     pub const EXPERTS: usize = 1 << 12;
 }
 
-/// What a model is, in numbers.
+/// The configuration of a model.
 #[derive(Clone, Debug)]
 pub struct Config {
     /// The family.
     pub architecture: &'static Architecture,
-    /// The world the checkpoint's tensors are named in.
+    /// The format whose names the checkpoint's tensors have.
     pub world: World,
     /// Rows of the embedding.
     pub vocab_size: usize,
@@ -64,7 +64,7 @@ pub struct Config {
     pub norm_epsilon: f32,
     /// Rotary embedding; without meaning where positions are learned.
     pub rope: Rope,
-    /// Which values of a head rope turns together, in this checkpoint's weights.
+    /// Which values of a head rope rotates as pairs, in this checkpoint's weights.
     pub rope_style: RopeStyle,
     /// Attention of [`Config::sliding_layers`] sees only this many positions back.
     pub sliding_window: Option<usize>,
@@ -164,7 +164,7 @@ impl Config {
         (0..self.layers).map(|layer| self.sliding_window.is_some() && limited(layer)).collect()
     }
 
-    /// The rules that hold in both worlds.
+    /// The rules that hold for both formats.
     fn checked(self, file: &Path) -> Result<Self> {
         let bad = |what: String| Err(Error::malformed(file, what));
         if !self.heads.is_multiple_of(self.kv_heads) {
@@ -175,20 +175,20 @@ impl Config {
         }
         if !self.rope.dimensions.is_multiple_of(2) || self.rope.dimensions > self.head_dim {
             return bad(format!(
-                "rope cannot turn {} dimensions of heads of {}",
+                "rope cannot rotate {} dimensions of heads of {}",
                 self.rope.dimensions, self.head_dim
             ));
         }
         if !(self.norm_epsilon.is_finite() && self.norm_epsilon > 0.0 && self.norm_epsilon < 1.0) {
-            return bad(format!("{} is no epsilon for a norm", self.norm_epsilon));
+            return bad(format!("{} is not a valid epsilon for a norm", self.norm_epsilon));
         }
         for theta in [Some(self.rope.theta), self.rope.local_theta].into_iter().flatten() {
             if !(theta.is_finite() && theta > 0.0) {
-                return bad(format!("{theta} is no base for rope"));
+                return bad(format!("{theta} is not a valid base for rope"));
             }
         }
         if matches!(self.rope.scaling, RopeScaling::Yarn { .. }) && self.rope.theta <= 1.0 {
-            return bad(format!("{} is no base for rope with yarn scaling", self.rope.theta));
+            return bad(format!("{} is not a valid base for rope with yarn scaling", self.rope.theta));
         }
         for (what, value) in [
             ("attention soft cap", self.attention_softcap),
@@ -196,7 +196,7 @@ impl Config {
             ("query scalar", self.query_scalar),
         ] {
             if value.is_some_and(|v| !(v.is_finite() && v > 0.0)) {
-                return bad(format!("{} is no {what}", value.unwrap_or_default()));
+                return bad(format!("{} is not a valid {what}", value.unwrap_or_default()));
             }
         }
         if let Some(Experts { count, used, .. }) = self.experts

@@ -1,4 +1,4 @@
-//! What single families say in ways of their own, beyond a table of keys.
+//! Configuration that single families state in ways that a table of keys cannot describe.
 
 use quern_tensor_io::{Error, Metadata, Result};
 use serde_json::{Map, Value, json};
@@ -14,7 +14,7 @@ pub(super) fn from_hf(reader: &Reader<'_>, config: &mut Config) -> Result<()> {
     let root = reader.root;
     sliding(reader, config)?;
     match config.architecture.name {
-        // A parallel block has but the one norm.
+        // A parallel block has only one norm.
         "stablelm" | "phi2" => config.second_norm = config.block != Block::Parallel,
         "qwen3moe" => all_sparse(root)?,
         "falcon" => falcon(root, config)?,
@@ -38,7 +38,7 @@ pub(super) fn from_gguf(has: impl Fn(&str) -> bool, config: &mut Config) {
         "falcon" => config.second_norm = has("blk.0.attn_norm_2.weight"),
         _ => {}
     }
-    // What llama.cpp takes by itself: the head's size, but for the two models of this depth.
+    // llama.cpp's default: the head's size, except for the two models of this depth.
     let largest = match config.architecture.name {
         "gemma2" => 46,
         "gemma3" => 62,
@@ -54,7 +54,7 @@ fn usual_query_scalar(config: &Config, largest: usize) -> f32 {
     }
 }
 
-/// The query scalar where a reader of GGUF would take another one by itself.
+/// The query scalar where a reader of GGUF would use another one by default.
 pub(crate) fn unusual_query_scalar(config: &Config) -> Option<f32> {
     let largest = if config.architecture.name == "gemma2" { 46 } else { 62 };
     config.query_scalar.filter(|&s| s != usual_query_scalar(config, largest))
@@ -65,7 +65,7 @@ pub(crate) fn window_pattern(config: &Config) -> Option<usize> {
     (1..=config.layers + 1).find(|&n| all_but_every(n, config.layers) == config.sliding_layers)
 }
 
-/// The same, where a reader of GGUF would take another one by itself.
+/// The same, where a reader of GGUF would use another one by default.
 pub(crate) fn unusual_window_pattern(config: &Config) -> Option<usize> {
     let usual = config.sliding_layers == config.usual_sliding_layers();
     if usual { None } else { window_pattern(config) }
@@ -138,7 +138,11 @@ fn sliding(reader: &Reader<'_>, config: &mut Config) -> Result<()> {
                 }
                 Some("sliding_attention") => true,
                 Some("full_attention") => false,
-                _ => return Err(root.error("layer_types", format!("{kind} is no kind of layer quern knows"))),
+                _ => {
+                    return Err(
+                        root.error("layer_types", format!("{kind} is not a kind of layer that quern knows"))
+                    );
+                }
             };
         }
         return Ok(());

@@ -1,6 +1,6 @@
-//! Rotary embedding and how it is stretched beyond the trained context.
+//! Rotary embedding and how it is scaled beyond the trained context.
 //!
-//! Pair `i` of `dimensions / 2` turns by `position * theta^(-2i/dimensions) / factor_i`, where
+//! Pair `i` of `dimensions / 2` is rotated by `position * theta^(-2i/dimensions) / factor_i`, where
 //! `factor_i` is 1, one constant (linear), or one value per pair (Llama 3).
 
 /// Rotary embedding's constants.
@@ -8,16 +8,16 @@
 pub struct Rope {
     /// Base of the frequencies.
     pub theta: f32,
-    /// Values of each head that are turned (even, at most `head_dim`).
+    /// Values of each head that are rotated (even, at most `head_dim`).
     pub dimensions: usize,
-    /// How the frequencies are stretched.
+    /// How the frequencies are scaled.
     pub scaling: RopeScaling,
     /// What each pair's frequency is divided by, `dimensions / 2` values, finite and positive: computed from
     /// [`RopeScaling::Llama3`], or read from a GGUF file's `rope_freqs.weight` (where `scaling` is then
     /// [`RopeScaling::None`]). [`RopeScaling::Linear`] is not part of it.
     pub factors: Option<Vec<f32>>,
-    /// Base of the frequencies in layers under a sliding window, where it differs (Gemma 3). No stretching
-    /// there.
+    /// Base of the frequencies in layers under a sliding window, where it differs (Gemma 3). There is no scaling
+    /// in these layers.
     pub local_theta: Option<f32>,
 }
 
@@ -35,7 +35,7 @@ impl Rope {
     }
 }
 
-/// How frequencies are stretched for contexts longer than the trained one.
+/// How frequencies are scaled for contexts longer than the trained one.
 #[derive(Clone, Debug, PartialEq)]
 pub enum RopeScaling {
     /// Not at all.
@@ -49,7 +49,7 @@ pub enum RopeScaling {
     /// the length. quern runs no text beyond the trained context, so this computes what [`RopeScaling::None`]
     /// does.
     Dynamic {
-        /// Stretch of the context.
+        /// The factor by which the context is extended.
         factor: f32,
     },
     /// Llama 3.1: low frequencies are divided by `factor`, high ones kept, smoothed between.
@@ -65,7 +65,7 @@ pub enum RopeScaling {
     },
     /// YaRN (arXiv 2309.00071).
     Yarn {
-        /// Stretch of the context.
+        /// The factor by which the context is extended.
         factor: f32,
         /// The context trained for at first.
         original_context: usize,
@@ -93,12 +93,12 @@ pub enum RopeScaling {
     },
 }
 
-/// YaRN's `0.1 * mscale * ln(factor) + 1`, 1 for a factor that stretches nothing.
+/// YaRN's `0.1 * mscale * ln(factor) + 1`, 1 for a factor of at most 1.
 pub(crate) fn yarn_mscale(factor: f64, mscale: f64) -> f64 {
     if factor <= 1.0 { 1.0 } else { 0.1 * mscale * factor.ln() + 1.0 }
 }
 
-/// LongRoPE's `sqrt(1 + ln(factor) / ln(original))`, 1 for a factor that stretches nothing.
+/// LongRoPE's `sqrt(1 + ln(factor) / ln(original))`, 1 for a factor of at most 1.
 pub(crate) fn long_mscale(factor: f64, original: f64) -> f64 {
     if factor > 1.0 && original > 1.0 { (1.0 + factor.ln() / original.ln()).sqrt() } else { 1.0 }
 }

@@ -85,13 +85,13 @@ pub(crate) fn dtype_name(dtype: ElementType) -> &'static str {
     }
 }
 
-/// An f32 with the digits it takes to tell it from its neighbours, not those of an f64: `1e-5`.
+/// An f32 with the fewest digits that identify it, not those of an f64: `1e-5`.
 fn shortest(value: f32) -> Value {
     json!(value.to_string().parse::<f64>().unwrap_or_else(|_| f64::from(value)))
 }
 
-/// The activation by the word this family's files have for it: several words mean nearly one function, and
-/// transformers computes each a little differently.
+/// The activation under the name in this family's files: several names mean nearly the same function, and
+/// transformers computes each slightly differently.
 fn activation(config: &Config) -> &'static str {
     let keys = config.architecture.hf_keys.iter();
     let own = keys.filter(|key| key.field == Field::Activation).find_map(|key| match key.silence {
@@ -145,7 +145,7 @@ fn field(config: &Config, field: Field) -> Option<Value> {
     })
 }
 
-/// `rope_scaling`; `None` if rope is not stretched.
+/// `rope_scaling`; `None` if rope is not scaled.
 fn scaling(rope: &Rope, context: usize) -> Option<Value> {
     Some(match &rope.scaling {
         RopeScaling::None => return rope.factors.as_ref().map(|factors| of_factors(rope, factors, context)),

@@ -17,7 +17,7 @@ use super::{HeldTensor, Item, Place, Problem, ProblemKind};
 /// Why a tensor can be left out.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Extra {
-    /// A causal mask, or the value it masks with, which every reader makes itself.
+    /// A causal mask, or the value it masks with; every reader computes them itself.
     Mask,
     /// A buffer of rotary or absolute positions, which every reader computes from the configuration.
     Positions,
@@ -85,7 +85,7 @@ const POSITION_BUFFERS: [&str; 6] = [
 ];
 /// Ends of the names of causal masks; a vector of that name would be a bias.
 const MASKS: [&str; 4] = [".attn.bias", ".attention.bias", ".self_attn.bias", ".causal_mask"];
-/// Ends of the names of the value that stands where a mask forbids.
+/// Ends of the names of the value for masked scores.
 const MASK_VALUES: [&str; 2] = [".masked_bias", ".mask_value"];
 /// Ends of the names of scales of a quantized KV cache.
 const CACHE_SCALES: [&str; 9] = [

@@ -93,8 +93,8 @@ impl<'a> Contents<'a> {
     /// Reads the configuration and the packed layers of `checkpoint` and matches its tensors.
     ///
     /// # Errors
-    /// A configuration or a quantization that cannot be read. Tensors that are missing, misshapen or unknown are
-    /// no error here: see [`Contents::problems`] and [`Contents::require_sound`].
+    /// A configuration or a quantization that cannot be read. Tensors that are missing, unknown or of a wrong shape
+    /// are no error here: see [`Contents::problems`] and [`Contents::require_sound`].
     pub fn read(checkpoint: &'a Checkpoint) -> Result<Self> {
         let config = Config::from_checkpoint(checkpoint)?;
         let packing = Packing::read(checkpoint)?;
@@ -209,7 +209,7 @@ impl<'a> Contents<'a> {
 /// The refusal to quantize once more what is quantized with `method`.
 pub fn already_quantized(file: &Path, method: &str) -> Error {
     let what = format!(
-        "the weights are already quantized with {method}, and quantizing them again would lose quality twice"
+        "the weights are already quantized with {method}, and quantizing them again would lose more quality"
     );
     Error::refused(file, what).with_remedy(Remedy::AllowRequantize)
 }
@@ -226,7 +226,7 @@ fn quantized_with(checkpoint: &Checkpoint, config: &Config, packing: Option<&Pac
     block.map(|t| t.name().to_owned())
 }
 
-/// What stands under each of the architecture's names, in file order.
+/// The tensor or layer under each of the architecture's names, in file order.
 struct Found {
     by_name: HashMap<String, Vec<Item>>,
 }

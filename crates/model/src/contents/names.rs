@@ -38,7 +38,7 @@ pub(super) struct Names {
     world: World,
     prefix: &'static str,
     known: HashSet<String>,
-    /// The templates of names within the blocks, cut at the layer number: what stands before and behind it.
+    /// The templates of names within the blocks, split at the layer number: the parts before and after it.
     per_layer: Vec<(String, String)>,
 }
 

@@ -49,12 +49,12 @@ pub enum ProblemKind {
         tensors: usize,
         /// Layers by the configuration.
         layers: usize,
-        /// Layers the tensors' names speak of.
+        /// The number of layers in the tensors' names.
         found: usize,
         /// The key of the configuration that gives their number.
         key: &'static str,
     },
-    /// The same tensor stands in the file under another spelling too, with other values.
+    /// The file also holds the same tensor under another spelling, with other values.
     Twice {
         /// The other spelling.
         other: String,
@@ -70,7 +70,7 @@ pub enum ProblemKind {
 
 impl Problem {
     pub(super) fn missing(checkpoint: &Checkpoint, want: &ExpectedTensor) -> Self {
-        // Of several shards nobody can say which one lacks it.
+        // With several shards it is not known which one lacks it.
         let file = match checkpoint.files() {
             [file] => file,
             _ => checkpoint.path(),
@@ -132,7 +132,7 @@ pub(super) fn first(checkpoint: &Checkpoint, problems: &[Problem]) -> Result<()>
     };
     let missing = problems.iter().filter(|p| matches!(p.kind, ProblemKind::Missing { .. }));
     let unknown = problems.iter().find(|p| matches!(p.kind, ProblemKind::Unknown { .. }));
-    // Where much is missing and much is unknown, the names are the matter.
+    // Where many are missing and many unknown, the names are the problem.
     let foreign = unknown.filter(|_| missing.count() * 2 > checkpoint.tensors().len());
     let names = foreign.map_or_else(String::new, |p| {
         format!("; the tensors have names of another kind, such as {:?}", p.tensor)

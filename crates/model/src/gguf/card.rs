@@ -2,7 +2,7 @@
 //!
 //! `README.md` may open with YAML between two lines `---`. Of YAML only what these keys need is read: a scalar
 //! on the key's line, a list in brackets there, or a list of `- item` lines below. Anything else under these
-//! keys is passed over: a card is for people, and no conversion should fail for it.
+//! keys is ignored: a card is for people, and no conversion should fail because of it.
 
 use std::fs::File;
 use std::io::Read as _;
@@ -10,7 +10,7 @@ use std::path::Path;
 
 use quern_tensor_io::{Array, Error, Metadata, Result, Value};
 
-/// Front matter longer than this is not looked at.
+/// Longer front matter is ignored.
 const MAX_BYTES: u64 = 1 << 20;
 
 /// Adds what the card in `directory` says, if there is one.

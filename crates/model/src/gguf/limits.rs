@@ -1,5 +1,5 @@
-//! What GGUF metadata cannot say of a configuration: refused by name, so that no file computes something else than
-//! its source; or noted, where the file computes the same within what it promises.
+//! What GGUF metadata cannot express of a configuration: refused by name, so that no file computes something else
+//! than its source; or noted, where the file computes the same within the context length it states.
 
 use std::path::Path;
 

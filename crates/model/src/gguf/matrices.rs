@@ -1,6 +1,6 @@
 //! Which tensors of a GGUF file are matrices, to be stored in the file's type, and which are kept in f32.
 //!
-//! The rules are llama-quantize's and llama.cpp's converter's alike: matrices have at least two dimensions and a
+//! The rules are those of llama-quantize and llama.cpp's converter: matrices have at least two dimensions and a
 //! name that ends in `weight`; the name parts below mark tensors that are small, sensitive or not matrices in a
 //! product.
 

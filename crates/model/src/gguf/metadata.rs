@@ -1,6 +1,6 @@
 //! The metadata llama.cpp's converter writes, key by key, type by type, in its order.
 //!
-//! Left out on purpose: the guesses it makes from names beyond the title (`general.basename`, `finetune`,
+//! Left out on purpose: what it guesses from names beyond the title (`general.basename`, `finetune`,
 //! `version`), and of the model card everything but licence, tags and languages. `general.size_label` is always
 //! counted, never taken from the name.
 
@@ -75,7 +75,7 @@ pub(crate) fn sizes(config: &Config) -> Metadata {
 fn sampling(directory: &Path, out: &mut Metadata) -> Result<()> {
     let Some(json) = Json::read_optional(&directory.join("generation_config.json"))? else { return Ok(()) };
     let root = json.root();
-    // In the converter's order; top_k stands first.
+    // In the converter's order; top_k is first.
     if let Some(v) = root.u64("top_k")? {
         let v = i32::try_from(v).map_err(|_| root.error("top_k", format!("{v} is too large")))?;
         out.set("general.sampling.top_k", Value::I32(v));

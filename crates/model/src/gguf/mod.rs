@@ -1,4 +1,4 @@
-//! The GGUF world's view of any checkpoint: what llama.cpp's converter would write for it.
+//! The GGUF metadata and tensor types of any checkpoint: what llama.cpp's converter would write for it.
 
 mod card;
 mod limits;

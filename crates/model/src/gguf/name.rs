@@ -1,8 +1,8 @@
-//! Names for people: a model's title from its directory, its size from the number of parameters.
+//! Display names: a model's title from its directory, its size from the number of parameters.
 
 use std::path::Path;
 
-/// `bookworm-4m` becomes `Bookworm 4m`: dashes turn into spaces, and words in lower case are capitalised
+/// `bookworm-4m` becomes `Bookworm 4m`: dashes become spaces, and words in lower case are capitalised
 /// unless they start with a digit or are a version (`v2`, `v0.1`).
 pub(super) fn title(directory: &Path) -> String {
     let absolute = directory.canonicalize();

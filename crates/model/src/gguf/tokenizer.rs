@@ -1,11 +1,11 @@
 //! The `tokenizer.*` keys of GGUF metadata, as llama.cpp's converter writes them for the files of a directory.
 //!
 //! SentencePiece: `model` "llama", `pre` "default", tokens, scores, types. Byte-level: `model` "gpt2", `pre` the name
-//! of the rule of cutting words, tokens, types, merges. Then for both the special tokens' ids, which of them are
+//! of the pre-tokenizer, tokens, types, merges. Then for both the special tokens' ids, which of them are
 //! added, and the chat templates.
 //!
-//! Two things GGUF has no key for, though tokens depend on them. Where readers cannot know them they go into keys of
-//! our own, which others pass over: `quern.tokenizer.{space_prefix,class,legacy}` and
+//! GGUF has no key for two properties on which tokens depend. Where readers cannot know them, they are written under
+//! quern's own keys, which other programs ignore: `quern.tokenizer.{space_prefix,class,legacy}` and
 //! `quern.tokenizer.{left,right,single_word}_tokens`.
 
 use std::collections::BTreeMap;
@@ -38,7 +38,7 @@ pub fn tokenizer_metadata(
     Ok((out, notes))
 }
 
-/// Adds the keys; gives what the metadata cannot hold or is not sure of, in words.
+/// Adds the keys; returns notes on what the metadata cannot hold or what is uncertain.
 pub(super) fn write(source: Source, architecture: &str, out: &mut Metadata) -> Vec<String> {
     let mut notes = source.notes.clone();
     if architecture == "phi2" {
@@ -46,14 +46,14 @@ pub(super) fn write(source: Source, architecture: &str, out: &mut Metadata) -> V
     }
     let prefixed = prefixed(&source);
     // The converter writes what the config says for llama only. Where readers would add a prefix that the tokenizer
-    // does not have, they are told in any case: with Gemma last of all.
-    let told = architecture == "llama" && source.prefix_given.is_some();
+    // does not have, the key is written in any case: with Gemma last of all.
+    let given = architecture == "llama" && source.prefix_given.is_some();
     let unprefixed = matches!(source.model, SourceModel::SentencePiece { .. }) && !prefixed;
     let gemma = architecture.starts_with("gemma");
-    if told || (unprefixed && !gemma) {
+    if given || (unprefixed && !gemma) {
         out.set("tokenizer.ggml.add_space_prefix", Value::Bool(prefixed));
     }
-    let adds_bos_unless_told = vocabulary(&source, out, &mut notes);
+    let adds_bos_by_default = vocabulary(&source, out, &mut notes);
     for &(kind, id) in &source.ids {
         let name = match kind {
             "unk" => "unknown",
@@ -64,7 +64,7 @@ pub(super) fn write(source: Source, architecture: &str, out: &mut Metadata) -> V
         };
         out.set(format!("tokenizer.ggml.{name}_token_id"), Value::U32(id));
     }
-    let silent = source.silent_on_bos && adds_bos_unless_told;
+    let silent = source.silent_on_bos && adds_bos_by_default;
     for (kind, add) in source.add.iter().copied().chain(silent.then_some(("bos", false))) {
         if matches!(kind, "bos" | "eos" | "sep") {
             out.set(format!("tokenizer.ggml.add_{kind}_token"), Value::Bool(add));
@@ -87,7 +87,7 @@ fn own_keys(source: &Source, out: &mut Metadata, notes: &mut Vec<String>) {
         out.set(SPACE_PREFIX, name);
         notes.push(
             "this tokenizer puts a space in front of fewer texts than programs that read the GGUF file do: text that \
-             begins with a space or stands behind a special token may get other tokens there (not in quern)"
+             begins with a space or follows a special token may get other tokens there (not in quern)"
                 .into(),
         );
     }
@@ -115,8 +115,8 @@ fn own_keys(source: &Source, out: &mut Metadata, notes: &mut Vec<String>) {
         out.set(key, Value::Array(Array::U32(ids)));
     }
     notes.push(format!(
-        "{} added tokens take blanks beside them or count only as whole words, which programs that read the GGUF file \
-         do not know (quern does)",
+        "{} added tokens include adjacent spaces or match only whole words, which programs that read the GGUF file \
+         ignore (quern does not)",
         given.len()
     ));
 }
@@ -129,7 +129,7 @@ fn prefixed(source: &Source) -> bool {
     }
 }
 
-/// The vocabulary; gives whether readers of it add beginning-of-text unless told.
+/// Writes the vocabulary; returns whether readers of it add beginning-of-text by default.
 fn vocabulary(source: &Source, out: &mut Metadata, notes: &mut Vec<String>) -> bool {
     let types = Value::Array(Array::I32(source.kinds.iter().map(|&k| k as i32).collect()));
     // Added tokens are recognised in raw text, so with spaces as raw text has them.
@@ -172,7 +172,7 @@ fn by_size(architecture: &str, tokens: usize, out: &mut Metadata) {
     }
 }
 
-/// "left right" for each pair; a space within a piece, which would separate, as the alphabet of bytes has it.
+/// "left right" for each pair; a space within a piece, which would separate, is written as in the alphabet of bytes.
 fn joined(merges: &StringArray) -> StringArray {
     let mut out = StringArray::with_capacity(merges.len() / 2);
     let mut merge = String::new();

@@ -1,4 +1,4 @@
-//! A Hugging Face checkpoint directory that appears whole or not at all: what `save_pretrained` would write
+//! A Hugging Face checkpoint directory that appears complete or not at all: what `save_pretrained` would write
 //! for a model.
 //!
 //! ```text
@@ -95,7 +95,7 @@ impl Directory {
     /// Starts the directory `out` for a model made from `source`: writes everything but the tensors.
     ///
     /// # Errors
-    /// `out` exists (without `force`, or with it and is no model directory) or is where `source` lies;
+    /// `out` exists (without `force`, or with it and is no model directory) or is the place of `source`;
     /// the plan cannot be written.
     pub fn create(out: &Path, source: &Checkpoint, options: DirectoryOptions) -> Result<Self> {
         refuse_source(out, source)?;
@@ -151,7 +151,7 @@ fn refuse_source(out: &Path, source: &Checkpoint) -> Result<()> {
         // `""`: the parent of a bare name
         let path = if path.as_os_str().is_empty() { Path::new(".") } else { path };
         if fs::canonicalize(path).is_ok_and(|p| p.starts_with(&out_real)) {
-            let what = "the model being read lies there; choose another name for the output";
+            let what = "the model being read is stored there; choose another name for the output";
             return Err(Error::refused(out, what));
         }
     }

@@ -1,4 +1,4 @@
-//! The Hugging Face world's files around the weights: configuration, tokenizer, the directory they lie in.
+//! The files around the weights of a Hugging Face checkpoint: configuration, tokenizer, the directory itself.
 
 mod directory;
 mod tokenizer;

@@ -6,7 +6,7 @@ use super::{Identity, brief, start_of};
 
 const GGUF: &[u8] = b"GGUF";
 
-/// What other formats begin with.
+/// The first bytes of other formats.
 const MAGICS: [(&[u8], Identity); 14] = [
     (b"lmgg", Identity::OldGgml),
     (b"fmgg", Identity::OldGgml),
@@ -31,7 +31,7 @@ const FLAX: Identity = Identity::Foreign { what: "a Flax checkpoint" };
 const TENSORFLOW: Identity = Identity::Foreign { what: "a TensorFlow model" };
 const PADDLE: Identity = Identity::Foreign { what: "a PaddlePaddle model" };
 
-/// What else ends so.
+/// Extensions of other formats.
 const EXTENSIONS: [(&str, Identity); 34] = [
     (".incomplete", Identity::Unfinished),
     (".part", Identity::Unfinished),
@@ -69,7 +69,7 @@ const EXTENSIONS: [(&str, Identity); 34] = [
     (".rar", Identity::Archive { kind: "rar" }),
 ];
 
-/// Files that stand beside the weights, by name.
+/// Files that accompany the weights, by name.
 const SETTINGS: [(&str, &str); 21] = [
     ("config.json", "the model's configuration"),
     ("params.json", "the model's configuration in Meta's or Mistral's layout"),
@@ -139,7 +139,7 @@ pub(super) fn of_bytes(start: &[u8]) -> Option<Identity> {
     of_text(start)
 }
 
-/// What text in place of a file says.
+/// Identifies text in place of a file.
 fn of_text(start: &[u8]) -> Option<Identity> {
     let valid = match std::str::from_utf8(start) {
         Ok(text) => text,
@@ -206,7 +206,7 @@ pub(super) fn of_name(path: &Path) -> Option<Identity> {
     if let Some((_, identity)) = EXTENSIONS.iter().find(|(end, _)| name.ends_with(end)) {
         return Some(identity.clone());
     }
-    // An index that cannot be used says itself what is wrong with it.
+    // The error of an index that cannot be used says what is wrong with it.
     if name.ends_with(".index.json") {
         return None;
     }
@@ -258,7 +258,7 @@ mod tests {
     }
 
     #[test]
-    fn formats_of_other_programs_are_told_by_their_first_bytes() {
+    fn formats_of_other_programs_are_recognised_by_their_first_bytes() {
         for (start, name) in [
             (&b"tjgg\x01\0\0\0"[..], "old-ggml"),
             (b"algg\x01\0\0\0", "adapter"),
@@ -280,7 +280,7 @@ mod tests {
     }
 
     #[test]
-    fn the_old_importance_matrix_is_told_by_its_first_entry() {
+    fn the_old_importance_matrix_is_recognised_by_its_first_entry() {
         let matrix = |entries: i32, name: &str| {
             let length = name.len() as i32;
             [&entries.to_le_bytes()[..], &length.to_le_bytes(), name.as_bytes(), &[0; 16]].concat()
@@ -293,7 +293,7 @@ mod tests {
     }
 
     #[test]
-    fn names_tell_what_content_does_not() {
+    fn names_show_what_content_does_not() {
         let name = |file: &str| of_name(Path::new(file)).map(|i| i.name());
         for file in
             ["config.json", "dir/tokenizer.json", "tokenizer.model", "README.md", "x.json", "merges.txt"]

@@ -144,7 +144,7 @@ fn beside(checkpoint: &Checkpoint) -> Option<Identified> {
     })
 }
 
-/// Whether a module's weight is made of words with scales beside, as mlx-lm has it.
+/// Whether a module's weight consists of words with scales beside it, as in mlx-lm's format.
 pub(super) fn is_mlx(checkpoint: &Checkpoint, info: &TensorInfo) -> bool {
     let Some(module) = info.name.strip_suffix(".weight") else { return false };
     info.element_type == ElementType::U32 && checkpoint.index_of(&format!("{module}.scales")).is_some()
@@ -155,7 +155,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn matrices_of_one_expert_are_told() {
+    fn matrices_of_one_expert_are_recognised() {
         for name in ["blk.0.ffn_gate.0.weight", "blk.31.ffn_down.7.weight", "blk.2.ffn_up.15.weight"] {
             assert!(is_one_expert(name), "{name}");
         }

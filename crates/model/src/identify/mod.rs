@@ -1,4 +1,4 @@
-//! What a file or a folder is, where it is not a model that quern reads: adapters, projectors, importance matrices,
+//! Identifies a file or a folder that is not a model that quern reads: adapters, projectors, importance matrices,
 //! pointers of Git LFS, web pages, archives, other programs' formats and so on, each with what to do about it.
 //!
 //! ```text
@@ -6,7 +6,7 @@
 //!                                 └─ opened ──> of_checkpoint        what its names say        (checkpoint)
 //! ```
 //!
-//! Every command opens its model with [`open`], so that all say the same. What an architecture's name stands for is
+//! Every command opens its model with [`open`], so that all give the same message. What an architecture's name means is
 //! decided in [`class`].
 
 mod bytes;
@@ -177,7 +177,7 @@ pub fn of_file(path: &Path) -> Option<Identity> {
     }
 }
 
-/// What the content of a file shows, of which `start` is the beginning.
+/// What the content of a file shows; `start` is its beginning.
 pub(crate) fn of_content(start: &[u8]) -> Option<Identity> {
     bytes::of_bytes(start)
 }

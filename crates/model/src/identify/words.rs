@@ -1,4 +1,4 @@
-//! What each [`Identity`] says: one sentence, what it is and what to do.
+//! The message of each [`Identity`]: one sentence, what it is and what to do.
 
 use std::fmt;
 

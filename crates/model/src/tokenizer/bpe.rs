@@ -1,7 +1,8 @@
-//! Words to tokens by a list of merges, as the tokenizers library's BPE model does it.
+//! Converts words to tokens by a list of merges, as the tokenizers library's BPE model does.
 //!
 //! Merging is done here, over the one vocabulary that all kinds of tokenizer share: a vocabulary of 150 000 pieces
-//! is ready in a tenth of a second, and merges that do not fit the vocabulary, which the library trusts, are found.
+//! is ready in a tenth of a second, and merges that do not fit the vocabulary, which the library does not check, are
+//! found.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -23,7 +24,7 @@ pub(crate) struct BpeOptions {
     pub ignore_merges: bool,
     /// Whether characters that are no piece are spelled in byte tokens.
     pub byte_fallback: bool,
-    /// What stands for a character without a token; nothing if there is none.
+    /// The token for a character without one, if there is such a token.
     pub unknown: Option<u32>,
     /// Whether a run of such characters is one token.
     pub fuse_unknown: bool,
@@ -77,7 +78,7 @@ impl Bpe {
         (Self { table: Arc::new(table), options, characters }, count, first)
     }
 
-    /// Whether a word's surroundings play no part: it may be cut where nothing merges.
+    /// Whether a word is encoded independently of its surroundings: it may be split where nothing merges.
     pub fn may_cut(&self) -> bool {
         !self.options.ignore_merges
     }
@@ -94,12 +95,12 @@ pub(crate) struct Encoder<'a> {
     vocabulary: &'a Vocabulary,
     merger: Merger,
     start: Vec<u32>,
-    /// Where the tokens of a word lie in the output.
+    /// The place of a word's tokens in the output.
     seen: HashMap<String, (usize, usize)>,
 }
 
 impl Encoder<'_> {
-    /// Appends the tokens of `word`. All calls must have the same `out`, which nobody else shortens.
+    /// Appends the tokens of `word`. All calls must have the same `out`, which must not be shortened between them.
     pub fn encode(&mut self, word: &str, out: &mut Vec<u32>) {
         if let Some(&(from, to)) = self.seen.get(word) {
             return out.extend_from_within(from..to);

@@ -1,7 +1,7 @@
 //! The tokenizer in GGUF metadata (`tokenizer.ggml.*`).
 //!
-//! `model` tells the kind: `llama` is SentencePiece BPE with scores, `gpt2` byte-level BPE with merges and the name
-//! of a pre-tokenizer. What the file does not say is taken as llama.cpp takes it.
+//! `model` gives the kind: `llama` is SentencePiece BPE with scores, `gpt2` byte-level BPE with merges and the name
+//! of a pre-tokenizer. Absent keys have llama.cpp's defaults.
 
 use std::path::Path;
 use std::sync::Arc;
@@ -35,8 +35,8 @@ pub(super) fn read(file: &Path, metadata: &Metadata) -> Result<Tokenizer> {
     }
     let mut kinds = kinds(metadata, count).map_err(|what| keys.bad("token_type", what))?;
     let mut notes = Vec::new();
-    mend_kinds(&pieces, &mut kinds, &mut notes);
-    // Ids that llama.cpp takes for SentencePiece where the file says nothing.
+    correct_kinds(&pieces, &mut kinds, &mut notes);
+    // llama.cpp's default ids for SentencePiece.
     let usual = |id: u32| (!byte_level).then_some(id);
     let mut id = |key: &str, default| keys.id(key, default, count, &mut notes);
     let ids = SpecialIds {
@@ -92,19 +92,20 @@ fn chat_templates(metadata: &Metadata) -> Vec<(String, String)> {
     all
 }
 
-/// Old files call the ends of turns and texts ordinary pieces. No text spells those, so llama.cpp takes them for
-/// control tokens, and so does this.
-fn mend_kinds(pieces: &StringArray, kinds: &mut [TokenKind], notes: &mut Vec<String>) {
-    let mut mended = Vec::new();
+/// Old files mark the ends of turns and texts as ordinary pieces. No ordinary text contains those, so they are
+/// treated as control tokens, as llama.cpp does.
+fn correct_kinds(pieces: &StringArray, kinds: &mut [TokenKind], notes: &mut Vec<String>) {
+    let mut corrected = Vec::new();
     for (piece, kind) in pieces.iter().zip(kinds) {
         if *kind == TokenKind::Normal && super::END_NAMES.contains(&piece) {
             *kind = TokenKind::Control;
-            mended.push(piece);
+            corrected.push(piece);
         }
     }
-    if !mended.is_empty() {
-        let names = mended.join(", ");
-        notes.push(format!("the file calls {names} ordinary text (token_type); taken for control tokens"));
+    if !corrected.is_empty() {
+        let names = corrected.join(", ");
+        notes
+            .push(format!("the file marks {names} as ordinary text (token_type); treated as control tokens"));
     }
 }
 
@@ -167,7 +168,7 @@ fn pre_tokenizer(metadata: &Metadata, notes: &mut Vec<String>) -> (&'static str,
         }
     };
     notes.push(format!(
-        "{said}; {guess:?} is taken: some words may be split otherwise than the model was trained on"
+        "{said}; {guess:?} is used: some words may be split differently than in the model's training"
     ));
     (guess, table::find(guess).unwrap_or(&table::KNOWN[0]))
 }
@@ -191,7 +192,7 @@ impl Keys<'_> {
         self.metadata.get(&format!("tokenizer.ggml.{key}"))
     }
 
-    /// The id of a special token. One that does not exist is passed over with a note, as llama.cpp does.
+    /// The id of a special token. One that does not exist is ignored with a note, as in llama.cpp.
     fn id(&self, key: &str, default: Option<u32>, count: usize, notes: &mut Vec<String>) -> Option<u32> {
         let default = default.filter(|&id| (id as usize) < count);
         let Some(value) = self.get(key) else { return default };

@@ -1,4 +1,4 @@
-//! What the keys of GGUF do not say of a tokenizer: keys of our own, and what is known by a model's name.
+//! Properties of a tokenizer for which GGUF has no key: quern's own keys, and what is known by a model's name.
 
 use std::collections::HashMap;
 
@@ -20,7 +20,7 @@ pub(crate) const LEGACY: &str = "quern.tokenizer.legacy";
 
 type Asks = fn(&Edges) -> bool;
 
-/// Lists of the added tokens that ask something of the text around them.
+/// Lists of the added tokens with conditions on the text around them.
 pub(crate) const EDGE_KEYS: [(&str, Asks); 3] = [
     ("quern.tokenizer.left_tokens", |edges| edges.left),
     ("quern.tokenizer.right_tokens", |edges| edges.right),
@@ -28,7 +28,7 @@ pub(crate) const EDGE_KEYS: [(&str, Asks); 3] = [
 ];
 
 impl SpacePrefix {
-    /// What stands under [`SPACE_PREFIX`]; `None` where GGUF's own key says it.
+    /// The value of [`SPACE_PREFIX`]; `None` where GGUF's own key states it.
     pub fn name(self) -> Option<&'static str> {
         match self {
             Self::Never | Self::Always => None,
@@ -49,7 +49,7 @@ impl SpacePrefix {
     }
 }
 
-/// What the added tokens of a file ask for: what it says itself, or what is known by its name.
+/// The conditions of a file's added tokens: stated in the file, or known by its name.
 pub(crate) fn edges_of_metadata<'a>(
     metadata: &Metadata,
     pieces: impl Iterator<Item = (&'a str, TokenKind)>,

@@ -1,8 +1,8 @@
 //! The merges of a BPE model, and one word merged by them.
 //!
-//! A word starts as one token per character. Of all neighbours that the list merges, the pair that stands
+//! A word starts as one token per character. Of all neighbours that the list merges, the pair that is
 //! first in the list is merged, the leftmost of equals, until none is left. A heap holds the candidates; one
-//! whose tokens have changed since is stale and skipped when it comes up.
+//! whose tokens have changed since is outdated and skipped.
 
 use std::cmp::Reverse;
 use std::collections::{BinaryHeap, HashMap};

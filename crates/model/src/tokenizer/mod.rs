@@ -1,7 +1,7 @@
-//! Text to tokens and back.
+//! Converts text to tokens and back.
 //!
-//! Two kinds: SentencePiece BPE, as Llama 1 and 2, Mistral, Gemma and their kin use it (`spm.rs`), and byte-level
-//! BPE, as GPT-2, Llama 3, Qwen, Phi and many others do (`byte_level/`). They share everything but the middle:
+//! Two kinds: SentencePiece BPE, as in Llama 1 and 2, Mistral, Gemma and related models (`spm.rs`), and byte-level
+//! BPE, as in GPT-2, Llama 3, Qwen, Phi and many others (`byte_level/`). They differ only in the middle:
 //!
 //! ```text
 //! text ──special tokens cut out──> raw pieces ──"▁" for spaces, prefix──> merges ──────────> ids
@@ -68,10 +68,10 @@ pub struct SpecialIds {
     pub eom: Option<u32>,
 }
 
-/// More tokens than this are taken for damage.
+/// More tokens than this are treated as damage.
 pub(crate) const MAX_TOKENS: usize = crate::config::limit::VOCAB;
 
-/// Tokens that end a turn or a text by their name, whatever the files say (as llama.cpp has it); the first
+/// Tokens that end a turn or a text by their name, whatever the files say (as in llama.cpp); the first
 /// that exists is the end of turn if no other is named.
 const END_NAMES: &[&str] = &[
     "<|eot_id|>",
@@ -108,7 +108,7 @@ struct Parts {
     lost_end: bool,
 }
 
-/// What makes one kind of tokenizer.
+/// The data of each kind of tokenizer.
 #[derive(Clone, Debug)]
 enum Engine {
     /// Merges by score, or by a list.
@@ -329,7 +329,7 @@ impl Tokenizer {
         }
     }
 
-    /// What a special token asks of the text around it.
+    /// The conditions of a special token on the text around it.
     pub(crate) fn edges(&self, token: u32) -> Edges {
         self.edges.get(&token).copied().unwrap_or_default()
     }

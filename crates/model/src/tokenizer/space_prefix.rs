@@ -15,7 +15,7 @@ pub(crate) enum SpacePrefix {
     FirstUnlessSpace,
 }
 
-/// Where a piece of text stands.
+/// The position of a piece of text.
 pub(super) struct Place {
     /// At the very start.
     pub first: bool,
@@ -24,7 +24,7 @@ pub(super) struct Place {
 }
 
 impl SpacePrefix {
-    /// Appends `raw` as SentencePiece wants it: U+2581 for spaces, and one in front where it belongs.
+    /// Appends `raw` in SentencePiece's form: U+2581 for spaces, with one in front where the rule says so.
     pub(super) fn escape(self, raw: &str, place: &mut Place, out: &mut String) {
         let space = raw.starts_with([' ', SPACE]);
         let wanted = match self {

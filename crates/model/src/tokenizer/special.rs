@@ -13,14 +13,14 @@ pub(crate) fn no_such_token(key: &str, found: &str, tokens: usize, instead: Opti
     format!("{key}: {found} is not the id of one of the {tokens} tokens and is ignored{instead}")
 }
 
-/// What an added token asks of the text around it (`lstrip`, `rstrip`, `single_word` of Hugging Face's files).
+/// The conditions of an added token on the text around it (`lstrip`, `rstrip`, `single_word` in Hugging Face's files).
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Edges {
     /// Blanks in front belong to it.
     pub left: bool,
     /// Blanks behind belong to it.
     pub right: bool,
-    /// It counts only where no word goes on at its ends.
+    /// It is recognised only where no word character touches its ends.
     pub single_word: bool,
     /// It is looked for where spaces have become U+2581 (`normalized`), so the two are one in it.
     pub either_space: bool,
@@ -37,7 +37,7 @@ pub(crate) enum Fragment<'a> {
 
 /// Special tokens by their text.
 ///
-/// In a GGUF file and in a SentencePiece model, added tokens that are blanks (Gemma's) stand as spaces, while the
+/// In a GGUF file and in a SentencePiece model, added tokens that are blanks (Gemma's) are spaces, while the
 /// model's own tokenizer looks for them twice: as they are spelled, with U+2581, in raw text, and again where spaces
 /// have become U+2581.
 #[derive(Clone, Debug, Default)]
@@ -47,7 +47,7 @@ pub(crate) struct SpecialTokens {
 }
 
 impl SpecialTokens {
-    /// All special tokens of a vocabulary. `edges` holds only tokens that ask for something. With `as_spaces` the
+    /// All special tokens of a vocabulary. `edges` holds only tokens with conditions. With `as_spaces` the
     /// vocabulary has spaces in added tokens where the tokenizer has U+2581.
     pub fn new(vocabulary: &Vocabulary, edges: &HashMap<u32, Edges>, as_spaces: bool) -> Self {
         let (mut raw, mut blanks) = (Table::default(), Table::default());
@@ -142,7 +142,7 @@ impl Table {
         out
     }
 
-    /// The special token that stands at byte `at`, and its length.
+    /// The special token at byte `at`, and its length.
     fn at(&self, text: &str, at: usize, control: bool) -> Option<(Special, usize)> {
         let lengths = self.lengths.get(usize::from(text.as_bytes()[at]))?;
         let special = |&len: &usize| {

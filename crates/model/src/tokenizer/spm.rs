@@ -2,12 +2,12 @@
 //!
 //! The text starts as one symbol per character. Of all neighbours whose concatenation is a piece, the pair
 //! with the highest score is merged, the leftmost of equals, until none is left; symbols that are no piece
-//! are spelled in bytes. A heap holds the candidates; one whose symbols have changed since is stale and
-//! skipped when it comes up, so the whole takes O(n log n).
+//! are spelled in bytes. A heap holds the candidates; one whose symbols have changed since is outdated and
+//! skipped, so the total time is O(n log n).
 //!
 //! No merge can cross a place where no piece would fit, so the text is first cut there: before each space
-//! (U+2581) whose left neighbour stands before a space in no piece. Those are words, most of them seen before,
-//! whose tokens are copied. The result is that of the whole text at once.
+//! (U+2581) whose left neighbour precedes a space in no piece. The parts are words; the tokens of words that
+//! occurred before are copied. The result is the same as for the whole text at once.
 //!
 //! A `tokenizer.json` lists merges instead of scores. Made from scores it gives the same tokens; trained by the
 //! tokenizers library it need not, so there the list is followed (`bpe.rs`).
@@ -34,7 +34,7 @@ pub(crate) fn encode(vocabulary: &Vocabulary, text: &str, out: &mut Vec<u32>) {
         }
         let start = out.len();
         merger.encode(vocabulary, word, out);
-        // Long runs hardly come again.
+        // Long runs rarely occur again.
         if word.len() <= 64 {
             seen.insert(word, (start, out.len()));
         }
@@ -50,7 +50,7 @@ pub(crate) fn encode_by_merges(vocabulary: &Vocabulary, bpe: &Bpe, text: &str, o
     }
 }
 
-/// The text cut where nothing can merge.
+/// The text, split where no merge can cross.
 struct Words<'a> {
     vocabulary: &'a Vocabulary,
     rest: &'a str,
@@ -218,7 +218,7 @@ mod tests {
     }
 
     proptest! {
-        /// Small alphabets, so that pieces overlap, scores tie, and spaces stand anywhere in pieces.
+        /// Small alphabets, so that pieces overlap, scores tie, and spaces are anywhere in pieces.
         #[test]
         fn words_and_heap_change_nothing(
             pieces in proptest::collection::btree_map("[ab▁]{1,4}", -3i8..3, 1..25),

@@ -1,6 +1,6 @@
-//! Text from bytes that arrive in pieces: a character may be spread over several tokens.
+//! Decodes text from bytes that arrive in pieces: a character may be spread over several tokens.
 
-/// Turns bytes into text as soon as they make whole characters.
+/// Converts bytes to text as soon as they form complete characters.
 #[derive(Clone, Debug, Default)]
 pub struct StreamDecoder {
     pending: Vec<u8>,
@@ -19,7 +19,7 @@ impl StreamDecoder {
     }
 
     /// Takes more bytes and gives the text that is complete now. An incomplete character at the end is kept
-    /// for the next call; bytes that can never become UTF-8 turn into U+FFFD.
+    /// for the next call; bytes that can never become UTF-8 become U+FFFD.
     pub fn push(&mut self, bytes: &[u8]) -> String {
         let mut bytes = bytes;
         if self.drop_space && !bytes.is_empty() {

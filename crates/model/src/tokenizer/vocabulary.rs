@@ -70,7 +70,7 @@ pub(crate) struct Vocabulary {
     hasher: RandomState,
     bytes: Box<[Option<u32>; 256]>,
     unknown: Option<u32>,
-    /// Characters that stand before a space within a piece, ascending; `None` if the space itself is no piece.
+    /// Characters that precede a space within a piece, ascending; `None` if the space itself is no piece.
     before_space: Option<Vec<char>>,
 }
 
@@ -91,7 +91,7 @@ impl Vocabulary {
         vocabulary
     }
 
-    /// Byte-level BPE's; the same holds of the lists.
+    /// Byte-level BPE's; the same rules apply to the lists.
     pub fn byte_level(pieces: StringArray, kinds: Vec<TokenKind>, unknown: Option<u32>) -> Self {
         Self::build(Spelling::ByteLevel, pieces, kinds, unknown)
     }
@@ -192,7 +192,7 @@ impl Vocabulary {
             TokenKind::UserDefined if self.spelling == Spelling::ByteLevel => Cow::Borrowed(piece.as_bytes()),
             _ if self.spelling == Spelling::ByteLevel => match alphabet::decode(piece) {
                 Some(bytes) => Cow::Owned(bytes),
-                // As the tokenizers library has it.
+                // As in the tokenizers library.
                 None => Cow::Borrowed(piece.as_bytes()),
             },
             TokenKind::Byte => Cow::Owned(parse_byte(piece).into_iter().collect()),

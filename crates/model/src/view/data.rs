@@ -1,4 +1,4 @@
-//! Where a view's rows come from.
+//! The sources of a view's rows.
 
 use std::ops::Range;
 
@@ -105,7 +105,7 @@ impl<'a> Data<'a> {
         true
     }
 
-    /// The bytes of the map that these rows come from, and what lies between.
+    /// The range of the map's bytes that these rows come from, with any bytes between them.
     pub fn spans(&self, view: &View<'a>, tensor: &ViewTensor, rows: Range<usize>) -> Vec<&'a [u8]> {
         match self {
             Self::Owned(_) => Vec::new(),
@@ -121,7 +121,7 @@ impl<'a> Data<'a> {
                             let span = source_span(order.as_ref(), range);
                             spans.push(&data[span.start * tensor.row_bytes..span.end * tensor.row_bytes]);
                         }
-                        // Codes of all rows lie side by side.
+                        // Codes of all rows are adjacent.
                         Part::Packed { layer, .. } if range.end == height => {
                             spans.extend(packed_spans(view.checkpoint, layer_of(view, *layer)));
                         }

@@ -101,7 +101,7 @@ struct Builder<'a, 'p> {
 }
 
 impl<'a> Builder<'a, '_> {
-    /// Finds the exact form of every packed layer, or says of the first that has none why. An order of columns
+    /// Finds the exact form of every packed layer, or returns why the first one has none. An order of columns
     /// that only down projections can have is moved to the rows of what comes before them.
     fn find_forms(&mut self) -> Result<()> {
         let Some(packing) = self.packing.filter(|_| self.packed == Packed::Exact) else { return Ok(()) };
@@ -131,7 +131,7 @@ impl<'a> Builder<'a, '_> {
         self.held.iter().any(|t| t.expected.layer == layer && t.expected.role == Role::FfnUp)
     }
 
-    /// The order that this layer's down projection asks of the rows of its gate and up projections (and biases).
+    /// The order that this layer's down projection requires for the rows of its gate and up projections (and biases).
     fn order_before_down(&self, want: &ExpectedTensor) -> Option<RowOrder> {
         let feeds = [Role::FfnGate, Role::FfnUp, Role::FfnGateBias, Role::FfnUpBias];
         if self.forms.is_empty() || !feeds.contains(&want.role) {
@@ -153,7 +153,7 @@ impl<'a> Builder<'a, '_> {
         let mut names: Vec<String> = sources.iter().map(|source| name_of(&source.place)).collect();
         let layout = want.template.layout;
         let order = RowOrder::from_hugging_face(layout, self.config).or_else(|| self.order_before_down(want));
-        // Vectors are small: what is not as it is, is made anew.
+        // Vectors are small: those that change are computed and kept in memory.
         if let [HeldTensor { place: Place::Plain(span), .. }] = sources {
             let (info, data) = (span.info(self.checkpoint), span.data(self.checkpoint));
             if layout == Layout::PlusOne {

@@ -1,4 +1,4 @@
-//! A checkpoint as another world would hold it: its tensors under that world's names, in that world's layout,
+//! A checkpoint as the other format would hold it: its tensors under that format's names, in that format's layout,
 //! without copying them.
 //!
 //! ```text
@@ -6,8 +6,8 @@
 //!            └─ View::hugging_face  ──> the way back: one tensor an expert, rows half-split, norms less one
 //! ```
 //!
-//! A tensor's rows come from the memory map, in whatever order the other world wants; only small vectors are
-//! made anew. Packed layers of GPTQ, AWQ and bitsandbytes appear as one matrix each: decoded to f32, or as the
+//! A tensor's rows come from the memory map, in the order the other format needs; only small vectors are
+//! computed. Packed layers of GPTQ, AWQ and bitsandbytes appear as one matrix each: decoded to f32, or as the
 //! blocks of GGUF that hold the very same values ([`Packed::Exact`]).
 
 mod data;
@@ -30,7 +30,7 @@ use data::Data;
 /// One tensor as a [`View`] sees it.
 #[derive(Clone, Debug)]
 pub struct ViewTensor {
-    /// Name in the view's world.
+    /// Name in the view's format.
     pub name: String,
     /// Dimensions, outermost first.
     pub shape: Vec<usize>,
@@ -82,7 +82,7 @@ pub enum Packed {
     Exact,
 }
 
-/// Any checkpoint as one of the worlds would hold it.
+/// Any checkpoint as one of the formats would hold it.
 #[derive(Debug)]
 pub struct View<'a> {
     checkpoint: &'a Checkpoint,
@@ -113,7 +113,7 @@ impl<'a> View<'a> {
     /// does not know. The metadata has the model's sizes and no tokenizer, so no file should be made of it.
     ///
     /// # Errors
-    /// As [`View::gguf`], but for the tokenizer.
+    /// As [`View::gguf`], without the tokenizer.
     pub fn gguf_without_tokenizer(checkpoint: &'a Checkpoint) -> Result<Self> {
         match checkpoint.container() {
             Container::Gguf => stored::gguf(checkpoint),
@@ -125,8 +125,8 @@ impl<'a> View<'a> {
         }
     }
 
-    /// Looks at `checkpoint` the Hugging Face way. A GGUF file must be of an architecture quern knows. A Hugging
-    /// Face checkpoint is taken as it is, but for packed layers, which are decoded (or refused).
+    /// The checkpoint in Hugging Face's layout. A GGUF file must be of an architecture quern knows. A Hugging
+    /// Face checkpoint is taken as it is, except for packed layers, which are decoded (or refused).
     pub fn hugging_face(checkpoint: &'a Checkpoint, packed: Packed) -> Result<Self> {
         match checkpoint.container() {
             Container::Gguf => hugging_face::of_gguf(checkpoint),
@@ -179,7 +179,7 @@ impl<'a> View<'a> {
         self.checkpoint
     }
 
-    /// The world it is seen from.
+    /// The format whose names and layout it has.
     pub fn world(&self) -> World {
         self.world
     }
@@ -195,7 +195,7 @@ impl<'a> View<'a> {
         self.packing.as_ref()
     }
 
-    /// The metadata to write: GGUF's in that world, safetensors' in the other.
+    /// The metadata to write: GGUF's or safetensors', by the view's format.
     pub fn metadata(&self) -> &Metadata {
         &self.metadata
     }
@@ -205,7 +205,7 @@ impl<'a> View<'a> {
         &self.notes
     }
 
-    /// The tensors. In the GGUF world in the order llama-quantize writes them: outside the blocks first, then by
+    /// The tensors. In GGUF's format in the order llama-quantize writes them: outside the blocks first, then by
     /// layer, each by name.
     pub fn tensors(&self) -> &[ViewTensor] {
         &self.tensors
@@ -232,7 +232,7 @@ impl<'a> View<'a> {
         self.data[tensor].decode(self, described, rows, out)
     }
 
-    /// All bytes of a tensor, if they lie in the map in this world's order already.
+    /// All bytes of a tensor, if the map already holds them in this format's order.
     ///
     /// # Panics
     /// If there is no such tensor.
@@ -240,7 +240,7 @@ impl<'a> View<'a> {
         self.data[tensor].contiguous()
     }
 
-    /// Lets the pages of the source go that these rows came from.
+    /// Releases the pages of the source that these rows came from.
     ///
     /// # Panics
     /// If there is no such tensor or row.

@@ -1,4 +1,4 @@
-//! In which order one world's rows lie in the other's.
+//! The order of one format's rows in the other's tensors.
 
 use crate::Config;
 use crate::architecture::Layout;
@@ -18,7 +18,7 @@ pub(super) enum RowOrder {
     Listed(Vec<u32>),
 }
 
-/// How query, key and value rows lie together.
+/// How query, key and value rows are arranged in one matrix.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Groups {
     /// Query heads.
@@ -30,7 +30,7 @@ pub(super) struct Groups {
 }
 
 impl RowOrder {
-    /// What `layout` means for rows that come from Hugging Face's world.
+    /// What `layout` means for rows that come from a Hugging Face checkpoint.
     pub fn from_hugging_face(layout: Layout, config: &Config) -> Option<Self> {
         match layout {
             Layout::QueryHeads | Layout::KeyHeads => Some(Self::Interleave(config.head_dim)),
@@ -50,7 +50,7 @@ impl RowOrder {
         })
     }
 
-    /// The source's row that lies at `row` of the view.
+    /// The source's row for `row` of the view.
     pub fn source(&self, row: usize) -> usize {
         match self {
             // Pair `i` of a head of `d` rows is rows `2i` and `2i + 1` interleaved, `i` and `i + d/2` half-split.
@@ -74,8 +74,8 @@ impl Groups {
         Self { heads: config.heads, kv_heads: config.kv_heads, head_dim: config.head_dim }
     }
 
-    /// Where row `row` of all queries, keys, values lies group by group. A group has its query heads, then a key
-    /// head, then a value head.
+    /// The place of row `row` of all queries, keys, values when stored by group. A group has its query heads, then
+    /// a key head, then a value head.
     fn grouped(self, row: usize) -> usize {
         let (head, within) = (row / self.head_dim, row % self.head_dim);
         let queries = self.heads / self.kv_heads;

@@ -58,7 +58,7 @@ pub(super) fn gguf(checkpoint: &Checkpoint) -> Result<View<'_>> {
         let tensor = ViewTensor { layer: super::gguf::layer_of(&info.name), ..tensor_as_it_is(info, index) };
         all.push((tensor, Data::plain(checkpoint.data(info))));
     }
-    // Nothing has to be known of the architecture to copy and re-type tensors; where it is, problems are said.
+    // Tensors are copied and re-typed without knowing the architecture; if it is known, problems are reported.
     let mut notes = Vec::new();
     let config = match Config::from_checkpoint(checkpoint) {
         Ok(config) => {

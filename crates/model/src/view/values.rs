@@ -1,4 +1,4 @@
-//! Small vectors made anew, and what all views need to know of a tensor.
+//! Small vectors computed for a view, and the facts about a tensor that all views need.
 
 use quern_tensor_io::{Checkpoint, ElementType, Error, ErrorKind, Result, TensorInfo, decode};
 
@@ -31,7 +31,7 @@ pub(super) fn tensor_of(
     }
 }
 
-/// A tensor of a view of which nothing is known but what the file says.
+/// A tensor of a view without a known role: only what the file says of it.
 pub(super) fn tensor_as_it_is(info: &TensorInfo, index: usize) -> ViewTensor {
     ViewTensor {
         name: info.name.clone(),

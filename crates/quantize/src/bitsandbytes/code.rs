@@ -1,7 +1,7 @@
-//! The codes: which values the 4-bit and the dynamic 8-bit indices stand for.
+//! The values of the 4-bit and the dynamic 8-bit codes.
 //!
-//! Nearest by midpoints, an exact tie to the lower value: index `i` of the sorted values for
-//! `edge[i-1] < x <= edge[i]`.
+//! A number gets the nearest value by midpoints, and an exact tie the lower one: index `i` of the sorted values
+//! for `edge[i-1] < x <= edge[i]`.
 
 use quern_tensor_io::decode::four_bit::{FP4, NF4};
 

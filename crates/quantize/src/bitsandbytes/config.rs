@@ -7,7 +7,7 @@ use super::state::torch_name;
 use super::{Kind, Options};
 
 /// The configuration of a model of type `dtype`, which is also what its layers compute in. `skip` are the
-/// modules left alone; `None` for transformers' own choice.
+/// modules not quantized; `None` for transformers' own choice.
 pub(super) fn quantization_config(
     options: &Options,
     dtype: Option<ElementType>,

@@ -7,7 +7,7 @@ use quern_compute::simd::lanes::{LANES, LaneOp, Lanes, dispatch};
 
 use super::four_bit::largest;
 
-/// Rounds values to f16, as bitsandbytes does before it looks at them.
+/// Rounds values to f16, as bitsandbytes does first.
 pub(super) fn through_f16(values: &mut [f32]) {
     let mut buffer = [f16::ZERO; 256];
     for values in values.chunks_mut(buffer.len()) {

@@ -106,7 +106,7 @@ fn four_bit_rows<'a>(
         let blocks = layout::blocks_mut::<NF4>(out).iter_mut().zip(packed.as_chunks::<16>().0);
         for (i, (out, packed)) in blocks.enumerate() {
             out.d = F16::from_f32(absmax[i / 2]);
-            // two neighbours a byte become value j beside value j + 16
+            // two adjacent values a byte become value j beside value j + 16
             for (j, pair) in out.qs.as_chunks_mut::<2>().0.iter_mut().enumerate() {
                 let (low, high) = (packed[j], packed[j + 8]);
                 *pair = [low >> 4 | high & 0xf0, low & 15 | high << 4];

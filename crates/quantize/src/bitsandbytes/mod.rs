@@ -16,7 +16,7 @@
 //! ```
 //!
 //! `K` is a linear layer's `P.weight`. Which layers: all but the output head, as transformers chooses them
-//! (`modules` tells by the architecture's roles, or by name where quern does not know it).
+//! (`modules` decides by the architecture's roles, or by name where quern does not know it).
 //!
 //! Sources: bitsandbytes 0.50 (`backends/default/ops.py`, `csrc/cpu_ops.cpp`), transformers 5; Dettmers et al.,
 //! LLM.int8() (2022), QLoRA (2023).

@@ -2,8 +2,8 @@
 //!
 //! transformers replaces every `nn.Linear` except the output head. A file does not say what class a tensor
 //! belongs to; the roles of the architectures quern knows do, and for all others the name does: a matrix
-//! `P.weight` of floats where `P` is no embedding, norm or head. Experts are left alone, as transformers 5 does,
-//! which keeps them in one three-dimensional tensor that is no `nn.Linear`.
+//! `P.weight` of floats where `P` is no embedding, norm or head. Experts are not quantized, as in transformers 5,
+//! which stores them in one three-dimensional tensor that is no `nn.Linear`.
 
 use std::collections::BTreeSet;
 
@@ -21,7 +21,7 @@ pub(super) struct Choice {
     pub quantized: Vec<bool>,
     /// What goes into `llm_int8_skip_modules`; `None` where transformers' own choice is the same.
     pub skip: Option<Vec<String>>,
-    /// Matrices of experts that are left alone.
+    /// Matrices of experts that are not quantized.
     pub experts: usize,
     /// The type the configuration says the weights have.
     pub dtype: Option<ElementType>,

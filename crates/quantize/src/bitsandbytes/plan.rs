@@ -69,7 +69,7 @@ pub fn plan(source: &Checkpoint, options: &Options) -> Result<BitsandbytesPlan> 
     of_view(&source::view(source)?, options)
 }
 
-/// The same, of a source looked at before.
+/// The same, for a source that was checked before.
 pub(super) fn of_view(view: &View<'_>, options: &Options) -> Result<BitsandbytesPlan> {
     let refused = |what: String| Err(Error::refused(view.checkpoint().path(), what));
     let size = options.block_size;

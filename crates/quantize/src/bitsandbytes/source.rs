@@ -1,4 +1,4 @@
-//! What bitsandbytes quantizes: a Hugging Face checkpoint of plain numbers.
+//! The source of bitsandbytes quantization: a Hugging Face checkpoint of plain numbers.
 //!
 //! Of an architecture that quern knows, every tensor is matched with the configuration before any work: one that is
 //! missing, misshapen or unknown is refused, since the output could not be loaded. Of others the tensors are taken as
@@ -28,7 +28,7 @@ pub(super) fn view(source: &Checkpoint) -> Result<View<'_>> {
             contents.refuse_quantized()?;
             View::of_contents(contents)
         }
-        // Quern cannot run it, but its linear layers can be told by their names.
+        // Quern cannot run it, but its linear layers can be recognised by their names.
         Err(Error { kind: ErrorKind::Unsupported(why), .. }) => {
             let note = format!("names and shapes of the tensors are not checked: {why}");
             Ok(View::hugging_face(source, Packed::Refused)?.with_note(note))

@@ -77,7 +77,7 @@ fn shortest(x: f32) -> (String, i32) {
         (digits.replace('.', ""), exponent.parse().unwrap_or(0))
     };
     let (digits, exponent) = parts(format!("{x:e}"));
-    // An f32 has at most 112 digits. One that ends in 5 right behind the last of `digits` lies midway
+    // An f32 has at most 112 digits. One that ends in 5 right behind the last of `digits` is midway
     // between two texts; Rust takes the upper one, Python the even one.
     let (exact, _) = parts(format!("{x:.120e}"));
     let (kept, rest) = exact.split_at(digits.len());

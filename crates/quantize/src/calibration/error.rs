@@ -1,4 +1,4 @@
-//! Why there are no samples.
+//! Errors of calibration samples.
 
 use std::path::PathBuf;
 
@@ -26,7 +26,7 @@ pub enum Error {
     NotUtf8 {
         /// The file, or `-`.
         file: PathBuf,
-        /// Where the first byte lies that is none.
+        /// Offset of the first byte that is not UTF-8.
         offset: usize,
     },
     /// A line of a JSONL file is not a record.

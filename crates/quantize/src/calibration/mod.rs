@@ -1,4 +1,4 @@
-//! Calibration: which tokens a model is run on to learn what its layers see.
+//! Calibration: the tokens on which a model is run to measure the inputs of its layers.
 //!
 //! ```text
 //! text    tokenized whole, n tokens      |--s0--|..|--s1--|..|--s2--| … |--s(k-1)--|
@@ -9,8 +9,8 @@
 //! sequence starts with it and holds `body = context - 1` tokens of the text, else `body = context`. Of a text
 //! of n tokens, `k = min(samples, n / body)` sequences are taken, none overlapping another; sequence i begins
 //! at token `i * (n - body) / (k - 1)`, rounded down: the first at the text's beginning, the last at its end.
-//! Of records, the first `samples` are taken that have more than [`SHORTEST`] tokens; shorter ones say little
-//! and are dropped (as GPT-QModel does), longer ones are cut.
+//! Of records, the first `samples` with more than [`SHORTEST`] tokens are taken; shorter ones contribute little
+//! and are dropped (as in GPT-QModel), longer ones are cut.
 
 mod error;
 mod read;
@@ -99,7 +99,7 @@ impl Samples {
     }
 
     /// SHA-256, in lower-case hexadecimal digits, of each sequence's length (u64) and tokens (u32), little
-    /// endian: equal for equal samples, so that a resumed job can tell whether they are still the same.
+    /// endian: equal for equal samples, so that a resumed job can check whether they are still the same.
     pub fn hash(&self) -> String {
         let mut hash = Sha256::new();
         for sequence in &self.sequences {
@@ -115,7 +115,7 @@ impl Samples {
 /// Takes samples of `source` for a model with this tokenizer. Control tokens spelled out in a text are text.
 ///
 /// # Errors
-/// [`Error::Options`] for no samples or a context without room for text;
+/// [`Error::Options`] for no samples or a context too short for text;
 /// [`Error::TooShort`] if nothing of the source is longer than [`SHORTEST`] tokens.
 pub fn samples(tokenizer: &Tokenizer, source: TextSource, options: SampleOptions) -> Result<Samples> {
     let SampleOptions { samples: wanted, context } = options;
@@ -124,7 +124,7 @@ pub fn samples(tokenizer: &Tokenizer, source: TextSource, options: SampleOptions
         return Err(Error::Options("0 samples were asked for; calibration needs at least 1".into()));
     }
     if context <= SHORTEST {
-        let what = format!("a context of {context} tokens says too little; take at least {}", SHORTEST + 1);
+        let what = format!("a context of {context} tokens is too short; use at least {}", SHORTEST + 1);
         return Err(Error::Options(what));
     }
     let body = context - usize::from(bos.is_some());
@@ -167,7 +167,7 @@ fn starts(length: usize, body: usize, wanted: usize) -> impl Iterator<Item = usi
         whole => whole.min(wanted),
     };
     let last = length.saturating_sub(body) as u128;
-    // count - 1 of them lie between the first and the last
+    // count - 1 of them are between the first and the last
     let gaps = count.saturating_sub(1).max(1) as u128;
     (0..count).map(move |i| (i as u128 * last / gaps) as usize)
 }

@@ -96,13 +96,13 @@ fn string(value: &Value, key: &str) -> Result<String, String> {
     value.as_str().map(str::to_owned).ok_or_else(|| format!("{key:?} is no string"))
 }
 
-/// What is said in a conversation, turn by turn. Either name of the spoken part is taken under either key.
+/// The texts of a conversation, turn by turn. Either name of a turn's text is accepted under either key.
 fn turns(value: &Value, key: &str, part: &str) -> Result<String, String> {
     let turns = value.as_array().ok_or_else(|| format!("{key:?} is no array"))?;
     let said = |turn: &Value| {
         let turn = turn.as_object().ok_or_else(|| format!("{key:?} holds something that is no object"))?;
         let said = [part, "content", "value"].iter().find_map(|name| turn.get(*name));
-        spoken(said, turn).ok_or_else(|| format!("a turn in {key:?} has no {part:?} with text"))
+        turn_text(said, turn).ok_or_else(|| format!("a turn in {key:?} has no {part:?} with text"))
     };
     let texts: Result<Vec<String>, String> = turns.iter().map(said).collect();
     let texts: Vec<String> = texts?.into_iter().filter(|text| !text.is_empty()).collect();
@@ -110,7 +110,7 @@ fn turns(value: &Value, key: &str, part: &str) -> Result<String, String> {
 }
 
 /// One turn's text: a string, parts of which those of type "text" count, or nothing beside a tool call.
-fn spoken(said: Option<&Value>, turn: &Map<String, Value>) -> Option<String> {
+fn turn_text(said: Option<&Value>, turn: &Map<String, Value>) -> Option<String> {
     match said {
         Some(Value::String(text)) => Some(text.clone()),
         Some(Value::Array(parts)) => {

@@ -1,8 +1,8 @@
-//! Codebooks as encoders need them: from any group of levels to the points of the grid near it.
+//! Codebooks for encoders: find the points of the grid near any group of levels.
 //!
 //! A group of values is rounded to levels; if those are a point of the grid, that is the code. If not, the
 //! candidates are the points nearest to the levels: all those at the smallest distance, at the next and so on,
-//! as many distances as the type wants, ordered by distance, then index. A search then weighs them.
+//! as many distances as the type defines, ordered by distance, then index. A search then compares them.
 
 use std::sync::OnceLock;
 

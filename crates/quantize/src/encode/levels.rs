@@ -1,9 +1,9 @@
 //! The second level of the K types: sub-block scales become small integers under one f16 `d` (and `dmin`).
 //!
 //! Each function gives the stored fields and, because codes are always re-derived from what is stored, the
-//! effective scale and minimum of each sub-block as a reader will see them. An effective scale of zero tells
-//! the caller to keep the codes the search found. Used by the scalar encoders and the lane encoders alike: a
-//! super-block has 8 or 16 of these numbers, so there is nothing to gain in lanes.
+//! effective scale and minimum of each sub-block as a reader will compute them. For an effective scale of zero the
+//! caller keeps the codes the search found. Used by both the scalar and the lane encoders: a super-block has 8 or
+//! 16 of these numbers, so lanes would gain nothing.
 
 use quern_tensor_io::layout::F16;
 use quern_tensor_io::layout::scales::ScalesMinima6;

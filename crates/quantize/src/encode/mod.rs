@@ -1,10 +1,10 @@
 //! Block encoders: f32 rows in, ggml block bytes out, bit for bit what llama-quantize writes on x86-64.
 //!
 //! Finding good scales is a search that scores dozens of candidates per sub-block with float sums, and the
-//! order of those sums decides between near-equal candidates. So no sum may be reordered or fused. Speed comes
-//! from another side: blocks are independent, hence sixteen of them are searched at once, one in each SIMD
-//! lane, each lane keeping its own sequential order (`lanes`). `scalar` holds the same encoders one value
-//! after another: the specification, the oracle of the tests, and what runs on CPUs without AVX2.
+//! order of those sums decides between near-equal candidates. So no sum may be reordered or fused. For speed,
+//! sixteen blocks, which are independent, are searched at once, one in each SIMD lane, each lane keeping its own
+//! sequential order (`lanes`). `scalar` holds the same encoders one value after another: the specification, the
+//! reference of the tests, and what runs on CPUs without AVX2.
 
 use quern_compute::simd::{Level, Op, dispatch};
 use quern_tensor_io::ElementType;
@@ -57,7 +57,7 @@ pub enum EncodeError {
 pub fn can_encode(element_type: ElementType) -> bool {
     use ElementType as T;
     let plain = matches!(element_type, T::F32 | T::F16 | T::BF16);
-    // Q8_1 and Q8_K are for activations, NF4 and FP4 live in memory only.
+    // Q8_1 and Q8_K are for activations, NF4 and FP4 exist in memory only.
     plain || element_type.is_block() && !matches!(element_type, T::Q8_1 | T::Q8K | T::NF4 | T::FP4)
 }
 
@@ -66,7 +66,7 @@ pub fn needs_weights(element_type: ElementType) -> bool {
     matches!(element_type, ElementType::IQ2XXS | ElementType::IQ2XS | ElementType::IQ1S)
 }
 
-/// Whether the type is garbage without importance weights, though some can be encoded: llama-quantize refuses
+/// Whether the type is useless without importance weights, though some can be encoded: llama-quantize refuses
 /// to make them for the layers of a model (`token_embd` and `output` are up to the user).
 pub fn wants_weights(element_type: ElementType) -> bool {
     use ElementType as T;

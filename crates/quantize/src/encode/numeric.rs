@@ -1,4 +1,4 @@
-//! The roundings and conversions ggml's encoders use, with their behaviour outside the normal range.
+//! The rounding and conversions of ggml's encoders, with their behaviour outside the normal range.
 
 use half::f16;
 use quern_tensor_io::decode::mxfp4::half_scale;
@@ -63,7 +63,7 @@ pub(crate) fn mxfp4_scale(magnitude: f32) -> (u8, f32) {
 }
 
 /// UE4M3 code of a scale of `nvfp4` (4 bits of exponent, 3 of mantissa, bias 7), ties away from zero. What
-/// rounds to 256 or more becomes the largest, 448, as ggml has it; what is not positive gives 0.
+/// rounds to 256 or more becomes the largest, 448, as in ggml; what is not positive gives 0.
 #[inline]
 pub(crate) fn ue4m3(x: f32) -> u8 {
     if x.is_nan() || x <= 0.0 {

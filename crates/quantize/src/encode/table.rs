@@ -4,7 +4,7 @@
 pub(crate) use quern_tensor_io::decode::iq4::TABLE as IQ4;
 
 /// Where codes of [`IQ4`] change: a value at or above `IQ4_EDGES[k]` is nearer to entry k+1 than to entry k.
-/// Halves, so exact; close to an edge the distances to both neighbours are exact in f32 too, hence comparing
+/// Halves, so exact; close to an edge the distances to both neighbours are exact in f32 too, so comparing
 /// with the edge decides exactly as comparing the distances does.
 pub(crate) const IQ4_EDGES: [f32; 15] = {
     let mut edges = [0.0; 15];

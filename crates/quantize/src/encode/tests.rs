@@ -1,5 +1,5 @@
-//! Lanes against the scalar specification at every SIMD level, on blocks chosen to reach each branch, and the
-//! contract of `encode_rows_at`. That the specification is the right one is what `tests/golden_bytes.rs` shows.
+//! Tests lanes against the scalar specification at every SIMD level, on blocks chosen to reach each branch, and the
+//! contract of `encode_rows_at`. `tests/golden_bytes.rs` tests the specification itself.
 
 use quern_compute::simd::Level;
 use quern_tensor_io::ElementType;
@@ -31,7 +31,7 @@ impl Random {
     }
 }
 
-/// Fills a stretch of values with one of the shapes weights take, or ought not to.
+/// Fills a range of values with one of the distributions that weights have, or with an invalid one.
 fn fill(kind: u64, x: &mut [f32], random: &mut Random) {
     let scale = 0.02 * (random.normal() * 2.0).exp();
     for v in x.iter_mut() {

@@ -1,5 +1,5 @@
-//! Measuring an importance matrix: a text is run through the model, and the squares of what every linear
-//! layer of the blocks gets to multiply are summed column by column.
+//! Measures an importance matrix: runs a text through the model, and sums the squares of the inputs of every
+//! linear layer of the blocks by column.
 //!
 //! The text is cut as llama-imatrix cuts it:
 //!
@@ -62,7 +62,7 @@ pub struct Collected {
 }
 
 impl Collected {
-    /// Experts that saw less than a hundredth of what each would see if all were chosen alike: the tensor's GGUF
+    /// Experts with under a hundredth of the tokens that each would get if all were chosen equally: the tensor's GGUF
     /// name, the expert and its tokens.
     pub fn starved(&self) -> Vec<(&str, usize, u64)> {
         let mut starved = Vec::new();

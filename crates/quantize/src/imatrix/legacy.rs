@@ -61,7 +61,7 @@ impl Input<'_> {
         Error::malformed(self.path, what).at(self.at)
     }
 
-    /// `length` bytes, if there are so many.
+    /// `length` bytes, if that many are left.
     fn bytes(&mut self, length: u64, what: &str) -> Result<Vec<u8>> {
         if length > self.left {
             let left = self.left;

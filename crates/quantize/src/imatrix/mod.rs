@@ -1,15 +1,15 @@
-//! Importance matrices: how strongly each input column of each weight is driven.
+//! Importance matrices: how large the inputs are in each column of each weight.
 //!
 //! For a weight of `columns` inputs (and `matrices` stacked experts) an entry holds the mean of `x²` over
-//! the calibration text, one value a column and expert. Two formats, told apart by the first bytes:
+//! the calibration text, one value a column and expert. Two formats, distinguished by the first bytes:
 //!
 //! - GGUF, as llama-imatrix writes today (`gguf`): sums and counts;
 //! - the legacy `.dat` (`legacy`): means times the number of calls.
 //!
-//! Both are divided as llama-quantize divides, for the quotients decide bytes. An expert that no token
-//! reached has a count of 0 and gets ones.
+//! Both are divided in the order of llama-quantize, because the quotients determine the bytes of the output. An
+//! expert that no token reached has a count of 0 and gets ones.
 //!
-//! [`collect()`] measures one, an [`Accumulator`] sums and writes it.
+//! [`collect()`] measures one; an [`Accumulator`] sums and writes it.
 
 mod collect;
 mod gguf;
@@ -65,7 +65,7 @@ impl Imatrix {
         self.entries.get(tensor).map(Vec::as_slice)
     }
 
-    /// Names of the tensors it speaks about, in byte order.
+    /// Names of the tensors it has entries for, in byte order.
     pub fn names(&self) -> impl ExactSizeIterator<Item = &str> {
         self.entries.keys().map(String::as_str)
     }

@@ -28,7 +28,7 @@ pub enum Format {
 pub struct WriteOptions {
     /// Its format.
     pub format: Format,
-    /// Names of the texts. The legacy format has room for the last one.
+    /// Names of the texts. The legacy format stores only the last one.
     pub datasets: Vec<String>,
     /// Tokens in a chunk: the number of chunks is counted in these.
     pub chunk_size: u32,
@@ -52,7 +52,7 @@ pub struct Entry<'a> {
     pub name: &'a str,
     /// Sums of squares, `[matrices][columns]`: one matrix, or one an expert.
     pub squares: &'a [f64],
-    /// Tokens that each matrix saw.
+    /// The number of tokens of each matrix.
     pub tokens: &'a [u64],
 }
 
@@ -106,7 +106,7 @@ impl Accumulator {
         Self::default()
     }
 
-    /// Adds what `tokens` more tokens brought to the tensor of this GGUF name: for each of its columns, the
+    /// Adds the sums over `tokens` more tokens to the tensor of this GGUF name: for each of its columns, the
     /// sum of the squares of that input.
     ///
     /// # Errors
@@ -126,7 +126,7 @@ impl Accumulator {
     /// [`AddError`]; nothing is added then.
     ///
     /// # Panics
-    /// If there are not so many experts.
+    /// If `expert` is not below `count`.
     pub fn add_expert<S: Copy + Into<f64>>(
         &mut self,
         gguf_name: &str,
@@ -155,7 +155,7 @@ impl Accumulator {
         Ok(())
     }
 
-    /// Tensors spoken about.
+    /// Tensors with an entry.
     pub fn len(&self) -> usize {
         self.tensors.len()
     }
@@ -165,12 +165,12 @@ impl Accumulator {
         self.tensors.is_empty()
     }
 
-    /// What each tensor saw, in byte order of the names.
+    /// The sums of each tensor, in byte order of the names.
     pub fn iter(&self) -> impl ExactSizeIterator<Item = Entry<'_>> {
         self.tensors.iter().map(|(name, sums)| Entry { name, squares: &sums.squares, tokens: &sums.tokens })
     }
 
-    /// Writes the matrix to `path`, whole or not at all. Returns its size in bytes.
+    /// Writes the matrix to `path`, completely or not at all. Returns its size in bytes.
     ///
     /// # Errors
     /// An existing file without `force`, a folder that does not exist, a full disk; no tensors or chunks of
@@ -186,7 +186,7 @@ impl Accumulator {
         }
     }
 
-    /// Whole chunks of the tensor that saw most.
+    /// Whole chunks of the tensor with the most tokens.
     fn chunks(&self, chunk_size: u32) -> u64 {
         let of_tensor = |sums: &Sums| sums.tokens.iter().copied().max().unwrap_or(0);
         self.tensors.values().map(of_tensor).max().unwrap_or(0) / u64::from(chunk_size)

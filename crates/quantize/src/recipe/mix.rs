@@ -38,7 +38,7 @@ pub(super) struct Mix<'a> {
     ffn_up: usize,
 }
 
-/// What a pass needs to know beforehand.
+/// The parameters of a pass.
 pub(super) struct MixSetup<'a> {
     pub(super) file_type: F,
     pub(super) default: E,
@@ -273,7 +273,7 @@ impl<'a> Mix<'a> {
             F::Q4KM | F::Q5KM if more => E::Q6K,
             F::IQ4NL | F::IQ4XS if first && !self.has_imatrix => E::Q5K,
             F::Q4KS if first && !falcon => E::Q5K,
-            // an importance matrix can drive the first layers of these two astray
+            // an importance matrix can make the first layers of these two worse
             F::Q4_0 if first && self.has_imatrix => E::Q4_1,
             F::Q5_0 if first && self.has_imatrix => E::Q5_1,
             _ => self.default,
@@ -287,7 +287,7 @@ impl<'a> Mix<'a> {
         if self.file_type == F::IQ3XS && middle { E::IQ3XXS } else { self.default }
     }
 
-    /// The tensor's place among the layers: the count so far, or for models with experts, which do not lie
+    /// The tensor's place among the layers: the count so far, or for models with experts, which are not stored
     /// in order, the layer in its name.
     fn place(&self, name: &str, count: usize) -> Result<usize, RecipeError> {
         if self.model.experts <= 1 {

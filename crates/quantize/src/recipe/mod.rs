@@ -6,7 +6,7 @@
 //! ```text
 //! may it be quantized at all?        select.rs     no -> it keeps its type
 //!   --token-embedding-type           ┐
-//!   --output-tensor-type             │ the first that speaks about the tensor wins
+//!   --output-tensor-type             │ the first that applies to the tensor wins
 //!   --tensor-type REGEX=TYPE         │
 //!   the mix of the file type         ┘ mix.rs      (skipped by --pure)
 //! do its rows hold whole blocks?     fallback.rs   no -> a type of smaller blocks
@@ -29,7 +29,7 @@ use crate::encode::{needs_weights, wants_weights};
 use mix::{Mix, MixSetup};
 use select::{Category, layer};
 
-/// Why no recipe could be made.
+/// Errors of recipes.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum RecipeError {
@@ -60,7 +60,7 @@ pub enum RecipeError {
         /// The type that does not fit.
         element_type: ElementType,
     },
-    /// A model with experts has a feed-forward tensor whose layer cannot be told.
+    /// A model with experts has a feed-forward tensor without a layer number in its name.
     #[error(
         "tensor {tensor:?}: expected blk.N. with N below {layers} in the name of an expert model's tensor"
     )]
@@ -181,9 +181,9 @@ pub struct RecipeOptions {
     pub output_tensor_type: Option<ElementType>,
     /// The type of the token embeddings.
     pub token_embedding_type: Option<ElementType>,
-    /// Types by name; the first match wins. Only heeded by block file types.
+    /// Types by name; the first match wins. Used by block file types only.
     pub overrides: Vec<Override>,
-    /// Whether there is an importance matrix: some rules ask.
+    /// Whether there is an importance matrix: some rules depend on it.
     pub has_imatrix: bool,
     /// Whether plain floating-point tensors that are not quantized become f32, as GGUF files have them:
     /// true for sources that are not GGUF.

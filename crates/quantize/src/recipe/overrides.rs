@@ -8,7 +8,7 @@ use super::RecipeError;
 /// One `REGEX=TYPE`. The pattern is searched for anywhere in the name; the first override that matches a
 /// tensor wins.
 ///
-/// llama-quantize lower-cases the pattern, which turns `\D` into `\d`; here the pattern stays as written
+/// llama-quantize lower-cases the pattern, which makes `\D` into `\d`; here the pattern stays as written
 /// and matching ignores case, which means the same for every pattern that lower-casing does not corrupt.
 /// Look-around and back-references, which C++ regular expressions know, are not supported.
 #[derive(Clone, Debug)]
@@ -48,7 +48,7 @@ impl Override {
         self.element_type
     }
 
-    /// Whether this override speaks about the tensor.
+    /// Whether this override applies to the tensor.
     pub fn matches(&self, name: &str) -> bool {
         self.pattern.is_match(name)
     }

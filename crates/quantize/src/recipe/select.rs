@@ -2,7 +2,7 @@
 
 pub use quern_model::gguf::is_quantizable;
 
-/// The kinds of tensor that the mix rules tell apart.
+/// The kinds of tensor that the mix rules distinguish.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Category {
     /// The output head.

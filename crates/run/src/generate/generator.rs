@@ -1,4 +1,4 @@
-//! A text that is continued again and again: what was computed stays.
+//! A text that is continued several times; what was computed for it is kept.
 
 use std::time::{Duration, Instant};
 
@@ -10,7 +10,7 @@ use super::{GenerateOptions, GenerateReport, Listener, Stop, TokenLogprobs, chec
 use crate::{Error, Model, Result, Sampler, Session, SessionOptions, Wanted, peak_memory_bytes};
 
 /// Generates from one prompt after the other. Keys and values of the tokens that a prompt shares with the one before
-/// it and its answer are not computed again; the sequence of random numbers goes on.
+/// it and its answer are not computed again; the sequence of random numbers continues.
 #[derive(Debug)]
 pub struct Generator<'m> {
     session: Session<'m>,
@@ -22,7 +22,7 @@ pub struct Generator<'m> {
 }
 
 impl<'m> Generator<'m> {
-    /// A generator with room for `context` positions.
+    /// A generator for up to `context` positions.
     ///
     /// # Errors
     /// [`Error::Option`] for an option out of range; errors of the tokenizer.
@@ -41,7 +41,7 @@ impl<'m> Generator<'m> {
         &self.options
     }
 
-    /// Positions there is room for.
+    /// The number of positions the context holds.
     pub fn context(&self) -> usize {
         self.session.context()
     }
@@ -72,7 +72,7 @@ impl<'m> Generator<'m> {
             clock: Clock::new(),
         };
         let stop = run.go(session, sampler, held, options, &prompt[reused..]);
-        // Text that was held back is due even if something failed.
+        // Text that was held back is output even if something failed.
         let Run { out, tokens, logprobs, clock } = run;
         let text = out.finish(matches!(stop, Ok((_, Some(_)))));
         let (stop, stop_text) = stop?;

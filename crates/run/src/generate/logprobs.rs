@@ -1,4 +1,4 @@
-//! How probable the generated tokens were to the model.
+//! The probabilities that the model gave the generated tokens.
 
 use quern_model::Tokenizer;
 use serde::Serialize;

@@ -1,4 +1,4 @@
-//! Text from a prompt: prompt in batches, then one token after the other until something ends it.
+//! Generates text from a prompt: the prompt in batches, then one token after the other until something ends it.
 
 mod generator;
 mod logprobs;
@@ -17,7 +17,7 @@ use crate::{Error, KvType, Model, Result};
 /// How to generate.
 #[derive(Clone, Debug, PartialEq)]
 pub struct GenerateOptions {
-    /// At most so many tokens; `None` goes on to the end of text or of the context.
+    /// The most tokens to generate; `None` continues to the end of text or of the context.
     pub limit: Option<usize>,
     /// Refuse a limit that does not fit into the context behind the prompt, instead of stopping when it is full.
     pub limit_must_fit: bool,
@@ -28,15 +28,15 @@ pub struct GenerateOptions {
     pub kv: KvType,
     /// How tokens are drawn.
     pub sampling: SamplingOptions,
-    /// Go on after an end-of-text token.
+    /// Continue after an end-of-text token.
     pub ignore_end: bool,
     /// Texts that end generation. They are never part of the generated text.
     pub stop_texts: Vec<String>,
-    /// Report the probability of each token, with so many of the likeliest in its place.
+    /// Report the probability of each token, with this many of the likeliest alternatives.
     pub logprobs: Option<usize>,
     /// Show control tokens by their names.
     pub show_special: bool,
-    /// The text stands for itself, as an answer does: the space that some tokenizers put in front of a text is
+    /// The text is separate, as an answer is: the space that some tokenizers put in front of a text is
     /// dropped. Otherwise it continues the prompt.
     pub own_text: bool,
     /// How the prompt becomes tokens.
@@ -62,7 +62,7 @@ impl Default for GenerateOptions {
 }
 
 impl GenerateOptions {
-    /// Positions of the context for a prompt of so many tokens.
+    /// Positions of the context for a prompt of this many tokens.
     pub(crate) fn context_for(&self, model: &Model, prompt: usize) -> usize {
         self.context.unwrap_or_else(|| {
             let needed = positions(prompt, self.limit.unwrap_or(0));
@@ -71,7 +71,7 @@ impl GenerateOptions {
     }
 }
 
-/// Positions that a prompt and so many generated tokens take: the last one is never computed with.
+/// Positions that a prompt and this many generated tokens take: the last one is never an input.
 fn positions(prompt: usize, limit: usize) -> usize {
     prompt.saturating_add(limit.saturating_sub(1))
 }
@@ -81,7 +81,7 @@ fn positions(prompt: usize, limit: usize) -> usize {
 #[serde(rename_all = "snake_case")]
 #[non_exhaustive]
 pub enum Stop {
-    /// The model said so. Its end-of-text token is in neither text nor tokens.
+    /// The model generated an end-of-text token, which is in neither text nor tokens.
     EndOfText,
     /// The limit was reached.
     Limit,
@@ -89,11 +89,11 @@ pub enum Stop {
     ContextFull,
     /// A stop text came. Its tokens are in the tokens, it is not in the text.
     StopText,
-    /// The listener wanted no more.
+    /// The listener ended it.
     Interrupted,
 }
 
-/// What came out, and how fast.
+/// The result of a generation, with its speed.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct GenerateReport {
     /// The generated text, prompt excluded.
@@ -120,7 +120,7 @@ pub struct GenerateReport {
     pub logprobs: Option<Vec<TokenLogprobs>>,
 }
 
-/// Who the generated text is for. Any `FnMut(&str)` will do.
+/// Receives the generated text. Any `FnMut(&str)` is one.
 pub trait Listener {
     /// Receives text, always whole characters.
     fn text(&mut self, text: &str);
@@ -169,7 +169,7 @@ pub fn generate_from_tokens(
     Generator::new(model, options.clone(), context)?.generate(prompt, listener)
 }
 
-/// Refuses what cannot end well, before any work.
+/// Refuses what cannot succeed, before any work.
 fn check(model: &Model, prompt: &[u32], options: &GenerateOptions, context: usize) -> Result<()> {
     if prompt.is_empty() {
         return Err(Error::Option("the prompt is empty: give at least one token of text".into()));

@@ -1,4 +1,4 @@
-//! Where generated tokens become text.
+//! Converts generated tokens to text.
 
 use std::borrow::Cow;
 

@@ -1,7 +1,7 @@
 //! Texts that end generation.
 //!
 //! A stop text may be spread over several tokens, so what could be its beginning is held back until the next text
-//! tells. Where it ends is decided character by character: of several, the one that is complete first counts.
+//! decides. The text is checked character by character: of several stop texts, the one complete first counts.
 
 /// Looks for stop texts in text that arrives piece by piece.
 #[derive(Debug)]
@@ -42,7 +42,7 @@ impl<'o> Stops<'o> {
         starts.skip_while(|end| !may_begin(end)).map(str::len).next().unwrap_or(0)
     }
 
-    /// What was held back and turned out to be no stop text.
+    /// Text that was held back and is not a stop text.
     pub fn finish(&mut self) -> String {
         std::mem::take(&mut self.held)
     }

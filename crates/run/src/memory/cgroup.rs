@@ -1,5 +1,5 @@
-//! What a control group leaves its processes: containers and job schedulers set limits there that the
-//! system's own figures know nothing of.
+//! The memory that a control group still allows its processes: containers and job schedulers set limits there that
+//! the system's own figures do not include.
 //!
 //! Version 2 (`memory.max`, `memory.current`) and version 1 (`memory.limit_in_bytes`,
 //! `memory.usage_in_bytes`); the limits of all groups above count too. See the kernel's

@@ -1,5 +1,5 @@
-//! Asking the system for what is needed next, on a thread of its own: the request for a whole layer takes the
-//! system some milliseconds even where the disk is idle.
+//! Requests what is needed next from the system, on a thread of its own: the request for a whole layer takes some
+//! milliseconds even where the disk is idle.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -10,7 +10,7 @@ use quern_tensor_io::Checkpoint;
 
 use super::unit::Span;
 
-/// The helper. Dropping it waits for its thread, which finishes the span it is at: nobody else then keeps the
+/// The helper. Dropping it waits for its thread, which finishes its current span: nothing else then keeps the
 /// files mapped.
 #[derive(Debug)]
 pub(super) struct Ahead {
@@ -39,7 +39,7 @@ impl Ahead {
         Self { requests: Some(requests), stop, thread }
     }
 
-    /// Has these read.
+    /// Requests that these be read.
     pub fn ask(&self, spans: Vec<Span>) {
         if let Some(requests) = &self.requests {
             let _ = requests.send(spans);

@@ -1,4 +1,4 @@
-//! Which bytes of the file each part of a pass reads.
+//! The bytes of the file that each part of a pass reads.
 
 use std::ops::Range;
 
@@ -6,7 +6,7 @@ use quern_tensor_io::Checkpoint;
 
 use crate::weights::{Ffn, Linear, Mapped, Weight, Weights};
 
-/// Tensors nearer to each other than this are one span: small vectors lie between the matrices.
+/// Tensors nearer to each other than this are one span: there are small vectors between the matrices.
 const GAP: u64 = 128 << 10;
 /// What partial pages at the ends of a span may add.
 const ENDS: u64 = 2 * 4096;
@@ -56,7 +56,7 @@ fn spans(checkpoint: &Checkpoint, mut places: Vec<Mapped>) -> Vec<Span> {
 pub(super) struct Unit {
     /// What every token reads.
     common: Vec<Span>,
-    /// Experts, of which a token reads some.
+    /// Experts; a token reads some of them.
     experts: Vec<Span>,
     /// How many there are, and how many a token chooses.
     mixture: (usize, usize),
@@ -68,7 +68,7 @@ impl Unit {
         self.common.iter().chain(&self.experts).map(|span| span.bytes + ENDS).sum()
     }
 
-    /// What to read ahead for so many tokens: experts only where most will be chosen.
+    /// What to read ahead for this many tokens: experts only where most will be chosen.
     pub fn spans(&self, tokens: usize) -> Vec<Span> {
         let (count, used) = self.mixture;
         let most = tokens.saturating_mul(used) >= 2 * count;
@@ -137,7 +137,7 @@ impl Tables {
         self.spans.iter().map(|span| span.bytes + ENDS).sum()
     }
 
-    /// Bytes that so many tokens make resident, at most.
+    /// Bytes that this many tokens make resident, at most.
     pub fn touched_by(&self, tokens: usize) -> u64 {
         self.row.saturating_mul(tokens as u64).saturating_add(self.fixed).min(self.bytes())
     }

@@ -1,7 +1,7 @@
-//! The tokens that may still be drawn, and the filters that make them fewer.
+//! The tokens that may still be drawn, and the filters that remove tokens from them.
 //!
-//! A vocabulary has some hundred thousand entries, and most filters leave a few dozen. So the logits are looked at
-//! where they lie until the first filter that needs a list, which takes only what it keeps; from then on the list is
+//! A vocabulary has some hundred thousand entries, and most filters leave a few dozen. So the logits are read in
+//! place until the first filter that needs a list, which copies only what it keeps; from then on the list is
 //! sorted, the highest logit first, the lowest id among equals.
 
 use crate::random::Random;
@@ -23,31 +23,31 @@ impl Candidate {
 #[derive(Debug, Default)]
 pub(super) struct Candidates {
     list: Vec<Candidate>,
-    /// Whether the list stands for what is left; before, all logits do.
+    /// Whether the list holds the remaining tokens; otherwise all logits remain.
     listed: bool,
-    /// What the logits are still to be divided by when they are listed.
+    /// The divisor to apply to the logits when they are listed.
     divisor: f32,
-    /// Logits that were changed in place, as they were.
+    /// The original values of logits that were changed in place.
     changed: Vec<(u32, f32)>,
     weights: Vec<f64>,
 }
 
 impl Candidates {
-    /// Everything may be drawn.
+    /// Starts with all tokens.
     pub fn reset(&mut self) {
         self.list.clear();
         self.listed = false;
         self.divisor = 1.0;
     }
 
-    /// Makes the logits what they were.
+    /// Restores the logits.
     pub fn restore(&mut self, logits: &mut [f32]) {
         for (id, logit) in self.changed.drain(..).rev() {
             logits[id as usize] = logit;
         }
     }
 
-    /// Changes the logits of some tokens. `changes` is sorted by id; ids outside the vocabulary are passed over.
+    /// Changes the logits of some tokens. `changes` is sorted by id; ids outside the vocabulary are ignored.
     pub fn change<T>(&mut self, logits: &mut [f32], changes: &[(u32, T)], change: impl Fn(f32, &T) -> f32) {
         if self.divisor != 1.0 {
             self.list_top(logits, 0);
@@ -263,7 +263,7 @@ impl Candidates {
             left -= weight;
             left < 0.0
         });
-        // Where rounding ate the last sliver, the last candidate with any weight owns it.
+        // If rounding loses the remainder, the last candidate with any weight is drawn.
         let at = drawn.or_else(|| self.weights.iter().rposition(|&w| w > 0.0))?;
         Some((self.list[at].id, self.weights[at] / total))
     }

@@ -2,7 +2,7 @@
 //! pull request 5677; llama.cpp has the same).
 //!
 //! ```text
-//! … a b c d … a b c |   d would go on with "a b c": 3 tokens
+//! … a b c d … a b c |   d would continue "a b c": 3 tokens
 //! ```
 //!
 //! A sequence does not reach across a breaker: a text such as a line break, whose tokens are no part of it. Tokens
@@ -50,7 +50,7 @@ impl Texts {
 }
 
 impl Dry {
-    /// `None` if nothing is asked for. Without a tokenizer there are no breakers.
+    /// `None` if the penalty is off. Without a tokenizer there are no breakers.
     pub fn new(options: &DryOptions, tokenizer: Option<&Tokenizer>) -> Option<Self> {
         if options.multiplier == 0.0 || options.window == 0 {
             return None;
@@ -68,7 +68,7 @@ impl Dry {
         self.free = 0;
     }
 
-    /// The text goes on with `token`.
+    /// Adds `token` to the text.
     pub fn accept(&mut self, token: u32) {
         let text = self.texts.get(token);
         let old = self.tail.len();
@@ -83,7 +83,7 @@ impl Dry {
         self.tail.drain(..self.tail.len().saturating_sub(keep));
     }
 
-    /// What is to be taken from the logits of which tokens, sorted by token. `history` ends with what was accepted.
+    /// The tokens to penalize and by how much, sorted by token. `history` ends with what was accepted.
     pub fn penalties(&self, history: &[u32]) -> Vec<(u32, f32)> {
         let DryOptions { multiplier, base, allowed_length, window, .. } = self.options;
         let recent = &history[history.len().saturating_sub(window)..];
@@ -202,13 +202,13 @@ mod tests {
         let texts = ["a", "b", "x\ny", "en", "d!", "\n"];
         let mut one = dry(options(1), &texts);
         assert_eq!(penalties(&mut one, &[0, 1, 0]), [(1, 0.5)]);
-        // The line break resets: after it, nothing but what follows counts.
+        // The line break resets: only the text after it counts.
         assert_eq!(penalties(&mut one, &[0, 2, 1, 0, 2]), []);
         assert_eq!(penalties(&mut one, &[0, 2, 0, 2, 0]), [], "and a token that holds one is free");
         assert_eq!(penalties(&mut one, &[1, 0, 5, 1, 0]), []);
         let options = DryOptions { breakers: vec!["end".into()], ..options(1) };
         let mut spread = dry(options, &texts);
-        assert_eq!(penalties(&mut spread, &[3, 4, 0, 3, 4]), [], "\"end\" lies in two tokens");
+        assert_eq!(penalties(&mut spread, &[3, 4, 0, 3, 4]), [], "\"end\" is spread over two tokens");
         assert_eq!(penalties(&mut spread, &[3, 0, 4, 3]), [(0, 0.5)], "and here it does not");
         assert_eq!(
             penalties(&mut spread, &[3, 4, 0, 1, 3, 4, 0]),

@@ -58,7 +58,7 @@ fn keep(likeliest: &[f32], mu: f64, vocabulary: usize) -> usize {
     let s = products / squares;
     let excess = s - 1.0;
     let k = (excess * mu.exp2() / (1.0 - (vocabulary as f64).powf(-excess))).powf(1.0 / s);
-    // No estimate (one token, all alike, or the pole at s = 1): everything stays.
+    // No estimate (one token, all equal, or the pole at s = 1): all tokens are kept.
     if k.is_finite() { (k as usize).clamp(1, vocabulary) } else { vocabulary }
 }
 

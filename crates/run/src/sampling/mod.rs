@@ -1,4 +1,4 @@
-//! From logits to the next token.
+//! Sampling: chooses the next token from the logits.
 //!
 //! The chain is llama.cpp's default one, in its order, unless [`SamplingOptions::stages`] says otherwise:
 //!
@@ -53,7 +53,7 @@ impl Sampler {
         })
     }
 
-    /// Tells the sampler of a token of the text so far (prompt or generated): the penalties look back.
+    /// Adds a token of the text so far (prompt or generated), which the penalties use.
     pub fn accept(&mut self, token: u32) {
         self.history.push(token);
         if let Some(dry) = &mut self.dry {
@@ -61,7 +61,7 @@ impl Sampler {
         }
     }
 
-    /// Forgets the text, but goes on with the sequence of random numbers.
+    /// Clears the text, but continues the sequence of random numbers.
     pub fn forget(&mut self) {
         self.history.clear();
         if let Some(dry) = &mut self.dry {
@@ -73,7 +73,7 @@ impl Sampler {
     }
 
     /// Picks the next token from `logits` (one per vocabulary entry, at temperature 1). The penalties are
-    /// undone before returning: the logits come back as they were.
+    /// undone before returning: the logits are unchanged.
     ///
     /// # Errors
     /// [`Error::NotFinite`] if the logits hold a NaN or no finite value.

@@ -1,4 +1,4 @@
-//! What to do with the logits, by the names llama.cpp and transformers know it by.
+//! The options of sampling, under the names they have in llama.cpp and transformers.
 
 use crate::{Error, Result};
 
@@ -66,7 +66,7 @@ impl Stage {
     }
 }
 
-/// DRY ("don't repeat yourself"): a penalty on tokens that would go on with a sequence the text had before,
+/// DRY ("don't repeat yourself"): a penalty on tokens that would continue a sequence that occurred before,
 /// `multiplier * base ^ (length - allowed_length)` for a sequence of `length` tokens.
 #[derive(Clone, Debug, PartialEq)]
 pub struct DryOptions {
@@ -74,11 +74,11 @@ pub struct DryOptions {
     pub multiplier: f32,
     /// How fast the penalty grows with the length.
     pub base: f32,
-    /// Sequences shorter than this are free.
+    /// Shorter sequences are not penalized.
     pub allowed_length: usize,
-    /// How many recent tokens are looked at; `usize::MAX` for all.
+    /// How many recent tokens are considered; `usize::MAX` for all.
     pub window: usize,
-    /// Texts that no sequence goes across.
+    /// Texts that no sequence extends across.
     pub breakers: Vec<String>,
 }
 
@@ -111,7 +111,7 @@ pub enum MirostatVersion {
     Two,
 }
 
-/// What to do with the logits. The defaults are llama.cpp's.
+/// The options of sampling. The defaults are llama.cpp's.
 #[derive(Clone, Debug, PartialEq)]
 pub struct SamplingOptions {
     /// Divides the logits before the draw; 0 (or less) is greedy.
@@ -125,20 +125,20 @@ pub struct SamplingOptions {
     /// Keep the tokens whose surprise is nearest to the expected one, until their probabilities reach this
     /// (Meister et al., 2022); 1 keeps all.
     pub typical_p: f32,
-    /// Drop logits more than so many standard deviations below the highest (Tang et al., 2024); 0 (or less)
+    /// Drop logits more than this many standard deviations below the highest (Tang et al., 2024); 0 (or less)
     /// keeps all.
     pub top_n_sigma: f32,
-    /// How likely it is that XTC acts on a token; 0 never.
+    /// The chance of applying XTC at each token; 0 never.
     pub xtc_probability: f32,
     /// XTC drops all tokens at least this probable but the least probable of them; above 0.5 it does nothing.
     pub xtc_threshold: f32,
     /// Divides positive and multiplies negative logits of recent tokens; 1 does nothing.
     pub repeat_penalty: f32,
-    /// Is taken from the logits of recent tokens.
+    /// Is subtracted from the logits of recent tokens.
     pub presence_penalty: f32,
-    /// Is taken from the logits of recent tokens, once for each time they occurred.
+    /// Is subtracted from the logits of recent tokens, once for each time they occurred.
     pub frequency_penalty: f32,
-    /// How many recent tokens (prompt included) these penalties look at; `usize::MAX` for all.
+    /// How many recent tokens (prompt included) these penalties consider; `usize::MAX` for all.
     pub repeat_window: usize,
     /// The penalty on repeated sequences.
     pub dry: DryOptions,

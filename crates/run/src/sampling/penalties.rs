@@ -9,7 +9,7 @@
 
 use super::SamplingOptions;
 
-/// How often each of the recent tokens occurred, sorted by token; nothing if no penalty is asked for.
+/// How often each of the recent tokens occurred, sorted by token; nothing if no penalty is set.
 pub(super) fn counts(options: &SamplingOptions, history: &[u32]) -> Vec<(u32, u32)> {
     let SamplingOptions { repeat_penalty, presence_penalty, frequency_penalty, repeat_window, .. } = *options;
     if repeat_penalty == 1.0 && presence_penalty == 0.0 && frequency_penalty == 0.0 {

@@ -1,4 +1,4 @@
-//! Each stage against a straightforward computation of what it is defined to do.
+//! Tests each stage against a direct computation of its definition.
 
 use super::*;
 
@@ -135,7 +135,7 @@ fn options_out_of_range_are_refused_by_name() {
     }
 }
 
-/// What each token's probability is, computed from the definitions with no regard to time: every stage is a set of
+/// Each token's probability, computed from the definitions without regard to speed: every stage is a set of
 /// tokens that stay, found over the whole vocabulary.
 fn by_definition(options: &SamplingOptions, logits: &[f32], history: &[u32], xtc: bool) -> Vec<f64> {
     let mut l: Vec<f64> = logits.iter().map(|&l| l.into()).collect();
@@ -263,7 +263,7 @@ fn every_stage_is_what_its_definition_says() {
 }
 
 #[test]
-fn xtc_acts_as_often_as_it_is_told() {
+fn xtc_acts_as_often_as_its_chance_says() {
     let p = [0.5, 0.3, 0.15, 0.05];
     let options = SamplingOptions { xtc_probability: 0.25, xtc_threshold: 0.1, ..plain() };
     // Of the first three the last stays: 0.15 to 0.05.

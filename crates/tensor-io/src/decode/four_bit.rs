@@ -1,6 +1,6 @@
 //! bitsandbytes' 4-bit types, re-blocked for the kernels.
 //!
-//! On disk their blocks (64 values by default, across rows) and scales are tensors of their own; the kernels want a
+//! On disk their blocks (64 values by default, across rows) and scales are separate tensors; the kernels need a
 //! scale beside its codes: [`layout::NF4`] and [`layout::FP4`].
 
 use crate::layout::{self, F16};

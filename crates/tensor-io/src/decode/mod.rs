@@ -1,8 +1,8 @@
 //! Decoding element types to f32.
 //!
-//! One file per family; where each bit is, [`crate::layout`] says. Every value is computed in f32 in the order of
-//! ggml's `dequantize_row_*` (products left to right, no fused multiply-add), so that results are the same
-//! bits as everybody else's.
+//! One file per family; [`crate::layout`] describes where each bit is. Every value is computed in f32 in the order of
+//! ggml's `dequantize_row_*` (products left to right, no fused multiply-add), so that results are bit for bit
+//! those of other readers.
 
 mod f8;
 pub mod four_bit;

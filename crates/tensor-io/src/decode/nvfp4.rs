@@ -16,8 +16,8 @@ pub(super) fn nvfp4(block: &NVFP4, out: &mut [f32; 64]) {
     }
 }
 
-/// Half of what UE4M3 means, making up for the doubled table. The top bit is not looked at, and 0x7f, which
-/// would be NaN, is zero: so ggml has it.
+/// Half of what UE4M3 means, making up for the doubled table. The top bit is ignored, and 0x7f, which
+/// would be NaN, is zero, as in ggml.
 pub fn half_ue4m3(code: u8) -> f32 {
     let (exponent, mantissa) = (code >> 3 & 15, f32::from(code & 7));
     match exponent {

@@ -9,7 +9,7 @@ pub(super) fn f32(data: &[u8], out: &mut [f32]) {
 
 /// Through `half`'s slice conversion, which finds the machine's own instruction at run time.
 pub(super) fn f16(data: &[u8], out: &mut [f32]) {
-    const STEP: usize = 1024; // the map promises no alignment, so values pass through this buffer
+    const STEP: usize = 1024; // the map guarantees no alignment, so values pass through this buffer
     let mut buffer = [f16::ZERO; STEP];
     let pairs = data.as_chunks::<2>().0;
     for (pairs, out) in pairs.chunks(STEP).zip(out.chunks_mut(STEP)) {

@@ -25,12 +25,12 @@ impl Fault {
         Self { unsupported: true, ..Self::new(at, what) }
     }
 
-    /// No broken rule: the file goes on, but the bytes at hand do not.
+    /// Not an error of the file: it continues beyond the bytes that are available.
     fn short(at: usize) -> Self {
         Self { short: true, ..Self::new(at, "more of the file is needed") }
     }
 
-    /// Whether more of the file is needed to tell.
+    /// Whether more of the file is needed to decide.
     pub fn is_short(&self) -> bool {
         self.short
     }
@@ -62,7 +62,7 @@ impl Fault {
 pub(super) struct Cursor<'a> {
     data: &'a [u8],
     at: usize,
-    /// Bytes of the whole file, of which `data` may be the beginning.
+    /// Length of the whole file in bytes; `data` may be only its beginning.
     size: usize,
 }
 
@@ -82,7 +82,7 @@ impl<'a> Cursor<'a> {
         self.size - self.at
     }
 
-    /// Checks that the next `n` bytes, which the file has, are at hand.
+    /// Checks that the next `n` bytes, which the file has, are available.
     fn at_hand(&self, n: usize) -> Result<(), Fault> {
         if n > self.data.len() - self.at { Err(Fault::short(self.at)) } else { Ok(()) }
     }
@@ -224,7 +224,7 @@ impl<'a> Cursor<'a> {
             at = next;
         }
         StringArray::from_parts(text, ends).map_err(|(element, byte)| {
-            // Before the byte lie all texts before it and the lengths of its own and all earlier elements.
+            // Before the byte are all earlier texts and the lengths of its own and all earlier elements.
             let at = start + byte + 8 * (element + 1);
             Fault::new(at, format!("element {element}: a string is not valid UTF-8"))
         })

@@ -92,7 +92,7 @@ fn check_metadata(path: &Path, metadata: &Metadata) -> Result<u64> {
     }
 }
 
-/// Checks what GGUF asks beyond [`plan::check`]. Returns the type's id.
+/// Checks GGUF's rules beyond [`plan::check`]. Returns the type's id.
 fn check_tensor(path: &Path, tensor: &TensorPlan) -> Result<u32> {
     let refused = |what: String| Error::refused(path, what).with_tensor(&tensor.name);
     if tensor.name.len() >= MAX_NAME_BYTES {

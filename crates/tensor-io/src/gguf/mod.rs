@@ -10,7 +10,7 @@
 //! string = u64 length, UTF-8 bytes       array = u32 element type, u64 count, elements
 //! ```
 //!
-//! Everything is little endian. Versions 2 and 3 share this layout; 1 had 32-bit counts and is gone.
+//! Everything is little endian. Versions 2 and 3 share this layout; 1 had 32-bit counts and is not supported.
 //!
 //! The reader (`reader`) is our own and checks every length before use. ggus, the crate chosen for
 //! GGUF, is used for what it does soundly, putting header fields into bytes ([`Writer`]). Its reader takes

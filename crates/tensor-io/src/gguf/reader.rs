@@ -34,7 +34,7 @@ pub(crate) fn read(path: &Path, data: &[u8], file: usize) -> Result<Header> {
 }
 
 /// Where the header ends in a file of `size` bytes that begins with `start`; `None` if that is not enough to
-/// tell. The header is checked as [`read`] does.
+/// decide. The header is checked as in [`read`].
 pub(crate) fn end(path: &Path, start: &[u8], size: u64) -> Result<Option<u64>> {
     match parse(start, size, 0) {
         Ok((_, end)) => Ok(Some(end as u64)),
@@ -112,7 +112,7 @@ fn count(cursor: &mut Cursor, what: &str, least: u64) -> Result<u64, Fault> {
     if count > room {
         return Err(Fault::new(
             at,
-            format!("{what} count {count}, but the rest of the file has room for {room}"),
+            format!("{what} count {count}, but the rest of the file can hold only {room}"),
         ));
     }
     Ok(count)
@@ -184,8 +184,8 @@ fn read_tensor(cursor: &mut Cursor, name: &str) -> Result<(TensorInfo, u64), Fau
     ))
 }
 
-/// Turns offsets within the data section into offsets within the file. `declared` holds, per tensor, where
-/// its description lies and the offset it gives.
+/// Converts offsets within the data section to offsets within the file. `declared` holds, per tensor, the place of
+/// its description and the offset it gives.
 fn place(
     tensors: &mut [TensorInfo],
     declared: &[(usize, u64)],
@@ -198,7 +198,7 @@ fn place(
     for (tensor, &(at, offset)) in tensors.iter_mut().zip(declared) {
         if offset != expected {
             let what = format!(
-                "its data lies at offset {offset}, expected {expected}: data must follow one another without gaps, \
+                "its data is at offset {offset}, expected {expected}: tensors must follow one another without gaps, \
                  padded to {alignment} bytes"
             );
             return Err(Fault::new(at, what).of_tensor(&tensor.name));

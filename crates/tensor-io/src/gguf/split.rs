@@ -1,7 +1,7 @@
 //! Models in several GGUF files, named `PREFIX-00001-of-00003.gguf` as gguf-split does.
 //!
 //! Each part says in its metadata which it is: `split.no` (from 0), `split.count`, and
-//! `split.tensors.count`, the number of tensors in all parts together. All other metadata lies in the
+//! `split.tensors.count`, the number of tensors in all parts together. All other metadata is in the
 //! first part.
 
 use std::collections::HashMap;
@@ -84,7 +84,7 @@ fn sibling_paths(path: &Path, name: &SplitName) -> Result<Vec<PathBuf>> {
     let shown = missing.iter().take(8).cloned().collect::<Vec<_>>().join(", ");
     let more = if missing.len() > 8 { ", ..." } else { "" };
     let what = format!(
-        "{} of {} parts missing from the folder: {shown}{more}; all parts must lie side by side",
+        "{} of {} parts missing from the folder: {shown}{more}; all parts must be in the same folder",
         missing.len(),
         name.count
     );

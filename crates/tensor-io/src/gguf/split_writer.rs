@@ -7,8 +7,8 @@
 //! ```
 //!
 //! A part is full when the next tensor, padded, would make its tensors larger than the limit; metadata do not
-//! count. The parts appear together: each waits under a temporary name until all are complete. They then get
-//! their names from the last to the first, which is the one that readers are given.
+//! count. The parts appear together: each has a temporary name until all are complete. They are then renamed from
+//! the last to the first, because readers are given the first.
 
 use std::collections::VecDeque;
 use std::fs;
@@ -60,7 +60,7 @@ impl Split {
             return Err(Error::refused(prefix, "not a file name in UTF-8; give the output another name"));
         };
         if SplitName::parse(&format!("{name}.gguf")).is_some() {
-            let what = "the name of one part; leave its end (-00001-of-00003) away, every part gets its own";
+            let what = "the name of one part; omit its end (-00001-of-00003), every part gets its own";
             return Err(Error::refused(prefix, what));
         }
         let lengths = self.lengths(&plan::check(prefix, tensors)?);
@@ -128,7 +128,7 @@ impl SplitWriter {
     /// # Errors
     /// One of the files exists (without `force`) or cannot be written.
     pub fn create(parts: Vec<SplitPart>, force: bool) -> Result<Self> {
-        // Before hours of work, not when a part's turn comes.
+        // Checked before hours of work, not when a part is written.
         for part in &parts {
             drop(OutputFile::create(&part.path, force)?);
         }
@@ -162,7 +162,7 @@ impl SplitWriter {
         while let Some(file) = self.complete.pop() {
             let path = file.path().to_path_buf();
             if let Err(e) = file.publish() {
-                // What stood under these names before is gone with --force; without it there was nothing.
+                // With --force, older files of these names are replaced already; without it there were none.
                 published.iter().for_each(|path| drop(fs::remove_file(path)));
                 return Err(e);
             }
@@ -171,7 +171,7 @@ impl SplitWriter {
         Ok(self.written)
     }
 
-    /// Parks a file that has all its tensors and starts the next.
+    /// Closes a file that has all its tensors under a temporary name and starts the next.
     fn advance(&mut self) -> Result<()> {
         loop {
             match self.current.take() {

@@ -27,7 +27,7 @@ fn packed_scales_come_back() {
 
 #[test]
 fn every_bit_of_packed_scales_is_where_ggml_has_it() {
-    // By hand from the drawing: scale 5 = low nibble of byte 9, top bits of byte 1; minimum 5 = high nibble, byte 5.
+    // By the layout's drawing: scale 5 = low nibble of byte 9, top bits of byte 1; minimum 5 = high nibble, byte 5.
     let mut packed = [0; 12];
     (packed[1], packed[5], packed[9]) = (0b10_000001, 0b01_000010, 0b0110_1001);
     let (scales, minima) = ScalesMinima6(packed).unpack();

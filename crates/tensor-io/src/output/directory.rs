@@ -1,14 +1,14 @@
-//! Folders that appear whole or not at all.
+//! Folders that appear complete or not at all.
 //!
 //! ```text
 //! create    .NAME.XXXXXX.part, a folder beside the target
 //! fill      files in it, each synced by its own writer
 //! commit    sync the folder; with nothing at the target: rename
 //!           with an older model there and `force`: exchange the two in one step, remove the older one
-//! drop      the folder and what is in it are gone
+//! drop      remove the folder and its contents
 //! ```
 //!
-//! A killed process leaves `.NAME.XXXXXX.part` behind, which no reader takes for a model and which may be
+//! A killed process leaves `.NAME.XXXXXX.part` behind, which no reader opens as a model and which may be
 //! deleted.
 
 use std::fs;
@@ -81,7 +81,7 @@ impl OutputDirectory {
         error
     }
 
-    /// Syncs the folder and gives it its name; an older model there is removed once the new one stands.
+    /// Syncs the folder and gives it its name; an older model there is removed once the new one is in place.
     pub fn commit(self) -> Result<()> {
         let failed = |e| explain(&self.path, e);
         sync_folder(self.building.path()).map_err(failed)?;

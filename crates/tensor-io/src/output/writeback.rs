@@ -1,13 +1,13 @@
-//! Starts to bring a file to the disk while more of it is made, so that the sync at its end finds little to do.
+//! Starts writing a file to the disk while more of it is made, so that the sync at its end has little to do.
 //!
-//! Systems keep written pages in memory for seconds before they write them out; a file of some gigabytes would
-//! begin its way to the disk when it is complete. So after some bytes a thread of its own syncs what is there.
+//! Systems keep written pages in memory for seconds before they write them out, so most of a file of some gigabytes
+//! would reach the disk only after it is complete. Therefore a thread of its own syncs the file at intervals.
 
 use std::fs::File;
 use std::io;
 use std::thread::{self, JoinHandle};
 
-/// Bytes after which a sync begins, unless the one before still goes on.
+/// Bytes after which a sync begins, unless the one before is still running.
 const STEP: u64 = 256 << 20;
 
 /// The syncs of one file.
@@ -34,7 +34,7 @@ impl Writeback {
         Ok(())
     }
 
-    /// Waits for the sync that goes on, if any.
+    /// Waits for the running sync, if any.
     pub fn wait(&mut self) -> io::Result<()> {
         match self.running.take() {
             Some(running) => running.join().unwrap_or_else(|_| Err(io::Error::other("the sync panicked"))),

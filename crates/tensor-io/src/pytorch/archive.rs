@@ -8,7 +8,7 @@
 //!
 //! Layout by PKWARE's APPNOTE 6.3: local entries, then the central directory, then (for archives beyond 4 GiB or
 //! 65535 entries) the zip64 record and its locator, then the end record. All numbers little-endian. Checksums are
-//! not looked at: opening a model does not read its data.
+//! not verified: opening a model does not read its data.
 
 use std::collections::HashMap;
 use std::path::Path;
@@ -22,15 +22,15 @@ const END64: u32 = 0x0606_4b50;
 const LOCATOR64: u32 = 0x0706_4b50;
 const END_BYTES: usize = 22;
 
-/// What to do with an archive that is not torch's or not whole.
-const AGAIN: &str = "download it again, or save it anew with torch.save";
+/// The remedy for an archive that is damaged or not torch's.
+const AGAIN: &str = "download it again, or save it again with torch.save";
 
 /// An archive's entries.
 #[derive(Debug)]
 pub(super) struct Archive<'a> {
     path: &'a Path,
     data: &'a [u8],
-    /// The folder all entries lie in, with its slash.
+    /// The folder of all entries, with its slash.
     folder: &'a str,
     entries: HashMap<&'a str, Entry>,
 }
@@ -80,7 +80,7 @@ impl<'a> Fields<'a> {
     }
 }
 
-/// Where the central directory lies, and how many entries it lists.
+/// The place of the central directory, and the number of its entries.
 struct Directory {
     offset: u64,
     bytes: u64,
@@ -93,10 +93,10 @@ impl<'a> Archive<'a> {
         let malformed = |what: String| Error::malformed(path, what).at(directory.offset);
         let end = directory.offset.checked_add(directory.bytes).filter(|&end| end <= data.len() as u64);
         let Some(end) = end else {
-            return Err(malformed(format!("the archive's directory lies outside the file; {AGAIN}")));
+            return Err(malformed(format!("the archive's directory is outside the file; {AGAIN}")));
         };
         let mut fields = Fields(&data[directory.offset as usize..end as usize]);
-        // An entry takes 46 bytes at least, so the count cannot ask for more than the file has.
+        // An entry takes 46 bytes at least, which limits the count to what the file can hold.
         if directory.count > directory.bytes / 46 {
             let what = format!("the archive claims {} entries in {} bytes", directory.count, directory.bytes);
             return Err(malformed(what));
@@ -132,7 +132,7 @@ impl<'a> Archive<'a> {
         self.entries.contains_key(format!("{}{name}", self.folder).as_str())
     }
 
-    /// Where the bytes of the entry of this name lie; `None` if there is none.
+    /// The place of the bytes of the entry of this name; `None` if there is none.
     pub fn place(&self, name: &str) -> Result<Option<Place>> {
         let name = format!("{}{name}", self.folder);
         let Some((&name, entry)) = self.entries.get_key_value(name.as_str()) else { return Ok(None) };
@@ -144,7 +144,7 @@ impl<'a> Archive<'a> {
         if entry.method != 0 {
             let what = format!(
                 "entry {name:?} is compressed (method {}); torch.save stores entries as they are: unpack the \
-                 archive and pack it again without compression (zip -0 -r), or save the model anew with torch.save",
+                 archive and pack it again without compression (zip -0 -r), or save the model again with torch.save",
                 entry.method
             );
             return Err(Error::unsupported(self.path, what));
@@ -152,7 +152,7 @@ impl<'a> Archive<'a> {
         if entry.stored != entry.bytes {
             return Err(malformed("is not compressed, yet its two sizes differ"));
         }
-        // The local header repeats the name; what lies between it and the data has a length of its own there.
+        // The local header repeats the name; the extra field before the data has a length of its own there.
         let rest = usize::try_from(entry.header).ok().and_then(|at| self.data.get(at..)).unwrap_or_default();
         let Some((own_name, header_bytes)) = local(rest) else {
             return Err(malformed("is not where the archive's directory says; the file is damaged"));
@@ -183,7 +183,7 @@ fn directory(path: &Path, data: &[u8]) -> Result<Directory> {
         let what = format!("the archive's end record is missing: the file is cut short; {AGAIN}");
         Error::malformed(path, what)
     };
-    // The end record is followed by nothing but its comment, of 65535 bytes at most.
+    // The end record is followed only by its comment, of 65535 bytes at most.
     let first = data.len().saturating_sub(END_BYTES + usize::from(u16::MAX));
     let last = data.len().checked_sub(END_BYTES).ok_or_else(cut)?;
     let is_end = |&at: &usize| {

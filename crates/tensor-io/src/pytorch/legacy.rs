@@ -58,7 +58,7 @@ pub(super) fn read(path: &Path, data: &[u8], file: usize) -> Result<Vec<state::R
     state::tensors(path, &object, object.end - system.end, (file, data.len()), place)
 }
 
-/// Where each storage lies.
+/// The place of each storage.
 fn places<'a>(
     path: &Path,
     data: &[u8],

@@ -7,10 +7,10 @@
 //! several files              pytorch_model.bin.index.json: {"weight_map": {"name": "file", …}}
 //! ```
 //!
-//! A pickle is a program. This reader runs none: its machine (pickle/) knows the few things state dicts are made
-//! of, and refuses a file that asks for anything else by name. Storages stay in the memory map; tensors are views
-//! of them, zero-copy where their numbers lie one after the other. Tensors that share a storage (tied weights) are
-//! the same bytes under two names.
+//! A pickle is a program. This reader runs none: its machine (pickle/) supports the few objects that state dicts
+//! consist of, and refuses a file with anything else, naming it. Storages stay in the memory map; tensors are views
+//! of them, zero-copy where their numbers are contiguous. Tensors that share a storage (tied weights) are the same
+//! bytes under two names.
 
 mod archive;
 mod legacy;
@@ -34,7 +34,7 @@ pub(crate) fn begins(start: &[u8]) -> bool {
     start.starts_with(&ZIP) || legacy::begins(start)
 }
 
-/// The complaint about files from large old computers.
+/// The message about big-endian files.
 const BIG_ENDIAN: &str = "saved on a big-endian machine, which is not read; load it with torch on a little-endian \
                           one and save it again";
 

@@ -1,8 +1,8 @@
-//! From the value of a pickle to named tensors: which of its dicts is the model, and where its numbers lie.
+//! Converts the value of a pickle to named tensors: finds the dict of the model, and the place of its numbers.
 //!
 //! A state dict is a dict of names to tensors. Training frameworks put it into a dict of their own, under one of
-//! [`WRAPPERS`]; what else that holds (optimizer, epoch) is left alone. Dicts and lists of tensors within it go by
-//! names joined with dots.
+//! [`WRAPPERS`]; its other contents (optimizer, epoch) are ignored. Dicts and lists of tensors within it get names
+//! joined with dots.
 
 use std::collections::{HashMap, HashSet};
 use std::path::Path;
@@ -13,7 +13,7 @@ use crate::plan::{bad_shape, tensor_bytes};
 use crate::strided::Strided;
 use crate::{ElementType, Error, Result, TensorInfo};
 
-/// Keys under which a state dict lies within another dict, the first that is there.
+/// Keys under which a state dict is stored within another dict; the first that is present counts.
 const WRAPPERS: [&str; 4] = ["state_dict", "model_state_dict", "model", "module"];
 
 /// The most levels of dicts in dicts.
@@ -22,11 +22,11 @@ const MOST_LEVELS: usize = 32;
 /// The most dimensions of a tensor. (torch has up to 64; no model has more than 5.)
 const MOST_DIMENSIONS: usize = 8;
 
-/// A tensor, and how it is gathered if its numbers do not lie one after the other.
+/// A tensor, and how it is gathered if its numbers are not contiguous.
 pub(super) type Read = (TensorInfo, Option<Strided>);
 
 /// The tensors of the state dict in `loaded`, from the file `path` of `file_bytes` bytes, which is the model's
-/// `file`-th. `place` says where a storage lies.
+/// `file`-th. `place` gives the place of a storage.
 pub(super) fn tensors<'a>(
     path: &Path,
     loaded: &Loaded<'a>,
@@ -35,7 +35,7 @@ pub(super) fn tensors<'a>(
     mut place: impl FnMut(&Storage<'a>) -> Result<Place>,
 ) -> Result<Vec<Read>> {
     let heap = &loaded.heap;
-    let mut walk = Walk {
+    let mut search = Search {
         path,
         heap,
         names_left: pickle_bytes.saturating_mul(4),
@@ -46,15 +46,15 @@ pub(super) fn tensors<'a>(
         let what = "holds no state dict, a dict of names to tensors; in Python, save model.state_dict()";
         return Err(Error::unsupported(path, what));
     };
-    walk.dict(unwrapped(heap, loaded.root), "", 0)?;
-    if walk.found.is_empty() {
+    search.dict(unwrapped(heap, loaded.root), "", 0)?;
+    if search.found.is_empty() {
         return Err(Error::unsupported(path, "the state dict holds no tensors: no model"));
     }
-    let mut names = HashSet::with_capacity(walk.found.len());
-    if let Some((name, _)) = walk.found.iter().find(|(name, _)| !names.insert(name.as_str())) {
+    let mut names = HashSet::with_capacity(search.found.len());
+    if let Some((name, _)) = search.found.iter().find(|(name, _)| !names.insert(name.as_str())) {
         return Err(Error::malformed(path, format!("the state dict has {name:?} twice")));
     }
-    // Copies are made when they are asked for, all of them together no larger than the file.
+    // Copies are made on demand; all of them together are no larger than the file.
     let mut copies_left = file_bytes;
     let read = |(name, tensor): (String, u32)| {
         let raw = heap.tensor(tensor);
@@ -74,7 +74,7 @@ pub(super) fn tensors<'a>(
         let read = Layout { path, heap, raw, storage, place }.read(info, &mut copies_left);
         read.map_err(|e| fault(e, &name))
     };
-    walk.found.into_iter().map(read).collect()
+    search.found.into_iter().map(read).collect()
 }
 
 /// The dict within `root` that is the state dict.
@@ -94,7 +94,7 @@ fn unwrapped<'a>(heap: &Heap<'a>, root: Value<'a>) -> Value<'a> {
 }
 
 /// The search for tensors.
-struct Walk<'a, 'h> {
+struct Search<'a, 'h> {
     path: &'h Path,
     heap: &'h Heap<'a>,
     /// Bytes that names may still take: joined ones can be longer than what the pickle holds.
@@ -105,7 +105,7 @@ struct Walk<'a, 'h> {
     seen: HashMap<(u8, u32), bool>,
 }
 
-impl<'a> Walk<'a, '_> {
+impl<'a> Search<'a, '_> {
     fn dict(&mut self, dict: Value<'a>, prefix: &str, level: usize) -> Result<()> {
         for &(key, value) in self.heap.entries(dict) {
             match key {
@@ -271,7 +271,7 @@ impl Layout<'_, '_> {
         let key: String = key.chars().take(40).collect();
         if count.checked_mul(unit as u64) != Some(self.place.bytes as u64) {
             let what = format!(
-                "its storage {key:?} has {count} numbers of {unit} bytes, but {} bytes lie in the file",
+                "its storage {key:?} has {count} numbers of {unit} bytes, but the file has {} bytes of it",
                 self.place.bytes
             );
             return Err(self.malformed(what).at(self.place.offset as u64));
@@ -302,7 +302,7 @@ impl Layout<'_, '_> {
     }
 }
 
-/// Whether the numbers lie one after the other. Strides of dimensions of size 1 say nothing.
+/// Whether the numbers are contiguous. Strides of dimensions of size 1 do not matter.
 fn contiguous(shape: &[usize], strides: &[usize]) -> bool {
     let mut expected = 1;
     shape.iter().zip(strides).rev().all(|(&n, &stride)| {

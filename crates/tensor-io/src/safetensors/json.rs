@@ -1,4 +1,4 @@
-//! JSON objects with their keys in order, each key once: serde's maps would let the last one win.
+//! JSON objects with their keys in order, each key once: of duplicate keys serde's maps would keep the last.
 
 use std::collections::HashSet;
 use std::fmt;

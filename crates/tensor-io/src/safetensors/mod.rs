@@ -9,8 +9,8 @@
 //!
 //! Several files make a model through `model.safetensors.index.json`: `{"weight_map": {"name": "file", ...}}`.
 //!
-//! The `safetensors` crate, the format's reference, judges types, sizes and offsets; what it lets pass or
-//! says without naming the tensor is checked here first: duplicate keys, sizes, gaps, the end of the file.
+//! The `safetensors` crate, the format's reference, checks types, sizes and offsets; what it does not check, or
+//! reports without naming the tensor, is checked here first: duplicate keys, sizes, gaps, the end of the file.
 
 pub(crate) mod json;
 pub(crate) mod reader;

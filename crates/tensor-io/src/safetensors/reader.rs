@@ -56,7 +56,7 @@ pub(crate) fn read(path: &Path, data: &[u8], file: usize) -> Result<(Metadata, V
         let what = format!("{extra} bytes after the last tensor, which the format does not allow");
         return Err(Error::malformed(path, what).at(start + expected));
     }
-    // The last word is the reference implementation's: what it refuses, other tools refuse too.
+    // The reference implementation has to accept it too: what it refuses, other tools refuse.
     Reference::new(None, reference).map_err(|e| Error::malformed(path, format!("the header: {e}")))?;
 
     let mut metadata = Metadata::new();
@@ -66,7 +66,7 @@ pub(crate) fn read(path: &Path, data: &[u8], file: usize) -> Result<(Metadata, V
     Ok((metadata, tensors))
 }
 
-/// Where the header ends in a file of `size` bytes that begins with `start`; `None` if that is not enough to tell.
+/// Where the header ends in a file of `size` bytes that begins with `start`; `None` if that is not enough to decide.
 pub(crate) fn end(path: &Path, start: &[u8], size: u64) -> Result<Option<u64>> {
     let Some(length) = start.first_chunk() else {
         if size >= 8 {

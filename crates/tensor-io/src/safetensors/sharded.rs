@@ -44,7 +44,7 @@ struct Shard {
 
 impl ShardedWriter {
     /// Starts the files of `tensors` in `folder`. A file takes tensors of at most `shard_bytes` together,
-    /// unless a module alone is larger. `metadata` goes into every file.
+    /// unless a module alone is larger. `metadata` is written to every file.
     ///
     /// # Errors
     /// Whatever [`Writer::create`] refuses, for any of the files.

@@ -1,7 +1,7 @@
 //! Streaming safetensors writer.
 //!
-//! Tensors lie in the planned order. (The `safetensors` crate sorts by type and name, and wants all data at
-//! hand; readers accept any order.) The header is padded with spaces to a multiple of 8, as everywhere.
+//! Tensors are written in the planned order. (The `safetensors` crate sorts by type and name, and needs all data
+//! in memory; readers accept any order.) The header is padded with spaces to a multiple of 8, as is usual.
 
 use std::path::Path;
 
@@ -26,7 +26,7 @@ pub struct Writer {
 
 impl Writer {
     /// Starts `path`: checks the plan, writes the header. All of `metadata` must be strings, since
-    /// safetensors knows nothing else; if it is empty, the file has no `__metadata__`. (transformers wants
+    /// safetensors knows nothing else; if it is empty, the file has no `__metadata__`. (transformers needs
     /// `format` = `pt` there.)
     pub fn create(path: &Path, metadata: &Metadata, tensors: &[TensorPlan], force: bool) -> Result<Self> {
         let (header, sizes) = encode(path, metadata, tensors, 0)?;

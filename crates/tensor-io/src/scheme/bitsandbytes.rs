@@ -2,7 +2,7 @@
 //!
 //! ```text
 //! K                    4-bit codes of the weight K, flattened: the first value in the high nibble; blocks of
-//!                      values that share a scale go on across row ends. U8, or the same bytes under the name
+//!                      values that share a scale continue across row ends. U8, or the same bytes under the name
 //!                      of a float type
 //! K.absmax             a scale a block: f32 - or u8, "double quantized":
 //! K.nested_absmax      f32 a block of 256 scales, scale = nested_quant_map[u8] * nested_absmax + nested_offset

@@ -7,12 +7,12 @@
 //! P.weight_zero_point  i32[out b/32, groups] packed down the outputs; only where not symmetric
 //! P.weight_g_idx       i32[in]               group of each column; only with actorder "group", all -1 for none
 //!
-//! W = (q - zero) scale;  stored codes and zero points both have 2^(b-1) on top, which falls out
+//! W = (q - zero) scale;  stored codes and zero points both have 2^(b-1) added, which cancels out
 //! ```
 //!
 //! Codes are the dense bit stream of [`super::stream`]. Older releases began a new word where a code would have
-//! gone across, which is another layout for 3, 5, 6 and 7 bits; the width of a row tells, by the number of bits
-//! that the configuration states. Where it states none, the layout is the dense one.
+//! spanned two, which is another layout for 3, 5, 6 and 7 bits; the width of a row and the number of bits in the
+//! configuration show which one it is. If the configuration states no bits, the layout is the dense one.
 
 use std::path::Path;
 
@@ -66,7 +66,7 @@ pub(super) fn rules(file: &Path, config: &Map<String, Value>) -> Result<Vec<Rule
         return Err(Error::malformed(file, "the quantization's config_groups must be an object"));
     };
     let mut rules = Vec::new();
-    // A group may also be the name of a preset with the layers it is for: the tensors tell then.
+    // A group may also be the name of a preset with the layers it is for: then the tensors decide.
     for (name, group) in groups.iter().filter_map(|(name, group)| Some((name, group.as_object()?))) {
         if let Some(format) = text(group, "format").filter(|f| !readable(f)) {
             return Err(refused(format));

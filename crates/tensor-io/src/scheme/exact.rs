@@ -10,7 +10,7 @@
 //! All of them need scales that are f16 numbers, columns in multiples of 32, and groups that share no run of 32
 //! columns, be it after sorting columns by group.
 //!
-//! So asymmetric GPTQ and AWQ layers of 4 bits go over without loss: `q - z` has 31 values, which take a fifth
+//! So asymmetric GPTQ and AWQ layers of 4 bits are converted without loss: `q - z` has 31 values, which take a fifth
 //! bit, where a minimum would have to be rounded. NF4 and FP4 have tables that no GGUF type has, and the scales of
 //! LLM.int8() are f32.
 
@@ -39,7 +39,7 @@ pub struct ExactForm {
 pub struct Inexact {
     /// The layer's name.
     pub layer: String,
-    /// What stands in the way.
+    /// The reason.
     pub why: String,
     /// What to do about it.
     pub remedy: &'static str,
@@ -59,7 +59,7 @@ pub(super) struct Why {
 }
 
 /// What always works.
-const QUANTIZE: &str = "decode it and quantize the values anew, which is not lossless";
+const QUANTIZE: &str = "decode it and quantize the values again, which is not lossless";
 
 impl Why {
     pub fn new(why: impl Into<String>, remedy: &'static str) -> Self {
@@ -103,10 +103,10 @@ impl ExactForm {
         match self.permutation {
             None => Ok(self),
             Some(_) => Err(Why::new(
-                "act-order (desc_act) spread its groups over all columns, GGUF has no place for their order, and \
+                "act-order (desc_act) spread its groups over all columns, GGUF cannot store their order, and \
                  the layer's input cannot be permuted",
                 "quantize the model with desc_act=false or with static_groups=true, or decode this layer and \
-                 quantize the values anew, which is not lossless",
+                 quantize the values again, which is not lossless",
             )
             .of(layer)),
         }

@@ -1,4 +1,4 @@
-//! NF4 and FP4 layers: codes of a table, a scale a block of the flattened weight.
+//! NF4 and FP4 layers: codes of a table, one scale for each block of the flattened weight.
 
 use std::ops::Range;
 
@@ -21,14 +21,14 @@ pub(super) struct FourBit {
     pub absmax: Absmax,
 }
 
-/// Where scales lie.
+/// How scales are stored.
 #[derive(Debug)]
 pub(super) enum Absmax {
     Plain { absmax: usize },
     Nested { absmax: usize, outer: usize, map: usize, block_size: usize, offset: f32 },
 }
 
-/// The scales at hand.
+/// The scales.
 enum Scales<'a> {
     Plain(&'a [[u8; 4]]),
     Nested { codes: &'a [u8], outer: &'a [[u8; 4]], map: &'a [[u8; 4]], block_size: usize, offset: f32 },

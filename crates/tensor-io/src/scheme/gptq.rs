@@ -29,7 +29,7 @@ pub(super) fn read(checkpoint: &Checkpoint, prefix: &str, label: Option<&Label>)
     let listed = g_idx.filter(|_| has_data).map(|part| group_numbers(part, group_count)).transpose()?;
     let (bits, columns) = bits_and_columns(qweight, qzeros, g_idx.map(|g| g.info.elements()), label)?;
     let size = group_size(scales, columns, group_count, label)?;
-    // All zero stands for "none" in some files.
+    // All zero means "none" in some files.
     let listed = listed.filter(|l| l.iter().any(|&g| g != 0));
     let groups = match listed {
         Some(listed) if listed.iter().enumerate().any(|(k, &g)| g as usize != k / size) => {
@@ -43,7 +43,7 @@ pub(super) fn read(checkpoint: &Checkpoint, prefix: &str, label: Option<&Label>)
     let labelled_v2 = label.and_then(|l| l.v2).unwrap_or(false);
     let stored = match has_data {
         true => repeated_code(qzeros.data(), zero_words, rows, bits),
-        // Of headers alone the label has to be believed.
+        // Headers alone give no data to check, so the label decides.
         false => symmetric.then_some(if labelled_v2 { middle } else { middle - 1 }),
     };
     let v2 = match stored {

@@ -58,7 +58,7 @@ pub(super) struct Label {
     pub compressed: Vec<Rule>,
 }
 
-/// One configuration object and where it stands.
+/// One configuration object and its place.
 struct Source {
     file: PathBuf,
     object: Map<String, Value>,
@@ -235,7 +235,7 @@ impl Sources {
     }
 }
 
-/// The complaint about a method.
+/// The message about a method.
 fn refused(method: &str) -> String {
     format!("quantized with {}, which quern does not read; {ADVICE}", brief_text(method))
 }
@@ -250,7 +250,7 @@ fn sources(directory: &Path) -> Result<Vec<Source>> {
     }
     let file = directory.join("config.json");
     if let Some(mut config) = object(&file)? {
-        // Models that see or hear may keep the language model's configuration one level down.
+        // Models of images or sound may keep the language model's configuration one level down.
         let mut inner = config.remove("text_config").unwrap_or_default();
         let compressed = config.remove("compression_config");
         let own = config.remove("quantization_config");

@@ -137,7 +137,7 @@ pub struct BlockForm {
     /// scales (and, in `q4_1`, of minima) to f16. Not so where each value was rounded to f16.
     pub exact: bool,
     /// Column `j` of the blocks is column `permutation[j]` of the layer, where act-order shuffled the groups:
-    /// the layer's input must be permuted alike.
+    /// the layer's input must be permuted in the same way.
     pub permutation: Option<Vec<u32>>,
 }
 

@@ -42,7 +42,7 @@ pub fn qzeros(zeros: &[u8], rows: usize, bits: u32, v2: bool) -> Vec<u8> {
     zeros.chunks_exact(rows.max(1)).flat_map(stored).collect()
 }
 
-/// Packs some columns, of which `gather` gives the codes by tiles of outputs and runs of columns. Columns begin
+/// Packs some columns; `gather` gives their codes by tiles of outputs and runs of columns. Columns begin
 /// at a multiple of 32; `out` takes their words.
 pub(super) fn pack(
     rows: usize,

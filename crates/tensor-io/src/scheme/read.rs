@@ -97,7 +97,7 @@ fn fault(checkpoint: &Checkpoint, info: &TensorInfo, what: impl Into<String>) ->
     Error::malformed(checkpoint.file_of(info), what).with_tensor(&info.name)
 }
 
-/// Refuses tensors of methods that are not read: their codes would be taken for weights.
+/// Refuses tensors of methods that are not read: their codes would be read as weights.
 fn refuse_others(checkpoint: &Checkpoint) -> Result<()> {
     for info in checkpoint.tensors() {
         let other = OTHERS.iter().find(|(end, _)| info.name.ends_with(end)).map(|o| o.1);

@@ -5,9 +5,9 @@
 //! |---|---|---|
 //! | GPTQ v1 | v2, and back | zero points are stored as they are, or less one |
 //! | AWQ, compressed-tensors | v2; v1 if no zero point is 0 | |
-//! | codes of 1, 5, 6 and 7 bits | 2 and 8 bits | code and zero point moved alike |
+//! | codes of 1, 5, 6 and 7 bits | 2 and 8 bits | code and zero point moved by the same amount |
 //!
-//! A zero point of 0 has no sound place in v1: less one it is all ones, which some readers take for 0 and some for
+//! A zero point of 0 cannot be stored reliably in v1: less one it is all ones, which some readers read as 0, some as
 //! `2^bits`, and some writers spilled into the next field.
 
 use std::ops::Range;
@@ -63,7 +63,7 @@ impl PackedLayer {
     ) -> Result<GptqTensors<'a>, Inexact> {
         let Some(layer) = self.affine(checkpoint) else {
             let why =
-                "its codes stand for a table or have a scale an output, which GPTQ's tensors cannot say";
+                "its codes index a table or have one scale per output, which GPTQ's tensors cannot express";
             return Err(Why::new(why, "decode it and quantize the values with GPTQ").of(self));
         };
         GptqTensors::new(layer, format).map_err(|why| why.of(self))

@@ -1,8 +1,8 @@
 //! GPTQ's bit stream: code `k` is bits `k b .. (k+1) b` of little-endian 32-bit words, lowest bit first.
 //!
-//! 2, 4 and 8 bits fill words evenly; 32 codes of 3 bits fill three words, codes 10 and 21 lying across two.
+//! 2, 4 and 8 bits fill words evenly; 32 codes of 3 bits fill three words, codes 10 and 21 span two words.
 
-/// Where a code lies: the number of its first word, the shift there, and whether it goes on into the next.
+/// The place of a code: the number of its first word, the shift there, and whether it continues in the next.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub(super) struct Place {
     pub word: usize,
@@ -10,7 +10,7 @@ pub(super) struct Place {
     pub straddles: bool,
 }
 
-/// Place of code `k`, where no code goes across words.
+/// Place of code `k`, where no code spans two words.
 pub(super) fn padded_place(k: usize, bits: u32) -> Place {
     let per_word = 32 / bits;
     let (word, nth) = (k / per_word as usize, k % per_word as usize);

@@ -179,7 +179,7 @@ fn broken_tensors() {
         // In the old format the same, but for storages whose length the file says itself.
         assert_content_refused("t.pt", &legacy(tensor(change), &[("0", 4, 16)]), &[]);
     };
-    refused(&|s| s.count = 5, &["storage \"0\" has 5 numbers of 4 bytes", "16 bytes lie in the file"]);
+    refused(&|s| s.count = 5, &["storage \"0\" has 5 numbers of 4 bytes", "the file has 16 bytes of it"]);
     refused(&|s| s.count = 3, &["has 3 numbers of 4 bytes"]);
     refused(&|s| s.count = i64::MAX, &["has 9223372036854775807 numbers"]);
     refused(&|s| s.key = "1", &["storage \"1\" is not in"]);

@@ -75,7 +75,7 @@ fn broken_legacy_files() {
     refused(of(&[]), &["tensor \"w\"", "storage \"0\" is not in the file"]);
     refused(of(&[("0", 4, 16), ("0", 4, 16)]), &["storage \"0\" comes twice"]);
     refused(of(&[("0", 4, 16), ("7", 4, 16)]), &["no tensor has the storage \"7\""]);
-    refused(of(&[("0", 5, 20)]), &["tensor \"w\"", "20 bytes lie in the file"]);
+    refused(of(&[("0", 5, 20)]), &["tensor \"w\"", "the file has 20 bytes of it"]);
     refused(of(&[("0", 4, 15)]), &["storage \"0\" ends beyond the end of the file"]);
     refused(of(&[("0", -1, 16)]), &["impossible length"]);
     refused(of(&[("0", i64::MAX, 16)]), &["impossible length"]);

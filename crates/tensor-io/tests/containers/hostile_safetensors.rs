@@ -184,7 +184,7 @@ fn an_index_and_its_shards_must_agree() {
     let cases: Vec<(String, &[&str])> = vec![
         (with(&[("e", "s9.safetensors")]), &["1 of 2 shards are missing", "s9.safetensors"]),
         (with(&[("e", s1)]), &["tensor \"e\"", "does not hold it"]),
-        (with(&[("d", s1), ("c", s3)]), &["it lies in s3.safetensors"]),
+        (with(&[("d", s1), ("c", s3)]), &["it is in s3.safetensors"]),
         (index(&[("a", s1)]), &["tensor \"b\"", "in shard s1.safetensors but not in the index"]),
         (with(&[("c", s2)]), &["tensor \"b\"", "in two shards, s1.safetensors and s2.safetensors"]),
         (with(&[("a", s3)]), &["\"a\" appears twice"]),

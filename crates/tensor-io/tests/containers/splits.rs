@@ -50,7 +50,7 @@ fn missing_parts_are_named() {
     let scratch = three();
     fs::remove_file(scratch.path().join("m-00001-of-00003.gguf")).unwrap();
     fs::remove_file(scratch.path().join("m-00003-of-00003.gguf")).unwrap();
-    let what = ["2 of 3 parts missing", "m-00001-of-00003.gguf, m-00003-of-00003.gguf", "side by side"];
+    let what = ["2 of 3 parts missing", "m-00001-of-00003.gguf, m-00003-of-00003.gguf", "in the same folder"];
     assert_refused(&scratch.path().join("m-00002-of-00003.gguf"), &what);
     assert_refused(scratch.path(), &what);
 }

@@ -191,7 +191,10 @@ fn eight_bits_out_of_the_middle() {
     layer.codes.iter_mut().for_each(|q| *q = (*q).min(227));
     assert_eq!(exact(&gptq(&layer, ElementType::F16)).unwrap().element_type, ElementType::Q8_0);
     layer.codes[64 * 3 + 40] = 228;
-    assert_inexact(exact(&gptq(&layer, ElementType::F16)), &["output 3", "128 steps", "column 40", "anew"]);
+    assert_inexact(
+        exact(&gptq(&layer, ElementType::F16)),
+        &["output 3", "128 steps", "column 40", "values again"],
+    );
     layer.zeros.fill(128);
     assert_eq!(exact(&gptq(&layer, ElementType::F16)).unwrap().element_type, ElementType::Q8_0);
     layer.zeros.fill(129);
@@ -211,7 +214,7 @@ fn scales_that_are_no_f16() {
     for kind in [ElementType::BF16, ElementType::F32] {
         assert_eq!(exact(&gptq(&layer(0.25), kind)).unwrap().element_type, ElementType::Q4_0);
         for scale in [1.0f32 / (1 << 30) as f32, 131072.0] {
-            let parts = ["output 7, group 1", "not an f16 number", "anew"];
+            let parts = ["output 7, group 1", "not an f16 number", "values again"];
             assert_inexact(exact(&gptq(&layer(scale), kind)), &parts);
         }
         for scale in [f32::NAN, f32::INFINITY] {
@@ -245,7 +248,7 @@ fn columns_and_groups_that_do_not_make_blocks() {
 fn other_methods() {
     for (kind, name) in [("nf4", "NF4"), ("fp4", "FP4")] {
         let model = FourBit::random(kind, [32, 64], 64, false, 1).model(true).read().unwrap();
-        assert_inexact(exact(&model), &[name, "anew"]);
+        assert_inexact(exact(&model), &[name, "values again"]);
     }
     let int8 = Model::default().tensor("l.weight", ElementType::I8, &[2, 32], vec![1; 64]).tensor(
         "l.SCB",
@@ -253,5 +256,5 @@ fn other_methods() {
         &[2],
         floats(&[0.5, 0.25], ElementType::F32),
     );
-    assert_inexact(exact(&int8.read().unwrap()), &["int8", "anew"]);
+    assert_inexact(exact(&int8.read().unwrap()), &["int8", "values again"]);
 }

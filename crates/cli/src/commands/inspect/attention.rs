@@ -73,7 +73,7 @@ fn span(values: &[f32]) -> String {
     format!("{smallest} to {largest}")
 }
 
-/// Ascending numbers, neighbours joined: `0-4, 6-10`.
+/// Ascending numbers, consecutive ones as a range: `0-4, 6-10`.
 fn ranges(numbers: &[usize]) -> String {
     let mut parts: Vec<(usize, usize)> = Vec::new();
     for &n in numbers {

@@ -1,4 +1,4 @@
-//! What is told of a generated text: JSON on standard output, or lines on standard error.
+//! The report on a generated text: JSON on standard output, or lines on standard error.
 
 use quern_run::{GenerateOptions, GenerateReport, Model, Stop, TokenLogprobs};
 use serde_json::json;
@@ -6,7 +6,7 @@ use serde_json::json;
 use crate::commands::{print, print_json};
 use crate::{args, format};
 
-/// Tells all of one text. `whole` JSON is spread over lines; otherwise it is one line.
+/// Prints the report on one text. JSON is indented over several lines if `whole`, else one line.
 pub fn tell(
     args: &args::Run,
     model: &Model,
@@ -39,11 +39,11 @@ pub fn tell(
     Ok(())
 }
 
-/// Says on standard error why a text ended where the user may not expect it.
+/// Prints on standard error why a text ended where the user may not expect it.
 pub fn note(report: &GenerateReport, model: &Model) {
     if report.stop == Stop::ContextFull {
         eprintln!(
-            "note: the context is full after {} tokens, the text was cut off; --context takes up to {}",
+            "note: the context is full after {} tokens, so the text was cut off; --context takes up to {}",
             report.prompt_tokens + report.tokens.len(),
             model.config().context_length
         );

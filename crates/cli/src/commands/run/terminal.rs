@@ -1,8 +1,8 @@
-//! A talk on a terminal: lines with history and editing, answers that Ctrl-C interrupts.
+//! A conversation on a terminal: lines with history and editing, answers that Ctrl-C interrupts.
 //!
 //! ```text
-//! at the prompt   Ctrl-C drops the line; once more, or Ctrl-D, ends
-//! at an answer    Ctrl-C ends the answer and keeps it; once more ends at once
+//! at the prompt        Ctrl-C discards the line; a second one, or Ctrl-D, exits
+//! during an answer     Ctrl-C stops the answer and keeps it; a second one exits at once
 //! ```
 
 use std::path::Path;
@@ -18,13 +18,13 @@ use super::{Printer, chat, report};
 use crate::remedy;
 
 const HELP: &str = "\
-/reset        forget what was said (the system prompt stays)
+/reset        clear the conversation (the system prompt stays)
 /system TEXT  set the system prompt; without TEXT, remove it
-/save FILE    write the talk to a new file, as JSON messages
-/help         this
-/exit         end, as Ctrl-D does
-A \\ at the end of a line goes on with the next. Ctrl-C interrupts an answer.
-A line that begins with a space is said as it is, even with a / behind it.";
+/save FILE    write the conversation to a new file, as JSON messages
+/help         show this help
+/exit         exit, as Ctrl-D does
+A \\ at the end of a line continues the message on the next line. Ctrl-C interrupts an answer.
+A line that begins with a space is sent as a message, even if a / follows the space.";
 
 /// Exit code of a process that ended by Ctrl-C.
 const INTERRUPTED: i32 = 130;
@@ -32,16 +32,16 @@ const INTERRUPTED: i32 = 130;
 /// How often Ctrl-C came during an answer.
 static INTERRUPTS: AtomicU32 = AtomicU32::new(0);
 
-/// Talks until the user ends it.
+/// Continues the conversation until the user ends it.
 pub fn talk(mut chat: Chat<'_>, model: &Model) -> anyhow::Result<()> {
     ctrlc::set_handler(|| {
         if INTERRUPTS.fetch_add(1, Ordering::SeqCst) > 0 {
             process::exit(INTERRUPTED);
         }
     })?;
-    eprintln!("/help lists commands, Ctrl-D ends");
+    eprintln!("/help lists the commands, Ctrl-D exits");
     let mut editor = DefaultEditor::new()?;
-    // Whether the last thing that happened was Ctrl-C: the second one ends.
+    // Whether the last input was Ctrl-C: a second one exits.
     let mut interrupted = false;
     loop {
         match read(&mut editor) {
@@ -59,7 +59,7 @@ pub fn talk(mut chat: Chat<'_>, model: &Model) -> anyhow::Result<()> {
             }
             Err(ReadlineError::Interrupted) if interrupted => return Ok(()),
             Err(ReadlineError::Interrupted) => {
-                eprintln!("(Ctrl-C once more or Ctrl-D ends)");
+                eprintln!("(press Ctrl-C again or Ctrl-D to exit)");
                 interrupted = true;
             }
             Err(ReadlineError::Eof) => return Ok(()),
@@ -68,7 +68,7 @@ pub fn talk(mut chat: Chat<'_>, model: &Model) -> anyhow::Result<()> {
     }
 }
 
-/// Reads a line, and those that it says follow.
+/// Reads a line, and the lines that continue it.
 fn read(editor: &mut DefaultEditor) -> Result<String, ReadlineError> {
     let mut text = editor.readline("> ")?;
     while text.ends_with('\\') {
@@ -79,7 +79,7 @@ fn read(editor: &mut DefaultEditor) -> Result<String, ReadlineError> {
     Ok(text)
 }
 
-/// One turn. Returns whether it was interrupted. What goes wrong is told and does not end the talk.
+/// One turn. Returns whether it was interrupted. Errors are printed and do not end the conversation.
 fn say(chat: &mut Chat<'_>, model: &Model, text: &str) -> anyhow::Result<bool> {
     INTERRUPTS.store(0, Ordering::SeqCst);
     let mut listener = Interruptible(Printer::new(true));
@@ -90,7 +90,7 @@ fn say(chat: &mut Chat<'_>, model: &Model, text: &str) -> anyhow::Result<bool> {
             chat::print_notes(chat);
             match report.stop {
                 Stop::Interrupted => eprintln!("(interrupted)"),
-                Stop::Limit => eprintln!("(cut off after {} tokens, as -n says)", report.tokens.len()),
+                Stop::Limit => eprintln!("(cut off after {} tokens, the limit of -n)", report.tokens.len()),
                 _ => report::note(&report, model),
             }
             Ok(report.stop == Stop::Interrupted)
@@ -99,7 +99,7 @@ fn say(chat: &mut Chat<'_>, model: &Model, text: &str) -> anyhow::Result<bool> {
             let full = matches!(error, Error::ContextFull { .. } | Error::NoRoom { .. });
             eprintln!("error: {}", remedy::described(&error.into()));
             if full {
-                eprintln!("(/reset starts anew)");
+                eprintln!("(/reset starts a new conversation)");
             }
             Ok(false)
         }
@@ -118,7 +118,7 @@ impl Listener for Interruptible {
     }
 }
 
-/// Does what a line behind its `/` says. Returns whether to go on.
+/// Carries out a command, given without its `/`. Returns whether to continue.
 fn obey(line: &str, chat: &mut Chat<'_>) -> bool {
     let (command, rest) = line.split_once(char::is_whitespace).unwrap_or((line, ""));
     let rest = rest.trim();
@@ -127,7 +127,7 @@ fn obey(line: &str, chat: &mut Chat<'_>) -> bool {
         "help" | "?" => eprintln!("{HELP}"),
         "reset" | "clear" => {
             chat.reset();
-            eprintln!("(nothing was said)");
+            eprintln!("(the conversation is empty)");
         }
         "system" if rest.is_empty() => {
             chat.set_system(None);
@@ -142,7 +142,7 @@ fn obey(line: &str, chat: &mut Chat<'_>) -> bool {
             Ok(()) => eprintln!("(saved to {rest})"),
             Err(error) => eprintln!("error: {}", remedy::described(&error)),
         },
-        other => eprintln!("error: there is no /{other}; /help lists what there is"),
+        other => eprintln!("error: there is no command /{other}; /help lists the commands"),
     }
     true
 }

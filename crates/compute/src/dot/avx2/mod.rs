@@ -35,7 +35,7 @@ avx2! {
     /// 32 bytes are readable.
     #[inline]
     unsafe fn load32(p: *const u8) -> __m256i {
-        // SAFETY: promised.
+        // SAFETY: guaranteed by the caller.
         unsafe { _mm256_loadu_si256(p.cast()) }
     }
 

@@ -66,7 +66,7 @@ vnni! {
     /// 64 bytes are readable.
     #[inline]
     pub(super) unsafe fn load64(p: *const u8) -> __m512i {
-        // SAFETY: promised.
+        // SAFETY: guaranteed by the caller.
         unsafe { _mm512_loadu_si512(p.cast()) }
     }
 
@@ -76,7 +76,7 @@ vnni! {
     /// 32 bytes are readable.
     #[inline]
     pub(super) unsafe fn twice32(p: *const u8) -> __m512i {
-        // SAFETY: promised.
+        // SAFETY: guaranteed by the caller.
         _mm512_broadcast_i64x4(unsafe { _mm256_loadu_si256(p.cast()) })
     }
 
@@ -84,7 +84,7 @@ vnni! {
     /// 16 sums are readable.
     #[inline]
     pub(super) unsafe fn load_sums(s: *const i16) -> __m256i {
-        // SAFETY: promised.
+        // SAFETY: guaranteed by the caller.
         unsafe { _mm256_loadu_si256(s.cast()) }
     }
 
@@ -114,7 +114,7 @@ vnni! {
     #[inline]
     pub(super) unsafe fn take_zero<const SHIFT: i32>(acc: __m512i, scales: __m256i, s: *const i16) -> __m512i {
         let scales = _mm256_slli_epi16::<SHIFT>(scales);
-        // SAFETY: promised.
+        // SAFETY: guaranteed by the caller.
         let zero = _mm256_dpwssd_epi32(_mm256_setzero_si256(), scales, unsafe { load_sums(s) });
         _mm512_sub_epi32(acc, _mm512_zextsi256_si512(zero))
     }

@@ -7,19 +7,19 @@ use super::{AHEAD, vnni};
 vnni! {
     #[inline]
     unsafe fn load_f32(p: *const u8, mask: u16) -> __m512 {
-        // SAFETY: the caller's promise, for the lanes of the mask.
+        // SAFETY: guaranteed by the caller, for the lanes of the mask.
         unsafe { _mm512_maskz_loadu_ps(mask, p.cast()) }
     }
 
     #[inline]
     unsafe fn load_f16(p: *const u8, mask: u16) -> __m512 {
-        // SAFETY: the caller's promise, for the lanes of the mask.
+        // SAFETY: guaranteed by the caller, for the lanes of the mask.
         _mm512_cvtph_ps(unsafe { _mm256_maskz_loadu_epi16(mask, p.cast()) })
     }
 
     #[inline]
     unsafe fn load_bf16(p: *const u8, mask: u16) -> __m512 {
-        // SAFETY: the caller's promise, for the lanes of the mask.
+        // SAFETY: guaranteed by the caller, for the lanes of the mask.
         let x = _mm512_cvtepu16_epi32(unsafe { _mm256_maskz_loadu_epi16(mask, p.cast()) });
         _mm512_castsi512_ps(_mm512_slli_epi32::<16>(x))
     }

@@ -36,7 +36,7 @@ vnni! {
     /// 32 bytes are readable.
     #[inline]
     pub(super) unsafe fn load32(p: *const u8) -> __m256i {
-        // SAFETY: promised.
+        // SAFETY: guaranteed by the caller.
         unsafe { _mm256_loadu_si256(p.cast()) }
     }
 
@@ -58,7 +58,7 @@ vnni! {
             _mm512_extracti32x4_epi32::<2>(index),
             _mm512_extracti32x4_epi32::<3>(index),
         ];
-        // SAFETY: within the grid, as promised.
+        // SAFETY: within the grid, as the caller guarantees.
         index.map(|i| unsafe { _mm512_i32gather_epi64::<8>(_mm256_cvtepu16_epi32(i), grid.as_ptr().cast()) })
     }
 
@@ -77,7 +77,7 @@ vnni! {
         std::array::from_fn(|z| {
             let index = _mm512_cvtepu8_epi32(low[z]);
             let index = _mm512_mask_or_epi32(index, high[z], index, _mm512_set1_epi32(256));
-            // SAFETY: within the grid, as promised.
+            // SAFETY: within the grid, as the caller guarantees.
             unsafe { _mm512_i32gather_epi32::<4>(index, grid.as_ptr().cast()) }
         })
     }

@@ -85,7 +85,7 @@ vnni! {
         const PICK: [u16; 32] = spread16(8, 2, 1);
         let pick = _mm512_castsi512_si256(constant(&PICK));
         let m = _mm256_maskz_permutexvar_epi8(EVEN_BYTES as u32, pick, _mm256_castsi128_si256(scales));
-        // SAFETY: promised.
+        // SAFETY: guaranteed by the caller.
         _mm256_dpwssd_epi32(_mm256_setzero_si256(), m, unsafe { load_sums(s) })
     }
 
@@ -275,7 +275,7 @@ vnni! {
     /// 4 bytes are readable, or 2 if not `MIN`.
     #[inline]
     unsafe fn scale<const MIN: bool>(p: *const u8, xd: f32) -> __m128 {
-        // SAFETY: promised.
+        // SAFETY: guaranteed by the caller.
         let bits = unsafe {
             if MIN { p.cast::<i32>().read_unaligned() } else { p.cast::<u16>().read_unaligned().into() }
         };

@@ -1,5 +1,5 @@
-//! Blocks of 64 and 128: 64 values at a time, two groups of the activations. What the groups bring along,
-//! their scales and the zero point's part of the integer sums, is spread over lanes once for all weight rows.
+//! Blocks of 64 and 128: 64 values at a time, two groups of the activations. The values of a group,
+//! its scale and the zero point's part of the integer sums, are spread over lanes once for all weight rows.
 
 use std::arch::x86_64::*;
 
@@ -23,7 +23,7 @@ vnni! {
     #[inline]
     fn q2_0_codes(b: &Q2_0, _: usize) -> __m512i {
         static PICK: [u8; 64] = spread8(4);
-        // Byte i, the same as its neighbours of four, right by 2 (i % 4).
+        // Byte i, equal within each group of four, shifted right by 2 (i % 4).
         static SHIFT: [u8; 64] = {
             let mut control = multishift(0, 0);
             let mut i = 0;

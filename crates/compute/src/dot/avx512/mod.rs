@@ -1,4 +1,4 @@
-//! AVX-512 with VNNI and VBMI: one weight row at a time, integers exact, memory the limit.
+//! AVX-512 with VNNI and VBMI: one weight row at a time, with exact integers; memory bandwidth is the limit.
 //!
 //! A core that reads 6 bytes a cycle has some 24 cycles for a q4_K block, so unpacking is counted in single
 //! instructions. Codes come out in their natural order (activations are then plain memory operands): a
@@ -21,7 +21,7 @@ macro_rules! vnni {
 }
 use vnni;
 
-/// How far ahead of the block in work the memory is asked for. On Zen 5 4096 bytes gave an eighth to a quarter more
+/// How far ahead of the current block memory is prefetched. On Zen 5 4096 bytes gave an eighth to a quarter more
 /// speed than 1024, and 8192 no more.
 const AHEAD: usize = 4096;
 

@@ -1,4 +1,4 @@
-//! The scales of grid types: `d` times odd integers, as `block/grid.rs` has them.
+//! The scales of grid types: `d` times odd integers, as in `block/grid.rs`.
 
 use quern_tensor_io::ElementType;
 

@@ -56,7 +56,7 @@ fn part<S: Vectors>(Rows(s, x): Rows<S>, j: usize) -> S::U {
     s.mask(s.shr(x, 8 * j), 255)
 }
 
-/// d, dmin, the scales and the minima of q4_K and q5_K, which begin alike.
+/// d, dmin, the scales and the minima of q4_K and q5_K, which start with the same fields.
 #[inline(always)]
 fn scales_6bit<S: Vectors>(s: S, w: &[Words; 64], tile: &mut Tile) {
     const SCALES: usize = word!(Q4K, scales);

@@ -1,7 +1,7 @@
 //! Sixteen f32 lanes: the same arithmetic on sixteen independent values at once.
 //!
-//! What loops over `[f32; 16]` leave to the vectoriser's mood is spelled out here: every operation is a fixed
-//! instruction (one 512-bit register, a pair of 256-bit ones, or plain Rust), and each lane computes exactly
+//! Loops over `[f32; 16]` are not always vectorised. Here every operation is a fixed instruction
+//! (on one 512-bit register, a pair of 256-bit ones, or in plain Rust), and each lane computes exactly
 //! what scalar Rust computes for it, bit for bit. Write a computation once as a [`LaneOp`], generic over
 //! [`Lanes`], with `#[inline(always)]` all the way down, and run it with [`dispatch`].
 //!
@@ -106,7 +106,7 @@ pub fn dispatch<O: LaneOp>(level: Level, op: O) -> O::Output {
     }
 }
 
-/// Like [`dispatch`] where `level` has registers for the lanes; otherwise gives `op` back. For callers that
+/// Like [`dispatch`] where `level` has registers for the lanes; otherwise returns `op`. For callers that
 /// have a plain version of their own: lanes in plain Rust are slow to compile and several times the code.
 #[inline]
 pub fn dispatch_wide<O: LaneOp>(level: Level, op: O) -> Result<O::Output, O> {

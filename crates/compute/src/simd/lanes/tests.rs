@@ -1,4 +1,4 @@
-//! Every level's lanes against plain Rust, on the values that go wrong first.
+//! Tests every level's lanes against plain Rust, on difficult values.
 
 use super::{LANES, LaneOp, Lanes, dispatch};
 use crate::simd::Level;
@@ -44,7 +44,7 @@ impl LaneOp for Everything {
         for v in values {
             let mut lanes = [0.0; LANES];
             s.store(v, &mut lanes);
-            // The payload of a NaN is the compiler's business.
+            // The payload of a NaN is left to the compiler.
             out.extend(lanes.map(|x| if x.is_nan() { u32::MAX } else { x.to_bits() }));
         }
         for v in [a, b] {

@@ -26,7 +26,7 @@ pub(super) fn run<O: LaneOp>(op: O) -> O::Output {
 }
 
 /// The same instruction on both registers of each operand. No closures: they would be compiled without the
-/// features, and inlined only if the compiler feels like it.
+/// features, and are not always inlined.
 macro_rules! pair {
     ($instruction:expr; $a:expr) => {{
         let a = $a;

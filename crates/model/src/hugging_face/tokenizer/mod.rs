@@ -6,8 +6,8 @@
 //! | `tokenizer.model` | a SentencePiece vocabulary for programs that read that |
 //! | `tokenizer_config.json`, `special_tokens_map.json` | special tokens, chat template, longest text |
 //!
-//! Tokens that fill the vocabulary up (`[PADn]`) are in none of them. `tokenizer_class` is the one that takes
-//! `tokenizer.json` as it stands: the classes of single families overrule it.
+//! Tokens that pad the vocabulary (`[PADn]`) are in none of them. `tokenizer_class` is the one that reads
+//! `tokenizer.json` unchanged: the classes of single families override it.
 
 mod config;
 mod json;

@@ -53,7 +53,7 @@ fn looks_special(content: &str) -> bool {
         || within("<unused", ">")
 }
 
-/// What an entry asks of the text around it.
+/// The conditions of an entry on the text around it.
 pub(super) fn edges_of(entry: &serde_json::Value) -> Edges {
     let flag = |key: &str| entry.get(key).and_then(serde_json::Value::as_bool).unwrap_or(false);
     let normalized = entry.get("normalized").and_then(serde_json::Value::as_bool);
@@ -69,11 +69,11 @@ pub(super) fn edges_of(entry: &serde_json::Value) -> Edges {
 #[derive(Debug, Default)]
 pub(super) struct List {
     pub tokens: Vec<Option<Token>>,
-    /// What added tokens ask for.
+    /// The conditions of added tokens.
     pub edges: HashMap<u32, Edges>,
     /// The model's size, beyond which there are no tokens.
     size: Option<usize>,
-    /// Tokens that stood beyond it.
+    /// The number of tokens beyond it.
     pub beyond: HashSet<u64>,
 }
 
@@ -100,7 +100,7 @@ impl List {
         Self::new(pieces.map(token).collect(), size)
     }
 
-    /// Sets token `id`, unless it lies beyond the model's size.
+    /// Sets token `id`, unless it is beyond the model's size.
     fn set(&mut self, id: u64, token: Token, edges: Edges) {
         if id >= self.size.unwrap_or(crate::tokenizer::MAX_TOKENS) as u64 {
             self.beyond.insert(id);
@@ -160,8 +160,8 @@ impl List {
     }
 
     /// Added tokens of `tokenizer.json` beside a SentencePiece model: those for ids that nothing else has named,
-    /// and with `mark` also those that are ordinary pieces of the model. What they ask of the text around them
-    /// counts for all.
+    /// and with `mark` also those that are ordinary pieces of the model. Their conditions on the text around
+    /// them apply to all.
     pub fn add_to_model(&mut self, added: &[Added], mark: bool) {
         for one in added {
             let old = self.tokens.get(one.id as usize).and_then(Option::as_ref);

@@ -52,7 +52,7 @@ pub(crate) struct Source {
     pub chat_templates: Vec<(String, String)>,
     /// Ends of text from `generation_config.json`.
     pub ends: Vec<u32>,
-    /// Added tokens that ask something of the text around them.
+    /// Added tokens with conditions on the text around them.
     pub edges: HashMap<u32, Edges>,
     /// `add_prefix_space` of `tokenizer_config.json`.
     pub prefix_given: Option<bool>,
@@ -114,7 +114,7 @@ impl Source {
         let mut notes = Vec::new();
         let (model, mut list) = match fast_model {
             Some(Model::ByteLevel(parts)) => byte_level(parts, vocab_size),
-            // A GGUF file has scores: the model's, where there is one. Else the list of merges is the better source.
+            // A GGUF file has scores: the model file's, if there is one. Otherwise the list of merges is better.
             Some(Model::SentencePiece(parts)) if for_gguf && model_file.is_file() => {
                 let model = protobuf::parse(&model_file, &read_bytes(&model_file)?)?;
                 (Read::SentencePiece(parts.prefix, None), List::from_model(&model, vocab_size))
@@ -124,8 +124,8 @@ impl Source {
                     if for_gguf { scores::set(&mut parts.tokens, &parts.merges, &added) } else { 0 };
                 if misfits > 0 {
                     notes.push(format!(
-                        "this tokenizer's list of merges says in {misfits} places what scores, which GGUF has for it, \
-                         cannot say: text may get other tokens from the GGUF file"
+                        "{misfits} merges of this tokenizer cannot be expressed as scores, which GGUF stores instead of \
+                         them: text may get other tokens from the GGUF file"
                     ));
                 }
                 let list = List::new(std::mem::take(&mut parts.tokens), vocab_size);
@@ -354,7 +354,7 @@ fn finish_byte_level(
     SourceModel::ByteLevel { merges, pipeline, options, rule }
 }
 
-/// The list of merges of a SentencePiece tokenizer, and how the file wants them used.
+/// The list of merges of a SentencePiece tokenizer, and how the file says they are used.
 fn by_merges(parts: SentencePieceParts, pieces: &StringArray) -> (StringArray, BpeOptions) {
     let options = BpeOptions {
         ignore_merges: parts.ignore_merges,

@@ -1,8 +1,8 @@
 //! Scores for a SentencePiece vocabulary that comes with a list of merges instead.
 //!
 //! GGUF has scores only. The piece that merge number `r` makes first gets score `-r`, which orders all merges as the
-//! list does. That says the same as the list if it was made from scores, as transformers makes it: then it holds
-//! every way to put a piece together, one piece after the other. A list that was trained need not.
+//! list does. The scores are equivalent to the list if it was made from scores, as transformers does: then it
+//! holds every way to compose a piece, one piece after the other. They may not be if the list was trained.
 
 use std::collections::{HashMap, HashSet};
 
@@ -61,7 +61,7 @@ mod tests {
     }
 
     #[test]
-    fn lists_made_from_scores_are_told_from_others() {
+    fn lists_made_from_scores_are_distinguished_from_others() {
         let pieces = ["a", "b", "ab", "ba", "aba"];
         let whole = [("a", "b"), ("b", "a"), ("ab", "a"), ("a", "ba")];
         assert_eq!(misfits(&pieces, &whole), (vec![-4.0, -4.0, 0.0, -1.0, -2.0], 0));

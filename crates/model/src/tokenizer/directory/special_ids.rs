@@ -1,8 +1,8 @@
 //! Which tokens are beginning and end of text and their like, and which of them are put around a text.
 //!
-//! `tokenizer_config.json` names them by text, `config.json` by id; what is added the post-processor of
-//! `tokenizer.json` says, and `tokenizer_config.json` where that is silent. The rules, and the order in which
-//! things are found, are those of llama.cpp's converter.
+//! `tokenizer_config.json` names them by text, `config.json` by id. The post-processor of `tokenizer.json` states
+//! which are added, or `tokenizer_config.json` where it does not. The rules and the order of the sources are those
+//! of llama.cpp's converter.
 
 use std::path::Path;
 
@@ -200,7 +200,7 @@ impl Texts {
     }
 }
 
-/// Whether a separator stands between two texts; `None` where the template does not tell.
+/// Whether there is a separator between two texts; `None` where the template does not show it.
 fn adds_separator(
     first: Option<&str>,
     last: Option<&str>,
@@ -236,7 +236,7 @@ pub(super) fn content<'a>(object: &Object<'a>, kind: &str) -> Option<&'a str> {
     entry.as_str().or_else(|| entry.get("content")?.as_str())
 }
 
-/// `eos_token_id` of `generation_config.json`: one id or a list. Ids of tokens that do not exist are passed over with
+/// `eos_token_id` of `generation_config.json`: one id or a list. Ids of tokens that do not exist are ignored with
 /// a note.
 pub(super) fn generation_ends(directory: &Path, tokens: usize, notes: &mut Vec<String>) -> Result<Vec<u32>> {
     const KEY: &str = "eos_token_id";

@@ -1,4 +1,4 @@
-//! `tokenizer.json` of the Hugging Face tokenizers library: BPE, byte-level or as SentencePiece has it.
+//! `tokenizer.json` of the Hugging Face tokenizers library: BPE, byte-level or in SentencePiece's form.
 
 use std::sync::Arc;
 
@@ -132,7 +132,7 @@ pub(super) fn pieces(
     token: impl Fn(&str) -> Token,
 ) -> Result<Vec<Option<Token>>> {
     let mut tokens: Vec<Option<Token>> = Vec::new();
-    // Ids are dense in a sound file; a little room for holes, none for an absurd id.
+    // Ids are dense in a valid file; small gaps are allowed, an absurd id is not.
     let end = (vocab.entries().count() + added) as u64 * 2 + 1024;
     for (piece, id) in vocab.entries() {
         let Some(id) = as_u64(id).filter(|&id| id < end) else {

@@ -49,7 +49,7 @@ pub(super) fn read(directory: &Path, config: Option<&Object<'_>>) -> Result<Byte
     let Some(known) = rule.and_then(table::find) else {
         let class: String = class.chars().take(60).collect();
         let what = format!(
-            "how {class:?} cuts words is not known; a tokenizer.json says it (transformers writes one with \
+            "the pre-tokenizer of {class:?} is not known; add a tokenizer.json, which holds it (transformers writes one with \
              save_pretrained)"
         );
         return Err(Error::unsupported(directory.join("vocab.json"), what));

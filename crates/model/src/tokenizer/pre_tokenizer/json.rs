@@ -1,4 +1,4 @@
-//! Rules in the words of `tokenizer.json`, in both directions.
+//! Reads and writes rules as `tokenizer.json` spells them.
 
 use serde_json::{Value, json};
 
@@ -68,7 +68,7 @@ fn byte_level(prefix: bool, regex: bool) -> Value {
     json!({ "type": "ByteLevel", "add_prefix_space": prefix, "trim_offsets": true, "use_regex": regex })
 }
 
-/// The parts of a `pre_tokenizer`; `None` if one of them is of a kind no name stands for.
+/// The parts of a `pre_tokenizer`; `None` if one of them is of a kind that no name covers.
 pub(super) fn parts(component: &Value) -> Option<Vec<Part<'_>>> {
     let mut out = Vec::new();
     collect(component, &mut out)?;
@@ -99,7 +99,7 @@ fn collect<'a>(component: &'a Value, out: &mut Vec<Part<'a>>) -> Option<()> {
             let pattern = text("Regex").map(Pattern::Regex).or_else(|| text("String").map(Pattern::Text))?;
             let behavior = Behavior::from_name(string("behavior")?)?;
             out.push(match (behavior, flag("invert")?) {
-                // What lies between the matches is dropped; the regexes that are used so leave nothing there.
+                // Text between the matches is dropped; the regexes used like this leave none.
                 (Behavior::Removed, true) => {
                     Part::Split { pattern, behavior: Behavior::Isolated, invert: false }
                 }
@@ -117,7 +117,7 @@ fn collect<'a>(component: &'a Value, out: &mut Vec<Part<'a>>) -> Option<()> {
 }
 
 /// Whether a `normalizer` composes characters and does nothing else (`Some(true)`), does nothing at all
-/// (`Some(false)`), or something no name stands for.
+/// (`Some(false)`), or something that no name covers.
 pub(super) fn composes(component: &Value) -> Option<bool> {
     match component.get("type").and_then(Value::as_str) {
         None if component.is_null() => Some(false),

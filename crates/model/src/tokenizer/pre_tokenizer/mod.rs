@@ -1,14 +1,14 @@
-//! How a byte-level tokenizer cuts text into the words its merges stay within.
+//! How a byte-level tokenizer splits text into words, which merges never cross.
 //!
-//! A rule is a list of parts, each of which cuts the pieces the one before it left:
+//! A rule is a list of parts; each splits the pieces that the part before it produced:
 //!
 //! ```text
 //! "I've 12" ──Digits──> "I've " "1" "2" ──Split(GPT-2's regex)──> "I" "'ve" " " "1" "2" ──Bytes──> "I" "'ve" "Ġ" "1" "2"
 //! ```
 //!
-//! `tokenizer.json` writes the parts out; a GGUF file holds one name that stands for them (`table.rs`). A file's
-//! parts are brought into one form and looked up (`recognize.rs`), and the tokenizers library runs them
-//! (`pipeline.rs`), wherever they come from.
+//! `tokenizer.json` lists the parts; a GGUF file holds one name for all of them (`table.rs`). A file's
+//! parts are normalized and looked up (`recognize.rs`), and the tokenizers library runs them (`pipeline.rs`),
+//! whatever their source.
 
 mod json;
 mod pipeline;
@@ -59,17 +59,17 @@ pub(crate) enum Part<'a> {
 }
 
 impl<'a> Part<'a> {
-    /// A regex whose matches stand alone.
+    /// A regex whose matches become words of their own.
     pub const fn isolated(regex: &'a str) -> Self {
         Self::Split { pattern: Pattern::Regex(regex), behavior: Behavior::Isolated, invert: false }
     }
 }
 
-/// A rule as far as names can tell it: the parts, and what else goes with the name.
+/// A rule as a name defines it: the parts, and what else the name implies.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Rule {
     pub parts: Cow<'static, [Part<'static>]>,
-    /// Whether text is brought into Unicode's composed form first.
+    /// Whether text is normalized to Unicode's composed form (NFC) first.
     pub nfc: bool,
     /// Whether a word that is a piece is taken as it is, however it would merge.
     pub ignore_merges: bool,

@@ -10,7 +10,7 @@ use super::Rule;
 use crate::tokenizer::byte_level::alphabet;
 
 /// The library's components a file may name. Others belong to tokenizers of other kinds; `Precompiled` and
-/// `FixedLength` trust what they read.
+/// `FixedLength` do not check their input.
 const NORMALIZERS: &[&str] = &[
     "Sequence",
     "NFC",
@@ -68,10 +68,10 @@ impl Pipeline {
         Self::new(&rule.normalizer(), &rule.pre_tokenizer())
     }
 
-    /// Hands the words of `text` to `each`, spelled in the alphabet of bytes.
+    /// Calls `each` with the words of `text`, spelled in the alphabet of bytes.
     pub fn words(&self, text: &str, mut each: impl FnMut(&str)) {
         let mut normalized = NormalizedString::from(text);
-        // The components of the two lists fail on no text; should one, the text goes on as it is.
+        // The components of the two lists fail on no text; if one did, the text would stay as it is.
         if let Some(normalizer) = &self.normalizer {
             let _ = normalizer.normalize(&mut normalized);
         }

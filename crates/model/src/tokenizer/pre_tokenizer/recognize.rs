@@ -1,4 +1,4 @@
-//! Which name stands for the rule a `tokenizer.json` writes out.
+//! Finds the name of the rule that a `tokenizer.json` spells out.
 //!
 //! A name fits if the rule is the same part by part. Where none fits, the nearest is the one that cuts the
 //! built-in sample (`sample.txt`: prose in many scripts, code, numbers, blanks) most nearly as the file's own
@@ -20,7 +20,7 @@ pub(crate) struct Found {
     pub name: &'static str,
     /// Whether readers add beginning-of-text where a file of this name does not say.
     pub add_bos: bool,
-    /// What to tell the user, where the name does not mean quite the same.
+    /// A note for the user, where the name does not mean exactly the same.
     pub note: Option<String>,
 }
 
@@ -55,7 +55,7 @@ fn name(given: &FileRule, own: &Pipeline) -> Found {
     if let Some(mut found) = best(KNOWN.iter().filter(|k| same_parts(k) && same_words(k)), given) {
         let composes = table::find(found.name).is_some_and(|known| known.nfc);
         found.note = Some(format!(
-            "no pre-tokenizer name stands for this tokenizer's normalizer; {:?} cuts words the same way but {}",
+            "no pre-tokenizer name matches this tokenizer's normalizer; {:?} splits words the same way but {}",
             found.name,
             if composes { "composes characters (NFC) first" } else { "leaves text as it is" }
         ));
@@ -90,7 +90,7 @@ fn nearest(given: &FileRule, own: &Pipeline) -> Found {
     });
     let cuts = cuts(own);
     let differing = |(known, theirs): (&'static Known, &Option<BTreeSet<usize>>)| {
-        // Whole words or not is no matter of cutting, but of equals the row that agrees there is nearer.
+        // Whole words do not change the cuts, but of equal rows the one that agrees there is nearer.
         let agrees = known.ignore_merges == given.ignore_merges;
         Some((theirs.as_ref()?.symmetric_difference(&cuts).count(), !agrees, known))
     };
@@ -104,8 +104,8 @@ fn nearest(given: &FileRule, own: &Pipeline) -> Found {
     };
     let name = known.names[0];
     let mut note = format!(
-        "no pre-tokenizer name stands for this tokenizer's rule of cutting words; {name:?} is nearest ({count} of \
-         {} cuts differ on a sample text): programs that read the GGUF file may split some words otherwise",
+        "no pre-tokenizer name matches this tokenizer's splitting rule; {name:?} is nearest ({count} of {} splits \
+         differ on a sample text): programs that read the GGUF file may split some words differently",
         cuts.len()
     );
     if disagrees {
@@ -149,14 +149,14 @@ mod tests {
         let mut names = BTreeSet::new();
         for known in KNOWN {
             for &name in known.names {
-                assert!(names.insert(name), "{name} stands twice");
+                assert!(names.insert(name), "{name} is listed twice");
                 assert_eq!(table::find(name).unwrap().parts, known.parts);
             }
             let rule = known.rule();
             let found = look_up(rule.normalizer(), rule.pre_tokenizer(), rule.ignore_merges, None);
             // glm4 and llama-bpe differ in what is added, not in cutting.
             assert_eq!((table::find(found.name).unwrap().rule(), found.note), (known.rule(), None));
-            // Another spelling is the same rule: but for falcon's, which says so, it cuts alike.
+            // Another spelling is the same rule: except for falcon's, as noted there, it cuts at the same places.
             for parts in known.also {
                 let other = super::super::Rule { parts: (*parts).into(), ..known.rule() };
                 let both = [&rule, &other].map(|r| cuts(&Pipeline::of_rule(r).unwrap()));
@@ -192,13 +192,13 @@ mod tests {
     fn an_unknown_rule_takes_the_nearest_name_and_says_so() {
         let qwen = table::find("qwen2").unwrap().rule();
         // Qwen's rule with runs of two digits: nearer to Qwen's single digits than to Llama 3's three? It is the
-        // sample that decides, and the note that tells.
+        // sample that decides, and the note says so.
         let mut parts = qwen.pre_tokenizer();
         let regex = parts.pointer_mut("/pretokenizers/0/pattern/Regex").unwrap();
         *regex = regex.as_str().unwrap().replace(r"\p{N}|", r"\p{N}{1,2}|").into();
         let near = look_up(qwen.normalizer(), parts, false, None);
         assert!(["qwen2", "smaug-bpe"].contains(&near.name), "{}", near.name);
-        assert!(near.note.unwrap().contains("cuts differ"));
+        assert!(near.note.unwrap().contains("splits differ"));
 
         let moved = look_up(Value::Null, qwen.pre_tokenizer(), false, None);
         assert_eq!((moved.name, moved.note), ("deepseek-r1-qwen", None));

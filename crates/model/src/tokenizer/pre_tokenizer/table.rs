@@ -1,9 +1,9 @@
-//! The names GGUF files give to rules of cutting (`tokenizer.ggml.pre`), and what each stands for.
+//! The names of pre-tokenizers in GGUF files (`tokenizer.ggml.pre`), and the rule of each.
 //!
-//! llama.cpp invents the names, one for each model whose tokenizer it has met, and many stand for the same rule;
-//! the first row of a rule is the one that gives its name when a file is written. The parts are those of the
-//! models' own `tokenizer.json`, where they are known, else those llama.cpp runs; where both are known and differ,
-//! the model's own win, as its tokens are what the model was trained on: so too `nfc`, which llama.cpp leaves out.
+//! llama.cpp defines the names, one for each model whose tokenizer it supports, and many mean the same rule;
+//! the first row of a rule gives its name when a file is written. The parts are those of the models' own
+//! `tokenizer.json`, where they are known, else those of llama.cpp; where both are known and differ, the model's own
+//! are used, because it was trained on their tokens. The same holds for `nfc`, which llama.cpp leaves out.
 
 use std::borrow::Cow;
 

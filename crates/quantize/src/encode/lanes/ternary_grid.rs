@@ -214,7 +214,7 @@ impl<S: Lanes> Splits<S> {
             sum_x[j + 1] = sum_x[j] + s.load(&wx[j]);
             sum_w[j + 1] = sum_w[j] + s.load(&w[j]);
         }
-        // The middle value is the same up and down but for its sign, so its products are, too.
+        // The middle value is the same up and down except for its sign, so its products are, too.
         let shift = s.splat(UP[1]);
         let outer = [[s.splat(UP[0]), s.splat(UP[2])], [s.splat(DOWN[0]), s.splat(DOWN[2])]];
         let mut high = [[[zero; 2]; 2]; N + 1];

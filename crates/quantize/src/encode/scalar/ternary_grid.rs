@@ -23,7 +23,7 @@ pub(crate) const TINY_S: f32 = 1e-12;
 pub(crate) const TINY_M: f32 = 1e-7;
 
 /// Where the sorted values are split (`low` values of level 0, up to `middle` of level 1), and how the two
-/// halves are shifted. `iq1_s` shifts both alike.
+/// halves are shifted. `iq1_s` shifts both by the same amount.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Split {
     pub scale: f32,

@@ -1,4 +1,4 @@
-//! The few names a state dict asks for, and what they stand for here: nothing is looked up or run.
+//! The few names that a state dict imports, and what they become here: nothing is imported or run.
 
 use super::machine::{Machine, Result, bad, unsupported};
 use super::value::{Global, Numbers, RawTensor, Storage, Value};
@@ -14,12 +14,12 @@ impl<'a> Machine<'a> {
         let what = match module.split('.').next() {
             Some("torch" | "numpy" | "transformers" | "pytorch_lightning" | "argparse" | "collections") => {
                 format!(
-                    "the pickle asks for {full}, which no state dict needs and which was not run: it is a whole object or \
+                    "the pickle imports {full}, which no state dict needs and which was not run: it is a complete object or \
                      the state of a training; {remedy}"
                 )
             }
             _ => format!(
-                "the pickle asks for {full}, which no state dict needs and which was not run: the file may be \
+                "the pickle imports {full}, which no state dict needs and which was not run: the file may be \
                  malicious; {remedy}"
             ),
         };

@@ -9,7 +9,7 @@ use super::{Heap, Loaded, MOST_STACK};
 pub(super) struct Fault {
     pub what: String,
     pub at: usize,
-    /// It may be sound, but asks for something that is not done.
+    /// It may be valid, but needs something that is not supported.
     pub unsupported: bool,
 }
 
@@ -155,7 +155,7 @@ impl<'a> Machine<'a> {
             }
             0x94 => match u32::try_from(self.memo.len()) {
                 Ok(index) => self.remember(index)?,
-                Err(_) => return bad("it remembers too much"),
+                Err(_) => return bad("its memo is too large"),
             },
             b'h' => {
                 let [index] = self.array()?;
@@ -306,7 +306,7 @@ impl<'a> Machine<'a> {
     fn recall(&mut self, index: u32) -> Result<()> {
         match self.memo.get(&index) {
             Some(value) => self.push(*value),
-            None => bad(format!("it recalls {index}, which it never remembered")),
+            None => bad(format!("it reads entry {index} of its memo, which was never stored")),
         }
     }
 

@@ -1,8 +1,8 @@
-//! A pickle machine that understands state dicts and nothing else.
+//! A pickle machine that supports state dicts and nothing else.
 //!
 //! A pickle is a program for a stack machine that may import any name of Python and call it. Those of state dicts
 //! need a dozen: ordered dicts, tensors rebuilt from a storage, and their types ([`value::Global`]). This machine
-//! has no import: it builds those few things itself, and any other name is an error that says it.
+//! has no import: it builds those few objects itself, and any other name is an error that gives the name.
 //!
 //! Opcodes of protocols 2 to 5 as in CPython's `pickletools`. Memory is at most a small multiple of the pickle's
 //! length, and no opcode costs more time than its own bytes: text is borrowed, a memo is a map, what is
@@ -65,7 +65,7 @@ impl<'a> Heap<'a> {
     }
 }
 
-/// What a pickle stands for.
+/// The value of a pickle.
 #[derive(Debug)]
 pub(super) struct Loaded<'a> {
     pub root: Value<'a>,

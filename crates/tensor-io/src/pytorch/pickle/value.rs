@@ -1,4 +1,4 @@
-//! What a pickle of a state dict is made of, and what its few known names stand for.
+//! The values in a pickle of a state dict, and the meaning of its few known names.
 
 use crate::ElementType;
 
@@ -6,7 +6,7 @@ use crate::ElementType;
 /// recursion.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub(in crate::pytorch) enum Value<'a> {
-    /// None, floats, integers of more than 64 bits, bytes, devices: what a state dict may hold and nobody asks for.
+    /// None, floats, integers of more than 64 bits, bytes, devices: values of a state dict that are not needed.
     Other,
     Bool(bool),
     Int(i64),
@@ -26,7 +26,7 @@ pub(in crate::pytorch) enum Value<'a> {
     Tensor(u32),
 }
 
-/// A name that state dicts may ask for. It is never looked up: each stands for what this reader does itself.
+/// A name that state dicts may import. Nothing is imported: this reader implements each one itself.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub(in crate::pytorch) enum Global<'a> {
     OrderedDict,
@@ -48,7 +48,7 @@ pub(in crate::pytorch) enum Global<'a> {
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub(in crate::pytorch) enum Numbers<'a> {
     Of(ElementType),
-    /// Bytes, of which a tensor says itself what they are.
+    /// Bytes whose type the tensor states.
     Untyped,
     /// Numbers of a type that quern does not read: torch's name, and bytes of a number.
     Unknown(&'a str, usize),
@@ -97,7 +97,7 @@ const UNKNOWN: [(&str, usize); 19] = [
 ];
 
 impl<'a> Global<'a> {
-    /// What this name stands for; `None` if it is not one that state dicts ask for.
+    /// The meaning of this name; `None` if it is not one that state dicts import.
     pub fn of(module: &'a str, name: &'a str) -> Option<Self> {
         Some(match (module, name) {
             ("collections", "OrderedDict") => Self::OrderedDict,

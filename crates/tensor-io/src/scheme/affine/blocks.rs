@@ -1,4 +1,4 @@
-//! Rows of a layer as blocks of 32 columns, codes as they are but for the place of zero.
+//! Repacks rows of a layer as blocks of 32 columns; codes change only by the position of zero.
 //!
 //! ```text
 //! q4_0   scale            q - z +  8    in nibbles
@@ -72,7 +72,7 @@ impl Affine {
     }
 
     /// Blocks of a scale (and minimum) and `N` bytes of codes, which `pack` packs and `block` puts together. `middle` is
-    /// the code that stands for zero; `None` if the minimum says it.
+    /// the code of zero; `None` if the minimum defines it.
     #[allow(clippy::too_many_arguments)]
     fn place<B: Block, const N: usize>(
         &self,
@@ -121,7 +121,7 @@ impl Affine {
         }
     }
 
-    /// Whether all outputs of the run have this shift, and their codes are in words of so many bits, in order.
+    /// Whether all outputs of the run have this shift, and their codes are in words of this many bits, in order.
     fn are_words(&self, run: &Run, bits: u32, shift: u8) -> bool {
         !matches!(self.layout, Layout::Awq)
             && self.bits() == bits

@@ -1,8 +1,8 @@
-//! Which block type holds exactly the values of a layer of integer codes, as its numbers show.
+//! Determines from a layer's integer codes which block type holds exactly its values.
 //!
 //! A block of one scale `d` decodes to `(code - middle) d`, a layer to `(q - z) scale`: the same product, if `d`
-//! is the scale itself (so f16 holds it) and `q - z` is within the block's codes. That `q4_1`'s sum `q d + m` gives
-//! it too is tried with every code.
+//! is the scale itself (so f16 holds it) and `q - z` is within the block's codes. Whether `q4_1`'s sum `q d + m`
+//! gives it too is tried with every code.
 
 use half::f16;
 

@@ -1,4 +1,4 @@
-//! Codes, scales and zero points of a tile of outputs, out of the tensors they are packed in.
+//! Reads codes, scales and zero points of a tile of outputs from the tensors they are packed in.
 
 use std::ops::Range;
 
@@ -164,7 +164,7 @@ fn turn(by_row: &[f32], rows: usize, by_group: &mut [f32]) {
 
 /// Codes of the outputs in `tile` from a row of AWQ's words.
 fn interleaved(row: &[[u8; 4]], tile: &Range<usize>, out: &mut [u8]) {
-    // In the word: outputs 0 2 4 6 below, 1 3 5 7 above; each half goes to every other byte.
+    // In the word: outputs 0 2 4 6 below, 1 3 5 7 above; each half becomes every other byte.
     let half = |x: u64| {
         let x = (x | x << 24) & 0x0000_00ff_0000_00ff;
         (x | x << 12) & 0x000f_000f_000f_000f

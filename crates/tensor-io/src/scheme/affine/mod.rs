@@ -12,9 +12,9 @@
 //! W[o, k] = scales[g, o] (q[k, o] - z[g, o]),  g = the group of column k
 //! ```
 //!
-//! The first two keep a column's codes of neighbouring outputs side by side, where blocks want an output's codes
-//! of neighbouring columns. So [`TILE`] outputs are taken at a time, 32 columns by 32 columns: whole cache lines
-//! are read, and the turn happens in the first-level cache.
+//! The first two store a column's codes of neighbouring outputs side by side, but blocks need an output's codes
+//! of neighbouring columns. So [`TILE`] outputs are read at a time, 32 columns by 32 columns: whole cache lines
+//! are read, and the codes are transposed in the first-level cache.
 
 mod blocks;
 mod exact;
@@ -29,7 +29,7 @@ use super::BlockForm;
 use super::stream::{self, Place, mask};
 use crate::{Checkpoint, ElementType};
 
-/// Outputs taken at a time. Each column's codes lie on a page of their own: many outputs a visit keep the cost of
+/// Outputs taken at a time. Each column's codes are on a page of their own: many outputs a visit keep the cost of
 /// address translation down.
 pub(super) const TILE: usize = 256;
 
@@ -39,7 +39,7 @@ pub(super) const RUN: usize = 32;
 /// Codes of a run of columns: `[RUN][TILE]`.
 pub(super) type Codes = [[u8; TILE]; RUN];
 
-/// Where codes lie.
+/// How codes are packed.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub(super) enum Layout {
     Gptq {
@@ -51,7 +51,7 @@ pub(super) enum Layout {
     /// compressed-tensors: an output's codes in a row.
     Rows {
         bits: u32,
-        /// No code goes across words.
+        /// No code spans two words.
         padded: bool,
     },
 }
@@ -65,7 +65,7 @@ pub(super) enum Groups {
     Listed(Vec<u32>),
 }
 
-/// In which order a layer's columns make blocks that lie within one group each.
+/// The order in which a layer's columns make blocks that are within one group each.
 #[derive(Debug)]
 pub(super) enum Order {
     /// As they are.
@@ -175,7 +175,7 @@ impl Affine {
         BlockForm { element_type, exact: true, permutation }
     }
 
-    /// How blocks of 32 columns, of which there are whole ones only, come to lie within groups.
+    /// How blocks of 32 columns, all of them full, are arranged within groups.
     fn order(&self) -> Order {
         if self.group_count == 1 {
             return Order::Kept;
