@@ -81,7 +81,7 @@ impl Headers {
     }
 
     /// A text that names files of the copy, naming the repository instead.
-    pub fn told(&self, text: &str) -> String {
+    pub fn renamed(&self, text: &str) -> String {
         text.replace(&self.folder.path().display().to_string(), self.name.repository())
     }
 }

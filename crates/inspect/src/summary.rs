@@ -218,7 +218,7 @@ fn sizes(c: &Config) -> Sizes {
 
 /// Weights that the configuration demands, where the file holds something unknown in their place.
 fn logical_parameters(checkpoint: &Checkpoint, config: &Config) -> u64 {
-    let expected = config.expected_tensors(config.world);
+    let expected = config.expected_tensors(config.convention);
     let there = expected.iter().filter(|t| !t.optional || checkpoint.tensor(&t.name).is_some());
     there.map(|t| t.shape.iter().map(|&d| d as u64).product::<u64>()).sum()
 }

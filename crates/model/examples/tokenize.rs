@@ -1,4 +1,4 @@
-//! Tokenizes what it is told, for comparing with peers by hand (`tools/compare_tokenizers.py`).
+//! Tokenizes the text of its input, for comparing with peers by hand (`tools/compare_tokenizers.py`).
 //!
 //! ```text
 //! tokenize MODEL [--gguf ARCHITECTURE VOCAB_SIZE] [--rebuild DIR] < texts.json

@@ -176,7 +176,7 @@ impl Activation {
 
 /// The two formats that name and lay out tensors in their own way.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum World {
+pub enum Convention {
     /// Hugging Face transformers: safetensors and PyTorch files beside a `config.json`.
     HuggingFace,
     /// GGUF.
@@ -315,11 +315,11 @@ pub enum AliasLayout {
 }
 
 impl TensorTemplate {
-    /// The name template of the format `world`.
-    pub fn name(&self, world: World) -> Option<&'static str> {
-        match world {
-            World::HuggingFace => self.hf,
-            World::Gguf => Some(self.gguf),
+    /// The name template of the format `convention`.
+    pub fn name(&self, convention: Convention) -> Option<&'static str> {
+        match convention {
+            Convention::HuggingFace => self.hf,
+            Convention::Gguf => Some(self.gguf),
         }
     }
 

@@ -26,7 +26,7 @@ mod json;
 pub mod tokenizer;
 mod view;
 
-pub use architecture::{Architecture, RopeStyle, TensorRole, World};
+pub use architecture::{Architecture, Convention, RopeStyle, TensorRole};
 pub use chat::{ChatError, ChatPrompt, ChatTemplate, Message};
 pub use config::{Config, ExpectedTensor, Experts, Rope, RopeScaling};
 pub use contents::Contents;

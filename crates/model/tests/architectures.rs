@@ -9,7 +9,7 @@ use std::path::Path;
 use common::fixture;
 use half::{bf16, f16};
 use quern_model::hugging_face::configuration_files;
-use quern_model::{Config, Packed, View, World};
+use quern_model::{Config, Convention, Packed, View};
 use quern_tensor_io::gguf::Writer;
 use quern_tensor_io::{Checkpoint, ElementType, Metadata, TensorPlan, Value};
 use serde_json::Value as Json;
@@ -192,7 +192,7 @@ fn configuration_is_the_same(folder: &str, source: &Checkpoint, config: &Config,
     }
     let source = Config::from_checkpoint(source).unwrap();
     let mut found = Config::from_config_json(&scratch.path().join("config.json")).unwrap();
-    assert_eq!(found.world, World::HuggingFace);
+    assert_eq!(found.convention, Convention::HuggingFace);
     found.dtype = source.dtype;
     found.head_dim_given = source.head_dim_given;
     if folder == "llama3" {

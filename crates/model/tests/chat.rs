@@ -20,7 +20,7 @@ fn tokenizer(name: &str) -> Tokenizer {
     Tokenizer::from_directory(&fixture("architectures").join(name)).unwrap()
 }
 
-fn talk(parts: &[(&str, &str)]) -> Vec<Message> {
+fn conversation(parts: &[(&str, &str)]) -> Vec<Message> {
     parts.iter().map(|&(role, content)| Message::new(role, content)).collect()
 }
 
@@ -29,8 +29,8 @@ fn texts_and_ids_are_those_of_transformers() {
     let golden = std::fs::read_to_string(fixture("golden/chat.json")).unwrap();
     let golden: Value = serde_json::from_str(&golden).unwrap();
     let mut compared = 0;
-    for (name, talks) in golden.as_object().unwrap() {
-        let Some(talks) = talks.as_array() else { continue };
+    for (name, conversations) in golden.as_object().unwrap() {
+        let Some(conversations) = conversations.as_array() else { continue };
         let directory = fixture("architectures").join(name);
         let checkpoint = Checkpoint::open(&directory).unwrap();
         // The same from the files and from what GGUF would hold of them.
@@ -43,22 +43,23 @@ fn texts_and_ids_are_those_of_transformers() {
         ];
         for (same_ids, tokenizer) in &both {
             let template = ChatTemplate::choose(&directory, tokenizer, None).unwrap();
-            for talk in talks {
-                let mut messages = messages(&talk["messages"]);
-                let ids: Vec<u32> = serde_json::from_value(talk["ids"].clone()).unwrap();
-                assert_eq!(template.render(&messages).unwrap(), talk["text"], "{name}");
+            for conversation in conversations {
+                let mut messages = messages(&conversation["messages"]);
+                let ids: Vec<u32> = serde_json::from_value(conversation["ids"].clone()).unwrap();
+                assert_eq!(template.render(&messages).unwrap(), conversation["text"], "{name}");
                 let system = (messages[0].role == "system").then(|| messages.remove(0).content);
                 let prompt = template.prompt(tokenizer, system.as_deref(), &messages).unwrap();
                 assert_eq!(
                     (prompt.text.as_str(), prompt.system_moved),
-                    (talk["text"].as_str().unwrap(), false)
+                    (conversation["text"].as_str().unwrap(), false)
                 );
                 assert!(!same_ids || prompt.tokens == ids, "{name}: {:?} {:?}", prompt.text, prompt.tokens);
                 compared += 1;
             }
         }
     }
-    let families = golden.as_object().unwrap().values().filter(|talks| talks.is_array()).count();
+    let families =
+        golden.as_object().unwrap().values().filter(|conversations| conversations.is_array()).count();
     assert!(families > 7);
     assert_eq!(compared, families * 4 * 2);
 }
@@ -100,7 +101,7 @@ fn content_is_a_text_wherever_a_template_takes_texts() {
     let tokenizer = tokenizer("llama");
     let render = |source: &str| {
         let template = ChatTemplate::new("t".into(), source, &tokenizer).unwrap();
-        template.render(&talk(&[("system", "S"), ("user", "U")])).unwrap()
+        template.render(&conversation(&[("system", "S"), ("user", "U")])).unwrap()
     };
     for (source, expected) in [
         // Both are taken.
@@ -125,7 +126,7 @@ fn content_is_a_text_wherever_a_template_takes_texts() {
     // A variable of the user's may decide.
     let source = "{{ messages[0].content[0].text if parts else messages[0].content }}";
     let mut template = ChatTemplate::new("t".into(), source, &tokenizer).unwrap();
-    let user = talk(&[("user", "U")]);
+    let user = conversation(&[("user", "U")]);
     assert_eq!(template.render(&user).unwrap(), "U");
     template.set("parts", &true.into());
     assert_eq!(template.render(&user).unwrap(), "U");
@@ -134,7 +135,8 @@ fn content_is_a_text_wherever_a_template_takes_texts() {
 #[test]
 fn words_that_a_template_leaves_out_are_known() {
     let tokenizer = tokenizer("llama");
-    let all = talk(&[("user", "first word"), ("assistant", "<think>x</think>answer"), ("user", "last")]);
+    let all =
+        conversation(&[("user", "first word"), ("assistant", "<think>x</think>answer"), ("user", "last")]);
     for (source, expected) in [
         ("{% for m in messages %}{{ m.content }}{% endfor %}", vec![]),
         // Spelled otherwise, not lost; nor is reasoning that is taken off.
@@ -154,17 +156,17 @@ fn words_that_a_template_leaves_out_are_known() {
     }
     // A blank has no words.
     let template = ChatTemplate::new("t".into(), "{{ messages[-1].content }}", &tokenizer).unwrap();
-    let blank = talk(&[("user", " \n"), ("user", "U")]);
+    let blank = conversation(&[("user", " \n"), ("user", "U")]);
     assert_eq!(template.prompt(&tokenizer, None, &blank).unwrap().left_out, []);
     // A system prompt that leaves a trace but no words is moved, as one that leaves none is.
     let source = "{% for m in messages %}<{{ m.role }}>{{ m.content if m.role != 'system' }}{% endfor %}";
     let template = ChatTemplate::new("t".into(), source, &tokenizer).unwrap();
-    let prompt = template.prompt(&tokenizer, Some("S"), &talk(&[("user", "U")])).unwrap();
+    let prompt = template.prompt(&tokenizer, Some("S"), &conversation(&[("user", "U")])).unwrap();
     assert_eq!((prompt.text.as_str(), prompt.system_moved), ("<user>S\n\nU", true));
     assert_eq!(prompt.left_out, []);
     // And one that cannot be moved is named.
-    let prompt = template.prompt(&tokenizer, Some("S"), &talk(&[("assistant", "A")])).unwrap();
-    assert_eq!((prompt.system_moved, prompt.left_out), (false, talk(&[("system", "S")])));
+    let prompt = template.prompt(&tokenizer, Some("S"), &conversation(&[("assistant", "A")])).unwrap();
+    assert_eq!((prompt.system_moved, prompt.left_out), (false, conversation(&[("system", "S")])));
 }
 
 #[test]
@@ -174,7 +176,7 @@ fn beginning_of_text_stands_there_once() {
     let bos = tokenizer.bos().unwrap();
     let ids = |source: &str| {
         let template = ChatTemplate::new("t".into(), source, &tokenizer).unwrap();
-        template.prompt(&tokenizer, None, &talk(&[("user", "Hi")])).unwrap().tokens
+        template.prompt(&tokenizer, None, &conversation(&[("user", "Hi")])).unwrap().tokens
     };
     // Whether or not the template thought of it.
     for source in ["{{ bos_token }}{{ messages[0].content }}", "{{ messages[0].content }}"] {
@@ -185,14 +187,14 @@ fn beginning_of_text_stands_there_once() {
     // A model that takes none gets none.
     let qwen = self::tokenizer("qwen2");
     let template = ChatTemplate::choose(Path::new("m"), &qwen, Some("chatml")).unwrap();
-    let ids = template.prompt(&qwen, None, &talk(&[("user", "Hi")])).unwrap().tokens;
+    let ids = template.prompt(&qwen, None, &conversation(&[("user", "Hi")])).unwrap().tokens;
     assert_eq!(ids[0], qwen.token("<|im_start|>").unwrap());
 }
 
 #[test]
 fn templates_that_come_with_quern_have_their_known_forms() {
     let tokenizer = tokenizer("llama");
-    let four = talk(&[("user", "U"), ("assistant", "A"), ("user", "V")]);
+    let four = conversation(&[("user", "U"), ("assistant", "A"), ("user", "V")]);
     for (name, expected, moved) in [
         (
             "chatml",
@@ -237,10 +239,10 @@ fn templates_that_come_with_quern_have_their_known_forms() {
 #[test]
 fn a_system_prompt_is_never_lost() {
     let tokenizer = tokenizer("llama");
-    let prompt = |source: &str, talk: &[Message]| {
-        ChatTemplate::new("t".into(), source, &tokenizer).unwrap().prompt(&tokenizer, Some("S"), talk)
+    let prompt = |source: &str, conversation: &[Message]| {
+        ChatTemplate::new("t".into(), source, &tokenizer).unwrap().prompt(&tokenizer, Some("S"), conversation)
     };
-    let user = talk(&[("user", "U")]);
+    let user = conversation(&[("user", "U")]);
     // It has no place for it and says nothing.
     let ignores =
         "{% for m in messages %}{% if m.role != 'system' %}[{{ m.content }}]{% endif %}{% endfor %}";
@@ -252,7 +254,7 @@ fn a_system_prompt_is_never_lost() {
     let got = prompt(refuses, &user).unwrap();
     assert_eq!((got.text.as_str(), got.system_moved), ("[S\n\nU]", true));
     // There is no message to move it to.
-    let error = prompt(refuses, &talk(&[("assistant", "A")])).unwrap_err();
+    let error = prompt(refuses, &conversation(&[("assistant", "A")])).unwrap_err();
     assert!(matches!(&error, ChatError::Refused { line: Some(3), .. }), "{error}");
     assert!(error.to_string().contains("line 3") && error.to_string().contains("no system"), "{error}");
     // What has nothing to do with it stays an error.
@@ -272,7 +274,7 @@ fn templates_are_chosen_by_name_or_file() {
     let tokenizer = Tokenizer::from_directory(dir.path()).unwrap();
     let render = |choice: Option<&str>| {
         ChatTemplate::choose(dir.path(), &tokenizer, choice)
-            .map(|t| t.render(&talk(&[("user", "U")])).unwrap())
+            .map(|t| t.render(&conversation(&[("user", "U")])).unwrap())
     };
     assert_eq!(render(None).unwrap(), "D");
     assert_eq!(render(Some("rag")).unwrap(), "R");
@@ -298,7 +300,7 @@ fn templates_are_chosen_by_name_or_file() {
 #[test]
 fn a_hostile_template_is_an_error() {
     let tokenizer = tokenizer("llama");
-    let user = talk(&[("user", "U")]);
+    let user = conversation(&[("user", "U")]);
     for source in [
         "{% for a in range(99999) %}{% for b in range(99999) %}x{% endfor %}{% endfor %}",
         "{{ messages[0]['content'] * 100000000 }}",

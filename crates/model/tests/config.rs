@@ -1,10 +1,10 @@
-//! Configurations in both worlds and both styles, and what is refused.
+//! Configurations in both conventions and both styles, and what is refused.
 
 mod common;
 
 use common::{copy_of, edit, open};
 use proptest::prelude::*;
-use quern_model::{Config, RopeScaling, RopeStyle, TensorRole, World, architectures};
+use quern_model::{Config, Convention, RopeScaling, RopeStyle, TensorRole, architectures};
 use quern_tensor_io::gguf::Writer;
 use quern_tensor_io::{Checkpoint, ElementType, TensorPlan};
 use serde_json::{Value, json};
@@ -19,7 +19,7 @@ fn changed(changes: Value) -> Result<Config, String> {
 #[test]
 fn bookworm_4m() {
     let c = Config::from_checkpoint(&open("bookworm-4m")).unwrap();
-    assert_eq!((c.architecture.name, c.world), ("llama", World::HuggingFace));
+    assert_eq!((c.architecture.name, c.convention), ("llama", Convention::HuggingFace));
     assert_eq!((c.vocab_size, c.hidden_size, c.layers, c.ffn_size), (4096, 256, 4, 768));
     assert_eq!((c.heads, c.kv_heads, c.head_dim, c.context_length), (4, 2, 64, 1024));
     assert_eq!((c.norm_epsilon, c.rope.theta, c.rope.dimensions), (1e-5, 10_000.0, 64));
@@ -55,8 +55,8 @@ fn classes_without_a_head_and_no_class_at_all() {
 fn gguf_says_the_same() {
     let hf = Config::from_checkpoint(&open("bookworm-4m")).unwrap();
     let gguf = Config::from_checkpoint(&open("bookworm-4m-Q4_K_M.gguf")).unwrap();
-    assert_eq!((gguf.world, gguf.rope_style), (World::Gguf, RopeStyle::Interleaved));
-    let same = Config { world: hf.world, rope_style: hf.rope_style, dtype: hf.dtype, ..gguf };
+    assert_eq!((gguf.convention, gguf.rope_style), (Convention::Gguf, RopeStyle::Interleaved));
+    let same = Config { convention: hf.convention, rope_style: hf.rope_style, dtype: hf.dtype, ..gguf };
     assert_eq!(format!("{hf:?}"), format!("{same:?}"));
 }
 
@@ -130,11 +130,11 @@ fn rope_scaling_of_either_style() {
 #[test]
 fn expected_tensors_have_names_and_shapes_in_both_worlds() {
     let c = changed(json!({ "tie_word_embeddings": false, "attention_bias": true })).unwrap();
-    for (world, q, head) in [
-        (World::HuggingFace, "model.layers.3.self_attn.q_proj.weight", "lm_head.weight"),
-        (World::Gguf, "blk.3.attn_q.weight", "output.weight"),
+    for (convention, q, head) in [
+        (Convention::HuggingFace, "model.layers.3.self_attn.q_proj.weight", "lm_head.weight"),
+        (Convention::Gguf, "blk.3.attn_q.weight", "output.weight"),
     ] {
-        let all = c.expected_tensors(world);
+        let all = c.expected_tensors(convention);
         assert_eq!(all.len(), 3 + 4 * (9 + 4));
         let find = |name: &str| all.iter().find(|t| t.name == name).unwrap();
         assert_eq!(
@@ -143,14 +143,14 @@ fn expected_tensors_have_names_and_shapes_in_both_worlds() {
         );
         assert_eq!((find(head).optional, &find(head).shape), (false, &vec![4096, 256]));
         let k = all.iter().find(|t| t.role == TensorRole::AttentionKBias).unwrap();
-        assert_eq!((&k.shape, k.optional), (&vec![128], world == World::Gguf));
-        assert_eq!(c.tensor_name(world, TensorRole::Output, None).as_deref(), Some(head));
-        assert_eq!(c.tensor_name(world, TensorRole::Output, Some(0)), None);
+        assert_eq!((&k.shape, k.optional), (&vec![128], convention == Convention::Gguf));
+        assert_eq!(c.tensor_name(convention, TensorRole::Output, None).as_deref(), Some(head));
+        assert_eq!(c.tensor_name(convention, TensorRole::Output, Some(0)), None);
     }
     assert!(
         changed(json!({}))
             .unwrap()
-            .expected_tensors(World::Gguf)
+            .expected_tensors(Convention::Gguf)
             .iter()
             .any(|t| t.name == "output.weight" && t.optional)
     );
@@ -318,7 +318,7 @@ proptest! {
             "vocab_size", "max_position_embeddings", "rms_norm_eps", "num_hidden_layers"];
         for value in [json!(number), json!(number as f64 * 10f64.powi(exponent))] {
             if let Ok(config) = changed(json!({ keys[key]: value })) {
-                for tensor in config.expected_tensors(World::HuggingFace).iter().take(20) {
+                for tensor in config.expected_tensors(Convention::HuggingFace).iter().take(20) {
                     prop_assert!(tensor.shape.iter().try_fold(1usize, |a, &b| a.checked_mul(b)).is_some());
                 }
             }

@@ -3,7 +3,7 @@
 mod common;
 
 use common::{copy_of, edit, fixture, open, write_safetensors, write_weights};
-use quern_model::{Config, Packed, TensorRole, View, World};
+use quern_model::{Config, Convention, Packed, TensorRole, View};
 use quern_tensor_io::gguf::Writer;
 use quern_tensor_io::{Checkpoint, ElementType, Value};
 use serde_json::json;
@@ -168,7 +168,7 @@ fn linear_and_yarn_go_into_metadata() {
 fn a_redundant_head_is_kept_and_useless_buffers_are_skipped() {
     let dir = copy_of("bookworm-4m", &FILES);
     let config = Config::from_config_json(&dir.path().join("config.json")).unwrap();
-    let expected = config.expected_tensors(World::HuggingFace);
+    let expected = config.expected_tensors(Convention::HuggingFace);
     let mut tensors: Vec<_> = expected.into_iter().map(|e| (e.name, "F16", e.shape)).collect();
     tensors.push(("model.layers.0.self_attn.rotary_emb.inv_freq".into(), "F32", vec![32]));
     write_safetensors(&dir.path().join("model.safetensors"), &tensors);
@@ -183,7 +183,7 @@ fn a_redundant_head_is_kept_and_useless_buffers_are_skipped() {
 fn missing_extra_and_misshapen_tensors_are_named() {
     let dir = copy_of("bookworm-4m", &FILES);
     let config = Config::from_config_json(&dir.path().join("config.json")).unwrap();
-    let expected = config.expected_tensors(World::HuggingFace).into_iter().filter(|e| !e.optional);
+    let expected = config.expected_tensors(Convention::HuggingFace).into_iter().filter(|e| !e.optional);
     let sound: Vec<_> = expected.map(|e| (e.name, "F16", e.shape)).collect();
     let message = |tensors: &[(String, &str, Vec<usize>)]| {
         write_safetensors(&dir.path().join("model.safetensors"), tensors);

@@ -75,7 +75,7 @@ impl Loader {
 
 /// All matrices, or only those within the blocks.
 fn matrices(config: &Config, in_blocks: bool, to: ElementType) -> HashMap<String, ElementType> {
-    let expected = config.expected_tensors(config.world).into_iter();
+    let expected = config.expected_tensors(config.convention).into_iter();
     // Routers and tables of positions stay as they are, as with every scheme.
     let left = [TensorRole::Router, TensorRole::PositionEmbedding];
     let matrix = |e: &ExpectedTensor| e.shape.len() >= 2 && !left.contains(&e.role);

@@ -1,5 +1,5 @@
 //! Everything a Llama may have that bookworm has not (biases, an untied head, a sliding window, Llama 3 and
-//! linear rope scaling, other float types, the GGUF world), on a tiny random model, against a plain f64
+//! linear rope scaling, other float types, GGUF files), on a tiny random model, against a plain f64
 //! forward pass written from the formulas; and checkpoints that do not fit their config.
 
 #![allow(missing_docs)]

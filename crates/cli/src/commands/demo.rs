@@ -15,7 +15,7 @@ use quern_run::{BenchOptions, GenerateOptions, PerplexityOptions, SamplingOption
 use quern_tensor_io::scheme::GptqFormat;
 use quern_tensor_io::{Checkpoint, NoProgress, Progress};
 
-use super::{Outcome, inspect, load, print, read_text, tell};
+use super::{Outcome, generate, inspect, load, print, read_text};
 use crate::progress::{Bar, Unit};
 use crate::{args, format};
 
@@ -146,7 +146,7 @@ pub fn run(args: &args::Demo) -> Outcome {
         },
         ..GenerateOptions::default()
     };
-    tell(&load(&best.path, threads)?, prompt, &options)?;
+    generate(&load(&best.path, threads)?, prompt, &options)?;
     Ok(ExitCode::SUCCESS)
 }
 

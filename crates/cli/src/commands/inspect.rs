@@ -29,7 +29,7 @@ pub fn run(args: &args::Inspect) -> Outcome {
     };
     let mut summary = quern_inspect::summarize(&checkpoint);
     if let Remote::Headers(headers) = &found {
-        summary.notes.iter_mut().for_each(|note| *note = headers.told(note));
+        summary.notes.iter_mut().for_each(|note| *note = headers.renamed(note));
     }
     let metadata = args.metadata.then(|| quern_inspect::metadata(&checkpoint));
     let report = args.check.then(|| check(&checkpoint));

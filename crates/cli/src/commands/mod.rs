@@ -90,7 +90,7 @@ fn print(text: &str) -> anyhow::Result<()> {
 }
 
 /// Prints the prompt and, as it comes, its continuation.
-fn tell(model: &Model, prompt: &str, options: &GenerateOptions) -> anyhow::Result<GenerateReport> {
+fn generate(model: &Model, prompt: &str, options: &GenerateOptions) -> anyhow::Result<GenerateReport> {
     print(prompt)?;
     let mut printed = Ok(());
     let report = quern_run::generate(model, prompt, options, &mut |text: &str| {

@@ -7,7 +7,7 @@
 //! | GGUF | as they are, or the type asked for | as it is |
 
 use quern_model::gguf::is_quantizable;
-use quern_model::{Config, FileType, Packed, View, ViewTensor, World};
+use quern_model::{Config, Convention, FileType, Packed, View, ViewTensor};
 use quern_tensor_io::{
     Checkpoint, Container, ElementType, Error, ErrorKind, Metadata, Remedy, Result, Value,
 };
@@ -61,7 +61,7 @@ fn own_type(tensor: &ViewTensor, dtype: Option<ElementType>) -> ElementType {
     }
 }
 
-/// The type of a tensor that comes from the other world.
+/// The type of a tensor that comes from Hugging Face files.
 fn new_type(view: &View<'_>, tensor: &ViewTensor, dtype: Option<ElementType>) -> Result<ElementType> {
     use ElementType::{BF16, F8E4M3, F8E5M2, F16, F32, F64};
     let from = tensor.element_type;
@@ -113,7 +113,7 @@ fn still_fits(view: &View<'_>, edited: &Metadata) -> Result<()> {
     let Some(before) = view.config() else { return Ok(()) };
     let after = Config::from_gguf_metadata(view.checkpoint(), edited)?;
     let demanded = |config: &Config| -> Vec<_> {
-        let all = config.expected_tensors(World::Gguf).into_iter();
+        let all = config.expected_tensors(Convention::Gguf).into_iter();
         all.map(|e| (e.name, e.shape)).collect()
     };
     if demanded(before) != demanded(&after) {

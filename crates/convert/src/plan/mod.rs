@@ -36,7 +36,7 @@ pub struct ConvertRow {
     pub to: ElementType,
     /// Whether numbers change.
     pub fidelity: Fidelity,
-    /// What the other world does to the numbers themselves (`plus one`); `None` if nothing.
+    /// What the target's convention does to the numbers themselves (`plus one`); `None` if nothing.
     pub changed: Option<&'static str>,
     /// The source's tensors it is made of; none for what is computed from the configuration.
     pub sources: Vec<String>,
@@ -198,7 +198,7 @@ fn stored(view: &View<'_>, tensor: &ViewTensor) -> String {
         && let Some(packing) = view.packing()
         && let Some(bits) = tensor.sources.iter().find_map(|name| {
             let layer = packing.layers().iter().find(|l| {
-                // In Hugging Face's own world a layer's sources are its parts.
+                // In Hugging Face's convention a layer's sources are its parts.
                 l.name == *name || l.parts.iter().any(|&p| checkpoint.tensors()[p].name == *name)
             });
             layer.map(|l| l.bits())

@@ -1,6 +1,6 @@
 //! Reads again what was written and compares it with the source.
 //!
-//! The output is opened as any checkpoint and seen from the *source's* world: what became GGUF is looked at as
+//! The output is opened as any checkpoint and read in the *source's* convention: what became GGUF is looked at as
 //! Hugging Face would have it, and the other way round. So the comparison goes the way back, not the same way
 //! twice, and packed layers are compared by the values that their own decoder gives.
 //!
@@ -122,7 +122,7 @@ fn source_view<'a>(plan: &ConvertPlan<'a>) -> Result<View<'a>> {
     }
 }
 
-/// The output from the source's world.
+/// The output, read in the source's convention.
 fn back_view<'a>(written: &'a Checkpoint, source: &View<'_>) -> Result<View<'a>> {
     match source.checkpoint().container() {
         Container::Gguf => View::gguf(written, Packed::Refused),

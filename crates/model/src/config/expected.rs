@@ -1,6 +1,6 @@
 //! The tensors a configuration demands.
 
-use crate::architecture::{Dim, Layout, Presence, TensorRole, TensorTemplate, World};
+use crate::architecture::{Convention, Dim, Layout, Presence, TensorRole, TensorTemplate};
 
 use super::Config;
 
@@ -24,33 +24,39 @@ pub struct ExpectedTensor {
 }
 
 impl Config {
-    /// Every tensor a checkpoint of this configuration has in `world`, first those outside the blocks, then
+    /// Every tensor a checkpoint of this configuration has in `convention`, first those outside the blocks, then
     /// layer by layer in the architecture's order.
-    pub fn expected_tensors(&self, world: World) -> Vec<ExpectedTensor> {
+    pub fn expected_tensors(&self, convention: Convention) -> Vec<ExpectedTensor> {
         let templates = self.architecture.tensors;
         let mut all = Vec::new();
         for template in templates.iter().filter(|t| !t.per_layer()) {
-            self.expect(template, world, None, &mut all);
+            self.expect(template, convention, None, &mut all);
         }
         for layer in 0..self.layers {
             for template in templates.iter().filter(|t| t.per_layer()) {
-                self.expect(template, world, Some(layer), &mut all);
+                self.expect(template, convention, Some(layer), &mut all);
             }
         }
         all
     }
 
-    /// The name of the tensor with this role in `world`, whether or not this model has it; of the first part,
+    /// The name of the tensor with this role in `convention`, whether or not this model has it; of the first part,
     /// where there are several.
-    pub fn tensor_name(&self, world: World, role: TensorRole, layer: Option<usize>) -> Option<String> {
+    pub fn tensor_name(
+        &self,
+        convention: Convention,
+        role: TensorRole,
+        layer: Option<usize>,
+    ) -> Option<String> {
         let of_role = || self.architecture.tensors.iter().filter(|t| t.role == role);
-        let template = of_role().find(|t| self.presence(t, world).is_some()).or_else(|| of_role().next())?;
-        self.fill(template.name(world)?, layer, Some(0))
+        let template =
+            of_role().find(|t| self.presence(t, convention).is_some()).or_else(|| of_role().next())?;
+        self.fill(template.name(convention)?, layer, Some(0))
     }
 
     /// Whether models of this configuration have the tensor: `None` if not, whether it is optional otherwise.
-    fn presence(&self, template: &TensorTemplate, world: World) -> Option<bool> {
-        let gguf = world == World::Gguf;
+    fn presence(&self, template: &TensorTemplate, convention: Convention) -> Option<bool> {
+        let gguf = convention == Convention::Gguf;
         let given = |there: bool, optional: bool| there.then_some(optional);
         match template.presence {
             Presence::Always => Some(false),
@@ -71,27 +77,27 @@ impl Config {
     fn expect(
         &self,
         template: &'static TensorTemplate,
-        world: World,
+        convention: Convention,
         layer: Option<usize>,
         out: &mut Vec<ExpectedTensor>,
     ) {
-        let Some(optional) = self.presence(template, world) else { return };
+        let Some(optional) = self.presence(template, convention) else { return };
         let mut shape: Vec<usize> = template.shape.iter().map(|&dim| self.size(dim)).collect();
-        let parts = match (world, template.layout) {
-            (World::HuggingFace, Layout::Transposed) => {
+        let parts = match (convention, template.layout) {
+            (Convention::HuggingFace, Layout::Transposed) => {
                 shape.reverse();
                 None
             }
-            (World::HuggingFace, Layout::Experts | Layout::HeadNorms) => Some(shape.remove(0)),
+            (Convention::HuggingFace, Layout::Experts | Layout::HeadNorms) => Some(shape.remove(0)),
             (
-                World::HuggingFace,
+                Convention::HuggingFace,
                 Layout::Same | Layout::QueryHeads | Layout::KeyHeads | Layout::PlusOne | Layout::QkvByHead,
             )
-            | (World::Gguf, _) => None,
+            | (Convention::Gguf, _) => None,
         };
         for part in 0..parts.unwrap_or(1) {
             let part = parts.map(|_| part);
-            let Some(name) = template.name(world).and_then(|name| self.fill(name, layer, part)) else {
+            let Some(name) = template.name(convention).and_then(|name| self.fill(name, layer, part)) else {
                 return;
             };
             let (shape, role) = (shape.clone(), template.role);

@@ -5,7 +5,7 @@ use std::path::Path;
 
 use quern_tensor_io::{Array, Checkpoint, ElementType, Error, Metadata, Result, Value};
 
-use crate::architecture::{Architecture, Block, GgufKey, Norm, Position, TensorRole as Role, World};
+use crate::architecture::{Architecture, Block, Convention, GgufKey, Norm, Position, TensorRole as Role};
 use crate::architectures;
 use crate::identify::class;
 
@@ -152,7 +152,7 @@ pub(super) fn read(file: &Path, metadata: &Metadata, checkpoint: &Checkpoint) ->
 
     let mut config = Config {
         architecture,
-        world: World::Gguf,
+        convention: Convention::Gguf,
         vocab_size,
         hidden_size,
         embedding_size: hidden_size,
@@ -198,7 +198,7 @@ pub(super) fn read(file: &Path, metadata: &Metadata, checkpoint: &Checkpoint) ->
     config.sliding_layers = sliding_layers(&keys, &config)?;
     // Hugging Face's config states these; in GGUF the presence of the tensors shows them.
     let has = |role, layer| {
-        let name = config.tensor_name(World::Gguf, role, layer);
+        let name = config.tensor_name(Convention::Gguf, role, layer);
         name.is_some_and(|n| checkpoint.tensor(&n).is_some())
     };
     let any = |roles: &[Role]| roles.iter().any(|&role| has(role, Some(0)));
@@ -346,7 +346,7 @@ fn yarn(keys: &Keys<'_>, factor: f32) -> Result<RopeScaling> {
 
 /// The divisors of a tensor such as `rope_freqs.weight`, if the file has it.
 fn factors(config: &Config, file: &Path, checkpoint: &Checkpoint, role: Role) -> Result<Option<Vec<f32>>> {
-    let Some(name) = config.tensor_name(World::Gguf, role, None) else { return Ok(None) };
+    let Some(name) = config.tensor_name(Convention::Gguf, role, None) else { return Ok(None) };
     let Some(tensor) = checkpoint.tensor(&name) else { return Ok(None) };
     let bad = |what: String| Err(Error::malformed(file, what).with_tensor(&name));
     if tensor.info.element_type != ElementType::F32 {

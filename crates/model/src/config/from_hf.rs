@@ -7,7 +7,7 @@ use quern_tensor_io::{ElementType, Error, Result};
 use serde_json::Value;
 
 use crate::architecture::{
-    Accepted, Activation, Architecture, Block, Field, HfLimit, RopeStyle, Silence, World,
+    Accepted, Activation, Architecture, Block, Convention, Field, HfLimit, RopeStyle, Silence,
 };
 use crate::architectures;
 use crate::identify::class;
@@ -201,7 +201,7 @@ pub(super) fn read(file: &Path) -> Result<Config> {
     };
     let mut config = Config {
         architecture,
-        world: World::HuggingFace,
+        convention: Convention::HuggingFace,
         vocab_size: reader.need(Field::Vocab, limit::VOCAB)?,
         hidden_size,
         embedding_size: reader.size(Field::Embedding, limit::HIDDEN)?.unwrap_or(hidden_size),

@@ -16,7 +16,7 @@ use std::path::Path;
 
 use quern_tensor_io::{Checkpoint, Container, ElementType, Error, Metadata, Result};
 
-use crate::architecture::{Activation, Architecture, Block, RopeStyle, World};
+use crate::architecture::{Activation, Architecture, Block, Convention, RopeStyle};
 
 pub use expected::ExpectedTensor;
 pub(crate) use quirks::{unusual_query_scalar, unusual_window_pattern, window_pattern};
@@ -39,7 +39,7 @@ pub struct Config {
     /// The family.
     pub architecture: &'static Architecture,
     /// The format whose names the checkpoint's tensors have.
-    pub world: World,
+    pub convention: Convention,
     /// Rows of the embedding.
     pub vocab_size: usize,
     /// Width of the residual stream.

@@ -7,7 +7,7 @@ use quern_tensor_io::scheme::{PackedLayer, Packing};
 use quern_tensor_io::{Checkpoint, TensorInfo, decode};
 
 use crate::Config;
-use crate::architecture::World;
+use crate::architecture::Convention;
 use crate::json::Json;
 
 use super::names::Names;
@@ -131,7 +131,7 @@ impl<'a, 'c> Extras<'a, 'c> {
             names,
             layers: packing.map_or(&[] as &[PackedLayer], Packing::layers),
             held: tensors.iter().map(|t| (t.expected.name.as_str(), t.place)).collect(),
-            cache_scales: config.world == World::HuggingFace && announces_cache_scales(checkpoint),
+            cache_scales: config.convention == Convention::HuggingFace && announces_cache_scales(checkpoint),
         }
     }
 
@@ -182,16 +182,16 @@ impl<'a, 'c> Extras<'a, 'c> {
         let found = beyond.iter().map(|b| b.layer).max()?.saturating_add(1);
         let tensors = beyond.len();
         let (tensor, file) = beyond.into_iter().next()?.problem;
-        let key = match self.config.world {
-            World::HuggingFace => "num_hidden_layers",
-            World::Gguf => "block_count",
+        let key = match self.config.convention {
+            Convention::HuggingFace => "num_hidden_layers",
+            Convention::Gguf => "block_count",
         };
         Some(Problem { tensor, file, kind: ProblemKind::Beyond { tensors, layers, found, key } })
     }
 
     fn harmless(&self, info: &TensorInfo) -> Option<Extra> {
         let name = info.name.as_str();
-        if self.config.world == World::Gguf {
+        if self.config.convention == Convention::Gguf {
             // Written by converters of 2023, ignored by every loader.
             let ends = [".attn_rot_embd", ".attn_rot_embd.weight", ".attention.rotary_emb.inv_freq"];
             let known = name == "rope_freqs.weight" || ends.iter().any(|end| name.ends_with(end));

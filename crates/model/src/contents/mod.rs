@@ -22,7 +22,7 @@ use quern_tensor_io::scheme::{PackedLayer, Packing};
 use quern_tensor_io::{Checkpoint, Error, Remedy, Result, TensorInfo};
 
 use crate::Config;
-use crate::architecture::{AliasLayout, Layout, TensorRole, World};
+use crate::architecture::{AliasLayout, Convention, Layout, TensorRole};
 use crate::config::ExpectedTensor;
 
 pub use extras::{Extra, LeftOut};
@@ -110,7 +110,7 @@ impl<'a> Contents<'a> {
 
     /// As [`Contents::read`], with a configuration and packed layers that were read before.
     pub fn matched(checkpoint: &'a Checkpoint, config: Config, packing: Option<Packing>) -> Self {
-        let expected = config.expected_tensors(config.world);
+        let expected = config.expected_tensors(config.convention);
         let names = Names::new(&config, &expected);
         let found = Found::new(checkpoint, packing.as_ref(), &names);
         let mut matcher =
@@ -275,7 +275,9 @@ impl Matcher<'_, '_> {
             };
         }
         let aliases = self.config.architecture.hf_aliases.iter();
-        for alias in aliases.filter(|a| a.role == want.role && self.config.world == World::HuggingFace) {
+        for alias in
+            aliases.filter(|a| a.role == want.role && self.config.convention == Convention::HuggingFace)
+        {
             let Some(name) = self.config.fill(alias.name, want.layer, want.part) else { continue };
             let Some(&Item::Plain(index)) = self.found.by_name.get(&name).and_then(|items| items.first())
             else {
@@ -342,7 +344,9 @@ impl Matcher<'_, '_> {
     fn check_type(&self, info: &TensorInfo) -> Result<(), Problem> {
         let file = self.checkpoint.file_of(info);
         let kind = match info.element_type {
-            t if self.config.world == World::HuggingFace && !t.is_float() => ProblemKind::NotFloat(t),
+            t if self.config.convention == Convention::HuggingFace && !t.is_float() => {
+                ProblemKind::NotFloat(t)
+            }
             t if t.row_bytes(info.columns()).is_none() => ProblemKind::PartialBlocks(t),
             _ => return Ok(()),
         };

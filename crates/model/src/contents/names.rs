@@ -15,7 +15,7 @@ use std::borrow::Cow;
 use std::collections::HashSet;
 
 use crate::Config;
-use crate::architecture::World;
+use crate::architecture::Convention;
 use crate::config::ExpectedTensor;
 
 /// What wrappers put in front of every name.
@@ -35,7 +35,7 @@ const TEXT_MODEL: &str = "model.language_model.";
 
 /// The names an architecture knows.
 pub(super) struct Names {
-    world: World,
+    convention: Convention,
     prefix: &'static str,
     known: HashSet<String>,
     /// The templates of names within the blocks, split at the layer number: the parts before and after it.
@@ -45,9 +45,9 @@ pub(super) struct Names {
 impl Names {
     pub fn new(config: &Config, expected: &[ExpectedTensor]) -> Self {
         let mut known: HashSet<String> = expected.iter().map(|e| e.name.clone()).collect();
-        let aliases = match config.world {
-            World::HuggingFace => config.architecture.hf_aliases,
-            World::Gguf => &[],
+        let aliases = match config.convention {
+            Convention::HuggingFace => config.architecture.hf_aliases,
+            Convention::Gguf => &[],
         };
         let parts = config.experts.as_ref().map_or(0, |e| e.count);
         for alias in aliases {
@@ -58,11 +58,11 @@ impl Names {
                 }
             }
         }
-        let templates = config.architecture.tensors.iter().filter_map(|t| t.name(config.world));
+        let templates = config.architecture.tensors.iter().filter_map(|t| t.name(config.convention));
         let templates = templates.chain(aliases.iter().map(|a| a.name));
         let per_layer = templates.filter_map(|t| t.split_once("{layer}"));
         let per_layer = per_layer.map(|(before, behind)| (before.to_owned(), behind.to_owned())).collect();
-        Self { world: config.world, prefix: config.architecture.hf_prefix, known, per_layer }
+        Self { convention: config.convention, prefix: config.architecture.hf_prefix, known, per_layer }
     }
 
     /// The architecture's spelling of a name of the file; `None` for a name it does not have.
@@ -90,7 +90,7 @@ impl Names {
     /// Spellings to try, the file's own first.
     pub fn spellings<'n>(&self, name: &'n str) -> Vec<Cow<'n, str>> {
         let mut all = vec![Cow::Borrowed(name)];
-        if self.world == World::Gguf {
+        if self.convention == Convention::Gguf {
             return all;
         }
         let compiled;

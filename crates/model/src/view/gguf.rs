@@ -5,7 +5,7 @@ use std::collections::HashMap;
 use quern_tensor_io::scheme::{ExactForm, Inexact, Packing};
 use quern_tensor_io::{Checkpoint, ElementType, Error, Metadata, Result};
 
-use crate::architecture::{Layout, TensorRole as Role, World};
+use crate::architecture::{Convention, Layout, TensorRole as Role};
 use crate::config::{Config, ExpectedTensor};
 use crate::contents::{Contents, HeldTensor, Place};
 use crate::gguf::gguf_metadata;
@@ -48,7 +48,7 @@ pub(super) fn described(
     };
     builder.find_forms()?;
     let mut all = Vec::new();
-    for want in config.expected_tensors(World::Gguf) {
+    for want in config.expected_tensors(Convention::Gguf) {
         match parts.get(&(want.role, want.layer)) {
             Some(sources) => all.push(builder.translate(&want, sources)?),
             None => all.extend(computed(&config, &want)),
@@ -70,7 +70,7 @@ pub(super) fn sorted<'a>(
 ) -> View<'a> {
     all.sort_by(|(a, _), (b, _)| (a.layer, &a.name).cmp(&(b.layer, &b.name)));
     let (tensors, data) = all.into_iter().unzip();
-    View { checkpoint, world: World::Gguf, config, packing, metadata, notes, tensors, data }
+    View { checkpoint, convention: Convention::Gguf, config, packing, metadata, notes, tensors, data }
 }
 
 /// The layer in a GGUF name: `blk.12.attn_q.weight`.

@@ -4,7 +4,7 @@ use std::collections::HashMap;
 
 use quern_tensor_io::{Checkpoint, ElementType, Error, Metadata, Result, TensorInfo, decode};
 
-use crate::architecture::{Layout, TensorRole as Role, World};
+use crate::architecture::{Convention, Layout, TensorRole as Role};
 use crate::config::{Config, ExpectedTensor};
 use crate::contents::{Contents, Place};
 
@@ -23,14 +23,23 @@ pub(super) fn of_gguf(checkpoint: &Checkpoint) -> Result<View<'_>> {
         held.iter().map(|t| ((t.expected.role, t.expected.layer), t.place)).collect();
     let mut tensors = Vec::new();
     let mut data = Vec::new();
-    for want in config.expected_tensors(World::HuggingFace) {
+    for want in config.expected_tensors(Convention::HuggingFace) {
         let Some(Place::Plain(span)) = by_role.get(&(want.role, want.layer)) else { continue };
         let (tensor, one) = translate(checkpoint, &config, &want, span.info(checkpoint))?;
         tensors.push(tensor);
         data.push(one);
     }
     let (config, metadata) = (Some(config), Metadata::new());
-    Ok(View { checkpoint, world: World::HuggingFace, config, packing: None, metadata, notes, tensors, data })
+    Ok(View {
+        checkpoint,
+        convention: Convention::HuggingFace,
+        config,
+        packing: None,
+        metadata,
+        notes,
+        tensors,
+        data,
+    })
 }
 
 fn translate<'a>(

@@ -23,7 +23,7 @@ use quern_tensor_io::scheme::Packing;
 use quern_tensor_io::{Checkpoint, Container, ElementType, Metadata, Result};
 
 use crate::Config;
-use crate::architecture::{Layout, TensorRole, World};
+use crate::architecture::{Convention, Layout, TensorRole};
 use crate::contents::{Contents, Place};
 use data::Data;
 
@@ -86,7 +86,7 @@ pub enum Packed {
 #[derive(Debug)]
 pub struct View<'a> {
     checkpoint: &'a Checkpoint,
-    world: World,
+    convention: Convention,
     config: Option<Config>,
     packing: Option<Packing>,
     metadata: Metadata,
@@ -180,8 +180,8 @@ impl<'a> View<'a> {
     }
 
     /// The format whose names and layout it has.
-    pub fn world(&self) -> World {
-        self.world
+    pub fn convention(&self) -> Convention {
+        self.convention
     }
 
     /// The checkpoint's configuration; `None` where quern has no description of the architecture, or none was

@@ -6,7 +6,7 @@ use quern_tensor_io::scheme::Packing;
 use quern_tensor_io::{Checkpoint, ElementType, Metadata, Result};
 
 use crate::Config;
-use crate::architecture::{Layout, World};
+use crate::architecture::{Convention, Layout};
 use crate::contents::{Contents, HeldTensor, Place};
 use crate::gguf::own_metadata;
 
@@ -17,7 +17,7 @@ use super::{Packed, View, ViewTensor};
 /// What the architecture has, by its own names.
 pub(super) fn described(contents: Contents<'_>) -> View<'_> {
     let checkpoint = contents.checkpoint();
-    let world = contents.config().world;
+    let convention = contents.config().convention;
     let mut notes: Vec<String> = contents.note().into_iter().collect();
     let (config, packing, held) = contents.into_parts();
     let (mut tensors, mut data) = (Vec::with_capacity(held.len()), Vec::with_capacity(held.len()));
@@ -38,17 +38,26 @@ pub(super) fn described(contents: Contents<'_>) -> View<'_> {
                 (tensor, Data::Rows { parts: vec![part], order: None })
             }
         };
-        let layout = match (world, place) {
-            (World::Gguf, _) => Layout::Same,
+        let layout = match (convention, place) {
+            (Convention::Gguf, _) => Layout::Same,
             // Packed layers are stored the usual way round.
             (_, Place::Packed(_)) if expected.template.layout == Layout::Transposed => Layout::Same,
-            (World::HuggingFace, _) => expected.template.layout,
+            (Convention::HuggingFace, _) => expected.template.layout,
         };
         tensors.push(ViewTensor { place: Some(place), layout, ..tensor });
         data.push(one);
     }
     notes.extend(packing.iter().flat_map(|p| p.notes().to_vec()));
-    View { checkpoint, world, config: Some(config), packing, metadata: Metadata::new(), notes, tensors, data }
+    View {
+        checkpoint,
+        convention,
+        config: Some(config),
+        packing,
+        metadata: Metadata::new(),
+        notes,
+        tensors,
+        data,
+    }
 }
 
 /// A GGUF checkpoint tensor by tensor, in llama-quantize's order.
@@ -123,6 +132,6 @@ pub(super) fn hugging_face(checkpoint: &Checkpoint, packed: Packed) -> Result<Vi
             (Some(config), packing)
         }
     };
-    let world = World::HuggingFace;
-    Ok(View { checkpoint, world, config, packing, metadata: Metadata::new(), notes, tensors, data })
+    let convention = Convention::HuggingFace;
+    Ok(View { checkpoint, convention, config, packing, metadata: Metadata::new(), notes, tensors, data })
 }

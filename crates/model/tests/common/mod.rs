@@ -5,7 +5,7 @@ use std::fs::{self, File};
 use std::io::Write;
 use std::path::{Path, PathBuf};
 
-use quern_model::{Config, World};
+use quern_model::{Config, Convention};
 use quern_tensor_io::Checkpoint;
 use tempfile::TempDir;
 
@@ -53,7 +53,7 @@ pub fn write_safetensors(path: &Path, tensors: &[(String, &str, Vec<usize>)]) {
 /// Writes `model.safetensors` with every tensor the directory's `config.json` demands.
 pub fn write_weights(dir: &Path) {
     let config = Config::from_config_json(&dir.join("config.json")).unwrap();
-    let expected = config.expected_tensors(World::HuggingFace).into_iter().filter(|e| !e.optional);
+    let expected = config.expected_tensors(Convention::HuggingFace).into_iter().filter(|e| !e.optional);
     let tensors: Vec<_> = expected.map(|e| (e.name, "F16", e.shape)).collect();
     write_safetensors(&dir.join("model.safetensors"), &tensors);
 }

@@ -25,7 +25,7 @@ pub use read::{read, read_bytes};
 /// lists, numbers, code and other languages, about 450 KB. `tools/make_calibration_text.py` chose the books.
 pub const DEFAULT_TEXT: &str = concat!(
     include_str!("text/books-1.txt"),
-    include_str!("text/talk.txt"),
+    include_str!("text/conversations.txt"),
     include_str!("text/books-2.txt"),
     include_str!("text/code.txt"),
     include_str!("text/books-3.txt"),

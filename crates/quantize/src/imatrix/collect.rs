@@ -16,7 +16,7 @@ use std::time::Instant;
 
 use ndarray::{ArrayView2, Axis, Zip, s};
 use quern_compute::Pool;
-use quern_model::{EncodeOptions, TensorRole, World};
+use quern_model::{Convention, EncodeOptions, TensorRole};
 use quern_run::{KvType, LinearGroup, LinearInfo, Model, Observer, ObserverError, SessionOptions, Wanted};
 use quern_tensor_io::{Progress, Remedy};
 
@@ -197,7 +197,7 @@ impl Collector<'_> {
     fn entry(&self, linear: &LinearInfo<'_>) -> Option<String> {
         let wanted = linear.layer.is_some() || (self.process_output && linear.role == TensorRole::Output);
         let config = self.model.config();
-        wanted.then(|| config.tensor_name(World::Gguf, linear.role, linear.layer)).flatten()
+        wanted.then(|| config.tensor_name(Convention::Gguf, linear.role, linear.layer)).flatten()
     }
 }
 

@@ -66,7 +66,7 @@ impl<'v, 'a> Lookup<'v, 'a> {
     /// configuration demands, so this is about one that the forward pass wants all the same.
     fn need(&self, role: TensorRole, layer: Option<usize>, part: Option<usize>) -> Result<&'v ViewTensor> {
         self.find(role, layer, part).ok_or_else(|| {
-            let named = self.view.config().and_then(|c| c.tensor_name(c.world, role, layer));
+            let named = self.view.config().and_then(|c| c.tensor_name(c.convention, role, layer));
             let name = named.unwrap_or_else(|| format!("{role:?}"));
             let what = "the forward pass of this model needs this tensor and the file does not have it";
             Error::malformed(self.checkpoint().path(), what).with_tensor(name).into()

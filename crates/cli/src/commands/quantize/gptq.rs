@@ -51,7 +51,7 @@ fn quantize(args: &args::Quantize, source: &Path) -> Outcome {
     }
     match args.json {
         true => print_json(&json!({ "output": output, "scheme": "gptq", "report": report }))?,
-        false => print(&told(&report, output, &options.settings))?,
+        false => print(&described(&report, output, &options.settings))?,
     }
     Ok(ExitCode::SUCCESS)
 }
@@ -134,7 +134,7 @@ fn words(s: &Settings) -> String {
     format!("{}-bit, {group}, {zeros}{order}", s.bits)
 }
 
-fn told(report: &GptqReport, output: &Path, settings: &Settings) -> String {
+fn described(report: &GptqReport, output: &Path, settings: &Settings) -> String {
     let rows = report.modules.iter().map(|m| {
         vec![
             m.module.clone(),

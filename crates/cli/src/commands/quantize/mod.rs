@@ -1,4 +1,4 @@
-//! `quern quantize`: one file per world of schemes.
+//! `quern quantize`: one file per family of schemes.
 
 mod bitsandbytes;
 mod gguf;

@@ -1,4 +1,4 @@
-//! `quern run --chat`: talk with a model.
+//! `quern run --chat`: hold a conversation with a model.
 
 use std::io::{BufRead, IsTerminal};
 
@@ -11,7 +11,7 @@ use quern_run::{Chat, ChatNote, GenerateOptions, Model};
 use super::{Printer, report, terminal};
 use crate::args;
 
-/// One turn if a prompt was given, a talk on a terminal, and else a turn for each line of standard input.
+/// One turn if a prompt was given, a conversation on a terminal, otherwise a turn for each line of standard input.
 pub fn run(
     args: &args::Run,
     model: &Model,
@@ -37,10 +37,10 @@ pub fn run(
         Some(text) => turns.say(&mut chat, &text, true),
         None if std::io::stdin().is_terminal() && std::io::stdout().is_terminal() => {
             if args.json {
-                let message = "--json needs -p, -f or lines from standard input: a talk is no JSON";
+                let message = "--json needs -p, -f or lines from standard input: a conversation on a terminal has no JSON form";
                 args::Cli::command().error(ErrorKind::ArgumentConflict, message).exit();
             }
-            terminal::talk(chat, model)
+            terminal::converse(chat, model)
         }
         None => {
             for line in std::io::stdin().lock().lines() {
@@ -67,7 +67,7 @@ impl Turns<'_> {
         let report = chat.say(text, &mut printer)?;
         printer.finish()?;
         print_notes(chat);
-        report::tell(self.args, self.model, self.options, &report, only)
+        report::print_report(self.args, self.model, self.options, &report, only)
     }
 }
 

@@ -42,7 +42,7 @@ fn complete(args: &args::Run, model: &Model, prompt: &str, options: &GenerateOpt
     printer.first = prompt.to_owned();
     let report = quern_run::generate(model, prompt, options, &mut printer)?;
     printer.finish()?;
-    report::tell(args, model, options, &report, args.json)
+    report::print_report(args, model, options, &report, args.json)
 }
 
 /// What the options say to the library.

@@ -7,7 +7,7 @@ use crate::commands::{print, print_json};
 use crate::{args, format};
 
 /// Prints the report on one text. JSON is indented over several lines if `whole`, else one line.
-pub fn tell(
+pub fn print_report(
     args: &args::Run,
     model: &Model,
     options: &GenerateOptions,

@@ -33,7 +33,7 @@ const INTERRUPTED: i32 = 130;
 static INTERRUPTS: AtomicU32 = AtomicU32::new(0);
 
 /// Continues the conversation until the user ends it.
-pub fn talk(mut chat: Chat<'_>, model: &Model) -> anyhow::Result<()> {
+pub fn converse(mut chat: Chat<'_>, model: &Model) -> anyhow::Result<()> {
     ctrlc::set_handler(|| {
         if INTERRUPTS.fetch_add(1, Ordering::SeqCst) > 0 {
             process::exit(INTERRUPTED);

@@ -1,6 +1,6 @@
 //! What a job will do, known before any work is done: shapes are checked for all modules up front.
 
-use quern_model::World;
+use quern_model::Convention;
 use quern_model::contents::already_quantized;
 use quern_run::Model;
 use quern_tensor_io::{Container, Error as FileError, Remedy};
@@ -74,7 +74,7 @@ pub fn plan(model: &Model, options: &Options) -> Result<GptqPlan, Error> {
                 }
             };
             let weight = linear.name.to_owned();
-            let gguf = config.tensor_name(World::Gguf, linear.role, Some(layer));
+            let gguf = config.tensor_name(Convention::Gguf, linear.role, Some(layer));
             modules.push(GptqModule { weight, name, gguf, layer, rows, columns, settings });
         }
     }
