@@ -16,6 +16,12 @@ use std::time::Duration;
 
 use sha2::Digest as _;
 
+#[path = "fake_hub/bytes.rs"]
+mod bytes;
+
+use bytes::{escape, unescape};
+pub use bytes::{git, hex, noise};
+
 /// The commit of every repository's `main` here.
 pub const COMMIT: &str = "0123456789abcdef0123456789abcdef01234567";
 
@@ -388,46 +394,4 @@ fn page(shared: &Shared, repo: &Repo, path: &str, query: &str) -> Response {
         ),
         false => response,
     }
-}
-
-/// Git's id of a blob.
-pub fn git(bytes: &[u8]) -> String {
-    let mut hasher = sha1::Sha1::new_with_prefix(format!("blob {}\0", bytes.len()));
-    hasher.update(bytes);
-    hex(&hasher.finalize())
-}
-
-pub fn hex(bytes: &[u8]) -> String {
-    bytes.iter().map(|b| format!("{b:02x}")).collect()
-}
-
-fn unescape(path: &str) -> String {
-    let mut bytes = path.bytes();
-    let mut out = Vec::new();
-    while let Some(b) = bytes.next() {
-        out.push(match b {
-            b'%' => {
-                let digits = [bytes.next().unwrap(), bytes.next().unwrap()];
-                u8::from_str_radix(std::str::from_utf8(&digits).unwrap(), 16).unwrap()
-            }
-            b => b,
-        });
-    }
-    String::from_utf8(out).unwrap()
-}
-
-fn escape(path: &str) -> String {
-    path.replace('%', "%25").replace(' ', "%20").replace('#', "%23").replace('?', "%3F")
-}
-
-/// Bytes that compress badly and never repeat at the same place.
-pub fn noise(length: usize, seed: u64) -> Vec<u8> {
-    let mut state = seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1;
-    let next = || {
-        state ^= state << 13;
-        state ^= state >> 7;
-        state ^= state << 17;
-        state as u8
-    };
-    std::iter::repeat_with(next).take(length).collect()
 }
