@@ -55,8 +55,9 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         check(dir.path(), 0).unwrap();
         check(dir.path(), 1).unwrap();
-        let text = check(dir.path(), 1 << 60).unwrap_err().to_string();
-        assert!(text.contains("1048576.0 TiB") && text.contains("HF_HUB_CACHE"), "{text}");
+        let error = check(dir.path(), 1 << 60).unwrap_err();
+        assert!(error.to_string().contains("1048576.0 TiB are to be downloaded"), "{error}");
+        assert_eq!(error.remedy(), Some(Remedy::ChooseFolder));
     }
 
     #[test]

@@ -128,7 +128,7 @@ impl Model {
     /// loaded with, or the system's memory where that is less than the model.
     ///
     /// # Errors
-    /// [`Error::Option`] with the numbers if not even one layer at a time fits.
+    /// [`Error::Memory`] with the numbers if not even one layer at a time fits.
     pub fn memory_plan(&self, options: SessionOptions) -> Result<Option<MemoryPlan>> {
         self.placement.plan(Session::fitting(self, options)?.1)
     }
