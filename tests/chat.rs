@@ -202,7 +202,7 @@ fn a_conversation_on_a_terminal_has_history_commands_and_an_end() {
     terminal.type_text("/reset\r");
     terminal.wait_for("the conversation is empty");
     terminal.type_text("/nonsense\r");
-    terminal.wait_for("there is no /nonsense");
+    terminal.wait_for("there is no command /nonsense");
     // Up twice, over the command above, is /reset again.
     terminal.type_text("\u{1b}[A\u{1b}[A\r");
     terminal.wait_for("the conversation is empty");

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 
-use quern_quantize::gptq::job::{Reader, ReaderNote, Reason, Remedy};
+use quern_quantize::gptq::job::{Reader, ReaderNote, ReaderRemedy, Reason};
 use serde_json::{Value, json};
 
 /// One sentence: who refuses what, and what would fit.
@@ -62,17 +62,17 @@ fn verb(note: &ReaderNote) -> &'static str {
 
 fn remedy(note: &ReaderNote) -> String {
     match &note.remedy {
-        Remedy::Bits(bits) => format!("--bits {} fits", listed(bits.iter().map(u32::to_string), "or")),
+        ReaderRemedy::Bits(bits) => format!("--bits {} fits", listed(bits.iter().map(u32::to_string), "or")),
         // Any number of columns is one group.
-        Remedy::GroupSizes(sizes) if sizes[..] == [None] => {
+        ReaderRemedy::GroupSizes(sizes) if sizes[..] == [None] => {
             format!("--group-size -1 fits, or {}", leave_out(note))
         }
-        Remedy::GroupSizes(sizes) => format!("--group-size {} fits", group_sizes(sizes)),
-        Remedy::Symmetric => "without --asym it fits".to_owned(),
-        Remedy::LeaveOut => leave_out(note),
-        Remedy::NoRules => "without --dynamic it fits".to_owned(),
-        Remedy::SameSettings => "give them the same settings in --dynamic".to_owned(),
-        Remedy::GptqModel => format!("{} reads it", Reader::GptqModel.name()),
+        ReaderRemedy::GroupSizes(sizes) => format!("--group-size {} fits", group_sizes(sizes)),
+        ReaderRemedy::Symmetric => "without --asym it fits".to_owned(),
+        ReaderRemedy::LeaveOut => leave_out(note),
+        ReaderRemedy::NoRules => "without --dynamic it fits".to_owned(),
+        ReaderRemedy::SameSettings => "give them the same settings in --dynamic".to_owned(),
+        ReaderRemedy::GptqModel => format!("{} reads it", Reader::GptqModel.name()),
     }
 }
 
@@ -102,7 +102,7 @@ fn listed(items: impl IntoIterator<Item = impl Into<String>>, word: &str) -> Str
 mod tests {
     use super::*;
 
-    fn note(reason: Reason, remedy: Remedy) -> ReaderNote {
+    fn note(reason: Reason, remedy: ReaderRemedy) -> ReaderNote {
         let modules = ["model.layers.0.mlp.down_proj", "model.layers.1.mlp.down_proj"].map(str::to_owned);
         ReaderNote { readers: vec![Reader::Vllm], reason, modules: modules.to_vec(), remedy }
     }
@@ -112,17 +112,17 @@ mod tests {
         let partial = Reason::PartialGroups { columns: vec![1000, 96], group_size: 128 };
         for (note, expected) in [
             (
-                note(partial.clone(), Remedy::GroupSizes(vec![Some(32), Some(64), None])),
+                note(partial.clone(), ReaderRemedy::GroupSizes(vec![Some(32), Some(64), None])),
                 "vLLM refuses this: 2 modules have 1000 or 96 input columns, which are not whole groups of 128; \
                  --group-size 32, 64 or -1 fits",
             ),
             (
-                note(partial, Remedy::GroupSizes(vec![None])),
+                note(partial, ReaderRemedy::GroupSizes(vec![None])),
                 "vLLM refuses this: 2 modules have 1000 or 96 input columns, which are not whole groups of 128; \
                  --group-size -1 fits, or --dynamic '{\"-:.*\\\\.(down_proj)$\":{}}' leaves them as they are",
             ),
             (
-                note(Reason::Bits(vec![3]), Remedy::Bits(&[4, 8])),
+                note(Reason::Bits(vec![3]), ReaderRemedy::Bits(&[4, 8])),
                 "vLLM refuses this: 2 modules have 3 bits; --bits 4 or 8 fits",
             ),
         ] {

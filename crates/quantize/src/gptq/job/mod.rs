@@ -27,7 +27,7 @@ use crate::calibration::Samples;
 
 pub use error::Error;
 pub use plan::{GptqModule, GptqPlan, plan};
-pub use readers::{Reader, ReaderNote, Reason, Remedy};
+pub use readers::{Reader, ReaderNote, ReaderRemedy, Reason};
 pub use report::{GptqReport, ModuleReport};
 pub use rules::{RuleError, Rules, Verdict};
 pub use run::{check_output, run};

@@ -110,7 +110,7 @@ pub enum Reason {
 
 /// What would make it fit.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Remedy {
+pub enum ReaderRemedy {
     /// One of these bits per weight.
     Bits(&'static [u32]),
     /// One of these group sizes, which fit all modules of the reason.
@@ -137,7 +137,7 @@ pub struct ReaderNote {
     /// Names of the modules it concerns.
     pub modules: Vec<String>,
     /// What would fit.
-    pub remedy: Remedy,
+    pub remedy: ReaderRemedy,
 }
 
 /// What readers say to the modules of a plan. `default` is what modules get that no rule is for; `rules` says whether
@@ -324,9 +324,9 @@ fn packing(module: &GptqModule) -> Option<(u32, Option<usize>, bool, bool)> {
     Some((settings.bits, settings.group_size, settings.symmetric, settings.order == Order::Activation))
 }
 
-fn remedy(reader: Reader, reason: &Reason, shapes: &[Shape], default: &Settings) -> Remedy {
+fn remedy(reader: Reader, reason: &Reason, shapes: &[Shape], default: &Settings) -> ReaderRemedy {
     match reason {
-        Reason::Bits(_) => Remedy::Bits(reader.bits()),
+        Reason::Bits(_) => ReaderRemedy::Bits(reader.bits()),
         Reason::GroupSizes(_) | Reason::PartialGroups { .. } | Reason::OrderOfPartialGroups => {
             let fits = |group_size: &Option<usize>| {
                 let settings = Settings { group_size: *group_size, ..default.clone() };
@@ -339,16 +339,16 @@ fn remedy(reader: Reader, reason: &Reason, shapes: &[Shape], default: &Settings)
             };
             let sizes: Vec<_> = reader.group_sizes().iter().copied().filter(fits).collect();
             // Only transformers may be left without any.
-            if sizes.is_empty() { Remedy::GptqModel } else { Remedy::GroupSizes(sizes) }
+            if sizes.is_empty() { ReaderRemedy::GptqModel } else { ReaderRemedy::GroupSizes(sizes) }
         }
         Reason::Columns { .. } | Reason::Rows { .. } => match reader {
             // It reads no rules.
-            Reader::Transformers => Remedy::GptqModel,
-            Reader::GptqModel | Reader::Vllm | Reader::ExLlamaV2 => Remedy::LeaveOut,
+            Reader::Transformers => ReaderRemedy::GptqModel,
+            Reader::GptqModel | Reader::Vllm | Reader::ExLlamaV2 => ReaderRemedy::LeaveOut,
         },
-        Reason::Asymmetric | Reason::ZeroPointZero => Remedy::Symmetric,
-        Reason::Rules => Remedy::NoRules,
-        Reason::Fused => Remedy::SameSettings,
+        Reason::Asymmetric | Reason::ZeroPointZero => ReaderRemedy::Symmetric,
+        Reason::Rules => ReaderRemedy::NoRules,
+        Reason::Fused => ReaderRemedy::SameSettings,
     }
 }
 

@@ -18,7 +18,7 @@ fn notes(modules: &[GptqModule], default: &Settings, rules: bool) -> Vec<ReaderN
     reader_notes(modules, default, rules)
 }
 
-fn note(readers: &[Reader], reason: Reason, modules: &[&str], remedy: Remedy) -> ReaderNote {
+fn note(readers: &[Reader], reason: Reason, modules: &[&str], remedy: ReaderRemedy) -> ReaderNote {
     let modules = modules.iter().map(|&name| name.to_owned()).collect();
     ReaderNote { readers: readers.to_vec(), reason, modules, remedy }
 }
@@ -37,8 +37,8 @@ fn partial_groups() {
     let modules =
         [module("a", 64, 1056, &default), module("b", 64, 96, &default), module("c", 64, 256, &default)];
     let reason = Reason::PartialGroups { columns: vec![1056, 96], group_size: 128 };
-    let fits = Remedy::GroupSizes(vec![Some(32), None]);
-    let fits_transformers = Remedy::GroupSizes(vec![Some(16), Some(32), None]);
+    let fits = ReaderRemedy::GroupSizes(vec![Some(32), None]);
+    let fits_transformers = ReaderRemedy::GroupSizes(vec![Some(16), Some(32), None]);
     assert_eq!(
         notes(&modules, &default, false),
         [
@@ -51,7 +51,7 @@ fn partial_groups() {
     let last = notes(&[module("a", 64, 1056, &act)], &act, false).pop().unwrap();
     assert_eq!(last.reason, Reason::OrderOfPartialGroups);
     assert_eq!(last.readers, [Reader::ExLlamaV2]);
-    assert_eq!(last.remedy, Remedy::GroupSizes(vec![Some(32), None]));
+    assert_eq!(last.remedy, ReaderRemedy::GroupSizes(vec![Some(32), None]));
 }
 
 #[test]
@@ -63,8 +63,8 @@ fn shapes() {
     assert_eq!(
         notes(&modules, &default, false),
         [
-            note(&[Reader::Transformers], rows, &["a", "b"], Remedy::GptqModel),
-            note(&[Reader::ExLlamaV2], columns, &["a"], Remedy::LeaveOut),
+            note(&[Reader::Transformers], rows, &["a", "b"], ReaderRemedy::GptqModel),
+            note(&[Reader::ExLlamaV2], columns, &["a"], ReaderRemedy::LeaveOut),
         ]
     );
 }
@@ -74,7 +74,7 @@ fn group_sizes_and_bits_and_zero_points() {
     let default = Settings { group_size: Some(40), ..Settings::default() };
     let modules = [module("a", 64, 320, &default)];
     let reason = Reason::GroupSizes(vec![Some(40)]);
-    let fits = |sizes: &[Option<usize>]| Remedy::GroupSizes(sizes.to_vec());
+    let fits = |sizes: &[Option<usize>]| ReaderRemedy::GroupSizes(sizes.to_vec());
     assert_eq!(
         notes(&modules, &default, false),
         [
@@ -88,13 +88,13 @@ fn group_sizes_and_bits_and_zero_points() {
         ]
     );
     let default = Settings { bits: 3, ..Settings::default() };
-    let bits = |reader, fits| note(&[reader], Reason::Bits(vec![3]), &["a"], Remedy::Bits(fits));
+    let bits = |reader, fits| note(&[reader], Reason::Bits(vec![3]), &["a"], ReaderRemedy::Bits(fits));
     assert_eq!(
         notes(&[module("a", 64, 128, &default)], &default, false),
         [bits(Reader::Vllm, &[4, 8]), bits(Reader::ExLlamaV2, &[4])]
     );
     let default = Settings { symmetric: false, ..Settings::default() };
-    let zero = |reader, reason| note(&[reader], reason, &["a"], Remedy::Symmetric);
+    let zero = |reader, reason| note(&[reader], reason, &["a"], ReaderRemedy::Symmetric);
     assert_eq!(
         notes(&[module("a", 64, 128, &default)], &default, false),
         [zero(Reader::Vllm, Reason::Asymmetric), zero(Reader::ExLlamaV2, Reason::ZeroPointZero)]
@@ -113,9 +113,9 @@ fn rules_for_single_modules() {
     assert_eq!(
         notes(&modules, &default, true),
         [
-            note(&[Reader::Transformers], Reason::Rules, &["x.q_proj"], Remedy::NoRules),
-            note(&[Reader::Vllm], Reason::Fused, &["x.q_proj", "x.k_proj"], Remedy::SameSettings),
-            note(&[Reader::ExLlamaV2], Reason::Bits(vec![8]), &["x.q_proj"], Remedy::Bits(&[4])),
+            note(&[Reader::Transformers], Reason::Rules, &["x.q_proj"], ReaderRemedy::NoRules),
+            note(&[Reader::Vllm], Reason::Fused, &["x.q_proj", "x.k_proj"], ReaderRemedy::SameSettings),
+            note(&[Reader::ExLlamaV2], Reason::Bits(vec![8]), &["x.q_proj"], ReaderRemedy::Bits(&[4])),
         ]
     );
     // Rules that concern no module are none.
