@@ -43,13 +43,13 @@ fn an_open_or_unknown_pre_tokenizer_is_guessed_and_said() {
     let open = from_gguf(&metadata);
     assert_eq!(open.encode(text, PLAIN), named.encode(text, PLAIN));
     assert!(open.notes()[0].contains("does not name its pre-tokenizer"), "{:?}", open.notes());
-    assert!(open.notes()[0].contains("\"gpt-2\" is taken"), "{:?}", open.notes());
+    assert!(open.notes()[0].contains("\"gpt-2\" is used"), "{:?}", open.notes());
 
     metadata.set("tokenizer.ggml.pre", "new-model-7b");
     metadata.set("general.architecture", "new");
     let unknown = from_gguf(&metadata);
     assert!(unknown.notes()[0].contains("\"new-model-7b\""), "{:?}", unknown.notes());
-    assert!(unknown.notes()[0].contains("\"default\" is taken"), "{:?}", unknown.notes());
+    assert!(unknown.notes()[0].contains("\"default\" is used"), "{:?}", unknown.notes());
     assert_eq!(unknown.decode(&unknown.encode(text, PLAIN)), text);
     let pre = [&named, &open, &unknown].map(|t| t.pre_tokenizer());
     assert_eq!(pre, [Some("gpt-2"), Some("gpt-2"), Some("default")]);
