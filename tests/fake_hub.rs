@@ -4,7 +4,7 @@
 //! the answers look like follows huggingface.co: commit and names under `/api/models`, the tree in pages, 307 to
 //! `/api/resolve-cache` for small files, 302 to a signed address for files in LFS.
 
-#![allow(dead_code, reason = "shared by two test programs, and each uses its share")]
+#![allow(dead_code, unused_imports, reason = "shared by two test programs, and each uses its share")]
 
 use std::collections::BTreeMap;
 use std::io::{Read, Write};
