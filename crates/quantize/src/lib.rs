@@ -13,6 +13,7 @@
 pub mod bitsandbytes;
 pub mod calibration;
 pub mod encode;
+mod finite;
 pub mod gptq;
 pub mod imatrix;
 pub mod job;

@@ -17,6 +17,7 @@ use super::code::{Code, dynamic_map};
 use super::nested::{Nested, Quantizer};
 use super::plan::{BitsandbytesPlan, state};
 use super::{Kind, Options, four_bit, int8, source};
+use crate::finite::all_finite;
 
 /// Values a thread takes at once, unless a row of int8 is longer; a multiple of every block size.
 pub(super) const PIECE: usize = 64 * 1024;
@@ -305,11 +306,7 @@ fn floats(values: &[f32], out: &mut [u8]) {
     out.as_chunks_mut().0.iter_mut().zip(values).for_each(|(bytes, v)| *bytes = v.to_le_bytes());
 }
 
-/// Branch-free over all values first, so that the compiler makes it a few vector instructions.
+/// The place of the first value that is not finite.
 fn first_not_finite(values: &[f32]) -> Option<usize> {
-    const EXPONENT: u32 = 0x7f80_0000;
-    match values.iter().fold(true, |all, v| all & (v.to_bits() & EXPONENT != EXPONENT)) {
-        true => None,
-        false => values.iter().position(|v| !v.is_finite()),
-    }
+    if all_finite(values) { None } else { values.iter().position(|v| !v.is_finite()) }
 }

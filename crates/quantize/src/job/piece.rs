@@ -7,6 +7,7 @@ use quern_tensor_io::{decode, pipeline};
 use super::plan::{QuantizePlan, QuantizeRow, matrices};
 use super::{Error, bad_block};
 use crate::encode::encode_rows_at;
+use crate::finite::all_finite;
 
 /// Values a piece holds, unless one row is longer: 256 KiB of f32, which stays in a core's own cache.
 const VALUES: usize = 64 * 1024;
@@ -75,12 +76,10 @@ pub(super) fn encode(
     if !plan.view.decode(row.index, rows.clone(), values) {
         return Err(Error::Undecodable { tensor: row.name.clone(), element_type: row.from, to: row.to });
     }
-    for (number, values) in rows.clone().zip(values.chunks_exact(columns)) {
-        if !all_finite(values) {
-            let column = values.iter().position(|v| !v.is_finite()).unwrap_or_default();
-            let (tensor, value) = (row.name.clone(), values[column]);
-            return Err(Error::NotFinite { tensor, row: number, column, value });
-        }
+    if !all_finite(values) {
+        let at = values.iter().position(|v| !v.is_finite()).unwrap_or_default();
+        let (number, column) = (rows.start + at / columns.max(1), at % columns.max(1));
+        return Err(Error::NotFinite { tensor: row.name.clone(), row: number, column, value: values[at] });
     }
     let weights = weights(plan, row, columns, rows.start);
     encode_rows_at(plan.options.level, row.to, columns, values, weights, out)
@@ -108,13 +107,6 @@ fn weights<'a>(
     let entry = plan.options.imatrix.as_ref()?.get(&row.name)?;
     let expert = first_row / rows_per_matrix(&row.shape).max(1) % matrices(&row.shape);
     entry.get(expert * columns..(expert + 1) * columns)
-}
-
-/// Whether no value is NaN or infinite. Branch-free, so that the compiler makes it a few vector
-/// instructions.
-fn all_finite(values: &[f32]) -> bool {
-    const EXPONENT: u32 = 0x7f80_0000;
-    values.iter().fold(true, |all, v| all & (v.to_bits() & EXPONENT != EXPONENT))
 }
 
 /// Row and first column of block `block` of a piece that begins with row `first`.

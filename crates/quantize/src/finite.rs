@@ -1,0 +1,41 @@
+//! Whether weights are finite, looked at before they are encoded.
+
+/// All bits of an f32's exponent: set in infinities and NaN alone.
+const EXPONENT: u32 = 0x7f80_0000;
+/// The lowest bit of the exponent. Added to a full exponent it carries into the sign.
+const LOWEST: u32 = 0x0080_0000;
+
+/// Whether every value is finite. Without branches or comparisons, so that the compiler makes it a few vector
+/// instructions at any SIMD level.
+pub(crate) fn all_finite(values: &[f32]) -> bool {
+    let (lanes, rest) = values.as_chunks::<16>();
+    let mut carries = [0u32; 16];
+    for lane in lanes {
+        for (carry, value) in carries.iter_mut().zip(lane) {
+            *carry |= (value.to_bits() & EXPONENT) + LOWEST;
+        }
+    }
+    let rest = rest.iter().fold(0, |all, value| all | ((value.to_bits() & EXPONENT) + LOWEST));
+    carries.iter().fold(rest, |all, carry| all | carry) >> 31 == 0
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn one_value_of_many_is_found() {
+        let usual = [0.0, -0.0, 1.0, -f32::MAX, f32::MIN_POSITIVE, 1e-45, f32::MAX];
+        for length in [0, 1, 15, 16, 17, 47, 64] {
+            let values: Vec<f32> = usual.iter().copied().cycle().take(length).collect();
+            assert!(all_finite(&values), "{length}");
+            for at in 0..length {
+                for bad in [f32::INFINITY, f32::NEG_INFINITY, f32::NAN, -f32::NAN] {
+                    let mut values = values.clone();
+                    values[at] = bad;
+                    assert!(!all_finite(&values), "{length} {at} {bad}");
+                }
+            }
+        }
+    }
+}
