@@ -7,7 +7,7 @@
 //! ```
 //!
 //! Every command opens its model with [`open`], so that all give the same message. What an architecture's name means is
-//! decided in [`class`].
+//! decided in the module `class`.
 
 mod bytes;
 mod checkpoint;
