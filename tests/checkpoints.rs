@@ -324,3 +324,40 @@ fn broken_checkpoints_are_refused_by_every_command() {
     tensors.write(twice.path());
     refused_by_all(twice.path(), &["norm.weight", "model.norm.weight", "other values"]);
 }
+
+#[test]
+fn a_head_of_its_own_counts_whatever_the_flag_says() {
+    // LlamaFactory 10560: tie_word_embeddings is true, and the file has both matrices with different values.
+    let (dir, out) = (model_copy(), tempfile::tempdir().unwrap());
+    let mut tensors = Tensors::read(dir.path());
+    let embedding = tensors.0.iter().find(|t| t.0 == "model.embed_tokens.weight").unwrap();
+    // Rows in reverse order: every token gets the logit of another.
+    let rows: Vec<u8> = embedding.3.chunks_exact(512).rev().flatten().copied().collect();
+    tensors.add("lm_head.weight", "F16", &[4096, 256], rows);
+    tensors.write(dir.path());
+    let own = generated(dir.path());
+    assert_ne!(own, generated(&fixture("bookworm-4m")));
+    let gguf = to_gguf(dir.path(), out.path(), "out.gguf");
+    assert_eq!(generated(&gguf), own);
+    sound(dir.path());
+}
+
+#[test]
+fn vocabularies_that_grew_are_converted_or_refused_with_both_numbers() {
+    // LlamaFactory 4195, llama.cpp 5910: rows and vocab_size grew together; then the rows alone.
+    let (dir, out) = (model_copy(), tempfile::tempdir().unwrap());
+    let mut tensors = Tensors::read(dir.path());
+    let embedding = tensors.0.iter_mut().find(|t| t.0 == "model.embed_tokens.weight").unwrap();
+    embedding.2[0] = 4160;
+    embedding.3.resize(4160 * 512, 0);
+    tensors.write(dir.path());
+    refused_by_all(dir.path(), &["[4160, 256]", "[4096, 256]"]);
+    edit(dir.path(), "config.json", &[("\"vocab_size\": 4096", "\"vocab_size\": 4160")]);
+    let gguf = to_gguf(dir.path(), out.path(), "out.gguf");
+    assert_eq!(generated(&gguf), generated(dir.path()));
+    // The rows beyond the tokens have no text in either format.
+    let back = out.path().join("back");
+    let printed = quern(["convert", text(&gguf), "--to", "safetensors", "-o", text(&back)]);
+    assert!(stdout(&printed).contains("verified"), "{}", stderr(&printed));
+    assert_eq!(generated(&back), generated(dir.path()));
+}
