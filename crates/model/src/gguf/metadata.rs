@@ -37,11 +37,16 @@ pub fn gguf_metadata(checkpoint: &Checkpoint, config: &Config) -> Result<(Metada
     if checkpoint.container() == Container::Gguf {
         return Ok((own_metadata(checkpoint), Vec::new()));
     }
+    metadata_of(&Contents::matched(checkpoint, config.clone(), Packing::read(checkpoint)?))
+}
+
+/// The same for a Hugging Face checkpoint whose contents were read before.
+pub(crate) fn metadata_of(contents: &Contents<'_>) -> Result<(Metadata, Vec<String>)> {
+    let (checkpoint, config) = (contents.checkpoint(), contents.config());
     if let Some(reason) = config.architecture.no_gguf {
         return Err(Error::unsupported(checkpoint.path(), reason));
     }
     let directory = checkpoint.directory();
-    let contents = Contents::matched(checkpoint, config.clone(), Packing::read(checkpoint)?);
     // The vocabulary is padded to the embedding's size; make sure that the file backs that size.
     if !contents.tensors().iter().any(|t| t.expected.role == Role::TokenEmbedding) {
         contents.require_sound()?;

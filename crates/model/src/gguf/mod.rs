@@ -9,5 +9,5 @@ mod tokenizer;
 
 pub use matrices::is_quantizable;
 pub use metadata::gguf_metadata;
-pub(crate) use metadata::{own_metadata, sizes};
+pub(crate) use metadata::{metadata_of, own_metadata, sizes};
 pub use tokenizer::tokenizer_metadata;

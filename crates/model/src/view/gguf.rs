@@ -8,7 +8,7 @@ use quern_tensor_io::{Checkpoint, ElementType, Error, Metadata, Result};
 use crate::architecture::{Convention, Layout, TensorRole as Role};
 use crate::config::{Config, ExpectedTensor};
 use crate::contents::{Contents, HeldTensor, Place};
-use crate::gguf::gguf_metadata;
+use crate::gguf::metadata_of;
 
 use super::data::{Data, Part};
 use super::order::RowOrder;
@@ -17,45 +17,39 @@ use super::{Packed, View, ViewTensor};
 
 /// A Hugging Face checkpoint.
 pub(super) fn of_hugging_face(checkpoint: &Checkpoint, packed: Packed) -> Result<View<'_>> {
-    described(checkpoint, packed, |config| gguf_metadata(checkpoint, config))
+    described(checkpoint, packed, metadata_of)
 }
 
 /// The same with other metadata and notes.
 pub(super) fn described(
     checkpoint: &Checkpoint,
     packed: Packed,
-    metadata: impl FnOnce(&Config) -> Result<(Metadata, Vec<String>)>,
+    metadata: impl FnOnce(&Contents<'_>) -> Result<(Metadata, Vec<String>)>,
 ) -> Result<View<'_>> {
     let contents = Contents::read(checkpoint)?;
     if packed == Packed::Refused {
         contents.refuse_quantized()?;
     }
     contents.require_sound()?;
-    let left_out = contents.note();
-    let (config, packing, held) = contents.into_parts();
+    let (config, held) = (contents.config(), contents.tensors());
     let mut parts: HashMap<(Role, Option<usize>), Vec<&HeldTensor>> = HashMap::new();
-    for tensor in &held {
+    for tensor in held {
         parts.entry((tensor.expected.role, tensor.expected.layer)).or_default().push(tensor);
     }
 
-    let mut builder = Builder {
-        checkpoint,
-        config: &config,
-        packing: packing.as_ref(),
-        packed,
-        held: &held,
-        forms: HashMap::new(),
-    };
+    let mut builder =
+        Builder { checkpoint, config, packing: contents.packing(), packed, held, forms: HashMap::new() };
     builder.find_forms()?;
     let mut all = Vec::new();
     for want in config.expected_tensors(Convention::Gguf) {
         match parts.get(&(want.role, want.layer)) {
             Some(sources) => all.push(builder.translate(&want, sources)?),
-            None => all.extend(computed(&config, &want)),
+            None => all.extend(computed(config, &want)),
         }
     }
-    let (metadata, mut notes) = metadata(&config)?;
-    notes.extend(left_out);
+    let (metadata, mut notes) = metadata(&contents)?;
+    notes.extend(contents.note());
+    let (config, packing, _) = contents.into_parts();
     Ok(sorted(checkpoint, Some(config), packing, metadata, notes, all))
 }
 

@@ -20,7 +20,7 @@ mod values;
 use std::ops::Range;
 
 use quern_tensor_io::scheme::Packing;
-use quern_tensor_io::{Checkpoint, Container, ElementType, Metadata, Result};
+use quern_tensor_io::{Checkpoint, Container, ElementType, Error, ErrorKind, Metadata, Result};
 
 use crate::Config;
 use crate::architecture::{Convention, Layout, TensorRole};
@@ -118,8 +118,8 @@ impl<'a> View<'a> {
         match checkpoint.container() {
             Container::Gguf => stored::gguf(checkpoint),
             Container::Safetensors | Container::PyTorch => {
-                gguf::described(checkpoint, Packed::Refused, |config| {
-                    Ok((crate::gguf::sizes(config), Vec::new()))
+                gguf::described(checkpoint, Packed::Refused, |contents| {
+                    Ok((crate::gguf::sizes(contents.config()), Vec::new()))
                 })
             }
         }
@@ -238,6 +238,28 @@ impl<'a> View<'a> {
     /// If there is no such tensor.
     pub fn contiguous(&self, tensor: usize) -> Option<&[u8]> {
         self.data[tensor].contiguous()
+    }
+
+    /// As [`View::contiguous`].
+    ///
+    /// # Errors
+    /// The map does not hold the bytes so.
+    ///
+    /// # Panics
+    /// If there is no such tensor.
+    pub fn require_contiguous(&self, tensor: usize) -> Result<&[u8]> {
+        self.contiguous(tensor).ok_or_else(|| {
+            let what = "its values are not one after the other in the file";
+            self.error(&self.tensors[tensor], ErrorKind::Malformed(what.into()))
+        })
+    }
+
+    /// An error about a tensor of this view, with its file and the name it has there.
+    pub fn error(&self, tensor: &ViewTensor, kind: ErrorKind) -> Error {
+        let name = tensor.sources.first().unwrap_or(&tensor.name);
+        let info = self.checkpoint.tensor(name).map(|t| t.info);
+        let file = info.map_or(self.checkpoint.path(), |info| self.checkpoint.file_of(info));
+        Error::new(file, kind).with_tensor(name)
     }
 
     /// Releases the pages of the source that these rows came from.

@@ -173,5 +173,5 @@ fn check_type(view: &View<'_>, tensor: &ViewTensor) -> Result<()> {
          weights",
         tensor.element_type
     );
-    Err(source::error(view, tensor, ErrorKind::Unsupported(what)))
+    Err(view.error(tensor, ErrorKind::Unsupported(what)))
 }

@@ -16,7 +16,7 @@ use quern_tensor_io::{Error, ErrorKind, Result, decode, pipeline};
 use super::code::{Code, dynamic_map};
 use super::nested::{Nested, Quantizer};
 use super::plan::{BitsandbytesPlan, state};
-use super::{Kind, Options, four_bit, int8, source};
+use super::{Kind, Options, four_bit, int8};
 use crate::finite::all_finite;
 
 /// Values a thread takes at once, unless a row of int8 is longer; a multiple of every block size.
@@ -105,12 +105,7 @@ impl<'a> Encoder<'a> {
     /// # Errors
     /// A tensor whose values are not one after the other in the file.
     pub fn new(view: &'a View<'a>, plan: &'a BitsandbytesPlan, options: &'a Options) -> Result<Self> {
-        let data = |&number: &usize| {
-            view.contiguous(number).ok_or_else(|| {
-                let what = "its values are not one after the other in the file";
-                source::error(view, &view.tensors()[number], ErrorKind::Malformed(what.into()))
-            })
-        };
+        let data = |&number: &usize| view.require_contiguous(number);
         let rows = plan.parts.iter().enumerate().flat_map(|(row, &parts)| std::iter::repeat_n(row, parts));
         let nested_map = dynamic_map();
         Ok(Self {
@@ -269,7 +264,7 @@ impl<'a> Encoder<'a> {
         values.resize(of.len(), 0.0);
         if !decode::to_f32(info.element_type, self.values(number, of), values) {
             let what = format!("{} cannot be decoded", info.element_type);
-            return Err(source::error(self.view, info, ErrorKind::Unsupported(what)));
+            return Err(self.view.error(info, ErrorKind::Unsupported(what)));
         }
         if let Some(at) = first_not_finite(values) {
             let what = "a model with values that are not finite cannot be quantized";
@@ -297,7 +292,7 @@ impl<'a> Encoder<'a> {
     fn bad_value(&self, info: &ViewTensor, index: usize, what: String) -> Error {
         let (row, column) = (index / info.columns(), index % info.columns());
         let what = format!("row {row}, column {column}: {what}");
-        source::error(self.view, info, ErrorKind::Malformed(what))
+        self.view.error(info, ErrorKind::Malformed(what))
     }
 }
 

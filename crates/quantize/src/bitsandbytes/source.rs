@@ -5,7 +5,7 @@
 //! they are, with a note: bitsandbytes needs to know no more of them than their names.
 
 use quern_model::contents::already_quantized;
-use quern_model::{Contents, Packed, View, ViewTensor};
+use quern_model::{Contents, Packed, View};
 use quern_tensor_io::{Checkpoint, Container, Error, ErrorKind, Remedy, Result};
 use serde_json::Value;
 
@@ -35,14 +35,6 @@ pub(super) fn view(source: &Checkpoint) -> Result<View<'_>> {
         }
         Err(e) => Err(e),
     }
-}
-
-/// An error about a tensor of the view, with its file and the name it has there.
-pub(super) fn error(view: &View<'_>, tensor: &ViewTensor, kind: ErrorKind) -> Error {
-    let checkpoint = view.checkpoint();
-    let name = tensor.sources.first().unwrap_or(&tensor.name);
-    let file = checkpoint.tensor(name).map_or(checkpoint.path(), |t| checkpoint.file_of(t.info));
-    Error::new(file, kind).with_tensor(name)
 }
 
 /// The source's `config.json`; nothing where there is none, which the directory's writer complains about.

@@ -259,10 +259,7 @@ impl<'v, 'a> Lookup<'v, 'a> {
 
     /// An error about a tensor, with its file and the name it has there.
     fn error(&self, tensor: &ViewTensor, kind: ErrorKind) -> crate::Error {
-        let checkpoint = self.checkpoint();
-        let name = tensor.sources.first().unwrap_or(&tensor.name);
-        let file = checkpoint.tensor(name).map_or(checkpoint.path(), |t| checkpoint.file_of(t.info));
-        Error::new(file, kind).with_tensor(name).into()
+        self.view.error(tensor, kind).into()
     }
 }
 

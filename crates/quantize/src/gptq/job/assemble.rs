@@ -6,7 +6,7 @@ use std::path::Path;
 
 use quern_model::View;
 use quern_model::hugging_face::{Directory, DirectoryOptions, edited_config};
-use quern_tensor_io::{Checkpoint, Error as FileError, TensorPlan};
+use quern_tensor_io::{Checkpoint, TensorPlan};
 use serde_json::Value;
 
 use super::report::csv;
@@ -84,14 +84,7 @@ impl Assembly<'_> {
         for tensor in tensors {
             let (from, data) = match tensor {
                 OutputTensor::Packed(from, index) => (from, from.data(&from.tensors()[index])),
-                OutputTensor::Source(number) => {
-                    let data = view.contiguous(number).ok_or_else(|| {
-                        let what = "its values are not one after the other in the file";
-                        FileError::malformed(checkpoint.path(), what)
-                            .with_tensor(&view.tensors()[number].name)
-                    })?;
-                    (checkpoint, data)
-                }
+                OutputTensor::Source(number) => (checkpoint, view.require_contiguous(number)?),
             };
             directory.write(data)?;
             from.release(data.as_ptr_range());
