@@ -6,9 +6,8 @@
 
 use divan::counter::{BytesCount, ItemsCount};
 use divan::{Bencher, black_box};
-use quern_compute::{
-    AttentionShape, CacheData, Keys, Matrix, Pool, Scratch, Values, attention, encode_q8_0, matmul,
-};
+use quern_compute::attention::{CacheData, Keys, Values, attention, encode_q8_0};
+use quern_compute::{AttentionShape, Matrix, Pool, Scratch, matmul};
 use quern_tensor_io::ElementType;
 
 const TYPES: [&str; 30] = [

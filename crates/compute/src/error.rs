@@ -39,4 +39,13 @@ pub enum Error {
         /// Length it has.
         found: usize,
     },
+    /// No memory for keys and values.
+    #[error("there is no memory for keys and values of {context} positions")]
+    CacheMemory {
+        /// Positions asked for.
+        context: usize,
+    },
+    /// The arguments of an operation are not all on the device that runs it: a fault of the caller.
+    #[error("an operation was given numbers that are on another device")]
+    Device,
 }

@@ -11,10 +11,11 @@
 
 pub(crate) mod activations;
 pub(crate) mod aligned;
-mod attention;
+pub mod attention;
 pub(crate) mod block;
 pub(crate) mod dot;
 mod error;
+mod executor;
 pub(crate) mod fgemm;
 pub mod float;
 pub(crate) mod gemm;
@@ -22,16 +23,18 @@ mod gram;
 mod matmul;
 mod matrix;
 pub mod ops;
+pub mod parallel;
 mod pool;
 pub mod simd;
 #[cfg(test)]
 mod testing;
 
-pub use attention::{
-    AttentionShape, CacheData, KEY_GROUP, Keys, Values, attention, encode_q8_0, put_key_f16, put_key_f32,
-    put_key_q8_0,
-};
+pub use attention::AttentionShape;
 pub use error::{Error, Result};
+pub use executor::{
+    Attend, Buffer, Bytes, CacheShape, Choice, Device, Executor, Input, KvCache, KvType, Linear, Norm,
+    NormKind, Output, Permutation, Rotate, Routing, Split, Values, ValuesMut, Vector, Weight,
+};
 #[doc(hidden)]
 pub use fgemm::{Product, multiply_add};
 pub use gram::factor::{BadPivot, factor};

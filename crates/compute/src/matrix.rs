@@ -29,6 +29,12 @@ impl<'a> Matrix<'a> {
         Ok(Self { element_type, rows, columns, row_bytes, data })
     }
 
+    /// A matrix that [`Matrix::new`] accepts, not checked again.
+    pub(crate) fn checked(element_type: ElementType, rows: usize, columns: usize, data: &'a [u8]) -> Self {
+        debug_assert!(Self::new(element_type, rows, columns, data).is_ok());
+        Self { element_type, rows, columns, row_bytes: data.len().checked_div(rows).unwrap_or(0), data }
+    }
+
     /// How the numbers are stored.
     pub fn element_type(&self) -> ElementType {
         self.element_type

@@ -7,7 +7,7 @@ use quern_compute::Pool;
 use quern_compute::simd::{Op, dispatch};
 
 use crate::memory::reset_peak;
-use crate::parallel::share;
+use quern_compute::parallel::share;
 
 /// Bytes read: several times what last-level caches hold.
 const SIZE: usize = 512 << 20;

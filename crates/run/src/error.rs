@@ -8,7 +8,12 @@ pub type Result<T, E = Error> = std::result::Result<T, E>;
 /// Not as a source: the text has its words already.
 impl From<quern_compute::Error> for Error {
     fn from(error: quern_compute::Error) -> Self {
-        Self::Compute(error)
+        match error {
+            quern_compute::Error::CacheMemory { .. } => {
+                Self::Memory { what: error.to_string(), remedy: Remedy::SmallerCache { quantize: true } }
+            }
+            error => Self::Compute(error),
+        }
     }
 }
 

@@ -15,17 +15,17 @@
 use std::ops::Range;
 
 use ndarray::Array2;
+use quern_compute::{Executor, Input, KvCache, KvType, Values, ValuesMut};
 use quern_tensor_io::ElementType;
 
-use crate::cache::Cache;
 use crate::forward::{
-    AttentionBuffers, BeforeGroup, KvTarget, LinearScratch, Phases, embed, run_experts, wide,
+    AttentionBuffers, BeforeGroup, KvTarget, Phases, cache_shape, embed, run_experts, wide,
 };
 use crate::matrix::{rows_of_mut, values_of, values_of_mut};
 use crate::observer::{describe, observe};
 use crate::rope::RotaryAngles;
 use crate::weights::{Block, Experts, Ffn, Linear, Weight};
-use crate::{Error, KvType, LinearInfo, Model, Observer, ObserverError, Result};
+use crate::{Error, LinearInfo, Model, Observer, ObserverError, Result};
 
 /// A weight to continue with.
 #[derive(Clone, Debug)]
@@ -62,9 +62,9 @@ pub struct Layerwise<'m> {
     network: Array2<f32>,
     /// Room for the inputs of the output or the down projection, `[all tokens][width]`.
     inputs: Vec<f32>,
-    cache: Cache,
+    cache: KvCache,
     angles: RotaryAngles,
-    linears: LinearScratch,
+    executor: Executor,
     batch: Buffers,
 }
 
@@ -77,7 +77,6 @@ struct Buffers {
     v: Vec<f32>,
     qkv: Vec<f32>,
     projected: Vec<f32>,
-    up: Vec<f32>,
 }
 
 impl<'m> Layerwise<'m> {
@@ -104,9 +103,8 @@ impl<'m> Layerwise<'m> {
         };
         let sequences: Vec<Range<usize>> = texts.iter().map(&mut next).collect();
         let mut hidden = Array2::zeros((total, config.hidden_size));
-        let mut linears = LinearScratch::default();
         for (text, tokens) in texts.iter().zip(&sequences) {
-            embed(model, &mut linears, text, 0, values_of_mut(hidden.view_mut(), tokens))?;
+            embed(model, text, 0, values_of_mut(hidden.view_mut(), tokens))?;
         }
         let (query, key) = (config.heads * config.head_dim, config.kv_heads * config.head_dim);
         let buffer = |width: usize| vec![0f32; longest * width];
@@ -117,19 +115,19 @@ impl<'m> Layerwise<'m> {
             v: buffer(key),
             qkv: buffer(if model.fused_qkv() { query + 2 * key } else { 0 }),
             projected: buffer(config.hidden_size),
-            up: buffer(2 * wide(config)),
         };
         let mut angles = RotaryAngles::default();
         model.rotation.fill(0, longest, &mut angles);
+        let cpu = model.cpu();
         Ok(Self {
             model,
             sequences,
             network: Array2::zeros(hidden.dim()),
             hidden,
             inputs: vec![0f32; total * query.max(wide(config)).max(config.hidden_size)],
-            cache: Cache::of_layers(config, 1, longest, KvType::F32)?,
+            cache: KvCache::new(&cpu, cache_shape(config, 1, longest, KvType::F32))?,
             angles,
-            linears,
+            executor: Executor::new(&cpu)?,
             batch,
         })
     }
@@ -185,46 +183,51 @@ impl<'m> Layerwise<'m> {
         let config = &model.config;
         let (width, query) = (config.hidden_size, config.heads * config.head_dim);
         let original = &model.weights.blocks[layer];
-        let Self { sequences, hidden, network, inputs, cache, angles, linears, batch, .. } = self;
-        let (cos, sin) = angles.of(config.window(layer).is_some());
+        let Self { sequences, hidden, network, inputs, cache, angles, executor, batch, .. } = self;
+        let [cos, sin, local_cos, local_sin] = angles.tables();
+        let windowed = config.window(layer).is_some() && angles.has_local();
+        let (cos, sin) = if windowed { (local_cos, local_sin) } else { (cos, sin) };
         let pairs = model.rotation.pairs();
 
         // Inputs of Q, K and V.
-        let phases = Phases { model, block: original, observer: None };
         for tokens in &*sequences {
+            let mut phases = Phases { model, block: original, executor, observer: None };
             let normed = &mut batch.normed[..tokens.len() * width];
-            phases.attention_input(values_of(hidden.view(), tokens), normed);
-            observe(model, calibrator, &original.qkv.linears(), normed)?;
+            phases.attention_input(values_of(hidden.view(), tokens).into(), ValuesMut::Host(normed))?;
+            observe(calibrator, &original.qkv.linears(), normed)?;
         }
-        replace(model, calibrator, &mut block.qkv.linears_mut())?;
+        replace(calibrator, &mut block.qkv.linears_mut())?;
 
         // Attention, and the inputs of the output projection.
         let mut attended = rows_of_mut(inputs, query);
         for tokens in &*sequences {
             let n = tokens.len();
-            let mut phases = Phases { model, block, observer: None };
-            let angles = (&cos[..n * pairs], &sin[..n * pairs]);
+            let mut phases = Phases { model, block, executor, observer: None };
+            let angles = (Values::Host(&cos[..n * pairs]), Values::Host(&sin[..n * pairs]));
             let target = KvTarget { cache, slot: 0, layer, first: 0, angles };
             let buffers = AttentionBuffers {
-                normed: &mut batch.normed[..n * width],
-                q: &mut batch.q,
-                k: &mut batch.k,
-                v: &mut batch.v,
-                qkv: &mut batch.qkv,
+                q: ValuesMut::Host(&mut batch.q),
+                k: ValuesMut::Host(&mut batch.k),
+                v: ValuesMut::Host(&mut batch.v),
+                qkv: ValuesMut::Host(&mut batch.qkv),
             };
             let attended = values_of_mut(attended.view_mut(), tokens);
-            phases.attend(linears, values_of(hidden.view(), tokens), 0, target, buffers, attended)?;
-            observe(model, calibrator, &[&original.attention_output], attended)?;
+            let x = values_of(hidden.view(), tokens).into();
+            phases.attend(x, 0, target, buffers, ValuesMut::Host(attended))?;
+            observe(calibrator, &[&original.attention_output], attended)?;
         }
-        replace(model, calibrator, &mut [&mut block.attention_output])?;
+        replace(calibrator, &mut [&mut block.attention_output])?;
 
         // The output projection, and the inputs of the network.
         for tokens in &*sequences {
-            let mut phases = Phases { model, block, observer: None };
+            let mut phases = Phases { model, block, executor, observer: None };
             let x = values_of_mut(hidden.view_mut(), tokens);
             let normed = values_of_mut(network.view_mut(), tokens);
             let projected = &mut batch.projected[..tokens.len() * width];
-            phases.project(linears, values_of(attended.view(), tokens), projected, x, normed)?;
+            phases.before_project(Values::Host(x), ValuesMut::Host(normed))?;
+            let attended = values_of(attended.view(), tokens).into();
+            phases.project(attended, ValuesMut::Host(projected), ValuesMut::Host(x))?;
+            phases.normed_input(Values::Host(x), ValuesMut::Host(normed))?;
         }
         Ok(())
     }
@@ -233,32 +236,33 @@ impl<'m> Layerwise<'m> {
     fn dense(&mut self, layer: usize, block: &mut Block, calibrator: &mut dyn Calibrator) -> Result<()> {
         let model = self.model;
         let (width, ffn) = (model.config.hidden_size, model.config.ffn_size);
-        let Self { sequences, hidden, network, inputs, linears, batch, .. } = self;
+        let Self { sequences, hidden, network, inputs, executor, batch, .. } = self;
         let Ffn::Dense { widen: original, down: original_down } = &model.weights.blocks[layer].ffn else {
             return Ok(());
         };
         for tokens in &*sequences {
-            observe(model, calibrator, &original.linears(), values_of(network.view(), tokens))?;
+            observe(calibrator, &original.linears(), values_of(network.view(), tokens))?;
         }
         if let Ffn::Dense { widen, .. } = &mut block.ffn {
-            replace(model, calibrator, &mut widen.linears_mut())?;
+            replace(calibrator, &mut widen.linears_mut())?;
         }
         let mut wide = rows_of_mut(inputs, ffn);
         for tokens in &*sequences {
-            let mut phases = Phases { model, block, observer: None };
+            let mut phases = Phases { model, block, executor, observer: None };
             let wide = values_of_mut(wide.view_mut(), tokens);
-            let up = &mut batch.up[..2 * wide.len()];
-            phases.widen(linears, values_of(network.view(), tokens), up, wide)?;
-            observe(model, calibrator, &[original_down], wide)?;
+            let input = Input::Values(values_of(network.view(), tokens).into());
+            phases.widen(input, ValuesMut::Host(wide))?;
+            observe(calibrator, &[original_down], wide)?;
         }
         if let Ffn::Dense { down, .. } = &mut block.ffn {
-            replace(model, calibrator, &mut [down])?;
+            replace(calibrator, &mut [down])?;
         }
         for tokens in &*sequences {
-            let mut phases = Phases { model, block, observer: None };
+            let mut phases = Phases { model, block, executor, observer: None };
             let x = values_of_mut(hidden.view_mut(), tokens);
             let projected = &mut batch.projected[..tokens.len() * width];
-            phases.narrow(linears, values_of(wide.view(), tokens), projected, x)?;
+            let wide = values_of(wide.view(), tokens).into();
+            phases.narrow(wide, ValuesMut::Host(projected), ValuesMut::Host(x))?;
         }
         Ok(())
     }
@@ -267,13 +271,14 @@ impl<'m> Layerwise<'m> {
     fn experts(&mut self, block: &Block, experts: &Experts, calibrator: &mut dyn Calibrator) -> Result<()> {
         let model = self.model;
         let all = 0..self.tokens();
-        let Self { hidden, network, inputs, linears, .. } = self;
+        let Self { hidden, network, inputs, executor, .. } = self;
         let made = &mut inputs[..hidden.len()];
-        let normed = values_of(network.view(), &all);
-        run_experts(model, linears, &mut Calibrated(calibrator), experts, normed, made)?;
-        let phases = Phases { model, block, observer: None };
-        phases.finish(made, values_of_mut(hidden.view_mut(), &all));
-        Ok(())
+        let normed = values_of(network.view(), &all).into();
+        let out = ValuesMut::Host(&mut *made);
+        run_experts(model, executor, &mut Calibrated(calibrator), experts, normed, out)?;
+        let mut phases = Phases { model, block, executor, observer: None };
+        let x = values_of_mut(hidden.view_mut(), &all);
+        phases.finish(ValuesMut::Host(made), ValuesMut::Host(x))
     }
 }
 
@@ -286,7 +291,7 @@ impl Model {
     /// # Panics
     /// If there is no such block.
     pub fn linears(&self, layer: usize) -> Result<Vec<LinearInfo<'_>>> {
-        describe(self, &self.weights.blocks[layer].linears())
+        describe(&self.weights.blocks[layer].linears())
     }
 }
 
@@ -299,30 +304,28 @@ impl BeforeGroup for Calibrated<'_> {
 
     fn before<const N: usize>(
         &mut self,
-        model: &Model,
         linears: [&Linear; N],
-        input: &[f32],
+        input: Values<'_>,
     ) -> Result<Option<[Linear; N]>> {
         if !input.is_empty() {
-            observe(model, self.0, &linears, input)?;
+            observe(self.0, &linears, input.host()?)?;
         }
         let mut own = linears.map(Linear::clone);
-        replace(model, self.0, &mut own.each_mut())?;
+        replace(self.0, &mut own.each_mut())?;
         Ok(Some(own))
     }
 }
 
 /// Replaces the weights of a group by those that `calibrator` gives.
-fn replace(model: &Model, calibrator: &mut dyn Calibrator, linears: &mut [&mut Linear]) -> Result<()> {
+fn replace(calibrator: &mut dyn Calibrator, linears: &mut [&mut Linear]) -> Result<()> {
     let current: Vec<&Linear> = linears.iter().map(|linear| &**linear).collect();
-    let replacements = calibrator.replace(&describe(model, &current)?).map_err(Error::Observer)?;
+    let replacements = calibrator.replace(&describe(&current)?).map_err(Error::Observer)?;
     for (linear, replacement) in linears.iter_mut().zip(replacements) {
         if let Some(Replacement { element_type, data, permutation }) = replacement {
-            let (rows, columns) = (linear.weight.rows, linear.weight.columns);
-            linear.weight = Weight::owned(element_type, rows, columns, data);
-            linear.permutation = permutation.map(Into::into);
-            // Refuses data of another shape here, by name, and not in the middle of the pass.
-            linear.weight.matrix(&model.checkpoint)?;
+            let (rows, columns) = (linear.op.weight.rows(), linear.op.weight.columns());
+            // Refuses data of another shape here, and not in the middle of the pass.
+            let weight = Weight::owned(element_type, rows, columns, data)?;
+            linear.replace(weight, permutation.map(Into::into));
         }
     }
     Ok(())

@@ -14,7 +14,6 @@
 
 mod bandwidth;
 mod bench;
-mod cache;
 mod chat;
 mod error;
 mod forward;
@@ -25,7 +24,6 @@ mod matrix;
 mod memory;
 mod model;
 mod observer;
-mod parallel;
 mod perplexity;
 mod placement;
 pub mod random;
@@ -50,5 +48,6 @@ pub use model::{LoadOptions, Model};
 pub use observer::{LinearGroup, LinearInfo, Observer, ObserverError};
 pub use perplexity::{Divergence, PerplexityOptions, PerplexityReport, perplexity, perplexity_of_tokens};
 pub use placement::MemoryPlan;
+pub use quern_compute::KvType;
 pub use sampling::{DryOptions, Mirostat, MirostatVersion, Sampler, SamplingOptions, Stage};
-pub use session::{KvType, Session, SessionOptions, Wanted};
+pub use session::{Session, SessionOptions, Wanted};

@@ -11,9 +11,9 @@ use quern_compute::Pool;
 use quern_tensor_io::scheme::PackedLayer;
 use quern_tensor_io::{Checkpoint, ElementType, Error, ErrorKind, decode};
 
-use crate::parallel::share;
 use crate::weights::Weight;
 use crate::{Replacement, Result};
+use quern_compute::parallel::share;
 
 /// Converts matrices to another type while they are loaded, as bitsandbytes' `load_in_4bit` does.
 pub trait LoadIn: Debug + Sync {
@@ -55,12 +55,12 @@ pub(crate) fn unpacked(
     checkpoint: &Checkpoint,
     layer: &PackedLayer,
     pool: &Pool,
-) -> (Weight, Option<Arc<[u32]>>) {
+) -> Result<(Weight, Option<Arc<[u32]>>)> {
     let Replacement { element_type, data, permutation } = Replacement::unpack(checkpoint, layer, pool);
     for &part in &layer.parts {
         checkpoint.release(checkpoint.data(&checkpoint.tensors()[part]).as_ptr_range());
     }
-    (Weight::owned(element_type, layer.rows, layer.columns, data), permutation.map(Arc::from))
+    Ok((Weight::owned(element_type, layer.rows, layer.columns, data)?, permutation.map(Arc::from)))
 }
 
 /// A matrix of plain values or blocks.
@@ -144,7 +144,7 @@ fn encode(
     });
     match failure.into_inner().unwrap_or_else(PoisonError::into_inner) {
         Some((_, what)) => Err(ErrorKind::Malformed(what)),
-        None => Ok(Weight::owned(target, rows, columns, data)),
+        None => Weight::owned(target, rows, columns, data).map_err(|e| ErrorKind::Unsupported(e.to_string())),
     }
 }
 

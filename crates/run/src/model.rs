@@ -3,10 +3,11 @@
 use std::path::Path;
 use std::sync::{Arc, OnceLock};
 
-use quern_compute::Pool;
+use quern_compute::{Device, Pool};
 use quern_model::{Config, RopeScaling, Tokenizer, View};
 use quern_tensor_io::{Checkpoint, Error as FileError};
 
+use crate::forward::cache_shape;
 use crate::load::LoadIn;
 use crate::placement::{self, MemoryPlan, Placement};
 use crate::rope::Rotation;
@@ -41,7 +42,7 @@ pub struct Model {
     pub(crate) config: Config,
     pub(crate) weights: Weights,
     pub(crate) rotation: Rotation,
-    pub(crate) pool: Pool,
+    pub(crate) pool: Arc<Pool>,
     pub(crate) placement: Placement,
     notes: Vec<String>,
     tokenizer: OnceLock<Tokenizer>,
@@ -70,9 +71,9 @@ impl Model {
         if let Some(limit) = max_memory {
             placement::check_made(&view, load_in, limit)?;
         }
-        let pool = Pool::new(threads);
-        let weights = Weights::resolve(&view, &config, load_in, &pool)?;
-        let placement = Placement::new(&checkpoint, &weights, max_memory);
+        let pool = Arc::new(Pool::new(threads));
+        let weights = Weights::resolve(&view, &checkpoint, &config, load_in, &pool)?;
+        let placement = Placement::new(&checkpoint, &weights, &pool, max_memory);
         let notes = view.notes().to_vec();
         drop(view);
         let tokenizer = OnceLock::new();
@@ -115,10 +116,11 @@ impl Model {
 
     /// Bytes that generating a token at this position reads: weights, keys and values of the positions before.
     pub fn bytes_per_token(&self, position: usize, kv: KvType) -> u64 {
+        let bytes = cache_shape(&self.config, self.config.layers, 1, kv).position_bytes() as u64;
         // A window reads less of the cache in its layers.
         let layers = (0..self.config.layers).map(|layer| {
             let seen = self.config.window(layer).map_or(position + 1, |w| w.min(position + 1));
-            seen as u64 * kv.position_bytes(&self.config) as u64
+            seen as u64 * bytes
         });
         let keys_and_values = layers.sum::<u64>() / (self.config.layers as u64).max(1);
         self.weights.bytes_per_token() + keys_and_values
@@ -176,6 +178,11 @@ impl Model {
     /// [`Error::Option`] for a context of 0 or beyond what the model was trained for, or a batch of 0.
     pub fn session(&self, options: SessionOptions) -> Result<Session<'_>> {
         Session::new(self, options)
+    }
+
+    /// The CPU, with this model's threads.
+    pub(crate) fn cpu(&self) -> Device {
+        Device::Cpu(self.pool.clone())
     }
 
     /// Whether queries, keys and values come from one matrix.

@@ -11,7 +11,7 @@ use quern_model::TensorRole;
 
 use crate::matrix::rows_of;
 use crate::weights::Linear;
-use crate::{Error, Model, Result};
+use crate::{Error, Result};
 
 /// One linear layer, as it is in the model.
 #[derive(Clone, Copy, Debug)]
@@ -62,22 +62,17 @@ pub trait Observer {
 }
 
 /// What observers learn of these layers.
-pub(crate) fn describe<'a>(model: &'a Model, linears: &[&'a Linear]) -> Result<Vec<LinearInfo<'a>>> {
+pub(crate) fn describe<'a>(linears: &[&'a Linear]) -> Result<Vec<LinearInfo<'a>>> {
     let describe = |&linear: &&'a Linear| {
         let &Linear { ref name, role, layer, expert, .. } = linear;
-        Ok(LinearInfo { name, role, layer, expert, matrix: linear.weight.matrix(&model.checkpoint)? })
+        Ok(LinearInfo { name, role, layer, expert, matrix: linear.op.weight.matrix()? })
     };
     linears.iter().map(describe).collect()
 }
 
 /// Calls `observer` with the input of a group of layers.
-pub(crate) fn observe(
-    model: &Model,
-    observer: &mut dyn Observer,
-    linears: &[&Linear],
-    values: &[f32],
-) -> Result<()> {
-    let linears = &*describe(model, linears)?;
+pub(crate) fn observe(observer: &mut dyn Observer, linears: &[&Linear], values: &[f32]) -> Result<()> {
+    let linears = &*describe(linears)?;
     let columns = linears.first().map_or(0, |linear| linear.matrix.columns());
     let rows = values.len().checked_div(columns).unwrap_or(0);
     observer.observe(&LinearGroup { linears, rows, columns, values }).map_err(Error::Observer)

@@ -23,9 +23,9 @@ use quern_model::EncodeOptions;
 use quern_tensor_io::Progress;
 use serde::Serialize;
 
-use crate::parallel::share;
 use crate::statistics::{Likelihood, kl_divergence, mean_and_deviation, negative_log_likelihood, top1};
 use crate::{Error, KvType, Model, Result, Session, SessionOptions, Wanted};
+use quern_compute::parallel::share;
 
 /// What to score.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

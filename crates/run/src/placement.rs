@@ -19,8 +19,10 @@
 mod ahead;
 mod unit;
 
+use std::ops::Range;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
+use quern_compute::{Device, Pool};
 use quern_model::contents::Place;
 use quern_model::{View, ViewTensor};
 use quern_tensor_io::{Checkpoint, Remedy};
@@ -73,9 +75,23 @@ pub(crate) struct Needs {
     pub buffers: u64,
 }
 
+/// Layers that follow each other on one device.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Segment {
+    /// Which of [`Placement::devices`].
+    pub workspace: usize,
+    pub layers: Range<usize>,
+    /// The place of the first of them in that device's cache.
+    pub slot: usize,
+    /// Whether the head follows.
+    pub head: bool,
+}
+
 /// The weights of one model.
 #[derive(Debug)]
 pub(crate) struct Placement {
+    devices: Vec<(Device, usize)>,
+    segments: Vec<Segment>,
     checkpoint: Arc<Checkpoint>,
     /// Blocks in order, then the head.
     units: Vec<Unit>,
@@ -97,7 +113,15 @@ struct State {
 
 impl Placement {
     /// `limit`: bytes the process may have resident; `None` for what the system has.
-    pub fn new(checkpoint: &Arc<Checkpoint>, weights: &Weights, limit: Option<u64>) -> Self {
+    pub fn new(
+        checkpoint: &Arc<Checkpoint>,
+        weights: &Weights,
+        pool: &Arc<Pool>,
+        limit: Option<u64>,
+    ) -> Self {
+        let layers = weights.blocks.len();
+        let devices = vec![(Device::Cpu(pool.clone()), layers)];
+        let segments = vec![Segment { workspace: 0, layers: 0..layers, slot: 0, head: true }];
         let units = unit::units(checkpoint, weights);
         let tables = Tables::new(checkpoint, weights);
         let total: u64 = units.iter().map(Unit::bytes).sum::<u64>() + tables.bytes();
@@ -113,11 +137,29 @@ impl Placement {
             asked_for: None,
             ahead: None,
         };
-        Self { checkpoint: checkpoint.clone(), units, tables, bound, state: Mutex::new(state) }
+        Self {
+            devices,
+            segments,
+            checkpoint: checkpoint.clone(),
+            units,
+            tables,
+            bound,
+            state: Mutex::new(state),
+        }
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The devices that have layers, and how many each.
+    pub fn devices(&self) -> impl Iterator<Item = (&Device, usize)> {
+        self.devices.iter().map(|(device, layers)| (device, *layers))
+    }
+
+    /// All layers, in order.
+    pub fn segments(&self) -> &[Segment] {
+        &self.segments
     }
 
     /// Whether there is a bound.

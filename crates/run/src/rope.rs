@@ -75,10 +75,15 @@ impl Rotation {
 }
 
 impl RotaryAngles {
-    /// Cosines and sines for a layer; `windowed` if a sliding window limits it.
-    pub(crate) fn of(&self, windowed: bool) -> (&[f32], &[f32]) {
-        let (cos, sin) = if windowed && self.has_local { &self.local } else { &self.global };
-        (cos, sin)
+    /// Cosines and sines of all layers, then those of layers under a window where they have their own.
+    pub(crate) fn tables(&self) -> [&[f32]; 4] {
+        let local = |values| if self.has_local { values } else { &[][..] };
+        [&self.global.0, &self.global.1, local(&self.local.0), local(&self.local.1)]
+    }
+
+    /// Whether layers under a window have their own.
+    pub(crate) fn has_local(&self) -> bool {
+        self.has_local
     }
 }
 

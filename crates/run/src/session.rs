@@ -1,41 +1,10 @@
 //! One text in a model: its keys and values, and the memory a pass over it needs, allocated once.
 
-use crate::cache::Cache;
-use crate::forward::{Pass, Scratch};
+use quern_compute::KvType;
+
+use crate::forward::{Pass, Staging, Workspace, cache_shape};
 use crate::placement::Needs;
 use crate::{Error, Model, Observer, Result};
-
-/// How keys and values are kept.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum KvType {
-    /// 16-bit floats: half the memory, and what llama.cpp does. Moves logits by some 1e-4 of their size.
-    #[default]
-    F16,
-    /// 32-bit floats, for comparison with references computed in float32.
-    F32,
-    /// Blocks of 32 numbers along a head with 8-bit codes and one scale: 17/32 of f16's memory. Moves
-    /// logits by some 1e-2 of their size, perplexity by less than 0.1 %.
-    Q8_0,
-}
-
-impl KvType {
-    /// All of them.
-    pub const ALL: [Self; 3] = [Self::F16, Self::Q8_0, Self::F32];
-
-    /// The name that `--kv` takes.
-    pub const fn name(self) -> &'static str {
-        match self {
-            Self::F16 => "f16",
-            Self::F32 => "f32",
-            Self::Q8_0 => "q8_0",
-        }
-    }
-
-    /// The one of this name.
-    pub fn from_name(name: &str) -> Option<Self> {
-        Self::ALL.into_iter().find(|kv| kv.name() == name)
-    }
-}
 
 /// Size and precision of a session.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -75,8 +44,8 @@ pub struct Session<'m> {
     model: &'m Model,
     options: SessionOptions,
     length: usize,
-    cache: Cache,
-    scratch: Scratch,
+    workspaces: Vec<Workspace>,
+    staging: Staging,
     logits: Vec<f32>,
 }
 
@@ -87,14 +56,18 @@ impl<'m> Session<'m> {
     pub(crate) fn new(model: &'m Model, options: SessionOptions) -> Result<Self> {
         let (options, needs) = Self::fitting(model, options)?;
         model.placement.plan(needs)?;
-        let mut cache = Cache::new(&model.config, options.context, options.kv)?;
-        let mut scratch = Scratch::default();
-        if model.placement.bounded() {
-            // From here on only weights are loaded and dropped.
-            cache.touch();
-            scratch.reserve(model, options.batch);
+        let mut workspaces = Vec::new();
+        for (device, layers) in model.placement.devices() {
+            let mut work = Workspace::new(model, device, layers, options.context, options.kv)?;
+            if model.placement.bounded() {
+                // From here on only weights are loaded and dropped.
+                work.cache.touch();
+                work.reserve(model, options.batch)?;
+            }
+            workspaces.push(work);
         }
-        Ok(Self { model, options, length: 0, cache, scratch, logits: Vec::new() })
+        let staging = Staging::default();
+        Ok(Self { model, options, length: 0, workspaces, staging, logits: Vec::new() })
     }
 
     /// Checks the options, and makes the batch smaller where the model's memory bound demands it; what the
@@ -107,9 +80,10 @@ impl<'m> Session<'m> {
         // No pass is longer than the context.
         let needs = |batch: usize| Needs {
             tokens: batch,
-            keys_and_values: (options.kv.position_bytes(&model.config) as u64)
+            keys_and_values: (cache_shape(&model.config, model.config.layers, options.context, options.kv)
+                .position_bytes() as u64)
                 .saturating_mul(options.context as u64),
-            buffers: Scratch::bytes(model, batch) + 4 * model.vocabulary() as u64,
+            buffers: Workspace::bytes(model, batch) + 4 * model.vocabulary() as u64,
         };
         let mut batch = options.batch.min(options.context);
         while batch > SMALLEST_BATCH && model.placement.plan(needs(batch)).is_err() {
@@ -188,7 +162,7 @@ impl<'m> Session<'m> {
         let vocabulary = self.model.vocabulary();
         let batch = tokens.len().min(self.options.batch);
         let rows = ((tokens.len() - first) * vocabulary).saturating_sub(self.logits.capacity());
-        self.model.placement.begin(batch, 4 * rows as u64 + Scratch::kernels(self.model, batch))?;
+        self.model.placement.begin(batch, 4 * rows as u64 + Workspace::kernels(self.model, batch))?;
         // Every row is written below; only growth costs anything.
         self.logits.resize((tokens.len() - first) * vocabulary, 0.0);
         for (index, batch) in tokens.chunks(self.options.batch).enumerate() {
@@ -198,8 +172,8 @@ impl<'m> Session<'m> {
             let rows = (from - first.min(from)) * vocabulary..(end - first.min(end)) * vocabulary;
             let mut pass = Pass {
                 model: self.model,
-                cache: &mut self.cache,
-                scratch: &mut self.scratch,
+                workspaces: &mut self.workspaces,
+                staging: &mut self.staging,
                 observer: observer.as_mut().map(|o| &mut **o as &mut dyn Observer),
             };
             pass.run(batch, self.length + start, from - start, &mut self.logits[rows])?;

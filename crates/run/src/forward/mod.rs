@@ -16,107 +16,54 @@
 //! does the last two phases expert by expert.
 //!
 //! In the last block only the rows whose logits are wanted go beyond keys and values: nothing later reads
-//! the others. (An observer sees all of them all the same.) Between the linear layers everything works
-//! row by row, so the threads share rows and the result does not depend on their number.
+//! the others. (An observer sees all of them all the same.)
+//!
+//! The operations are those of [`quern_compute::Executor`], the same on every device. Layers that follow each other on
+//! one device are a [`Segment`](crate::placement::Segment); between two of them the residual stream moves.
 
 mod experts;
-mod linear;
 mod phases;
-mod rows;
+mod workspace;
 
-use quern_compute::{get_row, ops};
+use quern_compute::{Executor, Input, Output, ValuesMut, get_row, ops};
 use quern_model::Config;
 use quern_model::architecture::{Activation, Position};
 
-use crate::cache::Cache;
+use crate::placement::Segment;
 use crate::rope::RotaryAngles;
 use crate::weights::{Block, Ffn};
 use crate::{Model, Observer, Result};
 
 pub(crate) use experts::{BeforeGroup, run as run_experts};
-pub(crate) use linear::LinearScratch;
 pub(crate) use phases::{AttentionBuffers, KvTarget, Phases};
+pub(crate) use workspace::{Workspace, cache_shape, wide};
 
-use linear::linear;
-use rows::norm;
-
-/// Memory for one batch, kept from pass to pass. Each buffer is `[tokens][width]`.
+/// What a text needs beside the devices' own memory.
 #[derive(Debug, Default)]
-pub(crate) struct Scratch {
-    linears: LinearScratch,
+pub(crate) struct Staging {
+    /// The residual stream in RAM, on its way to a device or between two.
     x: Vec<f32>,
-    normed: Vec<f32>,
-    q: Vec<f32>,
-    k: Vec<f32>,
-    v: Vec<f32>,
-    qkv: Vec<f32>,
-    attended: Vec<f32>,
-    projected: Vec<f32>,
-    gate: Vec<f32>,
-    up: Vec<f32>,
     angles: RotaryAngles,
-}
-
-impl Scratch {
-    /// Bytes that batches of `n` tokens take: these buffers, those of the kernels, and the experts'.
-    pub(crate) fn bytes(model: &Model, n: usize) -> u64 {
-        let config = &model.config;
-        let (query, key) = (config.heads * config.head_dim, config.kv_heads * config.head_dim);
-        let qkv = if model.fused_qkv() { query + 2 * key } else { 0 };
-        let own = 3 * config.hidden_size + 2 * query + 2 * key + qkv + 3 * wide(config);
-        let experts = config.experts.map_or(0, |e| e.count + 2 * (e.ffn_size + config.hidden_size));
-        let pairs = 4 * model.rotation.pairs();
-        let floats = (own + experts + pairs) as u64 * n as u64;
-        4 * floats + Self::kernels(model, n)
-    }
-
-    /// Bytes that kernels take for `n` tokens, at most: inputs in 8 bits, in two layouts and groupings, or
-    /// permuted; attention's tiles in each thread.
-    pub(crate) fn kernels(model: &Model, n: usize) -> u64 {
-        let config = &model.config;
-        let columns = wide(config).max(config.hidden_size).max(config.heads * config.head_dim);
-        8 * columns as u64 * n as u64 + ((1 << 20) * model.threads() as u64)
-    }
-
-    /// Room for `n` tokens. Grows only; a shorter batch uses the front.
-    pub(crate) fn reserve(&mut self, model: &Model, n: usize) {
-        let config = &model.config;
-        let grow = |buffer: &mut Vec<f32>, width: usize| {
-            if buffer.len() < n * width {
-                buffer.resize(n * width, 0.0);
-            }
-        };
-        let (query, key) = (config.heads * config.head_dim, config.kv_heads * config.head_dim);
-        for buffer in [&mut self.x, &mut self.normed, &mut self.projected] {
-            grow(buffer, config.hidden_size);
-        }
-        for buffer in [&mut self.q, &mut self.attended] {
-            grow(buffer, query);
-        }
-        for buffer in [&mut self.k, &mut self.v] {
-            grow(buffer, key);
-        }
-        if model.fused_qkv() {
-            grow(&mut self.qkv, query + 2 * key);
-        }
-        let wide = wide(config);
-        grow(&mut self.gate, wide);
-        // Gate and up projection come in one.
-        grow(&mut self.up, 2 * wide);
-    }
-}
-
-/// Width inside the feed-forward network, or inside one expert.
-pub(crate) fn wide(config: &Config) -> usize {
-    config.experts.map_or(config.ffn_size, |e| e.ffn_size)
 }
 
 /// One batch on its way through a model.
 pub(crate) struct Pass<'p> {
     pub(crate) model: &'p Model,
-    pub(crate) cache: &'p mut Cache,
-    pub(crate) scratch: &'p mut Scratch,
+    /// One for each device that has layers, in the order of [`Segment::workspace`].
+    pub(crate) workspaces: &'p mut [Workspace],
+    pub(crate) staging: &'p mut Staging,
     pub(crate) observer: Option<&'p mut dyn Observer>,
+}
+
+/// The tokens of a batch.
+#[derive(Clone, Copy)]
+struct Batch {
+    /// Number of tokens.
+    n: usize,
+    /// Position of the first.
+    first: usize,
+    /// Index of the first whose logits are wanted.
+    keep: usize,
 }
 
 impl Pass<'_> {
@@ -130,93 +77,164 @@ impl Pass<'_> {
         logits: &mut [f32],
     ) -> Result<()> {
         let model = self.model;
-        let hidden = model.config.hidden_size;
-        let n = tokens.len();
-        self.scratch.reserve(model, n);
-        let Scratch { linears, x, angles, .. } = &mut *self.scratch;
-        model.rotation.fill(first, n, angles);
-        embed(model, linears, tokens, first, &mut x[..n * hidden])?;
-        let placement = &model.placement;
-        placement.embedded();
-        let blocks = &model.weights.blocks;
-        for (layer, block) in blocks.iter().enumerate() {
-            // The head's rows are all that is needed behind the last block's keys and values.
-            let unseen = self.observer.is_none() && layer + 1 == blocks.len();
-            placement.enter(layer, n);
-            self.block(layer, block, n, first, if unseen { keep } else { 0 })?;
-            placement.leave(layer);
+        let batch = Batch { n: tokens.len(), first, keep };
+        let values = batch.n * model.config.hidden_size;
+        model.rotation.fill(first, batch.n, &mut self.staging.angles);
+        self.staging.x.resize(values, 0.0);
+        embed(model, tokens, first, &mut self.staging.x)?;
+        model.placement.embedded();
+        let mut before: Option<usize> = None;
+        for segment in model.placement.segments() {
+            let Staging { x, angles } = &mut *self.staging;
+            if let Some(before) = before {
+                let Workspace { executor, x: held, .. } = &mut self.workspaces[before];
+                executor.download(held.front(values), x)?;
+            }
+            let work = &mut self.workspaces[segment.workspace];
+            work.reserve(model, batch.n)?;
+            work.set_angles(angles)?;
+            work.executor.upload(x, work.x.front_mut(values))?;
+            self.segment(segment, batch, logits)?;
+            before = Some(segment.workspace);
         }
-        if keep == n {
-            return Ok(());
-        }
-        placement.enter(blocks.len(), n - keep);
-        let Scratch { linears, x, normed, projected, .. } = &mut *self.scratch;
-        let x = &x[keep * hidden..n * hidden];
-        let mut input = &mut normed[..x.len()];
-        match &model.weights.output_norm {
-            Some(weights) => norm(model, x, weights, input),
-            None => input.copy_from_slice(x),
-        }
-        if let Some(out) = &model.weights.embedding_out {
-            let narrow = &mut projected[..(n - keep) * model.config.embedding_size];
-            linear(model, linears, &mut self.observer, [out], input, [&mut *narrow])?;
-            input = narrow;
-        }
-        linear(model, linears, &mut self.observer, [&model.weights.output], input, [&mut *logits])?;
-        if let Some(cap) = model.config.final_softcap {
-            rows::each(model, logits, model.config.vocab_size, |row| {
-                ops::softcap(model.pool.level(), row, cap)
-            });
-        }
-        placement.leave(blocks.len());
         Ok(())
     }
 
-    /// One block. Rows of `x` before `keep` are left as they are once their keys and values are stored.
-    fn block(&mut self, layer: usize, block: &Block, n: usize, first: usize, keep: usize) -> Result<()> {
-        let config = &self.model.config;
-        let (hidden, wide) = (config.hidden_size, wide(config));
-        let query = config.heads * config.head_dim;
-        let mut phases = Phases { model: self.model, block, observer: self.observer.take() };
-        let Scratch { linears, x, normed, q, k, v, qkv, attended, projected, gate, up, angles } =
-            &mut *self.scratch;
-        let rows = n - keep;
-        let angles = angles.of(config.window(layer).is_some());
-        let target = KvTarget { cache: self.cache, slot: layer, layer, first, angles };
-        let (x_all, normed_all) = (&mut x[..n * hidden], &mut normed[..n * hidden]);
-        let buffers = AttentionBuffers { normed: normed_all, q, k, v, qkv };
-        let attended = &mut attended[..rows * query];
-        let mut done = phases.attend(linears, x_all, keep, target, buffers, attended);
-        if keep < n {
-            let x = &mut x[keep * hidden..n * hidden];
-            let (projected, normed) = (&mut projected[..rows * hidden], &mut normed[..rows * hidden]);
-            done = done.and_then(|()| phases.project(linears, attended, projected, x, normed));
-            done = match &block.ffn {
-                Ffn::Dense { .. } => {
-                    let (gate, up) = (&mut gate[..rows * wide], &mut up[..2 * rows * wide]);
-                    done.and_then(|()| phases.widen(linears, normed, up, gate))
-                        .and_then(|()| phases.narrow(linears, gate, projected, x))
-                }
-                Ffn::Experts(experts) => {
-                    done.and_then(|()| phases.experts(linears, experts, normed, projected, x))
-                }
-            };
+    /// The layers of one segment, and the head if it ends the model.
+    fn segment(&mut self, segment: &Segment, batch: Batch, logits: &mut [f32]) -> Result<()> {
+        let model = self.model;
+        let Batch { n, keep, .. } = batch;
+        let (placement, blocks) = (&model.placement, &model.weights.blocks);
+        let work = &mut self.workspaces[segment.workspace];
+        for layer in segment.layers.clone() {
+            // The head's rows are all that is needed behind the last block's keys and values.
+            let unseen = self.observer.is_none() && layer + 1 == blocks.len();
+            placement.enter(layer, n);
+            let batch = Batch { keep: if unseen { keep } else { 0 }, ..batch };
+            let slot = layer - segment.layers.start + segment.slot;
+            block(model, work, &mut self.observer, (layer, slot, &blocks[layer]), batch)?;
+            placement.leave(layer);
         }
-        self.observer = phases.observer;
-        done
+        if keep == n || !segment.head {
+            return Ok(());
+        }
+        placement.enter(blocks.len(), n - keep);
+        head(model, work, &mut self.observer, batch, logits)?;
+        placement.leave(blocks.len());
+        Ok(())
     }
 }
 
-/// What the first block receives: `out` is `[tokens][hidden]`.
-pub(crate) fn embed(
+/// One block. Rows of `x` before `keep` are left as they are once their keys and values are stored.
+fn block(
     model: &Model,
-    linears: &mut LinearScratch,
-    tokens: &[u32],
-    first: usize,
-    out: &mut [f32],
+    work: &mut Workspace,
+    observer: &mut Option<&mut dyn Observer>,
+    (layer, slot, block): (usize, usize, &Block),
+    batch: Batch,
+) -> Result<()> {
+    let config = &model.config;
+    let Batch { n, first, keep } = batch;
+    let (hidden, wide, query) = (config.hidden_size, wide(config), config.heads * config.head_dim);
+    let rows = n - keep;
+    let pairs = n * model.rotation.pairs();
+    let qkv = if model.fused_qkv() { query + 2 * config.kv_heads * config.head_dim } else { 0 };
+    let key = config.kv_heads * config.head_dim;
+    let Workspace {
+        executor, cache, x, normed, q, k, v, qkv: all, attended, projected, wide: w, angles, ..
+    } = work;
+    let angles = angles.of(config.window(layer).is_some(), pairs);
+    let target = KvTarget { cache, slot, layer, first, angles };
+    let buffers = AttentionBuffers {
+        q: q.front_mut(n * query),
+        k: k.front_mut(n * key),
+        v: v.front_mut(n * key),
+        qkv: all.front_mut(n * qkv),
+    };
+    let mut phases = Phases { model, block, executor, observer: observer.take() };
+    let done = phases.attend(x.front(n * hidden), keep, target, buffers, attended.front_mut(rows * query));
+    *observer = phases.observer.take();
+    done?;
+    if rows == 0 {
+        return Ok(());
+    }
+    let tail = keep * hidden..n * hidden;
+    macro_rules! x {
+        () => {
+            x.front(n * hidden).slice(tail.clone())
+        };
+        (mut) => {
+            x.front_mut(n * hidden).slice(tail.clone())
+        };
+    }
+    let mut phases = Phases { model, block, executor, observer: observer.take() };
+    let mut rest = || -> Result<()> {
+        phases.before_project(x!(), normed.front_mut(rows * hidden))?;
+        phases.project(attended.front(rows * query), projected.front_mut(rows * hidden), x!(mut))?;
+        match &block.ffn {
+            Ffn::Dense { .. } => {
+                let input = phases::network_input(model, block, x!(), normed.front(rows * hidden));
+                phases.widen(input, w.front_mut(rows * wide))?;
+                phases.narrow(w.front(rows * wide), projected.front_mut(rows * hidden), x!(mut))
+            }
+            Ffn::Experts(experts) => {
+                phases.normed_input(x!(), normed.front_mut(rows * hidden))?;
+                let normed = normed.front(rows * hidden);
+                phases.experts(experts, normed, projected.front_mut(rows * hidden), x!(mut))
+            }
+        }
+    };
+    let done = rest();
+    *observer = phases.observer.take();
+    done
+}
+
+/// From the residual stream to logits.
+fn head(
+    model: &Model,
+    work: &mut Workspace,
+    observer: &mut Option<&mut dyn Observer>,
+    batch: Batch,
+    logits: &mut [f32],
 ) -> Result<()> {
     let (config, weights) = (&model.config, &model.weights);
-    let embedding = weights.embedding.matrix(&model.checkpoint)?;
+    let Batch { n, keep, .. } = batch;
+    let (hidden, vocabulary) = (config.hidden_size, config.vocab_size);
+    let Workspace { executor, x, projected, logits: buffer, .. } = work;
+    let x = x.front(n * hidden).slice(keep * hidden..n * hidden);
+    let mut input = match &weights.output_norm {
+        Some(norm) => Input::Norm(norm, x),
+        None => Input::Values(x),
+    };
+    if let Some(out) = &weights.embedding_out {
+        let values = (n - keep) * config.embedding_size;
+        projected.reserve(values)?;
+        phases::linear(executor, observer, [out], input, Output::Store([projected.front_mut(values)]))?;
+        input = Input::Values(projected.front(values));
+    }
+    // On the CPU straight to where they are wanted.
+    let on_host = executor.pool().is_some();
+    if !on_host {
+        buffer.reserve((n - keep) * vocabulary)?;
+    }
+    let mut out = match on_host {
+        true => ValuesMut::Host(logits),
+        false => buffer.front_mut((n - keep) * vocabulary),
+    };
+    phases::linear(executor, observer, [&weights.output], input, Output::Store([out.reborrow()]))?;
+    if let Some(cap) = config.final_softcap {
+        executor.softcap(out.reborrow(), vocabulary, cap)?;
+    }
+    if !on_host {
+        executor.download(buffer.front((n - keep) * vocabulary), logits)?;
+    }
+    Ok(())
+}
+
+/// What the first block receives, computed on the CPU: `out` is `[tokens][hidden]`.
+pub(crate) fn embed(model: &Model, tokens: &[u32], first: usize, out: &mut [f32]) -> Result<()> {
+    let (config, weights) = (&model.config, &model.weights);
+    let embedding = weights.embedding.host()?;
     match &weights.embedding_in {
         None => {
             for (&token, x) in tokens.iter().zip(out.chunks_exact_mut(config.hidden_size)) {
@@ -228,7 +246,9 @@ pub(crate) fn embed(
             for (&token, x) in tokens.iter().zip(narrow.chunks_exact_mut(config.embedding_size)) {
                 get_row(&embedding, token as usize, x)?;
             }
-            linear(model, linears, &mut None, [projection], &narrow, [&mut *out])?;
+            let mut executor = Executor::new(&model.cpu())?;
+            let output = Output::Store([ValuesMut::Host(&mut *out)]);
+            executor.linear([&projection.op], Input::Values(narrow[..].into()), output)?;
         }
     }
     if config.architecture.scaled_embeddings {
@@ -238,7 +258,7 @@ pub(crate) fn embed(
     if let (Some(positions), Position::Learned { offset }) =
         (&weights.positions, config.architecture.position)
     {
-        let table = positions.matrix(&model.checkpoint)?;
+        let table = positions.host()?;
         let mut row = vec![0.0; config.hidden_size];
         for (at, x) in out.chunks_exact_mut(config.hidden_size).enumerate() {
             get_row(&table, first + at + offset, &mut row)?;

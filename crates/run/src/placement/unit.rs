@@ -84,7 +84,7 @@ impl Unit {
 /// The units of a model: its blocks in order, then the head.
 pub(super) fn units(checkpoint: &Checkpoint, weights: &Weights) -> Vec<Unit> {
     let places = |linears: &[&Linear]| {
-        let mapped = linears.iter().filter_map(|l| l.weight.mapped()).collect();
+        let mapped = linears.iter().filter_map(|l| l.mapped).collect();
         spans(checkpoint, mapped)
     };
     let unit = |common: &[&Linear], experts: &[&Linear], mixture| Unit {
@@ -120,14 +120,13 @@ pub(super) struct Tables {
 impl Tables {
     pub fn new(checkpoint: &Checkpoint, weights: &Weights) -> Self {
         let tables = [Some(&weights.embedding), weights.positions.as_ref()];
-        let projection = weights.embedding_in.as_ref().map(|l| &l.weight);
-        let mapped = |w: &Weight| w.mapped();
-        let row = |w: &&Weight| mapped(w).map_or(0, |_| (w.bytes() / w.rows.max(1) as u64) + AROUND);
-        let places = tables.into_iter().chain([projection]).flatten().filter_map(mapped).collect();
+        let projection = weights.embedding_in.as_ref().and_then(|l| l.mapped);
+        let row = |w: &&Weight| w.mapped.map_or(0, |_| (w.bytes() / w.rows().max(1) as u64) + AROUND);
+        let places = tables.into_iter().flatten().filter_map(|w| w.mapped).chain(projection).collect();
         Self {
             spans: spans(checkpoint, places),
             row: tables.iter().flatten().map(row).sum(),
-            fixed: projection.and_then(mapped).map_or(0, |at| (at.end - at.start) as u64 + ENDS),
+            fixed: projection.map_or(0, |at| (at.end - at.start) as u64 + ENDS),
             tied: weights.tied,
         }
     }

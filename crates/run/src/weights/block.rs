@@ -1,12 +1,14 @@
 //! The tensors of one block, by role.
 
-use super::{Linear, NormWeights};
+use quern_compute::Norm;
+
+use super::Linear;
 
 /// Norms of each query and key head: one weight for all heads, or (StableLM 2) one for each.
 #[derive(Clone, Debug)]
 pub(crate) struct HeadNorms {
-    pub(crate) q: Vec<f32>,
-    pub(crate) k: Vec<f32>,
+    pub(crate) q: Norm,
+    pub(crate) k: Norm,
 }
 
 /// The projections to queries, keys and values.
@@ -56,19 +58,19 @@ pub(crate) struct Expert {
 /// The tensors of one block.
 #[derive(Clone, Debug)]
 pub(crate) struct Block {
-    pub(crate) attention_norm: NormWeights,
+    pub(crate) attention_norm: Norm,
     /// The attention's own, where the block is parallel and the other is the network's.
-    pub(crate) attention_norm_2: Option<NormWeights>,
+    pub(crate) attention_norm_2: Option<Norm>,
     pub(crate) qkv: Qkv,
     pub(crate) head_norms: Option<HeadNorms>,
     pub(crate) attention_output: Linear,
     /// Of what attention adds.
-    pub(crate) attention_post_norm: Option<NormWeights>,
+    pub(crate) attention_post_norm: Option<Norm>,
     /// The network's own; a parallel block may share the attention's.
-    pub(crate) ffn_norm: Option<NormWeights>,
+    pub(crate) ffn_norm: Option<Norm>,
     pub(crate) ffn: Ffn,
     /// Of what the network adds.
-    pub(crate) ffn_post_norm: Option<NormWeights>,
+    pub(crate) ffn_post_norm: Option<Norm>,
 }
 
 impl Qkv {
@@ -108,6 +110,11 @@ impl Widen {
 }
 
 impl Block {
+    /// The norm of the feed-forward network.
+    pub(crate) fn network_norm(&self) -> &Norm {
+        self.ffn_norm.as_ref().unwrap_or(&self.attention_norm)
+    }
+
     /// The linear layers, in the order of the computation; experts without their router, which is never
     /// quantized.
     pub(crate) fn linears(&self) -> Vec<&Linear> {
@@ -125,7 +132,7 @@ impl Block {
         all
     }
 
-    pub(super) fn norms(&self) -> impl Iterator<Item = &NormWeights> {
+    pub(super) fn norms(&self) -> impl Iterator<Item = &Norm> {
         let Self { attention_norm, attention_norm_2, attention_post_norm, ffn_norm, ffn_post_norm, .. } =
             self;
         let others = [attention_norm_2, attention_post_norm, ffn_norm, ffn_post_norm];

@@ -4,14 +4,14 @@ use std::cell::Cell;
 use std::collections::HashMap;
 use std::sync::Arc;
 
-use quern_compute::Pool;
-use quern_model::architecture::Layout;
+use quern_compute::{Norm, NormKind, Permutation, Pool, Vector};
+use quern_model::architecture::{self, Layout};
 use quern_model::contents::Place;
-use quern_model::{TensorRole, View, ViewTensor};
+use quern_model::{Config, TensorRole, View, ViewTensor};
 use quern_tensor_io::scheme::PackedLayer;
 use quern_tensor_io::{Checkpoint, ElementType, Error, ErrorKind, decode};
 
-use super::{Linear, Mapped, NormWeights, Storage, Weight};
+use super::{Linear, Mapped, Weight};
 use crate::Result;
 use crate::load::{LoadIn, PlainMatrix, encoded, repacked, unpacked};
 
@@ -19,6 +19,8 @@ type Key = (TensorRole, Option<usize>, Option<usize>);
 
 pub(super) struct Lookup<'v, 'a> {
     view: &'v View<'a>,
+    open: &'v Arc<Checkpoint>,
+    config: &'v Config,
     by_role: HashMap<Key, usize>,
     load_in: Option<&'v dyn LoadIn>,
     pool: &'v Pool,
@@ -33,10 +35,17 @@ enum Stored<'v> {
 }
 
 impl<'v, 'a> Lookup<'v, 'a> {
-    pub fn new(view: &'v View<'a>, load_in: Option<&'v dyn LoadIn>, pool: &'v Pool) -> Self {
+    /// `open` is the checkpoint that `view` is of.
+    pub fn new(
+        view: &'v View<'a>,
+        open: &'v Arc<Checkpoint>,
+        config: &'v Config,
+        load_in: Option<&'v dyn LoadIn>,
+        pool: &'v Pool,
+    ) -> Self {
         let roles = view.tensors().iter().enumerate();
         let by_role = roles.filter_map(|(i, t)| Some(((t.role?, t.layer, t.part), i))).collect();
-        Self { view, by_role, load_in, pool, bytes: Cell::new(0) }
+        Self { view, open, config, by_role, load_in, pool, bytes: Cell::new(0) }
     }
 
     fn checkpoint(&self) -> &'a Checkpoint {
@@ -107,7 +116,7 @@ impl<'v, 'a> Lookup<'v, 'a> {
             Stored::Packed(packed) => {
                 self.bytes.set(self.bytes.get() + packed.bytes as u64);
                 match self.target(tensor) {
-                    None => Ok(unpacked(self.checkpoint(), packed, self.pool)),
+                    None => unpacked(self.checkpoint(), packed, self.pool),
                     Some((l, to)) => Ok((repacked(self.checkpoint(), packed, l, to, self.pool)?, None)),
                 }
             }
@@ -143,9 +152,9 @@ impl<'v, 'a> Lookup<'v, 'a> {
         match transposed {
             Some(made) => {
                 self.checkpoint().release(data.as_ptr_range());
-                Ok(Weight::owned(element_type, rows, columns, made))
+                Ok(Weight::owned(element_type, rows, columns, made)?)
             }
-            None => Ok(Weight { storage: Storage::Mapped(place), element_type, rows, columns }),
+            None => Ok(Weight::mapped(self.open, place, element_type, rows, columns)?),
         }
     }
 
@@ -153,20 +162,14 @@ impl<'v, 'a> Lookup<'v, 'a> {
         let (weight, permutation) = self.matrix(role, layer, None)?;
         let name = self.need(role, layer, None)?.name.clone();
         let bias = bias.map_or(Ok(None), |bias| self.optional(bias, layer))?;
-        Ok(Linear { name, role, layer, expert: None, weight, bias, permutation })
+        Ok(made(name, (role, layer, None), weight, bias, permutation))
     }
 
     /// One expert's matrix: a tensor of its own, or its part of a stack.
     pub fn expert(&self, role: TensorRole, layer: usize, expert: usize) -> Result<Linear> {
         let at = Some(layer);
-        let linear = |name: &str, weight, permutation| Linear {
-            name: name.to_owned(),
-            role,
-            layer: at,
-            expert: Some(expert),
-            weight,
-            bias: None,
-            permutation,
+        let linear = |name: &str, weight, permutation| {
+            made(name.to_owned(), (role, at, Some(expert)), weight, None, permutation)
         };
         if let Some(tensor) = self.find(role, at, Some(expert)) {
             let (weight, permutation) = self.matrix(role, at, Some(expert))?;
@@ -189,19 +192,18 @@ impl<'v, 'a> Lookup<'v, 'a> {
     pub fn tied(&self, weight: Weight) -> Result<Linear> {
         let role = TensorRole::TokenEmbedding;
         let name = self.need(role, None, None)?.name.clone();
-        Ok(Linear { name, role, layer: None, expert: None, weight, bias: None, permutation: None })
+        Ok(made(name, (role, None, None), weight, None, None))
     }
 
     /// A norm and, where the file has one, its bias.
-    pub fn norm(
-        &self,
-        role: TensorRole,
-        bias: Option<TensorRole>,
-        layer: Option<usize>,
-    ) -> Result<NormWeights> {
-        let weight = self.vector(role, layer)?;
+    pub fn norm(&self, role: TensorRole, bias: Option<TensorRole>, layer: Option<usize>) -> Result<Norm> {
+        let weight = self.vector(role, layer)?.into();
         let bias = bias.map_or(Ok(None), |bias| self.optional(bias, layer))?;
-        Ok(NormWeights { weight, bias })
+        let kind = match self.config.architecture.norm {
+            architecture::Norm::Layer => NormKind::Layer,
+            architecture::Norm::Rms => NormKind::Rms,
+        };
+        Ok(Norm { kind, epsilon: self.config.norm_epsilon, weight, bias })
     }
 
     /// The same, if the model has one.
@@ -211,7 +213,7 @@ impl<'v, 'a> Lookup<'v, 'a> {
         role: TensorRole,
         bias: Option<TensorRole>,
         layer: Option<usize>,
-    ) -> Result<Option<NormWeights>> {
+    ) -> Result<Option<Norm>> {
         match there {
             true => self.norm(role, bias, layer).map(Some),
             false => Ok(None),
@@ -219,9 +221,9 @@ impl<'v, 'a> Lookup<'v, 'a> {
     }
 
     /// A vector, where the model has it.
-    fn optional(&self, role: TensorRole, layer: Option<usize>) -> Result<Option<Vec<f32>>> {
+    fn optional(&self, role: TensorRole, layer: Option<usize>) -> Result<Option<Vector>> {
         match self.has(role, layer) {
-            true => self.vector(role, layer).map(Some),
+            true => Ok(Some(self.vector(role, layer)?.into())),
             false => Ok(None),
         }
     }
@@ -261,6 +263,19 @@ impl<'v, 'a> Lookup<'v, 'a> {
     fn error(&self, tensor: &ViewTensor, kind: ErrorKind) -> crate::Error {
         self.view.error(tensor, kind).into()
     }
+}
+
+/// A linear layer of these tensors.
+fn made(
+    name: String,
+    (role, layer, expert): Key,
+    weight: Weight,
+    bias: Option<Vector>,
+    permutation: Option<Arc<[u32]>>,
+) -> Linear {
+    let permutation = permutation.map(Permutation::Host);
+    let op = quern_compute::Linear { weight: weight.matrix, bias, permutation };
+    Linear { name, role, layer, expert, mapped: weight.mapped, op }
 }
 
 /// The bytes of a matrix of plain values, transposed.

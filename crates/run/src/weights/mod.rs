@@ -1,7 +1,7 @@
 //! The tensors of a checkpoint, found by role and checked against the config.
 //!
-//! Plain and block types stay where they are, in the memory map: a [`Weight`] is then an index into the
-//! checkpoint. Packed layers (GPTQ, AWQ, bitsandbytes) and those that are quantized while loading become rows
+//! Plain and block types stay where they are, in the memory map: a [`Weight`] then keeps the
+//! checkpoint open. Packed layers (GPTQ, AWQ, bitsandbytes) and those that are quantized while loading become rows
 //! of blocks in memory. Vectors (norms, biases) are decoded to f32.
 
 mod block;
@@ -10,20 +10,11 @@ mod resolve;
 
 use std::sync::Arc;
 
-use quern_compute::Matrix;
+use quern_compute::{Bytes, Matrix, Norm, Permutation, Vector};
 use quern_model::TensorRole;
 use quern_tensor_io::{Checkpoint, ElementType};
 
 pub(crate) use block::{Block, Experts, Ffn, Qkv, Widen};
-
-/// Where a matrix's numbers are.
-#[derive(Clone, Debug)]
-enum Storage {
-    /// In the map.
-    Mapped(Mapped),
-    /// Rows of blocks made while loading.
-    Owned(Arc<[u8]>),
-}
 
 /// A range of bytes of one tensor in the map.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -34,41 +25,76 @@ pub(crate) struct Mapped {
     pub(crate) end: usize,
 }
 
+/// A tensor of a checkpoint that stays open.
+struct MappedTensor {
+    checkpoint: Arc<Checkpoint>,
+    tensor: usize,
+}
+
+impl Bytes for MappedTensor {
+    fn bytes(&self) -> &[u8] {
+        self.checkpoint.data(&self.checkpoint.tensors()[self.tensor])
+    }
+}
+
 /// A matrix of the model.
 #[derive(Clone, Debug)]
 pub(crate) struct Weight {
-    storage: Storage,
-    pub(crate) element_type: ElementType,
-    pub(crate) rows: usize,
-    pub(crate) columns: usize,
+    /// On the device that computes with it.
+    pub(crate) matrix: quern_compute::Weight,
+    /// Where in the map the numbers are, unless they were made while loading or moved to a GPU.
+    pub(crate) mapped: Option<Mapped>,
 }
 
 impl Weight {
     /// A matrix in memory.
-    pub(crate) fn owned(element_type: ElementType, rows: usize, columns: usize, data: Vec<u8>) -> Self {
-        Self { storage: Storage::Owned(data.into()), element_type, rows, columns }
+    ///
+    /// # Errors
+    /// As [`Matrix::new`].
+    pub(crate) fn owned(
+        element_type: ElementType,
+        rows: usize,
+        columns: usize,
+        data: Vec<u8>,
+    ) -> quern_compute::Result<Self> {
+        let range = 0..data.len();
+        let matrix = quern_compute::Weight::host(element_type, rows, columns, Arc::new(data), range)?;
+        Ok(Self { matrix, mapped: None })
     }
 
-    /// The numbers.
-    pub(crate) fn matrix<'a>(&'a self, checkpoint: &'a Checkpoint) -> quern_compute::Result<Matrix<'a>> {
-        let data = match &self.storage {
-            Storage::Mapped(at) => &checkpoint.data(&checkpoint.tensors()[at.tensor])[at.start..at.end],
-            Storage::Owned(data) => data,
-        };
-        Matrix::new(self.element_type, self.rows, self.columns, data)
+    /// A matrix in the map.
+    ///
+    /// # Errors
+    /// As [`Matrix::new`].
+    pub(crate) fn mapped(
+        checkpoint: &Arc<Checkpoint>,
+        at: Mapped,
+        element_type: ElementType,
+        rows: usize,
+        columns: usize,
+    ) -> quern_compute::Result<Self> {
+        let owner = Arc::new(MappedTensor { checkpoint: checkpoint.clone(), tensor: at.tensor });
+        let matrix = quern_compute::Weight::host(element_type, rows, columns, owner, at.start..at.end)?;
+        Ok(Self { matrix, mapped: Some(at) })
     }
 
-    /// Where in the map the numbers are, unless they were made while loading.
-    pub(crate) fn mapped(&self) -> Option<Mapped> {
-        match self.storage {
-            Storage::Mapped(range) => Some(range),
-            Storage::Owned(_) => None,
-        }
+    /// The numbers, in RAM.
+    pub(crate) fn host(&self) -> quern_compute::Result<Matrix<'_>> {
+        self.matrix.matrix()
     }
 
-    /// Bytes of the numbers.
+    pub(crate) fn rows(&self) -> usize {
+        self.matrix.rows()
+    }
+
+    pub(crate) fn columns(&self) -> usize {
+        self.matrix.columns()
+    }
+
+    /// Bytes of the numbers, as the file or the load stored them.
     pub(crate) fn bytes(&self) -> u64 {
-        (self.element_type.row_bytes(self.columns).unwrap_or(0) * self.rows) as u64
+        let element_type = self.matrix.element_type();
+        (element_type.row_bytes(self.columns()).unwrap_or(0) * self.rows()) as u64
     }
 }
 
@@ -81,17 +107,23 @@ pub(crate) struct Linear {
     pub(crate) layer: Option<usize>,
     /// Which expert's it is.
     pub(crate) expert: Option<usize>,
-    pub(crate) weight: Weight,
-    pub(crate) bias: Option<Vec<f32>>,
-    /// Column `j` of the weight multiplies value `permutation[j]` of the input (act-order GPTQ).
-    pub(crate) permutation: Option<Arc<[u32]>>,
+    /// Where in the map its weight is.
+    pub(crate) mapped: Option<Mapped>,
+    pub(crate) op: quern_compute::Linear,
 }
 
-/// Weight and bias of a norm.
-#[derive(Clone, Debug)]
-pub(crate) struct NormWeights {
-    pub(crate) weight: Vec<f32>,
-    pub(crate) bias: Option<Vec<f32>>,
+impl Linear {
+    /// Bytes of the weight, as the file or the load stored them.
+    pub(crate) fn bytes(&self) -> u64 {
+        Weight { matrix: self.op.weight.clone(), mapped: None }.bytes()
+    }
+
+    /// Computes with another weight from now on.
+    pub(crate) fn replace(&mut self, weight: Weight, permutation: Option<Arc<[u32]>>) {
+        self.mapped = weight.mapped;
+        self.op.weight = weight.matrix;
+        self.op.permutation = permutation.map(Permutation::Host);
+    }
 }
 
 /// All tensors of a model.
@@ -104,7 +136,7 @@ pub(crate) struct Weights {
     pub(crate) embedding_in: Option<Linear>,
     pub(crate) embedding_out: Option<Linear>,
     pub(crate) blocks: Vec<Block>,
-    pub(crate) output_norm: Option<NormWeights>,
+    pub(crate) output_norm: Option<Norm>,
     pub(crate) output: Linear,
     /// The head is the embedding.
     pub(crate) tied: bool,
@@ -118,37 +150,40 @@ impl Weights {
     /// Bytes of the linear layers and the embedding as they are computed with.
     pub(crate) fn bytes(&self) -> u64 {
         let linears = self.blocks.iter().flat_map(Block::linears);
-        let head = if self.tied { 0 } else { self.output.weight.bytes() };
-        self.embedding.bytes() + head + linears.map(|l| l.weight.bytes()).sum::<u64>()
+        let head = if self.tied { 0 } else { self.output.bytes() };
+        self.embedding.bytes() + head + linears.map(|l| l.bytes()).sum::<u64>()
     }
 
     /// Bytes of weights that generating one token reads: every matrix but the embedding, of which it is a row,
     /// and of a block's experts those chosen.
     pub(crate) fn bytes_per_token(&self) -> u64 {
         let block = |block: &Block| {
-            let all = block.linears().into_iter().map(|l| (l.expert.is_some(), l.weight.bytes()));
+            let all = block.linears().into_iter().map(|l| (l.expert.is_some(), l.bytes()));
             let (experts, common): (Vec<_>, Vec<_>) = all.partition(|&(expert, _)| expert);
             let sum = |part: Vec<(bool, u64)>| part.into_iter().map(|(_, bytes)| bytes).sum::<u64>();
             let (chosen, router) = match &block.ffn {
                 Ffn::Dense { .. } => (0, 0),
                 Ffn::Experts(mixture) => {
                     let count = mixture.experts.len().max(1) as u64;
-                    (sum(experts) / count * self.experts_used as u64, mixture.router.weight.bytes())
+                    (sum(experts) / count * self.experts_used as u64, mixture.router.bytes())
                 }
             };
             sum(common) + chosen + router
         };
         let ends = [&self.embedding_in, &self.embedding_out].into_iter().flatten().chain([&self.output]);
-        self.blocks.iter().map(block).sum::<u64>() + ends.map(|l| l.weight.bytes()).sum::<u64>()
+        self.blocks.iter().map(block).sum::<u64>() + ends.map(|l| l.bytes()).sum::<u64>()
     }
 
     /// Numbers in all of them; a tied head counts once.
     pub(crate) fn parameters(&self) -> u64 {
-        let matrix = |w: &Weight| (w.rows * w.columns) as u64;
-        let linear = |l: &Linear| matrix(&l.weight) + l.bias.as_ref().map_or(0, |b| b.len() as u64);
-        let norm = |n: &NormWeights| (n.weight.len() + n.bias.as_ref().map_or(0, Vec::len)) as u64;
+        let matrix = |w: &Weight| (w.rows() * w.columns()) as u64;
+        let linear = |l: &Linear| {
+            let (weight, bias) = (&l.op.weight, l.op.bias.as_ref());
+            (weight.rows() * weight.columns()) as u64 + bias.map_or(0, |b| b.len() as u64)
+        };
+        let norm = |n: &Norm| (n.weight.len() + n.bias.as_ref().map_or(0, Vector::len)) as u64;
         let block = |b: &Block| {
-            let heads = b.head_norms.as_ref().map_or(0, |n| (n.q.len() + n.k.len()) as u64);
+            let heads = b.head_norms.as_ref().map_or(0, |n| (n.q.weight.len() + n.k.weight.len()) as u64);
             let router = match &b.ffn {
                 Ffn::Experts(experts) => linear(&experts.router),
                 Ffn::Dense { .. } => 0,

@@ -1,8 +1,11 @@
 //! Takes every tensor that the forward pass needs from a view of the checkpoint.
 
+use std::sync::Arc;
+
 use quern_compute::Pool;
 use quern_model::architecture::{Block as BlockKind, Position};
 use quern_model::{Config, TensorRole, View};
+use quern_tensor_io::Checkpoint;
 
 use super::Weights;
 use super::block::{Block, Expert, Experts, Ffn, HeadNorms, Qkv, Widen};
@@ -18,12 +21,13 @@ impl Weights {
     /// the configuration does not demand; always with file and tensor.
     pub(crate) fn resolve(
         view: &View<'_>,
+        checkpoint: &Arc<Checkpoint>,
         config: &Config,
         load_in: Option<&dyn LoadIn>,
         pool: &Pool,
     ) -> Result<Self> {
         use TensorRole as R;
-        let lookup = Lookup::new(view, load_in, pool);
+        let lookup = Lookup::new(view, checkpoint, config, load_in, pool);
         let (embedding, _) = lookup.matrix(R::TokenEmbedding, None, None)?;
         let tied = !lookup.has(R::Output, None) && config.tied_embeddings;
         let output = if tied {
@@ -73,8 +77,8 @@ fn block(lookup: &Lookup<'_, '_>, config: &Config, layer: usize) -> Result<Block
     };
     let head_norms = match config.qk_norm {
         true => Some(HeadNorms {
-            q: lookup.vector(R::AttentionQNorm, at)?,
-            k: lookup.vector(R::AttentionKNorm, at)?,
+            q: lookup.norm(R::AttentionQNorm, None, at)?,
+            k: lookup.norm(R::AttentionKNorm, None, at)?,
         }),
         false => None,
     };

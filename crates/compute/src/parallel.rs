@@ -2,14 +2,14 @@
 
 use std::sync::{Mutex, PoisonError};
 
-use quern_compute::Pool;
+use crate::Pool;
 
 /// Work on fewer values than this is done on the calling thread: starting a parallel region costs about as much.
 const SMALL: usize = 1 << 14;
 
 /// How many of `values` one part should hold, a whole number of rows of `width`: all of them if there are
 /// few, else some parts per thread so that none waits long for another.
-pub(crate) fn part_of(pool: &Pool, values: usize, width: usize) -> usize {
+pub fn part_of(pool: &Pool, values: usize, width: usize) -> usize {
     if values < SMALL || pool.threads() == 1 {
         return values.max(1);
     }
@@ -18,7 +18,7 @@ pub(crate) fn part_of(pool: &Pool, values: usize, width: usize) -> usize {
 
 /// Runs `body` once on every part, on all threads. Any thread may take any part, so `body` must work on
 /// each part alone.
-pub(crate) fn share<T: Send>(pool: &Pool, parts: impl ExactSizeIterator<Item = T>, body: impl Fn(T) + Sync) {
+pub fn share<T: Send>(pool: &Pool, parts: impl ExactSizeIterator<Item = T>, body: impl Fn(T) + Sync) {
     if parts.len() <= 1 {
         return parts.for_each(body);
     }

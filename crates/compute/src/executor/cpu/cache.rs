@@ -5,7 +5,7 @@
 //!             keys    [kv_heads][context / 16][head_dim][16]      f16, f32 or q8_0 blocks
 //! ```
 //!
-//! The context is padded to a multiple of 16. `quern_compute::attention`, which reads the keys, explains why they
+//! The context is padded to a multiple of 16. [`crate::attention`], which reads the keys, explains why they
 //! are stored transposed.
 //!
 //! q8_0 stores 32 numbers in 34 bytes; a head whose size is no multiple of 32 is padded.
@@ -15,40 +15,32 @@
 
 use half::f16;
 use half::vec::HalfBitsVecExt;
-use quern_compute::{
-    CacheData, KEY_GROUP, Keys, Pool, Values, encode_q8_0, float, ops, put_key_f16, put_key_f32, put_key_q8_0,
-};
-use quern_model::{Config, RopeStyle};
-use quern_tensor_io::Remedy;
 
+use crate::attention::{
+    CacheData, KEY_GROUP, Keys, Values, encode_q8_0, put_key_f16, put_key_f32, put_key_q8_0,
+};
+use crate::executor::{CacheShape, KvType};
+use crate::float;
 use crate::parallel::{part_of, share};
-use crate::{Error, KvType, Model, Result};
+use crate::{Error, Pool, Result};
 
 /// Numbers in a q8_0 block, and its bytes.
 const BLOCK: (usize, usize) = (32, 34);
 
-impl KvType {
-    /// Numbers a head's row takes up, filling included.
-    fn row(self, head_dim: usize) -> usize {
-        match self {
-            Self::Q8_0 => head_dim.next_multiple_of(BLOCK.0),
-            Self::F16 | Self::F32 => head_dim,
-        }
+/// Numbers a head's row takes up, filling included.
+pub(in crate::executor) fn row(kv: KvType, head_dim: usize) -> usize {
+    match kv {
+        KvType::Q8_0 => head_dim.next_multiple_of(BLOCK.0),
+        KvType::F16 | KvType::F32 => head_dim,
     }
+}
 
-    /// Bytes of this many numbers, whole rows.
-    fn bytes(self, numbers: usize) -> Option<usize> {
-        match self {
-            Self::Q8_0 => (numbers / BLOCK.0).checked_mul(BLOCK.1),
-            Self::F16 => numbers.checked_mul(2),
-            Self::F32 => numbers.checked_mul(4),
-        }
-    }
-
-    /// Bytes of keys and values together of one position in all layers.
-    pub(crate) fn position_bytes(self, config: &Config) -> usize {
-        let numbers = 2 * config.layers * config.kv_heads * self.row(config.head_dim);
-        self.bytes(numbers).unwrap_or(usize::MAX)
+/// Bytes of this many numbers, whole rows.
+pub(in crate::executor) fn bytes(kv: KvType, numbers: usize) -> Option<usize> {
+    match kv {
+        KvType::Q8_0 => (numbers / BLOCK.0).checked_mul(BLOCK.1),
+        KvType::F16 => numbers.checked_mul(2),
+        KvType::F32 => numbers.checked_mul(4),
     }
 }
 
@@ -85,7 +77,7 @@ impl Numbers {
 
 /// The cache of one session.
 #[derive(Debug)]
-pub(crate) struct Cache {
+pub(in crate::executor) struct Cache {
     context: usize,
     kv_heads: usize,
     head_dim: usize,
@@ -96,34 +88,22 @@ pub(crate) struct Cache {
 }
 
 impl Cache {
-    /// Room for `context` positions.
+    /// Zeros.
     ///
     /// # Errors
-    /// [`Error::Memory`] if the system cannot allocate it.
-    pub(crate) fn new(config: &Config, context: usize, kv: KvType) -> Result<Self> {
-        Self::of_layers(config, config.layers, context, kv)
-    }
-
-    /// As [`Cache::new`], for this many layers.
-    pub(crate) fn of_layers(config: &Config, layers: usize, context: usize, kv: KvType) -> Result<Self> {
-        let Some(context) = context.checked_next_multiple_of(KEY_GROUP) else {
-            return Err(Error::Option(format!(
-                "a context of {context} positions is beyond what can be counted"
-            )));
-        };
-        let (kv_heads, head_dim, row) = (config.kv_heads, config.head_dim, kv.row(config.head_dim));
+    /// [`Error::CacheMemory`] if the system cannot allocate it.
+    pub fn new(shape: CacheShape) -> Result<Self> {
+        let CacheShape { layers, kv_heads, head_dim, context, kv } = shape;
+        let row = row(kv, head_dim);
+        let context = context.checked_next_multiple_of(KEY_GROUP).ok_or(Error::CacheMemory { context })?;
         let length = [layers, kv_heads, context, row].into_iter().try_fold(1, usize::checked_mul);
         let fits = |&length: &usize| {
             // Asks before allocating for good: a vector that cannot be allocated would end the process.
             let mut trial = Vec::<u8>::new();
-            let total = kv.bytes(length).and_then(|bytes| bytes.checked_mul(2));
+            let total = bytes(kv, length).and_then(|bytes| bytes.checked_mul(2));
             total.is_some_and(|total| trial.try_reserve_exact(total).is_ok())
         };
-        let Some(length) = length.filter(fits) else {
-            let what = format!("there is no memory for keys and values of {context} positions");
-            let remedy = Remedy::SmallerCache { quantize: kv != KvType::Q8_0 };
-            return Err(Error::Memory { what, remedy });
-        };
+        let length = length.filter(fits).ok_or(Error::CacheMemory { context })?;
         Ok(Self {
             context,
             kv_heads,
@@ -135,7 +115,7 @@ impl Cache {
     }
 
     /// Makes all of it resident: what is counted cannot grow.
-    pub(crate) fn touch(&mut self) {
+    pub fn touch(&mut self) {
         // The compiler knows that the memory is zero: it must not see that zeros are written.
         for values in [&mut self.keys, &mut self.values] {
             match std::hint::black_box(values) {
@@ -151,41 +131,18 @@ impl Cache {
     }
 
     /// Keys and values of one layer.
-    pub(crate) fn layer(&self, layer: usize) -> (Keys<'_>, Values<'_>) {
+    pub fn layer(&self, layer: usize) -> (Keys<'_>, Values<'_>) {
         let length = self.layer_length();
         let [keys, values] = [&self.keys, &self.values].map(|numbers| numbers.data(layer * length, length));
         let head_stride = self.context * self.row;
         (Keys { data: keys, head_stride }, Values { data: values, position_stride: self.row, head_stride })
     }
 
-    /// Rotates queries and keys of positions from `first` on (`q`, `k` and `v` are `[n][heads][head_dim]`), and
-    /// stores keys and values.
-    pub(crate) fn store(
-        &mut self,
-        model: &Model,
-        layer: usize,
-        first: usize,
-        (q, k, v): (&mut [f32], &mut [f32], &[f32]),
-        (cos, sin): (&[f32], &[f32]),
-    ) {
-        let (heads, kv_heads, dim) = (model.config.heads, self.kv_heads, self.head_dim);
-        let level = model.pool.level();
-        let style = match model.config.rope_style {
-            RopeStyle::HalfSplit => ops::RopeStyle::HalfSplit,
-            RopeStyle::Interleaved => ops::RopeStyle::Interleaved,
-        };
-        let part = part_of(&model.pool, q.len(), heads * dim) / (heads * dim);
-        let pairs = model.rotation.pairs();
-        if pairs > 0 {
-            let rows = q.chunks_mut(part * heads * dim).zip(k.chunks_mut(part * kv_heads * dim));
-            let table = cos.chunks(part * pairs).zip(sin.chunks(part * pairs));
-            share(&model.pool, rows.zip(table), |((q, k), (cos, sin))| {
-                ops::rope(level, style, q, heads, dim, cos, sin);
-                ops::rope(level, style, k, kv_heads, dim, cos, sin);
-            });
-        }
+    /// Stores keys and values (`[n][kv_heads][head_dim]`) of positions from `first` on.
+    pub fn store(&mut self, pool: &Pool, layer: usize, first: usize, k: &[f32], v: &[f32]) {
+        let (kv_heads, dim, level) = (self.kv_heads, self.head_dim, pool.level());
         let length = self.layer_length();
-        let target = HeadRows { pool: &model.pool, kv_heads, dim, first };
+        let target = HeadRows { pool, kv_heads, dim, first };
         let at = layer * length..(layer + 1) * length;
         let [start, end, row] = [at.start, at.end, self.row].map(|n| n / BLOCK.0 * BLOCK.1);
         match &mut self.keys {

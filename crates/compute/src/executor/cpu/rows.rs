@@ -1,0 +1,163 @@
+//! Norms, sums and activation functions of rows, divided among the threads.
+
+use super::Executor;
+use crate::executor::{Norm, NormKind, Split, Values, ValuesMut};
+use crate::ops::{self, Activation};
+use crate::parallel::{part_of, share};
+use crate::simd::Level;
+use crate::{Error, Pool, Result};
+
+/// `out = norm(x)` for whole rows, on this thread.
+fn norm_rows(level: Level, norm: &HostNorm<'_>, x: &[f32], out: &mut [f32]) {
+    match norm.kind {
+        NormKind::Layer => ops::layer_norm(level, x, norm.weight, norm.bias, norm.epsilon, out),
+        NormKind::Rms => ops::rms_norm(level, x, norm.weight, norm.epsilon, out),
+    }
+}
+
+/// A norm whose parameters are in RAM.
+struct HostNorm<'a> {
+    kind: NormKind,
+    epsilon: f32,
+    weight: &'a [f32],
+    bias: Option<&'a [f32]>,
+}
+
+impl<'a> HostNorm<'a> {
+    fn of(norm: &'a Norm) -> Result<Self> {
+        let bias = norm.bias.as_ref().map(|bias| bias.host()).transpose()?;
+        Ok(Self { kind: norm.kind, epsilon: norm.epsilon, weight: norm.weight.host()?, bias })
+    }
+}
+
+/// `out = norm(x)`, row by row.
+pub(super) fn norm(pool: &Pool, norm: &Norm, x: &[f32], out: &mut [f32]) -> Result<()> {
+    let norm = HostNorm::of(norm)?;
+    same("norm: output", x.len(), out.len())?;
+    let part = part_of(pool, x.len(), norm.weight.len());
+    let parts = x.chunks(part).zip(out.chunks_mut(part));
+    share(pool, parts, |(x, out)| norm_rows(pool.level(), &norm, x, out));
+    Ok(())
+}
+
+/// `x = norm(x)` for each head of `[n][heads][head_dim]`: one weight for all heads, or one for each.
+pub(super) fn norm_heads(
+    pool: &Pool,
+    norm: &Norm,
+    heads: usize,
+    head_dim: usize,
+    x: &mut [f32],
+) -> Result<()> {
+    let HostNorm { kind, epsilon, weight, .. } = HostNorm::of(norm)?;
+    let level = pool.level();
+    each_part(pool, x, heads * head_dim, |part| {
+        let mut out = vec![0.0; head_dim];
+        for row in part.chunks_exact_mut(heads * head_dim) {
+            let weights = weight.chunks_exact(head_dim).cycle();
+            for (head, weight) in row.chunks_exact_mut(head_dim).zip(weights) {
+                norm_rows(level, &HostNorm { kind, epsilon, weight, bias: None }, head, &mut out);
+                head.copy_from_slice(&out);
+            }
+        }
+    });
+    Ok(())
+}
+
+/// `x += y`.
+pub(super) fn add(pool: &Pool, width: usize, x: &mut [f32], y: &[f32]) {
+    let part = part_of(pool, x.len(), width);
+    share(pool, x.chunks_mut(part).zip(y.chunks(part)), |(x, y)| ops::add(pool.level(), x, y));
+}
+
+/// `gate = act(gate) * up`.
+pub(super) fn gate(pool: &Pool, act: Activation, width: usize, gate: &mut [f32], up: &[f32]) {
+    let part = part_of(pool, gate.len(), width);
+    let parts = gate.chunks_mut(part).zip(up.chunks(part));
+    share(pool, parts, |(gate, up)| ops::activate_mul(pool.level(), act, gate, up));
+}
+
+/// `out = act(gate) * up` for rows that hold both, the gate first; `width` values of each.
+pub(super) fn gate_halves(pool: &Pool, act: Activation, width: usize, both: &[f32], out: &mut [f32]) {
+    let part = part_of(pool, out.len(), width);
+    share(pool, out.chunks_mut(part).zip(both.chunks(2 * part)), |(out, both)| {
+        for (out, both) in out.chunks_exact_mut(width).zip(both.chunks_exact(2 * width)) {
+            out.copy_from_slice(&both[..width]);
+            ops::activate_mul(pool.level(), act, out, &both[width..]);
+        }
+    });
+}
+
+/// Calls `body` for parts of whole rows, on all threads.
+pub(super) fn each_part(pool: &Pool, x: &mut [f32], width: usize, body: impl Fn(&mut [f32]) + Sync) {
+    let part = part_of(pool, x.len(), width);
+    share(pool, x.chunks_mut(part), body);
+}
+
+/// Two lengths that must be equal.
+pub(super) fn same(what: &'static str, expected: usize, found: usize) -> Result<()> {
+    if expected == found { Ok(()) } else { Err(Error::Lengths { what, expected, found }) }
+}
+
+impl Executor {
+    pub fn norm(&mut self, parameters: &Norm, x: Values<'_>, out: ValuesMut<'_>) -> Result<()> {
+        norm(&self.pool, parameters, x.host()?, out.host()?)
+    }
+
+    pub fn norm_in_place(&mut self, norm: &Norm, x: ValuesMut<'_>) -> Result<()> {
+        let norm = HostNorm::of(norm)?;
+        let (pool, width) = (&self.pool, norm.weight.len());
+        each_part(pool, x.host()?, width, |part| {
+            let mut row = vec![0.0; width];
+            for x in part.chunks_exact_mut(width) {
+                norm_rows(pool.level(), &norm, x, &mut row);
+                x.copy_from_slice(&row);
+            }
+        });
+        Ok(())
+    }
+
+    pub fn add(&mut self, x: ValuesMut<'_>, y: Values<'_>) -> Result<()> {
+        let (x, y) = (x.host()?, y.host()?);
+        same("add: second", x.len(), y.len())?;
+        add(&self.pool, 1, x, y);
+        Ok(())
+    }
+
+    pub fn softcap(&mut self, x: ValuesMut<'_>, width: usize, cap: f32) -> Result<()> {
+        let pool = &self.pool;
+        each_part(pool, x.host()?, width, |part| {
+            part.chunks_exact_mut(width).for_each(|row| ops::softcap(pool.level(), row, cap));
+        });
+        Ok(())
+    }
+
+    pub fn split(
+        &mut self,
+        split: Split,
+        qkv: Values<'_>,
+        q: ValuesMut<'_>,
+        k: ValuesMut<'_>,
+        v: ValuesMut<'_>,
+    ) -> Result<()> {
+        let Split { heads, kv_heads, head_dim: dim, by_group } = split;
+        let (qkv, q, k, v) = (qkv.host()?, q.host()?, k.host()?, v.host()?);
+        let (query, key) = (heads * dim, kv_heads * dim);
+        let own = heads / kv_heads * dim;
+        let rows = q.chunks_exact_mut(query).zip(k.chunks_exact_mut(key)).zip(v.chunks_exact_mut(key));
+        for (row, ((q, k), v)) in qkv.chunks_exact(query + 2 * key).zip(rows) {
+            if !by_group {
+                q.copy_from_slice(&row[..query]);
+                k.copy_from_slice(&row[query..query + key]);
+                v.copy_from_slice(&row[query + key..]);
+                continue;
+            }
+            let groups = q.chunks_exact_mut(own).zip(k.chunks_exact_mut(dim)).zip(v.chunks_exact_mut(dim));
+            for (group, ((q, k), v)) in row.chunks_exact(own + 2 * dim).zip(groups) {
+                q.copy_from_slice(&group[..own]);
+                k.copy_from_slice(&group[own..own + dim]);
+                v.copy_from_slice(&group[own + dim..]);
+            }
+        }
+        Ok(())
+    }
+}

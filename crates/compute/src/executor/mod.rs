@@ -1,0 +1,241 @@
+//! The operations of a forward pass on one device: the CPU's threads or an NVIDIA GPU.
+//!
+//! An [`Executor`] has the same few coarse operations wherever it computes: a group of linear layers with the norm in
+//! front of it and what is done with its results, a norm, attention with rotation and storage of keys and values, the
+//! steps of a mixture of experts. Weights ([`Linear`], [`Norm`]), vectors ([`Buffer`], [`Values`]) and the
+//! [`KvCache`] belong to the device they were made for; an operation whose arguments are elsewhere fails with
+//! [`Error::Device`](crate::Error::Device).
+//!
+//! ```text
+//! executor/cpu     the CPU's half: the kernels of this crate, on a pool of threads
+//! cuda             the GPU's half: launches of the kernels in `kernels/`
+//! ```
+
+mod cache;
+mod cpu;
+mod operations;
+mod values;
+mod weight;
+
+use std::sync::Arc;
+
+#[cfg(feature = "cuda")]
+use crate::cuda;
+use crate::{Pool, Result};
+
+pub use cache::{CacheShape, KvCache, KvType};
+pub use operations::{Attend, Choice, Input, Output, Rotate, Routing, Split};
+pub use values::{Buffer, Values, ValuesMut};
+pub use weight::{Bytes, Linear, Norm, NormKind, Permutation, Vector, Weight};
+
+/// Where operations run.
+#[derive(Clone, Debug)]
+pub enum Device {
+    /// On the CPU, with these threads.
+    Cpu(Arc<Pool>),
+    /// On a GPU.
+    #[cfg(feature = "cuda")]
+    Cuda(cuda::Card),
+}
+
+/// Runs operations on one device, with the memory they need from call to call.
+#[derive(Debug)]
+pub struct Executor {
+    device: Device,
+    half: Half,
+}
+
+#[derive(Debug)]
+enum Half {
+    Cpu(cpu::Executor),
+    #[cfg(feature = "cuda")]
+    Cuda(Box<cuda::Executor>),
+}
+
+impl Executor {
+    /// An executor for `device`.
+    ///
+    /// # Errors
+    /// [`Error::Cuda`](crate::Error::Cuda) if the GPU cannot be used.
+    pub fn new(device: &Device) -> Result<Self> {
+        let half = match device {
+            Device::Cpu(pool) => Half::Cpu(cpu::Executor::new(pool)),
+            #[cfg(feature = "cuda")]
+            Device::Cuda(card) => Half::Cuda(Box::new(cuda::Executor::new(card)?)),
+        };
+        Ok(Self { device: device.clone(), half })
+    }
+
+    /// Where it computes.
+    pub fn device(&self) -> Device {
+        self.device.clone()
+    }
+
+    /// The CPU's threads, if it computes with them.
+    pub fn pool(&self) -> Option<&Pool> {
+        match &self.half {
+            Half::Cpu(cpu) => Some(cpu.pool()),
+            #[cfg(feature = "cuda")]
+            Half::Cuda(_) => None,
+        }
+    }
+
+    /// The GPU's executor, if it computes there.
+    #[cfg(feature = "cuda")]
+    pub fn cuda(&mut self) -> Option<&mut cuda::Executor> {
+        match &mut self.half {
+            Half::Cpu(_) => None,
+            Half::Cuda(cuda) => Some(cuda),
+        }
+    }
+}
+
+/// Passes an operation to the half that computes.
+macro_rules! dispatch {
+    ($executor:expr, $half:ident => $call:expr) => {
+        match &mut $executor.half {
+            Half::Cpu($half) => $call,
+            #[cfg(feature = "cuda")]
+            Half::Cuda($half) => $call,
+        }
+    };
+}
+
+impl Executor {
+    /// Linear layers over the same input, which may first be normalized; `output` says what is done with what they
+    /// compute.
+    ///
+    /// # Errors
+    /// Lengths and devices that do not fit.
+    pub fn linear<const N: usize>(
+        &mut self,
+        linears: [&Linear; N],
+        input: Input<'_>,
+        output: Output<'_, N>,
+    ) -> Result<()> {
+        dispatch!(self, half => half.linear(linears, input, output))
+    }
+
+    /// `out = norm(x)`, row by row.
+    ///
+    /// # Errors
+    /// Lengths and devices that do not fit.
+    pub fn norm(&mut self, norm: &Norm, x: Values<'_>, out: ValuesMut<'_>) -> Result<()> {
+        dispatch!(self, half => half.norm(norm, x, out))
+    }
+
+    /// `x = norm(x)`, row by row.
+    ///
+    /// # Errors
+    /// As [`Executor::norm`].
+    pub fn norm_in_place(&mut self, norm: &Norm, x: ValuesMut<'_>) -> Result<()> {
+        dispatch!(self, half => half.norm_in_place(norm, x))
+    }
+
+    /// `x += y`.
+    ///
+    /// # Errors
+    /// As [`Executor::norm`].
+    pub fn add(&mut self, x: ValuesMut<'_>, y: Values<'_>) -> Result<()> {
+        dispatch!(self, half => half.add(x, y))
+    }
+
+    /// `to = from`, both on this device.
+    ///
+    /// # Errors
+    /// As [`Executor::norm`].
+    pub fn copy(&mut self, from: Values<'_>, to: ValuesMut<'_>) -> Result<()> {
+        dispatch!(self, half => half.copy(from, to))
+    }
+
+    /// `x = c tanh(x / c)`, for rows of `width` values.
+    ///
+    /// # Errors
+    /// As [`Executor::norm`].
+    pub fn softcap(&mut self, x: ValuesMut<'_>, width: usize, cap: f32) -> Result<()> {
+        dispatch!(self, half => half.softcap(x, width, cap))
+    }
+
+    /// Takes queries, keys and values of each row apart.
+    ///
+    /// # Errors
+    /// As [`Executor::norm`].
+    pub fn split(
+        &mut self,
+        split: Split,
+        qkv: Values<'_>,
+        q: ValuesMut<'_>,
+        k: ValuesMut<'_>,
+        v: ValuesMut<'_>,
+    ) -> Result<()> {
+        dispatch!(self, half => half.split(split, qkv, q, k, v))
+    }
+
+    /// Normalizes heads, rotates queries and keys, stores keys and values, and attends.
+    ///
+    /// # Errors
+    /// Lengths and devices that do not fit, a cache too short.
+    pub fn attend(&mut self, cache: &mut KvCache, attend: Attend<'_>) -> Result<()> {
+        dispatch!(self, half => half.attend(cache, attend))
+    }
+
+    /// Chooses experts for each row of the router's outputs.
+    ///
+    /// # Errors
+    /// As [`Executor::norm`].
+    pub fn route(&mut self, logits: ValuesMut<'_>, routing: Routing) -> Result<Vec<Vec<Choice>>> {
+        dispatch!(self, half => half.route(logits, routing))
+    }
+
+    /// Copies the rows of `x` that these tokens have, each of `width` values.
+    ///
+    /// # Errors
+    /// As [`Executor::norm`].
+    pub fn gather(
+        &mut self,
+        x: Values<'_>,
+        width: usize,
+        choices: &[Choice],
+        out: ValuesMut<'_>,
+    ) -> Result<()> {
+        dispatch!(self, half => half.gather(x, width, choices, out))
+    }
+
+    /// Adds an expert's rows to its tokens', each by its share.
+    ///
+    /// # Errors
+    /// As [`Executor::norm`].
+    pub fn scatter(
+        &mut self,
+        rows: Values<'_>,
+        width: usize,
+        choices: &[Choice],
+        out: ValuesMut<'_>,
+    ) -> Result<()> {
+        dispatch!(self, half => half.scatter(rows, width, choices, out))
+    }
+
+    /// `x = 0`.
+    ///
+    /// # Errors
+    /// As [`Executor::norm`].
+    pub fn clear(&mut self, x: ValuesMut<'_>) -> Result<()> {
+        dispatch!(self, half => half.clear(x))
+    }
+
+    /// Copies vectors from RAM to this device.
+    ///
+    /// # Errors
+    /// As [`Executor::norm`].
+    pub fn upload(&mut self, from: &[f32], to: ValuesMut<'_>) -> Result<()> {
+        dispatch!(self, half => half.upload(from, to))
+    }
+
+    /// Copies vectors from this device to RAM, when all operations before are done.
+    ///
+    /// # Errors
+    /// As [`Executor::norm`].
+    pub fn download(&mut self, from: Values<'_>, to: &mut [f32]) -> Result<()> {
+        dispatch!(self, half => half.download(from, to))
+    }
+}

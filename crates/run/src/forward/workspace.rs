@@ -1,0 +1,140 @@
+//! What one device needs to run its part of a model's layers for one text.
+
+use quern_compute::{Buffer, CacheShape, Device, Executor, KvCache, KvType, Values};
+use quern_model::Config;
+
+use crate::rope::RotaryAngles;
+use crate::{Model, Result};
+
+/// Memory on one device, kept from pass to pass. Each buffer is `[tokens][width]`.
+#[derive(Debug)]
+pub(crate) struct Workspace {
+    pub(crate) executor: Executor,
+    /// Keys and values of the layers on this device.
+    pub(crate) cache: KvCache,
+    pub(crate) x: Buffer,
+    pub(crate) normed: Buffer,
+    pub(crate) q: Buffer,
+    pub(crate) k: Buffer,
+    pub(crate) v: Buffer,
+    pub(crate) qkv: Buffer,
+    pub(crate) attended: Buffer,
+    pub(crate) projected: Buffer,
+    pub(crate) wide: Buffer,
+    pub(crate) logits: Buffer,
+    pub(crate) angles: Angles,
+}
+
+/// Cosines and sines of one pass, of all layers and of those under a window.
+#[derive(Debug)]
+pub(crate) struct Angles {
+    tables: [Buffer; 4],
+    has_local: bool,
+}
+
+impl Angles {
+    /// Cosines and sines, this many values each, for a layer; `windowed` if a sliding window limits it.
+    pub(crate) fn of(&self, windowed: bool, values: usize) -> (Values<'_>, Values<'_>) {
+        let [cos, sin, local_cos, local_sin] = &self.tables;
+        match windowed && self.has_local {
+            true => (local_cos.front(values), local_sin.front(values)),
+            false => (cos.front(values), sin.front(values)),
+        }
+    }
+}
+
+impl Workspace {
+    /// For `layers` layers on `device`.
+    pub(crate) fn new(
+        model: &Model,
+        device: &Device,
+        layers: usize,
+        context: usize,
+        kv: KvType,
+    ) -> Result<Self> {
+        let shape = cache_shape(&model.config, layers, context, kv);
+        let buffer = || Buffer::new(device);
+        Ok(Self {
+            executor: Executor::new(device)?,
+            cache: KvCache::new(device, shape)?,
+            x: buffer(),
+            normed: buffer(),
+            q: buffer(),
+            k: buffer(),
+            v: buffer(),
+            qkv: buffer(),
+            attended: buffer(),
+            projected: buffer(),
+            wide: buffer(),
+            logits: buffer(),
+            angles: Angles { tables: [buffer(), buffer(), buffer(), buffer()], has_local: false },
+        })
+    }
+
+    /// Room for `n` tokens. Grows only; a shorter batch uses the front.
+    pub(crate) fn reserve(&mut self, model: &Model, n: usize) -> Result<()> {
+        let config = &model.config;
+        let (query, key) = (config.heads * config.head_dim, config.kv_heads * config.head_dim);
+        for buffer in [&mut self.x, &mut self.normed, &mut self.projected] {
+            buffer.reserve(n * config.hidden_size)?;
+        }
+        for buffer in [&mut self.q, &mut self.attended] {
+            buffer.reserve(n * query)?;
+        }
+        for buffer in [&mut self.k, &mut self.v] {
+            buffer.reserve(n * key)?;
+        }
+        if model.fused_qkv() {
+            self.qkv.reserve(n * (query + 2 * key))?;
+        }
+        self.wide.reserve(n * wide(config))?;
+        for buffer in &mut self.angles.tables {
+            buffer.reserve(n * model.rotation.pairs())?;
+        }
+        Ok(())
+    }
+
+    /// Takes the cosines and sines of a pass.
+    pub(crate) fn set_angles(&mut self, angles: &RotaryAngles) -> Result<()> {
+        let tables = angles.tables();
+        self.angles.has_local = angles.has_local();
+        for (buffer, values) in self.angles.tables.iter_mut().zip(tables) {
+            if !values.is_empty() {
+                self.executor.upload(values, buffer.front_mut(values.len()))?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Bytes in RAM that batches of `n` tokens take: these buffers, those of the kernels, and the experts'.
+    pub(crate) fn bytes(model: &Model, n: usize) -> u64 {
+        let config = &model.config;
+        let (query, key) = (config.heads * config.head_dim, config.kv_heads * config.head_dim);
+        let qkv = if model.fused_qkv() { query + 2 * key } else { 0 };
+        // Beside the buffers above, the executor's: an input normalized, and results that are not stored as they are.
+        let own = 5 * config.hidden_size + 2 * query + 2 * key + qkv + 3 * wide(config);
+        let experts = config.experts.map_or(0, |e| e.count + 2 * (e.ffn_size + config.hidden_size));
+        let pairs = 4 * model.rotation.pairs();
+        let floats = (own + experts + pairs) as u64 * n as u64;
+        4 * floats + Self::kernels(model, n)
+    }
+
+    /// Bytes that kernels take for `n` tokens, at most: inputs in 8 bits, in two layouts and groupings, or
+    /// permuted; attention's tiles in each thread.
+    pub(crate) fn kernels(model: &Model, n: usize) -> u64 {
+        let config = &model.config;
+        let columns = wide(config).max(config.hidden_size).max(config.heads * config.head_dim);
+        8 * columns as u64 * n as u64 + ((1 << 20) * model.threads() as u64)
+    }
+}
+
+/// The size of a cache for some layers of a model.
+pub(crate) fn cache_shape(config: &Config, layers: usize, context: usize, kv: KvType) -> CacheShape {
+    let (kv_heads, head_dim) = (config.kv_heads, config.head_dim);
+    CacheShape { layers, kv_heads, head_dim, context, kv }
+}
+
+/// Width inside the feed-forward network, or inside one expert.
+pub(crate) fn wide(config: &Config) -> usize {
+    config.experts.map_or(config.ffn_size, |e| e.ffn_size)
+}
