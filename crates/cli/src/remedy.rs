@@ -89,6 +89,10 @@ fn words(remedy: &Remedy) -> String {
         Remedy::UseCache => "models in the cache can be used with --offline",
         Remedy::GoOnline => "pull it once without --offline",
         Remedy::ChooseFolder => "choose another folder with -o, or set HF_HUB_CACHE to one",
+        Remedy::InstallNvidiaDriver => "install the NVIDIA driver, or pass --device cpu",
+        Remedy::UpdateNvidiaDriver => "install NVIDIA driver 550 or later, or pass --device cpu",
+        Remedy::UseCpu => "pass --device cpu",
+        Remedy::LessOnCard => "put fewer layers on it with --ngl, take a smaller --context, or --kv q8_0",
     };
     text.to_owned()
 }

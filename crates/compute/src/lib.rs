@@ -6,6 +6,7 @@
 //! - [`attention`]: causal attention over a key-value cache
 //! - [`gram()`] and [`factor()`]: Hessians of linear layers and their Cholesky factors
 //! - [`ops`]: norms, rotary embedding, activation functions, softmax
+//! - [`cuda`]: NVIDIA cards, their memory and kernels (feature `cuda`, on by default)
 //! - [`Pool`]: the threads, and the SIMD level, passed in by the caller
 //! - [`simd`]: instruction levels, also for other crates' own loops
 
@@ -13,6 +14,8 @@ pub(crate) mod activations;
 pub(crate) mod aligned;
 pub mod attention;
 pub(crate) mod block;
+#[cfg(feature = "cuda")]
+pub mod cuda;
 pub(crate) mod dot;
 mod error;
 mod executor;

@@ -70,4 +70,12 @@ pub enum Remedy {
     GoOnline,
     /// Write to another folder, or set `HF_HUB_CACHE`.
     ChooseFolder,
+    /// Install the NVIDIA driver, or compute on the CPU.
+    InstallNvidiaDriver,
+    /// Install a newer NVIDIA driver, or compute on the CPU.
+    UpdateNvidiaDriver,
+    /// Compute on the CPU.
+    UseCpu,
+    /// Put fewer layers on the card, or make the cache of keys and values smaller.
+    LessOnCard,
 }

@@ -1,0 +1,116 @@
+//! Graphs: work of a stream recorded once, and replayed with one call.
+
+use cudarc::driver::sys::CUgraphExec;
+
+use super::card::Card;
+use super::error::{CudaError, CudaResult};
+use super::stream::Stream;
+
+/// Recorded work, ready to be replayed.
+#[derive(Debug)]
+pub struct Graph {
+    card: Card,
+    raw: CUgraphExec,
+    nodes: usize,
+}
+
+// SAFETY: a graph may be launched from any thread; the driver documents that one must not be used by two at a time,
+// and `launch` takes `&mut self`.
+unsafe impl Send for Graph {}
+
+/// Ends a capture that was left early, so that the stream can be used again.
+struct Capture<'a> {
+    stream: &'a Stream,
+    ended: bool,
+}
+
+impl Capture<'_> {
+    fn end(&mut self) -> CudaResult<cudarc::driver::sys::CUgraph> {
+        self.ended = true;
+        let card = self.stream.card();
+        card.enter()?;
+        let mut graph = std::ptr::null_mut();
+        // SAFETY: `graph` is writable; a capture is going on in this stream.
+        let code = unsafe { (card.driver().cuStreamEndCapture)(self.stream.raw(), &raw mut graph) };
+        card.check(code, "cuStreamEndCapture")?;
+        Ok(graph)
+    }
+}
+
+impl Drop for Capture<'_> {
+    fn drop(&mut self) {
+        if !self.ended
+            && let Ok(graph) = self.end()
+        {
+            // SAFETY: this graph is used by nothing.
+            unsafe { (self.stream.card().driver().cuGraphDestroy)(graph) };
+        }
+    }
+}
+
+impl Stream {
+    /// Records what `work` queues in this stream, without doing it. Launches marked as overlapping stay so. `work` must
+    /// not wait for the stream, and have all its kernels and memory beforehand.
+    ///
+    /// # Errors
+    ///
+    /// Those of `work`, something queued that cannot be recorded, or a lost card.
+    pub fn capture<E: From<CudaError>>(&self, work: impl FnOnce() -> Result<(), E>) -> Result<Graph, E> {
+        let card = self.card();
+        card.enter()?;
+        // 1 is CU_STREAM_CAPTURE_MODE_THREAD_LOCAL: other threads may allocate meanwhile.
+        // SAFETY: the stream lives.
+        let code = unsafe { (card.driver().cuStreamBeginCapture_v2)(self.raw(), 1) };
+        card.check(code, "cuStreamBeginCapture")?;
+        let mut capture = Capture { stream: self, ended: false };
+        work()?;
+        let graph = capture.end()?;
+        let mut raw = std::ptr::null_mut();
+        let mut nodes = 0;
+        // SAFETY: the graph was just made and is destroyed here, once it is instantiated or not; the outputs are
+        // writable; no nodes are asked for, only their number.
+        let code = unsafe {
+            let driver = card.driver();
+            (driver.cuGraphGetNodes)(graph, std::ptr::null_mut(), &raw mut nodes);
+            let code = (driver.cuGraphInstantiateWithFlags)(&raw mut raw, graph, 0);
+            (driver.cuGraphDestroy)(graph);
+            code
+        };
+        card.check(code, "cuGraphInstantiate")?;
+        Ok(Graph { card: card.clone(), raw, nodes })
+    }
+}
+
+impl Graph {
+    /// How many kernels, copies and other pieces of work it has.
+    pub fn nodes(&self) -> usize {
+        self.nodes
+    }
+
+    /// Queues all its work in a stream.
+    ///
+    /// # Errors
+    ///
+    /// A stream of another card, or a lost card.
+    ///
+    /// # Safety
+    ///
+    /// What the recorded launches and copies use still holds: memory, pinned memory and streams' other work as their
+    /// own safety sections say.
+    pub unsafe fn launch(&mut self, stream: &Stream) -> CudaResult<()> {
+        self.card.same(stream.card(), "a stream")?;
+        self.card.enter()?;
+        // SAFETY: the graph lives; the caller vouches for its contents.
+        let code = unsafe { (self.card.driver().cuGraphLaunch)(self.raw, stream.raw()) };
+        self.card.check(code, "cuGraphLaunch")
+    }
+}
+
+impl Drop for Graph {
+    fn drop(&mut self) {
+        if self.card.enter().is_ok() {
+            // SAFETY: not destroyed yet; the driver waits with it until running replays are done.
+            unsafe { (self.card.driver().cuGraphExecDestroy)(self.raw) };
+        }
+    }
+}

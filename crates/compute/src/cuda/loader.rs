@@ -1,0 +1,262 @@
+//! Brings parameters to a card.
+//!
+//! ```text
+//! memory map --threads--> page-locked piece --copy--> raw piece on the card --repack kernel--> planes
+//! ```
+//!
+//! Two pieces of each alternate, so that the threads, the bus and the kernels work at the same time. What a model's
+//! layer takes is allocated in one piece ([`Loader::begin`]).
+
+use std::sync::Arc;
+
+use quern_tensor_io::{ElementType, decode};
+
+use super::formats::{Format, RepackArguments};
+use super::matrix::Matrix;
+use super::vector::Region;
+use super::{Card, Event, Launch, Memory, Pinned, Stream};
+use crate::parallel::share;
+use crate::{Error, Matrix as HostMatrix, Pool, Result, float};
+
+/// Bytes of a piece.
+const PIECE: usize = 32 << 20;
+/// Parts of an allocation begin at multiples of this.
+const ALIGNMENT: usize = 256;
+/// Values decoded at a time, for types that have no kernels.
+const DECODED: usize = 1 << 16;
+
+/// Where a piece is on its way.
+#[derive(Debug)]
+struct Slot {
+    pinned: Pinned,
+    raw: Memory,
+    /// Behind the last work that used it.
+    done: Event,
+}
+
+/// Brings parameters to one card.
+#[derive(Debug)]
+pub struct Loader {
+    card: Card,
+    stream: Stream,
+    pool: Arc<Pool>,
+    slots: [Slot; 2],
+    next: usize,
+    arena: Option<Region>,
+    used: usize,
+}
+
+impl Loader {
+    /// A loader that reads with the threads of `pool`.
+    ///
+    /// # Errors
+    /// The card or RAM has no memory for the pieces.
+    pub fn new(card: &Card, pool: &Arc<Pool>) -> Result<Self> {
+        let slot = || -> Result<Slot> {
+            let (pinned, raw) = (Pinned::new(card, PIECE)?, Memory::new(card, PIECE)?);
+            Ok(Slot { pinned, raw, done: Event::new(card)? })
+        };
+        let slots = [slot()?, slot()?];
+        let stream = Stream::new(card)?;
+        Ok(Self { card: card.clone(), stream, pool: pool.clone(), slots, next: 0, arena: None, used: 0 })
+    }
+
+    /// The card.
+    pub fn card(&self) -> &Card {
+        &self.card
+    }
+
+    /// Bytes of a piece of page-locked memory and of memory on the card that a loader takes while it exists.
+    pub const fn bytes() -> usize {
+        2 * PIECE
+    }
+
+    /// Allocates `bytes` for the parameters that follow.
+    ///
+    /// # Errors
+    /// The card has too little memory.
+    pub fn begin(&mut self, bytes: usize) -> Result<()> {
+        self.arena = Some(Region::whole(Arc::new(Memory::new(&self.card, bytes)?)));
+        self.used = 0;
+        Ok(())
+    }
+
+    /// Puts the parameters that follow into `memory`, which holds nothing that is still used.
+    pub fn begin_in(&mut self, memory: &Arc<Memory>) {
+        self.arena = Some(Region::whole(memory.clone()));
+        self.used = 0;
+    }
+
+    /// Waits until everything has arrived.
+    ///
+    /// # Errors
+    /// The card is lost.
+    pub fn finish(&mut self) -> Result<()> {
+        self.arena = None;
+        Ok(self.stream.synchronize()?)
+    }
+
+    /// Puts `event` behind everything so far.
+    ///
+    /// # Errors
+    /// The card is lost.
+    pub fn record(&mut self, event: &Event) -> Result<()> {
+        Ok(self.stream.record(event)?)
+    }
+
+    /// Lets what follows wait for `event`.
+    ///
+    /// # Errors
+    /// The card is lost.
+    pub fn wait(&mut self, event: &Event) -> Result<()> {
+        Ok(self.stream.wait(event)?)
+    }
+
+    /// Bytes that `bytes` bytes take in an allocation.
+    pub const fn rounded(bytes: usize) -> usize {
+        bytes.next_multiple_of(ALIGNMENT)
+    }
+
+    fn room(&mut self, bytes: usize) -> Result<Region> {
+        let Some(arena) = &self.arena else {
+            return Ok(Region::whole(Arc::new(Memory::new(&self.card, bytes)?)));
+        };
+        let region = arena.part(self.used..self.used + bytes)?;
+        self.used += Self::rounded(bytes);
+        Ok(region)
+    }
+
+    /// The next piece, once its last use is over.
+    fn slot(&mut self) -> Result<usize> {
+        self.next = 1 - self.next;
+        self.slots[self.next].done.synchronize()?;
+        Ok(self.next)
+    }
+
+    /// Numbers.
+    ///
+    /// # Errors
+    /// The card has too little memory.
+    pub fn floats(&mut self, values: &[f32]) -> Result<Region> {
+        self.words(values.len(), |at| values[at].to_le_bytes())
+    }
+
+    /// Indices.
+    ///
+    /// # Errors
+    /// As [`Loader::floats`].
+    pub fn indices(&mut self, values: &[u32]) -> Result<Region> {
+        self.words(values.len(), |at| values[at].to_le_bytes())
+    }
+
+    fn words(&mut self, count: usize, word: impl Fn(usize) -> [u8; 4]) -> Result<Region> {
+        let region = self.room(4 * count)?;
+        let mut first = 0;
+        while first < count {
+            let end = count.min(first + PIECE / 4);
+            let slot = self.slot()?;
+            let Slot { pinned, done, .. } = &mut self.slots[slot];
+            for (at, out) in (first..end).zip(pinned.chunks_exact_mut(4)) {
+                out.copy_from_slice(&word(at));
+            }
+            let (memory, offset) = region.place();
+            // SAFETY: the piece is not touched again before `done`.
+            unsafe { self.stream.upload_later(memory, offset + 4 * first, &pinned[..4 * (end - first)])? };
+            self.stream.record(done)?;
+            first = end;
+        }
+        Ok(region)
+    }
+
+    /// A matrix.
+    ///
+    /// # Errors
+    /// The card has too little memory.
+    pub fn matrix(&mut self, matrix: &HostMatrix<'_>) -> Result<Matrix> {
+        let element_type = matrix.element_type();
+        let format = Format::of(element_type);
+        let (rows, columns) = (matrix.rows(), matrix.columns());
+        let region = self.room(format.bytes(rows, columns))?;
+        let made = Matrix { format, rows, columns, region };
+        // As the repack kernels read them: rows of the format's own type.
+        let source = format.source();
+        let row_bytes = source.row_bytes(columns).unwrap_or(matrix.row_bytes());
+        let chunks = columns.div_ceil(32);
+        // Rows longer than a piece would be a matrix of more than a million columns.
+        if row_bytes > PIECE {
+            return Err(Error::Shape { element_type, rows, columns, bytes: matrix.data().len() });
+        }
+        let step = (PIECE / row_bytes.max(1)).max(1);
+        let repack = self.card.function("repack", format.repack_kernel())?;
+        let mut first = 0;
+        while first < rows {
+            let count = step.min(rows - first);
+            let slot = self.slot()?;
+            let Slot { pinned, raw, done } = &mut self.slots[slot];
+            let bytes = &mut pinned[..count * row_bytes];
+            let data = &matrix.data()[first * matrix.row_bytes()..][..count * matrix.row_bytes()];
+            match source == element_type {
+                true => copy(&self.pool, data, bytes),
+                false => convert(&self.pool, matrix, data, source, bytes)?,
+            }
+            // SAFETY: the piece is not touched again before `done`.
+            unsafe { self.stream.upload_later(raw, 0, &pinned[..count * row_bytes])? };
+            let arguments = RepackArguments {
+                raw: raw.pointer().before(first * row_bytes),
+                first: (first * chunks) as u64,
+                chunks: (count * chunks) as u64,
+                planes: made.planes(0),
+                rows: rows as i32,
+                columns: columns as i32,
+            };
+            let blocks = (count * chunks).div_ceil(256) as u32;
+            // SAFETY: the arguments are those of the kernel; raw piece and planes have the sizes it expects, and live
+            // until the work is done.
+            unsafe { Launch::new(&repack).grid(blocks, 1, 1).block(256).run(&self.stream, &arguments)? };
+            self.stream.record(done)?;
+            first += count;
+        }
+        Ok(made)
+    }
+}
+
+/// Copies bytes, on all threads.
+fn copy(pool: &Pool, from: &[u8], to: &mut [u8]) {
+    const PART: usize = 512 << 10;
+    share(pool, from.chunks(PART).zip(to.chunks_mut(PART)), |(from, to)| to.copy_from_slice(from));
+}
+
+/// Values of a type without kernels as f16 or f32.
+fn convert(
+    pool: &Pool,
+    matrix: &HostMatrix<'_>,
+    data: &[u8],
+    to: ElementType,
+    out: &mut [u8],
+) -> Result<()> {
+    let from = matrix.element_type();
+    let (size, width) = (from.block_bytes(), to.block_bytes());
+    if from.is_block() || !decode::can_decode(from) {
+        return Err(Error::Unsupported { element_type: from });
+    }
+    share(pool, data.chunks(DECODED * size).zip(out.chunks_mut(DECODED * width)), |(data, out)| {
+        let mut values = vec![0f32; data.len() / size];
+        let decoded = decode::to_f32(from, data, &mut values);
+        debug_assert!(decoded, "the type can be decoded and the length fits");
+        match to {
+            ElementType::F16 => {
+                let mut halves = vec![half::f16::ZERO; values.len()];
+                float::narrow_f16(&values, &mut halves);
+                for (out, half) in out.chunks_exact_mut(2).zip(halves) {
+                    out.copy_from_slice(&half.to_le_bytes());
+                }
+            }
+            _ => {
+                for (out, value) in out.chunks_exact_mut(4).zip(values) {
+                    out.copy_from_slice(&value.to_le_bytes());
+                }
+            }
+        }
+    });
+    Ok(())
+}

@@ -1,0 +1,31 @@
+//! NVIDIA cards, through the driver that is found at run time.
+//!
+//! Nothing of CUDA is needed to build: the kernels are PTX in this binary (`kernels/`, compiled ahead by
+//! `tools/build_kernels.py`), which the driver compiles for the card at hand, and the driver's functions are looked up
+//! when a card is first asked for. Drivers of CUDA 12.4 and later work, and cards of compute capability 7.5 and later.
+//!
+//! - [`cards`] lists what there is, [`Card::open`] opens one
+//! - [`Memory`] and [`Pinned`] hold bytes, [`Stream`] queues copies and launches, [`Event`] orders streams
+//! - [`Card::function`] gives a kernel, [`Launch`] launches it, [`Stream::capture`] records a [`Graph`]
+//!
+//! Every call returns an error rather than panic, and says once that a card is lost: after a fault of a kernel all later
+//! calls return that same error.
+
+mod card;
+mod driver;
+mod entries;
+mod error;
+mod graph;
+mod launch;
+mod memory;
+mod module;
+mod ptx;
+mod stream;
+
+pub use card::{Card, CardInfo, MemoryUse, OLDEST_CAPABILITY, cards};
+pub use error::{CardName, Code, CudaError, CudaResult, MemoryError, Version};
+pub use graph::Graph;
+pub use launch::Launch;
+pub use memory::{Memory, Pinned, Pointer};
+pub use module::{Function, module_names};
+pub use stream::{Event, Stream};

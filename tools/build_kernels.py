@@ -1,0 +1,297 @@
+#!/usr/bin/env python3
+"""Compiles the CUDA kernels in crates/compute/kernels to PTX, as modules.toml lists them.
+
+    build_kernels.py              compiles all modules; writes kernels/ptx/*.z, kernels/registers.txt and src/cuda/ptx.rs
+    build_kernels.py --check      compiles all modules; fails if any of these files differs, and names it
+    build_kernels.py --only NAME  compiles modules whose names begin so, and leaves the others as they are
+
+Needs Python 3.11 and no GPU. NVRTC, its headers and ptxas come from PyPI, once, in the versions below (into
+target/cuda-12.4, or the folder given by --toolkit): a newer NVRTC would write PTX that drivers of CUDA 12.4 refuse.
+Exit code 0: done, or nothing differs; 1: a kernel does not compile, or something differs; 3: the compiler cannot be
+had here (no network, or not Linux on x86-64).
+
+The PTX files are zlib streams of the PTX without comments, white space at line starts, and debug information; whether
+PTX differs is decided on the unpacked text. registers.txt is what ptxas 12.4 makes of that PTX for each architecture.
+"""
+
+import argparse
+import concurrent.futures
+import ctypes
+import pathlib
+import re
+import subprocess
+import sys
+import tempfile
+import zlib
+
+PACKAGES = ["nvidia-cuda-nvrtc-cu12==12.4.127", "nvidia-cuda-runtime-cu12==12.4.127", "nvidia-cuda-nvcc-cu12==12.4.131"]
+ROOT = pathlib.Path(__file__).resolve().parent.parent
+KERNELS = ROOT / "crates/compute/kernels"
+PTX = KERNELS / "ptx"
+REGISTERS = KERNELS / "registers.txt"
+TABLE = ROOT / "crates/compute/src/cuda/ptx.rs"
+# Architectures whose registers are recorded.
+CARDS = ["sm_75", "sm_80", "sm_86", "sm_89", "sm_90a"]
+
+
+class Toolkit:
+    """The compiler in a folder."""
+
+    def __init__(self, folder):
+        self.root = folder / "nvidia"
+        self.library = self.root / "cuda_nvrtc/lib/libnvrtc.so.12"
+        self.ptxas = self.root / "cuda_nvcc/bin/ptxas"
+        if not self.library.exists():
+            print(f"fetching {', '.join(PACKAGES)} into {folder}", file=sys.stderr)
+            fetch = [sys.executable, "-m", "pip", "install", "--quiet", "--no-deps", "--target", str(folder), *PACKAGES]
+            if subprocess.run(fetch).returncode != 0 or not self.library.exists():
+                print("kernels: NVRTC 12.4 cannot be fetched, so they were not compiled", file=sys.stderr)
+                sys.exit(3)
+        self.ptxas.chmod(0o755)
+
+    def compile(self, module, target):
+        """The PTX of a module, without what a driver does not need."""
+        library = ctypes.CDLL(str(self.library))
+        source = KERNELS / module["source"]
+        options = [f"--gpu-architecture={target}", "--std=c++17", f"-I{KERNELS}"]
+        options += [f"-I{self.root / part / 'include'}" for part in ("cuda_runtime", "cuda_nvcc")]
+        options += [f"-D{define}" for define in module["defines"]] + module["options"]
+        program = ctypes.c_void_p()
+        text = source.read_bytes()
+        if library.nvrtcCreateProgram(ctypes.byref(program), text, source.name.encode(), 0, None, None):
+            raise Failure(f"{source.name}: NVRTC refuses it")
+        arguments = (ctypes.c_char_p * len(options))(*[option.encode() for option in options])
+        failed = library.nvrtcCompileProgram(program, len(options), arguments)
+        log = self.output(library, program, "ProgramLog").decode().strip()
+        if failed:
+            raise Failure(f"{module['name']} for {target} does not compile:\n{log}")
+        if log:
+            print(f"{module['name']} for {target}:\n{log}", file=sys.stderr)
+        ptx = self.output(library, program, "PTX").decode()
+        library.nvrtcDestroyProgram(ctypes.byref(program))
+        return strip(ptx)
+
+    @staticmethod
+    def output(library, program, what):
+        size = ctypes.c_size_t()
+        getattr(library, f"nvrtcGet{what}Size")(program, ctypes.byref(size))
+        buffer = ctypes.create_string_buffer(size.value)
+        getattr(library, f"nvrtcGet{what}")(program, buffer)
+        return buffer.value
+
+    def registers(self, ptx, card):
+        """What each kernel of some PTX takes on a card: {kernel: "registers/spills/local/shared"}."""
+        with tempfile.NamedTemporaryFile("w", suffix=".ptx") as file:
+            file.write(ptx)
+            file.flush()
+            command = [self.ptxas, "-v", f"-arch={card}", "-o", "/dev/null", file.name]
+            done = subprocess.run(command, capture_output=True, text=True)
+        if done.returncode != 0:
+            raise Failure(f"ptxas for {card}: {done.stderr.strip()}")
+        found, kernel, properties = {}, None, None
+        for line in done.stderr.splitlines():
+            if entry := re.search(r"Compiling entry function '(\w+)'", line):
+                kernel, properties = entry[1], None
+            elif stack := re.search(r"(\d+) bytes stack frame, (\d+) bytes spill stores, (\d+) bytes spill loads", line):
+                properties = properties or (stack[1], int(stack[2]) + int(stack[3]))
+            elif used := re.search(r"Used (\d+) registers", line):
+                shared = re.search(r"(\d+) bytes smem", line)
+                local, spills = properties or (0, 0)
+                found[kernel] = f"{used[1]}/{spills}/{local}/{shared[1] if shared else 0}"
+        return found
+
+
+class Failure(Exception):
+    """A sentence about what does not work."""
+
+
+def strip(ptx):
+    """PTX without comments, indentation, empty lines and debug information."""
+    lines = (re.sub(r"//.*", "", line).strip() for line in ptx.splitlines())
+    kept = [re.sub(r"[ \t]+", " ", line) for line in lines if line and not line.startswith((".loc", ".file"))]
+    return "\n".join(kept) + "\n"
+
+
+def modules():
+    """All modules, by name."""
+    import tomllib
+
+    table = tomllib.loads((KERNELS / "modules.toml").read_text())
+    found = {}
+    for entry in table["module"]:
+        formats = entry.get("formats", [""])
+        if isinstance(formats, str):
+            formats = table["formats"][formats]
+        for format in formats:
+            fill = lambda text: text.replace("{format}", format).replace("{FORMAT}", format.upper())
+            module = {
+                "name": fill(entry["name"]),
+                "source": fill(entry["source"]),
+                "targets": entry["targets"],
+                "defines": [fill(define) for define in entry.get("defines", [])],
+                "options": entry.get("options", []),
+            }
+            if module["name"] in found:
+                raise Failure(f"modules.toml has {module['name']} twice")
+            found[module["name"]] = module
+    return dict(sorted(found.items()))
+
+
+def number(target):
+    """Compute capability of an architecture's name without the point, and whether it is for exactly that."""
+    digits = target.split("_")[1]
+    return int(digits.rstrip("a")), digits.endswith("a")
+
+
+def suits(target, card):
+    """Whether a card takes PTX of a target."""
+    (wanted, exact), (has, _) = number(target), number(card)
+    return wanted == has if exact else wanted <= has
+
+
+def build(toolkit, module):
+    """PTX of a module by target, and lines for the table of registers."""
+    ptx = {target: toolkit.compile(module, target) for target in module["targets"]}
+    kernels = {}
+    for card in CARDS:
+        target = max((t for t in ptx if suits(t, card)), key=number, default=None)
+        if target is None:
+            raise Failure(f"{module['name']} has no target that {card} takes")
+        for kernel, numbers in toolkit.registers(ptx[target], card).items():
+            kernels.setdefault(kernel, {})[card] = numbers
+    lines = []
+    for kernel, numbers in sorted(kernels.items()):
+        columns = "".join(f"{numbers.get(card, '-'):>18}" for card in CARDS)
+        lines.append(f"{module['name']:<24}{kernel:<32}{columns}")
+    return ptx, lines
+
+
+def file_name(module, target):
+    return f"{module}.{target}.z"
+
+
+def table_of_ptx(all_modules):
+    """The Rust source that embeds the files."""
+    lines = [
+        "//! Made by tools/build_kernels.py: the PTX of all modules.",
+        "",
+        "use super::module::{Embedded, Target};",
+        "",
+        "#[rustfmt::skip]",
+        "pub(super) static MODULES: &[Embedded] = &[",
+    ]
+    for module in all_modules.values():
+        for target in sorted(module["targets"], key=number):
+            digits, exact = number(target)
+            path = f"../../kernels/ptx/{file_name(module['name'], target)}"
+            lines.append(
+                f'    Embedded {{ module: "{module["name"]}", target: Target {{ number: {digits}, exact: '
+                f'{str(exact).lower()} }}, ptx: include_bytes!("{path}") }},'
+            )
+    return "\n".join(lines + ["];", ""])
+
+
+HEADER = (
+    "# Made by tools/build_kernels.py with ptxas 12.4: for each kernel and architecture\n"
+    "# registers of a thread / bytes of registers spilled and read back / bytes of local memory / bytes of shared memory\n"
+)
+
+
+def table_of_registers(lines):
+    titles = "".join(f"{card:>18}" for card in CARDS)
+    return HEADER + f"{'# module':<24}{'kernel':<32}{titles}\n" + "".join(f"{line}\n" for line in lines)
+
+
+def recorded_lines():
+    """Lines of the table of registers as it is, by module."""
+    found = {}
+    if REGISTERS.exists():
+        for line in REGISTERS.read_text().splitlines():
+            if not line.startswith("#"):
+                found.setdefault(line.split()[0], []).append(line)
+    return found
+
+
+def unpacked(path):
+    try:
+        return zlib.decompress(path.read_bytes()).decode()
+    except (OSError, zlib.error):
+        return None
+
+
+def check(all_modules, chosen, results):
+    """What differs from the recorded files, as sentences."""
+    wrong = []
+    recorded = recorded_lines()
+    for name in chosen:
+        ptx, lines = results[name]
+        for target, text in ptx.items():
+            if unpacked(PTX / file_name(name, target)) != text:
+                wrong.append(f"the PTX of {name} for {target} is not what its source compiles to")
+        for line in sorted(set(lines) ^ set(recorded.get(name, []))):
+            wrong.append(f"registers.txt and the compiler differ in {'+' if line in lines else '-'} {line}")
+    wrong += [f"registers.txt has {name}, modules.toml has not" for name in recorded if name not in all_modules]
+    files = {file_name(m["name"], target) for m in all_modules.values() for target in m["targets"]}
+    wrong += [f"kernels/ptx/{path.name} is of no module" for path in sorted(PTX.iterdir()) if path.name not in files]
+    if not TABLE.exists() or TABLE.read_text() != table_of_ptx(all_modules):
+        wrong.append("src/cuda/ptx.rs does not list the modules of modules.toml")
+    return wrong
+
+
+def write(all_modules, results):
+    PTX.mkdir(exist_ok=True)
+    recorded = recorded_lines()
+    lines = []
+    for name in all_modules:
+        ptx, rows = results.get(name, ({}, recorded.get(name, [])))
+        lines += rows
+        for target, text in ptx.items():
+            path = PTX / file_name(name, target)
+            # Another version of zlib may pack the same text otherwise: that is no reason for a new file.
+            if unpacked(path) != text:
+                path.write_bytes(zlib.compress(text.encode(), 9))
+    files = {file_name(m["name"], target) for m in all_modules.values() for target in m["targets"]}
+    for path in PTX.iterdir():
+        if path.name not in files:
+            path.unlink()
+    REGISTERS.write_text(table_of_registers(lines))
+    TABLE.write_text(table_of_ptx(all_modules))
+    packed = sum(path.stat().st_size for path in PTX.iterdir())
+    print(f"{len(all_modules)} modules, {len(files)} files, {packed / 1024:.0f} KiB packed")
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--check", action="store_true", help="write nothing; fail if a file differs")
+    parser.add_argument("--only", default="", metavar="NAME", help="only modules whose names begin so")
+    parser.add_argument("--toolkit", type=pathlib.Path, default=ROOT / "target/cuda-12.4", help="where NVRTC is")
+    parser.add_argument("--jobs", type=int, default=2)
+    arguments = parser.parse_args()
+    if sys.version_info < (3, 11):
+        print("kernels: Python 3.11 is needed to compile them, so they were not compiled", file=sys.stderr)
+        return 3
+    toolkit = Toolkit(arguments.toolkit)
+    try:
+        all_modules = modules()
+        chosen = [name for name in all_modules if name.startswith(arguments.only)]
+        with concurrent.futures.ProcessPoolExecutor(arguments.jobs) as pool:
+            jobs = [pool.submit(build, toolkit, all_modules[name]) for name in chosen]
+            results = {name: job.result() for name, job in zip(chosen, jobs)}
+    except Failure as failure:
+        print(f"kernels: {failure}", file=sys.stderr)
+        return 1
+    if not arguments.check:
+        write(all_modules, results)
+        return 0
+    wrong = check(all_modules, chosen, results)
+    for sentence in wrong:
+        print(f"kernels: {sentence}", file=sys.stderr)
+    if wrong:
+        print("kernels: run tools/build_kernels.py (just ptx) and commit what it writes", file=sys.stderr)
+        return 1
+    print(f"kernels: {len(chosen)} modules compile to the PTX and registers recorded")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
