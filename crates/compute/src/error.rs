@@ -6,7 +6,7 @@ use quern_tensor_io::ElementType;
 pub type Result<T, E = Error> = std::result::Result<T, E>;
 
 /// A request that cannot be computed.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum Error {
     /// No kernel for weights of this type.
@@ -48,4 +48,32 @@ pub enum Error {
     /// The arguments of an operation are not all on the device that runs it: a fault of the caller.
     #[error("an operation was given numbers that are on another device")]
     Device,
+    /// An NVIDIA card or its driver.
+    #[cfg(feature = "cuda")]
+    #[error(transparent)]
+    Cuda(#[from] crate::cuda::CudaError),
+    /// Built without the feature `cuda`.
+    #[error("this program was built without support for GPUs")]
+    NoGpuSupport,
+}
+
+impl Error {
+    /// What mends it, where a program must put it into words.
+    pub fn remedy(&self) -> Option<quern_tensor_io::Remedy> {
+        match self {
+            #[cfg(feature = "cuda")]
+            Self::Cuda(error) => error.remedy(),
+            _ => None,
+        }
+    }
+
+    /// Whether a GPU or its driver is the cause.
+    pub fn is_gpu(&self) -> bool {
+        match self {
+            #[cfg(feature = "cuda")]
+            Self::Cuda(_) => true,
+            Self::NoGpuSupport => true,
+            _ => false,
+        }
+    }
 }

@@ -12,6 +12,7 @@ impl From<quern_compute::Error> for Error {
             quern_compute::Error::CacheMemory { .. } => {
                 Self::Memory { what: error.to_string(), remedy: Remedy::SmallerCache { quantize: true } }
             }
+            error if error.is_gpu() => Self::Gpu { what: None, error },
             error => Self::Compute(error),
         }
     }
@@ -31,6 +32,14 @@ pub enum Error {
     /// Shapes that do not fit each other inside the forward pass: a fault of quern, not of the file.
     #[error("in the forward pass: {0}")]
     Compute(quern_compute::Error),
+    /// A GPU cannot be used, or has no memory left.
+    #[error("{}{error}", what.as_ref().map_or(String::new(), |what| format!("{what}: ")))]
+    Gpu {
+        /// What was being done, where it helps.
+        what: Option<String>,
+        /// What the GPU or its driver says.
+        error: quern_compute::Error,
+    },
     /// An observer of the forward pass stopped it.
     #[error(transparent)]
     Observer(crate::ObserverError),
@@ -97,6 +106,17 @@ pub enum Error {
 }
 
 impl Error {
+    /// An error while a unit of a model of `layers` layers is brought to a GPU: names the unit.
+    pub(crate) fn on_gpu(self, unit: usize, layers: usize) -> Self {
+        match self {
+            Self::Gpu { what: None, error } => {
+                let what = if unit == layers { "the head".to_owned() } else { format!("layer {unit}") };
+                Self::Gpu { what: Some(what), error }
+            }
+            other => other,
+        }
+    }
+
     /// What mends it, where a program must put it into words.
     pub fn remedy(&self) -> Option<Remedy> {
         match self {
@@ -108,6 +128,7 @@ impl Error {
             Self::TextTooShort { .. } => Some(Remedy::LongerText),
             Self::NotFinite => Some(Remedy::CheckWeights),
             Self::Memory { remedy, .. } => Some(remedy.clone()),
+            Self::Gpu { error, .. } => error.remedy(),
             Self::Observer(_) | Self::Compute(_) | Self::Token { .. } | Self::Option(_) => None,
         }
     }

@@ -9,7 +9,7 @@ use quern_tensor_io::{Checkpoint, Error as FileError};
 
 use crate::forward::cache_shape;
 use crate::load::LoadIn;
-use crate::placement::{self, MemoryPlan, Placement};
+use crate::placement::{self, Location, MemoryPlan, Placement};
 use crate::rope::Rotation;
 use crate::weights::Weights;
 use crate::{Error, KvType, Result, Session, SessionOptions};
@@ -25,12 +25,14 @@ pub struct LoadOptions<'a> {
     /// file again for every pass; [`Model::memory_plan`] says how many. Without a bound the same is done for a model
     /// larger than what the system has free.
     pub max_memory: Option<u64>,
+    /// The GPU that holds the model, if any.
+    pub gpu: Option<usize>,
 }
 
 impl Default for LoadOptions<'_> {
     fn default() -> Self {
         let threads = std::thread::available_parallelism().map_or(1, |n| n.get());
-        Self { threads, load_in: None, max_memory: None }
+        Self { threads, load_in: None, max_memory: None, gpu: None }
     }
 }
 
@@ -58,7 +60,7 @@ impl Model {
     /// [`Error::Option`] for 0 threads, or if what is made while loading takes more than
     /// [`LoadOptions::max_memory`].
     pub fn load(checkpoint: Arc<Checkpoint>, options: LoadOptions<'_>) -> Result<Self> {
-        let LoadOptions { threads, load_in, max_memory } = options;
+        let LoadOptions { threads, load_in, max_memory, gpu } = options;
         let view = View::stored(&checkpoint)?;
         let Some(config) = view.config().cloned() else {
             let what = "its configuration is not known";
@@ -72,8 +74,12 @@ impl Model {
             placement::check_made(&view, load_in, limit)?;
         }
         let pool = Arc::new(Pool::new(threads));
-        let weights = Weights::resolve(&view, &checkpoint, &config, load_in, &pool)?;
-        let placement = Placement::new(&checkpoint, &weights, &pool, max_memory);
+        let mut weights = Weights::resolve(&view, &checkpoint, &config, load_in, &pool)?;
+        let gpus = gpu.map(Device::gpu).into_iter().collect::<quern_compute::Result<Vec<_>>>()?;
+        let location = if gpus.is_empty() { Location::Ram } else { Location::Gpu(0) };
+        let units = vec![location; config.layers + 1];
+        let resident = placement::reside(&mut weights, &units, &gpus, &pool)?;
+        let placement = Placement::new(&checkpoint, &weights, resident, max_memory);
         let notes = view.notes().to_vec();
         drop(view);
         let tokenizer = OnceLock::new();

@@ -17,12 +17,14 @@
 //! Reading ahead fills only the system's file cache, which is not the process's memory.
 
 mod ahead;
+mod residency;
 mod unit;
 
-use std::ops::Range;
+pub(crate) use residency::{Segment, reside};
+
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use quern_compute::{Device, Pool};
+use quern_compute::Device;
 use quern_model::contents::Place;
 use quern_model::{View, ViewTensor};
 use quern_tensor_io::{Checkpoint, Remedy};
@@ -75,16 +77,15 @@ pub(crate) struct Needs {
     pub buffers: u64,
 }
 
-/// Layers that follow each other on one device.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) struct Segment {
-    /// Which of [`Placement::devices`].
-    pub workspace: usize,
-    pub layers: Range<usize>,
-    /// The place of the first of them in that device's cache.
-    pub slot: usize,
-    /// Whether the head follows.
-    pub head: bool,
+/// Where a unit is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Location {
+    /// On this GPU.
+    Gpu(usize),
+    /// In RAM.
+    Ram,
+    /// In the file.
+    Disk,
 }
 
 /// The weights of one model.
@@ -116,12 +117,9 @@ impl Placement {
     pub fn new(
         checkpoint: &Arc<Checkpoint>,
         weights: &Weights,
-        pool: &Arc<Pool>,
+        (devices, segments): residency::Resident,
         limit: Option<u64>,
     ) -> Self {
-        let layers = weights.blocks.len();
-        let devices = vec![(Device::Cpu(pool.clone()), layers)];
-        let segments = vec![Segment { workspace: 0, layers: 0..layers, slot: 0, head: true }];
         let units = unit::units(checkpoint, weights);
         let tables = Tables::new(checkpoint, weights);
         let total: u64 = units.iter().map(Unit::bytes).sum::<u64>() + tables.bytes();

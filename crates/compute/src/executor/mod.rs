@@ -13,7 +13,10 @@
 
 mod cache;
 mod cpu;
+mod gpu;
 mod operations;
+mod replay;
+mod upload;
 mod values;
 mod weight;
 
@@ -24,7 +27,10 @@ use crate::cuda;
 use crate::{Pool, Result};
 
 pub use cache::{CacheShape, KvCache, KvType};
-pub use operations::{Attend, Choice, Input, Output, Rotate, Routing, Split};
+pub use gpu::{Gpu, gpus};
+pub use operations::{Attend, Choice, Heads, Input, Output, Rotate, Routing};
+pub use replay::{Mode, PassKey};
+pub use upload::{Uploader, bytes_of_linear, bytes_of_matrix, bytes_of_norm};
 pub use values::{Buffer, Values, ValuesMut};
 pub use weight::{Bytes, Linear, Norm, NormKind, Permutation, Vector, Weight};
 
@@ -80,12 +86,49 @@ impl Executor {
         }
     }
 
+    /// Whether queries, keys and values are best computed into one memory ([`Output::Join`], [`Heads::Joined`]).
+    pub fn joins_heads(&self) -> bool {
+        self.pool().is_none()
+    }
+
     /// The GPU's executor, if it computes there.
     #[cfg(feature = "cuda")]
     pub fn cuda(&mut self) -> Option<&mut cuda::Executor> {
         match &mut self.half {
             Half::Cpu(_) => None,
             Half::Cuda(cuda) => Some(cuda),
+        }
+    }
+}
+
+impl Executor {
+    /// Begins a pass at this position. Passes of one token are recorded on a GPU, and replayed when the same comes again.
+    ///
+    /// # Errors
+    /// [`Error::Cuda`](crate::Error::Cuda) if the GPU is lost.
+    pub fn begin(&mut self, key: PassKey) -> Result<Mode> {
+        match &mut self.half {
+            Half::Cpu(_) => {
+                let _ = key;
+                Ok(Mode::Run)
+            }
+            #[cfg(feature = "cuda")]
+            Half::Cuda(cuda) => cuda.begin(key),
+        }
+    }
+
+    /// Ends the pass: everything is computed, and `result` is copied to RAM where it is wanted there.
+    ///
+    /// # Errors
+    /// As [`Executor::begin`].
+    pub fn end(&mut self, result: Option<(Values<'_>, &mut [f32])>) -> Result<()> {
+        match &mut self.half {
+            Half::Cpu(cpu) => match result {
+                Some((from, to)) => cpu.download(from, to),
+                None => Ok(()),
+            },
+            #[cfg(feature = "cuda")]
+            Half::Cuda(cuda) => cuda.end(result),
         }
     }
 }
@@ -154,21 +197,6 @@ impl Executor {
     /// As [`Executor::norm`].
     pub fn softcap(&mut self, x: ValuesMut<'_>, width: usize, cap: f32) -> Result<()> {
         dispatch!(self, half => half.softcap(x, width, cap))
-    }
-
-    /// Takes queries, keys and values of each row apart.
-    ///
-    /// # Errors
-    /// As [`Executor::norm`].
-    pub fn split(
-        &mut self,
-        split: Split,
-        qkv: Values<'_>,
-        q: ValuesMut<'_>,
-        k: ValuesMut<'_>,
-        v: ValuesMut<'_>,
-    ) -> Result<()> {
-        dispatch!(self, half => half.split(split, qkv, q, k, v))
     }
 
     /// Normalizes heads, rotates queries and keys, stores keys and values, and attends.

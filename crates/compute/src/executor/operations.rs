@@ -27,25 +27,14 @@ impl<'a> Input<'a> {
 pub enum Output<'a, const N: usize> {
     /// One result each.
     Store([ValuesMut<'a>; N]),
+    /// All results, those of a token side by side: `[tokens][rows of all layers]`.
+    Join(ValuesMut<'a>),
     /// The results are added to this.
     Add(ValuesMut<'a>),
     /// `act(y)`.
     Activate(Activation, ValuesMut<'a>),
     /// `act(gate) * up`, of two layers, or of one whose rows are first all of the gate's, then all of up's.
     Gate(Activation, ValuesMut<'a>),
-}
-
-/// How queries, keys and values of one row follow each other.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Split {
-    /// Query heads.
-    pub heads: usize,
-    /// Key and value heads.
-    pub kv_heads: usize,
-    /// Values in a head.
-    pub head_dim: usize,
-    /// Those of each key head together, in place of all queries, all keys, all values.
-    pub by_group: bool,
 }
 
 /// Rotation of queries and keys: cosines and sines, `[tokens][pairs]`.
@@ -61,7 +50,28 @@ pub struct Rotate<'a> {
     pub sin: Values<'a>,
 }
 
-/// Arguments of attention. `q` is `[tokens][heads][head_dim]`, `k` and `v` are `[tokens][kv_heads][head_dim]`.
+/// Queries (`[tokens][heads][head_dim]`), keys and values (`[tokens][kv_heads][head_dim]`); overwritten.
+#[derive(Debug)]
+pub enum Heads<'a> {
+    /// In a memory of their own each.
+    Separate {
+        /// Queries.
+        q: ValuesMut<'a>,
+        /// Keys.
+        k: ValuesMut<'a>,
+        /// Values.
+        v: ValuesMut<'a>,
+    },
+    /// Those of a token side by side: all queries, all keys, all values.
+    Joined {
+        /// `[tokens][heads + 2 kv_heads][head_dim]`.
+        qkv: ValuesMut<'a>,
+        /// Those of each key head together: its queries, its key, its value.
+        by_group: bool,
+    },
+}
+
+/// Arguments of attention.
 #[derive(Debug)]
 pub struct Attend<'a> {
     /// Heads, scale, window.
@@ -76,12 +86,8 @@ pub struct Attend<'a> {
     pub norms: Option<(&'a Norm, &'a Norm)>,
     /// Rotation, if any.
     pub rotate: Option<Rotate<'a>>,
-    /// Queries; overwritten.
-    pub q: ValuesMut<'a>,
-    /// Keys; overwritten.
-    pub k: ValuesMut<'a>,
-    /// Values.
-    pub v: Values<'a>,
+    /// Queries, keys and values of the tokens.
+    pub heads: Heads<'a>,
     /// `[tokens - skip][heads][head_dim]`.
     pub out: ValuesMut<'a>,
 }

@@ -25,7 +25,7 @@ mod experts;
 mod phases;
 mod workspace;
 
-use quern_compute::{Executor, Input, Output, ValuesMut, get_row, ops};
+use quern_compute::{Executor, Input, Mode, Output, PassKey, ValuesMut, get_row, ops};
 use quern_model::Config;
 use quern_model::architecture::{Activation, Position};
 
@@ -83,19 +83,35 @@ impl Pass<'_> {
         self.staging.x.resize(values, 0.0);
         embed(model, tokens, first, &mut self.staging.x)?;
         model.placement.embedded();
-        let mut before: Option<usize> = None;
-        for segment in model.placement.segments() {
+        let segments = model.placement.segments();
+        for (index, segment) in segments.iter().enumerate() {
             let Staging { x, angles } = &mut *self.staging;
-            if let Some(before) = before {
-                let Workspace { executor, x: held, .. } = &mut self.workspaces[before];
-                executor.download(held.front(values), x)?;
-            }
             let work = &mut self.workspaces[segment.workspace];
             work.reserve(model, batch.n)?;
+            let results = if segment.head { batch.n - keep } else { batch.n };
+            work.reserve_logits(if segment.head { results * model.config.vocab_size } else { 0 })?;
+            let recordable = batch.n == 1 && self.observer.is_none() && model.config.experts.is_none();
+            let mode = work.executor.begin(PassKey {
+                segment: index,
+                tokens: batch.n,
+                first,
+                results,
+                recordable,
+            })?;
             work.set_angles(angles)?;
             work.executor.upload(x, work.x.front_mut(values))?;
-            self.segment(segment, batch, logits)?;
-            before = Some(segment.workspace);
+            if mode == Mode::Run {
+                self.segment(segment, batch, logits)?;
+            }
+            let Workspace { executor, x: held, logits: made, .. } = &mut self.workspaces[segment.workspace];
+            let result = match segment.head {
+                // On the CPU they were written where they are wanted.
+                true if executor.pool().is_some() || results == 0 => None,
+                true => Some((made.front(logits.len()), &mut *logits)),
+                false if index + 1 == segments.len() => None,
+                false => Some((held.front(values), &mut self.staging.x[..])),
+            };
+            executor.end(result)?;
         }
         Ok(())
     }
@@ -138,18 +154,19 @@ fn block(
     let (hidden, wide, query) = (config.hidden_size, wide(config), config.heads * config.head_dim);
     let rows = n - keep;
     let pairs = n * model.rotation.pairs();
-    let qkv = if model.fused_qkv() { query + 2 * config.kv_heads * config.head_dim } else { 0 };
     let key = config.kv_heads * config.head_dim;
     let Workspace {
         executor, cache, x, normed, q, k, v, qkv: all, attended, projected, wide: w, angles, ..
     } = work;
     let angles = angles.of(config.window(layer).is_some(), pairs);
     let target = KvTarget { cache, slot, layer, first, angles };
+    let joined = model.fused_qkv() || executor.joins_heads();
+    let (apart, together) = if joined { (0, n) } else { (n, 0) };
     let buffers = AttentionBuffers {
-        q: q.front_mut(n * query),
-        k: k.front_mut(n * key),
-        v: v.front_mut(n * key),
-        qkv: all.front_mut(n * qkv),
+        q: q.front_mut(apart * query),
+        k: k.front_mut(apart * key),
+        v: v.front_mut(apart * key),
+        qkv: all.front_mut(together * (query + 2 * key)),
     };
     let mut phases = Phases { model, block, executor, observer: observer.take() };
     let done = phases.attend(x.front(n * hidden), keep, target, buffers, attended.front_mut(rows * query));
@@ -208,25 +225,17 @@ fn head(
     };
     if let Some(out) = &weights.embedding_out {
         let values = (n - keep) * config.embedding_size;
-        projected.reserve(values)?;
         phases::linear(executor, observer, [out], input, Output::Store([projected.front_mut(values)]))?;
         input = Input::Values(projected.front(values));
     }
     // On the CPU straight to where they are wanted.
-    let on_host = executor.pool().is_some();
-    if !on_host {
-        buffer.reserve((n - keep) * vocabulary)?;
-    }
-    let mut out = match on_host {
+    let mut out = match executor.pool().is_some() {
         true => ValuesMut::Host(logits),
         false => buffer.front_mut((n - keep) * vocabulary),
     };
     phases::linear(executor, observer, [&weights.output], input, Output::Store([out.reborrow()]))?;
     if let Some(cap) = config.final_softcap {
         executor.softcap(out.reborrow(), vocabulary, cap)?;
-    }
-    if !on_host {
-        executor.download(buffer.front((n - keep) * vocabulary), logits)?;
     }
     Ok(())
 }

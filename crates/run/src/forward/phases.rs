@@ -2,7 +2,7 @@
 
 use quern_compute::ops::RopeStyle;
 use quern_compute::{
-    Attend, AttentionShape, Executor, Input, KvCache, Output, Rotate, Split, Values, ValuesMut,
+    Attend, AttentionShape, Executor, Heads, Input, KvCache, Output, Rotate, Values, ValuesMut,
 };
 use quern_model::architecture::Block as BlockKind;
 
@@ -38,7 +38,7 @@ pub(crate) struct AttentionBuffers<'p> {
     pub(crate) q: ValuesMut<'p>,
     pub(crate) k: ValuesMut<'p>,
     pub(crate) v: ValuesMut<'p>,
-    /// All three together, for a model that computes them so.
+    /// All three together, where they are computed so.
     pub(crate) qkv: ValuesMut<'p>,
 }
 
@@ -80,23 +80,26 @@ impl Phases<'_, '_> {
         let n = x.len() / config.hidden_size;
         let (query, key) = (config.heads * config.head_dim, config.kv_heads * config.head_dim);
         let AttentionBuffers { q, k, v, qkv } = buffers;
-        let (mut q, mut k) = (q.slice(0..n * query), k.slice(0..n * key));
-        let mut v = v.slice(0..n * key);
         let input = attention_input(model, block, x);
-        match &block.qkv {
+        let width = query + 2 * key;
+        let heads = match &block.qkv {
+            Qkv::Separate { q: wq, k: wk, v: wv } if self.executor.joins_heads() => {
+                let mut qkv = qkv.slice(0..n * width);
+                self.linear([wq, wk, wv], input, Output::Join(qkv.reborrow()))?;
+                Heads::Joined { qkv, by_group: false }
+            }
             Qkv::Separate { q: wq, k: wk, v: wv } => {
+                let (mut q, mut k, mut v) = (q.slice(0..n * query), k.slice(0..n * key), v.slice(0..n * key));
                 let outputs = Output::Store([q.reborrow(), k.reborrow(), v.reborrow()]);
                 self.linear([wq, wk, wv], input, outputs)?;
+                Heads::Separate { q, k, v }
             }
             Qkv::Fused { qkv: weights, by_group } => {
-                let mut qkv = qkv.slice(0..n * (query + 2 * key));
+                let mut qkv = qkv.slice(0..n * width);
                 self.linear([weights], input, Output::Store([qkv.reborrow()]))?;
-                let (heads, kv_heads, head_dim) = (config.heads, config.kv_heads, config.head_dim);
-                let split = Split { heads, kv_heads, head_dim, by_group: *by_group };
-                let (q, k, v) = (q.reborrow(), k.reborrow(), v.reborrow());
-                self.executor.split(split, qkv.as_values(), q, k, v)?;
+                Heads::Joined { qkv, by_group: *by_group }
             }
-        }
+        };
         let KvTarget { cache, slot, layer, first, angles: (cos, sin) } = target;
         let shape = AttentionShape {
             heads: config.heads,
@@ -118,9 +121,7 @@ impl Phases<'_, '_> {
             skip: keep,
             norms: block.head_norms.as_ref().map(|norms| (&norms.q, &norms.k)),
             rotate: Some(rotate),
-            q,
-            k,
-            v: v.as_values(),
+            heads,
             out: attended,
         };
         Ok(self.executor.attend(cache, attend)?)

@@ -75,23 +75,32 @@ impl Workspace {
     pub(crate) fn reserve(&mut self, model: &Model, n: usize) -> Result<()> {
         let config = &model.config;
         let (query, key) = (config.heads * config.head_dim, config.kv_heads * config.head_dim);
-        for buffer in [&mut self.x, &mut self.normed, &mut self.projected] {
+        for buffer in [&mut self.x, &mut self.normed] {
             buffer.reserve(n * config.hidden_size)?;
         }
-        for buffer in [&mut self.q, &mut self.attended] {
-            buffer.reserve(n * query)?;
-        }
-        for buffer in [&mut self.k, &mut self.v] {
-            buffer.reserve(n * key)?;
-        }
-        if model.fused_qkv() {
-            self.qkv.reserve(n * (query + 2 * key))?;
+        self.projected.reserve(n * config.hidden_size.max(config.embedding_size))?;
+        self.attended.reserve(n * query)?;
+        match model.fused_qkv() || self.executor.joins_heads() {
+            true => self.qkv.reserve(n * (query + 2 * key))?,
+            false => {
+                self.q.reserve(n * query)?;
+                self.k.reserve(n * key)?;
+                self.v.reserve(n * key)?;
+            }
         }
         self.wide.reserve(n * wide(config))?;
         for buffer in &mut self.angles.tables {
             buffer.reserve(n * model.rotation.pairs())?;
         }
         Ok(())
+    }
+
+    /// Room for logits on a GPU; on the CPU they are written where they are wanted.
+    pub(crate) fn reserve_logits(&mut self, values: usize) -> Result<()> {
+        match self.executor.pool() {
+            Some(_) => Ok(()),
+            None => Ok(self.logits.reserve(values)?),
+        }
     }
 
     /// Takes the cosines and sines of a pass.

@@ -7,6 +7,7 @@
 mod block;
 mod lookup;
 mod resolve;
+mod upload;
 
 use std::sync::Arc;
 

@@ -14,7 +14,7 @@ impl Executor {
         input: Input<'_>,
         output: Output<'_, N>,
     ) -> Result<()> {
-        let Self { pool, matmul, normed, permuted, first, second } = self;
+        let Self { pool, matmul, normed, permuted, first, second, .. } = self;
         let input = match input {
             Input::Values(x) => x.host()?,
             Input::Norm(parameters, x) => {
@@ -34,6 +34,20 @@ impl Executor {
                     hosts.push(output.host()?);
                 }
                 product.run(&linears, &mut hosts)
+            }
+            Output::Join(out) => {
+                let (out, width) = (out.host()?, rows.iter().sum::<usize>());
+                same("linear: joined output", tokens * width, out.len())?;
+                let mut at = 0;
+                for (l, rows) in linears.into_iter().zip(rows) {
+                    let made = front(first, tokens * rows);
+                    product.run(&[l], &mut [&mut *made])?;
+                    for (out, made) in out.chunks_exact_mut(width).zip(made.chunks_exact(rows)) {
+                        out[at..at + rows].copy_from_slice(made);
+                    }
+                    at += rows;
+                }
+                Ok(())
             }
             Output::Add(x) => {
                 let x = x.host()?;

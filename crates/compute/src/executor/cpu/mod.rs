@@ -28,6 +28,8 @@ pub(super) struct Executor {
     /// Results that are not stored as they are.
     first: Vec<f32>,
     second: Vec<f32>,
+    /// Queries, keys and values taken apart.
+    heads: Vec<f32>,
 }
 
 impl Executor {
@@ -39,6 +41,7 @@ impl Executor {
             permuted: Vec::new(),
             first: Vec::new(),
             second: Vec::new(),
+            heads: Vec::new(),
         }
     }
 

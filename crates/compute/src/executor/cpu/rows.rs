@@ -1,7 +1,7 @@
 //! Norms, sums and activation functions of rows, divided among the threads.
 
 use super::Executor;
-use crate::executor::{Norm, NormKind, Split, Values, ValuesMut};
+use crate::executor::{Norm, NormKind, Values, ValuesMut};
 use crate::ops::{self, Activation};
 use crate::parallel::{part_of, share};
 use crate::simd::Level;
@@ -128,36 +128,6 @@ impl Executor {
         each_part(pool, x.host()?, width, |part| {
             part.chunks_exact_mut(width).for_each(|row| ops::softcap(pool.level(), row, cap));
         });
-        Ok(())
-    }
-
-    pub fn split(
-        &mut self,
-        split: Split,
-        qkv: Values<'_>,
-        q: ValuesMut<'_>,
-        k: ValuesMut<'_>,
-        v: ValuesMut<'_>,
-    ) -> Result<()> {
-        let Split { heads, kv_heads, head_dim: dim, by_group } = split;
-        let (qkv, q, k, v) = (qkv.host()?, q.host()?, k.host()?, v.host()?);
-        let (query, key) = (heads * dim, kv_heads * dim);
-        let own = heads / kv_heads * dim;
-        let rows = q.chunks_exact_mut(query).zip(k.chunks_exact_mut(key)).zip(v.chunks_exact_mut(key));
-        for (row, ((q, k), v)) in qkv.chunks_exact(query + 2 * key).zip(rows) {
-            if !by_group {
-                q.copy_from_slice(&row[..query]);
-                k.copy_from_slice(&row[query..query + key]);
-                v.copy_from_slice(&row[query + key..]);
-                continue;
-            }
-            let groups = q.chunks_exact_mut(own).zip(k.chunks_exact_mut(dim)).zip(v.chunks_exact_mut(dim));
-            for (group, ((q, k), v)) in row.chunks_exact(own + 2 * dim).zip(groups) {
-                q.copy_from_slice(&group[..own]);
-                k.copy_from_slice(&group[own..own + dim]);
-                v.copy_from_slice(&group[own + dim..]);
-            }
-        }
         Ok(())
     }
 }

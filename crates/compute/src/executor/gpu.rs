@@ -1,0 +1,90 @@
+//! GPUs there are.
+
+use super::Device;
+use crate::Result;
+
+/// A GPU, as its driver describes it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Gpu {
+    /// The driver's number of it.
+    pub index: usize,
+    /// The product's name.
+    pub name: String,
+    /// Compute capability, as `(9, 0)`.
+    pub capability: (i32, i32),
+    /// Bytes that are free now, other processes' use counted.
+    pub free: u64,
+    /// Bytes that it has.
+    pub total: u64,
+}
+
+/// The GPUs that can be used.
+///
+/// # Errors
+/// [`Error::Cuda`](crate::Error::Cuda): no driver, one that is too old, no card; or this program was built without
+/// support for GPUs.
+pub fn gpus() -> Result<Vec<Gpu>> {
+    #[cfg(feature = "cuda")]
+    {
+        use crate::cuda::{Card, OLDEST_CAPABILITY, cards};
+        let usable = cards()?.into_iter().filter(|info| info.capability >= OLDEST_CAPABILITY);
+        usable
+            .map(|info| {
+                let (free, total) = Card::open(info.index)?.free_and_total()?;
+                let capability = (info.capability.major, info.capability.minor);
+                Ok(Gpu { index: info.index, name: info.name.to_string(), capability, free, total })
+            })
+            .collect()
+    }
+    #[cfg(not(feature = "cuda"))]
+    Err(crate::Error::NoGpuSupport)
+}
+
+impl Device {
+    /// GPU `index`.
+    ///
+    /// # Errors
+    /// As [`gpus`]; no such GPU, or it cannot be used.
+    pub fn gpu(index: usize) -> Result<Self> {
+        #[cfg(feature = "cuda")]
+        return Ok(Self::Cuda(crate::cuda::Card::open(index)?));
+        #[cfg(not(feature = "cuda"))]
+        {
+            let _ = index;
+            Err(crate::Error::NoGpuSupport)
+        }
+    }
+
+    /// Whether it is a GPU.
+    pub fn is_gpu(&self) -> bool {
+        match self {
+            Self::Cpu(_) => false,
+            #[cfg(feature = "cuda")]
+            Self::Cuda(_) => true,
+        }
+    }
+
+    /// Bytes allocated by this process on it now and at most so far; `None` for the CPU.
+    pub fn memory_use(&self) -> Option<(u64, u64)> {
+        match self {
+            Self::Cpu(_) => None,
+            #[cfg(feature = "cuda")]
+            Self::Cuda(card) => {
+                let used = card.memory_use();
+                Some((used.current, used.peak))
+            }
+        }
+    }
+
+    /// Bytes free on it now and in all; `None` for the CPU.
+    ///
+    /// # Errors
+    /// [`Error::Cuda`](crate::Error::Cuda) if it is lost.
+    pub fn free_and_total(&self) -> Result<Option<(u64, u64)>> {
+        match self {
+            Self::Cpu(_) => Ok(None),
+            #[cfg(feature = "cuda")]
+            Self::Cuda(card) => Ok(Some(card.free_and_total()?)),
+        }
+    }
+}

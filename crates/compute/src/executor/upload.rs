@@ -1,0 +1,122 @@
+//! Moves parameters to the device that computes with them.
+
+use std::sync::Arc;
+
+use super::{Device, Linear, Norm};
+#[cfg(feature = "cuda")]
+use crate::cuda;
+use crate::{Pool, Result};
+
+/// Moves parameters from RAM to one device. On the CPU they stay where they are.
+#[derive(Debug)]
+pub struct Uploader {
+    half: Half,
+}
+
+#[derive(Debug)]
+enum Half {
+    Cpu,
+    #[cfg(feature = "cuda")]
+    Cuda(Box<cuda::Loader>),
+}
+
+impl Uploader {
+    /// For `device`; what is read is read by the threads of `pool`.
+    ///
+    /// # Errors
+    /// [`Error::Cuda`](crate::Error::Cuda) if there is no memory for the transfers.
+    pub fn new(device: &Device, pool: &Arc<Pool>) -> Result<Self> {
+        let half = match device {
+            Device::Cpu(_) => Half::Cpu,
+            #[cfg(feature = "cuda")]
+            Device::Cuda(card) => Half::Cuda(Box::new(cuda::Loader::new(card, pool)?)),
+        };
+        let _ = pool;
+        Ok(Self { half })
+    }
+
+    /// Allocates memory for the parameters that follow, `bytes` in all, each rounded as [`bytes_of_linear`] and
+    /// [`bytes_of_norm`] say.
+    ///
+    /// # Errors
+    /// [`Error::Cuda`](crate::Error::Cuda) with the amounts if the GPU has too little memory.
+    pub fn begin(&mut self, bytes: usize) -> Result<()> {
+        match &mut self.half {
+            Half::Cpu => {
+                let _ = bytes;
+                Ok(())
+            }
+            #[cfg(feature = "cuda")]
+            Half::Cuda(loader) => loader.begin(bytes),
+        }
+    }
+
+    /// This layer on the device.
+    ///
+    /// # Errors
+    /// [`Error::Cuda`](crate::Error::Cuda) if the GPU has no memory for it.
+    pub fn linear(&mut self, linear: &Linear) -> Result<Linear> {
+        match &mut self.half {
+            Half::Cpu => Ok(linear.clone()),
+            #[cfg(feature = "cuda")]
+            Half::Cuda(loader) => linear.upload(loader),
+        }
+    }
+
+    /// This norm on the device.
+    ///
+    /// # Errors
+    /// As [`Uploader::linear`].
+    pub fn norm(&mut self, norm: &Norm) -> Result<Norm> {
+        match &mut self.half {
+            Half::Cpu => Ok(norm.clone()),
+            #[cfg(feature = "cuda")]
+            Half::Cuda(loader) => norm.upload(loader),
+        }
+    }
+
+    /// Waits until everything has arrived.
+    ///
+    /// # Errors
+    /// [`Error::Cuda`](crate::Error::Cuda) if the GPU is lost.
+    pub fn finish(&mut self) -> Result<()> {
+        match &mut self.half {
+            Half::Cpu => Ok(()),
+            #[cfg(feature = "cuda")]
+            Half::Cuda(loader) => loader.finish(),
+        }
+    }
+}
+
+/// Bytes that a vector of `length` numbers takes on a GPU.
+fn vector(length: usize) -> usize {
+    rounded(4 * length)
+}
+
+fn rounded(bytes: usize) -> usize {
+    #[cfg(feature = "cuda")]
+    return cuda::Loader::rounded(bytes);
+    #[cfg(not(feature = "cuda"))]
+    bytes
+}
+
+/// Bytes that a layer takes on a GPU.
+pub fn bytes_of_linear(linear: &Linear) -> usize {
+    let weight = &linear.weight;
+    let matrix = bytes_of_matrix(weight.element_type(), weight.rows(), weight.columns());
+    let order = linear.permutation.as_ref().map_or(0, |_| vector(weight.columns()));
+    matrix + order + linear.bias.as_ref().map_or(0, |bias| vector(bias.len()))
+}
+
+/// Bytes that a norm takes on a GPU.
+pub fn bytes_of_norm(norm: &Norm) -> usize {
+    vector(norm.weight.len()) + norm.bias.as_ref().map_or(0, |bias| vector(bias.len()))
+}
+
+/// Bytes that a matrix takes on a GPU.
+pub fn bytes_of_matrix(element_type: quern_tensor_io::ElementType, rows: usize, columns: usize) -> usize {
+    #[cfg(feature = "cuda")]
+    return rounded(cuda::Matrix::bytes_of(element_type, rows, columns));
+    #[cfg(not(feature = "cuda"))]
+    rounded(element_type.row_bytes(columns).unwrap_or(0) * rows)
+}

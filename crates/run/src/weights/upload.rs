@@ -1,0 +1,103 @@
+//! Moves blocks and the head to the device that computes with them.
+
+use quern_compute::{Norm, Uploader, bytes_of_linear, bytes_of_norm};
+
+use super::block::{Block, Expert, Experts, Ffn, HeadNorms, Qkv, Widen};
+use super::{Linear, Weights};
+use crate::Result;
+
+impl Linear {
+    fn upload(&self, uploader: &mut Uploader) -> Result<Self> {
+        let op = uploader.linear(&self.op)?;
+        Ok(Self { op, mapped: None, name: self.name.clone(), ..*self })
+    }
+}
+
+fn norm(uploader: &mut Uploader, norm: &Option<Norm>) -> Result<Option<Norm>> {
+    Ok(norm.as_ref().map(|norm| uploader.norm(norm)).transpose()?)
+}
+
+impl Block {
+    /// Bytes that the block takes on a GPU.
+    pub(crate) fn gpu_bytes(&self) -> usize {
+        let router = match &self.ffn {
+            Ffn::Dense { .. } => 0,
+            Ffn::Experts(experts) => bytes_of_linear(&experts.router.op),
+        };
+        let heads = self.head_norms.as_ref().map_or(0, |n| bytes_of_norm(&n.q) + bytes_of_norm(&n.k));
+        let linears = self.linears().into_iter().map(|l| bytes_of_linear(&l.op)).sum::<usize>();
+        linears + router + heads + self.norms().map(bytes_of_norm).sum::<usize>()
+    }
+
+    /// This block on another device.
+    pub(crate) fn upload(&self, uploader: &mut Uploader) -> Result<Self> {
+        let head_norms = match &self.head_norms {
+            Some(norms) => Some(HeadNorms { q: uploader.norm(&norms.q)?, k: uploader.norm(&norms.k)? }),
+            None => None,
+        };
+        let qkv = match &self.qkv {
+            Qkv::Separate { q, k, v } => {
+                Qkv::Separate { q: q.upload(uploader)?, k: k.upload(uploader)?, v: v.upload(uploader)? }
+            }
+            Qkv::Fused { qkv, by_group } => Qkv::Fused { qkv: qkv.upload(uploader)?, by_group: *by_group },
+        };
+        Ok(Self {
+            attention_norm: uploader.norm(&self.attention_norm)?,
+            attention_norm_2: norm(uploader, &self.attention_norm_2)?,
+            qkv,
+            head_norms,
+            attention_output: self.attention_output.upload(uploader)?,
+            attention_post_norm: norm(uploader, &self.attention_post_norm)?,
+            ffn_norm: norm(uploader, &self.ffn_norm)?,
+            ffn: self.ffn.upload(uploader)?,
+            ffn_post_norm: norm(uploader, &self.ffn_post_norm)?,
+        })
+    }
+}
+
+impl Ffn {
+    fn upload(&self, uploader: &mut Uploader) -> Result<Self> {
+        Ok(match self {
+            Self::Dense { widen, down } => {
+                let widen = match widen {
+                    Widen::Gated { gate, up } => {
+                        Widen::Gated { gate: gate.upload(uploader)?, up: up.upload(uploader)? }
+                    }
+                    Widen::Fused(both) => Widen::Fused(both.upload(uploader)?),
+                    Widen::Plain(up) => Widen::Plain(up.upload(uploader)?),
+                };
+                Self::Dense { widen, down: down.upload(uploader)? }
+            }
+            Self::Experts(mixture) => {
+                let mut expert = |e: &Expert| -> Result<Expert> {
+                    Ok(Expert {
+                        gate: e.gate.upload(uploader)?,
+                        up: e.up.upload(uploader)?,
+                        down: e.down.upload(uploader)?,
+                    })
+                };
+                let experts = mixture.experts.iter().map(&mut expert).collect::<Result<_>>()?;
+                Self::Experts(Box::new(Experts { router: mixture.router.upload(uploader)?, experts }))
+            }
+        })
+    }
+}
+
+impl Weights {
+    /// Bytes that the head takes on a GPU.
+    pub(crate) fn head_gpu_bytes(&self) -> usize {
+        let norm = self.output_norm.as_ref().map_or(0, bytes_of_norm);
+        let out = self.embedding_out.as_ref().map_or(0, |l| bytes_of_linear(&l.op));
+        norm + out + bytes_of_linear(&self.output.op)
+    }
+
+    /// Moves the head to another device. Rows of the embedding are still looked up in RAM.
+    pub(crate) fn upload_head(&mut self, uploader: &mut Uploader) -> Result<()> {
+        self.output_norm = norm(uploader, &self.output_norm)?;
+        if let Some(out) = &mut self.embedding_out {
+            *out = out.upload(uploader)?;
+        }
+        self.output = self.output.upload(uploader)?;
+        Ok(())
+    }
+}
