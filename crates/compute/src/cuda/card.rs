@@ -117,6 +117,8 @@ struct Inner {
     lost: OnceLock<CudaError>,
     current: AtomicU64,
     peak: AtomicU64,
+    /// How often memory was freed.
+    frees: AtomicU64,
     modules: Modules,
 }
 
@@ -292,7 +294,13 @@ impl Card {
         self.0.peak.fetch_max(now, Ordering::Relaxed);
     }
 
+    /// How often memory of this card was freed: as long as it stays the same, addresses stay valid.
+    pub(super) fn frees(&self) -> u64 {
+        self.0.frees.load(Ordering::Relaxed)
+    }
+
     pub(super) fn count_freed(&self, bytes: u64) {
+        self.0.frees.fetch_add(1, Ordering::Relaxed);
         self.0.current.fetch_sub(bytes, Ordering::Relaxed);
     }
 
@@ -343,6 +351,7 @@ impl Inner {
             lost: OnceLock::new(),
             current: AtomicU64::new(0),
             peak: AtomicU64::new(0),
+            frees: AtomicU64::new(0),
             modules: Modules::default(),
         })
     }

@@ -18,36 +18,6 @@ pub struct Graph {
 // and `launch` takes `&mut self`.
 unsafe impl Send for Graph {}
 
-/// Ends a capture that was left early, so that the stream can be used again.
-struct Capture<'a> {
-    stream: &'a Stream,
-    ended: bool,
-}
-
-impl Capture<'_> {
-    fn end(&mut self) -> CudaResult<cudarc::driver::sys::CUgraph> {
-        self.ended = true;
-        let card = self.stream.card();
-        card.enter()?;
-        let mut graph = std::ptr::null_mut();
-        // SAFETY: `graph` is writable; a capture is going on in this stream.
-        let code = unsafe { (card.driver().cuStreamEndCapture)(self.stream.raw(), &raw mut graph) };
-        card.check(code, "cuStreamEndCapture")?;
-        Ok(graph)
-    }
-}
-
-impl Drop for Capture<'_> {
-    fn drop(&mut self) {
-        if !self.ended
-            && let Ok(graph) = self.end()
-        {
-            // SAFETY: this graph is used by nothing.
-            unsafe { (self.stream.card().driver().cuGraphDestroy)(graph) };
-        }
-    }
-}
-
 impl Stream {
     /// Records what `work` queues in this stream, without doing it. Launches marked as overlapping stay so. `work` must
     /// not wait for the stream, and have all its kernels and memory beforehand.
@@ -56,15 +26,39 @@ impl Stream {
     ///
     /// Those of `work`, something queued that cannot be recorded, or a lost card.
     pub fn capture<E: From<CudaError>>(&self, work: impl FnOnce() -> Result<(), E>) -> Result<Graph, E> {
+        self.begin_capture()?;
+        let done = work();
+        let graph = self.end_capture();
+        done?;
+        Ok(graph?)
+    }
+
+    /// From here on what is queued in this stream is recorded and not done, until [`Stream::end_capture`].
+    ///
+    /// # Errors
+    ///
+    /// A capture is going on already, or the card is lost.
+    pub fn begin_capture(&self) -> CudaResult<()> {
         let card = self.card();
         card.enter()?;
         // 1 is CU_STREAM_CAPTURE_MODE_THREAD_LOCAL: other threads may allocate meanwhile.
         // SAFETY: the stream lives.
         let code = unsafe { (card.driver().cuStreamBeginCapture_v2)(self.raw(), 1) };
-        card.check(code, "cuStreamBeginCapture")?;
-        let mut capture = Capture { stream: self, ended: false };
-        work()?;
-        let graph = capture.end()?;
+        card.check(code, "cuStreamBeginCapture")
+    }
+
+    /// Ends a recording, so that the stream does its work again.
+    ///
+    /// # Errors
+    ///
+    /// Something was queued that cannot be recorded, or the card is lost.
+    pub fn end_capture(&self) -> CudaResult<Graph> {
+        let card = self.card();
+        card.enter()?;
+        let mut graph = std::ptr::null_mut();
+        // SAFETY: `graph` is writable.
+        let code = unsafe { (card.driver().cuStreamEndCapture)(self.raw(), &raw mut graph) };
+        card.check(code, "cuStreamEndCapture")?;
         let mut raw = std::ptr::null_mut();
         let mut nodes = 0;
         // SAFETY: the graph was just made and is destroyed here, once it is instantiated or not; the outputs are

@@ -11,10 +11,10 @@ use std::sync::Arc;
 
 use quern_tensor_io::{ElementType, decode};
 
-use super::formats::{Format, RepackArguments};
-use super::matrix::Matrix;
+use super::formats::{MatrixArgs, REPACK_BLOCK, RepackArgs};
+use super::matrix::{Matrix, stored};
 use super::vector::Region;
-use super::{Card, Event, Launch, Memory, Pinned, Stream};
+use super::{Card, Event, Launch, Memory, Pinned, Pointer, Stream};
 use crate::parallel::share;
 use crate::{Error, Matrix as HostMatrix, Pool, Result, float};
 
@@ -174,20 +174,20 @@ impl Loader {
     /// The card has too little memory.
     pub fn matrix(&mut self, matrix: &HostMatrix<'_>) -> Result<Matrix> {
         let element_type = matrix.element_type();
-        let format = Format::of(element_type);
         let (rows, columns) = (matrix.rows(), matrix.columns());
-        let region = self.room(format.bytes(rows, columns))?;
-        let made = Matrix { format, rows, columns, region };
-        // As the repack kernels read them: rows of the format's own type.
-        let source = format.source();
-        let row_bytes = source.row_bytes(columns).unwrap_or(matrix.row_bytes());
+        let shape = Error::Shape { element_type, rows, columns, bytes: matrix.data().len() };
+        let (source, format) = stored(element_type)?;
+        let region = self.room(format.bytes(rows, columns).ok_or(shape.clone())?)?;
+        let made = Matrix { element_type: source, format, rows, columns, region };
+        // As the repack kernels read them: rows of the type they are stored as.
+        let row_bytes = source.row_bytes(columns).ok_or(shape.clone())?;
         let chunks = columns.div_ceil(32);
         // Rows longer than a piece would be a matrix of more than a million columns.
         if row_bytes > PIECE {
-            return Err(Error::Shape { element_type, rows, columns, bytes: matrix.data().len() });
+            return Err(shape);
         }
         let step = (PIECE / row_bytes.max(1)).max(1);
-        let repack = self.card.function("repack", format.repack_kernel())?;
+        let repack = self.card.function("repack", &format.repack_kernel())?;
         let mut first = 0;
         while first < rows {
             let count = step.min(rows - first);
@@ -201,18 +201,25 @@ impl Loader {
             }
             // SAFETY: the piece is not touched again before `done`.
             unsafe { self.stream.upload_later(raw, 0, &pinned[..count * row_bytes])? };
-            let arguments = RepackArguments {
-                raw: raw.pointer().before(first * row_bytes),
+            let arguments = RepackArgs {
+                raw: raw.pointer().before(first * row_bytes).address(),
                 first: (first * chunks) as u64,
                 chunks: (count * chunks) as u64,
-                planes: made.planes(0),
-                rows: rows as i32,
-                columns: columns as i32,
+                matrix: MatrixArgs {
+                    plane: made.planes(0).map(Pointer::address),
+                    rows: rows as i32,
+                    columns: columns as i32,
+                },
             };
-            let blocks = (count * chunks).div_ceil(256) as u32;
+            let blocks = ((count * chunks) as u64).div_ceil(REPACK_BLOCK) as u32;
             // SAFETY: the arguments are those of the kernel; raw piece and planes have the sizes it expects, and live
             // until the work is done.
-            unsafe { Launch::new(&repack).grid(blocks, 1, 1).block(256).run(&self.stream, &arguments)? };
+            unsafe {
+                Launch::new(&repack)
+                    .grid(blocks, 1, 1)
+                    .block(REPACK_BLOCK as u32)
+                    .run(&self.stream, &arguments)?
+            };
             self.stream.record(done)?;
             first += count;
         }
@@ -227,13 +234,7 @@ fn copy(pool: &Pool, from: &[u8], to: &mut [u8]) {
 }
 
 /// Values of a type without kernels as f16 or f32.
-fn convert(
-    pool: &Pool,
-    matrix: &HostMatrix<'_>,
-    data: &[u8],
-    to: ElementType,
-    out: &mut [u8],
-) -> Result<()> {
+fn convert(pool: &Pool, matrix: &HostMatrix<'_>, data: &[u8], to: ElementType, out: &mut [u8]) -> Result<()> {
     let from = matrix.element_type();
     let (size, width) = (from.block_bytes(), to.block_bytes());
     if from.is_block() || !decode::can_decode(from) {

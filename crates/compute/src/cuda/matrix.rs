@@ -2,35 +2,52 @@
 
 use quern_tensor_io::ElementType;
 
-use super::formats::Format;
+use super::formats::{Format, MAX_PLANES};
 use super::vector::Region;
 use super::{Card, Pointer};
-use crate::Result;
-
-/// Most planes of a format.
-pub(super) const PLANES: usize = 5;
+use crate::{Error, Result};
 
 /// A matrix.
 #[derive(Clone, Debug)]
 pub struct Matrix {
+    /// How the numbers are stored on the card.
+    pub(super) element_type: ElementType,
     pub(super) format: Format,
     pub(super) rows: usize,
     pub(super) columns: usize,
     pub(super) region: Region,
 }
 
+/// The type that numbers of a type are stored as on a card: their own, or the smallest that holds them all.
+///
+/// # Errors
+/// [`Error::Unsupported`] for types that are no weights.
+pub(super) fn stored(element_type: ElementType) -> Result<(ElementType, Format)> {
+    use ElementType as T;
+    let stored = match element_type {
+        T::F8E4M3 | T::F8E5M2 => T::F16,
+        T::F64 | T::I8 | T::I16 | T::I32 | T::I64 | T::U8 | T::U16 | T::U32 | T::U64 | T::Bool => T::F32,
+        other => other,
+    };
+    let format = Format::of(stored).ok_or(Error::Unsupported { element_type })?;
+    Ok((stored, format))
+}
+
 impl Matrix {
-    /// Bytes that a matrix of this type and shape takes on a card; `None` if the type has no kernels there.
+    /// Bytes that a matrix of this type and shape takes on a card; the largest number if they cannot be counted, or the
+    /// type has no kernels there.
     pub fn bytes_of(element_type: ElementType, rows: usize, columns: usize) -> usize {
-        Format::of(element_type).bytes(rows, columns)
+        let format = stored(element_type).ok().map(|(_, format)| format);
+        format.and_then(|format| format.bytes(rows, columns)).unwrap_or(usize::MAX)
     }
 
     /// Its planes, as kernels take them, from row `first` on.
-    pub(super) fn planes(&self, first: usize) -> [Pointer; PLANES] {
-        let mut planes = [Pointer::NULL; PLANES];
-        let start = self.region.pointer();
-        for (pointer, plane) in planes.iter_mut().zip(self.format.planes(self.rows, self.columns)) {
-            *pointer = start.at(plane.offset + first * plane.row_bytes);
+    pub(super) fn planes(&self, first: usize) -> [Pointer; MAX_PLANES] {
+        let mut planes = [Pointer::NULL; MAX_PLANES];
+        let padded = self.format.padded(self.columns);
+        let (starts, _) = self.format.layout(self.rows, self.columns).unwrap_or_default();
+        for ((pointer, plane), start) in planes.iter_mut().zip(self.format.planes()).zip(starts) {
+            *pointer = self.region.pointer().at(start + first * (padded / plane.values * plane.bytes));
         }
         planes
     }

@@ -21,6 +21,12 @@ impl Pointer {
         Self(self.0.wrapping_add(bytes as u64))
     }
 
+    /// The address `bytes` before.
+    #[must_use]
+    pub fn before(self, bytes: usize) -> Self {
+        Self(self.0.wrapping_sub(bytes as u64))
+    }
+
     /// The address as a number.
     pub fn address(self) -> u64 {
         self.0

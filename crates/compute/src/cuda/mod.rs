@@ -11,21 +11,35 @@
 //! Every call returns an error rather than panic, and says once that a card is lost: after a fault of a kernel all later
 //! calls return that same error.
 
+mod args;
+mod attention_plan;
+mod cache;
 mod card;
 mod driver;
 mod entries;
 mod error;
+mod executor;
+mod formats;
 mod graph;
 mod launch;
+mod loader;
+mod matmul_plan;
+mod matrix;
 mod memory;
 mod module;
 mod ptx;
 mod stream;
+mod vector;
 
+pub use cache::Cache;
 pub use card::{Card, CardInfo, MemoryUse, OLDEST_CAPABILITY, cards};
 pub use error::{CardName, Code, CudaError, CudaResult, MemoryError, Version};
+pub use executor::Executor;
 pub use graph::Graph;
 pub use launch::Launch;
+pub use loader::Loader;
+pub use matrix::Matrix;
 pub use memory::{Memory, Pinned, Pointer};
 pub use module::{Function, module_names};
 pub use stream::{Event, Stream};
+pub use vector::{Buffer, Region, Values};

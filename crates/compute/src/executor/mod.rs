@@ -251,6 +251,19 @@ impl Executor {
         dispatch!(self, half => half.clear(x))
     }
 
+    /// Lets `write` write vectors that belong on this device: straight to where they belong, or to memory from which they
+    /// are copied.
+    ///
+    /// # Errors
+    /// As [`Executor::norm`], and those of `write`.
+    pub fn fill<E: From<crate::Error>>(
+        &mut self,
+        to: ValuesMut<'_>,
+        write: impl FnOnce(&mut [f32]) -> Result<(), E>,
+    ) -> Result<(), E> {
+        dispatch!(self, half => half.fill(to, write))
+    }
+
     /// Copies vectors from RAM to this device.
     ///
     /// # Errors

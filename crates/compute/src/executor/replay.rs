@@ -9,8 +9,8 @@ pub struct PassKey {
     pub tokens: usize,
     /// Position of the first.
     pub first: usize,
-    /// Rows of results.
-    pub results: usize,
+    /// Index of the first token whose results are wanted.
+    pub keep: usize,
     /// Whether it may be recorded: every operation of it stays on this device.
     pub recordable: bool,
 }

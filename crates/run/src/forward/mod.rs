@@ -25,6 +25,7 @@ mod experts;
 mod phases;
 mod workspace;
 
+use quern_compute::parallel::share;
 use quern_compute::{Executor, Input, Mode, Output, PassKey, ValuesMut, get_row, ops};
 use quern_model::Config;
 use quern_model::architecture::{Activation, Position};
@@ -80,9 +81,6 @@ impl Pass<'_> {
         let batch = Batch { n: tokens.len(), first, keep };
         let values = batch.n * model.config.hidden_size;
         model.rotation.fill(first, batch.n, &mut self.staging.angles);
-        self.staging.x.resize(values, 0.0);
-        embed(model, tokens, first, &mut self.staging.x)?;
-        model.placement.embedded();
         let segments = model.placement.segments();
         for (index, segment) in segments.iter().enumerate() {
             let Staging { x, angles } = &mut *self.staging;
@@ -99,7 +97,12 @@ impl Pass<'_> {
                 recordable,
             })?;
             work.set_angles(angles)?;
-            work.executor.upload(x, work.x.front_mut(values))?;
+            let input = work.x.front_mut(values);
+            match index {
+                0 => work.executor.fill(input, |x| embed(model, tokens, first, x))?,
+                _ => work.executor.upload(x, input)?,
+            }
+            model.placement.embedded();
             if mode == Mode::Run {
                 self.segment(segment, batch, logits)?;
             }
@@ -109,7 +112,10 @@ impl Pass<'_> {
                 true if executor.pool().is_some() || results == 0 => None,
                 true => Some((made.front(logits.len()), &mut *logits)),
                 false if index + 1 == segments.len() => None,
-                false => Some((held.front(values), &mut self.staging.x[..])),
+                false => {
+                    self.staging.x.resize(values, 0.0);
+                    Some((held.front(values), &mut self.staging.x[..]))
+                }
             };
             executor.end(result)?;
         }
@@ -246,8 +252,19 @@ pub(crate) fn embed(model: &Model, tokens: &[u32], first: usize, out: &mut [f32]
     let embedding = weights.embedding.host()?;
     match &weights.embedding_in {
         None => {
-            for (&token, x) in tokens.iter().zip(out.chunks_exact_mut(config.hidden_size)) {
-                get_row(&embedding, token as usize, x)?;
+            let rows = tokens.iter().zip(out.chunks_exact_mut(config.hidden_size));
+            let failure = std::sync::Mutex::new(None);
+            let row = |(&token, x): (&u32, &mut [f32])| {
+                if let Err(error) = get_row(&embedding, token as usize, x) {
+                    *failure.lock().unwrap_or_else(std::sync::PoisonError::into_inner) = Some(error);
+                }
+            };
+            match tokens.len() {
+                0..=16 => rows.for_each(row),
+                _ => share(&model.pool, rows, row),
+            }
+            if let Some(error) = failure.into_inner().unwrap_or_else(std::sync::PoisonError::into_inner) {
+                return Err(error.into());
             }
         }
         Some(projection) => {

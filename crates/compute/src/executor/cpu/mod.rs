@@ -59,6 +59,14 @@ impl Executor {
         Ok(())
     }
 
+    pub fn fill<E: From<crate::Error>>(
+        &mut self,
+        to: ValuesMut<'_>,
+        write: impl FnOnce(&mut [f32]) -> Result<(), E>,
+    ) -> Result<(), E> {
+        write(to.host()?)
+    }
+
     pub fn upload(&mut self, from: &[f32], to: ValuesMut<'_>) -> Result<()> {
         to.host()?.copy_from_slice(from);
         Ok(())

@@ -1,0 +1,130 @@
+//! Linear layers for up to four tokens: one launch with the norm in front and what is done with the results.
+
+use super::super::formats::{
+    CardLimits, MATVEC_BLOCK, MatrixArgs, MatvecActivation, MatvecArgs, MatvecEpilogue,
+};
+use super::super::{Pointer, Region};
+use super::linear::{Source, Target, Then};
+use super::rows::{norm_kind, parameters};
+use super::{Executor, Geometry};
+use crate::Result;
+use crate::executor::Linear;
+use crate::ops::Activation;
+
+/// The number of an activation function in `matvec.cu`.
+fn activation(act: Activation) -> i32 {
+    (match act {
+        Activation::Silu => MatvecActivation::Silu,
+        Activation::Gelu => MatvecActivation::Gelu,
+        Activation::GeluTanh => MatvecActivation::GeluTanh,
+        Activation::Relu => MatvecActivation::Relu,
+    }) as i32
+}
+
+/// Rows of a layer, as a launch takes them, and the address of their bias.
+fn matrix(linear: &Linear, first: usize, rows: usize) -> Result<(MatrixArgs, u64)> {
+    let matrix = linear.weight.cuda()?;
+    let bias = linear.bias.as_ref().map(|bias| bias.cuda()).transpose()?;
+    let plane = matrix.planes(first).map(Pointer::address);
+    let args = MatrixArgs { plane, rows: rows as i32, columns: matrix.columns as i32 };
+    Ok((args, bias.map_or(0, |bias| bias.pointer().at(4 * first).address())))
+}
+
+impl Executor {
+    /// Layers of one format and order, whose results are side by side.
+    pub(super) fn few(
+        &mut self,
+        linears: &[&Linear],
+        source: Source<'_>,
+        target: Target,
+        then: Then,
+    ) -> Result<()> {
+        let mut arguments = MatvecArgs::default();
+        for (at, linear) in linears.iter().enumerate() {
+            (arguments.m[at], arguments.bias[at]) = matrix(linear, 0, linear.weight.rows())?;
+        }
+        arguments.matrices = linears.len() as i32;
+        arguments.epilogue = match then {
+            Then::Add => MatvecEpilogue::Add,
+            Then::Store | Then::Activate(_) => MatvecEpilogue::Store,
+        } as i32;
+        if let Then::Activate(act) = then {
+            arguments.activation = activation(act);
+        }
+        let rows = linears.iter().map(|l| l.weight.rows()).sum();
+        self.matvec(linears[0], rows, source, target, arguments)
+    }
+
+    /// `act(gate) * up` in one launch.
+    pub(super) fn few_gated(
+        &mut self,
+        linears: &[&Linear],
+        act: Activation,
+        source: Source<'_>,
+        target: Target,
+    ) -> Result<bool> {
+        let width = target.stride;
+        let mut arguments = MatvecArgs::default();
+        let pair = match linears {
+            [gate, up] => [(*gate, 0), (*up, 0)],
+            _ => [(linears[0], 0), (linears[0], width)],
+        };
+        for (at, (linear, first)) in pair.into_iter().enumerate() {
+            (arguments.m[at], arguments.bias[at]) = matrix(linear, first, width)?;
+        }
+        arguments.matrices = 2;
+        arguments.epilogue = MatvecEpilogue::Gated as i32;
+        arguments.activation = activation(act);
+        self.matvec(linears[0], width, source, target, arguments)?;
+        Ok(true)
+    }
+
+    fn matvec(
+        &mut self,
+        linear: &Linear,
+        rows: usize,
+        source: Source<'_>,
+        target: Target,
+        mut arguments: MatvecArgs,
+    ) -> Result<()> {
+        let matrix = linear.weight.cuda()?;
+        let (format, columns) = (matrix.format, matrix.columns);
+        let info = self.card.info();
+        let ring = info.capability.major >= 9;
+        let card = CardLimits { multiprocessors: info.multiprocessors, shared: info.shared_memory };
+        let most = format.matvec_vectors(columns, ring, card.shared).clamp(1, super::linear::FEW);
+        if let Some(order) = linear.permutation.as_ref().map(|order| order.cuda()).transpose()? {
+            arguments.permutation = order.on(&self.card)?.pointer().address();
+        }
+        if let Some(norm) = source.norm {
+            let (weight, bias) = parameters(norm)?;
+            arguments.norm_weight = Region::on(weight, &self.card)?.pointer().address();
+            arguments.norm_bias = bias.address();
+            arguments.prologue = norm_kind(norm);
+            arguments.eps = norm.epsilon;
+        }
+        arguments.x_stride = columns as i32;
+        arguments.out_stride = target.stride as i32;
+        arguments.slots = 1;
+        arguments.x_scale = 1.0;
+        let mut first = 0;
+        while first < source.tokens {
+            let tokens = most.min(source.tokens - first);
+            let launch = format.matvec(rows, columns, tokens, ring, card);
+            arguments.x = source.x.pointer().at(4 * first * columns).address();
+            arguments.out = target.out.at(4 * first * target.stride).address();
+            arguments.stages = launch.stages;
+            let geometry = Geometry {
+                grid: [launch.grid, 1, 1],
+                block: MATVEC_BLOCK,
+                shared: launch.shared,
+                overlapping: true,
+            };
+            let kernel = ["matvec_1", "matvec_2", "matvec_3", "matvec_4"][tokens - 1];
+            // SAFETY: matrices, input and output are rows of these lengths, as the callers checked.
+            unsafe { self.launch(&format!("matvec_{}", format.name()), kernel, geometry, &arguments)? };
+            first += tokens;
+        }
+        Ok(())
+    }
+}

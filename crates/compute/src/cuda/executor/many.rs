@@ -1,0 +1,241 @@
+//! Linear layers for many tokens: activations are brought into the order of the tensor cores once, then multiplied.
+
+use super::super::Pointer;
+use super::super::formats::Format;
+use super::super::matmul_plan::{
+    GATE_GELU_TANH, GATE_RELU, GATE_SILU, MODE_ADD, MODE_GATED, MODE_STORE, MatmulArgs, MatmulF32Args,
+    MatmulMatrixArgs, MatmulPath, MatmulPlan, PackedArgs, PrepareArgs, PreparePlan, WEIGHT_FACTOR, plan_f32,
+};
+use super::linear::{Source, Target, Then};
+use super::rows::{norm_kind, parameters};
+use super::{Executor, Geometry};
+use quern_tensor_io::ElementType;
+
+use crate::executor::Linear;
+use crate::ops::Activation;
+use crate::{Error, Result};
+
+/// Matrices of one launch, with where their results go.
+struct Product<'a> {
+    matrices: &'a [MatmulMatrixArgs],
+    rows: &'a [u32],
+    mode: u32,
+    gate: [f32; 2],
+}
+
+impl Executor {
+    fn path(&self) -> Result<MatmulPath> {
+        let version = self.card.info().capability;
+        MatmulPath::of(version.major as u32, version.minor as u32).ok_or(Error::Device)
+    }
+
+    /// Layers of one format and order, whose results are side by side.
+    pub(super) fn many(
+        &mut self,
+        linears: &[&Linear],
+        source: Source<'_>,
+        target: Target,
+        then: Then,
+    ) -> Result<()> {
+        let first = linears[0].weight.cuda()?;
+        let columns = first.columns;
+        if first.element_type == ElementType::F32 {
+            return self.many_f32(linears, source, target, then);
+        }
+        let mut at = 0;
+        let mut matrices = Vec::with_capacity(linears.len());
+        let mut rows = Vec::with_capacity(linears.len());
+        for linear in linears {
+            matrices.push(matrix(linear, 0, linear.weight.rows(), target.out.at(4 * at), target.stride)?);
+            rows.push(linear.weight.rows() as u32);
+            at += linear.weight.rows();
+        }
+        let mode = if then == Then::Add { MODE_ADD } else { MODE_STORE };
+        self.prepare(linears[0], source, columns)?;
+        let product = Product { matrices: &matrices, rows: &rows, mode, gate: [0.0; 2] };
+        self.product(first.format, columns, source.tokens, product)?;
+        match then {
+            Then::Activate(act) => self.activate(act, source.tokens, at, target),
+            Then::Store | Then::Add => Ok(()),
+        }
+    }
+
+    /// `act(gate) * up` in one launch, if the kernels have the function; whether it was done.
+    pub(super) fn many_gated(
+        &mut self,
+        linears: &[&Linear],
+        act: Activation,
+        source: Source<'_>,
+        target: Target,
+    ) -> Result<bool> {
+        let first = linears[0].weight.cuda()?;
+        let gate = match act {
+            Activation::Silu => GATE_SILU,
+            Activation::GeluTanh => GATE_GELU_TANH,
+            Activation::Relu => GATE_RELU,
+            Activation::Gelu => return Ok(false),
+        };
+        if first.element_type == ElementType::F32 {
+            return Ok(false);
+        }
+        let width = target.stride;
+        let (columns, format) = (first.columns, first.format);
+        let matrices = match linears {
+            [gate, up] => [*gate, *up].map(|l| matrix(l, 0, width, target.out, target.stride)),
+            _ => [0, width].map(|row| matrix(linears[0], row, width, target.out, target.stride)),
+        };
+        let [a, b] = matrices;
+        self.prepare(linears[0], source, columns)?;
+        let rows = [width as u32; 2];
+        let product = Product { matrices: &[a?, b?], rows: &rows, mode: MODE_GATED, gate };
+        self.product(format, columns, source.tokens, product)?;
+        Ok(true)
+    }
+
+    /// Brings the input into the form that the products read.
+    fn prepare(&mut self, linear: &Linear, source: Source<'_>, columns: usize) -> Result<()> {
+        let limit = self.card.info().shared_memory as u32;
+        let plan = PreparePlan::new(columns as u32, source.tokens as u32, limit);
+        let out = self.workspace.activations.of(&self.stream, plan.out_bytes as usize)?;
+        let scale = self.workspace.scales.of(&self.stream, plan.scale_bytes as usize)?;
+        let order = linear.permutation.as_ref().map(|p| p.cuda()).transpose()?;
+        let mut arguments = PrepareArgs {
+            x: source.x.pointer().address(),
+            permutation: order.map_or(0, |order| order.pointer().address()),
+            out: out.address(),
+            scale: scale.address(),
+            n: source.tokens as u32,
+            padded_n: plan.grid,
+            columns: columns as u32,
+            x_stride: columns as u32,
+            cached: plan.cached,
+            ..PrepareArgs::default()
+        };
+        if let Some(norm) = source.norm {
+            let (weight, bias) = parameters(norm)?;
+            arguments.weight = weight.on(&self.card)?.pointer().address();
+            arguments.bias = bias.address();
+            arguments.norm = norm_kind(norm) as u32;
+            arguments.eps = norm.epsilon;
+        }
+        let geometry = Geometry { shared: plan.shared_bytes, ..Geometry::rows([plan.grid, 1, 1]) };
+        // SAFETY: the input is whole rows, and the outputs have the sizes of the plan.
+        unsafe { self.launch("prepare", "prepare_x16", geometry, &arguments) }
+    }
+
+    fn product(&mut self, format: Format, columns: usize, tokens: usize, product: Product<'_>) -> Result<()> {
+        let Product { matrices, rows, mode, gate } = product;
+        let path = self.path()?;
+        let processors = self.card.info().multiprocessors as u32;
+        let plan = MatmulPlan::new(path, rows, columns as u32, tokens as u32, processors, mode == MODE_GATED);
+        let mut matrix = [MatmulMatrixArgs::default(); 3];
+        for ((to, from), first) in matrix.iter_mut().zip(matrices).zip(plan.first_tile) {
+            *to = MatmulMatrixArgs { first_tile: first, ..*from };
+        }
+        let workspace = &mut self.workspace;
+        let x = workspace.activations.of(&self.stream, 0)?;
+        let x_scale = workspace.scales.of(&self.stream, 0)?;
+        let arguments = MatmulArgs {
+            matrix,
+            x: x.address(),
+            x_scale: x_scale.address(),
+            sums: workspace.sums.of(&self.stream, plan.sums_bytes as usize)?.address(),
+            ready: workspace.ready.of(&self.stream, plan.ready_bytes as usize)?.address(),
+            n: tokens as u32,
+            padded_n: plan.padded_n,
+            columns: columns as u32,
+            steps: plan.steps,
+            matrices: matrices.len() as u32,
+            row_tiles: plan.row_tiles,
+            token_tiles: plan.token_tiles,
+            parts: plan.parts,
+            mode,
+            factor: if format.name() == "f16" { 1.0 } else { WEIGHT_FACTOR },
+            gate,
+        };
+        let geometry = Geometry {
+            grid: [plan.grid, 1, 1],
+            block: plan.block,
+            shared: plan.shared_bytes,
+            overlapping: true,
+        };
+        // SAFETY: matrices, input and workspace have the sizes that the plan gives for this product.
+        unsafe { self.launch(&format!("matmul_{}", format.name()), plan.kernel, geometry, &arguments) }
+    }
+
+    /// Weights of f32 are multiplied in f32.
+    fn many_f32(
+        &mut self,
+        linears: &[&Linear],
+        source: Source<'_>,
+        target: Target,
+        then: Then,
+    ) -> Result<()> {
+        let columns = linears[0].weight.columns();
+        if !columns.is_multiple_of(32) {
+            // Rows are padded, which the input is not.
+            return self.few(linears, source, target, then);
+        }
+        let bytes = 4 * source.tokens * columns;
+        let mut x = source.x.pointer();
+        if let Some(norm) = source.norm {
+            let normed = self.workspace.vectors[1].of(&self.stream, bytes)?;
+            self.norm_rows(norm, x, normed, source.tokens)?;
+            x = normed;
+        }
+        if let Some(order) = linears[0].permutation.as_ref().map(|p| p.cuda()).transpose()? {
+            let permuted = self.workspace.vectors[2].of(&self.stream, bytes)?;
+            self.permute(order.pointer(), source.tokens, columns, x, permuted)?;
+            x = permuted;
+        }
+        let mut at = 0;
+        for linear in linears {
+            let rows = linear.weight.rows();
+            let (kernel, [grid_x, grid_y]) = plan_f32(rows as u32, source.tokens as u32);
+            let bias = linear.bias.as_ref().map(|bias| bias.cuda()).transpose()?;
+            let arguments = MatmulF32Args {
+                weights: linear.weight.cuda()?.region.pointer().address(),
+                x: x.address(),
+                out: target.out.at(4 * at).address(),
+                bias: bias.map_or(0, |bias| bias.pointer().address()),
+                rows: rows as u32,
+                columns: columns as u32,
+                n: source.tokens as u32,
+                x_stride: columns as u32,
+                out_stride: target.stride as u32,
+                add: u32::from(then == Then::Add),
+            };
+            let geometry = Geometry::rows([grid_x, grid_y, 1]);
+            // SAFETY: matrix, input and output are rows of these lengths.
+            unsafe { self.launch("matmul_f32", kernel, geometry, &arguments)? };
+            at += rows;
+        }
+        match then {
+            Then::Activate(act) => self.activate(act, source.tokens, at, target),
+            Then::Store | Then::Add => Ok(()),
+        }
+    }
+}
+
+/// Rows of a layer, as a launch takes them.
+fn matrix(
+    linear: &Linear,
+    first: usize,
+    rows: usize,
+    out: Pointer,
+    stride: usize,
+) -> Result<MatmulMatrixArgs> {
+    let matrix = linear.weight.cuda()?;
+    let bias = linear.bias.as_ref().map(|bias| bias.cuda()).transpose()?;
+    Ok(MatmulMatrixArgs {
+        weights: PackedArgs {
+            plane: matrix.planes(first).map(Pointer::address),
+            rows: rows as i32,
+            columns: matrix.columns.next_multiple_of(32) as i32,
+        },
+        out: out.address(),
+        bias: bias.map_or(0, |bias| bias.pointer().at(4 * first).address()),
+        out_stride: stride as u32,
+        first_tile: 0,
+    })
+}

@@ -1,0 +1,120 @@
+//! The GPU's half of the executor: operations become launches in one stream.
+//!
+//! Everything is queued; [`Executor::end`] waits. A pass of one token is a few hundred launches, which take longer to
+//! queue than to do: the second pass with the same key is recorded as a graph, and from then on replayed with one call
+//! (`replay.rs`). What changes from token to token (the input, its position, the angles of rotation) is copied from
+//! page-locked memory by the graph itself.
+
+mod attend;
+mod experts;
+mod few;
+mod linear;
+mod many;
+mod replay;
+mod rows;
+mod workspace;
+
+use std::collections::HashMap;
+
+use super::{Card, Function, Launch, Memory, Stream};
+use crate::Result;
+
+use replay::{Recording, Upload};
+use workspace::Workspace;
+
+/// Runs operations on one card.
+#[derive(Debug)]
+pub struct Executor {
+    card: Card,
+    stream: Stream,
+    /// By module and name.
+    functions: HashMap<String, HashMap<String, Function>>,
+    workspace: Workspace,
+    /// Two i32: the position of the first token, and of the first whose results are wanted.
+    position: Memory,
+    /// Positions that attention's launches must serve in this pass.
+    depth: usize,
+    /// Copies to the card, in the order of a pass: of passes of one token, whose memory stays where it is, and of others.
+    uploads: [Vec<Upload>; 2],
+    /// Which of the two, and the next of them.
+    upload: (usize, usize),
+    /// Results of each segment, likewise.
+    results: Vec<[Upload; 2]>,
+    recording: Recording,
+    /// The segment of this pass.
+    segment: usize,
+}
+
+/// How a kernel is launched.
+#[derive(Clone, Copy, Debug)]
+struct Geometry {
+    grid: [u32; 3],
+    block: u32,
+    shared: u32,
+    /// May start before the kernel ahead of it has ended, and waits for it by itself.
+    overlapping: bool,
+}
+
+impl Geometry {
+    /// Blocks of 256 threads, without dynamic shared memory.
+    fn rows(grid: [u32; 3]) -> Self {
+        Self { grid, block: 256, shared: 0, overlapping: true }
+    }
+}
+
+impl Executor {
+    /// An executor on `card`.
+    ///
+    /// # Errors
+    /// The card has no memory for it, or is lost.
+    pub fn new(card: &Card) -> Result<Self> {
+        Ok(Self {
+            card: card.clone(),
+            stream: Stream::new(card)?,
+            functions: HashMap::new(),
+            workspace: Workspace::new(card),
+            position: Memory::new(card, 16)?,
+            depth: 0,
+            uploads: [Vec::new(), Vec::new()],
+            upload: (0, 0),
+            results: Vec::new(),
+            recording: Recording::default(),
+            segment: 0,
+        })
+    }
+
+    /// The card.
+    pub fn card(&self) -> &Card {
+        &self.card
+    }
+
+    /// Queues a kernel, which takes `arguments` by value.
+    ///
+    /// # Safety
+    /// The arguments are those of the kernel, and their pointers are to memory of the size it expects, which lives until
+    /// the work is done and, if the pass is recorded, until `Card::frees` changes.
+    unsafe fn launch<A: Copy>(
+        &mut self,
+        module: &str,
+        kernel: &str,
+        geometry: Geometry,
+        arguments: &A,
+    ) -> Result<()> {
+        let Geometry { grid: [x, y, z], block, shared, overlapping } = geometry;
+        let known = self.functions.get(module).and_then(|kernels| kernels.get(kernel));
+        let function = match known {
+            Some(function) => function,
+            None => {
+                let function = self.card.function(module, kernel)?;
+                let kernels = self.functions.entry(module.to_owned()).or_default();
+                kernels.entry(kernel.to_owned()).or_insert(function)
+            }
+        };
+        if shared > 48 << 10 {
+            function.allow_shared(shared as usize)?;
+        }
+        let launch = Launch::new(function).grid(x, y, z).block(block).shared(shared).overlapping(overlapping);
+        // SAFETY: as the caller promises.
+        Ok(unsafe { launch.run(&self.stream, arguments)? })
+    }
+}

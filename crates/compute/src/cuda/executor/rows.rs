@@ -1,0 +1,226 @@
+//! Operations on rows.
+
+use super::super::args::{MapArgs, NormArgs};
+use super::super::{Pointer, Region};
+use super::linear::{Target, same};
+use super::replay::{cuda, cuda_mut};
+use super::{Executor, Geometry};
+use crate::Result;
+use crate::executor::{Norm, NormKind, Values, ValuesMut};
+use crate::ops::Activation;
+
+/// The number of an activation function in `rows.cu` and `prepare.cu`.
+pub(super) fn activation(act: Activation) -> i32 {
+    match act {
+        Activation::Silu => 0,
+        Activation::Gelu => 1,
+        Activation::GeluTanh => 2,
+        Activation::Relu => 3,
+    }
+}
+
+/// The number of a norm in the kernels; 0 is none.
+pub(super) fn norm_kind(norm: &Norm) -> i32 {
+    match norm.kind {
+        NormKind::Rms => 1,
+        NormKind::Layer => 2,
+    }
+}
+
+/// Weight and bias of a norm.
+pub(super) fn parameters(norm: &Norm) -> Result<(&Region, Pointer)> {
+    let bias = norm.bias.as_ref().map(|bias| bias.cuda()).transpose()?;
+    Ok((norm.weight.cuda()?, bias.map_or(Pointer::NULL, Region::pointer)))
+}
+
+impl Executor {
+    /// Queues a kernel that works number by number.
+    fn map(&mut self, kernel: &'static str, arguments: MapArgs) -> Result<()> {
+        let blocks = (arguments.width as u32).div_ceil(1024);
+        let geometry = Geometry::rows([blocks, arguments.n as u32, 1]);
+        // SAFETY: the callers give rows of values that were checked.
+        unsafe { self.launch("rows", kernel, geometry, &arguments) }
+    }
+
+    /// `out = norm(x)` for rows at these addresses.
+    pub(super) fn norm_rows(&mut self, norm: &Norm, x: Pointer, out: Pointer, rows: usize) -> Result<()> {
+        let (weight, bias) = parameters(norm)?;
+        let width = norm.weight.len() as i32;
+        let arguments = NormArgs {
+            x: x.address(),
+            weight: weight.on(&self.card)?.pointer().address(),
+            bias: bias.address(),
+            out: out.address(),
+            n: rows as i32,
+            width,
+            stride: width,
+            out_stride: width,
+            kind: norm_kind(norm),
+            heads: 1,
+            weight_stride: 0,
+            eps: norm.epsilon,
+        };
+        // SAFETY: the callers give whole rows of the norm's width.
+        unsafe { self.launch("rows", "rows_norm", Geometry::rows([rows as u32, 1, 1]), &arguments) }
+    }
+
+    /// As [`crate::Executor::norm`].
+    ///
+    /// # Errors
+    /// Lengths and devices that do not fit.
+    pub fn norm(&mut self, norm: &Norm, x: Values<'_>, out: ValuesMut<'_>) -> Result<()> {
+        let (x, out) = (cuda(x)?, cuda_mut(out)?);
+        let rows = x.len() / norm.weight.len().max(1);
+        same("norm: whole rows", rows * norm.weight.len(), x.len())?;
+        same("norm: output", x.len(), out.len())?;
+        if rows == 0 { Ok(()) } else { self.norm_rows(norm, x.pointer(), out.pointer(), rows) }
+    }
+
+    /// As [`crate::Executor::norm_in_place`].
+    ///
+    /// # Errors
+    /// Lengths and devices that do not fit.
+    pub fn norm_in_place(&mut self, norm: &Norm, x: ValuesMut<'_>) -> Result<()> {
+        let x = cuda_mut(x)?;
+        self.norm(norm, Values::Cuda(x), ValuesMut::Cuda(x))
+    }
+
+    /// As [`crate::Executor::add`].
+    ///
+    /// # Errors
+    /// Lengths and devices that do not fit.
+    pub fn add(&mut self, x: ValuesMut<'_>, y: Values<'_>) -> Result<()> {
+        let (x, y) = (cuda_mut(x)?, cuda(y)?);
+        same("add: second", x.len(), y.len())?;
+        self.flat("rows_add", x.pointer(), y.pointer(), x.len(), 0.0)
+    }
+
+    /// As [`crate::Executor::copy`].
+    ///
+    /// # Errors
+    /// Lengths and devices that do not fit.
+    pub fn copy(&mut self, from: Values<'_>, to: ValuesMut<'_>) -> Result<()> {
+        let (from, to) = (cuda(from)?, cuda_mut(to)?);
+        same("copy: length", from.len(), to.len())?;
+        match (to.place(), from.place()) {
+            (Some(to), Some(source)) => Ok(self.stream.copy(to, source, 4 * from.len())?),
+            _ => Ok(()),
+        }
+    }
+
+    /// As [`crate::Executor::clear`].
+    ///
+    /// # Errors
+    /// Values that are on another device.
+    pub fn clear(&mut self, x: ValuesMut<'_>) -> Result<()> {
+        let x = cuda_mut(x)?;
+        match x.place() {
+            Some((memory, offset)) => Ok(self.stream.fill(memory, offset, 4 * x.len(), 0)?),
+            None => Ok(()),
+        }
+    }
+
+    /// As [`crate::Executor::softcap`].
+    ///
+    /// # Errors
+    /// Lengths and devices that do not fit.
+    pub fn softcap(&mut self, x: ValuesMut<'_>, _width: usize, cap: f32) -> Result<()> {
+        let x = cuda_mut(x)?;
+        self.flat("rows_softcap", x.pointer(), Pointer::NULL, x.len(), cap)
+    }
+
+    /// A kernel over all numbers, as rows of a length that grids allow.
+    fn flat(
+        &mut self,
+        kernel: &'static str,
+        x: Pointer,
+        y: Pointer,
+        length: usize,
+        value: f32,
+    ) -> Result<()> {
+        const ROW: usize = 1 << 20;
+        let mut first = 0;
+        while first < length {
+            // Whole rows, then what is left.
+            let (n, width) = match (length - first) / ROW {
+                0 => (1, length - first),
+                rows => (rows.min(1 << 15), ROW),
+            };
+            let at = |p: Pointer| if p == Pointer::NULL { 0 } else { p.at(4 * first).address() };
+            let stride = width as i32;
+            let arguments = MapArgs {
+                x: at(x),
+                y: at(y),
+                n: n as i32,
+                width: stride,
+                x_stride: stride,
+                y_stride: stride,
+                value,
+                ..MapArgs::default()
+            };
+            self.map(kernel, arguments)?;
+            first += n * width;
+        }
+        Ok(())
+    }
+
+    /// `x = act(x)` for rows of `width` values, `stride` apart.
+    pub(super) fn activate(&mut self, act: Activation, rows: usize, width: usize, x: Target) -> Result<()> {
+        let arguments = MapArgs {
+            x: x.out.address(),
+            n: rows as i32,
+            width: width as i32,
+            x_stride: x.stride as i32,
+            activation: activation(act),
+            ..MapArgs::default()
+        };
+        self.map("rows_activate", arguments)
+    }
+
+    /// `out = act(gate) * up` for rows that hold both, the gate first.
+    pub(super) fn activate_mul(
+        &mut self,
+        act: Activation,
+        rows: usize,
+        out: Target,
+        both: Target,
+    ) -> Result<()> {
+        let width = out.stride;
+        let arguments = MapArgs {
+            x: out.out.address(),
+            y: both.out.address(),
+            z: both.out.at(4 * width).address(),
+            n: rows as i32,
+            width: width as i32,
+            x_stride: out.stride as i32,
+            y_stride: both.stride as i32,
+            z_stride: both.stride as i32,
+            activation: activation(act),
+            ..MapArgs::default()
+        };
+        self.map("rows_activate_mul", arguments)
+    }
+
+    /// `to[i][j] = from[i][order[j]]` for rows of `width` values.
+    pub(super) fn permute(
+        &mut self,
+        order: Pointer,
+        rows: usize,
+        width: usize,
+        from: Pointer,
+        to: Pointer,
+    ) -> Result<()> {
+        let stride = width as i32;
+        let arguments = MapArgs {
+            x: to.address(),
+            y: from.address(),
+            order: order.address(),
+            n: rows as i32,
+            width: stride,
+            x_stride: stride,
+            y_stride: stride,
+            ..MapArgs::default()
+        };
+        self.map("rows_permute", arguments)
+    }
+}

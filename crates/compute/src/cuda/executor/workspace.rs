@@ -1,0 +1,75 @@
+//! Memory that kernels need beside their inputs and results. Grows only.
+
+use super::super::{Card, Memory, Pointer, Stream};
+use crate::Result;
+
+/// One piece of it.
+#[derive(Debug)]
+pub(super) struct Piece {
+    card: Card,
+    memory: Option<Memory>,
+    /// Whether kernels expect zeros at first, and leave zeros.
+    zeroed: bool,
+}
+
+impl Piece {
+    fn new(card: &Card, zeroed: bool) -> Self {
+        Self { card: card.clone(), memory: None, zeroed }
+    }
+
+    /// At least `bytes` bytes.
+    ///
+    /// # Errors
+    /// The card has too little memory.
+    pub fn of(&mut self, stream: &Stream, bytes: usize) -> Result<Pointer> {
+        if self.memory.as_ref().is_none_or(|memory| memory.bytes() < bytes) {
+            self.memory = None;
+            let memory = Memory::new(&self.card, bytes.next_power_of_two().max(4096))?;
+            if self.zeroed {
+                stream.fill(&memory, 0, memory.bytes(), 0)?;
+            }
+            self.memory = Some(memory);
+        }
+        Ok(self.memory.as_ref().map_or(Pointer::NULL, Memory::pointer))
+    }
+
+    /// The memory, to copy from or to.
+    pub fn memory(&self) -> Option<&Memory> {
+        self.memory.as_ref()
+    }
+}
+
+/// All of it.
+#[derive(Debug)]
+pub(super) struct Workspace {
+    /// Activations as matrix products read them.
+    pub activations: Piece,
+    /// The scale of each token's.
+    pub scales: Piece,
+    /// Sums of unfinished tiles, and their flags.
+    pub sums: Piece,
+    pub ready: Piece,
+    /// Partial results of attention, and counts of arrived blocks.
+    pub partial: Piece,
+    pub arrived: Piece,
+    /// Vectors between launches that belong to one operation.
+    pub vectors: [Piece; 3],
+    /// Indices and shares of rows of experts.
+    pub choices: Piece,
+}
+
+impl Workspace {
+    pub fn new(card: &Card) -> Self {
+        let piece = |zeroed| Piece::new(card, zeroed);
+        Self {
+            activations: piece(false),
+            scales: piece(false),
+            sums: piece(false),
+            ready: piece(true),
+            partial: piece(false),
+            arrived: piece(true),
+            vectors: [piece(false), piece(false), piece(false)],
+            choices: piece(false),
+        }
+    }
+}
