@@ -19,6 +19,14 @@ test:
 bench:
     cargo bench -p quern-compute -p quern-quantize
 
+# Compile the CUDA kernels to PTX, anew and with a table of their registers (needs Python 3.11; fetches NVRTC once).
+ptx:
+    python3 tools/build_kernels.py
+
+# Run the tests of CUDA kernels on this machine's NVIDIA card; they fail if there is none.
+test-cuda:
+    QUERN_TEST_CUDA=1 cargo test -p quern-compute
+
 # Make the fixtures that need Python packages only; the header of each script says which.
 fixtures:
     python3 tools/make_decode_golden.py
