@@ -5,7 +5,8 @@
 //! when a card is first asked for. Drivers of CUDA 12.4 and later work, and cards of compute capability 7.5 and later.
 //!
 //! - [`cards`] lists what there is, [`Card::open`] opens one
-//! - [`Memory`] and [`Pinned`] hold bytes, [`Stream`] queues copies and launches, [`Event`] orders streams
+//! - [`Memory`] and [`Pinned`] hold bytes, [`Stream`] queues copies and launches, [`Event`] orders streams,
+//!   [`Staging`] uploads mapped files
 //! - [`Card::function`] gives a kernel, [`Launch`] launches it, [`Stream::capture`] records a [`Graph`]
 //!
 //! Every call returns an error rather than panic, and says once that a card is lost: after a fault of a kernel all later
@@ -20,6 +21,7 @@ mod launch;
 mod memory;
 mod module;
 mod ptx;
+mod staging;
 mod stream;
 
 pub use card::{Card, CardInfo, MemoryUse, OLDEST_CAPABILITY, cards};
@@ -28,4 +30,5 @@ pub use graph::Graph;
 pub use launch::Launch;
 pub use memory::{Memory, Pinned, Pointer};
 pub use module::{Function, module_names};
+pub use staging::Staging;
 pub use stream::{Event, Stream};
