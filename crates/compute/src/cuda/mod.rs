@@ -1,8 +1,8 @@
 //! NVIDIA cards, through the driver that is found at run time.
 //!
-//! Nothing of CUDA is needed to build: the kernels are PTX in this binary (`kernels/`, compiled ahead by
-//! `tools/build_kernels.py`), which the driver compiles for the card at hand, and the driver's functions are looked up
-//! when a card is first asked for. Drivers of CUDA 12.4 and later work, and cards of compute capability 7.5 and later.
+//! Nothing of CUDA is needed to build: the kernels (`kernels/`, compiled ahead by `tools/build_kernels.py`) are in this
+//! binary as machine code for some cards, and as PTX, which the driver compiles, for all others. The driver's functions
+//! are looked up when a card is first asked for. Drivers of CUDA 12.4 and later work, and cards of compute capability 7.5 and later.
 //!
 //! - [`cards`] lists what there is, [`Card::open`] opens one
 //! - [`Memory`] and [`Pinned`] hold bytes, [`Stream`] queues copies and launches, [`Event`] orders streams,
@@ -14,13 +14,12 @@
 
 mod card;
 mod driver;
-mod entries;
 mod error;
 mod graph;
+mod images;
 mod launch;
 mod memory;
 mod module;
-mod ptx;
 mod staging;
 mod stream;
 
