@@ -12,6 +12,7 @@ typedef unsigned short u16;
 typedef unsigned int u32;
 typedef unsigned long long u64;
 #define DEVICE __device__ __forceinline__
+#define TABLE __device__ const
 
 // ---- loads of data that no kernel writes while this one runs; they pass the first cache, for each byte is used once ----
 
@@ -43,6 +44,7 @@ DEVICE u32 load1(const void* p) {
 }
 // An entry of a small constant table: kept in the first cache.
 DEVICE u32 lookup2(const u16* table, u32 i) { return __ldg(table + i); }
+DEVICE u32 lookup4(const u32* table, u32 i) { return __ldg(table + i); }
 
 // ---- arithmetic ----
 
@@ -52,6 +54,8 @@ DEVICE float half_bits(u32 bits) {
     asm("cvt.f32.f16 %0, %1;" : "=f"(f) : "h"((u16)bits));
     return f;
 }
+DEVICE float float_bits(u32 bits) { return __uint_as_float(bits); }
+DEVICE u32 count_bits(u32 v) { return __popc(v); }
 // Byte i of the result is byte (nibble i of `select`, below 8) of b:a.
 DEVICE u32 permute(u32 a, u32 b, u32 select) { return __byte_perm(a, b, select); }
 // c + the sum of the four products of signed bytes.

@@ -39,5 +39,6 @@ struct Plain {
 };
 
 #include "decode/parts.cuh"
-#include "decode/legacy.cuh"
+#include "decode/small.cuh"
 #include "decode/k.cuh"
+#include "decode/iq.cuh"
