@@ -23,6 +23,7 @@ inline uint2 load8(const void* p) { return read<uint2>(p); }
 inline u32 load4(const void* p) { return read<u32>(p); }
 inline u32 load2(const void* p) { return read<u16>(p); }
 inline u32 load1(const void* p) { return read<u8>(p); }
+struct Shared { u32 address; };
 inline u32 lookup2(const u16* table, u32 i) { return table[i]; }
 inline u32 lookup4(const u32* table, u32 i) { return table[i]; }
 

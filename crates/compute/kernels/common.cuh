@@ -42,6 +42,37 @@ DEVICE u32 load1(const void* p) {
     asm volatile("ld.global.nc.L1::no_allocate.u8 %0, [%1];" : "=r"(v) : "l"(p));
     return v;
 }
+// The same from shared memory, at a 32-bit address; sums of addresses and offsets wrap around.
+struct Shared {
+    u32 address;
+};
+DEVICE Shared operator+(Shared s, u64 offset) { return {s.address + (u32)offset}; }
+DEVICE uint4 load16(Shared s) {
+    uint4 v;
+    asm volatile("ld.shared.v4.u32 {%0, %1, %2, %3}, [%4];"
+                 : "=r"(v.x), "=r"(v.y), "=r"(v.z), "=r"(v.w) : "r"(s.address));
+    return v;
+}
+DEVICE uint2 load8(Shared s) {
+    uint2 v;
+    asm volatile("ld.shared.v2.u32 {%0, %1}, [%2];" : "=r"(v.x), "=r"(v.y) : "r"(s.address));
+    return v;
+}
+DEVICE u32 load4(Shared s) {
+    u32 v;
+    asm volatile("ld.shared.u32 %0, [%1];" : "=r"(v) : "r"(s.address));
+    return v;
+}
+DEVICE u32 load2(Shared s) {
+    u16 v;
+    asm volatile("ld.shared.u16 %0, [%1];" : "=h"(v) : "r"(s.address));
+    return v;
+}
+DEVICE u32 load1(Shared s) {
+    u32 v;
+    asm volatile("ld.shared.u8 %0, [%1];" : "=r"(v) : "r"(s.address));
+    return v;
+}
 // An entry of a small constant table: kept in the first cache.
 DEVICE u32 lookup2(const u16* table, u32 i) { return __ldg(table + i); }
 DEVICE u32 lookup4(const u32* table, u32 i) { return __ldg(table + i); }

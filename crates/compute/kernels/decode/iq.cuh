@@ -42,9 +42,11 @@ DEVICE void iq2_point(u32 code, u32 signs, u32 q[2]) {
 }
 
 struct IQ2_XXS : Plain {
+    using Planes = PlaneList<8, 32, 2, 256>;
     static constexpr bool SIGNED = true;
     struct Raw { uint2 c; u32 d; };
-    static DEVICE Raw load(const Matrix& m, u32 at) {
+    template <class M>
+    static DEVICE Raw load(const M& m, u32 at) {
         return {load8(m.plane[0] + 8ull * at), load2(m.plane[1] + 2ull * (at / 8))};
     }
     static DEVICE Chunk decode(const Raw& r, u32) {
@@ -58,10 +60,12 @@ struct IQ2_XXS : Plain {
 };
 
 struct IQ2_XS : Plain {
+    using Planes = PlaneList<8, 32, 1, 32, 2, 256>;
     static constexpr int SCALES = 2;
     static constexpr bool SIGNED = true;
     struct Raw { uint2 c; u32 scales, d; };
-    static DEVICE Raw load(const Matrix& m, u32 at) {
+    template <class M>
+    static DEVICE Raw load(const M& m, u32 at) {
         return {load8(m.plane[0] + 8ull * at), load1(m.plane[1] + at), load2(m.plane[2] + 2ull * (at / 8))};
     }
     static DEVICE Chunk decode(const Raw& r, u32) {
@@ -79,10 +83,12 @@ struct IQ2_XS : Plain {
 };
 
 struct IQ2_S : Plain {
+    using Planes = PlaneList<8, 32, 2, 32, 2, 256>;
     static constexpr int SCALES = 2;
     static constexpr bool SIGNED = true;
     struct Raw { uint2 c; u32 high, d; };
-    static DEVICE Raw load(const Matrix& m, u32 at) {
+    template <class M>
+    static DEVICE Raw load(const M& m, u32 at) {
         return {load8(m.plane[0] + 8ull * at), load2(m.plane[1] + 2ull * at), load2(m.plane[2] + 2ull * (at / 8))};
     }
     static DEVICE Chunk decode(const Raw& r, u32) {
@@ -100,9 +106,11 @@ struct IQ2_S : Plain {
 };
 
 struct IQ3_XXS : Plain {
+    using Planes = PlaneList<8, 32, 4, 32, 2, 256>;
     static constexpr bool SIGNED = true;
     struct Raw { uint2 c; u32 tail, d; };
-    static DEVICE Raw load(const Matrix& m, u32 at) {
+    template <class M>
+    static DEVICE Raw load(const M& m, u32 at) {
         return {load8(m.plane[0] + 8ull * at), load4(m.plane[1] + 4ull * at), load2(m.plane[2] + 2ull * (at / 8))};
     }
     static DEVICE Chunk decode(const Raw& r, u32) {
@@ -119,9 +127,11 @@ struct IQ3_XXS : Plain {
 };
 
 struct IQ3_S : Plain {
+    using Planes = PlaneList<8, 32, 4, 32, 1, 32, 4, 256, 2, 256>;
     static constexpr bool SIGNED = true;
     struct Raw { uint2 c; u32 signs, high, scales, d; };
-    static DEVICE Raw load(const Matrix& m, u32 at) {
+    template <class M>
+    static DEVICE Raw load(const M& m, u32 at) {
         return {load8(m.plane[0] + 8ull * at), load4(m.plane[1] + 4ull * at), load1(m.plane[2] + at),
                 load4(m.plane[3] + 4ull * (at / 8)), load2(m.plane[4] + 2ull * (at / 8))};
     }
@@ -143,9 +153,11 @@ DEVICE void iq1_point(u32 index, bool down, u32 q[2]) {
 }
 
 struct IQ1_S : Plain {
+    using Planes = PlaneList<4, 32, 2, 32, 2, 256>;
     static constexpr int ZERO = 9;
     struct Raw { u32 c, high, d; };
-    static DEVICE Raw load(const Matrix& m, u32 at) {
+    template <class M>
+    static DEVICE Raw load(const M& m, u32 at) {
         return {load4(m.plane[0] + 4ull * at), load2(m.plane[1] + 2ull * at), load2(m.plane[2] + 2ull * (at / 8))};
     }
     static DEVICE Chunk decode(const Raw& r, u32) {
@@ -159,9 +171,11 @@ struct IQ1_S : Plain {
 };
 
 struct IQ1_M : Plain {
+    using Planes = PlaneList<4, 32, 2, 32, 8, 256>;
     static constexpr int ZERO = 9, SCALES = 2;
     struct Raw { u32 c, high; uint2 header; };
-    static DEVICE Raw load(const Matrix& m, u32 at) {
+    template <class M>
+    static DEVICE Raw load(const M& m, u32 at) {
         return {load4(m.plane[0] + 4ull * at), load2(m.plane[1] + 2ull * at), load8(m.plane[2] + 8ull * (at / 8))};
     }
     static DEVICE Chunk decode(const Raw& r, u32 at) {

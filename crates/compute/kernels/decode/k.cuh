@@ -25,10 +25,12 @@ DEVICE void scale_and_min(const uint4& header, u32 j, float& scale, float& min) 
 }
 
 struct Q2_K : Plain {
+    using Planes = PlaneList<8, 32, 2, 32, 4, 256>;
     static constexpr int SCALES = 2;
     static constexpr bool MIN = true;
     struct Raw { uint2 c; u32 scales, d; };
-    static DEVICE Raw load(const Matrix& m, u32 at) {
+    template <class M>
+    static DEVICE Raw load(const M& m, u32 at) {
         return {load8(m.plane[0] + 8ull * at), load2(m.plane[1] + 2ull * at), load4(m.plane[2] + 4ull * (at / 8))};
     }
     static DEVICE Chunk decode(const Raw& r, u32) {
@@ -44,9 +46,11 @@ struct Q2_K : Plain {
 };
 
 struct Q3_K : Plain {
+    using Planes = PlaneList<8, 32, 4, 32, 1, 32, 4, 256, 2, 256>;
     static constexpr int ZERO = 4, SCALES = 2;
     struct Raw { uint2 c; u32 h, low, high, d; };
-    static DEVICE Raw load(const Matrix& m, u32 at) {
+    template <class M>
+    static DEVICE Raw load(const M& m, u32 at) {
         return {load8(m.plane[0] + 8ull * at), load4(m.plane[1] + 4ull * at), load1(m.plane[2] + at),
                 load4(m.plane[3] + 4ull * (at / 8)), load2(m.plane[4] + 2ull * (at / 8))};
     }
@@ -63,9 +67,11 @@ struct Q3_K : Plain {
 };
 
 struct Q4_K : Plain {
+    using Planes = PlaneList<16, 32, 16, 256>;
     static constexpr bool MIN = true, NIBBLES = true;
     struct Raw { uint4 c, header; };
-    static DEVICE Raw load(const Matrix& m, u32 at) {
+    template <class M>
+    static DEVICE Raw load(const M& m, u32 at) {
         return {load16(m.plane[0] + 16ull * at), load16(m.plane[1] + 16ull * (at / 8))};
     }
     static DEVICE Chunk decode(const Raw& r, u32 at) {
@@ -77,9 +83,11 @@ struct Q4_K : Plain {
 };
 
 struct Q5_K : Plain {
+    using Planes = PlaneList<16, 32, 4, 32, 16, 256>;
     static constexpr bool MIN = true;
     struct Raw { uint4 c, header; u32 h; };
-    static DEVICE Raw load(const Matrix& m, u32 at) {
+    template <class M>
+    static DEVICE Raw load(const M& m, u32 at) {
         return {load16(m.plane[0] + 16ull * at), load16(m.plane[2] + 16ull * (at / 8)), load4(m.plane[1] + 4ull * at)};
     }
     static DEVICE Chunk decode(const Raw& r, u32 at) {
@@ -92,9 +100,11 @@ struct Q5_K : Plain {
 };
 
 struct Q6_K : Plain {
+    using Planes = PlaneList<16, 32, 8, 32, 2, 32, 2, 256>;
     static constexpr int ZERO = 32, SCALES = 2;
     struct Raw { uint4 c; uint2 h; u32 scales, d; };
-    static DEVICE Raw load(const Matrix& m, u32 at) {
+    template <class M>
+    static DEVICE Raw load(const M& m, u32 at) {
         return {load16(m.plane[0] + 16ull * at), load8(m.plane[1] + 8ull * at), load2(m.plane[2] + 2ull * at),
                 load2(m.plane[3] + 2ull * (at / 8))};
     }
@@ -110,9 +120,11 @@ struct Q6_K : Plain {
 };
 
 struct IQ4_XS : Plain {
+    using Planes = PlaneList<16, 32, 8, 256>;
     static constexpr bool SIGNED = true;
     struct Raw { uint4 c; uint2 header; };
-    static DEVICE Raw load(const Matrix& m, u32 at) {
+    template <class M>
+    static DEVICE Raw load(const M& m, u32 at) {
         return {load16(m.plane[0] + 16ull * at), load8(m.plane[1] + 8ull * (at / 8))};
     }
     static DEVICE Chunk decode(const Raw& r, u32 at) {
@@ -125,9 +137,11 @@ struct IQ4_XS : Plain {
 };
 
 struct TQ2_0 : Plain {
+    using Planes = PlaneList<8, 32, 2, 256>;
     static constexpr int ZERO = 1;
     struct Raw { uint2 c; u32 d; };
-    static DEVICE Raw load(const Matrix& m, u32 at) {
+    template <class M>
+    static DEVICE Raw load(const M& m, u32 at) {
         return {load8(m.plane[0] + 8ull * at), load2(m.plane[1] + 2ull * (at / 8))};
     }
     static DEVICE Chunk decode(const Raw& r, u32) {

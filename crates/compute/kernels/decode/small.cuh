@@ -23,10 +23,12 @@
 #define E2M1_TABLE make_uint4(0x03020100, 0x0c080604, 0xfdfeff00, 0xf4f8fafc)
 
 struct Q4_0 : Plain {
+    using Planes = PlaneList<16, 32, 2, 32>;
     static constexpr int ZERO = 8;
     static constexpr bool NIBBLES = true;
     struct Raw { uint4 c; u32 d; };
-    static DEVICE Raw load(const Matrix& m, u32 at) {
+    template <class M>
+    static DEVICE Raw load(const M& m, u32 at) {
         return {load16(m.plane[0] + 16ull * at), load2(m.plane[1] + 2ull * at)};
     }
     static DEVICE Chunk decode(const Raw& r, u32) {
@@ -38,9 +40,11 @@ struct Q4_0 : Plain {
 };
 
 struct Q4_1 : Plain {
+    using Planes = PlaneList<16, 32, 4, 32>;
     static constexpr bool MIN = true, NIBBLES = true;
     struct Raw { uint4 c; u32 dm; };
-    static DEVICE Raw load(const Matrix& m, u32 at) {
+    template <class M>
+    static DEVICE Raw load(const M& m, u32 at) {
         return {load16(m.plane[0] + 16ull * at), load4(m.plane[1] + 4ull * at)};
     }
     static DEVICE Chunk decode(const Raw& r, u32) {
@@ -53,9 +57,11 @@ struct Q4_1 : Plain {
 };
 
 struct Q5_0 : Plain {
+    using Planes = PlaneList<16, 32, 4, 32, 2, 32>;
     static constexpr int ZERO = 16;
     struct Raw { uint4 c; u32 h, d; };
-    static DEVICE Raw load(const Matrix& m, u32 at) {
+    template <class M>
+    static DEVICE Raw load(const M& m, u32 at) {
         return {load16(m.plane[0] + 16ull * at), load4(m.plane[1] + 4ull * at), load2(m.plane[2] + 2ull * at)};
     }
     static DEVICE Chunk decode(const Raw& r, u32) {
@@ -68,9 +74,11 @@ struct Q5_0 : Plain {
 };
 
 struct Q5_1 : Plain {
+    using Planes = PlaneList<16, 32, 4, 32, 4, 32>;
     static constexpr bool MIN = true;
     struct Raw { uint4 c; u32 h, dm; };
-    static DEVICE Raw load(const Matrix& m, u32 at) {
+    template <class M>
+    static DEVICE Raw load(const M& m, u32 at) {
         return {load16(m.plane[0] + 16ull * at), load4(m.plane[1] + 4ull * at), load4(m.plane[2] + 4ull * at)};
     }
     static DEVICE Chunk decode(const Raw& r, u32) {
@@ -84,9 +92,11 @@ struct Q5_1 : Plain {
 };
 
 struct Q8_0 : Plain {
+    using Planes = PlaneList<16, 32, 16, 32, 2, 32>;
     static constexpr bool SIGNED = true;
     struct Raw { uint4 a, b; u32 d; };
-    static DEVICE Raw load(const Matrix& m, u32 at) {
+    template <class M>
+    static DEVICE Raw load(const M& m, u32 at) {
         return {load16(m.plane[0] + 16ull * at), load16(m.plane[1] + 16ull * at), load2(m.plane[2] + 2ull * at)};
     }
     static DEVICE Chunk decode(const Raw& r, u32) {
@@ -96,9 +106,11 @@ struct Q8_0 : Plain {
 
 // Codes of four bits into a table, an f16 scale for 32.
 struct Table : Plain {
+    using Planes = PlaneList<16, 32, 2, 32>;
     static constexpr bool SIGNED = true;
     struct Raw { uint4 c; u32 d; };
-    static DEVICE Raw load(const Matrix& m, u32 at) {
+    template <class M>
+    static DEVICE Raw load(const M& m, u32 at) {
         return {load16(m.plane[0] + 16ull * at), load2(m.plane[1] + 2ull * at)};
     }
     static DEVICE Chunk through(const uint4& values, float step, const Raw& r) {
@@ -120,9 +132,11 @@ struct FP4 : Table {
 
 // E2M1 numbers, doubled, under half of an E8M0 exponent; the two smallest halves are subnormal.
 struct MXFP4 : Plain {
+    using Planes = PlaneList<16, 32, 1, 32>;
     static constexpr bool SIGNED = true;
     struct Raw { uint4 c; u32 e; };
-    static DEVICE Raw load(const Matrix& m, u32 at) {
+    template <class M>
+    static DEVICE Raw load(const M& m, u32 at) {
         return {load16(m.plane[0] + 16ull * at), load1(m.plane[1] + at)};
     }
     static DEVICE Chunk decode(const Raw& r, u32) {
@@ -136,10 +150,12 @@ struct MXFP4 : Plain {
 // E2M1 numbers, doubled, under half of a UE4M3 scale for each 16. The scale's top bit is ignored and 0x7f is zero, as in
 // ggml.
 struct NVFP4 : Plain {
+    using Planes = PlaneList<16, 32, 2, 32>;
     static constexpr int SCALES = 2;
     static constexpr bool SIGNED = true;
     struct Raw { uint4 c; u32 scales; };
-    static DEVICE Raw load(const Matrix& m, u32 at) {
+    template <class M>
+    static DEVICE Raw load(const M& m, u32 at) {
         return {load16(m.plane[0] + 16ull * at), load2(m.plane[1] + 2ull * at)};
     }
     static DEVICE float half_of(u32 code) {
@@ -157,9 +173,11 @@ struct NVFP4 : Plain {
 };
 
 struct Q1_0 : Plain {
+    using Planes = PlaneList<4, 32, 2, 128>;
     static constexpr int ZERO = 1;  // codes are 0 and 2
     struct Raw { u32 h, d; };
-    static DEVICE Raw load(const Matrix& m, u32 at) {
+    template <class M>
+    static DEVICE Raw load(const M& m, u32 at) {
         return {load4(m.plane[0] + 4ull * at), load2(m.plane[1] + 2ull * (at / 4))};
     }
     static DEVICE Chunk decode(const Raw& r, u32) {
@@ -171,9 +189,11 @@ struct Q1_0 : Plain {
 };
 
 struct Q2_0 : Plain {
+    using Planes = PlaneList<8, 32, 2, 64>;
     static constexpr int ZERO = 1;
     struct Raw { uint2 c; u32 d; };
-    static DEVICE Raw load(const Matrix& m, u32 at) {
+    template <class M>
+    static DEVICE Raw load(const M& m, u32 at) {
         return {load8(m.plane[0] + 8ull * at), load2(m.plane[1] + 2ull * (at / 2))};
     }
     static DEVICE Chunk decode(const Raw& r, u32) {
