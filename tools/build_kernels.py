@@ -83,7 +83,7 @@ class Toolkit:
         getattr(library, f"nvrtcGet{what}")(program, buffer)
         return buffer.value
 
-    def assemble(self, ptx, card):
+    def assemble(self, name, ptx, card):
         """Machine code for a card, and what each kernel takes: {kernel: "registers/spills/local/shared"}."""
         with tempfile.TemporaryDirectory() as folder:
             source, code = pathlib.Path(folder, "kernels.ptx"), pathlib.Path(folder, "kernels.cubin")
@@ -91,7 +91,7 @@ class Toolkit:
             command = [self.ptxas, "-v", f"-arch={card}", "-o", code, source]
             done = subprocess.run(command, capture_output=True, text=True)
             if done.returncode != 0:
-                raise Failure(f"ptxas for {card}: {done.stderr.strip()}")
+                raise Failure(f"{name}: ptxas for {card}: {done.stderr.strip()}")
             code = code.read_bytes()
         found, kernel, properties = {}, None, None
         for line in done.stderr.splitlines():
@@ -113,7 +113,7 @@ class Failure(Exception):
 def strip(ptx):
     """PTX without comments, indentation, empty lines and debug information."""
     lines = (re.sub(r"//.*", "", line).strip() for line in ptx.splitlines())
-    kept = [re.sub(r"[ \t]+", " ", line) for line in lines if line and not line.startswith((".loc", ".file"))]
+    kept = [re.sub(r"[ \t]+", " ", line) for line in lines if line and not line.startswith((".loc ", ".file "))]
     return "\n".join(kept) + "\n"
 
 
@@ -164,20 +164,27 @@ class Target:
 
 
 def build(toolkit, module):
-    """Images of a module by target, as (bytes, {kernel: bytes of arguments}), and lines for the table of registers."""
+    """Images of a module by target, as (bytes, kernels), and lines for the table of registers."""
     targets = sorted(map(Target, module["targets"]), key=lambda target: target.rank)
     ptx = {virtual: toolkit.compile(module, virtual) for virtual in sorted({t.virtual for t in targets})}
+    assembled = {}
+
+    def assemble(virtual, card):
+        if (virtual, card) not in assembled:
+            assembled[virtual, card] = toolkit.assemble(module["name"], ptx[virtual], card)
+        return assembled[virtual, card]
+
     kernels, images = {}, {}
     for target in targets:
         text = ptx[target.virtual]
-        code = toolkit.assemble(text, target.name)[0] if target.machine else text.encode()
+        code = assemble(target.virtual, target.name)[0] if target.machine else text.encode()
         images[target.name] = (code, entries(text))
     for card in map(Target, CARDS):
         target = max((t for t in targets if t.suits(card)), key=lambda t: t.rank, default=None)
         if target is not None:
-            arch = target.name if target.machine else card.name
-            for kernel, numbers in toolkit.assemble(ptx[target.virtual], arch)[1].items():
-                kernels.setdefault(kernel, {})[card.name] = numbers
+            numbers = assemble(target.virtual, target.name if target.machine else card.name)[1]
+            for kernel, columns in numbers.items():
+                kernels.setdefault(kernel, {})[card.name] = columns
     lines = []
     for kernel, numbers in sorted(kernels.items()):
         columns = "".join(f"{numbers.get(card, '-'):>18}" for card in CARDS)
@@ -186,9 +193,10 @@ def build(toolkit, module):
 
 
 def entries(ptx):
-    """Kernels of some PTX, with the bytes that their parameters take, laid out as in a C struct."""
+    """Kernels of some PTX, by name: the bytes that their parameters take, laid out as in a C struct, and whether they
+    wait for the kernel before them, as those must that are launched before it has ended."""
     found = {}
-    for name, parameters in re.findall(r"\.entry (\w+)\(([^)]*)\)", ptx):
+    for name, parameters, body in re.findall(r"\.entry (\w+)\(([^)]*)\)(.*?)\n}\n", ptx, re.DOTALL):
         end = 0
         for parameter in filter(None, map(str.strip, parameters.split(","))):
             words = re.fullmatch(r"\.param(?: \.align (\d+))? \.[a-z]+(\d+)(?: \.ptr.*)? \w+(?:\[(\d+)\])?", parameter)
@@ -197,7 +205,7 @@ def entries(ptx):
             size = int(words[2]) // 8
             align = int(words[1] or size)
             end = -(-end // align) * align + size * int(words[3] or 1)
-        found[name] = end
+        found[name] = (end, "griddepcontrol.wait;" in body)
     return found
 
 
@@ -213,9 +221,9 @@ def table_of_images(results, names):
             if name := re.search(r'module: "(\w+)"', line):
                 kept.setdefault(name[1], []).append(line)
     lines = [
-        "//! Made by tools/build_kernels.py: the kernels of all modules, with the bytes of their arguments.",
+        "//! Made by tools/build_kernels.py: the kernels of all modules.",
         "",
-        "use super::module::{Image, Target};",
+        "use super::module::{Entry, Image, Target};",
         "",
         "#[rustfmt::skip]",
         "pub(super) static IMAGES: &[Image] = &[",
@@ -227,10 +235,13 @@ def table_of_images(results, names):
         for target_name, (_, kernels) in results[name][0].items():
             target = Target(target_name)
             flags = f"exact: {str(target.exact).lower()}, machine: {str(target.machine).lower()}"
-            sizes = ", ".join(f'("{kernel}", {size})' for kernel, size in sorted(kernels.items()))
+            listed = ", ".join(
+                f'Entry {{ name: "{kernel}", parameters: {size}, waits: {str(waits).lower()} }}'
+                for kernel, (size, waits) in sorted(kernels.items())
+            )
             lines.append(
                 f'    Image {{ module: "{name}", target: Target {{ number: {target.number}, {flags} }}, '
-                f'kernels: &[{sizes}], packed: include_bytes!("../../kernels/compiled/{file_name(name, target_name)}") }},'
+                f'kernels: &[{listed}], packed: include_bytes!("../../kernels/compiled/{file_name(name, target_name)}") }},'
             )
     return "\n".join(lines + ["];", ""])
 

@@ -43,10 +43,19 @@ impl Target {
 pub(super) struct Image {
     pub module: &'static str,
     pub target: Target,
-    /// Entry points, with the bytes that their parameters take.
-    pub kernels: &'static [(&'static str, usize)],
+    pub kernels: &'static [Entry],
     /// LZMA stream of PTX or machine code.
     pub packed: &'static [u8],
+}
+
+/// A kernel of an image.
+#[derive(Debug)]
+pub(super) struct Entry {
+    pub name: &'static str,
+    /// Bytes that its parameters take.
+    pub parameters: usize,
+    /// Whether it waits for the kernel before it (`griddepcontrol.wait`), and so may be started before that one has ended.
+    pub waits: bool,
 }
 
 impl Image {
@@ -99,9 +108,7 @@ unsafe impl Sync for Module {}
 /// A kernel's handle and what is known of it.
 struct Kernel {
     raw: CUfunction,
-    name: String,
-    /// Bytes that its parameters take.
-    parameters: usize,
+    entry: &'static Entry,
 }
 
 // SAFETY: the driver's functions may be used from all threads.
@@ -118,7 +125,7 @@ pub struct Function {
 
 impl fmt::Debug for Function {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Function").field("name", &self.kernel.name).field("card", &self.card).finish()
+        f.debug_struct("Function").field("name", &self.name()).field("card", &self.card).finish()
     }
 }
 
@@ -200,9 +207,7 @@ impl Module {
     /// Looks a kernel up, and loads its code, so that a first launch within a captured graph loads nothing.
     fn find(&self, card: &Card, name: &str) -> CudaResult<Option<Kernel>> {
         let driver = card.driver();
-        let Some(&(_, parameters)) = self.image.kernels.iter().find(|kernel| kernel.0 == name) else {
-            return Ok(None);
-        };
+        let Some(entry) = self.image.kernels.iter().find(|entry| entry.name == name) else { return Ok(None) };
         let Ok(text) = CString::new(name) else { return Ok(None) };
         let mut raw = std::ptr::null_mut();
         // SAFETY: `raw` is writable, the module is loaded, the name ends with a zero byte.
@@ -212,14 +217,14 @@ impl Module {
             // SAFETY: the function was just found.
             card.check(unsafe { load(raw) }, "cuFuncLoad")?;
         }
-        Ok(Some(Kernel { raw, name: name.to_owned(), parameters }))
+        Ok(Some(Kernel { raw, entry }))
     }
 }
 
 impl Function {
     /// The kernel's entry point.
-    pub fn name(&self) -> &str {
-        &self.kernel.name
+    pub fn name(&self) -> &'static str {
+        self.kernel.entry.name
     }
 
     /// The card it was compiled for.
@@ -231,8 +236,8 @@ impl Function {
         self.kernel.raw
     }
 
-    pub(super) fn parameters(&self) -> usize {
-        self.kernel.parameters
+    pub(super) fn entry(&self) -> &'static Entry {
+        self.kernel.entry
     }
 
     /// Registers that a thread takes.
@@ -333,8 +338,8 @@ mod tests {
             assert!(text.starts_with(".version 8.4\n"), "{module}: PTX newer than drivers of CUDA 12.4 take");
             assert!(text.contains(&named), "{module}: {named}");
             assert_eq!(text.find('\0'), Some(text.len() - 1), "{module}");
-            for (kernel, _) in *kernels {
-                assert!(text.contains(&format!(".entry {kernel}(\n")), "{module}: {kernel}");
+            for Entry { name, .. } in *kernels {
+                assert!(text.contains(&format!(".entry {name}(\n")), "{module}: {name}");
             }
             assert_eq!(text.matches(".entry ").count(), kernels.len(), "{module}");
         }
