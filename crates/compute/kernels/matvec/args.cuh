@@ -6,7 +6,7 @@ enum Prologue { PLAIN = 0, RMS_NORM = 1, LAYER_NORM = 2 };
 enum Epilogue { STORE = 0, ADD = 1, GATED = 2 };
 enum Activation { NONE = 0, SILU = 1, GELU = 2, GELU_TANH = 3, RELU = 4 };
 
-// 328 bytes; lengths and strides in values.
+// 272 bytes; lengths and strides in values.
 struct MatvecArgs {
     Matrix m[3];             // all of one format and of as many columns; one for experts and sums, two if GATED (act(m0) * m1)
     const float* bias[3];    // null, or [rows] ([experts][rows])
