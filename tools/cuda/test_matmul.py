@@ -33,7 +33,7 @@ COMMON = ['Q4_0', 'Q4_K', 'Q6_K', 'Q8_0', 'NF4', 'F16', 'BF16']
 HERE = os.path.dirname(os.path.abspath(__file__))
 
 
-def pack(folder, formats, archs):
+def pack(folder, formats, archs, ptx_formats):
     kernels = os.path.join(HERE, '../../crates/compute/kernels')
     nvrtc = '/work/cuda/nvrtc.py'
     os.makedirs(folder, exist_ok=True)
@@ -53,8 +53,11 @@ def pack(folder, formats, archs):
     for f in formats:
         ptx(f'{HERE}/matmul_reference.cu', 'compute_75', f'reference_{f}.ptx', '-D', f'FORMAT={f}') if f not in ('F16', 'BF16') else None
         for a in archs:
+            if a != '90a' and f not in ('Q4_0', 'F16', 'Q4_K', 'BF16', 'IQ2_XS'):
+                continue
             source = 'matmul_wgmma.cu' if a == '90a' else 'matmul.cu'
-            ptx(f'{kernels}/{source}', f'compute_{a}', f'matmul_{f}_{a}.ptx', '-D', f'FORMAT={f}')
+            target = 'compute' if f in ptx_formats or a != '90a' else 'sm'  # what the others' PTX would become, without the wait
+            ptx(f'{kernels}/{source}', f'{target}_{a}', f'matmul_{f}_{a}.ptx', '-D', f'FORMAT={f}')
     shutil.copy(os.path.abspath(__file__), folder)
     json.dump({'formats': formats, 'archs': archs}, open(f'{folder}/pack.json', 'w'))
 
@@ -94,9 +97,10 @@ class Driver:
 
     def launch(self, f, grid, block, shared, *args):
         import torch
-        pointers = (ctypes.c_void_p * len(args))(*[ctypes.cast(a, ctypes.c_void_p) for a in args])
+        pointers = (ctypes.c_void_p * len(args))(*[ctypes.addressof(a) for a in args])
         stream = ctypes.c_void_p(torch.cuda.current_stream().cuda_stream)
-        r = self.cu.cuLaunchKernel(f, grid, 1, 1, block, 1, 1, shared, stream, pointers, None)
+        x, y = grid if isinstance(grid, tuple) else (grid, 1)
+        r = self.cu.cuLaunchKernel(f, x, y, 1, block, 1, 1, shared, stream, pointers, None)
         self.check(r, 'launch')
 
 
@@ -106,10 +110,9 @@ def blob(b):
 
 def shared_bytes(arch, n):
     if arch == '90a':
-        stages = {256: 5, 128: 6, 64: 8}.get(n, 16)
-        return 128 * n * stages + 256 * n + 16 * stages
-    stages = 3 if arch == '80' else 2
-    return 128 * n * stages
+        stages = {256: 6, 128: 8}.get(n, 16)
+        return 128 * n * stages + 2 * min(n, 64) * 68 * 4 + 16 * stages
+    return 128 * n * (3 if arch == '80' else 2)
 
 
 def plan(arch, rows, columns, n, sms, gated, tile=None, parts=None):
@@ -119,20 +122,19 @@ def plan(arch, rows, columns, n, sms, gated, tile=None, parts=None):
         tiles = [256, 128, 64, 32, 16] if arch == '90a' else [128, 64, 32, 16] if arch == '80' else [64, 32, 16]
         tile = min(tiles, key=lambda t: (-(-padded // t)) * (t + 48))
     token_tiles = -(-padded // tile)
-    height = 128 if arch == '90a' else 256
-    if gated:
-        height //= 2
-    row_tiles = sum(-(-r // height) for r in rows) if not gated else -(-rows[0] // height)
+    cluster = 2 if arch == '90a' else 1
+    height = 128 if gated else 256
+    row_tiles = -(-rows[0] // height) if gated else sum(-(-r // height) for r in rows)
     steps = -(-columns // 128)
     units = row_tiles * steps
     if parts is None:
-        most = max(1, min(sms // token_tiles, units))
-        aligned = max(p for p in range(1, most + 1) if row_tiles % p == 0)
-        fix = 3
-        parts = most if units / most + fix < units / aligned else aligned
+        most = max(1, min(sms // cluster // token_tiles, units))
+        whole = max(p for p in range(1, min(most, row_tiles) + 1) if row_tiles % p == 0)
+        parts = most if -(-units // most) + 3 < units / whole else whole
+    grid = cluster * parts * token_tiles
     return dict(arch=arch, tile=tile, token_tiles=token_tiles, row_tiles=row_tiles, steps=steps, parts=parts, padded=padded,
                 height=height, shared=shared_bytes(arch, tile), block=(384 if tile == 256 else 288) if arch == '90a' else 256,
-                sums=token_tiles * parts * (128 if arch == '90a' else 256) * tile * 4)
+                grid=grid, sums=grid * 256 // cluster * tile * 4)
 
 
 class Matrix:
@@ -220,7 +222,7 @@ def call(driver, function, p, work, matrices, outs, biases, x16, scale, n, mode=
                      columns, p['steps'], len(matrices), p['row_tiles'], p['token_tiles'], p['parts'], mode, factor, *gate)
     a = blob(b)
     assert p['sums'] <= work.sums.numel() * 4
-    return lambda: driver.launch(function, p['token_tiles'] * p['parts'], p['block'], p['shared'], a)
+    return lambda: driver.launch(function, p['grid'], p['block'], p['shared'], a)
 
 
 def error(out, ref):
@@ -337,17 +339,55 @@ def check(driver, f, arch, functions, reference, prep, work, sms, every):
     print(f'{f:8} {arch}: {"correct" if not bad else str(bad) + " WRONG"}, largest error {worst:.2e}', flush=True)
 
 
-def median_ms(runs, repeat=3):
+def check_f32(driver):
     import torch
-    for r in runs[:2]:
-        r()
+    module, bad = driver.load('matmul_f32.ptx'), 0
+    g = torch.Generator('cuda').manual_seed(3)
+    for rows, columns, n in [(1, 1, 5), (300, 96, 9), (77, 163, 33), (129, 4096, 70), (4096, 4096, 512), (4096, 4096, 16)]:
+        for tile in (16, 64):
+            for add in (0, 1):
+                w = torch.randn(rows, columns, device='cuda', generator=g)
+                x = torch.randn(n, columns + 3, device='cuda', generator=g)
+                out = torch.randn(n, rows + 2, device='cuda', generator=g) if add else torch.full((n, rows + 2), float('nan'), device='cuda')
+                bias = torch.randn(rows, device='cuda', generator=g) if add else None
+                ref = x[:, :columns].double() @ w.double().T
+                if add:
+                    ref += out[:, :rows].double() + bias.double()
+                a = blob(struct.pack('<4Q6I', w.data_ptr(), x.data_ptr(), out.data_ptr(), 0 if bias is None else bias.data_ptr(),
+                                     rows, columns, n, columns + 3, rows + 2, add))
+                f = driver.function(module, f'matmul_f32_n{tile}')
+                go = lambda: driver.launch(f, (-(-rows // 64), -(-n // tile)), 256, 0, a)
+                go()
+                torch.cuda.synchronize()
+                e = error(out[:, :rows], ref)
+                if not e < 2e-6 * max(1, columns / 4096) ** 0.5 + 1e-6:
+                    bad += 1
+                    print(f'f32 WRONG rows {rows} columns {columns} n {n} tile {tile}: {e:.2e}')
+                if rows == 4096 and not add:
+                    t = median_ms([go] * 10)
+                    print(f'f32 {rows}x{columns} n {n} tile {tile}: {t * 1e3:.1f} us {2 * rows * columns * n / t / 1e9:.1f} TFLOP/s')
+    print('f32:', 'correct' if not bad else f'{bad} WRONG', flush=True)
+
+
+def median_ms(runs, repeat=5):
+    """All runs in one graph, so that launches from Python cost nothing."""
+    import torch
+    stream = torch.cuda.Stream()
+    with torch.cuda.stream(stream):
+        for r in runs[:2]:
+            r()
+    torch.cuda.synchronize()
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph, stream=stream):
+        for r in runs:
+            r()
+    graph.replay()
     times = []
     for _ in range(repeat):
         events = [torch.cuda.Event(enable_timing=True) for _ in range(2)]
         torch.cuda.synchronize()
         events[0].record()
-        for r in runs:
-            r()
+        graph.replay()
         events[1].record()
         torch.cuda.synchronize()
         times.append(events[0].elapsed_time(events[1]) / len(runs))
@@ -425,16 +465,18 @@ def run(what):
     prep = driver.function(driver.load('prepare.ptx'), 'prepare_x16')
     reference = {f: driver.function(driver.load(f'reference_{f}.ptx'), 'values') for f in info['formats'] if f not in ('F16', 'BF16')}
     loaded = {}
+    if os.path.exists('matmul_Q4_0_90a.ptx.gz'):
+        begin = time.time()
+        driver.load('matmul_Q4_0_90a.ptx')
+        print(f'one module of PTX compiled in {time.time() - begin:.2f} s', flush=True)
     begin = time.time()
     with ThreadPoolExecutor(16) as pool:
-        keys = [(f, a) for a in info['archs'] for f in info['formats']]
+        keys = [(f, a) for a in info['archs'] for f in info['formats'] if os.path.exists(f'matmul_{f}_{a}.ptx.gz')]
         modules = dict(zip(keys, pool.map(lambda k: driver.load(f'matmul_{k[0]}_{k[1]}.ptx'), keys)))
     print(f'{len(keys)} modules loaded in {time.time() - begin:.1f} s', flush=True)
-    for arch in info['archs']:
+    for f, arch in keys:
         tiles = [16, 32, 64, 128, 256] if arch == '90a' else [16, 32, 64, 128] if arch == '80' else [16, 32, 64]
-        for f in info['formats']:
-            m = modules[f, arch]
-            loaded[f, arch] = {t: driver.function(m, f'matmul_n{t}', shared_bytes(arch, t)) for t in tiles}
+        loaded[f, arch] = {t: driver.function(modules[f, arch], f'matmul_n{t}', shared_bytes(arch, t)) for t in tiles}
     for w in what:
         begin = time.time()
         if w == 'prepare':
@@ -443,12 +485,14 @@ def run(what):
         if w == 'check':
             for (f, arch), functions in loaded.items():
                 check(driver, f, arch, functions, reference, prep, work, sms, f in ('Q4_0', 'F16'))
+        if w == 'f32':
+            check_f32(driver)
         if w == 'cublas':
             time_cublas()
         if w == 'time':
             for (f, arch), functions in loaded.items():
                 if f in COMMON and (arch == '90a' or f in ('Q4_0', 'F16')):
-                    only = [{}, {'tile': 128}] if f in ('Q4_0', 'F16') and arch == '90a' else None
+                    only = None
                     time_shapes(driver, f, arch, functions, work, sms, prep, only=only, tokens=(512, 128, 32) if arch == '90a' else (512,))
         print(f'-- {w}: {time.time() - begin:.1f} s', flush=True)
     print('clocks after', clocks())
@@ -457,6 +501,6 @@ def run(what):
 if __name__ == '__main__':
     if sys.argv[1] == 'pack':
         option = lambda name, default: sys.argv[sys.argv.index(name) + 1].split(',') if name in sys.argv else default
-        pack(sys.argv[2], option('--formats', list(PLANES)), option('--archs', ['90a', '80', '75']))
+        pack(sys.argv[2], option('--formats', list(PLANES)), option('--archs', ['90a', '80', '75']), option('--ptx', ['Q4_0', 'F16']))
     else:
         run(sys.argv[2].split(',') if len(sys.argv) > 2 else ['prepare', 'check', 'cublas', 'time'])

@@ -69,36 +69,23 @@ struct Fragments {
     }
 };
 
-// f16 and bf16: plane 0 is the rows as they are.
-template <bool BRAIN>
-struct Halfs {
-    struct Raw { uint4 v[4]; };
-    static DEVICE Raw load(const Matrix& m, u32 at) {
-        const u8* p = m.plane[0] + 64ull * at;
-        return {load16(p), load16(p + 16), load16(p + 32), load16(p + 48)};
+// f16 and bf16: a chunk is 64 bytes of the row. Two loads share a sector, so these go through the first cache.
+template <bool BRAIN, int DEPTH>
+struct FloatFragments {
+    uint4 raw[DEPTH][2][4];
+
+    template <int slot>
+    DEVICE void fetch(const Matrix& m, u32 first, u32 second, u32 chunk) {
+#pragma unroll
+        for (int r = 0; r < 2; r++)
+#pragma unroll
+            for (int i = 0; i < 4; i++)
+                raw[slot][r][i] = __ldg((const uint4*)(m.plane[0] + 64ull * ((r == 0 ? first : second) + chunk)) + i);
     }
     static DEVICE u32 pair(u32 a, u32 b, u32 select, float factor) {
         const u32 both = permute(a, b, select);
         if (!BRAIN) return both;
         return word_of(__floats2half2_rn(float_bits(both << 16) * factor, float_bits(both & 0xffff0000) * factor));
-    }
-};
-struct F16 : Halfs<false> {};
-struct BF16 : Halfs<true> {};
-template <class F>
-constexpr bool is_packed = true;
-template <>
-constexpr bool is_packed<F16> = false;
-template <>
-constexpr bool is_packed<BF16> = false;
-
-template <class H, int DEPTH>
-struct FloatFragments {
-    typename H::Raw raw[DEPTH][2];
-    template <int slot>
-    DEVICE void fetch(const Matrix& m, u32 first, u32 second, u32 chunk) {
-        raw[slot][0] = H::load(m, first + chunk);
-        raw[slot][1] = H::load(m, second + chunk);
     }
     template <int slot, int half>
     DEVICE void convert(u32, u32, u32, float factor, u32 (&fragment)[4][4]) const {
@@ -106,15 +93,15 @@ struct FloatFragments {
         for (int r = 0; r < 2; r++)
 #pragma unroll
             for (int s = 0; s < 4; s++) {
-                const uint4 v = raw[slot][r].v[2 * half + s / 2];
+                const uint4 v = raw[slot][r][2 * half + s / 2];
                 const u32 a = s % 2 == 0 ? v.x : v.z, b = s % 2 == 0 ? v.y : v.w;
-                fragment[s][r] = H::pair(a, b, 0x5410, factor);
-                fragment[s][2 + r] = H::pair(a, b, 0x7632, factor);
+                fragment[s][r] = pair(a, b, 0x5410, factor);
+                fragment[s][2 + r] = pair(a, b, 0x7632, factor);
                 keep(fragment[s][r], fragment[s][2 + r]);
             }
     }
 };
 template <int DEPTH>
-struct Fragments<F16, DEPTH> : FloatFragments<F16, DEPTH> {};
+struct Fragments<F16, DEPTH> : FloatFragments<false, DEPTH> {};
 template <int DEPTH>
-struct Fragments<BF16, DEPTH> : FloatFragments<BF16, DEPTH> {};
+struct Fragments<BF16, DEPTH> : FloatFragments<true, DEPTH> {};

@@ -176,7 +176,7 @@ DEVICE void matmul(const MatmulArgs& a) {
     const u32 part = blockIdx.x / a.token_tiles, token_tile = blockIdx.x % a.token_tiles;
     const u32 token = token_tile * N;
     const bool pair = a.mode == MODE_GATED;
-    const u32 chunks = a.columns / 32;
+    const u32 chunks = (a.columns + 31) / 32;
     Multiplier<N> c{a, shared, (u32)__cvta_generic_to_shared(shared), lane, chunks - 1, token, 8 * min((u32)N, a.padded_n - token)};
     auto sync = [] { __syncthreads(); };
     launch_next();

@@ -1,9 +1,9 @@
 // The matrix product y[token][row] = x W^T for many tokens: arguments, division of the work, and what is done with sums.
 //
-// Tiles of 128 rows (256 in the mma.sync kernel) and N tokens. The grid is `parts` x `token_tiles` blocks, block number =
-// part * token_tiles + token tile, so that blocks of the same part read the same weights at the same time. All row tiles
-// together are row_tiles * steps units of 128 columns; every part gets an equal run of units, whether or not it ends with
-// a tile ("stream-K", Osama et al. 2023). A block works from its last unit down to its first, so the tile it leaves
+// Tiles of 256 rows (128 of each matrix of a gated pair) and N tokens, each done by a block, or by a cluster of two (9.0a).
+// The grid is `parts` x `token_tiles` of them, number = part * token_tiles + token tile, so that those of the same part read
+// the same weights at the same time. All row tiles together are row_tiles * steps units of 128 columns; every part gets an
+// equal run of units, whether or not it ends with a tile ("stream-K", Osama et al. 2023). A block works from its last unit down to its first, so the tile it leaves
 // unfinished at the end of its run (whose last columns belong to the next part) is done first and its sums go to memory;
 // the block that has the tile's last columns does them at the end of its own run, then waits for those sums and adds them
 // in a fixed order. Blocks wait only for blocks with lower numbers: there is no deadlock however they are scheduled.

@@ -24,11 +24,11 @@ impl MatmulPath {
         }
     }
 
-    /// Rows of a tile.
-    const fn height(self) -> u32 {
+    /// Blocks that do a tile together (a cluster; the kernels of 9.0a declare it themselves).
+    const fn cluster(self) -> u32 {
         match self {
-            Self::Wgmma => 128,
-            Self::Mma80 | Self::Mma75 => 256,
+            Self::Wgmma => 2,
+            Self::Mma80 | Self::Mma75 => 1,
         }
     }
 
@@ -58,18 +58,21 @@ impl MatmulPath {
         match self {
             Self::Wgmma => {
                 let stages = match tile {
-                    256 => 5,
-                    128 => 6,
-                    64 => 8,
+                    256 => 6,
+                    128 => 8,
                     _ => 16,
                 };
-                slab * stages + 256 * tile + 16 * stages
+                let round = if tile < 64 { tile } else { 64 };
+                slab * stages + 2 * round * 68 * 4 + 16 * stages
             }
             Self::Mma80 => 3 * slab,
             Self::Mma75 => 2 * slab,
         }
     }
 }
+
+/// Rows of a tile; of each matrix of a gated pair half of them.
+const HEIGHT: u32 = 256;
 
 /// Columns of a unit of work; activations are padded to a multiple of it.
 pub const STEP: u32 = 128;
@@ -79,7 +82,7 @@ pub const STEP: u32 = 128;
 pub struct MatmulPlan {
     /// Entry point in the module of the matrices' format.
     pub kernel: &'static str,
-    /// Blocks.
+    /// Blocks; a multiple of two for 9.0a, whose kernels are compiled for clusters of two.
     pub grid: u32,
     /// Threads of a block.
     pub block: u32,
@@ -124,7 +127,7 @@ impl MatmulPlan {
             .min_by_key(|&(tile, _)| padded_n.div_ceil(tile) * (tile + 48))
             .unwrap_or((16, "matmul_n16"));
         let token_tiles = padded_n.div_ceil(tile);
-        let height = if gated { path.height() / 2 } else { path.height() };
+        let height = if gated { HEIGHT / 2 } else { HEIGHT };
         let mut first_tile = [0; 3];
         let mut row_tiles = 0;
         for (first, &rows) in first_tile.iter_mut().zip(rows) {
@@ -135,8 +138,8 @@ impl MatmulPlan {
             (row_tiles, first_tile) = (rows[0].div_ceil(height), [0; 3]);
         }
         let steps = columns.div_ceil(STEP);
-        let parts = parts(row_tiles, steps, (multiprocessors / token_tiles).max(1));
-        let grid = parts * token_tiles;
+        let parts = parts(row_tiles, steps, (multiprocessors / path.cluster() / token_tiles).max(1));
+        let grid = parts * token_tiles * path.cluster();
         Self {
             kernel,
             grid,
@@ -149,7 +152,7 @@ impl MatmulPlan {
             steps,
             parts,
             padded_n,
-            sums_bytes: u64::from(grid) * u64::from(path.height() * tile) * 4,
+            sums_bytes: u64::from(grid) * u64::from(HEIGHT / path.cluster() * tile) * 4,
             ready_bytes: u64::from(grid) * 32,
         }
     }
@@ -411,13 +414,13 @@ mod tests {
     fn plans_of_a_7b_model_fill_an_h100() {
         let plan = |rows: &[u32], columns, n, gated| MatmulPlan::new(MatmulPath::Wgmma, rows, columns, n, 132, gated);
         let qkv = plan(&[4096, 1024, 1024], 4096, 512, false);
-        assert_eq!((qkv.kernel, qkv.grid, qkv.block, qkv.row_tiles, qkv.token_tiles), ("matmul_n256", 132, 384, 48, 2));
-        assert_eq!(qkv.first_tile, [0, 32, 40]);
+        assert_eq!((qkv.kernel, qkv.grid, qkv.block, qkv.row_tiles, qkv.token_tiles), ("matmul_n256", 132, 384, 24, 2));
+        assert_eq!(qkv.first_tile, [0, 16, 20]);
         assert_eq!(qkv.sums_bytes, 132 * 128 * 256 * 4);
         let gated = plan(&[14336, 14336], 4096, 512, true);
-        assert_eq!((gated.row_tiles, gated.parts), (224, 66));
+        assert_eq!((gated.row_tiles, gated.parts), (112, 33));
         assert_eq!(plan(&[4096], 14336, 16, false).kernel, "matmul_n16");
-        assert_eq!(plan(&[128], 96, 9, false).grid, 1);
+        assert_eq!(plan(&[128], 96, 9, false).grid, 2);
     }
 
     #[test]
@@ -433,8 +436,8 @@ mod tests {
             }
             for n in 5..700 {
                 let plan = MatmulPlan::new(path, &[300, 77], 160, n, 46, false);
-                assert!(plan.tile * plan.token_tiles >= n && plan.padded_n >= n && plan.grid <= 46.max(plan.token_tiles));
-                assert_eq!(plan.grid, plan.parts * plan.token_tiles);
+                assert!(plan.tile * plan.token_tiles >= n && plan.padded_n >= n && plan.grid <= 46.max(2 * plan.token_tiles));
+                assert_eq!(plan.grid, plan.parts * plan.token_tiles * path.cluster());
             }
         }
     }
