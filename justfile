@@ -19,6 +19,19 @@ test:
 bench:
     cargo bench -p quern-compute -p quern-quantize
 
+# Compile the CUDA kernels anew, with a table of their registers (needs Python 3.11; fetches NVRTC once).
+ptx:
+    python3 tools/build_kernels.py
+
+# Run the tests of CUDA kernels on this machine's NVIDIA card; they fail if there is none.
+test-cuda:
+    QUERN_TEST_CUDA=1 cargo test -p quern-compute
+
+# Run the tests of the CUDA layer under compute-sanitizer, all but those whose faults are meant.
+sanitize-cuda:
+    cargo test -p quern-compute --test cuda --no-run
+    QUERN_TEST_CUDA=1 compute-sanitizer --report-api-errors no --error-exitcode 1 cargo test -p quern-compute --test cuda -- --skip a_fault --skip a_driver
+
 # Make the fixtures that need Python packages only; the header of each script says which.
 fixtures:
     python3 tools/make_decode_golden.py

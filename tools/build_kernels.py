@@ -1,7 +1,8 @@
 #!/usr/bin/env python3
-"""Compiles the CUDA kernels in crates/compute/kernels to PTX, as modules.toml lists them.
+"""Compiles the CUDA kernels in crates/compute/kernels to PTX and machine code, as modules.toml lists them.
 
-    build_kernels.py              compiles all modules; writes kernels/ptx/*.z, kernels/registers.txt and src/cuda/ptx.rs
+    build_kernels.py              compiles all modules; writes kernels/compiled/*, kernels/registers.txt and
+                                  src/cuda/images.rs
     build_kernels.py --check      compiles all modules; fails if any of these files differs, and names it
     build_kernels.py --only NAME  compiles modules whose names begin so, and leaves the others as they are
 
@@ -10,26 +11,29 @@ target/cuda-12.4, or the folder given by --toolkit): a newer NVRTC would write P
 Exit code 0: done, or nothing differs; 1: a kernel does not compile, or something differs; 3: the compiler cannot be
 had here (no network, or not Linux on x86-64).
 
-The PTX files are zlib streams of the PTX without comments, white space at line starts, and debug information; whether
-PTX differs is decided on the unpacked text. registers.txt is what ptxas 12.4 makes of that PTX for each architecture.
+The files in compiled/ are LZMA streams of machine code, or of PTX without comments, white space at line starts, and
+debug information; whether one differs is decided on what it unpacks to. registers.txt is what ptxas 12.4 makes of each
+module for each architecture.
 """
 
 import argparse
 import concurrent.futures
 import ctypes
+import lzma
 import pathlib
 import re
 import subprocess
 import sys
 import tempfile
-import zlib
 
 PACKAGES = ["nvidia-cuda-nvrtc-cu12==12.4.127", "nvidia-cuda-runtime-cu12==12.4.127", "nvidia-cuda-nvcc-cu12==12.4.131"]
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 KERNELS = ROOT / "crates/compute/kernels"
-PTX = KERNELS / "ptx"
+COMPILED = KERNELS / "compiled"
 REGISTERS = KERNELS / "registers.txt"
-TABLE = ROOT / "crates/compute/src/cuda/ptx.rs"
+TABLE = ROOT / "crates/compute/src/cuda/images.rs"
+# A window of 2 MiB spans the largest module; the unpacker allocates as much.
+FILTERS = [{"id": lzma.FILTER_LZMA1, "preset": 9 | lzma.PRESET_EXTREME, "dict_size": 2 << 20}]
 # Architectures whose registers are recorded.
 CARDS = ["sm_75", "sm_80", "sm_86", "sm_89", "sm_90a"]
 
@@ -79,15 +83,16 @@ class Toolkit:
         getattr(library, f"nvrtcGet{what}")(program, buffer)
         return buffer.value
 
-    def registers(self, ptx, card):
-        """What each kernel of some PTX takes on a card: {kernel: "registers/spills/local/shared"}."""
-        with tempfile.NamedTemporaryFile("w", suffix=".ptx") as file:
-            file.write(ptx)
-            file.flush()
-            command = [self.ptxas, "-v", f"-arch={card}", "-o", "/dev/null", file.name]
+    def assemble(self, name, ptx, card):
+        """Machine code for a card, and what each kernel takes: {kernel: "registers/spills/local/shared"}."""
+        with tempfile.TemporaryDirectory() as folder:
+            source, code = pathlib.Path(folder, "kernels.ptx"), pathlib.Path(folder, "kernels.cubin")
+            source.write_text(ptx)
+            command = [self.ptxas, "-v", f"-arch={card}", "-o", code, source]
             done = subprocess.run(command, capture_output=True, text=True)
-        if done.returncode != 0:
-            raise Failure(f"ptxas for {card}: {done.stderr.strip()}")
+            if done.returncode != 0:
+                raise Failure(f"{name}: ptxas for {card}: {done.stderr.strip()}")
+            code = code.read_bytes()
         found, kernel, properties = {}, None, None
         for line in done.stderr.splitlines():
             if entry := re.search(r"Compiling entry function '(\w+)'", line):
@@ -98,7 +103,7 @@ class Toolkit:
                 shared = re.search(r"(\d+) bytes smem", line)
                 local, spills = properties or (0, 0)
                 found[kernel] = f"{used[1]}/{spills}/{local}/{shared[1] if shared else 0}"
-        return found
+        return code, found
 
 
 class Failure(Exception):
@@ -108,7 +113,7 @@ class Failure(Exception):
 def strip(ptx):
     """PTX without comments, indentation, empty lines and debug information."""
     lines = (re.sub(r"//.*", "", line).strip() for line in ptx.splitlines())
-    kept = [re.sub(r"[ \t]+", " ", line) for line in lines if line and not line.startswith((".loc", ".file"))]
+    kept = [re.sub(r"[ \t]+", " ", line) for line in lines if line and not line.startswith((".loc ", ".file "))]
     return "\n".join(kept) + "\n"
 
 
@@ -137,56 +142,106 @@ def modules():
     return dict(sorted(found.items()))
 
 
-def number(target):
-    """Compute capability of an architecture's name without the point, and whether it is for exactly that."""
-    digits = target.split("_")[1]
-    return int(digits.rstrip("a")), digits.endswith("a")
+class Target:
+    """What a module is compiled for: compute_80, compute_90a (PTX), sm_90 or sm_90a (machine code)."""
 
+    def __init__(self, name):
+        kind, digits = name.split("_")
+        self.name = name
+        self.machine = kind == "sm"
+        self.exact = digits.endswith("a")
+        self.number = int(digits.rstrip("a"))
+        # In this order a card prefers them; src/cuda/module.rs does the same.
+        self.rank = (self.number, self.exact, self.machine)
+        self.virtual = f"compute_{digits}"
 
-def suits(target, card):
-    """Whether a card takes PTX of a target."""
-    (wanted, exact), (has, _) = number(target), number(card)
-    return wanted == has if exact else wanted <= has
+    def suits(self, card):
+        """Whether a card takes it."""
+        if self.exact:
+            return self.number == card.number
+        same_major = self.number // 10 == card.number // 10
+        return self.number <= card.number and (same_major or not self.machine)
 
 
 def build(toolkit, module):
-    """PTX of a module by target, and lines for the table of registers."""
-    ptx = {target: toolkit.compile(module, target) for target in module["targets"]}
-    kernels = {}
-    for card in CARDS:
-        target = max((t for t in ptx if suits(t, card)), key=number, default=None)
-        if target is None:
-            raise Failure(f"{module['name']} has no target that {card} takes")
-        for kernel, numbers in toolkit.registers(ptx[target], card).items():
-            kernels.setdefault(kernel, {})[card] = numbers
+    """Images of a module by target, as (bytes, kernels), and lines for the table of registers."""
+    targets = sorted(map(Target, module["targets"]), key=lambda target: target.rank)
+    ptx = {virtual: toolkit.compile(module, virtual) for virtual in sorted({t.virtual for t in targets})}
+    assembled = {}
+
+    def assemble(virtual, card):
+        if (virtual, card) not in assembled:
+            assembled[virtual, card] = toolkit.assemble(module["name"], ptx[virtual], card)
+        return assembled[virtual, card]
+
+    kernels, images = {}, {}
+    for target in targets:
+        text = ptx[target.virtual]
+        code = assemble(target.virtual, target.name)[0] if target.machine else text.encode()
+        images[target.name] = (code, entries(text))
+    for card in map(Target, CARDS):
+        target = max((t for t in targets if t.suits(card)), key=lambda t: t.rank, default=None)
+        if target is not None:
+            numbers = assemble(target.virtual, target.name if target.machine else card.name)[1]
+            for kernel, columns in numbers.items():
+                kernels.setdefault(kernel, {})[card.name] = columns
     lines = []
     for kernel, numbers in sorted(kernels.items()):
         columns = "".join(f"{numbers.get(card, '-'):>18}" for card in CARDS)
-        lines.append(f"{module['name']:<24}{kernel:<32}{columns}")
-    return ptx, lines
+        lines.append(f"{module['name']:<24} {kernel:<32}{columns}")
+    return images, lines
+
+
+def entries(ptx):
+    """Kernels of some PTX, by name: the bytes that their parameters take, laid out as in a C struct, and whether they
+    wait for the kernel before them, as those must that are launched before it has ended."""
+    found = {}
+    for name, parameters, body in re.findall(r"\.entry (\w+)\(([^)]*)\)(.*?)\n}\n", ptx, re.DOTALL):
+        end = 0
+        for parameter in filter(None, map(str.strip, parameters.split(","))):
+            words = re.fullmatch(r"\.param(?: \.align (\d+))? \.[a-z]+(\d+)(?: \.ptr.*)? \w+(?:\[(\d+)\])?", parameter)
+            if words is None:
+                raise Failure(f"{name} has a parameter that is not understood: {parameter}")
+            size = int(words[2]) // 8
+            align = int(words[1] or size)
+            end = -(-end // align) * align + size * int(words[3] or 1)
+        found[name] = (end, "griddepcontrol.wait;" in body)
+    return found
 
 
 def file_name(module, target):
-    return f"{module}.{target}.z"
+    return f"{module}.{target}.lzma"
 
 
-def table_of_ptx(all_modules):
-    """The Rust source that embeds the files."""
+def table_of_images(results, names):
+    """The Rust source that embeds the files: results may lack modules, whose lines are then kept."""
+    kept = {}
+    if TABLE.exists():
+        for line in TABLE.read_text().splitlines():
+            if name := re.search(r'module: "(\w+)"', line):
+                kept.setdefault(name[1], []).append(line)
     lines = [
-        "//! Made by tools/build_kernels.py: the PTX of all modules.",
+        "//! Made by tools/build_kernels.py: the kernels of all modules.",
         "",
-        "use super::module::{Embedded, Target};",
+        "use super::module::{Entry, Image, Target};",
         "",
         "#[rustfmt::skip]",
-        "pub(super) static MODULES: &[Embedded] = &[",
+        "pub(super) static IMAGES: &[Image] = &[",
     ]
-    for module in all_modules.values():
-        for target in sorted(module["targets"], key=number):
-            digits, exact = number(target)
-            path = f"../../kernels/ptx/{file_name(module['name'], target)}"
+    for name in names:
+        if name not in results:
+            lines += kept.get(name, [])
+            continue
+        for target_name, (_, kernels) in results[name][0].items():
+            target = Target(target_name)
+            flags = f"exact: {str(target.exact).lower()}, machine: {str(target.machine).lower()}"
+            listed = ", ".join(
+                f'Entry {{ name: "{kernel}", parameters: {size}, waits: {str(waits).lower()} }}'
+                for kernel, (size, waits) in sorted(kernels.items())
+            )
             lines.append(
-                f'    Embedded {{ module: "{module["name"]}", target: Target {{ number: {digits}, exact: '
-                f'{str(exact).lower()} }}, ptx: include_bytes!("{path}") }},'
+                f'    Image {{ module: "{name}", target: Target {{ number: {target.number}, {flags} }}, '
+                f'kernels: &[{listed}], packed: include_bytes!("../../kernels/compiled/{file_name(name, target_name)}") }},'
             )
     return "\n".join(lines + ["];", ""])
 
@@ -199,7 +254,7 @@ HEADER = (
 
 def table_of_registers(lines):
     titles = "".join(f"{card:>18}" for card in CARDS)
-    return HEADER + f"{'# module':<24}{'kernel':<32}{titles}\n" + "".join(f"{line}\n" for line in lines)
+    return HEADER + f"{'# module':<24} {'kernel':<32}{titles}\n" + "".join(f"{line}\n" for line in lines)
 
 
 def recorded_lines():
@@ -214,8 +269,8 @@ def recorded_lines():
 
 def unpacked(path):
     try:
-        return zlib.decompress(path.read_bytes()).decode()
-    except (OSError, zlib.error):
+        return lzma.decompress(path.read_bytes())
+    except (OSError, lzma.LZMAError):
         return None
 
 
@@ -224,39 +279,40 @@ def check(all_modules, chosen, results):
     wrong = []
     recorded = recorded_lines()
     for name in chosen:
-        ptx, lines = results[name]
-        for target, text in ptx.items():
-            if unpacked(PTX / file_name(name, target)) != text:
-                wrong.append(f"the PTX of {name} for {target} is not what its source compiles to")
+        images, lines = results[name]
+        for target, (code, _) in images.items():
+            if unpacked(COMPILED / file_name(name, target)) != code:
+                wrong.append(f"{name} for {target} is not what its source compiles to")
         for line in sorted(set(lines) ^ set(recorded.get(name, []))):
-            wrong.append(f"registers.txt and the compiler differ in {'+' if line in lines else '-'} {line}")
+            wrong.append(f"registers.txt {'lacks' if line in lines else 'has'} {line}")
     wrong += [f"registers.txt has {name}, modules.toml has not" for name in recorded if name not in all_modules]
-    files = {file_name(m["name"], target) for m in all_modules.values() for target in m["targets"]}
-    wrong += [f"kernels/ptx/{path.name} is of no module" for path in sorted(PTX.iterdir()) if path.name not in files]
-    if not TABLE.exists() or TABLE.read_text() != table_of_ptx(all_modules):
-        wrong.append("src/cuda/ptx.rs does not list the modules of modules.toml")
+    files = {file_name(module["name"], target) for module in all_modules.values() for target in module["targets"]}
+    extra = (path.name for path in sorted(COMPILED.iterdir()) if path.name not in files)
+    wrong += [f"kernels/compiled/{name} is of no module" for name in extra]
+    if not TABLE.exists() or TABLE.read_text() != table_of_images(results, all_modules):
+        wrong.append("src/cuda/images.rs does not list the modules of modules.toml")
     return wrong
 
 
 def write(all_modules, results):
-    PTX.mkdir(exist_ok=True)
+    COMPILED.mkdir(exist_ok=True)
     recorded = recorded_lines()
     lines = []
     for name in all_modules:
-        ptx, rows = results.get(name, ({}, recorded.get(name, [])))
+        images, rows = results.get(name, ({}, recorded.get(name, [])))
         lines += rows
-        for target, text in ptx.items():
-            path = PTX / file_name(name, target)
-            # Another version of zlib may pack the same text otherwise: that is no reason for a new file.
-            if unpacked(path) != text:
-                path.write_bytes(zlib.compress(text.encode(), 9))
-    files = {file_name(m["name"], target) for m in all_modules.values() for target in m["targets"]}
-    for path in PTX.iterdir():
+        for target, (code, _) in images.items():
+            path = COMPILED / file_name(name, target)
+            # Another version of LZMA may pack the same bytes otherwise: that is no reason for a new file.
+            if unpacked(path) != code:
+                path.write_bytes(lzma.compress(code, format=lzma.FORMAT_ALONE, filters=FILTERS))
+    files = {file_name(module["name"], target) for module in all_modules.values() for target in module["targets"]}
+    for path in COMPILED.iterdir():
         if path.name not in files:
             path.unlink()
     REGISTERS.write_text(table_of_registers(lines))
-    TABLE.write_text(table_of_ptx(all_modules))
-    packed = sum(path.stat().st_size for path in PTX.iterdir())
+    TABLE.write_text(table_of_images(results, all_modules))
+    packed = sum(path.stat().st_size for path in COMPILED.iterdir())
     print(f"{len(all_modules)} modules, {len(files)} files, {packed / 1024:.0f} KiB packed")
 
 
@@ -289,7 +345,7 @@ def main():
     if wrong:
         print("kernels: run tools/build_kernels.py (just ptx) and commit what it writes", file=sys.stderr)
         return 1
-    print(f"kernels: {len(chosen)} modules compile to the PTX and registers recorded")
+    print(f"kernels: {len(chosen)} modules compile to the code and registers recorded")
     return 0
 
 

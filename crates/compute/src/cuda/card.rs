@@ -10,7 +10,7 @@ use std::sync::{Arc, Mutex, OnceLock, PoisonError, Weak};
 use cudarc::driver::sys::{CUcontext, CUdevice_attribute_enum as Attribute};
 
 use super::driver::{self, Driver};
-use super::error::{CardName, CudaError, CudaResult, Version};
+use super::error::{CardName, CudaError, CudaResult, MemoryError, Version};
 use super::module::Modules;
 
 /// Oldest architecture that the kernels are compiled for (Turing).
@@ -335,11 +335,7 @@ impl Inner {
                 let exclusive = code == 0 && mode == 3;
                 return Err(CudaError::Unavailable { card: info.card_name(), exclusive });
             }
-            code @ driver::OUT_OF_MEMORY => {
-                // The context itself takes some hundreds of MiB; how much is free cannot be asked without one.
-                let call = "cuDevicePrimaryCtxRetain, as its memory is full";
-                return Err(CudaError::Call { call, code: driver.code(code) });
-            }
+            driver::OUT_OF_MEMORY => return Err(MemoryError::Context { card: info.card_name() }.into()),
             code => driver.check(code, "cuDevicePrimaryCtxRetain")?,
         }
         Ok(Self {

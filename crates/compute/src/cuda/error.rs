@@ -78,6 +78,12 @@ pub enum MemoryError {
         /// Bytes that the card has.
         total: u64,
     },
+    /// What the driver itself needs on a card, some hundreds of MiB, to begin with.
+    #[error("{card} has too little free memory to be used at all")]
+    Context {
+        /// The card.
+        card: CardName,
+    },
     /// Page-locked memory of the host.
     #[error("{} of RAM could not be locked for transfers to {card}", amount(*.asked))]
     Pinned {
@@ -256,9 +262,11 @@ impl CudaError {
         match self {
             Self::NoDriver => Some(Remedy::InstallNvidiaDriver),
             Self::DriverTooOld { .. } => Some(Remedy::UpdateNvidiaDriver),
-            Self::NoCard | Self::CardTooOld { .. } | Self::Unavailable { .. } | Self::Lost { .. } => {
-                Some(Remedy::UseCpu)
-            }
+            Self::NoCard
+            | Self::CardTooOld { .. }
+            | Self::Unavailable { .. }
+            | Self::Lost { .. }
+            | Self::Memory(MemoryError::Context { .. }) => Some(Remedy::UseCpu),
             Self::Memory(MemoryError::Card { .. }) => Some(Remedy::LessOnCard),
             Self::Memory(MemoryError::Pinned { .. }) => Some(Remedy::FreeMemory),
             Self::Module { .. } => Some(Remedy::UpdateNvidiaDriver),

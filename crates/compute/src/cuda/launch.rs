@@ -66,10 +66,11 @@ impl<'a> Launch<'a> {
     }
 
     /// Programmatic dependent launch: the kernel may start before the one ahead of it in the stream has ended, and waits
-    /// for it by `griddepcontrol.wait`. Has no effect on cards before compute capability 9.0.
+    /// for it by `griddepcontrol.wait`. Without effect on kernels that do not wait, and before compute capability 9.0.
     #[must_use]
     pub fn overlapping(mut self, yes: bool) -> Self {
-        self.overlapping = yes && self.function.card().info().capability.major >= 9;
+        let possible = self.function.entry().waits && self.function.card().info().capability.major >= 9;
+        self.overlapping = yes && possible;
         self
     }
 
@@ -104,7 +105,7 @@ impl<'a> Launch<'a> {
         let card = self.function.card();
         card.same(stream.card(), "a stream")?;
         let given = size_of::<A>();
-        let mut bytes = self.function.parameters();
+        let mut bytes = self.function.entry().parameters;
         // A struct may be longer by what aligns it.
         if bytes > given || given - bytes >= align_of::<A>().max(1) {
             let kernel = self.function.name().to_owned();

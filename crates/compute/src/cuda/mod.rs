@@ -1,11 +1,12 @@
 //! NVIDIA cards, through the driver that is found at run time.
 //!
-//! Nothing of CUDA is needed to build: the kernels are PTX in this binary (`kernels/`, compiled ahead by
-//! `tools/build_kernels.py`), which the driver compiles for the card at hand, and the driver's functions are looked up
-//! when a card is first asked for. Drivers of CUDA 12.4 and later work, and cards of compute capability 7.5 and later.
+//! Nothing of CUDA is needed to build: the kernels (`kernels/`, compiled ahead by `tools/build_kernels.py`) are in this
+//! binary as machine code for some cards, and as PTX, which the driver compiles, for all others. The driver's functions
+//! are looked up when a card is first asked for. Drivers of CUDA 12.4 and later work, and cards of compute capability 7.5 and later.
 //!
 //! - [`cards`] lists what there is, [`Card::open`] opens one
-//! - [`Memory`] and [`Pinned`] hold bytes, [`Stream`] queues copies and launches, [`Event`] orders streams
+//! - [`Memory`] and [`Pinned`] hold bytes, [`Stream`] queues copies and launches, [`Event`] orders streams,
+//!   [`Staging`] uploads mapped files
 //! - [`Card::function`] gives a kernel, [`Launch`] launches it, [`Stream::capture`] records a [`Graph`]
 //!
 //! Every call returns an error rather than panic, and says once that a card is lost: after a fault of a kernel all later
@@ -16,18 +17,18 @@ mod attention_plan;
 mod cache;
 mod card;
 mod driver;
-mod entries;
 mod error;
 mod executor;
 mod formats;
 mod graph;
+mod images;
 mod launch;
 mod loader;
 mod matmul_plan;
 mod matrix;
 mod memory;
 mod module;
-mod ptx;
+mod staging;
 mod stream;
 mod vector;
 
@@ -41,5 +42,6 @@ pub use loader::Loader;
 pub use matrix::Matrix;
 pub use memory::{Memory, Pinned, Pointer};
 pub use module::{Function, module_names};
+pub use staging::Staging;
 pub use stream::{Event, Stream};
 pub use vector::{Buffer, Region, Values};

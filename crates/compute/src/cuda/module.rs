@@ -1,8 +1,10 @@
-//! Kernels: PTX from this binary, compiled by the driver for the card at hand when a module is first used.
+//! Kernels: machine code for some cards and PTX for all others, from this binary. PTX is compiled by the driver when a
+//! module is first used.
 
 use std::collections::HashMap;
 use std::ffi::{CString, c_int, c_uint, c_void};
 use std::fmt;
+use std::io::Read as _;
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
 use cudarc::driver::sys::{
@@ -11,40 +13,75 @@ use cudarc::driver::sys::{
 
 use super::card::Card;
 use super::driver;
-use super::entries::entries;
 use super::error::{CudaError, CudaResult, Version};
-use super::ptx::MODULES;
+use super::images::IMAGES;
 
-/// The virtual architecture that PTX was compiled for.
+/// What an image was compiled for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Target {
     /// Compute capability without the point: 75, 80, 90.
     pub number: i32,
-    /// Whether only cards of exactly this capability take it (`compute_90a`).
+    /// Whether only cards of exactly this capability take it (`compute_90a`, `sm_90a`).
     pub exact: bool,
+    /// Whether it is machine code, which cards of the same major version take; else PTX, which all later ones take.
+    pub machine: bool,
 }
 
-/// PTX of one module for one target.
-pub(super) struct Embedded {
+impl Target {
+    fn suits(self, capability: Version) -> bool {
+        let number = 10 * capability.major + capability.minor;
+        let same_major = self.number / 10 == capability.major;
+        if self.exact {
+            self.number == number
+        } else {
+            self.number <= number && (same_major || !self.machine)
+        }
+    }
+}
+
+/// The kernels of one module for one target.
+pub(super) struct Image {
     pub module: &'static str,
     pub target: Target,
-    /// zlib stream.
-    pub ptx: &'static [u8],
+    pub kernels: &'static [Entry],
+    /// LZMA stream of PTX or machine code.
+    pub packed: &'static [u8],
 }
 
-/// The PTX of a module that suits a card best: that for exactly its capability, else the newest that is not too new.
-fn best(modules: &'static [Embedded], module: &str, capability: Version) -> Option<&'static Embedded> {
-    let number = 10 * capability.major + capability.minor;
-    let suits = |target: Target| if target.exact { target.number == number } else { target.number <= number };
-    modules
+/// A kernel of an image.
+#[derive(Debug)]
+pub(super) struct Entry {
+    pub name: &'static str,
+    /// Bytes that its parameters take.
+    pub parameters: usize,
+    /// Whether it waits for the kernel before it (`griddepcontrol.wait`), and so may be started before that one has ended.
+    pub waits: bool,
+}
+
+impl Image {
+    /// What the driver is given: PTX ends with a zero byte, as it must.
+    fn unpack(&self) -> std::io::Result<Vec<u8>> {
+        let mut code = Vec::new();
+        // In KiB: the window of 2 MiB that tools/build_kernels.py packs with, and what else is needed.
+        lzma_rust2::LzmaReader::new_mem_limit(self.packed, 4096, None)?.read_to_end(&mut code)?;
+        if !self.target.machine {
+            code.push(0);
+        }
+        Ok(code)
+    }
+}
+
+/// The image of a module that suits a card best: the newest that it takes, machine code before PTX.
+fn best(images: &'static [Image], module: &str, capability: Version) -> Option<&'static Image> {
+    images
         .iter()
-        .filter(|embedded| embedded.module == module && suits(embedded.target))
-        .max_by_key(|embedded| (embedded.target.number, embedded.target.exact))
+        .filter(|image| image.module == module && image.target.suits(capability))
+        .max_by_key(|image| (image.target.number, image.target.exact, image.target.machine))
 }
 
 /// Names of all modules in this binary, each once, in order.
 pub fn module_names() -> Vec<&'static str> {
-    let mut names: Vec<&str> = MODULES.iter().map(|embedded| embedded.module).collect();
+    let mut names: Vec<&str> = IMAGES.iter().map(|image| image.module).collect();
     names.dedup();
     names
 }
@@ -59,8 +96,7 @@ pub(super) struct Modules(Mutex<HashMap<String, Place>>);
 /// A loaded module and its kernels.
 struct Module {
     raw: CUmodule,
-    /// Bytes that each kernel's parameters take.
-    parameters: HashMap<String, usize>,
+    image: &'static Image,
     kernels: Mutex<HashMap<String, Arc<Kernel>>>,
 }
 
@@ -72,9 +108,7 @@ unsafe impl Sync for Module {}
 /// A kernel's handle and what is known of it.
 struct Kernel {
     raw: CUfunction,
-    name: String,
-    /// Bytes that its parameters take.
-    parameters: usize,
+    entry: &'static Entry,
 }
 
 // SAFETY: the driver's functions may be used from all threads.
@@ -91,7 +125,7 @@ pub struct Function {
 
 impl fmt::Debug for Function {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Function").field("name", &self.kernel.name).field("card", &self.card).finish()
+        f.debug_struct("Function").field("name", &self.name()).field("card", &self.card).finish()
     }
 }
 
@@ -117,8 +151,8 @@ impl Card {
             capability: self.info().capability,
         };
         let loaded = place.get_or_init(|| {
-            let embedded = best(MODULES, module, self.info().capability).ok_or_else(missing)?;
-            Module::load(self, module, embedded.ptx)
+            let image = best(IMAGES, module, self.info().capability).ok_or_else(missing)?;
+            Module::load(self, image)
         });
         let loaded = loaded.as_ref().map_err(CudaError::clone)?;
         let mut kernels = loaded.kernels.lock().unwrap_or_else(PoisonError::into_inner);
@@ -135,12 +169,10 @@ impl Card {
 }
 
 impl Module {
-    /// Unpacks and compiles a module.
-    fn load(card: &Card, name: &str, packed: &[u8]) -> CudaResult<Self> {
-        // What is embedded was checked by a test, so that this does not fail.
-        let mut ptx = miniz_oxide::inflate::decompress_to_vec_zlib(packed).unwrap_or_default();
-        let parameters = entries(&String::from_utf8_lossy(&ptx));
-        ptx.push(0);
+    /// Unpacks and loads an image.
+    fn load(card: &Card, image: &'static Image) -> CudaResult<Self> {
+        // All images are unpacked by a test; what is empty nonetheless would be refused by the driver.
+        let code = image.unpack().unwrap_or_default();
         let mut log = vec![0u8; 8192];
         let mut options = [
             JitOption::CU_JIT_ERROR_LOG_BUFFER as c_uint,
@@ -148,25 +180,25 @@ impl Module {
         ];
         let mut values = [log.as_mut_ptr().cast::<c_void>(), std::ptr::without_provenance_mut(log.len())];
         let mut raw = std::ptr::null_mut();
-        // SAFETY: the PTX ends with a zero byte; options and values are two each, the log has the length given; the
+        // SAFETY: PTX ends with a zero byte, machine code knows its length; options and values are two each, the log has the length given; the
         // context is current, as `function` made it.
-        let code = unsafe {
+        let answer = unsafe {
             (card.driver().cuModuleLoadDataEx)(
                 &raw mut raw,
-                ptx.as_ptr().cast(),
+                code.as_ptr().cast(),
                 options.len() as c_uint,
                 options.as_mut_ptr(),
                 values.as_mut_ptr(),
             )
         };
-        if code == 0 {
-            return Ok(Self { raw, parameters, kernels: Mutex::default() });
+        if answer == 0 {
+            return Ok(Self { raw, image, kernels: Mutex::default() });
         }
-        match card.failed(code, "cuModuleLoadDataEx") {
+        match card.failed(answer, "cuModuleLoadDataEx") {
             CudaError::Call { code, .. } if code.value != driver::OUT_OF_MEMORY => {
                 let end = log.iter().position(|&byte| byte == 0).unwrap_or(log.len());
                 let log = String::from_utf8_lossy(&log[..end]).into_owned();
-                Err(CudaError::Module { module: name.to_owned(), card: card.card_name(), code, log })
+                Err(CudaError::Module { module: image.module.to_owned(), card: card.card_name(), code, log })
             }
             other => Err(other),
         }
@@ -175,9 +207,8 @@ impl Module {
     /// Looks a kernel up, and loads its code, so that a first launch within a captured graph loads nothing.
     fn find(&self, card: &Card, name: &str) -> CudaResult<Option<Kernel>> {
         let driver = card.driver();
-        let (Some(&parameters), Ok(text)) = (self.parameters.get(name), CString::new(name)) else {
-            return Ok(None);
-        };
+        let Some(entry) = self.image.kernels.iter().find(|entry| entry.name == name) else { return Ok(None) };
+        let Ok(text) = CString::new(name) else { return Ok(None) };
         let mut raw = std::ptr::null_mut();
         // SAFETY: `raw` is writable, the module is loaded, the name ends with a zero byte.
         let code = unsafe { (driver.cuModuleGetFunction)(&raw mut raw, self.raw, text.as_ptr()) };
@@ -186,14 +217,14 @@ impl Module {
             // SAFETY: the function was just found.
             card.check(unsafe { load(raw) }, "cuFuncLoad")?;
         }
-        Ok(Some(Kernel { raw, name: name.to_owned(), parameters }))
+        Ok(Some(Kernel { raw, entry }))
     }
 }
 
 impl Function {
     /// The kernel's entry point.
-    pub fn name(&self) -> &str {
-        &self.kernel.name
+    pub fn name(&self) -> &'static str {
+        self.kernel.entry.name
     }
 
     /// The card it was compiled for.
@@ -205,8 +236,8 @@ impl Function {
         self.kernel.raw
     }
 
-    pub(super) fn parameters(&self) -> usize {
-        self.kernel.parameters
+    pub(super) fn entry(&self) -> &'static Entry {
+        self.kernel.entry
     }
 
     /// Registers that a thread takes.
@@ -292,47 +323,67 @@ mod tests {
     use super::*;
 
     #[test]
-    fn all_that_is_embedded_unpacks_to_ptx_of_its_target() {
-        assert!(!MODULES.is_empty());
-        for Embedded { module, target, ptx } in MODULES {
-            let text = miniz_oxide::inflate::decompress_to_vec_zlib(ptx).expect(module);
-            let text = String::from_utf8(text).expect(module);
+    fn all_images_unpack_to_code_of_their_target() {
+        assert!(!IMAGES.is_empty());
+        for image in IMAGES {
+            let Image { module, target, kernels, .. } = image;
+            let code = image.unpack().expect(module);
+            assert!(!kernels.is_empty(), "{module} has no kernel");
+            if target.machine {
+                assert!(code.starts_with(b"\x7fELF"), "{module}");
+                continue;
+            }
+            let text = String::from_utf8(code).expect(module);
             let named = format!(".target sm_{}{}\n", target.number, if target.exact { "a" } else { "" });
             assert!(text.starts_with(".version 8.4\n"), "{module}: PTX newer than drivers of CUDA 12.4 take");
             assert!(text.contains(&named), "{module}: {named}");
-            assert!(!entries(&text).is_empty(), "{module} has no kernel");
-            assert!(!text.contains('\0'), "{module}");
+            assert_eq!(text.find('\0'), Some(text.len() - 1), "{module}");
+            for Entry { name, .. } in *kernels {
+                assert!(text.contains(&format!(".entry {name}(\n")), "{module}: {name}");
+            }
+            assert_eq!(text.matches(".entry ").count(), kernels.len(), "{module}");
         }
-        let order: Vec<(&str, i32)> = MODULES.iter().map(|e| (e.module, e.target.number)).collect();
-        assert!(order.is_sorted(), "modules in order of their names");
+        assert!(
+            IMAGES.is_sorted_by_key(|image| (image.module, image.target.number)),
+            "in order of their names"
+        );
     }
 
     #[test]
-    fn every_module_serves_every_card_from_7_5_on() {
-        for module in module_names() {
-            for (major, minor) in [(7, 5), (8, 0), (8, 6), (8, 9), (9, 0), (10, 0), (12, 0)] {
-                assert!(
-                    best(MODULES, module, Version { major, minor }).is_some(),
-                    "{module} for {major}.{minor}"
-                );
-            }
+    fn machine_code_is_never_all_that_there_is() {
+        for image in IMAGES.iter().filter(|image| image.target.machine && !image.target.exact) {
+            let ptx = |other: &&Image| other.module == image.module && !other.target.machine;
+            assert!(
+                IMAGES.iter().any(|other| ptx(&other)),
+                "{} runs on one generation of cards",
+                image.module
+            );
         }
     }
 
     #[test]
     fn the_newest_target_that_a_card_takes_is_chosen() {
-        const fn of(number: i32, exact: bool) -> Embedded {
-            Embedded { module: "m", target: Target { number, exact }, ptx: &[] }
+        const fn of(number: i32, exact: bool, machine: bool) -> Image {
+            Image { module: "m", target: Target { number, exact, machine }, kernels: &[], packed: &[] }
         }
-        static ALL: [Embedded; 4] = [of(75, false), of(80, false), of(90, false), of(90, true)];
+        static ALL: [Image; 6] = [
+            of(75, false, false),
+            of(80, false, false),
+            of(80, false, true),
+            of(90, false, false),
+            of(90, false, true),
+            of(90, true, true),
+        ];
         let chosen = |major, minor| {
-            best(&ALL, "m", Version { major, minor }).map(|e| (e.target.number, e.target.exact))
+            let target = best(&ALL, "m", Version { major, minor })?.target;
+            Some((target.number, target.exact, target.machine))
         };
         assert_eq!(chosen(7, 0), None);
-        assert_eq!(chosen(7, 5), Some((75, false)));
-        assert_eq!(chosen(8, 9), Some((80, false)));
-        assert_eq!(chosen(9, 0), Some((90, true)));
-        assert_eq!(chosen(12, 0), Some((90, false)));
+        assert_eq!(chosen(7, 5), Some((75, false, false)));
+        assert_eq!(chosen(8, 9), Some((80, false, true)));
+        assert_eq!(chosen(9, 0), Some((90, true, true)));
+        assert_eq!(chosen(9, 3), Some((90, false, true)));
+        assert_eq!(chosen(12, 0), Some((90, false, false)));
         assert!(best(&ALL, "n", Version { major: 9, minor: 0 }).is_none());
     }
 }

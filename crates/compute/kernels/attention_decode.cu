@@ -1,0 +1,394 @@
+// Attention of 1 to 4 tokens over an f16 or q8_0 cache, split over the keys; rotates and appends the new tokens itself.
+//
+//   extern "C" void attention_decode_{f16,q8_0}_{64,128,256}_{8,16}(RotatedAttentionArgs)   (256: only _8)
+//
+// The first number is head_dim rounded up to one of the three, the second the query rows (tokens * heads of a group)
+// that a block takes; more rows: more blocks, the keys come from L2 then.
+// Grid: (splits, kv_heads, ceil(n * group / rows)). Block: 256 threads. Dynamic shared memory: DECODE_SHARED below.
+// Every split has at least 256 keys as far as there are any, so that short texts need no combination; blocks without
+// keys end at once. The number of keys comes from *position: a captured launch stays valid while the text grows.
+// `partial`: blocks * splits * rows * (DIM + 2) floats with blocks = kv_heads * grid.z.
+//
+// Each of 8 warps takes 16 keys at a time, straight from global memory into the operands of mma: the numbers of a head
+// may be summed in any order, so a thread takes 8 adjacent ones where the instruction's picture has 2 + 2 apart.
+//
+//   scores [rows][keys] = q k^T   rows 0-7 of the operand hold the queries rounded to f16, rows 8-15 what rounding left;
+//   result [dims][rows] = v^T p^T   p likewise in two products. So q and p enter with 22 bits.
+//
+// A warp's sums have a reference of their own (as in flash attention's online softmax, Dao et al. 2022), the warps are
+// combined in shared memory. p carries a factor 2^8 against f16's subnormals.
+#include "attention_split.cuh"
+#include "rope.cuh"
+
+constexpr int WARPS = 8, TILE = 16, LEAST = 256;
+constexpr float HEADROOM = 8.0f;
+
+// How a cache's numbers become operands. DIM / 32 blocks of K, VBLOCKS blocks of V; a thread holds 8 numbers of each
+// K block, UNIT of each V block.
+template <class T, int DIM> struct Reader;
+
+template <int DIM> struct Reader<__half, DIM> {
+    static constexpr int UNIT = 8, VBLOCKS = DIM / 64;
+    uint4 k[2][DIM / 32], v[VBLOCKS][4];
+
+    __device__ __forceinline__ void load_keys(const KvCache &c, i64 base, int tile, int last, int g, int t) {
+#pragma unroll
+        for (int j = 0; j < 2; j++) {
+            int key = min(tile + 8 * j + g, last);
+            const __half *from = (const __half *)c.k + (base + key) * c.row + 8 * t;
+#pragma unroll
+            for (int b = 0; b < DIM / 32; b++)
+                k[j][b] = 32 * b + 8 * t < c.row ? *(const uint4 *)(from + 32 * b) : make_uint4(0, 0, 0, 0);
+        }
+    }
+    __device__ __forceinline__ void load_values(const KvCache &c, i64 base, int tile, int last, int g, int t) {
+#pragma unroll
+        for (int i = 0; i < 4; i++) {
+            int key = min(tile + 8 * (i >> 1) + 2 * t + (i & 1), last);
+            const __half *from = (const __half *)c.v + (base + key) * c.row + 8 * g;
+#pragma unroll
+            for (int b = 0; b < VBLOCKS; b++)
+                v[b][i] = 64 * b + 8 * g < c.row ? *(const uint4 *)(from + 64 * b) : make_uint4(0, 0, 0, 0);
+        }
+    }
+    // Eight numbers of key (8 j + g) of the tile, in pairs.
+    __device__ __forceinline__ void key(int j, int b, int, u32 (&x)[4]) const {
+        x[0] = k[j][b].x, x[1] = k[j][b].y, x[2] = k[j][b].z, x[3] = k[j][b].w;
+    }
+    // Pair `pair` of UNIT / 2 of the thread's i-th key.
+    __device__ __forceinline__ void prepare(int, u32 (&)[4][UNIT / 2]) const {}
+    __device__ __forceinline__ void values(int b, u32 (&x)[4][UNIT / 2]) const {
+#pragma unroll
+        for (int i = 0; i < 4; i++) x[i][0] = v[b][i].x, x[i][1] = v[b][i].y, x[i][2] = v[b][i].z, x[i][3] = v[b][i].w;
+    }
+};
+
+template <int DIM> struct Reader<signed char, DIM> {
+    static constexpr int UNIT = DIM == 64 ? 8 : 16, VBLOCKS = DIM / (8 * UNIT), SCALES = (DIM / 32 + 3) / 4;
+    uint2 k[2][DIM / 32];
+    __half k_scale[2][SCALES];  // block 4 i + t of key g
+    u32 v[VBLOCKS][4][UNIT / 4];
+    __half v_scale[VBLOCKS][4];
+
+    __device__ __forceinline__ void load_keys(const KvCache &c, i64 base, int tile, int last, int g, int t) {
+#pragma unroll
+        for (int j = 0; j < 2; j++) {
+            int key = min(tile + 8 * j + g, last);
+            i64 at = (base + key) * c.row;
+            const signed char *from = (const signed char *)c.k + at + 8 * t;
+#pragma unroll
+            for (int b = 0; b < DIM / 32; b++) k[j][b] = 32 * b < c.row ? *(const uint2 *)(from + 32 * b) : make_uint2(0, 0);
+#pragma unroll
+            for (int i = 0; i < SCALES; i++)
+                k_scale[j][i] = 32 * (4 * i + t) < c.row ? c.k_scales[(at >> 5) + 4 * i + t] : __float2half(0.0f);
+        }
+    }
+    __device__ __forceinline__ void load_values(const KvCache &c, i64 base, int tile, int last, int g, int t) {
+#pragma unroll
+        for (int i = 0; i < 4; i++) {
+            int key = min(tile + 8 * (i >> 1) + 2 * t + (i & 1), last);
+            i64 at = (base + key) * c.row;
+            const signed char *from = (const signed char *)c.v + at + UNIT * g;
+#pragma unroll
+            for (int b = 0; b < VBLOCKS; b++) {
+                int dim = 8 * UNIT * b + UNIT * g;
+                bool inside = dim < c.row;
+                if constexpr (UNIT == 16) {
+                    uint4 x = inside ? *(const uint4 *)(from + 128 * b) : make_uint4(0, 0, 0, 0);
+                    v[b][i][0] = x.x, v[b][i][1] = x.y, v[b][i][2] = x.z, v[b][i][3] = x.w;
+                } else {
+                    uint2 x = inside ? *(const uint2 *)(from + 64 * b) : make_uint2(0, 0);
+                    v[b][i][0] = x.x, v[b][i][1] = x.y;
+                }
+                v_scale[b][i] = inside ? c.v_scales[(at + dim) >> 5] : __float2half(0.0f);
+            }
+        }
+    }
+    __device__ __forceinline__ void key(int j, int b, int lane, u32 (&x)[4]) const {
+        u32 d = __shfl_sync(FULL, (u32)__half_as_ushort(k_scale[j][b / 4]), (lane & ~3) + b % 4);
+        __half2 scale = __half2half2(__ushort_as_half((u16)d)), p, q;
+        codes_to_halves(k[j][b].x, p, q);
+        x[0] = bits(__hmul2(p, scale)), x[1] = bits(__hmul2(q, scale));
+        codes_to_halves(k[j][b].y, p, q);
+        x[2] = bits(__hmul2(p, scale)), x[3] = bits(__hmul2(q, scale));
+    }
+    __device__ __forceinline__ void values(int b, u32 (&x)[4][UNIT / 2]) const {
+#pragma unroll
+        for (int i = 0; i < 4; i++) {
+            __half2 scale = __half2half2(v_scale[b][i]), p, q;
+#pragma unroll
+            for (int w = 0; w < UNIT / 4; w++) {
+                codes_to_halves(v[b][i][w], p, q);
+                x[i][2 * w] = bits(__hmul2(p, scale)), x[i][2 * w + 1] = bits(__hmul2(q, scale));
+            }
+        }
+    }
+};
+
+// The queries of row `r` as operands: [row tile][step of 16][lane].
+template <int DIM> __device__ __forceinline__ void put_query(uint4 *queries, const float *row, int r, float scale, int lane) {
+    uint4 *tile = queries + (r / 8) * (DIM / 16) * 32;
+    if (lane < DIM / 8) {
+        int b = lane / 4, t = lane % 4, at = (r % 8) * 4 + t;
+        u32 h[4], l[4];
+#pragma unroll
+        for (int i = 0; i < 4; i++) {
+            float x = 0, y = 0;
+            if (row) x = row[32 * b + 8 * t + 2 * i] * scale, y = row[32 * b + 8 * t + 2 * i + 1] * scale;
+            pack_two(x, y, h[i], l[i]);
+        }
+        tile[2 * b * 32 + at] = make_uint4(h[0], l[0], h[1], l[1]);
+        tile[(2 * b + 1) * 32 + at] = make_uint4(h[2], l[2], h[3], l[3]);
+    }
+}
+
+template <class T, int DIM, int RT> __device__ __forceinline__ void attention_decode(const RotatedAttentionArgs &args) {
+    constexpr int ROWS = 8 * RT;
+    using Read = Reader<T, DIM>;
+    constexpr int UNIT = Read::UNIT, VBLOCKS = Read::VBLOCKS, PAIRS = UNIT / 2;
+    extern __shared__ __align__(16) unsigned char memory[];
+    uint4 *queries = (uint4 *)memory;                              // [RT][DIM / 16][32]
+    float *slots = (float *)(queries + RT * (DIM / 16) * 32);      // [4][ROWS][DIM], and [8][256] before
+    __shared__ float warp_sums[WARPS][ROWS][2];
+    const AttentionArgs &a = args.a;
+    const int warp = threadIdx.x / 32, lane = threadIdx.x % 32, g = lane / 4, t = lane % 4;
+    const int kv_head = blockIdx.y, group = a.heads / a.kv_heads;
+    pdl_launch();
+    if (!a.early) pdl_wait();
+
+    const int first = *a.position, end = first + a.n;
+    const int begin = a.window > 0 ? max(0, first + 1 - a.window) : 0;
+    const Span span = span_of(begin, end, blockIdx.x, a.splits, LEAST, TILE);
+    if ((int)blockIdx.x >= span.active) return;
+    const i64 base = (i64)kv_head * a.cache.context;
+    const int last = span.high - 1;
+    Read read;
+    int tile = span.low + TILE * warp;
+    // Only what earlier tokens left is there already.
+    const bool before = tile < span.high && min(tile + TILE, span.high) <= first;
+    if (before) {
+        read.load_keys(a.cache, base, tile, last, g, t);
+        read.load_values(a.cache, base, tile, last, g, t);
+    }
+    if (a.early) pdl_wait();
+
+    const int from_row = blockIdx.z * ROWS, rows = min(ROWS, a.n * group - from_row);
+    const int new_low = max(first, span.low), fresh = a.stored ? 0 : max(0, span.high - new_low);
+    // A capped score stays in natural units until it is capped.
+    const float scale = a.softcap > 0 ? a.scale : a.scale * LOG2_E;
+    float *row = slots + warp * 256;
+    for (int task = warp; task < ROWS + 2 * fresh; task += WARPS) {
+        if (task < ROWS) {
+            int token = (from_row + task) / group, head = kv_head * group + (from_row + task) % group;
+            if (task >= rows) {
+                put_query<DIM>(queries, nullptr, task, 0, lane);
+                continue;
+            }
+            if (a.stored) {
+                const float *x = a.rows.q + (i64)token * a.rows.q_token + kv_head * a.rows.q_group +
+                                 (head - kv_head * group) * a.dim;
+                read_row(row, x, a.dim, DIM, lane);
+            } else {
+                query_row(row, a, args.r, token, head, DIM, lane);
+            }
+            put_query<DIM>(queries, row, task, scale, lane);
+            __syncwarp();
+        } else {
+            int position = new_low + (task - ROWS) / 2;
+            if ((task - ROWS) % 2)
+                append_value<T>(row, a, position - first, kv_head, position, lane);
+            else
+                append_key<T>(row, a, args.r, position - first, kv_head, position, lane);
+        }
+    }
+    __syncthreads();
+    if (!before && tile < span.high) {
+        read.load_keys(a.cache, base, tile, last, g, t);
+        read.load_values(a.cache, base, tile, last, g, t);
+    }
+
+    float result[RT][VBLOCKS][PAIRS][4] = {};
+    float reference[RT], sum[RT];
+    int see_from[RT], see_to[RT];
+#pragma unroll
+    for (int m = 0; m < RT; m++) {
+        reference[m] = LOWEST, sum[m] = 0;
+        see_to[m] = min(first + (from_row + 8 * m + g) / group + 1, span.high);
+        see_from[m] = a.window > 0 ? first + (from_row + 8 * m + g) / group + 1 - a.window : 0;
+    }
+
+    for (; tile < span.high; tile += TILE * WARPS) {
+        const int next = tile + TILE * WARPS;
+        float scores[RT][2][4] = {};
+#pragma unroll
+        for (int b = 0; b < DIM / 32; b++) {
+            u32 x[2][4];
+            read.key(0, b, lane, x[0]);
+            read.key(1, b, lane, x[1]);
+#pragma unroll
+            for (int m = 0; m < RT; m++) {
+#pragma unroll
+                for (int s = 0; s < 2; s++) {
+                    uint4 q = queries[(m * (DIM / 16) + 2 * b + s) * 32 + lane];
+#pragma unroll
+                    for (int j = 0; j < 2; j++) mma(scores[m][j], q.x, q.y, q.z, q.w, x[j][2 * s], x[j][2 * s + 1]);
+                }
+            }
+        }
+        if (next < span.high) read.load_keys(a.cache, base, next, last, g, t);
+
+        u32 high[RT][2], low[RT][2];
+#pragma unroll
+        for (int m = 0; m < RT; m++) {
+            float s[4];
+            float largest = LOWEST;
+#pragma unroll
+            for (int i = 0; i < 4; i++) {
+                s[i] = scores[m][i >> 1][i & 1] + scores[m][i >> 1][(i & 1) + 2];
+                if (a.softcap > 0) s[i] = capped(s[i], a.softcap) * LOG2_E;
+                int key = tile + 8 * (i >> 1) + 2 * t + (i & 1);
+                if (key >= see_to[m] || key < see_from[m]) s[i] = -infinity();
+                largest = fmaxf(largest, s[i]);
+            }
+            largest = fmaxf(largest, __shfl_xor_sync(FULL, largest, 1));
+            largest = fmaxf(largest, __shfl_xor_sync(FULL, largest, 2));
+            float raised = fmaxf(reference[m], largest - HEADROOM);
+            if (__any_sync(FULL, raised > reference[m])) {
+                float factor = power_2(reference[m] - raised);
+                sum[m] *= factor;
+                reference[m] = raised;
+                float f0 = __shfl_sync(FULL, factor, 8 * t), f1 = __shfl_sync(FULL, factor, 8 * t + 4);
+#pragma unroll
+                for (int b = 0; b < VBLOCKS; b++)
+#pragma unroll
+                    for (int i = 0; i < PAIRS; i++) {
+                        result[m][b][i][0] *= f0, result[m][b][i][1] *= f1;
+                        result[m][b][i][2] *= f0, result[m][b][i][3] *= f1;
+                    }
+            }
+#pragma unroll
+            for (int i = 0; i < 4; i++) s[i] = power_2(s[i] - reference[m]);
+            sum[m] += (s[0] + s[1]) + (s[2] + s[3]);
+            pack_two(s[0], s[1], high[m][0], low[m][0]);
+            pack_two(s[2], s[3], high[m][1], low[m][1]);
+        }
+#pragma unroll
+        for (int b = 0; b < VBLOCKS; b++) {
+            u32 x[4][PAIRS];
+            read.values(b, x);
+#pragma unroll
+            for (int i = 0; i < PAIRS; i++) {
+                // Dimensions 2 i and 2 i + 1 of the unit as rows g and g + 8, keys in pairs.
+                u32 a0 = __byte_perm(x[0][i], x[1][i], 0x5410), a1 = __byte_perm(x[0][i], x[1][i], 0x7632);
+                u32 a2 = __byte_perm(x[2][i], x[3][i], 0x5410), a3 = __byte_perm(x[2][i], x[3][i], 0x7632);
+#pragma unroll
+                for (int m = 0; m < RT; m++) {
+                    mma(result[m][b][i], a0, a1, a2, a3, high[m][0], high[m][1]);
+                    mma(result[m][b][i], a0, a1, a2, a3, low[m][0], low[m][1]);
+                }
+            }
+        }
+        if (next < span.high) read.load_values(a.cache, base, next, last, g, t);
+    }
+
+    // The warps' references and sums, then their results at the common reference: warps 4-7 into slots, the others add.
+#pragma unroll
+    for (int m = 0; m < RT; m++) {
+        sum[m] += __shfl_xor_sync(FULL, sum[m], 1);
+        sum[m] += __shfl_xor_sync(FULL, sum[m], 2);
+        if (t == 0) warp_sums[warp][8 * m + g][0] = reference[m], warp_sums[warp][8 * m + g][1] = sum[m];
+    }
+    __syncthreads();
+#pragma unroll
+    for (int m = 0; m < RT; m++) {
+        float factor[2];
+#pragma unroll
+        for (int e = 0; e < 2; e++) {
+            float largest = LOWEST;
+#pragma unroll
+            for (int w = 0; w < WARPS; w++) largest = fmaxf(largest, warp_sums[w][8 * m + 2 * t + e][0]);
+            factor[e] = power_2(warp_sums[warp][8 * m + 2 * t + e][0] - largest);
+        }
+#pragma unroll
+        for (int b = 0; b < VBLOCKS; b++)
+#pragma unroll
+            for (int i = 0; i < PAIRS; i++)
+#pragma unroll
+                for (int e = 0; e < 4; e++) result[m][b][i][e] *= factor[e & 1];
+    }
+    float *slot = slots + (warp & 3) * ROWS * DIM;
+#pragma unroll
+    for (int round = 0; round < 2; round++) {
+        if ((warp < 4) == (round == 1)) {
+#pragma unroll
+            for (int m = 0; m < RT; m++)
+#pragma unroll
+                for (int b = 0; b < VBLOCKS; b++)
+#pragma unroll
+                    for (int e = 0; e < 2; e++) {
+                        float *at = slot + (8 * m + 2 * t + e) * DIM + 8 * UNIT * b + UNIT * g;
+#pragma unroll
+                        for (int i = 0; i < PAIRS; i += 2) {
+                            float4 x = make_float4(result[m][b][i][e], result[m][b][i][e + 2], result[m][b][i + 1][e],
+                                                   result[m][b][i + 1][e + 2]);
+                            float4 *to = (float4 *)(at + 2 * i);
+                            if (round == 1) {
+                                float4 y = *to;
+                                x.x += y.x, x.y += y.y, x.z += y.z, x.w += y.w;
+                            }
+                            *to = x;
+                        }
+                    }
+        }
+        __syncthreads();
+    }
+
+    const int blocks = gridDim.y * gridDim.z, block = blockIdx.y * gridDim.z + blockIdx.z;
+    for (int i = threadIdx.x; i < rows * (DIM / 4); i += 32 * WARPS) {
+        int r = i / (DIM / 4), column = i % (DIM / 4);
+        float4 x = make_float4(0, 0, 0, 0);
+#pragma unroll
+        for (int s = 0; s < 4; s++) {
+            float4 y = *((float4 *)(slots + (s * ROWS + r) * DIM) + column);
+            x.x += y.x, x.y += y.y, x.z += y.z, x.w += y.w;
+        }
+        float largest = LOWEST, total = 0;
+#pragma unroll
+        for (int w = 0; w < WARPS; w++) largest = fmaxf(largest, warp_sums[w][r][0]);
+#pragma unroll
+        for (int w = 0; w < WARPS; w++) total += warp_sums[w][r][1] * power_2(warp_sums[w][r][0] - largest);
+        if (span.active == 1) {
+            float inverse = 1.0f / total, got[4] = {x.x, x.y, x.z, x.w};
+            float *out = out_row(a, kv_head, from_row + r) + 4 * column;
+#pragma unroll
+            for (int e = 0; e < 4; e++)
+                if (4 * column + e < a.dim) out[e] = got[e] * inverse;
+        } else {
+            *((float4 *)(partial_results(a, blocks, block, blockIdx.x, ROWS, DIM) + r * DIM) + column) = x;
+            if (column == 0) ((float2 *)partial_sums(a, block, blockIdx.x, ROWS))[r] = make_float2(largest, total);
+        }
+    }
+    if (span.active > 1 && arrived_last(a, block, span.active))
+        combine<ROWS, DIM, 32 * WARPS, false>(a, blocks, block, span.active, kv_head, from_row, rows);
+}
+
+// Queries as operands, then the larger of the slots and eight rows of 256: bytes of dynamic shared memory.
+#define DECODE_SHARED(DIM, RT) ((RT) * (DIM) * 32 + ((RT) * (DIM) * 128 > 8192 ? (RT) * (DIM) * 128 : 8192))
+
+#define KERNEL(NAME, T, DIM, RT, PER_SM)                                                     \
+    extern "C" __global__ void __launch_bounds__(256, PER_SM) attention_decode_##NAME(const __grid_constant__ RotatedAttentionArgs args) { \
+        attention_decode<T, DIM, RT>(args);                                                  \
+    }
+#ifndef PER_SM
+#define PER_SM 2
+#endif
+KERNEL(f16_64_8, __half, 64, 1, PER_SM)
+KERNEL(f16_64_16, __half, 64, 2, PER_SM)
+KERNEL(f16_128_8, __half, 128, 1, PER_SM)
+KERNEL(f16_128_16, __half, 128, 2, 1)
+KERNEL(f16_256_8, __half, 256, 1, 1)
+KERNEL(q8_0_64_8, signed char, 64, 1, PER_SM)
+KERNEL(q8_0_64_16, signed char, 64, 2, PER_SM)
+KERNEL(q8_0_128_8, signed char, 128, 1, PER_SM)
+KERNEL(q8_0_128_16, signed char, 128, 2, 1)
+KERNEL(q8_0_256_8, signed char, 256, 1, 1)

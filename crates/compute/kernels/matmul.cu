@@ -1,0 +1,232 @@
+// y[token][row] = x W^T with weights of one format (-D FORMAT=Q4_0, ...), for more than 4 tokens, with mma.sync: compute
+// capability 8.0 and later (m16n8k16, asynchronous copies), and 7.5 (two m16n8k8, copies through registers).
+//
+//   extern "C" __global__ void matmul_n128(const __grid_constant__ MatmulArgs)  (8.0 only)   and _n64, _n32, _n16
+//   grid parts * token_tiles, block 256, dynamic shared memory 128 * N * STAGES
+//
+// A block does tiles of 256 rows x N tokens: eight warps of 32 rows each read packed weights from global memory into
+// registers and convert them to f16 fragments there; every warp reads all of the activations' slab (64 columns of N tokens)
+// from shared memory. Sums are f32 in registers.
+#include "matmul.cuh"
+
+#if !defined(__CUDA_ARCH__) || __CUDA_ARCH__ >= 800
+#define COPIES_ASYNCHRONOUSLY 1
+#else
+#define COPIES_ASYNCHRONOUSLY 0
+#endif
+
+constexpr int STAGES = COPIES_ASYNCHRONOUSLY ? 3 : 2;
+constexpr u32 THREADS = 256;
+
+DEVICE void copy16(u32 to, const void* from) {
+#if COPIES_ASYNCHRONOUSLY
+    asm volatile("cp.async.cg.shared.global [%0], [%1], 16;" ::"r"(to), "l"(from) : "memory");
+#endif
+}
+DEVICE void copies_commit() {
+#if COPIES_ASYNCHRONOUSLY
+    asm volatile("cp.async.commit_group;" ::: "memory");
+#endif
+}
+template <int left>
+DEVICE void copies_wait() {
+#if COPIES_ASYNCHRONOUSLY
+    asm volatile("cp.async.wait_group %0;" ::"n"(left) : "memory");
+#endif
+}
+// Four matrices of 8 x 8 halfs: thread t gives the address of row t % 8 of matrix t / 8.
+DEVICE void load_matrices(u32 (&b)[4], u32 address) {
+    asm volatile("ldmatrix.sync.aligned.m8n8.x4.shared.b16 {%0, %1, %2, %3}, [%4];"
+                 : "=r"(b[0]), "=r"(b[1]), "=r"(b[2]), "=r"(b[3]) : "r"(address) : "memory");
+}
+// d[16][8] += a[16][16] b[8][16]^T; d[2 h + e] is row lane/4 + 8 h, column 2 (lane % 4) + e.
+DEVICE void product(float* d, const u32 (&a)[4], u32 b0, u32 b1) {
+#if COPIES_ASYNCHRONOUSLY
+    asm("mma.sync.aligned.m16n8k16.row.col.f32.f16.f16.f32 {%0, %1, %2, %3}, {%4, %5, %6, %7}, {%8, %9}, {%0, %1, %2, %3};"
+        : "+f"(d[0]), "+f"(d[1]), "+f"(d[2]), "+f"(d[3]) : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b0), "r"(b1));
+#else
+    asm("mma.sync.aligned.m16n8k8.row.col.f32.f16.f16.f32 {%0, %1, %2, %3}, {%4, %5}, {%6}, {%0, %1, %2, %3};"
+        : "+f"(d[0]), "+f"(d[1]), "+f"(d[2]), "+f"(d[3]) : "r"(a[0]), "r"(a[1]), "r"(b0));
+    asm("mma.sync.aligned.m16n8k8.row.col.f32.f16.f16.f32 {%0, %1, %2, %3}, {%4, %5}, {%6}, {%0, %1, %2, %3};"
+        : "+f"(d[0]), "+f"(d[1]), "+f"(d[2]), "+f"(d[3]) : "r"(a[2]), "r"(a[3]), "r"(b1));
+#endif
+}
+
+template <int N>
+struct Multiplier {
+    static constexpr int SLAB = 128 * N, UNITS = 8 * N, EACH = (UNITS + THREADS - 1) / THREADS;
+    const MatmulArgs& a;
+    u8* shared;
+    u32 ring, lane, chunk_limit, token, units;  // units: 16-byte pieces of a slab that exist
+    Fragments<FORMAT, 1> weights[2];
+    uint4 moving[EACH];
+    float d[2][N / 2];
+
+    DEVICE const u8* source(u32 slab, u32 unit) const {
+        return a.x + ((u64)slab * a.padded_n + token) * 128 + 16 * unit;
+    }
+    // Starts to copy a slab into place `slot`; finish() ends it where copies go through registers.
+    DEVICE void start(u32 slab, u32 slot) {
+#pragma unroll
+        for (int i = 0; i < EACH; i++) {
+            const u32 unit = threadIdx.x + THREADS * i;
+            if (unit >= units) continue;
+            if (COPIES_ASYNCHRONOUSLY) copy16(ring + slot * SLAB + 16 * unit, source(slab, unit));
+            else moving[i] = __ldg((const uint4*)source(slab, unit));
+        }
+    }
+    DEVICE void finish(u32 slot) {
+#pragma unroll
+        for (int i = 0; i < EACH; i++) {
+            const u32 unit = threadIdx.x + THREADS * i;
+            if (!COPIES_ASYNCHRONOUSLY && unit < units) *(uint4*)(shared + slot * SLAB + 16 * unit) = moving[i];
+        }
+    }
+    DEVICE u32 chunk(u32 step) const { return min(4 * step + lane % 4, chunk_limit); }
+
+    template <int half>
+    DEVICE void multiply(const u32 (&row)[2][2], u32 at, u32 slot) {
+        u32 fragment[2][4][4];
+#pragma unroll
+        for (int m = 0; m < 2; m++)
+            weights[m].template convert<0, half>(row[m][0], row[m][1], chunk(at), a.factor, fragment[m]);
+        const u32 r = lane % 8, base = ring + slot * SLAB + ((lane / 16) * 8 + r) * 128;
+#pragma unroll
+        for (int s = 0; s < 4; s++) {
+            const u32 place = (2 * s + lane / 8 % 2) ^ r;
+#pragma unroll
+            for (int j = 0; j < N / 8; j += 2) {
+                u32 b[4];
+                load_matrices(b, base + j * 1024 + place * 16);
+#pragma unroll
+                for (int m = 0; m < 2; m++) {
+                    product(d[m] + 4 * j, fragment[m][s], b[0], b[1]);
+                    product(d[m] + 4 * j + 4, fragment[m][s], b[2], b[3]);
+                }
+            }
+        }
+    }
+    // All steps of a segment into d.
+    DEVICE void run(const Matrix& m0, const Matrix& m1, const u32 (&row)[2][2], const Segment& s) {
+        weights[0].template fetch<0>(m0, row[0][0], row[0][1], chunk(s.begin));
+        weights[1].template fetch<0>(m1, row[1][0], row[1][1], chunk(s.begin));
+#pragma unroll
+        for (int i = 0; i < 2; i++)
+#pragma unroll
+            for (int k = 0; k < N / 2; k++) d[i][k] = 0.0f;
+        const u32 from = 2 * s.begin, to = 2 * s.end;
+#pragma unroll
+        for (int i = 0; i < STAGES - 1; i++) {
+            start(from + i, i);  // a segment has at least two slabs
+            copies_commit();
+            finish(i);
+        }
+        u32 slot = 0, next = STAGES - 1;
+        for (u32 at = s.begin; at < s.end; at++) {
+#pragma unroll
+            for (int half = 0; half < 2; half++) {
+                const u32 coming = 2 * at + half + STAGES - 1;
+                copies_wait<STAGES - 2>();
+                __syncthreads();
+                if (coming < to) start(coming, next);
+                copies_commit();
+                if (half == 0) multiply<0>(row, at, slot);
+                else multiply<1>(row, at, slot);
+                if (half == 1 && at + 1 < s.end) {
+                    weights[0].template fetch<0>(m0, row[0][0], row[0][1], chunk(at + 1));
+                    weights[1].template fetch<0>(m1, row[1][0], row[1][1], chunk(at + 1));
+                }
+                if (coming < to) finish(next);
+                slot = slot + 1 == STAGES ? 0 : slot + 1;
+                next = next + 1 == STAGES ? 0 : next + 1;
+            }
+        }
+        copies_wait<0>();
+        __syncthreads();
+    }
+};
+
+// The two matrices of a gated pair are in one thread's sums: d[0] the gate, d[1] the other.
+template <int N>
+DEVICE void store_gated(const MatmulArgs& a, const float (&d)[2][N / 2], u32 row, u32 token) {
+    const float undo = 1.0f / a.factor;
+    const u32 rows = a.matrix[0].weights.rows;
+#pragma unroll
+    for (int h = 0; h < 2; h++) {
+        if (row + 8 * h >= rows) continue;
+        const float bias0 = a.matrix[0].bias == nullptr ? 0.0f : __ldg(a.matrix[0].bias + row + 8 * h);
+        const float bias1 = a.matrix[1].bias == nullptr ? 0.0f : __ldg(a.matrix[1].bias + row + 8 * h);
+#pragma unroll
+        for (int j = 0; j < N / 8; j++)
+#pragma unroll
+            for (int e = 0; e < 2; e++) {
+                const u32 at = token + 8 * j + e;
+                if (at >= a.n) continue;
+                const float scale = __ldg(a.x_scale + at) * undo;
+                const float g = fmaf(d[0][4 * j + 2 * h + e], scale, bias0), u = fmaf(d[1][4 * j + 2 * h + e], scale, bias1);
+                a.matrix[0].out[(u64)at * a.matrix[0].out_stride + row + 8 * h] = gate(g, a.gate[0], a.gate[1]) * u;
+            }
+    }
+}
+
+template <int N>
+DEVICE void matmul(const MatmulArgs& a) {
+    extern __shared__ __align__(1024) u8 shared[];
+    const u32 warp = threadIdx.x / 32, lane = threadIdx.x % 32;
+    const u32 part = blockIdx.x / a.token_tiles, token_tile = blockIdx.x % a.token_tiles;
+    const u32 token = token_tile * N;
+    const bool pair = a.mode == MODE_GATED;
+    const u32 chunks = (a.columns + 31) / 32;
+    Multiplier<N> c{a, shared, (u32)__cvta_generic_to_shared(shared), lane, chunks - 1, token, 8 * min((u32)N, a.padded_n - token)};
+    auto sync = [] { __syncthreads(); };
+    launch_next();
+    wait_for_previous();
+    Work work(a, part);
+    Segment s;
+    while (work.take(s)) {
+        const u32 which = pair ? 0
+                          : a.matrices > 2 && s.tile >= a.matrix[2].first_tile ? 2
+                          : a.matrices > 1 && s.tile >= a.matrix[1].first_tile ? 1 : 0;
+        const MatmulMatrix& m = a.matrix[which];
+        // A warp has 32 rows, or 16 of one matrix of a gated pair and the same 16 of the other.
+        const u32 base = (pair ? s.tile * 128 + warp * 16 : (s.tile - m.first_tile) * 256 + warp * 32) + lane / 4;
+        const u32 last = m.weights.rows - 1;
+        u32 row[2][2];
+#pragma unroll
+        for (int i = 0; i < 2; i++)
+#pragma unroll
+            for (int h = 0; h < 2; h++) row[i][h] = min(base + (pair ? 0 : 16 * i) + 8 * h, last) * chunks;
+        c.run(m.weights, a.matrix[pair ? 1 : which].weights, row, s);
+
+        auto place = [&](u32 block) { return a.sums + (u64)block * (N * 256 / 4); };
+        auto half_place = [&](u32 block, u32 i) { return place(block) + i * (N * 128 / 4); };
+        if (s.end < a.steps) {
+            leave_sums(c.d[0], half_place(blockIdx.x, 0), threadIdx.x, THREADS, a.ready + 8 * blockIdx.x, sync);
+            leave_sums(c.d[1], half_place(blockIdx.x, 1), threadIdx.x, THREADS, a.ready + 8 * blockIdx.x + 1, sync);
+            continue;
+        }
+        if (s.begin > 0) {
+            for (u32 p = part; p-- > 0;) {
+                const u32 block = p * a.token_tiles + token_tile;
+                add_sums(c.d[0], half_place(block, 0), threadIdx.x, THREADS, a.ready + 8 * block, sync);
+                add_sums(c.d[1], half_place(block, 1), threadIdx.x, THREADS, a.ready + 8 * block + 1, sync);
+                if (work.start_of(p) <= s.tile * a.steps) break;
+            }
+        }
+        if (pair) {
+            store_gated<N>(a, c.d, base, token + 2 * (lane % 4));
+        } else {
+            store_rows(a, m, c.d[0], base, token + 2 * (lane % 4));
+            store_rows(a, m, c.d[1], base + 16, token + 2 * (lane % 4));
+        }
+    }
+}
+
+#define KERNEL(N) \
+    extern "C" __global__ void __launch_bounds__(THREADS, 1) matmul_n##N(const __grid_constant__ MatmulArgs a) { matmul<N>(a); }
+#if COPIES_ASYNCHRONOUSLY
+KERNEL(128)
+#endif
+KERNEL(64)
+KERNEL(32)
+KERNEL(16)

@@ -1,0 +1,143 @@
+// The matrix product y[token][row] = x W^T for many tokens: arguments, division of the work, and what is done with sums.
+//
+// Tiles of 256 rows (128 of each matrix of a gated pair) and N tokens, each done by a block, or by a cluster of two (9.0a).
+// The grid is `parts` x `token_tiles` of them, number = part * token_tiles + token tile, so that those of the same part read
+// the same weights at the same time. All row tiles together are row_tiles * steps units of 128 columns; every part gets an
+// equal run of units, whether or not it ends with a tile ("stream-K", Osama et al. 2023). A block works from its last unit down to its first, so the tile it leaves
+// unfinished at the end of its run (whose last columns belong to the next part) is done first and its sums go to memory;
+// the block that has the tile's last columns does them at the end of its own run, then waits for those sums and adds them
+// in a fixed order. Blocks wait only for blocks with lower numbers: there is no deadlock however they are scheduled.
+#pragma once
+#include "common.cuh"
+#include "fragment.cuh"
+
+// One matrix of a launch. Mirrored by matmul_plan.rs.
+struct MatmulMatrix {
+    Matrix weights;     // 48 bytes
+    float* out;         // [n][out_stride] f32
+    const float* bias;  // [rows] f32, or null
+    u32 out_stride;     // floats from a token to the next
+    u32 first_tile;     // row tiles of the matrices before this one
+};
+
+// Mirrored by matmul_plan.rs; passed by value.
+struct MatmulArgs {
+    MatmulMatrix matrix[3];
+    const u8* x;           // prepared activations, see prepare.cu
+    const float* x_scale;  // [padded_n] f32
+    float4* sums;          // workspace: for every block a tile of f32
+    u32* ready;            // workspace: for every block 8 words, zero before the first launch; every launch leaves zeros
+    u32 n;                 // tokens
+    u32 padded_n;          // n rounded up to a multiple of 8
+    u32 columns;
+    u32 steps;             // columns / 128, rounded up
+    u32 matrices;          // 1 .. 3
+    u32 row_tiles;         // of all matrices together; of one of them in a gated pair
+    u32 token_tiles;
+    u32 parts;
+    u32 mode;              // MODE_*
+    float factor;          // power of two that weights are multiplied by on the way to f16
+    float gate[2];         // the activation of a gated pair, see gate()
+};
+
+enum : u32 {
+    MODE_STORE = 0,
+    MODE_ADD = 1,    // add to what is in `out`
+    MODE_GATED = 2,  // out of matrix 0 = act(matrix 0) * matrix 1; a tile has half its rows from each
+};
+
+// A run of units of one tile: columns 128 * begin .. 128 * end.
+struct Segment {
+    u32 tile, begin, end;
+};
+struct Work {
+    u32 part, parts, steps, total, first, next;
+    DEVICE u32 start_of(u32 p) const { return (u32)((u64)p * total / parts); }
+    DEVICE Work(const MatmulArgs& a, u32 p) : part(p), parts(a.parts), steps(a.steps), total(a.row_tiles * a.steps) {
+        first = start_of(p);
+        next = start_of(p + 1);
+    }
+    // The next segment, from the last unit down.
+    DEVICE bool take(Segment& s) {
+        if (next <= first) return false;
+        s.tile = (next - 1) / steps;
+        const u32 base = s.tile * steps;
+        s.end = next - base;
+        s.begin = first > base ? first - base : 0;
+        next = base + s.begin;
+        return true;
+    }
+};
+
+// v times the logistic function of v (c0 + c1 v^2). silu: c0 = 1, c1 = 0; gelu (tanh): c0 = 1.5957691, c1 = 0.071354814,
+// for 0.5 (1 + tanh u) is the logistic function of 2 u; relu: c0 = 1e30, c1 = 0.
+DEVICE float gate(float v, float c0, float c1) { return __fdividef(v, 1.0f + __expf(-v * fmaf(c1, v * v, c0))); }
+
+// ---- sums of unfinished tiles: each group of `threads` threads has its own place and its own word of `ready` ----
+
+// Writes a group's sums. All threads of the group call it; `sync` is a barrier among them.
+template <int COUNT, class Sync>
+DEVICE void leave_sums(const float (&d)[COUNT], float4* place, u32 thread, u32 threads, u32* ready, Sync sync) {
+#pragma unroll
+    for (int i = 0; i < COUNT / 4; i++)
+        __stcg(place + i * threads + thread, make_float4(d[4 * i], d[4 * i + 1], d[4 * i + 2], d[4 * i + 3]));
+    __threadfence();
+    sync();
+    if (thread == 0) atomicExch(ready, 1u);
+}
+// Waits for them and adds them.
+template <int COUNT, class Sync>
+DEVICE void add_sums(float (&d)[COUNT], const float4* place, u32 thread, u32 threads, u32* ready, Sync sync) {
+    if (thread == 0) {
+        while (atomicAdd(ready, 0u) == 0) {}
+        *(volatile u32*)ready = 0;
+        __threadfence();
+    }
+    sync();
+    constexpr int BATCH = COUNT / 4 < 8 ? COUNT / 4 : 8;
+#pragma unroll
+    for (int i = 0; i < COUNT / 4; i += BATCH) {
+        float4 v[BATCH];
+#pragma unroll
+        for (int k = 0; k < BATCH; k++) v[k] = __ldcg(place + (i + k) * threads + thread);
+#pragma unroll
+        for (int k = 0; k < BATCH; k++) {
+            d[4 * (i + k)] += v[k].x;
+            d[4 * (i + k) + 1] += v[k].y;
+            d[4 * (i + k) + 2] += v[k].z;
+            d[4 * (i + k) + 3] += v[k].w;
+        }
+    }
+}
+
+// ---- results ----
+
+// Stores 16 rows of a warp: d[4 j + 2 h + e] is row + 8 h, token + 8 j + e.
+template <int COUNT>
+DEVICE void store_rows(const MatmulArgs& a, const MatmulMatrix& m, const float (&d)[COUNT], u32 row, u32 token) {
+    const float undo = 1.0f / a.factor;
+    float bias[2] = {0.0f, 0.0f};
+    const u32 rows = m.weights.rows;
+#pragma unroll
+    for (int h = 0; h < 2; h++)
+        if (m.bias != nullptr && row + 8 * h < rows) bias[h] = __ldg(m.bias + row + 8 * h);
+    const bool add = a.mode == MODE_ADD;
+    float* out = m.out + (u64)token * m.out_stride + row;
+#pragma unroll
+    for (int j = 0; j < COUNT / 4; j++) {
+#pragma unroll
+        for (int e = 0; e < 2; e++) {
+            if (token + 8 * j + e < a.n) {
+                const float scale = __ldg(a.x_scale + token + 8 * j + e) * undo;
+#pragma unroll
+                for (int h = 0; h < 2; h++)
+                    if (row + 8 * h < rows) {
+                        float* p = out + (u64)(8 * j + e) * m.out_stride + 8 * h;
+                        const float v = fmaf(d[4 * j + 2 * h + e], scale, bias[h]);
+                        if (add) atomicAdd(p, v);  // the only one that adds here: a reduction without an answer
+                        else *p = v;
+                    }
+            }
+        }
+    }
+}

@@ -1,0 +1,299 @@
+// y[token][row] = x W^T with weights of one format (-D FORMAT=Q4_0, ...), for more than 4 tokens, on compute capability 9.0a.
+//
+//   extern "C" __global__ void matmul_n256(const __grid_constant__ MatmulArgs)     and _n128, _n64, _n32, _n16
+//   grid 2 * parts * token_tiles in clusters of 2, block 384 (n256) or 288, dynamic shared memory Shape<N>::SHARED
+//   -D TILE=256 compiles only that one.
+//
+// A cluster does tiles of 256 rows x N tokens, each of its two blocks 128 rows. Two warpgroups of 64 rows each read packed
+// weights from global memory into registers, convert them to f16 fragments there and run wgmma with A from registers; they
+// take turns on the tensor cores, so that one converts while the other's products run. Another warp copies slabs of
+// activations (64 columns of N tokens) into a ring in shared memory: each block fetches half of the tokens for both, as
+// the second cache's bandwidth is what limits these kernels. Sums are f32 in registers.
+#define ASYNCHRONOUS_PRODUCTS
+#include "wgmma.cuh"
+#include "matmul.cuh"
+
+template <int N>
+struct Shape {
+    static constexpr int SLAB = 128 * N;                                    // bytes of 64 columns
+    static constexpr int STAGES = N == 256 ? 6 : N == 128 ? 8 : 16;
+    static constexpr int ROUND = N < 64 ? N : 64;                           // tokens that are stored at a time
+    static constexpr int PITCH = 68;                                        // floats from a token to the next: no conflicts
+    static constexpr int STAGING = 2 * ROUND * PITCH * 4;                   // bytes, of both warpgroups
+    static constexpr int SHARED = SLAB * STAGES + STAGING + 16 * STAGES;
+    static constexpr int DEPTH = N >= 128 ? 1 : FORMAT::FLOAT ? 2 : N == 64 ? 3 : 4;  // steps of weights on their way
+    static constexpr int THREADS = N == 256 ? 384 : 288;
+};
+
+// Place in the ring of slabs.
+template <int STAGES>
+struct Place {
+    u32 slot = 0, parity = 0;
+    DEVICE void advance() {
+        if (++slot == STAGES) slot = 0, parity ^= 1;
+    }
+};
+
+// Where a block stands in the division of the work.
+struct Position {
+    u32 rank, part, token_tile;
+    DEVICE explicit Position(const MatmulArgs& a) : rank(cluster_rank()) {
+        part = blockIdx.x / 2 / a.token_tiles;
+        token_tile = blockIdx.x / 2 % a.token_tiles;
+    }
+};
+
+template <int N>
+DEVICE void copy_activations(const MatmulArgs& a, u32 ring, u32 full, u32 empty) {
+    typedef Shape<N> S;
+    wait_for_previous();
+    const Position at(a);
+    const u32 token = at.token_tile * N, count = min((u32)N, a.padded_n - token);
+    const u32 from = at.rank * (N / 2), mine = from >= count ? 0 : min(count - from, (u32)N / 2);
+    Work work(a, at.part);
+    Segment s;
+    Place<S::STAGES> place;
+    while (work.take(s))
+        for (u32 slab = 2 * s.begin; slab < 2 * s.end; slab++) {
+            barrier_wait(empty + 8 * place.slot, place.parity ^ 1);
+            barrier_arrive_expect(full + 8 * place.slot, 128 * count);
+            if (mine > 0)
+                bulk_copy_to_both(ring + place.slot * S::SLAB + 128 * from,
+                                  a.x + ((u64)slab * a.padded_n + token + from) * 128, 128 * mine, full + 8 * place.slot);
+            place.advance();
+        }
+}
+
+// Four rows of a token's result.
+DEVICE void store_four(const MatmulArgs& a, const MatmulMatrix& m, float4 v, u32 row, u32 token) {
+    float* p = m.out + (u64)token * m.out_stride + row;
+    const u32 rows = m.weights.rows;
+    if (row + 4 <= rows && (u64)p % 16 == 0) {
+        if (a.mode == MODE_ADD) {
+            const float4 o = *(const float4*)p;
+            v = make_float4(v.x + o.x, v.y + o.y, v.z + o.z, v.w + o.w);
+        }
+        *(float4*)p = v;
+        return;
+    }
+    const float e[4] = {v.x, v.y, v.z, v.w};
+#pragma unroll
+    for (int i = 0; i < 4; i++)
+        if (row + i < rows) p[i] = a.mode == MODE_ADD ? p[i] + e[i] : e[i];
+}
+DEVICE float4 bias_of(const MatmulMatrix& m, u32 row) {
+    float b[4];
+#pragma unroll
+    for (u32 i = 0; i < 4; i++) b[i] = m.bias != nullptr && row + i < m.weights.rows ? __ldg(m.bias + row + i) : 0.0f;
+    return make_float4(b[0], b[1], b[2], b[3]);
+}
+DEVICE float4 scaled(float4 v, float scale, float4 bias) {
+    return make_float4(fmaf(v.x, scale, bias.x), fmaf(v.y, scale, bias.y), fmaf(v.z, scale, bias.z), fmaf(v.w, scale, bias.w));
+}
+
+// Stores the sums of a warpgroup's 64 rows from `row` (of both warpgroups' in a gated pair), ROUND tokens at a time through
+// shared memory, so that a token's rows leave together.
+template <int N>
+DEVICE void store_tile(const MatmulArgs& a, const MatmulMatrix& m, const float (&d)[N / 2], float* staging, u32 row, u32 token) {
+    typedef Shape<N> S;
+    constexpr u32 ROUND = S::ROUND, PITCH = S::PITCH;
+    const bool pair = a.mode == MODE_GATED;
+    const u32 group = threadIdx.x / 128, thread = threadIdx.x % 128, lane = thread % 32;
+    float* own = staging + group * ROUND * PITCH;
+    float* place = own + 2 * (lane % 4) * PITCH + thread / 32 * 16 + lane / 4;
+    const float undo = 1.0f / a.factor;
+    const u32 column = thread % 16 * 4;
+    const float4 bias = bias_of(pair ? a.matrix[0] : m, row + column);
+    const float4 other_bias = pair ? bias_of(a.matrix[1], row + column) : bias;
+    auto sync = [&] {
+        if (pair) named_barrier(1, 256);
+        else named_barrier(2 + group, 128);
+    };
+#pragma unroll
+    for (u32 round = 0; round < N / ROUND; round++) {
+#pragma unroll
+        for (u32 j = 0; j < ROUND / 8; j++)
+#pragma unroll
+            for (u32 i = 0; i < 4; i++)
+                place[(8 * j + i % 2) * PITCH + i / 2 * 8] = d[4 * (round * (ROUND / 8) + j) + i];
+        sync();
+        const u32 first = token + round * ROUND;
+        if (pair) {
+#pragma unroll 1
+            for (u32 t = threadIdx.x / 16; t < ROUND && first + t < a.n; t += 16) {
+                const float scale = __ldg(a.x_scale + first + t) * undo;
+                const float4 g = scaled(*(const float4*)(staging + t * PITCH + column), scale, bias);
+                const float4 u = scaled(*(const float4*)(staging + (ROUND + t) * PITCH + column), scale, other_bias);
+                const float4 v = make_float4(gate(g.x, a.gate[0], a.gate[1]) * u.x, gate(g.y, a.gate[0], a.gate[1]) * u.y,
+                                             gate(g.z, a.gate[0], a.gate[1]) * u.z, gate(g.w, a.gate[0], a.gate[1]) * u.w);
+                store_four(a, a.matrix[0], v, row + column, first + t);
+            }
+        } else {
+#pragma unroll 1
+            for (u32 t = thread / 16; t < ROUND && first + t < a.n; t += 8) {
+                const float scale = __ldg(a.x_scale + first + t) * undo;
+                store_four(a, m, scaled(*(const float4*)(own + t * PITCH + column), scale, bias), row + column, first + t);
+            }
+        }
+        sync();
+    }
+}
+
+template <int N>
+struct Consumer {
+    typedef Shape<N> S;
+    static constexpr int DEPTH = S::DEPTH;
+    const MatmulArgs& a;
+    u32 ring, full, empty, lane, chunk_limit;
+    Place<S::STAGES> place;
+    Fragments<FORMAT, DEPTH> weights;
+    float d[N / 2];
+
+    // The fragments of half a step against the next slab.
+    DEVICE void multiply(const u32 (&fragment)[4][4], bool add) {
+        barrier_wait(full + 8 * place.slot, place.parity);
+        const u64 b = product_operand(ring + place.slot * S::SLAB);
+        products_fence();
+#pragma unroll
+        for (int s = 0; s < 4; s++) product<N>(d, fragment[s], b + 2 * s, s > 0 || add);
+        products_commit();
+    }
+    DEVICE void release(u32 slot) {
+        if (lane < 2) barrier_arrive_at(empty + 8 * slot, lane);  // in both blocks, as both fill it
+    }
+    DEVICE u32 chunk(u32 step) const { return min(4 * step + lane % 4, chunk_limit); }
+
+    template <int slot>
+    DEVICE void start(const Matrix& m, u32 first, u32 second, const Segment& s) {
+        if (s.begin + slot < s.end) weights.template fetch<slot>(m, first, second, chunk(s.begin + slot));
+        if constexpr (slot + 1 < DEPTH) start<slot + 1>(m, first, second, s);
+    }
+
+    // One step; `even` holds its first half's fragments and then the next step's.
+    template <int slot>
+    DEVICE void step(const Matrix& m, u32 first, u32 second, u32 at, const Segment& s, u32 (&even)[4][4],
+                     u32 (&odd)[4][4], u32& busy) {
+        const u32 slot_even = place.slot;
+        multiply(even, at > s.begin);
+        place.advance();
+        products_wait<1>();
+        if (at > s.begin) release(busy);
+        weights.template convert<slot, 1>(first, second, chunk(at), a.factor, odd);
+        if (at + DEPTH < s.end) weights.template fetch<slot>(m, first, second, chunk(at + DEPTH));
+        busy = place.slot;
+        multiply(odd, true);
+        place.advance();
+        products_wait<1>();
+        release(slot_even);
+        // After the last step this converts what is there; nothing uses it.
+        weights.template convert<(slot + 1) % DEPTH, 0>(first, second, chunk(at + 1), a.factor, even);
+    }
+    template <int slot>
+    DEVICE void steps(const Matrix& m, u32 first, u32 second, u32 at, const Segment& s, u32 (&even)[4][4],
+                      u32 (&odd)[4][4], u32& busy) {
+        step<slot>(m, first, second, at, s, even, odd, busy);
+        if constexpr (slot + 1 < DEPTH)
+            if (at + 1 < s.end) steps<slot + 1>(m, first, second, at + 1, s, even, odd, busy);
+    }
+    // All steps of a segment into d.
+    DEVICE void run(const Matrix& m, u32 first, u32 second, const Segment& s) {
+        u32 even[4][4], odd[4][4], busy = 0;
+        weights.template convert<0, 0>(first, second, chunk(s.begin), a.factor, even);
+        for (u32 at = s.begin; at < s.end; at += DEPTH) steps<0>(m, first, second, at, s, even, odd, busy);
+        products_wait<0>();
+        release(busy);
+    }
+};
+
+template <int N>
+DEVICE void consume(const MatmulArgs& a, u8* shared, u32 ring, u32 full, u32 empty) {
+    typedef Shape<N> S;
+    const u32 warp = threadIdx.x / 32, lane = threadIdx.x % 32;
+    const u32 group = warp / 4, thread = threadIdx.x % 128;
+    const Position at(a);
+    auto sync = [=] { named_barrier(2 + group, 128); };
+    const bool pair = a.mode == MODE_GATED;
+    const u32 chunks = (a.columns + 31) / 32;
+    Consumer<N> c{a, ring, full, empty, lane, chunks - 1};
+    Work work(a, at.part);
+    Segment s;
+    bool waited = false;
+    while (work.take(s)) {
+        const u32 which = pair ? group
+                          : a.matrices > 2 && s.tile >= a.matrix[2].first_tile ? 2
+                          : a.matrices > 1 && s.tile >= a.matrix[1].first_tile ? 1 : 0;
+        const MatmulMatrix& m = a.matrix[which];
+        // The first of the warpgroup's 64 rows.
+        const u32 row = pair ? s.tile * 128 + at.rank * 64 : (s.tile - m.first_tile) * 256 + at.rank * 128 + group * 64;
+        const u32 own = row + warp % 4 * 16 + lane / 4, last = m.weights.rows - 1;
+        const u32 first = min(own, last) * chunks, second = min(own + 8, last) * chunks;
+        const Matrix weights = m.weights;
+        c.template start<0>(weights, first, second, s);
+        if (!waited) wait_for_previous();
+        waited = true;
+        c.run(weights, first, second, s);
+
+        // Places of sums: for every block one for each warpgroup.
+        auto place = [&](u32 block) { return a.sums + ((u64)block * 2 + group) * (N * 64 / 4); };
+        if (s.end < a.steps) {
+            leave_sums(c.d, place(blockIdx.x), thread, 128, a.ready + 8 * blockIdx.x + group, sync);
+            continue;
+        }
+        if (s.begin > 0) {
+            for (u32 p = at.part; p-- > 0;) {
+                const u32 block = 2 * (p * a.token_tiles + at.token_tile) + at.rank;
+                add_sums(c.d, place(block), thread, 128, a.ready + 8 * block + group, sync);
+                if (work.start_of(p) <= s.tile * a.steps) break;
+            }
+        }
+        store_tile<N>(a, m, c.d, (float*)(shared + S::SLAB * S::STAGES), row, at.token_tile * N);
+    }
+}
+
+template <int N>
+DEVICE void matmul(const MatmulArgs& a) {
+    typedef Shape<N> S;
+    extern __shared__ __align__(1024) u8 shared[];
+    const u32 ring = shared_address(shared);
+    const u32 full = ring + S::SLAB * S::STAGES + S::STAGING, empty = full + 8 * S::STAGES;
+    if (threadIdx.x == 0) {
+        for (int i = 0; i < S::STAGES; i++) {
+            barrier_init(full + 8 * i, 1);
+            barrier_init(empty + 8 * i, 16);
+        }
+        barrier_init_done();
+    }
+    cluster_barrier();
+    launch_next();
+    // Registers go from the warps that copy to those that compute: 2 * 128 * 240 + 128 * 24 = 64512.
+    if (threadIdx.x >= 256) {
+        if constexpr (S::THREADS == 384) asm volatile("setmaxnreg.dec.sync.aligned.u32 24;");
+        if (threadIdx.x == 256) copy_activations<N>(a, ring, full, empty);
+        __syncwarp();
+    } else {
+        if constexpr (S::THREADS == 384) asm volatile("setmaxnreg.inc.sync.aligned.u32 240;");
+        consume<N>(a, shared, ring, full, empty);
+    }
+    cluster_barrier();  // the other block may still copy here or arrive at barriers here
+}
+
+#define KERNEL(N)                                                                               \
+    extern "C" __global__ void __cluster_dims__(2, 1, 1) __launch_bounds__(Shape<N>::THREADS, 1) \
+        matmul_n##N(const __grid_constant__ MatmulArgs a) {                                     \
+        matmul<N>(a);                                                                           \
+    }
+#if !defined(TILE) || TILE == 256
+KERNEL(256)
+#endif
+#if !defined(TILE) || TILE == 128
+KERNEL(128)
+#endif
+#if !defined(TILE) || TILE == 64
+KERNEL(64)
+#endif
+#if !defined(TILE) || TILE == 32
+KERNEL(32)
+#endif
+#if !defined(TILE) || TILE == 16
+KERNEL(16)
+#endif

@@ -1,0 +1,51 @@
+// A piece of a row times the same piece of N input vectors (prologue.cuh has their layout).
+#pragma once
+#include "prologue.cuh"
+
+template <class F, int N>
+DEVICE void add_piece(const typename F::Raw& raw, u32 at, const char* input, u32 pieces, u32 p, float (&sum)[N]) {
+    if constexpr (F::FLOAT) {
+        constexpr int PARTS = F::PIECE / 4;
+#pragma unroll
+        for (int t = 0; t < N; t++) {
+            const float4* x = (const float4*)(input + t * Input<F>::vector_bytes(pieces)) + p;
+#pragma unroll
+            for (int k = 0; k < PARTS; k++) {
+                const float4 v = x[k * pieces];
+                sum[t] = fmaf(F::value(raw, 4 * k), v.x, sum[t]);
+                sum[t] = fmaf(F::value(raw, 4 * k + 1), v.y, sum[t]);
+                sum[t] = fmaf(F::value(raw, 4 * k + 2), v.z, sum[t]);
+                sum[t] = fmaf(F::value(raw, 4 * k + 3), v.w, sum[t]);
+            }
+        }
+    } else {
+        const Chunk c = F::decode(raw, at);
+#pragma unroll
+        for (int t = 0; t < N; t++) {
+            const char* x = input + t * Input<F>::vector_bytes(pieces);
+            const int4 a = ((const int4*)x)[p], b = ((const int4*)x)[pieces + p];
+            const float* scales = (const float*)(x + 32 * pieces) + p;
+            int first = dot4((int)c.q[0], a.x, dot4((int)c.q[1], a.y, dot4((int)c.q[2], a.z, dot4((int)c.q[3], a.w, 0))));
+            int second = dot4((int)c.q[4], b.x, dot4((int)c.q[5], b.y, dot4((int)c.q[6], b.z, dot4((int)c.q[7], b.w, 0))));
+            const float s = scales[0];
+            if constexpr (F::SCALES == 1) {
+                const float dot = (float)(first + second);
+                if constexpr (F::ZERO != 0) {
+                    sum[t] = fmaf(c.scale[0], fmaf(s, dot, -scales[pieces]), sum[t]);
+                } else {
+                    sum[t] = fmaf(c.scale[0], s * dot, sum[t]);
+                    if constexpr (F::MIN) sum[t] = fmaf(-c.min[0], scales[pieces], sum[t]);
+                }
+            } else if constexpr (F::ZERO != 0) {
+                sum[t] = fmaf(c.scale[0], fmaf(s, (float)first, -scales[pieces]), sum[t]);
+                sum[t] = fmaf(c.scale[1], fmaf(s, (float)second, -scales[2 * pieces]), sum[t]);
+            } else {
+                sum[t] = fmaf(s, fmaf(c.scale[0], (float)first, c.scale[1] * (float)second), sum[t]);
+                if constexpr (F::MIN) {
+                    sum[t] = fmaf(-c.min[0], scales[pieces], sum[t]);
+                    sum[t] = fmaf(-c.min[1], scales[2 * pieces], sum[t]);
+                }
+            }
+        }
+    }
+}

@@ -1,0 +1,157 @@
+// The prologue of a matvec: reads the input vectors, norms them if asked, quantizes them to int8, into shared memory.
+//
+// Input of one vector in shared memory, pieces of F::PIECE values:
+//
+//   block formats   16 bytes a piece: codes of its values 0..15
+//                   16 bytes a piece: codes of its values 16..31
+//                   f32 a piece: scale s = max |x| / 127; codes are x / s, rounded half to even
+//                   f32 a piece, or two (SCALES == 2: one for each 16 values): s * sum of codes, times ZERO if that is not 0.
+//                   Only where the format has minima or a zero
+//   f16, bf16       16 bytes a piece: values 0..3;  16 bytes a piece: values 4..7
+//   f32             16 bytes a piece
+//
+// Neighbouring lanes read neighbouring pieces: without bank conflicts in all of these.
+#pragma once
+#include "args.cuh"
+
+constexpr int THREADS = 512, WARPS = THREADS / 32;
+
+template <class F>
+struct Input {
+    static constexpr int SUMS = F::FLOAT || !(F::MIN || F::ZERO) ? 0 : F::SCALES;
+    static constexpr int PIECE_BYTES = F::FLOAT ? 4 * F::PIECE : 36 + 4 * SUMS;
+    static DEVICE u32 vector_bytes(u32 pieces) { return (pieces * PIECE_BYTES + 15) & ~15u; }
+};
+
+// Sum over the block; `turn` counts calls, every thread calls it with the same. One barrier.
+DEVICE float block_sum(float v, float (*partial)[WARPS], u32& turn) {
+    v = warp_sum(v);
+    float* p = partial[turn++ & 1];
+    if (threadIdx.x % 32 == 0) p[threadIdx.x / 32] = v;
+    __syncthreads();
+    return warp_sum(threadIdx.x % 32 < WARPS ? p[threadIdx.x % 32] : 0.0f);
+}
+
+// Values i .. i + 3 of a vector, in the order of the weights' columns; zeros past its end. PLAIN_READ: no permutation, and
+// everything is in whole float4. Vectors come from the second cache, as another kernel wrote them just now.
+template <bool PLAIN_READ, bool CONSTANT>
+DEVICE float4 read_four(const float* x, const MatvecArgs& a, int columns, int i) {
+    if constexpr (PLAIN_READ) {
+        if (i >= columns) return make_float4(0, 0, 0, 0);
+        return CONSTANT ? __ldg((const float4*)(x + i)) : __ldcg((const float4*)(x + i));
+    } else {
+        float v[4];
+#pragma unroll
+        for (int k = 0; k < 4; k++) {
+            v[k] = 0;
+            if (i + k < columns) {
+                const int at = a.permutation ? __ldg(a.permutation + i + k) : i + k;
+                v[k] = CONSTANT ? __ldg(x + at) : __ldcg(x + at);
+            }
+        }
+        return make_float4(v[0], v[1], v[2], v[3]);
+    }
+}
+
+// Stores four consecutive values from i on (i % 4 == 0), of a vector of `pieces` pieces at `to`; eight neighbouring lanes
+// have the 32 values of a chunk, all lanes of the warp call.
+template <class F>
+DEVICE void put_input(char* to, u32 pieces, int i, float4 v) {
+    if constexpr (F::FLOAT) {
+        const u32 piece = i / F::PIECE, part = i % F::PIECE / 4;
+        if (piece < pieces) ((float4*)to)[part * pieces + piece] = v;
+    } else {
+        // Magnitudes as integers: NaN is the largest and stays.
+        u32 largest = max(max(__float_as_uint(v.x) & 0x7fffffff, __float_as_uint(v.y) & 0x7fffffff),
+                          max(__float_as_uint(v.z) & 0x7fffffff, __float_as_uint(v.w) & 0x7fffffff));
+#pragma unroll
+        for (int d = 1; d < 8; d *= 2) largest = max(largest, __shfl_xor_sync(0xffffffffu, largest, d));
+        const float top = __uint_as_float(largest), scale = top * (1.0f / 127.0f), inverse = top > 0 ? 127.0f / top : 0.0f;
+        const u32 c0 = __float2int_rn(v.x * inverse) & 255, c1 = __float2int_rn(v.y * inverse) & 255,
+                  c2 = __float2int_rn(v.z * inverse) & 255, c3 = __float2int_rn(v.w * inverse) & 255;
+        const u32 codes = c0 | c1 << 8 | c2 << 16 | c3 << 24;
+        const u32 chunk = i / 32, part = i % 32 / 4;
+        int sum = 0;
+        if constexpr (Input<F>::SUMS > 0) {
+            sum = dot4((int)codes, 0x01010101, 0);
+            sum += __shfl_xor_sync(0xffffffffu, sum, 1);
+            sum += __shfl_xor_sync(0xffffffffu, sum, 2);
+            if constexpr (Input<F>::SUMS == 1) sum += __shfl_xor_sync(0xffffffffu, sum, 4);
+        }
+        if (chunk >= pieces) return;
+        ((u32*)to)[part / 4 * (4 * pieces) + chunk * 4 + part % 4] = codes;
+        float* scales = (float*)(to + 32 * pieces);
+        if (part == 0) scales[chunk] = scale;
+        if constexpr (Input<F>::SUMS > 0) {
+            const float s = (float)sum * (F::ZERO ? (float)F::ZERO : 1.0f) * scale;
+            if (part == 0) scales[pieces + chunk] = s;
+            if (Input<F>::SUMS == 2 && part == 4) scales[2 * pieces + chunk] = s;
+        }
+    }
+}
+
+// One vector, from x to `to`.
+template <class F, bool PLAIN_READ>
+DEVICE void prepare_vector(const MatvecArgs& a, const float* x, char* to, u32 pieces, float (*partial)[WARPS], u32& turn) {
+    const int columns = a.m[0].columns, padded = pieces * F::PIECE;
+    // What a thread keeps between the passes of a norm; the rest is read again.
+    constexpr int HELD = PLAIN_READ ? 2 : 0;
+    constexpr int STEP = 4 * THREADS;
+    float4 held[HELD + 1];
+#pragma unroll
+    for (int h = 0; h < HELD; h++) held[h] = read_four<PLAIN_READ, false>(x, a, columns, h * STEP + 4 * threadIdx.x);
+    float mean = 0, factor = a.x_scale;
+    // First the mean, then the mean square of the distances from it (RMS norm: from 0).
+#pragma unroll 1
+    for (int pass = a.prologue == LAYER_NORM ? 0 : 1; pass < 2 && a.prologue != PLAIN; pass++) {
+        float sum = 0;
+        const auto add = [&](float4 v, int i) {
+            const float d[4] = {v.x - mean, v.y - mean, v.z - mean, v.w - mean};
+#pragma unroll
+            for (int k = 0; k < 4; k++)
+                if (i + k < columns) sum += pass == 0 ? d[k] : d[k] * d[k];
+        };
+#pragma unroll
+        for (int h = 0; h < HELD; h++) add(held[h], h * STEP + 4 * threadIdx.x);
+#pragma unroll 1
+        for (int i = HELD * STEP + 4 * threadIdx.x; i < columns; i += STEP) add(read_four<PLAIN_READ, false>(x, a, columns, i), i);
+        sum = block_sum(sum, partial, turn) / columns;
+        if (pass == 0) mean = sum;
+        else factor = a.x_scale / sqrtf(sum + a.eps);
+    }
+    const auto finish = [&](float4 v, int i) {
+        v = make_float4((v.x - mean) * factor, (v.y - mean) * factor, (v.z - mean) * factor, (v.w - mean) * factor);
+        if (a.prologue != PLAIN) {
+            const float4 w = read_four<PLAIN_READ, true>(a.norm_weight, a, columns, i);
+            v = make_float4(v.x * w.x, v.y * w.y, v.z * w.z, v.w * w.w);
+            if (a.norm_bias) {
+                const float4 b = read_four<PLAIN_READ, true>(a.norm_bias, a, columns, i);
+                v = make_float4(v.x + b.x * a.x_scale, v.y + b.y * a.x_scale, v.z + b.z * a.x_scale, v.w + b.w * a.x_scale);
+            }
+        }
+        put_input<F>(to, pieces, i, v);
+    };
+    // Whole warps take part while any of their lanes has values.
+    const int warp_start = threadIdx.x / 32 * 128, lane_start = threadIdx.x % 32 * 4;
+#pragma unroll
+    for (int h = 0; h < HELD; h++)
+        if (h * STEP + warp_start < padded) finish(held[h], h * STEP + warp_start + lane_start);
+#pragma unroll 1
+    for (int i = HELD * STEP + warp_start; i < padded; i += STEP)
+        finish(read_four<PLAIN_READ, false>(x, a, columns, i + lane_start), i + lane_start);
+}
+
+// All vectors of the launch, at `to`; ends with a barrier.
+template <class F>
+DEVICE void prepare_input(const MatvecArgs& a, char* to, int vectors, u32 pieces) {
+    __shared__ float partial[2][WARPS];
+    u32 turn = 0;
+    const bool plain = !a.permutation && (a.m[0].columns | a.x_stride) % 4 == 0;
+#pragma unroll 1
+    for (int t = 0; t < vectors; t++, to += Input<F>::vector_bytes(pieces)) {
+        const float* x = a.x + (u64)t * a.x_stride;
+        if (plain) prepare_vector<F, true>(a, x, to, pieces, partial, turn);
+        else prepare_vector<F, false>(a, x, to, pieces, partial, turn);
+    }
+    __syncthreads();
+}

@@ -1,0 +1,389 @@
+//! Formats of weights on a card: the planes of each, the arguments of the kernels that read them, and how a
+//! matrix-vector product is launched.
+//!
+//! Mirrors `kernels/decode.cuh` (planes), `kernels/repack.cu` and `kernels/matvec/args.cuh` (arguments),
+//! `kernels/matvec/{prologue,registers,ring}.cuh` (shared memory). No GPU calls.
+
+use quern_tensor_io::ElementType;
+
+/// A plane of a format: records of `bytes` bytes, one for each `values` consecutive values of a row.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Plane {
+    /// Bytes of a record.
+    pub bytes: usize,
+    /// Values of a row that it is for.
+    pub values: usize,
+}
+
+/// Planes as `bytes for values`.
+macro_rules! planes {
+    ($($bytes:literal for $values:literal),*) => { &[$(Plane { bytes: $bytes, values: $values }),*] };
+}
+
+/// Most planes that a format has.
+pub const MAX_PLANES: usize = 5;
+/// Every plane starts at a multiple of this many bytes.
+pub const PLANE_ALIGN: usize = 256;
+/// Threads of a block of the matvec kernels.
+pub const MATVEC_BLOCK: u32 = 512;
+/// Most tokens of a matvec launch.
+pub const MATVEC_TOKENS: usize = 4;
+/// Threads of a block of the repack kernels, each with one chunk.
+pub const REPACK_BLOCK: u64 = 256;
+
+const WARPS: usize = MATVEC_BLOCK as usize / 32;
+/// Pieces of a row that a lane has in a slice of the ring (`UNIT_DEPTH` in `matvec.cu`).
+const RING_DEPTH: usize = 2;
+/// Most slices of a ring (`MAX_STAGES` in `ring.cuh`).
+const MAX_STAGES: usize = 16;
+/// Dynamic shared memory of a block with a ring: two blocks fit on a multiprocessor, so that the weights of the next
+/// launch arrive while the current one ends.
+const RING_BUDGET: usize = 110 * 1024;
+
+/// A format of weights that the kernels know.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Format {
+    element_type: ElementType,
+    name: &'static str,
+    planes: &'static [Plane],
+    /// Sums of codes that the input has for each 32 values (`Input::SUMS`).
+    sums: usize,
+}
+
+impl Format {
+    /// The format of an element type; `None` where the kernels have none.
+    pub const fn of(element_type: ElementType) -> Option<Self> {
+        use ElementType as T;
+        const C4_F16: &[Plane] = planes![16 for 32, 2 for 32];
+        let (name, sums, planes): (_, _, &[Plane]) = match element_type {
+            T::F32 => ("f32", 0, planes![16 for 4]),
+            T::F16 => ("f16", 0, planes![16 for 8]),
+            T::BF16 => ("bf16", 0, planes![16 for 8]),
+            T::Q4_0 => ("q4_0", 1, C4_F16),
+            T::Q4_1 => ("q4_1", 1, planes![16 for 32, 4 for 32]),
+            T::Q5_0 => ("q5_0", 1, planes![16 for 32, 4 for 32, 2 for 32]),
+            T::Q5_1 => ("q5_1", 1, planes![16 for 32, 4 for 32, 4 for 32]),
+            T::Q8_0 => ("q8_0", 0, planes![16 for 32, 16 for 32, 2 for 32]),
+            T::IQ4NL => ("iq4_nl", 0, C4_F16),
+            T::NF4 => ("nf4", 0, C4_F16),
+            T::FP4 => ("fp4", 0, C4_F16),
+            T::MXFP4 => ("mxfp4", 0, planes![16 for 32, 1 for 32]),
+            T::NVFP4 => ("nvfp4", 0, C4_F16),
+            T::Q1_0 => ("q1_0", 1, planes![4 for 32, 2 for 128]),
+            T::Q2_0 => ("q2_0", 1, planes![8 for 32, 2 for 64]),
+            T::Q2K => ("q2_k", 2, planes![8 for 32, 2 for 32, 4 for 256]),
+            T::Q3K => ("q3_k", 2, planes![8 for 32, 4 for 32, 1 for 32, 4 for 256, 2 for 256]),
+            T::Q4K => ("q4_k", 1, planes![16 for 32, 16 for 256]),
+            T::Q5K => ("q5_k", 1, planes![16 for 32, 4 for 32, 16 for 256]),
+            T::Q6K => ("q6_k", 2, planes![16 for 32, 8 for 32, 2 for 32, 2 for 256]),
+            T::IQ4XS => ("iq4_xs", 0, planes![16 for 32, 8 for 256]),
+            T::TQ1_0 => ("tq1_0", 1, planes![8 for 32, 2 for 256]),
+            T::TQ2_0 => ("tq2_0", 1, planes![8 for 32, 2 for 256]),
+            T::IQ1S => ("iq1_s", 1, planes![4 for 32, 2 for 32, 2 for 256]),
+            T::IQ1M => ("iq1_m", 2, planes![4 for 32, 2 for 32, 8 for 256]),
+            T::IQ2XXS => ("iq2_xxs", 0, planes![8 for 32, 2 for 256]),
+            T::IQ2XS => ("iq2_xs", 0, planes![8 for 32, 1 for 32, 2 for 256]),
+            T::IQ2S => ("iq2_s", 0, planes![8 for 32, 2 for 32, 2 for 256]),
+            T::IQ3XXS => ("iq3_xxs", 0, planes![8 for 32, 4 for 32, 2 for 256]),
+            T::IQ3S => ("iq3_s", 0, planes![8 for 32, 4 for 32, 1 for 32, 4 for 256, 2 for 256]),
+            T::F64
+            | T::F8E4M3
+            | T::F8E5M2
+            | T::I8
+            | T::I16
+            | T::I32
+            | T::I64
+            | T::U8
+            | T::U16
+            | T::U32
+            | T::U64
+            | T::Bool
+            | T::Q8_1
+            | T::Q8K => return None,
+        };
+        Some(Self { element_type, name, planes, sums })
+    }
+
+    /// The name in modules and kernels: `matvec_NAME`, `matmul_NAME`, `repack_NAME`.
+    pub const fn name(self) -> &'static str {
+        self.name
+    }
+
+    /// Its planes, in order.
+    pub const fn planes(self) -> &'static [Plane] {
+        self.planes
+    }
+
+    /// Whether it is f16, bf16 or f32: rows of any length, padded to [`Self::padded`] columns in the plane.
+    pub const fn is_float(self) -> bool {
+        self.element_type.is_float()
+    }
+
+    /// Columns of a row in the planes: a multiple of 32. Block formats have whole blocks anyway.
+    pub const fn padded(self, columns: usize) -> usize {
+        columns.div_ceil(32) * 32
+    }
+
+    /// Where each plane of `rows` rows starts, and the bytes of all of them; `None` if that overflows.
+    pub fn layout(self, rows: usize, columns: usize) -> Option<([usize; MAX_PLANES], usize)> {
+        let (mut starts, mut end) = ([0; MAX_PLANES], 0usize);
+        for (start, plane) in starts.iter_mut().zip(self.planes) {
+            *start = end;
+            let bytes = rows.checked_mul(self.padded(columns) / plane.values)?.checked_mul(plane.bytes)?;
+            end = end.checked_add(bytes)?.checked_next_multiple_of(PLANE_ALIGN)?;
+        }
+        Some((starts, end))
+    }
+
+    /// Bytes on the card of a matrix (a stack of experts: of all their rows).
+    pub fn bytes(self, rows: usize, columns: usize) -> Option<usize> {
+        self.layout(rows, columns).map(|(_, bytes)| bytes)
+    }
+
+    /// The kernel of module `repack` that makes the planes.
+    pub fn repack_kernel(self) -> String {
+        match self.element_type.block_bytes() {
+            bytes if self.is_float() => format!("repack_{}", 8 * bytes),
+            _ => format!("repack_{}", self.name),
+        }
+    }
+
+    /// Values of a row that a lane takes at a time (`F::PIECE`).
+    const fn piece(self) -> usize {
+        if self.is_float() { self.planes[0].values } else { 32 }
+    }
+
+    /// Bytes that one input vector takes in shared memory (`Input::vector_bytes`).
+    pub const fn input_bytes(self, columns: usize) -> usize {
+        let piece_bytes = if self.is_float() { 4 * self.piece() } else { 36 + 4 * self.sums };
+        (self.padded(columns) / self.piece() * piece_bytes).next_multiple_of(16)
+    }
+
+    /// Bytes of a slice of the ring (`Slice::BYTES` in `ring.cuh`).
+    fn slice_bytes(self) -> usize {
+        let values = 32 * RING_DEPTH * self.piece();
+        self.planes.iter().map(|p| (values / p.values * p.bytes).next_multiple_of(16) + 16).sum()
+    }
+
+    /// Most vectors (tokens, or slots with `sum_slots`) that a launch may have at this many columns, at most
+    /// [`MATVEC_TOKENS`] for tokens. `shared` is what the card allows a block, `ring` as for [`Self::matvec`]. 0: the
+    /// columns are too many.
+    pub fn matvec_vectors(self, columns: usize, ring: bool, shared: usize) -> usize {
+        let fixed = STATIC_SHARED + if ring { 2 * WARPS * self.slice_bytes() } else { 0 };
+        shared.saturating_sub(fixed) / self.input_bytes(columns).max(1)
+    }
+
+    /// How a matvec over `rows` rows is launched (all matrices' rows; a gated pair's once; experts: of all slots, unless
+    /// they are summed) with `vectors` input vectors.
+    ///
+    /// `ring`: the module is for compute capability 9.0 or later. `shared` is what the card allows a block.
+    pub fn matvec(
+        self,
+        rows: usize,
+        columns: usize,
+        vectors: usize,
+        ring: bool,
+        card: CardLimits,
+    ) -> MatvecLaunch {
+        let input = vectors * self.input_bytes(columns);
+        if !ring {
+            let blocks = (2 * card.multiprocessors).min(rows).max(1);
+            return MatvecLaunch { grid: blocks as u32, shared: input as u32, stages: 0 };
+        }
+        let stage = WARPS * self.slice_bytes();
+        let budget = RING_BUDGET.min(card.shared.saturating_sub(STATIC_SHARED));
+        let stages = (budget.saturating_sub(input) / stage).clamp(2, MAX_STAGES);
+        MatvecLaunch {
+            grid: card.multiprocessors.min(rows).max(1) as u32,
+            shared: (input + stages * stage) as u32,
+            stages: stages as i32,
+        }
+    }
+}
+
+/// Static shared memory of the matvec kernels, at most.
+const STATIC_SHARED: usize = 2304;
+
+/// What of a card matters to a launch.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct CardLimits {
+    /// Multiprocessors.
+    pub multiprocessors: usize,
+    /// Bytes of shared memory that a block may have, opted in to.
+    pub shared: usize,
+}
+
+/// A matvec launch; blocks have [`MATVEC_BLOCK`] threads.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct MatvecLaunch {
+    /// Blocks.
+    pub grid: u32,
+    /// Bytes of dynamic shared memory.
+    pub shared: u32,
+    /// [`MatvecArgs::stages`].
+    pub stages: i32,
+}
+
+/// `Matrix` of `decode.cuh`. Addresses are the card's; 0 is none.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[repr(C)]
+pub struct MatrixArgs {
+    /// Where each plane starts.
+    pub plane: [u64; MAX_PLANES],
+    /// Rows: of one expert, in a stack.
+    pub rows: i32,
+    /// Columns.
+    pub columns: i32,
+}
+
+/// `RepackArgs` of `repack.cu`.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[repr(C)]
+pub struct RepackArgs {
+    /// Where the matrix's first raw byte would be: the piece's address less its offset in the matrix (wrapping).
+    pub raw: u64,
+    /// First chunk of 32 values of the piece.
+    pub first: u64,
+    /// Chunks of the piece.
+    pub chunks: u64,
+    /// The matrix to be made.
+    pub matrix: MatrixArgs,
+}
+
+/// [`MatvecArgs::prologue`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(i32)]
+pub enum MatvecPrologue {
+    /// The input as it is.
+    Plain = 0,
+    /// RMS norm.
+    RmsNorm = 1,
+    /// LayerNorm.
+    LayerNorm = 2,
+}
+
+/// [`MatvecArgs::epilogue`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(i32)]
+pub enum MatvecEpilogue {
+    /// `out = act(W x + bias)`.
+    Store = 0,
+    /// `out += act(W x + bias)`.
+    Add = 1,
+    /// `out = act(W0 x + bias0) * (W1 x + bias1)`.
+    Gated = 2,
+}
+
+/// [`MatvecArgs::activation`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(i32)]
+pub enum MatvecActivation {
+    /// None.
+    None = 0,
+    /// SiLU.
+    Silu = 1,
+    /// GELU by the error function.
+    Gelu = 2,
+    /// GELU's tanh approximation.
+    GeluTanh = 3,
+    /// `max(x, 0)`.
+    Relu = 4,
+}
+
+/// `MatvecArgs` of `matvec/args.cuh`. Addresses are the card's, 0 is none; strides are in values.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+#[repr(C)]
+pub struct MatvecArgs {
+    /// One to three matrices of one format and as many columns; two if gated, one (or a gated pair) with experts.
+    pub m: [MatrixArgs; 3],
+    /// f32 `[rows]`, or `[experts][rows]`.
+    pub bias: [u64; 3],
+    /// f32 `[vectors][x_stride]`.
+    pub x: u64,
+    /// i32 `[columns]`: column j multiplies `x[permutation[j]]`.
+    pub permutation: u64,
+    /// f32 `[columns]`.
+    pub norm_weight: u64,
+    /// f32 `[columns]`.
+    pub norm_bias: u64,
+    /// f32 `[tokens][out_stride]`.
+    pub out: u64,
+    /// i32 `[slots]`.
+    pub expert: u64,
+    /// f32 `[slots]`.
+    pub share: u64,
+    /// Values from one input vector to the next.
+    pub x_stride: i32,
+    /// Values from one token's output to the next.
+    pub out_stride: i32,
+    /// How many of `m`.
+    pub matrices: i32,
+    /// A [`MatvecPrologue`].
+    pub prologue: i32,
+    /// A [`MatvecEpilogue`].
+    pub epilogue: i32,
+    /// A [`MatvecActivation`].
+    pub activation: i32,
+    /// Experts of this token; 1 without experts.
+    pub slots: i32,
+    /// Not 0: slot s multiplies vector s, and the output is the sum over the slots.
+    pub sum_slots: i32,
+    /// [`MatvecLaunch::stages`].
+    pub stages: i32,
+    /// Of the norm.
+    pub eps: f32,
+    /// A factor of the input, after the norm; 1 for none.
+    pub x_scale: f32,
+    /// 0.
+    pub reserved: i32,
+}
+
+const _: () = {
+    assert!(size_of::<MatrixArgs>() == 48);
+    assert!(size_of::<RepackArgs>() == 72);
+    assert!(size_of::<MatvecArgs>() == 272);
+};
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn planes_hold_as_many_bytes_as_the_file() {
+        for &t in ElementType::ALL {
+            let Some(format) = Format::of(t) else { continue };
+            let per_1024: usize = format.planes().iter().map(|p| 1024 / p.values * p.bytes).sum();
+            let recoded = if t == ElementType::TQ1_0 { 4 * (66 - 54) } else { 0 };
+            assert_eq!(per_1024, t.row_bytes(1024).unwrap() + recoded, "{t}");
+            assert_eq!(format.name(), t.name().to_lowercase());
+            assert!(format.planes().len() <= MAX_PLANES);
+        }
+    }
+
+    #[test]
+    fn planes_start_aligned_and_apart() {
+        let format = Format::of(ElementType::Q6K).unwrap();
+        let (starts, bytes) = format.layout(3, 256).unwrap();
+        assert_eq!((starts, bytes), ([0, 512, 768, 1024, 0], 1280));
+        assert_eq!(Format::of(ElementType::F16).unwrap().bytes(5, 20), Some(512));
+        assert_eq!(format.layout(usize::MAX / 8, 4096), None);
+    }
+
+    #[test]
+    fn launches_stay_within_the_card() {
+        let h100 = CardLimits { multiprocessors: 132, shared: 227 * 1024 };
+        for &t in ElementType::ALL {
+            let Some(format) = Format::of(t) else { continue };
+            for columns in [256, 2048, 4096, 14336] {
+                let vectors = format.matvec_vectors(columns, true, h100.shared).min(MATVEC_TOKENS);
+                assert!(vectors >= 1, "{t} {columns}");
+                let launch = format.matvec(6144, columns, vectors, true, h100);
+                assert_eq!(launch.grid, 132);
+                assert!(launch.shared as usize + STATIC_SHARED <= h100.shared, "{t} {columns}: {launch:?}");
+                assert!((2..=MAX_STAGES as i32).contains(&launch.stages));
+            }
+        }
+        let q4 = Format::of(ElementType::Q4_0).unwrap().matvec(6144, 4096, 1, true, h100);
+        assert_eq!((q4.shared, q4.stages), (5120 + 5 * 16 * 1184, 5));
+    }
+}

@@ -1,0 +1,452 @@
+//! The geometry of the matrix product kernels for many tokens (kernels/{prepare,matmul_wgmma,matmul,matmul_f32}.cu):
+//! which entry point, grid, block, shared memory and workspace a product needs, and the arguments as the kernels read
+//! them. Pure arithmetic; nothing here calls a driver.
+
+/// Which family of tensor-core kernels a card runs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum MatmulPath {
+    /// `matmul_wgmma.cu` for `compute_90a`: compute capability 9.0 only.
+    Wgmma,
+    /// `matmul.cu` for `compute_80`: compute capability 8.0 and later.
+    Mma80,
+    /// `matmul.cu` for `compute_75`: compute capability 7.5.
+    Mma75,
+}
+
+impl MatmulPath {
+    /// The path of a card; `None` below compute capability 7.5.
+    pub fn of(major: u32, minor: u32) -> Option<Self> {
+        match (major, minor) {
+            (9, 0) => Some(Self::Wgmma),
+            (8.., _) => Some(Self::Mma80),
+            (7, 5..) => Some(Self::Mma75),
+            _ => None,
+        }
+    }
+
+    /// Blocks that do a tile together (a cluster; the kernels of 9.0a declare it themselves).
+    const fn cluster(self) -> u32 {
+        match self {
+            Self::Wgmma => 2,
+            Self::Mma80 | Self::Mma75 => 1,
+        }
+    }
+
+    /// Tokens of a tile, with the name of the entry point, widest first.
+    const fn tiles(self) -> &'static [(u32, &'static str)] {
+        const ALL: [(u32, &str); 5] =
+            [(256, "matmul_n256"), (128, "matmul_n128"), (64, "matmul_n64"), (32, "matmul_n32"), (16, "matmul_n16")];
+        match self {
+            Self::Wgmma => &ALL,
+            Self::Mma80 => ALL.split_at(1).1,
+            Self::Mma75 => ALL.split_at(2).1,
+        }
+    }
+
+    /// Threads of a block.
+    const fn block(self, tile: u32) -> u32 {
+        match self {
+            Self::Wgmma if tile == 256 => 384,
+            Self::Wgmma => 288,
+            Self::Mma80 | Self::Mma75 => 256,
+        }
+    }
+
+    /// Dynamic shared memory of a block; above 48 KiB the function's limit must be raised first.
+    const fn shared_bytes(self, tile: u32) -> u32 {
+        let slab = 128 * tile;
+        match self {
+            Self::Wgmma => {
+                let stages = match tile {
+                    256 => 6,
+                    128 => 8,
+                    _ => 16,
+                };
+                let round = if tile < 64 { tile } else { 64 };
+                slab * stages + 2 * round * 68 * 4 + 16 * stages
+            }
+            Self::Mma80 => 3 * slab,
+            Self::Mma75 => 2 * slab,
+        }
+    }
+}
+
+/// Rows of a tile; of each matrix of a gated pair half of them.
+const HEIGHT: u32 = 256;
+
+/// Columns of a unit of work; activations are padded to a multiple of it.
+pub const STEP: u32 = 128;
+
+/// What a launch of a matrix product needs. One launch serves up to three matrices of one format over the same input.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct MatmulPlan {
+    /// Entry point in the module of the matrices' format.
+    pub kernel: &'static str,
+    /// Blocks; a multiple of two for 9.0a, whose kernels are compiled for clusters of two.
+    pub grid: u32,
+    /// Threads of a block.
+    pub block: u32,
+    /// Dynamic shared memory in bytes.
+    pub shared_bytes: u32,
+    /// Tokens of a tile.
+    pub tile: u32,
+    /// Tiles over the tokens.
+    pub token_tiles: u32,
+    /// Tiles over the rows of all matrices (of one matrix of a gated pair).
+    pub row_tiles: u32,
+    /// For each matrix, the row tiles before it.
+    pub first_tile: [u32; 3],
+    /// Steps of 128 columns.
+    pub steps: u32,
+    /// Equal parts that `row_tiles * steps` are divided into.
+    pub parts: u32,
+    /// Tokens rounded up to a multiple of 8.
+    pub padded_n: u32,
+    /// Workspace for sums of unfinished tiles; any contents.
+    pub sums_bytes: u64,
+    /// Workspace for their flags: zero before the first launch, zero again after each.
+    pub ready_bytes: u64,
+}
+
+/// How much an unfinished tile costs, in steps.
+const JOIN_COST: u32 = 3;
+
+impl MatmulPlan {
+    /// The plan for matrices of `rows` rows each (one to three, or two of the same number as a `gated` pair) over the same
+    /// `n` tokens of `columns` values, on a card with `multiprocessors`.
+    ///
+    /// # Panics
+    /// Never for `rows` of one to three positive numbers and positive `columns`, `n` and `multiprocessors`.
+    pub fn new(path: MatmulPath, rows: &[u32], columns: u32, n: u32, multiprocessors: u32, gated: bool) -> Self {
+        let padded_n = n.next_multiple_of(8);
+        // A tile costs its tokens plus what it does whatever their number (the conversion of the weights).
+        let (tile, kernel) = path
+            .tiles()
+            .iter()
+            .copied()
+            .min_by_key(|&(tile, _)| padded_n.div_ceil(tile) * (tile + 48))
+            .unwrap_or((16, "matmul_n16"));
+        let token_tiles = padded_n.div_ceil(tile);
+        let height = if gated { HEIGHT / 2 } else { HEIGHT };
+        let mut first_tile = [0; 3];
+        let mut row_tiles = 0;
+        for (first, &rows) in first_tile.iter_mut().zip(rows) {
+            *first = row_tiles;
+            row_tiles += rows.div_ceil(height);
+        }
+        if gated {
+            (row_tiles, first_tile) = (rows[0].div_ceil(height), [0; 3]);
+        }
+        let steps = columns.div_ceil(STEP);
+        let parts = parts(row_tiles, steps, (multiprocessors / path.cluster() / token_tiles).max(1));
+        let grid = parts * token_tiles * path.cluster();
+        Self {
+            kernel,
+            grid,
+            block: path.block(tile),
+            shared_bytes: path.shared_bytes(tile),
+            tile,
+            token_tiles,
+            row_tiles,
+            first_tile,
+            steps,
+            parts,
+            padded_n,
+            sums_bytes: u64::from(grid) * u64::from(HEIGHT / path.cluster() * tile) * 4,
+            ready_bytes: u64::from(grid) * 32,
+        }
+    }
+}
+
+/// Into how many parts `row_tiles` tiles of `steps` steps are divided, at most `most`. Parts that end with a tile leave no
+/// unfinished sums; more parts may still be faster.
+fn parts(row_tiles: u32, steps: u32, most: u32) -> u32 {
+    let units = row_tiles * steps;
+    let most = most.min(units).max(1);
+    let whole = (1..=most.min(row_tiles)).rev().find(|p| row_tiles % p == 0).unwrap_or(1);
+    if units.div_ceil(most) + JOIN_COST < units / whole { most } else { whole }
+}
+
+/// The launch of `prepare_x16` for `n` tokens of `columns` values.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct PreparePlan {
+    /// Blocks of 256 threads: the tokens, padded.
+    pub grid: u32,
+    /// Dynamic shared memory in bytes.
+    pub shared_bytes: u32,
+    /// Whether the row is kept in shared memory ([`PrepareArgs::cached`]).
+    pub cached: u32,
+    /// Size of the prepared activations.
+    pub out_bytes: u64,
+    /// Size of the scales of the tokens.
+    pub scale_bytes: u64,
+}
+
+impl PreparePlan {
+    /// The plan on a card whose blocks may have `shared_limit` bytes of dynamic shared memory. `columns` are those of the
+    /// weights, padded to whole records of 32.
+    pub fn new(columns: u32, n: u32, shared_limit: u32) -> Self {
+        let padded_n = n.next_multiple_of(8);
+        let row = columns.next_multiple_of(4) * 4;
+        let cached = row <= shared_limit;
+        Self {
+            grid: padded_n,
+            shared_bytes: if cached { row } else { 0 },
+            cached: u32::from(cached),
+            out_bytes: u64::from(columns.next_multiple_of(STEP)) * u64::from(padded_n) * 2,
+            scale_bytes: u64::from(padded_n) * 4,
+        }
+    }
+}
+
+/// The launch of the f32 product: entry point and grid; blocks have 256 threads and no dynamic shared memory.
+pub fn plan_f32(rows: u32, n: u32) -> (&'static str, [u32; 2]) {
+    let (kernel, tile) = if n > 16 { ("matmul_f32_n64", 64) } else { ("matmul_f32_n16", 16) };
+    (kernel, [rows.div_ceil(64), n.div_ceil(tile)])
+}
+
+/// Planes of a matrix; `Matrix` of kernels/decode.cuh. Addresses are the device's.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default)]
+pub struct PackedArgs {
+    /// Addresses of the planes, 256-byte aligned; unused ones are 0.
+    pub plane: [u64; 5],
+    /// Rows.
+    pub rows: i32,
+    /// Columns, a multiple of 32.
+    pub columns: i32,
+}
+
+/// One matrix of a launch; `MatmulMatrix` of kernels/matmul.cuh.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default)]
+pub struct MatmulMatrixArgs {
+    /// The weights.
+    pub weights: PackedArgs,
+    /// Address of the output, f32 `[n][out_stride]`.
+    pub out: u64,
+    /// Address of the bias, f32, or 0.
+    pub bias: u64,
+    /// Floats from a token to the next in `out`.
+    pub out_stride: u32,
+    /// [`MatmulPlan::first_tile`].
+    pub first_tile: u32,
+}
+
+/// Arguments of `matmul_n*`; `MatmulArgs` of kernels/matmul.cuh.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default)]
+pub struct MatmulArgs {
+    /// The matrices, `matrices` of them.
+    pub matrix: [MatmulMatrixArgs; 3],
+    /// Address of the prepared activations.
+    pub x: u64,
+    /// Address of the tokens' scales.
+    pub x_scale: u64,
+    /// Address of the workspace for sums.
+    pub sums: u64,
+    /// Address of the workspace for flags.
+    pub ready: u64,
+    /// Tokens.
+    pub n: u32,
+    /// [`MatmulPlan::padded_n`].
+    pub padded_n: u32,
+    /// Columns of the matrices.
+    pub columns: u32,
+    /// [`MatmulPlan::steps`].
+    pub steps: u32,
+    /// How many matrices.
+    pub matrices: u32,
+    /// [`MatmulPlan::row_tiles`].
+    pub row_tiles: u32,
+    /// [`MatmulPlan::token_tiles`].
+    pub token_tiles: u32,
+    /// [`MatmulPlan::parts`].
+    pub parts: u32,
+    /// One of the `MODE_` constants.
+    pub mode: u32,
+    /// A power of two that weights are multiplied by on the way to f16; [`WEIGHT_FACTOR`], or 1 for f16 weights.
+    pub factor: f32,
+    /// The activation of a gated pair.
+    pub gate: [f32; 2],
+}
+
+/// Store the product.
+pub const MODE_STORE: u32 = 0;
+/// Add the product to the output.
+pub const MODE_ADD: u32 = 1;
+/// Store `act(matrix 0) * matrix 1`.
+pub const MODE_GATED: u32 = 2;
+
+/// The usual [`MatmulArgs::factor`] of packed and bf16 weights: values from 2^-20 to 1000 are normal f16 numbers.
+pub const WEIGHT_FACTOR: f32 = 64.0;
+/// [`MatmulArgs::gate`] of `silu`.
+pub const GATE_SILU: [f32; 2] = [1.0, 0.0];
+/// [`MatmulArgs::gate`] of `gelu` in its tanh form.
+pub const GATE_GELU_TANH: [f32; 2] = [1.595_769_1, 0.071_354_814];
+/// [`MatmulArgs::gate`] of `relu`.
+pub const GATE_RELU: [f32; 2] = [1e30, 0.0];
+
+/// Arguments of `prepare_x16`; `PrepareArgs` of kernels/prepare.cu.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default)]
+pub struct PrepareArgs {
+    /// Address of the input, f32 `[n][x_stride]`.
+    pub x: u64,
+    /// Address of the second input of a gated activation, `[n][up_stride]`, or 0.
+    pub up: u64,
+    /// Address of the norm's weight.
+    pub weight: u64,
+    /// Address of the norm's bias, or 0.
+    pub bias: u64,
+    /// Address of the columns' permutation (i32), or 0.
+    pub permutation: u64,
+    /// Address of the output, [`PreparePlan::out_bytes`].
+    pub out: u64,
+    /// Address of the scales, [`PreparePlan::scale_bytes`].
+    pub scale: u64,
+    /// Tokens.
+    pub n: u32,
+    /// Tokens rounded up to a multiple of 8.
+    pub padded_n: u32,
+    /// Columns.
+    pub columns: u32,
+    /// Floats from a token to the next in `x`.
+    pub x_stride: u32,
+    /// Floats from a token to the next in `up`.
+    pub up_stride: u32,
+    /// 0 none, 1 RMS norm, 2 Layer norm.
+    pub norm: u32,
+    /// With `up`: 0 silu, 1 gelu, 2 gelu in its tanh form, 3 relu.
+    pub activation: u32,
+    /// [`PreparePlan::cached`].
+    pub cached: u32,
+    /// The norm's epsilon.
+    pub eps: f32,
+}
+
+/// Arguments of `matmul_f32_n*`; `MatmulF32Args` of kernels/matmul_f32.cu.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default)]
+pub struct MatmulF32Args {
+    /// Address of the weights, f32 `[rows][columns]`.
+    pub weights: u64,
+    /// Address of the input, f32 `[n][x_stride]`.
+    pub x: u64,
+    /// Address of the output, f32 `[n][out_stride]`.
+    pub out: u64,
+    /// Address of the bias, or 0.
+    pub bias: u64,
+    /// Rows.
+    pub rows: u32,
+    /// Columns.
+    pub columns: u32,
+    /// Tokens.
+    pub n: u32,
+    /// Floats from a token to the next in `x`.
+    pub x_stride: u32,
+    /// Floats from a token to the next in `out`.
+    pub out_stride: u32,
+    /// 1: add to what is in `out`.
+    pub add: u32,
+}
+
+// The sizes that the kernels' structs have.
+const _: () = assert!(size_of::<MatmulMatrixArgs>() == 72 && size_of::<MatmulArgs>() == 296);
+const _: () = assert!(size_of::<PrepareArgs>() == 96 && size_of::<MatmulF32Args>() == 56);
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const PATHS: [MatmulPath; 3] = [MatmulPath::Wgmma, MatmulPath::Mma80, MatmulPath::Mma75];
+
+    #[test]
+    fn path_of_a_card() {
+        assert_eq!(MatmulPath::of(9, 0), Some(MatmulPath::Wgmma));
+        assert_eq!(MatmulPath::of(10, 0), Some(MatmulPath::Mma80));
+        assert_eq!(MatmulPath::of(8, 9), Some(MatmulPath::Mma80));
+        assert_eq!(MatmulPath::of(7, 5), Some(MatmulPath::Mma75));
+        assert_eq!(MatmulPath::of(7, 0), None);
+    }
+
+    /// Divides the work as `Work` of kernels/matmul.cuh does: every unit is done once, a block leaves at most one
+    /// unfinished tile, and whoever finishes a tile finds the other pieces in lower-numbered parts.
+    #[test]
+    fn every_unit_is_done_once() {
+        for (row_tiles, steps, most) in [(1, 1, 132), (32, 32, 66), (224, 32, 66), (32, 112, 66), (3, 7, 132), (48, 32, 132)] {
+            let parts = parts(row_tiles, steps, most);
+            assert!((1..=most).contains(&parts));
+            let total = row_tiles * steps;
+            let start = |p: u32| (u64::from(p) * u64::from(total) / u64::from(parts)) as u32;
+            let mut done = vec![0; total as usize];
+            for p in 0..parts {
+                let (first, mut next, mut left) = (start(p), start(p + 1), 0);
+                while next > first {
+                    let tile = (next - 1) / steps;
+                    let base = tile * steps;
+                    let begin = first.max(base);
+                    (begin..next).for_each(|u| done[u as usize] += 1);
+                    if next < base + steps {
+                        left += 1;
+                    } else if begin > base {
+                        // The lower parts that this one waits for reach down to the tile's first unit, and each of them
+                        // ends inside the tile.
+                        let mut q = p;
+                        loop {
+                            assert!(q > 0);
+                            q -= 1;
+                            assert!(start(q + 1) > base && start(q + 1) < base + steps);
+                            if start(q) <= base {
+                                break;
+                            }
+                        }
+                    }
+                    next = begin;
+                }
+                assert!(left <= 1);
+            }
+            assert!(done.iter().all(|&n| n == 1));
+        }
+    }
+
+    #[test]
+    fn plans_of_a_7b_model_fill_an_h100() {
+        let plan = |rows: &[u32], columns, n, gated| MatmulPlan::new(MatmulPath::Wgmma, rows, columns, n, 132, gated);
+        let qkv = plan(&[4096, 1024, 1024], 4096, 512, false);
+        assert_eq!((qkv.kernel, qkv.grid, qkv.block, qkv.row_tiles, qkv.token_tiles), ("matmul_n256", 132, 384, 24, 2));
+        assert_eq!(qkv.first_tile, [0, 16, 20]);
+        assert_eq!(qkv.sums_bytes, 132 * 128 * 256 * 4);
+        let gated = plan(&[14336, 14336], 4096, 512, true);
+        assert_eq!((gated.row_tiles, gated.parts), (112, 33));
+        assert_eq!(plan(&[4096], 14336, 16, false).kernel, "matmul_n16");
+        assert_eq!(plan(&[128], 96, 9, false).grid, 2);
+    }
+
+    #[test]
+    fn limits_of_the_cards() {
+        for path in PATHS {
+            for &(tile, _) in path.tiles() {
+                let limit = match path {
+                    MatmulPath::Wgmma => 232_448,
+                    MatmulPath::Mma80 => 101_376,
+                    MatmulPath::Mma75 => 65_536,
+                };
+                assert!(path.shared_bytes(tile) <= limit);
+            }
+            for n in 5..700 {
+                let plan = MatmulPlan::new(path, &[300, 77], 160, n, 46, false);
+                assert!(plan.tile * plan.token_tiles >= n && plan.padded_n >= n && plan.grid <= 46.max(2 * plan.token_tiles));
+                assert_eq!(plan.grid, plan.parts * plan.token_tiles * path.cluster());
+            }
+        }
+    }
+
+    #[test]
+    fn prepared_activations() {
+        let plan = PreparePlan::new(96, 5, 48 * 1024);
+        assert_eq!((plan.grid, plan.shared_bytes, plan.cached, plan.out_bytes), (8, 384, 1, 128 * 8 * 2));
+        assert_eq!(PreparePlan::new(28672, 5, 48 * 1024).cached, 0);
+        assert_eq!(plan_f32(100, 5), ("matmul_f32_n16", [2, 1]));
+    }
+}
