@@ -41,7 +41,7 @@ fn load_within(
     let checkpoint = Arc::new(model::open(path)?);
     let loader = scheme.map(|scheme| Loader::new(&checkpoint, scheme)).transpose()?;
     let load_in = loader.as_ref().map(|l| l as &dyn LoadIn);
-    let model = Model::load(checkpoint, LoadOptions { threads, load_in, max_memory })?;
+    let model = Model::load(checkpoint, LoadOptions { threads, load_in, max_memory, gpu: None })?;
     for note in model.notes() {
         eprintln!("note: {note}");
     }

@@ -93,7 +93,7 @@ impl Pass<'_> {
                 segment: index,
                 tokens: batch.n,
                 first,
-                results,
+                keep,
                 recordable,
             })?;
             work.set_angles(angles)?;
