@@ -44,6 +44,7 @@ pub struct Loader {
     next: usize,
     arena: Option<Region>,
     used: usize,
+    arrived: Event,
 }
 
 impl Loader {
@@ -58,7 +59,7 @@ impl Loader {
         };
         let slots = [slot()?, slot()?];
         let stream = Stream::new(card)?;
-        Ok(Self { card: card.clone(), stream, pool: pool.clone(), slots, next: 0, arena: None, used: 0 })
+        Ok(Self { card: card.clone(), stream, pool: pool.clone(), slots, next: 0, arena: None, used: 0, arrived: Event::new(card)? })
     }
 
     /// The card.
@@ -81,10 +82,24 @@ impl Loader {
         Ok(())
     }
 
-    /// Puts the parameters that follow into `memory`, which holds nothing that is still used.
-    pub fn begin_in(&mut self, memory: &Arc<Memory>) {
+    /// Puts the parameters that follow into `memory`, once `free` has come.
+    ///
+    /// # Errors
+    /// The card is lost.
+    pub fn begin_in(&mut self, memory: &Arc<Memory>, free: &Event) -> Result<()> {
+        self.stream.wait(free)?;
         self.arena = Some(Region::whole(memory.clone()));
         self.used = 0;
+        Ok(())
+    }
+
+    /// An event behind everything so far.
+    ///
+    /// # Errors
+    /// The card is lost.
+    pub fn arrived(&mut self) -> Result<&Event> {
+        self.stream.record(&self.arrived)?;
+        Ok(&self.arrived)
     }
 
     /// Waits until everything has arrived.
@@ -94,22 +109,6 @@ impl Loader {
     pub fn finish(&mut self) -> Result<()> {
         self.arena = None;
         Ok(self.stream.synchronize()?)
-    }
-
-    /// Puts `event` behind everything so far.
-    ///
-    /// # Errors
-    /// The card is lost.
-    pub fn record(&mut self, event: &Event) -> Result<()> {
-        Ok(self.stream.record(event)?)
-    }
-
-    /// Lets what follows wait for `event`.
-    ///
-    /// # Errors
-    /// The card is lost.
-    pub fn wait(&mut self, event: &Event) -> Result<()> {
-        Ok(self.stream.wait(event)?)
     }
 
     /// Bytes that `bytes` bytes take in an allocation.

@@ -30,7 +30,7 @@ pub use cache::{CacheShape, KvCache, KvType};
 pub use gpu::{Gpu, gpus};
 pub use operations::{Attend, Choice, Heads, Input, Output, Rotate, Routing};
 pub use replay::{Mode, PassKey};
-pub use upload::{Uploader, bytes_of_linear, bytes_of_matrix, bytes_of_norm};
+pub use upload::{Room, Uploader, bytes_of_linear, bytes_of_matrix, bytes_of_norm};
 pub use values::{Buffer, Values, ValuesMut};
 pub use weight::{Bytes, Linear, Norm, NormKind, Permutation, Vector, Weight};
 
@@ -91,12 +91,12 @@ impl Executor {
         self.pool().is_none()
     }
 
-    /// The GPU's executor, if it computes there.
+    /// The GPU's half.
     #[cfg(feature = "cuda")]
-    pub fn cuda(&mut self) -> Option<&mut cuda::Executor> {
-        match &mut self.half {
-            Half::Cpu(_) => None,
-            Half::Cuda(cuda) => Some(cuda),
+    fn cuda_half(&self) -> Result<&cuda::Executor> {
+        match &self.half {
+            Half::Cpu(_) => Err(crate::Error::Device),
+            Half::Cuda(cuda) => Ok(cuda),
         }
     }
 }

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use super::{Device, Linear, Norm};
+use super::{Device, Executor, Linear, Norm};
 #[cfg(feature = "cuda")]
 use crate::cuda;
 use crate::{Pool, Result};
@@ -51,6 +51,47 @@ impl Uploader {
         }
     }
 
+    /// Memory on the device for parameters that come and go ([`Uploader::begin_in`]).
+    ///
+    /// # Errors
+    /// [`Error::Cuda`](crate::Error::Cuda) with the amounts if the GPU has too little memory.
+    pub fn room(&self, bytes: usize) -> Result<Room> {
+        match &self.half {
+            Half::Cpu => Ok(Room::default()),
+            #[cfg(feature = "cuda")]
+            Half::Cuda(loader) => {
+                Ok(Room { memory: Some(Arc::new(cuda::Memory::new(loader.card(), bytes)?)) })
+            }
+        }
+    }
+
+    /// Puts the parameters that follow into `room`, in place of those it held: `after` has queued all that uses them.
+    ///
+    /// # Errors
+    /// [`Error::Cuda`](crate::Error::Cuda) if the GPU is lost.
+    pub fn begin_in(&mut self, room: &Room, after: &Executor) -> Result<()> {
+        match &mut self.half {
+            Half::Cpu => Ok(()),
+            #[cfg(feature = "cuda")]
+            Half::Cuda(loader) => {
+                let memory = room.memory.as_ref().ok_or(crate::Error::Device)?;
+                loader.begin_in(memory, after.cuda_half()?.done()?)
+            }
+        }
+    }
+
+    /// Lets what `executor` does from now on wait for the parameters that were moved before.
+    ///
+    /// # Errors
+    /// [`Error::Cuda`](crate::Error::Cuda) if the GPU is lost.
+    pub fn before(&mut self, executor: &Executor) -> Result<()> {
+        match &mut self.half {
+            Half::Cpu => Ok(()),
+            #[cfg(feature = "cuda")]
+            Half::Cuda(loader) => executor.cuda_half()?.wait(loader.arrived()?),
+        }
+    }
+
     /// This layer on the device.
     ///
     /// # Errors
@@ -86,6 +127,13 @@ impl Uploader {
             Half::Cuda(loader) => loader.finish(),
         }
     }
+}
+
+/// Memory for parameters that come and go.
+#[derive(Debug, Default)]
+pub struct Room {
+    #[cfg(feature = "cuda")]
+    memory: Option<Arc<cuda::Memory>>,
 }
 
 /// Bytes that a vector of `length` numbers takes on a GPU.

@@ -16,7 +16,7 @@ mod workspace;
 
 use std::collections::HashMap;
 
-use super::{Card, Function, Launch, Memory, Stream};
+use super::{Card, Event, Function, Launch, Memory, Stream};
 use crate::Result;
 
 use replay::{Recording, Upload};
@@ -43,6 +43,7 @@ pub struct Executor {
     recording: Recording,
     /// The segment of this pass.
     segment: usize,
+    done: Event,
 }
 
 /// How a kernel is launched.
@@ -80,7 +81,25 @@ impl Executor {
             results: Vec::new(),
             recording: Recording::default(),
             segment: 0,
+            done: Event::new(card)?,
         })
+    }
+
+    /// An event behind all that was queued so far.
+    ///
+    /// # Errors
+    /// The card is lost.
+    pub fn done(&self) -> Result<&Event> {
+        self.stream.record(&self.done)?;
+        Ok(&self.done)
+    }
+
+    /// Lets what is queued from now on wait for an event.
+    ///
+    /// # Errors
+    /// The card is lost.
+    pub fn wait(&self, event: &Event) -> Result<()> {
+        Ok(self.stream.wait(event)?)
     }
 
     /// The card.

@@ -1,0 +1,58 @@
+//! Layers in RAM that are computed on a GPU: their weights are moved there one layer after the other, each while the one
+//! before is computed.
+//!
+//! ```text
+//! bus      layer 3 -> room 1 | layer 4 -> room 0 | layer 5 -> room 1 | …
+//! GPU      layer 2 in room 0 | layer 3 in room 1 | layer 4 in room 0 | …
+//! ```
+//!
+//! That pays for batches of many tokens, which the CPU computes slowly; for few it is faster to compute where the weights
+//! are.
+
+use quern_compute::{Executor, Room, Uploader};
+
+use crate::weights::Block;
+use crate::{Model, Result};
+
+/// Tokens of a batch from which on layers in RAM are computed on the GPU.
+pub(crate) const STREAMED_FROM: usize = 32;
+
+/// Moves layers to one GPU.
+#[derive(Debug)]
+pub(crate) struct Streamer {
+    uploader: Uploader,
+    rooms: [Room; 2],
+    /// Bytes moved so far.
+    moved: u64,
+}
+
+impl Streamer {
+    /// For the layers of `model` that are not on a GPU, to the device of `executor`.
+    pub(crate) fn new(model: &Model, executor: &Executor) -> Result<Self> {
+        let largest = model.placement.streamed().map(|layer| model.weights.blocks[layer].gpu_bytes()).max();
+        let uploader = Uploader::new(&executor.device(), &model.pool)?;
+        let bytes = largest.unwrap_or(0);
+        let rooms = [uploader.room(bytes)?, uploader.room(bytes)?];
+        Ok(Self { uploader, rooms, moved: 0 })
+    }
+
+    /// Begins to move a layer; `executor` waits for it before what it is given next.
+    pub(crate) fn bring(
+        &mut self,
+        model: &Model,
+        layer: usize,
+        turn: usize,
+        executor: &Executor,
+    ) -> Result<Block> {
+        self.uploader.begin_in(&self.rooms[turn % 2], executor)?;
+        let block = model.weights.blocks[layer].upload(&mut self.uploader)?;
+        self.uploader.before(executor)?;
+        self.moved += block.gpu_bytes() as u64;
+        Ok(block)
+    }
+
+    /// Bytes moved so far.
+    pub(crate) fn moved(&self) -> u64 {
+        self.moved
+    }
+}
