@@ -78,6 +78,15 @@ fn words(remedy: &Remedy) -> String {
         }
         Remedy::SmallerCache { quantize: true } => "use a smaller --context or --kv q8_0",
         Remedy::SmallerCache { quantize: false } => "use a smaller --context",
+        Remedy::FewerGpuLayers { fitting: 0 } => {
+            "use a smaller --context or --kv q8_0, or compute on the CPU with --device cpu"
+        }
+        Remedy::FewerGpuLayers { fitting } => {
+            return format!(
+                "use --ngl {fitting}, a smaller --context or --kv q8_0, or leave --ngl out for as many as fit"
+            );
+        }
+        Remedy::UseCpu => "use --device cpu, or --device auto, which takes a GPU only where there is one",
         Remedy::ChooseChatTemplate { builtin } => {
             let others: String = builtin.iter().skip(1).map(|name| format!("{name}, ")).collect();
             let first = builtin.first().copied().unwrap_or("FILE");

@@ -27,7 +27,7 @@ mod model;
 mod observer;
 mod parallel;
 mod perplexity;
-mod placement;
+pub mod placement;
 pub mod random;
 mod rope;
 mod sampling;

@@ -8,7 +8,7 @@ use quern_model::{Config, RopeScaling, Tokenizer, View};
 use quern_tensor_io::{Checkpoint, Error as FileError};
 
 use crate::load::LoadIn;
-use crate::placement::{self, MemoryPlan, Placement};
+use crate::placement::{self, MemoryPlan, Placement, RamRoom, SizeOptions, Sizes};
 use crate::rope::Rotation;
 use crate::weights::Weights;
 use crate::{Error, KvType, Result, Session, SessionOptions};
@@ -43,6 +43,7 @@ pub struct Model {
     pub(crate) rotation: Rotation,
     pub(crate) pool: Pool,
     pub(crate) placement: Placement,
+    sizes: Sizes,
     notes: Vec<String>,
     tokenizer: OnceLock<Tokenizer>,
 }
@@ -70,13 +71,14 @@ impl Model {
         if let Some(limit) = max_memory {
             placement::check_made(&view, load_in, limit)?;
         }
+        let sizes = Sizes::of(&view, SizeOptions { threads, load_in, kv: KvType::default() })?;
         let pool = Pool::new(threads);
         let weights = Weights::resolve(&view, &config, load_in, &pool)?;
         let placement = Placement::new(&checkpoint, &weights, max_memory);
         let notes = view.notes().to_vec();
         drop(view);
         let tokenizer = OnceLock::new();
-        Ok(Self { checkpoint, config, weights, rotation, pool, placement, notes, tokenizer })
+        Ok(Self { checkpoint, config, weights, rotation, pool, placement, sizes, notes, tokenizer })
     }
 
     /// Opens `path` (file or directory) and loads it.
@@ -131,6 +133,16 @@ impl Model {
     /// [`Error::Memory`] with the numbers if not even one layer at a time fits.
     pub fn memory_plan(&self, options: SessionOptions) -> Result<Option<MemoryPlan>> {
         self.placement.plan(Session::fitting(self, options)?.1)
+    }
+
+    /// The sizes that placement counts, with keys and values kept as `kv`.
+    pub fn sizes(&self, kv: KvType) -> Sizes {
+        self.sizes.clone().with_cache(&self.config, kv)
+    }
+
+    /// The bound on this process's memory, if the model has one.
+    pub fn ram_room(&self) -> Option<RamRoom> {
+        self.placement.ram_room()
     }
 
     /// What a user should know of the checkpoint: labels that contradict the tensors and the like.

@@ -17,6 +17,12 @@
 //! Reading ahead fills only the system's file cache, which is not the process's memory.
 
 mod ahead;
+mod devices;
+mod options;
+mod plan;
+mod report;
+mod sizes;
+mod spread;
 mod unit;
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -32,6 +38,12 @@ use crate::{Error, Result};
 
 use ahead::Ahead;
 use unit::{Tables, Unit};
+
+pub use devices::{DeviceError, DeviceInfo, GpuRoom, NoCuda, OLDEST_CAPABILITY, cards};
+pub use options::{DeviceChoice, GpuLayers, MemoryLimits, PlacementOptions};
+pub use plan::{Capacity, Location, NoFit, Plan, RamRoom, Session, Shortage, Usage};
+pub use report::{DeviceReport, PlacementReport, Source, Transfer};
+pub use sizes::{ScratchSizes, SizeOptions, Sizes, UnitSize, device_bytes};
 
 /// Left for what is not counted: pages around those touched, stacks, the kernel's own imprecision.
 const MARGIN: u64 = 12 << 20;
@@ -134,14 +146,18 @@ impl Placement {
 
     /// The number of units that can be kept in `room` bytes.
     fn fitting(&self, room: u64, tokens: usize) -> usize {
-        let count = self.units.len();
-        let before = |count: usize| self.units[..count].iter().map(Unit::bytes).sum::<u64>();
-        // All of them need no window but that of the rows.
-        if before(count).saturating_add(self.tables.touched_by(tokens)) <= room {
-            return count;
-        }
-        let fits = |&kept: &usize| before(kept).saturating_add(self.window(kept, tokens)) <= room;
-        (0..count).take_while(fits).last().unwrap_or(0)
+        let units: Vec<u64> = self.units.iter().map(Unit::bytes).collect();
+        plan::kept(&units, self.tables.touched_by(tokens), room).unwrap_or(0)
+    }
+
+    /// The bound as the pure plan takes it.
+    pub fn ram_room(&self) -> Option<RamRoom> {
+        let own = resident().map_or(0, |r| r.own);
+        self.bound.map(|bound| RamRoom {
+            bound: bound.bytes,
+            other: self.rest(bound, own),
+            asked: bound.asked,
+        })
     }
 
     /// The placement for a session with these needs.
@@ -280,6 +296,20 @@ fn bound(
     }
     let Resident { own, mapped } = settled();
     Some(Bound { bytes: available.saturating_add(own).saturating_add(mapped), asked: false, other: mapped })
+}
+
+/// RAM for a model that is not loaded, under a limit or what the system has free; `units` is the number of its blocks
+/// and its head.
+pub fn ram_room(limit: Option<u64>, units: usize) -> Option<RamRoom> {
+    let Resident { own, mapped } = resident().unwrap_or(Resident { own: 0, mapped: 0 });
+    let other = own + mapped + MARGIN + AROUND * units as u64;
+    match limit {
+        Some(bound) => Some(RamRoom { bound, other, asked: true }),
+        None => {
+            let available = (available_memory()? as f64 * SHARE) as u64;
+            Some(RamRoom { bound: available.saturating_add(other), other, asked: false })
+        }
+    }
 }
 
 /// Refuses weights made while loading (packed layers unpacked, others quantized) that are more than the limit:

@@ -59,6 +59,13 @@ pub enum Remedy {
         /// Whether keys and values can still be stored in fewer bits.
         quantize: bool,
     },
+    /// Put fewer layers on GPUs, or make the cache of keys and values smaller.
+    FewerGpuLayers {
+        /// So many fit.
+        fitting: usize,
+    },
+    /// Compute on the CPU.
+    UseCpu,
     /// Choose a chat template.
     ChooseChatTemplate {
         /// The names of those that come with quern.
