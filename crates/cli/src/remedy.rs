@@ -132,6 +132,8 @@ mod tests {
         for (remedy, expected) in [
             (Remedy::ChooseDtype(&[BF16, F32]), "choose --dtype bf16 or f32"),
             (Remedy::TypeNewKey { edit: "a.b:str=1".into() }, "--set a.b:str=1"),
+            (Remedy::FewerGpuLayers { fitting: 17 }, "use --ngl 17"),
+            (Remedy::FewerGpuLayers { fitting: 0 }, "--device cpu"),
             (template, "--chat-template chatml (or phi3, zephyr, or a Jinja file)"),
         ] {
             assert!(words(&remedy).contains(expected), "{}", words(&remedy));

@@ -46,7 +46,7 @@ pub use generate::{
 pub use layerwise::{Calibrator, Layerwise, Replacement};
 pub use load::LoadIn;
 pub use memory::{Resident, available_memory, peak_memory_bytes, resident};
-pub use model::{LoadOptions, Model};
+pub use model::{LoadOptions, Model, check_context, default_context};
 pub use observer::{LinearGroup, LinearInfo, Observer, ObserverError};
 pub use perplexity::{Divergence, PerplexityOptions, PerplexityReport, perplexity, perplexity_of_tokens};
 pub use placement::MemoryPlan;

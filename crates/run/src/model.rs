@@ -8,7 +8,7 @@ use quern_model::{Config, RopeScaling, Tokenizer, View};
 use quern_tensor_io::{Checkpoint, Error as FileError};
 
 use crate::load::LoadIn;
-use crate::placement::{self, MemoryPlan, Placement, RamRoom, SizeOptions, Sizes};
+use crate::placement::{self, MemoryPlan, Placement, SizeOptions, Sizes};
 use crate::rope::Rotation;
 use crate::weights::Weights;
 use crate::{Error, KvType, Result, Session, SessionOptions};
@@ -140,11 +140,6 @@ impl Model {
         self.sizes.clone().with_cache(&self.config, kv)
     }
 
-    /// The bound on this process's memory, if the model has one.
-    pub fn ram_room(&self) -> Option<RamRoom> {
-        self.placement.ram_room()
-    }
-
     /// What a user should know of the checkpoint: labels that contradict the tensors and the like.
     pub fn notes(&self) -> &[String] {
         &self.notes
@@ -165,9 +160,9 @@ impl Model {
         self.pool.threads()
     }
 
-    /// The context to use where nobody asked for one: what the model was trained for, 4096 at most.
+    /// As the function [`default_context`].
     pub fn default_context(&self) -> usize {
-        self.config.context_length.min(4096)
+        default_context(&self.config)
     }
 
     /// The tokenizer, read when first asked for (a model without one can be benchmarked).
@@ -195,22 +190,35 @@ impl Model {
         self.weights.blocks.first().is_some_and(|b| matches!(b.qkv, crate::weights::Qkv::Fused { .. }))
     }
 
-    /// Refuses a context of 0 or beyond what the model was trained for.
+    /// As the function [`check_context`].
     pub(crate) fn check_context(&self, context: usize) -> Result<()> {
-        let trained = self.config.context_length;
-        if context == 0 || context > trained {
-            let dynamic = match self.config.rope.scaling {
-                RopeScaling::Dynamic { .. } => "; dynamic rope scaling beyond it is not supported",
-                RopeScaling::None
-                | RopeScaling::Linear { .. }
-                | RopeScaling::Llama3 { .. }
-                | RopeScaling::Yarn { .. }
-                | RopeScaling::Long { .. } => "",
-            };
-            return Err(Error::Option(format!(
-                "context is {context}, it must be from 1 to {trained}, what the model was trained for{dynamic}"
-            )));
-        }
-        Ok(())
+        check_context(&self.config, context)
     }
+}
+
+/// Refuses a context of 0 or beyond what the model was trained for.
+///
+/// # Errors
+/// [`Error::Option`] with the range.
+pub fn check_context(config: &Config, context: usize) -> Result<()> {
+    let trained = config.context_length;
+    if context == 0 || context > trained {
+        let dynamic = match config.rope.scaling {
+            RopeScaling::Dynamic { .. } => "; dynamic rope scaling beyond it is not supported",
+            RopeScaling::None
+            | RopeScaling::Linear { .. }
+            | RopeScaling::Llama3 { .. }
+            | RopeScaling::Yarn { .. }
+            | RopeScaling::Long { .. } => "",
+        };
+        return Err(Error::Option(format!(
+            "context is {context}, it must be from 1 to {trained}, what the model was trained for{dynamic}"
+        )));
+    }
+    Ok(())
+}
+
+/// The context to use where nobody asked for one: what the model was trained for, 4096 at most.
+pub fn default_context(config: &Config) -> usize {
+    config.context_length.min(4096)
 }

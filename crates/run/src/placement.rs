@@ -150,16 +150,6 @@ impl Placement {
         plan::kept(&units, self.tables.touched_by(tokens), room).unwrap_or(0)
     }
 
-    /// The bound as the pure plan takes it.
-    pub fn ram_room(&self) -> Option<RamRoom> {
-        let own = resident().map_or(0, |r| r.own);
-        self.bound.map(|bound| RamRoom {
-            bound: bound.bytes,
-            other: self.rest(bound, own),
-            asked: bound.asked,
-        })
-    }
-
     /// The placement for a session with these needs.
     ///
     /// # Errors
@@ -298,18 +288,19 @@ fn bound(
     Some(Bound { bytes: available.saturating_add(own).saturating_add(mapped), asked: false, other: mapped })
 }
 
-/// RAM for a model that is not loaded, under a limit or what the system has free; `units` is the number of its blocks
-/// and its head.
+/// RAM for a model that is not loaded yet, under a limit or what the system has free; `units` is the number of its
+/// blocks and its head.
 pub fn ram_room(limit: Option<u64>, units: usize) -> Option<RamRoom> {
     let Resident { own, mapped } = resident().unwrap_or(Resident { own: 0, mapped: 0 });
-    let other = own + mapped + MARGIN + AROUND * units as u64;
-    match limit {
-        Some(bound) => Some(RamRoom { bound, other, asked: true }),
+    let other = own + mapped + MARGIN;
+    let room = match limit {
+        Some(bound) => RamRoom { bound, other, asked: true },
         None => {
             let available = (available_memory()? as f64 * SHARE) as u64;
-            Some(RamRoom { bound: available.saturating_add(other), other, asked: false })
+            RamRoom { bound: available.saturating_add(other), other, asked: false }
         }
-    }
+    };
+    Some(room.with_units(units))
 }
 
 /// Refuses weights made while loading (packed layers unpacked, others quantized) that are more than the limit:

@@ -8,10 +8,13 @@ use std::sync::Arc;
 use anyhow::Context;
 use quern_quantize::calibration::{self, TextSource};
 use quern_quantize::load_in::{LoadScheme, Loader};
-use quern_run::{GenerateOptions, GenerateReport, LoadIn, LoadOptions, Model, SessionOptions};
+use quern_run::placement::{Capacity, PlacementReport, Plan, ram_room};
+use quern_run::{
+    GenerateOptions, GenerateReport, LoadIn, LoadOptions, Model, Resident, SessionOptions, resident,
+};
 use serde::Serialize;
 
-use crate::{format, model};
+use crate::{args, format, model};
 
 pub mod bench;
 pub mod convert;
@@ -19,6 +22,7 @@ pub mod demo;
 pub mod imatrix;
 pub mod inspect;
 pub mod perplexity;
+pub mod placement;
 pub mod pull;
 pub mod quantize;
 pub mod run;
@@ -28,11 +32,53 @@ pub type Outcome = anyhow::Result<ExitCode>;
 
 /// Opens the model and prepares it for running.
 fn load(path: &Path, threads: usize) -> anyhow::Result<Model> {
-    load_within(path, threads, None, None)
+    loaded(path, threads, None, None)
 }
 
-/// As [`load`], with weights quantized to `scheme`, to run within so many bytes of memory.
-fn load_within(
+/// A model, and what its placement is reported from.
+struct Placed {
+    model: Model,
+    capacity: Capacity,
+    /// Memory of this process before loading.
+    before: Option<Resident>,
+    /// And when the model was loaded.
+    after: Option<Resident>,
+}
+
+impl Placed {
+    /// Where the layers are, and the memory that was used. `None` if the sizes allow no plan.
+    fn report(
+        &self,
+        args: &args::Placement,
+        session: SessionOptions,
+        rows: usize,
+    ) -> Option<PlacementReport> {
+        let sizes = self.model.sizes(args.kv);
+        let plan = Plan::fitting(&sizes, &self.capacity, placement::session(args, session, rows)).ok()?;
+        let report = PlacementReport::planned(&sizes, &self.capacity, &plan);
+        Some(report.with_process_memory(self.before, self.after))
+    }
+}
+
+/// As [`load`], with weights quantized to `scheme`, placed as the options say.
+fn load_placed(
+    path: &Path,
+    threads: usize,
+    scheme: Option<LoadScheme>,
+    args: &args::Placement,
+) -> anyhow::Result<Placed> {
+    let gpus = placement::gpus(args)?;
+    let limit = args.options().memory.ram;
+    let before = resident();
+    let mut capacity = Capacity { gpus, ram: ram_room(limit, 0) };
+    let model = loaded(path, threads, scheme, limit)?;
+    // The number of units is known only now, the memory must be that of before.
+    capacity.ram = capacity.ram.map(|room| room.with_units(model.config().layers + 1));
+    Ok(Placed { model, capacity, before, after: resident() })
+}
+
+/// Opens and loads a model.
+fn loaded(
     path: &Path,
     threads: usize,
     scheme: Option<LoadScheme>,

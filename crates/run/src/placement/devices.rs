@@ -55,7 +55,7 @@ pub enum NoCuda {
 pub enum DeviceError {
     /// No card can be used.
     #[error("there is no CUDA device: {0}")]
-    NoCuda(#[from] NoCuda),
+    NoCuda(NoCuda),
     /// There is no card of this number.
     #[error("there is no device {index}{}", listed(.there))]
     NoSuchCard {
@@ -85,6 +85,13 @@ pub enum DeviceError {
         /// Numbers and names of the cards in use.
         in_use: Vec<(usize, String)>,
     },
+}
+
+/// Not as a source: the text has its words already.
+impl From<NoCuda> for DeviceError {
+    fn from(reason: NoCuda) -> Self {
+        Self::NoCuda(reason)
+    }
 }
 
 fn names(cards: &[(usize, String)]) -> String {

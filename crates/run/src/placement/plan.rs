@@ -26,6 +26,8 @@ use super::spread::Rooms;
 /// Units that a GPU has room for beside its own while others are in RAM or on disk: one is computed with while the next
 /// is copied.
 const STAGED_UNITS: u64 = 2;
+/// Smaller batches read the weights so often that memory is better spent on them.
+const SMALLEST_BATCH: usize = 32;
 /// Pages that the system maps around a unit's ends.
 pub(super) const ENDS: u64 = 2 * super::AROUND;
 
@@ -58,6 +60,13 @@ pub struct RamRoom {
     pub other: u64,
     /// By the user; else it is what the system has free, and counts only for models larger than that.
     pub asked: bool,
+}
+
+impl RamRoom {
+    /// The same for a model of so many units: around each of them some pages of its neighbours may be mapped.
+    pub fn with_units(self, units: usize) -> Self {
+        Self { other: self.other.saturating_add(super::AROUND * units as u64), ..self }
+    }
 }
 
 /// What the session needs.
@@ -233,6 +242,22 @@ impl Plan {
         let shortage = (may_all && first > 0).then(|| planner.shortage(sizes.units.len()));
         let usage = planner.usage(&units, &ranges);
         Ok(Self { units, usage, shortage, session })
+    }
+
+    /// As [`Plan::new`], with smaller batches where otherwise it would not fit: a batch of 32 is the smallest that
+    /// memory is saved on.
+    ///
+    /// # Errors
+    /// As [`Plan::new`].
+    pub fn fitting(sizes: &Sizes, capacity: &Capacity, mut session: Session) -> Result<Self, NoFit> {
+        loop {
+            match Self::new(sizes, capacity, session) {
+                Err(_) if session.batch > SMALLEST_BATCH => {
+                    session.batch = (session.batch / 2).max(SMALLEST_BATCH);
+                }
+                done => return done,
+            }
+        }
     }
 
     /// Number of units on GPUs: the last ones.

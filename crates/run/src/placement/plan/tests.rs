@@ -92,6 +92,10 @@ fn place(sizes: &Sizes, capacity: &Capacity, gpu_layers: GpuLayers, context: usi
     Ok(plan)
 }
 
+fn one(range: Range<usize>) -> Vec<Range<usize>> {
+    vec![range]
+}
+
 fn auto(sizes: &Sizes, capacity: &Capacity, context: usize) -> Plan {
     place(sizes, capacity, GpuLayers::Auto, context).unwrap()
 }
@@ -150,8 +154,8 @@ fn so_many_layers_as_asked_for_the_head_first() {
     let (sizes, capacity) = (q4_k_m(), machine(&[24 * GIB]));
     let layers = |count| place(&sizes, &capacity, GpuLayers::Last(count), 4096).unwrap();
     let plan = layers(17);
-    assert_eq!(plan.blocks_on(Location::Gpu(0)), [16..32]);
-    assert_eq!(plan.blocks_on(Location::Ram), [0..16]);
+    assert_eq!(plan.blocks_on(Location::Gpu(0)), one(16..32));
+    assert_eq!(plan.blocks_on(Location::Ram), one(0..16));
     assert_eq!(plan.shortage, None, "nothing else was asked for");
     let gpu = plan.on(Location::Gpu(0)).unwrap();
     let largest = sizes.units[..16].iter().map(|unit| unit.gpu).max().unwrap();
@@ -244,7 +248,7 @@ fn what_ram_does_not_hold_is_streamed() {
     let sizes = f16();
     let plan = auto(&sizes, &bounded(&[], 6 * GIB, true), 4096);
     let (ram, disk) = (plan.on(Location::Ram).unwrap(), plan.on(Location::Disk).unwrap());
-    assert_eq!(plan.blocks_on(Location::Ram), [0..ram.blocks], "kept from the first on");
+    assert_eq!(plan.blocks_on(Location::Ram), one(0..ram.blocks), "kept from the first on");
     assert!(ram.blocks == 12 && disk.head && !ram.head, "{plan:?}");
     assert_eq!(ram.cache, 512 * MIB, "the cache of streamed layers is in RAM too");
     assert_eq!(disk.read_per_token, disk.weights);
@@ -253,8 +257,8 @@ fn what_ram_does_not_hold_is_streamed() {
     let kept = plan.on(Location::Ram).unwrap().blocks;
     let first = 33 - plan.gpu_units();
     assert!(kept > 0 && kept < first, "{plan:?}");
-    assert_eq!(plan.blocks_on(Location::Disk), [kept..first]);
-    assert_eq!(plan.blocks_on(Location::Gpu(0)), [first..32]);
+    assert_eq!(plan.blocks_on(Location::Disk), one(kept..first));
+    assert_eq!(plan.blocks_on(Location::Gpu(0)), one(first..32));
     // What the system has counts only for a model that is larger.
     let plan = auto(&sizes, &bounded(&[], 16 * GIB, false), 4096);
     assert!(plan.units.iter().all(|&unit| unit == Location::Ram));
@@ -275,6 +279,22 @@ fn ram_too_small_for_one_layer_is_an_error_with_numbers() {
     assert!(place(&f16(), &bounded(&[24 * GIB], 700 * MIB, true), GpuLayers::Auto, 4096).is_ok());
     let error = place(&f16(), &bounded(&[], 700 * MIB, false), GpuLayers::Auto, 4096).unwrap_err();
     assert_eq!(error.remedy(), Remedy::FreeMemory);
+}
+
+#[test]
+fn the_batch_becomes_smaller_before_nothing_fits() {
+    let (sizes, capacity) = (f16(), bounded(&[], 1050 * MIB, true));
+    let wide = session(GpuLayers::Auto, 4096);
+    assert!(Plan::new(&sizes, &capacity, wide).is_err());
+    let plan = Plan::fitting(&sizes, &capacity, wide).unwrap();
+    assert_eq!(plan.session, Session { batch: 256, ..wide });
+    let roomy = bounded(&[], 2 * GIB, true);
+    assert_eq!(Plan::fitting(&sizes, &roomy, wide), Plan::new(&sizes, &roomy, wide));
+    let error = Plan::fitting(&sizes, &bounded(&[], 700 * MIB, true), wide).unwrap_err();
+    assert!(
+        matches!(error, NoFit::Ram { scratch, .. } if scratch == sizes.scratch.in_ram(32) + 4 * 32000),
+        "{error:?}"
+    );
 }
 
 #[test]
