@@ -86,6 +86,9 @@ fn words(remedy: &Remedy) -> String {
                 "use --ngl {fitting}, a smaller --context or --kv q8_0, or leave --ngl out for as many as fit"
             );
         }
+        Remedy::FreeGpuMemory => {
+            "free memory of the GPU, put fewer layers there with --ngl, or use a smaller --context or --kv q8_0"
+        }
         Remedy::UseCpu => "use --device cpu, or --device auto, which takes a GPU only where there is one",
         Remedy::ChooseChatTemplate { builtin } => {
             let others: String = builtin.iter().skip(1).map(|name| format!("{name}, ")).collect();

@@ -1,8 +1,9 @@
 //! Plans of models of known shapes on made-up machines.
 
-use quern_tensor_io::ElementType as T;
+use quern_tensor_io::{ElementType as T, Remedy};
 
 use super::super::sizes::{ScratchSizes, device_bytes};
+use super::planner::ENDS;
 use super::*;
 
 const GIB: u64 = 1 << 30;
