@@ -65,6 +65,8 @@ fn perplexity_and_bench_have_dry_runs_too() {
     let list = json(&[&base[..], &["--reference", &model(), "--json"]].concat());
     assert_eq!((&list[0]["model"], &list[1]["model"]), (&q4().into(), &model().into()), "{list}");
     assert_eq!(list[0]["context"], 512);
+    let eight = json(&[&base[..], &["--reference", &model(), "--json", "--kv", "q8_0"]].concat());
+    assert_eq!((&eight[0]["kv"], &eight[1]["kv"]), (&"q8_0".into(), &"f16".into()), "{eight}");
     assert!(stdout(&quern(base)).contains("embedding, 0-"));
     let list = json(&["bench", &q4(), &model(), "--dry-run", "--json", "-n", "16", "-p", "64", "-d", "32"]);
     assert_eq!((&list[0]["context"], &list[1]["context"]), (&96.into(), &96.into()), "{list}");

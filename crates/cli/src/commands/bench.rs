@@ -23,7 +23,7 @@ pub fn run(args: &args::Bench) -> Outcome {
         SessionOptions { context, kv, ..SessionOptions::default() }
     };
     if args.placement.dry_run {
-        let planned = |path| Planned { path, load_in: args.load.load_in, session: &session, rows: 1 };
+        let planned = |path| Planned { path, load_in: args.load.load_in, session: &session, kv, rows: 1 };
         let models: Vec<_> = args.models().map(planned).collect();
         return placement::dry_run(&models, &args.placement, threads, false, args.json);
     }

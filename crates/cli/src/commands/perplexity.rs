@@ -3,7 +3,7 @@
 use std::process::ExitCode;
 
 use quern_model::Config;
-use quern_run::{PerplexityOptions, SessionOptions};
+use quern_run::{KvType, PerplexityOptions, SessionOptions};
 
 use super::placement::{self, Planned};
 use super::{Outcome, load_placed, print, print_json, read_text, warn_of_memory};
@@ -12,7 +12,6 @@ use crate::progress::{Bar, Unit};
 
 /// Measures and prints `perplexity ± standard error`.
 pub fn run(args: &args::Perplexity) -> Outcome {
-    let text = read_text(&args.text)?;
     let threads = args.threads.count();
     let (context, kv) = (args.context, args.placement.kv);
     let session = SessionOptions { context, ..SessionOptions::default() };
@@ -20,12 +19,14 @@ pub fn run(args: &args::Perplexity) -> Outcome {
     let rows = context - context / 2;
     if args.placement.dry_run {
         let session = |_: &Config| session;
-        let planned = |path, load_in| Planned { path, load_in, session: &session, rows };
-        let reference = args.reference.iter().map(|path| planned(path, None));
+        let planned = |path, load_in, kv| Planned { path, load_in, session: &session, kv, rows };
+        // A reference keeps keys and values in f16.
+        let reference = args.reference.iter().map(|path| planned(path, None, KvType::F16));
         let models: Vec<_> =
-            [planned(args.model(), args.load.load_in)].into_iter().chain(reference).collect();
+            [planned(args.model(), args.load.load_in, kv)].into_iter().chain(reference).collect();
         return placement::dry_run(&models, &args.placement, threads, true, args.json);
     }
+    let text = read_text(&args.text)?;
     let placed = load_placed(args.model(), threads, args.load.load_in, &args.placement)?;
     let reference = args.reference.as_deref();
     let reference = reference.map(|path| load_placed(path, threads, None, &args.placement)).transpose()?;

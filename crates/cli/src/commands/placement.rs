@@ -2,6 +2,7 @@
 
 use std::path::Path;
 use std::process::ExitCode;
+use std::sync::Once;
 
 use anyhow::bail;
 use quern_hub::Remote;
@@ -11,12 +12,15 @@ use quern_run::placement::{
     Capacity, DeviceChoice, DeviceReport, GpuLayers, GpuRoom, PlacementReport, Plan, Session, SizeOptions,
     Sizes, Source, Transfer, cards, ram_room,
 };
-use quern_run::{LoadIn, SessionOptions};
+use quern_run::{KvType, LoadIn, SessionOptions};
 use quern_tensor_io::Checkpoint;
 use serde_json::{Value, json};
 
 use super::{Outcome, print, print_json};
 use crate::{args, format, model};
+
+/// Whether the user knows that `--ngl` has no effect.
+static NOTED: Once = Once::new();
 
 /// The cards to use. Says so where layers were asked for on GPUs and there is none.
 ///
@@ -24,19 +28,22 @@ use crate::{args, format, model};
 /// A card that was asked for is not there or cannot be used.
 pub fn gpus(args: &args::Placement) -> anyhow::Result<Vec<GpuRoom>> {
     let options = args.options();
-    let cards = cards();
+    let cards = match options.device {
+        // No driver is loaded for that.
+        DeviceChoice::Cpu => Ok(Vec::new()),
+        DeviceChoice::Auto | DeviceChoice::Cuda(_) => cards(),
+    };
     let why = cards.as_ref().err().map(|reason| format!(": {reason}")).unwrap_or_default();
     let gpus = options.choose(cards).map_err(quern_run::Error::from)?;
     let asked = !matches!(options.gpu_layers, GpuLayers::Auto | GpuLayers::Last(0));
     if gpus.is_empty() && asked {
-        match options.device {
+        // Once, however many models are loaded.
+        NOTED.call_once(|| match options.device {
             DeviceChoice::Cpu => eprintln!("note: --ngl has no effect with --device cpu"),
-            DeviceChoice::Auto | DeviceChoice::Cuda(_) => {
-                eprintln!(
-                    "note: --ngl has no effect, the CPU computes all layers: there is no GPU to use{why}"
-                );
-            }
-        }
+            DeviceChoice::Auto | DeviceChoice::Cuda(_) => eprintln!(
+                "note: --ngl has no effect, the CPU computes all layers: there is no GPU to use{why}"
+            ),
+        });
     }
     Ok(gpus)
 }
@@ -64,6 +71,8 @@ pub struct Planned<'a> {
     pub load_in: Option<LoadScheme>,
     /// The session it would have.
     pub session: &'a dyn Fn(&Config) -> SessionOptions,
+    /// How it would keep keys and values.
+    pub kv: KvType,
     /// Most rows of logits wanted together.
     pub rows: usize,
 }
@@ -88,8 +97,8 @@ pub fn dry_run(
                 gpu.room = gpu.room.saturating_sub(used);
             }
         }
-        text.push(described(planned.path, args, &report));
-        let mut value = json!({"model": planned.path, "kv": args.kv.name()});
+        text.push(described(planned, &report));
+        let mut value = json!({"model": planned.path, "kv": planned.kv.name()});
         if let (Value::Object(value), Value::Object(report)) = (&mut value, serde_json::to_value(&report)?) {
             value.extend(report);
         }
@@ -118,7 +127,7 @@ fn plan(
     let loader = planned.load_in.map(|scheme| Loader::new(&checkpoint, scheme)).transpose()?;
     let view = View::stored(&checkpoint)?;
     let load_in = loader.as_ref().map(|loader| loader as &dyn LoadIn);
-    let sizes = Sizes::of(&view, SizeOptions { threads, load_in, kv: args.kv })?;
+    let sizes = Sizes::of(&view, SizeOptions { threads, load_in, kv: planned.kv })?;
     let Some(config) = view.config() else {
         bail!("{}: its configuration is not known", planned.path.display())
     };
@@ -142,14 +151,14 @@ fn total(device: &DeviceReport) -> u64 {
 }
 
 /// A plan in words.
-fn described(path: &Path, args: &args::Placement, report: &PlacementReport) -> String {
+fn described(planned: &Planned<'_>, report: &PlacementReport) -> String {
     let mut text = format!(
         "{}: {} parameters, {} on disk; context {} ({}), batch {}; {} of {} layers on GPUs\n\n{}\n",
-        path.display(),
+        planned.path.display(),
         format::count(report.parameters),
         format::bytes(report.file_size),
         report.context,
-        args.kv.name(),
+        planned.kv.name(),
         report.batch,
         report.gpu_layers,
         report.layers,

@@ -155,7 +155,8 @@ impl GpuRoom {
     }
 }
 
-/// The cards of this machine in the driver's order, with what is free on each now.
+/// The cards of this machine in the driver's order, with what is free on each now, counted after quern has made its
+/// context there.
 ///
 /// # Errors
 /// Why there is none.

@@ -159,15 +159,15 @@ impl Plan {
         Ok(Self { units, usage, shortage, session })
     }
 
-    /// As [`Plan::new`], with smaller batches where otherwise it would not fit: a batch of 32 is the smallest that
-    /// memory is saved on.
+    /// As [`Plan::new`], with smaller batches where RAM is too small otherwise: a batch of 32 is the smallest that
+    /// memory is saved on. GPUs get no more layers in this way: they need batches to be fast.
     ///
     /// # Errors
     /// As [`Plan::new`].
     pub fn fitting(sizes: &Sizes, capacity: &Capacity, mut session: Session) -> Result<Self, NoFit> {
         loop {
             match Self::new(sizes, capacity, session) {
-                Err(_) if session.batch > SMALLEST_BATCH => {
+                Err(NoFit::Ram { .. }) if session.batch > SMALLEST_BATCH => {
                     session.batch = (session.batch / 2).max(SMALLEST_BATCH);
                 }
                 done => return done,

@@ -17,15 +17,15 @@ use crate::args;
 
 /// Streams the text to standard output, or prints everything as JSON at the end.
 pub fn run(args: &args::Run) -> Outcome {
-    // Before the model: reading it may take longer than finding out that there is no such file.
-    let prompt = prompt(args)?;
     let threads = args.threads.count();
     if args.placement.dry_run {
         let session = |config: &Config| session(args, config);
-        let planned =
-            placement::Planned { path: args.model(), load_in: args.load.load_in, session: &session, rows: 1 };
+        let (path, load_in, kv) = (args.model(), args.load.load_in, args.placement.kv);
+        let planned = placement::Planned { path, load_in, session: &session, kv, rows: 1 };
         return placement::dry_run(&[planned], &args.placement, threads, false, args.json);
     }
+    // Before the model: reading it may take longer than finding out that there is no such file.
+    let prompt = prompt(args)?;
     let placed = load_placed(args.model(), threads, args.load.load_in, &args.placement)?;
     let model = &placed.model;
     warn_of_memory(model, session(args, model.config()))?;

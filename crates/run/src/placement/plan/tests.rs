@@ -289,6 +289,11 @@ fn the_batch_becomes_smaller_before_nothing_fits() {
     assert!(Plan::new(&sizes, &capacity, wide).is_err());
     let plan = Plan::fitting(&sizes, &capacity, wide).unwrap();
     assert_eq!(plan.session, Session { batch: 256, ..wide });
+    let weights: u64 = sizes.units.iter().map(|unit| unit.gpu).sum();
+    let tight = machine(&[weights + 512 * MIB + 4 * 32000 + sizes.scratch.on_gpu(32)]);
+    let all = session(GpuLayers::All, 4096);
+    assert!(Plan::new(&sizes, &tight, Session { batch: 32, ..all }).is_ok());
+    assert!(Plan::fitting(&sizes, &tight, all).is_err(), "a GPU needs its batches");
     let roomy = bounded(&[], 2 * GIB, true);
     assert_eq!(Plan::fitting(&sizes, &roomy, wide), Plan::new(&sizes, &roomy, wide));
     let error = Plan::fitting(&sizes, &bounded(&[], 700 * MIB, true), wide).unwrap_err();
