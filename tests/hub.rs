@@ -240,6 +240,15 @@ fn a_model_is_inspected_without_being_downloaded() {
         assert!(share < 0.5, "{remote}");
         assert!(!home.path().join(".cache").exists());
 
+        let planned = |model: &str| {
+            let args = ["run", model, "--dry-run", "--json", "--device", "cpu"];
+            let mut report = json(&run(&server, home.path(), &args));
+            report["devices"][0].as_object_mut().unwrap().remove("available_bytes");
+            (report["devices"].clone(), report["parameters"].clone(), report["file_size"].clone())
+        };
+        assert_eq!(planned(name), planned(fixture(file).to_str().unwrap()));
+        assert!(!home.path().join(".cache").exists(), "a plan needs headers only");
+
         let text = stdout(&run(&server, home.path(), &["inspect", name, "--tensors"]));
         assert!(
             text.contains("from the Hub") && text.contains("blk.0.attn_q.weight") | text.contains("layers.0"),

@@ -11,6 +11,7 @@ mod hub;
 mod identify;
 mod imatrix;
 mod inspect;
+mod placement;
 mod quantize;
 mod requantize;
 mod run;

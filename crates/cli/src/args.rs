@@ -3,12 +3,14 @@
 //! clap prints the help from these definitions. The names of commands and options are a contract with users and
 //! scripts: they may be added to, never renamed.
 
+mod argv;
 mod bench;
 mod convert;
 mod demo;
 mod imatrix;
 mod inspect;
 mod perplexity;
+mod placement;
 mod pull;
 mod quantize;
 mod run;
@@ -18,7 +20,9 @@ mod shared;
 mod tests;
 mod values;
 
-use clap::{Parser, Subcommand};
+use std::ffi::OsString;
+
+use clap::{CommandFactory, Parser, Subcommand};
 
 pub use bench::Bench;
 pub use convert::Convert;
@@ -26,10 +30,10 @@ pub use demo::Demo;
 pub use imatrix::Imatrix;
 pub use inspect::Inspect;
 pub use perplexity::Perplexity;
+pub use placement::Placement;
 pub use pull::Pull;
 pub use quantize::{Quantize, Scheme};
 pub use run::Run;
-pub use shared::Memory;
 
 /// Shown after the list of commands.
 const FIRST_STEPS: &str = "\
@@ -49,6 +53,16 @@ pub struct Cli {
     /// What to do.
     #[command(subcommand)]
     pub command: Command,
+}
+
+impl Cli {
+    /// Parses a command line, the program's name first.
+    ///
+    /// # Errors
+    /// clap's, with the text to print and the exit code.
+    pub fn from_args(args: impl IntoIterator<Item = OsString>) -> Result<Self, clap::Error> {
+        Self::try_parse_from(argv::rewritten(&Self::command(), args))
+    }
 }
 
 /// The subcommands.
@@ -83,7 +97,7 @@ pub enum Command {
     ///
     /// Runs GGUF, safetensors, PyTorch, GPTQ, AWQ, compressed-tensors and bitsandbytes models on the CPU. The generated
     /// text is written to standard output while it is generated.
-    Run(Run),
+    Run(Box<Run>),
     /// Measure perplexity over a text, as llama-perplexity does
     ///
     /// The text is split into chunks of --context tokens, and the second half of each chunk is scored. With

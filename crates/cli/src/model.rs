@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, bail};
-use quern_hub::{Hub, Name, Settings};
+use quern_hub::{Hub, Name, Remote, Settings};
 use quern_model::identify;
 use quern_tensor_io::Checkpoint;
 
@@ -63,6 +63,22 @@ pub fn path(model: &Path) -> anyhow::Result<PathBuf> {
         eprintln!("note: {note}");
     }
     Ok(located.model)
+}
+
+/// Finds the model of an argument; of one that is on the Hub and not in the cache, only the headers are fetched.
+pub fn find(model: &Path) -> anyhow::Result<Remote> {
+    let Some(name) = name(model)? else { return Ok(Remote::Cached(model.to_path_buf())) };
+    let hub = hub(false)?;
+    if let Some(path) = hub.in_cache(&name, !hub.settings().offline) {
+        return Ok(Remote::Cached(path));
+    }
+    hub.headers(&name).or_else(|e| match hub.in_cache(&name, false).filter(|_| e.is_unreachable()) {
+        Some(path) => {
+            eprintln!("note: {e}; using what is in the cache");
+            Ok(Remote::Cached(path))
+        }
+        None => Err(e).with_context(|| not_here(model)),
+    })
 }
 
 /// Opens the model of an argument; what is no model is named for what it is.

@@ -78,6 +78,18 @@ fn words(remedy: &Remedy) -> String {
         }
         Remedy::SmallerCache { quantize: true } => "use a smaller --context or --kv q8_0",
         Remedy::SmallerCache { quantize: false } => "use a smaller --context",
+        Remedy::FewerGpuLayers { fitting: 0 } => {
+            "use a smaller --context or --kv q8_0, or compute on the CPU with --device cpu"
+        }
+        Remedy::FewerGpuLayers { fitting } => {
+            return format!(
+                "use --ngl {fitting}, a smaller --context or --kv q8_0, or leave --ngl out for as many as fit"
+            );
+        }
+        Remedy::FreeGpuMemory => {
+            "free memory of the GPU, put fewer layers there with --ngl, or use a smaller --context or --kv q8_0"
+        }
+        Remedy::UseCpu => "use --device cpu, or --device auto, which takes a GPU only where there is one",
         Remedy::ChooseChatTemplate { builtin } => {
             let others: String = builtin.iter().skip(1).map(|name| format!("{name}, ")).collect();
             let first = builtin.first().copied().unwrap_or("FILE");
@@ -91,7 +103,6 @@ fn words(remedy: &Remedy) -> String {
         Remedy::ChooseFolder => "choose another folder with -o, or set HF_HUB_CACHE to one",
         Remedy::InstallNvidiaDriver => "install the NVIDIA driver, or pass --device cpu",
         Remedy::UpdateNvidiaDriver => "install NVIDIA driver 550 or later, or pass --device cpu",
-        Remedy::UseCpu => "pass --device cpu",
         Remedy::LessOnCard => "put fewer layers on it with --ngl, take a smaller --context, or --kv q8_0",
     };
     text.to_owned()
@@ -127,6 +138,8 @@ mod tests {
         for (remedy, expected) in [
             (Remedy::ChooseDtype(&[BF16, F32]), "choose --dtype bf16 or f32"),
             (Remedy::TypeNewKey { edit: "a.b:str=1".into() }, "--set a.b:str=1"),
+            (Remedy::FewerGpuLayers { fitting: 17 }, "use --ngl 17"),
+            (Remedy::FewerGpuLayers { fitting: 0 }, "--device cpu"),
             (template, "--chat-template chatml (or phi3, zephyr, or a Jinja file)"),
         ] {
             assert!(words(&remedy).contains(expected), "{}", words(&remedy));

@@ -95,6 +95,9 @@ pub enum Error {
         "the model's output is not finite: its weights hold NaN or infinite values, or an activation overflowed"
     )]
     NotFinite,
+    /// A device was asked for that cannot be used.
+    #[error(transparent)]
+    Device(#[from] crate::placement::DeviceError),
     /// There is not enough memory; the text has the numbers.
     #[error("{what}")]
     Memory {
@@ -127,6 +130,7 @@ impl Error {
             Self::NoRoom { .. } => Some(Remedy::LargerContextOrFewerTokens),
             Self::TextTooShort { .. } => Some(Remedy::LongerText),
             Self::NotFinite => Some(Remedy::CheckWeights),
+            Self::Device(error) => error.remedy(),
             Self::Memory { remedy, .. } => Some(remedy.clone()),
             Self::Gpu { error, .. } => error.remedy(),
             Self::Observer(_) | Self::Compute(_) | Self::Token { .. } | Self::Option(_) => None,

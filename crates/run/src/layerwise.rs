@@ -204,7 +204,7 @@ impl<'m> Layerwise<'m> {
             let n = tokens.len();
             let mut phases = Phases { model, block, executor, observer: None };
             let angles = (Values::Host(&cos[..n * pairs]), Values::Host(&sin[..n * pairs]));
-            let target = KvTarget { cache, slot: 0, layer, first: 0, angles };
+            let target = KvTarget { cache, slot: 0, layer, first: 0, angles, remote: None };
             let buffers = AttentionBuffers {
                 q: ValuesMut::Host(&mut batch.q),
                 k: ValuesMut::Host(&mut batch.k),

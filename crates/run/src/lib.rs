@@ -25,7 +25,7 @@ mod memory;
 mod model;
 mod observer;
 mod perplexity;
-mod placement;
+pub mod placement;
 pub mod random;
 mod rope;
 mod sampling;
@@ -44,7 +44,7 @@ pub use generate::{
 pub use layerwise::{Calibrator, Layerwise, Replacement};
 pub use load::LoadIn;
 pub use memory::{Resident, available_memory, peak_memory_bytes, resident};
-pub use model::{LoadOptions, Model};
+pub use model::{GpuMemory, LoadOptions, Model, Placing, check_context, default_context};
 pub use observer::{LinearGroup, LinearInfo, Observer, ObserverError};
 pub use perplexity::{Divergence, PerplexityOptions, PerplexityReport, perplexity, perplexity_of_tokens};
 pub use placement::MemoryPlan;

@@ -1,5 +1,6 @@
 //! A loaded model: the checkpoint it lives in, its tensors by role, its threads.
 
+use std::fmt;
 use std::path::Path;
 use std::sync::{Arc, OnceLock};
 
@@ -9,7 +10,9 @@ use quern_tensor_io::{Checkpoint, Error as FileError};
 
 use crate::forward::cache_shape;
 use crate::load::LoadIn;
-use crate::placement::{self, Location, MemoryPlan, Placement};
+use crate::placement::{
+    self, Capacity, GpuLayers, GpuRoom, Location, MemoryPlan, Placement, Plan, SizeOptions, Sizes, ram_room,
+};
 use crate::rope::Rotation;
 use crate::weights::Weights;
 use crate::{Error, KvType, Result, Session, SessionOptions};
@@ -25,14 +28,47 @@ pub struct LoadOptions<'a> {
     /// file again for every pass; [`Model::memory_plan`] says how many. Without a bound the same is done for a model
     /// larger than what the system has free.
     pub max_memory: Option<u64>,
-    /// The GPU that holds the model, if any.
-    pub gpu: Option<usize>,
+    /// How the model is divided among GPUs and RAM; by default the CPU computes alone.
+    pub placing: Option<Placing<'a>>,
+}
+
+/// GPUs to use, and the session they must have room for.
+#[derive(Clone, Copy)]
+pub struct Placing<'a> {
+    /// The GPUs; with none the CPU computes alone.
+    pub gpus: &'a [GpuRoom],
+    /// How many layers they hold.
+    pub layers: GpuLayers,
+    /// The session that is planned for.
+    pub session: &'a dyn Fn(&Config) -> SessionOptions,
+    /// Most rows of logits that are wanted together.
+    pub rows: usize,
+}
+
+/// Memory of one GPU.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct GpuMemory {
+    /// Its number.
+    pub index: usize,
+    /// Bytes in use, by everybody.
+    pub used: u64,
+    /// The most bytes that this process had allocated there.
+    pub own_peak: u64,
+}
+
+impl fmt::Debug for Placing<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Placing")
+            .field("gpus", &self.gpus)
+            .field("layers", &self.layers)
+            .finish_non_exhaustive()
+    }
 }
 
 impl Default for LoadOptions<'_> {
     fn default() -> Self {
         let threads = std::thread::available_parallelism().map_or(1, |n| n.get());
-        Self { threads, load_in: None, max_memory: None, gpu: None }
+        Self { threads, load_in: None, max_memory: None, placing: None }
     }
 }
 
@@ -46,6 +82,7 @@ pub struct Model {
     pub(crate) rotation: Rotation,
     pub(crate) pool: Arc<Pool>,
     pub(crate) placement: Placement,
+    sizes: Sizes,
     notes: Vec<String>,
     tokenizer: OnceLock<Tokenizer>,
 }
@@ -60,7 +97,7 @@ impl Model {
     /// [`Error::Option`] for 0 threads, or if what is made while loading takes more than
     /// [`LoadOptions::max_memory`].
     pub fn load(checkpoint: Arc<Checkpoint>, options: LoadOptions<'_>) -> Result<Self> {
-        let LoadOptions { threads, load_in, max_memory, gpu } = options;
+        let LoadOptions { threads, load_in, max_memory, placing } = options;
         let view = View::stored(&checkpoint)?;
         let Some(config) = view.config().cloned() else {
             let what = "its configuration is not known";
@@ -73,17 +110,20 @@ impl Model {
         if let Some(limit) = max_memory {
             placement::check_made(&view, load_in, limit)?;
         }
+        let kv = KvType::default();
+        let sizes = Sizes::of(&view, SizeOptions { threads, load_in, kv })?;
+        let (units, gpus) = match placing {
+            Some(placing) if !placing.gpus.is_empty() => plan(&config, &sizes, &placing, max_memory)?,
+            _ => (vec![Location::Ram; config.layers + 1], Vec::new()),
+        };
         let pool = Arc::new(Pool::new(threads));
         let mut weights = Weights::resolve(&view, &checkpoint, &config, load_in, &pool)?;
-        let gpus = gpu.map(Device::gpu).into_iter().collect::<quern_compute::Result<Vec<_>>>()?;
-        let location = if gpus.is_empty() { Location::Ram } else { Location::Gpu(0) };
-        let units = vec![location; config.layers + 1];
         let resident = placement::reside(&mut weights, &units, &gpus, &pool)?;
         let placement = Placement::new(&checkpoint, &weights, resident, max_memory);
         let notes = view.notes().to_vec();
         drop(view);
         let tokenizer = OnceLock::new();
-        Ok(Self { checkpoint, config, weights, rotation, pool, placement, notes, tokenizer })
+        Ok(Self { checkpoint, config, weights, rotation, pool, placement, sizes, notes, tokenizer })
     }
 
     /// Opens `path` (file or directory) and loads it.
@@ -141,6 +181,21 @@ impl Model {
         self.placement.plan(Session::fitting(self, options)?.1)
     }
 
+    /// The sizes that placement counts, with keys and values kept as `kv`.
+    pub fn sizes(&self, kv: KvType) -> Sizes {
+        self.sizes.clone().with_cache(&self.config, kv)
+    }
+
+    /// Memory of the GPUs in use, now.
+    pub fn gpu_memory(&self) -> Vec<GpuMemory> {
+        let gpus = self.placement.devices().filter_map(|(device, _)| {
+            let (index, (_, own_peak)) = (device.gpu_index()?, device.memory_use()?);
+            let (free, total) = device.free_and_total().ok()??;
+            Some(GpuMemory { index, used: total.saturating_sub(free), own_peak })
+        });
+        gpus.collect()
+    }
+
     /// What a user should know of the checkpoint: labels that contradict the tensors and the like.
     pub fn notes(&self) -> &[String] {
         &self.notes
@@ -161,9 +216,9 @@ impl Model {
         self.pool.threads()
     }
 
-    /// The context to use where nobody asked for one: what the model was trained for, 4096 at most.
+    /// As the function [`default_context`].
     pub fn default_context(&self) -> usize {
-        self.config.context_length.min(4096)
+        default_context(&self.config)
     }
 
     /// The tokenizer, read when first asked for (a model without one can be benchmarked).
@@ -196,22 +251,56 @@ impl Model {
         self.weights.blocks.first().is_some_and(|b| matches!(b.qkv, crate::weights::Qkv::Fused { .. }))
     }
 
-    /// Refuses a context of 0 or beyond what the model was trained for.
+    /// As the function [`check_context`].
     pub(crate) fn check_context(&self, context: usize) -> Result<()> {
-        let trained = self.config.context_length;
-        if context == 0 || context > trained {
-            let dynamic = match self.config.rope.scaling {
-                RopeScaling::Dynamic { .. } => "; dynamic rope scaling beyond it is not supported",
-                RopeScaling::None
-                | RopeScaling::Linear { .. }
-                | RopeScaling::Llama3 { .. }
-                | RopeScaling::Yarn { .. }
-                | RopeScaling::Long { .. } => "",
-            };
-            return Err(Error::Option(format!(
-                "context is {context}, it must be from 1 to {trained}, what the model was trained for{dynamic}"
-            )));
-        }
-        Ok(())
+        check_context(&self.config, context)
     }
+}
+
+/// Refuses a context of 0 or beyond what the model was trained for.
+///
+/// # Errors
+/// [`Error::Option`] with the range.
+pub fn check_context(config: &Config, context: usize) -> Result<()> {
+    let trained = config.context_length;
+    if context == 0 || context > trained {
+        let dynamic = match config.rope.scaling {
+            RopeScaling::Dynamic { .. } => "; dynamic rope scaling beyond it is not supported",
+            RopeScaling::None
+            | RopeScaling::Linear { .. }
+            | RopeScaling::Llama3 { .. }
+            | RopeScaling::Yarn { .. }
+            | RopeScaling::Long { .. } => "",
+        };
+        return Err(Error::Option(format!(
+            "context is {context}, it must be from 1 to {trained}, what the model was trained for{dynamic}"
+        )));
+    }
+    Ok(())
+}
+
+/// The context to use where nobody asked for one: what the model was trained for, 4096 at most.
+pub fn default_context(config: &Config) -> usize {
+    config.context_length.min(4096)
+}
+
+/// Where each unit goes, and the GPUs.
+fn plan(
+    config: &Config,
+    sizes: &Sizes,
+    placing: &Placing<'_>,
+    max_memory: Option<u64>,
+) -> Result<(Vec<Location>, Vec<Device>)> {
+    let options = (placing.session)(config);
+    let sizes = sizes.clone().with_cache(config, options.kv);
+    let capacity = Capacity { gpus: placing.gpus.to_vec(), ram: ram_room(max_memory, sizes.units.len()) };
+    let session = placement::Session {
+        gpu_layers: placing.layers,
+        context: options.context,
+        batch: options.batch.min(options.context),
+        rows: placing.rows,
+    };
+    let plan = Plan::fitting(&sizes, &capacity, session)?;
+    let gpus = placing.gpus.iter().map(|gpu| Device::gpu(gpu.index)).collect::<Result<Vec<_>, _>>()?;
+    Ok((plan.units, gpus))
 }

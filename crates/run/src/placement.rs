@@ -17,7 +17,13 @@
 //! Reading ahead fills only the system's file cache, which is not the process's memory.
 
 mod ahead;
+mod devices;
+mod options;
+mod plan;
+mod report;
 mod residency;
+mod sizes;
+mod spread;
 mod unit;
 
 pub(crate) use residency::{Segment, reside};
@@ -36,6 +42,12 @@ use crate::{Error, Result};
 
 use ahead::Ahead;
 use unit::{Tables, Unit};
+
+pub use devices::{DeviceError, DeviceInfo, GpuRoom, NoCuda, OLDEST_CAPABILITY, cards};
+pub use options::{DeviceChoice, GpuLayers, MemoryLimits, PlacementOptions};
+pub use plan::{Capacity, Location, NoFit, Plan, RamRoom, Refused, Session, Shortage, Usage, Wanted};
+pub use report::{DeviceReport, PlacementReport, Source, Transfer};
+pub use sizes::{ScratchSizes, SizeOptions, Sizes, UnitSize, device_bytes};
 
 /// Left for what is not counted: pages around those touched, stacks, the kernel's own imprecision.
 const MARGIN: u64 = 12 << 20;
@@ -77,22 +89,10 @@ pub(crate) struct Needs {
     pub buffers: u64,
 }
 
-/// Where a unit is.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Location {
-    /// On this GPU.
-    Gpu(usize),
-    /// In RAM.
-    Ram,
-    /// In the file.
-    Disk,
-}
-
 /// The weights of one model.
 #[derive(Debug)]
 pub(crate) struct Placement {
-    devices: Vec<(Device, usize)>,
-    segments: Vec<Segment>,
+    resident: residency::Resident,
     checkpoint: Arc<Checkpoint>,
     /// Blocks in order, then the head.
     units: Vec<Unit>,
@@ -117,7 +117,7 @@ impl Placement {
     pub fn new(
         checkpoint: &Arc<Checkpoint>,
         weights: &Weights,
-        (devices, segments): residency::Resident,
+        at: residency::Resident,
         limit: Option<u64>,
     ) -> Self {
         let units = unit::units(checkpoint, weights);
@@ -135,29 +135,43 @@ impl Placement {
             asked_for: None,
             ahead: None,
         };
-        Self {
-            devices,
-            segments,
-            checkpoint: checkpoint.clone(),
-            units,
-            tables,
-            bound,
-            state: Mutex::new(state),
-        }
+        Self { resident: at, checkpoint: checkpoint.clone(), units, tables, bound, state: Mutex::new(state) }
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// The devices that have layers, and how many each.
+    /// The devices in use, with the number of layers whose keys and values each has.
     pub fn devices(&self) -> impl Iterator<Item = (&Device, usize)> {
-        self.devices.iter().map(|(device, layers)| (device, *layers))
+        self.resident.devices.iter().map(|(device, layers)| (device, *layers))
     }
 
     /// All layers, in order.
     pub fn segments(&self) -> &[Segment] {
-        &self.segments
+        &self.resident.segments
+    }
+
+    /// The place of a layer in the cache of its device.
+    pub fn slot(&self, layer: usize) -> usize {
+        self.resident.caches[layer].1
+    }
+
+    /// Whether a GPU has keys and values of layers that are in RAM.
+    pub fn has_remote(&self) -> bool {
+        self.resident.segments.iter().any(|segment| segment.remote.is_some())
+    }
+
+    /// Layers whose keys and values are in RAM.
+    pub fn layers_cached_in_ram(&self) -> usize {
+        self.devices().filter(|(device, _)| !device.is_gpu()).map(|(_, layers)| layers).sum()
+    }
+
+    /// Layers whose weights are not on a GPU.
+    pub fn off_gpu(&self) -> impl Iterator<Item = usize> {
+        let layers = self.resident.caches.len();
+        let units = self.resident.units[..layers].iter().enumerate();
+        units.filter(|(_, location)| !matches!(location, Location::Gpu(_))).map(|(layer, _)| layer)
     }
 
     /// Whether there is a bound.
@@ -174,14 +188,8 @@ impl Placement {
 
     /// The number of units that can be kept in `room` bytes.
     fn fitting(&self, room: u64, tokens: usize) -> usize {
-        let count = self.units.len();
-        let before = |count: usize| self.units[..count].iter().map(Unit::bytes).sum::<u64>();
-        // All of them need no window but that of the rows.
-        if before(count).saturating_add(self.tables.touched_by(tokens)) <= room {
-            return count;
-        }
-        let fits = |&kept: &usize| before(kept).saturating_add(self.window(kept, tokens)) <= room;
-        (0..count).take_while(fits).last().unwrap_or(0)
+        let units: Vec<u64> = self.units.iter().map(Unit::bytes).collect();
+        plan::kept(&units, self.tables.touched_by(tokens), room).unwrap_or(0)
     }
 
     /// The placement for a session with these needs.
@@ -320,6 +328,21 @@ fn bound(
     }
     let Resident { own, mapped } = settled();
     Some(Bound { bytes: available.saturating_add(own).saturating_add(mapped), asked: false, other: mapped })
+}
+
+/// RAM for a model that is not loaded yet, under a limit or what the system has free; `units` is the number of its
+/// blocks and its head.
+pub fn ram_room(limit: Option<u64>, units: usize) -> Option<RamRoom> {
+    let Resident { own, mapped } = resident().unwrap_or(Resident { own: 0, mapped: 0 });
+    let other = own + mapped + MARGIN;
+    let room = match limit {
+        Some(bound) => RamRoom { bound, other, asked: true },
+        None => {
+            let available = (available_memory()? as f64 * SHARE) as u64;
+            RamRoom { bound: available.saturating_add(other), other, asked: false }
+        }
+    };
+    Some(room.with_units(units))
 }
 
 /// Refuses weights made while loading (packed layers unpacked, others quantized) that are more than the limit:

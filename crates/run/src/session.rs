@@ -78,11 +78,12 @@ impl<'m> Session<'m> {
             return Err(Error::Option("batch is 0, it must be at least 1".into()));
         }
         // No pass is longer than the context.
+        let in_ram = model.placement.layers_cached_in_ram();
         let needs = |batch: usize| Needs {
             tokens: batch,
-            keys_and_values: (cache_shape(&model.config, model.config.layers, options.context, options.kv)
-                .position_bytes() as u64)
-                .saturating_mul(options.context as u64),
+            keys_and_values:
+                (cache_shape(&model.config, in_ram, options.context, options.kv).position_bytes() as u64)
+                    .saturating_mul(options.context as u64),
             buffers: Workspace::bytes(model, batch) + 4 * model.vocabulary() as u64,
         };
         let mut batch = options.batch.min(options.context);

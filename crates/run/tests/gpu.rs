@@ -8,7 +8,9 @@ mod common;
 use std::path::{Path, PathBuf};
 
 use common::fixture;
-use quern_run::{KvType, LoadIn, LoadOptions, Model, SessionOptions, Wanted};
+use quern_model::Config;
+use quern_run::placement::{GpuLayers, GpuRoom, cards};
+use quern_run::{KvType, LoadOptions, Model, Placing, SessionOptions, Wanted};
 
 /// Whether there is a card.
 fn card() -> bool {
@@ -25,8 +27,13 @@ fn card() -> bool {
     }
 }
 
-fn open(path: &Path, gpu: Option<usize>, load_in: Option<&dyn LoadIn>) -> Model {
-    let options = LoadOptions { threads: 2, gpu, load_in, ..LoadOptions::default() };
+fn open(path: &Path, layers: Option<GpuLayers>) -> Model {
+    let cards = if layers.is_some() { cards().unwrap() } else { Vec::new() };
+    let gpus: Vec<GpuRoom> = cards.iter().take(1).map(|card| GpuRoom::new(card, None)).collect();
+    let session =
+        |config: &Config| SessionOptions { context: config.context_length.min(96), ..Default::default() };
+    let placing = layers.map(|layers| Placing { gpus: &gpus, layers, session: &session, rows: 64 });
+    let options = LoadOptions { threads: 2, placing, ..LoadOptions::default() };
     Model::open(path, options).unwrap_or_else(|error| panic!("{}: {error}", path.display()))
 }
 
@@ -70,9 +77,9 @@ fn distance(found: &[Vec<f32>], expected: &[Vec<f32>]) -> f64 {
 }
 
 /// Compares, and returns what was wrong.
-fn compare(path: &Path, kv: KvType, most: f64) -> Option<String> {
-    let expected = logits(&open(path, None, None), kv);
-    let found = logits(&open(path, Some(0), None), kv);
+fn compare(path: &Path, layers: GpuLayers, kv: KvType, most: f64) -> Option<String> {
+    let expected = logits(&open(path, None), kv);
+    let found = logits(&open(path, Some(layers)), kv);
     let distance = distance(&found, &expected);
     let name = path.strip_prefix(fixture("")).unwrap_or(path).display().to_string();
     eprintln!("{name} {}: {distance:.2e}", kv.name());
@@ -93,8 +100,8 @@ fn every_architecture_gives_the_logits_of_the_cpu() {
     }
     let mut wrong = Vec::new();
     for folder in folders("architectures") {
-        wrong.extend(compare(&folder, KvType::F16, 1e-2));
-        wrong.extend(compare(&folder, KvType::F32, 1e-2));
+        wrong.extend(compare(&folder, GpuLayers::All, KvType::F16, 1e-2));
+        wrong.extend(compare(&folder, GpuLayers::All, KvType::F32, 1e-2));
     }
     assert!(wrong.is_empty(), "{wrong:#?}");
 }
@@ -107,8 +114,24 @@ fn real_models_give_the_logits_of_the_cpu() {
     let mut wrong = Vec::new();
     for model in ["bookworm-4m", "bookworm-4m-Q4_K_M.gguf"] {
         for kv in KvType::ALL {
-            wrong.extend(compare(&fixture(model), kv, 2e-2));
+            wrong.extend(compare(&fixture(model), GpuLayers::All, kv, 2e-2));
         }
+    }
+    assert!(wrong.is_empty(), "{wrong:#?}");
+}
+
+#[test]
+fn layers_in_ram_give_the_logits_of_the_cpu() {
+    if !card() {
+        return;
+    }
+    let mut wrong = Vec::new();
+    for folder in folders("architectures") {
+        wrong.extend(compare(&folder, GpuLayers::Last(2), KvType::F16, 1e-2));
+        wrong.extend(compare(&folder, GpuLayers::Last(1), KvType::F32, 1e-2));
+    }
+    for model in ["bookworm-4m", "bookworm-4m-Q4_K_M.gguf"] {
+        wrong.extend(compare(&fixture(model), GpuLayers::Last(3), KvType::F16, 2e-2));
     }
     assert!(wrong.is_empty(), "{wrong:#?}");
 }

@@ -59,6 +59,15 @@ pub enum Remedy {
         /// Whether keys and values can still be stored in fewer bits.
         quantize: bool,
     },
+    /// Put fewer layers on GPUs, or make the cache of keys and values smaller.
+    FewerGpuLayers {
+        /// So many fit.
+        fitting: usize,
+    },
+    /// Free memory of a GPU, put fewer layers there, or make the cache of keys and values smaller.
+    FreeGpuMemory,
+    /// Compute on the CPU.
+    UseCpu,
     /// Choose a chat template.
     ChooseChatTemplate {
         /// The names of those that come with quern.
@@ -74,8 +83,6 @@ pub enum Remedy {
     InstallNvidiaDriver,
     /// Install a newer NVIDIA driver, or compute on the CPU.
     UpdateNvidiaDriver,
-    /// Compute on the CPU.
-    UseCpu,
     /// Put fewer layers on the card, or make the cache of keys and values smaller.
     LessOnCard,
 }

@@ -1,10 +1,11 @@
 //! Arguments of `quern bench`.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use clap::Args;
 
-use super::shared::{Load, Memory, Threads};
+use super::placement::Placement;
+use super::shared::{Load, Threads};
 
 const EXAMPLES: &str = "\
 Examples:
@@ -19,16 +20,19 @@ Examples:
 #[command(after_help = EXAMPLES)]
 pub struct Bench {
     /// Models to measure: each a directory, a file, or a name on the Hugging Face Hub
-    #[arg(required = true, value_name = "MODEL")]
-    pub models: Vec<PathBuf>,
+    #[arg(value_name = "MODEL", required_unless_present = "model_option")]
+    models: Vec<PathBuf>,
+    /// Model to measure, in place of MODEL: llama.cpp's form (repeatable)
+    #[arg(short, long = "model", value_name = "MODEL", conflicts_with = "models")]
+    model_option: Vec<PathBuf>,
     /// Prompt lengths in tokens, separated by commas; 0 skips this test
-    #[arg(long, value_name = "N,…", value_delimiter = ',', default_value = "512")]
+    #[arg(short, long, value_name = "N,…", value_delimiter = ',', default_value = "512")]
     pub prompt: Vec<usize>,
     /// Numbers of tokens to generate, separated by commas; 0 skips this test
-    #[arg(long, value_name = "N,…", value_delimiter = ',', default_value = "128")]
+    #[arg(short = 'n', long, value_name = "N,…", value_delimiter = ',', default_value = "128")]
     pub generate: Vec<usize>,
     /// Numbers of context positions that are filled before a test, separated by commas
-    #[arg(long, value_name = "N,…", value_delimiter = ',', default_value = "0")]
+    #[arg(short, long, value_name = "N,…", value_delimiter = ',', default_value = "0")]
     pub depth: Vec<usize>,
     /// Number of measured repetitions of each test, after one warm-up
     #[arg(short, long, value_name = "N", default_value_t = 5)]
@@ -41,5 +45,12 @@ pub struct Bench {
     #[command(flatten)]
     pub load: Load,
     #[command(flatten)]
-    pub memory: Memory,
+    pub placement: Placement,
+}
+
+impl Bench {
+    /// The models, in the order given.
+    pub fn models(&self) -> impl Iterator<Item = &Path> {
+        self.models.iter().chain(&self.model_option).map(PathBuf::as_path)
+    }
 }

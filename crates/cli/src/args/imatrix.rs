@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use clap::{Args, ValueEnum};
 use quern_quantize::imatrix::Format;
 
+use super::placement::CpuDevice;
 use super::shared::{Threads, model_help};
 
 const EXAMPLES: &str = "\
@@ -51,6 +52,8 @@ pub struct Imatrix {
     pub json: bool,
     #[command(flatten)]
     pub threads: Threads,
+    #[command(flatten)]
+    pub device: CpuDevice,
 }
 
 /// The two formats of an importance matrix.

@@ -1,10 +1,11 @@
 //! Arguments of `quern perplexity`.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use clap::Args;
 
-use super::shared::{Load, Memory, Threads, model_help};
+use super::placement::Placement;
+use super::shared::{Load, Threads, given, model_help};
 
 const EXAMPLES: &str = "\
 Examples:
@@ -22,13 +23,16 @@ Examples:
 #[command(after_help = EXAMPLES)]
 pub struct Perplexity {
     /// Model to measure: a directory, a file, or a name on the Hugging Face Hub
-    #[arg(long_help = model_help!("Model to measure"))]
-    pub model: PathBuf,
+    #[arg(long_help = model_help!("Model to measure"), required_unless_present = "model_option")]
+    model: Option<PathBuf>,
+    /// Model to measure, in place of MODEL: llama.cpp's form
+    #[arg(short, long = "model", value_name = "MODEL", conflicts_with = "model")]
+    model_option: Option<PathBuf>,
     /// Text to measure over, in UTF-8
-    #[arg(long, value_name = "FILE")]
+    #[arg(short = 'f', long, value_name = "FILE")]
     pub text: PathBuf,
     /// Length of a chunk in tokens; the second half of each chunk is scored
-    #[arg(long, value_name = "N", default_value_t = 512)]
+    #[arg(short, long, value_name = "N", default_value_t = 512)]
     pub context: usize,
     /// Number of chunks to process at most [default: all]
     #[arg(long, value_name = "N")]
@@ -44,5 +48,12 @@ pub struct Perplexity {
     #[command(flatten)]
     pub load: Load,
     #[command(flatten)]
-    pub memory: Memory,
+    pub placement: Placement,
+}
+
+impl Perplexity {
+    /// The model.
+    pub fn model(&self) -> &Path {
+        given(&self.model, &self.model_option)
+    }
 }

@@ -7,6 +7,7 @@ use quern_quantize::bitsandbytes::Kind;
 use quern_quantize::recipe::{FileType, Override};
 use quern_tensor_io::ElementType;
 
+use super::placement::CpuDevice;
 use super::shared::{Threads, model_help};
 use super::values::{bits, damp, element_type, group_size, scheme, type_override};
 
@@ -51,6 +52,8 @@ pub struct Quantize {
     pub json: bool,
     #[command(flatten)]
     pub threads: Threads,
+    #[command(flatten)]
+    pub device: CpuDevice,
     #[command(flatten)]
     pub gguf: GgufOptions,
     #[command(flatten)]

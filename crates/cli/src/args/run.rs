@@ -1,11 +1,12 @@
 //! Arguments of `quern run`.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use clap::{ArgGroup, Args};
 
+use super::placement::Placement;
 use super::sampling::Sampling;
-use super::shared::{Load, Memory, Threads, model_help};
+use super::shared::{Load, Threads, given, model_help};
 
 const EXAMPLES: &str = "\
 Examples:
@@ -18,18 +19,21 @@ Examples:
   Ask one question, with a system message:
     quern run model.gguf --chat --system \"Answer in one sentence.\" -p \"Why is the sky blue?\"
 
-  Always take the most probable token, from a model quantized while it is loaded:
-    quern run ./TinyLlama-1.1B --load-in nf4 --temp 0 -p \"Once upon a time\"";
+  Put 20 layers on the GPU; with --dry-run, show what that takes and load nothing:
+    quern run -m model.gguf -p \"Once upon a time\" -n 100 -t 8 -ngl 20";
 
 /// Arguments of `quern run`.
 #[derive(Debug, Args)]
 #[command(after_help = EXAMPLES, group = ArgGroup::new("source").args(["prompt", "file"]))]
 pub struct Run {
     /// Model to run: a directory, a file, or a name on the Hugging Face Hub
-    #[arg(long_help = model_help!("Model to run"))]
-    pub model: PathBuf,
+    #[arg(long_help = model_help!("Model to run"), required_unless_present = "model_option")]
+    model: Option<PathBuf>,
+    /// Model to run, in place of MODEL: llama.cpp's form
+    #[arg(short, long = "model", value_name = "MODEL", conflicts_with = "model")]
+    model_option: Option<PathBuf>,
     /// Text to continue, or - for standard input; with --chat, the user's message
-    #[arg(short, long, value_name = "TEXT", required_unless_present_any = ["file", "chat"])]
+    #[arg(short, long, value_name = "TEXT", required_unless_present_any = ["file", "chat", "dry_run"])]
     pub prompt: Option<String>,
     /// File with the text to continue; one line break at its end is removed
     #[arg(short, long, value_name = "FILE")]
@@ -38,7 +42,7 @@ pub struct Run {
     #[arg(short = 'n', long = "predict", value_name = "N", allow_negative_numbers = true, value_parser = limit)]
     predict: Option<Limit>,
     /// Context length in tokens: prompt and generated text together [default: the model's, at most 4096]
-    #[arg(long, value_name = "N")]
+    #[arg(short, long, value_name = "N")]
     pub context: Option<usize>,
     /// Stop when this text is generated; the text is not printed (repeatable)
     #[arg(long, value_name = "TEXT")]
@@ -63,7 +67,7 @@ pub struct Run {
     #[command(flatten)]
     pub load: Load,
     #[command(flatten)]
-    pub memory: Memory,
+    pub placement: Placement,
     #[command(flatten)]
     pub chat: Chat,
     #[command(flatten)]
@@ -71,6 +75,11 @@ pub struct Run {
 }
 
 impl Run {
+    /// The model.
+    pub fn model(&self) -> &Path {
+        given(&self.model, &self.model_option)
+    }
+
     /// Tokens to generate at most, and whether the user said so.
     pub fn limit(&self) -> (Option<usize>, bool) {
         match self.predict {

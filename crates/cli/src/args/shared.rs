@@ -1,10 +1,11 @@
-//! Arguments that several commands share: threads, loading, memory.
+//! Arguments that several commands share: the model, threads, loading.
+
+use std::path::{Path, PathBuf};
 
 use clap::Args;
 use quern_quantize::load_in::LoadScheme;
-use quern_run::KvType;
 
-use super::values::{kv_type, load_scheme, max_memory};
+use super::values::load_scheme;
 
 /// The long help of MODEL arguments, after what the model is for.
 macro_rules! model_help {
@@ -40,7 +41,7 @@ impl Threads {
 
 /// How a model is loaded.
 #[derive(Debug, Args)]
-#[command(next_help_heading = "Loading and memory")]
+#[command(next_help_heading = "Loading")]
 pub struct Load {
     /// Quantize an f16, bf16 or f32 model while loading it: nf4, fp4, int8 or a GGUF type such as q4_k
     ///
@@ -50,31 +51,7 @@ pub struct Load {
     pub load_in: Option<LoadScheme>,
 }
 
-/// How much memory a run may use.
-#[derive(Clone, Debug, Args)]
-#[command(next_help_heading = "Loading and memory")]
-pub struct Memory {
-    /// Type of the key-value cache: f16, q8_0 (17/32 of the size of f16) or f32
-    #[arg(long, value_name = "TYPE", default_value = "f16", value_parser = kv_type)]
-    pub kv: KvType,
-    /// Limit on resident memory, such as cpu=8GiB [default: the memory that is free]
-    ///
-    /// Weights, key-value cache and buffers together stay below the limit. Layers that do not fit are read from the file
-    /// again for every token, which is slower and changes no result.
-    #[arg(long, value_name = "cpu=SIZE", value_parser = max_memory)]
-    pub max_memory: Option<MaxMemory>,
-}
-
-impl Memory {
-    /// Bytes that the process may have resident.
-    pub fn limit(&self) -> Option<u64> {
-        self.max_memory.as_ref().map(|limits| limits.cpu)
-    }
-}
-
-/// The value of `--max-memory`.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct MaxMemory {
-    /// Bytes of system memory.
-    pub cpu: u64,
+/// The model of a command that takes it as MODEL or with -m: clap sees to it that one of them is there.
+pub(super) fn given<'a>(positional: &'a Option<PathBuf>, option: &'a Option<PathBuf>) -> &'a Path {
+    positional.as_deref().or(option.as_deref()).unwrap_or(Path::new(""))
 }

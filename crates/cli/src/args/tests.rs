@@ -4,9 +4,11 @@
 use std::fs;
 use std::path::Path;
 
-use clap::{Arg, Command, CommandFactory, Parser};
+use clap::{Arg, Command, CommandFactory};
 
-use super::Cli;
+use quern_run::placement::GpuLayers;
+
+use super::{Cli, Command as Super};
 
 /// All commands with the name they are called by.
 fn commands() -> Vec<(String, Command)> {
@@ -40,6 +42,45 @@ fn words(line: &str) -> Vec<String> {
     words
 }
 
+/// Parses a line as the program does.
+fn parsed(line: &str) -> Result<Cli, clap::Error> {
+    Cli::from_args(words(line).into_iter().map(Into::into))
+}
+
+#[test]
+fn command_lines_of_llama_cpp_parse() {
+    let line = "quern run -m model.gguf -n 100 -p \"Once upon a time\" -t 8 -ngl 20";
+    let Super::Run(run) = parsed(line).unwrap().command else { panic!("{line}") };
+    assert_eq!(
+        (run.model(), run.limit(), run.threads.count()),
+        ("model.gguf".as_ref(), (Some(100), true), 8)
+    );
+    assert_eq!(run.prompt.as_deref(), Some("Once upon a time"));
+    assert_eq!(run.placement.options().gpu_layers, GpuLayers::Last(20));
+    for line in [
+        "quern run model.gguf -c 2048 -p x -ngl=99",
+        "quern run -m model.gguf -p x --n-gpu-layers all",
+        "quern run -m model.gguf -p x --gpu-layers -1 --device cuda:1",
+        "quern perplexity -m model.gguf -f wiki.test.raw -c 512 -ngl 99",
+        "quern bench -m a.gguf -m b.gguf -p 512 -n 128 -d 0,4096 -ngl 99",
+        "quern run -m model.gguf --dry-run --max-memory 0=10GiB,1=10GiB,cpu=32GiB",
+    ] {
+        parsed(line).unwrap_or_else(|error| panic!("{line}: {error}"));
+    }
+}
+
+#[test]
+fn a_model_is_given_once() {
+    for command in ["run -p x", "perplexity --text t", "bench"] {
+        let none = parsed(&format!("quern {command}")).unwrap_err().to_string();
+        assert!(none.contains("MODEL"), "{none}");
+        let both = parsed(&format!("quern {command} a.gguf -m b.gguf")).unwrap_err().to_string();
+        assert!(both.contains("cannot be used with") && both.contains("--model"), "{both}");
+        parsed(&format!("quern {command} a.gguf")).unwrap();
+        parsed(&format!("quern {command} -m a.gguf")).unwrap();
+    }
+}
+
 #[test]
 fn definitions_are_consistent() {
     Cli::command().debug_assert();
@@ -67,7 +108,7 @@ fn every_command_has_examples_that_parse() {
         for example in examples {
             let line = format!("quern {example}");
             assert!(line.starts_with(&name), "{name}: {line}");
-            if let Err(error) = Cli::try_parse_from(words(&line)) {
+            if let Err(error) = parsed(&line) {
                 panic!("{line}: {error}");
             }
         }
@@ -92,7 +133,7 @@ fn the_commands_in_the_documents_parse() {
     for file in guides.chain([root.join("README.md"), root.join("crates/cli/README.md")]) {
         let document = fs::read_to_string(&file).unwrap();
         for line in command_lines(&document) {
-            if let Err(error) = Cli::try_parse_from(words(line)) {
+            if let Err(error) = parsed(line) {
                 panic!("{}: {line}: {error}", file.display());
             }
             seen += 1;

@@ -5,10 +5,10 @@ use quern_quantize::bitsandbytes::Kind;
 use quern_quantize::load_in::LoadScheme;
 use quern_quantize::recipe::{FileType, Override};
 use quern_run::KvType;
+use quern_run::placement::{DeviceChoice, GpuLayers, MemoryLimits};
 use quern_tensor_io::ElementType;
 
 use super::quantize::{GroupSize, Scheme};
-use super::shared::MaxMemory;
 use crate::format;
 
 pub(super) fn scheme(name: &str) -> Result<Scheme, String> {
@@ -60,24 +60,53 @@ pub(super) fn kv_type(name: &str) -> Result<KvType, String> {
     })
 }
 
-/// `cpu=SIZE`, or a size alone. Devices (`0=SIZE`) are refused until quern computes on them.
-pub(super) fn max_memory(text: &str) -> Result<MaxMemory, String> {
-    let mut cpu = None;
-    for part in text.split(',') {
+pub(super) fn device(text: &str) -> Result<DeviceChoice, String> {
+    match text.to_ascii_lowercase().as_str() {
+        "auto" => Ok(DeviceChoice::Auto),
+        "cpu" => Ok(DeviceChoice::Cpu),
+        "cuda" => Ok(DeviceChoice::Cuda(None)),
+        other => match other.strip_prefix("cuda:").map(str::parse) {
+            Some(Ok(index)) => Ok(DeviceChoice::Cuda(Some(index))),
+            Some(Err(_)) | None => {
+                Err("expected auto, cpu, cuda, or cuda:N for one card, for example cuda:0".to_owned())
+            }
+        },
+    }
+}
+
+pub(super) fn gpu_layers(text: &str) -> Result<GpuLayers, String> {
+    match text.to_ascii_lowercase().as_str() {
+        // llama.cpp's number for it.
+        "auto" | "-1" => Ok(GpuLayers::Auto),
+        "all" => Ok(GpuLayers::All),
+        number => match number.parse() {
+            Ok(count) => Ok(GpuLayers::Last(count)),
+            Err(_) => Err("expected a number of layers, all, or auto for as many as fit".to_owned()),
+        },
+    }
+}
+
+/// `0=SIZE,1=SIZE,cpu=SIZE` in any order, or a size alone for RAM.
+pub(super) fn max_memory(text: &str) -> Result<MemoryLimits, String> {
+    let mut limits = MemoryLimits::default();
+    for part in text.split(',').map(str::trim) {
         let (place, size) = part.split_once('=').unwrap_or(("cpu", part));
-        if place.parse::<u32>().is_ok() {
-            return Err(format!(
-                "{part}: quern computes on the CPU only, so there is no device {place}; give cpu=SIZE alone"
-            ));
-        }
-        if place != "cpu" {
-            return Err(format!("{part}: expected cpu=SIZE, for example cpu=8GiB"));
-        }
-        if cpu.replace(format::parse_bytes(size)?).is_some() {
-            return Err("cpu is given twice".to_owned());
+        let place = place.trim();
+        let card = place.strip_prefix("cuda:").unwrap_or(place).parse();
+        let known = match (place, card) {
+            ("cpu", _) => limits.ram.replace(format::parse_bytes(size)?),
+            (_, Ok(card)) => limits.cards.insert(card, format::parse_bytes(size)?),
+            (_, Err(_)) => {
+                return Err(format!(
+                    "{part}: expected cpu=SIZE or a card's number and SIZE, for example 0=10GiB,cpu=32GiB"
+                ));
+            }
+        };
+        if known.is_some() {
+            return Err(format!("{place} is given twice"));
         }
     }
-    cpu.map(|cpu| MaxMemory { cpu }).ok_or_else(|| "expected cpu=SIZE, for example cpu=8GiB".to_owned())
+    Ok(limits)
 }
 
 pub(super) fn bits(text: &str) -> Result<u32, String> {
@@ -115,4 +144,71 @@ pub(super) fn element_type(name: &str) -> Result<ElementType, String> {
 
 pub(super) fn type_override(text: &str) -> Result<Override, String> {
     Override::parse(text).map_err(|e| e.to_string())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn devices_are_read() {
+        for (text, choice) in [
+            ("auto", DeviceChoice::Auto),
+            ("CPU", DeviceChoice::Cpu),
+            ("cuda", DeviceChoice::Cuda(None)),
+            ("cuda:1", DeviceChoice::Cuda(Some(1))),
+        ] {
+            assert_eq!(device(text), Ok(choice), "{text}");
+        }
+        for text in ["", "gpu", "cuda:", "cuda:x", "cuda1", "cuda:-1", "0"] {
+            assert!(device(text).is_err_and(|error| error.contains("cuda:0")), "{text}");
+        }
+    }
+
+    #[test]
+    fn numbers_of_layers_are_read() {
+        for (text, layers) in [
+            ("auto", GpuLayers::Auto),
+            ("-1", GpuLayers::Auto),
+            ("all", GpuLayers::All),
+            ("0", GpuLayers::Last(0)),
+            ("99", GpuLayers::Last(99)),
+        ] {
+            assert_eq!(gpu_layers(text), Ok(layers), "{text}");
+        }
+        for text in ["", "-2", "2.5", "many", "20 layers"] {
+            assert!(gpu_layers(text).is_err(), "{text}");
+        }
+    }
+
+    #[test]
+    fn limits_on_memory_are_read_as_accelerate_writes_them() {
+        let limits =
+            |ram, cards: &[(usize, u64)]| Ok(MemoryLimits { ram, cards: cards.iter().copied().collect() });
+        const GIB: u64 = 1 << 30;
+        for (text, expected) in [
+            ("8GiB", limits(Some(8 * GIB), &[])),
+            ("cpu=8GiB", limits(Some(8 * GIB), &[])),
+            ("0=10GiB,1=10GiB,cpu=32GiB", limits(Some(32 * GIB), &[(0, 10 * GIB), (1, 10 * GIB)])),
+            ("cpu=32GiB, cuda:1=10GB", limits(Some(32 * GIB), &[(1, 10_000_000_000)])),
+            ("3=600MiB", limits(None, &[(3, 600 << 20)])),
+        ] {
+            assert_eq!(max_memory(text), expected, "{text}");
+        }
+        for (text, part) in [
+            ("", "no size"),
+            ("0=8GiB,", "no size"),
+            ("0=", "no size"),
+            ("cpu=lots", "examples are 8GiB"),
+            ("0=8 apples", "no unit of memory"),
+            ("disk=8GiB", "expected cpu=SIZE"),
+            ("-1=8GiB", "expected cpu=SIZE"),
+            ("0=8GiB,0=9GiB", "0 is given twice"),
+            ("cuda:0=8GiB,0=9GiB", "0 is given twice"),
+            ("8GiB,cpu=9GiB", "cpu is given twice"),
+        ] {
+            let error = max_memory(text).unwrap_err();
+            assert!(error.contains(part), "{text}: {error}");
+        }
+    }
 }

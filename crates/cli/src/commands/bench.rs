@@ -3,16 +3,30 @@
 use std::path::Path;
 use std::process::ExitCode;
 
+use quern_model::Config;
 use quern_run::{BenchOptions, BenchReport, SessionOptions, read_bandwidth};
 use serde_json::{Value, json};
 
-use super::{Outcome, load_within, print, print_json, warn_of_memory};
+use super::placement::{self, Planned};
+use super::{Outcome, load_placed, print, print_json, warn_of_memory};
 use crate::progress::{Bar, Unit};
 use crate::{args, format};
 
 /// Measures and prints a table as llama-bench's, with the share of what memory allows.
 pub fn run(args: &args::Bench) -> Outcome {
-    let (kv, limit, threads) = (args.memory.kv, args.memory.limit(), args.threads.count());
+    let (kv, limit, threads) = (args.placement.kv, args.placement.options().memory.ram, args.threads.count());
+    let longest = |list: &[usize]| list.iter().copied().max().unwrap_or(0);
+    let context = longest(&args.depth).saturating_add(longest(&args.prompt).max(longest(&args.generate)));
+    let session = |config: &Config| {
+        // What is out of range is for the measurement to refuse.
+        let context = context.clamp(1, config.context_length);
+        SessionOptions { context, kv, ..SessionOptions::default() }
+    };
+    let planned = |path| Planned { path, load_in: args.load.load_in, session: &session, kv, rows: 1 };
+    if args.placement.dry_run {
+        let models: Vec<_> = args.models().map(planned).collect();
+        return placement::dry_run(&models, &args.placement, threads, false, args.json);
+    }
     // Before any model: the measurement itself takes memory, for a moment.
     let bandwidth = read_bandwidth(threads, limit.map_or(u64::MAX, |limit| limit / 2));
     let options = BenchOptions {
@@ -24,15 +38,13 @@ pub fn run(args: &args::Bench) -> Outcome {
         bandwidth: Some(bandwidth),
     };
     let (mut reports, mut rows) = (Vec::new(), Vec::new());
-    for path in &args.models {
-        let model = load_within(path, threads, args.load.load_in, limit)?;
-        let longest = |list: &[usize]| list.iter().copied().max().unwrap_or(0);
-        let context = longest(&args.depth) + longest(&args.prompt).max(longest(&args.generate));
-        // What is out of range is for the measurement to refuse.
-        let context = context.clamp(1, model.config().context_length);
-        warn_of_memory(&model, SessionOptions { context, kv, ..SessionOptions::default() })?;
+    for path in args.models() {
+        let placed = load_placed(&planned(path), threads, &args.placement)?;
+        let model = &placed.model;
+        let session = session(model.config());
+        warn_of_memory(model, session)?;
         let bar = Bar::new(Unit::Runs);
-        let report = quern_run::bench(&model, &options, &bar)?;
+        let report = quern_run::bench(model, &options, &bar)?;
         drop(bar);
         let sizes = [format::bytes(model.file_size()), format::count(model.parameters())];
         rows.extend(table_rows(&name(path), &sizes, &report));
@@ -40,6 +52,11 @@ pub fn run(args: &args::Bench) -> Outcome {
         if let (Value::Object(value), Value::Object(report)) = (&mut value, serde_json::to_value(&report)?) {
             value.extend(report);
         }
+        let placement = placed.report(&args.placement, session, 1);
+        if let Some(placement) = placement.as_ref().filter(|placement| placement.is_split()) {
+            eprintln!("{}\n{}", path.display(), placement::run_table(placement));
+        }
+        value["placement"] = serde_json::to_value(placement)?;
         reports.push(value);
     }
     if args.json {

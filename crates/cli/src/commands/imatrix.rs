@@ -7,12 +7,13 @@ use quern_quantize::imatrix::{CollectOptions, WriteOptions, collect};
 use quern_tensor_io::output::OutputFile;
 use serde_json::json;
 
-use super::{Outcome, calibration_text, load, print, print_json};
+use super::{Outcome, calibration_text, load, placement, print, print_json};
 use crate::progress::{Bar, Unit};
 use crate::{args, format};
 
 /// Runs the text through the model and writes the sums of its layers' inputs.
 pub fn run(args: &args::Imatrix) -> Outcome {
+    placement::refuse_gpus("imatrix", args.device.device)?;
     let (source, name) = calibration_text(args.text.as_deref())?;
     // A refused output must not cost the measurement; dropped, nothing of it remains.
     drop(OutputFile::create(&args.output, args.force)?);

@@ -5,7 +5,7 @@ mod attention;
 use std::path::Path;
 use std::process::ExitCode;
 
-use anyhow::{Context, bail};
+use anyhow::bail;
 use quern_hub::Remote;
 use quern_inspect::{CheckReport, Finding, Summary};
 use quern_model::architectures::ALL;
@@ -126,23 +126,14 @@ fn architectures(json: bool) -> Outcome {
 
 /// Finds the model of the argument; if it is only on the Hub, fetches just the headers.
 fn find(model: &Path, check: bool) -> anyhow::Result<Remote> {
-    let Some(name) = model::name(model)? else { return Ok(Remote::Cached(model.to_path_buf())) };
-    let hub = model::hub(false)?;
-    if let Some(path) = hub.in_cache(&name, !hub.settings().offline) {
-        return Ok(Remote::Cached(path));
-    }
-    match hub.headers(&name) {
-        Ok(Remote::Headers(_)) if check => bail!(
-            "{name}: --check reads every value, and the model is not in the cache; pull it first: quern pull {name}"
-        ),
-        Ok(found) => Ok(found),
-        Err(e) => match hub.in_cache(&name, false).filter(|_| e.is_unreachable()) {
-            Some(path) => {
-                eprintln!("note: {e}; using what is in the cache");
-                Ok(Remote::Cached(path))
-            }
-            None => Err(e).with_context(|| model::not_here(model)),
-        },
+    match model::find(model)? {
+        Remote::Headers(headers) if check => {
+            let name = headers.name();
+            bail!(
+                "{name}: --check reads every value, and the model is not in the cache; pull it first: quern pull {name}"
+            )
+        }
+        found => Ok(found),
     }
 }
 

@@ -6,12 +6,16 @@ use std::process::ExitCode;
 use std::sync::Arc;
 
 use anyhow::Context;
+use quern_model::Config;
 use quern_quantize::calibration::{self, TextSource};
 use quern_quantize::load_in::{LoadScheme, Loader};
-use quern_run::{GenerateOptions, GenerateReport, LoadIn, LoadOptions, Model, SessionOptions};
+use quern_run::placement::{Capacity, PlacementReport, Plan, ram_room};
+use quern_run::{
+    GenerateOptions, GenerateReport, LoadIn, LoadOptions, Model, Placing, Resident, SessionOptions, resident,
+};
 use serde::Serialize;
 
-use crate::{format, model};
+use crate::{args, format, model};
 
 pub mod bench;
 pub mod convert;
@@ -19,6 +23,7 @@ pub mod demo;
 pub mod imatrix;
 pub mod inspect;
 pub mod perplexity;
+pub mod placement;
 pub mod pull;
 pub mod quantize;
 pub mod run;
@@ -28,20 +33,75 @@ pub type Outcome = anyhow::Result<ExitCode>;
 
 /// Opens the model and prepares it for running.
 fn load(path: &Path, threads: usize) -> anyhow::Result<Model> {
-    load_within(path, threads, None, None)
+    loaded(path, threads, None, None, None)
 }
 
-/// As [`load`], with weights quantized to `scheme`, to run within so many bytes of memory.
-fn load_within(
+/// A model, and what its placement is reported from.
+struct Placed {
+    model: Model,
+    capacity: Capacity,
+    /// Memory of this process before loading.
+    before: Option<Resident>,
+    /// And when the model was loaded.
+    after: Option<Resident>,
+}
+
+impl Placed {
+    /// Where the layers are, and the memory that was used. `None` if the sizes allow no plan.
+    fn report(
+        &self,
+        args: &args::Placement,
+        session: SessionOptions,
+        rows: usize,
+    ) -> Option<PlacementReport> {
+        let sizes = self.model.sizes(args.kv);
+        let plan = Plan::fitting(&sizes, &self.capacity, placement::session(args, session, rows)).ok()?;
+        let mut report = PlacementReport::planned(&sizes, &self.capacity, &plan);
+        for gpu in self.model.gpu_memory() {
+            let before = self.capacity.gpus.iter().find(|room| room.index == gpu.index);
+            let before = before.map(|room| room.total.saturating_sub(room.free));
+            if let Some(device) = report.device_mut(&format!("cuda:{}", gpu.index)) {
+                device.memory_before_bytes = before;
+                device.memory_after_bytes = Some(gpu.used);
+                device.memory_peak_bytes = Some(gpu.used.max(before.unwrap_or(0) + gpu.own_peak));
+            }
+        }
+        Some(report.with_process_memory(self.before, self.after))
+    }
+}
+
+/// As [`load`], with weights quantized as asked for, placed as the options say.
+fn load_placed(
+    planned: &placement::Planned<'_>,
+    threads: usize,
+    args: &args::Placement,
+) -> anyhow::Result<Placed> {
+    let gpus = placement::gpus(args)?;
+    let options = args.options();
+    let limit = options.memory.ram;
+    let before = resident();
+    let mut capacity = Capacity { gpus, ram: ram_room(limit, 0) };
+    let session = |config: &Config| SessionOptions { kv: planned.kv, ..(planned.session)(config) };
+    let placing =
+        Placing { gpus: &capacity.gpus, layers: options.gpu_layers, session: &session, rows: planned.rows };
+    let model = loaded(planned.path, threads, planned.load_in, limit, Some(placing))?;
+    // The number of units is known only now, the memory must be that of before.
+    capacity.ram = capacity.ram.map(|room| room.with_units(model.config().layers + 1));
+    Ok(Placed { model, capacity, before, after: resident() })
+}
+
+/// Opens and loads a model.
+fn loaded(
     path: &Path,
     threads: usize,
     scheme: Option<LoadScheme>,
     max_memory: Option<u64>,
+    placing: Option<Placing<'_>>,
 ) -> anyhow::Result<Model> {
     let checkpoint = Arc::new(model::open(path)?);
     let loader = scheme.map(|scheme| Loader::new(&checkpoint, scheme)).transpose()?;
     let load_in = loader.as_ref().map(|l| l as &dyn LoadIn);
-    let model = Model::load(checkpoint, LoadOptions { threads, load_in, max_memory, gpu: None })?;
+    let model = Model::load(checkpoint, LoadOptions { threads, load_in, max_memory, placing })?;
     for note in model.notes() {
         eprintln!("note: {note}");
     }

@@ -2,31 +2,48 @@
 
 use std::process::ExitCode;
 
-use quern_run::{PerplexityOptions, SessionOptions};
+use quern_model::Config;
+use quern_run::{KvType, PerplexityOptions, SessionOptions};
 
-use super::{Outcome, load_within, print, print_json, read_text, warn_of_memory};
-use crate::args::{self, Memory};
+use super::placement::{self, Planned};
+use super::{Outcome, load_placed, print, print_json, read_text, warn_of_memory};
+use crate::args;
 use crate::progress::{Bar, Unit};
 
 /// Measures and prints `perplexity ± standard error`.
 pub fn run(args: &args::Perplexity) -> Outcome {
-    let text = read_text(&args.text)?;
     let threads = args.threads.count();
-    let Memory { kv, .. } = args.memory;
-    let limit = args.memory.limit();
-    let model = load_within(&args.model, threads, args.load.load_in, limit)?;
-    let reference =
-        args.reference.as_deref().map(|path| load_within(path, threads, None, limit)).transpose()?;
-    let context = args.context;
+    let (context, kv) = (args.context, args.placement.kv);
     let session = SessionOptions { context, ..SessionOptions::default() };
-    warn_of_memory(&model, SessionOptions { kv, ..session })?;
-    reference.iter().try_for_each(|reference| warn_of_memory(reference, session))?;
+    // The second half of a chunk is scored.
+    let rows = context - context / 2;
+    let planned_session = |_: &Config| session;
+    let planned = |path, load_in, kv| Planned { path, load_in, session: &planned_session, kv, rows };
+    if args.placement.dry_run {
+        // A reference keeps keys and values in f16.
+        let reference = args.reference.iter().map(|path| planned(path, None, KvType::F16));
+        let models: Vec<_> =
+            [planned(args.model(), args.load.load_in, kv)].into_iter().chain(reference).collect();
+        return placement::dry_run(&models, &args.placement, threads, true, args.json);
+    }
+    let text = read_text(&args.text)?;
+    let placed = load_placed(&planned(args.model(), args.load.load_in, kv), threads, &args.placement)?;
+    let reference = args.reference.as_deref();
+    let reference = reference
+        .map(|path| load_placed(&planned(path, None, KvType::F16), threads, &args.placement))
+        .transpose()?;
+    let reference = reference.as_ref().map(|placed| &placed.model);
+    warn_of_memory(&placed.model, SessionOptions { kv, ..session })?;
+    reference.into_iter().try_for_each(|reference| warn_of_memory(reference, session))?;
     let options = PerplexityOptions { context, chunks: args.chunks, kv };
     let bar = Bar::new(Unit::Chunks);
-    let report = quern_run::perplexity(&model, reference.as_ref(), &text, options, &bar)?;
+    let report = quern_run::perplexity(&placed.model, reference, &text, options, &bar)?;
     drop(bar);
+    let placement = placed.report(&args.placement, session, rows);
     if args.json {
-        print_json(&report)?;
+        let mut value = serde_json::to_value(&report)?;
+        value["placement"] = serde_json::to_value(placement)?;
+        print_json(&value)?;
         return Ok(ExitCode::SUCCESS);
     }
     let mut text = format!(
@@ -54,5 +71,8 @@ pub fn run(args: &args::Perplexity) -> Outcome {
     }
     print(&text)?;
     eprintln!("{:.0} tokens/s", report.tokens_per_second);
+    if let Some(placement) = placement.filter(|placement| placement.is_split()) {
+        eprintln!("{}", placement::run_table(&placement));
+    }
     Ok(ExitCode::SUCCESS)
 }

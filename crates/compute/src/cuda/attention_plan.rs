@@ -202,7 +202,8 @@ impl AttentionPlan {
         let width = fitting(self.cache.head_dim, &[64, 128, 256])?;
         let rows = if n * self.group() <= 8 || width == 256 { 8 } else { 16 };
         let blocks = self.cache.kv_heads * (n * self.group()).div_ceil(rows);
-        let splits = (DECODE_PER_PROCESSOR * self.processors / blocks).clamp(1, end.div_ceil(DECODE_KEYS).max(1));
+        let splits =
+            (DECODE_PER_PROCESSOR * self.processors / blocks).clamp(1, end.div_ceil(DECODE_KEYS).max(1));
         let kernel = format!("attention_decode_{}_{width}_{rows}", self.cache.numbers.name());
         // Queries as operands, then results of four warps, or the rows they were made from.
         let shared = 4 * rows * width + (16 * rows * width).max(8192);
@@ -275,7 +276,13 @@ mod tests {
         CacheLayout { numbers, kv_heads, head_dim, context }
     }
 
-    fn plan(numbers: CacheNumbers, heads: usize, kv_heads: usize, head_dim: usize, target: Target) -> AttentionPlan {
+    fn plan(
+        numbers: CacheNumbers,
+        heads: usize,
+        kv_heads: usize,
+        head_dim: usize,
+        target: Target,
+    ) -> AttentionPlan {
         AttentionPlan { cache: layout(numbers, kv_heads, head_dim, 32_768), heads, processors: 132, target }
     }
 
@@ -290,7 +297,10 @@ mod tests {
         let l = layout(CacheNumbers::Q8_0, 3, 20, 5);
         let args = l.args(4096).unwrap();
         assert_eq!((args.row, args.context), (32, 5));
-        assert_eq!([args.k, args.v, args.k_scales, args.v_scales], [4096, 4096 + 512, 4096 + 1024, 4096 + 1280]);
+        assert_eq!(
+            [args.k, args.v, args.k_scales, args.v_scales],
+            [4096, 4096 + 512, 4096 + 1024, 4096 + 1280]
+        );
         assert_eq!(l.bytes(), Some(1536));
         assert_eq!(layout(CacheNumbers::F32, 1, 6, 1).row(), 8);
         assert_eq!(layout(CacheNumbers::F32, usize::MAX, 128, 4096).bytes(), None);
@@ -315,7 +325,10 @@ mod tests {
     fn prompts_take_the_kernel_of_the_head_and_the_target() {
         let p = plan(CacheNumbers::F16, 32, 8, 128, Target::Hopper);
         let launch = p.attention(512, 512).unwrap();
-        assert_eq!((launch.module.as_str(), launch.kernel.as_str()), ("attention_prompt_128", "attention_prompt_f16"));
+        assert_eq!(
+            (launch.module.as_str(), launch.kernel.as_str()),
+            ("attention_prompt_128", "attention_prompt_f16")
+        );
         assert_eq!((launch.grid, launch.block, launch.splits), ([16, 8, 1], 128, 1));
         assert_eq!(launch.shared, 104_448);
         // Few tokens over a long text are split.
@@ -323,7 +336,9 @@ mod tests {
         assert_eq!(p.attention(8, 100).unwrap().splits, 1);
         for numbers in [CacheNumbers::F16, CacheNumbers::Q8_0] {
             for dim in (8..=256).step_by(8) {
-                for (target, most) in [(Target::Turing, 65_536), (Target::Ampere, 101_376), (Target::Hopper, 232_448)] {
+                for (target, most) in
+                    [(Target::Turing, 65_536), (Target::Ampere, 101_376), (Target::Hopper, 232_448)]
+                {
                     let launch = plan(numbers, 4, 2, dim, target).attention(100, 100).unwrap();
                     assert!(launch.shared + 16 <= most, "{numbers:?} {dim} {target:?}: {}", launch.shared);
                 }

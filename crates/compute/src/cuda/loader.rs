@@ -59,7 +59,16 @@ impl Loader {
         };
         let slots = [slot()?, slot()?];
         let stream = Stream::new(card)?;
-        Ok(Self { card: card.clone(), stream, pool: pool.clone(), slots, next: 0, arena: None, used: 0, arrived: Event::new(card)? })
+        Ok(Self {
+            card: card.clone(),
+            stream,
+            pool: pool.clone(),
+            slots,
+            next: 0,
+            arena: None,
+            used: 0,
+            arrived: Event::new(card)?,
+        })
     }
 
     /// The card.

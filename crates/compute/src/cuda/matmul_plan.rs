@@ -34,8 +34,13 @@ impl MatmulPath {
 
     /// Tokens of a tile, with the name of the entry point, widest first.
     const fn tiles(self) -> &'static [(u32, &'static str)] {
-        const ALL: [(u32, &str); 5] =
-            [(256, "matmul_n256"), (128, "matmul_n128"), (64, "matmul_n64"), (32, "matmul_n32"), (16, "matmul_n16")];
+        const ALL: [(u32, &str); 5] = [
+            (256, "matmul_n256"),
+            (128, "matmul_n128"),
+            (64, "matmul_n64"),
+            (32, "matmul_n32"),
+            (16, "matmul_n16"),
+        ];
         match self {
             Self::Wgmma => &ALL,
             Self::Mma80 => ALL.split_at(1).1,
@@ -117,7 +122,14 @@ impl MatmulPlan {
     ///
     /// # Panics
     /// Never for `rows` of one to three positive numbers and positive `columns`, `n` and `multiprocessors`.
-    pub fn new(path: MatmulPath, rows: &[u32], columns: u32, n: u32, multiprocessors: u32, gated: bool) -> Self {
+    pub fn new(
+        path: MatmulPath,
+        rows: &[u32],
+        columns: u32,
+        n: u32,
+        multiprocessors: u32,
+        gated: bool,
+    ) -> Self {
         let padded_n = n.next_multiple_of(8);
         // A tile costs its tokens plus what it does whatever their number (the conversion of the weights).
         let (tile, kernel) = path
@@ -374,7 +386,9 @@ mod tests {
     /// unfinished tile, and whoever finishes a tile finds the other pieces in lower-numbered parts.
     #[test]
     fn every_unit_is_done_once() {
-        for (row_tiles, steps, most) in [(1, 1, 132), (32, 32, 66), (224, 32, 66), (32, 112, 66), (3, 7, 132), (48, 32, 132)] {
+        for (row_tiles, steps, most) in
+            [(1, 1, 132), (32, 32, 66), (224, 32, 66), (32, 112, 66), (3, 7, 132), (48, 32, 132)]
+        {
             let parts = parts(row_tiles, steps, most);
             assert!((1..=most).contains(&parts));
             let total = row_tiles * steps;
@@ -412,9 +426,14 @@ mod tests {
 
     #[test]
     fn plans_of_a_7b_model_fill_an_h100() {
-        let plan = |rows: &[u32], columns, n, gated| MatmulPlan::new(MatmulPath::Wgmma, rows, columns, n, 132, gated);
+        let plan = |rows: &[u32], columns, n, gated| {
+            MatmulPlan::new(MatmulPath::Wgmma, rows, columns, n, 132, gated)
+        };
         let qkv = plan(&[4096, 1024, 1024], 4096, 512, false);
-        assert_eq!((qkv.kernel, qkv.grid, qkv.block, qkv.row_tiles, qkv.token_tiles), ("matmul_n256", 132, 384, 24, 2));
+        assert_eq!(
+            (qkv.kernel, qkv.grid, qkv.block, qkv.row_tiles, qkv.token_tiles),
+            ("matmul_n256", 132, 384, 24, 2)
+        );
         assert_eq!(qkv.first_tile, [0, 16, 20]);
         assert_eq!(qkv.sums_bytes, 132 * 128 * 256 * 4);
         let gated = plan(&[14336, 14336], 4096, 512, true);
@@ -436,7 +455,11 @@ mod tests {
             }
             for n in 5..700 {
                 let plan = MatmulPlan::new(path, &[300, 77], 160, n, 46, false);
-                assert!(plan.tile * plan.token_tiles >= n && plan.padded_n >= n && plan.grid <= 46.max(2 * plan.token_tiles));
+                assert!(
+                    plan.tile * plan.token_tiles >= n
+                        && plan.padded_n >= n
+                        && plan.grid <= 46.max(2 * plan.token_tiles)
+                );
                 assert_eq!(plan.grid, plan.parts * plan.token_tiles * path.cluster());
             }
         }

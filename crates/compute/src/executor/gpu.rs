@@ -64,6 +64,15 @@ impl Device {
         }
     }
 
+    /// The driver's number of it; `None` for the CPU.
+    pub fn gpu_index(&self) -> Option<usize> {
+        match self {
+            Self::Cpu(_) => None,
+            #[cfg(feature = "cuda")]
+            Self::Cuda(card) => Some(card.info().index),
+        }
+    }
+
     /// Bytes allocated by this process on it now and at most so far; `None` for the CPU.
     pub fn memory_use(&self) -> Option<(u64, u64)> {
         match self {

@@ -23,6 +23,7 @@
 
 mod experts;
 mod phases;
+mod stream;
 mod workspace;
 
 use quern_compute::parallel::share;
@@ -35,7 +36,10 @@ use crate::rope::RotaryAngles;
 use crate::weights::{Block, Ffn};
 use crate::{Model, Observer, Result};
 
+use stream::{STREAMED_FROM, Streamer};
+
 pub(crate) use experts::{BeforeGroup, run as run_experts};
+use phases::Remote;
 pub(crate) use phases::{AttentionBuffers, KvTarget, Phases};
 pub(crate) use workspace::{Workspace, cache_shape, wide};
 
@@ -45,6 +49,8 @@ pub(crate) struct Staging {
     /// The residual stream in RAM, on its way to a device or between two.
     x: Vec<f32>,
     angles: RotaryAngles,
+    /// Moves layers from RAM to a GPU, once that was needed.
+    streamer: Option<Streamer>,
 }
 
 /// One batch on its way through a model.
@@ -83,19 +89,22 @@ impl Pass<'_> {
         model.rotation.fill(first, batch.n, &mut self.staging.angles);
         let segments = model.placement.segments();
         for (index, segment) in segments.iter().enumerate() {
-            let Staging { x, angles } = &mut *self.staging;
-            let work = &mut self.workspaces[segment.workspace];
-            work.reserve(model, batch.n)?;
+            // Large batches of layers in RAM are computed on the GPU that has their keys and values.
+            let streamed = segment.remote.filter(|_| batch.n >= STREAMED_FROM && self.observer.is_none());
+            let at = streamed.unwrap_or(segment.workspace);
             let results = if segment.head { batch.n - keep } else { batch.n };
+            let Staging { x, angles, .. } = &mut *self.staging;
+            let work = &mut self.workspaces[at];
+            work.reserve(model, batch.n)?;
             work.reserve_logits(if segment.head { results * model.config.vocab_size } else { 0 })?;
-            let recordable = batch.n == 1 && self.observer.is_none() && model.config.experts.is_none();
-            let mode = work.executor.begin(PassKey {
+            let key = PassKey {
                 segment: index,
                 tokens: batch.n,
                 first,
                 keep,
-                recordable,
-            })?;
+                recordable: batch.n == 1 && self.observer.is_none() && model.config.experts.is_none(),
+            };
+            let mode = work.executor.begin(key)?;
             work.set_angles(angles)?;
             let input = work.x.front_mut(values);
             match index {
@@ -104,46 +113,119 @@ impl Pass<'_> {
             }
             model.placement.embedded();
             if mode == Mode::Run {
-                self.segment(segment, batch, logits)?;
+                match streamed {
+                    Some(_) => self.streamed(segment, at, batch)?,
+                    None => self.segment(segment, key, logits)?,
+                }
             }
-            let Workspace { executor, x: held, logits: made, .. } = &mut self.workspaces[segment.workspace];
-            let result = match segment.head {
+            let Workspace { executor, x: held, logits: made, .. } = &mut self.workspaces[at];
+            // A head in RAM stays there: the segment is left in front of it.
+            let result = match segment.head && streamed.is_none() {
                 // On the CPU they were written where they are wanted.
                 true if executor.pool().is_some() || results == 0 => None,
                 true => Some((made.front(logits.len()), &mut *logits)),
-                false if index + 1 == segments.len() => None,
+                false if index + 1 == segments.len() && streamed.is_none() => None,
                 false => {
                     self.staging.x.resize(values, 0.0);
                     Some((held.front(values), &mut self.staging.x[..]))
                 }
             };
             executor.end(result)?;
+            if segment.head && streamed.is_some() && keep < batch.n {
+                let work = &mut self.workspaces[segment.workspace];
+                work.reserve(model, batch.n)?;
+                work.executor.upload(&self.staging.x, work.x.front_mut(values))?;
+                self.head(segment.workspace, batch, logits)?;
+            }
         }
         Ok(())
     }
 
-    /// The layers of one segment, and the head if it ends the model.
-    fn segment(&mut self, segment: &Segment, batch: Batch, logits: &mut [f32]) -> Result<()> {
+    /// The layers of one segment where their weights are, and the head if it ends the model.
+    fn segment(&mut self, segment: &Segment, key: PassKey, logits: &mut [f32]) -> Result<()> {
         let model = self.model;
+        let batch = Batch { n: key.tokens, first: key.first, keep: key.keep };
         let Batch { n, keep, .. } = batch;
         let (placement, blocks) = (&model.placement, &model.weights.blocks);
-        let work = &mut self.workspaces[segment.workspace];
+        let (work, mut remote) = two(self.workspaces, segment.workspace, segment.remote);
+        if let Some(remote) = &mut remote {
+            remote.reserve(model, n)?;
+            remote.executor.begin(PassKey { recordable: false, ..key })?;
+            remote.set_angles(&self.staging.angles)?;
+        }
         for layer in segment.layers.clone() {
-            // The head's rows are all that is needed behind the last block's keys and values.
-            let unseen = self.observer.is_none() && layer + 1 == blocks.len();
             placement.enter(layer, n);
-            let batch = Batch { keep: if unseen { keep } else { 0 }, ..batch };
-            let slot = layer - segment.layers.start + segment.slot;
-            block(model, work, &mut self.observer, (layer, slot, &blocks[layer]), batch)?;
+            let batch = batch.of_layer(model, layer, self.observer.is_some());
+            block(model, work, remote.as_deref_mut(), &mut self.observer, (layer, &blocks[layer]), batch)?;
             placement.leave(layer);
+        }
+        if let Some(remote) = remote {
+            remote.executor.end(None)?;
         }
         if keep == n || !segment.head {
             return Ok(());
         }
-        placement.enter(blocks.len(), n - keep);
-        head(model, work, &mut self.observer, batch, logits)?;
-        placement.leave(blocks.len());
+        self.head(segment.workspace, batch, logits)
+    }
+
+    /// The layers of a segment in RAM, on a GPU.
+    fn streamed(&mut self, segment: &Segment, at: usize, batch: Batch) -> Result<()> {
+        let model = self.model;
+        let work = &mut self.workspaces[at];
+        let streamer = match &mut self.staging.streamer {
+            Some(streamer) => streamer,
+            none => none.insert(Streamer::new(model, &work.executor)?),
+        };
+        let mut next = None;
+        for layer in segment.layers.clone() {
+            model.placement.enter(layer, batch.n);
+            let moved = match next.take() {
+                Some(moved) => moved,
+                None => streamer.bring(model, layer, &work.executor)?,
+            };
+            streamer.arrived(&work.executor)?;
+            let batch = batch.of_layer(model, layer, false);
+            block(model, work, None, &mut None, (layer, &moved), batch)?;
+            // Only queued: meanwhile the next one is moved.
+            if layer + 1 < segment.layers.end {
+                next = Some(streamer.bring(model, layer + 1, &work.executor)?);
+            }
+            model.placement.leave(layer);
+        }
         Ok(())
+    }
+
+    /// From the residual stream on a device to logits.
+    fn head(&mut self, at: usize, batch: Batch, logits: &mut [f32]) -> Result<()> {
+        let model = self.model;
+        let layers = model.weights.blocks.len();
+        model.placement.enter(layers, batch.n - batch.keep);
+        head(model, &mut self.workspaces[at], &mut self.observer, batch, logits)?;
+        model.placement.leave(layers);
+        Ok(())
+    }
+}
+
+impl Batch {
+    /// The same for one layer: the head's rows are all that is needed behind the last block's keys and values.
+    fn of_layer(self, model: &Model, layer: usize, observed: bool) -> Self {
+        let unseen = !observed && layer + 1 == model.weights.blocks.len();
+        Self { keep: if unseen { self.keep } else { 0 }, ..self }
+    }
+}
+
+/// Two of some workspaces.
+fn two(all: &mut [Workspace], one: usize, other: Option<usize>) -> (&mut Workspace, Option<&mut Workspace>) {
+    match other {
+        None => (&mut all[one], None),
+        Some(other) if one < other => {
+            let (low, high) = all.split_at_mut(other);
+            (&mut low[one], Some(&mut high[0]))
+        }
+        Some(other) => {
+            let (low, high) = all.split_at_mut(one);
+            (&mut high[0], Some(&mut low[other]))
+        }
     }
 }
 
@@ -151,8 +233,9 @@ impl Pass<'_> {
 fn block(
     model: &Model,
     work: &mut Workspace,
+    remote: Option<&mut Workspace>,
     observer: &mut Option<&mut dyn Observer>,
-    (layer, slot, block): (usize, usize, &Block),
+    (layer, block): (usize, &Block),
     batch: Batch,
 ) -> Result<()> {
     let config = &model.config;
@@ -162,12 +245,35 @@ fn block(
     let pairs = n * model.rotation.pairs();
     let key = config.kv_heads * config.head_dim;
     let Workspace {
-        executor, cache, x, normed, q, k, v, qkv: all, attended, projected, wide: w, angles, ..
+        executor,
+        cache,
+        x,
+        normed,
+        q,
+        k,
+        v,
+        qkv: all,
+        attended,
+        projected,
+        wide: w,
+        angles,
+        joined,
+        ..
     } = work;
-    let angles = angles.of(config.window(layer).is_some(), pairs);
-    let target = KvTarget { cache, slot, layer, first, angles };
-    let joined = model.fused_qkv() || executor.joins_heads();
-    let (apart, together) = if joined { (0, n) } else { (n, 0) };
+    let slot = model.placement.slot(layer);
+    let windowed = config.window(layer).is_some();
+    let mut elsewhere = None;
+    let (cache, angles) = match remote {
+        None => (cache, angles.of(windowed, pairs)),
+        Some(Workspace { executor, cache, qkv, attended, angles, .. }) => {
+            let width = query + 2 * key;
+            let (qkv, attended) = (qkv.front_mut(n * width), attended.front_mut(rows * query));
+            elsewhere = Some(Remote { executor, qkv, attended });
+            (cache, angles.of(windowed, pairs))
+        }
+    };
+    let target = KvTarget { cache, slot, layer, first, angles, remote: elsewhere };
+    let (apart, together) = if *joined { (0, n) } else { (n, 0) };
     let buffers = AttentionBuffers {
         q: q.front_mut(apart * query),
         k: k.front_mut(apart * key),

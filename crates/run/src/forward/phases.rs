@@ -29,8 +29,17 @@ pub(crate) struct KvTarget<'p> {
     pub(crate) layer: usize,
     /// Position of the batch's first token.
     pub(crate) first: usize,
-    /// Cosines and sines of the batch's positions.
+    /// Cosines and sines of the batch's positions, where attention is computed.
     pub(crate) angles: (Values<'p>, Values<'p>),
+    /// The device that computes attention, if it is another.
+    pub(crate) remote: Option<Remote<'p>>,
+}
+
+/// A device that computes attention for layers whose weights are in RAM, and its memory.
+pub(crate) struct Remote<'p> {
+    pub(crate) executor: &'p mut Executor,
+    pub(crate) qkv: ValuesMut<'p>,
+    pub(crate) attended: ValuesMut<'p>,
 }
 
 /// Memory of [`Phases::attend`], at least as long as the batch demands.
@@ -83,7 +92,9 @@ impl Phases<'_, '_> {
         let input = attention_input(model, block, x);
         let width = query + 2 * key;
         let heads = match &block.qkv {
-            Qkv::Separate { q: wq, k: wk, v: wv } if self.executor.joins_heads() => {
+            Qkv::Separate { q: wq, k: wk, v: wv }
+                if self.executor.joins_heads() || target.remote.is_some() =>
+            {
                 let mut qkv = qkv.slice(0..n * width);
                 self.linear([wq, wk, wv], input, Output::Join(qkv.reborrow()))?;
                 Heads::Joined { qkv, by_group: false }
@@ -100,7 +111,7 @@ impl Phases<'_, '_> {
                 Heads::Joined { qkv, by_group: *by_group }
             }
         };
-        let KvTarget { cache, slot, layer, first, angles: (cos, sin) } = target;
+        let KvTarget { cache, slot, layer, first, angles: (cos, sin), remote } = target;
         let shape = AttentionShape {
             heads: config.heads,
             kv_heads: config.kv_heads,
@@ -114,17 +125,21 @@ impl Phases<'_, '_> {
             quern_model::RopeStyle::Interleaved => RopeStyle::Interleaved,
         };
         let rotate = Rotate { style, pairs: model.rotation.pairs(), cos, sin };
-        let attend = Attend {
-            shape,
-            slot,
-            first,
-            skip: keep,
-            norms: block.head_norms.as_ref().map(|norms| (&norms.q, &norms.k)),
-            rotate: Some(rotate),
-            heads,
-            out: attended,
+        let norms = block.head_norms.as_ref().map(|norms| (&norms.q, &norms.k));
+        let attend =
+            |heads, out| Attend { shape, slot, first, skip: keep, norms, rotate: Some(rotate), heads, out };
+        let Some(Remote { executor, mut qkv, attended: mut out }) = remote else {
+            return Ok(self.executor.attend(cache, attend(heads, attended))?);
         };
-        Ok(self.executor.attend(cache, attend)?)
+        let Heads::Joined { qkv: made, by_group } = heads else {
+            return Err(quern_compute::Error::Device.into());
+        };
+        executor.upload(made.as_values().host()?, qkv.reborrow())?;
+        executor.attend(cache, attend(Heads::Joined { qkv, by_group }, out.reborrow()))?;
+        match out.is_empty() {
+            true => Ok(()),
+            false => Ok(executor.download(out.as_values(), attended.host()?)?),
+        }
     }
 
     /// The network's input where it is computed before attention's result is added: both halves of a parallel block

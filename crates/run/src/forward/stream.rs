@@ -22,6 +22,8 @@ pub(crate) const STREAMED_FROM: usize = 32;
 pub(crate) struct Streamer {
     uploader: Uploader,
     rooms: [Room; 2],
+    /// The room used last.
+    turn: usize,
     /// Bytes moved so far.
     moved: u64,
 }
@@ -29,30 +31,24 @@ pub(crate) struct Streamer {
 impl Streamer {
     /// For the layers of `model` that are not on a GPU, to the device of `executor`.
     pub(crate) fn new(model: &Model, executor: &Executor) -> Result<Self> {
-        let largest = model.placement.streamed().map(|layer| model.weights.blocks[layer].gpu_bytes()).max();
+        let largest = model.placement.off_gpu().map(|layer| model.weights.blocks[layer].gpu_bytes()).max();
         let uploader = Uploader::new(&executor.device(), &model.pool)?;
         let bytes = largest.unwrap_or(0);
         let rooms = [uploader.room(bytes)?, uploader.room(bytes)?];
-        Ok(Self { uploader, rooms, moved: 0 })
+        Ok(Self { uploader, rooms, turn: 0, moved: 0 })
     }
 
-    /// Begins to move a layer; `executor` waits for it before what it is given next.
-    pub(crate) fn bring(
-        &mut self,
-        model: &Model,
-        layer: usize,
-        turn: usize,
-        executor: &Executor,
-    ) -> Result<Block> {
-        self.uploader.begin_in(&self.rooms[turn % 2], executor)?;
+    /// Begins to move a layer, in place of the one before the last: all that uses that one was given to `executor`.
+    pub(crate) fn bring(&mut self, model: &Model, layer: usize, executor: &Executor) -> Result<Block> {
+        self.turn = 1 - self.turn;
+        self.uploader.begin_in(&self.rooms[self.turn], executor)?;
         let block = model.weights.blocks[layer].upload(&mut self.uploader)?;
-        self.uploader.before(executor)?;
         self.moved += block.gpu_bytes() as u64;
         Ok(block)
     }
 
-    /// Bytes moved so far.
-    pub(crate) fn moved(&self) -> u64 {
-        self.moved
+    /// Lets `executor` wait for the layers moved so far before what it is given next.
+    pub(crate) fn arrived(&mut self, executor: &Executor) -> Result<()> {
+        Ok(self.uploader.before(executor)?)
     }
 }

@@ -23,6 +23,8 @@ pub(crate) struct Workspace {
     pub(crate) wide: Buffer,
     pub(crate) logits: Buffer,
     pub(crate) angles: Angles,
+    /// Whether queries, keys and values are computed into one memory.
+    pub(crate) joined: bool,
 }
 
 /// Cosines and sines of one pass, of all layers and of those under a window.
@@ -44,7 +46,7 @@ impl Angles {
 }
 
 impl Workspace {
-    /// For `layers` layers on `device`.
+    /// For a device that has keys and values of `layers` layers.
     pub(crate) fn new(
         model: &Model,
         device: &Device,
@@ -54,8 +56,11 @@ impl Workspace {
     ) -> Result<Self> {
         let shape = cache_shape(&model.config, layers, context, kv);
         let buffer = || Buffer::new(device);
+        let executor = Executor::new(device)?;
         Ok(Self {
-            executor: Executor::new(device)?,
+            // Layers in RAM whose attention is computed elsewhere send all three there.
+            joined: model.fused_qkv() || executor.joins_heads() || model.placement.has_remote(),
+            executor,
             cache: KvCache::new(device, shape)?,
             x: buffer(),
             normed: buffer(),
@@ -80,7 +85,7 @@ impl Workspace {
         }
         self.projected.reserve(n * config.hidden_size.max(config.embedding_size))?;
         self.attended.reserve(n * query)?;
-        match model.fused_qkv() || self.executor.joins_heads() {
+        match self.joined {
             true => self.qkv.reserve(n * (query + 2 * key))?,
             false => {
                 self.q.reserve(n * query)?;

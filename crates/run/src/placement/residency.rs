@@ -15,14 +15,24 @@ pub(crate) struct Segment {
     /// Which of [`super::Placement::devices`].
     pub workspace: usize,
     pub layers: Range<usize>,
-    /// The place of the first of them in that device's cache.
-    pub slot: usize,
     /// Whether the head follows.
     pub head: bool,
+    /// The device, a GPU, that has their keys and values and computes their attention, if it is another.
+    pub remote: Option<usize>,
 }
 
-/// Devices with the number of layers each has, and the segments in order.
-pub(crate) type Resident = (Vec<(Device, usize)>, Vec<Segment>);
+/// Where a model is: what [`super::Placement`] needs to know.
+#[derive(Clone, Debug)]
+pub(crate) struct Resident {
+    /// The devices in use, with the number of layers whose keys and values each has.
+    pub devices: Vec<(Device, usize)>,
+    /// All layers, in order.
+    pub segments: Vec<Segment>,
+    /// Of each layer, which device has its keys and values, and their place in its cache.
+    pub caches: Vec<(usize, usize)>,
+    /// Of each unit, where it is.
+    pub units: Vec<Location>,
+}
 
 /// Moves the weights of `units` (blocks in order, then the head) to GPUs where the plan says so.
 ///
@@ -36,33 +46,46 @@ pub(crate) fn reside(
 ) -> Result<Resident> {
     upload(weights, units, gpus, pool)?;
     let layers = weights.blocks.len();
-    let mut devices: Vec<(Location, usize)> = Vec::new();
+    let mut locations: Vec<Location> = Vec::new();
     let mut segments: Vec<Segment> = Vec::new();
     for (unit, &location) in units.iter().enumerate() {
         let location = if let Location::Gpu(_) = location { location } else { Location::Ram };
         let head = unit == layers;
-        let workspace = devices.iter().position(|&(l, _)| l == location).unwrap_or_else(|| {
-            devices.push((location, 0));
-            devices.len() - 1
+        let workspace = locations.iter().position(|&l| l == location).unwrap_or_else(|| {
+            locations.push(location);
+            locations.len() - 1
         });
-        let slot = devices[workspace].1;
         match segments.last_mut() {
             Some(last) if last.workspace == workspace && head => last.head = true,
             Some(last) if last.workspace == workspace => last.layers.end += 1,
             _ => {
                 let layers = unit..if head { unit } else { unit + 1 };
-                segments.push(Segment { workspace, layers, slot, head });
+                segments.push(Segment { workspace, layers, head, remote: None });
             }
         }
-        if !head {
-            devices[workspace].1 += 1;
+    }
+    let is_gpu = |location: &Location| matches!(location, Location::Gpu(_));
+    let first_gpu = locations.iter().position(is_gpu);
+    for segment in &mut segments {
+        if !is_gpu(&locations[segment.workspace]) {
+            segment.remote = first_gpu;
         }
     }
-    let device = |location| match location {
+    let mut counts = vec![0; locations.len()];
+    let mut caches = Vec::with_capacity(layers);
+    for segment in &segments {
+        let owner = segment.remote.unwrap_or(segment.workspace);
+        for _ in segment.layers.clone() {
+            caches.push((owner, counts[owner]));
+            counts[owner] += 1;
+        }
+    }
+    let device = |location: &Location| match *location {
         Location::Gpu(index) => gpus[index].clone(),
         Location::Ram | Location::Disk => Device::Cpu(pool.clone()),
     };
-    Ok((devices.into_iter().map(|(l, layers)| (device(l), layers)).collect(), segments))
+    let devices = locations.iter().map(device).zip(counts).collect();
+    Ok(Resident { devices, segments, caches, units: units.to_vec() })
 }
 
 fn upload(weights: &mut Weights, units: &[Location], gpus: &[Device], pool: &Arc<Pool>) -> Result<()> {

@@ -8,12 +8,13 @@ mod source;
 
 use clap::{CommandFactory, error::ErrorKind};
 
-use super::Outcome;
+use super::{Outcome, placement};
 use crate::args::{self, Scheme};
 
 /// Plans, and unless it is a dry run, does it.
 pub fn run(args: &args::Quantize) -> Outcome {
     refuse_strangers(args);
+    placement::refuse_gpus("quantize", args.device.device)?;
     match args.to {
         Scheme::Gguf(file_type) => gguf::run(args, file_type),
         Scheme::Gptq => gptq::run(args),

@@ -6,18 +6,19 @@ use anyhow::Context;
 use clap::CommandFactory;
 use clap::error::ErrorKind;
 use quern_model::chat::ChatTemplate;
-use quern_run::{Chat, ChatNote, GenerateOptions, Model};
+use quern_run::{Chat, ChatNote, GenerateOptions};
 
-use super::{Printer, report, terminal};
+use super::{Placed, Printer, report, terminal};
 use crate::args;
 
 /// One turn if a prompt was given, a conversation on a terminal, otherwise a turn for each line of standard input.
 pub fn run(
     args: &args::Run,
-    model: &Model,
+    placed: &Placed,
     options: GenerateOptions,
     prompt: Option<String>,
 ) -> anyhow::Result<()> {
+    let model = &placed.model;
     let tokenizer = model.tokenizer()?;
     let choice = args.chat.chat_template.as_deref();
     let mut template = ChatTemplate::choose(model.checkpoint().path(), tokenizer, choice)?;
@@ -32,7 +33,7 @@ pub fn run(
     }
     let mut chat = Chat::new(model, template, options.clone())?;
     chat.set_system(args.chat.system.clone());
-    let turns = Turns { args, model, options: &options };
+    let turns = Turns { args, placed, options: &options };
     match prompt {
         Some(text) => turns.say(&mut chat, &text, true),
         None if std::io::stdin().is_terminal() && std::io::stdout().is_terminal() => {
@@ -57,7 +58,7 @@ pub fn run(
 /// Turns whose answers go to standard output.
 struct Turns<'a> {
     args: &'a args::Run,
-    model: &'a Model,
+    placed: &'a Placed,
     options: &'a GenerateOptions,
 }
 
@@ -67,7 +68,7 @@ impl Turns<'_> {
         let report = chat.say(text, &mut printer)?;
         printer.finish()?;
         print_notes(chat);
-        report::print_report(self.args, self.model, self.options, &report, only)
+        report::print_report(self.args, self.placed, self.options, &report, only)
     }
 }
 

@@ -9,40 +9,58 @@ use std::path::Path;
 use std::process::ExitCode;
 
 use anyhow::Context;
-use quern_run::{GenerateOptions, Listener, Model, SessionOptions};
+use quern_model::Config;
+use quern_run::{GenerateOptions, Listener, SessionOptions, default_context};
 
-use super::{Outcome, load_within, print, warn_of_memory};
+use super::{Outcome, Placed, load_placed, placement, print, warn_of_memory};
 use crate::args;
 
 /// Streams the text to standard output, or prints everything as JSON at the end.
 pub fn run(args: &args::Run) -> Outcome {
+    let threads = args.threads.count();
+    let planned_session = |config: &Config| session(args, config);
+    let (path, load_in, kv) = (args.model(), args.load.load_in, args.placement.kv);
+    let planned = placement::Planned { path, load_in, session: &planned_session, kv, rows: 1 };
+    if args.placement.dry_run {
+        return placement::dry_run(&[planned], &args.placement, threads, false, args.json);
+    }
     // Before the model: reading it may take longer than finding out that there is no such file.
     let prompt = prompt(args)?;
-    let limit = args.memory.limit();
-    let model = load_within(&args.model, args.threads.count(), args.load.load_in, limit)?;
-    let context = args.context.unwrap_or_else(|| model.default_context());
-    warn_of_memory(&model, SessionOptions { context, kv: args.memory.kv, ..SessionOptions::default() })?;
+    let placed = load_placed(&planned, threads, &args.placement)?;
+    let model = &placed.model;
+    warn_of_memory(model, session(args, model.config()))?;
     for note in model.tokenizer()?.notes() {
         eprintln!("note: {note}");
     }
     let seed = args.sampling.seed.unwrap_or_else(random_seed);
     let options = options(args, seed);
     if args.chat.chat {
-        chat::run(args, &model, options, prompt)?;
+        chat::run(args, &placed, options, prompt)?;
     } else {
-        complete(args, &model, &prompt.unwrap_or_default(), &options)?;
+        complete(args, &placed, &prompt.unwrap_or_default(), &options)?;
     }
     Ok(ExitCode::SUCCESS)
 }
 
+/// Size and precision of the session.
+fn session(args: &args::Run, config: &Config) -> SessionOptions {
+    let context = args.context.unwrap_or_else(|| default_context(config));
+    SessionOptions { context, kv: args.placement.kv, ..SessionOptions::default() }
+}
+
 /// Continues a text.
-fn complete(args: &args::Run, model: &Model, prompt: &str, options: &GenerateOptions) -> anyhow::Result<()> {
+fn complete(
+    args: &args::Run,
+    placed: &Placed,
+    prompt: &str,
+    options: &GenerateOptions,
+) -> anyhow::Result<()> {
     let mut printer = Printer::new(!args.json);
     // Once it is sure that the text will go on.
     printer.first = prompt.to_owned();
-    let report = quern_run::generate(model, prompt, options, &mut printer)?;
+    let report = quern_run::generate(&placed.model, prompt, options, &mut printer)?;
     printer.finish()?;
-    report::print_report(args, model, options, &report, args.json)
+    report::print_report(args, placed, options, &report, args.json)
 }
 
 /// What the options say to the library.
@@ -52,7 +70,7 @@ fn options(args: &args::Run, seed: u64) -> GenerateOptions {
         limit,
         limit_must_fit,
         context: args.context,
-        kv: args.memory.kv,
+        kv: args.placement.kv,
         sampling: args.sampling.options(seed),
         ignore_end: args.ignore_eos,
         stop_texts: args.stop.clone(),

@@ -1,19 +1,22 @@
 //! The report on a generated text: JSON on standard output, or lines on standard error.
 
+use quern_run::placement::PlacementReport;
 use quern_run::{GenerateOptions, GenerateReport, Model, Stop, TokenLogprobs};
 use serde_json::json;
 
-use crate::commands::{print, print_json};
+use crate::commands::{Placed, placement, print, print_json};
 use crate::{args, format};
 
 /// Prints the report on one text. JSON is indented over several lines if `whole`, else one line.
 pub fn print_report(
     args: &args::Run,
-    model: &Model,
+    placed: &Placed,
     options: &GenerateOptions,
     report: &GenerateReport,
     whole: bool,
 ) -> anyhow::Result<()> {
+    let model = &placed.model;
+    let placement = placed.report(&args.placement, super::session(args, model.config()), 1);
     let seed = options.sampling.seed;
     note(report, model);
     if args.json {
@@ -21,6 +24,7 @@ pub fn print_report(
         value["seed"] = json!(seed);
         value["parameters"] = json!(model.parameters());
         value["file_size"] = json!(model.file_size());
+        value["placement"] = serde_json::to_value(placement)?;
         return if whole { print_json(&value) } else { print(&(value.to_string() + "\n")) };
     }
     if let Some(logprobs) = &report.logprobs {
@@ -36,6 +40,9 @@ pub fn print_report(
         report.generate_tokens_per_second,
         report.peak_memory_bytes.map_or_else(|| "unknown".into(), format::bytes),
     );
+    if let Some(placement) = placement.filter(PlacementReport::is_split) {
+        eprintln!("{}", placement::run_table(&placement));
+    }
     Ok(())
 }
 

@@ -1,0 +1,63 @@
+//! Arguments that say where a model is run: devices, layers on GPUs, limits on memory.
+
+use clap::Args;
+use quern_run::KvType;
+use quern_run::placement::{DeviceChoice, GpuLayers, MemoryLimits, PlacementOptions};
+
+use super::values::{device, gpu_layers, kv_type, max_memory};
+
+/// Where a model is run, and how much memory that may take.
+#[derive(Clone, Debug, Args)]
+#[command(next_help_heading = "Devices and memory")]
+pub struct Placement {
+    /// Device to compute on: auto, cpu, cuda (all cards) or cuda:N (card number N)
+    ///
+    /// auto takes all cards that can be used, and the CPU where there is none. Layers that the GPUs do not hold stay in RAM.
+    #[arg(long, value_name = "DEVICE", default_value = "auto", value_parser = device)]
+    device: DeviceChoice,
+    /// Number of layers on GPUs, also written -ngl: a number, all, or auto for as many as fit
+    ///
+    /// Layers are counted from the end, as llama.cpp does: the output head is the last one. A model of 32 blocks has 33
+    /// layers, and a larger number means all of them.
+    #[arg(
+        long,
+        aliases = ["gpu-layers", "n-gpu-layers"],
+        value_name = "N",
+        default_value = "auto",
+        allow_negative_numbers = true,
+        value_parser = gpu_layers
+    )]
+    ngl: GpuLayers,
+    /// Limits on memory, such as 0=10GiB,cpu=32GiB, or a size alone for RAM [default: the memory that is free]
+    ///
+    /// A number names a card, and cards that such a list leaves out are not used. cpu (or a size alone) limits the
+    /// resident memory of the process: weights, key-value cache and buffers together stay below the limit. Layers that
+    /// do not fit are read from the file again for every token, which is slower and changes no result.
+    #[arg(long, value_name = "DEVICE=SIZE,…", value_parser = max_memory)]
+    max_memory: Option<MemoryLimits>,
+    /// Type of the key-value cache: f16, q8_0 (17/32 of the size of f16) or f32
+    #[arg(long, value_name = "TYPE", default_value = "f16", value_parser = kv_type)]
+    pub kv: KvType,
+    /// Print where every layer would be and how much memory that takes, and load nothing
+    #[arg(long)]
+    pub dry_run: bool,
+}
+
+impl Placement {
+    /// What the library takes.
+    pub fn options(&self) -> PlacementOptions {
+        PlacementOptions {
+            device: self.device,
+            gpu_layers: self.ngl,
+            memory: self.max_memory.clone().unwrap_or_default(),
+        }
+    }
+}
+
+/// The device of commands that compute on the CPU alone.
+#[derive(Clone, Debug, Args)]
+pub struct CpuDevice {
+    /// Device to compute on: auto or cpu; this command does not use GPUs
+    #[arg(long, value_name = "DEVICE", default_value = "auto", value_parser = device)]
+    pub device: DeviceChoice,
+}

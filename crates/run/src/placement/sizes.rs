@@ -1,0 +1,296 @@
+//! The sizes that placement is decided by, from the headers of a checkpoint: what each block and the head take in RAM and
+//! on a GPU, keys and values per position, buffers per token.
+
+use quern_model::architecture::Layout;
+use quern_model::contents::Place;
+use quern_model::{Config, TensorRole, View, ViewTensor};
+use quern_tensor_io::{ElementType, Error as FileError};
+
+use crate::forward::cache_shape;
+use crate::load::LoadIn;
+use crate::{KvType, Result};
+
+/// Matrices and vectors begin at multiples of this on a GPU.
+const ALIGNMENT: u64 = 256;
+/// What rounding the planes of a matrix up to [`ALIGNMENT`] takes, at most.
+/// Positions of the cache are rounded up to a multiple of this.
+const CACHE_GROUP: usize = 16;
+/// Buffers on a GPU whose size does not depend on the batch: partial results of attention, tables, a library's own.
+const GPU_BUFFERS: u64 = 32 << 20;
+/// Buffers of one thread.
+const THREAD_BUFFERS: u64 = 1 << 20;
+
+/// Sizes of one block or the head, in bytes.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct UnitSize {
+    /// In RAM: what stays in the mapped file and can be dropped and read again.
+    pub mapped: u64,
+    /// In RAM: what is made while loading (unpacked, quantized, decoded), which must stay.
+    pub made: u64,
+    /// On a GPU.
+    pub gpu: u64,
+    /// What generating one token reads of it: of a block's experts those chosen.
+    pub touched: u64,
+}
+
+/// Sizes of buffers, in bytes.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct ScratchSizes {
+    /// In RAM, whatever the batch.
+    pub ram: u64,
+    /// In RAM for each token of the batch.
+    pub ram_token: u64,
+    /// On each GPU, whatever the batch.
+    pub gpu: u64,
+    /// On each GPU for each token of the batch.
+    pub gpu_token: u64,
+}
+
+impl ScratchSizes {
+    /// In RAM for a batch.
+    pub fn in_ram(&self, batch: usize) -> u64 {
+        self.ram.saturating_add(self.ram_token.saturating_mul(batch as u64))
+    }
+
+    /// On each GPU for a batch.
+    pub fn on_gpu(&self, batch: usize) -> u64 {
+        self.gpu.saturating_add(self.gpu_token.saturating_mul(batch as u64))
+    }
+}
+
+/// Sizes of a model, in bytes.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Sizes {
+    /// The tables in front of the first block, which are always in RAM.
+    pub embedding: UnitSize,
+    /// What one token looks up in them.
+    pub embedding_row: u64,
+    /// The blocks in order, then the head.
+    pub units: Vec<UnitSize>,
+    /// The head is the table of the embedding.
+    pub tied: bool,
+    /// Keys and values of one position in one layer.
+    pub cache_position: u64,
+    /// Buffers.
+    pub scratch: ScratchSizes,
+    /// One row of logits.
+    pub logits_row: u64,
+    /// Numbers in all tensors of the forward pass; a tied head counts once.
+    pub parameters: u64,
+    /// Bytes of the tensor files.
+    pub file_size: u64,
+}
+
+/// How a model is to be run, as far as sizes depend on it.
+#[derive(Clone, Copy, Debug)]
+pub struct SizeOptions<'a> {
+    /// Threads that compute.
+    pub threads: usize,
+    /// Quantizes matrices while they are loaded.
+    pub load_in: Option<&'a dyn LoadIn>,
+    /// How keys and values are kept.
+    pub kv: KvType,
+}
+
+/// Bytes that a matrix takes on a GPU. Types that no GPU kernel reads are widened.
+pub fn device_bytes(element_type: ElementType, rows: usize, columns: usize) -> u64 {
+    quern_compute::bytes_of_matrix(element_type, rows, columns) as u64
+}
+
+fn matrix_bytes(element_type: ElementType, rows: usize, columns: usize) -> u64 {
+    (element_type.row_bytes(columns).unwrap_or(0) as u64).saturating_mul(rows as u64)
+}
+
+impl Sizes {
+    /// The sizes of a checkpoint as it is stored. Headers are enough: no data of tensors is read.
+    ///
+    /// # Errors
+    /// The configuration is not known.
+    pub fn of(view: &View<'_>, options: SizeOptions<'_>) -> Result<Self> {
+        let Some(config) = view.config() else {
+            let what = "its configuration is not known";
+            return Err(FileError::unsupported(view.checkpoint().path(), what).into());
+        };
+        let has_head = view.tensors().iter().any(|tensor| tensor.role == Some(TensorRole::Output));
+        let tied = config.tied_embeddings && !has_head;
+        let mut sizes = Self {
+            units: vec![UnitSize::default(); config.layers + 1],
+            tied,
+            scratch: scratch(config, options.threads, fused(view)),
+            logits_row: 4 * config.vocab_size as u64,
+            file_size: view.checkpoint().file_size(),
+            ..Self::default()
+        };
+        for tensor in view.tensors() {
+            let Some(place) = Part::of(tensor) else { continue };
+            sizes.parameters += (tensor.rows() * tensor.columns()) as u64;
+            let size = size(view, config, options.load_in, tensor);
+            match place {
+                Part::Block(layer) => sizes.units.get_mut(layer).into_iter().for_each(|unit| unit.add(size)),
+                Part::Head => sizes.head_mut().add(size),
+                Part::Table | Part::Position => {
+                    sizes.embedding.add(UnitSize { gpu: 0, touched: 0, ..size });
+                    sizes.embedding_row += (size.mapped + size.made) / (tensor.rows() as u64).max(1);
+                    if tied && place == Part::Table {
+                        // The bytes in RAM are the table's, and made but once.
+                        sizes.head_mut().add(UnitSize { made: 0, ..size });
+                    }
+                }
+                // A whole matrix, read for every token.
+                Part::Projection => {
+                    sizes.embedding.add(UnitSize { gpu: 0, ..size });
+                    sizes.embedding_row += size.touched;
+                }
+            }
+        }
+        Ok(sizes.with_cache(config, options.kv))
+    }
+
+    /// The same with keys and values kept in another way.
+    pub fn with_cache(mut self, config: &Config, kv: KvType) -> Self {
+        self.cache_position = cache_shape(config, 1, 1, kv).position_bytes() as u64;
+        self
+    }
+
+    /// Number of blocks.
+    pub fn blocks(&self) -> usize {
+        self.units.len().saturating_sub(1)
+    }
+
+    /// Keys and values of one layer.
+    pub fn layer_cache(&self, context: usize) -> u64 {
+        let positions = context.checked_next_multiple_of(CACHE_GROUP).unwrap_or(usize::MAX);
+        self.cache_position.saturating_mul(positions as u64)
+    }
+
+    fn head_mut(&mut self) -> &mut UnitSize {
+        let last = self.units.len() - 1;
+        &mut self.units[last]
+    }
+}
+
+impl UnitSize {
+    fn add(&mut self, other: Self) {
+        self.mapped += other.mapped;
+        self.made += other.made;
+        self.gpu += other.gpu;
+        self.touched += other.touched;
+    }
+}
+
+/// Where a tensor belongs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Part {
+    Block(usize),
+    Head,
+    /// The table of the embedding.
+    Table,
+    /// The table of positions.
+    Position,
+    /// From the embedding's width to the residual stream's.
+    Projection,
+}
+
+impl Part {
+    /// `None` for what is no weight of the forward pass.
+    fn of(tensor: &ViewTensor) -> Option<Self> {
+        use TensorRole as R;
+        match (tensor.role?, tensor.layer) {
+            (_, Some(layer)) => Some(Self::Block(layer)),
+            (R::TokenEmbedding, None) => Some(Self::Table),
+            (R::PositionEmbedding, None) => Some(Self::Position),
+            (R::EmbeddingIn, None) => Some(Self::Projection),
+            (R::EmbeddingOut | R::OutputNorm | R::OutputNormBias | R::Output | R::OutputBias, None) => {
+                Some(Self::Head)
+            }
+            _ => None,
+        }
+    }
+}
+
+/// Whether queries, keys and values come from one matrix.
+fn fused(view: &View<'_>) -> bool {
+    view.tensors().iter().any(|tensor| tensor.role == Some(TensorRole::AttentionQkv))
+}
+
+/// Whether a tensor is computed with as a matrix; all others are decoded to f32 while loading.
+fn is_matrix(role: TensorRole) -> bool {
+    use TensorRole as R;
+    [
+        R::TokenEmbedding,
+        R::PositionEmbedding,
+        R::EmbeddingIn,
+        R::EmbeddingOut,
+        R::Output,
+        R::AttentionQ,
+        R::AttentionK,
+        R::AttentionV,
+        R::AttentionQkv,
+        R::AttentionOutput,
+        R::FfnGate,
+        R::FfnUp,
+        R::FfnGateUp,
+        R::FfnDown,
+        R::Router,
+        R::ExpertsGate,
+        R::ExpertsUp,
+        R::ExpertsDown,
+    ]
+    .contains(&role)
+}
+
+/// What one tensor takes.
+fn size(view: &View<'_>, config: &Config, load_in: Option<&dyn LoadIn>, tensor: &ViewTensor) -> UnitSize {
+    let (rows, columns) = (tensor.rows(), tensor.columns());
+    let Some(role) = tensor.role.filter(|&role| is_matrix(role)) else {
+        let made = 4 * (rows * columns) as u64;
+        return UnitSize { mapped: 0, made, gpu: made.next_multiple_of(ALIGNMENT), touched: 0 };
+    };
+    let (rows, columns) = match tensor.layout == Layout::Transposed {
+        true => (columns, rows),
+        false => (rows, columns),
+    };
+    let layer = match tensor.place {
+        Some(Place::Packed(number)) => view.packing().and_then(|packing| packing.layers().get(number)),
+        Some(Place::Plain(_)) | None => None,
+    };
+    let form = layer.map(|layer| layer.block_form(view.checkpoint()));
+    let target = load_in.and_then(|load_in| load_in.target(&tensor.name));
+    let stored = form.as_ref().map_or(tensor.element_type, |form| form.element_type);
+    let element_type = target.unwrap_or(stored);
+    let bytes = matrix_bytes(element_type, rows, columns);
+    let made = target.is_some() || form.is_some() || tensor.layout == Layout::Transposed;
+    let permutation = form.filter(|_| target.is_none()).and_then(|form| form.permutation);
+    let order = permutation.map_or(0, |order| 4 * order.len() as u64);
+    // Of a mixture's experts a token reads those it chooses.
+    let experts = [TensorRole::ExpertsGate, TensorRole::ExpertsUp, TensorRole::ExpertsDown].contains(&role);
+    let touched = match config.experts.filter(|_| experts) {
+        Some(mixture) => bytes / (mixture.count as u64).max(1) * mixture.used as u64,
+        None => bytes,
+    };
+    UnitSize {
+        mapped: if made { 0 } else { bytes },
+        made: if made { bytes + order } else { 0 },
+        gpu: device_bytes(element_type, rows, columns) + order,
+        touched,
+    }
+}
+
+/// Buffers of a forward pass.
+fn scratch(config: &Config, threads: usize, fused: bool) -> ScratchSizes {
+    let (query, key) = (config.heads * config.head_dim, config.kv_heads * config.head_dim);
+    let wide = config.experts.map_or(config.ffn_size, |experts| experts.ffn_size);
+    let qkv = query + 2 * key;
+    let own = 3 * config.hidden_size + 2 * query + 2 * key + 3 * wide;
+    let experts = config.experts.map_or(0, |e| e.count + 2 * (e.ffn_size + config.hidden_size));
+    let floats = own + experts + 4 * (config.rope.dimensions / 2);
+    let columns = wide.max(config.hidden_size).max(query);
+    ScratchSizes {
+        ram: THREAD_BUFFERS * threads as u64,
+        // The input of a layer in 8 bits, in two layouts, or permuted.
+        ram_token: (4 * (floats + if fused { qkv } else { 0 }) + 8 * columns) as u64,
+        gpu: GPU_BUFFERS,
+        // Queries, keys and values always come from one launch; the input of a layer in f16, with its scale.
+        gpu_token: (4 * (floats + qkv) + 2 * columns.next_multiple_of(128) + 4) as u64,
+    }
+}
