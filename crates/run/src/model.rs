@@ -112,13 +112,13 @@ impl Model {
         }
         let kv = KvType::default();
         let sizes = Sizes::of(&view, SizeOptions { threads, load_in, kv })?;
-        let (units, gpus) = match placing {
+        let (units, remote, gpus) = match placing {
             Some(placing) if !placing.gpus.is_empty() => plan(&config, &sizes, &placing, max_memory)?,
-            _ => (vec![Location::Ram; config.layers + 1], Vec::new()),
+            _ => (vec![Location::Ram; config.layers + 1], false, Vec::new()),
         };
         let pool = Arc::new(Pool::new(threads));
         let mut weights = Weights::resolve(&view, &checkpoint, &config, load_in, &pool)?;
-        let resident = placement::reside(&mut weights, &units, &gpus, &pool)?;
+        let resident = placement::reside(&mut weights, &units, remote, &gpus, &pool)?;
         let placement = Placement::new(&checkpoint, &weights, resident, max_memory);
         let notes = view.notes().to_vec();
         drop(view);
@@ -284,13 +284,13 @@ pub fn default_context(config: &Config) -> usize {
     config.context_length.min(4096)
 }
 
-/// Where each unit goes, and the GPUs.
+/// Where each unit goes, whether a GPU has keys and values of units in RAM, and the GPUs.
 fn plan(
     config: &Config,
     sizes: &Sizes,
     placing: &Placing<'_>,
     max_memory: Option<u64>,
-) -> Result<(Vec<Location>, Vec<Device>)> {
+) -> Result<(Vec<Location>, bool, Vec<Device>)> {
     let options = (placing.session)(config);
     let sizes = sizes.clone().with_cache(config, options.kv);
     let capacity = Capacity { gpus: placing.gpus.to_vec(), ram: ram_room(max_memory, sizes.units.len()) };
@@ -302,5 +302,5 @@ fn plan(
     };
     let plan = Plan::fitting(&sizes, &capacity, session)?;
     let gpus = placing.gpus.iter().map(|gpu| Device::gpu(gpu.index)).collect::<Result<Vec<_>, _>>()?;
-    Ok((plan.units, gpus))
+    Ok((plan.units, plan.remote, gpus))
 }

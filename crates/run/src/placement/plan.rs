@@ -12,7 +12,7 @@
 //! them all, consecutive units are spread over as few GPUs as can. Of the others RAM keeps
 //! as many as fit, from the first on; what is left is read from the file again for every token and every batch of the
 //! prompt. Keys and values are on the GPU of their block; those of blocks elsewhere are on
-//! the first GPU in use, which also computes their attention, and in RAM if there is none.
+//! the first GPU in use, which also computes their attention, or, where they would take too much of its memory, in RAM.
 
 mod no_fit;
 mod planner;
@@ -131,6 +131,9 @@ pub struct Plan {
     pub shortage: Option<Shortage>,
     /// The session planned for.
     pub session: Session,
+    /// Whether the first GPU in use has the keys and values of blocks that are not on GPUs, and computes their
+    /// attention.
+    pub remote: bool,
 }
 
 impl Plan {
@@ -139,7 +142,7 @@ impl Plan {
     /// # Errors
     /// [`NoFit`] if the layers asked for do not fit on GPUs, or RAM cannot hold even one unit at a time.
     pub fn new(sizes: &Sizes, capacity: &Capacity, session: Session) -> Result<Self, NoFit> {
-        let planner = Planner { sizes, capacity, session };
+        let planner = Planner::new(sizes, capacity, session);
         let ranges = planner.gpus()?;
         let on_gpu: usize = ranges.iter().map(|(_, range)| range.len()).sum();
         let first = sizes.units.len() - on_gpu;
@@ -157,7 +160,8 @@ impl Plan {
         let may_all = matches!(session.gpu_layers, GpuLayers::Auto) && !capacity.gpus.is_empty();
         let shortage = (may_all && first > 0).then(|| planner.shortage(sizes.units.len()));
         let usage = planner.usage(&units, &ranges);
-        Ok(Self { units, usage, shortage, session })
+        let remote = planner.remote && first > 0 && on_gpu > 0;
+        Ok(Self { units, usage, shortage, session, remote })
     }
 
     /// As [`Plan::new`], with smaller batches where RAM is too small otherwise: a batch of 32 is the smallest that

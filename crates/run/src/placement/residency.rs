@@ -34,13 +34,15 @@ pub(crate) struct Resident {
     pub units: Vec<Location>,
 }
 
-/// Moves the weights of `units` (blocks in order, then the head) to GPUs where the plan says so.
+/// Moves the weights of `units` (blocks in order, then the head) to GPUs where the plan says so. `remote`: the first GPU
+/// in use has keys and values of the others.
 ///
 /// # Errors
 /// A GPU has no memory for a unit: names the layer.
 pub(crate) fn reside(
     weights: &mut Weights,
     units: &[Location],
+    remote: bool,
     gpus: &[Device],
     pool: &Arc<Pool>,
 ) -> Result<Resident> {
@@ -65,7 +67,7 @@ pub(crate) fn reside(
         }
     }
     let is_gpu = |location: &Location| matches!(location, Location::Gpu(_));
-    let first_gpu = locations.iter().position(is_gpu);
+    let first_gpu = locations.iter().position(is_gpu).filter(|_| remote);
     for segment in &mut segments {
         if !is_gpu(&locations[segment.workspace]) {
             segment.remote = first_gpu;

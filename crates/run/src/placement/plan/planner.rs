@@ -18,6 +18,24 @@ pub(super) struct Planner<'a> {
     pub sizes: &'a Sizes,
     pub capacity: &'a Capacity,
     pub session: Session,
+    /// Whether the first GPU in use has keys and values of blocks that are not on GPUs.
+    pub remote: bool,
+}
+
+impl<'a> Planner<'a> {
+    /// Keys and values of all blocks go to GPUs if they leave most of the memory there to weights, and the layers asked
+    /// for fit beside them.
+    pub fn new(sizes: &'a Sizes, capacity: &'a Capacity, session: Session) -> Self {
+        let mut planner = Self { sizes, capacity, session, remote: true };
+        let largest = capacity.gpus.iter().map(|gpu| gpu.room).max().unwrap_or(0);
+        planner.remote = match session.gpu_layers {
+            GpuLayers::Auto | GpuLayers::All => {
+                planner.cache(0..sizes.blocks()).saturating_mul(4) <= largest
+            }
+            GpuLayers::Last(count) => planner.spread(count.min(sizes.units.len())).is_some(),
+        };
+        planner
+    }
 }
 
 impl Planner<'_> {
@@ -42,12 +60,17 @@ impl Planner<'_> {
     /// Bytes on the first GPU for copies of the units before `first`, and for their keys and values.
     fn staging(&self, first: usize) -> u64 {
         let largest = self.sizes.units[..first].iter().map(|unit| unit.gpu).max().unwrap_or(0);
-        (STAGED_UNITS * largest).saturating_add(self.cache(0..first))
+        (STAGED_UNITS * largest).saturating_add(self.remote_cache(first))
     }
 
-    /// Bytes of keys and values in RAM: those of units before `first`, unless there is a GPU, which then has them all.
+    /// Bytes of keys and values on the first GPU in use of units before `first`.
+    fn remote_cache(&self, first: usize) -> u64 {
+        if self.remote && first < self.sizes.units.len() { self.cache(0..first) } else { 0 }
+    }
+
+    /// Bytes of keys and values in RAM of units before `first`.
     fn ram_cache(&self, first: usize) -> u64 {
-        if first < self.sizes.units.len() { 0 } else { self.cache(0..first) }
+        self.cache(0..first) - self.remote_cache(first)
     }
 
     /// The last `count` units over GPUs; `None` if they do not fit.
@@ -152,7 +175,7 @@ impl Planner<'_> {
             let location = Location::Gpu(*gpu);
             let own = usage(location, self.capacity.gpus.get(*gpu).map(|gpu| gpu.room));
             let (staging, beside) = match number {
-                0 => (self.staging(first), self.cache(0..first)),
+                0 => (self.staging(first), self.remote_cache(first)),
                 _ => (0, 0),
             };
             let logits = if own.head { self.logits() } else { 0 };
