@@ -28,8 +28,8 @@ struct Slice {
 
 DEVICE u32 shared_address(const void* p) { return (u32)__cvta_generic_to_shared(p); }
 
-DEVICE void barrier_init(u32 barrier) {
-    asm volatile("mbarrier.init.shared::cta.b64 [%0], 1;" ::"r"(barrier) : "memory");
+DEVICE void barrier_init(u32 barrier, u32 arrivals) {
+    asm volatile("mbarrier.init.shared::cta.b64 [%0], %1;" ::"r"(barrier), "r"(arrivals) : "memory");
 }
 DEVICE void barrier_expect(u32 barrier, u32 bytes) {
     asm volatile("mbarrier.arrive.expect_tx.shared::cta.b64 _, [%0], %1;" ::"r"(barrier), "r"(bytes) : "memory");
@@ -53,23 +53,30 @@ DEVICE u64 record_offset(u32 first, int p) {
     return (u64)(first / (F::Planes::values(p) >= F::PIECE ? F::Planes::values(p) / F::PIECE : 1)) * F::Planes::bytes(p);
 }
 
-// Lane 0: starts the copies of pieces first to first + count.
+// Lane p copies plane p: what it needs to know of it.
+struct LanePlane {
+    u32 bytes, shift, offset;  // of a record; log2 of the pieces it is for; in a slice
+};
+
 template <class F>
-DEVICE void issue(const Matrix& m, u32 first, u32 count, u32 slot, u32 barrier) {
-    u32 total = 0, bytes[F::Planes::COUNT];
-    u64 from[F::Planes::COUNT];
+DEVICE LanePlane lane_plane(u32 lane) {
+    LanePlane l = {0, 0, 0};
 #pragma unroll
-    for (int p = 0; p < F::Planes::COUNT; p++) {
-        constexpr int P = F::PIECE;
-        const u32 records = (count * P + F::Planes::values(p) - 1) / F::Planes::values(p);
-        const u64 start = record_offset<F>(first, p), end = start + records * F::Planes::bytes(p);
-        from[p] = start & ~15ull;
-        bytes[p] = (u32)(((end + 15) & ~15ull) - from[p]);
-        total += bytes[p];
-    }
-    barrier_expect(barrier, total);
-#pragma unroll
-    for (int p = 0; p < F::Planes::COUNT; p++) bulk_copy(slot + Slice<F>::offset(p), m.plane[p] + from[p], bytes[p], barrier);
+    for (int p = 0; p < F::Planes::COUNT; p++)
+        if (lane == p) {
+            const int pieces = F::Planes::values(p) / F::PIECE;
+            l = {(u32)F::Planes::bytes(p), pieces >= 8 ? 3u : pieces >= 4 ? 2u : pieces >= 2 ? 1u : 0u, Slice<F>::offset(p)};
+        }
+    return l;
+}
+
+// Starts the copy of pieces first to first + count of a plane. The barrier counts one arrival for each plane.
+DEVICE void issue(const LanePlane& l, const u8* plane, u32 first, u32 count, u32 slot, u32 barrier) {
+    const u64 start = (u64)(first >> l.shift) * l.bytes;
+    const u32 before = (u32)start & 15, length = ((count + (1u << l.shift) - 1) >> l.shift) * l.bytes;
+    const u32 bytes = (before + length + 15) & ~15u;
+    barrier_expect(barrier, bytes);
+    bulk_copy(slot + l.offset, plane + start - before, bytes, barrier);
 }
 
 template <class F, int N>
@@ -83,7 +90,7 @@ DEVICE void run_ring(const MatvecArgs& a, char* shared) {
     const u32 ring = shared_address(shared) + vectors * Input<F>::vector_bytes(pieces) + warp * stages * Slice<F>::BYTES;
     const u32 full = shared_address(barriers[warp]);
     if (lane == 0) {
-        for (u32 i = 0; i < stages; i++) barrier_init(full + 8 * i);
+        for (u32 i = 0; i < stages; i++) barrier_init(full + 8 * i, F::Planes::COUNT);
         asm volatile("fence.mbarrier_init.release.cluster;" ::: "memory");
         asm volatile("fence.proxy.async.shared::cta;" ::: "memory");
     }
@@ -91,15 +98,16 @@ DEVICE void run_ring(const MatvecArgs& a, char* shared) {
     launch_next();
     if (a.expert) wait_for_previous();  // which weights to load is the previous kernel's result
 
+    const LanePlane mine = lane_plane<F>(lane);
     Walk next = {warp * gridDim.x + blockIdx.x, 0, 0};
     const auto issue_next = [&](u32 stage) {
         if (next.row >= s.rows) return;
-        if (lane == 0) {
+        if (lane < F::Planes::COUNT) {
             int matrix;
             u32 row;
             locate(a, next, matrix, row);
-            issue<F>(a.m[matrix], row * pieces + next.slice * UNIT, min(UNIT, pieces - next.slice * UNIT),
-                     ring + stage * Slice<F>::BYTES, full + 8 * stage);
+            issue(mine, a.m[matrix].plane[lane], row * pieces + next.slice * UNIT, min(UNIT, pieces - next.slice * UNIT),
+                  ring + stage * Slice<F>::BYTES, full + 8 * stage);
         }
         advance(next, s);
     };
@@ -123,17 +131,21 @@ DEVICE void run_ring(const MatvecArgs& a, char* shared) {
         for (int p = 0; p < F::Planes::COUNT; p++)
             m.plane[p].address = slot + Slice<F>::offset(p) - ((u32)record_offset<F>(first, p) & ~15u);
         barrier_wait(full + 8 * stage, parity);
-        typename F::Raw raw[Slice<F>::DEPTH];
+        // Two pieces of a lane at a time, loads first.
 #pragma unroll
-        for (int d = 0; d < Slice<F>::DEPTH; d++)
-            if (lane + 32 * d < count) raw[d] = F::load(m, first + lane + 32 * d);
+        for (u32 d = 0; d < UNIT; d += 64) {
+            typename F::Raw raw[2];
+#pragma unroll
+            for (u32 e = 0; e < 64; e += 32)
+                if (lane + d + e < count) raw[e / 32] = F::load(m, first + lane + d + e);
+#pragma unroll
+            for (u32 e = 0; e < 64; e += 32)
+                if (lane + d + e < count)
+                    add_piece<F, N>(raw[e / 32], first + lane + d + e, input, pieces, w.slice * UNIT + lane + d + e, sum);
+        }
         __syncwarp();
         issue_next(stage);
         if (++stage == stages) stage = 0, parity ^= 1;
-#pragma unroll
-        for (int d = 0; d < Slice<F>::DEPTH; d++)
-            if (lane + 32 * d < count)
-                add_piece<F, N>(raw[d], first + lane + 32 * d, input, pieces, w.slice * UNIT + lane + 32 * d, sum);
         if (w.slice + 1 == s.slices) end_part<N>(a, s, w, sum, r);
     }
 }
