@@ -3,7 +3,7 @@
 #include "prologue.cuh"
 
 template <class F, int N>
-DEVICE void add_piece(const typename F::Raw& raw, u32 at, const char* input, u32 pieces, u32 p, float (&sum)[N]) {
+DEVICE void add_piece(const typename F::Raw& raw, u32 p, const char* input, u32 pieces, float (&sum)[N]) {
     if constexpr (F::FLOAT) {
         constexpr int PARTS = F::PIECE / 4;
 #pragma unroll
@@ -19,7 +19,7 @@ DEVICE void add_piece(const typename F::Raw& raw, u32 at, const char* input, u32
             }
         }
     } else {
-        const Chunk c = F::decode(raw, at);
+        const Chunk c = F::decode(raw, p);  // rows begin at multiples of 256 values where that matters
 #pragma unroll
         for (int t = 0; t < N; t++) {
             const char* x = input + t * Input<F>::vector_bytes(pieces);

@@ -14,7 +14,7 @@
 #pragma once
 #include "args.cuh"
 
-constexpr int THREADS = 512, WARPS = THREADS / 32;
+constexpr int THREADS = 1024, WARPS = THREADS / 32;
 
 template <class F>
 struct Input {
@@ -90,55 +90,60 @@ DEVICE void put_input(char* to, u32 pieces, int i, float4 v) {
     }
 }
 
-// One vector, from x to `to`.
+// One vector, from x to `to`, in batches of float4 of every thread, all read before the first use.
 template <class F, bool PLAIN_READ>
 DEVICE void prepare_vector(const MatvecArgs& a, const float* x, char* to, u32 pieces, float (*partial)[WARPS], u32& turn) {
     const int columns = a.m[0].columns, padded = pieces * F::PIECE;
-    // What a thread keeps between the passes of a norm; the rest is read again.
-    constexpr int HELD = PLAIN_READ ? 2 : 0;
-    constexpr int STEP = 4 * THREADS;
-    float4 held[HELD + 1];
+    constexpr int BATCH = PLAIN_READ ? 2 : 1, STEP = 4 * THREADS;
+    float4 v[BATCH];
+    const auto read = [&](int start) {
 #pragma unroll
-    for (int h = 0; h < HELD; h++) held[h] = read_four<PLAIN_READ, false>(x, a, columns, h * STEP + 4 * threadIdx.x);
+        for (int b = 0; b < BATCH; b++) v[b] = read_four<PLAIN_READ, false>(x, a, columns, start + b * STEP);
+    };
+    const int first = 4 * threadIdx.x;
+    const bool once = padded <= BATCH * STEP;  // a norm need not read again
+    read(first);
     float mean = 0, factor = a.x_scale;
     // First the mean, then the mean square of the distances from it (RMS norm: from 0).
 #pragma unroll 1
     for (int pass = a.prologue == LAYER_NORM ? 0 : 1; pass < 2 && a.prologue != PLAIN; pass++) {
         float sum = 0;
-        const auto add = [&](float4 v, int i) {
-            const float d[4] = {v.x - mean, v.y - mean, v.z - mean, v.w - mean};
-#pragma unroll
-            for (int k = 0; k < 4; k++)
-                if (i + k < columns) sum += pass == 0 ? d[k] : d[k] * d[k];
-        };
-#pragma unroll
-        for (int h = 0; h < HELD; h++) add(held[h], h * STEP + 4 * threadIdx.x);
 #pragma unroll 1
-        for (int i = HELD * STEP + 4 * threadIdx.x; i < columns; i += STEP) add(read_four<PLAIN_READ, false>(x, a, columns, i), i);
+        for (int i = first; i < columns; i += BATCH * STEP) {
+            if (!once) read(i);
+#pragma unroll
+            for (int b = 0; b < BATCH; b++) {
+                const float d[4] = {v[b].x - mean, v[b].y - mean, v[b].z - mean, v[b].w - mean};
+#pragma unroll
+                for (int k = 0; k < 4; k++)
+                    if (i + b * STEP + k < columns) sum += pass == 0 ? d[k] : d[k] * d[k];
+            }
+        }
         sum = block_sum(sum, partial, turn) / columns;
         if (pass == 0) mean = sum;
         else factor = a.x_scale / sqrtf(sum + a.eps);
     }
-    const auto finish = [&](float4 v, int i) {
-        v = make_float4((v.x - mean) * factor, (v.y - mean) * factor, (v.z - mean) * factor, (v.w - mean) * factor);
-        if (a.prologue != PLAIN) {
-            const float4 w = read_four<PLAIN_READ, true>(a.norm_weight, a, columns, i);
-            v = make_float4(v.x * w.x, v.y * w.y, v.z * w.z, v.w * w.w);
-            if (a.norm_bias) {
-                const float4 b = read_four<PLAIN_READ, true>(a.norm_bias, a, columns, i);
-                v = make_float4(v.x + b.x * a.x_scale, v.y + b.y * a.x_scale, v.z + b.z * a.x_scale, v.w + b.w * a.x_scale);
-            }
-        }
-        put_input<F>(to, pieces, i, v);
-    };
     // Whole warps take part while any of their lanes has values.
-    const int warp_start = threadIdx.x / 32 * 128, lane_start = threadIdx.x % 32 * 4;
-#pragma unroll
-    for (int h = 0; h < HELD; h++)
-        if (h * STEP + warp_start < padded) finish(held[h], h * STEP + warp_start + lane_start);
 #pragma unroll 1
-    for (int i = HELD * STEP + warp_start; i < padded; i += STEP)
-        finish(read_four<PLAIN_READ, false>(x, a, columns, i + lane_start), i + lane_start);
+    for (int i = first; i - 4 * (int)(threadIdx.x % 32) < padded; i += BATCH * STEP) {
+        if (!once) read(i);
+#pragma unroll
+        for (int b = 0; b < BATCH; b++) {
+            const int at = i + b * STEP;
+            if (at - 4 * (int)(threadIdx.x % 32) >= padded) break;
+            float4 y = make_float4((v[b].x - mean) * factor, (v[b].y - mean) * factor, (v[b].z - mean) * factor,
+                                   (v[b].w - mean) * factor);
+            if (a.prologue != PLAIN) {
+                const float4 w = read_four<PLAIN_READ, true>(a.norm_weight, a, columns, at);
+                y = make_float4(y.x * w.x, y.y * w.y, y.z * w.z, y.w * w.w);
+                if (a.norm_bias) {
+                    const float4 c = read_four<PLAIN_READ, true>(a.norm_bias, a, columns, at);
+                    y = make_float4(y.x + c.x * a.x_scale, y.y + c.y * a.x_scale, y.z + c.z * a.x_scale, y.w + c.w * a.x_scale);
+                }
+            }
+            put_input<F>(to, pieces, at, y);
+        }
+    }
 }
 
 // All vectors of the launch, at `to`; ends with a barrier.
