@@ -202,8 +202,8 @@ SHAPES = {  # name: rows of each matrix, columns, prologue, epilogue
 
 
 class Timing:
-    def __init__(self, name, shape):
-        self.name, self.layers = name, 32 if shape == "7b" else 22
+    def __init__(self, name, shape, layers=0):
+        self.name, self.layers = name, layers or (32 if shape == "7b" else 22)
         self.ops = dict(SHAPES[shape])
         hidden = 4096 if shape == "7b" else 2048
         self.x = torch.randn(4 * 32000, device="cuda")
@@ -222,7 +222,7 @@ class Timing:
         rows, columns, _, _ = self.ops[op]
         return [([p.data_ptr() for p in m], r, columns) for m, r in zip(self.weights[op][layer], rows)]
 
-    def launch(self, op, layer, following, target, n, overlap, budget):
+    def launch(self, op, layer, following, target, n, overlap, budget, grids=1):
         rows, columns, prologue, epilogue = self.ops[op]
         a = Args()
         for i, (addresses, r, _) in enumerate(self.matrices(op, layer)):
@@ -236,13 +236,14 @@ class Timing:
         if budget and following:
             ahead(a, self.name, self.matrices(*following), self.ops[following[0]][3] == GATED, budget)
         width = rows[0] if epilogue == GATED else sum(rows)
-        grid, shared = geometry(self.name, width, columns, n, SMS)
-        module(self.name, target).launch(f"matvec_{n}", grid, BLOCK, shared, a, overlap)
+        grid, shared = geometry(self.name, width, columns, n, grids * SMS)
+        block = int(target[5:]) if target.startswith("block") else BLOCK
+        module(self.name, target).launch(f"matvec_{n}", grid, block, shared, a, overlap)
 
-    def run(self, label, target="cubin", n=1, overlap=True, budget=0):
+    def run(self, label, target="cubin", n=1, overlap=True, budget=0, grids=1):
         def chain(steps):
             for step, following in zip(steps, steps[1:] + steps[:1]):
-                self.launch(*step, following, target, n, overlap, budget)
+                self.launch(*step, following, target, n, overlap, budget, grids)
 
         cells, ops = [], ["qkv", "o", "gate_up", "down"]
         for op in ops + ["head"]:
@@ -264,13 +265,14 @@ def time_all():
         run = Timing(name, "7b")
         run.run("in order", overlap=False)
         run.run("overlap")
-        for budget in (6, 10, 14, 20) if name == "q4_0" else (12,):
+        for budget in (4, 8):
             run.run(f"overlap, {budget} MB ahead", budget=budget * MB)
-        for target in sorted(p.suffix[1:] for p in here.glob(f"matvec_{name.lower()}.depth*")):
-            run.run(f"{target}, 12 MB ahead", target, budget=12 * MB)
-        if name in ("q4_0", "f16"):
-            for n in (2, 3, 4):
-                run.run("overlap, 12 MB ahead", n=n, budget=12 * MB)
+        for target in sorted(p.suffix[1:] for p in here.glob(f"matvec_{name.lower()}.*")):
+            if target != "cubin":
+                run.run(f"{target}", target)
+                run.run(f"{target}, 2 blocks", target, grids=2)
+        for n in (2, 4) if name in ("q4_0", "q4_K") else (2,):
+            run.run("overlap", n=n)
         del run
         torch.cuda.empty_cache()
     for name in ("q4_0", "q4_K", "f16"):
@@ -293,4 +295,9 @@ if __name__ == "__main__":
         bad = check(list(formats.FORMATS) + list(formats.FLOATS), ["cubin"])
     if "time" in todo:
         time_all()
+    if "profile" in todo:  # for ncu: one launch of every op
+        run = Timing("q4_0", "7b", 1)
+        for op in ("qkv", "o", "gate_up", "down"):
+            run.launch(op, 0, None, "cubin", 1, False, 0)
+        torch.cuda.synchronize()
     sys.exit(bad != 0)

@@ -19,7 +19,7 @@ formats=${FORMATS:-Q4_0 Q4_1 Q5_0 Q5_1 Q8_0 IQ4_NL NF4 FP4 MXFP4 NVFP4 Q1_0 Q2_0
 for f in $formats; do
     wait_for_one; job matvec sm_90 "matvec_${f,,}.cubin" -D FORMAT=$f &
 done
-for v in ${DEPTHS-}; do  # for example Q4_K:4
-    f=${v%:*}; wait_for_one; job matvec sm_90 "matvec_${f,,}.depth${v#*:}" -D FORMAT=$f -D UNIT_DEPTH=${v#*:} &
+for v in ${VARIANTS-}; do  # for example Q4_K:depth2:-DUNIT_DEPTH=2
+    IFS=: read -r f label option <<< "$v"; wait_for_one; job matvec sm_90 "matvec_${f,,}.$label" -D FORMAT=$f "$option" &
 done
 wait

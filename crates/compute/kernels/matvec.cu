@@ -14,7 +14,7 @@
 #include "matvec/stream.cuh"
 
 #define MATVEC(n)                                                                                        \
-    extern "C" __global__ void __launch_bounds__(THREADS, 1) matvec_##n(const __grid_constant__ MatvecArgs a) { \
+    extern "C" __global__ void __launch_bounds__(THREADS, 1024 / THREADS) matvec_##n(const __grid_constant__ MatvecArgs a) { \
         extern __shared__ __align__(128) char shared[];                                                  \
         run<FORMAT, n>(a, shared);                                                                       \
     }

@@ -5,8 +5,8 @@
 //   block formats   16 bytes a piece: codes of its values 0..15
 //                   16 bytes a piece: codes of its values 16..31
 //                   f32 a piece: scale s = max |x| / 127; codes are x / s, rounded half to even
-//                   f32 a piece, or two (SCALES == 2: one for each 16 values): s * sum of codes, times ZERO if that is not 0.
-//                   Only where the format has minima or a zero
+//                   where the format has minima or a zero, s * sum of codes, times ZERO if that is not 0: with SCALES == 1
+//                   beside the scale, with 2 in two more arrays of f32 a piece, for values 0..15 and 16..31
 //   f16, bf16       16 bytes a piece: values 0..3;  16 bytes a piece: values 4..7
 //   f32             16 bytes a piece
 //
@@ -14,7 +14,10 @@
 #pragma once
 #include "args.cuh"
 
-constexpr int THREADS = 1024, WARPS = THREADS / 32;
+#ifndef BLOCK
+#define BLOCK 1024
+#endif
+constexpr int THREADS = BLOCK, WARPS = THREADS / 32;
 
 template <class F>
 struct Input {
@@ -66,7 +69,7 @@ DEVICE void put_input(char* to, u32 pieces, int i, float4 v) {
                           max(__float_as_uint(v.z) & 0x7fffffff, __float_as_uint(v.w) & 0x7fffffff));
 #pragma unroll
         for (int d = 1; d < 8; d *= 2) largest = max(largest, __shfl_xor_sync(0xffffffffu, largest, d));
-        const float top = __uint_as_float(largest), scale = top * (1.0f / 127.0f), inverse = top > 0 ? 127.0f / top : 0.0f;
+        const float top = __uint_as_float(largest), scale = top * (1.0f / 127.0f), inverse = top > 1e-36f ? __fdividef(127.0f, top) : 0.0f;
         const u32 c0 = __float2int_rn(v.x * inverse) & 255, c1 = __float2int_rn(v.y * inverse) & 255,
                   c2 = __float2int_rn(v.z * inverse) & 255, c3 = __float2int_rn(v.w * inverse) & 255;
         const u32 codes = c0 | c1 << 8 | c2 << 16 | c3 << 24;
@@ -81,18 +84,37 @@ DEVICE void put_input(char* to, u32 pieces, int i, float4 v) {
         if (chunk >= pieces) return;
         ((u32*)to)[part / 4 * (4 * pieces) + chunk * 4 + part % 4] = codes;
         float* scales = (float*)(to + 32 * pieces);
-        if (part == 0) scales[chunk] = scale;
-        if constexpr (Input<F>::SUMS > 0) {
-            const float s = (float)sum * (F::ZERO ? (float)F::ZERO : 1.0f) * scale;
-            if (part == 0) scales[pieces + chunk] = s;
-            if (Input<F>::SUMS == 2 && part == 4) scales[2 * pieces + chunk] = s;
+        const float s = (float)sum * (F::ZERO ? (float)F::ZERO : 1.0f) * scale;
+        if constexpr (Input<F>::SUMS == 1) {
+            if (part == 0) ((float2*)scales)[chunk] = make_float2(scale, s);
+        } else {
+            if (part == 0) scales[chunk] = scale;
+            if (Input<F>::SUMS == 2 && part % 4 == 0) scales[(1 + part / 4) * pieces + chunk] = s;
         }
     }
 }
 
+// Before the previous kernel has ended: every thread copies four weights of the norm to shared memory, without waiting for
+// them and without registers (compute capability 8.0 on).
+#if __CUDA_ARCH__ >= 800
+constexpr bool STAGED = true;
+#else
+constexpr bool STAGED = false;
+#endif
+DEVICE bool reads_plainly(const MatvecArgs& a) { return !a.permutation && (a.m[0].columns | a.x_stride) % 4 == 0; }
+DEVICE void stage_weights(const MatvecArgs& a, float4* early) {
+#if __CUDA_ARCH__ >= 800
+    if (a.prologue != PLAIN && 4 * (int)threadIdx.x < a.m[0].columns && reads_plainly(a))
+        asm volatile("cp.async.cg.shared.global [%0], [%1], 16;" ::"r"((u32)__cvta_generic_to_shared(early)),
+                     "l"(a.norm_weight + 4 * threadIdx.x)
+                     : "memory");
+#endif
+}
+
 // One vector, from x to `to`, in batches of float4 of every thread, all read before the first use.
 template <class F, bool PLAIN_READ>
-DEVICE void prepare_vector(const MatvecArgs& a, const float* x, char* to, u32 pieces, float (*partial)[WARPS], u32& turn) {
+DEVICE void prepare_vector(const MatvecArgs& a, const float* x, char* to, u32 pieces, float (*partial)[WARPS], u32& turn,
+                           const float4* early) {
     const int columns = a.m[0].columns, padded = pieces * F::PIECE;
     constexpr int BATCH = PLAIN_READ ? 2 : 1, STEP = 4 * THREADS;
     float4 v[BATCH];
@@ -101,12 +123,13 @@ DEVICE void prepare_vector(const MatvecArgs& a, const float* x, char* to, u32 pi
         for (int b = 0; b < BATCH; b++) v[b] = read_four<PLAIN_READ, false>(x, a, columns, start + b * STEP);
     };
     const int first = 4 * threadIdx.x;
-    const bool once = padded <= BATCH * STEP;  // a norm need not read again
+    const bool once = padded <= BATCH * STEP, norm = a.prologue != PLAIN;  // once: nothing need be read again
     read(first);
     float mean = 0, factor = a.x_scale;
+    const float per_column = __fdividef(1.0f, (float)columns);
     // First the mean, then the mean square of the distances from it (RMS norm: from 0).
 #pragma unroll 1
-    for (int pass = a.prologue == LAYER_NORM ? 0 : 1; pass < 2 && a.prologue != PLAIN; pass++) {
+    for (int pass = a.prologue == LAYER_NORM ? 0 : 1; pass < 2 && norm; pass++) {
         float sum = 0;
 #pragma unroll 1
         for (int i = first; i < columns; i += BATCH * STEP) {
@@ -119,44 +142,48 @@ DEVICE void prepare_vector(const MatvecArgs& a, const float* x, char* to, u32 pi
                     if (i + b * STEP + k < columns) sum += pass == 0 ? d[k] : d[k] * d[k];
             }
         }
-        sum = block_sum(sum, partial, turn) / columns;
+        sum = block_sum(sum, partial, turn) * per_column;
         if (pass == 0) mean = sum;
-        else factor = a.x_scale / sqrtf(sum + a.eps);
+        else factor = a.x_scale * rsqrtf(sum + a.eps);
     }
     // Whole warps take part while any of their lanes has values.
 #pragma unroll 1
     for (int i = first; i - 4 * (int)(threadIdx.x % 32) < padded; i += BATCH * STEP) {
-        if (!once) read(i);
+        if (norm ? !once : i != first) read(i);
 #pragma unroll
         for (int b = 0; b < BATCH; b++) {
             const int at = i + b * STEP;
             if (at - 4 * (int)(threadIdx.x % 32) >= padded) break;
             float4 y = make_float4((v[b].x - mean) * factor, (v[b].y - mean) * factor, (v[b].z - mean) * factor,
                                    (v[b].w - mean) * factor);
-            if (a.prologue != PLAIN) {
-                const float4 w = read_four<PLAIN_READ, true>(a.norm_weight, a, columns, at);
+            if (norm) {
+                const bool staged = PLAIN_READ && b == 0 && i == first && STAGED;
+                const float4 w = staged ? *early : read_four<PLAIN_READ, true>(a.norm_weight, a, columns, at);
                 y = make_float4(y.x * w.x, y.y * w.y, y.z * w.z, y.w * w.w);
-                if (a.norm_bias) {
-                    const float4 c = read_four<PLAIN_READ, true>(a.norm_bias, a, columns, at);
-                    y = make_float4(y.x + c.x * a.x_scale, y.y + c.y * a.x_scale, y.z + c.z * a.x_scale, y.w + c.w * a.x_scale);
-                }
+            }
+            if (norm && a.norm_bias) {
+                const float4 c = read_four<PLAIN_READ, true>(a.norm_bias, a, columns, at);
+                y = make_float4(y.x + c.x * a.x_scale, y.y + c.y * a.x_scale, y.z + c.z * a.x_scale, y.w + c.w * a.x_scale);
             }
             put_input<F>(to, pieces, at, y);
         }
     }
 }
 
-// All vectors of the launch, at `to`; ends with a barrier.
+// All vectors of the launch, at `to`; ends with a barrier. early: where this thread's staged weights are.
 template <class F>
-DEVICE void prepare_input(const MatvecArgs& a, char* to, int vectors, u32 pieces) {
+DEVICE void prepare_input(const MatvecArgs& a, char* to, int vectors, u32 pieces, const float4* early) {
+#if __CUDA_ARCH__ >= 800
+    asm volatile("cp.async.wait_all;" ::: "memory");
+#endif
     __shared__ float partial[2][WARPS];
     u32 turn = 0;
-    const bool plain = !a.permutation && (a.m[0].columns | a.x_stride) % 4 == 0;
+    const bool plain = reads_plainly(a);
 #pragma unroll 1
     for (int t = 0; t < vectors; t++, to += Input<F>::vector_bytes(pieces)) {
         const float* x = a.x + (u64)t * a.x_stride;
-        if (plain) prepare_vector<F, true>(a, x, to, pieces, partial, turn);
-        else prepare_vector<F, false>(a, x, to, pieces, partial, turn);
+        if (plain) prepare_vector<F, true>(a, x, to, pieces, partial, turn, early);
+        else prepare_vector<F, false>(a, x, to, pieces, partial, turn, early);
     }
     __syncthreads();
 }

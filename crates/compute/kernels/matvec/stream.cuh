@@ -25,9 +25,14 @@ DEVICE void load_slice(const MatvecArgs& a, const Shape& s, const Walk& w, Slice
     u32 row;
     locate(a, w, matrix, row);
     const u32 p = w.start + threadIdx.x % 32, base = row * s.pieces;
+    if (w.start + Slice<F, N>::UNIT <= s.pieces) {
 #pragma unroll
-    for (int d = 0; d < Slice<F, N>::DEPTH; d++)
-        if (p + 32 * d < s.pieces) to.raw[d] = F::load(a.m[matrix], base + p + 32 * d);
+        for (int d = 0; d < Slice<F, N>::DEPTH; d++) to.raw[d] = F::load(a.m[matrix], base + p + 32 * d);
+    } else {
+#pragma unroll
+        for (int d = 0; d < Slice<F, N>::DEPTH; d++)
+            if (p + 32 * d < s.pieces) to.raw[d] = F::load(a.m[matrix], base + p + 32 * d);
+    }
 }
 
 // This warp's part of the regions that the next launch reads first: lane i has region i.
@@ -51,6 +56,8 @@ DEVICE void run(const MatvecArgs& a, char* shared) {
     Walk w = {threadIdx.x / 32 * gridDim.x + blockIdx.x, 0, 0};
     launch_next();
     Slice<F, N> now;
+    __shared__ float4 early[STAGED ? THREADS : 1];
+    stage_weights(a, early + (STAGED ? threadIdx.x : 0));
     if (a.expert) {
         wait_for_previous();  // which weights to load is the previous kernel's result
         load_slice<F, N>(a, s, w, now);
@@ -58,7 +65,7 @@ DEVICE void run(const MatvecArgs& a, char* shared) {
         load_slice<F, N>(a, s, w, now);
         wait_for_previous();
     }
-    prepare_input<F>(a, shared, a.sum_slots ? a.slots : N, pieces);
+    prepare_input<F>(a, shared, a.sum_slots ? a.slots : N, pieces, early + (STAGED ? threadIdx.x : 0));
 
     float sum[N] = {};
     Row r;
@@ -67,9 +74,15 @@ DEVICE void run(const MatvecArgs& a, char* shared) {
         const char* input = shared;
         if (a.sum_slots) input += w.part * Input<F>::vector_bytes(pieces);
         const u32 p = w.start + lane;
+        // Whole slices without branches, so that their instructions mix.
+        if (w.start + Slice<F, N>::UNIT <= pieces) {
 #pragma unroll
-        for (int d = 0; d < Slice<F, N>::DEPTH; d++)
-            if (p + 32 * d < pieces) add_piece<F, N>(now.raw[d], p + 32 * d, input, pieces, sum);
+            for (int d = 0; d < Slice<F, N>::DEPTH; d++) add_piece<F, N>(now.raw[d], p + 32 * d, input, pieces, sum);
+        } else {
+#pragma unroll
+            for (int d = 0; d < Slice<F, N>::DEPTH; d++)
+                if (p + 32 * d < pieces) add_piece<F, N>(now.raw[d], p + 32 * d, input, pieces, sum);
+        }
         const Walk done = w;
         const bool ended = w.advance(s, Slice<F, N>::UNIT);
         load_slice<F, N>(a, s, w, now);
