@@ -9,7 +9,8 @@
 Needs Python 3.11 and no GPU. NVRTC, its headers and ptxas come from PyPI, once, in the versions below (into
 target/cuda-12.4, or the folder given by --toolkit): a newer NVRTC would write PTX that drivers of CUDA 12.4 refuse.
 Exit code 0: done, or nothing differs; 1: a kernel does not compile, or something differs; 3: the compiler cannot be
-had here (no network, or not Linux on x86-64).
+had here (no network, or not Linux on x86-64). What was compiled once from the same sources is kept in that folder and
+taken from there; --anew compiles it again.
 
 The files in compiled/ are LZMA streams of machine code, or of PTX without comments, white space at line starts, and
 debug information; whether one differs is decided on what it unpacks to. registers.txt is what ptxas 12.4 makes of each
@@ -19,8 +20,11 @@ module for each architecture.
 import argparse
 import concurrent.futures
 import ctypes
+import hashlib
 import lzma
+import os
 import pathlib
+import pickle
 import re
 import subprocess
 import sys
@@ -41,8 +45,9 @@ CARDS = ["sm_75", "sm_80", "sm_86", "sm_89", "sm_90a"]
 class Toolkit:
     """The compiler in a folder."""
 
-    def __init__(self, folder):
+    def __init__(self, folder, anew):
         self.root = folder / "nvidia"
+        self.cache = None if anew else folder / "compiled"
         self.library = self.root / "cuda_nvrtc/lib/libnvrtc.so.12"
         self.ptxas = self.root / "cuda_nvcc/bin/ptxas"
         if not self.library.exists():
@@ -53,13 +58,32 @@ class Toolkit:
                 sys.exit(3)
         self.ptxas.chmod(0o755)
 
+    def cached(self, key, make):
+        """What `make` gives, or gave before for the same key: all that goes into it."""
+        if self.cache is None:
+            return make()
+        path = self.cache / hashlib.sha256(repr((PACKAGES, key)).encode()).hexdigest()
+        try:
+            return pickle.loads(path.read_bytes())
+        except (OSError, EOFError, pickle.UnpicklingError):
+            made = make()
+        self.cache.mkdir(exist_ok=True)
+        part = path.with_suffix(f".{os.getpid()}")
+        part.write_bytes(pickle.dumps(made))
+        part.replace(path)
+        return made
+
     def compile(self, module, target):
         """The PTX of a module, without what a driver does not need."""
-        library = ctypes.CDLL(str(self.library))
-        source = KERNELS / module["source"]
-        options = [f"--gpu-architecture={target}", "--std=c++17", f"-I{KERNELS}"]
-        options += [f"-I{self.root / part / 'include'}" for part in ("cuda_runtime", "cuda_nvcc")]
+        source = KERNELS / module["sources"].get(target, module["source"])
+        options = [f"--gpu-architecture={target}", "--std=c++17"]
         options += [f"-D{define}" for define in module["defines"]] + module["options"]
+        return self.cached((options, closure(source)), lambda: self.compile_anew(module["name"], source, target, options))
+
+    def compile_anew(self, name, source, target, options):
+        library = ctypes.CDLL(str(self.library))
+        options = options + [f"-I{KERNELS}"]
+        options += [f"-I{self.root / part / 'include'}" for part in ("cuda_runtime", "cuda_nvcc")]
         program = ctypes.c_void_p()
         text = source.read_bytes()
         if library.nvrtcCreateProgram(ctypes.byref(program), text, source.name.encode(), 0, None, None):
@@ -68,9 +92,9 @@ class Toolkit:
         failed = library.nvrtcCompileProgram(program, len(options), arguments)
         log = self.output(library, program, "ProgramLog").decode().strip()
         if failed:
-            raise Failure(f"{module['name']} for {target} does not compile:\n{log}")
+            raise Failure(f"{name} for {target} does not compile:\n{log}")
         if log:
-            print(f"{module['name']} for {target}:\n{log}", file=sys.stderr)
+            print(f"{name} for {target}:\n{log}", file=sys.stderr)
         ptx = self.output(library, program, "PTX").decode()
         library.nvrtcDestroyProgram(ctypes.byref(program))
         return strip(ptx)
@@ -85,6 +109,9 @@ class Toolkit:
 
     def assemble(self, name, ptx, card):
         """Machine code for a card, and what each kernel takes: {kernel: "registers/spills/local/shared"}."""
+        return self.cached((ptx, card), lambda: self.assemble_anew(name, ptx, card))
+
+    def assemble_anew(self, name, ptx, card):
         with tempfile.TemporaryDirectory() as folder:
             source, code = pathlib.Path(folder, "kernels.ptx"), pathlib.Path(folder, "kernels.cubin")
             source.write_text(ptx)
@@ -110,6 +137,18 @@ class Failure(Exception):
     """A sentence about what does not work."""
 
 
+def closure(source, seen=None):
+    """A source and all that it includes of ours: {path: contents}."""
+    seen = {} if seen is None else seen
+    name = str(source.relative_to(KERNELS))
+    if name not in seen:
+        seen[name] = source.read_text()
+        for included in re.findall(r'^\s*#\s*include\s*"([^"]+)"', seen[name], re.MULTILINE):
+            beside, above = source.parent / included, KERNELS / included
+            closure((beside if beside.exists() else above).resolve(), seen)
+    return seen
+
+
 def strip(ptx):
     """PTX without comments, indentation, empty lines and debug information."""
     lines = (re.sub(r"//.*", "", line).strip() for line in ptx.splitlines())
@@ -125,13 +164,12 @@ def modules():
     found = {}
     for entry in table["module"]:
         formats = entry.get("formats", [""])
-        if isinstance(formats, str):
-            formats = table["formats"][formats]
-        for format in formats:
+        for format in (name for listed in formats for name in table["formats"].get(listed, [listed])):
             fill = lambda text: text.replace("{format}", format).replace("{FORMAT}", format.upper())
             module = {
                 "name": fill(entry["name"]),
                 "source": fill(entry["source"]),
+                "sources": entry.get("sources", {}),
                 "targets": entry["targets"],
                 "defines": [fill(define) for define in entry.get("defines", [])],
                 "options": entry.get("options", []),
@@ -151,7 +189,7 @@ class Target:
         self.machine = kind == "sm"
         self.exact = digits.endswith("a")
         self.number = int(digits.rstrip("a"))
-        # In this order a card prefers them; src/cuda/module.rs does the same.
+        # In this order a card prefers them; src/cuda/image.rs does the same.
         self.rank = (self.number, self.exact, self.machine)
         self.virtual = f"compute_{digits}"
 
@@ -163,8 +201,9 @@ class Target:
         return self.number <= card.number and (same_major or not self.machine)
 
 
-def build(toolkit, module):
-    """Images of a module by target, as (bytes, kernels), and lines for the table of registers."""
+def build(toolkit, module, check):
+    """Images of a module by target, as (bytes, kernels), and lines for the table of registers. Files that are not up to
+    date are written."""
     targets = sorted(map(Target, module["targets"]), key=lambda target: target.rank)
     ptx = {virtual: toolkit.compile(module, virtual) for virtual in sorted({t.virtual for t in targets})}
     assembled = {}
@@ -185,6 +224,12 @@ def build(toolkit, module):
             numbers = assemble(target.virtual, target.name if target.machine else card.name)[1]
             for kernel, columns in numbers.items():
                 kernels.setdefault(kernel, {})[card.name] = columns
+    if not check:
+        for target, (code, _) in images.items():
+            path = COMPILED / file_name(module["name"], target)
+            # Another version of LZMA may pack the same bytes otherwise: that is no reason for a new file.
+            if unpacked(path) != code:
+                path.write_bytes(lzma.compress(code, format=lzma.FORMAT_ALONE, filters=FILTERS))
     lines = []
     for kernel, numbers in sorted(kernels.items()):
         columns = "".join(f"{numbers.get(card, '-'):>18}" for card in CARDS)
@@ -223,7 +268,7 @@ def table_of_images(results, names):
     lines = [
         "//! Made by tools/build_kernels.py: the kernels of all modules.",
         "",
-        "use super::module::{Entry, Image, Target};",
+        "use super::image::{Entry, Image, Target};",
         "",
         "#[rustfmt::skip]",
         "pub(super) static IMAGES: &[Image] = &[",
@@ -295,17 +340,11 @@ def check(all_modules, chosen, results):
 
 
 def write(all_modules, results):
-    COMPILED.mkdir(exist_ok=True)
+    """Writes the tables, and removes files of no module."""
     recorded = recorded_lines()
     lines = []
     for name in all_modules:
-        images, rows = results.get(name, ({}, recorded.get(name, [])))
-        lines += rows
-        for target, (code, _) in images.items():
-            path = COMPILED / file_name(name, target)
-            # Another version of LZMA may pack the same bytes otherwise: that is no reason for a new file.
-            if unpacked(path) != code:
-                path.write_bytes(lzma.compress(code, format=lzma.FORMAT_ALONE, filters=FILTERS))
+        lines += results[name][1] if name in results else recorded.get(name, [])
     files = {file_name(module["name"], target) for module in all_modules.values() for target in module["targets"]}
     for path in COMPILED.iterdir():
         if path.name not in files:
@@ -321,17 +360,19 @@ def main():
     parser.add_argument("--check", action="store_true", help="write nothing; fail if a file differs")
     parser.add_argument("--only", default="", metavar="NAME", help="only modules whose names begin so")
     parser.add_argument("--toolkit", type=pathlib.Path, default=ROOT / "target/cuda-12.4", help="where NVRTC is")
-    parser.add_argument("--jobs", type=int, default=2)
+    parser.add_argument("--anew", action="store_true", help="take nothing that was compiled before")
+    parser.add_argument("--jobs", type=int, default=os.cpu_count())
     arguments = parser.parse_args()
     if sys.version_info < (3, 11):
         print("kernels: Python 3.11 is needed to compile them, so they were not compiled", file=sys.stderr)
         return 3
-    toolkit = Toolkit(arguments.toolkit)
+    toolkit = Toolkit(arguments.toolkit, arguments.anew)
     try:
         all_modules = modules()
         chosen = [name for name in all_modules if name.startswith(arguments.only)]
+        COMPILED.mkdir(exist_ok=True)
         with concurrent.futures.ProcessPoolExecutor(arguments.jobs) as pool:
-            jobs = [pool.submit(build, toolkit, all_modules[name]) for name in chosen]
+            jobs = [pool.submit(build, toolkit, all_modules[name], arguments.check) for name in chosen]
             results = {name: job.result() for name, job in zip(chosen, jobs)}
     except Failure as failure:
         print(f"kernels: {failure}", file=sys.stderr)

@@ -121,9 +121,10 @@ def one_case(name, target, rng, n, columns, rows, prologue, epilogue, activation
     a.out, a.expert, a.share = out.data_ptr(), pointer(4), pointer(5)
     a.x_stride, a.out_stride, a.matrices, a.prologue, a.epilogue, a.activation = stride, out_stride, len(rows), prologue, epilogue, activation
     a.slots, a.sum_slots, a.eps, a.x_scale = slots, int(sum_slots), 1e-5, 1.0
-    ring = target == "ring"
-    grid, shared, a.stages = geometry(name, width, columns, vectors, ring, SMS)
-    module(name, target).launch(f"matvec_{n}", grid, 512, shared, a, overlap=ring)
+    grid, shared = geometry(name, width, columns, vectors, SMS)
+    if name not in formats.FLOATS:
+        ahead(a, name, [([p.data_ptr() for p in m.planes], m.rows, columns) for m in weights], epilogue == GATED, 1 << 20)
+    module(name, target).launch(f"matvec_{n}", grid, BLOCK, shared, a, overlap=True)
     torch.cuda.synchronize()
 
     v = norm(prologue, x[:, :columns], w, b, 1e-5)
@@ -172,7 +173,7 @@ def check(names, targets):
             for case in cases:
                 error = one_case(name, target, rng, *case)
                 worst[target] = max(worst.get(target, 0), error)
-                if not error < 2e-5:
+                if not error < (2e-6 if name in formats.FLOATS else 5e-4):  # a code may round the other way
                     bad += 1
                     print("BAD", name, target, case, f"{error:.2e}", flush=True)
         print(f"{name:8}", " ".join(f"{t} {e:.1e}" for t, e in worst.items()), flush=True)
@@ -201,8 +202,8 @@ SHAPES = {  # name: rows of each matrix, columns, prologue, epilogue
 
 
 class Timing:
-    def __init__(self, name, shape):
-        self.name, self.layers = name, 32 if shape == "7b" else 22
+    def __init__(self, name, shape, layers=0):
+        self.name, self.layers = name, layers or (32 if shape == "7b" else 22)
         self.ops = dict(SHAPES[shape])
         hidden = 4096 if shape == "7b" else 2048
         self.x = torch.randn(4 * 32000, device="cuda")
@@ -217,62 +218,68 @@ class Timing:
         rows, columns, _, _ = self.ops[op]
         return sum(rows) * columns * sum(s / v for s, v in planes(self.name))
 
-    def launch(self, op, layer, target, n, overlap, depth, budget, blocks):
+    def matrices(self, op, layer):
+        rows, columns, _, _ = self.ops[op]
+        return [([p.data_ptr() for p in m], r, columns) for m, r in zip(self.weights[op][layer], rows)]
+
+    def launch(self, op, layer, following, target, n, overlap, budget, grids=1):
         rows, columns, prologue, epilogue = self.ops[op]
         a = Args()
-        for i, r in enumerate(rows):
-            for p, plane in enumerate(self.weights[op][layer][i]):
-                a.m[i].plane[p] = plane.data_ptr()
+        for i, (addresses, r, _) in enumerate(self.matrices(op, layer)):
+            for p, address in enumerate(addresses):
+                a.m[i].plane[p] = address
             a.m[i].rows, a.m[i].columns = r, columns
         a.x, a.out, a.norm_weight = self.x.data_ptr(), self.out.data_ptr(), self.w.data_ptr()
         a.x_stride = a.out_stride = 32000
         a.matrices, a.prologue, a.epilogue, a.activation = len(rows), prologue, epilogue, 1 if epilogue == GATED else 0
         a.slots, a.eps, a.x_scale = 1, 1e-5, 1.0
-        ring = target.startswith("ring")
+        if budget and following:
+            ahead(a, self.name, self.matrices(*following), self.ops[following[0]][3] == GATED, budget)
         width = rows[0] if epilogue == GATED else sum(rows)
-        grid, shared, a.stages = geometry(self.name, width, columns, n, ring, SMS, depth, budget, blocks)
-        module(self.name, target).launch(f"matvec_{n}", grid, 512, shared, a, overlap)
+        grid, shared = geometry(self.name, width, columns, n, grids * SMS)
+        block = int(target[5:]) if target.startswith("block") else BLOCK
+        module(self.name, target).launch(f"matvec_{n}", grid, block, shared, a, overlap)
 
-    def run(self, label, target, n=1, overlap=True, depth=2, budget=BUDGET, blocks=2):
-        go = lambda op, layer: self.launch(op, layer, target, n, overlap, depth, budget, blocks)
+    def run(self, label, target="cubin", n=1, overlap=True, budget=0, grids=1):
+        def chain(steps):
+            for step, following in zip(steps, steps[1:] + steps[:1]):
+                self.launch(*step, following, target, n, overlap, budget, grids)
+
         cells, ops = [], ["qkv", "o", "gate_up", "down"]
         for op in ops + ["head"]:
             layers = len(self.weights[op])
-            t = seconds(graph(lambda: [go(op, layer) for layer in range(layers)])) / layers
+            t = seconds(graph(lambda: chain([(op, layer) for layer in range(layers)]))) / layers
             cells.append(f"{op} {t * 1e6:6.2f} us {self.bytes(op) / t / 1e9:5.0f}")
-        t = seconds(graph(lambda: [[go(op, layer) for op in ops] for layer in range(self.layers)] + [go("head", 0)]))
+        t = seconds(graph(lambda: chain([(op, layer) for layer in range(self.layers) for op in ops] + [("head", 0)])))
         total = self.layers * sum(map(self.bytes, ops)) + self.bytes("head")
-        print(f"{self.name:5} n={n} {label:26} " + "  ".join(cells) + f"  ALL {t * 1e6:7.1f} us {total / t / 1e9:5.0f} GB/s", flush=True)
+        print(f"{self.name:5} n={n} {label:24} " + "  ".join(cells) + f"  ALL {t * 1e6:7.1f} us {total / t / 1e9:5.0f} GB/s", flush=True)
 
 
 def time_all():
     a = torch.empty(1 << 30, dtype=torch.uint8, device="cuda")
-    b = torch.empty_like(a)
-    t = seconds(graph(lambda: b.copy_(a)))
-    print(f"copy {2 * a.numel() / t / 1e9:.0f} GB/s (read and written)")
     t = seconds(graph(lambda: torch.sum(a.view(torch.int64))))
     print(f"sum {a.numel() / t / 1e9:.0f} GB/s (read)")
-    del a, b
+    del a
+    MB = 1 << 20
     for name in ("q4_0", "q4_K", "q6_K", "q8_0", "nf4", "f16"):
         run = Timing(name, "7b")
-        run.run("registers", "registers", overlap=False)
-        run.run("ring depth 2", "ring", overlap=False)
-        run.run("ring depth 2 overlap", "ring")
-        run.run("ring depth 4 overlap", "ring4", depth=4)
-        if name == "q4_0":
-            run.run("registers 1 block", "registers", overlap=False, blocks=1)
-            for kb in (48, 80, 140, 200):
-                run.run(f"ring depth 2 {kb} KB", "ring", budget=kb * 1024)
-            for n in (2, 3, 4):
-                run.run("ring depth 2 overlap", "ring", n=n)
-                run.run("registers", "registers", n=n, overlap=False)
+        run.run("in order", overlap=False)
+        run.run("overlap")
+        for budget in (4, 8):
+            run.run(f"overlap, {budget} MB ahead", budget=budget * MB)
+        for target in sorted(p.suffix[1:] for p in here.glob(f"matvec_{name.lower()}.*")):
+            if target != "cubin":
+                run.run(f"{target}", target)
+                run.run(f"{target}, 2 blocks", target, grids=2)
+        for n in (2, 4) if name in ("q4_0", "q4_K") else (2,):
+            run.run("overlap", n=n)
         del run
         torch.cuda.empty_cache()
     for name in ("q4_0", "q4_K", "f16"):
         run = Timing(name, "1.1b")
-        run.run("registers", "registers", overlap=False)
-        run.run("ring depth 2", "ring", overlap=False)
-        run.run("ring depth 2 overlap", "ring")
+        run.run("in order", overlap=False)
+        run.run("overlap")
+        run.run("overlap, 12 MB ahead", budget=12 * MB)
         del run
 
 
@@ -285,7 +292,12 @@ if __name__ == "__main__":
         start = time.time()
         Module(here / "matvec_q4_0.ptx").function("matvec_1")
         print(f"the driver compiles matvec_q4_0 in {time.time() - start:.2f} s")
-        bad = check(list(formats.FORMATS) + list(formats.FLOATS), ["registers", "ring"])
+        bad = check(list(formats.FORMATS) + list(formats.FLOATS), ["cubin"])
     if "time" in todo:
         time_all()
+    if "profile" in todo:  # for ncu: one launch of every op
+        run = Timing("q4_0", "7b", 1)
+        for op in ("qkv", "o", "gate_up", "down"):
+            run.launch(op, 0, None, "cubin", 1, False, 0)
+        torch.cuda.synchronize()
     sys.exit(bad != 0)

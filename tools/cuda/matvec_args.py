@@ -5,18 +5,22 @@ import formats
 P, I, F = ctypes.c_void_p, ctypes.c_int, ctypes.c_float
 PLAIN, RMS, LAYER = 0, 1, 2
 STORE, ADD, GATED = 0, 1, 2
-BUDGET = 110 * 1024
+BLOCK = 1024
 
 
 class Matrix(ctypes.Structure):
     _fields_ = [("plane", P * 5), ("rows", I), ("columns", I)]
 
 
+class Region(ctypes.Structure):
+    _fields_ = [("address", P), ("bytes", ctypes.c_uint64)]
+
+
 class Args(ctypes.Structure):
     _fields_ = [("m", Matrix * 3), ("bias", P * 3), ("x", P), ("permutation", P), ("norm_weight", P), ("norm_bias", P),
                 ("out", P), ("expert", P), ("share", P), ("x_stride", I), ("out_stride", I), ("matrices", I),
-                ("prologue", I), ("epilogue", I), ("activation", I), ("slots", I), ("sum_slots", I), ("stages", I),
-                ("eps", F), ("x_scale", F), ("reserved", I)]
+                ("prologue", I), ("epilogue", I), ("activation", I), ("slots", I), ("sum_slots", I), ("regions", I),
+                ("eps", F), ("x_scale", F), ("reserved", I), ("ahead", Region * 8)]
 
 
 class RepackArgs(ctypes.Structure):
@@ -42,15 +46,22 @@ def vector_bytes(name, columns):
     return (pieces * size + 15) // 16 * 16
 
 
-def slice_bytes(name, depth):
-    unit = 32 * depth * piece(name)
-    return sum((unit // values * size + 15) // 16 * 16 + 16 for size, values in planes(name))
+def geometry(name, rows, columns, vectors, sms):
+    """Blocks and shared memory."""
+    return min(sms, rows), vectors * vector_bytes(name, columns)
 
 
-def geometry(name, rows, columns, vectors, ring, sms, depth=2, budget=BUDGET, blocks=2):
-    """grid, shared memory, stages."""
-    inputs = vectors * vector_bytes(name, columns)
-    if not ring:
-        return min(blocks * sms, rows), inputs, 0
-    stages = max(2, min(16, (budget - inputs) // (16 * slice_bytes(name, depth))))
-    return min(sms, rows), inputs + stages * 16 * slice_bytes(name, depth), stages
+def ahead(args, name, matrices, gated, budget):
+    """Fills in args.ahead: about `budget` bytes of what the next launch reads first. matrices: (plane addresses, rows, columns)."""
+    total = sum(rows * columns * size // values for _, rows, columns in matrices for size, values in planes(name))
+    left = sum(rows for _, rows, _ in matrices) * min(1, budget / total)
+    regions = []
+    for addresses, rows, columns in matrices:
+        take = int(left / len(matrices) if gated else min(left, rows))
+        left -= 0 if gated else take
+        regions += [(take * columns // values * size // 16 * 16, address)
+                    for address, (size, values) in zip(addresses, planes(name))]
+    regions = sorted((r for r in regions if r[0] > 0), reverse=True)[:8]
+    args.regions = len(regions)
+    for i, (size, address) in enumerate(regions):
+        args.ahead[i].address, args.ahead[i].bytes = address, size

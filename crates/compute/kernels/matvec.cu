@@ -2,29 +2,21 @@
 // gate after it. One module for each format (-D FORMAT=Q4_0), named matvec_q4_0.
 //
 //   void matvec_1(MatvecArgs a) ... matvec_4(MatvecArgs a)     the number is that of tokens
-//       block 512, grid and shared memory from cuda/formats.rs (matvec_geometry); on compute_90 with the attribute of
+//       block 1024, grid and shared memory from cuda/formats.rs (matvec_geometry); on compute_90 with the attribute of
 //       programmatic stream serialization, so that its first weights arrive while the kernel before it still runs.
 //       Reads activations and writes global memory only after that kernel has ended.
 //
-// matvec/args.cuh has the arguments, prologue.cuh the input in shared memory, walk.cuh the order of rows, registers.cuh and
-// ring.cuh the two main loops.
-// -D REGISTERS chooses the main loop of older cards (for tests on a new one); -D UNIT_DEPTH=4 other slices of the ring.
+// matvec/args.cuh has the arguments, prologue.cuh the input in shared memory, walk.cuh the order of rows, stream.cuh the
+// main loop. -D UNIT_DEPTH=4: other slices, for trying.
 #ifndef UNIT_DEPTH
-#define UNIT_DEPTH 2
+#define UNIT_DEPTH 0
 #endif
-#include "matvec/args.cuh"
-#if __CUDA_ARCH__ >= 900 && !defined(REGISTERS)
-#include "matvec/ring.cuh"
-#define RUN run_ring
-#else
-#include "matvec/registers.cuh"
-#define RUN run_registers
-#endif
+#include "matvec/stream.cuh"
 
 #define MATVEC(n)                                                                                        \
-    extern "C" __global__ void __launch_bounds__(THREADS, 2) matvec_##n(const __grid_constant__ MatvecArgs a) { \
+    extern "C" __global__ void __launch_bounds__(THREADS, 1024 / THREADS) matvec_##n(const __grid_constant__ MatvecArgs a) { \
         extern __shared__ __align__(128) char shared[];                                                  \
-        RUN<FORMAT, n>(a, shared);                                                                       \
+        run<FORMAT, n>(a, shared);                                                                       \
     }
 
 MATVEC(1)

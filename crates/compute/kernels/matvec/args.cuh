@@ -6,7 +6,13 @@ enum Prologue { PLAIN = 0, RMS_NORM = 1, LAYER_NORM = 2 };
 enum Epilogue { STORE = 0, ADD = 1, GATED = 2 };
 enum Activation { NONE = 0, SILU = 1, GELU = 2, GELU_TANH = 3, RELU = 4 };
 
-// 272 bytes; lengths and strides in values.
+// Bytes that the next launch reads first: a multiple of 16 of both.
+struct Region {
+    const u8* address;
+    u64 bytes;
+};
+
+// 400 bytes; lengths and strides in values.
 struct MatvecArgs {
     Matrix m[3];             // all of one format and of as many columns; one for experts and sums, two if GATED (act(m0) * m1)
     const float* bias[3];    // null, or [rows] ([experts][rows])
@@ -26,8 +32,9 @@ struct MatvecArgs {
     int slots;       // with experts: how many; else 1
     int sum_slots;   // 0: every slot has its rows in out, [slots][rows], all from vector 0
                      // 1: slot s multiplies vector s, and out has the sum over the slots, in their order
-    int stages;      // of the ring (compute_90)
+    int regions;     // of `ahead`
     float eps;
     float x_scale;   // the input is multiplied by this, after the norm (1: not)
     int reserved;
+    Region ahead[8];  // brought to the second cache at the end (compute_90): parts of the planes of the next launch
 };

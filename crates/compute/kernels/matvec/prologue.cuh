@@ -5,8 +5,8 @@
 //   block formats   16 bytes a piece: codes of its values 0..15
 //                   16 bytes a piece: codes of its values 16..31
 //                   f32 a piece: scale s = max |x| / 127; codes are x / s, rounded half to even
-//                   f32 a piece, or two (SCALES == 2: one for each 16 values): s * sum of codes, times ZERO if that is not 0.
-//                   Only where the format has minima or a zero
+//                   where the format has minima or a zero, s * sum of codes, times ZERO if that is not 0: with SCALES == 1
+//                   beside the scale, with 2 in two more arrays of f32 a piece, for values 0..15 and 16..31
 //   f16, bf16       16 bytes a piece: values 0..3;  16 bytes a piece: values 4..7
 //   f32             16 bytes a piece
 //
@@ -14,7 +14,10 @@
 #pragma once
 #include "args.cuh"
 
-constexpr int THREADS = 512, WARPS = THREADS / 32;
+#ifndef BLOCK
+#define BLOCK 1024
+#endif
+constexpr int THREADS = BLOCK, WARPS = THREADS / 32;
 
 template <class F>
 struct Input {
@@ -66,7 +69,7 @@ DEVICE void put_input(char* to, u32 pieces, int i, float4 v) {
                           max(__float_as_uint(v.z) & 0x7fffffff, __float_as_uint(v.w) & 0x7fffffff));
 #pragma unroll
         for (int d = 1; d < 8; d *= 2) largest = max(largest, __shfl_xor_sync(0xffffffffu, largest, d));
-        const float top = __uint_as_float(largest), scale = top * (1.0f / 127.0f), inverse = top > 0 ? 127.0f / top : 0.0f;
+        const float top = __uint_as_float(largest), scale = top * (1.0f / 127.0f), inverse = top > 1e-36f ? __fdividef(127.0f, top) : 0.0f;
         const u32 c0 = __float2int_rn(v.x * inverse) & 255, c1 = __float2int_rn(v.y * inverse) & 255,
                   c2 = __float2int_rn(v.z * inverse) & 255, c3 = __float2int_rn(v.w * inverse) & 255;
         const u32 codes = c0 | c1 << 8 | c2 << 16 | c3 << 24;
@@ -81,77 +84,106 @@ DEVICE void put_input(char* to, u32 pieces, int i, float4 v) {
         if (chunk >= pieces) return;
         ((u32*)to)[part / 4 * (4 * pieces) + chunk * 4 + part % 4] = codes;
         float* scales = (float*)(to + 32 * pieces);
-        if (part == 0) scales[chunk] = scale;
-        if constexpr (Input<F>::SUMS > 0) {
-            const float s = (float)sum * (F::ZERO ? (float)F::ZERO : 1.0f) * scale;
-            if (part == 0) scales[pieces + chunk] = s;
-            if (Input<F>::SUMS == 2 && part == 4) scales[2 * pieces + chunk] = s;
+        const float s = (float)sum * (F::ZERO ? (float)F::ZERO : 1.0f) * scale;
+        if constexpr (Input<F>::SUMS == 1) {
+            if (part == 0) ((float2*)scales)[chunk] = make_float2(scale, s);
+        } else {
+            if (part == 0) scales[chunk] = scale;
+            if (Input<F>::SUMS == 2 && part % 4 == 0) scales[(1 + part / 4) * pieces + chunk] = s;
         }
     }
 }
 
-// One vector, from x to `to`.
+// Before the previous kernel has ended: every thread copies four weights of the norm to shared memory, without waiting for
+// them and without registers (compute capability 8.0 on).
+#if __CUDA_ARCH__ >= 800
+constexpr bool STAGED = true;
+#else
+constexpr bool STAGED = false;
+#endif
+DEVICE bool reads_plainly(const MatvecArgs& a) { return !a.permutation && (a.m[0].columns | a.x_stride) % 4 == 0; }
+DEVICE void stage_weights(const MatvecArgs& a, float4* early) {
+#if __CUDA_ARCH__ >= 800
+    if (a.prologue != PLAIN && 4 * (int)threadIdx.x < a.m[0].columns && reads_plainly(a))
+        asm volatile("cp.async.cg.shared.global [%0], [%1], 16;" ::"r"((u32)__cvta_generic_to_shared(early)),
+                     "l"(a.norm_weight + 4 * threadIdx.x)
+                     : "memory");
+#endif
+}
+
+// One vector, from x to `to`, in batches of float4 of every thread, all read before the first use.
 template <class F, bool PLAIN_READ>
-DEVICE void prepare_vector(const MatvecArgs& a, const float* x, char* to, u32 pieces, float (*partial)[WARPS], u32& turn) {
+DEVICE void prepare_vector(const MatvecArgs& a, const float* x, char* to, u32 pieces, float (*partial)[WARPS], u32& turn,
+                           const float4* early) {
     const int columns = a.m[0].columns, padded = pieces * F::PIECE;
-    // What a thread keeps between the passes of a norm; the rest is read again.
-    constexpr int HELD = PLAIN_READ ? 2 : 0;
-    constexpr int STEP = 4 * THREADS;
-    float4 held[HELD + 1];
+    constexpr int BATCH = PLAIN_READ ? 2 : 1, STEP = 4 * THREADS;
+    float4 v[BATCH];
+    const auto read = [&](int start) {
 #pragma unroll
-    for (int h = 0; h < HELD; h++) held[h] = read_four<PLAIN_READ, false>(x, a, columns, h * STEP + 4 * threadIdx.x);
+        for (int b = 0; b < BATCH; b++) v[b] = read_four<PLAIN_READ, false>(x, a, columns, start + b * STEP);
+    };
+    const int first = 4 * threadIdx.x;
+    const bool once = padded <= BATCH * STEP, norm = a.prologue != PLAIN;  // once: nothing need be read again
+    read(first);
     float mean = 0, factor = a.x_scale;
+    const float per_column = __fdividef(1.0f, (float)columns);
     // First the mean, then the mean square of the distances from it (RMS norm: from 0).
 #pragma unroll 1
-    for (int pass = a.prologue == LAYER_NORM ? 0 : 1; pass < 2 && a.prologue != PLAIN; pass++) {
+    for (int pass = a.prologue == LAYER_NORM ? 0 : 1; pass < 2 && norm; pass++) {
         float sum = 0;
-        const auto add = [&](float4 v, int i) {
-            const float d[4] = {v.x - mean, v.y - mean, v.z - mean, v.w - mean};
-#pragma unroll
-            for (int k = 0; k < 4; k++)
-                if (i + k < columns) sum += pass == 0 ? d[k] : d[k] * d[k];
-        };
-#pragma unroll
-        for (int h = 0; h < HELD; h++) add(held[h], h * STEP + 4 * threadIdx.x);
 #pragma unroll 1
-        for (int i = HELD * STEP + 4 * threadIdx.x; i < columns; i += STEP) add(read_four<PLAIN_READ, false>(x, a, columns, i), i);
-        sum = block_sum(sum, partial, turn) / columns;
-        if (pass == 0) mean = sum;
-        else factor = a.x_scale / sqrtf(sum + a.eps);
-    }
-    const auto finish = [&](float4 v, int i) {
-        v = make_float4((v.x - mean) * factor, (v.y - mean) * factor, (v.z - mean) * factor, (v.w - mean) * factor);
-        if (a.prologue != PLAIN) {
-            const float4 w = read_four<PLAIN_READ, true>(a.norm_weight, a, columns, i);
-            v = make_float4(v.x * w.x, v.y * w.y, v.z * w.z, v.w * w.w);
-            if (a.norm_bias) {
-                const float4 b = read_four<PLAIN_READ, true>(a.norm_bias, a, columns, i);
-                v = make_float4(v.x + b.x * a.x_scale, v.y + b.y * a.x_scale, v.z + b.z * a.x_scale, v.w + b.w * a.x_scale);
+        for (int i = first; i < columns; i += BATCH * STEP) {
+            if (!once) read(i);
+#pragma unroll
+            for (int b = 0; b < BATCH; b++) {
+                const float d[4] = {v[b].x - mean, v[b].y - mean, v[b].z - mean, v[b].w - mean};
+#pragma unroll
+                for (int k = 0; k < 4; k++)
+                    if (i + b * STEP + k < columns) sum += pass == 0 ? d[k] : d[k] * d[k];
             }
         }
-        put_input<F>(to, pieces, i, v);
-    };
+        sum = block_sum(sum, partial, turn) * per_column;
+        if (pass == 0) mean = sum;
+        else factor = a.x_scale * rsqrtf(sum + a.eps);
+    }
     // Whole warps take part while any of their lanes has values.
-    const int warp_start = threadIdx.x / 32 * 128, lane_start = threadIdx.x % 32 * 4;
-#pragma unroll
-    for (int h = 0; h < HELD; h++)
-        if (h * STEP + warp_start < padded) finish(held[h], h * STEP + warp_start + lane_start);
 #pragma unroll 1
-    for (int i = HELD * STEP + warp_start; i < padded; i += STEP)
-        finish(read_four<PLAIN_READ, false>(x, a, columns, i + lane_start), i + lane_start);
+    for (int i = first; i - 4 * (int)(threadIdx.x % 32) < padded; i += BATCH * STEP) {
+        if (norm ? !once : i != first) read(i);
+#pragma unroll
+        for (int b = 0; b < BATCH; b++) {
+            const int at = i + b * STEP;
+            if (at - 4 * (int)(threadIdx.x % 32) >= padded) break;
+            float4 y = make_float4((v[b].x - mean) * factor, (v[b].y - mean) * factor, (v[b].z - mean) * factor,
+                                   (v[b].w - mean) * factor);
+            if (norm) {
+                const bool staged = PLAIN_READ && b == 0 && i == first && STAGED;
+                const float4 w = staged ? *early : read_four<PLAIN_READ, true>(a.norm_weight, a, columns, at);
+                y = make_float4(y.x * w.x, y.y * w.y, y.z * w.z, y.w * w.w);
+            }
+            if (norm && a.norm_bias) {
+                const float4 c = read_four<PLAIN_READ, true>(a.norm_bias, a, columns, at);
+                y = make_float4(y.x + c.x * a.x_scale, y.y + c.y * a.x_scale, y.z + c.z * a.x_scale, y.w + c.w * a.x_scale);
+            }
+            put_input<F>(to, pieces, at, y);
+        }
+    }
 }
 
-// All vectors of the launch, at `to`; ends with a barrier.
+// All vectors of the launch, at `to`; ends with a barrier. early: where this thread's staged weights are.
 template <class F>
-DEVICE void prepare_input(const MatvecArgs& a, char* to, int vectors, u32 pieces) {
+DEVICE void prepare_input(const MatvecArgs& a, char* to, int vectors, u32 pieces, const float4* early) {
+#if __CUDA_ARCH__ >= 800
+    asm volatile("cp.async.wait_all;" ::: "memory");
+#endif
     __shared__ float partial[2][WARPS];
     u32 turn = 0;
-    const bool plain = !a.permutation && (a.m[0].columns | a.x_stride) % 4 == 0;
+    const bool plain = reads_plainly(a);
 #pragma unroll 1
     for (int t = 0; t < vectors; t++, to += Input<F>::vector_bytes(pieces)) {
         const float* x = a.x + (u64)t * a.x_stride;
-        if (plain) prepare_vector<F, true>(a, x, to, pieces, partial, turn);
-        else prepare_vector<F, false>(a, x, to, pieces, partial, turn);
+        if (plain) prepare_vector<F, true>(a, x, to, pieces, partial, turn, early);
+        else prepare_vector<F, false>(a, x, to, pieces, partial, turn, early);
     }
     __syncthreads();
 }

@@ -7,19 +7,14 @@
 #pragma once
 #include "activation.cuh"
 
-struct Walk {
-    u32 row, part, slice;
-};
-
 // What stays the same for a launch.
 struct Shape {
-    u32 rows, parts, slices, pieces, step;
+    u32 rows, parts, pieces, step;
 };
 
-DEVICE Shape shape_of(const MatvecArgs& a, u32 pieces, u32 unit) {
+DEVICE Shape shape_of(const MatvecArgs& a, u32 pieces) {
     Shape s;
     s.pieces = pieces;
-    s.slices = (pieces + unit - 1) / unit;
     s.parts = a.epilogue == GATED ? 2 : a.sum_slots ? a.slots : 1;
     s.rows = a.m[0].rows;
     if (a.expert) {
@@ -31,29 +26,30 @@ DEVICE Shape shape_of(const MatvecArgs& a, u32 pieces, u32 unit) {
     return s;
 }
 
-DEVICE void advance(Walk& w, const Shape& s) {
-    if (++w.slice < s.slices) return;
-    w.slice = 0;
-    if (++w.part < s.parts) return;
-    w.part = 0;
-    w.row += s.step;
-}
+// A place in the order of slices; `start` is the slice's first piece.
+struct Walk {
+    u32 row, part, start;
+
+    // To the next slice; true if that begins a part.
+    DEVICE bool advance(const Shape& s, u32 unit) {
+        start += unit;
+        if (start < s.pieces) return false;
+        start = 0;
+        if (++part == s.parts) part = 0, row += s.step;
+        return true;
+    }
+};
 
 // The matrix of a row's part, and the row's number in it (of the whole stack).
 DEVICE void locate(const MatvecArgs& a, const Walk& w, int& matrix, u32& row) {
-    matrix = 0, row = w.row;
+    matrix = a.epilogue == GATED ? w.part : 0, row = w.row;
     if (a.expert) {
         u32 slot = w.part;
         if (!a.sum_slots) slot = row / (u32)a.m[0].rows, row -= slot * a.m[0].rows;
         row += (u32)__ldcg(a.expert + slot) * a.m[0].rows;
-        if (a.epilogue == GATED) matrix = w.part;
-    } else if (a.epilogue == GATED) {
-        matrix = w.part;
-    } else {
-        if (a.matrices > 1 && row >= (u32)a.m[0].rows) {
-            row -= a.m[0].rows, matrix = 1;
-            if (a.matrices > 2 && row >= (u32)a.m[1].rows) row -= a.m[1].rows, matrix = 2;
-        }
+    } else if (a.matrices > 1 && a.epilogue != GATED && row >= (u32)a.m[0].rows) {
+        row -= a.m[0].rows, matrix = 1;
+        if (row >= (u32)a.m[1].rows && a.matrices > 2) row -= a.m[1].rows, matrix = 2;
     }
 }
 
@@ -66,12 +62,19 @@ struct Row {
 
 // At the first slice of a part: reads early what the end of it needs.
 template <int N>
-DEVICE void begin_part(const MatvecArgs& a, const Walk& w, int matrix, u32 row, Row& r) {
+DEVICE void begin_part(const MatvecArgs& a, const Walk& w, Row& r) {
     const u32 lane = threadIdx.x % 32;
-    r.bias = a.bias[matrix] ? __ldg(a.bias[matrix] + row) : 0.0f;
+    r.bias = 0.0f;
+    if (a.bias[0]) {
+        int matrix;
+        u32 row;
+        locate(a, w, matrix, row);
+        if (a.bias[matrix]) r.bias = __ldg(a.bias[matrix] + row);
+    }
     if (w.part == 0) {
         r.gate = 0.0f;
-        r.before = a.epilogue == ADD && lane < N ? __ldcg(a.out + (u64)lane * a.out_stride + w.row) : 0.0f;
+        r.before = 0.0f;
+        if (a.epilogue == ADD && lane < N) r.before = __ldcg(a.out + (u64)lane * a.out_stride + w.row);
     }
 }
 
@@ -83,16 +86,19 @@ DEVICE void end_part(const MatvecArgs& a, const Shape& s, const Walk& w, float (
 #pragma unroll
     for (int t = 0; t < N; t++) {
         const float total = warp_sum(sum[t]);
-        if (lane == t) v = total;
+        if (t == 0 || lane == t) v = total;
         sum[t] = 0;
     }
     v += r.bias;
-    if (a.epilogue == GATED && w.part == 0) {
-        r.gate = v;
-        return;
+    if (a.epilogue == GATED) {
+        if (w.part == 0) {
+            r.gate = v;
+            return;
+        }
+        v *= activate(a.activation, r.gate);
+    } else if (a.activation != NONE) {
+        v = activate(a.activation, v);
     }
-    const float activated = activate(a.activation, a.epilogue == GATED ? r.gate : v);
-    v = a.epilogue == GATED ? activated * v : activated;
     if (a.share) v *= __ldcg(a.share + (a.sum_slots ? w.part : w.row / (u32)a.m[0].rows));
     if (a.sum_slots) {
         r.gate += v;

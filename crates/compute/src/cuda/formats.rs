@@ -2,7 +2,7 @@
 //! matrix-vector product is launched.
 //!
 //! Mirrors `kernels/decode.cuh` (planes), `kernels/repack.cu` and `kernels/matvec/args.cuh` (arguments),
-//! `kernels/matvec/{prologue,registers,ring}.cuh` (shared memory). No GPU calls.
+//! `kernels/matvec/prologue.cuh` (shared memory). No GPU calls.
 
 use quern_tensor_io::ElementType;
 
@@ -25,20 +25,16 @@ pub const MAX_PLANES: usize = 5;
 /// Every plane starts at a multiple of this many bytes.
 pub const PLANE_ALIGN: usize = 256;
 /// Threads of a block of the matvec kernels.
-pub const MATVEC_BLOCK: u32 = 512;
+pub const MATVEC_BLOCK: u32 = 1024;
 /// Most tokens of a matvec launch.
 pub const MATVEC_TOKENS: usize = 4;
 /// Threads of a block of the repack kernels, each with one chunk.
 pub const REPACK_BLOCK: u64 = 256;
 
-const WARPS: usize = MATVEC_BLOCK as usize / 32;
-/// Pieces of a row that a lane has in a slice of the ring (`UNIT_DEPTH` in `matvec.cu`).
-const RING_DEPTH: usize = 2;
-/// Most slices of a ring (`MAX_STAGES` in `ring.cuh`).
-const MAX_STAGES: usize = 16;
-/// Dynamic shared memory of a block with a ring: two blocks fit on a multiprocessor, so that the weights of the next
-/// launch arrive while the current one ends.
-const RING_BUDGET: usize = 110 * 1024;
+/// Most regions that a launch prefetches.
+pub const MATVEC_REGIONS: usize = 8;
+/// Static shared memory of the matvec kernels, at most.
+const STATIC_SHARED: usize = 512;
 
 /// A format of weights that the kernels know.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -159,50 +155,55 @@ impl Format {
         (self.padded(columns) / self.piece() * piece_bytes).next_multiple_of(16)
     }
 
-    /// Bytes of a slice of the ring (`Slice::BYTES` in `ring.cuh`).
-    fn slice_bytes(self) -> usize {
-        let values = 32 * RING_DEPTH * self.piece();
-        self.planes.iter().map(|p| (values / p.values * p.bytes).next_multiple_of(16) + 16).sum()
-    }
-
-    /// Most vectors (tokens, or slots with `sum_slots`) that a launch may have at this many columns, at most
-    /// [`MATVEC_TOKENS`] for tokens. `shared` is what the card allows a block, `ring` as for [`Self::matvec`]. 0: the
-    /// columns are too many.
-    pub fn matvec_vectors(self, columns: usize, ring: bool, shared: usize) -> usize {
-        let fixed = STATIC_SHARED + if ring { 2 * WARPS * self.slice_bytes() } else { 0 };
-        shared.saturating_sub(fixed) / self.input_bytes(columns).max(1)
+    /// Most vectors (tokens, or slots with `sum_slots`) that a launch may have at this many columns. `shared` is what the
+    /// card allows a block. 0: the columns are too many for the card.
+    pub const fn matvec_vectors(self, columns: usize, shared: usize) -> usize {
+        let input = self.input_bytes(columns);
+        if input == 0 { MATVEC_TOKENS } else { shared.saturating_sub(STATIC_SHARED) / input }
     }
 
     /// How a matvec over `rows` rows is launched (all matrices' rows; a gated pair's once; experts: of all slots, unless
     /// they are summed) with `vectors` input vectors.
-    ///
-    /// `ring`: the module is for compute capability 9.0 or later. `shared` is what the card allows a block.
-    pub fn matvec(
-        self,
-        rows: usize,
-        columns: usize,
-        vectors: usize,
-        ring: bool,
-        card: CardLimits,
-    ) -> MatvecLaunch {
-        let input = vectors * self.input_bytes(columns);
-        if !ring {
-            let blocks = (2 * card.multiprocessors).min(rows).max(1);
-            return MatvecLaunch { grid: blocks as u32, shared: input as u32, stages: 0 };
-        }
-        let stage = WARPS * self.slice_bytes();
-        let budget = RING_BUDGET.min(card.shared.saturating_sub(STATIC_SHARED));
-        let stages = (budget.saturating_sub(input) / stage).clamp(2, MAX_STAGES);
+    pub fn matvec(self, rows: usize, columns: usize, vectors: usize, card: CardLimits) -> MatvecLaunch {
         MatvecLaunch {
             grid: card.multiprocessors.min(rows).max(1) as u32,
-            shared: (input + stages * stage) as u32,
-            stages: stages as i32,
+            shared: (vectors * self.input_bytes(columns)) as u32,
         }
     }
 }
 
-/// Static shared memory of the matvec kernels, at most.
-const STATIC_SHARED: usize = 2304;
+/// About `budget` bytes that a launch reads first: what [`MatvecArgs::ahead`] of the launch before it gets, and how many
+/// regions. `format` and `matrices` are those of the launch; `gated`: a gated pair, read row by row together.
+pub fn ahead(
+    format: Format,
+    matrices: &[MatrixArgs],
+    gated: bool,
+    budget: usize,
+) -> ([Region; MATVEC_REGIONS], i32) {
+    let row_bytes =
+        |m: &MatrixArgs, plane: &Plane| format.padded(m.columns.max(0) as usize) / plane.values * plane.bytes;
+    let rows: usize = matrices.iter().map(|m| m.rows.max(0) as usize).sum();
+    let bytes: usize = matrices
+        .iter()
+        .map(|m| m.rows.max(0) as usize * format.planes.iter().map(|p| row_bytes(m, p)).sum::<usize>())
+        .sum();
+    let mut left = if bytes <= budget { rows } else { (rows as u64 * budget as u64 / bytes as u64) as usize };
+    let (each, mut regions) = (left / matrices.len().max(1), Vec::new());
+    for m in matrices {
+        let take = if gated { each } else { left.min(m.rows.max(0) as usize) };
+        left -= if gated { 0 } else { take };
+        regions.extend(format.planes.iter().zip(m.plane).map(|(plane, address)| Region {
+            address,
+            bytes: (take * row_bytes(m, plane) / 16 * 16) as u64,
+        }));
+    }
+    regions.retain(|r| r.bytes > 0);
+    regions.sort_by_key(|r| std::cmp::Reverse(r.bytes));
+    regions.truncate(MATVEC_REGIONS);
+    let mut out = [Region::default(); MATVEC_REGIONS];
+    out[..regions.len()].copy_from_slice(&regions);
+    (out, regions.len() as i32)
+}
 
 /// What of a card matters to a launch.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -220,8 +221,6 @@ pub struct MatvecLaunch {
     pub grid: u32,
     /// Bytes of dynamic shared memory.
     pub shared: u32,
-    /// [`MatvecArgs::stages`].
-    pub stages: i32,
 }
 
 /// `Matrix` of `decode.cuh`. Addresses are the card's; 0 is none.
@@ -248,6 +247,16 @@ pub struct RepackArgs {
     pub chunks: u64,
     /// The matrix to be made.
     pub matrix: MatrixArgs,
+}
+
+/// `Region` of `matvec/args.cuh`: bytes on the card, a multiple of 16 at a multiple of 16.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[repr(C)]
+pub struct Region {
+    /// Where it starts.
+    pub address: u64,
+    /// How long it is.
+    pub bytes: u64,
 }
 
 /// [`MatvecArgs::prologue`].
@@ -328,20 +337,23 @@ pub struct MatvecArgs {
     pub slots: i32,
     /// Not 0: slot s multiplies vector s, and the output is the sum over the slots.
     pub sum_slots: i32,
-    /// [`MatvecLaunch::stages`].
-    pub stages: i32,
+    /// How many of `ahead`.
+    pub regions: i32,
     /// Of the norm.
     pub eps: f32,
     /// A factor of the input, after the norm; 1 for none.
     pub x_scale: f32,
     /// 0.
     pub reserved: i32,
+    /// Brought to the second cache by warps that have no more rows (compute capability 9.0 on): what the next launch
+    /// reads first, see [`ahead`].
+    pub ahead: [Region; MATVEC_REGIONS],
 }
 
 const _: () = {
     assert!(size_of::<MatrixArgs>() == 48);
     assert!(size_of::<RepackArgs>() == 72);
-    assert!(size_of::<MatvecArgs>() == 272);
+    assert!(size_of::<MatvecArgs>() == 400);
 };
 
 #[cfg(test)]
@@ -371,19 +383,32 @@ mod tests {
 
     #[test]
     fn launches_stay_within_the_card() {
-        let h100 = CardLimits { multiprocessors: 132, shared: 227 * 1024 };
-        for &t in ElementType::ALL {
-            let Some(format) = Format::of(t) else { continue };
-            for columns in [256, 2048, 4096, 14336] {
-                let vectors = format.matvec_vectors(columns, true, h100.shared).min(MATVEC_TOKENS);
-                assert!(vectors >= 1, "{t} {columns}");
-                let launch = format.matvec(6144, columns, vectors, true, h100);
-                assert_eq!(launch.grid, 132);
-                assert!(launch.shared as usize + STATIC_SHARED <= h100.shared, "{t} {columns}: {launch:?}");
-                assert!((2..=MAX_STAGES as i32).contains(&launch.stages));
+        for (multiprocessors, shared) in [(132, 227 * 1024), (40, 64 * 1024)] {
+            let card = CardLimits { multiprocessors, shared };
+            for &t in ElementType::ALL {
+                let Some(format) = Format::of(t) else { continue };
+                for columns in [256, 2048, 4096, 14336] {
+                    let vectors = format.matvec_vectors(columns, shared).min(MATVEC_TOKENS);
+                    assert!(vectors >= 1, "{t} {columns}");
+                    let launch = format.matvec(6144, columns, vectors, card);
+                    assert_eq!(launch.grid, multiprocessors as u32);
+                    assert!(launch.shared as usize + STATIC_SHARED <= shared, "{t} {columns}: {launch:?}");
+                }
             }
         }
-        let q4 = Format::of(ElementType::Q4_0).unwrap().matvec(6144, 4096, 1, true, h100);
-        assert_eq!((q4.shared, q4.stages), (5120 + 5 * 16 * 1184, 5));
+        assert_eq!(Format::of(ElementType::Q4_0).unwrap().input_bytes(4096), 128 * 40);
+    }
+
+    #[test]
+    fn what_is_read_first_is_prefetched() {
+        let format = Format::of(ElementType::Q4_0).unwrap();
+        let m = |at: u64, rows| MatrixArgs { plane: [at, at + 8, 0, 0, 0], rows, columns: 4096 };
+        let row = 128 * 18;
+        // All of q and half of k: codes and scales.
+        let (regions, count) = ahead(format, &[m(1000, 64), m(2000, 32), m(3000, 32)], false, 80 * row);
+        let sizes: Vec<_> = regions[..count as usize].iter().map(|r| (r.address, r.bytes)).collect();
+        assert_eq!(sizes, [(1000, 64 * 2048), (2000, 16 * 2048), (1008, 64 * 256), (2008, 16 * 256)]);
+        let (regions, count) = ahead(format, &[m(1000, 64), m(2000, 64)], true, usize::MAX);
+        assert_eq!((count, regions[0].bytes, regions[1].bytes), (4, 64 * 2048, 64 * 2048));
     }
 }

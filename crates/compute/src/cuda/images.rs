@@ -1,6 +1,6 @@
 //! Made by tools/build_kernels.py: the kernels of all modules.
 
-use super::module::{Entry, Image, Target};
+use super::image::{Entry, Image, Target};
 
 #[rustfmt::skip]
 pub(super) static IMAGES: &[Image] = &[
