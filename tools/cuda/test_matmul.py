@@ -112,7 +112,7 @@ def shared_bytes(arch, n):
     if arch == '90a':
         stages = {256: 6, 128: 8}.get(n, 16)
         return 128 * n * stages + 2 * min(n, 64) * 68 * 4 + 16 * stages
-    return 128 * n * (3 if arch == '80' else 2)
+    return max(128 * n * (3 if arch == '80' else 2), (32 if n == 128 else 16) * 260 * 4)
 
 
 def plan(arch, rows, columns, n, sms, gated, tile=None, parts=None):
@@ -492,7 +492,7 @@ def run(what):
         if w == 'time':
             for (f, arch), functions in loaded.items():
                 if f in COMMON and (arch == '90a' or f in ('Q4_0', 'F16')):
-                    only = None
+                    only = [{'tile': 128}, {'tile': 64}] if arch == '80' else None
                     time_shapes(driver, f, arch, functions, work, sms, prep, only=only, tokens=(512, 128, 32) if arch == '90a' else (512,))
         print(f'-- {w}: {time.time() - begin:.1f} s', flush=True)
     print('clocks after', clocks())

@@ -52,6 +52,11 @@ struct Fragments {
         raw[slot][0] = F::load(m, first + chunk);
         raw[slot][1] = F::load(m, second + chunk);
     }
+    // Half a step at a time; here the first half brings all of it.
+    template <int slot, int half>
+    DEVICE void fetch_half(const Matrix& m, u32 first, u32 second, u32 chunk) {
+        if (half == 0) fetch<slot>(m, first, second, chunk);
+    }
     template <int slot, int half>
     DEVICE void convert(u32 first, u32 second, u32 chunk, float factor, u32 (&fragment)[4][4]) const {
 #pragma unroll
@@ -74,13 +79,18 @@ template <bool BRAIN, int DEPTH>
 struct FloatFragments {
     uint4 raw[DEPTH][2][4];
 
-    template <int slot>
-    DEVICE void fetch(const Matrix& m, u32 first, u32 second, u32 chunk) {
+    template <int slot, int half>
+    DEVICE void fetch_half(const Matrix& m, u32 first, u32 second, u32 chunk) {
 #pragma unroll
         for (int r = 0; r < 2; r++)
 #pragma unroll
-            for (int i = 0; i < 4; i++)
+            for (int i = 2 * half; i < 2 * half + 2; i++)
                 raw[slot][r][i] = __ldg((const uint4*)(m.plane[0] + 64ull * ((r == 0 ? first : second) + chunk)) + i);
+    }
+    template <int slot>
+    DEVICE void fetch(const Matrix& m, u32 first, u32 second, u32 chunk) {
+        fetch_half<slot, 0>(m, first, second, chunk);
+        fetch_half<slot, 1>(m, first, second, chunk);
     }
     static DEVICE u32 pair(u32 a, u32 b, u32 select, float factor) {
         const u32 both = permute(a, b, select);

@@ -2,7 +2,8 @@
 // capability 8.0 and later (m16n8k16, asynchronous copies), and 7.5 (two m16n8k8, copies through registers).
 //
 //   extern "C" __global__ void matmul_n128(const __grid_constant__ MatmulArgs)  (8.0 only)   and _n64, _n32, _n16
-//   grid parts * token_tiles, block 256, dynamic shared memory 128 * N * STAGES
+//   grid parts * token_tiles, block 256, dynamic shared memory: 128 * N * STAGES, and no less
+//   than store_tile() needs
 //
 // A block does tiles of 256 rows x N tokens: eight warps of 32 rows each read packed weights from global memory into
 // registers and convert them to f16 fragments there; every warp reads all of the activations' slab (64 columns of N tokens)
@@ -86,13 +87,14 @@ struct Multiplier {
 
     template <int half>
     DEVICE void multiply(const u32 (&row)[2][2], u32 at, u32 slot) {
-        u32 fragment[2][4][4];
-#pragma unroll
-        for (int m = 0; m < 2; m++)
-            weights[m].template convert<0, half>(row[m][0], row[m][1], chunk(at), a.factor, fragment[m]);
         const u32 r = lane % 8, base = ring + slot * SLAB + ((lane / 16) * 8 + r) * 128;
 #pragma unroll
         for (int s = 0; s < 4; s++) {
+            // Of the half's four products only number s is used, so only that is converted here.
+            u32 fragment[2][4][4];
+#pragma unroll
+            for (int m = 0; m < 2; m++)
+                weights[m].template convert<0, half>(row[m][0], row[m][1], chunk(at), a.factor, fragment[m]);
             const u32 place = (2 * s + lane / 8 % 2) ^ r;
 #pragma unroll
             for (int j = 0; j < N / 8; j += 2) {
@@ -108,8 +110,8 @@ struct Multiplier {
     }
     // All steps of a segment into d.
     DEVICE void run(const Matrix& m0, const Matrix& m1, const u32 (&row)[2][2], const Segment& s) {
-        weights[0].template fetch<0>(m0, row[0][0], row[0][1], chunk(s.begin));
-        weights[1].template fetch<0>(m1, row[1][0], row[1][1], chunk(s.begin));
+        weights[0].template fetch_half<0, 0>(m0, row[0][0], row[0][1], chunk(s.begin));
+        weights[1].template fetch_half<0, 0>(m1, row[1][0], row[1][1], chunk(s.begin));
 #pragma unroll
         for (int i = 0; i < 2; i++)
 #pragma unroll
@@ -132,9 +134,12 @@ struct Multiplier {
                 copies_commit();
                 if (half == 0) multiply<0>(row, at, slot);
                 else multiply<1>(row, at, slot);
-                if (half == 1 && at + 1 < s.end) {
-                    weights[0].template fetch<0>(m0, row[0][0], row[0][1], chunk(at + 1));
-                    weights[1].template fetch<0>(m1, row[1][0], row[1][1], chunk(at + 1));
+                if (half == 0) {
+                    weights[0].template fetch_half<0, 1>(m0, row[0][0], row[0][1], chunk(at));
+                    weights[1].template fetch_half<0, 1>(m1, row[1][0], row[1][1], chunk(at));
+                } else if (at + 1 < s.end) {
+                    weights[0].template fetch_half<0, 0>(m0, row[0][0], row[0][1], chunk(at + 1));
+                    weights[1].template fetch_half<0, 0>(m1, row[1][0], row[1][1], chunk(at + 1));
                 }
                 if (coming < to) finish(next);
                 slot = slot + 1 == STAGES ? 0 : slot + 1;
@@ -146,26 +151,39 @@ struct Multiplier {
     }
 };
 
-// The two matrices of a gated pair are in one thread's sums: d[0] the gate, d[1] the other.
+// Stores the block's 256 rows (128 of each matrix of a gated pair), some tokens at a time through shared memory, so that a
+// token's rows leave together.
 template <int N>
-DEVICE void store_gated(const MatmulArgs& a, const float (&d)[2][N / 2], u32 row, u32 token) {
+DEVICE void store_tile(const MatmulArgs& a, const MatmulMatrix& m, const float (&d)[2][N / 2], float* staging, u32 row, u32 token) {
+    constexpr u32 ROUND = N == 128 ? 32 : 16, PITCH = 260;  // no conflicts between banks
+    const bool pair = a.mode == MODE_GATED;
+    const u32 warp = threadIdx.x / 32, lane = threadIdx.x % 32;
+    float* place = staging + 2 * (lane % 4) * PITCH + lane / 4 + warp * (pair ? 16 : 32);
+    const u32 second = pair ? 128 : 16;
     const float undo = 1.0f / a.factor;
-    const u32 rows = a.matrix[0].weights.rows;
+    const u32 wide = pair ? 32 : 64, column = threadIdx.x % wide * 4;
+    const float4 bias = bias_of(m, row + column);
+    const float4 other_bias = pair ? bias_of(a.matrix[1], row + column) : bias;
 #pragma unroll
-    for (int h = 0; h < 2; h++) {
-        if (row + 8 * h >= rows) continue;
-        const float bias0 = a.matrix[0].bias == nullptr ? 0.0f : __ldg(a.matrix[0].bias + row + 8 * h);
-        const float bias1 = a.matrix[1].bias == nullptr ? 0.0f : __ldg(a.matrix[1].bias + row + 8 * h);
+    for (u32 round = 0; round < N / ROUND; round++) {
 #pragma unroll
-        for (int j = 0; j < N / 8; j++)
+        for (u32 j = 0; j < ROUND / 8; j++)
 #pragma unroll
-            for (int e = 0; e < 2; e++) {
-                const u32 at = token + 8 * j + e;
-                if (at >= a.n) continue;
-                const float scale = __ldg(a.x_scale + at) * undo;
-                const float g = fmaf(d[0][4 * j + 2 * h + e], scale, bias0), u = fmaf(d[1][4 * j + 2 * h + e], scale, bias1);
-                a.matrix[0].out[(u64)at * a.matrix[0].out_stride + row + 8 * h] = gate(g, a.gate[0], a.gate[1]) * u;
+            for (u32 i = 0; i < 4; i++) {
+                float* p = place + (8 * j + i % 2) * PITCH + i / 2 * 8;
+                p[0] = d[0][4 * (round * (ROUND / 8) + j) + i];
+                p[second] = d[1][4 * (round * (ROUND / 8) + j) + i];
             }
+        __syncthreads();
+        const u32 first = token + round * ROUND;
+#pragma unroll 1
+        for (u32 t = threadIdx.x / wide; t < ROUND && first + t < a.n; t += THREADS / wide) {
+            const float scale = __ldg(a.x_scale + first + t) * undo;
+            float4 v = scaled(*(const float4*)(staging + t * PITCH + column), scale, bias);
+            if (pair) v = gated(a, v, scaled(*(const float4*)(staging + t * PITCH + 128 + column), scale, other_bias));
+            store_four(a, m, v, row + column, first + t);
+        }
+        __syncthreads();
     }
 }
 
@@ -189,7 +207,8 @@ DEVICE void matmul(const MatmulArgs& a) {
                           : a.matrices > 1 && s.tile >= a.matrix[1].first_tile ? 1 : 0;
         const MatmulMatrix& m = a.matrix[which];
         // A warp has 32 rows, or 16 of one matrix of a gated pair and the same 16 of the other.
-        const u32 base = (pair ? s.tile * 128 + warp * 16 : (s.tile - m.first_tile) * 256 + warp * 32) + lane / 4;
+        const u32 tile_row = pair ? s.tile * 128 : (s.tile - m.first_tile) * 256;
+        const u32 base = tile_row + warp * (pair ? 16 : 32) + lane / 4;
         const u32 last = m.weights.rows - 1;
         u32 row[2][2];
 #pragma unroll
@@ -210,15 +229,10 @@ DEVICE void matmul(const MatmulArgs& a) {
                 const u32 block = p * a.token_tiles + token_tile;
                 add_sums(c.d[0], half_place(block, 0), threadIdx.x, THREADS, a.ready + 8 * block, sync);
                 add_sums(c.d[1], half_place(block, 1), threadIdx.x, THREADS, a.ready + 8 * block + 1, sync);
-                if (work.start_of(p) <= s.tile * a.steps) break;
+                if (Work::start_of(a, p) <= s.tile * a.steps) break;
             }
         }
-        if (pair) {
-            store_gated<N>(a, c.d, base, token + 2 * (lane % 4));
-        } else {
-            store_rows(a, m, c.d[0], base, token + 2 * (lane % 4));
-            store_rows(a, m, c.d[1], base + 16, token + 2 * (lane % 4));
-        }
+        store_tile<N>(a, m, c.d, (float*)shared, tile_row, token);
     }
 }
 

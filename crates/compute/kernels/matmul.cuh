@@ -51,17 +51,15 @@ struct Segment {
     u32 tile, begin, end;
 };
 struct Work {
-    u32 part, parts, steps, total, first, next;
-    DEVICE u32 start_of(u32 p) const { return (u32)((u64)p * total / parts); }
-    DEVICE Work(const MatmulArgs& a, u32 p) : part(p), parts(a.parts), steps(a.steps), total(a.row_tiles * a.steps) {
-        first = start_of(p);
-        next = start_of(p + 1);
-    }
+    const MatmulArgs& a;
+    u32 first, next;
+    static DEVICE u32 start_of(const MatmulArgs& a, u32 part) { return (u32)((u64)part * (a.row_tiles * a.steps) / a.parts); }
+    DEVICE Work(const MatmulArgs& args, u32 part) : a(args), first(start_of(args, part)), next(start_of(args, part + 1)) {}
     // The next segment, from the last unit down.
     DEVICE bool take(Segment& s) {
         if (next <= first) return false;
-        s.tile = (next - 1) / steps;
-        const u32 base = s.tile * steps;
+        s.tile = (next - 1) / a.steps;
+        const u32 base = s.tile * a.steps;
         s.end = next - base;
         s.begin = first > base ? first - base : 0;
         next = base + s.begin;
@@ -112,32 +110,33 @@ DEVICE void add_sums(float (&d)[COUNT], const float4* place, u32 thread, u32 thr
 
 // ---- results ----
 
-// Stores 16 rows of a warp: d[4 j + 2 h + e] is row + 8 h, token + 8 j + e.
-template <int COUNT>
-DEVICE void store_rows(const MatmulArgs& a, const MatmulMatrix& m, const float (&d)[COUNT], u32 row, u32 token) {
-    const float undo = 1.0f / a.factor;
-    float bias[2] = {0.0f, 0.0f};
+// Stores four rows of a token's result, or adds them: this block is the only one that does.
+DEVICE void store_four(const MatmulArgs& a, const MatmulMatrix& m, float4 v, u32 row, u32 token) {
+    float* p = m.out + (u64)token * m.out_stride + row;
     const u32 rows = m.weights.rows;
-#pragma unroll
-    for (int h = 0; h < 2; h++)
-        if (m.bias != nullptr && row + 8 * h < rows) bias[h] = __ldg(m.bias + row + 8 * h);
-    const bool add = a.mode == MODE_ADD;
-    float* out = m.out + (u64)token * m.out_stride + row;
-#pragma unroll
-    for (int j = 0; j < COUNT / 4; j++) {
-#pragma unroll
-        for (int e = 0; e < 2; e++) {
-            if (token + 8 * j + e < a.n) {
-                const float scale = __ldg(a.x_scale + token + 8 * j + e) * undo;
-#pragma unroll
-                for (int h = 0; h < 2; h++)
-                    if (row + 8 * h < rows) {
-                        float* p = out + (u64)(8 * j + e) * m.out_stride + 8 * h;
-                        const float v = fmaf(d[4 * j + 2 * h + e], scale, bias[h]);
-                        if (add) atomicAdd(p, v);  // the only one that adds here: a reduction without an answer
-                        else *p = v;
-                    }
-            }
+    if (row + 4 <= rows && (u64)p % 16 == 0) {
+        if (a.mode == MODE_ADD) {
+            const float4 o = *(const float4*)p;
+            v = make_float4(v.x + o.x, v.y + o.y, v.z + o.z, v.w + o.w);
         }
+        *(float4*)p = v;
+        return;
     }
+    const float e[4] = {v.x, v.y, v.z, v.w};
+#pragma unroll
+    for (int i = 0; i < 4; i++)
+        if (row + i < rows) p[i] = a.mode == MODE_ADD ? p[i] + e[i] : e[i];
+}
+DEVICE float4 bias_of(const MatmulMatrix& m, u32 row) {
+    float b[4];
+#pragma unroll
+    for (u32 i = 0; i < 4; i++) b[i] = m.bias != nullptr && row + i < m.weights.rows ? __ldg(m.bias + row + i) : 0.0f;
+    return make_float4(b[0], b[1], b[2], b[3]);
+}
+DEVICE float4 gated(const MatmulArgs& a, float4 g, float4 u) {
+    return make_float4(gate(g.x, a.gate[0], a.gate[1]) * u.x, gate(g.y, a.gate[0], a.gate[1]) * u.y,
+                       gate(g.z, a.gate[0], a.gate[1]) * u.z, gate(g.w, a.gate[0], a.gate[1]) * u.w);
+}
+DEVICE float4 scaled(float4 v, float scale, float4 bias) {
+    return make_float4(fmaf(v.x, scale, bias.x), fmaf(v.y, scale, bias.y), fmaf(v.z, scale, bias.z), fmaf(v.w, scale, bias.w));
 }

@@ -64,33 +64,6 @@ DEVICE void copy_activations(const MatmulArgs& a, u32 ring, u32 full, u32 empty)
         }
 }
 
-// Four rows of a token's result.
-DEVICE void store_four(const MatmulArgs& a, const MatmulMatrix& m, float4 v, u32 row, u32 token) {
-    float* p = m.out + (u64)token * m.out_stride + row;
-    const u32 rows = m.weights.rows;
-    if (row + 4 <= rows && (u64)p % 16 == 0) {
-        if (a.mode == MODE_ADD) {
-            const float4 o = *(const float4*)p;
-            v = make_float4(v.x + o.x, v.y + o.y, v.z + o.z, v.w + o.w);
-        }
-        *(float4*)p = v;
-        return;
-    }
-    const float e[4] = {v.x, v.y, v.z, v.w};
-#pragma unroll
-    for (int i = 0; i < 4; i++)
-        if (row + i < rows) p[i] = a.mode == MODE_ADD ? p[i] + e[i] : e[i];
-}
-DEVICE float4 bias_of(const MatmulMatrix& m, u32 row) {
-    float b[4];
-#pragma unroll
-    for (u32 i = 0; i < 4; i++) b[i] = m.bias != nullptr && row + i < m.weights.rows ? __ldg(m.bias + row + i) : 0.0f;
-    return make_float4(b[0], b[1], b[2], b[3]);
-}
-DEVICE float4 scaled(float4 v, float scale, float4 bias) {
-    return make_float4(fmaf(v.x, scale, bias.x), fmaf(v.y, scale, bias.y), fmaf(v.z, scale, bias.z), fmaf(v.w, scale, bias.w));
-}
-
 // Stores the sums of a warpgroup's 64 rows from `row` (of both warpgroups' in a gated pair), ROUND tokens at a time through
 // shared memory, so that a token's rows leave together.
 template <int N>
@@ -124,9 +97,7 @@ DEVICE void store_tile(const MatmulArgs& a, const MatmulMatrix& m, const float (
                 const float scale = __ldg(a.x_scale + first + t) * undo;
                 const float4 g = scaled(*(const float4*)(staging + t * PITCH + column), scale, bias);
                 const float4 u = scaled(*(const float4*)(staging + (ROUND + t) * PITCH + column), scale, other_bias);
-                const float4 v = make_float4(gate(g.x, a.gate[0], a.gate[1]) * u.x, gate(g.y, a.gate[0], a.gate[1]) * u.y,
-                                             gate(g.z, a.gate[0], a.gate[1]) * u.z, gate(g.w, a.gate[0], a.gate[1]) * u.w);
-                store_four(a, a.matrix[0], v, row + column, first + t);
+                store_four(a, a.matrix[0], gated(a, g, u), row + column, first + t);
             }
         } else {
 #pragma unroll 1
@@ -243,7 +214,7 @@ DEVICE void consume(const MatmulArgs& a, u8* shared, u32 ring, u32 full, u32 emp
             for (u32 p = at.part; p-- > 0;) {
                 const u32 block = 2 * (p * a.token_tiles + at.token_tile) + at.rank;
                 add_sums(c.d, place(block), thread, 128, a.ready + 8 * block + group, sync);
-                if (work.start_of(p) <= s.tile * a.steps) break;
+                if (Work::start_of(a, p) <= s.tile * a.steps) break;
             }
         }
         store_tile<N>(a, m, c.d, (float*)(shared + S::SLAB * S::STAGES), row, at.token_tile * N);

@@ -55,6 +55,8 @@ DEVICE float over_block(float v, float* shared, Op op) {
 struct Add { DEVICE float operator()(float a, float b) const { return a + b; } };
 struct Max { DEVICE float operator()(float a, float b) const { return fmaxf(a, b); } };
 
+DEVICE float largest_of(const float4& v) { return fmaxf(fmaxf(fabsf(v.x), fabsf(v.y)), fmaxf(fabsf(v.z), fabsf(v.w))); }
+
 // One token's row. With room in shared memory the values are computed once; otherwise again in every pass.
 struct Row {
     const PrepareArgs& a;
@@ -75,14 +77,14 @@ struct Row {
             v[i] = c + i >= a.columns ? 0.0f : row[a.permutation == nullptr ? c + i : (u32)a.permutation[c + i]];
         return make_float4(v[0], v[1], v[2], v[3]);
     }
+    DEVICE float4 combine(const float4& v, const float4& u) const {
+        if (up == nullptr) return v;
+        return make_float4(activate(v.x, a.activation) * u.x, activate(v.y, a.activation) * u.y,
+                           activate(v.z, a.activation) * u.z, activate(v.w, a.activation) * u.w);
+    }
     DEVICE float4 compute(u32 c) const {
-        float4 v = four(x, c);
-        if (up != nullptr) {
-            const float4 u = four(up, c);
-            v = make_float4(activate(v.x, a.activation) * u.x, activate(v.y, a.activation) * u.y,
-                            activate(v.z, a.activation) * u.z, activate(v.w, a.activation) * u.w);
-        }
-        return v;
+        const float4 v = four(x, c);
+        return up == nullptr ? v : combine(v, four(up, c));
     }
     DEVICE float4 value(u32 c) const {
         if (c >= a.columns) return make_float4(0, 0, 0, 0);
@@ -111,11 +113,25 @@ extern "C" __global__ void __launch_bounds__(256) prepare_x16(PrepareArgs a) {
     }
     const Row row(a, token, (float*)cache);
     float mean = 0.0f, factor = 1.0f, sum = 0.0f, largest = 0.0f;
-    // A thread reads back only what it wrote itself until the last pass.
-    for (u32 i = threadIdx.x; i < fours; i += 256) {
-        const float4 v = row.compute(4 * i);
-        if (row.cache != nullptr) cache[i] = v;
-        sum += v.x + v.y + (v.z + v.w);
+    // A thread reads back only what it wrote itself until the last pass. Several loads are on their way at a time.
+    constexpr u32 BATCH = 4;
+    for (u32 from = threadIdx.x; from < fours; from += 256 * BATCH) {
+        float4 x[BATCH], u[BATCH];
+#pragma unroll
+        for (u32 k = 0; k < BATCH; k++) {
+            const u32 i = from + 256 * k;
+            x[k] = u[k] = make_float4(0, 0, 0, 0);
+            if (i < fours) x[k] = row.four(row.x, 4 * i);
+            if (i < fours && row.up != nullptr) u[k] = row.four(row.up, 4 * i);
+        }
+#pragma unroll
+        for (u32 k = 0; k < BATCH; k++) {
+            const u32 i = from + 256 * k;
+            const float4 v = row.combine(x[k], u[k]);
+            if (row.cache != nullptr && i < fours) cache[i] = v;
+            sum += v.x + v.y + (v.z + v.w);
+            largest = fmaxf(largest, largest_of(v));
+        }
     }
     if (a.norm == NORM_LAYER) mean = over_block(sum, partial, Add()) / (float)a.columns;
     if (a.norm != NORM_NONE) {
@@ -129,10 +145,14 @@ extern "C" __global__ void __launch_bounds__(256) prepare_x16(PrepareArgs a) {
         }
         factor = rsqrtf(over_block(sum, partial, Add()) / (float)a.columns + a.eps);
     }
-    for (u32 i = threadIdx.x; i < fours; i += 256) {
-        const float4 v = row.normalized(4 * i, row.value(4 * i), mean, factor);
-        if (row.cache != nullptr) cache[i] = v;
-        largest = fmaxf(largest, fmaxf(fmaxf(fabsf(v.x), fabsf(v.y)), fmaxf(fabsf(v.z), fabsf(v.w))));
+    if (a.norm != NORM_NONE) {
+        largest = 0.0f;
+#pragma unroll 2
+        for (u32 i = threadIdx.x; i < fours; i += 256) {
+            const float4 v = row.normalized(4 * i, row.value(4 * i), mean, factor);
+            if (row.cache != nullptr) cache[i] = v;
+            largest = fmaxf(largest, largest_of(v));
+        }
     }
     largest = over_block(largest, partial, Max());
     // 2^(e - 13) for 2^e <= largest < 2^(e + 1), kept among normal numbers.

@@ -65,8 +65,11 @@ impl MatmulPath {
                 let round = if tile < 64 { tile } else { 64 };
                 slab * stages + 2 * round * 68 * 4 + 16 * stages
             }
-            Self::Mma80 => 3 * slab,
-            Self::Mma75 => 2 * slab,
+            Self::Mma80 | Self::Mma75 => {
+                let ring = if matches!(self, Self::Mma80) { 3 * slab } else { 2 * slab };
+                let staging = (if tile == 128 { 32 } else { 16 }) * 260 * 4;
+                if ring > staging { ring } else { staging }
+            }
         }
     }
 }
