@@ -206,7 +206,8 @@ def prepare(driver, f, x, up=None, weight=None, bias=None, permutation=None, nor
                        scale.data_ptr(), n, padded, columns, x.stride(0), 0 if up is None else up.stride(0), norm, act, cached, eps)
     args += b'\0' * (-len(args) % 8)
     a = blob(args)
-    go = lambda: driver.launch(f, padded, 256, (columns + 3) // 4 * 16 if cached else 0, a)
+    def go(keep=(x, up, weight, bias, permutation, out, scale)):
+        driver.launch(f, padded, 256, (columns + 3) // 4 * 16 if cached else 0, a)
     go()
     return out, scale, go
 
@@ -222,7 +223,9 @@ def call(driver, function, p, work, matrices, outs, biases, x16, scale, n, mode=
                      columns, p['steps'], len(matrices), p['row_tiles'], p['token_tiles'], p['parts'], mode, factor, *gate)
     a = blob(b)
     assert p['sums'] <= work.sums.numel() * 4
-    return lambda: driver.launch(function, p['grid'], p['block'], p['shared'], a)
+    def go(keep=(work, matrices, outs, biases, x16, scale)):
+        driver.launch(function, p['grid'], p['block'], p['shared'], a)
+    return go
 
 
 def error(out, ref):
@@ -401,7 +404,7 @@ def clocks():
     return subprocess.run(['nvidia-smi', '--query-gpu=clocks.sm,power.draw', '--format=csv,noheader'], capture_output=True, text=True).stdout.strip()
 
 
-def time_shapes(driver, f, arch, functions, work, sms, prep, tokens=(512, 128, 32), only=None, table=None):
+def time_shapes(driver, f, arch, functions, work, sms, prep, tokens=(512, 128, 32), only=None):
     import torch
     g = torch.Generator('cuda').manual_seed(2)
     per_row = sum(s / v for s, v, _ in PLANES[f])
@@ -462,6 +465,7 @@ def run(what):
     sms = torch.cuda.get_device_properties(0).multi_processor_count
     print(torch.cuda.get_device_name(), sms, clocks())
     info = json.load(open('pack.json'))
+    wanted = [f for f in info['formats'] if f in COMMON] if 'time' in what else info['formats']
     prep = driver.function(driver.load('prepare.ptx'), 'prepare_x16')
     reference = {f: driver.function(driver.load(f'reference_{f}.ptx'), 'values') for f in info['formats'] if f not in ('F16', 'BF16')}
     loaded = {}
@@ -471,7 +475,7 @@ def run(what):
         print(f'one module of PTX compiled in {time.time() - begin:.2f} s', flush=True)
     begin = time.time()
     with ThreadPoolExecutor(16) as pool:
-        keys = [(f, a) for a in info['archs'] for f in info['formats'] if os.path.exists(f'matmul_{f}_{a}.ptx.gz')]
+        keys = [(f, a) for a in info['archs'] for f in wanted if os.path.exists(f'matmul_{f}_{a}.ptx.gz')]
         modules = dict(zip(keys, pool.map(lambda k: driver.load(f'matmul_{k[0]}_{k[1]}.ptx'), keys)))
     print(f'{len(keys)} modules loaded in {time.time() - begin:.1f} s', flush=True)
     for f, arch in keys:
@@ -492,7 +496,7 @@ def run(what):
         if w == 'time':
             for (f, arch), functions in loaded.items():
                 if f in COMMON and (arch == '90a' or f in ('Q4_0', 'F16')):
-                    only = [{'tile': 128}, {'tile': 64}] if arch == '80' else None
+                    only = [{'tile': 128}, {'tile': 64}] if arch == '80' else [{}, {'parts': 32}] if f == 'Q4_0' and arch == '90a' else None
                     time_shapes(driver, f, arch, functions, work, sms, prep, only=only, tokens=(512, 128, 32) if arch == '90a' else (512,))
         print(f'-- {w}: {time.time() - begin:.1f} s', flush=True)
     print('clocks after', clocks())

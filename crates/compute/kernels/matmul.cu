@@ -87,14 +87,13 @@ struct Multiplier {
 
     template <int half>
     DEVICE void multiply(const u32 (&row)[2][2], u32 at, u32 slot) {
+        u32 fragment[2][4][4];
+#pragma unroll
+        for (int m = 0; m < 2; m++)
+            weights[m].template convert<0, half>(row[m][0], row[m][1], chunk(at), a.factor, fragment[m]);
         const u32 r = lane % 8, base = ring + slot * SLAB + ((lane / 16) * 8 + r) * 128;
 #pragma unroll
         for (int s = 0; s < 4; s++) {
-            // Of the half's four products only number s is used, so only that is converted here.
-            u32 fragment[2][4][4];
-#pragma unroll
-            for (int m = 0; m < 2; m++)
-                weights[m].template convert<0, half>(row[m][0], row[m][1], chunk(at), a.factor, fragment[m]);
             const u32 place = (2 * s + lane / 8 % 2) ^ r;
 #pragma unroll
             for (int j = 0; j < N / 8; j += 2) {
@@ -110,8 +109,8 @@ struct Multiplier {
     }
     // All steps of a segment into d.
     DEVICE void run(const Matrix& m0, const Matrix& m1, const u32 (&row)[2][2], const Segment& s) {
-        weights[0].template fetch_half<0, 0>(m0, row[0][0], row[0][1], chunk(s.begin));
-        weights[1].template fetch_half<0, 0>(m1, row[1][0], row[1][1], chunk(s.begin));
+        weights[0].template fetch<0>(m0, row[0][0], row[0][1], chunk(s.begin));
+        weights[1].template fetch<0>(m1, row[1][0], row[1][1], chunk(s.begin));
 #pragma unroll
         for (int i = 0; i < 2; i++)
 #pragma unroll
@@ -134,12 +133,14 @@ struct Multiplier {
                 copies_commit();
                 if (half == 0) multiply<0>(row, at, slot);
                 else multiply<1>(row, at, slot);
-                if (half == 0) {
-                    weights[0].template fetch_half<0, 1>(m0, row[0][0], row[0][1], chunk(at));
-                    weights[1].template fetch_half<0, 1>(m1, row[1][0], row[1][1], chunk(at));
-                } else if (at + 1 < s.end) {
-                    weights[0].template fetch_half<0, 0>(m0, row[0][0], row[0][1], chunk(at + 1));
-                    weights[1].template fetch_half<0, 0>(m1, row[1][0], row[1][1], chunk(at + 1));
+                if (at + 1 < s.end) {
+                    if (half == 0) {
+                        weights[0].template refill<0, 0>(m0, row[0][0], row[0][1], chunk(at + 1));
+                        weights[1].template refill<0, 0>(m1, row[1][0], row[1][1], chunk(at + 1));
+                    } else {
+                        weights[0].template refill<0, 1>(m0, row[0][0], row[0][1], chunk(at + 1));
+                        weights[1].template refill<0, 1>(m1, row[1][0], row[1][1], chunk(at + 1));
+                    }
                 }
                 if (coming < to) finish(next);
                 slot = slot + 1 == STAGES ? 0 : slot + 1;

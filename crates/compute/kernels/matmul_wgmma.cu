@@ -140,6 +140,13 @@ struct Consumer {
         if constexpr (slot + 1 < DEPTH) start<slot + 1>(m, first, second, s);
     }
 
+    // Converts half a step, then loads what comes next into the registers that this frees.
+    template <int slot, int half>
+    DEVICE void prepare(const Matrix& m, u32 first, u32 second, u32 at, const Segment& s, u32 (&fragment)[4][4]) {
+        weights.template convert<slot, half>(first, second, chunk(at), a.factor, fragment);
+        if (at + DEPTH < s.end) weights.template refill<slot, half>(m, first, second, chunk(at + DEPTH));
+    }
+
     // One step; `even` holds its first half's fragments and then the next step's.
     template <int slot>
     DEVICE void step(const Matrix& m, u32 first, u32 second, u32 at, const Segment& s, u32 (&even)[4][4],
@@ -149,15 +156,14 @@ struct Consumer {
         place.advance();
         products_wait<1>();
         if (at > s.begin) release(busy);
-        weights.template convert<slot, 1>(first, second, chunk(at), a.factor, odd);
-        if (at + DEPTH < s.end) weights.template fetch<slot>(m, first, second, chunk(at + DEPTH));
+        prepare<slot, 1>(m, first, second, at, s, odd);
         busy = place.slot;
         multiply(odd, true);
         place.advance();
         products_wait<1>();
         release(slot_even);
         // After the last step this converts what is there; nothing uses it.
-        weights.template convert<(slot + 1) % DEPTH, 0>(first, second, chunk(at + 1), a.factor, even);
+        prepare<(slot + 1) % DEPTH, 0>(m, first, second, at + 1, s, even);
     }
     template <int slot>
     DEVICE void steps(const Matrix& m, u32 first, u32 second, u32 at, const Segment& s, u32 (&even)[4][4],
@@ -169,7 +175,7 @@ struct Consumer {
     // All steps of a segment into d.
     DEVICE void run(const Matrix& m, u32 first, u32 second, const Segment& s) {
         u32 even[4][4], odd[4][4], busy = 0;
-        weights.template convert<0, 0>(first, second, chunk(s.begin), a.factor, even);
+        prepare<0, 0>(m, first, second, s.begin, s, even);
         for (u32 at = s.begin; at < s.end; at += DEPTH) steps<0>(m, first, second, at, s, even, odd, busy);
         products_wait<0>();
         release(busy);
