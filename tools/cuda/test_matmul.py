@@ -128,12 +128,13 @@ def plan(arch, rows, columns, n, sms, gated, tile=None, parts=None):
     steps = -(-columns // 128)
     units = row_tiles * steps
     if parts is None:
-        most = max(1, min(sms // cluster // token_tiles, units))
-        whole = max(p for p in range(1, min(most, row_tiles) + 1) if row_tiles % p == 0)
-        parts = most if -(-units // most) + 3 < units / whole else whole
+        def cost(p):
+            load = -(-units // p)
+            return load + 3 * (0 if row_tiles % p == 0 else p // row_tiles - 1 if p % row_tiles == 0 else -(-(steps - 1) // load))
+        parts = min(range(1, max(1, min(sms // cluster // token_tiles, units)) + 1), key=cost)
     grid = cluster * parts * token_tiles
     return dict(arch=arch, tile=tile, token_tiles=token_tiles, row_tiles=row_tiles, steps=steps, parts=parts, padded=padded,
-                height=height, shared=shared_bytes(arch, tile), block=(384 if tile == 256 else 288) if arch == '90a' else 256,
+                height=height, shared=shared_bytes(arch, tile), block=(384 if tile >= 128 else 288) if arch == '90a' else 256,
                 grid=grid, sums=grid * 256 // cluster * tile * 4)
 
 
@@ -241,8 +242,6 @@ def check_prepare(driver, f):
     for n, columns in [(5, 32), (9, 96), (17, 160), (3, 4096), (8, 14336), (2, 20000)]:
         for kind in range(7):
             for cached in (0, 1):
-                if cached and columns > 12000:
-                    continue
                 x = torch.randn(n, columns, device='cuda', generator=g) * 3 + 1
                 x[0, 7] = 1e6
                 kw, ref = {}, x.double()
@@ -446,14 +445,34 @@ def time_cublas(tokens=(512, 128, 32)):
         print(f'cuBLAS f16 n {n}: ' + ' | '.join(line) + f' | all {n / total / 32 * 1e3:.0f} tokens/s', flush=True)
 
 
+def sample_clocks(driver, functions, work, sms, prep):
+    """The clock and power under load: the product of gate and up, and cuBLAS, for a second each."""
+    import torch
+    rows, columns, mode = SHAPES['gate/up']
+    g = torch.Generator('cuda').manual_seed(2)
+    ms = [Matrix('Q4_0', r, columns, g) for r in rows]
+    x16, scale, _ = prepare(driver, prep, torch.randn(512, columns, device='cuda'), columns=columns)
+    p = plan('90a', rows, columns, 512, sms, True)
+    go = call(driver, functions[p['tile']], p, work, ms, [torch.zeros(512, rows[0], device='cuda')] * 2, [None] * 2, x16, scale, 512, mode)
+    w, x = torch.randn(28672, 4096, device='cuda', dtype=torch.float16), torch.randn(512, 4096, device='cuda', dtype=torch.float16)
+    for name, f in [('quern', go), ('cuBLAS', lambda: torch.mm(x, w.T))]:
+        torch.cuda.synchronize()
+        begin = time.time()
+        for _ in range(3000):
+            f()
+        log = []
+        while time.time() - begin < 0.6:
+            log.append(clocks())
+        torch.cuda.synchronize()
+        print(f'{name}: {(time.time() - begin) / 3000 * 1e6:.0f} us each;', ' | '.join(log[:8]), flush=True)
+
+
 def time_prepare(driver, f):
     import torch
     for n, columns, gated in [(512, 4096, False), (512, 14336, False), (512, 14336, True), (32, 4096, False)]:
         x = torch.randn(n, columns, device='cuda')
         kw = dict(up=torch.randn(n, columns, device='cuda')) if gated else dict(norm=1, weight=torch.rand(columns, device='cuda'))
         for cached in (0, 1):
-            if cached and columns > 12000:
-                driver.check(driver.cu.cuFuncSetAttribute(f, 8, columns * 4), 'shared')
             go = prepare(driver, f, x, cached=cached, **kw)[2]
             print(f'prepare n {n} columns {columns} gated {gated} cached {cached}: {median_ms([go] * 40) * 1e3:.1f} us', flush=True)
 
@@ -467,6 +486,7 @@ def run(what):
     info = json.load(open('pack.json'))
     wanted = [f for f in info['formats'] if f in COMMON] if 'time' in what else info['formats']
     prep = driver.function(driver.load('prepare.ptx'), 'prepare_x16')
+    driver.check(driver.cu.cuFuncSetAttribute(prep, 8, 200 << 10), 'shared memory of prepare_x16')
     reference = {f: driver.function(driver.load(f'reference_{f}.ptx'), 'values') for f in info['formats'] if f not in ('F16', 'BF16')}
     loaded = {}
     if os.path.exists('matmul_Q4_0_90a.ptx.gz'):
@@ -493,11 +513,13 @@ def run(what):
             check_f32(driver)
         if w == 'cublas':
             time_cublas()
+        if w == 'clocks':
+            sample_clocks(driver, loaded['Q4_0', '90a'], work, sms, prep)
         if w == 'time':
             for (f, arch), functions in loaded.items():
                 if f in COMMON and (arch == '90a' or f in ('Q4_0', 'F16')):
-                    only = [{'tile': 128}, {'tile': 64}] if arch == '80' else [{}, {'parts': 32}] if f == 'Q4_0' and arch == '90a' else None
-                    time_shapes(driver, f, arch, functions, work, sms, prep, only=only, tokens=(512, 128, 32) if arch == '90a' else (512,))
+                    only = [{'tile': 128}, {'tile': 64}] if arch == '80' else [{}, {'parts': 33}] if f == 'Q4_0' and arch == '90a' else None
+                    time_shapes(driver, f, arch, functions, work, sms, prep, only=only, tokens=(512, 128, 32, 8) if arch == '90a' else (512,))
         print(f'-- {w}: {time.time() - begin:.1f} s', flush=True)
     print('clocks after', clocks())
 

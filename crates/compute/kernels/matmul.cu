@@ -58,21 +58,24 @@ struct Multiplier {
     static constexpr int SLAB = 128 * N, UNITS = 8 * N, EACH = (UNITS + THREADS - 1) / THREADS;
     const MatmulArgs& a;
     u8* shared;
-    u32 ring, lane, chunk_limit, token, units;  // units: 16-byte pieces of a slab that exist
     Fragments<FORMAT, 1> weights[2];
     uint4 moving[EACH];
     float d[2][N / 2];
 
+    // Computed where they are needed: registers are scarce.
+    DEVICE u32 ring() const { return (u32)__cvta_generic_to_shared(shared); }
+    DEVICE u32 token() const { return blockIdx.x % a.token_tiles * N; }
+    DEVICE u32 units() const { return 8 * min((u32)N, a.padded_n - token()); }  // 16-byte pieces of a slab that exist
     DEVICE const u8* source(u32 slab, u32 unit) const {
-        return a.x + ((u64)slab * a.padded_n + token) * 128 + 16 * unit;
+        return a.x + ((u64)slab * a.padded_n + token()) * 128 + 16 * unit;
     }
     // Starts to copy a slab into place `slot`; finish() ends it where copies go through registers.
     DEVICE void start(u32 slab, u32 slot) {
 #pragma unroll
         for (int i = 0; i < EACH; i++) {
             const u32 unit = threadIdx.x + THREADS * i;
-            if (unit >= units) continue;
-            if (COPIES_ASYNCHRONOUSLY) copy16(ring + slot * SLAB + 16 * unit, source(slab, unit));
+            if (unit >= units()) continue;
+            if (COPIES_ASYNCHRONOUSLY) copy16(ring() + slot * SLAB + 16 * unit, source(slab, unit));
             else moving[i] = __ldg((const uint4*)source(slab, unit));
         }
     }
@@ -80,10 +83,10 @@ struct Multiplier {
 #pragma unroll
         for (int i = 0; i < EACH; i++) {
             const u32 unit = threadIdx.x + THREADS * i;
-            if (!COPIES_ASYNCHRONOUSLY && unit < units) *(uint4*)(shared + slot * SLAB + 16 * unit) = moving[i];
+            if (!COPIES_ASYNCHRONOUSLY && unit < units()) *(uint4*)(shared + slot * SLAB + 16 * unit) = moving[i];
         }
     }
-    DEVICE u32 chunk(u32 step) const { return min(4 * step + lane % 4, chunk_limit); }
+    DEVICE u32 chunk(u32 step) const { return min(4 * step + threadIdx.x % 4, (a.columns + 31) / 32 - 1); }
 
     template <int half>
     DEVICE void multiply(const u32 (&row)[2][2], u32 at, u32 slot) {
@@ -91,7 +94,7 @@ struct Multiplier {
 #pragma unroll
         for (int m = 0; m < 2; m++)
             weights[m].template convert<0, half>(row[m][0], row[m][1], chunk(at), a.factor, fragment[m]);
-        const u32 r = lane % 8, base = ring + slot * SLAB + ((lane / 16) * 8 + r) * 128;
+        const u32 lane = threadIdx.x % 32, r = lane % 8, base = ring() + slot * SLAB + ((lane / 16) * 8 + r) * 128;
 #pragma unroll
         for (int s = 0; s < 4; s++) {
             const u32 place = (2 * s + lane / 8 % 2) ^ r;
@@ -165,19 +168,23 @@ DEVICE void store_tile(const MatmulArgs& a, const MatmulMatrix& m, const float (
     const u32 wide = pair ? 32 : 64, column = threadIdx.x % wide * 4;
     const float4 bias = bias_of(m, row + column);
     const float4 other_bias = pair ? bias_of(a.matrix[1], row + column) : bias;
-#pragma unroll
+    // One body for all rounds, so that the code stays small; only which registers go to shared memory differs.
+#pragma unroll 1
     for (u32 round = 0; round < N / ROUND; round++) {
 #pragma unroll
-        for (u32 j = 0; j < ROUND / 8; j++)
+        for (u32 k = 0; k < N / ROUND; k++)
+            if (round == k)
 #pragma unroll
-            for (u32 i = 0; i < 4; i++) {
-                float* p = place + (8 * j + i % 2) * PITCH + i / 2 * 8;
-                p[0] = d[0][4 * (round * (ROUND / 8) + j) + i];
-                p[second] = d[1][4 * (round * (ROUND / 8) + j) + i];
-            }
+                for (u32 j = 0; j < ROUND / 8; j++)
+#pragma unroll
+                    for (u32 i = 0; i < 4; i++) {
+                        float* p = place + (8 * j + i % 2) * PITCH + i / 2 * 8;
+                        p[0] = d[0][4 * (k * (ROUND / 8) + j) + i];
+                        p[second] = d[1][4 * (k * (ROUND / 8) + j) + i];
+                    }
         __syncthreads();
         const u32 first = token + round * ROUND;
-#pragma unroll 1
+#pragma unroll 4
         for (u32 t = threadIdx.x / wide; t < ROUND && first + t < a.n; t += THREADS / wide) {
             const float scale = __ldg(a.x_scale + first + t) * undo;
             float4 v = scaled(*(const float4*)(staging + t * PITCH + column), scale, bias);
@@ -196,7 +203,7 @@ DEVICE void matmul(const MatmulArgs& a) {
     const u32 token = token_tile * N;
     const bool pair = a.mode == MODE_GATED;
     const u32 chunks = (a.columns + 31) / 32;
-    Multiplier<N> c{a, shared, (u32)__cvta_generic_to_shared(shared), lane, chunks - 1, token, 8 * min((u32)N, a.padded_n - token)};
+    Multiplier<N> c{a, shared};
     auto sync = [] { __syncthreads(); };
     launch_next();
     wait_for_previous();

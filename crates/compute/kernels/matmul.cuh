@@ -110,23 +110,35 @@ DEVICE void add_sums(float (&d)[COUNT], const float4* place, u32 thread, u32 thr
 
 // ---- results ----
 
-// Stores four rows of a token's result, or adds them: this block is the only one that does.
+// Adds without waiting for an answer. Only one block adds to an element, so the result doesn't depend on an order.
+DEVICE void add_four(float* p, float4 v) {
+#if __CUDA_ARCH__ >= 900
+    asm volatile("red.global.add.v4.f32 [%0], {%1, %2, %3, %4};" ::"l"(p), "f"(v.x), "f"(v.y), "f"(v.z), "f"(v.w) : "memory");
+#else
+    atomicAdd(p, v.x);
+    atomicAdd(p + 1, v.y);
+    atomicAdd(p + 2, v.z);
+    atomicAdd(p + 3, v.w);
+#endif
+}
+// Stores four rows of a token's result, or adds them.
 DEVICE void store_four(const MatmulArgs& a, const MatmulMatrix& m, float4 v, u32 row, u32 token) {
     float* p = m.out + (u64)token * m.out_stride + row;
     const u32 rows = m.weights.rows;
     if (row + 4 <= rows && (u64)p % 16 == 0) {
-        if (a.mode == MODE_ADD) {
-            const float4 o = *(const float4*)p;
-            v = make_float4(v.x + o.x, v.y + o.y, v.z + o.z, v.w + o.w);
-        }
-        *(float4*)p = v;
+        if (a.mode == MODE_ADD) add_four(p, v);
+        else *(float4*)p = v;
         return;
     }
     const float e[4] = {v.x, v.y, v.z, v.w};
 #pragma unroll
     for (int i = 0; i < 4; i++)
-        if (row + i < rows) p[i] = a.mode == MODE_ADD ? p[i] + e[i] : e[i];
+        if (row + i < rows) {
+            if (a.mode == MODE_ADD) atomicAdd(p + i, e[i]);
+            else p[i] = e[i];
+        }
 }
+DEVICE float scale_of(const MatmulArgs& a, u32 token) { return token < a.n ? __ldg(a.x_scale + token) : 0.0f; }
 DEVICE float4 bias_of(const MatmulMatrix& m, u32 row) {
     float b[4];
 #pragma unroll

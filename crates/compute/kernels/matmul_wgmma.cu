@@ -1,7 +1,7 @@
 // y[token][row] = x W^T with weights of one format (-D FORMAT=Q4_0, ...), for more than 4 tokens, on compute capability 9.0a.
 //
 //   extern "C" __global__ void matmul_n256(const __grid_constant__ MatmulArgs)     and _n128, _n64, _n32, _n16
-//   grid 2 * parts * token_tiles in clusters of 2, block 384 (n256) or 288, dynamic shared memory Shape<N>::SHARED
+//   grid 2 * parts * token_tiles in clusters of 2, block 384 (n256, n128) or 288, dynamic shared memory Shape<N>::SHARED
 //   -D TILE=256 compiles only that one.
 //
 // A cluster does tiles of 256 rows x N tokens, each of its two blocks 128 rows. Two warpgroups of 64 rows each read packed
@@ -22,8 +22,13 @@ struct Shape {
     static constexpr int STAGING = 2 * ROUND * PITCH * 4;                   // bytes, of both warpgroups
     static constexpr int SHARED = SLAB * STAGES + STAGING + 16 * STAGES;
     static constexpr int DEPTH = N >= 128 ? 1 : FORMAT::FLOAT ? 2 : N == 64 ? 3 : 4;  // steps of weights on their way
-    static constexpr int THREADS = N == 256 ? 384 : 288;
+    static constexpr int THREADS = N >= 128 ? 384 : 288;
+    // The warpgroups issue their products in turn: otherwise they drift into converting at the same time, and the tensor
+    // cores wait. Where products are short, that costs more than it saves.
+    static constexpr bool IN_TURN = N >= 128;
 };
+// Named barriers: 1 both warpgroups, 2 and 3 each of them, 4 and 5 whose turn it is.
+constexpr u32 BOTH = 1, EACH = 2, TURN = 4;
 
 // Place in the ring of slabs.
 template <int STAGES>
@@ -79,31 +84,44 @@ DEVICE void store_tile(const MatmulArgs& a, const MatmulMatrix& m, const float (
     const float4 bias = bias_of(pair ? a.matrix[0] : m, row + column);
     const float4 other_bias = pair ? bias_of(a.matrix[1], row + column) : bias;
     auto sync = [&] {
-        if (pair) named_barrier(1, 256);
-        else named_barrier(2 + group, 128);
+        if (pair) named_barrier(BOTH, 256);
+        else named_barrier(EACH + group, 128);
     };
-#pragma unroll
+    // One body for all rounds, so that the code stays small; only which registers go to shared memory differs.
+#pragma unroll 1
     for (u32 round = 0; round < N / ROUND; round++) {
 #pragma unroll
-        for (u32 j = 0; j < ROUND / 8; j++)
+        for (u32 k = 0; k < N / ROUND; k++)
+            if (round == k)
 #pragma unroll
-            for (u32 i = 0; i < 4; i++)
-                place[(8 * j + i % 2) * PITCH + i / 2 * 8] = d[4 * (round * (ROUND / 8) + j) + i];
+                for (u32 j = 0; j < ROUND / 8; j++)
+#pragma unroll
+                    for (u32 i = 0; i < 4; i++)
+                        place[(8 * j + i % 2) * PITCH + i / 2 * 8] = d[4 * (k * (ROUND / 8) + j) + i];
         sync();
         const u32 first = token + round * ROUND;
         if (pair) {
-#pragma unroll 1
-            for (u32 t = threadIdx.x / 16; t < ROUND && first + t < a.n; t += 16) {
-                const float scale = __ldg(a.x_scale + first + t) * undo;
-                const float4 g = scaled(*(const float4*)(staging + t * PITCH + column), scale, bias);
-                const float4 u = scaled(*(const float4*)(staging + (ROUND + t) * PITCH + column), scale, other_bias);
-                store_four(a, a.matrix[0], gated(a, g, u), row + column, first + t);
+            const u32 t0 = threadIdx.x / 16;
+            float scale[ROUND / 16];
+#pragma unroll
+            for (u32 i = 0; i < ROUND / 16; i++) scale[i] = scale_of(a, first + t0 + 16 * i) * undo;
+#pragma unroll
+            for (u32 i = 0; i < ROUND / 16; i++) {
+                const u32 t = t0 + 16 * i;
+                const float4 g = scaled(*(const float4*)(staging + t * PITCH + column), scale[i], bias);
+                const float4 u = scaled(*(const float4*)(staging + (ROUND + t) * PITCH + column), scale[i], other_bias);
+                if (first + t < a.n) store_four(a, a.matrix[0], gated(a, g, u), row + column, first + t);
             }
         } else {
-#pragma unroll 1
-            for (u32 t = thread / 16; t < ROUND && first + t < a.n; t += 8) {
-                const float scale = __ldg(a.x_scale + first + t) * undo;
-                store_four(a, m, scaled(*(const float4*)(own + t * PITCH + column), scale, bias), row + column, first + t);
+            const u32 t0 = thread / 16;
+            float scale[ROUND / 8];
+#pragma unroll
+            for (u32 i = 0; i < ROUND / 8; i++) scale[i] = scale_of(a, first + t0 + 8 * i) * undo;
+#pragma unroll
+            for (u32 i = 0; i < ROUND / 8; i++) {
+                const u32 t = t0 + 8 * i;
+                if (first + t < a.n)
+                    store_four(a, m, scaled(*(const float4*)(own + t * PITCH + column), scale[i], bias), row + column, first + t);
             }
         }
         sync();
@@ -115,7 +133,7 @@ struct Consumer {
     typedef Shape<N> S;
     static constexpr int DEPTH = S::DEPTH;
     const MatmulArgs& a;
-    u32 ring, full, empty, lane, chunk_limit;
+    u32 ring, full, empty, lane, group, chunk_limit;
     Place<S::STAGES> place;
     Fragments<FORMAT, DEPTH> weights;
     float d[N / 2];
@@ -124,10 +142,12 @@ struct Consumer {
     DEVICE void multiply(const u32 (&fragment)[4][4], bool add) {
         barrier_wait(full + 8 * place.slot, place.parity);
         const u64 b = product_operand(ring + place.slot * S::SLAB);
+        if constexpr (S::IN_TURN) named_barrier(TURN + group, 256);
         products_fence();
 #pragma unroll
         for (int s = 0; s < 4; s++) product<N>(d, fragment[s], b + 2 * s, s > 0 || add);
         products_commit();
+        if constexpr (S::IN_TURN) named_arrive(TURN + 1 - group, 256);
     }
     DEVICE void release(u32 slot) {
         if (lane < 2) barrier_arrive_at(empty + 8 * slot, lane);  // in both blocks, as both fill it
@@ -188,10 +208,11 @@ DEVICE void consume(const MatmulArgs& a, u8* shared, u32 ring, u32 full, u32 emp
     const u32 warp = threadIdx.x / 32, lane = threadIdx.x % 32;
     const u32 group = warp / 4, thread = threadIdx.x % 128;
     const Position at(a);
-    auto sync = [=] { named_barrier(2 + group, 128); };
+    auto sync = [=] { named_barrier(EACH + group, 128); };
     const bool pair = a.mode == MODE_GATED;
     const u32 chunks = (a.columns + 31) / 32;
-    Consumer<N> c{a, ring, full, empty, lane, chunks - 1};
+    Consumer<N> c{a, ring, full, empty, lane, group, chunks - 1};
+    if (S::IN_TURN && group == 1) named_arrive(TURN, 256);  // the first warpgroup begins
     Work work(a, at.part);
     Segment s;
     bool waited = false;
@@ -225,6 +246,7 @@ DEVICE void consume(const MatmulArgs& a, u8* shared, u32 ring, u32 full, u32 emp
         }
         store_tile<N>(a, m, c.d, (float*)(shared + S::SLAB * S::STAGES), row, at.token_tile * N);
     }
+    if (S::IN_TURN && group == 0) named_barrier(TURN, 256);  // the turn that nobody took
 }
 
 template <int N>

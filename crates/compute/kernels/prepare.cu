@@ -99,7 +99,7 @@ struct Row {
     }
 };
 
-extern "C" __global__ void __launch_bounds__(256) prepare_x16(PrepareArgs a) {
+extern "C" __global__ void __launch_bounds__(256, 4) prepare_x16(PrepareArgs a) {
     __shared__ float partial[8];
     extern __shared__ float4 cache[];
     launch_next();
@@ -113,25 +113,33 @@ extern "C" __global__ void __launch_bounds__(256) prepare_x16(PrepareArgs a) {
     }
     const Row row(a, token, (float*)cache);
     float mean = 0.0f, factor = 1.0f, sum = 0.0f, largest = 0.0f;
-    // A thread reads back only what it wrote itself until the last pass. Several loads are on their way at a time.
-    constexpr u32 BATCH = 4;
-    for (u32 from = threadIdx.x; from < fours; from += 256 * BATCH) {
-        float4 x[BATCH], u[BATCH];
+    // A thread reads back only what it wrote itself until the last pass.
+    auto take = [&](u32 i, const float4& x, const float4& u) {
+        const float4 v = row.combine(x, u);
+        if (row.cache != nullptr) cache[i] = v;
+        sum += v.x + v.y + (v.z + v.w);
+        largest = fmaxf(largest, largest_of(v));
+    };
+    u32 at = threadIdx.x;
+    if (row.vector) {
+        // Whole batches: several loads are on their way at a time.
+        constexpr u32 BATCH = 4;
+        const float4* x4 = (const float4*)row.x;
+        const float4* u4 = (const float4*)(row.up == nullptr ? row.x : row.up);
+        for (; at + 256 * (BATCH - 1) < a.columns / 4; at += 256 * BATCH) {
+            float4 x[BATCH], u[BATCH];
 #pragma unroll
-        for (u32 k = 0; k < BATCH; k++) {
-            const u32 i = from + 256 * k;
-            x[k] = u[k] = make_float4(0, 0, 0, 0);
-            if (i < fours) x[k] = row.four(row.x, 4 * i);
-            if (i < fours && row.up != nullptr) u[k] = row.four(row.up, 4 * i);
-        }
+            for (u32 k = 0; k < BATCH; k++) x[k] = x4[at + 256 * k];
+            if (row.up != nullptr)
 #pragma unroll
-        for (u32 k = 0; k < BATCH; k++) {
-            const u32 i = from + 256 * k;
-            const float4 v = row.combine(x[k], u[k]);
-            if (row.cache != nullptr && i < fours) cache[i] = v;
-            sum += v.x + v.y + (v.z + v.w);
-            largest = fmaxf(largest, largest_of(v));
+                for (u32 k = 0; k < BATCH; k++) u[k] = u4[at + 256 * k];
+#pragma unroll
+            for (u32 k = 0; k < BATCH; k++) take(at + 256 * k, x[k], u[k]);
         }
+    }
+    for (; at < fours; at += 256) {
+        const float4 x = row.four(row.x, 4 * at);
+        take(at, x, row.up == nullptr ? x : row.four(row.up, 4 * at));
     }
     if (a.norm == NORM_LAYER) mean = over_block(sum, partial, Add()) / (float)a.columns;
     if (a.norm != NORM_NONE) {
@@ -167,7 +175,7 @@ extern "C" __global__ void __launch_bounds__(256) prepare_x16(PrepareArgs a) {
         for (int t = 0; t < 4; t++) {
             const u32 c = 128 * step + 32 * t + 4 * s;
             float4 v = row.value(c);
-            if (row.cache == nullptr) v = row.normalized(c, v, mean, factor);
+            if (row.cache == nullptr) v = row.normalized(c, v, mean, factor);  // else it is normalised already
             const __half2 first = __floats2half2_rn(v.x * inverse, v.z * inverse);
             const __half2 second = __floats2half2_rn(v.y * inverse, v.w * inverse);
             even[t] = *(const u32*)&first;

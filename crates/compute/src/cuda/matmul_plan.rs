@@ -46,7 +46,7 @@ impl MatmulPath {
     /// Threads of a block.
     const fn block(self, tile: u32) -> u32 {
         match self {
-            Self::Wgmma if tile == 256 => 384,
+            Self::Wgmma if tile >= 128 => 384,
             Self::Wgmma => 288,
             Self::Mma80 | Self::Mma75 => 256,
         }
@@ -111,7 +111,7 @@ pub struct MatmulPlan {
     pub ready_bytes: u64,
 }
 
-/// How much an unfinished tile costs, in steps.
+/// What adding another part's sums to a tile costs, in steps (measured on an H100).
 const JOIN_COST: u32 = 3;
 
 impl MatmulPlan {
@@ -161,13 +161,22 @@ impl MatmulPlan {
     }
 }
 
-/// Into how many parts `row_tiles` tiles of `steps` steps are divided, at most `most`. Parts that end with a tile leave no
-/// unfinished sums; more parts may still be faster.
+/// Into how many parts `row_tiles` tiles of `steps` steps are divided, at most `most`: the number whose longest part, with
+/// the sums of others that it waits for, ends first.
 fn parts(row_tiles: u32, steps: u32, most: u32) -> u32 {
     let units = row_tiles * steps;
-    let most = most.min(units).max(1);
-    let whole = (1..=most.min(row_tiles)).rev().find(|p| row_tiles % p == 0).unwrap_or(1);
-    if units.div_ceil(most) + JOIN_COST < units / whole { most } else { whole }
+    let cost = |parts: &u32| {
+        let load = units.div_ceil(*parts);
+        let joins = if row_tiles % parts == 0 {
+            0
+        } else if parts % row_tiles == 0 {
+            parts / row_tiles - 1
+        } else {
+            (steps - 1).div_ceil(load)
+        };
+        load + JOIN_COST * joins
+    };
+    (1..=most.min(units).max(1)).min_by_key(cost).unwrap_or(1)
 }
 
 /// The launch of `prepare_x16` for `n` tokens of `columns` values.
@@ -417,13 +426,15 @@ mod tests {
     fn plans_of_a_7b_model_fill_an_h100() {
         let plan = |rows: &[u32], columns, n, gated| MatmulPlan::new(MatmulPath::Wgmma, rows, columns, n, 132, gated);
         let qkv = plan(&[4096, 1024, 1024], 4096, 512, false);
-        assert_eq!((qkv.kernel, qkv.grid, qkv.block, qkv.row_tiles, qkv.token_tiles), ("matmul_n256", 132, 384, 24, 2));
+        assert_eq!((qkv.kernel, qkv.grid, qkv.block, qkv.row_tiles, qkv.token_tiles), ("matmul_n256", 128, 384, 24, 2));
         assert_eq!(qkv.first_tile, [0, 16, 20]);
-        assert_eq!(qkv.sums_bytes, 132 * 128 * 256 * 4);
+        assert_eq!(qkv.sums_bytes, 128 * 128 * 256 * 4);
         let gated = plan(&[14336, 14336], 4096, 512, true);
         assert_eq!((gated.row_tiles, gated.parts), (112, 33));
         assert_eq!(plan(&[4096], 14336, 16, false).kernel, "matmul_n16");
         assert_eq!(plan(&[128], 96, 9, false).grid, 2);
+        // Every tile in two parts of equal length is better than one part more and tiles in three.
+        assert_eq!(plan(&[4096], 4096, 512, false).parts, 32);
     }
 
     #[test]
