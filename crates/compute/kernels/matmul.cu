@@ -225,20 +225,20 @@ DEVICE void matmul(const MatmulArgs& a) {
             for (int h = 0; h < 2; h++) row[i][h] = min(base + (pair ? 0 : 16 * i) + 8 * h, last) * chunks;
         c.run(m.weights, a.matrix[pair ? 1 : which].weights, row, s);
 
-        auto place = [&](u32 block) { return a.sums + (u64)block * (N * 256 / 4); };
-        auto half_place = [&](u32 block, u32 i) { return place(block) + i * (N * 128 / 4); };
+        // For every block there is a place for the sums of both pieces of 16 rows, and a flag for each.
+        auto block = [&](u32 p) { return p * a.token_tiles + token_tile; };
+        auto place0 = [&](u32 p) { return a.sums + (u64)block(p) * (N * 256 / 4); };
+        auto place1 = [&](u32 p) { return place0(p) + N * 128 / 4; };
+        auto ready0 = [&](u32 p) { return a.ready + 8 * block(p); };
+        auto ready1 = [&](u32 p) { return ready0(p) + 1; };
         if (s.end < a.steps) {
-            leave_sums(c.d[0], half_place(blockIdx.x, 0), threadIdx.x, THREADS, a.ready + 8 * blockIdx.x, sync);
-            leave_sums(c.d[1], half_place(blockIdx.x, 1), threadIdx.x, THREADS, a.ready + 8 * blockIdx.x + 1, sync);
+            leave_sums(c.d[0], place0(part), threadIdx.x, THREADS, ready0(part), sync);
+            leave_sums(c.d[1], place1(part), threadIdx.x, THREADS, ready1(part), sync);
             continue;
         }
         if (s.begin > 0) {
-            for (u32 p = part; p-- > 0;) {
-                const u32 block = p * a.token_tiles + token_tile;
-                add_sums(c.d[0], half_place(block, 0), threadIdx.x, THREADS, a.ready + 8 * block, sync);
-                add_sums(c.d[1], half_place(block, 1), threadIdx.x, THREADS, a.ready + 8 * block + 1, sync);
-                if (Work::start_of(a, p) <= s.tile * a.steps) break;
-            }
+            add_sums(a, c.d[0], part, s.tile * a.steps, threadIdx.x, THREADS, place0, ready0, sync);
+            add_sums(a, c.d[1], part, s.tile * a.steps, threadIdx.x, THREADS, place1, ready1, sync);
         }
         store_tile<N>(a, m, c.d, (float*)shared, tile_row, token);
     }

@@ -83,27 +83,34 @@ DEVICE void leave_sums(const float (&d)[COUNT], float4* place, u32 thread, u32 t
     sync();
     if (thread == 0) atomicExch(ready, 1u);
 }
-// Waits for them and adds them.
-template <int COUNT, class Sync>
-DEVICE void add_sums(float (&d)[COUNT], const float4* place, u32 thread, u32 threads, u32* ready, Sync sync) {
-    if (thread == 0) {
-        while (atomicAdd(ready, 0u) == 0) {}
-        *(volatile u32*)ready = 0;
+// Adds the sums of parts part - 1, part - 2, ... down to the one that has the tile's first unit `base`. place(p) and ready(p)
+// are where part p left them.
+template <int COUNT, class Place, class Ready, class Sync>
+DEVICE void add_sums(const MatmulArgs& a, float (&d)[COUNT], u32 part, u32 base, u32 thread, u32 threads, Place place,
+                     Ready ready, Sync sync) {
+    u32 lowest = part - 1;
+    while (Work::start_of(a, lowest) > base) lowest--;
+    for (u32 p = lowest + thread; p < part; p += threads) {
+        while (atomicAdd(ready(p), 0u) == 0) {}
+        *(volatile u32*)ready(p) = 0;
         __threadfence();
     }
     sync();
     constexpr int BATCH = COUNT / 4 < 8 ? COUNT / 4 : 8;
+    for (u32 p = part; p-- > lowest;) {
+        const float4* from = place(p) + thread;
 #pragma unroll
-    for (int i = 0; i < COUNT / 4; i += BATCH) {
-        float4 v[BATCH];
+        for (int i = 0; i < COUNT / 4; i += BATCH) {
+            float4 v[BATCH];
 #pragma unroll
-        for (int k = 0; k < BATCH; k++) v[k] = __ldcg(place + (i + k) * threads + thread);
+            for (int k = 0; k < BATCH; k++) v[k] = __ldcg(from + (i + k) * threads);
 #pragma unroll
-        for (int k = 0; k < BATCH; k++) {
-            d[4 * (i + k)] += v[k].x;
-            d[4 * (i + k) + 1] += v[k].y;
-            d[4 * (i + k) + 2] += v[k].z;
-            d[4 * (i + k) + 3] += v[k].w;
+            for (int k = 0; k < BATCH; k++) {
+                d[4 * (i + k)] += v[k].x;
+                d[4 * (i + k) + 1] += v[k].y;
+                d[4 * (i + k) + 2] += v[k].z;
+                d[4 * (i + k) + 3] += v[k].w;
+            }
         }
     }
 }

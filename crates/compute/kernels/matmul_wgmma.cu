@@ -231,19 +231,15 @@ DEVICE void consume(const MatmulArgs& a, u8* shared, u32 ring, u32 full, u32 emp
         waited = true;
         c.run(weights, first, second, s);
 
-        // Places of sums: for every block one for each warpgroup.
-        auto place = [&](u32 block) { return a.sums + ((u64)block * 2 + group) * (N * 64 / 4); };
+        // For every block there is a place for sums and a flag for each warpgroup.
+        auto block = [&](u32 p) { return 2 * (p * a.token_tiles + at.token_tile) + at.rank; };
+        auto place = [&](u32 p) { return a.sums + ((u64)block(p) * 2 + group) * (N * 64 / 4); };
+        auto ready = [&](u32 p) { return a.ready + 8 * block(p) + group; };
         if (s.end < a.steps) {
-            leave_sums(c.d, place(blockIdx.x), thread, 128, a.ready + 8 * blockIdx.x + group, sync);
+            leave_sums(c.d, place(at.part), thread, 128, ready(at.part), sync);
             continue;
         }
-        if (s.begin > 0) {
-            for (u32 p = at.part; p-- > 0;) {
-                const u32 block = 2 * (p * a.token_tiles + at.token_tile) + at.rank;
-                add_sums(c.d, place(block), thread, 128, a.ready + 8 * block + group, sync);
-                if (Work::start_of(a, p) <= s.tile * a.steps) break;
-            }
-        }
+        if (s.begin > 0) add_sums(a, c.d, at.part, s.tile * a.steps, thread, 128, place, ready, sync);
         store_tile<N>(a, m, c.d, (float*)(shared + S::SLAB * S::STAGES), row, at.token_tile * N);
     }
     if (S::IN_TURN && group == 0) named_barrier(TURN, 256);  // the turn that nobody took
