@@ -112,7 +112,7 @@ def shared_bytes(arch, n):
     if arch == '90a':
         stages = {256: 6, 128: 8}.get(n, 16)
         return 128 * n * stages + 2 * min(n, 64) * 68 * 4 + 16 * stages
-    return 128 * n * (3 if arch == '80' else 2)
+    return max(128 * n * (3 if arch == '80' else 2), (32 if n == 128 else 16) * 260 * 4)
 
 
 def plan(arch, rows, columns, n, sms, gated, tile=None, parts=None):
@@ -128,12 +128,13 @@ def plan(arch, rows, columns, n, sms, gated, tile=None, parts=None):
     steps = -(-columns // 128)
     units = row_tiles * steps
     if parts is None:
-        most = max(1, min(sms // cluster // token_tiles, units))
-        whole = max(p for p in range(1, min(most, row_tiles) + 1) if row_tiles % p == 0)
-        parts = most if -(-units // most) + 3 < units / whole else whole
+        def cost(p):
+            load = -(-units // p)
+            return load + 3 * (0 if row_tiles % p == 0 else p // row_tiles - 1 if p % row_tiles == 0 else -(-(steps - 1) // load))
+        parts = min(range(1, max(1, min(sms // cluster // token_tiles, units)) + 1), key=cost)
     grid = cluster * parts * token_tiles
     return dict(arch=arch, tile=tile, token_tiles=token_tiles, row_tiles=row_tiles, steps=steps, parts=parts, padded=padded,
-                height=height, shared=shared_bytes(arch, tile), block=(384 if tile == 256 else 288) if arch == '90a' else 256,
+                height=height, shared=shared_bytes(arch, tile), block=(384 if tile >= 128 else 288) if arch == '90a' else 256,
                 grid=grid, sums=grid * 256 // cluster * tile * 4)
 
 
@@ -206,7 +207,8 @@ def prepare(driver, f, x, up=None, weight=None, bias=None, permutation=None, nor
                        scale.data_ptr(), n, padded, columns, x.stride(0), 0 if up is None else up.stride(0), norm, act, cached, eps)
     args += b'\0' * (-len(args) % 8)
     a = blob(args)
-    go = lambda: driver.launch(f, padded, 256, (columns + 3) // 4 * 16 if cached else 0, a)
+    def go(keep=(x, up, weight, bias, permutation, out, scale)):
+        driver.launch(f, padded, 256, (columns + 3) // 4 * 16 if cached else 0, a)
     go()
     return out, scale, go
 
@@ -222,7 +224,9 @@ def call(driver, function, p, work, matrices, outs, biases, x16, scale, n, mode=
                      columns, p['steps'], len(matrices), p['row_tiles'], p['token_tiles'], p['parts'], mode, factor, *gate)
     a = blob(b)
     assert p['sums'] <= work.sums.numel() * 4
-    return lambda: driver.launch(function, p['grid'], p['block'], p['shared'], a)
+    def go(keep=(work, matrices, outs, biases, x16, scale)):
+        driver.launch(function, p['grid'], p['block'], p['shared'], a)
+    return go
 
 
 def error(out, ref):
@@ -238,8 +242,6 @@ def check_prepare(driver, f):
     for n, columns in [(5, 32), (9, 96), (17, 160), (3, 4096), (8, 14336), (2, 20000)]:
         for kind in range(7):
             for cached in (0, 1):
-                if cached and columns > 12000:
-                    continue
                 x = torch.randn(n, columns, device='cuda', generator=g) * 3 + 1
                 x[0, 7] = 1e6
                 kw, ref = {}, x.double()
@@ -401,7 +403,7 @@ def clocks():
     return subprocess.run(['nvidia-smi', '--query-gpu=clocks.sm,power.draw', '--format=csv,noheader'], capture_output=True, text=True).stdout.strip()
 
 
-def time_shapes(driver, f, arch, functions, work, sms, prep, tokens=(512, 128, 32), only=None, table=None):
+def time_shapes(driver, f, arch, functions, work, sms, prep, tokens=(512, 128, 32), only=None):
     import torch
     g = torch.Generator('cuda').manual_seed(2)
     per_row = sum(s / v for s, v, _ in PLANES[f])
@@ -443,14 +445,34 @@ def time_cublas(tokens=(512, 128, 32)):
         print(f'cuBLAS f16 n {n}: ' + ' | '.join(line) + f' | all {n / total / 32 * 1e3:.0f} tokens/s', flush=True)
 
 
+def sample_clocks(driver, functions, work, sms, prep):
+    """The clock and power under load: the product of gate and up, and cuBLAS, for a second each."""
+    import torch
+    rows, columns, mode = SHAPES['gate/up']
+    g = torch.Generator('cuda').manual_seed(2)
+    ms = [Matrix('Q4_0', r, columns, g) for r in rows]
+    x16, scale, _ = prepare(driver, prep, torch.randn(512, columns, device='cuda'), columns=columns)
+    p = plan('90a', rows, columns, 512, sms, True)
+    go = call(driver, functions[p['tile']], p, work, ms, [torch.zeros(512, rows[0], device='cuda')] * 2, [None] * 2, x16, scale, 512, mode)
+    w, x = torch.randn(28672, 4096, device='cuda', dtype=torch.float16), torch.randn(512, 4096, device='cuda', dtype=torch.float16)
+    for name, f in [('quern', go), ('cuBLAS', lambda: torch.mm(x, w.T))]:
+        torch.cuda.synchronize()
+        begin = time.time()
+        for _ in range(3000):
+            f()
+        log = []
+        while time.time() - begin < 0.6:
+            log.append(clocks())
+        torch.cuda.synchronize()
+        print(f'{name}: {(time.time() - begin) / 3000 * 1e6:.0f} us each;', ' | '.join(log[:8]), flush=True)
+
+
 def time_prepare(driver, f):
     import torch
     for n, columns, gated in [(512, 4096, False), (512, 14336, False), (512, 14336, True), (32, 4096, False)]:
         x = torch.randn(n, columns, device='cuda')
         kw = dict(up=torch.randn(n, columns, device='cuda')) if gated else dict(norm=1, weight=torch.rand(columns, device='cuda'))
         for cached in (0, 1):
-            if cached and columns > 12000:
-                driver.check(driver.cu.cuFuncSetAttribute(f, 8, columns * 4), 'shared')
             go = prepare(driver, f, x, cached=cached, **kw)[2]
             print(f'prepare n {n} columns {columns} gated {gated} cached {cached}: {median_ms([go] * 40) * 1e3:.1f} us', flush=True)
 
@@ -462,7 +484,9 @@ def run(what):
     sms = torch.cuda.get_device_properties(0).multi_processor_count
     print(torch.cuda.get_device_name(), sms, clocks())
     info = json.load(open('pack.json'))
+    wanted = [f for f in info['formats'] if f in COMMON] if 'time' in what else info['formats']
     prep = driver.function(driver.load('prepare.ptx'), 'prepare_x16')
+    driver.check(driver.cu.cuFuncSetAttribute(prep, 8, 200 << 10), 'shared memory of prepare_x16')
     reference = {f: driver.function(driver.load(f'reference_{f}.ptx'), 'values') for f in info['formats'] if f not in ('F16', 'BF16')}
     loaded = {}
     if os.path.exists('matmul_Q4_0_90a.ptx.gz'):
@@ -471,7 +495,7 @@ def run(what):
         print(f'one module of PTX compiled in {time.time() - begin:.2f} s', flush=True)
     begin = time.time()
     with ThreadPoolExecutor(16) as pool:
-        keys = [(f, a) for a in info['archs'] for f in info['formats'] if os.path.exists(f'matmul_{f}_{a}.ptx.gz')]
+        keys = [(f, a) for a in info['archs'] for f in wanted if os.path.exists(f'matmul_{f}_{a}.ptx.gz')]
         modules = dict(zip(keys, pool.map(lambda k: driver.load(f'matmul_{k[0]}_{k[1]}.ptx'), keys)))
     print(f'{len(keys)} modules loaded in {time.time() - begin:.1f} s', flush=True)
     for f, arch in keys:
@@ -489,11 +513,13 @@ def run(what):
             check_f32(driver)
         if w == 'cublas':
             time_cublas()
+        if w == 'clocks':
+            sample_clocks(driver, loaded['Q4_0', '90a'], work, sms, prep)
         if w == 'time':
             for (f, arch), functions in loaded.items():
                 if f in COMMON and (arch == '90a' or f in ('Q4_0', 'F16')):
-                    only = None
-                    time_shapes(driver, f, arch, functions, work, sms, prep, only=only, tokens=(512, 128, 32) if arch == '90a' else (512,))
+                    only = [{'tile': 128}, {'tile': 64}] if arch == '80' else [{}, {'parts': 33}] if f == 'Q4_0' and arch == '90a' else None
+                    time_shapes(driver, f, arch, functions, work, sms, prep, only=only, tokens=(512, 128, 32, 8) if arch == '90a' else (512,))
         print(f'-- {w}: {time.time() - begin:.1f} s', flush=True)
     print('clocks after', clocks())
 

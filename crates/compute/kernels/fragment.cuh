@@ -41,28 +41,47 @@ struct Codes {
     }
 };
 
-// Two rows of a packed matrix; DEPTH steps are on their way from memory.
+// Two rows of a packed matrix; DEPTH steps are on their way from memory. A step is decoded once, for its first half; the
+// second half's codes are kept meanwhile, and the registers that the step came in are free for another.
 template <class F, int DEPTH>
 struct Fragments {
     typename F::Raw raw[DEPTH][2];
+    u32 rest[2][4];
+    __half2 rest_scale[2], rest_min[2];
 
-    // Starts to load step `step` into place `slot`.
+    // Starts to load a step into place `slot`.
     template <int slot>
     DEVICE void fetch(const Matrix& m, u32 first, u32 second, u32 chunk) {
         raw[slot][0] = F::load(m, first + chunk);
         raw[slot][1] = F::load(m, second + chunk);
     }
+    // The same, as far as there is room once `half` of the step before in that place has been converted.
     template <int slot, int half>
-    DEVICE void convert(u32 first, u32 second, u32 chunk, float factor, u32 (&fragment)[4][4]) const {
+    DEVICE void refill(const Matrix& m, u32 first, u32 second, u32 chunk) {
+        if (half == 0) fetch<slot>(m, first, second, chunk);
+    }
+    template <int slot, int half>
+    DEVICE void convert(u32 first, u32 second, u32 chunk, float factor, u32 (&fragment)[4][4]) {
 #pragma unroll
         for (int r = 0; r < 2; r++) {
-            const Chunk c = F::decode(raw[slot][r], (r == 0 ? first : second) + chunk);
-            const int h = F::SCALES == 2 ? half : 0;
-            const __half2 scale = __float2half2_rn(c.scale[h] * factor);
-            const __half2 min = F::MIN ? __float2half2_rn(-c.min[h] * factor) : scale;
+            u32 q[4];
+            __half2 scale, min;
+            if (half == 0) {
+                const Chunk c = F::decode(raw[slot][r], (r == 0 ? first : second) + chunk);
+                scale = __float2half2_rn(c.scale[0] * factor);
+                min = F::MIN ? __float2half2_rn(-c.min[0] * factor) : scale;
+                rest_scale[r] = F::SCALES == 2 ? __float2half2_rn(c.scale[1] * factor) : scale;
+                rest_min[r] = F::MIN && F::SCALES == 2 ? __float2half2_rn(-c.min[1] * factor) : min;
+#pragma unroll
+                for (int s = 0; s < 4; s++) q[s] = c.q[s], rest[r][s] = c.q[4 + s];
+            } else {
+                scale = rest_scale[r], min = rest_min[r];
+#pragma unroll
+                for (int s = 0; s < 4; s++) q[s] = rest[r][s];
+            }
 #pragma unroll
             for (int s = 0; s < 4; s++) {
-                Codes<F>::pairs(c.q[4 * half + s], scale, min, fragment[s][r], fragment[s][2 + r]);
+                Codes<F>::pairs(q[s], scale, min, fragment[s][r], fragment[s][2 + r]);
                 keep(fragment[s][r], fragment[s][2 + r]);
             }
         }
@@ -74,13 +93,18 @@ template <bool BRAIN, int DEPTH>
 struct FloatFragments {
     uint4 raw[DEPTH][2][4];
 
-    template <int slot>
-    DEVICE void fetch(const Matrix& m, u32 first, u32 second, u32 chunk) {
+    template <int slot, int half>
+    DEVICE void refill(const Matrix& m, u32 first, u32 second, u32 chunk) {
 #pragma unroll
         for (int r = 0; r < 2; r++)
 #pragma unroll
-            for (int i = 0; i < 4; i++)
+            for (int i = 2 * half; i < 2 * half + 2; i++)
                 raw[slot][r][i] = __ldg((const uint4*)(m.plane[0] + 64ull * ((r == 0 ? first : second) + chunk)) + i);
+    }
+    template <int slot>
+    DEVICE void fetch(const Matrix& m, u32 first, u32 second, u32 chunk) {
+        refill<slot, 0>(m, first, second, chunk);
+        refill<slot, 1>(m, first, second, chunk);
     }
     static DEVICE u32 pair(u32 a, u32 b, u32 select, float factor) {
         const u32 both = permute(a, b, select);

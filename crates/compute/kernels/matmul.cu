@@ -2,7 +2,8 @@
 // capability 8.0 and later (m16n8k16, asynchronous copies), and 7.5 (two m16n8k8, copies through registers).
 //
 //   extern "C" __global__ void matmul_n128(const __grid_constant__ MatmulArgs)  (8.0 only)   and _n64, _n32, _n16
-//   grid parts * token_tiles, block 256, dynamic shared memory 128 * N * STAGES
+//   grid parts * token_tiles, block 256, dynamic shared memory: 128 * N * STAGES, and no less
+//   than store_tile() needs
 //
 // A block does tiles of 256 rows x N tokens: eight warps of 32 rows each read packed weights from global memory into
 // registers and convert them to f16 fragments there; every warp reads all of the activations' slab (64 columns of N tokens)
@@ -57,21 +58,24 @@ struct Multiplier {
     static constexpr int SLAB = 128 * N, UNITS = 8 * N, EACH = (UNITS + THREADS - 1) / THREADS;
     const MatmulArgs& a;
     u8* shared;
-    u32 ring, lane, chunk_limit, token, units;  // units: 16-byte pieces of a slab that exist
     Fragments<FORMAT, 1> weights[2];
     uint4 moving[EACH];
     float d[2][N / 2];
 
+    // Computed where they are needed: registers are scarce.
+    DEVICE u32 ring() const { return (u32)__cvta_generic_to_shared(shared); }
+    DEVICE u32 token() const { return blockIdx.x % a.token_tiles * N; }
+    DEVICE u32 units() const { return 8 * min((u32)N, a.padded_n - token()); }  // 16-byte pieces of a slab that exist
     DEVICE const u8* source(u32 slab, u32 unit) const {
-        return a.x + ((u64)slab * a.padded_n + token) * 128 + 16 * unit;
+        return a.x + ((u64)slab * a.padded_n + token()) * 128 + 16 * unit;
     }
     // Starts to copy a slab into place `slot`; finish() ends it where copies go through registers.
     DEVICE void start(u32 slab, u32 slot) {
 #pragma unroll
         for (int i = 0; i < EACH; i++) {
             const u32 unit = threadIdx.x + THREADS * i;
-            if (unit >= units) continue;
-            if (COPIES_ASYNCHRONOUSLY) copy16(ring + slot * SLAB + 16 * unit, source(slab, unit));
+            if (unit >= units()) continue;
+            if (COPIES_ASYNCHRONOUSLY) copy16(ring() + slot * SLAB + 16 * unit, source(slab, unit));
             else moving[i] = __ldg((const uint4*)source(slab, unit));
         }
     }
@@ -79,10 +83,10 @@ struct Multiplier {
 #pragma unroll
         for (int i = 0; i < EACH; i++) {
             const u32 unit = threadIdx.x + THREADS * i;
-            if (!COPIES_ASYNCHRONOUSLY && unit < units) *(uint4*)(shared + slot * SLAB + 16 * unit) = moving[i];
+            if (!COPIES_ASYNCHRONOUSLY && unit < units()) *(uint4*)(shared + slot * SLAB + 16 * unit) = moving[i];
         }
     }
-    DEVICE u32 chunk(u32 step) const { return min(4 * step + lane % 4, chunk_limit); }
+    DEVICE u32 chunk(u32 step) const { return min(4 * step + threadIdx.x % 4, (a.columns + 31) / 32 - 1); }
 
     template <int half>
     DEVICE void multiply(const u32 (&row)[2][2], u32 at, u32 slot) {
@@ -90,7 +94,7 @@ struct Multiplier {
 #pragma unroll
         for (int m = 0; m < 2; m++)
             weights[m].template convert<0, half>(row[m][0], row[m][1], chunk(at), a.factor, fragment[m]);
-        const u32 r = lane % 8, base = ring + slot * SLAB + ((lane / 16) * 8 + r) * 128;
+        const u32 lane = threadIdx.x % 32, r = lane % 8, base = ring() + slot * SLAB + ((lane / 16) * 8 + r) * 128;
 #pragma unroll
         for (int s = 0; s < 4; s++) {
             const u32 place = (2 * s + lane / 8 % 2) ^ r;
@@ -132,9 +136,14 @@ struct Multiplier {
                 copies_commit();
                 if (half == 0) multiply<0>(row, at, slot);
                 else multiply<1>(row, at, slot);
-                if (half == 1 && at + 1 < s.end) {
-                    weights[0].template fetch<0>(m0, row[0][0], row[0][1], chunk(at + 1));
-                    weights[1].template fetch<0>(m1, row[1][0], row[1][1], chunk(at + 1));
+                if (at + 1 < s.end) {
+                    if (half == 0) {
+                        weights[0].template refill<0, 0>(m0, row[0][0], row[0][1], chunk(at + 1));
+                        weights[1].template refill<0, 0>(m1, row[1][0], row[1][1], chunk(at + 1));
+                    } else {
+                        weights[0].template refill<0, 1>(m0, row[0][0], row[0][1], chunk(at + 1));
+                        weights[1].template refill<0, 1>(m1, row[1][0], row[1][1], chunk(at + 1));
+                    }
                 }
                 if (coming < to) finish(next);
                 slot = slot + 1 == STAGES ? 0 : slot + 1;
@@ -146,26 +155,43 @@ struct Multiplier {
     }
 };
 
-// The two matrices of a gated pair are in one thread's sums: d[0] the gate, d[1] the other.
+// Stores the block's 256 rows (128 of each matrix of a gated pair), some tokens at a time through shared memory, so that a
+// token's rows leave together.
 template <int N>
-DEVICE void store_gated(const MatmulArgs& a, const float (&d)[2][N / 2], u32 row, u32 token) {
+DEVICE void store_tile(const MatmulArgs& a, const MatmulMatrix& m, const float (&d)[2][N / 2], float* staging, u32 row, u32 token) {
+    constexpr u32 ROUND = N == 128 ? 32 : 16, PITCH = 260;  // no conflicts between banks
+    const bool pair = a.mode == MODE_GATED;
+    const u32 warp = threadIdx.x / 32, lane = threadIdx.x % 32;
+    float* place = staging + 2 * (lane % 4) * PITCH + lane / 4 + warp * (pair ? 16 : 32);
+    const u32 second = pair ? 128 : 16;
     const float undo = 1.0f / a.factor;
-    const u32 rows = a.matrix[0].weights.rows;
+    const u32 wide = pair ? 32 : 64, column = threadIdx.x % wide * 4;
+    const float4 bias = bias_of(m, row + column);
+    const float4 other_bias = pair ? bias_of(a.matrix[1], row + column) : bias;
+    // One body for all rounds, so that the code stays small; only which registers go to shared memory differs.
+#pragma unroll 1
+    for (u32 round = 0; round < N / ROUND; round++) {
 #pragma unroll
-    for (int h = 0; h < 2; h++) {
-        if (row + 8 * h >= rows) continue;
-        const float bias0 = a.matrix[0].bias == nullptr ? 0.0f : __ldg(a.matrix[0].bias + row + 8 * h);
-        const float bias1 = a.matrix[1].bias == nullptr ? 0.0f : __ldg(a.matrix[1].bias + row + 8 * h);
+        for (u32 k = 0; k < N / ROUND; k++)
+            if (round == k)
 #pragma unroll
-        for (int j = 0; j < N / 8; j++)
+                for (u32 j = 0; j < ROUND / 8; j++)
 #pragma unroll
-            for (int e = 0; e < 2; e++) {
-                const u32 at = token + 8 * j + e;
-                if (at >= a.n) continue;
-                const float scale = __ldg(a.x_scale + at) * undo;
-                const float g = fmaf(d[0][4 * j + 2 * h + e], scale, bias0), u = fmaf(d[1][4 * j + 2 * h + e], scale, bias1);
-                a.matrix[0].out[(u64)at * a.matrix[0].out_stride + row + 8 * h] = gate(g, a.gate[0], a.gate[1]) * u;
-            }
+                    for (u32 i = 0; i < 4; i++) {
+                        float* p = place + (8 * j + i % 2) * PITCH + i / 2 * 8;
+                        p[0] = d[0][4 * (k * (ROUND / 8) + j) + i];
+                        p[second] = d[1][4 * (k * (ROUND / 8) + j) + i];
+                    }
+        __syncthreads();
+        const u32 first = token + round * ROUND;
+#pragma unroll 4
+        for (u32 t = threadIdx.x / wide; t < ROUND && first + t < a.n; t += THREADS / wide) {
+            const float scale = __ldg(a.x_scale + first + t) * undo;
+            float4 v = scaled(*(const float4*)(staging + t * PITCH + column), scale, bias);
+            if (pair) v = gated(a, v, scaled(*(const float4*)(staging + t * PITCH + 128 + column), scale, other_bias));
+            store_four(a, m, v, row + column, first + t);
+        }
+        __syncthreads();
     }
 }
 
@@ -177,7 +203,7 @@ DEVICE void matmul(const MatmulArgs& a) {
     const u32 token = token_tile * N;
     const bool pair = a.mode == MODE_GATED;
     const u32 chunks = (a.columns + 31) / 32;
-    Multiplier<N> c{a, shared, (u32)__cvta_generic_to_shared(shared), lane, chunks - 1, token, 8 * min((u32)N, a.padded_n - token)};
+    Multiplier<N> c{a, shared};
     auto sync = [] { __syncthreads(); };
     launch_next();
     wait_for_previous();
@@ -189,7 +215,8 @@ DEVICE void matmul(const MatmulArgs& a) {
                           : a.matrices > 1 && s.tile >= a.matrix[1].first_tile ? 1 : 0;
         const MatmulMatrix& m = a.matrix[which];
         // A warp has 32 rows, or 16 of one matrix of a gated pair and the same 16 of the other.
-        const u32 base = (pair ? s.tile * 128 + warp * 16 : (s.tile - m.first_tile) * 256 + warp * 32) + lane / 4;
+        const u32 tile_row = pair ? s.tile * 128 : (s.tile - m.first_tile) * 256;
+        const u32 base = tile_row + warp * (pair ? 16 : 32) + lane / 4;
         const u32 last = m.weights.rows - 1;
         u32 row[2][2];
 #pragma unroll
@@ -198,27 +225,22 @@ DEVICE void matmul(const MatmulArgs& a) {
             for (int h = 0; h < 2; h++) row[i][h] = min(base + (pair ? 0 : 16 * i) + 8 * h, last) * chunks;
         c.run(m.weights, a.matrix[pair ? 1 : which].weights, row, s);
 
-        auto place = [&](u32 block) { return a.sums + (u64)block * (N * 256 / 4); };
-        auto half_place = [&](u32 block, u32 i) { return place(block) + i * (N * 128 / 4); };
+        // For every block there is a place for the sums of both pieces of 16 rows, and a flag for each.
+        auto block = [&](u32 p) { return p * a.token_tiles + token_tile; };
+        auto place0 = [&](u32 p) { return a.sums + (u64)block(p) * (N * 256 / 4); };
+        auto place1 = [&](u32 p) { return place0(p) + N * 128 / 4; };
+        auto ready0 = [&](u32 p) { return a.ready + 8 * block(p); };
+        auto ready1 = [&](u32 p) { return ready0(p) + 1; };
         if (s.end < a.steps) {
-            leave_sums(c.d[0], half_place(blockIdx.x, 0), threadIdx.x, THREADS, a.ready + 8 * blockIdx.x, sync);
-            leave_sums(c.d[1], half_place(blockIdx.x, 1), threadIdx.x, THREADS, a.ready + 8 * blockIdx.x + 1, sync);
+            leave_sums(c.d[0], place0(part), threadIdx.x, THREADS, ready0(part), sync);
+            leave_sums(c.d[1], place1(part), threadIdx.x, THREADS, ready1(part), sync);
             continue;
         }
         if (s.begin > 0) {
-            for (u32 p = part; p-- > 0;) {
-                const u32 block = p * a.token_tiles + token_tile;
-                add_sums(c.d[0], half_place(block, 0), threadIdx.x, THREADS, a.ready + 8 * block, sync);
-                add_sums(c.d[1], half_place(block, 1), threadIdx.x, THREADS, a.ready + 8 * block + 1, sync);
-                if (work.start_of(p) <= s.tile * a.steps) break;
-            }
+            add_sums(a, c.d[0], part, s.tile * a.steps, threadIdx.x, THREADS, place0, ready0, sync);
+            add_sums(a, c.d[1], part, s.tile * a.steps, threadIdx.x, THREADS, place1, ready1, sync);
         }
-        if (pair) {
-            store_gated<N>(a, c.d, base, token + 2 * (lane % 4));
-        } else {
-            store_rows(a, m, c.d[0], base, token + 2 * (lane % 4));
-            store_rows(a, m, c.d[1], base + 16, token + 2 * (lane % 4));
-        }
+        store_tile<N>(a, m, c.d, (float*)shared, tile_row, token);
     }
 }
 

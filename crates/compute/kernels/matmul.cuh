@@ -51,17 +51,15 @@ struct Segment {
     u32 tile, begin, end;
 };
 struct Work {
-    u32 part, parts, steps, total, first, next;
-    DEVICE u32 start_of(u32 p) const { return (u32)((u64)p * total / parts); }
-    DEVICE Work(const MatmulArgs& a, u32 p) : part(p), parts(a.parts), steps(a.steps), total(a.row_tiles * a.steps) {
-        first = start_of(p);
-        next = start_of(p + 1);
-    }
+    const MatmulArgs& a;
+    u32 first, next;
+    static DEVICE u32 start_of(const MatmulArgs& a, u32 part) { return (u32)((u64)part * (a.row_tiles * a.steps) / a.parts); }
+    DEVICE Work(const MatmulArgs& args, u32 part) : a(args), first(start_of(args, part)), next(start_of(args, part + 1)) {}
     // The next segment, from the last unit down.
     DEVICE bool take(Segment& s) {
         if (next <= first) return false;
-        s.tile = (next - 1) / steps;
-        const u32 base = s.tile * steps;
+        s.tile = (next - 1) / a.steps;
+        const u32 base = s.tile * a.steps;
         s.end = next - base;
         s.begin = first > base ? first - base : 0;
         next = base + s.begin;
@@ -85,59 +83,79 @@ DEVICE void leave_sums(const float (&d)[COUNT], float4* place, u32 thread, u32 t
     sync();
     if (thread == 0) atomicExch(ready, 1u);
 }
-// Waits for them and adds them.
-template <int COUNT, class Sync>
-DEVICE void add_sums(float (&d)[COUNT], const float4* place, u32 thread, u32 threads, u32* ready, Sync sync) {
-    if (thread == 0) {
-        while (atomicAdd(ready, 0u) == 0) {}
-        *(volatile u32*)ready = 0;
+// Adds the sums of parts part - 1, part - 2, ... down to the one that has the tile's first unit `base`. place(p) and ready(p)
+// are where part p left them.
+template <int COUNT, class Place, class Ready, class Sync>
+DEVICE void add_sums(const MatmulArgs& a, float (&d)[COUNT], u32 part, u32 base, u32 thread, u32 threads, Place place,
+                     Ready ready, Sync sync) {
+    u32 lowest = part - 1;
+    while (Work::start_of(a, lowest) > base) lowest--;
+    for (u32 p = lowest + thread; p < part; p += threads) {
+        while (atomicAdd(ready(p), 0u) == 0) {}
+        *(volatile u32*)ready(p) = 0;
         __threadfence();
     }
     sync();
     constexpr int BATCH = COUNT / 4 < 8 ? COUNT / 4 : 8;
+    for (u32 p = part; p-- > lowest;) {
+        const float4* from = place(p) + thread;
 #pragma unroll
-    for (int i = 0; i < COUNT / 4; i += BATCH) {
-        float4 v[BATCH];
+        for (int i = 0; i < COUNT / 4; i += BATCH) {
+            float4 v[BATCH];
 #pragma unroll
-        for (int k = 0; k < BATCH; k++) v[k] = __ldcg(place + (i + k) * threads + thread);
+            for (int k = 0; k < BATCH; k++) v[k] = __ldcg(from + (i + k) * threads);
 #pragma unroll
-        for (int k = 0; k < BATCH; k++) {
-            d[4 * (i + k)] += v[k].x;
-            d[4 * (i + k) + 1] += v[k].y;
-            d[4 * (i + k) + 2] += v[k].z;
-            d[4 * (i + k) + 3] += v[k].w;
+            for (int k = 0; k < BATCH; k++) {
+                d[4 * (i + k)] += v[k].x;
+                d[4 * (i + k) + 1] += v[k].y;
+                d[4 * (i + k) + 2] += v[k].z;
+                d[4 * (i + k) + 3] += v[k].w;
+            }
         }
     }
 }
 
 // ---- results ----
 
-// Stores 16 rows of a warp: d[4 j + 2 h + e] is row + 8 h, token + 8 j + e.
-template <int COUNT>
-DEVICE void store_rows(const MatmulArgs& a, const MatmulMatrix& m, const float (&d)[COUNT], u32 row, u32 token) {
-    const float undo = 1.0f / a.factor;
-    float bias[2] = {0.0f, 0.0f};
+// Adds without waiting for an answer. Only one block adds to an element, so the result doesn't depend on an order.
+DEVICE void add_four(float* p, float4 v) {
+#if __CUDA_ARCH__ >= 900
+    asm volatile("red.global.add.v4.f32 [%0], {%1, %2, %3, %4};" ::"l"(p), "f"(v.x), "f"(v.y), "f"(v.z), "f"(v.w) : "memory");
+#else
+    atomicAdd(p, v.x);
+    atomicAdd(p + 1, v.y);
+    atomicAdd(p + 2, v.z);
+    atomicAdd(p + 3, v.w);
+#endif
+}
+// Stores four rows of a token's result, or adds them.
+DEVICE void store_four(const MatmulArgs& a, const MatmulMatrix& m, float4 v, u32 row, u32 token) {
+    float* p = m.out + (u64)token * m.out_stride + row;
     const u32 rows = m.weights.rows;
-#pragma unroll
-    for (int h = 0; h < 2; h++)
-        if (m.bias != nullptr && row + 8 * h < rows) bias[h] = __ldg(m.bias + row + 8 * h);
-    const bool add = a.mode == MODE_ADD;
-    float* out = m.out + (u64)token * m.out_stride + row;
-#pragma unroll
-    for (int j = 0; j < COUNT / 4; j++) {
-#pragma unroll
-        for (int e = 0; e < 2; e++) {
-            if (token + 8 * j + e < a.n) {
-                const float scale = __ldg(a.x_scale + token + 8 * j + e) * undo;
-#pragma unroll
-                for (int h = 0; h < 2; h++)
-                    if (row + 8 * h < rows) {
-                        float* p = out + (u64)(8 * j + e) * m.out_stride + 8 * h;
-                        const float v = fmaf(d[4 * j + 2 * h + e], scale, bias[h]);
-                        if (add) atomicAdd(p, v);  // the only one that adds here: a reduction without an answer
-                        else *p = v;
-                    }
-            }
-        }
+    if (row + 4 <= rows && (u64)p % 16 == 0) {
+        if (a.mode == MODE_ADD) add_four(p, v);
+        else *(float4*)p = v;
+        return;
     }
+    const float e[4] = {v.x, v.y, v.z, v.w};
+#pragma unroll
+    for (int i = 0; i < 4; i++)
+        if (row + i < rows) {
+            if (a.mode == MODE_ADD) atomicAdd(p + i, e[i]);
+            else p[i] = e[i];
+        }
+}
+DEVICE float scale_of(const MatmulArgs& a, u32 token) { return token < a.n ? __ldg(a.x_scale + token) : 0.0f; }
+DEVICE float4 bias_of(const MatmulMatrix& m, u32 row) {
+    float b[4];
+#pragma unroll
+    for (u32 i = 0; i < 4; i++) b[i] = m.bias != nullptr && row + i < m.weights.rows ? __ldg(m.bias + row + i) : 0.0f;
+    return make_float4(b[0], b[1], b[2], b[3]);
+}
+DEVICE float4 gated(const MatmulArgs& a, float4 g, float4 u) {
+    return make_float4(gate(g.x, a.gate[0], a.gate[1]) * u.x, gate(g.y, a.gate[0], a.gate[1]) * u.y,
+                       gate(g.z, a.gate[0], a.gate[1]) * u.z, gate(g.w, a.gate[0], a.gate[1]) * u.w);
+}
+DEVICE float4 scaled(float4 v, float scale, float4 bias) {
+    return make_float4(fmaf(v.x, scale, bias.x), fmaf(v.y, scale, bias.y), fmaf(v.z, scale, bias.z), fmaf(v.w, scale, bias.w));
 }

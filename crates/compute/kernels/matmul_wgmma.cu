@@ -1,7 +1,7 @@
 // y[token][row] = x W^T with weights of one format (-D FORMAT=Q4_0, ...), for more than 4 tokens, on compute capability 9.0a.
 //
 //   extern "C" __global__ void matmul_n256(const __grid_constant__ MatmulArgs)     and _n128, _n64, _n32, _n16
-//   grid 2 * parts * token_tiles in clusters of 2, block 384 (n256) or 288, dynamic shared memory Shape<N>::SHARED
+//   grid 2 * parts * token_tiles in clusters of 2, block 384 (n256, n128) or 288, dynamic shared memory Shape<N>::SHARED
 //   -D TILE=256 compiles only that one.
 //
 // A cluster does tiles of 256 rows x N tokens, each of its two blocks 128 rows. Two warpgroups of 64 rows each read packed
@@ -22,8 +22,13 @@ struct Shape {
     static constexpr int STAGING = 2 * ROUND * PITCH * 4;                   // bytes, of both warpgroups
     static constexpr int SHARED = SLAB * STAGES + STAGING + 16 * STAGES;
     static constexpr int DEPTH = N >= 128 ? 1 : FORMAT::FLOAT ? 2 : N == 64 ? 3 : 4;  // steps of weights on their way
-    static constexpr int THREADS = N == 256 ? 384 : 288;
+    static constexpr int THREADS = N >= 128 ? 384 : 288;
+    // The warpgroups issue their products in turn: otherwise they drift into converting at the same time, and the tensor
+    // cores wait. Where products are short, that costs more than it saves.
+    static constexpr bool IN_TURN = N >= 128;
 };
+// Named barriers: 1 both warpgroups, 2 and 3 each of them, 4 and 5 whose turn it is.
+constexpr u32 BOTH = 1, EACH = 2, TURN = 4;
 
 // Place in the ring of slabs.
 template <int STAGES>
@@ -64,33 +69,6 @@ DEVICE void copy_activations(const MatmulArgs& a, u32 ring, u32 full, u32 empty)
         }
 }
 
-// Four rows of a token's result.
-DEVICE void store_four(const MatmulArgs& a, const MatmulMatrix& m, float4 v, u32 row, u32 token) {
-    float* p = m.out + (u64)token * m.out_stride + row;
-    const u32 rows = m.weights.rows;
-    if (row + 4 <= rows && (u64)p % 16 == 0) {
-        if (a.mode == MODE_ADD) {
-            const float4 o = *(const float4*)p;
-            v = make_float4(v.x + o.x, v.y + o.y, v.z + o.z, v.w + o.w);
-        }
-        *(float4*)p = v;
-        return;
-    }
-    const float e[4] = {v.x, v.y, v.z, v.w};
-#pragma unroll
-    for (int i = 0; i < 4; i++)
-        if (row + i < rows) p[i] = a.mode == MODE_ADD ? p[i] + e[i] : e[i];
-}
-DEVICE float4 bias_of(const MatmulMatrix& m, u32 row) {
-    float b[4];
-#pragma unroll
-    for (u32 i = 0; i < 4; i++) b[i] = m.bias != nullptr && row + i < m.weights.rows ? __ldg(m.bias + row + i) : 0.0f;
-    return make_float4(b[0], b[1], b[2], b[3]);
-}
-DEVICE float4 scaled(float4 v, float scale, float4 bias) {
-    return make_float4(fmaf(v.x, scale, bias.x), fmaf(v.y, scale, bias.y), fmaf(v.z, scale, bias.z), fmaf(v.w, scale, bias.w));
-}
-
 // Stores the sums of a warpgroup's 64 rows from `row` (of both warpgroups' in a gated pair), ROUND tokens at a time through
 // shared memory, so that a token's rows leave together.
 template <int N>
@@ -106,33 +84,44 @@ DEVICE void store_tile(const MatmulArgs& a, const MatmulMatrix& m, const float (
     const float4 bias = bias_of(pair ? a.matrix[0] : m, row + column);
     const float4 other_bias = pair ? bias_of(a.matrix[1], row + column) : bias;
     auto sync = [&] {
-        if (pair) named_barrier(1, 256);
-        else named_barrier(2 + group, 128);
+        if (pair) named_barrier(BOTH, 256);
+        else named_barrier(EACH + group, 128);
     };
-#pragma unroll
+    // One body for all rounds, so that the code stays small; only which registers go to shared memory differs.
+#pragma unroll 1
     for (u32 round = 0; round < N / ROUND; round++) {
 #pragma unroll
-        for (u32 j = 0; j < ROUND / 8; j++)
+        for (u32 k = 0; k < N / ROUND; k++)
+            if (round == k)
 #pragma unroll
-            for (u32 i = 0; i < 4; i++)
-                place[(8 * j + i % 2) * PITCH + i / 2 * 8] = d[4 * (round * (ROUND / 8) + j) + i];
+                for (u32 j = 0; j < ROUND / 8; j++)
+#pragma unroll
+                    for (u32 i = 0; i < 4; i++)
+                        place[(8 * j + i % 2) * PITCH + i / 2 * 8] = d[4 * (k * (ROUND / 8) + j) + i];
         sync();
         const u32 first = token + round * ROUND;
         if (pair) {
-#pragma unroll 1
-            for (u32 t = threadIdx.x / 16; t < ROUND && first + t < a.n; t += 16) {
-                const float scale = __ldg(a.x_scale + first + t) * undo;
-                const float4 g = scaled(*(const float4*)(staging + t * PITCH + column), scale, bias);
-                const float4 u = scaled(*(const float4*)(staging + (ROUND + t) * PITCH + column), scale, other_bias);
-                const float4 v = make_float4(gate(g.x, a.gate[0], a.gate[1]) * u.x, gate(g.y, a.gate[0], a.gate[1]) * u.y,
-                                             gate(g.z, a.gate[0], a.gate[1]) * u.z, gate(g.w, a.gate[0], a.gate[1]) * u.w);
-                store_four(a, a.matrix[0], v, row + column, first + t);
+            const u32 t0 = threadIdx.x / 16;
+            float scale[ROUND / 16];
+#pragma unroll
+            for (u32 i = 0; i < ROUND / 16; i++) scale[i] = scale_of(a, first + t0 + 16 * i) * undo;
+#pragma unroll
+            for (u32 i = 0; i < ROUND / 16; i++) {
+                const u32 t = t0 + 16 * i;
+                const float4 g = scaled(*(const float4*)(staging + t * PITCH + column), scale[i], bias);
+                const float4 u = scaled(*(const float4*)(staging + (ROUND + t) * PITCH + column), scale[i], other_bias);
+                if (first + t < a.n) store_four(a, a.matrix[0], gated(a, g, u), row + column, first + t);
             }
         } else {
-#pragma unroll 1
-            for (u32 t = thread / 16; t < ROUND && first + t < a.n; t += 8) {
-                const float scale = __ldg(a.x_scale + first + t) * undo;
-                store_four(a, m, scaled(*(const float4*)(own + t * PITCH + column), scale, bias), row + column, first + t);
+            const u32 t0 = thread / 16;
+            float scale[ROUND / 8];
+#pragma unroll
+            for (u32 i = 0; i < ROUND / 8; i++) scale[i] = scale_of(a, first + t0 + 8 * i) * undo;
+#pragma unroll
+            for (u32 i = 0; i < ROUND / 8; i++) {
+                const u32 t = t0 + 8 * i;
+                if (first + t < a.n)
+                    store_four(a, m, scaled(*(const float4*)(own + t * PITCH + column), scale[i], bias), row + column, first + t);
             }
         }
         sync();
@@ -144,7 +133,7 @@ struct Consumer {
     typedef Shape<N> S;
     static constexpr int DEPTH = S::DEPTH;
     const MatmulArgs& a;
-    u32 ring, full, empty, lane, chunk_limit;
+    u32 ring, full, empty, lane, group, chunk_limit;
     Place<S::STAGES> place;
     Fragments<FORMAT, DEPTH> weights;
     float d[N / 2];
@@ -153,10 +142,12 @@ struct Consumer {
     DEVICE void multiply(const u32 (&fragment)[4][4], bool add) {
         barrier_wait(full + 8 * place.slot, place.parity);
         const u64 b = product_operand(ring + place.slot * S::SLAB);
+        if constexpr (S::IN_TURN) named_barrier(TURN + group, 256);
         products_fence();
 #pragma unroll
         for (int s = 0; s < 4; s++) product<N>(d, fragment[s], b + 2 * s, s > 0 || add);
         products_commit();
+        if constexpr (S::IN_TURN) named_arrive(TURN + 1 - group, 256);
     }
     DEVICE void release(u32 slot) {
         if (lane < 2) barrier_arrive_at(empty + 8 * slot, lane);  // in both blocks, as both fill it
@@ -169,6 +160,13 @@ struct Consumer {
         if constexpr (slot + 1 < DEPTH) start<slot + 1>(m, first, second, s);
     }
 
+    // Converts half a step, then loads what comes next into the registers that this frees.
+    template <int slot, int half>
+    DEVICE void prepare(const Matrix& m, u32 first, u32 second, u32 at, const Segment& s, u32 (&fragment)[4][4]) {
+        weights.template convert<slot, half>(first, second, chunk(at), a.factor, fragment);
+        if (at + DEPTH < s.end) weights.template refill<slot, half>(m, first, second, chunk(at + DEPTH));
+    }
+
     // One step; `even` holds its first half's fragments and then the next step's.
     template <int slot>
     DEVICE void step(const Matrix& m, u32 first, u32 second, u32 at, const Segment& s, u32 (&even)[4][4],
@@ -178,15 +176,14 @@ struct Consumer {
         place.advance();
         products_wait<1>();
         if (at > s.begin) release(busy);
-        weights.template convert<slot, 1>(first, second, chunk(at), a.factor, odd);
-        if (at + DEPTH < s.end) weights.template fetch<slot>(m, first, second, chunk(at + DEPTH));
+        prepare<slot, 1>(m, first, second, at, s, odd);
         busy = place.slot;
         multiply(odd, true);
         place.advance();
         products_wait<1>();
         release(slot_even);
         // After the last step this converts what is there; nothing uses it.
-        weights.template convert<(slot + 1) % DEPTH, 0>(first, second, chunk(at + 1), a.factor, even);
+        prepare<(slot + 1) % DEPTH, 0>(m, first, second, at + 1, s, even);
     }
     template <int slot>
     DEVICE void steps(const Matrix& m, u32 first, u32 second, u32 at, const Segment& s, u32 (&even)[4][4],
@@ -198,7 +195,7 @@ struct Consumer {
     // All steps of a segment into d.
     DEVICE void run(const Matrix& m, u32 first, u32 second, const Segment& s) {
         u32 even[4][4], odd[4][4], busy = 0;
-        weights.template convert<0, 0>(first, second, chunk(s.begin), a.factor, even);
+        prepare<0, 0>(m, first, second, s.begin, s, even);
         for (u32 at = s.begin; at < s.end; at += DEPTH) steps<0>(m, first, second, at, s, even, odd, busy);
         products_wait<0>();
         release(busy);
@@ -211,10 +208,11 @@ DEVICE void consume(const MatmulArgs& a, u8* shared, u32 ring, u32 full, u32 emp
     const u32 warp = threadIdx.x / 32, lane = threadIdx.x % 32;
     const u32 group = warp / 4, thread = threadIdx.x % 128;
     const Position at(a);
-    auto sync = [=] { named_barrier(2 + group, 128); };
+    auto sync = [=] { named_barrier(EACH + group, 128); };
     const bool pair = a.mode == MODE_GATED;
     const u32 chunks = (a.columns + 31) / 32;
-    Consumer<N> c{a, ring, full, empty, lane, chunks - 1};
+    Consumer<N> c{a, ring, full, empty, lane, group, chunks - 1};
+    if (S::IN_TURN && group == 1) named_arrive(TURN, 256);  // the first warpgroup begins
     Work work(a, at.part);
     Segment s;
     bool waited = false;
@@ -233,21 +231,18 @@ DEVICE void consume(const MatmulArgs& a, u8* shared, u32 ring, u32 full, u32 emp
         waited = true;
         c.run(weights, first, second, s);
 
-        // Places of sums: for every block one for each warpgroup.
-        auto place = [&](u32 block) { return a.sums + ((u64)block * 2 + group) * (N * 64 / 4); };
+        // For every block there is a place for sums and a flag for each warpgroup.
+        auto block = [&](u32 p) { return 2 * (p * a.token_tiles + at.token_tile) + at.rank; };
+        auto place = [&](u32 p) { return a.sums + ((u64)block(p) * 2 + group) * (N * 64 / 4); };
+        auto ready = [&](u32 p) { return a.ready + 8 * block(p) + group; };
         if (s.end < a.steps) {
-            leave_sums(c.d, place(blockIdx.x), thread, 128, a.ready + 8 * blockIdx.x + group, sync);
+            leave_sums(c.d, place(at.part), thread, 128, ready(at.part), sync);
             continue;
         }
-        if (s.begin > 0) {
-            for (u32 p = at.part; p-- > 0;) {
-                const u32 block = 2 * (p * a.token_tiles + at.token_tile) + at.rank;
-                add_sums(c.d, place(block), thread, 128, a.ready + 8 * block + group, sync);
-                if (work.start_of(p) <= s.tile * a.steps) break;
-            }
-        }
+        if (s.begin > 0) add_sums(a, c.d, at.part, s.tile * a.steps, thread, 128, place, ready, sync);
         store_tile<N>(a, m, c.d, (float*)(shared + S::SLAB * S::STAGES), row, at.token_tile * N);
     }
+    if (S::IN_TURN && group == 0) named_barrier(TURN, 256);  // the turn that nobody took
 }
 
 template <int N>

@@ -55,6 +55,8 @@ DEVICE float over_block(float v, float* shared, Op op) {
 struct Add { DEVICE float operator()(float a, float b) const { return a + b; } };
 struct Max { DEVICE float operator()(float a, float b) const { return fmaxf(a, b); } };
 
+DEVICE float largest_of(const float4& v) { return fmaxf(fmaxf(fabsf(v.x), fabsf(v.y)), fmaxf(fabsf(v.z), fabsf(v.w))); }
+
 // One token's row. With room in shared memory the values are computed once; otherwise again in every pass.
 struct Row {
     const PrepareArgs& a;
@@ -75,14 +77,14 @@ struct Row {
             v[i] = c + i >= a.columns ? 0.0f : row[a.permutation == nullptr ? c + i : (u32)a.permutation[c + i]];
         return make_float4(v[0], v[1], v[2], v[3]);
     }
+    DEVICE float4 combine(const float4& v, const float4& u) const {
+        if (up == nullptr) return v;
+        return make_float4(activate(v.x, a.activation) * u.x, activate(v.y, a.activation) * u.y,
+                           activate(v.z, a.activation) * u.z, activate(v.w, a.activation) * u.w);
+    }
     DEVICE float4 compute(u32 c) const {
-        float4 v = four(x, c);
-        if (up != nullptr) {
-            const float4 u = four(up, c);
-            v = make_float4(activate(v.x, a.activation) * u.x, activate(v.y, a.activation) * u.y,
-                            activate(v.z, a.activation) * u.z, activate(v.w, a.activation) * u.w);
-        }
-        return v;
+        const float4 v = four(x, c);
+        return up == nullptr ? v : combine(v, four(up, c));
     }
     DEVICE float4 value(u32 c) const {
         if (c >= a.columns) return make_float4(0, 0, 0, 0);
@@ -97,7 +99,7 @@ struct Row {
     }
 };
 
-extern "C" __global__ void __launch_bounds__(256) prepare_x16(PrepareArgs a) {
+extern "C" __global__ void __launch_bounds__(256, 4) prepare_x16(PrepareArgs a) {
     __shared__ float partial[8];
     extern __shared__ float4 cache[];
     launch_next();
@@ -112,10 +114,32 @@ extern "C" __global__ void __launch_bounds__(256) prepare_x16(PrepareArgs a) {
     const Row row(a, token, (float*)cache);
     float mean = 0.0f, factor = 1.0f, sum = 0.0f, largest = 0.0f;
     // A thread reads back only what it wrote itself until the last pass.
-    for (u32 i = threadIdx.x; i < fours; i += 256) {
-        const float4 v = row.compute(4 * i);
+    auto take = [&](u32 i, const float4& x, const float4& u) {
+        const float4 v = row.combine(x, u);
         if (row.cache != nullptr) cache[i] = v;
         sum += v.x + v.y + (v.z + v.w);
+        largest = fmaxf(largest, largest_of(v));
+    };
+    u32 at = threadIdx.x;
+    if (row.vector) {
+        // Whole batches: several loads are on their way at a time.
+        constexpr u32 BATCH = 4;
+        const float4* x4 = (const float4*)row.x;
+        const float4* u4 = (const float4*)(row.up == nullptr ? row.x : row.up);
+        for (; at + 256 * (BATCH - 1) < a.columns / 4; at += 256 * BATCH) {
+            float4 x[BATCH], u[BATCH];
+#pragma unroll
+            for (u32 k = 0; k < BATCH; k++) x[k] = x4[at + 256 * k];
+            if (row.up != nullptr)
+#pragma unroll
+                for (u32 k = 0; k < BATCH; k++) u[k] = u4[at + 256 * k];
+#pragma unroll
+            for (u32 k = 0; k < BATCH; k++) take(at + 256 * k, x[k], u[k]);
+        }
+    }
+    for (; at < fours; at += 256) {
+        const float4 x = row.four(row.x, 4 * at);
+        take(at, x, row.up == nullptr ? x : row.four(row.up, 4 * at));
     }
     if (a.norm == NORM_LAYER) mean = over_block(sum, partial, Add()) / (float)a.columns;
     if (a.norm != NORM_NONE) {
@@ -129,10 +153,14 @@ extern "C" __global__ void __launch_bounds__(256) prepare_x16(PrepareArgs a) {
         }
         factor = rsqrtf(over_block(sum, partial, Add()) / (float)a.columns + a.eps);
     }
-    for (u32 i = threadIdx.x; i < fours; i += 256) {
-        const float4 v = row.normalized(4 * i, row.value(4 * i), mean, factor);
-        if (row.cache != nullptr) cache[i] = v;
-        largest = fmaxf(largest, fmaxf(fmaxf(fabsf(v.x), fabsf(v.y)), fmaxf(fabsf(v.z), fabsf(v.w))));
+    if (a.norm != NORM_NONE) {
+        largest = 0.0f;
+#pragma unroll 2
+        for (u32 i = threadIdx.x; i < fours; i += 256) {
+            const float4 v = row.normalized(4 * i, row.value(4 * i), mean, factor);
+            if (row.cache != nullptr) cache[i] = v;
+            largest = fmaxf(largest, largest_of(v));
+        }
     }
     largest = over_block(largest, partial, Max());
     // 2^(e - 13) for 2^e <= largest < 2^(e + 1), kept among normal numbers.
@@ -147,7 +175,7 @@ extern "C" __global__ void __launch_bounds__(256) prepare_x16(PrepareArgs a) {
         for (int t = 0; t < 4; t++) {
             const u32 c = 128 * step + 32 * t + 4 * s;
             float4 v = row.value(c);
-            if (row.cache == nullptr) v = row.normalized(c, v, mean, factor);
+            if (row.cache == nullptr) v = row.normalized(c, v, mean, factor);  // else it is normalised already
             const __half2 first = __floats2half2_rn(v.x * inverse, v.z * inverse);
             const __half2 second = __floats2half2_rn(v.y * inverse, v.w * inverse);
             even[t] = *(const u32*)&first;

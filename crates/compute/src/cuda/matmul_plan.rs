@@ -1,6 +1,6 @@
 //! The geometry of the matrix product kernels for many tokens (kernels/{prepare,matmul_wgmma,matmul,matmul_f32}.cu):
-//! which entry point, grid, block, shared memory and workspace a product needs, and the arguments as the kernels read
-//! them. Pure arithmetic; nothing here calls a driver.
+//! which entry point, grid, block, shared memory and workspace a product needs. Pure arithmetic; nothing here calls a
+//! driver. `matmul_args.rs` has the arguments.
 
 /// Which family of tensor-core kernels a card runs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -51,7 +51,7 @@ impl MatmulPath {
     /// Threads of a block.
     const fn block(self, tile: u32) -> u32 {
         match self {
-            Self::Wgmma if tile == 256 => 384,
+            Self::Wgmma if tile >= 128 => 384,
             Self::Wgmma => 288,
             Self::Mma80 | Self::Mma75 => 256,
         }
@@ -70,8 +70,11 @@ impl MatmulPath {
                 let round = if tile < 64 { tile } else { 64 };
                 slab * stages + 2 * round * 68 * 4 + 16 * stages
             }
-            Self::Mma80 => 3 * slab,
-            Self::Mma75 => 2 * slab,
+            Self::Mma80 | Self::Mma75 => {
+                let ring = if matches!(self, Self::Mma80) { 3 * slab } else { 2 * slab };
+                let staging = (if tile == 128 { 32 } else { 16 }) * 260 * 4;
+                if ring > staging { ring } else { staging }
+            }
         }
     }
 }
@@ -113,7 +116,7 @@ pub struct MatmulPlan {
     pub ready_bytes: u64,
 }
 
-/// How much an unfinished tile costs, in steps.
+/// What adding another part's sums to a tile costs, in steps (measured on an H100).
 const JOIN_COST: u32 = 3;
 
 impl MatmulPlan {
@@ -170,13 +173,22 @@ impl MatmulPlan {
     }
 }
 
-/// Into how many parts `row_tiles` tiles of `steps` steps are divided, at most `most`. Parts that end with a tile leave no
-/// unfinished sums; more parts may still be faster.
+/// Into how many parts `row_tiles` tiles of `steps` steps are divided, at most `most`: the number whose longest part, with
+/// the sums of others that it waits for, ends first.
 fn parts(row_tiles: u32, steps: u32, most: u32) -> u32 {
     let units = row_tiles * steps;
-    let most = most.min(units).max(1);
-    let whole = (1..=most.min(row_tiles)).rev().find(|p| row_tiles % p == 0).unwrap_or(1);
-    if units.div_ceil(most) + JOIN_COST < units / whole { most } else { whole }
+    let cost = |parts: &u32| {
+        let load = units.div_ceil(*parts);
+        let joins = if row_tiles % parts == 0 {
+            0
+        } else if parts % row_tiles == 0 {
+            parts / row_tiles - 1
+        } else {
+            (steps - 1).div_ceil(load)
+        };
+        load + JOIN_COST * joins
+    };
+    (1..=most.min(units).max(1)).min_by_key(cost).unwrap_or(1)
 }
 
 /// The launch of `prepare_x16` for `n` tokens of `columns` values.
@@ -186,7 +198,7 @@ pub struct PreparePlan {
     pub grid: u32,
     /// Dynamic shared memory in bytes.
     pub shared_bytes: u32,
-    /// Whether the row is kept in shared memory ([`PrepareArgs::cached`]).
+    /// Whether the row is kept in shared memory (`PrepareArgs::cached`).
     pub cached: u32,
     /// Size of the prepared activations.
     pub out_bytes: u64,
@@ -216,156 +228,6 @@ pub fn plan_f32(rows: u32, n: u32) -> (&'static str, [u32; 2]) {
     let (kernel, tile) = if n > 16 { ("matmul_f32_n64", 64) } else { ("matmul_f32_n16", 16) };
     (kernel, [rows.div_ceil(64), n.div_ceil(tile)])
 }
-
-/// Planes of a matrix; `Matrix` of kernels/decode.cuh. Addresses are the device's.
-#[repr(C)]
-#[derive(Clone, Copy, Debug, Default)]
-pub struct PackedArgs {
-    /// Addresses of the planes, 256-byte aligned; unused ones are 0.
-    pub plane: [u64; 5],
-    /// Rows.
-    pub rows: i32,
-    /// Columns, a multiple of 32.
-    pub columns: i32,
-}
-
-/// One matrix of a launch; `MatmulMatrix` of kernels/matmul.cuh.
-#[repr(C)]
-#[derive(Clone, Copy, Debug, Default)]
-pub struct MatmulMatrixArgs {
-    /// The weights.
-    pub weights: PackedArgs,
-    /// Address of the output, f32 `[n][out_stride]`.
-    pub out: u64,
-    /// Address of the bias, f32, or 0.
-    pub bias: u64,
-    /// Floats from a token to the next in `out`.
-    pub out_stride: u32,
-    /// [`MatmulPlan::first_tile`].
-    pub first_tile: u32,
-}
-
-/// Arguments of `matmul_n*`; `MatmulArgs` of kernels/matmul.cuh.
-#[repr(C)]
-#[derive(Clone, Copy, Debug, Default)]
-pub struct MatmulArgs {
-    /// The matrices, `matrices` of them.
-    pub matrix: [MatmulMatrixArgs; 3],
-    /// Address of the prepared activations.
-    pub x: u64,
-    /// Address of the tokens' scales.
-    pub x_scale: u64,
-    /// Address of the workspace for sums.
-    pub sums: u64,
-    /// Address of the workspace for flags.
-    pub ready: u64,
-    /// Tokens.
-    pub n: u32,
-    /// [`MatmulPlan::padded_n`].
-    pub padded_n: u32,
-    /// Columns of the matrices.
-    pub columns: u32,
-    /// [`MatmulPlan::steps`].
-    pub steps: u32,
-    /// How many matrices.
-    pub matrices: u32,
-    /// [`MatmulPlan::row_tiles`].
-    pub row_tiles: u32,
-    /// [`MatmulPlan::token_tiles`].
-    pub token_tiles: u32,
-    /// [`MatmulPlan::parts`].
-    pub parts: u32,
-    /// One of the `MODE_` constants.
-    pub mode: u32,
-    /// A power of two that weights are multiplied by on the way to f16; [`WEIGHT_FACTOR`], or 1 for f16 weights.
-    pub factor: f32,
-    /// The activation of a gated pair.
-    pub gate: [f32; 2],
-}
-
-/// Store the product.
-pub const MODE_STORE: u32 = 0;
-/// Add the product to the output.
-pub const MODE_ADD: u32 = 1;
-/// Store `act(matrix 0) * matrix 1`.
-pub const MODE_GATED: u32 = 2;
-
-/// The usual [`MatmulArgs::factor`] of packed and bf16 weights: values from 2^-20 to 1000 are normal f16 numbers.
-pub const WEIGHT_FACTOR: f32 = 64.0;
-/// [`MatmulArgs::gate`] of `silu`.
-pub const GATE_SILU: [f32; 2] = [1.0, 0.0];
-/// [`MatmulArgs::gate`] of `gelu` in its tanh form.
-pub const GATE_GELU_TANH: [f32; 2] = [1.595_769_1, 0.071_354_814];
-/// [`MatmulArgs::gate`] of `relu`.
-pub const GATE_RELU: [f32; 2] = [1e30, 0.0];
-
-/// Arguments of `prepare_x16`; `PrepareArgs` of kernels/prepare.cu.
-#[repr(C)]
-#[derive(Clone, Copy, Debug, Default)]
-pub struct PrepareArgs {
-    /// Address of the input, f32 `[n][x_stride]`.
-    pub x: u64,
-    /// Address of the second input of a gated activation, `[n][up_stride]`, or 0.
-    pub up: u64,
-    /// Address of the norm's weight.
-    pub weight: u64,
-    /// Address of the norm's bias, or 0.
-    pub bias: u64,
-    /// Address of the columns' permutation (i32), or 0.
-    pub permutation: u64,
-    /// Address of the output, [`PreparePlan::out_bytes`].
-    pub out: u64,
-    /// Address of the scales, [`PreparePlan::scale_bytes`].
-    pub scale: u64,
-    /// Tokens.
-    pub n: u32,
-    /// Tokens rounded up to a multiple of 8.
-    pub padded_n: u32,
-    /// Columns.
-    pub columns: u32,
-    /// Floats from a token to the next in `x`.
-    pub x_stride: u32,
-    /// Floats from a token to the next in `up`.
-    pub up_stride: u32,
-    /// 0 none, 1 RMS norm, 2 Layer norm.
-    pub norm: u32,
-    /// With `up`: 0 silu, 1 gelu, 2 gelu in its tanh form, 3 relu.
-    pub activation: u32,
-    /// [`PreparePlan::cached`].
-    pub cached: u32,
-    /// The norm's epsilon.
-    pub eps: f32,
-}
-
-/// Arguments of `matmul_f32_n*`; `MatmulF32Args` of kernels/matmul_f32.cu.
-#[repr(C)]
-#[derive(Clone, Copy, Debug, Default)]
-pub struct MatmulF32Args {
-    /// Address of the weights, f32 `[rows][columns]`.
-    pub weights: u64,
-    /// Address of the input, f32 `[n][x_stride]`.
-    pub x: u64,
-    /// Address of the output, f32 `[n][out_stride]`.
-    pub out: u64,
-    /// Address of the bias, or 0.
-    pub bias: u64,
-    /// Rows.
-    pub rows: u32,
-    /// Columns.
-    pub columns: u32,
-    /// Tokens.
-    pub n: u32,
-    /// Floats from a token to the next in `x`.
-    pub x_stride: u32,
-    /// Floats from a token to the next in `out`.
-    pub out_stride: u32,
-    /// 1: add to what is in `out`.
-    pub add: u32,
-}
-
-// The sizes that the kernels' structs have.
-const _: () = assert!(size_of::<MatmulMatrixArgs>() == 72 && size_of::<MatmulArgs>() == 296);
-const _: () = assert!(size_of::<PrepareArgs>() == 96 && size_of::<MatmulF32Args>() == 56);
 
 #[cfg(test)]
 mod tests {
@@ -432,14 +294,16 @@ mod tests {
         let qkv = plan(&[4096, 1024, 1024], 4096, 512, false);
         assert_eq!(
             (qkv.kernel, qkv.grid, qkv.block, qkv.row_tiles, qkv.token_tiles),
-            ("matmul_n256", 132, 384, 24, 2)
+            ("matmul_n256", 128, 384, 24, 2)
         );
         assert_eq!(qkv.first_tile, [0, 16, 20]);
-        assert_eq!(qkv.sums_bytes, 132 * 128 * 256 * 4);
+        assert_eq!(qkv.sums_bytes, 128 * 128 * 256 * 4);
         let gated = plan(&[14336, 14336], 4096, 512, true);
         assert_eq!((gated.row_tiles, gated.parts), (112, 33));
         assert_eq!(plan(&[4096], 14336, 16, false).kernel, "matmul_n16");
         assert_eq!(plan(&[128], 96, 9, false).grid, 2);
+        // Every tile in two parts of equal length is better than one part more and tiles in three.
+        assert_eq!(plan(&[4096], 4096, 512, false).parts, 32);
     }
 
     #[test]
