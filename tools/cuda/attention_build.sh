@@ -21,18 +21,26 @@ for target in $targets; do
     done
     wait
 done
+for try in $TRY; do # tiles other than attention_prompt.cu's own for a head of 128: row tiles, warps, keys, blocks a multiprocessor
+    IFS=_ read mt warps keys per_sm <<< $try
+    $nvrtc $kernels/attention_prompt.cu compute_90 -D TRY_MT=$mt -D TRY_WARPS=$warps -D TRY_KEYS=$keys -D TRY_PER_SM=$per_sm -o $out/try_$try.90.ptx | grep -v "^$" | sed "s/^/try $try /"
+done
+(cd $out && tar czf ptx.tgz *.ptx && rm *.ptx)
 cp $here/attention_device.py $here/attention_check.py $here/attention_time.py $out
 cat > $out/run.sh <<'RUN'
 cd "$(dirname "$0")"
+tar xzf ptx.tgz
 for f in *.ptx; do
     (ptxas -arch=sm_90 -v $f -o ${f%.ptx}.cubin 2>&1 | grep -E "error|spill" | grep -v " 0 bytes spill stores, 0 bytes spill loads" | sed "s/^/$f: /") &
 done
 wait
 date +%T
-[ -e attention_check.75.skip ] || for t in 75 80; do [ -e rows.$t.cubin ] && timeout 25 python3 attention_check.py $t 2 ${CASES_OLD:-60} & done
-timeout 40 python3 attention_check.py 90 ${SEED:-1} ${CASES:-160}
+for t in 75 80; do [ -e rows.$t.cubin ] && CUDA_LAUNCH_BLOCKING=1 timeout 25 python3 attention_check.py $t 2 ${CASES_OLD:-60} & done
+timeout 30 python3 attention_check.py 90 ${SEED:-1} ${CASES:-160} &
+[ -n "$SANITIZE" ] && timeout 35 compute-sanitizer --print-limit 3 python3 attention_check.py $SANITIZE 5 24 2>&1 | grep -v "^$" | tail -30 > sanitizer.log &
 wait
+[ -e sanitizer.log ] && cat sanitizer.log
 date +%T
-timeout 40 python3 attention_time.py 90 $QUICK
+timeout 45 python3 attention_time.py 90 $QUICK
 date +%T
 RUN

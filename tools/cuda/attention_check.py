@@ -193,8 +193,12 @@ def one(dim, kind, path, big=False):
         args = AttentionArgs(**common, partial=partial, arrived=arrived)
         name, block, m = (f"attention_exact_{d}", 128, "attention_exact") if exact else (f"attention_prompt_{kind}", p.threads, f"attention_prompt_{p.dim}")
         call = lambda: module(m).launch(name, args, (blocks, kv_heads, splits), block, shared)
-    call()
-    torch.cuda.synchronize()
+    try:
+        call()
+        torch.cuda.synchronize()
+    except Exception:
+        print("FAIL at", what, flush=True)
+        raise
     assert int(arrived.abs().sum()) == 0, what + ": arrivals left"
     w = [x.double() for x in weights]
     c, s = cos.double(), sin.double()
@@ -236,7 +240,7 @@ def attention():
             print("FAIL", failure, flush=True)
             bad += 1
             continue
-        limit = {"decode": 2e-5 if kind == "f16" else 1e-3, "prompt": 2e-3, "exact": 5e-6}[path]
+        limit = {"decode": 2e-5 if kind == "f16" else 1e-3, "prompt": 6e-3, "exact": 5e-6}[path]
         worst[path, kind] = max(worst.get((path, kind), 0), e)
         if not e < limit or not same:
             print(f"FAIL {e:.2e} same {same} {what}", flush=True)

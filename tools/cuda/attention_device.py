@@ -130,7 +130,8 @@ def decode_shape(dim, rows):
     """(padded head_dim, rows of a block, dynamic shared memory) of attention_decode.cu."""
     d = padded_dim(dim, (64, 128, 256))
     r = 8 if rows <= 8 or d == 256 else 16
-    return d, r, r * d * 4 + max(r * d * 16, 8192)
+    slots = 8 if r * d <= 1024 else 4
+    return d, r, 4 * d * (r + max(slots * r, 8))
 
 
 def exact_shape(dim):

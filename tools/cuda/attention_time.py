@@ -3,7 +3,7 @@
 Run by run.sh beside attention_check.py. Caches of all layers together exceed the L2. Times are medians; shares are of
 COPY bytes per second, the rate of a large copy on the same card.
 """
-import sys, math
+import sys, math, os
 import torch
 from attention_device import *
 
@@ -21,6 +21,7 @@ def module(name):
 
 def timed(body, repeat=20):
     """Median microseconds of a graph that holds what body launches."""
+    torch.cuda.synchronize()
     stream = torch.cuda.Stream()
     with torch.cuda.stream(stream):
         body()
@@ -39,10 +40,13 @@ def timed(body, repeat=20):
 
 big = torch.empty(1 << 30, device=D, dtype=torch.uint8)
 other = torch.empty_like(big)
+for _ in range(200):
+    other.copy_(big)
 COPY = 2 * (1 << 30) / timed(lambda: other.copy_(big)) * 1e6
 del big, other
 print(f"{torch.cuda.get_device_name()} target {TARGET}: copy {COPY / 1e12:.2f} TB/s", flush=True)
 LAYERS = 32
+TRIED = sorted(f[4:-9] for f in os.listdir() if f.startswith("try_") and f.endswith(".90.cubin"))
 
 
 class Layers:
@@ -81,11 +85,15 @@ class Layers:
             module("attention_decode").launch(f"attention_decode_{self.kind}_{d}_{r}", self.rotated(layer, splits, early=early),
                 (splits, self.kv_heads, -(-self.n * self.heads // self.kv_heads // r)), 256, shared, dependent)
 
-    def prompt(self, splits):
+    def prompt(self, splits, tried=None):
         p = PromptShape(self.dim, TARGET)
+        if tried:
+            mt, warps, keys, _ = map(int, tried.split("_"))
+            p.rows, p.threads = 16 * mt * warps, 32 * warps
+            p.shared = {"f16": 272 * (p.rows + 4 * keys), "q8_0": 272 * (p.rows + 2 * keys) + 272 * keys}
         blocks = -(-self.n * (self.heads // self.kv_heads) // p.rows)
         for layer in range(len(self.caches)):
-            module(f"attention_prompt_{p.dim}").launch(f"attention_prompt_{self.kind}", AttentionArgs(**self.fields(layer, splits)),
+            module(f"try_{tried}" if tried else f"attention_prompt_{p.dim}").launch(f"attention_prompt_{self.kind}", AttentionArgs(**self.fields(layer, splits)),
                 (blocks, self.kv_heads, splits), p.threads, p.shared[self.kind], False)
 
     def exact(self, splits):
@@ -117,7 +125,7 @@ for heads, kv, dim, n in shapes[:1] if QUICK else shapes:
             layers.position.fill_(depth - n)
             count, line = len(layers.caches), ""
             floor = layers.bytes * depth / COPY * 1e6
-            for splits in sorted({max(1, 132 // kv), max(1, 264 // kv)} if depth > 256 else {max(1, 132 // kv)}):
+            for splits in sorted({max(1, 66 // kv), max(1, 132 // kv), max(1, 264 // kv)} if depth > 256 else {max(1, 132 // kv)}):
                 times = [timed(lambda: layers.decode(splits, dependent, early)) / count for dependent, early in ((False, 0), (True, 0), (True, 1))]
                 line += f"  {splits}: " + " | ".join(f"{t:.2f} ({100 * floor / t:.0f}%)" for t in times)
             print(f"  {heads}/{kv} x {dim} n {n} {kind} depth {depth}: floor {floor:.2f}{line}", flush=True)
@@ -132,6 +140,12 @@ for heads, kv, dim in ([(32, 8, 128)] if QUICK else [(32, 8, 128), (32, 32, 128)
             line += f"  {kind} {t:.1f} us {4 * heads * dim * n * (n + 1) / 2 / t / 1e6:.0f}"
             if (heads, kv, dim) == (32, 8, 128):
                 line += f" (store {timed(layers.store) / 4:.1f} us)"
+        if (heads, kv, dim) == (32, 8, 128):
+            layers = Layers("f16", heads, kv, dim, n, n, 4)
+            for tried in TRIED:
+                t = timed(lambda: layers.prompt(1, tried)) / 4
+                line += f"  {tried} {t:.1f}"
+            line += "  splits " + " ".join(f"{s}: {timed(lambda: layers.prompt(s)) / 4:.1f}" for s in (2, 3))
         q = torch.randn(1, heads, n, dim, device=D, dtype=torch.half)
         k = torch.randn(1, heads, n, dim, device=D, dtype=torch.half)
         t = timed(lambda: torch.nn.functional.scaled_dot_product_attention(q, k, k, is_causal=True))

@@ -162,5 +162,5 @@ constexpr float LOG2_E = 1.4426950408889634f;
 
 // A score after the soft cap, c tanh(s / c), for scores in natural units.
 __device__ __forceinline__ float capped(float s, float cap) {
-    return cap * (1.0f - 2.0f / (1.0f + __expf(2.0f * s / cap)));
+    return cap * (1.0f - __fdividef(2.0f, 1.0f + __expf(__fdividef(2.0f * s, cap))));
 }

@@ -4,7 +4,8 @@
 //
 // The first number is head_dim rounded up to one of the three, the second the query rows (tokens * heads of a group)
 // that a block takes; more rows: more blocks, the keys come from L2 then.
-// Grid: (splits, kv_heads, ceil(n * group / rows)). Block: 256 threads. Dynamic shared memory: DECODE_SHARED below.
+// Grid: (splits, kv_heads, ceil(n * group / rows)). Block: 256 threads. Dynamic shared memory: 4 * rows * DIM
+// bytes for the queries, then max(slots * rows, 8) * DIM * 4, where slots is 8 if rows * DIM <= 1024, else 4.
 // Every split has at least 256 keys as far as there are any, so that short texts need no combination; blocks without
 // keys end at once. The number of keys comes from *position: a captured launch stays valid while the text grows.
 // `partial`: blocks * splits * rows * (DIM + 2) floats with blocks = kv_heads * grid.z.
@@ -22,6 +23,9 @@
 
 constexpr int WARPS = 8, TILE = 16, LEAST = 256;
 constexpr float HEADROOM = 8.0f;
+
+// Room for the results of all warps, or of half of them.
+__host__ __device__ constexpr int slots_of(int dim, int row_tiles) { return dim * row_tiles <= 128 ? 8 : 4; }
 
 // How a cache's numbers become operands. DIM / 32 blocks of K, VBLOCKS blocks of V; a thread holds 8 numbers of each
 // K block, UNIT of each V block.
@@ -56,7 +60,6 @@ template <int DIM> struct Reader<__half, DIM> {
         x[0] = k[j][b].x, x[1] = k[j][b].y, x[2] = k[j][b].z, x[3] = k[j][b].w;
     }
     // Pair `pair` of UNIT / 2 of the thread's i-th key.
-    __device__ __forceinline__ void prepare(int, u32 (&)[4][UNIT / 2]) const {}
     __device__ __forceinline__ void values(int b, u32 (&x)[4][UNIT / 2]) const {
 #pragma unroll
         for (int i = 0; i < 4; i++) x[i][0] = v[b][i].x, x[i][1] = v[b][i].y, x[i][2] = v[b][i].z, x[i][3] = v[b][i].w;
@@ -125,6 +128,25 @@ template <int DIM> struct Reader<signed char, DIM> {
     }
 };
 
+// Numbers from `at` on, `count` of them, of both k and v.
+template <class T> __device__ __forceinline__ void ask_for(const KvCache &c, i64 at, int count, T) {
+    constexpr int MOST = 96 << 10;  // bytes of each
+    const char *k = (const char *)((const T *)c.k + at), *v = (const char *)((const T *)c.v + at);
+#pragma unroll 1
+    for (int i = threadIdx.x * 128; i < min(MOST, count * (int)sizeof(T)); i += 128 * 32 * WARPS) {
+        asm volatile("prefetch.global.L2 [%0];" ::"l"(k + i));
+        asm volatile("prefetch.global.L2 [%0];" ::"l"(v + i));
+    }
+    if (sizeof(T) == 1) {
+        const char *ks = (const char *)(c.k_scales + (at >> 5)), *vs = (const char *)(c.v_scales + (at >> 5));
+#pragma unroll 1
+        for (int i = threadIdx.x * 128; i < min(MOST, count) / 16; i += 128 * 32 * WARPS) {
+            asm volatile("prefetch.global.L2 [%0];" ::"l"(ks + i));
+            asm volatile("prefetch.global.L2 [%0];" ::"l"(vs + i));
+        }
+    }
+}
+
 // The queries of row `r` as operands: [row tile][step of 16][lane].
 template <int DIM> __device__ __forceinline__ void put_query(uint4 *queries, const float *row, int r, float scale, int lane) {
     uint4 *tile = queries + (r / 8) * (DIM / 16) * 32;
@@ -133,22 +155,29 @@ template <int DIM> __device__ __forceinline__ void put_query(uint4 *queries, con
         u32 h[4], l[4];
 #pragma unroll
         for (int i = 0; i < 4; i++) {
-            float x = 0, y = 0;
-            if (row) x = row[32 * b + 8 * t + 2 * i] * scale, y = row[32 * b + 8 * t + 2 * i + 1] * scale;
-            pack_two(x, y, h[i], l[i]);
+            float2 x = *(const float2 *)(row + 32 * b + 8 * t + 2 * i);
+            pack_two(x.x * scale, x.y * scale, h[i], l[i]);
         }
         tile[2 * b * 32 + at] = make_uint4(h[0], l[0], h[1], l[1]);
         tile[(2 * b + 1) * 32 + at] = make_uint4(h[2], l[2], h[3], l[3]);
     }
 }
 
+// Volatile: taken out of the loop over the keys, the queries would fill the registers.
+__device__ __forceinline__ uint4 operand(u32 at) {
+    uint4 x;
+    asm volatile("ld.volatile.shared.v4.u32 {%0,%1,%2,%3}, [%4];" : "=r"(x.x), "=r"(x.y), "=r"(x.z), "=r"(x.w) : "r"(at));
+    return x;
+}
+
 template <class T, int DIM, int RT> __device__ __forceinline__ void attention_decode(const RotatedAttentionArgs &args) {
     constexpr int ROWS = 8 * RT;
     using Read = Reader<T, DIM>;
     constexpr int UNIT = Read::UNIT, VBLOCKS = Read::VBLOCKS, PAIRS = UNIT / 2;
+    constexpr int SLOTS = slots_of(DIM, RT);
     extern __shared__ __align__(16) unsigned char memory[];
     uint4 *queries = (uint4 *)memory;                              // [RT][DIM / 16][32]
-    float *slots = (float *)(queries + RT * (DIM / 16) * 32);      // [4][ROWS][DIM], and [8][256] before
+    float *slots = (float *)(queries + RT * (DIM / 16) * 32);      // [SLOTS][ROWS][DIM], and [8][DIM] before
     __shared__ float warp_sums[WARPS][ROWS][2];
     const AttentionArgs &a = args.a;
     const int warp = threadIdx.x / 32, lane = threadIdx.x % 32, g = lane / 4, t = lane % 4;
@@ -164,49 +193,45 @@ template <class T, int DIM, int RT> __device__ __forceinline__ void attention_de
     const int last = span.high - 1;
     Read read;
     int tile = span.low + TILE * warp;
-    // Only what earlier tokens left is there already.
-    const bool before = tile < span.high && min(tile + TILE, span.high) <= first;
-    if (before) {
-        read.load_keys(a.cache, base, tile, last, g, t);
-        read.load_values(a.cache, base, tile, last, g, t);
-    }
+    // The block's keys and values on their way to L2 while the new rows are made; of a long text its first part.
+    ask_for(a.cache, (base + span.low) * a.cache.row, (span.high - span.low) * a.cache.row, T());
     if (a.early) pdl_wait();
 
     const int from_row = blockIdx.z * ROWS, rows = min(ROWS, a.n * group - from_row);
     const int new_low = max(first, span.low), fresh = a.stored ? 0 : max(0, span.high - new_low);
     // A capped score stays in natural units until it is capped.
     const float scale = a.softcap > 0 ? a.scale : a.scale * LOG2_E;
-    float *row = slots + warp * 256;
-    for (int task = warp; task < ROWS + 2 * fresh; task += WARPS) {
-        if (task < ROWS) {
-            int token = (from_row + task) / group, head = kv_head * group + (from_row + task) % group;
-            if (task >= rows) {
-                put_query<DIM>(queries, nullptr, task, 0, lane);
-                continue;
-            }
-            if (a.stored) {
-                const float *x = a.rows.q + (i64)token * a.rows.q_token + kv_head * a.rows.q_group +
-                                 (head - kv_head * group) * a.dim;
-                read_row(row, x, a.dim, DIM, lane);
-            } else {
-                query_row(row, a, args.r, token, head, DIM, lane);
-            }
-            put_query<DIM>(queries, row, task, scale, lane);
-            __syncwarp();
-        } else {
-            int position = new_low + (task - ROWS) / 2;
-            if ((task - ROWS) % 2)
-                append_value<T>(row, a, position - first, kv_head, position, lane);
-            else
-                append_key<T>(row, a, args.r, position - first, kv_head, position, lane);
-        }
+    float *row = slots + warp * DIM;
+    // Rows of queries, then keys and values of the new tokens among the block's keys.
+#pragma unroll 1
+    for (int at = warp; at < rows + 2 * fresh; at += WARPS) {
+        const bool query = at < rows, key = (at - rows) % 2 == 0;
+        const int r = from_row + at, position = new_low + (at - rows) / 2;
+        RowTask task = query ? query_task(a, args.r, r / group, kv_head, r % group)
+                       : key ? key_task(a, args.r, position - first, kv_head)
+                             : value_task(a, position - first, kv_head);
+        if (a.stored) task.norm = task.pairs = 0;
+        make_row<DIM>(row, task, a.dim, args.r.interleaved, args.r.eps, lane);
+        if (query)
+            put_query<DIM>(queries, row, at, scale, lane);
+        else
+            store_row(row, (T *)(key ? a.cache.k : a.cache.v), key ? a.cache.k_scales : a.cache.v_scales,
+                      row_at(a.cache, kv_head, position), a.cache.row, lane);
+        __syncwarp();
+    }
+    // Rows that are none: any finite numbers.
+#pragma unroll 1
+    for (int at = threadIdx.x; at < (ROWS - rows) * (DIM / 4); at += 32 * WARPS) {
+        const int r = rows + at / (DIM / 4), s = at % (DIM / 4) / 4, q = at % 4;
+        queries[((r / 8) * (DIM / 16) + s) * 32 + r % 8 * 4 + q] = make_uint4(0, 0, 0, 0);
     }
     __syncthreads();
-    if (!before && tile < span.high) {
+    if (tile < span.high) {
         read.load_keys(a.cache, base, tile, last, g, t);
         read.load_values(a.cache, base, tile, last, g, t);
     }
 
+    const u32 queries_at = shared_address(queries + lane);
     float result[RT][VBLOCKS][PAIRS][4] = {};
     float reference[RT], sum[RT];
     int see_from[RT], see_to[RT];
@@ -219,7 +244,7 @@ template <class T, int DIM, int RT> __device__ __forceinline__ void attention_de
 
     for (; tile < span.high; tile += TILE * WARPS) {
         const int next = tile + TILE * WARPS;
-        float scores[RT][2][4] = {};
+        float scores[RT][2][2][4] = {};  // [row tile][even or odd step][keys 0-7, 8-15]: short chains
 #pragma unroll
         for (int b = 0; b < DIM / 32; b++) {
             u32 x[2][4];
@@ -229,9 +254,9 @@ template <class T, int DIM, int RT> __device__ __forceinline__ void attention_de
             for (int m = 0; m < RT; m++) {
 #pragma unroll
                 for (int s = 0; s < 2; s++) {
-                    uint4 q = queries[(m * (DIM / 16) + 2 * b + s) * 32 + lane];
+                    uint4 q = operand(queries_at + ((m * (DIM / 16) + 2 * b + s) * 32) * 16);
 #pragma unroll
-                    for (int j = 0; j < 2; j++) mma(scores[m][j], q.x, q.y, q.z, q.w, x[j][2 * s], x[j][2 * s + 1]);
+                    for (int j = 0; j < 2; j++) mma(scores[m][s][j], q.x, q.y, q.z, q.w, x[j][2 * s], x[j][2 * s + 1]);
                 }
             }
         }
@@ -244,7 +269,8 @@ template <class T, int DIM, int RT> __device__ __forceinline__ void attention_de
             float largest = LOWEST;
 #pragma unroll
             for (int i = 0; i < 4; i++) {
-                s[i] = scores[m][i >> 1][i & 1] + scores[m][i >> 1][(i & 1) + 2];
+                s[i] = (scores[m][0][i >> 1][i & 1] + scores[m][1][i >> 1][i & 1]) +
+                       (scores[m][0][i >> 1][(i & 1) + 2] + scores[m][1][i >> 1][(i & 1) + 2]);
                 if (a.softcap > 0) s[i] = capped(s[i], a.softcap) * LOG2_E;
                 int key = tile + 8 * (i >> 1) + 2 * t + (i & 1);
                 if (key >= see_to[m] || key < see_from[m]) s[i] = -infinity();
@@ -291,7 +317,8 @@ template <class T, int DIM, int RT> __device__ __forceinline__ void attention_de
         if (next < span.high) read.load_values(a.cache, base, next, last, g, t);
     }
 
-    // The warps' references and sums, then their results at the common reference: warps 4-7 into slots, the others add.
+    // The warps' references and sums, then their results at the common reference: into a slot each, or
+    // warps 4-7 into four slots and the others added to them.
 #pragma unroll
     for (int m = 0; m < RT; m++) {
         sum[m] += __shfl_xor_sync(FULL, sum[m], 1);
@@ -316,10 +343,10 @@ template <class T, int DIM, int RT> __device__ __forceinline__ void attention_de
 #pragma unroll
                 for (int e = 0; e < 4; e++) result[m][b][i][e] *= factor[e & 1];
     }
-    float *slot = slots + (warp & 3) * ROWS * DIM;
+    float *slot = slots + warp % SLOTS * ROWS * DIM;
 #pragma unroll
-    for (int round = 0; round < 2; round++) {
-        if ((warp < 4) == (round == 1)) {
+    for (int round = 0; round < WARPS / SLOTS; round++) {
+        if (SLOTS == WARPS || (warp < SLOTS) == (round == 1)) {
 #pragma unroll
             for (int m = 0; m < RT; m++)
 #pragma unroll
@@ -348,7 +375,7 @@ template <class T, int DIM, int RT> __device__ __forceinline__ void attention_de
         int r = i / (DIM / 4), column = i % (DIM / 4);
         float4 x = make_float4(0, 0, 0, 0);
 #pragma unroll
-        for (int s = 0; s < 4; s++) {
+        for (int s = 0; s < SLOTS; s++) {
             float4 y = *((float4 *)(slots + (s * ROWS + r) * DIM) + column);
             x.x += y.x, x.y += y.y, x.z += y.z, x.w += y.w;
         }
@@ -372,23 +399,23 @@ template <class T, int DIM, int RT> __device__ __forceinline__ void attention_de
         combine<ROWS, DIM, 32 * WARPS, false>(a, blocks, block, span.active, kv_head, from_row, rows);
 }
 
-// Queries as operands, then the larger of the slots and eight rows of 256: bytes of dynamic shared memory.
-#define DECODE_SHARED(DIM, RT) ((RT) * (DIM) * 32 + ((RT) * (DIM) * 128 > 8192 ? (RT) * (DIM) * 128 : 8192))
-
 #define KERNEL(NAME, T, DIM, RT, PER_SM)                                                     \
     extern "C" __global__ void __launch_bounds__(256, PER_SM) attention_decode_##NAME(const __grid_constant__ RotatedAttentionArgs args) { \
         attention_decode<T, DIM, RT>(args);                                                  \
     }
-#ifndef PER_SM
-#define PER_SM 2
+// Blocks that a multiprocessor holds; two where the compiler manages without spills.
+#if __CUDA_ARCH__ >= 900
+constexpr int PAIR = 2;
+#else
+constexpr int PAIR = 1;
 #endif
-KERNEL(f16_64_8, __half, 64, 1, PER_SM)
-KERNEL(f16_64_16, __half, 64, 2, PER_SM)
-KERNEL(f16_128_8, __half, 128, 1, PER_SM)
+KERNEL(f16_64_8, __half, 64, 1, 2)
+KERNEL(f16_64_16, __half, 64, 2, 2)
+KERNEL(f16_128_8, __half, 128, 1, PAIR)
 KERNEL(f16_128_16, __half, 128, 2, 1)
 KERNEL(f16_256_8, __half, 256, 1, 1)
-KERNEL(q8_0_64_8, signed char, 64, 1, PER_SM)
-KERNEL(q8_0_64_16, signed char, 64, 2, PER_SM)
-KERNEL(q8_0_128_8, signed char, 128, 1, PER_SM)
+KERNEL(q8_0_64_8, signed char, 64, 1, 2)
+KERNEL(q8_0_64_16, signed char, 64, 2, 2)
+KERNEL(q8_0_128_8, signed char, 128, 1, 2)
 KERNEL(q8_0_128_16, signed char, 128, 2, 1)
 KERNEL(q8_0_256_8, signed char, 256, 1, 1)

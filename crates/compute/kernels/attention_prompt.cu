@@ -25,7 +25,9 @@
 #endif
 constexpr int DIM = HEAD_DIM;
 // Row tiles of 16 a warp takes, warps, keys of a tile, blocks that share a multiprocessor, tiles of k and v.
-#if __CUDA_ARCH__ >= 900
+#ifdef TRY_MT
+constexpr int MT = TRY_MT, WARPS = TRY_WARPS, KEYS = TRY_KEYS, PER_SM = TRY_PER_SM, STAGES = 2, MOST_SHARED = 232448;
+#elif __CUDA_ARCH__ >= 900
 constexpr int MT = DIM <= 128 ? 2 : 1, WARPS = DIM <= 128 ? 4 : 8, KEYS = DIM <= 128 && DIM != 112 ? 64 : 32;
 constexpr int PER_SM = DIM <= 128 ? 2 : 1, STAGES = 2, MOST_SHARED = 232448;
 #elif __CUDA_ARCH__ >= 800

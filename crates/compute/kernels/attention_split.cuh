@@ -25,17 +25,17 @@ template <bool NATURAL> __device__ __forceinline__ float power(float x) {
 }
 
 // To be called by all threads of a block after its partial result is written. True in the block that is the last of
-// `active` to arrive.
+// `active` to arrive. The barrier orders the block's writes before thread 0's fence, which publishes all of them.
 __device__ __forceinline__ bool arrived_last(const AttentionArgs &a, int block, int active) {
     __shared__ bool last;
-    __threadfence();
     __syncthreads();
     if (threadIdx.x == 0) {
+        __threadfence();
         last = atomicAdd(a.arrived + block, 1u) == (u32)active - 1;
         if (last) a.arrived[block] = 0;
+        __threadfence();
     }
     __syncthreads();
-    __threadfence();
     return last;
 }
 
@@ -49,23 +49,36 @@ __device__ __forceinline__ float *out_row(const AttentionArgs &a, int kv_head, i
 template <int ROWS, int DIM, int THREADS, bool NATURAL>
 __device__ void combine(const AttentionArgs &a, int blocks, int block, int active, int kv_head, int first, int count) {
     constexpr int LANES = DIM / 4;  // threads for a row, four numbers each
-    constexpr int AT_ONCE = THREADS / LANES;
+    constexpr int AT_ONCE = THREADS / LANES, AHEAD = NATURAL ? 4 : 16;
     const int lane = threadIdx.x % LANES, slot = threadIdx.x / LANES;
     for (int base = 0; base < count; base += AT_ONCE) {
         int r = base + slot;
-        // The rows' largest reference and sums: each thread for itself, the loads are broadcast.
         if (r < count && slot < AT_ONCE) {
-            float largest = LOWEST;
-            for (int s = 0; s < active; s++) largest = fmaxf(largest, __ldcg(partial_sums(a, block, s, ROWS) + 2 * r));
-            float sum = 0;
+            const float2 *own = (const float2 *)partial_sums(a, block, 0, ROWS) + r;
+            const float4 *x = (const float4 *)(partial_results(a, blocks, block, 0, ROWS, DIM) + r * DIM) + lane;
+            float largest = LOWEST, sum = 0;
             float4 result = make_float4(0, 0, 0, 0);
-#pragma unroll 8
-            for (int s = 0; s < active; s++) {
-                float2 own = __ldcg((const float2 *)partial_sums(a, block, s, ROWS) + r);
-                float4 x = __ldcg((const float4 *)(partial_results(a, blocks, block, s, ROWS, DIM) + r * DIM) + lane);
-                float w = power<NATURAL>(own.x - largest);
-                sum += own.y * w;
-                result.x += x.x * w, result.y += x.y * w, result.z += x.z * w, result.w += x.w * w;
+            // AHEAD at a time: all loads are on their way before the first is used.
+            for (int s = 0; s < active; s += AHEAD) {
+                float2 m[AHEAD];
+                float4 v[AHEAD];
+#pragma unroll
+                for (int i = 0; i < AHEAD; i++) {
+                    m[i] = make_float2(LOWEST, 0), v[i] = make_float4(0, 0, 0, 0);
+                    if (s + i < active) m[i] = __ldcg(own + (s + i) * ROWS), v[i] = __ldcg(x + (s + i) * (ROWS * DIM / 4));
+                }
+                float raised = largest;
+#pragma unroll
+                for (int i = 0; i < AHEAD; i++) raised = fmaxf(raised, m[i].x);
+                const float before = power<NATURAL>(largest - raised);
+                largest = raised;
+                sum *= before, result.x *= before, result.y *= before, result.z *= before, result.w *= before;
+#pragma unroll
+                for (int i = 0; i < AHEAD; i++) {
+                    float w = power<NATURAL>(m[i].x - raised);
+                    sum += m[i].y * w;
+                    result.x += v[i].x * w, result.y += v[i].y * w, result.z += v[i].z * w, result.w += v[i].w * w;
+                }
             }
             float inverse = 1.0f / sum;
             float *out = out_row(a, kv_head, first + r) + 4 * lane;

@@ -13,21 +13,22 @@ template <class T> __device__ __forceinline__ void rope_store(const RotatedAtten
     pdl_wait();
     const AttentionArgs &a = args.a;
     const int lane = threadIdx.x % 32, token = blockIdx.y;
-    int head = blockIdx.x * 8 + threadIdx.x / 32;
+    const int head = blockIdx.x * 8 + threadIdx.x / 32, group = a.heads / a.kv_heads;
+    if (head >= a.heads + 2 * a.kv_heads) return;
     float *row = rows[threadIdx.x / 32];
-    if (head < a.heads) {
-        query_row(row, a, args.r, token, head, a.dim, lane);
-        int group = a.heads / a.kv_heads;
-        float *to = a.rows.q + (i64)token * a.rows.q_token + (head / group) * a.rows.q_group + (head % group) * a.dim;
+    const bool query = head < a.heads, key = head < a.heads + a.kv_heads;
+    const int kv_head = query ? head / group : (head - a.heads) % a.kv_heads;
+    const RowTask task = query ? query_task(a, args.r, token, kv_head, head % group)
+                         : key ? key_task(a, args.r, token, kv_head)
+                               : value_task(a, token, kv_head);
+    make_row<256>(row, task, a.dim, args.r.interleaved, args.r.eps, lane);
+    if (query) {
+        float *to = (float *)task.x;
         for (int i = lane; i < a.dim; i += 32) to[i] = row[i];
-        return;
+    } else {
+        store_row(row, (T *)(key ? a.cache.k : a.cache.v), key ? a.cache.k_scales : a.cache.v_scales,
+                  row_at(a.cache, kv_head, *a.position + token), a.cache.row, lane);
     }
-    head -= a.heads;
-    int position = *a.position + token;
-    if (head < a.kv_heads)
-        append_key<T>(row, a, args.r, token, head, position, lane);
-    else if (head < 2 * a.kv_heads)
-        append_value<T>(row, a, token, head - a.kv_heads, position, lane);
 }
 
 extern "C" __global__ void __launch_bounds__(256) rope_store_f16(const __grid_constant__ RotatedAttentionArgs args) { rope_store<__half>(args); }

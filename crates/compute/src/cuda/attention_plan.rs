@@ -204,8 +204,9 @@ impl AttentionPlan {
         let blocks = self.cache.kv_heads * (n * self.group()).div_ceil(rows);
         let splits = (DECODE_PER_PROCESSOR * self.processors / blocks).clamp(1, end.div_ceil(DECODE_KEYS).max(1));
         let kernel = format!("attention_decode_{}_{width}_{rows}", self.cache.numbers.name());
-        // Queries as operands, then results of four warps, or the rows they were made from.
-        let shared = 4 * rows * width + (16 * rows * width).max(8192);
+        // Queries as operands, then results of eight or four warps, or the rows that queries were made from.
+        let slots = if rows * width <= 1024 { 8 } else { 4 };
+        let shared = 4 * width * (rows + (slots * rows).max(8));
         let module = "attention_decode".to_owned();
         let tile = Tile { module, kernel, rows, width, threads: 256, shared, splits_first: true };
         Some(self.launch(tile, n, splits))
@@ -302,7 +303,7 @@ mod tests {
         let launch = p.attention(1, 32_768).unwrap();
         assert_eq!(launch.kernel, "attention_decode_f16_128_8");
         assert_eq!((launch.splits, launch.grid, launch.arrived), (16, [16, 8, 1], 8));
-        assert_eq!((launch.shared, launch.partial), (4096 + 16_384, 8 * 16 * 8 * 130));
+        assert_eq!((launch.shared, launch.partial), (4096 + 32_768, 8 * 16 * 8 * 130));
         assert_eq!(p.attention(1, 512).unwrap().splits, 2);
         let short = p.attention(1, 100).unwrap();
         assert_eq!((short.splits, short.partial), (1, 0));
