@@ -21,17 +21,21 @@ for target in $targets; do
     done
     wait
 done
-for try in $TRY; do # tiles other than attention_prompt.cu's own for a head of 128: row tiles, warps, keys, blocks a multiprocessor
-    IFS=_ read mt warps keys per_sm <<< $try
-    $nvrtc $kernels/attention_prompt.cu compute_90 -D TRY_MT=$mt -D TRY_WARPS=$warps -D TRY_KEYS=$keys -D TRY_PER_SM=$per_sm -o $out/try_$try.90.ptx | grep -v "^$" | sed "s/^/try $try /"
-done
+case "$targets" in *90*)
+    for dim in 64 80 96 112 128 160 192 256; do
+        for groups in 1 2; do
+            $nvrtc $kernels/attention_wgmma.cu compute_90a -D HEAD_DIM=$dim -D GROUPS=$groups -o $out/attention_wgmma_${dim}_$groups.90a.ptx | grep -v "^$" | sed "s/^/wgmma $dim $groups /"
+        done
+    done ;;
+esac
 (cd $out && tar czf ptx.tgz *.ptx && rm *.ptx)
 cp $here/attention_device.py $here/attention_check.py $here/attention_time.py $out
 cat > $out/run.sh <<'RUN'
 cd "$(dirname "$0")"
 tar xzf ptx.tgz
 for f in *.ptx; do
-    (ptxas -arch=sm_90 -v $f -o ${f%.ptx}.cubin 2>&1 | grep -E "error|spill" | grep -v " 0 bytes spill stores, 0 bytes spill loads" | sed "s/^/$f: /") &
+    case $f in *.90a.ptx) arch=sm_90a out=${f%.90a.ptx}.90.cubin ;; *) arch=sm_90 out=${f%.ptx}.cubin ;; esac
+    (ptxas -arch=$arch -v $f -o $out 2>&1 | grep -E "error|spill" | grep -v " 0 bytes spill stores, 0 bytes spill loads" | sed "s/^/$f: /") &
 done
 wait
 date +%T

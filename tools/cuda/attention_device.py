@@ -62,7 +62,7 @@ assert C.sizeof(AttentionArgs) == 152 and C.sizeof(RotatedAttentionArgs) == 208
 
 
 class Attribute(C.Structure):
-    _fields_ = [("id", I), ("pad", I), ("value", C.c_char * 64)]
+    _fields_ = [("id", I), ("pad", I), ("value", C.c_ubyte * 64)]
 
 
 class Config(C.Structure):
@@ -70,9 +70,7 @@ class Config(C.Structure):
                 ("attributes", C.POINTER(Attribute)), ("count", C.c_uint)]
 
 
-DEPENDENT = (Attribute * 1)()
-DEPENDENT[0].id = 6  # programmatic stream serialization
-DEPENDENT[0].value = (1).to_bytes(4, "little") + bytes(60)
+DEPENDENT = Attribute(6, 0, (C.c_ubyte * 64)(1))  # programmatic stream serialization
 
 
 class Module:
@@ -81,17 +79,22 @@ class Module:
         self.module, self.functions = P(), {}
         ok(cuda.cuModuleLoadData(C.byref(self.module), open(path, "rb").read() + b"\0"), path)
 
-    def launch(self, name, args, grid, block, shared=0, dependent=False):
-        key = (name, shared > 48 * 1024 and shared)
+    def launch(self, name, args, grid, block, shared=0, dependent=False, cluster=1):
+        key = (name, shared > 48 * 1024 and shared, cluster)
         if key not in self.functions:
             function = P()
             ok(cuda.cuModuleGetFunction(C.byref(function), self.module, name.encode()), name)
             if shared > 48 * 1024:
                 ok(cuda.cuFuncSetAttribute(function, 8, shared), name)
+            if cluster > 8:
+                ok(cuda.cuFuncSetAttribute(function, 14, 1), name)  # clusters beyond the portable size
             self.functions[key] = function
         grid = tuple(grid) + (1,) * (3 - len(grid))
         config = Config((C.c_uint * 3)(*grid), (C.c_uint * 3)(block, 1, 1), shared,
-                        torch.cuda.current_stream().cuda_stream, DEPENDENT if dependent else None, int(dependent))
+                        torch.cuda.current_stream().cuda_stream, None, 0)
+        attributes = ([DEPENDENT] if dependent else []) + ([Attribute(4, 0, (C.c_ubyte * 64)(cluster, 0, 0, 0, 1, 0, 0, 0, 1))] if cluster > 1 else [])
+        if attributes:
+            config.attributes, config.count = (Attribute * len(attributes))(*attributes), len(attributes)
         parameters = (P * 1)(C.cast(C.byref(args), P))
         ok(cuda.cuLaunchKernelEx(C.byref(config), self.functions[key], parameters, None), name)
 
@@ -123,6 +126,18 @@ class PromptShape:
         stride, codes = d + 8, up(d, 32)
         self.shared = {"f16": 2 * stride * (self.rows + 2 * stages * keys),
                        "q8_0": 2 * stride * (self.rows + 2 * keys) + 2 * keys * (codes + codes // 16)}
+        self.padded = padded_dim(d, (64, 128, 256))
+
+
+class WgmmaShape:
+    """Tile of attention_wgmma.cu."""
+
+    def __init__(self, dim, groups):
+        d = self.dim = padded_dim(dim, PROMPT_DIMS)
+        self.rows, self.threads = 64 * groups, 128 * groups
+        slabs, codes = up(d, 64) // 64, up(d, 32)
+        queries, tile = slabs * self.rows * 128, slabs * 64 * 128
+        self.shared = {"f16": 1024 + queries + 4 * tile, "q8_0": 1024 + queries + 2 * tile + 128 * (codes + codes // 16)}
         self.padded = padded_dim(d, (64, 128, 256))
 
 

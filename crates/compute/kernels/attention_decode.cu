@@ -21,7 +21,7 @@
 #include "attention_split.cuh"
 #include "rope.cuh"
 
-constexpr int WARPS = 8, TILE = 16, LEAST = 256;
+constexpr int WARPS = 8, TILE = 16, LEAST = 256, LEAST_CLUSTERED = 128;
 constexpr float HEADROOM = 8.0f;
 
 // Room for the results of all warps, or of half of them.
@@ -163,6 +163,39 @@ template <int DIM> __device__ __forceinline__ void put_query(uint4 *queries, con
     }
 }
 
+// Blocks of the launch's clusters (1 where there are none), a barrier of theirs, and a block's shared memory.
+__device__ __forceinline__ u32 cluster_size() {
+    u32 n = 1;
+#if __CUDA_ARCH__ >= 900
+    asm("mov.u32 %0, %%cluster_nctaid.x;" : "=r"(n));
+#endif
+    return n;
+}
+__device__ __forceinline__ void cluster_barrier() {
+#if __CUDA_ARCH__ >= 900
+    asm volatile("barrier.cluster.arrive.aligned;\n barrier.cluster.wait.aligned;" ::: "memory");
+#endif
+}
+#if __CUDA_ARCH__ >= 900
+__device__ __forceinline__ u32 address_of_block(u32 at, u32 rank) {
+    u32 there;
+    asm volatile("mapa.shared::cluster.u32 %0, %1, %2;" : "=r"(there) : "r"(at), "r"(rank));
+    return there;
+}
+__device__ __forceinline__ float2 of_block(u32 at, u32 rank, float2) {
+    float2 x;
+    asm volatile("ld.shared::cluster.v2.f32 {%0,%1}, [%2];" : "=f"(x.x), "=f"(x.y) : "r"(address_of_block(at, rank)));
+    return x;
+}
+__device__ __forceinline__ float4 of_block(u32 at, u32 rank, float4) {
+    float4 x;
+    asm volatile("ld.shared::cluster.v4.f32 {%0,%1,%2,%3}, [%4];" : "=f"(x.x), "=f"(x.y), "=f"(x.z), "=f"(x.w) : "r"(address_of_block(at, rank)));
+    return x;
+}
+#else
+template <class V> __device__ __forceinline__ V of_block(u32, u32, V v) { return v; }
+#endif
+
 // Volatile: taken out of the loop over the keys, the queries would fill the registers.
 __device__ __forceinline__ uint4 operand(u32 at) {
     uint4 x;
@@ -179,6 +212,7 @@ template <class T, int DIM, int RT> __device__ __forceinline__ void attention_de
     uint4 *queries = (uint4 *)memory;                              // [RT][DIM / 16][32]
     float *slots = (float *)(queries + RT * (DIM / 16) * 32);      // [SLOTS][ROWS][DIM], and [8][DIM] before
     __shared__ float warp_sums[WARPS][ROWS][2];
+    __shared__ float2 own_sums[ROWS];
     const AttentionArgs &a = args.a;
     const int warp = threadIdx.x / 32, lane = threadIdx.x % 32, g = lane / 4, t = lane % 4;
     const int kv_head = blockIdx.y, group = a.heads / a.kv_heads;
@@ -187,7 +221,8 @@ template <class T, int DIM, int RT> __device__ __forceinline__ void attention_de
 
     const int first = *a.position, end = first + a.n;
     const int begin = a.window > 0 ? max(0, first + 1 - a.window) : 0;
-    const Span span = span_of(begin, end, blockIdx.x, a.splits, LEAST, TILE);
+    const bool clustered = cluster_size() > 1;
+    const Span span = span_of(begin, end, blockIdx.x, a.splits, clustered ? LEAST_CLUSTERED : LEAST, TILE);
     if ((int)blockIdx.x >= span.active) return;
     const i64 base = (i64)kv_head * a.cache.context;
     const int last = span.high - 1;
@@ -370,6 +405,7 @@ template <class T, int DIM, int RT> __device__ __forceinline__ void attention_de
         __syncthreads();
     }
 
+    float4 *own_result = (float4 *)queries;  // no longer needed
     const int blocks = gridDim.y * gridDim.z, block = blockIdx.y * gridDim.z + blockIdx.z;
     for (int i = threadIdx.x; i < rows * (DIM / 4); i += 32 * WARPS) {
         int r = i / (DIM / 4), column = i % (DIM / 4);
@@ -385,18 +421,33 @@ template <class T, int DIM, int RT> __device__ __forceinline__ void attention_de
 #pragma unroll
         for (int w = 0; w < WARPS; w++) total += warp_sums[w][r][1] * power_2(warp_sums[w][r][0] - largest);
         if (span.active == 1) {
-            float inverse = 1.0f / total, got[4] = {x.x, x.y, x.z, x.w};
-            float *out = out_row(a, kv_head, from_row + r) + 4 * column;
-#pragma unroll
-            for (int e = 0; e < 4; e++)
-                if (4 * column + e < a.dim) out[e] = got[e] * inverse;
+            const float inverse = 1.0f / total;
+            put_out(a, kv_head, from_row + r, column, make_float4(x.x * inverse, x.y * inverse, x.z * inverse, x.w * inverse));
+        } else if (clustered) {
+            own_result[i] = x;
+            if (column == 0) own_sums[r] = make_float2(largest, total);
         } else {
             *((float4 *)(partial_results(a, blocks, block, blockIdx.x, ROWS, DIM) + r * DIM) + column) = x;
             if (column == 0) ((float2 *)partial_sums(a, block, blockIdx.x, ROWS))[r] = make_float2(largest, total);
         }
     }
-    if (span.active > 1 && arrived_last(a, block, span.active))
+    if (span.active == 1) return;
+    if (clustered) {
+        // Each block combines its share of the row's numbers out of all blocks' shared memory.
+        cluster_barrier();
+#pragma unroll 1
+        for (int i = threadIdx.x * span.active + blockIdx.x; i < rows * (DIM / 4); i += 32 * WARPS * span.active) {
+            const int r = i / (DIM / 4), column = i % (DIM / 4);
+            const u32 sums_at = shared_address(own_sums + r), result_at = shared_address(own_result + i);
+            float4 y = joined<16, false>(span.active, [&](int s, float2 &m, float4 &v) {
+                m = of_block(sums_at, s, float2()), v = of_block(result_at, s, float4());
+            });
+            put_out(a, kv_head, from_row + r, column, y);
+        }
+        cluster_barrier();
+    } else if (arrived_last(a, block, span.active)) {
         combine<ROWS, DIM, 32 * WARPS, false>(a, blocks, block, span.active, kv_head, from_row, rows);
+    }
 }
 
 #define KERNEL(NAME, T, DIM, RT, PER_SM)                                                     \

@@ -116,15 +116,16 @@ template <class T> __device__ __forceinline__ void attention_prompt(const Attent
     if ((int)blockIdx.z >= span.active) return;
 
     const i64 head_at = (i64)kv_head * a.cache.context * a.cache.row;
-    const T *k = (const T *)a.cache.k + head_at, *v = (const T *)a.cache.v + head_at;
-    const __half *k_scales = a.cache.k_scales + (head_at >> 5), *v_scales = a.cache.v_scales + (head_at >> 5);
     auto copy = [&](int tile, int stage) {
         if constexpr (CODED) {
-            copy_codes(key_codes, k, k_scales, a.cache.row, tile, span.high);
-            copy_codes(value_codes, v, v_scales, a.cache.row, tile, span.high);
+            // Opaque: computed before the loop, the addresses would not fit into the registers.
+            i64 at = head_at;
+            asm volatile("" : "+l"(at));
+            copy_codes(key_codes, (const signed char *)a.cache.k + at, a.cache.k_scales + (at >> 5), a.cache.row, tile, span.high);
+            copy_codes(value_codes, (const signed char *)a.cache.v + at, a.cache.v_scales + (at >> 5), a.cache.row, tile, span.high);
         } else {
-            copy_tile(keys + stage * KEYS * STRIDE, k, a.cache.row, tile, span.high);
-            copy_tile(values + stage * KEYS * STRIDE, v, a.cache.row, tile, span.high);
+            copy_tile(keys + stage * KEYS * STRIDE, (const __half *)a.cache.k + head_at, a.cache.row, tile, span.high);
+            copy_tile(values + stage * KEYS * STRIDE, (const __half *)a.cache.v + head_at, a.cache.row, tile, span.high);
         }
         copies_commit();
     };
@@ -264,7 +265,7 @@ template <class T> __device__ __forceinline__ void attention_prompt(const Attent
                 }
             }
         }
-        stage ^= 1;
+        if (STAGES == 2) stage ^= 1;
     }
 
     const int blocks = gridDim.y * gridDim.x, block = blockIdx.y * gridDim.x + blockIdx.x;

@@ -45,48 +45,57 @@ __device__ __forceinline__ float *out_row(const AttentionArgs &a, int kv_head, i
     return a.out + ((i64)(r / group) * a.heads + kv_head * group + r % group) * a.dim;
 }
 
+// Four numbers of a row, combined from `active` partial results: read(s, m, v) gives reference and sum, and the numbers,
+// of split s. AHEAD at a time: all loads are on their way before the first is used.
+template <int AHEAD, bool NATURAL, class F> __device__ __forceinline__ float4 joined(int active, F read) {
+    float largest = LOWEST, sum = 0;
+    float4 result = make_float4(0, 0, 0, 0);
+#pragma unroll 1
+    for (int s = 0; s < active; s += AHEAD) {
+        float2 m[AHEAD];
+        float4 v[AHEAD];
+#pragma unroll
+        for (int i = 0; i < AHEAD; i++) {
+            m[i] = make_float2(LOWEST, 0), v[i] = make_float4(0, 0, 0, 0);
+            if (s + i < active) read(s + i, m[i], v[i]);
+        }
+        float raised = largest;
+#pragma unroll
+        for (int i = 0; i < AHEAD; i++) raised = fmaxf(raised, m[i].x);
+        const float before = power<NATURAL>(largest - raised);
+        largest = raised;
+        sum *= before, result.x *= before, result.y *= before, result.z *= before, result.w *= before;
+#pragma unroll
+        for (int i = 0; i < AHEAD; i++) {
+            float w = power<NATURAL>(m[i].x - raised);
+            sum += m[i].y * w;
+            result.x += v[i].x * w, result.y += v[i].y * w, result.z += v[i].z * w, result.w += v[i].w * w;
+        }
+    }
+    const float inverse = 1.0f / sum;
+    return make_float4(result.x * inverse, result.y * inverse, result.z * inverse, result.w * inverse);
+}
+
+// Numbers 4 * column.. of row r of a key-value head go out; those that are padding do not.
+__device__ __forceinline__ void put_out(const AttentionArgs &a, int kv_head, int r, int column, float4 x) {
+    float *out = out_row(a, kv_head, r) + 4 * column;
+    const int left = a.dim - 4 * column;
+    if (left > 1) *(float2 *)out = make_float2(x.x, x.y);
+    if (left > 3) *(float2 *)(out + 2) = make_float2(x.z, x.w);
+}
+
 // Combines the partial results of a block of rows, `count` of them from `first` on.
 template <int ROWS, int DIM, int THREADS, bool NATURAL>
-__device__ void combine(const AttentionArgs &a, int blocks, int block, int active, int kv_head, int first, int count) {
-    constexpr int LANES = DIM / 4;  // threads for a row, four numbers each
-    constexpr int AT_ONCE = THREADS / LANES, AHEAD = NATURAL ? 4 : 16;
-    const int lane = threadIdx.x % LANES, slot = threadIdx.x / LANES;
-    for (int base = 0; base < count; base += AT_ONCE) {
-        int r = base + slot;
-        if (r < count && slot < AT_ONCE) {
-            const float2 *own = (const float2 *)partial_sums(a, block, 0, ROWS) + r;
-            const float4 *x = (const float4 *)(partial_results(a, blocks, block, 0, ROWS, DIM) + r * DIM) + lane;
-            float largest = LOWEST, sum = 0;
-            float4 result = make_float4(0, 0, 0, 0);
-            // AHEAD at a time: all loads are on their way before the first is used.
-            for (int s = 0; s < active; s += AHEAD) {
-                float2 m[AHEAD];
-                float4 v[AHEAD];
-#pragma unroll
-                for (int i = 0; i < AHEAD; i++) {
-                    m[i] = make_float2(LOWEST, 0), v[i] = make_float4(0, 0, 0, 0);
-                    if (s + i < active) m[i] = __ldcg(own + (s + i) * ROWS), v[i] = __ldcg(x + (s + i) * (ROWS * DIM / 4));
-                }
-                float raised = largest;
-#pragma unroll
-                for (int i = 0; i < AHEAD; i++) raised = fmaxf(raised, m[i].x);
-                const float before = power<NATURAL>(largest - raised);
-                largest = raised;
-                sum *= before, result.x *= before, result.y *= before, result.z *= before, result.w *= before;
-#pragma unroll
-                for (int i = 0; i < AHEAD; i++) {
-                    float w = power<NATURAL>(m[i].x - raised);
-                    sum += m[i].y * w;
-                    result.x += v[i].x * w, result.y += v[i].y * w, result.z += v[i].z * w, result.w += v[i].w * w;
-                }
-            }
-            float inverse = 1.0f / sum;
-            float *out = out_row(a, kv_head, first + r) + 4 * lane;
-            float got[4] = {result.x, result.y, result.z, result.w};
-#pragma unroll
-            for (int i = 0; i < 4; i++)
-                if (4 * lane + i < a.dim) out[i] = got[i] * inverse;
-        }
+__device__ __forceinline__ void combine(const AttentionArgs &a, int blocks, int block, int active, int kv_head, int first, int count) {
+#pragma unroll 1
+    for (int i = threadIdx.x; i < count * (DIM / 4); i += THREADS) {
+        const int r = i / (DIM / 4), column = i % (DIM / 4);
+        const float2 *own = (const float2 *)partial_sums(a, block, 0, ROWS) + r;
+        const float4 *x = (const float4 *)(partial_results(a, blocks, block, 0, ROWS, DIM) + r * DIM) + column;
+        float4 y = joined<NATURAL ? 4 : 8, NATURAL>(active, [&](int s, float2 &m, float4 &v) {
+            m = __ldcg(own + s * ROWS), v = __ldcg(x + s * (ROWS * DIM / 4));
+        });
+        put_out(a, kv_head, first + r, column, y);
     }
 }
 
