@@ -439,14 +439,14 @@ template <class T, int DIM, int RT> __device__ __forceinline__ void attention_de
         for (int i = threadIdx.x * span.active + blockIdx.x; i < rows * (DIM / 4); i += 32 * WARPS * span.active) {
             const int r = i / (DIM / 4), column = i % (DIM / 4);
             const u32 sums_at = shared_address(own_sums + r), result_at = shared_address(own_result + i);
-            float4 y = joined<16, false>(span.active, [&](int s, float2 &m, float4 &v) {
+            float4 y = joined<8, false>(span.active, [&](int s, float2 &m, float4 &v) {
                 m = of_block(sums_at, s, float2()), v = of_block(result_at, s, float4());
             });
             put_out(a, kv_head, from_row + r, column, y);
         }
         cluster_barrier();
     } else if (arrived_last(a, block, span.active)) {
-        combine<ROWS, DIM, 32 * WARPS, false>(a, blocks, block, span.active, kv_head, from_row, rows);
+        combine<ROWS, DIM, 32 * WARPS, false, 16>(a, blocks, block, span.active, kv_head, from_row, rows);
     }
 }
 

@@ -120,7 +120,7 @@ template <int DIM, int ROWS> __device__ __forceinline__ void attention_exact(con
         }
     }
     if (span.active > 1 && arrived_last(a, block, span.active))
-        combine<ROWS, DIM, 128, true>(a, blocks, block, span.active, kv_head, from_row, rows);
+        combine<ROWS, DIM, 128, true, 4>(a, blocks, block, span.active, kv_head, from_row, rows);
 }
 
 extern "C" __global__ void __launch_bounds__(128, 3) attention_exact_64(const __grid_constant__ AttentionArgs a) { attention_exact<64, 32>(a); }

@@ -1,4 +1,5 @@
-// Attention of many tokens over an f16 or q8_0 cache, in tiles on the tensor cores; scores are never stored.
+// Attention of many tokens over an f16 or q8_0 cache, in tiles on the tensor cores; scores are never stored. For
+// compute_75 and compute_80; capability 9.0 has attention_wgmma.cu.
 //
 //   extern "C" void attention_prompt_f16(AttentionArgs), attention_prompt_q8_0(AttentionArgs)
 //   compiled with -D HEAD_DIM=64|80|96|112|128|160|192|256: head_dim rounded up to one of them.
@@ -25,12 +26,7 @@
 #endif
 constexpr int DIM = HEAD_DIM;
 // Row tiles of 16 a warp takes, warps, keys of a tile, blocks that share a multiprocessor, tiles of k and v.
-#ifdef TRY_MT
-constexpr int MT = TRY_MT, WARPS = TRY_WARPS, KEYS = TRY_KEYS, PER_SM = TRY_PER_SM, STAGES = 2, MOST_SHARED = 232448;
-#elif __CUDA_ARCH__ >= 900
-constexpr int MT = DIM <= 128 ? 2 : 1, WARPS = DIM <= 128 ? 4 : 8, KEYS = DIM <= 128 && DIM != 112 ? 64 : 32;
-constexpr int PER_SM = DIM <= 128 ? 2 : 1, STAGES = 2, MOST_SHARED = 232448;
-#elif __CUDA_ARCH__ >= 800
+#if __CUDA_ARCH__ >= 800
 // 99 KiB on 8.6 and 8.9.
 constexpr int MT = DIM <= 128 ? 2 : 1, WARPS = DIM <= 128 || DIM > 160 ? 4 : 8;
 constexpr int KEYS = DIM <= 96 ? 64 : DIM <= 192 ? 32 : 16, PER_SM = DIM <= 128 ? 2 : 1, STAGES = 2, MOST_SHARED = 101376;
@@ -118,11 +114,8 @@ template <class T> __device__ __forceinline__ void attention_prompt(const Attent
     const i64 head_at = (i64)kv_head * a.cache.context * a.cache.row;
     auto copy = [&](int tile, int stage) {
         if constexpr (CODED) {
-            // Opaque: computed before the loop, the addresses would not fit into the registers.
-            i64 at = head_at;
-            asm volatile("" : "+l"(at));
-            copy_codes(key_codes, (const signed char *)a.cache.k + at, a.cache.k_scales + (at >> 5), a.cache.row, tile, span.high);
-            copy_codes(value_codes, (const signed char *)a.cache.v + at, a.cache.v_scales + (at >> 5), a.cache.row, tile, span.high);
+            copy_codes(key_codes, (const signed char *)a.cache.k + head_at, a.cache.k_scales + (head_at >> 5), a.cache.row, tile, span.high);
+            copy_codes(value_codes, (const signed char *)a.cache.v + head_at, a.cache.v_scales + (head_at >> 5), a.cache.row, tile, span.high);
         } else {
             copy_tile(keys + stage * KEYS * STRIDE, (const __half *)a.cache.k + head_at, a.cache.row, tile, span.high);
             copy_tile(values + stage * KEYS * STRIDE, (const __half *)a.cache.v + head_at, a.cache.row, tile, span.high);
@@ -294,7 +287,7 @@ template <class T> __device__ __forceinline__ void attention_prompt(const Attent
             }
         }
     if (span.active > 1 && arrived_last(a, block, span.active))
-        combine<M, PADDED, THREADS, false>(a, blocks, block, span.active, kv_head, from_row, rows);
+        combine<M, PADDED, THREADS, false, 8>(a, blocks, block, span.active, kv_head, from_row, rows);
 }
 
 // 16 more for arrived_last.

@@ -85,14 +85,14 @@ __device__ __forceinline__ void put_out(const AttentionArgs &a, int kv_head, int
 }
 
 // Combines the partial results of a block of rows, `count` of them from `first` on.
-template <int ROWS, int DIM, int THREADS, bool NATURAL>
+template <int ROWS, int DIM, int THREADS, bool NATURAL, int AHEAD>
 __device__ __forceinline__ void combine(const AttentionArgs &a, int blocks, int block, int active, int kv_head, int first, int count) {
 #pragma unroll 1
     for (int i = threadIdx.x; i < count * (DIM / 4); i += THREADS) {
         const int r = i / (DIM / 4), column = i % (DIM / 4);
         const float2 *own = (const float2 *)partial_sums(a, block, 0, ROWS) + r;
         const float4 *x = (const float4 *)(partial_results(a, blocks, block, 0, ROWS, DIM) + r * DIM) + column;
-        float4 y = joined<NATURAL ? 4 : 8, NATURAL>(active, [&](int s, float2 &m, float4 &v) {
+        float4 y = joined<AHEAD, NATURAL>(active, [&](int s, float2 &m, float4 &v) {
             m = __ldcg(own + s * ROWS), v = __ldcg(x + s * (ROWS * DIM / 4));
         });
         put_out(a, kv_head, first + r, column, y);

@@ -292,7 +292,7 @@ template <class T> __device__ __forceinline__ void attention(const AttentionArgs
                 *(float2 *)(out + 8 * i) = make_float2(result[i / 8][4 * (i % 8) + 2 * h] * factor, result[i / 8][4 * (i % 8) + 2 * h + 1] * factor);
     }
     if (span.active > 1 && arrived_last(a, block, span.active))
-        combine<M, PADDED, THREADS, false>(a, blocks, block, span.active, kv_head, from_row, rows);
+        combine<M, PADDED, THREADS, false, 8>(a, blocks, block, span.active, kv_head, from_row, rows);
 }
 
 extern "C" __global__ void __launch_bounds__(THREADS, PER_SM) attention_wgmma_f16(const __grid_constant__ AttentionArgs a) { attention<__half>(a); }
