@@ -15,7 +15,7 @@ for target in $targets; do
         $nvrtc $kernels/$name.cu compute_$target -o $out/$name.$target.ptx | grep -v "^$" | sed "s/^/$name /" &
     done
     wait
-    for dim in 64 80 96 112 128 160 192 256; do
+    [ $target = 90 ] || for dim in 64 80 96 112 128 160 192 256; do
         $nvrtc $kernels/attention_prompt.cu compute_$target -D HEAD_DIM=$dim -o $out/attention_prompt_$dim.$target.ptx | grep -v "^$" | sed "s/^/prompt $dim /" &
         [ $dim = 112 ] && wait
     done

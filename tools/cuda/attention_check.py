@@ -239,7 +239,7 @@ def attention():
     dims = [8, 16, 20, 32, 48, 64, 64, 72, 80, 96, 112, 128, 128, 128, 160, 192, 256]
     bad = 0
     for i in range(CASES):
-        path = ["decode", "prompt", "decode", "exact", "wgmma", "wgmma"][i % (4 if TARGET < 90 else 6)]
+        path = ["decode", "prompt" if TARGET < 90 else "wgmma", "decode", "exact"][i % 4]
         kind = "f32" if path == "exact" else random.choice(["f16", "q8_0"])
         dim = random.choice(dims)
         try:

@@ -115,9 +115,7 @@ class PromptShape:
 
     def __init__(self, dim, target):
         d = self.dim = padded_dim(dim, PROMPT_DIMS)
-        if target >= 90:
-            mt, warps, keys, stages = (2, 4, 32 if d == 112 else 64, 2) if d <= 128 else (1, 8, 32, 2)
-        elif target >= 80:
+        if target >= 80:
             mt, warps = (2 if d <= 128 else 1), (4 if d <= 128 or d > 160 else 8)
             keys, stages = (64 if d <= 96 else 32 if d <= 192 else 16), 2
         else:

@@ -46,7 +46,6 @@ COPY = 2 * (1 << 30) / timed(lambda: other.copy_(big)) * 1e6
 del big, other
 print(f"{torch.cuda.get_device_name()} target {TARGET}: copy {COPY / 1e12:.2f} TB/s", flush=True)
 LAYERS = 32
-TRIED = sorted(f[4:-9] for f in os.listdir() if f.startswith("try_") and f.endswith(".90.cubin"))
 
 
 class Layers:
@@ -85,17 +84,6 @@ class Layers:
             module("attention_decode" + variant).launch(f"attention_decode_{self.kind}_{d}_{r}", self.rotated(layer, splits, early=early),
                 (splits, self.kv_heads, -(-self.n * self.heads // self.kv_heads // r)), 256, shared, dependent, cluster)
 
-    def prompt(self, splits, tried=None):
-        p = PromptShape(self.dim, TARGET)
-        if tried:
-            mt, warps, keys, _ = map(int, tried.split("_"))
-            p.rows, p.threads = 16 * mt * warps, 32 * warps
-            p.shared = {"f16": 272 * (p.rows + 4 * keys), "q8_0": 272 * (p.rows + 2 * keys) + 272 * keys}
-        blocks = -(-self.n * (self.heads // self.kv_heads) // p.rows)
-        for layer in range(len(self.caches)):
-            module(f"try_{tried}" if tried else f"attention_prompt_{p.dim}").launch(f"attention_prompt_{self.kind}", AttentionArgs(**self.fields(layer, splits)),
-                (blocks, self.kv_heads, splits), p.threads, p.shared[self.kind], False)
-
     def wgmma(self, groups, splits=1):
         p = WgmmaShape(self.dim, groups)
         blocks = -(-self.n * (self.heads // self.kv_heads) // p.rows)
@@ -132,7 +120,7 @@ for heads, kv, dim, n in shapes[:1] if QUICK else shapes:
             layers.position.fill_(depth - n)
             count, line = len(layers.caches), ""
             floor = layers.bytes * depth / COPY * 1e6
-            for splits, cluster in [(max(1, 132 // kv), 1), (max(1, 264 // kv), 1), (8, 8), (16, 16)]:
+            for splits, cluster in [(max(1, 132 // kv), 1), (max(1, 264 // kv), 1), (8, 8), (4, 4)]:
                 if splits > 64 or depth <= 256 and splits > 16:
                     continue
                 times = [timed(lambda: layers.decode(splits, dependent, early, cluster)) / count for dependent, early in ((False, 0), (True, 1))]
@@ -140,24 +128,24 @@ for heads, kv, dim, n in shapes[:1] if QUICK else shapes:
             print(f"  {heads}/{kv} x {dim} n {n} {kind} depth {depth}: floor {floor:.2f}{line}", flush=True)
             del layers
 if os.path.exists("attention_decode_noask.90.cubin"):
-    for depth in (200, 4096, 16384):
+    for depth in (64, 200, 1000, 4096):
         layers = Layers("f16", 32, 8, 128, depth + 16, 1, 8)
         layers.position.fill_(depth - 1)
-        for s, c in ((16, 1), (8, 8), (16, 16)):
-            print(f"  without asking ahead, depth {depth} splits {s} cluster {c}: " + " ".join(f"{timed(lambda: layers.decode(s, True, 1, c, v)) / 8:.2f}" for v in ("", "_noask")), flush=True)
+        for s, c in ((16, 1), (8, 8), (4, 4)):
+            print(f"  other least keys, depth {depth} splits {s} cluster {c}: " + " ".join(f"{timed(lambda: layers.decode(s, True, 1, c, v)) / 8:.2f}" for v in ("", "_noask")), flush=True)
             stamps = layers.partial[1 << 25:].view(torch.int64)
             layers.decode(s, False, 0, c, "_stamp")
             layers.decode(s, False, 0, c, "_stamp")
             torch.cuda.synchronize()
             at = stamps[:10].tolist()
             print("    cycles: " + " ".join(str(b - a) for a, b in zip(at, at[1:])), flush=True)
-print("prompt: us a layer, TFLOP/s (causal half counted): mma | wgmma of 64 rows | of 128", flush=True)
+print("prompt: us a layer, TFLOP/s (causal half counted): blocks of 64 rows | of 128", flush=True)
 for heads, kv, dim in ([(32, 8, 128)] if QUICK else [(32, 8, 128), (32, 32, 128), (32, 4, 64), (16, 8, 256), (32, 32, 80)]):
     for n in (128, 512, 1024, 2048, 4096):
         line, work = "", 4 * heads * dim * n * (n + 1) / 2 / 1e6
         for kind in ("f16", "q8_0"):
             layers = Layers(kind, heads, kv, dim, n, n, 4)
-            times = [timed(lambda: layers.prompt(1)) / 4] + [timed(lambda: layers.wgmma(g)) / 4 for g in (1, 2)]
+            times = [timed(lambda: layers.wgmma(g)) / 4 for g in (1, 2)]
             line += f"  {kind} " + " | ".join(f"{t:.1f} us {work / t:.0f}" for t in times)
         if (heads, kv, dim) == (32, 8, 128):
             line += f"  store {timed(layers.store) / 4:.1f} us"
@@ -167,7 +155,7 @@ for heads, kv, dim in ([(32, 8, 128)] if QUICK else [(32, 8, 128), (32, 32, 128)
 for n, depth in ((8, 4096), (16, 4096), (64, 4096), (512, 4096)):
     layers = Layers("f16", 32, 8, 128, depth, n, 8)
     layers.position.fill_(depth - n)
-    print(f"  prompt n {n} at depth {depth}: " + "  ".join(f"splits {s} {timed(lambda: layers.prompt(s)) / 8:.1f} wgmma {timed(lambda: layers.wgmma(1, s)) / 8:.1f} us" for s in ((1, 4, 16, 32) if n < 512 else (1, 2))), flush=True)
+    print(f"  prompt n {n} at depth {depth}: " + "  ".join(f"splits {s} {timed(lambda: layers.wgmma(1, s)) / 8:.1f} us" for s in ((1, 4, 16, 32) if n < 512 else (1, 2))), flush=True)
 layers = Layers("f32", 32, 8, 128, 512, 512, 4)
 print(f"exact n 512: {timed(lambda: layers.exact(1)) / 4:.1f} us")
 layers = Layers("f32", 32, 8, 128, 4096, 1, 8)

@@ -6,8 +6,9 @@
 // that a block takes; more rows: more blocks, the keys come from L2 then.
 // Grid: (splits, kv_heads, ceil(n * group / rows)). Block: 256 threads. Dynamic shared memory: 4 * rows * DIM
 // bytes for the queries, then max(slots * rows, 8) * DIM * 4, where slots is 8 if rows * DIM <= 1024, else 4.
-// Every split has at least 256 keys as far as there are any, so that short texts need no combination; blocks without
-// keys end at once. The number of keys comes from *position: a captured launch stays valid while the text grows.
+// Launched in clusters of all splits (up to 8, or 16), the blocks combine their results through shared memory; else through
+// `partial`, the last to arrive for all. Every split has at least 32 (128 without clusters) keys as far as there are any;
+// blocks without keys end at once. The number of keys comes from *position: a captured launch stays valid while the text grows.
 // `partial`: blocks * splits * rows * (DIM + 2) floats with blocks = kv_heads * grid.z.
 //
 // Each of 8 warps takes 16 keys at a time, straight from global memory into the operands of mma: the numbers of a head
@@ -21,7 +22,7 @@
 #include "attention_split.cuh"
 #include "rope.cuh"
 
-constexpr int WARPS = 8, TILE = 16, LEAST = 256, LEAST_CLUSTERED = 128;
+constexpr int WARPS = 8, TILE = 16, LEAST = 128, LEAST_CLUSTERED = 32;
 constexpr float HEADROOM = 8.0f;
 
 // Room for the results of all warps, or of half of them.
@@ -128,25 +129,6 @@ template <int DIM> struct Reader<signed char, DIM> {
     }
 };
 
-// Numbers from `at` on, `count` of them, of both k and v.
-template <class T> __device__ __forceinline__ void ask_for(const KvCache &c, i64 at, int count, T) {
-    constexpr int MOST = 96 << 10;  // bytes of each
-    const char *k = (const char *)((const T *)c.k + at), *v = (const char *)((const T *)c.v + at);
-#pragma unroll 1
-    for (int i = threadIdx.x * 128; i < min(MOST, count * (int)sizeof(T)); i += 128 * 32 * WARPS) {
-        asm volatile("prefetch.global.L2 [%0];" ::"l"(k + i));
-        asm volatile("prefetch.global.L2 [%0];" ::"l"(v + i));
-    }
-    if (sizeof(T) == 1) {
-        const char *ks = (const char *)(c.k_scales + (at >> 5)), *vs = (const char *)(c.v_scales + (at >> 5));
-#pragma unroll 1
-        for (int i = threadIdx.x * 128; i < min(MOST, count) / 16; i += 128 * 32 * WARPS) {
-            asm volatile("prefetch.global.L2 [%0];" ::"l"(ks + i));
-            asm volatile("prefetch.global.L2 [%0];" ::"l"(vs + i));
-        }
-    }
-}
-
 // The queries of row `r` as operands: [row tile][step of 16][lane].
 template <int DIM> __device__ __forceinline__ void put_query(uint4 *queries, const float *row, int r, float scale, int lane) {
     uint4 *tile = queries + (r / 8) * (DIM / 16) * 32;
@@ -212,12 +194,21 @@ template <class T, int DIM, int RT> __device__ __forceinline__ void attention_de
     uint4 *queries = (uint4 *)memory;                              // [RT][DIM / 16][32]
     float *slots = (float *)(queries + RT * (DIM / 16) * 32);      // [SLOTS][ROWS][DIM], and [8][DIM] before
     __shared__ float warp_sums[WARPS][ROWS][2];
-    __shared__ float2 own_sums[ROWS];
+    __shared__ float2 own_sums[ROWS];  // of all warps together
     const AttentionArgs &a = args.a;
     const int warp = threadIdx.x / 32, lane = threadIdx.x % 32, g = lane / 4, t = lane % 4;
     const int kv_head = blockIdx.y, group = a.heads / a.kv_heads;
+    const int from_row = blockIdx.z * ROWS, rows = min(ROWS, a.n * group - from_row);
+    float *row = slots + warp * DIM;
+    // Each warp's first query is on its way while position and keys are asked for.
+    RowTask task = query_task(a, args.r, min(from_row + warp, a.n * group - 1) / group, kv_head, (from_row + warp) % group);
+    if (a.stored) task.norm = task.pairs = 0;
+    RowValues<DIM> values;
     pdl_launch();
-    if (!a.early) pdl_wait();
+    if (!a.early) {
+        pdl_wait();
+        values = load_row<DIM>(task, a.dim, args.r.interleaved, lane);
+    }
 
     const int first = *a.position, end = first + a.n;
     const int begin = a.window > 0 ? max(0, first + 1 - a.window) : 0;
@@ -228,25 +219,33 @@ template <class T, int DIM, int RT> __device__ __forceinline__ void attention_de
     const int last = span.high - 1;
     Read read;
     int tile = span.low + TILE * warp;
-    // The block's keys and values on their way to L2 while the new rows are made; of a long text its first part.
-    ask_for(a.cache, (base + span.low) * a.cache.row, (span.high - span.low) * a.cache.row, T());
-    if (a.early) pdl_wait();
+    // Only what earlier tokens left is there already.
+    const bool before = tile < span.high && min(tile + TILE, span.high) <= first;
+    if (before) {
+        read.load_keys(a.cache, base, tile, last, g, t);
+        read.load_values(a.cache, base, tile, last, g, t);
+    }
+    if (a.early) {
+        pdl_wait();
+        values = load_row<DIM>(task, a.dim, args.r.interleaved, lane);
+    }
 
-    const int from_row = blockIdx.z * ROWS, rows = min(ROWS, a.n * group - from_row);
     const int new_low = max(first, span.low), fresh = a.stored ? 0 : max(0, span.high - new_low);
     // A capped score stays in natural units until it is capped.
     const float scale = a.softcap > 0 ? a.scale : a.scale * LOG2_E;
-    float *row = slots + warp * DIM;
     // Rows of queries, then keys and values of the new tokens among the block's keys.
 #pragma unroll 1
     for (int at = warp; at < rows + 2 * fresh; at += WARPS) {
         const bool query = at < rows, key = (at - rows) % 2 == 0;
         const int r = from_row + at, position = new_low + (at - rows) / 2;
-        RowTask task = query ? query_task(a, args.r, r / group, kv_head, r % group)
-                       : key ? key_task(a, args.r, position - first, kv_head)
-                             : value_task(a, position - first, kv_head);
-        if (a.stored) task.norm = task.pairs = 0;
-        make_row<DIM>(row, task, a.dim, args.r.interleaved, args.r.eps, lane);
+        if (at != warp || !query) {
+            task = query ? query_task(a, args.r, r / group, kv_head, r % group)
+                   : key ? key_task(a, args.r, position - first, kv_head)
+                         : value_task(a, position - first, kv_head);
+            if (a.stored) task.norm = task.pairs = 0;
+            values = load_row<DIM>(task, a.dim, args.r.interleaved, lane);
+        }
+        make_row<DIM>(row, task, values, a.dim, args.r.interleaved, args.r.eps, lane);
         if (query)
             put_query<DIM>(queries, row, at, scale, lane);
         else
@@ -261,7 +260,7 @@ template <class T, int DIM, int RT> __device__ __forceinline__ void attention_de
         queries[((r / 8) * (DIM / 16) + s) * 32 + r % 8 * 4 + q] = make_uint4(0, 0, 0, 0);
     }
     __syncthreads();
-    if (tile < span.high) {
+    if (!before && tile < span.high) {
         read.load_keys(a.cache, base, tile, last, g, t);
         read.load_values(a.cache, base, tile, last, g, t);
     }
@@ -361,6 +360,14 @@ template <class T, int DIM, int RT> __device__ __forceinline__ void attention_de
         if (t == 0) warp_sums[warp][8 * m + g][0] = reference[m], warp_sums[warp][8 * m + g][1] = sum[m];
     }
     __syncthreads();
+    if (threadIdx.x < ROWS) {
+        float largest = LOWEST, total = 0;
+#pragma unroll
+        for (int w = 0; w < WARPS; w++) largest = fmaxf(largest, warp_sums[w][threadIdx.x][0]);
+#pragma unroll
+        for (int w = 0; w < WARPS; w++) total += warp_sums[w][threadIdx.x][1] * power_2(warp_sums[w][threadIdx.x][0] - largest);
+        own_sums[threadIdx.x] = make_float2(largest, total);
+    }
 #pragma unroll
     for (int m = 0; m < RT; m++) {
         float factor[2];
@@ -415,20 +422,14 @@ template <class T, int DIM, int RT> __device__ __forceinline__ void attention_de
             float4 y = *((float4 *)(slots + (s * ROWS + r) * DIM) + column);
             x.x += y.x, x.y += y.y, x.z += y.z, x.w += y.w;
         }
-        float largest = LOWEST, total = 0;
-#pragma unroll
-        for (int w = 0; w < WARPS; w++) largest = fmaxf(largest, warp_sums[w][r][0]);
-#pragma unroll
-        for (int w = 0; w < WARPS; w++) total += warp_sums[w][r][1] * power_2(warp_sums[w][r][0] - largest);
         if (span.active == 1) {
-            const float inverse = 1.0f / total;
+            const float inverse = __fdividef(1.0f, own_sums[r].y);
             put_out(a, kv_head, from_row + r, column, make_float4(x.x * inverse, x.y * inverse, x.z * inverse, x.w * inverse));
         } else if (clustered) {
             own_result[i] = x;
-            if (column == 0) own_sums[r] = make_float2(largest, total);
         } else {
             *((float4 *)(partial_results(a, blocks, block, blockIdx.x, ROWS, DIM) + r * DIM) + column) = x;
-            if (column == 0) ((float2 *)partial_sums(a, block, blockIdx.x, ROWS))[r] = make_float2(largest, total);
+            if (column == 0) ((float2 *)partial_sums(a, block, blockIdx.x, ROWS))[r] = own_sums[r];
         }
     }
     if (span.active == 1) return;
@@ -454,15 +455,9 @@ template <class T, int DIM, int RT> __device__ __forceinline__ void attention_de
     extern "C" __global__ void __launch_bounds__(256, PER_SM) attention_decode_##NAME(const __grid_constant__ RotatedAttentionArgs args) { \
         attention_decode<T, DIM, RT>(args);                                                  \
     }
-// Blocks that a multiprocessor holds; two where the compiler manages without spills.
-#if __CUDA_ARCH__ >= 900
-constexpr int PAIR = 2;
-#else
-constexpr int PAIR = 1;
-#endif
 KERNEL(f16_64_8, __half, 64, 1, 2)
 KERNEL(f16_64_16, __half, 64, 2, 2)
-KERNEL(f16_128_8, __half, 128, 1, PAIR)
+KERNEL(f16_128_8, __half, 128, 1, 1)
 KERNEL(f16_128_16, __half, 128, 2, 1)
 KERNEL(f16_256_8, __half, 256, 1, 1)
 KERNEL(q8_0_64_8, signed char, 64, 1, 2)

@@ -25,15 +25,16 @@ template <bool NATURAL> __device__ __forceinline__ float power(float x) {
 }
 
 // To be called by all threads of a block after its partial result is written. True in the block that is the last of
-// `active` to arrive. The barrier orders the block's writes before thread 0's fence, which publishes all of them.
+// `active` to arrive. The barrier orders the block's writes before thread 0's atomic, which publishes them all and sees
+// what others published.
 __device__ __forceinline__ bool arrived_last(const AttentionArgs &a, int block, int active) {
     __shared__ bool last;
     __syncthreads();
     if (threadIdx.x == 0) {
-        __threadfence();
-        last = atomicAdd(a.arrived + block, 1u) == (u32)active - 1;
+        u32 before;
+        asm volatile("atom.acq_rel.gpu.global.add.u32 %0, [%1], 1;" : "=r"(before) : "l"(a.arrived + block) : "memory");
+        last = before == (u32)active - 1;
         if (last) a.arrived[block] = 0;
-        __threadfence();
     }
     __syncthreads();
     return last;

@@ -25,24 +25,34 @@ struct RowTask {
     int norm, pairs;
 };
 
-// row[0..LENGTH] = the row normalised and rotated, zeros behind dim. A lane holds pairs of numbers: those that rotate
-// together, and behind them neighbours, so that all loads are on their way before the first is used.
+// A lane's numbers of a row: pairs that rotate together, and behind them neighbours. All loads are on their way before
+// the first is used; what is done with them meanwhile is up to the caller.
+template <int LENGTH> struct RowValues {
+    static constexpr int OWN = (LENGTH + 63) / 64;
+    float x[OWN], y[OWN], c[OWN], s[OWN];
+};
+
 template <int LENGTH>
-__device__ __forceinline__ void make_row(float *row, const RowTask &task, int dim, int interleaved, float eps, int lane) {
-    constexpr int OWN = (LENGTH + 63) / 64;
-    float x[OWN], y[OWN], c[OWN], s[OWN], v[OWN], w[OWN];
+__device__ __forceinline__ RowValues<LENGTH> load_row(const RowTask &task, int dim, int interleaved, int lane) {
+    RowValues<LENGTH> v;
 #pragma unroll
-    for (int i = 0; i < OWN; i++) {
+    for (int i = 0; i < v.OWN; i++) {
         const int pair = lane + 32 * i;
-        const bool apart = pair < task.pairs && !interleaved;
-        const int at = apart ? pair : 2 * pair, other = apart ? pair + task.pairs : 2 * pair + 1;
-        const bool inside = 2 * pair < dim;
-        x[i] = inside ? task.x[at] : 0.0f, y[i] = inside ? task.x[other] : 0.0f;
-        v[i] = w[i] = 1.0f;
-        if (inside && task.norm) v[i] = task.weight[at], w[i] = task.weight[other];
-        c[i] = 1.0f, s[i] = 0.0f;
-        if (pair < task.pairs) c[i] = task.cos[pair], s[i] = task.sin[pair];
+        const bool apart = pair < task.pairs && !interleaved, inside = 2 * pair < dim;
+        v.x[i] = inside ? task.x[apart ? pair : 2 * pair] : 0.0f;
+        v.y[i] = inside ? task.x[apart ? pair + task.pairs : 2 * pair + 1] : 0.0f;
+        v.c[i] = 1.0f, v.s[i] = 0.0f;
+        if (pair < task.pairs) v.c[i] = task.cos[pair], v.s[i] = task.sin[pair];
     }
+    return v;
+}
+
+// row[0..LENGTH] = the row normalised and rotated, zeros behind dim.
+template <int LENGTH>
+__device__ __forceinline__ void make_row(float *row, const RowTask &task, RowValues<LENGTH> values, int dim, int interleaved,
+                                         float eps, int lane) {
+    constexpr int OWN = RowValues<LENGTH>::OWN;
+    auto &x = values.x, &y = values.y;
     if (task.norm) {
         float mean = 0, squares = 0;
         if (task.norm == 2) {
@@ -55,7 +65,14 @@ __device__ __forceinline__ void make_row(float *row, const RowTask &task, int di
             if (2 * (lane + 32 * i) < dim) x[i] -= mean, y[i] -= mean, squares += x[i] * x[i] + y[i] * y[i];
         const float scale = 1.0f / sqrtf(warp_sum(squares) / dim + eps);
 #pragma unroll
-        for (int i = 0; i < OWN; i++) x[i] = x[i] * scale * v[i], y[i] = y[i] * scale * w[i];
+        for (int i = 0; i < OWN; i++) {
+            const int pair = lane + 32 * i;
+            const bool apart = pair < task.pairs && !interleaved;
+            if (2 * pair < dim) {
+                x[i] *= scale * task.weight[apart ? pair : 2 * pair];
+                y[i] *= scale * task.weight[apart ? pair + task.pairs : 2 * pair + 1];
+            }
+        }
     }
 #pragma unroll
     for (int i = 0; i < OWN; i++) {
@@ -63,8 +80,8 @@ __device__ __forceinline__ void make_row(float *row, const RowTask &task, int di
         const bool apart = pair < task.pairs && !interleaved;
         const int at = apart ? pair : 2 * pair, other = apart ? pair + task.pairs : 2 * pair + 1;
         if (2 * pair < LENGTH) {
-            row[at] = x[i] * c[i] - y[i] * s[i];
-            row[other] = x[i] * s[i] + y[i] * c[i];
+            row[at] = x[i] * values.c[i] - y[i] * values.s[i];
+            row[other] = x[i] * values.s[i] + y[i] * values.c[i];
         }
     }
     __syncwarp();

@@ -21,7 +21,7 @@ template <class T> __device__ __forceinline__ void rope_store(const RotatedAtten
     const RowTask task = query ? query_task(a, args.r, token, kv_head, head % group)
                          : key ? key_task(a, args.r, token, kv_head)
                                : value_task(a, token, kv_head);
-    make_row<256>(row, task, a.dim, args.r.interleaved, args.r.eps, lane);
+    make_row<256>(row, task, load_row<256>(task, a.dim, args.r.interleaved, lane), a.dim, args.r.interleaved, args.r.eps, lane);
     if (query) {
         float *to = (float *)task.x;
         for (int i = lane; i < a.dim; i += 32) to[i] = row[i];
