@@ -164,7 +164,7 @@ def one(dim, kind, path, big=False):
     def store(batch, at, count, position):
         args = RotatedAttentionArgs(**batch.fields(), **cache.fields(), **shape, **rope, position=position, n=count,
                                     cos=cos[at:], sin=sin[at:])
-        module("rope_store").launch(f"rope_store_{kind}", args, (-(-(heads + 2 * kv_heads) // 8), count), 256)
+        module("rope_store").launch(f"rope_store_{kind}", args, store_grid(heads, kv_heads, dim, count), 256)
 
     if first:
         history = Batch(first, heads, kv_heads, dim, "joined", size)

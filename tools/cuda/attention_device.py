@@ -151,3 +151,7 @@ def exact_shape(dim):
     d = padded_dim(dim, (64, 128, 256))
     r = 16 if d == 256 else 32
     return d, r, 4 * ((r + 32) * (d + 4) + r * 32)
+
+
+def store_grid(heads, kv_heads, dim, n):
+    return (-(-n * -(-(heads + 2 * kv_heads) // (4 if dim <= 128 else 2)) // 8),)

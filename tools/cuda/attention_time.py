@@ -99,7 +99,7 @@ class Layers:
 
     def store(self):
         for layer in range(len(self.caches)):
-            module("rope_store").launch(f"rope_store_{self.kind}", self.rotated(layer, 1), (-(-(self.heads + 2 * self.kv_heads) // 8), self.n), 256)
+            module("rope_store").launch(f"rope_store_{self.kind}", self.rotated(layer, 1), store_grid(self.heads, self.kv_heads, self.dim, self.n), 256)
 
 
 # The floor of a chain of launches.

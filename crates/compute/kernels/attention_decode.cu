@@ -19,7 +19,9 @@
 //
 // A warp's sums have a reference of their own (as in flash attention's online softmax, Dao et al. 2022), the warps are
 // combined in shared memory. p carries a factor 2^8 against f16's subnormals.
+#include "attention_reader.cuh"
 #include "attention_split.cuh"
+#include "cluster.cuh"
 #include "rope.cuh"
 
 constexpr int WARPS = 8, TILE = 16, LEAST = 128, LEAST_CLUSTERED = 32;
@@ -27,107 +29,6 @@ constexpr float HEADROOM = 8.0f;
 
 // Room for the results of all warps, or of half of them.
 __host__ __device__ constexpr int slots_of(int dim, int row_tiles) { return dim * row_tiles <= 128 ? 8 : 4; }
-
-// How a cache's numbers become operands. DIM / 32 blocks of K, VBLOCKS blocks of V; a thread holds 8 numbers of each
-// K block, UNIT of each V block.
-template <class T, int DIM> struct Reader;
-
-template <int DIM> struct Reader<__half, DIM> {
-    static constexpr int UNIT = 8, VBLOCKS = DIM / 64;
-    uint4 k[2][DIM / 32], v[VBLOCKS][4];
-
-    __device__ __forceinline__ void load_keys(const KvCache &c, i64 base, int tile, int last, int g, int t) {
-#pragma unroll
-        for (int j = 0; j < 2; j++) {
-            int key = min(tile + 8 * j + g, last);
-            const __half *from = (const __half *)c.k + (base + key) * c.row + 8 * t;
-#pragma unroll
-            for (int b = 0; b < DIM / 32; b++)
-                k[j][b] = 32 * b + 8 * t < c.row ? *(const uint4 *)(from + 32 * b) : make_uint4(0, 0, 0, 0);
-        }
-    }
-    __device__ __forceinline__ void load_values(const KvCache &c, i64 base, int tile, int last, int g, int t) {
-#pragma unroll
-        for (int i = 0; i < 4; i++) {
-            int key = min(tile + 8 * (i >> 1) + 2 * t + (i & 1), last);
-            const __half *from = (const __half *)c.v + (base + key) * c.row + 8 * g;
-#pragma unroll
-            for (int b = 0; b < VBLOCKS; b++)
-                v[b][i] = 64 * b + 8 * g < c.row ? *(const uint4 *)(from + 64 * b) : make_uint4(0, 0, 0, 0);
-        }
-    }
-    // Eight numbers of key (8 j + g) of the tile, in pairs.
-    __device__ __forceinline__ void key(int j, int b, int, u32 (&x)[4]) const {
-        x[0] = k[j][b].x, x[1] = k[j][b].y, x[2] = k[j][b].z, x[3] = k[j][b].w;
-    }
-    // Pair `pair` of UNIT / 2 of the thread's i-th key.
-    __device__ __forceinline__ void values(int b, u32 (&x)[4][UNIT / 2]) const {
-#pragma unroll
-        for (int i = 0; i < 4; i++) x[i][0] = v[b][i].x, x[i][1] = v[b][i].y, x[i][2] = v[b][i].z, x[i][3] = v[b][i].w;
-    }
-};
-
-template <int DIM> struct Reader<signed char, DIM> {
-    static constexpr int UNIT = DIM == 64 ? 8 : 16, VBLOCKS = DIM / (8 * UNIT), SCALES = (DIM / 32 + 3) / 4;
-    uint2 k[2][DIM / 32];
-    __half k_scale[2][SCALES];  // block 4 i + t of key g
-    u32 v[VBLOCKS][4][UNIT / 4];
-    __half v_scale[VBLOCKS][4];
-
-    __device__ __forceinline__ void load_keys(const KvCache &c, i64 base, int tile, int last, int g, int t) {
-#pragma unroll
-        for (int j = 0; j < 2; j++) {
-            int key = min(tile + 8 * j + g, last);
-            i64 at = (base + key) * c.row;
-            const signed char *from = (const signed char *)c.k + at + 8 * t;
-#pragma unroll
-            for (int b = 0; b < DIM / 32; b++) k[j][b] = 32 * b < c.row ? *(const uint2 *)(from + 32 * b) : make_uint2(0, 0);
-#pragma unroll
-            for (int i = 0; i < SCALES; i++)
-                k_scale[j][i] = 32 * (4 * i + t) < c.row ? c.k_scales[(at >> 5) + 4 * i + t] : __float2half(0.0f);
-        }
-    }
-    __device__ __forceinline__ void load_values(const KvCache &c, i64 base, int tile, int last, int g, int t) {
-#pragma unroll
-        for (int i = 0; i < 4; i++) {
-            int key = min(tile + 8 * (i >> 1) + 2 * t + (i & 1), last);
-            i64 at = (base + key) * c.row;
-            const signed char *from = (const signed char *)c.v + at + UNIT * g;
-#pragma unroll
-            for (int b = 0; b < VBLOCKS; b++) {
-                int dim = 8 * UNIT * b + UNIT * g;
-                bool inside = dim < c.row;
-                if constexpr (UNIT == 16) {
-                    uint4 x = inside ? *(const uint4 *)(from + 128 * b) : make_uint4(0, 0, 0, 0);
-                    v[b][i][0] = x.x, v[b][i][1] = x.y, v[b][i][2] = x.z, v[b][i][3] = x.w;
-                } else {
-                    uint2 x = inside ? *(const uint2 *)(from + 64 * b) : make_uint2(0, 0);
-                    v[b][i][0] = x.x, v[b][i][1] = x.y;
-                }
-                v_scale[b][i] = inside ? c.v_scales[(at + dim) >> 5] : __float2half(0.0f);
-            }
-        }
-    }
-    __device__ __forceinline__ void key(int j, int b, int lane, u32 (&x)[4]) const {
-        u32 d = __shfl_sync(FULL, (u32)__half_as_ushort(k_scale[j][b / 4]), (lane & ~3) + b % 4);
-        __half2 scale = __half2half2(__ushort_as_half((u16)d)), p, q;
-        codes_to_halves(k[j][b].x, p, q);
-        x[0] = bits(__hmul2(p, scale)), x[1] = bits(__hmul2(q, scale));
-        codes_to_halves(k[j][b].y, p, q);
-        x[2] = bits(__hmul2(p, scale)), x[3] = bits(__hmul2(q, scale));
-    }
-    __device__ __forceinline__ void values(int b, u32 (&x)[4][UNIT / 2]) const {
-#pragma unroll
-        for (int i = 0; i < 4; i++) {
-            __half2 scale = __half2half2(v_scale[b][i]), p, q;
-#pragma unroll
-            for (int w = 0; w < UNIT / 4; w++) {
-                codes_to_halves(v[b][i][w], p, q);
-                x[i][2 * w] = bits(__hmul2(p, scale)), x[i][2 * w + 1] = bits(__hmul2(q, scale));
-            }
-        }
-    }
-};
 
 // The queries of row `r` as operands: [row tile][step of 16][lane].
 template <int DIM> __device__ __forceinline__ void put_query(uint4 *queries, const float *row, int r, float scale, int lane) {
@@ -144,39 +45,6 @@ template <int DIM> __device__ __forceinline__ void put_query(uint4 *queries, con
         tile[(2 * b + 1) * 32 + at] = make_uint4(h[2], l[2], h[3], l[3]);
     }
 }
-
-// Blocks of the launch's clusters (1 where there are none), a barrier of theirs, and a block's shared memory.
-__device__ __forceinline__ u32 cluster_size() {
-    u32 n = 1;
-#if __CUDA_ARCH__ >= 900
-    asm("mov.u32 %0, %%cluster_nctaid.x;" : "=r"(n));
-#endif
-    return n;
-}
-__device__ __forceinline__ void cluster_barrier() {
-#if __CUDA_ARCH__ >= 900
-    asm volatile("barrier.cluster.arrive.aligned;\n barrier.cluster.wait.aligned;" ::: "memory");
-#endif
-}
-#if __CUDA_ARCH__ >= 900
-__device__ __forceinline__ u32 address_of_block(u32 at, u32 rank) {
-    u32 there;
-    asm volatile("mapa.shared::cluster.u32 %0, %1, %2;" : "=r"(there) : "r"(at), "r"(rank));
-    return there;
-}
-__device__ __forceinline__ float2 of_block(u32 at, u32 rank, float2) {
-    float2 x;
-    asm volatile("ld.shared::cluster.v2.f32 {%0,%1}, [%2];" : "=f"(x.x), "=f"(x.y) : "r"(address_of_block(at, rank)));
-    return x;
-}
-__device__ __forceinline__ float4 of_block(u32 at, u32 rank, float4) {
-    float4 x;
-    asm volatile("ld.shared::cluster.v4.f32 {%0,%1,%2,%3}, [%4];" : "=f"(x.x), "=f"(x.y), "=f"(x.z), "=f"(x.w) : "r"(address_of_block(at, rank)));
-    return x;
-}
-#else
-template <class V> __device__ __forceinline__ V of_block(u32, u32, V v) { return v; }
-#endif
 
 // Volatile: taken out of the loop over the keys, the queries would fill the registers.
 __device__ __forceinline__ uint4 operand(u32 at) {

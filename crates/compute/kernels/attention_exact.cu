@@ -11,7 +11,6 @@
 // 4 * ((ROWS + 32) * (DIM + 4) + ROWS * 32) bytes. splits > 1: `partial` holds blocks * splits * ROWS * (DIM + 2) floats.
 #include "attention_split.cuh"
 
-constexpr u32 FULL = 0xffffffffu;
 
 template <int DIM, int ROWS> __device__ __forceinline__ void attention_exact(const AttentionArgs &a) {
     constexpr int STRIDE = DIM + 4, OWN = ROWS / 4, PER_LANE = DIM / 32, LEAST = 128;

@@ -40,7 +40,6 @@ constexpr int CODES = (DIM + 31) / 32 * 32, CODES_SHARED = 2 * KEYS * (CODES + C
 constexpr int SHARED_F16 = 2 * STRIDE * (M + 2 * STAGES * KEYS);
 constexpr int SHARED_Q8_0 = 2 * STRIDE * (M + 2 * KEYS) + CODES_SHARED;
 
-constexpr u32 FULL = 0xffffffffu;
 constexpr float HEADROOM = 8.0f;
 
 // KEYS rows of k or v of an f16 cache from position `from` on into a tile; positions from `end` on become zeros.

@@ -32,7 +32,6 @@ constexpr int SHARED_Q8_0 = 1024 + QUERY_BYTES + 2 * TILE_BYTES + CODES_SHARED;
 static_assert(SHARED_F16 + 16 <= 232448 && SHARED_Q8_0 + 16 <= 232448, "more shared memory than a block gets");
 constexpr int PER_SM = DIM <= 128 ? (GROUPS == 1 ? 3 : 2) : GROUPS == 1 && DIM <= 192 ? 2 : 1;
 
-constexpr u32 FULL = 0xffffffffu;
 constexpr float HEADROOM = 8.0f;
 
 __device__ __forceinline__ void products_fence() { asm volatile("wgmma.fence.sync.aligned;" ::: "memory"); }
@@ -292,7 +291,7 @@ template <class T> __device__ __forceinline__ void attention(const AttentionArgs
                 *(float2 *)(out + 8 * i) = make_float2(result[i / 8][4 * (i % 8) + 2 * h] * factor, result[i / 8][4 * (i % 8) + 2 * h + 1] * factor);
     }
     if (span.active > 1 && arrived_last(a, block, span.active))
-        combine<M, PADDED, THREADS, false, 8>(a, blocks, block, span.active, kv_head, from_row, rows);
+        combine<M, PADDED, THREADS, false, 4>(a, blocks, block, span.active, kv_head, from_row, rows);
 }
 
 extern "C" __global__ void __launch_bounds__(THREADS, PER_SM) attention_wgmma_f16(const __grid_constant__ AttentionArgs a) { attention<__half>(a); }

@@ -6,7 +6,6 @@
 #pragma once
 #include "attention.cuh"
 
-constexpr u32 FULL = 0xffffffffu;
 
 __device__ __forceinline__ float warp_sum(float x) {
 #pragma unroll
