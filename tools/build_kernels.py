@@ -39,7 +39,7 @@ TABLE = ROOT / "crates/compute/src/cuda/images.rs"
 # A window of 2 MiB spans the largest module; the unpacker allocates as much.
 FILTERS = [{"id": lzma.FILTER_LZMA1, "preset": 9 | lzma.PRESET_EXTREME, "dict_size": 2 << 20}]
 # Architectures whose registers are recorded.
-CARDS = ["sm_75", "sm_80", "sm_86", "sm_89", "sm_90a"]
+CARDS = ["sm_75", "sm_80", "sm_90a"]
 
 
 class Toolkit:

@@ -62,7 +62,7 @@ assert C.sizeof(AttentionArgs) == 152 and C.sizeof(RotatedAttentionArgs) == 208
 
 
 class Attribute(C.Structure):
-    _fields_ = [("id", I), ("pad", I), ("value", C.c_char * 64)]
+    _fields_ = [("id", I), ("pad", I), ("value", C.c_ubyte * 64)]
 
 
 class Config(C.Structure):
@@ -70,9 +70,7 @@ class Config(C.Structure):
                 ("attributes", C.POINTER(Attribute)), ("count", C.c_uint)]
 
 
-DEPENDENT = (Attribute * 1)()
-DEPENDENT[0].id = 6  # programmatic stream serialization
-DEPENDENT[0].value = (1).to_bytes(4, "little") + bytes(60)
+DEPENDENT = Attribute(6, 0, (C.c_ubyte * 64)(1))  # programmatic stream serialization
 
 
 class Module:
@@ -81,17 +79,22 @@ class Module:
         self.module, self.functions = P(), {}
         ok(cuda.cuModuleLoadData(C.byref(self.module), open(path, "rb").read() + b"\0"), path)
 
-    def launch(self, name, args, grid, block, shared=0, dependent=False):
-        key = (name, shared > 48 * 1024 and shared)
+    def launch(self, name, args, grid, block, shared=0, dependent=False, cluster=1):
+        key = (name, shared > 48 * 1024 and shared, cluster)
         if key not in self.functions:
             function = P()
             ok(cuda.cuModuleGetFunction(C.byref(function), self.module, name.encode()), name)
             if shared > 48 * 1024:
                 ok(cuda.cuFuncSetAttribute(function, 8, shared), name)
+            if cluster > 8:
+                ok(cuda.cuFuncSetAttribute(function, 14, 1), name)  # clusters beyond the portable size
             self.functions[key] = function
         grid = tuple(grid) + (1,) * (3 - len(grid))
         config = Config((C.c_uint * 3)(*grid), (C.c_uint * 3)(block, 1, 1), shared,
-                        torch.cuda.current_stream().cuda_stream, DEPENDENT if dependent else None, int(dependent))
+                        torch.cuda.current_stream().cuda_stream, None, 0)
+        attributes = ([DEPENDENT] if dependent else []) + ([Attribute(4, 0, (C.c_ubyte * 64)(cluster, 0, 0, 0, 1, 0, 0, 0, 1))] if cluster > 1 else [])
+        if attributes:
+            config.attributes, config.count = (Attribute * len(attributes))(*attributes), len(attributes)
         parameters = (P * 1)(C.cast(C.byref(args), P))
         ok(cuda.cuLaunchKernelEx(C.byref(config), self.functions[key], parameters, None), name)
 
@@ -112,9 +115,7 @@ class PromptShape:
 
     def __init__(self, dim, target):
         d = self.dim = padded_dim(dim, PROMPT_DIMS)
-        if target >= 90:
-            mt, warps, keys, stages = (2, 4, 32 if d == 112 else 64, 2) if d <= 128 else (1, 8, 32, 2)
-        elif target >= 80:
+        if target >= 80:
             mt, warps = (2 if d <= 128 else 1), (4 if d <= 128 or d > 160 else 8)
             keys, stages = (64 if d <= 96 else 32 if d <= 192 else 16), 2
         else:
@@ -126,14 +127,31 @@ class PromptShape:
         self.padded = padded_dim(d, (64, 128, 256))
 
 
+class WgmmaShape:
+    """Tile of attention_wgmma.cu."""
+
+    def __init__(self, dim, groups):
+        d = self.dim = padded_dim(dim, PROMPT_DIMS)
+        self.rows, self.threads = 64 * groups, 128 * groups
+        slabs, codes = up(d, 64) // 64, up(d, 32)
+        queries, tile = slabs * self.rows * 128, slabs * 64 * 128
+        self.shared = {"f16": 1024 + queries + 4 * tile, "q8_0": 1024 + queries + 2 * tile + 128 * (codes + codes // 16)}
+        self.padded = padded_dim(d, (64, 128, 256))
+
+
 def decode_shape(dim, rows):
     """(padded head_dim, rows of a block, dynamic shared memory) of attention_decode.cu."""
     d = padded_dim(dim, (64, 128, 256))
     r = 8 if rows <= 8 or d == 256 else 16
-    return d, r, r * d * 4 + max(r * d * 16, 8192)
+    slots = 8 if r * d <= 1024 else 4
+    return d, r, 4 * d * (r + max(slots * r, 8))
 
 
 def exact_shape(dim):
     d = padded_dim(dim, (64, 128, 256))
     r = 16 if d == 256 else 32
     return d, r, 4 * ((r + 32) * (d + 4) + r * 32)
+
+
+def store_grid(heads, kv_heads, dim, n):
+    return (-(-n * -(-(heads + 2 * kv_heads) // (4 if dim <= 128 else 2)) // 8),)

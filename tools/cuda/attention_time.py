@@ -3,7 +3,7 @@
 Run by run.sh beside attention_check.py. Caches of all layers together exceed the L2. Times are medians; shares are of
 COPY bytes per second, the rate of a large copy on the same card.
 """
-import sys, math
+import sys, math, os
 import torch
 from attention_device import *
 
@@ -21,6 +21,7 @@ def module(name):
 
 def timed(body, repeat=20):
     """Median microseconds of a graph that holds what body launches."""
+    torch.cuda.synchronize()
     stream = torch.cuda.Stream()
     with torch.cuda.stream(stream):
         body()
@@ -39,6 +40,8 @@ def timed(body, repeat=20):
 
 big = torch.empty(1 << 30, device=D, dtype=torch.uint8)
 other = torch.empty_like(big)
+for _ in range(200):
+    other.copy_(big)
 COPY = 2 * (1 << 30) / timed(lambda: other.copy_(big)) * 1e6
 del big, other
 print(f"{torch.cuda.get_device_name()} target {TARGET}: copy {COPY / 1e12:.2f} TB/s", flush=True)
@@ -75,18 +78,18 @@ class Layers:
     def rotated(self, layer, splits, **more):
         return RotatedAttentionArgs(**self.fields(layer, splits), cos=self.cos, sin=self.sin, pairs=self.dim // 2, **more)
 
-    def decode(self, splits, dependent, early=1):
+    def decode(self, splits, dependent, early=1, cluster=1, variant=""):
         d, r, shared = decode_shape(self.dim, self.n * self.heads // self.kv_heads)
         for layer in range(len(self.caches)):
-            module("attention_decode").launch(f"attention_decode_{self.kind}_{d}_{r}", self.rotated(layer, splits, early=early),
-                (splits, self.kv_heads, -(-self.n * self.heads // self.kv_heads // r)), 256, shared, dependent)
+            module("attention_decode" + variant).launch(f"attention_decode_{self.kind}_{d}_{r}", self.rotated(layer, splits, early=early),
+                (splits, self.kv_heads, -(-self.n * self.heads // self.kv_heads // r)), 256, shared, dependent, cluster)
 
-    def prompt(self, splits):
-        p = PromptShape(self.dim, TARGET)
+    def wgmma(self, groups, splits=1):
+        p = WgmmaShape(self.dim, groups)
         blocks = -(-self.n * (self.heads // self.kv_heads) // p.rows)
         for layer in range(len(self.caches)):
-            module(f"attention_prompt_{p.dim}").launch(f"attention_prompt_{self.kind}", AttentionArgs(**self.fields(layer, splits)),
-                (blocks, self.kv_heads, splits), p.threads, p.shared[self.kind], False)
+            module(f"attention_wgmma_{p.dim}_{groups}").launch(f"attention_wgmma_{self.kind}", AttentionArgs(**self.fields(layer, splits)),
+                (blocks, self.kv_heads, splits), p.threads, p.shared[self.kind])
 
     def exact(self, splits):
         d, r, shared = exact_shape(self.dim)
@@ -96,7 +99,7 @@ class Layers:
 
     def store(self):
         for layer in range(len(self.caches)):
-            module("rope_store").launch(f"rope_store_{self.kind}", self.rotated(layer, 1), (-(-(self.heads + 2 * self.kv_heads) // 8), self.n), 256)
+            module("rope_store").launch(f"rope_store_{self.kind}", self.rotated(layer, 1), store_grid(self.heads, self.kv_heads, self.dim, self.n), 256)
 
 
 # The floor of a chain of launches.
@@ -106,7 +109,7 @@ def chain(dependent):
         module("rows").launch("rows_scale", MapArgs(x=x, n=1, width=1024, x_stride=1024, value=1.0), (1, 1), 256, 0, dependent)
 print(f"a launch in a chain of tiny kernels: {timed(lambda: chain(False)) / 64:.2f} us, dependent {timed(lambda: chain(True)) / 64:.2f} us", flush=True)
 
-print("decode: us a layer, share of the copy rate; splits: plain | dependent | dependent and early", flush=True)
+print("decode: us a layer, share of the copy rate; splits (c: a cluster): plain | dependent and early", flush=True)
 shapes = [(32, 8, 128, 1), (32, 4, 64, 1), (32, 32, 128, 1), (16, 8, 256, 1), (32, 8, 128, 4)]
 for heads, kv, dim, n in shapes[:1] if QUICK else shapes:
     for kind in ("f16", "q8_0"):
@@ -117,30 +120,42 @@ for heads, kv, dim, n in shapes[:1] if QUICK else shapes:
             layers.position.fill_(depth - n)
             count, line = len(layers.caches), ""
             floor = layers.bytes * depth / COPY * 1e6
-            for splits in sorted({max(1, 132 // kv), max(1, 264 // kv)} if depth > 256 else {max(1, 132 // kv)}):
-                times = [timed(lambda: layers.decode(splits, dependent, early)) / count for dependent, early in ((False, 0), (True, 0), (True, 1))]
-                line += f"  {splits}: " + " | ".join(f"{t:.2f} ({100 * floor / t:.0f}%)" for t in times)
+            for splits, cluster in [(max(1, 132 // kv), 1), (max(1, 264 // kv), 1), (8, 8), (4, 4)]:
+                if splits > 64 or depth <= 256 and splits > 16:
+                    continue
+                times = [timed(lambda: layers.decode(splits, dependent, early, cluster)) / count for dependent, early in ((False, 0), (True, 1))]
+                line += f"  {splits}{'c' if cluster > 1 else ''}: " + " | ".join(f"{t:.2f} ({100 * floor / t:.0f}%)" for t in times)
             print(f"  {heads}/{kv} x {dim} n {n} {kind} depth {depth}: floor {floor:.2f}{line}", flush=True)
             del layers
-print("prompt: us a layer, TFLOP/s (causal half counted)", flush=True)
+if os.path.exists("attention_decode_noask.90.cubin"):
+    for depth in (64, 200, 1000, 4096):
+        layers = Layers("f16", 32, 8, 128, depth + 16, 1, 8)
+        layers.position.fill_(depth - 1)
+        for s, c in ((16, 1), (8, 8), (4, 4)):
+            print(f"  other least keys, depth {depth} splits {s} cluster {c}: " + " ".join(f"{timed(lambda: layers.decode(s, True, 1, c, v)) / 8:.2f}" for v in ("", "_noask")), flush=True)
+            stamps = layers.partial[1 << 25:].view(torch.int64)
+            layers.decode(s, False, 0, c, "_stamp")
+            layers.decode(s, False, 0, c, "_stamp")
+            torch.cuda.synchronize()
+            at = stamps[:10].tolist()
+            print("    cycles: " + " ".join(str(b - a) for a, b in zip(at, at[1:])), flush=True)
+print("prompt: us a layer, TFLOP/s (causal half counted): blocks of 64 rows | of 128", flush=True)
 for heads, kv, dim in ([(32, 8, 128)] if QUICK else [(32, 8, 128), (32, 32, 128), (32, 4, 64), (16, 8, 256), (32, 32, 80)]):
-    for n in (512, 1024, 2048, 4096):
-        line = ""
+    for n in (128, 512, 1024, 2048, 4096):
+        line, work = "", 4 * heads * dim * n * (n + 1) / 2 / 1e6
         for kind in ("f16", "q8_0"):
             layers = Layers(kind, heads, kv, dim, n, n, 4)
-            t = timed(lambda: layers.prompt(1)) / 4
-            line += f"  {kind} {t:.1f} us {4 * heads * dim * n * (n + 1) / 2 / t / 1e6:.0f}"
-            if (heads, kv, dim) == (32, 8, 128):
-                line += f" (store {timed(layers.store) / 4:.1f} us)"
-        q = torch.randn(1, heads, n, dim, device=D, dtype=torch.half)
-        k = torch.randn(1, heads, n, dim, device=D, dtype=torch.half)
-        t = timed(lambda: torch.nn.functional.scaled_dot_product_attention(q, k, k, is_causal=True))
-        line += f"  torch {t:.1f} us {4 * heads * dim * n * (n + 1) / 2 / t / 1e6:.0f}"
-        print(f"  {heads}/{kv} x {dim} n {n}:{line}", flush=True)
+            times = [timed(lambda: layers.wgmma(g)) / 4 for g in (1, 2)]
+            line += f"  {kind} " + " | ".join(f"{t:.1f} us {work / t:.0f}" for t in times)
+        if (heads, kv, dim) == (32, 8, 128):
+            line += f"  store {timed(layers.store) / 4:.1f} us"
+        q, k, v = (torch.randn(1, heads, n, dim, device=D, dtype=torch.half) for _ in range(3))
+        t = timed(lambda: torch.nn.functional.scaled_dot_product_attention(q, k, v, is_causal=True))
+        print(f"  {heads}/{kv} x {dim} n {n}:{line}  torch {t:.1f} us {work / t:.0f}", flush=True)
 for n, depth in ((8, 4096), (16, 4096), (64, 4096), (512, 4096)):
     layers = Layers("f16", 32, 8, 128, depth, n, 8)
     layers.position.fill_(depth - n)
-    print(f"  prompt n {n} at depth {depth}: " + "  ".join(f"splits {s} {timed(lambda: layers.prompt(s)) / 8:.1f} us" for s in (1, 4, 16, 32)), flush=True)
+    print(f"  prompt n {n} at depth {depth}: " + "  ".join(f"splits {s} {timed(lambda: layers.wgmma(1, s)) / 8:.1f} us" for s in ((1, 4, 16, 32) if n < 512 else (1, 2))), flush=True)
 layers = Layers("f32", 32, 8, 128, 512, 512, 4)
 print(f"exact n 512: {timed(lambda: layers.exact(1)) / 4:.1f} us")
 layers = Layers("f32", 32, 8, 128, 4096, 1, 8)

@@ -158,9 +158,11 @@ __device__ __forceinline__ void codes_to_halves(u32 codes, __half2 &a, __half2 &
 
 __device__ __forceinline__ float infinity() { return __int_as_float(0x7f800000); }
 
+// All lanes of a warp.
+constexpr u32 FULL = 0xffffffffu;
 constexpr float LOG2_E = 1.4426950408889634f;
 
 // A score after the soft cap, c tanh(s / c), for scores in natural units.
 __device__ __forceinline__ float capped(float s, float cap) {
-    return cap * (1.0f - 2.0f / (1.0f + __expf(2.0f * s / cap)));
+    return cap * (1.0f - __fdividef(2.0f, 1.0f + __expf(__fdividef(2.0f * s, cap))));
 }

@@ -4,9 +4,11 @@
 //
 // The first number is head_dim rounded up to one of the three, the second the query rows (tokens * heads of a group)
 // that a block takes; more rows: more blocks, the keys come from L2 then.
-// Grid: (splits, kv_heads, ceil(n * group / rows)). Block: 256 threads. Dynamic shared memory: DECODE_SHARED below.
-// Every split has at least 256 keys as far as there are any, so that short texts need no combination; blocks without
-// keys end at once. The number of keys comes from *position: a captured launch stays valid while the text grows.
+// Grid: (splits, kv_heads, ceil(n * group / rows)). Block: 256 threads. Dynamic shared memory: 4 * rows * DIM
+// bytes for the queries, then max(slots * rows, 8) * DIM * 4, where slots is 8 if rows * DIM <= 1024, else 4.
+// Launched in clusters of all splits (up to 8, or 16), the blocks combine their results through shared memory; else through
+// `partial`, the last to arrive for all. Every split has at least 32 (128 without clusters) keys as far as there are any;
+// blocks without keys end at once. The number of keys comes from *position: a captured launch stays valid while the text grows.
 // `partial`: blocks * splits * rows * (DIM + 2) floats with blocks = kv_heads * grid.z.
 //
 // Each of 8 warps takes 16 keys at a time, straight from global memory into the operands of mma: the numbers of a head
@@ -17,113 +19,16 @@
 //
 // A warp's sums have a reference of their own (as in flash attention's online softmax, Dao et al. 2022), the warps are
 // combined in shared memory. p carries a factor 2^8 against f16's subnormals.
+#include "attention_reader.cuh"
 #include "attention_split.cuh"
+#include "cluster.cuh"
 #include "rope.cuh"
 
-constexpr int WARPS = 8, TILE = 16, LEAST = 256;
+constexpr int WARPS = 8, TILE = 16, LEAST = 128, LEAST_CLUSTERED = 32;
 constexpr float HEADROOM = 8.0f;
 
-// How a cache's numbers become operands. DIM / 32 blocks of K, VBLOCKS blocks of V; a thread holds 8 numbers of each
-// K block, UNIT of each V block.
-template <class T, int DIM> struct Reader;
-
-template <int DIM> struct Reader<__half, DIM> {
-    static constexpr int UNIT = 8, VBLOCKS = DIM / 64;
-    uint4 k[2][DIM / 32], v[VBLOCKS][4];
-
-    __device__ __forceinline__ void load_keys(const KvCache &c, i64 base, int tile, int last, int g, int t) {
-#pragma unroll
-        for (int j = 0; j < 2; j++) {
-            int key = min(tile + 8 * j + g, last);
-            const __half *from = (const __half *)c.k + (base + key) * c.row + 8 * t;
-#pragma unroll
-            for (int b = 0; b < DIM / 32; b++)
-                k[j][b] = 32 * b + 8 * t < c.row ? *(const uint4 *)(from + 32 * b) : make_uint4(0, 0, 0, 0);
-        }
-    }
-    __device__ __forceinline__ void load_values(const KvCache &c, i64 base, int tile, int last, int g, int t) {
-#pragma unroll
-        for (int i = 0; i < 4; i++) {
-            int key = min(tile + 8 * (i >> 1) + 2 * t + (i & 1), last);
-            const __half *from = (const __half *)c.v + (base + key) * c.row + 8 * g;
-#pragma unroll
-            for (int b = 0; b < VBLOCKS; b++)
-                v[b][i] = 64 * b + 8 * g < c.row ? *(const uint4 *)(from + 64 * b) : make_uint4(0, 0, 0, 0);
-        }
-    }
-    // Eight numbers of key (8 j + g) of the tile, in pairs.
-    __device__ __forceinline__ void key(int j, int b, int, u32 (&x)[4]) const {
-        x[0] = k[j][b].x, x[1] = k[j][b].y, x[2] = k[j][b].z, x[3] = k[j][b].w;
-    }
-    // Pair `pair` of UNIT / 2 of the thread's i-th key.
-    __device__ __forceinline__ void prepare(int, u32 (&)[4][UNIT / 2]) const {}
-    __device__ __forceinline__ void values(int b, u32 (&x)[4][UNIT / 2]) const {
-#pragma unroll
-        for (int i = 0; i < 4; i++) x[i][0] = v[b][i].x, x[i][1] = v[b][i].y, x[i][2] = v[b][i].z, x[i][3] = v[b][i].w;
-    }
-};
-
-template <int DIM> struct Reader<signed char, DIM> {
-    static constexpr int UNIT = DIM == 64 ? 8 : 16, VBLOCKS = DIM / (8 * UNIT), SCALES = (DIM / 32 + 3) / 4;
-    uint2 k[2][DIM / 32];
-    __half k_scale[2][SCALES];  // block 4 i + t of key g
-    u32 v[VBLOCKS][4][UNIT / 4];
-    __half v_scale[VBLOCKS][4];
-
-    __device__ __forceinline__ void load_keys(const KvCache &c, i64 base, int tile, int last, int g, int t) {
-#pragma unroll
-        for (int j = 0; j < 2; j++) {
-            int key = min(tile + 8 * j + g, last);
-            i64 at = (base + key) * c.row;
-            const signed char *from = (const signed char *)c.k + at + 8 * t;
-#pragma unroll
-            for (int b = 0; b < DIM / 32; b++) k[j][b] = 32 * b < c.row ? *(const uint2 *)(from + 32 * b) : make_uint2(0, 0);
-#pragma unroll
-            for (int i = 0; i < SCALES; i++)
-                k_scale[j][i] = 32 * (4 * i + t) < c.row ? c.k_scales[(at >> 5) + 4 * i + t] : __float2half(0.0f);
-        }
-    }
-    __device__ __forceinline__ void load_values(const KvCache &c, i64 base, int tile, int last, int g, int t) {
-#pragma unroll
-        for (int i = 0; i < 4; i++) {
-            int key = min(tile + 8 * (i >> 1) + 2 * t + (i & 1), last);
-            i64 at = (base + key) * c.row;
-            const signed char *from = (const signed char *)c.v + at + UNIT * g;
-#pragma unroll
-            for (int b = 0; b < VBLOCKS; b++) {
-                int dim = 8 * UNIT * b + UNIT * g;
-                bool inside = dim < c.row;
-                if constexpr (UNIT == 16) {
-                    uint4 x = inside ? *(const uint4 *)(from + 128 * b) : make_uint4(0, 0, 0, 0);
-                    v[b][i][0] = x.x, v[b][i][1] = x.y, v[b][i][2] = x.z, v[b][i][3] = x.w;
-                } else {
-                    uint2 x = inside ? *(const uint2 *)(from + 64 * b) : make_uint2(0, 0);
-                    v[b][i][0] = x.x, v[b][i][1] = x.y;
-                }
-                v_scale[b][i] = inside ? c.v_scales[(at + dim) >> 5] : __float2half(0.0f);
-            }
-        }
-    }
-    __device__ __forceinline__ void key(int j, int b, int lane, u32 (&x)[4]) const {
-        u32 d = __shfl_sync(FULL, (u32)__half_as_ushort(k_scale[j][b / 4]), (lane & ~3) + b % 4);
-        __half2 scale = __half2half2(__ushort_as_half((u16)d)), p, q;
-        codes_to_halves(k[j][b].x, p, q);
-        x[0] = bits(__hmul2(p, scale)), x[1] = bits(__hmul2(q, scale));
-        codes_to_halves(k[j][b].y, p, q);
-        x[2] = bits(__hmul2(p, scale)), x[3] = bits(__hmul2(q, scale));
-    }
-    __device__ __forceinline__ void values(int b, u32 (&x)[4][UNIT / 2]) const {
-#pragma unroll
-        for (int i = 0; i < 4; i++) {
-            __half2 scale = __half2half2(v_scale[b][i]), p, q;
-#pragma unroll
-            for (int w = 0; w < UNIT / 4; w++) {
-                codes_to_halves(v[b][i][w], p, q);
-                x[i][2 * w] = bits(__hmul2(p, scale)), x[i][2 * w + 1] = bits(__hmul2(q, scale));
-            }
-        }
-    }
-};
+// Room for the results of all warps, or of half of them.
+__host__ __device__ constexpr int slots_of(int dim, int row_tiles) { return dim * row_tiles <= 128 ? 8 : 4; }
 
 // The queries of row `r` as operands: [row tile][step of 16][lane].
 template <int DIM> __device__ __forceinline__ void put_query(uint4 *queries, const float *row, int r, float scale, int lane) {
@@ -133,32 +38,50 @@ template <int DIM> __device__ __forceinline__ void put_query(uint4 *queries, con
         u32 h[4], l[4];
 #pragma unroll
         for (int i = 0; i < 4; i++) {
-            float x = 0, y = 0;
-            if (row) x = row[32 * b + 8 * t + 2 * i] * scale, y = row[32 * b + 8 * t + 2 * i + 1] * scale;
-            pack_two(x, y, h[i], l[i]);
+            float2 x = *(const float2 *)(row + 32 * b + 8 * t + 2 * i);
+            pack_two(x.x * scale, x.y * scale, h[i], l[i]);
         }
         tile[2 * b * 32 + at] = make_uint4(h[0], l[0], h[1], l[1]);
         tile[(2 * b + 1) * 32 + at] = make_uint4(h[2], l[2], h[3], l[3]);
     }
 }
 
+// Volatile: taken out of the loop over the keys, the queries would fill the registers.
+__device__ __forceinline__ uint4 operand(u32 at) {
+    uint4 x;
+    asm volatile("ld.volatile.shared.v4.u32 {%0,%1,%2,%3}, [%4];" : "=r"(x.x), "=r"(x.y), "=r"(x.z), "=r"(x.w) : "r"(at));
+    return x;
+}
+
 template <class T, int DIM, int RT> __device__ __forceinline__ void attention_decode(const RotatedAttentionArgs &args) {
     constexpr int ROWS = 8 * RT;
     using Read = Reader<T, DIM>;
     constexpr int UNIT = Read::UNIT, VBLOCKS = Read::VBLOCKS, PAIRS = UNIT / 2;
+    constexpr int SLOTS = slots_of(DIM, RT);
     extern __shared__ __align__(16) unsigned char memory[];
     uint4 *queries = (uint4 *)memory;                              // [RT][DIM / 16][32]
-    float *slots = (float *)(queries + RT * (DIM / 16) * 32);      // [4][ROWS][DIM], and [8][256] before
+    float *slots = (float *)(queries + RT * (DIM / 16) * 32);      // [SLOTS][ROWS][DIM], and [8][DIM] before
     __shared__ float warp_sums[WARPS][ROWS][2];
+    __shared__ float2 own_sums[ROWS];  // of all warps together
     const AttentionArgs &a = args.a;
     const int warp = threadIdx.x / 32, lane = threadIdx.x % 32, g = lane / 4, t = lane % 4;
     const int kv_head = blockIdx.y, group = a.heads / a.kv_heads;
+    const int from_row = blockIdx.z * ROWS, rows = min(ROWS, a.n * group - from_row);
+    float *row = slots + warp * DIM;
+    // Each warp's first query is on its way while position and keys are asked for.
+    RowTask task = query_task(a, args.r, min(from_row + warp, a.n * group - 1) / group, kv_head, (from_row + warp) % group);
+    if (a.stored) task.norm = task.pairs = 0;
+    RowValues<DIM> values;
     pdl_launch();
-    if (!a.early) pdl_wait();
+    if (!a.early) {
+        pdl_wait();
+        values = load_row<DIM>(task, a.dim, args.r.interleaved, lane);
+    }
 
     const int first = *a.position, end = first + a.n;
     const int begin = a.window > 0 ? max(0, first + 1 - a.window) : 0;
-    const Span span = span_of(begin, end, blockIdx.x, a.splits, LEAST, TILE);
+    const bool clustered = cluster_size() > 1;
+    const Span span = span_of(begin, end, blockIdx.x, a.splits, clustered ? LEAST_CLUSTERED : LEAST, TILE);
     if ((int)blockIdx.x >= span.active) return;
     const i64 base = (i64)kv_head * a.cache.context;
     const int last = span.high - 1;
@@ -170,36 +93,39 @@ template <class T, int DIM, int RT> __device__ __forceinline__ void attention_de
         read.load_keys(a.cache, base, tile, last, g, t);
         read.load_values(a.cache, base, tile, last, g, t);
     }
-    if (a.early) pdl_wait();
+    if (a.early) {
+        pdl_wait();
+        values = load_row<DIM>(task, a.dim, args.r.interleaved, lane);
+    }
 
-    const int from_row = blockIdx.z * ROWS, rows = min(ROWS, a.n * group - from_row);
     const int new_low = max(first, span.low), fresh = a.stored ? 0 : max(0, span.high - new_low);
     // A capped score stays in natural units until it is capped.
     const float scale = a.softcap > 0 ? a.scale : a.scale * LOG2_E;
-    float *row = slots + warp * 256;
-    for (int task = warp; task < ROWS + 2 * fresh; task += WARPS) {
-        if (task < ROWS) {
-            int token = (from_row + task) / group, head = kv_head * group + (from_row + task) % group;
-            if (task >= rows) {
-                put_query<DIM>(queries, nullptr, task, 0, lane);
-                continue;
-            }
-            if (a.stored) {
-                const float *x = a.rows.q + (i64)token * a.rows.q_token + kv_head * a.rows.q_group +
-                                 (head - kv_head * group) * a.dim;
-                read_row(row, x, a.dim, DIM, lane);
-            } else {
-                query_row(row, a, args.r, token, head, DIM, lane);
-            }
-            put_query<DIM>(queries, row, task, scale, lane);
-            __syncwarp();
-        } else {
-            int position = new_low + (task - ROWS) / 2;
-            if ((task - ROWS) % 2)
-                append_value<T>(row, a, position - first, kv_head, position, lane);
-            else
-                append_key<T>(row, a, args.r, position - first, kv_head, position, lane);
+    // Rows of queries, then keys and values of the new tokens among the block's keys.
+#pragma unroll 1
+    for (int at = warp; at < rows + 2 * fresh; at += WARPS) {
+        const bool query = at < rows, key = (at - rows) % 2 == 0;
+        const int r = from_row + at, position = new_low + (at - rows) / 2;
+        if (at != warp || !query) {
+            task = query ? query_task(a, args.r, r / group, kv_head, r % group)
+                   : key ? key_task(a, args.r, position - first, kv_head)
+                         : value_task(a, position - first, kv_head);
+            if (a.stored) task.norm = task.pairs = 0;
+            values = load_row<DIM>(task, a.dim, args.r.interleaved, lane);
         }
+        make_row<DIM>(row, task, values, a.dim, args.r.interleaved, args.r.eps, lane);
+        if (query)
+            put_query<DIM>(queries, row, at, scale, lane);
+        else
+            store_row(row, (T *)(key ? a.cache.k : a.cache.v), key ? a.cache.k_scales : a.cache.v_scales,
+                      row_at(a.cache, kv_head, position), a.cache.row, lane);
+        __syncwarp();
+    }
+    // Rows that are none: any finite numbers.
+#pragma unroll 1
+    for (int at = threadIdx.x; at < (ROWS - rows) * (DIM / 4); at += 32 * WARPS) {
+        const int r = rows + at / (DIM / 4), s = at % (DIM / 4) / 4, q = at % 4;
+        queries[((r / 8) * (DIM / 16) + s) * 32 + r % 8 * 4 + q] = make_uint4(0, 0, 0, 0);
     }
     __syncthreads();
     if (!before && tile < span.high) {
@@ -207,6 +133,7 @@ template <class T, int DIM, int RT> __device__ __forceinline__ void attention_de
         read.load_values(a.cache, base, tile, last, g, t);
     }
 
+    const u32 queries_at = shared_address(queries + lane);
     float result[RT][VBLOCKS][PAIRS][4] = {};
     float reference[RT], sum[RT];
     int see_from[RT], see_to[RT];
@@ -219,7 +146,7 @@ template <class T, int DIM, int RT> __device__ __forceinline__ void attention_de
 
     for (; tile < span.high; tile += TILE * WARPS) {
         const int next = tile + TILE * WARPS;
-        float scores[RT][2][4] = {};
+        float scores[RT][2][2][4] = {};  // [row tile][even or odd step][keys 0-7, 8-15]: short chains
 #pragma unroll
         for (int b = 0; b < DIM / 32; b++) {
             u32 x[2][4];
@@ -229,9 +156,9 @@ template <class T, int DIM, int RT> __device__ __forceinline__ void attention_de
             for (int m = 0; m < RT; m++) {
 #pragma unroll
                 for (int s = 0; s < 2; s++) {
-                    uint4 q = queries[(m * (DIM / 16) + 2 * b + s) * 32 + lane];
+                    uint4 q = operand(queries_at + ((m * (DIM / 16) + 2 * b + s) * 32) * 16);
 #pragma unroll
-                    for (int j = 0; j < 2; j++) mma(scores[m][j], q.x, q.y, q.z, q.w, x[j][2 * s], x[j][2 * s + 1]);
+                    for (int j = 0; j < 2; j++) mma(scores[m][s][j], q.x, q.y, q.z, q.w, x[j][2 * s], x[j][2 * s + 1]);
                 }
             }
         }
@@ -244,7 +171,8 @@ template <class T, int DIM, int RT> __device__ __forceinline__ void attention_de
             float largest = LOWEST;
 #pragma unroll
             for (int i = 0; i < 4; i++) {
-                s[i] = scores[m][i >> 1][i & 1] + scores[m][i >> 1][(i & 1) + 2];
+                s[i] = (scores[m][0][i >> 1][i & 1] + scores[m][1][i >> 1][i & 1]) +
+                       (scores[m][0][i >> 1][(i & 1) + 2] + scores[m][1][i >> 1][(i & 1) + 2]);
                 if (a.softcap > 0) s[i] = capped(s[i], a.softcap) * LOG2_E;
                 int key = tile + 8 * (i >> 1) + 2 * t + (i & 1);
                 if (key >= see_to[m] || key < see_from[m]) s[i] = -infinity();
@@ -291,7 +219,8 @@ template <class T, int DIM, int RT> __device__ __forceinline__ void attention_de
         if (next < span.high) read.load_values(a.cache, base, next, last, g, t);
     }
 
-    // The warps' references and sums, then their results at the common reference: warps 4-7 into slots, the others add.
+    // The warps' references and sums, then their results at the common reference: into a slot each, or
+    // warps 4-7 into four slots and the others added to them.
 #pragma unroll
     for (int m = 0; m < RT; m++) {
         sum[m] += __shfl_xor_sync(FULL, sum[m], 1);
@@ -299,6 +228,14 @@ template <class T, int DIM, int RT> __device__ __forceinline__ void attention_de
         if (t == 0) warp_sums[warp][8 * m + g][0] = reference[m], warp_sums[warp][8 * m + g][1] = sum[m];
     }
     __syncthreads();
+    if (threadIdx.x < ROWS) {
+        float largest = LOWEST, total = 0;
+#pragma unroll
+        for (int w = 0; w < WARPS; w++) largest = fmaxf(largest, warp_sums[w][threadIdx.x][0]);
+#pragma unroll
+        for (int w = 0; w < WARPS; w++) total += warp_sums[w][threadIdx.x][1] * power_2(warp_sums[w][threadIdx.x][0] - largest);
+        own_sums[threadIdx.x] = make_float2(largest, total);
+    }
 #pragma unroll
     for (int m = 0; m < RT; m++) {
         float factor[2];
@@ -316,10 +253,10 @@ template <class T, int DIM, int RT> __device__ __forceinline__ void attention_de
 #pragma unroll
                 for (int e = 0; e < 4; e++) result[m][b][i][e] *= factor[e & 1];
     }
-    float *slot = slots + (warp & 3) * ROWS * DIM;
+    float *slot = slots + warp % SLOTS * ROWS * DIM;
 #pragma unroll
-    for (int round = 0; round < 2; round++) {
-        if ((warp < 4) == (round == 1)) {
+    for (int round = 0; round < WARPS / SLOTS; round++) {
+        if (SLOTS == WARPS || (warp < SLOTS) == (round == 1)) {
 #pragma unroll
             for (int m = 0; m < RT; m++)
 #pragma unroll
@@ -343,52 +280,56 @@ template <class T, int DIM, int RT> __device__ __forceinline__ void attention_de
         __syncthreads();
     }
 
+    float4 *own_result = (float4 *)queries;  // no longer needed
     const int blocks = gridDim.y * gridDim.z, block = blockIdx.y * gridDim.z + blockIdx.z;
     for (int i = threadIdx.x; i < rows * (DIM / 4); i += 32 * WARPS) {
         int r = i / (DIM / 4), column = i % (DIM / 4);
         float4 x = make_float4(0, 0, 0, 0);
 #pragma unroll
-        for (int s = 0; s < 4; s++) {
+        for (int s = 0; s < SLOTS; s++) {
             float4 y = *((float4 *)(slots + (s * ROWS + r) * DIM) + column);
             x.x += y.x, x.y += y.y, x.z += y.z, x.w += y.w;
         }
-        float largest = LOWEST, total = 0;
-#pragma unroll
-        for (int w = 0; w < WARPS; w++) largest = fmaxf(largest, warp_sums[w][r][0]);
-#pragma unroll
-        for (int w = 0; w < WARPS; w++) total += warp_sums[w][r][1] * power_2(warp_sums[w][r][0] - largest);
         if (span.active == 1) {
-            float inverse = 1.0f / total, got[4] = {x.x, x.y, x.z, x.w};
-            float *out = out_row(a, kv_head, from_row + r) + 4 * column;
-#pragma unroll
-            for (int e = 0; e < 4; e++)
-                if (4 * column + e < a.dim) out[e] = got[e] * inverse;
+            const float inverse = __fdividef(1.0f, own_sums[r].y);
+            put_out(a, kv_head, from_row + r, column, make_float4(x.x * inverse, x.y * inverse, x.z * inverse, x.w * inverse));
+        } else if (clustered) {
+            own_result[i] = x;
         } else {
             *((float4 *)(partial_results(a, blocks, block, blockIdx.x, ROWS, DIM) + r * DIM) + column) = x;
-            if (column == 0) ((float2 *)partial_sums(a, block, blockIdx.x, ROWS))[r] = make_float2(largest, total);
+            if (column == 0) ((float2 *)partial_sums(a, block, blockIdx.x, ROWS))[r] = own_sums[r];
         }
     }
-    if (span.active > 1 && arrived_last(a, block, span.active))
-        combine<ROWS, DIM, 32 * WARPS, false>(a, blocks, block, span.active, kv_head, from_row, rows);
+    if (span.active == 1) return;
+    if (clustered) {
+        // Each block combines its share of the row's numbers out of all blocks' shared memory.
+        cluster_barrier();
+#pragma unroll 1
+        for (int i = threadIdx.x * span.active + blockIdx.x; i < rows * (DIM / 4); i += 32 * WARPS * span.active) {
+            const int r = i / (DIM / 4), column = i % (DIM / 4);
+            const u32 sums_at = shared_address(own_sums + r), result_at = shared_address(own_result + i);
+            float4 y = joined<8, false>(span.active, [&](int s, float2 &m, float4 &v) {
+                m = of_block(sums_at, s, float2()), v = of_block(result_at, s, float4());
+            });
+            put_out(a, kv_head, from_row + r, column, y);
+        }
+        cluster_barrier();
+    } else if (arrived_last(a, block, span.active)) {
+        combine<ROWS, DIM, 32 * WARPS, false, 16>(a, blocks, block, span.active, kv_head, from_row, rows);
+    }
 }
-
-// Queries as operands, then the larger of the slots and eight rows of 256: bytes of dynamic shared memory.
-#define DECODE_SHARED(DIM, RT) ((RT) * (DIM) * 32 + ((RT) * (DIM) * 128 > 8192 ? (RT) * (DIM) * 128 : 8192))
 
 #define KERNEL(NAME, T, DIM, RT, PER_SM)                                                     \
     extern "C" __global__ void __launch_bounds__(256, PER_SM) attention_decode_##NAME(const __grid_constant__ RotatedAttentionArgs args) { \
         attention_decode<T, DIM, RT>(args);                                                  \
     }
-#ifndef PER_SM
-#define PER_SM 2
-#endif
-KERNEL(f16_64_8, __half, 64, 1, PER_SM)
-KERNEL(f16_64_16, __half, 64, 2, PER_SM)
-KERNEL(f16_128_8, __half, 128, 1, PER_SM)
+KERNEL(f16_64_8, __half, 64, 1, 2)
+KERNEL(f16_64_16, __half, 64, 2, 2)
+KERNEL(f16_128_8, __half, 128, 1, 1)
 KERNEL(f16_128_16, __half, 128, 2, 1)
 KERNEL(f16_256_8, __half, 256, 1, 1)
-KERNEL(q8_0_64_8, signed char, 64, 1, PER_SM)
-KERNEL(q8_0_64_16, signed char, 64, 2, PER_SM)
-KERNEL(q8_0_128_8, signed char, 128, 1, PER_SM)
+KERNEL(q8_0_64_8, signed char, 64, 1, 2)
+KERNEL(q8_0_64_16, signed char, 64, 2, 2)
+KERNEL(q8_0_128_8, signed char, 128, 1, 2)
 KERNEL(q8_0_128_16, signed char, 128, 2, 1)
 KERNEL(q8_0_256_8, signed char, 256, 1, 1)

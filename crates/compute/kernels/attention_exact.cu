@@ -11,7 +11,6 @@
 // 4 * ((ROWS + 32) * (DIM + 4) + ROWS * 32) bytes. splits > 1: `partial` holds blocks * splits * ROWS * (DIM + 2) floats.
 #include "attention_split.cuh"
 
-constexpr u32 FULL = 0xffffffffu;
 
 template <int DIM, int ROWS> __device__ __forceinline__ void attention_exact(const AttentionArgs &a) {
     constexpr int STRIDE = DIM + 4, OWN = ROWS / 4, PER_LANE = DIM / 32, LEAST = 128;
@@ -120,7 +119,7 @@ template <int DIM, int ROWS> __device__ __forceinline__ void attention_exact(con
         }
     }
     if (span.active > 1 && arrived_last(a, block, span.active))
-        combine<ROWS, DIM, 128, true>(a, blocks, block, span.active, kv_head, from_row, rows);
+        combine<ROWS, DIM, 128, true, 4>(a, blocks, block, span.active, kv_head, from_row, rows);
 }
 
 extern "C" __global__ void __launch_bounds__(128, 3) attention_exact_64(const __grid_constant__ AttentionArgs a) { attention_exact<64, 32>(a); }

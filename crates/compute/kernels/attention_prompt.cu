@@ -1,4 +1,5 @@
-// Attention of many tokens over an f16 or q8_0 cache, in tiles on the tensor cores; scores are never stored.
+// Attention of many tokens over an f16 or q8_0 cache, in tiles on the tensor cores; scores are never stored. For
+// compute_75 and compute_80; capability 9.0 has attention_wgmma.cu.
 //
 //   extern "C" void attention_prompt_f16(AttentionArgs), attention_prompt_q8_0(AttentionArgs)
 //   compiled with -D HEAD_DIM=64|80|96|112|128|160|192|256: head_dim rounded up to one of them.
@@ -25,10 +26,7 @@
 #endif
 constexpr int DIM = HEAD_DIM;
 // Row tiles of 16 a warp takes, warps, keys of a tile, blocks that share a multiprocessor, tiles of k and v.
-#if __CUDA_ARCH__ >= 900
-constexpr int MT = DIM <= 128 ? 2 : 1, WARPS = DIM <= 128 ? 4 : 8, KEYS = DIM <= 128 && DIM != 112 ? 64 : 32;
-constexpr int PER_SM = DIM <= 128 ? 2 : 1, STAGES = 2, MOST_SHARED = 232448;
-#elif __CUDA_ARCH__ >= 800
+#if __CUDA_ARCH__ >= 800
 // 99 KiB on 8.6 and 8.9.
 constexpr int MT = DIM <= 128 ? 2 : 1, WARPS = DIM <= 128 || DIM > 160 ? 4 : 8;
 constexpr int KEYS = DIM <= 96 ? 64 : DIM <= 192 ? 32 : 16, PER_SM = DIM <= 128 ? 2 : 1, STAGES = 2, MOST_SHARED = 101376;
@@ -42,7 +40,6 @@ constexpr int CODES = (DIM + 31) / 32 * 32, CODES_SHARED = 2 * KEYS * (CODES + C
 constexpr int SHARED_F16 = 2 * STRIDE * (M + 2 * STAGES * KEYS);
 constexpr int SHARED_Q8_0 = 2 * STRIDE * (M + 2 * KEYS) + CODES_SHARED;
 
-constexpr u32 FULL = 0xffffffffu;
 constexpr float HEADROOM = 8.0f;
 
 // KEYS rows of k or v of an f16 cache from position `from` on into a tile; positions from `end` on become zeros.
@@ -114,15 +111,13 @@ template <class T> __device__ __forceinline__ void attention_prompt(const Attent
     if ((int)blockIdx.z >= span.active) return;
 
     const i64 head_at = (i64)kv_head * a.cache.context * a.cache.row;
-    const T *k = (const T *)a.cache.k + head_at, *v = (const T *)a.cache.v + head_at;
-    const __half *k_scales = a.cache.k_scales + (head_at >> 5), *v_scales = a.cache.v_scales + (head_at >> 5);
     auto copy = [&](int tile, int stage) {
         if constexpr (CODED) {
-            copy_codes(key_codes, k, k_scales, a.cache.row, tile, span.high);
-            copy_codes(value_codes, v, v_scales, a.cache.row, tile, span.high);
+            copy_codes(key_codes, (const signed char *)a.cache.k + head_at, a.cache.k_scales + (head_at >> 5), a.cache.row, tile, span.high);
+            copy_codes(value_codes, (const signed char *)a.cache.v + head_at, a.cache.v_scales + (head_at >> 5), a.cache.row, tile, span.high);
         } else {
-            copy_tile(keys + stage * KEYS * STRIDE, k, a.cache.row, tile, span.high);
-            copy_tile(values + stage * KEYS * STRIDE, v, a.cache.row, tile, span.high);
+            copy_tile(keys + stage * KEYS * STRIDE, (const __half *)a.cache.k + head_at, a.cache.row, tile, span.high);
+            copy_tile(values + stage * KEYS * STRIDE, (const __half *)a.cache.v + head_at, a.cache.row, tile, span.high);
         }
         copies_commit();
     };
@@ -262,7 +257,7 @@ template <class T> __device__ __forceinline__ void attention_prompt(const Attent
                 }
             }
         }
-        stage ^= 1;
+        if (STAGES == 2) stage ^= 1;
     }
 
     const int blocks = gridDim.y * gridDim.x, block = blockIdx.y * gridDim.x + blockIdx.x;
@@ -291,7 +286,7 @@ template <class T> __device__ __forceinline__ void attention_prompt(const Attent
             }
         }
     if (span.active > 1 && arrived_last(a, block, span.active))
-        combine<M, PADDED, THREADS, false>(a, blocks, block, span.active, kv_head, from_row, rows);
+        combine<M, PADDED, THREADS, false, 8>(a, blocks, block, span.active, kv_head, from_row, rows);
 }
 
 // 16 more for arrived_last.

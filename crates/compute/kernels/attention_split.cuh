@@ -25,17 +25,18 @@ template <bool NATURAL> __device__ __forceinline__ float power(float x) {
 }
 
 // To be called by all threads of a block after its partial result is written. True in the block that is the last of
-// `active` to arrive.
+// `active` to arrive. The barrier orders the block's writes before thread 0's atomic, which publishes them all and sees
+// what others published.
 __device__ __forceinline__ bool arrived_last(const AttentionArgs &a, int block, int active) {
     __shared__ bool last;
-    __threadfence();
     __syncthreads();
     if (threadIdx.x == 0) {
-        last = atomicAdd(a.arrived + block, 1u) == (u32)active - 1;
+        u32 before;
+        asm volatile("atom.acq_rel.gpu.global.add.u32 %0, [%1], 1;" : "=r"(before) : "l"(a.arrived + block) : "memory");
+        last = before == (u32)active - 1;
         if (last) a.arrived[block] = 0;
     }
     __syncthreads();
-    __threadfence();
     return last;
 }
 
@@ -45,35 +46,57 @@ __device__ __forceinline__ float *out_row(const AttentionArgs &a, int kv_head, i
     return a.out + ((i64)(r / group) * a.heads + kv_head * group + r % group) * a.dim;
 }
 
-// Combines the partial results of a block of rows, `count` of them from `first` on.
-template <int ROWS, int DIM, int THREADS, bool NATURAL>
-__device__ void combine(const AttentionArgs &a, int blocks, int block, int active, int kv_head, int first, int count) {
-    constexpr int LANES = DIM / 4;  // threads for a row, four numbers each
-    constexpr int AT_ONCE = THREADS / LANES;
-    const int lane = threadIdx.x % LANES, slot = threadIdx.x / LANES;
-    for (int base = 0; base < count; base += AT_ONCE) {
-        int r = base + slot;
-        // The rows' largest reference and sums: each thread for itself, the loads are broadcast.
-        if (r < count && slot < AT_ONCE) {
-            float largest = LOWEST;
-            for (int s = 0; s < active; s++) largest = fmaxf(largest, __ldcg(partial_sums(a, block, s, ROWS) + 2 * r));
-            float sum = 0;
-            float4 result = make_float4(0, 0, 0, 0);
-#pragma unroll 8
-            for (int s = 0; s < active; s++) {
-                float2 own = __ldcg((const float2 *)partial_sums(a, block, s, ROWS) + r);
-                float4 x = __ldcg((const float4 *)(partial_results(a, blocks, block, s, ROWS, DIM) + r * DIM) + lane);
-                float w = power<NATURAL>(own.x - largest);
-                sum += own.y * w;
-                result.x += x.x * w, result.y += x.y * w, result.z += x.z * w, result.w += x.w * w;
-            }
-            float inverse = 1.0f / sum;
-            float *out = out_row(a, kv_head, first + r) + 4 * lane;
-            float got[4] = {result.x, result.y, result.z, result.w};
+// Four numbers of a row, combined from `active` partial results: read(s, m, v) gives reference and sum, and the numbers,
+// of split s. AHEAD at a time: all loads are on their way before the first is used.
+template <int AHEAD, bool NATURAL, class F> __device__ __forceinline__ float4 joined(int active, F read) {
+    float largest = LOWEST, sum = 0;
+    float4 result = make_float4(0, 0, 0, 0);
+#pragma unroll 1
+    for (int s = 0; s < active; s += AHEAD) {
+        float2 m[AHEAD];
+        float4 v[AHEAD];
 #pragma unroll
-            for (int i = 0; i < 4; i++)
-                if (4 * lane + i < a.dim) out[i] = got[i] * inverse;
+        for (int i = 0; i < AHEAD; i++) {
+            m[i] = make_float2(LOWEST, 0), v[i] = make_float4(0, 0, 0, 0);
+            if (s + i < active) read(s + i, m[i], v[i]);
         }
+        float raised = largest;
+#pragma unroll
+        for (int i = 0; i < AHEAD; i++) raised = fmaxf(raised, m[i].x);
+        const float before = power<NATURAL>(largest - raised);
+        largest = raised;
+        sum *= before, result.x *= before, result.y *= before, result.z *= before, result.w *= before;
+#pragma unroll
+        for (int i = 0; i < AHEAD; i++) {
+            float w = power<NATURAL>(m[i].x - raised);
+            sum += m[i].y * w;
+            result.x += v[i].x * w, result.y += v[i].y * w, result.z += v[i].z * w, result.w += v[i].w * w;
+        }
+    }
+    const float inverse = 1.0f / sum;
+    return make_float4(result.x * inverse, result.y * inverse, result.z * inverse, result.w * inverse);
+}
+
+// Numbers 4 * column.. of row r of a key-value head go out; those that are padding do not.
+__device__ __forceinline__ void put_out(const AttentionArgs &a, int kv_head, int r, int column, float4 x) {
+    float *out = out_row(a, kv_head, r) + 4 * column;
+    const int left = a.dim - 4 * column;
+    if (left > 1) *(float2 *)out = make_float2(x.x, x.y);
+    if (left > 3) *(float2 *)(out + 2) = make_float2(x.z, x.w);
+}
+
+// Combines the partial results of a block of rows, `count` of them from `first` on.
+template <int ROWS, int DIM, int THREADS, bool NATURAL, int AHEAD>
+__device__ __forceinline__ void combine(const AttentionArgs &a, int blocks, int block, int active, int kv_head, int first, int count) {
+#pragma unroll 1
+    for (int i = threadIdx.x; i < count * (DIM / 4); i += THREADS) {
+        const int r = i / (DIM / 4), column = i % (DIM / 4);
+        const float2 *own = (const float2 *)partial_sums(a, block, 0, ROWS) + r;
+        const float4 *x = (const float4 *)(partial_results(a, blocks, block, 0, ROWS, DIM) + r * DIM) + column;
+        float4 y = joined<AHEAD, NATURAL>(active, [&](int s, float2 &m, float4 &v) {
+            m = __ldcg(own + s * ROWS), v = __ldcg(x + s * (ROWS * DIM / 4));
+        });
+        put_out(a, kv_head, first + r, column, y);
     }
 }
 

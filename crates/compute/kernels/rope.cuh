@@ -1,12 +1,11 @@
-// One head's row on its way into attention: norm, rotation, and into the cache. A warp works on a row in shared
-// memory; head_dim is at most 256.
+// One head's row on its way into attention: norm, rotation, and into the cache. A warp takes a row and leaves
+// it in shared memory; head_dim is even and at most 256.
 //
 // Rotation of pair p by its angle: (x_i, x_j) -> (x_i cos - x_j sin, x_i sin + x_j cos), where (i, j) is (p, p + pairs)
 // or, interleaved, (2p, 2p + 1). Numbers beyond 2 * pairs stay as they are. As crates/compute/src/ops/{norm,rope}.rs.
 #pragma once
 #include "attention.cuh"
 
-constexpr u32 FULL = 0xffffffffu;
 
 __device__ __forceinline__ float warp_sum(float x) {
 #pragma unroll
@@ -19,64 +18,103 @@ __device__ __forceinline__ float warp_max(float x) {
     return x;
 }
 
-// row[0..dim] = x, padded with zeros up to `padded`.
-__device__ __forceinline__ void read_row(float *row, const float *x, int dim, int padded, int lane) {
-    for (int i = lane; i < padded; i += 32) row[i] = i < dim ? x[i] : 0.0f;
-    __syncwarp();
-}
+// What becomes of one row: a query head's, a key's or a value's. Without norm and pairs it is only copied.
+struct RowTask {
+    const float *x, *weight, *cos, *sin;
+    int norm, pairs;
+};
 
-__device__ __forceinline__ void norm_row(float *row, const float *weight, int kind, float eps, int dim, int lane) {
-    float mean = 0;
-    if (kind == 2) {
-        for (int i = lane; i < dim; i += 32) mean += row[i];
-        mean = warp_sum(mean) / dim;
+// A lane's numbers of a row: pairs that rotate together, and behind them neighbours. All loads are on their way before
+// the first is used; what is done with them meanwhile is up to the caller.
+template <int LENGTH> struct RowValues {
+    static constexpr int OWN = (LENGTH + 63) / 64;
+    float x[OWN], y[OWN], c[OWN], s[OWN];
+};
+
+template <int LENGTH>
+__device__ __forceinline__ RowValues<LENGTH> load_row(const RowTask &task, int dim, int interleaved, int lane) {
+    RowValues<LENGTH> v;
+#pragma unroll
+    for (int i = 0; i < v.OWN; i++) {
+        const int pair = lane + 32 * i;
+        const bool apart = pair < task.pairs && !interleaved, inside = 2 * pair < dim;
+        v.x[i] = inside ? task.x[apart ? pair : 2 * pair] : 0.0f;
+        v.y[i] = inside ? task.x[apart ? pair + task.pairs : 2 * pair + 1] : 0.0f;
+        v.c[i] = 1.0f, v.s[i] = 0.0f;
+        if (pair < task.pairs) v.c[i] = task.cos[pair], v.s[i] = task.sin[pair];
     }
-    float squares = 0;
-    for (int i = lane; i < dim; i += 32) squares += (row[i] - mean) * (row[i] - mean);
-    float scale = 1.0f / sqrtf(warp_sum(squares) / dim + eps);
-    for (int i = lane; i < dim; i += 32) row[i] = (row[i] - mean) * scale * weight[i];
-    __syncwarp();
+    return v;
 }
 
-__device__ __forceinline__ void rotate_row(float *row, const Rotation &r, int token, int lane) {
-    const float *cos = r.cos + (i64)token * r.pairs, *sin = r.sin + (i64)token * r.pairs;
-    for (int p = lane; p < r.pairs; p += 32) {
-        int i = r.interleaved ? 2 * p : p, j = r.interleaved ? 2 * p + 1 : p + r.pairs;
-        float x = row[i], y = row[j], c = cos[p], s = sin[p];
-        row[i] = x * c - y * s;
-        row[j] = x * s + y * c;
+// row[0..LENGTH] = the row normalised and rotated, zeros behind dim.
+template <int LENGTH>
+__device__ __forceinline__ void make_row(float *row, const RowTask &task, RowValues<LENGTH> values, int dim, int interleaved,
+                                         float eps, int lane) {
+    constexpr int OWN = RowValues<LENGTH>::OWN;
+    auto &x = values.x, &y = values.y;
+    if (task.norm) {
+        float mean = 0, squares = 0;
+        if (task.norm == 2) {
+#pragma unroll
+            for (int i = 0; i < OWN; i++) mean += x[i] + y[i];
+            mean = warp_sum(mean) / dim;
+        }
+#pragma unroll
+        for (int i = 0; i < OWN; i++)
+            if (2 * (lane + 32 * i) < dim) x[i] -= mean, y[i] -= mean, squares += x[i] * x[i] + y[i] * y[i];
+        const float scale = 1.0f / sqrtf(warp_sum(squares) / dim + eps);
+#pragma unroll
+        for (int i = 0; i < OWN; i++) {
+            const int pair = lane + 32 * i;
+            const bool apart = pair < task.pairs && !interleaved;
+            if (2 * pair < dim) {
+                x[i] *= scale * task.weight[apart ? pair : 2 * pair];
+                y[i] *= scale * task.weight[apart ? pair + task.pairs : 2 * pair + 1];
+            }
+        }
+    }
+#pragma unroll
+    for (int i = 0; i < OWN; i++) {
+        const int pair = lane + 32 * i;
+        const bool apart = pair < task.pairs && !interleaved;
+        const int at = apart ? pair : 2 * pair, other = apart ? pair + task.pairs : 2 * pair + 1;
+        if (2 * pair < LENGTH) {
+            row[at] = x[i] * values.c[i] - y[i] * values.s[i];
+            row[other] = x[i] * values.s[i] + y[i] * values.c[i];
+        }
     }
     __syncwarp();
 }
 
-// A query head's or key head's row, normalised and rotated, in shared memory.
-__device__ __forceinline__ void query_row(float *row, const AttentionArgs &a, const Rotation &r, int token, int head,
-                                          int padded, int lane) {
-    int group = a.heads / a.kv_heads;
-    const float *x = a.rows.q + (i64)token * a.rows.q_token + (head / group) * a.rows.q_group + (head % group) * a.dim;
-    read_row(row, x, a.dim, padded, lane);
-    if (r.norm) norm_row(row, r.q_norm + head * r.q_norm_stride, r.norm, r.eps, a.dim, lane);
-    rotate_row(row, r, token, lane);
+__device__ __forceinline__ RowTask query_task(const AttentionArgs &a, const Rotation &r, int token, int kv_head, int in_group) {
+    const int head = kv_head * (a.heads / a.kv_heads) + in_group;
+    const float *x = a.rows.q + (i64)token * a.rows.q_token + kv_head * a.rows.q_group + in_group * a.dim;
+    const i64 at = (i64)token * r.pairs;
+    return {x, r.q_norm + head * r.q_norm_stride, r.cos + at, r.sin + at, r.norm, r.pairs};
 }
-__device__ __forceinline__ void key_row(float *row, const AttentionArgs &a, const Rotation &r, int token, int kv_head,
-                                        int padded, int lane) {
+__device__ __forceinline__ RowTask key_task(const AttentionArgs &a, const Rotation &r, int token, int kv_head) {
     const float *x = a.rows.k + (i64)token * a.rows.kv_token + kv_head * a.rows.kv_group;
-    read_row(row, x, a.dim, padded, lane);
-    if (r.norm) norm_row(row, r.k_norm + kv_head * r.k_norm_stride, r.norm, r.eps, a.dim, lane);
-    rotate_row(row, r, token, lane);
+    const i64 at = (i64)token * r.pairs;
+    return {x, r.k_norm + kv_head * r.k_norm_stride, r.cos + at, r.sin + at, r.norm, r.pairs};
+}
+__device__ __forceinline__ RowTask value_task(const AttentionArgs &a, int token, int kv_head) {
+    return {a.rows.v + (i64)token * a.rows.kv_token + kv_head * a.rows.kv_group, nullptr, nullptr, nullptr, 0, 0};
 }
 
 // Puts a row (padded with zeros to `length`) into the cache.
 __device__ __forceinline__ void store_row(const float *row, float *to, __half *, i64 at, int length, int lane) {
+#pragma unroll 1
     for (int i = lane; i < length; i += 32) to[at + i] = row[i];
 }
 __device__ __forceinline__ void store_row(const float *row, __half *to, __half *, i64 at, int length, int lane) {
-    for (int i = lane; i < length; i += 32) to[at + i] = __float2half_rn(row[i]);
+#pragma unroll 1
+    for (int i = 2 * lane; i < length; i += 64) *(__half2 *)(to + at + i) = __floats2half2_rn(row[i], row[i + 1]);
 }
 // q8_0 as encode_q8_0 in attention/q8_0.rs: the scale is the largest magnitude / 127 in f16, a code the nearest whole
 // number to x / scale; a block with a NaN becomes NaN as a whole.
 __device__ __forceinline__ void store_row(const float *row, signed char *to, __half *scales, i64 at, int length,
                                           int lane) {
+#pragma unroll 1
     for (int i = lane; i < length; i += 32) {
         float x = row[i];
         float largest = warp_max(fabsf(x));
@@ -90,21 +128,7 @@ __device__ __forceinline__ void store_row(const float *row, signed char *to, __h
     }
 }
 
-// Both of a token's rows of one key-value head: rotated key and value into the cache at `position`.
-template <class T>
-__device__ __forceinline__ void append_key(float *row, const AttentionArgs &a, const Rotation &r, int token,
-                                           int kv_head, int position, int lane) {
-    key_row(row, a, r, token, kv_head, a.cache.row, lane);
-    i64 at = ((i64)kv_head * a.cache.context + position) * a.cache.row;
-    store_row(row, (T *)a.cache.k, a.cache.k_scales, at, a.cache.row, lane);
-    __syncwarp();
-}
-template <class T>
-__device__ __forceinline__ void append_value(float *row, const AttentionArgs &a, int token, int kv_head, int position,
-                                             int lane) {
-    const float *x = a.rows.v + (i64)token * a.rows.kv_token + kv_head * a.rows.kv_group;
-    read_row(row, x, a.dim, a.cache.row, lane);
-    i64 at = ((i64)kv_head * a.cache.context + position) * a.cache.row;
-    store_row(row, (T *)a.cache.v, a.cache.v_scales, at, a.cache.row, lane);
-    __syncwarp();
+// Where a position's row of a key-value head begins in the cache.
+__device__ __forceinline__ i64 row_at(const KvCache &c, int kv_head, int position) {
+    return ((i64)kv_head * c.context + position) * c.row;
 }

@@ -111,9 +111,9 @@ impl CacheLayout {
 pub enum Target {
     /// `compute_75`.
     Turing,
-    /// `compute_80`.
+    /// `compute_80`, for all later ones but Hopper.
     Ampere,
-    /// `compute_90`.
+    /// `compute_90a`.
     Hopper,
 }
 
@@ -126,6 +126,9 @@ pub struct AttentionLaunch {
     pub kernel: String,
     /// Blocks in x, y, z.
     pub grid: [u32; 3],
+    /// Blocks of a cluster, in x: all splits of a row. 1: no cluster. Above 8 the function must be allowed it
+    /// (`CU_FUNC_ATTRIBUTE_NON_PORTABLE_CLUSTER_SIZE_ALLOWED`).
+    pub cluster: u32,
     /// Threads of a block.
     pub block: u32,
     /// Bytes of dynamic shared memory.
@@ -161,10 +164,11 @@ impl AttentionPlan {
         self.heads / self.cache.kv_heads
     }
 
-    /// The kernel that stores and rotates `n` tokens: name, grid. Blocks have 256 threads.
-    pub fn rope_store(&self, n: usize) -> (String, [u32; 3]) {
-        let rows = self.heads + 2 * self.cache.kv_heads;
-        (format!("rope_store_{}", self.cache.numbers.name()), [rows.div_ceil(8) as u32, n as u32, 1])
+    /// The kernel that stores and rotates `n` tokens: name, blocks in x. Blocks have 256 threads.
+    pub fn rope_store(&self, n: usize) -> (String, u32) {
+        // Four or two rows a warp, eight warps a block.
+        let (rows, each) = (self.heads + 2 * self.cache.kv_heads, if self.cache.head_dim <= 128 { 4 } else { 2 });
+        (format!("rope_store_{}", self.cache.numbers.name()), (n * rows.div_ceil(each)).div_ceil(8) as u32)
     }
 
     /// Attention of `n` tokens, the last at position `end - 1`. In a captured graph `end` is the context's: the
@@ -190,6 +194,7 @@ impl AttentionPlan {
             module: tile.module,
             kernel: tile.kernel,
             grid: [x as u32, kv_heads as u32, z as u32],
+            cluster: 1,
             block: tile.threads,
             shared: tile.shared as u32,
             splits,
@@ -205,8 +210,9 @@ impl AttentionPlan {
         let splits =
             (DECODE_PER_PROCESSOR * self.processors / blocks).clamp(1, end.div_ceil(DECODE_KEYS).max(1));
         let kernel = format!("attention_decode_{}_{width}_{rows}", self.cache.numbers.name());
-        // Queries as operands, then results of four warps, or the rows they were made from.
-        let shared = 4 * rows * width + (16 * rows * width).max(8192);
+        // Queries as operands, then results of eight or four warps, or the rows that queries were made from.
+        let slots = if rows * width <= 1024 { 8 } else { 4 };
+        let shared = 4 * width * (rows + (slots * rows).max(8));
         let module = "attention_decode".to_owned();
         let tile = Tile { module, kernel, rows, width, threads: 256, shared, splits_first: true };
         Some(self.launch(tile, n, splits))
@@ -214,13 +220,14 @@ impl AttentionPlan {
 
     fn prompt(&self, n: usize, end: usize) -> Option<AttentionLaunch> {
         let dim = fitting(self.cache.head_dim, &[64, 80, 96, 112, 128, 160, 192, 256])?;
-        let (tiles, warps, keys, stages, per_processor) = match self.target {
-            Target::Hopper if dim <= 128 => (2, 4, if dim == 112 { 32 } else { 64 }, 2, 2),
-            Target::Hopper => (1, 8, 32, 2, 1),
-            Target::Ampere if dim <= 128 => (2, 4, if dim <= 96 { 64 } else { 32 }, 2, 1),
-            Target::Ampere if dim <= 160 => (1, 8, 32, 2, 1),
-            Target::Ampere => (1, 4, if dim <= 192 { 32 } else { 16 }, 2, 1),
-            Target::Turing => (1, 4, if dim <= 128 { 32 } else { 16 }, 1, 1),
+        if self.target == Target::Hopper {
+            return self.wgmma(dim, n, end);
+        }
+        let (tiles, warps, keys, stages) = match self.target {
+            Target::Turing => (1, 4, if dim <= 128 { 32 } else { 16 }, 1),
+            Target::Ampere | Target::Hopper if dim <= 128 => (2, 4, if dim <= 96 { 64 } else { 32 }, 2),
+            Target::Ampere | Target::Hopper if dim <= 160 => (1, 8, 32, 2),
+            Target::Ampere | Target::Hopper => (1, 4, if dim <= 192 { 32 } else { 16 }, 2),
         };
         let (rows, stride, codes) = (16 * tiles * warps, dim + 8, dim.next_multiple_of(32));
         let shared = match self.cache.numbers {
@@ -230,27 +237,49 @@ impl AttentionPlan {
         let kernel = format!("attention_prompt_{}", self.cache.numbers.name());
         let module = format!("attention_prompt_{dim}");
         let (threads, width) = (32 * warps as u32, fitting(dim, &[64, 128, 256])?);
-        let blocks = self.cache.kv_heads * (n * self.group()).div_ceil(rows);
-        let splits = self.splits(blocks, per_processor, end, 4 * keys);
         let tile = Tile { module, kernel, rows, width, threads, shared, splits_first: false };
+        let splits = self.splits(self.blocks(n, rows), end, 4 * keys);
         Some(self.launch(tile, n, splits))
+    }
+
+    fn wgmma(&self, dim: usize, n: usize, end: usize) -> Option<AttentionLaunch> {
+        // Blocks of 64 rows while all of them run at once: the work is shared out better.
+        let groups = if self.blocks(n, 64) <= 2 * self.processors { 1 } else { 2 };
+        let (rows, slabs, codes) = (64 * groups, dim.div_ceil(64), dim.next_multiple_of(32));
+        let (queries, tile) = (slabs * rows * 128, slabs * 64 * 128);
+        let shared = 1024
+            + queries
+            + match self.cache.numbers {
+                CacheNumbers::Q8_0 => 2 * tile + 128 * (codes + codes / 16),
+                CacheNumbers::F16 | CacheNumbers::F32 => 4 * tile,
+            };
+        let kernel = format!("attention_wgmma_{}", self.cache.numbers.name());
+        let module = format!("attention_wgmma_{dim}_{groups}");
+        let (threads, width) = (128 * groups as u32, fitting(dim, &[64, 128, 256])?);
+        let tile = Tile { module, kernel, rows, width, threads, shared, splits_first: false };
+        let splits = self.splits(self.blocks(n, rows), end, 256);
+        Some(self.launch(tile, n, splits))
+    }
+
+    /// Blocks that `rows` query rows each make of a batch.
+    fn blocks(&self, n: usize, rows: usize) -> usize {
+        self.cache.kv_heads * (n * self.group()).div_ceil(rows)
     }
 
     fn exact(&self, n: usize, end: usize) -> Option<AttentionLaunch> {
         let width = fitting(self.cache.head_dim, &[64, 128, 256])?;
         let rows = if width == 256 { 16 } else { 32 };
         let shared = 4 * ((rows + 32) * (width + 4) + rows * 32);
-        let blocks = self.cache.kv_heads * (n * self.group()).div_ceil(rows);
-        let splits = self.splits(blocks, 2, end, 128);
+        let splits = self.splits(self.blocks(n, rows), end, 128);
         let (module, kernel) = ("attention_exact".to_owned(), format!("attention_exact_{width}"));
         let tile = Tile { module, kernel, rows, width, threads: 128, shared, splits_first: false };
         Some(self.launch(tile, n, splits))
     }
 
-    /// Splits that give every multiprocessor work, of at least `least` keys each, where the blocks alone do not.
-    fn splits(&self, blocks: usize, per_processor: usize, end: usize, least: usize) -> usize {
-        let places = self.processors * per_processor;
-        if 2 * blocks > places { 1 } else { (places / blocks).clamp(1, (end / least).max(1)) }
+    /// Splits of at least `least` keys each that give every multiprocessor work where the blocks alone leave most of
+    /// them without.
+    fn splits(&self, blocks: usize, end: usize, least: usize) -> usize {
+        (self.processors / blocks).clamp(1, (end / least).max(1))
     }
 }
 
@@ -312,7 +341,7 @@ mod tests {
         let launch = p.attention(1, 32_768).unwrap();
         assert_eq!(launch.kernel, "attention_decode_f16_128_8");
         assert_eq!((launch.splits, launch.grid, launch.arrived), (16, [16, 8, 1], 8));
-        assert_eq!((launch.shared, launch.partial), (4096 + 16_384, 8 * 16 * 8 * 130));
+        assert_eq!((launch.shared, launch.partial), (4096 + 32_768, 8 * 16 * 8 * 130));
         assert_eq!(p.attention(1, 512).unwrap().splits, 2);
         let short = p.attention(1, 100).unwrap();
         assert_eq!((short.splits, short.partial), (1, 0));
@@ -327,10 +356,21 @@ mod tests {
         let launch = p.attention(512, 512).unwrap();
         assert_eq!(
             (launch.module.as_str(), launch.kernel.as_str()),
-            ("attention_prompt_128", "attention_prompt_f16")
+            ("attention_wgmma_128_1", "attention_wgmma_f16")
         );
-        assert_eq!((launch.grid, launch.block, launch.splits), ([16, 8, 1], 128, 1));
-        assert_eq!(launch.shared, 104_448);
+        assert_eq!((launch.grid, launch.block, launch.splits), ([32, 8, 1], 128, 1));
+        assert_eq!(launch.shared, 1024 + 16_384 + 65_536);
+        let long = p.attention(4096, 4096).unwrap();
+        assert_eq!(
+            (long.module.as_str(), long.grid, long.block),
+            ("attention_wgmma_128_2", [128, 8, 1], 256)
+        );
+        let launch = plan(CacheNumbers::Q8_0, 32, 8, 128, Target::Ampere).attention(512, 512).unwrap();
+        assert_eq!(
+            (launch.module.as_str(), launch.kernel.as_str()),
+            ("attention_prompt_128", "attention_prompt_q8_0")
+        );
+        assert_eq!(p.rope_store(512), ("rope_store_f16".to_owned(), 768));
         // Few tokens over a long text are split.
         assert!(p.attention(8, 4096).unwrap().splits >= 8);
         assert_eq!(p.attention(8, 100).unwrap().splits, 1);

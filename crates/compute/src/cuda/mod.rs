@@ -25,6 +25,7 @@ mod image;
 mod images;
 mod launch;
 mod loader;
+mod matmul_args;
 mod matmul_plan;
 mod matrix;
 mod memory;

@@ -18,9 +18,10 @@ impl Executor {
     }
 
     fn target(&self) -> Target {
-        match self.card.info().capability.major {
-            9.. => Target::Hopper,
-            8 => Target::Ampere,
+        let version = self.card.info().capability;
+        match (version.major, version.minor) {
+            (9, 0) => Target::Hopper,
+            (8.., _) => Target::Ampere,
             _ => Target::Turing,
         }
     }
@@ -96,10 +97,10 @@ impl Executor {
         let decode = launch.module == "attention_decode";
         let own_store = decode && n <= DECODE_TOKENS && skip == 0;
         if !own_store {
-            let (kernel, grid) = plan.rope_store(n);
+            let (kernel, blocks) = plan.rope_store(n);
             let rotated = RotatedAttentionArgs { attention: arguments, rotation };
             // SAFETY: all lengths were checked.
-            unsafe { self.launch("rope_store", &kernel, Geometry::rows(grid), &rotated)? };
+            unsafe { self.launch("rope_store", &kernel, Geometry::rows([blocks, 1, 1]), &rotated)? };
         }
         if rows == 0 {
             return Ok(());

@@ -90,9 +90,8 @@ impl Executor {
         let matrix = linear.weight.cuda()?;
         let (format, columns) = (matrix.format, matrix.columns);
         let info = self.card.info();
-        let ring = info.capability.major >= 9;
         let card = CardLimits { multiprocessors: info.multiprocessors, shared: info.shared_memory };
-        let most = format.matvec_vectors(columns, ring, card.shared).clamp(1, super::linear::FEW);
+        let most = format.matvec_vectors(columns, card.shared).clamp(1, super::linear::FEW);
         if let Some(order) = linear.permutation.as_ref().map(|order| order.cuda()).transpose()? {
             arguments.permutation = order.on(&self.card)?.pointer().address();
         }
@@ -110,10 +109,9 @@ impl Executor {
         let mut first = 0;
         while first < source.tokens {
             let tokens = most.min(source.tokens - first);
-            let launch = format.matvec(rows, columns, tokens, ring, card);
+            let launch = format.matvec(rows, columns, tokens, card);
             arguments.x = source.x.pointer().at(4 * first * columns).address();
             arguments.out = target.out.at(4 * first * target.stride).address();
-            arguments.stages = launch.stages;
             let geometry = Geometry {
                 grid: [launch.grid, 1, 1],
                 block: MATVEC_BLOCK,

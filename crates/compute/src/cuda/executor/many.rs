@@ -2,10 +2,11 @@
 
 use super::super::Pointer;
 use super::super::formats::Format;
-use super::super::matmul_plan::{
+use super::super::matmul_args::{
     GATE_GELU_TANH, GATE_RELU, GATE_SILU, MODE_ADD, MODE_GATED, MODE_STORE, MatmulArgs, MatmulF32Args,
-    MatmulMatrixArgs, MatmulPath, MatmulPlan, PackedArgs, PrepareArgs, PreparePlan, WEIGHT_FACTOR, plan_f32,
+    MatmulMatrixArgs, PackedArgs, PrepareArgs, WEIGHT_FACTOR,
 };
+use super::super::matmul_plan::{MatmulPath, MatmulPlan, PreparePlan, plan_f32};
 use super::linear::{Source, Target, Then};
 use super::rows::{norm_kind, parameters};
 use super::{Executor, Geometry};
