@@ -12,6 +12,8 @@ mod linear;
 mod many;
 mod replay;
 mod rows;
+#[cfg(test)]
+mod tests;
 mod workspace;
 
 use std::collections::HashMap;

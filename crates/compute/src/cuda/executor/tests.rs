@@ -1,0 +1,307 @@
+//! The GPU's operations against the CPU's. Each test says that it was skipped where there is no NVIDIA card.
+
+use std::sync::Arc;
+
+use quern_tensor_io::ElementType;
+
+use super::super::Card;
+use crate::executor::{
+    Attend, Buffer, CacheShape, Device, Executor, Heads, Input, KvCache, KvType, Linear, Norm, NormKind,
+    Output, PassKey, Permutation, Rotate, Uploader, Values, ValuesMut, Weight,
+};
+use crate::ops::{Activation, RopeStyle};
+use crate::testing::{Random, random_row};
+use crate::{AttentionShape, Matrix, Pool, get_row, supports};
+
+/// A card, if there is one.
+fn card(test: &str) -> Option<Card> {
+    match Card::open(0) {
+        Ok(card) => Some(card),
+        Err(error) => {
+            assert!(std::env::var_os("QUERN_TEST_CUDA").is_none(), "{test}: {error}");
+            eprintln!("{test}: skipped: no NVIDIA card ({error})");
+            None
+        }
+    }
+}
+
+/// An executor on each device, and how parameters get to the card.
+struct Devices {
+    cpu: Executor,
+    gpu: Executor,
+    device: Device,
+    uploader: Uploader,
+}
+
+impl Devices {
+    fn new(card: Card) -> Self {
+        let pool = Arc::new(Pool::new(2));
+        let device = Device::Cuda(card);
+        let uploader = Uploader::new(&device, &pool).unwrap();
+        Self {
+            cpu: Executor::new(&Device::Cpu(pool)).unwrap(),
+            gpu: Executor::new(&device).unwrap(),
+            device,
+            uploader,
+        }
+    }
+
+    /// Runs `work` on the card with `input`; `length` values of its result, which begins as `before`.
+    fn on_gpu(
+        &mut self,
+        input: &[f32],
+        before: &[f32],
+        work: impl FnOnce(&mut Executor, Values<'_>, ValuesMut<'_>),
+    ) -> Vec<f32> {
+        let (mut x, mut y) = (Buffer::new(&self.device), Buffer::new(&self.device));
+        x.reserve(input.len()).unwrap();
+        y.reserve(before.len()).unwrap();
+        let key = PassKey { segment: 0, tokens: 2, first: 0, keep: 0, recordable: false };
+        self.gpu.begin(key).unwrap();
+        self.gpu.upload(input, x.front_mut(input.len())).unwrap();
+        self.gpu.upload(before, y.front_mut(before.len())).unwrap();
+        work(&mut self.gpu, x.front(input.len()), y.front_mut(before.len()));
+        let mut result = vec![f32::NAN; before.len()];
+        self.gpu.end(Some((y.front(before.len()), &mut result))).unwrap();
+        result
+    }
+}
+
+fn vector(random: &mut Random, length: usize) -> Vec<f32> {
+    (0..length).map(|_| random.float()).collect()
+}
+
+fn linear(random: &mut Random, element_type: ElementType, rows: usize, columns: usize, bias: bool) -> Linear {
+    let data: Vec<u8> = (0..rows).flat_map(|_| random_row(random, element_type, columns, false)).collect();
+    let range = 0..data.len();
+    let weight = Weight::host(element_type, rows, columns, Arc::new(data), range).unwrap();
+    let bias = bias.then(|| vector(random, rows).into());
+    Linear { weight, bias, permutation: None }
+}
+
+/// Sums in f64 of decoded weights and inputs, with the sizes of their terms.
+fn product(matrix: &Matrix<'_>, x: &[f32], row: usize) -> (f64, f64) {
+    let mut values = vec![0f32; matrix.columns()];
+    get_row(matrix, row, &mut values).unwrap();
+    let terms = values.iter().zip(x).map(|(w, x)| f64::from(*w) * f64::from(*x));
+    (terms.clone().sum(), terms.map(f64::abs).sum())
+}
+
+/// Every type that the CPU multiplies with.
+fn types() -> impl Iterator<Item = ElementType> {
+    ElementType::ALL.iter().copied().filter(|&t| supports(t) && !matches!(t, ElementType::Q8_1 | ElementType::Q8K))
+}
+
+fn columns_of(element_type: ElementType) -> usize {
+    match element_type.block_elements() {
+        256 => 512,
+        128 => 384,
+        64 => 320,
+        32 => 352,
+        _ => 200,
+    }
+}
+
+#[test]
+fn every_type_multiplies() {
+    let Some(card) = card("every_type_multiplies") else { return };
+    let mut devices = Devices::new(card);
+    let mut random = Random::new(5);
+    let mut wrong = Vec::new();
+    for element_type in types().filter(|t| t.is_block() || t.is_float()) {
+        let (rows, columns) = (77, columns_of(element_type));
+        let host = linear(&mut random, element_type, rows, columns, true);
+        let there = devices.uploader.linear(&host).unwrap();
+        devices.uploader.finish().unwrap();
+        let matrix = host.weight.matrix().unwrap();
+        let bias = host.bias.as_ref().unwrap().host().unwrap().to_vec();
+        for n in [1, 2, 3, 4, 5, 9, 33, 150] {
+            let x = vector(&mut random, n * columns);
+            let before = vector(&mut random, n * rows);
+            for add in [false, true] {
+                let y = devices.on_gpu(&x, &before, |gpu, x, y| {
+                    let output = if add { Output::Add(y) } else { Output::Store([y]) };
+                    gpu.linear([&there], Input::Values(x), output).unwrap();
+                });
+                // 8-bit activations for few tokens, 16-bit floats for many.
+                let error = match (element_type.is_block(), n) {
+                    (true, ..5) => 6e-3,
+                    (true, _) => 6e-3,
+                    (false, ..5) => 1e-5,
+                    (false, _) if element_type == ElementType::F32 => 1e-5,
+                    (false, _) => 2e-3,
+                };
+                let mut worst = 0f64;
+                for (i, y) in y.chunks_exact(rows).enumerate() {
+                    for (row, y) in y.iter().enumerate() {
+                        let (e, size) = product(&matrix, &x[i * columns..][..columns], row);
+                        let extra = if add { f64::from(before[i * rows + row]) } else { 0.0 };
+                        let off = (f64::from(*y) - e - f64::from(bias[row]) - extra).abs() / (size + 1e-6);
+                        worst = if off.is_nan() { f64::INFINITY } else { worst.max(off) };
+                    }
+                }
+                if worst > error {
+                    wrong.push(format!("{element_type} n {n} add {add}: {worst:.2e}"));
+                }
+            }
+        }
+    }
+    assert!(wrong.is_empty(), "{wrong:#?}");
+}
+
+#[test]
+fn groups_norms_gates_and_orders_are_those_of_the_cpu() {
+    let Some(card) = card("groups_norms_gates_and_orders_are_those_of_the_cpu") else { return };
+    let mut devices = Devices::new(card);
+    let mut random = Random::new(6);
+    let mut wrong = Vec::new();
+    let columns = 256;
+    for (first, second) in [
+        (ElementType::Q4K, ElementType::Q6K),
+        (ElementType::Q4_0, ElementType::Q4_0),
+        (ElementType::F16, ElementType::F32),
+        (ElementType::F32, ElementType::F32),
+    ] {
+        for kind in [None, Some(NormKind::Rms), Some(NormKind::Layer)] {
+            for ordered in [false, true] {
+                let mut a = linear(&mut random, first, 96, columns, true);
+                let mut b = linear(&mut random, second, 96, columns, false);
+                if ordered {
+                    let order: Arc<[u32]> = (0..columns as u32).map(|i| (i * 77) % columns as u32).collect();
+                    a.permutation = Some(Permutation::Host(order.clone()));
+                    b.permutation = Some(Permutation::Host(order));
+                }
+                let norm = kind.map(|kind| Norm {
+                    kind,
+                    epsilon: 1e-5,
+                    weight: vector(&mut random, columns).into(),
+                    bias: (kind == NormKind::Layer).then(|| vector(&mut random, columns).into()),
+                });
+                let there = [&a, &b].map(|l| devices.uploader.linear(l).unwrap());
+                let norm_there = norm.as_ref().map(|norm| devices.uploader.norm(norm).unwrap());
+                devices.uploader.finish().unwrap();
+                for n in [1, 4, 7, 40] {
+                    let x = vector(&mut random, n * columns);
+                    for case in 0..3 {
+                        let length = n * if case == 0 { 192 } else { 96 };
+                        let before = vector(&mut random, length);
+                        let mut expected = before.clone();
+                        let input = match &norm {
+                            Some(norm) => Input::Norm(norm, Values::Host(&x)),
+                            None => Input::Values(Values::Host(&x)),
+                        };
+                        let y = ValuesMut::Host(&mut expected);
+                        run(&mut devices.cpu, [&a, &b], input, y, case);
+                        let found = devices.on_gpu(&x, &before, |gpu, x, y| {
+                            let input = match &norm_there {
+                                Some(norm) => Input::Norm(norm, x),
+                                None => Input::Values(x),
+                            };
+                            run(gpu, [&there[0], &there[1]], input, y, case);
+                        });
+                        let d = distance(&found, &expected);
+                        if d > 2e-2 {
+                            wrong.push(format!("{first} {second} {kind:?} order {ordered} n {n} case {case}: {d:.2e}"));
+                        }
+                    }
+                }
+            }
+        }
+    }
+    assert!(wrong.is_empty(), "{wrong:#?}");
+}
+
+fn run(executor: &mut Executor, [a, b]: [&Linear; 2], input: Input<'_>, y: ValuesMut<'_>, case: usize) {
+    match case {
+        0 => executor.linear([a, b], input, Output::Join(y)),
+        1 => executor.linear([a, b], input, Output::Gate(Activation::Silu, y)),
+        _ => executor.linear([a], input, Output::Activate(Activation::GeluTanh, y)),
+    }
+    .unwrap();
+}
+
+/// Length of the difference over that of the expected.
+fn distance(found: &[f32], expected: &[f32]) -> f64 {
+    let pairs = || found.iter().zip(expected).map(|(a, b)| (f64::from(*a), f64::from(*b)));
+    let error: f64 = pairs().map(|(a, b)| (a - b) * (a - b)).sum();
+    let size: f64 = pairs().map(|(_, b)| b * b).sum();
+    let distance = (error / size.max(1e-30)).sqrt();
+    if distance.is_nan() { f64::INFINITY } else { distance }
+}
+
+#[test]
+fn attention_is_that_of_the_cpu() {
+    let Some(card) = card("attention_is_that_of_the_cpu") else { return };
+    let mut devices = Devices::new(card);
+    let mut random = Random::new(7);
+    let mut wrong = Vec::new();
+    for (heads, kv_heads, head_dim) in [(4, 2, 64), (6, 1, 80), (8, 8, 128), (2, 2, 20), (4, 4, 256), (32, 8, 128)] {
+        for kv in KvType::ALL {
+            for (window, softcap) in [(None, None), (Some(40), None), (None, Some(20.0))] {
+                let scale = (head_dim as f32).powf(-0.5);
+                let shape = AttentionShape { heads, kv_heads, head_dim, scale, window, softcap };
+                let layout = CacheShape { layers: 2, kv_heads, head_dim, context: 400, kv };
+                let mut here = KvCache::new(&devices.cpu.device(), layout).unwrap();
+                let mut there = KvCache::new(&devices.device, layout).unwrap();
+                let (width, pairs) = ((heads + 2 * kv_heads) * head_dim, head_dim / 4);
+                let mut first = 0;
+                for (n, skip) in [(300, 0), (1, 0), (5, 4), (3, 0), (1, 0), (40, 39)] {
+                    let qkv = vector(&mut random, n * width);
+                    let angles = vector(&mut random, 2 * n * pairs);
+                    let (cos, sin) = angles.split_at(n * pairs);
+                    let rotate = |cos, sin| Some(Rotate { style: RopeStyle::HalfSplit, pairs, cos, sin });
+                    let mut expected = vec![0.0; (n - skip) * heads * head_dim];
+                    let mut own = qkv.clone();
+                    let attend = Attend {
+                        shape,
+                        slot: 1,
+                        first,
+                        skip,
+                        norms: None,
+                        rotate: rotate(Values::Host(cos), Values::Host(sin)),
+                        heads: Heads::Joined { qkv: ValuesMut::Host(&mut own), by_group: false },
+                        out: ValuesMut::Host(&mut expected),
+                    };
+                    devices.cpu.attend(&mut here, attend).unwrap();
+                    let Devices { gpu, device, .. } = &mut devices;
+                    let mut buffers: [Buffer; 4] = std::array::from_fn(|_| Buffer::new(device));
+                    for (buffer, length) in
+                        buffers.iter_mut().zip([qkv.len(), cos.len(), sin.len(), expected.len()])
+                    {
+                        buffer.reserve(length).unwrap();
+                    }
+                    let [b, c, s, o] = &mut buffers;
+                    gpu.begin(PassKey { segment: 0, tokens: n, first, keep: skip, recordable: false }).unwrap();
+                    gpu.upload(&qkv, b.front_mut(qkv.len())).unwrap();
+                    gpu.upload(cos, c.front_mut(cos.len())).unwrap();
+                    gpu.upload(sin, s.front_mut(sin.len())).unwrap();
+                    let attend = Attend {
+                        shape,
+                        slot: 1,
+                        first,
+                        skip,
+                        norms: None,
+                        rotate: rotate(c.front(cos.len()), s.front(sin.len())),
+                        heads: Heads::Joined { qkv: b.front_mut(qkv.len()), by_group: false },
+                        out: o.front_mut(expected.len()),
+                    };
+                    gpu.attend(&mut there, attend).unwrap();
+                    let mut found = vec![f32::NAN; expected.len()];
+                    gpu.end(Some((o.front(expected.len()), &mut found))).unwrap();
+                    let d = distance(&found, &expected);
+                    let most = match kv {
+                        KvType::F32 => 1e-5,
+                        KvType::F16 => 4e-3,
+                        KvType::Q8_0 => 1.5e-2,
+                    };
+                    if d > most {
+                        let what = (heads, kv_heads, head_dim, window, softcap, n, first, skip);
+                        wrong.push(format!("{} {what:?}: {d:.2e}", kv.name()));
+                    }
+                    first += n;
+                }
+            }
+        }
+    }
+    assert!(wrong.is_empty(), "{wrong:#?}");
+}
