@@ -178,16 +178,12 @@ def one(dim, kind, path, big=False):
     arrived = torch.zeros(4096, dtype=torch.int32, device=D)
     rows = n * group
     if path == "decode":
-        cluster = 1
-        if TARGET >= 90 and random.random() < 0.5:
-            splits = cluster = common["splits"] = random.choice([2, 4, 8, 16])
-            what += f" cluster {cluster}"
         d, r, shared = decode_shape(dim, rows)
         blocks = -(-rows // r)
         partial = torch.full((kv_heads * blocks * splits * r * (d + 2),), math.nan, device=D)
         args = RotatedAttentionArgs(**common, **rope, cos=cos[first:], sin=sin[first:], partial=partial, arrived=arrived,
                                     stored=int(stored), early=random.randint(0, 1))
-        call = lambda: module("attention_decode").launch(f"attention_decode_{kind}_{d}_{r}", args, (splits, kv_heads, blocks), 256, shared, False, cluster)
+        call = lambda: module("attention_decode").launch(f"attention_decode_{kind}_{d}_{r}", args, (splits, kv_heads, blocks), 256, shared)
     else:
         exact = path == "exact"
         groups = random.choice([1, 2])
@@ -248,7 +244,7 @@ def attention():
             print("FAIL", failure, flush=True)
             bad += 1
             continue
-        limit = {"decode": 2e-5 if kind == "f16" else 1e-3, "prompt": 6e-3, "wgmma": 6e-3, "exact": 5e-6}[path]
+        limit = {"decode": 2e-5 if kind == "f16" else 3e-3, "prompt": 6e-3, "wgmma": 6e-3, "exact": 5e-6}[path]
         worst[path, kind] = max(worst.get((path, kind), 0), e)
         if not e < limit or not same:
             print(f"FAIL {e:.2e} same {same} {what}", flush=True)
