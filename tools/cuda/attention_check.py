@@ -279,10 +279,10 @@ def rows():
         for kind, bias in ((1, None), (2, None), (2, b)):
             extra = dict(bias=bias) if bias is not None else {}
             out = poisoned(n, width)
-            m.launch("rows_norm", NormArgs(x=x, weight=w, out=out, n=n, width=width, stride=width, out_stride=width, kind=kind, eps=1e-5, **extra), (n,), 256)
+            m.launch("rows_norm", NormArgs(x=x, weight=w, out=out, n=n, width=width, stride=width, out_stride=width, kind=kind, eps=1e-5, **extra), (n,), 1024)
             worst = max(worst, close("norm", out, norm_of(x, kind, w, bias), 2e-6))
             own = x.clone()
-            m.launch("rows_norm", NormArgs(x=own, weight=w, out=own, n=n, width=width, stride=width, out_stride=width, kind=kind, eps=1e-5, **extra), (n,), 256)
+            m.launch("rows_norm", NormArgs(x=own, weight=w, out=own, n=n, width=width, stride=width, out_stride=width, kind=kind, eps=1e-5, **extra), (n,), 1024)
             assert (own == out).all(), "norm in place"
             for post in (0, 1):
                 for then in ("other", "same", "none"):
@@ -290,7 +290,7 @@ def rows():
                     fields = dict(y_weight=w2) if post else {}
                     if then != "none":
                         fields.update(weight=w, out=sx if then == "same" else out, **extra)
-                    m.launch("rows_add_norm", AddNormArgs(x=sx, y=sy, n=n, width=width, kind=kind, eps=1e-5, **fields), (n,), 256)
+                    m.launch("rows_add_norm", AddNormArgs(x=sx, y=sy, n=n, width=width, kind=kind, eps=1e-5, **fields), (n,), 1024)
                     total = x.double() + (norm_of(y, kind, w2, None) if post else y.double())
                     if then == "same":
                         close("add norm same", sx, norm_of(total, kind, w, bias), 3e-6)

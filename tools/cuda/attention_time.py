@@ -152,7 +152,7 @@ for n in (1, 512):
     xs, y, out, w = (torch.randn(n, width, device=D) for _ in range(3)), 0, 0, torch.randn(width, device=D)
     x, y, out = xs
     args = AddNormArgs(x=x, y=y, weight=w, out=out, n=n, width=width, kind=1, eps=1e-5)
-    t = timed(lambda: [module("rows").launch("rows_add_norm", args, (n,), 256) for _ in range(32)]) / 32
+    t = timed(lambda: [module("rows").launch("rows_add_norm", args, (n,), 1024) for _ in range(32)]) / 32
     g = torch.randn(n, 2 * 14336, device=D)
     h = torch.empty(n, 14336, device=D)
     a = MapArgs(x=h, y=g, z=pointer(g) + 4 * 14336, n=n, width=14336, x_stride=14336, y_stride=28672, z_stride=28672)
