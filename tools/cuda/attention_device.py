@@ -151,4 +151,4 @@ def exact_shape(dim):
 
 
 def store_grid(heads, kv_heads, dim, n):
-    return (-(-n * -(-(heads + 2 * kv_heads) // (4 if dim <= 128 else 2)) // 8),)
+    return -(-(heads + 2 * kv_heads) // 8), n

@@ -159,12 +159,10 @@ impl AttentionPlan {
         self.heads / self.cache.kv_heads
     }
 
-    /// The kernel that stores and rotates `n` tokens: name, blocks in x. Blocks have 256 threads.
-    pub fn rope_store(&self, n: usize) -> (String, u32) {
-        // Four or two rows a warp, eight warps a block.
-        let (rows, each) =
-            (self.heads + 2 * self.cache.kv_heads, if self.cache.head_dim <= 128 { 4 } else { 2 });
-        (format!("rope_store_{}", self.cache.numbers.name()), (n * rows.div_ceil(each)).div_ceil(8) as u32)
+    /// The kernel that stores and rotates `n` tokens: name, grid. Blocks have 256 threads.
+    pub fn rope_store(&self, n: usize) -> (String, [u32; 3]) {
+        let rows = self.heads + 2 * self.cache.kv_heads;
+        (format!("rope_store_{}", self.cache.numbers.name()), [rows.div_ceil(8) as u32, n as u32, 1])
     }
 
     /// Attention of `n` tokens, the last at position `end - 1`. In a captured graph `end` is the context's: the
@@ -275,7 +273,8 @@ impl AttentionPlan {
     /// Splits of at least `least` keys each that give every multiprocessor work where the blocks alone leave most of
     /// them without.
     fn splits(&self, blocks: usize, end: usize, least: usize) -> usize {
-        (self.processors / blocks).clamp(1, (end / least).max(1))
+        // More than eight cost more to combine than they save.
+        (self.processors / blocks).min(8).clamp(1, (end / least).max(1))
     }
 }
 
@@ -371,7 +370,7 @@ mod tests {
             (launch.module.as_str(), launch.kernel.as_str()),
             ("attention_prompt_128", "attention_prompt_q8_0")
         );
-        assert_eq!(p.rope_store(512), ("rope_store_f16".to_owned(), 768));
+        assert_eq!(p.rope_store(512), ("rope_store_f16".to_owned(), [6, 512, 1]));
         // Few tokens over a long text are split.
         assert!(p.attention(8, 4096).unwrap().splits >= 8);
         assert_eq!(p.attention(8, 100).unwrap().splits, 1);
