@@ -115,7 +115,7 @@ __device__ __forceinline__ float normed(float x, float2 m, const float *weight, 
     return bias ? y + bias[i] : y;
 }
 
-extern "C" __global__ void __launch_bounds__(THREADS) rows_norm(const __grid_constant__ NormArgs a) {
+extern "C" __global__ void __launch_bounds__(THREADS, 1) rows_norm(const __grid_constant__ NormArgs a) {
     wait_for_earlier_kernels();
     const float *x = a.x + (i64)blockIdx.x * a.stride;
     float *out = a.out + (i64)blockIdx.x * a.out_stride;
@@ -125,7 +125,7 @@ extern "C" __global__ void __launch_bounds__(THREADS) rows_norm(const __grid_con
     each_of_row(kept, a.width, read, [&](float v, int i) { out[i] = normed(v, m, a.weight, a.bias, i); });
 }
 
-extern "C" __global__ void __launch_bounds__(THREADS) rows_add_norm(const __grid_constant__ AddNormArgs a) {
+extern "C" __global__ void __launch_bounds__(THREADS, 1) rows_add_norm(const __grid_constant__ AddNormArgs a) {
     wait_for_earlier_kernels();
     float *x = a.x + (i64)blockIdx.x * a.width, *y = a.y + (i64)blockIdx.x * a.width;
     float kept[KEPT];
