@@ -110,6 +110,8 @@ impl Executor {
         arguments.arrived = workspace.arrived.of(&self.stream, 4 * launch.arrived)?.address();
         arguments.splits = launch.splits as i32;
         arguments.stored = i32::from(!own_store);
+        // Every pass begins with copies, so the position and all earlier tokens were there before the kernel ahead began.
+        arguments.early = i32::from(own_store);
         if skip > 0 {
             // The queries left are those of a text that begins later.
             arguments.n = rows as i32;
