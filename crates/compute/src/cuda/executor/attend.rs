@@ -97,10 +97,10 @@ impl Executor {
         let decode = launch.module == "attention_decode";
         let own_store = decode && n <= DECODE_TOKENS && skip == 0;
         if !own_store {
-            let (kernel, blocks) = plan.rope_store(n);
+            let (kernel, grid) = plan.rope_store(n);
             let rotated = RotatedAttentionArgs { attention: arguments, rotation };
             // SAFETY: all lengths were checked.
-            unsafe { self.launch("rope_store", &kernel, Geometry::rows([blocks, 1, 1]), &rotated)? };
+            unsafe { self.launch("rope_store", &kernel, Geometry::rows(grid), &rotated)? };
         }
         if rows == 0 {
             return Ok(());
