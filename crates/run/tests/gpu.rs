@@ -124,7 +124,8 @@ impl LoadIn for Exact {
     }
 }
 
-/// The GPU must be within 1e-2 of the exact logits, or as near to them as the CPU, which rounds activations more.
+/// The GPU must be within 1e-2 of the exact logits, or about as near to them as the CPU, which rounds more: activations of
+/// quantized weights, and keys and values where they are kept in 8 bits.
 fn compare_with_exact(path: &Path, layers: GpuLayers, kv: KvType) -> Option<String> {
     let options = LoadOptions { threads: 2, load_in: Some(&Exact), ..LoadOptions::default() };
     let exact = logits(&Model::open(path, options).unwrap(), KvType::F32);
@@ -132,7 +133,7 @@ fn compare_with_exact(path: &Path, layers: GpuLayers, kv: KvType) -> Option<Stri
     let gpu = distance(&logits(&open(path, Some(layers)), kv), &exact);
     let name = path.strip_prefix(fixture("")).unwrap_or(path).display().to_string();
     eprintln!("{name} {} {layers:?}: GPU {gpu:.2e}, CPU {cpu:.2e} from exact", kv.name());
-    (gpu > cpu.max(1e-2)).then(|| format!("{name} {}: GPU {gpu:.2e}, CPU {cpu:.2e}", kv.name()))
+    (gpu > 1.25 * cpu.max(8e-3)).then(|| format!("{name} {}: GPU {gpu:.2e}, CPU {cpu:.2e}", kv.name()))
 }
 
 #[test]
