@@ -94,27 +94,49 @@ DEVICE void put_input(char* to, u32 pieces, int i, float4 v) {
     }
 }
 
-// Before the previous kernel has ended: every thread copies four weights of the norm to shared memory, without waiting for
-// them and without registers (compute capability 8.0 on).
-#if __CUDA_ARCH__ >= 800
-constexpr bool STAGED = true;
-#else
-constexpr bool STAGED = false;
-#endif
 DEVICE bool reads_plainly(const MatvecArgs& a) { return !a.permutation && (a.m[0].columns | a.x_stride) % 4 == 0; }
-DEVICE void stage_weights(const MatvecArgs& a, float4* early) {
-#if __CUDA_ARCH__ >= 800
-    if (a.prologue != PLAIN && 4 * (int)threadIdx.x < a.m[0].columns && reads_plainly(a))
-        asm volatile("cp.async.cg.shared.global [%0], [%1], 16;" ::"r"((u32)__cvta_generic_to_shared(early)),
-                     "l"(a.norm_weight + 4 * threadIdx.x)
+
+// The first weights of a norm are copied to shared memory before the previous kernel has ended: by one bulk copy, which no
+// register waits for (compute capability 9.0 on; cp.async would wait for the loads of the matrix too).
+struct Early {
+#if __CUDA_ARCH__ >= 900
+    static constexpr bool STAGED = true;
+    float4 weights[THREADS];
+    u64 arrived;
+
+    DEVICE u32 barrier() const { return (u32)__cvta_generic_to_shared(&arrived); }
+    DEVICE void stage(const MatvecArgs& a) {
+        if (threadIdx.x != 0 || a.prologue == PLAIN || !reads_plainly(a)) return;
+        const u32 bytes = 4 * min(a.m[0].columns, 4 * THREADS);
+        asm volatile("mbarrier.init.shared::cta.b64 [%0], 1;" ::"r"(barrier()) : "memory");
+        asm volatile("fence.mbarrier_init.release.cluster;" ::: "memory");
+        asm volatile("fence.proxy.async.shared::cta;" ::: "memory");
+        asm volatile("mbarrier.arrive.expect_tx.shared::cta.b64 _, [%0], %1;" ::"r"(barrier()), "r"(bytes) : "memory");
+        asm volatile("cp.async.bulk.shared::cluster.global.mbarrier::complete_tx::bytes [%0], [%1], %2, [%3];" ::"r"(
+                         (u32)__cvta_generic_to_shared(weights)),
+                     "l"(a.norm_weight), "r"(bytes), "r"(barrier())
                      : "memory");
+    }
+    // After a barrier of the block, for the barrier in shared memory to be there.
+    DEVICE float4 mine() const {
+        asm volatile(
+            "{\n.reg .pred done;\n"
+            "again:\n"
+            "mbarrier.try_wait.parity.shared::cta.b64 done, [%0], 0;\n"
+            "@!done bra again;\n}" ::"r"(barrier()) : "memory");
+        return weights[threadIdx.x];
+    }
+#else
+    static constexpr bool STAGED = false;
+    DEVICE void stage(const MatvecArgs&) {}
+    DEVICE float4 mine() const { return make_float4(0, 0, 0, 0); }
 #endif
-}
+};
 
 // One vector, from x to `to`, in batches of float4 of every thread, all read before the first use.
 template <class F, bool PLAIN_READ>
 DEVICE void prepare_vector(const MatvecArgs& a, const float* x, char* to, u32 pieces, float (*partial)[WARPS], u32& turn,
-                           const float4* early) {
+                           const Early& early) {
     const int columns = a.m[0].columns, padded = pieces * F::PIECE;
     constexpr int BATCH = PLAIN_READ ? 2 : 1, STEP = 4 * THREADS;
     float4 v[BATCH];
@@ -157,8 +179,8 @@ DEVICE void prepare_vector(const MatvecArgs& a, const float* x, char* to, u32 pi
             float4 y = make_float4((v[b].x - mean) * factor, (v[b].y - mean) * factor, (v[b].z - mean) * factor,
                                    (v[b].w - mean) * factor);
             if (norm) {
-                const bool staged = PLAIN_READ && b == 0 && i == first && STAGED;
-                const float4 w = staged ? *early : read_four<PLAIN_READ, true>(a.norm_weight, a, columns, at);
+                const bool staged = Early::STAGED && PLAIN_READ && b == 0 && i == first;
+                const float4 w = staged ? early.mine() : read_four<PLAIN_READ, true>(a.norm_weight, a, columns, at);
                 y = make_float4(y.x * w.x, y.y * w.y, y.z * w.z, y.w * w.w);
             }
             if (norm && a.norm_bias) {
@@ -170,12 +192,9 @@ DEVICE void prepare_vector(const MatvecArgs& a, const float* x, char* to, u32 pi
     }
 }
 
-// All vectors of the launch, at `to`; ends with a barrier. early: where this thread's staged weights are.
+// All vectors of the launch, at `to`; ends with a barrier.
 template <class F>
-DEVICE void prepare_input(const MatvecArgs& a, char* to, int vectors, u32 pieces, const float4* early) {
-#if __CUDA_ARCH__ >= 800
-    asm volatile("cp.async.wait_all;" ::: "memory");
-#endif
+DEVICE void prepare_input(const MatvecArgs& a, char* to, int vectors, u32 pieces, const Early& early) {
     __shared__ float partial[2][WARPS];
     u32 turn = 0;
     const bool plain = reads_plainly(a);

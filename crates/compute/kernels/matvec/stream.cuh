@@ -59,8 +59,8 @@ DEVICE void run(const MatvecArgs& a, char* shared) {
     launch_next();
     constexpr int EARLY = Slice<F, N>::EARLY, DEPTH = Slice<F, N>::DEPTH;
     Slice<F, N> now;
-    __shared__ float4 early[STAGED ? THREADS : 1];
-    stage_weights(a, early + (STAGED ? threadIdx.x : 0));
+    __shared__ Early early;
+    early.stage(a);
     if (a.expert) {
         wait_for_previous();  // which weights to load is the previous kernel's result
         load_slice<0, EARLY>(a, s, w, now);
@@ -68,7 +68,7 @@ DEVICE void run(const MatvecArgs& a, char* shared) {
         load_slice<0, EARLY>(a, s, w, now);
         wait_for_previous();
     }
-    prepare_input<F>(a, shared, a.sum_slots ? a.slots : N, pieces, early + (STAGED ? threadIdx.x : 0));
+    prepare_input<F>(a, shared, a.sum_slots ? a.slots : N, pieces, early);
     load_slice<EARLY, DEPTH>(a, s, w, now);
 
     float sum[N] = {};
