@@ -4,6 +4,7 @@
 //
 //   block formats   16 bytes a piece: codes of its values 0..15
 //                   16 bytes a piece: codes of its values 16..31
+//                   (formats with PAIRS: codes in the order of table_pairs, the first four words, the second four)
 //                   f32 a piece: scale s = max |x| / 127; codes are x / s, rounded half to even
 //                   where the format has minima or a zero, s * sum of codes, times ZERO if that is not 0: with SCALES == 1
 //                   beside the scale, with 2 in two more arrays of f32 a piece, for values 0..15 and 16..31
@@ -72,7 +73,7 @@ DEVICE void put_input(char* to, u32 pieces, int i, float4 v) {
         const float top = __uint_as_float(largest), scale = top * (1.0f / 127.0f), inverse = top > 1e-36f ? __fdividef(127.0f, top) : 0.0f;
         const u32 c0 = __float2int_rn(v.x * inverse) & 255, c1 = __float2int_rn(v.y * inverse) & 255,
                   c2 = __float2int_rn(v.z * inverse) & 255, c3 = __float2int_rn(v.w * inverse) & 255;
-        const u32 codes = c0 | c1 << 8 | c2 << 16 | c3 << 24;
+        u32 codes = c0 | c1 << 8 | c2 << 16 | c3 << 24;
         const u32 chunk = i / 32, part = i % 32 / 4;
         int sum = 0;
         if constexpr (Input<F>::SUMS > 0) {
@@ -81,8 +82,15 @@ DEVICE void put_input(char* to, u32 pieces, int i, float4 v) {
             sum += __shfl_xor_sync(0xffffffffu, sum, 2);
             if constexpr (Input<F>::SUMS == 1) sum += __shfl_xor_sync(0xffffffffu, sum, 4);
         }
+        u32 word = part;
+        if constexpr (F::PAIRS) {
+            // The lane four on has the values sixteen on: both lanes write one of the two words of these eight values.
+            const u32 other = __shfl_xor_sync(0xffffffffu, codes, 4);
+            codes = part < 4 ? permute(codes, other, 0x5140) : permute(other, codes, 0x7362);
+            word = 2 * (part % 4) + part / 4;
+        }
         if (chunk >= pieces) return;
-        ((u32*)to)[part / 4 * (4 * pieces) + chunk * 4 + part % 4] = codes;
+        ((u32*)to)[word / 4 * (4 * pieces) + chunk * 4 + word % 4] = codes;
         float* scales = (float*)(to + 32 * pieces);
         const float s = (float)sum * (F::ZERO ? (float)F::ZERO : 1.0f) * scale;
         if constexpr (Input<F>::SUMS == 1) {
