@@ -14,7 +14,7 @@ struct Slice {
     static constexpr int WORDS = sizeof(typename F::Raw) / 4;
     static constexpr int DEPTH = UNIT_DEPTH ? UNIT_DEPTH : N == 4 && (WORDS > 7 || F::Planes::bytes(0) < 16 && F::SIGNED) ? 1 : N > 2 || WORDS > (N == 1 ? 8 : 5) ? 2 : 4;
     // Those of the first slice that are loaded before the input is prepared, which needs registers too.
-    static constexpr int EARLY = N > 2 ? 0 : N == 2 && WORDS > 7 ? 1 : WORDS * DEPTH > 24 ? 2 : DEPTH;
+    static constexpr int EARLY = N == 3 ? 0 : N >= 2 && WORDS > 7 ? 1 : WORDS * DEPTH > 24 ? 2 : DEPTH;
     static constexpr int UNIT = 32 * DEPTH;
     typename F::Raw raw[DEPTH];
 };
