@@ -289,13 +289,15 @@ def check_prepare(driver, f):
     print('prepare:', 'correct' if not bad else f'{bad} WRONG')
 
 
-def check(driver, f, arch, functions, reference, prep, work, sms, every):
+def check(driver, f, arch, functions, reference, prep, work, most, every):
     import torch
     g = torch.Generator('cuda').manual_seed(1)
     unit = max(v for _, v, _ in PLANES[f])
     shapes = [(1, 32, 5), (300, 96, 9), (77, 160, 33), (128, 4096, 17), (300, 4096, 70), (129, 512, 130), (256, 1024, 300),
               (200, 2048, 600), (4096, 4096, 16), (4096, 14336, 40), (1000, 4096, 512)]
-    if not every:
+    if every == 'small':
+        shapes = [(70, 96, 9), (129, 512, 70)]
+    elif not every:
         shapes = [(300, 96, 9), (129, 512, 130), (300, 4096, 300), (77, 1024, 33)]
     worst, bad = 0.0, 0
     for rows, columns, n in shapes:
@@ -321,6 +323,7 @@ def check(driver, f, arch, functions, reference, prep, work, sms, every):
                 act = [torch.nn.functional.silu, lambda v: torch.nn.functional.gelu(v, approximate='tanh'), torch.relu][rows % 3]
                 refs = [act(refs[0]) * refs[1]]
             for tile in sorted(functions):
+                sms = [most, 7, 20, 60][(rows + n + tile) % 4]  # other divisions of the work than this card's
                 p = plan(arch, sizes, columns, n, sms, mode == 'gated', tile)
                 os_ = [o.clone() for o in outs]
                 call(driver, functions[tile], p, work, ms, os_, biases, x16, scale, n, {'add': 1, 'gated': 2}.get(mode, 0), factor, gate)()
@@ -445,6 +448,42 @@ def time_cublas(tokens=(512, 128, 32)):
         print(f'cuBLAS f16 n {n}: ' + ' | '.join(line) + f' | all {n / total / 32 * 1e3:.0f} tokens/s', flush=True)
 
 
+def compare(driver, prep, work, sms, variants):
+    """Versions of the n256 kernel in turn, each after a pause, so that the card's power state is the same for all."""
+    import torch
+    g = torch.Generator('cuda').manual_seed(2)
+    for f in ['Q4_0', 'Q4_K', 'Q6_K', 'Q8_0', 'NF4', 'F16']:
+        functions = {v: driver.function(driver.load(f'matmul_{f}_{v}.ptx'), 'matmul_n256', shared_bytes('90a', 256)) for v in variants}
+        for name in ('qkv', 'gate/up', 'down'):
+            rows, columns, mode = SHAPES[name]
+            ms = [[Matrix(f, r, columns, g) for r in rows] for _ in range(4)]
+            x16, scale, _ = prepare(driver, prep, torch.randn(512, columns, device='cuda'), columns=columns, cached=0)
+            outs = [torch.zeros(512, r, device='cuda') for r in rows]
+            p = plan('90a', rows, columns, 512, sms, mode == 2, 256)
+            graphs = {}
+            for v, function in functions.items():
+                runs = [call(driver, function, p, work, m, outs, [None] * 3, x16, scale, 512, mode) for m in ms] * 8
+                for r in runs[:2]:
+                    r()
+                torch.cuda.synchronize()
+                graphs[v] = torch.cuda.CUDAGraph(), runs
+                with torch.cuda.graph(graphs[v][0]):
+                    for r in runs:
+                        r()
+            times = {v: [] for v in functions}
+            for _ in range(5):
+                for v, (graph, runs) in graphs.items():
+                    time.sleep(0.03)
+                    e = [torch.cuda.Event(enable_timing=True) for _ in range(2)]
+                    e[0].record()
+                    graph.replay()
+                    e[1].record()
+                    torch.cuda.synchronize()
+                    times[v].append(e[0].elapsed_time(e[1]) / len(runs))
+            flops = 2 * sum(rows) * columns * 512
+            print(f'{f:5} {name:8}', ' | '.join(f'{v}: {sorted(t)[2] * 1e3:6.1f} us {flops / sorted(t)[2] / 1e9:4.0f} TFLOP/s ({min(t) * 1e3:.1f}..{max(t) * 1e3:.1f})' for v, t in times.items()), flush=True)
+
+
 def sample_clocks(driver, functions, work, sms, prep):
     """The clock and power under load: the product of gate and up, and cuBLAS, for a second each."""
     import torch
@@ -469,9 +508,9 @@ def sample_clocks(driver, functions, work, sms, prep):
 
 def time_prepare(driver, f):
     import torch
-    for n, columns, gated in [(512, 4096, False), (512, 14336, False), (512, 14336, True), (32, 4096, False)]:
+    for n, columns, gated in [(512, 4096, False), (512, 14336, False), (512, 14336, None), (512, 14336, True), (32, 4096, False)]:
         x = torch.randn(n, columns, device='cuda')
-        kw = dict(up=torch.randn(n, columns, device='cuda')) if gated else dict(norm=1, weight=torch.rand(columns, device='cuda'))
+        kw = {} if gated is None else dict(up=torch.randn(n, columns, device='cuda')) if gated else dict(norm=1, weight=torch.rand(columns, device='cuda'))
         for cached in (0, 1):
             go = prepare(driver, f, x, cached=cached, **kw)[2]
             print(f'prepare n {n} columns {columns} gated {gated} cached {cached}: {median_ms([go] * 40) * 1e3:.1f} us', flush=True)
@@ -511,8 +550,13 @@ def run(what):
                 check(driver, f, arch, functions, reference, prep, work, sms, f in ('Q4_0', 'F16'))
         if w == 'f32':
             check_f32(driver)
+        if w == 'small':
+            for key in [('Q4_0', '90a'), ('Q4_0', '80'), ('Q4_0', '75'), ('F16', '90a')]:
+                check(driver, *key, loaded[key], reference, prep, work, sms, 'small')
         if w == 'cublas':
             time_cublas()
+        if w == 'compare':
+            compare(driver, prep, work, sms, [v for v in ('90a', 't0', 't1', 't2') if os.path.exists(f'matmul_Q4_0_{v}.ptx.gz')])
         if w == 'clocks':
             sample_clocks(driver, loaded['Q4_0', '90a'], work, sms, prep)
         if w == 'time':

@@ -10,6 +10,9 @@
 // activations (64 columns of N tokens) into a ring in shared memory: each block fetches half of the tokens for both, as
 // the second cache's bandwidth is what limits these kernels. Sums are f32 in registers.
 #define ASYNCHRONOUS_PRODUCTS
+#ifndef IN_TURN_FROM
+#define IN_TURN_FROM 128
+#endif
 #include "wgmma.cuh"
 #include "matmul.cuh"
 
@@ -25,7 +28,7 @@ struct Shape {
     static constexpr int THREADS = N >= 128 ? 384 : 288;
     // The warpgroups issue their products in turn: otherwise they drift into converting at the same time, and the tensor
     // cores wait. Where products are short, that costs more than it saves.
-    static constexpr bool IN_TURN = N >= 128;
+    static constexpr bool IN_TURN = N >= IN_TURN_FROM;
 };
 // Named barriers: 1 both warpgroups, 2 and 3 each of them, 4 and 5 whose turn it is.
 constexpr u32 BOTH = 1, EACH = 2, TURN = 4;
