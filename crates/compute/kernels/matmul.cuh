@@ -53,7 +53,8 @@ struct Segment {
 struct Work {
     const MatmulArgs& a;
     u32 first, next;
-    static DEVICE u32 start_of(const MatmulArgs& a, u32 part) { return (u32)((u64)part * (a.row_tiles * a.steps) / a.parts); }
+    // A product of 32 bits: units * parts stays below 2^32 (matmul_plan.rs).
+    static DEVICE u32 start_of(const MatmulArgs& a, u32 part) { return part * (a.row_tiles * a.steps) / a.parts; }
     DEVICE Work(const MatmulArgs& args, u32 part) : a(args), first(start_of(args, part)), next(start_of(args, part + 1)) {}
     // The next segment, from the last unit down.
     DEVICE bool take(Segment& s) {
