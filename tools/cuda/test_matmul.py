@@ -6,7 +6,7 @@ On a machine with a card:    python3 test_matmul.py run [check,time]       (in D
 
 `pack` compiles every module to PTX and copies this file beside. `run` loads the PTX through the driver, checks results
 against torch in float64 with poisoned outputs for odd shapes, then times 7B shapes with weights that rotate past L2."""
-import ctypes, gzip, json, os, shutil, struct, subprocess, sys, time
+import ctypes, glob, gzip, json, os, shutil, struct, subprocess, sys, time
 from concurrent.futures import ThreadPoolExecutor
 
 # Planes of a format: bytes, for how many values, what is in them (r random bytes, h halfs, k two halfs and 12 random bytes,
@@ -120,7 +120,7 @@ def plan(arch, rows, columns, n, sms, gated, tile=None, parts=None):
     padded = (n + 7) // 8 * 8
     if tile is None:
         tiles = [256, 128, 64, 32, 16] if arch == '90a' else [128, 64, 32, 16] if arch == '80' else [64, 32, 16]
-        tile = min(tiles, key=lambda t: (-(-padded // t)) * (t + 48))
+        tile = min(tiles, key=lambda t: (-(-padded // t)) * (t + (180 if arch == '90a' else 56)))
     token_tiles = -(-padded // tile)
     cluster = 2 if arch == '90a' else 1
     height = 128 if gated else 256
@@ -528,10 +528,10 @@ def run(what):
     driver.check(driver.cu.cuFuncSetAttribute(prep, 8, 200 << 10), 'shared memory of prepare_x16')
     reference = {f: driver.function(driver.load(f'reference_{f}.ptx'), 'values') for f in info['formats'] if f not in ('F16', 'BF16')}
     loaded = {}
-    if os.path.exists('matmul_Q4_0_90a.ptx.gz'):
+    for path in sorted(glob.glob('jit_*.ptx.gz')):  # how long the driver takes to compile a module
         begin = time.time()
-        driver.load('matmul_Q4_0_90a.ptx')
-        print(f'one module of PTX compiled in {time.time() - begin:.2f} s', flush=True)
+        driver.load(path[:-3])
+        print(f'{path}: compiled in {time.time() - begin:.2f} s', flush=True)
     begin = time.time()
     with ThreadPoolExecutor(16) as pool:
         keys = [(f, a) for a in info['archs'] for f in wanted if os.path.exists(f'matmul_{f}_{a}.ptx.gz')]
@@ -556,13 +556,13 @@ def run(what):
         if w == 'cublas':
             time_cublas()
         if w == 'compare':
-            compare(driver, prep, work, sms, [v for v in ('90a', 't0', 't1', 't2') if os.path.exists(f'matmul_Q4_0_{v}.ptx.gz')])
+            compare(driver, prep, work, sms, [v for v in ('t0', 't1', 't2', '90a') if os.path.exists(f'matmul_Q4_0_{v}.ptx.gz')])
         if w == 'clocks':
             sample_clocks(driver, loaded['Q4_0', '90a'], work, sms, prep)
         if w == 'time':
             for (f, arch), functions in loaded.items():
                 if f in COMMON and (arch == '90a' or f in ('Q4_0', 'F16')):
-                    only = [{'tile': 128}, {'tile': 64}] if arch == '80' else [{}, {'parts': 33}] if f == 'Q4_0' and arch == '90a' else None
+                    only = None
                     time_shapes(driver, f, arch, functions, work, sms, prep, only=only, tokens=(512, 128, 32, 8) if arch == '90a' else (512,))
         print(f'-- {w}: {time.time() - begin:.1f} s', flush=True)
     print('clocks after', clocks())

@@ -11,7 +11,7 @@
 // the second cache's bandwidth is what limits these kernels. Sums are f32 in registers.
 #define ASYNCHRONOUS_PRODUCTS
 #ifndef IN_TURN_FROM
-#define IN_TURN_FROM 128
+#define IN_TURN_FROM 512
 #endif
 #include "wgmma.cuh"
 #include "matmul.cuh"
