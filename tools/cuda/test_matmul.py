@@ -229,9 +229,10 @@ def call(driver, function, p, work, matrices, outs, biases, x16, scale, n, mode=
     return go
 
 
-def error(out, ref):
+def error(out, ref, size=None):
+    """The error's norm over that of the reference, or of `size`: what it is the difference or the cut of."""
     import torch
-    d = (out.double() - ref).norm() / ref.norm()
+    d = (out.double() - ref).norm() / (ref if size is None else size).norm()
     return float(d) if torch.isfinite(out).all() else float('nan')
 
 
@@ -317,10 +318,11 @@ def check(driver, f, arch, functions, reference, prep, work, most, every):
             if mode == 'add':
                 outs[0].normal_(generator=g)
                 refs[0] += outs[0][:, :rows].double()
-            gate = (1.0, 0.0)
+            gate, size = (1.0, 0.0), None
             if mode == 'gated':
                 gate = [(1.0, 0.0), (1.5957691, 0.071354814), (1e30, 0.0)][rows % 3]
                 act = [torch.nn.functional.silu, lambda v: torch.nn.functional.gelu(v, approximate='tanh'), torch.relu][rows % 3]
+                size = refs[0] * refs[1]  # relu may leave next to nothing of it
                 refs = [act(refs[0]) * refs[1]]
             for tile in sorted(functions):
                 sms = [most, 7, 20, 60][(rows + n + tile) % 4]  # other divisions of the work than this card's
@@ -329,8 +331,8 @@ def check(driver, f, arch, functions, reference, prep, work, most, every):
                 call(driver, functions[tile], p, work, ms, os_, biases, x16, scale, n, {'add': 1, 'gated': 2}.get(mode, 0), factor, gate)()
                 torch.cuda.synchronize()
                 for o, r, m in zip(os_, refs, ms):
-                    e = max(error(o[i:i + 1, :m.rows], r[i:i + 1]) for i in range(0, n, max(1, n // 8)))
-                    whole = error(o[:, :m.rows], r)
+                    e = max(error(o[i:i + 1, :m.rows], r[i:i + 1], None if size is None else size[i:i + 1]) for i in range(0, n, max(1, n // 8)))
+                    whole = error(o[:, :m.rows], r, size)
                     e = max(e, whole) if whole == whole else whole
                     extra = bool(torch.isnan(o[:, m.rows:]).all()) if mode != 'add' else True
                     limit = 3e-3 if mode == 'gated' else 1.5e-3
