@@ -158,7 +158,8 @@ struct Multiplier {
 // Stores the block's 256 rows (128 of each matrix of a gated pair), some tokens at a time through shared memory, so that a
 // token's rows leave together.
 template <int N>
-DEVICE void store_tile(const MatmulArgs& a, const MatmulMatrix& m, const float (&d)[2][N / 2], float* staging, u32 row, u32 token) {
+DEVICE void store_tile(const MatmulArgs& a, const MatmulMatrix& m, const float (&d)[2][N / 2], float* staging, u32 row,
+                       u32 token) {
     constexpr u32 ROUND = N == 128 ? 32 : 16, PITCH = 260;  // no conflicts between banks
     const bool pair = a.mode == MODE_GATED;
     const u32 warp = threadIdx.x / 32, lane = threadIdx.x % 32;

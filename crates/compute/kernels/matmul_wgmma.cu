@@ -21,7 +21,8 @@ struct Shape {
     static constexpr int PITCH = 68;                                        // floats from a token to the next: no conflicts
     static constexpr int STAGING = 2 * ROUND * PITCH * 4;                   // bytes, of both warpgroups
     static constexpr int SHARED = SLAB * STAGES + STAGING + 16 * STAGES;
-    static constexpr int DEPTH = N >= 128 ? 1 : FORMAT::FLOAT ? 2 : N == 64 ? 3 : 4;  // steps of weights on their way
+    // Steps of weights on their way; few where a step takes many registers.
+    static constexpr int DEPTH = N >= 128 ? 1 : FORMAT::FLOAT ? 2 : (N == 64 ? 3 : 4) - (sizeof(FORMAT::Raw) > 32 ? 1 : 0);
     static constexpr int THREADS = N >= 128 ? 384 : 288;
 };
 // Named barriers: 1 both warpgroups, 2 and 3 each of them.
@@ -69,7 +70,8 @@ DEVICE void copy_activations(const MatmulArgs& a, u32 ring, u32 full, u32 empty)
 // Stores the sums of a warpgroup's 64 rows from `row` (of both warpgroups' in a gated pair), ROUND tokens at a time through
 // shared memory, so that a token's rows leave together.
 template <int N>
-DEVICE void store_tile(const MatmulArgs& a, const MatmulMatrix& m, const float (&d)[N / 2], float* staging, u32 row, u32 token) {
+DEVICE void store_tile(const MatmulArgs& a, const MatmulMatrix& m, const float (&d)[N / 2], float* staging, u32 row,
+                       u32 token) {
     typedef Shape<N> S;
     constexpr u32 ROUND = S::ROUND, PITCH = S::PITCH;
     const bool pair = a.mode == MODE_GATED;
@@ -117,8 +119,8 @@ DEVICE void store_tile(const MatmulArgs& a, const MatmulMatrix& m, const float (
 #pragma unroll
             for (u32 i = 0; i < ROUND / 8; i++) {
                 const u32 t = t0 + 8 * i;
-                if (first + t < a.n)
-                    store_four(a, m, scaled(*(const float4*)(own + t * PITCH + column), scale[i], bias), row + column, first + t);
+                const float4 v = scaled(*(const float4*)(own + t * PITCH + column), scale[i], bias);
+                if (first + t < a.n) store_four(a, m, v, row + column, first + t);
             }
         }
         sync();
