@@ -91,6 +91,11 @@ DEVICE u32 count_bits(u32 v) { return __popc(v); }
 DEVICE u32 permute(u32 a, u32 b, u32 select) { return __byte_perm(a, b, select); }
 // c + the sum of the four products of signed bytes.
 DEVICE int dot4(int a, int b, int c) { return __dp4a(a, b, c); }
+// The same with unsigned bytes in a.
+DEVICE int dot4_unsigned(u32 a, int b, int c) {
+    asm("dp4a.u32.s32 %0, %1, %2, %0;" : "+r"(c) : "r"(a), "r"(b));
+    return c;
+}
 #endif  // HOST_SHIM
 
 // Byte i of `word`, unsigned.
