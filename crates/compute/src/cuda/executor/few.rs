@@ -1,13 +1,26 @@
 //! Linear layers for up to four tokens: one launch with the norm in front and what is done with the results.
 
-use super::super::formats::{MATVEC_BLOCK, MatrixArgs, MatvecActivation, MatvecArgs, MatvecEpilogue};
+use super::super::formats::{
+    Format, MATVEC_BLOCK, MatrixArgs, MatvecActivation, MatvecArgs, MatvecEpilogue, MatvecPrologue, ahead,
+};
 use super::super::{Pointer, Region};
 use super::linear::{Source, Target, Then};
-use super::rows::{norm_kind, parameters};
+use super::rows::parameters;
 use super::{Executor, Geometry};
 use crate::Result;
-use crate::executor::Linear;
+use crate::executor::{Linear, NormKind};
 use crate::ops::Activation;
+
+/// Bytes of the next product's weights that a launch brings into the level-2 cache: more would delay the launch itself.
+const AHEAD: usize = 4 << 20;
+
+/// Matrices of one launch.
+#[derive(Clone, Debug)]
+pub(super) struct Product {
+    pub format: Format,
+    pub matrices: Vec<MatrixArgs>,
+    pub gated: bool,
+}
 
 /// Shared memory that the kernels declare themselves, at most.
 const STATIC_SHARED: usize = 17 << 10;
@@ -49,9 +62,10 @@ impl Executor {
             Then::Add => MatvecEpilogue::Add,
             Then::Store | Then::Activate(_) => MatvecEpilogue::Store,
         } as i32;
-        if let Then::Activate(act) = then {
-            arguments.activation = activation(act);
-        }
+        arguments.activation = match then {
+            Then::Activate(act) => activation(act),
+            Then::Store | Then::Add => MatvecActivation::None as i32,
+        };
         let rows = linears.iter().map(|l| l.weight.rows()).sum();
         self.matvec(linears[0], rows, source, target, arguments)
     }
@@ -102,17 +116,27 @@ impl Executor {
         if let Some(order) = linear.permutation.as_ref().map(|order| order.cuda()).transpose()? {
             arguments.permutation = order.on(&self.card)?.pointer().address();
         }
+        arguments.prologue = match source.norm.map(|norm| norm.kind) {
+            None => MatvecPrologue::Plain,
+            Some(NormKind::Rms) => MatvecPrologue::RmsNorm,
+            Some(NormKind::Layer) => MatvecPrologue::LayerNorm,
+        } as i32;
         if let Some(norm) = source.norm {
             let (weight, bias) = parameters(norm)?;
             arguments.norm_weight = Region::on(weight, &self.card)?.pointer().address();
             arguments.norm_bias = bias.address();
-            arguments.prologue = norm_kind(norm);
             arguments.eps = norm.epsilon;
         }
         arguments.x_stride = columns as i32;
         arguments.out_stride = target.stride as i32;
         arguments.slots = 1;
         arguments.x_scale = 1.0;
+        let gated = arguments.epilogue == MatvecEpilogue::Gated as i32;
+        let matrices = arguments.m[..arguments.matrices as usize].to_vec();
+        if let Some(next) = self.recording.next_product(Product { format, matrices, gated }) {
+            let Product { format, matrices, gated } = next;
+            (arguments.ahead, arguments.regions) = ahead(*format, matrices, *gated, AHEAD);
+        }
         let mut first = 0;
         while first < source.tokens {
             let tokens = most.min(source.tokens - first);

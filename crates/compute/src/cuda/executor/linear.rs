@@ -1,5 +1,6 @@
 //! Groups of linear layers: how they are divided into launches.
 
+use super::super::formats::MATVEC_TOKENS;
 use super::super::{Pointer, Values};
 use super::Executor;
 use super::replay::{cuda, cuda_mut};
@@ -8,7 +9,7 @@ use crate::ops::Activation;
 use crate::{Error, Result};
 
 /// Up to so many tokens are multiplied as vectors.
-pub(super) const FEW: usize = 4;
+pub(super) const FEW: usize = MATVEC_TOKENS;
 
 /// What layers read.
 #[derive(Clone, Copy)]

@@ -1,6 +1,5 @@
 //! What does not fit, and what mends it.
 
-
 use quern_tensor_io::Remedy;
 
 /// What does not fit.
