@@ -14,6 +14,7 @@
 
 mod args;
 mod attention_plan;
+mod bandwidth;
 mod cache;
 mod card;
 mod driver;
