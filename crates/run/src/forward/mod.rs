@@ -62,6 +62,25 @@ pub(crate) struct Pass<'p> {
     pub(crate) observer: Option<&'p mut dyn Observer>,
 }
 
+/// Where the logits of a batch go.
+#[derive(Debug)]
+pub(crate) enum LogitsTo<'l> {
+    /// To RAM: `[tokens - keep][vocab]`, empty if there are none.
+    Ram(&'l mut [f32]),
+    /// They stay in the buffer of the GPU that has the head, from this value on; there is room for them.
+    Gpu(usize),
+}
+
+impl LogitsTo<'_> {
+    /// The value of a GPU's buffer from which on they are written.
+    fn start(&self) -> usize {
+        match self {
+            Self::Ram(_) => 0,
+            Self::Gpu(start) => *start,
+        }
+    }
+}
+
 /// The tokens of a batch.
 #[derive(Clone, Copy)]
 struct Batch {
@@ -74,14 +93,13 @@ struct Batch {
 }
 
 impl Pass<'_> {
-    /// Runs `tokens` at positions from `first` on and writes the logits of those from index `keep` on to
-    /// `logits` (`[tokens - keep][vocab]`, empty if there are none).
+    /// Runs `tokens` at positions from `first` on; the logits of those from index `keep` on go to `logits`.
     pub(crate) fn run(
         &mut self,
         tokens: &[u32],
         first: usize,
         keep: usize,
-        logits: &mut [f32],
+        mut logits: LogitsTo<'_>,
     ) -> Result<()> {
         let model = self.model;
         let batch = Batch { n: tokens.len(), first, keep };
@@ -96,13 +114,19 @@ impl Pass<'_> {
             let Staging { x, angles, .. } = &mut *self.staging;
             let work = &mut self.workspaces[at];
             work.reserve(model, batch.n)?;
-            work.reserve_logits(if segment.head { results * model.config.vocab_size } else { 0 })?;
+            let end = logits.start() + results * model.config.vocab_size;
+            work.reserve_logits(if segment.head && streamed.is_none() { end } else { 0 })?;
+            // A recorded pass would copy logits to RAM, or not, as it was recorded.
+            let in_ram = matches!(logits, LogitsTo::Ram(_));
             let key = PassKey {
                 segment: index,
                 tokens: batch.n,
                 first,
                 keep,
-                recordable: batch.n == 1 && self.observer.is_none() && model.config.experts.is_none(),
+                recordable: batch.n == 1
+                    && self.observer.is_none()
+                    && model.config.experts.is_none()
+                    && in_ram,
             };
             let mode = work.executor.begin(key)?;
             work.set_angles(angles)?;
@@ -115,7 +139,7 @@ impl Pass<'_> {
             if mode == Mode::Run {
                 match streamed {
                     Some(_) => self.streamed(segment, at, batch)?,
-                    None => self.segment(segment, key, logits)?,
+                    None => self.segment(segment, key, &mut logits)?,
                 }
             }
             let Workspace { executor, x: held, logits: made, .. } = &mut self.workspaces[at];
@@ -123,7 +147,10 @@ impl Pass<'_> {
             let result = match segment.head && streamed.is_none() {
                 // On the CPU they were written where they are wanted.
                 true if executor.pool().is_some() || results == 0 => None,
-                true => Some((made.front(logits.len()), &mut *logits)),
+                true => match &mut logits {
+                    LogitsTo::Ram(to) => Some((made.front(to.len()), &mut **to)),
+                    LogitsTo::Gpu(_) => None,
+                },
                 false if index + 1 == segments.len() && streamed.is_none() => None,
                 false => {
                     self.staging.x.resize(values, 0.0);
@@ -135,14 +162,14 @@ impl Pass<'_> {
                 let work = &mut self.workspaces[segment.workspace];
                 work.reserve(model, batch.n)?;
                 work.executor.upload(&self.staging.x, work.x.front_mut(values))?;
-                self.head(segment.workspace, batch, logits)?;
+                self.head(segment.workspace, batch, &mut logits)?;
             }
         }
         Ok(())
     }
 
     /// The layers of one segment where their weights are, and the head if it ends the model.
-    fn segment(&mut self, segment: &Segment, key: PassKey, logits: &mut [f32]) -> Result<()> {
+    fn segment(&mut self, segment: &Segment, key: PassKey, logits: &mut LogitsTo<'_>) -> Result<()> {
         let model = self.model;
         let batch = Batch { n: key.tokens, first: key.first, keep: key.keep };
         let Batch { n, keep, .. } = batch;
@@ -196,7 +223,7 @@ impl Pass<'_> {
     }
 
     /// From the residual stream on a device to logits.
-    fn head(&mut self, at: usize, batch: Batch, logits: &mut [f32]) -> Result<()> {
+    fn head(&mut self, at: usize, batch: Batch, logits: &mut LogitsTo<'_>) -> Result<()> {
         let model = self.model;
         let layers = model.weights.blocks.len();
         model.placement.enter(layers, batch.n - batch.keep);
@@ -324,7 +351,7 @@ fn head(
     work: &mut Workspace,
     observer: &mut Option<&mut dyn Observer>,
     batch: Batch,
-    logits: &mut [f32],
+    logits: &mut LogitsTo<'_>,
 ) -> Result<()> {
     let (config, weights) = (&model.config, &model.weights);
     let Batch { n, keep, .. } = batch;
@@ -341,9 +368,12 @@ fn head(
         input = Input::Values(projected.front(values));
     }
     // On the CPU straight to where they are wanted.
-    let mut out = match executor.pool().is_some() {
-        true => ValuesMut::Host(logits),
-        false => buffer.front_mut((n - keep) * vocabulary),
+    let mut out = match logits {
+        LogitsTo::Ram(logits) if executor.pool().is_some() => ValuesMut::Host(logits),
+        LogitsTo::Ram(_) | LogitsTo::Gpu(_) => {
+            let (start, length) = (logits.start(), (n - keep) * vocabulary);
+            buffer.front_mut(start + length).slice(start..start + length)
+        }
     };
     phases::linear(executor, observer, [&weights.output], input, Output::Store([out.reborrow()]))?;
     if let Some(cap) = config.final_softcap {
