@@ -10,7 +10,11 @@ use std::path::{Path, PathBuf};
 use common::fixture;
 use quern_model::Config;
 use quern_run::placement::{GpuLayers, GpuRoom, cards};
-use quern_run::{KvType, LoadOptions, Model, Placing, SessionOptions, Wanted};
+use quern_run::{
+    Bandwidths, KvType, LoadOptions, Model, PerplexityOptions, PerplexityReport, Placing, SessionOptions,
+    Wanted, perplexity,
+};
+use quern_tensor_io::NoProgress;
 
 /// Whether there is a card.
 fn card() -> bool {
@@ -134,4 +138,75 @@ fn layers_in_ram_give_the_logits_of_the_cpu() {
         wrong.extend(compare(&fixture(model), GpuLayers::Last(3), KvType::F16, 2e-2));
     }
     assert!(wrong.is_empty(), "{wrong:#?}");
+}
+
+/// Every number of two reports agrees within this share.
+fn agree(what: &str, found: &PerplexityReport, expected: &PerplexityReport, most: f64) -> Vec<String> {
+    let (a, b) = (found.against.as_ref().unwrap(), expected.against.as_ref().unwrap());
+    let pairs = [
+        ("perplexity", found.perplexity, expected.perplexity),
+        ("reference", a.reference_perplexity, b.reference_perplexity),
+        ("ratio", a.perplexity_ratio, b.perplexity_ratio),
+        ("KL divergence", a.kl_mean, b.kl_mean),
+    ];
+    eprintln!("{what}: {pairs:?}, same first token {} and {}", a.top1_agreement, b.top1_agreement);
+    assert_eq!((found.tokens, found.chunks), (expected.tokens, expected.chunks));
+    let far = |&&(_, a, b): &&(&str, f64, f64)| !((a / b - 1.0).abs() <= most);
+    let mut wrong: Vec<String> =
+        pairs.iter().filter(far).map(|(name, a, b)| format!("{what}, {name}: {a} for {b}")).collect();
+    if (a.top1_agreement - b.top1_agreement).abs() > 5e-3 {
+        wrong.push(format!("{what}, same first token: {} for {}", a.top1_agreement, b.top1_agreement));
+    }
+    wrong
+}
+
+#[test]
+fn perplexity_and_divergence_are_those_of_the_cpu() {
+    if !card() {
+        return;
+    }
+    let text = std::fs::read_to_string(fixture("text/validation.txt")).unwrap();
+    let (full, quantized) = (fixture("bookworm-4m"), fixture("bookworm-4m-Q4_K_M.gguf"));
+    let mut wrong = Vec::new();
+    // The second context is computed in two batches, the last of one token.
+    for (context, chunks) in [(256, 12), (514, 4)] {
+        let options = PerplexityOptions { context, chunks: Some(chunks), kv: KvType::F16 };
+        let run = |of: &Path, on: Option<GpuLayers>, against: Option<GpuLayers>| {
+            let (model, reference) = (open(of, on), open(&full, against));
+            perplexity(&model, Some(&reference), &text, options, &NoProgress).unwrap()
+        };
+        let expected = run(&quantized, None, None);
+        for (what, on, against) in [
+            ("both on the GPU", Some(GpuLayers::All), Some(GpuLayers::All)),
+            ("the reference in RAM", Some(GpuLayers::All), None),
+            ("the model in RAM", None, Some(GpuLayers::All)),
+        ] {
+            wrong.extend(agree(what, &run(&quantized, on, against), &expected, 1e-3));
+        }
+    }
+    assert!(wrong.is_empty(), "{wrong:#?}");
+}
+
+#[test]
+fn the_limit_is_the_memory_that_has_the_layers() {
+    if !card() {
+        return;
+    }
+    let mut bandwidths = Bandwidths::default();
+    let mut limit = |layers| {
+        let model = open(&fixture("bookworm-4m"), layers);
+        bandwidths.limit(&model, u64::MAX).unwrap().unwrap()
+    };
+    let on_gpu = limit(Some(GpuLayers::All));
+    eprintln!("{on_gpu:?}");
+    // The slowest card of compute capability 7.5 has 80 GB/s.
+    assert!(on_gpu.bytes_per_second() > 5e10 && on_gpu.memories.len() == 1, "{on_gpu:?}");
+    assert!(on_gpu.memories[0].gpu.is_some(), "{on_gpu:?}");
+    let in_ram = limit(None);
+    assert!(in_ram.memories.len() == 1 && in_ram.memories[0].gpu.is_none(), "{in_ram:?}");
+    let both = limit(Some(GpuLayers::Last(2)));
+    assert_eq!(both.memories.len(), 2);
+    let all: u64 = both.memories.iter().map(|memory| memory.bytes_per_token).sum();
+    assert_eq!(all, on_gpu.memories[0].bytes_per_token);
+    assert!(both.bytes_per_second() < on_gpu.bytes_per_second(), "{both:?} {on_gpu:?}");
 }

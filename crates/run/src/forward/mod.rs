@@ -22,6 +22,7 @@
 //! one device are a [`Segment`](crate::placement::Segment); between two of them the residual stream moves.
 
 mod experts;
+mod head;
 mod phases;
 mod stream;
 mod workspace;
@@ -41,6 +42,8 @@ use crate::{Model, Observer, Result};
 use stream::{STREAMED_FROM, Streamer};
 
 pub(crate) use experts::{BeforeGroup, run as run_experts};
+pub(crate) use head::LogitsTo;
+use head::head;
 use phases::Remote;
 pub(crate) use phases::{AttentionBuffers, KvTarget, Phases};
 pub(crate) use workspace::{Workspace, cache_shape, wide};
@@ -62,25 +65,6 @@ pub(crate) struct Pass<'p> {
     pub(crate) workspaces: &'p mut [Workspace],
     pub(crate) staging: &'p mut Staging,
     pub(crate) observer: Option<&'p mut dyn Observer>,
-}
-
-/// Where the logits of a batch go.
-#[derive(Debug)]
-pub(crate) enum LogitsTo<'l> {
-    /// To RAM: `[tokens - keep][vocab]`, empty if there are none.
-    Ram(&'l mut [f32]),
-    /// They stay in the buffer of the GPU that has the head, from this value on; there is room for them.
-    Gpu(usize),
-}
-
-impl LogitsTo<'_> {
-    /// The value of a GPU's buffer from which on they are written.
-    fn start(&self) -> usize {
-        match self {
-            Self::Ram(_) => 0,
-            Self::Gpu(start) => *start,
-        }
-    }
 }
 
 /// The tokens of a batch.
@@ -347,43 +331,6 @@ fn block(
     let done = rest();
     *observer = phases.observer.take();
     done
-}
-
-/// From the residual stream to logits.
-fn head(
-    model: &Model,
-    work: &mut Workspace,
-    observer: &mut Option<&mut dyn Observer>,
-    batch: Batch,
-    logits: &mut LogitsTo<'_>,
-) -> Result<()> {
-    let (config, weights) = (&model.config, &model.weights);
-    let Batch { n, keep, .. } = batch;
-    let (hidden, vocabulary) = (config.hidden_size, config.vocab_size);
-    let Workspace { executor, x, projected, logits: buffer, .. } = work;
-    let x = x.front(n * hidden).slice(keep * hidden..n * hidden);
-    let mut input = match &weights.output_norm {
-        Some(norm) => Input::Norm(norm, x),
-        None => Input::Values(x),
-    };
-    if let Some(out) = &weights.embedding_out {
-        let values = (n - keep) * config.embedding_size;
-        phases::linear(executor, observer, [out], input, Output::Store([projected.front_mut(values)]))?;
-        input = Input::Values(projected.front(values));
-    }
-    // On the CPU straight to where they are wanted.
-    let mut out = match logits {
-        LogitsTo::Ram(logits) if executor.pool().is_some() => ValuesMut::Host(logits),
-        LogitsTo::Ram(_) | LogitsTo::Gpu(_) => {
-            let (start, length) = (logits.start(), (n - keep) * vocabulary);
-            buffer.front_mut(start + length).slice(start..start + length)
-        }
-    };
-    phases::linear(executor, observer, [&weights.output], input, Output::Store([out.reborrow()]))?;
-    if let Some(cap) = config.final_softcap {
-        executor.softcap(out.reborrow(), vocabulary, cap)?;
-    }
-    Ok(())
 }
 
 /// What the first block receives, computed on the CPU: `out` is `[tokens][hidden]`.
