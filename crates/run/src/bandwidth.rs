@@ -149,7 +149,7 @@ mod tests {
             |bytes_per_token, bytes_per_second| MemorySpeed { gpu: None, bytes_per_token, bytes_per_second };
         let limit = |memories: &[MemorySpeed]| ReadLimit { memories: memories.to_vec() }.bytes_per_second();
         let (gpu, ram) = (memory(3_000_000_000, 3e12), memory(1_000_000_000, 2e10));
-        assert_eq!(limit(&[gpu.clone()]), 3e12);
+        assert_eq!(limit(std::slice::from_ref(&gpu)), 3e12);
         // 4 GB in 1 ms and 50 ms.
         assert!((limit(&[gpu.clone(), ram]) / (4e9 / 0.051) - 1.0).abs() < 1e-9);
         assert!((limit(&[gpu.clone(), gpu]) / 3e12 - 1.0).abs() < 1e-9);

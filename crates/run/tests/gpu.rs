@@ -151,7 +151,8 @@ fn agree(what: &str, found: &PerplexityReport, expected: &PerplexityReport, most
     ];
     eprintln!("{what}: {pairs:?}, same first token {} and {}", a.top1_agreement, b.top1_agreement);
     assert_eq!((found.tokens, found.chunks), (expected.tokens, expected.chunks));
-    let far = |&&(_, a, b): &&(&str, f64, f64)| !((a / b - 1.0).abs() <= most);
+    // NaN counts as far.
+    let far = |&&(_, a, b): &&(&str, f64, f64)| (a / b - 1.0).abs() > most || (a / b).is_nan();
     let mut wrong: Vec<String> =
         pairs.iter().filter(far).map(|(name, a, b)| format!("{what}, {name}: {a} for {b}")).collect();
     if (a.top1_agreement - b.top1_agreement).abs() > 5e-3 {
