@@ -10,9 +10,10 @@ use std::path::{Path, PathBuf};
 use common::fixture;
 use quern_model::Config;
 use quern_run::placement::{GpuLayers, GpuRoom, cards};
+use quern_run::statistics::{Likelihood, kl_divergence, log_sum_exp, mean_and_deviation};
 use quern_run::{
-    Bandwidths, KvType, LoadOptions, Model, PerplexityOptions, PerplexityReport, Placing, SessionOptions,
-    Wanted, perplexity,
+    Bandwidths, GenerateOptions, KvType, LoadOptions, Model, PerplexityOptions, PerplexityReport, Placing,
+    SessionOptions, Wanted, perplexity, perplexity_of_tokens,
 };
 use quern_tensor_io::NoProgress;
 
@@ -186,6 +187,43 @@ fn perplexity_and_divergence_are_those_of_the_cpu() {
         }
     }
     assert!(wrong.is_empty(), "{wrong:#?}");
+}
+
+/// The same passes with logits in RAM, and the statistics of the CPU.
+#[test]
+fn statistics_on_the_gpu_are_those_of_the_logits_in_ram() {
+    if !card() {
+        return;
+    }
+    let all = Some(GpuLayers::All);
+    let (model, reference) =
+        (open(&fixture("bookworm-4m-Q4_K_M.gguf"), all), open(&fixture("bookworm-4m"), all));
+    let text = std::fs::read_to_string(fixture("text/validation.txt")).unwrap();
+    let tokens = model.tokenizer().unwrap().encode(&text, GenerateOptions::default().encode);
+    // Two batches, the last of one token.
+    let context = 514;
+    let options = PerplexityOptions { context, chunks: Some(2), kv: KvType::F16 };
+    let report = perplexity_of_tokens(&model, Some(&reference), &tokens, None, options, &NoProgress).unwrap();
+    let mut sessions = [&model, &reference]
+        .map(|model| model.session(SessionOptions { context, ..SessionOptions::default() }).unwrap());
+    let (mut scores, mut divergences) = (Likelihood::default(), Vec::new());
+    for chunk in tokens.chunks_exact(context).take(2) {
+        let [own, theirs] = sessions.each_mut().map(|session| {
+            session.clear();
+            session.forward(&chunk[..context - 1], Wanted::From(context / 2)).unwrap().to_vec()
+        });
+        let (own, theirs) = (own.chunks_exact(model.vocabulary()), theirs.chunks_exact(model.vocabulary()));
+        for ((own, theirs), &target) in own.zip(theirs).zip(&chunk[context / 2 + 1..]) {
+            scores.add(log_sum_exp(own) - f64::from(own[target as usize]));
+            divergences.push(kl_divergence(theirs, own));
+        }
+    }
+    assert_eq!(scores.count(), report.tokens);
+    let (kl, _) = mean_and_deviation(&divergences);
+    let against = report.against.unwrap();
+    eprintln!("{} and {}, {} and {kl}", report.perplexity, scores.perplexity(), against.kl_mean);
+    assert!((report.perplexity / scores.perplexity() - 1.0).abs() < 1e-5, "{}", scores.perplexity());
+    assert!((against.kl_mean / kl - 1.0).abs() < 1e-4, "{against:?} {kl}");
 }
 
 #[test]
