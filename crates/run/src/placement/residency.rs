@@ -73,6 +73,16 @@ pub(crate) fn reside(
             segment.remote = first_gpu;
         }
     }
+    if let Some(Location::Gpu(gpu)) = first_gpu.map(|workspace| locations[workspace]) {
+        // That device also normalizes their heads.
+        let mut uploader = Uploader::new(&gpus[gpu], pool)?;
+        for segment in segments.iter().filter(|segment| segment.remote.is_some()) {
+            for block in &mut weights.blocks[segment.layers.clone()] {
+                block.upload_head_norms(&mut uploader)?;
+            }
+        }
+        uploader.finish()?;
+    }
     let mut counts = vec![0; locations.len()];
     let mut caches = Vec::with_capacity(layers);
     for segment in &segments {
@@ -98,8 +108,13 @@ fn upload(weights: &mut Weights, units: &[Location], gpus: &[Device], pool: &Arc
         if own().next().is_none() {
             continue;
         }
-        let failed = |unit: usize, error: Error| error.on_gpu(unit, layers);
-        let mut uploader = Uploader::new(gpu, pool)?;
+        let what = |unit: usize| match unit == layers {
+            true => "the weights of the head".to_owned(),
+            false => format!("the weights of block {unit}"),
+        };
+        let uploader = Uploader::new(gpu, pool).map_err(Error::from);
+        let mut uploader =
+            uploader.map_err(|error| error.on_gpu(|| "memory to copy weights with".to_owned()))?;
         for unit in own() {
             let done = match unit == layers {
                 true => {
@@ -114,7 +129,7 @@ fn upload(weights: &mut Weights, units: &[Location], gpus: &[Device], pool: &Arc
                     block.map(|block| weights.blocks[unit] = block)
                 }
             };
-            done.map_err(|error| failed(unit, error))?;
+            done.map_err(|error| error.on_gpu(|| what(unit)))?;
         }
         uploader.finish()?;
     }

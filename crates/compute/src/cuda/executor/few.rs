@@ -1,8 +1,6 @@
 //! Linear layers for up to four tokens: one launch with the norm in front and what is done with the results.
 
-use super::super::formats::{
-    CardLimits, MATVEC_BLOCK, MatrixArgs, MatvecActivation, MatvecArgs, MatvecEpilogue,
-};
+use super::super::formats::{MATVEC_BLOCK, MatrixArgs, MatvecActivation, MatvecArgs, MatvecEpilogue};
 use super::super::{Pointer, Region};
 use super::linear::{Source, Target, Then};
 use super::rows::{norm_kind, parameters};
@@ -10,6 +8,9 @@ use super::{Executor, Geometry};
 use crate::Result;
 use crate::executor::Linear;
 use crate::ops::Activation;
+
+/// Shared memory that the kernels declare themselves, at most.
+const STATIC_SHARED: usize = 17 << 10;
 
 /// The number of an activation function in `matvec.cu`.
 fn activation(act: Activation) -> i32 {
@@ -79,6 +80,13 @@ impl Executor {
         Ok(true)
     }
 
+    /// How many tokens one launch takes; 0 if the input of one does not fit into a block's shared memory.
+    pub(super) fn most_vectors(&self, linear: &Linear) -> Result<usize> {
+        let matrix = linear.weight.cuda()?;
+        let shared = self.card.info().shared_memory.saturating_sub(STATIC_SHARED);
+        Ok(matrix.format.matvec_vectors(matrix.columns, shared).min(super::linear::FEW))
+    }
+
     fn matvec(
         &mut self,
         linear: &Linear,
@@ -90,8 +98,7 @@ impl Executor {
         let matrix = linear.weight.cuda()?;
         let (format, columns) = (matrix.format, matrix.columns);
         let info = self.card.info();
-        let card = CardLimits { multiprocessors: info.multiprocessors, shared: info.shared_memory };
-        let most = format.matvec_vectors(columns, card.shared).clamp(1, super::linear::FEW);
+        let (processors, most) = (info.multiprocessors, self.most_vectors(linear)?);
         if let Some(order) = linear.permutation.as_ref().map(|order| order.cuda()).transpose()? {
             arguments.permutation = order.on(&self.card)?.pointer().address();
         }
@@ -109,7 +116,7 @@ impl Executor {
         let mut first = 0;
         while first < source.tokens {
             let tokens = most.min(source.tokens - first);
-            let launch = format.matvec(rows, columns, tokens, card);
+            let launch = format.matvec(rows, columns, tokens, processors);
             arguments.x = source.x.pointer().at(4 * first * columns).address();
             arguments.out = target.out.at(4 * first * target.stride).address();
             let geometry = Geometry {

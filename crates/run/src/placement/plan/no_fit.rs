@@ -1,6 +1,5 @@
 //! What does not fit, and what mends it.
 
-use std::fmt;
 
 use quern_tensor_io::Remedy;
 
@@ -85,87 +84,5 @@ impl NoFit {
 impl From<NoFit> for crate::Error {
     fn from(error: NoFit) -> Self {
         Self::Memory { what: error.to_string(), remedy: error.remedy() }
-    }
-}
-
-/// A card's driver refused memory that was planned, because somebody else has taken it meanwhile.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[error(
-    "device {index} ({name}) has no memory for {what}: {} were to be allocated, and {} of {} are free",
-    mib(*.bytes), mib(*.free), mib(*.total)
-)]
-pub struct Refused {
-    /// The card's number.
-    pub index: usize,
-    /// The card's name.
-    pub name: String,
-    /// What the memory was for.
-    pub what: Wanted,
-    /// Bytes that were to be allocated.
-    pub bytes: u64,
-    /// Bytes that are free.
-    pub free: u64,
-    /// Bytes of the card.
-    pub total: u64,
-}
-
-/// What memory of a card is for.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Wanted {
-    /// The weights of a block.
-    Block(usize),
-    /// The weights of the head.
-    Head,
-    /// Keys and values of a block.
-    Cache(usize),
-    /// Buffers.
-    Buffers,
-}
-
-impl fmt::Display for Wanted {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Block(block) => write!(f, "the weights of block {block}"),
-            Self::Head => f.write_str("the weights of the head"),
-            Self::Cache(block) => write!(f, "the keys and values of block {block}"),
-            Self::Buffers => f.write_str("buffers"),
-        }
-    }
-}
-
-impl From<Refused> for crate::Error {
-    fn from(error: Refused) -> Self {
-        Self::Memory { what: error.to_string(), remedy: Remedy::FreeGpuMemory }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn refused_memory_is_named_with_what_it_was_for() {
-        let refused = |what| Refused {
-            index: 1,
-            name: "NVIDIA L4".into(),
-            what,
-            bytes: 130 << 20,
-            free: 90 << 20,
-            total: 24 << 30,
-        };
-        let error = crate::Error::from(refused(Wanted::Block(17)));
-        assert_eq!(
-            error.to_string(),
-            "device 1 (NVIDIA L4) has no memory for the weights of block 17: 130 MiB were to be allocated, and 90 MiB \
-             of 24576 MiB are free"
-        );
-        assert_eq!(error.remedy(), Some(Remedy::FreeGpuMemory));
-        for (what, text) in [
-            (Wanted::Head, "of the head:"),
-            (Wanted::Cache(3), "values of block 3:"),
-            (Wanted::Buffers, "for buffers:"),
-        ] {
-            assert!(refused(what).to_string().contains(text), "{text}");
-        }
     }
 }
