@@ -7,7 +7,7 @@ use quern_compute::simd::{Op, dispatch};
 use quern_compute::{Device, Pool};
 
 use crate::memory::reset_peak;
-use crate::{KvType, Model, Result};
+use crate::{Error, KvType, Model, Result};
 use quern_compute::parallel::share;
 
 /// Bytes read: several times what last-level caches hold.
@@ -92,7 +92,9 @@ impl Bandwidths {
         if let Some((_, known)) = self.gpus.iter().find(|(known, _)| *known == index) {
             return Ok(Some(*known));
         }
-        let measured = device.bandwidth()?;
+        let measured = device.bandwidth().map_err(Error::from);
+        let measured =
+            measured.map_err(|error| error.on_gpu(|| "memory to measure its bandwidth with".to_owned()))?;
         self.gpus.extend(measured.map(|speed| (index, speed)));
         Ok(measured)
     }

@@ -200,7 +200,9 @@ impl<'m> Session<'m> {
         self.logits.resize(in_ram, 0.0);
         if kept {
             // Batches fill it one after the other: it must not grow between them.
-            self.workspaces[self.model.placement.head()].reserve_logits(values)?;
+            let reserved = self.workspaces[self.model.placement.head()].reserve_logits(values);
+            reserved
+                .map_err(|error| error.on_gpu(|| format!("logits of {} tokens", tokens.len() - first)))?;
         }
         for (index, batch) in tokens.chunks(self.options.batch).enumerate() {
             let start = index * self.options.batch;
