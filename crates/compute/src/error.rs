@@ -51,7 +51,7 @@ pub enum Error {
     /// An NVIDIA card or its driver.
     #[cfg(feature = "cuda")]
     #[error(transparent)]
-    Cuda(#[from] crate::cuda::CudaError),
+    Cuda(Box<crate::cuda::CudaError>),
     /// Built without the feature `cuda`.
     #[error("this program was built without support for GPUs")]
     NoGpuSupport,
@@ -75,5 +75,12 @@ impl Error {
             Self::NoGpuSupport => true,
             _ => false,
         }
+    }
+}
+
+#[cfg(feature = "cuda")]
+impl From<crate::cuda::CudaError> for Error {
+    fn from(error: crate::cuda::CudaError) -> Self {
+        Self::Cuda(Box::new(error))
     }
 }

@@ -36,8 +36,8 @@ pub use attention::AttentionShape;
 pub use error::{Error, Result};
 pub use executor::{
     Attend, Buffer, Bytes, CacheShape, Choice, Device, Executor, Gpu, Heads, Input, KvCache, KvType, Linear,
-    Mode, Norm, NormKind, Output, PassKey, Permutation, Room, Rotate, Routing, Uploader, Values, ValuesMut,
-    Vector, Weight, bytes_of_linear, bytes_of_matrix, bytes_of_norm, gpus,
+    Mode, Norm, NormKind, Output, PassKey, Permutation, Room, Rotate, Routing, RowLikelihood, Uploader,
+    Values, ValuesMut, Vector, Weight, bytes_of_linear, bytes_of_matrix, bytes_of_norm, gpus,
 };
 #[doc(hidden)]
 pub use fgemm::{Product, multiply_add};

@@ -1,12 +1,13 @@
-//! Measures how fast this machine reads memory, which limits the speed of generation.
+//! Measures how fast the memories that hold a model are read, which limits the speed of generation.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
-use quern_compute::Pool;
 use quern_compute::simd::{Op, dispatch};
+use quern_compute::{Device, Pool};
 
 use crate::memory::reset_peak;
+use crate::{Error, KvType, Model, Result};
 use quern_compute::parallel::share;
 
 /// Bytes read: several times what last-level caches hold.
@@ -42,6 +43,92 @@ pub fn read_bandwidth(threads: usize, most: u64) -> f64 {
     (8 * words) as f64 / best.as_secs_f64().max(1e-9)
 }
 
+/// A memory that has weights of a model.
+#[derive(Clone, Debug, PartialEq)]
+pub struct MemorySpeed {
+    /// The name of the GPU whose memory it is; `None` for RAM.
+    pub gpu: Option<String>,
+    /// Bytes of weights that a token reads from it.
+    pub bytes_per_token: u64,
+    /// Bytes a second that it delivers.
+    pub bytes_per_second: f64,
+}
+
+/// The limit that memory sets to a model's generation.
+#[derive(Clone, Debug, PartialEq)]
+pub struct ReadLimit {
+    /// The memories that have its weights.
+    pub memories: Vec<MemorySpeed>,
+}
+
+impl ReadLimit {
+    /// Bytes a second that all memories deliver, one after the other as a token needs them.
+    pub fn bytes_per_second(&self) -> f64 {
+        if let [one] = &*self.memories {
+            return one.bytes_per_second;
+        }
+        let bytes: u64 = self.memories.iter().map(|memory| memory.bytes_per_token).sum();
+        let seconds = self.memories.iter().map(|m| m.bytes_per_token as f64 / m.bytes_per_second.max(1.0));
+        bytes as f64 / seconds.sum::<f64>().max(1e-12)
+    }
+}
+
+/// Speeds of this machine's memories, each measured once.
+#[derive(Clone, Debug, Default)]
+pub struct Bandwidths {
+    ram: Option<f64>,
+    /// By the driver's number of the GPU.
+    gpus: Vec<(usize, f64)>,
+}
+
+impl Bandwidths {
+    /// As [`read_bandwidth`].
+    pub fn ram(&mut self, threads: usize, most: u64) -> f64 {
+        *self.ram.get_or_insert_with(|| read_bandwidth(threads, most))
+    }
+
+    /// Bytes a second that the memory of GPU `index` delivers; `None` if its driver takes no times.
+    fn gpu(&mut self, index: usize, device: &Device) -> Result<Option<f64>> {
+        if let Some((_, known)) = self.gpus.iter().find(|(known, _)| *known == index) {
+            return Ok(Some(*known));
+        }
+        let measured = device.bandwidth().map_err(Error::from);
+        let measured =
+            measured.map_err(|error| error.on_gpu(|| "memory to measure its bandwidth with".to_owned()))?;
+        self.gpus.extend(measured.map(|speed| (index, speed)));
+        Ok(measured)
+    }
+
+    /// The limit of a model: the memory of a GPU is measured if it has layers, and RAM, over at most `most` bytes, if it
+    /// has some. `None` if a GPU's cannot be measured.
+    ///
+    /// # Errors
+    /// [`crate::Error::Gpu`] if a GPU has no memory left to measure with, or is lost.
+    pub fn limit(&mut self, model: &Model, most: u64) -> Result<Option<ReadLimit>> {
+        let sizes = model.sizes(KvType::default());
+        let placement = &model.placement;
+        let mut bytes = vec![0; placement.devices().count()];
+        for segment in placement.segments() {
+            let blocks = &sizes.units[segment.layers.clone()];
+            let head = sizes.units.last().filter(|_| segment.head);
+            bytes[segment.workspace] += blocks.iter().chain(head).map(|unit| unit.touched).sum::<u64>();
+        }
+        let mut memories = Vec::new();
+        for ((device, _), bytes_per_token) in placement.devices().zip(bytes) {
+            let bytes_per_second = match device.gpu_index() {
+                None => self.ram(model.threads(), most),
+                Some(index) => match self.gpu(index, device)? {
+                    Some(speed) => speed,
+                    None => return Ok(None),
+                },
+            };
+            let gpu = device.gpu_name().map(str::to_owned);
+            memories.push(MemorySpeed { gpu, bytes_per_token, bytes_per_second });
+        }
+        Ok(Some(ReadLimit { memories }))
+    }
+}
+
 struct Sum<'a>(&'a [u64]);
 
 impl Op for Sum<'_> {
@@ -57,6 +144,18 @@ impl Op for Sum<'_> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn memories_are_read_one_after_the_other() {
+        let memory =
+            |bytes_per_token, bytes_per_second| MemorySpeed { gpu: None, bytes_per_token, bytes_per_second };
+        let limit = |memories: &[MemorySpeed]| ReadLimit { memories: memories.to_vec() }.bytes_per_second();
+        let (gpu, ram) = (memory(3_000_000_000, 3e12), memory(1_000_000_000, 2e10));
+        assert_eq!(limit(std::slice::from_ref(&gpu)), 3e12);
+        // 4 GB in 1 ms and 50 ms.
+        assert!((limit(&[gpu.clone(), ram]) / (4e9 / 0.051) - 1.0).abs() < 1e-9);
+        assert!((limit(&[gpu.clone(), gpu]) / 3e12 - 1.0).abs() < 1e-9);
+    }
 
     #[test]
     fn every_byte_is_read_in_finite_time() {

@@ -26,7 +26,7 @@ pub struct BenchOptions {
     pub repetitions: usize,
     /// How keys and values are kept.
     pub kv: KvType,
-    /// Bytes a second that memory delivers ([`crate::read_bandwidth`]), to compare with.
+    /// Bytes a second that the memory which has the model delivers ([`crate::Bandwidths`]), to compare with.
     pub bandwidth: Option<f64>,
 }
 

@@ -23,9 +23,11 @@ use quern_model::EncodeOptions;
 use quern_tensor_io::Progress;
 use serde::Serialize;
 
-use crate::statistics::{Likelihood, kl_divergence, mean_and_deviation, negative_log_likelihood, top1};
+use quern_compute::RowLikelihood;
+
+use crate::session::KeptLogits;
+use crate::statistics::{Likelihood, mean_and_deviation};
 use crate::{Error, KvType, Model, Result, Session, SessionOptions, Wanted};
-use quern_compute::parallel::share;
 
 /// What to score.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -143,16 +145,17 @@ pub fn perplexity_of_tokens(
         if let Some(bos) = bos {
             chunk[0] = bos;
         }
-        let logits = run_chunk(&mut session, &chunk)?;
+        let mut logits = run_chunk(&mut session, &chunk)?;
         let targets = &chunk[context / 2 + 1..];
         // Added in order, so the sums do not depend on the threads.
-        let own = score(model, logits, targets)?;
-        own.iter().for_each(|&nll| scores.add(nll));
+        let own = score(&mut logits, targets)?;
+        own.iter().for_each(|row| scores.add(row.negative_log()));
         if let (Some(reference), Some(other)) = (reference, &mut other) {
             // Two models within one bound alternate.
             model.placement.give_back();
-            let expected = run_chunk(other, &chunk)?;
-            compared.add(model, (logits, &own), (expected, &score(reference, expected, targets)?));
+            let mut expected = run_chunk(other, &chunk)?;
+            let theirs = score(&mut expected, targets)?;
+            compared.add(&own, &theirs, &logits.divergence_from(&mut expected)?);
             reference.placement.give_back();
         }
         progress.advance(1);
@@ -197,18 +200,16 @@ fn check(model: &Model, reference: Option<&Model>, tokens: usize, options: Perpl
 
 /// Logits of positions `n/2 ..= n-2` of one chunk. The last token's logits predict nothing and the token
 /// itself is input to no prediction: it is not run.
-fn run_chunk<'s>(session: &'s mut Session<'_>, chunk: &[u32]) -> Result<&'s [f32]> {
+fn run_chunk<'s>(session: &'s mut Session<'_>, chunk: &[u32]) -> Result<KeptLogits<'s>> {
     session.clear();
     let (body, _) = chunk.split_at(chunk.len() - 1);
-    session.forward(body, Wanted::From(chunk.len() / 2)).map(|logits| &*logits)
+    session.forward_kept(body, Wanted::From(chunk.len() / 2))
 }
 
-/// Negative log-likelihoods of the targets.
-fn score(model: &Model, logits: &[f32], targets: &[u32]) -> Result<Vec<f64>> {
-    let mut scores = vec![0.0; targets.len()];
-    let positions = logits.chunks_exact(model.vocabulary()).zip(targets).zip(&mut scores);
-    share(&model.pool, positions, |((logits, &target), nll)| *nll = negative_log_likelihood(logits, target));
-    if scores.iter().all(|nll| nll.is_finite()) { Ok(scores) } else { Err(Error::NotFinite) }
+/// What the logits say of the targets.
+fn score(logits: &mut KeptLogits<'_>, targets: &[u32]) -> Result<Vec<RowLikelihood>> {
+    let scores = logits.likelihood(targets)?;
+    if scores.iter().all(|row| row.negative_log().is_finite()) { Ok(scores) } else { Err(Error::NotFinite) }
 }
 
 /// Statistics of two models position by position.
@@ -223,16 +224,11 @@ struct Compared {
 }
 
 impl Compared {
-    /// Adds positions: logits and negative log-likelihoods of the model and of the reference.
-    fn add(&mut self, model: &Model, (logits, own): (&[f32], &[f64]), (expected, theirs): (&[f32], &[f64])) {
-        let vocabulary = model.vocabulary();
-        let mut compared = vec![(0.0, false); own.len()];
-        let positions = expected.chunks_exact(vocabulary).zip(logits.chunks_exact(vocabulary));
-        share(&model.pool, positions.zip(&mut compared), |((p, q), out)| {
-            *out = (kl_divergence(p, q), top1(p) == top1(q));
-        });
-        for ((own, theirs), (kl, same)) in own.iter().zip(theirs).zip(compared) {
-            self.push(*own, *theirs, kl, same);
+    /// Adds positions: what the model and the reference say of their targets, and the divergences.
+    fn add(&mut self, own: &[RowLikelihood], theirs: &[RowLikelihood], divergences: &[f64]) {
+        for ((own, theirs), kl) in own.iter().zip(theirs).zip(divergences) {
+            let same = own.largest == theirs.largest;
+            self.push(own.negative_log(), theirs.negative_log(), *kl, same);
         }
     }
 

@@ -157,6 +157,12 @@ impl Placement {
         &self.resident.segments
     }
 
+    /// Which of [`Placement::devices`] has the head.
+    pub fn head(&self) -> usize {
+        // The head is in the last segment.
+        self.resident.segments.last().map_or(0, |segment| segment.workspace)
+    }
+
     /// The place of a layer in the cache of its device.
     pub fn slot(&self, layer: usize) -> usize {
         self.resident.caches[layer].1

@@ -1,10 +1,14 @@
 //! One text in a model: its keys and values, and the memory a pass over it needs, allocated once.
 
-use quern_compute::KvType;
+mod kept;
 
-use crate::forward::{Pass, Staging, Workspace, cache_shape};
+use quern_compute::{KvType, Values};
+
+use crate::forward::{LogitsTo, Pass, Staging, Workspace, cache_shape};
 use crate::placement::Needs;
 use crate::{Error, Model, Observer, Result};
+
+pub(crate) use kept::KeptLogits;
 
 /// Size and precision of a session.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -146,7 +150,8 @@ impl<'m> Session<'m> {
     /// [`Error::ContextFull`], [`Error::Token`] or [`Error::Option`] (no tokens, or `From` beyond them), all
     /// before anything is computed; the session is then as it was.
     pub fn forward(&mut self, tokens: &[u32], wanted: Wanted) -> Result<&mut [f32]> {
-        self.run(tokens, wanted, None)
+        self.run(tokens, wanted, None, false)?;
+        Ok(&mut self.logits)
     }
 
     /// [`Session::forward`] with an `observer`, which sees the inputs of every layer for every token.
@@ -159,22 +164,46 @@ impl<'m> Session<'m> {
         wanted: Wanted,
         observer: &mut dyn Observer,
     ) -> Result<&mut [f32]> {
-        self.run(tokens, wanted, Some(observer))
+        self.run(tokens, wanted, Some(observer), false)?;
+        Ok(&mut self.logits)
     }
 
+    /// [`Session::forward`] whose logits stay where the head is: in RAM, or in a GPU's memory.
+    ///
+    /// # Errors
+    /// As [`Session::forward`].
+    pub(crate) fn forward_kept(&mut self, tokens: &[u32], wanted: Wanted) -> Result<KeptLogits<'_>> {
+        let head = self.model.placement.head();
+        let on_gpu = self.workspaces[head].executor.pool().is_none();
+        let values = self.run(tokens, wanted, None, on_gpu)?;
+        let Workspace { executor, logits, .. } = &mut self.workspaces[head];
+        let values = if on_gpu { logits.front(values) } else { Values::Host(&self.logits) };
+        Ok(KeptLogits { model: self.model, executor, values })
+    }
+
+    /// The number of logits, which are in RAM or, if they are `kept`, in the buffer of the GPU that has the head.
     fn run(
         &mut self,
         tokens: &[u32],
         wanted: Wanted,
         mut observer: Option<&mut dyn Observer>,
-    ) -> Result<&mut [f32]> {
+        kept: bool,
+    ) -> Result<usize> {
         let first = self.check(tokens, wanted)?;
         let vocabulary = self.model.vocabulary();
         let batch = tokens.len().min(self.options.batch);
-        let rows = ((tokens.len() - first) * vocabulary).saturating_sub(self.logits.capacity());
-        self.model.placement.begin(batch, 4 * rows as u64 + Workspace::kernels(self.model, batch))?;
+        let values = (tokens.len() - first) * vocabulary;
+        let in_ram = if kept { 0 } else { values };
+        let growth = in_ram.saturating_sub(self.logits.capacity());
+        self.model.placement.begin(batch, 4 * growth as u64 + Workspace::kernels(self.model, batch))?;
         // Every row is written below; only growth costs anything.
-        self.logits.resize((tokens.len() - first) * vocabulary, 0.0);
+        self.logits.resize(in_ram, 0.0);
+        if kept {
+            // Batches fill it one after the other: it must not grow between them.
+            let reserved = self.workspaces[self.model.placement.head()].reserve_logits(values);
+            reserved
+                .map_err(|error| error.on_gpu(|| format!("logits of {} tokens", tokens.len() - first)))?;
+        }
         for (index, batch) in tokens.chunks(self.options.batch).enumerate() {
             let start = index * self.options.batch;
             let end = start + batch.len();
@@ -186,10 +215,14 @@ impl<'m> Session<'m> {
                 staging: &mut self.staging,
                 observer: observer.as_mut().map(|o| &mut **o as &mut dyn Observer),
             };
-            pass.run(batch, self.length + start, from - start, &mut self.logits[rows])?;
+            let logits = match kept {
+                true => LogitsTo::Gpu(rows.start),
+                false => LogitsTo::Ram(&mut self.logits[rows]),
+            };
+            pass.run(batch, self.length + start, from - start, logits)?;
         }
         self.length += tokens.len();
-        Ok(&mut self.logits)
+        Ok(values)
     }
 
     /// Checks a request; the index of the first token whose logits are wanted.

@@ -10,8 +10,12 @@ use std::path::{Path, PathBuf};
 use common::fixture;
 use quern_model::Config;
 use quern_run::placement::{GpuLayers, GpuRoom, cards};
-use quern_run::{KvType, LoadIn, LoadOptions, Model, Placing, SessionOptions, Wanted};
-use quern_tensor_io::ElementType;
+use quern_run::statistics::{Likelihood, kl_divergence, log_sum_exp, mean_and_deviation};
+use quern_run::{
+    Bandwidths, GenerateOptions, KvType, LoadIn, LoadOptions, Model, PerplexityOptions, PerplexityReport,
+    Placing, SessionOptions, Wanted, perplexity, perplexity_of_tokens,
+};
+use quern_tensor_io::{ElementType, NoProgress};
 
 /// Whether there is a card.
 fn card() -> bool {
@@ -163,4 +167,113 @@ fn layers_in_ram_give_the_logits_of_the_cpu() {
         wrong.extend(compare(&folder, GpuLayers::Last(1), KvType::F32, 1e-2));
     }
     assert!(wrong.is_empty(), "{wrong:#?}");
+}
+
+/// What differs between two reports: perplexities by more than 0.1 %, KL divergences by more than this share.
+fn differences(what: &str, found: &PerplexityReport, expected: &PerplexityReport, kl: f64) -> Vec<String> {
+    let (a, b) = (found.against.as_ref().unwrap(), expected.against.as_ref().unwrap());
+    let pairs = [
+        ("perplexity", found.perplexity, expected.perplexity, 1e-3),
+        ("reference", a.reference_perplexity, b.reference_perplexity, 1e-3),
+        ("ratio", a.perplexity_ratio, b.perplexity_ratio, 1e-3),
+        ("KL divergence", a.kl_mean, b.kl_mean, kl),
+    ];
+    eprintln!("{what}: {pairs:?}, same first token {} and {}", a.top1_agreement, b.top1_agreement);
+    assert_eq!((found.tokens, found.chunks), (expected.tokens, expected.chunks));
+    // NaN counts as far.
+    let far = |(_, a, b, most): &(&str, f64, f64, f64)| (a / b - 1.0).abs() > *most || (a / b).is_nan();
+    let wrong = pairs.into_iter().filter(far);
+    let mut wrong: Vec<String> =
+        wrong.map(|(name, a, b, _)| format!("{what}, {name}: {a} for {b}")).collect();
+    if (a.top1_agreement - b.top1_agreement).abs() > 5e-3 {
+        wrong.push(format!("{what}, same first token: {} for {}", a.top1_agreement, b.top1_agreement));
+    }
+    wrong
+}
+
+#[test]
+fn perplexity_and_divergence_are_those_of_the_cpu() {
+    if !card() {
+        return;
+    }
+    let text = std::fs::read_to_string(fixture("text/validation.txt")).unwrap();
+    let (full, quantized) = (fixture("bookworm-4m"), fixture("bookworm-4m-Q4_K_M.gguf"));
+    let options = PerplexityOptions { chunks: Some(40), ..PerplexityOptions::default() };
+    let run = |on: Option<GpuLayers>, against: Option<GpuLayers>| {
+        let (model, reference) = (open(&quantized, on), open(&full, against));
+        perplexity(&model, Some(&reference), &text, options, &NoProgress).unwrap()
+    };
+    let (expected, gpu) = (run(None, None), Some(GpuLayers::All));
+    // The CPU rounds the inputs of quantized layers to 8 bits, a GPU those of prompts to f16: that noise is some 5 % of
+    // this divergence, and hardly any of the perplexity.
+    let wrong: Vec<String> = [
+        ("both on the GPU", gpu, gpu, 0.1),
+        ("the reference in RAM", gpu, None, 0.1),
+        ("the model in RAM", None, gpu, 1e-3),
+    ]
+    .into_iter()
+    .flat_map(|(what, on, against, kl)| differences(what, &run(on, against), &expected, kl))
+    .collect();
+    assert!(wrong.is_empty(), "{wrong:#?}");
+}
+
+/// The same passes with logits in RAM, and the statistics of the CPU.
+#[test]
+fn statistics_on_the_gpu_are_those_of_the_logits_in_ram() {
+    if !card() {
+        return;
+    }
+    let all = Some(GpuLayers::All);
+    let (model, reference) =
+        (open(&fixture("bookworm-4m-Q4_K_M.gguf"), all), open(&fixture("bookworm-4m"), all));
+    let text = std::fs::read_to_string(fixture("text/validation.txt")).unwrap();
+    let tokens = model.tokenizer().unwrap().encode(&text, GenerateOptions::default().encode);
+    // Two batches, the last of one token.
+    let context = 514;
+    let options = PerplexityOptions { context, chunks: Some(2), kv: KvType::F16 };
+    let report = perplexity_of_tokens(&model, Some(&reference), &tokens, None, options, &NoProgress).unwrap();
+    let mut sessions = [&model, &reference]
+        .map(|model| model.session(SessionOptions { context, ..SessionOptions::default() }).unwrap());
+    let (mut scores, mut divergences) = (Likelihood::default(), Vec::new());
+    for chunk in tokens.chunks_exact(context).take(2) {
+        let [own, theirs] = sessions.each_mut().map(|session| {
+            session.clear();
+            session.forward(&chunk[..context - 1], Wanted::From(context / 2)).unwrap().to_vec()
+        });
+        let (own, theirs) = (own.chunks_exact(model.vocabulary()), theirs.chunks_exact(model.vocabulary()));
+        for ((own, theirs), &target) in own.zip(theirs).zip(&chunk[context / 2 + 1..]) {
+            scores.add(log_sum_exp(own) - f64::from(own[target as usize]));
+            divergences.push(kl_divergence(theirs, own));
+        }
+    }
+    assert_eq!(scores.count(), report.tokens);
+    let (kl, _) = mean_and_deviation(&divergences);
+    let against = report.against.unwrap();
+    eprintln!("{} and {}, {} and {kl}", report.perplexity, scores.perplexity(), against.kl_mean);
+    assert!((report.perplexity / scores.perplexity() - 1.0).abs() < 1e-5, "{}", scores.perplexity());
+    assert!((against.kl_mean / kl - 1.0).abs() < 1e-4, "{against:?} {kl}");
+}
+
+#[test]
+fn the_limit_is_the_memory_that_has_the_layers() {
+    if !card() {
+        return;
+    }
+    let mut bandwidths = Bandwidths::default();
+    let mut limit = |layers| {
+        let model = open(&fixture("bookworm-4m"), layers);
+        bandwidths.limit(&model, u64::MAX).unwrap().unwrap()
+    };
+    let on_gpu = limit(Some(GpuLayers::All));
+    eprintln!("{on_gpu:?}");
+    // The slowest card of compute capability 7.5 has 80 GB/s.
+    assert!(on_gpu.bytes_per_second() > 5e10 && on_gpu.memories.len() == 1, "{on_gpu:?}");
+    assert!(on_gpu.memories[0].gpu.is_some(), "{on_gpu:?}");
+    let in_ram = limit(None);
+    assert!(in_ram.memories.len() == 1 && in_ram.memories[0].gpu.is_none(), "{in_ram:?}");
+    let both = limit(Some(GpuLayers::Last(2)));
+    assert_eq!(both.memories.len(), 2);
+    let all: u64 = both.memories.iter().map(|memory| memory.bytes_per_token).sum();
+    assert_eq!(all, on_gpu.memories[0].bytes_per_token);
+    assert!(both.bytes_per_second() < on_gpu.bytes_per_second(), "{both:?} {on_gpu:?}");
 }

@@ -4,7 +4,7 @@ use std::path::Path;
 use std::process::ExitCode;
 
 use quern_model::Config;
-use quern_run::{BenchOptions, BenchReport, SessionOptions, read_bandwidth};
+use quern_run::{Bandwidths, BenchOptions, BenchReport, ReadLimit, SessionOptions};
 use serde_json::{Value, json};
 
 use super::placement::{self, Planned};
@@ -27,22 +27,30 @@ pub fn run(args: &args::Bench) -> Outcome {
         let models: Vec<_> = args.models().map(planned).collect();
         return placement::dry_run(&models, &args.placement, threads, false, args.json);
     }
-    // Before any model: the measurement itself takes memory, for a moment.
-    let bandwidth = read_bandwidth(threads, limit.map_or(u64::MAX, |limit| limit / 2));
-    let options = BenchOptions {
+    let most = limit.map_or(u64::MAX, |limit| limit / 2);
+    let mut bandwidths = Bandwidths::default();
+    if placement::gpus(&args.placement)?.is_empty() {
+        // Before any model: the measurement itself takes memory, for a moment. Where there are GPUs, it is not known yet
+        // whether RAM gets layers.
+        bandwidths.ram(threads, most);
+    }
+    let mut options = BenchOptions {
         prompt: args.prompt.clone(),
         generate: args.generate.clone(),
         depth: args.depth.clone(),
         repetitions: args.repetitions,
         kv,
-        bandwidth: Some(bandwidth),
+        bandwidth: None,
     };
-    let (mut reports, mut rows) = (Vec::new(), Vec::new());
+    let (mut reports, mut rows, mut limits) = (Vec::new(), Vec::new(), Vec::new());
     for path in args.models() {
         let placed = load_placed(&planned(path), threads, &args.placement)?;
         let model = &placed.model;
         let session = session(model.config());
         warn_of_memory(model, session)?;
+        let limit = bandwidths.limit(model, most)?;
+        options.bandwidth = limit.as_ref().map(ReadLimit::bytes_per_second);
+        limits.extend(limit.map(|limit| (name(path), limit_text(&limit, threads))));
         let bar = Bar::new(Unit::Runs);
         let report = quern_run::bench(model, &options, &bar)?;
         drop(bar);
@@ -68,12 +76,47 @@ pub fn run(args: &args::Bench) -> Outcome {
     }
     let header =
         ["model", "size", "parameters", "threads", "kv", "test", "tokens/s", "read per token", "of limit"];
-    print(&format!(
-        "{}\nlimit: {:.1} GB/s read from memory by {threads} threads\n",
-        format::table(&header, &[1, 2, 3, 6, 7, 8], rows),
-        bandwidth / 1e9
-    ))?;
+    print(&format!("{}\n{}", format::table(&header, &[1, 2, 3, 6, 7, 8], rows), limit_lines(&limits)))?;
     Ok(ExitCode::SUCCESS)
+}
+
+/// One line if all models have the same limit, else one for each.
+fn limit_lines(limits: &[(String, String)]) -> String {
+    match limits {
+        [(_, first), rest @ ..] if rest.iter().all(|(_, limit)| limit == first) => {
+            format!("limit: {first}\n")
+        }
+        _ => limits.iter().map(|(name, limit)| format!("limit of {name}: {limit}\n")).collect(),
+    }
+}
+
+/// A limit, and the memories it comes from.
+fn limit_text(limit: &ReadLimit, threads: usize) -> String {
+    let total = rate(limit.bytes_per_second());
+    match &*limit.memories {
+        [one] => match &one.gpu {
+            Some(gpu) => format!("{total}, memory of {gpu}"),
+            None => format!("{total} read from memory by {threads} threads"),
+        },
+        memories => {
+            let parts = memories.iter().map(|memory| {
+                let (bytes, rate) = (format::bytes(memory.bytes_per_token), rate(memory.bytes_per_second));
+                match &memory.gpu {
+                    Some(gpu) => format!("{bytes} at {rate}, memory of {gpu}"),
+                    None => format!("{bytes} at {rate} read from RAM by {threads} threads"),
+                }
+            });
+            format!("{total}; per token {}", parts.collect::<Vec<_>>().join(" and "))
+        }
+    }
+}
+
+/// Bytes a second: `21.3 GB/s`, `2.91 TB/s`.
+fn rate(bytes_per_second: f64) -> String {
+    match bytes_per_second {
+        fast if fast >= 1e12 => format!("{:.2} TB/s", fast / 1e12),
+        slow => format!("{:.1} GB/s", slow / 1e9),
+    }
 }
 
 /// The last part of a path.
@@ -97,4 +140,36 @@ fn table_rows(name: &str, sizes: &[String; 2], report: &BenchReport) -> Vec<Vec<
         ]
     };
     report.tests.iter().map(row).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use quern_run::MemorySpeed;
+
+    use super::*;
+
+    #[test]
+    fn limits_name_what_was_measured() {
+        let memory = |gpu: Option<&str>, bytes_per_second| MemorySpeed {
+            gpu: gpu.map(str::to_owned),
+            bytes_per_token: 1 << 30,
+            bytes_per_second,
+        };
+        let (card, ram) = (memory(Some("NVIDIA H100"), 2.912e12), memory(None, 2e10));
+        let text = |memories: &[&MemorySpeed]| {
+            limit_text(&ReadLimit { memories: memories.iter().map(|&memory| memory.clone()).collect() }, 8)
+        };
+        assert_eq!(text(&[&card]), "2.91 TB/s, memory of NVIDIA H100");
+        assert_eq!(text(&[&ram]), "20.0 GB/s read from memory by 8 threads");
+        assert_eq!(
+            text(&[&ram, &card]),
+            "39.7 GB/s; per token 1.00 GiB at 20.0 GB/s read from RAM by 8 threads and 1.00 GiB at 2.91 TB/s, memory of \
+             NVIDIA H100"
+        );
+        let limits =
+            [("a", "1 GB/s"), ("b", "1 GB/s"), ("c", "2 GB/s")].map(|(a, b)| (a.to_owned(), b.to_owned()));
+        assert_eq!(limit_lines(&limits[..2]), "limit: 1 GB/s\n");
+        assert_eq!(limit_lines(&limits[1..]), "limit of b: 1 GB/s\nlimit of c: 2 GB/s\n");
+        assert_eq!(limit_lines(&[]), "");
+    }
 }

@@ -214,6 +214,11 @@ impl Card {
         self.0.peak.store(self.0.current.load(Ordering::Relaxed), Ordering::Relaxed);
     }
 
+    /// Lets the peak be one of before: what was allocated since is not counted.
+    pub(super) fn set_peak(&self, peak: u64) {
+        self.0.peak.store(peak.max(self.0.current.load(Ordering::Relaxed)), Ordering::Relaxed);
+    }
+
     /// The error that ended the use of this card, if it is lost.
     pub fn lost(&self) -> Option<&CudaError> {
         self.0.lost.get()

@@ -15,6 +15,7 @@
 
 mod args;
 mod attention_plan;
+mod bandwidth;
 mod cache;
 mod card;
 mod driver;

@@ -28,7 +28,7 @@ use crate::{Pool, Result};
 
 pub use cache::{CacheShape, KvCache, KvType};
 pub use gpu::{Gpu, gpus};
-pub use operations::{Attend, Choice, Heads, Input, Output, Rotate, Routing};
+pub use operations::{Attend, Choice, Heads, Input, Output, Rotate, Routing, RowLikelihood};
 pub use replay::{Mode, PassKey};
 pub use upload::{Room, Uploader, bytes_of_linear, bytes_of_matrix, bytes_of_norm};
 pub use values::{Buffer, Values, ValuesMut};
@@ -249,6 +249,33 @@ impl Executor {
         out: ValuesMut<'_>,
     ) -> Result<()> {
         dispatch!(self, half => half.scatter(rows, width, choices, out))
+    }
+
+    /// For each row of logits, of `vocabulary` values, what it says of its target. Between passes; waits for the result.
+    ///
+    /// # Errors
+    /// As [`Executor::norm`]; a target outside the vocabulary.
+    pub fn likelihood(
+        &mut self,
+        logits: Values<'_>,
+        vocabulary: usize,
+        targets: &[u32],
+    ) -> Result<Vec<RowLikelihood>> {
+        dispatch!(self, half => half.likelihood(logits, vocabulary, targets))
+    }
+
+    /// Kullback-Leibler divergence of each row of `logits` from that of `reference`, in nats. Both are on this device,
+    /// and computed. Waits for the result.
+    ///
+    /// # Errors
+    /// As [`Executor::norm`].
+    pub fn divergence(
+        &mut self,
+        reference: Values<'_>,
+        logits: Values<'_>,
+        vocabulary: usize,
+    ) -> Result<Vec<f64>> {
+        dispatch!(self, half => half.divergence(reference, logits, vocabulary))
     }
 
     /// `x = 0`.

@@ -1,8 +1,8 @@
 //! Arguments of the operations.
 
 use super::{Norm, Values, ValuesMut};
-use crate::AttentionShape;
 use crate::ops::{Activation, RopeStyle};
+use crate::{AttentionShape, Error, Result};
 
 /// What linear layers multiply.
 #[derive(Clone, Copy, Debug)]
@@ -111,4 +111,39 @@ pub struct Choice {
     pub token: u32,
     /// What the expert's result is multiplied with.
     pub share: f32,
+}
+
+/// What a row of logits says of a token.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub struct RowLikelihood {
+    /// Logarithm of the sum of exponentials of the row; NaN if the row holds one.
+    pub log_sum_exp: f64,
+    /// The token's logit.
+    pub target_logit: f32,
+    /// The token with the largest logit, the first among equals.
+    pub largest: u32,
+}
+
+impl RowLikelihood {
+    /// Negative logarithm of the token's probability, in nats.
+    pub fn negative_log(&self) -> f64 {
+        self.log_sum_exp - f64::from(self.target_logit)
+    }
+
+    /// Refuses logits that are not one row for each target, and targets outside a row.
+    pub(crate) fn check(logits: usize, vocabulary: usize, targets: &[u32]) -> Result<()> {
+        let expected = targets.len() * vocabulary;
+        if expected != logits {
+            let what = "likelihood: a row of logits for each target";
+            return Err(Error::Lengths { what, expected, found: logits });
+        }
+        match targets.iter().find(|&&target| target as usize >= vocabulary) {
+            Some(&target) => Err(Error::Lengths {
+                what: "likelihood: logits of a row",
+                expected: target as usize + 1,
+                found: vocabulary,
+            }),
+            None => Ok(()),
+        }
+    }
 }

@@ -7,12 +7,14 @@ mod gated;
 mod norm;
 mod rope;
 mod softmax;
+mod statistics;
 
 pub(crate) use exp::exp;
 pub use gated::{Activation, activate, activate_mul, softcap};
 pub use norm::{layer_norm, rms_norm};
 pub use rope::{RopeStyle, rope};
 pub use softmax::{argmax, log_softmax_at, softmax};
+pub use statistics::{kl_divergence, log_sum_exp, top1};
 
 use crate::simd::{Level, Op, dispatch};
 

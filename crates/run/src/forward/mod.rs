@@ -21,8 +21,9 @@
 //! The operations are those of [`quern_compute::Executor`], the same on every device. Layers that follow each other on
 //! one device are a [`Segment`](crate::placement::Segment); between two of them the residual stream moves.
 
-mod ends;
+mod embed;
 mod experts;
+mod head;
 mod phases;
 mod stream;
 mod workspace;
@@ -40,9 +41,10 @@ use crate::{Model, Observer, Result};
 
 use stream::{STREAMED_FROM, Streamer};
 
-pub(crate) use ends::embed;
-use ends::head;
+pub(crate) use embed::embed;
 pub(crate) use experts::{BeforeGroup, run as run_experts};
+pub(crate) use head::LogitsTo;
+use head::head;
 use phases::Remote;
 pub(crate) use phases::{AttentionBuffers, KvTarget, Phases};
 pub(crate) use workspace::{Workspace, cache_shape, wide};
@@ -78,14 +80,13 @@ struct Batch {
 }
 
 impl Pass<'_> {
-    /// Runs `tokens` at positions from `first` on and writes the logits of those from index `keep` on to
-    /// `logits` (`[tokens - keep][vocab]`, empty if there are none).
+    /// Runs `tokens` at positions from `first` on; the logits of those from index `keep` on go to `logits`.
     pub(crate) fn run(
         &mut self,
         tokens: &[u32],
         first: usize,
         keep: usize,
-        logits: &mut [f32],
+        mut logits: LogitsTo<'_>,
     ) -> Result<()> {
         let model = self.model;
         let batch = Batch { n: tokens.len(), first, keep };
@@ -100,13 +101,19 @@ impl Pass<'_> {
             let Staging { x, angles, .. } = &mut *self.staging;
             let work = &mut self.workspaces[at];
             work.reserve(model, batch.n)?;
-            work.reserve_logits(if segment.head { results * model.config.vocab_size } else { 0 })?;
+            let end = logits.start() + results * model.config.vocab_size;
+            work.reserve_logits(if segment.head && streamed.is_none() { end } else { 0 })?;
+            // A recorded pass would copy logits to RAM, or not, as it was recorded.
+            let in_ram = matches!(logits, LogitsTo::Ram(_));
             let key = PassKey {
                 segment: index,
                 tokens: batch.n,
                 first,
                 keep,
-                recordable: batch.n == 1 && self.observer.is_none() && model.config.experts.is_none(),
+                recordable: batch.n == 1
+                    && self.observer.is_none()
+                    && model.config.experts.is_none()
+                    && in_ram,
             };
             let mode = work.executor.begin(key)?;
             work.set_angles(angles)?;
@@ -119,7 +126,7 @@ impl Pass<'_> {
             if mode == Mode::Run {
                 match streamed {
                     Some(_) => self.streamed(segment, at, batch)?,
-                    None => self.segment(segment, key, logits)?,
+                    None => self.segment(segment, key, &mut logits)?,
                 }
             }
             let Workspace { executor, x: held, logits: made, .. } = &mut self.workspaces[at];
@@ -127,7 +134,10 @@ impl Pass<'_> {
             let result = match segment.head && streamed.is_none() {
                 // On the CPU they were written where they are wanted.
                 true if executor.pool().is_some() || results == 0 => None,
-                true => Some((made.front(logits.len()), &mut *logits)),
+                true => match &mut logits {
+                    LogitsTo::Ram(to) => Some((made.front(to.len()), &mut **to)),
+                    LogitsTo::Gpu(_) => None,
+                },
                 false if index + 1 == segments.len() && streamed.is_none() => None,
                 false => {
                     self.staging.x.resize(values, 0.0);
@@ -139,14 +149,14 @@ impl Pass<'_> {
                 let work = &mut self.workspaces[segment.workspace];
                 work.reserve(model, batch.n)?;
                 work.executor.upload(&self.staging.x, work.x.front_mut(values))?;
-                self.head(segment.workspace, batch, logits)?;
+                self.head(segment.workspace, batch, &mut logits)?;
             }
         }
         Ok(())
     }
 
     /// The layers of one segment where their weights are, and the head if it ends the model.
-    fn segment(&mut self, segment: &Segment, key: PassKey, logits: &mut [f32]) -> Result<()> {
+    fn segment(&mut self, segment: &Segment, key: PassKey, logits: &mut LogitsTo<'_>) -> Result<()> {
         let model = self.model;
         let batch = Batch { n: key.tokens, first: key.first, keep: key.keep };
         let Batch { n, keep, .. } = batch;
@@ -202,7 +212,7 @@ impl Pass<'_> {
     }
 
     /// From the residual stream on a device to logits.
-    fn head(&mut self, at: usize, batch: Batch, logits: &mut [f32]) -> Result<()> {
+    fn head(&mut self, at: usize, batch: Batch, logits: &mut LogitsTo<'_>) -> Result<()> {
         let model = self.model;
         let layers = model.weights.blocks.len();
         model.placement.enter(layers, batch.n - batch.keep);

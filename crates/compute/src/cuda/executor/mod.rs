@@ -12,6 +12,7 @@ mod linear;
 mod many;
 mod replay;
 mod rows;
+mod statistics;
 #[cfg(test)]
 mod tests;
 mod workspace;

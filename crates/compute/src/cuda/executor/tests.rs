@@ -313,3 +313,62 @@ fn attention_is_that_of_the_cpu() {
     }
     assert!(wrong.is_empty(), "{wrong:#?}");
 }
+
+#[test]
+fn statistics_of_logits_are_those_of_the_cpu() {
+    let Some(card) = card("statistics_of_logits_are_those_of_the_cpu") else { return };
+    let mut devices = Devices::new(card);
+    let mut random = Random::new(8);
+    for (rows, vocabulary) in [(1, 1), (3, 7), (40, 1000), (255, 32_000), (2, 151_669)] {
+        let mut both = [0, 1].map(|_| vector(&mut random, rows * vocabulary));
+        for values in both.iter_mut().flatten() {
+            *values *= 12.0;
+        }
+        if vocabulary > 3 {
+            // The first among equals is the largest.
+            both[0][1] = 99.0;
+            both[0][3] = 99.0;
+        }
+        let targets: Vec<u32> = (0..rows).map(|row| (row * 7919 % vocabulary) as u32).collect();
+        let [p, q] = [0, 1].map(|index| Values::Host(&both[index]));
+        let expected = devices.cpu.likelihood(p, vocabulary, &targets).unwrap();
+        let divergences = devices.cpu.divergence(p, q, vocabulary).unwrap();
+        let Devices { gpu, device, .. } = &mut devices;
+        let mut there = [0, 1].map(|_| Buffer::new(device));
+        for (buffer, values) in there.iter_mut().zip(&both) {
+            buffer.reserve(values.len()).unwrap();
+            gpu.upload(values, buffer.front_mut(values.len())).unwrap();
+        }
+        let [a, b] = [0, 1].map(|index| there[index].front(rows * vocabulary));
+        let found = gpu.likelihood(a, vocabulary, &targets).unwrap();
+        assert_eq!(found.len(), rows);
+        for (found, expected) in found.iter().zip(&expected) {
+            assert!((found.log_sum_exp - expected.log_sum_exp).abs() < 1e-5, "{found:?} {expected:?}");
+            assert_eq!((found.target_logit, found.largest), (expected.target_logit, expected.largest));
+        }
+        let found = gpu.divergence(a, b, vocabulary).unwrap();
+        assert_eq!(found.len(), rows);
+        for (found, expected) in found.iter().zip(&divergences) {
+            assert!((found - expected).abs() < 1e-5 * (1.0 + expected), "{found} {expected}");
+        }
+        assert!(gpu.divergence(a, Values::Host(&both[1]), vocabulary).is_err());
+        assert!(gpu.likelihood(a, vocabulary, &[vocabulary as u32]).is_err());
+        // A row with a NaN has no likelihood.
+        both[0][vocabulary / 2] = f32::NAN;
+        gpu.upload(&both[0], there[0].front_mut(rows * vocabulary)).unwrap();
+        let found = gpu.likelihood(there[0].front(rows * vocabulary), vocabulary, &targets).unwrap();
+        assert!(found[0].log_sum_exp.is_nan() && found[1..].iter().all(|row| row.log_sum_exp.is_finite()));
+    }
+}
+
+#[test]
+fn bandwidth_is_measured_without_a_trace() {
+    let Some(card) = card("bandwidth_is_measured_without_a_trace") else { return };
+    let before = card.memory_use();
+    let measured = card.bandwidth().unwrap().unwrap();
+    eprintln!("{}: {:.3} TB/s", card.info().name, measured / 1e12);
+    // From the slowest card of compute capability 7.5 to some times the fastest there is.
+    assert!((5e10..5e13).contains(&measured), "{measured}");
+    assert_eq!(card.memory_use().current, before.current);
+    assert_eq!(card.memory_use().peak, before.peak);
+}

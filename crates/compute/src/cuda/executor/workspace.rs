@@ -56,6 +56,8 @@ pub(super) struct Workspace {
     pub vectors: [Piece; 3],
     /// Indices and shares of rows of experts.
     pub choices: Piece,
+    /// Statistics of rows of logits.
+    pub statistics: Piece,
 }
 
 impl Workspace {
@@ -70,6 +72,7 @@ impl Workspace {
             arrived: piece(true),
             vectors: [piece(false), piece(false), piece(false)],
             choices: piece(false),
+            statistics: piece(false),
         }
     }
 }

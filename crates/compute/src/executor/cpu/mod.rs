@@ -6,6 +6,7 @@ mod cache;
 mod experts;
 mod linear;
 mod rows;
+mod statistics;
 
 use std::sync::Arc;
 

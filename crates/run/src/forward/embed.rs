@@ -1,4 +1,4 @@
-//! The ends of a pass: from tokens to the residual stream, and from there to logits.
+//! From tokens to the residual stream, on the CPU.
 
 use std::sync::{Mutex, PoisonError};
 
@@ -6,44 +6,7 @@ use quern_compute::parallel::share;
 use quern_compute::{Executor, Input, Output, ValuesMut, get_row, ops};
 use quern_model::architecture::Position;
 
-use super::Batch;
-use super::phases::linear;
-use super::workspace::Workspace;
-use crate::{Model, Observer, Result};
-
-/// From the residual stream to logits.
-pub(super) fn head(
-    model: &Model,
-    work: &mut Workspace,
-    observer: &mut Option<&mut dyn Observer>,
-    batch: Batch,
-    logits: &mut [f32],
-) -> Result<()> {
-    let (config, weights) = (&model.config, &model.weights);
-    let Batch { n, keep, .. } = batch;
-    let (hidden, vocabulary) = (config.hidden_size, config.vocab_size);
-    let Workspace { executor, x, projected, logits: buffer, .. } = work;
-    let x = x.front(n * hidden).slice(keep * hidden..n * hidden);
-    let mut input = match &weights.output_norm {
-        Some(norm) => Input::Norm(norm, x),
-        None => Input::Values(x),
-    };
-    if let Some(out) = &weights.embedding_out {
-        let values = (n - keep) * config.embedding_size;
-        linear(executor, observer, [out], input, Output::Store([projected.front_mut(values)]))?;
-        input = Input::Values(projected.front(values));
-    }
-    // On the CPU straight to where they are wanted.
-    let mut out = match executor.pool().is_some() {
-        true => ValuesMut::Host(logits),
-        false => buffer.front_mut((n - keep) * vocabulary),
-    };
-    linear(executor, observer, [&weights.output], input, Output::Store([out.reborrow()]))?;
-    if let Some(cap) = config.final_softcap {
-        executor.softcap(out.reborrow(), vocabulary, cap)?;
-    }
-    Ok(())
-}
+use crate::{Model, Result};
 
 /// What the first block receives, computed on the CPU: `out` is `[tokens][hidden]`.
 pub(crate) fn embed(model: &Model, tokens: &[u32], first: usize, out: &mut [f32]) -> Result<()> {
