@@ -167,7 +167,8 @@ impl AttentionPlan {
     /// The kernel that stores and rotates `n` tokens: name, blocks in x. Blocks have 256 threads.
     pub fn rope_store(&self, n: usize) -> (String, u32) {
         // Four or two rows a warp, eight warps a block.
-        let (rows, each) = (self.heads + 2 * self.cache.kv_heads, if self.cache.head_dim <= 128 { 4 } else { 2 });
+        let (rows, each) =
+            (self.heads + 2 * self.cache.kv_heads, if self.cache.head_dim <= 128 { 4 } else { 2 });
         (format!("rope_store_{}", self.cache.numbers.name()), (n * rows.div_ceil(each)).div_ceil(8) as u32)
     }
 

@@ -104,6 +104,24 @@ impl Uploader {
         }
     }
 
+    /// Layers that are alike, without bias and order of columns, in one matrix.
+    pub(super) fn stack_alike(&mut self, linears: &[&Linear]) -> Result<Vec<Linear>> {
+        match &mut self.half {
+            Half::Cpu => Ok(linears.iter().map(|&linear| linear.clone()).collect()),
+            #[cfg(feature = "cuda")]
+            Half::Cuda(loader) => {
+                let matrices = linears.iter().map(|l| l.weight.matrix()).collect::<Result<Vec<_>>>()?;
+                let moved = loader.stack(&matrices)?.into_iter().zip(linears);
+                let linear = |(matrix, l): (cuda::Matrix, &&Linear)| Linear {
+                    weight: l.weight.moved(matrix),
+                    bias: None,
+                    permutation: None,
+                };
+                Ok(moved.map(linear).collect())
+            }
+        }
+    }
+
     /// This norm on the device.
     ///
     /// # Errors

@@ -1,18 +1,18 @@
 //! Linear layers for up to four tokens: one launch with the norm in front and what is done with the results.
 
 use super::super::formats::{
-    CardLimits, MATVEC_BLOCK, MatrixArgs, MatvecActivation, MatvecArgs, MatvecEpilogue,
+    CardLimits, Format, MATVEC_BLOCK, MatrixArgs, MatvecActivation, MatvecArgs, MatvecEpilogue,
 };
-use super::super::{Pointer, Region};
-use super::linear::{Source, Target, Then};
+use super::super::{Matrix, Pointer, Region};
+use super::linear::{FEW, Source, Target, Then};
 use super::rows::{norm_kind, parameters};
 use super::{Executor, Geometry};
 use crate::Result;
-use crate::executor::Linear;
+use crate::executor::{Linear, Norm};
 use crate::ops::Activation;
 
 /// The number of an activation function in `matvec.cu`.
-fn activation(act: Activation) -> i32 {
+pub(super) fn activation(act: Activation) -> i32 {
     (match act {
         Activation::Silu => MatvecActivation::Silu,
         Activation::Gelu => MatvecActivation::Gelu,
@@ -25,9 +25,13 @@ fn activation(act: Activation) -> i32 {
 fn matrix(linear: &Linear, first: usize, rows: usize) -> Result<(MatrixArgs, u64)> {
     let matrix = linear.weight.cuda()?;
     let bias = linear.bias.as_ref().map(|bias| bias.cuda()).transpose()?;
+    Ok((matrix_of(matrix, first, rows), bias.map_or(0, |bias| bias.pointer().at(4 * first).address())))
+}
+
+/// Rows of a matrix, as a launch takes them.
+pub(super) fn matrix_of(matrix: &Matrix, first: usize, rows: usize) -> MatrixArgs {
     let plane = matrix.planes(first).map(Pointer::address);
-    let args = MatrixArgs { plane, rows: rows as i32, columns: matrix.columns as i32 };
-    Ok((args, bias.map_or(0, |bias| bias.pointer().at(4 * first).address())))
+    MatrixArgs { plane, rows: rows as i32, columns: matrix.columns as i32 }
 }
 
 impl Executor {
@@ -89,19 +93,11 @@ impl Executor {
     ) -> Result<()> {
         let matrix = linear.weight.cuda()?;
         let (format, columns) = (matrix.format, matrix.columns);
-        let info = self.card.info();
-        let card = CardLimits { multiprocessors: info.multiprocessors, shared: info.shared_memory };
-        let most = format.matvec_vectors(columns, card.shared).clamp(1, super::linear::FEW);
+        let most = format.matvec_vectors(columns, self.limits().shared).clamp(1, FEW);
         if let Some(order) = linear.permutation.as_ref().map(|order| order.cuda()).transpose()? {
             arguments.permutation = order.on(&self.card)?.pointer().address();
         }
-        if let Some(norm) = source.norm {
-            let (weight, bias) = parameters(norm)?;
-            arguments.norm_weight = Region::on(weight, &self.card)?.pointer().address();
-            arguments.norm_bias = bias.address();
-            arguments.prologue = norm_kind(norm);
-            arguments.eps = norm.epsilon;
-        }
+        self.normalize(&mut arguments, source.norm)?;
         arguments.x_stride = columns as i32;
         arguments.out_stride = target.stride as i32;
         arguments.slots = 1;
@@ -109,20 +105,49 @@ impl Executor {
         let mut first = 0;
         while first < source.tokens {
             let tokens = most.min(source.tokens - first);
-            let launch = format.matvec(rows, columns, tokens, card);
-            arguments.x = source.x.pointer().at(4 * first * columns).address();
+            arguments.x = source.x.at(4 * first * columns).address();
             arguments.out = target.out.at(4 * first * target.stride).address();
-            let geometry = Geometry {
-                grid: [launch.grid, 1, 1],
-                block: MATVEC_BLOCK,
-                shared: launch.shared,
-                overlapping: true,
-            };
             let kernel = ["matvec_1", "matvec_2", "matvec_3", "matvec_4"][tokens - 1];
-            // SAFETY: matrices, input and output are rows of these lengths, as the callers checked.
-            unsafe { self.launch(&format!("matvec_{}", format.name()), kernel, geometry, &arguments)? };
+            self.launch_matvec(format, kernel, rows, tokens, &arguments)?;
             first += tokens;
         }
         Ok(())
+    }
+
+    /// What of the card matters to a launch.
+    pub(super) fn limits(&self) -> CardLimits {
+        let info = self.card.info();
+        CardLimits { multiprocessors: info.multiprocessors, shared: info.shared_memory }
+    }
+
+    /// Puts a norm in front of a launch.
+    pub(super) fn normalize(&self, arguments: &mut MatvecArgs, norm: Option<&Norm>) -> Result<()> {
+        let Some(norm) = norm else { return Ok(()) };
+        let (weight, bias) = parameters(norm)?;
+        arguments.norm_weight = Region::on(weight, &self.card)?.pointer().address();
+        arguments.norm_bias = bias.address();
+        arguments.prologue = norm_kind(norm);
+        arguments.eps = norm.epsilon;
+        Ok(())
+    }
+
+    /// Queues a launch over `rows` rows in all, with `vectors` input vectors.
+    pub(super) fn launch_matvec(
+        &mut self,
+        format: Format,
+        kernel: &str,
+        rows: usize,
+        vectors: usize,
+        arguments: &MatvecArgs,
+    ) -> Result<()> {
+        let launch = format.matvec(rows, arguments.m[0].columns as usize, vectors, self.limits());
+        let geometry = Geometry {
+            grid: [launch.grid, 1, 1],
+            block: MATVEC_BLOCK,
+            shared: launch.shared,
+            overlapping: true,
+        };
+        // SAFETY: matrices, input and output are rows of these lengths, as the callers checked.
+        unsafe { self.launch(&format!("matvec_{}", format.name()), kernel, geometry, arguments) }
     }
 }

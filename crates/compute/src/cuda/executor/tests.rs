@@ -89,7 +89,10 @@ fn product(matrix: &Matrix<'_>, x: &[f32], row: usize) -> (f64, f64) {
 
 /// Every type that the CPU multiplies with.
 fn types() -> impl Iterator<Item = ElementType> {
-    ElementType::ALL.iter().copied().filter(|&t| supports(t) && !matches!(t, ElementType::Q8_1 | ElementType::Q8K))
+    ElementType::ALL
+        .iter()
+        .copied()
+        .filter(|&t| supports(t) && !matches!(t, ElementType::Q8_1 | ElementType::Q8K))
 }
 
 fn columns_of(element_type: ElementType) -> usize {
@@ -201,7 +204,9 @@ fn groups_norms_gates_and_orders_are_those_of_the_cpu() {
                         });
                         let d = distance(&found, &expected);
                         if d > 2e-2 {
-                            wrong.push(format!("{first} {second} {kind:?} order {ordered} n {n} case {case}: {d:.2e}"));
+                            wrong.push(format!(
+                                "{first} {second} {kind:?} order {ordered} n {n} case {case}: {d:.2e}"
+                            ));
                         }
                     }
                 }
@@ -235,7 +240,9 @@ fn attention_is_that_of_the_cpu() {
     let mut devices = Devices::new(card);
     let mut random = Random::new(7);
     let mut wrong = Vec::new();
-    for (heads, kv_heads, head_dim) in [(4, 2, 64), (6, 1, 80), (8, 8, 128), (2, 2, 20), (4, 4, 256), (32, 8, 128)] {
+    for (heads, kv_heads, head_dim) in
+        [(4, 2, 64), (6, 1, 80), (8, 8, 128), (2, 2, 20), (4, 4, 256), (32, 8, 128)]
+    {
         for kv in KvType::ALL {
             for (window, softcap) in [(None, None), (Some(40), None), (None, Some(20.0))] {
                 let scale = (head_dim as f32).powf(-0.5);
@@ -271,7 +278,8 @@ fn attention_is_that_of_the_cpu() {
                         buffer.reserve(length).unwrap();
                     }
                     let [b, c, s, o] = &mut buffers;
-                    gpu.begin(PassKey { segment: 0, tokens: n, first, keep: skip, recordable: false }).unwrap();
+                    gpu.begin(PassKey { segment: 0, tokens: n, first, keep: skip, recordable: false })
+                        .unwrap();
                     gpu.upload(&qkv, b.front_mut(qkv.len())).unwrap();
                     gpu.upload(cos, c.front_mut(cos.len())).unwrap();
                     gpu.upload(sin, s.front_mut(sin.len())).unwrap();

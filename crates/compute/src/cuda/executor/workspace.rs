@@ -56,6 +56,11 @@ pub(super) struct Workspace {
     pub vectors: [Piece; 3],
     /// Indices and shares of rows of experts.
     pub choices: Piece,
+    /// A mixture of experts: the router's outputs, tokens' rows, rows of all experts, and those inside them.
+    pub logits: Piece,
+    pub tokens: Piece,
+    pub rows: Piece,
+    pub wide: Piece,
 }
 
 impl Workspace {
@@ -70,6 +75,10 @@ impl Workspace {
             arrived: piece(true),
             vectors: [piece(false), piece(false), piece(false)],
             choices: piece(false),
+            logits: piece(false),
+            tokens: piece(false),
+            rows: piece(false),
+            wide: piece(false),
         }
     }
 }

@@ -29,9 +29,7 @@ impl<'a> Planner<'a> {
         let mut planner = Self { sizes, capacity, session, remote: true };
         let largest = capacity.gpus.iter().map(|gpu| gpu.room).max().unwrap_or(0);
         planner.remote = match session.gpu_layers {
-            GpuLayers::Auto | GpuLayers::All => {
-                planner.cache(0..sizes.blocks()).saturating_mul(4) <= largest
-            }
+            GpuLayers::Auto | GpuLayers::All => planner.cache(0..sizes.blocks()).saturating_mul(4) <= largest,
             GpuLayers::Last(count) => planner.spread(count.min(sizes.units.len())).is_some(),
         };
         planner
