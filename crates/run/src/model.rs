@@ -11,7 +11,8 @@ use quern_tensor_io::{Checkpoint, Error as FileError};
 use crate::forward::cache_shape;
 use crate::load::LoadIn;
 use crate::placement::{
-    self, Capacity, GpuLayers, GpuRoom, Location, MemoryPlan, Placement, Plan, SizeOptions, Sizes, ram_room,
+    self, Capacity, GpuLayers, GpuRoom, Location, MemoryPlan, Placement, Plan, SizeOptions, Sizes, Transfer,
+    ram_room,
 };
 use crate::rope::Rotation;
 use crate::weights::Weights;
@@ -184,6 +185,11 @@ impl Model {
     /// The sizes that placement counts, with keys and values kept as `kv`.
     pub fn sizes(&self, kv: KvType) -> Sizes {
         self.sizes.clone().with_cache(&self.config, kv)
+    }
+
+    /// What was read or moved so far for layers that are not on GPUs, and for those that are not in RAM.
+    pub fn transfers(&self) -> Vec<Transfer> {
+        self.placement.transfers()
     }
 
     /// Memory of the GPUs in use, now.

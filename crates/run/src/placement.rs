@@ -29,6 +29,7 @@ mod unit;
 pub(crate) use residency::{Segment, reside};
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
 
 use quern_compute::Device;
 use quern_model::contents::Place;
@@ -110,6 +111,22 @@ struct State {
     /// The unit last requested, until it is used.
     asked_for: Option<usize>,
     ahead: Option<Ahead>,
+    /// What single tokens read.
+    traffic: Traffic,
+}
+
+/// Weights read for single tokens by the CPU, and moved to GPUs for batches.
+#[derive(Debug, Default)]
+struct Traffic {
+    /// When the current unit was entered, by how many tokens.
+    entered: Option<(Instant, usize)>,
+    /// How often a token read each unit.
+    reads: Vec<usize>,
+    /// Bytes read and the time it took, of units in RAM and of those in the file.
+    ram: (u64, Duration),
+    disk: (u64, Duration),
+    /// Bytes moved to a GPU, the time it took, and for how many tokens.
+    moved: (u64, Duration, usize),
 }
 
 impl Placement {
@@ -134,6 +151,7 @@ impl Placement {
             resident: vec![false; units.len()],
             asked_for: None,
             ahead: None,
+            traffic: Traffic { reads: vec![0; units.len()], ..Traffic::default() },
         };
         Self { resident: at, checkpoint: checkpoint.clone(), units, tables, bound, state: Mutex::new(state) }
     }
@@ -274,7 +292,8 @@ impl Placement {
     /// Unit `unit` is about to be used by `tokens` tokens: requests the next one that is not in memory.
     pub fn enter(&self, unit: usize, tokens: usize) {
         let mut state = self.state();
-        let State { kept, resident, asked_for, ahead } = &mut *state;
+        state.traffic.entered = Some((Instant::now(), tokens));
+        let State { kept, resident, asked_for, ahead, .. } = &mut *state;
         let mut ask = |unit: usize| {
             let ahead = ahead.get_or_insert_with(|| Ahead::start(self.checkpoint.clone()));
             ahead.ask(self.units[unit].spans(tokens));
@@ -297,9 +316,39 @@ impl Placement {
     /// Unit `unit` was used.
     pub fn leave(&self, unit: usize) {
         let mut state = self.state();
+        let bytes = self.units[unit].read_by_a_token();
+        if let Some((since, 1)) = state.traffic.entered.take().filter(|_| bytes > 0) {
+            let on_disk = unit >= state.kept;
+            let traffic = &mut state.traffic;
+            let read = if on_disk { &mut traffic.disk } else { &mut traffic.ram };
+            *read = (read.0 + bytes, read.1 + since.elapsed());
+            traffic.reads[unit] += 1;
+        }
         if unit >= state.kept {
             self.release(&mut state, unit);
         }
+    }
+
+    /// Weights of units in RAM were moved to a GPU for this many tokens.
+    pub fn moved(&self, bytes: u64, time: Duration, tokens: usize) {
+        let moved = &mut self.state().traffic.moved;
+        *moved = (moved.0 + bytes, moved.1 + time, moved.2 + tokens);
+    }
+
+    /// What was read and moved so far, for tokens that were generated and for batches.
+    pub fn transfers(&self) -> Vec<Transfer> {
+        let state = self.state();
+        let Traffic { reads, ram, disk, moved, .. } = &state.traffic;
+        let tokens = reads.iter().copied().max().unwrap_or(0);
+        let read = |from, (bytes, time): (u64, Duration)| {
+            (bytes > 0).then(|| Transfer::measured(from, bytes, time, time, tokens))
+        };
+        // Without a GPU and with everything in RAM there is nothing to be told from.
+        let split = self.resident.devices.iter().any(|(device, _)| device.is_gpu());
+        let ram = if split { read(Source::Cpu, *ram) } else { None };
+        let moved =
+            (moved.0 > 0).then(|| Transfer::measured(Source::Ram, moved.0, moved.1, moved.1, moved.2));
+        [ram, moved, read(Source::Disk, *disk)].into_iter().flatten().collect()
     }
 
     /// Releases everything: another model is to run within the same bound.

@@ -66,6 +66,10 @@ impl Placed {
                 device.memory_peak_bytes = Some(gpu.used.max(before.unwrap_or(0) + gpu.own_peak));
             }
         }
+        let measured = self.model.transfers();
+        if !measured.is_empty() {
+            report.transfers = measured;
+        }
         Some(report.with_process_memory(self.before, self.after))
     }
 }

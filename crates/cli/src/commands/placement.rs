@@ -225,15 +225,17 @@ fn held(device: &DeviceReport) -> Vec<String> {
 /// What is moved for a token.
 fn moved(transfer: &Transfer) -> String {
     let from = match transfer.from {
+        Source::Cpu => "RAM by the CPU",
         Source::Ram => "RAM to the GPU",
         Source::Disk => "disk to RAM",
     };
-    let mut text = format!("from {from}: {} per token", format::bytes(transfer.bytes_per_token));
+    let kind = if transfer.from == Source::Ram { "token of a prompt" } else { "token" };
+    let mut text = format!("from {from}: {} per {kind}", format::bytes(transfer.bytes_per_token));
     if let Some(rate) = transfer.bytes_per_second {
         text += &format!(" at {:.1} GB/s", rate / 1e9);
     }
     if let Some(seconds) = transfer.seconds_per_token {
-        text += &format!(", which costs {:.1} ms per token", seconds * 1e3);
+        text += &format!(", which costs {:.1} ms per {kind}", seconds * 1e3);
     }
     text
 }
@@ -306,7 +308,8 @@ mod tests {
             "before loading",
             "500.00 MiB",
             "4.00 GiB",
-            "from RAM to the GPU: 1.00 GiB per token at 50.0 GB/s, which costs 20.4 ms per token",
+            "from RAM to the GPU: 1.00 GiB per token of a prompt at 50.0 GB/s, which costs 20.4 ms per token of a \
+             prompt",
             "from disk to RAM: 3.00 MiB per token",
         ] {
             assert!(run.contains(part), "{part} in {run}");

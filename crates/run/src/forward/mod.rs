@@ -26,6 +26,8 @@ mod phases;
 mod stream;
 mod workspace;
 
+use std::time::Instant;
+
 use quern_compute::parallel::share;
 use quern_compute::{Executor, Input, Mode, Output, PassKey, ValuesMut, get_row, ops};
 use quern_model::Config;
@@ -172,6 +174,7 @@ impl Pass<'_> {
             Some(streamer) => streamer,
             none => none.insert(Streamer::new(model, &work.executor)?),
         };
+        let (started, moved_before) = (Instant::now(), streamer.moved());
         let mut next = None;
         for layer in segment.layers.clone() {
             model.placement.enter(layer, batch.n);
@@ -188,6 +191,7 @@ impl Pass<'_> {
             }
             model.placement.leave(layer);
         }
+        model.placement.moved(streamer.moved() - moved_before, started.elapsed(), batch.n);
         Ok(())
     }
 

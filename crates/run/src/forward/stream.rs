@@ -47,6 +47,11 @@ impl Streamer {
         Ok(block)
     }
 
+    /// Bytes moved so far.
+    pub(crate) fn moved(&self) -> u64 {
+        self.moved
+    }
+
     /// Lets `executor` wait for the layers moved so far before what it is given next.
     pub(crate) fn arrived(&mut self, executor: &Executor) -> Result<()> {
         Ok(self.uploader.before(executor)?)

@@ -68,7 +68,9 @@ pub struct DeviceReport {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Source {
-    /// RAM, to a GPU.
+    /// RAM, read by the CPU, which computes the layers that are not on GPUs.
+    Cpu,
+    /// RAM, to a GPU, which computes batches of those layers.
     Ram,
     /// The file, to RAM.
     Disk,

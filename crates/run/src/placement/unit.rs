@@ -68,6 +68,13 @@ impl Unit {
         self.common.iter().chain(&self.experts).map(|span| span.bytes + ENDS).sum()
     }
 
+    /// Bytes that one token reads.
+    pub fn read_by_a_token(&self) -> u64 {
+        let sum = |spans: &[Span]| spans.iter().map(|span| span.bytes).sum::<u64>();
+        let (count, used) = self.mixture;
+        sum(&self.common) + sum(&self.experts) * used as u64 / (count as u64).max(1)
+    }
+
     /// What to read ahead for this many tokens: experts only where most will be chosen.
     pub fn spans(&self, tokens: usize) -> Vec<Span> {
         let (count, used) = self.mixture;
