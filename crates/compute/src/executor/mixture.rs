@@ -108,3 +108,38 @@ impl ExpertStacks {
         None
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use quern_tensor_io::ElementType;
+
+    use super::*;
+    use crate::executor::Permutation;
+
+    fn linear(element_type: ElementType, rows: usize, columns: usize) -> Linear {
+        let bytes = rows * element_type.row_bytes(columns).unwrap();
+        let weight = Weight::host(element_type, rows, columns, Arc::new(vec![0u8; bytes]), 0..bytes).unwrap();
+        Linear { weight, bias: None, permutation: None }
+    }
+
+    #[test]
+    fn layers_that_are_alike_take_the_bytes_of_one_matrix() {
+        let mut layers: Vec<Linear> = (0..5).map(|_| linear(ElementType::Q4_0, 3, 64)).collect();
+        let bytes = |layers: &[Linear]| bytes_of_stack(&layers.iter().collect::<Vec<_>>());
+        let apart = |layers: &[Linear]| layers.iter().map(bytes_of_linear).sum::<usize>();
+        assert_eq!(bytes(&layers), bytes_of_matrix(ElementType::Q4_0, 15, 64));
+        assert_eq!(bytes(&layers[..1]), apart(&layers[..1]));
+        layers[3].permutation = Some(Permutation::Host((0..64).collect()));
+        assert_eq!(bytes(&layers), apart(&layers));
+        layers[3] = linear(ElementType::Q4_0, 3, 96);
+        assert_eq!(bytes(&layers), apart(&layers));
+        layers[3] = linear(ElementType::Q4_1, 3, 64);
+        assert_eq!(bytes(&layers), apart(&layers));
+        layers[3] = linear(ElementType::Q4_0, 3, 64);
+        layers[3].bias = Some(vec![0.0; 3].into());
+        assert_eq!(bytes(&layers), apart(&layers));
+        assert!(ExpertStacks::of(&[[&layers[0]; 3]]).is_none(), "in RAM");
+    }
+}
