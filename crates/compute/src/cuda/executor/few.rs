@@ -2,13 +2,14 @@
 
 use super::super::formats::{
     CardLimits, Format, MATVEC_BLOCK, MatrixArgs, MatvecActivation, MatvecArgs, MatvecEpilogue,
+    MatvecPrologue,
 };
 use super::super::{Matrix, Pointer, Region};
 use super::linear::{FEW, Source, Target, Then};
-use super::rows::{norm_kind, parameters};
+use super::rows::parameters;
 use super::{Executor, Geometry};
 use crate::Result;
-use crate::executor::{Linear, Norm};
+use crate::executor::{Linear, Norm, NormKind};
 use crate::ops::Activation;
 
 /// The number of an activation function in `matvec.cu`.
@@ -126,7 +127,10 @@ impl Executor {
         let (weight, bias) = parameters(norm)?;
         arguments.norm_weight = Region::on(weight, &self.card)?.pointer().address();
         arguments.norm_bias = bias.address();
-        arguments.prologue = norm_kind(norm);
+        arguments.prologue = match norm.kind {
+            NormKind::Rms => MatvecPrologue::RmsNorm,
+            NormKind::Layer => MatvecPrologue::LayerNorm,
+        } as i32;
         arguments.eps = norm.epsilon;
         Ok(())
     }

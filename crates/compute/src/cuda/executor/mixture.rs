@@ -10,7 +10,7 @@
 
 use super::super::Pointer;
 use super::super::args::{GroupArgs, MoveArgs};
-use super::super::formats::{MatrixArgs, MatvecArgs, MatvecEpilogue};
+use super::super::formats::{MatrixArgs, MatvecActivation, MatvecArgs, MatvecEpilogue, MatvecPrologue};
 use super::few::{activation, matrix_of};
 use super::linear::{FEW, Source, Target, Then, same};
 use super::replay::{cuda, cuda_mut};
@@ -126,6 +126,8 @@ impl Executor {
         let mut narrow = MatvecArgs {
             m: [matrix_of(down, 0, hidden), MatrixArgs::default(), MatrixArgs::default()],
             matrices: 1,
+            prologue: MatvecPrologue::Plain as i32,
+            activation: MatvecActivation::None as i32,
             sum_slots: 1,
             x_stride: inner as i32,
             out_stride: hidden as i32,
