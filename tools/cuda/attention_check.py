@@ -178,16 +178,12 @@ def one(dim, kind, path, big=False):
     arrived = torch.zeros(4096, dtype=torch.int32, device=D)
     rows = n * group
     if path == "decode":
-        cluster = 1
-        if TARGET >= 90 and random.random() < 0.5:
-            splits = cluster = common["splits"] = random.choice([2, 4, 8, 16])
-            what += f" cluster {cluster}"
         d, r, shared = decode_shape(dim, rows)
         blocks = -(-rows // r)
         partial = torch.full((kv_heads * blocks * splits * r * (d + 2),), math.nan, device=D)
         args = RotatedAttentionArgs(**common, **rope, cos=cos[first:], sin=sin[first:], partial=partial, arrived=arrived,
                                     stored=int(stored), early=random.randint(0, 1))
-        call = lambda: module("attention_decode").launch(f"attention_decode_{kind}_{d}_{r}", args, (splits, kv_heads, blocks), 256, shared, False, cluster)
+        call = lambda: module("attention_decode").launch(f"attention_decode_{kind}_{d}_{r}", args, (splits, kv_heads, blocks), 256, shared)
     else:
         exact = path == "exact"
         groups = random.choice([1, 2])
@@ -248,7 +244,7 @@ def attention():
             print("FAIL", failure, flush=True)
             bad += 1
             continue
-        limit = {"decode": 2e-5 if kind == "f16" else 1e-3, "prompt": 6e-3, "wgmma": 6e-3, "exact": 5e-6}[path]
+        limit = {"decode": 2e-5 if kind == "f16" else 3e-3, "prompt": 6e-3, "wgmma": 6e-3, "exact": 2e-5}[path]
         worst[path, kind] = max(worst.get((path, kind), 0), e)
         if not e < limit or not same:
             print(f"FAIL {e:.2e} same {same} {what}", flush=True)
@@ -283,10 +279,10 @@ def rows():
         for kind, bias in ((1, None), (2, None), (2, b)):
             extra = dict(bias=bias) if bias is not None else {}
             out = poisoned(n, width)
-            m.launch("rows_norm", NormArgs(x=x, weight=w, out=out, n=n, width=width, stride=width, out_stride=width, kind=kind, eps=1e-5, **extra), (n,), 256)
+            m.launch("rows_norm", NormArgs(x=x, weight=w, out=out, n=n, width=width, stride=width, out_stride=width, kind=kind, eps=1e-5, **extra), (n,), 1024)
             worst = max(worst, close("norm", out, norm_of(x, kind, w, bias), 2e-6))
             own = x.clone()
-            m.launch("rows_norm", NormArgs(x=own, weight=w, out=own, n=n, width=width, stride=width, out_stride=width, kind=kind, eps=1e-5, **extra), (n,), 256)
+            m.launch("rows_norm", NormArgs(x=own, weight=w, out=own, n=n, width=width, stride=width, out_stride=width, kind=kind, eps=1e-5, **extra), (n,), 1024)
             assert (own == out).all(), "norm in place"
             for post in (0, 1):
                 for then in ("other", "same", "none"):
@@ -294,7 +290,7 @@ def rows():
                     fields = dict(y_weight=w2) if post else {}
                     if then != "none":
                         fields.update(weight=w, out=sx if then == "same" else out, **extra)
-                    m.launch("rows_add_norm", AddNormArgs(x=sx, y=sy, n=n, width=width, kind=kind, eps=1e-5, **fields), (n,), 256)
+                    m.launch("rows_add_norm", AddNormArgs(x=sx, y=sy, n=n, width=width, kind=kind, eps=1e-5, **fields), (n,), 1024)
                     total = x.double() + (norm_of(y, kind, w2, None) if post else y.double())
                     if then == "same":
                         close("add norm same", sx, norm_of(total, kind, w, bias), 3e-6)

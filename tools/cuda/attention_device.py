@@ -79,22 +79,19 @@ class Module:
         self.module, self.functions = P(), {}
         ok(cuda.cuModuleLoadData(C.byref(self.module), open(path, "rb").read() + b"\0"), path)
 
-    def launch(self, name, args, grid, block, shared=0, dependent=False, cluster=1):
-        key = (name, shared > 48 * 1024 and shared, cluster)
+    def launch(self, name, args, grid, block, shared=0, dependent=False):
+        key = (name, shared > 48 * 1024 and shared)
         if key not in self.functions:
             function = P()
             ok(cuda.cuModuleGetFunction(C.byref(function), self.module, name.encode()), name)
             if shared > 48 * 1024:
                 ok(cuda.cuFuncSetAttribute(function, 8, shared), name)
-            if cluster > 8:
-                ok(cuda.cuFuncSetAttribute(function, 14, 1), name)  # clusters beyond the portable size
             self.functions[key] = function
         grid = tuple(grid) + (1,) * (3 - len(grid))
         config = Config((C.c_uint * 3)(*grid), (C.c_uint * 3)(block, 1, 1), shared,
                         torch.cuda.current_stream().cuda_stream, None, 0)
-        attributes = ([DEPENDENT] if dependent else []) + ([Attribute(4, 0, (C.c_ubyte * 64)(cluster, 0, 0, 0, 1, 0, 0, 0, 1))] if cluster > 1 else [])
-        if attributes:
-            config.attributes, config.count = (Attribute * len(attributes))(*attributes), len(attributes)
+        if dependent:
+            config.attributes, config.count = (Attribute * 1)(DEPENDENT), 1
         parameters = (P * 1)(C.cast(C.byref(args), P))
         ok(cuda.cuLaunchKernelEx(C.byref(config), self.functions[key], parameters, None), name)
 
@@ -154,4 +151,4 @@ def exact_shape(dim):
 
 
 def store_grid(heads, kv_heads, dim, n):
-    return (-(-n * -(-(heads + 2 * kv_heads) // (4 if dim <= 128 else 2)) // 8),)
+    return -(-(heads + 2 * kv_heads) // 8), n

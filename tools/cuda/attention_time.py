@@ -78,11 +78,11 @@ class Layers:
     def rotated(self, layer, splits, **more):
         return RotatedAttentionArgs(**self.fields(layer, splits), cos=self.cos, sin=self.sin, pairs=self.dim // 2, **more)
 
-    def decode(self, splits, dependent, early=1, cluster=1, variant=""):
+    def decode(self, splits, dependent, early=1):
         d, r, shared = decode_shape(self.dim, self.n * self.heads // self.kv_heads)
         for layer in range(len(self.caches)):
-            module("attention_decode" + variant).launch(f"attention_decode_{self.kind}_{d}_{r}", self.rotated(layer, splits, early=early),
-                (splits, self.kv_heads, -(-self.n * self.heads // self.kv_heads // r)), 256, shared, dependent, cluster)
+            module("attention_decode").launch(f"attention_decode_{self.kind}_{d}_{r}", self.rotated(layer, splits, early=early),
+                (splits, self.kv_heads, -(-self.n * self.heads // self.kv_heads // r)), 256, shared, dependent)
 
     def wgmma(self, groups, splits=1):
         p = WgmmaShape(self.dim, groups)
@@ -109,7 +109,7 @@ def chain(dependent):
         module("rows").launch("rows_scale", MapArgs(x=x, n=1, width=1024, x_stride=1024, value=1.0), (1, 1), 256, 0, dependent)
 print(f"a launch in a chain of tiny kernels: {timed(lambda: chain(False)) / 64:.2f} us, dependent {timed(lambda: chain(True)) / 64:.2f} us", flush=True)
 
-print("decode: us a layer, share of the copy rate; splits (c: a cluster): plain | dependent and early", flush=True)
+print("decode: us a layer, share of the copy rate; splits: plain | dependent | dependent and early", flush=True)
 shapes = [(32, 8, 128, 1), (32, 4, 64, 1), (32, 32, 128, 1), (16, 8, 256, 1), (32, 8, 128, 4)]
 for heads, kv, dim, n in shapes[:1] if QUICK else shapes:
     for kind in ("f16", "q8_0"):
@@ -120,25 +120,11 @@ for heads, kv, dim, n in shapes[:1] if QUICK else shapes:
             layers.position.fill_(depth - n)
             count, line = len(layers.caches), ""
             floor = layers.bytes * depth / COPY * 1e6
-            for splits, cluster in [(max(1, 132 // kv), 1), (max(1, 264 // kv), 1), (8, 8), (4, 4)]:
-                if splits > 64 or depth <= 256 and splits > 16:
-                    continue
-                times = [timed(lambda: layers.decode(splits, dependent, early, cluster)) / count for dependent, early in ((False, 0), (True, 1))]
-                line += f"  {splits}{'c' if cluster > 1 else ''}: " + " | ".join(f"{t:.2f} ({100 * floor / t:.0f}%)" for t in times)
+            for splits in (max(1, 132 // kv), max(1, 264 // kv)):
+                times = [timed(lambda: layers.decode(splits, dependent, early)) / count for dependent, early in ((False, 0), (True, 0), (True, 1))]
+                line += f"  {splits}: " + " | ".join(f"{t:.2f} ({100 * floor / t:.0f}%)" for t in times)
             print(f"  {heads}/{kv} x {dim} n {n} {kind} depth {depth}: floor {floor:.2f}{line}", flush=True)
             del layers
-if os.path.exists("attention_decode_noask.90.cubin"):
-    for depth in (64, 200, 1000, 4096):
-        layers = Layers("f16", 32, 8, 128, depth + 16, 1, 8)
-        layers.position.fill_(depth - 1)
-        for s, c in ((16, 1), (8, 8), (4, 4)):
-            print(f"  other least keys, depth {depth} splits {s} cluster {c}: " + " ".join(f"{timed(lambda: layers.decode(s, True, 1, c, v)) / 8:.2f}" for v in ("", "_noask")), flush=True)
-            stamps = layers.partial[1 << 25:].view(torch.int64)
-            layers.decode(s, False, 0, c, "_stamp")
-            layers.decode(s, False, 0, c, "_stamp")
-            torch.cuda.synchronize()
-            at = stamps[:10].tolist()
-            print("    cycles: " + " ".join(str(b - a) for a, b in zip(at, at[1:])), flush=True)
 print("prompt: us a layer, TFLOP/s (causal half counted): blocks of 64 rows | of 128", flush=True)
 for heads, kv, dim in ([(32, 8, 128)] if QUICK else [(32, 8, 128), (32, 32, 128), (32, 4, 64), (16, 8, 256), (32, 32, 80)]):
     for n in (128, 512, 1024, 2048, 4096):
@@ -166,7 +152,7 @@ for n in (1, 512):
     xs, y, out, w = (torch.randn(n, width, device=D) for _ in range(3)), 0, 0, torch.randn(width, device=D)
     x, y, out = xs
     args = AddNormArgs(x=x, y=y, weight=w, out=out, n=n, width=width, kind=1, eps=1e-5)
-    t = timed(lambda: [module("rows").launch("rows_add_norm", args, (n,), 256) for _ in range(32)]) / 32
+    t = timed(lambda: [module("rows").launch("rows_add_norm", args, (n,), 1024) for _ in range(32)]) / 32
     g = torch.randn(n, 2 * 14336, device=D)
     h = torch.empty(n, 14336, device=D)
     a = MapArgs(x=h, y=g, z=pointer(g) + 4 * 14336, n=n, width=14336, x_stride=14336, y_stride=28672, z_stride=28672)

@@ -33,7 +33,7 @@ class Module:
         if name not in self.functions:
             f = P()
             call("cuModuleGetFunction", ctypes.byref(f), self.handle, name.encode())
-            call("cuFuncSetAttribute", f, 8, 220 * 1024)  # MAX_DYNAMIC_SHARED_SIZE_BYTES
+            call("cuFuncSetAttribute", f, 8, 208 * 1024)  # MAX_DYNAMIC_SHARED_SIZE_BYTES
             self.functions[name] = f
         return self.functions[name]
 

@@ -6,7 +6,7 @@ On a machine with a card:    python3 test_matmul.py run [check,time]       (in D
 
 `pack` compiles every module to PTX and copies this file beside. `run` loads the PTX through the driver, checks results
 against torch in float64 with poisoned outputs for odd shapes, then times 7B shapes with weights that rotate past L2."""
-import ctypes, gzip, json, os, shutil, struct, subprocess, sys, time
+import ctypes, glob, gzip, json, os, shutil, struct, subprocess, sys, time
 from concurrent.futures import ThreadPoolExecutor
 
 # Planes of a format: bytes, for how many values, what is in them (r random bytes, h halfs, k two halfs and 12 random bytes,
@@ -120,7 +120,7 @@ def plan(arch, rows, columns, n, sms, gated, tile=None, parts=None):
     padded = (n + 7) // 8 * 8
     if tile is None:
         tiles = [256, 128, 64, 32, 16] if arch == '90a' else [128, 64, 32, 16] if arch == '80' else [64, 32, 16]
-        tile = min(tiles, key=lambda t: (-(-padded // t)) * (t + 48))
+        tile = min(tiles, key=lambda t: (-(-padded // t)) * (t + (180 if arch == '90a' else 56)))
     token_tiles = -(-padded // tile)
     cluster = 2 if arch == '90a' else 1
     height = 128 if gated else 256
@@ -229,9 +229,10 @@ def call(driver, function, p, work, matrices, outs, biases, x16, scale, n, mode=
     return go
 
 
-def error(out, ref):
+def error(out, ref, size=None):
+    """The error's norm over that of the reference, or of `size`: what it is the difference or the cut of."""
     import torch
-    d = (out.double() - ref).norm() / ref.norm()
+    d = (out.double() - ref).norm() / (ref if size is None else size).norm()
     return float(d) if torch.isfinite(out).all() else float('nan')
 
 
@@ -289,13 +290,15 @@ def check_prepare(driver, f):
     print('prepare:', 'correct' if not bad else f'{bad} WRONG')
 
 
-def check(driver, f, arch, functions, reference, prep, work, sms, every):
+def check(driver, f, arch, functions, reference, prep, work, most, every):
     import torch
     g = torch.Generator('cuda').manual_seed(1)
     unit = max(v for _, v, _ in PLANES[f])
     shapes = [(1, 32, 5), (300, 96, 9), (77, 160, 33), (128, 4096, 17), (300, 4096, 70), (129, 512, 130), (256, 1024, 300),
               (200, 2048, 600), (4096, 4096, 16), (4096, 14336, 40), (1000, 4096, 512)]
-    if not every:
+    if every == 'small':
+        shapes = [(70, 96, 9), (129, 512, 70)]
+    elif not every:
         shapes = [(300, 96, 9), (129, 512, 130), (300, 4096, 300), (77, 1024, 33)]
     worst, bad = 0.0, 0
     for rows, columns, n in shapes:
@@ -315,19 +318,21 @@ def check(driver, f, arch, functions, reference, prep, work, sms, every):
             if mode == 'add':
                 outs[0].normal_(generator=g)
                 refs[0] += outs[0][:, :rows].double()
-            gate = (1.0, 0.0)
+            gate, size = (1.0, 0.0), None
             if mode == 'gated':
                 gate = [(1.0, 0.0), (1.5957691, 0.071354814), (1e30, 0.0)][rows % 3]
                 act = [torch.nn.functional.silu, lambda v: torch.nn.functional.gelu(v, approximate='tanh'), torch.relu][rows % 3]
+                size = refs[0] * refs[1]  # relu may leave next to nothing of it
                 refs = [act(refs[0]) * refs[1]]
             for tile in sorted(functions):
+                sms = [most, 7, 20, 60][(rows + n + tile) % 4]  # other divisions of the work than this card's
                 p = plan(arch, sizes, columns, n, sms, mode == 'gated', tile)
                 os_ = [o.clone() for o in outs]
                 call(driver, functions[tile], p, work, ms, os_, biases, x16, scale, n, {'add': 1, 'gated': 2}.get(mode, 0), factor, gate)()
                 torch.cuda.synchronize()
                 for o, r, m in zip(os_, refs, ms):
-                    e = max(error(o[i:i + 1, :m.rows], r[i:i + 1]) for i in range(0, n, max(1, n // 8)))
-                    whole = error(o[:, :m.rows], r)
+                    e = max(error(o[i:i + 1, :m.rows], r[i:i + 1], None if size is None else size[i:i + 1]) for i in range(0, n, max(1, n // 8)))
+                    whole = error(o[:, :m.rows], r, size)
                     e = max(e, whole) if whole == whole else whole
                     extra = bool(torch.isnan(o[:, m.rows:]).all()) if mode != 'add' else True
                     limit = 3e-3 if mode == 'gated' else 1.5e-3
@@ -445,6 +450,42 @@ def time_cublas(tokens=(512, 128, 32)):
         print(f'cuBLAS f16 n {n}: ' + ' | '.join(line) + f' | all {n / total / 32 * 1e3:.0f} tokens/s', flush=True)
 
 
+def compare(driver, prep, work, sms, variants):
+    """Versions of the n256 kernel in turn, each after a pause, so that the card's power state is the same for all."""
+    import torch
+    g = torch.Generator('cuda').manual_seed(2)
+    for f in ['Q4_0', 'Q4_K', 'Q6_K', 'Q8_0', 'NF4', 'F16']:
+        functions = {v: driver.function(driver.load(f'matmul_{f}_{v}.ptx'), 'matmul_n256', shared_bytes('90a', 256)) for v in variants}
+        for name in ('qkv', 'gate/up', 'down'):
+            rows, columns, mode = SHAPES[name]
+            ms = [[Matrix(f, r, columns, g) for r in rows] for _ in range(4)]
+            x16, scale, _ = prepare(driver, prep, torch.randn(512, columns, device='cuda'), columns=columns, cached=0)
+            outs = [torch.zeros(512, r, device='cuda') for r in rows]
+            p = plan('90a', rows, columns, 512, sms, mode == 2, 256)
+            graphs = {}
+            for v, function in functions.items():
+                runs = [call(driver, function, p, work, m, outs, [None] * 3, x16, scale, 512, mode) for m in ms] * 8
+                for r in runs[:2]:
+                    r()
+                torch.cuda.synchronize()
+                graphs[v] = torch.cuda.CUDAGraph(), runs
+                with torch.cuda.graph(graphs[v][0]):
+                    for r in runs:
+                        r()
+            times = {v: [] for v in functions}
+            for _ in range(5):
+                for v, (graph, runs) in graphs.items():
+                    time.sleep(0.03)
+                    e = [torch.cuda.Event(enable_timing=True) for _ in range(2)]
+                    e[0].record()
+                    graph.replay()
+                    e[1].record()
+                    torch.cuda.synchronize()
+                    times[v].append(e[0].elapsed_time(e[1]) / len(runs))
+            flops = 2 * sum(rows) * columns * 512
+            print(f'{f:5} {name:8}', ' | '.join(f'{v}: {sorted(t)[2] * 1e3:6.1f} us {flops / sorted(t)[2] / 1e9:4.0f} TFLOP/s ({min(t) * 1e3:.1f}..{max(t) * 1e3:.1f})' for v, t in times.items()), flush=True)
+
+
 def sample_clocks(driver, functions, work, sms, prep):
     """The clock and power under load: the product of gate and up, and cuBLAS, for a second each."""
     import torch
@@ -469,9 +510,9 @@ def sample_clocks(driver, functions, work, sms, prep):
 
 def time_prepare(driver, f):
     import torch
-    for n, columns, gated in [(512, 4096, False), (512, 14336, False), (512, 14336, True), (32, 4096, False)]:
+    for n, columns, gated in [(512, 4096, False), (512, 14336, False), (512, 14336, None), (512, 14336, True), (32, 4096, False)]:
         x = torch.randn(n, columns, device='cuda')
-        kw = dict(up=torch.randn(n, columns, device='cuda')) if gated else dict(norm=1, weight=torch.rand(columns, device='cuda'))
+        kw = {} if gated is None else dict(up=torch.randn(n, columns, device='cuda')) if gated else dict(norm=1, weight=torch.rand(columns, device='cuda'))
         for cached in (0, 1):
             go = prepare(driver, f, x, cached=cached, **kw)[2]
             print(f'prepare n {n} columns {columns} gated {gated} cached {cached}: {median_ms([go] * 40) * 1e3:.1f} us', flush=True)
@@ -489,10 +530,10 @@ def run(what):
     driver.check(driver.cu.cuFuncSetAttribute(prep, 8, 200 << 10), 'shared memory of prepare_x16')
     reference = {f: driver.function(driver.load(f'reference_{f}.ptx'), 'values') for f in info['formats'] if f not in ('F16', 'BF16')}
     loaded = {}
-    if os.path.exists('matmul_Q4_0_90a.ptx.gz'):
+    for path in sorted(glob.glob('jit_*.ptx.gz')):  # how long the driver takes to compile a module
         begin = time.time()
-        driver.load('matmul_Q4_0_90a.ptx')
-        print(f'one module of PTX compiled in {time.time() - begin:.2f} s', flush=True)
+        driver.load(path[:-3])
+        print(f'{path}: compiled in {time.time() - begin:.2f} s', flush=True)
     begin = time.time()
     with ThreadPoolExecutor(16) as pool:
         keys = [(f, a) for a in info['archs'] for f in wanted if os.path.exists(f'matmul_{f}_{a}.ptx.gz')]
@@ -511,14 +552,19 @@ def run(what):
                 check(driver, f, arch, functions, reference, prep, work, sms, f in ('Q4_0', 'F16'))
         if w == 'f32':
             check_f32(driver)
+        if w == 'small':
+            for key in [('Q4_0', '90a'), ('Q4_0', '80'), ('Q4_0', '75'), ('F16', '90a')]:
+                check(driver, *key, loaded[key], reference, prep, work, sms, 'small')
         if w == 'cublas':
             time_cublas()
+        if w == 'compare':
+            compare(driver, prep, work, sms, [v for v in ('t0', 't1', 't2', '90a') if os.path.exists(f'matmul_Q4_0_{v}.ptx.gz')])
         if w == 'clocks':
             sample_clocks(driver, loaded['Q4_0', '90a'], work, sms, prep)
         if w == 'time':
             for (f, arch), functions in loaded.items():
                 if f in COMMON and (arch == '90a' or f in ('Q4_0', 'F16')):
-                    only = [{'tile': 128}, {'tile': 64}] if arch == '80' else [{}, {'parts': 33}] if f == 'Q4_0' and arch == '90a' else None
+                    only = None
                     time_shapes(driver, f, arch, functions, work, sms, prep, only=only, tokens=(512, 128, 32, 8) if arch == '90a' else (512,))
         print(f'-- {w}: {time.time() - begin:.1f} s', flush=True)
     print('clocks after', clocks())

@@ -6,9 +6,7 @@
 // that a block takes; more rows: more blocks, the keys come from L2 then.
 // Grid: (splits, kv_heads, ceil(n * group / rows)). Block: 256 threads. Dynamic shared memory: 4 * rows * DIM
 // bytes for the queries, then max(slots * rows, 8) * DIM * 4, where slots is 8 if rows * DIM <= 1024, else 4.
-// Launched in clusters of all splits (up to 8, or 16), the blocks combine their results through shared memory; else through
-// `partial`, the last to arrive for all. Every split has at least 32 (128 without clusters) keys as far as there are any;
-// blocks without keys end at once. The number of keys comes from *position: a captured launch stays valid while the text grows.
+// Every split has at least 128 keys as far as there are any; blocks without keys end at once.
 // `partial`: blocks * splits * rows * (DIM + 2) floats with blocks = kv_heads * grid.z.
 //
 // Each of 8 warps takes 16 keys at a time, straight from global memory into the operands of mma: the numbers of a head
@@ -21,10 +19,9 @@
 // combined in shared memory. p carries a factor 2^8 against f16's subnormals.
 #include "attention_reader.cuh"
 #include "attention_split.cuh"
-#include "cluster.cuh"
 #include "rope.cuh"
 
-constexpr int WARPS = 8, TILE = 16, LEAST = 128, LEAST_CLUSTERED = 32;
+constexpr int WARPS = 8, TILE = 16, LEAST = 128;
 constexpr float HEADROOM = 8.0f;
 
 // Room for the results of all warps, or of half of them.
@@ -61,7 +58,7 @@ template <class T, int DIM, int RT> __device__ __forceinline__ void attention_de
     extern __shared__ __align__(16) unsigned char memory[];
     uint4 *queries = (uint4 *)memory;                              // [RT][DIM / 16][32]
     float *slots = (float *)(queries + RT * (DIM / 16) * 32);      // [SLOTS][ROWS][DIM], and [8][DIM] before
-    __shared__ float warp_sums[WARPS][ROWS][2];
+    __shared__ __align__(16) float warp_sums[WARPS][ROWS][2];
     __shared__ float2 own_sums[ROWS];  // of all warps together
     const AttentionArgs &a = args.a;
     const int warp = threadIdx.x / 32, lane = threadIdx.x % 32, g = lane / 4, t = lane % 4;
@@ -80,8 +77,7 @@ template <class T, int DIM, int RT> __device__ __forceinline__ void attention_de
 
     const int first = *a.position, end = first + a.n;
     const int begin = a.window > 0 ? max(0, first + 1 - a.window) : 0;
-    const bool clustered = cluster_size() > 1;
-    const Span span = span_of(begin, end, blockIdx.x, a.splits, clustered ? LEAST_CLUSTERED : LEAST, TILE);
+    const Span span = span_of(begin, end, blockIdx.x, a.splits, LEAST, TILE);
     if ((int)blockIdx.x >= span.active) return;
     const i64 base = (i64)kv_head * a.cache.context;
     const int last = span.high - 1;
@@ -228,24 +224,23 @@ template <class T, int DIM, int RT> __device__ __forceinline__ void attention_de
         if (t == 0) warp_sums[warp][8 * m + g][0] = reference[m], warp_sums[warp][8 * m + g][1] = sum[m];
     }
     __syncthreads();
-    if (threadIdx.x < ROWS) {
-        float largest = LOWEST, total = 0;
-#pragma unroll
-        for (int w = 0; w < WARPS; w++) largest = fmaxf(largest, warp_sums[w][threadIdx.x][0]);
-#pragma unroll
-        for (int w = 0; w < WARPS; w++) total += warp_sums[w][threadIdx.x][1] * power_2(warp_sums[w][threadIdx.x][0] - largest);
-        own_sums[threadIdx.x] = make_float2(largest, total);
-    }
 #pragma unroll
     for (int m = 0; m < RT; m++) {
-        float factor[2];
+        // Lane 4 w + t looks at warp w's rows 2 t and 2 t + 1: reference and sum of each.
+        const float4 seen = *(const float4 *)warp_sums[g][8 * m + 2 * t], own = *(const float4 *)warp_sums[warp][8 * m + 2 * t];
+        float largest[2] = {seen.x, seen.z};
 #pragma unroll
-        for (int e = 0; e < 2; e++) {
-            float largest = LOWEST;
+        for (int i = 4; i < 32; i <<= 1)
+            for (int e = 0; e < 2; e++) largest[e] = fmaxf(largest[e], __shfl_xor_sync(FULL, largest[e], i));
+        float total[2] = {seen.y * power_2(seen.x - largest[0]), seen.w * power_2(seen.z - largest[1])};
+        if (warp == 0) {
 #pragma unroll
-            for (int w = 0; w < WARPS; w++) largest = fmaxf(largest, warp_sums[w][8 * m + 2 * t + e][0]);
-            factor[e] = power_2(warp_sums[warp][8 * m + 2 * t + e][0] - largest);
+            for (int i = 4; i < 32; i <<= 1)
+                for (int e = 0; e < 2; e++) total[e] += __shfl_xor_sync(FULL, total[e], i);
+            if (g == 0)
+                for (int e = 0; e < 2; e++) own_sums[8 * m + 2 * t + e] = make_float2(largest[e], total[e]);
         }
+        const float factor[2] = {power_2(own.x - largest[0]), power_2(own.z - largest[1])};
 #pragma unroll
         for (int b = 0; b < VBLOCKS; b++)
 #pragma unroll
@@ -263,12 +258,14 @@ template <class T, int DIM, int RT> __device__ __forceinline__ void attention_de
                 for (int b = 0; b < VBLOCKS; b++)
 #pragma unroll
                     for (int e = 0; e < 2; e++) {
-                        float *at = slot + (8 * m + 2 * t + e) * DIM + 8 * UNIT * b + UNIT * g;
+                        // Unit of four numbers u of a row is at u ^ (row / 2 % 2): half the conflicts of banks.
+                        const int r = 8 * m + 2 * t + e;
+                        if (r >= rows) continue;
 #pragma unroll
                         for (int i = 0; i < PAIRS; i += 2) {
                             float4 x = make_float4(result[m][b][i][e], result[m][b][i][e + 2], result[m][b][i + 1][e],
                                                    result[m][b][i + 1][e + 2]);
-                            float4 *to = (float4 *)(at + 2 * i);
+                            float4 *to = (float4 *)(slot + r * DIM) + ((2 * UNIT * b + UNIT / 4 * g + i / 2) ^ (t & 1));
                             if (round == 1) {
                                 float4 y = *to;
                                 x.x += y.x, x.y += y.y, x.z += y.z, x.w += y.w;
@@ -280,43 +277,25 @@ template <class T, int DIM, int RT> __device__ __forceinline__ void attention_de
         __syncthreads();
     }
 
-    float4 *own_result = (float4 *)queries;  // no longer needed
     const int blocks = gridDim.y * gridDim.z, block = blockIdx.y * gridDim.z + blockIdx.z;
     for (int i = threadIdx.x; i < rows * (DIM / 4); i += 32 * WARPS) {
         int r = i / (DIM / 4), column = i % (DIM / 4);
         float4 x = make_float4(0, 0, 0, 0);
 #pragma unroll
         for (int s = 0; s < SLOTS; s++) {
-            float4 y = *((float4 *)(slots + (s * ROWS + r) * DIM) + column);
+            float4 y = *((float4 *)(slots + (s * ROWS + r) * DIM) + (column ^ (r >> 1 & 1)));
             x.x += y.x, x.y += y.y, x.z += y.z, x.w += y.w;
         }
         if (span.active == 1) {
             const float inverse = __fdividef(1.0f, own_sums[r].y);
             put_out(a, kv_head, from_row + r, column, make_float4(x.x * inverse, x.y * inverse, x.z * inverse, x.w * inverse));
-        } else if (clustered) {
-            own_result[i] = x;
         } else {
             *((float4 *)(partial_results(a, blocks, block, blockIdx.x, ROWS, DIM) + r * DIM) + column) = x;
             if (column == 0) ((float2 *)partial_sums(a, block, blockIdx.x, ROWS))[r] = own_sums[r];
         }
     }
-    if (span.active == 1) return;
-    if (clustered) {
-        // Each block combines its share of the row's numbers out of all blocks' shared memory.
-        cluster_barrier();
-#pragma unroll 1
-        for (int i = threadIdx.x * span.active + blockIdx.x; i < rows * (DIM / 4); i += 32 * WARPS * span.active) {
-            const int r = i / (DIM / 4), column = i % (DIM / 4);
-            const u32 sums_at = shared_address(own_sums + r), result_at = shared_address(own_result + i);
-            float4 y = joined<8, false>(span.active, [&](int s, float2 &m, float4 &v) {
-                m = of_block(sums_at, s, float2()), v = of_block(result_at, s, float4());
-            });
-            put_out(a, kv_head, from_row + r, column, y);
-        }
-        cluster_barrier();
-    } else if (arrived_last(a, block, span.active)) {
+    if (span.active > 1 && arrived_last(a, block, span.active))
         combine<ROWS, DIM, 32 * WARPS, false, 16>(a, blocks, block, span.active, kv_head, from_row, rows);
-    }
 }
 
 #define KERNEL(NAME, T, DIM, RT, PER_SM)                                                     \

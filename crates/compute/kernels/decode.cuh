@@ -10,7 +10,7 @@
 //                                         Matrix, or a SharedMatrix: parts of planes copied to shared memory
 //   Chunk F::decode(const Raw&, u32 at)   no memory (the iq types look their grids up)
 //   F::Planes                             bytes of a record of each plane, and the values that it is for
-//   F::ZERO, SIGNED, SCALES, MIN, NIBBLES  what a caller may leave out, see below
+//   F::ZERO, SIGNED, SCALES, MIN, NIBBLES, PAIRS  what a caller may leave out, see below
 //
 //   value[i] = scale[h] * (q[i] - ZERO) - min[h]        h = i / 16
 //
@@ -52,6 +52,7 @@ struct Plain {
     static constexpr bool SIGNED = false;    // codes may be negative
     static constexpr int SCALES = 1;         // 2: one for each 16 values
     static constexpr bool MIN = false;       // has minima
+    static constexpr bool PAIRS = false;     // F::pairs(raw, q) gives the codes in the order of table_pairs, for less work
     static constexpr bool NIBBLES = false;   // q[i] and q[i + 4] are the low and high nibbles of word i of Raw::c as they are
 };
 

@@ -158,7 +158,8 @@ struct Multiplier {
 // Stores the block's 256 rows (128 of each matrix of a gated pair), some tokens at a time through shared memory, so that a
 // token's rows leave together.
 template <int N>
-DEVICE void store_tile(const MatmulArgs& a, const MatmulMatrix& m, const float (&d)[2][N / 2], float* staging, u32 row, u32 token) {
+DEVICE void store_tile(const MatmulArgs& a, const MatmulMatrix& m, const float (&d)[2][N / 2], float* staging, u32 row,
+                       u32 token) {
     constexpr u32 ROUND = N == 128 ? 32 : 16, PITCH = 260;  // no conflicts between banks
     const bool pair = a.mode == MODE_GATED;
     const u32 warp = threadIdx.x / 32, lane = threadIdx.x % 32;
@@ -195,29 +196,38 @@ DEVICE void store_tile(const MatmulArgs& a, const MatmulMatrix& m, const float (
     }
 }
 
+DEVICE u32 first_row(const MatmulMatrix& m, const Segment& s, bool pair) {
+    return pair ? s.tile * 128 : (s.tile - m.first_tile) * 256;
+}
+// Read again at every use instead of kept in a register while the products run.
+DEVICE u32 block_number() {
+    u32 b;
+    asm volatile("mov.u32 %0, %%ctaid.x;" : "=r"(b));
+    return b;
+}
+
 template <int N>
 DEVICE void matmul(const MatmulArgs& a) {
     extern __shared__ __align__(1024) u8 shared[];
-    const u32 warp = threadIdx.x / 32, lane = threadIdx.x % 32;
-    const u32 part = blockIdx.x / a.token_tiles, token_tile = blockIdx.x % a.token_tiles;
-    const u32 token = token_tile * N;
     const bool pair = a.mode == MODE_GATED;
-    const u32 chunks = (a.columns + 31) / 32;
     Multiplier<N> c{a, shared};
     auto sync = [] { __syncthreads(); };
     launch_next();
     wait_for_previous();
-    Work work(a, part);
     Segment s;
-    while (work.take(s)) {
+    u32 next = Work::start_of(a, blockIdx.x / a.token_tiles + 1);
+    while (true) {
+        Work work(a, block_number() / a.token_tiles);
+        work.next = next;
+        if (!work.take(s)) break;
+        next = work.next;
         const u32 which = pair ? 0
                           : a.matrices > 2 && s.tile >= a.matrix[2].first_tile ? 2
                           : a.matrices > 1 && s.tile >= a.matrix[1].first_tile ? 1 : 0;
         const MatmulMatrix& m = a.matrix[which];
         // A warp has 32 rows, or 16 of one matrix of a gated pair and the same 16 of the other.
-        const u32 tile_row = pair ? s.tile * 128 : (s.tile - m.first_tile) * 256;
-        const u32 base = tile_row + warp * (pair ? 16 : 32) + lane / 4;
-        const u32 last = m.weights.rows - 1;
+        const u32 base = first_row(m, s, pair) + threadIdx.x / 32 * (pair ? 16 : 32) + threadIdx.x % 32 / 4;
+        const u32 last = m.weights.rows - 1, chunks = (a.columns + 31) / 32;
         u32 row[2][2];
 #pragma unroll
         for (int i = 0; i < 2; i++)
@@ -225,6 +235,7 @@ DEVICE void matmul(const MatmulArgs& a) {
             for (int h = 0; h < 2; h++) row[i][h] = min(base + (pair ? 0 : 16 * i) + 8 * h, last) * chunks;
         c.run(m.weights, a.matrix[pair ? 1 : which].weights, row, s);
 
+        const u32 part = block_number() / a.token_tiles, token_tile = block_number() % a.token_tiles;
         // For every block there is a place for the sums of both pieces of 16 rows, and a flag for each.
         auto block = [&](u32 p) { return p * a.token_tiles + token_tile; };
         auto place0 = [&](u32 p) { return a.sums + (u64)block(p) * (N * 256 / 4); };
@@ -240,7 +251,7 @@ DEVICE void matmul(const MatmulArgs& a) {
             add_sums(a, c.d[0], part, s.tile * a.steps, threadIdx.x, THREADS, place0, ready0, sync);
             add_sums(a, c.d[1], part, s.tile * a.steps, threadIdx.x, THREADS, place1, ready1, sync);
         }
-        store_tile<N>(a, m, c.d, (float*)shared, tile_row, token);
+        store_tile<N>(a, m, c.d, (float*)shared, first_row(m, s, pair), token_tile * N);
     }
 }
 

@@ -3,15 +3,17 @@
 // Tiles of 256 rows (128 of each matrix of a gated pair) and N tokens, each done by a block, or by a cluster of two (9.0a).
 // The grid is `parts` x `token_tiles` of them, number = part * token_tiles + token tile, so that those of the same part read
 // the same weights at the same time. All row tiles together are row_tiles * steps units of 128 columns; every part gets an
-// equal run of units, whether or not it ends with a tile ("stream-K", Osama et al. 2023). A block works from its last unit down to its first, so the tile it leaves
-// unfinished at the end of its run (whose last columns belong to the next part) is done first and its sums go to memory;
-// the block that has the tile's last columns does them at the end of its own run, then waits for those sums and adds them
-// in a fixed order. Blocks wait only for blocks with lower numbers: there is no deadlock however they are scheduled.
+// equal run of units, whether or not it ends with a tile ("stream-K", Osama et al. 2023). A block works from its last unit
+// down to its first, so the tile that it leaves unfinished at the end of its run (whose last columns belong to the next
+// part) is done first and its sums go to memory; the block that has the tile's last columns does them at the end of its own
+// run, then waits for those sums and adds them in a fixed order: equal inputs give equal bits. Blocks wait only for blocks
+// with lower numbers: there is no deadlock however they are scheduled. Two launches that may run at the same time need
+// workspaces of their own.
 #pragma once
 #include "common.cuh"
 #include "fragment.cuh"
 
-// One matrix of a launch. Mirrored by matmul_plan.rs.
+// One matrix of a launch. Mirrored by cuda/matmul_args.rs.
 struct MatmulMatrix {
     Matrix weights;     // 48 bytes
     float* out;         // [n][out_stride] f32
@@ -20,7 +22,7 @@ struct MatmulMatrix {
     u32 first_tile;     // row tiles of the matrices before this one
 };
 
-// Mirrored by matmul_plan.rs; passed by value.
+// Mirrored by cuda/matmul_args.rs; passed by value.
 struct MatmulArgs {
     MatmulMatrix matrix[3];
     const u8* x;           // prepared activations, see prepare.cu
@@ -43,7 +45,7 @@ struct MatmulArgs {
 enum : u32 {
     MODE_STORE = 0,
     MODE_ADD = 1,    // add to what is in `out`
-    MODE_GATED = 2,  // out of matrix 0 = act(matrix 0) * matrix 1; a tile has half its rows from each
+    MODE_GATED = 2,  // out of matrix 0 = act(matrix 0) * matrix 1, two matrices of the same size; biases are added first
 };
 
 // A run of units of one tile: columns 128 * begin .. 128 * end.
@@ -53,7 +55,8 @@ struct Segment {
 struct Work {
     const MatmulArgs& a;
     u32 first, next;
-    static DEVICE u32 start_of(const MatmulArgs& a, u32 part) { return (u32)((u64)part * (a.row_tiles * a.steps) / a.parts); }
+    // A product of 32 bits: units * parts stays below 2^32 (matmul_plan.rs).
+    static DEVICE u32 start_of(const MatmulArgs& a, u32 part) { return part * (a.row_tiles * a.steps) / a.parts; }
     DEVICE Work(const MatmulArgs& args, u32 part) : a(args), first(start_of(args, part)), next(start_of(args, part + 1)) {}
     // The next segment, from the last unit down.
     DEVICE bool take(Segment& s) {

@@ -7,7 +7,7 @@
 // 16 are loaded meanwhile. Every sum runs over the columns in order.
 #include "common.cuh"
 
-// Mirrored by matmul_plan.rs; passed by value.
+// Mirrored by cuda/matmul_args.rs; passed by value.
 struct MatmulF32Args {
     const float* weights;  // [rows][columns]
     const float* x;        // [n][x_stride]

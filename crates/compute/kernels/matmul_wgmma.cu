@@ -21,14 +21,12 @@ struct Shape {
     static constexpr int PITCH = 68;                                        // floats from a token to the next: no conflicts
     static constexpr int STAGING = 2 * ROUND * PITCH * 4;                   // bytes, of both warpgroups
     static constexpr int SHARED = SLAB * STAGES + STAGING + 16 * STAGES;
-    static constexpr int DEPTH = N >= 128 ? 1 : FORMAT::FLOAT ? 2 : N == 64 ? 3 : 4;  // steps of weights on their way
+    // Steps of weights on their way; few where a step takes many registers.
+    static constexpr int DEPTH = N >= 128 ? 1 : FORMAT::FLOAT ? 2 : (N == 64 ? 3 : 4) - (sizeof(FORMAT::Raw) > 32 ? 1 : 0);
     static constexpr int THREADS = N >= 128 ? 384 : 288;
-    // The warpgroups issue their products in turn: otherwise they drift into converting at the same time, and the tensor
-    // cores wait. Where products are short, that costs more than it saves.
-    static constexpr bool IN_TURN = N >= 128;
 };
-// Named barriers: 1 both warpgroups, 2 and 3 each of them, 4 and 5 whose turn it is.
-constexpr u32 BOTH = 1, EACH = 2, TURN = 4;
+// Named barriers: 1 both warpgroups, 2 and 3 each of them.
+constexpr u32 BOTH = 1, EACH = 2;
 
 // Place in the ring of slabs.
 template <int STAGES>
@@ -72,7 +70,8 @@ DEVICE void copy_activations(const MatmulArgs& a, u32 ring, u32 full, u32 empty)
 // Stores the sums of a warpgroup's 64 rows from `row` (of both warpgroups' in a gated pair), ROUND tokens at a time through
 // shared memory, so that a token's rows leave together.
 template <int N>
-DEVICE void store_tile(const MatmulArgs& a, const MatmulMatrix& m, const float (&d)[N / 2], float* staging, u32 row, u32 token) {
+DEVICE void store_tile(const MatmulArgs& a, const MatmulMatrix& m, const float (&d)[N / 2], float* staging, u32 row,
+                       u32 token) {
     typedef Shape<N> S;
     constexpr u32 ROUND = S::ROUND, PITCH = S::PITCH;
     const bool pair = a.mode == MODE_GATED;
@@ -120,8 +119,8 @@ DEVICE void store_tile(const MatmulArgs& a, const MatmulMatrix& m, const float (
 #pragma unroll
             for (u32 i = 0; i < ROUND / 8; i++) {
                 const u32 t = t0 + 8 * i;
-                if (first + t < a.n)
-                    store_four(a, m, scaled(*(const float4*)(own + t * PITCH + column), scale[i], bias), row + column, first + t);
+                const float4 v = scaled(*(const float4*)(own + t * PITCH + column), scale[i], bias);
+                if (first + t < a.n) store_four(a, m, v, row + column, first + t);
             }
         }
         sync();
@@ -133,7 +132,7 @@ struct Consumer {
     typedef Shape<N> S;
     static constexpr int DEPTH = S::DEPTH;
     const MatmulArgs& a;
-    u32 ring, full, empty, lane, group, chunk_limit;
+    u32 ring, full, empty, lane, chunk_limit;
     Place<S::STAGES> place;
     Fragments<FORMAT, DEPTH> weights;
     float d[N / 2];
@@ -142,12 +141,10 @@ struct Consumer {
     DEVICE void multiply(const u32 (&fragment)[4][4], bool add) {
         barrier_wait(full + 8 * place.slot, place.parity);
         const u64 b = product_operand(ring + place.slot * S::SLAB);
-        if constexpr (S::IN_TURN) named_barrier(TURN + group, 256);
         products_fence();
 #pragma unroll
         for (int s = 0; s < 4; s++) product<N>(d, fragment[s], b + 2 * s, s > 0 || add);
         products_commit();
-        if constexpr (S::IN_TURN) named_arrive(TURN + 1 - group, 256);
     }
     DEVICE void release(u32 slot) {
         if (lane < 2) barrier_arrive_at(empty + 8 * slot, lane);  // in both blocks, as both fill it
@@ -211,8 +208,7 @@ DEVICE void consume(const MatmulArgs& a, u8* shared, u32 ring, u32 full, u32 emp
     auto sync = [=] { named_barrier(EACH + group, 128); };
     const bool pair = a.mode == MODE_GATED;
     const u32 chunks = (a.columns + 31) / 32;
-    Consumer<N> c{a, ring, full, empty, lane, group, chunks - 1};
-    if (S::IN_TURN && group == 1) named_arrive(TURN, 256);  // the first warpgroup begins
+    Consumer<N> c{a, ring, full, empty, lane, chunks - 1};
     Work work(a, at.part);
     Segment s;
     bool waited = false;
@@ -242,7 +238,6 @@ DEVICE void consume(const MatmulArgs& a, u8* shared, u32 ring, u32 full, u32 emp
         if (s.begin > 0) add_sums(a, c.d, at.part, s.tile * a.steps, thread, 128, place, ready, sync);
         store_tile<N>(a, m, c.d, (float*)(shared + S::SLAB * S::STAGES), row, at.token_tile * N);
     }
-    if (S::IN_TURN && group == 0) named_barrier(TURN, 256);  // the turn that nobody took
 }
 
 template <int N>

@@ -2,9 +2,11 @@
 // gate after it. One module for each format (-D FORMAT=Q4_0), named matvec_q4_0.
 //
 //   void matvec_1(MatvecArgs a) ... matvec_4(MatvecArgs a)     the number is that of tokens
-//       block 1024, grid and shared memory from cuda/formats.rs (matvec_geometry); on compute_90 with the attribute of
+//       block 1024, grid and shared memory from cuda/formats.rs (Format::matvec); on compute_90 with the attribute of
 //       programmatic stream serialization, so that its first weights arrive while the kernel before it still runs.
 //       Reads activations and writes global memory only after that kernel has ended.
+//
+//       __launch_bounds__ keep a thread at 64 registers: one block of 32 warps fills a multiprocessor.
 //
 // matvec/args.cuh has the arguments, prologue.cuh the input in shared memory, walk.cuh the order of rows, stream.cuh the
 // main loop. -D UNIT_DEPTH=4: other slices, for trying.

@@ -14,7 +14,7 @@
 #include <cuda_fp16.h>
 #include "common.cuh"
 
-// Mirrored by matmul_plan.rs; passed by value.
+// Mirrored by cuda/matmul_args.rs; passed by value.
 struct PrepareArgs {
     const float* x;          // [n][x_stride]
     const float* up;         // [n][up_stride], or null: no gated activation

@@ -11,11 +11,18 @@ __device__ __forceinline__ void wait_for_earlier_kernels() {
 #endif
 }
 
+// Functions to reduce by, with what changes nothing.
 struct Add {
     template <class T> __device__ __forceinline__ T operator()(T a, T b) const { return a + b; }
+    template <class T> static __device__ __forceinline__ T none() { return T(0); }
 };
 struct Larger {
     __device__ __forceinline__ float operator()(float a, float b) const { return fmaxf(a, b); }
+    template <class T> static __device__ __forceinline__ T none() { return __int_as_float(0xff800000); }
+};
+struct Smaller {
+    __device__ __forceinline__ int operator()(int a, int b) const { return a < b ? a : b; }
+    template <class T> static __device__ __forceinline__ T none() { return 0x7fffffff; }
 };
 
 template <class T, class F> __device__ __forceinline__ T reduce_warp(T x, F f) {
@@ -32,7 +39,6 @@ template <class T, class F> __device__ __forceinline__ T reduce_block(T x, F f) 
     __syncthreads();  // an earlier call's parts are read
     if (threadIdx.x % 32 == 0) parts[warp] = x;
     __syncthreads();
-    x = parts[0];
-    for (int i = 1; i < warps; i++) x = f(x, parts[i]);
-    return x;
+    x = threadIdx.x % 32 < warps ? parts[threadIdx.x % 32] : F::template none<T>();
+    return reduce_warp(x, f);
 }

@@ -1,7 +1,7 @@
 // What happens to rows of f32 between the linear layers. Signatures:
 //
-//   extern "C" void rows_norm(NormArgs)           out = norm(x); out may be x               grid n, block 256
-//   extern "C" void rows_add_norm(AddNormArgs)    y = norm_y(y); x += y; out = norm(x)      grid n, block 256
+//   extern "C" void rows_norm(NormArgs)           out = norm(x); out may be x               grid n, block 1024
+//   extern "C" void rows_add_norm(AddNormArgs)    y = norm_y(y); x += y; out = norm(x)      grid n, block 1024
 //   extern "C" void rows_head_norm(NormArgs)      x[n][heads][dim] = norm of each head      grid ceil(n * heads / 8), block 256
 //   extern "C" void rows_add(MapArgs)             x += y                                    grid (ceil(width / 1024), n), block 256
 //   extern "C" void rows_add_bias(MapArgs)        x += y's one row                          likewise, as all below
@@ -72,15 +72,15 @@ template <class F> __device__ __forceinline__ float2 moments(int width, int kind
 }
 
 // A block's share of a row stays in registers up to this many numbers.
-constexpr int KEPT = 8192 / 256;
+constexpr int THREADS = 1024, KEPT = 8192 / THREADS;
 
 // Reads a row once if it fits in registers: `at(i, slot)` gives number i, the thread's slot-th.
 template <class F> __device__ __forceinline__ float2 load_row(float (&kept)[KEPT], int width, int kind, float eps, F read) {
-    if (width <= KEPT * 256) {
+    if (width <= KEPT * THREADS) {
         float mean = 0, squares = 0;
 #pragma unroll
         for (int s = 0; s < KEPT; s++) {
-            int i = threadIdx.x + s * 256;
+            int i = threadIdx.x + s * THREADS;
             kept[s] = i < width ? read(i) : 0.0f;
         }
         if (kind == 2) {
@@ -91,7 +91,7 @@ template <class F> __device__ __forceinline__ float2 load_row(float (&kept)[KEPT
 #pragma unroll
         for (int s = 0; s < KEPT; s++) {
             float d = kept[s] - mean;
-            squares += (int)threadIdx.x + s * 256 < width ? d * d : 0.0f;
+            squares += (int)threadIdx.x + s * THREADS < width ? d * d : 0.0f;
         }
         return make_float2(mean, 1.0f / sqrtf(reduce_block(squares, Add()) / width + eps));
     }
@@ -99,15 +99,15 @@ template <class F> __device__ __forceinline__ float2 load_row(float (&kept)[KEPT
 }
 // Writes f(number i, i) for the row that load_row took.
 template <class R, class F> __device__ __forceinline__ void each_of_row(const float (&kept)[KEPT], int width, R read, F f) {
-    if (width <= KEPT * 256) {
+    if (width <= KEPT * THREADS) {
 #pragma unroll
         for (int s = 0; s < KEPT; s++) {
-            int i = threadIdx.x + s * 256;
+            int i = threadIdx.x + s * THREADS;
             if (i < width) f(kept[s], i);
         }
         return;
     }
-    for (int i = threadIdx.x; i < width; i += 256) f(read(i), i);
+    for (int i = threadIdx.x; i < width; i += THREADS) f(read(i), i);
 }
 
 __device__ __forceinline__ float normed(float x, float2 m, const float *weight, const float *bias, int i) {
@@ -115,7 +115,7 @@ __device__ __forceinline__ float normed(float x, float2 m, const float *weight, 
     return bias ? y + bias[i] : y;
 }
 
-extern "C" __global__ void __launch_bounds__(256) rows_norm(const __grid_constant__ NormArgs a) {
+extern "C" __global__ void __launch_bounds__(THREADS, 1) rows_norm(const __grid_constant__ NormArgs a) {
     wait_for_earlier_kernels();
     const float *x = a.x + (i64)blockIdx.x * a.stride;
     float *out = a.out + (i64)blockIdx.x * a.out_stride;
@@ -125,7 +125,7 @@ extern "C" __global__ void __launch_bounds__(256) rows_norm(const __grid_constan
     each_of_row(kept, a.width, read, [&](float v, int i) { out[i] = normed(v, m, a.weight, a.bias, i); });
 }
 
-extern "C" __global__ void __launch_bounds__(256) rows_add_norm(const __grid_constant__ AddNormArgs a) {
+extern "C" __global__ void __launch_bounds__(THREADS, 1) rows_add_norm(const __grid_constant__ AddNormArgs a) {
     wait_for_earlier_kernels();
     float *x = a.x + (i64)blockIdx.x * a.width, *y = a.y + (i64)blockIdx.x * a.width;
     float kept[KEPT];
@@ -136,7 +136,7 @@ extern "C" __global__ void __launch_bounds__(256) rows_add_norm(const __grid_con
     }
     // Each thread reads what it wrote itself.
     if (!a.weight) {
-        for (int i = threadIdx.x; i < a.width; i += 256) x[i] += y[i];
+        for (int i = threadIdx.x; i < a.width; i += THREADS) x[i] += y[i];
         return;
     }
     float *out = a.out + (i64)blockIdx.x * a.width;

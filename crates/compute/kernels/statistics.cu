@@ -37,10 +37,6 @@ __device__ __forceinline__ double log_sum_exp(const float *x, int vocab, float l
     return (double)largest + log(reduce_block(sum, Add()));
 }
 
-struct Smaller {
-    __device__ __forceinline__ int operator()(int a, int b) const { return a < b ? a : b; }
-};
-
 extern "C" __global__ void __launch_bounds__(512) statistics_rows(const __grid_constant__ StatisticsArgs a) {
     wait_for_earlier_kernels();
     const float *x = a.logits + blockIdx.x * a.stride;

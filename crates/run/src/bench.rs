@@ -137,6 +137,8 @@ pub fn bench(model: &Model, options: &BenchOptions, progress: &dyn Progress) -> 
     model.check_context(context)?;
     let mut session = model.session(SessionOptions { context, kv: *kv, ..SessionOptions::default() })?;
     let mut random = Random::new(0);
+    // A GPU's memory grows with the batch.
+    let warm_up_tokens = if model.uses_gpu() { usize::MAX } else { WARM_UP_TOKENS };
     let fillings = depths.iter().filter(|&&depth| depth > 0).count();
     progress.total((tests.len() * depths.len() * (repetitions + 1) + fillings) as u64);
 
@@ -157,7 +159,7 @@ pub fn bench(model: &Model, options: &BenchOptions, progress: &dyn Progress) -> 
                 session.truncate(depth);
                 let warm_up = repetition == 0;
                 let started = Instant::now();
-                run(&mut session, &mut random, if warm_up { tokens.min(WARM_UP_TOKENS) } else { tokens })?;
+                run(&mut session, &mut random, if warm_up { tokens.min(warm_up_tokens) } else { tokens })?;
                 if !warm_up {
                     values.push(tokens as f64 / started.elapsed().as_secs_f64());
                 }

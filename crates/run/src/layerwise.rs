@@ -117,7 +117,7 @@ impl<'m> Layerwise<'m> {
             projected: buffer(config.hidden_size),
         };
         let mut angles = RotaryAngles::default();
-        model.rotation.fill(0, longest, &mut angles);
+        model.rotation.fill(&model.pool, 0, longest, &mut angles);
         let cpu = model.cpu();
         Ok(Self {
             model,

@@ -192,6 +192,11 @@ impl Model {
         self.placement.transfers()
     }
 
+    /// Whether a GPU has any of its layers.
+    pub fn uses_gpu(&self) -> bool {
+        self.placement.devices().any(|(device, _)| device.is_gpu())
+    }
+
     /// Memory of the GPUs in use, now.
     pub fn gpu_memory(&self) -> Vec<GpuMemory> {
         let gpus = self.placement.devices().filter_map(|(device, _)| {

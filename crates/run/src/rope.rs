@@ -4,6 +4,8 @@
 //! Linear and Llama 3 scaling only change the factors; YaRN (arXiv 2309.00071) blends the stretched and
 //! the plain frequency by a ramp over the pairs and lengthens the vectors by one constant.
 
+use quern_compute::Pool;
+use quern_compute::parallel::share;
 use quern_model::{Config, Rope, RopeScaling};
 
 /// How a model rotates queries and keys: one set of frequencies for all its layers, or several.
@@ -60,16 +62,16 @@ impl Rotation {
     }
 
     /// Writes the cosines and sines of `count` positions from `first` on.
-    pub(crate) fn fill(&self, first: usize, count: usize, angles: &mut RotaryAngles) {
+    pub(crate) fn fill(&self, pool: &Pool, first: usize, count: usize, angles: &mut RotaryAngles) {
         let global = match &self.long {
             // As in transformers: by the length of the text so far, whatever the cache holds already.
             Some((original, long)) if first + count > *original => long,
             _ => &self.global,
         };
-        global.fill(first, count, &mut angles.global.0, &mut angles.global.1);
+        global.fill(pool, first, count, &mut angles.global.0, &mut angles.global.1);
         angles.has_local = self.local.is_some();
         if let Some(local) = &self.local {
-            local.fill(first, count, &mut angles.local.0, &mut angles.local.1);
+            local.fill(pool, first, count, &mut angles.local.0, &mut angles.local.1);
         }
     }
 }
@@ -145,15 +147,25 @@ impl Angles {
 
     /// Writes the cosines and sines of `count` positions from `first` on: `count` rows of
     /// [`Self::pairs`] values each.
-    fn fill(&self, first: usize, count: usize, cos: &mut Vec<f32>, sin: &mut Vec<f32>) {
-        cos.clear();
-        sin.clear();
-        for position in first..first + count {
-            for frequency in &self.frequencies {
-                let (s, c) = (position as f64 * frequency).sin_cos();
-                cos.push((c * self.scale) as f32);
-                sin.push((s * self.scale) as f32);
+    fn fill(&self, pool: &Pool, first: usize, count: usize, cos: &mut Vec<f32>, sin: &mut Vec<f32>) {
+        let pairs = self.pairs();
+        cos.resize(count * pairs, 0.0);
+        sin.resize(count * pairs, 0.0);
+        if pairs == 0 {
+            return;
+        }
+        let rows = cos.chunks_exact_mut(pairs).zip(sin.chunks_exact_mut(pairs)).enumerate();
+        let row = |(at, (cos, sin)): (usize, (&mut [f32], &mut [f32]))| {
+            let position = (first + at) as f64;
+            for ((cos, sin), frequency) in cos.iter_mut().zip(sin).zip(&self.frequencies) {
+                let (s, c) = (position * frequency).sin_cos();
+                *cos = (c * self.scale) as f32;
+                *sin = (s * self.scale) as f32;
             }
+        };
+        match count {
+            0..=32 => rows.for_each(row),
+            _ => share(pool, rows, row),
         }
     }
 }

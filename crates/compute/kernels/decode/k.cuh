@@ -121,12 +121,13 @@ struct Q6_K : Plain {
 
 struct IQ4_XS : Plain {
     using Planes = PlaneList<16, 32, 8, 256>;
-    static constexpr bool SIGNED = true;
+    static constexpr bool SIGNED = true, PAIRS = true;
     struct Raw { uint4 c; uint2 header; };
     template <class M>
     static DEVICE Raw load(const M& m, u32 at) {
         return {load16(m.plane[0] + 16ull * at), load8(m.plane[1] + 8ull * (at / 8))};
     }
+    static DEVICE void pairs(const Raw& r, u32 q[8]) { table_pairs(r.c, IQ4_TABLE, q); }
     static DEVICE Chunk decode(const Raw& r, u32 at) {
         Chunk o;
         table(r.c, IQ4_TABLE, o.q);

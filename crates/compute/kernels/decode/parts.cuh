@@ -40,17 +40,26 @@ DEVICE void add_one_bit(u32 h, u32 q[8]) {
     for (int i = 0; i < 8; i++) q[i] |= (i < bits ? h << (bits - i) : h >> (i - bits)) & (0x01010101u << bits);
 }
 
-// Codes through a table of 16 signed bytes, given as four words.
-DEVICE void table(const uint4& c, const uint4& t, u32 q[8]) {
+// Codes through a table of 16 signed bytes, given as four words, in pairs: q[2 i] and q[2 i + 1] have the values
+// 4 i, 16 + 4 i, 4 i + 1, 16 + 4 i + 1 and the same two places on, as the nibbles of word i are.
+DEVICE void table_pairs(const uint4& c, const uint4& t, u32 q[8]) {
     const u32 w[4] = {c.x, c.y, c.z, c.w};
 #pragma unroll
     for (int i = 0; i < 4; i++) {
-        // Nibbles 0 to 3 of a word are values i, 16+i, i+1, 16+i+1 of the chunk; nibbles 4 to 7 the next ones. The low three
-        // bits choose in either half of the table, the top bit between the halves.
+        // The low three bits of a nibble choose in either half of the table, the top bit between the halves.
         const u32 low = w[i] & 0x77777777, top = ((w[i] & 0x88888888) >> 1) | 0x32103210;
-        const u32 first = permute(permute(t.x, t.y, low), permute(t.z, t.w, low), top);
-        const u32 second = permute(permute(t.x, t.y, low >> 16), permute(t.z, t.w, low >> 16), top >> 16);
-        q[i] = permute(first, second, 0x6420);
-        q[i + 4] = permute(first, second, 0x7531);
+        q[2 * i] = permute(permute(t.x, t.y, low), permute(t.z, t.w, low), top);
+        q[2 * i + 1] = permute(permute(t.x, t.y, low >> 16), permute(t.z, t.w, low >> 16), top >> 16);
+    }
+}
+
+// The same in order.
+DEVICE void table(const uint4& c, const uint4& t, u32 q[8]) {
+    u32 pairs[8];
+    table_pairs(c, t, pairs);
+#pragma unroll
+    for (int i = 0; i < 4; i++) {
+        q[i] = permute(pairs[2 * i], pairs[2 * i + 1], 0x6420);
+        q[i + 4] = permute(pairs[2 * i], pairs[2 * i + 1], 0x7531);
     }
 }

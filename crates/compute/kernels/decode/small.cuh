@@ -106,6 +106,7 @@ struct Q8_0 : Plain {
 
 // Codes of four bits into a table, an f16 scale for 32.
 struct Table : Plain {
+    static constexpr bool PAIRS = true;
     using Planes = PlaneList<16, 32, 2, 32>;
     static constexpr bool SIGNED = true;
     struct Raw { uint4 c; u32 d; };
@@ -121,24 +122,28 @@ struct Table : Plain {
     }
 };
 struct IQ4_NL : Table {
+    static DEVICE void pairs(const Raw& r, u32 q[8]) { table_pairs(r.c, IQ4_TABLE, q); }
     static DEVICE Chunk decode(const Raw& r, u32) { return through(IQ4_TABLE, 1.0f, r); }
 };
 struct NF4 : Table {
+    static DEVICE void pairs(const Raw& r, u32 q[8]) { table_pairs(r.c, NF4_TABLE, q); }
     static DEVICE Chunk decode(const Raw& r, u32) { return through(NF4_TABLE, 1.0f / 124.125f, r); }
 };
 struct FP4 : Table {
+    static DEVICE void pairs(const Raw& r, u32 q[8]) { table_pairs(r.c, FP4_TABLE, q); }
     static DEVICE Chunk decode(const Raw& r, u32) { return through(FP4_TABLE, 1.0f / 120.0f, r); }
 };
 
 // E2M1 numbers, doubled, under half of an E8M0 exponent; the two smallest halves are subnormal.
 struct MXFP4 : Plain {
     using Planes = PlaneList<16, 32, 1, 32>;
-    static constexpr bool SIGNED = true;
+    static constexpr bool SIGNED = true, PAIRS = true;
     struct Raw { uint4 c; u32 e; };
     template <class M>
     static DEVICE Raw load(const M& m, u32 at) {
         return {load16(m.plane[0] + 16ull * at), load1(m.plane[1] + at)};
     }
+    static DEVICE void pairs(const Raw& r, u32 q[8]) { table_pairs(r.c, E2M1_TABLE, q); }
     static DEVICE Chunk decode(const Raw& r, u32) {
         Chunk o;
         table(r.c, E2M1_TABLE, o.q);

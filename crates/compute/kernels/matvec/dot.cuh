@@ -37,6 +37,11 @@ DEVICE void add_piece(const typename F::Raw& raw, u32 p, const char* input, u32 
                     second = dot4_unsigned(w[i] & 0xf0f0f0f0, xb[i], second);
                 }
                 second >>= 4;
+            } else if constexpr (F::PAIRS) {
+                u32 q[8];
+                F::pairs(raw, q);
+                first = dot4((int)q[0], a.x, dot4((int)q[1], a.y, dot4((int)q[2], a.z, dot4((int)q[3], a.w, 0))));
+                second = dot4((int)q[4], b.x, dot4((int)q[5], b.y, dot4((int)q[6], b.z, dot4((int)q[7], b.w, 0))));
             } else {
                 first = dot4((int)c.q[0], a.x, dot4((int)c.q[1], a.y, dot4((int)c.q[2], a.z, dot4((int)c.q[3], a.w, 0))));
                 second = dot4((int)c.q[4], b.x, dot4((int)c.q[5], b.y, dot4((int)c.q[6], b.z, dot4((int)c.q[7], b.w, 0))));

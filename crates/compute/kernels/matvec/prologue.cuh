@@ -4,6 +4,7 @@
 //
 //   block formats   16 bytes a piece: codes of its values 0..15
 //                   16 bytes a piece: codes of its values 16..31
+//                   (formats with PAIRS: codes in the order of table_pairs, the first four words, the second four)
 //                   f32 a piece: scale s = max |x| / 127; codes are x / s, rounded half to even
 //                   where the format has minima or a zero, s * sum of codes, times ZERO if that is not 0: with SCALES == 1
 //                   beside the scale, with 2 in two more arrays of f32 a piece, for values 0..15 and 16..31
@@ -72,7 +73,7 @@ DEVICE void put_input(char* to, u32 pieces, int i, float4 v) {
         const float top = __uint_as_float(largest), scale = top * (1.0f / 127.0f), inverse = top > 1e-36f ? __fdividef(127.0f, top) : 0.0f;
         const u32 c0 = __float2int_rn(v.x * inverse) & 255, c1 = __float2int_rn(v.y * inverse) & 255,
                   c2 = __float2int_rn(v.z * inverse) & 255, c3 = __float2int_rn(v.w * inverse) & 255;
-        const u32 codes = c0 | c1 << 8 | c2 << 16 | c3 << 24;
+        u32 codes = c0 | c1 << 8 | c2 << 16 | c3 << 24;
         const u32 chunk = i / 32, part = i % 32 / 4;
         int sum = 0;
         if constexpr (Input<F>::SUMS > 0) {
@@ -81,8 +82,15 @@ DEVICE void put_input(char* to, u32 pieces, int i, float4 v) {
             sum += __shfl_xor_sync(0xffffffffu, sum, 2);
             if constexpr (Input<F>::SUMS == 1) sum += __shfl_xor_sync(0xffffffffu, sum, 4);
         }
+        u32 word = part;
+        if constexpr (F::PAIRS) {
+            // The lane four on has the values sixteen on: both lanes write one of the two words of these eight values.
+            const u32 other = __shfl_xor_sync(0xffffffffu, codes, 4);
+            codes = part < 4 ? permute(codes, other, 0x5140) : permute(other, codes, 0x7362);
+            word = 2 * (part % 4) + part / 4;
+        }
         if (chunk >= pieces) return;
-        ((u32*)to)[part / 4 * (4 * pieces) + chunk * 4 + part % 4] = codes;
+        ((u32*)to)[word / 4 * (4 * pieces) + chunk * 4 + word % 4] = codes;
         float* scales = (float*)(to + 32 * pieces);
         const float s = (float)sum * (F::ZERO ? (float)F::ZERO : 1.0f) * scale;
         if constexpr (Input<F>::SUMS == 1) {
@@ -94,27 +102,49 @@ DEVICE void put_input(char* to, u32 pieces, int i, float4 v) {
     }
 }
 
-// Before the previous kernel has ended: every thread copies four weights of the norm to shared memory, without waiting for
-// them and without registers (compute capability 8.0 on).
-#if __CUDA_ARCH__ >= 800
-constexpr bool STAGED = true;
-#else
-constexpr bool STAGED = false;
-#endif
 DEVICE bool reads_plainly(const MatvecArgs& a) { return !a.permutation && (a.m[0].columns | a.x_stride) % 4 == 0; }
-DEVICE void stage_weights(const MatvecArgs& a, float4* early) {
-#if __CUDA_ARCH__ >= 800
-    if (a.prologue != PLAIN && 4 * (int)threadIdx.x < a.m[0].columns && reads_plainly(a))
-        asm volatile("cp.async.cg.shared.global [%0], [%1], 16;" ::"r"((u32)__cvta_generic_to_shared(early)),
-                     "l"(a.norm_weight + 4 * threadIdx.x)
+
+// The first weights of a norm are copied to shared memory before the previous kernel has ended: by one bulk copy, which no
+// register waits for (compute capability 9.0 on; cp.async would wait for the loads of the matrix too).
+struct Early {
+#if __CUDA_ARCH__ >= 900
+    static constexpr bool STAGED = true;
+    float4 weights[THREADS];
+    u64 arrived;
+
+    DEVICE u32 barrier() const { return (u32)__cvta_generic_to_shared(&arrived); }
+    DEVICE void stage(const MatvecArgs& a) {
+        if (threadIdx.x != 0 || a.prologue == PLAIN || !reads_plainly(a)) return;
+        const u32 bytes = 4 * min(a.m[0].columns, 4 * THREADS);
+        asm volatile("mbarrier.init.shared::cta.b64 [%0], 1;" ::"r"(barrier()) : "memory");
+        asm volatile("fence.mbarrier_init.release.cluster;" ::: "memory");
+        asm volatile("fence.proxy.async.shared::cta;" ::: "memory");
+        asm volatile("mbarrier.arrive.expect_tx.shared::cta.b64 _, [%0], %1;" ::"r"(barrier()), "r"(bytes) : "memory");
+        asm volatile("cp.async.bulk.shared::cluster.global.mbarrier::complete_tx::bytes [%0], [%1], %2, [%3];" ::"r"(
+                         (u32)__cvta_generic_to_shared(weights)),
+                     "l"(a.norm_weight), "r"(bytes), "r"(barrier())
                      : "memory");
+    }
+    // After a barrier of the block, for the barrier in shared memory to be there.
+    DEVICE float4 mine() const {
+        asm volatile(
+            "{\n.reg .pred done;\n"
+            "again:\n"
+            "mbarrier.try_wait.parity.shared::cta.b64 done, [%0], 0;\n"
+            "@!done bra again;\n}" ::"r"(barrier()) : "memory");
+        return weights[threadIdx.x];
+    }
+#else
+    static constexpr bool STAGED = false;
+    DEVICE void stage(const MatvecArgs&) {}
+    DEVICE float4 mine() const { return make_float4(0, 0, 0, 0); }
 #endif
-}
+};
 
 // One vector, from x to `to`, in batches of float4 of every thread, all read before the first use.
 template <class F, bool PLAIN_READ>
 DEVICE void prepare_vector(const MatvecArgs& a, const float* x, char* to, u32 pieces, float (*partial)[WARPS], u32& turn,
-                           const float4* early) {
+                           const Early& early) {
     const int columns = a.m[0].columns, padded = pieces * F::PIECE;
     constexpr int BATCH = PLAIN_READ ? 2 : 1, STEP = 4 * THREADS;
     float4 v[BATCH];
@@ -157,8 +187,8 @@ DEVICE void prepare_vector(const MatvecArgs& a, const float* x, char* to, u32 pi
             float4 y = make_float4((v[b].x - mean) * factor, (v[b].y - mean) * factor, (v[b].z - mean) * factor,
                                    (v[b].w - mean) * factor);
             if (norm) {
-                const bool staged = PLAIN_READ && b == 0 && i == first && STAGED;
-                const float4 w = staged ? *early : read_four<PLAIN_READ, true>(a.norm_weight, a, columns, at);
+                const bool staged = Early::STAGED && PLAIN_READ && b == 0 && i == first;
+                const float4 w = staged ? early.mine() : read_four<PLAIN_READ, true>(a.norm_weight, a, columns, at);
                 y = make_float4(y.x * w.x, y.y * w.y, y.z * w.z, y.w * w.w);
             }
             if (norm && a.norm_bias) {
@@ -170,12 +200,9 @@ DEVICE void prepare_vector(const MatvecArgs& a, const float* x, char* to, u32 pi
     }
 }
 
-// All vectors of the launch, at `to`; ends with a barrier. early: where this thread's staged weights are.
+// All vectors of the launch, at `to`; ends with a barrier.
 template <class F>
-DEVICE void prepare_input(const MatvecArgs& a, char* to, int vectors, u32 pieces, const float4* early) {
-#if __CUDA_ARCH__ >= 800
-    asm volatile("cp.async.wait_all;" ::: "memory");
-#endif
+DEVICE void prepare_input(const MatvecArgs& a, char* to, int vectors, u32 pieces, const Early& early) {
     __shared__ float partial[2][WARPS];
     u32 turn = 0;
     const bool plain = reads_plainly(a);

@@ -12,14 +12,16 @@ template <class F, int N>
 struct Slice {
     // Pieces of a lane in a slice: as many as registers allow (64 a thread).
     static constexpr int WORDS = sizeof(typename F::Raw) / 4;
-    static constexpr int DEPTH = UNIT_DEPTH ? UNIT_DEPTH : WORDS > (N == 1 ? 8 : 5) ? 2 : 4;
+    static constexpr int DEPTH = UNIT_DEPTH ? UNIT_DEPTH : N == 4 && (WORDS > 7 || F::Planes::bytes(0) < 16 && F::SIGNED) ? 1 : N > 2 || WORDS > (N == 1 ? 8 : 5) ? 2 : 4;
+    // Those of the first slice that are loaded before the input is prepared, which needs registers too.
+    static constexpr int EARLY = N == 3 ? 0 : N >= 2 && WORDS > 7 ? 1 : WORDS * DEPTH > 24 ? 2 : DEPTH;
     static constexpr int UNIT = 32 * DEPTH;
     typename F::Raw raw[DEPTH];
 };
 
-// Loads the slice of a place, if it is one.
-template <class F, int N>
-DEVICE void load_slice(const MatvecArgs& a, const Shape& s, const Walk& w, Slice<F, N>& to) {
+// Loads the slice of a place, if it is one: pieces from `from` to `to` of a lane.
+template <int from, int to, class F, int N>
+DEVICE void load_slice(const MatvecArgs& a, const Shape& s, const Walk& w, Slice<F, N>& slice) {
     if (w.row >= s.rows) return;
     int matrix;
     u32 row;
@@ -27,11 +29,11 @@ DEVICE void load_slice(const MatvecArgs& a, const Shape& s, const Walk& w, Slice
     const u32 p = w.start + threadIdx.x % 32, base = row * s.pieces;
     if (w.start + Slice<F, N>::UNIT <= s.pieces) {
 #pragma unroll
-        for (int d = 0; d < Slice<F, N>::DEPTH; d++) to.raw[d] = F::load(a.m[matrix], base + p + 32 * d);
+        for (int d = from; d < to; d++) slice.raw[d] = F::load(a.m[matrix], base + p + 32 * d);
     } else {
 #pragma unroll
-        for (int d = 0; d < Slice<F, N>::DEPTH; d++)
-            if (p + 32 * d < s.pieces) to.raw[d] = F::load(a.m[matrix], base + p + 32 * d);
+        for (int d = from; d < to; d++)
+            if (p + 32 * d < s.pieces) slice.raw[d] = F::load(a.m[matrix], base + p + 32 * d);
     }
 }
 
@@ -55,17 +57,19 @@ DEVICE void run(const MatvecArgs& a, char* shared) {
     const Shape s = shape_of(a, pieces);
     Walk w = {threadIdx.x / 32 * gridDim.x + blockIdx.x, 0, 0};
     launch_next();
+    constexpr int EARLY = Slice<F, N>::EARLY, DEPTH = Slice<F, N>::DEPTH;
     Slice<F, N> now;
-    __shared__ float4 early[STAGED ? THREADS : 1];
-    stage_weights(a, early + (STAGED ? threadIdx.x : 0));
+    __shared__ Early early;
+    early.stage(a);
     if (a.expert) {
         wait_for_previous();  // which weights to load is the previous kernel's result
-        load_slice<F, N>(a, s, w, now);
+        load_slice<0, EARLY>(a, s, w, now);
     } else {
-        load_slice<F, N>(a, s, w, now);
+        load_slice<0, EARLY>(a, s, w, now);
         wait_for_previous();
     }
-    prepare_input<F>(a, shared, a.sum_slots ? a.slots : N, pieces, early + (STAGED ? threadIdx.x : 0));
+    prepare_input<F>(a, shared, a.sum_slots ? a.slots : N, pieces, early);
+    load_slice<EARLY, DEPTH>(a, s, w, now);
 
     float sum[N] = {};
     Row r;
@@ -75,7 +79,7 @@ DEVICE void run(const MatvecArgs& a, char* shared) {
         if (a.sum_slots) input += w.part * Input<F>::vector_bytes(pieces);
         const u32 p = w.start + lane;
         // Whole slices without branches, so that their instructions mix.
-        if (w.start + Slice<F, N>::UNIT <= pieces) {
+        if (N <= 2 && w.start + Slice<F, N>::UNIT <= pieces) {
 #pragma unroll
             for (int d = 0; d < Slice<F, N>::DEPTH; d++) add_piece<F, N>(now.raw[d], p + 32 * d, input, pieces, sum);
         } else {
@@ -85,7 +89,7 @@ DEVICE void run(const MatvecArgs& a, char* shared) {
         }
         const Walk done = w;
         const bool ended = w.advance(s, Slice<F, N>::UNIT);
-        load_slice<F, N>(a, s, w, now);
+        load_slice<0, DEPTH>(a, s, w, now);
         if (ended) end_part<N>(a, s, done, sum, r);
     }
     prefetch_ahead(a);

@@ -14,11 +14,9 @@ use super::args::{Address, KvCacheArgs};
 /// Where the parts of a cache begin.
 const ALIGNMENT: u64 = 256;
 /// Keys a block of `attention_decode` takes at least, where there are as many.
-const DECODE_KEYS: usize = 256;
-/// Query heads times tokens up to which `attention_decode` is the faster kernel: tokens of a batch.
+const DECODE_KEYS: usize = 128;
+/// Tokens up to which `attention_decode` takes a batch.
 pub const DECODE_TOKENS: usize = 4;
-/// Blocks of `attention_decode` that a multiprocessor is given.
-const DECODE_PER_PROCESSOR: usize = 1;
 /// The largest head that the kernels take.
 pub const MOST_HEAD_DIM: usize = 256;
 
@@ -126,9 +124,6 @@ pub struct AttentionLaunch {
     pub kernel: String,
     /// Blocks in x, y, z.
     pub grid: [u32; 3],
-    /// Blocks of a cluster, in x: all splits of a row. 1: no cluster. Above 8 the function must be allowed it
-    /// (`CU_FUNC_ATTRIBUTE_NON_PORTABLE_CLUSTER_SIZE_ALLOWED`).
-    pub cluster: u32,
     /// Threads of a block.
     pub block: u32,
     /// Bytes of dynamic shared memory.
@@ -164,12 +159,10 @@ impl AttentionPlan {
         self.heads / self.cache.kv_heads
     }
 
-    /// The kernel that stores and rotates `n` tokens: name, blocks in x. Blocks have 256 threads.
-    pub fn rope_store(&self, n: usize) -> (String, u32) {
-        // Four or two rows a warp, eight warps a block.
-        let (rows, each) =
-            (self.heads + 2 * self.cache.kv_heads, if self.cache.head_dim <= 128 { 4 } else { 2 });
-        (format!("rope_store_{}", self.cache.numbers.name()), (n * rows.div_ceil(each)).div_ceil(8) as u32)
+    /// The kernel that stores and rotates `n` tokens: name, grid. Blocks have 256 threads.
+    pub fn rope_store(&self, n: usize) -> (String, [u32; 3]) {
+        let rows = self.heads + 2 * self.cache.kv_heads;
+        (format!("rope_store_{}", self.cache.numbers.name()), [rows.div_ceil(8) as u32, n as u32, 1])
     }
 
     /// Attention of `n` tokens, the last at position `end - 1`. In a captured graph `end` is the context's: the
@@ -195,7 +188,6 @@ impl AttentionPlan {
             module: tile.module,
             kernel: tile.kernel,
             grid: [x as u32, kv_heads as u32, z as u32],
-            cluster: 1,
             block: tile.threads,
             shared: tile.shared as u32,
             splits,
@@ -208,8 +200,9 @@ impl AttentionPlan {
         let width = fitting(self.cache.head_dim, &[64, 128, 256])?;
         let rows = if n * self.group() <= 8 || width == 256 { 8 } else { 16 };
         let blocks = self.cache.kv_heads * (n * self.group()).div_ceil(rows);
-        let splits =
-            (DECODE_PER_PROCESSOR * self.processors / blocks).clamp(1, end.div_ceil(DECODE_KEYS).max(1));
+        // Two blocks share a multiprocessor where the keys are small and long texts wait for them.
+        let each = if self.cache.numbers == CacheNumbers::Q8_0 && end > 8192 { 2 } else { 1 };
+        let splits = (each * self.processors / blocks).clamp(1, end.div_ceil(DECODE_KEYS).max(1));
         let kernel = format!("attention_decode_{}_{width}_{rows}", self.cache.numbers.name());
         // Queries as operands, then results of eight or four warps, or the rows that queries were made from.
         let slots = if rows * width <= 1024 { 8 } else { 4 };
@@ -280,7 +273,8 @@ impl AttentionPlan {
     /// Splits of at least `least` keys each that give every multiprocessor work where the blocks alone leave most of
     /// them without.
     fn splits(&self, blocks: usize, end: usize, least: usize) -> usize {
-        (self.processors / blocks).clamp(1, (end / least).max(1))
+        // More than eight cost more to combine than they save.
+        (self.processors / blocks).min(8).clamp(1, (end / least).max(1))
     }
 }
 
@@ -343,12 +337,17 @@ mod tests {
         assert_eq!(launch.kernel, "attention_decode_f16_128_8");
         assert_eq!((launch.splits, launch.grid, launch.arrived), (16, [16, 8, 1], 8));
         assert_eq!((launch.shared, launch.partial), (4096 + 32_768, 8 * 16 * 8 * 130));
-        assert_eq!(p.attention(1, 512).unwrap().splits, 2);
+        assert_eq!(p.attention(1, 512).unwrap().splits, 4);
+        let codes = plan(CacheNumbers::Q8_0, 32, 8, 128, Target::Hopper);
+        assert_eq!(
+            (codes.attention(1, 32_768).unwrap().splits, codes.attention(1, 4096).unwrap().splits),
+            (33, 16)
+        );
         let short = p.attention(1, 100).unwrap();
         assert_eq!((short.splits, short.partial), (1, 0));
         // Falcon: 71 heads over one, in blocks of 16 rows.
         let wide = plan(CacheNumbers::Q8_0, 71, 1, 64, Target::Turing).attention(1, 32_768).unwrap();
-        assert_eq!((wide.kernel.as_str(), wide.grid), ("attention_decode_q8_0_64_16", [26, 1, 5]));
+        assert_eq!((wide.kernel.as_str(), wide.grid), ("attention_decode_q8_0_64_16", [52, 1, 5]));
     }
 
     #[test]
@@ -371,7 +370,7 @@ mod tests {
             (launch.module.as_str(), launch.kernel.as_str()),
             ("attention_prompt_128", "attention_prompt_q8_0")
         );
-        assert_eq!(p.rope_store(512), ("rope_store_f16".to_owned(), 768));
+        assert_eq!(p.rope_store(512), ("rope_store_f16".to_owned(), [6, 512, 1]));
         // Few tokens over a long text are split.
         assert!(p.attention(8, 4096).unwrap().splits >= 8);
         assert_eq!(p.attention(8, 100).unwrap().splits, 1);

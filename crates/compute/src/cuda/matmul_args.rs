@@ -74,8 +74,8 @@ pub const MODE_ADD: u32 = 1;
 /// Store `act(matrix 0) * matrix 1`.
 pub const MODE_GATED: u32 = 2;
 
-/// The usual [`MatmulArgs::factor`] of packed and bf16 weights: values from 2^-20 to 1000 are normal f16 numbers.
-pub const WEIGHT_FACTOR: f32 = 64.0;
+/// The usual [`MatmulArgs::factor`] of packed and bf16 weights: values from 2^-17 to 8000 are normal f16 numbers.
+pub const WEIGHT_FACTOR: f32 = 8.0;
 /// [`MatmulArgs::gate`] of `silu`.
 pub const GATE_SILU: [f32; 2] = [1.0, 0.0];
 /// [`MatmulArgs::gate`] of `gelu` in its tanh form.

@@ -48,6 +48,15 @@ impl MatmulPath {
         }
     }
 
+    /// What a tile costs whatever its tokens (above all the conversion of the weights), as a number of tokens; measured on
+    /// an H100.
+    const fn tile_cost(self) -> u32 {
+        match self {
+            Self::Wgmma => 180,
+            Self::Mma80 | Self::Mma75 => 56,
+        }
+    }
+
     /// Threads of a block.
     const fn block(self, tile: u32) -> u32 {
         match self {
@@ -134,12 +143,11 @@ impl MatmulPlan {
         gated: bool,
     ) -> Self {
         let padded_n = n.next_multiple_of(8);
-        // A tile costs its tokens plus what it does whatever their number (the conversion of the weights).
         let (tile, kernel) = path
             .tiles()
             .iter()
             .copied()
-            .min_by_key(|&(tile, _)| padded_n.div_ceil(tile) * (tile + 48))
+            .min_by_key(|&(tile, _)| padded_n.div_ceil(tile) * (tile + path.tile_cost()))
             .unwrap_or((16, "matmul_n16"));
         let token_tiles = padded_n.div_ceil(tile);
         let height = if gated { HEIGHT / 2 } else { HEIGHT };
@@ -208,11 +216,12 @@ pub struct PreparePlan {
 
 impl PreparePlan {
     /// The plan on a card whose blocks may have `shared_limit` bytes of dynamic shared memory. `columns` are those of the
-    /// weights, padded to whole records of 32.
-    pub fn new(columns: u32, n: u32, shared_limit: u32) -> Self {
+    /// weights, padded to whole records of 32. Long rows are kept only where computing them again costs more than the
+    /// blocks that do not fit then: with an activation (`gated`).
+    pub fn new(columns: u32, n: u32, gated: bool, shared_limit: u32) -> Self {
         let padded_n = n.next_multiple_of(8);
         let row = columns.next_multiple_of(4) * 4;
-        let cached = row <= shared_limit;
+        let cached = row <= shared_limit && (gated || row <= 32 * 1024);
         Self {
             grid: padded_n,
             shared_bytes: if cached { row } else { 0 },
@@ -331,9 +340,11 @@ mod tests {
 
     #[test]
     fn prepared_activations() {
-        let plan = PreparePlan::new(96, 5, 48 * 1024);
+        let plan = PreparePlan::new(96, 5, false, 48 * 1024);
         assert_eq!((plan.grid, plan.shared_bytes, plan.cached, plan.out_bytes), (8, 384, 1, 128 * 8 * 2));
-        assert_eq!(PreparePlan::new(28672, 5, 48 * 1024).cached, 0);
+        assert_eq!(PreparePlan::new(28672, 5, true, 48 * 1024).cached, 0);
+        assert_eq!(PreparePlan::new(14336, 5, true, 227 * 1024).cached, 1);
+        assert_eq!(PreparePlan::new(14336, 5, false, 227 * 1024).cached, 0);
         assert_eq!(plan_f32(100, 5), ("matmul_f32_n16", [2, 1]));
     }
 }

@@ -177,13 +177,17 @@ impl Vector {
         }
     }
 
-    /// These numbers on a GPU.
+    /// These numbers on a GPU; where they are already, they stay.
     ///
     /// # Errors
     /// As [`Weight::upload`].
     #[cfg(feature = "cuda")]
     pub fn upload(&self, loader: &mut cuda::Loader) -> Result<Self> {
-        Ok(Self::Cuda(loader.floats(self.host()?)?))
+        match self {
+            Self::Host(values) => Ok(Self::Cuda(loader.floats(values)?)),
+            // Already there: the loader's card is checked where the vector is used.
+            Self::Cuda(region) => Ok(Self::Cuda(region.clone())),
+        }
     }
 }
 

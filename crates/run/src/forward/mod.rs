@@ -88,7 +88,7 @@ impl Pass<'_> {
         let model = self.model;
         let batch = Batch { n: tokens.len(), first, keep };
         let values = batch.n * model.config.hidden_size;
-        model.rotation.fill(first, batch.n, &mut self.staging.angles);
+        model.rotation.fill(&model.pool, first, batch.n, &mut self.staging.angles);
         let segments = model.placement.segments();
         for (index, segment) in segments.iter().enumerate() {
             // Large batches of layers in RAM are computed on the GPU that has their keys and values.

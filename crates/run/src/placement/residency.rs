@@ -73,6 +73,16 @@ pub(crate) fn reside(
             segment.remote = first_gpu;
         }
     }
+    if let Some(Location::Gpu(gpu)) = first_gpu.map(|workspace| locations[workspace]) {
+        // That device also normalizes their heads.
+        let mut uploader = Uploader::new(&gpus[gpu], pool)?;
+        for segment in segments.iter().filter(|segment| segment.remote.is_some()) {
+            for block in &mut weights.blocks[segment.layers.clone()] {
+                block.upload_head_norms(&mut uploader)?;
+            }
+        }
+        uploader.finish()?;
+    }
     let mut counts = vec![0; locations.len()];
     let mut caches = Vec::with_capacity(layers);
     for segment in &segments {

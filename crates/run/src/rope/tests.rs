@@ -12,7 +12,7 @@ fn rope(scaling: RopeScaling, factors: Option<Vec<f32>>) -> Rope {
 
 fn row(rope: &Rope, position: usize) -> (Vec<f32>, Vec<f32>) {
     let (mut cos, mut sin) = (Vec::new(), Vec::new());
-    Angles::new(rope, None, 4096).fill(position, 1, &mut cos, &mut sin);
+    Angles::new(rope, None, 4096).fill(&quern_compute::Pool::new(1), position, 1, &mut cos, &mut sin);
     (cos, sin)
 }
 

@@ -34,6 +34,14 @@ impl Block {
         linears + experts + heads + self.norms().map(bytes_of_norm).sum::<usize>()
     }
 
+    /// Moves the norms of heads to the device that computes attention.
+    pub(crate) fn upload_head_norms(&mut self, uploader: &mut Uploader) -> Result<()> {
+        if let Some(norms) = &mut self.head_norms {
+            *norms = HeadNorms { q: uploader.norm(&norms.q)?, k: uploader.norm(&norms.k)? };
+        }
+        Ok(())
+    }
+
     /// This block on another device.
     pub(crate) fn upload(&self, uploader: &mut Uploader) -> Result<Self> {
         let head_norms = match &self.head_norms {

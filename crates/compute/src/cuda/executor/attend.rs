@@ -97,10 +97,10 @@ impl Executor {
         let decode = launch.module == "attention_decode";
         let own_store = decode && n <= DECODE_TOKENS && skip == 0;
         if !own_store {
-            let (kernel, blocks) = plan.rope_store(n);
+            let (kernel, grid) = plan.rope_store(n);
             let rotated = RotatedAttentionArgs { attention: arguments, rotation };
             // SAFETY: all lengths were checked.
-            unsafe { self.launch("rope_store", &kernel, Geometry::rows([blocks, 1, 1]), &rotated)? };
+            unsafe { self.launch("rope_store", &kernel, Geometry::rows(grid), &rotated)? };
         }
         if rows == 0 {
             return Ok(());
@@ -110,6 +110,8 @@ impl Executor {
         arguments.arrived = workspace.arrived.of(&self.stream, 4 * launch.arrived)?.address();
         arguments.splits = launch.splits as i32;
         arguments.stored = i32::from(!own_store);
+        // Every pass begins with copies, so the position and all earlier tokens were there before the kernel ahead began.
+        arguments.early = i32::from(own_store);
         if skip > 0 {
             // The queries left are those of a text that begins later.
             arguments.n = rows as i32;

@@ -60,8 +60,9 @@ impl Executor {
             weight_stride: 0,
             eps: norm.epsilon,
         };
+        let geometry = Geometry { block: 1024, ..Geometry::rows([rows as u32, 1, 1]) };
         // SAFETY: the callers give whole rows of the norm's width.
-        unsafe { self.launch("rows", "rows_norm", Geometry::rows([rows as u32, 1, 1]), &arguments) }
+        unsafe { self.launch("rows", "rows_norm", geometry, &arguments) }
     }
 
     /// As [`crate::Executor::norm`].

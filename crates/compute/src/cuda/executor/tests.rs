@@ -89,12 +89,11 @@ fn product(matrix: &Matrix<'_>, x: &[f32], row: usize) -> (f64, f64) {
     (terms.clone().sum(), terms.map(f64::abs).sum())
 }
 
-/// Every type that the CPU multiplies with.
+/// Every type that matrices have in memory.
 fn types() -> impl Iterator<Item = ElementType> {
-    ElementType::ALL
-        .iter()
-        .copied()
-        .filter(|&t| supports(t) && !matches!(t, ElementType::Q8_1 | ElementType::Q8K))
+    use ElementType as T;
+    let kept = |t: &T| supports(*t) && (t.is_block() || matches!(t, T::F32 | T::F16 | T::BF16));
+    T::ALL.iter().copied().filter(kept).filter(|t| !matches!(t, T::Q8_1 | T::Q8K))
 }
 
 fn columns_of(element_type: ElementType) -> usize {
@@ -113,7 +112,7 @@ fn every_type_multiplies() {
     let mut devices = Devices::new(card);
     let mut random = Random::new(5);
     let mut wrong = Vec::new();
-    for element_type in types().filter(|t| t.is_block() || t.is_float()) {
+    for element_type in types() {
         let (rows, columns) = (77, columns_of(element_type));
         let host = linear(&mut random, element_type, rows, columns, true);
         let there = devices.uploader.linear(&host).unwrap();
@@ -205,7 +204,8 @@ fn groups_norms_gates_and_orders_are_those_of_the_cpu() {
                             run(gpu, [&there[0], &there[1]], input, y, case);
                         });
                         let d = distance(&found, &expected);
-                        if d > 2e-2 {
+                        // The CPU rounds inputs of K-quants to 8 bits in groups of 256.
+                        if d > 4e-2 {
                             wrong.push(format!(
                                 "{first} {second} {kind:?} order {ordered} n {n} case {case}: {d:.2e}"
                             ));
