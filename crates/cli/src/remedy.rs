@@ -86,9 +86,6 @@ fn words(remedy: &Remedy) -> String {
                 "use --ngl {fitting}, a smaller --context or --kv q8_0, or leave --ngl out for as many as fit"
             );
         }
-        Remedy::FreeGpuMemory => {
-            "free memory of the GPU, put fewer layers there with --ngl, or use a smaller --context or --kv q8_0"
-        }
         Remedy::UseCpu => "use --device cpu, or --device auto, which takes a GPU only where there is one",
         Remedy::ChooseChatTemplate { builtin } => {
             let others: String = builtin.iter().skip(1).map(|name| format!("{name}, ")).collect();
@@ -103,7 +100,9 @@ fn words(remedy: &Remedy) -> String {
         Remedy::ChooseFolder => "choose another folder with -o, or set HF_HUB_CACHE to one",
         Remedy::InstallNvidiaDriver => "install the NVIDIA driver, or pass --device cpu",
         Remedy::UpdateNvidiaDriver => "install NVIDIA driver 550 or later, or pass --device cpu",
-        Remedy::LessOnCard => "put fewer layers on it with --ngl, take a smaller --context, or --kv q8_0",
+        Remedy::LessOnCard => {
+            "free memory there, or put fewer layers on it with --ngl, or use a smaller --context or --kv q8_0"
+        }
     };
     text.to_owned()
 }

@@ -109,13 +109,10 @@ pub enum Error {
 }
 
 impl Error {
-    /// An error while a unit of a model of `layers` layers is brought to a GPU: names the unit.
-    pub(crate) fn on_gpu(self, unit: usize, layers: usize) -> Self {
+    /// An error of a GPU with what was being done there, unless it has that already.
+    pub(crate) fn on_gpu(self, what: impl FnOnce() -> String) -> Self {
         match self {
-            Self::Gpu { what: None, error } => {
-                let what = if unit == layers { "the head".to_owned() } else { format!("layer {unit}") };
-                Self::Gpu { what: Some(what), error }
-            }
+            Self::Gpu { what: None, error } => Self::Gpu { what: Some(what()), error },
             other => other,
         }
     }

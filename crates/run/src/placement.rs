@@ -46,7 +46,7 @@ use unit::{Tables, Unit};
 
 pub use devices::{DeviceError, DeviceInfo, GpuRoom, NoCuda, OLDEST_CAPABILITY, cards};
 pub use options::{DeviceChoice, GpuLayers, MemoryLimits, PlacementOptions};
-pub use plan::{Capacity, Location, NoFit, Plan, RamRoom, Refused, Session, Shortage, Usage, Wanted};
+pub use plan::{Capacity, Location, NoFit, Plan, RamRoom, Session, Shortage, Usage};
 pub use report::{DeviceReport, PlacementReport, Source, Transfer};
 pub use sizes::{ScratchSizes, SizeOptions, Sizes, UnitSize, device_bytes};
 

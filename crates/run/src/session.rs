@@ -58,7 +58,16 @@ impl<'m> Session<'m> {
         model.placement.plan(needs)?;
         let mut workspaces = Vec::new();
         for (device, layers) in model.placement.devices() {
-            let mut work = Workspace::new(model, device, layers, options.context, options.kv)?;
+            let work = Workspace::new(model, device, layers, options.context, options.kv);
+            let mut work = work.map_err(|error| {
+                error
+                    .on_gpu(|| format!("keys and values of {} positions in {layers} layers", options.context))
+            })?;
+            if device.is_gpu() {
+                // What does not fit is better said now than in the middle of a text.
+                let reserved = work.reserve(model, options.batch);
+                reserved.map_err(|error| error.on_gpu(|| format!("buffers for {} tokens", options.batch)))?;
+            }
             if model.placement.bounded() {
                 // From here on only weights are loaded and dropped.
                 work.cache.touch();

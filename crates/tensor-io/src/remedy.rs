@@ -64,8 +64,6 @@ pub enum Remedy {
         /// So many fit.
         fitting: usize,
     },
-    /// Free memory of a GPU, put fewer layers there, or make the cache of keys and values smaller.
-    FreeGpuMemory,
     /// Compute on the CPU.
     UseCpu,
     /// Choose a chat template.

@@ -7,6 +7,9 @@ use super::vector::Region;
 use super::{Card, Pointer};
 use crate::{Error, Result};
 
+/// Shared memory that the matrix-vector kernels declare themselves, at most.
+const STATIC_SHARED: usize = 17 << 10;
+
 /// A matrix.
 #[derive(Clone, Debug)]
 pub struct Matrix {
@@ -67,6 +70,12 @@ impl Matrix {
     /// Whether it can be the gate of `up` in one launch.
     pub(crate) fn pairs_with(&self, up: &Self) -> bool {
         (self.format, self.rows, self.columns) == (up.format, up.rows, up.columns)
+    }
+
+    /// How many inputs a matrix-vector launch takes at once; 0 if one does not fit into a block's shared memory.
+    pub(crate) fn most_vectors(&self) -> usize {
+        let shared = self.region.card().info().shared_memory.saturating_sub(STATIC_SHARED);
+        self.format.matvec_vectors(self.columns, shared)
     }
 
     /// Refuses a matrix of another card.

@@ -97,9 +97,12 @@ impl ExpertStacks {
                     plain && own.follows(first, index)
                 })
             };
-            let pair = |gate: &crate::cuda::Matrix, up: &crate::cuda::Matrix| gate.pairs_with(up);
-            let paired = gate.weight.cuda().is_ok_and(|gate| up.weight.cuda().is_ok_and(|up| pair(gate, up)));
-            if paired && experts.iter().enumerate().all(follows) {
+            let usable = || {
+                let [gate, up, down] = [gate, up, down].map(|l| l.weight.cuda());
+                let (Ok(gate), Ok(up), Ok(down)) = (gate, up, down) else { return false };
+                gate.pairs_with(up) && gate.most_vectors() > 0 && down.most_vectors() > 0
+            };
+            if usable() && experts.iter().enumerate().all(follows) {
                 let [gate, up, down] = [gate, up, down].map(|l| l.weight.clone());
                 return Some(Self { gate, up, down });
             }

@@ -27,7 +27,7 @@ use super::sizes::{Sizes, UnitSize};
 
 use planner::Planner;
 
-pub use no_fit::{NoFit, Refused, Wanted};
+pub use no_fit::NoFit;
 
 /// Smaller batches read the weights so often that memory is better spent on them.
 const SMALLEST_BATCH: usize = 32;

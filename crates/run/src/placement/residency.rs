@@ -108,8 +108,13 @@ fn upload(weights: &mut Weights, units: &[Location], gpus: &[Device], pool: &Arc
         if own().next().is_none() {
             continue;
         }
-        let failed = |unit: usize, error: Error| error.on_gpu(unit, layers);
-        let mut uploader = Uploader::new(gpu, pool)?;
+        let what = |unit: usize| match unit == layers {
+            true => "the weights of the head".to_owned(),
+            false => format!("the weights of block {unit}"),
+        };
+        let uploader = Uploader::new(gpu, pool).map_err(Error::from);
+        let mut uploader =
+            uploader.map_err(|error| error.on_gpu(|| "memory to copy weights with".to_owned()))?;
         for unit in own() {
             let done = match unit == layers {
                 true => {
@@ -124,7 +129,7 @@ fn upload(weights: &mut Weights, units: &[Location], gpus: &[Device], pool: &Arc
                     block.map(|block| weights.blocks[unit] = block)
                 }
             };
-            done.map_err(|error| failed(unit, error))?;
+            done.map_err(|error| error.on_gpu(|| what(unit)))?;
         }
         uploader.finish()?;
     }

@@ -1,8 +1,7 @@
 //! Linear layers for up to four tokens: one launch with the norm in front and what is done with the results.
 
 use super::super::formats::{
-    CardLimits, Format, MATVEC_BLOCK, MatrixArgs, MatvecActivation, MatvecArgs, MatvecEpilogue,
-    MatvecPrologue,
+    Format, MATVEC_BLOCK, MatrixArgs, MatvecActivation, MatvecArgs, MatvecEpilogue, MatvecPrologue,
 };
 use super::super::{Matrix, Pointer, Region};
 use super::linear::{FEW, Source, Target, Then};
@@ -84,6 +83,11 @@ impl Executor {
         Ok(true)
     }
 
+    /// How many tokens one launch takes; 0 if the input of one does not fit into a block's shared memory.
+    pub(super) fn most_vectors(&self, linear: &Linear) -> Result<usize> {
+        Ok(linear.weight.cuda()?.most_vectors().min(FEW))
+    }
+
     fn matvec(
         &mut self,
         linear: &Linear,
@@ -94,7 +98,7 @@ impl Executor {
     ) -> Result<()> {
         let matrix = linear.weight.cuda()?;
         let (format, columns) = (matrix.format, matrix.columns);
-        let most = format.matvec_vectors(columns, self.limits().shared).clamp(1, FEW);
+        let most = self.most_vectors(linear)?;
         if let Some(order) = linear.permutation.as_ref().map(|order| order.cuda()).transpose()? {
             arguments.permutation = order.on(&self.card)?.pointer().address();
         }
@@ -113,12 +117,6 @@ impl Executor {
             first += tokens;
         }
         Ok(())
-    }
-
-    /// What of the card matters to a launch.
-    pub(super) fn limits(&self) -> CardLimits {
-        let info = self.card.info();
-        CardLimits { multiprocessors: info.multiprocessors, shared: info.shared_memory }
     }
 
     /// Puts a norm in front of a launch.
@@ -144,7 +142,8 @@ impl Executor {
         vectors: usize,
         arguments: &MatvecArgs,
     ) -> Result<()> {
-        let launch = format.matvec(rows, arguments.m[0].columns as usize, vectors, self.limits());
+        let processors = self.card.info().multiprocessors;
+        let launch = format.matvec(rows, arguments.m[0].columns as usize, vectors, processors);
         let geometry = Geometry {
             grid: [launch.grid, 1, 1],
             block: MATVEC_BLOCK,

@@ -120,7 +120,7 @@ impl Executor {
             }
             let group = &linears[start..end];
             let target = Target { out: target.out.at(4 * at), ..target };
-            match source.tokens <= FEW {
+            match source.tokens <= FEW && self.most_vectors(group[0])? > 0 {
                 true => self.few(group, source, target, then)?,
                 false => self.many(group, source, target, then)?,
             }
@@ -147,7 +147,7 @@ impl Executor {
             }
             _ => linears[0].permutation.is_none(),
         };
-        let done = match source.tokens <= FEW {
+        let done = match source.tokens <= FEW && self.most_vectors(linears[0])? > 0 {
             true => fused && self.few_gated(linears, act, source, target)?,
             false => fused && self.many_gated(linears, act, source, target)?,
         };

@@ -96,7 +96,7 @@ impl Executor {
     /// Brings the input into the form that the products read.
     fn prepare(&mut self, linear: &Linear, source: Source<'_>, columns: usize) -> Result<()> {
         let limit = self.card.info().shared_memory as u32;
-        let plan = PreparePlan::new(columns as u32, source.tokens as u32, limit);
+        let plan = PreparePlan::new(columns as u32, source.tokens as u32, false, limit);
         let out = self.workspace.activations.of(&self.stream, plan.out_bytes as usize)?;
         let scale = self.workspace.scales.of(&self.stream, plan.scale_bytes as usize)?;
         let order = linear.permutation.as_ref().map(|p| p.cuda()).transpose()?;
@@ -173,7 +173,7 @@ impl Executor {
         then: Then,
     ) -> Result<()> {
         let columns = linears[0].weight.columns();
-        if !columns.is_multiple_of(32) {
+        if !columns.is_multiple_of(32) && self.most_vectors(linears[0])? > 0 {
             // Rows are padded, which the input is not.
             return self.few(linears, source, target, then);
         }

@@ -135,7 +135,7 @@ impl Executor {
             ..MatvecArgs::default()
         };
         // Inputs of this many experts fit into shared memory at once.
-        let most = down.format.matvec_vectors(inner, self.limits().shared).clamp(1, used);
+        let most = down.most_vectors().clamp(1, used);
         for token in 0..source.tokens {
             let list = 4 * token * used;
             widen.x = source.x.at(4 * token * hidden).address();
