@@ -6,8 +6,8 @@ use quern_tensor_io::ElementType;
 
 use super::{Devices, card, distance, linear, vector};
 use crate::executor::{
-    Buffer, ExpertStacks, Input, Linear, Mixture, Mode, Norm, NormKind, Output, PassKey, Permutation,
-    Routing, Rows, Values, ValuesMut, Weight, bytes_of_linear, bytes_of_norm, bytes_of_stack,
+    Buffer, Executor, ExpertStacks, Input, Linear, Mixture, Mode, Norm, NormKind, Output, PassKey,
+    Permutation, Routing, Rows, Values, ValuesMut, Weight, bytes_of_linear, bytes_of_norm, bytes_of_stack,
 };
 use crate::ops::Activation;
 use crate::testing::Random;
@@ -95,8 +95,7 @@ impl Network {
     }
 
     /// What the CPU computes: `experts(norm(x))`.
-    fn expected(&self, devices: &mut Devices, x: &[f32], normed: bool) -> Vec<f32> {
-        let cpu = &mut devices.cpu;
+    fn expected(&self, cpu: &mut Executor, x: &[f32], normed: bool) -> Vec<f32> {
         let hidden = self.router.weight.columns();
         let mut input = x.to_vec();
         if normed {
@@ -212,8 +211,8 @@ fn a_mixture_is_that_of_the_cpu() {
         assert!(moved.stacks.is_some(), "{shape:?}");
         for n in [1, 2, 3, 4, 5, 37] {
             let x = vector(&mut random, n * shape.hidden);
-            let plain = network.expected(&mut devices, &x, false);
-            let normed = network.expected(&mut devices, &x, true);
+            let plain = network.expected(&mut devices.cpu, &x, false);
+            let normed = network.expected(&mut devices.cpu, &x, true);
             let added: Vec<f32> = normed.iter().zip(&x).map(|(a, b)| a + b).collect();
             for stacked in [true, false] {
                 let found = moved.results(&mut devices, &network, &x, stacked);
@@ -256,7 +255,7 @@ fn experts_that_differ_are_computed_apart() {
         assert!(moved.stacks.is_none(), "{case}");
         for n in [1, 3, 20] {
             let x = vector(&mut random, n * 256);
-            let expected = network.expected(&mut devices, &x, true);
+            let expected = network.expected(&mut devices.cpu, &x, true);
             let [_, found, _] = moved.results(&mut devices, &network, &x, true);
             let d = distance(&found, &expected);
             assert!(d < 3e-2, "case {case} n {n}: {d:.2e}");
@@ -281,7 +280,7 @@ fn a_recorded_pass_chooses_anew() {
     let mut modes = Vec::new();
     for _ in 0..6 {
         let input = vector(&mut random, 256);
-        let expected = network.expected(&mut devices, &input, true);
+        let expected = network.expected(&mut devices.cpu, &input, true);
         let expected: Vec<f32> = expected.iter().zip(&input).map(|(a, b)| a + b).collect();
         let gpu = &mut devices.gpu;
         let key = PassKey { segment: 0, tokens: 1, first: 0, keep: 0, recordable: true };
