@@ -46,8 +46,6 @@ AddNormArgs = struct("AddNormArgs", ("x", P), ("y", P), ("y_weight", P), ("y_bia
                      ("out", P), ("n", I), ("width", I), ("kind", I), ("eps", F))
 MapArgs = struct("MapArgs", ("x", P), ("y", P), ("z", P), ("order", P), ("n", I), ("width", I), ("x_stride", I),
                  ("y_stride", I), ("z_stride", I), ("activation", I), ("value", F), ("unused", I))
-SplitArgs = struct("SplitArgs", ("qkv", P), ("q", P), ("k", P), ("v", P), ("n", I), ("heads", I), ("kv_heads", I),
-                   ("dim", I), ("by_group", I), ("unused", I))
 RouteArgs = struct("RouteArgs", ("logits", P), ("expert", P), ("share", P), ("n", I), ("count", I), ("used", I),
                    ("normalized", I))
 GroupArgs = struct("GroupArgs", ("expert", P), ("share", P), ("first", P), ("token", P), ("slot", P),

@@ -106,7 +106,7 @@ class Layers:
 x = torch.zeros(1024, device=D)
 def chain(dependent):
     for _ in range(64):
-        module("rows").launch("rows_scale", MapArgs(x=x, n=1, width=1024, x_stride=1024, value=1.0), (1, 1), 256, 0, dependent)
+        module("rows").launch("rows_softcap", MapArgs(x=x, n=1, width=1024, x_stride=1024, value=1.0), (1, 1), 256, 0, dependent)
 print(f"a launch in a chain of tiny kernels: {timed(lambda: chain(False)) / 64:.2f} us, dependent {timed(lambda: chain(True)) / 64:.2f} us", flush=True)
 
 print("decode: us a layer, share of the copy rate; splits: plain | dependent | dependent and early", flush=True)

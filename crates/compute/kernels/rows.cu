@@ -2,18 +2,11 @@
 //
 //   extern "C" void rows_norm(NormArgs)           out = norm(x); out may be x               grid n, block 1024
 //   extern "C" void rows_add_norm(AddNormArgs)    y = norm_y(y); x += y; out = norm(x)      grid n, block 1024
-//   extern "C" void rows_head_norm(NormArgs)      x[n][heads][dim] = norm of each head      grid ceil(n * heads / 8), block 256
 //   extern "C" void rows_add(MapArgs)             x += y                                    grid (ceil(width / 1024), n), block 256
-//   extern "C" void rows_add_bias(MapArgs)        x += y's one row                          likewise, as all below
 //   extern "C" void rows_activate(MapArgs)        x = act(x)
 //   extern "C" void rows_activate_mul(MapArgs)    x = act(y) * z; x may be y
-//   extern "C" void rows_scale(MapArgs)           x *= value
 //   extern "C" void rows_softcap(MapArgs)         x = value * tanh(x / value)
-//   extern "C" void rows_copy(MapArgs)            x = y, from row order[i] where there is an order
 //   extern "C" void rows_permute(MapArgs)         x[i][j] = y[i][order[j]]
-//   extern "C" void rows_to_f16(MapArgs)          x (f16) = y (f32)
-//   extern "C" void rows_to_f32(MapArgs)          x (f32) = y (f16)
-//   extern "C" void rows_split_qkv(SplitArgs)     q, k, v apart                             grid (ceil((q + 2 k) / 1024), n), block 256
 //
 // Gate and up in one matrix: y = matrix, z = matrix + width, both with stride 2 * width. Strides are in numbers. Norms
 // and functions are those of crates/compute/src/ops; sums are taken in f32.
@@ -47,13 +40,6 @@ struct MapArgs {
     int n, width, x_stride, y_stride, z_stride, activation;
     float value;
     int unused;
-};
-
-// qkv [n][(heads + 2 kv_heads) * dim], by_group: each key-value head's queries, key, value together.
-struct SplitArgs {
-    const float *qkv;
-    float *q, *k, *v;
-    int n, heads, kv_heads, dim, by_group, unused;
 };
 
 // Mean (0 for RMS) and 1 / deviation of a row that `at` reads.
@@ -149,27 +135,6 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1) rows_add_norm(const __g
     });
 }
 
-extern "C" __global__ void __launch_bounds__(256) rows_head_norm(const __grid_constant__ NormArgs a) {
-    wait_for_earlier_kernels();
-    const int lane = threadIdx.x % 32, at = blockIdx.x * 8 + threadIdx.x / 32;
-    if (at >= a.n * a.heads) return;
-    const int row = at / a.heads, head = at % a.heads;
-    const float *x = a.x + (i64)row * a.stride + head * a.width;
-    const float *weight = a.weight + head * a.weight_stride;
-    float *out = a.out + (i64)row * a.out_stride + head * a.width;
-    float mean = 0, squares = 0;
-    if (a.kind == 2) {
-        for (int i = lane; i < a.width; i += 32) mean += x[i];
-        mean = reduce_warp(mean, Add()) / a.width;
-    }
-    for (int i = lane; i < a.width; i += 32) squares += (x[i] - mean) * (x[i] - mean);
-    float scale = 1.0f / sqrtf(reduce_warp(squares, Add()) / a.width + a.eps);
-    for (int i = lane; i < a.width; i += 32) {
-        float y = (x[i] - mean) * scale * weight[i];
-        out[i] = a.bias ? y + a.bias[i] : y;
-    }
-}
-
 __device__ __forceinline__ float activated(float x, int kind) {
     switch (kind) {
         case 0: return x / (1.0f + expf(-x));
@@ -198,34 +163,7 @@ template <class F> __device__ __forceinline__ void each(int width, F f) {
         });                                                                                 \
     }
 MAP(add, float, float, to += y[i * a.y_stride + j])
-MAP(add_bias, float, float, to += y[j])
 MAP(activate, float, float, to = activated(to, a.activation))
 MAP(activate_mul, float, float, to = activated(y[i * a.y_stride + j], a.activation) * ((const float *)a.z)[i * a.z_stride + j])
-MAP(scale, float, float, to *= a.value)
 MAP(softcap, float, float, to = a.value * (1.0f - 2.0f / (1.0f + expf(2.0f * to / a.value))))
-MAP(copy, float, float, to = y[(a.order ? (i64)a.order[i] : i) * a.y_stride + j])
 MAP(permute, float, float, to = y[i * a.y_stride + a.order[j]])
-MAP(to_f16, __half, float, to = __float2half_rn(y[i * a.y_stride + j]))
-MAP(to_f32, float, __half, to = __half2float(y[i * a.y_stride + j]))
-
-extern "C" __global__ void __launch_bounds__(256) rows_split_qkv(const __grid_constant__ SplitArgs a) {
-    const int query = a.heads * a.dim, key = a.kv_heads * a.dim, own = a.heads / a.kv_heads * a.dim;
-    each(query + 2 * key, [&](i64 i, int j) {
-        float x = a.qkv[i * (query + 2 * key) + j];
-        if (a.by_group) {
-            int group = j / (own + 2 * a.dim), at = j % (own + 2 * a.dim);
-            if (at < own)
-                a.q[i * query + group * own + at] = x;
-            else if (at < own + a.dim)
-                a.k[i * key + group * a.dim + at - own] = x;
-            else
-                a.v[i * key + group * a.dim + at - own - a.dim] = x;
-        } else if (j < query) {
-            a.q[i * query + j] = x;
-        } else if (j < query + key) {
-            a.k[i * key + j - query] = x;
-        } else {
-            a.v[i * key + j - query - key] = x;
-        }
-    });
-}

@@ -11,8 +11,8 @@ use quern_tensor_io::{Checkpoint, Error as FileError};
 use crate::forward::cache_shape;
 use crate::load::LoadIn;
 use crate::placement::{
-    self, Capacity, GpuLayers, GpuRoom, Location, MemoryPlan, Placement, Plan, SizeOptions, Sizes, Transfer,
-    ram_room,
+    self, Capacity, GpuLayers, GpuRoom, Location, MemoryPlan, Mover, Placement, Plan, SizeOptions, Sizes,
+    Transfer, ram_room,
 };
 use crate::rope::Rotation;
 use crate::weights::Weights;
@@ -108,17 +108,19 @@ impl Model {
         if threads == 0 {
             return Err(Error::Option("threads is 0, it must be at least 1".into()));
         }
-        if let Some(limit) = max_memory {
-            placement::check_made(&view, load_in, limit)?;
-        }
         let kv = KvType::default();
         let sizes = Sizes::of(&view, SizeOptions { threads, load_in, kv })?;
         let (units, remote, gpus) = match placing {
             Some(placing) if !placing.gpus.is_empty() => plan(&config, &sizes, &placing, max_memory)?,
             _ => (vec![Location::Ram; config.layers + 1], false, Vec::new()),
         };
+        if let Some(limit) = max_memory {
+            placement::check_made(&view, load_in, &units, limit)?;
+        }
         let pool = Arc::new(Pool::new(threads));
-        let mut weights = Weights::resolve(&view, &checkpoint, &config, load_in, &pool)?;
+        let mut mover = Mover::new(&checkpoint, &units, &gpus, &pool);
+        let mut weights = Weights::resolve(&view, &checkpoint, &config, load_in, &pool, &mut mover)?;
+        mover.finish()?;
         let resident = placement::reside(&mut weights, &units, remote, &gpus, &pool)?;
         let placement = Placement::new(&checkpoint, &weights, resident, max_memory);
         let notes = view.notes().to_vec();

@@ -18,30 +18,31 @@
 
 mod ahead;
 mod devices;
+mod made;
 mod options;
 mod plan;
 mod report;
 mod residency;
 mod sizes;
 mod spread;
+mod traffic;
 mod unit;
 
-pub(crate) use residency::{Segment, reside};
+pub(crate) use made::check_made;
+pub(crate) use residency::{Mover, Segment, reside};
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use quern_compute::Device;
-use quern_model::contents::Place;
-use quern_model::{View, ViewTensor};
 use quern_tensor_io::{Checkpoint, Remedy};
 
-use crate::load::LoadIn;
 use crate::memory::{Resident, available_memory, resident};
 use crate::weights::Weights;
 use crate::{Error, Result};
 
 use ahead::Ahead;
+use traffic::Traffic;
 use unit::{Tables, Unit};
 
 pub use devices::{DeviceError, DeviceInfo, GpuRoom, NoCuda, OLDEST_CAPABILITY, cards};
@@ -115,20 +116,6 @@ struct State {
     traffic: Traffic,
 }
 
-/// Weights read for single tokens by the CPU, and moved to GPUs for batches.
-#[derive(Debug, Default)]
-struct Traffic {
-    /// When the current unit was entered, by how many tokens.
-    entered: Option<(Instant, usize)>,
-    /// How often a token read each unit.
-    reads: Vec<usize>,
-    /// Bytes read and the time it took, of units in RAM and of those in the file.
-    ram: (u64, Duration),
-    disk: (u64, Duration),
-    /// Bytes moved to a GPU, the time it took, and for how many tokens.
-    moved: (u64, Duration, usize),
-}
-
 impl Placement {
     /// `limit`: bytes the process may have resident; `None` for what the system has.
     pub fn new(
@@ -151,7 +138,7 @@ impl Placement {
             resident: vec![false; units.len()],
             asked_for: None,
             ahead: None,
-            traffic: Traffic { reads: vec![0; units.len()], ..Traffic::default() },
+            traffic: Traffic::new(units.len()),
         };
         Self { resident: at, checkpoint: checkpoint.clone(), units, tables, bound, state: Mutex::new(state) }
     }
@@ -292,7 +279,7 @@ impl Placement {
     /// Unit `unit` is about to be used by `tokens` tokens: requests the next one that is not in memory.
     pub fn enter(&self, unit: usize, tokens: usize) {
         let mut state = self.state();
-        state.traffic.entered = Some((Instant::now(), tokens));
+        state.traffic.enter(tokens);
         let State { kept, resident, asked_for, ahead, .. } = &mut *state;
         let mut ask = |unit: usize| {
             let ahead = ahead.get_or_insert_with(|| Ahead::start(self.checkpoint.clone()));
@@ -317,13 +304,8 @@ impl Placement {
     pub fn leave(&self, unit: usize) {
         let mut state = self.state();
         let bytes = self.units[unit].read_by_a_token();
-        if let Some((since, 1)) = state.traffic.entered.take().filter(|_| bytes > 0) {
-            let on_disk = unit >= state.kept;
-            let traffic = &mut state.traffic;
-            let read = if on_disk { &mut traffic.disk } else { &mut traffic.ram };
-            *read = (read.0 + bytes, read.1 + since.elapsed());
-            traffic.reads[unit] += 1;
-        }
+        let on_disk = unit >= state.kept;
+        state.traffic.leave(unit, bytes, on_disk);
         if unit >= state.kept {
             self.release(&mut state, unit);
         }
@@ -331,24 +313,14 @@ impl Placement {
 
     /// Weights of units in RAM were moved to a GPU for this many tokens.
     pub fn moved(&self, bytes: u64, time: Duration, tokens: usize) {
-        let moved = &mut self.state().traffic.moved;
-        *moved = (moved.0 + bytes, moved.1 + time, moved.2 + tokens);
+        self.state().traffic.moved(bytes, time, tokens);
     }
 
     /// What was read and moved so far, for tokens that were generated and for batches.
     pub fn transfers(&self) -> Vec<Transfer> {
-        let state = self.state();
-        let Traffic { reads, ram, disk, moved, .. } = &state.traffic;
-        let tokens = reads.iter().copied().max().unwrap_or(0);
-        let read = |from, (bytes, time): (u64, Duration)| {
-            (bytes > 0).then(|| Transfer::measured(from, bytes, time, time, tokens))
-        };
         // Without a GPU and with everything in RAM there is nothing to be told from.
         let split = self.resident.devices.iter().any(|(device, _)| device.is_gpu());
-        let ram = if split { read(Source::Cpu, *ram) } else { None };
-        let moved =
-            (moved.0 > 0).then(|| Transfer::measured(Source::Ram, moved.0, moved.1, moved.1, moved.2));
-        [ram, moved, read(Source::Disk, *disk)].into_iter().flatten().collect()
+        self.state().traffic.transfers(split)
     }
 
     /// Releases everything: another model is to run within the same bound.
@@ -392,37 +364,6 @@ pub fn ram_room(limit: Option<u64>, units: usize) -> Option<RamRoom> {
         }
     };
     Some(room.with_units(units))
-}
-
-/// Refuses weights made while loading (packed layers unpacked, others quantized) that are more than the limit:
-/// they cannot be released.
-pub(crate) fn check_made(view: &View<'_>, load_in: Option<&dyn LoadIn>, limit: u64) -> Result<()> {
-    let made = |tensor: &ViewTensor| {
-        let target = load_in.and_then(|l| l.target(&tensor.name));
-        match (target, tensor.place) {
-            (Some(to), _) if tensor.shape.len() > 1 => {
-                to.row_bytes(tensor.columns()).and_then(|bytes| bytes.checked_mul(tensor.rows())).unwrap_or(0)
-                    as u64
-            }
-            // The blocks are as large as what was packed.
-            (None, Some(Place::Packed(number))) => {
-                view.packing().and_then(|p| p.layers().get(number)).map_or(0, |layer| layer.bytes as u64)
-            }
-            (Some(_) | None, _) => 0,
-        }
-    };
-    let made: u64 = view.tensors().iter().map(made).sum();
-    if made <= limit {
-        return Ok(());
-    }
-    let mib = |bytes: u64| bytes.div_ceil(1 << 20);
-    let what = format!(
-        "{} MiB of memory to be used is too little: {} MiB of weights are unpacked or quantized while loading and \
-         must stay",
-        mib(limit),
-        mib(made)
-    );
-    Err(Error::Memory { what, remedy: Remedy::RaiseMemoryOrUseGguf })
 }
 
 #[cfg(test)]

@@ -207,32 +207,6 @@ pub struct MapArgs {
     pub unused: i32,
 }
 
-/// Arguments of `rows_split_qkv`.
-#[repr(C)]
-#[derive(Clone, Copy, Debug, Default, PartialEq)]
-pub struct SplitArgs {
-    /// `[n][(heads + 2 kv_heads) * dim]`.
-    pub qkv: Address,
-    /// `[n][heads * dim]`.
-    pub q: Address,
-    /// `[n][kv_heads * dim]`.
-    pub k: Address,
-    /// `[n][kv_heads * dim]`.
-    pub v: Address,
-    /// Tokens.
-    pub n: i32,
-    /// Query heads.
-    pub heads: i32,
-    /// Key-value heads.
-    pub kv_heads: i32,
-    /// Numbers of a head.
-    pub dim: i32,
-    /// 1 if queries, key and value of a key-value head are together.
-    pub by_group: i32,
-    /// Fills up to a multiple of 8 bytes.
-    pub unused: i32,
-}
-
 /// Arguments of `experts_route`.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
@@ -356,7 +330,7 @@ mod tests {
         assert_eq!((offset_of!(AttentionArgs, out), offset_of!(AttentionArgs, scale)), (80, 128));
         assert_eq!(offset_of!(RotatedAttentionArgs, rotation), 152);
         assert_eq!((size_of::<NormArgs>(), size_of::<AddNormArgs>(), size_of::<MapArgs>()), (64, 72, 64));
-        assert_eq!((size_of::<SplitArgs>(), size_of::<RouteArgs>(), size_of::<GroupArgs>()), (56, 40, 64));
+        assert_eq!((size_of::<RouteArgs>(), size_of::<GroupArgs>()), (40, 64));
         assert_eq!((size_of::<MoveArgs>(), size_of::<StatisticsArgs>(), size_of::<KlArgs>()), (56, 56, 48));
     }
 }

@@ -156,7 +156,10 @@ impl Format {
     /// card allows a block, less what the kernel has statically. 0: the columns are too many for the card.
     pub const fn matvec_vectors(self, columns: usize, shared: usize) -> usize {
         let input = self.input_bytes(columns);
-        if input == 0 { MATVEC_TOKENS } else { shared / input }
+        match shared.checked_div(input) {
+            Some(vectors) => vectors,
+            None => MATVEC_TOKENS,
+        }
     }
 
     /// How a matvec over `rows` rows is launched (all matrices' rows; a gated pair's once; experts: of all slots, unless

@@ -79,7 +79,7 @@ pub const WEIGHT_FACTOR: f32 = 8.0;
 /// [`MatmulArgs::gate`] of `silu`.
 pub const GATE_SILU: [f32; 2] = [1.0, 0.0];
 /// [`MatmulArgs::gate`] of `gelu` in its tanh form.
-pub const GATE_GELU_TANH: [f32; 2] = [1.595_769_1, 0.071_354_814];
+pub const GATE_GELU_TANH: [f32; 2] = [1.595_769, 0.071_354_81];
 /// [`MatmulArgs::gate`] of `relu`.
 pub const GATE_RELU: [f32; 2] = [1e30, 0.0];
 

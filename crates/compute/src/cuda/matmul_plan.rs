@@ -187,9 +187,9 @@ fn parts(row_tiles: u32, steps: u32, most: u32) -> u32 {
     let units = row_tiles * steps;
     let cost = |parts: &u32| {
         let load = units.div_ceil(*parts);
-        let joins = if row_tiles % parts == 0 {
+        let joins = if row_tiles.is_multiple_of(*parts) {
             0
-        } else if parts % row_tiles == 0 {
+        } else if parts.is_multiple_of(row_tiles) {
             parts / row_tiles - 1
         } else {
             (steps - 1).div_ceil(load)

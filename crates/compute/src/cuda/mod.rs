@@ -2,11 +2,12 @@
 //!
 //! Nothing of CUDA is needed to build: the kernels (`kernels/`, compiled ahead by `tools/build_kernels.py`) are in this
 //! binary as machine code for some cards, and as PTX, which the driver compiles, for all others. The driver's functions
-//! are looked up when a card is first asked for. Drivers of CUDA 12.4 and later work, and cards of compute capability 7.5 and later.
+//! are looked up when a card is first asked for. Drivers of CUDA 12.4 and later work, and cards of compute capability 7.5
+//! and later.
 //!
 //! - [`cards`] lists what there is, [`Card::open`] opens one
-//! - [`Memory`] and [`Pinned`] hold bytes, [`Stream`] queues copies and launches, [`Event`] orders streams,
-//!   [`Staging`] uploads mapped files
+//! - [`Memory`] and [`Pinned`] hold bytes, [`Stream`] queues copies and launches, [`Event`] orders streams
+//! - [`Loader`] brings a model's parameters to a card, [`Executor`] computes with them
 //! - [`Card::function`] gives a kernel, [`Launch`] launches it, [`Stream::capture`] records a [`Graph`]
 //!
 //! Every call returns an error rather than panic, and says once that a card is lost: after a fault of a kernel all later
@@ -30,7 +31,6 @@ mod matmul_plan;
 mod matrix;
 mod memory;
 mod module;
-mod staging;
 mod stream;
 mod vector;
 
@@ -45,6 +45,5 @@ pub use loader::Loader;
 pub use matrix::Matrix;
 pub use memory::{Memory, Pinned, Pointer};
 pub use module::Function;
-pub use staging::Staging;
 pub use stream::{Event, Stream};
 pub use vector::{Buffer, Region, Values};

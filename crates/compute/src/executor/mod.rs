@@ -55,7 +55,7 @@ pub struct Executor {
 
 #[derive(Debug)]
 enum Half {
-    Cpu(cpu::Executor),
+    Cpu(Box<cpu::Executor>),
     #[cfg(feature = "cuda")]
     Cuda(Box<cuda::Executor>),
 }
@@ -67,7 +67,7 @@ impl Executor {
     /// [`Error::Cuda`](crate::Error::Cuda) if the GPU cannot be used.
     pub fn new(device: &Device) -> Result<Self> {
         let half = match device {
-            Device::Cpu(pool) => Half::Cpu(cpu::Executor::new(pool)),
+            Device::Cpu(pool) => Half::Cpu(Box::new(cpu::Executor::new(pool))),
             #[cfg(feature = "cuda")]
             Device::Cuda(card) => Half::Cuda(Box::new(cuda::Executor::new(card)?)),
         };
@@ -183,6 +183,14 @@ impl Executor {
     /// As [`Executor::norm`].
     pub fn add(&mut self, x: ValuesMut<'_>, y: Values<'_>) -> Result<()> {
         dispatch!(self, half => half.add(x, y))
+    }
+
+    /// `x += norm(y)`, row by row; `y` may be overwritten.
+    ///
+    /// # Errors
+    /// As [`Executor::norm`].
+    pub fn add_normed(&mut self, x: ValuesMut<'_>, norm: &Norm, y: ValuesMut<'_>) -> Result<()> {
+        dispatch!(self, half => half.add_normed(x, norm, y))
     }
 
     /// `to = from`, both on this device.

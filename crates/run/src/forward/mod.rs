@@ -21,6 +21,7 @@
 //! The operations are those of [`quern_compute::Executor`], the same on every device. Layers that follow each other on
 //! one device are a [`Segment`](crate::placement::Segment); between two of them the residual stream moves.
 
+mod ends;
 mod experts;
 mod phases;
 mod stream;
@@ -28,10 +29,9 @@ mod workspace;
 
 use std::time::Instant;
 
-use quern_compute::parallel::share;
-use quern_compute::{Executor, Input, Mode, Output, PassKey, ValuesMut, get_row, ops};
+use quern_compute::{Mode, PassKey, ops};
 use quern_model::Config;
-use quern_model::architecture::{Activation, Position};
+use quern_model::architecture::Activation;
 
 use crate::placement::Segment;
 use crate::rope::RotaryAngles;
@@ -40,6 +40,8 @@ use crate::{Model, Observer, Result};
 
 use stream::{STREAMED_FROM, Streamer};
 
+pub(crate) use ends::embed;
+use ends::head;
 pub(crate) use experts::{BeforeGroup, run as run_experts};
 use phases::Remote;
 pub(crate) use phases::{AttentionBuffers, KvTarget, Phases};
@@ -320,88 +322,6 @@ fn block(
     let done = rest();
     *observer = phases.observer.take();
     done
-}
-
-/// From the residual stream to logits.
-fn head(
-    model: &Model,
-    work: &mut Workspace,
-    observer: &mut Option<&mut dyn Observer>,
-    batch: Batch,
-    logits: &mut [f32],
-) -> Result<()> {
-    let (config, weights) = (&model.config, &model.weights);
-    let Batch { n, keep, .. } = batch;
-    let (hidden, vocabulary) = (config.hidden_size, config.vocab_size);
-    let Workspace { executor, x, projected, logits: buffer, .. } = work;
-    let x = x.front(n * hidden).slice(keep * hidden..n * hidden);
-    let mut input = match &weights.output_norm {
-        Some(norm) => Input::Norm(norm, x),
-        None => Input::Values(x),
-    };
-    if let Some(out) = &weights.embedding_out {
-        let values = (n - keep) * config.embedding_size;
-        phases::linear(executor, observer, [out], input, Output::Store([projected.front_mut(values)]))?;
-        input = Input::Values(projected.front(values));
-    }
-    // On the CPU straight to where they are wanted.
-    let mut out = match executor.pool().is_some() {
-        true => ValuesMut::Host(logits),
-        false => buffer.front_mut((n - keep) * vocabulary),
-    };
-    phases::linear(executor, observer, [&weights.output], input, Output::Store([out.reborrow()]))?;
-    if let Some(cap) = config.final_softcap {
-        executor.softcap(out.reborrow(), vocabulary, cap)?;
-    }
-    Ok(())
-}
-
-/// What the first block receives, computed on the CPU: `out` is `[tokens][hidden]`.
-pub(crate) fn embed(model: &Model, tokens: &[u32], first: usize, out: &mut [f32]) -> Result<()> {
-    let (config, weights) = (&model.config, &model.weights);
-    let embedding = weights.embedding.host()?;
-    match &weights.embedding_in {
-        None => {
-            let rows = tokens.iter().zip(out.chunks_exact_mut(config.hidden_size));
-            let failure = std::sync::Mutex::new(None);
-            let row = |(&token, x): (&u32, &mut [f32])| {
-                if let Err(error) = get_row(&embedding, token as usize, x) {
-                    *failure.lock().unwrap_or_else(std::sync::PoisonError::into_inner) = Some(error);
-                }
-            };
-            match tokens.len() {
-                0..=16 => rows.for_each(row),
-                _ => share(&model.pool, rows, row),
-            }
-            if let Some(error) = failure.into_inner().unwrap_or_else(std::sync::PoisonError::into_inner) {
-                return Err(error.into());
-            }
-        }
-        Some(projection) => {
-            let mut narrow = vec![0.0; tokens.len() * config.embedding_size];
-            for (&token, x) in tokens.iter().zip(narrow.chunks_exact_mut(config.embedding_size)) {
-                get_row(&embedding, token as usize, x)?;
-            }
-            let mut executor = Executor::new(&model.cpu())?;
-            let output = Output::Store([ValuesMut::Host(&mut *out)]);
-            executor.linear([&projection.op], Input::Values(narrow[..].into()), output)?;
-        }
-    }
-    if config.architecture.scaled_embeddings {
-        let scale = (config.hidden_size as f32).sqrt();
-        out.iter_mut().for_each(|x| *x *= scale);
-    }
-    if let (Some(positions), Position::Learned { offset }) =
-        (&weights.positions, config.architecture.position)
-    {
-        let table = positions.host()?;
-        let mut row = vec![0.0; config.hidden_size];
-        for (at, x) in out.chunks_exact_mut(config.hidden_size).enumerate() {
-            get_row(&table, first + at + offset, &mut row)?;
-            ops::add(model.pool.level(), x, &row);
-        }
-    }
-    Ok(())
 }
 
 /// The network's function, as the kernels name it.

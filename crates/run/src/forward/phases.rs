@@ -178,8 +178,7 @@ impl Phases<'_, '_> {
     ) -> Result<()> {
         let Some(norm) = post else { return self.linear([linear], input, Output::Add(x)) };
         self.linear([linear], input, Output::Store([projected.reborrow()]))?;
-        self.executor.norm_in_place(norm, projected.reborrow())?;
-        Ok(self.executor.add(x, projected.as_values())?)
+        Ok(self.executor.add_normed(x, norm, projected)?)
     }
 
     /// The network's input, written to `normed` unless [`Phases::before_project`] did so.
@@ -229,11 +228,11 @@ impl Phases<'_, '_> {
     }
 
     /// Adds what the experts made to the residual stream: the block's end.
-    pub(crate) fn finish(&mut self, mut projected: ValuesMut<'_>, mut x: ValuesMut<'_>) -> Result<()> {
-        if let Some(norm) = &self.block.ffn_post_norm {
-            self.executor.norm_in_place(norm, projected.reborrow())?;
+    pub(crate) fn finish(&mut self, projected: ValuesMut<'_>, mut x: ValuesMut<'_>) -> Result<()> {
+        match &self.block.ffn_post_norm {
+            Some(norm) => self.executor.add_normed(x.reborrow(), norm, projected)?,
+            None => self.executor.add(x.reborrow(), projected.as_values())?,
         }
-        self.executor.add(x.reborrow(), projected.as_values())?;
         self.end(x)
     }
 

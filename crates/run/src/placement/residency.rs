@@ -4,9 +4,10 @@ use std::ops::Range;
 use std::sync::Arc;
 
 use quern_compute::{Device, Pool, Uploader};
+use quern_tensor_io::Checkpoint;
 
 use super::Location;
-use crate::weights::Weights;
+use crate::weights::{Block, Linear, Weights};
 use crate::{Error, Result};
 
 /// Layers that follow each other on one device.
@@ -34,11 +35,93 @@ pub(crate) struct Resident {
     pub units: Vec<Location>,
 }
 
-/// Moves the weights of `units` (blocks in order, then the head) to GPUs where the plan says so. `remote`: the first GPU
-/// in use has keys and values of the others.
+/// Brings units to their devices as they are made: of weights that are made while loading, RAM holds those of one block
+/// that goes to a GPU at a time.
+pub(crate) struct Mover<'a> {
+    checkpoint: &'a Checkpoint,
+    /// Blocks in order, then the head.
+    units: &'a [Location],
+    gpus: &'a [Device],
+    pool: &'a Arc<Pool>,
+    /// One for each GPU that has anything.
+    uploaders: Vec<Option<Uploader>>,
+}
+
+impl<'a> Mover<'a> {
+    pub(crate) fn new(
+        checkpoint: &'a Checkpoint,
+        units: &'a [Location],
+        gpus: &'a [Device],
+        pool: &'a Arc<Pool>,
+    ) -> Self {
+        Self { checkpoint, units, gpus, pool, uploaders: gpus.iter().map(|_| None).collect() }
+    }
+
+    fn uploader(&mut self, gpu: usize) -> Result<&mut Uploader> {
+        match &mut self.uploaders[gpu] {
+            Some(uploader) => Ok(uploader),
+            none => {
+                let made = Uploader::new(&self.gpus[gpu], self.pool).map_err(Error::from);
+                let made = made.map_err(|error| error.on_gpu(|| "memory to copy weights with".to_owned()));
+                Ok(none.insert(made?))
+            }
+        }
+    }
+
+    /// A block, where the plan has it.
+    ///
+    /// # Errors
+    /// A GPU has no memory for it: names the block.
+    pub(crate) fn block(&mut self, layer: usize, block: Block) -> Result<Block> {
+        let Location::Gpu(gpu) = self.units[layer] else { return Ok(block) };
+        let uploader = self.uploader(gpu)?;
+        let begun = uploader.begin(block.gpu_bytes()).map_err(Error::from);
+        let moved = begun.and_then(|()| block.upload(uploader));
+        let moved = moved.map_err(|error| error.on_gpu(|| format!("the weights of block {layer}")))?;
+        self.release(&block.linears());
+        Ok(moved)
+    }
+
+    /// The head, where the plan has it.
+    ///
+    /// # Errors
+    /// A GPU has no memory for it.
+    pub(crate) fn head(&mut self, weights: &mut Weights) -> Result<()> {
+        let Some(&Location::Gpu(gpu)) = self.units.last() else { return Ok(()) };
+        let before = weights.output.clone();
+        let uploader = self.uploader(gpu)?;
+        let begun = uploader.begin(weights.head_gpu_bytes()).map_err(Error::from);
+        let moved = begun.and_then(|()| weights.upload_head(uploader));
+        moved.map_err(|error| error.on_gpu(|| "the weights of the head".to_owned()))?;
+        self.release(&[&before]);
+        Ok(())
+    }
+
+    /// Pages of the file that were read are not needed again.
+    fn release(&self, linears: &[&Linear]) {
+        for at in linears.iter().filter_map(|linear| linear.mapped) {
+            let tensor = &self.checkpoint.tensors()[at.tensor];
+            self.checkpoint.release(self.checkpoint.data(tensor)[at.start..at.end].as_ptr_range());
+        }
+    }
+
+    /// Waits until everything has arrived.
+    ///
+    /// # Errors
+    /// A GPU is lost.
+    pub(crate) fn finish(self) -> Result<()> {
+        for mut uploader in self.uploaders.into_iter().flatten() {
+            uploader.finish()?;
+        }
+        Ok(())
+    }
+}
+
+/// Where the units of a model are (blocks in order, then the head), as its passes need to know. `remote`: the first GPU in
+/// use has keys and values of blocks that are elsewhere.
 ///
 /// # Errors
-/// A GPU has no memory for a unit: names the layer.
+/// That GPU has no memory for the norms of their heads.
 pub(crate) fn reside(
     weights: &mut Weights,
     units: &[Location],
@@ -46,7 +129,6 @@ pub(crate) fn reside(
     gpus: &[Device],
     pool: &Arc<Pool>,
 ) -> Result<Resident> {
-    upload(weights, units, gpus, pool)?;
     let layers = weights.blocks.len();
     let mut locations: Vec<Location> = Vec::new();
     let mut segments: Vec<Segment> = Vec::new();
@@ -98,40 +180,4 @@ pub(crate) fn reside(
     };
     let devices = locations.iter().map(device).zip(counts).collect();
     Ok(Resident { devices, segments, caches, units: units.to_vec() })
-}
-
-fn upload(weights: &mut Weights, units: &[Location], gpus: &[Device], pool: &Arc<Pool>) -> Result<()> {
-    let layers = weights.blocks.len();
-    for (index, gpu) in gpus.iter().enumerate() {
-        let own =
-            || units.iter().enumerate().filter(|&(_, &l)| l == Location::Gpu(index)).map(|(unit, _)| unit);
-        if own().next().is_none() {
-            continue;
-        }
-        let what = |unit: usize| match unit == layers {
-            true => "the weights of the head".to_owned(),
-            false => format!("the weights of block {unit}"),
-        };
-        let uploader = Uploader::new(gpu, pool).map_err(Error::from);
-        let mut uploader =
-            uploader.map_err(|error| error.on_gpu(|| "memory to copy weights with".to_owned()))?;
-        for unit in own() {
-            let done = match unit == layers {
-                true => {
-                    let bytes = weights.head_gpu_bytes();
-                    let begun = uploader.begin(bytes).map_err(Error::from);
-                    begun.and_then(|()| weights.upload_head(&mut uploader))
-                }
-                false => {
-                    let block = &weights.blocks[unit];
-                    let begun = uploader.begin(block.gpu_bytes()).map_err(Error::from);
-                    let block = begun.and_then(|()| block.upload(&mut uploader));
-                    block.map(|block| weights.blocks[unit] = block)
-                }
-            };
-            done.map_err(|error| error.on_gpu(|| what(unit)))?;
-        }
-        uploader.finish()?;
-    }
-    Ok(())
 }

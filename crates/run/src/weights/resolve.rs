@@ -12,9 +12,10 @@ use super::block::{Block, Expert, Experts, Ffn, HeadNorms, Qkv, Widen};
 use super::lookup::Lookup;
 use crate::Result;
 use crate::load::LoadIn;
+use crate::placement::Mover;
 
 impl Weights {
-    /// Takes every tensor from `view`, which is the checkpoint as it is stored.
+    /// Takes every tensor from `view`, which is the checkpoint as it is stored; `mover` brings each where it belongs.
     ///
     /// # Errors
     /// An element type that cannot be run, a vector that is not finite, a tensor that this forward pass needs and
@@ -25,6 +26,7 @@ impl Weights {
         config: &Config,
         load_in: Option<&dyn LoadIn>,
         pool: &Pool,
+        mover: &mut Mover<'_>,
     ) -> Result<Self> {
         use TensorRole as R;
         let lookup = Lookup::new(view, checkpoint, config, load_in, pool);
@@ -44,8 +46,9 @@ impl Weights {
             true => Ok(None),
             false => lookup.linear(role, None, None).map(Some),
         };
-        let blocks = (0..config.layers).map(|layer| block(&lookup, config, layer)).collect::<Result<_>>()?;
-        Ok(Self {
+        let place = |layer| mover.block(layer, block(&lookup, config, layer)?);
+        let blocks = (0..config.layers).map(place).collect::<Result<_>>()?;
+        let mut weights = Self {
             embedding,
             positions,
             embedding_in: projection(R::EmbeddingIn)?,
@@ -56,7 +59,9 @@ impl Weights {
             tied,
             bytes_in_file: lookup.bytes(),
             experts_used: config.experts.map_or(0, |e| e.used),
-        })
+        };
+        mover.head(&mut weights)?;
+        Ok(weights)
     }
 }
 

@@ -1,7 +1,7 @@
 //! Linear layers for up to four tokens: one launch with the norm in front and what is done with the results.
 
 use super::super::formats::{
-    Format, MATVEC_BLOCK, MatrixArgs, MatvecActivation, MatvecArgs, MatvecEpilogue, MatvecPrologue,
+    Format, MATVEC_BLOCK, MatrixArgs, MatvecActivation, MatvecArgs, MatvecEpilogue, MatvecPrologue, ahead,
 };
 use super::super::{Matrix, Pointer, Region};
 use super::linear::{FEW, Source, Target, Then};
@@ -10,6 +10,17 @@ use super::{Executor, Geometry};
 use crate::Result;
 use crate::executor::{Linear, Norm, NormKind};
 use crate::ops::Activation;
+
+/// Bytes of the next product's weights that a launch brings into the level-2 cache: more would delay the launch itself.
+const AHEAD: usize = 4 << 20;
+
+/// Matrices of one launch.
+#[derive(Clone, Debug)]
+pub(super) struct Product {
+    pub format: Format,
+    pub matrices: Vec<MatrixArgs>,
+    pub gated: bool,
+}
 
 /// The number of an activation function in `matvec.cu`.
 pub(super) fn activation(act: Activation) -> i32 {
@@ -52,9 +63,10 @@ impl Executor {
             Then::Add => MatvecEpilogue::Add,
             Then::Store | Then::Activate(_) => MatvecEpilogue::Store,
         } as i32;
-        if let Then::Activate(act) = then {
-            arguments.activation = activation(act);
-        }
+        arguments.activation = match then {
+            Then::Activate(act) => activation(act),
+            Then::Store | Then::Add => MatvecActivation::None as i32,
+        };
         let rows = linears.iter().map(|l| l.weight.rows()).sum();
         self.matvec(linears[0], rows, source, target, arguments)
     }
@@ -107,6 +119,12 @@ impl Executor {
         arguments.out_stride = target.stride as i32;
         arguments.slots = 1;
         arguments.x_scale = 1.0;
+        let gated = arguments.epilogue == MatvecEpilogue::Gated as i32;
+        let matrices = arguments.m[..arguments.matrices as usize].to_vec();
+        if let Some(next) = self.recording.next_product(Product { format, matrices, gated }) {
+            let Product { format, matrices, gated } = next;
+            (arguments.ahead, arguments.regions) = ahead(*format, matrices, *gated, AHEAD);
+        }
         let mut first = 0;
         while first < source.tokens {
             let tokens = most.min(source.tokens - first);

@@ -1,6 +1,7 @@
 //! Groups of linear layers: how they are divided into launches.
 
 use super::super::Pointer;
+use super::super::formats::MATVEC_TOKENS;
 use super::Executor;
 use super::replay::{cuda, cuda_mut};
 use crate::executor::{Input, Linear, Norm, Output};
@@ -8,7 +9,7 @@ use crate::ops::Activation;
 use crate::{Error, Result};
 
 /// Up to so many tokens are multiplied as vectors.
-pub(super) const FEW: usize = 4;
+pub(super) const FEW: usize = MATVEC_TOKENS;
 
 /// What layers read.
 #[derive(Clone, Copy)]

@@ -138,6 +138,7 @@ impl Executor {
         }
         let launch = Launch::new(function).grid(x, y, z).block(block).shared(shared).overlapping(overlapping);
         // SAFETY: as the caller promises.
-        Ok(unsafe { launch.run(&self.stream, arguments)? })
+        unsafe { launch.run(&self.stream, arguments)? };
+        Ok(())
     }
 }

@@ -5,6 +5,7 @@
 
 use super::super::{Graph, Pinned, Values};
 use super::Executor;
+use super::few::Product;
 use super::linear::same;
 use crate::executor::{Mode, PassKey, Values as AnyValues, ValuesMut};
 use crate::{Error, Result};
@@ -48,10 +49,30 @@ enum State {
 pub(super) struct Recording {
     state: State,
     graphs: Vec<(Key, Graph)>,
-    /// Keys that came once.
-    seen: Vec<Key>,
+    /// Keys that came once, with the products of that pass.
+    seen: Vec<(Key, Vec<Product>)>,
+    /// Which of `seen` the current pass is, and the number of its next product.
+    product: Option<(usize, usize)>,
     /// `Card::frees` when the graphs were recorded.
     frees: u64,
+}
+
+impl Recording {
+    /// Notes a product of a pass that runs for the first time; in a pass that is being recorded, the product that follows
+    /// it (the first follows the last, in the pass for the next token).
+    pub(super) fn next_product(&mut self, product: Product) -> Option<&Product> {
+        let (pass, number) = self.product.as_mut()?;
+        let products = &mut self.seen.get_mut(*pass)?.1;
+        *number += 1;
+        match self.state {
+            State::Run => {
+                products.push(product);
+                None
+            }
+            State::Record(_) => products.get(*number % products.len().max(1)),
+            State::Replay(_) => None,
+        }
+    }
 }
 
 /// Most graphs kept.
@@ -79,18 +100,20 @@ impl Executor {
         let known = self.recording.graphs.iter().position(|(known, _)| *known == key);
         self.recording.state = match known {
             Some(index) if recordable => State::Replay(index),
-            None if recordable && self.recording.seen.contains(&key) => {
+            None if recordable && self.recording.seen.iter().any(|(seen, _)| *seen == key) => {
                 // What the capture needs beforehand was made when the same pass ran.
                 self.stream.begin_capture()?;
                 State::Record(key)
             }
             _ => {
                 if recordable {
-                    self.recording.seen.push(key);
+                    self.recording.seen.push((key, Vec::new()));
                 }
                 State::Run
             }
         };
+        let seen = self.recording.seen.iter().position(|(seen, _)| *seen == key);
+        self.recording.product = seen.filter(|_| recordable).map(|index| (index, 0));
         self.segment = segment;
         self.stage(8, None, |bytes| {
             bytes[..4].copy_from_slice(&(first as i32).to_le_bytes());
@@ -149,14 +172,16 @@ impl Executor {
         let (segment, kind) = (self.segment, self.upload.0);
         let pinned = self.results[segment][kind].of(&self.card, 4 * values)?;
         // SAFETY: the memory is read only after the stream was waited for, here and after each replay.
-        Ok(unsafe { self.stream.download_later(pinned, memory, offset)? })
+        unsafe { self.stream.download_later(pinned, memory, offset)? };
+        Ok(())
     }
 
     fn replay(&mut self, index: usize) -> Result<()> {
         let (_, graph) = &mut self.recording.graphs[index];
         // SAFETY: no memory of the card was freed since the recording, the page-locked memory of uploads and results
         // grows only outside recorded passes, and the last replay was waited for.
-        Ok(unsafe { graph.launch(&self.stream)? })
+        unsafe { graph.launch(&self.stream)? };
+        Ok(())
     }
 
     /// The next copy to the card, to these values or, if there are none, to the positions: `write` fills its page-locked
@@ -175,7 +200,8 @@ impl Executor {
         let place = to.map_or(Some((&self.position, 0)), |values| values.place());
         let Some((memory, offset)) = place else { return Ok(()) };
         // SAFETY: the next pass writes to this memory after the stream was waited for.
-        Ok(unsafe { self.stream.upload_later(memory, offset, pinned)? })
+        unsafe { self.stream.upload_later(memory, offset, pinned)? };
+        Ok(())
     }
 
     /// As [`crate::Executor::fill`].

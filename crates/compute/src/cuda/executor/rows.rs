@@ -1,6 +1,6 @@
 //! Operations on rows.
 
-use super::super::args::{MapArgs, NormArgs};
+use super::super::args::{AddNormArgs, MapArgs, NormArgs};
 use super::super::{Pointer, Region};
 use super::linear::{Target, same};
 use super::replay::{cuda, cuda_mut};
@@ -94,6 +94,36 @@ impl Executor {
         let (x, y) = (cuda_mut(x)?, cuda(y)?);
         same("add: second", x.len(), y.len())?;
         self.flat("rows_add", x.pointer(), y.pointer(), x.len(), 0.0)
+    }
+
+    /// As [`crate::Executor::add_normed`].
+    ///
+    /// # Errors
+    /// Lengths and devices that do not fit.
+    pub fn add_normed(&mut self, x: ValuesMut<'_>, norm: &Norm, y: ValuesMut<'_>) -> Result<()> {
+        let (x, y) = (cuda_mut(x)?, cuda_mut(y)?);
+        let width = norm.weight.len();
+        let rows = x.len() / width.max(1);
+        same("add_normed: whole rows", rows * width, x.len())?;
+        same("add_normed: second", x.len(), y.len())?;
+        if rows == 0 {
+            return Ok(());
+        }
+        let (weight, bias) = parameters(norm)?;
+        let arguments = AddNormArgs {
+            x: x.pointer().address(),
+            y: y.pointer().address(),
+            y_weight: weight.on(&self.card)?.pointer().address(),
+            y_bias: bias.address(),
+            n: rows as i32,
+            width: width as i32,
+            kind: norm_kind(norm),
+            eps: norm.epsilon,
+            ..AddNormArgs::default()
+        };
+        let geometry = Geometry { block: 1024, ..Geometry::rows([rows as u32, 1, 1]) };
+        // SAFETY: both are whole rows of the norm's width.
+        unsafe { self.launch("rows", "rows_add_norm", geometry, &arguments) }
     }
 
     /// As [`crate::Executor::copy`].

@@ -123,6 +123,11 @@ impl Executor {
         Ok(())
     }
 
+    pub fn add_normed(&mut self, x: ValuesMut<'_>, norm: &Norm, mut y: ValuesMut<'_>) -> Result<()> {
+        self.norm_in_place(norm, y.reborrow())?;
+        self.add(x, y.as_values())
+    }
+
     pub fn softcap(&mut self, x: ValuesMut<'_>, width: usize, cap: f32) -> Result<()> {
         let pool = &self.pool;
         each_part(pool, x.host()?, width, |part| {

@@ -1,7 +1,5 @@
 //! What does not fit, and what mends it.
 
-use std::fmt;
-
 use quern_tensor_io::Remedy;
 
 /// What does not fit.
