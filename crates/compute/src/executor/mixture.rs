@@ -10,6 +10,7 @@ use crate::ops::Activation;
 
 /// Experts of one block whose matrices follow each other on a GPU.
 #[derive(Clone, Debug)]
+#[cfg_attr(not(feature = "cuda"), expect(dead_code))]
 pub struct ExpertStacks {
     /// The first expert's.
     pub(crate) gate: Weight,
