@@ -181,12 +181,50 @@ impl Loader {
     /// # Errors
     /// The card has too little memory.
     pub fn matrix(&mut self, matrix: &HostMatrix<'_>) -> Result<Matrix> {
+        let made = self.room_of(matrix, matrix.rows())?;
+        self.place(matrix, &made)?;
+        Ok(made)
+    }
+
+    /// Matrices of one type and shape, their rows after each other in the planes of one matrix.
+    ///
+    /// # Errors
+    /// As [`Loader::floats`]; [`Error::Lengths`] if a type or shape differs from the first's.
+    pub fn stack(&mut self, matrices: &[HostMatrix<'_>]) -> Result<Vec<Matrix>> {
+        let Some(first) = matrices.first() else { return Ok(Vec::new()) };
+        let shape = |m: &HostMatrix<'_>| (m.element_type(), m.rows(), m.columns());
+        let alike = matrices.iter().filter(|m| shape(m) == shape(first)).count();
+        if alike != matrices.len() {
+            let what = "stack: matrices of the first one's type and shape";
+            return Err(Error::Lengths { what, expected: matrices.len(), found: alike });
+        }
+        let all = first.rows().saturating_mul(matrices.len());
+        let room = self.room_of(first, all)?;
+        let mut made = Vec::with_capacity(matrices.len());
+        for (index, matrix) in matrices.iter().enumerate() {
+            let one = Matrix { place: (index * matrix.rows(), all), ..room.clone() };
+            self.place(matrix, &one)?;
+            made.push(one);
+        }
+        Ok(made)
+    }
+
+    /// Room for a matrix, the first of matrices that have `all` rows.
+    fn room_of(&mut self, matrix: &HostMatrix<'_>, all: usize) -> Result<Matrix> {
         let element_type = matrix.element_type();
         let (rows, columns) = (matrix.rows(), matrix.columns());
         let shape = Error::Shape { element_type, rows, columns, bytes: matrix.data().len() };
-        let (source, format) = stored(element_type)?;
-        let region = self.room(format.bytes(rows, columns).ok_or(shape.clone())?)?;
-        let made = Matrix { element_type: source, format, rows, columns, region };
+        let (element_type, format) = stored(element_type)?;
+        let region = self.room(format.bytes(all, columns).ok_or(shape)?)?;
+        Ok(Matrix { element_type, format, rows, columns, region, place: (0, all) })
+    }
+
+    /// Brings a matrix to its place.
+    fn place(&mut self, matrix: &HostMatrix<'_>, made: &Matrix) -> Result<()> {
+        let element_type = matrix.element_type();
+        let (rows, columns) = (matrix.rows(), matrix.columns());
+        let shape = Error::Shape { element_type, rows, columns, bytes: matrix.data().len() };
+        let (source, format) = (made.element_type, made.format);
         // As the repack kernels read them: rows of the type they are stored as.
         let row_bytes = source.row_bytes(columns).ok_or(shape.clone())?;
         let chunks = columns.div_ceil(32);
@@ -231,7 +269,7 @@ impl Loader {
             self.stream.record(done)?;
             first += count;
         }
-        Ok(made)
+        Ok(())
     }
 }
 

@@ -7,6 +7,9 @@ use super::vector::Region;
 use super::{Card, Pointer};
 use crate::{Error, Result};
 
+/// Shared memory that the matrix-vector kernels declare themselves, at most.
+const STATIC_SHARED: usize = 17 << 10;
+
 /// A matrix.
 #[derive(Clone, Debug)]
 pub struct Matrix {
@@ -16,6 +19,8 @@ pub struct Matrix {
     pub(super) rows: usize,
     pub(super) columns: usize,
     pub(super) region: Region,
+    /// First row in the matrices that share the region, and rows of all of them ([`super::Loader::stack`]).
+    pub(super) place: (usize, usize),
 }
 
 /// The type that numbers of a type are stored as on a card: their own, or the smallest that holds them all.
@@ -45,11 +50,32 @@ impl Matrix {
     pub(super) fn planes(&self, first: usize) -> [Pointer; MAX_PLANES] {
         let mut planes = [Pointer::NULL; MAX_PLANES];
         let padded = self.format.padded(self.columns);
-        let (starts, _) = self.format.layout(self.rows, self.columns).unwrap_or_default();
+        let (before, all) = self.place;
+        let (starts, _) = self.format.layout(all, self.columns).unwrap_or_default();
         for ((pointer, plane), start) in planes.iter_mut().zip(self.format.planes()).zip(starts) {
-            *pointer = self.region.pointer().at(start + first * (padded / plane.values * plane.bytes));
+            let row = padded / plane.values * plane.bytes;
+            *pointer = self.region.pointer().at(start + (before + first) * row);
         }
         planes
+    }
+
+    /// Whether it is number `index` of the matrices of one shape that `first` begins.
+    pub(crate) fn follows(&self, first: &Self, index: usize) -> bool {
+        let (own, other) = (self.place, first.place);
+        self.region.pointer() == first.region.pointer()
+            && (self.format, self.rows, self.columns) == (first.format, first.rows, first.columns)
+            && own == (other.0 + index * self.rows, other.1)
+    }
+
+    /// Whether it can be the gate of `up` in one launch.
+    pub(crate) fn pairs_with(&self, up: &Self) -> bool {
+        (self.format, self.rows, self.columns) == (up.format, up.rows, up.columns)
+    }
+
+    /// How many inputs a matrix-vector launch takes at once; 0 if one does not fit into a block's shared memory.
+    pub(crate) fn most_vectors(&self) -> usize {
+        let shared = self.region.card().info().shared_memory.saturating_sub(STATIC_SHARED);
+        self.format.matvec_vectors(self.columns, shared)
     }
 
     /// Refuses a matrix of another card.

@@ -119,6 +119,11 @@ impl Region {
         (&self.memory, self.offset)
     }
 
+    /// The card that it is on.
+    pub(super) fn card(&self) -> &Card {
+        self.memory.card()
+    }
+
     /// Refuses parameters of another card.
     pub(super) fn on(&self, card: &Card) -> Result<&Self> {
         if self.memory.card() == card { Ok(self) } else { Err(Error::Device) }

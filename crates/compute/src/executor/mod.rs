@@ -14,6 +14,7 @@
 mod cache;
 mod cpu;
 mod gpu;
+mod mixture;
 mod operations;
 mod replay;
 mod upload;
@@ -28,6 +29,7 @@ use crate::{Pool, Result};
 
 pub use cache::{CacheShape, KvCache, KvType};
 pub use gpu::{Gpu, gpus};
+pub use mixture::{ExpertStacks, Mixture, Rows, bytes_of_stack};
 pub use operations::{Attend, Choice, Heads, Input, Output, Rotate, Routing, RowLikelihood};
 pub use replay::{Mode, PassKey};
 pub use upload::{Room, Uploader, bytes_of_linear, bytes_of_matrix, bytes_of_norm};
@@ -276,6 +278,22 @@ impl Executor {
         vocabulary: usize,
     ) -> Result<Vec<f64>> {
         dispatch!(self, half => half.divergence(reference, logits, vocabulary))
+    }
+
+    /// A router and the experts that it chooses, on a GPU and without an answer to the CPU where they are stacked and
+    /// tokens are at most four. The CPU goes expert by expert ([`Executor::route`]), which shows the input of each.
+    ///
+    /// # Errors
+    /// As [`Executor::norm`]; [`Error::Device`](crate::Error::Device) on the CPU.
+    pub fn experts(&mut self, mixture: &Mixture<'_>, rows: Rows<'_>) -> Result<()> {
+        match &mut self.half {
+            Half::Cpu(_) => {
+                let _ = (mixture, rows);
+                Err(crate::Error::Device)
+            }
+            #[cfg(feature = "cuda")]
+            Half::Cuda(cuda) => cuda.experts(mixture, rows),
+        }
     }
 
     /// `x = 0`.

@@ -57,7 +57,10 @@ impl Uploader {
     /// [`Error::Cuda`](crate::Error::Cuda) with the amounts if the GPU has too little memory.
     pub fn room(&self, bytes: usize) -> Result<Room> {
         match &self.half {
-            Half::Cpu => Ok(Room::default()),
+            Half::Cpu => {
+                let _ = bytes;
+                Ok(Room::default())
+            }
             #[cfg(feature = "cuda")]
             Half::Cuda(loader) => {
                 Ok(Room { memory: Some(Arc::new(cuda::Memory::new(loader.card(), bytes)?)) })
@@ -71,7 +74,10 @@ impl Uploader {
     /// [`Error::Cuda`](crate::Error::Cuda) if the GPU is lost.
     pub fn begin_in(&mut self, room: &Room, after: &Executor) -> Result<()> {
         match &mut self.half {
-            Half::Cpu => Ok(()),
+            Half::Cpu => {
+                let _ = (room, after);
+                Ok(())
+            }
             #[cfg(feature = "cuda")]
             Half::Cuda(loader) => {
                 let memory = room.memory.as_ref().ok_or(crate::Error::Device)?;
@@ -86,7 +92,10 @@ impl Uploader {
     /// [`Error::Cuda`](crate::Error::Cuda) if the GPU is lost.
     pub fn before(&mut self, executor: &Executor) -> Result<()> {
         match &mut self.half {
-            Half::Cpu => Ok(()),
+            Half::Cpu => {
+                let _ = executor;
+                Ok(())
+            }
             #[cfg(feature = "cuda")]
             Half::Cuda(loader) => executor.cuda_half()?.wait(loader.arrived()?),
         }
@@ -101,6 +110,24 @@ impl Uploader {
             Half::Cpu => Ok(linear.clone()),
             #[cfg(feature = "cuda")]
             Half::Cuda(loader) => linear.upload(loader),
+        }
+    }
+
+    /// Layers that are alike, without bias and order of columns, in one matrix.
+    pub(super) fn stack_alike(&mut self, linears: &[&Linear]) -> Result<Vec<Linear>> {
+        match &mut self.half {
+            Half::Cpu => Ok(linears.iter().map(|&linear| linear.clone()).collect()),
+            #[cfg(feature = "cuda")]
+            Half::Cuda(loader) => {
+                let matrices = linears.iter().map(|l| l.weight.matrix()).collect::<Result<Vec<_>>>()?;
+                let moved = loader.stack(&matrices)?.into_iter().zip(linears);
+                let linear = |(matrix, l): (cuda::Matrix, &&Linear)| Linear {
+                    weight: l.weight.moved(matrix),
+                    bias: None,
+                    permutation: None,
+                };
+                Ok(moved.map(linear).collect())
+            }
         }
     }
 

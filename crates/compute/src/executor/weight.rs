@@ -115,8 +115,13 @@ impl Weight {
     /// [`Error::Cuda`] if the GPU has no memory for it.
     #[cfg(feature = "cuda")]
     pub fn upload(&self, loader: &mut cuda::Loader) -> Result<Self> {
-        let matrix = Arc::new(loader.matrix(&self.matrix()?)?);
-        Ok(Self { storage: Storage::Cuda(matrix), ..*self })
+        Ok(self.moved(loader.matrix(&self.matrix()?)?))
+    }
+
+    /// The same, where it was moved to a GPU.
+    #[cfg(feature = "cuda")]
+    pub(super) fn moved(&self, matrix: cuda::Matrix) -> Self {
+        Self { storage: Storage::Cuda(Arc::new(matrix)), ..*self }
     }
 }
 

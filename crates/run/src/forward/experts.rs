@@ -6,15 +6,19 @@
 //! ```
 //!
 //! Tokens are taken expert by expert: each weight is read once for all tokens that chose it. A token's sum goes
-//! in the order of the experts' numbers, whatever the batch.
+//! in the order of the experts' numbers, whatever the batch. On a GPU the executor does all of it.
 
-use quern_compute::{Buffer, Executor, Input, Output, Routing, Values, ValuesMut};
+use std::ops::Range;
+
+use quern_compute::{Buffer, Executor, Input, Mixture, Output, Routing, Rows, Values, ValuesMut};
+use quern_model::architecture::Block as BlockKind;
 
 use crate::observer::observe;
 use crate::weights::{Experts, Linear};
 use crate::{Model, Observer, Result};
 
 use super::activation;
+use super::phases::{Phases, network_input};
 
 /// What happens before a group of an expert's layers runs: an ordinary pass calls its observer, calibration also
 /// replaces the weights.
@@ -93,4 +97,38 @@ pub(crate) fn run<H: BeforeGroup>(
         }
     }
     Ok(())
+}
+
+impl Phases<'_, '_> {
+    /// Whether the executor does all of a mixture: on a GPU, where nobody asks for the inputs of layers.
+    pub(super) fn on_gpu(&self) -> bool {
+        self.executor.pool().is_none() && self.observer.is_none()
+    }
+
+    /// The last two phases of a block with a mixture on a GPU, for the rows `tail` of the residual stream `x`. `normed`
+    /// is the network's input in a parallel block; `out` is overwritten.
+    pub(super) fn experts_on_gpu(
+        &mut self,
+        experts: &Experts,
+        (x, tail): (&mut Buffer, Range<usize>),
+        normed: Values<'_>,
+        mut out: ValuesMut<'_>,
+    ) -> Result<()> {
+        let (config, block) = (&self.model.config, self.block);
+        let Some(mixture) = config.experts else { return Ok(()) };
+        let mixture = Mixture {
+            router: &experts.router.op,
+            experts: &experts.ops(),
+            stacks: experts.stacks.as_ref(),
+            routing: Routing { count: mixture.count, used: mixture.used, normalized: mixture.normalized },
+            activation: activation(config),
+        };
+        if self.kind() == BlockKind::Sequential && block.ffn_post_norm.is_none() {
+            let x = x.front_mut(tail.end).slice(tail);
+            return Ok(self.executor.experts(&mixture, Rows::InPlace { norm: block.network_norm(), x })?);
+        }
+        let input = network_input(self.model, block, x.front(tail.end).slice(tail.clone()), normed);
+        self.executor.experts(&mixture, Rows::Apart { input, out: out.reborrow() })?;
+        self.finish(out, x.front_mut(tail.end).slice(tail))
+    }
 }

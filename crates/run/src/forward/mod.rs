@@ -105,16 +105,9 @@ impl Pass<'_> {
             work.reserve_logits(if segment.head && streamed.is_none() { end } else { 0 })?;
             // A recorded pass would copy logits to RAM, or not, as it was recorded.
             let in_ram = matches!(logits, LogitsTo::Ram(_));
-            let key = PassKey {
-                segment: index,
-                tokens: batch.n,
-                first,
-                keep,
-                recordable: batch.n == 1
-                    && self.observer.is_none()
-                    && model.config.experts.is_none()
-                    && in_ram,
-            };
+            let stays = || model.weights.blocks[segment.layers.clone()].iter().all(Block::recordable);
+            let recordable = batch.n == 1 && self.observer.is_none() && in_ram && stays();
+            let key = PassKey { segment: index, tokens: batch.n, first, keep, recordable };
             let mode = work.executor.begin(key)?;
             work.set_angles(angles)?;
             let input = work.x.front_mut(values);
@@ -321,6 +314,10 @@ fn block(
                 let input = phases::network_input(model, block, x!(), normed.front(rows * hidden));
                 phases.widen(input, w.front_mut(rows * wide))?;
                 phases.narrow(w.front(rows * wide), projected.front_mut(rows * hidden), x!(mut))
+            }
+            Ffn::Experts(experts) if phases.on_gpu() => {
+                let (normed, out) = (normed.front(rows * hidden), projected.front_mut(rows * hidden));
+                phases.experts_on_gpu(experts, (x, tail.clone()), normed, out)
             }
             Ffn::Experts(experts) => {
                 phases.normed_input(x!(), normed.front_mut(rows * hidden))?;

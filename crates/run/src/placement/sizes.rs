@@ -283,7 +283,13 @@ fn scratch(config: &Config, threads: usize, fused: bool) -> ScratchSizes {
     let qkv = query + 2 * key;
     let own = 3 * config.hidden_size + 2 * query + 2 * key + 3 * wide;
     let experts = config.experts.map_or(0, |e| e.count + 2 * (e.ffn_size + config.hidden_size));
-    let floats = own + experts + 4 * (config.rope.dimensions / 2);
+    let rest = own + 4 * (config.rope.dimensions / 2);
+    let floats = rest + experts;
+    // A GPU has the rows of all experts of a batch at once; memory for them grows by doubling.
+    let rows = config
+        .experts
+        .map_or(0, |e| e.count + e.used * (e.ffn_size + config.hidden_size + 5) + config.hidden_size);
+    let gpu_floats = rest + 2 * rows;
     let columns = wide.max(config.hidden_size).max(query);
     ScratchSizes {
         ram: THREAD_BUFFERS * threads as u64,
@@ -291,6 +297,6 @@ fn scratch(config: &Config, threads: usize, fused: bool) -> ScratchSizes {
         ram_token: (4 * (floats + if fused { qkv } else { 0 }) + 8 * columns) as u64,
         gpu: GPU_BUFFERS,
         // Queries, keys and values always come from one launch; the input of a layer in f16, with its scale.
-        gpu_token: (4 * (floats + qkv) + 2 * columns.next_multiple_of(128) + 4) as u64,
+        gpu_token: (4 * (gpu_floats + qkv) + 2 * columns.next_multiple_of(128) + 4) as u64,
     }
 }

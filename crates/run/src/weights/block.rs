@@ -1,6 +1,6 @@
 //! The tensors of one block, by role.
 
-use quern_compute::Norm;
+use quern_compute::{ExpertStacks, Norm};
 
 use super::Linear;
 
@@ -23,6 +23,7 @@ pub(crate) enum Qkv {
 
 /// The projections into the feed-forward network.
 #[derive(Clone, Debug)]
+#[allow(clippy::large_enum_variant)] // one a layer
 pub(crate) enum Widen {
     /// `act(gate) * up`.
     Gated { gate: Linear, up: Linear },
@@ -45,6 +46,8 @@ pub(crate) enum Ffn {
 pub(crate) struct Experts {
     pub(crate) router: Linear,
     pub(crate) experts: Vec<Expert>,
+    /// The same, where they follow each other on a GPU.
+    pub(crate) stacks: Option<ExpertStacks>,
 }
 
 /// One of them.
@@ -109,7 +112,22 @@ impl Widen {
     }
 }
 
+impl Experts {
+    /// Gate, up and down of each expert.
+    pub(crate) fn ops(&self) -> Vec<[&quern_compute::Linear; 3]> {
+        self.experts.iter().map(|e| [&e.gate.op, &e.up.op, &e.down.op]).collect()
+    }
+}
+
 impl Block {
+    /// Whether one token's pass on a GPU needs no answer from it.
+    pub(crate) fn recordable(&self) -> bool {
+        match &self.ffn {
+            Ffn::Dense { .. } => true,
+            Ffn::Experts(experts) => experts.stacks.is_some(),
+        }
+    }
+
     /// The norm of the feed-forward network.
     pub(crate) fn network_norm(&self) -> &Norm {
         self.ffn_norm.as_ref().unwrap_or(&self.attention_norm)

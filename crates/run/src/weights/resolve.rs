@@ -91,6 +91,7 @@ fn block(lookup: &Lookup<'_, '_>, config: &Config, layer: usize) -> Result<Block
         Some(experts) => Ffn::Experts(Box::new(Experts {
             router: lookup.linear(R::Router, None, at)?,
             experts: (0..experts.count).map(|e| expert(lookup, layer, e)).collect::<Result<_>>()?,
+            stacks: None,
         })),
         None => {
             let widen = if has(R::FfnGateUp) {

@@ -1,6 +1,6 @@
 //! Moves blocks and the head to the device that computes with them.
 
-use quern_compute::{Norm, Uploader, bytes_of_linear, bytes_of_norm};
+use quern_compute::{ExpertStacks, Norm, Uploader, bytes_of_linear, bytes_of_norm, bytes_of_stack};
 
 use super::block::{Block, Expert, Experts, Ffn, HeadNorms, Qkv, Widen};
 use super::{Linear, Weights};
@@ -8,8 +8,12 @@ use crate::Result;
 
 impl Linear {
     fn upload(&self, uploader: &mut Uploader) -> Result<Self> {
-        let op = uploader.linear(&self.op)?;
-        Ok(Self { op, mapped: None, name: self.name.clone(), ..*self })
+        Ok(self.moved(uploader.linear(&self.op)?))
+    }
+
+    /// The same, computed with `op` on another device.
+    fn moved(&self, op: quern_compute::Linear) -> Self {
+        Self { op, mapped: None, name: self.name.clone(), ..*self }
     }
 }
 
@@ -20,13 +24,14 @@ fn norm(uploader: &mut Uploader, norm: &Option<Norm>) -> Result<Option<Norm>> {
 impl Block {
     /// Bytes that the block takes on a GPU.
     pub(crate) fn gpu_bytes(&self) -> usize {
-        let router = match &self.ffn {
+        let apart = self.linears().into_iter().filter(|l| l.expert.is_none());
+        let linears = apart.map(|l| bytes_of_linear(&l.op)).sum::<usize>();
+        let experts = match &self.ffn {
             Ffn::Dense { .. } => 0,
-            Ffn::Experts(experts) => bytes_of_linear(&experts.router.op),
+            Ffn::Experts(experts) => experts.gpu_bytes(),
         };
         let heads = self.head_norms.as_ref().map_or(0, |n| bytes_of_norm(&n.q) + bytes_of_norm(&n.k));
-        let linears = self.linears().into_iter().map(|l| bytes_of_linear(&l.op)).sum::<usize>();
-        linears + router + heads + self.norms().map(bytes_of_norm).sum::<usize>()
+        linears + experts + heads + self.norms().map(bytes_of_norm).sum::<usize>()
     }
 
     /// Moves the norms of heads to the device that computes attention.
@@ -76,18 +81,39 @@ impl Ffn {
                 };
                 Self::Dense { widen, down: down.upload(uploader)? }
             }
-            Self::Experts(mixture) => {
-                let mut expert = |e: &Expert| -> Result<Expert> {
-                    Ok(Expert {
-                        gate: e.gate.upload(uploader)?,
-                        up: e.up.upload(uploader)?,
-                        down: e.down.upload(uploader)?,
-                    })
-                };
-                let experts = mixture.experts.iter().map(&mut expert).collect::<Result<_>>()?;
-                Self::Experts(Box::new(Experts { router: mixture.router.upload(uploader)?, experts }))
-            }
+            Self::Experts(mixture) => Self::Experts(Box::new(mixture.upload(uploader)?)),
         })
+    }
+}
+
+impl Experts {
+    /// All gates, all up and all down projections.
+    fn layers(&self) -> [Vec<&Linear>; 3] {
+        let of = |layer: fn(&Expert) -> &Linear| self.experts.iter().map(layer).collect();
+        [of(|e| &e.gate), of(|e| &e.up), of(|e| &e.down)]
+    }
+
+    fn gpu_bytes(&self) -> usize {
+        let stack = |linears: Vec<&Linear>| {
+            let ops: Vec<_> = linears.into_iter().map(|l| &l.op).collect();
+            bytes_of_stack(&ops)
+        };
+        bytes_of_linear(&self.router.op) + self.layers().into_iter().map(stack).sum::<usize>()
+    }
+
+    fn upload(&self, uploader: &mut Uploader) -> Result<Self> {
+        let mut stack = |linears: Vec<&Linear>| -> Result<Vec<Linear>> {
+            let ops: Vec<_> = linears.iter().map(|l| &l.op).collect();
+            let moved = uploader.stack(&ops)?;
+            Ok(linears.into_iter().zip(moved).map(|(linear, op)| linear.moved(op)).collect())
+        };
+        let [gates, ups, downs] = self.layers();
+        let (gates, ups, downs) = (stack(gates)?, stack(ups)?, stack(downs)?);
+        let experts = gates.into_iter().zip(ups).zip(downs);
+        let experts = experts.map(|((gate, up), down)| Expert { gate, up, down }).collect();
+        let moved = Self { router: self.router.upload(uploader)?, experts, stacks: None };
+        let stacks = ExpertStacks::of(&moved.ops());
+        Ok(Self { stacks, ..moved })
     }
 }
 

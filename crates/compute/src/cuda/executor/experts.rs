@@ -8,6 +8,9 @@ use super::{Executor, Geometry};
 use crate::executor::{Choice, Routing, Values, ValuesMut};
 use crate::{Error, Result};
 
+/// Most experts that `experts_route` chooses from.
+const MOST_EXPERTS: usize = 1024;
+
 impl Executor {
     /// As [`crate::Executor::route`]: the choice is made on the card, the lists on the host.
     ///
@@ -15,23 +18,12 @@ impl Executor {
     /// Lengths and devices that do not fit.
     pub fn route(&mut self, logits: ValuesMut<'_>, routing: Routing) -> Result<Vec<Vec<Choice>>> {
         let logits = cuda_mut(logits)?;
-        let Routing { count, used, normalized } = routing;
+        let Routing { count, used, .. } = routing;
         let n = logits.len() / count.max(1);
         same("route: whole rows", n * count, logits.len())?;
         let bytes = 4 * n * used;
         let chosen = self.workspace.choices.of(&self.stream, 2 * bytes)?;
-        let arguments = RouteArgs {
-            logits: logits.pointer().address(),
-            expert: chosen.address(),
-            share: chosen.at(bytes).address(),
-            n: n as i32,
-            count: count as i32,
-            used: used as i32,
-            normalized: i32::from(normalized),
-        };
-        let geometry = Geometry { block: 32, ..Geometry::rows([n as u32, 1, 1]) };
-        // SAFETY: the logits are whole rows, and there is room for the choices.
-        unsafe { self.launch("experts", "experts_route", geometry, &arguments)? };
+        self.choose(logits.pointer(), n, routing, [chosen, chosen.at(bytes)])?;
         let mut read = vec![0u8; 2 * bytes];
         let memory = self.workspace.choices.memory().ok_or(Error::Device)?;
         self.stream.download(&mut read, memory, 0)?;
@@ -46,6 +38,33 @@ impl Executor {
             }
         }
         Ok(lists)
+    }
+
+    /// Chooses experts for `n` rows of the router's outputs: their numbers and shares, `[n][used]` each.
+    pub(super) fn choose(
+        &mut self,
+        logits: Pointer,
+        n: usize,
+        routing: Routing,
+        [expert, share]: [Pointer; 2],
+    ) -> Result<()> {
+        let Routing { count, used, normalized } = routing;
+        if used > count || count > MOST_EXPERTS {
+            let what = "experts: those that a token uses, of at most 1024";
+            return Err(Error::Lengths { what, expected: count.min(MOST_EXPERTS), found: used.max(count) });
+        }
+        let arguments = RouteArgs {
+            logits: logits.address(),
+            expert: expert.address(),
+            share: share.address(),
+            n: n as i32,
+            count: count as i32,
+            used: used as i32,
+            normalized: i32::from(normalized),
+        };
+        let geometry = Geometry { block: 32, ..Geometry::rows([n as u32, 1, 1]) };
+        // SAFETY: the logits are whole rows, and there is room for the choices.
+        unsafe { self.launch("experts", "experts_route", geometry, &arguments) }
     }
 
     /// Tokens and shares on the card.

@@ -3,12 +3,12 @@
 use super::super::formats::{
     Format, MATVEC_BLOCK, MatrixArgs, MatvecActivation, MatvecArgs, MatvecEpilogue, MatvecPrologue, ahead,
 };
-use super::super::{Pointer, Region};
-use super::linear::{Source, Target, Then};
+use super::super::{Matrix, Pointer, Region};
+use super::linear::{FEW, Source, Target, Then};
 use super::rows::parameters;
 use super::{Executor, Geometry};
 use crate::Result;
-use crate::executor::{Linear, NormKind};
+use crate::executor::{Linear, Norm, NormKind};
 use crate::ops::Activation;
 
 /// Bytes of the next product's weights that a launch brings into the level-2 cache: more would delay the launch itself.
@@ -22,11 +22,8 @@ pub(super) struct Product {
     pub gated: bool,
 }
 
-/// Shared memory that the kernels declare themselves, at most.
-const STATIC_SHARED: usize = 17 << 10;
-
 /// The number of an activation function in `matvec.cu`.
-fn activation(act: Activation) -> i32 {
+pub(super) fn activation(act: Activation) -> i32 {
     (match act {
         Activation::Silu => MatvecActivation::Silu,
         Activation::Gelu => MatvecActivation::Gelu,
@@ -39,9 +36,13 @@ fn activation(act: Activation) -> i32 {
 fn matrix(linear: &Linear, first: usize, rows: usize) -> Result<(MatrixArgs, u64)> {
     let matrix = linear.weight.cuda()?;
     let bias = linear.bias.as_ref().map(|bias| bias.cuda()).transpose()?;
+    Ok((matrix_of(matrix, first, rows), bias.map_or(0, |bias| bias.pointer().at(4 * first).address())))
+}
+
+/// Rows of a matrix, as a launch takes them.
+pub(super) fn matrix_of(matrix: &Matrix, first: usize, rows: usize) -> MatrixArgs {
     let plane = matrix.planes(first).map(Pointer::address);
-    let args = MatrixArgs { plane, rows: rows as i32, columns: matrix.columns as i32 };
-    Ok((args, bias.map_or(0, |bias| bias.pointer().at(4 * first).address())))
+    MatrixArgs { plane, rows: rows as i32, columns: matrix.columns as i32 }
 }
 
 impl Executor {
@@ -96,9 +97,7 @@ impl Executor {
 
     /// How many tokens one launch takes; 0 if the input of one does not fit into a block's shared memory.
     pub(super) fn most_vectors(&self, linear: &Linear) -> Result<usize> {
-        let matrix = linear.weight.cuda()?;
-        let shared = self.card.info().shared_memory.saturating_sub(STATIC_SHARED);
-        Ok(matrix.format.matvec_vectors(matrix.columns, shared).min(super::linear::FEW))
+        Ok(linear.weight.cuda()?.most_vectors().min(FEW))
     }
 
     fn matvec(
@@ -111,22 +110,11 @@ impl Executor {
     ) -> Result<()> {
         let matrix = linear.weight.cuda()?;
         let (format, columns) = (matrix.format, matrix.columns);
-        let info = self.card.info();
-        let (processors, most) = (info.multiprocessors, self.most_vectors(linear)?);
+        let most = self.most_vectors(linear)?;
         if let Some(order) = linear.permutation.as_ref().map(|order| order.cuda()).transpose()? {
             arguments.permutation = order.on(&self.card)?.pointer().address();
         }
-        arguments.prologue = match source.norm.map(|norm| norm.kind) {
-            None => MatvecPrologue::Plain,
-            Some(NormKind::Rms) => MatvecPrologue::RmsNorm,
-            Some(NormKind::Layer) => MatvecPrologue::LayerNorm,
-        } as i32;
-        if let Some(norm) = source.norm {
-            let (weight, bias) = parameters(norm)?;
-            arguments.norm_weight = Region::on(weight, &self.card)?.pointer().address();
-            arguments.norm_bias = bias.address();
-            arguments.eps = norm.epsilon;
-        }
+        self.normalize(&mut arguments, source.norm)?;
         arguments.x_stride = columns as i32;
         arguments.out_stride = target.stride as i32;
         arguments.slots = 1;
@@ -140,20 +128,47 @@ impl Executor {
         let mut first = 0;
         while first < source.tokens {
             let tokens = most.min(source.tokens - first);
-            let launch = format.matvec(rows, columns, tokens, processors);
-            arguments.x = source.x.pointer().at(4 * first * columns).address();
+            arguments.x = source.x.at(4 * first * columns).address();
             arguments.out = target.out.at(4 * first * target.stride).address();
-            let geometry = Geometry {
-                grid: [launch.grid, 1, 1],
-                block: MATVEC_BLOCK,
-                shared: launch.shared,
-                overlapping: true,
-            };
             let kernel = ["matvec_1", "matvec_2", "matvec_3", "matvec_4"][tokens - 1];
-            // SAFETY: matrices, input and output are rows of these lengths, as the callers checked.
-            unsafe { self.launch(&format!("matvec_{}", format.name()), kernel, geometry, &arguments)? };
+            self.launch_matvec(format, kernel, rows, tokens, &arguments)?;
             first += tokens;
         }
         Ok(())
+    }
+
+    /// Puts a norm in front of a launch.
+    pub(super) fn normalize(&self, arguments: &mut MatvecArgs, norm: Option<&Norm>) -> Result<()> {
+        let Some(norm) = norm else { return Ok(()) };
+        let (weight, bias) = parameters(norm)?;
+        arguments.norm_weight = Region::on(weight, &self.card)?.pointer().address();
+        arguments.norm_bias = bias.address();
+        arguments.prologue = match norm.kind {
+            NormKind::Rms => MatvecPrologue::RmsNorm,
+            NormKind::Layer => MatvecPrologue::LayerNorm,
+        } as i32;
+        arguments.eps = norm.epsilon;
+        Ok(())
+    }
+
+    /// Queues a launch over `rows` rows in all, with `vectors` input vectors.
+    pub(super) fn launch_matvec(
+        &mut self,
+        format: Format,
+        kernel: &str,
+        rows: usize,
+        vectors: usize,
+        arguments: &MatvecArgs,
+    ) -> Result<()> {
+        let processors = self.card.info().multiprocessors;
+        let launch = format.matvec(rows, arguments.m[0].columns as usize, vectors, processors);
+        let geometry = Geometry {
+            grid: [launch.grid, 1, 1],
+            block: MATVEC_BLOCK,
+            shared: launch.shared,
+            overlapping: true,
+        };
+        // SAFETY: matrices, input and output are rows of these lengths, as the callers checked.
+        unsafe { self.launch(&format!("matvec_{}", format.name()), kernel, geometry, arguments) }
     }
 }

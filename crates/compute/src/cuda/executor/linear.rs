@@ -1,7 +1,7 @@
 //! Groups of linear layers: how they are divided into launches.
 
+use super::super::Pointer;
 use super::super::formats::MATVEC_TOKENS;
-use super::super::{Pointer, Values};
 use super::Executor;
 use super::replay::{cuda, cuda_mut};
 use crate::executor::{Input, Linear, Norm, Output};
@@ -14,7 +14,7 @@ pub(super) const FEW: usize = MATVEC_TOKENS;
 /// What layers read.
 #[derive(Clone, Copy)]
 pub(super) struct Source<'a> {
-    pub x: Values<'a>,
+    pub x: Pointer,
     pub norm: Option<&'a Norm>,
     pub tokens: usize,
 }
@@ -59,7 +59,7 @@ impl Executor {
         if tokens == 0 {
             return Ok(());
         }
-        let source = Source { x, norm, tokens };
+        let source = Source { x: x.pointer(), norm, tokens };
         let rows = linears.map(|l| l.weight.rows());
         match output {
             Output::Store(outputs) => {
@@ -101,7 +101,13 @@ impl Executor {
     }
 
     /// Layers whose results are side by side: as few launches as their formats and orders of columns allow.
-    fn joined(&mut self, linears: &[&Linear], source: Source<'_>, target: Target, then: Then) -> Result<()> {
+    pub(super) fn joined(
+        &mut self,
+        linears: &[&Linear],
+        source: Source<'_>,
+        target: Target,
+        then: Then,
+    ) -> Result<()> {
         let (mut start, mut at) = (0, 0);
         while start < linears.len() {
             let key = |l: &Linear| -> Result<(super::super::formats::Format, Option<u64>)> {
@@ -125,7 +131,7 @@ impl Executor {
         Ok(())
     }
 
-    fn gated(
+    pub(super) fn gated(
         &mut self,
         linears: &[&Linear],
         act: Activation,

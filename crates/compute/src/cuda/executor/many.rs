@@ -101,7 +101,7 @@ impl Executor {
         let scale = self.workspace.scales.of(&self.stream, plan.scale_bytes as usize)?;
         let order = linear.permutation.as_ref().map(|p| p.cuda()).transpose()?;
         let mut arguments = PrepareArgs {
-            x: source.x.pointer().address(),
+            x: source.x.address(),
             permutation: order.map_or(0, |order| order.pointer().address()),
             out: out.address(),
             scale: scale.address(),
@@ -178,7 +178,7 @@ impl Executor {
             return self.few(linears, source, target, then);
         }
         let bytes = 4 * source.tokens * columns;
-        let mut x = source.x.pointer();
+        let mut x = source.x;
         if let Some(norm) = source.norm {
             let normed = self.workspace.vectors[1].of(&self.stream, bytes)?;
             self.norm_rows(norm, x, normed, source.tokens)?;
@@ -195,7 +195,7 @@ impl Executor {
             let (kernel, [grid_x, grid_y]) = plan_f32(rows as u32, source.tokens as u32);
             let bias = linear.bias.as_ref().map(|bias| bias.cuda()).transpose()?;
             let arguments = MatmulF32Args {
-                weights: linear.weight.cuda()?.region.pointer().address(),
+                weights: linear.weight.cuda()?.planes(0)[0].address(),
                 x: x.address(),
                 out: target.out.at(4 * at).address(),
                 bias: bias.map_or(0, |bias| bias.pointer().address()),

@@ -10,6 +10,7 @@ mod experts;
 mod few;
 mod linear;
 mod many;
+mod mixture;
 mod replay;
 mod rows;
 mod statistics;

@@ -161,7 +161,7 @@ impl Executor {
     }
 
     /// A kernel over all numbers, as rows of a length that grids allow.
-    fn flat(
+    pub(super) fn flat(
         &mut self,
         kernel: &'static str,
         x: Pointer,

@@ -1,5 +1,7 @@
 //! The GPU's operations against the CPU's. Each test says that it was skipped where there is no NVIDIA card.
 
+mod mixture;
+
 use std::sync::Arc;
 
 use quern_tensor_io::ElementType;

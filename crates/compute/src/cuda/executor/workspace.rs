@@ -58,6 +58,11 @@ pub(super) struct Workspace {
     pub choices: Piece,
     /// Statistics of rows of logits.
     pub statistics: Piece,
+    /// A mixture of experts: the router's outputs, tokens' rows, rows of all experts, and those inside them.
+    pub logits: Piece,
+    pub tokens: Piece,
+    pub rows: Piece,
+    pub wide: Piece,
 }
 
 impl Workspace {
@@ -73,6 +78,10 @@ impl Workspace {
             vectors: [piece(false), piece(false), piece(false)],
             choices: piece(false),
             statistics: piece(false),
+            logits: piece(false),
+            tokens: piece(false),
+            rows: piece(false),
+            wide: piece(false),
         }
     }
 }

@@ -1,0 +1,256 @@
+//! A router and the experts that it chooses.
+//!
+//! ```text
+//! up to four tokens   router -> choice -> for each token: gate and up of its experts -> down, summed by share
+//! more                router -> choice -> rows by expert -> gate and up, down of each expert -> sums
+//! ```
+//!
+//! For few tokens all is queued without an answer from the card, so that a pass can be recorded: each launch finds the
+//! numbers of its experts in the card's memory. For more the host reads once how many rows each expert has.
+
+use super::super::Pointer;
+use super::super::args::{GroupArgs, MoveArgs};
+use super::super::formats::{MatrixArgs, MatvecActivation, MatvecArgs, MatvecEpilogue, MatvecPrologue};
+use super::few::{activation, matrix_of};
+use super::linear::{FEW, Source, Target, Then, same};
+use super::replay::{cuda, cuda_mut};
+use super::{Executor, Geometry};
+use crate::executor::{ExpertStacks, Input, Mixture, Rows, ValuesMut};
+use crate::{Error, Result};
+
+/// Most rows of a grid.
+const GRID: usize = 1 << 15;
+
+/// Where lists of choices are on the card, 4 bytes a number.
+#[derive(Clone, Copy)]
+struct Lists {
+    /// Experts of each token by number, and their shares: `[tokens][used]`.
+    expert: Pointer,
+    share: Pointer,
+    /// The token of each row, rows in the order of experts; the row of each choice.
+    token: Pointer,
+    slot: Pointer,
+    slot_share: Pointer,
+    /// Where each expert's rows begin.
+    first: Pointer,
+    /// The same, from the beginning of the lists in bytes.
+    first_at: usize,
+}
+
+impl Executor {
+    /// As [`crate::Executor::experts`].
+    ///
+    /// # Errors
+    /// Lengths and devices that do not fit.
+    pub fn experts(&mut self, mixture: &Mixture<'_>, rows: Rows<'_>) -> Result<()> {
+        let (x, norm, out, then) = match rows {
+            Rows::Apart { input: Input::Values(x), out } => (cuda(x)?, None, cuda_mut(out)?, Then::Store),
+            Rows::Apart { input: Input::Norm(norm, x), out } => {
+                (cuda(x)?, Some(norm), cuda_mut(out)?, Then::Store)
+            }
+            Rows::InPlace { norm, x } => {
+                let x = cuda_mut(x)?;
+                (x, Some(norm), x, Then::Add)
+            }
+        };
+        let Mixture { router, experts, stacks, routing, .. } = *mixture;
+        let hidden = router.weight.columns();
+        let tokens = x.len() / hidden.max(1);
+        same("experts: whole rows", tokens * hidden, x.len())?;
+        same("experts: output", x.len(), out.len())?;
+        same("experts: rows of the router", routing.count, router.weight.rows())?;
+        same("experts: networks", routing.count, experts.len())?;
+        for [gate, up, down] in experts {
+            let inner = gate.weight.rows();
+            same("experts: columns of a gate", hidden, gate.weight.columns())?;
+            same("experts: columns of an up projection", hidden, up.weight.columns())?;
+            same("experts: rows of an up projection", inner, up.weight.rows())?;
+            same("experts: columns of a down projection", inner, down.weight.columns())?;
+            same("experts: rows of a down projection", hidden, down.weight.rows())?;
+        }
+        for linear in experts.iter().flatten().chain([&router]) {
+            linear.weight.cuda()?.on(&self.card)?;
+        }
+        if tokens == 0 {
+            return Ok(());
+        }
+        if routing.used == 0 {
+            return if then == Then::Add { Ok(()) } else { self.clear(ValuesMut::Cuda(out)) };
+        }
+        let source = Source { x: x.pointer(), norm, tokens };
+        let target = Target { out: out.pointer(), stride: hidden };
+        match stacks {
+            Some(stacks) if tokens <= FEW => self.few_experts(mixture, stacks, source, target, then),
+            _ => self.many_experts(mixture, source, target, then),
+        }
+    }
+
+    /// The router's choice.
+    fn chosen(&mut self, mixture: &Mixture<'_>, source: Source<'_>) -> Result<Lists> {
+        let (tokens, count, used) = (source.tokens, mixture.routing.count, mixture.routing.used);
+        let logits = self.workspace.logits.of(&self.stream, 4 * tokens * count)?;
+        self.joined(&[mixture.router], source, Target { out: logits, stride: count }, Then::Store)?;
+        let one = 4 * tokens * used;
+        let start = self.workspace.choices.of(&self.stream, 5 * one + 4 * (count + 1))?;
+        let [expert, share, token, slot, slot_share, first] = [0, 1, 2, 3, 4, 5].map(|i| start.at(i * one));
+        self.choose(logits, tokens, mixture.routing, [expert, share])?;
+        Ok(Lists { expert, share, token, slot, slot_share, first, first_at: 5 * one })
+    }
+
+    /// Stacked experts of up to four tokens.
+    fn few_experts(
+        &mut self,
+        mixture: &Mixture<'_>,
+        stacks: &ExpertStacks,
+        source: Source<'_>,
+        target: Target,
+        then: Then,
+    ) -> Result<()> {
+        let lists = self.chosen(mixture, source)?;
+        let (gate, up, down) = (stacks.gate.cuda()?, stacks.up.cuda()?, stacks.down.cuda()?);
+        let (used, inner, hidden) = (mixture.routing.used, gate.rows, gate.columns);
+        let row = 4 * used * inner;
+        let wide = self.workspace.wide.of(&self.stream, source.tokens * row)?;
+        let mut widen = MatvecArgs {
+            m: [matrix_of(gate, 0, inner), matrix_of(up, 0, inner), MatrixArgs::default()],
+            matrices: 2,
+            epilogue: MatvecEpilogue::Gated as i32,
+            activation: activation(mixture.activation),
+            slots: used as i32,
+            x_stride: hidden as i32,
+            out_stride: (used * inner) as i32,
+            x_scale: 1.0,
+            ..MatvecArgs::default()
+        };
+        self.normalize(&mut widen, source.norm)?;
+        let mut narrow = MatvecArgs {
+            m: [matrix_of(down, 0, hidden), MatrixArgs::default(), MatrixArgs::default()],
+            matrices: 1,
+            prologue: MatvecPrologue::Plain as i32,
+            activation: MatvecActivation::None as i32,
+            sum_slots: 1,
+            x_stride: inner as i32,
+            out_stride: hidden as i32,
+            x_scale: 1.0,
+            ..MatvecArgs::default()
+        };
+        // Inputs of this many experts fit into shared memory at once.
+        let most = down.most_vectors().clamp(1, used);
+        for token in 0..source.tokens {
+            let list = 4 * token * used;
+            widen.x = source.x.at(4 * token * hidden).address();
+            widen.out = wide.at(token * row).address();
+            widen.expert = lists.expert.at(list).address();
+            self.launch_matvec(gate.format, "matvec_1", used * inner, 1, &widen)?;
+            narrow.out = target.out.at(4 * token * hidden).address();
+            for start in (0..used).step_by(most) {
+                let slots = most.min(used - start);
+                let add = start > 0 || then == Then::Add;
+                narrow.epilogue = if add { MatvecEpilogue::Add } else { MatvecEpilogue::Store } as i32;
+                narrow.slots = slots as i32;
+                narrow.x = wide.at(token * row + 4 * start * inner).address();
+                narrow.expert = lists.expert.at(list + 4 * start).address();
+                narrow.share = lists.share.at(list + 4 * start).address();
+                self.launch_matvec(down.format, "matvec_1", hidden, slots, &narrow)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Expert by expert.
+    fn many_experts(
+        &mut self,
+        mixture: &Mixture<'_>,
+        source: Source<'_>,
+        target: Target,
+        then: Then,
+    ) -> Result<()> {
+        let hidden = target.stride;
+        let (tokens, used) = (source.tokens, mixture.routing.used);
+        let mut x = source.x;
+        if let Some(norm) = source.norm {
+            let normed = self.workspace.tokens.of(&self.stream, 4 * tokens * hidden)?;
+            self.norm_rows(norm, x, normed, tokens)?;
+            x = normed;
+        }
+        let lists = self.chosen(mixture, Source { x, norm: None, tokens })?;
+        let first = self.grouped(mixture, &lists, tokens)?;
+        let slots = tokens * used;
+        let rows = self.workspace.rows.of(&self.stream, 4 * slots * hidden)?;
+        let moved = MoveArgs { width: hidden as i32, used: used as i32, ..MoveArgs::default() };
+        for start in (0..slots).step_by(GRID) {
+            let arguments = MoveArgs {
+                x: x.address(),
+                rows: rows.at(4 * start * hidden).address(),
+                token: lists.token.at(4 * start).address(),
+                ..moved
+            };
+            self.move_rows("experts_gather", GRID.min(slots - start), &arguments)?;
+        }
+        for (expert, [gate, up, down]) in mixture.experts.iter().enumerate() {
+            let (start, end) = (first[expert], first[expert + 1]);
+            if start == end {
+                continue;
+            }
+            let (inner, own) = (gate.weight.rows(), rows.at(4 * start * hidden));
+            let wide = self.workspace.wide.of(&self.stream, 4 * slots * inner)?;
+            let source = |x| Source { x, norm: None, tokens: end - start };
+            self.gated(&[gate, up], mixture.activation, source(own), Target { out: wide, stride: inner })?;
+            // Its inputs are not read again.
+            self.joined(&[down], source(wide), Target { out: own, stride: hidden }, Then::Store)?;
+        }
+        let out = match then {
+            Then::Add => self.workspace.tokens.of(&self.stream, 4 * tokens * hidden)?,
+            Then::Store | Then::Activate(_) => target.out,
+        };
+        for start in (0..tokens).step_by(GRID) {
+            let arguments = MoveArgs {
+                x: out.at(4 * start * hidden).address(),
+                rows: rows.address(),
+                slot: lists.slot.at(4 * start * used).address(),
+                share: lists.share.at(4 * start * used).address(),
+                ..moved
+            };
+            self.move_rows("experts_combine", GRID.min(tokens - start), &arguments)?;
+        }
+        match then {
+            Then::Add => self.flat("rows_add", target.out, out, tokens * hidden, 0.0),
+            Then::Store | Then::Activate(_) => Ok(()),
+        }
+    }
+
+    /// Orders choices by expert; where each expert's rows begin, and the end of the last's.
+    fn grouped(&mut self, mixture: &Mixture<'_>, lists: &Lists, tokens: usize) -> Result<Vec<usize>> {
+        let (count, used) = (mixture.routing.count, mixture.routing.used);
+        let arguments = GroupArgs {
+            expert: lists.expert.address(),
+            share: lists.share.address(),
+            first: lists.first.address(),
+            token: lists.token.address(),
+            slot: lists.slot.address(),
+            slot_share: lists.slot_share.address(),
+            n: tokens as i32,
+            count: count as i32,
+            used: used as i32,
+            unused: 0,
+        };
+        let shared = (8 * count) as u32;
+        let geometry = Geometry { grid: [1, 1, 1], block: 1024, shared, overlapping: true };
+        // SAFETY: the lists have room for all choices.
+        unsafe { self.launch("experts", "experts_group", geometry, &arguments)? };
+        let mut read = vec![0u8; 4 * (count + 1)];
+        let memory = self.workspace.choices.memory().ok_or(Error::Device)?;
+        self.stream.download(&mut read, memory, lists.first_at)?;
+        let words = read.as_chunks::<4>().0.iter().map(|&word| u32::from_le_bytes(word) as usize);
+        let first: Vec<usize> = words.collect();
+        // A router that gives no numbers chooses something all the same: each choice has its row.
+        same("experts: rows of all", tokens * used, first.last().copied().unwrap_or(0))?;
+        Ok(first)
+    }
+
+    fn move_rows(&mut self, kernel: &str, rows: usize, arguments: &MoveArgs) -> Result<()> {
+        let geometry = Geometry::rows([(arguments.width as u32).div_ceil(1024), rows as u32, 1]);
+        // SAFETY: the lists and rows have these lengths, as the callers made them.
+        unsafe { self.launch("experts", kernel, geometry, arguments) }
+    }
+}

@@ -1,0 +1,149 @@
+//! A mixture of experts on a GPU: arguments, and experts that are stacked.
+//!
+//! A kernel finds the matrix of an expert that was chosen on the card only where all experts' matrices follow each other.
+//! [`Uploader::stack`] puts them so if they are of one type and shape; each stays a layer that can be used by itself.
+
+use super::upload::{bytes_of_linear, bytes_of_matrix};
+use super::{Input, Linear, Norm, Routing, Uploader, ValuesMut, Weight};
+use crate::Result;
+use crate::ops::Activation;
+
+/// Experts of one block whose matrices follow each other on a GPU.
+#[derive(Clone, Debug)]
+#[cfg_attr(not(feature = "cuda"), expect(dead_code))]
+pub struct ExpertStacks {
+    /// The first expert's.
+    pub(crate) gate: Weight,
+    pub(crate) up: Weight,
+    pub(crate) down: Weight,
+}
+
+/// The network of one block.
+#[derive(Clone, Copy, Debug)]
+pub struct Mixture<'a> {
+    /// Gives a number for each expert.
+    pub router: &'a Linear,
+    /// Gate, up and down of each expert.
+    pub experts: &'a [[&'a Linear; 3]],
+    /// The same, if they are stacked.
+    pub stacks: Option<&'a ExpertStacks>,
+    /// How they are chosen.
+    pub routing: Routing,
+    /// Of the gate's results.
+    pub activation: Activation,
+}
+
+/// What a mixture reads, and where its results go: `[tokens][hidden]`.
+#[derive(Debug)]
+pub enum Rows<'a> {
+    /// `out = experts(input)`.
+    Apart {
+        /// What is read.
+        input: Input<'a>,
+        /// What is written.
+        out: ValuesMut<'a>,
+    },
+    /// `x += experts(norm(x))`.
+    InPlace {
+        /// The norm in front of the experts and the router.
+        norm: &'a Norm,
+        /// The residual stream.
+        x: ValuesMut<'a>,
+    },
+}
+
+/// Whether layers can be put into one matrix.
+fn stackable(linears: &[&Linear]) -> bool {
+    let shape = |l: &Linear| (l.weight.element_type(), l.weight.rows(), l.weight.columns());
+    let plain = |l: &Linear| l.bias.is_none() && l.permutation.is_none();
+    linears.len() > 1 && linears.iter().all(|l| plain(l) && shape(l) == shape(linears[0]))
+}
+
+/// Bytes that layers take on a GPU when [`Uploader::stack`] moves them there.
+pub fn bytes_of_stack(linears: &[&Linear]) -> usize {
+    match linears {
+        [first, ..] if stackable(linears) => {
+            let weight = &first.weight;
+            let rows = weight.rows().saturating_mul(linears.len());
+            bytes_of_matrix(weight.element_type(), rows, weight.columns())
+        }
+        _ => linears.iter().map(|l| bytes_of_linear(l)).sum(),
+    }
+}
+
+impl Uploader {
+    /// These layers on the device, in one matrix if they are alike.
+    ///
+    /// # Errors
+    /// As [`Uploader::linear`].
+    pub fn stack(&mut self, linears: &[&Linear]) -> Result<Vec<Linear>> {
+        match stackable(linears) {
+            true => self.stack_alike(linears),
+            false => linears.iter().map(|linear| self.linear(linear)).collect(),
+        }
+    }
+}
+
+impl ExpertStacks {
+    /// The stacks that these experts (gate, up, down) form; `None` if they do not.
+    pub fn of(experts: &[[&Linear; 3]]) -> Option<Self> {
+        let [gate, up, down] = experts.first()?;
+        #[cfg(feature = "cuda")]
+        {
+            let follows = |(index, expert): (usize, &[&Linear; 3])| {
+                expert.iter().zip([gate, up, down]).all(|(own, first)| {
+                    let plain = own.bias.is_none() && own.permutation.is_none();
+                    let matrices = (own.weight.cuda(), first.weight.cuda());
+                    let (Ok(own), Ok(first)) = matrices else { return false };
+                    plain && own.follows(first, index)
+                })
+            };
+            let usable = || {
+                let [gate, up, down] = [gate, up, down].map(|l| l.weight.cuda());
+                let (Ok(gate), Ok(up), Ok(down)) = (gate, up, down) else { return false };
+                gate.pairs_with(up) && gate.most_vectors() > 0 && down.most_vectors() > 0
+            };
+            if usable() && experts.iter().enumerate().all(follows) {
+                let [gate, up, down] = [gate, up, down].map(|l| l.weight.clone());
+                return Some(Self { gate, up, down });
+            }
+        }
+        let _ = (gate, up, down);
+        None
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use quern_tensor_io::ElementType;
+
+    use super::*;
+    use crate::executor::Permutation;
+
+    fn linear(element_type: ElementType, rows: usize, columns: usize) -> Linear {
+        let bytes = rows * element_type.row_bytes(columns).unwrap();
+        let weight = Weight::host(element_type, rows, columns, Arc::new(vec![0u8; bytes]), 0..bytes).unwrap();
+        Linear { weight, bias: None, permutation: None }
+    }
+
+    #[test]
+    fn layers_that_are_alike_take_the_bytes_of_one_matrix() {
+        let mut layers: Vec<Linear> = (0..5).map(|_| linear(ElementType::Q4_0, 3, 64)).collect();
+        let bytes = |layers: &[Linear]| bytes_of_stack(&layers.iter().collect::<Vec<_>>());
+        let apart = |layers: &[Linear]| layers.iter().map(bytes_of_linear).sum::<usize>();
+        assert_eq!(bytes(&layers), bytes_of_matrix(ElementType::Q4_0, 15, 64));
+        assert_eq!(bytes(&layers[..1]), apart(&layers[..1]));
+        layers[3].permutation = Some(Permutation::Host((0..64).collect()));
+        assert_eq!(bytes(&layers), apart(&layers));
+        layers[3] = linear(ElementType::Q4_0, 3, 96);
+        assert_eq!(bytes(&layers), apart(&layers));
+        layers[3] = linear(ElementType::Q4_1, 3, 64);
+        assert_eq!(bytes(&layers), apart(&layers));
+        layers[3] = linear(ElementType::Q4_0, 3, 64);
+        layers[3].bias = Some(vec![0.0; 3].into());
+        assert_eq!(bytes(&layers), apart(&layers));
+        assert!(ExpertStacks::of(&[[&layers[0]; 3]]).is_none(), "in RAM");
+    }
+}
