@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 
 use common::fixture;
 use quern_model::Config;
-use quern_run::placement::{GpuLayers, GpuRoom, cards};
+use quern_run::placement::{Capacity, GpuLayers, GpuRoom, Location, Plan, Session, cards};
 use quern_run::statistics::{Likelihood, kl_divergence, log_sum_exp, mean_and_deviation};
 use quern_run::{
     Bandwidths, GenerateOptions, KvType, LoadIn, LoadOptions, Model, PerplexityOptions, PerplexityReport,
@@ -276,4 +276,46 @@ fn the_limit_is_the_memory_that_has_the_layers() {
     let all: u64 = both.memories.iter().map(|memory| memory.bytes_per_token).sum();
     assert_eq!(all, on_gpu.memories[0].bytes_per_token);
     assert!(both.bytes_per_second() < on_gpu.bytes_per_second(), "{both:?} {on_gpu:?}");
+}
+
+/// Rooms on two cards, so small that the model is spread over both.
+fn on_both(path: &Path, cards: &[GpuRoom]) -> Option<Vec<GpuRoom>> {
+    let whole = open(path, None);
+    let sizes = whole.sizes(KvType::F16);
+    let session = Session { gpu_layers: GpuLayers::All, context: 96, batch: 96, rows: 64 };
+    let rooms = |room| cards.iter().map(|card| GpuRoom { room, ..card.clone() }).collect::<Vec<_>>();
+    let spread = |gpus: &Vec<GpuRoom>| {
+        let capacity = Capacity { gpus: gpus.clone(), ram: None };
+        let plan = Plan::fitting(&sizes, &capacity, session);
+        plan.is_ok_and(|plan| (0..2).all(|gpu| plan.on(Location::Gpu(gpu)).is_some()))
+    };
+    (1..4096).map(|step| rooms(step * (64 << 10))).find(spread)
+}
+
+#[test]
+fn two_cards_give_the_logits_of_the_cpu() {
+    if !card() {
+        return;
+    }
+    let all: Vec<GpuRoom> = cards().unwrap().iter().take(2).map(|card| GpuRoom::new(card, None)).collect();
+    if all.len() < 2 {
+        eprintln!("skipped: there is only one NVIDIA card");
+        return;
+    }
+    let mut wrong = Vec::new();
+    for folder in folders("architectures") {
+        let gpus = on_both(&folder, &all).expect("some room spreads the model");
+        let session =
+            |config: &Config| SessionOptions { context: config.context_length.min(96), ..Default::default() };
+        let placing = Placing { gpus: &gpus, layers: GpuLayers::All, session: &session, rows: 64 };
+        let options = LoadOptions { threads: 2, placing: Some(placing), ..LoadOptions::default() };
+        let model = Model::open(&folder, options).unwrap();
+        assert_eq!(model.gpu_memory().len(), 2, "{}", folder.display());
+        let distance = distance(&logits(&model, KvType::F16), &logits(&open(&folder, None), KvType::F16));
+        eprintln!("{} on two cards: {distance:.2e}", folder.display());
+        if distance > 1e-2 {
+            wrong.push(format!("{}: {distance:.2e}", folder.display()));
+        }
+    }
+    assert!(wrong.is_empty(), "{wrong:#?}");
 }
