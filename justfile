@@ -23,9 +23,10 @@ bench:
 ptx:
     python3 tools/build_kernels.py
 
-# Run the tests of CUDA kernels on this machine's NVIDIA card; they fail if there is none.
+# Run the tests of CUDA kernels, and of models on GPUs, on this machine's NVIDIA card; they fail if there is none.
 test-cuda:
     QUERN_TEST_CUDA=1 cargo test -p quern-compute
+    QUERN_TEST_CUDA=1 cargo test -p quern-run --test gpu
 
 # Run the tests of the CUDA layer under compute-sanitizer, all but those whose faults are meant.
 sanitize-cuda:

@@ -4,7 +4,7 @@ use std::fmt;
 use std::path::Path;
 use std::sync::{Arc, OnceLock};
 
-use quern_compute::{Device, Pool};
+use quern_compute::{Device, MOST_GPU_EXPERTS, MOST_GPU_HEAD, Pool};
 use quern_model::{Config, RopeScaling, Tokenizer, View};
 use quern_tensor_io::{Checkpoint, Error as FileError};
 
@@ -110,8 +110,12 @@ impl Model {
         }
         let kv = KvType::default();
         let sizes = Sizes::of(&view, SizeOptions { threads, load_in, kv })?;
+        let mut notes = view.notes().to_vec();
+        let placing = placing.filter(|placing| !placing.gpus.is_empty());
+        let beyond = placing.and_then(|_| beyond_gpus(&config));
+        notes.extend(beyond.as_ref().map(|why| format!("the CPU computes all layers: {why}")));
         let (units, remote, gpus) = match placing {
-            Some(placing) if !placing.gpus.is_empty() => plan(&config, &sizes, &placing, max_memory)?,
+            Some(placing) if beyond.is_none() => plan(&config, &sizes, &placing, max_memory)?,
             _ => (vec![Location::Ram; config.layers + 1], false, Vec::new()),
         };
         if let Some(limit) = max_memory {
@@ -123,7 +127,6 @@ impl Model {
         mover.finish()?;
         let resident = placement::reside(&mut weights, &units, remote, &gpus, &pool)?;
         let placement = Placement::new(&checkpoint, &weights, resident, max_memory);
-        let notes = view.notes().to_vec();
         drop(view);
         let tokenizer = OnceLock::new();
         Ok(Self { checkpoint, config, weights, rotation, pool, placement, sizes, notes, tokenizer })
@@ -295,6 +298,18 @@ pub fn check_context(config: &Config, context: usize) -> Result<()> {
 /// The context to use where nobody asked for one: what the model was trained for, 4096 at most.
 pub fn default_context(config: &Config) -> usize {
     config.context_length.min(4096)
+}
+
+/// Why the kernels of GPUs cannot compute a model, if so.
+fn beyond_gpus(config: &Config) -> Option<String> {
+    let (dim, experts) = (config.head_dim, config.experts.map_or(0, |experts| experts.count));
+    if dim > MOST_GPU_HEAD || !dim.is_multiple_of(2) {
+        return Some(format!(
+            "GPUs support heads of an even size up to {MOST_GPU_HEAD}, and these have {dim} values"
+        ));
+    }
+    (experts > MOST_GPU_EXPERTS)
+        .then(|| format!("GPUs support up to {MOST_GPU_EXPERTS} experts, and there are {experts}"))
 }
 
 /// Where each unit goes, whether a GPU has keys and values of units in RAM, and the GPUs.

@@ -26,6 +26,7 @@ fn card() -> bool {
             false
         }
         Err(error) => {
+            assert!(std::env::var_os("QUERN_TEST_CUDA").is_none(), "{error}");
             eprintln!("skipped: no NVIDIA card ({error})");
             false
         }

@@ -89,6 +89,9 @@ fn load_placed(
     let placing =
         Placing { gpus: &capacity.gpus, layers: options.gpu_layers, session: &session, rows: planned.rows };
     let model = loaded(planned.path, threads, planned.load_in, limit, Some(placing))?;
+    if !model.uses_gpu() {
+        capacity.gpus.clear();
+    }
     // The number of units is known only now, the memory must be that of before.
     capacity.ram = capacity.ram.map(|room| room.with_units(model.config().layers + 1));
     Ok(Placed { model, capacity, before, after: resident() })

@@ -18,7 +18,7 @@ const DECODE_KEYS: usize = 128;
 /// Tokens up to which `attention_decode` takes a batch.
 pub const DECODE_TOKENS: usize = 4;
 /// The largest head that the kernels take.
-pub const MOST_HEAD_DIM: usize = 256;
+pub const MOST_HEAD_DIM: usize = crate::executor::MOST_GPU_HEAD;
 
 /// How a cache stores its numbers.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]

@@ -3,6 +3,11 @@
 use super::Device;
 use crate::Result;
 
+/// The largest heads that the kernels of GPUs take, in values; they must be even.
+pub const MOST_GPU_HEAD: usize = 256;
+/// The most experts of a block that they choose among.
+pub const MOST_GPU_EXPERTS: usize = 1024;
+
 /// A GPU, as its driver describes it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Gpu {

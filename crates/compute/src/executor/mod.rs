@@ -28,7 +28,7 @@ use crate::cuda;
 use crate::{Pool, Result};
 
 pub use cache::{CacheShape, KvCache, KvType};
-pub use gpu::{Gpu, gpus};
+pub use gpu::{Gpu, MOST_GPU_EXPERTS, MOST_GPU_HEAD, gpus};
 pub use mixture::{ExpertStacks, Mixture, Rows, bytes_of_stack};
 pub use operations::{Attend, Choice, Heads, Input, Output, Rotate, Routing, RowLikelihood};
 pub use replay::{Mode, PassKey};
