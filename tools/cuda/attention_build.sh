@@ -2,11 +2,11 @@
 # Compiles the attention, row, expert and statistics kernels to PTX and puts them with their checks and timings into a folder that
 # can be sent to a machine with a card:   tools/cuda/attention_build.sh DIR [TARGETS]
 # There `bash run.sh` assembles the PTX for the card (nvcc's ptxas) and runs attention_check.py and attention_time.py.
-# NVRTC: a command `$NVRTC FILE ARCH [-D X]... -o OUT` (python3 /work/cuda/nvrtc.py where the sessions work).
+# NVRTC: another command `$NVRTC FILE ARCH [-D X]... -o OUT` than nvrtc.py beside this file.
 set -e
 here=$(cd "$(dirname "$0")" && pwd)
 kernels=$here/../../crates/compute/kernels
-nvrtc=${NVRTC:-python3 /work/cuda/nvrtc.py}
+nvrtc=${NVRTC:-python3 $here/nvrtc.py}
 out=$1
 targets=${2:-"75 80 90"}
 mkdir -p "$out"

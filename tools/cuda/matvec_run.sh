@@ -2,15 +2,15 @@
 # matvec_run.sh FOLDER: compiles repack.cu and matvec.cu for every format (NVRTC; $NVRTC is the command that compiles) for sm_90
 # into FOLDER and copies the scripts that check and time them there. Then, on a machine with a card:
 #   cd FOLDER && python3 check_matvec.py
-# GGUF_PACKAGE is the folder of the Python package gguf.
+# Needs the Python package gguf; GGUF_PACKAGE is its folder where that is not installed.
 set -euo pipefail
 folder=$1
-nvrtc=${NVRTC:-python3 /work/cuda/nvrtc.py}
 here=$(dirname "$(realpath "$0")")
+nvrtc=${NVRTC:-python3 $here/nvrtc.py}
 kernels=$here/../../crates/compute/kernels
 mkdir -p "$folder"
 cp "$here"/{formats,card,matvec_args,check_matvec}.py "$folder"
-rm -rf "$folder/gguf" && mkdir "$folder/gguf" && cp "${GGUF_PACKAGE:-/work/venv/lib/python3.11/site-packages/gguf}"/*.py "$folder/gguf"
+rm -rf "$folder/gguf" && mkdir "$folder/gguf" && cp "${GGUF_PACKAGE:-$(python3 -c "import gguf, os; print(os.path.dirname(gguf.__file__))")}"/*.py "$folder/gguf"
 job() { $nvrtc "$kernels/$1.cu" "$2" -o "$folder/$3" "${@:4}" > "$folder/$3.log" || { cat "$folder/$3.log"; exit 1; }; rm "$folder/$3.log"; }
 wait_for_one() { while [ "$(jobs -rp | wc -l)" -ge "${JOBS:-2}" ]; do wait -n; done; }
 job repack compute_75 repack.ptx

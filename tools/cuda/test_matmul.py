@@ -35,7 +35,7 @@ HERE = os.path.dirname(os.path.abspath(__file__))
 
 def pack(folder, formats, archs, ptx_formats):
     kernels = os.path.join(HERE, '../../crates/compute/kernels')
-    nvrtc = '/work/cuda/nvrtc.py'
+    nvrtc = os.path.join(HERE, 'nvrtc.py')
     os.makedirs(folder, exist_ok=True)
 
     def ptx(source, arch, out, *more):

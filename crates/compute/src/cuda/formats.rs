@@ -155,10 +155,10 @@ impl Format {
     /// Most vectors (tokens, or slots with `sum_slots`) that a launch may have at this many columns. `shared` is what the
     /// card allows a block, less what the kernel has statically. 0: the columns are too many for the card.
     pub const fn matvec_vectors(self, columns: usize, shared: usize) -> usize {
-        let input = self.input_bytes(columns);
-        match shared.checked_div(input) {
-            Some(vectors) => vectors,
-            None => MATVEC_TOKENS,
+        if let Some(vectors) = shared.checked_div(self.input_bytes(columns)) {
+            vectors
+        } else {
+            MATVEC_TOKENS
         }
     }
 
@@ -393,9 +393,9 @@ mod tests {
     fn what_is_read_first_is_prefetched() {
         let format = Format::of(ElementType::Q4_0).unwrap();
         let m = |at: u64, rows| MatrixArgs { plane: [at, at + 8, 0, 0, 0], rows, columns: 4096 };
-        let row = 128 * 18;
         // All of q and half of k: codes and scales.
-        let (regions, count) = ahead(format, &[m(1000, 64), m(2000, 32), m(3000, 32)], false, 80 * row);
+        let group = [m(1000, 64), m(2000, 32), m(3000, 32)];
+        let (regions, count) = ahead(format, &group, false, 80 * 128 * 18);
         let sizes: Vec<_> = regions[..count as usize].iter().map(|r| (r.address, r.bytes)).collect();
         assert_eq!(sizes, [(1000, 64 * 2048), (2000, 16 * 2048), (1008, 64 * 256), (2008, 16 * 256)]);
         let (regions, count) = ahead(format, &[m(1000, 64), m(2000, 64)], true, usize::MAX);

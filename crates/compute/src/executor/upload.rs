@@ -63,25 +63,27 @@ impl Uploader {
             }
             #[cfg(feature = "cuda")]
             Half::Cuda(loader) => {
-                Ok(Room { memory: Some(Arc::new(cuda::Memory::new(loader.card(), bytes)?)) })
+                let memory = Arc::new(cuda::Memory::new(loader.card(), bytes)?);
+                Ok(Room { place: Some((memory, cuda::Event::new(loader.card())?)) })
             }
         }
     }
 
-    /// Puts the parameters that follow into `room`, in place of those it held: `after` has queued all that uses them.
+    /// Puts the parameters that follow into `room`, in place of those it held, once what used them is done
+    /// ([`Room::used_by`]).
     ///
     /// # Errors
     /// [`Error::Cuda`](crate::Error::Cuda) if the GPU is lost.
-    pub fn begin_in(&mut self, room: &Room, after: &Executor) -> Result<()> {
+    pub fn begin_in(&mut self, room: &Room) -> Result<()> {
         match &mut self.half {
             Half::Cpu => {
-                let _ = (room, after);
+                let _ = room;
                 Ok(())
             }
             #[cfg(feature = "cuda")]
             Half::Cuda(loader) => {
-                let memory = room.memory.as_ref().ok_or(crate::Error::Device)?;
-                loader.begin_in(memory, after.cuda_half()?.done()?)
+                let (memory, used) = room.place.as_ref().ok_or(crate::Error::Device)?;
+                loader.begin_in(memory, used)
             }
         }
     }
@@ -159,8 +161,24 @@ impl Uploader {
 /// Memory for parameters that come and go.
 #[derive(Debug, Default)]
 pub struct Room {
+    /// With an event behind the last work that used it.
     #[cfg(feature = "cuda")]
-    memory: Option<Arc<cuda::Memory>>,
+    place: Option<(Arc<cuda::Memory>, cuda::Event)>,
+}
+
+impl Room {
+    /// All that uses the parameters in it was given to `executor`.
+    ///
+    /// # Errors
+    /// [`Error::Cuda`](crate::Error::Cuda) if the GPU is lost.
+    pub fn used_by(&self, executor: &Executor) -> Result<()> {
+        #[cfg(feature = "cuda")]
+        if let Some((_, used)) = &self.place {
+            return executor.cuda_half()?.record(used);
+        }
+        let _ = executor;
+        Ok(())
+    }
 }
 
 /// Bytes that a vector of `length` numbers takes on a GPU.

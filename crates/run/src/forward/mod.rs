@@ -189,14 +189,15 @@ impl Pass<'_> {
             model.placement.enter(layer, batch.n);
             let moved = match next.take() {
                 Some(moved) => moved,
-                None => streamer.bring(model, layer, &work.executor)?,
+                None => streamer.bring(model, layer)?,
             };
             streamer.arrived(&work.executor)?;
             let batch = batch.of_layer(model, layer, false);
             block(model, work, None, &mut None, (layer, &moved), batch)?;
+            streamer.used(&work.executor)?;
             // Only queued: meanwhile the next one is moved.
             if layer + 1 < segment.layers.end {
-                next = Some(streamer.bring(model, layer + 1, &work.executor)?);
+                next = Some(streamer.bring(model, layer + 1)?);
             }
             model.placement.leave(layer);
         }

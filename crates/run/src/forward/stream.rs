@@ -38,13 +38,18 @@ impl Streamer {
         Ok(Self { uploader, rooms, turn: 0, moved: 0 })
     }
 
-    /// Begins to move a layer, in place of the one before the last: all that uses that one was given to `executor`.
-    pub(crate) fn bring(&mut self, model: &Model, layer: usize, executor: &Executor) -> Result<Block> {
+    /// Begins to move a layer, in place of the one before the last ([`Streamer::used`]).
+    pub(crate) fn bring(&mut self, model: &Model, layer: usize) -> Result<Block> {
         self.turn = 1 - self.turn;
-        self.uploader.begin_in(&self.rooms[self.turn], executor)?;
+        self.uploader.begin_in(&self.rooms[self.turn])?;
         let block = model.weights.blocks[layer].upload(&mut self.uploader)?;
         self.moved += block.gpu_bytes() as u64;
         Ok(block)
+    }
+
+    /// All that uses the layer moved last was given to `executor`.
+    pub(crate) fn used(&self, executor: &Executor) -> Result<()> {
+        Ok(self.rooms[self.turn].used_by(executor)?)
     }
 
     /// Bytes moved so far.

@@ -47,7 +47,6 @@ pub struct Executor {
     recording: Recording,
     /// The segment of this pass.
     segment: usize,
-    done: Event,
 }
 
 /// How a kernel is launched.
@@ -85,17 +84,15 @@ impl Executor {
             results: Vec::new(),
             recording: Recording::default(),
             segment: 0,
-            done: Event::new(card)?,
         })
     }
 
-    /// An event behind all that was queued so far.
+    /// Puts `event` behind all that was queued so far.
     ///
     /// # Errors
     /// The card is lost.
-    pub fn done(&self) -> Result<&Event> {
-        self.stream.record(&self.done)?;
-        Ok(&self.done)
+    pub fn record(&self, event: &Event) -> Result<()> {
+        Ok(self.stream.record(event)?)
     }
 
     /// Lets what is queued from now on wait for an event.
