@@ -57,6 +57,11 @@ pub enum Error {
     NoGpuSupport,
 }
 
+/// Refuses two lengths that should be equal and are not.
+pub(crate) fn same(what: &'static str, expected: usize, found: usize) -> Result<()> {
+    if expected == found { Ok(()) } else { Err(Error::Lengths { what, expected, found }) }
+}
+
 impl Error {
     /// What mends it, where a program must put it into words.
     pub fn remedy(&self) -> Option<quern_tensor_io::Remedy> {

@@ -5,7 +5,8 @@
 //! depend on the number of threads.
 
 use crate::activations::{Activations, Group, quantize_row};
-use crate::{Error, Matrix, Pool, Result, block, dot, gemm};
+use crate::error::same;
+use crate::{Matrix, Pool, Result, block, dot, gemm};
 
 /// Buffers that [`matmul`] reuses from call to call; keep one for each pool.
 #[derive(Debug, Default)]
@@ -165,15 +166,11 @@ fn for_each_task(
 }
 
 fn check(weights: &[Matrix], x: &[f32], n: usize, outputs: &[&mut [f32]]) -> Result<()> {
-    let lengths = |what, expected, found| match expected == found {
-        true => Ok(()),
-        false => Err(Error::Lengths { what, expected, found }),
-    };
-    lengths("matmul: outputs, one for each matrix", weights.len(), outputs.len())?;
+    same("matmul: outputs, one for each matrix", weights.len(), outputs.len())?;
     for (w, y) in weights.iter().zip(outputs) {
-        lengths("matmul: columns of the matrices", weights[0].columns(), w.columns())?;
-        lengths("matmul: input", w.columns().saturating_mul(n), x.len())?;
-        lengths("matmul: output", w.rows().saturating_mul(n), y.len())?;
+        same("matmul: columns of the matrices", weights[0].columns(), w.columns())?;
+        same("matmul: input", w.columns().saturating_mul(n), x.len())?;
+        same("matmul: output", w.rows().saturating_mul(n), y.len())?;
     }
     Ok(())
 }

@@ -165,7 +165,7 @@ impl Placement {
 
     /// The place of a layer in the cache of its device.
     pub fn slot(&self, layer: usize) -> usize {
-        self.resident.caches[layer].1
+        self.resident.slots[layer]
     }
 
     /// Whether a GPU has keys and values of layers that are in RAM.
@@ -180,9 +180,9 @@ impl Placement {
 
     /// Layers whose weights are not on a GPU.
     pub fn off_gpu(&self) -> impl Iterator<Item = usize> {
-        let layers = self.resident.caches.len();
-        let units = self.resident.units[..layers].iter().enumerate();
-        units.filter(|(_, location)| !matches!(location, Location::Gpu(_))).map(|(layer, _)| layer)
+        let residency::Resident { devices, segments, .. } = &self.resident;
+        let in_ram = segments.iter().filter(|segment| !devices[segment.workspace].0.is_gpu());
+        in_ram.flat_map(|segment| segment.layers.clone())
     }
 
     /// Whether there is a bound.

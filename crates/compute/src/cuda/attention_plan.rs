@@ -9,7 +9,9 @@
 //! `row` is the head's size padded to 16 bytes, for q8_0 to 32 numbers. The tiles are those of the kernels' sources
 //! (`kernels/attention_*.cu`), which take the same constants from the head's size and the target they are compiled for.
 
+use super::Generation;
 use super::args::{Address, KvCacheArgs};
+use crate::executor::KvType;
 
 /// Where the parts of a cache begin.
 const ALIGNMENT: u64 = 256;
@@ -20,34 +22,12 @@ pub const DECODE_TOKENS: usize = 4;
 /// The largest head that the kernels take.
 pub const MOST_HEAD_DIM: usize = crate::executor::MOST_GPU_HEAD;
 
-/// How a cache stores its numbers.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub enum CacheNumbers {
-    /// Full precision; attention in f32 arithmetic.
-    F32,
-    /// Half.
-    F16,
-    /// 32 int8 codes and an f16 scale.
-    Q8_0,
-}
-
-impl CacheNumbers {
-    /// As it stands in the names of kernels.
-    pub fn name(self) -> &'static str {
-        match self {
-            Self::F32 => "f32",
-            Self::F16 => "f16",
-            Self::Q8_0 => "q8_0",
-        }
-    }
-
-    /// Bytes of a number (q8_0: of a code), and to how many numbers rows are padded.
-    fn size(self) -> (usize, usize) {
-        match self {
-            Self::F32 => (4, 4),
-            Self::F16 => (2, 8),
-            Self::Q8_0 => (1, 32),
-        }
+/// Bytes of a number (q8_0: of a code), and to how many numbers rows are padded.
+const fn size(numbers: KvType) -> (usize, usize) {
+    match numbers {
+        KvType::F32 => (4, 4),
+        KvType::F16 => (2, 8),
+        KvType::Q8_0 => (1, 32),
     }
 }
 
@@ -55,7 +35,7 @@ impl CacheNumbers {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct CacheLayout {
     /// How numbers are stored.
-    pub numbers: CacheNumbers,
+    pub numbers: KvType,
     /// Key-value heads.
     pub kv_heads: usize,
     /// Numbers of a head.
@@ -67,17 +47,17 @@ pub struct CacheLayout {
 impl CacheLayout {
     /// Numbers from a position to the next.
     pub fn row(&self) -> usize {
-        self.head_dim.next_multiple_of(self.numbers.size().1)
+        self.head_dim.next_multiple_of(size(self.numbers).1)
     }
 
     /// Where values, the keys' scales, the values' scales begin, and the end of all; `None` beyond what can be counted.
     fn parts(&self) -> Option<[u64; 4]> {
         let factors = [self.kv_heads, self.context, self.row()];
         let count = factors.iter().try_fold(1u64, |all, &f| all.checked_mul(f as u64))?;
-        let plane = count.checked_mul(self.numbers.size().0 as u64)?.checked_next_multiple_of(ALIGNMENT)?;
+        let plane = count.checked_mul(size(self.numbers).0 as u64)?.checked_next_multiple_of(ALIGNMENT)?;
         let scales = match self.numbers {
-            CacheNumbers::Q8_0 => (count / 32 * 2).checked_next_multiple_of(ALIGNMENT)?,
-            CacheNumbers::F32 | CacheNumbers::F16 => 0,
+            KvType::Q8_0 => (count / 32 * 2).checked_next_multiple_of(ALIGNMENT)?,
+            KvType::F32 | KvType::F16 => 0,
         };
         let codes = plane.checked_mul(2)?;
         Some([plane, codes, codes.checked_add(scales)?, codes.checked_add(2 * scales)?])
@@ -92,7 +72,7 @@ impl CacheLayout {
     /// The kernels' view of a cache that begins at this address, a multiple of 256.
     pub fn args(&self, base: Address) -> Option<KvCacheArgs> {
         let [v, k_scales, v_scales, _] = self.parts()?;
-        let scale = |offset| if self.numbers == CacheNumbers::Q8_0 { base + offset } else { 0 };
+        let scale = |offset| if self.numbers == KvType::Q8_0 { base + offset } else { 0 };
         Some(KvCacheArgs {
             k: base,
             v: base + v,
@@ -102,17 +82,6 @@ impl CacheLayout {
             row: i32::try_from(self.row()).ok()?,
         })
     }
-}
-
-/// What the kernels were compiled for: the oldest capability that takes the code.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub enum Target {
-    /// `compute_75`.
-    Turing,
-    /// `compute_80`, for all later ones but Hopper.
-    Ampere,
-    /// `compute_90a`.
-    Hopper,
 }
 
 /// One launch of an attention kernel.
@@ -150,8 +119,8 @@ pub struct AttentionPlan {
     pub heads: usize,
     /// The card's multiprocessors.
     pub processors: usize,
-    /// What the kernels were compiled for.
-    pub target: Target,
+    /// Of the card.
+    pub generation: Generation,
 }
 
 impl AttentionPlan {
@@ -173,16 +142,15 @@ impl AttentionPlan {
     /// [`super::args::AttentionArgs`] after `rope_store`. `None` for heads that no kernel takes.
     pub fn attention(&self, n: usize, end: usize) -> Option<AttentionLaunch> {
         match self.cache.numbers {
-            CacheNumbers::F32 => self.exact(n, end),
-            CacheNumbers::F16 | CacheNumbers::Q8_0 if n <= DECODE_TOKENS => self.decode(n, end),
-            CacheNumbers::F16 | CacheNumbers::Q8_0 => self.prompt(n, end),
+            KvType::F32 => self.exact(n, end),
+            KvType::F16 | KvType::Q8_0 if n <= DECODE_TOKENS => self.decode(n, end),
+            KvType::F16 | KvType::Q8_0 => self.prompt(n, end),
         }
     }
 
     fn launch(&self, tile: Tile, n: usize, splits: usize) -> AttentionLaunch {
-        let kv_heads = self.cache.kv_heads;
-        let rows = (n * self.group()).div_ceil(tile.rows);
-        let blocks = kv_heads * rows;
+        let (kv_heads, blocks) = (self.cache.kv_heads, self.blocks(n, tile.rows));
+        let rows = blocks / kv_heads;
         let (x, z) = if tile.splits_first { (splits, rows) } else { (rows, splits) };
         AttentionLaunch {
             module: tile.module,
@@ -199,9 +167,9 @@ impl AttentionPlan {
     fn decode(&self, n: usize, end: usize) -> Option<AttentionLaunch> {
         let width = fitting(self.cache.head_dim, &[64, 128, 256])?;
         let rows = if n * self.group() <= 8 || width == 256 { 8 } else { 16 };
-        let blocks = self.cache.kv_heads * (n * self.group()).div_ceil(rows);
+        let blocks = self.blocks(n, rows);
         // Two blocks share a multiprocessor where the keys are small and long texts wait for them.
-        let each = if self.cache.numbers == CacheNumbers::Q8_0 && end > 8192 { 2 } else { 1 };
+        let each = if self.cache.numbers == KvType::Q8_0 && end > 8192 { 2 } else { 1 };
         let splits = (each * self.processors / blocks).clamp(1, end.div_ceil(DECODE_KEYS).max(1));
         let kernel = format!("attention_decode_{}_{width}_{rows}", self.cache.numbers.name());
         // Queries as operands, then results of eight or four warps, or the rows that queries were made from.
@@ -214,19 +182,21 @@ impl AttentionPlan {
 
     fn prompt(&self, n: usize, end: usize) -> Option<AttentionLaunch> {
         let dim = fitting(self.cache.head_dim, &[64, 80, 96, 112, 128, 160, 192, 256])?;
-        if self.target == Target::Hopper {
+        if self.generation == Generation::Hopper {
             return self.wgmma(dim, n, end);
         }
-        let (tiles, warps, keys, stages) = match self.target {
-            Target::Turing => (1, 4, if dim <= 128 { 32 } else { 16 }, 1),
-            Target::Ampere | Target::Hopper if dim <= 128 => (2, 4, if dim <= 96 { 64 } else { 32 }, 2),
-            Target::Ampere | Target::Hopper if dim <= 160 => (1, 8, 32, 2),
-            Target::Ampere | Target::Hopper => (1, 4, if dim <= 192 { 32 } else { 16 }, 2),
+        let (tiles, warps, keys, stages) = match self.generation {
+            Generation::Turing => (1, 4, if dim <= 128 { 32 } else { 16 }, 1),
+            Generation::Ampere | Generation::Hopper if dim <= 128 => {
+                (2, 4, if dim <= 96 { 64 } else { 32 }, 2)
+            }
+            Generation::Ampere | Generation::Hopper if dim <= 160 => (1, 8, 32, 2),
+            Generation::Ampere | Generation::Hopper => (1, 4, if dim <= 192 { 32 } else { 16 }, 2),
         };
         let (rows, stride, codes) = (16 * tiles * warps, dim + 8, dim.next_multiple_of(32));
         let shared = match self.cache.numbers {
-            CacheNumbers::Q8_0 => 2 * stride * (rows + 2 * keys) + 2 * keys * (codes + codes / 16),
-            CacheNumbers::F16 | CacheNumbers::F32 => 2 * stride * (rows + 2 * stages * keys),
+            KvType::Q8_0 => 2 * stride * (rows + 2 * keys) + 2 * keys * (codes + codes / 16),
+            KvType::F16 | KvType::F32 => 2 * stride * (rows + 2 * stages * keys),
         };
         let kernel = format!("attention_prompt_{}", self.cache.numbers.name());
         let module = format!("attention_prompt_{dim}");
@@ -244,8 +214,8 @@ impl AttentionPlan {
         let shared = 1024
             + queries
             + match self.cache.numbers {
-                CacheNumbers::Q8_0 => 2 * tile + 128 * (codes + codes / 16),
-                CacheNumbers::F16 | CacheNumbers::F32 => 4 * tile,
+                KvType::Q8_0 => 2 * tile + 128 * (codes + codes / 16),
+                KvType::F16 | KvType::F32 => 4 * tile,
             };
         let kernel = format!("attention_wgmma_{}", self.cache.numbers.name());
         let module = format!("attention_wgmma_{dim}_{groups}");
@@ -296,29 +266,34 @@ struct Tile {
 mod tests {
     use super::*;
 
-    fn layout(numbers: CacheNumbers, kv_heads: usize, head_dim: usize, context: usize) -> CacheLayout {
+    fn layout(numbers: KvType, kv_heads: usize, head_dim: usize, context: usize) -> CacheLayout {
         CacheLayout { numbers, kv_heads, head_dim, context }
     }
 
     fn plan(
-        numbers: CacheNumbers,
+        numbers: KvType,
         heads: usize,
         kv_heads: usize,
         head_dim: usize,
-        target: Target,
+        generation: Generation,
     ) -> AttentionPlan {
-        AttentionPlan { cache: layout(numbers, kv_heads, head_dim, 32_768), heads, processors: 132, target }
+        AttentionPlan {
+            cache: layout(numbers, kv_heads, head_dim, 32_768),
+            heads,
+            processors: 132,
+            generation,
+        }
     }
 
     #[test]
     fn parts_of_a_cache_are_apart_and_aligned() {
-        let l = layout(CacheNumbers::F16, 8, 128, 4096);
+        let l = layout(KvType::F16, 8, 128, 4096);
         assert_eq!((l.row(), l.bytes()), (128, Some(2 * 8 * 4096 * 128 * 2)));
         let args = l.args(1 << 20).unwrap();
         assert_eq!((args.k, args.v, args.k_scales), (1 << 20, (1 << 20) + 8 * 4096 * 256, 0));
         // A head of 20 takes 24 halves, or 32 codes and a scale.
-        assert_eq!(layout(CacheNumbers::F16, 1, 20, 3).row(), 24);
-        let l = layout(CacheNumbers::Q8_0, 3, 20, 5);
+        assert_eq!(layout(KvType::F16, 1, 20, 3).row(), 24);
+        let l = layout(KvType::Q8_0, 3, 20, 5);
         let args = l.args(4096).unwrap();
         assert_eq!((args.row, args.context), (32, 5));
         assert_eq!(
@@ -326,19 +301,19 @@ mod tests {
             [4096, 4096 + 512, 4096 + 1024, 4096 + 1280]
         );
         assert_eq!(l.bytes(), Some(1536));
-        assert_eq!(layout(CacheNumbers::F32, 1, 6, 1).row(), 8);
-        assert_eq!(layout(CacheNumbers::F32, usize::MAX, 128, 4096).bytes(), None);
+        assert_eq!(layout(KvType::F32, 1, 6, 1).row(), 8);
+        assert_eq!(layout(KvType::F32, usize::MAX, 128, 4096).bytes(), None);
     }
 
     #[test]
     fn decode_fills_the_card_and_stays_within_the_keys() {
-        let p = plan(CacheNumbers::F16, 32, 8, 128, Target::Hopper);
+        let p = plan(KvType::F16, 32, 8, 128, Generation::Hopper);
         let launch = p.attention(1, 32_768).unwrap();
         assert_eq!(launch.kernel, "attention_decode_f16_128_8");
         assert_eq!((launch.splits, launch.grid, launch.arrived), (16, [16, 8, 1], 8));
         assert_eq!((launch.shared, launch.partial), (4096 + 32_768, 8 * 16 * 8 * 130));
         assert_eq!(p.attention(1, 512).unwrap().splits, 4);
-        let codes = plan(CacheNumbers::Q8_0, 32, 8, 128, Target::Hopper);
+        let codes = plan(KvType::Q8_0, 32, 8, 128, Generation::Hopper);
         assert_eq!(
             (codes.attention(1, 32_768).unwrap().splits, codes.attention(1, 4096).unwrap().splits),
             (33, 16)
@@ -346,13 +321,13 @@ mod tests {
         let short = p.attention(1, 100).unwrap();
         assert_eq!((short.splits, short.partial), (1, 0));
         // Falcon: 71 heads over one, in blocks of 16 rows.
-        let wide = plan(CacheNumbers::Q8_0, 71, 1, 64, Target::Turing).attention(1, 32_768).unwrap();
+        let wide = plan(KvType::Q8_0, 71, 1, 64, Generation::Turing).attention(1, 32_768).unwrap();
         assert_eq!((wide.kernel.as_str(), wide.grid), ("attention_decode_q8_0_64_16", [52, 1, 5]));
     }
 
     #[test]
     fn prompts_take_the_kernel_of_the_head_and_the_target() {
-        let p = plan(CacheNumbers::F16, 32, 8, 128, Target::Hopper);
+        let p = plan(KvType::F16, 32, 8, 128, Generation::Hopper);
         let launch = p.attention(512, 512).unwrap();
         assert_eq!(
             (launch.module.as_str(), launch.kernel.as_str()),
@@ -365,7 +340,7 @@ mod tests {
             (long.module.as_str(), long.grid, long.block),
             ("attention_wgmma_128_2", [128, 8, 1], 256)
         );
-        let launch = plan(CacheNumbers::Q8_0, 32, 8, 128, Target::Ampere).attention(512, 512).unwrap();
+        let launch = plan(KvType::Q8_0, 32, 8, 128, Generation::Ampere).attention(512, 512).unwrap();
         assert_eq!(
             (launch.module.as_str(), launch.kernel.as_str()),
             ("attention_prompt_128", "attention_prompt_q8_0")
@@ -374,22 +349,28 @@ mod tests {
         // Few tokens over a long text are split.
         assert!(p.attention(8, 4096).unwrap().splits >= 8);
         assert_eq!(p.attention(8, 100).unwrap().splits, 1);
-        for numbers in [CacheNumbers::F16, CacheNumbers::Q8_0] {
+        for numbers in [KvType::F16, KvType::Q8_0] {
             for dim in (8..=256).step_by(8) {
-                for (target, most) in
-                    [(Target::Turing, 65_536), (Target::Ampere, 101_376), (Target::Hopper, 232_448)]
-                {
-                    let launch = plan(numbers, 4, 2, dim, target).attention(100, 100).unwrap();
-                    assert!(launch.shared + 16 <= most, "{numbers:?} {dim} {target:?}: {}", launch.shared);
+                for (generation, most) in [
+                    (Generation::Turing, 65_536),
+                    (Generation::Ampere, 101_376),
+                    (Generation::Hopper, 232_448),
+                ] {
+                    let launch = plan(numbers, 4, 2, dim, generation).attention(100, 100).unwrap();
+                    assert!(
+                        launch.shared + 16 <= most,
+                        "{numbers:?} {dim} {generation:?}: {}",
+                        launch.shared
+                    );
                 }
             }
         }
-        assert_eq!(plan(CacheNumbers::F16, 4, 2, 257, Target::Hopper).attention(1, 1), None);
+        assert_eq!(plan(KvType::F16, 4, 2, 257, Generation::Hopper).attention(1, 1), None);
     }
 
     #[test]
     fn f32_is_exact() {
-        let launch = plan(CacheNumbers::F32, 32, 8, 20, Target::Turing).attention(1, 4096).unwrap();
+        let launch = plan(KvType::F32, 32, 8, 20, Generation::Turing).attention(1, 4096).unwrap();
         assert_eq!((launch.kernel.as_str(), launch.block), ("attention_exact_64", 128));
         assert!(launch.splits > 1 && launch.shared <= 65_536);
     }

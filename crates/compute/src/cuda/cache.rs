@@ -1,8 +1,8 @@
 //! The cache of keys and values in a card's memory, in the layout of `attention_plan.rs`.
 
-use super::attention_plan::{CacheLayout, CacheNumbers};
+use super::attention_plan::CacheLayout;
 use super::{Card, Memory, Pointer, Stream};
-use crate::executor::{CacheShape, KvType};
+use crate::executor::CacheShape;
 use crate::{Error, Result};
 
 /// A cache.
@@ -16,12 +16,7 @@ pub struct Cache {
 /// The layout of one layer of a cache.
 fn layout(shape: CacheShape) -> CacheLayout {
     let CacheShape { kv_heads, head_dim, context, kv, .. } = shape;
-    let numbers = match kv {
-        KvType::F32 => CacheNumbers::F32,
-        KvType::F16 => CacheNumbers::F16,
-        KvType::Q8_0 => CacheNumbers::Q8_0,
-    };
-    CacheLayout { numbers, kv_heads, head_dim, context }
+    CacheLayout { numbers: kv, kv_heads, head_dim, context }
 }
 
 impl Cache {
@@ -47,11 +42,6 @@ impl Cache {
             }
         };
         Ok(Self { memory, layout, layer_bytes })
-    }
-
-    /// Bytes that one layer of a cache takes; the largest number if they cannot be counted.
-    pub fn layer_bytes(shape: CacheShape) -> u64 {
-        layout(shape).bytes().unwrap_or(u64::MAX)
     }
 
     pub(super) fn layout(&self) -> CacheLayout {

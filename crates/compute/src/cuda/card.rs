@@ -209,11 +209,6 @@ impl Card {
         }
     }
 
-    /// Lets the peak start again from what is allocated now.
-    pub fn reset_peak(&self) {
-        self.0.peak.store(self.0.current.load(Ordering::Relaxed), Ordering::Relaxed);
-    }
-
     /// Lets the peak be one of before: what was allocated since is not counted.
     pub(super) fn set_peak(&self, peak: u64) {
         self.0.peak.store(peak.max(self.0.current.load(Ordering::Relaxed)), Ordering::Relaxed);

@@ -4,7 +4,6 @@
 use std::io::Read as _;
 
 use super::error::Version;
-use super::images::IMAGES;
 
 /// What an image was compiled for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -69,15 +68,9 @@ pub(super) fn best(images: &'static [Image], module: &str, capability: Version) 
         .max_by_key(|image| (image.target.number, image.target.exact, image.target.machine))
 }
 
-/// Names of all modules in this binary, each once, in order.
-pub fn module_names() -> Vec<&'static str> {
-    let mut names: Vec<&str> = IMAGES.iter().map(|image| image.module).collect();
-    names.dedup();
-    names
-}
-
 #[cfg(test)]
 mod tests {
+    use super::super::images::IMAGES;
     use super::*;
 
     #[test]

@@ -3,8 +3,7 @@
 use std::ffi::{c_uint, c_void};
 
 use cudarc::driver::sys::{
-    CUlaunchAttribute, CUlaunchAttributeID_enum as Id, CUlaunchAttributeValue,
-    CUlaunchAttributeValue_union__bindgen_ty_1 as Cluster, CUlaunchConfig,
+    CUlaunchAttribute, CUlaunchAttributeID_enum as Id, CUlaunchAttributeValue, CUlaunchConfig,
 };
 
 use super::error::{CudaError, CudaResult};
@@ -16,25 +15,16 @@ use super::stream::Stream;
 pub struct Launch<'a> {
     function: &'a Function,
     grid: [u32; 3],
-    block: [u32; 3],
+    block: u32,
     shared: u32,
     overlapping: bool,
     cooperative: bool,
-    cluster: Option<[u32; 3]>,
 }
 
 impl<'a> Launch<'a> {
     /// One block of one thread, until said otherwise.
     pub fn new(function: &'a Function) -> Self {
-        Self {
-            function,
-            grid: [1; 3],
-            block: [1; 3],
-            shared: 0,
-            overlapping: false,
-            cooperative: false,
-            cluster: None,
-        }
+        Self { function, grid: [1; 3], block: 1, shared: 0, overlapping: false, cooperative: false }
     }
 
     /// Number of blocks in x, y and z.
@@ -47,14 +37,7 @@ impl<'a> Launch<'a> {
     /// Threads of a block, in x.
     #[must_use]
     pub fn block(mut self, x: u32) -> Self {
-        self.block = [x, 1, 1];
-        self
-    }
-
-    /// Threads of a block in x, y and z.
-    #[must_use]
-    pub fn block_3d(mut self, x: u32, y: u32, z: u32) -> Self {
-        self.block = [x, y, z];
+        self.block = x;
         self
     }
 
@@ -78,13 +61,6 @@ impl<'a> Launch<'a> {
     #[must_use]
     pub fn cooperative(mut self, yes: bool) -> Self {
         self.cooperative = yes;
-        self
-    }
-
-    /// Blocks in clusters of this size (compute capability 9.0 and later).
-    #[must_use]
-    pub fn cluster(mut self, x: u32, y: u32, z: u32) -> Self {
-        self.cluster = Some([x, y, z]);
         self
     }
 
@@ -112,7 +88,7 @@ impl<'a> Launch<'a> {
             return Err(CudaError::Arguments { kernel, expected: bytes, found: given });
         }
         card.enter()?;
-        let mut attributes = [attribute(Id::CU_LAUNCH_ATTRIBUTE_IGNORE, |_| {}); 3];
+        let mut attributes = [attribute(Id::CU_LAUNCH_ATTRIBUTE_IGNORE, |_| {}); 2];
         let mut count = 0;
         let mut add = |value| {
             attributes[count] = value;
@@ -126,18 +102,13 @@ impl<'a> Launch<'a> {
         if self.cooperative {
             add(attribute(Id::CU_LAUNCH_ATTRIBUTE_COOPERATIVE, |value| value.cooperative = 1));
         }
-        if let Some([x, y, z]) = self.cluster {
-            add(attribute(Id::CU_LAUNCH_ATTRIBUTE_CLUSTER_DIMENSION, |value| {
-                value.clusterDim = Cluster { x, y, z }
-            }));
-        }
         let config = CUlaunchConfig {
             gridDimX: self.grid[0],
             gridDimY: self.grid[1],
             gridDimZ: self.grid[2],
-            blockDimX: self.block[0],
-            blockDimY: self.block[1],
-            blockDimZ: self.block[2],
+            blockDimX: self.block,
+            blockDimY: 1,
+            blockDimZ: 1,
             sharedMemBytes: self.shared,
             hStream: stream.raw(),
             attrs: attributes.as_mut_ptr(),
@@ -164,7 +135,7 @@ impl<'a> Launch<'a> {
             CudaError::Call { code, .. } => CudaError::Launch {
                 kernel: self.function.name().to_owned(),
                 grid: self.grid,
-                block: self.block,
+                block: [self.block, 1, 1],
                 shared: self.shared,
                 code,
             },

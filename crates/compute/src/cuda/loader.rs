@@ -76,11 +76,6 @@ impl Loader {
         &self.card
     }
 
-    /// Bytes of a piece of page-locked memory and of memory on the card that a loader takes while it exists.
-    pub const fn bytes() -> usize {
-        2 * PIECE
-    }
-
     /// Allocates `bytes` for the parameters that follow.
     ///
     /// # Errors

@@ -1,24 +1,14 @@
 //! Arguments of the matrix product kernels for many tokens as the kernels read them (kernels/{prepare,matmul_wgmma,matmul,
 //! matmul_f32}.cu): plain structs passed by value, the same bytes on both sides. `matmul_plan.rs` has the launches.
 
-/// Planes of a matrix; `Matrix` of kernels/decode.cuh. Addresses are the device's.
-#[repr(C)]
-#[derive(Clone, Copy, Debug, Default)]
-pub struct PackedArgs {
-    /// Addresses of the planes, 256-byte aligned; unused ones are 0.
-    pub plane: [u64; 5],
-    /// Rows.
-    pub rows: i32,
-    /// Columns, a multiple of 32.
-    pub columns: i32,
-}
+use super::formats::MatrixArgs;
 
 /// One matrix of a launch; `MatmulMatrix` of kernels/matmul.cuh.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default)]
 pub struct MatmulMatrixArgs {
-    /// The weights.
-    pub weights: PackedArgs,
+    /// The weights; their columns a multiple of 32.
+    pub weights: MatrixArgs,
     /// Address of the output, f32 `[n][out_stride]`.
     pub out: u64,
     /// Address of the bias, f32, or 0.

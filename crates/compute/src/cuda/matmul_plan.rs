@@ -2,33 +2,15 @@
 //! which entry point, grid, block, shared memory and workspace a product needs. Pure arithmetic; nothing here calls a
 //! driver. `matmul_args.rs` has the arguments.
 
-/// Which family of tensor-core kernels a card runs.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum MatmulPath {
-    /// `matmul_wgmma.cu` for `compute_90a`: compute capability 9.0 only.
-    Wgmma,
-    /// `matmul.cu` for `compute_80`: compute capability 8.0 and later.
-    Mma80,
-    /// `matmul.cu` for `compute_75`: compute capability 7.5.
-    Mma75,
-}
+use super::Generation;
 
-impl MatmulPath {
-    /// The path of a card; `None` below compute capability 7.5.
-    pub fn of(major: u32, minor: u32) -> Option<Self> {
-        match (major, minor) {
-            (9, 0) => Some(Self::Wgmma),
-            (8.., _) => Some(Self::Mma80),
-            (7, 5..) => Some(Self::Mma75),
-            _ => None,
-        }
-    }
-
+/// `matmul_wgmma.cu` serves [`Generation::Hopper`], `matmul.cu` the others.
+impl Generation {
     /// Blocks that do a tile together (a cluster; the kernels of 9.0a declare it themselves).
     const fn cluster(self) -> u32 {
         match self {
-            Self::Wgmma => 2,
-            Self::Mma80 | Self::Mma75 => 1,
+            Self::Hopper => 2,
+            Self::Ampere | Self::Turing => 1,
         }
     }
 
@@ -42,9 +24,9 @@ impl MatmulPath {
             (16, "matmul_n16"),
         ];
         match self {
-            Self::Wgmma => &ALL,
-            Self::Mma80 => ALL.split_at(1).1,
-            Self::Mma75 => ALL.split_at(2).1,
+            Self::Hopper => &ALL,
+            Self::Ampere => ALL.split_at(1).1,
+            Self::Turing => ALL.split_at(2).1,
         }
     }
 
@@ -52,17 +34,17 @@ impl MatmulPath {
     /// an H100.
     const fn tile_cost(self) -> u32 {
         match self {
-            Self::Wgmma => 180,
-            Self::Mma80 | Self::Mma75 => 56,
+            Self::Hopper => 180,
+            Self::Ampere | Self::Turing => 56,
         }
     }
 
     /// Threads of a block.
     const fn block(self, tile: u32) -> u32 {
         match self {
-            Self::Wgmma if tile >= 128 => 384,
-            Self::Wgmma => 288,
-            Self::Mma80 | Self::Mma75 => 256,
+            Self::Hopper if tile >= 128 => 384,
+            Self::Hopper => 288,
+            Self::Ampere | Self::Turing => 256,
         }
     }
 
@@ -70,7 +52,7 @@ impl MatmulPath {
     const fn shared_bytes(self, tile: u32) -> u32 {
         let slab = 128 * tile;
         match self {
-            Self::Wgmma => {
+            Self::Hopper => {
                 let stages = match tile {
                     256 => 6,
                     128 => 8,
@@ -79,8 +61,8 @@ impl MatmulPath {
                 let round = if tile < 64 { tile } else { 64 };
                 slab * stages + 2 * round * 68 * 4 + 16 * stages
             }
-            Self::Mma80 | Self::Mma75 => {
-                let ring = if matches!(self, Self::Mma80) { 3 * slab } else { 2 * slab };
+            Self::Ampere | Self::Turing => {
+                let ring = if matches!(self, Self::Ampere) { 3 * slab } else { 2 * slab };
                 let staging = (if tile == 128 { 32 } else { 16 }) * 260 * 4;
                 if ring > staging { ring } else { staging }
             }
@@ -135,7 +117,7 @@ impl MatmulPlan {
     /// # Panics
     /// Never for `rows` of one to three positive numbers and positive `columns`, `n` and `multiprocessors`.
     pub fn new(
-        path: MatmulPath,
+        generation: Generation,
         rows: &[u32],
         columns: u32,
         n: u32,
@@ -143,11 +125,11 @@ impl MatmulPlan {
         gated: bool,
     ) -> Self {
         let padded_n = n.next_multiple_of(8);
-        let (tile, kernel) = path
+        let (tile, kernel) = generation
             .tiles()
             .iter()
             .copied()
-            .min_by_key(|&(tile, _)| padded_n.div_ceil(tile) * (tile + path.tile_cost()))
+            .min_by_key(|&(tile, _)| padded_n.div_ceil(tile) * (tile + generation.tile_cost()))
             .unwrap_or((16, "matmul_n16"));
         let token_tiles = padded_n.div_ceil(tile);
         let height = if gated { HEIGHT / 2 } else { HEIGHT };
@@ -161,13 +143,13 @@ impl MatmulPlan {
             (row_tiles, first_tile) = (rows[0].div_ceil(height), [0; 3]);
         }
         let steps = columns.div_ceil(STEP);
-        let parts = parts(row_tiles, steps, (multiprocessors / path.cluster() / token_tiles).max(1));
-        let grid = parts * token_tiles * path.cluster();
+        let parts = parts(row_tiles, steps, (multiprocessors / generation.cluster() / token_tiles).max(1));
+        let grid = parts * token_tiles * generation.cluster();
         Self {
             kernel,
             grid,
-            block: path.block(tile),
-            shared_bytes: path.shared_bytes(tile),
+            block: generation.block(tile),
+            shared_bytes: generation.shared_bytes(tile),
             tile,
             token_tiles,
             row_tiles,
@@ -175,7 +157,7 @@ impl MatmulPlan {
             steps,
             parts,
             padded_n,
-            sums_bytes: u64::from(grid) * u64::from(HEIGHT / path.cluster() * tile) * 4,
+            sums_bytes: u64::from(grid) * u64::from(HEIGHT / generation.cluster() * tile) * 4,
             ready_bytes: u64::from(grid) * 32,
         }
     }
@@ -242,16 +224,7 @@ pub fn plan_f32(rows: u32, n: u32) -> (&'static str, [u32; 2]) {
 mod tests {
     use super::*;
 
-    const PATHS: [MatmulPath; 3] = [MatmulPath::Wgmma, MatmulPath::Mma80, MatmulPath::Mma75];
-
-    #[test]
-    fn path_of_a_card() {
-        assert_eq!(MatmulPath::of(9, 0), Some(MatmulPath::Wgmma));
-        assert_eq!(MatmulPath::of(10, 0), Some(MatmulPath::Mma80));
-        assert_eq!(MatmulPath::of(8, 9), Some(MatmulPath::Mma80));
-        assert_eq!(MatmulPath::of(7, 5), Some(MatmulPath::Mma75));
-        assert_eq!(MatmulPath::of(7, 0), None);
-    }
+    const GENERATIONS: [Generation; 3] = [Generation::Hopper, Generation::Ampere, Generation::Turing];
 
     /// Divides the work as `Work` of kernels/matmul.cuh does: every unit is done once, a block leaves at most one
     /// unfinished tile, and whoever finishes a tile finds the other pieces in lower-numbered parts.
@@ -298,7 +271,7 @@ mod tests {
     #[test]
     fn plans_of_a_7b_model_fill_an_h100() {
         let plan = |rows: &[u32], columns, n, gated| {
-            MatmulPlan::new(MatmulPath::Wgmma, rows, columns, n, 132, gated)
+            MatmulPlan::new(Generation::Hopper, rows, columns, n, 132, gated)
         };
         let qkv = plan(&[4096, 1024, 1024], 4096, 512, false);
         assert_eq!(
@@ -317,23 +290,23 @@ mod tests {
 
     #[test]
     fn limits_of_the_cards() {
-        for path in PATHS {
-            for &(tile, _) in path.tiles() {
-                let limit = match path {
-                    MatmulPath::Wgmma => 232_448,
-                    MatmulPath::Mma80 => 101_376,
-                    MatmulPath::Mma75 => 65_536,
+        for generation in GENERATIONS {
+            for &(tile, _) in generation.tiles() {
+                let limit = match generation {
+                    Generation::Hopper => 232_448,
+                    Generation::Ampere => 101_376,
+                    Generation::Turing => 65_536,
                 };
-                assert!(path.shared_bytes(tile) <= limit);
+                assert!(generation.shared_bytes(tile) <= limit);
             }
             for n in 5..700 {
-                let plan = MatmulPlan::new(path, &[300, 77], 160, n, 46, false);
+                let plan = MatmulPlan::new(generation, &[300, 77], 160, n, 46, false);
                 assert!(
                     plan.tile * plan.token_tiles >= n
                         && plan.padded_n >= n
                         && plan.grid <= 46.max(2 * plan.token_tiles)
                 );
-                assert_eq!(plan.grid, plan.parts * plan.token_tiles * path.cluster());
+                assert_eq!(plan.grid, plan.parts * plan.token_tiles * generation.cluster());
             }
         }
     }

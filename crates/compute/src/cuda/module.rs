@@ -11,7 +11,7 @@ use cudarc::driver::sys::{
 
 use super::card::Card;
 use super::driver;
-use super::error::{CudaError, CudaResult, Version};
+use super::error::{CudaError, CudaResult};
 use super::image::{Entry, Image, best};
 use super::images::IMAGES;
 
@@ -38,7 +38,6 @@ unsafe impl Sync for Module {}
 struct Kernel {
     raw: CUfunction,
     entry: &'static Entry,
-    image: &'static Image,
 }
 
 // SAFETY: the driver's functions may be used from all threads.
@@ -147,7 +146,7 @@ impl Module {
             // SAFETY: the function was just found.
             card.check(unsafe { load(raw) }, "cuFuncLoad")?;
         }
-        Ok(Some(Kernel { raw, entry, image: self.image }))
+        Ok(Some(Kernel { raw, entry }))
     }
 }
 
@@ -160,12 +159,6 @@ impl Function {
     /// The card it was compiled for.
     pub fn card(&self) -> &Card {
         &self.card
-    }
-
-    /// The compute capability that its code was written for: at most the card's. Kernels choose their tiles by it.
-    pub fn compiled_for(&self) -> Version {
-        let number = self.kernel.image.target.number;
-        Version { major: number / 10, minor: number % 10 }
     }
 
     pub(super) fn raw(&self) -> CUfunction {

@@ -104,6 +104,14 @@ impl Executor {
 }
 
 impl Executor {
+    fn cpu_half(&mut self) -> Result<&mut cpu::Executor> {
+        match &mut self.half {
+            Half::Cpu(cpu) => Ok(cpu),
+            #[cfg(feature = "cuda")]
+            Half::Cuda(_) => Err(crate::Error::Device),
+        }
+    }
+
     /// Begins a pass at this position. Passes of one token are recorded on a GPU, and replayed when the same comes again.
     ///
     /// # Errors
@@ -217,18 +225,18 @@ impl Executor {
         dispatch!(self, half => half.attend(cache, attend))
     }
 
-    /// Chooses experts for each row of the router's outputs.
+    /// Chooses experts for each row of the router's outputs. On the CPU alone: a GPU has [`Executor::experts`].
     ///
     /// # Errors
-    /// As [`Executor::norm`].
+    /// As [`Executor::norm`]; [`Error::Device`](crate::Error::Device) on a GPU.
     pub fn route(&mut self, logits: ValuesMut<'_>, routing: Routing) -> Result<Vec<Vec<Choice>>> {
-        dispatch!(self, half => half.route(logits, routing))
+        self.cpu_half()?.route(logits, routing)
     }
 
     /// Copies the rows of `x` that these tokens have, each of `width` values.
     ///
     /// # Errors
-    /// As [`Executor::norm`].
+    /// As [`Executor::route`].
     pub fn gather(
         &mut self,
         x: Values<'_>,
@@ -236,13 +244,13 @@ impl Executor {
         choices: &[Choice],
         out: ValuesMut<'_>,
     ) -> Result<()> {
-        dispatch!(self, half => half.gather(x, width, choices, out))
+        self.cpu_half()?.gather(x, width, choices, out)
     }
 
     /// Adds an expert's rows to its tokens', each by its share.
     ///
     /// # Errors
-    /// As [`Executor::norm`].
+    /// As [`Executor::route`].
     pub fn scatter(
         &mut self,
         rows: Values<'_>,
@@ -250,7 +258,7 @@ impl Executor {
         choices: &[Choice],
         out: ValuesMut<'_>,
     ) -> Result<()> {
-        dispatch!(self, half => half.scatter(rows, width, choices, out))
+        self.cpu_half()?.scatter(rows, width, choices, out)
     }
 
     /// For each row of logits, of `vocabulary` values, what it says of its target. Between passes; waits for the result.

@@ -1,6 +1,7 @@
 //! Arguments of the operations.
 
 use super::{Norm, Values, ValuesMut};
+use crate::error::same;
 use crate::ops::{Activation, RopeStyle};
 use crate::{AttentionShape, Error, Result};
 
@@ -18,6 +19,14 @@ impl<'a> Input<'a> {
     pub fn values(self) -> Values<'a> {
         match self {
             Self::Values(values) | Self::Norm(_, values) => values,
+        }
+    }
+
+    /// The norm, if there is one.
+    pub fn norm(self) -> Option<&'a Norm> {
+        match self {
+            Self::Values(_) => None,
+            Self::Norm(norm, _) => Some(norm),
         }
     }
 }
@@ -132,11 +141,7 @@ impl RowLikelihood {
 
     /// Refuses logits that are not one row for each target, and targets outside a row.
     pub(crate) fn check(logits: usize, vocabulary: usize, targets: &[u32]) -> Result<()> {
-        let expected = targets.len() * vocabulary;
-        if expected != logits {
-            let what = "likelihood: a row of logits for each target";
-            return Err(Error::Lengths { what, expected, found: logits });
-        }
+        same("likelihood: a row of logits for each target", targets.len() * vocabulary, logits)?;
         match targets.iter().find(|&&target| target as usize >= vocabulary) {
             Some(&target) => Err(Error::Lengths {
                 what: "likelihood: logits of a row",

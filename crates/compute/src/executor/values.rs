@@ -101,12 +101,6 @@ impl<'a> From<&'a [f32]> for Values<'a> {
     }
 }
 
-impl<'a> From<&'a mut [f32]> for ValuesMut<'a> {
-    fn from(values: &'a mut [f32]) -> Self {
-        Self::Host(values)
-    }
-}
-
 impl<'a> Values<'a> {
     /// How many there are.
     pub fn len(&self) -> usize {
@@ -143,6 +137,15 @@ impl<'a> Values<'a> {
             Self::Host(values) => Ok(values),
             #[cfg(feature = "cuda")]
             Self::Cuda(_) => Err(Error::Device),
+        }
+    }
+
+    /// The values on a GPU.
+    #[cfg(feature = "cuda")]
+    pub(crate) fn cuda(self) -> Result<cuda::Values<'a>> {
+        match self {
+            Self::Host(_) => Err(Error::Device),
+            Self::Cuda(values) => Ok(values),
         }
     }
 }
@@ -197,6 +200,15 @@ impl<'a> ValuesMut<'a> {
             Self::Host(values) => Ok(values),
             #[cfg(feature = "cuda")]
             Self::Cuda(_) => Err(Error::Device),
+        }
+    }
+
+    /// The values on a GPU.
+    #[cfg(feature = "cuda")]
+    pub(crate) fn cuda(self) -> Result<cuda::Values<'a>> {
+        match self {
+            Self::Host(_) => Err(Error::Device),
+            Self::Cuda(values) => Ok(values),
         }
     }
 }

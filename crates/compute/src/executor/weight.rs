@@ -245,6 +245,18 @@ pub struct Linear {
 }
 
 impl Linear {
+    /// Its bias on a GPU.
+    #[cfg(feature = "cuda")]
+    pub(crate) fn cuda_bias(&self) -> Result<Option<&cuda::Region>> {
+        self.bias.as_ref().map(Vector::cuda).transpose()
+    }
+
+    /// Its order of columns on a GPU.
+    #[cfg(feature = "cuda")]
+    pub(crate) fn cuda_permutation(&self) -> Result<Option<&cuda::Region>> {
+        self.permutation.as_ref().map(Permutation::cuda).transpose()
+    }
+
     /// This layer on a GPU.
     ///
     /// # Errors

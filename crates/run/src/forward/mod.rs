@@ -290,10 +290,9 @@ fn block(
         v: v.front_mut(apart * key),
         qkv: all.front_mut(together * (query + 2 * key)),
     };
-    let mut phases = Phases { model, block, executor, observer: observer.take() };
-    let done = phases.attend(x.front(n * hidden), keep, target, buffers, attended.front_mut(rows * query));
-    *observer = phases.observer.take();
-    done?;
+    let observer = observer.as_mut().map(|o| &mut **o as &mut dyn Observer);
+    let mut phases = Phases { model, block, executor, observer };
+    phases.attend(x.front(n * hidden), keep, target, buffers, attended.front_mut(rows * query))?;
     if rows == 0 {
         return Ok(());
     }
@@ -306,30 +305,24 @@ fn block(
             x.front_mut(n * hidden).slice(tail.clone())
         };
     }
-    let mut phases = Phases { model, block, executor, observer: observer.take() };
-    let mut rest = || -> Result<()> {
-        phases.before_project(x!(), normed.front_mut(rows * hidden))?;
-        phases.project(attended.front(rows * query), projected.front_mut(rows * hidden), x!(mut))?;
-        match &block.ffn {
-            Ffn::Dense { .. } => {
-                let input = phases::network_input(model, block, x!(), normed.front(rows * hidden));
-                phases.widen(input, w.front_mut(rows * wide))?;
-                phases.narrow(w.front(rows * wide), projected.front_mut(rows * hidden), x!(mut))
-            }
-            Ffn::Experts(experts) if phases.on_gpu() => {
-                let (normed, out) = (normed.front(rows * hidden), projected.front_mut(rows * hidden));
-                phases.experts_on_gpu(experts, (x, tail.clone()), normed, out)
-            }
-            Ffn::Experts(experts) => {
-                phases.normed_input(x!(), normed.front_mut(rows * hidden))?;
-                let normed = normed.front(rows * hidden);
-                phases.experts(experts, normed, projected.front_mut(rows * hidden), x!(mut))
-            }
+    phases.before_project(x!(), normed.front_mut(rows * hidden))?;
+    phases.project(attended.front(rows * query), projected.front_mut(rows * hidden), x!(mut))?;
+    match &block.ffn {
+        Ffn::Dense { .. } => {
+            let input = phases::network_input(model, block, x!(), normed.front(rows * hidden));
+            phases.widen(input, w.front_mut(rows * wide))?;
+            phases.narrow(w.front(rows * wide), projected.front_mut(rows * hidden), x!(mut))
         }
-    };
-    let done = rest();
-    *observer = phases.observer.take();
-    done
+        Ffn::Experts(experts) if phases.on_gpu() => {
+            let (normed, out) = (normed.front(rows * hidden), projected.front_mut(rows * hidden));
+            phases.experts_on_gpu(experts, (x, tail), normed, out)
+        }
+        Ffn::Experts(experts) => {
+            phases.normed_input(x!(), normed.front_mut(rows * hidden))?;
+            let normed = normed.front(rows * hidden);
+            phases.experts(experts, normed, projected.front_mut(rows * hidden), x!(mut))
+        }
+    }
 }
 
 /// The network's function, as the kernels name it.

@@ -29,10 +29,8 @@ pub(crate) struct Resident {
     pub devices: Vec<(Device, usize)>,
     /// All layers, in order.
     pub segments: Vec<Segment>,
-    /// Of each layer, which device has its keys and values, and their place in its cache.
-    pub caches: Vec<(usize, usize)>,
-    /// Of each unit, where it is.
-    pub units: Vec<Location>,
+    /// Of each layer, the place of its keys and values in its device's cache.
+    pub slots: Vec<usize>,
 }
 
 /// Brings units to their devices as they are made: of weights that are made while loading, RAM holds those of one block
@@ -157,20 +155,23 @@ pub(crate) fn reside(
     }
     if let Some(Location::Gpu(gpu)) = first_gpu.map(|workspace| locations[workspace]) {
         // That device also normalizes their heads.
-        let mut uploader = Uploader::new(&gpus[gpu], pool)?;
-        for segment in segments.iter().filter(|segment| segment.remote.is_some()) {
-            for block in &mut weights.blocks[segment.layers.clone()] {
-                block.upload_head_norms(&mut uploader)?;
+        let elsewhere = segments.iter().filter(|s| s.remote.is_some()).flat_map(|s| s.layers.clone());
+        let with_norms: Vec<usize> =
+            elsewhere.filter(|&layer| weights.blocks[layer].head_norms.is_some()).collect();
+        if !with_norms.is_empty() {
+            let mut uploader = Uploader::new(&gpus[gpu], pool)?;
+            for layer in with_norms {
+                weights.blocks[layer].upload_head_norms(&mut uploader)?;
             }
+            uploader.finish()?;
         }
-        uploader.finish()?;
     }
     let mut counts = vec![0; locations.len()];
-    let mut caches = Vec::with_capacity(layers);
+    let mut slots = Vec::with_capacity(layers);
     for segment in &segments {
         let owner = segment.remote.unwrap_or(segment.workspace);
         for _ in segment.layers.clone() {
-            caches.push((owner, counts[owner]));
+            slots.push(counts[owner]);
             counts[owner] += 1;
         }
     }
@@ -179,5 +180,5 @@ pub(crate) fn reside(
         Location::Ram | Location::Disk => Device::Cpu(pool.clone()),
     };
     let devices = locations.iter().map(device).zip(counts).collect();
-    Ok(Resident { devices, segments, caches, units: units.to_vec() })
+    Ok(Resident { devices, segments, slots })
 }

@@ -1,11 +1,10 @@
 //! Attention.
 
 use super::super::args::{AttentionArgs, QkvRows, RotatedAttentionArgs, RotationArgs};
-use super::super::attention_plan::{AttentionPlan, DECODE_TOKENS, Target};
-use super::linear::same;
-use super::replay::{cuda, cuda_mut};
+use super::super::attention_plan::{AttentionPlan, DECODE_TOKENS};
 use super::rows::{norm_kind, parameters};
 use super::{Executor, Geometry};
+use crate::error::same;
 use crate::executor::{Attend, Heads, KvCache, Norm, Rotate};
 use crate::ops::RopeStyle;
 use crate::{Error, Result};
@@ -17,15 +16,6 @@ impl Executor {
         self.depth = end.max(256).next_power_of_two();
     }
 
-    fn target(&self) -> Target {
-        let version = self.card.info().capability;
-        match (version.major, version.minor) {
-            (9, 0) => Target::Hopper,
-            (8.., _) => Target::Ampere,
-            _ => Target::Turing,
-        }
-    }
-
     /// As [`crate::Executor::attend`].
     ///
     /// # Errors
@@ -35,7 +25,7 @@ impl Executor {
         let cache = cache.cuda()?;
         let layout = cache.layout();
         let Heads::Joined { qkv, by_group } = given else { return Err(Error::Device) };
-        let (qkv, out) = (cuda_mut(qkv)?, cuda_mut(out)?);
+        let (qkv, out) = (qkv.cuda()?, out.cuda()?);
         let (heads, kv_heads, dim) = (shape.heads, shape.kv_heads, shape.head_dim);
         let (query, key) = (heads * dim, kv_heads * dim);
         let width = query + 2 * key;
@@ -70,7 +60,7 @@ impl Executor {
             cache: layout,
             heads,
             processors: self.card.info().multiprocessors,
-            target: self.target(),
+            generation: self.generation()?,
         };
         let fits = cache.layer(slot)?;
         let mut arguments = AttentionArgs {
@@ -119,8 +109,7 @@ impl Executor {
             // Where `begin` put the position of the first of them.
             arguments.position = self.position.pointer().at(4).address();
         }
-        let geometry =
-            Geometry { grid: launch.grid, block: launch.block, shared: launch.shared, overlapping: true };
+        let geometry = Geometry { grid: launch.grid, block: launch.block, shared: launch.shared };
         let (module, kernel) = (&*launch.module, &*launch.kernel);
         match decode {
             true => {
@@ -151,7 +140,7 @@ fn rotation(
         (rotation.q_norm_stride, rotation.k_norm_stride) = (stride(q), stride(k));
     }
     if let Some(Rotate { style, pairs, cos, sin }) = rotate.filter(|r| r.pairs > 0) {
-        let (cos, sin) = (cuda(cos)?, cuda(sin)?);
+        let (cos, sin) = (cos.cuda()?, sin.cuda()?);
         same("attend: cosines", n * pairs, cos.len())?;
         same("attend: sines", n * pairs, sin.len())?;
         rotation.cos = cos.pointer().address();

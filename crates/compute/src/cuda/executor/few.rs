@@ -1,14 +1,14 @@
 //! Linear layers for up to four tokens: one launch with the norm in front and what is done with the results.
 
 use super::super::formats::{
-    Format, MATVEC_BLOCK, MatrixArgs, MatvecActivation, MatvecArgs, MatvecEpilogue, MatvecPrologue, ahead,
+    Format, MATVEC_BLOCK, MatrixArgs, MatvecActivation, MatvecArgs, MatvecEpilogue, ahead,
 };
 use super::super::{Matrix, Pointer, Region};
 use super::linear::{FEW, Source, Target, Then};
-use super::rows::parameters;
+use super::rows::{norm_kind, parameters};
 use super::{Executor, Geometry};
 use crate::Result;
-use crate::executor::{Linear, Norm, NormKind};
+use crate::executor::{Linear, Norm};
 use crate::ops::Activation;
 
 /// Bytes of the next product's weights that a launch brings into the level-2 cache: more would delay the launch itself.
@@ -33,9 +33,9 @@ pub(super) fn activation(act: Activation) -> i32 {
 }
 
 /// Rows of a layer, as a launch takes them, and the address of their bias.
-fn matrix(linear: &Linear, first: usize, rows: usize) -> Result<(MatrixArgs, u64)> {
+pub(super) fn matrix(linear: &Linear, first: usize, rows: usize) -> Result<(MatrixArgs, u64)> {
     let matrix = linear.weight.cuda()?;
-    let bias = linear.bias.as_ref().map(|bias| bias.cuda()).transpose()?;
+    let bias = linear.cuda_bias()?;
     Ok((matrix_of(matrix, first, rows), bias.map_or(0, |bias| bias.pointer().at(4 * first).address())))
 }
 
@@ -78,7 +78,7 @@ impl Executor {
         act: Activation,
         source: Source<'_>,
         target: Target,
-    ) -> Result<bool> {
+    ) -> Result<()> {
         let width = target.stride;
         let mut arguments = MatvecArgs::default();
         let pair = match linears {
@@ -91,8 +91,7 @@ impl Executor {
         arguments.matrices = 2;
         arguments.epilogue = MatvecEpilogue::Gated as i32;
         arguments.activation = activation(act);
-        self.matvec(linears[0], width, source, target, arguments)?;
-        Ok(true)
+        self.matvec(linears[0], width, source, target, arguments)
     }
 
     /// How many tokens one launch takes; 0 if the input of one does not fit into a block's shared memory.
@@ -111,7 +110,7 @@ impl Executor {
         let matrix = linear.weight.cuda()?;
         let (format, columns) = (matrix.format, matrix.columns);
         let most = self.most_vectors(linear)?;
-        if let Some(order) = linear.permutation.as_ref().map(|order| order.cuda()).transpose()? {
+        if let Some(order) = linear.cuda_permutation()? {
             arguments.permutation = order.on(&self.card)?.pointer().address();
         }
         self.normalize(&mut arguments, source.norm)?;
@@ -143,10 +142,7 @@ impl Executor {
         let (weight, bias) = parameters(norm)?;
         arguments.norm_weight = Region::on(weight, &self.card)?.pointer().address();
         arguments.norm_bias = bias.address();
-        arguments.prologue = match norm.kind {
-            NormKind::Rms => MatvecPrologue::RmsNorm,
-            NormKind::Layer => MatvecPrologue::LayerNorm,
-        } as i32;
+        arguments.prologue = norm_kind(norm);
         arguments.eps = norm.epsilon;
         Ok(())
     }
@@ -162,12 +158,7 @@ impl Executor {
     ) -> Result<()> {
         let processors = self.card.info().multiprocessors;
         let launch = format.matvec(rows, arguments.m[0].columns as usize, vectors, processors);
-        let geometry = Geometry {
-            grid: [launch.grid, 1, 1],
-            block: MATVEC_BLOCK,
-            shared: launch.shared,
-            overlapping: true,
-        };
+        let geometry = Geometry { grid: [launch.grid, 1, 1], block: MATVEC_BLOCK, shared: launch.shared };
         // SAFETY: matrices, input and output are rows of these lengths, as the callers checked.
         unsafe { self.launch(&format!("matvec_{}", format.name()), kernel, geometry, arguments) }
     }

@@ -3,10 +3,10 @@
 use super::super::Pointer;
 use super::super::formats::MATVEC_TOKENS;
 use super::Executor;
-use super::replay::{cuda, cuda_mut};
+use crate::Result;
+use crate::error::same;
 use crate::executor::{Input, Linear, Norm, Output};
 use crate::ops::Activation;
-use crate::{Error, Result};
 
 /// Up to so many tokens are multiplied as vectors.
 pub(super) const FEW: usize = MATVEC_TOKENS;
@@ -46,10 +46,7 @@ impl Executor {
         output: Output<'_, N>,
     ) -> Result<()> {
         let columns = linears[0].weight.columns();
-        let (x, norm) = match input {
-            Input::Values(x) => (cuda(x)?, None),
-            Input::Norm(norm, x) => (cuda(x)?, Some(norm)),
-        };
+        let (x, norm) = (input.values().cuda()?, input.norm());
         let tokens = x.len() / columns;
         same("linear: whole rows of the input", tokens * columns, x.len())?;
         for linear in linears {
@@ -64,19 +61,19 @@ impl Executor {
         match output {
             Output::Store(outputs) => {
                 for ((linear, out), rows) in linears.into_iter().zip(outputs).zip(rows) {
-                    let out = cuda_mut(out)?;
+                    let out = out.cuda()?;
                     same("linear: output", tokens * rows, out.len())?;
                     self.joined(&[linear], source, Target { out: out.pointer(), stride: rows }, Then::Store)?;
                 }
                 Ok(())
             }
             Output::Join(out) => {
-                let (out, stride) = (cuda_mut(out)?, rows.iter().sum());
+                let (out, stride) = (out.cuda()?, rows.iter().sum());
                 same("linear: joined output", tokens * stride, out.len())?;
                 self.joined(&linears, source, Target { out: out.pointer(), stride }, Then::Store)
             }
             Output::Add(x) => {
-                let x = cuda_mut(x)?;
+                let x = x.cuda()?;
                 for linear in linears {
                     let stride = linear.weight.rows();
                     same("linear: sum", tokens * stride, x.len())?;
@@ -85,13 +82,13 @@ impl Executor {
                 Ok(())
             }
             Output::Activate(act, out) => {
-                let out = cuda_mut(out)?;
+                let out = out.cuda()?;
                 same("linear: output", tokens * rows[0], out.len())?;
                 let target = Target { out: out.pointer(), stride: rows[0] };
                 self.joined(&linears[..1], source, target, Then::Activate(act))
             }
             Output::Gate(act, out) => {
-                let out = cuda_mut(out)?;
+                let out = out.cuda()?;
                 let width = if N == 2 { rows[0] } else { rows[0] / 2 };
                 same("linear: gated output", tokens * width, out.len())?;
                 let target = Target { out: out.pointer(), stride: width };
@@ -111,7 +108,7 @@ impl Executor {
         let (mut start, mut at) = (0, 0);
         while start < linears.len() {
             let key = |l: &Linear| -> Result<(super::super::formats::Format, Option<u64>)> {
-                let order = l.permutation.as_ref().map(|p| p.cuda()).transpose()?;
+                let order = l.cuda_permutation()?;
                 Ok((l.weight.cuda()?.format, order.map(|order| order.pointer().address())))
             };
             let own = key(linears[start])?;
@@ -140,20 +137,19 @@ impl Executor {
     ) -> Result<()> {
         let fused = match linears {
             [gate, up] => {
-                let (a, b) = (gate.weight.cuda()?, up.weight.cuda()?);
-                a.format == b.format
-                    && gate.permutation.is_none()
+                gate.permutation.is_none()
                     && up.permutation.is_none()
-                    && a.rows == b.rows
+                    && gate.weight.cuda()?.pairs_with(up.weight.cuda()?)
             }
             _ => linears[0].permutation.is_none(),
         };
-        let done = match source.tokens <= FEW && self.most_vectors(linears[0])? > 0 {
-            true => fused && self.few_gated(linears, act, source, target)?,
-            false => fused && self.many_gated(linears, act, source, target)?,
-        };
-        if done {
-            return Ok(());
+        if fused {
+            if source.tokens <= FEW && self.most_vectors(linears[0])? > 0 {
+                return self.few_gated(linears, act, source, target);
+            }
+            if self.many_gated(linears, act, source, target)? {
+                return Ok(());
+            }
         }
         // Both apart, then the product.
         let total = linears.iter().map(|l| l.weight.rows()).sum::<usize>();
@@ -161,9 +157,4 @@ impl Executor {
         self.joined(linears, source, Target { out: both, stride: total }, Then::Store)?;
         self.activate_mul(act, source.tokens, target, Target { out: both, stride: total })
     }
-}
-
-/// Two lengths that must be equal.
-pub(super) fn same(what: &'static str, expected: usize, found: usize) -> Result<()> {
-    if expected == found { Ok(()) } else { Err(Error::Lengths { what, expected, found }) }
 }

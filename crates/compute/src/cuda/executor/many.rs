@@ -4,32 +4,27 @@ use super::super::Pointer;
 use super::super::formats::Format;
 use super::super::matmul_args::{
     GATE_GELU_TANH, GATE_RELU, GATE_SILU, MODE_ADD, MODE_GATED, MODE_STORE, MatmulArgs, MatmulF32Args,
-    MatmulMatrixArgs, PackedArgs, PrepareArgs, WEIGHT_FACTOR,
+    MatmulMatrixArgs, PrepareArgs, WEIGHT_FACTOR,
 };
-use super::super::matmul_plan::{MatmulPath, MatmulPlan, PreparePlan, plan_f32};
+use super::super::matmul_plan::{MatmulPlan, PreparePlan, plan_f32};
+use super::few;
 use super::linear::{Source, Target, Then};
 use super::rows::{norm_kind, parameters};
 use super::{Executor, Geometry};
 use quern_tensor_io::ElementType;
 
+use crate::Result;
 use crate::executor::Linear;
 use crate::ops::Activation;
-use crate::{Error, Result};
 
 /// Matrices of one launch, with where their results go.
 struct Product<'a> {
     matrices: &'a [MatmulMatrixArgs],
-    rows: &'a [u32],
     mode: u32,
     gate: [f32; 2],
 }
 
 impl Executor {
-    fn path(&self) -> Result<MatmulPath> {
-        let version = self.card.info().capability;
-        MatmulPath::of(version.major as u32, version.minor as u32).ok_or(Error::Device)
-    }
-
     /// Layers of one format and order, whose results are side by side.
     pub(super) fn many(
         &mut self,
@@ -45,15 +40,13 @@ impl Executor {
         }
         let mut at = 0;
         let mut matrices = Vec::with_capacity(linears.len());
-        let mut rows = Vec::with_capacity(linears.len());
         for linear in linears {
             matrices.push(matrix(linear, 0, linear.weight.rows(), target.out.at(4 * at), target.stride)?);
-            rows.push(linear.weight.rows() as u32);
             at += linear.weight.rows();
         }
         let mode = if then == Then::Add { MODE_ADD } else { MODE_STORE };
         self.prepare(linears[0], source, columns)?;
-        let product = Product { matrices: &matrices, rows: &rows, mode, gate: [0.0; 2] };
+        let product = Product { matrices: &matrices, mode, gate: [0.0; 2] };
         self.product(first.format, columns, source.tokens, product)?;
         match then {
             Then::Activate(act) => self.activate(act, source.tokens, at, target),
@@ -87,8 +80,7 @@ impl Executor {
         };
         let [a, b] = matrices;
         self.prepare(linears[0], source, columns)?;
-        let rows = [width as u32; 2];
-        let product = Product { matrices: &[a?, b?], rows: &rows, mode: MODE_GATED, gate };
+        let product = Product { matrices: &[a?, b?], mode: MODE_GATED, gate };
         self.product(format, columns, source.tokens, product)?;
         Ok(true)
     }
@@ -99,7 +91,7 @@ impl Executor {
         let plan = PreparePlan::new(columns as u32, source.tokens as u32, false, limit);
         let out = self.workspace.activations.of(&self.stream, plan.out_bytes as usize)?;
         let scale = self.workspace.scales.of(&self.stream, plan.scale_bytes as usize)?;
-        let order = linear.permutation.as_ref().map(|p| p.cuda()).transpose()?;
+        let order = linear.cuda_permutation()?;
         let mut arguments = PrepareArgs {
             x: source.x.address(),
             permutation: order.map_or(0, |order| order.pointer().address()),
@@ -125,10 +117,13 @@ impl Executor {
     }
 
     fn product(&mut self, format: Format, columns: usize, tokens: usize, product: Product<'_>) -> Result<()> {
-        let Product { matrices, rows, mode, gate } = product;
-        let path = self.path()?;
+        let Product { matrices, mode, gate } = product;
         let processors = self.card.info().multiprocessors as u32;
-        let plan = MatmulPlan::new(path, rows, columns as u32, tokens as u32, processors, mode == MODE_GATED);
+        let mut rows = [0; 3];
+        rows.iter_mut().zip(matrices).for_each(|(rows, matrix)| *rows = matrix.weights.rows as u32);
+        let rows = &rows[..matrices.len()];
+        let (n, gated) = (tokens as u32, mode == MODE_GATED);
+        let plan = MatmulPlan::new(self.generation()?, rows, columns as u32, n, processors, gated);
         let mut matrix = [MatmulMatrixArgs::default(); 3];
         for ((to, from), first) in matrix.iter_mut().zip(matrices).zip(plan.first_tile) {
             *to = MatmulMatrixArgs { first_tile: first, ..*from };
@@ -142,7 +137,7 @@ impl Executor {
             x_scale: x_scale.address(),
             sums: workspace.sums.of(&self.stream, plan.sums_bytes as usize)?.address(),
             ready: workspace.ready.of(&self.stream, plan.ready_bytes as usize)?.address(),
-            n: tokens as u32,
+            n,
             padded_n: plan.padded_n,
             columns: columns as u32,
             steps: plan.steps,
@@ -154,12 +149,7 @@ impl Executor {
             factor: if format.name() == "f16" { 1.0 } else { WEIGHT_FACTOR },
             gate,
         };
-        let geometry = Geometry {
-            grid: [plan.grid, 1, 1],
-            block: plan.block,
-            shared: plan.shared_bytes,
-            overlapping: true,
-        };
+        let geometry = Geometry { grid: [plan.grid, 1, 1], block: plan.block, shared: plan.shared_bytes };
         // SAFETY: matrices, input and workspace have the sizes that the plan gives for this product.
         unsafe { self.launch(&format!("matmul_{}", format.name()), plan.kernel, geometry, &arguments) }
     }
@@ -184,7 +174,7 @@ impl Executor {
             self.norm_rows(norm, x, normed, source.tokens)?;
             x = normed;
         }
-        if let Some(order) = linears[0].permutation.as_ref().map(|p| p.cuda()).transpose()? {
+        if let Some(order) = linears[0].cuda_permutation()? {
             let permuted = self.workspace.vectors[2].of(&self.stream, bytes)?;
             self.permute(order.pointer(), source.tokens, columns, x, permuted)?;
             x = permuted;
@@ -193,7 +183,7 @@ impl Executor {
         for linear in linears {
             let rows = linear.weight.rows();
             let (kernel, [grid_x, grid_y]) = plan_f32(rows as u32, source.tokens as u32);
-            let bias = linear.bias.as_ref().map(|bias| bias.cuda()).transpose()?;
+            let bias = linear.cuda_bias()?;
             let arguments = MatmulF32Args {
                 weights: linear.weight.cuda()?.planes(0)[0].address(),
                 x: x.address(),
@@ -226,17 +216,8 @@ fn matrix(
     out: Pointer,
     stride: usize,
 ) -> Result<MatmulMatrixArgs> {
-    let matrix = linear.weight.cuda()?;
-    let bias = linear.bias.as_ref().map(|bias| bias.cuda()).transpose()?;
-    Ok(MatmulMatrixArgs {
-        weights: PackedArgs {
-            plane: matrix.planes(first).map(Pointer::address),
-            rows: rows as i32,
-            columns: matrix.columns.next_multiple_of(32) as i32,
-        },
-        out: out.address(),
-        bias: bias.map_or(0, |bias| bias.pointer().at(4 * first).address()),
-        out_stride: stride as u32,
-        first_tile: 0,
-    })
+    let (mut weights, bias) = few::matrix(linear, first, rows)?;
+    // The kernels read whole records.
+    weights.columns = linear.weight.columns().next_multiple_of(32) as i32;
+    Ok(MatmulMatrixArgs { weights, out: out.address(), bias, out_stride: stride as u32, first_tile: 0 })
 }

@@ -12,10 +12,10 @@ use super::super::Pointer;
 use super::super::args::{GroupArgs, MoveArgs};
 use super::super::formats::{MatrixArgs, MatvecActivation, MatvecArgs, MatvecEpilogue, MatvecPrologue};
 use super::few::{activation, matrix_of};
-use super::linear::{FEW, Source, Target, Then, same};
-use super::replay::{cuda, cuda_mut};
+use super::linear::{FEW, Source, Target, Then};
 use super::{Executor, Geometry};
-use crate::executor::{ExpertStacks, Input, Mixture, Rows, ValuesMut};
+use crate::error::same;
+use crate::executor::{ExpertStacks, Mixture, Rows, ValuesMut};
 use crate::{Error, Result};
 
 /// Most rows of a grid.
@@ -44,12 +44,9 @@ impl Executor {
     /// Lengths and devices that do not fit.
     pub fn experts(&mut self, mixture: &Mixture<'_>, rows: Rows<'_>) -> Result<()> {
         let (x, norm, out, then) = match rows {
-            Rows::Apart { input: Input::Values(x), out } => (cuda(x)?, None, cuda_mut(out)?, Then::Store),
-            Rows::Apart { input: Input::Norm(norm, x), out } => {
-                (cuda(x)?, Some(norm), cuda_mut(out)?, Then::Store)
-            }
+            Rows::Apart { input, out } => (input.values().cuda()?, input.norm(), out.cuda()?, Then::Store),
             Rows::InPlace { norm, x } => {
-                let x = cuda_mut(x)?;
+                let x = x.cuda()?;
                 (x, Some(norm), x, Then::Add)
             }
         };
@@ -235,7 +232,7 @@ impl Executor {
             unused: 0,
         };
         let shared = (8 * count) as u32;
-        let geometry = Geometry { grid: [1, 1, 1], block: 1024, shared, overlapping: true };
+        let geometry = Geometry { grid: [1, 1, 1], block: 1024, shared };
         // SAFETY: the lists have room for all choices.
         unsafe { self.launch("experts", "experts_group", geometry, &arguments)? };
         let mut read = vec![0u8; 4 * (count + 1)];

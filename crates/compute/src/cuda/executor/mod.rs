@@ -20,8 +20,8 @@ mod workspace;
 
 use std::collections::HashMap;
 
-use super::{Card, Event, Function, Launch, Memory, Stream};
-use crate::Result;
+use super::{Card, Event, Function, Generation, Launch, Memory, Stream};
+use crate::{Error, Result};
 
 use replay::{Recording, Upload};
 use workspace::Workspace;
@@ -55,14 +55,12 @@ struct Geometry {
     grid: [u32; 3],
     block: u32,
     shared: u32,
-    /// May start before the kernel ahead of it has ended, and waits for it by itself.
-    overlapping: bool,
 }
 
 impl Geometry {
     /// Blocks of 256 threads, without dynamic shared memory.
     fn rows(grid: [u32; 3]) -> Self {
-        Self { grid, block: 256, shared: 0, overlapping: true }
+        Self { grid, block: 256, shared: 0 }
     }
 }
 
@@ -103,9 +101,8 @@ impl Executor {
         Ok(self.stream.wait(event)?)
     }
 
-    /// The card.
-    pub fn card(&self) -> &Card {
-        &self.card
+    fn generation(&self) -> Result<Generation> {
+        Generation::of(self.card.info().capability).ok_or(Error::Device)
     }
 
     /// Queues a kernel, which takes `arguments` by value.
@@ -120,7 +117,7 @@ impl Executor {
         geometry: Geometry,
         arguments: &A,
     ) -> Result<()> {
-        let Geometry { grid: [x, y, z], block, shared, overlapping } = geometry;
+        let Geometry { grid: [x, y, z], block, shared } = geometry;
         let known = self.functions.get(module).and_then(|kernels| kernels.get(kernel));
         let function = match known {
             Some(function) => function,
@@ -134,7 +131,8 @@ impl Executor {
         if shared > 24 << 10 {
             function.allow_shared(shared as usize)?;
         }
-        let launch = Launch::new(function).grid(x, y, z).block(block).shared(shared).overlapping(overlapping);
+        // May start before the kernel ahead of it has ended, and waits for it by itself.
+        let launch = Launch::new(function).grid(x, y, z).block(block).shared(shared).overlapping(true);
         // SAFETY: as the caller promises.
         unsafe { launch.run(&self.stream, arguments)? };
         Ok(())

@@ -6,7 +6,7 @@
 use super::super::{Graph, Pinned, Values};
 use super::Executor;
 use super::few::Product;
-use super::linear::same;
+use crate::error::same;
 use crate::executor::{Mode, PassKey, Values as AnyValues, ValuesMut};
 use crate::{Error, Result};
 
@@ -165,7 +165,7 @@ impl Executor {
     }
 
     fn queue_result(&mut self, from: AnyValues<'_>, values: usize) -> Result<()> {
-        let from = cuda(from)?;
+        let from = from.cuda()?;
         same("end: results", values, from.len())?;
         let Some((memory, offset)) = from.place() else { return Ok(()) };
         self.result(values)?;
@@ -213,7 +213,7 @@ impl Executor {
         to: ValuesMut<'_>,
         write: impl FnOnce(&mut [f32]) -> Result<(), E>,
     ) -> Result<(), E> {
-        let values = cuda_mut(to)?;
+        let values = to.cuda()?;
         let mut written = Ok(());
         self.stage(4 * values.len(), Some(values), |bytes| written = write(floats(bytes)))?;
         written
@@ -235,7 +235,7 @@ impl Executor {
     /// # Errors
     /// The card is lost.
     pub fn download(&mut self, from: AnyValues<'_>, to: &mut [f32]) -> Result<()> {
-        if let Some((memory, offset)) = cuda(from)?.place() {
+        if let Some((memory, offset)) = from.cuda()?.place() {
             // SAFETY: an f32 may be read and written as bytes.
             let (_, bytes, _) = unsafe { to.align_to_mut::<u8>() };
             self.stream.download(bytes, memory, offset)?;
@@ -248,20 +248,4 @@ impl Executor {
 fn floats(bytes: &mut [u8]) -> &mut [f32] {
     // SAFETY: the memory begins at a page, and any bits are an f32.
     unsafe { bytes.align_to_mut::<f32>().1 }
-}
-
-/// Values on a card.
-pub(super) fn cuda(values: AnyValues<'_>) -> Result<Values<'_>> {
-    match values {
-        AnyValues::Host(_) => Err(Error::Device),
-        AnyValues::Cuda(values) => Ok(values),
-    }
-}
-
-/// The same, to be written.
-pub(super) fn cuda_mut(values: ValuesMut<'_>) -> Result<Values<'_>> {
-    match values {
-        ValuesMut::Host(_) => Err(Error::Device),
-        ValuesMut::Cuda(values) => Ok(values),
-    }
 }

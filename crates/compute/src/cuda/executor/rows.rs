@@ -1,12 +1,13 @@
 //! Operations on rows.
 
 use super::super::args::{AddNormArgs, MapArgs, NormArgs};
+use super::super::formats::MatvecPrologue;
 use super::super::{Pointer, Region};
-use super::linear::{Target, same};
-use super::replay::{cuda, cuda_mut};
+use super::linear::Target;
 use super::{Executor, Geometry};
 use crate::Result;
-use crate::executor::{Norm, NormKind, Values, ValuesMut};
+use crate::error::same;
+use crate::executor::{Norm, NormKind, Values, ValuesMut, Vector};
 use crate::ops::Activation;
 
 /// The number of an activation function in `rows.cu` and `prepare.cu`.
@@ -21,15 +22,15 @@ pub(super) fn activation(act: Activation) -> i32 {
 
 /// The number of a norm in the kernels; 0 is none.
 pub(super) fn norm_kind(norm: &Norm) -> i32 {
-    match norm.kind {
-        NormKind::Rms => 1,
-        NormKind::Layer => 2,
-    }
+    (match norm.kind {
+        NormKind::Rms => MatvecPrologue::RmsNorm,
+        NormKind::Layer => MatvecPrologue::LayerNorm,
+    }) as i32
 }
 
 /// Weight and bias of a norm.
 pub(super) fn parameters(norm: &Norm) -> Result<(&Region, Pointer)> {
-    let bias = norm.bias.as_ref().map(|bias| bias.cuda()).transpose()?;
+    let bias = norm.bias.as_ref().map(Vector::cuda).transpose()?;
     Ok((norm.weight.cuda()?, bias.map_or(Pointer::NULL, Region::pointer)))
 }
 
@@ -70,7 +71,7 @@ impl Executor {
     /// # Errors
     /// Lengths and devices that do not fit.
     pub fn norm(&mut self, norm: &Norm, x: Values<'_>, out: ValuesMut<'_>) -> Result<()> {
-        let (x, out) = (cuda(x)?, cuda_mut(out)?);
+        let (x, out) = (x.cuda()?, out.cuda()?);
         let rows = x.len() / norm.weight.len().max(1);
         same("norm: whole rows", rows * norm.weight.len(), x.len())?;
         same("norm: output", x.len(), out.len())?;
@@ -82,7 +83,7 @@ impl Executor {
     /// # Errors
     /// Lengths and devices that do not fit.
     pub fn norm_in_place(&mut self, norm: &Norm, x: ValuesMut<'_>) -> Result<()> {
-        let x = cuda_mut(x)?;
+        let x = x.cuda()?;
         self.norm(norm, Values::Cuda(x), ValuesMut::Cuda(x))
     }
 
@@ -91,7 +92,7 @@ impl Executor {
     /// # Errors
     /// Lengths and devices that do not fit.
     pub fn add(&mut self, x: ValuesMut<'_>, y: Values<'_>) -> Result<()> {
-        let (x, y) = (cuda_mut(x)?, cuda(y)?);
+        let (x, y) = (x.cuda()?, y.cuda()?);
         same("add: second", x.len(), y.len())?;
         self.flat("rows_add", x.pointer(), y.pointer(), x.len(), 0.0)
     }
@@ -101,7 +102,7 @@ impl Executor {
     /// # Errors
     /// Lengths and devices that do not fit.
     pub fn add_normed(&mut self, x: ValuesMut<'_>, norm: &Norm, y: ValuesMut<'_>) -> Result<()> {
-        let (x, y) = (cuda_mut(x)?, cuda_mut(y)?);
+        let (x, y) = (x.cuda()?, y.cuda()?);
         let width = norm.weight.len();
         let rows = x.len() / width.max(1);
         same("add_normed: whole rows", rows * width, x.len())?;
@@ -131,7 +132,7 @@ impl Executor {
     /// # Errors
     /// Lengths and devices that do not fit.
     pub fn copy(&mut self, from: Values<'_>, to: ValuesMut<'_>) -> Result<()> {
-        let (from, to) = (cuda(from)?, cuda_mut(to)?);
+        let (from, to) = (from.cuda()?, to.cuda()?);
         same("copy: length", from.len(), to.len())?;
         match (to.place(), from.place()) {
             (Some(to), Some(source)) => Ok(self.stream.copy(to, source, 4 * from.len())?),
@@ -144,7 +145,7 @@ impl Executor {
     /// # Errors
     /// Values that are on another device.
     pub fn clear(&mut self, x: ValuesMut<'_>) -> Result<()> {
-        let x = cuda_mut(x)?;
+        let x = x.cuda()?;
         match x.place() {
             Some((memory, offset)) => Ok(self.stream.fill(memory, offset, 4 * x.len(), 0)?),
             None => Ok(()),
@@ -156,7 +157,7 @@ impl Executor {
     /// # Errors
     /// Lengths and devices that do not fit.
     pub fn softcap(&mut self, x: ValuesMut<'_>, _width: usize, cap: f32) -> Result<()> {
-        let x = cuda_mut(x)?;
+        let x = x.cuda()?;
         self.flat("rows_softcap", x.pointer(), Pointer::NULL, x.len(), cap)
     }
 

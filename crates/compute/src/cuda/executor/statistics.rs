@@ -1,9 +1,8 @@
 //! Statistics of logits, row by row: only the statistics are copied to RAM.
 
 use super::super::args::{KlArgs, StatisticsArgs};
-use super::linear::same;
-use super::replay::cuda;
 use super::{Executor, Geometry};
+use crate::error::same;
 use crate::executor::{RowLikelihood, Values};
 use crate::{Error, Result};
 
@@ -90,7 +89,7 @@ impl Executor {
 
     /// Values on this card.
     fn own<'v>(&self, values: Values<'v>) -> Result<super::super::Values<'v>> {
-        let values = cuda(values)?;
+        let values = values.cuda()?;
         match values.place() {
             Some((memory, _)) if memory.card() != &self.card => Err(Error::Device),
             Some(_) | None => Ok(values),

@@ -1,9 +1,10 @@
 //! Attention: norms of heads, rotation, storage of keys and values, and the sum over them.
 
-use super::rows::{norm_heads, same};
+use super::rows::norm_heads;
 use super::{Executor, front};
 use crate::Result;
 use crate::attention::{AttentionShape, attention};
+use crate::error::same;
 use crate::executor::{Attend, Heads, KvCache, Rotate};
 use crate::ops;
 use crate::parallel::{part_of, share};

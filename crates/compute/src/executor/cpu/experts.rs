@@ -1,8 +1,8 @@
 //! The steps of a mixture of experts.
 
 use super::Executor;
-use super::rows::same;
 use crate::Result;
+use crate::error::same;
 use crate::executor::{Choice, Routing, Values, ValuesMut};
 use crate::ops;
 use crate::simd::Level;

@@ -1,7 +1,8 @@
 //! Groups of linear layers: norm, permutation, products, biases, and what is done with the results.
 
-use super::rows::{add, each_part, gate, gate_halves, norm, same};
+use super::rows::{add, each_part, gate, gate_halves, norm};
 use super::{Executor, front};
+use crate::error::same;
 use crate::executor::{Input, Linear, Output};
 use crate::ops;
 use crate::parallel::{part_of, share};
@@ -38,14 +39,17 @@ impl Executor {
             Output::Join(out) => {
                 let (out, width) = (out.host()?, rows.iter().sum::<usize>());
                 same("linear: joined output", tokens * width, out.len())?;
-                let mut at = 0;
-                for (l, rows) in linears.into_iter().zip(rows) {
-                    let made = front(first, tokens * rows);
-                    product.run(&[l], &mut [&mut *made])?;
-                    for (out, made) in out.chunks_exact_mut(width).zip(made.chunks_exact(rows)) {
-                        out[at..at + rows].copy_from_slice(made);
+                if tokens == 1 {
+                    return product.run(&linears, &mut cut(out, rows));
+                }
+                let made = &mut cut(front(first, out.len()), rows.map(|rows| tokens * rows));
+                product.run(&linears, made)?;
+                for (token, mut out) in out.chunks_exact_mut(width).enumerate() {
+                    for (made, rows) in made.iter().zip(rows) {
+                        let (own, rest) = out.split_at_mut(rows);
+                        own.copy_from_slice(&made[token * rows..][..rows]);
+                        out = rest;
                     }
-                    at += rows;
                 }
                 Ok(())
             }
@@ -81,6 +85,15 @@ impl Executor {
             }
         }
     }
+}
+
+/// The first `lengths[0]` values, the `lengths[1]` after them, and so on.
+fn cut<const N: usize>(mut values: &mut [f32], lengths: [usize; N]) -> [&mut [f32]; N] {
+    lengths.map(|length| {
+        let (own, rest) = std::mem::take(&mut values).split_at_mut(length);
+        values = rest;
+        own
+    })
 }
 
 /// One input, to be multiplied.
@@ -133,4 +146,54 @@ fn permute(pool: &Pool, x: &[f32], order: &[u32], out: &mut [f32]) {
             order.iter().zip(out).for_each(|(&from, out)| *out = x[from as usize]);
         }
     });
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use quern_tensor_io::ElementType;
+
+    use super::*;
+    use crate::executor::{Permutation, Values, ValuesMut, Weight};
+
+    /// Layers of f32 with a bias, the last of them in another order.
+    fn layer(rows: usize, columns: usize, reversed: bool) -> Linear {
+        let value = |i: usize| ((i * 37 + rows) % 23) as f32 / 7.0 - 1.5;
+        let bytes: Vec<u8> = (0..rows * columns).flat_map(|i| value(i).to_le_bytes()).collect();
+        let range = 0..bytes.len();
+        let weight = Weight::host(ElementType::F32, rows, columns, Arc::new(bytes), range).unwrap();
+        let order: Vec<u32> = (0..columns as u32).rev().collect();
+        Linear {
+            weight,
+            bias: Some((0..rows).map(value).collect::<Vec<_>>().into()),
+            permutation: reversed.then(|| Permutation::Host(order.into())),
+        }
+    }
+
+    #[test]
+    fn joined_results_are_those_of_each_layer_side_by_side() {
+        let mut executor = Executor::new(&Arc::new(Pool::new(2)));
+        let layers = [layer(5, 64, false), layer(3, 64, false), layer(4, 64, true)];
+        for tokens in [1, 3] {
+            let x: Vec<f32> = (0..tokens * 64).map(|i| (i as f32 * 0.37).sin()).collect();
+            let input = || Input::Values(Values::Host(&x));
+            let mut joined = vec![0.0; tokens * 12];
+            let output = Output::Join(ValuesMut::Host(&mut joined));
+            executor.linear(layers.each_ref(), input(), output).unwrap();
+            let (mut a, mut b, mut c) = (vec![0.0; tokens * 5], vec![0.0; tokens * 3], vec![0.0; tokens * 4]);
+            let apart = [&mut a, &mut b, &mut c].map(|values| ValuesMut::Host(values));
+            executor.linear(layers.each_ref(), input(), Output::Store(apart)).unwrap();
+            for token in 0..tokens {
+                let own = &joined[12 * token..][..12];
+                assert_eq!(own[..5], a[5 * token..][..5]);
+                assert_eq!(own[5..8], b[3 * token..][..3]);
+                assert_eq!(own[8..], c[4 * token..][..4]);
+            }
+            assert!(joined.iter().all(|&value| value != 0.0));
+        }
+        let mut short = vec![0.0; 11];
+        let output = Output::Join(ValuesMut::Host(&mut short));
+        assert!(executor.linear(layers.each_ref(), Input::Values(Values::Host(&[1.0; 64])), output).is_err());
+    }
 }

@@ -1,11 +1,12 @@
 //! Norms, sums and activation functions of rows, divided among the threads.
 
 use super::Executor;
+use crate::error::same;
 use crate::executor::{Norm, NormKind, Values, ValuesMut};
 use crate::ops::{self, Activation};
 use crate::parallel::{part_of, share};
 use crate::simd::Level;
-use crate::{Error, Pool, Result};
+use crate::{Pool, Result};
 
 /// `out = norm(x)` for whole rows, on this thread.
 fn norm_rows(level: Level, norm: &HostNorm<'_>, x: &[f32], out: &mut [f32]) {
@@ -91,11 +92,6 @@ pub(super) fn gate_halves(pool: &Pool, act: Activation, width: usize, both: &[f3
 pub(super) fn each_part(pool: &Pool, x: &mut [f32], width: usize, body: impl Fn(&mut [f32]) + Sync) {
     let part = part_of(pool, x.len(), width);
     share(pool, x.chunks_mut(part), body);
-}
-
-/// Two lengths that must be equal.
-pub(super) fn same(what: &'static str, expected: usize, found: usize) -> Result<()> {
-    if expected == found { Ok(()) } else { Err(Error::Lengths { what, expected, found }) }
 }
 
 impl Executor {

@@ -1,7 +1,7 @@
 //! Statistics of logits, row by row.
 
 use super::Executor;
-use super::rows::same;
+use crate::error::same;
 use crate::executor::{RowLikelihood, Values};
 use crate::parallel::share;
 use crate::{Result, ops};
