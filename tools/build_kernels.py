@@ -82,31 +82,33 @@ class Toolkit:
         return self.cached((options, closure(source)), lambda: self.compile_anew(module["name"], source, target, options))
 
     def compile_anew(self, name, source, target, options):
-        library = ctypes.CDLL(str(self.library))
-        options = options + [f"-I{KERNELS}"]
-        options += [f"-I{self.root / part / 'include'}" for part in ("cuda_runtime", "cuda_nvcc")]
-        program = ctypes.c_void_p()
-        text = source.read_bytes()
-        if library.nvrtcCreateProgram(ctypes.byref(program), text, source.name.encode(), 0, None, None):
-            raise Failure(f"{source.name}: NVRTC refuses it")
-        arguments = (ctypes.c_char_p * len(options))(*[option.encode() for option in options])
-        failed = library.nvrtcCompileProgram(program, len(options), arguments)
-        log = self.output(library, program, "ProgramLog").decode().strip()
-        if failed:
+        ptx, log = self.nvrtc(source, [*options, f"-I{KERNELS}"], "PTX")
+        if ptx is None:
             raise Failure(f"{name} for {target} does not compile:\n{log}")
         if log:
             print(f"{name} for {target}:\n{log}", file=sys.stderr)
-        ptx = self.output(library, program, "PTX").decode()
-        library.nvrtcDestroyProgram(ctypes.byref(program))
-        return strip(ptx)
+        return strip(ptx.rstrip(b"\0").decode())
 
-    @staticmethod
-    def output(library, program, what):
-        size = ctypes.c_size_t()
-        getattr(library, f"nvrtcGet{what}Size")(program, ctypes.byref(size))
-        buffer = ctypes.create_string_buffer(size.value)
-        getattr(library, f"nvrtcGet{what}")(program, buffer)
-        return buffer.value
+    def nvrtc(self, source, options, what):
+        """What NVRTC makes of a source ("PTX" or "CUBIN"; none if it does not compile), and what it says of it."""
+        library, program = ctypes.CDLL(str(self.library)), ctypes.c_void_p()
+
+        def output(name):
+            size = ctypes.c_size_t()
+            getattr(library, f"nvrtcGet{name}Size")(program, ctypes.byref(size))
+            buffer = ctypes.create_string_buffer(size.value)
+            getattr(library, f"nvrtcGet{name}")(program, buffer)
+            return buffer.raw
+
+        options = options + [f"-I{self.root / part / 'include'}" for part in ("cuda_runtime", "cuda_nvcc")]
+        if library.nvrtcCreateProgram(ctypes.byref(program), source.read_bytes(), source.name.encode(), 0, None, None):
+            raise Failure(f"{source.name}: NVRTC refuses it")
+        arguments = (ctypes.c_char_p * len(options))(*[option.encode() for option in options])
+        failed = library.nvrtcCompileProgram(program, len(options), arguments)
+        log = output("ProgramLog").rstrip(b"\0").decode().strip()
+        made = None if failed else output(what)
+        library.nvrtcDestroyProgram(ctypes.byref(program))
+        return made, log
 
     def assemble(self, name, ptx, card):
         """Machine code for a card, and what each kernel takes: {kernel: "registers/spills/local/shared"}."""

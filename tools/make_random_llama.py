@@ -42,13 +42,17 @@ def tensors(hidden, ffn, layers, heads, kv_heads, vocab):
     yield "lm_head.weight", (vocab, hidden)
 
 
-def main():
-    args = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    args.add_argument("--shape", choices=SHAPES, default="1.1b")
+def parse(description, shape):
+    args = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
+    args.add_argument("--shape", choices=SHAPES, default=shape)
     args.add_argument("--tokenizer", required=True, help="directory whose tokenizer files are copied")
     args.add_argument("--seed", type=int, default=1)
     args.add_argument("-o", "--output", required=True)
-    args = args.parse_args()
+    return args.parse_args()
+
+
+def configure(args, **more):
+    """Makes the directory, with the tokenizer and config.json, which has `more` keys at its end."""
     hidden, ffn, layers, heads, kv_heads, vocab, context = SHAPES[args.shape]
     os.makedirs(args.output, exist_ok=True)
     for name in ("tokenizer.model", "tokenizer.json", "tokenizer_config.json", "special_tokens_map.json"):
@@ -60,28 +64,40 @@ def main():
         "bos_token_id": 1, "eos_token_id": 2, "hidden_size": hidden, "intermediate_size": ffn,
         "max_position_embeddings": context, "num_attention_heads": heads, "num_hidden_layers": layers,
         "num_key_value_heads": kv_heads, "rms_norm_eps": 1e-5, "rope_theta": 10000.0,
-        "tie_word_embeddings": False, "torch_dtype": "float16", "vocab_size": vocab,
+        "tie_word_embeddings": False, "torch_dtype": "float16", "vocab_size": vocab, **more,
     }
     with open(os.path.join(args.output, "config.json"), "w") as f:
         json.dump(config, f, indent=2)
 
+
+def write(args, parts):
+    """Writes tensors (name, dtype, shape, what makes the numbers from a generator) one after the other."""
     plan, offset = {}, 0
-    for name, shape in tensors(hidden, ffn, layers, heads, kv_heads, vocab):
-        size = 2 * int(np.prod(shape))
-        plan[name] = {"dtype": "F16", "shape": list(shape), "data_offsets": [offset, offset + size]}
+    for name, dtype, shape, _ in parts:
+        size = {"F16": 2, "I32": 4}[dtype] * int(np.prod(shape))
+        plan[name] = {"dtype": dtype, "shape": list(shape), "data_offsets": [offset, offset + size]}
         offset += size
     header = json.dumps(plan, separators=(",", ":")).encode()
     header += b" " * (-len(header) % 8)
     rng = np.random.default_rng(args.seed)
     with open(os.path.join(args.output, "model.safetensors"), "wb") as f:
         f.write(struct.pack("<Q", len(header)) + header)
-        for name, info in plan.items():
-            if name.endswith("norm.weight"):
-                values = np.ones(info["shape"], np.float16)
-            else:
-                values = (rng.standard_normal(info["shape"], np.float32) * np.float32(0.02)).astype(np.float16)
-            f.write(values.tobytes())
+        for *_, make in parts:
+            f.write(make(rng).tobytes())
     print(f"{args.output}: {offset / 1e9:.2f} GB")
+
+
+def numbers(name, shape):
+    """What makes a tensor."""
+    if name.endswith("norm.weight"):
+        return lambda rng: np.ones(shape, np.float16)
+    return lambda rng: (rng.standard_normal(shape, np.float32) * np.float32(0.02)).astype(np.float16)
+
+
+def main():
+    args = parse(__doc__, "1.1b")
+    configure(args)
+    write(args, [(name, "F16", shape, numbers(name, shape)) for name, shape in tensors(*SHAPES[args.shape][:-1])])
 
 
 if __name__ == "__main__":

@@ -7,7 +7,6 @@ An architecture like compute_75 gives PTX, one like sm_90a machine code and a re
 """
 
 import argparse
-import ctypes
 import pathlib
 import sys
 
@@ -26,29 +25,14 @@ def main():
     toolkit = Toolkit(ROOT / "target/cuda-12.4", True)
     machine = arguments.architecture.startswith("sm_")
     options = [f"--gpu-architecture={arguments.architecture}", "--std=c++17"]
-    folders = [toolkit.root / "cuda_runtime/include", toolkit.root / "cuda_nvcc/include", arguments.file.resolve().parent]
-    options += [f"-I{folder}" for folder in [*folders, *arguments.folders]] + [f"-D{define}" for define in arguments.defines]
+    options += [f"-I{folder}" for folder in [arguments.file.resolve().parent, *arguments.folders]]
+    options += [f"-D{define}" for define in arguments.defines]
     options += ["--ptxas-options=-v"] if machine else []
-    library, program, size = ctypes.CDLL(str(toolkit.library)), ctypes.c_void_p(), ctypes.c_size_t()
-
-    def read(what):
-        getattr(library, f"nvrtcGet{what}Size")(program, ctypes.byref(size))
-        text = ctypes.create_string_buffer(size.value)
-        getattr(library, f"nvrtcGet{what}")(program, text)
-        return text.raw
-
-    library.nvrtcCreateProgram(
-        ctypes.byref(program), arguments.file.read_bytes(), arguments.file.name.encode(), 0, None, None
-    )
-    given = (ctypes.c_char_p * len(options))(*map(str.encode, options))
-    code = library.nvrtcCompileProgram(program, len(options), given)
-    library.nvrtcGetProgramLogSize(program, ctypes.byref(size))
-    log = ctypes.create_string_buffer(size.value)
-    library.nvrtcGetProgramLog(program, log)
-    print(log.value.decode().strip())
-    if code == 0 and arguments.out:
-        arguments.out.write_bytes(read("CUBIN") if machine else read("PTX").rstrip(b"\0"))
-    return code
+    code, log = toolkit.nvrtc(arguments.file, options, "CUBIN" if machine else "PTX")
+    print(log)
+    if code is not None and arguments.out:
+        arguments.out.write_bytes(code if machine else code.rstrip(b"\0"))
+    return 0 if code is not None else 1
 
 
 if __name__ == "__main__":

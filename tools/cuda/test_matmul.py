@@ -6,7 +6,7 @@ On a machine with a card:    python3 test_matmul.py run [check,time]       (in D
 
 `pack` compiles every module to PTX and copies this file beside. `run` loads the PTX through the driver, checks results
 against torch in float64 with poisoned outputs for odd shapes, then times 7B shapes with weights that rotate past L2."""
-import ctypes, glob, gzip, json, os, shutil, struct, subprocess, sys, time
+import ctypes, gzip, json, os, shutil, struct, subprocess, sys, time
 from concurrent.futures import ThreadPoolExecutor
 
 # Planes of a format: bytes, for how many values, what is in them (r random bytes, h halfs, k two halfs and 12 random bytes,
@@ -408,31 +408,27 @@ def clocks():
     return subprocess.run(['nvidia-smi', '--query-gpu=clocks.sm,power.draw', '--format=csv,noheader'], capture_output=True, text=True).stdout.strip()
 
 
-def time_shapes(driver, f, arch, functions, work, sms, prep, tokens=(512, 128, 32), only=None):
+def time_shapes(driver, f, arch, functions, work, sms, prep, tokens=(512, 128, 32)):
     import torch
     g = torch.Generator('cuda').manual_seed(2)
     per_row = sum(s / v for s, v, _ in PLANES[f])
     for n in tokens:
-        total = {}
+        total = 0
         for name, (rows, columns, mode) in SHAPES.items():
             size = sum(rows) * columns * per_row
             sets = max(3, min(24, int(4e8 / size) + 1))
             ms = [[Matrix(f, r, columns, g) for r in rows] for _ in range(sets)]
             x16, scale, _ = prepare(driver, prep, torch.randn(n, columns, device='cuda'), columns=columns, cached=0)
             outs = [torch.zeros(n, r, device='cuda') for r in rows]
-            line = []
-            variants = only or [None]
-            for variant in variants:
-                p = plan(arch, rows, columns, n, sms, mode == 2, **(variant or {}))
-                runs = [call(driver, functions[p['tile']], p, work, m, outs, [None] * 3, x16, scale, n, mode, 64.0) for m in ms]
-                runs = runs * max(1, 40 // sets)
-                t = median_ms(runs)
-                flops = 2 * sum(rows) * columns * n
-                line.append(f'tile {p["tile"]:3} parts {p["parts"]:3}: {t * 1e3:7.1f} us {flops / t / 1e9:6.1f} TFLOP/s {size / t / 1e6:6.0f} GB/s')
-                total[str(variant)] = total.get(str(variant), 0) + t
-            print(f'{f:6} {arch} n {n:3} {name:8}', ' | '.join(line), flush=True)
+            p = plan(arch, rows, columns, n, sms, mode == 2)
+            runs = [call(driver, functions[p['tile']], p, work, m, outs, [None] * 3, x16, scale, n, mode, 64.0) for m in ms]
+            t = median_ms(runs * max(1, 40 // sets))
+            total += t
+            flops = 2 * sum(rows) * columns * n
+            line = f'tile {p["tile"]:3} parts {p["parts"]:3}: {t * 1e3:7.1f} us {flops / t / 1e9:6.1f} TFLOP/s {size / t / 1e6:6.0f} GB/s'
+            print(f'{f:6} {arch} n {n:3} {name:8}', line, flush=True)
             del ms
-        print(f'{f:6} {arch} n {n:3} all: ' + ' | '.join(f'{n / t / 32 * 1e3:8.0f} tokens/s ({2 * 218103808 * n / t / 1e9:.0f} TFLOP/s)' for t in total.values()), flush=True)
+        print(f'{f:6} {arch} n {n:3} all: {n / total / 32 * 1e3:8.0f} tokens/s ({2 * 218103808 * n / total / 1e9:.0f} TFLOP/s)', flush=True)
 
 
 def time_cublas(tokens=(512, 128, 32)):
@@ -448,42 +444,6 @@ def time_cublas(tokens=(512, 128, 32)):
             total += t
             line.append(f'{name} {t * 1e3:.1f} us {2 * sum(rows) * columns * n / t / 1e9:.0f} TFLOP/s')
         print(f'cuBLAS f16 n {n}: ' + ' | '.join(line) + f' | all {n / total / 32 * 1e3:.0f} tokens/s', flush=True)
-
-
-def compare(driver, prep, work, sms, variants):
-    """Versions of the n256 kernel in turn, each after a pause, so that the card's power state is the same for all."""
-    import torch
-    g = torch.Generator('cuda').manual_seed(2)
-    for f in ['Q4_0', 'Q4_K', 'Q6_K', 'Q8_0', 'NF4', 'F16']:
-        functions = {v: driver.function(driver.load(f'matmul_{f}_{v}.ptx'), 'matmul_n256', shared_bytes('90a', 256)) for v in variants}
-        for name in ('qkv', 'gate/up', 'down'):
-            rows, columns, mode = SHAPES[name]
-            ms = [[Matrix(f, r, columns, g) for r in rows] for _ in range(4)]
-            x16, scale, _ = prepare(driver, prep, torch.randn(512, columns, device='cuda'), columns=columns, cached=0)
-            outs = [torch.zeros(512, r, device='cuda') for r in rows]
-            p = plan('90a', rows, columns, 512, sms, mode == 2, 256)
-            graphs = {}
-            for v, function in functions.items():
-                runs = [call(driver, function, p, work, m, outs, [None] * 3, x16, scale, 512, mode) for m in ms] * 8
-                for r in runs[:2]:
-                    r()
-                torch.cuda.synchronize()
-                graphs[v] = torch.cuda.CUDAGraph(), runs
-                with torch.cuda.graph(graphs[v][0]):
-                    for r in runs:
-                        r()
-            times = {v: [] for v in functions}
-            for _ in range(5):
-                for v, (graph, runs) in graphs.items():
-                    time.sleep(0.03)
-                    e = [torch.cuda.Event(enable_timing=True) for _ in range(2)]
-                    e[0].record()
-                    graph.replay()
-                    e[1].record()
-                    torch.cuda.synchronize()
-                    times[v].append(e[0].elapsed_time(e[1]) / len(runs))
-            flops = 2 * sum(rows) * columns * 512
-            print(f'{f:5} {name:8}', ' | '.join(f'{v}: {sorted(t)[2] * 1e3:6.1f} us {flops / sorted(t)[2] / 1e9:4.0f} TFLOP/s ({min(t) * 1e3:.1f}..{max(t) * 1e3:.1f})' for v, t in times.items()), flush=True)
 
 
 def sample_clocks(driver, functions, work, sms, prep):
@@ -530,10 +490,6 @@ def run(what):
     driver.check(driver.cu.cuFuncSetAttribute(prep, 8, 200 << 10), 'shared memory of prepare_x16')
     reference = {f: driver.function(driver.load(f'reference_{f}.ptx'), 'values') for f in info['formats'] if f not in ('F16', 'BF16')}
     loaded = {}
-    for path in sorted(glob.glob('jit_*.ptx.gz')):  # how long the driver takes to compile a module
-        begin = time.time()
-        driver.load(path[:-3])
-        print(f'{path}: compiled in {time.time() - begin:.2f} s', flush=True)
     begin = time.time()
     with ThreadPoolExecutor(16) as pool:
         keys = [(f, a) for a in info['archs'] for f in wanted if os.path.exists(f'matmul_{f}_{a}.ptx.gz')]
@@ -557,15 +513,12 @@ def run(what):
                 check(driver, *key, loaded[key], reference, prep, work, sms, 'small')
         if w == 'cublas':
             time_cublas()
-        if w == 'compare':
-            compare(driver, prep, work, sms, [v for v in ('t0', 't1', 't2', '90a') if os.path.exists(f'matmul_Q4_0_{v}.ptx.gz')])
         if w == 'clocks':
             sample_clocks(driver, loaded['Q4_0', '90a'], work, sms, prep)
         if w == 'time':
             for (f, arch), functions in loaded.items():
                 if f in COMMON and (arch == '90a' or f in ('Q4_0', 'F16')):
-                    only = None
-                    time_shapes(driver, f, arch, functions, work, sms, prep, only=only, tokens=(512, 128, 32, 8) if arch == '90a' else (512,))
+                    time_shapes(driver, f, arch, functions, work, sms, prep, tokens=(512, 128, 32, 8) if arch == '90a' else (512,))
         print(f'-- {w}: {time.time() - begin:.1f} s', flush=True)
     print('clocks after', clocks())
 

@@ -63,9 +63,8 @@ impl Work {
 /// A tensor that is being quantized.
 #[derive(Debug)]
 struct Quantized {
-    /// Its number in the view.
-    number: usize,
-    kind: Kind,
+    /// Its row in the plan.
+    row: usize,
     /// Of each piece of codes: the scales it found.
     scales: Box<[OnceLock<Vec<f32>>]>,
     nested: OnceLock<Nested>,
@@ -129,27 +128,26 @@ impl<'a> Encoder<'a> {
             first += self.plan.parts[row];
             match self.plan.rows[row].to {
                 None => self.data[row].chunks(COPY_BYTES).map(|data| Piece::mapped(tensor, data)).collect(),
-                Some(kind) => self.of_quantized(row, tensor, kind),
+                Some(_) => self.of_quantized(row, tensor),
             }
         })
     }
 
     /// The pieces of a quantized tensor, whose first tensor in the output is number `first`.
-    fn of_quantized(&self, row: usize, first: usize, kind: Kind) -> Vec<Piece<'a>> {
-        let number = self.plan.order[row];
-        let info = &self.view.tensors()[number];
+    fn of_quantized(&self, row: usize, first: usize) -> Vec<Piece<'a>> {
+        let info = self.info(row);
         let (values, value_bytes) = (info.rows() * info.columns(), info.element_type.block_bytes());
         let step = self.step(info);
         let count = values.div_ceil(step);
         let scales = std::iter::repeat_with(OnceLock::new).take(count).collect();
-        let tensor = Arc::new(Quantized { number, kind, scales, nested: OnceLock::new() });
+        let tensor = Arc::new(Quantized { row, scales, nested: OnceLock::new() });
         let work = |part| Work { tensor: tensor.clone(), part };
         let codes = (0..count).map(|piece| {
             let of = piece * step..values.min((piece + 1) * step);
             let (bytes, counted) = (of.len().div_ceil(self.per_byte()), of.len() * value_bytes);
             Piece::made(first, bytes, counted, work(Part::Codes(piece, of)))
         });
-        let parts: &[Part] = match (kind, self.options.double_quant) {
+        let parts: &[Part] = match (self.options.scheme, self.options.double_quant) {
             (Kind::Int8, _) => &[Part::Scales, Part::Format],
             (_, true) => &[Part::Scales, Part::NestedScales, Part::NestedMap, Part::Map, Part::State],
             (_, false) => &[Part::Scales, Part::Map, Part::State],
@@ -160,6 +158,11 @@ impl<'a> Encoder<'a> {
             Piece::made(tensor, bytes, 0, work(part.clone()))
         });
         codes.chain(others).collect()
+    }
+
+    /// The tensor of a row, in the source.
+    fn info(&self, row: usize) -> &'a ViewTensor {
+        &self.view.tensors()[self.plan.order[row]]
     }
 
     /// Bytes of a tensor of the output.
@@ -201,13 +204,12 @@ impl<'a> Encoder<'a> {
         let Work { tensor, part } = work;
         match part {
             Part::Codes(piece, of) => {
-                let info = &self.view.tensors()[tensor.number];
-                let mut scales = vec![0.0; of.len().div_ceil(self.unit(info))];
-                self.codes(info, tensor.number, of, scratch, out, &mut scales)?;
+                let mut scales = vec![0.0; of.len().div_ceil(self.unit(self.info(tensor.row)))];
+                self.codes(tensor.row, of, scratch, out, &mut scales)?;
                 // Every piece is made once.
                 let _ = tensor.scales[*piece].set(scales);
             }
-            Part::Scales if self.doubly(tensor) => out.copy_from_slice(&self.nested(tensor).codes),
+            Part::Scales if self.doubly() => out.copy_from_slice(&self.nested(tensor).codes),
             Part::Scales => floats(&tensor.scales(), out),
             Part::NestedScales => floats(&self.nested(tensor).absmax, out),
             Part::NestedMap => floats(&self.nested_map, out),
@@ -218,9 +220,9 @@ impl<'a> Encoder<'a> {
         Ok(())
     }
 
-    /// Whether the scales of a tensor are themselves quantized.
-    fn doubly(&self, tensor: &Quantized) -> bool {
-        self.options.double_quant && tensor.kind != Kind::Int8
+    /// Whether scales are themselves quantized.
+    fn doubly(&self) -> bool {
+        self.options.double_quant && self.code.is_some()
     }
 
     /// The quantized scales; called when all codes are made.
@@ -231,38 +233,37 @@ impl<'a> Encoder<'a> {
     /// The text of a piece that is one.
     pub fn state_text(&self, work: &Work) -> Option<String> {
         let Work { tensor, part: Part::State } = work else { return None };
-        let offset = self.doubly(tensor).then(|| self.nested(tensor).offset);
-        Some(state(&self.view.tensors()[tensor.number], tensor.kind, self.options).text(offset))
+        let offset = self.doubly().then(|| self.nested(tensor).offset);
+        Some(state(self.info(tensor.row), self.options.scheme, self.options).text(offset))
     }
 
     /// Gives back the source's pages from one piece of codes to another.
     pub fn release_codes(&self, first: &Work, last: &Work) {
         if let (Part::Codes(_, from), Part::Codes(_, to)) = (&first.part, &last.part) {
-            let data = self.values(first.tensor.number, &(from.start..to.end));
+            let data = self.values(first.tensor.row, &(from.start..to.end));
             self.view.checkpoint().release(data.as_ptr_range());
         }
     }
 
     /// The bytes of some values of a tensor.
-    fn values(&self, number: usize, of: &Range<usize>) -> &'a [u8] {
-        let value_bytes = self.view.tensors()[number].element_type.block_bytes();
-        let data = self.view.contiguous(number).unwrap_or_default();
-        data.get(of.start * value_bytes..of.end * value_bytes).unwrap_or_default()
+    fn values(&self, row: usize, of: &Range<usize>) -> &'a [u8] {
+        let value_bytes = self.info(row).element_type.block_bytes();
+        &self.data[row][of.start * value_bytes..of.end * value_bytes]
     }
 
     /// Encodes these values of a tensor.
     fn codes(
         &self,
-        info: &ViewTensor,
-        number: usize,
+        row: usize,
         of: &Range<usize>,
         scratch: &mut Scratch,
         codes: &mut [u8],
         scales: &mut [f32],
     ) -> Result<()> {
         let Scratch { values, codes: scratch } = scratch;
+        let info = self.info(row);
         values.resize(of.len(), 0.0);
-        if !decode::to_f32(info.element_type, self.values(number, of), values) {
+        if !decode::to_f32(info.element_type, self.values(row, of), values) {
             let what = format!("{} cannot be decoded", info.element_type);
             return Err(self.view.error(info, ErrorKind::Unsupported(what)));
         }
@@ -271,11 +272,12 @@ impl<'a> Encoder<'a> {
             return Err(self.bad_value(info, of.start + at, format!("the value is {}; {what}", values[at])));
         }
         let Some(code) = &self.code else {
-            let before = values.clone();
             int8::through_f16(values);
             if let Some(at) = first_not_finite(values) {
+                // What it was before.
+                let _ = decode::to_f32(info.element_type, self.values(row, of), values);
                 let what = "int8 goes through f16, which ends at 65504; choose nf4 or fp4";
-                let what = format!("the value is {}: {what}", before[at]);
+                let what = format!("the value is {}: {what}", values[at]);
                 return Err(self.bad_value(info, of.start + at, what));
             }
             let columns = info.columns();
