@@ -26,7 +26,7 @@ impl MappedFile {
         let io = |e: io::Error| Error::new(path, e);
         let metadata = fs::metadata(path).map_err(io)?;
         if !metadata.is_file() {
-            return Err(Error::refused(path, "not a regular file; give a model file or its folder"));
+            return Err(Error::refused(path, NOT_REGULAR));
         }
         let map = if metadata.len() == 0 {
             None
