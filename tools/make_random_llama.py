@@ -20,6 +20,7 @@ SHAPES = {
     # hidden, ffn, layers, heads, kv heads, vocabulary, context
     "1.1b": (2048, 5632, 22, 32, 4, 32000, 2048),  # TinyLlama
     "7b": (4096, 14336, 32, 32, 8, 32000, 4096),  # Mistral
+    "27m": (512, 1536, 6, 8, 4, 8192, 2048),  # bookworm-27m
     "tiny": (256, 512, 2, 4, 2, 4096, 256),
 }
 
