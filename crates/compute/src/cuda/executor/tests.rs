@@ -2,7 +2,7 @@
 
 mod mixture;
 
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use quern_tensor_io::ElementType;
 
@@ -15,10 +15,15 @@ use crate::ops::{Activation, RopeStyle};
 use crate::testing::{Random, random_row};
 use crate::{AttentionShape, Matrix, Pool, get_row, supports};
 
-/// A card, if there is one.
-fn card(test: &str) -> Option<Card> {
+/// One test at a time: memory and what was freed are counted for the whole process, and a freed piece of memory ends
+/// recorded passes.
+static TURN: Mutex<()> = Mutex::new(());
+
+/// A card, if there is one, and the turn to use it.
+fn card(test: &str) -> Option<(Card, MutexGuard<'static, ()>)> {
+    let turn = TURN.lock().unwrap_or_else(PoisonError::into_inner);
     match Card::open(0) {
-        Ok(card) => Some(card),
+        Ok(card) => Some((card, turn)),
         Err(error) => {
             assert!(std::env::var_os("QUERN_TEST_CUDA").is_none(), "{test}: {error}");
             eprintln!("{test}: skipped: no NVIDIA card ({error})");
@@ -108,7 +113,7 @@ fn columns_of(element_type: ElementType) -> usize {
 
 #[test]
 fn every_type_multiplies() {
-    let Some(card) = card("every_type_multiplies") else { return };
+    let Some((card, _turn)) = card("every_type_multiplies") else { return };
     let mut devices = Devices::new(card);
     let mut random = Random::new(5);
     let mut wrong = Vec::new();
@@ -155,7 +160,7 @@ fn every_type_multiplies() {
 
 #[test]
 fn groups_norms_gates_and_orders_are_those_of_the_cpu() {
-    let Some(card) = card("groups_norms_gates_and_orders_are_those_of_the_cpu") else { return };
+    let Some((card, _turn)) = card("groups_norms_gates_and_orders_are_those_of_the_cpu") else { return };
     let mut devices = Devices::new(card);
     let mut random = Random::new(6);
     let mut wrong = Vec::new();
@@ -238,7 +243,7 @@ fn distance(found: &[f32], expected: &[f32]) -> f64 {
 
 #[test]
 fn attention_is_that_of_the_cpu() {
-    let Some(card) = card("attention_is_that_of_the_cpu") else { return };
+    let Some((card, _turn)) = card("attention_is_that_of_the_cpu") else { return };
     let mut devices = Devices::new(card);
     let mut random = Random::new(7);
     let mut wrong = Vec::new();
@@ -318,7 +323,7 @@ fn attention_is_that_of_the_cpu() {
 
 #[test]
 fn statistics_of_logits_are_those_of_the_cpu() {
-    let Some(card) = card("statistics_of_logits_are_those_of_the_cpu") else { return };
+    let Some((card, _turn)) = card("statistics_of_logits_are_those_of_the_cpu") else { return };
     let mut devices = Devices::new(card);
     let mut random = Random::new(8);
     for (rows, vocabulary) in [(1, 1), (3, 7), (40, 1000), (255, 32_000), (2, 151_669)] {
@@ -365,7 +370,7 @@ fn statistics_of_logits_are_those_of_the_cpu() {
 
 #[test]
 fn bandwidth_is_measured_without_a_trace() {
-    let Some(card) = card("bandwidth_is_measured_without_a_trace") else { return };
+    let Some((card, _turn)) = card("bandwidth_is_measured_without_a_trace") else { return };
     let before = card.memory_use();
     let measured = card.bandwidth().unwrap().unwrap();
     eprintln!("{}: {:.3} TB/s", card.info().name, measured / 1e12);

@@ -201,7 +201,7 @@ fn shapes() -> Vec<Shape> {
 
 #[test]
 fn a_mixture_is_that_of_the_cpu() {
-    let Some(card) = card("a_mixture_is_that_of_the_cpu") else { return };
+    let Some((card, _turn)) = card("a_mixture_is_that_of_the_cpu") else { return };
     let mut devices = Devices::new(card);
     let mut random = Random::new(8);
     let mut wrong = Vec::new();
@@ -237,7 +237,7 @@ fn a_mixture_is_that_of_the_cpu() {
 
 #[test]
 fn experts_that_differ_are_computed_apart() {
-    let Some(card) = card("experts_that_differ_are_computed_apart") else { return };
+    let Some((card, _turn)) = card("experts_that_differ_are_computed_apart") else { return };
     let mut devices = Devices::new(card);
     let mut random = Random::new(9);
     let routing = Routing { count: 4, used: 3, normalized: true };
@@ -265,7 +265,7 @@ fn experts_that_differ_are_computed_apart() {
 
 #[test]
 fn a_recorded_pass_chooses_anew() {
-    let Some(card) = card("a_recorded_pass_chooses_anew") else { return };
+    let Some((card, _turn)) = card("a_recorded_pass_chooses_anew") else { return };
     let mut devices = Devices::new(card);
     let mut random = Random::new(10);
     let routing = Routing { count: 16, used: 2, normalized: true };
