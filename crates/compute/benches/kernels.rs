@@ -7,7 +7,7 @@
 use divan::counter::{BytesCount, ItemsCount};
 use divan::{Bencher, black_box};
 use quern_compute::attention::{CacheData, Keys, Values, attention, encode_q8_0};
-use quern_compute::{AttentionShape, Matrix, Pool, Scratch, matmul};
+use quern_compute::{AttentionShape, Matrix, Pool, Scratch, matmul, sample_weights};
 use quern_tensor_io::ElementType;
 
 const TYPES: [&str; 30] = [
@@ -26,46 +26,13 @@ fn pool() -> Pool {
     Pool::new(std::thread::available_parallelism().map_or(1, |n| n.get()))
 }
 
-/// Numbers of everyday size in every type: subnormal floats would be measured instead of the kernels.
-fn weights(element_type: ElementType, bytes: usize) -> Vec<u8> {
-    let mut state = 1u64;
-    let mut next = move || {
-        state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
-        (state >> 32) as u32
-    };
-    match element_type {
-        // Exponent 2^-1 or 2^0.
-        ElementType::F32 | ElementType::BF16 => {
-            (0..bytes / 4).flat_map(|_| (next() & 0x80ff_80ff | 0x3f00_3f00).to_le_bytes()).collect()
-        }
-        ElementType::F16 => {
-            (0..bytes / 4).flat_map(|_| (next() & 0x83ff_83ff | 0x3800_3800).to_le_bytes()).collect()
-        }
-        _ => {
-            // Clear one exponent bit of every half that this may be read as.
-            let words = (0..bytes.div_ceil(4)).flat_map(|_| (next() & 0xbbbb_bbbb).to_le_bytes());
-            let mut data: Vec<u8> = words.take(bytes).collect();
-            if element_type == ElementType::MXFP4 {
-                data.iter_mut().step_by(element_type.block_bytes()).for_each(|e| *e = 120);
-            }
-            if element_type == ElementType::IQ1M {
-                // The exponent in two of the nibbles that make up the scale.
-                for block in data.as_chunks_mut::<56>().0 {
-                    (block[53], block[55]) = (block[53] | 0x80, block[55] & 15 | 0x30);
-                }
-            }
-            data
-        }
-    }
-}
-
 fn activations(n: usize) -> Vec<f32> {
     (0..n * COLUMNS).map(|i| ((i * 7919 % 1009) as f32 - 504.0) / 300.0).collect()
 }
 
 #[divan::bench(sample_count = 8, sample_size = 1)]
 fn read(bencher: Bencher) {
-    let (pool, data) = (pool(), weights(ElementType::F32, 640 << 20));
+    let (pool, data) = (pool(), sample_weights(ElementType::F32, 640 << 20));
     bencher.counter(BytesCount::new(data.len())).bench_local(|| {
         let sum = std::sync::atomic::AtomicU64::new(0);
         let chunk = 1 << 20;
@@ -88,7 +55,7 @@ fn decode(bencher: Bencher, name: &str) {
     let element_type = ElementType::from_name(name).expect("a type");
     let row_bytes = element_type.row_bytes(COLUMNS).expect("whole blocks");
     let rows = (640 << 20) / row_bytes;
-    let data = weights(element_type, rows * row_bytes);
+    let data = sample_weights(element_type, rows * row_bytes);
     let matrix = Matrix::new(element_type, rows, COLUMNS, &data).expect("a matrix");
     let (pool, mut scratch, x) = (pool(), Scratch::new(), activations(1));
     let mut y = vec![0f32; rows];
@@ -99,7 +66,7 @@ fn decode(bencher: Bencher, name: &str) {
 
 fn prompt(bencher: Bencher, name: &str, n: usize) {
     let element_type = ElementType::from_name(name).expect("a type");
-    let data = weights(element_type, ROWS * element_type.row_bytes(COLUMNS).expect("whole blocks"));
+    let data = sample_weights(element_type, ROWS * element_type.row_bytes(COLUMNS).expect("whole blocks"));
     let matrix = Matrix::new(element_type, ROWS, COLUMNS, &data).expect("a matrix");
     let (pool, mut scratch, x) = (pool(), Scratch::new(), activations(n));
     let mut y = vec![0f32; n * ROWS];

@@ -28,6 +28,7 @@ mod matrix;
 pub mod ops;
 pub mod parallel;
 mod pool;
+mod sample;
 pub mod simd;
 #[cfg(test)]
 mod testing;
@@ -48,3 +49,4 @@ pub use gram::gram;
 pub use matmul::{Scratch, matmul};
 pub use matrix::{Matrix, get_row, supports};
 pub use pool::Pool;
+pub use sample::sample_weights;

@@ -73,6 +73,27 @@ impl Loader {
     }
 }
 
+/// The types that matrices have when a checkpoint of another scheme is loaded: for sizes, before there is one.
+#[derive(Debug)]
+pub struct BlockTypes(HashMap<String, ElementType>);
+
+impl BlockTypes {
+    /// The linear layers of the blocks in one type, as GPTQ and bitsandbytes choose them.
+    pub fn new(config: &Config, to: ElementType) -> Self {
+        Self(matrices(config, true, to))
+    }
+}
+
+impl LoadIn for BlockTypes {
+    fn target(&self, name: &str) -> Option<ElementType> {
+        self.0.get(name).copied()
+    }
+
+    fn encode(&self, _: &str, _: ElementType, _: usize, _: &[f32], _: &mut [u8]) -> Result<(), String> {
+        Err("these types are for sizes only".to_owned())
+    }
+}
+
 /// All matrices, or only those within the blocks.
 fn matrices(config: &Config, in_blocks: bool, to: ElementType) -> HashMap<String, ElementType> {
     let expected = config.expected_tensors(config.convention).into_iter();

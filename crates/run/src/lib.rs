@@ -16,6 +16,7 @@ mod bandwidth;
 mod bench;
 mod chat;
 mod error;
+pub mod estimate;
 mod forward;
 mod generate;
 mod layerwise;

@@ -11,8 +11,8 @@ use quern_tensor_io::{Checkpoint, Error as FileError};
 use crate::forward::cache_shape;
 use crate::load::LoadIn;
 use crate::placement::{
-    self, Capacity, GpuLayers, GpuRoom, Location, MemoryPlan, Mover, Placement, Plan, SizeOptions, Sizes,
-    Transfer, ram_room,
+    self, Capacity, GpuLayers, GpuRoom, Location, Made, MemoryPlan, Mover, Placement, Plan, SizeOptions,
+    Sizes, Transfer, ram_room,
 };
 use crate::rope::Rotation;
 use crate::weights::Weights;
@@ -109,7 +109,7 @@ impl Model {
             return Err(Error::Option("threads is 0, it must be at least 1".into()));
         }
         let kv = KvType::default();
-        let sizes = Sizes::of(&view, SizeOptions { threads, load_in, kv })?;
+        let sizes = Sizes::of(&view, SizeOptions { threads, load_in, kv, made: Made::WhileLoading })?;
         let mut notes = view.notes().to_vec();
         let placing = placing.filter(|placing| !placing.gpus.is_empty());
         let beyond = placing.and_then(|_| beyond_gpus(&config));

@@ -9,7 +9,7 @@ use std::sync::Arc;
 
 use common::fixture;
 use quern_model::View;
-use quern_run::placement::{Capacity, GpuLayers, Location, Plan, Session, SizeOptions, Sizes};
+use quern_run::placement::{Capacity, GpuLayers, Location, Made, Plan, Session, SizeOptions, Sizes};
 use quern_run::{KvType, LoadIn, LoadOptions, Model};
 use quern_tensor_io::{Checkpoint, ElementType};
 
@@ -22,7 +22,7 @@ fn models() -> Vec<PathBuf> {
 }
 
 fn sizes(checkpoint: &Checkpoint) -> Sizes {
-    let options = SizeOptions { threads: 1, load_in: None, kv: KvType::F16 };
+    let options = SizeOptions { threads: 1, load_in: None, kv: KvType::F16, made: Made::WhileLoading };
     Sizes::of(&View::stored(checkpoint).unwrap(), options).unwrap()
 }
 

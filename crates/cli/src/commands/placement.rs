@@ -9,7 +9,7 @@ use quern_hub::Remote;
 use quern_model::{Config, View, identify};
 use quern_quantize::load_in::{LoadScheme, Loader};
 use quern_run::placement::{
-    Capacity, DeviceChoice, DeviceReport, GpuLayers, GpuRoom, PlacementReport, Plan, Session, SizeOptions,
+    Capacity, DeviceChoice, DeviceReport, GpuLayers, GpuRoom, Made, PlacementReport, Plan, Session, SizeOptions,
     Sizes, Source, Transfer, cards, ram_room,
 };
 use quern_run::{KvType, LoadIn, SessionOptions};
@@ -127,7 +127,7 @@ fn plan(
     let loader = planned.load_in.map(|scheme| Loader::new(&checkpoint, scheme)).transpose()?;
     let view = View::stored(&checkpoint)?;
     let load_in = loader.as_ref().map(|loader| loader as &dyn LoadIn);
-    let sizes = Sizes::of(&view, SizeOptions { threads, load_in, kv: planned.kv })?;
+    let sizes = Sizes::of(&view, SizeOptions { threads, load_in, kv: planned.kv, made: Made::WhileLoading })?;
     let Some(config) = view.config() else {
         bail!("{}: its configuration is not known", planned.path.display())
     };

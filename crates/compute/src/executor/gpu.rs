@@ -21,6 +21,8 @@ pub struct Gpu {
     pub free: u64,
     /// Bytes that it has.
     pub total: u64,
+    /// CUDA version that the driver supports, as `(12, 4)`.
+    pub driver: (i32, i32),
 }
 
 /// The GPUs that can be used.
@@ -37,7 +39,8 @@ pub fn gpus() -> Result<Vec<Gpu>> {
             .map(|info| {
                 let (free, total) = Card::open(info.index)?.free_and_total()?;
                 let capability = (info.capability.major, info.capability.minor);
-                Ok(Gpu { index: info.index, name: info.name.to_string(), capability, free, total })
+                let driver = (info.driver.major, info.driver.minor);
+                Ok(Gpu { index: info.index, name: info.name.to_string(), capability, free, total, driver })
             })
             .collect()
     }

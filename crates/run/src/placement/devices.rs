@@ -23,6 +23,8 @@ pub struct DeviceInfo {
     pub total: u64,
     /// Its compute capability, major and minor number.
     pub compute_capability: (u32, u32),
+    /// The CUDA version that its driver supports, major and minor number.
+    pub driver: (u32, u32),
 }
 
 /// Why no card can be used.
@@ -172,6 +174,7 @@ pub fn cards() -> Result<Vec<DeviceInfo>, NoCuda> {
         free: gpu.free,
         total: gpu.total,
         compute_capability: (gpu.capability.0.max(0) as u32, gpu.capability.1.max(0) as u32),
+        driver: (gpu.driver.0.max(0) as u32, gpu.driver.1.max(0) as u32),
     };
     Ok(gpus.into_iter().map(info).collect())
 }
@@ -236,7 +239,14 @@ mod tests {
 
     fn card(index: usize, name: &str, capability: (u32, u32)) -> DeviceInfo {
         let name = name.to_owned();
-        DeviceInfo { index, name, free: 20 * GIB, total: 24 * GIB, compute_capability: capability }
+        DeviceInfo {
+            index,
+            name,
+            free: 20 * GIB,
+            total: 24 * GIB,
+            compute_capability: capability,
+            driver: (12, 4),
+        }
     }
 
     fn two() -> Result<Vec<DeviceInfo>, NoCuda> {

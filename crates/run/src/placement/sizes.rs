@@ -12,13 +12,14 @@ use crate::{KvType, Result};
 
 /// Matrices and vectors begin at multiples of this on a GPU.
 const ALIGNMENT: u64 = 256;
-/// What rounding the planes of a matrix up to [`ALIGNMENT`] takes, at most.
 /// Positions of the cache are rounded up to a multiple of this.
 const CACHE_GROUP: usize = 16;
 /// Buffers on a GPU whose size does not depend on the batch: partial results of attention, tables, a library's own.
 const GPU_BUFFERS: u64 = 32 << 20;
 /// Buffers of one thread.
 const THREAD_BUFFERS: u64 = 1 << 20;
+/// What is used of them, measured on prompts.
+const THREAD_BUFFERS_USED: u64 = 200 << 10;
 
 /// Sizes of one block or the head, in bytes.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -44,6 +45,10 @@ pub struct ScratchSizes {
     pub gpu: u64,
     /// On each GPU for each token of the batch.
     pub gpu_token: u64,
+    /// What is used of [`ScratchSizes::ram`], as measured.
+    pub ram_used: u64,
+    /// What is used of [`ScratchSizes::ram_token`]: no layer needs all kinds of buffers.
+    pub ram_token_used: u64,
 }
 
 impl ScratchSizes {
@@ -67,6 +72,10 @@ pub struct Sizes {
     pub embedding_row: u64,
     /// The blocks in order, then the head.
     pub units: Vec<UnitSize>,
+    /// What generating one token reads of each unit's matrices, by their type in memory.
+    pub reads: Vec<Vec<(ElementType, u64)>>,
+    /// The most bytes that a unit has in the file, in whatever scheme.
+    pub largest_source: u64,
     /// The head is the table of the embedding.
     pub tied: bool,
     /// Keys and values of one position in one layer.
@@ -90,6 +99,20 @@ pub struct SizeOptions<'a> {
     pub load_in: Option<&'a dyn LoadIn>,
     /// How keys and values are kept.
     pub kv: KvType,
+    /// When the types of `load_in` are made.
+    pub made: Made,
+}
+
+/// When the types that a [`LoadIn`] names are made.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Made {
+    /// While the checkpoint is loaded, from the types that it has.
+    #[default]
+    WhileLoading,
+    /// Before, in a file of rows of these types, which is mapped.
+    InFile,
+    /// Before, in a file of packed layers (GPTQ, bitsandbytes), which are unpacked while it is loaded.
+    Packed,
 }
 
 /// Bytes that a matrix takes on a GPU. Types that no GPU kernel reads are widened.
@@ -115,25 +138,33 @@ impl Sizes {
         let tied = config.tied_embeddings && !has_head;
         let mut sizes = Self {
             units: vec![UnitSize::default(); config.layers + 1],
+            reads: vec![Vec::new(); config.layers + 1],
             tied,
             scratch: scratch(config, options.threads, fused(view)),
             logits_row: 4 * config.vocab_size as u64,
             file_size: view.checkpoint().file_size(),
             ..Self::default()
         };
+        let mut sources = vec![0; sizes.units.len()];
         for tensor in view.tensors() {
             let Some(place) = Part::of(tensor) else { continue };
             sizes.parameters += (tensor.rows() * tensor.columns()) as u64;
-            let size = size(view, config, options.load_in, tensor);
+            let (element_type, size) = size(view, config, options, tensor);
+            let source = match options.made != Made::WhileLoading || tensor.packed {
+                // A packed layer takes in its file about what it takes unpacked.
+                true => size.mapped + size.made,
+                false => (tensor.rows() * tensor.row_bytes) as u64,
+            };
+            let head = sizes.blocks();
             match place {
-                Part::Block(layer) => sizes.units.get_mut(layer).into_iter().for_each(|unit| unit.add(size)),
-                Part::Head => sizes.head_mut().add(size),
+                Part::Block(layer) => sizes.add(layer, element_type, size),
+                Part::Head => sizes.add(head, element_type, size),
                 Part::Table | Part::Position => {
                     sizes.embedding.add(UnitSize { gpu: 0, touched: 0, ..size });
                     sizes.embedding_row += (size.mapped + size.made) / (tensor.rows() as u64).max(1);
                     if tied && place == Part::Table {
                         // The bytes in RAM are the table's, and made but once.
-                        sizes.head_mut().add(UnitSize { made: 0, ..size });
+                        sizes.add(head, element_type, UnitSize { made: 0, ..size });
                     }
                 }
                 // A whole matrix, read for every token.
@@ -142,7 +173,15 @@ impl Sizes {
                     sizes.embedding_row += size.touched;
                 }
             }
+            let unit = match place {
+                Part::Block(layer) => Some(layer),
+                Part::Head => Some(head),
+                Part::Table if tied => Some(head),
+                Part::Table | Part::Position | Part::Projection => None,
+            };
+            unit.and_then(|unit| sources.get_mut(unit)).into_iter().for_each(|sum| *sum += source);
         }
+        sizes.largest_source = sources.into_iter().max().unwrap_or(0);
         Ok(sizes.with_cache(config, options.kv))
     }
 
@@ -163,9 +202,17 @@ impl Sizes {
         self.cache_position.saturating_mul(positions as u64)
     }
 
-    fn head_mut(&mut self) -> &mut UnitSize {
-        let last = self.units.len() - 1;
-        &mut self.units[last]
+    /// Adds a tensor to a unit. A layer that the configuration does not have is no unit.
+    fn add(&mut self, unit: usize, element_type: ElementType, size: UnitSize) {
+        let Some((whole, reads)) = self.units.get_mut(unit).zip(self.reads.get_mut(unit)) else { return };
+        whole.add(size);
+        if size.touched == 0 {
+            return;
+        }
+        match reads.iter_mut().find(|(known, _)| *known == element_type) {
+            Some((_, bytes)) => *bytes += size.touched,
+            None => reads.push((element_type, size.touched)),
+        }
     }
 }
 
@@ -239,12 +286,19 @@ fn is_matrix(role: TensorRole) -> bool {
     .contains(&role)
 }
 
-/// What one tensor takes.
-fn size(view: &View<'_>, config: &Config, load_in: Option<&dyn LoadIn>, tensor: &ViewTensor) -> UnitSize {
+/// What one tensor takes, and its type in memory.
+fn size(
+    view: &View<'_>,
+    config: &Config,
+    options: SizeOptions<'_>,
+    tensor: &ViewTensor,
+) -> (ElementType, UnitSize) {
+    let SizeOptions { load_in, made, .. } = options;
     let (rows, columns) = (tensor.rows(), tensor.columns());
     let Some(role) = tensor.role.filter(|&role| is_matrix(role)) else {
         let made = 4 * (rows * columns) as u64;
-        return UnitSize { mapped: 0, made, gpu: made.next_multiple_of(ALIGNMENT), touched: 0 };
+        let gpu = made.next_multiple_of(ALIGNMENT);
+        return (ElementType::F32, UnitSize { mapped: 0, made, gpu, touched: 0 });
     };
     let (rows, columns) = match tensor.layout == Layout::Transposed {
         true => (columns, rows),
@@ -259,7 +313,12 @@ fn size(view: &View<'_>, config: &Config, load_in: Option<&dyn LoadIn>, tensor: 
     let stored = form.as_ref().map_or(tensor.element_type, |form| form.element_type);
     let element_type = target.unwrap_or(stored);
     let bytes = matrix_bytes(element_type, rows, columns);
-    let made = target.is_some() || form.is_some() || tensor.layout == Layout::Transposed;
+    let made = match made {
+        Made::InFile => false,
+        Made::WhileLoading | Made::Packed => {
+            target.is_some() || form.is_some() || tensor.layout == Layout::Transposed
+        }
+    };
     let permutation = form.filter(|_| target.is_none()).and_then(|form| form.permutation);
     let order = permutation.map_or(0, |order| 4 * order.len() as u64);
     // Of a mixture's experts a token reads those it chooses.
@@ -268,12 +327,13 @@ fn size(view: &View<'_>, config: &Config, load_in: Option<&dyn LoadIn>, tensor: 
         Some(mixture) => bytes / (mixture.count as u64).max(1) * mixture.used as u64,
         None => bytes,
     };
-    UnitSize {
+    let size = UnitSize {
         mapped: if made { 0 } else { bytes },
         made: if made { bytes + order } else { 0 },
         gpu: device_bytes(element_type, rows, columns) + order,
         touched,
-    }
+    };
+    (element_type, size)
 }
 
 /// Buffers of a forward pass.
@@ -298,5 +358,13 @@ fn scratch(config: &Config, threads: usize, fused: bool) -> ScratchSizes {
         gpu: GPU_BUFFERS,
         // Queries, keys and values always come from one launch; the input of a layer in f16, with its scale.
         gpu_token: (4 * (gpu_floats + qkv) + 2 * columns.next_multiple_of(128) + 4) as u64,
+        ram_used: THREAD_BUFFERS_USED * threads as u64,
+        ram_token_used: {
+            let layer = 4 * config.hidden_size + 2 * query + 2 * key + 2 * wide;
+            let angles = 2 * (config.rope.dimensions / 2);
+            let floats = layer + angles + experts + if fused { qkv } else { 0 };
+            // 8-bit codes with a scale for 32 of them and a sum for 16, in two groupings.
+            (4 * floats + 5 * columns / 2) as u64
+        },
     }
 }

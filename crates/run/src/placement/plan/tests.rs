@@ -35,9 +35,17 @@ fn seven_b(block: impl Fn(usize) -> (T, T), head: T) -> Sizes {
         embedding: UnitSize { gpu: 0, touched: 0, ..table },
         embedding_row: table.mapped / 32000,
         units: blocks.chain([unit(&[(head, 32000, 4096)])]).collect(),
+        reads: Vec::new(),
+        largest_source: 0,
         tied: false,
         cache_position: 2 * 8 * 128 * 2,
-        scratch: ScratchSizes { ram: 8 * MIB, ram_token: 200 << 10, gpu: 32 * MIB, gpu_token: 250 << 10 },
+        scratch: ScratchSizes {
+            ram: 8 * MIB,
+            ram_token: 200 << 10,
+            gpu: 32 * MIB,
+            gpu_token: 250 << 10,
+            ..ScratchSizes::default()
+        },
         logits_row: 4 * 32000,
         parameters: 7_241_732_096,
         file_size: 0,

@@ -1,0 +1,173 @@
+//! How fast this machine's processor multiplies with weights of each type, measured.
+//!
+//! A rate is that of the kernels which generation uses, all threads together, over as many bytes as the model has, up to
+//! some times the last-level cache: small models are read from caches, and on many processors decoding a type takes
+//! longer than memory does.
+
+use std::collections::HashMap;
+use std::path::Path;
+use std::time::{Duration, Instant};
+
+use quern_compute::{Matrix, Pool, Scratch, matmul, sample_weights};
+use quern_tensor_io::ElementType;
+
+use crate::available_memory;
+
+/// Columns of the matrices: a multiple of every block's length.
+const COLUMNS: usize = 4096;
+/// The least bytes to read for a rate.
+const LEAST: u64 = 4 << 20;
+/// The most, where caches are small.
+const MOST: u64 = 256 << 20;
+/// The most, however large caches are.
+const LIMIT: u64 = 1 << 30;
+/// Times the last-level cache that the most bytes are.
+const CACHES: u64 = 3;
+/// The sample that is repeated.
+const SAMPLE: usize = 1 << 20;
+/// Time and passes for each rate.
+const TIME: Duration = Duration::from_millis(40);
+const PASSES: usize = 3;
+
+/// Rates for one size of model.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Costs {
+    /// Bytes a second at which the CPU multiplies a vector with matrices of each type.
+    pub cpu: Vec<(ElementType, f64)>,
+    /// Seconds that a region computed by all threads takes beside its work.
+    pub region: f64,
+    /// Bytes a second that the memory of each GPU delivers, in the order of [`crate::placement::Capacity::gpus`];
+    /// `None` where nobody measured.
+    pub gpus: Vec<Option<f64>>,
+    /// Bytes a second that the disk of the model delivers, if it was measured.
+    pub disk: Option<f64>,
+}
+
+impl Costs {
+    /// The CPU's rate for a type.
+    pub fn cpu_rate(&self, element_type: ElementType) -> Option<f64> {
+        self.cpu.iter().find(|(known, _)| *known == element_type).map(|(_, rate)| *rate)
+    }
+}
+
+/// Measures rates of the CPU, each once.
+#[derive(Debug)]
+pub struct MachineSpeed {
+    pool: Pool,
+    most: u64,
+    /// By type and bytes read.
+    rates: HashMap<(ElementType, u64), f64>,
+    region: Option<f64>,
+    buffer: Vec<u8>,
+}
+
+impl MachineSpeed {
+    /// For so many threads. Measures nothing yet.
+    pub fn new(threads: usize) -> Self {
+        let most = (CACHES * last_level_cache()).clamp(MOST, LIMIT);
+        // Memory for measuring must not push anything else out.
+        let room = available_memory().map_or(most, |available| available / 4);
+        Self {
+            pool: Pool::new(threads),
+            most: most.min(room).max(LEAST),
+            rates: HashMap::new(),
+            region: None,
+            buffer: Vec::new(),
+        }
+    }
+
+    /// The threads measured with.
+    pub fn threads(&self) -> usize {
+        self.pool.threads()
+    }
+
+    /// Rates of the CPU for a model that reads so many bytes for a token; the rates of other devices are left open.
+    pub fn costs(&mut self, types: &[ElementType], bytes_per_token: u64) -> Costs {
+        let cpu = types.iter().filter_map(|&t| Some((t, self.rate(t, bytes_per_token)?))).collect();
+        Costs { cpu, region: self.region(), gpus: Vec::new(), disk: None }
+    }
+
+    /// Bytes a second for matrices of this type; `None` if no kernel reads it.
+    pub fn rate(&mut self, element_type: ElementType, bytes_per_token: u64) -> Option<f64> {
+        if !quern_compute::supports(element_type) {
+            return None;
+        }
+        let bytes = bytes_per_token.clamp(LEAST, self.most);
+        // Larger models than measured with have the same rate, and nearly equal sizes too.
+        let bytes = if bytes == self.most { bytes } else { 1 << bytes.ilog2() };
+        if let Some(rate) = self.rates.get(&(element_type, bytes)) {
+            return Some(*rate);
+        }
+        let rate = self.measure(element_type, bytes)?;
+        self.rates.insert((element_type, bytes), rate);
+        Some(rate)
+    }
+
+    fn measure(&mut self, element_type: ElementType, bytes: u64) -> Option<f64> {
+        let row = element_type.row_bytes(COLUMNS)?;
+        let rows = (usize::try_from(bytes).ok()? / row).max(1);
+        let sample = sample_weights(element_type, SAMPLE.next_multiple_of(row).min(rows * row));
+        let length = rows * row;
+        if self.buffer.len() < length {
+            self.buffer = vec![0; length];
+        }
+        let parts = self.buffer[..length].chunks_mut(sample.len());
+        quern_compute::parallel::share(&self.pool, parts, |part| part.copy_from_slice(&sample[..part.len()]));
+        let matrix = Matrix::new(element_type, rows, COLUMNS, &self.buffer[..length]).ok()?;
+        let mut scratch = Scratch::new();
+        let x: Vec<f32> = (0..COLUMNS).map(|i| ((i * 7919 % 1009) as f32 - 504.0) / 300.0).collect();
+        let mut y = vec![0f32; rows];
+        let mut best = Duration::MAX;
+        let (started, mut passes) = (Instant::now(), 0);
+        while passes < PASSES || started.elapsed() < TIME {
+            let pass = Instant::now();
+            matmul(&self.pool, &mut scratch, &[matrix], &x, 1, &mut [&mut y]).ok()?;
+            best = best.min(pass.elapsed());
+            passes += 1;
+        }
+        Some(length as f64 / best.as_secs_f64().max(1e-9))
+    }
+
+    /// Seconds of a region that has hardly any work: the median of many, one right after the other.
+    fn region(&mut self) -> f64 {
+        if let Some(region) = self.region {
+            return region;
+        }
+        let mut times: Vec<f64> = (0..2000)
+            .map(|_| {
+                let start = Instant::now();
+                self.pool.run(self.pool.threads(), |_| {});
+                start.elapsed().as_secs_f64()
+            })
+            .collect();
+        times.sort_by(f64::total_cmp);
+        *self.region.insert(times[times.len() / 2])
+    }
+}
+
+/// Bytes of the largest cache of the first processor; 0 where the system does not say.
+fn last_level_cache() -> u64 {
+    let size = |index: usize| {
+        let path = format!("/sys/devices/system/cpu/cpu0/cache/index{index}/size");
+        let text = std::fs::read_to_string(Path::new(&path)).ok()?;
+        text.trim().strip_suffix('K')?.parse::<u64>().ok().map(|kib| kib << 10)
+    };
+    (0..8).filter_map(size).max().unwrap_or(0)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn rates_are_measured_once_for_each_type_and_size() {
+        let mut machine = MachineSpeed { most: LEAST, ..MachineSpeed::new(2) };
+        let types = [ElementType::Q4K, ElementType::F16, ElementType::NF4];
+        let costs = machine.costs(&types, 1 << 40);
+        assert_eq!(costs.cpu.len(), 3);
+        assert!(costs.cpu.iter().all(|(_, rate)| rate.is_finite() && *rate > 1e6), "{costs:?}");
+        assert!(costs.region > 0.0);
+        assert_eq!(machine.costs(&types, LEAST), costs);
+        assert_eq!(machine.rate(ElementType::I32, LEAST), None);
+    }
+}
