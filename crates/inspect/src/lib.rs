@@ -4,9 +4,11 @@
 //!
 //! - [`summarize`] and [`metadata`]: from headers and small tensors
 //! - [`check`]: every value, every shape
+//! - [`fit`]: which scheme and placement of a model fits a machine, how fast and how good it is
 
 mod attention;
 mod check;
+pub mod fit;
 mod loose;
 mod quantization;
 mod summary;
