@@ -32,7 +32,7 @@ GGUF = ["f16", "q8_0", "q6_k", "q5_k_m", "q5_k_s", "q5_1", "q5_0", "q4_1", "q4_k
 # An importance matrix changes nothing in these.
 PLAIN_ONLY = {"f16", "q8_0", "mxfp4", "tq2_0", "tq1_0", "q2_0", "q1_0"}
 # quern and llama-quantize refuse these without an importance matrix.
-IMATRIX_ONLY = {"q2_k_s", "iq3_xxs", "iq2_m", "iq2_s", "iq2_xs", "iq2_xxs", "iq1_m", "iq1_s"}
+IMATRIX_ONLY = {"q2_k_s", "iq3_xs", "iq3_xxs", "iq2_m", "iq2_s", "iq2_xs", "iq2_xxs", "iq1_m", "iq1_s"}
 
 
 def schemes():
