@@ -167,8 +167,9 @@ def main():
 
     before = json.loads(args.json.read_text()) if args.json and args.json.is_file() else {}
     top = head(args, before)
-    if before and any(before.get(key) != top[key] for key in ("model", "parameters", "context", "chunks", "texts")):
-        sys.exit(f"{args.json} holds figures of another model, text or length; name another file or remove it")
+    same = ("model", "parameters", "context", "chunks", "calibration", "texts")
+    if before and any(before.get(key) != top[key] for key in same):
+        sys.exit(f"{args.json} holds figures of another model, text, calibration or length; name another file or remove it")
     known = before.get("schemes", [])
 
     entries, labels = [], []
