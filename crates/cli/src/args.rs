@@ -7,6 +7,8 @@ mod argv;
 mod bench;
 mod convert;
 mod demo;
+mod doctor;
+mod fit;
 mod imatrix;
 mod inspect;
 mod perplexity;
@@ -27,6 +29,8 @@ use clap::{CommandFactory, Parser, Subcommand};
 pub use bench::Bench;
 pub use convert::Convert;
 pub use demo::Demo;
+pub use doctor::Doctor;
+pub use fit::Fit;
 pub use imatrix::Imatrix;
 pub use inspect::Inspect;
 pub use perplexity::Perplexity;
@@ -93,6 +97,17 @@ pub enum Command {
     /// Without --check only headers are read, so this takes milliseconds whatever the size of the model. Of a model on
     /// the Hub that is not in the cache, only the headers are downloaded.
     Inspect(Inspect),
+    /// Choose a model, a scheme and a placement that fit a machine, and show how fast and how good they are
+    ///
+    /// Without MODEL, published models are listed that fit this machine (or the memory given), what to try first at the
+    /// top. With MODEL, all schemes are listed that it can be quantized to, with the memory and the speed that quern run
+    /// will reach and the quality that was measured, and the commands that make and run the best. Only headers are read.
+    Fit(Fit),
+    /// Show what this machine offers: processor, memory, disks, GPUs, access to the Hub; and what is missing
+    ///
+    /// Measures the bandwidth of memory and the speed of disks, which takes some seconds. For each thing that is missing
+    /// or set in a way that makes quern slow, it shows what to do.
+    Doctor(Doctor),
     /// Generate text from a prompt, or hold a conversation with --chat
     ///
     /// Runs GGUF, safetensors, PyTorch, GPTQ, AWQ, compressed-tensors and bitsandbytes models on the CPU. The generated

@@ -21,6 +21,8 @@ fn main() -> ExitCode {
         args::Command::Convert(args) => commands::convert::run(&args),
         args::Command::Imatrix(args) => commands::imatrix::run(&args),
         args::Command::Inspect(args) => commands::inspect::run(&args),
+        args::Command::Fit(args) => commands::fit::run(&args),
+        args::Command::Doctor(args) => commands::doctor::run(&args),
         args::Command::Run(args) => commands::run::run(&args),
         args::Command::Perplexity(args) => commands::perplexity::run(&args),
         args::Command::Bench(args) => commands::bench::run(&args),

@@ -19,6 +19,8 @@ pub enum Unit {
     Chunks,
     /// Linear layers of a model.
     Modules,
+    /// Models of the catalogue.
+    Models,
     /// Repetitions of a measurement.
     Runs,
 }
@@ -31,6 +33,7 @@ impl Bar {
             Unit::Bytes => "{bytes:>10}/{total_bytes} {bytes_per_sec:>12}",
             Unit::Chunks => "{pos:>5}/{len} chunks",
             Unit::Modules => "{pos:>5}/{len} modules",
+            Unit::Models => "{pos:>3}/{len} models",
             Unit::Runs => "{pos:>3}/{len} runs",
         };
         style(&bar, &format!("{{bar:28}} {counts}  {{eta:>4}} left  {{wide_msg}}"));

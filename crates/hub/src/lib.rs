@@ -32,6 +32,7 @@ mod parallel;
 mod path;
 mod progress;
 mod pull;
+mod reach;
 mod select;
 mod settings;
 mod space;
@@ -44,6 +45,7 @@ pub use locate::Located;
 pub use name::{MAIN, Name};
 pub use progress::PullProgress;
 pub use pull::{PullOptions, Pulled, PulledFile};
+pub use reach::CacheUse;
 pub use settings::{Settings, Token};
 
 use client::Client;

@@ -5,11 +5,13 @@
 //! - [`summarize`] and [`metadata`]: from headers and small tensors
 //! - [`check`]: every value, every shape
 //! - [`fit`]: which scheme and placement of a model fits a machine, how fast and how good it is
+//! - [`machine`]: what a machine offers: processor, memory, disks
 
 mod attention;
 mod check;
 pub mod fit;
 mod loose;
+pub mod machine;
 mod quantization;
 mod summary;
 

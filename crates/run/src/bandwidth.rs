@@ -43,6 +43,14 @@ pub fn read_bandwidth(threads: usize, most: u64) -> f64 {
     (8 * words) as f64 / best.as_secs_f64().max(1e-9)
 }
 
+/// Bytes a second that the memory of GPU `index` delivers; `None` if its driver takes no times.
+///
+/// # Errors
+/// The GPU cannot be used, or has no memory left to measure with.
+pub fn gpu_bandwidth(index: usize) -> Result<Option<f64>> {
+    Bandwidths::default().gpu(index, &Device::gpu(index)?)
+}
+
 /// A memory that has weights of a model.
 #[derive(Clone, Debug, PartialEq)]
 pub struct MemorySpeed {

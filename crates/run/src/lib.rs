@@ -34,7 +34,7 @@ mod session;
 pub mod statistics;
 mod weights;
 
-pub use bandwidth::{Bandwidths, MemorySpeed, ReadLimit, read_bandwidth};
+pub use bandwidth::{Bandwidths, MemorySpeed, ReadLimit, gpu_bandwidth, read_bandwidth};
 pub use bench::{BenchOptions, BenchReport, BenchTest, Speed, bench};
 pub use chat::{Chat, ChatNote};
 pub use error::{Error, Result};

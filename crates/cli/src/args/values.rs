@@ -109,6 +109,19 @@ pub(super) fn max_memory(text: &str) -> Result<MemoryLimits, String> {
     Ok(limits)
 }
 
+/// Sizes of GPU memory: `8GiB` or `24GiB,24GiB`; none for `0`.
+pub(super) fn memory_sizes(text: &str) -> Result<Vec<u64>, String> {
+    match text.trim() {
+        "0" => Ok(Vec::new()),
+        sizes => sizes.split(',').map(format::parse_bytes).collect(),
+    }
+}
+
+/// Bytes a second: `360GB`, `360GB/s`, `2.9TB`.
+pub(super) fn bandwidth(text: &str) -> Result<u64, String> {
+    format::parse_bytes(text.trim().trim_end_matches("/s"))
+}
+
 pub(super) fn bits(text: &str) -> Result<u32, String> {
     match text.parse() {
         Ok(bits @ (2 | 3 | 4 | 8)) => Ok(bits),
@@ -163,6 +176,16 @@ mod tests {
         for text in ["", "gpu", "cuda:", "cuda:x", "cuda1", "cuda:-1", "0"] {
             assert!(device(text).is_err_and(|error| error.contains("cuda:0")), "{text}");
         }
+    }
+
+    #[test]
+    fn sizes_of_gpus_are_read() {
+        assert_eq!(memory_sizes("0"), Ok(vec![]));
+        assert_eq!(memory_sizes("8GiB"), Ok(vec![8 << 30]));
+        assert_eq!(memory_sizes("24GiB, 16GiB"), Ok(vec![24 << 30, 16 << 30]));
+        assert!(memory_sizes("8GiB,").is_err() && memory_sizes("").is_err());
+        assert_eq!(bandwidth("360GB/s"), Ok(360_000_000_000));
+        assert!(bandwidth("fast").is_err());
     }
 
     #[test]

@@ -20,6 +20,8 @@ use crate::{args, format, model};
 pub mod bench;
 pub mod convert;
 pub mod demo;
+pub mod doctor;
+pub mod fit;
 pub mod imatrix;
 pub mod inspect;
 pub mod perplexity;

@@ -9,8 +9,8 @@ use quern_hub::Remote;
 use quern_model::{Config, View, identify};
 use quern_quantize::load_in::{LoadScheme, Loader};
 use quern_run::placement::{
-    Capacity, DeviceChoice, DeviceReport, GpuLayers, GpuRoom, Made, PlacementReport, Plan, Session, SizeOptions,
-    Sizes, Source, Transfer, cards, ram_room,
+    Capacity, DeviceChoice, DeviceReport, GpuLayers, GpuRoom, Made, PlacementReport, Plan, Session,
+    SizeOptions, Sizes, Source, Transfer, cards, ram_room,
 };
 use quern_run::{KvType, LoadIn, SessionOptions};
 use quern_tensor_io::Checkpoint;

@@ -152,8 +152,7 @@ mod tests {
             known += 1;
         }
         assert!(known >= 40, "{known}");
-        unknown.dedup();
-        assert_eq!(unknown, ["Granite"], "quern knows all other families");
+        assert!(unknown.iter().all(|family| family.starts_with("Granite")), "{unknown:?}");
     }
 
     #[test]
