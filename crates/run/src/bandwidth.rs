@@ -6,12 +6,14 @@ use std::time::{Duration, Instant};
 use quern_compute::simd::{Op, dispatch};
 use quern_compute::{Device, Pool};
 
-use crate::memory::reset_peak;
+use crate::memory::{last_level_cache, reset_peak};
 use crate::{Error, KvType, Model, Result};
 use quern_compute::parallel::share;
 
-/// Bytes read: several times what last-level caches hold.
-const SIZE: usize = 512 << 20;
+/// Bytes read: several times what last-level caches hold, those of the largest servers included.
+const SIZE: u64 = 512 << 20;
+const LARGEST: u64 = 1 << 30;
+const CACHES: u64 = 3;
 /// Bytes of a task.
 const PART: usize = 1 << 20;
 /// The time to measure for, with at least three passes.
@@ -20,7 +22,8 @@ const TIME: Duration = Duration::from_millis(300);
 /// Bytes a second that `threads` threads read together from memory, one after the other in large pieces: the
 /// best of some passes over at most `most` bytes. The memory is released, and the process's peak is reset.
 pub fn read_bandwidth(threads: usize, most: u64) -> f64 {
-    let words = usize::try_from(most).unwrap_or(usize::MAX).clamp(PART, SIZE) / PART * PART / 8;
+    let size = (CACHES * last_level_cache().unwrap_or(0)).clamp(SIZE, LARGEST);
+    let words = usize::try_from(most.min(size)).unwrap_or(usize::MAX).max(PART) / PART * PART / 8;
     let pool = Pool::new(threads);
     let mut memory = vec![0u64; words];
     // Written by all threads, so that a machine of several NUMA nodes spreads it over all of them.

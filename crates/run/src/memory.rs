@@ -41,6 +41,16 @@ pub fn available_memory() -> Option<u64> {
     Some(cgroup::room(&read).map_or(system, |room| room.min(system)))
 }
 
+/// Bytes of the largest cache of the first processor. `None` where the system does not say.
+pub fn last_level_cache() -> Option<u64> {
+    let size = |index: usize| {
+        let path = format!("/sys/devices/system/cpu/cpu0/cache/index{index}/size");
+        let kib = read(Path::new(&path))?.trim().strip_suffix('K')?.parse::<u64>().ok()?;
+        kib.checked_mul(1024)
+    };
+    (0..8).filter_map(size).max()
+}
+
 fn read(path: &Path) -> Option<String> {
     std::fs::read_to_string(path).ok()
 }

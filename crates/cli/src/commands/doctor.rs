@@ -274,6 +274,7 @@ fn disks(folders: &[PathBuf], measure: bool, findings: &mut Vec<Finding>) -> Vec
         // The same disk once more need not be measured again.
         let same = disks.iter().find(|known| known.total == found.total && known.free.is_some());
         let known = same.and_then(|known| known.read_bytes_per_second);
+        let mentioned = same.is_some();
         match known {
             Some(speed) => found.read_bytes_per_second = Some(speed),
             None if measure => match read_speed(folder) {
@@ -289,7 +290,7 @@ fn disks(folders: &[PathBuf], measure: bool, findings: &mut Vec<Finding>) -> Vec
             },
             None => {}
         }
-        if let Some(free) = found.free.filter(|&free| free < LITTLE_SPACE) {
+        if let Some(free) = found.free.filter(|&free| free < LITTLE_SPACE && !mentioned) {
             let what = format!("the disk of {} has {} free", folder.display(), format::bytes(free));
             findings.push(finding(
                 "note",

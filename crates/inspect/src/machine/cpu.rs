@@ -27,11 +27,6 @@ pub struct Cpu {
 /// Describes the processor.
 pub fn cpu() -> Cpu {
     let text = std::fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
-    let cache = (0..8).filter_map(|index| {
-        let path = format!("/sys/devices/system/cpu/cpu0/cache/index{index}/size");
-        let text = std::fs::read_to_string(path).ok()?;
-        text.trim().strip_suffix('K')?.parse::<u64>().ok().map(|kib| kib << 10)
-    });
     let Described { name, cores, processors } = described(&text);
     Cpu {
         name,
@@ -40,7 +35,7 @@ pub fn cpu() -> Cpu {
         usable: std::thread::available_parallelism().map_or(1, |n| n.get()),
         simd: Level::detect().name(),
         best_simd: Level::best().name(),
-        last_level_cache: cache.max(),
+        last_level_cache: quern_run::last_level_cache(),
     }
 }
 

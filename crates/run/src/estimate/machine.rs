@@ -5,13 +5,12 @@
 //! longer than memory does.
 
 use std::collections::HashMap;
-use std::path::Path;
 use std::time::{Duration, Instant};
 
 use quern_compute::{Matrix, Pool, Scratch, matmul, sample_weights};
 use quern_tensor_io::ElementType;
 
-use crate::available_memory;
+use crate::{available_memory, last_level_cache};
 
 /// Columns of the matrices: a multiple of every block's length.
 const COLUMNS: usize = 4096;
@@ -64,7 +63,7 @@ pub struct MachineSpeed {
 impl MachineSpeed {
     /// For so many threads. Measures nothing yet.
     pub fn new(threads: usize) -> Self {
-        let most = (CACHES * last_level_cache()).clamp(MOST, LIMIT);
+        let most = (CACHES * last_level_cache().unwrap_or(0)).clamp(MOST, LIMIT);
         // Memory for measuring must not push anything else out.
         let room = available_memory().map_or(most, |available| available / 4);
         Self {
@@ -143,16 +142,6 @@ impl MachineSpeed {
         times.sort_by(f64::total_cmp);
         *self.region.insert(times[times.len() / 2])
     }
-}
-
-/// Bytes of the largest cache of the first processor; 0 where the system does not say.
-fn last_level_cache() -> u64 {
-    let size = |index: usize| {
-        let path = format!("/sys/devices/system/cpu/cpu0/cache/index{index}/size");
-        let text = std::fs::read_to_string(Path::new(&path)).ok()?;
-        text.trim().strip_suffix('K')?.parse::<u64>().ok().map(|kib| kib << 10)
-    };
-    (0..8).filter_map(size).max().unwrap_or(0)
 }
 
 #[cfg(test)]

@@ -3,11 +3,11 @@
 use crate::placement::{Location, Plan, Sizes};
 
 /// The program: its own pages, those of its code that a run touches, threads.
-const PROGRAM: u64 = 12 << 20;
+const PROGRAM: u64 = 8_500_000;
 /// An entry of the vocabulary with its merges, in the tokenizer.
 const VOCABULARY_ENTRY: u64 = 220;
 /// What the driver keeps in RAM for a GPU that is in use.
-const DRIVER_IN_RAM: u64 = 107 << 20;
+const DRIVER_IN_RAM: u64 = 111 << 20;
 /// Page-locked memory on the way to a GPU while a model is loaded.
 const LOADER: u64 = 67 << 20;
 /// Page-locked memory for layers in RAM that batches take to the GPU.
