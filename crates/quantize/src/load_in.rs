@@ -78,6 +78,15 @@ impl Loader {
 pub struct BlockTypes(HashMap<String, ElementType>);
 
 impl BlockTypes {
+    /// The types that a GGUF file of this type has, from a checkpoint in plain numbers, seen under GGUF's names and under its
+    /// own.
+    ///
+    /// # Errors
+    /// The recipe does not suit the shapes.
+    pub fn of_recipe(gguf: &View<'_>, stored: &View<'_>, file_type: FileType) -> Result<Self, job::Error> {
+        from_views(gguf, stored, file_type).map(Self)
+    }
+
     /// The linear layers of the blocks in one type, as GPTQ and bitsandbytes choose them.
     pub fn new(config: &Config, to: ElementType) -> Self {
         Self(matrices(config, true, to))
@@ -111,15 +120,22 @@ fn from_recipe(
     checkpoint: &Checkpoint,
     file_type: FileType,
 ) -> Result<HashMap<String, ElementType>, job::Error> {
-    let view = View::gguf_without_tokenizer(checkpoint)?;
-    let plan = job::plan(&view, job::Options::new(file_type))?;
+    let (view, stored) = (View::gguf_without_tokenizer(checkpoint)?, View::stored(checkpoint)?);
+    from_views(&view, &stored, file_type)
+}
+
+fn from_views(
+    view: &View<'_>,
+    stored: &View<'_>,
+    file_type: FileType,
+) -> Result<HashMap<String, ElementType>, job::Error> {
+    let plan = job::plan(view, job::Options::new(file_type))?;
     let sources: HashMap<_, _> = view.tensors().iter().map(|t| (t.name.as_str(), &t.sources)).collect();
     let rows = plan.rows().iter().filter(|r| r.to.is_block());
     let types = rows.filter_map(|r| Some((sources.get(r.name.as_str())?, r.to)));
     let by_source: HashMap<&str, ElementType> =
         types.flat_map(|(names, to)| names.iter().map(move |name| (name.as_str(), to))).collect();
     // A file may spell the names in another way, and keep all experts in one tensor.
-    let stored = View::stored(checkpoint)?;
     let target = |t: &ViewTensor| Some((t.name.clone(), *by_source.get(t.sources.first()?.as_str())?));
     Ok(stored.tensors().iter().filter_map(target).collect())
 }

@@ -5,12 +5,16 @@ use std::fs::File;
 use std::io::Write;
 
 use quern_model::{Config, Convention};
-use quern_tensor_io::Checkpoint;
+use quern_run::KvType;
+use quern_run::estimate::MachineSpeed;
+use quern_run::placement::Sizes;
+use quern_tensor_io::{Checkpoint, Progress};
+use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value, json};
 use tempfile::TempDir;
 
-use super::FitError;
+use super::{Candidate, FitError, Machine, Scheme, Subject, Use, judge};
 
 const DATA: &str = include_str!("../../data/catalogue.json");
 
@@ -124,9 +128,54 @@ impl CatalogueModel {
     }
 }
 
+/// A model of the catalogue with the sizes that each scheme gives it.
+#[derive(Debug)]
+pub struct Surveyed {
+    /// The model.
+    pub model: CatalogueModel,
+    config: Config,
+    sizes: Vec<(Scheme, Sizes)>,
+}
+
+impl Surveyed {
+    /// Judges every scheme on a machine. A context that the model does not have becomes its longest.
+    pub fn candidates(&self, machine: &Machine, mut how: Use, speed: &mut MachineSpeed) -> Vec<Candidate> {
+        how.context = how.context.map(|context| context.min(self.config.context_length));
+        let one =
+            |(scheme, sizes): &(Scheme, Sizes)| judge(&self.config, *scheme, sizes, machine, how, speed);
+        self.sizes.iter().map(one).collect()
+    }
+}
+
+/// Reads the sizes of models, on all threads; `None` for those whose architecture quern does not know. Schemes that do not
+/// suit a model's shapes are left out.
+///
+/// # Errors
+/// The catalogue is broken, or the folder for temporary files cannot be written to.
+pub fn survey(
+    models: Vec<CatalogueModel>,
+    schemes: &[Scheme],
+    kv: KvType,
+    threads: usize,
+    progress: &dyn Progress,
+) -> Result<Vec<Option<Surveyed>>, FitError> {
+    progress.total(models.len() as u64);
+    let one = |model: CatalogueModel| {
+        let found = model.headers()?.map(|headers| {
+            let checkpoint = headers.open()?;
+            let subject = Subject::new(&checkpoint)?;
+            let sizes =
+                schemes.iter().filter_map(|&s| Some((s, subject.sizes(s, kv, threads).ok()?))).collect();
+            Ok(Surveyed { model, config: subject.config().clone(), sizes })
+        });
+        progress.advance(1);
+        found.transpose()
+    };
+    models.into_par_iter().map(one).collect()
+}
+
 #[cfg(test)]
 mod tests {
-    use super::super::Subject;
     use super::*;
 
     #[test]
@@ -139,7 +188,7 @@ mod tests {
             };
             let checkpoint = headers.open().unwrap();
             let subject = Subject::new(&checkpoint).unwrap_or_else(|e| panic!("{}: {e}", model.repository));
-            let sizes = subject.sizes(super::super::Scheme::Stored, Default::default(), 1).unwrap();
+            let sizes = subject.sizes(Scheme::Stored, Default::default(), 1).unwrap();
             // Buffers and tables of constants that are no weights may be counted by the publisher.
             let distance = sizes.parameters.abs_diff(model.parameters);
             assert!(

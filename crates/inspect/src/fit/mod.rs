@@ -15,15 +15,15 @@ mod scheme;
 
 use quern_model::{Config, View};
 use quern_quantize::bitsandbytes::Kind;
-use quern_quantize::load_in::{BlockTypes, LoadScheme, Loader};
-use quern_run::estimate::{MachineSpeed, MemoryEstimate, TokenTime, ram_beside, token_time};
+use quern_quantize::load_in::BlockTypes;
+use quern_run::estimate::{MachineSpeed, MemoryEstimate, TokenTime, ram_beside, region_bytes, token_time};
 use quern_run::placement::{
     Capacity, GpuLayers, GpuRoom, Location, Made, Plan, RamRoom, Session, SizeOptions, Sizes,
 };
 use quern_run::{KvType, LoadIn, default_context};
 use quern_tensor_io::{Checkpoint, ElementType};
 
-pub use catalogue::{CatalogueModel, catalogue};
+pub use catalogue::{CatalogueModel, Surveyed, catalogue, survey};
 pub use choose::{Wishes, best};
 pub use quality::{Quality, quality};
 pub use scheme::Scheme;
@@ -38,6 +38,9 @@ pub enum FitError {
     /// The scheme cannot be planned.
     #[error(transparent)]
     Plan(#[from] quern_quantize::job::Error),
+    /// The architecture, or the form its tensors are in, has no place in GGUF files.
+    #[error("{0}")]
+    NoGguf(String),
     /// The sizes of the model cannot be known.
     #[error(transparent)]
     Run(#[from] quern_run::Error),
@@ -124,8 +127,9 @@ impl Placed {
 /// What is known of a model before schemes are chosen.
 #[derive(Debug)]
 pub struct Subject<'a> {
-    checkpoint: &'a Checkpoint,
-    view: View<'a>,
+    stored: View<'a>,
+    /// Under GGUF's names; or why there is no such view.
+    gguf: Result<View<'a>, quern_tensor_io::Error>,
     config: Config,
 }
 
@@ -136,8 +140,8 @@ impl<'a> Subject<'a> {
     /// No model, or one whose configuration quern does not know.
     pub fn new(checkpoint: &'a Checkpoint) -> Result<Self, FitError> {
         let config = Config::from_checkpoint(checkpoint)?;
-        let view = View::stored(checkpoint)?;
-        Ok(Self { checkpoint, view, config })
+        let stored = View::stored(checkpoint)?;
+        Ok(Self { stored, gguf: View::gguf_without_tokenizer(checkpoint), config })
     }
 
     /// The configuration.
@@ -148,7 +152,7 @@ impl<'a> Subject<'a> {
     /// Whether it is stored in plain numbers, of which any scheme can be made.
     pub fn is_plain(&self) -> bool {
         let is_block = |tensor: &quern_model::ViewTensor| tensor.packed || tensor.element_type.is_block();
-        !self.view.tensors().iter().any(is_block)
+        !self.stored.tensors().iter().any(is_block)
     }
 
     /// The sizes that a scheme gives.
@@ -157,13 +161,14 @@ impl<'a> Subject<'a> {
     /// The scheme does not fit the model's shapes.
     pub fn sizes(&self, scheme: Scheme, kv: KvType, threads: usize) -> Result<Sizes, FitError> {
         let of = |load_in: Option<&dyn LoadIn>, made: Made| {
-            Sizes::of(&self.view, SizeOptions { threads, load_in, kv, made })
+            Sizes::of(&self.stored, SizeOptions { threads, load_in, kv, made })
         };
         Ok(match scheme {
             Scheme::Stored => of(None, Made::WhileLoading)?,
             Scheme::Gguf { file_type, .. } => {
-                let loader = Loader::new(self.checkpoint, LoadScheme::Gguf(file_type))?;
-                of(Some(&loader), Made::InFile)?
+                let gguf = self.gguf.as_ref().map_err(|error| FitError::NoGguf(error.to_string()))?;
+                let types = BlockTypes::of_recipe(gguf, &self.stored, file_type)?;
+                of(Some(&types), Made::InFile)?
             }
             Scheme::Gptq { .. } | Scheme::Bitsandbytes(_) => {
                 let types = BlockTypes::new(&self.config, scheme.block_type());
@@ -183,58 +188,70 @@ impl<'a> Subject<'a> {
         how: Use,
         speed: &mut MachineSpeed,
     ) -> Result<Candidate, FitError> {
-        let Use { context, kv, batch } = how;
-        let sizes = self.sizes(scheme, kv, speed.threads())?;
-        let context = context.unwrap_or_else(|| default_context(&self.config));
-        let units = sizes.units.len();
-        let session = Session { gpu_layers: GpuLayers::Auto, context, batch: batch.min(context), rows: 1 };
-        // The estimate counts what the process takes; the plan leaves room for it.
-        let uses_gpu = !machine.gpus.is_empty();
-        let beside = ram_beside(self.config.vocab_size, uses_gpu);
-        let ram = machine.ram.map(|bound| RamRoom { bound, other: beside, asked: true }.with_units(units));
-        let capacity = Capacity { gpus: machine.gpus.clone(), ram };
-        let file_size = file_bytes(&sizes, scheme);
-        let placed = match Plan::fitting(&sizes, &capacity, session) {
-            Ok(plan) => Some(self.placed(&sizes, &plan, machine, speed)),
-            Err(_) => None,
-        };
-        let everywhere = Plan::new(&sizes, &Capacity::default(), session).ok();
-        let needed = everywhere
-            .map(|plan| MemoryEstimate::new(&sizes, &plan, self.config.vocab_size).ram.total())
-            .unwrap_or(0);
-        Ok(Candidate {
-            scheme,
-            bits_per_weight: file_size as f64 * 8.0 / sizes.parameters.max(1) as f64,
-            file_size,
-            context,
-            placed,
-            needed,
-            quality: quality(scheme),
-        })
+        let sizes = self.sizes(scheme, how.kv, speed.threads())?;
+        Ok(judge(&self.config, scheme, &sizes, machine, how, speed))
     }
+}
 
-    fn placed(&self, sizes: &Sizes, plan: &Plan, machine: &Machine, speed: &mut MachineSpeed) -> Placed {
-        let memory = MemoryEstimate::new(sizes, plan, self.config.vocab_size);
-        let on_cpu = |unit: &Location| !matches!(unit, Location::Gpu(_));
-        let reads = plan.units.iter().zip(&sizes.reads).filter(|(unit, _)| on_cpu(unit));
-        let mut types: Vec<ElementType> = Vec::new();
-        let mut bytes = 0;
-        for (element_type, count) in reads.flat_map(|(_, reads)| reads) {
-            bytes += count;
-            if !types.contains(element_type) {
-                types.push(*element_type);
-            }
+/// Judges a scheme by the sizes that it gives.
+fn judge(
+    config: &Config,
+    scheme: Scheme,
+    sizes: &Sizes,
+    machine: &Machine,
+    how: Use,
+    speed: &mut MachineSpeed,
+) -> Candidate {
+    let context = how.context.unwrap_or_else(|| default_context(config));
+    let session = Session { gpu_layers: GpuLayers::Auto, context, batch: how.batch.min(context), rows: 1 };
+    // The estimate counts what the process takes; the plan leaves room for it.
+    let beside = ram_beside(config.vocab_size, !machine.gpus.is_empty());
+    let room = |bound| RamRoom { bound, other: beside, asked: true }.with_units(sizes.units.len());
+    let capacity = Capacity { gpus: machine.gpus.clone(), ram: machine.ram.map(room) };
+    let file_size = file_bytes(sizes, scheme);
+    let placed = Plan::fitting(sizes, &capacity, session)
+        .ok()
+        .map(|plan| placed(config, sizes, &plan, machine, speed));
+    let needed = Plan::new(sizes, &Capacity::default(), session)
+        .map_or(0, |plan| MemoryEstimate::new(sizes, &plan, config.vocab_size).ram.total());
+    Candidate {
+        scheme,
+        bits_per_weight: file_size as f64 * 8.0 / sizes.parameters.max(1) as f64,
+        file_size,
+        context,
+        placed,
+        needed,
+        quality: quality(scheme),
+    }
+}
+
+fn placed(
+    config: &Config,
+    sizes: &Sizes,
+    plan: &Plan,
+    machine: &Machine,
+    speed: &mut MachineSpeed,
+) -> Placed {
+    let memory = MemoryEstimate::new(sizes, plan, config.vocab_size);
+    let on_cpu = |unit: &Location| !matches!(unit, Location::Gpu(_));
+    let reads = plan.units.iter().zip(&sizes.reads).filter(|(unit, _)| on_cpu(unit));
+    let mut types: Vec<ElementType> = Vec::new();
+    let mut bytes = 0;
+    for (element_type, count) in reads.flat_map(|(_, reads)| reads) {
+        bytes += count;
+        if !types.contains(element_type) {
+            types.push(*element_type);
         }
-        let mut costs = speed.costs(&types, bytes);
-        costs.gpus = machine.gpu_bandwidths.clone();
-        costs.disk = machine.disk;
-        Placed {
-            gpu_layers: plan.gpu_units(),
-            disk_layers: plan.units.iter().filter(|unit| **unit == Location::Disk).count(),
-            layers: plan.units.len(),
-            memory,
-            time: token_time(sizes, plan, &costs),
-        }
+    }
+    let mut costs = speed.costs(&types, bytes, region_bytes(sizes));
+    costs.gpus = machine.gpu_bandwidths.clone();
+    costs.disk = machine.disk;
+    Placed {
+        gpu_layers: plan.gpu_units(),
+        disk_layers: plan.units.iter().filter(|unit| **unit == Location::Disk).count(),
+        layers: plan.units.len(),
+        memory,
+        time: token_time(sizes, plan, &costs),
     }
 }
 

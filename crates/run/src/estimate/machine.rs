@@ -14,10 +14,17 @@ use crate::{available_memory, last_level_cache};
 
 /// Columns of the matrices: a multiple of every block's length.
 const COLUMNS: usize = 4096;
+/// Columns of small matrices.
+const FEW_COLUMNS: usize = 1024;
+/// Bytes of matrices that count as small.
+const SMALL: u64 = 1 << 20;
+/// Sizes of pieces that are told apart, each four times the one before.
+const LEAST_PIECE: u64 = 128 << 10;
+const LARGEST_PIECE: u64 = 32 << 20;
 /// The least bytes to read for a rate.
 const LEAST: u64 = 4 << 20;
 /// The most, where caches are small.
-const MOST: u64 = 256 << 20;
+const MOST: u64 = 128 << 20;
 /// The most, however large caches are.
 const LIMIT: u64 = 1 << 30;
 /// Times the last-level cache that the most bytes are.
@@ -25,8 +32,8 @@ const CACHES: u64 = 3;
 /// The sample that is repeated.
 const SAMPLE: usize = 1 << 20;
 /// Time and passes for each rate.
-const TIME: Duration = Duration::from_millis(40);
-const PASSES: usize = 3;
+const TIME: Duration = Duration::from_millis(30);
+const PASSES: usize = 2;
 
 /// Rates for one size of model.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -54,8 +61,8 @@ impl Costs {
 pub struct MachineSpeed {
     pool: Pool,
     most: u64,
-    /// By type and bytes read.
-    rates: HashMap<(ElementType, u64), f64>,
+    /// By type, bytes read, and bytes of a piece.
+    rates: HashMap<(ElementType, u64, u64), f64>,
     region: Option<f64>,
     buffer: Vec<u8>,
 }
@@ -80,47 +87,55 @@ impl MachineSpeed {
         self.pool.threads()
     }
 
-    /// Rates of the CPU for a model that reads so many bytes for a token; the rates of other devices are left open.
-    pub fn costs(&mut self, types: &[ElementType], bytes_per_token: u64) -> Costs {
-        let cpu = types.iter().filter_map(|&t| Some((t, self.rate(t, bytes_per_token)?))).collect();
+    /// Rates of the CPU for a model that reads so many bytes for a token, in pieces of so many; the rates of other devices
+    /// are left open.
+    pub fn costs(&mut self, types: &[ElementType], bytes_per_token: u64, piece: u64) -> Costs {
+        let cpu = types.iter().filter_map(|&t| Some((t, self.rate(t, bytes_per_token, piece)?))).collect();
         Costs { cpu, region: self.region(), gpus: Vec::new(), disk: None }
     }
 
-    /// Bytes a second for matrices of this type; `None` if no kernel reads it.
-    pub fn rate(&mut self, element_type: ElementType, bytes_per_token: u64) -> Option<f64> {
+    /// Bytes a second for matrices of this type and size; `None` if no kernel reads it.
+    fn rate(&mut self, element_type: ElementType, bytes_per_token: u64, piece: u64) -> Option<f64> {
         if !quern_compute::supports(element_type) {
             return None;
         }
         let bytes = bytes_per_token.clamp(LEAST, self.most);
         // Larger models than measured with have the same rate, and nearly equal sizes too.
         let bytes = if bytes == self.most { bytes } else { 1 << bytes.ilog2() };
-        if let Some(rate) = self.rates.get(&(element_type, bytes)) {
+        let steps = (piece.clamp(LEAST_PIECE, LARGEST_PIECE) as f64 / LEAST_PIECE as f64).log(4.0).round();
+        let piece = (LEAST_PIECE << (2 * steps as u32)).min(bytes);
+        let key = (element_type, bytes, piece);
+        if let Some(rate) = self.rates.get(&key) {
             return Some(*rate);
         }
-        let rate = self.measure(element_type, bytes)?;
-        self.rates.insert((element_type, bytes), rate);
+        let rate = self.measure(element_type, bytes, piece)?;
+        self.rates.insert(key, rate);
         Some(rate)
     }
 
-    fn measure(&mut self, element_type: ElementType, bytes: u64) -> Option<f64> {
-        let row = element_type.row_bytes(COLUMNS)?;
-        let rows = (usize::try_from(bytes).ok()? / row).max(1);
-        let sample = sample_weights(element_type, SAMPLE.next_multiple_of(row).min(rows * row));
-        let length = rows * row;
+    fn measure(&mut self, element_type: ElementType, bytes: u64, piece: u64) -> Option<f64> {
+        let columns = if piece < SMALL { FEW_COLUMNS } else { COLUMNS };
+        let row = element_type.row_bytes(columns)?;
+        let rows = (usize::try_from(piece).ok()? / row).max(1);
+        let matrix_bytes = rows * row;
+        let length = (usize::try_from(bytes).ok()? / matrix_bytes).max(1) * matrix_bytes;
+        let sample = sample_weights(element_type, SAMPLE.next_multiple_of(row).min(length));
         if self.buffer.len() < length {
             self.buffer = vec![0; length];
         }
         let parts = self.buffer[..length].chunks_mut(sample.len());
         quern_compute::parallel::share(&self.pool, parts, |part| part.copy_from_slice(&sample[..part.len()]));
-        let matrix = Matrix::new(element_type, rows, COLUMNS, &self.buffer[..length]).ok()?;
         let mut scratch = Scratch::new();
-        let x: Vec<f32> = (0..COLUMNS).map(|i| ((i * 7919 % 1009) as f32 - 504.0) / 300.0).collect();
+        let x: Vec<f32> = (0..columns).map(|i| ((i * 7919 % 1009) as f32 - 504.0) / 300.0).collect();
         let mut y = vec![0f32; rows];
         let mut best = Duration::MAX;
         let (started, mut passes) = (Instant::now(), 0);
         while passes < PASSES || started.elapsed() < TIME {
             let pass = Instant::now();
-            matmul(&self.pool, &mut scratch, &[matrix], &x, 1, &mut [&mut y]).ok()?;
+            for data in self.buffer[..length].chunks_exact(matrix_bytes) {
+                let matrix = Matrix::new(element_type, rows, columns, data).ok()?;
+                matmul(&self.pool, &mut scratch, &[matrix], &x, 1, &mut [&mut y]).ok()?;
+            }
             best = best.min(pass.elapsed());
             passes += 1;
         }
@@ -152,11 +167,11 @@ mod tests {
     fn rates_are_measured_once_for_each_type_and_size() {
         let mut machine = MachineSpeed { most: LEAST, ..MachineSpeed::new(2) };
         let types = [ElementType::Q4K, ElementType::F16, ElementType::NF4];
-        let costs = machine.costs(&types, 1 << 40);
+        let costs = machine.costs(&types, 1 << 40, 1 << 20);
         assert_eq!(costs.cpu.len(), 3);
         assert!(costs.cpu.iter().all(|(_, rate)| rate.is_finite() && *rate > 1e6), "{costs:?}");
         assert!(costs.region > 0.0);
-        assert_eq!(machine.costs(&types, LEAST), costs);
-        assert_eq!(machine.rate(ElementType::I32, LEAST), None);
+        assert_eq!(machine.costs(&types, LEAST, 1 << 20), costs);
+        assert_eq!(machine.rate(ElementType::I32, LEAST, LEAST), None);
     }
 }

@@ -14,6 +14,11 @@ const LOADER: u64 = 67 << 20;
 const STAGING: u64 = 105 << 20;
 /// Tokens that the CPU computes together at most where a GPU takes larger batches.
 const CPU_BATCH: usize = 31;
+/// Heaps' law for tokens of English text.
+const HEAPS_FACTOR: f64 = 6.0;
+const HEAPS_EXPONENT: f64 = 0.65;
+/// Bytes that the system maps around a page that is read.
+const PAGES_AROUND: f64 = (64 << 10) as f64;
 /// What the driver keeps on a GPU for a process that uses it.
 pub const GPU_CONTEXT: u64 = 527 << 20;
 
@@ -67,7 +72,11 @@ impl MemoryEstimate {
             let batch = if uses_gpu { plan.session.batch.min(CPU_BATCH) } else { plan.session.batch };
             // Beside the buffers of a batch: logits, and room for a unit that is read from the disk.
             let beside = usage.scratch.saturating_sub(sizes.scratch.in_ram(plan.session.batch));
-            ram.weights = usage.weights;
+            // The head of a tied model reads the whole table where it is computed here.
+            let by_row = !sizes.tied || plan.units.last() != Some(&Location::Ram);
+            let unread =
+                if by_row { sizes.embedding.mapped - looked_up(sizes, plan.session.context) } else { 0 };
+            ram.weights = usage.weights.saturating_sub(unread);
             ram.cache = usage.cache;
             ram.scratch = sizes.scratch.ram_used + sizes.scratch.ram_token_used * batch as u64 + beside;
             if uses_gpu && usage.blocks > 0 {
@@ -79,6 +88,17 @@ impl MemoryEstimate {
         ram.other += loading.saturating_sub(ram.total());
         Self { ram, gpus }
     }
+}
+
+/// Bytes of the mapped table of the embedding that are in memory after a text of `context` tokens: the pages around the rows
+/// of its different tokens, some of them shared. Texts grow their vocabulary by Heaps' law.
+fn looked_up(sizes: &Sizes, context: usize) -> u64 {
+    let table = sizes.embedding.mapped;
+    let different = HEAPS_FACTOR * (context as f64).powf(HEAPS_EXPONENT);
+    let windows = (table as f64 / PAGES_AROUND).max(1.0);
+    // Of so many windows of pages, those that hold a row when rows are spread evenly.
+    let touched = windows * (1.0 - (-different / windows).exp());
+    ((touched * PAGES_AROUND) as u64).min(table)
 }
 
 /// Bytes of RAM that a process needs beside the model and its session.
@@ -131,7 +151,9 @@ mod tests {
     fn the_cpu_alone_has_weights_cache_and_what_is_used_of_buffers() {
         let found = estimate(None);
         assert!(found.gpus.is_empty());
-        assert_eq!((found.ram.weights, found.ram.cache), (540 * MIB, 4 * MIB));
+        let table = looked_up(&sizes(), 1024);
+        assert!((20 * MIB..40 * MIB).contains(&table), "{table}");
+        assert_eq!((found.ram.weights, found.ram.cache), (500 * MIB + table, 4 * MIB));
         assert_eq!(found.ram.scratch, MIB + 512 * 1000 + 4000);
         assert_eq!(found.ram.other, PROGRAM + 220_000);
     }
@@ -150,7 +172,7 @@ mod tests {
         let found = estimate(Some(460 * MIB));
         let on_gpu = found.gpus[0].1.weights / (100 * MIB);
         assert!((1..5).contains(&on_gpu), "{found:?}");
-        assert_eq!(found.ram.weights, (540 - 100 * on_gpu) * MIB);
+        assert_eq!(found.ram.weights, (500 - 100 * on_gpu) * MIB + looked_up(&sizes(), 1024));
         assert_eq!(found.ram.scratch, MIB + CPU_BATCH as u64 * 1000 + STAGING);
     }
 }

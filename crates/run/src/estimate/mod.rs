@@ -14,4 +14,4 @@ mod speed;
 
 pub use machine::{Costs, MachineSpeed};
 pub use memory::{DeviceMemory, GPU_CONTEXT, MemoryEstimate, ram_beside};
-pub use speed::{TokenTime, token_time};
+pub use speed::{TokenTime, region_bytes, token_time};

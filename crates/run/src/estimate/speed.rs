@@ -6,8 +6,9 @@ use quern_tensor_io::ElementType;
 use super::Costs;
 use crate::placement::{Location, Plan, Sizes};
 
-/// Parallel regions of a layer on the CPU: queries, keys and values; attention; its output; gate and up; down.
-const REGIONS: f64 = 5.0;
+/// Parallel regions of a layer on the CPU that multiply with weights: queries, keys and values; the output of attention;
+/// gate and up; down. [`Costs`] has what they take beside their bytes. Attention is one more.
+const LINEAR_REGIONS: u64 = 4;
 /// Seconds for each value of a layer's buffers that norms, rotations, activations and quantizing pass over.
 const VALUE: f64 = 0.4e-9;
 /// Seconds of a token outside the layers: choosing it, and on a GPU starting the recorded pass and waiting for it.
@@ -53,7 +54,7 @@ pub fn token_time(sizes: &Sizes, plan: &Plan, costs: &Costs) -> Option<TokenTime
                 for (element_type, bytes) in reads {
                     time.cpu += *bytes as f64 / costs.cpu_rate(*element_type)?;
                 }
-                time.cpu += if is_block { REGIONS * costs.region + values * VALUE } else { costs.region };
+                time.cpu += if is_block { costs.region + values * VALUE } else { 0.0 };
             }
         }
     }
@@ -65,6 +66,13 @@ pub fn token_time(sizes: &Sizes, plan: &Plan, costs: &Costs) -> Option<TokenTime
         false => time.cpu += TOKEN_ON_CPU,
     }
     Some(time)
+}
+
+/// Bytes of weights that the threads multiply with together at a time, on average.
+pub fn region_bytes(sizes: &Sizes) -> u64 {
+    let blocks = sizes.blocks() as u64;
+    let bytes: u64 = sizes.reads.iter().take(sizes.blocks()).flatten().map(|(_, bytes)| bytes).sum();
+    bytes / (LINEAR_REGIONS * blocks).max(1)
 }
 
 /// A layer beside its bytes: by the type that most of them have.
@@ -104,11 +112,11 @@ mod tests {
             Costs { cpu: vec![(ElementType::Q8_0, 1e9)], region: 1e-6, gpus: vec![Some(1e12)], disk: None };
         let mib = (1 << 20) as f64;
         let cpu = time(0, &costs).unwrap();
-        assert!((cpu.cpu - (3.0 * mib / 1e9 + 11e-6 + TOKEN_ON_CPU)).abs() < 1e-9, "{cpu:?}");
+        assert!((cpu.cpu - (3.0 * mib / 1e9 + 2e-6 + TOKEN_ON_CPU)).abs() < 1e-9, "{cpu:?}");
         assert_eq!(cpu.gpus, 0.0);
         // The head and one block on the GPU.
         let split = time(2, &costs).unwrap();
-        assert!((split.cpu - (mib / 1e9 + 5e-6)).abs() < 1e-9, "{split:?}");
+        assert!((split.cpu - (mib / 1e9 + 1e-6)).abs() < 1e-9, "{split:?}");
         assert!((split.gpus - (2.0 * mib / 1e12 + LAYER_OF_FLOATS + TOKEN_ON_GPU)).abs() < 1e-9);
         assert!(split.tokens_per_second() > cpu.tokens_per_second());
         // Nothing is made up for a device that nobody measured.

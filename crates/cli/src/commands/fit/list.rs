@@ -3,10 +3,9 @@
 use std::process::ExitCode;
 
 use quern_inspect::fit::{
-    Candidate, CatalogueModel, Machine, Scheme, Subject, Use, Wishes, best, catalogue, schemes,
+    Candidate, CatalogueModel, Machine, Scheme, Use, Wishes, best, catalogue, schemes, survey,
 };
 use quern_run::estimate::MachineSpeed;
-use quern_tensor_io::Progress;
 use serde_json::{Value, json};
 
 use super::super::{Outcome, print, print_json};
@@ -31,25 +30,32 @@ struct Row {
 
 /// Prints the models, what to try first at the top.
 pub fn run(args: &args::Fit, machine: &Machine, how: Use, speed: &mut MachineSpeed) -> Outcome {
-    let models = catalogue()?;
+    // GPTQ and bitsandbytes are for other programs first: of one model they are listed with all others.
+    let schemes: Vec<Scheme> = schemes().into_iter().filter(|s| matches!(s, Scheme::Gguf { .. })).collect();
+    let room: Option<u64> = machine.ram.map(|ram| ram + machine.gpus.iter().map(|gpu| gpu.room).sum::<u64>());
+    let fits = |model: &CatalogueModel| {
+        room.is_none_or(|room| model.parameters as f64 * FEWEST_BITS / 8.0 <= room as f64)
+    };
+    let (models, large): (Vec<_>, Vec<_>) = catalogue()?.into_iter().partition(fits);
+    let mut too_large = large.len();
     let bar = Bar::new(Unit::Models);
-    bar.total(models.len() as u64);
-    let (mut rows, mut unknown, mut too_large) = (Vec::new(), 0, 0);
-    for model in models {
-        bar.step(&model.repository);
-        match judge(&model, args, machine, how, speed)? {
-            Judged::Unknown => unknown += 1,
-            Judged::TooLarge => too_large += 1,
-            Judged::Fits(candidate) => {
-                let loss = candidate.quality.map_or(0.0, |quality| quality.kl_mean);
-                let rate = candidate.placed.as_ref().and_then(|placed| placed.tokens_per_second());
-                let fast = rate.is_none_or(|rate| rate >= args.speed);
-                rows.push(Row { model, candidate: *candidate, proposed: fast && loss <= ACCEPTABLE });
-            }
-        }
-        bar.advance(1);
-    }
+    let surveyed = survey(models, &schemes, how.kv, speed.threads(), &bar)?;
     drop(bar);
+    let unknown = surveyed.iter().filter(|found| found.is_none()).count();
+    let mut rows = Vec::new();
+    for found in surveyed.into_iter().flatten() {
+        let mut candidates = found.candidates(machine, how, speed);
+        candidates.retain(|candidate| candidate.placed.as_ref().is_some_and(|placed| placed.in_memory()));
+        let Some(best) = best(&candidates, Wishes { speed: args.speed }) else {
+            too_large += 1;
+            continue;
+        };
+        let candidate = candidates.swap_remove(best);
+        let loss = candidate.quality.map_or(0.0, |quality| quality.kl_mean);
+        let rate = candidate.placed.as_ref().and_then(|placed| placed.tokens_per_second());
+        let fast = rate.is_none_or(|rate| rate >= args.speed);
+        rows.push(Row { model: found.model, candidate, proposed: fast && loss <= ACCEPTABLE });
+    }
     rows.sort_by(|a, b| {
         let rank = |row: &Row| row.model.rank();
         b.proposed.cmp(&a.proposed).then(rank(b).total_cmp(&rank(a)))
@@ -86,45 +92,6 @@ pub fn run(args: &args::Fit, machine: &Machine, how: Use, speed: &mut MachineSpe
         }
     }
     Ok(if rows.is_empty() { ExitCode::FAILURE } else { ExitCode::SUCCESS })
-}
-
-enum Judged {
-    /// quern does not know the architecture.
-    Unknown,
-    TooLarge,
-    Fits(Box<Candidate>),
-}
-
-fn judge(
-    model: &CatalogueModel,
-    args: &args::Fit,
-    machine: &Machine,
-    mut how: Use,
-    speed: &mut MachineSpeed,
-) -> anyhow::Result<Judged> {
-    let room: Option<u64> = machine.ram.map(|ram| ram + machine.gpus.iter().map(|gpu| gpu.room).sum::<u64>());
-    if room.is_some_and(|room| model.parameters as f64 * FEWEST_BITS / 8.0 > room as f64) {
-        return Ok(Judged::TooLarge);
-    }
-    let Some(headers) = model.headers()? else { return Ok(Judged::Unknown) };
-    let checkpoint = headers.open()?;
-    let subject = Subject::new(&checkpoint)?;
-    // A context that a model does not have is none that it is proposed for with less.
-    how.context = how.context.map(|context| context.min(subject.config().context_length));
-    let mut candidates = Vec::new();
-    for scheme in schemes() {
-        // GPTQ and bitsandbytes are for other programs first: of one model they are listed with all others.
-        if !matches!(scheme, Scheme::Gguf { .. }) {
-            continue;
-        }
-        // Shapes that do not suit a scheme leave it out.
-        candidates.extend(subject.candidate(scheme, machine, how, speed));
-    }
-    candidates.retain(|candidate| candidate.placed.as_ref().is_some_and(|placed| placed.in_memory()));
-    match best(&candidates, Wishes { speed: args.speed }) {
-        Some(best) => Ok(Judged::Fits(Box::new(candidates.swap_remove(best)))),
-        None => Ok(Judged::TooLarge),
-    }
 }
 
 fn text(rows: &[Row], args: &args::Fit, machine: &Machine) -> String {
