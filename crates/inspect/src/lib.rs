@@ -4,9 +4,11 @@
 //!
 //! - [`summarize`] and [`metadata`]: from headers and small tensors
 //! - [`check`]: every value, every shape
+//! - [`diff`]: two checkpoints, tensor by tensor
 
 mod attention;
 mod check;
+pub mod diff;
 mod loose;
 mod quantization;
 mod summary;
