@@ -27,7 +27,8 @@ fn facts(c: &Config, across: bool) -> BTreeMap<String, String> {
     let mut facts = BTreeMap::new();
     let mut fact = |key: &str, value: String| drop(facts.insert(key.to_owned(), value));
     let a = c.architecture;
-    fact("architecture", a.family().to_owned());
+    // GGUF has one name for several families that compute the same.
+    fact("architecture", if across { a.name } else { a.family() }.to_owned());
     for (key, value) in [
         ("vocabulary size", c.vocab_size),
         ("hidden size", c.hidden_size),

@@ -6,7 +6,7 @@
 //! | two directories | their files | tokens and kinds; scores and merges as GGUF would have them |
 //! | one of each | the metadata, and what a converter would write for the directory | tokens and kinds, scores, merges |
 
-use quern_model::gguf::tokenizer_metadata;
+use quern_model::gguf::{gguf_metadata, tokenizer_metadata};
 use quern_model::{Config, EncodeOptions, TokenKind, Tokenizer};
 use quern_tensor_io::{Checkpoint, Container, Metadata};
 use serde::Serialize;
@@ -133,7 +133,9 @@ fn form(
     }
     let directory = checkpoint.directory();
     let made = match config {
-        Some(config) => tokenizer_metadata(directory, config.architecture.name, config.vocab_size),
+        // Readers of GGUF know some things by the model's name, which is part of the whole metadata alone.
+        Some(config) => gguf_metadata(checkpoint, config)
+            .or_else(|_| tokenizer_metadata(directory, config.architecture.name, config.vocab_size)),
         None => Tokenizer::from_directory(directory)
             .and_then(|tokenizer| tokenizer_metadata(directory, "", tokenizer.vocab_size())),
     };

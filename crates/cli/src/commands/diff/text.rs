@@ -77,7 +77,9 @@ fn tensors(found: &Tensors, every: bool) -> String {
         text += &format!("\n{}\n", format::table(&header, &[4, 5, 6], rows));
     }
     if more > 0 {
-        text += &format!("{more} more tensors differ, each by less; --tensors lists all\n");
+        let more =
+            if more == 1 { "1 more tensor differs".into() } else { format!("{more} more tensors differ") };
+        text += &format!("{more}; --tensors lists all\n");
     }
     text
 }
@@ -157,7 +159,7 @@ fn row(tensor: &TensorDiff) -> Vec<String> {
 fn largest(errors: &Errors) -> String {
     let mut text = match (&errors.max_error_at, errors.max_error_a, errors.max_error_b) {
         (Some(at), Some(a), Some(b)) => {
-            format!("{} at {at:?}: {a} and {b}", number(errors.max_error))
+            format!("{} at {at:?}: {} and {}", number(errors.max_error), number(a.into()), number(b.into()))
         }
         _ => "0".to_owned(),
     };
