@@ -425,6 +425,32 @@ fn predictions_are_those_of_perplexity_with_a_reference() {
 }
 
 #[test]
+fn models_of_an_unknown_architecture_are_matched_by_name() {
+    let unknown = || {
+        let dir = model_copy();
+        let names = [
+            ("LlamaForCausalLM", "QuernTestForCausalLM"),
+            ("\"model_type\": \"llama\"", "\"model_type\": \"quern_test\""),
+        ];
+        edit(dir.path(), "config.json", &names);
+        dir
+    };
+    let (a, b) = (unknown(), unknown());
+    let found = report(a.path(), b.path(), &[], 0);
+    assert_eq!((&found["naming"], &found["totals"]["same_bytes"]), (&"files".into(), &38.into()));
+    assert!(found["notes"][0].as_str().unwrap().contains("matched by name"), "{}", found["notes"]);
+    // What its settings mean is not known.
+    edit(b.path(), "config.json", &[("1e-05", "1e-06")]);
+    assert_eq!(
+        keys(&report(a.path(), b.path(), &[], 1), "/config_json"),
+        [("rms_norm_eps".to_owned(), true)]
+    );
+    // Names of two formats have little in common.
+    let found = report(a.path(), &fixture("bookworm-4m-Q4_K_M.gguf"), &[], 1);
+    assert_eq!((&found["totals"]["tensors"], &found["totals"]["only_a"]), (&0.into(), &38.into()));
+}
+
+#[test]
 fn trouble_is_neither_the_same_nor_different() {
     let model = fixture("bookworm-4m");
     let model = model.to_str().unwrap();

@@ -169,7 +169,7 @@ impl Found {
     }
 }
 
-/// A thread's own room.
+/// Values that a thread decodes.
 #[derive(Default)]
 struct Scratch {
     a: Vec<f32>,
@@ -186,7 +186,7 @@ impl Comparison<'_, '_, '_> {
     fn piece(&self, scratch: &mut Scratch, number: usize, pair: Pair, rows: Range<usize>) -> Found {
         let (a, _) = self.sides.tensors(pair);
         let mut found = Found::default();
-        // Pieces that lie in the maps are larger than what is decoded at a time.
+        // Pieces that both maps hold are larger than what is decoded at a time.
         let step = match self.sides.mapped(pair) {
             Some(_) => (VALUES / a.columns().max(1)).max(1),
             None => rows.len().max(1),
@@ -218,7 +218,7 @@ impl Comparison<'_, '_, '_> {
         }
         // Packed layers are decoded in any case: what their parts mean depends on the configuration.
         if same && !a.packed {
-            return found.sums.add(offset, of_a, of_a);
+            return found.sums.add_same(offset, of_a);
         }
         if !self.sides.b.decode(pair.b, rows.clone(), of_b) {
             return self.opaque(pair, rows, found);
