@@ -21,8 +21,8 @@ Examples:
     quern diff a-q4_k_m.gguf ./b-gptq --only ffn
 
 Exit codes: 0 if both are the same, 1 if they differ, 2 for wrong usage and for a model that cannot be read.
-Differences in what only says how a file was made or is stored (quern.provenance, quantize.imatrix.*,
-general.file_type …) are listed and leave the exit code at 0.";
+Differences in what only says how a file was made or is stored (quern.provenance, quantize.imatrix.*, \
+    general.file_type …) are listed and leave the exit code at 0.";
 
 /// Arguments of `quern diff`.
 #[derive(Debug, Args)]
