@@ -7,6 +7,7 @@ mod argv;
 mod bench;
 mod convert;
 mod demo;
+mod diff;
 mod doctor;
 mod fit;
 mod imatrix;
@@ -29,6 +30,7 @@ use clap::{CommandFactory, Parser, Subcommand};
 pub use bench::Bench;
 pub use convert::Convert;
 pub use demo::Demo;
+pub use diff::Diff;
 pub use doctor::Doctor;
 pub use fit::Fit;
 pub use imatrix::Imatrix;
@@ -108,6 +110,12 @@ pub enum Command {
     /// Measures the bandwidth of memory and the speed of disks, which takes some seconds. For each thing that is missing
     /// or set in a way that makes quern slow, it shows what to do.
     Doctor(Doctor),
+    /// Compare two models: tensors, configuration, metadata, tokenizer
+    ///
+    /// The models may be in any container and scheme: tensors are matched by their meaning, and quantized weights are
+    /// decoded. Each tensor has the same bytes, equal values in another type or layout, or errors that are measured.
+    /// With --text, the predictions of both models are compared too.
+    Diff(Box<Diff>),
     /// Generate text from a prompt, or hold a conversation with --chat
     ///
     /// Runs GGUF, safetensors, PyTorch, GPTQ, AWQ, compressed-tensors and bitsandbytes models on the CPU. The generated

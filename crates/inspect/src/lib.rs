@@ -6,9 +6,11 @@
 //! - [`check`]: every value, every shape
 //! - [`fit`]: which scheme and placement of a model fits a machine, how fast and how good it is
 //! - [`machine`]: what a machine offers: processor, memory, disks
+//! - [`diff`]: two checkpoints, tensor by tensor
 
 mod attention;
 mod check;
+pub mod diff;
 pub mod fit;
 mod loose;
 pub mod machine;
