@@ -26,7 +26,7 @@ mod tests;
 use std::collections::BTreeMap;
 
 use quern_tensor_io::{Checkpoint, Container, Metadata};
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Serialize, Serializer};
 
 use crate::card::FrontMatter;
 
@@ -68,7 +68,7 @@ pub struct Step {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub imatrix: Option<HashedFile>,
     /// What was measured, by name, in the order of the names.
-    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty", serialize_with = "plain_numbers")]
     pub figures: BTreeMap<String, f64>,
     /// What a comparison of the result with its source found.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -235,6 +235,15 @@ impl Provenance {
         metadata.remove(GGUF_KEY);
         metadata.set(GGUF_KEY, self.to_json().as_str());
     }
+}
+
+/// Whole numbers without a decimal point: they are counts and sizes.
+fn plain_numbers<S: Serializer>(figures: &BTreeMap<String, f64>, serializer: S) -> Result<S::Ok, S::Error> {
+    serializer.collect_map(figures.iter().map(|(name, &value)| {
+        // Beyond 2^53 not every whole number is one.
+        let whole = value.fract() == 0.0 && value.abs() < 9e15;
+        (name, if whole { serde_json::Number::from(value as i64).into() } else { serde_json::json!(value) })
+    }))
 }
 
 fn six_digits(value: f64) -> f64 {
