@@ -31,12 +31,14 @@ fn assert_same_tensors(a: &Path, b: &Path) {
 fn to_gguf_and_back_it_is_the_same_model() {
     let dir = tempfile::tempdir().unwrap();
     let (model, file, back) = (fixture("bookworm-4m"), dir.path().join("a.gguf"), dir.path().join("back"));
-    let printed = stdout(&convert(&model, &["--to", "gguf", "-o", file.to_str().unwrap()]));
+    let common = ["--to", "gguf", "--no-provenance", "-o", file.to_str().unwrap()];
+    let printed = stdout(&convert(&model, &common));
     assert!(printed.contains("a.gguf: gguf, 38 tensors, 8.10 MiB"), "{printed}");
     assert!(printed.contains("verified: all 38 tensors have the source's values exactly"), "{printed}");
-    // What quantize makes of the same model in f16 is the same file.
+    // What quantize makes of the same model in f16 is the same file, but for the record of the command.
     let quantized = dir.path().join("q.gguf");
-    stdout(&quern(["quantize", model.to_str().unwrap(), "--to", "f16", "-o", quantized.to_str().unwrap()]));
+    let (from, to) = (model.to_str().unwrap(), quantized.to_str().unwrap());
+    stdout(&quern(["quantize", from, "--to", "f16", "--no-provenance", "-o", to]));
     assert!(fs::read(&file).unwrap() == fs::read(&quantized).unwrap());
 
     let printed =
@@ -92,11 +94,14 @@ fn split_merged_and_edited() {
     let dir = tempfile::tempdir().unwrap();
     let path = |name: &str| dir.path().join(name).display().to_string();
     let model = fixture("bookworm-4m-Q4_K_M.gguf");
-    stdout(&convert(&model, &["--to", "gguf", "--split-max-size", "900K", "-o", &path("m.gguf")]));
+    stdout(&convert(
+        &model,
+        &["--to", "gguf", "--no-provenance", "--split-max-size", "900K", "-o", &path("m.gguf")],
+    ));
     assert!(listing(dir.path()).iter().all(|n| n.starts_with("m-0000") && n.ends_with("-of-00004.gguf")));
     stdout(&convert(
         path("m-00003-of-00004.gguf").as_ref(),
-        &["--to", "gguf", "--merge", "-o", &path("n.gguf")],
+        &["--to", "gguf", "--merge", "--no-provenance", "-o", &path("n.gguf")],
     ));
     assert!(fs::read(path("n.gguf")).unwrap() == fs::read(&model).unwrap());
     let edits = ["--set", "general.name=Bookworm", "--set", "my.key:u32=7", "--remove", "general.size_label"];

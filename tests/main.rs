@@ -13,6 +13,7 @@ mod identify;
 mod imatrix;
 mod inspect;
 mod placement;
+mod provenance;
 mod quantize;
 mod requantize;
 mod run;

@@ -23,12 +23,12 @@ timed() { # NAME COMMAND...: wall seconds and peak memory
     printf '  %-28s %s\n' "$name" "${out:-$(tail -n 1 "$work/log")}"
 }
 
-[ -e "$work/f16.gguf" ] || "$quern" quantize "$model" --to f16 -o "$work/f16.gguf" --threads "$threads"
+[ -e "$work/f16.gguf" ] || "$quern" quantize "$model" --to f16 --no-provenance -o "$work/f16.gguf" --threads "$threads"
 for type in "${types[@]}"; do
     echo "quantize F16 GGUF to $type, $threads threads"
     for _ in $(seq "$rounds"); do
         timed llama-quantize "$bin/llama-quantize" "$work/f16.gguf" "$work/peer-$type.gguf" "$type" "$threads"
-        timed quern "$quern" quantize "$work/f16.gguf" --to "$type" -o "$work/quern-$type.gguf" --force --threads "$threads"
+        timed quern "$quern" quantize "$work/f16.gguf" --to "$type" -o "$work/quern-$type.gguf" --force --no-provenance --threads "$threads"
     done
     echo "speed of $type, $threads threads"
     for _ in $(seq "$rounds"); do

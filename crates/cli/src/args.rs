@@ -16,6 +16,8 @@ mod perplexity;
 mod placement;
 mod pull;
 mod quantize;
+mod record;
+mod reduced;
 mod run;
 mod sampling;
 mod shared;
@@ -39,6 +41,8 @@ pub use perplexity::Perplexity;
 pub use placement::Placement;
 pub use pull::Pull;
 pub use quantize::{Quantize, Scheme};
+pub use record::{CardOptions, NoProvenance};
+pub use reduced::this_command;
 pub use run::Run;
 
 /// Shown after the list of commands.

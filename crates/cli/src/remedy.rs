@@ -95,6 +95,9 @@ fn words(remedy: &Remedy) -> String {
                  that form answers well"
             );
         }
+        Remedy::FreeSpace => "free some space, or write to another disk with -o",
+        Remedy::LessCalibration => "free memory, or take fewer --samples or a smaller --context",
+        Remedy::SmallerContext => "free memory, or take a smaller --context",
         Remedy::UseCache => "models in the cache can be used with --offline",
         Remedy::GoOnline => "pull it once without --offline",
         Remedy::ChooseFolder => "choose another folder with -o, or set HF_HUB_CACHE to one",

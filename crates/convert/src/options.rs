@@ -1,5 +1,6 @@
 //! What the user asked for.
 
+use quern_model::provenance::Provenance;
 use quern_tensor_io::ElementType;
 use quern_tensor_io::gguf::Split;
 use quern_tensor_io::scheme::GptqFormat;
@@ -51,6 +52,8 @@ pub struct Options {
     pub shard_bytes: u64,
     /// Changes of GGUF metadata, in order.
     pub edits: Vec<Edit>,
+    /// How the output is made, recorded in its metadata or in `quern.json`. `None` records nothing.
+    pub provenance: Option<Provenance>,
     /// Whether an existing output may be replaced.
     pub force: bool,
     /// Threads; 0 for as many as there are processors. The output does not depend on it.
@@ -66,6 +69,7 @@ impl Options {
             split: None,
             shard_bytes: 4 << 30,
             edits: Vec::new(),
+            provenance: None,
             force: false,
             threads: 0,
         }

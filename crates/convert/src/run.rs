@@ -4,7 +4,7 @@ use std::path::Path;
 
 use quern_tensor_io::pipeline::{self, Limits};
 use quern_tensor_io::scheme::GptqTensors;
-use quern_tensor_io::{Progress, Result};
+use quern_tensor_io::{Progress, Result, output as disk};
 
 use crate::piece::{self, Piece, Work};
 use crate::plan::{Content, ConvertPlan, inexact};
@@ -37,6 +37,8 @@ pub struct ConvertReport {
 /// fit the type asked for.
 pub fn run(plan: &ConvertPlan<'_>, output: &Path, progress: &dyn Progress) -> Result<ConvertReport> {
     let pool = pipeline::pool(plan.options.threads, output)?;
+    let bytes = plan.files(output)?.iter().map(|(_, bytes)| bytes).sum();
+    disk::require_space(output, bytes, "the output")?;
     let sink = Sink::create(plan, output)?;
     progress.total(plan.tensor_bytes());
     let threads = pool.current_num_threads();

@@ -3,16 +3,17 @@
 use std::path::Path;
 
 use quern_model::hugging_face::{self, DirectoryOptions};
+use quern_model::provenance::Provenance;
 use quern_tensor_io::gguf::{SplitWriter, Writer};
 use quern_tensor_io::{Result, output};
 
-use crate::plan::{Around, ConvertPlan, prefix};
+use crate::plan::{Around, ConvertPlan, figures, prefix};
 
 /// The output under construction. Dropped before [`Sink::finish`], nothing remains.
 pub(crate) enum Sink {
     Gguf(Writer),
     Splits(SplitWriter),
-    Directory(Box<hugging_face::Directory>),
+    Directory(Box<hugging_face::Directory>, Option<Provenance>),
 }
 
 impl Sink {
@@ -32,7 +33,7 @@ impl Sink {
                 }
             },
             Around::Directory(around) => {
-                let options = DirectoryOptions {
+                let written = DirectoryOptions {
                     tensors,
                     config: around.config.clone(),
                     extra_files: around.files.clone(),
@@ -40,8 +41,10 @@ impl Sink {
                     force: options.force,
                     shard_bytes: options.shard_bytes,
                 };
-                let directory = hugging_face::Directory::create(path, plan.source(), options)?;
-                Ok(Self::Directory(Box::new(directory)))
+                let directory = hugging_face::Directory::create(path, plan.source(), written)?;
+                let provenance = options.provenance.clone();
+                let provenance = provenance.map(|p| p.with_figures(figures(&plan.view, plan.rows())));
+                Ok(Self::Directory(Box::new(directory), provenance))
             }
         }
     }
@@ -51,7 +54,7 @@ impl Sink {
         match self {
             Self::Gguf(writer) => writer.write(data),
             Self::Splits(writer) => writer.write(data),
-            Self::Directory(directory) => directory.write(data),
+            Self::Directory(directory, _) => directory.write(data),
         }
     }
 
@@ -60,7 +63,7 @@ impl Sink {
         match self {
             Self::Gguf(writer) => writer.finish(),
             Self::Splits(writer) => writer.finish(),
-            Self::Directory(directory) => directory.finish(),
+            Self::Directory(directory, provenance) => directory.finish_with(provenance),
         }
     }
 }

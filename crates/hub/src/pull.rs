@@ -254,7 +254,8 @@ impl Job<'_> {
         {
             let identity = self.identity(index)?;
             if identity.size > LARGEST_INDEX {
-                let what = format!("{} for an index of shards", space::human(identity.size));
+                let what =
+                    format!("{} for an index of shards", quern_tensor_io::output::human_bytes(identity.size));
                 return Err(Error::untrusted(format!("{}/{index}", name.repository()), what));
             }
             let quiet = quern_tensor_io::NoProgress;

@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 
 use quern_model::architecture::Position;
+use quern_model::provenance::Provenance;
 use quern_model::{Config, Contents, TokenKind, Tokenizer, identify};
 use quern_tensor_io::scheme::Packing;
 use quern_tensor_io::{Array, Checkpoint, Container, ElementType, Value};
@@ -42,6 +43,8 @@ pub struct Summary {
     pub tokenizer: Option<TokenizerSummary>,
     /// The chat template's source.
     pub chat_template: Option<String>,
+    /// How it was made, as the file says.
+    pub provenance: Option<Provenance>,
     /// `model`, or what the file is instead (`adapter`, `projector` …); the note says it in words.
     pub kind: &'static str,
     /// What could not be read (an unknown architecture, a missing tokenizer), in words.
@@ -133,6 +136,8 @@ pub fn summarize(checkpoint: &Checkpoint) -> Summary {
         }
         (_, packing) => (packing.flatten(), None),
     };
+    let (provenance, unread_provenance) = Provenance::of(checkpoint);
+    notes.extend(unread_provenance);
     let types = type_totals(checkpoint);
     let parameters = match (held, &packing, &config) {
         (Some(held), _, _) => held,
@@ -168,6 +173,7 @@ pub fn summarize(checkpoint: &Checkpoint) -> Summary {
         chat_template,
         tokenizer,
         notes,
+        provenance,
         kind: identity.map_or("model", |found| found.identity.name()),
         types,
         tensors: checkpoint

@@ -224,7 +224,13 @@ fn measure(model: &Path, threads: usize, options: CollectOptions) -> Result<Coll
 }
 
 fn options(format: Format) -> WriteOptions {
-    WriteOptions { format, datasets: vec!["calibration.txt".into()], chunk_size: 512, force: false }
+    WriteOptions {
+        format,
+        datasets: vec!["calibration.txt".into()],
+        chunk_size: 512,
+        provenance: None,
+        force: false,
+    }
 }
 
 #[test]

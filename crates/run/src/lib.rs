@@ -44,7 +44,7 @@ pub use generate::{
 };
 pub use layerwise::{Calibrator, Layerwise, Replacement};
 pub use load::LoadIn;
-pub use memory::{Resident, available_memory, last_level_cache, peak_memory_bytes, resident};
+pub use memory::{Resident, available_memory, last_level_cache, peak_memory_bytes, require_memory, resident};
 pub use model::{GpuMemory, LoadOptions, Model, Placing, check_context, default_context};
 pub use observer::{LinearGroup, LinearInfo, Observer, ObserverError};
 pub use perplexity::{Divergence, PerplexityOptions, PerplexityReport, perplexity, perplexity_of_tokens};

@@ -4,6 +4,9 @@ mod cgroup;
 
 use std::path::Path;
 
+use quern_tensor_io::output::human_bytes;
+use quern_tensor_io::{Error, Remedy};
+
 /// The largest resident set this process has had, in bytes: `VmHWM` of `/proc/self/status`. Pages of the
 /// memory map that were touched count. `None` where the system does not say (not Linux).
 pub fn peak_memory_bytes() -> Option<u64> {
@@ -51,6 +54,34 @@ pub fn last_level_cache() -> Option<u64> {
     (0..8).filter_map(size).max()
 }
 
+/// Refuses work on `model` that takes `needed` bytes if less memory is available; `remedy` says what lowers it. The
+/// text is a warning where it will be close.
+///
+/// # Errors
+/// There is less memory.
+pub fn require_memory(model: &Path, needed: u64, remedy: Remedy) -> quern_tensor_io::Result<Option<String>> {
+    match available_memory() {
+        Some(available) => compare(model, needed, available, remedy),
+        None => Ok(None),
+    }
+}
+
+fn compare(
+    model: &Path,
+    needed: u64,
+    available: u64,
+    remedy: Remedy,
+) -> quern_tensor_io::Result<Option<String>> {
+    let (needs, has) = (human_bytes(needed), human_bytes(available));
+    if needed > available {
+        let what =
+            format!("this needs about {needs} of memory beside the model, but only {has} are available");
+        return Err(Error::refused(model, what).with_remedy(remedy));
+    }
+    let close = needed > available / 5 * 4;
+    Ok(close.then(|| format!("this needs about {needs} of memory beside the model, and {has} are available")))
+}
+
 fn read(path: &Path) -> Option<String> {
     std::fs::read_to_string(path).ok()
 }
@@ -74,6 +105,18 @@ mod tests {
         let with_shared = format!("{status}RssShmem:\t 2 kB\n");
         assert_eq!(parse_resident(status), Some(Resident { own: 7 << 10, mapped: 8 << 10 }));
         assert_eq!(parse_resident(&with_shared), Some(Resident { own: 9 << 10, mapped: 8 << 10 }));
+    }
+
+    #[test]
+    fn too_little_memory_is_refused_and_little_is_a_warning() {
+        let of = |needed| compare(Path::new("model"), needed, 10 << 30, Remedy::LessCalibration);
+        assert_eq!(of(7 << 30).unwrap(), None);
+        assert!(
+            of(9 << 30).unwrap().unwrap().contains("about 9.0 GiB of memory beside the model, and 10.0 GiB")
+        );
+        let error = of(11 << 30).unwrap_err();
+        assert!(error.to_string().starts_with("model: this needs about 11.0 GiB"), "{error}");
+        assert_eq!(error.remedy(), Some(Remedy::LessCalibration));
     }
 
     #[test]

@@ -7,10 +7,11 @@
 //! drop      remove the temporary file
 //! ```
 //!
-//! [`OutputDirectory`] does the same for a folder.
+//! [`OutputDirectory`] does the same for a folder. [`require_space`] asks before the work whether the disk has room.
 
 mod directory;
 mod inputs;
+mod space;
 mod writeback;
 
 use std::fs::{self, File};
@@ -25,6 +26,7 @@ use writeback::Writeback;
 
 pub use directory::OutputDirectory;
 pub use inputs::refuse_input;
+pub use space::{Shortage, free_space, human_bytes, require_space, shortage};
 
 /// Large enough that the system call costs nothing beside the copy, small enough to stay in cache.
 const BUFFER_BYTES: usize = 256 * 1024;

@@ -75,6 +75,12 @@ pub enum Remedy {
     UseCache,
     /// Allow the network to be used once.
     GoOnline,
+    /// Free space on the disk, or write to another one.
+    FreeSpace,
+    /// Calibrate with fewer or shorter samples.
+    LessCalibration,
+    /// Take a smaller context.
+    SmallerContext,
     /// Write to another folder, or set `HF_HUB_CACHE`.
     ChooseFolder,
     /// Install the NVIDIA driver, or compute on the CPU.

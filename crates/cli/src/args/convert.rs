@@ -6,6 +6,7 @@ use clap::Args;
 use quern_convert::{Edit, Target};
 use quern_tensor_io::ElementType;
 
+use super::record::{CardOptions, NoProvenance};
 use super::shared::{Threads, model_help};
 use super::values::{dtype, size, target};
 
@@ -62,6 +63,10 @@ pub struct Convert {
     pub shard_size: Option<u64>,
     #[command(flatten)]
     pub threads: Threads,
+    #[command(flatten)]
+    pub provenance: NoProvenance,
+    #[command(flatten)]
+    pub card: CardOptions,
     #[command(flatten)]
     pub gguf: ConvertGguf,
 }

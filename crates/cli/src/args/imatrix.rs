@@ -6,6 +6,7 @@ use clap::{Args, ValueEnum};
 use quern_quantize::imatrix::Format;
 
 use super::placement::CpuDevice;
+use super::record::NoProvenance;
 use super::shared::{Threads, model_help};
 
 const EXAMPLES: &str = "\
@@ -52,6 +53,8 @@ pub struct Imatrix {
     pub json: bool,
     #[command(flatten)]
     pub threads: Threads,
+    #[command(flatten)]
+    pub provenance: NoProvenance,
     #[command(flatten)]
     pub device: CpuDevice,
 }

@@ -8,6 +8,7 @@ use quern_quantize::recipe::{FileType, Override};
 use quern_tensor_io::ElementType;
 
 use super::placement::CpuDevice;
+use super::record::{CardOptions, NoProvenance};
 use super::shared::{Threads, model_help};
 use super::values::{bits, damp, element_type, group_size, scheme, type_override};
 
@@ -47,11 +48,21 @@ pub struct Quantize {
     /// Accept a model that is already quantized, which adds the errors of both quantizations
     #[arg(long)]
     pub allow_requantize: bool,
+    /// Compare the result with its source over FILE, or - for standard input: perplexity, KL divergence, same first token
+    ///
+    /// Both models are run over the text in chunks of 512 tokens, as quern perplexity --reference does. The figures are
+    /// printed, and recorded in the card and in the quern.json of a directory.
+    #[arg(long, value_name = "FILE")]
+    pub evaluate: Option<PathBuf>,
     /// Print the result as JSON
     #[arg(long)]
     pub json: bool,
     #[command(flatten)]
     pub threads: Threads,
+    #[command(flatten)]
+    pub provenance: NoProvenance,
+    #[command(flatten)]
+    pub card: CardOptions,
     #[command(flatten)]
     pub device: CpuDevice,
     #[command(flatten)]

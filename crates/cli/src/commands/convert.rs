@@ -9,6 +9,7 @@ use quern_convert::{ConvertPlan, ConvertRow, Edit, Fidelity, Options, Target, Ve
 use quern_tensor_io::gguf::Split;
 use serde_json::{Value, json};
 
+use super::record::{self, After, Done};
 use super::{Outcome, print, print_json};
 use crate::progress::{Bar, Unit};
 use crate::{args, format, model};
@@ -20,13 +21,20 @@ const LISTED: usize = 20;
 pub fn run(args: &args::Convert) -> Outcome {
     refuse_strangers(args);
     let checkpoint = model::open(&args.model)?;
-    let plan = quern_convert::plan(&checkpoint, options(args))?;
+    let gguf = args.to == Target::Gguf;
+    let planned = Options {
+        provenance: record::provenance(&args.provenance, &checkpoint, None, None),
+        ..options(args)
+    };
+    let plan = quern_convert::plan(&checkpoint, planned)?;
     for note in plan.notes() {
         eprintln!("note: {note}");
     }
     let Some(output) = args.output.as_deref().filter(|_| !args.dry_run) else {
         return show(&plan, args);
     };
+    let file = plan.files(output)?.swap_remove(0).0;
+    let after = After::new(&args.card, None, Some(&file), gguf, args.force, args.threads.count())?;
     let started = Instant::now();
     let bar = Bar::new(Unit::Bytes);
     let report = quern_convert::run(&plan, output, &bar)?;
@@ -38,6 +46,8 @@ pub fn run(args: &args::Convert) -> Outcome {
         false => Some(quern_convert::verify(&plan, output, &Bar::new(Unit::Bytes))?),
     };
     let verify_seconds = started.elapsed().as_secs_f64();
+    let sound = verification.as_ref().is_none_or(Verification::passed);
+    let done = if sound { after.finish(&checkpoint, &file, true)? } else { Done::default() };
     if args.json {
         let mut result = json!({
             "output": output,
@@ -52,6 +62,7 @@ pub fn run(args: &args::Convert) -> Outcome {
             result["verification"] = as_json(found);
             result["verify_seconds"] = verify_seconds.into();
         }
+        done.add_to(&mut result)?;
         print_json(&result)?;
     } else {
         let mut text = format!(
@@ -67,7 +78,7 @@ pub fn run(args: &args::Convert) -> Outcome {
         if let Some(found) = verification.as_ref().filter(|v| v.passed()) {
             text += &format!("verified: {}, in {verify_seconds:.1} s\n", describe(found));
         }
-        print(&text)?;
+        print(&(text + &done.text()))?;
     }
     match verification.filter(|v| !v.passed()) {
         None => Ok(ExitCode::SUCCESS),
@@ -125,6 +136,7 @@ fn show(plan: &ConvertPlan<'_>, args: &args::Convert) -> Outcome {
     let output = args.output.as_deref().unwrap_or(stem);
     let files = plan.files(output)?;
     let total: u64 = files.iter().map(|(_, bytes)| bytes).sum();
+    record::warn_of_space(args.output.as_deref(), total);
     if args.json {
         let tensor = |r: &ConvertRow| {
             json!({

@@ -3,18 +3,22 @@
 use std::process::ExitCode;
 
 use anyhow::Context;
-use quern_quantize::imatrix::{CollectOptions, WriteOptions, collect};
-use quern_tensor_io::output::OutputFile;
+use quern_model::provenance::CalibrationText;
+use quern_quantize::calibration::{self, NamedText};
+use quern_quantize::imatrix::{CollectOptions, WriteOptions, collect, file_bytes, memory_bytes};
+use quern_run::require_memory;
+use quern_tensor_io::Remedy;
+use quern_tensor_io::output::{OutputFile, require_space};
 use serde_json::json;
 
-use super::{Outcome, calibration_text, load, placement, print, print_json};
+use super::{Outcome, load, placement, print, print_json, record};
 use crate::progress::{Bar, Unit};
 use crate::{args, format};
 
 /// Runs the text through the model and writes the sums of its layers' inputs.
 pub fn run(args: &args::Imatrix) -> Outcome {
     placement::refuse_gpus("imatrix", args.device.device)?;
-    let (source, name) = calibration_text(args.text.as_deref())?;
+    let NamedText { source, name, sha256 } = calibration::open(args.text.as_deref())?;
     // A refused output must not cost the measurement; dropped, nothing of it remains.
     drop(OutputFile::create(&args.output, args.force)?);
     let chunk_size = u32::try_from(args.context).context("--context is too large")?;
@@ -25,6 +29,11 @@ pub fn run(args: &args::Imatrix) -> Outcome {
         from_chunk: args.from_chunk,
         process_output: args.process_output,
     };
+    if let Some(warning) = require_memory(&args.model, memory_bytes(&model, options), Remedy::SmallerContext)?
+    {
+        eprintln!("warning: {warning}");
+    }
+    require_space(&args.output, file_bytes(&model), "the output")?;
     let bar = Bar::new(Unit::Chunks);
     let measured = collect(&model, &source.into_text(), options, &bar)?;
     drop(bar);
@@ -37,7 +46,14 @@ pub fn run(args: &args::Imatrix) -> Outcome {
     if starved.len() > 16 {
         eprintln!("warning: and {} more matrices of experts saw too few tokens", starved.len() - 16);
     }
+    let text = CalibrationText {
+        name: name.clone(),
+        sha256,
+        samples: measured.chunks as u64,
+        context: args.context as u64,
+    };
     let write = WriteOptions {
+        provenance: record::provenance(&args.provenance, model.checkpoint(), Some(text), None),
         format: args.output_format.into(),
         datasets: vec![name.clone()],
         chunk_size,

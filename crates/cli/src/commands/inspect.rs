@@ -1,6 +1,7 @@
 //! `quern inspect`: what a model file holds, and whether it is valid.
 
 mod attention;
+mod provenance;
 
 use std::path::Path;
 use std::process::ExitCode;
@@ -179,6 +180,7 @@ pub fn describe(path: &str, s: &Summary) -> String {
         s.types.iter().map(|t| format!("{} × {} ({})", t.tensors, t.element_type, format::bytes(t.bytes)));
     let types = types.collect::<Vec<_>>().join(", ");
     rows.push(("tensors", if types.is_empty() { "none: a vocabulary alone".into() } else { types }));
+    rows.extend(s.provenance.iter().flat_map(provenance::rows));
     rows.extend(s.notes.iter().map(|note| ("note", note.clone())));
     rows.into_iter().map(|(label, text)| format!("{label:<15} {text}\n")).collect()
 }

@@ -7,7 +7,6 @@ use std::sync::Arc;
 
 use anyhow::Context;
 use quern_model::Config;
-use quern_quantize::calibration::{self, TextSource};
 use quern_quantize::load_in::{LoadScheme, Loader};
 use quern_run::placement::{Capacity, PlacementReport, Plan, ram_room};
 use quern_run::{
@@ -29,6 +28,7 @@ pub mod perplexity;
 pub mod placement;
 pub mod pull;
 pub mod quantize;
+mod record;
 pub mod run;
 
 /// What a command returns to `main`.
@@ -141,14 +141,6 @@ fn warn_of_memory(model: &Model, session: SessionOptions) -> anyhow::Result<()> 
 /// Reads a text file whole; it must be UTF-8.
 fn read_text(path: &Path) -> anyhow::Result<String> {
     std::fs::read_to_string(path).with_context(|| format!("{}: cannot read the text", path.display()))
-}
-
-/// A calibration text and its name: a file, `-`, or the text that comes with quern. The name is the file's
-/// alone: it goes into files that may be published.
-fn calibration_text(path: Option<&Path>) -> anyhow::Result<(TextSource, String)> {
-    let Some(path) = path else { return Ok((TextSource::Default, calibration::DEFAULT_NAME.to_owned())) };
-    let name = path.file_name().map(|n| n.to_string_lossy().into_owned());
-    Ok((calibration::read(path)?, name.unwrap_or_default()))
 }
 
 /// Writes to standard output; unlike `print!`, a reader that has left is an error and no panic.

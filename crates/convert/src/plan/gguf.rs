@@ -12,7 +12,7 @@ use quern_tensor_io::{
     Checkpoint, Container, ElementType, Error, ErrorKind, Metadata, Remedy, Result, Value,
 };
 
-use super::{Around, ConvertPlan, ConvertRow, about, most, row};
+use super::{Around, ConvertPlan, ConvertRow, about, figures, most, row};
 use crate::Options;
 
 /// ggml's version of the block formats.
@@ -90,6 +90,9 @@ fn metadata(view: &View<'_>, rows: &[ConvertRow], options: &Options) -> Result<M
         if let Some(id) = file_type(rows) {
             metadata.set("general.file_type", Value::U32(id));
         }
+    }
+    if let Some(provenance) = &options.provenance {
+        provenance.clone().with_figures(figures(view, rows)).set_in(&mut metadata, checkpoint);
     }
     for edit in &options.edits {
         edit.apply(checkpoint.metadata_file(), &mut metadata)?;

@@ -144,6 +144,13 @@ impl<'a> ConvertPlan<'a> {
     }
 }
 
+/// What a plan says of its output: for provenance.
+pub(crate) fn figures(view: &View<'_>, rows: &[ConvertRow]) -> [(&'static str, f64); 2] {
+    let bytes = rows.iter().map(|r| r.bytes).sum::<u64>() as f64;
+    let weights = view.tensors().iter().map(|t| (t.rows() * t.columns()) as f64).sum::<f64>();
+    [("bits_per_weight", if weights > 0.0 { bytes * 8.0 / weights } else { 0.0 }), ("tensor_bytes", bytes)]
+}
+
 /// The path of a split file less what the parts' names end with.
 pub(crate) fn prefix(output: &Path) -> PathBuf {
     match output.extension() {

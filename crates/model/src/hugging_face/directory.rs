@@ -18,6 +18,7 @@ use quern_tensor_io::{Checkpoint, Error, Metadata, Result, TensorPlan, Value as 
 use serde_json::{Map, Value};
 
 use super::broken;
+use crate::provenance::{self, Provenance};
 
 /// A larger file beside the weights is no tokenizer and no licence.
 const COMPANION_BYTES: u64 = 256 << 20;
@@ -137,7 +138,17 @@ impl Directory {
     /// Checks that every tensor is complete and gives the directory its name. Returns the bytes of the
     /// tensor files.
     pub fn finish(self) -> Result<u64> {
+        self.finish_with(None)
+    }
+
+    /// The same, with a file [`provenance::FILE`] of this provenance, to which the bytes of the tensor files are added.
+    pub fn finish_with(self, provenance: Option<Provenance>) -> Result<u64> {
         let bytes = self.writer.finish().map_err(|e| self.output.named(e))?;
+        if let Some(provenance) = provenance {
+            let whole = provenance.with_figures([("file_size", bytes as f64)]);
+            // The source's own, if it was copied.
+            self.output.replace(provenance::FILE, &whole.to_file())?;
+        }
         self.output.commit()?;
         Ok(bytes)
     }

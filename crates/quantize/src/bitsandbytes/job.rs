@@ -7,7 +7,7 @@ use std::path::Path;
 
 use quern_model::hugging_face::{Directory, DirectoryOptions, edited_config};
 use quern_tensor_io::pipeline::{self, Limits};
-use quern_tensor_io::{Checkpoint, Error, Progress, Result};
+use quern_tensor_io::{Checkpoint, Error, Progress, Result, output};
 
 use super::piece::{Encoder, PIECE, Piece, Work};
 use super::{Options, config, plan, source};
@@ -45,6 +45,7 @@ pub fn quantize(
 ) -> Result<BitsandbytesReport> {
     let view = source::view(source)?;
     let plan = plan::of_view(&view, &options)?;
+    output::require_space(out, plan.bytes(), "the output")?;
     let pool = pipeline::pool(options.threads, out)?;
     let quantization_config = config::quantization_config(&options, plan.dtype, plan.skip.as_deref());
     let encoder = Encoder::new(&view, &plan, &options)?;
@@ -63,11 +64,13 @@ pub fn quantize(
     let batch = PIECE * PIECES * pool.current_num_threads();
     let limits = Limits { made: batch / encoder.per_byte(), counted: batch * VALUE_BYTES };
     let directory = pipeline::run(&encoder, source, encoder.pieces(), directory, (&pool, limits), progress)?;
+    let figures = [("bits_per_weight", plan.bits_per_weight()), ("tensor_bytes", plan.bytes() as f64)];
+    let provenance = options.provenance.map(|p| p.with_figures(figures));
     Ok(BitsandbytesReport {
         tensors: plan.rows.len(),
         quantized: plan.rows.iter().filter(|r| r.to.is_some()).count(),
         source_bytes: plan.source_bytes(),
-        file_size: directory.finish()?,
+        file_size: directory.finish_with(provenance)?,
     })
 }
 

@@ -39,6 +39,7 @@ pub use memory::{InMemoryError, encode_in_memory};
 pub use plan::{BitsandbytesPlan, BitsandbytesRow, plan};
 
 use quern_compute::simd::Level;
+use quern_model::provenance::Provenance;
 use quern_tensor_io::ElementType;
 
 /// A scheme of bitsandbytes.
@@ -90,6 +91,8 @@ pub struct Options {
     pub threads: usize,
     /// Instructions that are used, or the best of the CPU if that is lower. The output does not depend on it.
     pub level: Level,
+    /// How the output is made, recorded in `quern.json` with what the job measures.
+    pub provenance: Option<Provenance>,
     /// Whether an existing model directory may be replaced.
     pub force: bool,
     /// Modules to leave alone besides the output head, as transformers' `llm_int8_skip_modules`: the beginning
@@ -109,6 +112,7 @@ impl Options {
             double_quant: true,
             threads: 0,
             level: Level::detect(),
+            provenance: None,
             force: false,
             skip: Vec::new(),
             shard_bytes: 4 << 30,

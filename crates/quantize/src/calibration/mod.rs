@@ -19,7 +19,7 @@ use quern_model::{EncodeOptions, Tokenizer};
 use sha2::{Digest, Sha256};
 
 pub use error::{Error, Result};
-pub use read::{read, read_bytes};
+pub use read::{open, read, read_bytes};
 
 /// The text that is taken where the caller names none: passages from public-domain books between dialogue,
 /// lists, numbers, code and other languages, about 450 KB. `tools/make_calibration_text.py` chose the books.
@@ -108,8 +108,24 @@ impl Samples {
                 hash.update(token.to_le_bytes());
             }
         }
-        hash.finalize().iter().map(|byte| format!("{byte:02x}")).collect()
+        hex(hash)
     }
+}
+
+/// A calibration text with what identifies it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct NamedText {
+    /// The text.
+    pub source: TextSource,
+    /// The file's name without its folder, or [`DEFAULT_NAME`].
+    pub name: String,
+    /// SHA-256 of the file's bytes, in lower-case hexadecimal digits.
+    pub sha256: String,
+}
+
+/// The digits of a hash.
+pub(crate) fn hex(hash: Sha256) -> String {
+    hash.finalize().iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
 /// Takes samples of `source` for a model with this tokenizer. Control tokens spelled out in a text are text.

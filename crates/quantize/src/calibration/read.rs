@@ -15,8 +15,9 @@ use std::io::Read;
 use std::path::Path;
 
 use serde_json::{Map, Value};
+use sha2::{Digest, Sha256};
 
-use super::{Error, Result, TextSource};
+use super::{DEFAULT_NAME, DEFAULT_TEXT, Error, NamedText, Result, TextSource, hex};
 
 /// Reads `path`, or standard input for `-`.
 ///
@@ -24,13 +25,32 @@ use super::{Error, Result, TextSource};
 /// [`Error::Io`], [`Error::NotUtf8`], [`Error::Record`] or
 /// [`Error::Empty`].
 pub fn read(path: &Path) -> Result<TextSource> {
+    read_bytes(path, bytes(path)?)
+}
+
+/// Reads `path`, or standard input for `-`; without a path it is the text that comes with quern.
+///
+/// # Errors
+/// As [`read`].
+pub fn open(path: Option<&Path>) -> Result<NamedText> {
+    let Some(path) = path else {
+        let sha256 = hex(Sha256::new_with_prefix(DEFAULT_TEXT));
+        return Ok(NamedText { source: TextSource::Default, name: DEFAULT_NAME.to_owned(), sha256 });
+    };
+    let bytes = bytes(path)?;
+    let sha256 = hex(Sha256::new_with_prefix(&bytes));
+    let name = path.file_name().map(|n| n.to_string_lossy().into_owned()).unwrap_or_default();
+    Ok(NamedText { source: read_bytes(path, bytes)?, name, sha256 })
+}
+
+fn bytes(path: &Path) -> Result<Vec<u8>> {
     let mut bytes = Vec::new();
     let result = match path.to_str() {
         Some("-") => std::io::stdin().lock().read_to_end(&mut bytes),
         _ => File::open(path).and_then(|mut file| file.read_to_end(&mut bytes)),
     };
     result.map_err(|error| Error::Io { file: path.to_path_buf(), error })?;
-    read_bytes(path, bytes)
+    Ok(bytes)
 }
 
 /// [`read`], of what has been read already; `path` decides the format and is named in errors.

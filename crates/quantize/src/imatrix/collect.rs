@@ -129,6 +129,28 @@ impl From<quern_run::Error> for CollectError {
     }
 }
 
+/// About how much memory [`collect()`] takes beside the mapped model: keys and values, the activations of a batch, and
+/// the sums.
+pub fn memory_bytes(model: &Model, options: CollectOptions) -> u64 {
+    let config = model.config();
+    let wide = |n: usize| n as u64;
+    let (context, batch) = (wide(options.context), wide(options.context.min(BATCH)));
+    let (query, key) = (config.heads * config.head_dim, config.kv_heads * config.head_dim);
+    let cache = 4 * 2 * wide(config.layers * key) * context;
+    let ffn = config.experts.map_or(config.ffn_size, |e| e.ffn_size * e.used);
+    let activations = 4 * batch * wide(4 * config.hidden_size + 2 * query + 2 * key + 3 * ffn);
+    cache + activations + 2 * file_bytes(model)
+}
+
+/// About how many bytes the file of an importance matrix of `model` has.
+pub fn file_bytes(model: &Model) -> u64 {
+    let config = model.config();
+    let (ffn, experts) = config.experts.map_or((config.ffn_size, 1), |e| (e.ffn_size, e.count));
+    // Q, K, V and output; gate, up and down.
+    let columns = 3 * config.hidden_size + config.heads * config.head_dim;
+    4 * (config.layers * (columns + experts * (2 * config.hidden_size + ffn))) as u64
+}
+
 /// Runs `text` through `model`. Progress counts chunks.
 ///
 /// # Errors

@@ -21,8 +21,11 @@ use std::fs::{self, File};
 use std::io::Read;
 use std::path::{Path, PathBuf};
 
-pub use collect::{CollectError, CollectOptions, Collected, collect};
+use crate::calibration::hex;
+pub use collect::{CollectError, CollectOptions, Collected, collect, file_bytes, memory_bytes};
 use quern_tensor_io::{Error, Result};
+use sha2::{Digest, Sha256};
+
 pub use write::{Accumulator, AddError, Format, WriteOptions};
 
 /// An importance matrix, read and checked: every value is finite and not negative.
@@ -58,6 +61,17 @@ impl Imatrix {
     /// The file it was read from.
     pub fn file(&self) -> &Path {
         &self.file
+    }
+
+    /// SHA-256 of the file, in lower-case hexadecimal digits.
+    ///
+    /// # Errors
+    /// It can no longer be read.
+    pub fn sha256(&self) -> Result<String> {
+        let mut file = File::open(&self.file).map_err(|e| Error::new(&self.file, e))?;
+        let mut hash = Sha256::new();
+        std::io::copy(&mut file, &mut hash).map_err(|e| Error::new(&self.file, e))?;
+        Ok(hex(hash))
     }
 
     /// Mean squares for the tensor of this GGUF name: `columns` values for each stacked matrix.

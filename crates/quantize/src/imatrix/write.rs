@@ -6,6 +6,7 @@
 use std::collections::BTreeMap;
 use std::path::Path;
 
+use quern_model::provenance::{GGUF_KEY, Provenance};
 use quern_tensor_io::{
     Array, ElementType, Metadata, Remedy, Result, StringArray, TensorPlan, Value, gguf as container,
     output::OutputFile,
@@ -24,7 +25,7 @@ pub enum Format {
 }
 
 /// What a file says beside the sums.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct WriteOptions {
     /// Its format.
     pub format: Format,
@@ -32,6 +33,8 @@ pub struct WriteOptions {
     pub datasets: Vec<String>,
     /// Tokens in a chunk: the number of chunks is counted in these.
     pub chunk_size: u32,
+    /// How it is made, recorded in the metadata. The legacy format has no place for it.
+    pub provenance: Option<Provenance>,
     /// Replace an existing file.
     pub force: bool,
 }
@@ -197,9 +200,13 @@ impl Accumulator {
         let datasets: StringArray = options.datasets.iter().collect();
         metadata.set("general.type", "imatrix");
         metadata.set("imatrix.datasets", Value::Array(Array::String(datasets)));
-        let chunks = self.chunks(options.chunk_size).try_into().unwrap_or(u32::MAX);
+        let chunks: u32 = self.chunks(options.chunk_size).try_into().unwrap_or(u32::MAX);
         metadata.set("imatrix.chunk_count", Value::U32(chunks));
         metadata.set("imatrix.chunk_size", Value::U32(options.chunk_size));
+        if let Some(provenance) = &options.provenance {
+            let figures = [("entries", self.len() as f64), ("chunks", chunks.into())];
+            metadata.set(GGUF_KEY, provenance.clone().with_figures(figures).to_json().as_str());
+        }
         let plan = |name: String, matrices: usize, length| {
             // One matrix is written without the dimension of the experts.
             let shape = if matrices == 1 { vec![length] } else { vec![matrices, length] };

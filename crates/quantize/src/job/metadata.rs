@@ -1,8 +1,11 @@
 //! The metadata of the output file: the source's, plus what llama-quantize records about the job.
 
-use quern_tensor_io::{ElementType, Metadata, Value};
+use std::path::Path;
 
-use super::plan::QuantizeRow;
+use quern_model::provenance::Provenance;
+use quern_tensor_io::{Checkpoint, ElementType, Metadata, Value};
+
+use super::plan::{QuantizeRow, bits_per_weight};
 use crate::imatrix::Imatrix;
 use crate::recipe::FileType;
 
@@ -43,6 +46,26 @@ pub(super) fn output(
         }
     }
     metadata
+}
+
+/// Adds the provenance with what the plan says of the output. Of the importance matrix only the file's name stays:
+/// llama-quantize records the path as it was typed, but files are published and folders may be private.
+pub(super) fn record(
+    metadata: &mut Metadata,
+    provenance: &Provenance,
+    rows: &[QuantizeRow],
+    source: &Checkpoint,
+) {
+    const IMATRIX: &str = "quantize.imatrix.file";
+    if let Some(path) = metadata.str(IMATRIX)
+        && let Some(name) = Path::new(path).file_name()
+    {
+        let name = name.to_string_lossy().into_owned();
+        metadata.set(IMATRIX, name.as_str());
+    }
+    let bytes = rows.iter().map(|r| r.bytes).sum::<u64>() as f64;
+    let figures = [("bits_per_weight", bits_per_weight(rows)), ("tensor_bytes", bytes)];
+    provenance.clone().with_figures(figures).set_in(metadata, source);
 }
 
 /// Sets a key at the end, wherever it was before.

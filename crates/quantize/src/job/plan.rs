@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use quern_compute::simd::Level;
 use quern_model::View;
 use quern_model::contents::already_quantized;
+use quern_model::provenance::Provenance;
 use quern_tensor_io::{Container, ElementType, Error as FileError, Metadata, TensorPlan, decode, gguf};
 
 use super::{Error, metadata};
@@ -30,6 +31,9 @@ pub struct Options {
     pub overrides: Vec<Override>,
     /// Whether tensors that are quantized already may be quantized again.
     pub allow_requantize: bool,
+    /// How the output is made, recorded in its metadata with what the job measures. `None` records nothing, and the
+    /// file is the one that llama-quantize writes.
+    pub provenance: Option<Provenance>,
     /// Whether an existing output file may be replaced.
     pub force: bool,
     /// Threads that encode; 0 for as many as there are processors. The output does not depend on it.
@@ -50,6 +54,7 @@ impl Options {
             token_embedding_type: None,
             overrides: Vec::new(),
             allow_requantize: false,
+            provenance: None,
             force: false,
             threads: 0,
             level: Level::detect(),
@@ -183,15 +188,12 @@ impl QuantizePlan<'_> {
 
     /// Number of weights.
     pub fn parameters(&self) -> u64 {
-        self.rows.iter().map(|r| r.shape.iter().map(|&d| d as u64).product::<u64>()).sum()
+        parameters(&self.rows)
     }
 
     /// Bits per weight over all tensors; 0 for a model without weights.
     pub fn bits_per_weight(&self) -> f64 {
-        match self.parameters() {
-            0 => 0.0,
-            n => self.tensor_bytes() as f64 * 8.0 / n as f64,
-        }
+        bits_per_weight(&self.rows)
     }
 
     /// Refuses what can be planned but not run.
@@ -219,6 +221,17 @@ impl QuantizePlan<'_> {
             }
             None => Ok(()),
         }
+    }
+}
+
+fn parameters(rows: &[QuantizeRow]) -> u64 {
+    rows.iter().map(|r| r.shape.iter().map(|&d| d as u64).product::<u64>()).sum()
+}
+
+pub(super) fn bits_per_weight(rows: &[QuantizeRow]) -> f64 {
+    match parameters(rows) {
+        0 => 0.0,
+        n => rows.iter().map(|r| r.bytes).sum::<u64>() as f64 * 8.0 / n as f64,
     }
 }
 
@@ -262,7 +275,10 @@ pub fn plan<'a>(view: &'a View<'a>, options: Options) -> Result<QuantizePlan<'a>
     }
     warn(&rows, &needs_imatrix, options.imatrix.as_ref(), &mut warnings);
 
-    let metadata = metadata::output(view.metadata(), options.file_type, &rows, options.imatrix.as_ref());
+    let mut metadata = metadata::output(view.metadata(), options.file_type, &rows, options.imatrix.as_ref());
+    if let Some(provenance) = &options.provenance {
+        metadata::record(&mut metadata, provenance, &rows, view.checkpoint());
+    }
     let tensors: Vec<TensorPlan> = rows
         .iter()
         .map(|r| TensorPlan { name: r.name.clone(), element_type: r.to, shape: r.shape.clone() })

@@ -41,6 +41,7 @@ pub fn run(plan: &QuantizePlan<'_>, output: &Path, progress: &dyn Progress) -> R
     plan.check()?;
     let source = plan.view.checkpoint();
     output::refuse_input(source, output)?;
+    output::require_space(output, plan.file_size(), "the output")?;
     let pool = pipeline::pool(plan.options.threads, output)?;
     let writer = gguf::Writer::create(output, &plan.metadata, &plan.tensors, plan.options.force)?;
     progress.total(plan.source_bytes());

@@ -64,8 +64,17 @@ impl OutputDirectory {
 
     /// Writes a small file, synced.
     pub fn write(&self, name: &str, data: &[u8]) -> Result<()> {
+        self.write_file(name, data, false)
+    }
+
+    /// The same; a file of this name that was written before is replaced.
+    pub fn replace(&self, name: &str, data: &[u8]) -> Result<()> {
+        self.write_file(name, data, true)
+    }
+
+    fn write_file(&self, name: &str, data: &[u8], force: bool) -> Result<()> {
         let write = || {
-            let mut file = OutputFile::create(&self.building().join(name), false)?;
+            let mut file = OutputFile::create(&self.building().join(name), force)?;
             file.append(data)?;
             file.commit()
         };

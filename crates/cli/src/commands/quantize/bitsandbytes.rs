@@ -8,6 +8,7 @@ use quern_quantize::bitsandbytes::{self, BitsandbytesPlan, Kind, Options};
 use quern_tensor_io::Checkpoint;
 use serde_json::json;
 
+use super::super::record::{self, After};
 use super::super::{Outcome, print, print_json};
 use super::source::with_plain;
 use crate::progress::{Bar, Unit};
@@ -15,16 +16,24 @@ use crate::{args, format};
 
 /// Plans, and unless it is a dry run, does it.
 pub fn run(args: &args::Quantize, kind: Kind) -> Outcome {
-    with_plain(args, |source| quantize(args, kind, source))
+    let after = After::of(args, false)?;
+    with_plain(args, |source, original| quantize(args, kind, source, original, after))
 }
 
-fn quantize(args: &args::Quantize, kind: Kind, source: &Path) -> Outcome {
+fn quantize(
+    args: &args::Quantize,
+    kind: Kind,
+    source: &Path,
+    original: &Checkpoint,
+    after: After,
+) -> Outcome {
     let given = &args.bitsandbytes;
     let defaults = Options::new(kind);
     let options = Options {
         block_size: given.block_size.map_or(defaults.block_size, usize::from),
         double_quant: !given.no_double_quant,
         threads: args.threads.count(),
+        provenance: record::provenance(&args.provenance, original, None, None),
         force: args.force,
         skip: given.skip_module.clone(),
         ..defaults
@@ -36,6 +45,7 @@ fn quantize(args: &args::Quantize, kind: Kind, source: &Path) -> Outcome {
     }
     let bits_per_weight = plan.bits_per_weight();
     let Some(output) = args.output.as_deref().filter(|_| !args.dry_run) else {
+        record::warn_of_space(args.output.as_deref(), plan.bytes());
         return show(&plan, kind, bits_per_weight, args.json);
     };
     let started = Instant::now();
@@ -43,15 +53,18 @@ fn quantize(args: &args::Quantize, kind: Kind, source: &Path) -> Outcome {
     let report = bitsandbytes::quantize(&checkpoint, output, options, &bar)?;
     drop(bar);
     let seconds = started.elapsed().as_secs_f64();
+    let done = after.finish(original, output, kind != Kind::Int8)?;
     if args.json {
-        print_json(&json!({
+        let mut result = json!({
             "output": output,
             "scheme": kind.name(),
             "file_size": report.file_size,
             "bits_per_weight": bits_per_weight,
             "tensors_quantized": report.quantized,
             "seconds": seconds,
-        }))?;
+        });
+        done.add_to(&mut result)?;
+        print_json(&result)?;
     } else {
         print(&format!(
             "{}: {}, {} of {} tensors quantized, {} to {}, {bits_per_weight:.2} bits per weight, in {seconds:.1} s\n",
@@ -62,6 +75,7 @@ fn quantize(args: &args::Quantize, kind: Kind, source: &Path) -> Outcome {
             format::bytes(report.source_bytes),
             format::bytes(report.file_size),
         ))?;
+        print(&done.text())?;
     }
     Ok(ExitCode::SUCCESS)
 }

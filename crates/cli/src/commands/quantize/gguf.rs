@@ -3,12 +3,14 @@
 use std::process::ExitCode;
 use std::time::Instant;
 
+use quern_model::provenance::HashedFile;
 use quern_model::{Packed, View};
 use quern_quantize::imatrix::Imatrix;
 use quern_quantize::job::{self, Options, QuantizePlan};
 use quern_quantize::recipe::FileType;
 use serde_json::json;
 
+use super::super::record::{self, After};
 use super::super::{Outcome, print, print_json};
 use crate::progress::{Bar, Unit};
 use crate::{args, format, model};
@@ -24,8 +26,18 @@ pub fn run(args: &args::Quantize, file_type: FileType) -> Outcome {
     for note in view.notes() {
         eprintln!("note: {note}");
     }
+    let after = After::of(args, true)?;
+    let imatrix = args.gguf.imatrix.as_deref().map(Imatrix::open).transpose()?;
+    let hashed = match &imatrix {
+        Some(imatrix) if !args.provenance.no_provenance => {
+            let name = imatrix.file().file_name().map(|n| n.to_string_lossy().into_owned());
+            Some(HashedFile { name: name.unwrap_or_default(), sha256: imatrix.sha256()? })
+        }
+        _ => None,
+    };
     let options = Options {
-        imatrix: args.gguf.imatrix.as_deref().map(Imatrix::open).transpose()?,
+        imatrix,
+        provenance: record::provenance(&args.provenance, &checkpoint, None, hashed),
         pure: args.gguf.pure,
         leave_output_tensor: args.gguf.leave_output_tensor,
         output_tensor_type: args.gguf.output_tensor_type,
@@ -48,14 +60,17 @@ pub fn run(args: &args::Quantize, file_type: FileType) -> Outcome {
     job::run(&plan, output, &bar)?;
     drop(bar);
     let seconds = started.elapsed().as_secs_f64();
+    let done = after.finish(&checkpoint, output, false)?;
     if args.json {
-        print_json(&json!({
+        let mut result = json!({
             "output": output,
             "scheme": file_type.name().to_lowercase(),
             "file_size": plan.file_size(),
             "bits_per_weight": plan.bits_per_weight(),
             "seconds": seconds,
-        }))?;
+        });
+        done.add_to(&mut result)?;
+        print_json(&result)?;
     } else {
         print(&format!(
             "{}: {}, {} to {}, {:.2} bits per weight, in {seconds:.1} s\n",
@@ -65,12 +80,14 @@ pub fn run(args: &args::Quantize, file_type: FileType) -> Outcome {
             format::bytes(plan.file_size()),
             plan.bits_per_weight(),
         ))?;
+        print(&done.text())?;
     }
     Ok(ExitCode::SUCCESS)
 }
 
 /// The dry run: one row a tensor, and the total.
 fn show(plan: &QuantizePlan<'_>, args: &args::Quantize, file_type: FileType) -> Outcome {
+    record::warn_of_space(args.output.as_deref(), plan.file_size());
     if args.json {
         let tensors: Vec<_> = plan
             .rows()

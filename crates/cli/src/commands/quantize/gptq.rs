@@ -4,17 +4,20 @@ use std::path::Path;
 use std::process::ExitCode;
 
 use anyhow::Context;
-use quern_quantize::calibration::{self, SampleOptions};
-use quern_quantize::gptq::job::{self, GptqPlan, GptqReport, Options, Rules};
+use quern_model::provenance::CalibrationText;
+use quern_quantize::calibration::{self, NamedText, SampleOptions};
+use quern_quantize::gptq::job::{self, GptqPlan, GptqReport, Options, Reader, Rules};
 use quern_quantize::gptq::{Order, Settings};
-use quern_run::Model;
+use quern_run::{Model, require_memory};
+use quern_tensor_io::{Checkpoint, Remedy};
 use serde_json::json;
 
-use super::super::{Outcome, calibration_text, load, print, print_json};
+use super::super::record::{self, After};
+use super::super::{Outcome, load, print, print_json};
 use super::readers;
 use super::source::with_plain;
 use crate::progress::{Bar, Unit};
-use crate::{args, format};
+use crate::{args, format, remedy};
 
 /// Samples and their length where nobody says otherwise.
 const SAMPLES: u32 = 128;
@@ -22,12 +25,13 @@ const CONTEXT: u32 = 2048;
 
 /// Plans, and unless it is a dry run, does it.
 pub fn run(args: &args::Quantize) -> Outcome {
-    with_plain(args, |source| quantize(args, source))
+    let after = After::of(args, false)?;
+    with_plain(args, |source, original| quantize(args, source, original, after))
 }
 
-fn quantize(args: &args::Quantize, source: &Path) -> Outcome {
+fn quantize(args: &args::Quantize, source: &Path, original: &Checkpoint, after: After) -> Outcome {
     let model = load(source, args.threads.count())?;
-    let options = options(args, &model)?;
+    let options = options(args, &model, original)?;
     let plan = job::plan(&model, &options)?;
     for note in &plan.readers {
         eprintln!("warning: {}", readers::sentence(note));
@@ -43,20 +47,28 @@ fn quantize(args: &args::Quantize, source: &Path) -> Outcome {
         samples.sequences.len(),
         format::bytes(plan.memory_bytes)
     );
+    if let Some(warning) = require_memory(&args.model, plan.memory_bytes, Remedy::LessCalibration)? {
+        eprintln!("warning: {warning}");
+    }
     let bar = Bar::new(Unit::Modules);
     let report = job::run(&model, &plan, &options, output, &bar)?;
     drop(bar);
     for warning in &report.warnings {
         eprintln!("warning: {warning}");
     }
-    match args.json {
-        true => print_json(&json!({ "output": output, "scheme": "gptq", "report": report }))?,
-        false => print(&described(&report, output, &options.settings))?,
+    let vllm = plan.readers.iter().all(|note| !note.readers.contains(&Reader::Vllm));
+    let done = after.finish(original, output, vllm)?;
+    if args.json {
+        let mut result = json!({ "output": output, "scheme": "gptq", "report": report });
+        done.add_to(&mut result)?;
+        print_json(&result)?;
+    } else {
+        print(&(described(&report, output, &options.settings) + &done.text()))?;
     }
     Ok(ExitCode::SUCCESS)
 }
 
-fn options(args: &args::Quantize, model: &Model) -> anyhow::Result<Options> {
+fn options(args: &args::Quantize, model: &Model, original: &Checkpoint) -> anyhow::Result<Options> {
     let given = &args.gptq;
     let settings = Settings::default();
     let order = if given.desc_act { Order::Activation } else { Order::GroupAware };
@@ -70,7 +82,7 @@ fn options(args: &args::Quantize, model: &Model) -> anyhow::Result<Options> {
     };
     let trained = model.config().context_length;
     let context = given.context.map_or(trained.min(CONTEXT as usize), |c| c as usize);
-    let (source, dataset) = calibration_text(given.calibration.as_deref())?;
+    let NamedText { source, name: dataset, sha256 } = calibration::open(given.calibration.as_deref())?;
     let sample_options = SampleOptions { samples: given.samples.unwrap_or(SAMPLES) as usize, context };
     let samples = calibration::samples(model.tokenizer()?, source, sample_options)?;
     let rules = match given.dynamic.as_deref().map(|text| (text, text.strip_prefix('@'))) {
@@ -82,8 +94,17 @@ fn options(args: &args::Quantize, model: &Model) -> anyhow::Result<Options> {
         }
         Some((text, None)) => Rules::parse(text)?,
     };
+    let text = CalibrationText {
+        name: dataset.clone(),
+        sha256,
+        samples: samples.sequences.len() as u64,
+        context: context as u64,
+    };
+    let provenance = record::provenance(&args.provenance, original, Some(text), None);
     let defaults = Options::new(settings, samples);
     Ok(Options {
+        imatrix_provenance: provenance.clone().filter(|_| given.save_imatrix.is_some()),
+        provenance,
         rules,
         adapt_damping: given.damp.is_none(),
         imatrix: given.save_imatrix.clone(),
@@ -96,6 +117,11 @@ fn options(args: &args::Quantize, model: &Model) -> anyhow::Result<Options> {
 
 /// The dry run: one row a module.
 fn show(plan: &GptqPlan, args: &args::Quantize) -> Outcome {
+    record::warn_of_space(args.output.as_deref(), plan.disk_bytes);
+    match require_memory(&args.model, plan.memory_bytes, Remedy::LessCalibration) {
+        Ok(warning) => warning.iter().for_each(|warning| eprintln!("warning: {warning}")),
+        Err(error) => eprintln!("warning: {}", remedy::described(&error.into())),
+    }
     let describe = |m: &job::GptqModule| match &m.settings {
         None => "as it is".to_owned(),
         Some(s) => words(s),
@@ -110,6 +136,9 @@ fn show(plan: &GptqPlan, args: &args::Quantize) -> Outcome {
         print_json(&json!({
             "scheme": "gptq",
             "memory_bytes": plan.memory_bytes,
+            "file_size": plan.output_bytes,
+            "disk_bytes": plan.disk_bytes,
+            "bits_per_weight": plan.bits_per_weight(),
             "modules": modules,
             "readers": readers,
         }))?;
@@ -119,9 +148,13 @@ fn show(plan: &GptqPlan, args: &args::Quantize) -> Outcome {
             .iter()
             .map(|m| vec![m.name.clone(), format::shape(&[m.rows, m.columns]), describe(m)]);
         print(&format!(
-            "{}\n\nabout {} of memory beside the model\n",
+            "{}\n\ntotal: {}, {:.2} bits per weight; about {} of memory beside the model, {} on the disk until the unfinished \
+             run is removed\n",
             format::table(&["module", "shape", "to"], &[1], rows),
-            format::bytes(plan.memory_bytes)
+            format::bytes(plan.output_bytes),
+            plan.bits_per_weight(),
+            format::bytes(plan.memory_bytes),
+            format::bytes(plan.disk_bytes)
         ))?;
     }
     Ok(ExitCode::SUCCESS)

@@ -5,19 +5,22 @@ use std::path::Path;
 
 use anyhow::bail;
 use quern_convert::{PlainSource, needs_plain_source};
+use quern_quantize::bitsandbytes::Kind;
+use quern_tensor_io::Checkpoint;
+use quern_tensor_io::output::require_space;
 
 use super::super::Outcome;
+use crate::args::Scheme;
 use crate::progress::{Bar, Unit};
 use crate::{args, format, model};
 
-/// Quantizes with `job`, which gets the path of a checkpoint of plain numbers: the model of the arguments, written
-/// out first if need be. What was written is removed when `job` is done, and kept where it fails.
-pub fn with_plain(args: &args::Quantize, job: impl FnOnce(&Path) -> Outcome) -> Outcome {
+/// Quantizes with `job`, which gets the path of a checkpoint of plain numbers and the model of the arguments: the same,
+/// or what the numbers were written out of first. What was written is removed when `job` is done, and kept where it fails.
+pub fn with_plain(args: &args::Quantize, job: impl FnOnce(&Path, &Checkpoint) -> Outcome) -> Outcome {
     let path = model::path(&args.model)?;
     let checkpoint = quern_model::identify::open(&path)?;
     if !needs_plain_source(&checkpoint, args.allow_requantize)? {
-        drop(checkpoint);
-        return job(&path);
+        return job(&path, &checkpoint);
     }
     let Some(output) = args.output.as_deref().filter(|_| !args.dry_run) else {
         bail!(
@@ -28,6 +31,14 @@ pub fn with_plain(args: &args::Quantize, job: impl FnOnce(&Path) -> Outcome) -> 
     };
     let source = PlainSource::beside(&checkpoint, output)?;
     if let Some(plan) = source.plan(args.threads.count())? {
+        // The output comes beside it, and of GPTQ an unfinished run as large.
+        let share = match args.to {
+            Scheme::Gptq => 2 * u64::from(args.gptq.bits.unwrap_or(4)),
+            Scheme::Bitsandbytes(Kind::Int8) => 8,
+            Scheme::Bitsandbytes(_) | Scheme::Gguf(_) => 4,
+        };
+        let needed = plan.tensor_bytes() + plan.tensor_bytes() / 16 * share;
+        require_space(output, needed, "the output with the plain weights it is made from")?;
         eprintln!(
             "writing the model's numbers to {} first, {}",
             source.folder().display(),
@@ -35,7 +46,7 @@ pub fn with_plain(args: &args::Quantize, job: impl FnOnce(&Path) -> Outcome) -> 
         );
         source.write(&plan, &Bar::new(Unit::Bytes))?;
     }
-    let code = job(source.folder())?;
+    let code = job(source.folder(), &checkpoint)?;
     source.remove()?;
     Ok(code)
 }

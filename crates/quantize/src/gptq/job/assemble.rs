@@ -33,6 +33,7 @@ pub(super) fn write_imatrix(
     let write_options = WriteOptions {
         datasets: vec![options.dataset.clone()],
         chunk_size: u32::try_from(context).unwrap_or(u32::MAX),
+        provenance: options.imatrix_provenance.clone(),
         force: options.force,
         format: ImatrixFormat::Gguf,
     };
@@ -51,6 +52,7 @@ enum OutputTensor<'a> {
 /// What the output is made of: the source, and the packed modules of all blocks.
 pub(super) struct Assembly<'a> {
     pub(super) checkpoint: &'a Checkpoint,
+    pub(super) plan: &'a GptqPlan,
     pub(super) options: &'a Options,
     pub(super) state: &'a State,
     pub(super) records: &'a [BlockRecord],
@@ -59,7 +61,7 @@ pub(super) struct Assembly<'a> {
 impl Assembly<'_> {
     /// Writes the output with this quantization configuration; the bytes of its tensor files.
     pub(super) fn write(&self, output: &Path, config: &Value) -> Result<u64, Error> {
-        let &Self { checkpoint, options, state, records } = self;
+        let &Self { checkpoint, plan, options, state, records } = self;
         let mut groups = Vec::new();
         for (layer, record) in records.iter().enumerate() {
             for &group in &record.groups {
@@ -89,7 +91,17 @@ impl Assembly<'_> {
             directory.write(data)?;
             from.release(data.as_ptr_range());
         }
-        Ok(directory.finish()?)
+        let quantized: Vec<_> = records.iter().flat_map(|r| &r.modules).collect();
+        let count = quantized.len() as f64;
+        let figures = [
+            ("bits_per_weight", plan.bits_per_weight()),
+            ("tensor_bytes", plan.output_bytes as f64),
+            ("modules", count),
+            ("modules_rounded_to_nearest", quantized.iter().filter(|m| m.fallback.is_some()).count() as f64),
+            ("mean_loss", quantized.iter().map(|m| m.loss).sum::<f64>() / count.max(1.0)),
+        ];
+        let provenance = options.provenance.clone().map(|p| p.with_figures(figures));
+        Ok(directory.finish_with(provenance)?)
     }
 }
 

@@ -13,6 +13,7 @@
 mod assemble;
 mod config;
 mod error;
+mod needs;
 mod plan;
 mod readers;
 mod report;
@@ -21,6 +22,8 @@ mod run;
 mod state;
 
 use std::path::PathBuf;
+
+use quern_model::provenance::Provenance;
 
 use super::Settings;
 use crate::calibration::Samples;
@@ -48,6 +51,10 @@ pub struct Options {
     pub imatrix: Option<PathBuf>,
     /// Name of the calibration text, for the importance matrix.
     pub dataset: String,
+    /// How the output is made, recorded in `quern.json` with what the job measures.
+    pub provenance: Option<Provenance>,
+    /// The same for the importance matrix.
+    pub imatrix_provenance: Option<Provenance>,
     /// Replace an existing output.
     pub force: bool,
     /// Discard an unfinished run instead of going on with it.
@@ -66,6 +73,8 @@ impl Options {
             samples,
             imatrix: None,
             dataset: crate::calibration::DEFAULT_NAME.to_owned(),
+            provenance: None,
+            imatrix_provenance: None,
             force: false,
             restart: false,
             shard_bytes: 4 << 30,

@@ -5,6 +5,7 @@ use quern_model::contents::already_quantized;
 use quern_run::Model;
 use quern_tensor_io::{Container, Error as FileError, Remedy};
 
+use super::needs::Needs;
 use super::readers::{ReaderNote, reader_notes};
 use super::rules::Verdict;
 use super::{Error, Options};
@@ -36,9 +37,14 @@ pub struct GptqPlan {
     pub modules: Vec<GptqModule>,
     /// Number of blocks.
     pub layers: usize,
-    /// About how much memory the job takes beside the mapped model: activations, Hessian, factor and weights of
-    /// the largest group.
+    /// About how much memory the job takes beside the mapped model (`needs`).
     pub memory_bytes: u64,
+    /// Bytes of the output's tensors.
+    pub output_bytes: u64,
+    /// Bytes on the disk before the unfinished run is removed: its packed modules and residual streams, and the output.
+    pub disk_bytes: u64,
+    /// Weights of the model.
+    pub parameters: u64,
     /// Readers that refuse the result, or read something else from it.
     pub readers: Vec<ReaderNote>,
 }
@@ -81,26 +87,27 @@ pub fn plan(model: &Model, options: &Options) -> Result<GptqPlan, Error> {
     if modules.iter().all(|m| m.settings.is_none()) {
         return Err(Error::Nothing);
     }
-    let memory_bytes = memory(model, options, &modules);
+    let needs = Needs::of(model, options, &modules);
     let readers = reader_notes(&modules, &options.settings, options.rules.as_json().is_some());
-    Ok(GptqPlan { modules, layers: config.layers, memory_bytes, readers })
+    Ok(GptqPlan {
+        modules,
+        layers: config.layers,
+        memory_bytes: needs.memory,
+        output_bytes: needs.output,
+        disk_bytes: needs.disk,
+        parameters: model.parameters(),
+        readers,
+    })
 }
 
 impl GptqPlan {
+    /// Bits per weight over all tensors of the output.
+    pub fn bits_per_weight(&self) -> f64 {
+        self.output_bytes as f64 * 8.0 / self.parameters.max(1) as f64
+    }
+
     /// Whether any module has zero points that only `gptq_v2` can hold.
     pub fn needs_v2(&self) -> bool {
         self.modules.iter().filter_map(|m| m.settings.as_ref()).any(|s| !s.symmetric)
     }
-}
-
-fn memory(model: &Model, options: &Options, modules: &[GptqModule]) -> u64 {
-    let config = model.config();
-    let tokens = options.samples.tokens as u64;
-    let longest = options.samples.sequences.iter().map(Vec::len).max().unwrap_or(0) as u64;
-    let (hidden, ffn) = (config.hidden_size as u64, config.ffn_size as u64);
-    let query = (config.heads * config.head_dim) as u64;
-    let activations = tokens * (hidden + ffn.max(query)) + longest * (3 * hidden + 3 * query + ffn);
-    let columns = modules.iter().map(|m| m.columns as u64).max().unwrap_or(0);
-    let weights = modules.iter().map(|m| (m.rows * m.columns) as u64).max().unwrap_or(0);
-    4 * (activations + 2 * columns * columns + 3 * weights)
 }

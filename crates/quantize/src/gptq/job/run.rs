@@ -7,7 +7,7 @@ use quern_compute::Pool;
 use quern_run::{
     Calibrator, Layerwise, LinearGroup, LinearInfo, Model, Observer, ObserverError, Replacement,
 };
-use quern_tensor_io::output::already_there;
+use quern_tensor_io::output::{already_there, require_space};
 use quern_tensor_io::scheme::Packing;
 use quern_tensor_io::{Checkpoint, ElementType, Error as FileError, Progress, TensorPlan, decode};
 
@@ -36,6 +36,11 @@ pub fn run(
     let checkpoint = model.checkpoint();
     check_output(output, options.force)?;
     let config = config::quantization_config(options, plan.needs_v2());
+    require_space(
+        output,
+        plan.disk_bytes.saturating_sub(State::kept(output)),
+        "the output with its unfinished run",
+    )?;
     let (mut state, mut records) =
         State::open(output, checkpoint, plan, options, &config::to_bytes(&config))?;
     let resumed = records.len();
@@ -81,7 +86,7 @@ pub fn run(
     }
     let done = records.iter().map(|r| r.modules.len()).sum::<usize>();
     debug_assert_eq!(done, plan.modules.iter().filter(|m| m.settings.is_some()).count());
-    let assembly = Assembly { checkpoint, options, state: &state, records: &records };
+    let assembly = Assembly { checkpoint, plan, options, state: &state, records: &records };
     let bytes = assembly.write(output, &config)?;
     state.remove()?;
     let modules: Vec<_> = records.into_iter().flat_map(|r| r.modules).collect();

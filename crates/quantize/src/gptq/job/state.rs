@@ -57,8 +57,7 @@ impl State {
         options: &Options,
         config: &[u8],
     ) -> Result<(Self, Vec<BlockRecord>)> {
-        let name = output.file_name().map(|n| n.to_string_lossy().into_owned()).unwrap_or_default();
-        let folder = output.with_file_name(format!(".{name}.gptq-unfinished"));
+        let folder = folder(output);
         let fail = |e: std::io::Error| Error::new(&folder, e);
         let job = serde_json::to_vec_pretty(&fingerprint(checkpoint, plan, options)).unwrap_or_default();
         let file = folder.join("job.json");
@@ -96,6 +95,12 @@ impl State {
         });
         let finished = if same && !options.restart { finished.collect() } else { Vec::new() };
         Ok((state, finished))
+    }
+
+    /// Bytes that an unfinished run for `output` has written already.
+    pub fn kept(output: &Path) -> u64 {
+        let Some(files) = fs::read_dir(folder(output)).ok() else { return 0 };
+        files.filter_map(|entry| Some(entry.ok()?.metadata().ok()?.len())).sum()
     }
 
     /// The file of the packed modules of a group.
@@ -162,6 +167,12 @@ impl State {
     pub fn remove(self) -> Result<()> {
         fs::remove_dir_all(&self.folder).map_err(|e| Error::new(&self.folder, e))
     }
+}
+
+/// The folder of the unfinished run for `output`.
+fn folder(output: &Path) -> PathBuf {
+    let name = output.file_name().map(|n| n.to_string_lossy().into_owned()).unwrap_or_default();
+    output.with_file_name(format!(".{name}.gptq-unfinished"))
 }
 
 fn record_name(layer: usize) -> String {
