@@ -4,11 +4,13 @@
 //!
 //! - [`summarize`] and [`metadata`]: from headers and small tensors
 //! - [`check`]: every value, every shape
+//! - [`statistics`]: figures and histograms of all values, input channels that stand out
 
 mod attention;
 mod check;
 mod loose;
 mod quantization;
+pub mod statistics;
 mod summary;
 
 pub use attention::{Attention, Rope, Scaling, Window};
