@@ -5,9 +5,11 @@
 //! - [`summarize`] and [`metadata`]: from headers and small tensors
 //! - [`check`]: every value, every shape
 //! - [`statistics`]: figures and histograms of all values, input channels that stand out
+//! - [`diff`]: two checkpoints, tensor by tensor
 
 mod attention;
 mod check;
+pub mod diff;
 mod loose;
 mod quantization;
 pub mod statistics;

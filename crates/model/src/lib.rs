@@ -33,6 +33,6 @@ pub use contents::Contents;
 pub use file_type::FileType;
 pub use gguf::gguf_metadata;
 pub use tokenizer::{EncodeOptions, SpecialIds, StreamDecoder, TokenKind, Tokenizer};
-pub use view::{Packed, View, ViewTensor};
+pub use view::{Packed, Pair, SideBySide, View, ViewTensor};
 
 pub use quern_tensor_io::{Error, Result};

@@ -10,7 +10,7 @@ use quern_tensor_io::{Checkpoint, Container, Error, Remedy, Result};
 use serde_json::{Map, Value, json};
 
 use super::directory::plain_type;
-use super::{Around, Content, ConvertPlan, ConvertRow, Directory, Fidelity, inexact, packed, row};
+use super::{Around, Content, ConvertPlan, ConvertRow, Directory, Fidelity, inexact, row};
 use crate::Options;
 
 pub(super) fn plan(checkpoint: &Checkpoint, options: Options, format: GptqFormat) -> Result<ConvertPlan<'_>> {
@@ -59,7 +59,7 @@ fn layer_rows(
 ) -> Result<Vec<ConvertRow>> {
     let layer = &packing.layers()[number];
     let tensors = layer.to_gptq(checkpoint, format).map_err(|e| inexact(checkpoint, &e))?;
-    let from = packed(packing.scheme(), layer.bits());
+    let from = packing.scheme().with_bits(layer.bits());
     let sources = || layer.parts.iter().map(|&p| checkpoint.tensors()[p].name.clone()).collect();
     let rows = tensors.plan().into_iter().enumerate().map(|(part, tensor)| ConvertRow {
         bytes: tensor.bytes().unwrap_or_default() as u64,

@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 
 use quern_model::{View, ViewTensor};
 use quern_tensor_io::gguf::Writer;
-use quern_tensor_io::scheme::{Inexact, Packing, Scheme};
+use quern_tensor_io::scheme::{Inexact, Packing};
 use quern_tensor_io::{Checkpoint, ElementType, Error, Metadata, Remedy, Result, TensorPlan, decode};
 
 use crate::cast;
@@ -181,7 +181,7 @@ fn row(view: &View<'_>, index: usize, to: ElementType) -> Result<ConvertRow> {
     Ok(ConvertRow {
         name: tensor.name.clone(),
         shape: tensor.shape.clone(),
-        from: stored(view, tensor),
+        from: view.stored_as(tensor),
         to,
         fidelity: if cast::holds(from, to) { Fidelity::Exact } else { Fidelity::Lossy },
         changed: tensor.changed,
@@ -189,37 +189,6 @@ fn row(view: &View<'_>, index: usize, to: ElementType) -> Result<ConvertRow> {
         bytes: row_bytes as u64 * tensor.rows() as u64,
         content: Content::View(index),
     })
-}
-
-/// How the source stores a tensor of the view.
-fn stored(view: &View<'_>, tensor: &ViewTensor) -> String {
-    let checkpoint = view.checkpoint();
-    if tensor.packed
-        && let Some(packing) = view.packing()
-        && let Some(bits) = tensor.sources.iter().find_map(|name| {
-            let layer = packing.layers().iter().find(|l| {
-                // In Hugging Face's convention a layer's sources are its parts.
-                l.name == *name || l.parts.iter().any(|&p| checkpoint.tensors()[p].name == *name)
-            });
-            layer.map(|l| l.bits())
-        })
-    {
-        return packed(packing.scheme(), bits);
-    }
-    let plain = tensor.sources.first().and_then(|name| checkpoint.tensor(name));
-    plain.map_or_else(|| "computed".to_owned(), |t| t.info.element_type.name().to_owned())
-}
-
-/// A scheme's name and its bits.
-fn packed(scheme: &Scheme, bits: u32) -> String {
-    match scheme {
-        Scheme::Gptq { .. } => format!("gptq {bits}-bit"),
-        Scheme::Awq { .. } => format!("awq {bits}-bit"),
-        Scheme::Nf4 { .. } => "nf4".to_owned(),
-        Scheme::Fp4 { .. } => "fp4".to_owned(),
-        Scheme::Int8 => "int8".to_owned(),
-        Scheme::CompressedTensors { .. } => format!("packed {bits}-bit"),
-    }
 }
 
 /// The error, naming the source's tensor and its file.

@@ -2,42 +2,16 @@
 
 use std::ops::Range;
 
-use quern_model::{View, ViewTensor};
+use quern_model::{Pair, SideBySide, View, ViewTensor};
 use quern_tensor_io::{ElementType, Progress};
 use rayon::ThreadPool;
-use rayon::iter::{IntoParallelIterator, ParallelIterator};
 
 use super::{Order, Orders};
 use crate::cast;
 
-/// Values a thread decodes at once.
-const VALUES: usize = 64 * 1024;
-/// Bytes a thread compares at once where both sides lie in their maps.
-const BYTES: usize = 2 << 20;
-/// Outputs of a packed layer that share their reads.
-const PACKED_ROWS: usize = 256;
-/// Pieces between which pages are given back, and of which every thread has several.
-const ROUND: usize = 16;
-const ROUND_EACH: usize = 4;
-
-/// A tensor of the source and the same tensor of the output.
-#[derive(Clone, Copy, Debug)]
-pub(super) struct Pair {
-    /// Its number in the source's view.
-    pub source: usize,
-    /// Its number in the output's.
-    pub back: usize,
-    /// The type it was rounded to; `None` if its values are to be the same.
-    pub rounded: Option<ElementType>,
-}
-
-impl Pair {
-    /// Bytes as the output's view has them.
-    pub fn bytes(&self, back: &View<'_>) -> u64 {
-        let tensor = &back.tensors()[self.back];
-        tensor.row_bytes as u64 * tensor.rows() as u64
-    }
-}
+/// A tensor of the source and the same tensor of the output, and the type it was rounded to; `None` if its values are to
+/// be the same.
+pub(super) type Rounded = (Pair, Option<ElementType>);
 
 /// What a tensor turned out to be.
 #[derive(Clone, Debug, PartialEq)]
@@ -69,103 +43,48 @@ struct Scratch {
 
 /// Both sides and how they are compared.
 struct Sides<'v, 'a, 'b> {
-    source: &'v View<'a>,
-    back: &'v View<'b>,
+    views: SideBySide<'v, 'a, 'b>,
     orders: &'v Orders,
 }
 
-/// Compares all pairs.
+/// Compares all pairs; progress is counted in bytes of the output's view.
 pub(super) fn all(
     source: &View<'_>,
     back: &View<'_>,
-    pairs: &[Pair],
+    pairs: &[Rounded],
     orders: &Orders,
     pool: &ThreadPool,
     progress: &dyn Progress,
 ) -> Vec<Found> {
-    let sides = Sides { source, back, orders };
+    let sides = Sides { views: SideBySide { a: source, b: back }, orders };
     let mut found = vec![Found::Exact; pairs.len()];
-    let all = pairs.iter().enumerate();
-    let pieces: Vec<(usize, Range<usize>)> =
-        all.flat_map(|(number, pair)| sides.pieces(pair).map(move |rows| (number, rows))).collect();
-    for round in pieces.chunks(ROUND.max(ROUND_EACH * pool.current_num_threads())) {
-        if let Some((first, _)) = round.first() {
-            progress.step(&source.tensors()[pairs[*first].source].name);
-        }
-        let results: Vec<Found> = pool.install(|| {
-            let one = |scratch: &mut Scratch, (number, rows): &(usize, Range<usize>)| {
-                let pair = &pairs[*number];
-                let found = sides.compare(pair, rows.clone(), scratch);
-                let row_bytes = back.tensors()[pair.back].row_bytes;
-                progress.advance((rows.len() * row_bytes) as u64);
-                found
-            };
-            round.into_par_iter().map_init(Scratch::default, one).collect()
-        });
-        for ((number, _), one) in round.iter().zip(results) {
-            let before = std::mem::replace(&mut found[*number], Found::Exact);
-            found[*number] = before.and(one);
-        }
-        for of_pair in round.chunk_by(|a, b| a.0 == b.0) {
-            if let [(number, first), ..] = of_pair
-                && let [.., (_, last)] = of_pair
-            {
-                let (pair, rows) = (&pairs[*number], first.start..last.end);
-                source.release(pair.source, rows.clone());
-                let permuted = sides.order(pair).is_some();
-                let height = back.tensors()[pair.back].rows();
-                match permuted {
-                    false => back.release(pair.back, rows),
-                    true if rows.end == height => back.release(pair.back, 0..height),
-                    true => {}
-                }
-            }
-        }
-    }
+    let both: Vec<Pair> = pairs.iter().map(|(pair, _)| *pair).collect();
+    progress.total(sides.views.bytes(&both));
+    sides.views.walk(
+        &both,
+        |pair| sides.order(pair).is_some(),
+        (pool, progress),
+        |scratch, number, rows| sides.compare(&pairs[number], rows, scratch),
+        |number, one| {
+            let before = std::mem::replace(&mut found[number], Found::Exact);
+            found[number] = before.and(one);
+        },
+    );
     found
 }
 
 impl Sides<'_, '_, '_> {
-    fn tensors(&self, pair: &Pair) -> (&ViewTensor, &ViewTensor) {
-        (&self.source.tensors()[pair.source], &self.back.tensors()[pair.back])
-    }
-
-    fn order(&self, pair: &Pair) -> Option<&Order> {
-        self.source.tensors()[pair.source].sources.iter().find_map(|name| self.orders.get(name))
+    fn order(&self, pair: Pair) -> Option<&Order> {
+        self.views.a.tensors()[pair.a].sources.iter().find_map(|name| self.orders.get(name))
     }
 
     /// Both sides' bytes, where they are in the same type and in order.
-    fn mapped(&self, pair: &Pair) -> Option<(&[u8], &[u8])> {
-        let (source, back) = self.tensors(pair);
-        let same = source.element_type == back.element_type && self.order(pair).is_none();
-        let unchanged = source.changed.is_none() && back.changed.is_none();
-        let slices = || Some((self.source.contiguous(pair.source)?, self.back.contiguous(pair.back)?));
-        slices().filter(|_| same && unchanged)
+    fn mapped(&self, pair: Pair) -> Option<(&[u8], &[u8])> {
+        self.views.mapped(pair).filter(|_| self.order(pair).is_none())
     }
 
-    /// Ranges of the source's rows.
-    fn pieces(&self, pair: &Pair) -> impl Iterator<Item = Range<usize>> + use<> {
-        let (source, back) = self.tensors(pair);
-        let few = (VALUES / source.columns().max(1)).max(1);
-        let step = match self.mapped(pair) {
-            Some(_) => (BYTES / source.row_bytes.max(1)).max(1),
-            None if source.packed || back.packed => few.next_multiple_of(PACKED_ROWS),
-            // Blocks that were transposed are decoded anew for every piece.
-            None if self.transposed_blocks(back) => source.rows(),
-            None => few,
-        };
-        let height = if source.columns() == 0 { 0 } else { source.rows() };
-        (0..height).step_by(step.max(1)).map(move |start| start..height.min(start + step))
-    }
-
-    fn transposed_blocks(&self, back: &ViewTensor) -> bool {
-        let written = self.back.checkpoint();
-        let block = |name: &String| written.tensor(name).is_some_and(|t| t.info.element_type.is_block());
-        !back.element_type.is_block() && back.sources.iter().any(block)
-    }
-
-    fn compare(&self, pair: &Pair, rows: Range<usize>, scratch: &mut Scratch) -> Found {
-        let (source, back) = self.tensors(pair);
+    fn compare(&self, &(pair, rounded): &Rounded, rows: Range<usize>, scratch: &mut Scratch) -> Found {
+        let (source, back) = self.views.tensors(pair);
         if let Some((a, b)) = self.mapped(pair) {
             let span = rows.start * source.row_bytes..rows.end * source.row_bytes;
             if a[span.clone()] == b[span] {
@@ -179,10 +98,10 @@ impl Sides<'_, '_, '_> {
         let Scratch { was, is } = scratch;
         was.resize(rows.len() * columns, 0.0);
         is.resize(was.len(), 0.0);
-        let decoded = self.source.decode(pair.source, rows.clone(), was) && {
+        let decoded = self.views.a.decode(pair.a, rows.clone(), was) && {
             match self.order(pair) {
-                Some(Order::Rows(order)) => self.decode_rows(pair.back, order, rows.clone(), is),
-                _ => self.back.decode(pair.back, rows.clone(), is),
+                Some(Order::Rows(order)) => self.decode_rows(pair.b, order, rows.clone(), is),
+                _ => self.views.b.decode(pair.b, rows.clone(), is),
             }
         };
         if !decoded {
@@ -190,7 +109,7 @@ impl Sides<'_, '_, '_> {
             return self.compare_bytes(pair, rows);
         }
         let mut found = Found::Exact;
-        let tolerance = Tolerance::of(source, back, pair.rounded);
+        let tolerance = Tolerance::of(source, back, rounded);
         for ((number, was), is) in rows.zip(was.chunks_exact(columns)).zip(is.chunks_exact(columns)) {
             let one = match self.order(pair) {
                 Some(Order::Columns(order)) => {
@@ -216,21 +135,21 @@ impl Sides<'_, '_, '_> {
             }
         }
         let columns = out.len() / rows.len().max(1);
-        let height = self.back.tensors()[back].rows();
+        let height = self.views.b.tensors()[back].rows();
         let mut rows = place.into_iter().zip(out.chunks_exact_mut(columns.max(1)));
-        rows.all(|(at, out)| at < height && self.back.decode(back, at..at + 1, out))
+        rows.all(|(at, out)| at < height && self.views.b.decode(back, at..at + 1, out))
     }
 
-    fn compare_bytes(&self, pair: &Pair, rows: Range<usize>) -> Found {
-        let (source, back) = self.tensors(pair);
+    fn compare_bytes(&self, pair: Pair, rows: Range<usize>) -> Found {
+        let (source, back) = self.views.tensors(pair);
         if source.element_type != back.element_type {
             let what = format!("it was {} and is {}", source.element_type, back.element_type);
             return Found::Wrong(what);
         }
         let mut was = vec![0; rows.len() * source.row_bytes];
         let mut is = vec![0; was.len()];
-        self.source.read(pair.source, rows.clone(), &mut was);
-        self.back.read(pair.back, rows.clone(), &mut is);
+        self.views.a.read(pair.a, rows.clone(), &mut was);
+        self.views.b.read(pair.b, rows.clone(), &mut is);
         match was == is {
             true => Found::Exact,
             false => Found::Wrong(format!("the bytes of rows {} to {} differ", rows.start, rows.end - 1)),

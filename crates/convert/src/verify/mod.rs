@@ -15,11 +15,11 @@ mod tokenizer;
 use std::collections::{HashMap, HashSet};
 use std::path::Path;
 
-use quern_model::{Packed, TensorRole, View};
+use quern_model::{Packed, Pair, TensorRole, View};
 use quern_tensor_io::{Checkpoint, Container, Metadata, Progress, Result, pipeline};
 
 use crate::plan::{Around, ConvertPlan, ConvertRow, Fidelity};
-use compare::{Found, Pair};
+use compare::{Found, Rounded};
 use order::Order;
 
 /// What the comparison found.
@@ -91,10 +91,9 @@ pub fn verify(plan: &ConvertPlan<'_>, output: &Path, progress: &dyn Progress) ->
         tokenizer::compare(plan.source().metadata(), back.metadata(), &mut found);
     }
     let pairs = pairs(plan, &source, &back, &mut found);
-    progress.total(pairs.iter().map(|p| p.bytes(&back)).sum());
     let orders = order::orders(plan);
-    for (pair, one) in pairs.iter().zip(compare::all(&source, &back, &pairs, &orders, &pool, progress)) {
-        let name = &source.tensors()[pair.source].name;
+    for ((pair, _), one) in pairs.iter().zip(compare::all(&source, &back, &pairs, &orders, &pool, progress)) {
+        let name = &source.tensors()[pair.a].name;
         found.tensors += 1;
         match one {
             Found::Exact => found.exact += 1,
@@ -131,7 +130,12 @@ fn back_view<'a>(written: &'a Checkpoint, source: &View<'_>) -> Result<View<'a>>
 }
 
 /// Tensors of the same name; what one side alone has is wrong, unless every reader computes it.
-fn pairs(plan: &ConvertPlan<'_>, source: &View<'_>, back: &View<'_>, found: &mut Verification) -> Vec<Pair> {
+fn pairs(
+    plan: &ConvertPlan<'_>,
+    source: &View<'_>,
+    back: &View<'_>,
+    found: &mut Verification,
+) -> Vec<Rounded> {
     let numbers: HashMap<&str, usize> =
         back.tensors().iter().enumerate().map(|(i, t)| (t.name.as_str(), i)).collect();
     let rows = plan.rows().iter().flat_map(|r| r.sources.iter().map(move |name| (name.as_str(), r)));
@@ -145,7 +149,7 @@ fn pairs(plan: &ConvertPlan<'_>, source: &View<'_>, back: &View<'_>, found: &mut
             Some(&number) if back.tensors()[number].shape == tensor.shape => {
                 let row = tensor.sources.iter().find_map(|source| rows.get(source.as_str()));
                 let rounded = row.or(rows.get(name)).filter(|row| row.fidelity == Fidelity::Lossy);
-                pairs.push(Pair { source: index, back: number, rounded: rounded.map(|row| row.to) });
+                pairs.push((Pair { a: index, b: number }, rounded.map(|row| row.to)));
             }
             Some(&number) => {
                 let (was, is) = (&tensor.shape, &back.tensors()[number].shape);

@@ -34,8 +34,8 @@ pub enum Extra {
 }
 
 impl Extra {
-    /// How a number of them is called.
-    fn called(self) -> &'static str {
+    /// How several of them are called: `attention masks`.
+    pub fn called(self) -> &'static str {
         match self {
             Self::Mask => "attention masks",
             Self::Positions => "position buffers",

@@ -31,26 +31,50 @@ pub(super) fn described(
         contents.refuse_quantized()?;
     }
     contents.require_sound()?;
-    let (config, held) = (contents.config(), contents.tensors());
+    let all = translated(&contents, packed, Whole::Required)?;
+    let (metadata, mut notes) = metadata(&contents)?;
+    notes.extend(contents.note());
+    let (config, packing, _) = contents.into_parts();
+    Ok(sorted(checkpoint, Some(config), packing, metadata, notes, all))
+}
+
+/// What becomes of a stack that cannot be made: parts of it are missing, or are of several types.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Whole {
+    /// It is an error.
+    Required,
+    /// It is left out.
+    Optional,
+}
+
+/// The tensors of GGUF that the contents give.
+pub(super) fn translated<'a>(
+    contents: &Contents<'a>,
+    packed: Packed,
+    whole: Whole,
+) -> Result<Vec<(ViewTensor, Data<'a>)>> {
+    let (checkpoint, config, held) = (contents.checkpoint(), contents.config(), contents.tensors());
     let mut parts: HashMap<(Role, Option<usize>), Vec<&HeldTensor>> = HashMap::new();
     for tensor in held {
         parts.entry((tensor.expected.role, tensor.expected.layer)).or_default().push(tensor);
     }
-
     let mut builder =
         Builder { checkpoint, config, packing: contents.packing(), packed, held, forms: HashMap::new() };
     builder.find_forms()?;
     let mut all = Vec::new();
     for want in config.expected_tensors(Convention::Gguf) {
-        match parts.get(&(want.role, want.layer)) {
-            Some(sources) => all.push(builder.translate(&want, sources)?),
-            None => all.extend(computed(config, &want)),
+        let Some(sources) = parts.get(&(want.role, want.layer)) else {
+            all.extend(computed(config, &want));
+            continue;
+        };
+        let stacked = sources.first().is_some_and(|source| source.expected.part.is_some());
+        match builder.translate(&want, sources) {
+            _ if whole == Whole::Optional && stacked && want.shape.first() != Some(&sources.len()) => {}
+            Err(_) if whole == Whole::Optional => {}
+            made => all.push(made?),
         }
     }
-    let (metadata, mut notes) = metadata(&contents)?;
-    notes.extend(contents.note());
-    let (config, packing, _) = contents.into_parts();
-    Ok(sorted(checkpoint, Some(config), packing, metadata, notes, all))
+    Ok(all)
 }
 
 /// Puts the tensors into llama-quantize's order: by layer, those outside first, then by name.

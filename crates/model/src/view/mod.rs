@@ -11,21 +11,25 @@
 //! blocks of GGUF that hold the very same values ([`Packed::Exact`]).
 
 mod data;
+mod everything;
 mod gguf;
 mod hugging_face;
 mod order;
+mod side_by_side;
 mod stored;
 mod values;
 
 use std::ops::Range;
 
-use quern_tensor_io::scheme::Packing;
+use quern_tensor_io::scheme::{PackedLayer, Packing};
 use quern_tensor_io::{Checkpoint, Container, ElementType, Error, ErrorKind, Metadata, Result};
 
 use crate::Config;
 use crate::architecture::{Convention, Layout, TensorRole};
 use crate::contents::{Contents, Place};
 use data::Data;
+
+pub use side_by_side::{Pair, SideBySide};
 
 /// One tensor as a [`View`] sees it.
 #[derive(Clone, Debug)]
@@ -153,6 +157,21 @@ impl<'a> View<'a> {
         Ok(stored::described(contents))
     }
 
+    /// All that a checkpoint holds, sound or not, in its own format: what the architecture describes under its names,
+    /// and the rest as the file has it. For comparisons: what runs a model is [`View::of_contents`].
+    pub fn everything(contents: Contents<'a>) -> Self {
+        everything::as_stored(contents)
+    }
+
+    /// As [`View::everything`], in GGUF's format; packed layers are decoded. Stacks of which a part is missing stay
+    /// apart, and there is no metadata.
+    ///
+    /// # Errors
+    /// None that depends on the tensors: those that have no form in GGUF stay as the file has them.
+    pub fn everything_as_gguf(contents: Contents<'a>) -> Result<Self> {
+        everything::as_gguf(contents)
+    }
+
     /// The same view with one more thing that a user should know.
     pub fn with_note(mut self, note: String) -> Self {
         self.notes.push(note);
@@ -193,6 +212,26 @@ impl<'a> View<'a> {
     /// The packed layers, where the checkpoint has such.
     pub fn packing(&self) -> Option<&Packing> {
         self.packing.as_ref()
+    }
+
+    /// The packed layers that a tensor is made of; none if it is not [`ViewTensor::packed`].
+    pub fn packed_layers(&self, tensor: &ViewTensor) -> Vec<&PackedLayer> {
+        let layers = self.packing.as_ref().filter(|_| tensor.packed).map_or(&[] as &[_], Packing::layers);
+        if let Some(Place::Packed(number)) = tensor.place {
+            return layers.get(number).into_iter().collect();
+        }
+        let packing = self.packing.as_ref();
+        tensor.sources.iter().filter_map(|name| packing?.layer(name)).collect()
+    }
+
+    /// How the checkpoint stores a tensor: an element type, or a scheme and its bits (`gptq 4-bit`); `computed` for
+    /// what it does not hold.
+    pub fn stored_as(&self, tensor: &ViewTensor) -> String {
+        if let (Some(layer), Some(packing)) = (self.packed_layers(tensor).first(), &self.packing) {
+            return packing.scheme().with_bits(layer.bits());
+        }
+        let plain = tensor.sources.first().and_then(|name| self.checkpoint.tensor(name));
+        plain.map_or_else(|| "computed".to_owned(), |t| t.info.element_type.name().to_owned())
     }
 
     /// The metadata to write: GGUF's or safetensors', by the view's format.

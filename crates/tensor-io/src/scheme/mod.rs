@@ -93,6 +93,16 @@ impl Scheme {
             Self::Int8 => "int8",
         }
     }
+
+    /// Its name with the bits of a layer's codes, where those are not part of the name: `gptq 4-bit`.
+    pub fn with_bits(&self, bits: u32) -> String {
+        match self {
+            Self::Gptq { .. } | Self::Awq { .. } | Self::CompressedTensors { .. } => {
+                format!("{} {bits}-bit", self.name())
+            }
+            Self::Nf4 { .. } | Self::Fp4 { .. } | Self::Int8 => self.name().to_owned(),
+        }
+    }
 }
 
 /// The packed layers of a checkpoint.
