@@ -6,6 +6,7 @@
 //! - [`check`]: every value, every shape
 //! - [`statistics`]: figures and histograms of all values, input channels that stand out
 //! - [`diff`]: two checkpoints, tensor by tensor
+//! - [`words`]: summaries and numbers as people read them
 
 mod attention;
 mod check;
@@ -14,6 +15,7 @@ mod loose;
 mod quantization;
 pub mod statistics;
 mod summary;
+pub mod words;
 
 pub use attention::{Attention, Rope, Scaling, Window};
 pub use check::{CheckReport, Finding, check};

@@ -1,13 +1,11 @@
 //! `quern inspect`: what a model file holds, and whether it is valid.
 
-mod attention;
-
 use std::path::Path;
 use std::process::ExitCode;
 
 use anyhow::bail;
 use quern_hub::Remote;
-use quern_inspect::{CheckReport, Finding, Summary};
+use quern_inspect::{CheckReport, Finding, Summary, words};
 use quern_model::architectures::ALL;
 use quern_model::{Architecture, identify};
 use quern_tensor_io::Checkpoint;
@@ -138,48 +136,8 @@ fn find(model: &Path, check: bool) -> anyhow::Result<Remote> {
 }
 
 /// The summary as aligned lines of label and text.
-pub fn describe(path: &str, s: &Summary) -> String {
-    let mut rows: Vec<(&str, String)> = vec![("file", path.to_owned())];
-    let files = if s.files > 1 { format!(" in {} files", s.files) } else { String::new() };
-    rows.push(("container", format!("{}, {}{files}", s.container, format::bytes(s.file_size))));
-    if let Some(name) = &s.name {
-        rows.push(("name", name.clone()));
-    }
-    rows.push(("architecture", s.sizes.architecture.clone().unwrap_or_else(|| "unknown".into())));
-    let scheme = s.quantization.as_ref().map_or(&s.scheme, |q| &q.description);
-    rows.push(("scheme", format!("{scheme}, {:.2} bits per weight", s.bits_per_weight)));
-    rows.push(("parameters", format!("{} ({})", format::count(s.parameters), s.parameters)));
-    if let (Some(layers), Some(hidden), Some(ffn)) = (s.sizes.layers, s.sizes.hidden_size, s.sizes.ffn_size) {
-        rows.push(("shape", format!("{layers} layers, hidden size {hidden}, feed-forward {ffn}")));
-    }
-    if let (Some(heads), Some(kv), Some(dim)) = (s.sizes.heads, s.sizes.kv_heads, s.sizes.head_dim) {
-        rows.push(("attention", format!("{heads} heads of {dim}, {kv} for keys and values")));
-    }
-    if let Some(context) = s.sizes.context_length {
-        let rope = s.sizes.rope_theta.map(|theta| format!(", rope base {theta}")).unwrap_or_default();
-        rows.push(("context", format!("{context} positions{rope}")));
-    }
-    rows.extend(s.attention.iter().flat_map(attention::rows));
-    if let Some(vocab) = s.sizes.vocab_size {
-        let head = if s.sizes.tied_embeddings == Some(true) { ", head tied to the embedding" } else { "" };
-        rows.push(("vocabulary", format!("{vocab}{head}")));
-    }
-    if let Some(t) = &s.tokenizer {
-        let bos = if t.add_bos { ", prompts begin with bos" } else { "" };
-        rows.push(("tokenizer", format!("{}, {} tokens{bos}", t.kind, t.vocab_size)));
-        let special = t.special.iter().map(|(name, (id, piece))| format!("{name} {id} {piece:?}"));
-        rows.push(("special tokens", special.collect::<Vec<_>>().join(", ")));
-    }
-    let template = s.chat_template.as_ref().map_or_else(
-        || "none".into(),
-        |t| format!("{} characters, begins {:?}", t.chars().count(), t.chars().take(60).collect::<String>()),
-    );
-    rows.push(("chat template", template));
-    let types =
-        s.types.iter().map(|t| format!("{} × {} ({})", t.tensors, t.element_type, format::bytes(t.bytes)));
-    let types = types.collect::<Vec<_>>().join(", ");
-    rows.push(("tensors", if types.is_empty() { "none: a vocabulary alone".into() } else { types }));
-    rows.extend(s.notes.iter().map(|note| ("note", note.clone())));
+pub fn describe(path: &str, summary: &Summary) -> String {
+    let rows = words::summary(path, summary);
     rows.into_iter().map(|(label, text)| format!("{label:<15} {text}\n")).collect()
 }
 

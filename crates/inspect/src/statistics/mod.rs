@@ -20,7 +20,6 @@ mod values;
 
 use quern_model::contents::Place;
 use quern_model::{Packed, View, ViewTensor};
-use quern_tensor_io::scheme::{PackedLayer, Packing, Scheme};
 use quern_tensor_io::{Checkpoint, Container, Progress, Result};
 use serde::Serialize;
 
@@ -138,7 +137,7 @@ pub fn statistics(checkpoint: &Checkpoint, progress: &dyn Progress) -> Result<St
             name: tensor.name.clone(),
             kind: kind.name.clone(),
             layer: kind.layer,
-            element_type: type_name(&view, tensor),
+            element_type: view.stored_as(tensor),
             shape: tensor.shape.clone(),
             bytes: target.bytes,
             parameters: tensor.shape.iter().map(|&d| d as u64).product(),
@@ -202,30 +201,11 @@ fn own_view(checkpoint: &Checkpoint) -> Result<(View<'_>, Vec<String>)> {
     }
 }
 
-/// Bytes that a tensor of an own view has in the files.
+/// Bytes that a tensor of a view has in the files.
 fn stored_bytes(view: &View<'_>, tensor: &ViewTensor) -> u64 {
     match tensor.place {
-        Some(Place::Packed(number)) => {
-            view.packing().and_then(|p| p.layers().get(number)).map_or(0, |layer| layer.bytes as u64)
-        }
+        _ if tensor.packed => view.packed_layers(tensor).iter().map(|layer| layer.bytes as u64).sum(),
         Some(Place::Plain(span)) => span.bytes as u64,
-        None => (tensor.row_bytes * tensor.rows()) as u64,
-    }
-}
-
-/// How a tensor is stored: `q4_K`, `f16`, `gptq 4-bit`, `nf4`.
-fn type_name(view: &View<'_>, tensor: &ViewTensor) -> String {
-    let Some(Place::Packed(number)) = tensor.place else { return tensor.element_type.name().to_owned() };
-    let layer = view.packing().and_then(|p| Some((p, p.layers().get(number)?)));
-    layer.map_or_else(|| tensor.element_type.name().to_owned(), |(p, layer)| packed_name(p, layer))
-}
-
-/// How a packed layer is stored.
-fn packed_name(packing: &Packing, layer: &PackedLayer) -> String {
-    match packing.scheme() {
-        scheme @ (Scheme::Nf4 { .. } | Scheme::Fp4 { .. } | Scheme::Int8) => scheme.name().to_owned(),
-        scheme @ (Scheme::Gptq { .. } | Scheme::Awq { .. } | Scheme::CompressedTensors { .. }) => {
-            format!("{} {}-bit", scheme.name(), layer.bits())
-        }
+        Some(Place::Packed(_)) | None => (tensor.row_bytes * tensor.rows()) as u64,
     }
 }

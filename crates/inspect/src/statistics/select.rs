@@ -3,8 +3,7 @@
 //! In this order: a name in the file, a name in the other format (GGUF's for a Hugging Face checkpoint and the other way
 //! round), the end of one name only, a regular expression.
 
-use quern_model::contents::Place;
-use quern_model::{Packed, View, ViewTensor};
+use quern_model::{Packed, View};
 use quern_tensor_io::{Checkpoint, Container, Error, Progress, Remedy, Result};
 use regex::RegexBuilder;
 use serde::Serialize;
@@ -14,7 +13,7 @@ use super::histogram::{Bins, Histogram};
 use super::kinds::Kinds;
 use super::pass::{self, Target};
 use super::values::{ValueSummary, Values};
-use super::{own_view, packed_name, stored_bytes, type_name};
+use super::{own_view, stored_bytes};
 
 /// A pattern may match so many tensors.
 const MOST: usize = 16;
@@ -167,26 +166,12 @@ impl Selection<'_> {
         TensorHistogram {
             name: tensor.name.clone(),
             sources: if same { Vec::new() } else { tensor.sources.clone() },
-            element_type: self.type_name(tensor),
+            element_type: self.view.stored_as(tensor),
             shape: tensor.shape.clone(),
             histogram: summary.is_some().then(|| Histogram::bins(&[&counts], bins).remove(0)),
             values: summary,
             columns,
             counts,
         }
-    }
-
-    /// How the tensor is stored in the file, whatever the view makes of it.
-    fn type_name(&self, tensor: &ViewTensor) -> String {
-        if let Some(Place::Packed(_)) = tensor.place {
-            return type_name(&self.view, tensor);
-        }
-        let Some(source) = tensor.sources.first() else { return tensor.element_type.name().to_owned() };
-        let packing = self.view.packing();
-        if let Some((packing, layer)) = packing.and_then(|p| Some((p, p.layer(source)?))) {
-            return packed_name(packing, layer);
-        }
-        let stored = self.view.checkpoint().tensor(source);
-        stored.map_or(tensor.element_type.name(), |t| t.info.element_type.name()).to_owned()
     }
 }
