@@ -5,6 +5,7 @@
 //! - [`summarize`] and [`metadata`]: from headers and small tensors
 //! - [`check`]: every value, every shape
 //! - [`statistics`]: figures and histograms of all values, input channels that stand out
+//! - [`report`]: a page for one model, or for two side by side
 //! - [`diff`]: two checkpoints, tensor by tensor
 //! - [`words`]: summaries and numbers as people read them
 
@@ -13,6 +14,7 @@ mod check;
 pub mod diff;
 mod loose;
 mod quantization;
+pub mod report;
 pub mod statistics;
 mod summary;
 pub mod words;

@@ -1,5 +1,8 @@
 //! `quern inspect`: what a model file holds, and whether it is valid.
 
+mod histogram;
+mod report;
+
 use std::path::Path;
 use std::process::ExitCode;
 
@@ -8,7 +11,7 @@ use quern_hub::Remote;
 use quern_inspect::{CheckReport, Finding, Summary, words};
 use quern_model::architectures::ALL;
 use quern_model::{Architecture, identify};
-use quern_tensor_io::Checkpoint;
+use quern_tensor_io::{Checkpoint, pipeline};
 use serde_json::json;
 
 use super::{Outcome, print, print_json};
@@ -20,17 +23,30 @@ pub fn run(args: &args::Inspect) -> Outcome {
     let Some(model) = args.model.as_deref().filter(|_| !args.architectures) else {
         return architectures(args.json);
     };
-    let found = find(model, args.check)?;
+    let found = find(model, needs_values(args))?;
     let checkpoint = match &found {
         Remote::Cached(path) => identify::open_any(path)?,
         Remote::Headers(headers) => headers.open()?,
     };
+    let pool = pipeline::pool(args.threads.count(), checkpoint.path())?;
+    if let Some(tensor) = &args.histogram {
+        return pool.install(|| histogram::run(&checkpoint, tensor, args.json));
+    }
     let mut summary = quern_inspect::summarize(&checkpoint);
     if let Remote::Headers(headers) = &found {
         summary.notes.iter_mut().for_each(|note| *note = headers.renamed(note));
     }
     let metadata = args.metadata.then(|| quern_inspect::metadata(&checkpoint));
-    let report = args.check.then(|| check(&checkpoint));
+    let report = args.check.then(|| pool.install(|| check(&checkpoint)));
+    let page = args.report.as_deref().map(|output| {
+        let against = args.against.as_deref();
+        report::write(
+            &report::Job { model, checkpoint: &checkpoint, summary: &summary, against, args },
+            output,
+            &pool,
+        )
+    });
+    let page = page.transpose()?;
     if args.json {
         let mut value = serde_json::to_value(&summary)?;
         if let Remote::Headers(headers) = &found {
@@ -47,6 +63,10 @@ pub fn run(args: &args::Inspect) -> Outcome {
         }
         if let Some(report) = &report {
             value["check"] = serde_json::to_value(report)?;
+        }
+        if let Some(page) = &page {
+            value["report"] = json!({ "output": page.output, "file_size": page.file_size });
+            value["statistics"] = serde_json::to_value(&page.statistics)?;
         }
         print_json(&value)?;
     } else {
@@ -73,6 +93,10 @@ pub fn run(args: &args::Inspect) -> Outcome {
         }
         if let Some(report) = &report {
             text += &verdict(report);
+        }
+        if let Some(page) = &page {
+            text +=
+                &format!("{:<15} {}, {}\n", "report", page.output.display(), format::bytes(page.file_size));
         }
         print(&text)?;
     }
@@ -122,16 +146,27 @@ fn architectures(json: bool) -> Outcome {
     Ok(ExitCode::SUCCESS)
 }
 
-/// Finds the model of the argument; if it is only on the Hub, fetches just the headers.
-fn find(model: &Path, check: bool) -> anyhow::Result<Remote> {
-    match model::find(model)? {
-        Remote::Headers(headers) if check => {
+/// The option that reads every value, if there is one.
+fn needs_values(args: &args::Inspect) -> Option<&'static str> {
+    let options = [
+        ("--check", args.check),
+        ("--report", args.report.is_some()),
+        ("--histogram", args.histogram.is_some()),
+    ];
+    options.into_iter().find_map(|(option, given)| given.then_some(option))
+}
+
+/// Finds the model of the argument; if it is only on the Hub, fetches just the headers, which are not enough for an
+/// option that reads values.
+fn find(model: &Path, needs_values: Option<&str>) -> anyhow::Result<Remote> {
+    match (model::find(model)?, needs_values) {
+        (Remote::Headers(headers), Some(option)) => {
             let name = headers.name();
             bail!(
-                "{name}: --check reads every value, and the model is not in the cache; pull it first: quern pull {name}"
+                "{name}: {option} reads every value, and the model is not in the cache; pull it first: quern pull {name}"
             )
         }
-        found => Ok(found),
+        (found, _) => Ok(found),
     }
 }
 

@@ -88,7 +88,7 @@ fn is_linear(template: &TensorTemplate) -> bool {
 fn by_name(name: &str, dimensions: usize) -> Kind {
     let number = |part: &&str| !part.is_empty() && part.bytes().all(|b| b.is_ascii_digit());
     let parts: Vec<&str> = name.split('.').collect();
-    let at = parts.iter().position(|part| number(part));
+    let at = parts.iter().position(number);
     let layer = at.and_then(|at| parts[at].parse().ok());
     let rest = parts[at.map_or(0, |at| at + 1)..].iter().filter(|part| !number(part));
     let rest = rest.copied().collect::<Vec<_>>().join(".");

@@ -51,7 +51,8 @@ impl Moments {
         if values.is_empty() {
             return Self { not_finite, ..Self::default() };
         }
-        let (mut sums, mut min, mut max) = ([0.0f64; LANES], [f32::INFINITY; LANES], [f32::NEG_INFINITY; LANES]);
+        let (mut sums, mut min, mut max) =
+            ([0.0f64; LANES], [f32::INFINITY; LANES], [f32::NEG_INFINITY; LANES]);
         let mut zeros = 0;
         for chunk in values.chunks(LANES) {
             for (lane, &value) in chunk.iter().enumerate() {
@@ -103,10 +104,8 @@ impl Moments {
             + d2 * d2 * ab * (a * a - ab + b * b) / (n * n * n)
             + 6.0 * d2 * (a * a * next.m2 + b * b * self.m2) / (n * n)
             + 4.0 * d * (a * next.m3 - b * self.m3) / n;
-        let m3 = self.m3
-            + next.m3
-            + d2 * d * ab * (a - b) / (n * n)
-            + 3.0 * d * (a * next.m2 - b * self.m2) / n;
+        let m3 =
+            self.m3 + next.m3 + d2 * d * ab * (a - b) / (n * n) + 3.0 * d * (a * next.m2 - b * self.m2) / n;
         *self = Self {
             count: self.count + next.count,
             not_finite,

@@ -69,8 +69,9 @@ pub fn select<'a>(checkpoint: &'a Checkpoint, asked: &str) -> Result<Selection<'
     // Not every checkpoint has the other names: its architecture may be unknown, a tensor missing.
     let other = match checkpoint.container() {
         Container::Gguf => View::hugging_face(checkpoint, Packed::Decoded),
-        Container::Safetensors | Container::PyTorch => View::gguf(checkpoint, Packed::Decoded)
-            .or_else(|_| View::gguf_without_tokenizer(checkpoint)),
+        Container::Safetensors | Container::PyTorch => {
+            View::gguf(checkpoint, Packed::Decoded).or_else(|_| View::gguf_without_tokenizer(checkpoint))
+        }
     };
     let other = other.ok();
     let find = |test: &dyn Fn(&str) -> bool, unique: bool| {

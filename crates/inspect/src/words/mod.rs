@@ -31,6 +31,22 @@ pub fn shape(dimensions: &[usize]) -> String {
     dimensions.iter().map(usize::to_string).collect::<Vec<_>>().join(" × ")
 }
 
+/// A number in four significant digits: `0.02317`, `1.384e-6`, `12.35`.
+pub fn digits(value: f64) -> String {
+    let size = value.abs();
+    if !value.is_finite() {
+        return value.to_string();
+    }
+    if size == 0.0 {
+        return "0".to_owned();
+    }
+    if !(1e-4..1e6).contains(&size) {
+        return format!("{value:.3e}");
+    }
+    let decimals = (3 - size.log10().floor() as i32).clamp(0, 8) as usize;
+    format!("{value:.decimals$}")
+}
+
 /// The summary as rows of label and text.
 pub fn summary(path: &str, s: &Summary) -> Vec<(&'static str, String)> {
     let mut rows: Vec<(&'static str, String)> = vec![("file", path.to_owned())];
@@ -69,8 +85,7 @@ pub fn summary(path: &str, s: &Summary) -> Vec<(&'static str, String)> {
         |t| format!("{} characters, begins {:?}", t.chars().count(), t.chars().take(60).collect::<String>()),
     );
     rows.push(("chat template", template));
-    let types =
-        s.types.iter().map(|t| format!("{} × {} ({})", t.tensors, t.element_type, bytes(t.bytes)));
+    let types = s.types.iter().map(|t| format!("{} × {} ({})", t.tensors, t.element_type, bytes(t.bytes)));
     let types = types.collect::<Vec<_>>().join(", ");
     rows.push(("tensors", if types.is_empty() { "none: a vocabulary alone".into() } else { types }));
     rows.extend(s.notes.iter().map(|note| ("note", note.clone())));
