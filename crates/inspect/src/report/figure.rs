@@ -44,7 +44,7 @@ pub(super) fn table(caption: &str, columns: &[Column], rows: &[Vec<String>]) -> 
 
 /// A box that scrolls sideways and can be reached by the keyboard.
 pub(super) fn scrolled(name: &str, content: Markup) -> Markup {
-    html! { div .scroll role="region" tabindex="0" aria-label=(name) { (content) } }
+    html! { div .scroll role="region" tabindex="0" aria-label={ "Table: " (name) } { (content) } }
 }
 
 /// A part that is opened by a click or a key.
@@ -68,15 +68,18 @@ pub(super) fn named(title: &str, finding: &str) -> String {
     format!("{title}. {finding}")
 }
 
+/// How the models differ in charts besides their colours.
+const FORMS: [&str; 2] = ["filled bars, solid lines", "hollow bars, dashed lines"];
+
 /// Which colour and form is which model.
 pub(super) fn legend(labels: &[String]) -> Markup {
     html! {
         @if labels.len() > 1 {
             ul .legend {
-                @for (letter, label) in LETTERS.iter().zip(labels) {
+                @for ((letter, label), form) in LETTERS.iter().zip(labels).zip(FORMS) {
                     li {
                         span class={ "key key-" (letter.to_lowercase()) } aria-hidden="true" {}
-                        b { (letter) } " " bdi { (label) }
+                        b { (letter) } " " bdi { (label) } span .form { " (" (form) ")" }
                     }
                 }
             }

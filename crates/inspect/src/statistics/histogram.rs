@@ -88,7 +88,7 @@ impl Histogram {
     }
 
     /// At most about `most` bins over the bulk of the values of all `histograms`, the same for each: all but one
-    /// value in 2000 on either side, and half as far again, are within them.
+    /// value in 2000 on either side, and a tenth as far again, are within them.
     pub fn bins(histograms: &[&Self], most: usize) -> Vec<Bins> {
         let mut all = Self::default();
         histograms.iter().for_each(|h| all.merge(h));
@@ -126,7 +126,7 @@ impl Histogram {
         let highest = numbered().rev().find(occupied).map_or(lowest, |(bin, _)| bin);
         let tail = self.count() / 2000;
         let (low, high) = (first_beyond(numbered(), tail), first_beyond(numbered().rev(), tail));
-        let more = (high - low) / 4;
+        let more = (high - low) / 10;
         ((low - more).max(lowest), (high + more).min(highest) + 1)
     }
 }

@@ -169,7 +169,7 @@ fn group<'g>(
 ) -> (&'g mut KindStatistics, &'g mut Values) {
     let known = groups.iter().position(|(_, group, _)| group.kind == kind.name);
     let full = groups.len() >= MOST_KINDS;
-    let at = known.or_else(|| full.then_some(groups.len() - 1)).unwrap_or_else(|| {
+    let at = known.or_else(|| groups.len().checked_sub(1).filter(|_| full)).unwrap_or_else(|| {
         let last = groups.len() + 1 == MOST_KINDS;
         let name = if last { OTHER.to_owned() } else { kind.name.clone() };
         let order = if last { usize::MAX } else { kind.order };

@@ -41,9 +41,10 @@ pub(in crate::report) fn bars(name: &str, rows: &[Bar]) -> Chart {
                 let share = if most > 0.0 && value.is_finite() { value / most } else { 0.0 };
                 // What is there can be seen.
                 let length = ((share * f64::from(room)).round() as i32).max(i32::from(*value > 0.0));
-                let color = if model == 0 { A } else { B };
-                let bar = Rectangle::new([(start, top + 1), (start + length, top + BAR - 1)], color.filled());
-                area.draw(&bar).map_err(failed)?;
+                let corners = [(start, top + 1), (start + length, top + BAR - 1)];
+                // The second model's bars are hollow: colour is not the only difference.
+                let style = if model == 0 { A.filled() } else { B.stroke_width(2) };
+                area.draw(&Rectangle::new(corners, style)).map_err(failed)?;
                 label(area, text, (start + length + 6, top + BAR / 2), HPos::Left, MUTED)?;
             }
         }

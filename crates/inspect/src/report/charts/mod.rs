@@ -30,7 +30,7 @@ const B: RGBColor = RGBColor(0xb3, 0x4a, 0x00);
 /// Height of chart text in pixels, as plotters counts: it draws glyphs smaller by 1.24.
 const TEXT: f64 = 15.0;
 /// Pixels a character takes, about.
-const GLYPH: usize = 7;
+const GLYPH: usize = 8;
 
 /// Widths of a chart: for a column on a small screen, and for the page on a large one.
 const NARROW: u32 = 360;
@@ -117,7 +117,11 @@ fn tick(value: f64, step: f64) -> String {
         return format!("{value:.1e}");
     }
     let decimals = (0..6).find(|&d| (step * 10f64.powi(d)).fract().abs() < 1e-6).unwrap_or(6) as usize;
-    format!("{value:.decimals$}")
+    let text = format!("{value:.decimals$}");
+    match text.contains('.') {
+        true => text.trim_end_matches('0').trim_end_matches('.').to_owned(),
+        false => text,
+    }
 }
 
 #[cfg(test)]

@@ -27,11 +27,15 @@ pub(super) fn section(report: &Report<'_>) -> Section {
         }
         (legend(&labels(report)))
         (by_layer(report, &subjects))
-        @for (letter, subject) in LETTERS.iter().zip(&subjects) {
-            @let whose = if report.compares() { format!(" of {letter}") } else { String::new() };
-            h3 { "Channels that stand out most" (whose) }
-            (top(subject, &whose))
-            (repeated(subject))
+        div class=[report.compares().then_some("pair")] {
+            @for (letter, subject) in LETTERS.iter().zip(&subjects) {
+                @let whose = if report.compares() { format!("{letter}: ") } else { String::new() };
+                div {
+                    h3 { (whose) "Channels that stand out most" }
+                    (top(subject, &whose))
+                    (repeated(subject))
+                }
+            }
         }
     };
     Section { id: "channels", title: "Outlier channels", body }
@@ -118,7 +122,7 @@ fn top(subject: &Subject<'_>, whose: &str) -> Markup {
         ]
     };
     let rows: Vec<Vec<String>> = ranked(subject).iter().take(LISTED).map(row).collect();
-    table(&format!("Channels that stand out most{whose}"), &columns, &rows)
+    table(&format!("{whose}Channels that stand out most"), &columns, &rows)
 }
 
 /// Channels that are outliers in several matrices of the same width: those of the residual stream.

@@ -105,7 +105,7 @@ fn totals(found: &Tensors) -> Markup {
             "The RMSE is the root mean square of the differences between the values of A and B; the relative RMSE is that over the root mean square \
              of A's values; the cosine is that of the angle between both tensors as vectors."
         }
-        (table("Totals of the comparison", &[words("over all tensors"), number("")], &rows))
+        (table("Totals of the comparison", &[words("over all tensors"), number("figure")], &rows))
     }
 }
 

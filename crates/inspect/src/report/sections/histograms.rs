@@ -19,7 +19,7 @@ pub(super) fn section(report: &Report<'_>) -> Section {
     let body = html! {
         p {
             "Each histogram shows the bulk of the values of all tensors of a kind: the range that leaves out one value in \
-             2000 on either side, and half as far again. What is beyond is counted below the title."
+             2000 on either side, and a tenth as far again. What is beyond is counted below the title."
         }
         (legend(&labels(report)))
         div .grid { @for kind in kinds { (one(report, &subjects, kind)) } }

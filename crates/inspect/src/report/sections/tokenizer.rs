@@ -13,7 +13,9 @@ const TEMPLATE: usize = 20_000;
 pub(super) fn section(report: &Report<'_>) -> Section {
     let subjects = report.subjects();
     let same = match subjects.as_slice() {
-        [a, b] => Some(a.summary.chat_template == b.summary.chat_template),
+        [a, b] if a.summary.chat_template.is_some() || b.summary.chat_template.is_some() => {
+            Some(a.summary.chat_template == b.summary.chat_template)
+        }
         _ => None,
     };
     let body = html! {
