@@ -6,6 +6,7 @@ mod common;
 mod configuration;
 mod convert;
 mod damage;
+mod diff;
 mod fake_hub;
 mod hub;
 mod identify;

@@ -7,6 +7,7 @@ mod argv;
 mod bench;
 mod convert;
 mod demo;
+mod diff;
 mod imatrix;
 mod inspect;
 mod perplexity;
@@ -27,6 +28,7 @@ use clap::{CommandFactory, Parser, Subcommand};
 pub use bench::Bench;
 pub use convert::Convert;
 pub use demo::Demo;
+pub use diff::Diff;
 pub use imatrix::Imatrix;
 pub use inspect::Inspect;
 pub use perplexity::Perplexity;
@@ -93,6 +95,12 @@ pub enum Command {
     /// Without --check only headers are read, so this takes milliseconds whatever the size of the model. Of a model on
     /// the Hub that is not in the cache, only the headers are downloaded.
     Inspect(Inspect),
+    /// Compare two models: tensors, configuration, metadata, tokenizer
+    ///
+    /// The models may be in any container and scheme: tensors are matched by their meaning, and quantized weights are
+    /// decoded. Each tensor has the same bytes, equal values in another type or layout, or errors that are measured.
+    /// With --text, the predictions of both models are compared too.
+    Diff(Box<Diff>),
     /// Generate text from a prompt, or hold a conversation with --chat
     ///
     /// Runs GGUF, safetensors, PyTorch, GPTQ, AWQ, compressed-tensors and bitsandbytes models on the CPU. The generated

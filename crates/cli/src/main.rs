@@ -1,7 +1,7 @@
 //! The program `quern`: downloads, quantizes, converts, inspects, runs and measures language models.
 //!
 //! Results go to standard output, everything else to standard error. Exit code 0: done, 1: failed,
-//! 2: wrong usage.
+//! 2: wrong usage. `quern diff` has 0 for models that are the same, 1 for differences, 2 for everything else.
 
 mod args;
 mod commands;
@@ -15,12 +15,26 @@ use std::process::ExitCode;
 
 fn main() -> ExitCode {
     let cli = args::Cli::from_args(std::env::args_os()).unwrap_or_else(|error| error.exit());
+    // Of a comparison, 1 means that there are differences.
+    let failure = match &cli.command {
+        args::Command::Diff(_) => ExitCode::from(2),
+        args::Command::Demo(_)
+        | args::Command::Quantize(_)
+        | args::Command::Convert(_)
+        | args::Command::Imatrix(_)
+        | args::Command::Inspect(_)
+        | args::Command::Run(_)
+        | args::Command::Perplexity(_)
+        | args::Command::Bench(_)
+        | args::Command::Pull(_) => ExitCode::FAILURE,
+    };
     let result = match cli.command {
         args::Command::Demo(args) => commands::demo::run(&args),
         args::Command::Quantize(args) => commands::quantize::run(&args),
         args::Command::Convert(args) => commands::convert::run(&args),
         args::Command::Imatrix(args) => commands::imatrix::run(&args),
         args::Command::Inspect(args) => commands::inspect::run(&args),
+        args::Command::Diff(args) => commands::diff::run(&args),
         args::Command::Run(args) => commands::run::run(&args),
         args::Command::Perplexity(args) => commands::perplexity::run(&args),
         args::Command::Bench(args) => commands::bench::run(&args),
@@ -32,12 +46,13 @@ fn main() -> ExitCode {
         Err(error) if is_broken_pipe(&error) => ExitCode::SUCCESS,
         Err(error) => {
             let _ = writeln!(std::io::stderr(), "error: {}", remedy::described(&error));
-            ExitCode::FAILURE
+            failure
         }
     }
 }
 
-fn is_broken_pipe(error: &anyhow::Error) -> bool {
+/// Whether the reader of our output has left.
+pub(crate) fn is_broken_pipe(error: &anyhow::Error) -> bool {
     error.chain().any(|cause| {
         cause.downcast_ref::<std::io::Error>().is_some_and(|e| e.kind() == ErrorKind::BrokenPipe)
     })

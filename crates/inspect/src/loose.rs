@@ -184,7 +184,7 @@ fn hf_tokenizer(tokenizer: &Value, config: &Value) -> TokenizerSummary {
 }
 
 /// A JSON file, if it is there, of a sane size and well-formed.
-fn json(path: &Path) -> Option<Value> {
+pub(crate) fn json(path: &Path) -> Option<Value> {
     if std::fs::metadata(path).ok()?.len() > LARGEST_JSON {
         return None;
     }

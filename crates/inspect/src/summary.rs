@@ -279,7 +279,7 @@ fn tokenizer_summary(tokenizer: &Tokenizer) -> TokenizerSummary {
 }
 
 /// Type and value of a metadata entry, at most about 200 characters of value.
-fn describe(value: &Value) -> (String, String) {
+pub(crate) fn describe(value: &Value) -> (String, String) {
     const MOST: usize = 200;
     fn list<T: std::fmt::Debug>(name: &str, items: impl ExactSizeIterator<Item = T>) -> (String, String) {
         let n = items.len();

@@ -46,6 +46,12 @@ pub(super) fn size(text: &str) -> Result<u64, String> {
         .ok_or_else(|| "expected a number of bytes above 0, such as 500M or 4G".to_owned())
 }
 
+/// A share that errors may have: finite and not negative.
+pub(super) fn tolerance(text: &str) -> Result<f64, String> {
+    let value = text.parse::<f64>().ok().filter(|v| v.is_finite() && *v >= 0.0);
+    value.ok_or_else(|| "expected a number of at least 0, such as 0.001".to_owned())
+}
+
 pub(super) fn load_scheme(name: &str) -> Result<LoadScheme, String> {
     LoadScheme::from_name(name).ok_or_else(|| {
         "unknown scheme; choose nf4, fp4, int8, f32, f16, bf16, or a GGUF type such as q4_k or q8_0"

@@ -20,6 +20,7 @@ use crate::{args, format, model};
 pub mod bench;
 pub mod convert;
 pub mod demo;
+pub mod diff;
 pub mod imatrix;
 pub mod inspect;
 pub mod perplexity;

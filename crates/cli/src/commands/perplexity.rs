@@ -1,9 +1,12 @@
 //! `quern perplexity`: how well a model predicts a text.
 
+use std::path::Path;
 use std::process::ExitCode;
 
 use quern_model::Config;
-use quern_run::{KvType, PerplexityOptions, SessionOptions};
+use quern_quantize::load_in::LoadScheme;
+use quern_run::placement::PlacementReport;
+use quern_run::{Divergence, KvType, PerplexityOptions, PerplexityReport, SessionOptions};
 
 use super::placement::{self, Planned};
 use super::{Outcome, load_placed, print, print_json, read_text, warn_of_memory};
@@ -12,34 +15,19 @@ use crate::progress::{Bar, Unit};
 
 /// Measures and prints `perplexity ± standard error`.
 pub fn run(args: &args::Perplexity) -> Outcome {
-    let threads = args.threads.count();
-    let (context, kv) = (args.context, args.placement.kv);
-    let session = SessionOptions { context, ..SessionOptions::default() };
-    // The second half of a chunk is scored.
-    let rows = context - context / 2;
-    let planned_session = |_: &Config| session;
-    let planned = |path, load_in, kv| Planned { path, load_in, session: &planned_session, kv, rows };
+    let measurement = Measurement {
+        model: args.model(),
+        load_in: args.load.load_in,
+        reference: args.reference.as_deref(),
+        context: args.context,
+        chunks: args.chunks,
+        placement: &args.placement,
+        threads: args.threads.count(),
+    };
     if args.placement.dry_run {
-        // A reference keeps keys and values in f16.
-        let reference = args.reference.iter().map(|path| planned(path, None, KvType::F16));
-        let models: Vec<_> =
-            [planned(args.model(), args.load.load_in, kv)].into_iter().chain(reference).collect();
-        return placement::dry_run(&models, &args.placement, threads, true, args.json);
+        return measurement.dry_run(args.json);
     }
-    let text = read_text(&args.text)?;
-    let placed = load_placed(&planned(args.model(), args.load.load_in, kv), threads, &args.placement)?;
-    let reference = args.reference.as_deref();
-    let reference = reference
-        .map(|path| load_placed(&planned(path, None, KvType::F16), threads, &args.placement))
-        .transpose()?;
-    let reference = reference.as_ref().map(|placed| &placed.model);
-    warn_of_memory(&placed.model, SessionOptions { kv, ..session })?;
-    reference.into_iter().try_for_each(|reference| warn_of_memory(reference, session))?;
-    let options = PerplexityOptions { context, chunks: args.chunks, kv };
-    let bar = Bar::new(Unit::Chunks);
-    let report = quern_run::perplexity(&placed.model, reference, &text, options, &bar)?;
-    drop(bar);
-    let placement = placed.report(&args.placement, session, rows);
+    let (report, placement) = measurement.measure(&read_text(&args.text)?)?;
     if args.json {
         let mut value = serde_json::to_value(&report)?;
         value["placement"] = serde_json::to_value(placement)?;
@@ -51,23 +39,7 @@ pub fn run(args: &args::Perplexity) -> Outcome {
         report.perplexity, report.stderr, report.tokens, report.chunks, report.context
     );
     if let Some(against) = &report.against {
-        text += &format!(
-            "reference {:.4}; ratio {:.4} ± {:.4}, ln ratio {:.5} ± {:.5}\n\
-             KL divergence mean {:.6} ± {:.6}, median {:.6}, 99th percentile {:.6}, largest {:.4}\n\
-             same first token {:.2} ± {:.2} %\n",
-            against.reference_perplexity,
-            against.perplexity_ratio,
-            against.perplexity_ratio_stderr,
-            against.ln_perplexity_ratio,
-            against.ln_perplexity_ratio_stderr,
-            against.kl_mean,
-            against.kl_stderr,
-            against.kl_median,
-            against.kl_p99,
-            against.kl_max,
-            100.0 * against.top1_agreement,
-            100.0 * against.top1_stderr
-        );
+        text += &divergence(against);
     }
     print(&text)?;
     eprintln!("{:.0} tokens/s", report.tokens_per_second);
@@ -75,4 +47,86 @@ pub fn run(args: &args::Perplexity) -> Outcome {
         eprintln!("{}", placement::run_table(&placement));
     }
     Ok(ExitCode::SUCCESS)
+}
+
+/// What is measured over a text, and where.
+pub(super) struct Measurement<'a> {
+    /// The model.
+    pub model: &'a Path,
+    /// The scheme it is quantized to while loading.
+    pub load_in: Option<LoadScheme>,
+    /// The model it is compared with.
+    pub reference: Option<&'a Path>,
+    /// Tokens in a chunk.
+    pub context: usize,
+    /// Chunks at most.
+    pub chunks: Option<usize>,
+    /// Where both are run.
+    pub placement: &'a args::Placement,
+    /// Threads on the CPU.
+    pub threads: usize,
+}
+
+impl Measurement<'_> {
+    fn session(&self) -> SessionOptions {
+        SessionOptions { context: self.context, ..SessionOptions::default() }
+    }
+
+    /// The second half of a chunk is scored.
+    fn rows(&self) -> usize {
+        self.context - self.context / 2
+    }
+
+    /// Prints where the layers would be.
+    pub fn dry_run(&self, json: bool) -> Outcome {
+        let session = |_: &Config| self.session();
+        let planned = |path, load_in, kv| Planned { path, load_in, session: &session, kv, rows: self.rows() };
+        // A reference keeps keys and values in f16.
+        let reference = self.reference.iter().map(|path| planned(path, None, KvType::F16));
+        let model = planned(self.model, self.load_in, self.placement.kv);
+        let models: Vec<_> = [model].into_iter().chain(reference).collect();
+        placement::dry_run(&models, self.placement, self.threads, true, json)
+    }
+
+    /// Loads the models and measures. The placement is the model's, not the reference's.
+    pub fn measure(&self, text: &str) -> anyhow::Result<(PerplexityReport, Option<PlacementReport>)> {
+        let (session, kv) = (self.session(), self.placement.kv);
+        let planned_session = |_: &Config| session;
+        let load = |path, load_in, kv| {
+            let planned = Planned { path, load_in, session: &planned_session, kv, rows: self.rows() };
+            load_placed(&planned, self.threads, self.placement)
+        };
+        let placed = load(self.model, self.load_in, kv)?;
+        let reference = self.reference.map(|path| load(path, None, KvType::F16)).transpose()?;
+        let reference = reference.as_ref().map(|placed| &placed.model);
+        warn_of_memory(&placed.model, SessionOptions { kv, ..session })?;
+        reference.into_iter().try_for_each(|reference| warn_of_memory(reference, session))?;
+        let options = PerplexityOptions { context: self.context, chunks: self.chunks, kv };
+        let bar = Bar::new(Unit::Chunks);
+        let report = quern_run::perplexity(&placed.model, reference, text, options, &bar)?;
+        drop(bar);
+        let placement = placed.report(self.placement, session, self.rows());
+        Ok((report, placement))
+    }
+}
+
+/// The figures of two models, in words.
+pub(super) fn divergence(against: &Divergence) -> String {
+    format!(
+        "reference {:.4}; ratio {:.4} ± {:.4}, ln ratio {:.5} ± {:.5}\n\
+         KL divergence mean {:.6} ± {:.6}, median {:.6}, 99th percentile {:.6}, largest {:.4}\n\
+         same first token {:.2} ± {:.2} %\n",
+        against.reference_perplexity,
+        against.perplexity_ratio,
+        against.perplexity_ratio_stderr,
+        against.ln_perplexity_ratio,
+        against.ln_perplexity_ratio_stderr,
+        against.kl_mean,
+        against.kl_stderr,
+        against.kl_median,
+        against.kl_p99,
+        against.kl_max,
+        100.0 * against.top1_agreement,
+        100.0 * against.top1_stderr
+    )
 }

@@ -11,8 +11,8 @@ use std::collections::HashMap;
 
 use quern_model::architecture::{Convention, Layout};
 use quern_model::contents::{Extra, Place};
-use quern_model::{Config, Contents, Packed, View};
-use quern_tensor_io::scheme::Packing;
+use quern_model::{Config, Contents, Packed, TensorRole, View};
+use quern_tensor_io::scheme::{Packing, Scheme};
 use quern_tensor_io::{Checkpoint, Container, Result};
 use serde::Serialize;
 
@@ -63,6 +63,8 @@ impl<'a, 'b> Views<'a, 'b> {
             );
         }
         let (a, b) = (Side::new(a, of_a, naming)?, Side::new(b, of_b, naming)?);
+        let a = a.sorted_like(&b.view)?;
+        let b = b.sorted_like(&a.view)?;
         for (name, side) in [("A", &a), ("B", &b)] {
             notes.extend(side.view.notes().iter().map(|note| format!("{name}: {note}")));
         }
@@ -85,11 +87,52 @@ impl<'a> Side<'a> {
         let extras =
             extras.map(|left| (checkpoint.tensors()[left.tensor].name.clone(), left.reason)).collect();
         let view = match (naming, contents.config().convention) {
-            (Naming::Gguf, Convention::HuggingFace) => View::everything_as_gguf(contents)?,
+            (Naming::Gguf, Convention::HuggingFace) => View::everything_as_gguf(contents, Packed::Decoded)?,
             (Naming::Gguf | Naming::HuggingFace | Naming::Files, _) => View::everything(contents),
         };
         Ok(Self { view, extras })
     }
+}
+
+impl<'a> Side<'a> {
+    /// The same side with the columns of act-order layers sorted by group, if the other has them so.
+    ///
+    /// GGUF has no place for an order of columns: a converter sorts those of a down projection, and the rows of what
+    /// comes before it with them. A file that was made of the decoded layers has them as they were. A few rows of the
+    /// first such layer show which it is.
+    fn sorted_like(self, other: &View<'_>) -> Result<Self> {
+        let checkpoint = self.view.checkpoint();
+        let scheme = self.view.packing().map(Packing::scheme);
+        let act_order = matches!(
+            scheme,
+            Some(Scheme::Gptq { act_order: true, .. } | Scheme::CompressedTensors { act_order: true, .. })
+        );
+        let translated =
+            self.view.convention() == Convention::Gguf && checkpoint.container() != Container::Gguf;
+        let config = self.view.config().filter(|_| act_order && translated).cloned();
+        let Some(config) = config else { return Ok(self) };
+        let contents = Contents::matched(checkpoint, config, Packing::read(checkpoint)?);
+        let Ok(sorted) = View::everything_as_gguf(contents, Packed::Exact) else { return Ok(self) };
+        let nearer = match (sampled_error(&sorted, other), sampled_error(&self.view, other)) {
+            (Some(sorted), Some(stored)) => sorted < stored,
+            _ => false,
+        };
+        Ok(if nearer { Self { view: sorted, ..self } } else { self })
+    }
+}
+
+/// The sum of squared errors over the first rows of the first packed down projection.
+fn sampled_error(view: &View<'_>, other: &View<'_>) -> Option<f64> {
+    const ROWS: usize = 8;
+    let of_view = view.tensors().iter().position(|t| t.packed && t.role == Some(TensorRole::FfnDown))?;
+    let tensor = &view.tensors()[of_view];
+    let of_other = other.tensors().iter().position(|t| t.name == tensor.name && t.shape == tensor.shape)?;
+    let rows = tensor.rows().min(ROWS);
+    let mut a = vec![0.0f32; rows * tensor.columns()];
+    let mut b = a.clone();
+    let decoded = view.decode(of_view, 0..rows, &mut a) && other.decode(of_other, 0..rows, &mut b);
+    let error = |(a, b): (&f32, &f32)| (f64::from(*a) - f64::from(*b)).powi(2);
+    decoded.then(|| a.iter().zip(&b).map(error).sum())
 }
 
 /// The checkpoint matched with its configuration; `None`, with a note, if quern has no description of it.

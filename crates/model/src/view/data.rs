@@ -83,7 +83,6 @@ impl<'a> Data<'a> {
     }
 
     pub fn decode(&self, view: &View<'_>, tensor: &ViewTensor, rows: Range<usize>, out: &mut [f32]) -> bool {
-        let columns = tensor.columns();
         if let Self::Rows { parts, order: None } = self
             && let [Part::Packed { layer, form: None }] = parts.as_slice()
             && let Some(layer) = layer_of(view, *layer)
@@ -95,14 +94,10 @@ impl<'a> Data<'a> {
             let data = &data[rows.start * tensor.row_bytes..rows.end * tensor.row_bytes];
             return decode::to_f32(tensor.element_type, data, out);
         }
-        let mut bytes = vec![0; tensor.row_bytes];
-        for (row, out) in rows.zip(out.chunks_exact_mut(columns.max(1))) {
-            self.read(view, tensor, row..row + 1, &mut bytes);
-            if !decode::to_f32(tensor.element_type, &bytes, out) {
-                return false;
-            }
-        }
-        true
+        // All rows at once: what is packed or transposed is decoded for several of them together.
+        let mut bytes = vec![0; tensor.row_bytes * rows.len()];
+        self.read(view, tensor, rows, &mut bytes);
+        decode::to_f32(tensor.element_type, &bytes, out)
     }
 
     /// The range of the map's bytes that these rows come from, with any bytes between them.

@@ -23,8 +23,8 @@ pub(super) fn as_stored(contents: Contents<'_>) -> View<'_> {
     view
 }
 
-pub(super) fn as_gguf(contents: Contents<'_>) -> Result<View<'_>> {
-    let mut all = gguf::translated(&contents, Packed::Decoded, Whole::Optional)?;
+pub(super) fn as_gguf(contents: Contents<'_>, packed: Packed) -> Result<View<'_>> {
+    let mut all = gguf::translated(&contents, packed, Whole::Optional)?;
     let used = used(all.iter().map(|(tensor, _)| tensor));
     let checkpoint = contents.checkpoint();
     all.extend(rest(checkpoint, contents.packing(), &used));

@@ -163,13 +163,13 @@ impl<'a> View<'a> {
         everything::as_stored(contents)
     }
 
-    /// As [`View::everything`], in GGUF's format; packed layers are decoded. Stacks of which a part is missing stay
-    /// apart, and there is no metadata.
+    /// As [`View::everything`], in GGUF's format. Stacks of which a part is missing stay apart, and there is no
+    /// metadata.
     ///
     /// # Errors
-    /// None that depends on the tensors: those that have no form in GGUF stay as the file has them.
-    pub fn everything_as_gguf(contents: Contents<'a>) -> Result<Self> {
-        everything::as_gguf(contents)
+    /// With [`Packed::Exact`], a layer that no GGUF block holds exactly.
+    pub fn everything_as_gguf(contents: Contents<'a>, packed: Packed) -> Result<Self> {
+        everything::as_gguf(contents, packed)
     }
 
     /// The same view with one more thing that a user should know.
