@@ -14,6 +14,7 @@ mod imatrix;
 mod inspect;
 mod placement;
 mod quantize;
+mod report;
 mod requantize;
 mod run;
 mod schemes;

@@ -157,8 +157,7 @@ fn values_that_are_not_finite_and_types_without_decoder_are_left_out() {
         plan("none", ElementType::F32, &[0, 3]),
         plan("one", ElementType::F32, &[]),
     ];
-    let mut writer =
-        safetensors::Writer::create(&file, &Metadata::new(), &tensors, false).unwrap();
+    let mut writer = safetensors::Writer::create(&file, &Metadata::new(), &tensors, false).unwrap();
     let values = [1.0f32, f32::NAN, -2.0, f32::INFINITY, 0.0, 3.0];
     writer.write(&values.iter().flat_map(|v| v.to_le_bytes()).collect::<Vec<_>>()).unwrap();
     writer.write(&[1; 16]).unwrap();

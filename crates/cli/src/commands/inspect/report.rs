@@ -42,13 +42,13 @@ pub fn write(job: &Job<'_>, output: &Path, pool: &ThreadPool) -> anyhow::Result<
     }
     // A refused output must not cost the reading.
     let mut file = OutputFile::create(output, job.args.force)?;
-    let label = job.model.display().to_string();
+    let label = self::label(job.model);
     let measured = pool.install(|| statistics(job.checkpoint, &Bar::new(Unit::Bytes)))?;
     let model =
         Subject { label: &label, checkpoint: job.checkpoint, summary: job.summary, statistics: &measured };
     let written = match (&other, job.against) {
         (Some(other), Some(path)) => {
-            let label = path.display().to_string();
+            let label = self::label(path);
             let summary = quern_inspect::summarize(other);
             let figures = pool.install(|| statistics(other, &Bar::new(Unit::Bytes)))?;
             let options = diff::Options { threads: job.args.threads.count(), ..diff::Options::default() };
@@ -69,4 +69,11 @@ fn opened(model: &Path) -> anyhow::Result<Checkpoint> {
         Remote::Cached(path) => Ok(identify::open_any(&path)?),
         Remote::Headers(headers) => Ok(headers.open()?),
     }
+}
+
+/// What the page calls a model: the name of its file or folder alone, as pages are passed on, or its name on the Hub.
+fn label(model: &Path) -> String {
+    let here = std::fs::canonicalize(model).ok();
+    let name = here.as_deref().and_then(Path::file_name);
+    name.map_or_else(|| model.display().to_string(), |name| name.to_string_lossy().into_owned())
 }
