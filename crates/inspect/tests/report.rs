@@ -178,6 +178,7 @@ fn nothing_in_a_file_becomes_markup_and_nothing_makes_the_page_long() {
     let file = hostile(folder.path());
     for page in [made(&file, None, 1), made(&file, Some(&file), 1)] {
         checked(&page);
+        assert!(!page.contains(folder.path().to_str().unwrap()), "the page says where the file is");
         assert!(page.contains("&lt;script&gt;alert(1)&lt;/script&gt;"));
         for raw in ["<script", "<img", "<b1", "\u{202e}", "\0"] {
             assert!(!page.contains(raw), "{raw:?}");

@@ -75,15 +75,29 @@ fn figures_are_those_of_the_definitions() {
 
 #[test]
 fn the_number_of_threads_changes_no_figure() {
-    for name in ["bookworm-4m", "packed/gptq", "architectures/gpt2"] {
-        if !fixture(name).exists() {
-            continue;
-        }
+    for name in
+        ["bookworm-4m", "packed/gptq-4bit-g32-desc-act-v2", "architectures/gpt2", "architectures/mixtral"]
+    {
         let one = serde_json::to_string(&measured(name, 1)).unwrap();
         for threads in [2, 5] {
             assert_eq!(serde_json::to_string(&measured(name, threads)).unwrap(), one, "{name}, {threads}");
         }
     }
+}
+
+#[test]
+fn packed_layers_and_transposed_matrices_are_measured_as_weights() {
+    let found = measured("packed/gptq-4bit-g128", 2);
+    let layer = found.tensors.iter().find(|t| t.element_type == "gptq 4-bit").unwrap();
+    assert!(layer.name.ends_with(".weight") && layer.values.is_some(), "{layer:?}");
+    assert!((4.0..5.0).contains(&layer.bits_per_weight()), "{}", layer.bits_per_weight());
+    assert!(found.tensors.iter().all(|t| !t.name.contains("qweight")));
+
+    // Stored as [in, out]: its input channels are the rows.
+    let found = measured("architectures/gpt2", 2);
+    let up = found.tensors.iter().find(|t| t.kind == "ffn_up").unwrap();
+    assert_eq!(up.outliers.as_ref().unwrap().channels, up.shape[0]);
+    assert_ne!(up.shape[0], up.shape[1]);
 }
 
 #[test]

@@ -11,21 +11,14 @@ Examples:
   Show what a model on the Hub is; only its headers are downloaded:
     quern inspect TinyLlama/TinyLlama-1.1B-Chat-v1.0
 
-  List the tensors of a file:
-    quern inspect model.gguf --tensors
-
   Read every value, check shapes against the configuration, exit with 1 if anything is wrong:
     quern inspect ./TinyLlama-GPTQ --check
 
-  Write a page with sizes, types by layer, histograms and outlier channels; with a second model beside it:
-    quern inspect model-Q4_K_M.gguf --report report.html
+  Write a page with sizes, types by layer, histograms and outlier channels, with a second model beside the first:
     quern inspect model-F16.gguf --report report.html --against model-Q4_K_M.gguf
 
   Show the histogram of a tensor, by its name in GGUF or at Hugging Face, or a part of it:
-    quern inspect ./TinyLlama-1.1B --histogram blk.0.attn_q.weight
-
-  List the architectures that quern can run and convert:
-    quern inspect --architectures";
+    quern inspect ./TinyLlama-1.1B --histogram blk.0.attn_q.weight";
 
 /// Arguments of `quern inspect`.
 #[derive(Debug, Args)]

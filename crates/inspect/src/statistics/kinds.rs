@@ -46,10 +46,8 @@ impl Kinds {
             let order = templates.iter().position(|t| std::ptr::eq(t, template)).unwrap_or(templates.len());
             // Packed layers are stored the usual way round.
             let plain = matches!(held.place, Place::Plain(_));
-            let axis = match template.layout {
-                Layout::Transposed if hugging_face && plain => Axis::Rows,
-                _ => Axis::Columns,
-            };
+            let transposed = template.layout == Layout::Transposed && hugging_face && plain;
+            let axis = if transposed { Axis::Rows } else { Axis::Columns };
             let kind =
                 Kind { name: kind_of(template), layer, input: is_linear(template).then_some(axis), order };
             match held.place {

@@ -242,7 +242,7 @@ fn by_kind(report: &Report<'_>, subjects: &[Subject<'_>]) -> Markup {
         let largest = subject.statistics.kinds.iter().max_by_key(|k| k.bytes);
         let of = |k: &crate::statistics::KindStatistics| {
             let name = text::name(&k.kind);
-            format!("{name}, the largest kind, has {:.2} bits per weight", k.bits_per_weight())
+            format!("the largest kind, {name}, has {:.2} bits per weight", k.bits_per_weight())
         };
         largest.map_or_else(|| "there are no tensors".into(), of)
     };
@@ -285,7 +285,5 @@ pub(super) fn sentence(report: &Report<'_>, said: &[String]) -> String {
     let text = said.join(" ");
     let mut letters = text.chars();
     let first = letters.next().map(|c| c.to_uppercase().to_string()).unwrap_or_default();
-    // A kind's name is not a word to begin with a capital.
-    let first = if text.contains('_') { text.chars().take(1).collect() } else { first };
     format!("{first}{}.", letters.as_str())
 }

@@ -118,6 +118,14 @@ pub(super) fn notes(report: &Report<'_>) -> Option<Section> {
     if let Some((_, tensors)) = report.against {
         notes.extend(tensors.notes.iter().cloned());
     }
+    // Pages are passed on: files are named without the folders they are in.
+    for subject in &subjects {
+        let folder = subject.checkpoint.directory().display().to_string();
+        let path = subject.checkpoint.path().display().to_string();
+        notes.iter_mut().for_each(|note| {
+            *note = note.replace(&format!("{folder}/"), "").replace(&path, subject.label);
+        });
+    }
     let mut seen = std::collections::HashSet::new();
     notes.retain(|note| seen.insert(note.clone()));
     (!notes.is_empty()).then(|| Section {
