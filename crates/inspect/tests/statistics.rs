@@ -149,6 +149,8 @@ fn ends_of_names_and_expressions_are_understood() {
     );
     let error = refused(&model, "blk.9.attn_q.weight");
     assert!(error.contains("\"blk.9.attn_q.weight\"") && error.contains("blk.0.attn_q.weight"), "{error}");
+    let error = refused(&model, "upp_proj");
+    assert!(error.contains("names near it are model.layers.0.mlp.up_proj.weight"), "{error}");
     let error = refused(&model, "weight");
     assert!(error.contains("38 tensors match") && error.contains("at most 16"), "{error}");
     let error = refused(&model, "up_proj[");

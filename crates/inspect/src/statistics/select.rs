@@ -123,13 +123,21 @@ fn named(view: &View<'_>, test: &dyn Fn(&str) -> bool) -> Vec<usize> {
 /// The names that are most alike, in words.
 fn near(asked: &str, views: [Option<&View<'_>>; 2]) -> String {
     let names = views.into_iter().flatten().flat_map(|view| view.tensors()).map(|t| t.name.as_str());
-    let mut names: Vec<(f64, &str)> = names.map(|name| (strsim::jaro_winkler(asked, name), name)).collect();
+    let mut names: Vec<(f64, &str)> = names.map(|name| (likeness(asked, name), name)).collect();
     names.sort_by(|a, b| b.0.total_cmp(&a.0).then(a.1.cmp(b.1)));
     names.dedup_by(|a, b| a.1 == b.1);
     match names.is_empty() {
         true => "none: there are no tensors".to_owned(),
         false => names.iter().take(NEAR).map(|(_, name)| *name).collect::<Vec<_>>().join(", "),
     }
+}
+
+/// How much a name, or its end from any of its parts on, is like what was asked for: 1 for the same.
+fn likeness(asked: &str, name: &str) -> f64 {
+    let short = name.strip_suffix(".weight").unwrap_or(name);
+    let ends = short.match_indices('.').map(|(at, _)| &short[at + 1..]);
+    let all = [name, short].into_iter().chain(ends);
+    all.map(|end| strsim::jaro_winkler(asked, end)).fold(0.0, f64::max)
 }
 
 impl Selection<'_> {
