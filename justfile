@@ -53,3 +53,7 @@ conversions llama_cpp:
 check-conversions:
     cargo build --release
     python3 tools/check_conversions.py target/release/quern
+
+# Check a page of `quern inspect --report` in headless Chromium (needs Chromium, and pip install websockets).
+check-report page:
+    python3 tools/check_report.py {{page}}

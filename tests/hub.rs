@@ -254,8 +254,15 @@ fn a_model_is_inspected_without_being_downloaded() {
             text.contains("from the Hub") && text.contains("blk.0.attn_q.weight") | text.contains("layers.0"),
             "{text}"
         );
-        let error = failure(&run(&server, home.path(), &["inspect", name, "--check"]));
-        assert!(error.contains("pull it first: quern pull"), "{error}");
+        let report = home.path().join("report.html");
+        for options in [
+            &["--check"][..],
+            &["--report", report.to_str().unwrap()],
+            &["--histogram", "blk.0.attn_q.weight"],
+        ] {
+            let error = failure(&run(&server, home.path(), &[&["inspect", name], options].concat()));
+            assert!(error.contains(options[0]) && error.contains("pull it first: quern pull"), "{error}");
+        }
         stdout(&run(&server, home.path(), &["pull", name]));
         let asked = server.requests().len();
         stdout(&run(

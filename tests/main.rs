@@ -15,6 +15,7 @@ mod inspect;
 mod placement;
 mod provenance;
 mod quantize;
+mod report;
 mod requantize;
 mod run;
 mod schemes;

@@ -98,10 +98,10 @@ pub enum Command {
     /// The importance matrix records how strongly each input column of each linear layer is used. quern quantize
     /// --imatrix uses it to keep more precision where it matters.
     Imatrix(Imatrix),
-    /// Show what a model is, list its tensors and metadata, check its files
+    /// Show what a model is, list its tensors and metadata, check its files, write a report
     ///
-    /// Without --check only headers are read, so this takes milliseconds whatever the size of the model. Of a model on
-    /// the Hub that is not in the cache, only the headers are downloaded.
+    /// Without --check, --report and --histogram only headers are read, so this takes milliseconds whatever the size of
+    /// the model. Of a model on the Hub that is not in the cache, only the headers are downloaded.
     Inspect(Inspect),
     /// Choose a model, a scheme and a placement that fit a machine, and show how fast and how good they are
     ///

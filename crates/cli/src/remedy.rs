@@ -63,6 +63,7 @@ fn words(remedy: &Remedy) -> String {
         Remedy::CheckWeights => "quern inspect --check shows whether all weights are finite",
         Remedy::ListProblems => "quern inspect --check lists them all",
         Remedy::ListMetadata => "quern inspect --metadata lists them",
+        Remedy::ListTensors => "quern inspect --tensors lists them all",
         Remedy::TypeNewKey { edit } => {
             return format!("to add it, name its type: --set {edit} (or u32, f32, bool …)");
         }

@@ -6,7 +6,10 @@
 //! - [`check`]: every value, every shape
 //! - [`fit`]: which scheme and placement of a model fits a machine, how fast and how good it is
 //! - [`machine`]: what a machine offers: processor, memory, disks
+//! - [`statistics`]: figures and histograms of all values, input channels that stand out
+//! - [`report`]: a page for one model, or for two side by side
 //! - [`diff`]: two checkpoints, tensor by tensor
+//! - [`words`]: summaries and numbers as people read them
 
 mod attention;
 mod check;
@@ -15,7 +18,10 @@ pub mod fit;
 mod loose;
 pub mod machine;
 mod quantization;
+pub mod report;
+pub mod statistics;
 mod summary;
+pub mod words;
 
 pub use attention::{Attention, Rope, Scaling, Window};
 pub use check::{CheckReport, Finding, check};

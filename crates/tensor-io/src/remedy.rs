@@ -33,6 +33,8 @@ pub enum Remedy {
     ListProblems,
     /// Look up which metadata keys there are.
     ListMetadata,
+    /// Look up which tensors there are.
+    ListTensors,
     /// Name the type of a metadata key that is new.
     TypeNewKey {
         /// The change with a type, as `KEY:TYPE=VALUE`.

@@ -1,17 +1,17 @@
 //! `quern inspect`: what a model file holds, and whether it is valid.
 
-mod attention;
-mod provenance;
+mod histogram;
+mod report;
 
 use std::path::Path;
 use std::process::ExitCode;
 
 use anyhow::bail;
 use quern_hub::Remote;
-use quern_inspect::{CheckReport, Finding, Summary};
+use quern_inspect::{CheckReport, Finding, Summary, words};
 use quern_model::architectures::ALL;
 use quern_model::{Architecture, identify};
-use quern_tensor_io::Checkpoint;
+use quern_tensor_io::{Checkpoint, pipeline};
 use serde_json::json;
 
 use super::{Outcome, print, print_json};
@@ -23,17 +23,30 @@ pub fn run(args: &args::Inspect) -> Outcome {
     let Some(model) = args.model.as_deref().filter(|_| !args.architectures) else {
         return architectures(args.json);
     };
-    let found = find(model, args.check)?;
+    let found = find(model, needs_values(args))?;
     let checkpoint = match &found {
         Remote::Cached(path) => identify::open_any(path)?,
         Remote::Headers(headers) => headers.open()?,
     };
+    let pool = pipeline::pool(args.threads.count(), checkpoint.path())?;
+    if let Some(tensor) = &args.histogram {
+        return pool.install(|| histogram::run(&checkpoint, tensor, args.json));
+    }
     let mut summary = quern_inspect::summarize(&checkpoint);
     if let Remote::Headers(headers) = &found {
         summary.notes.iter_mut().for_each(|note| *note = headers.renamed(note));
     }
     let metadata = args.metadata.then(|| quern_inspect::metadata(&checkpoint));
-    let report = args.check.then(|| check(&checkpoint));
+    let report = args.check.then(|| pool.install(|| check(&checkpoint)));
+    let page = args.report.as_deref().map(|output| {
+        let against = args.against.as_deref();
+        report::write(
+            &report::Job { model, checkpoint: &checkpoint, summary: &summary, against, args },
+            output,
+            &pool,
+        )
+    });
+    let page = page.transpose()?;
     if args.json {
         let mut value = serde_json::to_value(&summary)?;
         if let Remote::Headers(headers) = &found {
@@ -50,6 +63,10 @@ pub fn run(args: &args::Inspect) -> Outcome {
         }
         if let Some(report) = &report {
             value["check"] = serde_json::to_value(report)?;
+        }
+        if let Some(page) = &page {
+            value["report"] = json!({ "output": page.output, "file_size": page.file_size });
+            value["statistics"] = serde_json::to_value(&page.statistics)?;
         }
         print_json(&value)?;
     } else {
@@ -76,6 +93,10 @@ pub fn run(args: &args::Inspect) -> Outcome {
         }
         if let Some(report) = &report {
             text += &verdict(report);
+        }
+        if let Some(page) = &page {
+            text +=
+                &format!("{:<15} {}, {}\n", "report", page.output.display(), format::bytes(page.file_size));
         }
         print(&text)?;
     }
@@ -125,63 +146,33 @@ fn architectures(json: bool) -> Outcome {
     Ok(ExitCode::SUCCESS)
 }
 
-/// Finds the model of the argument; if it is only on the Hub, fetches just the headers.
-fn find(model: &Path, check: bool) -> anyhow::Result<Remote> {
-    match model::find(model)? {
-        Remote::Headers(headers) if check => {
+/// The option that reads every value, if there is one.
+fn needs_values(args: &args::Inspect) -> Option<&'static str> {
+    let options = [
+        ("--check", args.check),
+        ("--report", args.report.is_some()),
+        ("--histogram", args.histogram.is_some()),
+    ];
+    options.into_iter().find_map(|(option, given)| given.then_some(option))
+}
+
+/// Finds the model of the argument; if it is only on the Hub, fetches just the headers, which are not enough for an
+/// option that reads values.
+fn find(model: &Path, needs_values: Option<&str>) -> anyhow::Result<Remote> {
+    match (model::find(model)?, needs_values) {
+        (Remote::Headers(headers), Some(option)) => {
             let name = headers.name();
             bail!(
-                "{name}: --check reads every value, and the model is not in the cache; pull it first: quern pull {name}"
+                "{name}: {option} reads every value, and the model is not in the cache; pull it first: quern pull {name}"
             )
         }
-        found => Ok(found),
+        (found, _) => Ok(found),
     }
 }
 
 /// The summary as aligned lines of label and text.
-pub fn describe(path: &str, s: &Summary) -> String {
-    let mut rows: Vec<(&str, String)> = vec![("file", path.to_owned())];
-    let files = if s.files > 1 { format!(" in {} files", s.files) } else { String::new() };
-    rows.push(("container", format!("{}, {}{files}", s.container, format::bytes(s.file_size))));
-    if let Some(name) = &s.name {
-        rows.push(("name", name.clone()));
-    }
-    rows.push(("architecture", s.sizes.architecture.clone().unwrap_or_else(|| "unknown".into())));
-    let scheme = s.quantization.as_ref().map_or(&s.scheme, |q| &q.description);
-    rows.push(("scheme", format!("{scheme}, {:.2} bits per weight", s.bits_per_weight)));
-    rows.push(("parameters", format!("{} ({})", format::count(s.parameters), s.parameters)));
-    if let (Some(layers), Some(hidden), Some(ffn)) = (s.sizes.layers, s.sizes.hidden_size, s.sizes.ffn_size) {
-        rows.push(("shape", format!("{layers} layers, hidden size {hidden}, feed-forward {ffn}")));
-    }
-    if let (Some(heads), Some(kv), Some(dim)) = (s.sizes.heads, s.sizes.kv_heads, s.sizes.head_dim) {
-        rows.push(("attention", format!("{heads} heads of {dim}, {kv} for keys and values")));
-    }
-    if let Some(context) = s.sizes.context_length {
-        let rope = s.sizes.rope_theta.map(|theta| format!(", rope base {theta}")).unwrap_or_default();
-        rows.push(("context", format!("{context} positions{rope}")));
-    }
-    rows.extend(s.attention.iter().flat_map(attention::rows));
-    if let Some(vocab) = s.sizes.vocab_size {
-        let head = if s.sizes.tied_embeddings == Some(true) { ", head tied to the embedding" } else { "" };
-        rows.push(("vocabulary", format!("{vocab}{head}")));
-    }
-    if let Some(t) = &s.tokenizer {
-        let bos = if t.add_bos { ", prompts begin with bos" } else { "" };
-        rows.push(("tokenizer", format!("{}, {} tokens{bos}", t.kind, t.vocab_size)));
-        let special = t.special.iter().map(|(name, (id, piece))| format!("{name} {id} {piece:?}"));
-        rows.push(("special tokens", special.collect::<Vec<_>>().join(", ")));
-    }
-    let template = s.chat_template.as_ref().map_or_else(
-        || "none".into(),
-        |t| format!("{} characters, begins {:?}", t.chars().count(), t.chars().take(60).collect::<String>()),
-    );
-    rows.push(("chat template", template));
-    let types =
-        s.types.iter().map(|t| format!("{} × {} ({})", t.tensors, t.element_type, format::bytes(t.bytes)));
-    let types = types.collect::<Vec<_>>().join(", ");
-    rows.push(("tensors", if types.is_empty() { "none: a vocabulary alone".into() } else { types }));
-    rows.extend(s.provenance.iter().flat_map(provenance::rows));
-    rows.extend(s.notes.iter().map(|note| ("note", note.clone())));
+pub fn describe(path: &str, summary: &Summary) -> String {
+    let rows = words::summary(path, summary);
     rows.into_iter().map(|(label, text)| format!("{label:<15} {text}\n")).collect()
 }
 

@@ -1,9 +1,9 @@
 //! The rows on rotary embedding, sliding windows, soft caps and the scale of attention.
 
-use quern_inspect::{Attention, Rope, Scaling};
+use crate::{Attention, Rope, Scaling};
 
-/// One row for each that is out of the ordinary.
-pub fn rows(attention: &Attention) -> Vec<(&'static str, String)> {
+/// One row for each that is out of the ordinary, as label and text.
+pub(super) fn rows(attention: &Attention) -> Vec<(&'static str, String)> {
     let mut rows = Vec::new();
     rows.extend(attention.rope.as_ref().and_then(rope).map(|text| ("rope", text)));
     if let Some(window) = &attention.sliding_window {
