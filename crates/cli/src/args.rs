@@ -9,6 +9,7 @@ mod convert;
 mod demo;
 mod imatrix;
 mod inspect;
+mod output;
 mod perplexity;
 mod placement;
 mod pull;
@@ -29,6 +30,7 @@ pub use convert::Convert;
 pub use demo::Demo;
 pub use imatrix::Imatrix;
 pub use inspect::Inspect;
+pub use output::Output;
 pub use perplexity::Perplexity;
 pub use placement::Placement;
 pub use pull::Pull;
@@ -53,6 +55,8 @@ pub struct Cli {
     /// What to do.
     #[command(subcommand)]
     pub command: Command,
+    #[command(flatten)]
+    pub output: Output,
 }
 
 impl Cli {
@@ -61,7 +65,10 @@ impl Cli {
     /// # Errors
     /// clap's, with the text to print and the exit code.
     pub fn from_args(args: impl IntoIterator<Item = OsString>) -> Result<Self, clap::Error> {
-        Self::try_parse_from(argv::rewritten(&Self::command(), args))
+        let mut cli = Self::command();
+        // With it, each command also has the options of all.
+        cli.build();
+        Self::try_parse_from(argv::rewritten(&cli, args))
     }
 }
 

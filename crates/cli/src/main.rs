@@ -6,15 +6,18 @@
 mod args;
 mod commands;
 mod format;
+mod messages;
 mod model;
 mod progress;
 mod remedy;
 
-use std::io::{ErrorKind, Write};
+use std::io::ErrorKind;
 use std::process::ExitCode;
 
 fn main() -> ExitCode {
     let cli = args::Cli::from_args(std::env::args_os()).unwrap_or_else(|error| error.exit());
+    messages::set_quiet(cli.output.quiet);
+    progress::set_style(cli.output.style());
     let result = match cli.command {
         args::Command::Demo(args) => commands::demo::run(&args),
         args::Command::Quantize(args) => commands::quantize::run(&args),
@@ -31,7 +34,7 @@ fn main() -> ExitCode {
         // Whoever read our output has seen enough (`quern inspect … | head`).
         Err(error) if is_broken_pipe(&error) => ExitCode::SUCCESS,
         Err(error) => {
-            let _ = writeln!(std::io::stderr(), "error: {}", remedy::described(&error));
+            messages::line(format_args!("error: {}", remedy::described(&error)));
             ExitCode::FAILURE
         }
     }

@@ -85,10 +85,10 @@ pub fn run(args: &args::Demo) -> Outcome {
     ))?;
     let calibration = read_text(&fixtures.join("text/calibration.txt"))?;
     let mut results = Vec::new();
-    let bar = Bar::new(Unit::Runs);
+    let bar = Bar::new(Unit::Runs, "quantizing and measuring");
     bar.total(TARGETS.len() as u64);
     for target in TARGETS {
-        bar.step(&format!("quantizing to {}", target.name()));
+        bar.step(&target.name());
         let path = work.path().join(target.name());
         let started = Instant::now();
         make(&checkpoint, target, &path, &calibration, threads)?;
@@ -158,6 +158,8 @@ fn convert(results: &[Measured], work: &Path, threads: usize) -> anyhow::Result<
         (Target::Gptq(128), quern_convert::Target::Gptq(GptqFormat::V2)),
     ];
     let mut text = String::from("\n");
+    let bar = Bar::new(Unit::Runs, "converting and verifying");
+    bar.total(ways.len() as u64);
     for (number, (from, to)) in ways.into_iter().enumerate() {
         let Some(source) = results.iter().find(|g| g.target == from) else { continue };
         let checkpoint = Checkpoint::open(&source.path)?;
@@ -178,7 +180,9 @@ fn convert(results: &[Measured], work: &Path, threads: usize) -> anyhow::Result<
             found.exact,
             found.tensors
         );
+        bar.advance(1);
     }
+    drop(bar);
     print(&text)
 }
 

@@ -7,7 +7,7 @@ use quern_run::{KvType, PerplexityOptions, SessionOptions};
 
 use super::placement::{self, Planned};
 use super::{Outcome, load_placed, print, print_json, read_text, warn_of_memory};
-use crate::args;
+use crate::{args, messages};
 use crate::progress::{Bar, Unit};
 
 /// Measures and prints `perplexity ± standard error`.
@@ -36,7 +36,7 @@ pub fn run(args: &args::Perplexity) -> Outcome {
     warn_of_memory(&placed.model, SessionOptions { kv, ..session })?;
     reference.into_iter().try_for_each(|reference| warn_of_memory(reference, session))?;
     let options = PerplexityOptions { context, chunks: args.chunks, kv };
-    let bar = Bar::new(Unit::Chunks);
+    let bar = Bar::new(Unit::Chunks(context), "measuring perplexity");
     let report = quern_run::perplexity(&placed.model, reference, &text, options, &bar)?;
     drop(bar);
     let placement = placed.report(&args.placement, session, rows);
@@ -70,9 +70,9 @@ pub fn run(args: &args::Perplexity) -> Outcome {
         );
     }
     print(&text)?;
-    eprintln!("{:.0} tokens/s", report.tokens_per_second);
+    messages::info(format_args!("{:.0} tokens/s", report.tokens_per_second));
     if let Some(placement) = placement.filter(|placement| placement.is_split()) {
-        eprintln!("{}", placement::run_table(&placement));
+        messages::info(placement::run_table(&placement));
     }
     Ok(ExitCode::SUCCESS)
 }

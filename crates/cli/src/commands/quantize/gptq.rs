@@ -14,7 +14,7 @@ use super::super::{Outcome, calibration_text, load, print, print_json};
 use super::readers;
 use super::source::with_plain;
 use crate::progress::{Bar, Unit};
-use crate::{args, format};
+use crate::{args, format, messages};
 
 /// Samples and their length where nobody says otherwise.
 const SAMPLES: u32 = 128;
@@ -30,24 +30,24 @@ fn quantize(args: &args::Quantize, source: &Path) -> Outcome {
     let options = options(args, &model)?;
     let plan = job::plan(&model, &options)?;
     for note in &plan.readers {
-        eprintln!("warning: {}", readers::sentence(note));
+        messages::warning(readers::sentence(note));
     }
     let Some(output) = args.output.as_deref().filter(|_| !args.dry_run) else {
         return show(&plan, args);
     };
     job::check_output(output, args.force)?;
     let samples = &options.samples;
-    eprintln!(
+    messages::info(format_args!(
         "calibrating with {} tokens in {} samples; about {} of memory beside the model",
         samples.tokens,
         samples.sequences.len(),
         format::bytes(plan.memory_bytes)
-    );
-    let bar = Bar::new(Unit::Modules);
+    ));
+    let bar = Bar::new(Unit::Modules, "quantizing to gptq");
     let report = job::run(&model, &plan, &options, output, &bar)?;
     drop(bar);
     for warning in &report.warnings {
-        eprintln!("warning: {warning}");
+        messages::warning(warning);
     }
     match args.json {
         true => print_json(&json!({ "output": output, "scheme": "gptq", "report": report }))?,

@@ -8,7 +8,7 @@ use quern_convert::{PlainSource, needs_plain_source};
 
 use super::super::Outcome;
 use crate::progress::{Bar, Unit};
-use crate::{args, format, model};
+use crate::{args, format, messages, model};
 
 /// Quantizes with `job`, which gets the path of a checkpoint of plain numbers: the model of the arguments, written
 /// out first if need be. What was written is removed when `job` is done, and kept where it fails.
@@ -28,12 +28,12 @@ pub fn with_plain(args: &args::Quantize, job: impl FnOnce(&Path) -> Outcome) -> 
     };
     let source = PlainSource::beside(&checkpoint, output)?;
     if let Some(plan) = source.plan(args.threads.count())? {
-        eprintln!(
+        messages::info(format_args!(
             "writing the model's numbers to {} first, {}",
             source.folder().display(),
             format::bytes(plan.tensor_bytes())
-        );
-        source.write(&plan, &Bar::new(Unit::Bytes))?;
+        ));
+        source.write(&plan, &Bar::new(Unit::Bytes, "decoding the source"))?;
     }
     let code = job(source.folder())?;
     source.remove()?;
