@@ -5,10 +5,15 @@
 
 mod argv;
 mod bench;
+mod choice;
+mod completions;
 mod convert;
 mod demo;
 mod imatrix;
 mod inspect;
+mod man;
+#[cfg(test)]
+mod markdown;
 mod output;
 mod perplexity;
 mod placement;
@@ -26,10 +31,12 @@ use std::ffi::OsString;
 use clap::{CommandFactory, Parser, Subcommand};
 
 pub use bench::Bench;
+pub use completions::Completions;
 pub use convert::Convert;
 pub use demo::Demo;
 pub use imatrix::Imatrix;
 pub use inspect::Inspect;
+pub use man::Man;
 pub use output::Output;
 pub use perplexity::Perplexity;
 pub use placement::Placement;
@@ -118,4 +125,13 @@ pub enum Command {
     /// checks the length and hash of every file. Access tokens and mirrors are taken from the environment variables of
     /// huggingface_hub: HF_TOKEN, HF_HOME, HF_ENDPOINT and others.
     Pull(Pull),
+    /// Print the completions of a shell: bash, zsh, fish, powershell or elvish
+    ///
+    /// The script completes commands, options and the names of schemes and types. It is written to standard output; where
+    /// it belongs depends on the shell.
+    Completions(Completions),
+    /// Print or write manual pages
+    ///
+    /// Without -o, the page of quern itself is written to standard output. The pages say what --help says.
+    Man(Man),
 }

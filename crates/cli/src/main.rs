@@ -28,6 +28,8 @@ fn main() -> ExitCode {
         args::Command::Perplexity(args) => commands::perplexity::run(&args),
         args::Command::Bench(args) => commands::bench::run(&args),
         args::Command::Pull(args) => commands::pull::run(&args),
+        args::Command::Completions(args) => commands::completions::run(&args),
+        args::Command::Man(args) => commands::man::run(&args),
     };
     match result {
         Ok(code) => code,

@@ -19,10 +19,12 @@ use crate::progress::{Bar, Unit};
 use crate::{args, format, messages, model};
 
 pub mod bench;
+pub mod completions;
 pub mod convert;
 pub mod demo;
 pub mod imatrix;
 pub mod inspect;
+pub mod man;
 pub mod perplexity;
 pub mod placement;
 pub mod pull;
