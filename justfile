@@ -15,6 +15,10 @@ demo:
 test:
     cargo test --workspace
 
+# Write docs/cli.md anew from the definitions of the command line.
+docs:
+    QUERN_WRITE_DOCS=1 cargo test -p quern --bin quern docs_cli_md
+
 # Benchmark kernels and encoders (on a quiet machine).
 bench:
     cargo bench -p quern-compute -p quern-quantize
