@@ -266,12 +266,7 @@ fn write(bar: &ProgressBar, shared: &Shared) {
             last = (Instant::now(), now);
         }
     }
-    messages::line(words::end(
-        &shared.what,
-        &shared.unit,
-        (bar.position(), bar.length()),
-        started.elapsed(),
-    ));
+    messages::line(words::end(&shared.what, &shared.unit, (bar.position(), bar.length()), started.elapsed()));
 }
 
 const LONGEST_PAUSE: Duration = Duration::from_secs(30);

@@ -92,7 +92,10 @@ fn section(out: &mut String, command: &Command) {
     let own = |arg: &&Arg| {
         !arg.is_hide_set()
             && !arg.is_global_set()
-            && !matches!(arg.get_action(), ArgAction::Help | ArgAction::HelpShort | ArgAction::HelpLong | ArgAction::Version)
+            && !matches!(
+                arg.get_action(),
+                ArgAction::Help | ArgAction::HelpShort | ArgAction::HelpLong | ArgAction::Version
+            )
     };
     let mut headings: Vec<Option<&str>> = Vec::new();
     for arg in command.get_arguments().filter(own).filter(|arg| !arg.is_positional()) {

@@ -13,7 +13,14 @@ pub struct Output {
     /// auto draws bars on a terminal and shows nothing where standard error is a file or a pipe. bar draws bars
     /// everywhere. plain writes a line at the start and end of each step and every few seconds between, without escape
     /// codes, for logs.
-    #[arg(long, global = true, value_name = "HOW", value_enum, default_value = "auto", hide_possible_values = true)]
+    #[arg(
+        long,
+        global = true,
+        value_name = "HOW",
+        value_enum,
+        default_value = "auto",
+        hide_possible_values = true
+    )]
     progress: How,
     /// Print errors and warnings only: no progress, no notes, no figures on standard error
     ///

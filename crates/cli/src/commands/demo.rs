@@ -244,18 +244,22 @@ fn measure(
     })
 }
 
-/// The folder of the demo's model: the given one, in the working directory, or in the checkout quern was built from.
+/// The folder of the demo's model: the given one, in the working directory, where packages of quern have it, or in the
+/// checkout quern was built from.
 fn fixtures(given: Option<&Path>) -> anyhow::Result<PathBuf> {
+    // `bin/quern` and `share/quern/demo`, below /usr or a Python environment; the program may be called through a link.
+    let program = std::env::current_exe().and_then(|path| path.canonicalize()).unwrap_or_default();
+    let installed = program.parent().and_then(Path::parent).map(|prefix| prefix.join("share/quern/demo"));
     let built_from = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../fixtures");
     let candidates = match given {
         Some(path) => vec![path.to_path_buf()],
-        None => vec![PathBuf::from("fixtures"), built_from],
+        None => [PathBuf::from("fixtures")].into_iter().chain(installed).chain([built_from]).collect(),
     };
     match candidates.iter().find(|c| c.join("bookworm-4m/config.json").is_file()) {
         Some(found) => Ok(found.clone()),
         None => bail!(
-            "the demo's model is not in {}; run in a checkout of quern or give its fixtures folder with --fixtures",
-            candidates[0].display()
+            "the demo's model is in none of {}; give the folder fixtures/ of a checkout of quern with --fixtures",
+            candidates.iter().map(|c| c.display().to_string()).collect::<Vec<_>>().join(", ")
         ),
     }
 }

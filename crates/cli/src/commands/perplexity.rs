@@ -7,8 +7,8 @@ use quern_run::{KvType, PerplexityOptions, SessionOptions};
 
 use super::placement::{self, Planned};
 use super::{Outcome, load_placed, print, print_json, read_text, warn_of_memory};
-use crate::{args, messages};
 use crate::progress::{Bar, Unit};
+use crate::{args, messages};
 
 /// Measures and prints `perplexity ± standard error`.
 pub fn run(args: &args::Perplexity) -> Outcome {

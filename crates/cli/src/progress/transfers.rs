@@ -63,7 +63,9 @@ impl PullProgress for Transfers {
     fn start(&self, file: &str, bytes: u64) {
         let bar = ProgressBar::hidden();
         bar.set_length(bytes);
-        if let Ok(style) = ProgressStyle::with_template("[{bar:16}] {bytes:>10}/{total_bytes}  {prefix} {wide_msg}") {
+        if let Ok(style) =
+            ProgressStyle::with_template("[{bar:16}] {bytes:>10}/{total_bytes}  {prefix} {wide_msg}")
+        {
             bar.set_style(style.progress_chars("=> "));
         }
         bar.set_prefix(file.to_owned());

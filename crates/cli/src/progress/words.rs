@@ -150,7 +150,10 @@ mod tests {
         let line = middle("calibrating", &Unit::Modules, (0, Some(7)), 0.0, "");
         assert_eq!(line, "calibrating: 0 of 7 modules");
         assert_eq!(middle("asking", &Unit::Nothing, (0, None), 0.0, ""), "asking …");
-        assert_eq!(middle("generating", &Unit::Tokens, (1, None), 0.25, ""), "generating: 1 token, 4.0 s per token");
+        assert_eq!(
+            middle("generating", &Unit::Tokens, (1, None), 0.25, ""),
+            "generating: 1 token, 4.0 s per token"
+        );
     }
 
     #[test]

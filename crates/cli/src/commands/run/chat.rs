@@ -77,7 +77,7 @@ pub fn print_notes(chat: &mut Chat<'_>) {
     for note in chat.take_notes() {
         match note {
             ChatNote::SystemMoved => messages::note(
-                "the chat template has no place for a system prompt: it is put in front of the first message"
+                "the chat template has no place for a system prompt: it is put in front of the first message",
             ),
             ChatNote::LeftOut { role } => messages::warning(format_args!(
                 "the chat template leaves out the text of {role} messages, and the model does not read it; \

@@ -10,8 +10,8 @@ use std::process::ExitCode;
 
 use anyhow::Context;
 use quern_model::Config;
-use quern_tensor_io::Progress;
 use quern_run::{GenerateOptions, Listener, SessionOptions, default_context};
+use quern_tensor_io::Progress;
 
 use super::{Outcome, Placed, load_placed, placement, print, warn_of_memory};
 use crate::progress::{self, Bar, Style, Unit};
