@@ -19,6 +19,11 @@ test:
 docs:
     QUERN_WRITE_DOCS=1 cargo test -p quern --bin quern docs_cli_md
 
+# Record the terminal session in the README anew.
+session:
+    cargo build --release
+    python3 tools/make_terminal_svg.py target/release/quern docs/quern.svg
+
 # Make what is published, in dist/: program, archive, wheel, Debian package, bill of materials, checksums.
 dist:
     bash tools/dist.sh

@@ -12,6 +12,7 @@ mod identify;
 mod imatrix;
 mod inspect;
 mod placement;
+mod progress;
 mod quantize;
 mod requantize;
 mod run;
