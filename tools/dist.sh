@@ -16,13 +16,17 @@ limit=30000000
 
 tools=target/dist-tools
 [ -x $tools/venv/bin/python ] || python3 -m venv $tools/venv
-$tools/venv/bin/pip install --quiet --disable-pip-version-check 'maturin==1.16.0' 'cargo-zigbuild==0.24.1' 'ziglang==0.17.1'
+$tools/venv/bin/pip install --quiet --disable-pip-version-check 'maturin==1.16.0' 'ziglang==0.17.1'
 PATH=$PWD/$tools/venv/bin:$PWD/$tools/bin:$PATH
 
-cargo zigbuild --locked --profile dist --package quern --target "$target.$glibc"
+# The one compilation: the program is taken out of the wheel, so that all packages carry the same bytes.
 rm -rf dist
-mkdir -p dist
-cp "target/$target/dist/quern" dist/quern
+maturin build --quiet --locked --profile dist --zig --target "$target" --compatibility "manylinux_${glibc/./_}" \
+    --manifest-path crates/cli/Cargo.toml --out dist
+python -m zipfile -e dist/quern-*.whl dist/wheel
+cp "$(find dist/wheel -path '*.data/scripts/quern')" dist/quern
+chmod 755 dist/quern
+rm -r dist/wheel
 size=$(stat -c %s dist/quern)
 needs=$(objdump -T dist/quern | grep -oE 'GLIBC_[0-9.]+' | sort -Vu | tail -1)
 echo "dist/quern: $size bytes, needs $needs"
@@ -43,12 +47,9 @@ dist/quern completions fish >$stage/share/fish/vendor_completions.d/quern.fish
 cp -rL crates/cli/wheel/data/share/quern/demo $stage/share/quern/
 chmod -R u=rwX,go=rX $stage
 cp README.md CHANGELOG.md LICENSE-MIT LICENSE-APACHE $stage/share/doc/quern/
-cp docs/*.md $stage/share/doc/quern/docs/
+cp docs/*.md docs/quern.svg $stage/share/doc/quern/docs/
 tar --sort=name --owner=0 --group=0 --numeric-owner --mtime="@$(git log -1 --format=%ct)" \
     --transform "s,^$stage,$name," -czf "dist/$name.tar.gz" $stage
-
-maturin build --quiet --locked --profile dist --zig --target "$target" --compatibility "manylinux${glibc/./_}" \
-    --manifest-path crates/cli/Cargo.toml --out dist
 
 cargo install --quiet --locked --root $tools --target-dir $tools/build cargo-deb cargo-cyclonedx
 if command -v dpkg >/dev/null; then
