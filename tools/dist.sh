@@ -58,8 +58,9 @@ else
     echo "there is no dpkg here, so no Debian package was made"
 fi
 SOURCE_DATE_EPOCH=$(git log -1 --format=%ct) cargo cyclonedx --quiet --manifest-path crates/cli/Cargo.toml \
-    --format json --target "$target" --override-filename "$name.cdx"
-mv "crates/cli/$name.cdx.json" dist/
+    --format json --spec-version 1.5 --target "$target" --override-filename "$name.cdx"
+# Without the path of this checkout.
+sed "s,path+file://$PWD/,path+file://,g" "crates/cli/$name.cdx.json" >"dist/$name.cdx.json"
 find crates -name "$name.cdx.json" -delete
 
 rm -rf $stage
