@@ -15,6 +15,23 @@ demo:
 test:
     cargo test --workspace
 
+# Write docs/cli.md anew from the definitions of the command line.
+docs:
+    QUERN_WRITE_DOCS=1 cargo test -p quern --bin quern docs_cli_md
+
+# Record the terminal session in the README anew.
+session:
+    cargo build --release
+    python3 tools/make_terminal_svg.py target/release/quern docs/quern.svg
+
+# Make what is published, in dist/: program, archive, wheel, Debian package, bill of materials, checksums.
+dist:
+    bash tools/dist.sh
+
+# Build a wheel, install it in a new environment and run the demo from it, as CI does.
+check-wheel:
+    bash tools/check_wheel.sh
+
 # Benchmark kernels and encoders (on a quiet machine).
 bench:
     cargo bench -p quern-compute -p quern-quantize

@@ -13,6 +13,7 @@ mod identify;
 mod imatrix;
 mod inspect;
 mod placement;
+mod progress;
 mod provenance;
 mod quantize;
 mod report;

@@ -5,6 +5,8 @@
 
 mod argv;
 mod bench;
+mod choice;
+mod completions;
 mod convert;
 mod demo;
 mod diff;
@@ -12,6 +14,10 @@ mod doctor;
 mod fit;
 mod imatrix;
 mod inspect;
+mod man;
+#[cfg(test)]
+mod markdown;
+mod output;
 mod perplexity;
 mod placement;
 mod pull;
@@ -30,6 +36,7 @@ use std::ffi::OsString;
 use clap::{CommandFactory, Parser, Subcommand};
 
 pub use bench::Bench;
+pub use completions::Completions;
 pub use convert::Convert;
 pub use demo::Demo;
 pub use diff::Diff;
@@ -37,6 +44,8 @@ pub use doctor::Doctor;
 pub use fit::Fit;
 pub use imatrix::Imatrix;
 pub use inspect::Inspect;
+pub use man::Man;
+pub use output::Output;
 pub use perplexity::Perplexity;
 pub use placement::Placement;
 pub use pull::Pull;
@@ -63,6 +72,8 @@ pub struct Cli {
     /// What to do.
     #[command(subcommand)]
     pub command: Command,
+    #[command(flatten)]
+    pub output: Output,
 }
 
 impl Cli {
@@ -71,7 +82,10 @@ impl Cli {
     /// # Errors
     /// clap's, with the text to print and the exit code.
     pub fn from_args(args: impl IntoIterator<Item = OsString>) -> Result<Self, clap::Error> {
-        Self::try_parse_from(argv::rewritten(&Self::command(), args))
+        let mut cli = Self::command();
+        // With it, each command also has the options of all.
+        cli.build();
+        Self::try_parse_from(argv::rewritten(&cli, args))
     }
 }
 
@@ -138,4 +152,13 @@ pub enum Command {
     /// checks the length and hash of every file. Access tokens and mirrors are taken from the environment variables of
     /// huggingface_hub: HF_TOKEN, HF_HOME, HF_ENDPOINT and others.
     Pull(Pull),
+    /// Print the completions of a shell: bash, zsh, fish, powershell or elvish
+    ///
+    /// The script completes commands, options and the names of schemes and types. It is written to standard output; where
+    /// it belongs depends on the shell.
+    Completions(Completions),
+    /// Print or write manual pages
+    ///
+    /// Without -o, the page of quern itself is written to standard output. The pages say what --help says.
+    Man(Man),
 }

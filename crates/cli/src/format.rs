@@ -1,7 +1,7 @@
 //! Numbers as people read them, and plain tables.
 
 use comfy_table::{CellAlignment, Table};
-pub use quern_inspect::words::{bytes, count, digits, shape};
+pub use quern_inspect::words::{bytes, bytes_as, count, digits, shape};
 
 /// A size in bytes: `8GiB`, `1.5 GB`, `600MiB`, `1000` (bytes). Units of any case; `G` is `GiB`.
 ///

@@ -6,30 +6,21 @@
 mod args;
 mod commands;
 mod format;
+mod messages;
 mod model;
 mod progress;
 mod remedy;
 
-use std::io::{ErrorKind, Write};
+use std::io::ErrorKind;
 use std::process::ExitCode;
 
 fn main() -> ExitCode {
     let cli = args::Cli::from_args(std::env::args_os()).unwrap_or_else(|error| error.exit());
     // Of a comparison, 1 means that there are differences.
-    let failure = match &cli.command {
-        args::Command::Diff(_) => ExitCode::from(2),
-        args::Command::Demo(_)
-        | args::Command::Quantize(_)
-        | args::Command::Convert(_)
-        | args::Command::Imatrix(_)
-        | args::Command::Inspect(_)
-        | args::Command::Fit(_)
-        | args::Command::Doctor(_)
-        | args::Command::Run(_)
-        | args::Command::Perplexity(_)
-        | args::Command::Bench(_)
-        | args::Command::Pull(_) => ExitCode::FAILURE,
-    };
+    let is_comparison = matches!(cli.command, args::Command::Diff(_));
+    let failure = if is_comparison { ExitCode::from(2) } else { ExitCode::FAILURE };
+    messages::set_quiet(cli.output.quiet);
+    progress::set_style(cli.output.style());
     let result = match cli.command {
         args::Command::Demo(args) => commands::demo::run(&args),
         args::Command::Quantize(args) => commands::quantize::run(&args),
@@ -43,13 +34,15 @@ fn main() -> ExitCode {
         args::Command::Perplexity(args) => commands::perplexity::run(&args),
         args::Command::Bench(args) => commands::bench::run(&args),
         args::Command::Pull(args) => commands::pull::run(&args),
+        args::Command::Completions(args) => commands::completions::run(&args),
+        args::Command::Man(args) => commands::man::run(&args),
     };
     match result {
         Ok(code) => code,
         // Whoever read our output has seen enough (`quern inspect … | head`).
         Err(error) if is_broken_pipe(&error) => ExitCode::SUCCESS,
         Err(error) => {
-            let _ = writeln!(std::io::stderr(), "error: {}", remedy::described(&error));
+            messages::line(format_args!("error: {}", remedy::described(&error)));
             failure
         }
     }

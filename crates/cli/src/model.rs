@@ -7,7 +7,8 @@ use quern_hub::{Hub, Name, Remote, Settings};
 use quern_model::identify;
 use quern_tensor_io::Checkpoint;
 
-use crate::progress::Transfers;
+use crate::messages;
+use crate::progress::{Bar, Transfers};
 
 /// The name on the Hub that an argument is, if nothing of that path is here.
 ///
@@ -60,7 +61,7 @@ pub fn path(model: &Path) -> anyhow::Result<PathBuf> {
     drop(bars);
     let located = located?;
     for note in located.notes {
-        eprintln!("note: {note}");
+        messages::note(note);
     }
     Ok(located.model)
 }
@@ -72,9 +73,12 @@ pub fn find(model: &Path) -> anyhow::Result<Remote> {
     if let Some(path) = hub.in_cache(&name, !hub.settings().offline) {
         return Ok(Remote::Cached(path));
     }
-    hub.headers(&name).or_else(|e| match hub.in_cache(&name, false).filter(|_| e.is_unreachable()) {
+    let asking = Bar::waiting(format!("reading the headers of {name} on the Hub"));
+    let headers = hub.headers(&name);
+    drop(asking);
+    headers.or_else(|e| match hub.in_cache(&name, false).filter(|_| e.is_unreachable()) {
         Some(path) => {
-            eprintln!("note: {e}; using what is in the cache");
+            messages::note(format_args!("{e}; using what is in the cache"));
             Ok(Remote::Cached(path))
         }
         None => Err(e).with_context(|| not_here(model)),

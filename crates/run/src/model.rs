@@ -6,20 +6,20 @@ use std::sync::{Arc, OnceLock};
 
 use quern_compute::{Device, MOST_GPU_EXPERTS, MOST_GPU_HEAD, Pool};
 use quern_model::{Config, RopeScaling, Tokenizer, View};
-use quern_tensor_io::{Checkpoint, Error as FileError};
+use quern_tensor_io::{Checkpoint, Error as FileError, NoProgress, Progress};
 
 use crate::forward::cache_shape;
 use crate::load::LoadIn;
 use crate::placement::{
     self, Capacity, GpuLayers, GpuRoom, Location, Made, MemoryPlan, Mover, Placement, Plan, SizeOptions,
-    Sizes, Transfer, ram_room,
+    Sizes, Transfer, Work, ram_room,
 };
 use crate::rope::Rotation;
 use crate::weights::Weights;
 use crate::{Error, KvType, Result, Session, SessionOptions};
 
 /// How to load.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy)]
 pub struct LoadOptions<'a> {
     /// Threads that compute, at least 1. The default is one per core the process may use.
     pub threads: usize,
@@ -31,6 +31,20 @@ pub struct LoadOptions<'a> {
     pub max_memory: Option<u64>,
     /// How the model is divided among GPUs and RAM; by default the CPU computes alone.
     pub placing: Option<Placing<'a>>,
+    /// Receives the progress, in bytes of what is decoded, quantized or copied to GPUs; what stays in the mapped file
+    /// does not count.
+    pub progress: &'a dyn Progress,
+}
+
+impl fmt::Debug for LoadOptions<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("LoadOptions")
+            .field("threads", &self.threads)
+            .field("load_in", &self.load_in)
+            .field("max_memory", &self.max_memory)
+            .field("placing", &self.placing)
+            .finish_non_exhaustive()
+    }
 }
 
 /// GPUs to use, and the session they must have room for.
@@ -69,7 +83,7 @@ impl fmt::Debug for Placing<'_> {
 impl Default for LoadOptions<'_> {
     fn default() -> Self {
         let threads = std::thread::available_parallelism().map_or(1, |n| n.get());
-        Self { threads, load_in: None, max_memory: None, placing: None }
+        Self { threads, load_in: None, max_memory: None, placing: None, progress: &NoProgress }
     }
 }
 
@@ -98,7 +112,7 @@ impl Model {
     /// [`Error::Option`] for 0 threads, or if what is made while loading takes more than
     /// [`LoadOptions::max_memory`].
     pub fn load(checkpoint: Arc<Checkpoint>, options: LoadOptions<'_>) -> Result<Self> {
-        let LoadOptions { threads, load_in, max_memory, placing } = options;
+        let LoadOptions { threads, load_in, max_memory, placing, progress } = options;
         let view = View::stored(&checkpoint)?;
         let Some(config) = view.config().cloned() else {
             let what = "its configuration is not known";
@@ -123,7 +137,8 @@ impl Model {
         }
         let pool = Arc::new(Pool::new(threads));
         let mut mover = Mover::new(&checkpoint, &units, &gpus, &pool);
-        let mut weights = Weights::resolve(&view, &checkpoint, &config, load_in, &pool, &mut mover)?;
+        let work = Work::new(&sizes, &units, progress);
+        let mut weights = Weights::resolve(&view, &checkpoint, &config, load_in, &pool, (&mut mover, &work))?;
         mover.finish()?;
         let resident = placement::reside(&mut weights, &units, remote, &gpus, &pool)?;
         let placement = Placement::new(&checkpoint, &weights, resident, max_memory);

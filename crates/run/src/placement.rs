@@ -27,9 +27,11 @@ mod sizes;
 mod spread;
 mod traffic;
 mod unit;
+mod work;
 
 pub(crate) use made::check_made;
 pub(crate) use residency::{Mover, Segment, reside};
+pub(crate) use work::Work;
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;

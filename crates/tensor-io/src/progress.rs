@@ -12,6 +12,11 @@ pub trait Progress: Sync {
         let _ = units;
     }
 
+    /// `units` were done by an earlier run: they count as done, not for the speed.
+    fn resume(&self, units: u64) {
+        self.advance(units);
+    }
+
     /// What is being worked on now: a tensor's name, a block.
     fn step(&self, what: &str) {
         let _ = what;

@@ -14,11 +14,13 @@ const SINGLE_DASH: [(&str, &str); 1] = [("-ngl", "--ngl")];
 /// The arguments (the program's name first) with long forms in place of these options.
 pub fn rewritten(cli: &Command, args: impl IntoIterator<Item = OsString>) -> Vec<OsString> {
     let mut args = args.into_iter();
-    let mut out: Vec<OsString> = args.by_ref().take(2).collect();
-    let Some(command) = out.get(1).and_then(|name| cli.find_subcommand(name)) else {
-        out.extend(args);
-        return out;
-    };
+    let mut out: Vec<OsString> = args.by_ref().take(1).collect();
+    // Options of all commands may be in front of the command's name.
+    let command = args.by_ref().find_map(|arg| {
+        out.push(arg);
+        out.last().and_then(|name| cli.find_subcommand(name))
+    });
+    let Some(command) = command else { return out };
     let mut is_value = false;
     while let Some(arg) = args.next() {
         if arg == "--" && !is_value {

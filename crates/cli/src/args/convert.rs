@@ -8,7 +8,7 @@ use quern_tensor_io::ElementType;
 
 use super::record::{CardOptions, NoProvenance};
 use super::shared::{Threads, model_help};
-use super::values::{dtype, size, target};
+use super::values::{dtypes, size, targets};
 
 const EXAMPLES: &str = "\
 Examples:
@@ -35,13 +35,13 @@ pub struct Convert {
     ///
     /// safetensors writes a Hugging Face directory, in which the weights of a quantized model are decoded. gptq and
     /// gptq_v2 repack AWQ, compressed-tensors and GPTQ layers without changing a code.
-    #[arg(long, value_name = "FORMAT", value_parser = target)]
+    #[arg(long, value_name = "FORMAT", value_parser = targets(), hide_possible_values = true)]
     pub to: Target,
     /// File (gguf) or directory to write; required unless --dry-run is given
     #[arg(short, long, value_name = "OUT", required_unless_present = "dry_run")]
     pub output: Option<PathBuf>,
     /// Cast to f32, f16 or bf16; quantized weights are decoded first [default: numbers stay as they are]
-    #[arg(long, value_name = "TYPE", value_parser = dtype)]
+    #[arg(long, value_name = "TYPE", value_parser = dtypes(), hide_possible_values = true)]
     pub dtype: Option<ElementType>,
     /// Print the plan and write nothing: every tensor, its old and new type, whether it stays exact, the total size
     #[arg(long)]

@@ -8,17 +8,18 @@ use super::shared::Threads;
 
 const EXAMPLES: &str = "\
 Examples:
-  Run the demo in a checkout of quern:
+  Run the demo:
     quern demo
 
-  Run it from elsewhere:
+  Run it where quern was installed without the demo's model:
     quern demo --fixtures ~/src/quern/fixtures";
 
 /// Arguments of `quern demo`.
 #[derive(Debug, Args)]
 #[command(after_help = EXAMPLES)]
 pub struct Demo {
-    /// Directory with the demo model and its texts [default: the fixtures directory of the checkout]
+    /// Directory with the demo model and its texts [default: what was installed with quern, or the
+    /// fixtures directory of the checkout]
     #[arg(long, value_name = "DIR")]
     pub fixtures: Option<PathBuf>,
     #[command(flatten)]

@@ -7,7 +7,7 @@ use quern_run::KvType;
 use quern_run::placement::DeviceChoice;
 
 use super::shared::{Threads, model_help};
-use super::values::{bandwidth, device, kv_type, memory_sizes};
+use super::values::{bandwidth, device, kv_types, memory_sizes};
 use crate::format::parse_bytes;
 
 const EXAMPLES: &str = "\
@@ -44,7 +44,7 @@ pub struct Fit {
     #[arg(short, long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
     pub context: Option<u32>,
     /// Type of the key-value cache: f16, q8_0 (17/32 of the size of f16) or f32
-    #[arg(long, value_name = "TYPE", default_value = "f16", value_parser = kv_type)]
+    #[arg(long, value_name = "TYPE", default_value = "f16", value_parser = kv_types(), hide_possible_values = true)]
     pub kv: KvType,
     /// Tokens per second to reach when the best is chosen
     #[arg(long, value_name = "N", default_value_t = 10.0, value_parser = positive)]

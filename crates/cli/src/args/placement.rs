@@ -4,7 +4,7 @@ use clap::Args;
 use quern_run::KvType;
 use quern_run::placement::{DeviceChoice, GpuLayers, MemoryLimits, PlacementOptions};
 
-use super::values::{device, gpu_layers, kv_type, max_memory};
+use super::values::{device, gpu_layers, kv_types, max_memory};
 
 /// Where a model is run, and how much memory that may take.
 #[derive(Clone, Debug, Args)]
@@ -36,7 +36,7 @@ pub struct Placement {
     #[arg(long, value_name = "DEVICE=SIZE,…", value_parser = max_memory)]
     max_memory: Option<MemoryLimits>,
     /// Type of the key-value cache: f16, q8_0 (17/32 of the size of f16) or f32
-    #[arg(long, value_name = "TYPE", default_value = "f16", value_parser = kv_type)]
+    #[arg(long, value_name = "TYPE", default_value = "f16", value_parser = kv_types(), hide_possible_values = true)]
     pub kv: KvType,
     /// Print where every layer would be and how much memory that takes, and load nothing
     #[arg(long)]

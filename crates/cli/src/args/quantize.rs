@@ -10,7 +10,7 @@ use quern_tensor_io::ElementType;
 use super::placement::CpuDevice;
 use super::record::{CardOptions, NoProvenance};
 use super::shared::{Threads, model_help};
-use super::values::{bits, damp, element_type, group_size, scheme, type_override};
+use super::values::{bits, damp, element_types, group_size, schemes, type_override};
 
 const EXAMPLES: &str = "\
 Examples:
@@ -34,7 +34,7 @@ pub struct Quantize {
     #[arg(long_help = model_help!("Model to quantize"))]
     pub model: PathBuf,
     /// Scheme to quantize to: gptq, nf4, fp4, int8, or any file type of llama-quantize (q4_k_m, q8_0, iq4_xs …)
-    #[arg(long, value_name = "SCHEME", value_parser = scheme)]
+    #[arg(long, value_name = "SCHEME", value_parser = schemes(), hide_possible_values = true)]
     pub to: Scheme,
     /// File (GGUF types) or directory (gptq, nf4, fp4, int8) to write; required unless --dry-run is given
     #[arg(short, long, value_name = "OUT", required_unless_present = "dry_run")]
@@ -98,10 +98,10 @@ pub struct GgufOptions {
     #[arg(long, value_name = "REGEX=TYPE", value_parser = type_override)]
     pub tensor_type: Vec<Override>,
     /// Type of the output head, output.weight
-    #[arg(long, value_name = "TYPE", value_parser = element_type)]
+    #[arg(long, value_name = "TYPE", value_parser = element_types(), hide_possible_values = true)]
     pub output_tensor_type: Option<ElementType>,
     /// Type of the token embedding, token_embd.weight
-    #[arg(long, value_name = "TYPE", value_parser = element_type)]
+    #[arg(long, value_name = "TYPE", value_parser = element_types(), hide_possible_values = true)]
     pub token_embedding_type: Option<ElementType>,
     /// Keep the output head in the type it has
     #[arg(long)]

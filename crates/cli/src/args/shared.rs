@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use clap::Args;
 use quern_quantize::load_in::LoadScheme;
 
-use super::values::load_scheme;
+use super::values::load_schemes;
 
 /// The long help of MODEL arguments, after what the model is for.
 macro_rules! model_help {
@@ -47,7 +47,7 @@ pub struct Load {
     ///
     /// The file is not changed. f32, f16 and bf16 are accepted too; they expand the weights of any model, quantized or
     /// not.
-    #[arg(long, value_name = "SCHEME", value_parser = load_scheme)]
+    #[arg(long, value_name = "SCHEME", value_parser = load_schemes(), hide_possible_values = true)]
     pub load_in: Option<LoadScheme>,
 }
 

@@ -26,11 +26,13 @@ fn arguments(command: &Command) -> impl Iterator<Item = &Arg> {
     command.get_arguments().filter(|arg| !["help", "version"].contains(&arg.get_id().as_str()))
 }
 
-/// Splits a line as a shell does, as far as the examples need it.
+/// Splits the first command of a line as a shell does, as far as the examples need it.
 fn words(line: &str) -> Vec<String> {
     let (mut words, mut quote) = (vec![String::new()], None);
     for c in line.chars() {
         match c {
+            // Its output goes elsewhere.
+            '>' | '|' if quote.is_none() && words.last().is_some_and(String::is_empty) => break,
             '"' | '\'' if quote.is_none() => quote = Some(c),
             _ if quote == Some(c) => quote = None,
             ' ' if quote.is_none() => words.push(String::new()),

@@ -8,10 +8,50 @@ use quern_run::KvType;
 use quern_run::placement::{DeviceChoice, GpuLayers, MemoryLimits};
 use quern_tensor_io::ElementType;
 
+use super::choice::Choice;
 use super::quantize::{GroupSize, Scheme};
 use crate::format;
 
-pub(super) fn scheme(name: &str) -> Result<Scheme, String> {
+/// Values of `quantize --to`.
+pub(super) fn schemes() -> Choice<Scheme> {
+    Choice::new(scheme, || {
+        let others = ["gptq", "nf4", "fp4", "int8"].map(str::to_owned).into_iter();
+        others.chain(FileType::ALL.iter().map(|t| t.name().to_lowercase())).collect()
+    })
+}
+
+/// Values of `convert --to`.
+pub(super) fn targets() -> Choice<Target> {
+    Choice::new(target, || Target::ALL.map(|target| target.name().to_owned()).to_vec())
+}
+
+/// Values of `--dtype`.
+pub(super) fn dtypes() -> Choice<ElementType> {
+    Choice::new(dtype, || ["f32", "f16", "bf16"].map(str::to_owned).to_vec())
+}
+
+/// Values of `--load-in`.
+pub(super) fn load_schemes() -> Choice<LoadScheme> {
+    Choice::new(load_scheme, || {
+        let others = ["nf4", "fp4", "int8"].map(str::to_owned).into_iter();
+        let types = ElementType::ALL.iter().map(|t| t.name().to_lowercase());
+        others.chain(types.filter(|name| LoadScheme::from_name(name).is_some())).collect()
+    })
+}
+
+/// Values of `--kv`.
+pub(super) fn kv_types() -> Choice<KvType> {
+    Choice::new(kv_type, || KvType::ALL.iter().map(|kv| kv.name().to_owned()).collect())
+}
+
+/// Types of single tensors.
+pub(super) fn element_types() -> Choice<ElementType> {
+    Choice::new(element_type, || {
+        ElementType::ALL.iter().filter(|t| t.ggml_id().is_some()).map(|t| t.name().to_owned()).collect()
+    })
+}
+
+fn scheme(name: &str) -> Result<Scheme, String> {
     if name.eq_ignore_ascii_case("gptq") {
         return Ok(Scheme::Gptq);
     }
@@ -22,14 +62,14 @@ pub(super) fn scheme(name: &str) -> Result<Scheme, String> {
     })
 }
 
-pub(super) fn target(name: &str) -> Result<Target, String> {
+fn target(name: &str) -> Result<Target, String> {
     Target::from_name(name).ok_or_else(|| {
         let known = Target::ALL.map(Target::name).join(", ");
         format!("unknown format; known are {known} (for other schemes, use quern quantize)")
     })
 }
 
-pub(super) fn dtype(name: &str) -> Result<ElementType, String> {
+fn dtype(name: &str) -> Result<ElementType, String> {
     let known = [ElementType::F32, ElementType::F16, ElementType::BF16];
     let found = ElementType::from_name(name).filter(|t| known.contains(t));
     found.ok_or_else(|| "choose f32, f16 or bf16, or use quern quantize for other types".to_owned())
@@ -52,14 +92,14 @@ pub(super) fn tolerance(text: &str) -> Result<f64, String> {
     value.ok_or_else(|| "expected a number of at least 0, such as 0.001".to_owned())
 }
 
-pub(super) fn load_scheme(name: &str) -> Result<LoadScheme, String> {
+fn load_scheme(name: &str) -> Result<LoadScheme, String> {
     LoadScheme::from_name(name).ok_or_else(|| {
         "unknown scheme; choose nf4, fp4, int8, f32, f16, bf16, or a GGUF type such as q4_k or q8_0"
             .to_owned()
     })
 }
 
-pub(super) fn kv_type(name: &str) -> Result<KvType, String> {
+fn kv_type(name: &str) -> Result<KvType, String> {
     KvType::from_name(name).ok_or_else(|| {
         let known: Vec<_> = KvType::ALL.iter().map(|kv| kv.name()).collect();
         format!("unknown type of key-value cache; choose one of {}", known.join(", "))
@@ -153,7 +193,7 @@ pub(super) fn damp(text: &str) -> Result<f64, String> {
         .ok_or_else(|| "expected a fraction of at least 0 and below 1".to_owned())
 }
 
-pub(super) fn element_type(name: &str) -> Result<ElementType, String> {
+fn element_type(name: &str) -> Result<ElementType, String> {
     ElementType::from_name(name).ok_or_else(|| {
         let known: Vec<_> =
             ElementType::ALL.iter().filter(|t| t.ggml_id().is_some()).map(|t| t.name()).collect();

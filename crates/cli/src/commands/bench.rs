@@ -1,6 +1,5 @@
 //! `quern bench`: prompt and generation speed.
 
-use std::path::Path;
 use std::process::ExitCode;
 
 use quern_model::Config;
@@ -8,9 +7,9 @@ use quern_run::{Bandwidths, BenchOptions, BenchReport, ReadLimit, SessionOptions
 use serde_json::{Value, json};
 
 use super::placement::{self, Planned};
-use super::{Outcome, load_placed, print, print_json, warn_of_memory};
+use super::{Outcome, load_placed, print, print_json, short_name, warn_of_memory};
 use crate::progress::{Bar, Unit};
-use crate::{args, format};
+use crate::{args, format, messages};
 
 /// Measures and prints a table as llama-bench's, with the share of what memory allows.
 pub fn run(args: &args::Bench) -> Outcome {
@@ -50,19 +49,19 @@ pub fn run(args: &args::Bench) -> Outcome {
         warn_of_memory(model, session)?;
         let limit = bandwidths.limit(model, most)?;
         options.bandwidth = limit.as_ref().map(ReadLimit::bytes_per_second);
-        limits.extend(limit.map(|limit| (name(path), limit_text(&limit, threads))));
-        let bar = Bar::new(Unit::Runs);
+        limits.extend(limit.map(|limit| (short_name(path), limit_text(&limit, threads))));
+        let bar = Bar::new(Unit::Runs, format!("measuring {}", short_name(path)));
         let report = quern_run::bench(model, &options, &bar)?;
         drop(bar);
         let sizes = [format::bytes(model.file_size()), format::count(model.parameters())];
-        rows.extend(table_rows(&name(path), &sizes, &report));
+        rows.extend(table_rows(&short_name(path), &sizes, &report));
         let mut value = json!({"model": path, "file_size": model.file_size()});
         if let (Value::Object(value), Value::Object(report)) = (&mut value, serde_json::to_value(&report)?) {
             value.extend(report);
         }
         let placement = placed.report(&args.placement, session, 1);
         if let Some(placement) = placement.as_ref().filter(|placement| placement.is_split()) {
-            eprintln!("{}\n{}", path.display(), placement::run_table(placement));
+            messages::info(format_args!("{}\n{}", path.display(), placement::run_table(placement)));
         }
         value["placement"] = serde_json::to_value(placement)?;
         reports.push(value);
@@ -117,11 +116,6 @@ fn rate(bytes_per_second: f64) -> String {
         fast if fast >= 1e12 => format!("{:.2} TB/s", fast / 1e12),
         slow => format!("{:.1} GB/s", slow / 1e9),
     }
-}
-
-/// The last part of a path.
-fn name(path: &Path) -> String {
-    path.file_name().map_or_else(|| path.display().to_string(), |n| n.to_string_lossy().into())
 }
 
 /// A line for each test.

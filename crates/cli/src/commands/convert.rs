@@ -12,7 +12,7 @@ use serde_json::{Value, json};
 use super::record::{self, After, Done};
 use super::{Outcome, print, print_json};
 use crate::progress::{Bar, Unit};
-use crate::{args, format, model};
+use crate::{args, format, messages, model};
 
 /// Mismatches that are listed.
 const LISTED: usize = 20;
@@ -28,7 +28,7 @@ pub fn run(args: &args::Convert) -> Outcome {
     };
     let plan = quern_convert::plan(&checkpoint, planned)?;
     for note in plan.notes() {
-        eprintln!("note: {note}");
+        messages::note(note);
     }
     let Some(output) = args.output.as_deref().filter(|_| !args.dry_run) else {
         return show(&plan, args);
@@ -36,14 +36,14 @@ pub fn run(args: &args::Convert) -> Outcome {
     let file = plan.files(output)?.swap_remove(0).0;
     let after = After::new(&args.card, None, Some(&file), gguf, args.force, args.threads.count())?;
     let started = Instant::now();
-    let bar = Bar::new(Unit::Bytes);
+    let bar = Bar::new(Unit::Bytes, format!("converting to {}", args.to.name()));
     let report = quern_convert::run(&plan, output, &bar)?;
     drop(bar);
     let seconds = started.elapsed().as_secs_f64();
     let started = Instant::now();
     let verification = match args.no_verify {
         true => None,
-        false => Some(quern_convert::verify(&plan, output, &Bar::new(Unit::Bytes))?),
+        false => Some(quern_convert::verify(&plan, output, &Bar::new(Unit::Bytes, "verifying"))?),
     };
     let verify_seconds = started.elapsed().as_secs_f64();
     let sound = verification.as_ref().is_none_or(Verification::passed);
@@ -73,7 +73,7 @@ pub fn run(args: &args::Convert) -> Outcome {
             format::bytes(report.file_size),
         );
         for note in verification.iter().flat_map(|v| &v.notes) {
-            eprintln!("note: {note}");
+            messages::note(note);
         }
         if let Some(found) = verification.as_ref().filter(|v| v.passed()) {
             text += &format!("verified: {}, in {verify_seconds:.1} s\n", describe(found));
@@ -200,15 +200,15 @@ fn as_json(found: &Verification) -> Value {
 fn complain(output: &Path, found: &Verification) {
     for mismatch in found.mismatches.iter().take(LISTED) {
         let tensor = mismatch.tensor.as_ref().map(|t| format!("tensor {t:?}: ")).unwrap_or_default();
-        eprintln!("mismatch: {tensor}{}", mismatch.what);
+        messages::line(format_args!("mismatch: {tensor}{}", mismatch.what));
     }
     if found.mismatches.len() > LISTED {
-        eprintln!("mismatch: {} more", found.mismatches.len() - LISTED);
+        messages::line(format_args!("mismatch: {} more", found.mismatches.len() - LISTED));
     }
-    eprintln!(
+    messages::line(format_args!(
         "error: {}: verification failed: {} tensors or metadata keys differ from the source; do not use the output, \
          and please report this",
         output.display(),
         found.mismatches.len()
-    );
+    ));
 }

@@ -85,10 +85,10 @@ pub fn run(args: &args::Demo) -> Outcome {
     ))?;
     let calibration = read_text(&fixtures.join("text/calibration.txt"))?;
     let mut results = Vec::new();
-    let bar = Bar::new(Unit::Runs);
+    let bar = Bar::new(Unit::Runs, "quantizing and measuring");
     bar.total(TARGETS.len() as u64);
     for target in TARGETS {
-        bar.step(&format!("quantizing to {}", target.name()));
+        bar.step(&target.name());
         let path = work.path().join(target.name());
         let started = Instant::now();
         make(&checkpoint, target, &path, &calibration, threads)?;
@@ -158,6 +158,8 @@ fn convert(results: &[Measured], work: &Path, threads: usize) -> anyhow::Result<
         (Target::Gptq(128), quern_convert::Target::Gptq(GptqFormat::V2)),
     ];
     let mut text = String::from("\n");
+    let bar = Bar::new(Unit::Runs, "converting and verifying");
+    bar.total(ways.len() as u64);
     for (number, (from, to)) in ways.into_iter().enumerate() {
         let Some(source) = results.iter().find(|g| g.target == from) else { continue };
         let checkpoint = Checkpoint::open(&source.path)?;
@@ -178,7 +180,9 @@ fn convert(results: &[Measured], work: &Path, threads: usize) -> anyhow::Result<
             found.exact,
             found.tensors
         );
+        bar.advance(1);
     }
+    drop(bar);
     print(&text)
 }
 
@@ -240,18 +244,22 @@ fn measure(
     })
 }
 
-/// The folder of the demo's model: the given one, in the working directory, or in the checkout quern was built from.
+/// The folder of the demo's model: the given one, in the working directory, where packages of quern have it, or in the
+/// checkout quern was built from.
 fn fixtures(given: Option<&Path>) -> anyhow::Result<PathBuf> {
+    // `bin/quern` and `share/quern/demo`, below /usr or a Python environment; the program may be called through a link.
+    let program = std::env::current_exe().and_then(|path| path.canonicalize()).unwrap_or_default();
+    let installed = program.parent().and_then(Path::parent).map(|prefix| prefix.join("share/quern/demo"));
     let built_from = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../fixtures");
     let candidates = match given {
         Some(path) => vec![path.to_path_buf()],
-        None => vec![PathBuf::from("fixtures"), built_from],
+        None => [PathBuf::from("fixtures")].into_iter().chain(installed).chain([built_from]).collect(),
     };
     match candidates.iter().find(|c| c.join("bookworm-4m/config.json").is_file()) {
         Some(found) => Ok(found.clone()),
         None => bail!(
-            "the demo's model is not in {}; run in a checkout of quern or give its fixtures folder with --fixtures",
-            candidates[0].display()
+            "the demo's model is in none of {}; give the folder fixtures/ of a checkout of quern with --fixtures",
+            candidates.iter().map(|c| c.display().to_string()).collect::<Vec<_>>().join(", ")
         ),
     }
 }

@@ -12,7 +12,7 @@ use serde_json::json;
 use super::perplexity::{Measurement, divergence};
 use super::{Outcome, print, print_json, read_text};
 use crate::progress::{Bar, Unit};
-use crate::{args, is_broken_pipe, model};
+use crate::{args, is_broken_pipe, messages, model};
 
 /// Compares, and prints what differs. Exit code 1 if anything does.
 pub fn run(args: &args::Diff) -> Outcome {
@@ -38,7 +38,7 @@ pub fn run(args: &args::Diff) -> Outcome {
     let options =
         Options { threads: args.threads.count(), only: args.only.clone(), tolerance: args.tolerance };
     let (of_a, of_b) = (model::open(a)?, model::open(b)?);
-    let found = diff::diff(&of_a, &of_b, &options, &Bar::new(Unit::Bytes))?;
+    let found = diff::diff(&of_a, &of_b, &options, &Bar::new(Unit::Bytes, "comparing"))?;
     drop((of_a, of_b));
     let verdict = if found.same { ExitCode::SUCCESS } else { ExitCode::FAILURE };
     if args.json {
@@ -54,7 +54,7 @@ pub fn run(args: &args::Diff) -> Outcome {
         return finished(print_json(&value), verdict);
     }
     for note in found.tensors.notes.iter().chain(&found.tokenizer.notes) {
-        eprintln!("note: {note}");
+        messages::note(note);
     }
     if let Err(error) = print(&text::describe(&found, args.tensors)) {
         return finished(Err(error), verdict);

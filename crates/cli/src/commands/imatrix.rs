@@ -13,7 +13,7 @@ use serde_json::json;
 
 use super::{Outcome, load, placement, print, print_json, record};
 use crate::progress::{Bar, Unit};
-use crate::{args, format};
+use crate::{args, format, messages};
 
 /// Runs the text through the model and writes the sums of its layers' inputs.
 pub fn run(args: &args::Imatrix) -> Outcome {
@@ -31,20 +31,23 @@ pub fn run(args: &args::Imatrix) -> Outcome {
     };
     if let Some(warning) = require_memory(&args.model, memory_bytes(&model, options), Remedy::SmallerContext)?
     {
-        eprintln!("warning: {warning}");
+        messages::warning(warning);
     }
     require_space(&args.output, file_bytes(&model), "the output")?;
-    let bar = Bar::new(Unit::Chunks);
+    let bar = Bar::new(Unit::Chunks(args.context), "measuring the importance matrix");
     let measured = collect(&model, &source.into_text(), options, &bar)?;
     drop(bar);
     let starved = measured.starved();
     for (tensor, expert, tokens) in starved.iter().take(16) {
-        eprintln!(
-            "warning: {tensor}: expert {expert} saw only {tokens} tokens; a longer or other text may help"
-        );
+        messages::warning(format_args!(
+            "{tensor}: expert {expert} saw only {tokens} tokens; a longer or other text may help"
+        ));
     }
     if starved.len() > 16 {
-        eprintln!("warning: and {} more matrices of experts saw too few tokens", starved.len() - 16);
+        messages::warning(format_args!(
+            "and {} more matrices of experts saw too few tokens",
+            starved.len() - 16
+        ));
     }
     let text = CalibrationText {
         name: name.clone(),

@@ -107,7 +107,7 @@ pub fn run(args: &args::Inspect) -> Outcome {
 /// Checks the model; for anything else, reports what it is.
 fn check(checkpoint: &Checkpoint) -> CheckReport {
     match identify::of_checkpoint(checkpoint) {
-        None => quern_inspect::check(checkpoint, &Bar::new(Unit::Bytes)),
+        None => quern_inspect::check(checkpoint, &Bar::new(Unit::Bytes, "reading all values")),
         Some(found) => CheckReport {
             tensors_checked: 0,
             values_checked: 0,

@@ -14,9 +14,11 @@ use quern_run::{
 };
 use serde::Serialize;
 
-use crate::{args, format, model};
+use crate::progress::{Bar, Unit};
+use crate::{args, format, messages, model};
 
 pub mod bench;
+pub mod completions;
 pub mod convert;
 pub mod demo;
 pub mod diff;
@@ -24,6 +26,7 @@ pub mod doctor;
 pub mod fit;
 pub mod imatrix;
 pub mod inspect;
+pub mod man;
 pub mod perplexity;
 pub mod placement;
 pub mod pull;
@@ -111,22 +114,34 @@ fn loaded(
     let checkpoint = Arc::new(model::open(path)?);
     let loader = scheme.map(|scheme| Loader::new(&checkpoint, scheme)).transpose()?;
     let load_in = loader.as_ref().map(|l| l as &dyn LoadIn);
-    let model = Model::load(checkpoint, LoadOptions { threads, load_in, max_memory, placing })?;
+    let progress = Bar::patient(Unit::Bytes, format!("loading {}", short_name(path)));
+    let options = LoadOptions { threads, load_in, max_memory, placing, progress: &progress };
+    let model = Model::load(checkpoint, options)?;
+    drop(progress);
     for note in model.notes() {
-        eprintln!("note: {note}");
+        messages::note(note);
     }
     if scheme.is_some() {
         let (before, after) = model.weight_bytes();
-        eprintln!("weights: {} in the file, {} in memory", format::bytes(before), format::bytes(after));
+        messages::info(format_args!(
+            "weights: {} in the file, {} in memory",
+            format::bytes(before),
+            format::bytes(after)
+        ));
     }
     Ok(model)
+}
+
+/// The last part of a path, or a name on the Hub.
+fn short_name(path: &Path) -> String {
+    path.file_name().map_or_else(|| path.display().to_string(), |name| name.to_string_lossy().into())
 }
 
 /// Says what a model costs that does not fit into memory.
 fn warn_of_memory(model: &Model, session: SessionOptions) -> anyhow::Result<()> {
     let Some(plan) = model.memory_plan(session)?.filter(|plan| plan.streamed > 0) else { return Ok(()) };
-    eprintln!(
-        "warning: the weights ({}) do not fit into {} of memory ({}): {} of them are read from the file again \
+    messages::warning(format_args!(
+        "the weights ({}) do not fit into {} of memory ({}): {} of them are read from the file again \
          for every token, and for every batch of the prompt; {:.1} s each time where the disk gives 1 GB/s and \
          the system keeps none of it",
         format::bytes(plan.weights),
@@ -134,7 +149,7 @@ fn warn_of_memory(model: &Model, session: SessionOptions) -> anyhow::Result<()> 
         if plan.asked { "--max-memory" } else { "free on this system" },
         format::bytes(plan.streamed),
         plan.streamed as f64 / 1e9,
-    );
+    ));
     Ok(())
 }
 

@@ -10,8 +10,8 @@ use quern_run::{Divergence, KvType, PerplexityOptions, PerplexityReport, Session
 
 use super::placement::{self, Planned};
 use super::{Outcome, load_placed, print, print_json, read_text, warn_of_memory};
-use crate::args;
 use crate::progress::{Bar, Unit};
+use crate::{args, messages};
 
 /// Measures and prints `perplexity ± standard error`.
 pub fn run(args: &args::Perplexity) -> Outcome {
@@ -42,9 +42,9 @@ pub fn run(args: &args::Perplexity) -> Outcome {
         text += &divergence(against);
     }
     print(&text)?;
-    eprintln!("{:.0} tokens/s", report.tokens_per_second);
+    messages::info(format_args!("{:.0} tokens/s", report.tokens_per_second));
     if let Some(placement) = placement.filter(|placement| placement.is_split()) {
-        eprintln!("{}", placement::run_table(&placement));
+        messages::info(placement::run_table(&placement));
     }
     Ok(ExitCode::SUCCESS)
 }
@@ -102,7 +102,7 @@ impl Measurement<'_> {
         warn_of_memory(&placed.model, SessionOptions { kv, ..session })?;
         reference.into_iter().try_for_each(|reference| warn_of_memory(reference, session))?;
         let options = PerplexityOptions { context: self.context, chunks: self.chunks, kv };
-        let bar = Bar::new(Unit::Chunks);
+        let bar = Bar::new(Unit::Chunks(self.context), "measuring perplexity");
         let report = quern_run::perplexity(&placed.model, reference, text, options, &bar)?;
         drop(bar);
         let placement = placed.report(self.placement, session, self.rows());

@@ -17,7 +17,7 @@ use quern_tensor_io::Checkpoint;
 use serde_json::{Value, json};
 
 use super::{Outcome, print, print_json};
-use crate::{args, format, model};
+use crate::{args, format, messages, model};
 
 /// Whether the user knows that `--ngl` has no effect.
 static NOTED: Once = Once::new();
@@ -39,10 +39,10 @@ pub fn gpus(args: &args::Placement) -> anyhow::Result<Vec<GpuRoom>> {
     if gpus.is_empty() && asked {
         // Once, however many models are loaded.
         NOTED.call_once(|| match options.device {
-            DeviceChoice::Cpu => eprintln!("note: --ngl has no effect with --device cpu"),
-            DeviceChoice::Auto | DeviceChoice::Cuda(_) => eprintln!(
-                "note: --ngl has no effect, the CPU computes all layers: there is no GPU to use{why}"
-            ),
+            DeviceChoice::Cpu => messages::note("--ngl has no effect with --device cpu"),
+            DeviceChoice::Auto | DeviceChoice::Cuda(_) => messages::note(format_args!(
+                "--ngl has no effect, the CPU computes all layers: there is no GPU to use{why}"
+            )),
         });
     }
     Ok(gpus)

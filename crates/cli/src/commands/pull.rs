@@ -8,7 +8,7 @@ use serde_json::{Value, json};
 
 use super::{Outcome, print, print_json};
 use crate::progress::Transfers;
-use crate::{args, format, model};
+use crate::{args, format, messages, model};
 
 /// Downloads what is missing and prints where it is.
 pub fn run(args: &args::Pull) -> Outcome {
@@ -25,7 +25,7 @@ pub fn run(args: &args::Pull) -> Outcome {
     drop(bars);
     let seconds = started.elapsed().as_secs_f64();
     for note in &pulled.notes {
-        eprintln!("note: {note}");
+        messages::note(note);
     }
     match args.json {
         true => print_json(&report(args, &pulled, seconds))?,

@@ -15,7 +15,7 @@ use serde_json::Value;
 
 use super::load;
 use crate::progress::{Bar, Unit};
-use crate::{args, remedy};
+use crate::{args, messages, remedy};
 
 /// How the output of this command is made from `source`: the source's own record and one step more. `None` where none
 /// is wanted.
@@ -30,7 +30,7 @@ pub fn provenance(
     }
     let (before, note) = Provenance::of(source);
     if let Some(note) = note {
-        eprintln!("note: {note}");
+        messages::note(note);
     }
     let step = Step {
         source: Origin::of(source),
@@ -46,7 +46,7 @@ pub fn provenance(
 /// Says in a dry run what the output would be refused for.
 pub fn warn_of_space(output: Option<&Path>, bytes: u64) {
     if let Some(Err(error)) = output.map(|output| require_space(output, bytes, "the output")) {
-        eprintln!("warning: {}", remedy::described(&error.into()));
+        messages::warning(remedy::described(&error.into()));
     }
 }
 
@@ -155,7 +155,7 @@ impl Done {
 fn evaluate(text: NamedText, source: &Path, output: &Path, threads: usize) -> anyhow::Result<Evaluation> {
     let (model, reference) = (load(output, threads)?, load(source, threads)?);
     let NamedText { source, name, sha256 } = text;
-    let bar = Bar::new(Unit::Chunks);
+    let bar = Bar::new(Unit::Chunks(PerplexityOptions::default().context), "evaluating");
     let options = PerplexityOptions::default();
     let report = quern_run::perplexity(&model, Some(&reference), &source.into_text(), options, &bar)?;
     drop(bar);

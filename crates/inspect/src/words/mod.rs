@@ -7,11 +7,17 @@ use crate::Summary;
 
 /// Bytes with a binary unit: `5.06 MiB`.
 pub fn bytes(n: u64) -> String {
+    bytes_as(n, n)
+}
+
+/// Bytes with the unit that `like` has: `0.02 MiB`.
+pub fn bytes_as(n: u64, like: u64) -> String {
     const UNITS: [&str; 5] = ["B", "KiB", "MiB", "GiB", "TiB"];
-    let mut value = n as f64;
+    let (mut value, mut like) = (n as f64, like as f64);
     let mut unit = 0;
-    while value >= 1024.0 && unit + 1 < UNITS.len() {
+    while like >= 1024.0 && unit + 1 < UNITS.len() {
         value /= 1024.0;
+        like /= 1024.0;
         unit += 1;
     }
     if unit == 0 { format!("{n} B") } else { format!("{value:.2} {}", UNITS[unit]) }

@@ -144,13 +144,15 @@ impl<'a> Run<'a, '_> {
     ) -> Result<(Stop, Option<&'a str>)> {
         let limit = options.limit.unwrap_or(usize::MAX);
         // All batches but the last are there for keys and values alone.
+        self.out.listener.prompt(0, prompt.len());
         let (first, last) = prompt.split_at((prompt.len() - 1) / session.batch() * session.batch());
-        for batch in first.chunks(session.batch()) {
+        for (number, batch) in first.chunks(session.batch()).enumerate() {
             if self.out.listener.is_done() {
                 return Ok((Stop::Interrupted, None));
             }
             session.forward(batch, Wanted::Nothing)?;
             held.extend_from_slice(batch);
+            self.out.listener.prompt(number * session.batch() + batch.len(), prompt.len());
         }
         let mut next = last.to_vec();
         loop {
@@ -160,7 +162,10 @@ impl<'a> Run<'a, '_> {
             let logits = session.forward(&next, Wanted::Last)?;
             held.extend_from_slice(&next);
             match self.tokens.is_empty() {
-                true => self.clock.prompt(),
+                true => {
+                    self.clock.prompt();
+                    self.out.listener.prompt(prompt.len(), prompt.len());
+                }
                 false => self.clock.passes += 1,
             }
             if limit == 0 {

@@ -125,6 +125,12 @@ pub trait Listener {
     /// Receives text, always whole characters.
     fn text(&mut self, text: &str);
 
+    /// So many of the prompt's tokens are processed, of those that have to be: called before the first batch, and after
+    /// each.
+    fn prompt(&mut self, done: usize, total: usize) {
+        let _ = (done, total);
+    }
+
     /// Whether generation should end now; asked before each pass.
     fn is_done(&mut self) -> bool {
         false

@@ -12,10 +12,11 @@ use super::block::{Block, Expert, Experts, Ffn, HeadNorms, Qkv, Widen};
 use super::lookup::Lookup;
 use crate::Result;
 use crate::load::LoadIn;
-use crate::placement::Mover;
+use crate::placement::{Mover, Work};
 
 impl Weights {
-    /// Takes every tensor from `view`, which is the checkpoint as it is stored; `mover` brings each where it belongs.
+    /// Takes every tensor from `view`, which is the checkpoint as it is stored; `mover` brings each where it belongs, and
+    /// `work` counts what that takes.
     ///
     /// # Errors
     /// An element type that cannot be run, a vector that is not finite, a tensor that this forward pass needs and
@@ -26,7 +27,7 @@ impl Weights {
         config: &Config,
         load_in: Option<&dyn LoadIn>,
         pool: &Pool,
-        mover: &mut Mover<'_>,
+        (mover, work): (&mut Mover<'_>, &Work<'_>),
     ) -> Result<Self> {
         use TensorRole as R;
         let lookup = Lookup::new(view, checkpoint, config, load_in, pool);
@@ -46,7 +47,13 @@ impl Weights {
             true => Ok(None),
             false => lookup.linear(role, None, None).map(Some),
         };
-        let place = |layer| mover.block(layer, block(&lookup, config, layer)?);
+        work.embedding_done();
+        let place = |layer| {
+            work.block(layer);
+            let placed = mover.block(layer, block(&lookup, config, layer)?)?;
+            work.block_done(layer);
+            Ok(placed)
+        };
         let blocks = (0..config.layers).map(place).collect::<Result<_>>()?;
         let mut weights = Self {
             embedding,
@@ -61,6 +68,7 @@ impl Weights {
             experts_used: config.experts.map_or(0, |e| e.used),
         };
         mover.head(&mut weights)?;
+        work.head_done();
         Ok(weights)
     }
 }

@@ -11,7 +11,7 @@ use serde_json::{Value, json};
 use super::super::{Outcome, print, print_json};
 use super::words;
 use crate::progress::{Bar, Unit};
-use crate::{args, format};
+use crate::{args, format, messages};
 
 /// Models that are shown.
 const SHOWN: usize = 15;
@@ -38,7 +38,7 @@ pub fn run(args: &args::Fit, machine: &Machine, how: Use, speed: &mut MachineSpe
     };
     let (models, large): (Vec<_>, Vec<_>) = catalogue()?.into_iter().partition(fits);
     let mut too_large = large.len();
-    let bar = Bar::new(Unit::Models);
+    let bar = Bar::new(Unit::Models, "reading the catalogue");
     let surveyed = survey(models, &schemes, how.kv, speed.threads(), &bar)?;
     drop(bar);
     let unknown = surveyed.iter().filter(|found| found.is_none()).count();
@@ -83,12 +83,12 @@ pub fn run(args: &args::Fit, machine: &Machine, how: Use, speed: &mut MachineSpe
         print(&text)?;
         let rest = rows.len() - shown;
         if rest > 0 {
-            eprintln!(
-                "note: {rest} more models of the catalogue fit; --all lists them, also slow ones and those of poor quality"
-            );
+            messages::note(format_args!(
+                "{rest} more models of the catalogue fit; --all lists them, also slow ones and those of poor quality"
+            ));
         }
         if too_large > 0 {
-            eprintln!("note: {too_large} models of the catalogue are too large");
+            messages::note(format_args!("{too_large} models of the catalogue are too large"));
         }
     }
     Ok(if rows.is_empty() { ExitCode::FAILURE } else { ExitCode::SUCCESS })

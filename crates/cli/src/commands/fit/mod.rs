@@ -16,7 +16,7 @@ use quern_tensor_io::Checkpoint;
 use serde_json::{Value, json};
 
 use super::{Outcome, print, print_json};
-use crate::{args, format, model};
+use crate::{args, format, messages, model};
 
 /// The share of the free memory that is planned with.
 const SHARE: f64 = 0.9;
@@ -140,12 +140,12 @@ fn of_model(args: &args::Fit, mut machine: Machine, how: Use, speed: &mut Machin
             print(&recommendation(&candidates[best], cpu_alone.as_ref(), path, &name, args))?;
         }
         if !plain {
-            eprintln!(
-                "note: the model is quantized already; for other schemes, start from the unquantized original"
+            messages::note(
+                "the model is quantized already; for other schemes, start from the unquantized original",
             );
         }
         for reason in left_out {
-            eprintln!("note: {reason}");
+            messages::note(reason);
         }
     }
     Ok(if fits { ExitCode::SUCCESS } else { ExitCode::FAILURE })

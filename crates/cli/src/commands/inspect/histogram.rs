@@ -20,7 +20,7 @@ const WIDTH: usize = 80;
 
 /// Prints the tensors that `asked` names.
 pub fn run(checkpoint: &Checkpoint, asked: &str, json: bool) -> Outcome {
-    let found = select(checkpoint, asked)?.measure(JSON_BINS, &Bar::new(Unit::Bytes));
+    let found = select(checkpoint, asked)?.measure(JSON_BINS, &Bar::new(Unit::Bytes, "reading values"));
     if json {
         print_json(&json!({ "histograms": found }))?;
     } else {

@@ -43,16 +43,17 @@ pub fn write(job: &Job<'_>, output: &Path, pool: &ThreadPool) -> anyhow::Result<
     // A refused output must not cost the reading.
     let mut file = OutputFile::create(output, job.args.force)?;
     let label = self::label(job.model);
-    let measured = pool.install(|| statistics(job.checkpoint, &Bar::new(Unit::Bytes)))?;
+    let measured = pool.install(|| statistics(job.checkpoint, &Bar::new(Unit::Bytes, "reading values")))?;
     let model =
         Subject { label: &label, checkpoint: job.checkpoint, summary: job.summary, statistics: &measured };
     let written = match (&other, job.against) {
         (Some(other), Some(path)) => {
             let label = self::label(path);
             let summary = quern_inspect::summarize(other);
-            let figures = pool.install(|| statistics(other, &Bar::new(Unit::Bytes)))?;
+            let figures = pool.install(|| statistics(other, &Bar::new(Unit::Bytes, "reading values")))?;
             let options = diff::Options { threads: job.args.threads.count(), ..diff::Options::default() };
-            let tensors = diff::tensors(job.checkpoint, other, &options, &Bar::new(Unit::Bytes))?;
+            let tensors =
+                diff::tensors(job.checkpoint, other, &options, &Bar::new(Unit::Bytes, "comparing"))?;
             let second =
                 Subject { label: &label, checkpoint: other, summary: &summary, statistics: &figures };
             page(&Report { model, against: Some((second, &tensors)) })

@@ -12,7 +12,7 @@ use super::super::record::{self, After};
 use super::super::{Outcome, print, print_json};
 use super::source::with_plain;
 use crate::progress::{Bar, Unit};
-use crate::{args, format};
+use crate::{args, format, messages};
 
 /// Plans, and unless it is a dry run, does it.
 pub fn run(args: &args::Quantize, kind: Kind) -> Outcome {
@@ -41,7 +41,7 @@ fn quantize(
     let checkpoint = Checkpoint::open(source)?;
     let plan = bitsandbytes::plan(&checkpoint, &options)?;
     for note in &plan.notes {
-        eprintln!("note: {note}");
+        messages::note(note);
     }
     let bits_per_weight = plan.bits_per_weight();
     let Some(output) = args.output.as_deref().filter(|_| !args.dry_run) else {
@@ -49,7 +49,7 @@ fn quantize(
         return show(&plan, kind, bits_per_weight, args.json);
     };
     let started = Instant::now();
-    let bar = Bar::new(Unit::Bytes);
+    let bar = Bar::new(Unit::Bytes, format!("quantizing to {}", kind.name()));
     let report = bitsandbytes::quantize(&checkpoint, output, options, &bar)?;
     drop(bar);
     let seconds = started.elapsed().as_secs_f64();

@@ -13,7 +13,7 @@ use serde_json::json;
 use super::super::record::{self, After};
 use super::super::{Outcome, print, print_json};
 use crate::progress::{Bar, Unit};
-use crate::{args, format, model};
+use crate::{args, format, messages, model};
 
 /// Plans, and unless it is a dry run, does it.
 pub fn run(args: &args::Quantize, file_type: FileType) -> Outcome {
@@ -24,7 +24,7 @@ pub fn run(args: &args::Quantize, file_type: FileType) -> Outcome {
     };
     let view = View::gguf(&checkpoint, packed)?;
     for note in view.notes() {
-        eprintln!("note: {note}");
+        messages::note(note);
     }
     let after = After::of(args, true)?;
     let imatrix = args.gguf.imatrix.as_deref().map(Imatrix::open).transpose()?;
@@ -50,13 +50,13 @@ pub fn run(args: &args::Quantize, file_type: FileType) -> Outcome {
     };
     let plan = job::plan(&view, options)?;
     for warning in plan.warnings() {
-        eprintln!("warning: {warning}");
+        messages::warning(warning);
     }
     let Some(output) = args.output.as_deref().filter(|_| !args.dry_run) else {
         return show(&plan, args, file_type);
     };
     let started = Instant::now();
-    let bar = Bar::new(Unit::Bytes);
+    let bar = Bar::new(Unit::Bytes, format!("quantizing to {}", file_type.name().to_lowercase()));
     job::run(&plan, output, &bar)?;
     drop(bar);
     let seconds = started.elapsed().as_secs_f64();

@@ -17,7 +17,7 @@ use super::super::{Outcome, load, print, print_json};
 use super::readers;
 use super::source::with_plain;
 use crate::progress::{Bar, Unit};
-use crate::{args, format, remedy};
+use crate::{args, format, messages, remedy};
 
 /// Samples and their length where nobody says otherwise.
 const SAMPLES: u32 = 128;
@@ -34,27 +34,27 @@ fn quantize(args: &args::Quantize, source: &Path, original: &Checkpoint, after: 
     let options = options(args, &model, original)?;
     let plan = job::plan(&model, &options)?;
     for note in &plan.readers {
-        eprintln!("warning: {}", readers::sentence(note));
+        messages::warning(readers::sentence(note));
     }
     let Some(output) = args.output.as_deref().filter(|_| !args.dry_run) else {
         return show(&plan, args);
     };
     job::check_output(output, args.force)?;
     let samples = &options.samples;
-    eprintln!(
+    messages::info(format_args!(
         "calibrating with {} tokens in {} samples; about {} of memory beside the model",
         samples.tokens,
         samples.sequences.len(),
         format::bytes(plan.memory_bytes)
-    );
+    ));
     if let Some(warning) = require_memory(&args.model, plan.memory_bytes, Remedy::LessCalibration)? {
-        eprintln!("warning: {warning}");
+        messages::warning(warning);
     }
-    let bar = Bar::new(Unit::Modules);
+    let bar = Bar::new(Unit::Modules, "quantizing to gptq");
     let report = job::run(&model, &plan, &options, output, &bar)?;
     drop(bar);
     for warning in &report.warnings {
-        eprintln!("warning: {warning}");
+        messages::warning(warning);
     }
     let vllm = plan.readers.iter().all(|note| !note.readers.contains(&Reader::Vllm));
     let done = after.finish(original, output, vllm)?;
@@ -119,8 +119,8 @@ fn options(args: &args::Quantize, model: &Model, original: &Checkpoint) -> anyho
 fn show(plan: &GptqPlan, args: &args::Quantize) -> Outcome {
     record::warn_of_space(args.output.as_deref(), plan.disk_bytes);
     match require_memory(&args.model, plan.memory_bytes, Remedy::LessCalibration) {
-        Ok(warning) => warning.iter().for_each(|warning| eprintln!("warning: {warning}")),
-        Err(error) => eprintln!("warning: {}", remedy::described(&error.into())),
+        Ok(warning) => warning.iter().for_each(|warning| messages::warning(warning)),
+        Err(error) => messages::warning(remedy::described(&error.into())),
     }
     let describe = |m: &job::GptqModule| match &m.settings {
         None => "as it is".to_owned(),

@@ -12,7 +12,7 @@ use quern_tensor_io::output::require_space;
 use super::super::Outcome;
 use crate::args::Scheme;
 use crate::progress::{Bar, Unit};
-use crate::{args, format, model};
+use crate::{args, format, messages, model};
 
 /// Quantizes with `job`, which gets the path of a checkpoint of plain numbers and the model of the arguments: the same,
 /// or what the numbers were written out of first. What was written is removed when `job` is done, and kept where it fails.
@@ -39,12 +39,12 @@ pub fn with_plain(args: &args::Quantize, job: impl FnOnce(&Path, &Checkpoint) ->
         };
         let needed = plan.tensor_bytes() + plan.tensor_bytes() / 16 * share;
         require_space(output, needed, "the output with the plain weights it is made from")?;
-        eprintln!(
+        messages::info(format_args!(
             "writing the model's numbers to {} first, {}",
             source.folder().display(),
             format::bytes(plan.tensor_bytes())
-        );
-        source.write(&plan, &Bar::new(Unit::Bytes))?;
+        ));
+        source.write(&plan, &Bar::new(Unit::Bytes, "decoding the source"))?;
     }
     let code = job(source.folder(), &checkpoint)?;
     source.remove()?;

@@ -9,7 +9,7 @@ use quern_model::chat::ChatTemplate;
 use quern_run::{Chat, ChatNote, GenerateOptions};
 
 use super::{Placed, Printer, report, terminal};
-use crate::args;
+use crate::{args, messages};
 
 /// One turn if a prompt was given, a conversation on a terminal, otherwise a turn for each line of standard input.
 pub fn run(
@@ -26,10 +26,10 @@ pub fn run(
         template.set(name, value);
     }
     if let Some(end) = template.foreign_end(tokenizer) {
-        eprintln!(
-            "note: {end} is no token of this model: it was not trained on the form of {}, and may answer badly",
+        messages::note(format_args!(
+            "{end} is no token of this model: it was not trained on the form of {}, and may answer badly",
             template.origin()
-        );
+        ));
     }
     let mut chat = Chat::new(model, template, options.clone())?;
     chat.set_system(args.chat.system.clone());
@@ -64,7 +64,7 @@ struct Turns<'a> {
 
 impl Turns<'_> {
     fn say(&self, chat: &mut Chat<'_>, text: &str, only: bool) -> anyhow::Result<()> {
-        let mut printer = Printer::new(!self.args.json);
+        let mut printer = Printer::new(!self.args.json, self.options.limit);
         let report = chat.say(text, &mut printer)?;
         printer.finish()?;
         print_notes(chat);
@@ -76,13 +76,13 @@ impl Turns<'_> {
 pub fn print_notes(chat: &mut Chat<'_>) {
     for note in chat.take_notes() {
         match note {
-            ChatNote::SystemMoved => eprintln!(
-                "note: the chat template has no place for a system prompt: it is put in front of the first message"
+            ChatNote::SystemMoved => messages::note(
+                "the chat template has no place for a system prompt: it is put in front of the first message",
             ),
-            ChatNote::LeftOut { role } => eprintln!(
-                "warning: the chat template leaves out the text of {role} messages, and the model does not read it; \
+            ChatNote::LeftOut { role } => messages::warning(format_args!(
+                "the chat template leaves out the text of {role} messages, and the model does not read it; \
                  another template can be given with --chat-template"
-            ),
+            )),
         }
     }
 }

@@ -11,9 +11,11 @@ use std::process::ExitCode;
 use anyhow::Context;
 use quern_model::Config;
 use quern_run::{GenerateOptions, Listener, SessionOptions, default_context};
+use quern_tensor_io::Progress;
 
 use super::{Outcome, Placed, load_placed, placement, print, warn_of_memory};
-use crate::args;
+use crate::progress::{self, Bar, Style, Unit};
+use crate::{args, messages};
 
 /// Streams the text to standard output, or prints everything as JSON at the end.
 pub fn run(args: &args::Run) -> Outcome {
@@ -30,7 +32,7 @@ pub fn run(args: &args::Run) -> Outcome {
     let model = &placed.model;
     warn_of_memory(model, session(args, model.config()))?;
     for note in model.tokenizer()?.notes() {
-        eprintln!("note: {note}");
+        messages::note(note);
     }
     let seed = args.sampling.seed.unwrap_or_else(random_seed);
     let options = options(args, seed);
@@ -55,7 +57,7 @@ fn complete(
     prompt: &str,
     options: &GenerateOptions,
 ) -> anyhow::Result<()> {
-    let mut printer = Printer::new(!args.json);
+    let mut printer = Printer::new(!args.json, options.limit);
     // Once it is sure that the text will go on.
     printer.first = prompt.to_owned();
     let report = quern_run::generate(&placed.model, prompt, options, &mut printer)?;
@@ -114,21 +116,29 @@ fn without_line_break(mut text: String) -> String {
     text
 }
 
-/// Prints text as it comes, and ends generation when nobody reads it any more.
+/// Prints text as it comes, and ends generation when nobody reads it any more. Shows the progress of long prompts, and of
+/// generation where no text shows it.
 struct Printer {
     shown: bool,
-    /// Printed as soon as work begins.
+    /// Printed as soon as work begins, or below the bar of the prompt.
     first: String,
     result: anyhow::Result<()>,
+    /// Of the prompt, then of what is generated.
+    bar: Option<Bar>,
+    /// Tokens of the prompt that are processed; `None` when all are.
+    prompt: Option<usize>,
+    /// Tokens to generate at most.
+    limit: Option<usize>,
 }
 
 impl Printer {
-    fn new(shown: bool) -> Self {
-        Self { shown, first: String::new(), result: Ok(()) }
+    fn new(shown: bool, limit: Option<usize>) -> Self {
+        Self { shown, first: String::new(), result: Ok(()), bar: None, prompt: Some(0), limit }
     }
 
     /// Ends the text with a line break.
     fn finish(mut self) -> anyhow::Result<()> {
+        self.bar = None;
         self.text("\n");
         self.result
     }
@@ -141,9 +151,44 @@ impl Listener for Printer {
         }
     }
 
+    fn prompt(&mut self, done: usize, total: usize) {
+        if done == 0 {
+            let bar = Bar::patient(Unit::Tokens, "processing the prompt");
+            bar.total(total as u64);
+            (self.bar, self.prompt) = (Some(bar), Some(0));
+        }
+        if let (Some(bar), Some(before)) = (&self.bar, self.prompt) {
+            bar.advance((done - before) as u64);
+        }
+        self.prompt = Some(done);
+        if done == total {
+            (self.bar, self.prompt) = (None, None);
+            let first = std::mem::take(&mut self.first);
+            self.text(&first);
+            if !self.shown {
+                let bar = Bar::patient(Unit::Tokens, "generating");
+                match self.limit {
+                    Some(limit) => bar.total(limit as u64),
+                    None => bar.begin(),
+                }
+                // The first token comes of the prompt itself.
+                bar.advance(1);
+                self.bar = Some(bar);
+            }
+        }
+    }
+
     fn is_done(&mut self) -> bool {
-        let first = std::mem::take(&mut self.first);
-        self.text(&first);
+        match (&self.bar, self.prompt) {
+            // One token more.
+            (Some(bar), None) => bar.advance(1),
+            // A bar would be drawn behind the text, and take its last line away with itself.
+            (_, Some(_)) if progress::style() == Style::Bars => {}
+            (_, Some(_)) | (None, None) => {
+                let first = std::mem::take(&mut self.first);
+                self.text(&first);
+            }
+        }
         self.result.is_err()
     }
 }

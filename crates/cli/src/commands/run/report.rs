@@ -5,7 +5,7 @@ use quern_run::{GenerateOptions, GenerateReport, Model, Stop, TokenLogprobs};
 use serde_json::json;
 
 use crate::commands::{Placed, placement, print, print_json};
-use crate::{args, format};
+use crate::{args, format, messages};
 
 /// Prints the report on one text. JSON is indented over several lines if `whole`, else one line.
 pub fn print_report(
@@ -28,9 +28,9 @@ pub fn print_report(
         return if whole { print_json(&value) } else { print(&(value.to_string() + "\n")) };
     }
     if let Some(logprobs) = &report.logprobs {
-        eprintln!("{}", table(logprobs));
+        messages::line(table(logprobs));
     }
-    eprintln!(
+    messages::info(format_args!(
         "{} parameters, {} on disk; prompt {} tokens at {:.1}/s, generated {} at {:.1}/s; seed {seed}; peak memory {}",
         format::count(model.parameters()),
         format::bytes(model.file_size()),
@@ -39,9 +39,9 @@ pub fn print_report(
         report.tokens.len(),
         report.generate_tokens_per_second,
         report.peak_memory_bytes.map_or_else(|| "unknown".into(), format::bytes),
-    );
+    ));
     if let Some(placement) = placement.filter(PlacementReport::is_split) {
-        eprintln!("{}", placement::run_table(&placement));
+        messages::info(placement::run_table(&placement));
     }
     Ok(())
 }
@@ -49,11 +49,11 @@ pub fn print_report(
 /// Prints on standard error why a text ended where the user may not expect it.
 pub fn note(report: &GenerateReport, model: &Model) {
     if report.stop == Stop::ContextFull {
-        eprintln!(
-            "note: the context is full after {} tokens, so the text was cut off; --context takes up to {}",
+        messages::note(format_args!(
+            "the context is full after {} tokens, so the text was cut off; --context takes up to {}",
             report.prompt_tokens + report.tokens.len(),
             model.config().context_length
-        );
+        ));
     }
 }
 

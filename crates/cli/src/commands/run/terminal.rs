@@ -15,7 +15,7 @@ use rustyline::DefaultEditor;
 use rustyline::error::ReadlineError;
 
 use super::{Printer, chat, report};
-use crate::remedy;
+use crate::{messages, remedy};
 
 const HELP: &str = "\
 /reset        clear the conversation (the system prompt stays)
@@ -39,7 +39,7 @@ pub fn converse(mut chat: Chat<'_>, model: &Model) -> anyhow::Result<()> {
             process::exit(INTERRUPTED);
         }
     })?;
-    eprintln!("/help lists the commands, Ctrl-D exits");
+    messages::info("/help lists the commands, Ctrl-D exits");
     let mut editor = DefaultEditor::new()?;
     // Whether the last input was Ctrl-C: a second one exits.
     let mut interrupted = false;
@@ -82,7 +82,7 @@ fn read(editor: &mut DefaultEditor) -> Result<String, ReadlineError> {
 /// One turn. Returns whether it was interrupted. Errors are printed and do not end the conversation.
 fn say(chat: &mut Chat<'_>, model: &Model, text: &str) -> anyhow::Result<bool> {
     INTERRUPTS.store(0, Ordering::SeqCst);
-    let mut listener = Interruptible(Printer::new(true));
+    let mut listener = Interruptible(Printer::new(true, None));
     let report = chat.say(text, &mut listener);
     listener.0.finish()?;
     match report {
@@ -111,6 +111,10 @@ struct Interruptible(Printer);
 impl Listener for Interruptible {
     fn text(&mut self, text: &str) {
         self.0.text(text);
+    }
+
+    fn prompt(&mut self, done: usize, total: usize) {
+        self.0.prompt(done, total);
     }
 
     fn is_done(&mut self) -> bool {

@@ -46,7 +46,7 @@ pub fn run(
     let resumed = records.len();
     let work = plan.modules.iter().filter(|m| m.settings.is_some());
     progress.total(work.count() as u64);
-    progress.advance(records.iter().map(|r| r.modules.len() as u64).sum());
+    progress.resume(records.iter().map(|r| r.modules.len() as u64).sum());
 
     let mut layerwise = Layerwise::new(model, &options.samples.sequences)?;
     let mut first = 0;
@@ -86,6 +86,7 @@ pub fn run(
     }
     let done = records.iter().map(|r| r.modules.len()).sum::<usize>();
     debug_assert_eq!(done, plan.modules.iter().filter(|m| m.settings.is_some()).count());
+    progress.step("writing the checkpoint");
     let assembly = Assembly { checkpoint, plan, options, state: &state, records: &records };
     let bytes = assembly.write(output, &config)?;
     state.remove()?;

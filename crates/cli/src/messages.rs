@@ -1,0 +1,40 @@
+//! What commands say on standard error beside their results: notes, warnings, figures. `--quiet` leaves out all but
+//! warnings. Lines appear above the progress bars that are being drawn.
+
+use std::fmt::Display;
+use std::io::Write;
+use std::sync::OnceLock;
+
+use crate::progress;
+
+/// Whether notes are left out.
+static QUIET: OnceLock<bool> = OnceLock::new();
+
+/// Sets what `--quiet` says; the first call counts.
+pub fn set_quiet(quiet: bool) {
+    QUIET.get_or_init(|| quiet);
+}
+
+/// Something that the user should know and that needs no action.
+pub fn note(text: impl Display) {
+    info(format_args!("note: {text}"));
+}
+
+/// A line that belongs to no result: figures of a run, what is about to be done.
+pub fn info(text: impl Display) {
+    if !QUIET.get().copied().unwrap_or_default() {
+        line(text);
+    }
+}
+
+/// Something that may make the result wrong or useless; `--quiet` does not hide it.
+pub fn warning(text: impl Display) {
+    line(format_args!("warning: {text}"));
+}
+
+/// A line on standard error, whatever the settings. If nobody can read it, it is lost.
+pub fn line(text: impl Display) {
+    progress::above_bars(|| {
+        let _ = writeln!(std::io::stderr(), "{text}");
+    });
+}
