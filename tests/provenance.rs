@@ -120,6 +120,18 @@ fn every_output_says_how_it_was_made_and_names_no_folder() {
     assert_eq!(gptq[0]["calibration"]["samples"], 4);
     assert_eq!((&gptq[0]["figures"]["modules"], nf4.len()), (&json!(28), 1));
     assert!(gptq[0]["figures"]["mean_loss"].as_f64().unwrap() > 0.0);
+    // What the plan says of the size is what is written.
+    let bytes = |name: &str| {
+        Checkpoint::open(&out.join(name)).unwrap().tensors().iter().map(|t| t.bytes).sum::<usize>()
+    };
+    let planned =
+        run(&[&["quantize", model, "--to", "gptq", "--dry-run", "--json"][..], &calibrate].concat());
+    let planned: Value = serde_json::from_str(&planned).unwrap();
+    assert_eq!(
+        (&planned["file_size"], &gptq[0]["figures"]["tensor_bytes"]),
+        (&json!(bytes("gptq")), &json!(bytes("gptq")))
+    );
+    assert!(planned["disk_bytes"].as_u64().unwrap() > bytes("gptq") as u64);
     assert_eq!(nf4[0]["command"], "quern quantize a-model --to nf4");
     assert_eq!(
         made("split-00002-of-00003.gguf")[0]["command"],

@@ -12,9 +12,9 @@ use super::{Cli, argv};
 use crate::model;
 
 /// Options whose value is a path, or may name one.
-const PATHS: [&str; 5] = ["model", "imatrix", "calibration", "text", "dynamic"];
+const PATHS: [&str; 6] = ["model", "imatrix", "calibration", "text", "dynamic", "recipe"];
 /// Options that decide the bytes, written as they were typed.
-const KEPT: [&str; 35] = [
+const KEPT: [&str; 32] = [
     "to",
     "allow-requantize",
     "dtype",
@@ -44,12 +44,9 @@ const KEPT: [&str; 35] = [
     "from-chunk",
     "process-output",
     "output-format",
-    "keep-split",
     "calibrate",
     "target-bpw",
     "target-size",
-    "recipe",
-    "seed",
 ];
 /// The others.
 #[cfg(test)]

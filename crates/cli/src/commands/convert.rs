@@ -7,6 +7,7 @@ use std::time::Instant;
 use clap::{CommandFactory, error::ErrorKind};
 use quern_convert::{ConvertPlan, ConvertRow, Edit, Fidelity, Options, Target, Verification};
 use quern_tensor_io::gguf::Split;
+use quern_tensor_io::scheme::GptqFormat;
 use serde_json::{Value, json};
 
 use super::record::{self, After, Done};
@@ -46,8 +47,9 @@ pub fn run(args: &args::Convert) -> Outcome {
         false => Some(quern_convert::verify(&plan, output, &Bar::new(Unit::Bytes, "verifying"))?),
     };
     let verify_seconds = started.elapsed().as_secs_f64();
+    let vllm = matches!(args.to, Target::Safetensors | Target::Gptq(GptqFormat::V1));
     let sound = verification.as_ref().is_none_or(Verification::passed);
-    let done = if sound { after.finish(&checkpoint, &file, true)? } else { Done::default() };
+    let done = if sound { after.finish(&checkpoint, &file, vllm)? } else { Done::default() };
     if args.json {
         let mut result = json!({
             "output": output,

@@ -199,6 +199,8 @@ fn write_card(
     };
     let named = if gguf { written.path() } else { folder };
     let name = named.file_name().map(|n| n.to_string_lossy().into_owned()).unwrap_or_default();
+    // vLLM's kernels have 4 and 8 bits.
+    let vllm = vllm && !matches!(scheme, CardScheme::Gptq { bits: 2 | 3 });
     let card = Card {
         name,
         gguf,

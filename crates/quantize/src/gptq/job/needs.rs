@@ -30,7 +30,7 @@ impl Needs {
             modules.iter().filter(|m| m.settings.is_some()).map(|m| stored(&m.weight)).sum::<u64>();
         let all = checkpoint.tensors().iter().map(|t| t.bytes as u64).sum::<u64>();
         let output = all.saturating_sub(replaced) + packed;
-        let hidden = 4 * (options.samples.tokens * model.config().hidden_size) as u64;
+        let hidden = 4 * tokens(options) * model.config().hidden_size as u64;
         Self { memory: memory(model, options, modules), output, disk: packed + 2 * hidden + output }
     }
 }
@@ -43,9 +43,14 @@ fn packed_bytes(module: &GptqModule) -> u64 {
     rows * columns * bits / 8 + groups * rows * bits / 8 + 2 * groups * rows + 4 * columns
 }
 
+/// Tokens that are run, all at once.
+fn tokens(options: &Options) -> u64 {
+    options.samples.sequences.iter().map(|sequence| sequence.len() as u64).sum()
+}
+
 fn memory(model: &Model, options: &Options, modules: &[GptqModule]) -> u64 {
     let config = model.config();
-    let tokens = options.samples.tokens as u64;
+    let tokens = tokens(options);
     let longest = options.samples.sequences.iter().map(Vec::len).max().unwrap_or(0) as u64;
     let (hidden, ffn) = (config.hidden_size as u64, config.ffn_size as u64);
     let (query, key) = ((config.heads * config.head_dim) as u64, (config.kv_heads * config.head_dim) as u64);
