@@ -27,7 +27,7 @@ SESSION = [
     ("quern perplexity q4.gguf --text books.txt --chunks 16 --reference bookworm-4m", None),
     ("# And what does it write?", None),
     ('quern run q4.gguf -p "It was a dark night, and the old captain" -n 50 --temp 0.7 --seed 5', None),
-    ("# The other family: 4-bit GPTQ for transformers and vLLM, calibrated in a second", None),
+    ("# The other family: 4-bit GPTQ for transformers and vLLM, calibrated in seconds", None),
     ("quern quantize bookworm-4m --to gptq --samples 32 --context 256 -o GPTQ", ["GPTQ:"]),
 ]
 COLUMNS = 100
