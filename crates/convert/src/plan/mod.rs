@@ -127,7 +127,8 @@ impl<'a> ConvertPlan<'a> {
         match (&self.around, &self.options.split) {
             (Around::Directory(_), _) => Ok(vec![(output.to_path_buf(), self.tensor_bytes())]),
             (Around::Gguf(metadata), None) => {
-                let size = Writer::file_size(metadata, &self.tensors())?;
+                let named = |e: Error| Error { file: output.to_path_buf(), ..e };
+                let size = Writer::file_size(metadata, &self.tensors()).map_err(named)?;
                 Ok(vec![(output.to_path_buf(), size)])
             }
             (Around::Gguf(metadata), Some(split)) => {
