@@ -8,7 +8,7 @@ const SPEED: f64 = 10.0;
 /// More of a divergence than this is noticed.
 const ACCEPTABLE: f64 = 0.1;
 /// Less of a divergence than this is not.
-const SAME: f64 = 0.002;
+const SAME: f64 = 0.001;
 
 /// What the user wishes.
 #[derive(Clone, Copy, Debug, PartialEq)]

@@ -49,6 +49,9 @@ pub enum FitError {
     Catalogue(String),
 }
 
+/// Plans that are tried until the estimate is within the memory.
+const PLANS: usize = 4;
+
 /// The machine, or the limits that stand for one.
 #[derive(Clone, Debug, Default)]
 pub struct Machine {
@@ -204,14 +207,9 @@ fn judge(
 ) -> Candidate {
     let context = how.context.unwrap_or_else(|| default_context(config));
     let session = Session { gpu_layers: GpuLayers::Auto, context, batch: how.batch.min(context), rows: 1 };
-    // The estimate counts what the process takes; the plan leaves room for it.
-    let beside = ram_beside(config.vocab_size, !machine.gpus.is_empty());
-    let room = |bound| RamRoom { bound, other: beside, asked: true }.with_units(sizes.units.len());
-    let capacity = Capacity { gpus: machine.gpus.clone(), ram: machine.ram.map(room) };
     let file_size = file_bytes(sizes, scheme);
-    let placed = Plan::fitting(sizes, &capacity, session)
-        .ok()
-        .map(|plan| placed(config, sizes, &plan, machine, speed));
+    let placed =
+        plan(config, sizes, machine, session).map(|plan| placed(config, sizes, &plan, machine, speed));
     let needed = Plan::new(sizes, &Capacity::default(), session)
         .map_or(0, |plan| MemoryEstimate::new(sizes, &plan, config.vocab_size).ram.total());
     Candidate {
@@ -223,6 +221,24 @@ fn judge(
         needed,
         quality: quality(scheme),
     }
+}
+
+/// The placement whose estimate is within the memory of the machine; `None` if there is none.
+fn plan(config: &Config, sizes: &Sizes, machine: &Machine, session: Session) -> Option<Plan> {
+    let beside = ram_beside(config.vocab_size, !machine.gpus.is_empty());
+    let mut bound = machine.ram;
+    for _ in 0..PLANS {
+        let room = |bound| RamRoom { bound, other: beside, asked: true }.with_units(sizes.units.len());
+        let capacity = Capacity { gpus: machine.gpus.clone(), ram: bound.map(room) };
+        let plan = Plan::fitting(sizes, &capacity, session).ok()?;
+        let expected = MemoryEstimate::new(sizes, &plan, config.vocab_size).ram.total();
+        // A plan keeps to a bound while it runs; the estimate also counts loading, and all pages of the embedding.
+        match machine.ram.and_then(|ram| expected.checked_sub(ram)).filter(|&over| over > 0) {
+            Some(over) => bound = bound.map(|bound| bound.saturating_sub(over)),
+            None => return Some(plan),
+        }
+    }
+    None
 }
 
 fn placed(

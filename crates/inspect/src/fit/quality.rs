@@ -20,14 +20,14 @@ pub struct Quality {
 }
 
 impl Quality {
-    /// In a word.
+    /// In a word, as `docs/quality.md` explains the figures.
     pub fn word(&self) -> &'static str {
         match self.kl_mean {
-            kl if kl < 0.002 => "same",
+            kl if kl < 0.001 => "same",
             kl if kl < 0.01 => "very good",
-            kl if kl < 0.035 => "good",
+            kl if kl < 0.03 => "good",
             kl if kl < 0.1 => "fair",
-            kl if kl < 0.4 => "poor",
+            kl if kl < 0.3 => "poor",
             _ => "very poor",
         }
     }
