@@ -6,12 +6,14 @@
     tools/check_fit.py target/release/quern --device cuda --vram 3GiB MODEL...
 
 Each model is run as it is stored, with a prompt that fills the context nearly, and benchmarked. With --vram both are
-given that much of the card. Prints a Markdown table: memory (RAM, or the card's with the driver's part) and generated
+given that much of the card. With --repeat, both are done in turn so often, and speeds are medians: the memory of shared
+machines is now faster, now slower. Prints a Markdown table: memory (RAM, or the card's with the driver's part) and generated
 tokens per second, expected and measured, with the ratio. Needs a quiet machine. The standard library is enough.
 """
 import argparse
 import json
 import os
+import statistics
 import subprocess
 import tempfile
 
@@ -39,6 +41,7 @@ def main():
     args.add_argument("--device", default="cpu")
     args.add_argument("--vram")
     args.add_argument("-t", "--threads", default=os.cpu_count())
+    args.add_argument("-r", "--repeat", type=int, default=1)
     args.add_argument("--text", default=os.path.join(os.path.dirname(__file__), "../fixtures/text/validation.txt"))
     args = args.parse_args()
     print("| model | where | memory expected | measured | ratio | tokens/s expected | measured | ratio |")
@@ -63,10 +66,14 @@ def compare(args, model, prompt):
         place = ["--device", "cuda:0", "--max-memory", f"0={(room(args.vram) - (1039 << 20)) >> 20}MiB"]
     else:
         fit += ["--device", args.device]
-    report = run(args.quern, *fit)
-    expected = next(s for s in report["schemes"] if s["scheme"] == "stored")
+    def turn():
+        report = run(args.quern, *fit)
+        bench = run(args.quern, "bench", model, "-p", 0, "-n", 64, "-r", 3, *threads, *place)
+        return next(s for s in report["schemes"] if s["scheme"] == "stored"), bench["generate_tokens_per_second"]
+
+    turns = [turn() for _ in range(args.repeat)]
+    expected = turns[0][0]
     ran = run(args.quern, "run", model, "-f", prompt, "-n", 32, "--context", CONTEXT, "--temp", 0, *threads, *place)
-    bench = run(args.quern, "bench", model, "-p", 0, "-n", 64, "-r", 3, *threads, *place)
     devices = {device["device"]: device for device in ran["placement"]["devices"]}
     name = os.path.basename(model.rstrip("/"))
     where = f"{expected['gpu_layers']} of {expected['layers']} layers on the GPU" if expected["gpu_layers"] else "CPU"
@@ -79,7 +86,8 @@ def compare(args, model, prompt):
     for number, (kind, want, found) in enumerate(rows):
         speed = "| | |"
         if number == len(rows) - 1:
-            want_speed, found_speed = expected["tokens_per_second"], bench["generate_tokens_per_second"]
+            want_speed = statistics.median(scheme["tokens_per_second"] for scheme, _ in turns)
+            found_speed = statistics.median(found for _, found in turns)
             speed = f"{want_speed:.1f} | {found_speed:.1f} | {want_speed / found_speed:.2f}"
         print(f"| {name} | {where}, {kind} | {want / 2**20:.0f} MiB | {found / 2**20:.0f} MiB "
               f"| {want / found:.3f} | {speed} |", flush=True)

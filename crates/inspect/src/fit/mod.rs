@@ -16,7 +16,9 @@ mod scheme;
 use quern_model::{Config, View};
 use quern_quantize::bitsandbytes::Kind;
 use quern_quantize::load_in::BlockTypes;
-use quern_run::estimate::{MachineSpeed, MemoryEstimate, TokenTime, ram_beside, region_bytes, token_time};
+use quern_run::estimate::{
+    MachineSpeed, Matrices, MemoryEstimate, TokenTime, ram_beside, region_bytes, token_time,
+};
 use quern_run::placement::{
     Capacity, GpuLayers, GpuRoom, Location, Made, Plan, RamRoom, Session, SizeOptions, Sizes,
 };
@@ -259,7 +261,9 @@ fn placed(
             types.push(*element_type);
         }
     }
-    let mut costs = speed.costs(&types, bytes, region_bytes(sizes));
+    let matrices =
+        Matrices { bytes_per_token: bytes, piece: region_bytes(sizes), columns: config.hidden_size };
+    let mut costs = speed.costs(&types, matrices);
     costs.gpus = machine.gpu_bandwidths.clone();
     costs.disk = machine.disk;
     Placed {

@@ -12,23 +12,20 @@ use quern_tensor_io::ElementType;
 
 use crate::{available_memory, last_level_cache};
 
-/// Columns of the matrices: a multiple of every block's length.
-const COLUMNS: usize = 4096;
-/// Columns of small matrices.
-const FEW_COLUMNS: usize = 1024;
-/// Bytes of matrices that count as small.
-const SMALL: u64 = 1 << 20;
+/// Columns of the matrices: multiples of every block's length.
+const FEWEST_COLUMNS: usize = 256;
+const MOST_COLUMNS: usize = 4096;
 /// Sizes of pieces that are told apart, each four times the one before.
 const LEAST_PIECE: u64 = 128 << 10;
 const LARGEST_PIECE: u64 = 32 << 20;
 /// The least bytes to read for a rate.
 const LEAST: u64 = 4 << 20;
 /// The most, where caches are small.
-const MOST: u64 = 128 << 20;
+const MOST: u64 = 256 << 20;
 /// The most, however large caches are.
 const LIMIT: u64 = 1 << 30;
 /// Times the last-level cache that the most bytes are.
-const CACHES: u64 = 3;
+const CACHES: u64 = 8;
 /// The sample that is repeated.
 const SAMPLE: usize = 1 << 20;
 /// Time and passes for each rate.
@@ -56,13 +53,32 @@ impl Costs {
     }
 }
 
+/// The matrices of a model, as far as their speed depends on it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Matrices {
+    /// Bytes that a token reads of all of them.
+    pub bytes_per_token: u64,
+    /// Bytes of those that are multiplied with together, on average.
+    pub piece: u64,
+    /// Columns of most of them.
+    pub columns: usize,
+}
+
+/// What a rate was measured with.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+struct Measured {
+    element_type: ElementType,
+    bytes: u64,
+    piece: u64,
+    columns: usize,
+}
+
 /// Measures rates of the CPU, each once.
 #[derive(Debug)]
 pub struct MachineSpeed {
     pool: Pool,
     most: u64,
-    /// By type, bytes read, and bytes of a piece.
-    rates: HashMap<(ElementType, u64, u64), f64>,
+    rates: HashMap<Measured, f64>,
     region: Option<f64>,
     buffer: Vec<u8>,
 }
@@ -87,34 +103,36 @@ impl MachineSpeed {
         self.pool.threads()
     }
 
-    /// Rates of the CPU for a model that reads so many bytes for a token, in pieces of so many; the rates of other devices
-    /// are left open.
-    pub fn costs(&mut self, types: &[ElementType], bytes_per_token: u64, piece: u64) -> Costs {
-        let cpu = types.iter().filter_map(|&t| Some((t, self.rate(t, bytes_per_token, piece)?))).collect();
+    /// Rates of the CPU for the matrices of a model; the rates of other devices are left open.
+    pub fn costs(&mut self, types: &[ElementType], matrices: Matrices) -> Costs {
+        let cpu = types.iter().filter_map(|&t| Some((t, self.rate(t, matrices)?))).collect();
         Costs { cpu, region: self.region(), gpus: Vec::new(), disk: None }
     }
 
-    /// Bytes a second for matrices of this type and size; `None` if no kernel reads it.
-    fn rate(&mut self, element_type: ElementType, bytes_per_token: u64, piece: u64) -> Option<f64> {
+    /// Bytes a second for matrices of this type; `None` if no kernel reads it.
+    fn rate(&mut self, element_type: ElementType, matrices: Matrices) -> Option<f64> {
         if !quern_compute::supports(element_type) {
             return None;
         }
+        let Matrices { bytes_per_token, piece, columns } = matrices;
         let bytes = bytes_per_token.clamp(LEAST, self.most);
         // Larger models than measured with have the same rate, and nearly equal sizes too.
-        let bytes = if bytes == self.most { bytes } else { 1 << bytes.ilog2() };
+        let step = 1 << (bytes.ilog2() - 2);
+        let bytes = if bytes == self.most { bytes } else { bytes / step * step };
         let steps = (piece.clamp(LEAST_PIECE, LARGEST_PIECE) as f64 / LEAST_PIECE as f64).log(4.0).round();
         let piece = (LEAST_PIECE << (2 * steps as u32)).min(bytes);
-        let key = (element_type, bytes, piece);
+        let columns = 1 << columns.clamp(FEWEST_COLUMNS, MOST_COLUMNS).ilog2();
+        let key = Measured { element_type, bytes, piece, columns };
         if let Some(rate) = self.rates.get(&key) {
             return Some(*rate);
         }
-        let rate = self.measure(element_type, bytes, piece)?;
+        let rate = self.measure(key)?;
         self.rates.insert(key, rate);
         Some(rate)
     }
 
-    fn measure(&mut self, element_type: ElementType, bytes: u64, piece: u64) -> Option<f64> {
-        let columns = if piece < SMALL { FEW_COLUMNS } else { COLUMNS };
+    fn measure(&mut self, what: Measured) -> Option<f64> {
+        let Measured { element_type, bytes, piece, columns } = what;
         let row = element_type.row_bytes(columns)?;
         let rows = (usize::try_from(piece).ok()? / row).max(1);
         let matrix_bytes = rows * row;
@@ -167,11 +185,12 @@ mod tests {
     fn rates_are_measured_once_for_each_type_and_size() {
         let mut machine = MachineSpeed { most: LEAST, ..MachineSpeed::new(2) };
         let types = [ElementType::Q4K, ElementType::F16, ElementType::NF4];
-        let costs = machine.costs(&types, 1 << 40, 1 << 20);
+        let matrices = Matrices { bytes_per_token: 1 << 40, piece: 1 << 20, columns: 2048 };
+        let costs = machine.costs(&types, matrices);
         assert_eq!(costs.cpu.len(), 3);
         assert!(costs.cpu.iter().all(|(_, rate)| rate.is_finite() && *rate > 1e6), "{costs:?}");
         assert!(costs.region > 0.0);
-        assert_eq!(machine.costs(&types, LEAST, 1 << 20), costs);
-        assert_eq!(machine.rate(ElementType::I32, LEAST, LEAST), None);
+        assert_eq!(machine.costs(&types, Matrices { bytes_per_token: LEAST, ..matrices }), costs);
+        assert_eq!(machine.rate(ElementType::I32, matrices), None);
     }
 }

@@ -12,6 +12,6 @@ mod machine;
 mod memory;
 mod speed;
 
-pub use machine::{Costs, MachineSpeed};
+pub use machine::{Costs, MachineSpeed, Matrices};
 pub use memory::{DeviceMemory, GPU_CONTEXT, MemoryEstimate, ram_beside};
 pub use speed::{TokenTime, region_bytes, token_time};
