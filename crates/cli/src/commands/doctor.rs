@@ -142,19 +142,12 @@ fn about_cpu(cpu: &Cpu, threads: usize, findings: &mut Vec<Finding>) {
 }
 
 fn about_memory(memory: &Memory, findings: &mut Vec<Finding>) {
-    if let (Some(total), Some(available)) = (memory.total, memory.available) {
-        if available < total / 4 {
-            let what = format!(
-                "only {} of {} of memory can be used",
-                format::bytes(available),
-                format::bytes(total)
-            );
-            findings.push(finding(
-                "note",
-                what,
-                "close other programs, or raise the container's limit; quern fit shows what fits",
-            ));
-        }
+    let little = memory.total.zip(memory.available).filter(|(total, available)| *available < total / 4);
+    if let Some((total, available)) = little {
+        let what =
+            format!("only {} of {} of memory can be used", format::bytes(available), format::bytes(total));
+        let remedy = "close other programs, or raise the container's limit; quern fit shows what fits";
+        findings.push(finding("note", what, remedy));
     }
     if let Some(swap) = memory.swap_used.filter(|&swap| swap > 1 << 30) {
         let what = format!("{} of swap space are in use", format::bytes(swap));

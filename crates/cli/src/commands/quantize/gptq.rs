@@ -119,7 +119,7 @@ fn options(args: &args::Quantize, model: &Model, original: &Checkpoint) -> anyho
 fn show(plan: &GptqPlan, args: &args::Quantize) -> Outcome {
     record::warn_of_space(args.output.as_deref(), plan.disk_bytes);
     match require_memory(&args.model, plan.memory_bytes, Remedy::LessCalibration) {
-        Ok(warning) => warning.iter().for_each(|warning| messages::warning(warning)),
+        Ok(warning) => warning.iter().for_each(messages::warning),
         Err(error) => messages::warning(remedy::described(&error.into())),
     }
     let describe = |m: &job::GptqModule| match &m.settings {
