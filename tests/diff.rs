@@ -266,7 +266,7 @@ fn metadata_counts_unless_it_says_how_a_file_was_made() {
     let model = fixture("bookworm-4m-Q4_K_M.gguf");
     let edited = |name: &str, sets: &[&str]| {
         let sets: Vec<&str> = sets.iter().flat_map(|set| ["--set", set]).collect();
-        convert(&model, "gguf", &path(name), &[&["--no-verify"], &sets[..]].concat());
+        convert(&model, "gguf", &path(name), &[&["--no-verify", "--no-provenance"], &sets[..]].concat());
         path(name)
     };
     let made =
