@@ -134,3 +134,18 @@ pub fn tiny_copy(name: &str) -> tempfile::TempDir {
     }
     dir
 }
+
+/// The small model, as a directory.
+pub fn model() -> String {
+    fixture("bookworm-4m").display().to_string()
+}
+
+/// The small model as a GGUF file.
+pub fn q4() -> String {
+    fixture("bookworm-4m-Q4_K_M.gguf").display().to_string()
+}
+
+/// What a command that succeeds prints as JSON.
+pub fn json(args: &[&str]) -> serde_json::Value {
+    serde_json::from_str(&stdout(&quern(args))).unwrap()
+}

@@ -4,19 +4,7 @@ use std::path::Path;
 
 use serde_json::Value;
 
-use crate::common::{failure, fixture, quern, stderr, stdout};
-
-fn model() -> String {
-    fixture("bookworm-4m").display().to_string()
-}
-
-fn q4() -> String {
-    fixture("bookworm-4m-Q4_K_M.gguf").display().to_string()
-}
-
-fn json(args: &[&str]) -> Value {
-    serde_json::from_str(&stdout(&quern(args))).unwrap()
-}
+use crate::common::{failure, fixture, json, model, q4, quern, stderr, stdout};
 
 fn schemes(report: &Value) -> &Vec<Value> {
     report["schemes"].as_array().unwrap()

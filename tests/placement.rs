@@ -2,19 +2,7 @@
 
 use serde_json::Value;
 
-use crate::common::{failure, fixture, quern, stderr, stdout};
-
-fn model() -> String {
-    fixture("bookworm-4m").display().to_string()
-}
-
-fn q4() -> String {
-    fixture("bookworm-4m-Q4_K_M.gguf").display().to_string()
-}
-
-fn json(args: &[&str]) -> Value {
-    serde_json::from_str(&stdout(&quern(args))).unwrap()
-}
+use crate::common::{failure, fixture, json, model, q4, quern, stderr, stdout};
 
 /// The part of a report that is about one device.
 fn device<'a>(report: &'a Value, name: &str) -> &'a Value {
