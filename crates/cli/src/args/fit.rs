@@ -33,6 +33,7 @@ pub struct Fit {
     pub model: Option<PathBuf>,
     /// GPU memory to plan with, such as 8GiB; several cards as 24GiB,24GiB; 0 for none [default: this machine's GPUs]
     #[arg(long, value_name = "SIZE,…", value_parser = memory_sizes)]
+    // Not `Vec`: clap would take that for one value each time the option is given.
     pub vram: Option<std::vec::Vec<u64>>,
     /// Bytes a second that the memory of the GPUs of --vram delivers, such as 360GB [default: what this machine's has]
     #[arg(long, value_name = "SIZE", value_parser = bandwidth, requires = "vram")]

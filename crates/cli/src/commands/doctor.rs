@@ -11,6 +11,7 @@ use quern_run::{gpu_bandwidth, read_bandwidth};
 use serde::Serialize;
 
 use super::{Outcome, print, print_json};
+use crate::progress::Bar;
 use crate::{args, format};
 
 /// The longest wait for the Hub.
@@ -83,6 +84,7 @@ fn finding(kind: &'static str, what: impl Into<String>, remedy: impl Into<String
 pub fn run(args: &args::Doctor) -> Outcome {
     let threads = args.threads.count();
     let mut findings = Vec::new();
+    let bar = Bar::waiting("measuring memory, disks and GPUs, asking the Hub");
     let (cpu, memory) = (cpu(), memory());
     let measured = (!args.no_measure).then(|| {
         let room = memory.available.map_or(MEASURED, |available| available / 4);
@@ -95,6 +97,7 @@ pub fn run(args: &args::Doctor) -> Outcome {
     let mut folders = vec![std::env::current_dir().unwrap_or_else(|_| PathBuf::from("."))];
     folders.extend(cache);
     let disks = disks(&folders, !args.no_measure, &mut findings);
+    drop(bar);
     let report = Report {
         version: env!("CARGO_PKG_VERSION"),
         system: format!("{} {}", std::env::consts::OS, std::env::consts::ARCH),

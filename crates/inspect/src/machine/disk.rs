@@ -72,18 +72,35 @@ fn measured(folder: &Path, size: usize) -> io::Result<f64> {
         file.write_all(&part)?;
     }
     file.sync_all()?;
-    drop_from_cache(&file);
     io::Seek::rewind(&mut file)?;
+    timed(&mut file, size / PART * PART)
+}
+
+/// Bytes a second that are read from a file that is there: its first 256 MiB, or all of it, after the system's cache was
+/// asked to drop it. Nothing is written.
+///
+/// # Errors
+/// The file cannot be read, or is empty.
+pub fn file_read_speed(file: &Path) -> io::Result<f64> {
+    let mut file = File::open(file)?;
+    let size = usize::try_from(file.metadata()?.len()).unwrap_or(usize::MAX).min(SIZE);
+    if size == 0 {
+        return Err(io::Error::new(io::ErrorKind::UnexpectedEof, "the file is empty"));
+    }
+    timed(&mut file, size)
+}
+
+/// Reads so many bytes that are not in the system's cache.
+fn timed(file: &mut File, size: usize) -> io::Result<f64> {
+    drop_from_cache(file);
+    let mut part = vec![0u8; PART.min(size)];
     let started = Instant::now();
     let mut read = 0;
-    loop {
+    while read < size {
         match file.read(&mut part)? {
-            0 => break,
+            0 => return Err(io::Error::new(io::ErrorKind::UnexpectedEof, "the file is shorter than it was")),
             count => read += count,
         }
-    }
-    if read != size / PART * PART {
-        return Err(io::Error::new(io::ErrorKind::UnexpectedEof, "the file that was written is shorter now"));
     }
     Ok(read as f64 / started.elapsed().as_secs_f64().max(1e-9))
 }
@@ -115,5 +132,10 @@ mod tests {
         let speed = measured(here.path(), 2 * PART).unwrap();
         assert!(speed.is_finite() && speed > 0.0);
         assert_eq!(std::fs::read_dir(here.path()).unwrap().count(), 0);
+        let file = here.path().join("file");
+        std::fs::write(&file, [7; 1000]).unwrap();
+        assert!(file_read_speed(&file).unwrap() > 0.0);
+        std::fs::write(&file, []).unwrap();
+        assert!(file_read_speed(&file).is_err());
     }
 }

@@ -5,7 +5,7 @@ mod disk;
 mod memory;
 
 pub use cpu::{Cpu, cpu};
-pub use disk::{Disk, disk, read_speed};
+pub use disk::{Disk, disk, file_read_speed, read_speed};
 pub use memory::{Memory, memory};
 
 use std::path::Path;

@@ -7,15 +7,16 @@ use std::process::ExitCode;
 
 use quern_hub::Remote;
 use quern_inspect::fit::{self, Candidate, Machine, Scheme, Subject, Use, Wishes};
-use quern_inspect::machine::read_speed;
+use quern_inspect::machine::file_read_speed;
 use quern_model::identify;
 use quern_run::estimate::{GPU_CONTEXT, MachineSpeed};
-use quern_run::placement::{DeviceInfo, GpuRoom, PlacementOptions, cards};
+use quern_run::placement::{DeviceChoice, DeviceInfo, GpuRoom, PlacementOptions, cards};
 use quern_run::{available_memory, gpu_bandwidth};
 use quern_tensor_io::Checkpoint;
 use serde_json::{Value, json};
 
 use super::{Outcome, print, print_json};
+use crate::progress::Bar;
 use crate::{args, format, messages, model};
 
 /// The share of the free memory that is planned with.
@@ -59,10 +60,8 @@ fn machine(args: &args::Fit) -> anyhow::Result<Machine> {
         None => {
             let options = PlacementOptions { device: args.device, ..PlacementOptions::default() };
             let cards = match args.device {
-                quern_run::placement::DeviceChoice::Cpu => Ok(Vec::new()),
-                quern_run::placement::DeviceChoice::Auto | quern_run::placement::DeviceChoice::Cuda(_) => {
-                    cards()
-                }
+                DeviceChoice::Cpu => Ok(Vec::new()),
+                DeviceChoice::Auto | DeviceChoice::Cuda(_) => cards(),
             };
             machine.gpus = options.choose(cards).map_err(quern_run::Error::from)?;
             machine.gpu_bandwidths =
@@ -90,11 +89,11 @@ fn of_model(args: &args::Fit, mut machine: Machine, how: Use, speed: &mut Machin
         false => vec![Scheme::Stored],
     };
     if machine.ram.is_some_and(|ram| checkpoint.file_size() > ram) {
-        // Layers may have to be read for every token.
-        let folder =
-            if let Remote::Cached(path) = &found { path.as_path() } else { std::path::Path::new(".") };
-        machine.disk = read_speed(folder).ok();
+        // Layers may have to be read for every token. Of headers alone there is nothing to read.
+        let file = checkpoint.files().first().filter(|_| checkpoint.has_data());
+        machine.disk = file.and_then(|file| file_read_speed(file).ok());
     }
+    let bar = Bar::waiting("measuring what this machine does with each scheme");
     let (mut candidates, mut left_out) = (Vec::new(), Vec::new());
     for scheme in schemes {
         match subject.candidate(scheme, &machine, how, speed) {
@@ -104,8 +103,7 @@ fn of_model(args: &args::Fit, mut machine: Machine, how: Use, speed: &mut Machin
             Err(error) => left_out.push(format!("{}: {error}", scheme.title())),
         }
     }
-    let wishes = Wishes { speed: args.speed };
-    let best = fit::best(&candidates, wishes);
+    let best = fit::best(&candidates, Wishes { speed: args.speed });
     let cpu_alone = match best.filter(|_| !machine.gpus.is_empty()) {
         Some(best) => {
             let cpu = Machine { gpus: Vec::new(), gpu_bandwidths: Vec::new(), ..machine.clone() };
@@ -113,6 +111,7 @@ fn of_model(args: &args::Fit, mut machine: Machine, how: Use, speed: &mut Machin
         }
         None => None,
     };
+    drop(bar);
     let fits = candidates.iter().any(|candidate| candidate.placed.is_some());
     let name = words::short_name(path);
     if args.json {

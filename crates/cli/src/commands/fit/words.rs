@@ -3,7 +3,9 @@
 use std::path::Path;
 
 use quern_inspect::fit::{Candidate, Machine, Placed, Scheme, Subject};
+use quern_run::KvType;
 use quern_run::estimate::DeviceMemory;
+use quern_run::placement::DeviceChoice;
 use serde_json::{Value, json};
 
 use crate::{args, format};
@@ -166,10 +168,10 @@ pub fn commands(candidate: &Candidate, path: &Path, name: &str, args: &args::Fit
         commands.push(format!("quern quantize {source} {options} -o {output}"));
     }
     let mut run = format!("quern run {output} -p \"Once upon a time\" --context {}", candidate.context);
-    if args.kv != quern_run::KvType::F16 {
+    if args.kv != KvType::F16 {
         run += &format!(" --kv {}", args.kv.name());
     }
-    if args.device != quern_run::placement::DeviceChoice::Auto {
+    if args.device != DeviceChoice::Auto {
         run += &format!(" --device {}", args.device);
     }
     commands.push(run);
