@@ -43,6 +43,7 @@ pub fn run(args: &args::Fit, machine: &Machine, how: Use, speed: &mut MachineSpe
     drop(bar);
     let unknown = surveyed.iter().filter(|found| found.is_none()).count();
     let mut rows = Vec::new();
+    let bar = Bar::waiting("measuring what this machine does with each scheme");
     for found in surveyed.into_iter().flatten() {
         let mut candidates = found.candidates(machine, how, speed);
         candidates.retain(|candidate| candidate.placed.as_ref().is_some_and(|placed| placed.in_memory()));
@@ -56,6 +57,7 @@ pub fn run(args: &args::Fit, machine: &Machine, how: Use, speed: &mut MachineSpe
         let fast = rate.is_none_or(|rate| rate >= args.speed);
         rows.push(Row { model: found.model, candidate, proposed: fast && loss <= ACCEPTABLE });
     }
+    drop(bar);
     rows.sort_by(|a, b| {
         let rank = |row: &Row| row.model.rank();
         b.proposed.cmp(&a.proposed).then(rank(b).total_cmp(&rank(a)))
