@@ -3,6 +3,15 @@
 use comfy_table::{CellAlignment, Table};
 pub use quern_inspect::words::{bytes, bytes_as, count, digits, shape};
 
+/// As a word of a shell's command line.
+pub fn quoted(text: &str) -> String {
+    let plain = |c: char| c.is_alphanumeric() || "-_./:@=,+%^".contains(c);
+    match !text.is_empty() && text.chars().all(plain) {
+        true => text.to_owned(),
+        false => format!("'{}'", text.replace('\'', "'\\''")),
+    }
+}
+
 /// A size in bytes: `8GiB`, `1.5 GB`, `600MiB`, `1000` (bytes). Units of any case; `G` is `GiB`.
 ///
 /// # Errors
@@ -63,5 +72,12 @@ mod tests {
         for text in ["", "GiB", "0", "0.2B", "-1GiB", "1.2.3GiB", "8 apples", "1e5", "99999999TiB", "nan"] {
             assert!(super::parse_bytes(text).is_err(), "{text}");
         }
+    }
+
+    #[test]
+    fn words_with_spaces_are_quoted() {
+        assert_eq!(super::quoted("a/b-c.gguf"), "a/b-c.gguf");
+        assert_eq!(super::quoted("my model"), "'my model'");
+        assert_eq!(super::quoted("it's"), r"'it'\''s'");
     }
 }

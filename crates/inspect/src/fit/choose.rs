@@ -6,7 +6,7 @@ use super::{Candidate, Scheme};
 /// Faster than most people read.
 const SPEED: f64 = 10.0;
 /// More of a divergence than this is noticed.
-const ACCEPTABLE: f64 = 0.1;
+pub const ACCEPTABLE: f64 = 0.1;
 /// Less of a divergence than this is not.
 const SAME: f64 = 0.001;
 

@@ -26,7 +26,7 @@ use quern_run::{KvType, LoadIn, default_context};
 use quern_tensor_io::{Checkpoint, ElementType};
 
 pub use catalogue::{CatalogueModel, Surveyed, catalogue, survey};
-pub use choose::{Wishes, best};
+pub use choose::{ACCEPTABLE, Wishes, best};
 pub use quality::{Quality, quality};
 pub use scheme::Scheme;
 

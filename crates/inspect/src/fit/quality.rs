@@ -2,6 +2,8 @@
 //! estimates for the model at hand: some models lose more at the same number of bits, some less; the order of the schemes
 //! is nearly the same for all that were measured.
 
+use std::sync::LazyLock;
+
 use serde::{Deserialize, Serialize};
 
 use super::Scheme;
@@ -52,9 +54,12 @@ struct Entry {
     top1_agreement: f64,
 }
 
+/// All entries, read when they are first asked for; a test reads them.
+static ENTRIES: LazyLock<Vec<Entry>> =
+    LazyLock::new(|| serde_json::from_str::<File>(DATA).map_or_else(|_| Vec::new(), |file| file.schemes));
+
 /// What was measured of a scheme; `None` for what was not measured, such as the model as it is stored.
 pub fn quality(scheme: Scheme) -> Option<Quality> {
-    let file: File = serde_json::from_str(DATA).ok()?;
     let wanted = |entry: &&Entry| {
         // Of variants, what quantize makes without more options.
         let usual = entry.symmetric != Some(false) && entry.double_quant != Some(false);
@@ -67,7 +72,7 @@ pub fn quality(scheme: Scheme) -> Option<Quality> {
                 Scheme::Bitsandbytes(_) => true,
             }
     };
-    let entry = file.schemes.iter().find(wanted)?;
+    let entry = ENTRIES.iter().find(wanted)?;
     let Entry { kl_mean, perplexity_ratio, top1_agreement, .. } = *entry;
     Some(Quality { kl_mean, perplexity_ratio, top1_agreement })
 }

@@ -5,6 +5,7 @@ use std::io::{self, Read, Write};
 use std::path::{Path, PathBuf};
 use std::time::Instant;
 
+use quern_tensor_io::output::free_space;
 use serde::Serialize;
 
 /// Bytes that are written and read to measure.
@@ -30,13 +31,23 @@ pub struct Disk {
 /// Describes the disk of `folder`, or of the nearest folder above that exists.
 pub fn disk(folder: &Path) -> Disk {
     let there = existing(folder);
-    let found = rustix::fs::statvfs(&there).ok().filter(|found| found.f_blocks > 0);
     Disk {
         folder: folder.to_path_buf(),
-        free: found.as_ref().map(|found| found.f_bavail.saturating_mul(found.f_frsize)),
-        total: found.map(|found| found.f_blocks.saturating_mul(found.f_frsize)),
+        free: free_space(&there),
+        total: total_space(&there),
         read_bytes_per_second: None,
     }
+}
+
+#[cfg(unix)]
+fn total_space(folder: &Path) -> Option<u64> {
+    let found = rustix::fs::statvfs(folder).ok().filter(|found| found.f_blocks > 0)?;
+    Some(found.f_blocks.saturating_mul(found.f_frsize))
+}
+
+#[cfg(not(unix))]
+fn total_space(_: &Path) -> Option<u64> {
+    None
 }
 
 fn existing(folder: &Path) -> PathBuf {

@@ -3,6 +3,7 @@
 //! Markup is escaped by `maud` and by the chart library. What is left to do: control characters and the marks that
 //! reverse the direction of text are shown as codes, so that a name is seen as it is, and long texts are cut.
 
+use crate::statistics::ValueSummary;
 pub(super) use crate::words::digits;
 
 /// Names and keys are cut after so many characters.
@@ -43,6 +44,13 @@ fn directs(c: char) -> bool {
 pub(super) fn percent(part: f64, whole: f64) -> String {
     let share = if whole > 0.0 { part / whole * 100.0 } else { 0.0 };
     if share >= 10.0 || share == 0.0 { format!("{share:.0} %") } else { format!("{share:.2} %") }
+}
+
+/// Smallest and largest value, mean, root mean square and kurtosis; dashes where there are no values.
+pub(super) fn figures(values: Option<&ValueSummary>) -> [String; 5] {
+    let Some(v) = values else { return [(); 5].map(|()| "–".to_owned()) };
+    let kurtosis = v.kurtosis.map_or("–".into(), digits);
+    [digits(v.min.into()), digits(v.max.into()), digits(v.mean), digits(v.rms), kurtosis]
 }
 
 /// Thousands apart: `4 196 608`, by narrow spaces that do not break.

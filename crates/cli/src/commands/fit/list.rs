@@ -3,7 +3,7 @@
 use std::process::ExitCode;
 
 use quern_inspect::fit::{
-    Candidate, CatalogueModel, Machine, Scheme, Use, Wishes, best, catalogue, schemes, survey,
+    ACCEPTABLE, Candidate, CatalogueModel, Machine, Scheme, Use, Wishes, best, catalogue, schemes, survey,
 };
 use quern_run::estimate::MachineSpeed;
 use serde_json::{Value, json};
@@ -15,8 +15,6 @@ use crate::{args, format, messages};
 
 /// Models that are shown.
 const SHOWN: usize = 15;
-/// A divergence that is still proposed.
-const ACCEPTABLE: f64 = 0.1;
 /// The fewest bits that a weight has in any scheme, with something for what is not quantized.
 const FEWEST_BITS: f64 = 2.2;
 

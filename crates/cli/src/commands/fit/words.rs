@@ -8,6 +8,7 @@ use quern_run::estimate::DeviceMemory;
 use quern_run::placement::DeviceChoice;
 use serde_json::{Value, json};
 
+use crate::format::quoted;
 use crate::{args, format};
 
 /// The last part of a model's name, without what distinguishes files.
@@ -178,15 +179,6 @@ pub fn commands(candidate: &Candidate, path: &Path, name: &str, args: &args::Fit
     commands
 }
 
-/// A word of a command line.
-fn quoted(word: &str) -> String {
-    let plain = |c: char| c.is_ascii_alphanumeric() || "/._-+:@=,".contains(c);
-    match !word.is_empty() && word.chars().all(plain) {
-        true => word.to_owned(),
-        false => format!("'{}'", word.replace('\'', r"'\''")),
-    }
-}
-
 fn memory_json(memory: &DeviceMemory) -> Value {
     json!({
         "weights_bytes": memory.weights,
@@ -264,12 +256,5 @@ mod tests {
         ] {
             assert_eq!(short_name(Path::new(path)), name, "{path}");
         }
-    }
-
-    #[test]
-    fn words_with_spaces_are_quoted() {
-        assert_eq!(quoted("a/b-c.gguf"), "a/b-c.gguf");
-        assert_eq!(quoted("my model"), "'my model'");
-        assert_eq!(quoted("it's"), r"'it'\''s'");
     }
 }

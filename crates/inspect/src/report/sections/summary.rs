@@ -68,17 +68,8 @@ fn kinds(report: &Report<'_>) -> maud::Markup {
                 text::grouped(kind.parameters),
                 format!("{:.2}", kind.bits_per_weight()),
             ]);
-            row.extend(match &kind.values {
-                None => vec!["–".to_owned(); 6],
-                Some(v) => vec![
-                    text::digits(v.min.into()),
-                    text::digits(v.max.into()),
-                    text::digits(v.mean),
-                    text::digits(v.rms),
-                    v.kurtosis.map_or("–".into(), text::digits),
-                    text::grouped(v.zeros),
-                ],
-            });
+            row.extend(text::figures(kind.values.as_ref()));
+            row.push(kind.values.as_ref().map_or("–".into(), |v| text::grouped(v.zeros)));
             rows.push(row);
         }
     }

@@ -45,16 +45,7 @@ fn list(subject: &Subject<'_>, whose: &str) -> Markup {
             in_words::bytes(t.bytes),
             format!("{:.2}", t.bits_per_weight()),
         ];
-        row.extend(match &t.values {
-            None => vec!["–".to_owned(); 5],
-            Some(v) => vec![
-                text::digits(v.min.into()),
-                text::digits(v.max.into()),
-                text::digits(v.mean),
-                text::digits(v.rms),
-                v.kurtosis.map_or("–".into(), text::digits),
-            ],
-        });
+        row.extend(text::figures(t.values.as_ref()));
         row
     };
     let rows: Vec<Vec<String>> = tensors.iter().take(LISTED).map(row).collect();
