@@ -1,0 +1,7 @@
+#![doc = include_str!("../README.md")]
+
+pub mod allocation;
+pub mod exercise;
+pub mod mutation;
+pub mod reader;
+pub mod seed;
