@@ -44,6 +44,9 @@ struct Arguments {
     /// Processes at a time.
     #[arg(long, default_value_t = 2)]
     jobs: u64,
+    /// Write the sound inputs as libFuzzer's corpora below this folder, one folder for each target.
+    #[arg(long)]
+    corpus: Option<PathBuf>,
     /// Give the sound inputs and print what each comes to.
     #[arg(long)]
     sound: bool,
@@ -85,8 +88,12 @@ fn main() -> ExitCode {
             }
         },
     };
-    if arguments.sound {
-        return match readers.into_iter().try_for_each(|reader| sound(reader, &arguments)) {
+    if arguments.sound || arguments.corpus.is_some() {
+        let each = |reader| match &arguments.corpus {
+            Some(folder) => corpus(reader, &arguments, folder),
+            None => sound(reader, &arguments),
+        };
+        return match readers.into_iter().try_for_each(each) {
             Ok(()) => ExitCode::SUCCESS,
             Err(e) => {
                 eprintln!("{e}");
@@ -251,6 +258,19 @@ fn keep(reader: &Reader, case: u64, work: &Path, arguments: &Arguments) {
 fn save(reader: &Reader, case: u64, bytes: &[u8], folder: &Path) {
     let _ = fs::create_dir_all(folder);
     let _ = fs::write(folder.join(format!("{}-{case}", reader.name)), bytes);
+}
+
+/// Writes the inputs before any damage, each behind the byte that chooses it (see `fuzz/src/lib.rs`).
+fn corpus(reader: &Reader, arguments: &Arguments, folder: &Path) -> Result<(), String> {
+    let work = tempfile::tempdir().map_err(|e| e.to_string())?;
+    let place = Place { fixtures: arguments.fixtures.clone(), work: work.path().to_path_buf() };
+    let folder = folder.join(reader.name.replace('-', "_"));
+    fs::create_dir_all(&folder).map_err(|e| format!("{}: {e}", folder.display()))?;
+    for (at, seed) in (reader.seeds)(&place)?.iter().enumerate().take(256) {
+        let bytes = [&[at as u8], seed.bytes.as_slice()].concat();
+        fs::write(folder.join(format!("sound-{at}")), bytes).map_err(|e| e.to_string())?;
+    }
+    Ok(())
 }
 
 /// The inputs before any damage.
