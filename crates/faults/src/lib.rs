@@ -4,4 +4,5 @@ pub mod allocation;
 pub mod exercise;
 pub mod mutation;
 pub mod reader;
+pub mod round_trip;
 pub mod seed;

@@ -5,8 +5,8 @@ use std::path::Path;
 use quern_run::random::Random;
 
 use crate::exercise::{self, Outcome};
-use crate::mutation;
 use crate::seed::{Place, Result, Seed};
+use crate::{mutation, round_trip};
 
 /// One reader, or a group that reads one kind of file.
 pub struct Reader {
@@ -103,6 +103,12 @@ pub const READERS: &[Reader] = &[
         what: "README.md of a model (its front matter) and quern.json (how it was made)",
         seeds: notes,
         exercise: exercise::settings,
+    },
+    Reader {
+        name: "round-trip",
+        what: "tensors and metadata chosen by bytes: written as GGUF or safetensors and read again",
+        seeds: choices,
+        exercise: round_trip::run,
     },
 ];
 
@@ -250,4 +256,15 @@ fn notes(place: &Place) -> Result<Vec<Seed>> {
         Seed::new(&folder, "README.md", card.as_bytes())?,
         Seed::new(&folder, "quern.json", record.as_bytes())?,
     ])
+}
+
+/// Random bytes: each is a sound input.
+fn choices(place: &Place) -> Result<Vec<Seed>> {
+    let make = |at: u64| {
+        let mut random = Random::new(at);
+        let bytes: Vec<u8> = (0..600).map(|_| random.next_u64() as u8).collect();
+        let seed = Seed::new(&place.work.join(format!("choices/{at}")), "choices", &bytes)?;
+        Ok(Seed { open: seed.file.clone(), ..seed })
+    };
+    (0..64).map(make).collect()
 }
