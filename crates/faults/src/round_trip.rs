@@ -91,14 +91,20 @@ impl Choices<'_> {
 pub fn run(file: &Path) -> Outcome {
     let bytes = std::fs::read(file).map_err(text)?;
     let mut choices = Choices { bytes: &bytes };
+    let as_gguf = choices.byte() & 1 == 0;
     let mut metadata = Metadata::new();
     for _ in 0..choices.below(12) {
-        let (key, value) = (choices.text(), choices.value());
+        let key = choices.text();
+        // safetensors has texts alone.
+        let value = if as_gguf { choices.value() } else { Value::String(choices.text()) };
         metadata.set(key, value);
     }
-    let as_gguf = choices.byte() & 1 == 0;
     let known = |t: ElementType| if as_gguf { t.ggml_id().is_some() } else { t.block_elements() == 1 };
-    let tensors: Vec<_> = (0..choices.below(16)).map(|_| choices.tensor(known)).collect();
+    let mut tensors: Vec<_> = (0..choices.below(16)).map(|_| choices.tensor(known)).collect();
+    // Most files have names of their own; one in eight may say one twice, which must be refused.
+    if choices.below(8) > 0 {
+        tensors.iter_mut().enumerate().for_each(|(at, tensor)| tensor.name += &at.to_string());
+    }
     let sizes = tensors.iter().map(|t| {
         let blocks = t.shape.iter().product::<usize>() / t.element_type.block_elements();
         blocks * t.element_type.block_bytes()
