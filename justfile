@@ -50,6 +50,15 @@ sanitize-cuda:
     cargo test -p quern-compute --test cuda --no-run
     QUERN_TEST_CUDA=1 compute-sanitizer --report-api-errors no --error-exitcode 1 cargo test -p quern-compute --test cuda -- --skip a_fault --skip a_driver
 
+# Give a million damaged inputs to every reader (see crates/faults).
+faults runs="1000000" jobs="2":
+    cargo run --release -p quern-faults -- --runs {{runs}} --jobs {{jobs}} --keep target/faults
+
+# Give libFuzzer's inputs to one reader for so many seconds, under the address sanitizer (needs nightly Rust and cargo-fuzz).
+fuzz target seconds="3600":
+    cargo run --release -p quern-faults -- --corpus fuzz/corpus
+    cargo +nightly fuzz run {{target}} -- -max_total_time={{seconds}} -timeout=10 -rss_limit_mb=2048 -max_len=1048576
+
 # Make the fixtures that need Python packages only; the header of each script says which.
 fixtures:
     python3 tools/make_decode_golden.py
