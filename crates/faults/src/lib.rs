@@ -2,6 +2,7 @@
 
 pub mod allocation;
 pub mod exercise;
+pub mod hub;
 pub mod mutation;
 pub mod reader;
 pub mod round_trip;

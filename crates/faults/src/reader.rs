@@ -6,7 +6,7 @@ use quern_run::random::Random;
 
 use crate::exercise::{self, Outcome};
 use crate::seed::{Place, Result, Seed};
-use crate::{mutation, round_trip};
+use crate::{hub, mutation, round_trip};
 
 /// One reader, or a group that reads one kind of file.
 pub struct Reader {
@@ -103,6 +103,12 @@ pub const READERS: &[Reader] = &[
         what: "README.md of a model (its front matter) and quern.json (how it was made)",
         seeds: notes,
         exercise: exercise::settings,
+    },
+    Reader {
+        name: "hub",
+        what: "a Hub's answers: headers, listings, files",
+        seeds: hub_answers,
+        exercise: hub::pull,
     },
     Reader {
         name: "round-trip",
@@ -267,4 +273,19 @@ fn choices(place: &Place) -> Result<Vec<Seed>> {
         Ok(Seed { open: seed.file.clone(), ..seed })
     };
     (0..64).map(make).collect()
+}
+
+fn hub_answers(place: &Place) -> Result<Vec<Seed>> {
+    let file = |name: &str| std::fs::read(place.fixtures.join("architectures/llama").join(name));
+    let mut files = Vec::new();
+    for name in ["config.json", "special_tokens_map.json", "tokenizer_config.json"] {
+        files.push((name, file(name).map_err(exercise::text)?));
+    }
+    // A file of its own, because damage is to meet the answers about it and not 90 KB of weights.
+    let mut weights = 60_u64.to_le_bytes().to_vec();
+    weights.extend(br#"{"a":{"dtype":"F32","shape":[2],"data_offsets":[0,8]}}      "#);
+    weights.extend([0; 8]);
+    files.push(("model.safetensors", weights));
+    let seed = Seed::new(&place.work.join("hub"), "answers", &hub::answers(&files))?;
+    Ok(vec![Seed { open: seed.file.clone(), ..seed }])
 }
