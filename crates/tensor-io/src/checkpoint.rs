@@ -71,7 +71,8 @@ pub struct Tensor<'a> {
 /// An opened checkpoint. Opening reads headers only; every length, offset and type is checked then.
 ///
 /// The files stay mapped while it exists. Where another process cuts one of them meanwhile, what is missing reads as zeros:
-/// [`Checkpoint::check_files`] says so, and no output gets its name ([`crate::output`]).
+/// [`Checkpoint::check_files`] says so, and no output gets its name ([`crate::output`]). On Unix, the first file opened
+/// installs a handler of SIGBUS for that, which passes on every signal that is not of a mapped file to the handler before.
 #[derive(Debug)]
 pub struct Checkpoint {
     container: Container,

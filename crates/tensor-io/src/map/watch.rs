@@ -4,7 +4,7 @@
 //! outputs do with `--force`, is unchanged as long as it is mapped.
 
 use std::collections::BTreeMap;
-use std::fs::{self, Metadata};
+use std::fs::Metadata;
 use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -58,7 +58,7 @@ impl Watch {
     /// The file, if it still has its name.
     fn now(&self) -> Option<Metadata> {
         #[cfg(unix)]
-        return fs::metadata(&self.path).ok().filter(|now| identity(now) == self.identity);
+        return std::fs::metadata(&self.path).ok().filter(|now| identity(now) == self.identity);
         #[cfg(not(unix))]
         None
     }
