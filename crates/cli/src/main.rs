@@ -4,6 +4,7 @@
 //! 2: wrong usage. `quern diff` has 0 for models that are the same, 1 for differences, 2 for everything else.
 
 mod args;
+mod changed;
 mod commands;
 mod format;
 mod messages;
@@ -37,7 +38,7 @@ fn main() -> ExitCode {
         args::Command::Completions(args) => commands::completions::run(&args),
         args::Command::Man(args) => commands::man::run(&args),
     };
-    match result {
+    match changed::checked(result) {
         Ok(code) => code,
         // Whoever read our output has seen enough (`quern inspect … | head`).
         Err(error) if is_broken_pipe(&error) => ExitCode::SUCCESS,

@@ -172,7 +172,8 @@ mod tests {
 
     #[test]
     fn widening_agrees_at_every_level() {
-        let x: Vec<f16> = (0..=u16::MAX).step_by(7).map(f16::from_bits).collect();
+        let x: Vec<f16> =
+            (0..=u16::MAX).step_by(if cfg!(miri) { 97 } else { 7 }).map(f16::from_bits).collect();
         for level in Level::available() {
             let mut wide = vec![0f32; x.len()];
             widen_f16(level, &x, &mut wide);
@@ -189,7 +190,7 @@ mod tests {
 
     #[test]
     fn every_half_is_converted_exactly() {
-        for h in 0..=u16::MAX {
+        for h in (0..=u16::MAX).step_by(if cfg!(miri) { 97 } else { 1 }) {
             let (ours, theirs) = (f16_to_f32(h), half::f16::from_bits(h).to_f32());
             assert!(ours.to_bits() == theirs.to_bits() || (ours.is_nan() && theirs.is_nan()), "{h:#x}");
             assert_eq!(bf16_to_f32(h).to_bits(), u32::from(h) << 16);

@@ -8,6 +8,11 @@ use quern_tensor_io::layout::{Q2K, Q3K, Q6K, TQ1_0, TQ2_0};
 
 use crate::block::tables;
 
+/// All cases, or the first `few` under Miri, which takes minutes for what a processor does in a second.
+pub(crate) fn fewer<T>(all: &[T], few: usize) -> &[T] {
+    if cfg!(miri) { &all[..few] } else { all }
+}
+
 /// A small generator (splitmix64).
 pub(crate) struct Random(u64);
 

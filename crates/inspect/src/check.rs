@@ -99,6 +99,7 @@ pub fn check(checkpoint: &Checkpoint, progress: &dyn Progress) -> CheckReport {
         progress.advance(layer.bytes as u64);
     }
     findings.extend(packing.err().map(whole));
+    findings.extend(checkpoint.check_files().err().map(whole));
     CheckReport { tensors_checked, values_checked, findings, notes }
 }
 

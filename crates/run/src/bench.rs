@@ -182,6 +182,7 @@ pub fn bench(model: &Model, options: &BenchOptions, progress: &dyn Progress) -> 
             });
         }
     }
+    model.checkpoint().check_files()?;
     let first = |test| speeds.iter().find(|speed| speed.test == test);
     let (prompt, generate) = (first(BenchTest::Prompt), first(BenchTest::Generate));
     Ok(BenchReport {

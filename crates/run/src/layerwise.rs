@@ -174,6 +174,7 @@ impl<'m> Layerwise<'m> {
             Ffn::Experts(experts) => self.experts(&block, experts, calibrator),
         });
         model.placement.leave(layer);
+        model.checkpoint().check_read()?;
         done
     }
 

@@ -138,7 +138,10 @@ impl Model {
         let pool = Arc::new(Pool::new(threads));
         let mut mover = Mover::new(&checkpoint, &units, &gpus, &pool);
         let work = Work::new(&sizes, &units, progress);
-        let mut weights = Weights::resolve(&view, &checkpoint, &config, load_in, &pool, (&mut mover, &work))?;
+        let weights = Weights::resolve(&view, &checkpoint, &config, load_in, &pool, (&mut mover, &work));
+        // Zeros in place of weights may lead to any error.
+        checkpoint.check_files()?;
+        let mut weights = weights?;
         mover.finish()?;
         let resident = placement::reside(&mut weights, &units, remote, &gpus, &pool)?;
         let placement = Placement::new(&checkpoint, &weights, resident, max_memory);

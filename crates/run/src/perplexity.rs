@@ -161,6 +161,7 @@ pub fn perplexity_of_tokens(
         progress.advance(1);
     }
     let seconds = started.elapsed().as_secs_f64();
+    [Some(model), reference].into_iter().flatten().try_for_each(|m| m.checkpoint().check_files())?;
     let against = other.is_some().then(|| compared.report());
     Ok(PerplexityReport {
         perplexity: scores.perplexity(),

@@ -148,7 +148,8 @@ impl<'m> Session<'m> {
     ///
     /// # Errors
     /// [`Error::ContextFull`], [`Error::Token`] or [`Error::Option`] (no tokens, or `From` beyond them), all
-    /// before anything is computed; the session is then as it was.
+    /// before anything is computed; the session is then as it was. [`Error::File`] if a file was cut while its weights
+    /// were read.
     pub fn forward(&mut self, tokens: &[u32], wanted: Wanted) -> Result<&mut [f32]> {
         self.run(tokens, wanted, None, false)?;
         Ok(&mut self.logits)
@@ -219,7 +220,10 @@ impl<'m> Session<'m> {
                 true => LogitsTo::Gpu(rows.start),
                 false => LogitsTo::Ram(&mut self.logits[rows]),
             };
-            pass.run(batch, self.length + start, from - start, logits)?;
+            let done = pass.run(batch, self.length + start, from - start, logits);
+            // What was computed from zeros in place of weights is no result, and no error of its own.
+            self.model.checkpoint().check_read()?;
+            done?;
         }
         self.length += tokens.len();
         Ok(values)

@@ -70,8 +70,9 @@ pub struct Tensor<'a> {
 
 /// An opened checkpoint. Opening reads headers only; every length, offset and type is checked then.
 ///
-/// The files stay mapped while it exists. They must not be changed meanwhile: a file truncated by another
-/// process kills this one with SIGBUS when the missing part is touched.
+/// The files stay mapped while it exists. Where another process cuts one of them meanwhile, what is missing reads as zeros:
+/// [`Checkpoint::check_files`] says so, and no output gets its name ([`crate::output`]). On Unix, the first file opened
+/// installs a handler of SIGBUS for that, which passes on every signal that is not of a mapped file to the handler before.
 #[derive(Debug)]
 pub struct Checkpoint {
     container: Container,
@@ -100,6 +101,7 @@ impl Checkpoint {
             Found::PyTorch(file) => (Container::PyTorch, pytorch::open(&file)?),
             Found::Index(file) => index::open(&file)?,
         };
+        parts.files.iter().try_for_each(MappedFile::check)?;
         let directory = if path.is_dir() { path } else { folder_of(path) };
         let names = parts.tensors.iter().enumerate();
         Ok(Self {
@@ -199,6 +201,23 @@ impl Checkpoint {
         }
         let start = info.offset as usize;
         &self.maps[info.file].bytes()[start..start + info.bytes]
+    }
+
+    /// Whether all that was read so far is what the files held: takes some nanoseconds a file.
+    ///
+    /// # Errors
+    /// [`crate::ErrorKind::Changed`]: zeros were read in place of data, because a file was cut or its disk failed.
+    pub fn check_read(&self) -> Result<()> {
+        self.maps.iter().try_for_each(MappedFile::check_read)
+    }
+
+    /// Whether the files are what they were when they were opened: to be asked before a result that was made from them is
+    /// used. Takes a system call a file.
+    ///
+    /// # Errors
+    /// As [`Checkpoint::check_read`]; and if a file was changed.
+    pub fn check_files(&self) -> Result<()> {
+        self.maps.iter().try_for_each(MappedFile::check)
     }
 
     /// Releases the pages of consumed data, which count as this process's memory until then. `data` is the address

@@ -44,6 +44,9 @@ pub enum ErrorKind {
     /// The file is sound but holds something quern does not read; the text says what and what to do.
     #[error("{0}")]
     Unsupported(String),
+    /// The file was cut or changed while it was being read; the text says what happened and what to do.
+    #[error("{0}")]
+    Changed(String),
     /// The caller asked for something impossible: an existing output, output equal to input.
     #[error("{0}")]
     Refused(String),

@@ -70,6 +70,7 @@ pub use checkpoint::{Checkpoint, Container, Tensor, TensorInfo};
 pub use element::ElementType;
 pub use error::{Error, ErrorKind, Result};
 pub use header::header_end;
+pub use map::check_mapped_files;
 pub use metadata::{Array, Metadata, StringArray, Value};
 pub use plan::TensorPlan;
 pub use progress::{NoProgress, Progress};

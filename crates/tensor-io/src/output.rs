@@ -3,7 +3,7 @@
 //! ```text
 //! create    a temporary file in the folder of the target: same file system (crate::temporary)
 //! write     through one large buffer
-//! commit    flush, fsync, rename, fsync of the folder
+//! commit    flush, fsync, check that no input was cut or changed, rename, fsync of the folder
 //! drop      remove the temporary file
 //! ```
 //!
@@ -110,6 +110,7 @@ impl OutputFile {
     pub fn commit(self) -> Result<()> {
         let (path, force) = (self.path.clone(), self.force);
         let file = self.synced()?;
+        crate::map::check_open_files()?;
         let (folder, name) = (folder_of(&path), path.file_name().unwrap_or_default());
         file.persist(folder, name, &path, force).map_err(|e| unnameable(&path, e))?;
         sync_folder(folder).map_err(|e| explain(&path, e))

@@ -158,8 +158,10 @@ fn read_text(path: &Path) -> anyhow::Result<String> {
     std::fs::read_to_string(path).with_context(|| format!("{}: cannot read the text", path.display()))
 }
 
-/// Writes to standard output; unlike `print!`, a reader that has left is an error and no panic.
+/// Writes to standard output; unlike `print!`, a reader that has left is an error and no panic. Nothing is written that
+/// was made from a file that has been cut or changed.
 fn print(text: &str) -> anyhow::Result<()> {
+    quern_tensor_io::check_mapped_files()?;
     let mut out = std::io::stdout().lock();
     out.write_all(text.as_bytes())?;
     out.flush()?;

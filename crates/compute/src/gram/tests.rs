@@ -1,6 +1,6 @@
 use super::factor::{BadPivot, factor};
 use super::*;
-use crate::testing::Random;
+use crate::testing::{Random, fewer};
 
 fn noise(random: &mut Random, n: usize) -> Vec<f32> {
     (0..n).map(|_| random.float()).collect()
@@ -9,7 +9,9 @@ fn noise(random: &mut Random, n: usize) -> Vec<f32> {
 #[test]
 fn every_level_and_thread_count_sums_the_lower_triangle() {
     let mut random = Random::new(7);
-    for (columns, tokens) in [(1, 1), (5, 3), (48, 256), (50, 257), (129, 40), (200, 600)] {
+    for &(columns, tokens) in
+        fewer(&[(1, 1), (5, 3), (50, 9), (48, 256), (50, 257), (129, 40), (200, 600)], 3)
+    {
         let x = noise(&mut random, columns * tokens);
         let before = noise(&mut random, columns * columns);
         for level in Level::available() {
@@ -66,7 +68,7 @@ fn wrong_lengths_are_refused() {
 #[test]
 fn the_factor_times_its_transpose_is_the_matrix() {
     let mut random = Random::new(8);
-    for n in [1, 2, 17, 128, 129, 300] {
+    for &n in fewer(&[1, 2, 17, 128, 129, 300], 3) {
         let x = noise(&mut random, n * 2 * n);
         let mut a = vec![0f32; n * n];
         gram(&Pool::new(2), &x, n, &mut a).unwrap();

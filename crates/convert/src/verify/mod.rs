@@ -105,6 +105,7 @@ pub fn verify(plan: &ConvertPlan<'_>, output: &Path, progress: &dyn Progress) ->
             Found::Wrong(what) => found.wrong(Some(name), what),
         }
     }
+    [plan.source(), &written].into_iter().try_for_each(Checkpoint::check_files)?;
     Ok(found)
 }
 

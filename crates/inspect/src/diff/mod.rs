@@ -77,6 +77,7 @@ pub fn diff(a: &Checkpoint, b: &Checkpoint, options: &Options, progress: &dyn Pr
     let metadata = metadata::gguf(a, b);
     let generation = metadata::generation(a, b);
     let tokenizer = tokenizer::compare((a, of_a), (b, of_b));
+    [a, b].into_iter().try_for_each(Checkpoint::check_files)?;
     let lists = [&configuration, &config_json, &metadata, &generation];
     let same =
         tensors.same() && tokenizer.same() && lists.iter().all(|list| list.iter().all(|entry| !entry.counts));

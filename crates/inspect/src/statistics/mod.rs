@@ -114,7 +114,7 @@ impl KindStatistics {
 /// bytes of tensor data.
 ///
 /// # Errors
-/// The checkpoint cannot be listed: see [`View::hugging_face`].
+/// The checkpoint cannot be listed: see [`View::hugging_face`]. A file was cut or changed meanwhile.
 pub fn statistics(checkpoint: &Checkpoint, progress: &dyn Progress) -> Result<Statistics> {
     let (view, notes) = own_view(checkpoint)?;
     let kinds = Kinds::of(checkpoint);
@@ -159,6 +159,7 @@ pub fn statistics(checkpoint: &Checkpoint, progress: &dyn Progress) -> Result<St
         histogram: values.histogram,
         ..kind
     });
+    checkpoint.check_files()?;
     Ok(Statistics { tensors, kinds: kinds.collect(), notes })
 }
 

@@ -195,7 +195,7 @@ fn explained(path: &Path, error: Error) -> Error {
                 "no such file or directory; a model is a folder, a file or a name on the Hub (org/name)";
             return Error::refused(path, what);
         }
-        ErrorKind::Io(_) => None,
+        ErrorKind::Io(_) | ErrorKind::Changed(_) => None,
         ErrorKind::NoModel => of_folder(path),
         ErrorKind::SeveralModels(names) => folder::of_several(path, names),
         // Of a file of a folder only the content counts: its name is what led to it.

@@ -202,6 +202,7 @@ pub fn collect(
         progress.advance(1);
     }
     let seconds = started.elapsed().as_secs_f64();
+    model.checkpoint().check_files().map_err(quern_run::Error::from)?;
     Ok(Collected { sums: collector.sums, chunks: count, tokens: count * context, seconds })
 }
 

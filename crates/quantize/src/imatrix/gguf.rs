@@ -48,6 +48,7 @@ pub(super) fn open(path: &Path) -> Result<Imatrix> {
         }
         imatrix.insert(name, means(sums, &counts))?;
     }
+    checkpoint.check_files()?;
     Ok(imatrix)
 }
 

@@ -76,6 +76,7 @@ impl<'m> Generator<'m> {
         let Run { out, tokens, logprobs, clock } = run;
         let text = out.finish(matches!(stop, Ok((_, Some(_)))));
         let (stop, stop_text) = stop?;
+        session.model().checkpoint().check_files()?;
         Ok(GenerateReport {
             text,
             tokens,

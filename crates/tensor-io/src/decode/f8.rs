@@ -59,7 +59,7 @@ mod tests {
         }
         assert!(decode(e4m3, 0x7f).is_nan() && decode(e4m3, 0xff).is_nan());
         for (code, value) in
-            [(0x00, 0.0), (0x01, 2f32.powi(-16)), (0x3c, 1.0), (0x7b, 57344.0), (0x7c, f32::INFINITY)]
+            [(0x00, 0.0), (0x01, 1.0 / 65536.0), (0x3c, 1.0), (0x7b, 57344.0), (0x7c, f32::INFINITY)]
         {
             assert_eq!(decode(e5m2, code), value);
             assert_eq!(decode(e5m2, code | 0x80), -value);

@@ -158,6 +158,7 @@ impl SplitWriter {
         if let Some(stream) = self.current.take() {
             stream.park()?; // which names the tensor that is not complete
         }
+        crate::map::check_open_files()?;
         let mut published: Vec<PathBuf> = Vec::new();
         while let Some(file) = self.complete.pop() {
             let path = file.path().to_path_buf();

@@ -94,6 +94,7 @@ impl OutputDirectory {
     pub fn commit(self) -> Result<()> {
         let failed = |e| explain(&self.path, e);
         sync_folder(self.building.path()).map_err(failed)?;
+        crate::map::check_open_files()?;
         // Again: hours may have passed.
         let replace = check_target(&self.path, self.force)?;
         if replace {

@@ -330,7 +330,9 @@ fn read_back(
         .ok_or_else(|| FileError::malformed(&path, "a file of the unfinished run is no GPTQ file"))?;
     let replacement =
         |linear: &LinearInfo<'_>| Some(Replacement::unpack(&checkpoint, packing.layer(linear.name)?, pool));
-    Ok(layers.iter().map(replacement).collect())
+    let read = layers.iter().map(replacement).collect();
+    checkpoint.check_files()?;
+    Ok(read)
 }
 
 /// A block that was finished before: its packed weights are read back.
