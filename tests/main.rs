@@ -21,3 +21,4 @@ mod report;
 mod requantize;
 mod run;
 mod schemes;
+mod special_files;
