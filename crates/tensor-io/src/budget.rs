@@ -44,9 +44,8 @@ pub(crate) struct Exceeded;
 
 impl Exceeded {
     /// What to say of it.
-    pub const WHAT: &str = "its header has far more entries than a file of this size can need: reading them would \
-                            take many times the file's size in memory; the file is damaged or made for that, \
-                            download the model again";
+    pub const WHAT: &str = "the file lists far more than a file of its size can need, and reading that would take many \
+                            times its size in memory: it is damaged or was made for this; download the model again";
 }
 
 impl Budget {

@@ -29,6 +29,15 @@ unsafe impl GlobalAlloc for Counting {
         // SAFETY: the pointer came from `alloc` above, with this layout.
         unsafe { System.dealloc(pointer, layout) }
     }
+
+    unsafe fn realloc(&self, pointer: *mut u8, layout: Layout, size: usize) -> *mut u8 {
+        // Large blocks are moved by the system without a second copy.
+        let live = LIVE.fetch_add(size, Ordering::Relaxed) + size;
+        PEAK.fetch_max(live - layout.size(), Ordering::Relaxed);
+        LIVE.fetch_sub(layout.size(), Ordering::Relaxed);
+        // SAFETY: the pointer came from `alloc` above, with this layout.
+        unsafe { System.realloc(pointer, layout, size) }
+    }
 }
 
 #[global_allocator]
@@ -42,8 +51,8 @@ fn peak<T>(work: impl FnOnce() -> T) -> (usize, T) {
     (PEAK.load(Ordering::Relaxed).saturating_sub(before), result)
 }
 
-/// What opening may allocate beyond the file's size, if all of the file is header and therefore in memory too: the
-/// bound less what a program takes that does nothing.
+/// What opening may take beyond the file's size, allocated and in touched pages of the map: the bound less what a program
+/// takes that does nothing.
 const MOST: usize = 40 << 20;
 
 /// A file that is written piece by piece, so that the test's own buffers are small.
@@ -91,14 +100,14 @@ fn gguf(path: &Path, tensors: usize, entries: usize) -> Writing {
 fn gguf_entries(path: &Path, size: usize) {
     let count = size / 17;
     let mut file = gguf(path, 0, count);
-    (0..count).for_each(|i| drop(file.string(&name(i)).u32(0).bytes(&[1])));
+    (0..count).for_each(|i| _ = file.string(&name(i)).u32(0).bytes(&[1]));
     file.end();
 }
 
 fn gguf_tensors(path: &Path, size: usize) {
     let count = size / 28;
     let mut file = gguf(path, count, 0);
-    (0..count).for_each(|i| drop(file.string(&name(i)).u32(1).u64(0).u32(0).u64(0)));
+    (0..count).for_each(|i| _ = file.string(&name(i)).u32(1).u64(0).u32(0).u64(0));
     file.end();
 }
 
@@ -106,10 +115,10 @@ fn gguf_vocabulary(path: &Path, size: usize) {
     let count = size / 20;
     let mut file = gguf(path, 0, 3);
     file.string("tokenizer.ggml.tokens").u32(9).u32(8).u64(count as u64);
-    (0..count).for_each(|i| drop(file.string(&name(i))));
+    (0..count).for_each(|i| _ = file.string(&name(i)));
     for (key, kind) in [("tokenizer.ggml.scores", 6), ("tokenizer.ggml.token_type", 5)] {
         file.string(key).u32(9).u32(kind).u64(count as u64);
-        (0..count).for_each(|_| drop(file.u32(1)));
+        (0..count).for_each(|_| _ = file.u32(1));
     }
     file.end();
 }
@@ -117,7 +126,7 @@ fn gguf_vocabulary(path: &Path, size: usize) {
 fn gguf_empty_strings(path: &Path, size: usize) {
     let mut file = gguf(path, 0, 1);
     file.string("tokenizer.ggml.merges").u32(9).u32(8).u64(size as u64 / 8);
-    (0..size / 8).for_each(|_| drop(file.string("")));
+    (0..size / 8).for_each(|_| _ = file.string(""));
     file.end();
 }
 
@@ -287,7 +296,13 @@ fn opening_takes_no_more_than_the_file_justifies() {
                 "{name} of {bytes}: {taken} allocated, {:?}",
                 opened.as_ref().err().map(|e| e.to_string())
             );
-            assert!(taken <= MOST, "{name} of {bytes} bytes took {taken} bytes of memory");
+            // Pickles and GGUF files are read from front to back, so that only what is before the error was touched.
+            let front = [".bin", ".gguf"].iter().any(|end| name.ends_with(end));
+            let touched = match &opened {
+                Err(e) if front => e.offset.map_or(bytes, |at| at as usize),
+                _ => bytes,
+            };
+            assert!(taken + touched <= bytes + MOST, "{name} of {bytes} bytes took {taken} bytes of memory");
             if let Err(e) = opened {
                 let text = e.to_string();
                 assert!(text.contains(name) && !text.contains('\n'), "{text}");

