@@ -1,6 +1,6 @@
 //! One file per subcommand: arguments in, library calls, results out.
 
-use std::io::Write;
+use std::io::{BufWriter, Write};
 use std::path::Path;
 use std::process::ExitCode;
 use std::sync::Arc;
@@ -186,7 +186,11 @@ fn generate(model: &Model, prompt: &str, options: &GenerateOptions) -> anyhow::R
     Ok(report)
 }
 
-/// Prints a report as JSON.
+/// Prints a report as JSON, which is written as it comes: the text of a list of all tensors is long.
 fn print_json(report: &impl Serialize) -> anyhow::Result<()> {
-    print(&(serde_json::to_string_pretty(report)? + "\n"))
+    let mut out = BufWriter::new(std::io::stdout().lock());
+    serde_json::to_writer_pretty(&mut out, report).map_err(std::io::Error::from)?;
+    out.write_all(b"\n")?;
+    out.flush()?;
+    Ok(())
 }
