@@ -22,3 +22,4 @@ mod requantize;
 mod run;
 mod schemes;
 mod truncation;
+mod special_files;

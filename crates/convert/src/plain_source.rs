@@ -15,9 +15,12 @@ use std::time::UNIX_EPOCH;
 use quern_model::Config;
 use quern_model::contents::already_quantized;
 use quern_tensor_io::scheme::Packing;
-use quern_tensor_io::{Checkpoint, Container, ElementType, Error, Progress, Result};
+use quern_tensor_io::{Checkpoint, Container, ElementType, Error, Progress, Result, small};
 
 use crate::{ConvertPlan, Options, Target};
+
+/// The most bytes of a label: some lines for each file of a model.
+const LABEL: u64 = 16 << 20;
 
 /// The plain form of a model that is in GGUF or quantized.
 #[derive(Debug)]
@@ -78,7 +81,7 @@ impl<'a> PlainSource<'a> {
     /// As [`crate::plan()`].
     pub fn plan(&self, threads: usize) -> Result<Option<ConvertPlan<'a>>> {
         let label = label(self.checkpoint);
-        if fs::read_to_string(&self.label).is_ok_and(|found| found == label) && self.folder.is_dir() {
+        if small::text(&self.label, LABEL).is_ok_and(|found| found == label) && self.folder.is_dir() {
             return Ok(None);
         }
         // Decoded numbers have few digits: 16 bits hold them as well as the published ones.

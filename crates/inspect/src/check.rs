@@ -83,9 +83,11 @@ pub fn check(checkpoint: &Checkpoint, progress: &dyn Progress) -> CheckReport {
         } else {
             tensors_checked += 1;
             values_checked += info.elements() as u64;
-            if let Some(problem) = first_bad_value(checkpoint.data(info), info) {
+            let data = checkpoint.data(info);
+            if let Some(problem) = first_bad_value(data, info) {
                 findings.push(Finding { tensor: Some(info.name.clone()), problem });
             }
+            checkpoint.release(data.as_ptr_range());
         }
         progress.advance(info.bytes as u64);
     }
@@ -95,6 +97,9 @@ pub fn check(checkpoint: &Checkpoint, progress: &dyn Progress) -> CheckReport {
         values_checked += layer.rows as u64 * layer.columns as u64;
         if let Some(problem) = first_bad_weight(checkpoint, layer) {
             findings.push(Finding { tensor: Some(layer.name.clone()), problem });
+        }
+        for &part in &layer.parts {
+            checkpoint.release(checkpoint.data(&tensors[part]).as_ptr_range());
         }
         progress.advance(layer.bytes as u64);
     }

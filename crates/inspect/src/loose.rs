@@ -4,14 +4,17 @@
 use std::collections::BTreeMap;
 use std::path::Path;
 
-use quern_tensor_io::{Checkpoint, Container, Metadata};
+use quern_tensor_io::{Checkpoint, Container, Metadata, small};
 use serde::Serialize;
 use serde_json::Value;
 
 use crate::summary::TokenizerSummary;
 
-/// Larger configuration and tokenizer files are not read: real ones are much smaller.
-const LARGEST_JSON: u64 = 64 << 20;
+/// A longer template is not shown.
+const TEMPLATE: u64 = 1 << 20;
+
+/// A larger `tokenizer.json` is not read: real ones have 35 MB at most.
+const LARGEST_TOKENIZER: u64 = 64 << 20;
 
 /// Architecture and sizes, as far as the checkpoint states them.
 #[derive(Debug, Default, Serialize)]
@@ -124,8 +127,8 @@ pub(crate) fn tokenizer(checkpoint: &Checkpoint) -> (Option<TokenizerSummary>, O
             let config = json(&directory.join("tokenizer_config.json")).unwrap_or_default();
             let template = config["chat_template"].as_str().map(str::to_owned);
             let template =
-                template.or_else(|| std::fs::read_to_string(directory.join("chat_template.jinja")).ok());
-            (json(&directory.join("tokenizer.json")).map(|t| hf_tokenizer(&t, &config)), template)
+                template.or_else(|| small::text(&directory.join("chat_template.jinja"), TEMPLATE).ok());
+            (tokenizer_json(&directory.join("tokenizer.json")).map(|t| hf_tokenizer(&t, &config)), template)
         }
     }
 }
@@ -183,10 +186,11 @@ fn hf_tokenizer(tokenizer: &Value, config: &Value) -> TokenizerSummary {
     }
 }
 
-/// A JSON file, if it is there, of a sane size and well-formed.
+/// A configuration, if it is there, of a reasonable size and well-formed.
 pub(crate) fn json(path: &Path) -> Option<Value> {
-    if std::fs::metadata(path).ok()?.len() > LARGEST_JSON {
-        return None;
-    }
-    serde_json::from_slice(&std::fs::read(path).ok()?).ok()
+    small::json(&small::read(path, small::CONFIGURATION).ok()?).ok()
+}
+
+fn tokenizer_json(path: &Path) -> Option<Value> {
+    serde_json::from_slice(&small::read(path, LARGEST_TOKENIZER).ok()?).ok()
 }

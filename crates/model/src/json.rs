@@ -1,16 +1,17 @@
 //! JSON files of a model directory, read with every value checked: an error names the file and the key.
 
-use std::fs::File;
-use std::io::Read as _;
 use std::path::{Path, PathBuf};
 
-use quern_tensor_io::{Error, Result};
+use quern_tensor_io::{Error, Result, small};
 use serde_json::Value;
 
 use crate::identify;
 
-/// Largest JSON file read: a 250k-token `tokenizer.json` has some 35 MB.
+/// The most bytes of a tokenizer's file: a 250k-token `tokenizer.json` has some 35 MB.
 const MAX_BYTES: u64 = 256 << 20;
+
+/// The JSON files that hold a vocabulary; all others are configurations.
+const VOCABULARIES: [&str; 2] = ["tokenizer.json", "vocab.json"];
 
 /// A JSON object with the place it came from.
 #[derive(Debug)]
@@ -22,13 +23,17 @@ pub(crate) struct Json {
 impl Json {
     /// Reads `file`, which must hold one JSON object.
     pub fn read(file: &Path) -> Result<Self> {
-        let text = read_text(file)?;
+        let vocabulary = VOCABULARIES.iter().any(|name| file.file_name().is_some_and(|f| f == *name));
+        let text = small::text(file, if vocabulary { MAX_BYTES } else { small::CONFIGURATION })?;
         // serde_json refuses more than 128 levels of nesting, so a hostile file cannot exhaust the stack.
-        let value: Value =
-            serde_json::from_str(&text).map_err(|e| match identify::of_content(text.as_bytes()) {
-                Some(identity) => Error::unsupported(file, identity.to_string()),
-                None => Error::malformed(file, format!("not valid JSON: {e}")),
-            })?;
+        let value = match vocabulary {
+            true => serde_json::from_str(&text).map_err(|e| format!("not valid JSON: {e}")),
+            false => small::json(text.as_bytes()),
+        };
+        let value = value.map_err(|what| match identify::of_content(text.as_bytes()) {
+            Some(identity) => Error::unsupported(file, identity.to_string()),
+            None => Error::malformed(file, what),
+        })?;
         if !value.is_object() {
             return Err(Error::malformed(file, format!("a JSON object is expected, not {}", shown(&value))));
         }
@@ -37,7 +42,7 @@ impl Json {
 
     /// Reads `file` if it exists.
     pub fn read_optional(file: &Path) -> Result<Option<Self>> {
-        if file.is_file() { Self::read(file).map(Some) } else { Ok(None) }
+        if small::absent(file) { Ok(None) } else { Self::read(file).map(Some) }
     }
 
     /// The object itself.
@@ -48,20 +53,12 @@ impl Json {
 
 /// Reads a text file of reasonable size.
 pub(crate) fn read_text(file: &Path) -> Result<String> {
-    let bytes = read_bytes(file)?;
-    String::from_utf8(bytes)
-        .map_err(|e| Error::malformed(file, "not valid UTF-8").at(e.utf8_error().valid_up_to() as u64))
+    small::text(file, MAX_BYTES)
 }
 
 /// Reads a file of reasonable size.
 pub(crate) fn read_bytes(file: &Path) -> Result<Vec<u8>> {
-    let mut bytes = Vec::new();
-    let reader = File::open(file).map_err(|e| Error::new(file, e))?;
-    reader.take(MAX_BYTES + 1).read_to_end(&mut bytes).map_err(|e| Error::new(file, e))?;
-    if bytes.len() as u64 > MAX_BYTES {
-        return Err(Error::malformed(file, format!("larger than {} MiB", MAX_BYTES >> 20)));
-    }
-    Ok(bytes)
+    small::read(file, MAX_BYTES)
 }
 
 /// One object of the file, with its key path for errors.

@@ -140,7 +140,7 @@ fn what_is_no_text_is_refused() {
     assert!(error.contains("latin-1.txt (at byte 3): not UTF-8"), "{error}");
     std::fs::write(&path, "\u{feff} \n").unwrap();
     assert!(read(&path).unwrap_err().to_string().contains("no text in it"));
-    assert!(matches!(read(folder.path()).unwrap_err(), Error::Io { .. }));
+    assert!(matches!(read(folder.path()).unwrap_err(), Error::Text(_)));
     assert!(read(&folder.path().join("nowhere")).unwrap_err().to_string().contains("nowhere"));
     std::fs::write(&path, "\u{feff}text").unwrap();
     assert_eq!(read(&path).unwrap(), TextSource::Text("text".into()));

@@ -1,10 +1,10 @@
 //! A complete model on disk: one lazy, memory-mapped view of its tensors for every container.
 
-use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 
 use crate::discover::{self, Found};
 use crate::map::MappedFile;
+use crate::names::NameTable;
 use crate::output::folder_of;
 use crate::strided::Strided;
 use crate::{ElementType, Metadata, Result, gguf, index, pytorch, safetensors};
@@ -83,7 +83,7 @@ pub struct Checkpoint {
     metadata: Metadata,
     tensors: Vec<TensorInfo>,
     strided: Vec<Strided>,
-    by_name: HashMap<String, usize>,
+    names: NameTable,
     headers_only: bool,
 }
 
@@ -103,13 +103,12 @@ impl Checkpoint {
         };
         parts.files.iter().try_for_each(MappedFile::check)?;
         let directory = if path.is_dir() { path } else { folder_of(path) };
-        let names = parts.tensors.iter().enumerate();
         Ok(Self {
             container,
             path: path.to_path_buf(),
             directory: directory.to_path_buf(),
             files: parts.files.iter().map(|f| f.path().to_path_buf()).collect(),
-            by_name: names.map(|(i, t)| (t.name.clone(), i)).collect(),
+            names: parts.names,
             maps: parts.files,
             metadata: parts.metadata,
             tensors: parts.tensors,
@@ -176,7 +175,7 @@ impl Checkpoint {
 
     /// Where in [`Checkpoint::tensors`] the tensor of this name is.
     pub fn index_of(&self, name: &str) -> Option<usize> {
-        self.by_name.get(name).copied()
+        self.names.get(name, |i| self.tensors[i].name.as_str())
     }
 
     /// The tensor of this name.
@@ -257,6 +256,8 @@ pub(crate) struct Parts {
     pub files: Vec<MappedFile>,
     pub metadata: Metadata,
     pub tensors: Vec<TensorInfo>,
+    /// Their names.
+    pub names: NameTable,
     /// What [`TensorInfo::strided`] points to.
     pub strided: Vec<Strided>,
 }

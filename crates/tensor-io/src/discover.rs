@@ -14,14 +14,13 @@
 //! ([`TRAINING`]).
 
 use std::collections::BTreeSet;
-use std::fs::{self, File};
-use std::io::Read;
+use std::fs;
 use std::path::{Path, PathBuf};
 
 use crate::error::ErrorKind;
 use crate::gguf::split::SplitName;
 use crate::map::NOT_REGULAR;
-use crate::{Error, Result, gguf, index, pytorch};
+use crate::{Error, Result, gguf, index, pytorch, small};
 
 /// The file to begin with, by container.
 #[derive(Debug)]
@@ -59,16 +58,11 @@ pub(crate) fn find(path: &Path) -> Result<Found> {
     }
 }
 
-/// The first bytes of a regular file.
-fn start_of(path: &Path) -> Result<Vec<u8>> {
-    let mut start = Vec::new();
-    let file = File::open(path).map_err(|e| Error::new(path, e))?;
-    file.take(32).read_to_end(&mut start).map_err(|e| Error::new(path, e))?;
-    Ok(start)
-}
+/// How many bytes of a file's beginning show what it is.
+const START: u64 = 32;
 
 fn of_file(path: &Path) -> Result<Found> {
-    let start = start_of(path)?;
+    let start = small::start(path, START)?;
     let extension = path.extension().and_then(|e| e.to_str()).unwrap_or_default().to_ascii_lowercase();
     let path = path.to_path_buf();
     match (start.as_slice(), extension.as_str()) {
@@ -141,7 +135,7 @@ fn pytorch_models(folder: &Path, names: &BTreeSet<String>) -> Result<Vec<(String
             && !TRAINING.iter().any(|t| stem.starts_with(t))
             // Many other things are called .bin.
             && path.is_file()
-            && start_of(&path).is_ok_and(|start| pytorch::begins(&start))
+            && small::start(&path, START).is_ok_and(|start| pytorch::begins(&start))
     };
     let mut files: BTreeSet<_> = names.iter().filter(is_model).collect();
     let mut found = Vec::new();

@@ -40,9 +40,11 @@
 //! - [`scheme`]: layers that GPTQ, AWQ, compressed-tensors and bitsandbytes keep in several tensors
 //! - [`gguf`], [`safetensors`]: writers, splits and shards
 //! - [`output`]: files and directories that appear complete or not at all
+//! - [`small`]: configurations and texts, read only from regular files of a bounded size
 
 #[cfg(feature = "ndarray")]
 mod array;
+mod budget;
 pub mod checkpoint;
 pub mod decode;
 mod discover;
@@ -54,6 +56,7 @@ mod index;
 pub mod layout;
 mod map;
 mod metadata;
+mod names;
 pub mod output;
 pub mod pipeline;
 mod plan;
@@ -62,6 +65,7 @@ mod pytorch;
 mod remedy;
 pub mod safetensors;
 pub mod scheme;
+pub mod small;
 mod stream;
 mod strided;
 mod temporary;

@@ -1,10 +1,13 @@
 //! Key-value metadata as GGUF defines it. Safetensors' `__metadata__` is read into the same type.
 
-/// An array of strings in one allocation: a vocabulary has a hundred thousand of them.
+use std::sync::Arc;
+
+/// An array of strings, all texts in one allocation: a vocabulary has a hundred thousand of them. Copies of an array
+/// share its texts until one of them is changed.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct StringArray {
-    text: String,
-    ends: Vec<usize>,
+    text: Arc<String>,
+    ends: Arc<Vec<u32>>,
 }
 
 impl StringArray {
@@ -15,24 +18,31 @@ impl StringArray {
 
     /// An empty array with capacity for `count` strings.
     pub fn with_capacity(count: usize) -> Self {
-        Self { text: String::new(), ends: Vec::with_capacity(count) }
+        Self { text: Arc::default(), ends: Arc::new(Vec::with_capacity(count)) }
     }
 
     /// An array from the bytes of all strings and where each ends. An error gives the first element that is
     /// not UTF-8, and the offset in `text` where that shows.
-    pub(crate) fn from_parts(text: Vec<u8>, ends: Vec<usize>) -> Result<Self, (usize, usize)> {
+    pub(crate) fn from_parts(text: Vec<u8>, ends: Vec<u32>) -> Result<Self, (usize, usize)> {
         match String::from_utf8(text) {
             // The whole can be UTF-8 though its parts are not: a character must not span two parts.
-            Ok(text) if ends.iter().all(|&end| text.is_char_boundary(end)) => Ok(Self { text, ends }),
+            Ok(text) if ends.iter().all(|&end| text.is_char_boundary(end as usize)) => {
+                Ok(Self { text: Arc::new(text), ends: Arc::new(ends) })
+            }
             Ok(text) => Err(first_broken(text.as_bytes(), &ends)),
             Err(e) => Err(first_broken(e.as_bytes(), &ends)),
         }
     }
 
     /// Appends one string.
+    ///
+    /// # Panics
+    /// If all strings together pass 4 GiB, which is 4000 times the largest vocabulary.
     pub fn push(&mut self, item: &str) {
-        self.text.push_str(item);
-        self.ends.push(self.text.len());
+        let text = Arc::make_mut(&mut self.text);
+        text.push_str(item);
+        let end = u32::try_from(text.len()).expect("the strings of an array have less than 4 GiB");
+        Arc::make_mut(&mut self.ends).push(end);
     }
 
     /// Number of strings.
@@ -49,7 +59,7 @@ impl StringArray {
     pub fn get(&self, index: usize) -> Option<&str> {
         let end = *self.ends.get(index)?;
         let start = if index == 0 { 0 } else { self.ends[index - 1] };
-        Some(&self.text[start..end])
+        Some(&self.text[start as usize..end as usize])
     }
 
     /// All strings in order.
@@ -69,9 +79,9 @@ impl<S: AsRef<str>> FromIterator<S> for StringArray {
 }
 
 /// The first element of a string array that is not UTF-8, and where in `text` that shows.
-fn first_broken(text: &[u8], ends: &[usize]) -> (usize, usize) {
+fn first_broken(text: &[u8], ends: &[u32]) -> (usize, usize) {
     let mut start = 0;
-    for (i, &end) in ends.iter().enumerate() {
+    for (i, end) in ends.iter().map(|&end| end as usize).enumerate() {
         if let Err(e) = std::str::from_utf8(&text[start..end]) {
             return (i, start + e.valid_up_to());
         }

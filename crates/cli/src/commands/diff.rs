@@ -2,12 +2,13 @@
 
 mod text;
 
+use std::path::Path;
 use std::process::ExitCode;
 
 use clap::CommandFactory;
 use clap::error::ErrorKind;
 use quern_inspect::diff::{self, Options};
-use serde_json::json;
+use serde::Serialize;
 
 use super::perplexity::{Measurement, divergence};
 use super::{Outcome, print, print_json, read_text};
@@ -42,16 +43,11 @@ pub fn run(args: &args::Diff) -> Outcome {
     drop((of_a, of_b));
     let verdict = if found.same { ExitCode::SUCCESS } else { ExitCode::FAILURE };
     if args.json {
-        let mut value = json!({ "a": a, "b": b });
-        if let (Some(value), serde_json::Value::Object(found)) =
-            (value.as_object_mut(), serde_json::to_value(&found)?)
-        {
-            value.extend(found);
-        }
-        if let Some(text) = text {
-            value["text"] = serde_json::to_value(measurement.measure(&text)?.0)?;
-        }
-        return finished(print_json(&value), verdict);
+        let text = match text {
+            Some(text) => Some(serde_json::to_value(measurement.measure(&text)?.0)?),
+            None => None,
+        };
+        return finished(print_json(&Printed { a, b, found: &found, text }), verdict);
     }
     for note in found.tensors.notes.iter().chain(&found.tokenizer.notes) {
         messages::note(note);
@@ -69,6 +65,17 @@ pub fn run(args: &args::Diff) -> Outcome {
         text += &divergence(against);
     }
     finished(print(&text), verdict)
+}
+
+/// What is printed as JSON.
+#[derive(Serialize)]
+struct Printed<'a> {
+    a: &'a Path,
+    b: &'a Path,
+    #[serde(flatten)]
+    found: &'a diff::Diff,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    text: Option<serde_json::Value>,
 }
 
 /// The verdict, also where the reader of the output has seen enough.

@@ -8,15 +8,33 @@ use std::process::ExitCode;
 
 use anyhow::bail;
 use quern_hub::Remote;
-use quern_inspect::{CheckReport, Finding, Summary, words};
+use quern_inspect::{CheckReport, Finding, MetadataEntry, Summary, words};
 use quern_model::architectures::ALL;
 use quern_model::{Architecture, identify};
 use quern_tensor_io::{Checkpoint, pipeline};
+use serde::Serialize;
 use serde_json::json;
 
 use super::{Outcome, print, print_json};
 use crate::progress::{Bar, Unit};
 use crate::{args, format, model};
+
+/// What is printed as JSON.
+#[derive(Serialize)]
+struct Printed<'a> {
+    #[serde(flatten)]
+    summary: &'a Summary,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    remote: Option<serde_json::Value>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    metadata: Option<&'a [MetadataEntry]>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    check: Option<&'a CheckReport>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    report: Option<serde_json::Value>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    statistics: Option<serde_json::Value>,
+}
 
 /// Prints the summary; with `--check` fails if anything is wrong.
 pub fn run(args: &args::Inspect) -> Outcome {
@@ -48,27 +66,26 @@ pub fn run(args: &args::Inspect) -> Outcome {
     });
     let page = page.transpose()?;
     if args.json {
-        let mut value = serde_json::to_value(&summary)?;
-        if let Remote::Headers(headers) = &found {
-            value["remote"] = json!({
+        let remote = match &found {
+            Remote::Headers(headers) => Some(json!({
                 "repository": headers.name().repository(),
                 "revision": headers.name().revision(),
                 "commit": headers.commit,
                 "requests": headers.requests,
                 "bytes": headers.bytes,
-            });
-        }
-        if let Some(metadata) = &metadata {
-            value["metadata"] = serde_json::to_value(metadata)?;
-        }
-        if let Some(report) = &report {
-            value["check"] = serde_json::to_value(report)?;
-        }
-        if let Some(page) = &page {
-            value["report"] = json!({ "output": page.output, "file_size": page.file_size });
-            value["statistics"] = serde_json::to_value(&page.statistics)?;
-        }
-        print_json(&value)?;
+            })),
+            Remote::Cached(_) => None,
+        };
+        let written = page.as_ref().map(|p| json!({ "output": p.output, "file_size": p.file_size }));
+        let statistics = page.as_ref().map(|p| serde_json::to_value(&p.statistics)).transpose()?;
+        print_json(&Printed {
+            summary: &summary,
+            remote,
+            metadata: metadata.as_deref(),
+            check: report.as_ref(),
+            report: written,
+            statistics,
+        })?;
     } else {
         // Messages of the check are not repeated.
         let findings = || report.iter().flat_map(|report| &report.findings);

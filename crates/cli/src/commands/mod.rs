@@ -1,6 +1,6 @@
 //! One file per subcommand: arguments in, library calls, results out.
 
-use std::io::Write;
+use std::io::{BufWriter, Write};
 use std::path::Path;
 use std::process::ExitCode;
 use std::sync::Arc;
@@ -12,6 +12,7 @@ use quern_run::placement::{Capacity, PlacementReport, Plan, ram_room};
 use quern_run::{
     GenerateOptions, GenerateReport, LoadIn, LoadOptions, Model, Placing, Resident, SessionOptions, resident,
 };
+use quern_tensor_io::small;
 use serde::Serialize;
 
 use crate::progress::{Bar, Unit};
@@ -155,7 +156,12 @@ fn warn_of_memory(model: &Model, session: SessionOptions) -> anyhow::Result<()> 
 
 /// Reads a text file whole; it must be UTF-8.
 fn read_text(path: &Path) -> anyhow::Result<String> {
-    std::fs::read_to_string(path).with_context(|| format!("{}: cannot read the text", path.display()))
+    utf8(path, small::stream(path, small::TEXT).context("cannot read the text")?)
+}
+
+/// Text out of bytes that came from `path`.
+fn utf8(path: &Path, bytes: Vec<u8>) -> anyhow::Result<String> {
+    String::from_utf8(bytes).with_context(|| format!("{}: it is not text in UTF-8", path.display()))
 }
 
 /// Writes to standard output; unlike `print!`, a reader that has left is an error and no panic. Nothing is written that
@@ -182,7 +188,11 @@ fn generate(model: &Model, prompt: &str, options: &GenerateOptions) -> anyhow::R
     Ok(report)
 }
 
-/// Prints a report as JSON.
+/// Prints a report as JSON, which is written as it comes: the text of a list of all tensors is long.
 fn print_json(report: &impl Serialize) -> anyhow::Result<()> {
-    print(&(serde_json::to_string_pretty(report)? + "\n"))
+    let mut out = BufWriter::new(std::io::stdout().lock());
+    serde_json::to_writer_pretty(&mut out, report).map_err(std::io::Error::from)?;
+    out.write_all(b"\n")?;
+    out.flush()?;
+    Ok(())
 }

@@ -10,12 +10,15 @@ use quern_model::provenance::{
 use quern_quantize::calibration::{self, NamedText};
 use quern_run::PerplexityOptions;
 use quern_tensor_io::output::{OutputFile, already_there, require_space};
-use quern_tensor_io::{Checkpoint, Container};
+use quern_tensor_io::{Checkpoint, Container, small};
 use serde_json::Value;
 
 use super::load;
 use crate::progress::{Bar, Unit};
 use crate::{args, messages, remedy};
+
+/// The most bytes of a model card, which is kept beside the new one.
+const CARD: u64 = 16 << 20;
 
 /// How the output of this command is made from `source`: the source's own record and one step more. `None` where none
 /// is wanted.
@@ -188,7 +191,7 @@ fn write_card(
     let mut has_source_card = false;
     if !gguf && place.is_file() {
         // Copied from the source with its other small files.
-        replace(&folder.join(card::SOURCE_FILE), &std::fs::read(&place)?)?;
+        replace(&folder.join(card::SOURCE_FILE), &small::read(&place, CARD)?)?;
         has_source_card = true;
     }
     let summary = quern_inspect::summarize(written);

@@ -6,7 +6,7 @@ use std::collections::{HashMap, HashSet};
 use quern_model::hugging_face::edited_config;
 use quern_model::{Packed, View};
 use quern_tensor_io::scheme::{AffineLayer, GptqFormat, Packing, Scheme};
-use quern_tensor_io::{Checkpoint, Container, Error, Remedy, Result};
+use quern_tensor_io::{Checkpoint, Container, Error, Remedy, Result, small};
 use serde_json::{Map, Value, json};
 
 use super::directory::plain_type;
@@ -160,12 +160,8 @@ fn source_config(checkpoint: &Checkpoint) -> Result<Map<String, Value>> {
     let folder = checkpoint.directory();
     for (name, key) in [("config.json", Some("quantization_config")), ("quantize_config.json", None)] {
         let file = folder.join(name);
-        if !file.is_file() {
-            continue;
-        }
-        let text = std::fs::read(&file).map_err(|e| Error::new(&file, e))?;
-        let value: Value = serde_json::from_slice(&text)
-            .map_err(|e| Error::malformed(&file, format!("not valid JSON: {e}")))?;
+        let Some(text) = small::read_optional(&file, small::CONFIGURATION)? else { continue };
+        let value = small::json(&text).map_err(|what| Error::malformed(&file, what))?;
         let value = match key {
             Some(key) => value.get(key).cloned().unwrap_or_default(),
             None => value,

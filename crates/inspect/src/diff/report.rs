@@ -3,7 +3,7 @@
 use std::cmp::Ordering;
 
 use quern_model::TensorRole;
-use serde::Serialize;
+use serde::{Serialize, Serializer};
 
 use super::views::Naming;
 
@@ -132,11 +132,18 @@ pub struct Errors {
     /// Where it is: an index for each dimension, outermost first; `None` without differences.
     pub max_error_at: Option<Vec<usize>>,
     /// A's value there.
+    #[serde(serialize_with = "exactly")]
     pub max_error_a: Option<f32>,
     /// B's value there.
+    #[serde(serialize_with = "exactly")]
     pub max_error_b: Option<f32>,
     /// NaN and infinite values; `None` where there are none.
     pub not_finite: Option<NotFinite>,
+}
+
+/// Writes a value with all the digits that its f32 has, not only those that tell it from its neighbours.
+fn exactly<S: Serializer>(value: &Option<f32>, serializer: S) -> Result<S::Ok, S::Error> {
+    value.map(f64::from).serialize(serializer)
 }
 
 /// Values that are NaN or infinite.

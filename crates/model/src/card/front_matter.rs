@@ -4,11 +4,9 @@
 //! on the key's line, a list in brackets there, or a list of `- item` lines below. Anything else under these
 //! keys is ignored: a card is for people, and no conversion should fail because of it.
 
-use std::fs::File;
-use std::io::Read as _;
 use std::path::Path;
 
-use quern_tensor_io::{Checkpoint, Container, Error, Result, StringArray};
+use quern_tensor_io::{Checkpoint, Container, Result, StringArray, small};
 
 use super::FILE;
 
@@ -28,13 +26,10 @@ impl FrontMatter {
     /// The card cannot be read.
     pub fn read(directory: &Path) -> Result<Self> {
         let file = directory.join(FILE);
-        if !file.is_file() {
+        if small::absent(&file) {
             return Ok(Self::default());
         }
-        let mut bytes = Vec::new();
-        let reader = File::open(&file).map_err(|e| Error::new(&file, e))?;
-        reader.take(MAX_BYTES).read_to_end(&mut bytes).map_err(|e| Error::new(&file, e))?;
-        Ok(Self::parse(&String::from_utf8_lossy(&bytes)))
+        Ok(Self::parse(&String::from_utf8_lossy(&small::start(&file, MAX_BYTES)?)))
     }
 
     /// That of a checkpoint's card; of a GGUF file what its metadata have of one.

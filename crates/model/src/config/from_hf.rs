@@ -3,7 +3,7 @@
 
 use std::path::Path;
 
-use quern_tensor_io::{ElementType, Error, Result};
+use quern_tensor_io::{ElementType, Error, Result, small};
 use serde_json::Value;
 
 use crate::architecture::{
@@ -154,7 +154,7 @@ impl Reader<'_> {
 }
 
 pub(super) fn read(file: &Path) -> Result<Config> {
-    if !file.is_file() {
+    if small::absent(file) {
         let what = "there is no config.json beside the weights, so the architecture is unknown; download it from \
                     where the weights come from";
         return Err(Error::malformed(file, what));

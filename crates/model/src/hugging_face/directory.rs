@@ -14,7 +14,7 @@ use std::path::Path;
 
 use quern_tensor_io::output::OutputDirectory;
 use quern_tensor_io::safetensors::ShardedWriter;
-use quern_tensor_io::{Checkpoint, Error, Metadata, Result, TensorPlan, Value as MetadataValue};
+use quern_tensor_io::{Checkpoint, Error, Metadata, Result, TensorPlan, Value as MetadataValue, small};
 use serde_json::{Map, Value};
 
 use super::broken;
@@ -22,8 +22,6 @@ use crate::provenance::{self, Provenance};
 
 /// A larger file beside the weights is no tokenizer and no licence.
 const COMPANION_BYTES: u64 = 256 << 20;
-/// Larger than any `config.json`.
-const CONFIG_BYTES: u64 = 16 << 20;
 
 /// What is written by the directory itself, never copied.
 const OWN_FILES: [&str; 4] =
@@ -180,17 +178,12 @@ fn refuse_source(out: &Path, source: &Checkpoint) -> Result<()> {
 
 /// The JSON object in a `config.json`.
 pub(super) fn config_object(file: &Path) -> Result<Map<String, Value>> {
-    match fs::metadata(file) {
-        Ok(found) if found.is_file() && found.len() <= CONFIG_BYTES => {}
-        Ok(_) => return Err(broken(file, "this is no configuration of a model")),
-        Err(_) => {
-            let what = "there is no config.json beside the weights, and a model directory needs one; \
-                        download it from where the weights come from";
-            return Err(broken(file, what));
-        }
-    }
-    let text = fs::read(file).map_err(|e| Error::new(file, e))?;
-    match serde_json::from_slice(&text) {
+    let Some(text) = small::read_optional(file, small::CONFIGURATION)? else {
+        let what = "there is no config.json beside the weights, and a model directory needs one; \
+                    download it from where the weights come from";
+        return Err(broken(file, what));
+    };
+    match small::json(&text) {
         Ok(Value::Object(object)) => Ok(object),
         Ok(_) => Err(broken(file, "not a configuration: it must be a JSON object")),
         Err(e) => Err(broken(file, format!("not a configuration: {e}"))),
@@ -211,7 +204,7 @@ fn copy_companions(source: &Checkpoint, output: &OutputDirectory, names: &BTreeS
         if !small || unwanted || names.contains(name.as_str()) {
             continue;
         }
-        let data = fs::read(&path).map_err(|e| Error::new(&path, e))?;
+        let data = small::read(&path, COMPANION_BYTES)?;
         output.write(&name, &data)?;
     }
     Ok(())

@@ -16,10 +16,10 @@ mod folder;
 mod quantized;
 mod words;
 
-use std::io::{self, Read as _};
+use std::io;
 use std::path::{Path, PathBuf};
 
-use quern_tensor_io::{Checkpoint, Error, ErrorKind, Result};
+use quern_tensor_io::{Checkpoint, Error, ErrorKind, Result, small};
 
 /// What a file or a folder is, if it is not a model that quern reads. Its text says so in one sentence, with a remedy.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -210,21 +210,15 @@ fn explained(path: &Path, error: Error) -> Error {
 /// The first bytes of a regular file; nothing of anything else.
 fn start_of(path: &Path) -> Option<Vec<u8>> {
     const START: u64 = 1024;
-    let mut start = Vec::new();
-    if !std::fs::metadata(path).ok()?.is_file() {
-        return None;
-    }
-    std::fs::File::open(path).ok()?.take(START).read_to_end(&mut start).ok()?;
-    Some(start)
+    small::start(path, START).ok()
 }
 
 /// A small JSON object beside the weights; `None` if there is none that can be read.
 fn object(path: &Path) -> Option<serde_json::Map<String, serde_json::Value>> {
-    const LARGEST: u64 = 16 << 20;
-    if std::fs::metadata(path).ok().filter(|m| m.is_file())?.len() > LARGEST {
-        return None;
+    match small::json(&small::read(path, small::CONFIGURATION).ok()?).ok()? {
+        serde_json::Value::Object(object) => Some(object),
+        _ => None,
     }
-    serde_json::from_slice(&std::fs::read(path).ok()?).ok()
 }
 
 /// A text from a file, short enough and fit for a message.

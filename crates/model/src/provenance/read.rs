@@ -1,10 +1,8 @@
 //! Reading what a file says of itself: within bounds, without characters that a terminal obeys.
 
-use std::fs::File;
-use std::io::Read;
 use std::path::Path;
 
-use quern_tensor_io::{Checkpoint, Container};
+use quern_tensor_io::{Checkpoint, Container, small};
 
 use super::hub::is_repository;
 use super::{FILE, GGUF_KEY, HubOrigin, MAX_STEPS, Origin, Provenance, Step, VERSION};
@@ -33,19 +31,14 @@ impl Provenance {
     /// The same for a model's directory.
     pub fn of_directory(directory: &Path) -> (Option<Self>, Option<String>) {
         let path = directory.join(FILE);
-        // Opening a pipe would wait for a writer.
-        let Some(size) = std::fs::metadata(&path).ok().filter(|m| m.is_file()).map(|m| m.len()) else {
-            return (None, None);
-        };
-        let mut bytes = Vec::new();
-        let text = match File::open(&path).and_then(|f| f.take(MAX_BYTES + 1).read_to_end(&mut bytes)) {
-            Ok(_) if size <= MAX_BYTES => String::from_utf8(bytes).map_err(|_| "it is not UTF-8".to_owned()),
-            Ok(_) => Err(format!("it has {size} bytes, more than {MAX_BYTES}")),
-            Err(e) => Err(e.to_string()),
-        };
-        match text {
-            Ok(text) => Self::read(&text, FILE),
-            Err(what) => (None, Some(unread(FILE, &what))),
+        let unread = |what: &str| (None, Some(unread(FILE, what)));
+        match small::read_optional(&path, MAX_BYTES) {
+            Ok(None) => (None, None),
+            Ok(Some(bytes)) => match String::from_utf8(bytes) {
+                Ok(text) => Self::read(&text, FILE),
+                Err(_) => unread("it is not UTF-8"),
+            },
+            Err(e) => unread(&e.kind.to_string()),
         }
     }
 

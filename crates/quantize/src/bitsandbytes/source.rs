@@ -6,7 +6,7 @@
 
 use quern_model::contents::already_quantized;
 use quern_model::{Contents, Packed, View};
-use quern_tensor_io::{Checkpoint, Container, Error, ErrorKind, Remedy, Result};
+use quern_tensor_io::{Checkpoint, Container, Error, ErrorKind, Remedy, Result, small};
 use serde_json::Value;
 
 /// Families whose linear layers are transposed (`Conv1D`).
@@ -40,8 +40,8 @@ pub(super) fn view(source: &Checkpoint) -> Result<View<'_>> {
 /// The source's `config.json`; nothing where there is none, which the directory's writer complains about.
 pub(super) fn read_config(source: &Checkpoint) -> Result<Value> {
     let file = source.directory().join("config.json");
-    let Ok(text) = std::fs::read(&file) else { return Ok(Value::Null) };
-    serde_json::from_slice(&text).map_err(|e| Error::malformed(&file, format!("not a configuration: {e}")))
+    let Some(text) = small::read_optional(&file, small::CONFIGURATION)? else { return Ok(Value::Null) };
+    small::json(&text).map_err(|what| Error::malformed(&file, format!("not a configuration: {what}")))
 }
 
 /// Refuses sources that cannot be quantized, whatever their architecture.

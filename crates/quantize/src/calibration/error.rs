@@ -9,14 +9,12 @@ pub type Result<T, E = Error> = std::result::Result<T, E>;
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum Error {
-    /// The file cannot be read.
-    #[error("{}: cannot read the calibration text: {error}", file.display())]
-    Io {
-        /// The file, or `-`.
-        file: PathBuf,
-        /// What the operating system said. (No source of its own: the message has it.)
-        error: std::io::Error,
-    },
+    /// The file cannot be read, is no file of text, or is too large.
+    #[error("cannot read the calibration text: {0}")]
+    Text(
+        // No source of its own: the message has it.
+        quern_tensor_io::Error,
+    ),
     /// The file is no text.
     #[error(
         "{} (at byte {offset}): not UTF-8; calibration reads plain text or JSONL in UTF-8 (convert it with \

@@ -10,10 +10,9 @@
 //! "conversations": [{"from": …, "value": "…"}]              (turns are joined by an empty line)
 //! ```
 
-use std::fs::File;
-use std::io::Read;
 use std::path::Path;
 
+use quern_tensor_io::small;
 use serde_json::{Map, Value};
 use sha2::{Digest, Sha256};
 
@@ -22,7 +21,7 @@ use super::{DEFAULT_NAME, DEFAULT_TEXT, Error, NamedText, Result, TextSource, he
 /// Reads `path`, or standard input for `-`.
 ///
 /// # Errors
-/// [`Error::Io`], [`Error::NotUtf8`], [`Error::Record`] or
+/// [`Error::Text`], [`Error::NotUtf8`], [`Error::Record`] or
 /// [`Error::Empty`].
 pub fn read(path: &Path) -> Result<TextSource> {
     read_bytes(path, bytes(path)?)
@@ -44,13 +43,7 @@ pub fn open(path: Option<&Path>) -> Result<NamedText> {
 }
 
 fn bytes(path: &Path) -> Result<Vec<u8>> {
-    let mut bytes = Vec::new();
-    let result = match path.to_str() {
-        Some("-") => std::io::stdin().lock().read_to_end(&mut bytes),
-        _ => File::open(path).and_then(|mut file| file.read_to_end(&mut bytes)),
-    };
-    result.map_err(|error| Error::Io { file: path.to_path_buf(), error })?;
-    Ok(bytes)
+    small::stream(path, small::TEXT).map_err(Error::Text)
 }
 
 /// [`read`], of what has been read already; `path` decides the format and is named in errors.

@@ -47,6 +47,8 @@ pub(super) fn open(path: &Path) -> Result<Imatrix> {
             return Err(bad(path, &info.name, &format!("a count is {count}")));
         }
         imatrix.insert(name, means(sums, &counts))?;
+        // They are in memory now: the map's pages are not needed any more.
+        checkpoint.release(checkpoint.data(info).as_ptr_range());
     }
     checkpoint.check_files()?;
     Ok(imatrix)

@@ -11,13 +11,16 @@ use std::fs::File;
 use std::io::{BufReader, Read};
 use std::path::Path;
 
-use quern_tensor_io::{Error, Result};
+use quern_tensor_io::{Error, Result, small};
 
 use super::Imatrix;
 
+/// The most entries, one for each weight of a model. Experts are stacked, so that the largest have some thousands.
+const MOST_ENTRIES: u32 = 1 << 16;
+
 pub(super) fn open(path: &Path) -> Result<Imatrix> {
     let io = |e| Error::new(path, quern_tensor_io::ErrorKind::Io(e));
-    let file = File::open(path).map_err(io)?;
+    let file = small::open(path)?;
     let left = file.metadata().map_err(io)?.len();
     let mut input = Input { path, file: BufReader::new(file), at: 0, left };
     let mut imatrix = Imatrix::new(path);
@@ -25,6 +28,13 @@ pub(super) fn open(path: &Path) -> Result<Imatrix> {
     let entries = input.count("number of entries")?;
     if entries == 0 {
         return Err(input.bad("not an importance matrix: no entries".into()));
+    }
+    if entries > MOST_ENTRIES {
+        let what = format!(
+            "not an importance matrix, or a damaged one: it claims {entries} entries, and no model has more than \
+             {MOST_ENTRIES} matrices"
+        );
+        return Err(input.bad(what));
     }
     for _ in 0..entries {
         let name = input.string("tensor name")?;
@@ -63,6 +73,14 @@ impl Input<'_> {
 
     /// `length` bytes, if that many are left.
     fn bytes(&mut self, length: u64, what: &str) -> Result<Vec<u8>> {
+        self.has(length, what)?;
+        let mut bytes = vec![0; length as usize];
+        self.fill(&mut bytes)?;
+        Ok(bytes)
+    }
+
+    /// Checks that so many bytes are left.
+    fn has(&self, length: u64, what: &str) -> Result<()> {
         if length > self.left {
             let left = self.left;
             let what = format!(
@@ -70,11 +88,15 @@ impl Input<'_> {
             );
             return Err(self.bad(what));
         }
-        let mut bytes = vec![0; length as usize];
-        self.file.read_exact(&mut bytes).map_err(|e| Error::new(self.path, e).at(self.at))?;
-        self.at += length;
-        self.left -= length;
-        Ok(bytes)
+        Ok(())
+    }
+
+    /// Reads bytes that are left.
+    fn fill(&mut self, bytes: &mut [u8]) -> Result<()> {
+        self.file.read_exact(bytes).map_err(|e| Error::new(self.path, e).at(self.at))?;
+        self.at += bytes.len() as u64;
+        self.left = self.left.saturating_sub(bytes.len() as u64);
+        Ok(())
     }
 
     fn i32(&mut self, what: &str) -> Result<i32> {
@@ -95,7 +117,14 @@ impl Input<'_> {
     }
 
     fn floats(&mut self, count: u32) -> Result<Vec<f32>> {
-        let bytes = self.bytes(u64::from(count) * 4, "the values of an entry")?;
-        Ok(bytes.chunks_exact(4).map(|b| f32::from_le_bytes([b[0], b[1], b[2], b[3]])).collect())
+        self.has(u64::from(count) * 4, "the values of an entry")?;
+        let mut floats = Vec::with_capacity(count as usize);
+        let mut part = [0; 4096];
+        while floats.len() < count as usize {
+            let part = &mut part[..4 * (count as usize - floats.len()).min(1024)];
+            self.fill(part)?;
+            floats.extend(part.as_chunks().0.iter().map(|&b| f32::from_le_bytes(b)));
+        }
+        Ok(floats)
     }
 }

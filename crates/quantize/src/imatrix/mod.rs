@@ -17,13 +17,11 @@ mod legacy;
 mod write;
 
 use std::collections::BTreeMap;
-use std::fs::{self, File};
-use std::io::Read;
 use std::path::{Path, PathBuf};
 
 use crate::calibration::hex;
 pub use collect::{CollectError, CollectOptions, Collected, collect, file_bytes, memory_bytes};
-use quern_tensor_io::{Error, Result};
+use quern_tensor_io::{Error, Result, small};
 use sha2::{Digest, Sha256};
 
 pub use write::{Accumulator, AddError, Format, WriteOptions};
@@ -40,16 +38,8 @@ pub struct Imatrix {
 impl Imatrix {
     /// Reads `path`, whichever of the two formats it is in.
     pub fn open(path: &Path) -> Result<Self> {
-        let metadata = fs::metadata(path).map_err(|e| Error::new(path, e))?;
-        if !metadata.is_file() {
-            // opening a pipe would wait for a writer
-            return Err(Error::refused(path, "an importance matrix is a regular file"));
-        }
-        let mut start = [0; 4];
-        let mut file = File::open(path).map_err(|e| Error::new(path, e))?;
-        let imatrix = match file.read_exact(&mut start) {
-            Ok(()) if &start == b"GGUF" => gguf::open(path)?,
-            Err(e) if e.kind() != std::io::ErrorKind::UnexpectedEof => return Err(Error::new(path, e)),
+        let imatrix = match small::start(path, 4)?.as_slice() {
+            b"GGUF" => gguf::open(path)?,
             _ => legacy::open(path)?,
         };
         if imatrix.entries.is_empty() {
@@ -68,7 +58,7 @@ impl Imatrix {
     /// # Errors
     /// It can no longer be read.
     pub fn sha256(&self) -> Result<String> {
-        let mut file = File::open(&self.file).map_err(|e| Error::new(&self.file, e))?;
+        let mut file = small::open(&self.file)?;
         let mut hash = Sha256::new();
         std::io::copy(&mut file, &mut hash).map_err(|e| Error::new(&self.file, e))?;
         Ok(hex(hash))

@@ -4,6 +4,7 @@ use std::fmt;
 use std::path::Path;
 
 use super::MAX_LENGTH;
+use crate::budget::{Budget, Exceeded};
 use crate::{Array, Error, StringArray, Value};
 
 /// A broken rule, before the file's name is attached.
@@ -59,17 +60,29 @@ impl Fault {
     }
 }
 
-pub(super) struct Cursor<'a> {
+pub(super) struct Cursor<'a, 'b> {
     data: &'a [u8],
     at: usize,
     /// Length of the whole file in bytes; `data` may be only its beginning.
     size: usize,
+    /// Pays for what is read and for what it becomes.
+    budget: &'b mut Budget,
 }
 
-impl<'a> Cursor<'a> {
+impl<'a, 'b> Cursor<'a, 'b> {
     /// The beginning of a file of `size` bytes, or all of it.
-    pub fn new(data: &'a [u8], size: u64) -> Self {
-        Self { data, at: 0, size: usize::try_from(size).unwrap_or(usize::MAX).max(data.len()) }
+    pub fn new(data: &'a [u8], size: u64, budget: &'b mut Budget) -> Self {
+        let size = usize::try_from(size).unwrap_or(usize::MAX).max(data.len());
+        Self { data, at: 0, size, budget }
+    }
+
+    /// Pays for an entry that begins at `at`.
+    pub fn pay(
+        &mut self,
+        at: usize,
+        pay: impl FnOnce(&mut Budget) -> Result<(), Exceeded>,
+    ) -> Result<(), Fault> {
+        pay(self.budget).map_err(|Exceeded| Fault::new(at, Exceeded::WHAT))
     }
 
     /// Bytes read so far.
@@ -91,6 +104,9 @@ impl<'a> Cursor<'a> {
     pub fn take(&mut self, n: usize, what: &str) -> Result<&'a [u8], Fault> {
         match self.data[self.at..].get(..n) {
             Some(bytes) => {
+                // The map's pages are memory too once they are touched.
+                let at = self.at;
+                self.pay(at, |budget| budget.spend(n as u64))?;
                 self.at += n;
                 Ok(bytes)
             }
@@ -149,7 +165,11 @@ impl<'a> Cursor<'a> {
             5 => Value::I32(i32::from_le_bytes(self.fixed("an i32")?)),
             6 => Value::F32(f32::from_le_bytes(self.fixed("an f32")?)),
             7 => Value::Bool(truth(self.fixed::<1>("a bool")?[0], at + 4)?),
-            8 => Value::String(self.string("a string")?.to_owned()),
+            8 => {
+                let text = self.string("a string")?;
+                self.pay(at, |budget| budget.value(text.len() as u64))?;
+                Value::String(text.to_owned())
+            }
             9 => Value::Array(self.array()?),
             10 => Value::U64(u64::from_le_bytes(self.fixed("a u64")?)),
             11 => Value::I64(i64::from_le_bytes(self.fixed("an i64")?)),
@@ -181,6 +201,7 @@ impl<'a> Cursor<'a> {
             return self.strings(count).map(Array::String);
         }
         let start = self.at;
+        self.pay(at, |budget| budget.value(count as u64 * width))?;
         let bytes = self.take(count * width as usize, "an array")?;
         macro_rules! numbers {
             ($variant:ident, $number:ty) => {
@@ -210,16 +231,21 @@ impl<'a> Cursor<'a> {
     fn strings(&mut self, count: usize) -> Result<StringArray, Fault> {
         let start = self.at;
         self.at_hand(count * 8)?;
+        self.pay(start, |budget| budget.value(count as u64 * 8))?;
         let mut ends = Vec::with_capacity(count);
         let mut total = 0;
         for i in 0..count {
             total += self.string_bytes("a string").map_err(|f| f.within(format_args!("element {i}")))?.len();
-            ends.push(total);
+            ends.push(total as u32);
         }
+        if u32::try_from(total).is_err() {
+            return Err(Fault::new(start, "the strings of an array have more than 4 GiB together"));
+        }
+        self.pay(start, |budget| budget.value(total as u64))?;
         let mut text = Vec::with_capacity(total);
         let mut at = start;
         for &end in &ends {
-            let next = at + 8 + (end - text.len());
+            let next = at + 8 + (end as usize - text.len());
             text.extend_from_slice(&self.data[at + 8..next]);
             at = next;
         }

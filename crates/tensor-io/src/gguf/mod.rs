@@ -29,6 +29,8 @@ pub use split::SplitName;
 pub use split_writer::{Split, SplitPart, SplitWriter};
 pub use writer::Writer;
 
+use crate::budget::Budget;
+
 /// Alignment of the data section and of each tensor where `general.alignment` is absent.
 pub const DEFAULT_ALIGNMENT: u64 = 32;
 
@@ -50,8 +52,9 @@ const COMPANION_ARCHITECTURES: [&str; 2] = ["clip", "controlvector"];
 /// Whether the file at `path` says that it is no model of its own: an adapter, a projector, an importance matrix, a
 /// vocabulary. A file that cannot be read says nothing.
 pub(crate) fn is_companion(path: &std::path::Path) -> bool {
-    let header = crate::map::MappedFile::open(path).and_then(|file| reader::read(path, file.bytes(), 0));
-    let Ok(reader::Header { metadata, tensors }) = header else { return false };
+    let header = crate::map::MappedFile::open(path)
+        .and_then(|file| reader::read(path, file.bytes(), 0, &mut Budget::new()));
+    let Ok(reader::Header { metadata, tensors, names: _ }) = header else { return false };
     let other_type = metadata.str("general.type").is_some_and(|kind| kind != "model");
     let other_architecture =
         metadata.str("general.architecture").is_some_and(|name| COMPANION_ARCHITECTURES.contains(&name));

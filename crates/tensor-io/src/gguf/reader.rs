@@ -12,6 +12,8 @@ use std::path::Path;
 
 use super::cursor::{Cursor, Fault};
 use super::{ALIGNMENT_KEY, DEFAULT_ALIGNMENT, MAX_DIMENSIONS, MAX_NAME_BYTES, check_alignment};
+use crate::budget::{Budget, MOST_TENSORS};
+use crate::names::NameTable;
 use crate::plan::{bad_shape, tensor_bytes};
 use crate::{ElementType, Metadata, Result, TensorInfo};
 
@@ -25,18 +27,22 @@ const MIN_TENSOR_BYTES: u64 = 8 + 1 + 4 + 4 + 8;
 pub(crate) struct Header {
     pub metadata: Metadata,
     pub tensors: Vec<TensorInfo>,
+    /// The names of the tensors.
+    pub names: NameTable,
 }
 
-/// Reads the header in `data`, the whole of the file `path`. Tensors are given `file` as their file index.
-pub(crate) fn read(path: &Path, data: &[u8], file: usize) -> Result<Header> {
-    let header = parse(data, data.len() as u64, file).map_err(|fault| fault.in_file(path))?;
+/// Reads the header in `data`, the whole of the file `path`. Tensors are given `file` as their file index. The budget
+/// gets the file's bytes and pays for its entries.
+pub(crate) fn read(path: &Path, data: &[u8], file: usize, budget: &mut Budget) -> Result<Header> {
+    budget.add(data.len() as u64);
+    let header = parse(data, data.len() as u64, file, budget).map_err(|fault| fault.in_file(path))?;
     Ok(header.0)
 }
 
 /// Where the header ends in a file of `size` bytes that begins with `start`; `None` if that is not enough to
 /// decide. The header is checked as in [`read`].
 pub(crate) fn end(path: &Path, start: &[u8], size: u64) -> Result<Option<u64>> {
-    match parse(start, size, 0) {
+    match parse(start, size, 0, &mut Budget::of(size)) {
         Ok((_, end)) => Ok(Some(end as u64)),
         Err(fault) if fault.is_short() => Ok(None),
         Err(fault) => Err(fault.in_file(path)),
@@ -44,11 +50,17 @@ pub(crate) fn end(path: &Path, start: &[u8], size: u64) -> Result<Option<u64>> {
 }
 
 /// Reads the header of a file of `size` bytes that begins with `data`. Also gives where it ends.
-fn parse(data: &[u8], size: u64, file: usize) -> Result<(Header, usize), Fault> {
-    let mut cursor = Cursor::new(data, size);
+fn parse(data: &[u8], size: u64, file: usize, budget: &mut Budget) -> Result<(Header, usize), Fault> {
+    let mut cursor = Cursor::new(data, size, budget);
     check_magic(cursor.take(4, "the magic \"GGUF\"")?)?;
     check_version(cursor.u32("the version")?)?;
+    let at = cursor.position();
     let tensor_count = count(&mut cursor, "tensor", MIN_TENSOR_BYTES)?;
+    if tensor_count > MOST_TENSORS {
+        let what =
+            format!("tensor count {tensor_count}, but quern reads models of at most {MOST_TENSORS} tensors");
+        return Err(Fault::new(at, what));
+    }
     let entry_count = count(&mut cursor, "metadata", MIN_ENTRY_BYTES)?;
 
     let metadata = read_metadata(&mut cursor, entry_count)?;
@@ -57,15 +69,16 @@ fn parse(data: &[u8], size: u64, file: usize) -> Result<(Header, usize), Fault> 
         None => DEFAULT_ALIGNMENT,
     };
 
-    let mut tensors = Vec::new();
+    let mut tensors: Vec<TensorInfo> = Vec::new();
     let mut offsets = Vec::new();
-    let mut names = HashSet::new();
+    let mut names = NameTable::default();
     for index in 0..tensor_count {
         let what = format_args!("tensor {index} of {tensor_count}");
         let at = cursor.position();
         let name = cursor.string("a tensor's name").map_err(|f| f.within(what))?;
         check_name(name, at).map_err(|f| f.within(what).of_tensor(name))?;
-        if !names.insert(name) {
+        cursor.pay(at, |budget| budget.tensor(name)).map_err(|f| f.within(what))?;
+        if names.insert(tensors.len(), name, |i| tensors[i].name.as_str()).is_some() {
             return Err(Fault::new(at, "two tensors have this name").of_tensor(name));
         }
         let (info, offset) = read_tensor(&mut cursor, name).map_err(|f| f.of_tensor(name))?;
@@ -73,7 +86,7 @@ fn parse(data: &[u8], size: u64, file: usize) -> Result<(Header, usize), Fault> 
         offsets.push((at, offset));
     }
     place(&mut tensors, &offsets, cursor.position() as u64, alignment, size)?;
-    Ok((Header { metadata, tensors }, cursor.position()))
+    Ok((Header { metadata, tensors, names }, cursor.position()))
 }
 
 fn check_magic(magic: &[u8]) -> Result<(), Fault> {
@@ -105,7 +118,7 @@ fn check_version(version: u32) -> Result<(), Fault> {
 }
 
 /// A count of entries that each take at least `least` bytes.
-fn count(cursor: &mut Cursor, what: &str, least: u64) -> Result<u64, Fault> {
+fn count(cursor: &mut Cursor<'_, '_>, what: &str, least: u64) -> Result<u64, Fault> {
     let at = cursor.position();
     let count = cursor.u64("the counts")?;
     let room = cursor.left() as u64 / least;
@@ -118,7 +131,7 @@ fn count(cursor: &mut Cursor, what: &str, least: u64) -> Result<u64, Fault> {
     Ok(count)
 }
 
-fn read_metadata(cursor: &mut Cursor, count: u64) -> Result<Metadata, Fault> {
+fn read_metadata(cursor: &mut Cursor<'_, '_>, count: u64) -> Result<Metadata, Fault> {
     let mut keys = HashSet::new();
     let mut metadata = Metadata::new();
     for index in 0..count {
@@ -129,6 +142,9 @@ fn read_metadata(cursor: &mut Cursor, count: u64) -> Result<Metadata, Fault> {
         if key.is_empty() {
             return Err(Fault::new(at, format!("metadata entry {index} of {count} has an empty key")));
         }
+        cursor
+            .pay(at, |budget| budget.entry(key))
+            .map_err(|f| f.within(format_args!("metadata entry {index} of {count}")))?;
         if !keys.insert(key) {
             return Err(Fault::new(at, format!("metadata key {key:?} appears twice")));
         }
@@ -152,7 +168,7 @@ fn check_name(name: &str, at: usize) -> Result<(), Fault> {
 }
 
 /// Reads what follows the name. Returns the offset beside the description, which does not hold it yet.
-fn read_tensor(cursor: &mut Cursor, name: &str) -> Result<(TensorInfo, u64), Fault> {
+fn read_tensor(cursor: &mut Cursor<'_, '_>, name: &str) -> Result<(TensorInfo, u64), Fault> {
     let at = cursor.position();
     let dimensions = cursor.u32("the number of dimensions")?;
     if dimensions as usize > MAX_DIMENSIONS {

@@ -4,12 +4,13 @@
 //! `split.tensors.count`, the number of tensors in all parts together. All other metadata is in the
 //! first part.
 
-use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 
 use super::reader::{self, Header};
+use crate::budget::{Budget, MOST_TENSORS};
 use crate::checkpoint::Parts;
 use crate::map::MappedFile;
+use crate::names::NameTable;
 use crate::{Error, Metadata, Result};
 
 /// The parts of a split file's name.
@@ -46,7 +47,8 @@ impl<'a> SplitName<'a> {
 /// Opens the model that `path` is or belongs to: any part leads to all of them.
 pub(crate) fn open(path: &Path) -> Result<Parts> {
     let file = MappedFile::open(path)?;
-    let header = reader::read(path, file.bytes(), 0)?;
+    let mut budget = Budget::new();
+    let header = reader::read(path, file.bytes(), 0, &mut budget)?;
     let count = split_key(path, &header.metadata, "split.count")?.unwrap_or(0);
     let name = path.file_name().and_then(|n| n.to_str()).and_then(SplitName::parse);
     if count <= 1 {
@@ -59,6 +61,7 @@ pub(crate) fn open(path: &Path) -> Result<Parts> {
             files: vec![file],
             metadata: header.metadata,
             tensors: header.tensors,
+            names: header.names,
             strided: Vec::new(),
         });
     }
@@ -70,7 +73,7 @@ pub(crate) fn open(path: &Path) -> Result<Parts> {
         return Err(Error::malformed(path, what));
     };
     let paths = sibling_paths(path, &name)?;
-    join(&paths, (name.number as usize - 1, file, header))
+    join(&paths, (name.number as usize - 1, file, header), &mut budget)
 }
 
 /// The paths of all parts; the error names every missing one.
@@ -92,7 +95,7 @@ fn sibling_paths(path: &Path, name: &SplitName) -> Result<Vec<PathBuf>> {
 }
 
 /// Reads all parts (`known` was read already, with its index) and checks that they belong together.
-fn join(paths: &[PathBuf], known: (usize, MappedFile, Header)) -> Result<Parts> {
+fn join(paths: &[PathBuf], known: (usize, MappedFile, Header), budget: &mut Budget) -> Result<Parts> {
     let mut known = Some(known);
     let (mut files, mut tensors) = (Vec::with_capacity(paths.len()), Vec::new());
     let mut metadata = Metadata::new();
@@ -101,7 +104,7 @@ fn join(paths: &[PathBuf], known: (usize, MappedFile, Header)) -> Result<Parts> 
             Some((_, file, header)) => (file, header),
             None => {
                 let file = MappedFile::open(path)?;
-                let header = reader::read(path, file.bytes(), index)?;
+                let header = reader::read(path, file.bytes(), index, budget)?;
                 (file, header)
             }
         };
@@ -109,20 +112,23 @@ fn join(paths: &[PathBuf], known: (usize, MappedFile, Header)) -> Result<Parts> 
         expect(path, &header.metadata, "split.count", paths.len())?;
         expect(path, &header.metadata, "split.no", index)?;
         tensors.append(&mut header.tensors);
+        if tensors.len() as u64 > MOST_TENSORS {
+            let what =
+                format!("with it the model has more than {MOST_TENSORS} tensors, which quern does not read");
+            return Err(Error::malformed(path, what));
+        }
         files.push(file);
         if index == 0 {
             metadata = header.metadata;
         }
     }
     expect(&paths[0], &metadata, "split.tensors.count", tensors.len())?;
-    let mut seen = HashMap::with_capacity(tensors.len());
-    for tensor in &tensors {
-        if let Some(first) = seen.insert(tensor.name.as_str(), tensor.file) {
-            let what = format!("also in {}: parts must not share tensors", paths[first].display());
-            return Err(Error::malformed(&paths[tensor.file], what).with_tensor(&tensor.name));
-        }
-    }
-    Ok(Parts { files, metadata, tensors, strided: Vec::new() })
+    let names = NameTable::of(tensors.len(), |i| tensors[i].name.as_str()).map_err(|(first, second)| {
+        let (first, second) = (&tensors[first], &tensors[second]);
+        let what = format!("also in {}: parts must not share tensors", paths[first.file].display());
+        Error::malformed(&paths[second.file], what).with_tensor(&second.name)
+    })?;
+    Ok(Parts { files, metadata, tensors, names, strided: Vec::new() })
 }
 
 /// A split key's value: absent, or an integer that is not negative.

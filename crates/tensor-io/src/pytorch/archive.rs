@@ -13,6 +13,7 @@
 use std::collections::HashMap;
 use std::path::Path;
 
+use crate::budget::Budget;
 use crate::{Error, Result};
 
 const LOCAL: u32 = 0x0403_4b50;
@@ -21,6 +22,9 @@ const END: u32 = 0x0605_4b50;
 const END64: u32 = 0x0606_4b50;
 const LOCATOR64: u32 = 0x0706_4b50;
 const END_BYTES: usize = 22;
+
+/// What an entry costs beside its place in the directory: one in a table that may be half empty.
+const ENTRY: u64 = 144;
 
 /// The remedy for an archive that is damaged or not torch's.
 const AGAIN: &str = "download it again, or save it again with torch.save";
@@ -88,7 +92,7 @@ struct Directory {
 }
 
 impl<'a> Archive<'a> {
-    pub fn open(path: &'a Path, data: &'a [u8]) -> Result<Self> {
+    pub fn open(path: &'a Path, data: &'a [u8], budget: &mut Budget) -> Result<Self> {
         let directory = directory(path, data)?;
         let malformed = |what: String| Error::malformed(path, what).at(directory.offset);
         let end = directory.offset.checked_add(directory.bytes).filter(|&end| end <= data.len() as u64);
@@ -101,6 +105,9 @@ impl<'a> Archive<'a> {
             let what = format!("the archive claims {} entries in {} bytes", directory.count, directory.bytes);
             return Err(malformed(what));
         }
+        budget
+            .spend(directory.bytes + ENTRY * directory.count)
+            .map_err(|_| super::exceeded(path, directory.offset))?;
         let mut entries = HashMap::with_capacity(directory.count as usize);
         let mut folder = None;
         for _ in 0..directory.count {

@@ -17,6 +17,7 @@ use std::path::Path;
 use super::archive::Place;
 use super::pickle::{self, Loaded, Numbers, Storage, Value};
 use super::state;
+use crate::budget::Budget;
 use crate::{Error, Result};
 
 /// The magic number, 0x1950a86a20f9469cfc6c.
@@ -28,9 +29,12 @@ pub(super) fn begins(start: &[u8]) -> bool {
     start.first() == Some(&0x80) && start.windows(MAGIC.len()).any(|w| w == MAGIC)
 }
 
-pub(super) fn read(path: &Path, data: &[u8], file: usize) -> Result<Vec<state::Read>> {
+/// What a storage costs: its place in two tables.
+const STORAGE: u64 = 128;
+
+pub(super) fn read(path: &Path, data: &[u8], file: usize, budget: &mut Budget) -> Result<Vec<state::Read>> {
     let malformed = |what: &str, at: usize| Error::malformed(path, what).at(at as u64);
-    let load = |start| pickle::load(path, data, start, data.len());
+    let mut load = |start| pickle::load(path, data, start..data.len(), budget);
     let magic = load(0)?;
     if magic.root != Value::Long(&MAGIC) {
         return Err(malformed("the pickle at the beginning is not torch.save's magic number", 0));
@@ -47,6 +51,8 @@ pub(super) fn read(path: &Path, data: &[u8], file: usize) -> Result<Vec<state::R
     }
     let object = load(system.end)?;
     let keys = load(object.end)?;
+    let storages = STORAGE * (object.heap.storages().len() + keys.heap.items(keys.root).len()) as u64;
+    budget.spend(storages).map_err(|_| super::exceeded(path, keys.end as u64))?;
     let places = places(path, data, &object, &keys)?;
     let place = |storage: &Storage| match places.get(storage.key) {
         Some(place) => Ok(*place),
@@ -55,7 +61,7 @@ pub(super) fn read(path: &Path, data: &[u8], file: usize) -> Result<Vec<state::R
             Err(Error::malformed(path, format!("its storage {key:?} is not in the file")))
         }
     };
-    state::tensors(path, &object, object.end - system.end, (file, data.len()), place)
+    state::tensors(path, &object, object.end - system.end, (file, data.len()), budget, place)
 }
 
 /// The place of each storage.

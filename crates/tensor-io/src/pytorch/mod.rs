@@ -21,8 +21,10 @@ use std::path::Path;
 
 use archive::Archive;
 
+use crate::budget::{Budget, Exceeded, MOST_TENSORS};
 use crate::checkpoint::Parts;
 use crate::map::MappedFile;
+use crate::names::NameTable;
 use crate::strided::Strided;
 use crate::{Error, Metadata, Result, TensorInfo};
 
@@ -42,21 +44,26 @@ const BIG_ENDIAN: &str = "saved on a big-endian machine, which is not read; load
 pub(crate) fn open(path: &Path) -> Result<Parts> {
     let file = MappedFile::open(path)?;
     let (mut tensors, mut strided) = (Vec::new(), Vec::new());
-    read(path, file.bytes(), 0, &mut tensors, &mut strided)?;
-    Ok(Parts { files: vec![file], metadata: Metadata::new(), tensors, strided })
+    read(path, file.bytes(), 0, (&mut tensors, &mut strided), &mut Budget::new())?;
+    let names = NameTable::of(tensors.len(), |i| tensors[i].name.as_str()).map_err(|(_, second)| {
+        Error::malformed(path, format!("the state dict has {:?} twice", tensors[second].name))
+    })?;
+    Ok(Parts { files: vec![file], metadata: Metadata::new(), tensors, names, strided })
 }
 
-/// Appends the tensors in `data`, the whole of the file `path`, which is the model's `file`-th.
+/// Appends the tensors in `data`, the whole of the file `path`, which is the model's `file`-th. The budget gets the
+/// file's bytes and pays for its entries.
 pub(crate) fn read(
     path: &Path,
     data: &[u8],
     file: usize,
-    tensors: &mut Vec<TensorInfo>,
-    strided: &mut Vec<Strided>,
+    (tensors, strided): (&mut Vec<TensorInfo>, &mut Vec<Strided>),
+    budget: &mut Budget,
 ) -> Result<()> {
+    budget.add(data.len() as u64);
     let found = match data {
-        _ if data.starts_with(&ZIP) => from_archive(path, data, file)?,
-        _ if legacy::begins(data) => legacy::read(path, data, file)?,
+        _ if data.starts_with(&ZIP) => from_archive(path, data, file, budget)?,
+        _ if legacy::begins(data) => legacy::read(path, data, file, budget)?,
         _ if data.get(257..262) == Some(b"ustar") => {
             let what =
                 "the tar format of torch before 0.2, which is not read; load it with torch and save it again";
@@ -70,7 +77,7 @@ pub(crate) fn read(
     };
     for (info, view) in found {
         let index = view.map(|view| {
-            strided.push(view);
+            strided.push(*view);
             strided.len() - 1
         });
         tensors.push(TensorInfo { strided: index, ..info });
@@ -78,8 +85,21 @@ pub(crate) fn read(
     Ok(())
 }
 
-fn from_archive(path: &Path, data: &[u8], file: usize) -> Result<Vec<state::Read>> {
-    let archive = Archive::open(path, data)?;
+/// The error of a file whose entries take more memory than its size justifies.
+fn exceeded(path: &Path, at: u64) -> Error {
+    Error::malformed(path, Exceeded::WHAT).at(at)
+}
+
+/// The error of a state dict of more tensors than are read.
+fn too_many(path: &Path) -> Error {
+    Error::malformed(
+        path,
+        format!("a state dict of more than {MOST_TENSORS} tensors, which quern does not read"),
+    )
+}
+
+fn from_archive(path: &Path, data: &[u8], file: usize, budget: &mut Budget) -> Result<Vec<state::Read>> {
+    let archive = Archive::open(path, data, budget)?;
     if archive.contains("constants.pkl") {
         let what =
             "a TorchScript program, which is not read; in Python, save its state_dict() with torch.save";
@@ -98,11 +118,11 @@ fn from_archive(path: &Path, data: &[u8], file: usize) -> Result<Vec<state::Read
         }
     }
     let end = place.offset + place.bytes;
-    let loaded = pickle::load(path, data, place.offset, end)?;
+    let loaded = pickle::load(path, data, place.offset..end, budget)?;
     if loaded.end != end {
         return Err(Error::malformed(path, "bytes follow the pickle in data.pkl").at(loaded.end as u64));
     }
-    state::tensors(path, &loaded, place.bytes, (file, data.len()), |storage| {
+    state::tensors(path, &loaded, place.bytes, (file, data.len()), budget, |storage| {
         archive.place(&format!("data/{}", storage.key))?.ok_or_else(|| {
             let key: String = storage.key.chars().take(40).collect();
             Error::malformed(path, format!("its storage {key:?} is not in the archive"))

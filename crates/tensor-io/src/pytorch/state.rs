@@ -9,6 +9,7 @@ use std::path::Path;
 
 use super::archive::Place;
 use super::pickle::{Heap, Loaded, Numbers, RawTensor, Storage, Value};
+use crate::budget::{Budget, MOST_TENSORS};
 use crate::plan::{bad_shape, tensor_bytes};
 use crate::strided::Strided;
 use crate::{ElementType, Error, Result, TensorInfo};
@@ -19,11 +20,14 @@ const WRAPPERS: [&str; 4] = ["state_dict", "model_state_dict", "model", "module"
 /// The most levels of dicts in dicts.
 const MOST_LEVELS: usize = 32;
 
+/// What a container costs that was gone through.
+const CONTAINER: u64 = 48;
+
 /// The most dimensions of a tensor. (torch has up to 64; no model has more than 5.)
 const MOST_DIMENSIONS: usize = 8;
 
 /// A tensor, and how it is gathered if its numbers are not contiguous.
-pub(super) type Read = (TensorInfo, Option<Strided>);
+pub(super) type Read = (TensorInfo, Option<Box<Strided>>);
 
 /// The tensors of the state dict in `loaded`, from the file `path` of `file_bytes` bytes, which is the model's
 /// `file`-th. `place` gives the place of a storage.
@@ -32,6 +36,7 @@ pub(super) fn tensors<'a>(
     loaded: &Loaded<'a>,
     pickle_bytes: usize,
     (file, file_bytes): (usize, usize),
+    budget: &mut Budget,
     mut place: impl FnMut(&Storage<'a>) -> Result<Place>,
 ) -> Result<Vec<Read>> {
     let heap = &loaded.heap;
@@ -39,6 +44,7 @@ pub(super) fn tensors<'a>(
         path,
         heap,
         names_left: pickle_bytes.saturating_mul(4),
+        budget,
         found: Vec::new(),
         seen: HashMap::new(),
     };
@@ -50,7 +56,7 @@ pub(super) fn tensors<'a>(
     if search.found.is_empty() {
         return Err(Error::unsupported(path, "the state dict holds no tensors: no model"));
     }
-    let mut names = HashSet::with_capacity(search.found.len());
+    let mut names = HashSet::new();
     if let Some((name, _)) = search.found.iter().find(|(name, _)| !names.insert(name.as_str())) {
         return Err(Error::malformed(path, format!("the state dict has {name:?} twice")));
     }
@@ -99,6 +105,7 @@ struct Search<'a, 'h> {
     heap: &'h Heap<'a>,
     /// Bytes that names may still take: joined ones can be longer than what the pickle holds.
     names_left: usize,
+    budget: &'h mut Budget,
     found: Vec<(String, u32)>,
     /// Containers that were gone through, and whether they hold tensors. Any of them may be in many places, or
     /// within itself.
@@ -127,6 +134,10 @@ impl<'a> Search<'a, '_> {
                 if name.is_empty() {
                     return Err(Error::malformed(self.path, "a tensor in the state dict has an empty name"));
                 }
+                if self.found.len() as u64 >= MOST_TENSORS {
+                    return Err(super::too_many(self.path));
+                }
+                self.budget.tensor(&name).map_err(|_| super::exceeded(self.path, 0))?;
                 self.found.push((name, tensor));
                 return Ok(());
             }
@@ -135,6 +146,7 @@ impl<'a> Search<'a, '_> {
             Value::Tuple { start, length } if length > 0 => (2, start),
             _ => return Ok(()),
         };
+        self.budget.spend(CONTAINER).map_err(|_| super::exceeded(self.path, 0))?;
         match self.seen.insert(container, false) {
             None => {}
             Some(false) => return Ok(()),
@@ -245,7 +257,7 @@ impl Layout<'_, '_> {
         };
         *copies_left = left;
         let strided = Strided::new(info.file, start, size, shape.clone(), strides);
-        Ok((TensorInfo { shape, ..info }, Some(strided)))
+        Ok((TensorInfo { shape, ..info }, Some(Box::new(strided))))
     }
 
     fn element_type(&self) -> Result<ElementType> {

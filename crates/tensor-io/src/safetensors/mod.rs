@@ -9,8 +9,9 @@
 //!
 //! Several files make a model through `model.safetensors.index.json`: `{"weight_map": {"name": "file", ...}}`.
 //!
-//! The `safetensors` crate, the format's reference, checks types, sizes and offsets; what it does not check, or
-//! reports without naming the tensor, is checked here first: duplicate keys, sizes, gaps, the end of the file.
+//! The reader is quern's own, because it must name the tensor that is wrong and may take only as much memory as the
+//! file justifies. It refuses everything that the `safetensors` crate, the format's reference, refuses, which the
+//! tests check against that crate, and duplicate keys.
 
 pub(crate) mod json;
 pub(crate) mod reader;

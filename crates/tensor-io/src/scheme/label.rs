@@ -4,17 +4,12 @@
 //! `config.json`; a key counts where it is found first, and the ones that say what the numbers are (method,
 //! bits, group size) must agree wherever they are.
 
-use std::fs::File;
-use std::io::Read as _;
 use std::path::{Path, PathBuf};
 
 use serde_json::{Map, Value};
 
 use super::compressed::{self, Rule};
-use crate::{Checkpoint, Error, Result};
-
-/// The largest configuration file that is read; real ones have a few KB.
-const MOST_BYTES: u64 = 16 << 20;
+use crate::{Checkpoint, Error, Result, small};
 
 /// The methods whose tensors can be read.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -269,19 +264,11 @@ fn sources(directory: &Path) -> Result<Vec<Source>> {
 
 /// The object in a JSON file; `None` if there is no such file.
 fn object(path: &Path) -> Result<Option<Map<String, Value>>> {
-    if !path.is_file() {
-        return Ok(None);
-    }
-    let mut bytes = Vec::new();
-    let file = File::open(path).map_err(|e| Error::new(path, e))?;
-    file.take(MOST_BYTES + 1).read_to_end(&mut bytes).map_err(|e| Error::new(path, e))?;
-    if bytes.len() as u64 > MOST_BYTES {
-        return Err(Error::malformed(path, format!("larger than {} MiB", MOST_BYTES >> 20)));
-    }
-    match serde_json::from_slice(&bytes) {
+    let Some(bytes) = small::read_optional(path, small::CONFIGURATION)? else { return Ok(None) };
+    match small::json(&bytes) {
         Ok(Value::Object(object)) => Ok(Some(object)),
         Ok(other) => Err(Error::malformed(path, format!("a JSON object is expected, not {}", brief(&other)))),
-        Err(e) => Err(Error::malformed(path, format!("not valid JSON: {e}"))),
+        Err(what) => Err(Error::malformed(path, what)),
     }
 }
 

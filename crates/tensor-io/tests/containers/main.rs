@@ -3,6 +3,7 @@
 mod bytes;
 mod directories;
 mod folders;
+mod gguf_matrix;
 mod hostile_gguf;
 mod hostile_pytorch;
 mod hostile_pytorch_files;

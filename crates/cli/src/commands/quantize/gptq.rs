@@ -9,7 +9,7 @@ use quern_quantize::calibration::{self, NamedText, SampleOptions};
 use quern_quantize::gptq::job::{self, GptqPlan, GptqReport, Options, Reader, Rules};
 use quern_quantize::gptq::{Order, Settings};
 use quern_run::{Model, require_memory};
-use quern_tensor_io::{Checkpoint, Remedy};
+use quern_tensor_io::{Checkpoint, Remedy, small};
 use serde_json::json;
 
 use super::super::record::{self, After};
@@ -88,8 +88,7 @@ fn options(args: &args::Quantize, model: &Model, original: &Checkpoint) -> anyho
     let rules = match given.dynamic.as_deref().map(|text| (text, text.strip_prefix('@'))) {
         None => Rules::default(),
         Some((_, Some(file))) => {
-            let text =
-                std::fs::read_to_string(file).with_context(|| format!("{file}: cannot read the rules"))?;
+            let text = small::text(Path::new(file), small::CONFIGURATION).context("cannot read the rules")?;
             Rules::parse(&text).with_context(|| file.to_owned())?
         }
         Some((text, None)) => Rules::parse(text)?,

@@ -4,14 +4,13 @@ mod chat;
 mod report;
 mod terminal;
 
-use std::io::Read;
 use std::path::Path;
 use std::process::ExitCode;
 
 use anyhow::Context;
 use quern_model::Config;
 use quern_run::{GenerateOptions, Listener, SessionOptions, default_context};
-use quern_tensor_io::Progress;
+use quern_tensor_io::{Progress, small};
 
 use super::{Outcome, Placed, load_placed, placement, print, warn_of_memory};
 use crate::progress::{self, Bar, Style, Unit};
@@ -87,13 +86,7 @@ fn options(args: &args::Run, seed: u64) -> GenerateOptions {
 /// The text of `-p` or `-f`, if one of them was given.
 fn prompt(args: &args::Run) -> anyhow::Result<Option<String>> {
     match (&args.prompt, &args.file) {
-        (Some(text), _) if text == "-" => {
-            let mut text = String::new();
-            std::io::stdin()
-                .read_to_string(&mut text)
-                .context("cannot read the prompt from standard input")?;
-            Ok(Some(without_line_break(text)))
-        }
+        (Some(text), _) if text == "-" => Ok(Some(read_prompt(Path::new(text))?)),
         (Some(text), _) => Ok(Some(text.clone())),
         (None, Some(file)) => Ok(Some(read_prompt(file)?)),
         (None, None) => Ok(None),
@@ -101,8 +94,8 @@ fn prompt(args: &args::Run) -> anyhow::Result<Option<String>> {
 }
 
 fn read_prompt(file: &Path) -> anyhow::Result<String> {
-    let text = std::fs::read_to_string(file);
-    Ok(without_line_break(text.with_context(|| format!("{}: cannot read the prompt", file.display()))?))
+    let bytes = small::stream(file, small::TEXT).context("cannot read the prompt")?;
+    Ok(without_line_break(super::utf8(file, bytes)?))
 }
 
 /// Editors end files with a line break that nobody means.

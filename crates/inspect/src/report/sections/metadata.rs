@@ -1,9 +1,7 @@
 //! Metadata of the files, and `config.json` of a Hugging Face checkpoint.
 
-use std::io::Read as _;
-
 use maud::{Markup, html};
-use quern_tensor_io::Container;
+use quern_tensor_io::{Container, small};
 
 use super::super::figure::{folded, missing, table, words};
 use super::super::page::Section;
@@ -71,8 +69,6 @@ fn configuration(subject: &Subject<'_>) -> Option<String> {
     if subject.checkpoint.container() == Container::Gguf {
         return None;
     }
-    let file = std::fs::File::open(subject.checkpoint.directory().join("config.json")).ok()?;
-    let mut bytes = Vec::new();
-    file.take(1 << 20).read_to_end(&mut bytes).ok()?;
+    let bytes = small::start(&subject.checkpoint.directory().join("config.json"), 1 << 20).ok()?;
     Some(String::from_utf8_lossy(&bytes).into_owned())
 }

@@ -1,9 +1,10 @@
 //! The few names that a state dict imports, and what they become here: nothing is imported or run.
 
+use super::cost;
 use super::machine::{Machine, Result, bad, unsupported};
 use super::value::{Global, Numbers, RawTensor, Storage, Value};
 
-impl<'a> Machine<'a> {
+impl<'a> Machine<'a, '_> {
     pub(super) fn global(&mut self, module: &'a str, name: &'a str) -> Result<()> {
         if let Some(global) = Global::of(module, name) {
             return self.push(Value::Global(global));
@@ -60,6 +61,7 @@ impl<'a> Machine<'a> {
             _ => return bad("a view of a storage that is none"),
         };
         let Ok(index) = u32::try_from(self.heap.storages.len()) else { return bad("too many storages") };
+        self.pay(cost::STORAGE)?;
         self.heap.storages.push(Storage { key, numbers, count, view });
         self.push(Value::Storage(index))
     }
@@ -124,6 +126,7 @@ impl<'a> Machine<'a> {
         };
         let Ok(index) = u32::try_from(self.heap.tensors.len()) else { return bad("too many tensors") };
         let marked = self.heap.entries(marks).iter().any(|(_, on)| *on != Value::Bool(false));
+        self.pay(cost::TENSOR)?;
         self.heap.tensors.push(RawTensor { storage, dtype, offset, shape, strides, marked });
         Ok(Value::Tensor(index))
     }

@@ -3,7 +3,8 @@
 use std::collections::HashMap;
 
 use super::value::Value;
-use super::{Heap, Loaded, MOST_STACK};
+use super::{Heap, Loaded, MOST_STACK, cost};
+use crate::budget::{Budget, Exceeded};
 
 /// Why a pickle is refused, and where.
 pub(super) struct Fault {
@@ -11,6 +12,8 @@ pub(super) struct Fault {
     pub at: usize,
     /// It may be valid, but needs something that is not supported.
     pub unsupported: bool,
+    /// It takes more memory than the file justifies.
+    pub exceeded: bool,
 }
 
 pub(super) type Result<T, E = Complaint> = std::result::Result<T, E>;
@@ -19,17 +22,24 @@ pub(super) type Result<T, E = Complaint> = std::result::Result<T, E>;
 pub(super) struct Complaint {
     what: String,
     unsupported: bool,
+    exceeded: bool,
+}
+
+impl From<Exceeded> for Complaint {
+    fn from(_: Exceeded) -> Self {
+        Self { what: Exceeded::WHAT.to_owned(), unsupported: false, exceeded: true }
+    }
 }
 
 pub(super) fn bad<T>(what: impl Into<String>) -> Result<T> {
-    Err(Complaint { what: what.into(), unsupported: false })
+    Err(Complaint { what: what.into(), unsupported: false, exceeded: false })
 }
 
 pub(super) fn unsupported<T>(what: impl Into<String>) -> Result<T> {
-    Err(Complaint { what: what.into(), unsupported: true })
+    Err(Complaint { what: what.into(), unsupported: true, exceeded: false })
 }
 
-pub(super) struct Machine<'a> {
+pub(super) struct Machine<'a, 'b> {
     data: &'a [u8],
     at: usize,
     stack: Vec<Value<'a>>,
@@ -37,12 +47,16 @@ pub(super) struct Machine<'a> {
     marks: Vec<usize>,
     memo: HashMap<u32, Value<'a>>,
     pub(super) heap: Heap<'a>,
+    /// Pays for every value that is kept.
+    budget: &'b mut Budget,
+    /// The highest that the stack was: what has been paid for.
+    paid: usize,
 }
 
-impl<'a> Machine<'a> {
-    pub fn new(data: &'a [u8], at: usize) -> Self {
+impl<'a, 'b> Machine<'a, 'b> {
+    pub fn new(data: &'a [u8], at: usize, budget: &'b mut Budget) -> Self {
         let heap = Heap::default();
-        Self { data, at, stack: Vec::new(), marks: Vec::new(), memo: HashMap::new(), heap }
+        Self { data, at, stack: Vec::new(), marks: Vec::new(), memo: HashMap::new(), heap, budget, paid: 0 }
     }
 
     pub fn run(mut self) -> Result<Loaded<'a>, Fault> {
@@ -51,7 +65,9 @@ impl<'a> Machine<'a> {
             match self.step() {
                 Ok(None) => {}
                 Ok(Some(root)) => return Ok(Loaded { root, heap: self.heap, end: self.at }),
-                Err(Complaint { what, unsupported }) => return Err(Fault { what, at, unsupported }),
+                Err(Complaint { what, unsupported, exceeded }) => {
+                    return Err(Fault { what, at, unsupported, exceeded });
+                }
             }
         }
     }
@@ -83,6 +99,7 @@ impl<'a> Machine<'a> {
                 if self.marks.len() >= MOST_STACK {
                     return bad("too many marks");
                 }
+                self.pay(2 * size_of::<usize>() as u64)?;
                 self.marks.push(self.stack.len());
             }
             b'0' => drop(self.pop()?),
@@ -126,11 +143,11 @@ impl<'a> Machine<'a> {
             }
             b'a' => {
                 let item = self.pop()?;
-                self.extend([item])?;
+                self.extend(&[item])?;
             }
             b'e' | 0x90 => {
                 let items = self.collect()?;
-                self.extend(items)?;
+                self.extend(&items)?;
             }
             b'}' => self.new_dict(Vec::new())?,
             b'd' => {
@@ -139,11 +156,11 @@ impl<'a> Machine<'a> {
             }
             b's' => {
                 let (value, key) = (self.pop()?, self.pop()?);
-                self.insert([(key, value)])?;
+                self.insert(&[(key, value)])?;
             }
             b'u' => {
                 let entries = self.collect_entries()?;
-                self.insert(entries)?;
+                self.insert(&entries)?;
             }
             b'q' => {
                 let [index] = self.array()?;
@@ -190,6 +207,8 @@ impl<'a> Machine<'a> {
         match self.data[self.at..].split_at_checked(count) {
             Some((head, _)) => {
                 self.at += count;
+                // The map's pages are memory too once they are touched.
+                self.pay(count as u64)?;
                 Ok(head)
             }
             None => bad("it is cut short; download the file again"),
@@ -264,8 +283,16 @@ impl<'a> Machine<'a> {
         if self.stack.len() >= MOST_STACK {
             return bad("too many values on its stack");
         }
+        if self.stack.len() >= self.paid {
+            self.pay(cost::VALUE)?;
+            self.paid += 1;
+        }
         self.stack.push(value);
         Ok(())
+    }
+
+    pub(super) fn pay(&mut self, bytes: u64) -> Result<()> {
+        Ok(self.budget.spend(bytes)?)
     }
 
     fn top(&self) -> Result<Value<'a>> {
@@ -299,6 +326,9 @@ impl<'a> Machine<'a> {
 
     fn remember(&mut self, index: u32) -> Result<()> {
         let top = self.top()?;
+        if !self.memo.contains_key(&index) {
+            self.pay(cost::MEMO)?;
+        }
         self.memo.insert(index, top);
         Ok(())
     }
@@ -323,12 +353,14 @@ impl<'a> Machine<'a> {
         let place =
             u32::try_from(self.heap.tuples.len()).ok().zip(u32::try_from(self.stack.len() - start).ok());
         let Some((first, length)) = place else { return bad("too many values in tuples") };
+        self.pay(cost::VALUE * u64::from(length))?;
         self.heap.tuples.extend(self.stack.drain(start..));
         self.push(Value::Tuple { start: first, length })
     }
 
     fn new_list(&mut self, items: Vec<Value<'a>>) -> Result<()> {
         let Ok(index) = u32::try_from(self.heap.lists.len()) else { return bad("too many lists") };
+        self.pay(cost::CONTAINER + cost::VALUE * items.len() as u64)?;
         self.heap.lists.push(items);
         self.push(Value::List(index))
     }
@@ -340,24 +372,27 @@ impl<'a> Machine<'a> {
 
     pub(super) fn dict(&mut self, entries: Vec<(Value<'a>, Value<'a>)>) -> Result<Value<'a>> {
         let Ok(index) = u32::try_from(self.heap.dicts.len()) else { return bad("too many dicts") };
+        self.pay(cost::CONTAINER + 2 * cost::VALUE * entries.len() as u64)?;
         self.heap.dicts.push(entries);
         Ok(Value::Dict(index))
     }
 
-    fn extend(&mut self, items: impl IntoIterator<Item = Value<'a>>) -> Result<()> {
+    fn extend(&mut self, items: &[Value<'a>]) -> Result<()> {
+        self.pay(cost::VALUE * items.len() as u64)?;
         match self.top()? {
             Value::List(list) => {
-                self.heap.lists[list as usize].extend(items);
+                self.heap.lists[list as usize].extend_from_slice(items);
                 Ok(())
             }
             _ => bad("items are added to something that is no list"),
         }
     }
 
-    fn insert(&mut self, entries: impl IntoIterator<Item = (Value<'a>, Value<'a>)>) -> Result<()> {
+    fn insert(&mut self, entries: &[(Value<'a>, Value<'a>)]) -> Result<()> {
+        self.pay(2 * cost::VALUE * entries.len() as u64)?;
         match self.top()? {
             Value::Dict(dict) => {
-                self.heap.dicts[dict as usize].extend(entries);
+                self.heap.dicts[dict as usize].extend_from_slice(entries);
                 Ok(())
             }
             _ => bad("entries are added to something that is no dict"),

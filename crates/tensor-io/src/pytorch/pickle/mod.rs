@@ -12,8 +12,10 @@ mod calls;
 mod machine;
 mod value;
 
+use std::ops::Range;
 use std::path::Path;
 
+use crate::budget::Budget;
 use crate::{Error, Result};
 
 pub(super) use value::{Numbers, RawTensor, Storage, Value};
@@ -23,6 +25,20 @@ const MOST_BYTES: usize = 64 << 20;
 
 /// The most values on the stack: writers put a thousand items down before they are collected.
 const MOST_STACK: usize = 1 << 20;
+
+/// What one more value costs in the places where values are kept.
+mod cost {
+    use super::{RawTensor, Storage, Value};
+
+    /// On the stack, in a tuple or a list: these grow by doubling.
+    pub const VALUE: u64 = 2 * size_of::<Value<'_>>() as u64;
+    /// In the memo, a table that is half empty and is copied when it grows.
+    pub const MEMO: u64 = 4 * (size_of::<Value<'_>>() as u64 + 8);
+    /// A list or dict, with its allocation.
+    pub const CONTAINER: u64 = 96;
+    pub const STORAGE: u64 = 2 * size_of::<Storage<'_>>() as u64;
+    pub const TENSOR: u64 = 2 * size_of::<RawTensor<'_>>() as u64;
+}
 
 /// Everything that values point to.
 #[derive(Debug, Default)]
@@ -74,16 +90,23 @@ pub(super) struct Loaded<'a> {
     pub end: usize,
 }
 
-/// Runs the pickle that begins at `start` of `data`, the whole of the file `path`, and ends before `end`.
-pub(super) fn load<'a>(path: &Path, data: &'a [u8], start: usize, end: usize) -> Result<Loaded<'a>> {
+/// Runs the pickle that begins where `place` of `data`, the whole of the file `path`, does, and ends before its end.
+pub(super) fn load<'a>(
+    path: &Path,
+    data: &'a [u8],
+    place: Range<usize>,
+    budget: &mut Budget,
+) -> Result<Loaded<'a>> {
+    let Range { start, end } = place;
     let end = end.min(start.saturating_add(MOST_BYTES + 1)).min(data.len());
-    machine::Machine::new(&data[..end], start).run().map_err(|fault| {
+    machine::Machine::new(&data[..end], start, budget).run().map_err(|fault| {
         let at = fault.at as u64;
         let what = match fault.at - start > MOST_BYTES {
             true => format!("the pickle is longer than {} MiB", MOST_BYTES >> 20),
             false => fault.what,
         };
         match fault.unsupported {
+            _ if fault.exceeded => super::exceeded(path, at),
             true => Error::unsupported(path, what).at(at),
             false => Error::malformed(path, format!("the pickle: {what}")).at(at),
         }
