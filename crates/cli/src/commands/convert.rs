@@ -7,6 +7,7 @@ use std::time::Instant;
 use clap::{CommandFactory, error::ErrorKind};
 use quern_convert::{ConvertPlan, ConvertRow, Edit, Fidelity, Options, Target, Verification};
 use quern_tensor_io::gguf::Split;
+use quern_tensor_io::output::Inputs;
 use quern_tensor_io::scheme::GptqFormat;
 use serde_json::{Value, json};
 
@@ -35,7 +36,15 @@ pub fn run(args: &args::Convert) -> Outcome {
         return show(&plan, args);
     };
     let file = plan.files(output)?.swap_remove(0).0;
-    let after = After::new(&args.card, None, Some(&file), gguf, args.force, args.threads.count())?;
+    let after = After::new(
+        &args.card,
+        None,
+        Inputs::of(&checkpoint),
+        Some(&file),
+        gguf,
+        args.force,
+        args.threads.count(),
+    )?;
     let started = Instant::now();
     let bar = Bar::new(Unit::Bytes, format!("converting to {}", args.to.name()));
     let report = quern_convert::run(&plan, output, &bar)?;
