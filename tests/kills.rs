@@ -1,5 +1,5 @@
-//! Runs that end too soon, disks that are full and runs of the same output at once: an output is absent or complete,
-//! inputs are as they were, and after the next run nothing else is left.
+//! Runs that end too soon: an output is absent or complete, inputs are as they were, and after the next run nothing
+//! else is left.
 //!
 //! The short form kills each command a few times. `QUERN_KILLS=500` asks for so many kills in all, and
 //! `QUERN_KILLS_SEED` for other moments.
@@ -19,9 +19,9 @@ use tempfile::TempDir;
 use crate::common::{command, fixture, model, model_copy, q4};
 
 /// Path and content of every file below a folder.
-type Files = BTreeMap<String, Vec<u8>>;
+pub type Files = BTreeMap<String, Vec<u8>>;
 
-fn files(folder: &Path) -> Files {
+pub fn files(folder: &Path) -> Files {
     let mut found = Files::new();
     let mut folders = vec![folder.to_path_buf()];
     while let Some(next) = folders.pop() {
@@ -39,15 +39,15 @@ fn files(folder: &Path) -> Files {
 }
 
 /// A command that writes `OUT` in a folder of its own.
-struct Job {
-    name: &'static str,
-    args: Vec<String>,
+pub struct Job {
+    pub name: &'static str,
+    pub args: Vec<String>,
     /// Another command with the same outputs, made before.
-    older: Vec<String>,
+    pub older: Vec<String>,
 }
 
 /// The commands, reading the model in `model`.
-fn jobs(model: &str) -> Vec<Job> {
+pub fn jobs(model: &str) -> Vec<Job> {
     let q4 = q4();
     let text = fixture("text/calibration.txt").display().to_string();
     let job = |name, args: &[&str], older: &[&str]| {
@@ -108,14 +108,14 @@ fn jobs(model: &str) -> Vec<Job> {
     ]
 }
 
-fn start(args: &[String], folder: &Path, threads: &str) -> Child {
+pub fn start(args: &[String], folder: &Path, threads: &str) -> Child {
     let mut command = command();
     command.args(args).args(["--force", "--threads", threads, "--progress", "none"]).current_dir(folder);
     command.stdout(Stdio::null()).stderr(Stdio::piped()).spawn().expect("quern starts")
 }
 
 /// Runs to the end, which must be a good one. Returns what it said.
-fn complete(args: &[String], folder: &Path, threads: &str) -> String {
+pub fn complete(args: &[String], folder: &Path, threads: &str) -> String {
     let output = start(args, folder, threads).wait_with_output().unwrap();
     let said = String::from_utf8_lossy(&output.stderr).into_owned();
     assert!(output.status.success(), "{args:?}: {said}");
@@ -123,14 +123,14 @@ fn complete(args: &[String], folder: &Path, threads: &str) -> String {
 }
 
 /// What a command makes, and how long it takes.
-struct Made {
-    files: Files,
-    older: Files,
-    time: Duration,
+pub struct Made {
+    pub files: Files,
+    pub older: Files,
+    pub time: Duration,
 }
 
 impl Made {
-    fn of(job: &Job) -> Self {
+    pub fn of(job: &Job) -> Self {
         let scratch = TempDir::new().unwrap();
         complete(&job.older, scratch.path(), "2");
         let older = files(scratch.path());
@@ -145,7 +145,7 @@ impl Made {
     }
 
     /// The folder holds the older output, the new one, or none that can be opened; hidden names do not count.
-    fn check(&self, folder: &Path, what: &str) {
+    pub fn check(&self, folder: &Path, what: &str) {
         let mut found = files(folder);
         found.retain(|name, _| !name.starts_with('.'));
         // The card of a GGUF file is a file of its own, written after it.
@@ -174,7 +174,7 @@ impl Made {
     }
 }
 
-fn assert_same(found: &Files, expected: &Files, what: &str) {
+pub fn assert_same(found: &Files, expected: &Files, what: &str) {
     let names = |files: &Files| files.keys().cloned().collect::<Vec<_>>();
     assert_eq!(names(found), names(expected), "{what}");
     for (name, data) in expected {
@@ -183,16 +183,16 @@ fn assert_same(found: &Files, expected: &Files, what: &str) {
 }
 
 /// Numbers that are different in every run of the long form.
-struct Random(u64);
+pub struct Random(u64);
 
 impl Random {
-    fn new() -> Self {
+    pub fn new() -> Self {
         let given = std::env::var("QUERN_KILLS_SEED").ok().and_then(|seed| seed.parse().ok());
         Self(given.unwrap_or(0x9e37_79b9_7f4a_7c15))
     }
 
     /// At least 0, less than 1.
-    fn next(&mut self) -> f64 {
+    pub fn next(&mut self) -> f64 {
         self.0 ^= self.0 << 13;
         self.0 ^= self.0 >> 7;
         self.0 ^= self.0 << 17;
@@ -206,7 +206,7 @@ fn kill(child: &mut Child, signal: Signal) -> ExitStatus {
 }
 
 /// Names that begin with a dot.
-fn hidden(folder: &Path) -> Vec<String> {
+pub fn hidden(folder: &Path) -> Vec<String> {
     let entries = fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().file_name());
     entries.map(|name| name.into_string().unwrap()).filter(|name| name.starts_with('.')).collect()
 }
@@ -315,146 +315,6 @@ fn a_signal_that_was_ignored_stays_ignored() {
         Command::new("sh").args(["-c", &script]).current_dir(scratch.path()).stdout(Stdio::null()).status();
     assert!(status.unwrap().success());
     assert!(scratch.path().join("out.gguf").is_file());
-}
-
-#[test]
-fn an_unfinished_gptq_run_is_named_when_the_disk_is_full_and_goes_on_afterwards() {
-    let jobs = jobs(&model());
-    let job = jobs.iter().find(|job| job.name == "gptq").unwrap();
-    let scratch = TempDir::new().unwrap();
-    // Blocks of 512 bytes: packed modules fit, the whole checkpoint does not.
-    let script = format!("trap '' XFSZ; ulimit -f 2000; exec {:?} \"$@\"", env!("CARGO_BIN_EXE_quern"));
-    let output = Command::new("sh")
-        .args(["-c", &script, "sh"])
-        .args(&job.args)
-        .current_dir(scratch.path())
-        .output()
-        .unwrap();
-    let said = crate::common::failure(&output);
-    for part in [
-        "out/model.safetensors: ",
-        "does not allow a file this large; finished layers are kept in ",
-        ".out.gptq-unfinished: run the same command again to go on with them, or delete that folder",
-    ] {
-        assert!(said.contains(part), "{part:?} is not in: {said}");
-    }
-    assert!(!said.contains("nothing was left behind"), "{said}");
-    assert_eq!(hidden(scratch.path()), [".out.gptq-unfinished"]);
-    complete(&job.args, scratch.path(), "2");
-    assert_eq!(hidden(scratch.path()), [""; 0]);
-}
-
-#[test]
-fn a_limit_on_the_size_of_files_leaves_nothing() {
-    for job in jobs(&model()).iter().filter(|job| !job.name.starts_with("gptq")) {
-        let (whole, scratch) = (TempDir::new().unwrap(), TempDir::new().unwrap());
-        complete(&job.args, whole.path(), "2");
-        let largest = files(whole.path()).values().map(Vec::len).max().unwrap();
-        let script = format!(
-            "trap '' XFSZ; ulimit -f {}; exec {:?} \"$@\"",
-            largest / 1024,
-            env!("CARGO_BIN_EXE_quern")
-        );
-        let output = Command::new("sh")
-            .args(["-c", &script, "sh"])
-            .args(&job.args)
-            .current_dir(scratch.path())
-            .output()
-            .unwrap();
-        let said = crate::common::failure(&output);
-        assert!(said.contains("does not allow a file this large"), "{}: {said}", job.name);
-        assert_eq!(files(scratch.path()), Files::new(), "{}", job.name);
-    }
-}
-
-/// On a disk of its own in memory, where the system allows that: it is filled while the command runs.
-#[test]
-fn a_disk_that_fills_up_meanwhile_leaves_nothing_half_written() {
-    let probe = "mount -t tmpfs -o size=1m none /mnt";
-    let allowed = Command::new("unshare").args(["-rm", "sh", "-c", probe]).output();
-    if !allowed.is_ok_and(|output| output.status.success()) {
-        println!("skipped: this system allows no disk in memory");
-        return;
-    }
-    let mut random = Random::new();
-    for job in &jobs(&model()) {
-        let made = Made::of(job);
-        for _ in 0..2 {
-            let result = TempDir::new().unwrap();
-            let delay = made.time.mul_f64(random.next()).as_secs_f64();
-            // Commands ask for 64 MiB more than they need before they begin.
-            let script = format!(
-                "mount -t tmpfs -o size=96m none /mnt; cd /mnt; {:?} \"$@\" --threads 2 >/dev/null & pid=$!; sleep {delay}; \
-                 cat /dev/zero >/mnt/fill 2>/dev/null; wait $pid; code=$?; rm -f fill; cp -r . {:?}; exit $code",
-                env!("CARGO_BIN_EXE_quern"),
-                result.path()
-            );
-            let output = Command::new("unshare")
-                .args(["-rm", "sh", "-c", &script, "sh"])
-                .args(&job.args)
-                .output()
-                .unwrap();
-            let said = String::from_utf8_lossy(&output.stderr).into_owned();
-            assert!(!said.contains("panicked"), "{}: {said}", job.name);
-            let left = hidden(result.path());
-            let kept =
-                left.iter().all(|name| name.ends_with(".gptq-unfinished") || name.ends_with(".decoded"));
-            assert!(kept, "{}: {left:?}: {said}", job.name);
-            if !output.status.success() {
-                assert!(said.contains("free some space") || said.contains("free"), "{}: {said}", job.name);
-                assert!(
-                    left.is_empty() || left.iter().all(|name| said.contains(name.as_str())),
-                    "{left:?}: {said}"
-                );
-            }
-            made.check(result.path(), job.name);
-        }
-    }
-}
-
-#[test]
-fn two_runs_of_one_output_give_one_of_both_whole() {
-    for job in &jobs(&model()) {
-        let made = Made::of(job);
-        // The same, and another with the same name.
-        for second in [&job.args, &job.older] {
-            let scratch = TempDir::new().unwrap();
-            let runs = [start(&job.args, scratch.path(), "1"), start(second, scratch.path(), "1")];
-            let ended = runs.map(|run| run.wait_with_output().unwrap());
-            let said: Vec<_> =
-                ended.iter().map(|e| String::from_utf8_lossy(&e.stderr).into_owned()).collect();
-            assert!(ended.iter().any(|e| e.status.success()), "{}: {said:?}", job.name);
-            for (end, said) in ended.iter().zip(&said) {
-                let refused = said.contains("another run is working on this output");
-                assert!(end.status.success() || refused, "{}: {said}", job.name);
-            }
-            made.check(scratch.path(), job.name);
-            let left = hidden(scratch.path());
-            assert!(left.is_empty(), "{}: {left:?}", job.name);
-            assert!(!files(scratch.path()).is_empty(), "{}", job.name);
-        }
-    }
-}
-
-/// Without --force exactly one of two runs gives the output its name.
-#[test]
-fn of_two_runs_that_may_not_replace_one_wins() {
-    for job in jobs(&model()).iter().filter(|job| ["gguf", "nf4", "splits"].contains(&job.name)) {
-        let scratch = TempDir::new().unwrap();
-        let run = || {
-            let mut command = command();
-            command.args(&job.args).args(["--threads", "1"]).current_dir(scratch.path());
-            command.stdout(Stdio::null()).stderr(Stdio::piped()).spawn().unwrap()
-        };
-        let ended = [run(), run()].map(|run| run.wait_with_output().unwrap());
-        let won = ended.iter().filter(|end| end.status.success()).count();
-        let said: Vec<_> = ended.iter().map(|e| String::from_utf8_lossy(&e.stderr).into_owned()).collect();
-        assert_eq!(won, 1, "{}: {said:?}", job.name);
-        assert!(said.iter().any(|said| said.contains("already exists")), "{}: {said:?}", job.name);
-        let alone = TempDir::new().unwrap();
-        complete(&job.args, alone.path(), "2");
-        assert_same(&files(scratch.path()), &files(alone.path()), job.name);
-    }
 }
 
 #[test]

@@ -8,6 +8,7 @@ mod convert;
 mod damage;
 mod diff;
 mod fake_hub;
+mod faults;
 mod fit;
 mod hub;
 mod identify;

@@ -300,3 +300,26 @@ fn fingerprint(checkpoint: &Checkpoint, plan: &GptqPlan, options: &Options) -> V
         "imatrix": options.imatrix.is_some(),
     })
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_damaged_residual_stream_counts_as_none() {
+        let folder = tempfile::tempdir().unwrap();
+        let long_ago = Instant::now().checked_sub(2 * HIDDEN_EVERY).unwrap();
+        let lock = lock(folder.path()).unwrap();
+        let mut state = State { folder: folder.path().to_path_buf(), last_hidden: long_ago, _lock: lock };
+        let values: Vec<f32> = (0..300_000).map(|i| i as f32).collect();
+        state.keep_hidden(3, &values).unwrap();
+        assert!(state.hidden(2, values.len()).is_none());
+        assert_eq!(state.hidden(5, values.len()), Some((3, values.clone())));
+        let file = state.hidden_file(3);
+        let mut bytes = fs::read(&file).unwrap();
+        let middle = bytes.len() / 2;
+        bytes[middle] ^= 1;
+        fs::write(&file, bytes).unwrap();
+        assert!(state.hidden(5, values.len()).is_none());
+    }
+}
