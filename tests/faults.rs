@@ -2,7 +2,6 @@
 
 #![cfg(target_os = "linux")]
 
-use std::fs;
 use std::process::{Command, Stdio};
 
 use tempfile::TempDir;
@@ -16,7 +15,8 @@ fn an_unfinished_gptq_run_is_named_when_the_disk_is_full_and_goes_on_afterwards(
     let job = jobs.iter().find(|job| job.name == "gptq").unwrap();
     let scratch = TempDir::new().unwrap();
     // Blocks of 512 bytes: packed modules fit, the whole checkpoint does not.
-    let script = format!("trap '' XFSZ; ulimit -f 2000; exec {:?} \"$@\"", env!("CARGO_BIN_EXE_quern"));
+    let script =
+        format!("trap '' XFSZ; ulimit -f 2000; exec {:?} --quiet \"$@\"", env!("CARGO_BIN_EXE_quern"));
     let output = Command::new("sh")
         .args(["-c", &script, "sh"])
         .args(&job.args)
@@ -44,7 +44,7 @@ fn a_limit_on_the_size_of_files_leaves_nothing() {
         complete(&job.args, whole.path(), "2");
         let largest = files(whole.path()).values().map(Vec::len).max().unwrap();
         let script = format!(
-            "trap '' XFSZ; ulimit -f {}; exec {:?} \"$@\"",
+            "trap '' XFSZ; ulimit -f {}; exec {:?} --quiet \"$@\"",
             largest / 1024,
             env!("CARGO_BIN_EXE_quern")
         );

@@ -151,7 +151,33 @@ fn parts_never_replace_the_parts_being_read() {
     assert_eq!(all(dir.path()), before);
 }
 
+/// The Hub's cache is no place for a folder of plain files: its blobs and snapshots belong to every program.
+#[test]
+fn a_pull_writes_nothing_into_the_cache_but_its_own() {
+    let dir = tempfile::tempdir().unwrap();
+    let snapshot = dir.path().join("cache/models--a--b/snapshots/1");
+    fs::create_dir_all(&snapshot).unwrap();
+    fs::write(snapshot.join("config.json"), "{}").unwrap();
+    let before = all(dir.path());
+    for (output, what) in [
+        ("cache/models--a--b/snapshots/1", "this is inside the cache of models"),
+        ("cache/new", "this is inside the cache of models"),
+        ("cache", "the cache of models is stored there"),
+    ] {
+        let mut pull = crate::common::command();
+        pull.args(["pull", "a/b", "--offline", "--force", "-o", output]).current_dir(dir.path());
+        let said = failure(&pull.env("HF_HUB_CACHE", dir.path().join("cache")).output().unwrap());
+        assert!(said.contains(what), "{output}: {said}");
+        assert_eq!(all(dir.path()), before);
+    }
+}
+
 fn refused(folder: &Path, args: &[&str]) -> String {
-    let run = crate::common::command().args(args).arg("--force").current_dir(folder).output().unwrap();
+    let run = crate::common::command()
+        .args(args)
+        .args(["--force", "--quiet"])
+        .current_dir(folder)
+        .output()
+        .unwrap();
     failure(&run)
 }

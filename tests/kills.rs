@@ -91,7 +91,7 @@ pub fn jobs(model: &str) -> Vec<Job> {
         ),
         job(
             "to safetensors",
-            &["convert", &q4, "--to", "safetensors", "--dtype", "f16", "--shard-size", "2MB", "-o", "out"],
+            &["convert", &q4, "--to", "safetensors", "--dtype", "f16", "--shard-size", "2M", "-o", "out"],
             &["quantize", model, "--to", "nf4", "-o", "out"],
         ),
         job(
@@ -148,13 +148,13 @@ impl Made {
     pub fn check(&self, folder: &Path, what: &str) {
         let mut found = files(folder);
         found.retain(|name, _| !name.starts_with('.'));
-        // The card of a GGUF file is a file of its own, written after it.
-        found.remove("README.md");
+        // The card is written after the model that it is about.
         let without_card = |files: &Files| {
             let mut files = files.clone();
-            files.remove("README.md");
+            files.retain(|name, _| !name.ends_with("README.md"));
             files
         };
+        found = without_card(&found);
         if let Some(first) = found.keys().find(|name| name.contains("-of-")).cloned()
             && !first.contains("-00001-of-")
             && first.ends_with(".gguf")

@@ -158,7 +158,8 @@ impl Inputs {
         }
         let above: Vec<_> = ancestors(folder_of(output)).collect();
         match self.folders.iter().find(|input| id(&input.path).is_some_and(|id| above.contains(&id))) {
-            Some(input) => refused(format!("this is inside the folder of {}", input.words())),
+            Some(Input { what: What::Other(what), .. }) => refused(format!("this is inside {what}")),
+            Some(_) => refused("this is inside the folder of the model being read".to_owned()),
             None => Ok(()),
         }
     }
@@ -264,7 +265,7 @@ mod tests {
         }
         says(inputs.refuse_folder(&at("blobs")), "leads there");
         for name in ["above/model/inner", "above/model/new", "linked/model/new"] {
-            says(inputs.refuse_folder(&at(name)), "this is inside the folder of the model");
+            says(inputs.refuse_folder(&at(name)), "this is inside the model");
         }
         for name in ["above/new", "new", "linked/new"] {
             inputs.refuse_folder(&at(name)).unwrap();

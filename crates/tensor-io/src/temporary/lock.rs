@@ -5,32 +5,50 @@
 //! looks again after locking whether it is still there ([`is_at`]), and makes another if it was swept meanwhile.
 
 use std::fs::{self, File, TryLockError};
-use std::io;
 use std::path::Path;
 use std::thread;
 use std::time::{Duration, Instant};
 
-/// Locks what this process has made. Where the file system has no locks, nobody sweeps.
+/// Locks what this process has made. Where the file system has no locks, nobody sweeps. Somebody who sweeps holds the
+/// lock for a moment; whoever else holds it for longer is not waited for.
 pub(crate) fn hold(file: &File) {
-    while file.lock().is_err_and(|e| e.kind() == io::ErrorKind::Interrupted) {}
+    wait_for(file, Duration::from_secs(2));
 }
 
-/// Whether nobody holds the lock of `file`, on a file system where that is certain; it is held then.
+fn wait_for(file: &File, time: Duration) {
+    let start = Instant::now();
+    while let Err(TryLockError::WouldBlock) = file.try_lock()
+        && start.elapsed() < time
+    {
+        thread::sleep(Duration::from_millis(2));
+    }
+}
+
+/// Whether `file` is this user's and nobody holds its lock, on a file system where that is certain; it is held then.
 pub(crate) fn is_abandoned(file: &File) -> bool {
-    is_local(file) && file.try_lock().is_ok()
+    is_own(file) && is_local(file) && file.try_lock().is_ok()
+}
+
+/// In a folder that several users write to, others may have made files of such names, with any content.
+#[cfg(unix)]
+fn is_own(file: &File) -> bool {
+    use std::os::unix::fs::MetadataExt;
+    file.metadata().is_ok_and(|found| found.uid() == rustix::process::geteuid().as_raw())
+}
+
+#[cfg(not(unix))]
+fn is_own(_: &File) -> bool {
+    true
 }
 
 /// Does something while no other process that asks for the same does it in `folder`; waits for a few seconds at most,
 /// as anybody may lock a folder.
 pub(crate) fn briefly_locked<R>(folder: &Path, work: impl FnOnce() -> R) -> R {
     let lock = File::open(folder).ok();
-    let start = Instant::now();
-    while let Some(Err(TryLockError::WouldBlock)) = lock.as_ref().map(File::try_lock)
-        && start.elapsed() < Duration::from_secs(10)
-    {
-        thread::sleep(Duration::from_millis(5));
-    }
-    work()
+    lock.iter().for_each(|folder| wait_for(folder, Duration::from_secs(10)));
+    let done = work();
+    drop(lock);
+    done
 }
 
 /// Whether the open file is the one of that name: after waiting for its lock, it may have been removed or replaced.

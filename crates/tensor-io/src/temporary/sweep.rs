@@ -1,7 +1,7 @@
 //! Removing what killed processes have left in a folder, before a new output is made there.
 //!
-//! Only names that quern makes are looked at, only files and folders whose lock nobody holds are touched, and only
-//! while this process holds that lock: the outputs of other runs that are still going on stay. Where locks cannot be
+//! Only names that quern makes are looked at, only files and folders of this user whose lock nobody holds are touched,
+//! and only while this process holds that lock: the outputs of other runs that are still going on stay. Where locks cannot be
 //! relied on (network file systems) everything stays.
 
 use std::ffi::{OsStr, OsString};

@@ -52,7 +52,7 @@ fn quantize(
     let Some(output) = args.output.as_deref().filter(|_| !args.dry_run) else {
         return show(&plan, args);
     };
-    job::check_output(output, options.inputs.unless_read(args.force))?;
+    job::check_outputs(output, model.checkpoint(), &options)?;
     let samples = &options.samples;
     messages::info(format_args!(
         "calibrating with {} tokens in {} samples; about {} of memory beside the model",

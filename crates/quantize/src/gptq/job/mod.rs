@@ -34,7 +34,7 @@ pub use plan::{GptqModule, GptqPlan, plan};
 pub use readers::{Reader, ReaderNote, ReaderRemedy, Reason};
 pub use report::{GptqReport, ModuleReport};
 pub use rules::{RuleError, Rules, Verdict};
-pub use run::{check_output, run};
+pub use run::{check_outputs, run};
 pub use state::folder as unfinished_folder;
 
 /// What the user asked for.

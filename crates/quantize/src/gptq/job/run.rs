@@ -7,7 +7,7 @@ use quern_compute::Pool;
 use quern_run::{
     Calibrator, Layerwise, LinearGroup, LinearInfo, Model, Observer, ObserverError, Replacement,
 };
-use quern_tensor_io::output::{Existing, OutputDirectory, OutputFile, require_space};
+use quern_tensor_io::output::{OutputDirectory, OutputFile, require_space};
 use quern_tensor_io::scheme::Packing;
 use quern_tensor_io::{Checkpoint, ElementType, Error as FileError, Progress, TensorPlan, decode};
 
@@ -115,23 +115,18 @@ fn resumable(
 }
 
 /// Refuses outputs that exist, unless they may be replaced, and those that are inputs.
-fn check_outputs(output: &Path, checkpoint: &Checkpoint, options: &Options) -> Result<(), Error> {
+///
+/// # Errors
+/// As [`OutputDirectory::check`] and [`OutputFile::create`].
+pub fn check_outputs(output: &Path, checkpoint: &Checkpoint, options: &Options) -> Result<(), Error> {
     let inputs = options.inputs.clone().with_model(checkpoint);
     let existing = inputs.unless_read(options.force);
-    check_output(output, existing)?;
+    OutputDirectory::check(output, existing)?;
     if let Some(path) = &options.imatrix {
         // Dropped, nothing of it remains.
         drop(OutputFile::create(path, existing)?);
     }
     Ok(())
-}
-
-/// Refuses an output that exists, unless it may be replaced, and one where inputs are stored.
-///
-/// # Errors
-/// As [`OutputDirectory::check`].
-pub fn check_output<'a>(output: &Path, existing: impl Into<Existing<'a>>) -> Result<(), Error> {
-    Ok(OutputDirectory::check(output, existing)?)
 }
 
 /// Damping of at least `damp`, more where there are few tokens for the columns.
