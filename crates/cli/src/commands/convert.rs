@@ -1,13 +1,15 @@
 //! `quern convert`: plans, converts, and verifies the result against the source.
 
+use std::fs::File;
 use std::path::Path;
 use std::process::ExitCode;
 use std::time::Instant;
 
+use anyhow::bail;
 use clap::{CommandFactory, error::ErrorKind};
 use quern_convert::{ConvertPlan, ConvertRow, Edit, Fidelity, Options, Target, Verification};
 use quern_tensor_io::gguf::Split;
-use quern_tensor_io::output::Inputs;
+use quern_tensor_io::output::{Inputs, is_at};
 use quern_tensor_io::scheme::GptqFormat;
 use serde_json::{Value, json};
 
@@ -51,10 +53,20 @@ pub fn run(args: &args::Convert) -> Outcome {
     drop(bar);
     let seconds = started.elapsed().as_secs_f64();
     let started = Instant::now();
+    let written = File::open(&file);
     let verification = match args.no_verify {
         true => None,
-        false => Some(quern_convert::verify(&plan, output, &Bar::new(Unit::Bytes, "verifying"))?),
+        false => Some(quern_convert::verify(&plan, output, &Bar::new(Unit::Bytes, "verifying"))),
     };
+    if !verification.as_ref().is_none_or(|found| found.as_ref().is_ok_and(Verification::passed))
+        && written.is_ok_and(|written| !is_at(&written, &file))
+    {
+        bail!(
+            "{}: another run has replaced this output meanwhile, so it cannot be verified",
+            output.display()
+        );
+    }
+    let verification = verification.transpose()?;
     let verify_seconds = started.elapsed().as_secs_f64();
     let vllm = matches!(args.to, Target::Safetensors | Target::Gptq(GptqFormat::V1));
     let sound = verification.as_ref().is_none_or(Verification::passed);

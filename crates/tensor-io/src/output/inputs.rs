@@ -140,18 +140,16 @@ impl Inputs {
             |what: String| Err(Error::refused(output, format!("{what}; choose another name for the output")));
         if let Some(found) = id(output) {
             let inside = |path: &Path| ancestors(path).any(|id| id == found);
-            for input in self.files.iter().filter(|input| inside(folder_of(&input.path))) {
-                return refused(format!("{} is stored there", input.words()));
-            }
-            for input in self.folders.iter().filter(|input| inside(&input.path)) {
+            let mut files = self.files.iter().filter(|input| inside(folder_of(&input.path)));
+            let mut folders = self.folders.iter().filter(|input| inside(&input.path));
+            if let Some(input) = files.next().or_else(|| folders.next()) {
                 return refused(format!("{} is stored there", input.words()));
             }
             // Through a link, such as those of the Hub's cache.
-            for input in self.files.iter().filter(|input| inside(&input.path)) {
-                let of = if input.what == What::OfModel || input.what == What::Weights {
-                    " of the model being read"
-                } else {
-                    ""
+            if let Some(input) = self.files.iter().find(|input| inside(&input.path)) {
+                let of = match &input.what {
+                    What::Weights | What::OfModel => " of the model being read",
+                    What::Other(_) => "",
                 };
                 return refused(format!("{}{of} leads there", input.path.display()));
             }
