@@ -57,6 +57,7 @@ pub fn prepare() {
             match signals.wait() {
                 Ok(Signal::SIGINT) if only_counted() => {}
                 Ok(signal) => break signal,
+                Err(nix::errno::Errno::EINTR) => {}
                 Err(_) => return,
             }
         };
