@@ -3,7 +3,7 @@
 use std::fs;
 use std::path::Path;
 
-use crate::common::{failure, fixture, listing, model_copy, q4, quern};
+use crate::common::{failure, fixture, listing, model_copy, q4, quern, stderr};
 
 /// A model, a text, an importance matrix and rules in one folder.
 fn place() -> tempfile::TempDir {
@@ -179,5 +179,8 @@ fn refused(folder: &Path, args: &[&str]) -> String {
         .current_dir(folder)
         .output()
         .unwrap();
-    failure(&run)
+    let said = stderr(&run);
+    assert_eq!(run.status.code(), Some(1), "{args:?}: {said}");
+    assert!(!said.contains("panicked") && said.contains("error: "), "{args:?}: {said}");
+    said
 }

@@ -230,7 +230,7 @@ fn complain(output: &Path, found: &Verification) {
     }
     messages::line(format_args!(
         "error: {}: verification failed: {} tensors or metadata keys differ from the source; do not use the output, \
-         and please report this",
+         and unless another run wrote it meanwhile, please report this",
         output.display(),
         found.mismatches.len()
     ));

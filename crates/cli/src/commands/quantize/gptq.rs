@@ -45,6 +45,9 @@ fn quantize(
 ) -> Outcome {
     let model = load(source, args.threads.count())?;
     let options = Options { inputs, ..options(args, &model, original)? };
+    if let Some(output) = args.output.as_deref().filter(|_| !args.dry_run) {
+        job::check_outputs(output, model.checkpoint(), &options)?;
+    }
     let plan = job::plan(&model, &options)?;
     for note in &plan.readers {
         messages::warning(readers::sentence(note));
@@ -52,7 +55,6 @@ fn quantize(
     let Some(output) = args.output.as_deref().filter(|_| !args.dry_run) else {
         return show(&plan, args);
     };
-    job::check_outputs(output, model.checkpoint(), &options)?;
     let samples = &options.samples;
     messages::info(format_args!(
         "calibrating with {} tokens in {} samples; about {} of memory beside the model",
