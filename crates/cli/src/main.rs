@@ -11,11 +11,13 @@ mod messages;
 mod model;
 mod progress;
 mod remedy;
+mod signals;
 
 use std::io::ErrorKind;
 use std::process::ExitCode;
 
 fn main() -> ExitCode {
+    signals::prepare();
     let cli = args::Cli::from_args(std::env::args_os()).unwrap_or_else(|error| error.exit());
     // Of a comparison, 1 means that there are differences.
     let is_comparison = matches!(cli.command, args::Command::Diff(_));
@@ -38,7 +40,9 @@ fn main() -> ExitCode {
         args::Command::Completions(args) => commands::completions::run(&args),
         args::Command::Man(args) => commands::man::run(&args),
     };
-    match changed::checked(result) {
+    let result = changed::checked(result);
+    signals::say_what_was_swept();
+    match result {
         Ok(code) => code,
         // Whoever read our output has seen enough (`quern inspect … | head`).
         Err(error) if is_broken_pipe(&error) => ExitCode::SUCCESS,

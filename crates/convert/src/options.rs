@@ -3,6 +3,7 @@
 use quern_model::provenance::Provenance;
 use quern_tensor_io::ElementType;
 use quern_tensor_io::gguf::Split;
+use quern_tensor_io::output::Inputs;
 use quern_tensor_io::scheme::GptqFormat;
 
 use crate::Edit;
@@ -56,6 +57,8 @@ pub struct Options {
     pub provenance: Option<Provenance>,
     /// Whether an existing output may be replaced.
     pub force: bool,
+    /// What the command reads beside the source: never replaced.
+    pub inputs: Inputs,
     /// Threads; 0 for as many as there are processors. The output does not depend on it.
     pub threads: usize,
 }
@@ -71,6 +74,7 @@ impl Options {
             edits: Vec::new(),
             provenance: None,
             force: false,
+            inputs: Inputs::default(),
             threads: 0,
         }
     }

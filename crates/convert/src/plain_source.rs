@@ -1,26 +1,28 @@
 //! A Hugging Face checkpoint of plain numbers, written for a job that works on such checkpoints only.
 //!
 //! ```text
-//! .NAME.decoded         a hidden folder beside the job's output NAME: the model's numbers as safetensors
-//! .NAME.decoded.json    the model it was made of: names, sizes and times of its files
+//! .NAME.decoded/                   a hidden folder beside the job's output NAME: the model's numbers as safetensors
+//!   .made-of.json                  the model it was made of: names, sizes and times of its files
+//! .NAME.quern-XXXXXX.part/decoded  the same for a job that begins anew whenever it was stopped
 //! ```
 //!
-//! Both are removed when the output is done. A job that was stopped finds them again and can go on where it was.
+//! They are removed when the output is done. A job that was stopped and can go on where it was finds the first again;
+//! the other one is removed however the job ends.
 
-use std::fs;
-use std::io;
+use std::fs::{self, File, TryLockError};
 use std::path::{Path, PathBuf};
 use std::time::UNIX_EPOCH;
 
 use quern_model::Config;
 use quern_model::contents::already_quantized;
+use quern_tensor_io::output::{self, ScratchFolder};
 use quern_tensor_io::scheme::Packing;
 use quern_tensor_io::{Checkpoint, Container, ElementType, Error, Progress, Result, small};
 
 use crate::{ConvertPlan, Options, Target};
 
 /// The most bytes of a label: some lines for each file of a model.
-const LABEL: u64 = 16 << 20;
+const LARGEST_LABEL: u64 = 16 << 20;
 
 /// The plain form of a model that is in GGUF or quantized.
 #[derive(Debug)]
@@ -28,8 +30,14 @@ pub struct PlainSource<'a> {
     checkpoint: &'a Checkpoint,
     quantized: bool,
     folder: PathBuf,
-    label: PathBuf,
+    /// What it is in, for a job that cannot go on where it was stopped.
+    scratch: Option<ScratchFolder>,
+    /// The lock on the folder: another job with the same output would remove it.
+    lock: Option<File>,
 }
+
+/// In the folder: what it was made of.
+const LABEL: &str = ".made-of.json";
 
 /// Whether a job that works on Hugging Face checkpoints of plain numbers needs another form of `checkpoint`.
 ///
@@ -53,21 +61,23 @@ fn quantized_with(checkpoint: &Checkpoint) -> Result<Option<String>> {
 }
 
 impl<'a> PlainSource<'a> {
-    /// The plain form of `checkpoint`, beside the job's `output`. Nothing is written yet.
+    /// The plain form of `checkpoint`, beside the job's `output`. Nothing is written yet. With `resumed`, the job can go
+    /// on where it was stopped.
     ///
     /// # Errors
     /// An output without a name; packed layers that cannot be read.
-    pub fn beside(checkpoint: &'a Checkpoint, output: &Path) -> Result<Self> {
+    pub fn beside(checkpoint: &'a Checkpoint, output: &Path, resumed: bool) -> Result<Self> {
         let Some(name) = output.file_name() else {
             return Err(Error::refused(output, "not a folder name; give the output a name"));
         };
         let name = name.to_string_lossy();
-        Ok(Self {
-            checkpoint,
-            quantized: quantized_with(checkpoint)?.is_some(),
-            folder: output.with_file_name(format!(".{name}.decoded")),
-            label: output.with_file_name(format!(".{name}.decoded.json")),
-        })
+        let quantized = quantized_with(checkpoint)?.is_some();
+        let scratch = if resumed { None } else { Some(ScratchFolder::beside(output)?) };
+        let folder = match &scratch {
+            Some(scratch) => scratch.path().join("decoded"),
+            None => output.with_file_name(format!(".{name}.decoded")),
+        };
+        Ok(Self { checkpoint, quantized, folder, scratch, lock: None })
     }
 
     /// Where it is, or will be.
@@ -78,10 +88,14 @@ impl<'a> PlainSource<'a> {
     /// Plans the conversion; `None` if an earlier job left it there, of the same files.
     ///
     /// # Errors
-    /// As [`crate::plan()`].
-    pub fn plan(&self, threads: usize) -> Result<Option<ConvertPlan<'a>>> {
+    /// As [`crate::plan()`]; another job uses it.
+    pub fn plan(&mut self, threads: usize) -> Result<Option<ConvertPlan<'a>>> {
+        if self.folder.is_dir() {
+            self.take_lock()?;
+        }
         let label = label(self.checkpoint);
-        if small::text(&self.label, LABEL).is_ok_and(|found| found == label) && self.folder.is_dir() {
+        let found = small::text(&self.folder.join(LABEL), LARGEST_LABEL);
+        if found.is_ok_and(|found| found == label) {
             return Ok(None);
         }
         // Decoded numbers have few digits: 16 bits hold them as well as the published ones.
@@ -97,10 +111,23 @@ impl<'a> PlainSource<'a> {
     /// Writes what was planned. Progress as of [`crate::run()`].
     ///
     /// # Errors
-    /// As [`crate::run()`].
-    pub fn write(&self, plan: &ConvertPlan<'_>, progress: &dyn Progress) -> Result<()> {
+    /// As [`crate::run()`]; another job uses it.
+    pub fn write(&mut self, plan: &ConvertPlan<'_>, progress: &dyn Progress) -> Result<()> {
         crate::run(plan, &self.folder, progress)?;
-        fs::write(&self.label, label(self.checkpoint)).map_err(|e| Error::new(&self.label, e))
+        self.take_lock()?;
+        let label_file = self.folder.join(LABEL);
+        fs::write(&label_file, label(self.checkpoint)).map_err(|e| Error::new(&label_file, e))
+    }
+
+    /// Two jobs with the same output would remove each other's numbers.
+    fn take_lock(&mut self) -> Result<()> {
+        let lock = File::open(&self.folder).map_err(|e| Error::new(&self.folder, e))?;
+        if let Err(TryLockError::WouldBlock) = lock.try_lock() {
+            let what = "another run is working on this output; wait for it, or choose another name";
+            return Err(Error::refused(&self.folder, what));
+        }
+        self.lock = Some(lock);
+        Ok(())
     }
 
     /// The output is done: removes what was written for it.
@@ -108,15 +135,10 @@ impl<'a> PlainSource<'a> {
     /// # Errors
     /// The system refuses.
     pub fn remove(self) -> Result<()> {
-        let removed =
-            [(&self.label, fs::remove_file(&self.label)), (&self.folder, fs::remove_dir_all(&self.folder))];
-        for (path, removed) in removed {
-            removed.map_err(|e| {
-                let what = format!("cannot be removed, though nothing needs it any more: {e}");
-                Error::new(path, io::Error::new(e.kind(), what))
-            })?;
+        match self.scratch {
+            Some(_) => Ok(()),
+            None => output::discard(&self.folder),
         }
-        Ok(())
     }
 }
 

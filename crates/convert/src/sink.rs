@@ -4,8 +4,8 @@ use std::path::Path;
 
 use quern_model::hugging_face::{self, DirectoryOptions};
 use quern_model::provenance::Provenance;
+use quern_tensor_io::Result;
 use quern_tensor_io::gguf::{SplitWriter, Writer};
-use quern_tensor_io::{Result, output};
 
 use crate::plan::{Around, ConvertPlan, figures, prefix};
 
@@ -20,16 +20,14 @@ impl Sink {
     /// Starts the output.
     pub fn create(plan: &ConvertPlan<'_>, path: &Path) -> Result<Self> {
         let (options, tensors) = (&plan.options, plan.tensors());
+        let inputs = options.inputs.clone().with_model(plan.source());
+        let existing = inputs.unless_read(options.force);
         match &plan.around {
             Around::Gguf(metadata) => match &options.split {
-                None => {
-                    output::refuse_input(plan.source(), path)?;
-                    Writer::create(path, metadata, &tensors, options.force).map(Self::Gguf)
-                }
+                None => Writer::create(path, metadata, &tensors, existing).map(Self::Gguf),
                 Some(split) => {
                     let parts = split.parts(&prefix(path), metadata, &tensors)?;
-                    parts.iter().try_for_each(|part| output::refuse_input(plan.source(), &part.path))?;
-                    SplitWriter::create(parts, options.force).map(Self::Splits)
+                    SplitWriter::create(parts, existing).map(Self::Splits)
                 }
             },
             Around::Directory(around) => {
@@ -39,6 +37,7 @@ impl Sink {
                     extra_files: around.files.clone(),
                     companions: around.companions,
                     force: options.force,
+                    inputs: options.inputs.clone(),
                     shard_bytes: options.shard_bytes,
                 };
                 let directory = hugging_face::Directory::create(path, plan.source(), written)?;

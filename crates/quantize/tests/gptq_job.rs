@@ -38,12 +38,12 @@ fn quantize(threads: usize, settings: Settings, out: &Path) -> GptqReport {
     job::run(&model, &plan, &options, out, &NoProgress).unwrap()
 }
 
-/// Name and content of every file, but for the times in the log.
+/// Name and content of every file.
 fn contents(folder: &Path) -> BTreeMap<String, Vec<u8>> {
     let files = std::fs::read_dir(folder).unwrap().map(|e| e.unwrap().path());
-    let named =
-        files.map(|p| (p.file_name().unwrap().to_string_lossy().into_owned(), std::fs::read(&p).unwrap()));
-    named.filter(|(name, _)| name != "quant_log.csv").collect()
+    files
+        .map(|p| (p.file_name().unwrap().to_string_lossy().into_owned(), std::fs::read(&p).unwrap()))
+        .collect()
 }
 
 fn score(path: &Path) -> f64 {
@@ -87,15 +87,67 @@ fn a_checkpoint_comes_out_that_is_better_than_rounding() {
     assert!(plain < gptq && gptq < plain + 0.8 * (nearest - plain), "{plain} {gptq} {nearest}");
 }
 
+/// Stops a run in the middle of its third block.
+struct Impatient(AtomicU64);
+
+impl Progress for Impatient {
+    fn advance(&self, units: u64) {
+        let done = self.0.fetch_add(units, Ordering::Relaxed) + units;
+        assert!(done < 17, "stopped in the middle of the third block, as the test wants");
+    }
+}
+
+/// Begins a run and leaves it unfinished.
+fn stopped(settings: Settings, out: &Path) {
+    let out = out.to_path_buf();
+    let stopped = std::thread::spawn(move || {
+        let model = model(2);
+        let options = options(&model, settings);
+        let plan = job::plan(&model, &options).unwrap();
+        job::run(&model, &plan, &options, &out, &Impatient(AtomicU64::new(0)))
+    });
+    assert!(stopped.join().is_err());
+}
+
+/// Changes one byte in the middle of a file, or cuts it there.
+fn damage(file: &Path, cut: bool) {
+    let mut bytes = std::fs::read(file).unwrap();
+    let middle = bytes.len() / 2;
+    bytes[middle] ^= 1;
+    bytes.truncate(if cut { middle } else { bytes.len() });
+    std::fs::write(file, bytes).unwrap();
+}
+
+#[test]
+fn what_is_damaged_of_an_unfinished_run_is_done_again() {
+    let folder = tempfile::tempdir().unwrap();
+    let settings = Settings { group_size: Some(32), ..Settings::default() };
+    quantize(2, settings.clone(), &folder.path().join("whole"));
+    let expected = contents(&folder.path().join("whole"));
+    for (file, cut, resumed) in [
+        ("block-0000-2.safetensors", false, 0),
+        ("block-0001-0.safetensors", false, 1),
+        ("block-0001-3.safetensors", true, 1),
+        ("block-0001.record", false, 1),
+        ("block-0000.record", true, 0),
+    ] {
+        let out = folder.path().join("out");
+        stopped(settings.clone(), &out);
+        damage(&folder.path().join(".out.gptq-unfinished").join(file), cut);
+        let report = quantize(2, settings.clone(), &out);
+        assert_eq!(report.resumed_blocks, resumed, "{file}");
+        let warning = report.warnings.iter().find(|w| w.contains("damaged")).expect("it is said");
+        assert!(warning.contains(file) && warning.contains(&format!("block {resumed} ")), "{warning}");
+        assert!(contents(&out) == expected, "{file}");
+        std::fs::remove_dir_all(&out).unwrap();
+        let left: Vec<_> =
+            std::fs::read_dir(folder.path()).unwrap().map(|e| e.unwrap().file_name()).collect();
+        assert_eq!(left, ["whole"], "{file}");
+    }
+}
+
 #[test]
 fn threads_change_no_byte_and_neither_does_an_interruption() {
-    struct Impatient(AtomicU64);
-    impl Progress for Impatient {
-        fn advance(&self, units: u64) {
-            let done = self.0.fetch_add(units, Ordering::Relaxed) + units;
-            assert!(done < 17, "stopped in the middle of the third block, as the test wants");
-        }
-    }
     let folder = tempfile::tempdir().unwrap();
     let settings = Settings { group_size: Some(32), ..Settings::default() };
     quantize(1, settings.clone(), &folder.path().join("one"));
@@ -104,14 +156,7 @@ fn threads_change_no_byte_and_neither_does_an_interruption() {
     assert!(contents(&folder.path().join("three")) == expected);
 
     let out = folder.path().join("stopped");
-    let (path, own) = (out.clone(), settings.clone());
-    let stopped = std::thread::spawn(move || {
-        let model = model(2);
-        let options = options(&model, own);
-        let plan = job::plan(&model, &options).unwrap();
-        job::run(&model, &plan, &options, &path, &Impatient(AtomicU64::new(0)))
-    });
-    assert!(stopped.join().is_err());
+    stopped(settings.clone(), &out);
     assert!(!out.exists());
     // Other options do not go on with it.
     let model = model(2);

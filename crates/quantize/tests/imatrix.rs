@@ -9,6 +9,7 @@ use quern_quantize::imatrix::{
     Accumulator, AddError, CollectError, CollectOptions, Collected, Format, Imatrix, WriteOptions, collect,
 };
 use quern_run::{LoadOptions, Model};
+use quern_tensor_io::output::Inputs;
 use quern_tensor_io::{
     Array, Checkpoint, ElementType as E, Metadata, NoProgress, Remedy, TensorPlan, Value, decode, gguf,
 };
@@ -230,6 +231,7 @@ fn options(format: Format) -> WriteOptions {
         chunk_size: 512,
         provenance: None,
         force: false,
+        inputs: Inputs::default(),
     }
 }
 

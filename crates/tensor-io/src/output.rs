@@ -8,9 +8,14 @@
 //! ```
 //!
 //! [`OutputDirectory`] does the same for a folder. [`require_space`] asks before the work whether the disk has room.
+//! [`Inputs`] are the files a command reads, which no output replaces. [`abandon`] is for signals: it removes what is
+//! unfinished. What a killed process leaves is removed when the next output is made in the same folder; [`notes`] says
+//! so.
 
 mod directory;
 mod inputs;
+pub(crate) mod parts;
+mod scratch;
 mod space;
 mod writeback;
 
@@ -18,14 +23,14 @@ use std::fs::{self, File};
 use std::io::{self, BufWriter, Seek, SeekFrom, Write};
 use std::path::{Path, PathBuf};
 
-use tempfile::TempPath;
-
-use crate::temporary::Temporary;
+use crate::temporary::{self, Temporary};
 use crate::{Error, Remedy, Result};
 use writeback::Writeback;
 
+pub use crate::temporary::{abandon, is_at, notes};
 pub use directory::OutputDirectory;
-pub use inputs::refuse_input;
+pub use inputs::{Existing, Inputs};
+pub use scratch::{ScratchFolder, discard};
 pub use space::{Shortage, free_space, human_bytes, require_space, shortage};
 
 /// Large enough that the system call costs nothing beside the copy, small enough to stay in cache.
@@ -44,31 +49,14 @@ pub struct OutputFile {
 }
 
 impl OutputFile {
-    /// Starts writing `path`. Refuses an existing file unless `force`, and anything that is not a regular
-    /// file (a folder, a device) in any case.
-    pub fn create(path: &Path, force: bool) -> Result<Self> {
-        let Some(name) = path.file_name() else {
-            return Err(Error::refused(path, "not a file name; give the output a name"));
-        };
-        let folder = folder_of(path);
-        // A dangling link is found by the second call; otherwise a link counts as what it points to.
-        match fs::metadata(path).or_else(|_| fs::symlink_metadata(path)) {
-            Ok(found) if found.is_dir() => {
-                return Err(Error::refused(path, "this is a folder; give the output a file name"));
-            }
-            Ok(found) if !found.is_file() && !found.is_symlink() => {
-                let what = "a device or pipe, which would be replaced by the output; choose another name";
-                return Err(Error::refused(path, what));
-            }
-            Ok(_) if !force => return Err(already_there(path)),
-            _ => {}
-        }
-        if !folder.is_dir() {
-            return Err(Error::refused(
-                path,
-                format!("the folder {} does not exist; create it first", folder.display()),
-            ));
-        }
+    /// Starts writing `path`. Refuses an existing file unless `existing` allows to replace it, an input of the command
+    /// and anything that is not a regular file (a folder, a device) in any case.
+    pub fn create<'a>(path: &Path, existing: impl Into<Existing<'a>>) -> Result<Self> {
+        let existing = existing.into();
+        let force = existing.force;
+        check_target(path, existing)?;
+        let (folder, name) = (folder_of(path), path.file_name().unwrap_or_default());
+        temporary::sweep(folder);
         let file = Temporary::create(folder, name).map_err(|e| {
             let what = format!("cannot create a file in {}: {e}", folder.display());
             Error::new(path, io::Error::new(e.kind(), what))
@@ -116,16 +104,6 @@ impl OutputFile {
         sync_folder(folder).map_err(|e| explain(&path, e))
     }
 
-    /// Flushes, syncs and closes the file, which waits under a temporary name for its own: for outputs of several
-    /// files that appear together.
-    pub(crate) fn park(self) -> Result<ParkedFile> {
-        let (path, force) = (self.path.clone(), self.force);
-        let file = self.synced()?;
-        let (folder, name) = (folder_of(&path), path.file_name().unwrap_or_default());
-        let parked = file.park(folder, name).map_err(|e| explain(&path, e))?;
-        Ok(ParkedFile { path, force, parked })
-    }
-
     /// All of it on the disk.
     fn synced(mut self) -> Result<Temporary> {
         if self.broken {
@@ -161,29 +139,30 @@ impl Write for OutputFile {
     }
 }
 
-/// A complete file under a temporary name. It is removed when dropped.
-#[derive(Debug)]
-pub(crate) struct ParkedFile {
-    path: PathBuf,
-    force: bool,
-    parked: TempPath,
-}
-
-impl ParkedFile {
-    /// The name the file will have.
-    pub fn path(&self) -> &Path {
-        &self.path
+/// Refuses a name for a file that cannot be written, may not be replaced, or is an input.
+fn check_target(path: &Path, existing: Existing<'_>) -> Result<()> {
+    if path.file_name().is_none() {
+        return Err(Error::refused(path, "not a file name; give the output a name"));
     }
-
-    /// Gives the file its name.
-    pub fn publish(self) -> Result<()> {
-        let renamed = match self.force {
-            true => self.parked.persist(&self.path),
-            false => self.parked.persist_noclobber(&self.path),
-        };
-        renamed.map_err(|e| unnameable(&self.path, e.error))?;
-        sync_folder(folder_of(&self.path)).map_err(|e| explain(&self.path, e))
+    let folder = folder_of(path);
+    existing.check_file(path)?;
+    // A dangling link is found by the second call; otherwise a link counts as what it points to.
+    match fs::metadata(path).or_else(|_| fs::symlink_metadata(path)) {
+        Ok(found) if found.is_dir() => {
+            return Err(Error::refused(path, "this is a folder; give the output a file name"));
+        }
+        Ok(found) if !found.is_file() && !found.is_symlink() => {
+            let what = "a device or pipe, which would be replaced by the output; choose another name";
+            return Err(Error::refused(path, what));
+        }
+        Ok(_) if !existing.force => return Err(already_there(path)),
+        _ => {}
     }
+    if !folder.is_dir() {
+        let what = format!("the folder {} does not exist; create it first", folder.display());
+        return Err(Error::refused(path, what));
+    }
+    Ok(())
 }
 
 /// The folder of a file: `.` for a bare name.
@@ -208,15 +187,24 @@ pub fn already_there(path: &Path) -> Error {
 }
 
 fn explain(path: &Path, e: io::Error) -> Error {
-    let what = match e.kind() {
-        io::ErrorKind::StorageFull => "the disk is full; free some space or write to another disk",
-        io::ErrorKind::QuotaExceeded => "the disk quota is used up; free some space or write to another disk",
-        io::ErrorKind::FileTooLarge => {
-            "the file system or a limit of the shell does not allow a file this large"
+    match no_room(e.kind()) {
+        Some(what) => Error::new(path, io::Error::new(e.kind(), format!("{what} (nothing was left behind)"))),
+        None => Error::new(path, e),
+    }
+}
+
+/// What an error says of a disk that takes no more, and what to do; `None` for other errors.
+pub fn no_room(kind: io::ErrorKind) -> Option<&'static str> {
+    match kind {
+        io::ErrorKind::StorageFull => Some("the disk is full; free some space or write to another disk"),
+        io::ErrorKind::QuotaExceeded => {
+            Some("the disk quota is used up; free some space or write to another disk")
         }
-        _ => return Error::new(path, e),
-    };
-    Error::new(path, io::Error::new(e.kind(), format!("{what} (nothing was left behind)")))
+        io::ErrorKind::FileTooLarge => {
+            Some("the file system or a limit of the shell does not allow a file this large")
+        }
+        _ => None,
+    }
 }
 
 #[cfg(unix)]

@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use crate::output::{OutputFile, ParkedFile};
+use crate::output::OutputFile;
 use crate::{Error, Result, TensorPlan};
 
 /// The data section under construction.
@@ -79,12 +79,6 @@ impl TensorStream {
         self.check_complete()?;
         self.output.commit()?;
         Ok(self.written)
-    }
-
-    /// As [`TensorStream::finish`], but the file waits for its name.
-    pub fn park(self) -> Result<(ParkedFile, u64)> {
-        self.check_complete()?;
-        Ok((self.output.park()?, self.written))
     }
 
     fn check_complete(&self) -> Result<()> {

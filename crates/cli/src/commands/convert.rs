@@ -1,12 +1,15 @@
 //! `quern convert`: plans, converts, and verifies the result against the source.
 
+use std::fs::File;
 use std::path::Path;
 use std::process::ExitCode;
 use std::time::Instant;
 
+use anyhow::bail;
 use clap::{CommandFactory, error::ErrorKind};
 use quern_convert::{ConvertPlan, ConvertRow, Edit, Fidelity, Options, Target, Verification};
 use quern_tensor_io::gguf::Split;
+use quern_tensor_io::output::{Inputs, is_at};
 use quern_tensor_io::scheme::GptqFormat;
 use serde_json::{Value, json};
 
@@ -35,17 +38,35 @@ pub fn run(args: &args::Convert) -> Outcome {
         return show(&plan, args);
     };
     let file = plan.files(output)?.swap_remove(0).0;
-    let after = After::new(&args.card, None, Some(&file), gguf, args.force, args.threads.count())?;
+    let after = After::new(
+        &args.card,
+        None,
+        Inputs::of(&checkpoint),
+        Some(&file),
+        gguf,
+        args.force,
+        args.threads.count(),
+    )?;
     let started = Instant::now();
     let bar = Bar::new(Unit::Bytes, format!("converting to {}", args.to.name()));
     let report = quern_convert::run(&plan, output, &bar)?;
     drop(bar);
     let seconds = started.elapsed().as_secs_f64();
     let started = Instant::now();
+    let written = File::open(&file);
     let verification = match args.no_verify {
         true => None,
-        false => Some(quern_convert::verify(&plan, output, &Bar::new(Unit::Bytes, "verifying"))?),
+        false => Some(quern_convert::verify(&plan, output, &Bar::new(Unit::Bytes, "verifying"))),
     };
+    if !verification.as_ref().is_none_or(|found| found.as_ref().is_ok_and(Verification::passed))
+        && written.is_ok_and(|written| !is_at(&written, &file))
+    {
+        bail!(
+            "{}: another run has replaced this output meanwhile, so it cannot be verified",
+            output.display()
+        );
+    }
+    let verification = verification.transpose()?;
     let verify_seconds = started.elapsed().as_secs_f64();
     let vllm = matches!(args.to, Target::Safetensors | Target::Gptq(GptqFormat::V1));
     let sound = verification.as_ref().is_none_or(Verification::passed);
@@ -209,7 +230,7 @@ fn complain(output: &Path, found: &Verification) {
     }
     messages::line(format_args!(
         "error: {}: verification failed: {} tensors or metadata keys differ from the source; do not use the output, \
-         and please report this",
+         and unless another run wrote it meanwhile, please report this",
         output.display(),
         found.mismatches.len()
     ));

@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::Instant;
 
-use anyhow::{Context, bail};
+use anyhow::bail;
 use quern_model::{Packed, View};
 use quern_quantize::bitsandbytes::{self, Kind};
 use quern_quantize::calibration::{SampleOptions, TextSource, samples};
@@ -12,6 +12,7 @@ use quern_quantize::gptq::{self, Settings};
 use quern_quantize::job::{self, Options};
 use quern_quantize::recipe::FileType;
 use quern_run::{BenchOptions, GenerateOptions, PerplexityOptions, SamplingOptions};
+use quern_tensor_io::output::ScratchFolder;
 use quern_tensor_io::scheme::GptqFormat;
 use quern_tensor_io::{Checkpoint, NoProgress, Progress};
 
@@ -76,7 +77,7 @@ pub fn run(args: &args::Demo) -> Outcome {
     let (model, text) = (fixtures.join("bookworm-4m"), fixtures.join("text/validation.txt"));
     let text = read_text(&text)?;
     let threads = args.threads.count();
-    let work = tempfile::tempdir().context("cannot make a temporary directory")?;
+    let work = ScratchFolder::beside(&std::env::temp_dir().join("demo"))?;
 
     let checkpoint = Checkpoint::open(&model)?;
     print(&format!(

@@ -19,10 +19,11 @@ use crate::{args, format, messages};
 pub fn run(args: &args::Imatrix) -> Outcome {
     placement::refuse_gpus("imatrix", args.device.device)?;
     let NamedText { source, name, sha256 } = calibration::open(args.text.as_deref())?;
-    // A refused output must not cost the measurement; dropped, nothing of it remains.
-    drop(OutputFile::create(&args.output, args.force)?);
     let chunk_size = u32::try_from(args.context).context("--context is too large")?;
     let model = load(&args.model, args.threads.count())?;
+    let inputs = record::inputs([("the text", args.text.as_deref())]).with_model(model.checkpoint());
+    // A refused output must not cost the measurement; dropped, nothing of it remains.
+    drop(OutputFile::create(&args.output, inputs.unless_read(args.force))?);
     let options = CollectOptions {
         context: args.context,
         chunks: args.chunks,
@@ -61,6 +62,7 @@ pub fn run(args: &args::Imatrix) -> Outcome {
         datasets: vec![name.clone()],
         chunk_size,
         force: args.force,
+        inputs,
     };
     let size = measured.sums.write(&args.output, &write)?;
     if args.json {

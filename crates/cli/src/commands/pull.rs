@@ -4,6 +4,7 @@ use std::process::ExitCode;
 use std::time::Instant;
 
 use quern_hub::{FileSource, PullOptions, Pulled};
+use quern_tensor_io::output::Inputs;
 use serde_json::{Value, json};
 
 use super::{Outcome, print, print_json};
@@ -13,6 +14,11 @@ use crate::{args, format, messages, model};
 /// Downloads what is missing and prints where it is.
 pub fn run(args: &args::Pull) -> Outcome {
     let hub = model::hub(args.offline)?;
+    if let Some(output) = &args.output {
+        let mut cache = Inputs::default();
+        cache.add_folder("the cache of models", &hub.settings().cache);
+        cache.refuse_folder(output)?;
+    }
     let options = PullOptions {
         include: args.include.clone(),
         exclude: args.exclude.clone(),

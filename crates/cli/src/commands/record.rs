@@ -9,7 +9,7 @@ use quern_model::provenance::{
 };
 use quern_quantize::calibration::{self, NamedText};
 use quern_run::PerplexityOptions;
-use quern_tensor_io::output::{OutputFile, already_there, require_space};
+use quern_tensor_io::output::{Existing, Inputs, OutputFile, require_space};
 use quern_tensor_io::{Checkpoint, Container, small};
 use serde_json::Value;
 
@@ -53,11 +53,24 @@ pub fn warn_of_space(output: Option<&Path>, bytes: u64) {
     }
 }
 
+/// The files that a command reads beside its model: what each is, and where, if it was given and is not standard input.
+pub fn inputs<'a>(files: impl IntoIterator<Item = (&'static str, Option<&'a Path>)>) -> Inputs {
+    let mut inputs = Inputs::default();
+    for (what, file) in files {
+        if let Some(file) = file.filter(|file| *file != Path::new("-")) {
+            inputs.add_file(what, file);
+        }
+    }
+    inputs
+}
+
 /// What is done with an output once it is complete.
 #[derive(Default)]
 pub struct After {
     card: bool,
     force: bool,
+    /// What the card may not replace.
+    inputs: Inputs,
     threads: usize,
     text: Option<NamedText>,
 }
@@ -75,26 +88,25 @@ impl After {
     pub fn new(
         card: &args::CardOptions,
         evaluate: Option<&Path>,
+        inputs: Inputs,
         output: Option<&Path>,
         gguf: bool,
         force: bool,
         threads: usize,
     ) -> anyhow::Result<Self> {
         if let Some(output) = output.filter(|_| card.card && gguf) {
-            let card = output.with_file_name(card::FILE);
-            if card.exists() && !force {
-                return Err(already_there(&card).into());
-            }
+            // Dropped, nothing of it remains.
+            drop(OutputFile::create(&output.with_file_name(card::FILE), inputs.unless_read(force))?);
         }
         let text = evaluate.map(|path| calibration::open(Some(path))).transpose()?;
-        Ok(Self { card: card.card, force, threads, text })
+        Ok(Self { card: card.card, force, inputs, threads, text })
     }
 
     /// As the arguments of `quern quantize` say.
-    pub fn of(args: &args::Quantize, gguf: bool) -> anyhow::Result<Self> {
+    pub fn of(args: &args::Quantize, inputs: Inputs, gguf: bool) -> anyhow::Result<Self> {
         let output = args.output.as_deref().filter(|_| !args.dry_run);
         let evaluate = args.evaluate.as_deref().filter(|_| !args.dry_run);
-        Self::new(&args.card, evaluate, output, gguf, args.force, args.threads.count())
+        Self::new(&args.card, evaluate, inputs, output, gguf, args.force, args.threads.count())
     }
 
     /// Compares the output with `original`, and writes the card. `output` is the file or folder to open; `vllm` says
@@ -117,7 +129,8 @@ impl After {
             }
         }
         if self.card {
-            done.card = Some(write_card(&written, &provenance, front, vllm, self.force)?);
+            done.card =
+                Some(write_card(&written, &provenance, front, vllm, self.inputs.unless_read(self.force))?);
         }
         Ok(done)
     }
@@ -180,7 +193,7 @@ fn write_card(
     provenance: &Provenance,
     source: FrontMatter,
     vllm: bool,
-    force: bool,
+    existing: Existing<'_>,
 ) -> anyhow::Result<PathBuf> {
     let gguf = written.container() == Container::Gguf;
     let folder = match written.directory() {
@@ -220,7 +233,8 @@ fn write_card(
         has_source_card,
         vllm,
     };
-    let mut file = OutputFile::create(&place, force || !gguf)?;
+    // In a directory it replaces the source's, which has another name there now.
+    let mut file = OutputFile::create(&place, if gguf { existing } else { true.into() })?;
     file.append(card.to_text().as_bytes())?;
     file.commit()?;
     Ok(place)

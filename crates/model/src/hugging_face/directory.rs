@@ -12,7 +12,7 @@ use std::collections::BTreeSet;
 use std::fs;
 use std::path::Path;
 
-use quern_tensor_io::output::OutputDirectory;
+use quern_tensor_io::output::{Inputs, OutputDirectory};
 use quern_tensor_io::safetensors::ShardedWriter;
 use quern_tensor_io::{Checkpoint, Error, Metadata, Result, TensorPlan, Value as MetadataValue, small};
 use serde_json::{Map, Value};
@@ -65,6 +65,8 @@ pub struct DirectoryOptions {
     pub companions: bool,
     /// Whether an existing model directory may be replaced.
     pub force: bool,
+    /// What the command reads beside the source: never replaced.
+    pub inputs: Inputs,
     /// Bytes of tensors in one file at most, unless one module has more.
     pub shard_bytes: u64,
 }
@@ -78,6 +80,7 @@ impl Default for DirectoryOptions {
             extra_files: Vec::new(),
             companions: true,
             force: false,
+            inputs: Inputs::default(),
             shard_bytes: 4 << 30,
         }
     }
@@ -94,10 +97,10 @@ impl Directory {
     /// Starts the directory `out` for a model made from `source`: writes everything but the tensors.
     ///
     /// # Errors
-    /// `out` exists (without `force`, or with it and is no model directory) or is the place of `source`;
+    /// `out` exists (without `force`, or with it and is no model directory), or an input is stored there;
     /// the plan cannot be written.
     pub fn create(out: &Path, source: &Checkpoint, options: DirectoryOptions) -> Result<Self> {
-        refuse_source(out, source)?;
+        let inputs = options.inputs.with_model(source);
         let mut names = BTreeSet::new();
         for (name, _) in &options.extra_files {
             let plain = Path::new(name).file_name().is_some_and(|n| n == name.as_str());
@@ -106,7 +109,7 @@ impl Directory {
                 return Err(Error::refused(out, what));
             }
         }
-        let output = OutputDirectory::create(out, options.force)?;
+        let output = OutputDirectory::create(out, inputs.unless_read(options.force))?;
         output.write("config.json", options.config.as_bytes())?;
         for (name, data) in &options.extra_files {
             output.write(name, data)?;
@@ -150,30 +153,6 @@ impl Directory {
         self.output.commit()?;
         Ok(bytes)
     }
-}
-
-/// Refuses to replace the directory that is being read, or one that holds a file of it, under whatever name.
-fn refuse_source(out: &Path, source: &Checkpoint) -> Result<()> {
-    let Ok(out_real) = fs::canonicalize(out) else { return Ok(()) };
-    let folders = source.files().iter().map(|file| file.parent());
-    for path in folders.flatten().chain([source.directory()]) {
-        // `""`: the parent of a bare name
-        let path = if path.as_os_str().is_empty() { Path::new(".") } else { path };
-        if fs::canonicalize(path).is_ok_and(|p| p.starts_with(&out_real)) {
-            let what = "the model being read is stored there; choose another name for the output";
-            return Err(Error::refused(out, what));
-        }
-    }
-    for file in source.files() {
-        if fs::canonicalize(file).is_ok_and(|p| p.starts_with(&out_real)) {
-            let what = format!(
-                "{} of the model being read leads there; choose another name for the output",
-                file.display()
-            );
-            return Err(Error::refused(out, what));
-        }
-    }
-    Ok(())
 }
 
 /// The JSON object in a `config.json`.

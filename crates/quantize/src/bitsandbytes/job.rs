@@ -45,6 +45,8 @@ pub fn quantize(
 ) -> Result<BitsandbytesReport> {
     let view = source::view(source)?;
     let plan = plan::of_view(&view, &options)?;
+    let inputs = options.inputs.clone().with_model(source);
+    output::OutputDirectory::check(out, inputs.unless_read(options.force))?;
     output::require_space(out, plan.bytes(), "the output")?;
     let pool = pipeline::pool(options.threads, out)?;
     let quantization_config = config::quantization_config(&options, plan.dtype, plan.skip.as_deref());
@@ -56,6 +58,7 @@ pub fn quantize(
             tensors: plan.tensors.clone(),
             config: edited_config(source.directory(), Some(&quantization_config), None)?,
             force: options.force,
+            inputs,
             shard_bytes: options.shard_bytes,
             ..DirectoryOptions::default()
         },

@@ -41,6 +41,7 @@ pub use plan::{BitsandbytesPlan, BitsandbytesRow, plan};
 use quern_compute::simd::Level;
 use quern_model::provenance::Provenance;
 use quern_tensor_io::ElementType;
+use quern_tensor_io::output::Inputs;
 
 /// A scheme of bitsandbytes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -95,6 +96,8 @@ pub struct Options {
     pub provenance: Option<Provenance>,
     /// Whether an existing model directory may be replaced.
     pub force: bool,
+    /// What the command reads beside the source: never replaced.
+    pub inputs: Inputs,
     /// Modules to leave alone besides the output head, as transformers' `llm_int8_skip_modules`: the beginning
     /// of a path (up to a dot), a regular expression for one, or the end of a path.
     pub skip: Vec<String>,
@@ -114,6 +117,7 @@ impl Options {
             level: Level::detect(),
             provenance: None,
             force: false,
+            inputs: Inputs::default(),
             skip: Vec::new(),
             shard_bytes: 4 << 30,
         }

@@ -9,7 +9,7 @@ use std::path::Path;
 use quern_model::provenance::{GGUF_KEY, Provenance};
 use quern_tensor_io::{
     Array, ElementType, Metadata, Remedy, Result, StringArray, TensorPlan, Value, gguf as container,
-    output::OutputFile,
+    output::{Inputs, OutputFile},
 };
 
 use super::gguf::{COUNTS, SUMS};
@@ -25,7 +25,7 @@ pub enum Format {
 }
 
 /// What a file says beside the sums.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug)]
 pub struct WriteOptions {
     /// Its format.
     pub format: Format,
@@ -37,6 +37,8 @@ pub struct WriteOptions {
     pub provenance: Option<Provenance>,
     /// Replace an existing file.
     pub force: bool,
+    /// What the measurement reads, the model and its text: never replaced.
+    pub inputs: Inputs,
 }
 
 /// One tensor's inputs so far.
@@ -176,7 +178,7 @@ impl Accumulator {
     /// Writes the matrix to `path`, completely or not at all. Returns its size in bytes.
     ///
     /// # Errors
-    /// An existing file without `force`, a folder that does not exist, a full disk; no tensors or chunks of
+    /// An existing file without `force`, one of the inputs, a folder that does not exist, a full disk; no tensors or chunks of
     /// no tokens.
     pub fn write(&self, path: &Path, options: &WriteOptions) -> Result<u64> {
         if self.is_empty() || options.chunk_size == 0 {
@@ -222,7 +224,8 @@ impl Accumulator {
                 ]
             })
             .collect();
-        let mut writer = container::Writer::create(path, &metadata, &plans, options.force)?;
+        let mut writer =
+            container::Writer::create(path, &metadata, &plans, options.inputs.unless_read(options.force))?;
         for Entry { squares, tokens, .. } in self.iter() {
             writer.write(&bytes(squares.iter().map(|&s| s as f32)))?;
             writer.write(&bytes(tokens.iter().map(|&n| n as f32)))?;
@@ -256,7 +259,7 @@ impl Accumulator {
         }
         out.extend(number(self.chunks(options.chunk_size)).to_le_bytes());
         text(&mut out, options.datasets.last().map_or("", String::as_str));
-        let mut file = OutputFile::create(path, options.force)?;
+        let mut file = OutputFile::create(path, options.inputs.unless_read(options.force))?;
         file.append(&out)?;
         file.commit()?;
         Ok(out.len() as u64)

@@ -6,6 +6,7 @@ use quern_compute::simd::Level;
 use quern_model::View;
 use quern_model::contents::already_quantized;
 use quern_model::provenance::Provenance;
+use quern_tensor_io::output::Inputs;
 use quern_tensor_io::{Container, ElementType, Error as FileError, Metadata, TensorPlan, decode, gguf};
 
 use super::{Error, metadata};
@@ -36,6 +37,8 @@ pub struct Options {
     pub provenance: Option<Provenance>,
     /// Whether an existing output file may be replaced.
     pub force: bool,
+    /// What the command reads beside the source and the importance matrix: never replaced.
+    pub inputs: Inputs,
     /// Threads that encode; 0 for as many as there are processors. The output does not depend on it.
     pub threads: usize,
     /// Instructions that are used, or the best of the CPU if that is lower. The output does not depend on it.
@@ -56,6 +59,7 @@ impl Options {
             allow_requantize: false,
             provenance: None,
             force: false,
+            inputs: Inputs::default(),
             threads: 0,
             level: Level::detect(),
         }

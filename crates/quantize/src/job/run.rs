@@ -35,15 +35,21 @@ pub struct QuantizeReport {
 ///
 /// # Errors
 /// What can be planned but not run (a type that needs an importance matrix, a source that is quantized already); an
-/// output that exists (without [`super::Options::force`]), is the source, or cannot be written; a value that is not
+/// output that exists (without [`super::Options::force`]), is an input, or cannot be written; a value that is not
 /// finite or too large for its type.
 pub fn run(plan: &QuantizePlan<'_>, output: &Path, progress: &dyn Progress) -> Result<QuantizeReport, Error> {
     plan.check()?;
     let source = plan.view.checkpoint();
-    output::refuse_input(source, output)?;
+    let options = &plan.options;
+    let mut inputs = options.inputs.clone().with_model(source);
+    if let Some(imatrix) = &options.imatrix {
+        inputs.add_file("the importance matrix", imatrix.file());
+    }
+    inputs.refuse_file(output)?;
     output::require_space(output, plan.file_size(), "the output")?;
-    let pool = pipeline::pool(plan.options.threads, output)?;
-    let writer = gguf::Writer::create(output, &plan.metadata, &plan.tensors, plan.options.force)?;
+    let pool = pipeline::pool(options.threads, output)?;
+    let writer =
+        gguf::Writer::create(output, &plan.metadata, &plan.tensors, inputs.unless_read(options.force))?;
     progress.total(plan.source_bytes());
     let threads = pool.current_num_threads();
     let limits = Limits {

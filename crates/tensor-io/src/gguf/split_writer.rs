@@ -7,16 +7,16 @@
 //! ```
 //!
 //! A part is full when the next tensor, padded, would make its tensors larger than the limit; metadata do not
-//! count. The parts appear together: each has a temporary name until all are complete. They are then renamed from
-//! the last to the first, because readers are given the first.
+//! count. The parts appear together: they are written in a hidden folder and get their names when all are complete, the
+//! first one last, because readers are given the first; `crate::output::parts` says why that is safe at every step.
 
 use std::collections::VecDeque;
-use std::fs;
 use std::path::{Path, PathBuf};
 
 use super::split::SplitName;
 use super::{DEFAULT_ALIGNMENT, header};
-use crate::output::{OutputFile, ParkedFile};
+use crate::output::parts::Parts;
+use crate::output::{Existing, OutputFile};
 use crate::stream::TensorStream;
 use crate::{Error, Metadata, Result, TensorPlan, Value, plan};
 
@@ -117,8 +117,9 @@ impl Split {
 pub struct SplitWriter {
     waiting: VecDeque<SplitPart>,
     current: Option<TensorStream>,
-    complete: Vec<ParkedFile>,
-    force: bool,
+    files: Parts,
+    /// The last part that is complete.
+    last: PathBuf,
     written: u64,
 }
 
@@ -126,14 +127,12 @@ impl SplitWriter {
     /// Starts the parts, got from [`Split::parts`].
     ///
     /// # Errors
-    /// One of the files exists (without `force`) or cannot be written.
-    pub fn create(parts: Vec<SplitPart>, force: bool) -> Result<Self> {
+    /// One of the files exists (unless `existing` allows to replace it), is an input, or cannot be written.
+    pub fn create<'a>(parts: Vec<SplitPart>, existing: impl Into<Existing<'a>>) -> Result<Self> {
         // Checked before hours of work, not when a part is written.
-        for part in &parts {
-            drop(OutputFile::create(&part.path, force)?);
-        }
+        let files = Parts::create(parts.iter().map(|part| part.path.clone()).collect(), existing.into())?;
         let mut writer =
-            Self { waiting: parts.into(), current: None, complete: Vec::new(), force, written: 0 };
+            Self { waiting: parts.into(), current: None, files, last: PathBuf::new(), written: 0 };
         writer.advance()?;
         Ok(writer)
     }
@@ -145,41 +144,30 @@ impl SplitWriter {
             return Ok(());
         }
         let Some(stream) = &mut self.current else {
-            let path = self.complete.last().map_or(Path::new(""), ParkedFile::path);
             let what = format!("{} bytes more than all planned tensors take", data.len());
-            return Err(Error::refused(path, what));
+            return Err(Error::refused(&self.last, what));
         };
-        stream.write(data)?;
+        stream.write(data).map_err(|e| self.files.named(e))?;
         self.advance()
     }
 
     /// Checks that every tensor is complete and gives all files their names. Returns their bytes.
     pub fn finish(mut self) -> Result<u64> {
         if let Some(stream) = self.current.take() {
-            stream.park()?; // which names the tensor that is not complete
+            // which names the tensor that is not complete
+            stream.finish().map_err(|e| self.files.named(e))?;
         }
         crate::map::check_open_files()?;
-        let mut published: Vec<PathBuf> = Vec::new();
-        while let Some(file) = self.complete.pop() {
-            let path = file.path().to_path_buf();
-            if let Err(e) = file.publish() {
-                // With --force, older files of these names are replaced already; without it there were none.
-                published.iter().for_each(|path| drop(fs::remove_file(path)));
-                return Err(e);
-            }
-            published.push(path);
-        }
+        self.files.publish()?;
         Ok(self.written)
     }
 
-    /// Closes a file that has all its tensors under a temporary name and starts the next.
+    /// Closes a file that has all its tensors and starts the next.
     fn advance(&mut self) -> Result<()> {
         loop {
             match self.current.take() {
                 Some(stream) if stream.is_complete() => {
-                    let (file, bytes) = stream.park()?;
-                    self.complete.push(file);
-                    self.written += bytes;
+                    self.written += stream.finish().map_err(|e| self.files.named(e))?;
                 }
                 waiting @ Some(_) => {
                     self.current = waiting;
@@ -189,10 +177,12 @@ impl SplitWriter {
             }
             let Some(part) = self.waiting.pop_front() else { return Ok(()) };
             let header = header::encode(&part.path, &part.metadata, &part.tensors)?;
-            let output = OutputFile::create(&part.path, self.force)?;
-            let sizes = &header.sizes;
-            let stream = TensorStream::start(output, &header.bytes, &part.tensors, sizes, header.alignment)?;
-            self.current = Some(stream);
+            let start = || {
+                let output = OutputFile::create(&self.files.place(&part.path), false)?;
+                TensorStream::start(output, &header.bytes, &part.tensors, &header.sizes, header.alignment)
+            };
+            self.current = Some(start().map_err(|e| self.files.named(e))?);
+            self.last = part.path;
         }
     }
 }

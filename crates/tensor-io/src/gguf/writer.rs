@@ -6,7 +6,7 @@
 use std::path::Path;
 
 use super::header;
-use crate::output::OutputFile;
+use crate::output::{Existing, OutputFile};
 use crate::stream::TensorStream;
 use crate::{Metadata, Result, TensorPlan};
 
@@ -22,9 +22,14 @@ pub struct Writer {
 
 impl Writer {
     /// Starts `path`: checks the plan (names, shapes, whole blocks, offsets), writes the header.
-    pub fn create(path: &Path, metadata: &Metadata, tensors: &[TensorPlan], force: bool) -> Result<Self> {
+    pub fn create<'a>(
+        path: &Path,
+        metadata: &Metadata,
+        tensors: &[TensorPlan],
+        existing: impl Into<Existing<'a>>,
+    ) -> Result<Self> {
         let header = header::encode(path, metadata, tensors)?;
-        Self::start(OutputFile::create(path, force)?, &header, tensors)
+        Self::start(OutputFile::create(path, existing)?, &header, tensors)
     }
 
     /// Appends bytes to the current tensor; moves on to the next when it is full. Bytes beyond the

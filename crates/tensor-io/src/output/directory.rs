@@ -1,24 +1,23 @@
 //! Folders that appear complete or not at all.
 //!
 //! ```text
-//! create    .NAME.XXXXXX.part, a folder beside the target
+//! create    .NAME.quern-XXXXXX.part, a folder beside the target, locked while this process lives
 //! fill      files in it, each synced by its own writer
 //! commit    sync the folder; with nothing at the target: rename
 //!           with an older model there and `force`: exchange the two in one step, remove the older one
 //! drop      remove the folder and its contents
 //! ```
 //!
-//! A killed process leaves `.NAME.XXXXXX.part` behind, which no reader opens as a model and which may be
-//! deleted.
+//! A killed process leaves `.NAME.quern-XXXXXX.part` behind, which no reader opens as a model. The next output that is
+//! made in the same folder removes it, as nobody holds its lock any more.
 
 use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
 
-use tempfile::TempDir;
-
-use super::{OutputFile, already_there, explain, folder_of, sync_folder};
-use crate::{Error, Result, temporary};
+use super::{Existing, OutputFile, already_there, explain, folder_of, sync_folder};
+use crate::temporary::{self, Ending, Folder};
+use crate::{Error, Result};
 
 /// A folder under construction: files are written to [`OutputDirectory::building`], which takes the target's
 /// name in [`OutputDirectory::commit`]; dropped without it, nothing remains.
@@ -26,30 +25,46 @@ use crate::{Error, Result, temporary};
 pub struct OutputDirectory {
     path: PathBuf,
     force: bool,
-    building: TempDir,
+    building: Folder,
 }
 
 impl OutputDirectory {
     /// Starts the folder `path`.
     ///
     /// # Errors
-    /// Something is there already and `force` is not given. With `force`, only an empty folder or one that
-    /// looks like a model's may be replaced: it holds `config.json` or a `.safetensors` file, and no folders.
-    pub fn create(path: &Path, force: bool) -> Result<Self> {
-        let Some(name) = path.file_name() else {
+    /// Something is there already and `existing` does not allow to replace it. With force, only an empty folder or one
+    /// that looks like a model's may be replaced: it holds `config.json` or a `.safetensors` file, and no folders.
+    /// An input is stored there, or the folder would be inside the model that is read.
+    pub fn create<'a>(path: &Path, existing: impl Into<Existing<'a>>) -> Result<Self> {
+        let existing = existing.into();
+        let force = existing.force;
+        Self::check(path, existing)?;
+        let (parent, name) = (folder_of(path), path.file_name().unwrap_or_default());
+        temporary::sweep(parent);
+        let building = Folder::create(parent, name, Ending::Part).map_err(|e| {
+            let what = format!("cannot create a folder in {}: {e}", parent.display());
+            Error::new(path, io::Error::new(e.kind(), what))
+        })?;
+        Ok(Self { path: path.to_path_buf(), force, building })
+    }
+
+    /// Refuses what [`OutputDirectory::create`] would refuse, before long work.
+    ///
+    /// # Errors
+    /// As there.
+    pub fn check<'a>(path: &Path, existing: impl Into<Existing<'a>>) -> Result<()> {
+        let existing = existing.into();
+        if path.file_name().is_none() {
             return Err(Error::refused(path, "not a folder name; give the output a name"));
-        };
-        check_target(path, force)?;
+        }
+        existing.check_folder(path)?;
+        check_target(path, existing.force)?;
         let parent = folder_of(path);
         if !parent.is_dir() {
             let what = format!("the folder {} does not exist; create it first", parent.display());
             return Err(Error::refused(path, what));
         }
-        let building = temporary::directory(parent, name).map_err(|e| {
-            let what = format!("cannot create a folder in {}: {e}", parent.display());
-            Error::new(path, io::Error::new(e.kind(), what))
-        })?;
-        Ok(Self { path: path.to_path_buf(), force, building })
+        Ok(())
     }
 
     /// The name the folder will have.
@@ -95,23 +110,34 @@ impl OutputDirectory {
         let failed = |e| explain(&self.path, e);
         sync_folder(self.building.path()).map_err(failed)?;
         crate::map::check_open_files()?;
-        // Again: hours may have passed.
-        let replace = check_target(&self.path, self.force)?;
-        if replace {
-            temporary::exchange(self.building.path(), &self.path).map_err(failed)?;
-        } else {
-            temporary::rename_new(self.building.path(), &self.path).map_err(|e| match e.kind() {
-                io::ErrorKind::AlreadyExists | io::ErrorKind::DirectoryNotEmpty => already_there(&self.path),
-                _ => failed(e),
-            })?;
-        }
-        sync_folder(folder_of(&self.path)).map_err(failed)?;
+        // No signal ends the process between a rename and the note of it.
+        let mut names = temporary::names();
+        let mut attempts = 0;
+        let replace = loop {
+            // Again: hours may have passed.
+            let replace = check_target(&self.path, self.force)?;
+            let renamed = match replace {
+                true => temporary::exchange(self.building.path(), &self.path),
+                false => temporary::rename_new(self.building.path(), &self.path),
+            };
+            let Err(e) = renamed else { break replace };
+            let taken = matches!(e.kind(), io::ErrorKind::AlreadyExists | io::ErrorKind::DirectoryNotEmpty);
+            attempts += 1;
+            // Another run of the same output was a moment faster.
+            if self.force && attempts < 100 && (taken || e.kind() == io::ErrorKind::NotFound) {
+                continue;
+            }
+            return Err(if taken { already_there(&self.path) } else { failed(e) });
+        };
         if !replace {
-            let _ = self.building.keep(); // the name is gone: nothing to remove
-            return Ok(());
+            self.building.renamed(&mut names);
+            drop(names);
+            return sync_folder(folder_of(&self.path)).map_err(|e| explain(&self.path, e));
         }
+        drop(names);
+        sync_folder(folder_of(&self.path)).map_err(failed)?;
         let older = self.building.path().to_path_buf();
-        self.building.close().map_err(|e| {
+        self.building.remove().map_err(|e| {
             let what = format!(
                 "the new model is complete, but the one it replaced could not be removed from {}: {e}",
                 older.display()

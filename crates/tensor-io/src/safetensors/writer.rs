@@ -8,7 +8,7 @@ use std::path::Path;
 use ::safetensors::tensor::TensorInfo as ReferenceInfo;
 
 use super::{MAX_HEADER_BYTES, METADATA_KEY, dtype};
-use crate::output::OutputFile;
+use crate::output::{Existing, OutputFile};
 use crate::stream::TensorStream;
 use crate::{Error, Metadata, Result, TensorPlan, plan};
 
@@ -28,9 +28,14 @@ impl Writer {
     /// Starts `path`: checks the plan, writes the header. All of `metadata` must be strings, since
     /// safetensors knows nothing else; if it is empty, the file has no `__metadata__`. (transformers needs
     /// `format` = `pt` there.)
-    pub fn create(path: &Path, metadata: &Metadata, tensors: &[TensorPlan], force: bool) -> Result<Self> {
+    pub fn create<'a>(
+        path: &Path,
+        metadata: &Metadata,
+        tensors: &[TensorPlan],
+        existing: impl Into<Existing<'a>>,
+    ) -> Result<Self> {
         let (header, sizes) = encode(path, metadata, tensors, 0)?;
-        let stream = TensorStream::start(OutputFile::create(path, force)?, &header, tensors, &sizes, 1)?;
+        let stream = TensorStream::start(OutputFile::create(path, existing)?, &header, tensors, &sizes, 1)?;
         Ok(Self {
             stream,
             metadata: metadata.clone(),

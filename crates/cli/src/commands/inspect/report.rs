@@ -8,7 +8,7 @@ use quern_inspect::statistics::{Statistics, statistics};
 use quern_inspect::{Summary, diff};
 use quern_model::identify;
 use quern_tensor_io::Checkpoint;
-use quern_tensor_io::output::{OutputFile, refuse_input};
+use quern_tensor_io::output::{Inputs, OutputFile};
 use rayon::ThreadPool;
 
 use crate::args;
@@ -36,12 +36,10 @@ pub struct Written {
 /// Reads all values and writes the page.
 pub fn write(job: &Job<'_>, output: &Path, pool: &ThreadPool) -> anyhow::Result<Written> {
     let other = job.against.map(opened).transpose()?;
-    refuse_input(job.checkpoint, output)?;
-    if let Some(other) = &other {
-        refuse_input(other, output)?;
-    }
+    let mut inputs = Inputs::of(job.checkpoint);
+    other.iter().for_each(|other| inputs.add_model(other));
     // A refused output must not cost the reading.
-    let mut file = OutputFile::create(output, job.args.force)?;
+    let mut file = OutputFile::create(output, inputs.unless_read(job.args.force))?;
     let label = self::label(job.model);
     let measured = pool.install(|| statistics(job.checkpoint, &Bar::new(Unit::Bytes, "reading values")))?;
     let model =

@@ -6,6 +6,7 @@ use std::time::Instant;
 
 use quern_quantize::bitsandbytes::{self, BitsandbytesPlan, Kind, Options};
 use quern_tensor_io::Checkpoint;
+use quern_tensor_io::output::Inputs;
 use serde_json::json;
 
 use super::super::record::{self, After};
@@ -16,8 +17,9 @@ use crate::{args, format, messages};
 
 /// Plans, and unless it is a dry run, does it.
 pub fn run(args: &args::Quantize, kind: Kind) -> Outcome {
-    let after = After::of(args, false)?;
-    with_plain(args, |source, original| quantize(args, kind, source, original, after))
+    let inputs = record::inputs([("the text to evaluate with", args.evaluate.as_deref())]);
+    let after = After::of(args, inputs.clone(), false)?;
+    with_plain(args, inputs, |source, original, inputs| quantize(args, kind, source, original, inputs, after))
 }
 
 fn quantize(
@@ -25,6 +27,7 @@ fn quantize(
     kind: Kind,
     source: &Path,
     original: &Checkpoint,
+    inputs: Inputs,
     after: After,
 ) -> Outcome {
     let given = &args.bitsandbytes;
@@ -35,6 +38,7 @@ fn quantize(
         threads: args.threads.count(),
         provenance: record::provenance(&args.provenance, original, None, None),
         force: args.force,
+        inputs,
         skip: given.skip_module.clone(),
         ..defaults
     };

@@ -26,7 +26,9 @@ pub fn run(args: &args::Quantize, file_type: FileType) -> Outcome {
     for note in view.notes() {
         messages::note(note);
     }
-    let after = After::of(args, true)?;
+    let inputs =
+        record::inputs([("the text to evaluate with", args.evaluate.as_deref())]).with_model(&checkpoint);
+    let after = After::of(args, inputs.clone(), true)?;
     let imatrix = args.gguf.imatrix.as_deref().map(Imatrix::open).transpose()?;
     let hashed = match &imatrix {
         Some(imatrix) if !args.provenance.no_provenance => {
@@ -45,6 +47,7 @@ pub fn run(args: &args::Quantize, file_type: FileType) -> Outcome {
         overrides: args.gguf.tensor_type.clone(),
         allow_requantize: args.allow_requantize,
         force: args.force,
+        inputs,
         threads: args.threads.count(),
         ..Options::new(file_type)
     };

@@ -9,6 +9,7 @@ use quern_quantize::calibration::{self, NamedText, SampleOptions};
 use quern_quantize::gptq::job::{self, GptqPlan, GptqReport, Options, Reader, Rules};
 use quern_quantize::gptq::{Order, Settings};
 use quern_run::{Model, require_memory};
+use quern_tensor_io::output::Inputs;
 use quern_tensor_io::{Checkpoint, Remedy, small};
 use serde_json::json;
 
@@ -17,7 +18,7 @@ use super::super::{Outcome, load, print, print_json};
 use super::readers;
 use super::source::with_plain;
 use crate::progress::{Bar, Unit};
-use crate::{args, format, messages, remedy};
+use crate::{args, format, messages, remedy, signals};
 
 /// Samples and their length where nobody says otherwise.
 const SAMPLES: u32 = 128;
@@ -25,13 +26,28 @@ const CONTEXT: u32 = 2048;
 
 /// Plans, and unless it is a dry run, does it.
 pub fn run(args: &args::Quantize) -> Outcome {
-    let after = After::of(args, false)?;
-    with_plain(args, |source, original| quantize(args, source, original, after))
+    let rules = args.gptq.dynamic.as_deref().and_then(|text| text.strip_prefix('@')).map(Path::new);
+    let inputs = record::inputs([
+        ("the calibration text", args.gptq.calibration.as_deref()),
+        ("the file of rules", rules),
+        ("the text to evaluate with", args.evaluate.as_deref()),
+    ]);
+    let after = After::of(args, inputs.clone(), false)?;
+    with_plain(args, inputs, |source, original, inputs| quantize(args, source, original, inputs, after))
 }
 
-fn quantize(args: &args::Quantize, source: &Path, original: &Checkpoint, after: After) -> Outcome {
+fn quantize(
+    args: &args::Quantize,
+    source: &Path,
+    original: &Checkpoint,
+    inputs: Inputs,
+    after: After,
+) -> Outcome {
     let model = load(source, args.threads.count())?;
-    let options = options(args, &model, original)?;
+    let options = Options { inputs, ..options(args, &model, original)? };
+    if let Some(output) = args.output.as_deref().filter(|_| !args.dry_run) {
+        job::check_outputs(output, model.checkpoint(), &options)?;
+    }
     let plan = job::plan(&model, &options)?;
     for note in &plan.readers {
         messages::warning(readers::sentence(note));
@@ -39,7 +55,6 @@ fn quantize(args: &args::Quantize, source: &Path, original: &Checkpoint, after: 
     let Some(output) = args.output.as_deref().filter(|_| !args.dry_run) else {
         return show(&plan, args);
     };
-    job::check_output(output, args.force)?;
     let samples = &options.samples;
     messages::info(format_args!(
         "calibrating with {} tokens in {} samples; about {} of memory beside the model",
@@ -51,7 +66,12 @@ fn quantize(args: &args::Quantize, source: &Path, original: &Checkpoint, after: 
         messages::warning(warning);
     }
     let bar = Bar::new(Unit::Modules, "quantizing to gptq");
+    signals::on_stop_say(Some(format!(
+        "finished layers are kept in {}; the same command goes on with them",
+        job::unfinished_folder(output).display()
+    )));
     let report = job::run(&model, &plan, &options, output, &bar)?;
+    signals::on_stop_say(None);
     drop(bar);
     for warning in &report.warnings {
         messages::warning(warning);

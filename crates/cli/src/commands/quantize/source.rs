@@ -7,7 +7,7 @@ use anyhow::bail;
 use quern_convert::{PlainSource, needs_plain_source};
 use quern_quantize::bitsandbytes::Kind;
 use quern_tensor_io::Checkpoint;
-use quern_tensor_io::output::require_space;
+use quern_tensor_io::output::{Inputs, OutputDirectory, require_space};
 
 use super::super::Outcome;
 use crate::args::Scheme;
@@ -15,12 +15,22 @@ use crate::progress::{Bar, Unit};
 use crate::{args, format, messages, model};
 
 /// Quantizes with `job`, which gets the path of a checkpoint of plain numbers and the model of the arguments: the same,
-/// or what the numbers were written out of first. What was written is removed when `job` is done, and kept where it fails.
-pub fn with_plain(args: &args::Quantize, job: impl FnOnce(&Path, &Checkpoint) -> Outcome) -> Outcome {
+/// or what the numbers were written out of first. What was written is removed when `job` is done; where GPTQ fails it
+/// is kept, as the unfinished run goes on with it. `inputs` are what the command reads beside the model; `job` gets them
+/// with the model's files.
+pub fn with_plain(
+    args: &args::Quantize,
+    mut inputs: Inputs,
+    job: impl FnOnce(&Path, &Checkpoint, Inputs) -> Outcome,
+) -> Outcome {
     let path = model::path(&args.model)?;
     let checkpoint = quern_model::identify::open(&path)?;
+    inputs.add_model(&checkpoint);
+    if let Some(output) = args.output.as_deref().filter(|_| !args.dry_run) {
+        OutputDirectory::check(output, inputs.unless_read(args.force))?;
+    }
     if !needs_plain_source(&checkpoint, args.allow_requantize)? {
-        return job(&path, &checkpoint);
+        return job(&path, &checkpoint, inputs);
     }
     let Some(output) = args.output.as_deref().filter(|_| !args.dry_run) else {
         bail!(
@@ -29,7 +39,7 @@ pub fn with_plain(args: &args::Quantize, job: impl FnOnce(&Path, &Checkpoint) ->
             path.display()
         );
     };
-    let source = PlainSource::beside(&checkpoint, output)?;
+    let mut source = PlainSource::beside(&checkpoint, output, args.to == Scheme::Gptq)?;
     if let Some(plan) = source.plan(args.threads.count())? {
         // The output comes beside it, and of GPTQ an unfinished run as large.
         let share = match args.to {
@@ -46,7 +56,7 @@ pub fn with_plain(args: &args::Quantize, job: impl FnOnce(&Path, &Checkpoint) ->
         ));
         source.write(&plan, &Bar::new(Unit::Bytes, "decoding the source"))?;
     }
-    let code = job(source.folder(), &checkpoint)?;
+    let code = job(source.folder(), &checkpoint, inputs)?;
     source.remove()?;
     Ok(code)
 }

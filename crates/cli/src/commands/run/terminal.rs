@@ -6,7 +6,6 @@
 //! ```
 
 use std::path::Path;
-use std::process;
 use std::sync::atomic::{AtomicU32, Ordering};
 
 use quern_run::{Chat, Error, Listener, Model, Stop};
@@ -15,7 +14,7 @@ use rustyline::DefaultEditor;
 use rustyline::error::ReadlineError;
 
 use super::{Printer, chat, report};
-use crate::{messages, remedy};
+use crate::{messages, remedy, signals};
 
 const HELP: &str = "\
 /reset        clear the conversation (the system prompt stays)
@@ -26,19 +25,12 @@ const HELP: &str = "\
 A \\ at the end of a line continues the message on the next line. Ctrl-C interrupts an answer.
 A line that begins with a space is sent as a message, even if a / follows the space.";
 
-/// Exit code of a process that ended by Ctrl-C.
-const INTERRUPTED: i32 = 130;
-
 /// How often Ctrl-C came during an answer.
 static INTERRUPTS: AtomicU32 = AtomicU32::new(0);
 
 /// Continues the conversation until the user ends it.
 pub fn converse(mut chat: Chat<'_>, model: &Model) -> anyhow::Result<()> {
-    ctrlc::set_handler(|| {
-        if INTERRUPTS.fetch_add(1, Ordering::SeqCst) > 0 {
-            process::exit(INTERRUPTED);
-        }
-    })?;
+    signals::count_interrupts(&INTERRUPTS);
     messages::info("/help lists the commands, Ctrl-D exits");
     let mut editor = DefaultEditor::new()?;
     // Whether the last input was Ctrl-C: a second one exits.

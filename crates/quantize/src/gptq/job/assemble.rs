@@ -17,6 +17,7 @@ use crate::imatrix::{Accumulator, Format as ImatrixFormat, WriteOptions};
 /// Writes the importance matrix of the calibration text.
 pub(super) fn write_imatrix(
     path: &Path,
+    checkpoint: &Checkpoint,
     plan: &GptqPlan,
     options: &Options,
     records: &[BlockRecord],
@@ -35,6 +36,7 @@ pub(super) fn write_imatrix(
         chunk_size: u32::try_from(context).unwrap_or(u32::MAX),
         provenance: options.imatrix_provenance.clone(),
         force: options.force,
+        inputs: options.inputs.clone().with_model(checkpoint),
         format: ImatrixFormat::Gguf,
     };
     accumulator.write(path, &write_options)?;
@@ -64,7 +66,7 @@ impl Assembly<'_> {
         let &Self { checkpoint, plan, options, state, records } = self;
         let mut groups = Vec::new();
         for (layer, record) in records.iter().enumerate() {
-            for &group in &record.groups {
+            for &group in record.groups.keys() {
                 groups.push(Checkpoint::open(&state.group_file(layer, group))?);
             }
         }
@@ -79,6 +81,7 @@ impl Assembly<'_> {
                 ("quant_log.csv".to_owned(), csv(&modules).into_bytes()),
             ],
             force: options.force,
+            inputs: options.inputs.clone(),
             shard_bytes: options.shard_bytes,
             ..DirectoryOptions::default()
         };

@@ -1,6 +1,10 @@
 //! Why a GPTQ job was refused or stopped.
 
-use quern_tensor_io::{Error as FileError, Remedy};
+use std::io;
+use std::path::Path;
+
+use quern_tensor_io::output::no_room;
+use quern_tensor_io::{Error as FileError, ErrorKind, Remedy};
 
 use super::rules::RuleError;
 use crate::gptq::SolveError;
@@ -39,6 +43,18 @@ pub enum Error {
 }
 
 impl Error {
+    /// The same error; if the disk is full, it says that finished layers are kept in `folder`.
+    pub(super) fn with_kept(self, folder: &Path) -> Self {
+        let Self::File(FileError { file, kind: ErrorKind::Io(error), .. }) = &self else { return self };
+        let Some(what) = no_room(error.kind()) else { return self };
+        let what = format!(
+            "{what}; finished layers are kept in {}: run the same command again to go on with them, or delete that \
+             folder",
+            folder.display()
+        );
+        Self::File(FileError::new(file, io::Error::new(error.kind(), what)))
+    }
+
     /// What mends it, where a program must put it into words.
     pub fn remedy(&self) -> Option<Remedy> {
         match self {

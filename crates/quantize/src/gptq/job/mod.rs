@@ -24,6 +24,7 @@ mod state;
 use std::path::PathBuf;
 
 use quern_model::provenance::Provenance;
+use quern_tensor_io::output::Inputs;
 
 use super::Settings;
 use crate::calibration::Samples;
@@ -33,7 +34,8 @@ pub use plan::{GptqModule, GptqPlan, plan};
 pub use readers::{Reader, ReaderNote, ReaderRemedy, Reason};
 pub use report::{GptqReport, ModuleReport};
 pub use rules::{RuleError, Rules, Verdict};
-pub use run::{check_output, run};
+pub use run::{check_outputs, run};
+pub use state::folder as unfinished_folder;
 
 /// What the user asked for.
 #[derive(Clone, Debug)]
@@ -57,6 +59,8 @@ pub struct Options {
     pub imatrix_provenance: Option<Provenance>,
     /// Replace an existing output.
     pub force: bool,
+    /// What the command reads beside the model, such as the calibration text: never replaced.
+    pub inputs: Inputs,
     /// Discard an unfinished run instead of going on with it.
     pub restart: bool,
     /// Bytes of tensors in one output file at most.
@@ -76,6 +80,7 @@ impl Options {
             provenance: None,
             imatrix_provenance: None,
             force: false,
+            inputs: Inputs::default(),
             restart: false,
             shard_bytes: 4 << 30,
         }

@@ -53,17 +53,17 @@ pub struct GptqReport {
     pub warnings: Vec<String>,
 }
 
-/// The log as comma-separated values, with GPT-QModel's columns first.
+/// The log as comma-separated values, with GPT-QModel's columns first. Its column of times is left out: files of a
+/// model are the same whenever and wherever they are made.
 pub(super) fn csv(modules: &[ModuleReport]) -> String {
-    let mut out = String::from(
-        "layer,module,loss,samples,damp,time,rows,columns,bits,group_size,dead_columns,fallback\n",
-    );
+    let mut out =
+        String::from("layer,module,loss,samples,damp,rows,columns,bits,group_size,dead_columns,fallback\n");
     for m in modules {
         let group = m.group_size.map_or_else(|| "-1".to_owned(), |g| g.to_string());
         let fallback = m.fallback.as_deref().unwrap_or("").replace([',', '\n', '"'], ";");
         out += &format!(
-            "{},{},{:.10},{},{:.5},{:.3},{},{},{},{group},{},{fallback}\n",
-            m.layer, m.module, m.loss, m.tokens, m.damp, m.seconds, m.rows, m.columns, m.bits, m.dead_columns,
+            "{},{},{:.10},{},{:.5},{},{},{},{group},{},{fallback}\n",
+            m.layer, m.module, m.loss, m.tokens, m.damp, m.rows, m.columns, m.bits, m.dead_columns,
         );
     }
     out

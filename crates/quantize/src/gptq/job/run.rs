@@ -7,13 +7,13 @@ use quern_compute::Pool;
 use quern_run::{
     Calibrator, Layerwise, LinearGroup, LinearInfo, Model, Observer, ObserverError, Replacement,
 };
-use quern_tensor_io::output::{already_there, require_space};
+use quern_tensor_io::output::{OutputDirectory, OutputFile, require_space};
 use quern_tensor_io::scheme::Packing;
 use quern_tensor_io::{Checkpoint, ElementType, Error as FileError, Progress, TensorPlan, decode};
 
 use super::assemble::{Assembly, write_imatrix};
 use super::report::{GptqReport, ModuleReport};
-use super::state::{BlockRecord, State};
+use super::state::{self, BlockRecord, Opened, State};
 use super::{Error, GptqModule, GptqPlan, Options, config};
 use crate::gptq::{Hessian, Prepared, Settings, Solution, round_to_nearest, solve};
 
@@ -32,16 +32,26 @@ pub fn run(
     output: &Path,
     progress: &dyn Progress,
 ) -> Result<GptqReport, Error> {
+    resumable(model, plan, options, output, progress).map_err(|e| e.with_kept(&state::folder(output)))
+}
+
+fn resumable(
+    model: &Model,
+    plan: &GptqPlan,
+    options: &Options,
+    output: &Path,
+    progress: &dyn Progress,
+) -> Result<GptqReport, Error> {
     let started = Instant::now();
     let checkpoint = model.checkpoint();
-    check_output(output, options.force)?;
+    check_outputs(output, checkpoint, options)?;
     let config = config::quantization_config(options, plan.needs_v2());
     require_space(
         output,
         plan.disk_bytes.saturating_sub(State::kept(output)),
         "the output with its unfinished run",
     )?;
-    let (mut state, mut records) =
+    let Opened { mut state, finished: mut records, damage } =
         State::open(output, checkpoint, plan, options, &config::to_bytes(&config))?;
     let resumed = records.len();
     let work = plan.modules.iter().filter(|m| m.settings.is_some());
@@ -82,7 +92,7 @@ pub fn run(
     let tokens = layerwise.tokens();
     drop(layerwise);
     if let Some(path) = &options.imatrix {
-        write_imatrix(path, plan, options, &records)?;
+        write_imatrix(path, checkpoint, plan, options, &records)?;
     }
     let done = records.iter().map(|r| r.modules.len()).sum::<usize>();
     debug_assert_eq!(done, plan.modules.iter().filter(|m| m.settings.is_some()).count());
@@ -93,7 +103,7 @@ pub fn run(
     let modules: Vec<_> = records.into_iter().flat_map(|r| r.modules).collect();
     let skipped = plan.modules.iter().filter(|m| m.settings.is_none()).map(|m| m.name.clone()).collect();
     Ok(GptqReport {
-        warnings: warnings(options, &modules),
+        warnings: damage.into_iter().chain(warnings(options, &modules)).collect(),
         modules,
         skipped,
         resumed_blocks: resumed,
@@ -104,13 +114,17 @@ pub fn run(
     })
 }
 
-/// Refuses an output that exists, unless it may be replaced.
+/// Refuses outputs that exist, unless they may be replaced, and those that are inputs.
 ///
 /// # Errors
-/// It exists and `force` is not set.
-pub fn check_output(output: &Path, force: bool) -> Result<(), Error> {
-    if output.exists() && !force {
-        return Err(already_there(output).into());
+/// As [`OutputDirectory::check`] and [`OutputFile::create`].
+pub fn check_outputs(output: &Path, checkpoint: &Checkpoint, options: &Options) -> Result<(), Error> {
+    let inputs = options.inputs.clone().with_model(checkpoint);
+    let existing = inputs.unless_read(options.force);
+    OutputDirectory::check(output, existing)?;
+    if let Some(path) = &options.imatrix {
+        // Dropped, nothing of it remains.
+        drop(OutputFile::create(path, existing)?);
     }
     Ok(())
 }
@@ -295,8 +309,8 @@ impl Calibrator for Quantize<'_> {
         let v2 = self.plan.needs_v2();
         let tensors: Vec<_> = solutions.iter().flat_map(|(module, s)| packed(module, s, v2)).collect();
         drop(solutions);
-        self.state.write_group(self.layer, group, &tensors).map_err(Error::File)?;
-        self.record.groups.push(group);
+        let digest = self.state.write_group(self.layer, group, &tensors).map_err(Error::File)?;
+        self.record.groups.insert(group, digest);
         Ok(read_back(self.state, self.layer, group, layers, self.pool)?)
     }
 }
@@ -354,7 +368,7 @@ impl Calibrator for Replay<'_> {
     fn replace(&mut self, layers: &[LinearInfo<'_>]) -> Result<Vec<Option<Replacement>>, ObserverError> {
         let group = self.group;
         self.group += 1;
-        if !self.record.groups.contains(&group) {
+        if !self.record.groups.contains_key(&group) {
             return Ok(vec![None; layers.len()]);
         }
         Ok(read_back(self.state, self.layer, group, layers, self.pool)?)

@@ -5,9 +5,13 @@
 //!   job.json                        what is being done; another job does not continue it
 //!   quantize_config.json            so that the files below can be read as the checkpoint they are part of
 //!   block-0003-1.safetensors        packed modules of one group that shares its input
-//!   block-0003.json                 the block is finished: reports, sums for the importance matrix
-//!   hidden-0004.safetensors         the residual stream before block 4; written once a minute
+//!   block-0003.record               the block is finished: SHA-256 of what follows, then as JSON reports, sums for the
+//!                                   importance matrix, SHA-256 of the files of its groups
+//!   hidden-0004.safetensors         the residual stream before block 4, with its SHA-256; written once a minute
 //! ```
+//!
+//! Each file appears whole or not at all. What is damaged on the disk all the same is found by its checksum when the run
+//! is continued: the block and those after it are done again, and the run says so.
 
 use std::collections::BTreeMap;
 use std::fs::{self, File};
@@ -15,16 +19,23 @@ use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant, UNIX_EPOCH};
 
-use quern_tensor_io::output::OutputFile;
+use quern_tensor_io::output::{OutputFile, discard, is_at};
 use quern_tensor_io::{Checkpoint, ElementType, Error, Metadata, Remedy, Result, TensorPlan, safetensors};
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
+use sha2::{Digest, Sha256};
 
 use super::report::ModuleReport;
 use super::{GptqPlan, Options};
+use crate::calibration::hex;
 
 /// How often the residual stream is written: it is large, and lost seconds are not worth much.
 const HIDDEN_EVERY: Duration = Duration::from_secs(60);
+
+/// The key of the residual stream's SHA-256 in the metadata of its file.
+const HIDDEN_DIGEST: &str = "sha256";
+/// Bytes of a SHA-256 in hexadecimal digits.
+const DIGEST: usize = 64;
 
 /// A finished block.
 #[derive(Debug, Default, Serialize, Deserialize)]
@@ -32,8 +43,18 @@ pub(super) struct BlockRecord {
     pub modules: Vec<ModuleReport>,
     /// Sums of squares of the inputs by module, where an importance matrix was asked for.
     pub squares: BTreeMap<String, Vec<f32>>,
-    /// Groups of the block that have a file.
-    pub groups: Vec<usize>,
+    /// Groups of the block that have a file, with the SHA-256 of it.
+    pub groups: BTreeMap<usize, String>,
+}
+
+/// An unfinished run, new or continued.
+#[derive(Debug)]
+pub(super) struct Opened {
+    pub state: State,
+    /// The finished blocks at its beginning.
+    pub finished: Vec<BlockRecord>,
+    /// What was found damaged and is done again.
+    pub damage: Option<String>,
 }
 
 /// The folder of an unfinished run.
@@ -46,7 +67,7 @@ pub(super) struct State {
 }
 
 impl State {
-    /// Opens the folder for `output`, made anew if there is none. Returns the finished blocks at its beginning.
+    /// Opens the folder for `output`, made anew if there is none.
     ///
     /// # Errors
     /// The folder belongs to another job (unless `options.restart`) or to a run that is still going on.
@@ -56,22 +77,12 @@ impl State {
         plan: &GptqPlan,
         options: &Options,
         config: &[u8],
-    ) -> Result<(Self, Vec<BlockRecord>)> {
+    ) -> Result<Opened> {
         let folder = folder(output);
         let fail = |e: std::io::Error| Error::new(&folder, e);
         let job = serde_json::to_vec_pretty(&fingerprint(checkpoint, plan, options)).unwrap_or_default();
         let file = folder.join("job.json");
-        fs::create_dir_all(&folder).map_err(fail)?;
-        let lock = File::options()
-            .create(true)
-            .truncate(false)
-            .write(true)
-            .open(folder.join("lock"))
-            .map_err(fail)?;
-        if let Err(fs::TryLockError::WouldBlock) = lock.try_lock() {
-            let what = "another run is working on this output; wait for it, or choose another name";
-            return Err(Error::refused(&folder, what));
-        }
+        let lock = lock(&folder)?;
         let same = fs::read(&file).is_ok_and(|found| found == job);
         if !same {
             if file.exists() && !options.restart {
@@ -89,12 +100,47 @@ impl State {
             write(&file, &job)?;
         }
         let state = Self { folder, last_hidden: Instant::now(), _lock: lock };
-        let finished = (0..plan.layers).map_while(|layer| {
-            let record = fs::read(state.folder.join(record_name(layer))).ok()?;
-            serde_json::from_slice(&record).ok()
-        });
-        let finished = if same && !options.restart { finished.collect() } else { Vec::new() };
-        Ok((state, finished))
+        let (mut finished, mut damage) = (Vec::new(), None);
+        for layer in 0..if same && !options.restart { plan.layers } else { 0 } {
+            match state.block(layer) {
+                Ok(None) => break,
+                Ok(Some(record)) => finished.push(record),
+                Err(file) => {
+                    damage = Some(format!(
+                        "{}: this file of the unfinished run is damaged; block {layer} and those after it were done \
+                         again",
+                        file.display()
+                    ));
+                    break;
+                }
+            }
+        }
+        Ok(Opened { state, finished, damage })
+    }
+
+    /// The record of a block, if it is finished.
+    ///
+    /// # Errors
+    /// The file that is damaged.
+    fn block(&self, layer: usize) -> Result<Option<BlockRecord>, PathBuf> {
+        let path = self.record_file(layer);
+        let text = match fs::read(&path) {
+            Err(e) if e.kind() == std::io::ErrorKind::NotFound => return Ok(None),
+            Err(_) => return Err(path),
+            Ok(text) => text,
+        };
+        let (digest, json) = text.split_at_checked(DIGEST).ok_or_else(|| path.clone())?;
+        if digest != hex(Sha256::new_with_prefix(json)).as_bytes() {
+            return Err(path);
+        }
+        let record: BlockRecord = serde_json::from_slice(json).map_err(|_| path)?;
+        for (&group, expected) in &record.groups {
+            let path = self.group_file(layer, group);
+            if file_digest(&path).ok().as_ref() != Some(expected) {
+                return Err(path);
+            }
+        }
+        Ok(Some(record))
     }
 
     /// Bytes that an unfinished run for `output` has written already.
@@ -108,8 +154,13 @@ impl State {
         self.folder.join(format!("block-{layer:04}-{group}.safetensors"))
     }
 
-    /// Writes the packed modules of a group.
-    pub fn write_group(&self, layer: usize, group: usize, tensors: &[(TensorPlan, Vec<u8>)]) -> Result<()> {
+    /// Writes the packed modules of a group. Returns the SHA-256 of the file.
+    pub fn write_group(
+        &self,
+        layer: usize,
+        group: usize,
+        tensors: &[(TensorPlan, Vec<u8>)],
+    ) -> Result<String> {
         let mut metadata = Metadata::new();
         metadata.set("format", quern_tensor_io::Value::String("pt".into()));
         let plans: Vec<_> = tensors.iter().map(|(plan, _)| plan.clone()).collect();
@@ -118,12 +169,16 @@ impl State {
         for (_, data) in tensors {
             writer.write(data)?;
         }
-        writer.finish().map(|_| ())
+        writer.finish()?;
+        file_digest(&path).map_err(|e| Error::new(&path, e))
     }
 
     /// Marks a block as finished.
     pub fn finish_block(&self, layer: usize, record: &BlockRecord) -> Result<()> {
-        write(&self.folder.join(record_name(layer)), &serde_json::to_vec(record).unwrap_or_default())
+        let json = serde_json::to_vec(record).unwrap_or_default();
+        let mut text = hex(Sha256::new_with_prefix(&json)).into_bytes();
+        text.extend(json);
+        write(&self.record_file(layer), &text)
     }
 
     /// Writes the residual stream before block `layer`, if the last time is long enough ago.
@@ -134,13 +189,23 @@ impl State {
         let path = self.hidden_file(layer);
         let plan =
             TensorPlan { name: "hidden".into(), element_type: ElementType::F32, shape: vec![hidden.len()] };
-        let mut writer = safetensors::Writer::create(&path, &Metadata::new(), &[plan], true)?;
         let mut bytes = Vec::with_capacity(1 << 20);
-        for values in hidden.chunks(1 << 18) {
-            bytes.clear();
-            bytes.extend(values.iter().flat_map(|v| v.to_le_bytes()));
-            writer.write(&bytes)?;
-        }
+        let mut pieces = |each: &mut dyn FnMut(&[u8]) -> Result<()>| {
+            hidden.chunks(1 << 18).try_for_each(|values| {
+                bytes.clear();
+                bytes.extend(values.iter().flat_map(|v| v.to_le_bytes()));
+                each(&bytes)
+            })
+        };
+        let mut digest = Sha256::new();
+        pieces(&mut |bytes| {
+            digest.update(bytes);
+            Ok(())
+        })?;
+        let mut metadata = Metadata::new();
+        metadata.set(HIDDEN_DIGEST, hex(digest).as_str());
+        let mut writer = safetensors::Writer::create(&path, &metadata, &[plan], true)?;
+        pieces(&mut |bytes| writer.write(bytes))?;
         writer.finish()?;
         for older in 0..layer {
             let _ = fs::remove_file(self.hidden_file(older));
@@ -149,14 +214,23 @@ impl State {
         Ok(())
     }
 
-    /// The newest residual stream of `length` values not behind block `layer`, with its block.
+    /// The newest residual stream of `length` values not behind block `layer`, with its block. One that is damaged
+    /// counts as none: an older one, or none, gives the same in longer time.
     pub fn hidden(&self, layer: usize, length: usize) -> Option<(usize, Vec<f32>)> {
         (1..=layer).rev().find_map(|layer| {
             let checkpoint = Checkpoint::open(&self.hidden_file(layer)).ok()?;
             let tensor = checkpoint.tensor("hidden").filter(|t| t.info.elements() == length)?;
+            let digest = hex(Sha256::new_with_prefix(tensor.data));
+            if checkpoint.metadata().str(HIDDEN_DIGEST) != Some(digest.as_str()) {
+                return None;
+            }
             let values = tensor.data.as_chunks().0.iter().map(|b| f32::from_le_bytes(*b)).collect();
             Some((layer, values))
         })
+    }
+
+    fn record_file(&self, layer: usize) -> PathBuf {
+        self.folder.join(format!("block-{layer:04}.record"))
     }
 
     fn hidden_file(&self, layer: usize) -> PathBuf {
@@ -165,18 +239,41 @@ impl State {
 
     /// Removes the folder: the output is complete.
     pub fn remove(self) -> Result<()> {
-        fs::remove_dir_all(&self.folder).map_err(|e| Error::new(&self.folder, e))
+        discard(&self.folder)
     }
 }
 
-/// The folder of the unfinished run for `output`.
-fn folder(output: &Path) -> PathBuf {
-    let name = output.file_name().map(|n| n.to_string_lossy().into_owned()).unwrap_or_default();
-    output.with_file_name(format!(".{name}.gptq-unfinished"))
+/// Takes the lock of the folder, which is made if there is none.
+fn lock(folder: &Path) -> Result<File> {
+    let (path, fail) = (folder.join("lock"), |e: std::io::Error| Error::new(folder, e));
+    loop {
+        fs::create_dir_all(folder).map_err(fail)?;
+        let lock = match File::options().create(true).truncate(false).write(true).open(&path) {
+            // The run that had the folder has just removed it.
+            Err(e) if e.kind() == std::io::ErrorKind::NotFound => continue,
+            opened => opened.map_err(fail)?,
+        };
+        if let Err(fs::TryLockError::WouldBlock) = lock.try_lock() {
+            let what = "another run is working on this output; wait for it, or choose another name";
+            return Err(Error::refused(folder, what));
+        }
+        if is_at(&lock, &path) {
+            return Ok(lock);
+        }
+    }
 }
 
-fn record_name(layer: usize) -> String {
-    format!("block-{layer:04}.json")
+/// SHA-256 of a file.
+fn file_digest(path: &Path) -> std::io::Result<String> {
+    let mut hash = Sha256::new();
+    std::io::copy(&mut File::open(path)?, &mut hash)?;
+    Ok(hex(hash))
+}
+
+/// The folder of the unfinished run for `output`, which is kept when the run is stopped.
+pub fn folder(output: &Path) -> PathBuf {
+    let name = output.file_name().map(|n| n.to_string_lossy().into_owned()).unwrap_or_default();
+    output.with_file_name(format!(".{name}.gptq-unfinished"))
 }
 
 fn write(path: &Path, data: &[u8]) -> Result<()> {
@@ -202,4 +299,27 @@ fn fingerprint(checkpoint: &Checkpoint, plan: &GptqPlan, options: &Options) -> V
         "samples": options.samples.hash(),
         "imatrix": options.imatrix.is_some(),
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_damaged_residual_stream_counts_as_none() {
+        let folder = tempfile::tempdir().unwrap();
+        let long_ago = Instant::now().checked_sub(2 * HIDDEN_EVERY).unwrap();
+        let lock = lock(folder.path()).unwrap();
+        let mut state = State { folder: folder.path().to_path_buf(), last_hidden: long_ago, _lock: lock };
+        let values: Vec<f32> = (0..300_000).map(|i| i as f32).collect();
+        state.keep_hidden(3, &values).unwrap();
+        assert!(state.hidden(2, values.len()).is_none());
+        assert_eq!(state.hidden(5, values.len()), Some((3, values.clone())));
+        let file = state.hidden_file(3);
+        let mut bytes = fs::read(&file).unwrap();
+        let middle = bytes.len() / 2;
+        bytes[middle] ^= 1;
+        fs::write(&file, bytes).unwrap();
+        assert!(state.hidden(5, values.len()).is_none());
+    }
 }
