@@ -15,6 +15,9 @@ use std::io::ErrorKind;
 use std::process::ExitCode;
 
 fn main() -> ExitCode {
+    if let Some(code) = quern_model::chat::enter() {
+        return code;
+    }
     let cli = args::Cli::from_args(std::env::args_os()).unwrap_or_else(|error| error.exit());
     // Of a comparison, 1 means that there are differences.
     let is_comparison = matches!(cli.command, args::Command::Diff(_));
