@@ -9,6 +9,7 @@ use std::path::Path;
 use std::process;
 use std::sync::atomic::{AtomicU32, Ordering};
 
+use anyhow::Context;
 use quern_run::{Chat, Error, Listener, Model, Stop};
 use quern_tensor_io::output::OutputFile;
 use rustyline::DefaultEditor;
@@ -38,7 +39,8 @@ pub fn converse(mut chat: Chat<'_>, model: &Model) -> anyhow::Result<()> {
         if INTERRUPTS.fetch_add(1, Ordering::SeqCst) > 0 {
             process::exit(INTERRUPTED);
         }
-    })?;
+    })
+    .context("cannot start the thread that waits for Ctrl-C")?;
     messages::info("/help lists the commands, Ctrl-D exits");
     let mut editor = DefaultEditor::new()?;
     // Whether the last input was Ctrl-C: a second one exits.
