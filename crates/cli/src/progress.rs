@@ -20,6 +20,7 @@ use console::Term;
 use indicatif::{MultiProgress, ProgressBar, ProgressDrawTarget, ProgressState, ProgressStyle};
 use quern_tensor_io::Progress;
 
+use crate::format::escape;
 use crate::messages;
 pub use transfers::Transfers;
 pub use words::Unit;
@@ -170,6 +171,7 @@ impl Bar {
     fn shown_by(style: Style, patience: Patience, unit: Unit, what: String) -> Self {
         let bar = ProgressBar::hidden();
         let stage = Mutex::new(Stage::Waiting);
+        let what = escape::line(&what).into_owned();
         let shared = Arc::new(Shared { what, unit, stage, changed: Condvar::new() });
         let watched = (bar.clone(), shared.clone());
         let watch = move || {
@@ -219,7 +221,7 @@ impl Progress for Bar {
     }
 
     fn step(&self, what: &str) {
-        self.bar.set_message(what.to_owned());
+        self.bar.set_message(escape::line(what).into_owned());
     }
 }
 

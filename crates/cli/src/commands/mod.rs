@@ -14,6 +14,7 @@ use quern_run::{
 };
 use serde::Serialize;
 
+use crate::format::escape;
 use crate::progress::{Bar, Unit};
 use crate::{args, format, messages, model};
 
@@ -158,8 +159,13 @@ fn read_text(path: &Path) -> anyhow::Result<String> {
     std::fs::read_to_string(path).with_context(|| format!("{}: cannot read the text", path.display()))
 }
 
-/// Writes to standard output; unlike `print!`, a reader that has left is an error and no panic.
+/// Prints text on standard output. What it repeats of files and models is escaped.
 fn print(text: &str) -> anyhow::Result<()> {
+    print_raw(&escape::text(text))
+}
+
+/// Writes to standard output as it is; unlike `print!`, a reader that has left is an error and no panic.
+fn print_raw(text: &str) -> anyhow::Result<()> {
     let mut out = std::io::stdout().lock();
     out.write_all(text.as_bytes())?;
     out.flush()?;
@@ -182,5 +188,10 @@ fn generate(model: &Model, prompt: &str, options: &GenerateOptions) -> anyhow::R
 
 /// Prints a report as JSON.
 fn print_json(report: &impl Serialize) -> anyhow::Result<()> {
-    print(&(serde_json::to_string_pretty(report)? + "\n"))
+    print_raw(&escape::json(&(serde_json::to_string_pretty(report)? + "\n")))
+}
+
+/// Prints a report as JSON on one line.
+fn print_json_line(report: &serde_json::Value) -> anyhow::Result<()> {
+    print_raw(&escape::json(&(report.to_string() + "\n")))
 }

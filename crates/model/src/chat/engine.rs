@@ -2,8 +2,11 @@
 //! and dictionary methods, `raise_exception`, `strftime_now`, a `tojson` that does not escape HTML), bounded in time
 //! and memory: templates come from files and are not trusted.
 
+use std::any::Any;
 use std::cell::Cell;
 use std::fmt;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Once, OnceLock};
 
 use jiff::ZonedDateTime;
@@ -51,12 +54,25 @@ fn silence() {
     SILENT.set(true);
 }
 
-/// Runs `body`, on a stack that the engine cannot exhaust unless the template is one of quern's own. A panic is an error.
+/// Whether this process does nothing but render, and may be ended by what it renders.
+static ALONE: AtomicBool = AtomicBool::new(false);
+
+/// From now on bodies run on the stack of the thread that asks: this process only renders.
+pub(super) fn alone() {
+    ALONE.store(true, Ordering::Relaxed);
+}
+
+/// Runs `body`, on a stack that the engine cannot exhaust unless the template is one of quern's own, or this process
+/// only renders and has such a stack. A panic over a template of others is an error.
 pub(super) fn run<T: Send>(
     trusted: bool,
     body: impl FnOnce() -> Result<T, Error> + Send,
 ) -> Result<T, Error> {
-    if trusted { body() } else { deep(body) }
+    match (trusted, ALONE.load(Ordering::Relaxed)) {
+        (true, _) => body(),
+        (false, true) => catch_unwind(AssertUnwindSafe(body)).unwrap_or_else(|panic| Err(panicked(&*panic))),
+        (false, false) => deep(body),
+    }
 }
 
 /// Runs `body` with a stack that the engine cannot exhaust. A panic is an error.
@@ -69,13 +85,15 @@ fn deep<T: Send>(body: impl FnOnce() -> Result<T, Error> + Send) -> Result<T, Er
     std::thread::scope(|scope| {
         let thread = std::thread::Builder::new().stack_size(STACK).spawn_scoped(scope, body);
         let thread = thread.map_err(|e| failed(format!("cannot start a thread to render it: {e}")))?;
-        thread.join().unwrap_or_else(|panic| {
-            let words = panic.downcast_ref::<String>().map(String::as_str);
-            let words =
-                words.or_else(|| panic.downcast_ref::<&str>().copied()).unwrap_or("for no known reason");
-            Err(failed(format!("{FAILED}: {words}")))
-        })
+        thread.join().unwrap_or_else(|panic| Err(panicked(&*panic)))
     })
+}
+
+/// A panic of the engine as an error.
+fn panicked(panic: &(dyn Any + Send)) -> Error {
+    let words = panic.downcast_ref::<String>().map(String::as_str);
+    let words = words.or_else(|| panic.downcast_ref::<&str>().copied()).unwrap_or("for no known reason");
+    Error::new(ErrorKind::InvalidOperation, format!("{FAILED}: {words}"))
 }
 
 /// The name under which the one template of an environment is kept.

@@ -6,8 +6,8 @@ use std::io::{self, BufRead, Write};
 use std::process::ExitCode;
 
 use super::compiled::Compiled;
-use super::process;
 use super::request::{Answer, Failure, Rendered, Request};
+use super::{engine, process};
 
 /// The first argument of the process.
 pub(super) const ARGUMENT: &str = "render-chat-templates";
@@ -29,6 +29,7 @@ pub fn enter() -> Option<ExitCode> {
     }
     // A panic of the engine is an answer; nobody is to see its trace.
     std::panic::set_hook(Box::new(|_| {}));
+    engine::alone();
     Some(if serve(io::stdin().lock(), io::stdout().lock()).is_ok() {
         ExitCode::SUCCESS
     } else {
@@ -92,9 +93,10 @@ mod limits {
     /// Memory for the engine's values and texts.
     const HEAP: u64 = 64 << 20;
 
-    /// No core file is left behind. Returns the address space that is in use now, if known.
+    /// No core file is left behind, and the stack may grow. Returns the address space that is in use now, if known.
     pub(super) fn begin() -> Option<u64> {
         let _ = setrlimit(Resource::Core, Rlimit { current: Some(0), maximum: Some(0) });
+        limit(Resource::Stack, engine::STACK as u64);
         let pages = std::fs::read_to_string("/proc/self/statm").ok()?;
         let pages: u64 = pages.split(' ').next()?.parse().ok()?;
         Some(pages * rustix::param::page_size() as u64)
@@ -104,15 +106,15 @@ mod limits {
     pub(super) fn renew(base: Option<u64>, bytes: usize) {
         if let Some(base) = base {
             // The request is there as a line, as messages, and once more in each of the texts made of it.
-            lower(Resource::As, base + engine::STACK as u64 + HEAP + 32 * bytes as u64);
+            limit(Resource::As, base + engine::STACK as u64 + HEAP + 32 * bytes as u64);
         }
         let used = clock_gettime(ClockId::ProcessCPUTime).tv_sec.max(0) as u64;
-        lower(Resource::Cpu, used + 1 + process::TIME.as_secs() / 2);
+        limit(Resource::Cpu, used + 1 + process::TIME.as_secs() / 2);
     }
 
     /// Sets the soft limit; the hard one, which may be lower, stays. Where that fails, the deadline of the program
     /// that asked remains.
-    fn lower(resource: Resource, limit: u64) {
+    fn limit(resource: Resource, limit: u64) {
         let Rlimit { maximum, .. } = getrlimit(resource);
         let current = Some(maximum.map_or(limit, |maximum| maximum.min(limit)));
         let _ = setrlimit(resource, Rlimit { current, maximum });
