@@ -240,3 +240,27 @@ fn control_c_interrupts_an_answer_and_keeps_the_conversation() {
     terminal.type_text("\u{3}");
     assert_eq!(terminal.exit_code(), Some(0));
 }
+
+#[test]
+fn a_conversation_goes_on_after_a_template_that_took_too_much() {
+    let dir = tempfile::tempdir().unwrap();
+    let file = dir.path().join("boom.jinja");
+    let source = "{% if 'boom' in messages[-1].content %}{% set ns = namespace(x=[1]) %}{% for i in range(60) %}\
+                  {% set ns.x = [ns.x, ns.x] %}{% endfor %}{{ ns.x | string }}{% endif %}{{ messages[-1].content }}";
+    std::fs::write(&file, source).unwrap();
+    let (model, file) = (qwen(), file.display().to_string());
+    let args = ["run", &model, "--chat", "--chat-template", &file, "-n", "4", "--temp", "0", "--ignore-eos"];
+    let mut terminal = Terminal::start(&args);
+    terminal.wait_for("> ");
+    terminal.type_text("boom\r");
+    let text = terminal.wait_for("error: chat template");
+    assert!(!text.contains("panicked"), "{text}");
+    // The process that rendered is gone; the next message gets another one.
+    for _ in 0..2 {
+        terminal.wait_for("> ");
+        terminal.type_text("Hello\r");
+        terminal.wait_for("cut off after 4 tokens");
+    }
+    terminal.type_text("\u{4}");
+    assert_eq!(terminal.exit_code(), Some(0));
+}

@@ -1,6 +1,7 @@
 //! Numbers as people read them, and plain tables.
 
 use comfy_table::{CellAlignment, Table};
+pub use quern_inspect::words::escape;
 pub use quern_inspect::words::{bytes, bytes_as, count, digits, shape};
 
 /// As a word of a shell's command line.
@@ -40,12 +41,13 @@ pub fn parse_bytes(text: &str) -> Result<u64, String> {
     }
 }
 
-/// A table with a header; the columns in `right` are right-aligned.
+/// A table with a header; the columns in `right` are right-aligned. Cells have one line each.
 pub fn table(header: &[&str], right: &[usize], rows: impl IntoIterator<Item = Vec<String>>) -> Table {
     let mut table = Table::new();
     table.load_style(comfy_table::presets::NOTHING);
     table.set_header(header.to_vec());
-    table.add_rows(rows);
+    let shown = |cell: String| escape::line(&cell).into_owned();
+    table.add_rows(rows.into_iter().map(|row| row.into_iter().map(shown).collect::<Vec<_>>()));
     for &column in right {
         if let Some(column) = table.column_mut(column) {
             column.set_cell_alignment(CellAlignment::Right);

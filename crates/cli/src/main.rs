@@ -17,8 +17,11 @@ use std::io::ErrorKind;
 use std::process::ExitCode;
 
 fn main() -> ExitCode {
+    if let Some(code) = quern_model::chat::enter() {
+        return code;
+    }
     signals::prepare();
-    let cli = args::Cli::from_args(std::env::args_os()).unwrap_or_else(|error| error.exit());
+    let cli = args::Cli::from_args(std::env::args_os()).unwrap_or_else(|error| messages::wrong_usage(&error));
     // Of a comparison, 1 means that there are differences.
     let is_comparison = matches!(cli.command, args::Command::Diff(_));
     let failure = if is_comparison { ExitCode::from(2) } else { ExitCode::FAILURE };

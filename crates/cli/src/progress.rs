@@ -13,13 +13,14 @@ mod words;
 
 use std::io::IsTerminal;
 use std::sync::{Arc, Condvar, LazyLock, Mutex, MutexGuard, OnceLock, PoisonError};
-use std::thread::JoinHandle;
+use std::thread::{Builder, JoinHandle};
 use std::time::{Duration, Instant};
 
 use console::Term;
 use indicatif::{MultiProgress, ProgressBar, ProgressDrawTarget, ProgressState, ProgressStyle};
 use quern_tensor_io::Progress;
 
+use crate::format::escape;
 use crate::messages;
 pub use transfers::Transfers;
 pub use words::Unit;
@@ -47,6 +48,9 @@ impl Style {
         }
     }
 }
+
+/// How often a bar is drawn.
+const TICK: Duration = Duration::from_millis(100);
 
 static STYLE: OnceLock<Style> = OnceLock::new();
 
@@ -167,19 +171,23 @@ impl Bar {
     fn shown_by(style: Style, patience: Patience, unit: Unit, what: String) -> Self {
         let bar = ProgressBar::hidden();
         let stage = Mutex::new(Stage::Waiting);
+        let what = escape::line(&what).into_owned();
         let shared = Arc::new(Shared { what, unit, stage, changed: Condvar::new() });
         let watched = (bar.clone(), shared.clone());
-        let watcher = (style != Style::None).then(|| {
-            std::thread::spawn(move || {
-                let (bar, shared) = watched;
-                let going_on = shared.begun() && shared.goes_on(patience.delay(style));
-                match style {
-                    Style::Bars if going_on => draw(&bar, &shared),
-                    Style::Plain if going_on || patience == Patience::Little => write(&bar, &shared),
-                    Style::Bars | Style::Plain | Style::None => {}
-                }
-            })
-        });
+        let watch = move || {
+            let (bar, shared) = watched;
+            let going_on = shared.begun() && shared.goes_on(patience.delay(style));
+            match style {
+                Style::Bars if going_on => draw(&bar, &shared),
+                Style::Plain if going_on || patience == Patience::Little => write(&bar, &shared),
+                Style::Bars | Style::Plain | Style::None => {}
+            }
+        };
+        // Where the system refuses the thread, nothing is shown.
+        let watcher = match style {
+            Style::Bars | Style::Plain => Builder::new().name("quern-progress".into()).spawn(watch).ok(),
+            Style::None => None,
+        };
         Self { bar, shared, watcher }
     }
 }
@@ -213,11 +221,11 @@ impl Progress for Bar {
     }
 
     fn step(&self, what: &str) {
-        self.bar.set_message(what.to_owned());
+        self.bar.set_message(escape::line(what).into_owned());
     }
 }
 
-/// Shows the bar from now on; it draws itself.
+/// Shows the bar while the job goes on.
 fn draw(bar: &ProgressBar, shared: &Arc<Shared>) {
     let template = match (&shared.unit, bar.length()) {
         (Unit::Nothing, _) | (_, None) => "{what} {counts} {time}  {wide_msg}",
@@ -242,7 +250,9 @@ fn draw(bar: &ProgressBar, shared: &Arc<Shared>) {
         .with_key("time", key(|_, state| words::time(state.elapsed())))
         .progress_chars("=> ");
     BARS.add(bar.clone()).set_style(style);
-    bar.enable_steady_tick(Duration::from_millis(100));
+    while shared.goes_on(TICK) {
+        bar.tick();
+    }
 }
 
 /// Writes a line at the start of the job, now and then while it goes on, and at its end.

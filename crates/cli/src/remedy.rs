@@ -12,12 +12,15 @@ use quern_quantize::recipe::RecipeError;
 use quern_run::Error as RunError;
 use quern_tensor_io::{Error as FileError, Remedy};
 
-/// The error in one line, with what mends it.
+use crate::format::escape;
+
+/// The error in one line, with what mends it; what it repeats of files is escaped.
 pub fn described(error: &anyhow::Error) -> String {
-    match error.chain().find_map(of) {
+    let described = match error.chain().find_map(of) {
         None => format!("{error:#}"),
         Some(remedy) => format!("{error:#}; {}", words(&remedy)),
-    }
+    };
+    escape::sentence(&described).into_owned()
 }
 
 /// The remedy of an error of quern's libraries.

@@ -37,8 +37,10 @@ pub(crate) fn each<T: Send, R: Send>(
         }
     };
     thread::scope(|scope| {
-        for _ in 0..threads.clamp(1, count.max(1)) {
-            scope.spawn(worker);
+        let mut wanted = 0..threads.clamp(1, count.max(1));
+        // Where the system refuses one, this thread takes part instead.
+        if wanted.any(|_| thread::Builder::new().spawn_scoped(scope, worker).is_err()) {
+            worker();
         }
     });
     let (mut done, failed) = results.into_inner().unwrap_or_else(std::sync::PoisonError::into_inner);

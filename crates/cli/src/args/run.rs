@@ -53,6 +53,11 @@ pub struct Run {
     /// Print special tokens by name instead of leaving them out
     #[arg(long)]
     pub special: bool,
+    /// Print the text as it is generated, with control characters that a terminal obeys
+    ///
+    /// Without it, they are printed as \u{1b}: line breaks and tabs remain.
+    #[arg(long, conflicts_with = "json")]
+    pub raw: bool,
     /// Do not add the beginning-of-text token to the prompt
     #[arg(long, conflicts_with = "chat")]
     pub no_bos: bool,

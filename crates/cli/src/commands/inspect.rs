@@ -16,6 +16,7 @@ use serde::Serialize;
 use serde_json::json;
 
 use super::{Outcome, print, print_json};
+use crate::format::escape;
 use crate::progress::{Bar, Unit};
 use crate::{args, format, model};
 
@@ -190,7 +191,7 @@ fn find(model: &Path, needs_values: Option<&str>) -> anyhow::Result<Remote> {
 /// The summary as aligned lines of label and text.
 pub fn describe(path: &str, summary: &Summary) -> String {
     let rows = words::summary(path, summary);
-    rows.into_iter().map(|(label, text)| format!("{label:<15} {text}\n")).collect()
+    rows.into_iter().map(|(label, text)| format!("{label:<15} {}\n", escape::line(&text))).collect()
 }
 
 fn tensors(s: &Summary) -> comfy_table::Table {
@@ -204,7 +205,8 @@ fn verdict(report: &CheckReport) -> String {
     let mut text = String::from("\n");
     for finding in &report.findings {
         let tensor = finding.tensor.as_ref().map(|t| format!("{t}: ")).unwrap_or_default();
-        text += &format!("problem         {tensor}{}\n", finding.problem);
+        let problem = format!("{tensor}{}", finding.problem);
+        text += &format!("problem         {}\n", escape::sentence(&problem));
     }
     let verdict = match report.findings.len() {
         0 => "sound".to_owned(),

@@ -15,6 +15,7 @@ use quern_run::{
 use quern_tensor_io::small;
 use serde::Serialize;
 
+use crate::format::escape;
 use crate::progress::{Bar, Unit};
 use crate::{args, format, messages, model};
 
@@ -164,9 +165,14 @@ fn utf8(path: &Path, bytes: Vec<u8>) -> anyhow::Result<String> {
     String::from_utf8(bytes).with_context(|| format!("{}: it is not text in UTF-8", path.display()))
 }
 
-/// Writes to standard output; unlike `print!`, a reader that has left is an error and no panic. Nothing is written that
-/// was made from a file that has been cut or changed.
+/// Prints text on standard output. What it repeats of files and models is escaped.
 fn print(text: &str) -> anyhow::Result<()> {
+    print_raw(&escape::text(text))
+}
+
+/// Writes to standard output as it is; unlike `print!`, a reader that has left is an error and no panic. Nothing is
+/// written that was made from a file that has been cut or changed.
+fn print_raw(text: &str) -> anyhow::Result<()> {
     quern_tensor_io::check_mapped_files()?;
     let mut out = std::io::stdout().lock();
     out.write_all(text.as_bytes())?;
@@ -190,9 +196,15 @@ fn generate(model: &Model, prompt: &str, options: &GenerateOptions) -> anyhow::R
 
 /// Prints a report as JSON, which is written as it comes: the text of a list of all tensors is long.
 fn print_json(report: &impl Serialize) -> anyhow::Result<()> {
-    let mut out = BufWriter::new(std::io::stdout().lock());
+    quern_tensor_io::check_mapped_files()?;
+    let mut out = escape::Json(BufWriter::new(std::io::stdout().lock()));
     serde_json::to_writer_pretty(&mut out, report).map_err(std::io::Error::from)?;
     out.write_all(b"\n")?;
     out.flush()?;
     Ok(())
+}
+
+/// Prints a report as JSON on one line.
+fn print_json_line(report: &serde_json::Value) -> anyhow::Result<()> {
+    print_raw(&escape::json(&(report.to_string() + "\n")))
 }

@@ -8,6 +8,7 @@ use quern_hub::PullProgress;
 use quern_tensor_io::Progress;
 
 use super::{BARS, Bar, Style, Unit, style};
+use crate::format::escape;
 use crate::{format, messages};
 
 /// The progress of a pull.
@@ -68,7 +69,7 @@ impl PullProgress for Transfers {
         {
             bar.set_style(style.progress_chars("=> "));
         }
-        bar.set_prefix(file.to_owned());
+        bar.set_prefix(escape::line(file).into_owned());
         let bar = match style() {
             Style::Bars => BARS.insert(0, bar),
             Style::Plain | Style::None => bar,
@@ -92,7 +93,7 @@ impl PullProgress for Transfers {
 
     fn waiting(&self, file: &str, why: &str) {
         self.with(file, |found| {
-            found.bar.set_message(format!("({why})"));
+            found.bar.set_message(format!("({})", escape::line(why)));
             if style() == Style::Plain {
                 messages::line(format_args!("{file}: {why}"));
             }

@@ -3,12 +3,13 @@
 
 use std::fs::File;
 use std::io::Write;
+use std::path::Path;
 
 use quern_model::{Config, Convention};
 use quern_run::KvType;
 use quern_run::estimate::MachineSpeed;
 use quern_run::placement::Sizes;
-use quern_tensor_io::{Checkpoint, Progress};
+use quern_tensor_io::{Checkpoint, Progress, pipeline};
 use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value, json};
@@ -171,7 +172,8 @@ pub fn survey(
         progress.advance(1);
         found.transpose()
     };
-    models.into_par_iter().map(one).collect()
+    let pool = pipeline::pool(threads, Path::new("the catalogue"))?;
+    pool.install(|| models.into_par_iter().map(one).collect())
 }
 
 #[cfg(test)]

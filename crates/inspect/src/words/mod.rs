@@ -1,6 +1,7 @@
 //! Summaries and numbers as people read them: the same words in a terminal and in a report.
 
 mod attention;
+pub mod escape;
 mod provenance;
 
 use crate::Summary;

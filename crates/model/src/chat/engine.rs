@@ -2,8 +2,12 @@
 //! and dictionary methods, `raise_exception`, `strftime_now`, a `tojson` that does not escape HTML), bounded in time
 //! and memory: templates come from files and are not trusted.
 
+use std::any::Any;
+use std::cell::Cell;
 use std::fmt;
-use std::sync::OnceLock;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Once, OnceLock};
 
 use jiff::ZonedDateTime;
 use minijinja::syntax::SyntaxConfig;
@@ -21,21 +25,75 @@ const BASE_FUEL: u64 = 250_000;
 
 /// Address space for the engine's stack. It recurses over expressions and values, whose depth only the source's length
 /// and the fuel bound: some 65 thousand levels. Memory is taken only as far as the stack grows.
-const STACK: usize = 256 << 20;
+pub(super) const STACK: usize = 256 << 20;
 
 /// What a rendering of `bytes` of messages may take: each piece of them may be touched 16 times.
 pub(super) fn fuel(bytes: usize) -> u64 {
     BASE_FUEL + (bytes as u64 / 4).min(BASE_FUEL)
 }
 
-/// Runs `body` with a stack that the engine cannot exhaust.
-pub(super) fn deep<T: Send>(body: impl FnOnce() -> Result<T, Error> + Send) -> Result<T, Error> {
+/// What is said of a panic inside the engine.
+pub(super) const FAILED: &str = "the template engine failed on it";
+
+thread_local! {
+    /// Whether a panic of this thread is reported as an error, and nothing is to be printed.
+    static SILENT: Cell<bool> = const { Cell::new(false) };
+}
+
+/// Lets threads that render panic without a word; all others do as before.
+fn silence() {
+    static ONCE: Once = Once::new();
+    ONCE.call_once(|| {
+        let before = std::panic::take_hook();
+        std::panic::set_hook(Box::new(move |info| {
+            if !SILENT.get() {
+                before(info);
+            }
+        }));
+    });
+    SILENT.set(true);
+}
+
+/// Whether this process does nothing but render, and may be ended by what it renders.
+static ALONE: AtomicBool = AtomicBool::new(false);
+
+/// From now on bodies run on the stack of the thread that asks: this process only renders.
+pub(super) fn alone() {
+    ALONE.store(true, Ordering::Relaxed);
+}
+
+/// Runs `body`, on a stack that the engine cannot exhaust unless the template is one of quern's own, or this process
+/// only renders and has such a stack. A panic over a template of others is an error.
+pub(super) fn run<T: Send>(
+    trusted: bool,
+    body: impl FnOnce() -> Result<T, Error> + Send,
+) -> Result<T, Error> {
+    match (trusted, ALONE.load(Ordering::Relaxed)) {
+        (true, _) => body(),
+        (false, true) => catch_unwind(AssertUnwindSafe(body)).unwrap_or_else(|panic| Err(panicked(&*panic))),
+        (false, false) => deep(body),
+    }
+}
+
+/// Runs `body` with a stack that the engine cannot exhaust. A panic is an error.
+fn deep<T: Send>(body: impl FnOnce() -> Result<T, Error> + Send) -> Result<T, Error> {
     let failed = |what: String| Error::new(ErrorKind::InvalidOperation, what);
+    let body = || {
+        silence();
+        body()
+    };
     std::thread::scope(|scope| {
         let thread = std::thread::Builder::new().stack_size(STACK).spawn_scoped(scope, body);
-        let thread = thread.map_err(|e| failed(format!("cannot start a thread for it: {e}")))?;
-        thread.join().unwrap_or_else(|_| Err(failed("the template engine failed".to_owned())))
+        let thread = thread.map_err(|e| failed(format!("cannot start a thread to render it: {e}")))?;
+        thread.join().unwrap_or_else(|panic| Err(panicked(&*panic)))
     })
+}
+
+/// A panic of the engine as an error.
+fn panicked(panic: &(dyn Any + Send)) -> Error {
+    let words = panic.downcast_ref::<String>().map(String::as_str);
+    let words = words.or_else(|| panic.downcast_ref::<&str>().copied()).unwrap_or("for no known reason");
+    Error::new(ErrorKind::InvalidOperation, format!("{FAILED}: {words}"))
 }
 
 /// The name under which the one template of an environment is kept.
@@ -53,6 +111,7 @@ pub(super) fn environment(source: &str, now: Option<ZonedDateTime>) -> Result<En
     env.add_function(syntax::MODULO, python::modulo);
     env.add_function("dict", filters::dict);
     env.add_function("namespace", filters::namespace);
+    env.add_function("range", filters::range);
     env.add_function("joiner", globals::joiner);
     env.add_function("cycler", |items: Rest<Value>| globals::cycler(items.to_vec()));
     env.add_filter("tojson", json::tojson);

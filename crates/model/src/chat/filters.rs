@@ -95,3 +95,28 @@ pub(super) fn dict(given: Option<Value>, more: Kwargs) -> Result<Value, Error> {
 pub(super) fn namespace(given: Option<Value>, more: Kwargs) -> Result<Value, Error> {
     functions::namespace(Some(ValueOrKwargs::from(dict(given, more)?)))
 }
+
+/// Longest range.
+const MAX_RANGE: i128 = 100_000;
+
+/// `range(end)`, `range(start, end, step=1)`
+pub(super) fn range(first: i64, end: Option<i64>, step: Option<i64>) -> Result<Value, Error> {
+    let invalid = |what: &'static str| Error::new(ErrorKind::InvalidOperation, what);
+    let (first, end) = end.map_or((0, first), |end| (first, end));
+    let (first, end, step) = (i128::from(first), i128::from(end), i128::from(step.unwrap_or(1)));
+    let length = match step {
+        0 => return Err(invalid("a range cannot have a step of 0")),
+        1.. => (end - first + step - 1) / step,
+        _ => (first - end - step - 1) / -step,
+    };
+    match length {
+        ..=0 => Ok(Value::from(Vec::<Value>::new())),
+        1..=MAX_RANGE => {
+            // All within 64 bits: they are between both ends.
+            Ok(Value::make_iterable(move || {
+                (0..length as usize).map(move |i| (first + i as i128 * step) as i64)
+            }))
+        }
+        _ => Err(invalid("range has too many elements")),
+    }
+}

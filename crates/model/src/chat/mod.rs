@@ -13,28 +13,41 @@
 //!
 //! The rendered text has its special tokens written out, beginning-of-text included if the template has one.
 //! Where it does not and the model takes one all the same, it is put in front: there is always exactly one.
+//!
+//! Templates come from files and are not trusted. What they may do is bounded by the engine as far as it counts, and
+//! by a process of its own where the program offers one ([`enter`]): it has limits of memory and time, and is ended
+//! when an answer takes too long. Templates that come with quern are rendered in the program's own process.
 
 mod builtin;
+mod compiled;
 mod engine;
 mod error;
 mod filters;
 mod json;
 mod print;
 mod probe;
+#[cfg(unix)]
+mod process;
+#[cfg(not(unix))]
+#[path = "no_process.rs"]
+mod process;
 mod python;
+mod request;
 mod syntax;
 mod tokens;
+mod worker;
 
-use std::collections::BTreeMap;
+use std::borrow::Cow;
 use std::path::Path;
-use std::sync::OnceLock;
+use std::sync::{Mutex, PoisonError};
 
-use builtin::BUILTINS;
+use builtin::{BUILTINS, Builtin};
+use compiled::Compiled;
 pub use error::ChatError;
-use jiff::ZonedDateTime;
-use minijinja::{Environment, ErrorKind, Value};
-use probe::Form;
+use process::Served;
+use request::{Answer, Rendered, Request, Variables};
 use serde::{Deserialize, Serialize};
+pub use worker::enter;
 
 use crate::{EncodeOptions, Tokenizer};
 
@@ -75,11 +88,30 @@ pub struct ChatPrompt {
 pub struct ChatTemplate {
     /// Where it comes from, for errors.
     origin: String,
-    env: Environment<'static>,
-    variables: BTreeMap<String, Value>,
+    renderer: Renderer,
+    variables: Variables,
     end_of_turn: Option<&'static str>,
-    /// How content is taken by role, where not as text. Found out when it is first asked for.
-    forms: OnceLock<BTreeMap<String, Form>>,
+}
+
+/// Where a template is rendered.
+#[derive(Debug)]
+enum Renderer {
+    /// In this process.
+    Here(Box<Mutex<Compiled>>),
+    /// In a process of its own.
+    Served(Served),
+}
+
+impl Renderer {
+    /// What is made of a request.
+    fn ask(&self, request: &Request<'_>) -> Answer {
+        match self {
+            Self::Served(served) => served.ask(request),
+            Self::Here(compiled) => {
+                worker::rendered(&mut compiled.lock().unwrap_or_else(PoisonError::into_inner), request)
+            }
+        }
+    }
 }
 
 impl ChatTemplate {
@@ -100,9 +132,7 @@ impl ChatTemplate {
             return Self::new(format!("{name:?} of {}", model.display()), source, tokenizer);
         }
         if let Some(builtin) = BUILTINS.iter().find(|b| b.name.eq_ignore_ascii_case(choice)) {
-            let mut template = Self::new(builtin.name.to_owned(), builtin.source, tokenizer)?;
-            template.end_of_turn = builtin.end_of_turn;
-            return Ok(template);
+            return Self::builtin(builtin, tokenizer);
         }
         let file = Path::new(choice);
         if !file.is_file() {
@@ -131,46 +161,37 @@ impl ChatTemplate {
     /// # Errors
     /// As [`ChatTemplate::new`]; a time that cannot be parsed (`2024-07-05T08:09:10Z` can).
     pub fn at(origin: String, source: &str, tokenizer: &Tokenizer, now: &str) -> Result<Self> {
-        let bad = |e: jiff::Error| ChatError::Template {
-            template: origin.clone(),
-            line: None,
-            what: e.to_string(),
-        };
-        let now = now.parse::<jiff::Timestamp>().map_err(bad)?.to_zoned_datetime(jiff::tz::TimeZone::UTC);
         Self::with_clock(origin, source, tokenizer, Some(now))
     }
 
-    fn with_clock(
-        origin: String,
-        source: &str,
-        tokenizer: &Tokenizer,
-        now: Option<ZonedDateTime>,
-    ) -> Result<Self> {
+    fn with_clock(origin: String, source: &str, tokenizer: &Tokenizer, now: Option<&str>) -> Result<Self> {
         if source.len() > engine::MAX_SOURCE {
             return Err(too_long(&origin, source.len() as u64));
         }
-        let env = engine::deep(|| engine::environment(source, now)).map_err(|e| error(&origin, &e))?;
-        let ids = tokenizer.special_ids();
-        let named = [
-            ("bos_token", ids.bos),
-            ("eos_token", ids.eos),
-            ("unk_token", ids.unk),
-            ("sep_token", ids.sep),
-            ("pad_token", ids.pad),
-            ("mask_token", ids.mask),
-        ];
-        let text =
-            |(name, id): (&str, Option<u32>)| Some((name.to_owned(), Value::from(tokenizer.piece(id?)?)));
-        let mut variables: BTreeMap<_, _> = named.into_iter().filter_map(text).collect();
-        variables.extend(["tools", "documents"].map(|name| (name.to_owned(), Value::from(()))));
-        variables.insert("add_generation_prompt".to_owned(), Value::from(true));
-        Ok(Self { origin, env, variables, end_of_turn: None, forms: OnceLock::new() })
+        let renderer = match Served::new(source, now) {
+            Some(served) => served.map(Renderer::Served),
+            None => Compiled::new(source, now).map(|compiled| Renderer::Here(Box::new(Mutex::new(compiled)))),
+        };
+        match renderer {
+            Ok(renderer) => Ok(Self { origin, renderer, variables: variables(tokenizer), end_of_turn: None }),
+            Err(failure) => Err(failure.of(&origin)),
+        }
+    }
+
+    /// A template that comes with quern, which is trusted.
+    fn builtin(builtin: &Builtin, tokenizer: &Tokenizer) -> Result<Self> {
+        let compiled = Compiled::trusted(builtin.source).map_err(|failure| failure.of(builtin.name))?;
+        Ok(Self {
+            origin: builtin.name.to_owned(),
+            renderer: Renderer::Here(Box::new(Mutex::new(compiled))),
+            variables: variables(tokenizer),
+            end_of_turn: builtin.end_of_turn,
+        })
     }
 
     /// Shows the template a variable of the user's, such as `enable_thinking`.
     pub fn set(&mut self, name: &str, value: &serde_json::Value) {
-        self.variables.insert(name.to_owned(), Value::from(minijinja::value::Serde(value)));
-        self.forms = OnceLock::new();
+        self.variables.insert(name.to_owned(), value.clone());
     }
 
     /// Where it comes from, for people.
@@ -196,7 +217,13 @@ impl ChatTemplate {
         system: Option<&str>,
         messages: &[Message],
     ) -> Result<ChatPrompt> {
-        let Rendered { text, system_moved, left_out } = self.render_with_system(system, messages)?;
+        let request = Request::Converse {
+            variables: Cow::Borrowed(&self.variables),
+            system: system.map(Cow::Borrowed),
+            messages: Cow::Borrowed(messages),
+        };
+        let rendered = self.renderer.ask(&request).map_err(|failure| failure.of(&self.origin))?;
+        let Rendered { text, system_moved, left_out } = rendered;
         let options = EncodeOptions { add_special: false, parse_special: true };
         let mut tokens = tokenizer.encode(&text, options);
         if let Some(bos) = tokenizer.bos().filter(|bos| tokenizer.add_bos() && tokens.first() != Some(bos)) {
@@ -205,98 +232,37 @@ impl ChatTemplate {
         Ok(ChatPrompt { text, tokens, system_moved, left_out })
     }
 
-    fn render_with_system(&self, system: Option<&str>, messages: &[Message]) -> Result<Rendered> {
-        let Some(system) = system.filter(|text| !text.is_empty()) else {
-            return self.rendered(messages, false);
-        };
-        let mut all = vec![Message::new("system", system)];
-        all.extend_from_slice(messages);
-        let refused = match self.rendered(&all, false) {
-            // A system prompt that leaves no trace in the text was ignored.
-            Ok(rendered)
-                if rendered.left_out.first() != all.first()
-                    && self.render(messages).ok().as_ref() != Some(&rendered.text) =>
-            {
-                return Ok(rendered);
-            }
-            Ok(_) => None,
-            Err(error @ ChatError::Refused { .. }) => Some(error),
-            Err(other) => return Err(other),
-        };
-        let lost = all.remove(0);
-        match (all.first_mut().filter(|first| first.role == "user"), refused) {
-            (Some(first), _) => first.content = format!("{system}\n\n{}", first.content),
-            (None, Some(error)) => return Err(error),
-            (None, None) => {
-                let mut rendered = self.rendered(messages, false)?;
-                rendered.left_out.insert(0, lost);
-                return Ok(rendered);
-            }
-        }
-        self.rendered(&all, true)
-    }
-
-    fn rendered(&self, messages: &[Message], system_moved: bool) -> Result<Rendered> {
-        let text = self.render(messages)?;
-        // A template that fails on marked messages has accepted the real ones: no problem is known.
-        let left_out = self.left_out(messages).unwrap_or_default();
-        let left_out = left_out.into_iter().map(|at| messages[at].clone()).collect();
-        Ok(Rendered { text, system_moved, left_out })
-    }
-
     /// The text of these messages, ready for the next answer.
     ///
     /// # Errors
     /// The template fails or refuses the messages.
     pub fn render(&self, messages: &[Message]) -> Result<String> {
-        let forms = self.forms.get_or_init(|| self.forms());
-        let object = |message: &Message| {
-            let form = forms.get(&message.role).copied().unwrap_or(Form::Text);
-            serde_json::json!({ "role": message.role, "content": probe::content(form, &message.content) })
-        };
-        let objects: Vec<_> = messages.iter().map(object).collect();
-        self.render_objects(&objects, messages.iter().map(|m| m.content.len()).sum())
-    }
-
-    /// As [`ChatTemplate::render`], for messages as passed to the template, with their bytes of content.
-    fn render_objects(&self, messages: &[serde_json::Value], bytes: usize) -> Result<String> {
-        let mut env = self.env.clone();
-        env.set_fuel(Some(engine::fuel(bytes)));
-        let mut context = self.variables.clone();
-        context.insert("messages".to_owned(), Value::from(minijinja::value::Serde(messages)));
-        let rendered = engine::deep(|| env.get_template(engine::NAME)?.render(Value::from(context)));
-        rendered.map_err(|e| error(&self.origin, &e))
+        let request =
+            Request::Render { variables: Cow::Borrowed(&self.variables), messages: Cow::Borrowed(messages) };
+        let rendered = self.renderer.ask(&request).map_err(|failure| failure.of(&self.origin))?;
+        Ok(rendered.text)
     }
 }
 
-/// A rendered conversation.
-struct Rendered {
-    text: String,
-    system_moved: bool,
-    left_out: Vec<Message>,
+/// What every template sees beside the messages.
+fn variables(tokenizer: &Tokenizer) -> Variables {
+    let ids = tokenizer.special_ids();
+    let named = [
+        ("bos_token", ids.bos),
+        ("eos_token", ids.eos),
+        ("unk_token", ids.unk),
+        ("sep_token", ids.sep),
+        ("pad_token", ids.pad),
+        ("mask_token", ids.mask),
+    ];
+    let text = |(name, id): (&str, Option<u32>)| Some((name.to_owned(), tokenizer.piece(id?)?.into()));
+    let mut variables: Variables = named.into_iter().filter_map(text).collect();
+    variables.extend(["tools", "documents"].map(|name| (name.to_owned(), serde_json::Value::Null)));
+    variables.insert("add_generation_prompt".to_owned(), true.into());
+    variables
 }
 
 fn too_long(template: &str, bytes: u64) -> ChatError {
     let what = format!("it has {bytes} bytes, at most {} are read", engine::MAX_SOURCE);
     ChatError::Template { template: template.to_owned(), line: None, what }
-}
-
-/// An error of the template engine with its place, and the template's own words if it raised it.
-fn error(origin: &str, e: &minijinja::Error) -> ChatError {
-    let template = origin.to_owned();
-    let line = e.line();
-    let mut cause: Option<&(dyn std::error::Error + 'static)> = Some(e);
-    while let Some(inner) = cause {
-        if let Some(refusal) = inner.downcast_ref::<engine::Refusal>() {
-            let line = line.or_else(|| inner.downcast_ref::<minijinja::Error>().and_then(|e| e.line()));
-            return ChatError::Refused { template, line, what: refusal.0.clone() };
-        }
-        cause = inner.source();
-    }
-    let what = match (e.kind(), e.detail()) {
-        (ErrorKind::OutOfFuel, _) => "it takes too long or makes too much text".to_owned(),
-        (kind, Some(detail)) => format!("{kind}: {detail}"),
-        (kind, None) => kind.to_string(),
-    };
-    ChatError::Template { template, line, what }
 }

@@ -5,7 +5,8 @@ use std::collections::BTreeMap;
 
 use serde_json::{Value, json};
 
-use super::{ChatTemplate, Message, Result};
+use super::Message;
+use super::compiled::{Compiled, Result};
 
 /// The roles that are tried, each with a conversation that contains it: the marked message is last, except for the
 /// user's turn that templates expect at the end.
@@ -38,7 +39,7 @@ fn has_mark(rendered: &str, number: usize) -> bool {
     rendered.to_lowercase().contains(&mark(number))
 }
 
-impl ChatTemplate {
+impl Compiled {
     /// How each role's content is taken, where not as text: as a text it is lost, or the template fails, and as parts
     /// it is there. llama.cpp decides so too. A template that takes both gets texts.
     pub(super) fn forms(&self) -> BTreeMap<String, Form> {

@@ -6,6 +6,8 @@
 //!                └──────────────────────── empty ──────────────────────────┘
 //! ```
 //!
+//! Where the system refuses the thread that writes, the caller writes each batch before it makes the next one.
+//!
 //! Three batches go round, so making and writing overlap and memory stays bounded: three batches of output, the
 //! source pages of the pieces in them, one scratch value for each thread. Pieces whose bytes are in the map as they are
 //! to be written are not copied: the writer takes them from there. Every piece is made alone, so neither the number of
@@ -19,7 +21,7 @@ mod threads;
 mod tests;
 
 pub use run::run;
-pub use threads::pool;
+pub use threads::{Threads, pool};
 
 use crate::{Error, Result};
 

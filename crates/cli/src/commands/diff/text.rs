@@ -4,7 +4,7 @@ use quern_inspect::diff::{
     Diff, Entry, Errors, ListDiff, Lone, Naming, Status, TensorDiff, TensorTotals, Tensors,
 };
 
-use crate::format;
+use crate::format::{self, escape};
 
 /// Tensors and settings that are listed.
 const LISTED: usize = 20;
@@ -109,7 +109,7 @@ fn alone(side: &str, lone: &[Lone], every: bool) -> String {
     let most = if every { unexplained.len() } else { LISTED };
     for one in unexplained.iter().take(most) {
         let shape = format::shape(&one.stored.shape);
-        text += &format!("{side:<15} {} ({}, {shape})\n", one.name, one.stored.kind);
+        text += &format!("{side:<15} {} ({}, {shape})\n", escape::line(&one.name), one.stored.kind);
     }
     if unexplained.len() > most {
         text += &format!("{side:<15} {} more; --tensors lists all\n", unexplained.len() - most);
@@ -188,7 +188,9 @@ fn settings(title: &str, entries: &[Entry]) -> String {
 fn places(title: &str, list: &ListDiff) -> String {
     let mut text = format!("\n{title}: {} in A, {} in B, {} places differ\n", list.a, list.b, list.different);
     for item in &list.first {
-        let of = |text: &Option<String>| text.clone().unwrap_or_else(|| "none".to_owned());
+        let of = |text: &Option<String>| {
+            text.as_deref().map_or_else(|| "none".to_owned(), |text| escape::line(text).into_owned())
+        };
         text += &format!("  {:<8} {}   {}\n", item.id, of(&item.a), of(&item.b));
     }
     if list.different > list.first.len() {

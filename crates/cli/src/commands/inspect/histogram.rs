@@ -8,7 +8,7 @@ use quern_tensor_io::Checkpoint;
 use serde_json::json;
 
 use crate::commands::{Outcome, print, print_json};
-use crate::format;
+use crate::format::{self, escape};
 use crate::progress::{Bar, Unit};
 
 /// Lines of a histogram, at most about.
@@ -102,7 +102,7 @@ fn described(tensor: &TensorHistogram, width: usize, blocks: bool) -> String {
 }
 
 fn lines(rows: &[(&str, String)]) -> String {
-    rows.iter().map(|(label, text)| format!("{label:<15} {text}\n")).collect()
+    rows.iter().map(|(label, text)| format!("{label:<15} {}\n", escape::line(text))).collect()
 }
 
 /// A line for each bin.

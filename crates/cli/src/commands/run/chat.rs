@@ -41,7 +41,7 @@ pub fn run(
                 let message = "--json needs -p, -f or lines from standard input: a conversation on a terminal has no JSON form";
                 args::Cli::command().error(ErrorKind::ArgumentConflict, message).exit();
             }
-            terminal::converse(chat, model)
+            terminal::converse(chat, model, args.raw)
         }
         None => {
             for line in std::io::stdin().lock().lines() {
@@ -64,7 +64,7 @@ struct Turns<'a> {
 
 impl Turns<'_> {
     fn say(&self, chat: &mut Chat<'_>, text: &str, only: bool) -> anyhow::Result<()> {
-        let mut printer = Printer::new(!self.args.json, self.options.limit);
+        let mut printer = Printer::new(!self.args.json, self.args.raw, self.options.limit);
         let report = chat.say(text, &mut printer)?;
         printer.finish()?;
         print_notes(chat);

@@ -12,7 +12,8 @@ use quern_model::Config;
 use quern_run::{GenerateOptions, Listener, SessionOptions, default_context};
 use quern_tensor_io::{Progress, small};
 
-use super::{Outcome, Placed, load_placed, placement, print, warn_of_memory};
+use super::{Outcome, Placed, load_placed, placement, print_raw, warn_of_memory};
+use crate::format::escape::Generated;
 use crate::progress::{self, Bar, Style, Unit};
 use crate::{args, messages};
 
@@ -56,7 +57,7 @@ fn complete(
     prompt: &str,
     options: &GenerateOptions,
 ) -> anyhow::Result<()> {
-    let mut printer = Printer::new(!args.json, options.limit);
+    let mut printer = Printer::new(!args.json, args.raw, options.limit);
     // Once it is sure that the text will go on.
     printer.first = prompt.to_owned();
     let report = quern_run::generate(&placed.model, prompt, options, &mut printer)?;
@@ -109,10 +110,13 @@ fn without_line_break(mut text: String) -> String {
     text
 }
 
-/// Prints text as it comes, and ends generation when nobody reads it any more. Shows the progress of long prompts, and of
+/// Prints text as it comes, with control characters escaped, and ends generation when nobody reads it any more. Shows the progress of long prompts, and of
 /// generation where no text shows it.
 struct Printer {
     shown: bool,
+    /// Whether control characters are printed as they are.
+    raw: bool,
+    generated: Generated,
     /// Printed as soon as work begins, or below the bar of the prompt.
     first: String,
     result: anyhow::Result<()>,
@@ -125,14 +129,24 @@ struct Printer {
 }
 
 impl Printer {
-    fn new(shown: bool, limit: Option<usize>) -> Self {
-        Self { shown, first: String::new(), result: Ok(()), bar: None, prompt: Some(0), limit }
+    fn new(shown: bool, raw: bool, limit: Option<usize>) -> Self {
+        Self {
+            shown,
+            raw,
+            generated: Generated::default(),
+            first: String::new(),
+            result: Ok(()),
+            bar: None,
+            prompt: Some(0),
+            limit,
+        }
     }
 
     /// Ends the text with a line break.
     fn finish(mut self) -> anyhow::Result<()> {
         self.bar = None;
-        self.text("\n");
+        let rest = self.generated.end();
+        self.text(&format!("{rest}\n"));
         self.result
     }
 }
@@ -140,7 +154,10 @@ impl Printer {
 impl Listener for Printer {
     fn text(&mut self, text: &str) {
         if self.shown && self.result.is_ok() && !text.is_empty() {
-            self.result = print(text);
+            self.result = match self.raw {
+                true => print_raw(text),
+                false => print_raw(&self.generated.next(text)),
+            };
         }
     }
 

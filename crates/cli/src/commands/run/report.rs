@@ -4,7 +4,7 @@ use quern_run::placement::PlacementReport;
 use quern_run::{GenerateOptions, GenerateReport, Model, Stop, TokenLogprobs};
 use serde_json::json;
 
-use crate::commands::{Placed, placement, print, print_json};
+use crate::commands::{Placed, placement, print_json, print_json_line};
 use crate::{args, format, messages};
 
 /// Prints the report on one text. JSON is indented over several lines if `whole`, else one line.
@@ -25,7 +25,7 @@ pub fn print_report(
         value["parameters"] = json!(model.parameters());
         value["file_size"] = json!(model.file_size());
         value["placement"] = serde_json::to_value(placement)?;
-        return if whole { print_json(&value) } else { print(&(value.to_string() + "\n")) };
+        return if whole { print_json(&value) } else { print_json_line(&value) };
     }
     if let Some(logprobs) = &report.logprobs {
         messages::line(table(logprobs));

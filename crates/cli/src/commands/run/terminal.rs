@@ -28,8 +28,8 @@ A line that begins with a space is sent as a message, even if a / follows the sp
 /// How often Ctrl-C came during an answer.
 static INTERRUPTS: AtomicU32 = AtomicU32::new(0);
 
-/// Continues the conversation until the user ends it.
-pub fn converse(mut chat: Chat<'_>, model: &Model) -> anyhow::Result<()> {
+/// Continues the conversation until the user ends it. `raw` prints control characters as they are.
+pub fn converse(mut chat: Chat<'_>, model: &Model, raw: bool) -> anyhow::Result<()> {
     signals::count_interrupts(&INTERRUPTS);
     messages::info("/help lists the commands, Ctrl-D exits");
     let mut editor = DefaultEditor::new()?;
@@ -46,12 +46,12 @@ pub fn converse(mut chat: Chat<'_>, model: &Model) -> anyhow::Result<()> {
                         return Ok(());
                     }
                 } else {
-                    interrupted = say(&mut chat, model, line.trim())?;
+                    interrupted = say(&mut chat, model, raw, line.trim())?;
                 }
             }
             Err(ReadlineError::Interrupted) if interrupted => return Ok(()),
             Err(ReadlineError::Interrupted) => {
-                eprintln!("(press Ctrl-C again or Ctrl-D to exit)");
+                messages::line("(press Ctrl-C again or Ctrl-D to exit)");
                 interrupted = true;
             }
             Err(ReadlineError::Eof) => return Ok(()),
@@ -72,26 +72,29 @@ fn read(editor: &mut DefaultEditor) -> Result<String, ReadlineError> {
 }
 
 /// One turn. Returns whether it was interrupted. Errors are printed and do not end the conversation.
-fn say(chat: &mut Chat<'_>, model: &Model, text: &str) -> anyhow::Result<bool> {
+fn say(chat: &mut Chat<'_>, model: &Model, raw: bool, text: &str) -> anyhow::Result<bool> {
     INTERRUPTS.store(0, Ordering::SeqCst);
-    let mut listener = Interruptible(Printer::new(true, None));
+    let mut listener = Interruptible(Printer::new(true, raw, None));
     let report = chat.say(text, &mut listener);
     listener.0.finish()?;
     match report {
         Ok(report) => {
             chat::print_notes(chat);
             match report.stop {
-                Stop::Interrupted => eprintln!("(interrupted)"),
-                Stop::Limit => eprintln!("(cut off after {} tokens, the limit of -n)", report.tokens.len()),
+                Stop::Interrupted => messages::line("(interrupted)"),
+                Stop::Limit => messages::line(format_args!(
+                    "(cut off after {} tokens, the limit of -n)",
+                    report.tokens.len()
+                )),
                 _ => report::note(&report, model),
             }
             Ok(report.stop == Stop::Interrupted)
         }
         Err(error) => {
             let full = matches!(error, Error::ContextFull { .. } | Error::NoRoom { .. });
-            eprintln!("error: {}", remedy::described(&error.into()));
+            messages::line(format_args!("error: {}", remedy::described(&error.into())));
             if full {
-                eprintln!("(/reset starts a new conversation)");
+                messages::line("(/reset starts a new conversation)");
             }
             Ok(false)
         }
@@ -120,25 +123,27 @@ fn obey(line: &str, chat: &mut Chat<'_>) -> bool {
     let rest = rest.trim();
     match command {
         "exit" | "quit" | "bye" => return false,
-        "help" | "?" => eprintln!("{HELP}"),
+        "help" | "?" => messages::line(HELP),
         "reset" | "clear" => {
             chat.reset();
-            eprintln!("(the conversation is empty)");
+            messages::line("(the conversation is empty)");
         }
         "system" if rest.is_empty() => {
             chat.set_system(None);
-            eprintln!("(no system prompt)");
+            messages::line("(no system prompt)");
         }
         "system" => {
             chat.set_system(Some(rest.to_owned()));
-            eprintln!("(from the next turn on)");
+            messages::line("(from the next turn on)");
         }
-        "save" if rest.is_empty() => eprintln!("error: /save needs the name of a file"),
+        "save" if rest.is_empty() => messages::line("error: /save needs the name of a file"),
         "save" => match save(chat, Path::new(rest)) {
-            Ok(()) => eprintln!("(saved to {rest})"),
-            Err(error) => eprintln!("error: {}", remedy::described(&error)),
+            Ok(()) => messages::line(format_args!("(saved to {rest})")),
+            Err(error) => messages::line(format_args!("error: {}", remedy::described(&error))),
         },
-        other => eprintln!("error: there is no command /{other}; /help lists the commands"),
+        other => {
+            messages::line(format_args!("error: there is no command /{other}; /help lists the commands"))
+        }
     }
     true
 }
