@@ -1,18 +1,26 @@
 //! Requests to the Hub over HTTP. Nothing in an answer is trusted unchecked.
 //!
-//! hf-hub's own transfers are not used: they check neither lengths nor hashes, and use names from the server as
-//! paths unchecked. Requests go through ureq, which hf-hub uses too, with redirects followed here: the token is
-//! sent only to the endpoint's scheme, host and port, and not again once a redirect has left them.
+//! Requests go through ureq, with redirects followed here: the token is sent only to the endpoint's scheme, host and
+//! port, and not again once a redirect has left them. ureq bounds an answer's head (64 KiB, 128 fields) and the lines
+//! between chunks; [`crate::meter`] bounds everything that arrives, and how slowly it may.
 
 use std::io::{self, Read};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::thread;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use quern_tensor_io::Remedy;
-use ureq::{Agent, AgentBuilder, OrAnyStatus, Response};
+use ureq::http::{HeaderMap, StatusCode};
+use ureq::unversioned::resolver::DefaultResolver;
+use ureq::unversioned::transport::{
+    ConnectProxyConnector, Connector, RustlsConnector, SocksConnector, TcpConnector,
+};
+use ureq::{Agent, Body};
 use url::Url;
 
+use crate::clean::{brief, clean};
+use crate::meter::{self, GivenUp, Meter};
+use crate::settings::Patience;
 use crate::status::{self, Asked};
 use crate::{Error, Result, Settings};
 
@@ -20,6 +28,10 @@ use crate::{Error, Result, Settings};
 const MOST_REDIRECTS: usize = 8;
 /// What is read at a time.
 pub(crate) const CHUNK: usize = 256 << 10;
+/// The largest head of an answer: the Hub's have 2 KiB, of which most is a signed address.
+const LARGEST_HEAD: usize = 64 << 10;
+/// The body of a redirect is read up to here, so that its connection can be used again.
+const REDIRECT_BODY: u64 = 4 << 10;
 
 /// A client of one endpoint.
 #[derive(Debug)]
@@ -32,20 +44,27 @@ pub(crate) struct Client {
 
 /// A successful answer (2xx), with headers of the endpoint's own answers before it.
 pub(crate) struct Answer {
-    response: Response,
+    status: StatusCode,
+    headers: HeaderMap,
+    body: Body,
     /// `X-Linked-ETag`, or the ETag of the endpoint's own answer.
     pub etag: Option<String>,
     /// `X-Linked-Size`.
     pub linked_size: Option<u64>,
 }
 
+/// A header's value as text; `None` if it is not there or not UTF-8.
+pub(crate) fn header<'a>(headers: &'a HeaderMap, name: &str) -> Option<&'a str> {
+    std::str::from_utf8(headers.get(name)?.as_bytes()).ok()
+}
+
 impl Answer {
     pub fn status(&self) -> u16 {
-        self.response.status()
+        self.status.as_u16()
     }
 
     pub fn header(&self, name: &str) -> Option<&str> {
-        self.response.header(name)
+        header(&self.headers, name)
     }
 
     /// The announced length of the body.
@@ -60,29 +79,60 @@ impl Answer {
         Some((first.parse().ok()?, last.parse().ok()?, total.parse().ok()?))
     }
 
-    pub fn into_reader(self) -> Box<dyn Read + Send + Sync> {
-        self.response.into_reader()
+    pub fn into_reader(self) -> impl Read {
+        self.body.into_reader()
+    }
+}
+
+/// What an answer may take.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Bounds {
+    /// Bytes of the body.
+    pub bytes: u64,
+    /// When the last of them must be here.
+    pub until: Option<Instant>,
+}
+
+impl Bounds {
+    /// An answer of so many bytes that must end in the time for one answer.
+    pub fn new(bytes: u64, patience: &Patience) -> Self {
+        Self { bytes, until: Instant::now().checked_add(patience.answer) }
     }
 }
 
 impl Client {
     pub fn new(settings: Settings) -> Result<Self> {
-        let mut builder = AgentBuilder::new()
-            .redirects(0)
-            .try_proxy_from_env(false)
-            .timeout_connect(settings.timeout)
-            .timeout_read(settings.timeout)
-            .timeout_write(settings.timeout)
+        let timeout = Some(settings.timeout);
+        let mut config = Agent::config_builder()
+            .http_status_as_error(false)
+            .max_redirects(0)
+            .max_redirects_will_error(false)
+            .max_response_header_size(LARGEST_HEAD)
+            .timeout_resolve(timeout)
+            .timeout_connect(timeout)
+            .timeout_per_read(timeout)
+            .timeout_per_write(timeout)
+            .max_idle_connections(2 * settings.connections)
             .max_idle_connections_per_host(settings.connections)
-            .user_agent(concat!("quern/", env!("CARGO_PKG_VERSION")));
+            .user_agent(concat!("quern/", env!("CARGO_PKG_VERSION")))
+            .proxy(None);
         if let Some(proxy) = &settings.proxy {
             let bad = || {
                 Error::usage("HTTPS_PROXY", "not the address of a proxy quern can use (http:// or socks5://)")
             };
-            builder = builder.proxy(ureq::Proxy::new(proxy).map_err(|_| bad())?);
+            config = config.proxy(Some(ureq::Proxy::new(proxy).map_err(|_| bad())?));
         }
+        // Who waits longer for a single byte gets a window that holds the wait.
+        let patience =
+            Patience { window: settings.patience.window.max(settings.timeout), ..settings.patience };
+        let connector =
+            ().chain(SocksConnector::default())
+                .chain(ConnectProxyConnector::default())
+                .chain(TcpConnector::default())
+                .chain(Meter(patience))
+                .chain(RustlsConnector::default());
         Ok(Self {
-            agent: builder.build(),
+            agent: Agent::with_parts(config.build(), connector, DefaultResolver::default()),
             settings,
             requests: AtomicU64::new(0),
             received: AtomicU64::new(0),
@@ -115,31 +165,67 @@ impl Client {
     }
 
     /// Sends one request and follows redirects; any status but success is an error.
-    pub fn ask(&self, method: &str, url: &Url, range: Option<&str>, asked: &Asked) -> Result<Answer> {
+    pub fn ask(
+        &self,
+        method: &str,
+        url: &Url,
+        range: Option<&str>,
+        bounds: Bounds,
+        asked: &Asked,
+    ) -> Result<Answer> {
         let home = self.settings.endpoint.origin();
         let (mut url, mut at_home) = (url.clone(), true);
         let (mut etag, mut linked_size) = (None, None);
         for _ in 0..=MOST_REDIRECTS {
             at_home &= url.origin() == home;
-            let mut request = self.agent.request_url(method, &url).set("Accept-Encoding", "identity");
+            meter::allow(bounds.bytes, bounds.until);
+            let mut request = ureq::http::Request::builder()
+                .method(method)
+                .uri(url.as_str())
+                .header("Accept-Encoding", "identity");
             if let Some(range) = range {
-                request = request.set("Range", range);
+                request = request.header("Range", range);
             }
             if let Some(token) = self.settings.token.as_ref().filter(|_| at_home) {
-                request = request.set("Authorization", &format!("Bearer {}", token.reveal()));
+                request = request.header("Authorization", format!("Bearer {}", token.reveal()));
             }
             self.requests.fetch_add(1, Ordering::Relaxed);
-            let response =
-                request.call().or_any_status().map_err(|e| unreachable(&e, &url, &self.settings))?;
+            let response = request.body(()).map_err(ureq::Error::from).and_then(|r| self.agent.run(r));
+            let (head, body) = response.map_err(|e| unreachable(e, &url, &self.settings))?.into_parts();
+            let own = |name| header(&head.headers, name);
             if at_home {
-                let own = |name| response.header(name).map(str::to_owned);
-                etag = own("X-Linked-ETag").or(etag).or_else(|| own("ETag"));
+                etag = own("X-Linked-ETag")
+                    .map(str::to_owned)
+                    .or(etag)
+                    .or_else(|| own("ETag").map(str::to_owned));
                 linked_size = own("X-Linked-Size").and_then(|s| s.trim().parse().ok()).or(linked_size);
             }
-            match response.status() {
-                301 | 302 | 303 | 307 | 308 => url = self.target(&url, &response)?,
-                200..=299 => return Ok(Answer { response, etag, linked_size }),
-                _ if at_home => return Err(status::explain(&response, &url, asked, &self.settings)),
+            match head.status.as_u16() {
+                301 | 302 | 303 | 307 | 308 => {
+                    url = target(&url, own("Location"))?;
+                    // What fails here fails for the connection alone.
+                    let _ = io::copy(&mut body.into_reader().take(REDIRECT_BODY), &mut io::sink());
+                }
+                200..=299 => {
+                    if let Some(encoding) =
+                        own("Content-Encoding").filter(|e| !e.eq_ignore_ascii_case("identity"))
+                    {
+                        let what = format!(
+                            "the answer is compressed ({:?}), which was not asked for; is a proxy in between, or \
+                             HF_ENDPOINT no Hub?",
+                            brief(encoding)
+                        );
+                        return Err(Error::untrusted(shown(&url), what));
+                    }
+                    return Ok(Answer {
+                        status: head.status,
+                        headers: head.headers,
+                        body,
+                        etag,
+                        linked_size,
+                    });
+                }
+                _ if at_home => return Err(status::explain(&head, &url, asked, &self.settings)),
                 status => return Err(status::foreign(status, &url)),
             }
         }
@@ -149,11 +235,11 @@ impl Client {
         ))
     }
 
-    /// Requests a text of at most `most` bytes, again if the failure may be temporary. Also returns the `Link`
-    /// header.
-    pub fn text(&self, url: &Url, most: u64, asked: &Asked) -> Result<(Option<String>, Vec<u8>)> {
+    /// Requests a text within `bounds`, again if the failure may be temporary. Also returns the `Link` header.
+    pub fn text(&self, url: &Url, bounds: Bounds, asked: &Asked) -> Result<(Option<String>, Vec<u8>)> {
+        let most = bounds.bytes;
         self.again(|| {
-            let answer = self.ask("GET", url, None, asked)?;
+            let answer = self.ask("GET", url, None, bounds, asked)?;
             let link = answer.header("Link").map(str::to_owned);
             let too_large = || {
                 let what = format!("answers with more than the {most} bytes that can be expected there");
@@ -178,8 +264,11 @@ impl Client {
         }
         let whole = (from, to) == (0, size);
         let header = format!("bytes={from}-{}", to - 1);
+        // A server without ranges sends what comes before, too.
+        let bounds = || Bounds::new(to, &self.settings.patience);
         self.again(|| {
-            let answer = self.ask("GET", url, Some(header.as_str()).filter(|_| !whole), asked)?;
+            let range = Some(header.as_str()).filter(|_| !whole);
+            let answer = self.ask("GET", url, range, bounds(), asked)?;
             let skip = match (answer.status(), answer.range()) {
                 (206, Some((first, _, total))) if (first, total) == (from, size) => 0,
                 (200, _) if answer.length().is_none_or(|length| length == size) => from,
@@ -188,7 +277,7 @@ impl Client {
                         "asked for the bytes {from} to {to} of {size}, but the server sends others (status {}, \
                          {:?})",
                         answer.status(),
-                        answer.header("Content-Range").unwrap_or_default()
+                        brief(answer.header("Content-Range").unwrap_or_default())
                     );
                     return Err(Error::untrusted(shown(url), what));
                 }
@@ -231,68 +320,96 @@ impl Client {
         let doubled = self.settings.backoff.saturating_mul(1 << failures.min(10));
         asked.unwrap_or(doubled).min(Error::LONGEST_WAIT)
     }
-
-    /// Where a redirect leads: to http or https, never from https to http.
-    fn target(&self, from: &Url, response: &Response) -> Result<Url> {
-        let bad = |what: &str| Error::untrusted(shown(from), format!("redirects {what}"));
-        let location = response.header("Location").ok_or_else(|| bad("to nowhere"))?;
-        let mut to = from.join(location).map_err(|_| bad("to something that is no address"))?;
-        match (from.scheme(), to.scheme()) {
-            (_, "https") | ("http", "http") => {}
-            ("https", "http") => return Err(bad("from https to http, which is not followed")),
-            _ => return Err(bad("to something that is no web address")),
-        }
-        if to.host_str().is_none_or(str::is_empty) {
-            return Err(bad("to an address without a host"));
-        }
-        // A name and password in the address would be sent as credentials.
-        let _ = to.set_username("").and_then(|()| to.set_password(None));
-        Ok(to)
-    }
 }
 
-/// An address without its query, which may hold a signature.
+/// Where a redirect leads: to http or https, never from https to http.
+fn target(from: &Url, location: Option<&str>) -> Result<Url> {
+    let bad = |what: &str| Error::untrusted(shown(from), format!("redirects {what}"));
+    let location = location.ok_or_else(|| bad("to nowhere"))?;
+    let mut to = from.join(location).map_err(|_| bad("to something that is no address"))?;
+    match (from.scheme(), to.scheme()) {
+        (_, "https") | ("http", "http") => {}
+        ("https", "http") => return Err(bad("from https to http, which is not followed")),
+        _ => return Err(bad("to something that is no web address")),
+    }
+    if to.host_str().is_none_or(str::is_empty) {
+        return Err(bad("to an address without a host"));
+    }
+    // A name and password in the address would be sent as credentials.
+    let _ = to.set_username("").and_then(|()| to.set_password(None));
+    Ok(to)
+}
+
+/// An address without its query, which may hold a signature, and without an end that nobody would read.
 pub(crate) fn shown(url: &Url) -> String {
     let mut url = url.clone();
     url.set_query(None);
-    url.into()
+    clean(url.as_str())
 }
 
-fn host(url: &Url) -> &str {
-    url.host_str().unwrap_or_default()
+fn host(url: &Url) -> String {
+    clean(url.host_str().unwrap_or_default())
 }
 
-/// A request that got no answer.
-fn unreachable(e: &ureq::Transport, url: &Url, settings: &Settings) -> Error {
-    use std::error::Error as _;
-    let io = e.source().and_then(|s| s.downcast_ref::<io::Error>());
+/// A request that got no answer, or one that is not HTTP.
+fn unreachable(e: ureq::Error, url: &Url, settings: &Settings) -> Error {
     // A refused connection will be refused again in a few seconds; a name server or a proxy may fail only once.
-    let (what, patience) = match (e.kind(), io.map(|io| (io.kind(), io))) {
-        (ureq::ErrorKind::Dns, _) => {
+    let (what, patience) = match &e {
+        ureq::Error::HostNotFound => {
             (format!("the name {} is not known: no network, or no such host", host(url)), 1)
         }
-        (_, Some((io::ErrorKind::TimedOut | io::ErrorKind::WouldBlock, _))) => {
-            (silent(settings), Error::RETRIES)
+        ureq::Error::Timeout(_) => (silent(settings), Error::RETRIES),
+        ureq::Error::Io(io) if GivenUp::of(io).is_some() || is_silence(io) => {
+            return broken(io, url, settings);
         }
-        (_, Some((io::ErrorKind::InvalidData, tls))) => {
-            let advice = "a proxy may be intercepting the connection, or the clock is wrong";
-            (format!("no secure connection to {} ({tls}): {advice}", host(url)), 0)
-        }
-        (_, Some((kind, _))) => (format!("no connection to {} ({kind})", host(url)), 1),
-        (kind, None) => (format!("no connection to {} ({kind})", host(url)), 1),
+        ureq::Error::Rustls(tls) => (insecure(&tls.to_string(), url), 0),
+        ureq::Error::Io(io) if io.kind() == io::ErrorKind::InvalidData => (insecure(&io.to_string(), url), 0),
+        ureq::Error::Protocol(_)
+        | ureq::Error::Http(_)
+        | ureq::Error::BadUri(_)
+        | ureq::Error::LargeResponseHeader(..) => return no_http(&e, url),
+        ureq::Error::Io(io) => (format!("no connection to {} ({})", host(url), io.kind()), 1),
+        e => (format!("no connection to {} ({})", host(url), clean(&e.to_string())), 1),
     };
     let nobody = patience == 1;
     let error = Error::unreachable(shown(url), what).with_patience(patience);
     if nobody { error.with_remedy(Remedy::UseCache) } else { error }
 }
 
-/// A body that ended early.
+fn insecure(why: &str, url: &Url) -> String {
+    let advice = "a proxy may be intercepting the connection, or the clock is wrong";
+    format!("no secure connection to {} ({}): {advice}", host(url), clean(why))
+}
+
+fn no_http(e: &ureq::Error, url: &Url) -> Error {
+    let what = format!("its answer is not valid HTTP ({}); is HF_ENDPOINT right?", clean(&e.to_string()));
+    Error::untrusted(shown(url), what)
+}
+
+/// Whether a connection timed out, as ureq or the system says it.
+fn is_silence(e: &io::Error) -> bool {
+    let ureq = e.get_ref().and_then(|inner| inner.downcast_ref());
+    matches!(e.kind(), io::ErrorKind::TimedOut | io::ErrorKind::WouldBlock)
+        || matches!(ureq, Some(ureq::Error::Timeout(_)))
+}
+
+/// A body that ended early, came too slowly, or does not end.
 pub(crate) fn broken(e: &io::Error, url: &Url, settings: &Settings) -> Error {
-    let what = match e.kind() {
-        io::ErrorKind::TimedOut | io::ErrorKind::WouldBlock => silent(settings),
-        _ => format!("the connection broke ({e})"),
-    };
-    Error::unreachable(shown(url), what)
+    match (GivenUp::of(e), e.get_ref().and_then(|inner| inner.downcast_ref())) {
+        (Some(slow @ GivenUp::Slow { .. }), _) => {
+            let least = quern_tensor_io::output::human_bytes(settings.patience.slowest);
+            let what = format!("{slow}, and less than {least} a second is given up; try again later");
+            Error::unreachable(shown(url), what).with_patience(Error::RETRIES_IF_SLOW)
+        }
+        (Some(why @ (GivenUp::Endless | GivenUp::Late)), _) => {
+            Error::untrusted(shown(url), format!("{why}; is HF_ENDPOINT right?"))
+        }
+        (None, Some(protocol @ ureq::Error::Protocol(_))) => no_http(protocol, url),
+        (None, _) if is_silence(e) => Error::unreachable(shown(url), silent(settings)),
+        (None, _) => {
+            Error::unreachable(shown(url), format!("the connection broke ({})", clean(&e.to_string())))
+        }
+    }
 }
 
 fn silent(settings: &Settings) -> String {

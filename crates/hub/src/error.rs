@@ -117,6 +117,8 @@ impl Error {
 
     /// Attempts after the first, where an error may be temporary.
     pub(crate) const RETRIES: u32 = 4;
+    /// Attempts after the first, where a server sends too slowly: each takes the time to notice it.
+    pub(crate) const RETRIES_IF_SLOW: u32 = 2;
     /// The longest pause a server may request; a longer one is an error.
     pub(crate) const LONGEST_WAIT: Duration = Duration::from_secs(60);
 

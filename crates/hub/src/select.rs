@@ -10,10 +10,16 @@
 //! Everything else is not downloaded: the same weights in other formats (`consolidated.*`, `original/`, onnx,
 //! TensorFlow, Flax, `*.pth`), pictures, training state. A GGUF file needs nothing beside it.
 
+use std::borrow::Cow;
 use std::collections::BTreeSet;
+use std::fmt;
 
+use serde::de::{Deserialize, Deserializer, Error as _, IgnoredAny, MapAccess, Visitor};
+
+use crate::clean::{brief, clean};
 use crate::gguf;
 use crate::glob::Glob;
+use crate::listing::Names;
 
 /// What a model needs beside its weights, if it is there.
 const SETTINGS: [&str; 20] = [
@@ -41,6 +47,9 @@ const SETTINGS: [&str; 20] = [
 
 /// The model card: licence and tags of a GGUF file come from it.
 pub(crate) const CARD: &str = "README.md";
+
+/// The largest models have some hundred shards; a name of one has at most 99999.
+const MOST_SHARDS: usize = 100_000;
 
 /// Beginnings of safetensors files that are not the model itself.
 const NO_WEIGHTS: [&str; 4] = ["consolidated", "adapter_", "training_args", "optimizer"];
@@ -112,13 +121,13 @@ impl Patterns {
 }
 
 /// The model that `choice` means among the files `names`, or an explanation.
-pub(crate) fn select(names: &BTreeSet<String>, choice: Option<&str>) -> Result<Selection, String> {
+pub(crate) fn select(names: &Names, choice: Option<&str>) -> Result<Selection, String> {
     let weights = match choice {
         None => usual(names)?,
         Some(choice) => match file_named(names, choice)? {
             Some(file) => of_file(names, &file)?,
             None => {
-                let models = gguf::models(names.iter().map(String::as_str));
+                let models = gguf::models(names.iter().map(|n| &**n));
                 if models.is_empty() {
                     let what = "no such file there, and no GGUF model whose quantization that could be";
                     return Err(what.to_owned());
@@ -135,27 +144,59 @@ pub(crate) fn select(names: &BTreeSet<String>, choice: Option<&str>) -> Result<S
 }
 
 /// The shards an index names, as paths in the repository, or an explanation.
-pub(crate) fn shards(index: &str, text: &[u8], names: &BTreeSet<String>) -> Result<Vec<String>, String> {
+pub(crate) fn shards(index: &str, text: &[u8], names: &Names) -> Result<Vec<String>, String> {
     #[derive(serde::Deserialize)]
     struct Index {
-        weight_map: std::collections::HashMap<String, String>,
+        weight_map: Files,
     }
-    let index_json: Index =
-        serde_json::from_slice(text).map_err(|e| format!("not an index of shards: {e}"))?;
-    let files: BTreeSet<_> = index_json.weight_map.into_values().collect();
+    let index_json: Index = serde_json::from_slice(text)
+        .map_err(|e| format!("not an index of shards: {}", clean(&e.to_string())))?;
+    let files = index_json.weight_map.0;
     if files.is_empty() {
         return Err("the index lists no shards".to_owned());
     }
     let folder = folder(index);
-    let found = files.into_iter().map(|file| match names.get(&format!("{folder}{file}")) {
-        Some(name) => Ok(name.clone()),
-        None => Err(format!("the index lists the shard {file:?}, which the repository does not hold")),
+    let found = files.into_iter().map(|file| match names.get(format!("{folder}{file}").as_str()) {
+        Some(name) => Ok(name.to_string()),
+        None => {
+            Err(format!("the index lists the shard {:?}, which the repository does not hold", brief(&file)))
+        }
     });
     found.collect()
 }
 
+/// The files of a `weight_map`, each once: many thousand tensors are in a few files.
+struct Files(BTreeSet<String>);
+
+impl<'de> Deserialize<'de> for Files {
+    fn deserialize<D: Deserializer<'de>>(json: D) -> Result<Self, D::Error> {
+        json.deserialize_map(Self(BTreeSet::new()))
+    }
+}
+
+impl<'de> Visitor<'de> for Files {
+    type Value = Self;
+
+    fn expecting(&self, f: &mut fmt::Formatter) -> fmt::Result {
+        f.write_str("a map from tensors to files")
+    }
+
+    fn visit_map<A: MapAccess<'de>>(mut self, mut map: A) -> Result<Self, A::Error> {
+        while map.next_key::<IgnoredAny>()?.is_some() {
+            let file = map.next_value::<Cow<str>>()?;
+            if !self.0.contains(&*file) {
+                if self.0.len() == MOST_SHARDS {
+                    return Err(A::Error::custom(format!("it names more than {MOST_SHARDS} files")));
+                }
+                self.0.insert(file.into_owned());
+            }
+        }
+        Ok(self)
+    }
+}
+
 /// The file a user means: by its path, or by its name where only one has it.
-fn file_named(names: &BTreeSet<String>, choice: &str) -> Result<Option<String>, String> {
+fn file_named(names: &Names, choice: &str) -> Result<Option<String>, String> {
     if names.contains(choice) {
         return Ok(Some(choice.to_owned()));
     }
@@ -163,13 +204,13 @@ fn file_named(names: &BTreeSet<String>, choice: &str) -> Result<Option<String>, 
     let found: Vec<_> = names.iter().filter(|n| n.ends_with(&end)).collect();
     match found[..] {
         [] => Ok(None),
-        [one] => Ok(Some(one.clone())),
+        [one] => Ok(Some(one.to_string())),
         _ => Err(format!("several files of the name {choice}; give the folder too")),
     }
 }
 
 /// The weights that one file belongs to.
-fn of_file(names: &BTreeSet<String>, file: &str) -> Result<Weights, String> {
+fn of_file(names: &Names, file: &str) -> Result<Weights, String> {
     match () {
         _ if file.ends_with(".gguf") => whole(gguf::of_file(names, file)),
         _ if file.ends_with(".index.json") => Ok(Weights::Index(file.to_owned())),
@@ -181,7 +222,7 @@ fn of_file(names: &BTreeSet<String>, file: &str) -> Result<Weights, String> {
 }
 
 /// The weights to take if none were named.
-fn usual(names: &BTreeSet<String>) -> Result<Weights, String> {
+fn usual(names: &Names) -> Result<Weights, String> {
     if let Some(weights) = known(names, "model.safetensors") {
         return Ok(weights);
     }
@@ -190,18 +231,18 @@ fn usual(names: &BTreeSet<String>) -> Result<Weights, String> {
         root().filter(|n| n.ends_with(".safetensors.index.json") && is_weights(n)).collect();
     let single: Vec<_> = root().filter(|n| n.ends_with(".safetensors") && is_weights(n)).collect();
     match (&indices[..], &single[..]) {
-        ([index], _) => return Ok(Weights::Index((*index).clone())),
-        ([], [file]) => return Ok(Weights::File((*file).clone())),
+        ([index], _) => return Ok(Weights::Index(index.to_string())),
+        ([], [file]) => return Ok(Weights::File(file.to_string())),
         _ => {}
     }
-    let models = gguf::models(names.iter().map(String::as_str));
+    let models = gguf::models(names.iter().map(|n| &**n));
     if !models.is_empty() {
         return whole(gguf::choose(&models, None)?);
     }
     if let Some(weights) = known(names, "pytorch_model.bin") {
         return Ok(weights);
     }
-    let several: Vec<_> = indices.into_iter().chain(single).map(String::as_str).collect();
+    let several: Vec<_> = indices.into_iter().chain(single).map(|n| &**n).collect();
     Err(match several.is_empty() {
         false => format!("it holds several models; name the file after a colon, of {}", several.join(", ")),
         true if names.iter().any(|n| n.starts_with("adapter_")) => {
@@ -213,9 +254,9 @@ fn usual(names: &BTreeSet<String>) -> Result<Weights, String> {
 }
 
 /// The index of this file, or the file.
-fn known(names: &BTreeSet<String>, file: &str) -> Option<Weights> {
+fn known(names: &Names, file: &str) -> Option<Weights> {
     let index = format!("{file}.index.json");
-    if names.contains(&index) {
+    if names.contains(index.as_str()) {
         return Some(Weights::Index(index));
     }
     names.contains(file).then(|| Weights::File(file.to_owned()))
@@ -227,19 +268,19 @@ fn is_weights(name: &str) -> bool {
 
 /// A GGUF model with all its splits.
 fn whole(model: gguf::Model) -> Result<Weights, String> {
-    match model.missing.is_empty() {
-        true => Ok(Weights::Gguf(model.files)),
-        false => Err(format!("the repository lacks {} of that model's parts: {}", model.missing.len(), {
-            model.missing.iter().take(8).map(String::as_str).collect::<Vec<_>>().join(", ")
-        })),
+    match model.lacking {
+        0 => Ok(Weights::Gguf(model.files)),
+        lacking => {
+            Err(format!("the repository lacks {lacking} of that model's parts: {}", model.missing.join(", ")))
+        }
     }
 }
 
 /// The settings beside `weights`; those of the root where the folder of `weights` has no `config.json`.
-fn settings(names: &BTreeSet<String>, weights: &str) -> Vec<String> {
+fn settings(names: &Names, weights: &str) -> Vec<String> {
     let own = folder(weights);
-    let folder = if names.contains(&format!("{own}config.json")) { own } else { "" };
-    let there = SETTINGS.iter().map(|name| format!("{folder}{name}")).filter(|n| names.contains(n));
+    let folder = if names.contains(format!("{own}config.json").as_str()) { own } else { "" };
+    let there = SETTINGS.iter().map(|name| format!("{folder}{name}")).filter(|n| names.contains(n.as_str()));
     there.collect()
 }
 
@@ -252,8 +293,8 @@ fn folder(file: &str) -> &str {
 mod tests {
     use super::*;
 
-    fn names(list: &[&str]) -> BTreeSet<String> {
-        list.iter().map(|n| (*n).to_owned()).collect()
+    fn names(list: &[&str]) -> Names {
+        list.iter().map(|n| (*n).into()).collect()
     }
 
     fn files(list: &[&str], choice: Option<&str>) -> Result<Vec<String>, String> {

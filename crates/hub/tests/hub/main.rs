@@ -14,7 +14,7 @@ use std::fs;
 use std::path::Path;
 use std::time::Duration;
 
-use quern_hub::{Hub, Name, PullOptions, Pulled, Result, Settings, Token};
+use quern_hub::{Hub, Name, Patience, PullOptions, Pulled, Result, Settings, Token};
 use quern_tensor_io::NoProgress;
 
 use fake_hub::{FakeHub, Repo, noise};
@@ -34,6 +34,7 @@ impl Place {
             token: None,
             offline: false,
             timeout: Duration::from_secs(20),
+            patience: Patience::default(),
             backoff: Duration::from_millis(1),
             connections: 4,
             proxy: None,
