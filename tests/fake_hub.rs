@@ -130,6 +130,17 @@ pub struct Response {
     pub chunked: bool,
     /// Waits before the body.
     pub stall: Duration,
+    /// Sends these bytes in place of everything above.
+    pub raw: Option<Raw>,
+}
+
+/// Bytes that are no answer of an honest server: some at first, then the same again for as long as they are taken.
+#[derive(Clone, Debug)]
+pub struct Raw {
+    pub first: Vec<u8>,
+    pub again: Vec<u8>,
+    /// Before each repetition.
+    pub pause: Duration,
 }
 
 impl Response {
@@ -142,7 +153,19 @@ impl Response {
             announce: None,
             chunked: false,
             stall: Duration::ZERO,
+            raw: None,
         }
+    }
+
+    /// The bytes `first`, then `again` without end.
+    pub fn endless(first: impl Into<Vec<u8>>, again: impl Into<Vec<u8>>) -> Self {
+        Self::dripping(first, again, Duration::ZERO)
+    }
+
+    /// The same with a pause before each repetition.
+    pub fn dripping(first: impl Into<Vec<u8>>, again: impl Into<Vec<u8>>, pause: Duration) -> Self {
+        let raw = Raw { first: first.into(), again: again.into(), pause };
+        Self { raw: Some(raw), cut: Some(0), ..Self::new(200, "") }
     }
 
     pub fn json(value: impl Into<serde_json::Value>) -> Self {
@@ -297,6 +320,15 @@ fn read_request(mut stream: &TcpStream, at_storage: bool) -> Option<Request> {
 }
 
 fn send(shared: &Shared, stream: &mut &TcpStream, request: &Request, r: Response) -> std::io::Result<()> {
+    if let Some(raw) = &r.raw {
+        stream.write_all(&raw.first)?;
+        while !raw.again.is_empty() && !shared.stop.load(Ordering::Relaxed) {
+            thread::sleep(raw.pause);
+            stream.write_all(&raw.again)?;
+            shared.sent.fetch_add(raw.again.len() as u64, Ordering::Relaxed);
+        }
+        return stream.flush();
+    }
     let length = r.announce.unwrap_or(r.body.len() as u64);
     let mut head = format!("HTTP/1.1 {} Said\r\n", r.status);
     match r.chunked {

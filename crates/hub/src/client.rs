@@ -11,9 +11,9 @@ use std::time::{Duration, Instant};
 
 use quern_tensor_io::Remedy;
 use ureq::http::{HeaderMap, StatusCode};
-use ureq::unversioned::resolver::DefaultResolver;
+use ureq::unversioned::resolver::{DefaultResolver, ResolvedSocketAddrs};
 use ureq::unversioned::transport::{
-    ConnectProxyConnector, Connector, RustlsConnector, SocksConnector, TcpConnector,
+    ConnectProxyConnector, Connector, NextTimeout, RustlsConnector, SocksConnector, TcpConnector, time,
 };
 use ureq::{Agent, Body};
 use url::Url;
@@ -108,7 +108,6 @@ impl Client {
             .max_redirects(0)
             .max_redirects_will_error(false)
             .max_response_header_size(LARGEST_HEAD)
-            .timeout_resolve(timeout)
             .timeout_connect(timeout)
             .timeout_per_read(timeout)
             .timeout_per_write(timeout)
@@ -122,17 +121,14 @@ impl Client {
             };
             config = config.proxy(Some(ureq::Proxy::new(proxy).map_err(|_| bad())?));
         }
-        // Who waits longer for a single byte gets a window that holds the wait.
-        let patience =
-            Patience { window: settings.patience.window.max(settings.timeout), ..settings.patience };
         let connector =
             ().chain(SocksConnector::default())
                 .chain(ConnectProxyConnector::default())
                 .chain(TcpConnector::default())
-                .chain(Meter(patience))
+                .chain(Meter(settings.patience))
                 .chain(RustlsConnector::default());
         Ok(Self {
-            agent: Agent::with_parts(config.build(), connector, DefaultResolver::default()),
+            agent: Agent::with_parts(config.build(), connector, Resolver::default()),
             settings,
             requests: AtomicU64::new(0),
             received: AtomicU64::new(0),
@@ -319,6 +315,23 @@ impl Client {
     pub fn pause(&self, failures: u32, asked: Option<Duration>) -> Duration {
         let doubled = self.settings.backoff.saturating_mul(1 << failures.min(10));
         asked.unwrap_or(doubled).min(Error::LONGEST_WAIT)
+    }
+}
+
+/// Asks the system for addresses, on this thread: ureq would start one for its timeout, and panics where the system
+/// refuses it. The system's own timeouts are some seconds.
+#[derive(Debug, Default)]
+struct Resolver(DefaultResolver);
+
+impl ureq::unversioned::resolver::Resolver for Resolver {
+    fn resolve(
+        &self,
+        uri: &ureq::http::Uri,
+        config: &ureq::config::Config,
+        timeout: NextTimeout,
+    ) -> Result<ResolvedSocketAddrs, ureq::Error> {
+        let timeout = NextTimeout { after: time::Duration::NotHappening, ..timeout };
+        self.0.resolve(uri, config, timeout).map_err(|_| ureq::Error::HostNotFound)
     }
 }
 

@@ -9,6 +9,7 @@ use std::ops::Bound;
 
 use quern_tensor_io::gguf::SplitName;
 
+use crate::clean::clean;
 use crate::listing::Names;
 
 /// Marks of GGUF files that are no language models, in their names.
@@ -131,12 +132,18 @@ fn has_word(name: &str, word: &str) -> bool {
 
 /// The first files of these models, for a message.
 fn list<'a>(models: impl IntoIterator<Item = &'a Model>) -> String {
-    let names: Vec<_> = models.into_iter().filter_map(|m| m.files.first()).map(String::as_str).collect();
-    let more = if names.len() > LISTED { ", …" } else { "" };
-    match names.is_empty() {
-        true => "no GGUF model".to_owned(),
-        false => names.into_iter().take(LISTED).collect::<Vec<_>>().join(", ") + more,
+    let names = models.into_iter().filter_map(|m| m.files.first()).map(String::as_str);
+    match some(names) {
+        none if none.is_empty() => "no GGUF model".to_owned(),
+        names => names,
     }
+}
+
+/// The first of many names, for a message.
+pub(crate) fn some<'a>(names: impl IntoIterator<Item = &'a str>) -> String {
+    let mut names = names.into_iter();
+    let listed: Vec<_> = names.by_ref().take(LISTED).map(clean).collect();
+    listed.join(", ") + if names.next().is_some() { ", …" } else { "" }
 }
 
 #[cfg(test)]

@@ -242,9 +242,9 @@ fn usual(names: &Names) -> Result<Weights, String> {
     if let Some(weights) = known(names, "pytorch_model.bin") {
         return Ok(weights);
     }
-    let several: Vec<_> = indices.into_iter().chain(single).map(|n| &**n).collect();
+    let several = gguf::some(indices.into_iter().chain(single).map(|n| &**n));
     Err(match several.is_empty() {
-        false => format!("it holds several models; name the file after a colon, of {}", several.join(", ")),
+        false => format!("it holds several models; name the file after a colon, of {several}"),
         true if names.iter().any(|n| n.starts_with("adapter_")) => {
             "it holds an adapter (LoRA), not a whole model; merge it into its base model, and use the result"
                 .to_owned()

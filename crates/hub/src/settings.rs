@@ -28,7 +28,7 @@ const ENDPOINT: &str = "https://huggingface.co";
 /// How long a server may take. A timeout of each read alone would let one byte a second hold a download for ever.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Patience {
-    /// The time over which a rate is measured; longer, where [`Settings::timeout`] is.
+    /// The time over which a rate is measured. From the environment it is not shorter than [`Settings::timeout`].
     pub window: Duration,
     /// Bytes a second on a connection below which a server counts as stalled.
     pub slowest: u64,
@@ -103,14 +103,17 @@ impl Settings {
         };
         let endpoint = endpoint(&text("HF_ENDPOINT").unwrap_or_else(|| ENDPOINT.to_owned()))?;
         let seconds = text("HF_HUB_DOWNLOAD_TIMEOUT").and_then(|v| v.parse().ok()).filter(|&s| s > 0);
+        let timeout = Duration::from_secs(seconds.unwrap_or(30));
+        let patience = Patience::default();
         Ok(Self {
             proxy: proxy(&endpoint, text),
             endpoint,
             cache,
             token,
             offline,
-            timeout: Duration::from_secs(seconds.unwrap_or(30)),
-            patience: Patience::default(),
+            timeout,
+            // Who waits longer for a single byte gets a window that holds the wait.
+            patience: Patience { window: patience.window.max(timeout), ..patience },
             backoff: Duration::from_secs(1),
             connections: 8,
         })
@@ -228,6 +231,9 @@ mod tests {
             assert_eq!(with("HF_HUB_OFFLINE", value).unwrap().offline, offline);
         }
         assert_eq!(with("HF_HUB_DOWNLOAD_TIMEOUT", "5").unwrap().timeout, Duration::from_secs(5));
+        assert_eq!(with("HF_HUB_DOWNLOAD_TIMEOUT", "5").unwrap().patience, Patience::default());
+        assert_eq!(with("HF_HUB_DOWNLOAD_TIMEOUT", "300").unwrap().patience.window, Duration::from_secs(300));
+        assert!(with("HF_ENDPOINT", "https://me:secret@h").unwrap_err().to_string().contains("HF_TOKEN"));
         assert_eq!(with("HF_HUB_DOWNLOAD_TIMEOUT", "0").unwrap().timeout, Duration::from_secs(30));
         let proxy = |no: &str| {
             read(&[("HF_HOME", "/h"), ("https_proxy", "http://p:1"), ("NO_PROXY", no)]).unwrap().proxy

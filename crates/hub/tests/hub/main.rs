@@ -3,9 +3,12 @@
 #[path = "../../../../tests/fake_hub.rs"]
 mod fake_hub;
 
+mod cached;
 mod errors;
 mod headers;
+mod lying;
 mod output;
+mod patience;
 mod pull;
 mod resume;
 mod trust;
