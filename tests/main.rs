@@ -10,6 +10,7 @@ mod diff;
 mod fake_hub;
 mod fit;
 mod hub;
+mod hub_kills;
 mod identify;
 mod imatrix;
 mod inspect;

@@ -417,7 +417,9 @@ pub(crate) fn broken(e: &io::Error, url: &Url, settings: &Settings) -> Error {
         (Some(why @ (GivenUp::Endless | GivenUp::Late)), _) => {
             Error::untrusted(shown(url), format!("{why}; is HF_ENDPOINT right?"))
         }
-        (None, Some(protocol @ ureq::Error::Protocol(_))) => no_http(protocol, url),
+        (None, Some(protocol @ (ureq::Error::Protocol(_) | ureq::Error::BodyStalled))) => {
+            no_http(protocol, url)
+        }
         (None, _) if is_silence(e) => Error::unreachable(shown(url), silent(settings)),
         (None, _) => {
             Error::unreachable(shown(url), format!("the connection broke ({})", clean(&e.to_string())))

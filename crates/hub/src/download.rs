@@ -166,8 +166,7 @@ impl Download<'_> {
             if part.length >= mark.saturating_add(PROGRESS) {
                 (failures, mark) = (0, part.length);
             }
-            // A connection that worked before is more likely to work again than one that never did.
-            if e.retries() == 0 || failures >= Error::RETRIES {
+            if failures >= e.retries_of_file() {
                 return Err(e);
             }
             let pause = self.client.pause(failures, e.wait);

@@ -167,6 +167,17 @@ impl Error {
     }
 }
 
+impl Error {
+    /// The same for a file that comes over several connections: one that worked before is more likely to work again
+    /// than one that never did.
+    pub(crate) fn retries_of_file(&self) -> u32 {
+        match self.retries() {
+            1 => Self::RETRIES,
+            retries => retries,
+        }
+    }
+}
+
 impl From<quern_tensor_io::Error> for Error {
     fn from(error: quern_tensor_io::Error) -> Self {
         Self::new("", ErrorKind::File(Box::new(error)))

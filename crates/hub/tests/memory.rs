@@ -153,8 +153,12 @@ fn answers_without_end_or_of_a_strange_form_take_little() {
             assert!(!measured(what, &server, &usual).is_empty());
         }
     }
-    let deep = at("/tree/", |_| Response::new(200, vec![b'['; 7 << 20]));
-    assert!(measured("nested lists", &deep, &usual).contains("recursion limit"));
+    for (start, because) in [("", "expected a string"), (r#"[{"type":"file","more":"#, "recursion limit")] {
+        let deep = [start.as_bytes(), &vec![b'['; 7 << 20]].concat();
+        let server = at("/tree/", move |_| Response::new(200, deep.clone()));
+        let text = measured("nested lists", &server, &usual);
+        assert!(text.contains(because), "{text}");
+    }
     let siblings = at("/revision/", |_| {
         let names =
             (0..700_000).map(|at| format!(r#"{{"rfilename":"{at:x}"}}"#)).collect::<Vec<_>>().join(",");
