@@ -16,9 +16,10 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use crate::blobs::Blobs;
-use crate::client::{Answer, Bounds, CHUNK, Client, broken};
+use crate::client::{Answer, Bounds, CHUNK, Client};
 use crate::digest::{Digest, Hasher};
 use crate::error::ErrorKind;
+use crate::failure::broken;
 use crate::listing::{Identity, Listing};
 use crate::lock::Lock;
 use crate::regular::{self, Links};

@@ -19,10 +19,11 @@ use quern_tensor_io::{Checkpoint, Container, header_end};
 use tempfile::TempDir;
 
 use crate::error::ErrorKind;
+use crate::index;
 use crate::listing::{Identity, Listing, Names};
 use crate::parallel::each;
 use crate::pull::{LARGEST_INDEX, choose};
-use crate::select::{self, CARD, Patterns, Weights};
+use crate::select::{CARD, Patterns, Weights};
 use crate::{Error, Hub, Name, Result};
 
 /// Bytes of a file of weights that are requested first.
@@ -156,7 +157,7 @@ impl Copy<'_> {
             Weights::Index(index) => {
                 let text = self.whole(index, LARGEST_INDEX)?.unwrap_or_default();
                 let subject = format!("{}/{index}", self.listing.repository);
-                select::shards(index, &text, names)
+                index::shards(index, &text, names)
                     .map_err(|what| Error::new(subject, ErrorKind::Choice(what)))
             }
         }

@@ -20,9 +20,10 @@ use serde::de::{DeserializeSeed, Deserializer, IgnoredAny, MapAccess, SeqAccess,
 use url::Url;
 
 use crate::clean::{brief, clean};
-use crate::client::{Bounds, Client, shown};
+use crate::client::{Bounds, Client};
 use crate::digest::{Digest, is_commit};
 use crate::error::ErrorKind;
+use crate::failure::shown;
 use crate::status::{self, Asked};
 use crate::{Error, Name, Result, path};
 

@@ -13,6 +13,7 @@ use crate::clean::brief;
 use crate::client::Client;
 use crate::download::{self, Download, FileSource};
 use crate::error::ErrorKind;
+use crate::index;
 use crate::listing::{Identity, Listing, Names};
 use crate::lock::Lock;
 use crate::output::Output;
@@ -152,7 +153,7 @@ impl Hub {
         if let Some(Weights::Index(index)) = &selection.weights {
             cache.check(&commit, index, check, &AtomicBool::new(false))?;
             let text = download::read(&cache.snapshot(&commit).join(index), LARGEST_INDEX)?;
-            let shards = select::shards(index, &text, &names).map_err(incomplete)?;
+            let shards = index::shards(index, &text, &names).map_err(incomplete)?;
             files.splice(1..1, shards.into_iter().filter(|s| patterns.pick(s)));
         }
         files.iter().try_for_each(|file| cache.check(&commit, file, check, &AtomicBool::new(false)))?;
@@ -183,7 +184,7 @@ impl Hub {
         }
         if let Weights::Index(index) = weights {
             let text = download::read(&snapshot.join(index), LARGEST_INDEX)?;
-            match select::shards(index, &text, &listing.names()) {
+            match index::shards(index, &text, &listing.names()) {
                 Ok(shards) if all_here(shards.clone())? => {}
                 _ => return Ok(None),
             }
@@ -272,7 +273,7 @@ impl Job<'_> {
             };
             let place = if self.blobs.has(&identity)? { self.blobs } else { &self.cache.blobs };
             let text = download::read(&place.path(&identity.digest), LARGEST_INDEX)?;
-            let shards = select::shards(index, &text, &names).map_err(refused)?;
+            let shards = index::shards(index, &text, &names).map_err(refused)?;
             done.push((PulledFile { path: index.clone(), bytes: identity.size, source }, identity));
             wanted.splice(..1, shards.into_iter().filter(|s| patterns.pick(s)));
         }

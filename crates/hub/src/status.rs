@@ -10,8 +10,9 @@ use ureq::http::response::Parts;
 use url::Url;
 
 use crate::clean::clean;
-use crate::client::{header, shown};
+use crate::client::header;
 use crate::error::ErrorKind;
+use crate::failure::shown;
 use crate::{Error, Settings};
 
 /// The subject of a request.
