@@ -32,6 +32,10 @@ dist:
 check-wheel:
     bash tools/check_wheel.sh
 
+# Check licences, doubled crates, sources and known weaknesses of what quern is made of (needs cargo-deny).
+deny:
+    bash tools/check_dependencies.sh
+
 # Benchmark kernels and encoders (on a quiet machine).
 bench:
     cargo bench -p quern-compute -p quern-quantize

@@ -16,9 +16,12 @@ use std::time::Duration;
 
 use sha2::Digest as _;
 
+#[path = "fake_hub/answer.rs"]
+mod answer;
 #[path = "fake_hub/bytes.rs"]
 mod bytes;
 
+pub use answer::{Raw, Response};
 use bytes::{escape, unescape};
 pub use bytes::{git, hex, noise};
 
@@ -113,60 +116,6 @@ impl Request {
     fn range(&self) -> Option<(usize, Option<usize>)> {
         let (first, last) = self.header("Range")?.strip_prefix("bytes=")?.split_once('-')?;
         Some((first.parse().ok()?, last.parse().ok()))
-    }
-}
-
-/// An answer, correct or not.
-#[derive(Clone, Debug)]
-pub struct Response {
-    pub status: u16,
-    pub headers: Vec<(String, String)>,
-    pub body: Vec<u8>,
-    /// Sends so many bytes of the body, then closes the connection.
-    pub cut: Option<usize>,
-    /// Says this length instead of the body's.
-    pub announce: Option<u64>,
-    /// Sends the body in chunks, without saying its length.
-    pub chunked: bool,
-    /// Waits before the body.
-    pub stall: Duration,
-}
-
-impl Response {
-    pub fn new(status: u16, body: impl Into<Vec<u8>>) -> Self {
-        Self {
-            status,
-            headers: Vec::new(),
-            body: body.into(),
-            cut: None,
-            announce: None,
-            chunked: false,
-            stall: Duration::ZERO,
-        }
-    }
-
-    pub fn json(value: impl Into<serde_json::Value>) -> Self {
-        Self::new(200, value.into().to_string()).with("Content-Type", "application/json")
-    }
-
-    pub fn with(mut self, name: &str, value: impl Into<String>) -> Self {
-        self.headers.push((name.to_owned(), value.into()));
-        self
-    }
-
-    /// The same file answer, with the request's `Range` applied.
-    fn of_file(request: &Request, bytes: &[u8]) -> Self {
-        match request.range() {
-            None => Self::new(200, bytes),
-            Some((first, _)) if first >= bytes.len() => {
-                Self::new(416, "").with("Content-Range", format!("bytes */{}", bytes.len()))
-            }
-            Some((first, last)) => {
-                let end = last.map_or(bytes.len(), |l| (l + 1).min(bytes.len()));
-                let range = format!("bytes {first}-{}/{}", end - 1, bytes.len());
-                Self::new(206, &bytes[first..end]).with("Content-Range", range)
-            }
-        }
     }
 }
 
@@ -297,6 +246,15 @@ fn read_request(mut stream: &TcpStream, at_storage: bool) -> Option<Request> {
 }
 
 fn send(shared: &Shared, stream: &mut &TcpStream, request: &Request, r: Response) -> std::io::Result<()> {
+    if let Some(raw) = &r.raw {
+        stream.write_all(&raw.first)?;
+        while !raw.again.is_empty() && !shared.stop.load(Ordering::Relaxed) {
+            thread::sleep(raw.pause);
+            stream.write_all(&raw.again)?;
+            shared.sent.fetch_add(raw.again.len() as u64, Ordering::Relaxed);
+        }
+        return stream.flush();
+    }
     let length = r.announce.unwrap_or(r.body.len() as u64);
     let mut head = format!("HTTP/1.1 {} Said\r\n", r.status);
     match r.chunked {

@@ -10,7 +10,7 @@ use crate::common::{command, failure, fixture, quern, stderr, stdout};
 use crate::fake_hub::{COMMIT, FakeHub, Repo, Response};
 
 /// quern in an environment with only this server and a home directory of its own.
-fn at(server: &FakeHub, home: &Path) -> Command {
+pub fn at(server: &FakeHub, home: &Path) -> Command {
     let mut command = command();
     for (key, _) in std::env::vars_os() {
         let name = key.to_string_lossy().to_ascii_uppercase();

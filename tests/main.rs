@@ -12,6 +12,7 @@ mod fake_hub;
 mod faults;
 mod fit;
 mod hub;
+mod hub_kills;
 mod identify;
 mod imatrix;
 mod inputs;

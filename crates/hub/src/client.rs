@@ -1,18 +1,26 @@
 //! Requests to the Hub over HTTP. Nothing in an answer is trusted unchecked.
 //!
-//! hf-hub's own transfers are not used: they check neither lengths nor hashes, and use names from the server as
-//! paths unchecked. Requests go through ureq, which hf-hub uses too, with redirects followed here: the token is
-//! sent only to the endpoint's scheme, host and port, and not again once a redirect has left them.
+//! Requests go through ureq, with redirects followed here: the token is sent only to the endpoint's scheme, host and
+//! port, and not again once a redirect has left them. ureq bounds an answer's head (64 KiB, 128 fields) and the lines
+//! between chunks; [`crate::meter`] bounds everything that arrives, and how slowly it may.
 
 use std::io::{self, Read};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::thread;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
-use quern_tensor_io::Remedy;
-use ureq::{Agent, AgentBuilder, OrAnyStatus, Response};
+use ureq::http::{HeaderMap, StatusCode};
+use ureq::unversioned::resolver::{DefaultResolver, ResolvedSocketAddrs};
+use ureq::unversioned::transport::{
+    ConnectProxyConnector, Connector, NextTimeout, RustlsConnector, SocksConnector, TcpConnector, time,
+};
+use ureq::{Agent, Body};
 use url::Url;
 
+use crate::clean::brief;
+use crate::failure::{broken, shown, unreachable};
+use crate::meter::{self, Meter};
+use crate::settings::Patience;
 use crate::status::{self, Asked};
 use crate::{Error, Result, Settings};
 
@@ -20,6 +28,10 @@ use crate::{Error, Result, Settings};
 const MOST_REDIRECTS: usize = 8;
 /// What is read at a time.
 pub(crate) const CHUNK: usize = 256 << 10;
+/// The largest head of an answer: the Hub's have 2 KiB, of which most is a signed address.
+const LARGEST_HEAD: usize = 64 << 10;
+/// The body of a redirect is read up to here, so that its connection can be used again.
+const REDIRECT_BODY: u64 = 4 << 10;
 
 /// A client of one endpoint.
 #[derive(Debug)]
@@ -32,20 +44,27 @@ pub(crate) struct Client {
 
 /// A successful answer (2xx), with headers of the endpoint's own answers before it.
 pub(crate) struct Answer {
-    response: Response,
+    status: StatusCode,
+    headers: HeaderMap,
+    body: Body,
     /// `X-Linked-ETag`, or the ETag of the endpoint's own answer.
     pub etag: Option<String>,
     /// `X-Linked-Size`.
     pub linked_size: Option<u64>,
 }
 
+/// A header's value as text; `None` if it is not there or not UTF-8.
+pub(crate) fn header<'a>(headers: &'a HeaderMap, name: &str) -> Option<&'a str> {
+    std::str::from_utf8(headers.get(name)?.as_bytes()).ok()
+}
+
 impl Answer {
     pub fn status(&self) -> u16 {
-        self.response.status()
+        self.status.as_u16()
     }
 
     pub fn header(&self, name: &str) -> Option<&str> {
-        self.response.header(name)
+        header(&self.headers, name)
     }
 
     /// The announced length of the body.
@@ -60,29 +79,56 @@ impl Answer {
         Some((first.parse().ok()?, last.parse().ok()?, total.parse().ok()?))
     }
 
-    pub fn into_reader(self) -> Box<dyn Read + Send + Sync> {
-        self.response.into_reader()
+    pub fn into_reader(self) -> impl Read {
+        self.body.into_reader()
+    }
+}
+
+/// What an answer may take.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Bounds {
+    /// Bytes of the body.
+    pub bytes: u64,
+    /// When the last of them must be here.
+    pub until: Option<Instant>,
+}
+
+impl Bounds {
+    /// An answer of so many bytes that must end in the time for one answer.
+    pub fn new(bytes: u64, patience: &Patience) -> Self {
+        Self { bytes, until: Instant::now().checked_add(patience.answer) }
     }
 }
 
 impl Client {
     pub fn new(settings: Settings) -> Result<Self> {
-        let mut builder = AgentBuilder::new()
-            .redirects(0)
-            .try_proxy_from_env(false)
-            .timeout_connect(settings.timeout)
-            .timeout_read(settings.timeout)
-            .timeout_write(settings.timeout)
+        let timeout = Some(settings.timeout);
+        let mut config = Agent::config_builder()
+            .http_status_as_error(false)
+            .max_redirects(0)
+            .max_redirects_will_error(false)
+            .max_response_header_size(LARGEST_HEAD)
+            .timeout_connect(timeout)
+            .timeout_per_read(timeout)
+            .timeout_per_write(timeout)
+            .max_idle_connections(2 * settings.connections)
             .max_idle_connections_per_host(settings.connections)
-            .user_agent(concat!("quern/", env!("CARGO_PKG_VERSION")));
+            .user_agent(concat!("quern/", env!("CARGO_PKG_VERSION")))
+            .proxy(None);
         if let Some(proxy) = &settings.proxy {
             let bad = || {
                 Error::usage("HTTPS_PROXY", "not the address of a proxy quern can use (http:// or socks5://)")
             };
-            builder = builder.proxy(ureq::Proxy::new(proxy).map_err(|_| bad())?);
+            config = config.proxy(Some(ureq::Proxy::new(proxy).map_err(|_| bad())?));
         }
+        let connector =
+            ().chain(SocksConnector::default())
+                .chain(ConnectProxyConnector::default())
+                .chain(TcpConnector::default())
+                .chain(Meter(settings.patience))
+                .chain(RustlsConnector::default());
         Ok(Self {
-            agent: builder.build(),
+            agent: Agent::with_parts(config.build(), connector, Resolver::default()),
             settings,
             requests: AtomicU64::new(0),
             received: AtomicU64::new(0),
@@ -115,31 +161,67 @@ impl Client {
     }
 
     /// Sends one request and follows redirects; any status but success is an error.
-    pub fn ask(&self, method: &str, url: &Url, range: Option<&str>, asked: &Asked) -> Result<Answer> {
+    pub fn ask(
+        &self,
+        method: &str,
+        url: &Url,
+        range: Option<&str>,
+        bounds: Bounds,
+        asked: &Asked,
+    ) -> Result<Answer> {
         let home = self.settings.endpoint.origin();
         let (mut url, mut at_home) = (url.clone(), true);
         let (mut etag, mut linked_size) = (None, None);
         for _ in 0..=MOST_REDIRECTS {
             at_home &= url.origin() == home;
-            let mut request = self.agent.request_url(method, &url).set("Accept-Encoding", "identity");
+            meter::allow(bounds.bytes, bounds.until);
+            let mut request = ureq::http::Request::builder()
+                .method(method)
+                .uri(url.as_str())
+                .header("Accept-Encoding", "identity");
             if let Some(range) = range {
-                request = request.set("Range", range);
+                request = request.header("Range", range);
             }
             if let Some(token) = self.settings.token.as_ref().filter(|_| at_home) {
-                request = request.set("Authorization", &format!("Bearer {}", token.reveal()));
+                request = request.header("Authorization", format!("Bearer {}", token.reveal()));
             }
             self.requests.fetch_add(1, Ordering::Relaxed);
-            let response =
-                request.call().or_any_status().map_err(|e| unreachable(&e, &url, &self.settings))?;
+            let response = request.body(()).map_err(ureq::Error::from).and_then(|r| self.agent.run(r));
+            let (head, body) = response.map_err(|e| unreachable(e, &url, &self.settings))?.into_parts();
+            let own = |name| header(&head.headers, name);
             if at_home {
-                let own = |name| response.header(name).map(str::to_owned);
-                etag = own("X-Linked-ETag").or(etag).or_else(|| own("ETag"));
+                etag = own("X-Linked-ETag")
+                    .map(str::to_owned)
+                    .or(etag)
+                    .or_else(|| own("ETag").map(str::to_owned));
                 linked_size = own("X-Linked-Size").and_then(|s| s.trim().parse().ok()).or(linked_size);
             }
-            match response.status() {
-                301 | 302 | 303 | 307 | 308 => url = self.target(&url, &response)?,
-                200..=299 => return Ok(Answer { response, etag, linked_size }),
-                _ if at_home => return Err(status::explain(&response, &url, asked, &self.settings)),
+            match head.status.as_u16() {
+                301 | 302 | 303 | 307 | 308 => {
+                    url = target(&url, own("Location"))?;
+                    // What fails here fails for the connection alone.
+                    let _ = io::copy(&mut body.into_reader().take(REDIRECT_BODY), &mut io::sink());
+                }
+                200..=299 => {
+                    if let Some(encoding) =
+                        own("Content-Encoding").filter(|e| !e.eq_ignore_ascii_case("identity"))
+                    {
+                        let what = format!(
+                            "the answer is compressed ({:?}), which was not asked for; is a proxy in between, or \
+                             HF_ENDPOINT no Hub?",
+                            brief(encoding)
+                        );
+                        return Err(Error::untrusted(shown(&url), what));
+                    }
+                    return Ok(Answer {
+                        status: head.status,
+                        headers: head.headers,
+                        body,
+                        etag,
+                        linked_size,
+                    });
+                }
+                _ if at_home => return Err(status::explain(&head, &url, asked, &self.settings)),
                 status => return Err(status::foreign(status, &url)),
             }
         }
@@ -149,11 +231,11 @@ impl Client {
         ))
     }
 
-    /// Requests a text of at most `most` bytes, again if the failure may be temporary. Also returns the `Link`
-    /// header.
-    pub fn text(&self, url: &Url, most: u64, asked: &Asked) -> Result<(Option<String>, Vec<u8>)> {
+    /// Requests a text within `bounds`, again if the failure may be temporary. Also returns the `Link` header.
+    pub fn text(&self, url: &Url, bounds: Bounds, asked: &Asked) -> Result<(Option<String>, Vec<u8>)> {
+        let most = bounds.bytes;
         self.again(|| {
-            let answer = self.ask("GET", url, None, asked)?;
+            let answer = self.ask("GET", url, None, bounds, asked)?;
             let link = answer.header("Link").map(str::to_owned);
             let too_large = || {
                 let what = format!("answers with more than the {most} bytes that can be expected there");
@@ -178,8 +260,11 @@ impl Client {
         }
         let whole = (from, to) == (0, size);
         let header = format!("bytes={from}-{}", to - 1);
+        // A server without ranges sends what comes before, too.
+        let bounds = || Bounds::new(to, &self.settings.patience);
         self.again(|| {
-            let answer = self.ask("GET", url, Some(header.as_str()).filter(|_| !whole), asked)?;
+            let range = Some(header.as_str()).filter(|_| !whole);
+            let answer = self.ask("GET", url, range, bounds(), asked)?;
             let skip = match (answer.status(), answer.range()) {
                 (206, Some((first, _, total))) if (first, total) == (from, size) => 0,
                 (200, _) if answer.length().is_none_or(|length| length == size) => from,
@@ -188,7 +273,7 @@ impl Client {
                         "asked for the bytes {from} to {to} of {size}, but the server sends others (status {}, \
                          {:?})",
                         answer.status(),
-                        answer.header("Content-Range").unwrap_or_default()
+                        brief(answer.header("Content-Range").unwrap_or_default())
                     );
                     return Err(Error::untrusted(shown(url), what));
                 }
@@ -231,73 +316,39 @@ impl Client {
         let doubled = self.settings.backoff.saturating_mul(1 << failures.min(10));
         asked.unwrap_or(doubled).min(Error::LONGEST_WAIT)
     }
+}
 
-    /// Where a redirect leads: to http or https, never from https to http.
-    fn target(&self, from: &Url, response: &Response) -> Result<Url> {
-        let bad = |what: &str| Error::untrusted(shown(from), format!("redirects {what}"));
-        let location = response.header("Location").ok_or_else(|| bad("to nowhere"))?;
-        let mut to = from.join(location).map_err(|_| bad("to something that is no address"))?;
-        match (from.scheme(), to.scheme()) {
-            (_, "https") | ("http", "http") => {}
-            ("https", "http") => return Err(bad("from https to http, which is not followed")),
-            _ => return Err(bad("to something that is no web address")),
-        }
-        if to.host_str().is_none_or(str::is_empty) {
-            return Err(bad("to an address without a host"));
-        }
-        // A name and password in the address would be sent as credentials.
-        let _ = to.set_username("").and_then(|()| to.set_password(None));
-        Ok(to)
+/// Asks the system for addresses, on this thread: ureq would start one for its timeout, and panics where the system
+/// refuses it. The system's own timeouts are some seconds.
+#[derive(Debug, Default)]
+struct Resolver(DefaultResolver);
+
+impl ureq::unversioned::resolver::Resolver for Resolver {
+    fn resolve(
+        &self,
+        uri: &ureq::http::Uri,
+        config: &ureq::config::Config,
+        timeout: NextTimeout,
+    ) -> Result<ResolvedSocketAddrs, ureq::Error> {
+        let timeout = NextTimeout { after: time::Duration::NotHappening, ..timeout };
+        self.0.resolve(uri, config, timeout).map_err(|_| ureq::Error::HostNotFound)
     }
 }
 
-/// An address without its query, which may hold a signature.
-pub(crate) fn shown(url: &Url) -> String {
-    let mut url = url.clone();
-    url.set_query(None);
-    url.into()
-}
-
-fn host(url: &Url) -> &str {
-    url.host_str().unwrap_or_default()
-}
-
-/// A request that got no answer.
-fn unreachable(e: &ureq::Transport, url: &Url, settings: &Settings) -> Error {
-    use std::error::Error as _;
-    let io = e.source().and_then(|s| s.downcast_ref::<io::Error>());
-    // A refused connection will be refused again in a few seconds; a name server or a proxy may fail only once.
-    let (what, patience) = match (e.kind(), io.map(|io| (io.kind(), io))) {
-        (ureq::ErrorKind::Dns, _) => {
-            (format!("the name {} is not known: no network, or no such host", host(url)), 1)
-        }
-        (_, Some((io::ErrorKind::TimedOut | io::ErrorKind::WouldBlock, _))) => {
-            (silent(settings), Error::RETRIES)
-        }
-        (_, Some((io::ErrorKind::InvalidData, tls))) => {
-            let advice = "a proxy may be intercepting the connection, or the clock is wrong";
-            (format!("no secure connection to {} ({tls}): {advice}", host(url)), 0)
-        }
-        (_, Some((kind, _))) => (format!("no connection to {} ({kind})", host(url)), 1),
-        (kind, None) => (format!("no connection to {} ({kind})", host(url)), 1),
-    };
-    let nobody = patience == 1;
-    let error = Error::unreachable(shown(url), what).with_patience(patience);
-    if nobody { error.with_remedy(Remedy::UseCache) } else { error }
-}
-
-/// A body that ended early.
-pub(crate) fn broken(e: &io::Error, url: &Url, settings: &Settings) -> Error {
-    let what = match e.kind() {
-        io::ErrorKind::TimedOut | io::ErrorKind::WouldBlock => silent(settings),
-        _ => format!("the connection broke ({e})"),
-    };
-    Error::unreachable(shown(url), what)
-}
-
-fn silent(settings: &Settings) -> String {
-    format!(
-        "no answer for {} seconds; try again, or wait longer with HF_HUB_DOWNLOAD_TIMEOUT",
-        settings.timeout.as_secs_f64()
-    )
+/// Where a redirect leads: to http or https, never from https to http.
+fn target(from: &Url, location: Option<&str>) -> Result<Url> {
+    let bad = |what: &str| Error::untrusted(shown(from), format!("redirects {what}"));
+    let location = location.ok_or_else(|| bad("to nowhere"))?;
+    let mut to = from.join(location).map_err(|_| bad("to something that is no address"))?;
+    match (from.scheme(), to.scheme()) {
+        (_, "https") | ("http", "http") => {}
+        ("https", "http") => return Err(bad("from https to http, which is not followed")),
+        _ => return Err(bad("to something that is no web address")),
+    }
+    if to.host_str().is_none_or(str::is_empty) {
+        return Err(bad("to an address without a host"));
+    }
+    // A name and password in the address would be sent as credentials.
+    let _ = to.set_username("").and_then(|()| to.set_password(None));
+    Ok(to)
 }

@@ -5,9 +5,14 @@
 //! among the blobs of the cache. An ETag becomes part of a path there, so only text of this form is accepted.
 
 use std::fmt;
+use std::fs::File;
+use std::io::{self, Read};
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use sha1::Sha1;
 use sha2::{Digest as _, Sha256};
+
+use crate::client::CHUNK;
 
 /// The hash that names a file's content.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -36,6 +41,23 @@ impl Digest {
         match self {
             Self::Sha256(_) => Hasher::Sha256(Sha256::new()),
             Self::Git(_) => Hasher::Git(Sha1::new_with_prefix(format!("blob {length}\0"))),
+        }
+    }
+
+    /// Computes the digest of what `file` holds, which has this length; `None` if `stop` says so meanwhile.
+    pub fn of_file(&self, file: &mut File, length: u64, stop: &AtomicBool) -> io::Result<Option<Self>> {
+        let mut hasher = self.hasher(length);
+        let mut buffer = vec![0; CHUNK];
+        loop {
+            if stop.load(Ordering::Relaxed) {
+                return Ok(None);
+            }
+            match file.read(&mut buffer) {
+                Ok(0) => return Ok(Some(hasher.finish())),
+                Ok(n) => hasher.update(&buffer[..n]),
+                Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
+                Err(e) => return Err(e),
+            }
         }
     }
 

@@ -15,12 +15,14 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use crate::cache::Blobs;
-use crate::client::{Answer, CHUNK, Client, broken};
+use crate::blobs::Blobs;
+use crate::client::{Answer, Bounds, CHUNK, Client};
 use crate::digest::{Digest, Hasher};
 use crate::error::ErrorKind;
+use crate::failure::broken;
 use crate::listing::{Identity, Listing};
 use crate::lock::Lock;
+use crate::regular::{self, Links};
 use crate::{Error, PullProgress, Result};
 
 /// After a connection has transferred this many bytes, the count of failures is reset.
@@ -64,7 +66,7 @@ struct Part {
 impl Download<'_> {
     /// Downloads the blob, if it is not present.
     pub fn run(&self) -> Result<FileSource> {
-        if !self.force && self.blobs.has(&self.identity) {
+        if !self.force && self.blobs.has(&self.identity)? {
             return Ok(FileSource::Cache);
         }
         self.progress.start(self.file, self.identity.size);
@@ -72,7 +74,7 @@ impl Download<'_> {
             self.progress.waiting(self.file, "another process is downloading it");
         })?;
         // The process that held the lock before may have downloaded it.
-        if !self.force && self.blobs.has(&self.identity) {
+        if !self.force && self.blobs.has(&self.identity)? {
             self.progress.at(self.file, self.identity.size);
             self.progress.done(self.file);
             return Ok(FileSource::Cache);
@@ -105,37 +107,45 @@ impl Download<'_> {
         let (target, disk) = (self.blobs.path(&self.identity.digest), |e| Error::disk(&part.path, &e));
         part.file.sync_all().map_err(disk)?;
         fs::rename(&part.path, &target).map_err(disk)?;
+        self.blobs.checked(&self.identity.digest);
         Ok(FileSource::Hub { resumed: part.resumed })
     }
 
     /// Opens the part downloaded so far and hashes it.
     fn open(&self, path: PathBuf) -> Result<Part> {
-        let open = || {
-            let mut file = File::options().read(true).write(true).create(true).truncate(false).open(&path)?;
-            let mut hasher = self.identity.digest.hasher(self.identity.size);
-            let found = file.metadata()?.len();
-            if self.force || found > self.identity.size {
-                file.set_len(0)?;
-                return Ok((file, 0, hasher));
-            }
-            if found > 0 {
-                self.progress.waiting(self.file, "checking the part downloaded before");
-            }
-            let mut length = 0;
+        let options = &mut File::options();
+        let options = options.read(true).write(true).create(true).truncate(false);
+        let disk = |e| Error::disk(&path, &e);
+        let file = regular::open(&path, options, Links::Refuse)?;
+        let mut file = file.ok_or_else(|| disk(io::ErrorKind::NotFound.into()))?;
+        let mut hasher = self.identity.digest.hasher(self.identity.size);
+        let found = file.metadata().map_err(disk)?.len();
+        let mut length = 0;
+        if self.force || found > self.identity.size {
+            file.set_len(0).map_err(disk)?;
+        } else if found > 0 {
+            self.progress.waiting(self.file, "checking the part downloaded before");
             let mut buffer = vec![0; CHUNK];
             loop {
-                match file.read(&mut buffer)? {
-                    0 => return Ok((file, length, hasher)),
-                    n => {
-                        hasher.update(&buffer[..n]);
-                        length += n as u64;
-                    }
+                self.still_wanted()?;
+                let n = file.read(&mut buffer).map_err(disk)?;
+                if n == 0 {
+                    break;
                 }
+                hasher.update(&buffer[..n]);
+                length += n as u64;
             }
-        };
-        let (file, length, hasher) = open().map_err(|e: io::Error| Error::disk(&path, &e))?;
+        }
         self.progress.at(self.file, length);
         Ok(Part { path, file, length, hasher, resumed: length })
+    }
+
+    /// An error if another file failed.
+    fn still_wanted(&self) -> Result<()> {
+        match self.cancelled.load(Ordering::Relaxed) {
+            true => Err(self.error(ErrorKind::Cancelled)),
+            false => Ok(()),
+        }
     }
 
     /// Discards the part downloaded so far.
@@ -157,8 +167,7 @@ impl Download<'_> {
             if part.length >= mark.saturating_add(PROGRESS) {
                 (failures, mark) = (0, part.length);
             }
-            // A connection that worked before is more likely to work again than one that never did.
-            if e.retries() == 0 || failures >= Error::RETRIES {
+            if failures >= e.retries_of_file() {
                 return Err(e);
             }
             let pause = self.client.pause(failures, e.wait);
@@ -174,7 +183,9 @@ impl Download<'_> {
     fn connection(&self, part: &mut Part) -> Result<()> {
         let url = self.listing.url(self.client, self.file)?;
         let range = (part.length > 0).then(|| format!("bytes={}-", part.length));
-        let answer = self.client.ask("GET", &url, range.as_deref(), &self.listing.asked(self.file));
+        // A file takes the time that its size takes; only the rate is watched.
+        let bounds = Bounds { bytes: self.identity.size, until: None };
+        let answer = self.client.ask("GET", &url, range.as_deref(), bounds, &self.listing.asked(self.file));
         let answer = match answer {
             // "Range not satisfiable": there is no such rest, so the part is not of this file.
             Err(Error { kind: ErrorKind::Server { status: 416, .. }, .. }) if part.length > 0 => {
@@ -189,9 +200,7 @@ impl Download<'_> {
         let mut reader = answer.into_reader();
         let mut buffer = vec![0; CHUNK];
         loop {
-            if self.cancelled.load(Ordering::Relaxed) {
-                return Err(self.error(ErrorKind::Cancelled));
-            }
+            self.still_wanted()?;
             let n = match reader.read(&mut buffer) {
                 Ok(n) => n,
                 Err(e) if e.kind() == io::ErrorKind::Interrupted => continue,
@@ -268,9 +277,7 @@ impl Download<'_> {
     fn sleep(&self, pause: Duration) -> Result<()> {
         let end = Instant::now() + pause;
         while let Some(left) = end.checked_duration_since(Instant::now()).filter(|l| !l.is_zero()) {
-            if self.cancelled.load(Ordering::Relaxed) {
-                return Err(self.error(ErrorKind::Cancelled));
-            }
+            self.still_wanted()?;
             thread::sleep(left.min(Duration::from_millis(100)));
         }
         Ok(())
@@ -285,13 +292,8 @@ impl Download<'_> {
     }
 }
 
-/// Reads a small file that was checked when it came.
+/// Reads a small file that was checked when it came, through its link.
 pub(crate) fn read(path: &Path, most: u64) -> Result<Vec<u8>> {
-    let mut bytes = Vec::new();
-    let read = File::open(path).and_then(|f| f.take(most + 1).read_to_end(&mut bytes));
-    read.map_err(|e| Error::disk(path, &e))?;
-    match bytes.len() as u64 > most {
-        true => Err(Error::untrusted(path.display().to_string(), "far larger than such a file is")),
-        false => Ok(bytes),
-    }
+    let bytes = regular::read(path, most, Links::Follow)?;
+    bytes.ok_or_else(|| Error::disk(path, &io::ErrorKind::NotFound.into()))
 }

@@ -117,6 +117,8 @@ impl Error {
 
     /// Attempts after the first, where an error may be temporary.
     pub(crate) const RETRIES: u32 = 4;
+    /// Attempts after the first, where a server sends too slowly: each takes the time to notice it.
+    pub(crate) const RETRIES_IF_SLOW: u32 = 2;
     /// The longest pause a server may request; a longer one is an error.
     pub(crate) const LONGEST_WAIT: Duration = Duration::from_secs(60);
 
@@ -162,6 +164,17 @@ impl Error {
             _ => false,
         };
         if passes { self.patience } else { 0 }
+    }
+}
+
+impl Error {
+    /// The same for a file that comes over several connections: one that worked before is more likely to work again
+    /// than one that never did.
+    pub(crate) fn retries_of_file(&self) -> u32 {
+        match self.retries() {
+            1 => Self::RETRIES,
+            retries => retries,
+        }
     }
 }
 

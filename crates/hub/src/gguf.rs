@@ -5,8 +5,12 @@
 //! those are skipped, and without a name Q4_K_M is chosen, then Q8_0, then the only one.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::ops::Bound;
 
 use quern_tensor_io::gguf::SplitName;
+
+use crate::clean::clean;
+use crate::listing::Names;
 
 /// Marks of GGUF files that are no language models, in their names.
 const NO_MODELS: [&str; 8] =
@@ -17,12 +21,16 @@ const PREFERRED: [&str; 2] = ["Q4_K_M", "Q8_0"];
 
 /// How many names an error lists.
 const LISTED: usize = 40;
+/// How many names of missing splits are kept for one.
+const MISSING: usize = 8;
 
 /// A model: its files in order. Splits that are not there are missing here too.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Model {
     pub files: Vec<String>,
-    /// Names of splits that the repository lacks.
+    /// How many splits the repository lacks.
+    pub lacking: usize,
+    /// The names of the first of those: a name may announce thousands.
     pub missing: Vec<String>,
 }
 
@@ -35,29 +43,45 @@ pub(crate) fn models<'a>(names: impl IntoIterator<Item = &'a str>) -> Vec<Model>
             Some(split) => {
                 sets.entry((split.prefix.to_owned(), split.count)).or_default().insert(split.number);
             }
-            None => models.push(Model { files: vec![name.to_owned()], missing: Vec::new() }),
+            None => models.push(Model::of_one(name)),
         }
     }
     for ((prefix, count), numbers) in sets {
-        let name = |number| SplitName { prefix: &prefix, number, count }.sibling(number);
-        let (files, missing) = (1..=count).partition::<Vec<u32>, _>(|n| numbers.contains(n));
-        let names = |numbers: Vec<u32>| numbers.into_iter().map(name).collect();
-        models.push(Model { files: names(files), missing: names(missing) });
+        models.push(Model::of_splits(&SplitName { prefix: &prefix, number: 1, count }, &numbers));
     }
     models.sort_by(|a, b| a.files.cmp(&b.files));
     models
 }
 
-/// The model that `file` is or belongs to.
-pub(crate) fn of_file(names: &BTreeSet<String>, file: &str) -> Model {
-    match SplitName::parse(file) {
-        None => Model { files: vec![file.to_owned()], missing: Vec::new() },
-        Some(split) => {
-            let all = (1..=split.count).map(|n| split.sibling(n));
-            let (files, missing) = all.partition(|n| names.contains(n));
-            Model { files, missing }
+impl Model {
+    fn of_one(file: &str) -> Self {
+        Self { files: vec![file.to_owned()], lacking: 0, missing: Vec::new() }
+    }
+
+    /// The model of these splits; what it takes depends on how many are there, not on how many the name announces.
+    fn of_splits(split: &SplitName, numbers: &BTreeSet<u32>) -> Self {
+        let there: Vec<u32> = numbers.range(1..=split.count).copied().collect();
+        let missing = (1..=split.count).filter(|n| !numbers.contains(n)).take(MISSING);
+        Self {
+            lacking: split.count as usize - there.len(),
+            missing: missing.map(|n| split.sibling(n)).collect(),
+            files: there.into_iter().map(|n| split.sibling(n)).collect(),
         }
     }
+}
+
+/// The model that `file` is or belongs to.
+pub(crate) fn of_file(names: &Names, file: &str) -> Model {
+    let Some(split) = SplitName::parse(file) else { return Model::of_one(file) };
+    let siblings = names
+        .range::<str, _>((Bound::Included(split.prefix), Bound::Unbounded))
+        .take_while(|n| n.starts_with(split.prefix));
+    let same = |name: &str| {
+        SplitName::parse(name)
+            .filter(|s| (s.prefix, s.count) == (split.prefix, split.count))
+            .map(|s| s.number)
+    };
+    Model::of_splits(&split, &siblings.filter_map(|name| same(name)).collect())
 }
 
 /// The model of the quantization `choice`; without one, the preferred or the only one.
@@ -108,12 +132,18 @@ fn has_word(name: &str, word: &str) -> bool {
 
 /// The first files of these models, for a message.
 fn list<'a>(models: impl IntoIterator<Item = &'a Model>) -> String {
-    let names: Vec<_> = models.into_iter().filter_map(|m| m.files.first()).map(String::as_str).collect();
-    let more = if names.len() > LISTED { ", …" } else { "" };
-    match names.is_empty() {
-        true => "no GGUF model".to_owned(),
-        false => names.into_iter().take(LISTED).collect::<Vec<_>>().join(", ") + more,
+    let names = models.into_iter().filter_map(|m| m.files.first()).map(String::as_str);
+    match some(names) {
+        none if none.is_empty() => "no GGUF model".to_owned(),
+        names => names,
     }
+}
+
+/// The first of many names, for a message.
+pub(crate) fn some<'a>(names: impl IntoIterator<Item = &'a str>) -> String {
+    let mut names = names.into_iter();
+    let listed: Vec<_> = names.by_ref().take(LISTED).map(clean).collect();
+    listed.join(", ") + if names.next().is_some() { ", …" } else { "" }
 }
 
 #[cfg(test)]
@@ -174,7 +204,7 @@ mod tests {
         assert_eq!(chosen(&names, None).unwrap().len(), 3);
         let q8 = choose(&all, Some("Q8_0")).unwrap();
         assert_eq!(q8.missing, ["d/m-Q8_0-00002-of-00002.gguf"]);
-        let set = names.iter().map(|n| (*n).to_owned()).collect();
+        let set = names.iter().map(|n| (*n).into()).collect();
         assert_eq!(of_file(&set, names[0]).files, [names[1], names[0], names[2]]);
     }
 }

@@ -10,7 +10,6 @@
 //! hole takes no disk space. Opened as a [`Checkpoint`], these files go through the same strict readers as
 //! downloaded ones: every offset is checked against the true length. Only the hash of the file cannot be checked.
 
-use std::collections::BTreeSet;
 use std::fs::{self, File};
 use std::io::{Seek, SeekFrom, Write};
 use std::path::{Path, PathBuf};
@@ -20,10 +19,11 @@ use quern_tensor_io::{Checkpoint, Container, header_end};
 use tempfile::TempDir;
 
 use crate::error::ErrorKind;
-use crate::listing::{Identity, Listing};
+use crate::index;
+use crate::listing::{Identity, Listing, Names};
 use crate::parallel::each;
 use crate::pull::{LARGEST_INDEX, choose};
-use crate::select::{self, CARD, Patterns, Weights};
+use crate::select::{CARD, Patterns, Weights};
 use crate::{Error, Hub, Name, Result};
 
 /// Bytes of a file of weights that are requested first.
@@ -150,14 +150,14 @@ struct Copy<'a> {
 
 impl Copy<'_> {
     /// The files with tensors. An index is fetched to learn them.
-    fn weights(&self, weights: &Weights, names: &BTreeSet<String>) -> Result<Vec<String>> {
+    fn weights(&self, weights: &Weights, names: &Names) -> Result<Vec<String>> {
         match weights {
             Weights::Gguf(files) => Ok(files.clone()),
             Weights::File(file) => Ok(vec![file.clone()]),
             Weights::Index(index) => {
                 let text = self.whole(index, LARGEST_INDEX)?.unwrap_or_default();
                 let subject = format!("{}/{index}", self.listing.repository);
-                select::shards(index, &text, names)
+                index::shards(index, &text, names)
                     .map_err(|what| Error::new(subject, ErrorKind::Choice(what)))
             }
         }

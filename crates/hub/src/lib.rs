@@ -9,23 +9,26 @@
 //! pull            the whole download                    headers     a model's headers alone
 //! ```
 //!
-//! Of the crate hf-hub, addresses and folder names ([`hf_hub::Repo`]) and references in the cache
-//! ([`hf_hub::Cache`]) are used. Its downloader is not: it checks neither length nor hash, joins the server's ETag into
-//! a path unchecked, requests each file's metadata before the file, does not bound what it reads, prints progress bars,
-//! and reads the environment itself.
+//! The crate hf-hub is not used: its downloader checks neither length nor hash, joins the server's ETag into a path
+//! unchecked, does not bound what it reads or how long, and reads the environment itself.
 
 mod address;
+mod blobs;
 mod cache;
+mod clean;
 mod client;
 mod digest;
 mod download;
 mod error;
+mod failure;
 mod gguf;
 mod glob;
 mod headers;
+mod index;
 mod listing;
 mod locate;
 mod lock;
+mod meter;
 mod name;
 mod output;
 mod parallel;
@@ -33,10 +36,12 @@ mod path;
 mod progress;
 mod pull;
 mod reach;
+mod regular;
 mod select;
 mod settings;
 mod space;
 mod status;
+mod token;
 
 pub use download::FileSource;
 pub use error::{Error, ErrorKind, Result};
@@ -46,7 +51,8 @@ pub use name::{MAIN, Name};
 pub use progress::PullProgress;
 pub use pull::{PullOptions, Pulled, PulledFile};
 pub use reach::CacheUse;
-pub use settings::{Settings, Token};
+pub use settings::{Patience, Settings};
+pub use token::Token;
 
 use client::Client;
 

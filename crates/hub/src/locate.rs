@@ -2,6 +2,7 @@
 
 use std::path::PathBuf;
 
+use crate::blobs::Check;
 use crate::error::ErrorKind;
 use crate::select::{Patterns, Selection, Weights};
 use crate::{Error, Hub, Name, PullOptions, PullProgress, Result};
@@ -36,15 +37,19 @@ impl Hub {
             },
             Err(e) if e.is_unreachable() => match self.in_cache(name, false) {
                 Some(model) => Ok(Located { model, notes: vec![format!("{e}; using what is in the cache")] }),
-                None => Err(e),
+                // What is there is damaged, perhaps: then that is the news.
+                None => match self.cached(name, &Patterns::new(&[], &[]), Check::Changed) {
+                    Err(bad) if matches!(bad.kind, ErrorKind::Untrusted(_)) => Err(bad),
+                    Ok(_) | Err(_) => Err(e),
+                },
             },
             Err(e) => Err(e),
         }
     }
 
-    /// The file of a model that is complete in the cache. `sure`: only if the Hub's listing could not change it.
+    /// The file of a model that is complete in the cache, and not changed since its content was checked. `sure`: only if the Hub's listing could not change it.
     pub fn in_cache(&self, name: &Name, sure: bool) -> Option<PathBuf> {
-        let (commit, selection, _) = self.cached(name, &Patterns::new(&[], &[])).ok()?;
+        let (commit, selection, _) = self.cached(name, &Patterns::new(&[], &[]), Check::Changed).ok()?;
         let weights = selection.weights.as_ref()?;
         if sure && !(is_sure(name, weights) && is_usable(&selection)) {
             return None;

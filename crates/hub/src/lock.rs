@@ -11,6 +11,7 @@ use std::thread;
 use std::time::Duration;
 
 use crate::error::ErrorKind;
+use crate::regular::{self, Links};
 use crate::{Error, Result};
 
 /// The interval of attempts for a lock that another process holds.
@@ -50,8 +51,10 @@ impl Lock {
             fs::create_dir_all(folder).map_err(|e| disk(&e))?;
         }
         loop {
-            let file = File::options().create(true).truncate(false).write(true).open(path);
-            let file = file.map_err(|e| disk(&e))?;
+            let options = &mut File::options();
+            let options = options.create(true).truncate(false).write(true);
+            let file = regular::open(path, options, Links::Refuse)?;
+            let file = file.ok_or_else(|| disk(&io::ErrorKind::NotFound.into()))?;
             match file.try_lock() {
                 Ok(()) if is_at(&file, path) => return Ok(Some(Self::Held(file))),
                 Ok(()) => {} // somebody removed the file meanwhile: that lock is another's no more

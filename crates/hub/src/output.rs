@@ -9,7 +9,8 @@ use std::path::{Path, PathBuf};
 
 use quern_tensor_io::output::OutputDirectory;
 
-use crate::cache::{Blobs, Repository};
+use crate::blobs::Blobs;
+use crate::cache::Repository;
 use crate::digest::Digest;
 use crate::error::ErrorKind;
 use crate::lock::Lock;
@@ -53,7 +54,11 @@ impl Output {
             let what = "another process is pulling into this folder; wait for it, or choose another name";
             return Err(Error::new(path.display().to_string(), ErrorKind::Usage(what.to_owned())));
         };
-        let blobs = Blobs { folder: folder.join("blobs"), locks: folder.join("locks") };
+        let blobs = Blobs {
+            folder: folder.join("blobs"),
+            locks: folder.join("locks"),
+            notes: folder.join("checked"),
+        };
         Ok(Self { path: path.to_path_buf(), force, blobs, work: Work { folder, lock } })
     }
 

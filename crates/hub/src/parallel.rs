@@ -37,11 +37,13 @@ pub(crate) fn each<T: Send, R: Send>(
         }
     };
     thread::scope(|scope| {
-        let mut wanted = 0..threads.clamp(1, count.max(1));
-        // Where the system refuses one, this thread takes part instead.
-        if wanted.any(|_| thread::Builder::new().spawn_scoped(scope, worker).is_err()) {
-            worker();
+        // This thread works too, so that a system that refuses others only costs time.
+        for _ in 1..threads.clamp(1, count.max(1)) {
+            if thread::Builder::new().spawn_scoped(scope, worker).is_err() {
+                break;
+            }
         }
+        worker();
     });
     let (mut done, failed) = results.into_inner().unwrap_or_else(std::sync::PoisonError::into_inner);
     if let Some(e) = failed {

@@ -1,8 +1,11 @@
 //! Names of files from a server, checked before they become paths.
 
+use crate::clean::is_hidden;
+
 /// The longest name of a folder or file that common file systems take.
 const LONGEST_PART: usize = 255;
-const LONGEST: usize = 1024;
+/// The longest path.
+pub(crate) const LONGEST: usize = 1024;
 
 /// Names that Windows gives to devices, whatever their extension.
 const DEVICES: [&str; 6] = ["con", "prn", "aux", "nul", "com", "lpt"];
@@ -10,7 +13,7 @@ const DEVICES: [&str; 6] = ["con", "prn", "aux", "nul", "com", "lpt"];
 /// Why a file of this name must not be written below a folder of ours; `None` for a valid name.
 ///
 /// A valid name is relative, uses `/` between its parts, and none of these is empty, `.`, `..`, hard to see (control
-/// characters, a blank or dot at the end), or the name of a drive or device.
+/// characters and those that show nothing or change the direction of the text, a blank or dot at the end), or the name of a drive or device.
 pub(crate) fn fault(name: &str) -> Option<&'static str> {
     if name.is_empty() || name.len() > LONGEST {
         return Some("it is empty or far too long");
@@ -18,8 +21,8 @@ pub(crate) fn fault(name: &str) -> Option<&'static str> {
     if name.starts_with('/') {
         return Some("it is absolute");
     }
-    if name.contains(['\\', ':']) || name.chars().any(char::is_control) {
-        return Some("it holds a backslash, a colon or a control character");
+    if name.contains(['\\', ':']) || name.chars().any(is_hidden) {
+        return Some("it holds a backslash, a colon, or a control or invisible character");
     }
     name.split('/').find_map(|part| match part {
         "" | "." | ".." => Some("it leads elsewhere"),
@@ -81,6 +84,10 @@ mod tests {
             "file:stream",
             "a\0b",
             "a\nb",
+            "README\u{1b}[31m.md",
+            "\u{9b}31m.md",
+            "RE\u{202e}DM.md",
+            "con\u{200b}fig.json",
             "nul",
             "NUL.txt",
             "dir/con.json",

@@ -1,23 +1,28 @@
 //! Pulls a model: finds out which files it consists of, downloads them, and puts them in place.
 
-use std::collections::{BTreeSet, HashSet};
+use std::collections::{HashMap, HashSet};
 use std::path::{Path, PathBuf};
+use std::sync::Mutex;
 use std::sync::atomic::AtomicBool;
 
 use quern_tensor_io::Remedy;
 
-use crate::cache::{Blobs, Repository};
+use crate::blobs::{Blobs, Check, State};
+use crate::cache::Repository;
+use crate::clean::brief;
 use crate::client::Client;
 use crate::download::{self, Download, FileSource};
 use crate::error::ErrorKind;
-use crate::listing::{Identity, Listing, brief};
+use crate::index;
+use crate::listing::{Identity, Listing, Names};
+use crate::lock::Lock;
 use crate::output::Output;
 use crate::parallel::each;
 use crate::select::{self, Patterns, Selection, Weights};
 use crate::{Error, Hub, Name, PullProgress, Result, space};
 
-/// The largest index of shards that is read.
-pub(crate) const LARGEST_INDEX: u64 = 256 << 20;
+/// The largest index of shards that is read. Those of the largest models have some 30 MiB.
+pub(crate) const LARGEST_INDEX: u64 = 128 << 20;
 
 /// What to pull beyond the name.
 #[derive(Clone, Debug, Default)]
@@ -64,8 +69,8 @@ type Wanted = (String, Identity);
 impl Hub {
     /// Downloads the files of a model into the cache or a folder.
     ///
-    /// Files that are present are not downloaded again; interrupted downloads are resumed. Links and the reference
-    /// of the revision are written when all files are present.
+    /// Files that are present are not downloaded again, once their content was found to be right; interrupted downloads
+    /// are resumed. Links and the reference of the revision are written when all files are present.
     ///
     /// # Errors
     /// Every way in which the Hub, the network or the disk can fail; see [`ErrorKind`].
@@ -81,8 +86,11 @@ impl Hub {
         let blobs = output.as_ref().map_or(&cache.blobs, |o| &o.blobs);
         // With a folder of its own to fill, `force` is about that folder.
         let force = options.force && output.is_none();
-        let job = Job { client: &self.client, listing: &listing, cache: &cache, blobs, force, progress };
+        let notes = Mutex::default();
+        let job =
+            Job { client: &self.client, listing: &listing, cache: &cache, blobs, force, progress, notes };
         let (selection, files) = job.bring(name, &patterns)?;
+        let mut notes = job.notes.into_inner().unwrap_or_default();
         let folder = match output {
             Some(output) => {
                 let place =
@@ -91,14 +99,11 @@ impl Hub {
                 output.finish(content)?
             }
             None => {
-                for (file, identity) in &files {
-                    cache.link(&listing.commit, &file.path, identity)?;
-                }
-                cache.set_commit(&listing.commit)?;
+                let files: Vec<_> = files.iter().map(|(file, identity)| (&*file.path, *identity)).collect();
+                cache.publish(&listing.commit, &files)?;
                 cache.snapshot(&listing.commit)
             }
         };
-        let mut notes = Vec::new();
         if let [first, ..] = &listing.unsound[..] {
             notes.push(format!(
                 "{} files of the repository have names that are not safe as paths ({:?}) and were not downloaded",
@@ -112,7 +117,7 @@ impl Hub {
 
     /// The same without network requests.
     fn pull_offline(&self, name: &Name, patterns: &Patterns, output: Option<Output>) -> Result<Pulled> {
-        let (commit, selection, files) = self.cached(name, patterns)?;
+        let (commit, selection, files) = self.cached(name, patterns, Check::All)?;
         let cache = self.repository(name);
         let snapshot = cache.snapshot(&commit);
         let size = |file: &String| std::fs::metadata(snapshot.join(file)).map_or(0, |m| m.len());
@@ -126,17 +131,18 @@ impl Hub {
         Ok(Pulled { model: start(&folder, &selection), commit, folder, files: pulled, notes: Vec::new() })
     }
 
-    /// What the cache has of a model, whole: commit, selection, all files.
+    /// What the cache has of a model, whole: commit, selection, all files. Their content is checked as `check` says.
     pub(crate) fn cached(
         &self,
         name: &Name,
         patterns: &Patterns,
+        check: Check,
     ) -> Result<(String, Selection, Vec<String>)> {
         let cache = self.repository(name);
         let missing = |what: String| {
             Error::new(name.to_string(), ErrorKind::Offline(what)).with_remedy(Remedy::GoOnline)
         };
-        let Some(commit) = cache.commit() else {
+        let Some(commit) = cache.commit()? else {
             let folder = self.client.settings().cache.display();
             return Err(missing(format!("not in the cache {folder}")));
         };
@@ -145,10 +151,12 @@ impl Hub {
         let selection = choose(&names, name, patterns).map_err(incomplete)?;
         let mut files = selection.files();
         if let Some(Weights::Index(index)) = &selection.weights {
+            cache.check(&commit, index, check, &AtomicBool::new(false))?;
             let text = download::read(&cache.snapshot(&commit).join(index), LARGEST_INDEX)?;
-            let shards = select::shards(index, &text, &names).map_err(incomplete)?;
+            let shards = index::shards(index, &text, &names).map_err(incomplete)?;
             files.splice(1..1, shards.into_iter().filter(|s| patterns.pick(s)));
         }
+        files.iter().try_for_each(|file| cache.check(&commit, file, check, &AtomicBool::new(false)))?;
         Ok((commit, selection, files))
     }
 
@@ -176,7 +184,7 @@ impl Hub {
         }
         if let Weights::Index(index) = weights {
             let text = download::read(&snapshot.join(index), LARGEST_INDEX)?;
-            match select::shards(index, &text, &listing.names()) {
+            match index::shards(index, &text, &listing.names()) {
                 Ok(shards) if all_here(shards.clone())? => {}
                 _ => return Ok(None),
             }
@@ -190,13 +198,9 @@ impl Hub {
 }
 
 /// The selection from a repository with these files.
-pub(crate) fn choose(
-    names: &BTreeSet<String>,
-    name: &Name,
-    patterns: &Patterns,
-) -> Result<Selection, String> {
+pub(crate) fn choose(names: &Names, name: &Name, patterns: &Patterns) -> Result<Selection, String> {
     if patterns.include_given() {
-        let picked: BTreeSet<String> = names.iter().filter(|n| patterns.pick(n)).cloned().collect();
+        let picked: Names = names.iter().filter(|n| patterns.pick(n)).cloned().collect();
         if picked.is_empty() {
             return Err("no file matches the patterns to include without matching one to exclude".to_owned());
         }
@@ -204,7 +208,8 @@ pub(crate) fn choose(
         let weights = select::select(&picked, name.choice()).ok().and_then(|s| s.weights);
         let own = weights.clone().map(|w| Selection { weights: Some(w), others: Vec::new() }.files());
         let own = own.unwrap_or_default();
-        let others = picked.into_iter().filter(|n| !own.contains(n)).collect();
+        let own: HashSet<&str> = own.iter().map(String::as_str).collect();
+        let others = picked.iter().filter(|n| !own.contains(&***n)).map(|n| n.to_string()).collect();
         return Ok(Selection { weights, others });
     }
     let mut selection = select::select(names, name.choice())?;
@@ -231,6 +236,8 @@ struct Job<'a> {
     blobs: &'a Blobs,
     force: bool,
     progress: &'a dyn PullProgress,
+    /// What a user should know.
+    notes: Mutex<Vec<String>>,
 }
 
 impl Job<'_> {
@@ -259,10 +266,14 @@ impl Job<'_> {
                 return Err(Error::untrusted(format!("{}/{index}", name.repository()), what));
             }
             let quiet = quern_tensor_io::NoProgress;
-            let source = self.download(index, identity, &quiet, &AtomicBool::new(false))?;
-            let place = if self.blobs.has(&identity) { self.blobs } else { &self.cache.blobs };
+            let never = AtomicBool::new(false);
+            let source = match !self.force && self.is_right(index, &identity, &never)? {
+                true => FileSource::Cache,
+                false => self.download(index, identity, &quiet, &never)?,
+            };
+            let place = if self.blobs.has(&identity)? { self.blobs } else { &self.cache.blobs };
             let text = download::read(&place.path(&identity.digest), LARGEST_INDEX)?;
-            let shards = select::shards(index, &text, &names).map_err(refused)?;
+            let shards = index::shards(index, &text, &names).map_err(refused)?;
             done.push((PulledFile { path: index.clone(), bytes: identity.size, source }, identity));
             wanted.splice(..1, shards.into_iter().filter(|s| patterns.pick(s)));
         }
@@ -284,31 +295,68 @@ impl Job<'_> {
         let mut seen = HashSet::new();
         let (first, again): (Vec<_>, Vec<_>) =
             wanted.iter().cloned().partition(|(_, i)| seen.insert(i.digest));
-        let missing: Vec<_> = first.iter().filter(|(_, i)| self.force || !self.is_here(i)).collect();
-        let bytes = missing.iter().map(|(_, i)| i.size).sum();
-        let left = missing.iter().map(|(_, i)| self.blobs.left(i)).sum();
+        // What is there is checked before the sum of what is to come is made.
+        let first = each(first, threads, &AtomicBool::new(false), |(file, identity), cancelled| {
+            let here = !self.force && self.is_right(&file, &identity, cancelled)?;
+            Ok((file, identity, here))
+        })?;
+        let missing: Vec<_> = first.iter().filter(|(.., here)| !here).collect();
+        let bytes = missing.iter().fold(0, |sum: u64, (_, i, _)| sum.saturating_add(i.size));
         if !missing.is_empty() {
             std::fs::create_dir_all(&self.blobs.folder).map_err(|e| Error::disk(&self.blobs.folder, &e))?;
+            let mut left = 0_u64;
+            for (_, identity, _) in &missing {
+                left = left.saturating_add(self.blobs.left(identity)?);
+            }
             space::check(&self.blobs.folder, left)?;
         }
         self.progress.total(missing.len(), bytes);
         let cancelled = AtomicBool::new(false);
-        let sources = each(first, threads, &cancelled, |(file, identity), cancelled| {
-            let source = self.download(&file, identity, self.progress, cancelled)?;
+        let sources = each(first, threads, &cancelled, |(file, identity, here), cancelled| {
+            let source = match here {
+                true => FileSource::Cache,
+                false => self.download(&file, identity, self.progress, cancelled)?,
+            };
             Ok((PulledFile { path: file, bytes: identity.size, source }, identity))
         })?;
         let again = again.into_iter().map(|(path, identity)| {
             (PulledFile { path, bytes: identity.size, source: FileSource::Cache }, identity)
         });
         let mut all: Vec<_> = sources.into_iter().chain(again).collect();
-        let order = |name: &str| wanted.iter().position(|(n, _)| n == name);
-        all.sort_by_key(|(file, _)| order(&file.path));
+        let order: HashMap<&str, usize> =
+            wanted.iter().enumerate().map(|(at, (n, _))| (n.as_str(), at)).collect();
+        all.sort_by_key(|(file, _)| order.get(&*file.path).copied());
         Ok(all)
     }
 
-    /// Whether a blob is in its place already, or in the cache, from which it will be copied.
-    fn is_here(&self, identity: &Identity) -> bool {
-        self.blobs.has(identity) || self.cache.blobs.has(identity)
+    /// Whether a blob is in its place already with the right content, or in the cache, from which it will be copied.
+    /// A damaged one in its place is removed.
+    fn is_right(&self, file: &str, identity: &Identity, cancelled: &AtomicBool) -> Result<bool> {
+        for (blobs, own) in [(self.blobs, true), (&self.cache.blobs, false)] {
+            let state = |reading: &dyn Fn()| {
+                blobs.state(&identity.digest, Some(identity.size), Check::All, cancelled, reading)
+            };
+            let reading = || self.progress.waiting(file, "checking the file in the cache");
+            match state(&reading)? {
+                State::Right => return Ok(true),
+                State::Damaged if own => {
+                    let _lock = Lock::take(&blobs.lock(&identity.digest), cancelled, || {
+                        self.progress.waiting(file, "another process is downloading it");
+                    })?;
+                    // Another process may have mended it since.
+                    if state(&|| ())? == State::Right {
+                        return Ok(true);
+                    }
+                    let path = blobs.path(&identity.digest);
+                    std::fs::remove_file(&path).map_err(|e| Error::disk(&path, &e))?;
+                    if let Ok(mut notes) = self.notes.lock() {
+                        notes.push(format!("{file} was damaged in the cache and was downloaded again"));
+                    }
+                }
+                State::Damaged | State::Absent => {}
+            }
+        }
+        Ok(false)
     }
 
     fn download(
@@ -318,11 +366,7 @@ impl Job<'_> {
         progress: &dyn PullProgress,
         cancelled: &AtomicBool,
     ) -> Result<FileSource> {
-        let force = self.force;
-        if !force && self.is_here(&identity) {
-            return Ok(FileSource::Cache);
-        }
-        let (client, listing, blobs) = (self.client, self.listing, self.blobs);
+        let (client, listing, blobs, force) = (self.client, self.listing, self.blobs, self.force);
         Download { client, listing, blobs, file, identity, force, progress, cancelled }.run()
     }
 }

@@ -4,8 +4,12 @@ use std::fs;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
+use crate::client::Bounds;
 use crate::status::Asked;
 use crate::{Hub, Result};
+
+/// The largest answer to a question that only shows that somebody is there; it is not read.
+const LARGEST_ANSWER: u64 = 1 << 20;
 
 /// What the cache holds.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -30,7 +34,8 @@ impl Hub {
         let url = self.client.url(path)?;
         let asked = Asked { repository: "the Hub", revision: "main", file: None };
         let started = Instant::now();
-        match self.client.ask("GET", &url, None, &asked) {
+        let bounds = Bounds::new(LARGEST_ANSWER, &settings.patience);
+        match self.client.ask("GET", &url, None, bounds, &asked) {
             // A mirror need not have these addresses: any answer shows that it is there.
             Err(error) if error.is_unreachable() || settings.token.is_some() => Err(error),
             Ok(_) | Err(_) => Ok(started.elapsed()),

@@ -10,10 +10,9 @@
 //! Everything else is not downloaded: the same weights in other formats (`consolidated.*`, `original/`, onnx,
 //! TensorFlow, Flax, `*.pth`), pictures, training state. A GGUF file needs nothing beside it.
 
-use std::collections::BTreeSet;
-
 use crate::gguf;
 use crate::glob::Glob;
+use crate::listing::Names;
 
 /// What a model needs beside its weights, if it is there.
 const SETTINGS: [&str; 20] = [
@@ -112,13 +111,13 @@ impl Patterns {
 }
 
 /// The model that `choice` means among the files `names`, or an explanation.
-pub(crate) fn select(names: &BTreeSet<String>, choice: Option<&str>) -> Result<Selection, String> {
+pub(crate) fn select(names: &Names, choice: Option<&str>) -> Result<Selection, String> {
     let weights = match choice {
         None => usual(names)?,
         Some(choice) => match file_named(names, choice)? {
             Some(file) => of_file(names, &file)?,
             None => {
-                let models = gguf::models(names.iter().map(String::as_str));
+                let models = gguf::models(names.iter().map(|n| &**n));
                 if models.is_empty() {
                     let what = "no such file there, and no GGUF model whose quantization that could be";
                     return Err(what.to_owned());
@@ -134,28 +133,8 @@ pub(crate) fn select(names: &BTreeSet<String>, choice: Option<&str>) -> Result<S
     Ok(Selection { weights: Some(weights), others })
 }
 
-/// The shards an index names, as paths in the repository, or an explanation.
-pub(crate) fn shards(index: &str, text: &[u8], names: &BTreeSet<String>) -> Result<Vec<String>, String> {
-    #[derive(serde::Deserialize)]
-    struct Index {
-        weight_map: std::collections::HashMap<String, String>,
-    }
-    let index_json: Index =
-        serde_json::from_slice(text).map_err(|e| format!("not an index of shards: {e}"))?;
-    let files: BTreeSet<_> = index_json.weight_map.into_values().collect();
-    if files.is_empty() {
-        return Err("the index lists no shards".to_owned());
-    }
-    let folder = folder(index);
-    let found = files.into_iter().map(|file| match names.get(&format!("{folder}{file}")) {
-        Some(name) => Ok(name.clone()),
-        None => Err(format!("the index lists the shard {file:?}, which the repository does not hold")),
-    });
-    found.collect()
-}
-
 /// The file a user means: by its path, or by its name where only one has it.
-fn file_named(names: &BTreeSet<String>, choice: &str) -> Result<Option<String>, String> {
+fn file_named(names: &Names, choice: &str) -> Result<Option<String>, String> {
     if names.contains(choice) {
         return Ok(Some(choice.to_owned()));
     }
@@ -163,13 +142,13 @@ fn file_named(names: &BTreeSet<String>, choice: &str) -> Result<Option<String>, 
     let found: Vec<_> = names.iter().filter(|n| n.ends_with(&end)).collect();
     match found[..] {
         [] => Ok(None),
-        [one] => Ok(Some(one.clone())),
+        [one] => Ok(Some(one.to_string())),
         _ => Err(format!("several files of the name {choice}; give the folder too")),
     }
 }
 
 /// The weights that one file belongs to.
-fn of_file(names: &BTreeSet<String>, file: &str) -> Result<Weights, String> {
+fn of_file(names: &Names, file: &str) -> Result<Weights, String> {
     match () {
         _ if file.ends_with(".gguf") => whole(gguf::of_file(names, file)),
         _ if file.ends_with(".index.json") => Ok(Weights::Index(file.to_owned())),
@@ -181,7 +160,7 @@ fn of_file(names: &BTreeSet<String>, file: &str) -> Result<Weights, String> {
 }
 
 /// The weights to take if none were named.
-fn usual(names: &BTreeSet<String>) -> Result<Weights, String> {
+fn usual(names: &Names) -> Result<Weights, String> {
     if let Some(weights) = known(names, "model.safetensors") {
         return Ok(weights);
     }
@@ -190,20 +169,20 @@ fn usual(names: &BTreeSet<String>) -> Result<Weights, String> {
         root().filter(|n| n.ends_with(".safetensors.index.json") && is_weights(n)).collect();
     let single: Vec<_> = root().filter(|n| n.ends_with(".safetensors") && is_weights(n)).collect();
     match (&indices[..], &single[..]) {
-        ([index], _) => return Ok(Weights::Index((*index).clone())),
-        ([], [file]) => return Ok(Weights::File((*file).clone())),
+        ([index], _) => return Ok(Weights::Index(index.to_string())),
+        ([], [file]) => return Ok(Weights::File(file.to_string())),
         _ => {}
     }
-    let models = gguf::models(names.iter().map(String::as_str));
+    let models = gguf::models(names.iter().map(|n| &**n));
     if !models.is_empty() {
         return whole(gguf::choose(&models, None)?);
     }
     if let Some(weights) = known(names, "pytorch_model.bin") {
         return Ok(weights);
     }
-    let several: Vec<_> = indices.into_iter().chain(single).map(String::as_str).collect();
+    let several = gguf::some(indices.into_iter().chain(single).map(|n| &**n));
     Err(match several.is_empty() {
-        false => format!("it holds several models; name the file after a colon, of {}", several.join(", ")),
+        false => format!("it holds several models; name the file after a colon, of {several}"),
         true if names.iter().any(|n| n.starts_with("adapter_")) => {
             "it holds an adapter (LoRA), not a whole model; merge it into its base model, and use the result"
                 .to_owned()
@@ -213,9 +192,9 @@ fn usual(names: &BTreeSet<String>) -> Result<Weights, String> {
 }
 
 /// The index of this file, or the file.
-fn known(names: &BTreeSet<String>, file: &str) -> Option<Weights> {
+fn known(names: &Names, file: &str) -> Option<Weights> {
     let index = format!("{file}.index.json");
-    if names.contains(&index) {
+    if names.contains(index.as_str()) {
         return Some(Weights::Index(index));
     }
     names.contains(file).then(|| Weights::File(file.to_owned()))
@@ -227,24 +206,24 @@ fn is_weights(name: &str) -> bool {
 
 /// A GGUF model with all its splits.
 fn whole(model: gguf::Model) -> Result<Weights, String> {
-    match model.missing.is_empty() {
-        true => Ok(Weights::Gguf(model.files)),
-        false => Err(format!("the repository lacks {} of that model's parts: {}", model.missing.len(), {
-            model.missing.iter().take(8).map(String::as_str).collect::<Vec<_>>().join(", ")
-        })),
+    match model.lacking {
+        0 => Ok(Weights::Gguf(model.files)),
+        lacking => {
+            Err(format!("the repository lacks {lacking} of that model's parts: {}", model.missing.join(", ")))
+        }
     }
 }
 
 /// The settings beside `weights`; those of the root where the folder of `weights` has no `config.json`.
-fn settings(names: &BTreeSet<String>, weights: &str) -> Vec<String> {
+fn settings(names: &Names, weights: &str) -> Vec<String> {
     let own = folder(weights);
-    let folder = if names.contains(&format!("{own}config.json")) { own } else { "" };
-    let there = SETTINGS.iter().map(|name| format!("{folder}{name}")).filter(|n| names.contains(n));
+    let folder = if names.contains(format!("{own}config.json").as_str()) { own } else { "" };
+    let there = SETTINGS.iter().map(|name| format!("{folder}{name}")).filter(|n| names.contains(n.as_str()));
     there.collect()
 }
 
 /// The folder of a file, with its slash; empty at the root.
-fn folder(file: &str) -> &str {
+pub(crate) fn folder(file: &str) -> &str {
     file.rfind('/').map_or("", |at| &file[..=at])
 }
 
@@ -252,8 +231,8 @@ fn folder(file: &str) -> &str {
 mod tests {
     use super::*;
 
-    fn names(list: &[&str]) -> BTreeSet<String> {
-        list.iter().map(|n| (*n).to_owned()).collect()
+    fn names(list: &[&str]) -> Names {
+        list.iter().map(|n| (*n).into()).collect()
     }
 
     fn files(list: &[&str], choice: Option<&str>) -> Result<Vec<String>, String> {
@@ -346,22 +325,6 @@ mod tests {
         let lora = ["adapter_config.json", "adapter_model.safetensors"];
         assert!(files(&lora, None).unwrap_err().contains("LoRA"));
         assert!(files(&["a.safetensors", "b.safetensors"], None).unwrap_err().contains("a.safetensors, b"));
-    }
-
-    #[test]
-    fn an_index_leads_to_its_shards_and_nowhere_else() {
-        let all = names(&["d/a.safetensors", "d/b.safetensors", "secret"]);
-        let map = |file: &str| format!(r#"{{"weight_map":{{"x":"a.safetensors","y":"{file}"}}}}"#);
-        let index = "d/model.safetensors.index.json";
-        assert_eq!(
-            shards(index, map("b.safetensors").as_bytes(), &all).unwrap(),
-            ["d/a.safetensors", "d/b.safetensors"]
-        );
-        for file in ["c.safetensors", "../secret", "/etc/passwd"] {
-            assert!(shards(index, map(file).as_bytes(), &all).is_err(), "{file}");
-        }
-        assert!(shards(index, b"{}", &all).is_err());
-        assert!(shards(index, br#"{"weight_map":{}}"#, &all).is_err());
     }
 
     #[test]

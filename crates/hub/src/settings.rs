@@ -6,7 +6,7 @@
 //! HF_ENDPOINT                                    the Hub, or a mirror              https://huggingface.co
 //! HF_TOKEN, HUGGING_FACE_HUB_TOKEN               the token itself
 //! HF_TOKEN_PATH                                  a file that holds it              $HF_HOME/token
-//! HF_HUB_DISABLE_IMPLICIT_TOKEN                  send no token
+//! HF_HUB_DISABLE_IMPLICIT_TOKEN                  send no token, and read none
 //! HF_HUB_CACHE, HUGGINGFACE_HUB_CACHE            the cache                         $HF_HOME/hub
 //! HF_HOME                                        both                              $XDG_CACHE_HOME/huggingface
 //! HF_HUB_OFFLINE, TRANSFORMERS_OFFLINE           make no network requests
@@ -15,47 +15,32 @@
 //! ```
 
 use std::ffi::OsString;
-use std::fmt;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use url::Url;
 
+use crate::token::{self, Token};
 use crate::{Error, Result};
 
 /// The public Hub.
 const ENDPOINT: &str = "https://huggingface.co";
-/// The largest token file: it holds one line.
-const LARGEST_TOKEN: u64 = 64 << 10;
-
-/// A secret that no debug output shows.
-#[derive(Clone, PartialEq, Eq)]
-pub struct Token(String);
-
-impl Token {
-    /// A token as the Hub gives it out: visible ASCII characters.
-    ///
-    /// # Errors
-    /// Empty, or characters that have no place in an HTTP header.
-    pub fn new(text: &str) -> Result<Self> {
-        let text = text.trim();
-        match !text.is_empty() && text.bytes().all(|b| b.is_ascii_graphic()) {
-            true => Ok(Self(text.to_owned())),
-            false => Err(Error::usage(
-                "HF_TOKEN",
-                "not a token: it holds spaces or other characters that no token has",
-            )),
-        }
-    }
-
-    pub(crate) fn reveal(&self) -> &str {
-        &self.0
-    }
+/// How long a server may take. A timeout of each read alone would let one byte a second hold a download for ever.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Patience {
+    /// The time over which a rate is measured. From the environment it is not shorter than [`Settings::timeout`].
+    pub window: Duration,
+    /// Bytes a second on a connection below which a server counts as stalled.
+    pub slowest: u64,
+    /// The longest time for an answer that is not a file: a list of files, a header.
+    pub answer: Duration,
 }
 
-impl fmt::Debug for Token {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("Token(…)")
+impl Default for Patience {
+    /// A minute, 1 KiB a second, half an hour: a modem shared by eight connections has this rate, and the longest real
+    /// lists of files, of some 50 MiB, come in minutes.
+    fn default() -> Self {
+        Self { window: Duration::from_secs(60), slowest: 1 << 10, answer: Duration::from_secs(30 * 60) }
     }
 }
 
@@ -72,6 +57,8 @@ pub struct Settings {
     pub offline: bool,
     /// The longest time without a byte on a connection.
     pub timeout: Duration,
+    /// How slow a server may be.
+    pub patience: Patience,
     /// The pause before the second attempt; it doubles with each.
     pub backoff: Duration,
     /// Files transferred at the same time.
@@ -106,23 +93,27 @@ impl Settings {
             .ok_or_else(|| {
                 Error::usage("HF_HOME", "there is no home folder; set HF_HOME to one for the cache")
             })?;
-        let token = match text("HF_TOKEN").or_else(|| text("HUGGING_FACE_HUB_TOKEN")) {
-            _ if truth("HF_HUB_DISABLE_IMPLICIT_TOKEN") => None,
-            Some(token) if !token.trim().is_empty() => Some(Token::new(&token)?),
-            _ => match folder("HF_TOKEN_PATH").or_else(|| home.as_deref().map(|f| f.join("token"))) {
-                Some(file) => token_in(&file)?,
-                None => None,
-            },
+        let offline = truth("HF_HUB_OFFLINE") || truth("TRANSFORMERS_OFFLINE");
+        let token = match offline || truth("HF_HUB_DISABLE_IMPLICIT_TOKEN") {
+            true => None,
+            false => {
+                let file = folder("HF_TOKEN_PATH").or_else(|| home.as_deref().map(|f| f.join("token")));
+                token::find(get, file.as_deref())?
+            }
         };
         let endpoint = endpoint(&text("HF_ENDPOINT").unwrap_or_else(|| ENDPOINT.to_owned()))?;
         let seconds = text("HF_HUB_DOWNLOAD_TIMEOUT").and_then(|v| v.parse().ok()).filter(|&s| s > 0);
+        let timeout = Duration::from_secs(seconds.unwrap_or(30));
+        let patience = Patience::default();
         Ok(Self {
             proxy: proxy(&endpoint, text),
             endpoint,
             cache,
             token,
-            offline: truth("HF_HUB_OFFLINE") || truth("TRANSFORMERS_OFFLINE"),
-            timeout: Duration::from_secs(seconds.unwrap_or(30)),
+            offline,
+            timeout,
+            // Who waits longer for a single byte gets a window that holds the wait.
+            patience: Patience { window: patience.window.max(timeout), ..patience },
             backoff: Duration::from_secs(1),
             connections: 8,
         })
@@ -145,6 +136,10 @@ fn endpoint(text: &str) -> Result<Url> {
         _ if url.query().is_some() || url.fragment().is_some() => {
             Err(bad("an address without ? and # is expected"))
         }
+        _ if !url.username().is_empty() || url.password().is_some() => Err(Error::usage(
+            "HF_ENDPOINT",
+            "a name and password in the address are not sent; set HF_TOKEN instead",
+        )),
         _ => Ok(url),
     }
 }
@@ -154,16 +149,6 @@ fn expand(path: PathBuf, home: Option<&Path>) -> PathBuf {
     match (path.strip_prefix("~"), home) {
         (Ok(rest), Some(home)) => home.join(rest),
         _ => path,
-    }
-}
-
-/// The token in a file; none if there is no file, or nothing in it.
-fn token_in(file: &Path) -> Result<Option<Token>> {
-    let small = std::fs::metadata(file).is_ok_and(|m| m.is_file() && m.len() <= LARGEST_TOKEN);
-    let text = if small { std::fs::read_to_string(file).unwrap_or_default() } else { String::new() };
-    match text.trim().is_empty() {
-        true => Ok(None),
-        false => Token::new(&text).map(Some).map_err(|e| Error::new(file.display().to_string(), e.kind)),
     }
 }
 
@@ -217,7 +202,7 @@ mod tests {
         std::fs::write(dir.path().join("other"), " hf_other \n").unwrap();
         let (home, other) = (dir.path().to_str().unwrap(), dir.path().join("other"));
         let home = ("HF_HOME", home);
-        let token = |pairs: &[(&str, &str)]| read(pairs).unwrap().token.map(|t| t.0);
+        let token = |pairs: &[(&str, &str)]| read(pairs).unwrap().token.map(|t| t.reveal().to_owned());
         let is = |t: &str| Some(t.to_owned());
         assert_eq!(token(&[home]), is("hf_file"));
         assert_eq!(token(&[home, ("HF_TOKEN_PATH", other.to_str().unwrap())]), is("hf_other"));
@@ -246,6 +231,9 @@ mod tests {
             assert_eq!(with("HF_HUB_OFFLINE", value).unwrap().offline, offline);
         }
         assert_eq!(with("HF_HUB_DOWNLOAD_TIMEOUT", "5").unwrap().timeout, Duration::from_secs(5));
+        assert_eq!(with("HF_HUB_DOWNLOAD_TIMEOUT", "5").unwrap().patience, Patience::default());
+        assert_eq!(with("HF_HUB_DOWNLOAD_TIMEOUT", "300").unwrap().patience.window, Duration::from_secs(300));
+        assert!(with("HF_ENDPOINT", "https://me:secret@h").unwrap_err().to_string().contains("HF_TOKEN"));
         assert_eq!(with("HF_HUB_DOWNLOAD_TIMEOUT", "0").unwrap().timeout, Duration::from_secs(30));
         let proxy = |no: &str| {
             read(&[("HF_HOME", "/h"), ("https_proxy", "http://p:1"), ("NO_PROXY", no)]).unwrap().proxy

@@ -6,11 +6,13 @@
 
 use std::time::Duration;
 
-use ureq::Response;
+use ureq::http::response::Parts;
 use url::Url;
 
-use crate::client::shown;
+use crate::clean::clean;
+use crate::client::header;
 use crate::error::ErrorKind;
+use crate::failure::shown;
 use crate::{Error, Settings};
 
 /// The subject of a request.
@@ -31,12 +33,10 @@ impl Asked<'_> {
 }
 
 /// The error for an answer that is not a success.
-pub(crate) fn explain(response: &Response, url: &Url, asked: &Asked, settings: &Settings) -> Error {
-    let status = response.status();
-    let code = response.header("X-Error-Code").unwrap_or_default();
-    // A text from the server: cut to a limit, without characters that move the cursor.
-    let message = response.header("X-Error-Message").unwrap_or_default();
-    let message: String = message.chars().filter(|c| !c.is_control()).take(200).collect();
+pub(crate) fn explain(response: &Parts, url: &Url, asked: &Asked, settings: &Settings) -> Error {
+    let status = response.status.as_u16();
+    let code = header(&response.headers, "X-Error-Code").unwrap_or_default();
+    let message = clean(header(&response.headers, "X-Error-Message").unwrap_or_default());
     let host = settings.endpoint.host_str().unwrap_or_default();
     let page = format!("{}/{}", settings.endpoint.as_str().trim_end_matches('/'), asked.repository);
     let with = |kind: ErrorKind| Error::new(asked.subject(), kind);
@@ -113,6 +113,6 @@ fn failing(status: u16, url: &Url) -> ErrorKind {
 }
 
 /// `Retry-After` in seconds.
-fn retry_after(response: &Response) -> Option<Duration> {
-    response.header("Retry-After")?.trim().parse().ok().map(Duration::from_secs)
+fn retry_after(response: &Parts) -> Option<Duration> {
+    header(&response.headers, "Retry-After")?.trim().parse().ok().map(Duration::from_secs)
 }

@@ -3,9 +3,12 @@
 #[path = "../../../../tests/fake_hub.rs"]
 mod fake_hub;
 
+mod cached;
 mod errors;
 mod headers;
+mod lying;
 mod output;
+mod patience;
 mod pull;
 mod resume;
 mod trust;
@@ -14,7 +17,7 @@ use std::fs;
 use std::path::Path;
 use std::time::Duration;
 
-use quern_hub::{Hub, Name, PullOptions, Pulled, Result, Settings, Token};
+use quern_hub::{Hub, Name, Patience, PullOptions, Pulled, Result, Settings, Token};
 use quern_tensor_io::NoProgress;
 
 use fake_hub::{FakeHub, Repo, noise};
@@ -34,6 +37,7 @@ impl Place {
             token: None,
             offline: false,
             timeout: Duration::from_secs(20),
+            patience: Patience::default(),
             backoff: Duration::from_millis(1),
             connections: 4,
             proxy: None,
