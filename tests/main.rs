@@ -13,6 +13,7 @@ mod hub;
 mod identify;
 mod imatrix;
 mod inspect;
+mod patterns;
 mod placement;
 mod progress;
 mod provenance;

@@ -198,7 +198,7 @@ impl ChatTemplate {
     ) -> Result<ChatPrompt> {
         let Rendered { text, system_moved, left_out } = self.render_with_system(system, messages)?;
         let options = EncodeOptions { add_special: false, parse_special: true };
-        let mut tokens = tokenizer.encode(&text, options);
+        let mut tokens = tokenizer.encode(&text, options)?;
         if let Some(bos) = tokenizer.bos().filter(|bos| tokenizer.add_bos() && tokens.first() != Some(bos)) {
             tokens.insert(0, bos);
         }
