@@ -18,6 +18,7 @@ mod imatrix;
 mod inputs;
 mod inspect;
 mod kills;
+mod patterns;
 mod placement;
 mod progress;
 mod provenance;

@@ -55,9 +55,9 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     let start = Instant::now();
     let encode = |add_special, parse_special| {
         let options = EncodeOptions { add_special, parse_special };
-        texts.iter().map(|text| tokenizer.encode(text, options)).collect::<Vec<_>>()
+        texts.iter().map(|text| tokenizer.encode(text, options)).collect::<Result<Vec<_>, _>>()
     };
-    let (plain, parsed, full) = (encode(false, false), encode(false, true), encode(true, true));
+    let (plain, parsed, full) = (encode(false, false)?, encode(false, true)?, encode(true, true)?);
     let decoded: Vec<String> = parsed.iter().map(|ids| tokenizer.decode(ids)).collect();
     eprintln!("encode {:?}", start.elapsed());
     println!("{}", serde_json::json!({ "plain": plain, "parsed": parsed, "full": full, "decoded": decoded }));

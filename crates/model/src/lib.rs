@@ -12,7 +12,7 @@
 //! [`architectures`] holds one description per family, [`architecture`] the types they are written in.
 //! [`identify`] opens checkpoints, and names files and folders that are something else. [`Contents`] matches what a
 //! checkpoint holds with what its configuration demands. [`provenance`] says how a model was made, [`card`] writes that
-//! for people.
+//! for people. [`pattern`] compiles regular expressions, with bounds.
 
 pub mod architecture;
 pub mod architectures;
@@ -25,6 +25,7 @@ pub mod gguf;
 pub mod hugging_face;
 pub mod identify;
 mod json;
+pub mod pattern;
 pub mod provenance;
 pub mod tokenizer;
 mod view;

@@ -45,7 +45,7 @@ fn the_default_text_is_varied_and_enough_for_the_usual_calibration() {
 fn sequences_are_the_text_s_own_tokens_at_the_documented_places() {
     let text = std::fs::read_to_string(fixture("text/validation.txt")).unwrap();
     let tokenizer = tokenizer();
-    let tokens = tokenizer.encode(&text, EncodeOptions::default());
+    let tokens = tokenizer.encode(&text, EncodeOptions::default()).unwrap();
     let taken = take(TextSource::Text(text), 7, 100);
     assert_eq!(taken.sequences.len(), 7);
     for (i, sequence) in taken.sequences.iter().enumerate() {

@@ -110,7 +110,7 @@ pub fn perplexity(
     progress: &dyn Progress,
 ) -> Result<PerplexityReport> {
     let tokenizer = model.tokenizer()?;
-    let tokens = tokenizer.encode(text, EncodeOptions { add_special: true, parse_special: false });
+    let tokens = tokenizer.encode(text, EncodeOptions { add_special: true, parse_special: false })?;
     let bos = tokenizer.bos().filter(|_| tokenizer.add_bos());
     perplexity_of_tokens(model, reference, &tokens, bos, options, progress)
 }

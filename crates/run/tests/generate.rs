@@ -63,7 +63,7 @@ fn logprobs_are_the_softmax_of_the_models_own_logits() {
         o.limit = Some(6);
     });
     let tokenizer = model.tokenizer().unwrap();
-    let prompt = tokenizer.encode(PROMPT, options.encode);
+    let prompt = tokenizer.encode(PROMPT, options.encode).unwrap();
     let report = generate_from_tokens(&model, &prompt, &options, &mut |_: &str| ()).unwrap();
     let logprobs = report.logprobs.unwrap();
     assert_eq!(logprobs.len(), 6);
@@ -113,7 +113,7 @@ fn a_limit_that_must_fit_is_refused_before_any_work() {
 fn a_generator_computes_only_what_is_new_and_says_the_same() {
     let model = load(&fixture(MODEL), 2);
     let options = greedy(|o| o.limit = Some(8));
-    let encode = |text: &str| model.tokenizer().unwrap().encode(text, options.encode);
+    let encode = |text: &str| model.tokenizer().unwrap().encode(text, options.encode).unwrap();
     let mut generator = Generator::new(&model, options.clone(), 128).unwrap();
     let fresh = |prompt: &[u32]| generate_from_tokens(&model, prompt, &options, &mut |_: &str| ()).unwrap();
     let mut check = |prompt: &[u32], reused: usize| {
@@ -149,7 +149,7 @@ fn a_listener_may_end_it_and_what_was_computed_stays() {
     }
     let model = load(&fixture(MODEL), 2);
     let options = greedy(|_| ());
-    let prompt = model.tokenizer().unwrap().encode(PROMPT, options.encode);
+    let prompt = model.tokenizer().unwrap().encode(PROMPT, options.encode).unwrap();
     let mut generator = Generator::new(&model, options, 128).unwrap();
     let mut listener = Until(1, String::new());
     let report = generator.generate(&prompt, &mut listener).unwrap();
@@ -175,7 +175,7 @@ fn a_prompt_of_several_batches_can_be_interrupted_between_them() {
     let model = load(&fixture(MODEL), 2);
     let options = greedy(|o| (o.limit, o.context) = (Some(3), Some(1024)));
     let text = std::fs::read_to_string(fixture("text/validation.txt")).unwrap();
-    let mut prompt = model.tokenizer().unwrap().encode(&text, options.encode);
+    let mut prompt = model.tokenizer().unwrap().encode(&text, options.encode).unwrap();
     prompt.truncate(700);
     let session = SessionOptions { context: 1024, kv: KvType::F32, ..Default::default() };
     let mut session = model.session(session).unwrap();

@@ -228,7 +228,7 @@ fn statistics_on_the_gpu_are_those_of_the_logits_in_ram() {
     let (model, reference) =
         (open(&fixture("bookworm-4m-Q4_K_M.gguf"), all), open(&fixture("bookworm-4m"), all));
     let text = std::fs::read_to_string(fixture("text/validation.txt")).unwrap();
-    let tokens = model.tokenizer().unwrap().encode(&text, GenerateOptions::default().encode);
+    let tokens = model.tokenizer().unwrap().encode(&text, GenerateOptions::default().encode).unwrap();
     // Two batches, the last of one token.
     let context = 514;
     let options = PerplexityOptions { context, chunks: Some(2), kv: KvType::F16 };

@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 
 use clap::Args;
-use regex::Regex;
+use quern_model::pattern::NamePattern;
 
 use super::placement::Placement;
 use super::shared::{Threads, model_help};
@@ -41,7 +41,7 @@ pub struct Diff {
     ///
     /// Names are those of the comparison: GGUF's, or Hugging Face's where both models are Hugging Face checkpoints.
     #[arg(long, value_name = "REGEX")]
-    pub only: Option<Regex>,
+    pub only: Option<NamePattern>,
     /// Relative RMSE up to which a tensor counts as the same [default: values must be equal]
     #[arg(long, value_name = "X", value_parser = tolerance)]
     pub tolerance: Option<f64>,

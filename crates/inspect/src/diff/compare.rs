@@ -3,9 +3,9 @@
 use std::ops::Range;
 use std::sync::OnceLock;
 
+use quern_model::pattern::NamePattern;
 use quern_model::{Pair, SideBySide, View, ViewTensor};
 use quern_tensor_io::{Checkpoint, Progress, Result, pipeline};
-use regex::Regex;
 
 use super::matching::{Matched, Matches, reason};
 use super::measure::Sums;
@@ -21,7 +21,7 @@ pub struct Options {
     /// Number of threads, 0 for one for each processor. Results do not depend on it.
     pub threads: usize,
     /// Only tensors whose name (in the comparison's naming) this finds.
-    pub only: Option<Regex>,
+    pub only: Option<NamePattern>,
     /// A tensor whose relative RMSE is no more than this counts as the same.
     pub tolerance: Option<f64>,
 }

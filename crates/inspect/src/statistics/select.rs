@@ -3,9 +3,9 @@
 //! In this order: a name in the file, a name in the other format (GGUF's for a Hugging Face checkpoint and the other way
 //! round), the end of one name only, a regular expression.
 
+use quern_model::pattern::{NamePattern, shown};
 use quern_model::{Packed, View};
 use quern_tensor_io::{Checkpoint, Container, Error, Progress, Remedy, Result};
-use regex::RegexBuilder;
 use serde::Serialize;
 
 use super::channels::{Axis, Outliers};
@@ -19,8 +19,6 @@ use super::{own_view, stored_bytes};
 const MOST: usize = 16;
 /// So many near names are listed.
 const NEAR: usize = 5;
-/// A regular expression may take so many bytes of memory.
-const REGEX_BYTES: usize = 1 << 20;
 
 /// Tensors of a checkpoint that were asked for.
 #[derive(Debug)]
@@ -88,10 +86,9 @@ pub fn select<'a>(checkpoint: &'a Checkpoint, asked: &str) -> Result<Selection<'
         Some(found) => Some(found),
         None if asked.is_empty() => None,
         None => {
-            let expression = RegexBuilder::new(asked).size_limit(REGEX_BYTES).build().map_err(|e| {
-                let why = e.to_string();
-                let why = why.lines().last().unwrap_or_default().trim_start_matches("error: ");
-                refused(format!("no tensor is called {asked}, which is no regular expression either: {why}"))
+            let expression = NamePattern::new(asked).map_err(|e| {
+                let asked = shown(asked);
+                refused(format!("no tensor is called {asked}, which is no regular expression either: {e}"))
             })?;
             find(&|name| expression.is_match(name), false)
         }

@@ -52,6 +52,9 @@ pub enum ChatError {
         /// In its own words.
         what: String,
     },
+    /// The prompt cannot be converted to tokens.
+    #[error(transparent)]
+    Tokenizer(#[from] quern_tensor_io::Error),
 }
 
 impl ChatError {
@@ -62,6 +65,7 @@ impl ChatError {
                 let builtin = builtin::BUILTINS.iter().map(|b| b.name).collect();
                 Some(Remedy::ChooseChatTemplate { builtin })
             }
+            Self::Tokenizer(e) => e.remedy(),
             Self::Unknown { .. } | Self::File { .. } | Self::Template { .. } | Self::Refused { .. } => None,
         }
     }

@@ -225,7 +225,7 @@ impl ChatTemplate {
         let rendered = self.renderer.ask(&request).map_err(|failure| failure.of(&self.origin))?;
         let Rendered { text, system_moved, left_out } = rendered;
         let options = EncodeOptions { add_special: false, parse_special: true };
-        let mut tokens = tokenizer.encode(&text, options);
+        let mut tokens = tokenizer.encode(&text, options)?;
         if let Some(bos) = tokenizer.bos().filter(|bos| tokenizer.add_bos() && tokens.first() != Some(bos)) {
             tokens.insert(0, bos);
         }

@@ -4,18 +4,22 @@
 //! is ready in a tenth of a second, and merges that do not fit the vocabulary, which the library does not check, are
 //! found.
 
-use std::collections::HashMap;
 use std::sync::Arc;
 
 use super::byte_level::alphabet;
 use super::merges::{MergeTable, Merger};
+use super::pre_tokenizer::Word;
+use super::seen::Seen;
 use super::vocabulary::{TokenKind, Vocabulary};
 
 /// Longer words are cut: positions are 32-bit.
 const MAX_CHARS: usize = 1 << 30;
 
-/// Hardly a longer word comes twice in a text.
-const MAX_SEEN: usize = 64;
+/// Memory for longer words is given back after each.
+const MAX_KEPT: usize = 1 << 16;
+
+/// More merges than this are treated as damage: a vocabulary of 262 144 tokens made from scores has 580 000.
+pub(crate) const MAX_MERGES: usize = 1 << 20;
 
 /// What goes with the merges.
 #[derive(Clone, Copy, Debug, Default)]
@@ -78,46 +82,92 @@ impl Bpe {
         (Self { table: Arc::new(table), options, characters }, count, first)
     }
 
-    /// Whether a word is encoded independently of its surroundings: it may be split where nothing merges.
-    pub fn may_cut(&self) -> bool {
-        !self.options.ignore_merges
-    }
-
-    /// Encodes words one after the other, in one vocabulary.
-    pub fn encoder<'a>(&'a self, vocabulary: &'a Vocabulary) -> Encoder<'a> {
-        Encoder { bpe: self, vocabulary, merger: Merger::default(), start: Vec::new(), seen: HashMap::new() }
+    /// Encodes the words of a text of so many bytes, one after the other, in one vocabulary.
+    pub fn encoder<'a>(&'a self, vocabulary: &'a Vocabulary, bytes: usize) -> Encoder<'a> {
+        Encoder {
+            bpe: self,
+            vocabulary,
+            merger: Merger::default(),
+            start: Vec::new(),
+            spelled: String::new(),
+            seen: Seen::for_text(bytes),
+        }
     }
 }
 
-/// Encodes the words of a text; remembers those it has seen.
+/// Encodes the words of a text; remembers some of those it has seen.
 pub(crate) struct Encoder<'a> {
     bpe: &'a Bpe,
     vocabulary: &'a Vocabulary,
     merger: Merger,
     start: Vec<u32>,
-    /// The place of a word's tokens in the output.
-    seen: HashMap<String, (usize, usize)>,
+    spelled: String,
+    seen: Seen,
 }
 
 impl Encoder<'_> {
+    /// Whether a word is encoded independently of its surroundings: it may be split where nothing merges.
+    pub fn may_cut(&self) -> bool {
+        !self.bpe.options.ignore_merges
+    }
+
     /// Appends the tokens of `word`. All calls must have the same `out`, which must not be shortened between them.
-    pub fn encode(&mut self, word: &str, out: &mut Vec<u32>) {
-        if let Some(&(from, to)) = self.seen.get(word) {
-            return out.extend_from_within(from..to);
-        }
+    pub fn encode(&mut self, word: Word<'_>, out: &mut Vec<u32>) {
+        let (Word::Bytes(text) | Word::Spelled(text)) = word;
+        let slot = match self.seen.find(text, matches!(word, Word::Bytes(_))) {
+            Ok((from, to)) => return out.extend_from_within(from..to),
+            Err(slot) => slot,
+        };
         let from = out.len();
-        self.encode_new(word, out);
-        if word.len() <= MAX_SEEN {
-            self.seen.insert(word.to_owned(), (from, out.len()));
+        match word {
+            Word::Bytes(text) => self.encode_bytes(text, out),
+            Word::Spelled(text) => self.encode_spelled(text, out),
+        }
+        if let Some(slot) = slot {
+            self.seen.set(slot, from, out.len());
         }
     }
 
-    fn encode_new(&mut self, word: &str, out: &mut Vec<u32>) {
+    /// A word that is a piece, where those are taken as they are.
+    fn whole(&self, word: &str) -> Option<u32> {
+        let id = self.vocabulary.find(word)?;
+        (self.vocabulary.kind(id) != Some(TokenKind::Unused)).then_some(id)
+    }
+
+    fn encode_bytes(&mut self, word: &str, out: &mut Vec<u32>) {
+        let BpeOptions { ignore_merges, byte_fallback, unknown, .. } = self.bpe.options;
+        if byte_fallback {
+            return self.encode_spelled(&alphabet::encode(word), out);
+        }
+        if ignore_merges && word.len() <= self.vocabulary.longest() {
+            self.spelled.clear();
+            self.spelled.extend(word.bytes().map(alphabet::char_of));
+            if let Some(id) = self.whole(&self.spelled) {
+                return out.push(id);
+            }
+        }
+        self.start.clear();
+        self.start.reserve_exact(word.len());
+        let mut after_unknown = false;
+        for byte in word.bytes() {
+            match self.bpe.characters[alphabet::char_of(byte) as usize] {
+                Some(token) => {
+                    self.start.push(token);
+                    after_unknown = false;
+                }
+                None if after_unknown && self.bpe.options.fuse_unknown => {}
+                None => {
+                    self.start.extend(unknown);
+                    after_unknown = true;
+                }
+            }
+        }
+        self.merge(out);
+    }
+
+    fn encode_spelled(&mut self, word: &str, out: &mut Vec<u32>) {
         let BpeOptions { ignore_merges, byte_fallback, unknown, fuse_unknown } = self.bpe.options;
-        if ignore_merges
-            && let Some(id) = self.vocabulary.find(word)
-            && self.vocabulary.kind(id) != Some(TokenKind::Unused)
-        {
+        if ignore_merges && let Some(id) = self.whole(word) {
             return out.push(id);
         }
         self.start.clear();
@@ -141,8 +191,15 @@ impl Encoder<'_> {
                 after_unknown = true;
             }
         }
-        for chunk in self.start.chunks(MAX_CHARS) {
+        self.merge(out);
+    }
+
+    fn merge(&mut self, out: &mut Vec<u32>) {
+        for chunk in self.start.chunks_mut(MAX_CHARS) {
             self.merger.merge(&self.bpe.table, chunk, out);
+        }
+        if self.start.capacity() > MAX_KEPT {
+            self.start = Vec::new();
         }
     }
 }

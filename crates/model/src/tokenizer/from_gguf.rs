@@ -8,7 +8,7 @@ use std::sync::Arc;
 
 use quern_tensor_io::{Array, Error, Metadata, Result, StringArray, Value};
 
-use super::bpe::{Bpe, BpeOptions};
+use super::bpe::{Bpe, BpeOptions, MAX_MERGES};
 use super::byte_level::ByteLevel;
 use super::gguf_keys::{edges_of_metadata, split_merge};
 use super::pre_tokenizer::table::{self, Known};
@@ -28,11 +28,13 @@ pub(super) fn read(file: &Path, metadata: &Metadata) -> Result<Tokenizer> {
             return Err(Error::unsupported(file, what));
         }
     };
-    let pieces = metadata.strings("tokenizer.ggml.tokens").ok_or_else(|| keys.missing("tokens"))?.clone();
+    let pieces = metadata.strings("tokenizer.ggml.tokens").ok_or_else(|| keys.missing("tokens"))?;
     let count = pieces.len();
     if count == 0 || count > super::MAX_TOKENS {
-        return Err(keys.bad("tokens", format!("{count} tokens")));
+        let most = super::MAX_TOKENS;
+        return Err(keys.bad("tokens", format!("{count} tokens; between 1 and {most} are expected")));
     }
+    let pieces = pieces.clone();
     let mut kinds = kinds(metadata, count).map_err(|what| keys.bad("token_type", what))?;
     let mut notes = Vec::new();
     correct_kinds(&pieces, &mut kinds, &mut notes);
@@ -63,7 +65,8 @@ pub(super) fn read(file: &Path, metadata: &Metadata) -> Result<Tokenizer> {
     let all = vocabulary.kinds().iter().enumerate();
     let pieces = all.map(|(id, &kind)| (vocabulary.piece(id as u32).unwrap_or_default(), kind));
     let edges = edges_of_metadata(metadata, pieces);
-    Ok(Tokenizer::assemble(Parts {
+    Tokenizer::assemble(Parts {
+        file: file.to_path_buf(),
         vocabulary,
         engine,
         ids,
@@ -75,7 +78,7 @@ pub(super) fn read(file: &Path, metadata: &Metadata) -> Result<Tokenizer> {
         pre,
         notes,
         lost_end,
-    }))
+    })
 }
 
 /// The template to use, and those that `tokenizer.chat_templates` names.
@@ -122,6 +125,10 @@ fn byte_level_engine(
     merges: &StringArray,
     notes: &mut Vec<String>,
 ) -> Result<(Vocabulary, ByteLevel)> {
+    if merges.len() > MAX_MERGES {
+        let count = merges.len();
+        return Err(keys.bad("merges", format!("{count} merges, and at most {MAX_MERGES} are expected")));
+    }
     let vocabulary = Vocabulary::byte_level(pieces, kinds, None);
     let pipeline = Pipeline::of_rule(&known.rule()).map_err(|(key, what)| keys.bad(key, what))?;
     let options = BpeOptions { ignore_merges: known.ignore_merges, ..BpeOptions::default() };
@@ -230,19 +237,25 @@ impl Keys<'_> {
 
 /// The kinds of all tokens; normal where the file says nothing.
 fn kinds(metadata: &Metadata, count: usize) -> Result<Vec<TokenKind>, String> {
-    let numbers: Vec<i64> = match metadata.get("tokenizer.ggml.token_type") {
-        None => return Ok(vec![TokenKind::Normal; count]),
-        Some(Value::Array(Array::I32(v))) => v.iter().map(|&n| n.into()).collect(),
-        Some(Value::Array(Array::U32(v))) => v.iter().map(|&n| n.into()).collect(),
-        Some(_) => return Err("an array of i32 is expected".into()),
-    };
-    if numbers.len() != count {
-        return Err(format!("{} types for {count} tokens", numbers.len()));
-    }
-    let kind = |(i, &n): (usize, &i64)| {
+    let kind = |(i, n): (usize, i64)| {
         // 0 is ggml's "undefined", which old files use for ordinary pieces.
         let kind = if n == 0 { Some(TokenKind::Normal) } else { TokenKind::from_number(n) };
         kind.ok_or_else(|| format!("token {i} has the unknown type {n}"))
     };
-    numbers.iter().enumerate().map(kind).collect()
+    let as_many = |found: usize| match found == count {
+        true => Ok(()),
+        false => Err(format!("{found} types for {count} tokens")),
+    };
+    match metadata.get("tokenizer.ggml.token_type") {
+        None => Ok(vec![TokenKind::Normal; count]),
+        Some(Value::Array(Array::I32(v))) => {
+            as_many(v.len())?;
+            v.iter().map(|&n| i64::from(n)).enumerate().map(kind).collect()
+        }
+        Some(Value::Array(Array::U32(v))) => {
+            as_many(v.len())?;
+            v.iter().map(|&n| i64::from(n)).enumerate().map(kind).collect()
+        }
+        Some(_) => Err("an array of i32 is expected".into()),
+    }
 }

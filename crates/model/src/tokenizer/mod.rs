@@ -8,13 +8,17 @@
 //!                                             └─normalizer, words, bytes─> merges per word ─┘
 //! ```
 
+mod bits;
 mod bpe;
 pub(crate) mod byte_level;
 mod directory;
+mod encode;
 mod from_gguf;
 pub(crate) mod gguf_keys;
+mod hash;
 mod merges;
 pub(crate) mod pre_tokenizer;
+mod seen;
 mod space_prefix;
 pub(crate) mod special;
 mod spm;
@@ -23,16 +27,16 @@ pub(crate) mod vocabulary;
 
 use std::borrow::Cow;
 use std::collections::HashMap;
-use std::path::Path;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
-use quern_tensor_io::{Checkpoint, Container, Result};
+use quern_tensor_io::{Checkpoint, Container, Error, Result};
 
 use bpe::Bpe;
 use byte_level::ByteLevel;
 pub(crate) use directory::{Source, SourceModel};
-use space_prefix::Place;
 pub(crate) use space_prefix::SpacePrefix;
-use special::{Edges, Fragment};
+use special::Edges;
 pub use stream::StreamDecoder;
 pub use vocabulary::TokenKind;
 use vocabulary::Vocabulary;
@@ -68,8 +72,8 @@ pub struct SpecialIds {
     pub eom: Option<u32>,
 }
 
-/// More tokens than this are treated as damage.
-pub(crate) const MAX_TOKENS: usize = crate::config::limit::VOCAB;
+/// More tokens than this are treated as damage: the largest known vocabularies of the kinds that are read have 262 144.
+pub(crate) const MAX_TOKENS: usize = 1 << 20;
 
 /// Tokens that end a turn or a text by their name, whatever the files say (as in llama.cpp); the first
 /// that exists is the end of turn if no other is named.
@@ -94,6 +98,8 @@ const NO_END: &str =
 
 /// What a tokenizer is made of.
 struct Parts {
+    /// The file that holds its rules.
+    file: PathBuf,
     vocabulary: Vocabulary,
     engine: Engine,
     ids: SpecialIds,
@@ -126,6 +132,8 @@ impl Engine {
 /// A model's tokenizer.
 #[derive(Clone, Debug)]
 pub struct Tokenizer {
+    /// The file that holds its rules, for errors.
+    file: Arc<Path>,
     vocabulary: Vocabulary,
     special: special::SpecialTokens,
     edges: HashMap<u32, Edges>,
@@ -160,8 +168,9 @@ impl Tokenizer {
         Source::read(directory, None)?.into_tokenizer()
     }
 
-    fn assemble(parts: Parts) -> Self {
+    fn assemble(parts: Parts) -> Result<Self> {
         let Parts {
+            file,
             vocabulary,
             engine,
             mut ids,
@@ -184,69 +193,23 @@ impl Tokenizer {
         if ends.is_empty() && lost_end {
             notes.push(NO_END.into());
         }
-        let special = special::SpecialTokens::new(&vocabulary, &edges, engine.has_spaces());
-        Self { vocabulary, special, edges, engine, ids, ends, add_bos, add_eos, chat_templates, pre, notes }
-    }
-
-    /// The tokens of `text`.
-    pub fn encode(&self, text: &str, options: EncodeOptions) -> Vec<u32> {
-        let mut out = Vec::new();
-        if options.add_special && self.add_bos {
-            out.extend(self.ids.bos);
-        }
-        let mut place = Place { first: true, after_special: true };
-        for fragment in self.special.split(text, options.parse_special) {
-            match fragment {
-                Fragment::Token(id) => {
-                    out.push(id);
-                    place.after_special = true;
-                }
-                Fragment::Text(raw) => match &self.engine {
-                    Engine::SentencePiece(prefix, bpe) => {
-                        self.encode_sentence_piece(raw, *prefix, bpe.as_ref(), &mut place, &mut out);
-                    }
-                    Engine::ByteLevel(engine) => engine.encode(&self.vocabulary, raw, &mut out),
-                },
-            }
-            place.first = false;
-        }
-        if options.add_special && self.add_eos {
-            out.extend(self.ids.eos);
-        }
-        out
-    }
-
-    /// Text between special tokens.
-    fn encode_sentence_piece(
-        &self,
-        raw: &str,
-        prefix: SpacePrefix,
-        bpe: Option<&Bpe>,
-        place: &mut Place,
-        out: &mut Vec<u32>,
-    ) {
-        let mut escaped = String::new();
-        if let Some(bpe) = bpe {
-            prefix.escape(raw, place, &mut escaped);
-            return spm::encode_by_merges(&self.vocabulary, bpe, &escaped, out);
-        }
-        let spaced = match raw.contains(vocabulary::SPACE) {
-            true => Cow::Owned(raw.replace(vocabulary::SPACE, " ")),
-            false => Cow::Borrowed(raw),
-        };
-        let whole = || vec![Fragment::Text(&spaced)];
-        for fragment in self.special.split_blanks(&spaced).unwrap_or_else(whole) {
-            match fragment {
-                Fragment::Token(id) => out.push(id),
-                Fragment::Text(text) => {
-                    escaped.clear();
-                    prefix.escape(text, place, &mut escaped);
-                    spm::encode(&self.vocabulary, &escaped, out);
-                }
-            }
-            place.first = false;
-            place.after_special = matches!(fragment, Fragment::Token(_));
-        }
+        let special = special::SpecialTokens::new(&vocabulary, &edges, engine.has_spaces())
+            .map_err(|what| Error::malformed(&file, what))?;
+        let file = file.into();
+        Ok(Self {
+            file,
+            vocabulary,
+            special,
+            edges,
+            engine,
+            ids,
+            ends,
+            add_bos,
+            add_eos,
+            chat_templates,
+            pre,
+            notes,
+        })
     }
 
     /// Whether encoding may put a space in front that decoding takes away again.

@@ -33,6 +33,8 @@ impl SpacePrefix {
             Self::AlwaysUnlessSpace => place.after_special && !space,
             Self::FirstUnlessSpace => place.first && !space,
         };
+        let spaces = raw.bytes().filter(|&b| b == b' ').count() + usize::from(wanted);
+        out.reserve_exact(raw.len() + 2 * spaces + 1);
         if wanted {
             out.push(SPACE);
         }

@@ -3,7 +3,8 @@
 //! The text starts as one symbol per character. Of all neighbours whose concatenation is a piece, the pair
 //! with the highest score is merged, the leftmost of equals, until none is left; symbols that are no piece
 //! are spelled in bytes. A heap holds the candidates; one whose symbols have changed since is outdated and
-//! skipped, so the total time is O(n log n).
+//! skipped, so the total time is O(n log n). Symbols are one bit for each byte of the text, set where one starts, and a
+//! candidate takes 12 bytes.
 //!
 //! No merge can cross a place where no piece would fit, so the text is first cut there: before each space
 //! (U+2581) whose left neighbour precedes a space in no piece. The parts are words; the tokens of words that
@@ -13,40 +14,60 @@
 //! tokenizers library it need not, so there the list is followed (`bpe.rs`).
 
 use std::cmp::Ordering;
-use std::collections::{BinaryHeap, HashMap};
+use std::collections::BinaryHeap;
 
-use super::bpe::Bpe;
+use super::bits::Bits;
+use super::bpe;
+use super::pre_tokenizer::Word;
+use super::seen::Seen;
 use super::vocabulary::{SPACE, Vocabulary};
-
-const NONE: u32 = u32::MAX;
 
 /// Offsets are 32-bit; a word longer than this is cut between characters.
 const MAX_BYTES: usize = 1 << 30;
 
-/// Appends the tokens of `text`, in which spaces are already U+2581.
-pub(crate) fn encode(vocabulary: &Vocabulary, text: &str, out: &mut Vec<u32>) {
-    let mut merger = Merger::default();
-    let mut seen: HashMap<&str, (usize, usize)> = HashMap::new();
-    for word in (Words { vocabulary, rest: text }) {
-        if let Some(&(start, end)) = seen.get(word) {
-            out.extend_from_within(start..end);
-            continue;
-        }
-        let start = out.len();
-        merger.encode(vocabulary, word, out);
-        // Long runs rarely occur again.
-        if word.len() <= 64 {
-            seen.insert(word, (start, out.len()));
+/// Encodes the words of a text; remembers some of those it has seen.
+pub(crate) struct Encoder<'a> {
+    vocabulary: &'a Vocabulary,
+    merger: Merger,
+    seen: Seen,
+}
+
+impl<'a> Encoder<'a> {
+    /// An encoder for a text of so many bytes.
+    pub fn new(vocabulary: &'a Vocabulary, bytes: usize) -> Self {
+        Self { vocabulary, merger: Merger::default(), seen: Seen::for_text(bytes) }
+    }
+
+    /// Appends the tokens of `text`, in which spaces are already U+2581. All calls must have the same `out`, which must not
+    /// be shortened between them.
+    pub fn encode(&mut self, text: &str, out: &mut Vec<u32>) {
+        for word in (Words { vocabulary: self.vocabulary, rest: text }) {
+            let slot = match self.seen.find(word, false) {
+                Ok((from, to)) => {
+                    out.extend_from_within(from..to);
+                    continue;
+                }
+                Err(slot) => slot,
+            };
+            let from = out.len();
+            self.merger.encode(self.vocabulary, word, out);
+            if let Some(slot) = slot {
+                self.seen.set(slot, from, out.len());
+            }
         }
     }
 }
 
 /// Appends the tokens of `text` as a list of merges makes them instead of scores.
-pub(crate) fn encode_by_merges(vocabulary: &Vocabulary, bpe: &Bpe, text: &str, out: &mut Vec<u32>) {
-    let mut encoder = bpe.encoder(vocabulary);
-    match bpe.may_cut() {
-        true => Words { vocabulary, rest: text }.for_each(|word| encoder.encode(word, out)),
-        false => encoder.encode(text, out),
+pub(crate) fn encode_by_merges(
+    vocabulary: &Vocabulary,
+    encoder: &mut bpe::Encoder<'_>,
+    text: &str,
+    out: &mut Vec<u32>,
+) {
+    match encoder.may_cut() {
+        true => Words { vocabulary, rest: text }.for_each(|word| encoder.encode(Word::Spelled(word), out)),
+        false => encoder.encode(Word::Spelled(text), out),
     }
 }
 
@@ -76,19 +97,10 @@ impl<'a> Iterator for Words<'a> {
     }
 }
 
-/// A run of text, linked to its neighbours; length 0 once merged into its left one.
-struct Symbol {
-    start: u32,
-    len: u32,
-    previous: u32,
-    next: u32,
-}
-
-/// Two neighbours that may be merged.
+/// Two neighbours that may be merged: where the left one starts, and the length of both.
 struct Candidate {
     score: f32,
     left: u32,
-    right: u32,
     len: u32,
 }
 
@@ -112,73 +124,83 @@ impl PartialEq for Candidate {
 
 impl Eq for Candidate {}
 
+/// Memory for longer words is given back after each.
+const MAX_KEPT: usize = 1 << 16;
+
 /// Merges one word at a time; keeps its memory between words.
 #[derive(Default)]
 struct Merger {
-    symbols: Vec<Symbol>,
+    /// One bit for each byte, and one for the end of the word.
+    starts: Bits,
     heap: BinaryHeap<Candidate>,
 }
 
 impl Merger {
     fn encode(&mut self, vocabulary: &Vocabulary, text: &str, out: &mut Vec<u32>) {
-        self.symbols.clear();
-        for (at, (start, c)) in text.char_indices().enumerate() {
-            let (at, start, len) = (at as u32, start as u32, c.len_utf8() as u32);
-            self.symbols.push(Symbol { start, len, previous: at.wrapping_sub(1), next: at + 1 });
-        }
-        if let Some(last) = self.symbols.last_mut() {
-            last.next = NONE;
-        }
+        self.starts.clear(text.len() + 1);
+        text.char_indices().for_each(|(at, _)| self.starts.set(at));
+        self.starts.set(text.len());
         self.merge(vocabulary, text);
+        if text.len() > MAX_KEPT {
+            self.heap = BinaryHeap::new();
+        }
         self.emit(vocabulary, text, out);
+        if text.len() > MAX_KEPT {
+            self.starts = Bits::default();
+        }
     }
 
     fn merge(&mut self, vocabulary: &Vocabulary, text: &str) {
+        let starts = &self.starts;
+        let all = || {
+            let pairs = text.char_indices().zip(text.char_indices().skip(1));
+            pairs.filter_map(|((left, _), (right, _))| candidate(starts, vocabulary, text, left, right))
+        };
         let mut candidates = std::mem::take(&mut self.heap).into_vec();
-        let pairs = 1..self.symbols.len() as u32;
-        candidates.extend(pairs.filter_map(|right| self.candidate(vocabulary, text, right - 1, right)));
+        candidates.clear();
+        // Counted first where a guess would take much memory.
+        candidates.reserve_exact(if text.len() > MAX_KEPT { all().count() } else { text.len() });
+        candidates.extend(all());
         self.heap = candidates.into();
         while let Some(best) = self.heap.pop() {
-            let (left, right) = (best.left as usize, best.right as usize);
-            let (left_len, right_len) = (self.symbols[left].len, self.symbols[right].len);
-            if left_len == 0 || right_len == 0 || left_len + right_len != best.len {
-                continue;
+            let Some((left, right)) = outstanding(&self.starts, &best) else { continue };
+            self.starts.unset(right);
+            if let Some(next) = self.starts.after(left).filter(|&next| next < text.len()) {
+                self.push(vocabulary, text, left, next);
             }
-            let next = self.symbols[right].next;
-            self.symbols[left].len = best.len;
-            self.symbols[left].next = next;
-            self.symbols[right].len = 0;
-            if next != NONE {
-                self.symbols[next as usize].previous = best.left;
-                let candidate = self.candidate(vocabulary, text, best.left, next);
-                self.heap.extend(candidate);
-            }
-            let previous = self.symbols[left].previous;
-            if previous != NONE {
-                let candidate = self.candidate(vocabulary, text, previous, best.left);
-                self.heap.extend(candidate);
+            if let Some(previous) = self.starts.before(left) {
+                self.push(vocabulary, text, previous, left);
             }
         }
     }
 
-    fn candidate(&self, vocabulary: &Vocabulary, text: &str, left: u32, right: u32) -> Option<Candidate> {
-        let (l, r) = (&self.symbols[left as usize], &self.symbols[right as usize]);
-        let len = l.len + r.len;
-        let (_, score) = vocabulary.merged(&text[l.start as usize..(l.start + len) as usize])?;
-        // Adding zero makes -0 and 0 equal, as they are for the leftmost rule.
-        Some(Candidate { score: score + 0.0, left, right, len })
+    /// Makes two neighbours a candidate, if they may be merged.
+    fn push(&mut self, vocabulary: &Vocabulary, text: &str, left: usize, right: usize) {
+        let Some(candidate) = candidate(&self.starts, vocabulary, text, left, right) else { return };
+        if self.heap.len() == self.heap.capacity() {
+            let starts = &self.starts;
+            self.heap.retain(|candidate| outstanding(starts, candidate).is_some());
+            if self.heap.len() > self.heap.capacity() / 2 {
+                // There are no more of them than characters.
+                let room = text.len().saturating_sub(self.heap.len());
+                self.heap.reserve_exact(self.heap.len().min(room) + 1);
+            }
+        }
+        self.heap.push(candidate);
     }
 
     /// Looks up what is left; what is no piece becomes bytes, or one unknown token for a whole run.
     fn emit(&self, vocabulary: &Vocabulary, text: &str, out: &mut Vec<u32>) {
-        let mut after_unknown = false;
-        for symbol in self.symbols.iter().filter(|s| s.len > 0) {
-            let text = &text[symbol.start as usize..(symbol.start + symbol.len) as usize];
-            if let Some((id, _)) = vocabulary.merged(text) {
+        let (mut after_unknown, mut at) = (false, 0);
+        while at < text.len() {
+            let end = self.starts.after(at).unwrap_or(text.len());
+            let symbol = &text[at..end];
+            at = end;
+            if let Some((id, _)) = vocabulary.merged(symbol) {
                 out.push(id);
                 after_unknown = false;
-            } else if text.bytes().all(|b| vocabulary.byte(b).is_some()) {
-                out.extend(text.bytes().filter_map(|b| vocabulary.byte(b)));
+            } else if symbol.bytes().all(|b| vocabulary.byte(b).is_some()) {
+                out.extend(symbol.bytes().filter_map(|b| vocabulary.byte(b)));
                 after_unknown = false;
             } else if !after_unknown {
                 out.extend(vocabulary.unknown());
@@ -186,6 +208,28 @@ impl Merger {
             }
         }
     }
+}
+
+/// The symbols at `left` and `right` as a candidate, if together they are a piece.
+fn candidate(
+    starts: &Bits,
+    vocabulary: &Vocabulary,
+    text: &str,
+    left: usize,
+    right: usize,
+) -> Option<Candidate> {
+    let end = starts.after(right)?;
+    let (_, score) = vocabulary.merged(&text[left..end])?;
+    // Adding zero makes -0 and 0 equal, as they are for the leftmost rule.
+    Some(Candidate { score: score + 0.0, left: left as u32, len: (end - left) as u32 })
+}
+
+/// Where the two symbols of a candidate start; `None` if one of them has been merged since.
+fn outstanding(starts: &Bits, candidate: &Candidate) -> Option<(usize, usize)> {
+    let left = candidate.left as usize;
+    let right = starts.is_set(left).then(|| starts.after(left)).flatten()?;
+    let end = starts.after(right)?;
+    (end == left + candidate.len as usize).then_some((left, right))
 }
 
 #[cfg(test)]
@@ -231,7 +275,7 @@ mod tests {
             let scores = all.iter().map(|p| p.1).collect();
             let vocabulary = Vocabulary::new(all.iter().map(|p| p.0).collect(), scores, kinds, Some(0));
             let mut out = Vec::new();
-            encode(&vocabulary, &text, &mut out);
+            Encoder::new(&vocabulary, text.len()).encode(&text, &mut out);
             prop_assert_eq!(out, specification(&vocabulary, &text));
         }
     }

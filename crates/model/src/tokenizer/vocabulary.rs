@@ -5,11 +5,11 @@
 
 use std::borrow::Cow;
 use std::collections::BTreeSet;
-use std::hash::{BuildHasher, RandomState};
 
 use quern_tensor_io::StringArray;
 
 use super::byte_level::alphabet;
+use super::hash::Key;
 
 /// U+2581, which stands for a space inside pieces.
 pub(crate) const SPACE: char = '\u{2581}';
@@ -67,7 +67,9 @@ pub(crate) struct Vocabulary {
     scores: Vec<f32>,
     kinds: Vec<TokenKind>,
     table: Vec<u32>,
-    hasher: RandomState,
+    key: Key,
+    /// Bytes of the longest piece.
+    longest: usize,
     bytes: Box<[Option<u32>; 256]>,
     unknown: Option<u32>,
     /// Characters that precede a space within a piece, ascending; `None` if the space itself is no piece.
@@ -102,7 +104,8 @@ impl Vocabulary {
         let mut vocabulary = Self {
             spelling,
             table: vec![EMPTY; slots],
-            hasher: RandomState::new(),
+            key: Key::random(),
+            longest: pieces.iter().map(str::len).max().unwrap_or(0),
             bytes: Box::new([None; 256]),
             pieces,
             scores: Vec::new(),
@@ -137,7 +140,7 @@ impl Vocabulary {
     /// The slot that holds `piece`, or the free one where it belongs.
     fn slot(&self, piece: &str) -> usize {
         let mask = self.table.len() - 1;
-        let mut slot = self.hasher.hash_one(piece) as usize & mask;
+        let mut slot = self.key.bytes(piece.as_bytes()) as usize & mask;
         while self.table[slot] != EMPTY && self.pieces.get(self.table[slot] as usize) != Some(piece) {
             slot = (slot + 1) & mask;
         }
@@ -146,6 +149,11 @@ impl Vocabulary {
 
     pub fn len(&self) -> usize {
         self.pieces.len()
+    }
+
+    /// Bytes of the longest piece.
+    pub fn longest(&self) -> usize {
+        self.longest
     }
 
     pub fn find(&self, piece: &str) -> Option<u32> {

@@ -7,9 +7,9 @@
 
 use std::collections::BTreeSet;
 
+use quern_model::pattern::{MOST_PATTERNS, NamePattern, shown};
 use quern_model::{TensorRole, View, ViewTensor};
 use quern_tensor_io::{Checkpoint, ElementType, Error, ErrorKind, Result};
-use regex::Regex;
 use serde_json::Value;
 
 use super::source;
@@ -45,6 +45,10 @@ enum Class {
 pub(super) fn choose(view: &View<'_>, order: &[usize], skip: &[String]) -> Result<Choice> {
     let source = view.checkpoint();
     let config = source::read_config(source)?;
+    if skip.len() > MOST_PATTERNS {
+        let what = format!("{} modules to skip, and at most {MOST_PATTERNS} can be named", skip.len());
+        return Err(Error::refused(source.path(), what));
+    }
     let patterns = skip.iter().map(|key| Pattern::new(source, key)).collect::<Result<Vec<_>>>()?;
     let tensors = || order.iter().map(|&number| &view.tensors()[number]);
     let expert_parents: BTreeSet<&str> =
@@ -131,22 +135,20 @@ fn of_name(module: &str, expert_parents: &BTreeSet<&str>) -> Class {
 /// A key of `llm_int8_skip_modules`, matched as transformers does.
 struct Pattern<'a> {
     key: &'a str,
-    start: Regex,
+    start: NamePattern,
 }
 
 impl<'a> Pattern<'a> {
     fn new(source: &Checkpoint, key: &'a str) -> Result<Self> {
         let boundary = if key.ends_with('.') { "" } else { r"(?:\.|$)" };
-        match Regex::new(&format!("^(?:{key}){boundary}")) {
-            Ok(start) if !key.is_empty() => Ok(Self { key, start }),
-            _ => {
-                let what = format!(
-                    "{key:?} names no modules to skip; give the beginning of a name (model.layers.0), its end \
-                     (down_proj) or a regular expression"
-                );
-                Err(Error::refused(source.path(), what))
-            }
-        }
+        let help =
+            "give the beginning of a name (model.layers.0), its end (down_proj) or a regular expression";
+        let why = match NamePattern::from_start(key, boundary) {
+            Ok(start) if !key.is_empty() => return Ok(Self { key, start }),
+            Ok(_) => help.to_owned(),
+            Err(e) => format!("bad regular expression: {e}; {help}"),
+        };
+        Err(Error::refused(source.path(), format!("{} names no modules to skip: {why}", shown(key))))
     }
 
     fn matches(&self, module: &str) -> bool {

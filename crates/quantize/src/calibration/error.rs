@@ -27,6 +27,9 @@ pub enum Error {
         /// Offset of the first byte that is not UTF-8.
         offset: usize,
     },
+    /// The text cannot be converted to tokens.
+    #[error(transparent)]
+    Tokenizer(#[from] quern_tensor_io::Error),
     /// A line of a JSONL file is not a record.
     #[error("{}, line {line}: {what}", file.display())]
     Record {

@@ -132,6 +132,7 @@ pub(crate) fn hex(hash: Sha256) -> String {
 ///
 /// # Errors
 /// [`Error::Options`] for no samples or a context too short for text;
+/// [`Error::Tokenizer`] if the text cannot be converted to tokens;
 /// [`Error::TooShort`] if nothing of the source is longer than [`SHORTEST`] tokens.
 pub fn samples(tokenizer: &Tokenizer, source: TextSource, options: SampleOptions) -> Result<Samples> {
     let SampleOptions { samples: wanted, context } = options;
@@ -154,7 +155,7 @@ pub fn samples(tokenizer: &Tokenizer, source: TextSource, options: SampleOptions
                 if sequences.len() == wanted {
                     break;
                 }
-                let tokens = encode(record);
+                let tokens = encode(record)?;
                 if tokens.len() <= SHORTEST {
                     dropped += 1;
                 } else {
@@ -164,7 +165,7 @@ pub fn samples(tokenizer: &Tokenizer, source: TextSource, options: SampleOptions
             Samples::new(sequences, wanted, dropped)
         }
         text => {
-            let tokens = encode(&text.into_text());
+            let tokens = encode(&text.into_text())?;
             let cut = |start| sequence(&tokens[start..tokens.len().min(start + body)]);
             let sequences = starts(tokens.len(), body, wanted).map(cut).collect();
             Samples::new(sequences, wanted, 0)

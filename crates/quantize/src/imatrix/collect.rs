@@ -173,7 +173,10 @@ pub fn collect(
     let batch = context.min(BATCH);
     let mut session = model.session(SessionOptions { context, batch, kv: KvType::F32 })?;
     let tokenizer = model.tokenizer()?;
-    let tokens = tokenizer.encode(text, EncodeOptions { add_special: true, parse_special: false });
+    let tokens = tokenizer
+        .encode(text, EncodeOptions { add_special: true, parse_special: false })
+        .map_err(quern_run::Error::from)
+        .map_err(CollectError::Run)?;
     let bos = tokenizer.bos().filter(|_| tokenizer.add_bos());
     let available = (tokens.len() / context).saturating_sub(from_chunk);
     if available == 0 {

@@ -34,7 +34,7 @@ use select::{Category, layer};
 #[non_exhaustive]
 pub enum RecipeError {
     /// An [`Override`] could not be read.
-    #[error("{text:?}: {why}")]
+    #[error("{}: {why}", quern_model::pattern::shown(.text))]
     BadOverride {
         /// The argument as given.
         text: String,

@@ -1,7 +1,7 @@
 //! `REGEX=TYPE`: element types the user pins by tensor name.
 
+use quern_model::pattern::NamePattern;
 use quern_tensor_io::ElementType;
-use regex::{Regex, RegexBuilder};
 
 use super::RecipeError;
 
@@ -13,7 +13,7 @@ use super::RecipeError;
 /// Look-around and back-references, which C++ regular expressions know, are not supported.
 #[derive(Clone, Debug)]
 pub struct Override {
-    pattern: Regex,
+    pattern: NamePattern,
     element_type: ElementType,
 }
 
@@ -21,8 +21,9 @@ impl Override {
     /// Pins tensors whose name contains a match of `pattern` to `element_type`.
     pub fn new(pattern: &str, element_type: ElementType) -> Result<Self, RecipeError> {
         let text = pattern;
-        let pattern = RegexBuilder::new(pattern).case_insensitive(true).build().map_err(|e| {
-            RecipeError::BadOverride { text: text.to_owned(), why: format!("bad regular expression: {e}") }
+        let pattern = NamePattern::ignoring_case(pattern).map_err(|e| RecipeError::BadOverride {
+            text: text.to_owned(),
+            why: format!("bad regular expression: {e}"),
         })?;
         if !is_writable(element_type) {
             return Err(RecipeError::NotAModelType { element_type });
@@ -92,9 +93,11 @@ mod tests {
             ("attn_q=q8_K", "q8_K"),
             ("attn_q=i32", "i32"),
             ("attn_q=f8_e4m3", "f8_e4m3"),
+            (&format!("{}=q4_k", "(a)".repeat(30_000)), "at most 4096 are allowed"),
+            (&format!("{}=q4_k", "(a)*".repeat(1000)), "1000 groups"),
         ] {
             let e = Override::parse(text).unwrap_err().to_string();
-            assert!(e.contains(part), "{text}: {e}");
+            assert!(e.contains(part) && e.len() < 400, "{text}: {e}");
         }
     }
 }

@@ -155,7 +155,7 @@ pub fn generate(
     options: &GenerateOptions,
     listener: &mut dyn Listener,
 ) -> Result<GenerateReport> {
-    let tokens = model.tokenizer()?.encode(prompt, options.encode);
+    let tokens = model.tokenizer()?.encode(prompt, options.encode)?;
     generate_from_tokens(model, &tokens, options, listener)
 }
 

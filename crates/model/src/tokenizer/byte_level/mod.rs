@@ -3,20 +3,21 @@
 //! ```text
 //! text ──normalizer──> ──pre-tokenizer──> words in the alphabet of bytes ──merges──> ids
 //! ```
-//! Normalizer and pre-tokenizer are the tokenizers library's (`pre_tokenizer/`), merging is our own (`bpe.rs`).
+//! Normalizing and cutting are in `pre_tokenizer/`, merging in `bpe.rs`.
 
 pub(crate) mod alphabet;
 
 use std::sync::Arc;
 
-use super::bpe::Bpe;
+use super::bpe::{Bpe, Encoder};
 use super::pre_tokenizer::Pipeline;
 use super::vocabulary::Vocabulary;
+use crate::pattern::PatternError;
 
 /// What byte-level BPE needs beside the vocabulary.
 #[derive(Clone, Debug)]
 pub(crate) struct ByteLevel {
-    /// Shared, because cloning it compiles its regexes again.
+    /// Shared: its expressions are large.
     pipeline: Arc<Pipeline>,
     bpe: Bpe,
 }
@@ -26,9 +27,21 @@ impl ByteLevel {
         Self { pipeline, bpe }
     }
 
+    /// Encodes the parts of a text of so many bytes.
+    pub fn encoder<'a>(&'a self, vocabulary: &'a Vocabulary, bytes: usize) -> Encoder<'a> {
+        self.bpe.encoder(vocabulary, bytes)
+    }
+
     /// Appends the tokens of `text`.
-    pub fn encode(&self, vocabulary: &Vocabulary, text: &str, out: &mut Vec<u32>) {
-        let mut encoder = self.bpe.encoder(vocabulary);
-        self.pipeline.words(text, |word| encoder.encode(word, out));
+    ///
+    /// # Errors
+    /// The rules make far more of the text, or take far longer, than those of any known tokenizer.
+    pub fn encode(
+        &self,
+        encoder: &mut Encoder<'_>,
+        text: &str,
+        out: &mut Vec<u32>,
+    ) -> Result<(), PatternError> {
+        self.pipeline.words(text, |word| encoder.encode(word, out))
     }
 }

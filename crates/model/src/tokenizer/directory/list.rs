@@ -9,39 +9,16 @@ use crate::tokenizer::special::Edges;
 use crate::tokenizer::vocabulary::TokenKind;
 
 use super::protobuf::SentencePieceModel;
+use super::tokens::{AddedTokens, Token, Tokens};
 
 const ADDED_SCORE: f32 = -1000.0;
 const PAD_SCORE: f32 = -10000.0;
 
-/// One token.
-#[derive(Clone, Debug)]
-pub(crate) struct Token {
-    pub piece: String,
-    pub score: f32,
-    pub kind: TokenKind,
-}
-
-/// A token that a file adds to the vocabulary.
-#[derive(Clone, Debug)]
-pub(crate) struct Added {
-    pub id: u32,
-    pub content: String,
-    pub special: bool,
-    pub edges: Edges,
-}
-
-impl Added {
-    /// The token as llama.cpp's converter classifies it.
-    pub fn token(&self) -> Token {
-        token_of(&self.content, self.special)
-    }
-}
-
-fn token_of(content: &str, special: bool) -> Token {
-    if special || looks_special(content) {
-        return Token { piece: content.to_owned(), score: ADDED_SCORE, kind: TokenKind::Control };
-    }
-    Token { piece: content.to_owned(), score: ADDED_SCORE, kind: TokenKind::UserDefined }
+/// An added token as llama.cpp's converter classifies it.
+fn token_of(content: &str, special: bool) -> Token<'_> {
+    let control = special || looks_special(content);
+    let kind = if control { TokenKind::Control } else { TokenKind::UserDefined };
+    Token { piece: content, score: ADDED_SCORE, kind }
 }
 
 /// Added tokens whose publishers forgot to mark them as special.
@@ -68,7 +45,7 @@ pub(super) fn edges_of(entry: &serde_json::Value) -> Edges {
 /// The vocabulary; `None` for ids nothing is known of.
 #[derive(Debug, Default)]
 pub(super) struct List {
-    pub tokens: Vec<Option<Token>>,
+    pub tokens: Tokens,
     /// The conditions of added tokens.
     pub edges: HashMap<u32, Edges>,
     /// The model's size, beyond which there are no tokens.
@@ -79,12 +56,12 @@ pub(super) struct List {
 
 impl List {
     /// A list of these tokens, cut or filled up to `size`.
-    pub fn new(mut tokens: Vec<Option<Token>>, size: Option<usize>) -> Self {
+    pub fn new(mut tokens: Tokens, size: Option<usize>) -> Self {
         let mut beyond = HashSet::new();
         if let Some(size) = size {
-            let past = tokens.iter().enumerate().skip(size);
-            beyond = past.filter(|(_, token)| token.is_some()).map(|(id, _)| id as u64).collect();
-            tokens.resize(size, None);
+            let past = tokens.known().map(|(id, _)| id).filter(|&id| id >= size);
+            beyond = past.map(|id| id as u64).collect();
+            tokens.resize(size);
         }
         Self { tokens, edges: HashMap::new(), size, beyond }
     }
@@ -92,25 +69,22 @@ impl List {
     /// The pieces of a SentencePiece model.
     pub fn from_model(model: &SentencePieceModel, size: Option<usize>) -> Self {
         let pieces = model.pieces.iter().zip(&model.scores).zip(&model.kinds);
-        let token = |((piece, &score), &kind): ((&str, &f32), &TokenKind)| {
+        let mut tokens = Tokens::default();
+        for (id, ((piece, &score), &kind)) in pieces.enumerate() {
             // The converter knows no user-defined pieces: they are ordinary ones of the highest score.
             let kind = if kind == TokenKind::UserDefined { TokenKind::Normal } else { kind };
-            Some(Token { piece: piece.to_owned(), score, kind })
-        };
-        Self::new(pieces.map(token).collect(), size)
+            tokens.set(id, Token { piece, score, kind });
+        }
+        Self::new(tokens, size)
     }
 
     /// Sets token `id`, unless it is beyond the model's size.
-    fn set(&mut self, id: u64, token: Token, edges: Edges) {
+    fn set(&mut self, id: u64, token: Token<'_>, edges: Edges) {
         if id >= self.size.unwrap_or(crate::tokenizer::MAX_TOKENS) as u64 {
             self.beyond.insert(id);
             return;
         }
-        let at = id as usize;
-        if at >= self.tokens.len() {
-            self.tokens.resize(at + 1, None);
-        }
-        self.tokens[at] = Some(token);
+        self.tokens.set(id as usize, token);
         self.edges.insert(id as u32, edges);
     }
 
@@ -126,7 +100,7 @@ impl List {
     pub fn add_old_style(&mut self, object: &Object<'_>) -> Result<()> {
         for (piece, id) in object.entries() {
             let id = self.checked_id(object, piece, as_u64(id))?;
-            let token = Token { piece: piece.clone(), score: ADDED_SCORE, kind: TokenKind::UserDefined };
+            let token = Token { piece, score: ADDED_SCORE, kind: TokenKind::UserDefined };
             self.set(id, token, Edges::default());
         }
         Ok(())
@@ -149,25 +123,25 @@ impl List {
     }
 
     fn has(&self, id: u64) -> bool {
-        self.tokens.get(id as usize).is_some_and(Option::is_some)
+        self.tokens.get(id as usize).is_some()
     }
 
     /// Added tokens of `tokenizer.json`: all of them.
-    pub fn add_all(&mut self, added: &[Added]) {
-        for one in added {
-            self.set(u64::from(one.id), one.token(), one.edges);
+    pub fn add_all(&mut self, added: &AddedTokens) {
+        for one in added.iter() {
+            self.set(u64::from(one.id), token_of(one.content, one.special), one.edges);
         }
     }
 
     /// Added tokens of `tokenizer.json` beside a SentencePiece model: those for ids that nothing else has named,
     /// and with `mark` also those that are ordinary pieces of the model. Their conditions on the text around
     /// them apply to all.
-    pub fn add_to_model(&mut self, added: &[Added], mark: bool) {
-        for one in added {
-            let old = self.tokens.get(one.id as usize).and_then(Option::as_ref);
+    pub fn add_to_model(&mut self, added: &AddedTokens, mark: bool) {
+        for one in added.iter() {
+            let old = self.tokens.get(one.id as usize);
             let ordinary = old.is_some_and(|t| t.kind == TokenKind::Normal && t.piece == one.content);
             if old.is_none() || (mark && ordinary) {
-                self.set(u64::from(one.id), one.token(), one.edges);
+                self.set(u64::from(one.id), token_of(one.content, one.special), one.edges);
             } else if old.is_some_and(|t| t.piece == one.content) {
                 self.edges.insert(one.id, one.edges);
             }
@@ -176,19 +150,21 @@ impl List {
 
     /// Makes the ordinary piece with this text a control token, if there is one.
     pub fn make_control(&mut self, content: &str) {
-        let found = self.tokens.iter_mut().flatten().find(|t| t.piece == content);
-        if let Some(token) = found {
-            token.kind = TokenKind::Control;
+        let found = self.tokens.known().find(|(_, token)| token.piece == content).map(|(id, _)| id);
+        if let Some(id) = found {
+            self.tokens.set_kind(id, TokenKind::Control);
         }
     }
 
     /// Pieces, scores and kinds by id.
     pub fn finish(self) -> (StringArray, Vec<f32>, Vec<TokenKind>) {
-        let (mut pieces, mut scores, mut kinds) = (StringArray::new(), Vec::new(), Vec::new());
-        for (id, token) in self.tokens.into_iter().enumerate() {
+        let count = self.tokens.len();
+        let (mut scores, mut kinds) = (Vec::with_capacity(count), Vec::with_capacity(count));
+        let mut pieces = StringArray::with_capacity(count);
+        for (id, token) in self.tokens.all().enumerate() {
             match token {
                 Some(token) => {
-                    pieces.push(&token.piece);
+                    pieces.push(token.piece);
                     scores.push(token.score);
                     kinds.push(token.kind);
                 }

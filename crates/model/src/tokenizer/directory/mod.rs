@@ -15,9 +15,14 @@
 mod chat_template;
 mod list;
 mod protobuf;
+mod read_added;
+mod read_json;
+mod read_merges;
 mod scores;
 mod special_ids;
 mod tokenizer_json;
+mod tokens;
+mod values;
 mod vocab_json;
 
 use std::collections::{HashMap, HashSet};
@@ -35,8 +40,9 @@ use super::pre_tokenizer::recognize::FileRule;
 use super::special::Edges;
 use super::vocabulary::{TokenKind, Vocabulary};
 use super::{Engine, Parts, SpacePrefix, SpecialIds, Tokenizer};
-use list::{Added, List};
+use list::List;
 use tokenizer_json::{ByteLevelParts, Model, SentencePieceParts, TokenizerJson};
+use tokens::AddedTokens;
 
 /// What the files of a directory say, as it goes into GGUF metadata and into a [`Tokenizer`].
 #[derive(Debug)]
@@ -96,14 +102,16 @@ impl Source {
         let config = optional("tokenizer_config.json")?;
         let config = config.as_ref().map(Json::root);
         let config = config.as_ref();
-        let json = match optional("tokenizer.json")? {
-            Some(json) => Some(TokenizerJson::read(&json.root())?),
-            None => None,
-        };
+        let json_file = directory.join("tokenizer.json");
+        let json = if json_file.is_file() { Some(TokenizerJson::read(&json_file)?) } else { None };
         let (fast_model, added, processors) = match json {
             Some(json) => (Some(json.model), json.added, Some(json.processors)),
-            None => (None, Vec::new(), None),
+            None => (None, AddedTokens::default(), None),
         };
+        if let Some(size) = vocab_size.filter(|&size| size > super::MAX_TOKENS) {
+            let what = format!("a vocabulary of {size} tokens; at most {} are expected", super::MAX_TOKENS);
+            return Err(Error::malformed(directory, what));
+        }
         let model_file = directory.join("tokenizer.model");
         let has_json = fast_model.is_some();
         let for_gguf = vocab_size.is_some();
@@ -201,7 +209,7 @@ impl Source {
             legacy,
             notes,
             lost_end,
-            file: directory.to_path_buf(),
+            file: if has_json { json_file } else { directory.to_path_buf() },
         })
     }
 
@@ -247,7 +255,8 @@ impl Source {
                 (vocabulary, Engine::ByteLevel(ByteLevel::new(pipeline, bpe)), add_bos.unwrap_or(false))
             }
         };
-        Ok(Tokenizer::assemble(Parts {
+        Tokenizer::assemble(Parts {
+            file: self.file,
             vocabulary,
             engine,
             ids,
@@ -259,7 +268,7 @@ impl Source {
             pre: None,
             notes: self.notes,
             lost_end: self.lost_end,
-        }))
+        })
     }
 }
 
@@ -278,7 +287,7 @@ fn byte_level(mut parts: ByteLevelParts, vocab_size: Option<usize>) -> (Read, Li
 fn add_tokens(
     directory: &Path,
     config: Option<&Object<'_>>,
-    added: &[Added],
+    added: &AddedTokens,
     model: &Read,
     has_json: bool,
     list: &mut List,

@@ -13,6 +13,7 @@ use std::path::Path;
 
 use quern_tensor_io::{Error, Result, StringArray};
 
+use crate::tokenizer::MAX_TOKENS;
 use crate::tokenizer::vocabulary::TokenKind;
 
 /// What a `tokenizer.model` says.
@@ -103,6 +104,9 @@ fn piece(mut fields: Fields<'_>, model: &mut SentencePieceModel) -> Result<()> {
     }
     if score.is_nan() {
         return Err(Error::malformed(file, "a piece's score is not a number").at(at as u64));
+    }
+    if model.pieces.len() == MAX_TOKENS {
+        return Err(Error::malformed(file, format!("more than {MAX_TOKENS} pieces")));
     }
     model.pieces.push(text);
     model.scores.push(score);

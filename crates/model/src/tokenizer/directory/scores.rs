@@ -4,60 +4,95 @@
 //! list does. The scores are equivalent to the list if it was made from scores, as transformers does: then it
 //! holds every way to compose a piece, one piece after the other. They may not be if the list was trained.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::HashSet;
 
 use quern_tensor_io::StringArray;
 
-use crate::tokenizer::vocabulary::TokenKind;
+use crate::tokenizer::vocabulary::{TokenKind, Vocabulary};
 
-use super::list::{Added, Token};
+use super::tokens::{AddedTokens, Tokens};
+
+/// Longer pieces are not looked into for merges that are not listed: the time for it grows with the square.
+const LONGEST: usize = 1024;
 
 /// Sets the scores of ordinary pieces, and counts the merges for which they do not say what the list says.
-pub(super) fn set(tokens: &mut [Option<Token>], merges: &StringArray, added: &[Added]) -> usize {
+///
+/// Pieces are compared by the first id of their text; merges of other texts make no piece.
+pub(super) fn set(tokens: &mut Tokens, merges: &StringArray, added: &AddedTokens) -> usize {
+    let pieces: StringArray = tokens.all().map(|token| token.map_or("", |token| token.piece)).collect();
+    let vocabulary = Vocabulary::byte_level(pieces, vec![TokenKind::Normal; tokens.len()], None);
     let piece = |i: usize| merges.get(i).unwrap_or_default();
     let count = merges.len() / 2;
-    let mut ranks: HashMap<String, usize> = HashMap::with_capacity(count);
-    let mut listed: HashSet<(&str, &str)> = HashSet::with_capacity(count);
+    let mut ranks = vec![u32::MAX; tokens.len()];
+    let mut listed: HashSet<(u32, u32)> = HashSet::with_capacity(count);
     let mut out_of_order = Vec::new();
-    let mut before = String::new();
+    let (mut before, mut whole) = (None, String::new());
     for rank in 0..count {
         let (left, right) = (piece(2 * rank), piece(2 * rank + 1));
-        let whole = [left, right].concat();
-        listed.insert((left, right));
-        if ranks.contains_key(&whole) && whole != before {
-            out_of_order.push(whole.clone());
+        whole.clear();
+        whole.push_str(left);
+        whole.push_str(right);
+        listed.extend(vocabulary.find(left).zip(vocabulary.find(right)));
+        let made = vocabulary.find(&whole);
+        if let Some(id) = made {
+            match &mut ranks[id as usize] {
+                first @ &mut u32::MAX => *first = rank as u32,
+                _ if made != before => out_of_order.push(id),
+                _ => {}
+            }
         }
-        ranks.entry(whole.clone()).or_insert(rank);
-        before = whole;
+        before = made;
     }
-    for token in tokens.iter_mut().flatten().filter(|t| t.kind == TokenKind::Normal) {
-        token.score = -(ranks.get(&token.piece).copied().unwrap_or(count) as f32);
+    let is_normal =
+        |tokens: &Tokens, id: usize| tokens.get(id).is_some_and(|token| token.kind == TokenKind::Normal);
+    for id in 0..tokens.len() {
+        let first = tokens.get(id).and_then(|token| vocabulary.find(token.piece));
+        let rank = first.map(|first| ranks[first as usize]).filter(|&rank| rank != u32::MAX);
+        if is_normal(tokens, id) {
+            tokens.set_score(id, -(rank.map_or(count, |rank| rank as usize) as f32));
+        }
     }
 
-    // Added tokens are found whole, before anything is merged.
-    let added: HashSet<&str> = added.iter().map(|one| one.content.as_str()).collect();
-    let ordinary = |t: &&Token| t.kind == TokenKind::Normal && !added.contains(t.piece.as_str());
-    let known: HashSet<&str> = tokens.iter().flatten().filter(ordinary).map(|t| t.piece.as_str()).collect();
-    let part = |text: &str| known.contains(text) || text.chars().nth(1).is_none();
-    let unlisted = |whole: &&str| {
-        let split = |(at, _): (usize, char)| whole.split_at(at);
-        let pairs = whole.char_indices().skip(1).map(split);
-        pairs.filter(|(left, right)| part(left) && part(right) && !listed.contains(&(*left, *right))).count()
+    // Ordinary pieces, each once. Added tokens are found whole, before anything is merged.
+    let mut known: Vec<bool> = (0..tokens.len()).map(|id| is_normal(tokens, id)).collect();
+    for (id, token) in tokens.known() {
+        match vocabulary.find(token.piece).map(|first| first as usize) {
+            Some(first) if first != id => known[first] |= std::mem::take(&mut known[id]),
+            _ => {}
+        }
+    }
+    for one in added.iter() {
+        vocabulary.find(one.content).into_iter().for_each(|id| known[id as usize] = false);
+    }
+    let is_known = |id: Option<u32>| id.is_some_and(|id| known[id as usize]);
+    let part = |text: &str, id: Option<u32>| is_known(id) || text.chars().nth(1).is_none();
+    let unlisted = |whole: &str| {
+        let is_missing = |&(at, _): &(usize, char)| {
+            let (left, right) = whole.split_at(at);
+            let ids = [left, right].map(|text| vocabulary.find(text));
+            let listed = || matches!(ids, [Some(left), Some(right)] if listed.contains(&(left, right)));
+            part(left, ids[0]) && part(right, ids[1]) && !listed()
+        };
+        whole.char_indices().skip(1).filter(is_missing).count()
     };
-    out_of_order.iter().filter(|whole| known.contains(whole.as_str())).count()
-        + known.iter().map(unlisted).sum::<usize>()
+    let wholes = tokens.known().filter(|&(id, token)| known[id] && token.piece.len() <= LONGEST);
+    out_of_order.iter().filter(|&&id| known[id as usize]).count()
+        + wholes.map(|(_, token)| unlisted(token.piece)).sum::<usize>()
 }
 
 #[cfg(test)]
 mod tests {
-    use super::super::tokenizer_json::plain;
+    use super::super::tokens::Token;
     use super::*;
 
     fn misfits(pieces: &[&str], merges: &[(&str, &str)]) -> (Vec<f32>, usize) {
-        let mut tokens: Vec<Option<Token>> = pieces.iter().map(|piece| Some(plain(piece))).collect();
+        let mut tokens = Tokens::default();
+        for (id, piece) in pieces.iter().enumerate() {
+            tokens.set(id, Token { piece, score: 0.0, kind: TokenKind::Normal });
+        }
         let merges: StringArray = merges.iter().flat_map(|(a, b)| [*a, *b]).collect();
-        let count = set(&mut tokens, &merges, &[]);
-        (tokens.iter().flatten().map(|t| t.score).collect(), count)
+        let count = set(&mut tokens, &merges, &AddedTokens::default());
+        (tokens.known().map(|(_, t)| t.score).collect(), count)
     }
 
     #[test]

@@ -13,8 +13,9 @@ use crate::json::{Json, Object, as_u64};
 use crate::tokenizer::special::no_such_token;
 use crate::tokenizer::vocabulary::TokenKind;
 
-use super::list::{Added, List, Token};
+use super::list::List;
 use super::tokenizer_json::Processor;
+use super::tokens::{AddedTokens, Token};
 
 /// Types of special tokens in the order the converter writes their ids.
 const TYPES: [&str; 8] = ["bos", "eos", "unk", "sep", "pad", "cls", "mask", "eot"];
@@ -36,7 +37,7 @@ pub(super) struct Special {
 pub(super) struct Places<'a> {
     pub directory: &'a Path,
     pub list: &'a List,
-    pub added: &'a [Added],
+    pub added: &'a AddedTokens,
     pub processors: Option<&'a [Processor]>,
     pub config: Option<&'a Object<'a>>,
 }
@@ -156,10 +157,8 @@ impl Special {
         let Some(content) = content else { return };
         let added = places.added.iter().find(|added| added.content == content);
         let id = added.map(|added| u64::from(added.id)).or_else(|| {
-            let special = |t: &Option<Token>| {
-                t.as_ref().is_some_and(|t| t.piece == content && t.kind != TokenKind::Normal)
-            };
-            places.list.tokens.iter().position(special).map(|id| id as u64)
+            let special = |(_, t): &(usize, Token<'_>)| t.piece == content && t.kind != TokenKind::Normal;
+            places.list.tokens.known().find(special).map(|(id, _)| id as u64)
         });
         self.set(places, kind, id);
     }

@@ -1,22 +1,24 @@
 //! `tokenizer.json` of the Hugging Face tokenizers library: BPE, byte-level or in SentencePiece's form.
 
+use std::path::Path;
 use std::sync::Arc;
 
 use quern_tensor_io::{Error, Result, StringArray};
 use serde_json::Value;
 
-use crate::json::{Object, as_u64};
 use crate::tokenizer::SpacePrefix;
 use crate::tokenizer::pre_tokenizer::Pipeline;
 use crate::tokenizer::vocabulary::{TokenKind, parse_byte};
 
-use super::list::{Added, Token, edges_of};
+use super::read_json::{self, Content, ModelContent};
+use super::tokens::{AddedTokens, Token, Tokens};
+use super::values::{Pieces, Short};
 
 /// What a `tokenizer.json` says.
 #[derive(Debug)]
 pub(super) struct TokenizerJson {
     pub model: Model,
-    pub added: Vec<Added>,
+    pub added: AddedTokens,
     pub processors: Vec<Processor>,
 }
 
@@ -31,7 +33,7 @@ pub(super) enum Model {
 #[derive(Debug)]
 pub(super) struct SentencePieceParts {
     /// Without scores.
-    pub tokens: Vec<Option<Token>>,
+    pub tokens: Tokens,
     pub prefix: SpacePrefix,
     /// Whether a normalizer makes U+2581 of spaces before added tokens are looked for a second time.
     pub normalizes: bool,
@@ -45,7 +47,7 @@ pub(super) struct SentencePieceParts {
 /// Byte-level BPE, from whatever files.
 #[derive(Debug)]
 pub(super) struct ByteLevelParts {
-    pub tokens: Vec<Option<Token>>,
+    pub tokens: Tokens,
     /// Left and right pieces in turn.
     pub merges: StringArray,
     pub ignore_merges: bool,
@@ -71,33 +73,46 @@ pub(super) enum Processor {
 }
 
 impl TokenizerJson {
-    pub fn read(root: &Object<'_>) -> Result<Self> {
-        let model = root.object("model")?.ok_or_else(|| root.missing("model"))?;
-        let byte_level = ["pre_tokenizer", "decoder", "normalizer"]
-            .iter()
-            .any(|key| root.get(key).is_some_and(mentions_byte_level));
-        let fallback = model.bool("byte_fallback")?.unwrap_or(false);
-        match model.str("type")? {
-            Some("BPE") | None if byte_level || fallback => {}
+    /// Reads `file`.
+    pub fn read(file: &Path) -> Result<Self> {
+        let mut content = read_json::read(file, read_json::Whole)?;
+        let missing = |key: &str| Error::malformed(file, format!("the key {key:?} is missing"));
+        let mut model = content.model.take().ok_or_else(|| missing("model"))?;
+        let parts = [&content.pre_tokenizer, &content.decoder, &content.normalizer];
+        let byte_level = parts.into_iter().any(mentions_byte_level);
+        match model.kind.as_ref().map(|Short(name)| name.as_str()) {
+            Some("BPE") | None if byte_level || model.byte_fallback => {}
             Some("BPE") | None => {
                 let what =
                     "a BPE tokenizer that is neither byte-level nor falls back to bytes is not supported";
-                return Err(Error::unsupported(root.file(), what));
+                return Err(Error::unsupported(file, what));
             }
             Some(other) => {
                 let name: String = other.chars().take(40).collect();
                 return Err(Error::unsupported(
-                    root.file(),
+                    file,
                     format!("tokenizer model {name:?} is not supported (BPE is)"),
                 ));
             }
         }
-        let added = added_tokens(root)?;
+        let vocab = model.vocab.take().ok_or_else(|| missing("model.vocab"))?;
+        let processors = processors(&content.post_processor);
+        let added = std::mem::take(&mut content.added);
         let model = match byte_level {
-            true => Model::ByteLevel(byte_level_parts(root, &model, added.len())?),
-            false => Model::SentencePiece(sentence_piece_parts(root, &model, added.len())?),
+            true => {
+                let tokens = pieces(file, "model.vocab", &vocab, added.len(), |_| TokenKind::Normal)?;
+                Model::ByteLevel(byte_level_parts(file, content, model, tokens)?)
+            }
+            false => {
+                let kind = |piece: &str| match parse_byte(piece) {
+                    Some(_) => TokenKind::Byte,
+                    None => TokenKind::Normal,
+                };
+                let tokens = pieces(file, "model.vocab", &vocab, added.len(), kind)?;
+                Model::SentencePiece(sentence_piece_parts(file, &content, model, tokens)?)
+            }
         };
-        Ok(Self { model, added, processors: processors(root) })
+        Ok(Self { model, added, processors })
     }
 }
 
@@ -112,118 +127,86 @@ fn kind(component: &Value) -> &str {
     component.get("type").and_then(Value::as_str).unwrap_or_default()
 }
 
-fn added_tokens(root: &Object<'_>) -> Result<Vec<Added>> {
-    let entries = root.array("added_tokens")?.unwrap_or(&[]);
-    let read = |entry: &Value| {
-        let max = crate::tokenizer::MAX_TOKENS as u64;
-        let id = entry.get("id").and_then(as_u64).filter(|&id| id < max)? as u32;
-        let content = entry.get("content")?.as_str()?.to_owned();
-        let special = entry.get("special").and_then(Value::as_bool).unwrap_or(false);
-        Some(Added { id, content, special, edges: edges_of(entry) })
-    };
-    let bad = || root.error("added_tokens", "objects with id and content are expected");
-    entries.iter().map(|e| read(e).ok_or_else(bad)).collect()
-}
-
-/// The pieces of `vocab` by id; `token` makes a token of each.
+/// The pieces of `vocab`, which is called `key` in errors, by id.
 pub(super) fn pieces(
-    vocab: &Object<'_>,
+    file: &Path,
+    key: &str,
+    vocab: &Pieces,
     added: usize,
-    token: impl Fn(&str) -> Token,
-) -> Result<Vec<Option<Token>>> {
-    let mut tokens: Vec<Option<Token>> = Vec::new();
+    kind: impl Fn(&str) -> TokenKind,
+) -> Result<Tokens> {
+    let mut tokens = Tokens::default();
     // Ids are dense in a valid file; small gaps are allowed, an absurd id is not.
-    let end = (vocab.entries().count() + added) as u64 * 2 + 1024;
-    for (piece, id) in vocab.entries() {
-        let Some(id) = as_u64(id).filter(|&id| id < end) else {
-            return Err(vocab.error(piece, "not a token id"));
+    let end = (vocab.len() + added) * 2 + 1024;
+    for (piece, id) in vocab.iter() {
+        let bad = |what: String| {
+            let piece: String = piece.chars().take(60).collect();
+            Error::malformed(file, format!("{key}.{piece}: {what}"))
         };
         let id = id as usize;
-        if id >= tokens.len() {
-            tokens.resize(id + 1, None);
+        if id >= end {
+            return Err(bad("not a token id".into()));
         }
-        if tokens[id].is_some() {
-            return Err(vocab.error(piece, format!("the id {id} is given twice")));
+        if tokens.get(id).is_some() {
+            return Err(bad(format!("the id {id} is given twice")));
         }
-        tokens[id] = Some(token(piece));
+        tokens.set(id, Token { piece, score: 0.0, kind: kind(piece) });
     }
     Ok(tokens)
 }
 
-/// An ordinary piece of a byte-level vocabulary.
-pub(super) fn plain(piece: &str) -> Token {
-    Token { piece: piece.to_owned(), score: 0.0, kind: TokenKind::Normal }
-}
-
-fn byte_level_parts(root: &Object<'_>, model: &Object<'_>, added: usize) -> Result<ByteLevelParts> {
-    for key in ["continuing_subword_prefix", "end_of_word_suffix"] {
-        if model.str(key)?.is_some_and(|text| !text.is_empty()) {
-            let what = format!("{} is not supported in a byte-level tokenizer", model.name(key));
-            return Err(Error::unsupported(root.file(), what));
+fn byte_level_parts(
+    file: &Path,
+    content: Content,
+    model: ModelContent,
+    tokens: Tokens,
+) -> Result<ByteLevelParts> {
+    let affixes = [
+        ("continuing_subword_prefix", &model.continuing_subword_prefix),
+        ("end_of_word_suffix", &model.end_of_word_suffix),
+    ];
+    for (key, affix) in affixes {
+        if affix.as_ref().is_some_and(|Short(text)| !text.is_empty()) {
+            let what = format!("model.{key} is not supported in a byte-level tokenizer");
+            return Err(Error::unsupported(file, what));
         }
     }
-    let vocab = model.object("vocab")?.ok_or_else(|| model.missing("vocab"))?;
-    let component = |key: &str| root.get(key).cloned().unwrap_or(Value::Null);
-    let (normalizer, pre_tokenizer) = (component("normalizer"), component("pre_tokenizer"));
-    let pipeline = Pipeline::new(&normalizer, &pre_tokenizer).map_err(|(key, what)| root.error(key, what))?;
+    let Content { normalizer, pre_tokenizer, .. } = content;
+    let pipeline = Pipeline::new(&normalizer, &pre_tokenizer)
+        .map_err(|(key, what)| Error::malformed(file, format!("{key}: {what}")))?;
     Ok(ByteLevelParts {
-        tokens: pieces(&vocab, added, plain)?,
-        merges: merges(model)?,
-        ignore_merges: model.bool("ignore_merges")?.unwrap_or(false),
-        unknown: model.str("unk_token")?.map(str::to_owned),
+        tokens,
+        merges: model.merges,
+        ignore_merges: model.ignore_merges,
+        unknown: model.unknown.map(|Short(text)| text),
         normalizer,
         pre_tokenizer,
         pipeline: Arc::new(pipeline),
     })
 }
 
-fn sentence_piece_parts(root: &Object<'_>, model: &Object<'_>, added: usize) -> Result<SentencePieceParts> {
-    let vocab = model.object("vocab")?.ok_or_else(|| model.missing("vocab"))?;
-    let token = |piece: &str| {
-        let kind = if parse_byte(piece).is_some() { TokenKind::Byte } else { TokenKind::Normal };
-        Token { kind, ..plain(piece) }
-    };
+fn sentence_piece_parts(
+    file: &Path,
+    content: &Content,
+    model: ModelContent,
+    tokens: Tokens,
+) -> Result<SentencePieceParts> {
     Ok(SentencePieceParts {
-        tokens: pieces(&vocab, added, token)?,
-        prefix: prefix(root)?,
-        normalizes: root.get("normalizer").is_some(),
-        merges: merges(model)?,
-        ignore_merges: model.bool("ignore_merges")?.unwrap_or(false),
-        unknown: model.str("unk_token")?.map(str::to_owned),
-        fuse_unknown: model.bool("fuse_unk")?.unwrap_or(false),
+        tokens,
+        prefix: prefix(file, content)?,
+        normalizes: !content.normalizer.is_null(),
+        merges: model.merges,
+        ignore_merges: model.ignore_merges,
+        unknown: model.unknown.map(|Short(text)| text),
+        fuse_unknown: model.fuse_unknown,
     })
 }
 
-/// All merges, left and right pieces in turn.
-fn merges(model: &Object<'_>) -> Result<StringArray> {
-    let list = model.array("merges")?.unwrap_or(&[]);
-    let mut merges = StringArray::with_capacity(2 * list.len());
-    for (at, merge) in list.iter().enumerate() {
-        // "a b", or since transformers 4.45 ["a", "b"].
-        let pair = match merge {
-            // Files of the first versions begin as merges.txt does.
-            Value::String(text) if text.starts_with("#version") => continue,
-            Value::String(text) => text.split_once(' '),
-            Value::Array(pair) => match pair.as_slice() {
-                [Value::String(a), Value::String(b)] => Some((a.as_str(), b.as_str())),
-                _ => None,
-            },
-            _ => None,
-        };
-        let Some((a, b)) = pair else {
-            return Err(model.error("merges", format!("entry {at} is no pair of pieces")));
-        };
-        merges.push(a);
-        merges.push(b);
-    }
-    Ok(merges)
-}
-
-fn prefix(root: &Object<'_>) -> Result<SpacePrefix> {
-    let unsupported = |what: String| Err(Error::unsupported(root.file(), what));
+fn prefix(file: &Path, content: &Content) -> Result<SpacePrefix> {
+    let unsupported = |what: String| Err(Error::unsupported(file, what));
     let mut prefix = SpacePrefix::Never;
     let mut spaces_gone = false;
-    for component in components(root.get("normalizer"), "normalizers") {
+    for component in components(&content.normalizer, "normalizers") {
         let string = |key: &str| component.get(key).and_then(Value::as_str);
         match kind(component) {
             "Prepend" if string("prepend") == Some("\u{2581}") => prefix = SpacePrefix::Always,
@@ -233,7 +216,7 @@ fn prefix(root: &Object<'_>) -> Result<SpacePrefix> {
             other => return unsupported(format!("normalizer {other:?} is not supported")),
         }
     }
-    for component in components(root.get("pre_tokenizer"), "pretokenizers") {
+    for component in components(&content.pre_tokenizer, "pretokenizers") {
         let string = |key: &str| component.get(key).and_then(Value::as_str);
         let flag = |key: &str| component.get(key).and_then(Value::as_bool);
         match kind(component) {
@@ -259,16 +242,14 @@ fn prefix(root: &Object<'_>) -> Result<SpacePrefix> {
 }
 
 /// The parts of a component, which may be none, one, or a sequence.
-fn components<'a>(component: Option<&'a Value>, inner: &str) -> &'a [Value] {
+fn components<'a>(component: &'a Value, inner: &str) -> &'a [Value] {
     match component {
-        None => &[],
-        Some(one) => {
-            one.get(inner).and_then(Value::as_array).map_or(std::slice::from_ref(one), |v| v.as_slice())
-        }
+        Value::Null => &[],
+        one => one.get(inner).and_then(Value::as_array).map_or(std::slice::from_ref(one), |v| v.as_slice()),
     }
 }
 
-fn processors(root: &Object<'_>) -> Vec<Processor> {
+fn processors(section: &Value) -> Vec<Processor> {
     let special = |part: &Value| part.pointer("/SpecialToken/id").and_then(Value::as_str).map(str::to_owned);
     let read = |component: &Value| {
         let parts = |key: &str| {
@@ -283,5 +264,5 @@ fn processors(root: &Object<'_>) -> Vec<Processor> {
             _ => return None,
         })
     };
-    components(root.get("post_processor"), "processors").iter().filter_map(read).collect()
+    components(section, "processors").iter().filter_map(read).collect()
 }

@@ -9,11 +9,14 @@ use std::sync::Arc;
 use quern_tensor_io::{Error, Result, StringArray};
 
 use crate::json::{Json, Object, read_text};
+use crate::tokenizer::bpe::MAX_MERGES;
 use crate::tokenizer::pre_tokenizer::{Pipeline, table};
+use crate::tokenizer::vocabulary::TokenKind;
 
 use super::list::List;
+use super::read_json;
 use super::special_ids::content;
-use super::tokenizer_json::{ByteLevelParts, pieces, plain};
+use super::tokenizer_json::{ByteLevelParts, pieces};
 
 /// The rule of a class of transformers, by its name in the table.
 fn rule_of(class: &str) -> Option<&'static str> {
@@ -58,12 +61,13 @@ pub(super) fn read(directory: &Path, config: Option<&Object<'_>>) -> Result<Byte
     if config.and_then(|c| c.get("add_prefix_space")?.as_bool()) == Some(true) {
         rule.parts.to_mut().insert(0, crate::tokenizer::pre_tokenizer::Part::PrefixSpace);
     }
-    let vocab = Json::read(&directory.join("vocab.json"))?;
+    let file = directory.join("vocab.json");
+    let vocab = read_json::read_pieces(&file)?;
     let (normalizer, pre_tokenizer) = (rule.normalizer(), rule.pre_tokenizer());
     let pipeline = Pipeline::new(&normalizer, &pre_tokenizer)
         .map_err(|(key, what)| Error::malformed(directory, format!("{key}: {what}")))?;
     Ok(ByteLevelParts {
-        tokens: pieces(&vocab.root(), 0, plain)?,
+        tokens: pieces(&file, "the vocabulary", &vocab, 0, |_| TokenKind::Normal)?,
         merges: merges(&directory.join("merges.txt"))?,
         ignore_merges: rule.ignore_merges,
         unknown: None,
@@ -76,11 +80,15 @@ pub(super) fn read(directory: &Path, config: Option<&Object<'_>>) -> Result<Byte
 /// One merge a line, `a b`, the first line being perhaps `#version: 0.2`.
 fn merges(file: &Path) -> Result<StringArray> {
     let mut merges = StringArray::new();
-    for (at, line) in read_text(file)?.lines().enumerate() {
+    let text = read_text(file)?;
+    for (at, line) in text.lines().enumerate() {
         if line.starts_with("#version") || line.is_empty() {
             continue;
         }
         match line.split_once(' ') {
+            Some(_) if merges.len() == 2 * MAX_MERGES => {
+                return Err(Error::malformed(file, format!("more than {MAX_MERGES} merges")));
+            }
             Some((a, b)) if !b.contains(' ') => {
                 merges.push(a);
                 merges.push(b);

@@ -7,17 +7,22 @@
 //! ```
 //!
 //! `tokenizer.json` lists the parts; a GGUF file holds one name for all of them (`table.rs`). A file's
-//! parts are normalized and looked up (`recognize.rs`), and the tokenizers library runs them (`pipeline.rs`),
-//! whatever their source.
+//! parts are normalized and looked up (`recognize.rs`). Whatever their source, they run over slices of the text
+//! (`pipeline.rs`, `normalizer.rs`, `step.rs`) and give the words that the tokenizers library gives.
 
 mod json;
+mod normalizer;
+#[cfg(test)]
+mod oracle;
 mod pipeline;
 pub(crate) mod recognize;
+mod segments;
+mod step;
 pub(crate) mod table;
 
 use std::borrow::Cow;
 
-pub(crate) use pipeline::Pipeline;
+pub(crate) use pipeline::{Pipeline, Word};
 
 /// The regex of GPT-2, which the library's `ByteLevel` holds.
 pub(crate) const GPT2: &str = r"'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+";

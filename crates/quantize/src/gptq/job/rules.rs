@@ -8,7 +8,7 @@
 //! (`model.layers.0.mlp.down_proj`). `-:` in front leaves the module as it is; `+:` or nothing overrides. The
 //! rules that leave out come first, then the first match counts.
 
-use regex::Regex;
+use quern_model::pattern::{MOST_PATTERNS, NamePattern, shown};
 use serde_json::{Map, Value};
 
 use crate::gptq::{Order, Settings};
@@ -39,7 +39,7 @@ pub struct Rules {
 
 #[derive(Clone, Debug)]
 struct Rule {
-    pattern: Regex,
+    pattern: NamePattern,
     /// `None` leaves the module out.
     overrides: Option<Overrides>,
 }
@@ -63,14 +63,17 @@ impl Rules {
         let bad = |what: String| RuleError(what);
         let source: Map<String, Value> =
             serde_json::from_str(json).map_err(|e| bad(format!("not a JSON object: {e}")))?;
+        if source.len() > MOST_PATTERNS {
+            return Err(bad(format!("{} rules, and at most {MOST_PATTERNS} are allowed", source.len())));
+        }
         let mut rules = Vec::with_capacity(source.len());
         for (key, value) in &source {
             let (pattern, skip) = match key.strip_prefix("-:") {
                 Some(rest) => (rest, true),
                 None => (key.strip_prefix("+:").unwrap_or(key), false),
             };
-            let pattern = Regex::new(&format!("^(?:{pattern})"))
-                .map_err(|e| bad(format!("{key:?} is no regular expression: {e}")))?;
+            let pattern = NamePattern::from_start(pattern, "")
+                .map_err(|e| bad(format!("{}: bad regular expression: {e}", shown(key))))?;
             let Some(values) = value.as_object() else {
                 return Err(bad(format!("{key:?} needs an object, such as {{\"bits\": 8}}")));
             };
