@@ -122,7 +122,8 @@ fn fitted(text: &str, bytes: usize) -> String {
     while fitted.len() > bytes {
         fitted.pop();
     }
-    fitted + &"x".repeat(bytes - fitted.len())
+    let rest = bytes - fitted.len();
+    fitted + &"x".repeat(rest)
 }
 
 #[test]

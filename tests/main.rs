@@ -28,6 +28,6 @@ mod report;
 mod requantize;
 mod run;
 mod schemes;
-mod truncation;
 mod special_files;
 mod templates;
+mod truncation;

@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use quern_model::card::FrontMatter;
 use quern_model::chat::{ChatTemplate, Message};
+use quern_model::pattern::NamePattern;
 use quern_model::provenance::Provenance;
 use quern_model::{Contents, EncodeOptions, Packed, Tokenizer, View, identify};
 use quern_quantize::imatrix::Imatrix;
@@ -105,6 +106,27 @@ pub fn imatrix(path: &Path) -> Outcome {
     Ok(())
 }
 
+/// Expressions over names, one on each line.
+pub fn patterns(path: &Path) -> Outcome {
+    let bytes = std::fs::read(path).map_err(text)?;
+    let names =
+        ["blk.0.attn_q.weight", "model.layers.11.self_attn.k_proj.weight", &"a".repeat(200), "\u{e9}\n", ""];
+    let mut outcome = Ok(());
+    for line in String::from_utf8_lossy(&bytes).lines().take(20) {
+        let made =
+            [NamePattern::new(line), NamePattern::ignoring_case(line), NamePattern::from_start(line, "$")];
+        for pattern in made {
+            match pattern {
+                Ok(pattern) => names.iter().for_each(|name| {
+                    pattern.is_match(name);
+                }),
+                Err(e) => outcome = Err(text(e)),
+            }
+        }
+    }
+    outcome
+}
+
 /// The views under both namings, each tensor's first and last row decoded.
 fn views(checkpoint: &Checkpoint) -> Outcome {
     let (first, second, third) = (
@@ -139,7 +161,7 @@ fn rows(view: &View<'_>) {
 fn tokenizer(checkpoint: &Checkpoint) -> Outcome {
     let tokenizer = Tokenizer::from_checkpoint(checkpoint).map_err(text)?;
     for (add_special, parse_special) in [(true, false), (false, true)] {
-        let tokens = tokenizer.encode(TEXT, EncodeOptions { add_special, parse_special });
+        let tokens = tokenizer.encode(TEXT, EncodeOptions { add_special, parse_special }).map_err(text)?;
         tokenizer.decode(&tokens);
     }
     tokenizer.decode(&[0, 1, 2, 3, 255, 300, 70_000, u32::MAX]);

@@ -71,6 +71,14 @@ struct Arguments {
 }
 
 fn main() -> ExitCode {
+    // Only damaged templates are given to a process of their own: those of other readers are as they were.
+    let templates =
+        |argument: std::ffi::OsString| argument == "template" || argument == "render-chat-templates";
+    if std::env::args_os().any(templates)
+        && let Some(code) = quern_model::chat::enter()
+    {
+        return code;
+    }
     let arguments = Arguments::parse();
     if arguments.list {
         for reader in READERS {
@@ -321,7 +329,9 @@ fn child(reader: &Reader, arguments: &Arguments) -> Result<(), String> {
     let _ = rayon::ThreadPoolBuilder::new().num_threads(1).build_global();
     panic::set_hook(Box::new(|info| {
         let place = info.location().map(ToString::to_string).unwrap_or_default();
-        let what = info.payload_as_str().unwrap_or_default().to_owned();
+        let payload = info.payload();
+        let text = payload.downcast_ref::<String>().map(String::as_str);
+        let what = text.or(payload.downcast_ref::<&str>().copied()).unwrap_or_default();
         PANIC.with_borrow_mut(|panic| *panic = format!("{place}: {what}"));
     }));
     let file = File::create(work.join("case")).map_err(|e| e.to_string())?;

@@ -105,6 +105,12 @@ pub const READERS: &[Reader] = &[
         exercise: exercise::settings,
     },
     Reader {
+        name: "pattern",
+        what: "regular expressions over names of tensors and modules, one on each line",
+        seeds: patterns,
+        exercise: exercise::patterns,
+    },
+    Reader {
         name: "hub",
         what: "a Hub's answers: headers, listings, files",
         seeds: hub_answers,
@@ -289,3 +295,17 @@ fn hub_answers(place: &Place) -> Result<Vec<Seed>> {
     let seed = Seed::new(&place.work.join("hub"), "answers", &hub::answers(&files))?;
     Ok(vec![Seed { open: seed.file.clone(), ..seed }])
 }
+
+fn patterns(place: &Place) -> Result<Vec<Seed>> {
+    let make = |(at, text): (usize, &&str)| {
+        let seed = Seed::new(&place.work.join(format!("pattern/{at}")), "patterns", text.as_bytes())?;
+        Ok(Seed { open: seed.file.clone(), ..seed })
+    };
+    PATTERNS.iter().enumerate().map(make).collect()
+}
+
+const PATTERNS: &[&str] = &[
+    "attn_v\nffn_(down|up)\nblk\\.[0-9]+\\.attn_[qk]\n.*\\.weight$",
+    "model\\.layers\\.(0|[1-9]\\d*)\\.self_attn\\.(q|k|v|o)_proj\n(?:a{1,20}){1,20}\n(a|b|ab)*c",
+    "[a-z&&[^aeiou]]+_proj\n(?i)LM_HEAD\n\\p{L}+\\.\\p{N}{2,8}\n(?:(?:(?:x?){9}){9}){9}\n^(?P<layer>\\w+)$",
+];

@@ -1,4 +1,4 @@
-//! The cache on disk, in the layout of Python's `huggingface_hub`.
+//! The cache on disk, in the layout that Python's `huggingface_hub` and hf-hub share.
 //!
 //! ```text
 //! CACHE/.locks/models--org--name/ETAG.lock
@@ -17,6 +17,8 @@ use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::AtomicBool;
+
+use hf_hub::Repo;
 
 use crate::blobs::{Blobs, Check, State};
 use crate::digest::{Digest, is_commit};
@@ -42,7 +44,7 @@ pub(crate) struct Repository {
 impl Repository {
     /// The place of a repository; nothing is created.
     pub fn new(cache: &Path, repository: &str, revision: &str) -> Self {
-        let folder = format!("models--{}", repository.replace('/', "--"));
+        let folder = Repo::model(repository.to_owned()).folder_name();
         let root = cache.join(&folder);
         let blobs = Blobs {
             folder: root.join("blobs"),

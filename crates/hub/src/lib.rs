@@ -9,8 +9,9 @@
 //! pull            the whole download                    headers     a model's headers alone
 //! ```
 //!
-//! The crate hf-hub is not used: its downloader checks neither length nor hash, joins the server's ETag into a path
-//! unchecked, does not bound what it reads or how long, and reads the environment itself.
+//! Of the crate hf-hub, the name of a repository's folder ([`hf_hub::Repo`]) is used, and nothing that touches the
+//! network or the disk: its downloader checks neither length nor hash, joins the server's ETag into a path unchecked, does
+//! not bound what it reads or how long, and reads the environment itself.
 
 mod address;
 mod blobs;

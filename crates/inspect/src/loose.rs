@@ -176,7 +176,8 @@ fn hf_tokenizer(tokenizer: &Value, config: &Value) -> TokenizerSummary {
         let piece = token.as_str().or(token["content"].as_str())?;
         Some((name, (id_of(piece)?, piece.to_owned())))
     });
-    let beyond = added.iter().filter_map(|t| t["id"].as_u64()).max().map_or(0, |id| (id as usize).saturating_add(1));
+    let beyond =
+        added.iter().filter_map(|t| t["id"].as_u64()).max().map_or(0, |id| (id as usize).saturating_add(1));
     TokenizerSummary {
         kind,
         vocab_size: own.unwrap_or(0).max(beyond),
