@@ -62,7 +62,7 @@ pub(crate) struct Listing {
     pub commit: String,
     /// Every file with a valid name; its identity where the tree gives it.
     files: BTreeMap<Arc<str>, Option<Identity>>,
-    /// Names that are not safe as paths and must not be written, cut to the length of the longest path.
+    /// Names that are not safe as paths and must not be written, cut where they are very long.
     pub unsound: Vec<String>,
     name_bytes: usize,
 }
@@ -227,7 +227,7 @@ impl Listing {
     fn insert(&mut self, name: &str, identity: Option<Identity>) -> Result<()> {
         match path::fault(name) {
             None => drop(self.files.insert(name.into(), identity)),
-            Some(_) => self.unsound.push(beginning(name).to_owned()),
+            Some(_) => self.unsound.push(name.chars().take(path::LONGEST / 4).collect()),
         }
         self.name_bytes += name.len().min(path::LONGEST);
         if self.files.len() + self.unsound.len() > MOST_FILES || self.name_bytes > MOST_NAME_BYTES {
@@ -337,12 +337,6 @@ fn info(client: &Client, name: &Name, until: Option<Instant>, asked: &Asked) -> 
         }
         answer => answer.map(|(_, text)| (url, text)),
     }
-}
-
-/// As much of a name as the longest path may have, in whole characters.
-fn beginning(name: &str) -> &str {
-    let end = (0..=path::LONGEST.min(name.len())).rev().find(|&at| name.is_char_boundary(at));
-    &name[..end.unwrap_or(0)]
 }
 
 /// The address marked `rel="next"` in a `Link` header.

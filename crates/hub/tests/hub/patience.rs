@@ -78,7 +78,7 @@ fn a_stalled_transfer_goes_on_where_it_stands() {
     assert_eq!(pulled.files[0].source, FileSource::Hub { resumed: 0 });
     assert_eq!(std::fs::read(pulled.model.unwrap()).unwrap(), bytes);
     let asked: Vec<_> = server.requests().into_iter().filter(|r| r.at_storage).collect();
-    assert_eq!(asked.len(), 2, "{asked:?}");
+    assert!(asked.len() >= 2, "{asked:?}");
     let first: usize =
         asked[1].header("Range").unwrap()["bytes=".len()..].trim_end_matches('-').parse().unwrap();
     assert!(first >= 150_000, "{first}");
