@@ -56,7 +56,8 @@ fn ends(args: &[&str]) -> Output {
     let output = child.wait_with_output().expect("its output");
     let text = stderr(&output);
     assert!(!text.contains("panicked"), "{args:?}: {text}");
-    assert!(matches!(output.status.code(), Some(0 | 1)), "{args:?}: {:?} {text}", output.status);
+    // `diff` fails with 2, because 1 says that the models differ.
+    assert!(matches!(output.status.code(), Some(0..=2)), "{args:?}: {:?} {text}", output.status);
     output
 }
 
@@ -124,7 +125,7 @@ fn files_given_by_name_are_looked_at_too() {
             &["diff", given, model],
             &["convert", given, "--to", "gguf", "-o", &output],
         ] {
-            assert_eq!(ends(args).status.code(), Some(1), "{args:?} of a {kind}");
+            assert!(!ends(args).status.success(), "{args:?} of a {kind}");
         }
         // A pipe is a text that may still come: whoever gives one means to fill it.
         if kind != "pipe" {
