@@ -91,6 +91,7 @@ fn names_and_values_are_escaped() {
     {
         assert!(text.contains(part), "{part} in {text}");
     }
+    let text = fixture("text/validation.txt");
     for args in [
         &["inspect", path, "--check"][..],
         &["inspect", path, "--histogram", "q\n"],
@@ -99,14 +100,18 @@ fn names_and_values_are_escaped() {
         &["diff", good, path],
         &["fit", path, "--vram", "1GiB"],
         &["quantize", path, "--to", "q8_0", "--allow-requantize", "--dry-run"],
-        &["convert", path, "--to", "safetensors", "--dtype", "f16", "-o", "/nowhere/out"],
-        &["perplexity", path, "--text", good],
+        &["convert", path, "--to", "safetensors", "--dtype", "f16", "-o", &format!("{path}.out")],
+        &["perplexity", path, "--text", text.to_str().unwrap()],
         &["inspect", "nothing\u{1b}[2J\u{9b}"],
-        &["inspect", path, "unexpected\u{1b}[2J"],
-        &["run", path, "--\u{1b}[2J"],
     ] {
         let text = shown(&quern(args));
         assert!(text.contains("\\u{1b}"), "{args:?}: {text}");
+    }
+    // A wrong command line is repeated, perhaps without them.
+    for args in [["inspect", path, "unexpected\u{1b}[2J"], ["run", path, "--\u{1b}[2J"]] {
+        let output = quern(args);
+        assert_eq!(output.status.code(), Some(2));
+        assert!(shown(&output).contains("unexpected argument"), "{args:?}");
     }
     // JSON says the same to programs.
     let output = quern(["inspect", path, "--metadata", "--tensors", "--json"]);
@@ -122,8 +127,8 @@ fn fitted(text: &str, bytes: usize) -> String {
     while fitted.len() > bytes {
         fitted.pop();
     }
-    let rest = bytes - fitted.len();
-    fitted + &"x".repeat(rest)
+    let rest = "x".repeat(bytes - fitted.len());
+    fitted + &rest
 }
 
 #[test]

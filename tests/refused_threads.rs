@@ -94,11 +94,10 @@ fn models_are_read_and_run() {
     both(|allowed| {
         let path = |name: &str| dir.path().join(format!("{allowed:?}-{name}")).display().to_string();
         let (page, gptq) = (path("page.html"), path("gptq"));
-        let commands: [&[&str]; 13] = [
+        let commands: [&[&str]; 12] = [
             &["inspect", &quantized, "--check"],
             &["inspect", &from, "--report", &page],
             &["inspect", &quantized, "--histogram", "blk.0.attn_q.weight"],
-            &["fit", "--vram", "8GiB"],
             &["fit", &from],
             &["run", &quantized, "-p", "Once", "-n", "4"],
             &["run", &from, "--chat", "--chat-template", "zephyr", "-p", "Once", "-n", "4"],
@@ -124,6 +123,10 @@ fn models_are_read_and_run() {
         ];
         for args in commands {
             stdout(&run(allowed, args));
+        }
+        if matches!(allowed, Allowed::None) {
+            // The models of the catalogue are mapped, which takes more than the address space of the other case.
+            stdout(&run(allowed, &["fit", "--vram", "8GiB"]));
         }
         // Two different models, of which 1 says that they differ.
         assert_eq!(run(allowed, &["diff", &from, &quantized]).status.code(), Some(1));

@@ -55,7 +55,7 @@ pub struct Run {
     pub special: bool,
     /// Print the text as it is generated, with control characters that a terminal obeys
     ///
-    /// Without it, they are printed as \u{1b}: line breaks and tabs remain.
+    /// Without it, they are escaped, as \u{1b}, except line breaks and tabs.
     #[arg(long, conflicts_with = "json")]
     pub raw: bool,
     /// Do not add the beginning-of-text token to the prompt
