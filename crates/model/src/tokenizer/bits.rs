@@ -15,7 +15,7 @@ impl Bits {
     pub fn fill(&mut self, len: usize) {
         self.0.clear();
         self.0.resize(len.div_ceil(64), u64::MAX);
-        if len % 64 != 0 {
+        if !len.is_multiple_of(64) {
             self.0[len / 64] = (1 << (len % 64)) - 1;
         }
     }

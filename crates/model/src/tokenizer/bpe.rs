@@ -172,7 +172,7 @@ impl Encoder<'_> {
         }
         self.start.clear();
         if word.len() > MAX_KEPT {
-            self.start.reserve_exact(word.len());
+            self.start.reserve_exact(word.chars().count());
         }
         let mut after_unknown = false;
         for c in word.chars() {
