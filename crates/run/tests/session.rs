@@ -20,7 +20,7 @@ fn options(context: usize) -> SessionOptions {
 /// Tokens that look like text.
 fn tokens(model: &Model, count: usize) -> Vec<u32> {
     let text = std::fs::read_to_string(fixture("text/validation.txt")).unwrap();
-    let mut tokens = model.tokenizer().unwrap().encode(&text, GenerateOptions::default().encode);
+    let mut tokens = model.tokenizer().unwrap().encode(&text, GenerateOptions::default().encode).unwrap();
     tokens.truncate(count);
     tokens
 }
