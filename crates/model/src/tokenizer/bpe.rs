@@ -171,6 +171,9 @@ impl Encoder<'_> {
             return out.push(id);
         }
         self.start.clear();
+        if word.len() > MAX_KEPT {
+            self.start.reserve_exact(word.chars().count());
+        }
         let mut after_unknown = false;
         for c in word.chars() {
             let mut buffer = [0; 4];

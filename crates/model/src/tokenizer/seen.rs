@@ -10,7 +10,7 @@ const LONGEST: usize = 31;
 /// More slots do not find more words in prose.
 const MOST_SLOTS: usize = 1 << 16;
 /// Bytes of text for each slot.
-const PER_SLOT: usize = 32;
+const PER_SLOT: usize = 64;
 
 /// A word and the place of its tokens.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
