@@ -82,6 +82,7 @@ fn check(shape: &AttentionShape, q: &[f32], first: usize, caches: [(Keys, Values
 fn matches_the_definition() {
     let shapes = [
         (4, 2, 16, 1, 0, None, None),
+        (2, 1, 12, 2, 15, Some(5), Some(2.0)),
         (4, 2, 20, 7, 60, None, Some(2.0)),
         (6, 1, 64, 150, 3, None, None),
         (2, 2, 32, 1, 200, None, None),
