@@ -129,8 +129,14 @@ impl After {
             }
         }
         if self.card {
-            done.card =
-                Some(write_card(&written, &provenance, front, vllm, self.inputs.unless_read(self.force))?);
+            done.card = Some(write_card(
+                &written,
+                original,
+                &provenance,
+                front,
+                vllm,
+                self.inputs.unless_read(self.force),
+            )?);
         }
         Ok(done)
     }
@@ -190,6 +196,7 @@ fn evaluate(text: NamedText, source: &Path, output: &Path, threads: usize) -> an
 /// Writes the card of an output that was opened again.
 fn write_card(
     written: &Checkpoint,
+    original: &Checkpoint,
     provenance: &Provenance,
     source: FrontMatter,
     vllm: bool,
@@ -201,11 +208,12 @@ fn write_card(
         folder => folder,
     };
     let place = folder.join(card::FILE);
-    let mut has_source_card = false;
-    if !gguf && place.is_file() {
-        // Copied from the source with its other small files.
-        replace(&folder.join(card::SOURCE_FILE), &small::read(&place, CARD)?)?;
-        has_source_card = true;
+    // Copied with the source's other small files; but what is there now may be the card of another run.
+    let source_card = original.directory().join(card::FILE);
+    let has_source_card =
+        !gguf && original.container() != Container::Gguf && place.is_file() && source_card.is_file();
+    if has_source_card {
+        replace(&folder.join(card::SOURCE_FILE), &small::read(&source_card, CARD)?)?;
     }
     let summary = quern_inspect::summarize(written);
     let scheme = match (&summary.quantization, summary.scheme.as_str()) {
