@@ -53,7 +53,7 @@ fn peak<T>(work: impl FnOnce() -> T) -> (usize, T) {
 
 /// What opening may take beyond the file's size, allocated and in touched pages of the map: the bound less what a program
 /// takes that does nothing.
-const MOST: usize = 40 << 20;
+const MOST: usize = 56 << 20;
 
 /// A file that is written piece by piece, so that the test's own buffers are small.
 struct Writing(BufWriter<File>);

@@ -20,7 +20,7 @@
 //! does it. What is undone is known by `.publishing`: parts that somebody else made meanwhile stay.
 
 use std::ffi::OsStr;
-use std::fs::{self, File};
+use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
 
@@ -35,6 +35,8 @@ type Entry = (String, FileId, Option<FileId>);
 
 const LIST: &str = ".publishing";
 const OLDER: &str = ".older";
+/// The largest list: a name and two numbers for each part.
+const LARGEST_LIST: u64 = 16 << 20;
 
 /// Files under construction that get their names together. Dropped before [`Parts::publish`], nothing remains.
 #[derive(Debug)]
@@ -151,7 +153,8 @@ fn id(path: &Path) -> Option<FileId> {
 /// Undoes what was begun with the parts in `building`, and removes it. Returns what was done, in a sentence, if any
 /// file beside it was changed.
 pub(crate) fn undo(parent: &Path, building: &Path) -> Option<String> {
-    let list = File::open(building.join(LIST)).ok().and_then(|file| serde_json::from_reader(file).ok());
+    let list = crate::small::read(&building.join(LIST), LARGEST_LIST).ok();
+    let list = list.and_then(|bytes| serde_json::from_slice(&bytes).ok());
     let entries: Vec<Entry> = list.unwrap_or_default();
     let plain = |name: &str| Path::new(name).file_name() == Some(OsStr::new(name));
     let parts: Vec<_> = entries.iter().filter(|(name, ..)| plain(name)).collect();

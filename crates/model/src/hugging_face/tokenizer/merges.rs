@@ -10,6 +10,10 @@ use crate::tokenizer::gguf_keys::split_merge;
 
 use super::{Entry, Tokens};
 
+/// The longest piece, in bytes, whose merges are looked for: all its halves are tried. The longest of published
+/// vocabularies have some 400 bytes.
+const LONGEST: usize = 1024;
+
 /// The listed merges that fit the vocabulary: the tokenizers library reads no file with others.
 pub(super) fn listed(tokens: &Tokens, metadata: &Metadata) -> Vec<Value> {
     let known: HashMap<&str, u32> = tokens.0.iter().map(|e| (e.text.as_str(), e.id)).collect();
@@ -41,7 +45,7 @@ pub(super) fn made(tokens: &Tokens, metadata: &Metadata) -> Vec<Value> {
     let mergeable = || tokens.0.iter().filter(merges);
     let ids: HashMap<&str, u32> = mergeable().map(|e| (e.text.as_str(), e.id)).collect();
     let mut made = Vec::new();
-    for entry in mergeable() {
+    for entry in mergeable().filter(|entry| entry.text.len() <= LONGEST) {
         let start = made.len();
         for (at, _) in entry.text.char_indices().skip(1) {
             let (left, right) = entry.text.split_at(at);

@@ -20,7 +20,9 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant, UNIX_EPOCH};
 
 use quern_tensor_io::output::{OutputFile, discard, is_at};
-use quern_tensor_io::{Checkpoint, ElementType, Error, Metadata, Remedy, Result, TensorPlan, safetensors};
+use quern_tensor_io::{
+    Checkpoint, ElementType, Error, Metadata, Remedy, Result, TensorPlan, safetensors, small,
+};
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
@@ -36,6 +38,8 @@ const HIDDEN_EVERY: Duration = Duration::from_secs(60);
 const HIDDEN_DIGEST: &str = "sha256";
 /// Bytes of a SHA-256 in hexadecimal digits.
 const DIGEST: usize = 64;
+/// The largest record of a block or of the job: some hundred bytes for each of its matrices.
+const LARGEST: u64 = 64 << 20;
 
 /// A finished block.
 #[derive(Debug, Default, Serialize, Deserialize)]
@@ -83,7 +87,7 @@ impl State {
         let job = serde_json::to_vec_pretty(&fingerprint(checkpoint, plan, options)).unwrap_or_default();
         let file = folder.join("job.json");
         let lock = lock(&folder)?;
-        let same = fs::read(&file).is_ok_and(|found| found == job);
+        let same = small::read(&file, LARGEST).is_ok_and(|found| found == job);
         if !same {
             if file.exists() && !options.restart {
                 let what =
@@ -124,10 +128,10 @@ impl State {
     /// The file that is damaged.
     fn block(&self, layer: usize) -> Result<Option<BlockRecord>, PathBuf> {
         let path = self.record_file(layer);
-        let text = match fs::read(&path) {
-            Err(e) if e.kind() == std::io::ErrorKind::NotFound => return Ok(None),
+        let text = match small::read_optional(&path, LARGEST) {
+            Ok(None) => return Ok(None),
             Err(_) => return Err(path),
-            Ok(text) => text,
+            Ok(Some(text)) => text,
         };
         let (digest, json) = text.split_at_checked(DIGEST).ok_or_else(|| path.clone())?;
         if digest != hex(Sha256::new_with_prefix(json)).as_bytes() {
