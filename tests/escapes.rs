@@ -160,7 +160,7 @@ fn errors_repeat_configurations_and_templates_escaped() {
         &[("LlamaForCausalLM", "A\\u001b[2J\\u202eB\\n"), ("\"llama\"", "\"\\u009bx\"")],
     );
     let output = quern(["run", dir.path().to_str().unwrap(), "-p", "x"]);
-    assert!(shown(&output).contains("\\u{1b}[2J"), "{}", stderr(&output));
+    assert!(shown(&output).contains("\\u{202e}B"), "{}", stderr(&output));
     assert_eq!(failure(&output).lines().count(), 1);
     let (_dir, file) = written("t.jinja", b"{{ raise_exception('\x1b]0;x\x07\n no') }}");
     let model = fixture("bookworm-4m");
