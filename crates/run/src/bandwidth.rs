@@ -25,6 +25,7 @@ pub fn read_bandwidth(threads: usize, most: u64) -> f64 {
     let size = (CACHES * last_level_cache().unwrap_or(0)).clamp(SIZE, LARGEST);
     let words = usize::try_from(most.min(size)).unwrap_or(usize::MAX).max(PART) / PART * PART / 8;
     let pool = Pool::new(threads);
+    let words = allowed(words);
     let mut memory = vec![0u64; words];
     // Written by all threads, so that a machine of several NUMA nodes spreads it over all of them.
     share(&pool, memory.chunks_mut(PART / 8), |part| part.fill(3));
@@ -44,6 +45,13 @@ pub fn read_bandwidth(threads: usize, most: u64) -> f64 {
     drop(memory);
     reset_peak();
     (8 * words) as f64 / best.as_secs_f64().max(1e-9)
+}
+
+/// So many numbers, or as many as a limit of the address space (`ulimit -v`) leaves.
+fn allowed(words: usize) -> usize {
+    let fits = |&words: &usize| Vec::<u64>::new().try_reserve_exact(words).is_ok();
+    let halves = std::iter::successors(Some(words), |words| Some(words / 2 / (PART / 8) * (PART / 8)));
+    halves.take_while(|&words| words > 0).find(fits).unwrap_or(PART / 8)
 }
 
 /// Bytes a second that the memory of GPU `index` delivers; `None` if its driver takes no times.

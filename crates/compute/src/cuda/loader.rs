@@ -115,9 +115,12 @@ impl Loader {
         Ok(self.stream.synchronize()?)
     }
 
-    /// Bytes that `bytes` bytes take in an allocation.
+    /// Bytes that `bytes` bytes take in an allocation; the largest number where there is none so large.
     pub const fn rounded(bytes: usize) -> usize {
-        bytes.next_multiple_of(ALIGNMENT)
+        match bytes.checked_next_multiple_of(ALIGNMENT) {
+            Some(rounded) => rounded,
+            None => usize::MAX,
+        }
     }
 
     fn room(&mut self, bytes: usize) -> Result<Region> {

@@ -115,9 +115,12 @@ pub enum Made {
     Packed,
 }
 
+/// More than any card has. Sizes of matrices end here, so that sums of them stay numbers.
+const BEYOND_CARDS: u64 = 1 << 43;
+
 /// Bytes that a matrix takes on a GPU. Types that no GPU kernel reads are widened.
 pub fn device_bytes(element_type: ElementType, rows: usize, columns: usize) -> u64 {
-    quern_compute::bytes_of_matrix(element_type, rows, columns) as u64
+    (quern_compute::bytes_of_matrix(element_type, rows, columns) as u64).min(BEYOND_CARDS)
 }
 
 fn matrix_bytes(element_type: ElementType, rows: usize, columns: usize) -> u64 {
