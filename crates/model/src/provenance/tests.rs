@@ -79,7 +79,7 @@ fn what_cannot_be_read_is_a_note() {
         ("{\"version\":1,\"steps\":[{\"source\":\"\\u001b[31mred\"}]}", "invalid type"),
         ("{\"version\":1,\"steps\":[{\"figures\":{\"a\":\"b\"}}]}", "invalid type"),
         (&deep, "not JSON"),
-        (&large, "more than 131072"),
+        (&large, "more than the 131072"),
     ] {
         let (found, note) = read(text.as_bytes());
         let note = note.unwrap_or_else(|| panic!("no note for {text:.40}"));
