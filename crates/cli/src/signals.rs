@@ -3,8 +3,9 @@
 //! They are blocked in all threads and received by one of them, outside of any handler. It removes unfinished outputs
 //! and then ends the process by the same signal, as the shell expects; a second signal ends it at once, with whatever
 //! is left, which the next run that writes there removes. A signal that was ignored when the program started (`nohup`)
-//! stays ignored. During an answer of a conversation, the first Ctrl-C stops the answer only.
+//! stays ignored, but for INT at a terminal. During an answer of a conversation, the first Ctrl-C stops the answer only.
 
+use std::io::IsTerminal;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Mutex, OnceLock, PoisonError};
 
@@ -45,7 +46,9 @@ pub fn prepare() {
     let ignored = ignored();
     let mut signals = SigSet::empty();
     for signal in [Signal::SIGINT, Signal::SIGTERM, Signal::SIGHUP] {
-        if ignored & (1 << (signal as u64 - 1)) == 0 {
+        // Scripts start what they do not wait for with INT ignored; who types at a terminal means it.
+        let typed = signal == Signal::SIGINT && std::io::stdin().is_terminal();
+        if typed || ignored & (1 << (signal as u64 - 1)) == 0 {
             signals.add(signal);
         }
     }
