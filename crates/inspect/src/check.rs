@@ -37,6 +37,9 @@ pub struct CheckReport {
 /// Values decoded at a time, per thread: whole blocks of every type, and small enough for the cache.
 const SLAB: usize = 1 << 14;
 
+/// Pages that have been read are released in files of this size and larger: for others it takes longer than it is worth.
+const RELEASED_FROM: u64 = 256 << 20;
+
 /// Checks `checkpoint` whole: structure against its configuration, then every value, on rayon's current
 /// threads. Progress is in bytes of tensor data.
 pub fn check(checkpoint: &Checkpoint, progress: &dyn Progress) -> CheckReport {
@@ -68,6 +71,12 @@ pub fn check(checkpoint: &Checkpoint, progress: &dyn Progress) -> CheckReport {
         findings.push(whole(e));
     }
     let tensors = checkpoint.tensors();
+    let large = checkpoint.file_size() >= RELEASED_FROM;
+    let release = |data: &[u8]| {
+        if large {
+            checkpoint.release(data.as_ptr_range());
+        }
+    };
     progress.total(tensors.iter().map(|t| t.bytes as u64).sum());
     let (mut tensors_checked, mut values_checked) = (0, 0);
     for (index, info) in tensors.iter().enumerate().filter(|(i, _)| !parts.contains(i)) {
@@ -87,7 +96,7 @@ pub fn check(checkpoint: &Checkpoint, progress: &dyn Progress) -> CheckReport {
             if let Some(problem) = first_bad_value(data, info) {
                 findings.push(Finding { tensor: Some(info.name.clone()), problem });
             }
-            checkpoint.release(data.as_ptr_range());
+            release(data);
         }
         progress.advance(info.bytes as u64);
     }
@@ -99,7 +108,7 @@ pub fn check(checkpoint: &Checkpoint, progress: &dyn Progress) -> CheckReport {
             findings.push(Finding { tensor: Some(layer.name.clone()), problem });
         }
         for &part in &layer.parts {
-            checkpoint.release(checkpoint.data(&tensors[part]).as_ptr_range());
+            release(checkpoint.data(&tensors[part]));
         }
         progress.advance(layer.bytes as u64);
     }

@@ -3,7 +3,7 @@
 //!
 //! | | line breaks, tabs | other control characters | marks that reorder text (bidi) |
 //! |---|---|---|---|
-//! | [`line`]: names, keys, values, paths | escaped | escaped | escaped |
+//! | [`line()`]: names, keys, values, paths | escaped | escaped | escaped |
 //! | [`sentence`]: errors, notes | line breaks become spaces | escaped | escaped |
 //! | [`text`]: tables, notes of several lines | kept | escaped | escaped |
 //! | [`Generated`]: what a model writes | kept, `\r\n` too | escaped | kept: languages need them |
