@@ -4,7 +4,7 @@ use std::cell::RefCell;
 use std::fs::{self, File};
 use std::io::{BufRead, BufReader, Write};
 use std::os::unix::fs::FileExt;
-use std::panic::{self, AssertUnwindSafe};
+use std::panic;
 use std::path::{Path, PathBuf};
 use std::process::{Command, ExitCode, Stdio};
 use std::sync::Arc;
@@ -13,7 +13,7 @@ use std::time::{Duration, Instant};
 
 use clap::Parser;
 use quern_faults::allocation::{self, ALLOWANCE, Counting};
-use quern_faults::reader::{READERS, Reader};
+use quern_faults::reader::{Given, READERS, Reader};
 use quern_faults::seed::{Place, Seed};
 use serde_json::{Value, json};
 
@@ -365,12 +365,9 @@ fn input(
     arguments: &Arguments,
     total: &mut Total,
 ) -> Result<(), String> {
-    seed.put(bytes)?;
     let began = Instant::now();
-    let body = || panic::catch_unwind(AssertUnwindSafe(|| (reader.exercise)(&seed.open)));
-    let (outcome, peak) = allocation::peak(body);
-    let (took, beyond) = (began.elapsed(), peak.saturating_sub(bytes.len()));
-    seed.put(&seed.bytes)?;
+    let Given { outcome, beyond } = reader.give(seed, bytes)?;
+    let took = began.elapsed();
     total.inputs += 1;
     total.beyond = total.beyond.max(beyond as u64);
     total.slowest_ms = total.slowest_ms.max(took.as_millis() as u64);

@@ -1,12 +1,13 @@
 //! The readers: for each, the sound inputs that are damaged, and what is done with them.
 
+use std::panic::{self, AssertUnwindSafe};
 use std::path::Path;
 
 use quern_run::random::Random;
 
 use crate::exercise::{self, Outcome};
 use crate::seed::{Place, Result, Seed};
-use crate::{hub, mutation, round_trip};
+use crate::{allocation, hub, mutation, round_trip};
 
 /// One reader, or a group that reads one kind of file.
 pub struct Reader {
@@ -140,6 +141,26 @@ impl Reader {
         let mut bytes = seed.bytes.clone();
         mutation::damage(&mut random, &mut bytes);
         (seed, bytes)
+    }
+}
+
+/// What giving an input came to.
+#[derive(Debug)]
+pub struct Given {
+    /// The reader's outcome, or that it panicked.
+    pub outcome: std::thread::Result<Outcome>,
+    /// Memory beyond the size of the input, in bytes.
+    pub beyond: usize,
+}
+
+impl Reader {
+    /// Puts `bytes` in the place of a seed's file, reads it, and puts the sound file back.
+    pub fn give(&self, seed: &Seed, bytes: &[u8]) -> Result<Given> {
+        seed.put(bytes)?;
+        let body = || panic::catch_unwind(AssertUnwindSafe(|| (self.exercise)(&seed.open)));
+        let (outcome, peak) = allocation::peak(body);
+        seed.put(&seed.bytes)?;
+        Ok(Given { outcome, beyond: peak.saturating_sub(bytes.len()) })
     }
 }
 

@@ -2,14 +2,13 @@
 
 #![allow(missing_docs)]
 
-use std::panic::{self, AssertUnwindSafe};
 use std::path::Path;
 
 use proptest::prelude::*;
 use proptest::test_runner::{Config, RngAlgorithm, TestRng, TestRunner};
-use quern_faults::allocation::{self, ALLOWANCE, Counting};
+use quern_faults::allocation::{ALLOWANCE, Counting};
 use quern_faults::mutation::Mutation;
-use quern_faults::reader::{READERS, Reader};
+use quern_faults::reader::{Given, READERS, Reader};
 use quern_faults::seed::{Place, Seed};
 use quern_run::random::Random;
 
@@ -26,16 +25,13 @@ fn mutations() -> impl Strategy<Value = Vec<Mutation>> {
 }
 
 fn check(reader: &Reader, seed: &Seed, bytes: &[u8]) -> Result<(), String> {
-    seed.put(bytes)?;
-    let body = || panic::catch_unwind(AssertUnwindSafe(|| (reader.exercise)(&seed.open)));
-    let (outcome, peak) = allocation::peak(body);
-    seed.put(&seed.bytes)?;
+    let Given { outcome, beyond } = reader.give(seed, bytes)?;
     match outcome {
         Err(_) => return Err("panic".to_owned()),
         Ok(Err(what)) if what.trim().is_empty() => return Err("an error without words".to_owned()),
         Ok(_) => {}
     }
-    match peak.saturating_sub(bytes.len()) {
+    match beyond {
         beyond if beyond > ALLOWANCE => Err(format!("{} MiB beyond the file", beyond >> 20)),
         _ => Ok(()),
     }

@@ -1,42 +1,13 @@
 //! Reading what a model is takes at most 64 MiB beyond the size of its files, whatever its configuration or its header
 //! holds: measured by an allocator that counts.
 
-use std::alloc::{GlobalAlloc, Layout, System};
+#[path = "../../../tests/allocation.rs"]
+mod allocation;
+
 use std::path::Path;
-use std::sync::atomic::{AtomicUsize, Ordering};
 
+use allocation::{Counting, peak};
 use quern_model::{Config, Contents, View, identify};
-
-/// What the process has allocated, and the most that it had.
-struct Counting;
-
-static LIVE: AtomicUsize = AtomicUsize::new(0);
-static PEAK: AtomicUsize = AtomicUsize::new(0);
-
-// SAFETY: every call is passed on to the system's allocator as it came; counting beside it changes no pointer.
-unsafe impl GlobalAlloc for Counting {
-    unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
-        let live = LIVE.fetch_add(layout.size(), Ordering::Relaxed) + layout.size();
-        PEAK.fetch_max(live, Ordering::Relaxed);
-        // SAFETY: the caller keeps the system allocator's contract, which is this one's.
-        unsafe { System.alloc(layout) }
-    }
-
-    unsafe fn dealloc(&self, pointer: *mut u8, layout: Layout) {
-        LIVE.fetch_sub(layout.size(), Ordering::Relaxed);
-        // SAFETY: the pointer came from `alloc` above, with this layout.
-        unsafe { System.dealloc(pointer, layout) }
-    }
-
-    unsafe fn realloc(&self, pointer: *mut u8, layout: Layout, size: usize) -> *mut u8 {
-        // Large blocks are moved by the system without a second copy.
-        let live = LIVE.fetch_add(size, Ordering::Relaxed) + size;
-        PEAK.fetch_max(live - layout.size(), Ordering::Relaxed);
-        LIVE.fetch_sub(layout.size(), Ordering::Relaxed);
-        // SAFETY: the pointer came from `alloc` above, with this layout.
-        unsafe { System.realloc(pointer, layout, size) }
-    }
-}
 
 #[global_allocator]
 static ALLOCATOR: Counting = Counting;
@@ -56,10 +27,7 @@ fn everything(path: &Path) -> quern_tensor_io::Result<()> {
 }
 
 fn check(path: &Path, size: u64) -> Option<String> {
-    let before = LIVE.load(Ordering::Relaxed);
-    PEAK.store(before, Ordering::Relaxed);
-    let error = everything(path).err().map(|e| e.to_string());
-    let taken = PEAK.load(Ordering::Relaxed).saturating_sub(before);
+    let (taken, error) = peak(|| everything(path).err().map(|e| e.to_string()));
     println!("{} of {size}: {taken} allocated, {error:?}", path.display());
     assert!(taken <= MOST + size as usize, "{} of {size} bytes took {taken} bytes of memory", path.display());
     error
