@@ -20,9 +20,12 @@
 //! Results do not depend on the number of threads. SIMD levels may differ in the last bits of the sums, and so
 //! in a code here and there.
 
+pub mod blocks;
 mod error;
+mod format;
 mod hessian;
 pub mod job;
+mod levels;
 mod order;
 mod parameters;
 mod prepare;
