@@ -12,6 +12,7 @@
 //! [`Observer`] may see the input of every linear layer; calibration is such an observer. Results do not depend on
 //! the number of threads.
 
+mod backward;
 mod bandwidth;
 mod bench;
 mod chat;
@@ -34,6 +35,7 @@ mod session;
 pub mod statistics;
 mod weights;
 
+pub use backward::{GradientObserver, Gradients, LinearGradient, Loss, Target};
 pub use bandwidth::{Bandwidths, MemorySpeed, ReadLimit, gpu_bandwidth, read_bandwidth};
 pub use bench::{BenchOptions, BenchReport, BenchTest, Speed, bench};
 pub use chat::{Chat, ChatNote};

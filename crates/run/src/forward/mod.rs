@@ -46,7 +46,7 @@ pub(crate) use experts::{BeforeGroup, run as run_experts};
 pub(crate) use head::LogitsTo;
 use head::head;
 use phases::Remote;
-pub(crate) use phases::{AttentionBuffers, KvTarget, Phases};
+pub(crate) use phases::{AttentionBuffers, KvTarget, Phases, attention_shape, rope_style};
 pub(crate) use workspace::{Workspace, cache_shape, wide};
 
 /// What a text needs beside the devices' own memory.
