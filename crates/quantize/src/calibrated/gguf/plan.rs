@@ -66,15 +66,15 @@ pub fn plan<'a>(model: &Model, view: &'a View<'a>, options: Options) -> Result<G
     if quantize.imatrix.is_some() {
         return Err(Error::HasImatrix);
     }
-    let quantize = job::plan(
-        view,
-        job::Options {
-            calibrated: true,
-            force: calibration.force,
-            inputs: calibration.inputs.clone(),
-            ..quantize
-        },
-    )?;
+    let tokens = [("calibration_tokens", calibration.samples.tokens as f64)];
+    let quantize = job::Options {
+        calibrated: true,
+        provenance: quantize.provenance.map(|provenance| provenance.with_figures(tokens)),
+        force: calibration.force,
+        inputs: calibration.inputs.clone(),
+        ..quantize
+    };
+    let quantize = job::plan(view, quantize)?;
     quantize.check()?;
     let rows: HashMap<&str, usize> =
         quantize.rows().iter().enumerate().map(|(i, r)| (r.name.as_str(), i)).collect();
