@@ -111,8 +111,13 @@ impl Format for Gptq {
     ) {
         let line = parameters.line(group);
         let Parameters { scales, lows, .. } = parameters;
-        let choose =
-            Choose { grid: self.0, values, weights, scales: &mut scales[line.clone()], lows: &mut lows[line] };
+        let choose = Choose {
+            grid: self.0,
+            values,
+            weights,
+            scales: &mut scales[line.clone()],
+            lows: &mut lows[line],
+        };
         dispatch(level, choose);
     }
 

@@ -15,7 +15,8 @@
 //! - [`Hessian`] sums `x xᵀ`, [`Prepared`] orders, damps and factors it: once for all layers with one input
 //! - [`solve`] quantizes a layer, [`round_to_nearest`] does so without calibration
 //! - [`Solution`] packs the result as GPTQ checkpoints store it
-//! - [`job`] quantizes a whole checkpoint
+//!
+//! [`crate::calibrated`] quantizes whole models with it.
 //!
 //! Results do not depend on the number of threads. SIMD levels may differ in the last bits of the sums, and so
 //! in a code here and there.
@@ -24,7 +25,6 @@ pub mod blocks;
 mod error;
 mod format;
 mod hessian;
-pub mod job;
 mod levels;
 mod order;
 mod parameters;

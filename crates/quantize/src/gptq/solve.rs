@@ -184,7 +184,8 @@ pub(super) fn tiles<R: Send>(
         *lock(&results[t]) = Some(take(&tile, used));
         lock(&spare).push(tile);
     });
-    let done = |result: Mutex<Option<R>>| result.into_inner().unwrap_or_else(|poisoned| poisoned.into_inner());
+    let done =
+        |result: Mutex<Option<R>>| result.into_inner().unwrap_or_else(|poisoned| poisoned.into_inner());
     results.into_iter().filter_map(done).collect()
 }
 

@@ -336,8 +336,9 @@ struct Round<'a, L> {
 
 impl<'a> Round<'a, ()> {
     fn with<L>(self, set: L) -> Round<'a, L> {
-        let Self { problem, width, positions, scales, lows, offsets, weights, residual, levels, errors, .. } =
-            self;
+        let Self {
+            problem, width, positions, scales, lows, offsets, weights, residual, levels, errors, ..
+        } = self;
         Round { problem, width, positions, scales, lows, offsets, weights, residual, levels, errors, set }
     }
 }

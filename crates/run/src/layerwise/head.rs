@@ -3,9 +3,9 @@
 use quern_compute::{Executor, Input, Norm, Output, Values, ValuesMut};
 use quern_model::TensorRole;
 
-use crate::Result;
-use crate::observer::{Inputs, observe};
-use crate::weights::Linear;
+use crate::observer::{Inputs, describe, observe};
+use crate::weights::{Linear, Weights};
+use crate::{LinearInfo, Model, Result};
 
 use super::calibrator::replace;
 use super::{Calibrator, Layerwise};
@@ -71,6 +71,18 @@ impl Layerwise<'_> {
             observe(calibrator, &[linear], inputs)?;
         }
         Ok(())
+    }
+}
+
+impl Model {
+    /// Names, roles and weights of the layers behind the last block, in the order in which [`Layerwise::head`] shows them;
+    /// the last is the head.
+    ///
+    /// # Errors
+    /// As the forward pass.
+    pub fn head_linears(&self) -> Result<Vec<LinearInfo<'_>>> {
+        let Weights { embedding_out, output, .. } = &self.weights;
+        describe(&embedding_out.iter().chain([output]).collect::<Vec<_>>())
     }
 }
 

@@ -84,8 +84,7 @@ fn block(kind: &Kind, levels: &[f32], fields: &Fields, out: &mut [u8]) {
         T::IQ4NL => put(out, IQ4NL { d, qs: pack::nibbles_32(few) }),
         T::MXFP4 => put(out, MXFP4 { e: fields.scales[0] as u8, qs: pack::nibbles_32(few) }),
         T::Q2K => {
-            let scales =
-                std::array::from_fn(|i| fields.scales[i] as u8 | (fields.offsets[i] as u8) << 4);
+            let scales = std::array::from_fn(|i| fields.scales[i] as u8 | (fields.offsets[i] as u8) << 4);
             put(out, pack::q2_k(&codes, scales, d, m));
         }
         T::Q3K => put(out, pack::q3_k(&codes, &std::array::from_fn(raised), d)),

@@ -93,7 +93,8 @@ fn group(kind: &Kind, fit: &mut Fit<'_>, at: usize) {
     let mut levels_h = vec![0f32; count * width];
     multiply(fit.level, (count, count), own, levels, &mut levels_h, width);
     // H 1, the same for all rows.
-    let ones_h: Vec<f32> = columns.clone().map(|i| fit.square[i * size..][columns.clone()].iter().sum()).collect();
+    let ones_h: Vec<f32> =
+        columns.clone().map(|i| fit.square[i * size..][columns.clone()].iter().sum()).collect();
     let line = fit.parameters.line(*number);
     let unit = fit.parameters.line(fit.unit);
     let mut latest = vec![0f32; count * width];
