@@ -5,6 +5,7 @@
 
 mod argv;
 mod bench;
+mod calibration;
 mod choice;
 mod completions;
 mod convert;

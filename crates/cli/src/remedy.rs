@@ -5,7 +5,7 @@ use std::error::Error as StdError;
 
 use quern_hub::Error as HubError;
 use quern_model::ChatError;
-use quern_quantize::gptq::job::Error as GptqError;
+use quern_quantize::calibrated::Error as CalibratedError;
 use quern_quantize::imatrix::{AddError, CollectError};
 use quern_quantize::job::Error as QuantizeError;
 use quern_quantize::recipe::RecipeError;
@@ -33,7 +33,7 @@ fn of(error: &(dyn StdError + 'static)) -> Option<Remedy> {
         error.downcast_ref::<ChatError>().map(ChatError::remedy),
         error.downcast_ref::<QuantizeError>().map(QuantizeError::remedy),
         error.downcast_ref::<RecipeError>().map(RecipeError::remedy),
-        error.downcast_ref::<GptqError>().map(GptqError::remedy),
+        error.downcast_ref::<CalibratedError>().map(CalibratedError::remedy),
         error.downcast_ref::<CollectError>().map(CollectError::remedy),
         error.downcast_ref::<AddError>().map(AddError::remedy),
         error.downcast_ref::<HubError>().map(HubError::remedy),
@@ -126,7 +126,7 @@ mod tests {
             file().into(),
             QuantizeError::from(file()).into(),
             RunError::from(file()).into(),
-            GptqError::from(RunError::from(file())).into(),
+            CalibratedError::from(RunError::from(file())).into(),
             CollectError::from(RunError::from(file())).into(),
             HubError::from(file()).into(),
         ];

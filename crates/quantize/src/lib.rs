@@ -4,7 +4,7 @@
 //!
 //! - [`job`] plans and runs a quantization to GGUF; [`recipe`] decides the type of each tensor, [`encode`] has the
 //!   encoders
-//! - [`gptq`] solves linear layers for GPTQ; [`gptq::job`] quantizes a whole checkpoint
+//! - [`calibrated`] quantizes a whole model under calibration, to GPTQ or to GGUF; [`gptq`] solves single linear layers
 //! - [`bitsandbytes`] quantizes to NF4, FP4 and int8
 //! - [`imatrix`] measures, reads and writes importance matrices
 //! - [`calibration`] chooses the token sequences that a model is run on for GPTQ and importance matrices
@@ -12,6 +12,7 @@
 
 pub mod auto;
 pub mod bitsandbytes;
+pub mod calibrated;
 pub mod calibration;
 pub mod encode;
 mod finite;

@@ -8,9 +8,9 @@ use std::sync::Arc;
 
 use common::fixture;
 use quern_model::View;
+use quern_quantize::calibrated::gptq::{self as job, Options};
 use quern_quantize::calibration::{SampleOptions, TextSource, samples};
 use quern_quantize::gptq::Settings;
-use quern_quantize::gptq::job::{self, Options};
 use quern_quantize::imatrix::{CollectOptions, collect};
 use quern_quantize::load_in::{LoadScheme, Loader};
 use quern_run::{KvType, LoadIn, LoadOptions, Model, SessionOptions, Wanted};

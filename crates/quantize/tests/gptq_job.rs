@@ -8,8 +8,9 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use common::fixture;
+use quern_quantize::calibrated::Calibration;
+use quern_quantize::calibrated::gptq::{self as job, GptqReport, Options, Rules};
 use quern_quantize::calibration::{SampleOptions, TextSource, samples};
-use quern_quantize::gptq::job::{self, GptqReport, Options, Rules};
 use quern_quantize::gptq::{Order, Settings};
 use quern_quantize::imatrix::Imatrix;
 use quern_run::{LoadOptions, Model, PerplexityOptions, perplexity};
@@ -77,7 +78,7 @@ fn a_checkpoint_comes_out_that_is_better_than_rounding() {
     // Rounding to nearest with the same scales: a run in which no module sees enough tokens.
     let few = model(2);
     let mut starved = options(&few, settings);
-    starved.samples.tokens = 1 << 40;
+    starved.calibration.samples.tokens = 1 << 40;
     let nearest = folder.path().join("nearest");
     let plan = job::plan(&few, &starved).unwrap();
     let report = job::run(&few, &plan, &starved, &nearest, &NoProgress).unwrap();
@@ -177,11 +178,12 @@ fn rules_act_order_zero_points_and_the_importance_matrix() {
     let model = model(2);
     let settings = Settings { symmetric: false, order: Order::Activation, ..Settings::default() };
     let rules = r#"{"-:.*down_proj": {}, "model\\.layers\\.0\\..*k_proj": {"bits": 8, "group_size": 64, "sym": true}}"#;
+    let plain = options(&model, settings);
     let options = Options {
         rules: Rules::parse(rules).unwrap(),
-        imatrix: Some(imatrix.clone()),
+        calibration: Calibration { imatrix: Some(imatrix.clone()), ..plain.calibration.clone() },
         shard_bytes: 1 << 20,
-        ..options(&model, settings)
+        ..plain
     };
     let plan = job::plan(&model, &options).unwrap();
     assert!(plan.needs_v2());

@@ -12,6 +12,8 @@
 //! so each linear layer runs once in all. Memory: the residual stream of all tokens, and the inputs of the
 //! next group of layers (`[tokens][heads * head_dim]` or `[tokens][ffn]`) and of the network, in f32.
 
+mod head;
+
 use std::ops::Range;
 
 use ndarray::Array2;

@@ -7,10 +7,11 @@ use quern_quantize::bitsandbytes::Kind;
 use quern_quantize::recipe::{FileType, Override};
 use quern_tensor_io::ElementType;
 
+use super::calibration::CalibrationOptions;
 use super::placement::CpuDevice;
 use super::record::{CardOptions, NoProvenance};
 use super::shared::{Threads, model_help};
-use super::values::{bits, damp, element_types, group_size, schemes, type_override};
+use super::values::{bits, element_types, group_size, schemes, type_override};
 
 const EXAMPLES: &str = "\
 Examples:
@@ -19,6 +20,9 @@ Examples:
 
   Quantize to GGUF with an importance matrix:
     quern quantize ./TinyLlama-1.1B --to iq3_s --imatrix tinyllama.imatrix.gguf -o iq3_s.gguf
+
+  Quantize to GGUF with every layer rounded for the inputs it gets on a text of your own:
+    quern quantize ./TinyLlama-1.1B --to q4_k_m --calibrate --calibration text.txt -o q4_k_m.gguf
 
   Quantize to GPTQ with groups of 32 columns, calibrated on a text of your own:
     quern quantize ./TinyLlama-1.1B --to gptq --group-size 32 --calibration text.txt -o GPTQ
@@ -70,6 +74,8 @@ pub struct Quantize {
     #[command(flatten)]
     pub gptq: GptqOptions,
     #[command(flatten)]
+    pub calibration: CalibrationOptions,
+    #[command(flatten)]
     pub bitsandbytes: BitsandbytesOptions,
 }
 
@@ -91,6 +97,12 @@ pub struct GgufOptions {
     /// Importance matrix made by quern imatrix or llama-imatrix (GGUF or the older .dat)
     #[arg(long, value_name = "FILE")]
     pub imatrix: Option<PathBuf>,
+    /// Run the model on a calibration text and round each linear layer for the inputs it gets
+    ///
+    /// The types are those of the file type, and programs read the file like any other. An importance matrix is not
+    /// needed: the calibration measures what it has. See docs/quantizing.md.
+    #[arg(long)]
+    pub calibrate: bool,
     /// Use one type for all tensors instead of the mix of types that the file type stands for
     #[arg(long)]
     pub pure: bool,
@@ -112,6 +124,7 @@ impl GgufOptions {
     /// Whether any of them was given.
     pub fn any_given(&self) -> bool {
         self.imatrix.is_some()
+            || self.calibrate
             || self.pure
             || !self.tensor_type.is_empty()
             || self.output_tensor_type.is_some()
@@ -136,33 +149,12 @@ pub struct GptqOptions {
     /// Store a zero point per group (asymmetric), written as gptq_v2
     #[arg(long)]
     pub asym: bool,
-    /// Damping added to the Hessian's diagonal, as a fraction of its mean [default: 0.02 or more]
-    ///
-    /// Without this option, a module with many columns for few calibration tokens gets a larger fraction: its columns
-    /// divided by the tokens.
-    #[arg(long, value_name = "X", value_parser = damp)]
-    pub damp: Option<f64>,
-    /// Calibration text, plain or JSONL, or - for standard input [default: a text that comes with quern]
-    #[arg(long, value_name = "FILE")]
-    pub calibration: Option<PathBuf>,
-    /// Number of calibration samples [default: 128]
-    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
-    pub samples: Option<u32>,
-    /// Length of a calibration sample in tokens [default: 2048, or the model's context length if shorter]
-    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(16..))]
-    pub context: Option<u32>,
     /// Settings for single modules, as JSON or in a file (@FILE)
     ///
     /// Keys are regular expressions that are matched from the start of a module's name. {"-:REGEX": {}} leaves matching
     /// modules unquantized; {"REGEX": {"bits": 8}} changes bits, group_size, sym, desc_act or damp_percent.
     #[arg(long, value_name = "JSON|@FILE")]
     pub dynamic: Option<String>,
-    /// Also write an importance matrix of the calibration text to FILE
-    #[arg(long, value_name = "FILE")]
-    pub save_imatrix: Option<PathBuf>,
-    /// Discard an unfinished run with the same output instead of resuming it
-    #[arg(long)]
-    pub restart: bool,
 }
 
 impl GptqOptions {
@@ -172,13 +164,7 @@ impl GptqOptions {
             || self.group_size.is_some()
             || self.desc_act
             || self.asym
-            || self.damp.is_some()
-            || self.calibration.is_some()
-            || self.samples.is_some()
-            || self.context.is_some()
             || self.dynamic.is_some()
-            || self.save_imatrix.is_some()
-            || self.restart
     }
 }
 

@@ -7,8 +7,9 @@ use std::time::Instant;
 use anyhow::bail;
 use quern_model::{Packed, View};
 use quern_quantize::bitsandbytes::{self, Kind};
+use quern_quantize::calibrated;
 use quern_quantize::calibration::{SampleOptions, TextSource, samples};
-use quern_quantize::gptq::{self, Settings};
+use quern_quantize::gptq::Settings;
 use quern_quantize::job::{self, Options};
 use quern_quantize::recipe::FileType;
 use quern_run::{BenchOptions, GenerateOptions, PerplexityOptions, SamplingOptions};
@@ -210,9 +211,9 @@ fn make(
             let settings = Settings { group_size: Some(group), ..Settings::default() };
             let source = TextSource::Text(calibration.to_owned());
             let samples = samples(model.tokenizer()?, source, SampleOptions { samples: 64, context: 256 })?;
-            let options = gptq::job::Options::new(settings, samples);
-            let plan = gptq::job::plan(&model, &options)?;
-            gptq::job::run(&model, &plan, &options, path, &NoProgress)?;
+            let options = calibrated::gptq::Options::new(settings, samples);
+            let plan = calibrated::gptq::plan(&model, &options)?;
+            calibrated::gptq::run(&model, &plan, &options, path, &NoProgress)?;
         }
     }
     Ok(())

@@ -45,6 +45,13 @@ impl<'a> Data<'a> {
         }
     }
 
+    /// The source's row of each of a matrix's rows, of `rows` in all parts together; `None` if they are the same.
+    pub fn order(&self, rows: usize) -> Option<Vec<u32>> {
+        let Self::Rows { parts, order: Some(order) } = self else { return None };
+        let height = rows / parts.len().max(1);
+        Some((0..height).map(|row| order.source(row) as u32).collect())
+    }
+
     pub fn read(&self, view: &View<'_>, tensor: &ViewTensor, rows: Range<usize>, out: &mut [u8]) {
         let row_bytes = tensor.row_bytes;
         match self {

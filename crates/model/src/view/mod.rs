@@ -260,6 +260,15 @@ impl<'a> View<'a> {
         self.data[tensor].read(self, described, rows, out);
     }
 
+    /// Where the rows of one matrix of a tensor are in the checkpoint: row `i` of the view is row `order[i]` of the
+    /// checkpoint's matrix. `None` if both have them in the same order.
+    ///
+    /// # Panics
+    /// If there is no such tensor.
+    pub fn row_order(&self, tensor: usize) -> Option<Vec<u32>> {
+        self.data[tensor].order(self.tensors[tensor].rows())
+    }
+
     /// The values of some rows: `out` is `[rows][columns]`. Returns false, with `out` unchanged, if quern cannot
     /// decode the element type.
     ///

@@ -15,14 +15,15 @@
 //! - [`Hessian`] sums `x xᵀ`, [`Prepared`] orders, damps and factors it: once for all layers with one input
 //! - [`solve`] quantizes a layer, [`round_to_nearest`] does so without calibration
 //! - [`Solution`] packs the result as GPTQ checkpoints store it
-//! - [`job`] quantizes a whole checkpoint
+//!
+//! [`crate::calibrated`] quantizes whole models with it.
 //!
 //! Results do not depend on the number of threads. SIMD levels may differ in the last bits of the sums, and so
 //! in a code here and there.
 
+mod blocks;
 mod error;
 mod hessian;
-pub mod job;
 mod order;
 mod parameters;
 mod prepare;
@@ -31,6 +32,7 @@ mod solution;
 mod solve;
 mod tile;
 
+pub use blocks::{BlockSolution, has_feedback, solve_blocks};
 pub use error::SolveError;
 pub use hessian::Hessian;
 pub use prepare::Prepared;

@@ -12,6 +12,7 @@
 //! change a byte.
 
 mod error;
+mod made;
 mod metadata;
 mod piece;
 mod plan;
@@ -19,6 +20,10 @@ mod run;
 mod validate;
 
 pub use error::Error;
+pub(crate) use made::Made;
+pub(crate) use piece::{check_finite, check_made, rows_per_matrix};
+pub(crate) use plan::matrices;
 pub use plan::{Options, QuantizePlan, QuantizeRow, Warning, plan};
+pub(crate) use run::run_with;
 pub use run::{QuantizeReport, run};
 pub use validate::bad_block;

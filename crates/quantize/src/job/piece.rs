@@ -4,6 +4,7 @@ use std::ops::Range;
 
 use quern_tensor_io::{decode, pipeline};
 
+use super::made::Made;
 use super::plan::{QuantizePlan, QuantizeRow, matrices};
 use super::{Error, bad_block};
 use crate::encode::encode_rows_at;
@@ -47,7 +48,7 @@ fn of_tensor<'a>(
 }
 
 /// Rows that share one vector of importances.
-fn rows_per_matrix(shape: &[usize]) -> usize {
+pub(crate) fn rows_per_matrix(shape: &[usize]) -> usize {
     match shape {
         [] | [_] => 1,
         [.., rows, _] => *rows,
@@ -56,12 +57,16 @@ fn rows_per_matrix(shape: &[usize]) -> usize {
 
 /// Writes `rows` of tensor number `tensor` of the plan as `out`, which has room for exactly them. `values` is scratch.
 pub(super) fn encode(
-    plan: &QuantizePlan<'_>,
+    (plan, made): (&QuantizePlan<'_>, &dyn Made),
     tensor: usize,
     rows: &Range<usize>,
     values: &mut Vec<f32>,
     out: &mut [u8],
 ) -> Result<(), Error> {
+    if let Some(bytes) = made.rows(tensor, rows) {
+        out.copy_from_slice(bytes);
+        return Ok(());
+    }
     let row = &plan.rows()[tensor];
     if row.from == row.to {
         plan.view.read(row.index, rows.clone(), out);
@@ -76,22 +81,29 @@ pub(super) fn encode(
     if !plan.view.decode(row.index, rows.clone(), values) {
         return Err(Error::Undecodable { tensor: row.name.clone(), element_type: row.from, to: row.to });
     }
-    if !all_finite(values) {
-        let at = values.iter().position(|v| !v.is_finite()).unwrap_or_default();
-        let (number, column) = (rows.start + at / columns.max(1), at % columns.max(1));
-        return Err(Error::NotFinite { tensor: row.name.clone(), row: number, column, value: values[at] });
-    }
-    let weights = weights(plan, row, columns, rows.start);
+    check_finite(row, rows.start, values)?;
+    let weights = made.importance(tensor).or_else(|| weights(plan, row, columns, rows.start));
     encode_rows_at(plan.options.level, row.to, columns, values, weights, out)
         .map_err(|source| Error::Encode { tensor: row.name.clone(), source })?;
-    match bad_block(row.to, out) {
-        None => Ok(()),
-        Some(block) => {
-            let (number, column) = place(row, rows.start, block);
-            let tensor = row.name.clone();
-            Err(Error::Overflow { tensor, row: number, column, element_type: row.to })
-        }
+    check_made(row, rows.start, out)
+}
+
+/// Refuses blocks of a tensor that were made of finite values, from row `first` on, and overflow.
+pub(crate) fn check_made(row: &QuantizeRow, first: usize, made: &[u8]) -> Result<(), Error> {
+    let Some(block) = bad_block(row.to, made) else { return Ok(()) };
+    let (number, column) = place(row, first, block);
+    Err(Error::Overflow { tensor: row.name.clone(), row: number, column, element_type: row.to })
+}
+
+/// Refuses values of rows from `first` on that are not finite.
+pub(crate) fn check_finite(row: &QuantizeRow, first: usize, values: &[f32]) -> Result<(), Error> {
+    if all_finite(values) {
+        return Ok(());
     }
+    let columns = row.shape.last().copied().unwrap_or(1).max(1);
+    let at = values.iter().position(|v| !v.is_finite()).unwrap_or_default();
+    let (number, column) = (first + at / columns, at % columns);
+    Err(Error::NotFinite { tensor: row.name.clone(), row: number, column, value: values[at] })
 }
 
 /// The importances of the columns, for the expert that `first_row` belongs to.

@@ -20,6 +20,9 @@ pub struct Options {
     pub file_type: FileType,
     /// How strongly each column counts.
     pub imatrix: Option<Imatrix>,
+    /// The columns' importance is measured by a calibration, whose results the job gets: recipes choose as with an
+    /// importance matrix.
+    pub calibrated: bool,
     /// No mix: every tensor that may be quantized gets the default type.
     pub pure: bool,
     /// The output head keeps its type.
@@ -53,6 +56,7 @@ impl Options {
         Self {
             file_type,
             imatrix: None,
+            calibrated: false,
             pure: false,
             leave_output_tensor: false,
             output_tensor_type: None,
@@ -84,7 +88,7 @@ impl Options {
             token_embedding_type: self.token_embedding_type,
             overrides: self.overrides.clone(),
             recipe: self.recipe.clone(),
-            has_imatrix: self.imatrix.is_some(),
+            has_imatrix: self.imatrix.is_some() || self.calibrated,
             widen_rest,
         }
     }
@@ -108,7 +112,7 @@ pub struct QuantizeRow {
     /// The type the recipe wanted, where the rows are not whole blocks of it.
     pub instead_of: Option<ElementType>,
     /// Index into [`View::tensors`].
-    pub(super) index: usize,
+    pub(crate) index: usize,
     /// Whether the importance matrix has an entry that will be used.
     pub weighted: bool,
 }
@@ -173,8 +177,8 @@ fn some(names: &[String]) -> String {
 /// A job, ready to run.
 #[derive(Debug)]
 pub struct QuantizePlan<'a> {
-    pub(super) view: &'a View<'a>,
-    pub(super) options: Options,
+    pub(crate) view: &'a View<'a>,
+    pub(crate) options: Options,
     pub(super) metadata: Metadata,
     pub(super) tensors: Vec<TensorPlan>,
     rows: Vec<QuantizeRow>,
@@ -225,7 +229,7 @@ impl QuantizePlan<'_> {
     }
 
     /// Refuses what can be planned but not run.
-    pub(super) fn check(&self) -> Result<(), Error> {
+    pub(crate) fn check(&self) -> Result<(), Error> {
         for row in &self.rows {
             let tensor = || row.name.clone();
             if row.from == row.to {
@@ -287,7 +291,8 @@ pub fn plan<'a>(view: &'a View<'a>, options: Options) -> Result<QuantizePlan<'a>
     let mut rows = Vec::with_capacity(choices.len());
     for choice in &choices {
         let row = plan_row(view, choice, &options, &mut warnings)?;
-        if choice.needs_imatrix && !row.weighted && row.from != row.to {
+        let unmet = choice.needs_imatrix && !row.weighted && !options.calibrated;
+        if unmet && row.from != row.to {
             needs_imatrix.push(rows.len());
         }
         rows.push(row);
@@ -361,7 +366,7 @@ fn fits(imatrix: &Imatrix, name: &str, shape: &[usize], warnings: &mut Vec<Warni
 }
 
 /// Stacked matrices (experts) of a tensor: its third dimension from the inside.
-pub(super) fn matrices(shape: &[usize]) -> usize {
+pub(crate) fn matrices(shape: &[usize]) -> usize {
     shape.len().checked_sub(3).map_or(1, |i| shape[i])
 }
 

@@ -6,6 +6,7 @@ use std::path::Path;
 use quern_tensor_io::pipeline::{self, Limits};
 use quern_tensor_io::{Progress, gguf, output};
 
+use super::made::{Made, Nothing};
 use super::piece::{self, Piece};
 use super::{Error, QuantizePlan};
 
@@ -38,6 +39,16 @@ pub struct QuantizeReport {
 /// output that exists (without [`super::Options::force`]), is an input, or cannot be written; a value that is not
 /// finite or too large for its type.
 pub fn run(plan: &QuantizePlan<'_>, output: &Path, progress: &dyn Progress) -> Result<QuantizeReport, Error> {
+    run_with(plan, &Nothing, output, progress)
+}
+
+/// As [`run`], where some tensors were made before.
+pub(crate) fn run_with(
+    plan: &QuantizePlan<'_>,
+    made: &dyn Made,
+    output: &Path,
+    progress: &dyn Progress,
+) -> Result<QuantizeReport, Error> {
     plan.check()?;
     let source = plan.view.checkpoint();
     let options = &plan.options;
@@ -56,8 +67,9 @@ pub fn run(plan: &QuantizePlan<'_>, output: &Path, progress: &dyn Progress) -> R
         made: BATCH_BYTES.max(threads * THREAD_SOURCE_BYTES / 2),
         counted: BATCH_SOURCE_BYTES.max(threads * THREAD_SOURCE_BYTES),
     };
-    let job = Job { plan };
+    let job = Job { plan, made };
     let writer = pipeline::run(&job, source, piece::pieces(plan), writer, (&pool, limits), progress)?;
+    made.check()?;
     let file_size = writer.finish()?;
     Ok(QuantizeReport {
         tensors: plan.rows().len(),
@@ -70,6 +82,7 @@ pub fn run(plan: &QuantizePlan<'_>, output: &Path, progress: &dyn Progress) -> R
 /// A plan being run.
 struct Job<'p> {
     plan: &'p QuantizePlan<'p>,
+    made: &'p dyn Made,
 }
 
 impl pipeline::Job for Job<'_> {
@@ -91,10 +104,11 @@ impl pipeline::Job for Job<'_> {
         values: &mut Vec<f32>,
         out: &mut [u8],
     ) -> Result<(), Error> {
-        piece::encode(self.plan, tensor, rows, values, out)
+        piece::encode((self.plan, self.made), tensor, rows, values, out)
     }
 
     fn release(&self, tensor: usize, first: &Range<usize>, last: &Range<usize>) {
+        self.made.release(tensor, first.start..last.end);
         self.plan.view.release(self.plan.rows()[tensor].index, first.start..last.end);
     }
 

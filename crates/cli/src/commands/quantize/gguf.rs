@@ -18,11 +18,7 @@ use crate::{args, format, messages, model};
 /// Plans, and unless it is a dry run, does it.
 pub fn run(args: &args::Quantize, file_type: FileType) -> Outcome {
     let checkpoint = model::open(&args.model)?;
-    let packed = match args.allow_requantize {
-        true => Packed::Decoded,
-        false => Packed::Refused,
-    };
-    let view = View::gguf(&checkpoint, packed)?;
+    let view = View::gguf(&checkpoint, packed(args))?;
     for note in view.notes() {
         messages::note(note);
     }
@@ -40,23 +36,17 @@ pub fn run(args: &args::Quantize, file_type: FileType) -> Outcome {
     let options = Options {
         imatrix,
         provenance: record::provenance(&args.provenance, &checkpoint, None, hashed),
-        pure: args.gguf.pure,
-        leave_output_tensor: args.gguf.leave_output_tensor,
-        output_tensor_type: args.gguf.output_tensor_type,
-        token_embedding_type: args.gguf.token_embedding_type,
-        overrides: args.gguf.tensor_type.clone(),
-        allow_requantize: args.allow_requantize,
         force: args.force,
         inputs,
-        threads: args.threads.count(),
-        ..Options::new(file_type)
+        ..job_options(args, file_type)
     };
     let plan = job::plan(&view, options)?;
     for warning in plan.warnings() {
         messages::warning(warning);
     }
     let Some(output) = args.output.as_deref().filter(|_| !args.dry_run) else {
-        return show(&plan, args, file_type);
+        record::warn_of_space(args.output.as_deref(), plan.file_size());
+        return show(&plan, args, file_type, "");
     };
     let started = Instant::now();
     let bar = Bar::new(Unit::Bytes, format!("quantizing to {}", file_type.name().to_lowercase()));
@@ -88,9 +78,30 @@ pub fn run(args: &args::Quantize, file_type: FileType) -> Outcome {
     Ok(ExitCode::SUCCESS)
 }
 
-/// The dry run: one row a tensor, and the total.
-fn show(plan: &QuantizePlan<'_>, args: &args::Quantize, file_type: FileType) -> Outcome {
-    record::warn_of_space(args.output.as_deref(), plan.file_size());
+/// What becomes of packed layers.
+pub fn packed(args: &args::Quantize) -> Packed {
+    match args.allow_requantize {
+        true => Packed::Decoded,
+        false => Packed::Refused,
+    }
+}
+
+/// The options that choose types.
+pub fn job_options(args: &args::Quantize, file_type: FileType) -> Options {
+    Options {
+        pure: args.gguf.pure,
+        leave_output_tensor: args.gguf.leave_output_tensor,
+        output_tensor_type: args.gguf.output_tensor_type,
+        token_embedding_type: args.gguf.token_embedding_type,
+        overrides: args.gguf.tensor_type.clone(),
+        allow_requantize: args.allow_requantize,
+        threads: args.threads.count(),
+        ..Options::new(file_type)
+    }
+}
+
+/// The dry run: one row a tensor, and the total with what else there is to say.
+pub fn show(plan: &QuantizePlan<'_>, args: &args::Quantize, file_type: FileType, more: &str) -> Outcome {
     if args.json {
         let tensors: Vec<_> = plan
             .rows()
@@ -114,11 +125,12 @@ fn show(plan: &QuantizePlan<'_>, args: &args::Quantize, file_type: FileType) -> 
             ]
         });
         print(&format!(
-            "{}\n\ntotal: {} to {}, {:.2} bits per weight\n",
+            "{}\n\ntotal: {} to {}, {:.2} bits per weight{}{more}\n",
             format::table(&["tensor", "shape", "from", "to", "size"], &[1, 4], rows),
             format::bytes(plan.source_bytes()),
             format::bytes(plan.file_size()),
             plan.bits_per_weight(),
+            if more.is_empty() { "" } else { "; " },
         ))?;
     }
     Ok(ExitCode::SUCCESS)

@@ -4,31 +4,26 @@ use std::path::Path;
 use std::process::ExitCode;
 
 use anyhow::Context;
-use quern_model::provenance::CalibrationText;
-use quern_quantize::calibration::{self, NamedText, SampleOptions};
-use quern_quantize::gptq::job::{self, GptqPlan, GptqReport, Options, Reader, Rules};
+use quern_quantize::calibrated::gptq::{self as job, GptqPlan, GptqReport, Options, Reader, Rules};
 use quern_quantize::gptq::{Order, Settings};
-use quern_run::{Model, require_memory};
+use quern_run::Model;
 use quern_tensor_io::output::Inputs;
-use quern_tensor_io::{Checkpoint, Remedy, small};
+use quern_tensor_io::{Checkpoint, small};
 use serde_json::json;
 
 use super::super::record::{self, After};
 use super::super::{Outcome, load, print, print_json};
+use super::calibration::{announce, calibration, recorded, warn};
 use super::readers;
 use super::source::with_plain;
 use crate::progress::{Bar, Unit};
-use crate::{args, format, messages, remedy, signals};
-
-/// Samples and their length where nobody says otherwise.
-const SAMPLES: u32 = 128;
-const CONTEXT: u32 = 2048;
+use crate::{args, format, messages, signals};
 
 /// Plans, and unless it is a dry run, does it.
 pub fn run(args: &args::Quantize) -> Outcome {
     let rules = args.gptq.dynamic.as_deref().and_then(|text| text.strip_prefix('@')).map(Path::new);
     let inputs = record::inputs([
-        ("the calibration text", args.gptq.calibration.as_deref()),
+        ("the calibration text", args.calibration.calibration.as_deref()),
         ("the file of rules", rules),
         ("the text to evaluate with", args.evaluate.as_deref()),
     ]);
@@ -44,9 +39,9 @@ fn quantize(
     after: After,
 ) -> Outcome {
     let model = load(source, args.threads.count())?;
-    let options = Options { inputs, ..options(args, &model, original)? };
+    let options = options(args, &model, original, inputs)?;
     if let Some(output) = args.output.as_deref().filter(|_| !args.dry_run) {
-        job::check_outputs(output, model.checkpoint(), &options)?;
+        job::check_outputs(output, &model, &options)?;
     }
     let plan = job::plan(&model, &options)?;
     for note in &plan.readers {
@@ -55,16 +50,7 @@ fn quantize(
     let Some(output) = args.output.as_deref().filter(|_| !args.dry_run) else {
         return show(&plan, args);
     };
-    let samples = &options.samples;
-    messages::info(format_args!(
-        "calibrating with {} tokens in {} samples; about {} of memory beside the model",
-        samples.tokens,
-        samples.sequences.len(),
-        format::bytes(plan.memory_bytes)
-    ));
-    if let Some(warning) = require_memory(&args.model, plan.memory_bytes, Remedy::LessCalibration)? {
-        messages::warning(warning);
-    }
+    announce(args, &options.calibration, plan.memory_bytes)?;
     let bar = Bar::new(Unit::Modules, "quantizing to gptq");
     signals::on_stop_say(Some(format!(
         "finished layers are kept in {}; the same command goes on with them",
@@ -88,7 +74,12 @@ fn quantize(
     Ok(ExitCode::SUCCESS)
 }
 
-fn options(args: &args::Quantize, model: &Model, original: &Checkpoint) -> anyhow::Result<Options> {
+fn options(
+    args: &args::Quantize,
+    model: &Model,
+    original: &Checkpoint,
+    inputs: Inputs,
+) -> anyhow::Result<Options> {
     let given = &args.gptq;
     let settings = Settings::default();
     let order = if given.desc_act { Order::Activation } else { Order::GroupAware };
@@ -97,14 +88,9 @@ fn options(args: &args::Quantize, model: &Model, original: &Checkpoint) -> anyho
         group_size: given.group_size.map_or(settings.group_size, |g| g.0),
         symmetric: !given.asym,
         order,
-        damp: given.damp.unwrap_or(settings.damp),
+        damp: args.calibration.damp.unwrap_or(settings.damp),
         ..settings
     };
-    let trained = model.config().context_length;
-    let context = given.context.map_or(trained.min(CONTEXT as usize), |c| c as usize);
-    let NamedText { source, name: dataset, sha256 } = calibration::open(given.calibration.as_deref())?;
-    let sample_options = SampleOptions { samples: given.samples.unwrap_or(SAMPLES) as usize, context };
-    let samples = calibration::samples(model.tokenizer()?, source, sample_options)?;
     let rules = match given.dynamic.as_deref().map(|text| (text, text.strip_prefix('@'))) {
         None => Rules::default(),
         Some((_, Some(file))) => {
@@ -113,34 +99,14 @@ fn options(args: &args::Quantize, model: &Model, original: &Checkpoint) -> anyho
         }
         Some((text, None)) => Rules::parse(text)?,
     };
-    let text = CalibrationText {
-        name: dataset.clone(),
-        sha256,
-        samples: samples.sequences.len() as u64,
-        context: context as u64,
-    };
-    let provenance = record::provenance(&args.provenance, original, Some(text), None);
-    let defaults = Options::new(settings, samples);
-    Ok(Options {
-        imatrix_provenance: provenance.clone().filter(|_| given.save_imatrix.is_some()),
-        provenance,
-        rules,
-        adapt_damping: given.damp.is_none(),
-        imatrix: given.save_imatrix.clone(),
-        dataset,
-        force: args.force,
-        restart: given.restart,
-        ..defaults
-    })
+    let (calibration, provenance) = recorded(args, original, calibration(args, model, inputs)?);
+    let defaults = Options::new(settings, calibration.samples.clone());
+    Ok(Options { provenance, rules, calibration, ..defaults })
 }
 
 /// The dry run: one row a module.
 fn show(plan: &GptqPlan, args: &args::Quantize) -> Outcome {
-    record::warn_of_space(args.output.as_deref(), plan.disk_bytes);
-    match require_memory(&args.model, plan.memory_bytes, Remedy::LessCalibration) {
-        Ok(warning) => warning.iter().for_each(messages::warning),
-        Err(error) => messages::warning(remedy::described(&error.into())),
-    }
+    warn(args, plan.memory_bytes, plan.disk_bytes);
     let describe = |m: &job::GptqModule| match &m.settings {
         None => "as it is".to_owned(),
         Some(s) => words(s),

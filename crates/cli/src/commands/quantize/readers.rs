@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 
-use quern_quantize::gptq::job::{Reader, ReaderNote, ReaderRemedy, Reason};
+use quern_quantize::calibrated::gptq::{Reader, ReaderNote, ReaderRemedy, Reason};
 use serde_json::{Value, json};
 
 /// One sentence: who refuses what, and what would fit.

@@ -6,7 +6,6 @@ fn module(name: &str, rows: usize, columns: usize, settings: &Settings) -> GptqM
     GptqModule {
         weight: format!("{name}.weight"),
         name: name.to_owned(),
-        gguf: None,
         layer: 0,
         rows,
         columns,

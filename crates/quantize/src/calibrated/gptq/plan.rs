@@ -1,14 +1,13 @@
 //! What a job will do, known before any work is done: shapes are checked for all modules up front.
 
-use quern_model::Convention;
 use quern_model::contents::already_quantized;
 use quern_run::Model;
 use quern_tensor_io::{Container, Error as FileError, Remedy};
 
-use super::needs::Needs;
 use super::readers::{ReaderNote, reader_notes};
 use super::rules::Verdict;
 use super::{Error, Options};
+use crate::calibrated::needs::{Largest, memory, unfinished};
 use crate::gptq::{Settings, check_shape};
 
 /// What becomes of one module.
@@ -18,8 +17,6 @@ pub struct GptqModule {
     pub weight: String,
     /// Its name: that of the weight without `.weight`.
     pub name: String,
-    /// Name of its weight in a GGUF file, under which an importance matrix has it.
-    pub gguf: Option<String>,
     /// Its block.
     pub layer: usize,
     /// Outputs.
@@ -80,24 +77,46 @@ pub fn plan(model: &Model, options: &Options) -> Result<GptqPlan, Error> {
                 }
             };
             let weight = linear.name.to_owned();
-            let gguf = config.tensor_name(Convention::Gguf, linear.role, Some(layer));
-            modules.push(GptqModule { weight, name, gguf, layer, rows, columns, settings });
+            modules.push(GptqModule { weight, name, layer, rows, columns, settings });
         }
     }
     if modules.iter().all(|m| m.settings.is_none()) {
         return Err(Error::Nothing);
     }
-    let needs = Needs::of(model, options, &modules);
+    let packed = modules.iter().map(packed_bytes).sum::<u64>();
+    let output = output_bytes(model, &modules, packed);
     let readers = reader_notes(&modules, &options.settings, options.rules.as_json().is_some());
     Ok(GptqPlan {
-        modules,
         layers: config.layers,
-        memory_bytes: needs.memory,
-        output_bytes: needs.output,
-        disk_bytes: needs.disk,
+        memory_bytes: memory(model, &options.calibration, largest(&modules)),
+        output_bytes: output,
+        disk_bytes: unfinished(model, &options.calibration, packed) + output,
         parameters: model.parameters(),
         readers,
+        modules,
     })
+}
+
+/// Bytes of the four tensors of a module; none if it stays as it is.
+fn packed_bytes(module: &GptqModule) -> u64 {
+    let Some(Settings { bits, group_size, .. }) = &module.settings else { return 0 };
+    let (rows, columns, bits) = (module.rows as u64, module.columns as u64, u64::from(*bits));
+    let groups = group_size.map_or(1, |size| columns.div_ceil(size.max(1) as u64));
+    rows * columns * bits / 8 + groups * rows * bits / 8 + 2 * groups * rows + 4 * columns
+}
+
+/// Bytes of the output's tensors, of which so many are packed modules.
+fn output_bytes(model: &Model, modules: &[GptqModule], packed: u64) -> u64 {
+    let checkpoint = model.checkpoint();
+    let stored = |name: &str| checkpoint.tensor(name).map_or(0, |t| t.info.bytes as u64);
+    let replaced = modules.iter().filter(|m| m.settings.is_some()).map(|m| stored(&m.weight)).sum::<u64>();
+    let all = checkpoint.tensors().iter().map(|t| t.bytes as u64).sum::<u64>();
+    all.saturating_sub(replaced) + packed
+}
+
+fn largest(modules: &[GptqModule]) -> Largest {
+    let most = |size: fn(&GptqModule) -> usize| modules.iter().map(size).max().unwrap_or(0);
+    Largest { columns: most(|m| m.columns), weights: most(|m| m.rows * m.columns), hessians: 2 }
 }
 
 impl GptqPlan {

@@ -9,39 +9,9 @@ use quern_model::hugging_face::{Directory, DirectoryOptions, edited_config};
 use quern_tensor_io::{Checkpoint, TensorPlan};
 use serde_json::Value;
 
-use super::report::csv;
-use super::state::{BlockRecord, State};
+use super::report::{ModuleReport, csv};
 use super::{Error, GptqPlan, Options, config};
-use crate::imatrix::{Accumulator, Format as ImatrixFormat, WriteOptions};
-
-/// Writes the importance matrix of the calibration text.
-pub(super) fn write_imatrix(
-    path: &Path,
-    checkpoint: &Checkpoint,
-    plan: &GptqPlan,
-    options: &Options,
-    records: &[BlockRecord],
-) -> Result<(), Error> {
-    let squares: BTreeMap<&str, &[f32]> =
-        records.iter().flat_map(|r| &r.squares).map(|(k, v)| (k.as_str(), v.as_slice())).collect();
-    let mut accumulator = Accumulator::new();
-    for module in &plan.modules {
-        if let (Some(name), Some(sums)) = (&module.gguf, squares.get(module.name.as_str())) {
-            accumulator.add(name, sums, options.samples.tokens as u64).map_err(Error::Imatrix)?;
-        }
-    }
-    let context = options.samples.sequences.iter().map(Vec::len).max().unwrap_or(0);
-    let write_options = WriteOptions {
-        datasets: vec![options.dataset.clone()],
-        chunk_size: u32::try_from(context).unwrap_or(u32::MAX),
-        provenance: options.imatrix_provenance.clone(),
-        force: options.force,
-        inputs: options.inputs.clone().with_model(checkpoint),
-        format: ImatrixFormat::Gguf,
-    };
-    accumulator.write(path, &write_options)?;
-    Ok(())
-}
+use crate::calibrated::state::{BlockRecord, State};
 
 /// A tensor of the output.
 enum OutputTensor<'a> {
@@ -57,7 +27,7 @@ pub(super) struct Assembly<'a> {
     pub(super) plan: &'a GptqPlan,
     pub(super) options: &'a Options,
     pub(super) state: &'a State,
-    pub(super) records: &'a [BlockRecord],
+    pub(super) records: &'a [BlockRecord<ModuleReport>],
 }
 
 impl Assembly<'_> {
@@ -80,8 +50,8 @@ impl Assembly<'_> {
                 ("quantize_config.json".to_owned(), config::to_bytes(config)),
                 ("quant_log.csv".to_owned(), csv(&modules).into_bytes()),
             ],
-            force: options.force,
-            inputs: options.inputs.clone(),
+            force: options.calibration.force,
+            inputs: options.calibration.inputs.clone(),
             shard_bytes: options.shard_bytes,
             ..DirectoryOptions::default()
         };

@@ -1,4 +1,4 @@
-//! Why a GPTQ job was refused or stopped.
+//! Why a calibrated job was refused or stopped.
 
 use std::io;
 use std::path::Path;
@@ -6,11 +6,12 @@ use std::path::Path;
 use quern_tensor_io::output::no_room;
 use quern_tensor_io::{Error as FileError, ErrorKind, Remedy};
 
-use super::rules::RuleError;
+use super::gptq::RuleError;
 use crate::gptq::SolveError;
 use crate::imatrix::AddError;
+use crate::job;
 
-/// Why a GPTQ job was refused or stopped. The output does not exist then; finished blocks are kept beside it.
+/// Why a job was refused or stopped. The output does not exist then; finished blocks are kept beside it.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum Error {
@@ -31,12 +32,21 @@ pub enum Error {
         /// Why.
         why: SolveError,
     },
+    /// A tensor cannot be made as the recipe says.
+    #[error(transparent)]
+    Quantize(job::Error),
     /// The importance matrix could not be written.
     #[error("the importance matrix: {0}")]
     Imatrix(AddError),
     /// Every module is left out.
     #[error("the rules leave every module out: there is nothing to quantize")]
     Nothing,
+    /// No tensor of the plan is a layer that a calibration sees.
+    #[error("no linear layer gets a block type, so there is nothing to calibrate")]
+    NoBlocks,
+    /// An importance matrix was given for a job that measures the same.
+    #[error("an importance matrix cannot be used with a calibration, which measures what it has")]
+    HasImatrix,
     /// Something else within a block.
     #[error("{0}")]
     Stage(Box<dyn std::error::Error + Send + Sync>),
@@ -61,7 +71,22 @@ impl Error {
             Self::File(error) => error.remedy(),
             Self::Run(error) => error.remedy(),
             Self::Imatrix(error) => error.remedy(),
-            Self::Rules(_) | Self::Module { .. } | Self::Nothing | Self::Stage(_) => None,
+            Self::Quantize(error) => error.remedy(),
+            Self::Rules(_)
+            | Self::Module { .. }
+            | Self::Nothing
+            | Self::NoBlocks
+            | Self::HasImatrix
+            | Self::Stage(_) => None,
+        }
+    }
+}
+
+impl From<job::Error> for Error {
+    fn from(error: job::Error) -> Self {
+        match error {
+            job::Error::File(error) => Self::File(error),
+            other => Self::Quantize(other),
         }
     }
 }

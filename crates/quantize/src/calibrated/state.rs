@@ -1,12 +1,13 @@
 //! What a run keeps on disk so that it can be continued after it was stopped.
 //!
 //! ```text
-//! .NAME.gptq-unfinished/            beside the output NAME, gone when that is complete
+//! .NAME.gptq-unfinished/            beside the output NAME, gone when that is complete; gguf-unfinished for a GGUF file
 //!   job.json                        what is being done; another job does not continue it
-//!   quantize_config.json            so that the files below can be read as the checkpoint they are part of
-//!   block-0003-1.safetensors        packed modules of one group that shares its input
+//!   quantize_config.json            of GPTQ: so that the files below can be read as the checkpoint they are part of
+//!   block-0003-1.safetensors        quantized layers of one group that shares its input
 //!   block-0003.record               the block is finished: SHA-256 of what follows, then as JSON reports, sums for the
-//!                                   importance matrix, SHA-256 of the files of its groups
+//!                                   importance matrix, SHA-256 of the files of its groups; what follows the blocks
+//!                                   counts as one more block
 //!   hidden-0004.safetensors         the residual stream before block 4, with its SHA-256; written once a minute
 //! ```
 //!
@@ -23,12 +24,12 @@ use quern_tensor_io::output::{OutputFile, discard, is_at};
 use quern_tensor_io::{
     Checkpoint, ElementType, Error, Metadata, Remedy, Result, TensorPlan, safetensors, small,
 };
+use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
 
-use super::report::ModuleReport;
-use super::{GptqPlan, Options};
+use super::Calibration;
 use crate::calibration::hex;
 
 /// How often the residual stream is written: it is large, and lost seconds are not worth much.
@@ -42,21 +43,54 @@ const DIGEST: usize = 64;
 const LARGEST: u64 = 64 << 20;
 
 /// A finished block.
-#[derive(Debug, Default, Serialize, Deserialize)]
-pub(super) struct BlockRecord {
-    pub modules: Vec<ModuleReport>,
-    /// Sums of squares of the inputs by module, where an importance matrix was asked for.
-    pub squares: BTreeMap<String, Vec<f32>>,
+#[derive(Debug, Serialize, Deserialize)]
+pub(super) struct BlockRecord<R> {
+    pub modules: Vec<R>,
+    /// What was measured of the inputs, where it is wanted.
+    pub squares: Vec<Squares>,
     /// Groups of the block that have a file, with the SHA-256 of it.
     pub groups: BTreeMap<usize, String>,
 }
 
+impl<R> Default for BlockRecord<R> {
+    fn default() -> Self {
+        Self { modules: Vec::new(), squares: Vec::new(), groups: BTreeMap::new() }
+    }
+}
+
+/// Sums of squares of the inputs of a layer.
+#[derive(Debug, Serialize, Deserialize)]
+pub(super) struct Squares {
+    /// GGUF name of the layer's tensor.
+    pub tensor: String,
+    /// Which expert of the tensor it is.
+    pub expert: Option<usize>,
+    /// One sum a column.
+    pub sums: Vec<f32>,
+    /// Over so many tokens.
+    pub tokens: u64,
+}
+
+/// What a run is, so that no other one is continued in its place.
+pub(super) struct Identity<'a> {
+    /// The output: part of the folder's name.
+    pub kind: &'a str,
+    /// Everything that decides about the result.
+    pub fingerprint: Value,
+    /// Blocks that will be finished.
+    pub blocks: usize,
+    /// Discard an unfinished run.
+    pub restart: bool,
+    /// Files that belong into the folder, by name.
+    pub files: &'a [(&'a str, Vec<u8>)],
+}
+
 /// An unfinished run, new or continued.
 #[derive(Debug)]
-pub(super) struct Opened {
+pub(super) struct Opened<R> {
     pub state: State,
     /// The finished blocks at its beginning.
-    pub finished: Vec<BlockRecord>,
+    pub finished: Vec<BlockRecord<R>>,
     /// What was found damaged and is done again.
     pub damage: Option<String>,
 }
@@ -74,22 +108,16 @@ impl State {
     /// Opens the folder for `output`, made anew if there is none.
     ///
     /// # Errors
-    /// The folder belongs to another job (unless `options.restart`) or to a run that is still going on.
-    pub fn open(
-        output: &Path,
-        checkpoint: &Checkpoint,
-        plan: &GptqPlan,
-        options: &Options,
-        config: &[u8],
-    ) -> Result<Opened> {
-        let folder = folder(output);
+    /// The folder belongs to another job (unless `restart`) or to a run that is still going on.
+    pub fn open<R: DeserializeOwned>(output: &Path, identity: &Identity<'_>) -> Result<Opened<R>> {
+        let folder = folder(output, identity.kind);
         let fail = |e: std::io::Error| Error::new(&folder, e);
-        let job = serde_json::to_vec_pretty(&fingerprint(checkpoint, plan, options)).unwrap_or_default();
+        let job = serde_json::to_vec_pretty(&identity.fingerprint).unwrap_or_default();
         let file = folder.join("job.json");
         let lock = lock(&folder)?;
         let same = small::read(&file, LARGEST).is_ok_and(|found| found == job);
         if !same {
-            if file.exists() && !options.restart {
+            if file.exists() && !identity.restart {
                 let what =
                     "it holds an unfinished run with other options, another model or other calibration text";
                 return Err(Error::refused(&folder, what).with_remedy(Remedy::RestartJob));
@@ -100,12 +128,14 @@ impl State {
                     fs::remove_file(&path).map_err(|e| Error::new(&path, e))?;
                 }
             }
-            write(&folder.join("quantize_config.json"), config)?;
+            for (name, data) in identity.files {
+                write(&folder.join(name), data)?;
+            }
             write(&file, &job)?;
         }
         let state = Self { folder, last_hidden: Instant::now(), _lock: lock };
         let (mut finished, mut damage) = (Vec::new(), None);
-        for layer in 0..if same && !options.restart { plan.layers } else { 0 } {
+        for layer in 0..if same && !identity.restart { identity.blocks } else { 0 } {
             match state.block(layer) {
                 Ok(None) => break,
                 Ok(Some(record)) => finished.push(record),
@@ -126,7 +156,7 @@ impl State {
     ///
     /// # Errors
     /// The file that is damaged.
-    fn block(&self, layer: usize) -> Result<Option<BlockRecord>, PathBuf> {
+    fn block<R: DeserializeOwned>(&self, layer: usize) -> Result<Option<BlockRecord<R>>, PathBuf> {
         let path = self.record_file(layer);
         let text = match small::read_optional(&path, LARGEST) {
             Ok(None) => return Ok(None),
@@ -137,7 +167,7 @@ impl State {
         if digest != hex(Sha256::new_with_prefix(json)).as_bytes() {
             return Err(path);
         }
-        let record: BlockRecord = serde_json::from_slice(json).map_err(|_| path)?;
+        let record: BlockRecord<R> = serde_json::from_slice(json).map_err(|_| path)?;
         for (&group, expected) in &record.groups {
             let path = self.group_file(layer, group);
             if file_digest(&path).ok().as_ref() != Some(expected) {
@@ -148,37 +178,24 @@ impl State {
     }
 
     /// Bytes that an unfinished run for `output` has written already.
-    pub fn kept(output: &Path) -> u64 {
-        let Some(files) = fs::read_dir(folder(output)).ok() else { return 0 };
+    pub fn kept(output: &Path, kind: &str) -> u64 {
+        let Some(files) = fs::read_dir(folder(output, kind)).ok() else { return 0 };
         files.filter_map(|entry| Some(entry.ok()?.metadata().ok()?.len())).sum()
     }
 
-    /// The file of the packed modules of a group.
+    /// The file of the quantized layers of a group.
     pub fn group_file(&self, layer: usize, group: usize) -> PathBuf {
         self.folder.join(format!("block-{layer:04}-{group}.safetensors"))
     }
 
-    /// Writes the packed modules of a group. Returns the SHA-256 of the file.
-    pub fn write_group(
-        &self,
-        layer: usize,
-        group: usize,
-        tensors: &[(TensorPlan, Vec<u8>)],
-    ) -> Result<String> {
-        let mut metadata = Metadata::new();
-        metadata.set("format", quern_tensor_io::Value::String("pt".into()));
-        let plans: Vec<_> = tensors.iter().map(|(plan, _)| plan.clone()).collect();
+    /// SHA-256 of the file of a group.
+    pub fn digest(&self, layer: usize, group: usize) -> Result<String> {
         let path = self.group_file(layer, group);
-        let mut writer = safetensors::Writer::create(&path, &metadata, &plans, true)?;
-        for (_, data) in tensors {
-            writer.write(data)?;
-        }
-        writer.finish()?;
         file_digest(&path).map_err(|e| Error::new(&path, e))
     }
 
     /// Marks a block as finished.
-    pub fn finish_block(&self, layer: usize, record: &BlockRecord) -> Result<()> {
+    pub fn finish_block<R: Serialize>(&self, layer: usize, record: &BlockRecord<R>) -> Result<()> {
         let json = serde_json::to_vec(record).unwrap_or_default();
         let mut text = hex(Sha256::new_with_prefix(&json)).into_bytes();
         text.extend(json);
@@ -247,6 +264,13 @@ impl State {
     }
 }
 
+/// Starts the file of a group, which will hold these tensors.
+pub(super) fn group_writer(path: &Path, tensors: &[TensorPlan]) -> Result<safetensors::Writer> {
+    let mut metadata = Metadata::new();
+    metadata.set("format", quern_tensor_io::Value::String("pt".into()));
+    safetensors::Writer::create(path, &metadata, tensors, true)
+}
+
 /// Takes the lock of the folder, which is made if there is none.
 fn lock(folder: &Path) -> Result<File> {
     let (path, fail) = (folder.join("lock"), |e: std::io::Error| Error::new(folder, e));
@@ -275,9 +299,9 @@ fn file_digest(path: &Path) -> std::io::Result<String> {
 }
 
 /// The folder of the unfinished run for `output`, which is kept when the run is stopped.
-pub fn folder(output: &Path) -> PathBuf {
+pub(super) fn folder(output: &Path, kind: &str) -> PathBuf {
     let name = output.file_name().map(|n| n.to_string_lossy().into_owned()).unwrap_or_default();
-    output.with_file_name(format!(".{name}.gptq-unfinished"))
+    output.with_file_name(format!(".{name}.{kind}-unfinished"))
 }
 
 fn write(path: &Path, data: &[u8]) -> Result<()> {
@@ -286,8 +310,8 @@ fn write(path: &Path, data: &[u8]) -> Result<()> {
     file.commit()
 }
 
-/// Everything that decides about the result.
-fn fingerprint(checkpoint: &Checkpoint, plan: &GptqPlan, options: &Options) -> Value {
+/// Everything that decides about the result: the model, its calibration, and what becomes of each of its layers.
+pub(super) fn fingerprint(checkpoint: &Checkpoint, modules: Vec<Value>, calibration: &Calibration) -> Value {
     let files = checkpoint.files().iter().map(|file| {
         let metadata = fs::metadata(file).ok();
         let size = metadata.as_ref().map_or(0, fs::Metadata::len);
@@ -295,13 +319,12 @@ fn fingerprint(checkpoint: &Checkpoint, plan: &GptqPlan, options: &Options) -> V
         let name = file.canonicalize().unwrap_or_else(|_| file.clone());
         json!([name, size, modified.map_or(0, |d| d.as_nanos() as u64)])
     });
-    let modules = plan.modules.iter().map(|m| json!([m.name, m.settings.as_ref().map(|s| format!("{s:?}"))]));
     json!({
         "quern": env!("CARGO_PKG_VERSION"),
         "files": files.collect::<Vec<_>>(),
-        "modules": modules.collect::<Vec<_>>(),
-        "samples": options.samples.hash(),
-        "imatrix": options.imatrix.is_some(),
+        "modules": modules,
+        "samples": calibration.samples.hash(),
+        "imatrix": calibration.imatrix.is_some(),
     })
 }
 

@@ -1,0 +1,97 @@
+//! To a GGUF file, each linear layer rounded for the inputs that it gets on a calibration text.
+
+use std::process::ExitCode;
+
+use quern_model::View;
+use quern_quantize::calibrated::gguf::{self, GgufPlan, Options};
+use quern_quantize::recipe::FileType;
+use serde_json::json;
+
+use super::super::record::{self, After};
+use super::super::{Outcome, load, print, print_json};
+use super::calibration::{announce, calibration, recorded, warn};
+use super::gguf::{job_options, packed, show};
+use crate::progress::{Bar, Unit};
+use crate::{args, format, messages, signals};
+
+/// Plans, and unless it is a dry run, does it.
+pub fn run(args: &args::Quantize, file_type: FileType) -> Outcome {
+    let inputs = record::inputs([
+        ("the calibration text", args.calibration.calibration.as_deref()),
+        ("the text to evaluate with", args.evaluate.as_deref()),
+    ]);
+    let model = load(&args.model, args.threads.count())?;
+    let checkpoint = model.checkpoint();
+    let inputs = inputs.with_model(checkpoint);
+    let after = After::of(args, inputs.clone(), true)?;
+    let view = View::gguf(checkpoint, packed(args))?;
+    for note in view.notes() {
+        messages::note(note);
+    }
+    let (calibration, provenance) = recorded(args, checkpoint, calibration(args, &model, inputs)?);
+    let output = args.output.as_deref().filter(|_| !args.dry_run);
+    if let Some(output) = output {
+        gguf::check_outputs(output, &model, &calibration)?;
+    }
+    let defaults = Options::new(job_options(args, file_type), calibration);
+    let options = Options {
+        damp: args.calibration.damp.unwrap_or(defaults.damp),
+        quantize: quern_quantize::job::Options { provenance, ..defaults.quantize },
+        ..defaults
+    };
+    let plan = gguf::plan(&model, &view, options)?;
+    for warning in plan.warnings() {
+        messages::warning(warning);
+    }
+    let Some(output) = output else {
+        warn(args, plan.memory_bytes(), plan.disk_bytes());
+        return show(plan.tensors(), args, file_type, &words(&plan));
+    };
+    announce(args, plan.calibration(), plan.memory_bytes())?;
+    let bar = Bar::new(Unit::Modules, format!("quantizing to {}", file_type.name().to_lowercase()));
+    signals::on_stop_say(Some(format!(
+        "finished layers are kept in {}; the same command goes on with them",
+        gguf::unfinished_folder(output).display()
+    )));
+    let report = gguf::run(&model, &plan, output, &bar)?;
+    signals::on_stop_say(None);
+    drop(bar);
+    for warning in &report.warnings {
+        messages::warning(warning);
+    }
+    let done = after.finish(checkpoint, output, false)?;
+    if args.json {
+        let mut result = json!({
+            "output": output,
+            "scheme": file_type.name().to_lowercase(),
+            "file_size": report.bytes,
+            "bits_per_weight": report.bits_per_weight,
+            "seconds": report.seconds,
+            "report": report,
+        });
+        done.add_to(&mut result)?;
+        print_json(&result)?;
+    } else {
+        let resumed = match report.resumed_blocks {
+            0 => String::new(),
+            blocks => format!("{blocks} blocks were finished by an earlier run\n"),
+        };
+        print(&format!(
+            "{resumed}{}: {}, {} to {}, {:.2} bits per weight, {}, in {:.1} s\n",
+            output.display(),
+            file_type.name().to_lowercase(),
+            format::bytes(plan.tensors().source_bytes()),
+            format::bytes(report.bytes),
+            report.bits_per_weight,
+            words(&plan),
+            report.seconds,
+        ))?;
+        print(&done.text())?;
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+/// What is calibrated, in words.
+fn words(plan: &GgufPlan<'_>) -> String {
+    format!("{} layers calibrated, {} of them with error feedback", plan.layers(), plan.with_feedback())
+}

@@ -1,0 +1,122 @@
+//! What happens to the groups of layers of a block as the calibration text reaches them.
+
+use quern_compute::Pool;
+use quern_model::{Config, Convention};
+use quern_run::{Calibrator, LinearGroup, LinearInfo, Observer, ObserverError, Replacement};
+use quern_tensor_io::Progress;
+
+use super::inputs::Inputs;
+use super::state::{BlockRecord, Squares, State};
+use super::target::{Group, Target, Work};
+use super::{Calibration, Error};
+
+/// A block that is being quantized, or what follows the blocks.
+pub(super) struct Quantize<'a, T: Target> {
+    pub target: &'a T,
+    pub config: &'a Config,
+    pub pool: &'a Pool,
+    pub calibration: &'a Calibration,
+    pub state: &'a State,
+    pub progress: &'a dyn Progress,
+    /// Its number.
+    pub block: usize,
+    /// The group that comes next.
+    pub group: usize,
+    /// What was collected of that group's inputs.
+    pub inputs: Option<Inputs>,
+    pub record: BlockRecord<T::Report>,
+}
+
+impl<T: Target> Quantize<'_, T> {
+    /// Whether the sums of squares of this layer's inputs are recorded.
+    fn measures(&self, layer: &LinearInfo<'_>) -> bool {
+        let in_a_block = layer.layer.is_some();
+        in_a_block && self.calibration.imatrix.is_some() || self.target.measures(layer)
+    }
+
+    /// Records the sums of squares of a group's inputs.
+    fn measure(&mut self, layers: &[LinearInfo<'_>], inputs: &Inputs) {
+        let measured: Vec<_> = layers.iter().filter(|layer| self.measures(layer)).collect();
+        if measured.is_empty() {
+            return;
+        }
+        let (sums, tokens) = (inputs.hessian.diagonal(), inputs.hessian.tokens());
+        for layer in measured {
+            if let Some(tensor) = self.config.tensor_name(Convention::Gguf, layer.role, layer.layer) {
+                let (expert, sums) = (layer.expert, sums.clone());
+                self.record.squares.push(Squares { tensor, expert, sums, tokens });
+            }
+        }
+    }
+}
+
+impl<T: Target> Observer for Quantize<'_, T> {
+    fn observe(&mut self, group: &LinearGroup<'_>) -> Result<(), ObserverError> {
+        let mut wanted = false;
+        for layer in group.linears {
+            wanted |= self.measures(layer) || self.target.wants(layer)?;
+        }
+        if wanted {
+            self.inputs.get_or_insert_with(|| Inputs::new(group.columns)).add(self.pool, group);
+        }
+        Ok(())
+    }
+}
+
+impl<T: Target> Calibrator for Quantize<'_, T> {
+    fn replace(&mut self, layers: &[LinearInfo<'_>]) -> Result<Vec<Option<Replacement>>, ObserverError> {
+        let number = self.group;
+        self.group += 1;
+        let mut wanted = Vec::new();
+        for layer in layers {
+            if self.target.wants(layer)? {
+                wanted.push(*layer);
+            }
+        }
+        let inputs = match self.inputs.take() {
+            Some(inputs) => inputs,
+            // An expert that no token chose: rounded without a Hessian, and named in the report.
+            None if !wanted.is_empty() => Inputs::new(layers[0].matrix.columns()),
+            None => return Ok(vec![None; layers.len()]),
+        };
+        self.measure(layers, &inputs);
+        if wanted.is_empty() {
+            return Ok(vec![None; layers.len()]);
+        }
+        let file = self.state.group_file(self.block, number);
+        let &mut Self { pool, progress, calibration, .. } = self;
+        let group = Group { block: self.block, layers: wanted, inputs };
+        let work = Work { pool, progress, calibration, file: &file };
+        self.record.modules.extend(self.target.solve(group, work)?);
+        let digest = self.state.digest(self.block, number).map_err(Error::File)?;
+        self.record.groups.insert(number, digest);
+        Ok(self.target.read_back(&file, layers, pool)?)
+    }
+}
+
+/// A block that was finished before: its quantized weights are read back.
+pub(super) struct Replay<'a, T: Target> {
+    pub target: &'a T,
+    pub pool: &'a Pool,
+    pub state: &'a State,
+    pub record: &'a BlockRecord<T::Report>,
+    pub block: usize,
+    pub group: usize,
+}
+
+impl<T: Target> Observer for Replay<'_, T> {
+    fn observe(&mut self, _: &LinearGroup<'_>) -> Result<(), ObserverError> {
+        Ok(())
+    }
+}
+
+impl<T: Target> Calibrator for Replay<'_, T> {
+    fn replace(&mut self, layers: &[LinearInfo<'_>]) -> Result<Vec<Option<Replacement>>, ObserverError> {
+        let group = self.group;
+        self.group += 1;
+        if !self.record.groups.contains_key(&group) {
+            return Ok(vec![None; layers.len()]);
+        }
+        Ok(self.target.read_back(&self.state.group_file(self.block, group), layers, self.pool)?)
+    }
+}

@@ -1,0 +1,197 @@
+//! What a job will do, known before any work is done: the plain job's plan, and which layers of the running model its
+//! tensors are.
+
+use std::collections::HashMap;
+
+use quern_model::{Convention, View};
+use quern_run::{LinearInfo, Model};
+use quern_tensor_io::Container;
+
+use super::{Error, Options};
+use crate::calibrated::Calibration;
+use crate::calibrated::needs::{Largest, memory, unfinished};
+use crate::gptq::has_feedback;
+use crate::job::{self, QuantizePlan, QuantizeRow, Warning, matrices};
+
+/// Weights that are solved at once: layers with more are worked on in pieces of rows.
+const PIECE: usize = 64 << 20;
+
+/// A linear layer of the running model, as a tensor of the file or one matrix of a stack.
+#[derive(Clone, Debug)]
+pub(super) struct Layer {
+    /// Row of the plain job's plan.
+    pub row: usize,
+    /// Which matrix of the tensor.
+    pub matrix: usize,
+    /// Outputs.
+    pub rows: usize,
+    /// Inputs.
+    pub columns: usize,
+    /// The name under which its blocks are kept.
+    pub key: String,
+}
+
+impl Layer {
+    /// Rows that are solved at once.
+    pub fn step(&self) -> usize {
+        // A multiple of what encoders take together.
+        (PIECE / self.columns.max(1)).next_multiple_of(16).min(self.rows.max(1))
+    }
+}
+
+/// A job, ready to run.
+#[derive(Debug)]
+pub struct GgufPlan<'a> {
+    pub(super) quantize: QuantizePlan<'a>,
+    pub(super) calibration: Calibration,
+    pub(super) damp: f64,
+    /// In the order they are worked on.
+    pub(super) layers: Vec<Layer>,
+    /// By name in the running model and expert.
+    by_name: HashMap<(String, Option<usize>), usize>,
+    /// Blocks of the model, and one more if something behind them is calibrated.
+    pub(super) blocks: usize,
+    memory_bytes: u64,
+    disk_bytes: u64,
+}
+
+/// Plans a job: chooses types, sizes and metadata as [`job::plan`] does, and finds the tensors that are linear layers.
+/// `view` is the model's checkpoint as GGUF has it.
+///
+/// # Errors
+/// Those of [`job::plan`], and what [`job::run`] would refuse; an importance matrix; no linear layer that gets a block
+/// type.
+pub fn plan<'a>(model: &Model, view: &'a View<'a>, options: Options) -> Result<GgufPlan<'a>, Error> {
+    let Options { quantize, calibration, damp } = options;
+    if quantize.imatrix.is_some() {
+        return Err(Error::HasImatrix);
+    }
+    let quantize = job::plan(
+        view,
+        job::Options {
+            calibrated: true,
+            force: calibration.force,
+            inputs: calibration.inputs.clone(),
+            ..quantize
+        },
+    )?;
+    quantize.check()?;
+    let rows: HashMap<&str, usize> =
+        quantize.rows().iter().enumerate().map(|(i, r)| (r.name.as_str(), i)).collect();
+    let mut linears = Vec::new();
+    for layer in 0..model.config().layers {
+        linears.extend(model.linears(layer)?);
+    }
+    linears.extend(model.head_linears()?);
+    let (mut layers, mut by_name) = (Vec::new(), HashMap::new());
+    let (mut largest, mut quantized, mut head) = (Largest::default(), 0, false);
+    for linear in &linears {
+        let Some(&index) = gguf_name(model, linear).and_then(|name| rows.get(name.as_str())) else {
+            let what = format!("{}: the GGUF file has no tensor for this layer", linear.name);
+            return Err(Error::Stage(what.into()));
+        };
+        let row = &quantize.rows()[index];
+        if !is_made(row) {
+            continue;
+        }
+        head |= linear.layer.is_none();
+        if is_tied(linear) {
+            continue;
+        }
+        let (matrix, columns) = (linear.expert.unwrap_or(0), linear.matrix.columns());
+        let key = match matrices(&row.shape) {
+            1 => row.name.clone(),
+            _ => format!("{}.{matrix}", row.name),
+        };
+        let layer = Layer { row: index, matrix, rows: linear.matrix.rows(), columns, key };
+        largest.columns = largest.columns.max(columns);
+        largest.weights = largest.weights.max(layer.step() * columns);
+        quantized += row.bytes / matrices(&row.shape).max(1) as u64;
+        by_name.insert((linear.name.to_owned(), linear.expert), layers.len());
+        layers.push(layer);
+    }
+    if layers.is_empty() {
+        return Err(Error::NoBlocks);
+    }
+    // Queries, keys and values may have two types: two factors, and a copy of the Hessian while the first is made.
+    largest.hessians = 3;
+    Ok(GgufPlan {
+        memory_bytes: memory(model, &calibration, largest),
+        disk_bytes: unfinished(model, &calibration, quantized) + quantize.file_size(),
+        blocks: model.config().layers + usize::from(head),
+        quantize,
+        calibration,
+        damp,
+        layers,
+        by_name,
+    })
+}
+
+/// The name of a layer's tensor in the file.
+fn gguf_name(model: &Model, linear: &LinearInfo<'_>) -> Option<String> {
+    match model.checkpoint().container() {
+        Container::Gguf => Some(linear.name.to_owned()),
+        Container::Safetensors | Container::PyTorch => {
+            model.config().tensor_name(Convention::Gguf, linear.role, linear.layer)
+        }
+    }
+}
+
+/// Whether the tensor is made of its values, and not copied or written as plain numbers.
+fn is_made(row: &QuantizeRow) -> bool {
+    row.from != row.to && row.to.is_block()
+}
+
+/// Whether the layer is a head that is the token embedding, which is not solved: its rows are inputs as well.
+pub(super) fn is_tied(linear: &LinearInfo<'_>) -> bool {
+    linear.layer.is_none() && linear.role == quern_model::TensorRole::TokenEmbedding
+}
+
+impl GgufPlan<'_> {
+    /// One row a tensor, in the order they are written.
+    pub fn rows(&self) -> &[QuantizeRow] {
+        self.quantize.rows()
+    }
+
+    /// The plan of the tensors, their types and sizes.
+    pub fn tensors(&self) -> &QuantizePlan<'_> {
+        &self.quantize
+    }
+
+    /// What the user should know.
+    pub fn warnings(&self) -> &[Warning] {
+        self.quantize.warnings()
+    }
+
+    /// What the model is run on.
+    pub fn calibration(&self) -> &Calibration {
+        &self.calibration
+    }
+
+    /// Number of layers that are calibrated, each expert by itself.
+    pub fn layers(&self) -> usize {
+        self.layers.len()
+    }
+
+    /// Number of those that are rounded with error feedback.
+    pub fn with_feedback(&self) -> usize {
+        self.layers.iter().filter(|layer| has_feedback(self.rows()[layer.row].to)).count()
+    }
+
+    /// About how much memory the job takes beside the mapped model.
+    pub fn memory_bytes(&self) -> u64 {
+        self.memory_bytes
+    }
+
+    /// Bytes on the disk before the unfinished run is removed: its blocks and residual streams, and the output.
+    pub fn disk_bytes(&self) -> u64 {
+        self.disk_bytes
+    }
+
+    /// The layer of the plan that a layer of the running model is, if it is calibrated.
+    pub(super) fn layer(&self, linear: &LinearInfo<'_>) -> Option<&Layer> {
+        // Names are few and short: a lookup is nothing beside the layer's work.
+        let index = self.by_name.get(&(linear.name.to_owned(), linear.expert))?;
+        self.layers.get(*index)
+    }
+}

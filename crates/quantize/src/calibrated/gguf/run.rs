@@ -1,0 +1,102 @@
+//! Runs a plan.
+
+use std::path::Path;
+use std::time::Instant;
+
+use quern_run::Model;
+use quern_tensor_io::Progress;
+use quern_tensor_io::output::OutputFile;
+use serde_json::json;
+
+use super::assemble::Finished;
+use super::report::{GgufReport, LayerReport, fallbacks};
+use super::solve::Gguf;
+use super::{Error, GgufPlan, KIND, unfinished_folder};
+use crate::calibrated::Calibration;
+use crate::calibrated::damping::{MOST_WARNINGS, warning};
+use crate::calibrated::run::{Blocks, Job, check_imatrix};
+use crate::calibrated::state::{Identity, fingerprint};
+use crate::job::{QuantizeReport, run_with};
+
+/// Quantizes `model` as planned and writes the file `output`, which appears when it is complete. Progress counts layers.
+/// The bytes do not depend on the number of the model's threads. A run that was stopped is continued.
+///
+/// # Errors
+/// Whatever it is, `output` does not exist then (or is as it was), and finished blocks are kept.
+pub fn run(
+    model: &Model,
+    plan: &GgufPlan<'_>,
+    output: &Path,
+    progress: &dyn Progress,
+) -> Result<GgufReport, Error> {
+    resumable(model, plan, output, progress).map_err(|e| e.with_kept(&unfinished_folder(output)))
+}
+
+fn resumable(
+    model: &Model,
+    plan: &GgufPlan<'_>,
+    output: &Path,
+    progress: &dyn Progress,
+) -> Result<GgufReport, Error> {
+    let started = Instant::now();
+    let calibration = &plan.calibration;
+    check_outputs(output, model, calibration)?;
+    let target = Gguf { plan };
+    let tensors = plan.rows().iter().map(|row| json!([row.name, row.to.name()]));
+    let damping = json!([plan.damp, calibration.adapt_damping]);
+    let identity = Identity {
+        kind: KIND,
+        fingerprint: fingerprint(model.checkpoint(), tensors.chain([damping]).collect(), calibration),
+        blocks: plan.blocks,
+        restart: calibration.restart,
+        files: &[],
+    };
+    let (layers, disk_bytes) = (plan.layers(), plan.disk_bytes());
+    let job = Job { model, calibration, output, progress, layers, disk_bytes };
+    let Blocks { state, records, resumed, damage } = job.run(&target, &identity)?;
+    let finished = Finished::open(plan, &state, &records)?;
+    let QuantizeReport { file_size, .. } = run_with(&plan.quantize, &finished, output, &Steps(progress))?;
+    drop(finished);
+    state.remove()?;
+    let layers: Vec<_> = records.into_iter().flat_map(|r| r.modules).collect();
+    Ok(GgufReport {
+        warnings: damage.into_iter().chain(warnings(&target, &layers)).collect(),
+        layers,
+        resumed_blocks: resumed,
+        tokens: calibration.samples.tokens,
+        bytes: file_size,
+        bits_per_weight: plan.quantize.bits_per_weight(),
+        seconds: started.elapsed().as_secs_f64(),
+    })
+}
+
+/// Refuses outputs that exist, unless they may be replaced, and those that are inputs.
+///
+/// # Errors
+/// As [`OutputFile::create`].
+pub fn check_outputs(output: &Path, model: &Model, calibration: &Calibration) -> Result<(), Error> {
+    let inputs = calibration.inputs.clone().with_model(model.checkpoint());
+    // Dropped, nothing of it remains.
+    drop(OutputFile::create(output, inputs.unless_read(calibration.force))?);
+    check_imatrix(model, calibration)
+}
+
+/// The steps of the plain job, whose bytes are not counted.
+struct Steps<'a>(&'a dyn Progress);
+
+impl Progress for Steps<'_> {
+    fn step(&self, what: &str) {
+        self.0.step(what);
+    }
+}
+
+fn warnings(target: &Gguf<'_>, layers: &[LayerReport]) -> Vec<String> {
+    let mut out = target.plan.calibration.warnings();
+    out.extend(fallbacks(layers));
+    let raised = layers
+        .iter()
+        .filter(|layer| layer.loss.is_some())
+        .filter_map(|layer| warning(&layer.tensor, target.damp(layer.columns, layer.tokens), layer.damp));
+    out.extend(raised.take(MOST_WARNINGS));
+    out
+}

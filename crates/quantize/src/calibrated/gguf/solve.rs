@@ -1,0 +1,232 @@
+//! Layers of a group solved on the grids of their types, and read back in the order of the running model's rows.
+
+use std::path::Path;
+use std::time::Instant;
+
+use quern_compute::Pool;
+use quern_compute::parallel::{part_of, share};
+use quern_run::{LinearInfo, Replacement};
+use quern_tensor_io::{Checkpoint, ElementType, Error as FileError, TensorPlan, safetensors};
+
+use super::encode::encode;
+use super::plan::{GgufPlan, Layer, is_tied};
+use super::report::LayerReport;
+use super::{Error, importance};
+use crate::calibrated::damping::{least_damp, too_few};
+use crate::calibrated::inputs::Inputs;
+use crate::calibrated::state::group_writer;
+use crate::calibrated::target::{Group, Target, Work};
+use crate::gptq::{Prepared, has_feedback, solve_blocks};
+use crate::job::{self, check_finite, check_made};
+
+/// The GGUF output.
+pub(super) struct Gguf<'a> {
+    pub plan: &'a GgufPlan<'a>,
+}
+
+/// How the layers of a group that get one type are rounded.
+enum Rounding {
+    /// Column by column, under the whole Hessian.
+    Feedback(Prepared),
+    /// By the type's encoder.
+    Encoder {
+        importance: Option<Vec<f32>>,
+        /// Why not with error feedback, where the type has it.
+        fallback: Option<String>,
+    },
+}
+
+impl Gguf<'_> {
+    fn layer(&self, linear: &LinearInfo<'_>) -> Result<&Layer, Error> {
+        self.plan
+            .layer(linear)
+            .ok_or_else(|| Error::Stage(format!("{} is not in the plan", linear.name).into()))
+    }
+
+    fn rounding(&self, element_type: ElementType, inputs: Inputs, work: Work<'_>) -> Rounding {
+        let Inputs { hessian } = inputs;
+        let (tokens, columns) = (hessian.tokens(), hessian.columns());
+        let importance = importance::of_inputs(&hessian, element_type);
+        if !has_feedback(element_type) {
+            return Rounding::Encoder { importance, fallback: None };
+        }
+        if let Some(why) = too_few(work.calibration, tokens) {
+            return Rounding::Encoder { importance, fallback: Some(why) };
+        }
+        match Prepared::for_blocks(work.pool, hessian, element_type, self.damp(columns, tokens)) {
+            Ok(prepared) => Rounding::Feedback(prepared),
+            Err(why) => Rounding::Encoder { importance, fallback: Some(why.to_string()) },
+        }
+    }
+
+    /// The damping of a layer with so many columns that saw so many tokens.
+    pub fn damp(&self, columns: usize, tokens: u64) -> f64 {
+        match self.plan.calibration.adapt_damping {
+            true => least_damp(self.plan.damp, columns, tokens),
+            false => self.plan.damp,
+        }
+    }
+
+    /// Solves one layer, in pieces of rows, each written when it is made.
+    fn solve_layer(
+        &self,
+        layer: &Layer,
+        rounding: &Rounding,
+        work: Work<'_>,
+        writer: &mut safetensors::Writer,
+    ) -> Result<f64, Error> {
+        let row = &self.plan.rows()[layer.row];
+        let (first, columns) = (layer.matrix * layer.rows, layer.columns);
+        let mut loss = 0.0;
+        for start in (0..layer.rows).step_by(layer.step()) {
+            let count = layer.step().min(layer.rows - start);
+            let from = first + start;
+            let values = self.weights(layer, from, count, work.pool)?;
+            check_finite(row, from, &values)?;
+            let made = match rounding {
+                Rounding::Feedback(prepared) => {
+                    let solution = solve_blocks(work.pool, &values, count, prepared, row.to);
+                    let solution =
+                        solution.map_err(|why| Error::Module { module: layer.key.clone(), why })?;
+                    loss += solution.loss;
+                    solution.bytes
+                }
+                Rounding::Encoder { importance, .. } => {
+                    encode(work.pool, row.to, columns, &values, importance.as_deref())
+                        .map_err(|source| job::Error::Encode { tensor: row.name.clone(), source })?
+                }
+            };
+            check_made(row, from, &made)?;
+            writer.write(&made)?;
+        }
+        Ok(loss)
+    }
+
+    /// Weights of rows of a tensor, in GGUF's order.
+    fn weights(&self, layer: &Layer, from: usize, count: usize, pool: &Pool) -> Result<Vec<f32>, Error> {
+        let (view, row) = (self.plan.quantize.view, &self.plan.rows()[layer.row]);
+        let columns = layer.columns.max(1);
+        let mut values = vec![0f32; count * columns];
+        // Packed layers decode several rows together.
+        let step = (part_of(pool, values.len(), columns) / columns).next_multiple_of(16);
+        let parts = values.chunks_mut(step * columns).enumerate();
+        let failed = std::sync::atomic::AtomicBool::new(false);
+        share(pool, parts, |(part, out)| {
+            let start = from + part * step;
+            if !view.decode(row.index, start..start + out.len() / columns, out) {
+                failed.store(true, std::sync::atomic::Ordering::Relaxed);
+            }
+        });
+        if failed.into_inner() {
+            let (tensor, element_type, to) = (row.name.clone(), row.from, row.to);
+            return Err(job::Error::Undecodable { tensor, element_type, to }.into());
+        }
+        Ok(values)
+    }
+}
+
+impl Target for Gguf<'_> {
+    type Report = LayerReport;
+
+    fn wants(&self, layer: &LinearInfo<'_>) -> Result<bool, Error> {
+        Ok(self.plan.layer(layer).is_some())
+    }
+
+    fn measures(&self, layer: &LinearInfo<'_>) -> bool {
+        is_tied(layer)
+    }
+
+    fn solve(&self, group: Group<'_>, work: Work<'_>) -> Result<Vec<LayerReport>, Error> {
+        // Layers of another type cannot share what was prepared.
+        let mut parts: Vec<(ElementType, Vec<&Layer>)> = Vec::new();
+        for linear in &group.layers {
+            let layer = self.layer(linear)?;
+            let element_type = self.plan.rows()[layer.row].to;
+            match parts.iter_mut().find(|(t, _)| *t == element_type) {
+                Some((_, part)) => part.push(layer),
+                None => parts.push((element_type, vec![layer])),
+            }
+        }
+        let kept = |&(element_type, layer): &(ElementType, &Layer)| {
+            let bytes = element_type.row_bytes(layer.columns).unwrap_or(0);
+            let shape = vec![layer.rows, bytes];
+            TensorPlan { name: layer.key.clone(), element_type: ElementType::U8, shape }
+        };
+        let layers: Vec<_> =
+            parts.iter().flat_map(|(t, part)| part.iter().map(|&layer| (*t, layer))).collect();
+        let plans: Vec<_> = layers.iter().map(kept).collect();
+        let mut writer = group_writer(work.file, &plans)?;
+        let mut reports = Vec::with_capacity(layers.len());
+        let count = parts.len();
+        for ((element_type, part), inputs) in parts.into_iter().zip(group.inputs.times(count)) {
+            let started = Instant::now();
+            let tokens = inputs.hessian.tokens();
+            let rounding = self.rounding(element_type, inputs, work);
+            // What was prepared serves all of them: its time is shared.
+            let shared = started.elapsed().as_secs_f64() / part.len() as f64;
+            for layer in part {
+                let started = Instant::now();
+                work.progress.step(&layer.key);
+                let loss = self.solve_layer(layer, &rounding, work, &mut writer)?;
+                let row = &self.plan.rows()[layer.row];
+                let (prepared, fallback) = match &rounding {
+                    Rounding::Feedback(prepared) => (Some(prepared), None),
+                    Rounding::Encoder { fallback, .. } => (None, fallback.clone()),
+                };
+                reports.push(LayerReport {
+                    tensor: row.name.clone(),
+                    expert: (layer.key != row.name).then_some(layer.matrix),
+                    element_type: element_type.name().to_owned(),
+                    rows: layer.rows,
+                    columns: layer.columns,
+                    loss: prepared.map(|_| loss),
+                    damp: prepared.map_or(0.0, Prepared::damp),
+                    tokens,
+                    dead_columns: prepared.map_or(0, Prepared::dead),
+                    seconds: shared + started.elapsed().as_secs_f64(),
+                    fallback,
+                });
+                work.progress.advance(1);
+            }
+        }
+        writer.finish()?;
+        Ok(reports)
+    }
+
+    fn read_back(
+        &self,
+        file: &Path,
+        layers: &[LinearInfo<'_>],
+        _: &Pool,
+    ) -> Result<Vec<Option<Replacement>>, Error> {
+        let checkpoint = Checkpoint::open(file)?;
+        let mut read = Vec::with_capacity(layers.len());
+        for linear in layers {
+            // Nothing follows the head.
+            let follows = linear.layer.is_some() || linear.role != quern_model::TensorRole::Output;
+            let Some(layer) = self.plan.layer(linear).filter(|_| follows) else {
+                read.push(None);
+                continue;
+            };
+            let row = &self.plan.rows()[layer.row];
+            let missing = || FileError::malformed(file, "a file of the unfinished run lacks a tensor");
+            let tensor = checkpoint.tensor(&layer.key).ok_or_else(|| missing().with_tensor(&layer.key))?;
+            let order = self.plan.quantize.view.row_order(row.index);
+            let data = in_order(tensor.data, layer.rows, order.as_deref());
+            read.push(Some(Replacement { element_type: row.to, data, permutation: None }));
+        }
+        checkpoint.check_files()?;
+        Ok(read)
+    }
+}
+
+/// Rows that are in GGUF's order, in the running model's: its row `order[i]` is row `i` of the file.
+fn in_order(data: &[u8], rows: usize, order: Option<&[u32]>) -> Vec<u8> {
+    let Some(order) = order else { return data.to_vec() };
+    let size = (data.len() / rows.max(1)).max(1);
+    let mut out = vec![0u8; data.len()];
+    for (row, &to) in data.chunks_exact(size).zip(order) {
+        out[to as usize * size..][..size].copy_from_slice(row);
+    }
+    out
+}
