@@ -36,14 +36,14 @@ pub fn candidates(columns: usize, weighted: bool, end: bool) -> Vec<E> {
     all.iter().copied().filter(possible).collect()
 }
 
-/// The types to measure the divergence with, for what is near `bits` bits per weight: one that is coarser and one that is
-/// finer.
-pub(super) fn probes(columns: usize, bits: f64) -> [E; 2] {
+/// The type to measure the divergence with, where a file of about `bits` bits per weight is wanted: errors of the size
+/// that most tensors will have. `None` for rows that are not whole blocks.
+pub(super) fn probe(columns: usize, bits: f64) -> Option<E> {
     match columns {
-        n if n.is_multiple_of(256) && bits < 3.2 => [E::Q2K, E::Q3K],
-        n if n.is_multiple_of(256) && bits < 5.0 => [E::Q3K, E::Q4K],
-        n if n.is_multiple_of(256) => [E::Q4K, E::Q5K],
-        _ => [E::Q4_0, E::Q5_0],
+        n if n.is_multiple_of(256) && bits < 5.0 => Some(E::Q3K),
+        n if n.is_multiple_of(256) => Some(E::Q4K),
+        n if n.is_multiple_of(32) => Some(E::Q4_0),
+        _ => None,
     }
 }
 
@@ -64,10 +64,9 @@ mod tests {
             }
         }
         assert!(candidates(256, false, true).contains(&E::IQ3XXS));
-        for bits in [2.0, 3.0, 4.0, 6.0] {
-            for columns in [256, 160] {
-                assert!(probes(columns, bits).iter().all(|t| candidates(columns, false, false).contains(t)));
-            }
+        for (bits, columns) in [(2.0, 256), (4.0, 256), (6.0, 256), (4.0, 160)] {
+            assert!(candidates(columns, false, false).contains(&probe(columns, bits).unwrap()));
         }
+        assert_eq!(probe(100, 4.0), None);
     }
 }

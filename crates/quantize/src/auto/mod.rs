@@ -2,7 +2,7 @@
 //! and the model's predictions change as little as can be.
 //!
 //! ```text
-//! measure()   each tensor rounded to one or two types, alone, everything else as it is: how far the predictions move
+//! measure()   each tensor rounded to one type, alone, everything else as it is: how far the predictions move
 //!             (Kullback-Leibler divergence over some text), block by block, from the changed block on     sensitivity.rs
 //!             the other types by their rounding errors, in proportion to the divergence                   rounding.rs
 //! choose()    the types whose divergences have the smallest sum within the bytes                          allocate.rs
