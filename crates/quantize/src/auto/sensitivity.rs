@@ -25,13 +25,13 @@ const SAMPLE: usize = 1 << 17;
 /// Tokens of a sequence that are run, at most.
 const CONTEXT: usize = 512;
 /// Sequences that are run.
-const SEQUENCES: usize = 8;
+const SEQUENCES: usize = 4;
 const FEWEST_SEQUENCES: usize = 2;
 /// Layers that are run at least, where not all are.
 const FEWEST_LAYERS: usize = 8;
-/// Tokens that all runs together may take through the whole model: as many as two importance matrices do. A model with
-/// many tensors is run on fewer sequences.
-const PASSES: usize = 2 * 128 * 512;
+/// Tokens that all runs together may take through the whole model: as many as an importance matrix does. A model with
+/// many layers is run on fewer sequences.
+const PASSES: usize = 128 * 512;
 /// Bytes of logits that are kept, at most.
 const LOGITS: usize = 256 << 20;
 /// A divergence below this is rounding of the forward pass.
