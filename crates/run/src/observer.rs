@@ -40,6 +40,14 @@ pub struct LinearGroup<'a> {
     pub columns: usize,
     /// `rows * columns` values, row after row.
     pub values: &'a [f32],
+    /// The same inputs in the unquantized model, where they are kept ([`crate::Layerwise::with_reference`]); never those
+    /// of an expert, whose tokens may be others there.
+    pub reference: Option<&'a [f32]>,
+    /// The unquantized model's residual stream less the current one, `[rows][outputs]`, just before this group's output
+    /// is added to it. Given with `reference` for a group of one layer whose output is added with nothing in between:
+    /// attention's output (except in parallel blocks, where nothing reads the sum before the network's output is added
+    /// too) and the down projection.
+    pub drift: Option<&'a [f32]>,
 }
 
 impl<'a> LinearGroup<'a> {
@@ -70,10 +78,30 @@ pub(crate) fn describe<'a>(linears: &[&'a Linear]) -> Result<Vec<LinearInfo<'a>>
     linears.iter().map(describe).collect()
 }
 
-/// Calls `observer` with the input of a group of layers.
-pub(crate) fn observe(observer: &mut dyn Observer, linears: &[&Linear], values: &[f32]) -> Result<()> {
+/// The inputs of a group of layers, as [`LinearGroup`] has them.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Inputs<'a> {
+    pub(crate) values: &'a [f32],
+    pub(crate) reference: Option<&'a [f32]>,
+    pub(crate) drift: Option<&'a [f32]>,
+}
+
+impl<'a> From<&'a [f32]> for Inputs<'a> {
+    fn from(values: &'a [f32]) -> Self {
+        Self { values, reference: None, drift: None }
+    }
+}
+
+/// Calls `observer` with the inputs of a group of layers.
+pub(crate) fn observe<'a>(
+    observer: &mut dyn Observer,
+    linears: &[&Linear],
+    inputs: impl Into<Inputs<'a>>,
+) -> Result<()> {
     let linears = &*describe(linears)?;
+    let Inputs { values, reference, drift } = inputs.into();
     let columns = linears.first().map_or(0, |linear| linear.matrix.columns());
     let rows = values.len().checked_div(columns).unwrap_or(0);
-    observer.observe(&LinearGroup { linears, rows, columns, values }).map_err(Error::Observer)
+    let group = LinearGroup { linears, rows, columns, values, reference, drift };
+    observer.observe(&group).map_err(Error::Observer)
 }

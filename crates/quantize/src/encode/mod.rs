@@ -9,12 +9,15 @@
 use quern_compute::simd::{Level, Op, dispatch};
 use quern_tensor_io::ElementType;
 
+pub(crate) use numeric::mxfp4_scale;
+pub(crate) use table::{E2M1_DOUBLED, IQ4};
+
 mod codebook;
 mod formats;
 mod lanes;
 mod levels;
 mod numeric;
-mod pack;
+pub(crate) mod pack;
 mod pack_grid;
 mod scalar;
 mod table;

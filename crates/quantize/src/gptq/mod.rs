@@ -21,9 +21,11 @@
 //! Results do not depend on the number of threads. SIMD levels may differ in the last bits of the sums, and so
 //! in a code here and there.
 
-mod blocks;
+pub mod blocks;
 mod error;
+mod format;
 mod hessian;
+mod levels;
 mod order;
 mod parameters;
 mod prepare;
@@ -32,7 +34,6 @@ mod solution;
 mod solve;
 mod tile;
 
-pub use blocks::{BlockSolution, has_feedback, solve_blocks};
 pub use error::SolveError;
 pub use hessian::Hessian;
 pub use prepare::Prepared;

@@ -14,7 +14,25 @@ pub(super) struct Plan {
     pub groups: Vec<(Range<usize>, usize)>,
     /// The number on disk of each column's group.
     pub g_idx: Vec<u32>,
+    /// Groups that share parameters, in order.
+    pub units: Vec<Unit>,
+    /// Neighbouring positions of one unit that are refined together, at most.
+    pub piece: usize,
 }
+
+/// Groups whose parameters depend on each other: the sub-blocks of a super-block; otherwise each group alone.
+#[derive(Clone, Debug, PartialEq)]
+pub(super) struct Unit {
+    /// Their positions.
+    pub positions: Range<usize>,
+    /// The number on disk.
+    pub number: usize,
+    /// Which of [`Plan::groups`] they are.
+    pub groups: Range<usize>,
+}
+
+/// Positions of one GPTQ group that are refined together.
+const PIECE: usize = 128;
 
 impl Plan {
     pub fn new(diagonal: &[f32], settings: &Settings) -> Self {
@@ -49,7 +67,59 @@ impl Plan {
                 g_idx[column as usize] = *number as u32;
             }
         }
-        Self { order, groups, g_idx }
+        let units = groups.iter().enumerate().map(|(i, (positions, number))| Unit {
+            positions: positions.clone(),
+            number: *number,
+            groups: i..i + 1,
+        });
+        let units = units.collect();
+        Self { order, groups, g_idx, units, piece: PIECE }
+    }
+
+    /// The order for blocks of `block` columns, each of sub-blocks of `sub` columns that share a scale: sub-blocks
+    /// inside their block and columns inside their sub-block, the largest of `diagonal` first. `None` as order: as
+    /// they are.
+    ///
+    /// # Panics
+    /// If `sub` does not divide `block`, or `block` the columns.
+    pub fn blocks(diagonal: &[f32], block: usize, sub: usize, sorted: bool) -> Self {
+        let columns = diagonal.len();
+        assert!(block.is_multiple_of(sub) && columns.is_multiple_of(block), "whole blocks");
+        let falling = |a: &u32, b: &u32| compare(diagonal[*b as usize], diagonal[*a as usize]).then(a.cmp(b));
+        let mut order: Vec<u32> = (0..columns as u32).collect();
+        if sorted {
+            order.chunks_mut(sub).for_each(|sub| sub.sort_by(falling));
+        }
+        // The largest of a run of columns whose sub-blocks are sorted.
+        let largest = |columns: Range<usize>| {
+            diagonal[columns].iter().copied().fold(0.0f32, |a, b| if compare(b, a).is_gt() { b } else { a })
+        };
+        let by_largest = |numbers: &mut Vec<usize>, size: usize| {
+            if sorted {
+                let of = |g: usize| largest(g * size..(g + 1) * size);
+                numbers.sort_by(|&a, &b| compare(of(b), of(a)).then(a.cmp(&b)));
+            }
+        };
+        let mut blocks: Vec<usize> = (0..columns / block).collect();
+        by_largest(&mut blocks, block);
+        let (mut placed, mut groups, mut units) = (Vec::with_capacity(columns), Vec::new(), Vec::new());
+        let mut g_idx = vec![0; columns];
+        for number in blocks {
+            let start = placed.len();
+            let first = groups.len();
+            let mut subs: Vec<usize> = (number * block / sub..(number + 1) * block / sub).collect();
+            by_largest(&mut subs, sub);
+            for number in subs {
+                let positions = placed.len()..placed.len() + sub;
+                placed.extend_from_slice(&order[number * sub..(number + 1) * sub]);
+                for &column in &placed[positions.clone()] {
+                    g_idx[column as usize] = number as u32;
+                }
+                groups.push((positions, number));
+            }
+            units.push(Unit { positions: start..placed.len(), number, groups: first..groups.len() });
+        }
+        Self { order: placed, groups, g_idx, units, piece: block }
     }
 }
 

@@ -50,8 +50,8 @@ pub(super) struct Choose<'a> {
     pub weights: &'a [f32],
     /// `[width]`
     pub scales: &'a mut [f32],
-    /// `[width]`
-    pub zeros: &'a mut [f32],
+    /// The lowest levels, zero points negated: `[width]`
+    pub lows: &'a mut [f32],
 }
 
 impl LaneOp for Choose<'_> {
@@ -65,7 +65,7 @@ impl LaneOp for Choose<'_> {
                 Group { grid: self.grid, values: &self.values[first..], weights: self.weights, width };
             let (scale, zero) = group.choose(s);
             s.store(scale, lane_mut(self.scales, first));
-            s.store(zero, lane_mut(self.zeros, first));
+            s.store(s.splat(0.0) - zero, lane_mut(self.lows, first));
         }
     }
 }

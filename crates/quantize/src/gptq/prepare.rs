@@ -6,9 +6,6 @@ use super::order::Plan;
 use super::refine::{Piece, Squares};
 use super::{Hessian, Settings, SolveError, check_shape};
 
-/// Columns of the largest square kept for [`super::refine`].
-const PIECE: usize = 128;
-
 /// A Hessian in the order in which columns are rounded, damped and factored: for all layers with this input.
 #[derive(Clone, Debug)]
 pub struct Prepared {
@@ -34,8 +31,19 @@ impl Prepared {
     /// [`SolveError::NoData`], [`SolveError::Input`] or [`SolveError::NotPositiveDefinite`]: round to nearest
     /// instead. [`SolveError::Settings`].
     pub fn new(pool: &Pool, hessian: Hessian, settings: &Settings) -> Result<Self, SolveError> {
-        let (columns, tokens) = (hessian.columns, hessian.tokens());
         check_shape(32, 32, settings)?;
+        let plan = Plan::new(&hessian.diagonal(), settings);
+        Self::with_plan(pool, hessian, plan, settings)
+    }
+
+    /// The same for `plan`; of the settings, the damping counts.
+    pub(super) fn with_plan(
+        pool: &Pool,
+        hessian: Hessian,
+        plan: Plan,
+        settings: &Settings,
+    ) -> Result<Self, SolveError> {
+        let (columns, tokens) = (hessian.columns, hessian.tokens());
         let diagonal = hessian.diagonal();
         let mut sum = hessian.sum;
         for (i, row) in sum.chunks(columns.max(1)).enumerate() {
@@ -48,7 +56,6 @@ impl Prepared {
         if living == 0 {
             return Err(SolveError::NoData { tokens });
         }
-        let plan = Plan::new(&diagonal, settings);
         mirror(&mut sum, columns);
         permute(pool, &mut sum, &plan.order);
         let diagonal: Vec<f32> = plan.order.iter().map(|&c| diagonal[c as usize]).collect();
@@ -134,13 +141,14 @@ impl Damped<'_> {
     fn squares(&self, plan: &Plan, damp: f64) -> Squares {
         let n = self.columns;
         let mut squares = Squares::default();
-        for (positions, group) in &plan.groups {
-            for start in positions.clone().step_by(PIECE) {
-                let end = positions.end.min(start + PIECE);
+        for (number, unit) in plan.units.iter().enumerate() {
+            let positions = &unit.positions;
+            for start in positions.clone().step_by(plan.piece) {
+                let end = positions.end.min(start + plan.piece);
                 let piece = Piece {
                     positions: start..end,
-                    group: *group,
-                    whole: positions.len() <= PIECE,
+                    unit: number,
+                    whole: positions.len() <= plan.piece,
                     square: squares.values.len(),
                 };
                 squares.pieces.push(piece);

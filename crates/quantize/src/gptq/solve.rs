@@ -5,6 +5,7 @@ use std::sync::Mutex;
 use half::f16;
 use quern_compute::Pool;
 
+use super::format::Gptq;
 use super::order::Plan;
 use super::parameters::Grid;
 use super::refine::Squares;
@@ -12,7 +13,7 @@ use super::tile::{Problem, Tile};
 use super::{Order, Prepared, Settings, Solution, SolveError, check_shape};
 
 /// Rows of a tile.
-const WIDTH: usize = 64;
+pub(super) const WIDTH: usize = 64;
 /// Sweeps of refinement, if scales are searched: a third one gains half a percent.
 const SWEEPS: usize = 2;
 
@@ -39,22 +40,21 @@ pub fn solve(
     let root: Vec<f32> = (0..columns).map(|i| prepared.factor[i * columns + i]).collect();
     let problem = Problem {
         level: pool.level(),
-        grid: grid(settings),
+        format: &format(settings),
         factor: Some(&prepared.factor),
         root: &root,
         weights: &prepared.diagonal,
         groups: &prepared.plan.groups,
+        units: &prepared.plan.units,
     };
-    let mut solution = run(
-        pool,
+    let layer = Layer {
         weights,
         rows,
-        settings,
-        &problem,
-        &prepared.plan,
-        &prepared.diagonal,
-        Some(&prepared.squares),
-    );
+        plan: &prepared.plan,
+        alive: &prepared.diagonal,
+        refine: settings.search.then_some((&prepared.squares, SWEEPS)),
+    };
+    let mut solution = run(pool, &layer, settings, &problem);
     solution.loss /= prepared.tokens().max(1) as f64;
     Ok(solution)
 }
@@ -90,17 +90,19 @@ pub fn round_to_nearest(
     let root: Vec<f32> = diagonal.iter().map(|d| d.sqrt()).collect();
     let problem = Problem {
         level: pool.level(),
-        grid: grid(settings),
+        format: &format(settings),
         factor: None,
         root: &root,
         weights: diagonal,
         groups: &plan.groups,
+        units: &plan.units,
     };
-    Ok(run(pool, weights, rows, settings, &problem, &plan, &ones, None))
+    let layer = Layer { weights, rows, plan: &plan, alive: &ones, refine: None };
+    Ok(run(pool, &layer, settings, &problem))
 }
 
-fn grid(settings: &Settings) -> Grid {
-    Grid { top: settings.top() as f32, symmetric: settings.symmetric, search: settings.search }
+fn format(settings: &Settings) -> Gptq {
+    Gptq(Grid { top: settings.top() as f32, symmetric: settings.symmetric, search: settings.search })
 }
 
 fn check(weights: &[f32], rows: usize, columns: usize, settings: &Settings) -> Result<(), SolveError> {
@@ -117,44 +119,37 @@ fn check(weights: &[f32], rows: usize, columns: usize, settings: &Settings) -> R
     }
 }
 
-/// Where the results of a tile go.
-struct Part<'a> {
-    codes: &'a mut [u8],
-    losses: &'a mut [f64],
-    /// `[groups][width]`, then the zero points.
-    parameters: Vec<f32>,
+/// A layer to be cut into tiles.
+pub(super) struct Layer<'a> {
+    /// `[rows][columns]`
+    pub weights: &'a [f32],
+    pub rows: usize,
+    pub plan: &'a Plan,
+    /// Columns, in the plan's order, for which it is 0 get weights of 0.
+    pub alive: &'a [f32],
+    /// The squares for refinement, and how many sweeps.
+    pub refine: Option<(&'a Squares, usize)>,
 }
 
-/// Solves all tiles; refines them if there are squares. Columns whose `alive` is 0 get weights of 0.
-#[allow(clippy::too_many_arguments)] // what a layer is, once
-fn run(
+/// Solves all tiles of a layer, and gives each with its number of rows to `take`, whose results come in order.
+pub(super) fn tiles<R: Send>(
     pool: &Pool,
-    weights: &[f32],
-    rows: usize,
-    settings: &Settings,
+    layer: &Layer,
     problem: &Problem,
-    plan: &Plan,
-    alive: &[f32],
-    squares: Option<&Squares>,
-) -> Solution {
-    let (columns, groups) = (plan.order.len(), plan.groups.len());
-    let mut codes = vec![0u8; rows * columns];
-    let mut losses = vec![0f64; rows];
-    let parts: Vec<Mutex<Part>> = codes
-        .chunks_mut(WIDTH * columns)
-        .zip(losses.chunks_mut(WIDTH))
-        .map(|(codes, losses)| Mutex::new(Part { codes, losses, parameters: Vec::new() }))
-        .collect();
+    take: impl Fn(&Tile, usize) -> R + Sync,
+) -> Vec<R> {
+    let &Layer { weights, rows, plan, alive, refine } = layer;
+    let (columns, groups, units) = (plan.order.len(), plan.groups.len(), plan.units.len());
+    let results: Vec<Mutex<Option<R>>> = (0..rows.div_ceil(WIDTH)).map(|_| Mutex::new(None)).collect();
     // A worker that is done hands its memory to the next tile.
     let spare = Mutex::new(Vec::<Tile>::new());
-    pool.run(parts.len(), |t| {
+    pool.run(results.len(), |t| {
         let tile = lock(&spare).pop();
-        let mut part = lock(&parts[t]);
-        let used = part.losses.len();
+        let used = WIDTH.min(rows - t * WIDTH);
         let width = used.next_multiple_of(16);
         let mut tile = match tile {
             Some(tile) if tile.width == width => tile,
-            _ => Tile::new(width, columns, groups),
+            _ => Tile::new(width, columns, groups, units),
         };
         let weights = &weights[t * WIDTH * columns..][..used * columns];
         for ((line, &column), &alive) in tile.weights.chunks_exact_mut(width).zip(&plan.order).zip(alive) {
@@ -166,33 +161,60 @@ fn run(
             }
         }
         tile.solve(problem);
-        if let (true, Some(factor), Some(squares)) = (settings.search, problem.factor, squares) {
-            for _ in 0..SWEEPS {
+        if let (Some(factor), Some((squares, sweeps))) = (problem.factor, refine) {
+            for _ in 0..sweeps {
                 tile.refine(problem, factor, squares);
             }
         }
-        tile.losses(part.losses);
-        for (line, &column) in tile.steps.chunks_exact(width).zip(&plan.order) {
-            let zeros = &tile.zeros[plan.g_idx[column as usize] as usize * width..][..width];
-            for (row, (steps, zero)) in part.codes.chunks_exact_mut(columns).zip(line.iter().zip(zeros)) {
-                row[column as usize] = (steps + zero) as u8;
-            }
-        }
-        part.parameters = [&tile.scales[..], &tile.zeros[..]].concat();
+        *lock(&results[t]) = Some(take(&tile, used));
         lock(&spare).push(tile);
     });
+    let done =
+        |result: Mutex<Option<R>>| result.into_inner().unwrap_or_else(|poisoned| poisoned.into_inner());
+    results.into_iter().filter_map(done).collect()
+}
+
+/// What GPTQ takes from a tile.
+struct Part {
+    codes: Vec<u8>,
+    losses: Vec<f64>,
+    /// `[groups][width]`
+    scales: Vec<f32>,
+    zeros: Vec<f32>,
+}
+
+fn run(pool: &Pool, layer: &Layer, settings: &Settings, problem: &Problem) -> Solution {
+    let &Layer { rows, plan, .. } = layer;
+    let (columns, groups) = (plan.order.len(), plan.groups.len());
+    let parts = tiles(pool, layer, problem, |tile, used| {
+        let width = tile.width;
+        let zeros: Vec<f32> = tile.parameters.lows.iter().map(|low| -low).collect();
+        let mut codes = vec![0u8; used * columns];
+        for (line, &column) in tile.levels.chunks_exact(width).zip(&plan.order) {
+            let zeros = &zeros[plan.g_idx[column as usize] as usize * width..][..width];
+            for (row, (level, zero)) in codes.chunks_exact_mut(columns).zip(line.iter().zip(zeros)) {
+                row[column as usize] = (level + zero) as u8;
+            }
+        }
+        let mut losses = vec![0f64; used];
+        tile.losses(&mut losses);
+        Part { codes, losses, scales: tile.parameters.scales.clone(), zeros }
+    });
+    let mut codes = Vec::with_capacity(rows * columns);
     let mut scales = vec![f16::ZERO; groups * rows];
     let mut zeros = vec![0u8; groups * rows];
+    let mut losses = Vec::with_capacity(rows);
     for (t, part) in parts.into_iter().enumerate() {
-        let part = part.into_inner().unwrap_or_else(|poisoned| poisoned.into_inner());
         let used = part.losses.len();
         let width = used.next_multiple_of(16);
         for g in 0..groups {
             for l in 0..used {
-                scales[g * rows + t * WIDTH + l] = f16::from_f32(part.parameters[g * width + l]);
-                zeros[g * rows + t * WIDTH + l] = part.parameters[(groups + g) * width + l] as u8;
+                scales[g * rows + t * WIDTH + l] = f16::from_f32(part.scales[g * width + l]);
+                zeros[g * rows + t * WIDTH + l] = part.zeros[g * width + l] as u8;
             }
         }
+        codes.extend(part.codes);
+        losses.extend(part.losses);
     }
     Solution {
         rows,

@@ -11,13 +11,17 @@
 //!
 //! A block ends where a group ends or begins, or at 128 columns.
 
+use std::borrow::Cow;
 use std::ops::Range;
 
 use quern_compute::simd::Level;
 use quern_compute::simd::lanes::{LANES, LaneOp, Lanes, dispatch};
 use quern_compute::{Product, multiply_add};
 
-use super::parameters::{Choose, Grid, lane, lane_mut, steps};
+use super::format::{Format, Parameters};
+use super::levels::{LevelSet, Levels};
+use super::order::Unit;
+use super::parameters::{lane, lane_mut};
 
 /// Columns of a block.
 const BLOCK: usize = 128;
@@ -29,15 +33,17 @@ const FACTOR_ROWS: usize = 256;
 /// What all tiles of a layer share.
 pub(super) struct Problem<'a> {
     pub level: Level,
-    pub grid: Grid,
+    pub format: &'a dyn Format,
     /// `Uᵀ` in the lower triangle of `[columns][columns]`; `None`: columns do not see each other.
     pub factor: Option<&'a [f32]>,
     /// `U_jj`
     pub root: &'a [f32],
     /// What an error in each column costs when a scale is chosen.
     pub weights: &'a [f32],
-    /// Turns of each group and its number on disk.
+    /// Positions of each group and its number on disk.
     pub groups: &'a [(Range<usize>, usize)],
+    /// Groups whose parameters are chosen together.
+    pub units: &'a [Unit],
 }
 
 /// Rows being quantized.
@@ -48,24 +54,21 @@ pub(super) struct Tile {
     pub weights: Vec<f32>,
     /// Before a column is rounded: what earlier errors sum up to there. After it: its residual `r_j`.
     pub residual: Vec<f32>,
-    /// Codes less zero points, `[columns][width]`.
-    pub steps: Vec<f32>,
-    /// `[groups][width]`, groups as numbered on disk.
-    pub scales: Vec<f32>,
-    /// As `scales`.
-    pub zeros: Vec<f32>,
+    /// Levels, `[columns][width]`: a weight becomes `scale * level + offset` of its group.
+    pub levels: Vec<f32>,
+    /// Scales, offsets and what they are made of.
+    pub parameters: Parameters,
 }
 
 impl Tile {
     /// All zeros.
-    pub fn new(width: usize, columns: usize, groups: usize) -> Self {
+    pub fn new(width: usize, columns: usize, groups: usize, units: usize) -> Self {
         Self {
             width,
             weights: vec![0.0; columns * width],
             residual: vec![0.0; columns * width],
-            steps: vec![0.0; columns * width],
-            scales: vec![0.0; groups * width],
-            zeros: vec![0.0; groups * width],
+            levels: vec![0.0; columns * width],
+            parameters: Parameters::new(width, groups, units),
         }
     }
 
@@ -74,28 +77,31 @@ impl Tile {
         self.residual.fill(0.0);
         let mut errors = Vec::new();
         let mut next = 0;
-        while next < problem.groups.len() {
-            // As many whole groups as fit into a block; or one group in several blocks.
-            let start = problem.groups[next].0.start;
-            let fit = problem.groups[next..]
-                .iter()
-                .take_while(|(positions, _)| positions.end - start <= BLOCK)
-                .count();
-            let here = &problem.groups[next..next + fit.max(1)];
+        while next < problem.units.len() {
+            // As many whole units as fit into a block; or one unit in several blocks.
+            let start = problem.units[next].positions.start;
+            let fit =
+                problem.units[next..].iter().take_while(|unit| unit.positions.end - start <= BLOCK).count();
+            let here = &problem.units[next..next + fit.max(1)];
             next += here.len();
-            let end = here[here.len() - 1].0.end;
-            if fit == 0 {
-                self.choose(problem, &here[0]);
-            }
+            let end = here[here.len() - 1].positions.end;
             for first in (start..end).step_by(BLOCK) {
                 let block = first..end.min(first + BLOCK);
                 errors.resize(block.len() * self.width, 0.0);
-                for group in here {
-                    if fit > 0 {
-                        self.choose(problem, group);
+                for unit in here {
+                    if unit.positions.start >= block.start {
+                        self.begin(problem, unit);
                     }
-                    let positions = group.0.start.max(block.start)..group.0.end.min(block.end);
-                    self.round(problem, positions, group.1, &block, &mut errors);
+                    for group in &problem.groups[unit.groups.clone()] {
+                        let positions = group.0.start.max(block.start)..group.0.end.min(block.end);
+                        if positions.is_empty() {
+                            continue;
+                        }
+                        if group.0.start >= block.start {
+                            self.choose(problem, unit, group);
+                        }
+                        self.round(problem, positions, group.1, &block, &mut errors);
+                    }
                 }
                 self.pass_on(problem, &block, &errors);
             }
@@ -111,52 +117,21 @@ impl Tile {
         }
     }
 
-    /// Chooses the parameters of the group that is rounded next, from what its weights are now.
-    fn choose(&mut self, problem: &Problem, (positions, number): &(Range<usize>, usize)) {
-        let width = self.width;
-        let here = positions.start * width..positions.end * width;
-        let current = match problem.factor {
-            Some(factor) if positions.start > 0 => Some(self.current(problem, factor, positions)),
-            _ => None,
-        };
-        let parameters = number * width..(number + 1) * width;
-        dispatch(
-            problem.level,
-            Choose {
-                grid: problem.grid,
-                values: current.as_deref().unwrap_or(&self.weights[here]),
-                weights: &problem.weights[positions.clone()],
-                scales: &mut self.scales[parameters.clone()],
-                zeros: &mut self.zeros[parameters],
-            },
-        );
+    /// Chooses what the groups of a unit share, from what its weights are now.
+    fn begin(&mut self, problem: &Problem, unit: &Unit) {
+        if !problem.format.has_units() {
+            return;
+        }
+        let current = current(problem, &self.weights, &self.residual, &unit.positions, self.width);
+        let groups = &problem.groups[unit.groups.clone()];
+        problem.format.begin(problem, unit, groups, &current, &mut self.parameters);
     }
 
-    /// The weights at `positions` that would make up for all errors so far.
-    fn current(&self, problem: &Problem, factor: &[f32], positions: &Range<usize>) -> Vec<f32> {
-        let width = self.width;
-        let here = positions.start * width..positions.end * width;
-        let mut residual = self.residual[here.clone()].to_vec();
-        let mut errors = vec![0.0; residual.len()];
-        for first in positions.clone().step_by(SHORT) {
-            let short = first..positions.end.min(first + SHORT);
-            dispatch(
-                problem.level,
-                MakeUp {
-                    problem,
-                    factor,
-                    width,
-                    start: positions.start,
-                    positions: short.clone(),
-                    residual: &residual,
-                    errors: &mut errors,
-                },
-            );
-            let done = (short.start - positions.start) * width..(short.end - positions.start) * width;
-            let rest = &mut residual[done.end..];
-            add(problem, factor, short.end..positions.end, &short, &errors[done], rest, width);
-        }
-        self.weights[here].iter().zip(&errors).map(|(weight, error)| weight - error).collect()
+    /// Chooses the parameters of the group that is rounded next, from what its weights are now.
+    fn choose(&mut self, problem: &Problem, unit: &Unit, (positions, number): &(Range<usize>, usize)) {
+        let current = current(problem, &self.weights, &self.residual, positions, self.width);
+        let weights = &problem.weights[positions.clone()];
+        problem.format.choose(problem.level, unit.number, *number, &current, weights, &mut self.parameters);
     }
 
     /// Rounds `positions`, of one group, and passes their errors on within the block.
@@ -173,18 +148,24 @@ impl Tile {
             let short = first..positions.end.min(first + SHORT);
             let here = short.start * width..short.end * width;
             let done = (short.start - block.start) * width..(short.end - block.start) * width;
+            let line = group * width..(group + 1) * width;
             let op = Round {
                 problem,
                 width,
                 positions: short.clone(),
-                scales: &self.scales[group * width..][..width],
-                zeros: &self.zeros[group * width..][..width],
+                scales: &self.parameters.scales[line.clone()],
+                lows: &self.parameters.lows[line.clone()],
+                offsets: &self.parameters.offsets[line],
                 weights: &self.weights[here.clone()],
                 residual: &mut self.residual[here.clone()],
-                steps: &mut self.steps[here],
+                levels: &mut self.levels[here],
                 errors: &mut errors[done.clone()],
+                set: (),
             };
-            dispatch(problem.level, op);
+            match problem.format.levels() {
+                Levels::Whole(set) => dispatch(problem.level, op.with(set)),
+                Levels::Table(set) => dispatch(problem.level, op.with(set)),
+            }
             if let Some(factor) = problem.factor {
                 let rest = &mut self.residual[short.end * width..];
                 add(problem, factor, short.end..block.end, &short, &errors[done], rest, width);
@@ -200,6 +181,42 @@ impl Tile {
             add(problem, factor, block.end..columns, block, errors, rest, self.width);
         }
     }
+}
+
+/// The weights at `positions` that would make up for all errors so far.
+fn current<'a>(
+    problem: &Problem,
+    weights: &'a [f32],
+    residual: &[f32],
+    positions: &Range<usize>,
+    width: usize,
+) -> Cow<'a, [f32]> {
+    let here = positions.start * width..positions.end * width;
+    let factor = match problem.factor {
+        Some(factor) if positions.start > 0 => factor,
+        _ => return Cow::Borrowed(&weights[here]),
+    };
+    let mut residual = residual[here.clone()].to_vec();
+    let mut errors = vec![0.0; residual.len()];
+    for first in positions.clone().step_by(SHORT) {
+        let short = first..positions.end.min(first + SHORT);
+        dispatch(
+            problem.level,
+            MakeUp {
+                problem,
+                factor,
+                width,
+                start: positions.start,
+                positions: short.clone(),
+                residual: &residual,
+                errors: &mut errors,
+            },
+        );
+        let done = (short.start - positions.start) * width..(short.end - positions.start) * width;
+        let rest = &mut residual[done.end..];
+        add(problem, factor, short.end..positions.end, &short, &errors[done], rest, width);
+    }
+    Cow::Owned(weights[here].iter().zip(&errors).map(|(weight, error)| weight - error).collect())
 }
 
 /// `residual[j] += Σ errors[i] U_ij` for `j` in `to`, `i` in `from`.
@@ -262,20 +279,31 @@ impl LaneOp for MakeUp<'_> {
     }
 }
 
-/// A few columns of one group, one after the other: their codes, errors and residuals. Slices begin with `positions`.
-struct Round<'a> {
+/// A few columns of one group, one after the other: their levels, errors and residuals. Slices begin with `positions`.
+struct Round<'a, L> {
     problem: &'a Problem<'a>,
     width: usize,
     positions: Range<usize>,
     scales: &'a [f32],
-    zeros: &'a [f32],
+    lows: &'a [f32],
+    offsets: &'a [f32],
     weights: &'a [f32],
     residual: &'a mut [f32],
-    steps: &'a mut [f32],
+    levels: &'a mut [f32],
     errors: &'a mut [f32],
+    set: L,
 }
 
-impl LaneOp for Round<'_> {
+impl<'a> Round<'a, ()> {
+    fn with<L>(self, set: L) -> Round<'a, L> {
+        let Self {
+            problem, width, positions, scales, lows, offsets, weights, residual, levels, errors, ..
+        } = self;
+        Round { problem, width, positions, scales, lows, offsets, weights, residual, levels, errors, set }
+    }
+}
+
+impl<L: LevelSet> LaneOp for Round<'_, L> {
     type Output = ();
 
     #[inline(always)]
@@ -295,21 +323,28 @@ impl LaneOp for Round<'_> {
                     sum = sum + s.splat(u) * s.load(lane(self.errors, i * width + first));
                 }
                 let scale = s.load(lane(self.scales, first));
-                let zero = s.load(lane(self.zeros, first));
-                let (low, high) = (s.splat(0.0) - zero, s.splat(self.problem.grid.top) - zero);
+                let offset = s.load(lane(self.offsets, first));
                 let weight = s.load(lane(self.weights, at));
                 let wanted = match row_exists(self.problem, root) {
                     true => weight + sum * s.splat(1.0 / root),
                     false => weight,
                 };
-                let steps = steps(s, wanted, s.splat(1.0) / scale, low, high);
-                let error = weight - scale * steps;
+                let wanted = (wanted - offset) * inverse(s, scale);
+                let level = self.set.nearest(s, wanted, s.load(lane(self.lows, first)));
+                let error = weight - offset - scale * level;
                 s.store(error, lane_mut(self.errors, at));
                 s.store(sum + error * s.splat(root), lane_mut(self.residual, at));
-                s.store(steps, lane_mut(self.steps, at));
+                s.store(level, lane_mut(self.levels, at));
             }
         }
     }
+}
+
+/// `1 / scale`, 0 for 0.
+#[inline(always)]
+pub(super) fn inverse<S: Lanes>(s: S, scale: S::F) -> S::F {
+    let zero = s.splat(0.0);
+    s.select(s.equal(scale, zero), zero, s.splat(1.0) / scale)
 }
 
 /// Whether earlier errors count: not when rounding to nearest, where a root may be 0.

@@ -1,69 +1,110 @@
-//! What follows the blocks, run layer by layer like them: the final norm, where there is one a projection to the
-//! embedding's width, and the output head, whose logits nobody needs.
+//! The output head behind the last block: its inputs in both streams.
 
-use quern_compute::{Input, Output, Values, ValuesMut};
+use quern_compute::{Executor, Input, Norm, Output, Values, ValuesMut};
+use quern_model::TensorRole;
 
-use super::{Calibrator, Layerwise, replace};
-use crate::matrix::{rows_of_mut, values_of, values_of_mut};
-use crate::observer::{describe, observe};
+use crate::observer::{Inputs, describe, observe};
+use crate::weights::{Linear, Weights};
 use crate::{LinearInfo, Model, Result};
 
+use super::calibrator::replace;
+use super::{Calibrator, Layerwise};
+
 impl Layerwise<'_> {
-    /// Observes the inputs of the layers behind the last block, for all tokens of all sequences: each layer is a group.
-    /// The head is observed, and `calibrator` may replace it, but it does not run.
+    /// Shows the inputs of the output head (the final norm's outputs), sequence by sequence; to be called after the last
+    /// block. A tied head has the embedding's name and role. Where the embedding is of another width than the residual
+    /// stream (OPT-350m), the projection to it is a group of its own before. The residual streams stay as they are; a
+    /// replacement of the head has no effect, for nothing is behind it.
     ///
     /// # Errors
-    /// As [`Layerwise::block`].
+    /// Those of the forward pass and of `calibrator`.
     pub fn head(&mut self, calibrator: &mut dyn Calibrator) -> Result<()> {
         let model = self.model;
-        model.placement.enter(model.config.layers, self.tokens());
-        let done = self.observe_head(calibrator);
-        model.placement.leave(model.config.layers);
+        let unit = self.layers();
+        model.placement.enter(unit, self.tokens());
+        let done = self.output(calibrator);
+        model.placement.leave(unit);
         model.checkpoint().check_read()?;
         done
     }
 
-    fn observe_head(&mut self, calibrator: &mut dyn Calibrator) -> Result<()> {
+    fn output(&mut self, calibrator: &mut dyn Calibrator) -> Result<()> {
         let model = self.model;
         let weights = &model.weights;
-        let Self { sequences, hidden, network, inputs, executor, .. } = self;
-        let first = weights.embedding_out.as_ref().unwrap_or(&weights.output);
-        for tokens in &*sequences {
-            let x = Values::Host(values_of(hidden.view(), tokens));
-            let normed = values_of_mut(network.view_mut(), tokens);
-            match &weights.output_norm {
-                Some(norm) => executor.norm(norm, x, ValuesMut::Host(normed))?,
-                None => executor.copy(x, ValuesMut::Host(normed))?,
-            }
-            observe(calibrator, &[first], normed)?;
+        let mut norm = weights.output_norm.clone();
+        if let (Some(norm), Some(own)) = (&mut norm, &weights.output_norm) {
+            self.refit((TensorRole::OutputNorm, None), norm, own, calibrator)?;
         }
-        let mut own = first.clone();
-        replace(calibrator, &mut [&mut own])?;
-        if weights.embedding_out.is_none() {
-            return Ok(());
-        }
-        let width = model.config.embedding_size;
-        let projected = inputs.len().max(hidden.nrows() * width);
-        inputs.resize(projected, 0.0);
-        let mut projected = rows_of_mut(inputs, width);
-        for tokens in &*sequences {
-            let out = values_of_mut(projected.view_mut(), tokens);
-            let input = Input::Values(Values::Host(values_of(network.view(), tokens)));
-            executor.linear([&own.op], input, Output::Store([ValuesMut::Host(&mut *out)]))?;
-            observe(calibrator, &[&weights.output], out)?;
-        }
+        let mut end = End { norm: norm.as_ref(), narrow: None };
+        let own = End { norm: weights.output_norm.as_ref(), narrow: None };
+        let Some(narrow) = &weights.embedding_out else {
+            self.show(&end, &own, &weights.output, calibrator)?;
+            return replace(calibrator, &mut [&mut weights.output.clone()]);
+        };
+        self.show(&end, &own, narrow, calibrator)?;
+        let mut replaced = narrow.clone();
+        replace(calibrator, &mut [&mut replaced])?;
+        end.narrow = Some(&replaced);
+        self.show(&end, &End { narrow: Some(narrow), ..own }, &weights.output, calibrator)?;
         replace(calibrator, &mut [&mut weights.output.clone()])
+    }
+
+    /// Lets `calibrator` see the inputs of `linear`: what `end` makes of the current stream, and `own` of the reference.
+    fn show(
+        &mut self,
+        end: &End<'_>,
+        own: &End<'_>,
+        linear: &Linear,
+        calibrator: &mut dyn Calibrator,
+    ) -> Result<()> {
+        let Self { sequences, current, reference, steps, views, .. } = self;
+        for tokens in &*sequences {
+            let values = tokens.len() * linear.op.weight.columns();
+            let normed = &mut views.normed[..values];
+            end.run(&mut steps.executor, current.hidden_of(tokens), normed)?;
+            let mut inputs = Inputs::from(&*normed);
+            if let Some(reference) = reference {
+                let normed = &mut views.reference[..values];
+                own.run(&mut steps.executor, reference.hidden_of(tokens), normed)?;
+                inputs.reference = Some(normed);
+            }
+            observe(calibrator, &[linear], inputs)?;
+        }
+        Ok(())
     }
 }
 
 impl Model {
-    /// Names, roles and weights of the layers that [`Layerwise::head`] runs; the last is the head.
+    /// Names, roles and weights of the layers behind the last block, in the order in which [`Layerwise::head`] shows them;
+    /// the last is the head.
     ///
     /// # Errors
     /// As the forward pass.
     pub fn head_linears(&self) -> Result<Vec<LinearInfo<'_>>> {
-        let layers: Vec<_> =
-            self.weights.embedding_out.iter().chain(std::iter::once(&self.weights.output)).collect();
-        describe(&layers)
+        let Weights { embedding_out, output, .. } = &self.weights;
+        describe(&embedding_out.iter().chain([output]).collect::<Vec<_>>())
+    }
+}
+
+/// What is between the residual stream and a linear layer behind the last block.
+#[derive(Clone, Copy)]
+struct End<'a> {
+    norm: Option<&'a Norm>,
+    narrow: Option<&'a Linear>,
+}
+
+impl End<'_> {
+    fn run(&self, executor: &mut Executor, x: &[f32], out: &mut [f32]) -> Result<()> {
+        let (x, out) = (Values::Host(x), ValuesMut::Host(out));
+        let input = match self.norm {
+            Some(norm) => Input::Norm(norm, x),
+            None => Input::Values(x),
+        };
+        match (self.narrow, input) {
+            (Some(narrow), input) => executor.linear([&narrow.op], input, Output::Store([out]))?,
+            (None, Input::Norm(norm, x)) => executor.norm(norm, x, out)?,
+            (None, Input::Values(x)) => executor.copy(x, out)?,
+        }
+        Ok(())
     }
 }

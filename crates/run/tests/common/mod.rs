@@ -2,6 +2,8 @@
 
 #![allow(missing_docs, dead_code)] // each test binary uses its own part
 
+pub mod collect;
+
 use std::path::{Path, PathBuf};
 
 use quern_run::{

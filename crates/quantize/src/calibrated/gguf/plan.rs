@@ -10,7 +10,7 @@ use quern_tensor_io::Container;
 use super::{Error, Options};
 use crate::calibrated::Calibration;
 use crate::calibrated::needs::{Largest, memory, unfinished};
-use crate::gptq::has_feedback;
+use crate::gptq::blocks::has_feedback;
 use crate::job::{self, QuantizePlan, QuantizeRow, Warning, matrices};
 
 /// Weights that are solved at once: layers with more are worked on in pieces of rows.

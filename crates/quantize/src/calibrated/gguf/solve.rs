@@ -16,7 +16,8 @@ use crate::calibrated::damping::{least_damp, too_few};
 use crate::calibrated::inputs::Inputs;
 use crate::calibrated::state::group_writer;
 use crate::calibrated::target::{Group, Target, Work};
-use crate::gptq::{Prepared, has_feedback, solve_blocks};
+use crate::gptq::Prepared;
+use crate::gptq::blocks::{has_feedback, solve_blocks};
 use crate::job::{self, check_finite, check_made};
 
 /// The GGUF output.

@@ -1,0 +1,86 @@
+//! A calibrator that collects what it sees, and a coarse quantization to replace weights with.
+
+use quern_compute::get_row;
+use quern_model::TensorRole;
+use quern_run::{Calibrator, LinearGroup, LinearInfo, Model, Observer, ObserverError, Replacement};
+use quern_tensor_io::ElementType;
+
+/// One call of an observer: all sequences of a group.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Group {
+    pub names: Vec<String>,
+    pub role: Option<TensorRole>,
+    pub expert: Option<usize>,
+    pub values: Vec<f32>,
+    pub reference: Option<Vec<f32>>,
+    pub drift: Option<Vec<f32>>,
+    pub outputs: usize,
+}
+
+/// Collects everything; replaces what `change` wants replaced.
+pub struct Collect<F> {
+    pub groups: Vec<Group>,
+    pub change: F,
+}
+
+pub fn append(to: &mut Option<Vec<f32>>, more: Option<&[f32]>) {
+    if let Some(more) = more {
+        to.get_or_insert_default().extend_from_slice(more);
+    }
+}
+
+impl<F> Observer for Collect<F> {
+    fn observe(&mut self, group: &LinearGroup<'_>) -> Result<(), ObserverError> {
+        let (first, outputs) = (&group.linears[0], group.linears[0].matrix.rows());
+        assert_eq!(group.values.len(), group.rows * group.columns);
+        assert!(group.reference.is_none_or(|r| r.len() == group.values.len()));
+        assert!(group.drift.is_none_or(|d| d.len() == group.rows * outputs && group.linears.len() == 1));
+        let names: Vec<String> = group.linears.iter().map(|l| l.name.to_owned()).collect();
+        let known = self.groups.iter_mut().find(|g| g.names == names && g.expert == first.expert);
+        let entry = match known {
+            Some(entry) => entry,
+            None => {
+                let (role, expert) = (Some(first.role), first.expert);
+                self.groups.push(Group { names, role, expert, outputs, ..Group::default() });
+                self.groups.last_mut().unwrap()
+            }
+        };
+        entry.values.extend_from_slice(group.values);
+        append(&mut entry.reference, group.reference);
+        append(&mut entry.drift, group.drift);
+        Ok(())
+    }
+}
+
+impl<F: Fn(&LinearInfo<'_>) -> Option<Replacement>> Calibrator for Collect<F> {
+    fn replace(&mut self, layers: &[LinearInfo<'_>]) -> Result<Vec<Option<Replacement>>, ObserverError> {
+        Ok(layers.iter().map(&self.change).collect())
+    }
+}
+
+pub fn keep(_: &LinearInfo<'_>) -> Option<Replacement> {
+    None
+}
+
+/// The weight, row after row.
+pub fn numbers(layer: &LinearInfo<'_>) -> Vec<f32> {
+    let columns = layer.matrix.columns();
+    let mut all = vec![0f32; layer.matrix.rows() * columns];
+    for (r, row) in all.chunks_exact_mut(columns).enumerate() {
+        get_row(&layer.matrix, r, row).unwrap();
+    }
+    all
+}
+
+/// Rounded to multiples of a quarter of its largest value: a coarse quantization.
+pub fn coarse(layer: &LinearInfo<'_>) -> Option<Replacement> {
+    let all = numbers(layer);
+    let step = all.iter().fold(0f32, |m, v| m.max(v.abs())) / 4.0;
+    let data = all.iter().flat_map(|v| ((v / step).round() * step).to_le_bytes()).collect();
+    Some(Replacement { element_type: ElementType::F32, data, permutation: None })
+}
+
+pub fn sequences(model: &Model) -> Vec<Vec<u32>> {
+    let token = |i: u32, n: u32| (i * 131 + n * 7) % model.vocabulary() as u32;
+    [17u32, 40, 8].iter().map(|&n| (0..n).map(|i| token(i, n)).collect()).collect()
+}
