@@ -28,6 +28,7 @@ mod model;
 mod observer;
 mod perplexity;
 pub mod placement;
+mod probe;
 pub mod random;
 mod rope;
 mod sampling;
@@ -51,6 +52,7 @@ pub use model::{GpuMemory, LoadOptions, Model, Placing, check_context, default_c
 pub use observer::{LinearGroup, LinearInfo, Observer, ObserverError};
 pub use perplexity::{Divergence, PerplexityOptions, PerplexityReport, perplexity, perplexity_of_tokens};
 pub use placement::MemoryPlan;
+pub use probe::{Effect, Probe};
 pub use quern_compute::KvType;
 pub use sampling::{DryOptions, Mirostat, MirostatVersion, Sampler, SamplingOptions, Stage};
 pub use session::{Session, SessionOptions, Wanted};
