@@ -231,7 +231,7 @@ fn seems(view: &View<'_>, tensor: usize, grid: Grid) -> bool {
             }
         }
     }
-    count.off < count.blocks
+    count.evidence >= EVIDENCE
 }
 
 /// Counts all blocks of a tensor; `None` if it is not on the grid.

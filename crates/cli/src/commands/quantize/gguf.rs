@@ -8,10 +8,11 @@ use quern_model::{Packed, View};
 use quern_quantize::imatrix::Imatrix;
 use quern_quantize::job::{self, Options, QuantizePlan};
 use quern_quantize::recipe::FileType;
-use serde_json::json;
+use serde_json::{Value, json};
 
 use super::super::record::{self, After};
 use super::super::{Outcome, print, print_json};
+use super::grids;
 use crate::progress::{Bar, Unit};
 use crate::{args, format, messages, model};
 
@@ -38,6 +39,7 @@ pub fn run(args: &args::Quantize, file_type: FileType) -> Outcome {
         _ => None,
     };
     let options = Options {
+        grids: grids::find(&view, file_type, args.threads.count())?,
         imatrix,
         provenance: record::provenance(&args.provenance, &checkpoint, None, hashed),
         pure: args.gguf.pure,
@@ -55,6 +57,7 @@ pub fn run(args: &args::Quantize, file_type: FileType) -> Outcome {
     for warning in plan.warnings() {
         messages::warning(warning);
     }
+    grids::announce(&plan.grids(), file_type);
     let Some(output) = args.output.as_deref().filter(|_| !args.dry_run) else {
         return show(&plan, args, file_type);
     };
@@ -72,6 +75,7 @@ pub fn run(args: &args::Quantize, file_type: FileType) -> Outcome {
             "bits_per_weight": plan.bits_per_weight(),
             "seconds": seconds,
         });
+        add_grid(&mut result, &plan);
         done.add_to(&mut result)?;
         print_json(&result)?;
     } else {
@@ -97,12 +101,14 @@ fn show(plan: &QuantizePlan<'_>, args: &args::Quantize, file_type: FileType) -> 
             .iter()
             .map(|r| json!({"name": r.name, "shape": r.shape, "from": r.from.name(), "to": r.to.name(), "bytes": r.bytes}))
             .collect();
-        print_json(&json!({
+        let mut result = json!({
             "scheme": file_type.name().to_lowercase(),
             "file_size": plan.file_size(),
             "bits_per_weight": plan.bits_per_weight(),
             "tensors": tensors,
-        }))?;
+        });
+        add_grid(&mut result, plan);
+        print_json(&result)?;
     } else {
         let rows = plan.rows().iter().map(|r| {
             vec![
@@ -122,4 +128,11 @@ fn show(plan: &QuantizePlan<'_>, args: &args::Quantize, file_type: FileType) -> 
         ))?;
     }
     Ok(ExitCode::SUCCESS)
+}
+
+/// Adds what becomes of a model on a 4-bit grid.
+fn add_grid(result: &mut Value, plan: &QuantizePlan<'_>) {
+    if let Some(grid) = grids::json(&plan.grids()) {
+        result["grid"] = grid;
+    }
 }

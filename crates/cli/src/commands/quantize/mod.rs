@@ -3,6 +3,7 @@
 mod bitsandbytes;
 mod gguf;
 mod gptq;
+pub mod grids;
 mod readers;
 mod source;
 
