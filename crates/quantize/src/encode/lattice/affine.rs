@@ -4,7 +4,7 @@
 //! what rounding explains, an f16 minimum is looked for among those that the smallest value allows (which may itself be
 //! some steps above the minimum), and for each an f16 scale.
 
-use super::rounding::{Interval, Rounding, Values, nearest_f16};
+use super::rounding::{Interval, Rounding, Values, bits, nearest_f16};
 use super::{Block, Fit};
 
 /// Finds the grid that `values` are on.
@@ -63,8 +63,8 @@ impl Steps {
         let most_slack = rounding.half_step(most);
         let step_slack = (most_slack + least_slack) / f64::from(span);
         let mut codes = [0; 32];
-        // One of fifteen numbers of steps; the two ends fit by themselves, and so do equal values.
-        let (mut evidence, mut seen) = (-4.0, 1u32 | 1 << span);
+        // Of fifteen numbers of steps; the two ends fit by themselves, and so do equal values.
+        let (mut chance, mut seen) = (15.0, 1u32 | 1 << span);
         for (code, &v) in codes.iter_mut().zip(values) {
             let from_least = f64::from(v) - f64::from(least);
             let q = (from_least / step).round();
@@ -79,10 +79,10 @@ impl Steps {
             *code = q as u8;
             if seen & (1 << *code) == 0 {
                 seen |= 1 << *code;
-                evidence -= (2.0 * slack / step).max(f64::MIN_POSITIVE).log2() as f32;
+                chance *= 2.0 * slack / step;
             }
         }
-        Some(Self { least: least.into(), least_slack, step_slack, step, span, codes, evidence })
+        Some(Self { least: least.into(), least_slack, step_slack, step, span, codes, evidence: bits(chance) })
     }
 
     /// Minimum and scale in f16 that give every value.

@@ -79,6 +79,11 @@ impl Rounding {
     }
 }
 
+/// How unlikely that is, in bits.
+pub(super) fn bits(chance: f64) -> f32 {
+    -chance.max(f64::MIN_POSITIVE).log2() as f32
+}
+
 /// Scales between two ends, which are halfway between two numbers at times: what is divided in f64 is a little wider.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Interval {

@@ -4,7 +4,7 @@
 //! far is narrowed value by value, and is empty after a value or two where there is no grid. Within the interval an f16
 //! number is looked for, as the block stores one.
 
-use super::rounding::{Interval, Rounding, Values, nearest_f16};
+use super::rounding::{Interval, Rounding, Values, bits, nearest_f16};
 use super::{Block, Fit};
 
 /// Finds the grid that `values` are on.
@@ -40,8 +40,8 @@ fn scales(values: &Values, top: f32, largest: i32, rounding: Rounding) -> Option
     let steps = f64::from(largest);
     let (low, high) = rounding.bounds(top);
     let mut scales = Interval { low: low / steps, high: high / steps };
-    // One of eight numbers of steps, and the largest value fits by itself.
-    let (mut evidence, mut first) = (-3.0, true);
+    // The chance of values off a grid: of eight numbers of steps, and the largest value fits by itself.
+    let (mut chance, mut first) = (8.0, true);
     for v in values.iter().map(|v| v.abs()).filter(|&v| v != 0.0) {
         let q = (f64::from(v) / scales.middle()).round();
         if q < 1.0 {
@@ -52,10 +52,10 @@ fn scales(values: &Values, top: f32, largest: i32, rounding: Rounding) -> Option
         if v == top && first {
             first = false;
         } else {
-            evidence -= (((most - least) / scales.low) as f32).min(1.0).log2();
+            chance *= ((most - least) / scales.low).min(1.0);
         }
     }
-    Some((scales, evidence))
+    Some((scales, bits(chance)))
 }
 
 /// Whether the scale is negative, and codes from -8 to 7, if the values have some: not both 8 and -8 steps from zero.
