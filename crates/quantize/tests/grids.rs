@@ -9,7 +9,9 @@ use half::bf16;
 use quern_model::{Packed, View};
 use quern_quantize::encode::Grid;
 use quern_quantize::job::{self, GridReport, Grids, Options, QuantizePlan};
+use quern_quantize::load_in::{LoadScheme, Loader};
 use quern_quantize::recipe::{FileType, Override};
+use quern_run::LoadIn;
 use quern_tensor_io::{Checkpoint, ElementType as E, NoProgress, decode};
 
 /// The values of a block as training for `q4_0` leaves them in bf16: rounded to 15 levels of a bf16 scale.
@@ -208,4 +210,26 @@ fn threads_do_not_change_what_is_found() {
     };
     let one = file(1);
     assert!(one == file(2) && one == file(5));
+}
+
+/// Weights that are quantized while they are loaded are those of the file.
+#[test]
+fn loading_in_q4_0_gives_the_file_s_blocks() {
+    let folder = tempfile::tempdir().unwrap();
+    let source = trained(folder.path());
+    let out = folder.path().join("out.gguf");
+    let (result, _) = quantized(&source, options(FileType::Q4_0), &out);
+    let loader = Loader::new(&source, LoadScheme::Gguf(FileType::Q4_0)).unwrap();
+    for (stored, gguf) in [
+        ("model.layers.0.mlp.up_proj.weight", "blk.0.ffn_up.weight"),
+        ("model.embed_tokens.weight", "token_embd.weight"),
+    ] {
+        let values = values(&source, stored);
+        let columns = *source.tensor(stored).unwrap().info.shape.last().unwrap();
+        let file = result.tensor(gguf).unwrap();
+        assert_eq!(loader.target(stored), Some(file.info.element_type), "{stored}");
+        let mut blocks = vec![0; file.data.len()];
+        loader.encode(stored, file.info.element_type, columns, &values, &mut blocks).unwrap();
+        assert!(blocks == file.data, "{stored}");
+    }
 }

@@ -159,7 +159,6 @@ fn under(grid: Grid, values: &Values, rounding: Rounding) -> Fit {
 ///
 /// # Errors
 /// Those of [`encode_rows_at`].
-#[allow(clippy::too_many_arguments)]
 pub fn encode_rows_on_grid(
     level: Level,
     (grid, stored): (Grid, ElementType),
