@@ -40,7 +40,8 @@ impl Shift {
         assert_eq!(x.len(), reference.len(), "the same tokens");
         self.difference.clear();
         self.difference.extend(reference.iter().zip(x).map(|(r, x)| r - x));
-        cross(pool, (&self.difference, columns), (x, columns), &mut self.inputs).expect("lengths are checked");
+        cross(pool, (&self.difference, columns), (x, columns), &mut self.inputs)
+            .expect("lengths are checked");
         if let Some(drift) = drift {
             let rows = drift.len() / (x.len() / columns).max(1);
             self.drift.resize(rows * columns, 0.0);

@@ -9,6 +9,7 @@ use quern_model::provenance::Provenance;
 use quern_tensor_io::output::Inputs;
 use quern_tensor_io::{Container, ElementType, Error as FileError, Metadata, TensorPlan, decode, gguf};
 
+use super::grids::{self, Grids};
 use super::{Error, metadata};
 use crate::imatrix::Imatrix;
 use crate::recipe::{self, Choice, FileType, ModelFacts, Override, Recipe, RecipeOptions, TensorFacts};
@@ -23,6 +24,8 @@ pub struct Options {
     /// The columns' importance is measured by a calibration, whose results the job gets: recipes choose as with an
     /// importance matrix.
     pub calibrated: bool,
+    /// Tensors that are on a grid of 4 bits: they are encoded without error, where llama-quantize loses the grid.
+    pub grids: Grids,
     /// No mix: every tensor that may be quantized gets the default type.
     pub pure: bool,
     /// The output head keeps its type.
@@ -57,6 +60,7 @@ impl Options {
             file_type,
             imatrix: None,
             calibrated: false,
+            grids: Grids::default(),
             pure: false,
             leave_output_tensor: false,
             output_tensor_type: None,
@@ -284,7 +288,8 @@ pub fn plan<'a>(view: &'a View<'a>, options: Options) -> Result<QuantizePlan<'a>
     } else {
         ModelFacts::default()
     };
-    let choices = recipe::choose(&model, &facts, &recipe_options)?;
+    let mut choices = recipe::choose(&model, &facts, &recipe_options)?;
+    grids::choose(view, &mut choices, &options);
 
     let mut warnings = Vec::new();
     let mut needs_imatrix = Vec::new();

@@ -7,10 +7,11 @@ use quern_model::provenance::HashedFile;
 use quern_model::{Packed, View};
 use quern_quantize::imatrix::Imatrix;
 use quern_quantize::job::{self, Options, QuantizePlan, QuantizeRow};
-use serde_json::json;
+use serde_json::{Value, json};
 
 use super::super::record::{self, After};
 use super::super::{Outcome, print, print_json};
+use super::grids;
 use super::types::Types;
 use crate::progress::{Bar, Unit};
 use crate::{args, format, messages, model};
@@ -41,6 +42,7 @@ pub fn run(args: &args::Quantize, types: &Types) -> Outcome {
     let provenance = record::provenance(&args.provenance, &checkpoint, text, hashed);
     let measured = types.measured.as_ref().and_then(|measured| measured.imatrix.clone());
     let options = Options {
+        grids: grids::find(&view, types.file_type, args.threads.count())?,
         imatrix: imatrix.or(measured),
         provenance: types.recorded(provenance),
         force: args.force,
@@ -51,6 +53,7 @@ pub fn run(args: &args::Quantize, types: &Types) -> Outcome {
     for warning in plan.warnings() {
         messages::warning(warning);
     }
+    grids::announce(&plan.grids(), types.file_type);
     let Some(output) = args.output.as_deref().filter(|_| !args.dry_run) else {
         record::warn_of_space(args.output.as_deref(), plan.file_size());
         return show(&plan, args, types, "");
@@ -70,6 +73,7 @@ pub fn run(args: &args::Quantize, types: &Types) -> Outcome {
             "seconds": seconds,
         });
         types.add_to(&mut result);
+        add_grid(&mut result, &plan);
         done.add_to(&mut result)?;
         print_json(&result)?;
     } else {
@@ -128,6 +132,7 @@ pub fn show(plan: &QuantizePlan<'_>, args: &args::Quantize, types: &Types, more:
             "tensors": plan.rows().iter().map(tensor).collect::<Vec<_>>(),
         });
         types.add_to(&mut result);
+        add_grid(&mut result, plan);
         print_json(&result)?;
         return Ok(ExitCode::SUCCESS);
     }
@@ -158,4 +163,11 @@ pub fn show(plan: &QuantizePlan<'_>, args: &args::Quantize, types: &Types, more:
         if more.is_empty() { "" } else { "; " },
     ))?;
     Ok(ExitCode::SUCCESS)
+}
+
+/// Adds what becomes of a model on a 4-bit grid.
+fn add_grid(result: &mut Value, plan: &QuantizePlan<'_>) {
+    if let Some(grid) = grids::json(&plan.grids()) {
+        result["grid"] = grid;
+    }
 }

@@ -6,6 +6,7 @@ mod calibrated;
 mod calibration;
 mod gguf;
 mod gptq;
+pub mod grids;
 mod readers;
 mod source;
 mod types;

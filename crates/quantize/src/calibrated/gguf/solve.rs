@@ -86,7 +86,7 @@ impl Gguf<'_> {
             check_finite(row, from, &values)?;
             let made = match rounding {
                 Rounding::Feedback(prepared) => {
-                    let solution = solve_blocks(work.pool, &values, count, prepared, row.to);
+                    let solution = solve_blocks(work.pool, &values, count, prepared, row.to, None);
                     let solution =
                         solution.map_err(|why| Error::Module { module: layer.key.clone(), why })?;
                     loss += solution.loss;
