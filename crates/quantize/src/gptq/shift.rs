@@ -49,8 +49,9 @@ impl Shift {
         }
     }
 
-    /// `M` for these weights, `[rows][columns]`: `inputs` and `drift` say how much of each counts.
-    pub fn target(&self, pool: &Pool, weights: &[f32], inputs: f32, drift: f32) -> Vec<f32> {
+    /// `M` for these weights, `[rows][columns]`, the first of which is the layer's row `first`: `inputs` and `drift` say
+    /// how much of each counts.
+    pub fn target(&self, pool: &Pool, weights: &[f32], first: usize, inputs: f32, drift: f32) -> Vec<f32> {
         const ROWS: usize = 32;
         let columns = self.columns;
         let mut target = vec![0f32; weights.len()];
@@ -72,7 +73,7 @@ impl Shift {
                     c_stride: columns,
                 },
             );
-            if let Some(own) = self.drift.get(p * ROWS * columns..).filter(|own| !own.is_empty()) {
+            if let Some(own) = self.drift.get((first + p * ROWS) * columns..).filter(|own| !own.is_empty()) {
                 for (to, from) in part.iter_mut().zip(own) {
                     *to += drift * from;
                 }

@@ -121,14 +121,13 @@ pub fn solve_blocks(
         units: &plan.units,
         started: false,
     };
-    let sweeps = std::env::var("QX_SWEEPS").ok().and_then(|s| s.parse().ok()).unwrap_or(SWEEPS);
     let layer = Layer {
         weights,
         target,
         rows,
         plan,
         alive: &prepared.diagonal,
-        refine: Some((&prepared.squares, sweeps)),
+        refine: Some((&prepared.squares, SWEEPS)),
     };
     let parts = tiles(pool, &layer, &problem, |tile, used| {
         let mut losses = vec![0f64; used];
