@@ -5,9 +5,7 @@ use std::path::Path;
 use anyhow::bail;
 use quern_model::provenance::CalibrationText;
 use quern_model::{FileType, View};
-use quern_quantize::auto::{
-    Chosen, MeasureOptions, Target, candidates, choose, feedback_factor, measure,
-};
+use quern_quantize::auto::{Chosen, MeasureOptions, Target, candidates, choose, feedback_factor, measure};
 use quern_quantize::calibration::{self, NamedText, SampleOptions};
 use quern_quantize::imatrix::{self, Imatrix};
 use quern_quantize::job::Options;
