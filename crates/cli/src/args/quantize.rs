@@ -17,12 +17,6 @@ use super::values::{bits, element_types, group_size, schemes, type_override};
 
 const EXAMPLES: &str = "\
 Examples:
-  Show what Q4_K_M would give, without writing anything:
-    quern quantize ./TinyLlama-1.1B --to q4_k_m --dry-run
-
-  Quantize to GGUF with an importance matrix:
-    quern quantize ./TinyLlama-1.1B --to iq3_s --imatrix tinyllama.imatrix.gguf -o iq3_s.gguf
-
   Quantize to GGUF with every layer rounded for the inputs it gets on a text of your own:
     quern quantize ./TinyLlama-1.1B --to q4_k_m --calibrate --calibration text.txt -o q4_k_m.gguf
 

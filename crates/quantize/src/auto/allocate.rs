@@ -97,6 +97,13 @@ fn thinned(mut states: Vec<State>, budget: u64) -> Vec<State> {
     kept
 }
 
+/// Other versions for one or two items, and what that costs more.
+#[derive(Clone, Copy)]
+struct Exchange {
+    cost: f64,
+    changes: [Option<(usize, usize)>; 2],
+}
+
 /// Improves a choice: another version of one item, or of two at once, as long as that costs less and fits.
 fn exchange(items: &[Vec<Version>], budget: u64, chosen: &mut [usize]) {
     let of = |item: usize, chosen: &[usize]| items[item][chosen[item]];
@@ -115,10 +122,10 @@ fn exchange(items: &[Vec<Version>], budget: u64, chosen: &mut [usize]) {
         // The best partner for a change that saves `-bytes`: the cheapest of those that fit, by size.
         let mut by_size = changes.clone();
         by_size.sort_by(|a, b| a.2.cmp(&b.2).then(a.3.total_cmp(&b.3)));
-        let mut best: Option<(f64, [Option<(usize, usize)>; 2])> = None;
-        let mut offer = |gain: f64, change: [Option<(usize, usize)>; 2]| {
-            if gain < 0.0 && best.is_none_or(|(least, _)| gain < least) {
-                best = Some((gain, change));
+        let mut best: Option<Exchange> = None;
+        let mut offer = |cost: f64, changes: [Option<(usize, usize)>; 2]| {
+            if cost < 0.0 && best.is_none_or(|best| cost < best.cost) {
+                best = Some(Exchange { cost, changes });
             }
         };
         for &(item, version, bytes, cost) in &changes {
@@ -134,8 +141,8 @@ fn exchange(items: &[Vec<Version>], budget: u64, chosen: &mut [usize]) {
                 offer(cost + other.3, [Some((item, version)), Some((other.0, other.1))]);
             }
         }
-        let Some((_, change)) = best else { return };
-        for (item, version) in change.into_iter().flatten() {
+        let Some(best) = best else { return };
+        for (item, version) in best.changes.into_iter().flatten() {
             chosen[item] = version;
         }
     }

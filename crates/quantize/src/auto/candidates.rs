@@ -3,6 +3,7 @@
 use quern_tensor_io::ElementType as E;
 
 use crate::encode::{needs_weights, wants_weights};
+use crate::gptq::blocks::has_feedback;
 
 /// For rows of whole super-blocks.
 const SUPER: [E; 13] = [
@@ -47,10 +48,41 @@ pub(super) fn probe(columns: usize, bits: f64) -> Option<E> {
     }
 }
 
+/// By what error feedback ([`crate::calibrated`]) multiplies the divergence that rounding to a type with an importance
+/// matrix causes; 1 for types that it does not know.
+///
+/// Measured on bookworm-4m with all layers in one type (`--pure`), 128 samples of 512 tokens, over validation.txt:
+///
+/// ```text
+///             q2_K    q3_K    q4_K    q5_K    q6_K    iq4_xs
+/// imatrix     0.4741  0.1325  0.0274  0.0076  0.0031  0.0329
+/// calibrate   0.3247  0.0874  0.0208  0.0061  0.0024  0.0227
+/// ```
+///
+/// Blocks of 32 values are taken to be as the super-blocks with as many bits. At 8 bits much of the divergence
+/// comes from the forward pass, which rounds inputs to 8 bits.
+pub fn feedback_factor(element_type: E) -> f64 {
+    if !has_feedback(element_type) {
+        return 1.0;
+    }
+    match element_type {
+        E::Q2K | E::Q3K => 0.67,
+        E::IQ4XS | E::IQ4NL => 0.69,
+        E::Q4_0 | E::Q4_1 | E::Q4K => 0.76,
+        _ => 0.80,
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
     use crate::encode::can_encode;
+
+    #[test]
+    fn error_feedback_never_costs() {
+        assert!(SUPER.iter().chain(&SMALL).all(|&t| (0.5..=1.0).contains(&feedback_factor(t))));
+        assert!((feedback_factor(E::IQ3S) - 1.0).abs() < f64::EPSILON && feedback_factor(E::Q3K) < 0.7);
+    }
 
     #[test]
     fn candidates_ascend_fit_and_can_be_encoded() {

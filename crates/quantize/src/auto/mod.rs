@@ -20,7 +20,7 @@ mod rounding;
 mod sensitivity;
 
 pub use allocate::{Version, allocate};
-pub use candidates::candidates;
+pub use candidates::{candidates, feedback_factor};
 pub use choose::{Chosen, ChosenRow, Target, choose};
 pub use error::Error;
 pub use rounding::{RoundError, Rounding};

@@ -21,7 +21,7 @@ use super::{Error, RoundError};
 use crate::imatrix::Imatrix;
 
 /// Values of a tensor whose rounding errors are compared, about.
-const SAMPLE: usize = 1 << 17;
+const SAMPLE: usize = 1 << 16;
 /// Tokens of a sequence that are run, at most.
 const CONTEXT: usize = 512;
 /// Sequences that are run.
@@ -47,8 +47,9 @@ pub struct MeasureOptions<'a> {
     pub types: &'a dyn Fn(&str, usize) -> Vec<ElementType>,
     /// Bits per weight that are aimed at: measured most precisely near them.
     pub bits: f64,
-    /// By what the encoder that will be used lowers the divergence of this type in the layers.
-    pub factor: &'a dyn Fn(ElementType) -> f64,
+    /// By what the encoder that will be used multiplies the divergence that plain rounding of a tensor of this name to this
+    /// type causes: 1 for plain rounding.
+    pub factor: &'a dyn Fn(&str, ElementType) -> f64,
     /// Instructions that are used. The result does not depend on them.
     pub level: Level,
 }
@@ -242,8 +243,7 @@ impl Measured {
 /// What each type costs; `None` if nothing says so.
 fn costs(tensor: &Measured, all: &[Measured], options: &MeasureOptions<'_>) -> Option<TensorSensitivity> {
     let slope = tensor.slope().or_else(|| between(tensor, all))?;
-    let factor = |to| if tensor.layer.is_some() { (options.factor)(to) } else { 1.0 };
-    let cost = |&(to, error): &(ElementType, f64)| (to, factor(to) * slope * error);
+    let cost = |&(to, error): &(ElementType, f64)| (to, (options.factor)(&tensor.name, to) * slope * error);
     Some(TensorSensitivity { costs: tensor.errors.iter().map(cost).collect() })
 }
 
@@ -331,7 +331,7 @@ mod tests {
             imatrix: None,
             types: &|_, _| Vec::new(),
             bits: 4.0,
-            factor: &|to| if to == E::Q5K { 0.5 } else { 1.0 },
+            factor: &|_, to| if to == E::Q5K { 0.5 } else { 1.0 },
             level: Level::Scalar,
         };
         let of = |index: usize| costs(&all[index], &all, &options).unwrap().costs;

@@ -5,7 +5,7 @@ use std::path::Path;
 use anyhow::bail;
 use quern_model::provenance::CalibrationText;
 use quern_model::{FileType, View};
-use quern_quantize::auto::{Chosen, MeasureOptions, Target, candidates, choose, measure};
+use quern_quantize::auto::{Chosen, MeasureOptions, Target, candidates, choose, feedback_factor, measure};
 use quern_quantize::calibration::{self, NamedText, SampleOptions};
 use quern_quantize::imatrix::{self, Imatrix};
 use quern_quantize::job::Options;
@@ -14,7 +14,7 @@ use quern_tensor_io::output::{Inputs, OutputFile};
 
 use super::super::{Outcome, load, record};
 use super::calibrated;
-use super::gguf::{self, job_options, packed};
+use super::gguf::{self, hashed, job_options, packed};
 use super::types::{Measured, Types};
 use crate::progress::{Bar, Unit};
 use crate::{args, format, messages};
@@ -22,6 +22,10 @@ use crate::{args, format, messages};
 /// Samples and their length where nobody says otherwise.
 const SAMPLES: u32 = 128;
 const CONTEXT: usize = 512;
+/// A divergence that takes as many letters as any.
+const LONGEST: f64 = 0.000_123_456;
+/// Bytes of metadata that depend on how the samples of a calibration are recorded, at most.
+const CALIBRATION_ROOM: u64 = 64;
 
 /// With the types of a recipe file.
 pub fn with_recipe(args: &args::Quantize, path: &Path) -> Outcome {
@@ -97,12 +101,18 @@ fn chosen(args: &args::Quantize, target: Target) -> anyhow::Result<Types> {
         Target::Size(bytes) => bytes as f64 * 8.0 / model.parameters().max(1) as f64,
     };
     let options = job_options(args, &Types::of(FileType::Q4KM));
+    // The length of the provenance counts for the size of the file.
+    let of_file = if from_file && !args.gguf.calibrate { hashed(args, &imatrix)? } else { None };
+    let within = match target {
+        // What is recorded of a calibration may be a few letters longer.
+        Target::Size(bytes) if args.gguf.calibrate => Target::Size(bytes.saturating_sub(CALIBRATION_ROOM)),
+        Target::Size(_) | Target::BitsPerWeight(_) => target,
+    };
     let options = Options {
         imatrix: Some(imatrix.clone()).filter(|_| !args.gguf.calibrate),
         calibrated: args.gguf.calibrate,
-        // Its length counts for the size of the file.
-        provenance: record::provenance(&args.provenance, checkpoint, Some(text.clone()), None)
-            .map(|p| p.with_figures(figures(target, 0.123_456))),
+        provenance: record::provenance(&args.provenance, checkpoint, Some(text.clone()), of_file)
+            .map(|p| p.with_figures(figures(target, LONGEST))),
         ..options
     };
     let bar = Bar::new(Unit::Layers, "measuring the sensitivity of the tensors");
@@ -113,13 +123,16 @@ fn chosen(args: &args::Quantize, target: Target) -> anyhow::Result<Types> {
             imatrix: Some(&imatrix),
             types: &open,
             bits,
-            factor: &|_| 1.0,
+            factor: &|tensor, to| match args.gguf.calibrate && tensor != "token_embd.weight" {
+                true => feedback_factor(to),
+                false => 1.0,
+            },
             level: options.level,
         },
         &bar,
     )?;
     drop(bar);
-    let Chosen { mut recipe, divergence, rows } = choose(&view, &options, &sensitivity, target)?;
+    let Chosen { mut recipe, divergence, rows } = choose(&view, &options, &sensitivity, within)?;
     recipe.comments = comments(target, divergence);
     if let Some(path) = &args.auto.save_recipe {
         save(path, &recipe, &inputs, args.force)?;

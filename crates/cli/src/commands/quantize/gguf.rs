@@ -31,13 +31,7 @@ pub fn run(args: &args::Quantize, types: &Types) -> Outcome {
     let inputs = inputs.with_model(&checkpoint);
     let after = After::of(args, inputs.clone(), true)?;
     let imatrix = args.gguf.imatrix.as_deref().map(Imatrix::open).transpose()?;
-    let hashed = match &imatrix {
-        Some(imatrix) if !args.provenance.no_provenance => {
-            let name = imatrix.file().file_name().map(|n| n.to_string_lossy().into_owned());
-            Some(HashedFile { name: name.unwrap_or_default(), sha256: imatrix.sha256()? })
-        }
-        _ => None,
-    };
+    let hashed = imatrix.as_ref().map(|imatrix| hashed(args, imatrix)).transpose()?.flatten();
     let text = types.measured.as_ref().map(|measured| measured.text.clone());
     let provenance = record::provenance(&args.provenance, &checkpoint, text, hashed);
     let measured = types.measured.as_ref().and_then(|measured| measured.imatrix.clone());
@@ -89,6 +83,15 @@ pub fn run(args: &args::Quantize, types: &Types) -> Outcome {
         print(&done.text())?;
     }
     Ok(ExitCode::SUCCESS)
+}
+
+/// What is recorded of an importance matrix.
+pub fn hashed(args: &args::Quantize, imatrix: &Imatrix) -> anyhow::Result<Option<HashedFile>> {
+    if args.provenance.no_provenance {
+        return Ok(None);
+    }
+    let name = imatrix.file().file_name().map(|n| n.to_string_lossy().into_owned());
+    Ok(Some(HashedFile { name: name.unwrap_or_default(), sha256: imatrix.sha256()? }))
 }
 
 /// What becomes of packed layers.
