@@ -18,11 +18,8 @@ Examples:
   Show what Q4_K_M would give, without writing anything:
     quern quantize ./TinyLlama-1.1B --to q4_k_m --dry-run
 
-  Quantize to GGUF with an importance matrix:
-    quern quantize ./TinyLlama-1.1B --to iq3_s --imatrix tinyllama.imatrix.gguf -o iq3_s.gguf
-
-  Quantize to GGUF with every layer rounded for the inputs it gets on a text of your own:
-    quern quantize ./TinyLlama-1.1B --to q4_k_m --calibrate --calibration text.txt -o q4_k_m.gguf
+  Quantize to GGUF with every layer rounded for the inputs it gets:
+    quern quantize ./TinyLlama-1.1B --to q4_k_m --calibrate -o q4_k_m.gguf
 
   Quantize to GPTQ with groups of 32 columns, calibrated on a text of your own:
     quern quantize ./TinyLlama-1.1B --to gptq --group-size 32 --calibration text.txt -o GPTQ
@@ -75,6 +72,8 @@ pub struct Quantize {
     pub gptq: GptqOptions,
     #[command(flatten)]
     pub calibration: CalibrationOptions,
+    #[command(flatten)]
+    pub rules: RuleOptions,
     #[command(flatten)]
     pub bitsandbytes: BitsandbytesOptions,
 }
@@ -149,23 +148,25 @@ pub struct GptqOptions {
     /// Store a zero point per group (asymmetric), written as gptq_v2
     #[arg(long)]
     pub asym: bool,
+}
+
+impl GptqOptions {
+    /// Whether any of them was given.
+    pub fn any_given(&self) -> bool {
+        self.bits.is_some() || self.group_size.is_some() || self.desc_act || self.asym
+    }
+}
+
+/// Rules for GPTQ. They follow the options of the calibration in recorded commands.
+#[derive(Debug, Args)]
+#[command(next_help_heading = "GPTQ")]
+pub struct RuleOptions {
     /// Settings for single modules, as JSON or in a file (@FILE)
     ///
     /// Keys are regular expressions that are matched from the start of a module's name. {"-:REGEX": {}} leaves matching
     /// modules unquantized; {"REGEX": {"bits": 8}} changes bits, group_size, sym, desc_act or damp_percent.
     #[arg(long, value_name = "JSON|@FILE")]
     pub dynamic: Option<String>,
-}
-
-impl GptqOptions {
-    /// Whether any of them was given.
-    pub fn any_given(&self) -> bool {
-        self.bits.is_some()
-            || self.group_size.is_some()
-            || self.desc_act
-            || self.asym
-            || self.dynamic.is_some()
-    }
 }
 
 /// Columns that share a scale; `None` for all.

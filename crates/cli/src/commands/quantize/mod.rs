@@ -30,9 +30,10 @@ fn refuse_strangers(args: &args::Quantize) {
     let (gguf, gptq, bitsandbytes) = (&args.gguf, &args.gptq, &args.bitsandbytes);
     let (for_gguf, for_gptq) = (matches!(args.to, Scheme::Gguf(_)), args.to == Scheme::Gptq);
     let plain = matches!(args.to, Scheme::Gguf(file_type) if !file_type.is_block());
+    let for_rules = args.rules.dynamic.is_some();
     let stranger = if !for_gguf && gguf.any_given() {
         Some("--pure, --imatrix, --calibrate, --tensor-type and the like belong to GGUF types")
-    } else if !for_gptq && gptq.any_given() {
+    } else if !for_gptq && (gptq.any_given() || for_rules) {
         Some("--bits, --group-size, --desc-act and the like belong to --to gptq")
     } else if !for_gptq && !gguf.calibrate && args.calibration.any_given() {
         Some(
