@@ -187,3 +187,32 @@ fn wrong_usage_is_exit_code_two_and_a_wrong_scheme_names_the_right_ones() {
     assert_eq!(output.status.code(), Some(2), "{}", stderr(&output));
     assert!(stderr(&output).to_lowercase().contains("q4_k_m"), "{}", stderr(&output));
 }
+
+/// A model that was trained for q4_0, in bf16: what is said, what is written, and that an ordinary model gets no word.
+#[test]
+fn a_model_on_a_q4_0_grid_is_recognized() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = |name: &str| dir.path().join(name).display().to_string();
+    // What a q4_0 file decodes to, rounded to bf16, is such a grid.
+    stdout(&quern(["quantize", &model(), "--to", "q4_0", "--pure", "-o", &path("q4_0.gguf")]));
+    let plain =
+        ["convert", &path("q4_0.gguf"), "--to", "safetensors", "--dtype", "bf16", "-o", &path("plain")];
+    stdout(&quern(plain));
+
+    let again = quern(["quantize", &path("plain"), "--to", "q4_0", "-o", &path("again.gguf"), "--json"]);
+    let said = stderr(&again);
+    assert!(said.contains("matrices are on a q4_0 grid") && said.contains("encoded without error"), "{said}");
+    let result: serde_json::Value = serde_json::from_str(&stdout(&again)).unwrap();
+    assert_eq!(result["grid"]["exact"], result["grid"]["tensors"]);
+    assert_eq!(result["grid"]["lost"], 0);
+
+    let other = quern(["quantize", &path("plain"), "--to", "q4_k_m", "--dry-run"]);
+    let said = stderr(&other);
+    assert!(said.contains("warning: ") && said.contains("--to q4_0 encodes them without error"), "{said}");
+    let inspected = stdout(&quern(["inspect", &path("plain")]));
+    assert!(inspected.contains("on a q4_0 grid"), "{inspected}");
+
+    let usual = quern(["quantize", &model(), "--to", "q4_0", "--dry-run"]);
+    assert!(!stderr(&usual).contains("grid"), "{}", stderr(&usual));
+    assert!(!stdout(&quern(["inspect", &model()])).contains("grid"));
+}

@@ -1,18 +1,22 @@
 """Measures what every scheme costs in quality, on any model that quern quantizes.
 
-    python3 tools/measure_quality.py QUERN MODEL TEXT… [--calibration F] [--json OUT] [--chunks 40] [--context 512]
-                                     [--only REGEX] [--threads N] [--work DIR]
+    python3 tools/measure_quality.py QUERN MODEL TEXT… [--calibration F] [--samples 128] [--json OUT] [--plot OUT.svg]
+                                     [--chunks 40] [--context 512] [--only REGEX] [--threads N] [--work DIR]
+    python3 tools/measure_quality.py --json FILE [--plot OUT.svg] [--bits layers|model]
 
 QUERN is the binary, MODEL an unquantized model (f16, bf16 or f32), each TEXT a file to score. Every scheme is written
 into a temporary folder, measured with `quern perplexity --reference MODEL` on each text, and removed again. GGUF types
-are measured plainly and with an importance matrix; the importance matrix and GPTQ's calibration come from
---calibration, by default the text that comes with quern. GPTQ gets 128 samples of --context tokens.
+are measured plainly, with an importance matrix and with --calibrate, and `--to auto` at a few sizes with and without
+--calibrate. Importance matrix and calibration come from --calibration, by default the text that comes with quern;
+GPTQ, --calibrate and auto get --samples samples of --context tokens. Figures of AutoRound are published ones of this
+project, for the model and texts they hold for.
 
-The table goes to standard output as Markdown, progress to standard error. With --json the results are written to OUT
+The tables go to standard output as Markdown, progress to standard error. With --json the results are written to OUT
 after every scheme (crates/inspect/data/quality.json is such a file), and schemes that OUT has already are not measured
-again: an interrupted run resumes with the same command. --only measures the schemes whose label matches.
+again: an interrupted run resumes with the same command. Without QUERN, tables and plot are made of OUT alone. --only
+measures the schemes whose label matches. --plot draws KL divergence over bits per weight (quality_plot.py).
 
-Needs Python 3.9 and nothing else. The figures do not depend on the number of threads.
+Needs Python 3.9 and nothing else. The figures do not depend on the number of threads, but the seconds do.
 """
 
 import argparse
@@ -25,6 +29,10 @@ import shutil
 import subprocess
 import sys
 import tempfile
+import time
+
+import quality_plot
+import quality_tables
 
 GGUF = ["f16", "q8_0", "q6_k", "q5_k_m", "q5_k_s", "q5_1", "q5_0", "q4_1", "q4_k_m", "q4_k_s", "q4_0", "iq4_nl",
         "iq4_xs", "mxfp4", "q3_k_l", "q3_k_m", "q3_k_s", "iq3_m", "iq3_s", "iq3_xs", "iq3_xxs", "q2_k", "q2_k_s",
@@ -33,6 +41,18 @@ GGUF = ["f16", "q8_0", "q6_k", "q5_k_m", "q5_k_s", "q5_1", "q5_0", "q4_1", "q4_k
 PLAIN_ONLY = {"f16", "q8_0", "mxfp4", "tq2_0", "tq1_0", "q2_0", "q1_0"}
 # quern and llama-quantize refuse these without an importance matrix.
 IMATRIX_ONLY = {"q2_k_s", "iq3_xs", "iq3_xxs", "iq2_m", "iq2_s", "iq2_xs", "iq2_xxs", "iq1_m", "iq1_s"}
+# --calibrate is for types that lose something.
+NOT_CALIBRATED = {"f16"}
+# Targets of --to auto, in bits per weight of the whole file.
+AUTO_BITS = (3.0, 3.5, 4.0, 4.25, 4.5, 5.0, 5.5)
+# Keys that an entry lacks if it has this value: they came after the first files were written.
+DEFAULTS = {"calibrated": False}
+
+
+def same_scheme(entry, keys):
+    """Whether an entry has been measured with these keys."""
+    wanted = {**DEFAULTS, **keys}
+    return all(entry.get(key, DEFAULTS.get(key)) == value for key, value in wanted.items())
 
 
 def schemes():
@@ -42,6 +62,13 @@ def schemes():
             yield name, {"scheme": name, "imatrix": False}, []
         if name not in PLAIN_ONLY:
             yield f"{name} + imatrix", {"scheme": name, "imatrix": True}, []
+        if name not in NOT_CALIBRATED:
+            yield f"{name} + calibrate", {"scheme": name, "imatrix": False, "calibrated": True}, ["--calibrate"]
+    for calibrated in (False, True):
+        for bits in AUTO_BITS:
+            keys = {"scheme": "auto", "imatrix": False, "calibrated": calibrated, "target_bpw": bits}
+            options = ["--target-bpw", f"{bits:g}"] + (["--calibrate"] if calibrated else [])
+            yield f"auto {bits:g}{' + calibrate' if calibrated else ''}", keys, options
     for bits in (8, 4, 3, 2):
         for group in (128, 32):
             for symmetric in (True, False):
@@ -81,18 +108,21 @@ def layer_bits(summary):
 def measure(args, keys, options, work, imatrix):
     """The entry of one scheme."""
     out = work / "model"
-    target = out.with_suffix(".gguf") if keys["scheme"] in GGUF else out
+    target = out.with_suffix(".gguf") if keys["scheme"] in (*GGUF, "auto") else out
     command = [args.quern, "quantize", args.model, "--to", keys["scheme"], "-o", target, *args.threads, *options]
     if keys["imatrix"]:
         command += ["--imatrix", imatrix()]
-    if keys["scheme"] == "gptq":
-        command += ["--samples", "128", "--context", str(args.context)]
+    if keys["scheme"] in ("gptq", "auto") or keys.get("calibrated"):
+        command += ["--samples", str(args.samples), "--context", str(args.context)]
         command += ["--calibration", args.calibration] if args.calibration else []
     try:
+        started = time.monotonic()
         run(command)
+        seconds = time.monotonic() - started
         summary = json.loads(run([args.quern, "inspect", target, "--json"]))
         entry = {**keys, "bits_per_weight": round(summary["bits_per_weight"], 4),
-                 "layer_bits_per_weight": round(layer_bits(summary), 4), "file_size": summary["file_size"]}
+                 "layer_bits_per_weight": round(layer_bits(summary), 4), "file_size": summary["file_size"],
+                 "seconds": round(seconds, 1)}
         texts = []
         for text in args.texts:
             got = json.loads(run([args.quern, "perplexity", target, "--text", text, "--context", str(args.context),
@@ -136,24 +166,15 @@ def head(args, before):
     }
 
 
-def table(entries, labels):
-    texts = [text["text"] for text in entries[0]["texts"]] if entries else []
-    print("| scheme | bits per weight, layers / model |" +
-          "".join(f" KL, {name} | ratio | same token |" for name in texts))
-    print("|---|---|" + "---|---|---|" * len(texts))
-    for label, entry in zip(labels, entries):
-        cells = [label, f"{entry['layer_bits_per_weight']:.2f} / {entry['bits_per_weight']:.2f}"]
-        for text in entry["texts"]:
-            cells += [f"{text['kl_mean']:.4f}", f"{text['perplexity_ratio']:.3f}", f"{text['top1_agreement']:.1%}"]
-        print("| " + " | ".join(cells) + " |")
-
-
 def main():
     parser = argparse.ArgumentParser(description="Measures what every scheme costs in quality.")
-    parser.add_argument("quern", help="the quern binary")
-    parser.add_argument("model", help="an unquantized model")
-    parser.add_argument("texts", nargs="+", type=pathlib.Path, help="texts to score")
+    parser.add_argument("quern", nargs="?", help="the quern binary")
+    parser.add_argument("model", nargs="?", help="an unquantized model")
+    parser.add_argument("texts", nargs="*", type=pathlib.Path, help="texts to score")
     parser.add_argument("--calibration", type=pathlib.Path, help="text for importance matrix and GPTQ")
+    parser.add_argument("--samples", type=int, default=128, help="samples of --context tokens for calibration")
+    parser.add_argument("--plot", type=pathlib.Path, help="SVG to draw")
+    parser.add_argument("--bits", choices=("layers", "model"), default="layers", help="which bits the plot counts")
     parser.add_argument("--json", type=pathlib.Path, help="file to write, and to resume from")
     parser.add_argument("--chunks", type=int, default=40)
     parser.add_argument("--context", type=int, default=512)
@@ -161,6 +182,33 @@ def main():
     parser.add_argument("--threads", type=int)
     parser.add_argument("--work", type=pathlib.Path, help="folder for temporary models")
     args = parser.parse_args()
+    if args.quern is None:
+        if args.json is None:
+            parser.error("name QUERN, MODEL and TEXT to measure, or --json FILE to show what was measured")
+        known = json.loads(args.json.read_text(encoding="utf-8"))
+        show(args, known, known["schemes"])
+    elif not args.texts:
+        parser.error("name the MODEL and at least one TEXT")
+    else:
+        show(args, *measure_all(args))
+
+
+def label_of(entry):
+    """The label of an entry that this script measures."""
+    return next((label for label, keys, _ in schemes() if same_scheme(entry, keys)), entry["scheme"])
+
+
+def show(args, top, entries):
+    """Tables, and the plot if it is wanted."""
+    others = quality_tables.published(top, entries)
+    quality_tables.show(top, [(label_of(entry), entry) for entry in entries], others)
+    if args.plot:
+        bits = "bits_per_weight" if args.bits == "model" else "layer_bits_per_weight"
+        args.plot.write_text(quality_plot.draw(top, entries + others, bits), encoding="utf-8")
+
+
+def measure_all(args):
+    """Head and entries of everything, measured or known before."""
     args.threads = ["--threads", str(args.threads)] if args.threads else []
     if args.calibration is None:
         print("calibration text: the one that comes with quern", file=sys.stderr)
@@ -172,7 +220,7 @@ def main():
         sys.exit(f"{args.json} holds figures of another model, text, calibration or length; name another file or remove it")
     known = before.get("schemes", [])
 
-    entries, labels = [], []
+    entries = []
     with tempfile.TemporaryDirectory(dir=args.work) as folder:
         work = pathlib.Path(folder)
 
@@ -184,7 +232,7 @@ def main():
             return file
 
         for label, keys, options in schemes():
-            entry = next((e for e in known if {k: e.get(k) for k in keys} == keys), None)
+            entry = next((e for e in known if same_scheme(e, keys)), None)
             if entry is None and re.search(args.only, label):
                 try:
                     entry = measure(args, keys, options, work, imatrix)
@@ -195,13 +243,12 @@ def main():
             if entry is None:
                 continue
             entries.append(entry)
-            labels.append(label)
             if args.json:
                 rest = [e for e in known if e not in entries]
                 lines = ",\n  ".join(json.dumps(e) for e in entries + rest)
                 text = json.dumps(top, indent=1)[:-2] + f",\n \"schemes\": [\n  {lines}\n ]\n}}\n"
                 args.json.write_text(text, encoding="utf-8")
-    table(entries, labels)
+    return top, entries
 
 
 main()

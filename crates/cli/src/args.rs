@@ -4,6 +4,7 @@
 //! scripts: they may be added to, never renamed.
 
 mod argv;
+mod auto;
 mod bench;
 mod calibration;
 mod choice;

@@ -5,6 +5,7 @@ use std::error::Error as StdError;
 
 use quern_hub::Error as HubError;
 use quern_model::ChatError;
+use quern_quantize::auto::Error as AutoError;
 use quern_quantize::calibrated::Error as CalibratedError;
 use quern_quantize::imatrix::{AddError, CollectError};
 use quern_quantize::job::Error as QuantizeError;
@@ -32,6 +33,7 @@ fn of(error: &(dyn StdError + 'static)) -> Option<Remedy> {
         error.downcast_ref::<RunError>().map(RunError::remedy),
         error.downcast_ref::<ChatError>().map(ChatError::remedy),
         error.downcast_ref::<QuantizeError>().map(QuantizeError::remedy),
+        error.downcast_ref::<AutoError>().map(AutoError::remedy),
         error.downcast_ref::<RecipeError>().map(RecipeError::remedy),
         error.downcast_ref::<CalibratedError>().map(CalibratedError::remedy),
         error.downcast_ref::<CollectError>().map(CollectError::remedy),

@@ -43,6 +43,7 @@ pub use executor::{
 };
 #[doc(hidden)]
 pub use fgemm::{Product, multiply_add};
+pub use gram::cross::cross;
 pub use gram::factor::{BadPivot, factor};
 pub use gram::factor64::factor_f64;
 pub use gram::gram;

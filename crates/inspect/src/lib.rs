@@ -4,6 +4,7 @@
 //!
 //! - [`summarize`] and [`metadata`]: from headers and small tensors
 //! - [`check`]: every value, every shape
+//! - [`seeming_grid`]: whether a model was trained for a block type
 //! - [`fit`]: which scheme and placement of a model fits a machine, how fast and how good it is
 //! - [`machine`]: what a machine offers: processor, memory, disks
 //! - [`statistics`]: figures and histograms of all values, input channels that stand out
@@ -15,6 +16,7 @@ mod attention;
 mod check;
 pub mod diff;
 pub mod fit;
+mod grids;
 mod loose;
 pub mod machine;
 mod quantization;
@@ -25,6 +27,7 @@ pub mod words;
 
 pub use attention::{Attention, Rope, Scaling, Window};
 pub use check::{CheckReport, Finding, check};
+pub use grids::seeming_grid;
 pub use loose::Sizes;
 pub use quantization::Quantization;
 pub use summary::{MetadataEntry, Summary, TensorSummary, TokenizerSummary, TypeTotal, metadata, summarize};

@@ -10,6 +10,7 @@
 //! - [`calibration`] chooses the token sequences that a model is run on for GPTQ and importance matrices
 //! - [`load_in`] quantizes a model while it is loaded for running
 
+pub mod auto;
 pub mod bitsandbytes;
 pub mod calibrated;
 pub mod calibration;

@@ -14,11 +14,11 @@ use quern_compute::simd::Level;
 use quern_model::{Config, Contents, ExpectedTensor, FileType, TensorRole, View, ViewTensor};
 use quern_run::LoadIn;
 use quern_tensor_io::scheme::Packing;
-use quern_tensor_io::{Checkpoint, ElementType, Remedy};
+use quern_tensor_io::{Checkpoint, ElementType, NoProgress, Remedy};
 
 use crate::bitsandbytes::{Kind, encode_in_memory};
-use crate::encode::encode_rows_at;
-use crate::job;
+use crate::encode::{Grid, encode_rows_at, encode_rows_on_grid};
+use crate::job::{self, Grids};
 
 /// A scheme to load in.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -50,6 +50,8 @@ impl LoadScheme {
 pub struct Loader {
     scheme: LoadScheme,
     targets: HashMap<String, ElementType>,
+    /// Tensors that are on a 4-bit grid, and how the source stores them.
+    grids: HashMap<String, (Grid, ElementType)>,
     level: Level,
 }
 
@@ -64,12 +66,13 @@ impl Loader {
             let contents = Contents::matched(checkpoint, config.clone(), Packing::read(checkpoint)?);
             contents.refuse_quantized().map_err(|e| e.with_remedy(Remedy::LoadAsStored))?;
         }
+        let mut grids = HashMap::new();
         let targets = match scheme {
-            LoadScheme::Gguf(file_type) => from_recipe(checkpoint, file_type)?,
+            LoadScheme::Gguf(file_type) => from_recipe(checkpoint, file_type, &mut grids)?,
             LoadScheme::Bitsandbytes(kind) => matrices(&config, true, kind.in_memory()),
             LoadScheme::Plain(to) => matrices(&config, false, to),
         };
-        Ok(Self { scheme, targets, level: Level::detect() })
+        Ok(Self { scheme, targets, grids, level: Level::detect() })
     }
 }
 
@@ -84,7 +87,7 @@ impl BlockTypes {
     /// # Errors
     /// The recipe does not suit the shapes.
     pub fn of_recipe(gguf: &View<'_>, stored: &View<'_>, file_type: FileType) -> Result<Self, job::Error> {
-        from_views(gguf, stored, file_type).map(Self)
+        from_views(gguf, stored, job::Options::new(file_type)).map(Self)
     }
 
     /// The linear layers of the blocks in one type, as GPTQ and bitsandbytes choose them.
@@ -115,21 +118,29 @@ fn matrices(config: &Config, in_blocks: bool, to: ElementType) -> HashMap<String
     wanted.map(|e| (e.name, to)).collect()
 }
 
-/// The types a GGUF file would have, by the checkpoint's own names.
+/// The types a GGUF file would have, by the checkpoint's own names; `on_grid` gets the tensors that are on a grid.
 fn from_recipe(
     checkpoint: &Checkpoint,
     file_type: FileType,
+    on_grid: &mut HashMap<String, (Grid, ElementType)>,
 ) -> Result<HashMap<String, ElementType>, job::Error> {
     let (view, stored) = (View::gguf_without_tokenizer(checkpoint)?, View::stored(checkpoint)?);
-    from_views(&view, &stored, file_type)
+    let grids = Grids::find(&view, 0, &NoProgress)?;
+    for tensor in view.tensors() {
+        if let Some(found) = grids.get(&tensor.name) {
+            let sources = tensor.sources.iter().cloned();
+            on_grid.extend(sources.map(|name| (name, (found.grid, tensor.element_type))));
+        }
+    }
+    from_views(&view, &stored, job::Options { grids, ..job::Options::new(file_type) })
 }
 
 fn from_views(
     view: &View<'_>,
     stored: &View<'_>,
-    file_type: FileType,
+    options: job::Options,
 ) -> Result<HashMap<String, ElementType>, job::Error> {
-    let plan = job::plan(view, job::Options::new(file_type))?;
+    let plan = job::plan(view, options)?;
     let sources: HashMap<_, _> = view.tensors().iter().map(|t| (t.name.as_str(), &t.sources)).collect();
     let rows = plan.rows().iter().filter(|r| r.to.is_block());
     let types = rows.filter_map(|r| Some((sources.get(r.name.as_str())?, r.to)));
@@ -147,7 +158,7 @@ impl LoadIn for Loader {
 
     fn encode(
         &self,
-        _: &str,
+        name: &str,
         target: ElementType,
         columns: usize,
         rows: &[f32],
@@ -155,7 +166,13 @@ impl LoadIn for Loader {
     ) -> Result<(), String> {
         match self.scheme {
             LoadScheme::Gguf(_) | LoadScheme::Plain(_) => {
-                encode_rows_at(self.level, target, columns, rows, None, out).map_err(|e| e.to_string())?
+                let done = match self.grids.get(name) {
+                    Some(&on_grid) => {
+                        encode_rows_on_grid(self.level, on_grid, target, columns, rows, None, out)
+                    }
+                    None => encode_rows_at(self.level, target, columns, rows, None, out),
+                };
+                done.map_err(|e| e.to_string())?;
             }
             LoadScheme::Bitsandbytes(kind) => {
                 encode_in_memory(self.level, kind, columns, rows, out).map_err(|e| e.to_string())?;

@@ -95,6 +95,12 @@ pub enum Error {
         "the model's output is not finite: its weights hold NaN or infinite values, or an activation overflowed"
     )]
     NotFinite,
+    /// Gradients were asked for of a model whose gradients are not known here.
+    #[error("gradients of this model are not supported: {what}")]
+    NoGradients {
+        /// What is not supported.
+        what: &'static str,
+    },
     /// A device was asked for that cannot be used.
     #[error(transparent)]
     Device(#[from] crate::placement::DeviceError),
@@ -130,7 +136,11 @@ impl Error {
             Self::Device(error) => error.remedy(),
             Self::Memory { remedy, .. } => Some(remedy.clone()),
             Self::Gpu { error, .. } => error.remedy(),
-            Self::Observer(_) | Self::Compute(_) | Self::Token { .. } | Self::Option(_) => None,
+            Self::Observer(_)
+            | Self::Compute(_)
+            | Self::Token { .. }
+            | Self::Option(_)
+            | Self::NoGradients { .. } => None,
         }
     }
 }

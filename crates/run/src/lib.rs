@@ -12,6 +12,7 @@
 //! [`Observer`] may see the input of every linear layer; calibration is such an observer. Results do not depend on
 //! the number of threads.
 
+mod backward;
 mod bandwidth;
 mod bench;
 mod chat;
@@ -27,6 +28,7 @@ mod model;
 mod observer;
 mod perplexity;
 pub mod placement;
+mod probe;
 pub mod random;
 mod rope;
 mod sampling;
@@ -34,6 +36,7 @@ mod session;
 pub mod statistics;
 mod weights;
 
+pub use backward::{GradientObserver, Gradients, LinearGradient, Loss, Target};
 pub use bandwidth::{Bandwidths, MemorySpeed, ReadLimit, gpu_bandwidth, read_bandwidth};
 pub use bench::{BenchOptions, BenchReport, BenchTest, Speed, bench};
 pub use chat::{Chat, ChatNote};
@@ -49,6 +52,7 @@ pub use model::{GpuMemory, LoadOptions, Model, Placing, check_context, default_c
 pub use observer::{LinearGroup, LinearInfo, Observer, ObserverError};
 pub use perplexity::{Divergence, PerplexityOptions, PerplexityReport, perplexity, perplexity_of_tokens};
 pub use placement::MemoryPlan;
+pub use probe::{Effect, Probe};
 pub use quern_compute::KvType;
 pub use sampling::{DryOptions, Mirostat, MirostatVersion, Sampler, SamplingOptions, Stage};
 pub use session::{Session, SessionOptions, Wanted};

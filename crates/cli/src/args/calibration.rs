@@ -34,6 +34,11 @@ pub struct CalibrationOptions {
 }
 
 impl CalibrationOptions {
+    /// Whether any was given that says more than what the model is run on.
+    pub fn beyond_text(&self) -> bool {
+        self.damp.is_some() || self.save_imatrix.is_some() || self.restart
+    }
+
     /// Whether any of them was given.
     pub fn any_given(&self) -> bool {
         self.damp.is_some()

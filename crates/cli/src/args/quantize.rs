@@ -3,10 +3,12 @@
 use std::path::PathBuf;
 
 use clap::Args;
+use clap::builder::ArgPredicate;
 use quern_quantize::bitsandbytes::Kind;
 use quern_quantize::recipe::{FileType, Override};
 use quern_tensor_io::ElementType;
 
+use super::auto::AutoOptions;
 use super::calibration::CalibrationOptions;
 use super::placement::CpuDevice;
 use super::record::{CardOptions, NoProvenance};
@@ -21,6 +23,9 @@ Examples:
   Quantize to GGUF with every layer rounded for the inputs it gets:
     quern quantize ./TinyLlama-1.1B --to q4_k_m --calibrate -o q4_k_m.gguf
 
+  Quantize to a GGUF file of at most 700 MiB, with the types that change the predictions least:
+    quern quantize ./TinyLlama-1.1B --to auto --target-size 700MiB -o tinyllama.gguf
+
   Quantize to GPTQ with groups of 32 columns, calibrated on a text of your own:
     quern quantize ./TinyLlama-1.1B --to gptq --group-size 32 --calibration text.txt -o GPTQ
 
@@ -34,8 +39,10 @@ pub struct Quantize {
     /// Model to quantize: a directory, a file, or a name on the Hugging Face Hub
     #[arg(long_help = model_help!("Model to quantize"))]
     pub model: PathBuf,
-    /// Scheme to quantize to: gptq, nf4, fp4, int8, or any file type of llama-quantize (q4_k_m, q8_0, iq4_xs …)
-    #[arg(long, value_name = "SCHEME", value_parser = schemes(), hide_possible_values = true)]
+    /// Scheme to quantize to: gptq, nf4, fp4, int8, any file type of llama-quantize (q4_k_m, q8_0, iq4_xs …), or auto for
+    /// types chosen by measurement
+    #[arg(long, value_name = "SCHEME", value_parser = schemes(), hide_possible_values = true, required = false)]
+    #[arg(required_unless_present = "recipe", default_value_if("recipe", ArgPredicate::IsPresent, "recipe"))]
     pub to: Scheme,
     /// File (GGUF types) or directory (gptq, nf4, fp4, int8) to write; required unless --dry-run is given
     #[arg(short, long, value_name = "OUT", required_unless_present = "dry_run")]
@@ -69,6 +76,8 @@ pub struct Quantize {
     #[command(flatten)]
     pub gguf: GgufOptions,
     #[command(flatten)]
+    pub auto: AutoOptions,
+    #[command(flatten)]
     pub gptq: GptqOptions,
     #[command(flatten)]
     pub calibration: CalibrationOptions,
@@ -83,6 +92,10 @@ pub struct Quantize {
 pub enum Scheme {
     /// A GGUF file type.
     Gguf(FileType),
+    /// GGUF with types chosen by measurement.
+    Auto,
+    /// GGUF with the types of a recipe file.
+    Recipe,
     /// GPTQ.
     Gptq,
     /// NF4, FP4 or int8.

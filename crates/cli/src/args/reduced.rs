@@ -51,7 +51,7 @@ const KEPT: [&str; 32] = [
 ];
 /// The others.
 #[cfg(test)]
-const WITHOUT_EFFECT: [&str; 18] = [
+const WITHOUT_EFFECT: [&str; 19] = [
     "output",
     "dry-run",
     "force",
@@ -63,6 +63,7 @@ const WITHOUT_EFFECT: [&str; 18] = [
     "evaluate",
     "no-verify",
     "save-imatrix",
+    "save-recipe",
     "restart",
     "help",
     "version",

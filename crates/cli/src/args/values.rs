@@ -15,7 +15,7 @@ use crate::format;
 /// Values of `quantize --to`.
 pub(super) fn schemes() -> Choice<Scheme> {
     Choice::new(scheme, || {
-        let others = ["gptq", "nf4", "fp4", "int8"].map(str::to_owned).into_iter();
+        let others = ["gptq", "nf4", "fp4", "int8", "auto"].map(str::to_owned).into_iter();
         others.chain(FileType::ALL.iter().map(|t| t.name().to_lowercase())).collect()
     })
 }
@@ -55,10 +55,15 @@ fn scheme(name: &str) -> Result<Scheme, String> {
     if name.eq_ignore_ascii_case("gptq") {
         return Ok(Scheme::Gptq);
     }
+    match name.to_ascii_lowercase().as_str() {
+        "auto" => return Ok(Scheme::Auto),
+        "recipe" => return Ok(Scheme::Recipe),
+        _ => {}
+    }
     let kind = Kind::from_name(name).map(Scheme::Bitsandbytes);
     kind.or_else(|| FileType::from_name(name).map(Scheme::Gguf)).ok_or_else(|| {
         let known: Vec<_> = FileType::ALL.iter().map(|t| t.name().to_lowercase()).collect();
-        format!("unknown scheme; choose gptq, nf4, fp4, int8, or a GGUF type: {}", known.join(", "))
+        format!("unknown scheme; choose gptq, nf4, fp4, int8, auto, or a GGUF type: {}", known.join(", "))
     })
 }
 
@@ -184,6 +189,14 @@ pub(super) fn group_size(text: &str) -> Result<GroupSize, String> {
                 .to_owned())
         }
     }
+}
+
+/// Bits per weight that a file may have.
+pub(super) fn bits_per_weight(text: &str) -> Result<f64, String> {
+    let value: Option<f64> = text.parse().ok();
+    value
+        .filter(|v| (1.0..=32.0).contains(v))
+        .ok_or_else(|| "expected a number from 1 to 32, such as 4.25".to_owned())
 }
 
 pub(super) fn damp(text: &str) -> Result<f64, String> {

@@ -15,6 +15,7 @@ use quern_tensor_io::{Checkpoint, pipeline};
 use serde::Serialize;
 use serde_json::json;
 
+use super::quantize::grids;
 use super::{Outcome, print, print_json};
 use crate::format::escape;
 use crate::progress::{Bar, Unit};
@@ -52,8 +53,14 @@ pub fn run(args: &args::Inspect) -> Outcome {
         return pool.install(|| histogram::run(&checkpoint, tensor, args.json));
     }
     let mut summary = quern_inspect::summarize(&checkpoint);
-    if let Remote::Headers(headers) = &found {
-        summary.notes.iter_mut().for_each(|note| *note = headers.renamed(note));
+    match &found {
+        Remote::Headers(headers) => {
+            summary.notes.iter_mut().for_each(|note| *note = headers.renamed(note));
+        }
+        Remote::Cached(_) => {
+            let grid = quern_inspect::seeming_grid(&checkpoint);
+            summary.notes.extend(grid.map(|(matrices, grid)| grids::seeming(matrices, grid)));
+        }
     }
     let metadata = args.metadata.then(|| quern_inspect::metadata(&checkpoint));
     let report = args.check.then(|| pool.install(|| check(&checkpoint)));

@@ -13,6 +13,8 @@ pub enum Unit {
     Chunks(usize),
     /// Linear layers of a model.
     Modules,
+    /// Blocks of a model.
+    Layers,
     /// Models of the catalogue.
     Models,
     /// Repetitions of a measurement.
@@ -31,6 +33,7 @@ impl Unit {
             Self::Nothing => return String::new(),
             Self::Chunks(_) => "chunk",
             Self::Modules => "module",
+            Self::Layers => "layer",
             Self::Models => "model",
             Self::Runs => "run",
             Self::Tokens => "token",
@@ -47,7 +50,7 @@ impl Unit {
                 let (done, total) = (format::bytes_as(done, total), format::bytes_as(total, total));
                 format!("{}/{total}", done.split(' ').next().unwrap_or_default())
             }
-            Self::Chunks(_) | Self::Modules | Self::Models | Self::Runs | Self::Tokens => {
+            Self::Chunks(_) | Self::Modules | Self::Layers | Self::Models | Self::Runs | Self::Tokens => {
                 format!("{done}/{}", self.many(total))
             }
         }
@@ -66,6 +69,8 @@ impl Unit {
             // Repetitions are of several kinds, each with its own speed.
             Self::Models | Self::Runs | Self::Nothing => String::new(),
             Self::Modules => format!("{:.1} s per module", 1.0 / per_second),
+            Self::Layers if per_second >= 1.0 => format!("{per_second:.1} layers/s"),
+            Self::Layers => format!("{:.1} s per layer", 1.0 / per_second),
             Self::Tokens => format!("{:.1} s per token", 1.0 / per_second),
         }
     }

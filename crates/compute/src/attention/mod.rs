@@ -14,6 +14,7 @@
 //! has work, and the spans' results are combined in order. The splits, and with them the order of additions, depend
 //! on the shapes alone, never on the threads.
 
+mod backward;
 mod cache;
 mod q8_0;
 mod softmax;
@@ -29,6 +30,7 @@ use crate::ops;
 use crate::simd::Level;
 use crate::{Error, Pool, Result};
 
+pub use backward::{Attended, attention_backward};
 pub use cache::{CacheData, KEY_GROUP, Keys, Values, put_key_f16, put_key_f32, put_key_q8_0};
 pub use q8_0::encode_q8_0;
 use softmax::{Online, merge, online};

@@ -20,6 +20,7 @@ use crate::matmul::Shared;
 use crate::simd::Level;
 use crate::{Error, Pool, Result};
 
+pub mod cross;
 pub mod factor;
 pub mod factor64;
 mod kernel;

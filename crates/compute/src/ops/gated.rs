@@ -17,26 +17,26 @@ pub enum Activation {
 }
 
 #[inline(always)]
-fn silu(x: f32) -> f32 {
+pub(super) fn silu(x: f32) -> f32 {
     x / (1.0 + exp(-x))
 }
 
 /// `0.5 x (1 + tanh z)`, and `0.5 (1 + tanh z) = 1 / (1 + e^-2z)`.
 #[inline(always)]
-fn gelu_tanh(x: f32) -> f32 {
+pub(super) fn gelu_tanh(x: f32) -> f32 {
     let z = 0.797_884_6 * (x + 0.044_715 * x * x * x);
     x / (1.0 + exp(-2.0 * z))
 }
 
 #[inline(always)]
-fn gelu(x: f32) -> f32 {
+pub(super) fn gelu(x: f32) -> f32 {
     0.5 * x * (1.0 + erf(x * std::f32::consts::FRAC_1_SQRT_2))
 }
 
 /// The error function to 3e-7: below 1 its Taylor series, above it Abramowitz and Stegun 7.1.26 (their
 /// coefficients), both in steps without branches.
 #[inline(always)]
-fn erf(x: f32) -> f32 {
+pub(super) fn erf(x: f32) -> f32 {
     let a = x.abs();
     let square = x * x;
     // x (2 / sqrt(pi)) (1 - x^2/3 + x^4/10 - x^6/42 + ...)

@@ -2,6 +2,7 @@
 //! number of rows; they run on the calling thread (call them from a [`crate::Pool`] region for many rows), with
 //! the instructions of a level (the pool has one).
 
+mod backward;
 mod exp;
 mod gated;
 mod norm;
@@ -9,6 +10,7 @@ mod rope;
 mod softmax;
 mod statistics;
 
+pub use backward::{activate_backward, activate_mul_backward, layer_norm_backward, rms_norm_backward};
 pub(crate) use exp::exp;
 pub use gated::{Activation, activate, activate_mul, softcap};
 pub use norm::{layer_norm, rms_norm};

@@ -45,6 +45,8 @@ struct Entry {
     scheme: String,
     #[serde(default)]
     imatrix: bool,
+    #[serde(default)]
+    calibrated: bool,
     bits: Option<u32>,
     group_size: Option<u32>,
     symmetric: Option<bool>,
@@ -62,7 +64,7 @@ static ENTRIES: LazyLock<Vec<Entry>> =
 pub fn quality(scheme: Scheme) -> Option<Quality> {
     let wanted = |entry: &&Entry| {
         // Of variants, what quantize makes without more options.
-        let usual = entry.symmetric != Some(false) && entry.double_quant != Some(false);
+        let usual = entry.symmetric != Some(false) && entry.double_quant != Some(false) && !entry.calibrated;
         usual
             && entry.scheme == scheme.name()
             && match scheme {

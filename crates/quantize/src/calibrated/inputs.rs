@@ -3,28 +3,32 @@
 use quern_compute::Pool;
 use quern_run::LinearGroup;
 
-use crate::gptq::Hessian;
+use crate::gptq::{Hessian, Shift};
 
 /// Sums over the inputs of layers that share them.
 #[derive(Clone, Debug)]
 pub(super) struct Inputs {
     /// The sum of the outer products.
     pub hessian: Hessian,
+    /// What the layers should make up for, where the unquantized model is run too.
+    pub shift: Option<Shift>,
 }
+
+/// Inputs of which [`Shift`] makes sums have a multiple of so many values.
+const LANES: usize = 16;
 
 impl Inputs {
     /// Of inputs with so many values; nothing was seen yet.
     pub fn new(columns: usize) -> Self {
-        Self { hessian: Hessian::new(columns) }
-    }
-
-    /// So many of the same: copies, and this one as the last.
-    pub fn times(self, count: usize) -> impl Iterator<Item = Self> {
-        std::iter::repeat_n(self, count)
+        Self { hessian: Hessian::new(columns), shift: None }
     }
 
     /// Adds the inputs of some tokens.
     pub fn add(&mut self, pool: &Pool, group: &LinearGroup<'_>) {
         self.hessian.add(pool, group.values);
+        if let Some(reference) = group.reference.filter(|_| group.columns.is_multiple_of(LANES)) {
+            let shift = self.shift.get_or_insert_with(|| Shift::new(group.columns));
+            shift.add(pool, group.values, reference, group.drift);
+        }
     }
 }

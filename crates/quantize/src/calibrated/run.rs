@@ -67,10 +67,19 @@ impl Job<'_> {
     ) -> Result<(), Error> {
         let &Self { model, calibration, progress, .. } = self;
         let resumed = records.len();
-        let mut layerwise = Layerwise::new(model, &calibration.samples.sequences)?;
+        let sequences = &calibration.samples.sequences;
+        let mut layerwise = match target.follows_the_original() {
+            true => Layerwise::with_reference(model, sequences)?,
+            false => Layerwise::new(model, sequences)?,
+        };
         let mut first = 0;
-        if let Some((block, hidden)) = state.hidden(resumed, layerwise.hidden().len()) {
-            layerwise.set_hidden(&hidden);
+        let (own, reference) =
+            (layerwise.hidden().len(), layerwise.reference_hidden().map_or(0, <[f32]>::len));
+        if let Some((block, hidden)) = state.hidden(resumed, own + reference) {
+            layerwise.set_hidden(&hidden[..own]);
+            if reference > 0 {
+                layerwise.set_reference_hidden(&hidden[own..]);
+            }
             first = block;
         }
         let pool = model.pool();
@@ -100,7 +109,8 @@ impl Job<'_> {
             state.finish_block(block, &record)?;
             records.push(record);
             if block + 1 < blocks {
-                state.keep_hidden(block + 1, layerwise.hidden())?;
+                let reference = layerwise.reference_hidden().unwrap_or_default();
+                state.keep_hidden(block + 1, &[layerwise.hidden(), reference])?;
             }
         }
         Ok(())

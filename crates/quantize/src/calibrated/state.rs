@@ -202,17 +202,17 @@ impl State {
         write(&self.record_file(layer), &text)
     }
 
-    /// Writes the residual stream before block `layer`, if the last time is long enough ago.
-    pub fn keep_hidden(&mut self, layer: usize, hidden: &[f32]) -> Result<()> {
+    /// Writes the residual streams before block `layer`, one after the other, if the last time is long enough ago.
+    pub fn keep_hidden(&mut self, layer: usize, hidden: &[&[f32]]) -> Result<()> {
         if self.last_hidden.elapsed() < HIDDEN_EVERY {
             return Ok(());
         }
         let path = self.hidden_file(layer);
-        let plan =
-            TensorPlan { name: "hidden".into(), element_type: ElementType::F32, shape: vec![hidden.len()] };
+        let values = hidden.iter().map(|stream| stream.len()).sum();
+        let plan = TensorPlan { name: "hidden".into(), element_type: ElementType::F32, shape: vec![values] };
         let mut bytes = Vec::with_capacity(1 << 20);
         let mut pieces = |each: &mut dyn FnMut(&[u8]) -> Result<()>| {
-            hidden.chunks(1 << 18).try_for_each(|values| {
+            hidden.iter().flat_map(|stream| stream.chunks(1 << 18)).try_for_each(|values| {
                 bytes.clear();
                 bytes.extend(values.iter().flat_map(|v| v.to_le_bytes()));
                 each(&bytes)
@@ -339,7 +339,7 @@ mod tests {
         let lock = lock(folder.path()).unwrap();
         let mut state = State { folder: folder.path().to_path_buf(), last_hidden: long_ago, _lock: lock };
         let values: Vec<f32> = (0..300_000).map(|i| i as f32).collect();
-        state.keep_hidden(3, &values).unwrap();
+        state.keep_hidden(3, &[&values[..1000], &values[1000..]]).unwrap();
         assert!(state.hidden(2, values.len()).is_none());
         assert_eq!(state.hidden(5, values.len()), Some((3, values.clone())));
         let file = state.hidden_file(3);

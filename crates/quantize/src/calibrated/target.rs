@@ -45,6 +45,11 @@ pub(super) trait Target {
     /// Whether the sums of squares of this layer's inputs are kept, though it may not be quantized.
     fn measures(&self, layer: &LinearInfo<'_>) -> bool;
 
+    /// Whether the unquantized model is run beside the one that is quantized, for what layers should make up for.
+    fn follows_the_original(&self) -> bool {
+        false
+    }
+
     /// Solves the layers of a group and writes them to their file, a safetensors file. Progress counts layers.
     ///
     /// # Errors

@@ -4,7 +4,8 @@
 //! order of those sums decides between near-equal candidates. So no sum may be reordered or fused. For speed,
 //! sixteen blocks, which are independent, are searched at once, one in each SIMD lane, each lane keeping its own
 //! sequential order (`lanes`). `scalar` holds the same encoders one value after another: the specification, the
-//! reference of the tests, and what runs on CPUs without AVX2.
+//! reference of the tests, and what runs on CPUs without AVX2. Weights that were trained for `q4_0` or `q4_1` are another
+//! matter: [`encode_rows_on_grid`].
 
 use quern_compute::simd::{Level, Op, dispatch};
 use quern_tensor_io::ElementType;
@@ -15,6 +16,7 @@ pub(crate) use table::{E2M1_DOUBLED, IQ4};
 mod codebook;
 mod formats;
 mod lanes;
+pub(crate) mod lattice;
 mod levels;
 mod numeric;
 pub(crate) mod pack;
@@ -23,6 +25,8 @@ mod scalar;
 mod table;
 #[cfg(test)]
 mod tests;
+
+pub use lattice::{Grid, encode_rows_on_grid};
 
 /// Why rows could not be encoded.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]

@@ -30,6 +30,7 @@ mod order;
 mod parameters;
 mod prepare;
 mod refine;
+mod shift;
 mod solution;
 mod solve;
 mod tile;
@@ -37,6 +38,7 @@ mod tile;
 pub use error::SolveError;
 pub use hessian::Hessian;
 pub use prepare::Prepared;
+pub use shift::Shift;
 pub use solution::Solution;
 pub use solve::{round_to_nearest, solve};
 

@@ -46,9 +46,11 @@ pub fn solve(
         weights: &prepared.diagonal,
         groups: &prepared.plan.groups,
         units: &prepared.plan.units,
+        started: false,
     };
     let layer = Layer {
         weights,
+        target: None,
         rows,
         plan: &prepared.plan,
         alive: &prepared.diagonal,
@@ -96,8 +98,9 @@ pub fn round_to_nearest(
         weights: diagonal,
         groups: &plan.groups,
         units: &plan.units,
+        started: false,
     };
-    let layer = Layer { weights, rows, plan: &plan, alive: &ones, refine: None };
+    let layer = Layer { weights, target: None, rows, plan: &plan, alive: &ones, refine: None };
     Ok(run(pool, &layer, settings, &problem))
 }
 
@@ -123,6 +126,8 @@ fn check(weights: &[f32], rows: usize, columns: usize, settings: &Settings) -> R
 pub(super) struct Layer<'a> {
     /// `[rows][columns]`
     pub weights: &'a [f32],
+    /// What it should make up for, as `weights`: `M` of [`super::Shift`].
+    pub target: Option<&'a [f32]>,
     pub rows: usize,
     pub plan: &'a Plan,
     /// Columns, in the plan's order, for which it is 0 get weights of 0.
@@ -138,7 +143,7 @@ pub(super) fn tiles<R: Send>(
     problem: &Problem,
     take: impl Fn(&Tile, usize) -> R + Sync,
 ) -> Vec<R> {
-    let &Layer { weights, rows, plan, alive, refine } = layer;
+    let &Layer { weights, target, rows, plan, alive, refine } = layer;
     let (columns, groups, units) = (plan.order.len(), plan.groups.len(), plan.units.len());
     let results: Vec<Mutex<Option<R>>> = (0..rows.div_ceil(WIDTH)).map(|_| Mutex::new(None)).collect();
     // A worker that is done hands its memory to the next tile.
@@ -151,16 +156,26 @@ pub(super) fn tiles<R: Send>(
             Some(tile) if tile.width == width => tile,
             _ => Tile::new(width, columns, groups, units),
         };
-        let weights = &weights[t * WIDTH * columns..][..used * columns];
-        for ((line, &column), &alive) in tile.weights.chunks_exact_mut(width).zip(&plan.order).zip(alive) {
-            line.fill(0.0);
-            if alive > 0.0 {
-                for (to, row) in line.iter_mut().zip(weights.chunks_exact(columns)) {
-                    *to = row[column as usize];
+        let fill = |lines: &mut [f32], rows: &[f32]| {
+            let rows = &rows[t * WIDTH * columns..][..used * columns];
+            for ((line, &column), &alive) in lines.chunks_exact_mut(width).zip(&plan.order).zip(alive) {
+                line.fill(0.0);
+                if alive > 0.0 {
+                    for (to, row) in line.iter_mut().zip(rows.chunks_exact(columns)) {
+                        *to = row[column as usize];
+                    }
                 }
             }
+        };
+        fill(&mut tile.weights, weights);
+        match (target, problem.factor) {
+            (Some(target), Some(factor)) => {
+                fill(&mut tile.residual, target);
+                tile.start_from(problem, factor);
+            }
+            _ => tile.residual.fill(0.0),
         }
-        tile.solve(problem);
+        tile.solve(problem, target.is_some());
         if let (Some(factor), Some((squares, sweeps))) = (problem.factor, refine) {
             for _ in 0..sweeps {
                 tile.refine(problem, factor, squares);

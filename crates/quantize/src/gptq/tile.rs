@@ -31,6 +31,7 @@ pub(super) const SHORT: usize = 16;
 const FACTOR_ROWS: usize = 256;
 
 /// What all tiles of a layer share.
+#[derive(Clone, Copy)]
 pub(super) struct Problem<'a> {
     pub level: Level,
     pub format: &'a dyn Format,
@@ -44,6 +45,8 @@ pub(super) struct Problem<'a> {
     pub groups: &'a [(Range<usize>, usize)],
     /// Groups whose parameters are chosen together.
     pub units: &'a [Unit],
+    /// Whether residuals begin with something else than 0.
+    pub started: bool,
 }
 
 /// Rows being quantized.
@@ -72,9 +75,46 @@ impl Tile {
         }
     }
 
-    /// Quantizes `weights`; fills all else.
-    pub fn solve(&mut self, problem: &Problem) {
-        self.residual.fill(0.0);
+    /// From the `M` of [`super::Shift`] in `residual` to the residuals that the column loop begins with.
+    pub fn start_from(&mut self, problem: &Problem, factor: &[f32]) {
+        let (width, columns) = (self.width, problem.root.len());
+        let mut minus = vec![0f32; SHORT * width];
+        for start in (0..columns).step_by(SHORT).rev() {
+            let size = SHORT.min(columns - start);
+            // Y_j = (M_j - Σ_{i>j} Y_i U_ji) / U_jj, the last column first.
+            for j in (0..size).rev() {
+                let row = &factor[(start + j) * columns + start..][..size];
+                let inverse = 1.0 / problem.root[start + j];
+                for l in 0..width {
+                    let mut y = self.residual[(start + j) * width + l];
+                    for i in j + 1..size {
+                        y += row[i] * minus[i * width + l];
+                    }
+                    y *= inverse;
+                    self.residual[(start + j) * width + l] = y;
+                    minus[j * width + l] = -y;
+                }
+            }
+            // Row i of the factor holds U_ij from the diagonal on.
+            for first in (0..start).step_by(FACTOR_ROWS) {
+                let product = Product {
+                    rows: FACTOR_ROWS.min(start - first),
+                    depth: size,
+                    width,
+                    a: &factor[first * columns + start..],
+                    a_stride: columns,
+                    b: &minus,
+                    c: &mut self.residual[first * width..],
+                    c_stride: width,
+                };
+                multiply_add(problem.level, product);
+            }
+        }
+    }
+
+    /// Quantizes `weights`, with what `residual` begins with; fills all else. `started`: it is not 0.
+    pub fn solve(&mut self, problem: &Problem, started: bool) {
+        let problem = &Problem { started, ..*problem };
         let mut errors = Vec::new();
         let mut next = 0;
         while next < problem.units.len() {
@@ -193,7 +233,7 @@ fn current<'a>(
 ) -> Cow<'a, [f32]> {
     let here = positions.start * width..positions.end * width;
     let factor = match problem.factor {
-        Some(factor) if positions.start > 0 => factor,
+        Some(factor) if positions.start > 0 || problem.started => factor,
         _ => return Cow::Borrowed(&weights[here]),
     };
     let mut residual = residual[here.clone()].to_vec();

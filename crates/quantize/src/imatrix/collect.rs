@@ -185,13 +185,8 @@ pub fn collect(
     let count = available.min(options.chunks.unwrap_or(usize::MAX));
     progress.total(count as u64);
 
-    let mut collector = Collector {
-        model,
-        process_output: options.process_output,
-        sums: Accumulator::new(),
-        squares: Vec::new(),
-    };
-    let wanted = if options.process_output { Wanted::All } else { Wanted::Last };
+    let mut collector = Collector::new(model, options.process_output);
+    let wanted = collector.wanted();
     let started = Instant::now();
     let mut chunk = Vec::with_capacity(context);
     for part in tokens.chunks_exact(context).skip(from_chunk).take(count) {
@@ -209,6 +204,35 @@ pub fn collect(
     Ok(Collected { sums: collector.sums, chunks: count, tokens: count * context, seconds })
 }
 
+/// The same over `sequences`, the samples of a calibration text; `process_output` as in [`CollectOptions`]. Progress
+/// counts them.
+///
+/// # Errors
+/// As [`collect`].
+pub fn collect_samples(
+    model: &Model,
+    sequences: &[Vec<u32>],
+    process_output: bool,
+    progress: &dyn Progress,
+) -> Result<Collected, CollectError> {
+    let context = sequences.iter().map(Vec::len).max().unwrap_or(0);
+    let mut session =
+        model.session(SessionOptions { context, batch: context.min(BATCH), kv: KvType::F32 })?;
+    progress.total(sequences.len() as u64);
+    let mut collector = Collector::new(model, process_output);
+    let wanted = collector.wanted();
+    let started = Instant::now();
+    for sequence in sequences {
+        session.clear();
+        session.forward_observed(sequence, wanted, &mut collector)?;
+        progress.advance(1);
+    }
+    let seconds = started.elapsed().as_secs_f64();
+    model.checkpoint().check_files().map_err(quern_run::Error::from)?;
+    let tokens = sequences.iter().map(Vec::len).sum();
+    Ok(Collected { sums: collector.sums, chunks: sequences.len(), tokens, seconds })
+}
+
 /// Adds the squares of each group's inputs to the entries of its layers.
 struct Collector<'m> {
     model: &'m Model,
@@ -218,7 +242,16 @@ struct Collector<'m> {
     squares: Vec<f64>,
 }
 
-impl Collector<'_> {
+impl<'m> Collector<'m> {
+    fn new(model: &'m Model, process_output: bool) -> Self {
+        Self { model, process_output, sums: Accumulator::new(), squares: Vec::new() }
+    }
+
+    /// The tokens whose logits must be computed, so that the head's inputs are seen.
+    fn wanted(&self) -> Wanted {
+        if self.process_output { Wanted::All } else { Wanted::Last }
+    }
+
     /// The name under which a layer has an entry, if it has one.
     fn entry(&self, linear: &LinearInfo<'_>) -> Option<String> {
         let wanted = linear.layer.is_some() || (self.process_output && linear.role == TensorRole::Output);

@@ -55,7 +55,7 @@ pub(super) fn open(path: &Path) -> Result<Imatrix> {
 }
 
 /// Divides each matrix's sums by its count; ones where nothing was counted.
-fn means(mut sums: Vec<f32>, counts: &[f32]) -> Vec<f32> {
+pub(super) fn means(mut sums: Vec<f32>, counts: &[f32]) -> Vec<f32> {
     let columns = (sums.len() / counts.len()).max(1);
     for (row, &count) in sums.chunks_mut(columns).zip(counts) {
         for sum in row {

@@ -20,7 +20,9 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use crate::calibration::hex;
-pub use collect::{CollectError, CollectOptions, Collected, collect, file_bytes, memory_bytes};
+pub use collect::{
+    CollectError, CollectOptions, Collected, collect, collect_samples, file_bytes, memory_bytes,
+};
 use quern_tensor_io::{Error, Result, small};
 use sha2::{Digest, Sha256};
 
@@ -48,7 +50,28 @@ impl Imatrix {
         Ok(imatrix)
     }
 
-    /// The file it was read from.
+    /// One that was just measured, as if it were written and read again. `name` is that of the text.
+    ///
+    /// # Errors
+    /// A sum beyond what f32 holds.
+    pub fn measured(name: &str, collected: &Collected) -> Result<Self> {
+        let mut imatrix = Self::new(Path::new(""));
+        imatrix.datasets.push(name.to_owned());
+        imatrix.chunks = collected.chunks.try_into().unwrap_or(u32::MAX);
+        for entry in collected.sums.iter() {
+            let counts: Vec<f32> = entry.tokens.iter().map(|&n| n as f32).collect();
+            let sums = entry.squares.iter().map(|&sum| sum as f32).collect();
+            imatrix.insert(entry.name, gguf::means(sums, &counts))?;
+        }
+        Ok(imatrix)
+    }
+
+    /// Whether it was read from a file, and not just measured.
+    pub fn is_file(&self) -> bool {
+        !self.file.as_os_str().is_empty()
+    }
+
+    /// The file it was read from; empty for one that was just measured.
     pub fn file(&self) -> &Path {
         &self.file
     }

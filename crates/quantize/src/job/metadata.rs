@@ -34,8 +34,10 @@ pub(super) fn output(
         append(&mut metadata, "general.file_type", file_type);
     }
     if let Some(imatrix) = imatrix {
-        let file = imatrix.file().to_string_lossy().into_owned();
-        append(&mut metadata, "quantize.imatrix.file", Value::String(file));
+        if imatrix.is_file() {
+            let file = imatrix.file().to_string_lossy().into_owned();
+            append(&mut metadata, "quantize.imatrix.file", Value::String(file));
+        }
         if let Some(dataset) = imatrix.datasets().first() {
             append(&mut metadata, "quantize.imatrix.dataset", Value::String(dataset.clone()));
         }

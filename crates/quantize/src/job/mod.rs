@@ -7,11 +7,15 @@
 //!                         while a writer thread writes the batch before; the file appears when whole
 //! ```
 //!
+//! Models that were trained for `q4_0` or `q4_1`, or quantized before, are recognized by [`Grids::find`]; given in the
+//! options, they are encoded without error.
+//!
 //! Memory does not grow with the model: three batches of output, one row buffer a thread; pages of the
 //! source are given back as they are consumed. Every row is encoded alone, so neither threads nor batches
 //! change a byte.
 
 mod error;
+mod grids;
 mod made;
 mod metadata;
 mod piece;
@@ -20,6 +24,7 @@ mod run;
 mod validate;
 
 pub use error::Error;
+pub use grids::{GridReport, Grids, TensorGrid};
 pub(crate) use made::Made;
 pub(crate) use piece::{check_finite, check_made, rows_per_matrix};
 pub(crate) use plan::matrices;

@@ -7,7 +7,7 @@ use quern_tensor_io::{decode, pipeline};
 use super::made::Made;
 use super::plan::{QuantizePlan, QuantizeRow, matrices};
 use super::{Error, bad_block};
-use crate::encode::encode_rows_at;
+use crate::encode::{encode_rows_at, encode_rows_on_grid};
 use crate::finite::all_finite;
 
 /// Values a piece holds, unless one row is longer: 256 KiB of f32, which stays in a core's own cache.
@@ -83,8 +83,14 @@ pub(super) fn encode(
     }
     check_finite(row, rows.start, values)?;
     let weights = made.importance(tensor).or_else(|| weights(plan, row, columns, rows.start));
-    encode_rows_at(plan.options.level, row.to, columns, values, weights, out)
-        .map_err(|source| Error::Encode { tensor: row.name.clone(), source })?;
+    let level = plan.options.level;
+    let done = match plan.grid(row) {
+        None => encode_rows_at(level, row.to, columns, values, weights, out),
+        Some(found) => {
+            encode_rows_on_grid(level, (found.grid, row.from), row.to, columns, values, weights, out)
+        }
+    };
+    done.map_err(|source| Error::Encode { tensor: row.name.clone(), source })?;
     check_made(row, rows.start, out)
 }
 

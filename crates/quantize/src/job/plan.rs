@@ -9,9 +9,10 @@ use quern_model::provenance::Provenance;
 use quern_tensor_io::output::Inputs;
 use quern_tensor_io::{Container, ElementType, Error as FileError, Metadata, TensorPlan, decode, gguf};
 
+use super::grids::{self, Grids};
 use super::{Error, metadata};
 use crate::imatrix::Imatrix;
-use crate::recipe::{self, Choice, FileType, ModelFacts, Override, RecipeOptions, TensorFacts};
+use crate::recipe::{self, Choice, FileType, ModelFacts, Override, Recipe, RecipeOptions, TensorFacts};
 
 /// What the user asked for.
 #[derive(Clone, Debug)]
@@ -23,6 +24,8 @@ pub struct Options {
     /// The columns' importance is measured by a calibration, whose results the job gets: recipes choose as with an
     /// importance matrix.
     pub calibrated: bool,
+    /// Tensors that are on a grid of 4 bits: they are encoded without error, where llama-quantize loses the grid.
+    pub grids: Grids,
     /// No mix: every tensor that may be quantized gets the default type.
     pub pure: bool,
     /// The output head keeps its type.
@@ -33,6 +36,8 @@ pub struct Options {
     pub token_embedding_type: Option<ElementType>,
     /// Types by tensor name; the first match wins.
     pub overrides: Vec<Override>,
+    /// Takes the place of the file type's mix.
+    pub recipe: Option<Recipe>,
     /// Whether tensors that are quantized already may be quantized again.
     pub allow_requantize: bool,
     /// How the output is made, recorded in its metadata with what the job measures. `None` records nothing, and the
@@ -55,17 +60,40 @@ impl Options {
             file_type,
             imatrix: None,
             calibrated: false,
+            grids: Grids::default(),
             pure: false,
             leave_output_tensor: false,
             output_tensor_type: None,
             token_embedding_type: None,
             overrides: Vec::new(),
+            recipe: None,
             allow_requantize: false,
             provenance: None,
             force: false,
             inputs: Inputs::default(),
             threads: 0,
             level: Level::detect(),
+        }
+    }
+
+    /// Whether the type of this tensor is left to a recipe or mix.
+    pub fn is_open(&self, name: &str, shape: &[usize]) -> bool {
+        let options =
+            RecipeOptions { recipe: Some(Recipe::all(ElementType::Q8_0)), ..self.for_recipe(false) };
+        recipe::is_open(name, shape, &options)
+    }
+
+    fn for_recipe(&self, widen_rest: bool) -> RecipeOptions {
+        RecipeOptions {
+            file_type: self.file_type,
+            pure: self.pure,
+            leave_output_tensor: self.leave_output_tensor,
+            output_tensor_type: self.output_tensor_type,
+            token_embedding_type: self.token_embedding_type,
+            overrides: self.overrides.clone(),
+            recipe: self.recipe.clone(),
+            has_imatrix: self.imatrix.is_some() || self.calibrated,
+            widen_rest,
         }
     }
 }
@@ -251,17 +279,8 @@ pub fn plan<'a>(view: &'a View<'a>, options: Options) -> Result<QuantizePlan<'a>
         .iter()
         .map(|t| TensorFacts { name: t.name.clone(), shape: t.shape.clone(), element_type: t.element_type })
         .collect();
-    let recipe_options = RecipeOptions {
-        file_type: options.file_type,
-        pure: options.pure,
-        leave_output_tensor: options.leave_output_tensor,
-        output_tensor_type: options.output_tensor_type,
-        token_embedding_type: options.token_embedding_type,
-        overrides: options.overrides.clone(),
-        has_imatrix: options.imatrix.is_some() || options.calibrated,
-        widen_rest: view.checkpoint().container() != Container::Gguf,
-    };
-    let model = if options.file_type.is_block() && !options.pure {
+    let recipe_options = options.for_recipe(view.checkpoint().container() != Container::Gguf);
+    let model = if options.recipe.is_some() || (options.file_type.is_block() && !options.pure) {
         let named = |e: recipe::RecipeError| {
             Error::File(FileError::malformed(view.checkpoint().path(), e.to_string()))
         };
@@ -269,7 +288,8 @@ pub fn plan<'a>(view: &'a View<'a>, options: Options) -> Result<QuantizePlan<'a>
     } else {
         ModelFacts::default()
     };
-    let choices = recipe::choose(&model, &facts, &recipe_options)?;
+    let mut choices = recipe::choose(&model, &facts, &recipe_options)?;
+    grids::choose(view, &mut choices, &options);
 
     let mut warnings = Vec::new();
     let mut needs_imatrix = Vec::new();

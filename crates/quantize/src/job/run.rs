@@ -53,7 +53,7 @@ pub(crate) fn run_with(
     let source = plan.view.checkpoint();
     let options = &plan.options;
     let mut inputs = options.inputs.clone().with_model(source);
-    if let Some(imatrix) = &options.imatrix {
+    if let Some(imatrix) = options.imatrix.as_ref().filter(|imatrix| imatrix.is_file()) {
         inputs.add_file("the importance matrix", imatrix.file());
     }
     inputs.refuse_file(output)?;

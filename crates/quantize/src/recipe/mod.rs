@@ -8,12 +8,13 @@
 //!   --token-embedding-type           ┐
 //!   --output-tensor-type             │ the first that applies to the tensor wins
 //!   --tensor-type REGEX=TYPE         │
+//!   the lines of a recipe file       │ file.rs
 //!   the mix of the file type         ┘ mix.rs      (skipped by --pure)
 //! do its rows hold whole blocks?     fallback.rs   no -> a type of smaller blocks
 //! ```
 
 mod fallback;
-
+mod file;
 mod mix;
 mod overrides;
 mod select;
@@ -21,6 +22,7 @@ mod select;
 use quern_tensor_io::{ElementType, Metadata, Remedy, Value};
 
 pub use fallback::fallback;
+pub use file::{Recipe, RecipeLine};
 pub use overrides::Override;
 pub use quern_model::FileType;
 pub use select::is_quantizable;
@@ -78,6 +80,30 @@ pub enum RecipeError {
         /// The key.
         key: String,
     },
+    /// A recipe file cannot be read.
+    #[error(transparent)]
+    Read(#[from] quern_tensor_io::Error),
+    /// A line of a recipe file says nothing that can be done.
+    #[error("{file}, line {line}: {what}")]
+    File {
+        /// The file.
+        file: String,
+        /// The line, from 1 on.
+        line: usize,
+        /// What is wrong, and what to write.
+        what: String,
+    },
+    /// A recipe is for models of another architecture.
+    #[error(
+        "the recipe is for models of architecture {recipe} and this is one of {model}, whose tensors have other names; make \
+         one for it with --to auto, or take the line out that names the architecture"
+    )]
+    Architecture {
+        /// What the recipe names.
+        recipe: String,
+        /// What the model is.
+        model: String,
+    },
 }
 
 impl RecipeError {
@@ -85,7 +111,10 @@ impl RecipeError {
     pub fn remedy(&self) -> Option<Remedy> {
         match self {
             Self::NoFit { .. } => Some(Remedy::ChooseTensorType),
+            Self::Read(error) => error.remedy(),
             Self::BadOverride { .. }
+            | Self::File { .. }
+            | Self::Architecture { .. }
             | Self::NotAModelType { .. }
             | Self::NoLayer { .. }
             | Self::NoFact { .. } => None,
@@ -183,6 +212,8 @@ pub struct RecipeOptions {
     pub token_embedding_type: Option<ElementType>,
     /// Types by name; the first match wins. Used by block file types only.
     pub overrides: Vec<Override>,
+    /// Takes the place of the file type's mix.
+    pub recipe: Option<Recipe>,
     /// Whether there is an importance matrix: some rules depend on it.
     pub has_imatrix: bool,
     /// Whether plain floating-point tensors that are not quantized become f32, as GGUF files have them:
@@ -200,6 +231,7 @@ impl RecipeOptions {
             output_tensor_type: None,
             token_embedding_type: None,
             overrides: Vec::new(),
+            recipe: None,
             has_imatrix: false,
             widen_rest: false,
         }
@@ -241,6 +273,9 @@ pub fn choose(
             return Err(RecipeError::NotAModelType { element_type });
         }
     }
+    if let Some(recipe) = &options.recipe {
+        recipe.check(&model.architecture)?;
+    }
     let setup = MixSetup {
         file_type: options.file_type,
         default: options.file_type.default_type().unwrap_or(ElementType::F32),
@@ -251,7 +286,7 @@ pub fn choose(
     let mut mix = Mix::new(setup, tensors.iter().map(|t| t.name.as_str()));
     in_file_order(tensors)
         .into_iter()
-        .map(|index| choose_one(&mut mix, index, &tensors[index], options))
+        .map(|index| choose_one(&mut mix, index, &tensors[index], (model, options)))
         .collect()
 }
 
@@ -259,7 +294,7 @@ fn choose_one(
     mix: &mut Mix<'_>,
     index: usize,
     tensor: &TensorFacts,
-    options: &RecipeOptions,
+    (model, options): (&ModelFacts, &RecipeOptions),
 ) -> Result<Choice, RecipeError> {
     let name = tensor.name.as_str();
     let columns = tensor.shape.last().copied().unwrap_or(1);
@@ -273,21 +308,13 @@ fn choose_one(
         return Ok(keep(tensor.element_type));
     }
     let category = Category::of(name);
-    let pinned = options.overrides.iter().find(|o| o.matches(name)).map(Override::element_type);
-    let pinned = pinned.filter(|_| options.file_type.is_block());
-    // a --tensor-type that names the per-layer embeddings is not undone by the option for embeddings
-    let embedding_type =
-        options.token_embedding_type.filter(|_| pinned.is_none() || name != "per_layer_token_embd.weight");
-    let whole = match category {
-        Category::Embedding => embedding_type,
-        Category::Output => options.output_tensor_type,
-        _ => None,
-    };
+    let Pinned { whole, pinned } = pinned(name, options);
     let (wanted, element_type) = match whole {
         Some(t) if columns.is_multiple_of(t.block_elements()) => (t, t),
         Some(t) => return Err(no_fit(tensor, columns, t)),
         None => {
-            let wanted = match pinned {
+            let recipe = options.recipe.as_ref().map(|recipe| recipe.type_of(name, model.layers));
+            let wanted = match pinned.or(recipe) {
                 Some(t) => t,
                 None if options.pure || !options.file_type.is_block() => default,
                 None => mix.next(name, columns, experts(&tensor.shape))?,
@@ -304,6 +331,36 @@ fn choose_one(
         }
     };
     Ok(Choice { index, element_type, instead_of: (wanted != element_type).then_some(wanted), needs_imatrix })
+}
+
+/// Whether the type of a tensor that may be quantized is left open: neither `--tensor-type` nor an option for embeddings
+/// or head says what it is.
+pub fn is_open(name: &str, shape: &[usize], options: &RecipeOptions) -> bool {
+    let Pinned { whole, pinned } = pinned(name, options);
+    let left = options.leave_output_tensor && name == "output.weight";
+    is_quantizable(name, shape) && !left && whole.is_none() && pinned.is_none()
+}
+
+/// What the user pinned for a tensor.
+struct Pinned {
+    /// By the option for embeddings or for the head.
+    whole: Option<ElementType>,
+    /// By its name.
+    pinned: Option<ElementType>,
+}
+
+fn pinned(name: &str, options: &RecipeOptions) -> Pinned {
+    let pinned = options.overrides.iter().find(|o| o.matches(name)).map(Override::element_type);
+    let pinned = pinned.filter(|_| options.recipe.is_some() || options.file_type.is_block());
+    // a --tensor-type that names the per-layer embeddings is not undone by the option for embeddings
+    let embedding_type =
+        options.token_embedding_type.filter(|_| pinned.is_none() || name != "per_layer_token_embd.weight");
+    let whole = match Category::of(name) {
+        Category::Embedding => embedding_type,
+        Category::Output => options.output_tensor_type,
+        _ => None,
+    };
+    Pinned { whole, pinned }
 }
 
 /// ggml's `ne2`: the third dimension from the inside.

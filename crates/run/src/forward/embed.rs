@@ -6,12 +6,24 @@ use quern_compute::parallel::share;
 use quern_compute::{Executor, Input, Output, ValuesMut, get_row, ops};
 use quern_model::architecture::Position;
 
+use crate::weights::Weight;
 use crate::{Model, Result};
 
 /// What the first block receives, computed on the CPU: `out` is `[tokens][hidden]`.
 pub(crate) fn embed(model: &Model, tokens: &[u32], first: usize, out: &mut [f32]) -> Result<()> {
+    embed_from(model, &model.weights.embedding, tokens, first, out)
+}
+
+/// The same with another table of embeddings.
+pub(crate) fn embed_from(
+    model: &Model,
+    embedding: &Weight,
+    tokens: &[u32],
+    first: usize,
+    out: &mut [f32],
+) -> Result<()> {
     let (config, weights) = (&model.config, &model.weights);
-    let embedding = weights.embedding.host()?;
+    let embedding = embedding.host()?;
     match &weights.embedding_in {
         None => {
             let rows = tokens.iter().zip(out.chunks_exact_mut(config.hidden_size));

@@ -1,6 +1,6 @@
 //! The end of the forward pass: from the residual stream to logits.
 
-use quern_compute::{Input, Output, ValuesMut};
+use quern_compute::{Input, Output, Values, ValuesMut};
 
 use crate::{Model, Observer, Result};
 
@@ -25,6 +25,14 @@ impl LogitsTo<'_> {
     }
 }
 
+/// What the head, or the projection in front of it, makes of the residual stream.
+pub(crate) fn head_input<'a>(model: &'a Model, x: Values<'a>) -> Input<'a> {
+    match &model.weights.output_norm {
+        Some(norm) => Input::Norm(norm, x),
+        None => Input::Values(x),
+    }
+}
+
 /// From the residual stream to logits.
 pub(super) fn head(
     model: &Model,
@@ -38,10 +46,7 @@ pub(super) fn head(
     let (hidden, vocabulary) = (config.hidden_size, config.vocab_size);
     let Workspace { executor, x, projected, logits: buffer, .. } = work;
     let x = x.front(n * hidden).slice(keep * hidden..n * hidden);
-    let mut input = match &weights.output_norm {
-        Some(norm) => Input::Norm(norm, x),
-        None => Input::Values(x),
-    };
+    let mut input = head_input(model, x);
     if let Some(out) = &weights.embedding_out {
         let values = (n - keep) * config.embedding_size;
         phases::linear(executor, observer, [out], input, Output::Store([projected.front_mut(values)]))?;

@@ -41,12 +41,12 @@ use crate::{Model, Observer, Result};
 
 use stream::{STREAMED_FROM, Streamer};
 
-pub(crate) use embed::embed;
+pub(crate) use embed::{embed, embed_from};
 pub(crate) use experts::{BeforeGroup, run as run_experts};
-pub(crate) use head::LogitsTo;
 use head::head;
+pub(crate) use head::{LogitsTo, head_input};
 use phases::Remote;
-pub(crate) use phases::{AttentionBuffers, KvTarget, Phases};
+pub(crate) use phases::{AttentionBuffers, KvTarget, Phases, attention_shape, rope_style};
 pub(crate) use workspace::{Workspace, cache_shape, wide};
 
 /// What a text needs beside the devices' own memory.

@@ -4,6 +4,7 @@ use quern_compute::ops::RopeStyle;
 use quern_compute::{
     Attend, AttentionShape, Executor, Heads, Input, KvCache, Output, Rotate, Values, ValuesMut,
 };
+use quern_model::Config;
 use quern_model::architecture::Block as BlockKind;
 
 use crate::observer::observe;
@@ -112,18 +113,7 @@ impl Phases<'_, '_> {
             }
         };
         let KvTarget { cache, slot, layer, first, angles: (cos, sin), remote } = target;
-        let shape = AttentionShape {
-            heads: config.heads,
-            kv_heads: config.kv_heads,
-            head_dim: config.head_dim,
-            scale: config.attention_scale(layer),
-            window: config.window(layer),
-            softcap: config.attention_softcap,
-        };
-        let style = match config.rope_style {
-            quern_model::RopeStyle::HalfSplit => RopeStyle::HalfSplit,
-            quern_model::RopeStyle::Interleaved => RopeStyle::Interleaved,
-        };
+        let (shape, style) = (attention_shape(config, layer), rope_style(config));
         let rotate = Rotate { style, pairs: model.rotation.pairs(), cos, sin };
         let norms = block.head_norms.as_ref().map(|norms| (&norms.q, &norms.k));
         let attend =
@@ -242,6 +232,26 @@ impl Phases<'_, '_> {
             BlockKind::PostNorm => Ok(self.executor.norm_in_place(self.block.network_norm(), x)?),
             BlockKind::Parallel | BlockKind::Sequential => Ok(()),
         }
+    }
+}
+
+/// A layer's attention, as the kernels take it.
+pub(crate) fn attention_shape(config: &Config, layer: usize) -> AttentionShape {
+    AttentionShape {
+        heads: config.heads,
+        kv_heads: config.kv_heads,
+        head_dim: config.head_dim,
+        scale: config.attention_scale(layer),
+        window: config.window(layer),
+        softcap: config.attention_softcap,
+    }
+}
+
+/// Which numbers of a head are rotated together, as the kernels name it.
+pub(crate) fn rope_style(config: &Config) -> RopeStyle {
+    match config.rope_style {
+        quern_model::RopeStyle::HalfSplit => RopeStyle::HalfSplit,
+        quern_model::RopeStyle::Interleaved => RopeStyle::Interleaved,
     }
 }
 

@@ -4,21 +4,22 @@ use std::process::ExitCode;
 
 use quern_model::View;
 use quern_quantize::calibrated::gguf::{self, GgufPlan, Options};
-use quern_quantize::recipe::FileType;
 use serde_json::json;
 
 use super::super::record::{self, After};
 use super::super::{Outcome, load, print, print_json};
 use super::calibration::{announce, calibration, recorded, warn};
 use super::gguf::{job_options, packed, show};
+use super::types::Types;
 use crate::progress::{Bar, Unit};
 use crate::{args, format, messages, signals};
 
 /// Plans, and unless it is a dry run, does it.
-pub fn run(args: &args::Quantize, file_type: FileType) -> Outcome {
+pub fn run(args: &args::Quantize, types: &Types) -> Outcome {
     let inputs = record::inputs([
         ("the calibration text", args.calibration.calibration.as_deref()),
         ("the text to evaluate with", args.evaluate.as_deref()),
+        ("the recipe", args.auto.recipe.as_deref()),
     ]);
     let model = load(&args.model, args.threads.count())?;
     let checkpoint = model.checkpoint();
@@ -33,10 +34,13 @@ pub fn run(args: &args::Quantize, file_type: FileType) -> Outcome {
     if let Some(output) = output {
         gguf::check_outputs(output, &model, &calibration)?;
     }
-    let defaults = Options::new(job_options(args, file_type), calibration);
+    let defaults = Options::new(job_options(args, types), calibration);
     let options = Options {
         damp: args.calibration.damp.unwrap_or(defaults.damp),
-        quantize: quern_quantize::job::Options { provenance, ..defaults.quantize },
+        quantize: quern_quantize::job::Options {
+            provenance: types.recorded(provenance),
+            ..defaults.quantize
+        },
         ..defaults
     };
     let plan = gguf::plan(&model, &view, options)?;
@@ -45,10 +49,10 @@ pub fn run(args: &args::Quantize, file_type: FileType) -> Outcome {
     }
     let Some(output) = output else {
         warn(args, plan.memory_bytes(), plan.disk_bytes());
-        return show(plan.tensors(), args, file_type, &words(&plan));
+        return show(plan.tensors(), args, types, &words(&plan));
     };
     announce(args, plan.calibration(), plan.memory_bytes())?;
-    let bar = Bar::new(Unit::Modules, format!("quantizing to {}", file_type.name().to_lowercase()));
+    let bar = Bar::new(Unit::Modules, format!("quantizing to {}", types.name));
     signals::on_stop_say(Some(format!(
         "finished layers are kept in {}; the same command goes on with them",
         gguf::unfinished_folder(output).display()
@@ -63,12 +67,13 @@ pub fn run(args: &args::Quantize, file_type: FileType) -> Outcome {
     if args.json {
         let mut result = json!({
             "output": output,
-            "scheme": file_type.name().to_lowercase(),
+            "scheme": types.name,
             "file_size": report.bytes,
             "bits_per_weight": report.bits_per_weight,
             "seconds": report.seconds,
             "report": report,
         });
+        types.add_to(&mut result);
         done.add_to(&mut result)?;
         print_json(&result)?;
     } else {
@@ -79,7 +84,7 @@ pub fn run(args: &args::Quantize, file_type: FileType) -> Outcome {
         print(&format!(
             "{resumed}{}: {}, {} to {}, {:.2} bits per weight, {}, in {:.1} s\n",
             output.display(),
-            file_type.name().to_lowercase(),
+            types.name,
             format::bytes(plan.tensors().source_bytes()),
             format::bytes(report.bytes),
             report.bits_per_weight,

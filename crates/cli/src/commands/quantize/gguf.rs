@@ -6,24 +6,29 @@ use std::time::Instant;
 use quern_model::provenance::HashedFile;
 use quern_model::{Packed, View};
 use quern_quantize::imatrix::Imatrix;
-use quern_quantize::job::{self, Options, QuantizePlan};
-use quern_quantize::recipe::FileType;
-use serde_json::json;
+use quern_quantize::job::{self, Options, QuantizePlan, QuantizeRow};
+use serde_json::{Value, json};
 
 use super::super::record::{self, After};
 use super::super::{Outcome, print, print_json};
+use super::grids;
+use super::types::Types;
 use crate::progress::{Bar, Unit};
 use crate::{args, format, messages, model};
 
 /// Plans, and unless it is a dry run, does it.
-pub fn run(args: &args::Quantize, file_type: FileType) -> Outcome {
+pub fn run(args: &args::Quantize, types: &Types) -> Outcome {
     let checkpoint = model::open(&args.model)?;
     let view = View::gguf(&checkpoint, packed(args))?;
     for note in view.notes() {
         messages::note(note);
     }
-    let inputs =
-        record::inputs([("the text to evaluate with", args.evaluate.as_deref())]).with_model(&checkpoint);
+    let inputs = record::inputs([
+        ("the text to evaluate with", args.evaluate.as_deref()),
+        ("the recipe", args.auto.recipe.as_deref()),
+        ("the calibration text", args.calibration.calibration.as_deref()),
+    ]);
+    let inputs = inputs.with_model(&checkpoint);
     let after = After::of(args, inputs.clone(), true)?;
     let imatrix = args.gguf.imatrix.as_deref().map(Imatrix::open).transpose()?;
     let hashed = match &imatrix {
@@ -33,23 +38,28 @@ pub fn run(args: &args::Quantize, file_type: FileType) -> Outcome {
         }
         _ => None,
     };
+    let text = types.measured.as_ref().map(|measured| measured.text.clone());
+    let provenance = record::provenance(&args.provenance, &checkpoint, text, hashed);
+    let measured = types.measured.as_ref().and_then(|measured| measured.imatrix.clone());
     let options = Options {
-        imatrix,
-        provenance: record::provenance(&args.provenance, &checkpoint, None, hashed),
+        grids: grids::find(&view, types.file_type, args.threads.count())?,
+        imatrix: imatrix.or(measured),
+        provenance: types.recorded(provenance),
         force: args.force,
         inputs,
-        ..job_options(args, file_type)
+        ..job_options(args, types)
     };
     let plan = job::plan(&view, options)?;
     for warning in plan.warnings() {
         messages::warning(warning);
     }
+    grids::announce(&plan.grids(), types.file_type);
     let Some(output) = args.output.as_deref().filter(|_| !args.dry_run) else {
         record::warn_of_space(args.output.as_deref(), plan.file_size());
-        return show(&plan, args, file_type, "");
+        return show(&plan, args, types, "");
     };
     let started = Instant::now();
-    let bar = Bar::new(Unit::Bytes, format!("quantizing to {}", file_type.name().to_lowercase()));
+    let bar = Bar::new(Unit::Bytes, format!("quantizing to {}", types.name));
     job::run(&plan, output, &bar)?;
     drop(bar);
     let seconds = started.elapsed().as_secs_f64();
@@ -57,21 +67,24 @@ pub fn run(args: &args::Quantize, file_type: FileType) -> Outcome {
     if args.json {
         let mut result = json!({
             "output": output,
-            "scheme": file_type.name().to_lowercase(),
+            "scheme": types.name,
             "file_size": plan.file_size(),
             "bits_per_weight": plan.bits_per_weight(),
             "seconds": seconds,
         });
+        types.add_to(&mut result);
+        add_grid(&mut result, &plan);
         done.add_to(&mut result)?;
         print_json(&result)?;
     } else {
         print(&format!(
-            "{}: {}, {} to {}, {:.2} bits per weight, in {seconds:.1} s\n",
+            "{}: {}, {} to {}, {:.2} bits per weight{}, in {seconds:.1} s\n",
             output.display(),
-            file_type.name().to_lowercase(),
+            types.name,
             format::bytes(plan.source_bytes()),
             format::bytes(plan.file_size()),
             plan.bits_per_weight(),
+            types.prediction(),
         ))?;
         print(&done.text())?;
     }
@@ -87,51 +100,74 @@ pub fn packed(args: &args::Quantize) -> Packed {
 }
 
 /// The options that choose types.
-pub fn job_options(args: &args::Quantize, file_type: FileType) -> Options {
+pub fn job_options(args: &args::Quantize, types: &Types) -> Options {
     Options {
         pure: args.gguf.pure,
         leave_output_tensor: args.gguf.leave_output_tensor,
         output_tensor_type: args.gguf.output_tensor_type,
         token_embedding_type: args.gguf.token_embedding_type,
         overrides: args.gguf.tensor_type.clone(),
+        recipe: types.recipe.clone(),
         allow_requantize: args.allow_requantize,
         threads: args.threads.count(),
-        ..Options::new(file_type)
+        ..Options::new(types.file_type)
     }
 }
 
 /// The dry run: one row a tensor, and the total with what else there is to say.
-pub fn show(plan: &QuantizePlan<'_>, args: &args::Quantize, file_type: FileType, more: &str) -> Outcome {
+pub fn show(plan: &QuantizePlan<'_>, args: &args::Quantize, types: &Types, more: &str) -> Outcome {
+    let divergences = types.measured.as_ref().map(|measured| &measured.divergences);
     if args.json {
-        let tensors: Vec<_> = plan
-            .rows()
-            .iter()
-            .map(|r| json!({"name": r.name, "shape": r.shape, "from": r.from.name(), "to": r.to.name(), "bytes": r.bytes}))
-            .collect();
-        print_json(&json!({
-            "scheme": file_type.name().to_lowercase(),
+        let tensor = |r: &QuantizeRow| {
+            let mut tensor = json!({"name": r.name, "shape": r.shape, "from": r.from.name(), "to": r.to.name(), "bytes": r.bytes});
+            if let Some(divergence) = divergences.and_then(|all| all.get(&r.name)) {
+                tensor["predicted_kl_mean"] = json!(divergence);
+            }
+            tensor
+        };
+        let mut result = json!({
+            "scheme": types.name,
             "file_size": plan.file_size(),
             "bits_per_weight": plan.bits_per_weight(),
-            "tensors": tensors,
-        }))?;
-    } else {
-        let rows = plan.rows().iter().map(|r| {
-            vec![
-                r.name.clone(),
-                format::shape(&r.shape),
-                r.from.name().to_owned(),
-                r.to.name().to_owned(),
-                format::bytes(r.bytes),
-            ]
+            "tensors": plan.rows().iter().map(tensor).collect::<Vec<_>>(),
         });
-        print(&format!(
-            "{}\n\ntotal: {} to {}, {:.2} bits per weight{}{more}\n",
-            format::table(&["tensor", "shape", "from", "to", "size"], &[1, 4], rows),
-            format::bytes(plan.source_bytes()),
-            format::bytes(plan.file_size()),
-            plan.bits_per_weight(),
-            if more.is_empty() { "" } else { "; " },
-        ))?;
+        types.add_to(&mut result);
+        add_grid(&mut result, plan);
+        print_json(&result)?;
+        return Ok(ExitCode::SUCCESS);
     }
+    let rows = plan.rows().iter().map(|r| {
+        let mut row = vec![
+            r.name.clone(),
+            format::shape(&r.shape),
+            r.from.name().to_owned(),
+            r.to.name().to_owned(),
+            format::bytes(r.bytes),
+        ];
+        if let Some(all) = divergences {
+            let weights: usize = r.shape.iter().product();
+            row.push(format!("{:.2}", r.bytes as f64 * 8.0 / weights.max(1) as f64));
+            row.push(all.get(&r.name).map_or_else(String::new, |divergence| format!("{divergence:.6}")));
+        }
+        row
+    });
+    let header = ["tensor", "shape", "from", "to", "size", "bits", "KL"];
+    let header = if divergences.is_some() { &header[..] } else { &header[..5] };
+    print(&format!(
+        "{}\n\ntotal: {} to {}, {:.2} bits per weight{}{}{more}\n",
+        format::table(header, &[1, 4, 5, 6], rows),
+        format::bytes(plan.source_bytes()),
+        format::bytes(plan.file_size()),
+        plan.bits_per_weight(),
+        types.prediction(),
+        if more.is_empty() { "" } else { "; " },
+    ))?;
     Ok(ExitCode::SUCCESS)
+}
+
+/// Adds what becomes of a model on a 4-bit grid.
+fn add_grid(result: &mut Value, plan: &QuantizePlan<'_>) {
+    if let Some(grid) = grids::json(&plan.grids()) {
+        result["grid"] = grid;
+    }
 }

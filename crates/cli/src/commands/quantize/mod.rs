@@ -1,25 +1,39 @@
 //! `quern quantize`: one file per family of schemes.
 
+mod auto;
 mod bitsandbytes;
 mod calibrated;
 mod calibration;
 mod gguf;
 mod gptq;
+pub mod grids;
 mod readers;
 mod source;
+mod types;
 
 use clap::{CommandFactory, error::ErrorKind};
+use quern_quantize::auto::Target;
 
 use super::{Outcome, placement};
 use crate::args::{self, Scheme};
+use types::Types;
 
 /// Plans, and unless it is a dry run, does it.
 pub fn run(args: &args::Quantize) -> Outcome {
     refuse_strangers(args);
     placement::refuse_gpus("quantize", args.device.device)?;
+    let target = args.auto.target_bpw.map(Target::BitsPerWeight);
     match args.to {
-        Scheme::Gguf(file_type) if args.gguf.calibrate => calibrated::run(args, file_type),
-        Scheme::Gguf(file_type) => gguf::run(args, file_type),
+        Scheme::Gguf(file_type) if args.gguf.calibrate => calibrated::run(args, &Types::of(file_type)),
+        Scheme::Gguf(file_type) => gguf::run(args, &Types::of(file_type)),
+        Scheme::Auto => match target.or(args.auto.target_size.map(Target::Size)) {
+            Some(target) => auto::run(args, target),
+            None => refuse("--to auto needs --target-bpw X or --target-size SIZE: how large the file may be"),
+        },
+        Scheme::Recipe => match &args.auto.recipe {
+            Some(recipe) => auto::with_recipe(args, recipe),
+            None => refuse("--to recipe needs --recipe FILE"),
+        },
         Scheme::Gptq => gptq::run(args),
         Scheme::Bitsandbytes(kind) => bitsandbytes::run(args, kind),
     }
@@ -28,17 +42,27 @@ pub fn run(args: &args::Quantize) -> Outcome {
 /// Options of another scheme are wrong usage: silence would let the user think they had an effect.
 fn refuse_strangers(args: &args::Quantize) {
     let (gguf, gptq, bitsandbytes) = (&args.gguf, &args.gptq, &args.bitsandbytes);
-    let (for_gguf, for_gptq) = (matches!(args.to, Scheme::Gguf(_)), args.to == Scheme::Gptq);
+    let by_file_type = matches!(args.to, Scheme::Gguf(_));
+    let for_gguf = by_file_type || matches!(args.to, Scheme::Auto | Scheme::Recipe);
+    let for_gptq = args.to == Scheme::Gptq;
     let plain = matches!(args.to, Scheme::Gguf(file_type) if !file_type.is_block());
     let for_rules = args.rules.dynamic.is_some();
     let stranger = if !for_gguf && gguf.any_given() {
         Some("--pure, --imatrix, --calibrate, --tensor-type and the like belong to GGUF types")
+    } else if args.to != Scheme::Auto && args.auto.any_given() {
+        Some("--target-bpw, --target-size and --save-recipe belong to --to auto")
+    } else if args.to != Scheme::Recipe && args.auto.recipe.is_some() {
+        Some("--recipe says which type each tensor gets: leave --to out")
+    } else if for_gguf && !by_file_type && gguf.pure {
+        Some("--pure belongs to --to with a GGUF type: a recipe has no mix to leave out")
     } else if !for_gptq && (gptq.any_given() || for_rules) {
         Some("--bits, --group-size, --desc-act and the like belong to --to gptq")
-    } else if !for_gptq && !gguf.calibrate && args.calibration.any_given() {
+    } else if !for_gptq && !gguf.calibrate && args.to != Scheme::Auto && args.calibration.any_given() {
         Some(
             "--calibration, --samples, --damp and the like belong to --to gptq, and to GGUF types with --calibrate",
         )
+    } else if args.to == Scheme::Auto && !gguf.calibrate && args.calibration.beyond_text() {
+        Some("--damp, --save-imatrix and --restart belong to --to gptq, and to GGUF types with --calibrate")
     } else if gguf.calibrate && gguf.imatrix.is_some() {
         Some(
             "--imatrix cannot be used with --calibrate: the calibration measures what an importance matrix has",
@@ -53,6 +77,11 @@ fn refuse_strangers(args: &args::Quantize) {
         None
     };
     if let Some(message) = stranger {
-        args::Cli::command().error(ErrorKind::ArgumentConflict, message).exit();
+        refuse(message);
     }
+}
+
+/// Wrong usage.
+fn refuse(message: &str) -> ! {
+    args::Cli::command().error(ErrorKind::ArgumentConflict, message).exit()
 }

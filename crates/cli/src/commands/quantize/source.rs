@@ -45,7 +45,7 @@ pub fn with_plain(
         let share = match args.to {
             Scheme::Gptq => 2 * u64::from(args.gptq.bits.unwrap_or(4)),
             Scheme::Bitsandbytes(Kind::Int8) => 8,
-            Scheme::Bitsandbytes(_) | Scheme::Gguf(_) => 4,
+            Scheme::Bitsandbytes(_) | Scheme::Gguf(_) | Scheme::Auto | Scheme::Recipe => 4,
         };
         let needed = plan.tensor_bytes() + plan.tensor_bytes() / 16 * share;
         require_space(output, needed, "the output with the plain weights it is made from")?;

@@ -113,11 +113,13 @@ pub fn plan<'a>(model: &Model, view: &'a View<'a>, options: Options) -> Result<G
     if layers.is_empty() {
         return Err(Error::NoBlocks);
     }
-    // Queries, keys and values may have two types: two factors, and a copy of the Hessian while the first is made.
-    largest.hessians = 3;
+    // Queries, keys and values may have two types: two factors, and a copy of the Hessian while the first is made. The
+    // products with the unquantized model's inputs, and those with the drift, which has fewer rows.
+    largest.hessians = 5;
+    largest.streams = 2;
     Ok(GgufPlan {
         memory_bytes: memory(model, &calibration, largest),
-        disk_bytes: unfinished(model, &calibration, quantized) + quantize.file_size(),
+        disk_bytes: unfinished(model, &calibration, quantized, 2) + quantize.file_size(),
         blocks: model.config().layers + usize::from(head),
         quantize,
         calibration,

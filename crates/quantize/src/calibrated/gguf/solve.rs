@@ -16,9 +16,15 @@ use crate::calibrated::damping::{least_damp, too_few};
 use crate::calibrated::inputs::Inputs;
 use crate::calibrated::state::group_writer;
 use crate::calibrated::target::{Group, Target, Work};
-use crate::gptq::Prepared;
 use crate::gptq::blocks::{has_feedback, solve_blocks};
+use crate::gptq::{Hessian, Prepared, Shift};
 use crate::job::{self, check_finite, check_made};
+
+/// How much of the difference between a layer's inputs and those of the unquantized model it makes up for. On
+/// bookworm-27m as `q4_0` the KL divergence falls by 5 to 11 % from 0.3 to 0.6, and by less at 1.
+const INPUTS: f32 = 0.5;
+/// The same of what the residual stream has lost: 2 to 3 % more.
+const DRIFT: f32 = 0.5;
 
 /// The GGUF output.
 pub(super) struct Gguf<'a> {
@@ -44,8 +50,7 @@ impl Gguf<'_> {
             .ok_or_else(|| Error::Stage(format!("{} is not in the plan", linear.name).into()))
     }
 
-    fn rounding(&self, element_type: ElementType, inputs: Inputs, work: Work<'_>) -> Rounding {
-        let Inputs { hessian } = inputs;
+    fn rounding(&self, element_type: ElementType, hessian: Hessian, work: Work<'_>) -> Rounding {
         let (tokens, columns) = (hessian.tokens(), hessian.columns());
         let importance = importance::of_inputs(&hessian, element_type);
         if !has_feedback(element_type) {
@@ -73,12 +78,15 @@ impl Gguf<'_> {
         &self,
         layer: &Layer,
         rounding: &Rounding,
+        shift: Option<&Shift>,
         work: Work<'_>,
         writer: &mut safetensors::Writer,
     ) -> Result<f64, Error> {
         let row = &self.plan.rows()[layer.row];
         let (first, columns) = (layer.matrix * layer.rows, layer.columns);
         let mut loss = 0.0;
+        // Drift is in the order of the running model's rows.
+        let drift = if self.plan.quantize.view.row_order(row.index).is_some() { 0.0 } else { DRIFT };
         for start in (0..layer.rows).step_by(layer.step()) {
             let count = layer.step().min(layer.rows - start);
             let from = first + start;
@@ -86,7 +94,9 @@ impl Gguf<'_> {
             check_finite(row, from, &values)?;
             let made = match rounding {
                 Rounding::Feedback(prepared) => {
-                    let solution = solve_blocks(work.pool, &values, count, prepared, row.to);
+                    let target = shift.map(|shift| shift.target(work.pool, &values, start, INPUTS, drift));
+                    let solution =
+                        solve_blocks(work.pool, &values, count, prepared, row.to, target.as_deref());
                     let solution =
                         solution.map_err(|why| Error::Module { module: layer.key.clone(), why })?;
                     loss += solution.loss;
@@ -137,6 +147,10 @@ impl Target for Gguf<'_> {
         is_tied(layer)
     }
 
+    fn follows_the_original(&self) -> bool {
+        true
+    }
+
     fn solve(&self, group: Group<'_>, work: Work<'_>) -> Result<Vec<LayerReport>, Error> {
         // Layers of another type cannot share what was prepared.
         let mut parts: Vec<(ElementType, Vec<&Layer>)> = Vec::new();
@@ -159,16 +173,18 @@ impl Target for Gguf<'_> {
         let mut writer = group_writer(work.file, &plans)?;
         let mut reports = Vec::with_capacity(layers.len());
         let count = parts.len();
-        for ((element_type, part), inputs) in parts.into_iter().zip(group.inputs.times(count)) {
+        let Inputs { hessian, shift } = group.inputs;
+        let hessians = std::iter::repeat_n(hessian, count);
+        for ((element_type, part), hessian) in parts.into_iter().zip(hessians) {
             let started = Instant::now();
-            let tokens = inputs.hessian.tokens();
-            let rounding = self.rounding(element_type, inputs, work);
+            let tokens = hessian.tokens();
+            let rounding = self.rounding(element_type, hessian, work);
             // What was prepared serves all of them: its time is shared.
             let shared = started.elapsed().as_secs_f64() / part.len() as f64;
             for layer in part {
                 let started = Instant::now();
                 work.progress.step(&layer.key);
-                let loss = self.solve_layer(layer, &rounding, work, &mut writer)?;
+                let loss = self.solve_layer(layer, &rounding, shift.as_ref(), work, &mut writer)?;
                 let row = &self.plan.rows()[layer.row];
                 let (prepared, fallback) = match &rounding {
                     Rounding::Feedback(prepared) => (Some(&**prepared), None),

@@ -90,7 +90,7 @@ pub fn plan(model: &Model, options: &Options) -> Result<GptqPlan, Error> {
         layers: config.layers,
         memory_bytes: memory(model, &options.calibration, largest(&modules)),
         output_bytes: output,
-        disk_bytes: unfinished(model, &options.calibration, packed) + output,
+        disk_bytes: unfinished(model, &options.calibration, packed, 1) + output,
         parameters: model.parameters(),
         readers,
         modules,
@@ -116,7 +116,7 @@ fn output_bytes(model: &Model, modules: &[GptqModule], packed: u64) -> u64 {
 
 fn largest(modules: &[GptqModule]) -> Largest {
     let most = |size: fn(&GptqModule) -> usize| modules.iter().map(size).max().unwrap_or(0);
-    Largest { columns: most(|m| m.columns), weights: most(|m| m.rows * m.columns), hessians: 2 }
+    Largest { columns: most(|m| m.columns), weights: most(|m| m.rows * m.columns), hessians: 2, streams: 1 }
 }
 
 impl GptqPlan {

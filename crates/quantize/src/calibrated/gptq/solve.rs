@@ -11,10 +11,10 @@ use quern_tensor_io::{Checkpoint, ElementType, Error as FileError, TensorPlan, d
 use super::report::ModuleReport;
 use super::{Error, GptqModule, GptqPlan, Options};
 use crate::calibrated::damping::{least_damp, too_few};
-use crate::calibrated::inputs::Inputs;
+
 use crate::calibrated::state::group_writer;
 use crate::calibrated::target::{Group, Target, Work};
-use crate::gptq::{Prepared, Settings, Solution, round_to_nearest, solve};
+use crate::gptq::{Hessian, Prepared, Settings, Solution, round_to_nearest, solve};
 
 /// The GPTQ output.
 pub(super) struct Gptq<'a> {
@@ -44,11 +44,10 @@ impl Gptq<'_> {
         block: usize,
         layers: &[LinearInfo<'_>],
         settings: &Settings,
-        inputs: Inputs,
+        hessian: Hessian,
         work: Work<'_>,
     ) -> Result<Vec<(ModuleReport, Solution)>, Error> {
         let started = Instant::now();
-        let Inputs { hessian } = inputs;
         let (tokens, diagonal) = (hessian.tokens(), hessian.diagonal());
         let settings = &self.damped(settings, layers[0].matrix.columns(), tokens);
         let prepared = match too_few(work.calibration, tokens) {
@@ -128,8 +127,9 @@ impl Target for Gptq<'_> {
         }
         let (mut reports, mut tensors) = (Vec::new(), Vec::new());
         let count = parts.len();
-        for ((settings, part), inputs) in parts.iter().zip(group.inputs.times(count)) {
-            for (report, solution) in self.solve_alike(group.block, part, settings, inputs, work)? {
+        let hessians = std::iter::repeat_n(group.inputs.hessian, count);
+        for ((settings, part), hessian) in parts.iter().zip(hessians) {
+            for (report, solution) in self.solve_alike(group.block, part, settings, hessian, work)? {
                 tensors.extend(packed(&report.module, &solution, self.plan.needs_v2()));
                 reports.push(report);
             }

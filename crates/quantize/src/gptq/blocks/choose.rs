@@ -276,7 +276,7 @@ impl<L: LevelSet> LaneOp for Codes<'_, L> {
             let middle_offset = s.nearest(clamp(wanted, zero, top));
             let (mut best, mut best_offset, mut least) = (middle, middle_offset, s.splat(f32::INFINITY));
             let beside: &[f32] = if self.offset_high.is_some() { &[0.0, -1.0, 1.0] } else { &[0.0] };
-            for &by in &[0.0, -1.0, 1.0, -2.0, 2.0] {
+            for &by in &[0.0, -1.0, 1.0, -2.0, 2.0, -3.0, 3.0] {
                 for &by_offset in beside {
                     let code = clamp(middle + s.splat(by), low, high);
                     let offset_code = clamp(middle_offset + s.splat(by_offset), zero, top);

@@ -93,6 +93,7 @@ pub fn solve_blocks(
     rows: usize,
     prepared: &Prepared,
     element_type: ElementType,
+    target: Option<&[f32]>,
 ) -> Result<BlockSolution, SolveError> {
     let columns = prepared.columns();
     let kind = kind_of(element_type, columns)?;
@@ -118,10 +119,16 @@ pub fn solve_blocks(
         weights: &prepared.diagonal,
         groups: &plan.groups,
         units: &plan.units,
+        started: false,
     };
-    let sweeps = std::env::var("QX_SWEEPS").ok().and_then(|s| s.parse().ok()).unwrap_or(SWEEPS);
-    let layer =
-        Layer { weights, rows, plan, alive: &prepared.diagonal, refine: Some((&prepared.squares, sweeps)) };
+    let layer = Layer {
+        weights,
+        target,
+        rows,
+        plan,
+        alive: &prepared.diagonal,
+        refine: Some((&prepared.squares, SWEEPS)),
+    };
     let parts = tiles(pool, &layer, &problem, |tile, used| {
         let mut losses = vec![0f64; used];
         tile.losses(&mut losses);

@@ -1,0 +1,175 @@
+//! The loss and its gradient by the residual stream behind the last block.
+
+use std::ops::Range;
+
+use quern_compute::parallel::share;
+use quern_compute::{ValuesMut, ops};
+
+use crate::random::Random;
+use crate::{Error, Result};
+
+use super::products::{Machine, transposed};
+use super::{GradientObserver, show};
+
+/// Numbers of the logits that are computed together.
+const LOGITS: usize = 1 << 25;
+/// Rows of the head that are transposed at a time.
+const HEAD_ROWS: usize = 4096;
+
+/// The token that each token's distribution is compared with.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Target {
+    /// The one that follows in the text; a sequence's last token has none and no loss.
+    Text,
+    /// One drawn from the distribution itself.
+    Drawn {
+        /// Decides what is drawn.
+        seed: u64,
+    },
+}
+
+/// Cross entropy of the targets.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub struct Loss {
+    /// Its sum, in nats.
+    pub nats: f64,
+    /// Tokens that have a target.
+    pub tokens: usize,
+}
+
+impl Machine<'_> {
+    /// Computes the loss of `texts`, whose residual streams behind the last block are `x`; `d` becomes its gradient by
+    /// these.
+    pub(super) fn head(
+        &mut self,
+        texts: &[Vec<u32>],
+        target: Target,
+        x: &[f32],
+        d: &mut [f32],
+        observer: &mut dyn GradientObserver,
+    ) -> Result<Loss> {
+        let model = self.model;
+        let (config, weights) = (&model.config, &model.weights);
+        let hidden = config.hidden_size;
+        // The text's next tokens; `None` at the end of a sequence.
+        let next = texts.iter().flat_map(|text| (1..=text.len()).map(|at| text.get(at).copied()));
+        let next: Vec<Option<u32>> = next.collect();
+        let tokens = next.len();
+        let step = (LOGITS / config.vocab_size).clamp(16, 2048);
+        let mut loss = Loss::default();
+        for first in (0..tokens).step_by(step) {
+            let range = first..tokens.min(first + step);
+            let values = range.start * hidden..range.end * hidden;
+            let (x, d) = (&x[values.clone()], &mut d[values]);
+            let normed = match &weights.output_norm {
+                Some(norm) => self.norm(norm, x)?,
+                None => x.to_vec(),
+            };
+            let narrow =
+                weights.embedding_out.as_ref().map(|linear| self.linear(linear, &normed)).transpose()?;
+            let inputs = narrow.as_ref().unwrap_or(&normed);
+            let mut logits = self.linear(&weights.output, inputs)?;
+            if let Some(cap) = config.final_softcap {
+                self.executor.softcap(ValuesMut::Host(&mut logits), config.vocab_size, cap)?;
+            }
+            let part = self.compare(target, range.clone(), &next, &mut logits);
+            loss = Loss { nats: loss.nats + part.nats, tokens: loss.tokens + part.tokens };
+            if !loss.nats.is_finite() {
+                return Err(Error::NotFinite);
+            }
+            show(observer, &weights.output, &range, inputs, &logits)?;
+            let mut back = self.through_head(&logits)?;
+            if let Some(linear) = &weights.embedding_out {
+                show(observer, linear, &range, &normed, &back)?;
+                let op = transposed(&model.pool, linear, 0..linear.op.weight.rows())?;
+                back = self.product(&op, &back)?;
+            }
+            if let Some(norm) = &weights.output_norm {
+                self.norm_backward(norm, hidden, x, &mut back)?;
+            }
+            d.copy_from_slice(&back);
+        }
+        Ok(loss)
+    }
+
+    /// The loss of some tokens; their logits become gradients.
+    fn compare(&self, target: Target, range: Range<usize>, next: &[Option<u32>], logits: &mut [f32]) -> Loss {
+        let (pool, config) = (&self.model.pool, &self.model.config);
+        let mut losses = vec![Loss::default(); range.len()];
+        let rows = logits.chunks_exact_mut(config.vocab_size).zip(&mut losses).zip(range);
+        share(pool, rows, |((row, loss), token)| {
+            let chosen = match target {
+                Target::Text => next[token],
+                Target::Drawn { seed } => Some(draw(row, seed, token)),
+            };
+            let Some(chosen) = chosen.map(|token| token as usize).filter(|&token| token < row.len()) else {
+                return row.fill(0.0);
+            };
+            let nats = ops::log_sum_exp(row) - f64::from(row[chosen]);
+            *loss = Loss { nats, tokens: 1 };
+            let slopes: Option<Vec<f32>> =
+                config.final_softcap.map(|cap| row.iter().map(|l| 1.0 - (l / cap).powi(2)).collect());
+            ops::softmax(pool.level(), row);
+            row[chosen] -= 1.0;
+            for (value, slope) in row.iter_mut().zip(slopes.into_iter().flatten()) {
+                *value *= slope;
+            }
+        });
+        let add = |a: Loss, b: Loss| Loss { nats: a.nats + b.nats, tokens: a.tokens + b.tokens };
+        losses.into_iter().fold(Loss::default(), add)
+    }
+
+    /// From gradients by logits to those by the head's inputs, some rows of the head at a time.
+    fn through_head(&mut self, d_logits: &[f32]) -> Result<Vec<f32>> {
+        let model = self.model;
+        let head = &model.weights.output;
+        let (rows, columns) = (head.op.weight.rows(), head.op.weight.columns());
+        let mut back = vec![0f32; d_logits.len() / rows * columns];
+        for first in (0..rows).step_by(HEAD_ROWS) {
+            let some = first..rows.min(first + HEAD_ROWS);
+            let op = transposed(&model.pool, head, some.clone())?;
+            let d: Vec<f32> =
+                d_logits.chunks_exact(rows).flat_map(|row| &row[some.clone()]).copied().collect();
+            self.add_product(&op, &d, &mut back)?;
+        }
+        Ok(back)
+    }
+}
+
+/// A token drawn from the distribution of its logits, the same for the same seed and place.
+fn draw(logits: &[f32], seed: u64, place: usize) -> u32 {
+    let mut random = Random::new(seed.wrapping_add((place as u64).wrapping_mul(0x2545_f491_4f6c_dd1d)));
+    random.next_u64();
+    let (total, wanted) = (ops::log_sum_exp(logits), random.unit());
+    let mut sum = 0f64;
+    for (token, &logit) in logits.iter().enumerate() {
+        sum += (f64::from(logit) - total).exp();
+        if sum > wanted {
+            return token as u32;
+        }
+    }
+    // Rounding left the sum below one.
+    logits.len().saturating_sub(1) as u32
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn tokens_are_drawn_as_their_probabilities_say() {
+        let logits = [0f32, 2f32.ln(), f32::NEG_INFINITY, 5f32.ln()];
+        let mut counts = [0u32; 4];
+        for place in 0..80_000 {
+            counts[draw(&logits, 9, place) as usize] += 1;
+        }
+        for (count, expected) in counts.iter().zip([10_000u32, 20_000, 0, 50_000]) {
+            // Five standard deviations.
+            assert!(count.abs_diff(expected) < 700, "{counts:?}");
+        }
+        assert_ne!(
+            (0..64).map(|place| draw(&logits, 1, place)).collect::<Vec<_>>(),
+            (0..64).map(|place| draw(&logits, 2, place)).collect::<Vec<_>>()
+        );
+    }
+}
