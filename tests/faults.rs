@@ -7,7 +7,7 @@ use std::process::{Command, Stdio};
 use tempfile::TempDir;
 
 use crate::common::{command, failure, model};
-use crate::kills::{Files, Made, Random, assert_same, complete, files, hidden, jobs, start};
+use crate::kills::{Files, Made, Random, assert_same, complete, files, hidden, is_kept, jobs, start};
 
 #[test]
 fn an_unfinished_gptq_run_is_named_when_the_disk_is_full_and_goes_on_afterwards() {
@@ -39,7 +39,7 @@ fn an_unfinished_gptq_run_is_named_when_the_disk_is_full_and_goes_on_afterwards(
 
 #[test]
 fn a_limit_on_the_size_of_files_leaves_nothing() {
-    for job in jobs(&model()).iter().filter(|job| !job.name.starts_with("gptq")) {
+    for job in jobs(&model()).iter().filter(|job| !job.resumes()) {
         let (whole, scratch) = (TempDir::new().unwrap(), TempDir::new().unwrap());
         complete(&job.args, whole.path(), "2");
         let largest = files(whole.path()).values().map(Vec::len).max().unwrap();
@@ -90,8 +90,7 @@ fn a_disk_that_fills_up_meanwhile_leaves_nothing_half_written() {
             let said = String::from_utf8_lossy(&output.stderr).into_owned();
             assert!(!said.contains("panicked"), "{}: {said}", job.name);
             let left = hidden(result.path());
-            let kept =
-                left.iter().all(|name| name.ends_with(".gptq-unfinished") || name.ends_with(".decoded"));
+            let kept = left.iter().all(|name| is_kept(name));
             assert!(kept, "{}: {left:?}: {said}", job.name);
             if !output.status.success() {
                 assert!(said.contains("free some space") || said.contains("free"), "{}: {said}", job.name);

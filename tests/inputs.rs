@@ -63,6 +63,7 @@ fn an_input_is_never_the_output() {
     let gptq = ["quantize", "m", "--to", "gptq", "--samples", "4", "--context", "64"];
     let with = |start: &[&'static str], rest: &[&'static str]| [start, rest].concat();
     let q4 = ["quantize", "m", "--to", "q4_k_m"];
+    let calibrated = ["quantize", "m", "--to", "q4_0", "--calibrate", "--samples", "4", "--context", "64"];
     for (args, what) in [
         // Files of the model.
         (vec!["imatrix", "m.gguf", "--text", "t.txt", "-o", "m.gguf"], "this is the file being read"),
@@ -97,6 +98,13 @@ fn an_input_is_never_the_output() {
         (
             with(&gptq, &["--save-imatrix", "m/config.json", "-o", "o"]),
             "this is a file of the model being read",
+        ),
+        (with(&calibrated, &["--calibration", "t.txt", "-o", "t.txt"]), "this is the calibration text"),
+        (with(&calibrated, &["--evaluate", "t.txt", "-o", "t.txt"]), "this is the text to evaluate with"),
+        (with(&calibrated, &["-o", "m/model.safetensors"]), "this is the file being read"),
+        (
+            with(&calibrated, &["--save-imatrix", "new", "-o", "./new"]),
+            "it would be written to the output's place",
         ),
         // Folders.
         (with(&gptq, &["-o", "m"]), "the model being read is stored there"),

@@ -46,6 +46,18 @@ pub struct Job {
     pub older: Vec<String>,
 }
 
+impl Job {
+    /// Whether a run that was stopped keeps its finished blocks, and the next one goes on with them.
+    pub fn resumes(&self) -> bool {
+        self.name.starts_with("gptq") || self.name.starts_with("calibrated")
+    }
+}
+
+/// Whether a hidden name is what a run that was stopped keeps for the next one.
+pub fn is_kept(name: &str) -> bool {
+    [".gptq-unfinished", ".gguf-unfinished", ".decoded"].iter().any(|end| name.ends_with(end))
+}
+
 /// The commands, reading the model in `model`.
 pub fn jobs(model: &str) -> Vec<Job> {
     let q4 = q4();
@@ -83,6 +95,15 @@ pub fn jobs(model: &str) -> Vec<Job> {
             name: "gptq of a GGUF file",
             args: with(&["quantize", "--allow-requantize"], &q4, &gptq),
             older: with(&["quantize"], model, &["--to", "nf4", "-o", "out"]),
+        },
+        Job {
+            name: "calibrated gguf",
+            args: with(
+                &["quantize"],
+                model,
+                &["--to", "q4_0", "--calibrate", "--samples", "4", "--context", "64", "-o", "out.gguf"],
+            ),
+            older: with(&["quantize"], model, &["--to", "q8_0", "-o", "out.gguf"]),
         },
         job(
             "to gguf",
@@ -251,7 +272,7 @@ fn killed_at_any_moment_an_output_is_absent_or_complete_and_the_next_run_leaves_
                 made.check(scratch.path(), &what);
                 let left = hidden(scratch.path());
                 count.2 += usize::from(!left.is_empty());
-                // Only what an unfinished GPTQ run goes on with stays after a signal that can be received.
+                // Only what an unfinished run goes on with stays after a signal that can be received.
                 if signal != Signal::KILL && !made.killed_before(&left) {
                     panic!("{what}: left {left:?}");
                 }
@@ -272,12 +293,10 @@ fn killed_at_any_moment_an_output_is_absent_or_complete_and_the_next_run_leaves_
 }
 
 impl Made {
-    /// Whether all these names may be there after a signal: an unfinished GPTQ run, or what a kill before had left and
+    /// Whether all these names may be there after a signal: an unfinished run, or what a kill before had left and
     /// the run that was stopped now had no time to remove.
     fn killed_before(&self, left: &[String]) -> bool {
-        left.iter().all(|name| {
-            name.ends_with(".gptq-unfinished") || name.ends_with(".decoded") || name.contains(".quern-")
-        })
+        left.iter().all(|name| is_kept(name) || name.contains(".quern-"))
     }
 }
 
@@ -285,7 +304,7 @@ impl Made {
 fn signals_that_can_be_received_leave_nothing() {
     let source = model();
     let jobs = jobs(&source);
-    for job in jobs.iter().filter(|job| !job.name.starts_with("gptq")) {
+    for job in jobs.iter().filter(|job| !job.resumes()) {
         let scratch = TempDir::new().unwrap();
         let begin = Instant::now();
         complete(&job.args, scratch.path(), "1");

@@ -1,6 +1,7 @@
 //! End-to-end tests of the binary: what a person at a shell sees.
 
 mod auto;
+mod calibrate;
 mod chat;
 mod checkpoints;
 mod common;

@@ -158,9 +158,9 @@ impl Inputs {
             let error = cut_error(&output, code, file);
             let expected = format!("cut while it was being read: it had {length} bytes and has {left} now");
             assert!(error.contains(&expected), "{words}: {error}");
-            // What a GPTQ job keeps for its continuation is hidden.
+            // What a calibrated job keeps for its continuation is hidden.
             let left: Vec<_> =
-                listing(self.out.path()).into_iter().filter(|n| !n.contains(".gptq-unfinished")).collect();
+                listing(self.out.path()).into_iter().filter(|n| !n.ends_with("-unfinished")).collect();
             assert_eq!(left, Vec::<String>::new(), "{words}");
         }
     }
@@ -173,6 +173,8 @@ fn quantize_says_that_its_input_was_cut() {
     inputs.assert_cut("quantize MODEL --to q2_k --threads 1 -o OUT", 1, &inputs.weights());
     inputs.assert_cut("quantize MODEL --to nf4 -o OUT", 1, &inputs.weights());
     inputs.assert_cut("quantize GGUF --allow-requantize --to q3_k_m -o OUT", 1, &inputs.gguf());
+    let calibrated = "quantize MODEL --to q4_0 --calibrate --samples 8 --context 64 -o OUT";
+    inputs.assert_cut(calibrated, 1, &inputs.weights());
 }
 
 #[test]

@@ -10,6 +10,12 @@ use super::values::damp;
 #[derive(Debug, Args)]
 #[command(next_help_heading = "Calibration (gptq, and GGUF types with --calibrate)")]
 pub struct CalibrationOptions {
+    /// Damping added to the Hessian's diagonal, as a fraction of its mean [default: 0.02 or more]
+    ///
+    /// Without this option, a module with many columns for few calibration tokens gets a larger fraction: its columns
+    /// divided by the tokens.
+    #[arg(long, value_name = "X", value_parser = damp)]
+    pub damp: Option<f64>,
     /// Calibration text, plain or JSONL, or - for standard input [default: a text that comes with quern]
     #[arg(long, value_name = "FILE")]
     pub calibration: Option<PathBuf>,
@@ -19,12 +25,6 @@ pub struct CalibrationOptions {
     /// Length of a calibration sample in tokens [default: 2048, or the model's context length if shorter]
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(16..))]
     pub context: Option<u32>,
-    /// Damping added to the Hessian's diagonal, as a fraction of its mean [default: 0.02 or more]
-    ///
-    /// Without this option, a module with many columns for few calibration tokens gets a larger fraction: its columns
-    /// divided by the tokens.
-    #[arg(long, value_name = "X", value_parser = damp)]
-    pub damp: Option<f64>,
     /// Also write an importance matrix of the calibration text to FILE
     #[arg(long, value_name = "FILE")]
     pub save_imatrix: Option<PathBuf>,

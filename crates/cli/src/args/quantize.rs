@@ -79,6 +79,8 @@ pub struct Quantize {
     #[command(flatten)]
     pub calibration: CalibrationOptions,
     #[command(flatten)]
+    pub rules: RuleOptions,
+    #[command(flatten)]
     pub bitsandbytes: BitsandbytesOptions,
 }
 
@@ -156,23 +158,25 @@ pub struct GptqOptions {
     /// Store a zero point per group (asymmetric), written as gptq_v2
     #[arg(long)]
     pub asym: bool,
+}
+
+impl GptqOptions {
+    /// Whether any of them was given.
+    pub fn any_given(&self) -> bool {
+        self.bits.is_some() || self.group_size.is_some() || self.desc_act || self.asym
+    }
+}
+
+/// Rules for GPTQ. They follow the options of the calibration in recorded commands.
+#[derive(Debug, Args)]
+#[command(next_help_heading = "GPTQ")]
+pub struct RuleOptions {
     /// Settings for single modules, as JSON or in a file (@FILE)
     ///
     /// Keys are regular expressions that are matched from the start of a module's name. {"-:REGEX": {}} leaves matching
     /// modules unquantized; {"REGEX": {"bits": 8}} changes bits, group_size, sym, desc_act or damp_percent.
     #[arg(long, value_name = "JSON|@FILE")]
     pub dynamic: Option<String>,
-}
-
-impl GptqOptions {
-    /// Whether any of them was given.
-    pub fn any_given(&self) -> bool {
-        self.bits.is_some()
-            || self.group_size.is_some()
-            || self.desc_act
-            || self.asym
-            || self.dynamic.is_some()
-    }
 }
 
 /// Columns that share a scale; `None` for all.

@@ -21,7 +21,7 @@ use crate::{args, format, messages, signals};
 
 /// Plans, and unless it is a dry run, does it.
 pub fn run(args: &args::Quantize) -> Outcome {
-    let rules = args.gptq.dynamic.as_deref().and_then(|text| text.strip_prefix('@')).map(Path::new);
+    let rules = args.rules.dynamic.as_deref().and_then(|text| text.strip_prefix('@')).map(Path::new);
     let inputs = record::inputs([
         ("the calibration text", args.calibration.calibration.as_deref()),
         ("the file of rules", rules),
@@ -91,7 +91,7 @@ fn options(
         damp: args.calibration.damp.unwrap_or(settings.damp),
         ..settings
     };
-    let rules = match given.dynamic.as_deref().map(|text| (text, text.strip_prefix('@'))) {
+    let rules = match args.rules.dynamic.as_deref().map(|text| (text, text.strip_prefix('@'))) {
         None => Rules::default(),
         Some((_, Some(file))) => {
             let text = small::text(Path::new(file), small::CONFIGURATION).context("cannot read the rules")?;

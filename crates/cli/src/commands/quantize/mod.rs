@@ -46,6 +46,7 @@ fn refuse_strangers(args: &args::Quantize) {
     let for_gguf = by_file_type || matches!(args.to, Scheme::Auto | Scheme::Recipe);
     let for_gptq = args.to == Scheme::Gptq;
     let plain = matches!(args.to, Scheme::Gguf(file_type) if !file_type.is_block());
+    let for_rules = args.rules.dynamic.is_some();
     let stranger = if !for_gguf && gguf.any_given() {
         Some("--pure, --imatrix, --calibrate, --tensor-type and the like belong to GGUF types")
     } else if args.to != Scheme::Auto && args.auto.any_given() {
@@ -54,7 +55,7 @@ fn refuse_strangers(args: &args::Quantize) {
         Some("--recipe says which type each tensor gets: leave --to out")
     } else if for_gguf && !by_file_type && gguf.pure {
         Some("--pure belongs to --to with a GGUF type: a recipe has no mix to leave out")
-    } else if !for_gptq && gptq.any_given() {
+    } else if !for_gptq && (gptq.any_given() || for_rules) {
         Some("--bits, --group-size, --desc-act and the like belong to --to gptq")
     } else if !for_gptq && !gguf.calibrate && args.to != Scheme::Auto && args.calibration.any_given() {
         Some(

@@ -1,11 +1,12 @@
 //! Runs a plan.
 
-use std::path::Path;
+use std::ffi::OsStr;
+use std::path::{Path, PathBuf};
 use std::time::Instant;
 
 use quern_run::Model;
-use quern_tensor_io::Progress;
 use quern_tensor_io::output::OutputFile;
+use quern_tensor_io::{Error as FileError, Progress};
 use serde_json::json;
 
 use super::assemble::Finished;
@@ -75,10 +76,23 @@ fn resumable(
 /// # Errors
 /// As [`OutputFile::create`].
 pub fn check_outputs(output: &Path, model: &Model, calibration: &Calibration) -> Result<(), Error> {
+    if let Some(imatrix) = calibration.imatrix.as_deref().filter(|path| place(path) == place(output)) {
+        let what = "this is the importance matrix, and it would be written to the output's place; choose another name";
+        return Err(FileError::refused(imatrix, what).into());
+    }
     let inputs = calibration.inputs.clone().with_model(model.checkpoint());
     // Dropped, nothing of it remains.
     drop(OutputFile::create(output, inputs.unless_read(calibration.force))?);
     check_imatrix(model, calibration)
+}
+
+/// A file that may not be there yet, by its folder and its name.
+fn place(path: &Path) -> (Option<PathBuf>, Option<&OsStr>) {
+    let folder = match path.parent() {
+        Some(folder) if !folder.as_os_str().is_empty() => folder,
+        _ => Path::new("."),
+    };
+    (folder.canonicalize().ok(), path.file_name())
 }
 
 /// The steps of the plain job, whose bytes are not counted.

@@ -34,7 +34,7 @@ pub(super) struct Gguf<'a> {
 /// How the layers of a group that get one type are rounded.
 enum Rounding {
     /// Column by column, under the whole Hessian.
-    Feedback(Prepared),
+    Feedback(Box<Prepared>),
     /// By the type's encoder.
     Encoder {
         importance: Option<Vec<f32>>,
@@ -60,7 +60,7 @@ impl Gguf<'_> {
             return Rounding::Encoder { importance, fallback: Some(why) };
         }
         match Prepared::for_blocks(work.pool, hessian, element_type, self.damp(columns, tokens)) {
-            Ok(prepared) => Rounding::Feedback(prepared),
+            Ok(prepared) => Rounding::Feedback(Box::new(prepared)),
             Err(why) => Rounding::Encoder { importance, fallback: Some(why.to_string()) },
         }
     }
@@ -187,7 +187,7 @@ impl Target for Gguf<'_> {
                 let loss = self.solve_layer(layer, &rounding, shift.as_ref(), work, &mut writer)?;
                 let row = &self.plan.rows()[layer.row];
                 let (prepared, fallback) = match &rounding {
-                    Rounding::Feedback(prepared) => (Some(prepared), None),
+                    Rounding::Feedback(prepared) => (Some(&**prepared), None),
                     Rounding::Encoder { fallback, .. } => (None, fallback.clone()),
                 };
                 reports.push(LayerReport {
