@@ -9,7 +9,7 @@ use quern_tensor_io::output::{OutputFile, require_space};
 
 use super::block::{Quantize, Replay};
 use super::state::{BlockRecord, Identity, Opened, State};
-use super::target::Target;
+use super::target::{Target, Work};
 use super::{Calibration, Error, imatrix};
 
 /// A job that is to be done.
@@ -18,8 +18,10 @@ pub(super) struct Job<'a> {
     pub calibration: &'a Calibration,
     pub output: &'a Path,
     pub progress: &'a dyn Progress,
-    /// Layers that will be quantized: the total of the progress.
+    /// Layers that will be quantized: the total of the progress, with what is made before the blocks.
     pub layers: usize,
+    /// What is made before the blocks.
+    pub before: usize,
     /// Bytes on the disk before the unfinished run is removed.
     pub disk_bytes: u64,
 }
@@ -33,7 +35,7 @@ pub(super) struct Blocks<R> {
     /// Those that an earlier run had finished.
     pub resumed: usize,
     /// What was found damaged and was done again.
-    pub damage: Option<String>,
+    pub damage: Vec<String>,
 }
 
 impl Job<'_> {
@@ -44,7 +46,9 @@ impl Job<'_> {
         require_space(output, self.disk_bytes.saturating_sub(kept), "the output with its unfinished run")?;
         let Opened { mut state, finished: mut records, damage } = State::open(output, identity)?;
         let resumed = records.len();
-        progress.total(self.layers as u64);
+        progress.total((self.before + self.layers) as u64);
+        let work = Work { pool: model.pool(), progress, calibration, file: &state.embedding_file() };
+        let again = target.before(model, &state, work)?;
         progress.resume(records.iter().map(|r| r.modules.len() as u64).sum());
         if resumed < identity.blocks {
             self.blocks(target, identity.blocks, &mut state, &mut records)?;
@@ -54,6 +58,7 @@ impl Job<'_> {
             imatrix::write(path, model, calibration, &records[..blocks])?;
         }
         debug_assert_eq!(records.iter().map(|r| r.modules.len()).sum::<usize>(), self.layers);
+        let damage = again.into_iter().chain(damage).collect();
         Ok(Blocks { state, records, resumed, damage })
     }
 

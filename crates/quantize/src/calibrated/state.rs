@@ -4,6 +4,7 @@
 //! .NAME.gptq-unfinished/            beside the output NAME, gone when that is complete; gguf-unfinished for a GGUF file
 //!   job.json                        what is being done; another job does not continue it
 //!   quantize_config.json            of GPTQ: so that the files below can be read as the checkpoint they are part of
+//!   embedding.safetensors           the token embedding, of a GGUF file; with embedding.record as a block has one
 //!   block-0003-1.safetensors        quantized layers of one group that shares its input
 //!   block-0003.record               the block is finished: SHA-256 of what follows, then as JSON reports, sums for the
 //!                                   importance matrix, SHA-256 of the files of its groups; what follows the blocks
@@ -35,6 +36,8 @@ use crate::calibration::hex;
 /// How often the residual stream is written: it is large, and lost seconds are not worth much.
 const HIDDEN_EVERY: Duration = Duration::from_secs(60);
 
+/// The record of the token embedding.
+const EMBEDDING_RECORD: &str = "embedding.record";
 /// The key of the residual stream's SHA-256 in the metadata of its file.
 const HIDDEN_DIGEST: &str = "sha256";
 /// Bytes of a SHA-256 in hexadecimal digits.
@@ -132,6 +135,12 @@ impl State {
                 write(&folder.join(name), data)?;
             }
             write(&file, &job)?;
+        } else if identity.restart {
+            let path = folder.join(EMBEDDING_RECORD);
+            match fs::remove_file(&path) {
+                Err(e) if e.kind() != std::io::ErrorKind::NotFound => return Err(Error::new(&path, e)),
+                _ => {}
+            }
         }
         let state = Self { folder, last_hidden: Instant::now(), _lock: lock };
         let (mut finished, mut damage) = (Vec::new(), None);
@@ -157,7 +166,34 @@ impl State {
     /// # Errors
     /// The file that is damaged.
     fn block<R: DeserializeOwned>(&self, layer: usize) -> Result<Option<BlockRecord<R>>, PathBuf> {
-        let path = self.record_file(layer);
+        Self::record(self.record_file(layer), |group| self.group_file(layer, group))
+    }
+
+    /// The record of the token embedding, if it is finished.
+    ///
+    /// # Errors
+    /// The file that is damaged.
+    pub fn embedding<R: DeserializeOwned>(&self) -> Result<Option<BlockRecord<R>>, PathBuf> {
+        Self::record(self.folder.join(EMBEDDING_RECORD), |_| self.embedding_file())
+    }
+
+    /// The file of the token embedding.
+    pub fn embedding_file(&self) -> PathBuf {
+        self.folder.join("embedding.safetensors")
+    }
+
+    /// Marks the token embedding as finished: its file is the record's only group.
+    pub fn finish_embedding<R: Serialize>(&self, mut record: BlockRecord<R>) -> Result<()> {
+        let file = self.embedding_file();
+        record.groups.insert(0, file_digest(&file).map_err(|e| Error::new(&file, e))?);
+        keep(&self.folder.join(EMBEDDING_RECORD), &record)
+    }
+
+    /// A record with its files checked.
+    fn record<R: DeserializeOwned>(
+        path: PathBuf,
+        group_file: impl Fn(usize) -> PathBuf,
+    ) -> Result<Option<BlockRecord<R>>, PathBuf> {
         let text = match small::read_optional(&path, LARGEST) {
             Ok(None) => return Ok(None),
             Err(_) => return Err(path),
@@ -169,7 +205,7 @@ impl State {
         }
         let record: BlockRecord<R> = serde_json::from_slice(json).map_err(|_| path)?;
         for (&group, expected) in &record.groups {
-            let path = self.group_file(layer, group);
+            let path = group_file(group);
             if file_digest(&path).ok().as_ref() != Some(expected) {
                 return Err(path);
             }
@@ -196,10 +232,7 @@ impl State {
 
     /// Marks a block as finished.
     pub fn finish_block<R: Serialize>(&self, layer: usize, record: &BlockRecord<R>) -> Result<()> {
-        let json = serde_json::to_vec(record).unwrap_or_default();
-        let mut text = hex(Sha256::new_with_prefix(&json)).into_bytes();
-        text.extend(json);
-        write(&self.record_file(layer), &text)
+        keep(&self.record_file(layer), record)
     }
 
     /// Writes the residual streams before block `layer`, one after the other, if the last time is long enough ago.
@@ -302,6 +335,14 @@ fn file_digest(path: &Path) -> std::io::Result<String> {
 pub(super) fn folder(output: &Path, kind: &str) -> PathBuf {
     let name = output.file_name().map(|n| n.to_string_lossy().into_owned()).unwrap_or_default();
     output.with_file_name(format!(".{name}.{kind}-unfinished"))
+}
+
+/// Writes a record, behind its SHA-256.
+fn keep<R: Serialize>(path: &Path, record: &BlockRecord<R>) -> Result<()> {
+    let json = serde_json::to_vec(record).unwrap_or_default();
+    let mut text = hex(Sha256::new_with_prefix(&json)).into_bytes();
+    text.extend(json);
+    write(path, &text)
 }
 
 fn write(path: &Path, data: &[u8]) -> Result<()> {

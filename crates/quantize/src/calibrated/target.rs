@@ -3,12 +3,13 @@
 use std::path::Path;
 
 use quern_compute::Pool;
-use quern_run::{LinearInfo, Replacement};
+use quern_run::{LinearInfo, Model, Replacement};
 use quern_tensor_io::Progress;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
 use super::inputs::Inputs;
+use super::state::State;
 use super::{Calibration, Error};
 
 /// Layers with one input that are to be quantized.
@@ -27,7 +28,7 @@ pub(super) struct Work<'a> {
     pub pool: &'a Pool,
     pub progress: &'a dyn Progress,
     pub calibration: &'a Calibration,
-    /// The file that keeps the group, to be written whole.
+    /// The file that keeps the group, or what is made before the blocks, to be written whole.
     pub file: &'a Path,
 }
 
@@ -48,6 +49,16 @@ pub(super) trait Target {
     /// Whether the unquantized model is run beside the one that is quantized, for what layers should make up for.
     fn follows_the_original(&self) -> bool {
         false
+    }
+
+    /// Makes what does not depend on the blocks, or takes it over from the unfinished run. Returns what was found damaged
+    /// and was done again.
+    ///
+    /// # Errors
+    /// What cannot be made; a file that cannot be written.
+    fn before(&self, model: &Model, state: &State, work: Work<'_>) -> Result<Option<String>, Error> {
+        let _ = (model, state, work);
+        Ok(None)
     }
 
     /// Solves the layers of a group and writes them to their file, a safetensors file. Progress counts layers.

@@ -173,7 +173,7 @@ impl QuantizePlan<'_> {
     }
 
     /// The grid that the blocks of this row's tensor are encoded on.
-    pub(super) fn grid(&self, row: &QuantizeRow) -> Option<&TensorGrid> {
+    pub(crate) fn grid(&self, row: &QuantizeRow) -> Option<&TensorGrid> {
         self.options.grids.get(&row.name).filter(|found| found.grid.fits(row.to))
     }
 }

@@ -9,7 +9,8 @@ use serde_json::json;
 use super::super::record::{self, After};
 use super::super::{Outcome, load, print, print_json};
 use super::calibration::{announce, calibration, recorded, warn};
-use super::gguf::{job_options, packed, show};
+use super::gguf::{add_grid, job_options, packed, show};
+use super::grids;
 use super::types::Types;
 use crate::progress::{Bar, Unit};
 use crate::{args, format, messages, signals};
@@ -38,6 +39,7 @@ pub fn run(args: &args::Quantize, types: &Types) -> Outcome {
     let options = Options {
         damp: args.calibration.damp.unwrap_or(defaults.damp),
         quantize: quern_quantize::job::Options {
+            grids: grids::find(&view, types.file_type, args.threads.count())?,
             provenance: types.recorded(provenance),
             ..defaults.quantize
         },
@@ -47,6 +49,7 @@ pub fn run(args: &args::Quantize, types: &Types) -> Outcome {
     for warning in plan.warnings() {
         messages::warning(warning);
     }
+    grids::announce(&plan.tensors().grids(), types.file_type);
     let Some(output) = output else {
         warn(args, plan.memory_bytes(), plan.disk_bytes());
         return show(plan.tensors(), args, types, &words(&plan));
@@ -74,6 +77,7 @@ pub fn run(args: &args::Quantize, types: &Types) -> Outcome {
             "report": report,
         });
         types.add_to(&mut result);
+        add_grid(&mut result, plan.tensors());
         done.add_to(&mut result)?;
         print_json(&result)?;
     } else {
@@ -98,5 +102,7 @@ pub fn run(args: &args::Quantize, types: &Types) -> Outcome {
 
 /// What is calibrated, in words.
 fn words(plan: &GgufPlan<'_>) -> String {
-    format!("{} layers calibrated, {} of them with error feedback", plan.layers(), plan.with_feedback())
+    let embedding = if plan.calibrates_embedding() { ", and the token embedding" } else { "" };
+    let (layers, with_feedback) = (plan.layers(), plan.with_feedback());
+    format!("{layers} layers calibrated, {with_feedback} of them with error feedback{embedding}")
 }

@@ -169,7 +169,7 @@ pub fn show(plan: &QuantizePlan<'_>, args: &args::Quantize, types: &Types, more:
 }
 
 /// Adds what becomes of a model on a 4-bit grid.
-fn add_grid(result: &mut Value, plan: &QuantizePlan<'_>) {
+pub fn add_grid(result: &mut Value, plan: &QuantizePlan<'_>) {
     if let Some(grid) = grids::json(&plan.grids()) {
         result["grid"] = grid;
     }

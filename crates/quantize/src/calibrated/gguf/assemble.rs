@@ -6,7 +6,7 @@ use std::ops::Range;
 use quern_tensor_io::Checkpoint;
 
 use super::Error;
-use super::importance::{embedding_importance, even};
+use super::importance::even;
 use super::plan::GgufPlan;
 use super::report::LayerReport;
 use crate::calibrated::state::{BlockRecord, State};
@@ -44,16 +44,15 @@ impl<'a> Finished<'a> {
                 groups.push(checkpoint);
             }
         }
-        let head = records.iter().flat_map(|r| &r.squares).find(|s| s.tensor == EMBEDDING);
+        if let Some(layer) = &plan.embedding {
+            places.insert((layer.row, layer.matrix), (groups.len(), 0));
+            groups.push(Checkpoint::open(&state.embedding_file())?);
+        }
         let mut importance = HashMap::new();
         for (index, row) in plan.rows().iter().enumerate() {
             let made = row.from == row.to || places.contains_key(&(index, 0));
             let columns = row.shape.last().copied().unwrap_or(1);
-            let found = match row.name.as_str() {
-                _ if made || !row.to.is_block() => None,
-                EMBEDDING => embedding_importance(columns, row.to, head.map(|s| s.sums.as_slice())),
-                _ => even(columns, row.to),
-            };
+            let found = if made || !row.to.is_block() { None } else { even(columns, row.to) };
             importance.extend(found.map(|found| (index, found)));
         }
         Ok(Self { plan, groups, places, importance })
@@ -72,9 +71,6 @@ impl<'a> Finished<'a> {
         Some((checkpoint, data.get(start * row_bytes..end * row_bytes)?))
     }
 }
-
-/// The token embedding's name.
-const EMBEDDING: &str = "token_embd.weight";
 
 impl Made for Finished<'_> {
     fn rows(&self, tensor: usize, rows: &Range<usize>) -> Option<&[u8]> {

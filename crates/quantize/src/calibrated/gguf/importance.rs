@@ -8,7 +8,7 @@ use crate::gptq::Hessian;
 /// Share of the mean importance that a column has at least: a block whose columns all count nothing has no best scale.
 const FLOOR: f32 = 1e-6;
 
-/// Of a linear layer's columns: the mean square of each input. `None` if no token was seen, where the type can be
+/// Of a linear layer's columns: the mean square of each input, or of what takes its place. `None` if no token was seen, where the type can be
 /// encoded without.
 pub(super) fn of_inputs(hessian: &Hessian, element_type: ElementType) -> Option<Vec<f32>> {
     let tokens = hessian.tokens() as f32;
@@ -18,17 +18,6 @@ pub(super) fn of_inputs(hessian: &Hessian, element_type: ElementType) -> Option<
         return even(sums.len(), element_type);
     }
     Some(sums.iter().map(|sum| (sum / tokens).max(FLOOR * mean)).collect())
-}
-
-/// Of the token embedding's columns. `head` is the sum of squares of each of the head's inputs, where the head is the
-/// embedding. A row of the embedding is the residual stream's beginning, which norms scale: so far every column counts
-/// the same.
-pub(super) fn embedding_importance(
-    columns: usize,
-    element_type: ElementType,
-    _head: Option<&[f32]>,
-) -> Option<Vec<f32>> {
-    even(columns, element_type)
 }
 
 /// The same for all columns, where the type cannot be encoded without any.

@@ -4,6 +4,8 @@
 //! linear layers of the blocks, output head    type with error feedback    column by column under the Hessian
 //!                                             another type                by its encoder, columns weighted by the
 //!                                                                         Hessian's diagonal
+//! token embedding                             the same two ways           with gradients in the Hessian's place
+//! values on a 4-bit grid that the type holds                              without error, by the plain job
 //! everything else                                                         as by the plain job, `crate::job`
 //! ```
 //!
@@ -12,6 +14,7 @@
 //! written.
 
 mod assemble;
+mod embedding;
 mod encode;
 mod importance;
 mod plan;

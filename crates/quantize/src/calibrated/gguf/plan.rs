@@ -7,7 +7,7 @@ use quern_model::{Convention, View};
 use quern_run::{LinearInfo, Model};
 use quern_tensor_io::Container;
 
-use super::{Error, Options};
+use super::{Error, Options, embedding};
 use crate::calibrated::Calibration;
 use crate::calibrated::needs::{Largest, memory, unfinished};
 use crate::gptq::blocks::has_feedback;
@@ -47,6 +47,8 @@ pub struct GgufPlan<'a> {
     pub(super) damp: f64,
     /// In the order they are worked on.
     pub(super) layers: Vec<Layer>,
+    /// The token embedding, if it is rounded for what its errors cost.
+    pub(super) embedding: Option<Layer>,
     /// By name in the running model and expert.
     by_name: HashMap<(String, Option<usize>), usize>,
     /// Blocks of the model, and one more if something behind them is calibrated.
@@ -60,7 +62,7 @@ pub struct GgufPlan<'a> {
 ///
 /// # Errors
 /// Those of [`job::plan`], and what [`job::run`] would refuse; an importance matrix; no linear layer that gets a block
-/// type.
+/// type, unless those are all on a grid that it holds.
 pub fn plan<'a>(model: &Model, view: &'a View<'a>, options: Options) -> Result<GgufPlan<'a>, Error> {
     let Options { quantize, calibration, damp } = options;
     if quantize.imatrix.is_some() {
@@ -84,20 +86,19 @@ pub fn plan<'a>(model: &Model, view: &'a View<'a>, options: Options) -> Result<G
     }
     linears.extend(model.head_linears()?);
     let (mut layers, mut by_name) = (Vec::new(), HashMap::new());
-    let (mut largest, mut quantized, mut head) = (Largest::default(), 0, false);
+    let (mut largest, mut quantized, mut head, mut exact) = (Largest::default(), 0, false, false);
     for linear in &linears {
         let Some(&index) = gguf_name(model, linear).and_then(|name| rows.get(name.as_str())) else {
             let what = format!("{}: the GGUF file has no tensor for this layer", linear.name);
             return Err(Error::Stage(what.into()));
         };
         let row = &quantize.rows()[index];
-        if !is_made(row) {
+        exact |= is_made(row) && quantize.grid(row).is_some();
+        // A tied head is the embedding, which is not among the layers.
+        if !is_made(row) || quantize.grid(row).is_some() || is_tied(linear) {
             continue;
         }
         head |= linear.layer.is_none();
-        if is_tied(linear) {
-            continue;
-        }
         let (matrix, columns) = (linear.expert.unwrap_or(0), linear.matrix.columns());
         let key = match matrices(&row.shape) {
             1 => row.name.clone(),
@@ -110,21 +111,38 @@ pub fn plan<'a>(model: &Model, view: &'a View<'a>, options: Options) -> Result<G
         by_name.insert((linear.name.to_owned(), linear.expert), layers.len());
         layers.push(layer);
     }
-    if layers.is_empty() {
+    if layers.is_empty() && !exact {
         return Err(Error::NoBlocks);
     }
+    let wanted = |row: &QuantizeRow| is_made(row) && quantize.grid(row).is_none();
+    let embedding = embedding::layer(model, quantize.rows(), wanted);
+    // Values on a grid need no run of the model, unless its inputs are to be measured.
+    let blocks = match layers.is_empty() && calibration.imatrix.is_none() {
+        true => 0,
+        false => model.config().layers + usize::from(head),
+    };
     // Queries, keys and values may have two types: two factors, and a copy of the Hessian while the first is made. The
     // products with the unquantized model's inputs, and those with the drift, which has fewer rows.
     largest.hessians = 5;
     largest.streams = 2;
+    let mut memory_bytes = memory(model, &calibration, largest);
+    if let Some(layer) = &embedding {
+        quantized += quantize.rows()[layer.row].bytes;
+        let (columns, weights) = (layer.columns as u64, (layer.step() * layer.columns) as u64);
+        let gradients = embedding::memory(model, &embedding::Sample::of(&calibration, layer.columns));
+        // One after the other: gradients, then the factor of their sum with the weights.
+        memory_bytes =
+            memory_bytes.max(4 * columns * columns + gradients.max(8 * columns * columns + 8 * weights));
+    }
     Ok(GgufPlan {
-        memory_bytes: memory(model, &calibration, largest),
+        memory_bytes,
         disk_bytes: unfinished(model, &calibration, quantized, 2) + quantize.file_size(),
-        blocks: model.config().layers + usize::from(head),
+        blocks,
         quantize,
         calibration,
         damp,
         layers,
+        embedding,
         by_name,
     })
 }
@@ -144,8 +162,8 @@ fn is_made(row: &QuantizeRow) -> bool {
     row.from != row.to && row.to.is_block()
 }
 
-/// Whether the layer is a head that is the token embedding, which is not solved: its rows are inputs as well.
-pub(super) fn is_tied(linear: &LinearInfo<'_>) -> bool {
+/// Whether the layer is a head that is the token embedding.
+fn is_tied(linear: &LinearInfo<'_>) -> bool {
     linear.layer.is_none() && linear.role == quern_model::TensorRole::TokenEmbedding
 }
 
@@ -173,6 +191,11 @@ impl GgufPlan<'_> {
     /// Number of layers that are calibrated, each expert by itself.
     pub fn layers(&self) -> usize {
         self.layers.len()
+    }
+
+    /// Whether the token embedding is rounded for what its errors cost.
+    pub fn calibrates_embedding(&self) -> bool {
+        self.embedding.is_some()
     }
 
     /// Number of those that are rounded with error feedback.

@@ -20,7 +20,7 @@ pub struct LayerReport {
     pub loss: Option<f64>,
     /// Damping it took, as a share of the Hessian's mean diagonal; 0 without error feedback.
     pub damp: f64,
-    /// Calibration tokens it saw.
+    /// Calibration tokens it saw; of the embedding, those whose gradients were taken.
     pub tokens: u64,
     /// Input columns that no token ever moved.
     pub dead_columns: usize,
@@ -35,6 +35,8 @@ pub struct LayerReport {
 pub struct GgufReport {
     /// Layers that were calibrated, in order.
     pub layers: Vec<LayerReport>,
+    /// The token embedding, if it was rounded for what its errors cost.
+    pub embedding: Option<LayerReport>,
     /// Blocks taken over from a run that was stopped.
     pub resumed_blocks: usize,
     /// Calibration tokens.
@@ -50,7 +52,7 @@ pub struct GgufReport {
 }
 
 /// One warning for each tensor with layers that were rounded without error feedback though their type has it.
-pub(super) fn fallbacks(layers: &[LayerReport]) -> Vec<String> {
+pub(super) fn fallbacks<'a>(layers: impl Iterator<Item = &'a LayerReport>) -> Vec<String> {
     let mut found: Vec<(&str, usize, usize, &str)> = Vec::new();
     for layer in layers {
         let at = found.iter().position(|(tensor, ..)| *tensor == layer.tensor).unwrap_or_else(|| {
@@ -104,6 +106,6 @@ mod tests {
             "b: 2 of 3 experts were rounded without error feedback; of the last: it saw only 1 of 9 tokens",
             "c: rounded without error feedback, why",
         ];
-        assert_eq!(fallbacks(&layers), expected);
+        assert_eq!(fallbacks(layers.iter()), expected);
     }
 }

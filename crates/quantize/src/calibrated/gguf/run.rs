@@ -53,16 +53,26 @@ fn resumable(
         files: &[],
     };
     let (layers, disk_bytes) = (plan.layers(), plan.disk_bytes());
-    let job = Job { model, calibration, output, progress, layers, disk_bytes };
+    let before = usize::from(plan.calibrates_embedding());
+    let job = Job { model, calibration, output, progress, layers, before, disk_bytes };
     let Blocks { state, records, resumed, damage } = job.run(&target, &identity)?;
     let finished = Finished::open(plan, &state, &records)?;
     let QuantizeReport { file_size, .. } = run_with(&plan.quantize, &finished, output, &Steps(progress))?;
     drop(finished);
+    let embedding = match &plan.embedding {
+        Some(_) => state
+            .embedding::<LayerReport>()
+            .ok()
+            .flatten()
+            .and_then(|record| record.modules.into_iter().next()),
+        None => None,
+    };
     state.remove()?;
     let layers: Vec<_> = records.into_iter().flat_map(|r| r.modules).collect();
     Ok(GgufReport {
-        warnings: damage.into_iter().chain(warnings(&target, &layers)).collect(),
+        warnings: damage.into_iter().chain(warnings(&target, embedding.iter().chain(&layers))).collect(),
         layers,
+        embedding,
         resumed_blocks: resumed,
         tokens: calibration.samples.tokens,
         bytes: file_size,
@@ -104,11 +114,10 @@ impl Progress for Steps<'_> {
     }
 }
 
-fn warnings(target: &Gguf<'_>, layers: &[LayerReport]) -> Vec<String> {
+fn warnings<'r>(target: &Gguf<'_>, layers: impl Iterator<Item = &'r LayerReport> + Clone) -> Vec<String> {
     let mut out = target.plan.calibration.warnings();
-    out.extend(fallbacks(layers));
+    out.extend(fallbacks(layers.clone()));
     let raised = layers
-        .iter()
         .filter(|layer| layer.loss.is_some())
         .filter_map(|layer| warning(&layer.tensor, target.damp(layer.columns, layer.tokens), layer.damp));
     out.extend(raised.take(MOST_WARNINGS));

@@ -5,16 +5,16 @@ use std::time::Instant;
 
 use quern_compute::Pool;
 use quern_compute::parallel::{part_of, share};
-use quern_run::{LinearInfo, Replacement};
+use quern_run::{LinearInfo, Model, Replacement};
 use quern_tensor_io::{Checkpoint, ElementType, Error as FileError, TensorPlan, safetensors};
 
 use super::encode::encode;
-use super::plan::{GgufPlan, Layer, is_tied};
+use super::plan::{GgufPlan, Layer};
 use super::report::LayerReport;
-use super::{Error, importance};
+use super::{Error, embedding, importance};
 use crate::calibrated::damping::{least_damp, too_few};
 use crate::calibrated::inputs::Inputs;
-use crate::calibrated::state::group_writer;
+use crate::calibrated::state::{State, group_writer};
 use crate::calibrated::target::{Group, Target, Work};
 use crate::gptq::blocks::{has_feedback, solve_blocks};
 use crate::gptq::{Hessian, Prepared, Shift};
@@ -32,7 +32,7 @@ pub(super) struct Gguf<'a> {
 }
 
 /// How the layers of a group that get one type are rounded.
-enum Rounding {
+pub(super) enum Rounding {
     /// Column by column, under the whole Hessian.
     Feedback(Box<Prepared>),
     /// By the type's encoder.
@@ -74,7 +74,7 @@ impl Gguf<'_> {
     }
 
     /// Solves one layer, in pieces of rows, each written when it is made.
-    fn solve_layer(
+    pub fn solve_layer(
         &self,
         layer: &Layer,
         rounding: &Rounding,
@@ -143,8 +143,12 @@ impl Target for Gguf<'_> {
         Ok(self.plan.layer(layer).is_some())
     }
 
-    fn measures(&self, layer: &LinearInfo<'_>) -> bool {
-        is_tied(layer)
+    fn measures(&self, _: &LinearInfo<'_>) -> bool {
+        false
+    }
+
+    fn before(&self, model: &Model, state: &State, work: Work<'_>) -> Result<Option<String>, Error> {
+        embedding::make(self, model, state, work)
     }
 
     fn follows_the_original(&self) -> bool {
