@@ -29,7 +29,6 @@ impl<'a> Sample<'a> {
         let all: usize = sequences.iter().map(Vec::len).sum();
         let wanted = TOKENS.max(TOKENS_PER_COLUMN * columns);
         let take = wanted.div_ceil((all / count).max(1)).min(count);
-        let take = std::env::var("QX_GS").ok().map_or(take, |t| t.parse().unwrap());
         let mut parts: Vec<Vec<&Vec<u32>>> = Vec::new();
         let mut room = 0;
         for sequence in (0..take).filter_map(|i| sequences.get(i * count / take)) {
@@ -71,13 +70,9 @@ pub(in super::super) fn memory(model: &Model, sample: &Sample<'_>) -> u64 {
 pub(super) fn gram(model: &Model, sample: &Sample<'_>, tied: bool) -> Result<Gram, quern_run::Error> {
     let mut sums =
         Sums { pool: model.pool(), sum: Hessian::new(model.config().hidden_size), tied, tokens: 0 };
-    let draws = std::env::var("QX_D").ok().map_or(1, |t| t.parse().unwrap());
     for (seed, part) in sample.parts.iter().enumerate() {
         let texts: Vec<Vec<u32>> = part.iter().map(|&sequence| sequence.clone()).collect();
-        let mut g = Gradients::new(model, &texts)?;
-        for d in 0..draws {
-            g.run(Target::Drawn { seed: seed as u64 * draws + d }, &mut sums)?;
-        }
+        Gradients::new(model, &texts)?.run(Target::Drawn { seed: seed as u64 }, &mut sums)?;
     }
     Ok(Gram { sum: sums.sum, tokens: Some(sums.tokens) })
 }

@@ -12,6 +12,8 @@
 
 mod gradients;
 mod readers;
+#[cfg(test)]
+mod tests;
 
 use std::time::Instant;
 
@@ -118,7 +120,7 @@ fn gram(plan: &GgufPlan<'_>, model: &Model, layer: &Layer) -> Result<Gram, Error
         Ok(gram) => Ok(gram),
         Err(quern_run::Error::NoGradients { .. } | quern_run::Error::NotFinite) => {
             let view: &View<'_> = plan.quantize.view;
-            Ok(Gram { sum: readers::gram(model, view, layer.columns, tied), tokens: None })
+            Ok(Gram { sum: readers::gram(model, view, layer.columns), tokens: None })
         }
         Err(other) => Err(other.into()),
     }

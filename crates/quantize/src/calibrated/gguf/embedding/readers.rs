@@ -16,13 +16,11 @@ const READERS: [(&str, &[&str]); 2] = [
 ];
 
 /// Sums the products of the rows of these weights. Those of experts count by the share of tokens that choose them.
-pub(super) fn gram(model: &Model, view: &View<'_>, columns: usize, tied: bool) -> Hessian {
+pub(super) fn gram(model: &Model, view: &View<'_>, columns: usize) -> Hessian {
     let mut sum = Hessian::new(columns);
     let config = model.config();
     let chosen = config.experts.as_ref().map_or(1.0, |e| (e.used as f32 / e.count as f32).sqrt());
-    let mode = std::env::var("QX_R").unwrap_or_default();
-    let layers = if mode == "first" { 1 } else { config.layers };
-    for layer in 0..layers {
+    for layer in 0..config.layers {
         for (norm, weights) in READERS {
             let name = |part: &str| format!("blk.{layer}.{part}.weight");
             let norm = vector(view, &name(norm), columns);
@@ -31,17 +29,6 @@ pub(super) fn gram(model: &Model, view: &View<'_>, columns: usize, tied: bool) -
                 add(model.pool(), view, &name(part), norm.as_deref(), factor, &mut sum);
             }
         }
-    }
-    if mode == "head" {
-        let norm = vector(view, "output_norm.weight", columns);
-        add(
-            model.pool(),
-            view,
-            if tied { super::NAME } else { "output.weight" },
-            norm.as_deref(),
-            1.0,
-            &mut sum,
-        );
     }
     sum
 }
