@@ -274,15 +274,15 @@ impl LaneOp for Descend<'_> {
             let mut x = [zero; GROUP];
             for i in (0..GROUP).rev() {
                 let mut sum = load(self.gradient, i);
-                for j in i + 1..GROUP {
-                    sum = sum - s.splat(triangle.entries[j][i]) * x[j];
+                for (j, &known) in x.iter().enumerate().skip(i + 1) {
+                    sum = sum - s.splat(triangle.entries[j][i]) * known;
                 }
                 x[i] = sum * s.splat(triangle.inverses[i]);
             }
             for j in 0..GROUP {
                 let mut sum = x[j];
-                for i in 0..j {
-                    sum = sum - s.splat(triangle.entries[j][i]) * x[i];
+                for (&entry, &known) in triangle.entries[j][..j].iter().zip(&x) {
+                    sum = sum - s.splat(entry) * known;
                 }
                 x[j] = sum * s.splat(triangle.inverses[j]);
             }

@@ -105,8 +105,8 @@ impl LaneOp for Round<'_> {
             let mut before = [zero; GROUP];
             for j in 0..GROUP {
                 let mut sum = load(self.residual, j);
-                for i in 0..j {
-                    sum = sum + s.splat(triangle.entries[j][i]) * before[i];
+                for (&entry, &known) in triangle.entries[j][..j].iter().zip(&before) {
+                    sum = sum + s.splat(entry) * known;
                 }
                 before[j] = zero - sum * s.splat(triangle.inverses[j]);
             }
