@@ -13,14 +13,14 @@ use quern_tensor_io::ElementType;
 pub(crate) use numeric::mxfp4_scale;
 pub(crate) use table::{E2M1_DOUBLED, IQ4};
 
-mod codebook;
+pub(crate) mod codebook;
 mod formats;
 mod lanes;
 pub(crate) mod lattice;
 mod levels;
 mod numeric;
 pub(crate) mod pack;
-mod pack_grid;
+pub(crate) mod pack_grid;
 mod scalar;
 mod table;
 #[cfg(test)]

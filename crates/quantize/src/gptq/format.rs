@@ -9,8 +9,8 @@ use quern_compute::simd::lanes::dispatch;
 use super::levels::{Levels, Whole};
 use super::order::Unit;
 use super::parameters::{Choose, Grid};
-use super::refine::Fit;
-use super::tile::Problem;
+use super::refine::{Fit, Squares};
+use super::tile::{Problem, Tile};
 
 /// A format whose grid is fixed once the parameters of its groups are: a weight becomes
 /// `scale * level + offset`.
@@ -48,6 +48,16 @@ pub(super) trait Format: Sync {
 
     /// Fits the parameters of a unit to the levels chosen.
     fn refit(&self, fit: &mut Fit<'_>);
+
+    /// [`Tile::solve`]; formats that round several columns together have their own.
+    fn solve(&self, tile: &mut Tile, problem: &Problem, started: bool) {
+        tile.solve(problem, started);
+    }
+
+    /// [`Tile::refine`]; likewise.
+    fn refine(&self, tile: &mut Tile, problem: &Problem, factor: &[f32], squares: &Squares) {
+        tile.refine(problem, factor, squares);
+    }
 }
 
 /// The parameters of all groups of a tile, each `[groups][width]` or `[units][width]`, numbered as on disk.

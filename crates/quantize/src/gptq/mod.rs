@@ -22,6 +22,7 @@
 //! in a code here and there.
 
 pub mod blocks;
+mod codebooks;
 mod error;
 mod format;
 mod hessian;

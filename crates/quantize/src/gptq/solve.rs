@@ -175,10 +175,10 @@ pub(super) fn tiles<R: Send>(
             }
             _ => tile.residual.fill(0.0),
         }
-        tile.solve(problem, target.is_some());
+        problem.format.solve(&mut tile, problem, target.is_some());
         if let (Some(factor), Some((squares, sweeps))) = (problem.factor, refine) {
             for _ in 0..sweeps {
-                tile.refine(problem, factor, squares);
+                problem.format.refine(&mut tile, problem, factor, squares);
             }
         }
         *lock(&results[t]) = Some(take(&tile, used));

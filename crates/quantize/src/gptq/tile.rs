@@ -224,7 +224,7 @@ impl Tile {
 }
 
 /// The weights at `positions` that would make up for all errors so far.
-fn current<'a>(
+pub(super) fn current<'a>(
     problem: &Problem,
     weights: &'a [f32],
     residual: &[f32],

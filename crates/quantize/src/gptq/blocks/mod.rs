@@ -24,6 +24,7 @@ use quern_compute::simd::lanes::dispatch;
 use quern_tensor_io::ElementType;
 use quern_tensor_io::decode::mxfp4::half_scale;
 
+use super::codebooks::{self, Points};
 use super::format::{Format, Parameters};
 use super::levels::{LevelSet, Levels};
 use super::order::{Plan, Unit};
@@ -48,19 +49,49 @@ pub struct BlockSolution {
     pub loss: f64,
 }
 
-/// Whether the column loop knows the grid of this type.
+/// Whether the column loop knows the grid of this type, or its codebook.
 pub fn has_feedback(element_type: ElementType) -> bool {
-    Kind::of(element_type).is_some()
+    Rounding::of(element_type).is_some()
 }
 
-fn kind_of(element_type: ElementType, columns: usize) -> Result<Kind, SolveError> {
+/// How the columns of a type are rounded.
+enum Rounding {
+    /// One by one, on a grid.
+    Grid(Kind),
+    /// Several together, to points of a codebook.
+    Codebook(codebooks::Kind),
+}
+
+impl Rounding {
+    fn of(element_type: ElementType) -> Option<Self> {
+        let codebook = || codebooks::Kind::of(element_type).map(Self::Codebook);
+        Kind::of(element_type).map(Self::Grid).or_else(codebook)
+    }
+
+    /// Columns of a block, and of those that share a scale.
+    fn structure(&self) -> (usize, usize) {
+        match self {
+            Self::Grid(kind) => (kind.block, kind.group),
+            Self::Codebook(kind) => (codebooks::BLOCK, kind.sub),
+        }
+    }
+
+    fn plan(&self, diagonal: &[f32]) -> Plan {
+        match self {
+            Self::Grid(kind) => Plan::blocks(diagonal, kind.block, kind.group, true),
+            Self::Codebook(kind) => Plan::codebooks(diagonal, kind),
+        }
+    }
+}
+
+fn rounding_of(element_type: ElementType, columns: usize) -> Result<Rounding, SolveError> {
     let unsupported = || SolveError::Settings(format!("{element_type} has no grid for error feedback"));
-    let kind = Kind::of(element_type).ok_or_else(unsupported)?;
-    if columns == 0 || !columns.is_multiple_of(kind.block) {
+    let rounding = Rounding::of(element_type).ok_or_else(unsupported)?;
+    if columns == 0 || !columns.is_multiple_of(rounding.structure().0) {
         let message = format!("rows of {columns} values are not whole blocks of {element_type}");
         return Err(SolveError::Settings(message));
     }
-    Ok(kind)
+    Ok(rounding)
 }
 
 impl Prepared {
@@ -75,8 +106,7 @@ impl Prepared {
         element_type: ElementType,
         damp: f64,
     ) -> Result<Self, SolveError> {
-        let kind = kind_of(element_type, hessian.columns())?;
-        let plan = Plan::blocks(&hessian.diagonal(), kind.block, kind.group, true);
+        let plan = rounding_of(element_type, hessian.columns())?.plan(&hessian.diagonal());
         Self::with_plan(pool, hessian, plan, &Settings { damp, ..Settings::default() })
     }
 }
@@ -96,10 +126,10 @@ pub fn solve_blocks(
     target: Option<&[f32]>,
 ) -> Result<BlockSolution, SolveError> {
     let columns = prepared.columns();
-    let kind = kind_of(element_type, columns)?;
+    let rounding = rounding_of(element_type, columns)?;
     let plan = &prepared.plan;
-    let (units, groups) = (columns / kind.block, columns / kind.group);
-    if (plan.units.len(), plan.groups.len()) != (units, groups) {
+    let (block, group) = rounding.structure();
+    if (plan.units.len(), plan.groups.len()) != (columns / block, columns / group) {
         let message = "the Hessian was prepared for blocks of another structure";
         return Err(SolveError::Settings(message.into()));
     }
@@ -110,10 +140,18 @@ pub fn solve_blocks(
     if let Some(i) = weights.iter().position(|w| !w.is_finite()) {
         return Err(SolveError::Weight { row: i / columns, column: i % columns, value: weights[i] });
     }
+    let points;
+    let format: &dyn Format = match &rounding {
+        Rounding::Grid(kind) => kind,
+        Rounding::Codebook(kind) => {
+            points = Points { kind, order: &plan.order };
+            &points
+        }
+    };
     let root: Vec<f32> = (0..columns).map(|i| prepared.factor[i * columns + i]).collect();
     let problem = Problem {
         level: pool.level(),
-        format: &kind,
+        format,
         factor: Some(&prepared.factor),
         root: &root,
         weights: &prepared.diagonal,
@@ -132,7 +170,11 @@ pub fn solve_blocks(
     let parts = tiles(pool, &layer, &problem, |tile, used| {
         let mut losses = vec![0f64; used];
         tile.losses(&mut losses);
-        (pack::rows(&kind, plan, tile, used), losses)
+        let bytes = match &rounding {
+            Rounding::Grid(kind) => pack::rows(kind, plan, tile, used),
+            Rounding::Codebook(kind) => codebooks::pack::rows(kind, plan, tile, used),
+        };
+        (bytes, losses)
     });
     let mut solution = BlockSolution { bytes: Vec::new(), loss: 0.0 };
     for (bytes, losses) in parts {
