@@ -99,9 +99,12 @@ fn thinned(mut states: Vec<State>, budget: u64) -> Vec<State> {
 
 /// Other versions for one or two items, and what that costs more.
 #[derive(Clone, Copy)]
+/// An item, and which of its versions.
+type ItemVersion = (usize, usize);
+
 struct Exchange {
     cost: f64,
-    changes: [Option<(usize, usize)>; 2],
+    changes: [Option<ItemVersion>; 2],
 }
 
 /// Improves a choice: another version of one item, or of two at once, as long as that costs less and fits.
@@ -123,7 +126,7 @@ fn exchange(items: &[Vec<Version>], budget: u64, chosen: &mut [usize]) {
         let mut by_size = changes.clone();
         by_size.sort_by(|a, b| a.2.cmp(&b.2).then(a.3.total_cmp(&b.3)));
         let mut best: Option<Exchange> = None;
-        let mut offer = |cost: f64, changes: [Option<(usize, usize)>; 2]| {
+        let mut offer = |cost: f64, changes: [Option<ItemVersion>; 2]| {
             if cost < 0.0 && best.is_none_or(|best| cost < best.cost) {
                 best = Some(Exchange { cost, changes });
             }
