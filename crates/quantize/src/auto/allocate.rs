@@ -97,11 +97,11 @@ fn thinned(mut states: Vec<State>, budget: u64) -> Vec<State> {
     kept
 }
 
-/// Other versions for one or two items, and what that costs more.
-#[derive(Clone, Copy)]
 /// An item, and which of its versions.
 type ItemVersion = (usize, usize);
 
+/// Other versions for one or two items, and what that costs more.
+#[derive(Clone, Copy)]
 struct Exchange {
     cost: f64,
     changes: [Option<ItemVersion>; 2],
