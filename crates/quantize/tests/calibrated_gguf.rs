@@ -259,9 +259,10 @@ fn a_gguf_file_is_calibrated_as_it_is() {
     let original = model(&demo(), 2);
     let from = model(&path("f16.gguf"), 2);
     for (model, out) in [(&original, "a.gguf"), (&from, "b.gguf")] {
-        run(model, options(model, FileType::Q4_0, 24, 64), &path(out));
+        run(model, options(model, FileType::Q4_0, 64, 128), &path(out));
     }
-    // Rows of queries and keys are in another order in the two sources, so sums differ in their last bits.
+    // Rows of queries and keys are in another order in the two sources, so sums differ in their last bits, and with
+    // them the tokens that are drawn for gradients: enough text makes that little.
     let (a, b) = (divergence(&path("a.gguf"), &original), divergence(&path("b.gguf"), &original));
     assert!((a / b - 1.0).abs() < 0.05, "{a} {b}");
 
