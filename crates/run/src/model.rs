@@ -15,7 +15,7 @@ use crate::placement::{
     Sizes, Transfer, Work, ram_room,
 };
 use crate::rope::Rotation;
-use crate::weights::Weights;
+use crate::weights::{Ffn, Weights};
 use crate::{Error, KvType, Result, Session, SessionOptions};
 
 /// How to load.
@@ -171,6 +171,11 @@ impl Model {
     /// Length of a row of logits.
     pub fn vocabulary(&self) -> usize {
         self.config.vocab_size
+    }
+
+    /// Whether its blocks, or some of them, are mixtures of experts.
+    pub fn is_mixture(&self) -> bool {
+        self.weights.blocks.iter().any(|block| matches!(block.ffn, Ffn::Experts(_)))
     }
 
     /// Numbers in all tensors of the forward pass; a tied head counts once.
