@@ -34,6 +34,7 @@ mod matrix;
 mod memory;
 mod module;
 mod stream;
+mod sums_args;
 mod vector;
 
 pub use cache::Cache;

@@ -17,6 +17,7 @@ mod gpu;
 mod mixture;
 mod operations;
 mod replay;
+mod sums;
 mod upload;
 mod values;
 mod weight;
@@ -95,7 +96,7 @@ impl Executor {
 
     /// The GPU's half.
     #[cfg(feature = "cuda")]
-    fn cuda_half(&self) -> Result<&cuda::Executor> {
+    pub(crate) fn cuda_half(&self) -> Result<&cuda::Executor> {
         match &self.half {
             Half::Cpu(_) => Err(crate::Error::Device),
             Half::Cuda(cuda) => Ok(cuda),

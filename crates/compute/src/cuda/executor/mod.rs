@@ -14,6 +14,7 @@ mod mixture;
 mod replay;
 mod rows;
 mod statistics;
+mod sums;
 #[cfg(test)]
 mod tests;
 mod workspace;

@@ -88,7 +88,7 @@ impl Executor {
     }
 
     /// Values on this card.
-    fn own<'v>(&self, values: Values<'v>) -> Result<super::super::Values<'v>> {
+    pub(super) fn own<'v>(&self, values: Values<'v>) -> Result<super::super::Values<'v>> {
         let values = values.cuda()?;
         match values.place() {
             Some((memory, _)) if memory.card() != &self.card => Err(Error::Device),

@@ -1,6 +1,8 @@
 //! The GPU's operations against the CPU's. Each test says that it was skipped where there is no NVIDIA card.
 
 mod mixture;
+mod sums;
+mod sums_time;
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 

@@ -58,6 +58,8 @@ pub(super) struct Workspace {
     pub choices: Piece,
     /// Statistics of rows of logits.
     pub statistics: Piece,
+    /// Inputs of sums of products, packed.
+    pub packed: Piece,
     /// A mixture of experts: the router's outputs, tokens' rows, rows of all experts, and those inside them.
     pub logits: Piece,
     pub tokens: Piece,
@@ -78,6 +80,7 @@ impl Workspace {
             vectors: [piece(false), piece(false), piece(false)],
             choices: piece(false),
             statistics: piece(false),
+            packed: piece(false),
             logits: piece(false),
             tokens: piece(false),
             rows: piece(false),
