@@ -4,14 +4,12 @@
 
 mod common;
 
-use common::collect::{Collect, Group, append, coarse, keep, numbers, sequences};
+use common::collect::{Collect, Group, coarse, keep, numbers, sequences};
 use common::{fixture, load};
-use quern_compute::Executor;
 use quern_model::TensorRole;
 use quern_model::architecture::Block;
 use quern_run::{
-    Calibrator, Error, KvType, Layerwise, LinearGroup, LinearInfo, Model, NormGroup, NormInfo, Observer,
-    ObserverError, Replacement, SessionOptions, Wanted,
+    KvType, Layerwise, LinearInfo, Model, Replacement, SessionOptions, Wanted,
 };
 
 fn model(name: &str) -> Model {

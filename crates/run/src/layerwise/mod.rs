@@ -148,6 +148,19 @@ impl<'m> Layerwise<'m> {
         self.read(false)
     }
 
+    /// Both residual streams, or the one there is.
+    ///
+    /// # Errors
+    /// A GPU is lost.
+    pub fn streams(&mut self) -> Result<Vec<Cow<'_, [f32]>>> {
+        let which = if self.has_reference() { &[false, true][..] } else { &[false] };
+        if which.iter().any(|&reference| self.in_ram(reference).is_none()) {
+            let copies = which.iter().map(|&reference| Ok(Cow::Owned(self.copied(reference)?)));
+            return copies.collect();
+        }
+        Ok(which.iter().filter_map(|&reference| self.in_ram(reference)).map(Cow::Borrowed).collect())
+    }
+
     /// Sets the residual stream to what [`Layerwise::hidden`] once returned: continues another run.
     ///
     /// # Errors
@@ -264,16 +277,23 @@ impl<'m> Layerwise<'m> {
     }
 
     fn read(&mut self, of_reference: bool) -> Result<Cow<'_, [f32]>> {
-        let width = self.model.config.hidden_size;
-        let whole = self.values();
-        if let [lane] = &self.lanes[..] {
-            let stream = if of_reference { lane.reference.as_ref() } else { Some(&lane.current) };
-            if stream.is_some_and(|stream| stream.hidden.in_ram(whole).is_some()) {
-                let stream = if of_reference { self.lanes[0].reference.as_ref() } else { Some(&self.lanes[0].current) };
-                return Ok(Cow::Borrowed(stream.and_then(|s| s.hidden.in_ram(whole)).unwrap_or_default()));
-            }
+        if self.in_ram(of_reference).is_some() {
+            return Ok(Cow::Borrowed(self.in_ram(of_reference).unwrap_or_default()));
         }
-        let mut all = vec![0.0; whole];
+        Ok(Cow::Owned(self.copied(of_reference)?))
+    }
+
+    /// A residual stream that is in RAM as a whole.
+    fn in_ram(&self, of_reference: bool) -> Option<&[f32]> {
+        let [lane] = &self.lanes[..] else { return None };
+        let stream = if of_reference { lane.reference.as_ref()? } else { &lane.current };
+        stream.hidden.in_ram(self.values())
+    }
+
+    /// A copy of a residual stream.
+    fn copied(&mut self, of_reference: bool) -> Result<Vec<f32>> {
+        let width = self.model.config.hidden_size;
+        let mut all = vec![0.0; self.values()];
         let mut rest = &mut all[..];
         for lane in &mut self.lanes {
             for tokens in lane.sequences.clone() {
@@ -282,7 +302,7 @@ impl<'m> Layerwise<'m> {
                 rest = others;
             }
         }
-        Ok(Cow::Owned(all))
+        Ok(all)
     }
 
     fn write(&mut self, of_reference: bool, hidden: &[f32]) -> Result<()> {
