@@ -10,7 +10,7 @@ use quern_model::{Config, View, identify};
 use quern_quantize::load_in::{LoadScheme, Loader};
 use quern_run::placement::{
     Capacity, DeviceChoice, DeviceReport, GpuLayers, GpuRoom, Made, PlacementReport, Plan, Session,
-    SizeOptions, Sizes, Source, Transfer, cards, ram_room,
+    PlacementOptions, SizeOptions, Sizes, Source, Transfer, cards, ram_room,
 };
 use quern_run::{KvType, LoadIn, SessionOptions};
 use quern_tensor_io::Checkpoint;
@@ -46,6 +46,20 @@ pub fn gpus(args: &args::Placement) -> anyhow::Result<Vec<GpuRoom>> {
         });
     }
     Ok(gpus)
+}
+
+/// The cards that a device argument allows; none if the CPU computes.
+///
+/// # Errors
+/// A card that was asked for is not there or cannot be used.
+pub fn cards_for(device: DeviceChoice) -> anyhow::Result<Vec<GpuRoom>> {
+    let cards = match device {
+        // No driver is loaded for that.
+        DeviceChoice::Cpu => Ok(Vec::new()),
+        DeviceChoice::Auto | DeviceChoice::Cuda(_) => cards(),
+    };
+    let options = PlacementOptions { device, ..PlacementOptions::default() };
+    Ok(options.choose(cards).map_err(quern_run::Error::from)?)
 }
 
 /// Refuses GPUs for a command that does not use them.

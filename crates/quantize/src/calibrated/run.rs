@@ -8,9 +8,10 @@ use quern_tensor_io::Progress;
 use quern_tensor_io::output::{OutputFile, require_space};
 
 use super::block::{Quantize, Replay};
+use super::inputs::Collected;
 use super::state::{BlockRecord, Identity, Opened, State};
 use super::target::{Target, Work};
-use super::{Calibration, Error, imatrix};
+use super::{Calibration, Error, Place, imatrix};
 
 /// A job that is to be done.
 pub(super) struct Job<'a> {
@@ -22,6 +23,8 @@ pub(super) struct Job<'a> {
     pub layers: usize,
     /// What is made before the blocks.
     pub before: usize,
+    /// Where it is computed.
+    pub place: &'a Place,
     /// Bytes on the disk before the unfinished run is removed.
     pub disk_bytes: u64,
 }
@@ -73,18 +76,16 @@ impl Job<'_> {
         let &Self { model, calibration, progress, .. } = self;
         let resumed = records.len();
         let sequences = &calibration.samples.sequences;
-        let mut layerwise = match target.follows_the_original() {
-            true => Layerwise::with_reference(model, sequences)?,
-            false => Layerwise::new(model, sequences)?,
-        };
+        let devices = self.place.devices(model)?;
+        let with_reference = target.follows_the_original();
+        let mut layerwise =
+            Layerwise::on(model, &devices, sequences, with_reference, self.place.waits())?;
         let mut first = 0;
-        let (own, reference) =
-            (layerwise.hidden().len(), layerwise.reference_hidden().map_or(0, <[f32]>::len));
-        if let Some((block, hidden)) = state.hidden(resumed, own + reference) {
-            layerwise.set_hidden(&hidden[..own]);
-            if reference > 0 {
-                layerwise.set_reference_hidden(&hidden[own..]);
-            }
+        let own = layerwise.values();
+        let all = if with_reference { 2 * own } else { own };
+        if let Some((block, hidden)) = state.hidden(resumed, all) {
+            layerwise.set_hidden(&hidden[..own])?;
+            layerwise.set_reference_hidden(&hidden[own..])?;
             first = block;
         }
         let pool = model.pool();
@@ -103,7 +104,7 @@ impl Job<'_> {
                 progress,
                 block,
                 group: 0,
-                inputs: None,
+                inputs: Collected::default(),
                 record: BlockRecord::default(),
             };
             match block < model.config().layers {
@@ -113,9 +114,9 @@ impl Job<'_> {
             let record = work.record;
             state.finish_block(block, &record)?;
             records.push(record);
-            if block + 1 < blocks {
-                let reference = layerwise.reference_hidden().unwrap_or_default();
-                state.keep_hidden(block + 1, &[layerwise.hidden(), reference])?;
+            if block + 1 < blocks && state.wants_hidden() {
+                let streams = layerwise.streams()?;
+                state.keep_hidden(block + 1, &streams.iter().map(|s| &**s).collect::<Vec<_>>())?;
             }
         }
         Ok(())
