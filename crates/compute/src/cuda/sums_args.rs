@@ -88,3 +88,116 @@ pub struct SubtractArgs {
     /// Numbers.
     pub length: u64,
 }
+
+/// `FactorArgs` of kernels/factor.cu.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub struct FactorArgs {
+    /// f32, `[n][n]`.
+    pub a: Address,
+    /// The first bad pivot, a u32; `!0` so far.
+    pub stop: Address,
+    /// Rows and columns.
+    pub n: u32,
+    /// First row of the block.
+    pub start: u32,
+    /// The row behind its last.
+    pub end: u32,
+    /// Pivots are above it.
+    pub least: f32,
+    /// Room for the block's own square, [`PACKED_SQUARE`] f32.
+    pub square: Address,
+}
+
+/// Numbers of a block's lower triangle, rows filled up to whole fours.
+pub const PACKED_SQUARE: usize = 4 * 33 * 64;
+
+/// `ArrangeArgs` of kernels/factor.cu.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub struct ArrangeArgs {
+    /// f32, `[n][n]`, of which the lower triangle is read.
+    pub sum: Address,
+    /// u32: the row at each place.
+    pub order: Address,
+    /// f32: what the diagonal becomes.
+    pub diagonal: Address,
+    /// f32, `[n][n]`.
+    pub out: Address,
+    /// Rows and columns.
+    pub n: u32,
+}
+
+/// `MirrorArgs` of kernels/factor.cu.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub struct MirrorArgs {
+    /// f32, `[n][n]`.
+    pub a: Address,
+    /// Rows and columns.
+    pub n: u32,
+}
+
+/// `Piece` of kernels/factor.cu.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub struct PieceArgs {
+    /// Where its square begins.
+    pub at: u64,
+    /// Its first row.
+    pub start: u32,
+    /// Its rows.
+    pub size: u32,
+}
+
+/// `PiecesArgs` of kernels/factor.cu.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub struct PiecesArgs {
+    /// f32, `[n][n]`, of which the upper triangle is read.
+    pub a: Address,
+    /// f32: the diagonal.
+    pub diagonal: Address,
+    /// [`PieceArgs`], one for each block in x.
+    pub pieces: Address,
+    /// The squares, f32.
+    pub values: Address,
+    /// Rows and columns.
+    pub n: u32,
+}
+
+/// `DiagonalArgs` of kernels/factor.cu.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub struct DiagonalArgs {
+    /// f32, `[n][n]`.
+    pub a: Address,
+    /// f32, `[n]`.
+    pub out: Address,
+    /// Rows and columns.
+    pub n: u32,
+}
+
+/// `CheckArgs` of kernels/factor.cu.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub struct CheckArgs {
+    /// f32, `[n][n]`, of which the lower triangle is read.
+    pub a: Address,
+    /// A u64: the first place, `!0` before.
+    pub first: Address,
+    /// Rows and columns.
+    pub n: u32,
+}
+
+/// `AddArgs` of kernels/factor.cu.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub struct AddArgs {
+    /// f32.
+    pub to: Address,
+    /// f32.
+    pub from: Address,
+    /// Numbers.
+    pub length: u64,
+}

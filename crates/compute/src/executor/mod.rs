@@ -94,6 +94,18 @@ impl Executor {
         self.pool().is_none()
     }
 
+    /// An event behind all that was queued so far; `None` on the CPU, where all is done.
+    ///
+    /// # Errors
+    /// [`Error::Cuda`](crate::Error::Cuda) if the GPU is lost.
+    #[cfg(feature = "cuda")]
+    pub fn event(&self) -> Result<Option<cuda::Event>> {
+        match &self.half {
+            Half::Cpu(_) => Ok(None),
+            Half::Cuda(cuda) => cuda.event().map(Some),
+        }
+    }
+
     /// The GPU's half.
     #[cfg(feature = "cuda")]
     pub(crate) fn cuda_half(&self) -> Result<&cuda::Executor> {

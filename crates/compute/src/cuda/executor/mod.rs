@@ -86,6 +86,16 @@ impl Executor {
         })
     }
 
+    /// An event behind all that was queued so far.
+    ///
+    /// # Errors
+    /// The card is lost, or the driver lacks memory.
+    pub fn event(&self) -> Result<Event> {
+        let event = Event::new(&self.card)?;
+        self.record(&event)?;
+        Ok(event)
+    }
+
     /// Puts `event` behind all that was queued so far.
     ///
     /// # Errors

@@ -1,5 +1,6 @@
 //! The GPU's operations against the CPU's. Each test says that it was skipped where there is no NVIDIA card.
 
+mod factor;
 mod mixture;
 mod sums;
 mod sums_time;
