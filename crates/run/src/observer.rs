@@ -6,7 +6,7 @@
 use std::error::Error as StdError;
 
 use ndarray::ArrayView2;
-use quern_compute::Matrix;
+use quern_compute::{Executor, Matrix, Values};
 use quern_model::TensorRole;
 
 use crate::matrix::rows_of;
@@ -24,8 +24,21 @@ pub struct LinearInfo<'a> {
     pub layer: Option<usize>,
     /// Which of a block's experts it belongs to.
     pub expert: Option<usize>,
+    /// Outputs: rows of the weight.
+    pub rows: usize,
+    /// Inputs: its columns.
+    pub columns: usize,
+    matrix: Option<Matrix<'a>>,
+}
+
+impl<'a> LinearInfo<'a> {
     /// The weight, `[outputs][inputs]`.
-    pub matrix: Matrix<'a>,
+    ///
+    /// # Errors
+    /// It is on a GPU.
+    pub fn matrix(&self) -> Result<Matrix<'a>> {
+        self.matrix.ok_or(quern_compute::Error::Device.into())
+    }
 }
 
 /// Linear layers that share an input, with that input for some tokens.
@@ -38,22 +51,25 @@ pub struct LinearGroup<'a> {
     pub rows: usize,
     /// Length of each vector: the columns of each layer's weight.
     pub columns: usize,
-    /// `rows * columns` values, row after row.
-    pub values: &'a [f32],
+    /// `rows * columns` values, row after row, in the memory of the device that computes.
+    pub values: Values<'a>,
     /// The same inputs in the unquantized model, where they are kept ([`crate::Layerwise::with_reference`]); never those
     /// of an expert, whose tokens may be others there.
-    pub reference: Option<&'a [f32]>,
+    pub reference: Option<Values<'a>>,
     /// The unquantized model's residual stream less the current one, `[rows][outputs]`, just before this group's output
     /// is added to it. Given with `reference` for a group of one layer whose output is added with nothing in between:
     /// attention's output (except in parallel blocks, where nothing reads the sum before the network's output is added
     /// too) and the down projection.
-    pub drift: Option<&'a [f32]>,
+    pub drift: Option<Values<'a>>,
 }
 
 impl<'a> LinearGroup<'a> {
-    /// The input vectors as the rows of a matrix, `[rows][columns]`.
-    pub fn inputs(&self) -> ArrayView2<'a, f32> {
-        rows_of(self.values, self.columns)
+    /// The input vectors as the rows of a matrix in RAM, `[rows][columns]`.
+    ///
+    /// # Errors
+    /// They are on a GPU.
+    pub fn inputs(&self) -> Result<ArrayView2<'a, f32>> {
+        Ok(rows_of(self.values.host()?, self.columns))
     }
 }
 
@@ -63,31 +79,34 @@ pub type ObserverError = Box<dyn StdError + Send + Sync>;
 /// Sees the inputs of all linear layers, group by group in the order of the computation.
 pub trait Observer {
     /// Called before the layers of a group run, for each batch of tokens (at most [`crate::SessionOptions::batch`]).
+    /// `executor` computes where the inputs are.
     ///
     /// # Errors
     /// Any: the pass stops, and its error is [`Error::Observer`] with this one.
-    fn observe(&mut self, group: &LinearGroup<'_>) -> Result<(), ObserverError>;
+    fn observe(&mut self, executor: &mut Executor, group: &LinearGroup<'_>) -> Result<(), ObserverError>;
 }
 
 /// What observers learn of these layers.
-pub(crate) fn describe<'a>(linears: &[&'a Linear]) -> Result<Vec<LinearInfo<'a>>> {
+pub(crate) fn describe<'a>(linears: &[&'a Linear]) -> Vec<LinearInfo<'a>> {
     let describe = |&linear: &&'a Linear| {
         let &Linear { ref name, role, layer, expert, .. } = linear;
-        Ok(LinearInfo { name, role, layer, expert, matrix: linear.op.weight.matrix()? })
+        let weight = &linear.op.weight;
+        let (rows, columns, matrix) = (weight.rows(), weight.columns(), weight.matrix().ok());
+        LinearInfo { name, role, layer, expert, rows, columns, matrix }
     };
     linears.iter().map(describe).collect()
 }
 
 /// The inputs of a group of layers, as [`LinearGroup`] has them.
-#[derive(Clone, Copy, Debug, Default)]
+#[derive(Clone, Copy, Debug)]
 pub(crate) struct Inputs<'a> {
-    pub(crate) values: &'a [f32],
-    pub(crate) reference: Option<&'a [f32]>,
-    pub(crate) drift: Option<&'a [f32]>,
+    pub(crate) values: Values<'a>,
+    pub(crate) reference: Option<Values<'a>>,
+    pub(crate) drift: Option<Values<'a>>,
 }
 
-impl<'a> From<&'a [f32]> for Inputs<'a> {
-    fn from(values: &'a [f32]) -> Self {
+impl<'a> From<Values<'a>> for Inputs<'a> {
+    fn from(values: Values<'a>) -> Self {
         Self { values, reference: None, drift: None }
     }
 }
@@ -95,13 +114,14 @@ impl<'a> From<&'a [f32]> for Inputs<'a> {
 /// Calls `observer` with the inputs of a group of layers.
 pub(crate) fn observe<'a>(
     observer: &mut dyn Observer,
+    executor: &mut Executor,
     linears: &[&Linear],
     inputs: impl Into<Inputs<'a>>,
 ) -> Result<()> {
-    let linears = &*describe(linears)?;
+    let linears = &*describe(linears);
     let Inputs { values, reference, drift } = inputs.into();
-    let columns = linears.first().map_or(0, |linear| linear.matrix.columns());
+    let columns = linears.first().map_or(0, |linear| linear.columns);
     let rows = values.len().checked_div(columns).unwrap_or(0);
     let group = LinearGroup { linears, rows, columns, values, reference, drift };
-    observer.observe(&group).map_err(Error::Observer)
+    observer.observe(executor, &group).map_err(Error::Observer)
 }

@@ -239,7 +239,7 @@ fn logits_of(
 struct Changed<'c>(&'c dyn Fn(&LinearInfo<'_>) -> Option<Replacement>);
 
 impl Observer for Changed<'_> {
-    fn observe(&mut self, _: &LinearGroup<'_>) -> std::result::Result<(), ObserverError> {
+    fn observe(&mut self, _: &mut Executor, _: &LinearGroup<'_>) -> std::result::Result<(), ObserverError> {
         Ok(())
     }
 }
@@ -263,13 +263,10 @@ impl Model {
     }
 
     /// The output head; `None` where it is the token embedding.
-    ///
-    /// # Errors
-    /// It is not in RAM.
-    pub fn head(&self) -> Result<Option<LinearInfo<'_>>> {
+    pub fn head(&self) -> Option<LinearInfo<'_>> {
         match self.weights.tied {
-            true => Ok(None),
-            false => Ok(describe(&[&self.weights.output])?.pop()),
+            true => None,
+            false => describe(&[&self.weights.output]).pop(),
         }
     }
 }

@@ -8,6 +8,7 @@ use std::collections::BTreeMap;
 
 use common::collect::{numbers, sequences};
 use common::{fixture, load};
+use quern_compute::Executor;
 use quern_model::TensorRole;
 use quern_run::random::Random;
 use quern_run::{
@@ -29,7 +30,7 @@ struct Collected {
 
 impl GradientObserver for Collected {
     fn linear(&mut self, g: &LinearGradient<'_>) -> Result<(), ObserverError> {
-        let (rows, columns) = (g.linear.matrix.rows(), g.linear.matrix.columns());
+        let (rows, columns) = (g.linear.rows, g.linear.columns);
         assert_eq!((g.inputs.len(), g.gradients.len()), (g.tokens.len() * columns, g.tokens.len() * rows));
         if !self.weights.contains_key(g.linear.name) {
             self.order.push(g.linear.name.to_owned());
@@ -62,12 +63,12 @@ struct Moved<'a> {
 }
 
 impl Observer for Moved<'_> {
-    fn observe(&mut self, group: &LinearGroup<'_>) -> Result<(), ObserverError> {
+    fn observe(&mut self, _: &mut Executor, group: &LinearGroup<'_>) -> Result<(), ObserverError> {
         let linear = &group.linears[0];
         if linear.layer.is_none() && linear.role != TensorRole::EmbeddingOut {
             let numbers = numbers(linear).into_iter().map(f64::from).collect();
-            self.head = Some((numbers, linear.matrix.rows()));
-            self.inputs.extend_from_slice(group.values);
+            self.head = Some((numbers, linear.rows));
+            self.inputs.extend_from_slice(group.values.host()?);
         }
         Ok(())
     }
@@ -222,7 +223,7 @@ fn gradients_are_differences_of_the_loss() {
             });
             forward.block(layer, &mut Moved::default()).unwrap();
         }
-        let linears: Vec<_> = (0..forward.layers()).flat_map(|layer| model.linears(layer).unwrap()).collect();
+        let linears: Vec<_> = (0..forward.layers()).flat_map(|layer| model.linears(layer)).collect();
         assert!(linears.iter().all(|l| seen.layers[l.name] == l.layer), "{name}");
         for linear in linears {
             let gradient = &seen.weights[linear.name];
@@ -268,7 +269,7 @@ fn drawn_targets_have_the_covariance_of_the_distribution() {
     impl GradientObserver for Head {
         fn linear(&mut self, g: &LinearGradient<'_>) -> Result<(), ObserverError> {
             if g.linear.layer.is_none() {
-                self.rows = g.linear.matrix.rows();
+                self.rows = g.linear.rows;
                 self.sum.resize(self.rows, 0.0);
                 self.squares.resize(self.rows, 0.0);
                 for (i, &d) in g.gradients.iter().enumerate() {

@@ -5,7 +5,7 @@ mod common;
 use std::collections::{BTreeMap, BTreeSet};
 
 use common::{fixture, load, relative_errors};
-use quern_compute::get_row;
+use quern_compute::{Executor, get_row};
 use quern_run::{
     Calibrator, Error, KvType, Layerwise, LinearGroup, LinearInfo, Model, Observer, ObserverError,
     Replacement, SessionOptions, Wanted,
@@ -29,11 +29,11 @@ impl<F> Watch<F> {
 }
 
 impl<F> Observer for Watch<F> {
-    fn observe(&mut self, group: &LinearGroup<'_>) -> Result<(), ObserverError> {
+    fn observe(&mut self, _: &mut Executor, group: &LinearGroup<'_>) -> Result<(), ObserverError> {
         assert!(group.rows > 0);
         for linear in group.linears {
             let inputs = self.inputs.entry((linear.name.to_owned(), linear.expert)).or_default();
-            inputs.extend_from_slice(group.values);
+            inputs.extend_from_slice(group.values.host()?);
         }
         Ok(())
     }
@@ -121,7 +121,7 @@ fn experts_see_the_tokens_that_chose_them_and_each_can_be_replaced() {
 struct Failing;
 
 impl Observer for Failing {
-    fn observe(&mut self, _: &LinearGroup<'_>) -> Result<(), ObserverError> {
+    fn observe(&mut self, _: &mut Executor, _: &LinearGroup<'_>) -> Result<(), ObserverError> {
         Ok(())
     }
 }
@@ -141,11 +141,11 @@ fn a_calibrator_can_stop_a_run() {
 
 /// The weight's columns in reverse, as f32.
 fn reversed(layer: &LinearInfo<'_>) -> Replacement {
-    let columns = layer.matrix.columns();
+    let columns = layer.columns;
     let mut row = vec![0f32; columns];
     let mut data = Vec::new();
-    for r in 0..layer.matrix.rows() {
-        get_row(&layer.matrix, r, &mut row).unwrap();
+    for r in 0..layer.rows {
+        get_row(&layer.matrix().unwrap(), r, &mut row).unwrap();
         data.extend(row.iter().rev().flat_map(|v| v.to_le_bytes()));
     }
     let permutation = Some((0..columns as u32).rev().collect());

@@ -5,6 +5,7 @@
 mod common;
 
 use common::{fixture, load, relative_errors};
+use quern_compute::Executor;
 use quern_run::{
     BenchOptions, Error, GenerateOptions, KvType, LinearGroup, LoadOptions, Model, Observer, ObserverError,
     PerplexityOptions, SamplingOptions, SessionOptions, Stop, Wanted, bench, generate, perplexity,
@@ -244,11 +245,11 @@ fn perplexity_and_bench_refuse_what_they_cannot_do() {
 struct Seen(Vec<(Vec<String>, usize, usize, f64)>);
 
 impl Observer for Seen {
-    fn observe(&mut self, group: &LinearGroup<'_>) -> Result<(), ObserverError> {
-        assert_eq!(group.inputs().dim(), (group.rows, group.columns));
-        let sum = group.inputs().iter().map(|&v| f64::from(v) * f64::from(v)).sum();
+    fn observe(&mut self, _: &mut Executor, group: &LinearGroup<'_>) -> Result<(), ObserverError> {
+        assert_eq!(group.inputs()?.dim(), (group.rows, group.columns));
+        let sum = group.inputs()?.iter().map(|&v| f64::from(v) * f64::from(v)).sum();
         let names = group.linears.iter().map(|linear| {
-            assert_eq!(linear.matrix.columns(), group.columns);
+            assert_eq!(linear.columns, group.columns);
             linear.name.to_owned()
         });
         self.0.push((names.collect(), group.rows, group.columns, sum));
@@ -285,7 +286,7 @@ fn an_observer_sees_the_input_of_every_group_of_linear_layers() {
 struct StopAfter(usize);
 
 impl Observer for StopAfter {
-    fn observe(&mut self, _: &LinearGroup<'_>) -> Result<(), ObserverError> {
+    fn observe(&mut self, _: &mut Executor, _: &LinearGroup<'_>) -> Result<(), ObserverError> {
         self.0 = self.0.checked_sub(1).ok_or("stopped here")?;
         Ok(())
     }

@@ -6,6 +6,7 @@ mod common;
 
 use common::collect::{Collect, Group, append, coarse, keep, numbers, sequences};
 use common::{fixture, load};
+use quern_compute::Executor;
 use quern_model::TensorRole;
 use quern_model::architecture::Block;
 use quern_run::{
@@ -143,7 +144,7 @@ fn drift_is_what_the_residual_streams_differ_by() {
                         if kind == Block::PostNorm {
                             continue;
                         }
-                        let linears = model.linears(layer).unwrap();
+                        let linears = model.linears(layer);
                         let linear = linears.iter().find(|l| l.name == group.names[0]).unwrap();
                         let changed: Vec<f32> = coarse(linear)
                             .unwrap()
@@ -253,8 +254,8 @@ impl Norms {
 }
 
 impl Observer for Norms {
-    fn observe(&mut self, group: &LinearGroup<'_>) -> Result<(), ObserverError> {
-        self.groups.observe(group)
+    fn observe(&mut self, executor: &mut Executor, group: &LinearGroup<'_>) -> Result<(), ObserverError> {
+        self.groups.observe(executor, group)
     }
 }
 

@@ -120,8 +120,8 @@ pub fn measure(
         };
         all.extend(measuring.tensor(&name, None, &[part], Some(&mut run))?);
     }
-    if let (Some(head), Some(name)) = (model.head()?, end(TensorRole::Output)) {
-        let part = Part { matrix: head.matrix, name: head.name, expert: None };
+    if let (Some(head), Some(name)) = (model.head(), end(TensorRole::Output)) {
+        let part = Part { matrix: head.matrix()?, name: head.name, expert: None };
         let mut run = |_: &[Part<'_>], mut rounded: Vec<Replacement>| match rounded.pop() {
             Some(rounded) => probe.head(rounded),
             None => Ok(Effect::default()),
@@ -132,13 +132,13 @@ pub fn measure(
     loop {
         let layer = probe.layer();
         progress.step(&format!("block {layer}"));
-        let linears = model.linears(layer)?;
+        let linears = model.linears(layer);
         let mut tensors: Vec<(String, Vec<Part<'_>>)> = Vec::new();
         for linear in &linears {
             let Some(name) = config.tensor_name(Convention::Gguf, linear.role, linear.layer) else {
                 continue;
             };
-            let part = Part { matrix: linear.matrix, name: linear.name, expert: linear.expert };
+            let part = Part { matrix: linear.matrix()?, name: linear.name, expert: linear.expert };
             match tensors.iter_mut().find(|(known, _)| *known == name) {
                 Some((_, parts)) => parts.push(part),
                 None => tensors.push((name, vec![part])),

@@ -1,6 +1,6 @@
 //! What happens to the groups of layers of a block as the calibration text reaches them.
 
-use quern_compute::Pool;
+use quern_compute::{Executor, Pool};
 use quern_model::{Config, Convention};
 use quern_run::{Calibrator, LinearGroup, LinearInfo, Observer, ObserverError, Replacement};
 use quern_tensor_io::Progress;
@@ -51,13 +51,13 @@ impl<T: Target> Quantize<'_, T> {
 }
 
 impl<T: Target> Observer for Quantize<'_, T> {
-    fn observe(&mut self, group: &LinearGroup<'_>) -> Result<(), ObserverError> {
+    fn observe(&mut self, _: &mut Executor, group: &LinearGroup<'_>) -> Result<(), ObserverError> {
         let mut wanted = false;
         for layer in group.linears {
             wanted |= self.measures(layer) || self.target.wants(layer)?;
         }
         if wanted {
-            self.inputs.get_or_insert_with(|| Inputs::new(group.columns)).add(self.pool, group);
+            self.inputs.get_or_insert_with(|| Inputs::new(group.columns)).add(self.pool, group)?;
         }
         Ok(())
     }
@@ -76,7 +76,7 @@ impl<T: Target> Calibrator for Quantize<'_, T> {
         let inputs = match self.inputs.take() {
             Some(inputs) => inputs,
             // An expert that no token chose: rounded without a Hessian, and named in the report.
-            None if !wanted.is_empty() => Inputs::new(layers[0].matrix.columns()),
+            None if !wanted.is_empty() => Inputs::new(layers[0].columns),
             None => return Ok(vec![None; layers.len()]),
         };
         self.measure(layers, &inputs);
@@ -105,7 +105,7 @@ pub(super) struct Replay<'a, T: Target> {
 }
 
 impl<T: Target> Observer for Replay<'_, T> {
-    fn observe(&mut self, _: &LinearGroup<'_>) -> Result<(), ObserverError> {
+    fn observe(&mut self, _: &mut Executor, _: &LinearGroup<'_>) -> Result<(), ObserverError> {
         Ok(())
     }
 }

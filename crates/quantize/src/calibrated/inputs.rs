@@ -1,6 +1,6 @@
 //! What is collected of the inputs of a group of layers while the calibration text runs through them.
 
-use quern_compute::Pool;
+use quern_compute::{Pool, Result, Values};
 use quern_run::LinearGroup;
 
 use crate::gptq::{Hessian, Shift};
@@ -24,11 +24,16 @@ impl Inputs {
     }
 
     /// Adds the inputs of some tokens.
-    pub fn add(&mut self, pool: &Pool, group: &LinearGroup<'_>) {
-        self.hessian.add(pool, group.values);
+    ///
+    /// # Errors
+    /// They are on another device.
+    pub fn add(&mut self, pool: &Pool, group: &LinearGroup<'_>) -> Result<()> {
+        let values = group.values.host()?;
+        self.hessian.add(pool, values);
         if let Some(reference) = group.reference.filter(|_| group.columns.is_multiple_of(LANES)) {
             let shift = self.shift.get_or_insert_with(|| Shift::new(group.columns));
-            shift.add(pool, group.values, reference, group.drift);
+            shift.add(pool, values, reference.host()?, group.drift.map(Values::host).transpose()?);
         }
+        Ok(())
     }
 }

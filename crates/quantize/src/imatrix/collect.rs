@@ -15,7 +15,7 @@ use std::sync::{Mutex, PoisonError};
 use std::time::Instant;
 
 use ndarray::{ArrayView2, Axis, Zip, s};
-use quern_compute::Pool;
+use quern_compute::{Executor, Pool};
 use quern_model::{Convention, EncodeOptions, TensorRole};
 use quern_run::{KvType, LinearGroup, LinearInfo, Model, Observer, ObserverError, SessionOptions, Wanted};
 use quern_tensor_io::{Progress, Remedy};
@@ -261,13 +261,13 @@ impl<'m> Collector<'m> {
 }
 
 impl Observer for Collector<'_> {
-    fn observe(&mut self, group: &LinearGroup<'_>) -> Result<(), ObserverError> {
+    fn observe(&mut self, _: &mut Executor, group: &LinearGroup<'_>) -> Result<(), ObserverError> {
         let named = group.linears.iter().filter_map(|linear| Some((linear.expert, self.entry(linear)?)));
         let entries: Vec<_> = named.collect();
         if entries.is_empty() {
             return Ok(());
         }
-        sum_squares(self.model.pool(), group.inputs(), &mut self.squares);
+        sum_squares(self.model.pool(), group.inputs()?, &mut self.squares);
         let count = self.model.config().experts.map_or(1, |e| e.count);
         for (expert, name) in entries {
             let expert = expert.map_or((0, 1), |expert| (expert, count));

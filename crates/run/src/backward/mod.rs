@@ -21,6 +21,8 @@ mod tape;
 
 use std::ops::Range;
 
+use quern_compute::Executor;
+
 use crate::layerwise::{Calibrator, Layerwise, Replacement};
 use crate::observer::describe;
 use crate::weights::{Ffn, Linear};
@@ -168,7 +170,7 @@ fn show(
     inputs: &[f32],
     gradients: &[f32],
 ) -> Result<()> {
-    let infos = describe(&[linear])?;
+    let infos = describe(&[linear]);
     for linear in infos {
         let gradient = LinearGradient { linear, tokens: tokens.clone(), inputs, gradients };
         observer.linear(&gradient).map_err(Error::Observer)?;
@@ -180,7 +182,7 @@ fn show(
 struct Nothing;
 
 impl Observer for Nothing {
-    fn observe(&mut self, _: &LinearGroup<'_>) -> Result<(), ObserverError> {
+    fn observe(&mut self, _: &mut Executor, _: &LinearGroup<'_>) -> Result<(), ObserverError> {
         Ok(())
     }
 }

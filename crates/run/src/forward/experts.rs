@@ -30,6 +30,7 @@ pub(crate) trait BeforeGroup {
     /// any.
     fn before<const N: usize>(
         &mut self,
+        executor: &mut Executor,
         linears: [&Linear; N],
         input: Values<'_>,
     ) -> Result<Option<[Linear; N]>>;
@@ -40,11 +41,12 @@ impl BeforeGroup for Option<&mut dyn Observer> {
 
     fn before<const N: usize>(
         &mut self,
+        executor: &mut Executor,
         linears: [&Linear; N],
         input: Values<'_>,
     ) -> Result<Option<[Linear; N]>> {
         if let Some(observer) = self.as_deref_mut() {
-            observe(observer, &linears, input.host()?)?;
+            observe(observer, executor, &linears, input)?;
         }
         Ok(None)
     }
@@ -82,13 +84,13 @@ pub(crate) fn run<H: BeforeGroup>(
         wide.reserve(inner)?;
         executor.gather(x, hidden, &choices, input.front_mut(narrow))?;
         let widening = [&expert.gate, &expert.up];
-        let replaced = hook.before(widening, input.front(narrow))?;
+        let replaced = hook.before(executor, widening, input.front(narrow))?;
         if !choices.is_empty() {
             let widening = replaced.as_ref().map_or(widening, <[Linear; 2]>::each_ref).map(|l| &l.op);
             let output = Output::Gate(act, wide.front_mut(inner));
             executor.linear(widening, Input::Values(input.front(narrow)), output)?;
         }
-        let replaced = hook.before([&expert.down], wide.front(inner))?;
+        let replaced = hook.before(executor, [&expert.down], wide.front(inner))?;
         if !choices.is_empty() {
             let narrowing = replaced.as_ref().map_or([&expert.down], <[Linear; 1]>::each_ref).map(|l| &l.op);
             let output = Output::Store([made.front_mut(narrow)]);

@@ -298,6 +298,6 @@ pub(super) fn linear<const N: usize>(
             &normed
         }
     };
-    observe(*observer, &linears, values)?;
+    observe(*observer, executor, &linears, Values::Host(values))?;
     Ok(executor.linear(ops, Input::Values(Values::Host(values)), output)?)
 }

@@ -1,5 +1,6 @@
 //! The first half of a block: from the residual stream to the inputs of the feed-forward network.
 
+use quern_compute::Values;
 use quern_model::TensorRole;
 use quern_model::architecture::Block as BlockKind;
 
@@ -36,27 +37,26 @@ impl Layerwise<'_> {
             let values = tokens.len() * hidden;
             let normed = &mut views.normed[..values];
             steps.attention_input(block, current.hidden_of(tokens), normed)?;
-            let mut inputs = Inputs::from(&*normed);
+            let mut inputs = Inputs::from(Values::Host(normed));
             if let Some(reference) = reference {
                 let normed = &mut views.reference[..values];
                 steps.attention_input(original, reference.hidden_of(tokens), normed)?;
-                inputs.reference = Some(normed);
+                inputs.reference = Some(Values::Host(normed));
             }
-            observe(calibrator, &original.qkv.linears(), inputs)?;
+            observe(calibrator, &mut steps.executor, &original.qkv.linears(), inputs)?;
         }
         replace(calibrator, &mut block.qkv.linears_mut())?;
 
         // Attention, and the inputs of the output projection.
         for tokens in &*sequences {
             steps.attend((layer, block), current, tokens)?;
-            let mut inputs = Inputs::default();
+            let mut inputs = Inputs::from(Values::Host(current.inputs_of(query, tokens)));
             if let Some(reference) = reference {
                 steps.attend((layer, original), reference, tokens)?;
-                inputs.reference = Some(reference.inputs_of(query, tokens));
-                inputs.drift = directly.then(|| views.drift(current, reference, tokens));
+                inputs.reference = Some(Values::Host(reference.inputs_of(query, tokens)));
+                inputs.drift = directly.then(|| Values::Host(views.drift(current, reference, tokens)));
             }
-            inputs.values = current.inputs_of(query, tokens);
-            observe(calibrator, &[&original.attention_output], inputs)?;
+            observe(calibrator, &mut steps.executor, &[&original.attention_output], inputs)?;
         }
         replace(calibrator, &mut [&mut block.attention_output])?;
 

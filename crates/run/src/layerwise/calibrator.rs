@@ -84,7 +84,7 @@ pub trait Calibrator: Observer {
 /// Replaces the weights of a group by those that `calibrator` gives.
 pub(super) fn replace(calibrator: &mut dyn Calibrator, linears: &mut [&mut Linear]) -> Result<()> {
     let current: Vec<&Linear> = linears.iter().map(|linear| &**linear).collect();
-    let replacements = calibrator.replace(&describe(&current)?).map_err(Error::Observer)?;
+    let replacements = calibrator.replace(&describe(&current)).map_err(Error::Observer)?;
     for (linear, replacement) in linears.iter_mut().zip(replacements) {
         if let Some(Replacement { element_type, data, permutation }) = replacement {
             let (rows, columns) = (linear.op.weight.rows(), linear.op.weight.columns());

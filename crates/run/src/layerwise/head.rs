@@ -62,13 +62,13 @@ impl Layerwise<'_> {
             let values = tokens.len() * linear.op.weight.columns();
             let normed = &mut views.normed[..values];
             end.run(&mut steps.executor, current.hidden_of(tokens), normed)?;
-            let mut inputs = Inputs::from(&*normed);
+            let mut inputs = Inputs::from(Values::Host(normed));
             if let Some(reference) = reference {
                 let normed = &mut views.reference[..values];
                 own.run(&mut steps.executor, reference.hidden_of(tokens), normed)?;
-                inputs.reference = Some(normed);
+                inputs.reference = Some(Values::Host(normed));
             }
-            observe(calibrator, &[linear], inputs)?;
+            observe(calibrator, &mut steps.executor, &[linear], inputs)?;
         }
         Ok(())
     }
@@ -77,10 +77,7 @@ impl Layerwise<'_> {
 impl Model {
     /// Names, roles and weights of the layers behind the last block, in the order in which [`Layerwise::head`] shows them;
     /// the last is the head.
-    ///
-    /// # Errors
-    /// As the forward pass.
-    pub fn head_linears(&self) -> Result<Vec<LinearInfo<'_>>> {
+    pub fn head_linears(&self) -> Vec<LinearInfo<'_>> {
         let Weights { embedding_out, output, .. } = &self.weights;
         describe(&embedding_out.iter().chain([output]).collect::<Vec<_>>())
     }

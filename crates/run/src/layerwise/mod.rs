@@ -170,12 +170,9 @@ impl<'m> Layerwise<'m> {
 impl Model {
     /// Names, roles and weights of a block's linear layers, in the order of the computation.
     ///
-    /// # Errors
-    /// As the forward pass.
-    ///
     /// # Panics
     /// If there is no such block.
-    pub fn linears(&self, layer: usize) -> Result<Vec<LinearInfo<'_>>> {
+    pub fn linears(&self, layer: usize) -> Vec<LinearInfo<'_>> {
         describe(&self.weights.blocks[layer].linears())
     }
 }

@@ -27,11 +27,11 @@ impl Layerwise<'_> {
 
         for tokens in &*sequences {
             let inputs = Inputs {
-                values: current.network_of(tokens),
-                reference: reference.as_ref().map(|stream| stream.network_of(tokens)),
+                values: Values::Host(current.network_of(tokens)),
+                reference: reference.as_ref().map(|stream| Values::Host(stream.network_of(tokens))),
                 drift: None,
             };
-            observe(calibrator, &own_widen.linears(), inputs)?;
+            observe(calibrator, &mut steps.executor, &own_widen.linears(), inputs)?;
         }
         if let Ffn::Dense { widen, .. } = &mut block.ffn {
             replace(calibrator, &mut widen.linears_mut())?;
@@ -39,14 +39,13 @@ impl Layerwise<'_> {
 
         for tokens in &*sequences {
             steps.widen(block, current, tokens)?;
-            let mut inputs = Inputs::default();
+            let mut inputs = Inputs::from(Values::Host(current.inputs_of(ffn, tokens)));
             if let Some(reference) = reference {
                 steps.widen(original, reference, tokens)?;
-                inputs.reference = Some(reference.inputs_of(ffn, tokens));
-                inputs.drift = directly.then(|| views.drift(current, reference, tokens));
+                inputs.reference = Some(Values::Host(reference.inputs_of(ffn, tokens)));
+                inputs.drift = directly.then(|| Values::Host(views.drift(current, reference, tokens)));
             }
-            inputs.values = current.inputs_of(ffn, tokens);
-            observe(calibrator, &[own_down], inputs)?;
+            observe(calibrator, &mut steps.executor, &[own_down], inputs)?;
         }
         if let Ffn::Dense { down, .. } = &mut block.ffn {
             replace(calibrator, &mut [down])?;
@@ -108,11 +107,12 @@ impl BeforeGroup for Calibrated<'_> {
 
     fn before<const N: usize>(
         &mut self,
+        executor: &mut Executor,
         linears: [&Linear; N],
         input: Values<'_>,
     ) -> Result<Option<[Linear; N]>> {
         if !input.is_empty() {
-            observe(self.0, &linears, input.host()?)?;
+            observe(self.0, executor, &linears, input)?;
         }
         let mut own = linears.map(Linear::clone);
         replace(self.0, &mut own.each_mut())?;

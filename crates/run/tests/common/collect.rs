@@ -1,6 +1,6 @@
 //! A calibrator that collects what it sees, and a coarse quantization to replace weights with.
 
-use quern_compute::get_row;
+use quern_compute::{Executor, Values, get_row};
 use quern_model::TensorRole;
 use quern_run::{Calibrator, LinearGroup, LinearInfo, Model, Observer, ObserverError, Replacement};
 use quern_tensor_io::ElementType;
@@ -30,8 +30,8 @@ pub fn append(to: &mut Option<Vec<f32>>, more: Option<&[f32]>) {
 }
 
 impl<F> Observer for Collect<F> {
-    fn observe(&mut self, group: &LinearGroup<'_>) -> Result<(), ObserverError> {
-        let (first, outputs) = (&group.linears[0], group.linears[0].matrix.rows());
+    fn observe(&mut self, _: &mut Executor, group: &LinearGroup<'_>) -> Result<(), ObserverError> {
+        let (first, outputs) = (&group.linears[0], group.linears[0].rows);
         assert_eq!(group.values.len(), group.rows * group.columns);
         assert!(group.reference.is_none_or(|r| r.len() == group.values.len()));
         assert!(group.drift.is_none_or(|d| d.len() == group.rows * outputs && group.linears.len() == 1));
@@ -45,9 +45,9 @@ impl<F> Observer for Collect<F> {
                 self.groups.last_mut().unwrap()
             }
         };
-        entry.values.extend_from_slice(group.values);
-        append(&mut entry.reference, group.reference);
-        append(&mut entry.drift, group.drift);
+        entry.values.extend_from_slice(group.values.host()?);
+        append(&mut entry.reference, group.reference.map(Values::host).transpose()?);
+        append(&mut entry.drift, group.drift.map(Values::host).transpose()?);
         Ok(())
     }
 }
@@ -64,10 +64,10 @@ pub fn keep(_: &LinearInfo<'_>) -> Option<Replacement> {
 
 /// The weight, row after row.
 pub fn numbers(layer: &LinearInfo<'_>) -> Vec<f32> {
-    let columns = layer.matrix.columns();
-    let mut all = vec![0f32; layer.matrix.rows() * columns];
+    let columns = layer.columns;
+    let mut all = vec![0f32; layer.rows * columns];
     for (r, row) in all.chunks_exact_mut(columns).enumerate() {
-        get_row(&layer.matrix, r, row).unwrap();
+        get_row(&layer.matrix().unwrap(), r, row).unwrap();
     }
     all
 }

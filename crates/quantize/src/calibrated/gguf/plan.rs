@@ -82,9 +82,9 @@ pub fn plan<'a>(model: &Model, view: &'a View<'a>, options: Options) -> Result<G
         quantize.rows().iter().enumerate().map(|(i, r)| (r.name.as_str(), i)).collect();
     let mut linears = Vec::new();
     for layer in 0..model.config().layers {
-        linears.extend(model.linears(layer)?);
+        linears.extend(model.linears(layer));
     }
-    linears.extend(model.head_linears()?);
+    linears.extend(model.head_linears());
     let (mut layers, mut by_name) = (Vec::new(), HashMap::new());
     let (mut largest, mut quantized, mut head, mut exact) = (Largest::default(), 0, false, false);
     for linear in &linears {
@@ -99,12 +99,12 @@ pub fn plan<'a>(model: &Model, view: &'a View<'a>, options: Options) -> Result<G
             continue;
         }
         head |= linear.layer.is_none();
-        let (matrix, columns) = (linear.expert.unwrap_or(0), linear.matrix.columns());
+        let (matrix, columns) = (linear.expert.unwrap_or(0), linear.columns);
         let key = match matrices(&row.shape) {
             1 => row.name.clone(),
             _ => format!("{}.{matrix}", row.name),
         };
-        let layer = Layer { row: index, matrix, rows: linear.matrix.rows(), columns, key };
+        let layer = Layer { row: index, matrix, rows: linear.rows, columns, key };
         largest.columns = largest.columns.max(columns);
         largest.weights = largest.weights.max(layer.step() * columns);
         quantized += row.bytes / matrices(&row.shape).max(1) as u64;

@@ -65,9 +65,9 @@ pub fn plan(model: &Model, options: &Options) -> Result<GptqPlan, Error> {
     }
     let mut modules = Vec::new();
     for layer in 0..config.layers {
-        for linear in model.linears(layer)? {
+        for linear in model.linears(layer) {
             let name = linear.name.strip_suffix(".weight").unwrap_or(linear.name).to_owned();
-            let (rows, columns) = (linear.matrix.rows(), linear.matrix.columns());
+            let (rows, columns) = (linear.rows, linear.columns);
             let settings = match options.rules.of(&name, &options.settings) {
                 Verdict::Skip => None,
                 Verdict::Quantize(settings) => {

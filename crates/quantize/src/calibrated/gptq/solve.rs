@@ -49,7 +49,7 @@ impl Gptq<'_> {
     ) -> Result<Vec<(ModuleReport, Solution)>, Error> {
         let started = Instant::now();
         let (tokens, diagonal) = (hessian.tokens(), hessian.diagonal());
-        let settings = &self.damped(settings, layers[0].matrix.columns(), tokens);
+        let settings = &self.damped(settings, layers[0].columns, tokens);
         let prepared = match too_few(work.calibration, tokens) {
             Some(why) => Err(why),
             None => Prepared::new(work.pool, hessian, settings).map_err(|e| e.to_string()),
@@ -61,7 +61,7 @@ impl Gptq<'_> {
             let started = Instant::now();
             let module = self.module(layer.name)?.name.clone();
             work.progress.step(&module);
-            let (rows, columns) = (layer.matrix.rows(), layer.matrix.columns());
+            let (rows, columns) = (layer.rows, layer.columns);
             let weights = weights(layer)?;
             let solution = match &prepared {
                 Ok(prepared) => solve(work.pool, &weights, rows, prepared, settings),
@@ -94,11 +94,12 @@ impl Gptq<'_> {
 
 /// The weights of a layer, `[rows][columns]`.
 fn weights(layer: &LinearInfo<'_>) -> Result<Vec<f32>, Error> {
-    let mut weights = vec![0f32; layer.matrix.rows() * layer.matrix.columns()];
-    match decode::to_f32(layer.matrix.element_type(), layer.matrix.data(), &mut weights) {
+    let matrix = layer.matrix()?;
+    let mut weights = vec![0f32; layer.rows * layer.columns];
+    match decode::to_f32(matrix.element_type(), matrix.data(), &mut weights) {
         true => Ok(weights),
         false => {
-            let what = format!("{}: {} cannot be decoded", layer.name, layer.matrix.element_type());
+            let what = format!("{}: {} cannot be decoded", layer.name, matrix.element_type());
             Err(Error::Stage(what.into()))
         }
     }

@@ -93,7 +93,7 @@ impl GradientObserver for Sums<'_> {
         if !self.tied || linear.layer.is_some() || linear.role != TensorRole::TokenEmbedding {
             return Ok(());
         }
-        let (rows, columns) = (linear.matrix.rows(), linear.matrix.columns());
+        let (rows, columns) = (linear.rows, linear.columns);
         if columns != self.sum.columns() {
             return Ok(());
         }
