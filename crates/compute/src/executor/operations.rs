@@ -120,7 +120,11 @@ impl Routing {
         same("experts: outputs of the router", tokens * self.count, outputs)?;
         if self.used > self.count || self.count > most {
             let what = "experts: those that a token uses, of those there are";
-            return Err(Error::Lengths { what, expected: self.count.min(most), found: self.used.max(self.count) });
+            return Err(Error::Lengths {
+                what,
+                expected: self.count.min(most),
+                found: self.used.max(self.count),
+            });
         }
         Ok(tokens)
     }

@@ -1,6 +1,7 @@
 //! The GPU's operations against the CPU's. Each test says that it was skipped where there is no NVIDIA card.
 
 mod mixture;
+mod observed;
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 

@@ -56,7 +56,9 @@ pub(super) struct Workspace {
     pub vectors: [Piece; 3],
     /// Indices and shares of rows of experts.
     pub choices: Piece,
-    /// Statistics of rows of logits.
+    /// The same, of the router whose experts are taken one by one.
+    pub routed: Piece,
+    /// Statistics of rows of logits and of columns of inputs.
     pub statistics: Piece,
     /// A mixture of experts: the router's outputs, tokens' rows, rows of all experts, and those inside them.
     pub logits: Piece,
@@ -77,6 +79,7 @@ impl Workspace {
             arrived: piece(true),
             vectors: [piece(false), piece(false), piece(false)],
             choices: piece(false),
+            routed: piece(false),
             statistics: piece(false),
             logits: piece(false),
             tokens: piece(false),

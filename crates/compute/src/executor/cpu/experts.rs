@@ -115,6 +115,9 @@ mod tests {
             let routing = Routing { count, used, normalized: false };
             executor.route(ValuesMut::Host(&mut [0.0; 6]), routing).is_err()
         };
-        assert_eq!([(3, 2), (4, 2), (0, 0), (3, 4)].map(|(count, used)| route(count, used)), [false, true, true, true]);
+        assert_eq!(
+            [(3, 2), (4, 2), (0, 0), (3, 4)].map(|(count, used)| route(count, used)),
+            [false, true, true, true]
+        );
     }
 }
