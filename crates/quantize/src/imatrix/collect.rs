@@ -35,11 +35,25 @@ pub struct CollectOptions {
     pub from_chunk: usize,
     /// Measure the head too. A head that is the token embedding has no entry, as in llama-imatrix.
     pub process_output: bool,
+    /// How keys and values are kept.
+    pub kv: KvType,
+}
+
+impl CollectOptions {
+    /// The session that the text is run in.
+    pub fn session(&self) -> SessionOptions {
+        SessionOptions { context: self.context, batch: self.context.min(BATCH), kv: self.kv }
+    }
+
+    /// The most rows of logits that are computed together.
+    pub fn rows(&self) -> usize {
+        if self.process_output { self.context.min(BATCH) } else { 1 }
+    }
 }
 
 impl Default for CollectOptions {
     fn default() -> Self {
-        Self { context: 512, chunks: None, from_chunk: 0, process_output: false }
+        Self { context: 512, chunks: None, from_chunk: 0, process_output: false, kv: KvType::F32 }
     }
 }
 
@@ -124,8 +138,8 @@ impl From<quern_run::Error> for CollectError {
     }
 }
 
-/// About how much memory [`collect()`] takes beside the mapped model: keys and values, the activations of a batch, and
-/// the sums.
+/// About how much RAM [`collect()`] takes beside the mapped model: keys and values, the activations of a batch, and the
+/// sums. With a GPU only the sums are there, for what it computes is planned when the model is loaded.
 pub fn memory_bytes(model: &Model, options: CollectOptions) -> u64 {
     let config = model.config();
     let wide = |n: usize| n as u64;
@@ -134,7 +148,8 @@ pub fn memory_bytes(model: &Model, options: CollectOptions) -> u64 {
     let cache = 4 * 2 * wide(config.layers * key) * context;
     let ffn = config.experts.map_or(config.ffn_size, |e| e.ffn_size * e.used);
     let activations = 4 * batch * wide(4 * config.hidden_size + 2 * query + 2 * key + 3 * ffn);
-    cache + activations + 2 * file_bytes(model)
+    let computed = if model.uses_gpu() { 0 } else { cache + activations };
+    computed + 2 * file_bytes(model)
 }
 
 /// About how many bytes the file of an importance matrix of `model` has.
@@ -165,8 +180,7 @@ pub fn collect(
     if options.chunks == Some(0) {
         return impossible("chunks is 0, it must be at least 1");
     }
-    let batch = context.min(BATCH);
-    let mut session = model.session(SessionOptions { context, batch, kv: KvType::F32 })?;
+    let mut session = model.session(options.session())?;
     let tokenizer = model.tokenizer()?;
     let tokens = tokenizer
         .encode(text, EncodeOptions { add_special: true, parse_special: false })
