@@ -1,7 +1,9 @@
-// What perplexity needs of logits, row by row, as crates/run/src/statistics.rs defines it.
+// What perplexity needs of logits, row by row, as crates/run/src/statistics.rs defines it; and what importance matrices
+// need of inputs, column by column.
 //
 //   extern "C" void statistics_rows(StatisticsArgs)   grid rows, block 512
 //   extern "C" void statistics_kl(KlArgs)             grid rows, block 512
+//   extern "C" void statistics_columns(ColumnsArgs)   grid ceil(columns / 32), block 1024
 #include "reduce.cuh"
 
 // logits [rows] of `vocab`, `stride` apart -> log_sum_exp (f64), the logit of target[row] (where there are targets), the
@@ -22,6 +24,14 @@ struct KlArgs {
     double *divergence;
     i64 reference_stride, stride;
     int rows, vocab;
+};
+
+// x [rows][columns] -> the sum of each column's squares, f64. Squares are added in f32 over 16 rows, and the sums of these
+// in f64, from the first row on: what crates/compute/src/executor/cpu/statistics.rs computes, to the last bit.
+struct ColumnsArgs {
+    const float *x;
+    double *sums;
+    int rows, columns;
 };
 
 __device__ __forceinline__ float largest_of(const float *x, int vocab) {
@@ -65,4 +75,34 @@ extern "C" __global__ void __launch_bounds__(512) statistics_kl(const __grid_con
     }
     sum = reduce_block(sum, Add());
     if (threadIdx.x == 0) a.divergence[blockIdx.x] = sum;
+}
+
+extern "C" __global__ void __launch_bounds__(1024) statistics_columns(const __grid_constant__ ColumnsArgs a) {
+    wait_for_earlier_kernels();
+    constexpr int RUN = 16, WARPS = 32;
+    __shared__ float parts[WARPS][32];
+    const int lane = threadIdx.x % 32, warp = threadIdx.x / 32, column = blockIdx.x * 32 + lane;
+    double sum = 0;
+    for (i64 first = 0; first < a.rows; first += RUN * WARPS) {
+        const i64 begin = first + warp * RUN;
+        const float *x = a.x + begin * a.columns + column;
+        float part = 0;
+        if (column < a.columns) {
+            if (begin + RUN <= a.rows) {
+#pragma unroll
+                for (int i = 0; i < RUN; i++) {
+                    float value = x[(i64)i * a.columns];
+                    part = __fadd_rn(part, __fmul_rn(value, value));
+                }
+            } else {
+                for (i64 i = begin; i < a.rows; i++, x += a.columns) part = __fadd_rn(part, __fmul_rn(*x, *x));
+            }
+        }
+        parts[warp][lane] = part;
+        __syncthreads();
+        if (warp == 0)
+            for (int w = 0; w < WARPS && first + w * RUN < a.rows; w++) sum = __dadd_rn(sum, (double)parts[w][lane]);
+        __syncthreads();  // the parts are read
+    }
+    if (warp == 0 && column < a.columns) a.sums[column] = sum;
 }

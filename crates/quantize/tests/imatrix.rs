@@ -268,7 +268,13 @@ fn the_sums_are_llama_imatrix_s() {
 
 #[test]
 fn threads_do_not_change_a_bit() {
-    let some = CollectOptions { context: 100, chunks: Some(3), from_chunk: 1, process_output: true };
+    let some = CollectOptions {
+        context: 100,
+        chunks: Some(3),
+        from_chunk: 1,
+        process_output: true,
+        ..CollectOptions::default()
+    };
     let [one, three] = [1, 3].map(|threads| measure(&fixture("bookworm-4m"), threads, some).unwrap());
     let all = |c: &Collected| {
         c.sums.iter().map(|e| (e.name.to_owned(), e.squares.to_vec(), e.tokens.to_vec())).collect::<Vec<_>>()
@@ -321,7 +327,8 @@ fn a_gguf_file_with_a_head_of_its_own_is_measured_under_the_same_names() {
 #[test]
 fn chunks_left_out_and_chunks_taken_add_up() {
     let take = |from_chunk, chunks| {
-        let some = CollectOptions { context: 64, chunks: Some(chunks), from_chunk, process_output: false };
+        let some =
+            CollectOptions { context: 64, chunks: Some(chunks), from_chunk, ..CollectOptions::default() };
         measure(&fixture("bookworm-4m"), 2, some).unwrap().sums
     };
     let (all, first, rest) = (take(0, 3), take(0, 1), take(1, 2));
@@ -398,7 +405,7 @@ fn a_model_that_computes_nan_is_named_by_its_layer() {
 #[test]
 fn impossible_measurements_are_refused() {
     let with = |context, chunks, from_chunk| {
-        let options = CollectOptions { context, chunks, from_chunk, process_output: false };
+        let options = CollectOptions { context, chunks, from_chunk, ..CollectOptions::default() };
         measure(&fixture("bookworm-4m"), 1, options).unwrap_err().to_string()
     };
     assert!(with(0, None, 0).contains("at least 1"));

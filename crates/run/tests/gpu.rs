@@ -5,15 +5,17 @@
 
 mod common;
 
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use common::fixture;
+use quern_compute::Executor;
 use quern_model::Config;
 use quern_run::placement::{Capacity, GpuLayers, GpuRoom, Location, Plan, Session, cards};
 use quern_run::statistics::{Likelihood, kl_divergence, log_sum_exp, mean_and_deviation};
 use quern_run::{
-    Bandwidths, GenerateOptions, KvType, LoadIn, LoadOptions, Model, PerplexityOptions, PerplexityReport,
-    Placing, SessionOptions, Wanted, perplexity, perplexity_of_tokens,
+    Bandwidths, GenerateOptions, KvType, LinearGroup, LoadIn, LoadOptions, Model, Observer, ObserverError,
+    PerplexityOptions, PerplexityReport, Placing, SessionOptions, Wanted, perplexity, perplexity_of_tokens,
 };
 use quern_tensor_io::{ElementType, NoProgress};
 
@@ -277,6 +279,73 @@ fn the_limit_is_the_memory_that_has_the_layers() {
     let all: u64 = both.memories.iter().map(|memory| memory.bytes_per_token).sum();
     assert_eq!(all, on_gpu.memories[0].bytes_per_token);
     assert!(both.bytes_per_second() < on_gpu.bytes_per_second(), "{both:?} {on_gpu:?}");
+}
+
+/// What an observer saw of each group: the layers' names, the expert, and the inputs, copied to RAM from wherever they are.
+#[derive(Default)]
+struct Seen(BTreeMap<(Vec<String>, Option<usize>), Vec<f32>>);
+
+impl Observer for Seen {
+    fn observe(&mut self, executor: &mut Executor, group: &LinearGroup<'_>) -> Result<(), ObserverError> {
+        assert_eq!(group.values.len(), group.rows * group.columns);
+        let names = group.linears.iter().map(|linear| linear.name.to_owned()).collect();
+        let mut values = vec![f32::NAN; group.values.len()];
+        executor.download(group.values, &mut values)?;
+        self.0.entry((names, group.linears[0].expert)).or_default().extend(values);
+        Ok(())
+    }
+}
+
+/// What is seen of two texts, and the logits.
+fn seen(model: &Model, batch: usize) -> (Seen, Vec<Vec<f32>>) {
+    let vocabulary = model.vocabulary();
+    let context = model.config().context_length.min(80);
+    let mut session = model.session(SessionOptions { context, batch, kv: KvType::F32 }).unwrap();
+    let (mut seen, mut logits) = (Seen::default(), Vec::new());
+    for (factor, length) in [(7919, context), (104_729, context / 2)] {
+        let tokens: Vec<u32> = (0..length as u32).map(|i| (i * factor + 13) % vocabulary as u32).collect();
+        session.clear();
+        let rows = session.forward_observed(&tokens, Wanted::All, &mut seen).unwrap();
+        logits.extend(rows.chunks_exact(vocabulary).map(<[f32]>::to_vec));
+    }
+    (seen, logits)
+}
+
+#[test]
+fn observers_see_on_a_gpu_what_they_see_on_the_cpu() {
+    if !card() {
+        return;
+    }
+    let mut wrong = Vec::new();
+    for folder in folders("architectures") {
+        let (expected, logits) = seen(&open(&folder, None), 40);
+        // Layers in RAM: computed there in batches of 24 tokens, moved to the GPU for batches of 40.
+        for (layers, batch) in [(GpuLayers::All, 40), (GpuLayers::Last(2), 24), (GpuLayers::Last(1), 40)] {
+            let (found, own) = seen(&open(&folder, Some(layers)), batch);
+            let what = format!("{} {layers:?} {batch}", folder.file_name().unwrap().display());
+            let keys = |seen: &Seen| seen.0.keys().cloned().collect::<Vec<_>>();
+            assert_eq!(keys(&found), keys(&expected), "{what}");
+            let mut worst = 0f64;
+            for (key, expected) in &expected.0 {
+                let found = &found.0[key];
+                // A router between two experts that are as good may choose the other.
+                match (key.1, found.len() == expected.len()) {
+                    (None, false) => wrong.push(format!("{what} {key:?}: {} values", found.len())),
+                    (Some(_), _) => {}
+                    (None, true) => {
+                        let off = distance(std::slice::from_ref(found), std::slice::from_ref(expected));
+                        worst = worst.max(off);
+                    }
+                }
+            }
+            let off = distance(&own, &logits);
+            eprintln!("{what}: inputs {worst:.2e}, logits {off:.2e}");
+            if worst > 1e-2 || off > 1e-2 {
+                wrong.push(format!("{what}: inputs {worst:.2e}, logits {off:.2e}"));
+            }
+        }
+    }
+    assert!(wrong.is_empty(), "{wrong:#?}");
 }
 
 /// Rooms on two cards, so small that the model is spread over both.

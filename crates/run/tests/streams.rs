@@ -8,9 +8,7 @@ use common::collect::{Collect, Group, coarse, keep, numbers, sequences};
 use common::{fixture, load};
 use quern_model::TensorRole;
 use quern_model::architecture::Block;
-use quern_run::{
-    KvType, Layerwise, LinearInfo, Model, Replacement, SessionOptions, Wanted,
-};
+use quern_run::{KvType, Layerwise, LinearInfo, Model, Replacement, SessionOptions, Wanted};
 
 fn model(name: &str) -> Model {
     match name {
@@ -224,7 +222,8 @@ fn the_heads_inputs_are_those_of_a_pass() {
         for layer in 0..run.layers() {
             run.block(layer, &mut collect).unwrap();
         }
-        let (hidden, mut head) = (run.hidden().unwrap().to_vec(), Collect { groups: Vec::new(), change: coarse });
+        let (hidden, mut head) =
+            (run.hidden().unwrap().to_vec(), Collect { groups: Vec::new(), change: coarse });
         run.head(&mut head).unwrap();
         assert_eq!(run.hidden().unwrap(), hidden);
         assert_eq!(head.groups.len(), expected.len(), "{name}");

@@ -1,11 +1,11 @@
 //! Arguments of `quern imatrix`.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use clap::{Args, ValueEnum};
 use quern_quantize::imatrix::Format;
 
-use super::placement::CpuDevice;
+use super::placement::Devices;
 use super::record::NoProvenance;
 use super::shared::{Threads, model_help};
 
@@ -28,8 +28,8 @@ pub struct Imatrix {
     #[arg(long, value_name = "FILE")]
     pub text: Option<PathBuf>,
     /// File to write
-    #[arg(short, long, value_name = "OUT")]
-    pub output: PathBuf,
+    #[arg(short, long, value_name = "OUT", required_unless_present = "dry_run")]
+    output: Option<PathBuf>,
     /// Length of a chunk in tokens
     #[arg(long, value_name = "N", default_value_t = 512)]
     pub context: usize,
@@ -56,7 +56,17 @@ pub struct Imatrix {
     #[command(flatten)]
     pub provenance: NoProvenance,
     #[command(flatten)]
-    pub device: CpuDevice,
+    pub devices: Devices,
+    /// Print where every layer would be and how much memory that takes, and measure nothing
+    #[arg(long, help_heading = "Devices and memory")]
+    pub dry_run: bool,
+}
+
+impl Imatrix {
+    /// The file to write; empty in a dry run.
+    pub fn output(&self) -> &Path {
+        self.output.as_deref().unwrap_or(Path::new(""))
+    }
 }
 
 /// The two formats of an importance matrix.

@@ -6,10 +6,10 @@ use quern_run::placement::{DeviceChoice, GpuLayers, MemoryLimits, PlacementOptio
 
 use super::values::{device, gpu_layers, kv_types, max_memory};
 
-/// Where a model is run, and how much memory that may take.
+/// The devices that compute, and how much of their memory is used.
 #[derive(Clone, Debug, Args)]
 #[command(next_help_heading = "Devices and memory")]
-pub struct Placement {
+pub struct Devices {
     /// Device to compute on: auto, cpu, cuda (all cards) or cuda:N (card number N)
     ///
     /// auto takes all cards that can be used, and the CPU where there is none. Layers that the GPUs do not hold stay in RAM.
@@ -35,6 +35,14 @@ pub struct Placement {
     /// do not fit are read from the file again for every token, which is slower and changes no result.
     #[arg(long, value_name = "DEVICE=SIZE,…", value_parser = max_memory)]
     max_memory: Option<MemoryLimits>,
+}
+
+/// Where a model is run, and how much memory that may take.
+#[derive(Clone, Debug, Args)]
+#[command(next_help_heading = "Devices and memory")]
+pub struct Placement {
+    #[command(flatten)]
+    pub devices: Devices,
     /// Type of the key-value cache: f16, q8_0 (17/32 of the size of f16) or f32
     #[arg(long, value_name = "TYPE", default_value = "f16", value_parser = kv_types(), hide_possible_values = true)]
     pub kv: KvType,
@@ -43,7 +51,7 @@ pub struct Placement {
     pub dry_run: bool,
 }
 
-impl Placement {
+impl Devices {
     /// What the library takes.
     pub fn options(&self) -> PlacementOptions {
         PlacementOptions {
@@ -61,14 +69,6 @@ pub struct CalibrationDevice {
     ///
     /// auto takes all cards that can be used, and the CPU where there is none or their memory is too small. Quantization
     /// without calibration is as fast as the disk on the CPU, and computes there.
-    #[arg(long, value_name = "DEVICE", default_value = "auto", value_parser = device)]
-    pub device: DeviceChoice,
-}
-
-/// The device of commands that compute on the CPU alone.
-#[derive(Clone, Debug, Args)]
-pub struct CpuDevice {
-    /// Device to compute on: auto or cpu; this command does not use GPUs
     #[arg(long, value_name = "DEVICE", default_value = "auto", value_parser = device)]
     pub device: DeviceChoice,
 }

@@ -51,13 +51,15 @@ const KEPT: [&str; 32] = [
 ];
 /// The others.
 #[cfg(test)]
-const WITHOUT_EFFECT: [&str; 19] = [
+const WITHOUT_EFFECT: [&str; 21] = [
     "output",
     "dry-run",
     "force",
     "json",
     "threads",
     "device",
+    "ngl",
+    "max-memory",
     "no-provenance",
     "card",
     "evaluate",

@@ -58,7 +58,7 @@ fn command_lines_of_llama_cpp_parse() {
         ("model.gguf".as_ref(), (Some(100), true), 8)
     );
     assert_eq!(run.prompt.as_deref(), Some("Once upon a time"));
-    assert_eq!(run.placement.options().gpu_layers, GpuLayers::Last(20));
+    assert_eq!(run.placement.devices.options().gpu_layers, GpuLayers::Last(20));
     for line in [
         "quern run model.gguf -c 2048 -p x -ngl=99",
         "quern run -m model.gguf -p x --n-gpu-layers all",

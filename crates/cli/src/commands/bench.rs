@@ -13,7 +13,8 @@ use crate::{args, format, messages};
 
 /// Measures and prints a table as llama-bench's, with the share of what memory allows.
 pub fn run(args: &args::Bench) -> Outcome {
-    let (kv, limit, threads) = (args.placement.kv, args.placement.options().memory.ram, args.threads.count());
+    let (kv, limit, threads) =
+        (args.placement.kv, args.placement.devices.options().memory.ram, args.threads.count());
     let longest = |list: &[usize]| list.iter().copied().max().unwrap_or(0);
     let context = longest(&args.depth).saturating_add(longest(&args.prompt).max(longest(&args.generate)));
     let session = |config: &Config| {
@@ -24,11 +25,11 @@ pub fn run(args: &args::Bench) -> Outcome {
     let planned = |path| Planned { path, load_in: args.load.load_in, session: &session, kv, rows: 1 };
     if args.placement.dry_run {
         let models: Vec<_> = args.models().map(planned).collect();
-        return placement::dry_run(&models, &args.placement, threads, false, args.json);
+        return placement::dry_run(&models, &args.placement.devices, threads, false, args.json);
     }
     let most = limit.map_or(u64::MAX, |limit| limit / 2);
     let mut bandwidths = Bandwidths::default();
-    if placement::gpus(&args.placement)?.is_empty() {
+    if placement::gpus(&args.placement.devices)?.is_empty() {
         // Before any model: the measurement itself takes memory, for a moment. Where there are GPUs, it is not known yet
         // whether RAM gets layers.
         bandwidths.ram(threads, most);
@@ -43,7 +44,7 @@ pub fn run(args: &args::Bench) -> Outcome {
     };
     let (mut reports, mut rows, mut limits) = (Vec::new(), Vec::new(), Vec::new());
     for path in args.models() {
-        let placed = load_placed(&planned(path), threads, &args.placement)?;
+        let placed = load_placed(&planned(path), threads, &args.placement.devices)?;
         let model = &placed.model;
         let session = session(model.config());
         warn_of_memory(model, session)?;
@@ -59,7 +60,7 @@ pub fn run(args: &args::Bench) -> Outcome {
         if let (Value::Object(value), Value::Object(report)) = (&mut value, serde_json::to_value(&report)?) {
             value.extend(report);
         }
-        let placement = placed.report(&args.placement, session, 1);
+        let placement = placed.report(&args.placement.devices, session, 1);
         if let Some(placement) = placement.as_ref().filter(|placement| placement.is_split()) {
             messages::info(format_args!("{}\n{}", path.display(), placement::run_table(placement)));
         }

@@ -52,17 +52,14 @@ struct Placed {
     before: Option<Resident>,
     /// And when the model was loaded.
     after: Option<Resident>,
+    /// Bytes that could be used on GPUs.
+    room: u64,
 }
 
 impl Placed {
     /// Where the layers are, and the memory that was used. `None` if the sizes allow no plan.
-    fn report(
-        &self,
-        args: &args::Placement,
-        session: SessionOptions,
-        rows: usize,
-    ) -> Option<PlacementReport> {
-        let sizes = self.model.sizes(args.kv);
+    fn report(&self, args: &args::Devices, session: SessionOptions, rows: usize) -> Option<PlacementReport> {
+        let sizes = self.model.sizes(session.kv);
         let plan = Plan::fitting(&sizes, &self.capacity, placement::session(args, session, rows)).ok()?;
         let mut report = PlacementReport::planned(&sizes, &self.capacity, &plan);
         for gpu in self.model.gpu_memory() {
@@ -86,9 +83,23 @@ impl Placed {
 fn load_placed(
     planned: &placement::Planned<'_>,
     threads: usize,
-    args: &args::Placement,
+    args: &args::Devices,
 ) -> anyhow::Result<Placed> {
-    let gpus = placement::gpus(args)?;
+    load_beside(planned, threads, args, None)
+}
+
+/// The same beside a model that has not yet all the memory that its report says.
+fn load_beside(
+    planned: &placement::Planned<'_>,
+    threads: usize,
+    args: &args::Devices,
+    other: Option<&PlacementReport>,
+) -> anyhow::Result<Placed> {
+    let mut gpus = placement::gpus(args)?;
+    if let Some(other) = other {
+        placement::leave(&mut gpus, args, other);
+    }
+    let room = gpus.iter().map(|gpu| gpu.room).sum();
     let options = args.options();
     let limit = options.memory.ram;
     let before = resident();
@@ -102,7 +113,7 @@ fn load_placed(
     }
     // The number of units is known only now, the memory must be that of before.
     capacity.ram = capacity.ram.map(|room| room.with_units(model.config().layers + 1));
-    Ok(Placed { model, capacity, before, after: resident() })
+    Ok(Placed { model, capacity, before, after: resident(), room })
 }
 
 /// Opens and loads a model.

@@ -9,7 +9,7 @@ use quern_run::placement::PlacementReport;
 use quern_run::{Divergence, KvType, PerplexityOptions, PerplexityReport, SessionOptions};
 
 use super::placement::{self, Planned};
-use super::{Outcome, load_placed, print, print_json, read_text, warn_of_memory};
+use super::{Outcome, load_beside, print, print_json, read_text, warn_of_memory};
 use crate::progress::{Bar, Unit};
 use crate::{args, messages};
 
@@ -85,19 +85,25 @@ impl Measurement<'_> {
         let reference = self.reference.iter().map(|path| planned(path, None, KvType::F16));
         let model = planned(self.model, self.load_in, self.placement.kv);
         let models: Vec<_> = [model].into_iter().chain(reference).collect();
-        placement::dry_run(&models, self.placement, self.threads, true, json)
+        placement::dry_run(&models, &self.placement.devices, self.threads, true, json)
     }
 
     /// Loads the models and measures. The placement is the model's, not the reference's.
     pub fn measure(&self, text: &str) -> anyhow::Result<(PerplexityReport, Option<PlacementReport>)> {
         let (session, kv) = (self.session(), self.placement.kv);
         let planned_session = |_: &Config| session;
-        let load = |path, load_in, kv| {
+        let devices = &self.placement.devices;
+        // Sessions come after both models: what the first one's takes is left free by the second.
+        let load = |path, load_in, kv, beside: Option<&PlacementReport>| {
             let planned = Planned { path, load_in, session: &planned_session, kv, rows: self.rows() };
-            load_placed(&planned, self.threads, self.placement)
+            let placed = load_beside(&planned, self.threads, devices, beside)?;
+            let report = placed.report(devices, SessionOptions { kv, ..session }, self.rows());
+            placement::announce(path, &placed, report.as_ref());
+            anyhow::Ok((placed, report))
         };
-        let placed = load(self.model, self.load_in, kv)?;
-        let reference = self.reference.map(|path| load(path, None, KvType::F16)).transpose()?;
+        let (placed, planned) = load(self.model, self.load_in, kv, None)?;
+        let reference = self.reference.map(|path| load(path, None, KvType::F16, planned.as_ref()));
+        let reference = reference.transpose()?.map(|(reference, _)| reference);
         let reference = reference.as_ref().map(|placed| &placed.model);
         warn_of_memory(&placed.model, SessionOptions { kv, ..session })?;
         reference.into_iter().try_for_each(|reference| warn_of_memory(reference, session))?;
@@ -105,7 +111,7 @@ impl Measurement<'_> {
         let bar = Bar::new(Unit::Chunks(self.context), "measuring perplexity");
         let report = quern_run::perplexity(&placed.model, reference, text, options, &bar)?;
         drop(bar);
-        let placement = placed.report(self.placement, session, self.rows());
+        let placement = placed.report(devices, SessionOptions { kv, ..session }, self.rows());
         Ok((report, placement))
     }
 }

@@ -317,6 +317,20 @@ pub struct KlArgs {
     pub vocab: i32,
 }
 
+/// Arguments of `statistics_columns`.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub struct ColumnsArgs {
+    /// f32 `[rows][columns]`.
+    pub x: Address,
+    /// f64 for each column.
+    pub sums: Address,
+    /// Rows.
+    pub rows: i32,
+    /// Numbers of a row.
+    pub columns: i32,
+}
+
 #[cfg(test)]
 mod tests {
     use std::mem::{offset_of, size_of};
@@ -332,5 +346,6 @@ mod tests {
         assert_eq!((size_of::<NormArgs>(), size_of::<AddNormArgs>(), size_of::<MapArgs>()), (64, 72, 64));
         assert_eq!((size_of::<RouteArgs>(), size_of::<GroupArgs>()), (40, 64));
         assert_eq!((size_of::<MoveArgs>(), size_of::<StatisticsArgs>(), size_of::<KlArgs>()), (56, 56, 48));
+        assert_eq!(size_of::<ColumnsArgs>(), 24);
     }
 }

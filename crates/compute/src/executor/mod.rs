@@ -117,14 +117,6 @@ impl Executor {
 }
 
 impl Executor {
-    fn cpu_half(&mut self) -> Result<&mut cpu::Executor> {
-        match &mut self.half {
-            Half::Cpu(cpu) => Ok(cpu),
-            #[cfg(feature = "cuda")]
-            Half::Cuda(_) => Err(crate::Error::Device),
-        }
-    }
-
     /// Begins a pass at this position. Passes of one token are recorded on a GPU, and replayed when the same comes again.
     ///
     /// # Errors
@@ -238,18 +230,19 @@ impl Executor {
         dispatch!(self, half => half.attend(cache, attend))
     }
 
-    /// Chooses experts for each row of the router's outputs. On the CPU alone: a GPU has [`Executor::experts`].
+    /// Chooses experts for each row of the router's outputs, which are overwritten: for each expert the tokens that chose
+    /// it, in their order. Waits for the result.
     ///
     /// # Errors
-    /// As [`Executor::norm`]; [`Error::Device`](crate::Error::Device) on a GPU.
+    /// As [`Executor::norm`].
     pub fn route(&mut self, logits: ValuesMut<'_>, routing: Routing) -> Result<Vec<Vec<Choice>>> {
-        self.cpu_half()?.route(logits, routing)
+        dispatch!(self, half => half.route(logits, routing))
     }
 
     /// Copies the rows of `x` that these tokens have, each of `width` values.
     ///
     /// # Errors
-    /// As [`Executor::route`].
+    /// As [`Executor::norm`]; a token that `x` does not have.
     pub fn gather(
         &mut self,
         x: Values<'_>,
@@ -257,13 +250,13 @@ impl Executor {
         choices: &[Choice],
         out: ValuesMut<'_>,
     ) -> Result<()> {
-        self.cpu_half()?.gather(x, width, choices, out)
+        dispatch!(self, half => half.gather(x, width, choices, out))
     }
 
-    /// Adds an expert's rows to its tokens', each by its share.
+    /// Adds an expert's rows to its tokens', each by its share. No token chose it twice.
     ///
     /// # Errors
-    /// As [`Executor::route`].
+    /// As [`Executor::norm`]; a token that `out` does not have, or that is there twice.
     pub fn scatter(
         &mut self,
         rows: Values<'_>,
@@ -271,7 +264,7 @@ impl Executor {
         choices: &[Choice],
         out: ValuesMut<'_>,
     ) -> Result<()> {
-        self.cpu_half()?.scatter(rows, width, choices, out)
+        dispatch!(self, half => half.scatter(rows, width, choices, out))
     }
 
     /// For each row of logits, of `vocabulary` values, what it says of its target. Between passes; waits for the result.
@@ -301,8 +294,18 @@ impl Executor {
         dispatch!(self, half => half.divergence(reference, logits, vocabulary))
     }
 
+    /// `sums[j]` = the sum of the squares of column `j` of `x`, rows of `columns` values: added in f32 over 16 rows, then in
+    /// f64. The same bits on every device. Waits for the result.
+    ///
+    /// # Errors
+    /// As [`Executor::norm`].
+    pub fn column_squares(&mut self, x: Values<'_>, columns: usize, sums: &mut Vec<f64>) -> Result<()> {
+        dispatch!(self, half => half.column_squares(x, columns, sums))
+    }
+
     /// A router and the experts that it chooses, on a GPU and without an answer to the CPU where they are stacked and
-    /// tokens are at most four. The CPU goes expert by expert ([`Executor::route`]), which shows the input of each.
+    /// tokens are at most four. The CPU goes expert by expert ([`Executor::route`]), and so does a GPU where the input of
+    /// each is to be seen.
     ///
     /// # Errors
     /// As [`Executor::norm`]; [`Error::Device`](crate::Error::Device) on the CPU.

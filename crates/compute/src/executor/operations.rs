@@ -112,6 +112,24 @@ pub struct Routing {
     pub normalized: bool,
 }
 
+impl Routing {
+    /// The tokens of a router's outputs. Refuses outputs that are not whole rows, more than `most` experts, and tokens that
+    /// use more than there are.
+    pub(crate) fn check(self, outputs: usize, most: usize) -> Result<usize> {
+        let tokens = outputs / self.count.max(1);
+        same("experts: outputs of the router", tokens * self.count, outputs)?;
+        if self.used > self.count || self.count > most {
+            let what = "experts: those that a token uses, of those there are";
+            return Err(Error::Lengths {
+                what,
+                expected: self.count.min(most),
+                found: self.used.max(self.count),
+            });
+        }
+        Ok(tokens)
+    }
+}
+
 /// Which token chose an expert, and its share in that token's sum.
 #[derive(Clone, Copy, Debug, PartialEq)]
 #[repr(C)]
@@ -120,6 +138,33 @@ pub struct Choice {
     pub token: u32,
     /// What the expert's result is multiplied with.
     pub share: f32,
+}
+
+impl Choice {
+    /// Refuses choices whose rows, of `width` values, are not `rows` values; tokens beyond `values`; and, if they are to
+    /// be `distinct`, tokens that are there twice.
+    pub(crate) fn check(
+        choices: &[Self],
+        width: usize,
+        rows: usize,
+        values: usize,
+        distinct: bool,
+    ) -> Result<()> {
+        same("experts: a row for each choice", choices.len() * width, rows)?;
+        let most = choices.iter().map(|choice| choice.token as usize + 1).max().unwrap_or(0);
+        if most.checked_mul(width).is_none_or(|needed| needed > values) {
+            let what = "experts: rows of the tokens that were chosen for";
+            return Err(Error::Lengths { what, expected: most.saturating_mul(width), found: values });
+        }
+        // In order, as routers give them: nothing is sorted.
+        if distinct && !choices.is_sorted_by(|a, b| a.token < b.token) {
+            let mut tokens: Vec<u32> = choices.iter().map(|choice| choice.token).collect();
+            tokens.sort_unstable();
+            tokens.dedup();
+            same("experts: different tokens of one expert", choices.len(), tokens.len())?;
+        }
+        Ok(())
+    }
 }
 
 /// What a row of logits says of a token.

@@ -78,8 +78,7 @@ impl Job<'_> {
         let sequences = &calibration.samples.sequences;
         let devices = self.place.devices(model)?;
         let with_reference = target.follows_the_original();
-        let mut layerwise =
-            Layerwise::on(model, &devices, sequences, with_reference, self.place.waits())?;
+        let mut layerwise = Layerwise::on(model, &devices, sequences, with_reference, self.place.waits())?;
         let mut first = 0;
         let own = layerwise.values();
         let all = if with_reference { 2 * own } else { own };

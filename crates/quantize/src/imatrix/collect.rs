@@ -8,24 +8,19 @@
 //! |-- chunk 0 --|-- chunk 1 --|-- chunk 2 --| …  rest      the first token of each becomes BOS
 //! ```
 //!
-//! Squares are added in f32 over 16 tokens, then in f64; threads share columns, not tokens. So the sums do
-//! not depend on the number of threads.
+//! Squares are added in f32 over 16 tokens, then in f64, where the inputs are: in RAM, or on a GPU, whose results alone
+//! are copied to RAM. So the sums do not depend on the number of threads, and on a device they differ only as far as the
+//! inputs do.
 
-use std::sync::{Mutex, PoisonError};
 use std::time::Instant;
 
-use ndarray::{ArrayView2, Axis, Zip, s};
-use quern_compute::{Executor, Pool};
+use quern_compute::Executor;
 use quern_model::{Convention, EncodeOptions, TensorRole};
 use quern_run::{KvType, LinearGroup, LinearInfo, Model, Observer, ObserverError, SessionOptions, Wanted};
 use quern_tensor_io::{Progress, Remedy};
 
 use super::{Accumulator, AddError};
 
-/// Tokens whose squares are added in f32 before they enter an f64 sum.
-const RUN: usize = 16;
-/// Columns that one thread sums at a time: a few cache lines of each row.
-const TILE: usize = 512;
 /// Tokens computed at once.
 const BATCH: usize = 512;
 
@@ -40,11 +35,25 @@ pub struct CollectOptions {
     pub from_chunk: usize,
     /// Measure the head too. A head that is the token embedding has no entry, as in llama-imatrix.
     pub process_output: bool,
+    /// How keys and values are kept.
+    pub kv: KvType,
+}
+
+impl CollectOptions {
+    /// The session that the text is run in.
+    pub fn session(&self) -> SessionOptions {
+        SessionOptions { context: self.context, batch: self.context.min(BATCH), kv: self.kv }
+    }
+
+    /// The most rows of logits that are computed together.
+    pub fn rows(&self) -> usize {
+        if self.process_output { self.context.min(BATCH) } else { 1 }
+    }
 }
 
 impl Default for CollectOptions {
     fn default() -> Self {
-        Self { context: 512, chunks: None, from_chunk: 0, process_output: false }
+        Self { context: 512, chunks: None, from_chunk: 0, process_output: false, kv: KvType::F32 }
     }
 }
 
@@ -129,8 +138,8 @@ impl From<quern_run::Error> for CollectError {
     }
 }
 
-/// About how much memory [`collect()`] takes beside the mapped model: keys and values, the activations of a batch, and
-/// the sums.
+/// About how much RAM [`collect()`] takes beside the mapped model: keys and values, the activations of a batch, and the
+/// sums. With a GPU only the sums are there, for what it computes is planned when the model is loaded.
 pub fn memory_bytes(model: &Model, options: CollectOptions) -> u64 {
     let config = model.config();
     let wide = |n: usize| n as u64;
@@ -139,7 +148,8 @@ pub fn memory_bytes(model: &Model, options: CollectOptions) -> u64 {
     let cache = 4 * 2 * wide(config.layers * key) * context;
     let ffn = config.experts.map_or(config.ffn_size, |e| e.ffn_size * e.used);
     let activations = 4 * batch * wide(4 * config.hidden_size + 2 * query + 2 * key + 3 * ffn);
-    cache + activations + 2 * file_bytes(model)
+    let computed = if model.uses_gpu() { 0 } else { cache + activations };
+    computed + 2 * file_bytes(model)
 }
 
 /// About how many bytes the file of an importance matrix of `model` has.
@@ -170,8 +180,7 @@ pub fn collect(
     if options.chunks == Some(0) {
         return impossible("chunks is 0, it must be at least 1");
     }
-    let batch = context.min(BATCH);
-    let mut session = model.session(SessionOptions { context, batch, kv: KvType::F32 })?;
+    let mut session = model.session(options.session())?;
     let tokenizer = model.tokenizer()?;
     let tokens = tokenizer
         .encode(text, EncodeOptions { add_special: true, parse_special: false })
@@ -261,58 +270,18 @@ impl<'m> Collector<'m> {
 }
 
 impl Observer for Collector<'_> {
-    fn observe(&mut self, _: &mut Executor, group: &LinearGroup<'_>) -> Result<(), ObserverError> {
+    fn observe(&mut self, executor: &mut Executor, group: &LinearGroup<'_>) -> Result<(), ObserverError> {
         let named = group.linears.iter().filter_map(|linear| Some((linear.expert, self.entry(linear)?)));
         let entries: Vec<_> = named.collect();
         if entries.is_empty() {
             return Ok(());
         }
-        sum_squares(self.model.pool(), group.inputs()?, &mut self.squares);
+        executor.column_squares(group.values, group.columns, &mut self.squares)?;
         let count = self.model.config().experts.map_or(1, |e| e.count);
         for (expert, name) in entries {
             let expert = expert.map_or((0, 1), |expert| (expert, count));
             self.sums.add_expert(&name, expert, &self.squares, group.rows as u64)?;
         }
         Ok(())
-    }
-}
-
-/// `sums[j] = Σ inputs[i][j]²`.
-fn sum_squares(pool: &Pool, inputs: ArrayView2<'_, f32>, sums: &mut Vec<f64>) {
-    sums.clear();
-    sums.resize(inputs.ncols(), 0.0);
-    let tiles: Vec<_> = sums.chunks_mut(TILE).map(Mutex::new).collect();
-    pool.run(tiles.len(), |index| {
-        let mut sums = tiles[index].lock().unwrap_or_else(PoisonError::into_inner);
-        let first = index * TILE;
-        let columns = inputs.slice(s![.., first..first + sums.len()]);
-        let mut partial = [0.0; TILE];
-        let partial = &mut partial[..sums.len()];
-        for rows in columns.axis_chunks_iter(Axis(0), RUN) {
-            partial.fill(0.0);
-            for row in rows.rows() {
-                Zip::from(&mut *partial).and(row).for_each(|sum, x| *sum += x * x);
-            }
-            sums.iter_mut().zip(&*partial).for_each(|(sum, part)| *sum += f64::from(*part));
-        }
-    });
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn squares_are_summed_by_column_on_any_number_of_threads() {
-        for (rows, columns) in [(1, 3), (40, 700), (33, 2 * TILE)] {
-            let values: Vec<f32> = (0..rows * columns).map(|i| (i * 37 % 101) as f32 - 50.0).collect();
-            let exact = |j: usize| (0..rows).map(|i| f64::from(values[i * columns + j]).powi(2)).sum::<f64>();
-            let mut sums = vec![7.0];
-            for threads in [1, 3] {
-                let inputs = ArrayView2::from_shape((rows, columns), &values).unwrap();
-                sum_squares(&Pool::new(threads), inputs, &mut sums);
-                assert_eq!(sums, (0..columns).map(exact).collect::<Vec<_>>());
-            }
-        }
     }
 }

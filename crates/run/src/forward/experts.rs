@@ -6,11 +6,12 @@
 //! ```
 //!
 //! Tokens are taken expert by expert: each weight is read once for all tokens that chose it. A token's sum goes
-//! in the order of the experts' numbers, whatever the batch. On a GPU the executor does all of it.
+//! in the order of the experts' numbers, whatever the batch. On a GPU the executor does all of it, unless an observer asks
+//! for the input of each expert.
 
 use std::ops::Range;
 
-use quern_compute::{Buffer, Executor, Input, Mixture, Output, Routing, Rows, Values, ValuesMut};
+use quern_compute::{Buffer, Device, Executor, Input, Mixture, Output, Routing, Rows, Values, ValuesMut};
 use quern_model::architecture::Block as BlockKind;
 
 use crate::observer::observe;
@@ -52,6 +53,16 @@ impl BeforeGroup for Option<&mut dyn Observer> {
     }
 }
 
+/// Memory for experts one by one: the router's outputs, an expert's input, what is inside it, and what it makes.
+#[derive(Debug)]
+pub(crate) struct Buffers([Buffer; 4]);
+
+impl Buffers {
+    pub(crate) fn new(device: &Device) -> Self {
+        Self(std::array::from_fn(|_| Buffer::new(device)))
+    }
+}
+
 /// `out = experts(x)`, both `[tokens][hidden]`.
 pub(crate) fn run<H: BeforeGroup>(
     model: &Model,
@@ -59,29 +70,42 @@ pub(crate) fn run<H: BeforeGroup>(
     hook: &mut H,
     experts: &Experts,
     x: Values<'_>,
+    out: ValuesMut<'_>,
+) -> Result<()> {
+    let buffers = &mut Buffers::new(&executor.device());
+    run_with(model, executor, hook, experts, x, out, buffers)
+}
+
+/// [`run`] in memory that is kept.
+pub(crate) fn run_with<H: BeforeGroup>(
+    model: &Model,
+    executor: &mut Executor,
+    hook: &mut H,
+    experts: &Experts,
+    x: Values<'_>,
     mut out: ValuesMut<'_>,
+    Buffers(buffers): &mut Buffers,
 ) -> Result<()> {
     let config = &model.config;
     let Some(mixture) = config.experts else { return Ok(()) };
     let (hidden, width) = (config.hidden_size, mixture.ffn_size);
     let act = activation(config);
-    let device = executor.device();
-    let mut buffers: [Buffer; 4] = std::array::from_fn(|_| Buffer::new(&device));
-    let [logits, input, wide, made] = &mut buffers;
+    let [logits, input, wide, made] = buffers;
     let count = x.len() / hidden * mixture.count;
     logits.reserve(count)?;
     executor.linear([&experts.router.op], Input::Values(x), Output::Store([logits.front_mut(count)]))?;
     executor.clear(out.reborrow())?;
     let routing = Routing { count: mixture.count, used: mixture.used, normalized: mixture.normalized };
     let chosen = executor.route(logits.front_mut(count), routing)?;
+    let most = chosen.iter().map(Vec::len).max().unwrap_or(0);
+    input.reserve(most * hidden)?;
+    made.reserve(most * hidden)?;
+    wide.reserve(most * width)?;
     for (expert, choices) in experts.experts.iter().zip(chosen) {
         if choices.is_empty() && !H::UNCHOSEN {
             continue;
         }
         let (narrow, inner) = (choices.len() * hidden, choices.len() * width);
-        input.reserve(narrow)?;
-        made.reserve(narrow)?;
-        wide.reserve(inner)?;
         executor.gather(x, hidden, &choices, input.front_mut(narrow))?;
         let widening = [&expert.gate, &expert.up];
         let replaced = hook.before(executor, widening, input.front(narrow))?;

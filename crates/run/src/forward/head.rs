@@ -4,6 +4,7 @@ use quern_compute::{Input, Output, Values, ValuesMut};
 
 use crate::{Model, Observer, Result};
 
+use super::phases::Watch;
 use super::{Batch, Workspace, phases};
 
 /// Where the logits of a batch go.
@@ -37,19 +38,20 @@ pub(crate) fn head_input<'a>(model: &'a Model, x: Values<'a>) -> Input<'a> {
 pub(super) fn head(
     model: &Model,
     work: &mut Workspace,
-    observer: &mut Option<&mut dyn Observer>,
+    observer: Option<&mut dyn Observer>,
     batch: Batch,
     logits: &mut LogitsTo<'_>,
 ) -> Result<()> {
     let (config, weights) = (&model.config, &model.weights);
     let Batch { n, keep, .. } = batch;
     let (hidden, vocabulary) = (config.hidden_size, config.vocab_size);
-    let Workspace { executor, x, projected, logits: buffer, .. } = work;
+    let Workspace { executor, x, projected, logits: buffer, seen, .. } = work;
+    let watch = &mut observer.map(|observer| Watch { observer, seen });
     let x = x.front(n * hidden).slice(keep * hidden..n * hidden);
     let mut input = head_input(model, x);
     if let Some(out) = &weights.embedding_out {
         let values = (n - keep) * config.embedding_size;
-        phases::linear(executor, observer, [out], input, Output::Store([projected.front_mut(values)]))?;
+        phases::linear(executor, watch, [out], input, Output::Store([projected.front_mut(values)]))?;
         input = Input::Values(projected.front(values));
     }
     // On the CPU straight to where they are wanted.
@@ -60,7 +62,7 @@ pub(super) fn head(
             buffer.front_mut(start + length).slice(start..start + length)
         }
     };
-    phases::linear(executor, observer, [&weights.output], input, Output::Store([out.reborrow()]))?;
+    phases::linear(executor, watch, [&weights.output], input, Output::Store([out.reborrow()]))?;
     if let Some(cap) = config.final_softcap {
         executor.softcap(out.reborrow(), vocabulary, cap)?;
     }

@@ -45,8 +45,8 @@ pub(crate) use embed::{embed, embed_from};
 pub(crate) use experts::{BeforeGroup, run as run_experts};
 use head::head;
 pub(crate) use head::{LogitsTo, head_input};
-use phases::Remote;
 pub(crate) use phases::{AttentionBuffers, KvTarget, Phases, attention_shape, rope_style};
+use phases::{Remote, Watch};
 pub(crate) use workspace::{Angles, Workspace, cache_shape, wide};
 
 /// What a text needs beside the devices' own memory.
@@ -95,7 +95,7 @@ impl Pass<'_> {
         let segments = model.placement.segments();
         for (index, segment) in segments.iter().enumerate() {
             // Large batches of layers in RAM are computed on the GPU that has their keys and values.
-            let streamed = segment.remote.filter(|_| batch.n >= STREAMED_FROM && self.observer.is_none());
+            let streamed = segment.remote.filter(|_| batch.n >= STREAMED_FROM);
             let at = streamed.unwrap_or(segment.workspace);
             let results = if segment.head { batch.n - keep } else { batch.n };
             let Staging { x, angles, .. } = &mut *self.staging;
@@ -192,8 +192,8 @@ impl Pass<'_> {
                 None => streamer.bring(model, layer)?,
             };
             streamer.arrived(&work.executor)?;
-            let batch = batch.of_layer(model, layer, false);
-            block(model, work, None, &mut None, (layer, &moved), batch)?;
+            let batch = batch.of_layer(model, layer, self.observer.is_some());
+            block(model, work, None, &mut self.observer, (layer, &moved), batch)?;
             streamer.used(&work.executor)?;
             // Only queued: meanwhile the next one is moved.
             if layer + 1 < segment.layers.end {
@@ -210,7 +210,8 @@ impl Pass<'_> {
         let model = self.model;
         let layers = model.weights.blocks.len();
         model.placement.enter(layers, batch.n - batch.keep);
-        head(model, &mut self.workspaces[at], &mut self.observer, batch, logits)?;
+        let observer = self.observer.as_mut().map(|o| &mut **o as &mut dyn Observer);
+        head(model, &mut self.workspaces[at], observer, batch, logits)?;
         model.placement.leave(layers);
         Ok(())
     }
@@ -267,6 +268,7 @@ fn block(
         projected,
         wide: w,
         angles,
+        seen,
         joined,
         ..
     } = work;
@@ -290,7 +292,7 @@ fn block(
         v: v.front_mut(apart * key),
         qkv: all.front_mut(together * (query + 2 * key)),
     };
-    let observer = observer.as_mut().map(|o| &mut **o as &mut dyn Observer);
+    let observer = observer.as_mut().map(|o| Watch { observer: &mut **o, seen });
     let mut phases = Phases { model, block, executor, observer };
     phases.attend(x.front(n * hidden), keep, target, buffers, attended.front_mut(rows * query))?;
     if rows == 0 {

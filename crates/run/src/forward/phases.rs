@@ -2,7 +2,8 @@
 
 use quern_compute::ops::RopeStyle;
 use quern_compute::{
-    Attend, AttentionShape, Executor, Heads, Input, KvCache, Output, Rotate, Values, ValuesMut,
+    Attend, AttentionShape, Buffer, Device, Executor, Heads, Input, KvCache, Output, Rotate, Values,
+    ValuesMut,
 };
 use quern_model::Config;
 use quern_model::architecture::Block as BlockKind;
@@ -18,7 +19,27 @@ pub(crate) struct Phases<'p, 'o> {
     pub(crate) model: &'p Model,
     pub(crate) block: &'p Block,
     pub(crate) executor: &'p mut Executor,
-    pub(crate) observer: Option<&'o mut dyn Observer>,
+    pub(crate) observer: Option<Watch<'o>>,
+}
+
+/// An observer, and memory that is needed only because it looks.
+pub(crate) struct Watch<'o> {
+    pub(crate) observer: &'o mut dyn Observer,
+    pub(crate) seen: &'o mut Seen,
+}
+
+/// Inputs of layers that only an observer asks for, on one device. Grows when there is one.
+#[derive(Debug)]
+pub(crate) struct Seen {
+    /// The input of a group behind its norm.
+    pub(crate) normed: Buffer,
+    pub(crate) experts: experts::Buffers,
+}
+
+impl Seen {
+    pub(crate) fn new(device: &Device) -> Self {
+        Self { normed: Buffer::new(device), experts: experts::Buffers::new(device) }
+    }
 }
 
 /// Where the keys and values of a batch are stored.
@@ -212,8 +233,17 @@ impl Phases<'_, '_> {
         mut projected: ValuesMut<'_>,
         x: ValuesMut<'_>,
     ) -> Result<()> {
-        let out = projected.reborrow();
-        experts::run(self.model, self.executor, &mut self.observer, experts, normed, out)?;
+        let (model, executor, out) = (self.model, &mut *self.executor, projected.reborrow());
+        match &mut self.observer {
+            Some(Watch { observer, seen }) => {
+                let hook = &mut Some(&mut **observer as &mut dyn Observer);
+                experts::run_with(model, executor, hook, experts, normed, out, &mut seen.experts)?;
+            }
+            None => {
+                let nobody = &mut None::<&mut dyn Observer>;
+                experts::run(model, executor, nobody, experts, normed, out)?;
+            }
+        }
         self.finish(projected, x)
     }
 
@@ -282,22 +312,21 @@ pub(super) fn network_input<'a>(
 /// Linear layers that share their input, seen by an observer if there is one.
 pub(super) fn linear<const N: usize>(
     executor: &mut Executor,
-    observer: &mut Option<&mut dyn Observer>,
+    watch: &mut Option<Watch<'_>>,
     linears: [&Linear; N],
     input: Input<'_>,
     output: Output<'_, N>,
 ) -> Result<()> {
     let ops = linears.map(|l| &l.op);
-    let Some(observer) = observer else { return Ok(executor.linear(ops, input, output)?) };
-    let mut normed = Vec::new();
+    let Some(Watch { observer, seen }) = watch else { return Ok(executor.linear(ops, input, output)?) };
     let values = match input {
-        Input::Values(values) => values.host()?,
+        Input::Values(values) => values,
         Input::Norm(norm, x) => {
-            normed.resize(x.len(), 0.0);
-            executor.norm(norm, x, ValuesMut::Host(&mut normed))?;
-            &normed
+            seen.normed.reserve(x.len())?;
+            executor.norm(norm, x, seen.normed.front_mut(x.len()))?;
+            seen.normed.front(x.len())
         }
     };
-    observe(*observer, executor, &linears, Values::Host(values))?;
-    Ok(executor.linear(ops, Input::Values(Values::Host(values)), output)?)
+    observe(*observer, executor, &linears, values)?;
+    Ok(executor.linear(ops, Input::Values(values), output)?)
 }

@@ -6,6 +6,8 @@ use quern_model::Config;
 use crate::rope::RotaryAngles;
 use crate::{Model, Result};
 
+use super::phases::Seen;
+
 /// Memory on one device, kept from pass to pass. Each buffer is `[tokens][width]`.
 #[derive(Debug)]
 pub(crate) struct Workspace {
@@ -23,6 +25,8 @@ pub(crate) struct Workspace {
     pub(crate) wide: Buffer,
     pub(crate) logits: Buffer,
     pub(crate) angles: Angles,
+    /// What only observers need.
+    pub(crate) seen: Seen,
     /// Whether queries, keys and values are computed into one memory.
     pub(crate) joined: bool,
 }
@@ -89,6 +93,7 @@ impl Workspace {
             projected: buffer(),
             wide: buffer(),
             logits: buffer(),
+            seen: Seen::new(device),
             angles: Angles::new(device),
         })
     }

@@ -11,8 +11,7 @@ impl Layerwise<'_> {
         let model = self.model;
         let original = &model.weights.blocks[layer];
         // In a parallel block the network's result is added as well before anything reads the sum.
-        let directly =
-            model.config.block != BlockKind::Parallel && original.attention_post_norm.is_none();
+        let directly = model.config.block != BlockKind::Parallel && original.attention_post_norm.is_none();
 
         let qkv = original.qkv.linears();
         self.each(|lane, _, tokens| lane.show_attention_inputs(&qkv, tokens, calibrator))?;

@@ -190,7 +190,8 @@ impl<'m> Lane<'m> {
     pub(super) fn project(&mut self, layer: usize, tokens: &Range<usize>) -> Result<()> {
         let Self { current, reference, steps, held, .. } = self;
         let Some(Held { own, block }) = held else { return Ok(()) };
-        for (block, stream) in [(&*block, current)].into_iter().chain(reference.as_mut().map(|r| (&*own, r))) {
+        for (block, stream) in [(&*block, current)].into_iter().chain(reference.as_mut().map(|r| (&*own, r)))
+        {
             if !stream.inputs.stay() {
                 steps.attend((layer, block), stream, tokens)?;
             }
@@ -237,7 +238,8 @@ impl<'m> Lane<'m> {
     fn widen(&mut self, tokens: &Range<usize>) -> Result<()> {
         let Self { current, reference, steps, held, .. } = self;
         let Some(Held { own, block }) = held else { return Ok(()) };
-        for (block, stream) in [(&*block, current)].into_iter().chain(reference.as_mut().map(|r| (&*own, r))) {
+        for (block, stream) in [(&*block, current)].into_iter().chain(reference.as_mut().map(|r| (&*own, r)))
+        {
             if !stream.network.stay() {
                 steps.network_input(block, stream, tokens)?;
             }
@@ -253,7 +255,8 @@ impl<'m> Lane<'m> {
         }
         let Self { current, reference, steps, held, .. } = self;
         let Some(Held { own, block }) = held else { return Ok(()) };
-        for (block, stream) in [(&*block, current)].into_iter().chain(reference.as_mut().map(|r| (&*own, r))) {
+        for (block, stream) in [(&*block, current)].into_iter().chain(reference.as_mut().map(|r| (&*own, r)))
+        {
             steps.narrow(block, stream, tokens)?;
         }
         self.store(tokens)

@@ -64,7 +64,12 @@ impl Rows {
     }
 
     /// Brings the vectors of some tokens to the device.
-    pub(super) fn load(&mut self, executor: &mut Executor, width: usize, tokens: &Range<usize>) -> Result<()> {
+    pub(super) fn load(
+        &mut self,
+        executor: &mut Executor,
+        width: usize,
+        tokens: &Range<usize>,
+    ) -> Result<()> {
         if self.keep == Keep::InRam {
             let to = self.buffer.front_mut(tokens.len() * width);
             executor.upload(&self.ram[tokens.start * width..tokens.end * width], to)?;

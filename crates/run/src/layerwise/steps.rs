@@ -2,9 +2,7 @@
 
 use std::ops::Range;
 
-use quern_compute::{
-    Buffer, Device, Executor, Input, KvCache, KvType, PassKey, Values, ValuesMut,
-};
+use quern_compute::{Buffer, Device, Executor, Input, KvCache, KvType, PassKey, Values, ValuesMut};
 
 use crate::forward::{Angles, AttentionBuffers, KvTarget, Phases, cache_shape};
 use crate::rope::RotaryAngles;

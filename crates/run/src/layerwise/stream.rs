@@ -112,7 +112,12 @@ pub(super) struct Views {
 }
 
 impl Views {
-    pub(super) fn new(device: &Device, config: &Config, longest: usize, with_reference: bool) -> Result<Self> {
+    pub(super) fn new(
+        device: &Device,
+        config: &Config,
+        longest: usize,
+        with_reference: bool,
+    ) -> Result<Self> {
         let values = longest * config.hidden_size.max(config.embedding_size);
         let mut buffers = [0; 3].map(|_| Buffer::new(device));
         for (buffer, used) in buffers.iter_mut().zip([true, with_reference, with_reference]) {

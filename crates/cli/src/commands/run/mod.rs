@@ -24,11 +24,11 @@ pub fn run(args: &args::Run) -> Outcome {
     let (path, load_in, kv) = (args.model(), args.load.load_in, args.placement.kv);
     let planned = placement::Planned { path, load_in, session: &planned_session, kv, rows: 1 };
     if args.placement.dry_run {
-        return placement::dry_run(&[planned], &args.placement, threads, false, args.json);
+        return placement::dry_run(&[planned], &args.placement.devices, threads, false, args.json);
     }
     // Before the model: reading it may take longer than finding out that there is no such file.
     let prompt = prompt(args)?;
-    let placed = load_placed(&planned, threads, &args.placement)?;
+    let placed = load_placed(&planned, threads, &args.placement.devices)?;
     let model = &placed.model;
     warn_of_memory(model, session(args, model.config()))?;
     for note in model.tokenizer()?.notes() {

@@ -16,7 +16,7 @@ pub fn print_report(
     whole: bool,
 ) -> anyhow::Result<()> {
     let model = &placed.model;
-    let placement = placed.report(&args.placement, super::session(args, model.config()), 1);
+    let placement = placed.report(&args.placement.devices, super::session(args, model.config()), 1);
     let seed = options.sampling.seed;
     note(report, model);
     if args.json {

@@ -8,34 +8,15 @@
 //! For few tokens all is queued without an answer from the card, so that a pass can be recorded: each launch finds the
 //! numbers of its experts in the card's memory. For more the host reads once how many rows each expert has.
 
-use super::super::Pointer;
-use super::super::args::{GroupArgs, MoveArgs};
+use super::super::args::MoveArgs;
 use super::super::formats::{MatrixArgs, MatvecActivation, MatvecArgs, MatvecEpilogue, MatvecPrologue};
+use super::Executor;
+use super::experts::{GRID, Lists};
 use super::few::{activation, matrix_of};
 use super::linear::{FEW, Source, Target, Then};
-use super::{Executor, Geometry};
+use crate::Result;
 use crate::error::same;
 use crate::executor::{ExpertStacks, Mixture, Rows, ValuesMut};
-use crate::{Error, Result};
-
-/// Most rows of a grid.
-const GRID: usize = 1 << 15;
-
-/// Where lists of choices are on the card, 4 bytes a number.
-#[derive(Clone, Copy)]
-struct Lists {
-    /// Experts of each token by number, and their shares: `[tokens][used]`.
-    expert: Pointer,
-    share: Pointer,
-    /// The token of each row, rows in the order of experts; the row of each choice.
-    token: Pointer,
-    slot: Pointer,
-    slot_share: Pointer,
-    /// Where each expert's rows begin.
-    first: Pointer,
-    /// The same, from the beginning of the lists in bytes.
-    first_at: usize,
-}
 
 impl Executor {
     /// As [`crate::Executor::experts`].
@@ -87,11 +68,10 @@ impl Executor {
         let (tokens, count, used) = (source.tokens, mixture.routing.count, mixture.routing.used);
         let logits = self.workspace.logits.of(&self.stream, 4 * tokens * count)?;
         self.joined(&[mixture.router], source, Target { out: logits, stride: count }, Then::Store)?;
-        let one = 4 * tokens * used;
-        let start = self.workspace.choices.of(&self.stream, 5 * one + 4 * (count + 1))?;
-        let [expert, share, token, slot, slot_share, first] = [0, 1, 2, 3, 4, 5].map(|i| start.at(i * one));
-        self.choose(logits, tokens, mixture.routing, [expert, share])?;
-        Ok(Lists { expert, share, token, slot, slot_share, first, first_at: 5 * one })
+        let start = self.workspace.choices.of(&self.stream, Lists::bytes(tokens * used, count))?;
+        let lists = Lists::at(start, tokens * used);
+        self.choose(logits, tokens, mixture.routing, [lists.expert, lists.share])?;
+        Ok(lists)
     }
 
     /// Stacked experts of up to four tokens.
@@ -171,7 +151,7 @@ impl Executor {
             x = normed;
         }
         let lists = self.chosen(mixture, Source { x, norm: None, tokens })?;
-        let first = self.grouped(mixture, &lists, tokens)?;
+        let first = self.grouped(mixture.routing, &lists, tokens)?;
         let slots = tokens * used;
         let rows = self.workspace.rows.of(&self.stream, 4 * slots * hidden)?;
         let moved = MoveArgs { width: hidden as i32, used: used as i32, ..MoveArgs::default() };
@@ -214,40 +194,5 @@ impl Executor {
             Then::Add => self.flat("rows_add", target.out, out, tokens * hidden, 0.0),
             Then::Store | Then::Activate(_) => Ok(()),
         }
-    }
-
-    /// Orders choices by expert; where each expert's rows begin, and the end of the last's.
-    fn grouped(&mut self, mixture: &Mixture<'_>, lists: &Lists, tokens: usize) -> Result<Vec<usize>> {
-        let (count, used) = (mixture.routing.count, mixture.routing.used);
-        let arguments = GroupArgs {
-            expert: lists.expert.address(),
-            share: lists.share.address(),
-            first: lists.first.address(),
-            token: lists.token.address(),
-            slot: lists.slot.address(),
-            slot_share: lists.slot_share.address(),
-            n: tokens as i32,
-            count: count as i32,
-            used: used as i32,
-            unused: 0,
-        };
-        let shared = (8 * count) as u32;
-        let geometry = Geometry { grid: [1, 1, 1], block: 1024, shared };
-        // SAFETY: the lists have room for all choices.
-        unsafe { self.launch("experts", "experts_group", geometry, &arguments)? };
-        let mut read = vec![0u8; 4 * (count + 1)];
-        let memory = self.workspace.choices.memory().ok_or(Error::Device)?;
-        self.stream.download(&mut read, memory, lists.first_at)?;
-        let words = read.as_chunks::<4>().0.iter().map(|&word| u32::from_le_bytes(word) as usize);
-        let first: Vec<usize> = words.collect();
-        // A router that gives no numbers chooses something all the same: each choice has its row.
-        same("experts: rows of all", tokens * used, first.last().copied().unwrap_or(0))?;
-        Ok(first)
-    }
-
-    fn move_rows(&mut self, kernel: &str, rows: usize, arguments: &MoveArgs) -> Result<()> {
-        let geometry = Geometry::rows([(arguments.width as u32).div_ceil(1024), rows as u32, 1]);
-        // SAFETY: the lists and rows have these lengths, as the callers made them.
-        unsafe { self.launch("experts", kernel, geometry, arguments) }
     }
 }

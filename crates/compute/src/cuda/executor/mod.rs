@@ -24,6 +24,7 @@ use std::collections::HashMap;
 use super::{Card, Event, Function, Generation, Launch, Memory, Stream};
 use crate::{Error, Result};
 
+use experts::Routed;
 use replay::{Recording, Upload};
 use workspace::Workspace;
 
@@ -35,6 +36,8 @@ pub struct Executor {
     /// By module and name.
     functions: HashMap<String, HashMap<String, Function>>,
     workspace: Workspace,
+    /// What `workspace.routed` holds.
+    routed: Routed,
     /// Two i32: the position of the first token, and of the first whose results are wanted.
     position: Memory,
     /// Positions that attention's launches must serve in this pass.
@@ -76,6 +79,7 @@ impl Executor {
             stream: Stream::new(card)?,
             functions: HashMap::new(),
             workspace: Workspace::new(card),
+            routed: Routed::default(),
             position: Memory::new(card, 16)?,
             depth: 0,
             uploads: [Vec::new(), Vec::new()],

@@ -1,6 +1,6 @@
-//! Statistics of logits, row by row: only the statistics are copied to RAM.
+//! Statistics of logits, row by row, and of inputs, column by column: only the statistics are copied to RAM.
 
-use super::super::args::{KlArgs, StatisticsArgs};
+use super::super::args::{ColumnsArgs, KlArgs, StatisticsArgs};
 use super::{Executor, Geometry};
 use crate::error::same;
 use crate::executor::{RowLikelihood, Values};
@@ -85,6 +85,32 @@ impl Executor {
         // SAFETY: both are the same number of whole rows, and there is room for the results.
         unsafe { self.launch("statistics", "statistics_kl", geometry(rows), &arguments)? };
         Ok(doubles(&self.statistics(8 * rows)?).collect())
+    }
+
+    /// As [`crate::Executor::column_squares`].
+    ///
+    /// # Errors
+    /// Lengths and devices that do not fit.
+    pub fn column_squares(&mut self, x: Values<'_>, columns: usize, sums: &mut Vec<f64>) -> Result<()> {
+        let x = self.own(x)?;
+        let rows = x.len() / columns.max(1);
+        same("column_squares: whole rows", rows * columns, x.len())?;
+        sums.clear();
+        if rows == 0 {
+            sums.resize(columns, 0.0);
+            return Ok(());
+        }
+        let arguments = ColumnsArgs {
+            x: x.pointer().address(),
+            sums: self.workspace.statistics.of(&self.stream, 8 * columns)?.address(),
+            rows: rows as i32,
+            columns: columns as i32,
+        };
+        let geometry = Geometry { grid: [(columns as u32).div_ceil(32), 1, 1], block: 1024, shared: 0 };
+        // SAFETY: these are whole rows, and there is room for the sums.
+        unsafe { self.launch("statistics", "statistics_columns", geometry, &arguments)? };
+        sums.extend(doubles(&self.statistics(8 * columns)?));
+        Ok(())
     }
 
     /// Values on this card.

@@ -2,6 +2,7 @@
 
 mod factor;
 mod mixture;
+mod observed;
 mod sums;
 mod sums_time;
 

@@ -56,7 +56,9 @@ pub(super) struct Workspace {
     pub vectors: [Piece; 3],
     /// Indices and shares of rows of experts.
     pub choices: Piece,
-    /// Statistics of rows of logits.
+    /// The same, of the router whose experts are taken one by one.
+    pub routed: Piece,
+    /// Statistics of rows of logits and of columns of inputs.
     pub statistics: Piece,
     /// Inputs of sums of products, packed.
     pub packed: Piece,
@@ -79,6 +81,7 @@ impl Workspace {
             arrived: piece(true),
             vectors: [piece(false), piece(false), piece(false)],
             choices: piece(false),
+            routed: piece(false),
             statistics: piece(false),
             packed: piece(false),
             logits: piece(false),

@@ -2,7 +2,6 @@
 
 use super::Executor;
 use crate::Result;
-use crate::error::same;
 use crate::executor::{Choice, Routing, Values, ValuesMut};
 use crate::ops;
 use crate::simd::Level;
@@ -12,7 +11,7 @@ use crate::simd::Level;
 fn choose(level: Level, routing: Routing, logits: &mut [f32]) -> Vec<Vec<Choice>> {
     let mut chosen: Vec<Vec<Choice>> = vec![Vec::new(); routing.count];
     let mut order: Vec<usize> = Vec::with_capacity(routing.count);
-    for (token, row) in (0..).zip(logits.chunks_exact_mut(routing.count)) {
+    for (token, row) in (0..).zip(logits.chunks_exact_mut(routing.count.max(1))) {
         ops::softmax(level, row);
         order.clear();
         order.extend(0..routing.count);
@@ -30,7 +29,9 @@ fn choose(level: Level, routing: Routing, logits: &mut [f32]) -> Vec<Vec<Choice>
 
 impl Executor {
     pub fn route(&mut self, logits: ValuesMut<'_>, routing: Routing) -> Result<Vec<Vec<Choice>>> {
-        Ok(choose(self.pool.level(), routing, logits.host()?))
+        let logits = logits.host()?;
+        routing.check(logits.len(), usize::MAX)?;
+        Ok(choose(self.pool.level(), routing, logits))
     }
 
     pub fn gather(
@@ -41,7 +42,7 @@ impl Executor {
         out: ValuesMut<'_>,
     ) -> Result<()> {
         let (x, out) = (x.host()?, out.host()?);
-        same("gather: output", choices.len() * width, out.len())?;
+        Choice::check(choices, width, out.len(), x.len(), false)?;
         for (row, choice) in out.chunks_exact_mut(width).zip(choices) {
             row.copy_from_slice(&x[choice.token as usize * width..][..width]);
         }
@@ -56,7 +57,7 @@ impl Executor {
         out: ValuesMut<'_>,
     ) -> Result<()> {
         let (rows, out) = (rows.host()?, out.host()?);
-        same("scatter: rows", choices.len() * width, rows.len())?;
+        Choice::check(choices, width, rows.len(), out.len(), true)?;
         for (row, choice) in rows.chunks_exact(width).zip(choices) {
             let out = &mut out[choice.token as usize * width..][..width];
             out.iter_mut().zip(row).for_each(|(out, x)| *out += choice.share * x);
@@ -100,5 +101,23 @@ mod tests {
         executor.scatter(Values::Host(&rows), 2, &choices, ValuesMut::Host(&mut out)).unwrap();
         assert_eq!(out, [3.0, 5.0, 1.0, 1.0, 3.5, 4.0]);
         assert!(executor.gather(Values::Host(&x), 2, &choices, ValuesMut::Host(&mut out)).is_err());
+        let refused = |tokens: [u32; 2]| {
+            let choices = tokens.map(|token| Choice { token, share: 1.0 });
+            executor.scatter(Values::Host(&rows), 2, &choices, ValuesMut::Host(&mut out)).is_err()
+        };
+        assert_eq!([[0, 3], [1, 1], [2, 1]].map(refused), [true, true, false]);
+    }
+
+    #[test]
+    fn impossible_routings_are_refused() {
+        let mut executor = Executor::new(&Arc::new(Pool::new(1)));
+        let mut route = |count, used| {
+            let routing = Routing { count, used, normalized: false };
+            executor.route(ValuesMut::Host(&mut [0.0; 6]), routing).is_err()
+        };
+        assert_eq!(
+            [(3, 2), (4, 2), (0, 0), (3, 4)].map(|(count, used)| route(count, used)),
+            [false, true, true, true]
+        );
     }
 }

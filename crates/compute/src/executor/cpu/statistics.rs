@@ -1,10 +1,15 @@
-//! Statistics of logits, row by row.
+//! Statistics of logits, row by row, and of inputs, column by column.
 
 use super::Executor;
 use crate::error::same;
 use crate::executor::{RowLikelihood, Values};
 use crate::parallel::share;
 use crate::{Result, ops};
+
+/// Rows whose squares are added in f32 before they enter an f64 sum.
+const RUN: usize = 16;
+/// Columns that one thread sums at a time: a few cache lines of each row.
+const TILE: usize = 512;
 
 impl Executor {
     pub fn likelihood(
@@ -41,6 +46,27 @@ impl Executor {
         let pairs = reference.chunks_exact(vocabulary).zip(logits.chunks_exact(vocabulary));
         share(&self.pool, pairs.zip(&mut rows), |((p, q), row)| *row = ops::kl_divergence(p, q));
         Ok(rows)
+    }
+
+    pub fn column_squares(&mut self, x: Values<'_>, columns: usize, sums: &mut Vec<f64>) -> Result<()> {
+        let x = x.host()?;
+        same("column_squares: whole rows", x.len() / columns.max(1) * columns, x.len())?;
+        sums.clear();
+        sums.resize(columns, 0.0);
+        // Threads share columns, not rows: sums do not depend on their number.
+        share(&self.pool, sums.chunks_mut(TILE).enumerate(), |(tile, sums)| {
+            let own = tile * TILE..tile * TILE + sums.len();
+            let mut partial = [0f32; TILE];
+            let partial = &mut partial[..sums.len()];
+            for rows in x.chunks(RUN * columns) {
+                partial.fill(0.0);
+                for row in rows.chunks_exact(columns) {
+                    partial.iter_mut().zip(&row[own.clone()]).for_each(|(sum, x)| *sum += x * x);
+                }
+                sums.iter_mut().zip(&*partial).for_each(|(sum, part)| *sum += f64::from(*part));
+            }
+        });
+        Ok(())
     }
 }
 
@@ -79,6 +105,22 @@ mod tests {
         let found = executor().divergence(Values::Host(&p), Values::Host(&q), 2).unwrap();
         let expected = 0.5 * (0.5f64 / 0.25).ln() + 0.5 * (0.5f64 / 0.75).ln();
         assert!((found[0] - expected).abs() < 1e-6 && found[1].abs() < 1e-12, "{found:?}");
+    }
+
+    #[test]
+    fn squares_are_summed_by_column_on_any_number_of_threads() {
+        for (rows, columns) in [(0, 4), (1, 3), (40, 700), (33, 2 * TILE)] {
+            let values: Vec<f32> = (0..rows * columns).map(|i| (i * 37 % 101) as f32 - 50.0).collect();
+            let exact = |j: usize| (0..rows).map(|i| f64::from(values[i * columns + j]).powi(2)).sum::<f64>();
+            let mut sums = vec![7.0];
+            for threads in [1, 3] {
+                let mut executor = Executor::new(&Arc::new(Pool::new(threads)));
+                executor.column_squares(Values::Host(&values), columns, &mut sums).unwrap();
+                assert_eq!(sums, (0..columns).map(exact).collect::<Vec<_>>());
+            }
+        }
+        assert!(executor().column_squares(Values::Host(&[0.0; 7]), 3, &mut Vec::new()).is_err());
+        assert!(executor().column_squares(Values::Host(&[0.0; 7]), 0, &mut Vec::new()).is_err());
     }
 
     #[test]

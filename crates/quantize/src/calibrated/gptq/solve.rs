@@ -131,7 +131,7 @@ impl Target for Gptq<'_> {
         let hessians = std::iter::repeat_n(group.inputs.hessian, count);
         for ((settings, part), hessian) in parts.iter().zip(hessians) {
             for (report, solution) in self.solve_alike(group.block, part, settings, hessian, work)? {
-                tensors.extend(packed(&report.module, &solution, self.plan.needs_v2()));
+                tensors.extend(packed(work.pool, &report.module, &solution, self.plan.needs_v2()));
                 reports.push(report);
             }
         }
@@ -163,7 +163,7 @@ impl Target for Gptq<'_> {
 }
 
 /// The tensors of one packed module.
-fn packed(module: &str, s: &Solution, v2: bool) -> [(TensorPlan, Vec<u8>); 4] {
+fn packed(pool: &Pool, module: &str, s: &Solution, v2: bool) -> [(TensorPlan, Vec<u8>); 4] {
     let (bits, groups) = (s.bits as usize, s.groups);
     let tensor = |part: &str, element_type, shape: Vec<usize>, data| {
         (TensorPlan { name: format!("{module}.{part}"), element_type, shape }, data)
@@ -171,7 +171,7 @@ fn packed(module: &str, s: &Solution, v2: bool) -> [(TensorPlan, Vec<u8>); 4] {
     let words = |values: usize| values * bits / 32;
     [
         tensor("g_idx", ElementType::I32, vec![s.columns], s.g_idx_bytes()),
-        tensor("qweight", ElementType::I32, vec![words(s.columns), s.rows], s.qweight()),
+        tensor("qweight", ElementType::I32, vec![words(s.columns), s.rows], s.qweight(pool)),
         tensor("qzeros", ElementType::I32, vec![groups, words(s.rows)], s.qzeros(v2)),
         tensor("scales", ElementType::F16, vec![groups, s.rows], s.scales_bytes()),
     ]
