@@ -88,7 +88,7 @@ fn factors_are_those_of_the_cpu() {
             let there = Prepared::new(&pool, on_card(&card, &hessian), &settings).unwrap();
             assert_same(&here, &there, &format!("{columns} columns, {order:?}, {group_size:?}, {damp}"));
         }
-        for element_type in [ElementType::Q4_0, ElementType::Q8_0, ElementType::Q4K, ElementType::Iq4Xs] {
+        for element_type in [ElementType::Q4_0, ElementType::Q8_0, ElementType::Q4K, ElementType::IQ4XS] {
             if !columns.is_multiple_of(element_type.block_elements()) {
                 continue;
             }
