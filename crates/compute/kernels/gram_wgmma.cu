@@ -1,9 +1,9 @@
 // Sums of products of columns, as gram.cu, with wgmma: compute capability 9.0.
 //
-//   extern "C" void gram_products_256(GramArgs)    and _128: grid row_tiles * column_tiles (of 128 x 256, 128 x 128), block 288,
+//   extern "C" void gram_products_256(GramArgs)    and _128: grid row_tiles * column_tiles (of 128 x 256, 128 x 128), block 384,
 //                                                  dynamic shared memory 193 KiB
 //
-// A block does 128 x N sums: a warp copies slabs of 32 tokens into places in shared memory, two warpgroups multiply, each one
+// A block does 128 x N sums: one thread copies slabs of 32 tokens into places in shared memory, two warpgroups multiply, each one
 // strip of a (64 columns) by N / 64 strips of b. Packed strips are what the operands of wgmma look like in shared memory:
 // "transposed" ones, whose rows of 128 bytes hold 64 columns of one token.
 #include "gram.cuh"
@@ -55,6 +55,7 @@ PRODUCT_OF_STRIPS(256, R128, BOTH64(0), "128", "129", "130")
 template <int N>
 DEVICE void add_to(const GramArgs& g, u32 row0, u32 column0, const float (&d)[N / 2]) {
     const u32 warp = threadIdx.x / 32, lane = threadIdx.x % 32;
+    asm volatile("" : "+r"(row0), "+r"(column0));  // so that no address is computed before the loop, and kept
     const bool pairs = g.columns % 2 == 0 && (u64)g.sum % 8 == 0;
 #pragma unroll
     for (u32 h = 0; h < 2; h++) {
@@ -64,6 +65,7 @@ DEVICE void add_to(const GramArgs& g, u32 row0, u32 column0, const float (&d)[N 
 #pragma unroll
         for (u32 n = 0; n < N / 8; n++) {
             const u32 j = column0 + 8 * n + 2 * (lane % 4);
+            asm volatile("" : "+l"(line));
             if (pairs && j + 2 <= end) {
                 asm volatile("red.global.add.v2.f32 [%0], {%1, %2};" ::"l"(line + j), "f"(d[4 * n + 2 * h]), "f"(d[4 * n + 2 * h + 1])
                              : "memory");
@@ -96,6 +98,7 @@ DEVICE void gram_products(const GramArgs& g) {
     __syncthreads();
     wait_for_previous();
     if (threadIdx.x >= CONSUMERS) {
+        asm volatile("setmaxnreg.dec.sync.aligned.u32 40;");
         if (threadIdx.x > CONSUMERS) return;
         for (u32 at = 0; at < slabs; at++) {
             const u32 slot = at % S::STAGES, round = at / S::STAGES;
@@ -116,6 +119,7 @@ DEVICE void gram_products(const GramArgs& g) {
         }
         return;
     }
+    asm volatile("setmaxnreg.inc.sync.aligned.u32 232;");
     const u32 group = threadIdx.x / 128;
     float d[N / 2];
     u32 add = 0, used = S::STAGES;  // the place that the products at work read
@@ -149,9 +153,9 @@ DEVICE void gram_products(const GramArgs& g) {
     }
 }
 
-extern "C" __global__ void __launch_bounds__(CONSUMERS + 32, 1) gram_products_256(const __grid_constant__ GramArgs g) {
+extern "C" __global__ void __launch_bounds__(CONSUMERS + 128, 1) gram_products_256(const __grid_constant__ GramArgs g) {
     gram_products<256>(g);
 }
-extern "C" __global__ void __launch_bounds__(CONSUMERS + 32, 1) gram_products_128(const __grid_constant__ GramArgs g) {
+extern "C" __global__ void __launch_bounds__(CONSUMERS + 128, 1) gram_products_128(const __grid_constant__ GramArgs g) {
     gram_products<128>(g);
 }
