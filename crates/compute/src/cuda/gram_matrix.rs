@@ -66,6 +66,17 @@ impl GramMatrix {
         Ok(matrix)
     }
 
+    /// A copy on the same card, in place when this returns.
+    ///
+    /// # Errors
+    /// As [`GramMatrix::new`].
+    pub fn copied(&self) -> Result<Self> {
+        let copy = Self::uninitialized(self.card(), self.n)?;
+        self.stream.copy((&copy.memory, 0), (&self.memory, 0), self.memory.bytes())?;
+        self.stream.synchronize()?;
+        Ok(copy)
+    }
+
     /// The card.
     pub fn card(&self) -> &Card {
         self.stream.card()

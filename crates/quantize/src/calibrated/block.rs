@@ -35,18 +35,19 @@ impl<T: Target> Quantize<'_, T> {
     }
 
     /// Records the sums of squares of a group's inputs.
-    fn measure(&mut self, layers: &[LinearInfo<'_>], inputs: &Inputs) {
+    fn measure(&mut self, layers: &[LinearInfo<'_>], inputs: &Inputs) -> Result<(), Error> {
         let measured: Vec<_> = layers.iter().filter(|layer| self.measures(layer)).collect();
         if measured.is_empty() {
-            return;
+            return Ok(());
         }
-        let (sums, tokens) = (inputs.hessian.diagonal(), inputs.hessian.tokens());
+        let (sums, tokens) = (inputs.hessian.diagonal()?, inputs.hessian.tokens());
         for layer in measured {
             if let Some(tensor) = self.config.tensor_name(Convention::Gguf, layer.role, layer.layer) {
                 let (expert, sums) = (layer.expert, sums.clone());
                 self.record.squares.push(Squares { tensor, expert, sums, tokens });
             }
         }
+        Ok(())
     }
 }
 
@@ -79,7 +80,7 @@ impl<T: Target> Calibrator for Quantize<'_, T> {
             None if !wanted.is_empty() => Inputs::new(layers[0].columns),
             None => return Ok(vec![None; layers.len()]),
         };
-        self.measure(layers, &inputs);
+        self.measure(layers, &inputs)?;
         if wanted.is_empty() {
             return Ok(vec![None; layers.len()]);
         }

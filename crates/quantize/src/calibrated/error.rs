@@ -114,3 +114,9 @@ impl From<quern_run::Error> for Error {
         }
     }
 }
+
+impl From<quern_compute::Error> for Error {
+    fn from(error: quern_compute::Error) -> Self {
+        quern_run::Error::from(error).into()
+    }
+}

@@ -14,7 +14,7 @@ use crate::calibrated::damping::{least_damp, too_few};
 
 use crate::calibrated::state::group_writer;
 use crate::calibrated::target::{Group, Target, Work};
-use crate::gptq::{Hessian, Prepared, Settings, Solution, round_to_nearest, solve};
+use crate::gptq::{Hessian, Prepared, Settings, Solution, SolveError, round_to_nearest, solve};
 
 /// The GPTQ output.
 pub(super) struct Gptq<'a> {
@@ -48,11 +48,15 @@ impl Gptq<'_> {
         work: Work<'_>,
     ) -> Result<Vec<(ModuleReport, Solution)>, Error> {
         let started = Instant::now();
-        let (tokens, diagonal) = (hessian.tokens(), hessian.diagonal());
+        let (tokens, diagonal) = (hessian.tokens(), hessian.diagonal()?);
         let settings = &self.damped(settings, layers[0].columns, tokens);
         let prepared = match too_few(work.calibration, tokens) {
             Some(why) => Err(why),
-            None => Prepared::new(work.pool, hessian, settings).map_err(|e| e.to_string()),
+            None => match Prepared::new(work.pool, hessian, settings) {
+                Ok(prepared) => Ok(prepared),
+                Err(SolveError::Compute(error)) => return Err(error.into()),
+                Err(why) => Err(why.to_string()),
+            },
         };
         // The factor serves all modules of the group: its time is shared.
         let shared = started.elapsed().as_secs_f64() / layers.len() as f64;
