@@ -23,20 +23,25 @@ impl Inputs {
         Self { hessian: Hessian::new(columns), shift: None }
     }
 
+    /// The same, in the memory of the device that `executor` computes on.
+    fn on(executor: &Executor, columns: usize) -> Result<Self> {
+        Ok(Self { hessian: Hessian::on(executor, columns)?, shift: None })
+    }
+
     /// Adds the inputs of some tokens.
     ///
     /// # Errors
     /// They are on another device.
     pub fn add(&mut self, pool: &Pool, executor: &mut Executor, group: &LinearGroup<'_>) -> Result<()> {
-        let mut host = |values: Values<'_>| -> Result<Vec<f32>> {
-            let mut copy = vec![0.0; values.len()];
-            executor.download(values, &mut copy)?;
-            Ok(copy)
-        };
-        let values = host(group.values)?;
-        self.hessian.add(pool, &values);
+        self.hessian.add_values(executor, group.values)?;
         if let Some(reference) = group.reference.filter(|_| group.columns.is_multiple_of(LANES)) {
             let shift = self.shift.get_or_insert_with(|| Shift::new(group.columns));
+            let mut host = |values: Values<'_>| -> Result<Vec<f32>> {
+                let mut copy = vec![0.0; values.len()];
+                executor.download(values, &mut copy)?;
+                Ok(copy)
+            };
+            let values = host(group.values)?;
             let (reference, drift) = (host(reference)?, group.drift.map(host).transpose()?);
             shift.add(pool, &values, &reference, drift.as_deref());
         }
@@ -58,7 +63,7 @@ impl Collected {
         let at = match self.0.iter().position(|(own, _)| *own == device) {
             Some(at) => at,
             None => {
-                self.0.push((device, Inputs::new(group.columns)));
+                self.0.push((device, Inputs::on(executor, group.columns)?));
                 self.0.len() - 1
             }
         };
@@ -71,8 +76,10 @@ impl Collected {
     /// A device that is lost.
     pub fn take(&mut self) -> Result<Option<Inputs>> {
         let mut all = std::mem::take(&mut self.0).into_iter();
-        let Some((_, first)) = all.next() else { return Ok(None) };
-        debug_assert!(all.next().is_none());
+        let Some((_, mut first)) = all.next() else { return Ok(None) };
+        for (_, inputs) in all {
+            first.hessian.merge(inputs.hessian)?;
+        }
         Ok(Some(first))
     }
 }

@@ -44,6 +44,17 @@ impl Place {
         }
     }
 
+    /// What is tried next where a GPU has less memory than was expected: the residual streams in RAM, then the CPU.
+    pub(super) fn smaller(&self, model: &Model) -> Option<Self> {
+        match self {
+            Self::Cpu { .. } => None,
+            Self::Gpus { gpus, wait: false, bytes } if !model.is_mixture() => {
+                Some(Self::Gpus { gpus: gpus.clone(), wait: true, bytes: *bytes })
+            }
+            Self::Gpus { .. } => Some(Self::Cpu { why: None }),
+        }
+    }
+
     /// Whether the residual streams wait in RAM while GPUs compute.
     pub(super) fn waits(&self) -> bool {
         matches!(self, Self::Gpus { wait: true, .. })

@@ -37,7 +37,7 @@ pub(super) struct Blocks<R> {
     pub records: Vec<BlockRecord<R>>,
     /// Those that an earlier run had finished.
     pub resumed: usize,
-    /// What was found damaged and was done again.
+    /// What was found damaged and was done again, and what was done elsewhere than planned.
     pub damage: Vec<String>,
 }
 
@@ -53,15 +53,26 @@ impl Job<'_> {
         let work = Work { pool: model.pool(), progress, calibration, file: &state.embedding_file() };
         let again = target.before(model, &state, work)?;
         progress.resume(records.iter().map(|r| r.modules.len() as u64).sum());
-        if resumed < identity.blocks {
-            self.blocks(target, identity.blocks, &mut state, &mut records)?;
+        let mut place = self.place.clone();
+        let mut fallbacks = Vec::new();
+        while records.len() < identity.blocks {
+            let Err(error) = self.blocks(target, &place, identity.blocks, &mut state, &mut records) else { break };
+            // Finished blocks are kept: what is left is done where there is memory for it.
+            let smaller = if error.is_gpu_memory() { place.smaller(model) } else { None };
+            place = match smaller {
+                Some(smaller) => smaller,
+                None => return Err(error),
+            };
+            let (block, went_on) = (records.len(), place.sentence());
+            fallbacks.push(format!("{error}; from block {block} on, it was done {went_on}"));
+            progress.step(&format!("block {block}, {went_on}"));
         }
         if let Some(path) = &calibration.imatrix {
             let blocks = records.len().min(model.config().layers);
             imatrix::write(path, model, calibration, &records[..blocks])?;
         }
         debug_assert_eq!(records.iter().map(|r| r.modules.len()).sum::<usize>(), self.layers);
-        let damage = again.into_iter().chain(damage).collect();
+        let damage = again.into_iter().chain(damage).chain(fallbacks).collect();
         Ok(Blocks { state, records, resumed, damage })
     }
 
@@ -69,6 +80,7 @@ impl Job<'_> {
     fn blocks<T: Target>(
         &self,
         target: &T,
+        place: &Place,
         blocks: usize,
         state: &mut State,
         records: &mut Vec<BlockRecord<T::Report>>,
@@ -76,9 +88,9 @@ impl Job<'_> {
         let &Self { model, calibration, progress, .. } = self;
         let resumed = records.len();
         let sequences = &calibration.samples.sequences;
-        let devices = self.place.devices(model)?;
+        let devices = place.devices(model)?;
         let with_reference = target.follows_the_original();
-        let mut layerwise = Layerwise::on(model, &devices, sequences, with_reference, self.place.waits())?;
+        let mut layerwise = Layerwise::on(model, &devices, sequences, with_reference, place.waits())?;
         let mut first = 0;
         let own = layerwise.values();
         let all = if with_reference { 2 * own } else { own };
