@@ -37,19 +37,31 @@ const HOPPER: [Kernel; 2] = [
 
 /// An input: rows of `columns` values.
 #[derive(Clone, Copy)]
-struct Rows {
-    first: Pointer,
-    columns: usize,
+pub(super) struct Rows {
+    pub first: Pointer,
+    pub columns: usize,
 }
 
 /// Where sums are added: `[rows][columns]`.
 #[derive(Clone, Copy)]
-struct Sum {
-    first: Pointer,
-    rows: usize,
-    columns: usize,
+pub(super) struct Sum {
+    pub first: Pointer,
+    pub rows: usize,
+    pub columns: usize,
     /// Only the lower triangle.
-    triangle: bool,
+    pub triangle: bool,
+}
+
+impl Rows {
+    /// Those from this one on.
+    fn from(self, row: usize) -> Self {
+        Self { first: self.first.at(4 * row * self.columns), ..self }
+    }
+}
+
+/// Where each part of so many rows begins, and how many it has, at most `step`.
+fn parts(rows: usize, step: usize) -> impl Iterator<Item = (usize, usize)> {
+    (0..rows).step_by(step).map(move |from| (from, step.min(rows - from)))
 }
 
 /// A packed input.
@@ -124,46 +136,44 @@ impl Executor {
 
     /// `sum += aᵀ b`; without `b`, `a` is both.
     fn products(&mut self, a: Rows, b: Option<Rows>, tokens: usize, sum: Sum) -> Result<()> {
-        if sum.rows == 0 || sum.columns == 0 {
-            return Ok(());
+        if self.generation()? < Generation::Ampere {
+            return self.plain_products(a, b.unwrap_or(a), tokens, sum);
         }
-        let plain = self.generation()? < Generation::Ampere;
-        let step = if plain { TOKENS_F32 } else { TOKENS };
-        for from in (0..tokens).step_by(step) {
-            let count = step.min(tokens - from);
-            let at = |x: Rows| Rows { first: x.first.at(4 * from * x.columns), ..x };
-            let (a, b) = (at(a), b.map(at));
-            if plain {
-                self.plain_products(a, b.unwrap_or(a), count, sum)?;
-            } else {
-                self.packed_products(a, b, count, sum)?;
-            }
+        for (from, count) in parts(tokens, TOKENS) {
+            self.packed_products(a.from(from), b.map(|b| b.from(from)), count, sum)?;
         }
         Ok(())
     }
 
-    fn plain_products(&mut self, a: Rows, b: Rows, tokens: usize, sum: Sum) -> Result<()> {
-        let arguments = ProductsArgs {
-            a: a.first.address(),
-            b: b.first.address(),
-            sum: sum.first.address(),
-            rows: sum.rows as u32,
-            columns: sum.columns as u32,
-            depth: tokens as u32,
-            a_stride: a.columns as u32,
-            b_stride: b.columns as u32,
-            stride: sum.columns as u32,
-            triangle: sum.triangle.into(),
-            sign: 1.0,
-            stop: 0,
-        };
+    /// The same in f32.
+    pub(super) fn plain_products(&mut self, a: Rows, b: Rows, tokens: usize, sum: Sum) -> Result<()> {
         let tiles = sum.rows.div_ceil(128) * sum.columns.div_ceil(128);
         let geometry = Geometry::rows([blocks(tiles)?, 1, 1]);
-        // SAFETY: inputs are this many rows, and the sum is of their columns.
-        unsafe { self.launch("gram", "gram_f32", geometry, &arguments) }
+        for (from, count) in parts(if tiles > 0 { tokens } else { 0 }, TOKENS_F32) {
+            let arguments = ProductsArgs {
+                a: a.from(from).first.address(),
+                b: b.from(from).first.address(),
+                sum: sum.first.address(),
+                rows: sum.rows as u32,
+                columns: sum.columns as u32,
+                depth: count as u32,
+                a_stride: a.columns as u32,
+                b_stride: b.columns as u32,
+                stride: sum.columns as u32,
+                triangle: sum.triangle.into(),
+                sign: 1.0,
+                stop: 0,
+            };
+            // SAFETY: inputs are this many rows, and the sum is of their columns.
+            unsafe { self.launch("gram", "gram_f32", geometry, &arguments)? };
+        }
+        Ok(())
     }
 
     fn packed_products(&mut self, a: Rows, b: Option<Rows>, tokens: usize, sum: Sum) -> Result<()> {
+        if sum.rows == 0 || sum.columns == 0 {
+            return Ok(());
+        }
         let padded = tokens.next_multiple_of(32);
         let kernel = self.kernel(sum)?;
         let plane = |columns: usize| columns.next_multiple_of(kernel.columns) * padded * 2;
