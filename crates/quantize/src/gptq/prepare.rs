@@ -2,6 +2,7 @@
 
 use quern_compute::{Pool, factor, factor_f64};
 
+use super::card::Factored;
 use super::order::Plan;
 use super::refine::{Piece, Squares};
 use super::{Hessian, Settings, SolveError, check_shape};
@@ -17,6 +18,8 @@ pub struct Prepared {
     pub(super) squares: Squares,
     /// Diagonal of H in that order, not damped; 0 for dead columns.
     pub(super) diagonal: Vec<f32>,
+    /// Factor and squares on a card; then there are none here.
+    pub(super) card: Option<Factored>,
     dead: usize,
     damp: f64,
     tokens: u64,
@@ -73,6 +76,7 @@ impl Prepared {
             squares,
             dead: columns - living,
             diagonal,
+            card: None,
             damp,
             tokens,
         })

@@ -1,0 +1,171 @@
+//! What the column loop of a layer goes through, and in which steps.
+
+use std::ops::Range;
+
+use crate::{Error, Result};
+
+/// A layer's columns in the order in which they are rounded.
+#[derive(Clone, Debug, Default)]
+pub struct Plan {
+    /// The column at each position.
+    pub order: Vec<u32>,
+    /// Diagonal of H by position: what an error costs when a scale is chosen; columns with 0 get weights of 0.
+    pub diagonal: Vec<f32>,
+    /// The positions of each group and its number.
+    pub groups: Vec<(Range<usize>, usize)>,
+    /// The number of each column's group.
+    pub group_of: Vec<u32>,
+    /// Groups that share parameters, in order.
+    pub units: Vec<Unit>,
+    /// Neighbouring positions of one unit that are refined together.
+    pub pieces: Vec<Piece>,
+}
+
+/// Groups that share parameters.
+#[derive(Clone, Debug)]
+pub struct Unit {
+    /// Their positions.
+    pub positions: Range<usize>,
+    /// Its number.
+    pub number: usize,
+    /// Which of [`Plan::groups`] they are.
+    pub groups: Range<usize>,
+}
+
+/// Positions that are refined together.
+#[derive(Clone, Debug)]
+pub struct Piece {
+    /// Which.
+    pub positions: Range<usize>,
+    /// The unit that they belong to.
+    pub unit: usize,
+    /// Whether they are all of it.
+    pub whole: bool,
+    /// Where their square begins among the squares, in floats.
+    pub square: usize,
+}
+
+/// Groups of a step, within [`Schedule::lists`].
+pub(super) type List = Range<usize>;
+
+/// A step of the column loop.
+#[derive(Clone, Debug, PartialEq)]
+pub(super) enum Step {
+    /// Choose the parameters of a group that is larger than a block.
+    Choose { positions: Range<usize>, number: usize },
+    /// Round a block.
+    Round { positions: Range<usize>, groups: List },
+}
+
+/// All steps, with the groups of each as the kernels read them: first position within the step, end, number, and whether
+/// its parameters are chosen in this step.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Schedule {
+    pub steps: Vec<Step>,
+    /// Groups of each piece.
+    pub pieces: Vec<List>,
+    pub lists: Vec<[u32; 4]>,
+    /// Positions of the largest group that is chosen in a step of its own, other than at the first position.
+    pub largest: usize,
+}
+
+impl Plan {
+    /// Refuses what does not fit together.
+    pub(super) fn check(&self) -> Result<()> {
+        let columns = self.order.len();
+        let same = |what, expected, found| match expected == found {
+            true => Ok(()),
+            false => Err(Error::Lengths { what, expected, found }),
+        };
+        same("column loop: values of the diagonal", columns, self.diagonal.len())?;
+        same("column loop: groups of columns", columns, self.group_of.len())?;
+        let mut seen = vec![false; columns];
+        for &column in &self.order {
+            if let Some(seen) = seen.get_mut(column as usize) {
+                *seen = true;
+            }
+        }
+        same("column loop: columns in the order", columns, seen.iter().filter(|seen| **seen).count())?;
+        let mut next = 0;
+        for (positions, number) in &self.groups {
+            same("column loop: positions of a group", next, positions.start)?;
+            next = positions.end.max(next);
+            if *number >= self.groups.len() {
+                let (what, expected) = ("column loop: groups", self.groups.len());
+                return Err(Error::Lengths { what, expected, found: *number });
+            }
+        }
+        same("column loop: positions of all groups", columns, next)?;
+        let outside = self.group_of.iter().filter(|&&group| group as usize >= self.groups.len()).count();
+        same("column loop: columns of no group", 0, outside)?;
+        let mut next = (0, 0);
+        for unit in &self.units {
+            same("column loop: positions of a unit", next.0, unit.positions.start)?;
+            same("column loop: groups of a unit", next.1, unit.groups.start)?;
+            next = (unit.positions.end, unit.groups.end);
+            let groups = self.groups.get(unit.groups.clone()).unwrap_or_default();
+            let end = groups.last().map_or(0, |group| group.0.end);
+            same("column loop: positions of a unit's groups", unit.positions.end, end)?;
+        }
+        same("column loop: positions of all units", columns, next.0)
+    }
+
+    /// Floats that the squares of the pieces take.
+    pub(super) fn squares(&self) -> usize {
+        let end = |piece: &Piece| piece.square + piece.positions.len() * piece.positions.len();
+        self.pieces.iter().map(end).max().unwrap_or(0)
+    }
+
+    /// The steps for blocks of at most `block` positions.
+    pub(super) fn schedule(&self, block: usize) -> Schedule {
+        let mut schedule = Schedule::default();
+        let mut next = 0;
+        while next < self.units.len() {
+            // As many whole units as fit into a block; or one unit in several blocks.
+            let start = self.units[next].positions.start;
+            let fit = self.units[next..].iter().take_while(|unit| unit.positions.end - start <= block).count();
+            let here = &self.units[next..next + fit.max(1)];
+            next += here.len();
+            let end = here[here.len() - 1].positions.end;
+            for first in (start..end).step_by(block) {
+                let positions = first..end.min(first + block);
+                let from = schedule.lists.len();
+                for (group, number) in here.iter().flat_map(|unit| &self.groups[unit.groups.clone()]) {
+                    let within = group.start.max(positions.start)..group.end.min(positions.end);
+                    if within.is_empty() {
+                        continue;
+                    }
+                    let begins = group.start >= positions.start;
+                    let chosen = begins && group.end <= positions.end;
+                    if begins && !chosen {
+                        // A block that is not the group's own cannot begin before it: blocks hold whole units.
+                        schedule.largest = schedule.largest.max(group.len());
+                        schedule.steps.push(Step::Choose { positions: group.clone(), number: *number });
+                    }
+                    schedule.push(&within, positions.start, *number, chosen);
+                }
+                let groups = from..schedule.lists.len();
+                schedule.steps.push(Step::Round { positions, groups });
+            }
+        }
+        for piece in &self.pieces {
+            let from = schedule.lists.len();
+            let groups = self.units.get(piece.unit).map_or(0..0, |unit| unit.groups.clone());
+            for (group, number) in &self.groups[groups] {
+                let within = group.start.max(piece.positions.start)..group.end.min(piece.positions.end);
+                if !within.is_empty() {
+                    schedule.push(&within, piece.positions.start, *number, false);
+                }
+            }
+            schedule.pieces.push(from..schedule.lists.len());
+        }
+        schedule
+    }
+}
+
+impl Schedule {
+    fn push(&mut self, within: &Range<usize>, start: usize, number: usize, chosen: bool) {
+        let at = |position: usize| (position - start) as u32;
+        self.lists.push([at(within.start), at(within.end), number as u32, u32::from(chosen)]);
+    }
+}
