@@ -19,7 +19,7 @@ struct Product {
     u32 spare;
 };
 struct ProductArgs {
-    Product products[2];
+    Product products[3];
 };
 
 template <int BYTES>

@@ -1,223 +1,91 @@
-// GPTQ's column loop: choosing the scales of groups and rounding the columns of a block, as gptq/tile.rs does.
+// GPTQ's column loop: choosing the scales of groups and rounding the columns of a block.
 //
 //   extern "C" void gptq_make_up_<B>(MakeUpArgs)   grid (width / 32), block 256, shared make_up bytes
+//   extern "C" void gptq_start_<B>(StartArgs)      grid (width / 32), block 256, shared make_up bytes
 //   extern "C" void gptq_choose(ChooseArgs)        grid (width / 32), block 256
 //   extern "C" void gptq_round_<B>(RoundArgs)      grid (width / 32), block 256, shared round bytes
 //
 // B, 128 or 64: the most positions at once; the results are the same. A block of threads has 32 rows. Of its 8 warps the
 // first does the columns that need each other; all pass errors on and search scales.
-#include "gptq_search.cuh"
+#include "gptq_round.cuh"
 
-// Mirrored by cuda/column_loop/args.rs; passed by value.
-struct MakeUpArgs {
-    const float* factor;    // the square at these positions, [..][columns]
-    const float* weights;   // [size][width]
-    float* values;          // [size][width]: residuals; becomes the weights that make up for all errors so far
-    float* errors;          // [size][width]
+// Mirrored by cuda/column_loop/args.rs.
+struct StartArgs {
+    const float* factor;    // the square at the block's positions, [..][columns]
+    float* residual;        // [size][width]: what the layer should make up for; becomes residuals
+    float* minus;           // [size][width]: these, negated
     u32 columns, width, size, spare;
 };
-struct ChooseArgs {
-    const float* values;    // [size][width]
-    const float* diagonal;  // [size]
-    float* scales;          // [width]
-    float* lows;            // [width]
-    Grid grid;
-    u32 width, size;
-    u32 spare;
-};
-struct RoundArgs {
-    const float* factor;    // the square at the block's positions, [..][columns]
-    const float* weights;   // [size][width], as all of the block
-    float* residual;
-    float* levels;
-    float* errors;
-    const float* diagonal;  // [size]
-    const uint4* groups;    // first position within the block, end, number, whether its parameters are chosen here
-    float* scales;          // [groups][width], as all parameters
-    float* lows;
-    const float* offsets;
-    Grid grid;
-    u32 columns, width, size, count, started;
-};
 
-// Of a block of threads.
-template <int B>
-struct Work {
-    float triangle[triangle_floats(B)];
-    float errors[2][SHORT][LINE];
-    float root[B];
-};
-
-// A short's columns, one after the other: what they would have to be. First warp.
-DEVICE void make_up(float (*values)[LINE], const float (*weights)[LINE], const float* triangle, const float* minus,
-                    float (*errors)[LINE], u32 first, u32 size) {
-    const u32 lane = threadIdx.x % 32;
-    float sum[SHORT];
-    u32 row[SHORT];
-#pragma unroll
-    for (int j = 0; j < SHORT; j++) {
-        const bool inside = j < size;
-        sum[j] = inside ? values[first + j][lane] : 0.0f;
-        row[j] = inside ? triangle_row(first + j) + first : 0;
-    }
-#pragma unroll
-    for (int j = 0; j < SHORT; j++) {
-        if (j >= size) {
-            errors[j][lane] = 0.0f;
-            continue;
+// Codes are whole numbers from 0 to `top`, less a zero point.
+struct Gptq {
+    Kind kind;
+    Whole set;
+    DEVICE explicit Gptq(const Kind& k) : kind(k), set{k.top} {}
+    DEVICE Chosen choose(const Parameters& p, const Columns& columns, Found& found, u64 line, u64) const {
+        Chosen chosen = {0.0f, 0.0f, 0.0f};
+        choose_gptq(kind, columns, found, chosen.scale, chosen.low);
+        if (threadIdx.x < 32) {
+            p.scales[line] = chosen.scale;
+            p.lows[line] = chosen.low;
         }
-        const float error = sum[j] * minus[first + j];
-        errors[j][lane] = error;
-        values[first + j][lane] = weights[first + j][lane] - error;
-#pragma unroll
-        for (int k = j + 1; k < SHORT; k++) sum[k] = sum[k] + triangle[row[k] + j] * error;
+        return chosen;
     }
-}
+    DEVICE Chosen chosen(const Parameters& p, u64 line) const { return {p.scales[line], p.lows[line], 0.0f}; }
+};
 
-// The weights at `first..end` that would make up for all errors so far, in place of the residuals in `values`.
-DEVICE void make_up_all(float (*values)[LINE], const float (*weights)[LINE], const float* triangle, const float* minus,
-                        float (*errors)[SHORT][LINE], u32 first, u32 end) {
-    u32 turn = 0;
-    for (u32 at = first; at < end; at += SHORT) {
-        const u32 size = min((u32)SHORT, end - at);
-        if (threadIdx.x < 32) make_up(values, weights, triangle, minus, errors[turn], at, size);
-        __syncthreads();
-        add_short(values, triangle, errors[turn], at, at + size, end);
-        turn ^= 1;
-    }
-    __syncthreads();
-}
-
+// From M to the residuals that the loop begins with, the last positions first, as Tile::start_from.
 template <int B>
-DEVICE void make_up_kernel(const MakeUpArgs& a) {
+DEVICE void start_kernel(const StartArgs& a) {
     extern __shared__ __align__(16) char shared[];
     Work<B>& work = *(Work<B>*)shared;
-    float(*values)[LINE] = (float(*)[LINE])(&work + 1), (*weights)[LINE] = values + B, (*kept)[LINE] = weights + B;
-    const u32 row0 = blockIdx.x * LINE;
+    float(*lines)[LINE] = (float(*)[LINE])(&work + 1), (*kept)[LINE] = lines + B;
+    const u32 lane = threadIdx.x % 32, warp = threadIdx.x / 32, row0 = blockIdx.x * LINE;
     load_triangle(work.triangle, a.factor, a.columns, a.size, triangle_floats(B));
-    load_lines(values, a.values + row0, a.width, a.size);
-    load_lines(weights, a.weights + row0, a.width, a.size);
-    if (threadIdx.x < a.size) work.root[threadIdx.x] = -1.0f / a.factor[(u64)threadIdx.x * a.columns + threadIdx.x];
+    load_lines(lines, a.residual + row0, a.width, a.size);
+    if (threadIdx.x < a.size) work.root[threadIdx.x] = 1.0f / a.factor[(u64)threadIdx.x * a.columns + threadIdx.x];
     __syncthreads();
-    u32 turn = 0;
-    for (u32 at = 0; at < a.size; at += SHORT) {
-        const u32 size = min((u32)SHORT, a.size - at);
-        if (threadIdx.x < 32) make_up(values, weights, work.triangle, work.root, work.errors[turn], at, size);
-        __syncthreads();
-        for (u32 i = threadIdx.x; i < size * LINE; i += blockDim.x)
-            kept[at + i / LINE][i % LINE] = work.errors[turn][i / LINE][i % LINE];
-        add_short(values, work.triangle, work.errors[turn], at, at + size, a.size);
-        turn ^= 1;
-    }
-    __syncthreads();
-    store_lines(a.values + row0, values, a.width, a.size);
-    store_lines(a.errors + row0, kept, a.width, a.size);
-}
-
-// A short's columns of one group, one after the other: their levels, errors and residuals. First warp.
-template <class Set>
-DEVICE void round_short(const RoundArgs& a, const Set& set, float (*sums)[LINE], const float (*weights)[LINE],
-                        const float* triangle, const float* root, float (*errors)[LINE], u32 first, u32 size, float scale,
-                        float low, float offset) {
-    const u32 lane = threadIdx.x % 32;
-    const u64 row0 = blockIdx.x * LINE + lane;
-    const float per_scale = inverse(scale);
-    float sum[SHORT];
-    u32 row[SHORT];
+    for (u32 first = (a.size - 1) / SHORT * SHORT;; first -= SHORT) {
+        const u32 size = min((u32)SHORT, a.size - first);
+        if (warp == 0) {
+            float minus[SHORT];
 #pragma unroll
-    for (int j = 0; j < SHORT; j++) {
-        const bool inside = j < size;
-        sum[j] = inside ? sums[first + j][lane] : 0.0f;
-        row[j] = inside ? triangle_row(first + j) + first : 0;
-    }
+            for (int j = SHORT - 1; j >= 0; j--) {
+                minus[j] = 0.0f;
+                if (j >= size) continue;
+                float y = lines[first + j][lane];
 #pragma unroll
-    for (int j = 0; j < SHORT; j++) {
-        if (j >= size) {
-            errors[j][lane] = 0.0f;
-            continue;
-        }
-        const float weight = weights[first + j][lane];
-        const float wanted = (weight + sum[j] * root[first + j] - offset) * per_scale;
-        const float level = set.of(wanted, low);
-        const float error = weight - offset - scale * level;
-        errors[j][lane] = error;
-        const u64 at = (u64)(first + j) * a.width + row0;
-        a.errors[at] = error;
-        a.levels[at] = level;
-        a.residual[at] = sum[j] + error * triangle[row[j] + j];
-#pragma unroll
-        for (int k = j + 1; k < SHORT; k++) sum[k] = sum[k] + triangle[row[k] + j] * error;
-    }
-}
-
-template <int B>
-DEVICE void round_kernel(const RoundArgs& a) {
-    extern __shared__ __align__(16) char shared[];
-    Work<B>& work = *(Work<B>*)shared;
-    float(*sums)[LINE] = (float(*)[LINE])(&work + 1), (*weights)[LINE] = sums + B, (*values)[LINE] = weights + B;
-    float* const minus = (float*)(values + B);
-    float* const costs = minus + B;
-    Found& found = *(Found*)(costs + B);
-    const u32 row0 = blockIdx.x * LINE, row = row0 + threadIdx.x % 32;
-    load_triangle(work.triangle, a.factor, a.columns, a.size, triangle_floats(B));
-    load_lines(sums, a.residual + row0, a.width, a.size);
-    load_lines(weights, a.weights + row0, a.width, a.size);
-    if (threadIdx.x < a.size) {
-        const float inv = 1.0f / a.factor[(u64)threadIdx.x * a.columns + threadIdx.x];
-        work.root[threadIdx.x] = inv;
-        minus[threadIdx.x] = -inv;
-        costs[threadIdx.x] = a.diagonal[threadIdx.x];
-    }
-    u32 turn = 0;
-    for (u32 g = 0; g < a.count; g++) {
-        const uint4 group = a.groups[g];
-        const u32 first = group.x, end = group.y;
-        const u64 line = (u64)group.z * a.width + row;
-        float scale, low;
-        __syncthreads();
-        if (group.w) {
-            float(*source)[LINE] = weights;
-            if (a.started || first > 0) {
-                for (u32 i = first * LINE + threadIdx.x; i < end * LINE; i += blockDim.x) values[0][i] = sums[0][i];
-                __syncthreads();
-                make_up_all(values, weights, work.triangle, minus, work.errors, first, end);
-                source = values;
+                for (int i = j + 1; i < SHORT; i++)
+                    if (i < size) y = y + work.triangle[triangle_row(first + i) + first + j] * minus[i];
+                y = y * work.root[first + j];
+                lines[first + j][lane] = y;
+                kept[first + j][lane] = -y;
+                minus[j] = -y;
             }
-            const Columns columns = {&source[first][threadIdx.x % 32], LINE, end - first, costs + first};
-            choose(a.grid, columns, found, scale, low);
-            if (threadIdx.x < 32) {
-                a.scales[line] = scale;
-                a.lows[line] = low;
-            }
-        } else {
-            scale = a.scales[line];
-            low = a.lows[line];
         }
-        const Whole set = {a.grid.top};
-        for (u32 at = first; at < end; at += SHORT) {
-            const u32 size = min((u32)SHORT, end - at);
-            if (threadIdx.x < 32)
-                round_short(a, set, sums, weights, work.triangle, work.root, work.errors[turn], at, size, scale, low, 0.0f);
-            __syncthreads();
-            add_short(sums, work.triangle, work.errors[turn], at, at + size, a.size);
-            turn ^= 1;
+        __syncthreads();
+        if (first == 0) break;
+        float e[SHORT];
+#pragma unroll
+        for (int i = 0; i < SHORT; i++) e[i] = i < size ? kept[first + i][lane] : 0.0f;
+        for (u32 j = warp; j < first; j += WARPS) {
+            float sum = lines[j][lane];
+#pragma unroll
+            for (int i = 0; i < SHORT; i++)
+                if (i < size) sum = fmaf(work.triangle[triangle_row(first + i) + j], e[i], sum);
+            lines[j][lane] = sum;
         }
+        __syncthreads();
     }
+    store_lines(a.residual + row0, lines, a.width, a.size);
+    store_lines(a.minus + row0, kept, a.width, a.size);
 }
 
-extern "C" __global__ void __launch_bounds__(256) gptq_make_up_128(const __grid_constant__ MakeUpArgs a) { make_up_kernel<128>(a); }
-extern "C" __global__ void __launch_bounds__(256) gptq_make_up_64(const __grid_constant__ MakeUpArgs a) { make_up_kernel<64>(a); }
-extern "C" __global__ void __launch_bounds__(256) gptq_round_128(const __grid_constant__ RoundArgs a) { round_kernel<128>(a); }
-extern "C" __global__ void __launch_bounds__(256) gptq_round_64(const __grid_constant__ RoundArgs a) { round_kernel<64>(a); }
-
-extern "C" __global__ void __launch_bounds__(256) gptq_choose(const __grid_constant__ ChooseArgs a) {
-    __shared__ Found found;
-    const u32 row = blockIdx.x * LINE + threadIdx.x % 32;
-    const Columns columns = {a.values + row, a.width, a.size, a.diagonal};
-    float scale, low;
-    choose(a.grid, columns, found, scale, low);
-    if (threadIdx.x < 32) {
-        a.scales[row] = scale;
-        a.lows[row] = low;
-    }
-}
+#define KERNEL extern "C" __global__ void __launch_bounds__(256)
+KERNEL gptq_make_up_128(const __grid_constant__ MakeUpArgs a) { make_up_kernel<128>(a); }
+KERNEL gptq_make_up_64(const __grid_constant__ MakeUpArgs a) { make_up_kernel<64>(a); }
+KERNEL gptq_start_128(const __grid_constant__ StartArgs a) { start_kernel<128>(a); }
+KERNEL gptq_start_64(const __grid_constant__ StartArgs a) { start_kernel<64>(a); }
+KERNEL gptq_round_128(const __grid_constant__ RoundArgs a) { round_kernel<128>(a, Gptq(a.kind)); }
+KERNEL gptq_round_64(const __grid_constant__ RoundArgs a) { round_kernel<64>(a, Gptq(a.kind)); }
+KERNEL gptq_choose(const __grid_constant__ ChooseArgs a) { choose_kernel(a, Gptq(a.kind)); }

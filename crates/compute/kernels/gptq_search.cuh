@@ -10,6 +10,22 @@ struct Columns {
     const float* weights;   // what an error in each column costs
 };
 
+// How weights are stored: GPTQ's codes have the first three, block types the others. Mirrored by cuda/column_loop/args.rs.
+struct Kind {
+    float top;              // the largest code
+    u32 symmetric, search;
+    float low, high;        // the lowest and the highest level
+    float code_low, code_high, offset_high;  // whole numbers of scales and offsets under a shared f16
+};
+// All [groups][width] or [units][width].
+struct Parameters {
+    float *scales, *lows, *offsets, *scale_codes, *offset_codes, *unit_scales, *unit_offsets;
+};
+// Of a group of a row.
+struct Chosen {
+    float scale, low, offset;
+};
+
 // What a block of threads has in shared memory to choose among what its warps found.
 struct Found {
     float error[WARPS][LINE];
@@ -55,14 +71,8 @@ DEVICE float shrink(u32 i) {
     return 1.08f - 0.02f * (float)step;
 }
 
-// How GPTQ's codes are made.
-struct Grid {
-    float top;
-    u32 symmetric, search;
-};
-
 // Scale and lowest level of a group; every thread gets those of its row.
-DEVICE void choose(const Grid& grid, const Columns& c, Found& found, float& scale_out, float& low_out) {
+DEVICE void choose_gptq(const Kind& grid, const Columns& c, Found& found, float& scale_out, float& low_out) {
     const u32 warp = threadIdx.x / 32;
     float low = 0.0f, high = 0.0f;
 #pragma unroll 4

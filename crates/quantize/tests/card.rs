@@ -4,9 +4,13 @@
 use std::time::Instant;
 
 use quern_compute::Pool;
-use quern_compute::cuda::column_loop::{ColumnLoop, Factor, Grid, Piece, Plan, Unit};
+use quern_compute::cuda::column_loop::{
+    Blocks, BlocksKind, ColumnLoop, Factor, Grid, Numbers, Piece, Plan, Unit,
+};
 use quern_compute::cuda::{Card, Memory, Stream};
+use quern_quantize::gptq::blocks::solve_blocks;
 use quern_quantize::gptq::{Hessian, Order, Prepared, Settings, Solution, solve};
+use quern_tensor_io::ElementType;
 
 /// A card, if there is one.
 fn card(test: &str) -> Option<Card> {
@@ -131,12 +135,59 @@ fn large_layers_are_those_of_the_cpu() {
     assert_eq!(cpu, solve(&pool, &w, rows, &there.to_host().unwrap(), &s).unwrap());
 }
 
-/// Seconds of each phase for the layers of a 7B model: a factor of noise is as good as any for that.
+#[test]
+fn blocks_are_those_of_the_cpu() {
+    use ElementType as T;
+    let Some(card) = card("blocks_are_those_of_the_cpu") else { return };
+    let pool = Pool::new(16);
+    let types = [
+        T::Q4_0, T::Q5_0, T::Q8_0, T::Q4_1, T::Q5_1, T::Q2K, T::Q3K, T::Q4K, T::Q5K, T::Q6K, T::IQ4NL, T::IQ4XS,
+        T::TQ1_0, T::TQ2_0, T::MXFP4, T::IQ2XXS,
+    ];
+    let mut wrong = Vec::new();
+    for (rows, columns) in [(80, 512), (200, 1280)] {
+        let sum = hessian(&pool, columns, 5);
+        let w = weights(rows, columns, 6);
+        let target: Vec<f32> = weights(rows, columns, 7).iter().map(|t| 30.0 * t).collect();
+        for element_type in types {
+            let prepared = Prepared::for_blocks(&pool, sum.clone(), element_type, 0.01).unwrap();
+            let there = prepared.to_card(&card).unwrap();
+            for target in [None, Some(&target[..])] {
+                let cpu = solve_blocks(&pool, &w, rows, &prepared, element_type, target).unwrap();
+                let on_card = solve_blocks(&pool, &w, rows, &there, element_type, target).unwrap();
+                let differing = cpu.bytes.iter().zip(&on_card.bytes).filter(|(a, b)| a != b).count();
+                let first = cpu.bytes.iter().zip(&on_card.bytes).position(|(a, b)| a != b);
+                let loss = (cpu.loss / on_card.loss - 1.0).abs();
+                if differing > 0 || cpu.bytes.len() != on_card.bytes.len() || loss > 1e-6 {
+                    let bytes = cpu.bytes.len();
+                    wrong.push(format!(
+                        "{rows} x {columns} {element_type} {}: {differing} of {bytes} bytes, first {first:?}, loss {loss:.1e}",
+                        target.is_some()
+                    ));
+                }
+            }
+        }
+    }
+    assert!(wrong.is_empty(), "{} wrong:\n{}", wrong.len(), wrong.join("\n"));
+}
+
+/// Milliseconds of each phase for the layers of a 7B model: a factor of noise is as good as any for that.
 #[test]
 #[ignore = "takes times"]
 fn time_of_phases() {
     let Some(card) = card("time_of_phases") else { return };
-    println!("{:>14} {:>8} {:>8} {:>8} {:>8} {:>8} {:>9}", "rows x columns", "take", "solve", "sweep", "sweep", "codes", "TFLOP/s");
+    println!("\n{:>14} {:>10} {:>8} {:>8} {:>8} {:>8} {:>9}", "rows x columns", "", "take", "solve", "sweeps", "codes", "TFLOP/s");
+    let gptq = Grid::Gptq { top: 15.0, symmetric: true, search: true };
+    let blocks = |kind, low, high, code_low, code_high, offset_high| {
+        Grid::Blocks(Blocks { kind, low, high, code_low, code_high, offset_high })
+    };
+    let formats = [
+        ("gptq", gptq, 128, 128),
+        ("q4_0", blocks(BlocksKind::WholeHalf, -8.0, 7.0, 0.0, 0.0, 0.0), 32, 32),
+        ("q4_K", blocks(BlocksKind::WholeCodesCodes, 0.0, 15.0, 0.0, 63.0, 63.0), 256, 32),
+        ("q6_K", blocks(BlocksKind::WholeCodes, -32.0, 31.0, -128.0, 127.0, 0.0), 256, 16),
+        ("iq4_xs", blocks(BlocksKind::Iq4Codes, -127.0, 113.0, -32.0, 31.0, 0.0), 256, 32),
+    ];
     for (rows, columns) in [(4096, 4096), (11008, 4096), (4096, 11008)] {
         let mut r = Random(3);
         let mut factor = vec![0f32; columns * columns];
@@ -147,53 +198,61 @@ fn time_of_phases() {
             }
             factor[i * columns + i] = 1.0;
         }
-        let pieces: Vec<Piece> = (0..columns / 128)
-            .map(|p| Piece { positions: 128 * p..128 * (p + 1), unit: p, whole: true, square: p * 128 * 128 })
-            .collect();
-        let squares: Vec<f32> = (0..columns * 128)
-            .map(|i| if i / 128 % 128 == i % 128 { 1.0 } else { 0.01 })
-            .collect();
-        let unit = |p: usize| Unit { positions: 128 * p..128 * (p + 1), number: p, groups: p..p + 1 };
-        let plan = Plan {
-            order: (0..columns as u32).collect(),
-            diagonal: vec![1.0; columns],
-            groups: (0..columns / 128).map(|g| (128 * g..128 * (g + 1), g)).collect(),
-            group_of: (0..columns as u32).map(|c| c / 128).collect(),
-            units: (0..columns / 128).map(unit).collect(),
-            pieces,
-        };
         let stream = Stream::new(&card).unwrap();
         let upload = |values: &[f32]| {
             let memory = Memory::new(&card, 4 * values.len()).unwrap();
             stream.upload(&memory, 0, zerocopy::IntoBytes::as_bytes(values)).unwrap();
             memory
         };
-        let (factor, squares) = (upload(&factor), upload(&squares));
-        let factor = Factor { factor: &factor, squares: &squares };
+        let factor = upload(&factor);
         let w: Vec<f32> = (0..rows * columns).map(|_| 0.03 * r.float()).collect();
-        for turn in 0..2 {
-            let mut last = Instant::now();
-            let mut lap = || std::mem::replace(&mut last, Instant::now()).elapsed().as_secs_f64() * 1e3;
-            let mut times = Vec::new();
-            let grid = Grid::Gptq { top: 15.0, symmetric: true, search: true };
-            let mut columns_there = ColumnLoop::new(factor, &plan, grid, &w).unwrap();
-            columns_there.synchronize().unwrap();
-            times.push(lap());
-            columns_there.solve().unwrap();
-            columns_there.synchronize().unwrap();
-            times.push(lap());
-            for _ in 0..2 {
-                columns_there.refine().unwrap();
+        for (name, grid, block, group) in formats {
+            let pieces: Vec<Piece> = (0..columns / block)
+                .map(|p| Piece { positions: block * p..block * (p + 1), unit: p, whole: true, square: p * block * block })
+                .collect();
+            let squares: Vec<f32> = (0..columns * block)
+                .map(|i| if i / block % block == i % block { 1.0 } else { 0.01 })
+                .collect();
+            let squares = upload(&squares);
+            let per_unit = block / group;
+            let unit = |p: usize| Unit {
+                positions: block * p..block * (p + 1),
+                number: p,
+                groups: p * per_unit..(p + 1) * per_unit,
+            };
+            let plan = Plan {
+                order: (0..columns as u32).collect(),
+                diagonal: vec![1.0; columns],
+                groups: (0..columns / group).map(|g| (group * g..group * (g + 1), g)).collect(),
+                group_of: (0..columns as u32).map(|c| c / group as u32).collect(),
+                units: (0..columns / block).map(unit).collect(),
+                pieces,
+            };
+            let factor = Factor { factor: &factor, squares: &squares };
+            let sweeps = if block == 128 { 2 } else { 4 };
+            for turn in 0..2 {
+                let mut last = Instant::now();
+                let mut lap = || std::mem::replace(&mut last, Instant::now()).elapsed().as_secs_f64() * 1e3;
+                let mut columns_there = ColumnLoop::new(factor, &plan, grid, &w).unwrap();
                 columns_there.synchronize().unwrap();
-                times.push(lap());
-            }
-            std::hint::black_box((columns_there.loss().unwrap(), columns_there.scales().unwrap(), columns_there.codes().unwrap()));
-            times.push(lap());
-            let flop = 5.0 * rows as f64 * (columns as f64).powi(2);
-            let rate = flop / times[1..4].iter().sum::<f64>() / 1e9;
-            if turn == 1 {
-                let times: Vec<String> = times.iter().map(|ms| format!("{ms:>8.2}")).collect();
-                println!("{:>14} {} {rate:>9.1}", format!("{rows} x {columns}"), times.join(" "));
+                let take = lap();
+                columns_there.solve().unwrap();
+                columns_there.synchronize().unwrap();
+                let solved = lap();
+                for _ in 0..sweeps {
+                    columns_there.refine().unwrap();
+                }
+                columns_there.synchronize().unwrap();
+                let refined = lap();
+                let numbers = columns_there.numbers(Numbers::Scales).unwrap();
+                std::hint::black_box((columns_there.loss().unwrap(), numbers, columns_there.codes().unwrap()));
+                let codes = lap();
+                let flop = (1 + 2 * sweeps) as f64 * rows as f64 * (columns as f64).powi(2);
+                let rate = flop / (solved + refined) / 1e9;
+                if turn == 1 {
+                    let shape = format!("{rows} x {columns}");
+                    println!("{shape:>14} {name:>10} {take:>8.2} {solved:>8.2} {refined:>8.2} {codes:>8.2} {rate:>9.1}");
+                }
             }
         }
     }

@@ -39,7 +39,7 @@ pub(super) enum Mask {
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default)]
 pub(super) struct ProductArgs {
-    pub products: [Product; 2],
+    pub products: [Product; 3],
 }
 
 /// Arguments of `gptq_take_rows`.
@@ -81,13 +81,31 @@ pub(super) struct LossesArgs {
     pub width: u32,
 }
 
-/// How GPTQ's codes are made.
+/// How weights are stored: GPTQ's codes have the first three, block types the others.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default)]
-pub(super) struct GridArgs {
+pub(super) struct KindArgs {
     pub top: f32,
     pub symmetric: u32,
     pub search: u32,
+    pub low: f32,
+    pub high: f32,
+    pub code_low: f32,
+    pub code_high: f32,
+    pub offset_high: f32,
+}
+
+/// Parameters of all groups and units.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct ParametersArgs {
+    pub scales: u64,
+    pub lows: u64,
+    pub offsets: u64,
+    pub scale_codes: u64,
+    pub offset_codes: u64,
+    pub unit_scales: u64,
+    pub unit_offsets: u64,
 }
 
 /// Arguments of `gptq_make_up_*`.
@@ -104,21 +122,34 @@ pub(super) struct MakeUpArgs {
     pub spare: u32,
 }
 
-/// Arguments of `gptq_choose`.
+/// Arguments of `gptq_start_*`.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default)]
-pub(super) struct ChooseArgs {
-    pub values: u64,
-    pub diagonal: u64,
-    pub scales: u64,
-    pub lows: u64,
-    pub grid: GridArgs,
+pub(super) struct StartArgs {
+    pub factor: u64,
+    pub residual: u64,
+    pub minus: u64,
+    pub columns: u32,
     pub width: u32,
     pub size: u32,
     pub spare: u32,
 }
 
-/// Arguments of `gptq_round_*`.
+/// Arguments of `gptq_choose` and `gptq_blocks_choose`.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct ChooseArgs {
+    pub values: u64,
+    pub diagonal: u64,
+    pub parameters: ParametersArgs,
+    pub kind: KindArgs,
+    pub width: u32,
+    pub size: u32,
+    pub group: u32,
+    pub unit: u32,
+}
+
+/// Arguments of `gptq_round_*` and `gptq_blocks_round_*`.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default)]
 pub(super) struct RoundArgs {
@@ -129,10 +160,8 @@ pub(super) struct RoundArgs {
     pub errors: u64,
     pub diagonal: u64,
     pub groups: u64,
-    pub scales: u64,
-    pub lows: u64,
-    pub offsets: u64,
-    pub grid: GridArgs,
+    pub parameters: ParametersArgs,
+    pub kind: KindArgs,
     pub columns: u32,
     pub width: u32,
     pub size: u32,
@@ -140,7 +169,70 @@ pub(super) struct RoundArgs {
     pub started: u32,
 }
 
-/// Arguments of `gptq_refine_*`.
+/// Arguments of `gptq_blocks_begin`.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct BeginArgs {
+    pub values: u64,
+    pub diagonal: u64,
+    pub groups: u64,
+    pub curvature: u64,
+    pub parameters: ParametersArgs,
+    pub kind: KindArgs,
+    pub width: u32,
+    pub spare: u32,
+}
+
+/// Arguments of `gptq_blocks_shared`.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct SharedArgs {
+    pub diagonal: u64,
+    pub groups: u64,
+    pub curvature: u64,
+    pub parameters: ParametersArgs,
+    pub kind: KindArgs,
+    pub width: u32,
+    pub count: u32,
+    pub unit: u32,
+    pub spare: u32,
+}
+
+/// Arguments of `gptq_along`.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct AlongArgs {
+    pub levels: u64,
+    pub groups: u64,
+    pub parameters: ParametersArgs,
+    pub along: u64,
+    pub below: u64,
+    pub width: u32,
+    pub count: u32,
+}
+
+/// Arguments of `gptq_sweep`.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct SweepArgs {
+    pub square: u64,
+    pub gradient: u64,
+    pub levels: u64,
+    pub changes: u64,
+    pub along: u64,
+    pub below: u64,
+    pub along_h: u64,
+    pub below_h: u64,
+    pub groups: u64,
+    pub parameters: ParametersArgs,
+    pub kind: KindArgs,
+    pub width: u32,
+    pub size: u32,
+    pub count: u32,
+    pub buffers: u32,
+}
+
+/// Arguments of `gptq_refine`.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default)]
 pub(super) struct RefineArgs {
@@ -178,9 +270,14 @@ pub(super) const fn round_bytes(block: usize) -> u32 {
     (4 * (triangle_floats(block) + ERRORS + block + 3 * 32 * block + 2 * block + FOUND)) as u32
 }
 
-/// Bytes of shared memory of `gptq_refine_<block>`.
-pub(super) const fn refine_bytes(block: usize) -> u32 {
-    (4 * (triangle_floats(block) + ERRORS + block + 3 * 32 * block)) as u32
+/// Bytes of shared memory of `gptq_refine`.
+pub(super) const fn refine_bytes() -> u32 {
+    (4 * (triangle_floats(128) + ERRORS + 128 + 32 * 128)) as u32
+}
+
+/// Bytes of shared memory of `gptq_sweep` for pieces of `size` positions.
+pub(super) const fn sweep_bytes(size: usize, buffers: usize) -> u32 {
+    (4 * (32 * size + buffers * 256 * 16 + ERRORS + 32 * 32 + 2 * 256)) as u32
 }
 
 #[cfg(test)]
@@ -190,9 +287,12 @@ mod tests {
     #[test]
     fn structs_have_the_bytes_that_kernels_expect() {
         assert_eq!((size_of::<Product>(), size_of::<TakeRowsArgs>(), size_of::<CodesArgs>()), (56, 48, 56));
-        assert_eq!((size_of::<LossesArgs>(), size_of::<MakeUpArgs>(), size_of::<ChooseArgs>()), (24, 48, 56));
-        assert_eq!((size_of::<RoundArgs>(), size_of::<RefineArgs>()), (112, 80));
-        // An A100 has 163 KiB for a block, Turing 64.
-        assert!(round_bytes(128) < 100 << 10 && round_bytes(64) < 64 << 10);
+        assert_eq!((size_of::<LossesArgs>(), size_of::<MakeUpArgs>(), size_of::<ChooseArgs>()), (24, 48, 120));
+        assert_eq!((size_of::<RoundArgs>(), size_of::<RefineArgs>(), size_of::<StartArgs>()), (168, 80, 40));
+        assert_eq!((size_of::<BeginArgs>(), size_of::<SharedArgs>()), (128, 128));
+        assert_eq!((size_of::<AlongArgs>(), size_of::<SweepArgs>()), (96, 176));
+        // An A100 has 163 KiB for a block, others of compute capability 8 99, Turing 64.
+        assert!(round_bytes(128) < 99 << 10 && round_bytes(64) < 64 << 10 && refine_bytes() < 64 << 10);
+        assert!(sweep_bytes(256, 2) < 99 << 10 && sweep_bytes(256, 1) < 63 << 10);
     }
 }

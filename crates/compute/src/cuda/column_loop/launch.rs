@@ -1,7 +1,8 @@
 //! The kernels of the column loop, ready to be launched.
 
 use super::super::{Card, Function, Launch, Stream};
-use super::args::{Product, ProductArgs, make_up_bytes, refine_bytes, round_bytes};
+use super::Grid;
+use super::args::{Product, ProductArgs, make_up_bytes, refine_bytes, round_bytes, sweep_bytes};
 use crate::Result;
 
 /// A kernel with its shared memory.
@@ -55,17 +56,58 @@ pub(super) struct Kernels {
     pub codes: Kernel,
     pub losses: Kernel,
     pub make_up: Kernel,
+    pub start: Kernel,
     pub choose: Kernel,
     pub round: Kernel,
-    pub refine: Kernel,
+    pub refine: Refine,
     multiprocessors: usize,
 }
 
+/// The kernels of refinement, and what block types have besides.
+#[derive(Debug)]
+pub(super) enum Refine {
+    /// `gptq_refine`
+    Gptq(Kernel),
+    /// A block type's.
+    Blocks {
+        begin: Kernel,
+        shared: Kernel,
+        along: Kernel,
+        sweep: Kernel,
+        /// How many times 16 columns are in shared memory.
+        buffers: usize,
+    },
+}
+
 impl Kernels {
-    /// For blocks of `block` positions, 128 or 64.
-    pub fn new(card: &Card, block: usize) -> Result<Self> {
+    /// For blocks of `block` positions, 128 or 64, and pieces of at most `piece`.
+    pub fn new(card: &Card, grid: Grid, block: usize, piece: usize) -> Result<Self> {
         let kernel = |module: &str, name: &str, shared| Kernel::new(card, module, name, shared);
-        let of_block = |module: &str, shared| kernel(module, &format!("{module}_{block}"), shared);
+        let (choose, round, refine) = match grid {
+            Grid::Gptq { .. } => (
+                kernel("gptq_round", "gptq_choose", 0)?,
+                kernel("gptq_round", &format!("gptq_round_{block}"), round_bytes(block))?,
+                Refine::Gptq(kernel("gptq_refine", "gptq_refine", refine_bytes())?),
+            ),
+            Grid::Blocks(blocks) => {
+                let loops = format!("gptq_blocks_{}", blocks.kind.suffix());
+                let sweeps = format!("gptq_sweep_{}", blocks.kind.suffix());
+                // The kernel has some bytes of its own.
+                let fits = sweep_bytes(piece, 2) as usize + 1024 <= card.info().shared_memory;
+                let buffers = if fits { 2 } else { 1 };
+                (
+                    kernel(&loops, "gptq_blocks_choose", 0)?,
+                    kernel(&loops, &format!("gptq_blocks_round_{block}"), round_bytes(block))?,
+                    Refine::Blocks {
+                        begin: kernel(&loops, "gptq_blocks_begin", 0)?,
+                        shared: kernel(&loops, "gptq_blocks_shared", 0)?,
+                        along: kernel(&sweeps, "gptq_along", 0)?,
+                        sweep: kernel(&sweeps, "gptq_sweep", sweep_bytes(piece, buffers))?,
+                        buffers,
+                    },
+                )
+            }
+        };
         Ok(Self {
             product_64: kernel("gptq_product", "gptq_product_64", 0)?,
             product_128: kernel("gptq_product", "gptq_product_128", 0)?,
@@ -73,14 +115,15 @@ impl Kernels {
             codes: kernel("gptq_rows", "gptq_codes", 0)?,
             losses: kernel("gptq_rows", "gptq_losses", 0)?,
             make_up: kernel("gptq_round", &format!("gptq_make_up_{block}"), make_up_bytes(block))?,
-            choose: kernel("gptq_round", "gptq_choose", 0)?,
-            round: of_block("gptq_round", round_bytes(block))?,
-            refine: of_block("gptq_refine", refine_bytes(block))?,
+            start: kernel("gptq_round", &format!("gptq_start_{block}"), make_up_bytes(block))?,
+            choose,
+            round,
+            refine,
             multiprocessors: card.info().multiprocessors,
         })
     }
 
-    /// Queues one or two products, which do not depend on each other.
+    /// Queues one to three products, which do not depend on each other.
     ///
     /// # Safety
     /// The matrices are there.

@@ -9,7 +9,7 @@ use quern_compute::cuda::{Card, Memory, Stream};
 
 use super::{Prepared, SolveError};
 
-pub(super) use solve::solve;
+pub(super) use solve::{plan_of, solve, strip};
 
 /// What the column loop needs of a Hessian, on a card.
 #[derive(Clone, Debug)]

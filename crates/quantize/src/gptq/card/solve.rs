@@ -1,13 +1,19 @@
 //! A layer on a card: all its rows at once, or in strips where the card has too little memory for that.
 
 use half::f16;
-use quern_compute::cuda::column_loop::{ColumnLoop, Factor, Grid, Piece, Plan, Unit};
+use quern_compute::cuda::column_loop::{ColumnLoop, Factor, Grid, Numbers, Piece, Plan, Unit};
 
 use super::Factored;
 use crate::gptq::{Prepared, Settings, Solution, SolveError};
 
+impl Factored {
+    pub(in crate::gptq) fn as_factor(&self) -> Factor<'_> {
+        Factor { factor: &self.factor, squares: &self.squares }
+    }
+}
+
 /// The plan as the card takes it.
-fn plan_of(prepared: &Prepared) -> Plan {
+pub(in crate::gptq) fn plan_of(prepared: &Prepared) -> Plan {
     let plan = &prepared.plan;
     let units = plan.units.iter().map(|unit| Unit {
         positions: unit.positions.clone(),
@@ -31,12 +37,17 @@ fn plan_of(prepared: &Prepared) -> Plan {
 }
 
 /// Rows that the card has memory for at a time.
-fn strip(factored: &Factored, plan: &Plan, rows: usize) -> Result<usize, SolveError> {
+pub(in crate::gptq) fn strip(
+    factored: &Factored,
+    plan: &Plan,
+    grid: Grid,
+    rows: usize,
+) -> Result<usize, SolveError> {
     let (free, _) = factored.card.free_and_total().map_err(quern_compute::Error::from)?;
     // Some is left for what the driver needs.
     let room = (free as usize / 10 * 9).max(1);
-    let pieces = ColumnLoop::bytes(plan, rows).div_ceil(room);
-    Ok(rows.div_ceil(pieces.max(1)).next_multiple_of(32).min(rows))
+    let pieces = ColumnLoop::bytes(plan, grid, rows).div_ceil(room);
+    Ok(rows.div_ceil(pieces.max(1)).next_multiple_of(32).min(rows).max(1))
 }
 
 /// As [`crate::gptq::solve()`], whose arguments were checked, with so many sweeps of refinement.
@@ -52,8 +63,8 @@ pub(in crate::gptq) fn solve(
     let (columns, groups) = (plan.order.len(), plan.groups.len());
     let grid =
         Grid::Gptq { top: settings.top() as f32, symmetric: settings.symmetric, search: settings.search };
-    let factor = Factor { factor: &factored.factor, squares: &factored.squares };
-    let strip = strip(factored, &plan, rows)?;
+    let factor = factored.as_factor();
+    let strip = strip(factored, &plan, grid, rows)?;
     let mut solution = Solution {
         rows,
         columns,
@@ -74,7 +85,7 @@ pub(in crate::gptq) fn solve(
             columns_here.refine()?;
         }
         solution.loss += columns_here.loss()?;
-        let (scales, lows) = (columns_here.scales()?, columns_here.lows()?);
+        let (scales, lows) = (columns_here.numbers(Numbers::Scales)?, columns_here.numbers(Numbers::Lows)?);
         for group in 0..groups {
             let from = group * count..(group + 1) * count;
             let to = group * rows + first..group * rows + first + count;
