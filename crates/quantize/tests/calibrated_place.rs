@@ -38,8 +38,12 @@ fn calibration(model: &Model, count: usize, rooms: &[u64]) -> Calibration {
 
 fn place(model: &Model, count: usize, rooms: &[u64]) -> (Place, u64) {
     let calibration = calibration(model, count, rooms);
-    let options = Options { calibration: calibration.clone(), ..Options::new(Settings::default(), calibration.samples) };
-    let options = Options { settings: Settings { group_size: Some(32), ..options.settings.clone() }, ..options };
+    let options = Options {
+        calibration: calibration.clone(),
+        ..Options::new(Settings::default(), calibration.samples)
+    };
+    let options =
+        Options { settings: Settings { group_size: Some(32), ..options.settings.clone() }, ..options };
     let plan = gptq::plan(model, &options).unwrap();
     (plan.place, plan.memory_bytes)
 }
@@ -68,7 +72,10 @@ fn what_fits_is_kept_on_the_gpu_and_the_rest_waits_or_is_done_by_the_cpu() {
     let (none, _) = place(&model, 128, &[waits.gpu_bytes() - 1]);
     assert_eq!(used(&none), (vec![], false));
     let sentence = none.sentence();
-    assert!(sentence.contains("CPU") && sentence.contains("Card 0") && sentence.contains("GiB"), "{sentence}");
+    assert!(
+        sentence.contains("CPU") && sentence.contains("Card 0") && sentence.contains("GiB"),
+        "{sentence}"
+    );
 }
 
 #[test]

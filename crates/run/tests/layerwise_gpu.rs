@@ -59,7 +59,8 @@ fn names(model: &Model) -> String {
 
 fn models() -> Vec<(String, Model)> {
     let mut models = vec![("bookworm-4m".to_owned(), load(&fixture("bookworm-4m"), 2))];
-    let mut folders: Vec<_> = std::fs::read_dir(fixture("architectures")).unwrap().map(|e| e.unwrap()).collect();
+    let mut folders: Vec<_> =
+        std::fs::read_dir(fixture("architectures")).unwrap().map(|e| e.unwrap()).collect();
     folders.sort_by_key(|entry| entry.file_name());
     for folder in folders {
         let file = folder.path().join("model.safetensors");
@@ -89,7 +90,10 @@ fn observers_and_streams_are_those_of_the_cpu() {
             assert_eq!(found.len(), expected.len(), "{name}");
             for (found, expected) in found.iter().zip(expected) {
                 let what = format!("{name} ({}), block {layer}, {:?}", names(&model), found.names);
-                assert_eq!((&found.names, found.role, found.expert), (&expected.names, expected.role, expected.expert));
+                assert_eq!(
+                    (&found.names, found.role, found.expert),
+                    (&expected.names, expected.role, expected.expert)
+                );
                 near(&what, &found.values, &expected.values);
                 assert_eq!(found.reference.is_some(), expected.reference.is_some(), "{what}");
                 assert_eq!(found.drift.is_some(), expected.drift.is_some(), "{what}");
@@ -99,12 +103,16 @@ fn observers_and_streams_are_those_of_the_cpu() {
                 if let (Some(found), Some(expected)) = (&found.drift, &expected.drift) {
                     // A difference of two streams: as near as those are.
                     let (largest, _) = relative_errors(found, expected, expected.len());
-                    assert!(largest <= 0.1 || expected.iter().all(|d| *d == 0.0), "{what}, drift: {largest:e}");
+                    assert!(
+                        largest <= 0.1 || expected.iter().all(|d| *d == 0.0),
+                        "{what}, drift: {largest:e}"
+                    );
                 }
             }
         }
         let last = expected.streams.len() - 1;
-        for (stream, (found, expected)) in found.streams[last].iter().zip(&expected.streams[last]).enumerate() {
+        for (stream, (found, expected)) in found.streams[last].iter().zip(&expected.streams[last]).enumerate()
+        {
             let (_, whole) = relative_errors(found, expected, expected.len());
             let most = if model.is_mixture() { 0.1 } else { NEAR.1 };
             assert!(whole <= most, "{name}, stream {stream}: {whole:e}");

@@ -56,7 +56,9 @@ impl Job<'_> {
         let mut place = self.place.clone();
         let mut fallbacks = Vec::new();
         while records.len() < identity.blocks {
-            let Err(error) = self.blocks(target, &place, identity.blocks, &mut state, &mut records) else { break };
+            let Err(error) = self.blocks(target, &place, identity.blocks, &mut state, &mut records) else {
+                break;
+            };
             // Finished blocks are kept: what is left is done where there is memory for it.
             let smaller = if error.is_gpu_memory() { place.smaller(model) } else { None };
             place = match smaller {
