@@ -48,6 +48,39 @@ pub fn gpus(args: &args::Devices) -> anyhow::Result<Vec<GpuRoom>> {
     Ok(gpus)
 }
 
+/// Leaves room on GPUs for a model that is loaded next: what that one needs, and at most half, so that both have layers
+/// there. Batches of tokens are computed on a GPU as soon as it has a layer.
+///
+/// # Errors
+/// The headers of that model cannot be read, or it fits nowhere.
+pub fn share(
+    gpus: &mut [GpuRoom],
+    next: &Planned<'_>,
+    args: &args::Devices,
+    threads: usize,
+) -> anyhow::Result<()> {
+    if !gpus.is_empty() {
+        let report = plan(next, args, threads, gpus.to_vec())?;
+        leave_part(gpus, needed(&report));
+    }
+    Ok(())
+}
+
+/// Bytes that all layers of a model need on GPUs.
+fn needed(report: &PlacementReport) -> u64 {
+    let there = report.devices.iter().filter(|device| device.device.starts_with("cuda")).map(total).sum();
+    report.shortage.map_or(there, |shortage| shortage.needed_bytes)
+}
+
+/// Takes `needed` bytes from all GPUs together, in proportion to their room, and at most half of it.
+fn leave_part(gpus: &mut [GpuRoom], needed: u64) {
+    let all: u64 = gpus.iter().map(|gpu| gpu.room).sum();
+    let part = (needed as f64 / all.max(1) as f64).min(0.5);
+    for gpu in gpus {
+        gpu.room -= (gpu.room as f64 * part) as u64;
+    }
+}
+
 /// Leaves room on GPUs for a model that was loaded before, and has not yet the memory of its session.
 pub fn leave(gpus: &mut [GpuRoom], args: &args::Devices, other: &PlacementReport) {
     let limits = args.options().memory.cards;
@@ -138,8 +171,12 @@ pub fn dry_run(
 ) -> Outcome {
     let mut gpus = gpus(args)?;
     let (mut values, mut text) = (Vec::new(), Vec::new());
-    for planned in models {
-        let report = plan(planned, args, threads, gpus.clone())?;
+    for (index, planned) in models.iter().enumerate() {
+        let mut room = gpus.clone();
+        if let Some(next) = models.get(index + 1).filter(|_| together) {
+            share(&mut room, next, args, threads)?;
+        }
+        let report = plan(planned, args, threads, room)?;
         if together {
             // The next one has what this one leaves.
             for gpu in &mut gpus {
@@ -293,6 +330,8 @@ fn moved(transfer: &Transfer) -> String {
 
 #[cfg(test)]
 mod tests {
+    use quern_run::placement::Shortage;
+
     use super::*;
 
     fn device(name: &str, blocks: &[[usize; 2]], head: bool) -> DeviceReport {
@@ -361,6 +400,24 @@ mod tests {
         none.devices.remove(0);
         none.gpu_layers = 0;
         assert!(announced("m.gguf", 1 << 20, &none)[0].contains("the CPU computes it"));
+    }
+
+    #[test]
+    fn a_first_model_leaves_what_the_second_needs_and_at_most_half() {
+        let gpu =
+            |room| GpuRoom { index: 0, name: String::new(), total: room, free: room, room, limited: false };
+        let rooms = |needed| {
+            let mut gpus = [gpu(8 << 30), gpu(24 << 30)];
+            leave_part(&mut gpus, needed);
+            gpus.map(|gpu| gpu.room)
+        };
+        assert_eq!(rooms(0), [8 << 30, 24 << 30]);
+        assert_eq!(rooms(8 << 30), [6 << 30, 18 << 30]);
+        assert_eq!(rooms(100 << 30), [4 << 30, 12 << 30]);
+        leave_part(&mut [gpu(0)], 5);
+        assert_eq!(needed(&report()), total(&report().devices[0]));
+        let shortage = Some(Shortage { needed_bytes: 7, room_bytes: 3 });
+        assert_eq!(needed(&PlacementReport { shortage, ..report() }), 7);
     }
 
     #[test]
