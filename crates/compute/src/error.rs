@@ -72,6 +72,15 @@ impl Error {
         }
     }
 
+    /// Whether a GPU has too little memory, or RAM for transfers to it.
+    pub fn is_gpu_memory(&self) -> bool {
+        match self {
+            #[cfg(feature = "cuda")]
+            Self::Cuda(error) => matches!(**error, crate::cuda::CudaError::Memory(_)),
+            _ => false,
+        }
+    }
+
     /// Whether a GPU or its driver is the cause.
     pub fn is_gpu(&self) -> bool {
         match self {

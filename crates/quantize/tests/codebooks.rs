@@ -91,7 +91,7 @@ impl Case {
     }
 
     fn encoded(&self, pool: &Pool, element_type: ElementType) -> Vec<u8> {
-        let importance = self.hessian(pool).diagonal();
+        let importance = self.hessian(pool).diagonal().unwrap();
         let mut bytes = vec![0u8; self.rows * element_type.row_bytes(self.columns).unwrap()];
         let weights = Some(importance.as_slice());
         encode_rows_at(Level::best(), element_type, self.columns, &self.weights, weights, &mut bytes)

@@ -183,7 +183,7 @@ fn the_output_is_closer_than_rounded_to_nearest() {
             for symmetric in [true, false] {
                 for search in [false, true] {
                     let base = Settings { symmetric, search, ..settings(bits, group, Order::Natural) };
-                    let diagonal = hessian(&pool, columns, &x).diagonal();
+                    let diagonal = hessian(&pool, columns, &x).diagonal().unwrap();
                     let nearest = round_to_nearest(&pool, &w, rows, columns, Some(&diagonal), &base).unwrap();
                     let nearest = output_error(&w, &nearest, &x);
                     for order in ORDERS {
@@ -257,7 +257,7 @@ fn groups_follow_the_order() {
     let x = inputs(columns, 200, 11);
     let w = weights(rows, columns, 12);
     let s = settings(4, Some(32), Order::Activation);
-    let diagonal = hessian(&pool, columns, &x).diagonal();
+    let diagonal = hessian(&pool, columns, &x).diagonal().unwrap();
     let prepared = Prepared::new(&pool, hessian(&pool, columns, &x), &s).unwrap();
     let ours = solve(&pool, &w, rows, &prepared, &s).unwrap();
     for (k, &group) in ours.g_idx.iter().enumerate() {
@@ -268,7 +268,7 @@ fn groups_follow_the_order() {
     let prepared = Prepared::new(&pool, hessian(&pool, columns, &x), &s).unwrap();
     let ours = solve(&pool, &w, rows, &prepared, &s).unwrap();
     assert!(ours.g_idx.iter().enumerate().all(|(k, g)| *g as usize == k / 32));
-    assert_eq!(ours.qweight().len(), rows * columns / 2);
+    assert_eq!(ours.qweight(&pool).len(), rows * columns / 2);
     assert_eq!(ours.qzeros(false).len(), 3 * rows / 2);
     assert_eq!(ours.scales_bytes().len(), 3 * rows * 2);
     assert_eq!(ours.g_idx_bytes().len(), 4 * columns);

@@ -115,6 +115,14 @@ pub enum Error {
 }
 
 impl Error {
+    /// Whether a GPU has too little memory, or RAM for transfers to it.
+    pub fn is_gpu_memory(&self) -> bool {
+        match self {
+            Self::Gpu { error, .. } | Self::Compute(error) => error.is_gpu_memory(),
+            _ => false,
+        }
+    }
+
     /// An error of a GPU with what was being done there, unless it has that already.
     pub(crate) fn on_gpu(self, what: impl FnOnce() -> String) -> Self {
         match self {

@@ -45,7 +45,7 @@ pub use generate::{
     GenerateOptions, GenerateReport, Generator, Listener, Logprob, Stop, TokenLogprobs, generate,
     generate_from_tokens,
 };
-pub use layerwise::{Calibrator, Layerwise, NormGroup, NormInfo, Replacement};
+pub use layerwise::{Calibrator, Layerwise, LayerwiseMemory, Replacement};
 pub use load::LoadIn;
 pub use memory::{Resident, available_memory, last_level_cache, peak_memory_bytes, require_memory, resident};
 pub use model::{GpuMemory, LoadOptions, Model, Placing, check_context, default_context};

@@ -15,7 +15,7 @@ use crate::placement::{
     Sizes, Transfer, Work, ram_room,
 };
 use crate::rope::Rotation;
-use crate::weights::Weights;
+use crate::weights::{Ffn, Weights};
 use crate::{Error, KvType, Result, Session, SessionOptions};
 
 /// How to load.
@@ -173,6 +173,16 @@ impl Model {
         self.config.vocab_size
     }
 
+    /// Why the kernels of GPUs cannot compute it, if so.
+    pub fn beyond_gpus(&self) -> Option<String> {
+        beyond_gpus(&self.config)
+    }
+
+    /// Whether its blocks, or some of them, are mixtures of experts.
+    pub fn is_mixture(&self) -> bool {
+        self.weights.blocks.iter().any(|block| matches!(block.ffn, Ffn::Experts(_)))
+    }
+
     /// Numbers in all tensors of the forward pass; a tied head counts once.
     pub fn parameters(&self) -> u64 {
         self.weights.parameters()
@@ -276,7 +286,7 @@ impl Model {
     }
 
     /// The CPU, with this model's threads.
-    pub(crate) fn cpu(&self) -> Device {
+    pub fn cpu(&self) -> Device {
         Device::Cpu(self.pool.clone())
     }
 

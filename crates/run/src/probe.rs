@@ -60,7 +60,7 @@ impl<'m> Probe<'m> {
     /// As [`Layerwise::new`] and the forward pass; [`Error::NotFinite`] if the model's output is.
     pub fn new(model: &'m Model, texts: &[Vec<u32>], stride: usize) -> Result<Self> {
         let mut layerwise = Layerwise::new(model, texts)?;
-        let before = layerwise.hidden().to_vec();
+        let before = layerwise.hidden()?.into_owned();
         for layer in 0..layerwise.layers() {
             layerwise.block(layer, &mut Changed(&|_| None))?;
         }
@@ -70,7 +70,7 @@ impl<'m> Probe<'m> {
         let executor = Executor::new(&model.cpu())?;
         let mut probe = Self {
             model,
-            last: rows(layerwise.hidden(), &scored, model.config.hidden_size),
+            last: rows(&layerwise.hidden()?, &scored, model.config.hidden_size),
             reference: vec![0.0; scored.len() * model.vocabulary()],
             layerwise,
             texts: texts.to_vec(),
@@ -88,7 +88,7 @@ impl<'m> Probe<'m> {
         if !probe.reference.iter().all(|logit| logit.is_finite()) {
             return Err(Error::NotFinite);
         }
-        probe.layerwise.set_hidden(&probe.before);
+        probe.layerwise.set_hidden(&probe.before)?;
         probe.unchanged()?;
         Ok(probe)
     }
@@ -113,7 +113,7 @@ impl<'m> Probe<'m> {
         }
         self.layer += 1;
         self.before.copy_from_slice(&self.after);
-        self.layerwise.set_hidden(&self.before);
+        self.layerwise.set_hidden(&self.before)?;
         self.unchanged()?;
         Ok(true)
     }
@@ -123,10 +123,11 @@ impl<'m> Probe<'m> {
     /// # Errors
     /// Those of the forward pass; weights of another shape.
     pub fn block(&mut self, change: &dyn Fn(&LinearInfo<'_>) -> Option<Replacement>) -> Result<Effect> {
-        self.layerwise.set_hidden(&self.before);
+        self.layerwise.set_hidden(&self.before)?;
         self.layerwise.block(self.layer, &mut Changed(change))?;
         let (mut difference, mut whole) = (0.0, 0.0);
-        for (changed, unchanged) in self.layerwise.hidden().chunks(ROWS).zip(self.after.chunks(ROWS)) {
+        let hidden = self.layerwise.hidden()?;
+        for (changed, unchanged) in hidden.chunks(ROWS).zip(self.after.chunks(ROWS)) {
             let squares = changed.iter().zip(unchanged).map(|(a, b)| ((a - b) * (a - b), b * b));
             let (d, w) = squares.fold((0f32, 0f32), |sum, x| (sum.0 + x.0, sum.1 + x.1));
             difference += f64::from(d);
@@ -151,7 +152,7 @@ impl<'m> Probe<'m> {
             embed_from(model, &weight, text, 0, &mut hidden[at..end])?;
             at = end;
         }
-        self.layerwise.set_hidden(&hidden);
+        self.layerwise.set_hidden(&hidden)?;
         let head =
             model.weights.tied.then(|| Linear { weight: weight.matrix, ..model.weights.output.op.clone() });
         Ok(Effect { kl: self.onwards(0, head.as_ref())?, block: 0.0 })
@@ -175,7 +176,7 @@ impl<'m> Probe<'m> {
     fn unchanged(&mut self) -> Result<()> {
         self.layerwise.block(self.layer, &mut Changed(&|_| None))?;
         self.after.clear();
-        self.after.extend_from_slice(self.layerwise.hidden());
+        self.after.extend_from_slice(&self.layerwise.hidden()?);
         Ok(())
     }
 
@@ -184,7 +185,7 @@ impl<'m> Probe<'m> {
         for layer in layer..self.layerwise.layers() {
             self.layerwise.block(layer, &mut Changed(&|_| None))?;
         }
-        let last = rows(self.layerwise.hidden(), &self.scored, self.model.config.hidden_size);
+        let last = rows(&self.layerwise.hidden()?, &self.scored, self.model.config.hidden_size);
         self.divergence(&last, head.unwrap_or(&self.model.weights.output.op))
     }
 

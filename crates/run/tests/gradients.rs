@@ -97,7 +97,7 @@ fn loss(
     let mut run = Layerwise::new(model, texts).unwrap();
     let mut moved = Moved { weight, ..Moved::default() };
     if let Some((_, hidden)) = from {
-        run.set_hidden(hidden);
+        run.set_hidden(hidden).unwrap();
     }
     for layer in from.map_or(0, |(layer, _)| layer)..run.layers() {
         run.block(layer, &mut moved).unwrap();
@@ -214,7 +214,7 @@ fn gradients_are_differences_of_the_loss() {
 
         let mut forward = Layerwise::new(&model, &texts).unwrap();
         for layer in 0..forward.layers() {
-            let hidden = forward.hidden().to_vec();
+            let hidden = forward.hidden().unwrap().to_vec();
             let gradient: Vec<f64> = seen.residual[&layer].iter().map(|&g| g.into()).collect();
             let scale = norm(hidden.iter().map(|&x| x.into()));
             agree(name, &format!("residual {layer}"), &gradient, scale, |along, step| {

@@ -159,7 +159,7 @@ fn replaced_weights_and_their_order_of_columns_take_effect() {
         let mut run = Layerwise::new(&model, &sequences(&model)).unwrap();
         let mut watch = Watch::new(change);
         run.block(0, &mut watch).unwrap();
-        run.hidden().to_vec()
+        run.hidden().unwrap().to_vec()
     };
     let plain = run_with(&|_| None);
     let size = plain.iter().fold(0f32, |m, v| m.max(v.abs()));

@@ -4,15 +4,11 @@
 
 mod common;
 
-use common::collect::{Collect, Group, append, coarse, keep, numbers, sequences};
+use common::collect::{Collect, Group, coarse, keep, numbers, sequences};
 use common::{fixture, load};
-use quern_compute::Executor;
 use quern_model::TensorRole;
 use quern_model::architecture::Block;
-use quern_run::{
-    Calibrator, Error, KvType, Layerwise, LinearGroup, LinearInfo, Model, NormGroup, NormInfo, Observer,
-    ObserverError, Replacement, SessionOptions, Wanted,
-};
+use quern_run::{KvType, Layerwise, LinearInfo, Model, Replacement, SessionOptions, Wanted};
 
 fn model(name: &str) -> Model {
     match name {
@@ -45,12 +41,15 @@ struct Ran {
 
 fn run(model: &Model, change: impl Fn(&LinearInfo<'_>) -> Option<Replacement>) -> Vec<Ran> {
     let mut run = Layerwise::with_reference(model, &sequences(model)).unwrap();
-    let both = |run: &Layerwise<'_>| [run.hidden().to_vec(), run.reference_hidden().unwrap().to_vec()];
+    let both = |run: &mut Layerwise<'_>| {
+        let hidden = run.hidden().unwrap().to_vec();
+        [hidden, run.reference_hidden().unwrap().unwrap().to_vec()]
+    };
     let block = |layer| {
-        let before = both(&run);
+        let before = both(&mut run);
         let mut collect = Collect { groups: Vec::new(), change: &change };
         run.block(layer, &mut collect).unwrap();
-        Ran { before, groups: collect.groups, after: both(&run) }
+        Ran { before, groups: collect.groups, after: both(&mut run) }
     };
     (0..model.config().layers).map(block).collect()
 }
@@ -64,12 +63,12 @@ fn without_replacements_both_streams_are_one() {
     for name in MODELS {
         let model = model(name);
         let mut alone = Layerwise::new(&model, &sequences(&model)).unwrap();
-        assert!(alone.reference_hidden().is_none());
+        assert!(alone.reference_hidden().unwrap().is_none());
         for (layer, ran) in run(&model, keep).into_iter().enumerate() {
             let mut collect = Collect { groups: Vec::new(), change: keep };
             alone.block(layer, &mut collect).unwrap();
             assert_eq!(bits(&ran.after[0]), bits(&ran.after[1]), "{name}");
-            assert_eq!(bits(&ran.after[0]), bits(alone.hidden()), "{name}");
+            assert_eq!(bits(&ran.after[0]), bits(&alone.hidden().unwrap()), "{name}");
             assert_eq!(ran.groups.len(), collect.groups.len(), "{name}");
             for (group, lone) in ran.groups.iter().zip(&collect.groups) {
                 let at = format!("{name}: {:?}", group.names);
@@ -183,17 +182,17 @@ fn a_run_goes_on_from_both_residual_streams() {
     let model = model("bookworm-4m");
     let whole = run(&model, coarse);
     let mut second = Layerwise::with_reference(&model, &sequences(&model)).unwrap();
-    second.set_hidden(&whole[1].after[0]);
-    second.set_reference_hidden(&whole[1].after[1]);
+    second.set_hidden(&whole[1].after[0]).unwrap();
+    second.set_reference_hidden(&whole[1].after[1]).unwrap();
     let mut collect = Collect { groups: Vec::new(), change: coarse };
     second.block(2, &mut collect).unwrap();
     assert_eq!(collect.groups, whole[2].groups);
-    assert_eq!(second.reference_hidden().unwrap(), whole[2].after[1]);
+    assert_eq!(second.reference_hidden().unwrap().unwrap(), whole[2].after[1]);
     // Without a reference there is nothing to set.
     let mut alone = Layerwise::new(&model, &sequences(&model)).unwrap();
-    let before = alone.hidden().to_vec();
-    alone.set_reference_hidden(&whole[1].after[1]);
-    assert_eq!(alone.hidden(), before);
+    let before = alone.hidden().unwrap().to_vec();
+    alone.set_reference_hidden(&whole[1].after[1]).unwrap();
+    assert_eq!(alone.hidden().unwrap(), before);
 }
 
 /// The groups of an ordinary pass that belong to no block.
@@ -223,9 +222,10 @@ fn the_heads_inputs_are_those_of_a_pass() {
         for layer in 0..run.layers() {
             run.block(layer, &mut collect).unwrap();
         }
-        let (hidden, mut head) = (run.hidden().to_vec(), Collect { groups: Vec::new(), change: coarse });
+        let (hidden, mut head) =
+            (run.hidden().unwrap().to_vec(), Collect { groups: Vec::new(), change: coarse });
         run.head(&mut head).unwrap();
-        assert_eq!(run.hidden(), hidden);
+        assert_eq!(run.hidden().unwrap(), hidden);
         assert_eq!(head.groups.len(), expected.len(), "{name}");
         for (group, expected) in head.groups.iter().zip(&expected) {
             assert_eq!((&group.names, group.role), (&expected.names, expected.role), "{name}");
@@ -235,99 +235,4 @@ fn the_heads_inputs_are_those_of_a_pass() {
             assert!(*reference != group.values && group.drift.is_none(), "{name}");
         }
     }
-}
-
-/// A norm, its outputs, and those in the reference.
-type Normed = (TensorRole, Option<usize>, Vec<f32>, Option<Vec<f32>>);
-
-/// Doubles every norm's weight.
-struct Norms {
-    seen: Vec<Normed>,
-    groups: Collect<fn(&LinearInfo<'_>) -> Option<Replacement>>,
-    length: usize,
-}
-
-impl Norms {
-    fn new(length: usize) -> Self {
-        Self { seen: Vec::new(), groups: Collect { groups: Vec::new(), change: keep }, length }
-    }
-}
-
-impl Observer for Norms {
-    fn observe(&mut self, executor: &mut Executor, group: &LinearGroup<'_>) -> Result<(), ObserverError> {
-        self.groups.observe(executor, group)
-    }
-}
-
-impl Calibrator for Norms {
-    fn replace(&mut self, layers: &[LinearInfo<'_>]) -> Result<Vec<Option<Replacement>>, ObserverError> {
-        Ok(vec![None; layers.len()])
-    }
-
-    fn refits_norms(&self) -> bool {
-        true
-    }
-
-    fn observe_norm(&mut self, group: &NormGroup<'_>) -> Result<(), ObserverError> {
-        let (role, layer) = (group.norm.role, group.norm.layer);
-        if self.seen.last().is_none_or(|(r, l, ..)| (*r, *l) != (role, layer)) {
-            self.seen.push((role, layer, Vec::new(), None));
-        }
-        let (_, _, values, reference) = self.seen.last_mut().unwrap();
-        values.extend_from_slice(group.values);
-        append(reference, group.reference);
-        Ok(())
-    }
-
-    fn replace_norm(&mut self, norm: &NormInfo<'_>) -> Result<Option<Vec<f32>>, ObserverError> {
-        assert_eq!(self.seen.last().map(|(r, l, ..)| (*r, *l)), Some((norm.role, norm.layer)));
-        Ok(Some(norm.weight.iter().map(|w| w * 2.0).take(self.length).collect()))
-    }
-}
-
-#[test]
-fn norms_are_shown_and_replaced_before_the_layers_behind_them() {
-    use TensorRole as R;
-    for (name, roles) in [
-        ("bookworm-4m", &[R::AttentionNorm, R::FfnNorm][..]),
-        ("gemma2", &[R::AttentionNorm, R::FfnNorm]),
-        ("mixtral", &[R::AttentionNorm, R::FfnNorm]),
-        ("phi", &[R::AttentionNorm]),
-        ("falcon", &[R::AttentionNorm2, R::AttentionNorm]),
-        ("opt-350m", &[]),
-    ] {
-        let model = model(name);
-        let plain = run(&model, keep);
-        let mut run = Layerwise::with_reference(&model, &sequences(&model)).unwrap();
-        let mut norms = Norms::new(usize::MAX);
-        run.block(0, &mut norms).unwrap();
-        let seen: Vec<_> = norms.seen.iter().map(|(role, layer, ..)| (*role, *layer)).collect();
-        assert_eq!(seen, roles.iter().map(|&r| (r, Some(0))).collect::<Vec<_>>(), "{name}");
-        // The reference goes through the model's own norms.
-        assert_eq!(run.reference_hidden().unwrap(), plain[0].after[0], "{name}");
-        for (group, plain) in norms.groups.groups.iter().zip(&plain[0].groups).take(1) {
-            assert_eq!(group.reference.as_ref().unwrap(), &plain.values, "{name}");
-            let bias = model.config().architecture.norm == quern_model::architecture::Norm::Layer;
-            match roles.is_empty() {
-                true => assert_eq!(group.values, plain.values, "{name}"),
-                false if bias => assert_ne!(group.values, plain.values, "{name}"),
-                false => {
-                    let doubled: Vec<f32> = plain.values.iter().map(|v| v * 2.0).collect();
-                    assert_eq!(bits(&group.values), bits(&doubled), "{name}");
-                }
-            }
-        }
-        // What is shown is what the layers would read without a replacement.
-        if let Some((_, _, values, reference)) = norms.seen.first() {
-            assert_eq!((values, reference.as_ref()), (&plain[0].groups[0].values, Some(values)), "{name}");
-        }
-        let mut norms = Norms::new(usize::MAX);
-        run.head(&mut norms).unwrap();
-        let final_norm = model.config().final_norm;
-        assert_eq!(norms.seen.iter().filter(|s| s.0 == R::OutputNorm).count(), usize::from(final_norm));
-    }
-    let model = model("bookworm-4m");
-    let mut run = Layerwise::new(&model, &[vec![1, 2]]).unwrap();
-    let error = run.block(0, &mut Norms::new(3)).unwrap_err();
-    assert!(matches!(error, Error::Compute(_)) && error.to_string().contains("norm"), "{error}");
 }

@@ -62,10 +62,13 @@ impl Devices {
     }
 }
 
-/// The device of commands that compute on the CPU alone.
+/// The device of a calibration pass.
 #[derive(Clone, Debug, Args)]
-pub struct CpuDevice {
-    /// Device to compute on: auto or cpu; this command does not use GPUs
+pub struct CalibrationDevice {
+    /// Device for calibration (gptq, --calibrate): auto, cpu, cuda (all cards) or cuda:N (card number N)
+    ///
+    /// auto takes all cards that can be used, and the CPU where there is none or their memory is too small. Quantization
+    /// without calibration is as fast as the disk on the CPU, and computes there.
     #[arg(long, value_name = "DEVICE", default_value = "auto", value_parser = device)]
     pub device: DeviceChoice,
 }

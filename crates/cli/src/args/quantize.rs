@@ -10,7 +10,7 @@ use quern_tensor_io::ElementType;
 
 use super::auto::AutoOptions;
 use super::calibration::CalibrationOptions;
-use super::placement::CpuDevice;
+use super::placement::CalibrationDevice;
 use super::record::{CardOptions, NoProvenance};
 use super::shared::{Threads, model_help};
 use super::values::{bits, element_types, group_size, schemes, type_override};
@@ -69,7 +69,7 @@ pub struct Quantize {
     #[command(flatten)]
     pub card: CardOptions,
     #[command(flatten)]
-    pub device: CpuDevice,
+    pub device: CalibrationDevice,
     #[command(flatten)]
     pub gguf: GgufOptions,
     #[command(flatten)]

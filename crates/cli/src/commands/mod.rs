@@ -20,6 +20,7 @@ use crate::progress::{Bar, Unit};
 use crate::{args, format, messages, model};
 
 pub mod bench;
+mod beside;
 pub mod completions;
 pub mod convert;
 pub mod demo;
@@ -102,13 +103,13 @@ fn load_beside(
     planned: &placement::Planned<'_>,
     threads: usize,
     args: &args::Devices,
-    beside: Beside<'_>,
+    other: Beside<'_>,
 ) -> anyhow::Result<Placed> {
     let mut gpus = placement::gpus(args)?;
-    match beside {
+    match other {
         Beside::Nothing => {}
-        Beside::Next(next) => placement::share(&mut gpus, next, args, threads)?,
-        Beside::Loaded(report) => placement::leave(&mut gpus, args, report),
+        Beside::Next(next) => beside::share(&mut gpus, next, args, threads)?,
+        Beside::Loaded(report) => beside::leave(&mut gpus, args, report),
     }
     let room = gpus.iter().map(|gpu| gpu.room).sum();
     let options = args.options();

@@ -9,7 +9,7 @@ use quern_run::placement::PlacementReport;
 use quern_run::{Divergence, KvType, PerplexityOptions, PerplexityReport, SessionOptions};
 
 use super::placement::{self, Planned};
-use super::{Beside, Outcome, load_beside, print, print_json, read_text, warn_of_memory};
+use super::{Beside, Outcome, beside, load_beside, print, print_json, read_text, warn_of_memory};
 use crate::progress::{Bar, Unit};
 use crate::{args, messages};
 
@@ -98,7 +98,7 @@ impl Measurement<'_> {
         let load = |planned: &Planned<'_>, beside| {
             let placed = load_beside(planned, self.threads, devices, beside)?;
             let report = placed.report(devices, SessionOptions { kv: planned.kv, ..session }, self.rows());
-            placement::announce(planned.path, &placed, report.as_ref());
+            beside::announce(planned.path, &placed, report.as_ref());
             anyhow::Ok((placed, report))
         };
         let compared = self.reference.map(|path| planned(path, None, KvType::F16));

@@ -8,6 +8,7 @@
 //! - [`cards`] lists what there is, [`Card::open`] opens one
 //! - [`Memory`] and [`Pinned`] hold bytes, [`Stream`] queues copies and launches, [`Event`] orders streams
 //! - [`Loader`] brings a model's parameters to a card, [`Executor`] computes with them
+//! - [`GramMatrix`] is a matrix of sums, ordered, damped and factored
 //! - [`Card::function`] gives a kernel, [`Launch`] launches it, [`Stream::capture`] records a [`Graph`]
 //!
 //! Every call returns an error rather than panic, and says once that a card is lost: after a fault of a kernel all later
@@ -23,6 +24,7 @@ mod error;
 mod executor;
 mod formats;
 mod generation;
+mod gram_matrix;
 mod graph;
 mod image;
 mod images;
@@ -34,6 +36,7 @@ mod matrix;
 mod memory;
 mod module;
 mod stream;
+mod sums_args;
 mod vector;
 
 pub use cache::Cache;
@@ -41,6 +44,7 @@ pub use card::{Card, CardInfo, MemoryUse, OLDEST_CAPABILITY, cards};
 pub use error::{CardName, Code, CudaError, CudaResult, MemoryError, Version};
 pub use executor::Executor;
 use generation::Generation;
+pub use gram_matrix::{DiagonalSquare, GramMatrix};
 pub use graph::Graph;
 pub use launch::Launch;
 pub use loader::Loader;

@@ -50,6 +50,12 @@ pub struct Values<'a> {
 }
 
 impl<'a> Values<'a> {
+    /// The first values of an allocation that has as many.
+    pub(super) fn of(memory: &'a Memory, length: usize) -> Self {
+        debug_assert!(4 * length <= memory.bytes());
+        Self { memory: Some(memory), start: 0, length }
+    }
+
     /// How many there are.
     pub fn len(&self) -> usize {
         self.length

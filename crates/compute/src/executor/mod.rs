@@ -17,6 +17,7 @@ mod gpu;
 mod mixture;
 mod operations;
 mod replay;
+mod sums;
 mod upload;
 mod values;
 mod weight;
@@ -93,9 +94,21 @@ impl Executor {
         self.pool().is_none()
     }
 
+    /// An event behind all that was queued so far; `None` on the CPU, where all is done.
+    ///
+    /// # Errors
+    /// [`Error::Cuda`](crate::Error::Cuda) if the GPU is lost.
+    #[cfg(feature = "cuda")]
+    pub fn event(&self) -> Result<Option<cuda::Event>> {
+        match &self.half {
+            Half::Cpu(_) => Ok(None),
+            Half::Cuda(cuda) => cuda.event().map(Some),
+        }
+    }
+
     /// The GPU's half.
     #[cfg(feature = "cuda")]
-    fn cuda_half(&self) -> Result<&cuda::Executor> {
+    pub(crate) fn cuda_half(&self) -> Result<&cuda::Executor> {
         match &self.half {
             Half::Cpu(_) => Err(crate::Error::Device),
             Half::Cuda(cuda) => Ok(cuda),

@@ -46,6 +46,16 @@ impl Buffer {
         }
     }
 
+    /// How many values it has room for.
+    pub fn len(&self) -> usize {
+        self.all().len()
+    }
+
+    /// Whether it has room for none.
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
     /// The first `length` values.
     ///
     /// # Panics

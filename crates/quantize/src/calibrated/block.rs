@@ -5,7 +5,7 @@ use quern_model::{Config, Convention};
 use quern_run::{Calibrator, LinearGroup, LinearInfo, Observer, ObserverError, Replacement};
 use quern_tensor_io::Progress;
 
-use super::inputs::Inputs;
+use super::inputs::{Collected, Inputs};
 use super::state::{BlockRecord, Squares, State};
 use super::target::{Group, Target, Work};
 use super::{Calibration, Error};
@@ -23,7 +23,7 @@ pub(super) struct Quantize<'a, T: Target> {
     /// The group that comes next.
     pub group: usize,
     /// What was collected of that group's inputs.
-    pub inputs: Option<Inputs>,
+    pub inputs: Collected,
     pub record: BlockRecord<T::Report>,
 }
 
@@ -35,29 +35,30 @@ impl<T: Target> Quantize<'_, T> {
     }
 
     /// Records the sums of squares of a group's inputs.
-    fn measure(&mut self, layers: &[LinearInfo<'_>], inputs: &Inputs) {
+    fn measure(&mut self, layers: &[LinearInfo<'_>], inputs: &Inputs) -> Result<(), Error> {
         let measured: Vec<_> = layers.iter().filter(|layer| self.measures(layer)).collect();
         if measured.is_empty() {
-            return;
+            return Ok(());
         }
-        let (sums, tokens) = (inputs.hessian.diagonal(), inputs.hessian.tokens());
+        let (sums, tokens) = (inputs.hessian.diagonal()?, inputs.hessian.tokens());
         for layer in measured {
             if let Some(tensor) = self.config.tensor_name(Convention::Gguf, layer.role, layer.layer) {
                 let (expert, sums) = (layer.expert, sums.clone());
                 self.record.squares.push(Squares { tensor, expert, sums, tokens });
             }
         }
+        Ok(())
     }
 }
 
 impl<T: Target> Observer for Quantize<'_, T> {
-    fn observe(&mut self, _: &mut Executor, group: &LinearGroup<'_>) -> Result<(), ObserverError> {
+    fn observe(&mut self, executor: &mut Executor, group: &LinearGroup<'_>) -> Result<(), ObserverError> {
         let mut wanted = false;
         for layer in group.linears {
             wanted |= self.measures(layer) || self.target.wants(layer)?;
         }
         if wanted {
-            self.inputs.get_or_insert_with(|| Inputs::new(group.columns)).add(self.pool, group)?;
+            self.inputs.add(self.pool, executor, group)?;
         }
         Ok(())
     }
@@ -73,13 +74,13 @@ impl<T: Target> Calibrator for Quantize<'_, T> {
                 wanted.push(*layer);
             }
         }
-        let inputs = match self.inputs.take() {
+        let inputs = match self.inputs.take()? {
             Some(inputs) => inputs,
             // An expert that no token chose: rounded without a Hessian, and named in the report.
             None if !wanted.is_empty() => Inputs::new(layers[0].columns),
             None => return Ok(vec![None; layers.len()]),
         };
-        self.measure(layers, &inputs);
+        self.measure(layers, &inputs)?;
         if wanted.is_empty() {
             return Ok(vec![None; layers.len()]);
         }

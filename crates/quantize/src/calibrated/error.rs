@@ -53,6 +53,15 @@ pub enum Error {
 }
 
 impl Error {
+    /// Whether a GPU has too little memory.
+    pub(super) fn is_gpu_memory(&self) -> bool {
+        match self {
+            Self::Run(error) => error.is_gpu_memory(),
+            Self::Module { why: SolveError::Compute(error), .. } => error.is_gpu_memory(),
+            _ => false,
+        }
+    }
+
     /// The same error; if the disk is full, it says that finished layers are kept in `folder`.
     pub(super) fn with_kept(self, folder: &Path) -> Self {
         let Self::File(FileError { file, kind: ErrorKind::Io(error), .. }) = &self else { return self };
@@ -96,9 +105,18 @@ impl From<quern_run::Error> for Error {
         match error {
             quern_run::Error::Observer(error) => match error.downcast::<Error>() {
                 Ok(own) => *own,
-                Err(other) => Self::Stage(other),
+                Err(other) => match other.downcast::<quern_compute::Error>() {
+                    Ok(compute) => Self::Run((*compute).into()),
+                    Err(other) => Self::Stage(other),
+                },
             },
             other => Self::Run(other),
         }
+    }
+}
+
+impl From<quern_compute::Error> for Error {
+    fn from(error: quern_compute::Error) -> Self {
+        quern_run::Error::from(error).into()
     }
 }

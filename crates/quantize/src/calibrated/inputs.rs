@@ -1,6 +1,6 @@
 //! What is collected of the inputs of a group of layers while the calibration text runs through them.
 
-use quern_compute::{Pool, Result, Values};
+use quern_compute::{Executor, Pool, Result, Values};
 use quern_run::LinearGroup;
 
 use crate::gptq::{Hessian, Shift};
@@ -23,17 +23,63 @@ impl Inputs {
         Self { hessian: Hessian::new(columns), shift: None }
     }
 
+    /// The same, in the memory of the device that `executor` computes on.
+    fn on(executor: &Executor, columns: usize) -> Result<Self> {
+        Ok(Self { hessian: Hessian::on(executor, columns)?, shift: None })
+    }
+
     /// Adds the inputs of some tokens.
     ///
     /// # Errors
     /// They are on another device.
-    pub fn add(&mut self, pool: &Pool, group: &LinearGroup<'_>) -> Result<()> {
-        let values = group.values.host()?;
-        self.hessian.add(pool, values);
+    pub fn add(&mut self, pool: &Pool, executor: &mut Executor, group: &LinearGroup<'_>) -> Result<()> {
+        self.hessian.add_values(executor, group.values)?;
         if let Some(reference) = group.reference.filter(|_| group.columns.is_multiple_of(LANES)) {
             let shift = self.shift.get_or_insert_with(|| Shift::new(group.columns));
-            shift.add(pool, values, reference.host()?, group.drift.map(Values::host).transpose()?);
+            let mut host = |values: Values<'_>| -> Result<Vec<f32>> {
+                let mut copy = vec![0.0; values.len()];
+                executor.download(values, &mut copy)?;
+                Ok(copy)
+            };
+            let values = host(group.values)?;
+            let (reference, drift) = (host(reference)?, group.drift.map(host).transpose()?);
+            shift.add(pool, &values, &reference, drift.as_deref());
         }
         Ok(())
+    }
+}
+
+/// What each device collected of one group's inputs, in the order of the devices.
+#[derive(Debug, Default)]
+pub(super) struct Collected(Vec<(Option<usize>, Inputs)>);
+
+impl Collected {
+    /// Adds the inputs of some tokens to the sums of the device that `executor` computes on.
+    ///
+    /// # Errors
+    /// A device without memory for the sums, or that is lost.
+    pub fn add(&mut self, pool: &Pool, executor: &mut Executor, group: &LinearGroup<'_>) -> Result<()> {
+        let device = executor.device().gpu_index();
+        let at = match self.0.iter().position(|(own, _)| *own == device) {
+            Some(at) => at,
+            None => {
+                self.0.push((device, Inputs::on(executor, group.columns)?));
+                self.0.len() - 1
+            }
+        };
+        self.0[at].1.add(pool, executor, group)
+    }
+
+    /// The sums over all devices, which are added in their order; `None` if no inputs were seen.
+    ///
+    /// # Errors
+    /// A device that is lost.
+    pub fn take(&mut self) -> Result<Option<Inputs>> {
+        let mut all = std::mem::take(&mut self.0).into_iter();
+        let Some((_, mut first)) = all.next() else { return Ok(None) };
+        for (_, inputs) in all {
+            first.hessian.merge(inputs.hessian)?;
+        }
+        Ok(Some(first))
     }
 }

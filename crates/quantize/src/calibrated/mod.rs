@@ -22,6 +22,7 @@ pub mod gptq;
 mod imatrix;
 mod inputs;
 mod needs;
+mod place;
 mod run;
 mod state;
 mod target;
@@ -29,11 +30,13 @@ mod target;
 use std::path::PathBuf;
 
 use quern_model::provenance::Provenance;
+use quern_run::placement::GpuRoom;
 use quern_tensor_io::output::Inputs as InputFiles;
 
 use crate::calibration::Samples;
 
 pub use error::Error;
+pub use place::Place;
 
 /// What a job is to know of its calibration, whatever its output is.
 #[derive(Clone, Debug)]
@@ -55,6 +58,8 @@ pub struct Calibration {
     pub inputs: InputFiles,
     /// Discard an unfinished run instead of going on with it.
     pub restart: bool,
+    /// The GPUs that may be used; none: the CPU computes.
+    pub gpus: Vec<GpuRoom>,
 }
 
 impl Calibration {
@@ -69,6 +74,7 @@ impl Calibration {
             force: false,
             inputs: InputFiles::default(),
             restart: false,
+            gpus: Vec::new(),
         }
     }
 

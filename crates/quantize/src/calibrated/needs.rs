@@ -27,11 +27,11 @@ pub(super) struct Largest {
 }
 
 /// Tokens that are run, all at once.
-fn tokens(calibration: &Calibration) -> u64 {
+pub(super) fn tokens(calibration: &Calibration) -> u64 {
     calibration.samples.sequences.iter().map(|sequence| sequence.len() as u64).sum()
 }
 
-/// Bytes of memory beside the mapped model.
+/// Bytes of memory beside the mapped model, where the CPU computes.
 pub(super) fn memory(model: &Model, calibration: &Calibration, largest: Largest) -> u64 {
     let config = model.config();
     let tokens = tokens(calibration);

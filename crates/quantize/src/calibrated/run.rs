@@ -8,9 +8,10 @@ use quern_tensor_io::Progress;
 use quern_tensor_io::output::{OutputFile, require_space};
 
 use super::block::{Quantize, Replay};
+use super::inputs::Collected;
 use super::state::{BlockRecord, Identity, Opened, State};
 use super::target::{Target, Work};
-use super::{Calibration, Error, imatrix};
+use super::{Calibration, Error, Place, imatrix};
 
 /// A job that is to be done.
 pub(super) struct Job<'a> {
@@ -22,6 +23,8 @@ pub(super) struct Job<'a> {
     pub layers: usize,
     /// What is made before the blocks.
     pub before: usize,
+    /// Where it is computed.
+    pub place: &'a Place,
     /// Bytes on the disk before the unfinished run is removed.
     pub disk_bytes: u64,
 }
@@ -34,7 +37,7 @@ pub(super) struct Blocks<R> {
     pub records: Vec<BlockRecord<R>>,
     /// Those that an earlier run had finished.
     pub resumed: usize,
-    /// What was found damaged and was done again.
+    /// What was found damaged and was done again, and what was done elsewhere than planned.
     pub damage: Vec<String>,
 }
 
@@ -50,15 +53,28 @@ impl Job<'_> {
         let work = Work { pool: model.pool(), progress, calibration, file: &state.embedding_file() };
         let again = target.before(model, &state, work)?;
         progress.resume(records.iter().map(|r| r.modules.len() as u64).sum());
-        if resumed < identity.blocks {
-            self.blocks(target, identity.blocks, &mut state, &mut records)?;
+        let mut place = self.place.clone();
+        let mut fallbacks = Vec::new();
+        while records.len() < identity.blocks {
+            let Err(error) = self.blocks(target, &place, identity.blocks, &mut state, &mut records) else {
+                break;
+            };
+            // Finished blocks are kept: what is left is done where there is memory for it.
+            let smaller = if error.is_gpu_memory() { place.smaller(model) } else { None };
+            place = match smaller {
+                Some(smaller) => smaller,
+                None => return Err(error),
+            };
+            let (block, went_on) = (records.len(), place.sentence());
+            fallbacks.push(format!("{error}; from block {block} on, it was done {went_on}"));
+            progress.step(&format!("block {block}, {went_on}"));
         }
         if let Some(path) = &calibration.imatrix {
             let blocks = records.len().min(model.config().layers);
             imatrix::write(path, model, calibration, &records[..blocks])?;
         }
         debug_assert_eq!(records.iter().map(|r| r.modules.len()).sum::<usize>(), self.layers);
-        let damage = again.into_iter().chain(damage).collect();
+        let damage = again.into_iter().chain(damage).chain(fallbacks).collect();
         Ok(Blocks { state, records, resumed, damage })
     }
 
@@ -66,6 +82,7 @@ impl Job<'_> {
     fn blocks<T: Target>(
         &self,
         target: &T,
+        place: &Place,
         blocks: usize,
         state: &mut State,
         records: &mut Vec<BlockRecord<T::Report>>,
@@ -73,18 +90,15 @@ impl Job<'_> {
         let &Self { model, calibration, progress, .. } = self;
         let resumed = records.len();
         let sequences = &calibration.samples.sequences;
-        let mut layerwise = match target.follows_the_original() {
-            true => Layerwise::with_reference(model, sequences)?,
-            false => Layerwise::new(model, sequences)?,
-        };
+        let devices = place.devices(model)?;
+        let with_reference = target.follows_the_original();
+        let mut layerwise = Layerwise::on(model, &devices, sequences, with_reference, place.waits())?;
         let mut first = 0;
-        let (own, reference) =
-            (layerwise.hidden().len(), layerwise.reference_hidden().map_or(0, <[f32]>::len));
-        if let Some((block, hidden)) = state.hidden(resumed, own + reference) {
-            layerwise.set_hidden(&hidden[..own]);
-            if reference > 0 {
-                layerwise.set_reference_hidden(&hidden[own..]);
-            }
+        let own = layerwise.values();
+        let all = if with_reference { 2 * own } else { own };
+        if let Some((block, hidden)) = state.hidden(resumed, all) {
+            layerwise.set_hidden(&hidden[..own])?;
+            layerwise.set_reference_hidden(&hidden[own..])?;
             first = block;
         }
         let pool = model.pool();
@@ -103,7 +117,7 @@ impl Job<'_> {
                 progress,
                 block,
                 group: 0,
-                inputs: None,
+                inputs: Collected::default(),
                 record: BlockRecord::default(),
             };
             match block < model.config().layers {
@@ -113,9 +127,9 @@ impl Job<'_> {
             let record = work.record;
             state.finish_block(block, &record)?;
             records.push(record);
-            if block + 1 < blocks {
-                let reference = layerwise.reference_hidden().unwrap_or_default();
-                state.keep_hidden(block + 1, &[layerwise.hidden(), reference])?;
+            if block + 1 < blocks && state.wants_hidden() {
+                let streams = layerwise.streams()?;
+                state.keep_hidden(block + 1, &streams.iter().map(|s| &**s).collect::<Vec<_>>())?;
             }
         }
         Ok(())

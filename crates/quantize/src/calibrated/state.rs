@@ -235,11 +235,13 @@ impl State {
         keep(&self.record_file(layer), record)
     }
 
-    /// Writes the residual streams before block `layer`, one after the other, if the last time is long enough ago.
+    /// Whether the last time residual streams were kept is long enough ago.
+    pub fn wants_hidden(&self) -> bool {
+        self.last_hidden.elapsed() >= HIDDEN_EVERY
+    }
+
+    /// Writes the residual streams before block `layer`, one after the other.
     pub fn keep_hidden(&mut self, layer: usize, hidden: &[&[f32]]) -> Result<()> {
-        if self.last_hidden.elapsed() < HIDDEN_EVERY {
-            return Ok(());
-        }
         let path = self.hidden_file(layer);
         let values = hidden.iter().map(|stream| stream.len()).sum();
         let plan = TensorPlan { name: "hidden".into(), element_type: ElementType::F32, shape: vec![values] };

@@ -59,6 +59,9 @@ pub enum SolveError {
         /// Tokens seen.
         tokens: u64,
     },
+    /// A device that computes: a GPU, mostly.
+    #[error(transparent)]
+    Compute(#[from] quern_compute::Error),
     /// The Hessian cannot be factored with any damping.
     #[error(
         "the Hessian ({columns} columns, {tokens} tokens) is not positive definite even with a damping of 1; use \

@@ -22,6 +22,7 @@
 //! in a code here and there.
 
 pub mod blocks;
+mod card;
 mod codebooks;
 mod error;
 mod format;

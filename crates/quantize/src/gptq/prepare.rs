@@ -1,8 +1,12 @@
 //! From the sum of products to what the column loop needs: order, damping, factor.
 
+use std::convert::Infallible;
+
 use quern_compute::{Pool, factor, factor_f64};
 
-use super::order::Plan;
+use super::card::{self, Factored};
+use super::hessian::Sum;
+use super::order::{Plan, Unit};
 use super::refine::{Piece, Squares};
 use super::{Hessian, Settings, SolveError, check_shape};
 
@@ -17,22 +21,25 @@ pub struct Prepared {
     pub(super) squares: Squares,
     /// Diagonal of H in that order, not damped; 0 for dead columns.
     pub(super) diagonal: Vec<f32>,
+    /// Factor and squares on a card; then there are none here.
+    pub(super) card: Option<Factored>,
     dead: usize,
     damp: f64,
     tokens: u64,
 }
 
 impl Prepared {
-    /// Orders, damps and factors in the Hessian's own memory. A column that never saw an input but 0 is dead: its
+    /// Orders, damps and factors, in RAM in the Hessian's own memory, on a card beside it. A column that never saw an input but 0 is dead: its
     /// weights will be 0. If the damping asked for is not enough: once more in f64 (8 more bytes per element, for
     /// the moment), then with more damping in steps of 0.01 up to 1, then with a floor under the diagonal.
     ///
     /// # Errors
     /// [`SolveError::NoData`], [`SolveError::Input`] or [`SolveError::NotPositiveDefinite`]: round to nearest
-    /// instead. [`SolveError::Settings`].
+    /// instead. [`SolveError::Settings`]; [`SolveError::Compute`] if the Hessian is on a card that has no memory left,
+    /// or is lost.
     pub fn new(pool: &Pool, hessian: Hessian, settings: &Settings) -> Result<Self, SolveError> {
         check_shape(32, 32, settings)?;
-        let plan = Plan::new(&hessian.diagonal(), settings);
+        let plan = Plan::new(&hessian.diagonal()?, settings);
         Self::with_plan(pool, hessian, plan, settings)
     }
 
@@ -44,28 +51,40 @@ impl Prepared {
         settings: &Settings,
     ) -> Result<Self, SolveError> {
         let (columns, tokens) = (hessian.columns, hessian.tokens());
-        let diagonal = hessian.diagonal();
-        let mut sum = hessian.sum;
-        for (i, row) in sum.chunks(columns.max(1)).enumerate() {
-            if let Some(j) = row[..=i].iter().position(|x| !x.is_finite()) {
-                let column = if diagonal[j].is_finite() { i } else { j };
-                return Err(SolveError::Input { column, value: row[j] });
-            }
+        let diagonal = hessian.diagonal()?;
+        let not_finite = match &hessian.sum {
+            Sum::Host(sum) => first_not_finite(sum, columns),
+            Sum::Card(sums) => sums.first_not_finite()?,
+        };
+        if let Some((row, column, value)) = not_finite {
+            let column = if diagonal[column].is_finite() { row } else { column };
+            return Err(SolveError::Input { column, value });
         }
         let living = diagonal.iter().filter(|d| **d > 0.0).count();
         if living == 0 {
             return Err(SolveError::NoData { tokens });
         }
-        mirror(&mut sum, columns);
-        permute(pool, &mut sum, &plan.order);
         let diagonal: Vec<f32> = plan.order.iter().map(|&c| diagonal[c as usize]).collect();
         let mean = diagonal.iter().map(|d| f64::from(*d)).sum::<f64>() / living as f64;
-        let mut damped = Damped { matrix: sum, diagonal: &diagonal, columns, mean };
-        let damp = damped.factor(pool, settings.damp);
-        let damp = damp.ok_or(SolveError::NotPositiveDefinite { columns, tokens })?;
-        let squares = damped.squares(&plan, damp);
-        let mut factor = damped.matrix;
-        mirror(&mut factor, columns);
+        let damping = Damping { diagonal: &diagonal, mean };
+        let mut squares = Squares::of(&plan);
+        let made = match hessian.sum {
+            Sum::Host(mut sum) => {
+                mirror(&mut sum, columns);
+                permute(pool, &mut sum, &plan.order);
+                let mut damped = Damped { matrix: sum, damping: &damping };
+                damped.factor(pool, settings.damp).map(|damp| {
+                    squares.values = damped.squares(&squares, damp);
+                    mirror(&mut damped.matrix, columns);
+                    (damp, damped.matrix, None)
+                })
+            }
+            Sum::Card(sums) => {
+                let made = card::prepare(pool, sums, &plan, &damping, settings.damp, &squares)?;
+                made.map(|(damp, factored)| (damp, Vec::new(), Some(factored)))
+            }
+        };
+        let (damp, factor, card) = made.ok_or(SolveError::NotPositiveDefinite { columns, tokens })?;
         Ok(Self {
             settings: settings.clone(),
             plan,
@@ -73,6 +92,7 @@ impl Prepared {
             squares,
             dead: columns - living,
             diagonal,
+            card,
             damp,
             tokens,
         })
@@ -99,29 +119,50 @@ impl Prepared {
     }
 }
 
-/// A matrix being factored: what is above the diagonal, and `diagonal`, keep the original.
-struct Damped<'a> {
-    matrix: Vec<f32>,
-    diagonal: &'a [f32],
-    columns: usize,
-    mean: f64,
+/// How the diagonal is damped.
+pub(super) struct Damping<'a> {
+    /// Not damped.
+    pub diagonal: &'a [f32],
+    /// Of the living columns.
+    pub mean: f64,
 }
 
-impl Damped<'_> {
-    /// Factors with at least `damp`; what was enough.
-    fn factor(&mut self, pool: &Pool, damp: f64) -> Option<f64> {
-        if self.in_f32(pool, damp, 0.0) || self.in_f64(pool, damp) {
-            return Some(damp);
+/// A factorization to be tried.
+pub(super) enum Attempt {
+    F32 {
+        damp: f64,
+        floor: f32,
+    },
+    /// Only after one in f32.
+    F64 {
+        damp: f64,
+    },
+}
+
+impl Damping<'_> {
+    /// Tries at least `damp`; what was enough.
+    pub fn search<E>(
+        &self,
+        damp: f64,
+        mut works: impl FnMut(Attempt) -> Result<bool, E>,
+    ) -> Result<Option<f64>, E> {
+        if works(Attempt::F32 { damp, floor: 0.0 })? || works(Attempt::F64 { damp })? {
+            return Ok(Some(damp));
         }
         let mut raised = damp;
         while raised < 1.0 {
             raised = (raised + 0.01).min(1.0);
-            if self.in_f32(pool, raised, 0.0) {
-                return Some(raised);
+            if works(Attempt::F32 { damp: raised, floor: 0.0 })? {
+                return Ok(Some(raised));
             }
         }
         let largest = self.diagonal.iter().copied().fold(0.0, f32::max);
-        (0..6).find_map(|k| self.in_f32(pool, 1.0, 1e-6 * largest * 10f32.powi(k)).then_some(1.0))
+        for k in 0..6 {
+            if works(Attempt::F32 { damp: 1.0, floor: 1e-6 * largest * 10f32.powi(k) })? {
+                return Ok(Some(1.0));
+            }
+        }
+        Ok(None)
     }
 
     /// The diagonal with damping and floor. Dead columns stand alone: any positive number will do.
@@ -132,59 +173,74 @@ impl Damped<'_> {
         }
     }
 
+    /// All of it.
+    pub fn line(&self, damp: f64, floor: f32) -> Vec<f32> {
+        (0..self.diagonal.len()).map(|i| self.damped(i, damp, floor) as f32).collect()
+    }
+
     /// No eigenvalue is below the damping, so a square of a pivot below it is noise. Half of it: rounding.
-    fn least(&self, damp: f64) -> f64 {
+    pub fn least(&self, damp: f64) -> f64 {
         0.5 * damp * self.mean
+    }
+}
+
+/// A matrix being factored in RAM: what is above the diagonal keeps the original.
+pub(super) struct Damped<'a> {
+    pub matrix: Vec<f32>,
+    pub damping: &'a Damping<'a>,
+}
+
+impl Damped<'_> {
+    /// Factors with at least `damp`; what was enough.
+    fn factor(&mut self, pool: &Pool, damp: f64) -> Option<f64> {
+        let damping = self.damping;
+        let enough = damping.search(damp, |attempt| -> Result<bool, Infallible> {
+            Ok(match attempt {
+                Attempt::F32 { damp, floor } => self.in_f32(pool, damp, floor),
+                Attempt::F64 { damp } => self.in_f64(pool, damp),
+            })
+        });
+        enough.unwrap_or_else(|never| match never {})
     }
 
     /// The damped squares on the diagonal; what is above it is still `H`.
-    fn squares(&self, plan: &Plan, damp: f64) -> Squares {
-        let n = self.columns;
-        let mut squares = Squares::default();
-        for (number, unit) in plan.units.iter().enumerate() {
-            let positions = &unit.positions;
-            for start in positions.clone().step_by(plan.piece) {
-                let end = positions.end.min(start + plan.piece);
-                let piece = Piece {
-                    positions: start..end,
-                    unit: number,
-                    whole: positions.len() <= plan.piece,
-                    square: squares.values.len(),
-                };
-                squares.pieces.push(piece);
-                for i in start..end {
-                    squares.values.extend((start..end).map(|j| match i == j {
-                        true => self.damped(i, damp, 0.0) as f32,
-                        false => self.matrix[i.min(j) * n + i.max(j)],
-                    }));
-                }
+    fn squares(&self, squares: &Squares, damp: f64) -> Vec<f32> {
+        let n = self.damping.diagonal.len();
+        let mut values = Vec::new();
+        for piece in &squares.pieces {
+            for i in piece.positions.clone() {
+                values.extend(piece.positions.clone().map(|j| match i == j {
+                    true => self.damping.damped(i, damp, 0.0) as f32,
+                    false => self.matrix[i.min(j) * n + i.max(j)],
+                }));
             }
         }
-        squares
+        values
     }
 
     fn in_f32(&mut self, pool: &Pool, damp: f64, floor: f32) -> bool {
-        let n = self.columns;
+        let n = self.damping.diagonal.len();
         for i in 0..n {
             for j in 0..i {
                 self.matrix[i * n + j] = self.matrix[j * n + i];
             }
-            self.matrix[i * n + i] = self.damped(i, damp, floor) as f32;
+            self.matrix[i * n + i] = self.damping.damped(i, damp, floor) as f32;
         }
-        let least = self.least(damp) as f32;
+        let least = self.damping.least(damp) as f32;
         matches!(factor(pool, &mut self.matrix, n, least), Ok(Ok(())))
     }
 
-    fn in_f64(&mut self, pool: &Pool, damp: f64) -> bool {
-        let n = self.columns;
+    /// In f64; the matrix is as it was if that fails.
+    pub fn in_f64(&mut self, pool: &Pool, damp: f64) -> bool {
+        let n = self.damping.diagonal.len();
         let mut wide = vec![0f64; n * n];
         for (j, row) in wide.chunks_exact_mut(n).enumerate() {
             for (i, x) in row[..j].iter_mut().enumerate() {
                 *x = f64::from(self.matrix[i * n + j]);
             }
-            row[j] = self.damped(j, damp, 0.0);
+            row[j] = self.damping.damped(j, damp, 0.0);
         }
-        if !matches!(factor_f64(pool, &mut wide, n, self.least(damp)), Ok(Ok(()))) {
+        if !matches!(factor_f64(pool, &mut wide, n, self.damping.least(damp)), Ok(Ok(()))) {
             return false;
         }
         for j in 0..n {
@@ -194,6 +250,31 @@ impl Damped<'_> {
         }
         true
     }
+}
+
+impl Squares {
+    /// The pieces of a plan, and where their squares begin; no values.
+    fn of(plan: &Plan) -> Self {
+        let (mut pieces, mut square) = (Vec::new(), 0);
+        for (unit, Unit { positions, .. }) in plan.units.iter().enumerate() {
+            let whole = positions.len() <= plan.piece;
+            for start in positions.clone().step_by(plan.piece) {
+                let positions = start..positions.end.min(start + plan.piece);
+                let size = positions.len();
+                pieces.push(Piece { positions, unit, whole, square });
+                square += size * size;
+            }
+        }
+        Self { pieces, values: Vec::new() }
+    }
+}
+
+/// Row and column of the first number of the lower triangle that is infinite or none, and that number.
+fn first_not_finite(sum: &[f32], columns: usize) -> Option<(usize, usize, f32)> {
+    sum.chunks(columns.max(1)).enumerate().find_map(|(i, row)| {
+        let j = row[..=i].iter().position(|x| !x.is_finite())?;
+        Some((i, j, row[j]))
+    })
 }
 
 /// Copies the lower triangle to the upper one.

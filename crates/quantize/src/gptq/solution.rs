@@ -14,6 +14,8 @@
 use std::ops::Range;
 
 use half::f16;
+use quern_compute::Pool;
+use quern_compute::parallel::{part_of, share};
 
 /// A quantized layer.
 #[derive(Clone, Debug, PartialEq)]
@@ -61,24 +63,33 @@ impl Solution {
     }
 
     /// `qweight`, little-endian.
-    pub fn qweight(&self) -> Vec<u8> {
+    pub fn qweight(&self, pool: &Pool) -> Vec<u8> {
         let (bits, rows) = (self.bits as usize, self.rows);
         let words = self.columns * bits / 32;
         let mut packed = vec![0u32; words * rows];
-        // A band of rows at a time: its lines of output stay in the cache.
-        for first in (0..rows).step_by(16) {
-            let band = first..rows.min(first + 16);
-            for column in 0..self.columns {
-                let (word, shift) = (column * bits / 32, column * bits % 32);
-                for row in band.clone() {
-                    let code = u64::from(self.codes[row * self.columns + column]) << shift;
-                    packed[word * rows + row] |= code as u32;
-                    if shift + bits > 32 {
-                        packed[(word + 1) * rows + row] |= (code >> 32) as u32;
+        // 32 codes fill whole words.
+        let lines = (part_of(pool, packed.len(), bits * rows.max(1)) / rows.max(1)).max(1);
+        share(pool, packed.chunks_mut((lines * rows).max(1)).enumerate(), |(part, packed)| {
+            let first = part * lines * 32 / bits;
+            let last = self.columns.min(first + packed.len() / rows * 32 / bits);
+            // A band of rows at a time: its lines of output stay in the cache.
+            for band in (0..rows).step_by(16) {
+                for row in band..rows.min(band + 16) {
+                    let codes = &self.codes[row * self.columns..][first..last];
+                    let mut word = row;
+                    let (mut filled, mut buffer) = (0, 0u64);
+                    for &code in codes {
+                        buffer |= u64::from(code) << filled;
+                        filled += bits;
+                        if filled >= 32 {
+                            packed[word] = buffer as u32;
+                            word += rows;
+                            (filled, buffer) = (filled - 32, buffer >> 32);
+                        }
                     }
                 }
             }
-        }
+        });
         bytes(packed)
     }
 
@@ -145,7 +156,9 @@ mod tests {
 
     /// The words of one row, one below the other.
     fn packed(bits: u32, row: impl Fn(usize) -> u8, columns: usize) -> Vec<String> {
-        let all = words(&layer(bits, row, columns, 0).qweight());
+        let layer = layer(bits, row, columns, 0);
+        let all = words(&layer.qweight(&Pool::new(1)));
+        assert_eq!(all, words(&layer.qweight(&Pool::new(3))));
         assert!(all.chunks(32).all(|line| line.iter().all(|w| *w == line[0])));
         all.into_iter().step_by(32).collect()
     }

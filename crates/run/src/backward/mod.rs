@@ -25,7 +25,7 @@ use quern_compute::Executor;
 
 use crate::layerwise::{Calibrator, Layerwise, Replacement};
 use crate::observer::describe;
-use crate::weights::{Ffn, Linear};
+use crate::weights::Linear;
 use crate::{Error, LinearGroup, LinearInfo, Model, Observer, ObserverError, Result};
 
 use block::Transposed;
@@ -95,14 +95,14 @@ impl<'m> Gradients<'m> {
     /// # Errors
     /// As [`Layerwise::new`]; [`Error::NoGradients`] for models whose gradients are not known.
     pub fn new(model: &'m Model, texts: &[Vec<u32>]) -> Result<Self> {
-        if model.weights.blocks.iter().any(|block| matches!(block.ffn, Ffn::Experts(_))) {
+        if model.is_mixture() {
             return Err(Error::NoGradients { what: "its blocks are mixtures of experts" });
         }
         let mut run = Layerwise::new(model, texts)?;
-        let mut kept = vec![run.hidden().to_vec()];
+        let mut kept = vec![run.hidden()?.into_owned()];
         for layer in 0..run.layers() {
             run.block(layer, &mut Nothing)?;
-            kept.push(run.hidden().to_vec());
+            kept.push(run.hidden()?.into_owned());
         }
         let longest = texts.iter().map(Vec::len).max().unwrap_or(0);
         let batches = batches(texts);

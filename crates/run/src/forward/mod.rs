@@ -47,7 +47,7 @@ use head::head;
 pub(crate) use head::{LogitsTo, head_input};
 pub(crate) use phases::{AttentionBuffers, KvTarget, Phases, attention_shape, rope_style};
 use phases::{Remote, Watch};
-pub(crate) use workspace::{Workspace, cache_shape, wide};
+pub(crate) use workspace::{Angles, Workspace, cache_shape, wide};
 
 /// What a text needs beside the devices' own memory.
 #[derive(Debug, Default)]

@@ -39,6 +39,23 @@ pub(crate) struct Angles {
 }
 
 impl Angles {
+    /// None yet.
+    pub(crate) fn new(device: &Device) -> Self {
+        Self { tables: [0; 4].map(|_| Buffer::new(device)), has_local: false }
+    }
+
+    /// Takes those of a pass.
+    pub(crate) fn set(&mut self, executor: &mut Executor, angles: &RotaryAngles) -> Result<()> {
+        self.has_local = angles.has_local();
+        for (buffer, values) in self.tables.iter_mut().zip(angles.tables()) {
+            if !values.is_empty() {
+                buffer.reserve(values.len())?;
+                executor.upload(values, buffer.front_mut(values.len()))?;
+            }
+        }
+        Ok(())
+    }
+
     /// Cosines and sines, this many values each, for a layer; `windowed` if a sliding window limits it.
     pub(crate) fn of(&self, windowed: bool, values: usize) -> (Values<'_>, Values<'_>) {
         let [cos, sin, local_cos, local_sin] = &self.tables;
@@ -77,7 +94,7 @@ impl Workspace {
             wide: buffer(),
             logits: buffer(),
             seen: Seen::new(device),
-            angles: Angles { tables: [buffer(), buffer(), buffer(), buffer()], has_local: false },
+            angles: Angles::new(device),
         })
     }
 
@@ -115,14 +132,7 @@ impl Workspace {
 
     /// Takes the cosines and sines of a pass.
     pub(crate) fn set_angles(&mut self, angles: &RotaryAngles) -> Result<()> {
-        let tables = angles.tables();
-        self.angles.has_local = angles.has_local();
-        for (buffer, values) in self.angles.tables.iter_mut().zip(tables) {
-            if !values.is_empty() {
-                self.executor.upload(values, buffer.front_mut(values.len()))?;
-            }
-        }
-        Ok(())
+        self.angles.set(&mut self.executor, angles)
     }
 
     /// Bytes in RAM that batches of `n` tokens take: these buffers, those of the kernels, and the experts'.

@@ -1,16 +1,16 @@
 //! The output head behind the last block: its inputs in both streams.
 
 use quern_compute::{Executor, Input, Norm, Output, Values, ValuesMut};
-use quern_model::TensorRole;
 
 use crate::observer::{Inputs, describe, observe};
 use crate::weights::{Linear, Weights};
 use crate::{LinearInfo, Model, Result};
 
-use super::calibrator::replace;
+use super::calibrator::{replaced, replacements};
+use super::lane::Lane;
 use super::{Calibrator, Layerwise};
 
-impl Layerwise<'_> {
+impl<'m> Layerwise<'m> {
     /// Shows the inputs of the output head (the final norm's outputs), sequence by sequence; to be called after the last
     /// block. A tied head has the embedding's name and role. Where the embedding is of another width than the residual
     /// stream (OPT-350m), the projection to it is a group of its own before. The residual streams stay as they are; a
@@ -29,46 +29,47 @@ impl Layerwise<'_> {
     }
 
     fn output(&mut self, calibrator: &mut dyn Calibrator) -> Result<()> {
-        let model = self.model;
-        let weights = &model.weights;
-        let mut norm = weights.output_norm.clone();
-        if let (Some(norm), Some(own)) = (&mut norm, &weights.output_norm) {
-            self.refit((TensorRole::OutputNorm, None), norm, own, calibrator)?;
+        let weights = &self.model.weights;
+        let mut ends = Vec::with_capacity(self.lanes.len());
+        for lane in &mut self.lanes {
+            let norm = weights.output_norm.as_ref().map(|norm| lane.norm(norm)).transpose()?;
+            ends.push(End { norm, narrow: None });
+            lane.steps.begin()?;
         }
-        let mut end = End { norm: norm.as_ref(), narrow: None };
-        let own = End { norm: weights.output_norm.as_ref(), narrow: None };
-        let Some(narrow) = &weights.embedding_out else {
-            self.show(&end, &own, &weights.output, calibrator)?;
-            return replace(calibrator, &mut [&mut weights.output.clone()]);
-        };
-        self.show(&end, &own, narrow, calibrator)?;
-        let mut replaced = narrow.clone();
-        replace(calibrator, &mut [&mut replaced])?;
-        end.narrow = Some(&replaced);
-        self.show(&end, &End { narrow: Some(narrow), ..own }, &weights.output, calibrator)?;
-        replace(calibrator, &mut [&mut weights.output.clone()])
+        if let Some(narrow) = &weights.embedding_out {
+            self.show(&ends, narrow, calibrator)?;
+            let replacement = replacements(calibrator, &[narrow])?.pop().flatten();
+            let current = replacement.map(|r| replaced(narrow, r)).transpose()?;
+            for (lane, end) in self.lanes.iter_mut().zip(&mut ends) {
+                let own = lane.moved(narrow)?;
+                let current = current.as_ref().map(|linear| lane.moved(linear)).transpose()?;
+                end.narrow = Some([current.unwrap_or_else(|| own.clone()), own]);
+                lane.steps.begin()?;
+            }
+        }
+        self.show(&ends, &weights.output, calibrator)?;
+        replacements(calibrator, &[&weights.output])?;
+        Ok(())
     }
 
-    /// Lets `calibrator` see the inputs of `linear`: what `end` makes of the current stream, and `own` of the reference.
-    fn show(
-        &mut self,
-        end: &End<'_>,
-        own: &End<'_>,
-        linear: &Linear,
-        calibrator: &mut dyn Calibrator,
-    ) -> Result<()> {
-        let Self { sequences, current, reference, steps, views, .. } = self;
-        for tokens in &*sequences {
-            let values = tokens.len() * linear.op.weight.columns();
-            let normed = &mut views.normed[..values];
-            end.run(&mut steps.executor, current.hidden_of(tokens), normed)?;
-            let mut inputs = Inputs::from(Values::Host(normed));
+    /// Lets `calibrator` see the inputs of `linear`: what `ends` make of the streams.
+    fn show(&mut self, ends: &[End], linear: &Linear, calibrator: &mut dyn Calibrator) -> Result<()> {
+        let columns = linear.op.weight.columns();
+        self.each(|lane, at, tokens| {
+            let end = &ends[at];
+            let Lane { current, reference, steps, views, .. } = lane;
+            let values = tokens.len() * columns;
+            end.run(&mut steps.executor, 0, current.hidden_of(tokens), views.normed.front_mut(values))?;
+            let mut inputs = Inputs::from(views.normed.front(values));
             if let Some(reference) = reference {
-                let normed = &mut views.reference[..values];
-                own.run(&mut steps.executor, reference.hidden_of(tokens), normed)?;
-                inputs.reference = Some(Values::Host(normed));
+                let normed = views.reference.front_mut(values);
+                end.run(&mut steps.executor, 1, reference.hidden_of(tokens), normed)?;
+                inputs.reference = Some(views.reference.front(values));
             }
-            observe(calibrator, &mut steps.executor, &[linear], inputs)?;
+            observe(calibrator, &mut steps.executor, &[linear], inputs)
+        })?;
+        for lane in &mut self.lanes {
+            lane.steps.end()?;
         }
         Ok(())
     }
@@ -83,22 +84,22 @@ impl Model {
     }
 }
 
-/// What is between the residual stream and a linear layer behind the last block.
-#[derive(Clone, Copy)]
-struct End<'a> {
-    norm: Option<&'a Norm>,
-    narrow: Option<&'a Linear>,
+/// What is between the residual stream and a linear layer behind the last block, on one device.
+struct End {
+    norm: Option<Norm>,
+    /// With replaced weights, and with the model's.
+    narrow: Option<[Linear; 2]>,
 }
 
-impl End<'_> {
-    fn run(&self, executor: &mut Executor, x: &[f32], out: &mut [f32]) -> Result<()> {
-        let (x, out) = (Values::Host(x), ValuesMut::Host(out));
-        let input = match self.norm {
+impl End {
+    /// `stream`: 0 for the current stream, 1 for the reference.
+    fn run(&self, executor: &mut Executor, stream: usize, x: Values<'_>, out: ValuesMut<'_>) -> Result<()> {
+        let input = match &self.norm {
             Some(norm) => Input::Norm(norm, x),
             None => Input::Values(x),
         };
-        match (self.narrow, input) {
-            (Some(narrow), input) => executor.linear([&narrow.op], input, Output::Store([out]))?,
+        match (&self.narrow, input) {
+            (Some(narrow), input) => executor.linear([&narrow[stream].op], input, Output::Store([out]))?,
             (None, Input::Norm(norm, x)) => executor.norm(norm, x, out)?,
             (None, Input::Values(x)) => executor.copy(x, out)?,
         }

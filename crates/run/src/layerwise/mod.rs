@@ -13,53 +13,59 @@
 //! goes through the weights as they are in the model, beside the first: observers then see what the same tokens would
 //! have been without any replacement, and each layer runs twice.
 //!
-//! Memory, for each stream: the residual stream of all tokens, and the inputs of the next group of layers
-//! (`[tokens][heads * head_dim]` or `[tokens][ffn]`) and of the network, in f32.
+//! Sequences are computed by one device or several ([`Layerwise::on`]), each its own; what a GPU is given is queued, so all
+//! compute at the same time. Before a group is replaced, all have computed and shown its inputs, those of the first
+//! device first.
+//!
+//! Memory on the CPU, for each stream: the residual stream of all tokens, and the inputs of the next group of layers
+//! (`[tokens][heads * head_dim]` or `[tokens][ffn]`) and of the network, in f32. A GPU keeps the residual stream alone,
+//! or one sequence of it where its memory is short, and computes the rest again for each sequence.
 
 mod attention;
 mod calibrator;
+mod experts;
 mod head;
+mod lane;
+mod memory;
 mod network;
-mod norms;
+mod rows;
 mod steps;
 mod stream;
 
+use std::borrow::Cow;
 use std::ops::Range;
 
-use ndarray::Array2;
+use quern_compute::Device;
+use quern_model::architecture::Block as BlockKind;
 
 use crate::forward::embed;
-use crate::matrix::{values_of, values_of_mut};
 use crate::observer::describe;
-use crate::weights::Ffn;
+use crate::weights::{Block, Ffn, Linear};
 use crate::{Error, LinearInfo, Model, Result};
 
-pub use calibrator::{Calibrator, NormGroup, NormInfo, Replacement};
-use steps::Steps;
-use stream::{Stream, Views};
+pub use calibrator::{Calibrator, Replacement};
+use calibrator::{replaced, replacements};
+use lane::Lane;
+pub use memory::LayerwiseMemory;
+use rows::Keep;
+use stream::Keeps;
 
 /// Many sequences that are run through a model block by block.
 #[derive(Debug)]
 pub struct Layerwise<'m> {
     model: &'m Model,
-    /// The tokens of each sequence among all tokens.
-    sequences: Vec<Range<usize>>,
-    /// Goes through replaced weights.
-    current: Stream,
-    /// Goes through the model's own.
-    reference: Option<Stream>,
-    steps: Steps<'m>,
-    /// What observers see of one sequence and no stream keeps.
-    views: Views,
+    lanes: Vec<Lane<'m>>,
+    tokens: usize,
 }
 
 impl<'m> Layerwise<'m> {
-    /// Looks up the embeddings of `texts`, each a sequence of its own that begins at position 0.
+    /// Looks up the embeddings of `texts`, each a sequence of its own that begins at position 0, to be computed on the
+    /// CPU.
     ///
     /// # Errors
     /// No sequence, an empty one or one beyond what the model was trained for, a token outside the vocabulary.
     pub fn new(model: &'m Model, texts: &[Vec<u32>]) -> Result<Self> {
-        Self::start(model, texts, false)
+        Self::on(model, &[model.cpu()], texts, false, false)
     }
 
     /// As [`Layerwise::new`], with a second residual stream that is never touched by replacements: observers see it as
@@ -69,10 +75,23 @@ impl<'m> Layerwise<'m> {
     /// # Errors
     /// As [`Layerwise::new`].
     pub fn with_reference(model: &'m Model, texts: &[Vec<u32>]) -> Result<Self> {
-        Self::start(model, texts, true)
+        Self::on(model, &[model.cpu()], texts, true, false)
     }
 
-    fn start(model: &'m Model, texts: &[Vec<u32>], with_reference: bool) -> Result<Self> {
+    /// On these devices, the sequences divided among them in order. The weights are in RAM or in the map, and are moved
+    /// block by block. `wait`: the residual streams wait in RAM, and GPUs keep one sequence ([`LayerwiseMemory`] says
+    /// what fits).
+    ///
+    /// # Errors
+    /// As [`Layerwise::new`]; a GPU without enough memory; several devices, or streams that wait, for a mixture of
+    /// experts.
+    pub fn on(
+        model: &'m Model,
+        devices: &[Device],
+        texts: &[Vec<u32>],
+        with_reference: bool,
+        wait: bool,
+    ) -> Result<Self> {
         let longest = texts.iter().map(Vec::len).max().unwrap_or(0);
         model.check_context(longest)?;
         if texts.iter().any(Vec::is_empty) {
@@ -82,27 +101,28 @@ impl<'m> Layerwise<'m> {
         if let Some(&token) = texts.iter().flatten().find(|&&t| t as usize >= vocabulary) {
             return Err(Error::Token { token, vocabulary });
         }
-        let config = &model.config;
-        let mut total = 0;
-        let mut next = |text: &Vec<u32>| {
-            let start = total;
-            total += text.len();
-            start..total
-        };
-        let sequences: Vec<Range<usize>> = texts.iter().map(&mut next).collect();
-        let mut hidden = Array2::zeros((total, config.hidden_size));
-        for (text, tokens) in texts.iter().zip(&sequences) {
-            embed(model, text, 0, values_of_mut(hidden.view_mut(), tokens))?;
+        if model.is_mixture() && (devices.len() > 1 || wait) {
+            let what = "a mixture of experts is calibrated on one device that holds all tokens";
+            return Err(Error::Option(what.into()));
         }
-        let reference = with_reference.then(|| Stream::new(config, hidden.clone()));
-        Ok(Self {
-            model,
-            sequences,
-            current: Stream::new(config, hidden),
-            reference,
-            steps: Steps::new(model, longest)?,
-            views: Views::new(config, longest, with_reference),
-        })
+        let used = devices.len().min(texts.len()).max(1);
+        let mut lanes = Vec::with_capacity(used);
+        let mut rest = texts;
+        for (at, device) in devices.iter().take(used).enumerate() {
+            let (own, others) = rest.split_at(rest.len().div_ceil(used - at));
+            rest = others;
+            let keeps = keeps(model, matches!(device, Device::Cpu(_)), wait);
+            let mut lane = Lane::new(model, device, ranges(own), keeps, with_reference)?;
+            let mut hidden = vec![0.0; longest * model.config.hidden_size];
+            for (text, tokens) in own.iter().zip(lane.sequences.clone()) {
+                let hidden = &mut hidden[..text.len() * model.config.hidden_size];
+                embed(model, text, 0, hidden)?;
+                lane.write(false, &tokens, hidden)?;
+                lane.write(true, &tokens, hidden)?;
+            }
+            lanes.push(lane);
+        }
+        Ok(Self { model, lanes, tokens: texts.iter().map(Vec::len).sum() })
     }
 
     /// Number of blocks.
@@ -112,36 +132,75 @@ impl<'m> Layerwise<'m> {
 
     /// All tokens.
     pub fn tokens(&self) -> usize {
-        self.current.tokens()
+        self.tokens
+    }
+
+    /// Numbers of a residual stream.
+    pub fn values(&self) -> usize {
+        self.tokens * self.model.config.hidden_size
     }
 
     /// The residual stream, `[tokens][hidden]`: what the next block receives.
-    pub fn hidden(&self) -> &[f32] {
-        values_of(self.current.hidden.view(), &(0..self.tokens()))
+    ///
+    /// # Errors
+    /// A GPU is lost.
+    pub fn hidden(&mut self) -> Result<Cow<'_, [f32]>> {
+        self.read(false)
+    }
+
+    /// Both residual streams, or the one there is.
+    ///
+    /// # Errors
+    /// A GPU is lost.
+    pub fn streams(&mut self) -> Result<Vec<Cow<'_, [f32]>>> {
+        let which = if self.has_reference() { &[false, true][..] } else { &[false] };
+        if which.iter().any(|&reference| self.in_ram(reference).is_none()) {
+            let copies = which.iter().map(|&reference| Ok(Cow::Owned(self.copied(reference)?)));
+            return copies.collect();
+        }
+        Ok(which.iter().filter_map(|&reference| self.in_ram(reference)).map(Cow::Borrowed).collect())
     }
 
     /// Sets the residual stream to what [`Layerwise::hidden`] once returned: continues another run.
     ///
+    /// # Errors
+    /// A GPU is lost.
+    ///
     /// # Panics
     /// If it has another length.
-    pub fn set_hidden(&mut self, hidden: &[f32]) {
-        self.current.set_hidden(hidden);
+    pub fn set_hidden(&mut self, hidden: &[f32]) -> Result<()> {
+        self.write(false, hidden)
     }
 
     /// The residual stream of the unquantized model, as [`Layerwise::hidden`]; `None` without a reference.
-    pub fn reference_hidden(&self) -> Option<&[f32]> {
-        self.reference.as_ref().map(|stream| values_of(stream.hidden.view(), &(0..stream.tokens())))
+    ///
+    /// # Errors
+    /// A GPU is lost.
+    pub fn reference_hidden(&mut self) -> Result<Option<Cow<'_, [f32]>>> {
+        match self.has_reference() {
+            true => self.read(true).map(Some),
+            false => Ok(None),
+        }
     }
 
     /// Sets the reference's residual stream to what [`Layerwise::reference_hidden`] once returned. Nothing happens
     /// without a reference.
     ///
+    /// # Errors
+    /// A GPU is lost.
+    ///
     /// # Panics
     /// If it has another length.
-    pub fn set_reference_hidden(&mut self, hidden: &[f32]) {
-        if let Some(reference) = &mut self.reference {
-            reference.set_hidden(hidden);
+    pub fn set_reference_hidden(&mut self, hidden: &[f32]) -> Result<()> {
+        match self.has_reference() {
+            true => self.write(true, hidden),
+            false => Ok(()),
         }
+    }
+
+    /// Whether the unquantized model is run beside the other.
+    pub fn has_reference(&self) -> bool {
+        self.lanes.iter().any(|lane| lane.reference.is_some())
     }
 
     /// Runs block `layer` over all sequences, in both streams.
@@ -155,16 +214,133 @@ impl<'m> Layerwise<'m> {
         let model = self.model;
         let original = &model.weights.blocks[layer];
         model.placement.enter(layer, self.tokens());
-        let mut block = original.clone();
-        let attended = self.attention(layer, &mut block, calibrator);
-        let done = attended.and_then(|()| match &original.ffn {
-            Ffn::Dense { .. } => self.dense(layer, &mut block, calibrator),
-            Ffn::Experts(experts) => self.experts(layer, &block, experts, calibrator),
-        });
+        let done = self.run(layer, original, calibrator);
         model.placement.leave(layer);
         model.checkpoint().check_read()?;
         done
     }
+
+    fn run(&mut self, layer: usize, original: &Block, calibrator: &mut dyn Calibrator) -> Result<()> {
+        for lane in &mut self.lanes {
+            lane.enter(original)?;
+        }
+        self.attention(layer, calibrator)?;
+        match &original.ffn {
+            Ffn::Dense { widen, down } => self.dense(layer, (widen, down), calibrator)?,
+            Ffn::Experts(experts) => self.experts(layer, experts, calibrator)?,
+        }
+        for lane in &mut self.lanes {
+            lane.leave()?;
+        }
+        Ok(())
+    }
+
+    /// Does `work` for each sequence, with the number of its lane; the first of each lane first.
+    fn each(
+        &mut self,
+        mut work: impl FnMut(&mut Lane<'m>, usize, &Range<usize>) -> Result<()>,
+    ) -> Result<()> {
+        let most = self.lanes.iter().map(|lane| lane.sequences.len()).max().unwrap_or(0);
+        for turn in 0..most {
+            for (at, lane) in self.lanes.iter_mut().enumerate() {
+                if let Some(tokens) = lane.sequences.get(turn).cloned() {
+                    lane.load(&tokens)?;
+                    work(lane, at, &tokens)?;
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Replaces the weights of a group (`own`, in RAM), whose inputs were shown, by those that `calibrator` gives; `of`
+    /// finds the place of the layer with this number in a block.
+    fn replace(
+        &mut self,
+        own: &[&Linear],
+        calibrator: &mut dyn Calibrator,
+        of: impl Fn(&mut Block, usize) -> &mut Linear,
+    ) -> Result<()> {
+        for lane in &mut self.lanes {
+            lane.steps.end()?;
+        }
+        for (index, replacement) in replacements(calibrator, own)?.into_iter().enumerate() {
+            let Some(replacement) = replacement else { continue };
+            let linear = replaced(own[index], replacement)?;
+            for lane in &mut self.lanes {
+                lane.put(&linear, |block| of(block, index))?;
+            }
+        }
+        for lane in &mut self.lanes {
+            lane.steps.begin()?;
+        }
+        Ok(())
+    }
+
+    fn read(&mut self, of_reference: bool) -> Result<Cow<'_, [f32]>> {
+        if self.in_ram(of_reference).is_some() {
+            return Ok(Cow::Borrowed(self.in_ram(of_reference).unwrap_or_default()));
+        }
+        Ok(Cow::Owned(self.copied(of_reference)?))
+    }
+
+    /// A residual stream that is in RAM as a whole.
+    fn in_ram(&self, of_reference: bool) -> Option<&[f32]> {
+        let [lane] = &self.lanes[..] else { return None };
+        let stream = if of_reference { lane.reference.as_ref()? } else { &lane.current };
+        stream.hidden.in_ram(self.values())
+    }
+
+    /// A copy of a residual stream.
+    fn copied(&mut self, of_reference: bool) -> Result<Vec<f32>> {
+        let width = self.model.config.hidden_size;
+        let mut all = vec![0.0; self.values()];
+        let mut rest = &mut all[..];
+        for lane in &mut self.lanes {
+            for tokens in lane.sequences.clone() {
+                let (own, others) = std::mem::take(&mut rest).split_at_mut(tokens.len() * width);
+                lane.read(of_reference, &tokens, own)?;
+                rest = others;
+            }
+        }
+        Ok(all)
+    }
+
+    fn write(&mut self, of_reference: bool, hidden: &[f32]) -> Result<()> {
+        assert_eq!(hidden.len(), self.values(), "a residual stream of all tokens");
+        let width = self.model.config.hidden_size;
+        let mut rest = hidden;
+        for lane in &mut self.lanes {
+            for tokens in lane.sequences.clone() {
+                let (own, others) = rest.split_at(tokens.len() * width);
+                lane.write(of_reference, &tokens, own)?;
+                rest = others;
+            }
+        }
+        Ok(())
+    }
+}
+
+/// What is kept of all tokens on a device.
+fn keeps(model: &Model, cpu: bool, wait: bool) -> Keeps {
+    if cpu {
+        return Keeps { hidden: Keep::All, network: Keep::All, inputs: Keep::All };
+    }
+    let hidden = if wait { Keep::InRam } else { Keep::All };
+    // A parallel block's network reads the residual stream before attention's result is added; experts take the tokens
+    // of all sequences together.
+    let needed = model.config.block == BlockKind::Parallel || model.is_mixture();
+    Keeps { hidden, network: if needed { hidden } else { Keep::One }, inputs: Keep::One }
+}
+
+/// The tokens of each text among all.
+fn ranges(texts: &[Vec<u32>]) -> Vec<Range<usize>> {
+    let mut total = 0;
+    let mut next = |text: &Vec<u32>| {
+        let start = total;
+        total += text.len();
+        start..total
+    };
+    texts.iter().map(&mut next).collect()
 }
 
 impl Model {

@@ -1,10 +1,10 @@
-//! The phases of a block for one sequence of one stream, on the CPU.
+//! The phases of a block for one sequence of one stream, on one device.
 
 use std::ops::Range;
 
-use quern_compute::{Executor, Input, KvCache, KvType, Values, ValuesMut};
+use quern_compute::{Buffer, Device, Executor, Input, KvCache, KvType, PassKey, Values, ValuesMut};
 
-use crate::forward::{AttentionBuffers, KvTarget, Phases, cache_shape};
+use crate::forward::{Angles, AttentionBuffers, KvTarget, Phases, cache_shape};
 use crate::rope::RotaryAngles;
 use crate::weights::Block;
 use crate::{Model, Result};
@@ -16,35 +16,62 @@ use super::stream::{Parts, Stream};
 pub(super) struct Steps<'m> {
     model: &'m Model,
     pub(super) executor: Executor,
+    longest: usize,
     cache: KvCache,
-    angles: RotaryAngles,
-    q: Vec<f32>,
-    k: Vec<f32>,
-    v: Vec<f32>,
-    qkv: Vec<f32>,
-    projected: Vec<f32>,
+    angles: Angles,
+    /// Each apart, where they are computed so.
+    q: Buffer,
+    k: Buffer,
+    v: Buffer,
+    /// All together, where they are computed so.
+    qkv: Buffer,
+    projected: Buffer,
 }
 
 impl<'m> Steps<'m> {
     /// For sequences of at most `longest` tokens.
-    pub(super) fn new(model: &'m Model, longest: usize) -> Result<Self> {
+    pub(super) fn new(model: &'m Model, device: &Device, longest: usize) -> Result<Self> {
         let config = &model.config;
         let (query, key) = (config.heads * config.head_dim, config.kv_heads * config.head_dim);
-        let buffer = |width: usize| vec![0f32; longest * width];
-        let mut angles = RotaryAngles::default();
-        model.rotation.fill(&model.pool, 0, longest, &mut angles);
-        let cpu = model.cpu();
+        let buffer = |width: usize| -> Result<Buffer> {
+            let mut buffer = Buffer::new(device);
+            buffer.reserve(longest * width)?;
+            Ok(buffer)
+        };
+        let mut executor = Executor::new(device)?;
+        let joined = model.fused_qkv() || executor.joins_heads();
+        let (apart, together) = if joined { (0, 1) } else { (1, 0) };
+        // A GPU's fast kernels read keys and values in f16: they are as precise as what its products read.
+        let kv = if executor.pool().is_some() { KvType::F32 } else { KvType::F16 };
+        let mut tables = RotaryAngles::default();
+        model.rotation.fill(&model.pool, 0, longest, &mut tables);
+        let mut angles = Angles::new(device);
+        executor.begin(whole(longest))?;
+        angles.set(&mut executor, &tables)?;
+        executor.end(None)?;
         Ok(Self {
             model,
-            executor: Executor::new(&cpu)?,
-            cache: KvCache::new(&cpu, cache_shape(config, 1, longest, KvType::F32))?,
+            longest,
+            cache: KvCache::new(device, cache_shape(config, 1, longest, kv))?,
             angles,
-            q: buffer(query),
-            k: buffer(key),
-            v: buffer(key),
-            qkv: buffer(if model.fused_qkv() { query + 2 * key } else { 0 }),
-            projected: buffer(config.hidden_size),
+            q: buffer(apart * query)?,
+            k: buffer(apart * key)?,
+            v: buffer(apart * key)?,
+            qkv: buffer(together * (query + 2 * key))?,
+            projected: buffer(config.hidden_size)?,
+            executor,
         })
+    }
+
+    /// Begins work on sequences: all that follows is queued on a GPU.
+    pub(super) fn begin(&mut self) -> Result<()> {
+        self.executor.begin(whole(self.longest))?;
+        Ok(())
+    }
+
+    /// Waits for it.
+    pub(super) fn end(&mut self) -> Result<()> {
+        Ok(self.executor.end(None)?)
     }
 
     fn phases<'p>(&'p mut self, block: &'p Block) -> Phases<'p, 'p> {
@@ -52,8 +79,13 @@ impl<'m> Steps<'m> {
     }
 
     /// The input of Q, K and V, written to `normed`.
-    pub(super) fn attention_input(&mut self, block: &Block, x: &[f32], normed: &mut [f32]) -> Result<()> {
-        self.phases(block).attention_input(x.into(), ValuesMut::Host(normed))
+    pub(super) fn attention_input(
+        &mut self,
+        block: &Block,
+        x: Values<'_>,
+        normed: ValuesMut<'_>,
+    ) -> Result<()> {
+        self.phases(block).attention_input(x, normed)
     }
 
     /// From the residual stream to the inputs of the output projection.
@@ -65,21 +97,13 @@ impl<'m> Steps<'m> {
     ) -> Result<()> {
         let Self { model, executor, cache, angles, q, k, v, qkv, .. } = self;
         let config = &model.config;
-        let [cos, sin, local_cos, local_sin] = angles.tables();
-        let windowed = config.window(layer).is_some() && angles.has_local();
-        let (cos, sin) = if windowed { (local_cos, local_sin) } else { (cos, sin) };
-        let values = tokens.len() * model.rotation.pairs();
-        let angles = (Values::Host(&cos[..values]), Values::Host(&sin[..values]));
+        let windowed = config.window(layer).is_some();
+        let angles = angles.of(windowed, tokens.len() * model.rotation.pairs());
         let target = KvTarget { cache, slot: 0, layer, first: 0, angles, remote: None };
-        let buffers = AttentionBuffers {
-            q: ValuesMut::Host(q),
-            k: ValuesMut::Host(k),
-            v: ValuesMut::Host(v),
-            qkv: ValuesMut::Host(qkv),
-        };
+        let buffers = AttentionBuffers { q: all(q), k: all(k), v: all(v), qkv: all(qkv) };
         let mut phases = Phases { model, block, executor, observer: None };
         let Parts { hidden, inputs, .. } = stream.parts(config.heads * config.head_dim, tokens);
-        phases.attend(Values::Host(hidden), 0, target, buffers, ValuesMut::Host(inputs))
+        phases.attend(hidden.as_values(), 0, target, buffers, inputs)
     }
 
     /// The network's inputs where they are computed before attention's result is added: in parallel blocks.
@@ -90,7 +114,7 @@ impl<'m> Steps<'m> {
         tokens: &Range<usize>,
     ) -> Result<()> {
         let Parts { hidden, network, .. } = stream.parts(1, tokens);
-        self.phases(block).before_project(Values::Host(hidden), ValuesMut::Host(network))
+        self.phases(block).before_project(hidden.as_values(), network)
     }
 
     /// Adds the output projection of attention's result to the residual stream.
@@ -103,9 +127,9 @@ impl<'m> Steps<'m> {
         let Self { model, executor, projected, .. } = self;
         let config = &model.config;
         let Parts { hidden, inputs, .. } = stream.parts(config.heads * config.head_dim, tokens);
-        let projected = &mut projected[..hidden.len()];
+        let projected = projected.front_mut(hidden.len());
         let mut phases = Phases { model, block, executor, observer: None };
-        phases.project(Values::Host(inputs), ValuesMut::Host(projected), ValuesMut::Host(hidden))
+        phases.project(inputs.as_values(), projected, hidden)
     }
 
     /// The network's inputs, once attention's result was added; those of a parallel block are there already.
@@ -116,23 +140,33 @@ impl<'m> Steps<'m> {
         tokens: &Range<usize>,
     ) -> Result<()> {
         let Parts { hidden, network, .. } = stream.parts(1, tokens);
-        self.phases(block).normed_input(Values::Host(hidden), ValuesMut::Host(network))
+        self.phases(block).normed_input(hidden.as_values(), network)
     }
 
     /// From the network's inputs to those of the down projection.
     pub(super) fn widen(&mut self, block: &Block, stream: &mut Stream, tokens: &Range<usize>) -> Result<()> {
         let width = self.model.config.ffn_size;
         let Parts { network, inputs, .. } = stream.parts(width, tokens);
-        let input = Input::Values(Values::Host(network));
-        self.phases(block).widen(input, ValuesMut::Host(inputs))
+        self.phases(block).widen(Input::Values(network.as_values()), inputs)
     }
 
     /// Adds the down projection to the residual stream.
     pub(super) fn narrow(&mut self, block: &Block, stream: &mut Stream, tokens: &Range<usize>) -> Result<()> {
         let Self { model, executor, projected, .. } = self;
         let Parts { hidden, inputs, .. } = stream.parts(model.config.ffn_size, tokens);
-        let projected = &mut projected[..hidden.len()];
+        let projected = projected.front_mut(hidden.len());
         let mut phases = Phases { model, block, executor, observer: None };
-        phases.narrow(Values::Host(inputs), ValuesMut::Host(projected), ValuesMut::Host(hidden))
+        phases.narrow(inputs.as_values(), projected, hidden)
     }
+}
+
+/// A pass over one sequence from its first position on.
+fn whole(tokens: usize) -> PassKey {
+    PassKey { segment: 0, tokens, first: 0, keep: 0, recordable: false }
+}
+
+/// All of a buffer, to be written.
+fn all(buffer: &mut Buffer) -> ValuesMut<'_> {
+    let length = buffer.len();
+    buffer.front_mut(length)
 }

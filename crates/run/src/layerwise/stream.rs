@@ -3,98 +3,141 @@
 
 use std::ops::Range;
 
-use ndarray::Array2;
+use quern_compute::{Buffer, Device, Executor, Values, ValuesMut};
 use quern_model::Config;
 
+use crate::Result;
 use crate::forward::wide;
-use crate::matrix::{rows_of, rows_of_mut, values_of, values_of_mut};
+
+use super::rows::{Keep, Rows};
+
+/// Which of a stream's vectors are kept for all tokens.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Keeps {
+    /// The residual stream.
+    pub(super) hidden: Keep,
+    /// The inputs of the network.
+    pub(super) network: Keep,
+    /// The inputs of the output and the down projection.
+    pub(super) inputs: Keep,
+}
 
 /// What is kept of all tokens.
 #[derive(Debug)]
 pub(super) struct Stream {
-    /// The residual stream, `[all tokens][hidden]`.
-    pub(super) hidden: Array2<f32>,
-    /// Inputs of the feed-forward network, `[all tokens][hidden]`.
-    pub(super) network: Array2<f32>,
-    /// Room for the inputs of the output or the down projection, `[all tokens][width]`.
-    pub(super) inputs: Vec<f32>,
+    width: usize,
+    /// The residual stream, `[tokens][hidden]`.
+    pub(super) hidden: Rows,
+    /// Inputs of the feed-forward network, `[tokens][hidden]`.
+    pub(super) network: Rows,
+    /// Inputs of the output or the down projection, `[tokens][width]`.
+    pub(super) inputs: Rows,
 }
 
 impl Stream {
-    /// A stream that begins with these embeddings.
-    pub(super) fn new(config: &Config, hidden: Array2<f32>) -> Self {
-        let width = (config.heads * config.head_dim).max(wide(config)).max(config.hidden_size);
-        let (network, inputs) = (Array2::zeros(hidden.dim()), vec![0f32; hidden.nrows() * width]);
-        Self { hidden, network, inputs }
-    }
-
-    /// All tokens.
-    pub(super) fn tokens(&self) -> usize {
-        self.hidden.nrows()
-    }
-
-    pub(super) fn set_hidden(&mut self, hidden: &[f32]) {
-        let all = 0..self.tokens();
-        values_of_mut(self.hidden.view_mut(), &all).copy_from_slice(hidden);
+    /// Room for a stream of so many tokens in all, and in the longest sequence.
+    pub(super) fn new(
+        device: &Device,
+        config: &Config,
+        keeps: Keeps,
+        tokens: (usize, usize),
+    ) -> Result<Self> {
+        let hidden = config.hidden_size;
+        Ok(Self {
+            width: hidden,
+            hidden: Rows::new(device, keeps.hidden, hidden, tokens)?,
+            network: Rows::new(device, keeps.network, hidden, tokens)?,
+            inputs: Rows::new(device, keeps.inputs, inputs_width(config), tokens)?,
+        })
     }
 
     /// The residual stream of some tokens.
-    pub(super) fn hidden_of(&self, tokens: &Range<usize>) -> &[f32] {
-        values_of(self.hidden.view(), tokens)
+    pub(super) fn hidden_of(&self, tokens: &Range<usize>) -> Values<'_> {
+        self.hidden.of(self.width, tokens)
     }
 
     /// The network's inputs of some tokens.
-    pub(super) fn network_of(&self, tokens: &Range<usize>) -> &[f32] {
-        values_of(self.network.view(), tokens)
+    pub(super) fn network_of(&self, tokens: &Range<usize>) -> Values<'_> {
+        self.network.of(self.width, tokens)
     }
 
     /// The inputs of the next group, of this width, of some tokens.
-    pub(super) fn inputs_of(&self, width: usize, tokens: &Range<usize>) -> &[f32] {
-        values_of(rows_of(&self.inputs, width), tokens)
+    pub(super) fn inputs_of(&self, width: usize, tokens: &Range<usize>) -> Values<'_> {
+        self.inputs.of(width, tokens)
     }
 
     /// The same, to be written, with the residual stream and the network's inputs beside them.
     pub(super) fn parts(&mut self, width: usize, tokens: &Range<usize>) -> Parts<'_> {
         Parts {
-            hidden: values_of_mut(self.hidden.view_mut(), tokens),
-            network: values_of_mut(self.network.view_mut(), tokens),
-            inputs: values_of_mut(rows_of_mut(&mut self.inputs, width), tokens),
+            hidden: self.hidden.of_mut(self.width, tokens),
+            network: self.network.of_mut(self.width, tokens),
+            inputs: self.inputs.of_mut(width, tokens),
         }
     }
+
+    /// Brings a sequence's residual stream, and what is kept of its network's inputs, to the device.
+    pub(super) fn load(&mut self, executor: &mut Executor, tokens: &Range<usize>) -> Result<()> {
+        self.hidden.load(executor, self.width, tokens)?;
+        self.network.load(executor, self.width, tokens)
+    }
+
+    /// Takes both back to where they are kept.
+    pub(super) fn store(&mut self, executor: &mut Executor, tokens: &Range<usize>) -> Result<()> {
+        self.hidden.store(executor, self.width, tokens)?;
+        self.network.store(executor, self.width, tokens)
+    }
+}
+
+/// Width of the widest of what is kept as inputs.
+pub(super) fn inputs_width(config: &Config) -> usize {
+    (config.heads * config.head_dim).max(wide(config)).max(config.hidden_size)
 }
 
 /// A stream's numbers of one sequence.
 pub(super) struct Parts<'a> {
-    pub(super) hidden: &'a mut [f32],
-    pub(super) network: &'a mut [f32],
-    pub(super) inputs: &'a mut [f32],
+    pub(super) hidden: ValuesMut<'a>,
+    pub(super) network: ValuesMut<'a>,
+    pub(super) inputs: ValuesMut<'a>,
 }
 
 /// Memory for one sequence: what is given to observers and belongs to no stream. All `[tokens][hidden]`.
 #[derive(Debug)]
 pub(super) struct Views {
     /// Outputs of a norm.
-    pub(super) normed: Vec<f32>,
+    pub(super) normed: Buffer,
     /// The same in the reference; empty without one, as is the next.
-    pub(super) reference: Vec<f32>,
+    pub(super) reference: Buffer,
     /// The reference's residual stream less the current one.
-    pub(super) drift: Vec<f32>,
+    drift: Buffer,
 }
 
 impl Views {
-    pub(super) fn new(config: &Config, longest: usize, with_reference: bool) -> Self {
+    pub(super) fn new(
+        device: &Device,
+        config: &Config,
+        longest: usize,
+        with_reference: bool,
+    ) -> Result<Self> {
         let values = longest * config.hidden_size.max(config.embedding_size);
-        let beside = if with_reference { values } else { 0 };
-        Self { normed: vec![0.0; values], reference: vec![0.0; beside], drift: vec![0.0; beside] }
+        let mut buffers = [0; 3].map(|_| Buffer::new(device));
+        for (buffer, used) in buffers.iter_mut().zip([true, with_reference, with_reference]) {
+            buffer.reserve(if used { values } else { 0 })?;
+        }
+        let [normed, reference, drift] = buffers;
+        Ok(Self { normed, reference, drift })
     }
 
     /// How far the current stream is from the reference in these tokens.
-    pub(super) fn drift(&mut self, current: &Stream, reference: &Stream, tokens: &Range<usize>) -> &[f32] {
+    pub(super) fn drift(
+        &mut self,
+        executor: &mut Executor,
+        current: &Stream,
+        reference: &Stream,
+        tokens: &Range<usize>,
+    ) -> Result<Values<'_>> {
         let (current, reference) = (current.hidden_of(tokens), reference.hidden_of(tokens));
-        let drift = &mut self.drift[..current.len()];
-        for ((drift, reference), current) in drift.iter_mut().zip(reference).zip(current) {
-            *drift = reference - current;
-        }
-        drift
+        let values = current.len();
+        executor.subtract(reference, current, self.drift.front_mut(values))?;
+        Ok(self.drift.front(values))
     }
 }

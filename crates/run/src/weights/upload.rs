@@ -7,7 +7,8 @@ use super::{Linear, Weights};
 use crate::Result;
 
 impl Linear {
-    fn upload(&self, uploader: &mut Uploader) -> Result<Self> {
+    /// This layer on another device.
+    pub(crate) fn upload(&self, uploader: &mut Uploader) -> Result<Self> {
         Ok(self.moved(uploader.linear(&self.op)?))
     }
 

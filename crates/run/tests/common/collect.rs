@@ -23,14 +23,8 @@ pub struct Collect<F> {
     pub change: F,
 }
 
-pub fn append(to: &mut Option<Vec<f32>>, more: Option<&[f32]>) {
-    if let Some(more) = more {
-        to.get_or_insert_default().extend_from_slice(more);
-    }
-}
-
 impl<F> Observer for Collect<F> {
-    fn observe(&mut self, _: &mut Executor, group: &LinearGroup<'_>) -> Result<(), ObserverError> {
+    fn observe(&mut self, executor: &mut Executor, group: &LinearGroup<'_>) -> Result<(), ObserverError> {
         let (first, outputs) = (&group.linears[0], group.linears[0].rows);
         assert_eq!(group.values.len(), group.rows * group.columns);
         assert!(group.reference.is_none_or(|r| r.len() == group.values.len()));
@@ -45,9 +39,17 @@ impl<F> Observer for Collect<F> {
                 self.groups.last_mut().unwrap()
             }
         };
-        entry.values.extend_from_slice(group.values.host()?);
-        append(&mut entry.reference, group.reference.map(Values::host).transpose()?);
-        append(&mut entry.drift, group.drift.map(Values::host).transpose()?);
+        let mut append = |to: &mut Vec<f32>, values: Values<'_>| {
+            let start = to.len();
+            to.resize(start + values.len(), 0.0);
+            executor.download(values, &mut to[start..])
+        };
+        append(&mut entry.values, group.values)?;
+        for (to, values) in [(&mut entry.reference, group.reference), (&mut entry.drift, group.drift)] {
+            if let Some(values) = values {
+                append(to.get_or_insert_default(), values)?;
+            }
+        }
         Ok(())
     }
 }

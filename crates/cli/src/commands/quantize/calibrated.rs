@@ -54,7 +54,7 @@ pub fn run(args: &args::Quantize, types: &Types) -> Outcome {
         warn(args, plan.memory_bytes(), plan.disk_bytes());
         return show(plan.tensors(), args, types, &words(&plan));
     };
-    announce(args, plan.calibration(), plan.memory_bytes())?;
+    announce(args, plan.calibration(), plan.place(), plan.memory_bytes())?;
     let bar = Bar::new(Unit::Modules, format!("quantizing to {}", types.name));
     signals::on_stop_say(Some(format!(
         "finished layers are kept in {}; the same command goes on with them",

@@ -1,13 +1,13 @@
 //! What GPTQ and GGUF types with `--calibrate` share: the samples of a text, and how they are recorded.
 
 use quern_model::provenance::CalibrationText;
-use quern_quantize::calibrated::Calibration;
+use quern_quantize::calibrated::{Calibration, Place};
 use quern_quantize::calibration::{self, NamedText, SampleOptions};
 use quern_run::{Model, require_memory};
 use quern_tensor_io::Remedy;
 use quern_tensor_io::output::Inputs;
 
-use super::super::record;
+use super::super::{placement, record};
 use crate::{args, format, messages, remedy};
 
 /// Samples and their length where nobody says otherwise.
@@ -39,6 +39,7 @@ pub fn calibration(
         force: args.force,
         inputs,
         restart: given.restart,
+        gpus: placement::cards_for(args.device.device)?,
         ..Calibration::new(samples)
     };
     Ok((calibration, text))
@@ -56,12 +57,22 @@ pub fn recorded(
 }
 
 /// Says what the model is run on, and refuses what does not fit into memory.
-pub fn announce(args: &args::Quantize, calibration: &Calibration, memory_bytes: u64) -> anyhow::Result<()> {
+pub fn announce(
+    args: &args::Quantize,
+    calibration: &Calibration,
+    place: &Place,
+    memory_bytes: u64,
+) -> anyhow::Result<()> {
     let samples = &calibration.samples;
+    let on_gpus = match place.gpu_bytes() {
+        0 => String::new(),
+        bytes => format!(", {} of GPU memory", format::bytes(bytes)),
+    };
     messages::info(format_args!(
-        "calibrating with {} tokens in {} samples; about {} of memory beside the model",
+        "calibrating with {} tokens in {} samples {}; about {} of memory beside the model{on_gpus}",
         samples.tokens,
         samples.sequences.len(),
+        place.sentence(),
         format::bytes(memory_bytes)
     ));
     if let Some(warning) = require_memory(&args.model, memory_bytes, Remedy::LessCalibration)? {

@@ -50,7 +50,7 @@ fn quantize(
     let Some(output) = args.output.as_deref().filter(|_| !args.dry_run) else {
         return show(&plan, args);
     };
-    announce(args, &options.calibration, plan.memory_bytes)?;
+    announce(args, &options.calibration, &plan.place, plan.memory_bytes)?;
     let bar = Bar::new(Unit::Modules, "quantizing to gptq");
     signals::on_stop_say(Some(format!(
         "finished layers are kept in {}; the same command goes on with them",

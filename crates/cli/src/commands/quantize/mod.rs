@@ -21,7 +21,10 @@ use types::Types;
 /// Plans, and unless it is a dry run, does it.
 pub fn run(args: &args::Quantize) -> Outcome {
     refuse_strangers(args);
-    placement::refuse_gpus("quantize", args.device.device)?;
+    let calibrates = args.gguf.calibrate || args.to == Scheme::Gptq;
+    if !calibrates {
+        placement::refuse_gpus("quantize without calibration", args.device.device)?;
+    }
     let target = args.auto.target_bpw.map(Target::BitsPerWeight);
     match args.to {
         Scheme::Gguf(file_type) if args.gguf.calibrate => calibrated::run(args, &Types::of(file_type)),

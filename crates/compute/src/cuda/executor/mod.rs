@@ -14,6 +14,7 @@ mod mixture;
 mod replay;
 mod rows;
 mod statistics;
+mod sums;
 #[cfg(test)]
 mod tests;
 mod workspace;
@@ -87,6 +88,16 @@ impl Executor {
             recording: Recording::default(),
             segment: 0,
         })
+    }
+
+    /// An event behind all that was queued so far.
+    ///
+    /// # Errors
+    /// The card is lost, or the driver lacks memory.
+    pub fn event(&self) -> Result<Event> {
+        let event = Event::new(&self.card)?;
+        self.record(&event)?;
+        Ok(event)
     }
 
     /// Puts `event` behind all that was queued so far.

@@ -1,7 +1,10 @@
 //! The GPU's operations against the CPU's. Each test says that it was skipped where there is no NVIDIA card.
 
+mod factor;
 mod mixture;
 mod observed;
+mod sums;
+mod sums_time;
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 

@@ -60,6 +60,8 @@ pub(super) struct Workspace {
     pub routed: Piece,
     /// Statistics of rows of logits and of columns of inputs.
     pub statistics: Piece,
+    /// Inputs of sums of products, packed.
+    pub packed: Piece,
     /// A mixture of experts: the router's outputs, tokens' rows, rows of all experts, and those inside them.
     pub logits: Piece,
     pub tokens: Piece,
@@ -81,6 +83,7 @@ impl Workspace {
             choices: piece(false),
             routed: piece(false),
             statistics: piece(false),
+            packed: piece(false),
             logits: piece(false),
             tokens: piece(false),
             rows: piece(false),

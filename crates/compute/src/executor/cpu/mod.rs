@@ -7,6 +7,7 @@ mod experts;
 mod linear;
 mod rows;
 mod statistics;
+mod sums;
 
 use std::sync::Arc;
 

@@ -1,5 +1,6 @@
 //! How much each column counts, for tensors that are encoded without error feedback.
 
+use quern_compute::Result;
 use quern_tensor_io::ElementType;
 
 use crate::encode::needs_weights;
@@ -10,14 +11,17 @@ const FLOOR: f32 = 1e-6;
 
 /// Of a linear layer's columns: the mean square of each input, or of what takes its place. `None` if no token was seen, where the type can be
 /// encoded without.
-pub(super) fn of_inputs(hessian: &Hessian, element_type: ElementType) -> Option<Vec<f32>> {
+///
+/// # Errors
+/// A GPU that has the sums is lost.
+pub(super) fn of_inputs(hessian: &Hessian, element_type: ElementType) -> Result<Option<Vec<f32>>> {
     let tokens = hessian.tokens() as f32;
-    let sums = hessian.diagonal();
+    let sums = hessian.diagonal()?;
     let mean = sums.iter().sum::<f32>() / (tokens * sums.len() as f32);
     if tokens == 0.0 || mean <= 0.0 || !mean.is_finite() {
-        return even(sums.len(), element_type);
+        return Ok(even(sums.len(), element_type));
     }
-    Some(sums.iter().map(|sum| (sum / tokens).max(FLOOR * mean)).collect())
+    Ok(Some(sums.iter().map(|sum| (sum / tokens).max(FLOOR * mean)).collect()))
 }
 
 /// The same for all columns, where the type cannot be encoded without any.

@@ -8,8 +8,9 @@ use quern_run::{LinearInfo, Model};
 use quern_tensor_io::Container;
 
 use super::{Error, Options, embedding};
-use crate::calibrated::Calibration;
 use crate::calibrated::needs::{Largest, memory, unfinished};
+use crate::calibrated::place::{place, ram};
+use crate::calibrated::{Calibration, Place};
 use crate::gptq::blocks::has_feedback;
 use crate::job::{self, QuantizePlan, QuantizeRow, Warning, matrices};
 
@@ -53,6 +54,7 @@ pub struct GgufPlan<'a> {
     by_name: HashMap<(String, Option<usize>), usize>,
     /// Blocks of the model, and one more if something behind them is calibrated.
     pub(super) blocks: usize,
+    place: Place,
     memory_bytes: u64,
     disk_bytes: u64,
 }
@@ -125,7 +127,11 @@ pub fn plan<'a>(model: &Model, view: &'a View<'a>, options: Options) -> Result<G
     // products with the unquantized model's inputs, and those with the drift, which has fewer rows.
     largest.hessians = 5;
     largest.streams = 2;
-    let mut memory_bytes = memory(model, &calibration, largest);
+    let place = place(model, &calibration, largest);
+    let mut memory_bytes = match &place {
+        Place::Cpu { .. } => memory(model, &calibration, largest),
+        Place::Gpus { .. } => ram(model, &calibration, largest, &place),
+    };
     if let Some(layer) = &embedding {
         quantized += quantize.rows()[layer.row].bytes;
         let (columns, weights) = (layer.columns as u64, (layer.step() * layer.columns) as u64);
@@ -135,6 +141,7 @@ pub fn plan<'a>(model: &Model, view: &'a View<'a>, options: Options) -> Result<G
             memory_bytes.max(4 * columns * columns + gradients.max(8 * columns * columns + 8 * weights));
     }
     Ok(GgufPlan {
+        place,
         memory_bytes,
         disk_bytes: unfinished(model, &calibration, quantized, 2) + quantize.file_size(),
         blocks,
@@ -201,6 +208,11 @@ impl GgufPlan<'_> {
     /// Number of those that are rounded with error feedback.
     pub fn with_feedback(&self) -> usize {
         self.layers.iter().filter(|layer| has_feedback(self.rows()[layer.row].to)).count()
+    }
+
+    /// Where it is computed.
+    pub fn place(&self) -> &Place {
+        &self.place
     }
 
     /// About how much memory the job takes beside the mapped model.

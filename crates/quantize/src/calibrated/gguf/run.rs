@@ -54,7 +54,8 @@ fn resumable(
     };
     let (layers, disk_bytes) = (plan.layers(), plan.disk_bytes());
     let before = usize::from(plan.calibrates_embedding());
-    let job = Job { model, calibration, output, progress, layers, before, disk_bytes };
+    let place = plan.place();
+    let job = Job { model, calibration, output, progress, layers, before, place, disk_bytes };
     let Blocks { state, records, resumed, damage } = job.run(&target, &identity)?;
     let finished = Finished::open(plan, &state, &records)?;
     let QuantizeReport { file_size, .. } = run_with(&plan.quantize, &finished, output, &Steps(progress))?;

@@ -17,7 +17,7 @@ use crate::calibrated::inputs::Inputs;
 use crate::calibrated::state::{State, group_writer};
 use crate::calibrated::target::{Group, Target, Work};
 use crate::gptq::blocks::{has_feedback, solve_blocks};
-use crate::gptq::{Hessian, Prepared, Shift};
+use crate::gptq::{Hessian, Prepared, Shift, SolveError};
 use crate::job::{self, check_finite, check_made};
 
 /// How much of the difference between a layer's inputs and those of the unquantized model it makes up for. On
@@ -50,18 +50,24 @@ impl Gguf<'_> {
             .ok_or_else(|| Error::Stage(format!("{} is not in the plan", linear.name).into()))
     }
 
-    fn rounding(&self, element_type: ElementType, hessian: Hessian, work: Work<'_>) -> Rounding {
+    fn rounding(
+        &self,
+        element_type: ElementType,
+        hessian: Hessian,
+        work: Work<'_>,
+    ) -> Result<Rounding, Error> {
         let (tokens, columns) = (hessian.tokens(), hessian.columns());
-        let importance = importance::of_inputs(&hessian, element_type);
+        let importance = importance::of_inputs(&hessian, element_type)?;
         if !has_feedback(element_type) {
-            return Rounding::Encoder { importance, fallback: None };
+            return Ok(Rounding::Encoder { importance, fallback: None });
         }
         if let Some(why) = too_few(work.calibration, tokens) {
-            return Rounding::Encoder { importance, fallback: Some(why) };
+            return Ok(Rounding::Encoder { importance, fallback: Some(why) });
         }
         match Prepared::for_blocks(work.pool, hessian, element_type, self.damp(columns, tokens)) {
-            Ok(prepared) => Rounding::Feedback(Box::new(prepared)),
-            Err(why) => Rounding::Encoder { importance, fallback: Some(why.to_string()) },
+            Ok(prepared) => Ok(Rounding::Feedback(Box::new(prepared))),
+            Err(SolveError::Compute(error)) => Err(error.into()),
+            Err(why) => Ok(Rounding::Encoder { importance, fallback: Some(why.to_string()) }),
         }
     }
 
@@ -182,7 +188,7 @@ impl Target for Gguf<'_> {
         for ((element_type, part), hessian) in parts.into_iter().zip(hessians) {
             let started = Instant::now();
             let tokens = hessian.tokens();
-            let rounding = self.rounding(element_type, hessian, work);
+            let rounding = self.rounding(element_type, hessian, work)?;
             // What was prepared serves all of them: its time is shared.
             let shared = started.elapsed().as_secs_f64() / part.len() as f64;
             for layer in part {

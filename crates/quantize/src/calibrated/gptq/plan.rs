@@ -7,7 +7,9 @@ use quern_tensor_io::{Container, Error as FileError, Remedy};
 use super::readers::{ReaderNote, reader_notes};
 use super::rules::Verdict;
 use super::{Error, Options};
+use crate::calibrated::Place;
 use crate::calibrated::needs::{Largest, memory, unfinished};
+use crate::calibrated::place::{place, ram};
 use crate::gptq::{Settings, check_shape};
 
 /// What becomes of one module.
@@ -34,6 +36,8 @@ pub struct GptqPlan {
     pub modules: Vec<GptqModule>,
     /// Number of blocks.
     pub layers: usize,
+    /// Where it is computed.
+    pub place: Place,
     /// About how much memory the job takes beside the mapped model (`needs`).
     pub memory_bytes: u64,
     /// Bytes of the output's tensors.
@@ -85,10 +89,16 @@ pub fn plan(model: &Model, options: &Options) -> Result<GptqPlan, Error> {
     }
     let packed = modules.iter().map(packed_bytes).sum::<u64>();
     let output = output_bytes(model, &modules, packed);
+    let largest = largest(&modules);
+    let place = place(model, &options.calibration, largest);
     let readers = reader_notes(&modules, &options.settings, options.rules.as_json().is_some());
     Ok(GptqPlan {
         layers: config.layers,
-        memory_bytes: memory(model, &options.calibration, largest(&modules)),
+        memory_bytes: match &place {
+            Place::Cpu { .. } => memory(model, &options.calibration, largest),
+            Place::Gpus { .. } => ram(model, &options.calibration, largest, &place),
+        },
+        place,
         output_bytes: output,
         disk_bytes: unfinished(model, &options.calibration, packed, 1) + output,
         parameters: model.parameters(),

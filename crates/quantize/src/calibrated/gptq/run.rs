@@ -52,7 +52,16 @@ fn resumable(
         files: &[("quantize_config.json", config::to_bytes(&config))],
     };
     let layers = plan.modules.iter().filter(|m| m.settings.is_some()).count();
-    let job = Job { model, calibration, output, progress, layers, before: 0, disk_bytes: plan.disk_bytes };
+    let job = Job {
+        model,
+        calibration,
+        output,
+        progress,
+        layers,
+        before: 0,
+        place: &plan.place,
+        disk_bytes: plan.disk_bytes,
+    };
     let Blocks { state, records, resumed, damage } = job.run(&Gptq { plan, options }, &identity)?;
     progress.step("writing the checkpoint");
     let assembly = Assembly { checkpoint, plan, options, state: &state, records: &records };

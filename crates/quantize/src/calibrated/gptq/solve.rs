@@ -14,7 +14,7 @@ use crate::calibrated::damping::{least_damp, too_few};
 
 use crate::calibrated::state::group_writer;
 use crate::calibrated::target::{Group, Target, Work};
-use crate::gptq::{Hessian, Prepared, Settings, Solution, round_to_nearest, solve};
+use crate::gptq::{Hessian, Prepared, Settings, Solution, SolveError, round_to_nearest, solve};
 
 /// The GPTQ output.
 pub(super) struct Gptq<'a> {
@@ -48,11 +48,15 @@ impl Gptq<'_> {
         work: Work<'_>,
     ) -> Result<Vec<(ModuleReport, Solution)>, Error> {
         let started = Instant::now();
-        let (tokens, diagonal) = (hessian.tokens(), hessian.diagonal());
+        let (tokens, diagonal) = (hessian.tokens(), hessian.diagonal()?);
         let settings = &self.damped(settings, layers[0].columns, tokens);
         let prepared = match too_few(work.calibration, tokens) {
             Some(why) => Err(why),
-            None => Prepared::new(work.pool, hessian, settings).map_err(|e| e.to_string()),
+            None => match Prepared::new(work.pool, hessian, settings) {
+                Ok(prepared) => Ok(prepared),
+                Err(SolveError::Compute(error)) => return Err(error.into()),
+                Err(why) => Err(why.to_string()),
+            },
         };
         // The factor serves all modules of the group: its time is shared.
         let shared = started.elapsed().as_secs_f64() / layers.len() as f64;
@@ -131,7 +135,7 @@ impl Target for Gptq<'_> {
         let hessians = std::iter::repeat_n(group.inputs.hessian, count);
         for ((settings, part), hessian) in parts.iter().zip(hessians) {
             for (report, solution) in self.solve_alike(group.block, part, settings, hessian, work)? {
-                tensors.extend(packed(&report.module, &solution, self.plan.needs_v2()));
+                tensors.extend(packed(work.pool, &report.module, &solution, self.plan.needs_v2()));
                 reports.push(report);
             }
         }
@@ -163,7 +167,7 @@ impl Target for Gptq<'_> {
 }
 
 /// The tensors of one packed module.
-fn packed(module: &str, s: &Solution, v2: bool) -> [(TensorPlan, Vec<u8>); 4] {
+fn packed(pool: &Pool, module: &str, s: &Solution, v2: bool) -> [(TensorPlan, Vec<u8>); 4] {
     let (bits, groups) = (s.bits as usize, s.groups);
     let tensor = |part: &str, element_type, shape: Vec<usize>, data| {
         (TensorPlan { name: format!("{module}.{part}"), element_type, shape }, data)
@@ -171,7 +175,7 @@ fn packed(module: &str, s: &Solution, v2: bool) -> [(TensorPlan, Vec<u8>); 4] {
     let words = |values: usize| values * bits / 32;
     [
         tensor("g_idx", ElementType::I32, vec![s.columns], s.g_idx_bytes()),
-        tensor("qweight", ElementType::I32, vec![words(s.columns), s.rows], s.qweight()),
+        tensor("qweight", ElementType::I32, vec![words(s.columns), s.rows], s.qweight(pool)),
         tensor("qzeros", ElementType::I32, vec![groups, words(s.rows)], s.qzeros(v2)),
         tensor("scales", ElementType::F16, vec![groups, s.rows], s.scales_bytes()),
     ]

@@ -106,7 +106,7 @@ impl Prepared {
         element_type: ElementType,
         damp: f64,
     ) -> Result<Self, SolveError> {
-        let plan = rounding_of(element_type, hessian.columns())?.plan(&hessian.diagonal());
+        let plan = rounding_of(element_type, hessian.columns())?.plan(&hessian.diagonal()?);
         Self::with_plan(pool, hessian, plan, &Settings { damp, ..Settings::default() })
     }
 }

@@ -29,7 +29,7 @@ use super::{Error, GgufPlan};
 use crate::calibrated::state::{BlockRecord, State, group_writer};
 use crate::calibrated::target::Work;
 use crate::gptq::blocks::has_feedback;
-use crate::gptq::{Hessian, Prepared};
+use crate::gptq::{Hessian, Prepared, SolveError};
 use crate::job::QuantizeRow;
 
 pub(super) use gradients::{Sample, memory};
@@ -83,7 +83,7 @@ pub(super) fn make(
     let row = &target.plan.rows()[layer.row];
     let gram = gram(target.plan, model, layer)?;
     let tokens = gram.tokens.unwrap_or(0);
-    let rounding = rounding(target, row.to, gram, work);
+    let rounding = rounding(target, row.to, gram, work)?;
     let bytes = row.to.row_bytes(layer.columns).unwrap_or(0);
     let kept =
         TensorPlan { name: layer.key.clone(), element_type: ElementType::U8, shape: vec![layer.rows, bytes] };
@@ -126,18 +126,24 @@ fn gram(plan: &GgufPlan<'_>, model: &Model, layer: &Layer) -> Result<Gram, Error
     }
 }
 
-fn rounding(target: &Gguf<'_>, element_type: ElementType, gram: Gram, work: Work<'_>) -> Rounding {
+fn rounding(
+    target: &Gguf<'_>,
+    element_type: ElementType,
+    gram: Gram,
+    work: Work<'_>,
+) -> Result<Rounding, Error> {
     let Gram { sum, tokens } = gram;
-    let importance = importance::of_inputs(&sum, element_type);
+    let importance = importance::of_inputs(&sum, element_type)?;
     if !has_feedback(element_type) {
-        return Rounding::Encoder { importance, fallback: None };
+        return Ok(Rounding::Encoder { importance, fallback: None });
     }
     let damp = match tokens {
         Some(tokens) => target.damp(sum.columns(), tokens),
         None => target.plan.damp,
     };
     match Prepared::for_blocks(work.pool, sum, element_type, damp) {
-        Ok(prepared) => Rounding::Feedback(Box::new(prepared)),
-        Err(why) => Rounding::Encoder { importance, fallback: Some(why.to_string()) },
+        Ok(prepared) => Ok(Rounding::Feedback(Box::new(prepared))),
+        Err(SolveError::Compute(error)) => Err(error.into()),
+        Err(why) => Ok(Rounding::Encoder { importance, fallback: Some(why.to_string()) }),
     }
 }
