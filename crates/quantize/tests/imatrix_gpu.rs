@@ -103,7 +103,8 @@ fn experts_are_counted_on_a_gpu_as_on_the_cpu() {
                 assert!((sum - other).abs() < 2e-3 * other, "{name}: {sum} for {other}");
             }
         }
-        eprintln!("{name}: {moved} choices differ");
-        assert!(moved < 8, "{name}: {moved}");
+        // Three matrices each, one token more and one less: at most three of some thousand choices.
+        eprintln!("{name}: {moved} counts differ");
+        assert!(moved <= 18, "{name}: {moved}");
     }
 }

@@ -318,9 +318,9 @@ fn observers_see_on_a_gpu_what_they_see_on_the_cpu() {
     }
     let mut wrong = Vec::new();
     for folder in folders("architectures") {
-        let (expected, logits) = seen(&open(&folder, None), 40);
         // Layers in RAM: computed there in batches of 24 tokens, moved to the GPU for batches of 40.
         for (layers, batch) in [(GpuLayers::All, 40), (GpuLayers::Last(2), 24), (GpuLayers::Last(1), 40)] {
+            let (expected, logits) = seen(&open(&folder, None), batch);
             let (found, own) = seen(&open(&folder, Some(layers)), batch);
             let what = format!("{} {layers:?} {batch}", folder.file_name().unwrap().display());
             let keys = |seen: &Seen| seen.0.keys().cloned().collect::<Vec<_>>();

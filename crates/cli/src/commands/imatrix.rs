@@ -13,7 +13,7 @@ use quern_tensor_io::output::{OutputFile, require_space};
 use serde_json::json;
 
 use super::placement::{self, Planned};
-use super::{Outcome, load_placed, print, print_json, record, warn_of_memory};
+use super::{Outcome, beside, load_placed, print, print_json, record, warn_of_memory};
 use crate::progress::{Bar, Unit};
 use crate::{args, format, messages};
 
@@ -51,7 +51,7 @@ pub fn run(args: &args::Imatrix) -> Outcome {
     }
     require_space(args.output(), file_bytes(model), "the output")?;
     warn_of_memory(model, session)?;
-    placement::announce(&args.model, &placed, placed.report(devices, session, options.rows()).as_ref());
+    beside::announce(&args.model, &placed, placed.report(devices, session, options.rows()).as_ref());
     let bar = Bar::new(Unit::Chunks(args.context), "measuring the importance matrix");
     let measured = collect(model, &source.into_text(), options, &bar)?;
     drop(bar);

@@ -20,6 +20,7 @@ use crate::progress::{Bar, Unit};
 use crate::{args, format, messages, model};
 
 pub mod bench;
+mod beside;
 pub mod completions;
 pub mod convert;
 pub mod demo;
@@ -85,19 +86,30 @@ fn load_placed(
     threads: usize,
     args: &args::Devices,
 ) -> anyhow::Result<Placed> {
-    load_beside(planned, threads, args, None)
+    load_beside(planned, threads, args, Beside::Nothing)
 }
 
-/// The same beside a model that has not yet all the memory that its report says.
+/// What else will be on the GPUs when a model is run.
+enum Beside<'a> {
+    Nothing,
+    /// A model that will be loaded after this one.
+    Next(&'a placement::Planned<'a>),
+    /// A model that was loaded before this one, and has not yet the memory of its session.
+    Loaded(&'a PlacementReport),
+}
+
+/// [`load_placed`] beside another model.
 fn load_beside(
     planned: &placement::Planned<'_>,
     threads: usize,
     args: &args::Devices,
-    other: Option<&PlacementReport>,
+    other: Beside<'_>,
 ) -> anyhow::Result<Placed> {
     let mut gpus = placement::gpus(args)?;
-    if let Some(other) = other {
-        placement::leave(&mut gpus, args, other);
+    match other {
+        Beside::Nothing => {}
+        Beside::Next(next) => beside::share(&mut gpus, next, args, threads)?,
+        Beside::Loaded(report) => beside::leave(&mut gpus, args, report),
     }
     let room = gpus.iter().map(|gpu| gpu.room).sum();
     let options = args.options();

@@ -9,7 +9,7 @@ use quern_run::placement::PlacementReport;
 use quern_run::{Divergence, KvType, PerplexityOptions, PerplexityReport, SessionOptions};
 
 use super::placement::{self, Planned};
-use super::{Outcome, load_beside, print, print_json, read_text, warn_of_memory};
+use super::{Beside, Outcome, beside, load_beside, print, print_json, read_text, warn_of_memory};
 use crate::progress::{Bar, Unit};
 use crate::{args, messages};
 
@@ -93,17 +93,21 @@ impl Measurement<'_> {
         let (session, kv) = (self.session(), self.placement.kv);
         let planned_session = |_: &Config| session;
         let devices = &self.placement.devices;
-        // Sessions come after both models: what the first one's takes is left free by the second.
-        let load = |path, load_in, kv, beside: Option<&PlacementReport>| {
-            let planned = Planned { path, load_in, session: &planned_session, kv, rows: self.rows() };
-            let placed = load_beside(&planned, self.threads, devices, beside)?;
-            let report = placed.report(devices, SessionOptions { kv, ..session }, self.rows());
-            placement::announce(path, &placed, report.as_ref());
+        let planned =
+            |path, load_in, kv| Planned { path, load_in, session: &planned_session, kv, rows: self.rows() };
+        let load = |planned: &Planned<'_>, beside| {
+            let placed = load_beside(planned, self.threads, devices, beside)?;
+            let report = placed.report(devices, SessionOptions { kv: planned.kv, ..session }, self.rows());
+            beside::announce(planned.path, &placed, report.as_ref());
             anyhow::Ok((placed, report))
         };
-        let (placed, planned) = load(self.model, self.load_in, kv, None)?;
-        let reference = self.reference.map(|path| load(path, None, KvType::F16, planned.as_ref()));
-        let reference = reference.transpose()?.map(|(reference, _)| reference);
+        let compared = self.reference.map(|path| planned(path, None, KvType::F16));
+        let beside = compared.as_ref().map_or(Beside::Nothing, Beside::Next);
+        let (placed, report) = load(&planned(self.model, self.load_in, kv), beside)?;
+        // Sessions come after both models: the second leaves what the first one's takes.
+        let beside = report.as_ref().map_or(Beside::Nothing, Beside::Loaded);
+        let reference = compared.as_ref().map(|compared| load(compared, beside)).transpose()?;
+        let reference = reference.map(|(reference, _)| reference);
         let reference = reference.as_ref().map(|placed| &placed.model);
         warn_of_memory(&placed.model, SessionOptions { kv, ..session })?;
         reference.into_iter().try_for_each(|reference| warn_of_memory(reference, session))?;

@@ -16,7 +16,8 @@ use quern_run::{KvType, LoadIn, SessionOptions};
 use quern_tensor_io::Checkpoint;
 use serde_json::{Value, json};
 
-use super::{Outcome, Placed, print, print_json};
+use super::beside::share;
+use super::{Outcome, print, print_json};
 use crate::{args, format, messages, model};
 
 /// Whether the user knows that `--ngl` has no effect.
@@ -62,57 +63,6 @@ pub fn cards_for(device: DeviceChoice) -> anyhow::Result<Vec<GpuRoom>> {
     Ok(options.choose(cards).map_err(quern_run::Error::from)?)
 }
 
-/// Leaves room on GPUs for a model that was loaded before, and has not yet the memory of its session.
-pub fn leave(gpus: &mut [GpuRoom], args: &args::Devices, other: &PlacementReport) {
-    let limits = args.options().memory.cards;
-    for gpu in gpus {
-        let name = format!("cuda:{}", gpu.index);
-        let Some(device) = other.devices.iter().find(|device| device.device == name) else { continue };
-        // Its weights are there already: what is free is less.
-        let later = device.cache_bytes.saturating_add(device.scratch_bytes);
-        gpu.room = gpu.room.saturating_sub(later);
-        if let Some(limit) = limits.get(&gpu.index) {
-            gpu.room = gpu.room.min(limit.saturating_sub(total(device)));
-        }
-    }
-}
-
-/// Says, before long work, which GPUs compute a model and what they hold, and what is too large for them.
-pub(super) fn announce(path: &Path, placed: &Placed, report: Option<&PlacementReport>) {
-    let Some(report) = report.filter(|_| placed.room > 0) else { return };
-    for line in announced(&path.display().to_string(), placed.room, report) {
-        messages::info(line);
-    }
-}
-
-/// The lines of [`announce`].
-fn announced(path: &str, room: u64, report: &PlacementReport) -> Vec<String> {
-    let gpus = report.devices.iter().filter(|device| device.device.starts_with("cuda"));
-    let mut lines: Vec<String> = gpus
-        .map(|device| {
-            format!(
-                "{path}: {} {} takes {} of {}",
-                device.device,
-                device.name.as_deref().unwrap_or_default(),
-                format::bytes(total(device)),
-                device.available_bytes.map_or_else(String::new, format::bytes),
-            )
-        })
-        .collect();
-    let rest = report.layers - report.gpu_layers;
-    let room = format::bytes(room);
-    match (rest, lines.is_empty()) {
-        (0, _) => {}
-        (_, true) => lines.push(format!("{path}: the CPU computes it: no layer fits into the {room} of the GPU")),
-        (_, false) => lines.push(format!(
-            "{path}: {rest} of its {} layers do not fit into the {room} of the GPU: they stay in RAM, and are moved to it \
-             for every batch of tokens",
-            report.layers
-        )),
-    }
-    lines
-}
-
 /// Refuses GPUs for a command that does not use them.
 ///
 /// # Errors
@@ -152,8 +102,12 @@ pub fn dry_run(
 ) -> Outcome {
     let mut gpus = gpus(args)?;
     let (mut values, mut text) = (Vec::new(), Vec::new());
-    for planned in models {
-        let report = plan(planned, args, threads, gpus.clone())?;
+    for (index, planned) in models.iter().enumerate() {
+        let mut room = gpus.clone();
+        if let Some(next) = models.get(index + 1).filter(|_| together) {
+            share(&mut room, next, args, threads)?;
+        }
+        let report = plan(planned, args, threads, room)?;
         if together {
             // The next one has what this one leaves.
             for gpu in &mut gpus {
@@ -178,7 +132,7 @@ pub fn dry_run(
 }
 
 /// Plans one model by its headers.
-fn plan(
+pub(super) fn plan(
     planned: &Planned<'_>,
     args: &args::Devices,
     threads: usize,
@@ -211,7 +165,7 @@ pub fn session(args: &args::Devices, options: SessionOptions, rows: usize) -> Se
 }
 
 /// Bytes of everything on a device.
-fn total(device: &DeviceReport) -> u64 {
+pub(super) fn total(device: &DeviceReport) -> u64 {
     device.weights_bytes.saturating_add(device.cache_bytes).saturating_add(device.scratch_bytes)
 }
 
@@ -306,7 +260,7 @@ fn moved(transfer: &Transfer) -> String {
 }
 
 #[cfg(test)]
-mod tests {
+pub(super) mod tests {
     use super::*;
 
     fn device(name: &str, blocks: &[[usize; 2]], head: bool) -> DeviceReport {
@@ -321,7 +275,7 @@ mod tests {
         }
     }
 
-    fn report() -> PlacementReport {
+    pub fn report() -> PlacementReport {
         let gpu = DeviceReport {
             name: Some("NVIDIA H100".to_owned()),
             memory_before_bytes: Some(500 << 20),
@@ -358,51 +312,6 @@ mod tests {
             ],
             shortage: None,
         }
-    }
-
-    #[test]
-    fn what_gpus_hold_is_said_beforehand() {
-        let lines = announced("m.gguf", 8 << 30, &report());
-        assert_eq!(lines[0], "m.gguf: cuda:0 NVIDIA H100 takes 2.31 GiB of 8.00 GiB");
-        assert!(
-            lines[1].starts_with("m.gguf: 16 of its 33 layers do not fit into the 8.00 GiB"),
-            "{lines:?}"
-        );
-        let mut all = report();
-        all.gpu_layers = 33;
-        assert_eq!(announced("m.gguf", 8 << 30, &all).len(), 1);
-        let mut none = report();
-        none.devices.remove(0);
-        none.gpu_layers = 0;
-        assert!(announced("m.gguf", 1 << 20, &none)[0].contains("the CPU computes it"));
-    }
-
-    #[test]
-    fn a_second_model_leaves_room_for_the_first_one_s_session() {
-        use clap::Parser;
-        #[derive(Parser)]
-        struct Arguments {
-            #[command(flatten)]
-            devices: args::Devices,
-        }
-        let room = |arguments: &[&str], room: u64| {
-            let Arguments { devices } = Arguments::parse_from([&["quern"], arguments].concat());
-            let gpu = |index| GpuRoom {
-                index,
-                name: String::new(),
-                total: 80 << 30,
-                free: 70 << 30,
-                room,
-                limited: false,
-            };
-            let mut gpus = [gpu(0), gpu(1)];
-            leave(&mut gpus, &devices, &report());
-            gpus.map(|gpu| gpu.room)
-        };
-        // Its cache and buffers take 320 MiB, its weights 2 GiB that are no longer free.
-        assert_eq!(room(&[], 4 << 30), [(4 << 30) - (320 << 20), 4 << 30]);
-        assert_eq!(room(&["--max-memory", "0=3GiB,1=4GiB"], 3 << 30), [(1 << 30) - (320 << 20), 3 << 30]);
-        assert_eq!(room(&["--max-memory", "0=1GiB,1=4GiB"], 1 << 30)[0], 0);
     }
 
     #[test]
