@@ -1,6 +1,7 @@
 // Between rows of weights, as files have them, and the layout of the column loop: [position in the order][row].
 //
 //   extern "C" void gptq_take_rows(TakeRowsArgs)   grid (ceil(columns / 32), ceil(rows / 32)), block 256
+//   extern "C" void gptq_place_lines(PlaceLinesArgs)   as gptq_take_rows
 //   extern "C" void gptq_codes(CodesArgs)          grid (ceil(columns / 128), ceil(rows / 32)), block 256
 //   extern "C" void gptq_losses(LossesArgs)        grid (width / 32), block 256
 #include "gptq.cuh"
@@ -9,9 +10,19 @@
 struct TakeRowsArgs {
     const float* from;      // [rows][columns]
     float* to;              // [columns][width], of row `first` on
-    const u32* places;      // the position of each column
-    const float* alive;     // by position: columns with 0 become 0
-    u32 rows, columns, width, first;
+    const u32* places;      // the position of each column; null: its own number
+    const float* alive;     // by position: columns with 0 become 0; null: none
+    u32 rows, columns, width;
+    float scale;            // of all
+};
+struct PlaceLinesArgs {
+    const float* from;      // [columns][width], columns in their own order
+    float* to;              // [columns][width], by position
+    const float* added;     // [rows][columns], or null
+    const u32* places;
+    const float* alive;
+    u32 rows, columns, width;
+    float share;            // of what is added
 };
 struct CodesArgs {
     const float* levels;    // [columns][width]
@@ -37,9 +48,29 @@ extern "C" __global__ void __launch_bounds__(256) gptq_take_rows(const __grid_co
             tile[r][lane] = a.from[(u64)(row0 + r) * a.columns + column0 + lane];
     __syncthreads();
     for (u32 c = warp; c < 32 && column0 + c < a.columns; c += 8) {
+        const u32 place = a.places ? a.places[column0 + c] : column0 + c;
+        const bool alive = !a.alive || a.alive[place] > 0.0f;
+        if (row0 + lane < a.width)
+            a.to[(u64)place * a.width + row0 + lane] = alive && row0 + lane < a.rows ? tile[lane][c] * a.scale : 0.0f;
+    }
+}
+
+// Lines to their places, with a share of something more.
+extern "C" __global__ void __launch_bounds__(256) gptq_place_lines(const __grid_constant__ PlaceLinesArgs a) {
+    __shared__ float tile[32][33];
+    const u32 lane = threadIdx.x % 32, warp = threadIdx.x / 32;
+    const u32 column0 = blockIdx.x * 32, row0 = blockIdx.y * 32;
+    if (a.added)
+        for (u32 r = warp; r < 32; r += 8)
+            if (row0 + r < a.rows && column0 + lane < a.columns)
+                tile[r][lane] = a.added[(u64)(row0 + r) * a.columns + column0 + lane];
+    __syncthreads();
+    for (u32 c = warp; c < 32 && column0 + c < a.columns; c += 8) {
         const u32 place = a.places[column0 + c];
-        if (row0 + lane < a.rows)
-            a.to[(u64)place * a.width + a.first + row0 + lane] = a.alive[place] > 0.0f ? tile[lane][c] : 0.0f;
+        if (row0 + lane >= a.width) continue;
+        float value = a.from[(u64)(column0 + c) * a.width + row0 + lane];
+        if (a.added && row0 + lane < a.rows) value = value + a.share * tile[lane][c];
+        a.to[(u64)place * a.width + row0 + lane] = a.alive[place] > 0.0f ? value : 0.0f;
     }
 }
 

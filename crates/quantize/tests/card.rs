@@ -3,13 +3,13 @@
 
 use std::time::Instant;
 
-use quern_compute::Pool;
+use quern_compute::{Buffer, Device, Executor, Pool};
 use quern_compute::cuda::column_loop::{
     Blocks, BlocksKind, ColumnLoop, Factor, Grid, Numbers, Piece, Plan, Unit,
 };
 use quern_compute::cuda::{Card, Memory, Stream};
-use quern_quantize::gptq::blocks::solve_blocks;
-use quern_quantize::gptq::{Hessian, Order, Prepared, Settings, Solution, solve};
+use quern_quantize::gptq::blocks::{solve_blocks, solve_shifted_blocks};
+use quern_quantize::gptq::{Hessian, Order, Prepared, Settings, Shift, ShiftOfRows, Solution, solve};
 use quern_tensor_io::ElementType;
 
 /// A card, if there is one.
@@ -189,11 +189,68 @@ fn blocks_are_those_of_the_cpu() {
     assert!(wrong.is_empty(), "{} wrong:\n{}", wrong.len(), wrong.join("\n"));
 }
 
+#[test]
+fn what_layers_make_up_for_is_that_of_the_cpu() {
+    let Some(card) = card("what_layers_make_up_for_is_that_of_the_cpu") else { return };
+    let pool = Pool::new(8);
+    let (rows, columns, tokens) = (144, 512, 300);
+    let device = Device::Cuda(card.clone());
+    let mut executor = Executor::new(&device).unwrap();
+    let x = inputs(columns, tokens, 8);
+    let mut r = Random(9);
+    let reference: Vec<f32> = x.iter().map(|x| x + 0.1 * r.normal()).collect();
+    let drift: Vec<f32> = (0..tokens * rows).map(|_| 0.01 * r.normal()).collect();
+    let mut there = |values: &[f32]| {
+        let mut buffer = Buffer::new(&device);
+        buffer.reserve(values.len()).unwrap();
+        executor.upload(values, buffer.front_mut(values.len())).unwrap();
+        buffer
+    };
+    let on_card = [there(&x), there(&reference), there(&drift)];
+    let mut shift = Shift::on(&executor, columns).unwrap();
+    let mut second = Shift::on(&executor, columns).unwrap();
+    let half = tokens / 2;
+    for (shift, tokens) in [(&mut shift, 0..half), (&mut second, half..tokens)] {
+        let [x, reference, drift] = [(&on_card[0], columns), (&on_card[1], columns), (&on_card[2], rows)]
+            .map(|(buffer, width)| buffer.front(buffer.len()).slice(tokens.start * width..tokens.end * width));
+        shift.add_values(&mut executor, x, reference, Some(drift)).unwrap();
+    }
+    shift.merge(&second).unwrap();
+    let in_ram = shift.to_host().unwrap();
+    let w = weights(rows, columns, 6);
+    // The sums themselves, against the CPU's.
+    let mut summed = Shift::new(columns);
+    summed.add(&pool, &x, &reference, Some(&drift));
+    let (a, b) = (summed.target(&pool, &w, 0, 1.0, 0.5), in_ram.target(&pool, &w, 0, 1.0, 0.5));
+    let (a, b) = (a.unwrap(), b.unwrap());
+    let size = |v: &mut dyn Iterator<Item = f32>| v.map(|v| f64::from(v).powi(2)).sum::<f64>().sqrt();
+    let apart = size(&mut a.iter().zip(&b).map(|(a, b)| a - b)) / size(&mut a.iter().copied());
+    assert!(apart < 1e-4, "{apart}");
+    // And what is made of them, bit for bit.
+    let mut hessian = Hessian::new(columns);
+    hessian.add(&pool, &x);
+    for element_type in [ElementType::Q4_0, ElementType::Q4K, ElementType::IQ2XXS] {
+        let prepared = Prepared::for_blocks(&pool, hessian.clone(), element_type, 0.01).unwrap();
+        let prepared_there = prepared.to_card(&card).unwrap();
+        for (first, count) in [(0, rows), (16, 64)] {
+            let w = &w[first * columns..(first + count) * columns];
+            let part = |shift| Some(ShiftOfRows { shift, first, inputs: 0.5, drift: 0.7 });
+            let cpu = solve_shifted_blocks(&pool, w, count, &prepared, element_type, part(&in_ram)).unwrap();
+            for shift in [&shift, &in_ram] {
+                let made =
+                    solve_shifted_blocks(&pool, w, count, &prepared_there, element_type, part(shift)).unwrap();
+                assert!(cpu.bytes == made.bytes, "{element_type} from row {first}");
+            }
+        }
+    }
+}
+
 /// Milliseconds of each phase for the layers of a 7B model: a factor of noise is as good as any for that.
 #[test]
 #[ignore = "takes times"]
 fn time_of_phases() {
     let Some(card) = card("time_of_phases") else { return };
+    let pool = Pool::new(16);
     println!(
         "\n{:>14} {:>10} {:>8} {:>8} {:>8} {:>8} {:>9}",
         "rows x columns", "", "take", "solve", "sweeps", "codes", "TFLOP/s"
@@ -259,7 +316,7 @@ fn time_of_phases() {
             for turn in 0..2 {
                 let mut last = Instant::now();
                 let mut lap = || std::mem::replace(&mut last, Instant::now()).elapsed().as_secs_f64() * 1e3;
-                let mut columns_there = ColumnLoop::new(factor, &plan, grid, &w).unwrap();
+                let mut columns_there = ColumnLoop::new(&pool, factor, &plan, grid, &w).unwrap();
                 columns_there.synchronize().unwrap();
                 let take = lap();
                 columns_there.solve().unwrap();

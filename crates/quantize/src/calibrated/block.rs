@@ -58,7 +58,7 @@ impl<T: Target> Observer for Quantize<'_, T> {
             wanted |= self.measures(layer) || self.target.wants(layer)?;
         }
         if wanted {
-            self.inputs.add(self.pool, executor, group)?;
+            self.inputs.add(executor, group)?;
         }
         Ok(())
     }

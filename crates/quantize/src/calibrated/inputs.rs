@@ -1,6 +1,6 @@
 //! What is collected of the inputs of a group of layers while the calibration text runs through them.
 
-use quern_compute::{Executor, Pool, Result, Values};
+use quern_compute::{Executor, Result};
 use quern_run::LinearGroup;
 
 use crate::gptq::{Hessian, Shift};
@@ -32,18 +32,14 @@ impl Inputs {
     ///
     /// # Errors
     /// They are on another device.
-    pub fn add(&mut self, pool: &Pool, executor: &mut Executor, group: &LinearGroup<'_>) -> Result<()> {
+    pub fn add(&mut self, executor: &mut Executor, group: &LinearGroup<'_>) -> Result<()> {
         self.hessian.add_values(executor, group.values)?;
         if let Some(reference) = group.reference.filter(|_| group.columns.is_multiple_of(LANES)) {
-            let shift = self.shift.get_or_insert_with(|| Shift::new(group.columns));
-            let mut host = |values: Values<'_>| -> Result<Vec<f32>> {
-                let mut copy = vec![0.0; values.len()];
-                executor.download(values, &mut copy)?;
-                Ok(copy)
+            let shift = match &mut self.shift {
+                Some(shift) => shift,
+                None => self.shift.insert(Shift::on(executor, group.columns)?),
             };
-            let values = host(group.values)?;
-            let (reference, drift) = (host(reference)?, group.drift.map(host).transpose()?);
-            shift.add(pool, &values, &reference, drift.as_deref());
+            shift.add_values(executor, group.values, reference, group.drift)?;
         }
         Ok(())
     }
@@ -58,7 +54,7 @@ impl Collected {
     ///
     /// # Errors
     /// A device without memory for the sums, or that is lost.
-    pub fn add(&mut self, pool: &Pool, executor: &mut Executor, group: &LinearGroup<'_>) -> Result<()> {
+    pub fn add(&mut self, executor: &mut Executor, group: &LinearGroup<'_>) -> Result<()> {
         let device = executor.device().gpu_index();
         let at = match self.0.iter().position(|(own, _)| *own == device) {
             Some(at) => at,
@@ -67,7 +63,7 @@ impl Collected {
                 self.0.len() - 1
             }
         };
-        self.0[at].1.add(pool, executor, group)
+        self.0[at].1.add(executor, group)
     }
 
     /// The sums over all devices, which are added in their order; `None` if no inputs were seen.
@@ -79,6 +75,11 @@ impl Collected {
         let Some((_, mut first)) = all.next() else { return Ok(None) };
         for (_, inputs) in all {
             first.hessian.merge(inputs.hessian)?;
+            match (&mut first.shift, inputs.shift) {
+                (Some(all), Some(shift)) => all.merge(&shift)?,
+                (None, shift @ Some(_)) => first.shift = shift,
+                (_, None) => {}
+            }
         }
         Ok(Some(first))
     }

@@ -40,7 +40,7 @@ mod tile;
 pub use error::SolveError;
 pub use hessian::Hessian;
 pub use prepare::Prepared;
-pub use shift::Shift;
+pub use shift::{Shift, ShiftOfRows};
 pub use solution::Solution;
 pub use solve::{round_to_nearest, solve};
 

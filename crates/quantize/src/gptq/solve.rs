@@ -39,7 +39,7 @@ pub fn solve(
     }
     if let Some(factored) = &prepared.card {
         let refine = if settings.search { SWEEPS } else { 0 };
-        return card::solve(weights, rows, prepared, factored, settings, refine);
+        return card::solve(pool, weights, rows, prepared, factored, settings, refine);
     }
     let root: Vec<f32> = (0..columns).map(|i| prepared.factor[i * columns + i]).collect();
     let problem = Problem {

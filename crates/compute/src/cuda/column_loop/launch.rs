@@ -51,8 +51,9 @@ impl Kernel {
 #[derive(Debug)]
 pub(super) struct Kernels {
     product_64: Kernel,
-    product_128: Kernel,
+    product_32: Kernel,
     pub take_rows: Kernel,
+    pub place_lines: Kernel,
     pub codes: Kernel,
     pub losses: Kernel,
     pub make_up: Kernel,
@@ -60,7 +61,6 @@ pub(super) struct Kernels {
     pub choose: Kernel,
     pub round: Kernel,
     pub refine: Refine,
-    multiprocessors: usize,
 }
 
 /// The kernels of refinement, and what block types have besides.
@@ -110,8 +110,9 @@ impl Kernels {
         };
         Ok(Self {
             product_64: kernel("gptq_product", "gptq_product_64", 0)?,
-            product_128: kernel("gptq_product", "gptq_product_128", 0)?,
+            product_32: kernel("gptq_product", "gptq_product_32", 0)?,
             take_rows: kernel("gptq_rows", "gptq_take_rows", 0)?,
+            place_lines: kernel("gptq_rows", "gptq_place_lines", 0)?,
             codes: kernel("gptq_rows", "gptq_codes", 0)?,
             losses: kernel("gptq_rows", "gptq_losses", 0)?,
             make_up: kernel("gptq_round", &format!("gptq_make_up_{block}"), make_up_bytes(block))?,
@@ -119,7 +120,6 @@ impl Kernels {
             choose,
             round,
             refine,
-            multiprocessors: card.info().multiprocessors,
         })
     }
 
@@ -136,10 +136,9 @@ impl Kernels {
             return Ok(());
         }
         let tiles = |side: usize| [rows.div_ceil(side), width.div_ceil(side), products.len()];
-        // Large tiles read less, but must be enough for all multiprocessors.
-        let (kernel, side, block) = match tiles(128).iter().product::<usize>() >= self.multiprocessors {
-            true => (&self.product_128, 128, 256),
-            false => (&self.product_64, 64, 128),
+        let (kernel, side, block) = match rows {
+            ..=32 => (&self.product_32, 32, 64),
+            _ => (&self.product_64, 64, 128),
         };
         // SAFETY: as the caller promises.
         unsafe { kernel.run(stream, Shape::plain(tiles(side), block), &all) }

@@ -17,12 +17,14 @@ mod launch;
 mod layout;
 mod plan;
 mod results;
+mod shifted;
+mod staging;
 mod steps;
 mod sweeps;
 
 use super::{Card, Memory, Pointer, Stream};
 use crate::error::same;
-use crate::{Error, Result};
+use crate::{Error, Pool, Result};
 
 use args::TakeRowsArgs;
 pub use grid::{Blocks, BlocksKind, Grid};
@@ -31,6 +33,8 @@ use layout::Layout;
 use plan::Schedule;
 pub use plan::{Piece, Plan, Unit};
 pub use results::Numbers;
+pub use shifted::ShiftSums;
+use staging::Staging;
 
 /// The factor of a Hessian and the squares on its diagonal, on a card.
 #[derive(Clone, Copy, Debug)]
@@ -45,6 +49,7 @@ pub struct Factor<'a> {
 #[derive(Debug)]
 pub struct ColumnLoop<'a> {
     stream: Stream,
+    staging: Staging<'a>,
     kernels: Kernels,
     factor: Factor<'a>,
     plan: &'a Plan,
@@ -78,11 +83,17 @@ impl<'a> ColumnLoop<'a> {
         Layout::new(plan, &schedule, grid, rows, width, 128).end
     }
 
-    /// Takes rows of weights, `[rows][columns]`, to the factor's card.
+    /// Takes rows of weights, `[rows][columns]`, to the factor's card; `pool` helps with copies.
     ///
     /// # Errors
     /// Things that do not fit together, or too little memory.
-    pub fn new(factor: Factor<'a>, plan: &'a Plan, grid: Grid, weights: &[f32]) -> Result<Self> {
+    pub fn new(
+        pool: &'a Pool,
+        factor: Factor<'a>,
+        plan: &'a Plan,
+        grid: Grid,
+        weights: &[f32],
+    ) -> Result<Self> {
         plan.check()?;
         let card = factor.factor.card();
         if factor.squares.card() != card {
@@ -102,11 +113,12 @@ impl<'a> ColumnLoop<'a> {
         let schedule = plan.schedule(block, grid.shares());
         let at = Layout::new(plan, &schedule, grid, rows, width, block);
         let stream = Stream::new(card)?;
+        let staging = Staging::of(card, pool)?;
         let memory = Memory::new(card, at.end)?;
         let kernels = Kernels::new(card, grid, block, plan.largest_piece())?;
         let started = false;
         let mut made =
-            Self { stream, kernels, factor, plan, schedule, grid, rows, width, block, memory, at, started };
+            Self { stream, staging, kernels, factor, plan, schedule, grid, rows, width, block, memory, at, started };
         made.upload_plan()?;
         made.take(weights)?;
         Ok(made)
@@ -134,8 +146,7 @@ impl<'a> ColumnLoop<'a> {
     /// Rows become lines; they are uploaded to where the levels will be.
     fn take(&mut self, weights: &[f32]) -> Result<()> {
         let columns = self.plan.order.len();
-        self.stream.fill(&self.memory, self.at.weights, 4 * columns * self.width, 0)?;
-        self.stream.upload(&self.memory, self.at.levels, zerocopy::IntoBytes::as_bytes(weights))?;
+        self.upload_rows(weights)?;
         self.lines_from_rows(self.at.levels, self.at.weights)?;
         self.stream.fill(&self.memory, self.at.residual, 4 * columns * self.width, 0)?;
         self.stream.fill(&self.memory, self.at.scales, self.at.places - self.at.scales, 0)?;
@@ -148,26 +159,35 @@ impl<'a> ColumnLoop<'a> {
     /// Another length than the weights', or a lost card.
     pub fn start_from(&mut self, target: &[f32]) -> Result<()> {
         same("column loop: values of the target", self.rows * self.plan.order.len(), target.len())?;
-        self.stream.upload(&self.memory, self.at.levels, zerocopy::IntoBytes::as_bytes(target))?;
+        self.upload_rows(target)?;
         self.lines_from_rows(self.at.levels, self.at.residual)?;
         self.start()
     }
 
+    /// Rows to where the levels will be.
+    fn upload_rows(&mut self, rows: &[f32]) -> Result<()> {
+        let bytes = zerocopy::IntoBytes::as_bytes(rows);
+        self.staging.upload(&self.stream, (&self.memory, self.at.levels), bytes)
+    }
+
     fn lines_from_rows(&mut self, from: usize, to: usize) -> Result<()> {
-        let columns = self.plan.order.len();
         let arguments = TakeRowsArgs {
             from: self.pointer(from).address(),
             to: self.pointer(to).address(),
             places: self.pointer(self.at.places).address(),
             alive: self.pointer(self.at.diagonal).address(),
             rows: self.rows as u32,
-            columns: columns as u32,
+            columns: self.plan.order.len() as u32,
             width: self.width as u32,
-            first: 0,
+            scale: 1.0,
         };
-        let shape = Shape::plain([columns.div_ceil(32), self.rows.div_ceil(32), 1], 256);
         // SAFETY: rows and lines have these lengths, and every column has a place below `columns`.
-        unsafe { self.kernels.take_rows.run(&self.stream, shape, &arguments) }
+        unsafe { self.kernels.take_rows.run(&self.stream, self.by_squares(), &arguments) }
+    }
+
+    /// A block of threads for every 32 columns of 32 rows.
+    fn by_squares(&self) -> Shape {
+        Shape::plain([self.plan.order.len().div_ceil(32), self.width.div_ceil(32), 1], 256)
     }
 
     fn pointer(&self, at: usize) -> Pointer {

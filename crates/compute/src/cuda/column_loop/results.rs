@@ -53,7 +53,9 @@ impl ColumnLoop<'_> {
         let shape = Shape::plain([columns.div_ceil(128), self.rows.div_ceil(32), 1], 256);
         // SAFETY: lines have these lengths, groups of columns are among the groups, codes fit where the weights were.
         unsafe { self.kernels.codes.run(&self.stream, shape, &arguments)? };
-        Ok(self.read(self.at.weights..self.at.weights + self.rows * columns)?)
+        let mut codes = vec![0; self.rows * columns];
+        self.staging.download(&self.stream, (&self.memory, self.at.weights), &mut codes)?;
+        Ok(codes)
     }
 
     /// These numbers of all groups or units, `[groups or units][rows]`; none where the format has none.

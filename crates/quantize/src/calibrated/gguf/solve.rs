@@ -16,8 +16,8 @@ use crate::calibrated::damping::{least_damp, too_few};
 use crate::calibrated::inputs::Inputs;
 use crate::calibrated::state::{State, group_writer};
 use crate::calibrated::target::{Group, Target, Work};
-use crate::gptq::blocks::{has_feedback, solve_blocks};
-use crate::gptq::{Hessian, Prepared, Shift, SolveError};
+use crate::gptq::blocks::{has_feedback, solve_shifted_blocks};
+use crate::gptq::{Hessian, Prepared, Shift, ShiftOfRows, SolveError};
 use crate::job::{self, check_finite, check_made};
 
 /// How much of the difference between a layer's inputs and those of the unquantized model it makes up for. On
@@ -100,9 +100,9 @@ impl Gguf<'_> {
             check_finite(row, from, &values)?;
             let made = match rounding {
                 Rounding::Feedback(prepared) => {
-                    let target = shift.map(|shift| shift.target(work.pool, &values, start, INPUTS, drift));
-                    let solution =
-                        solve_blocks(work.pool, &values, count, prepared, row.to, target.as_deref());
+                    let part = |shift| ShiftOfRows { shift, first: start, inputs: INPUTS, drift };
+                    let (pool, shift) = (work.pool, shift.map(part));
+                    let solution = solve_shifted_blocks(pool, &values, count, prepared, row.to, shift);
                     let solution =
                         solution.map_err(|why| Error::Module { module: layer.key.clone(), why })?;
                     loss += solution.loss;

@@ -3,7 +3,7 @@
 use std::sync::{Mutex, PoisonError};
 
 use quern_compute::Pool;
-use quern_compute::cuda::column_loop::{Blocks, BlocksKind, ColumnLoop, Grid, Numbers};
+use quern_compute::cuda::column_loop::{Blocks, BlocksKind, ColumnLoop, Grid, Numbers, ShiftSums};
 
 use super::kinds::{Kind, Offset, Scale};
 use super::{BlockSolution, SWEEPS, pack};
@@ -54,10 +54,21 @@ struct Found {
     numbers: [Vec<f32>; 5],
 }
 
+/// Where residuals begin.
+#[derive(Clone, Copy)]
+pub(super) enum Start<'a> {
+    /// At 0.
+    Zero,
+    /// From `M` of [`crate::gptq::Shift`], `[rows][columns]`.
+    Target(&'a [f32]),
+    /// From sums on the same card.
+    Sums { sums: &'a ShiftSums, first: usize, inputs: f32, drift: f32 },
+}
+
 /// As [`super::solve_blocks`], whose arguments were checked.
 pub(super) fn solve(
     pool: &Pool,
-    (weights, target): (&[f32], Option<&[f32]>),
+    (weights, start): (&[f32], Start<'_>),
     rows: usize,
     prepared: &Prepared,
     factored: &Factored,
@@ -70,9 +81,13 @@ pub(super) fn solve(
     for first in (0..rows).step_by(strip) {
         let count = strip.min(rows - first);
         let here = first * columns..(first + count) * columns;
-        let mut there = ColumnLoop::new(factored.as_factor(), &plan, grid, &weights[here.clone()])?;
-        if let Some(target) = target {
-            there.start_from(&target[here])?;
+        let mut there = ColumnLoop::new(pool, factored.as_factor(), &plan, grid, &weights[here.clone()])?;
+        match start {
+            Start::Zero => {}
+            Start::Target(target) => there.start_from(&target[here])?,
+            Start::Sums { sums, first: layer_first, inputs, drift } => {
+                there.start_from_sums(sums, layer_first + first, inputs, drift)?;
+            }
         }
         there.solve()?;
         for _ in 0..SWEEPS {

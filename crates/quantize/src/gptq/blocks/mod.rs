@@ -32,8 +32,9 @@ use super::order::{Plan, Unit};
 use super::refine::Fit;
 use super::solve::{Layer, tiles};
 use super::tile::Problem;
-use super::{Hessian, Prepared, Settings, SolveError};
+use super::{Hessian, Prepared, Settings, ShiftOfRows, SolveError};
 use crate::encode::mxfp4_scale;
+use card::Start;
 use choose::{Affine, Codes, Group, MOVES, SHARES, Symmetric, TERNARY_SHARES};
 use kinds::{Kind, Offset, Scale};
 
@@ -112,6 +113,56 @@ impl Prepared {
     }
 }
 
+/// As [`solve_blocks`], with what the layer should make up for: on a card without its leaving the card.
+///
+/// # Errors
+/// As [`solve_blocks`].
+pub fn solve_shifted_blocks(
+    pool: &Pool,
+    weights: &[f32],
+    rows: usize,
+    prepared: &Prepared,
+    element_type: ElementType,
+    shift: Option<ShiftOfRows<'_>>,
+) -> Result<BlockSolution, SolveError> {
+    let Some(part) = shift else { return solve_blocks(pool, weights, rows, prepared, element_type, None) };
+    let rounding = check(weights, rows, prepared, element_type)?;
+    let there = part.shift.on_card();
+    if let (Some(factored), Rounding::Grid(kind), Some(sums)) = (&prepared.card, &rounding, there)
+        && *sums.card() == factored.card
+    {
+        let start = Start::Sums { sums, first: part.first, inputs: part.inputs, drift: part.drift };
+        return card::solve(pool, (weights, start), rows, prepared, factored, kind);
+    }
+    let target = part.shift.target(pool, weights, part.first, part.inputs, part.drift)?;
+    solve_blocks(pool, weights, rows, prepared, element_type, Some(&target))
+}
+
+/// How the columns of a type are rounded, if that and the weights fit what was prepared.
+fn check(
+    weights: &[f32],
+    rows: usize,
+    prepared: &Prepared,
+    element_type: ElementType,
+) -> Result<Rounding, SolveError> {
+    let columns = prepared.columns();
+    let rounding = rounding_of(element_type, columns)?;
+    let plan = &prepared.plan;
+    let (block, group) = rounding.structure();
+    if (plan.units.len(), plan.groups.len()) != (columns / block, columns / group) {
+        let message = "the Hessian was prepared for blocks of another structure";
+        return Err(SolveError::Settings(message.into()));
+    }
+    let expected = rows.saturating_mul(columns);
+    if weights.len() != expected {
+        return Err(SolveError::Lengths { what: "weights", expected, found: weights.len() });
+    }
+    match weights.iter().position(|w| !w.is_finite()) {
+        Some(i) => Err(SolveError::Weight { row: i / columns, column: i % columns, value: weights[i] }),
+        None => Ok(rounding),
+    }
+}
+
 /// Quantizes a layer (`[rows][columns]`) as blocks of `element_type`, with the Hessian of its input: on the card that has its
 /// factor, if one does, with the same bytes as on a CPU with AVX-512; types with a codebook on the CPU always. The result
 /// does not depend on the number of threads.
@@ -127,26 +178,13 @@ pub fn solve_blocks(
     element_type: ElementType,
     target: Option<&[f32]>,
 ) -> Result<BlockSolution, SolveError> {
-    let columns = prepared.columns();
-    let rounding = rounding_of(element_type, columns)?;
-    let plan = &prepared.plan;
-    let (block, group) = rounding.structure();
-    if (plan.units.len(), plan.groups.len()) != (columns / block, columns / group) {
-        let message = "the Hessian was prepared for blocks of another structure";
-        return Err(SolveError::Settings(message.into()));
-    }
-    let expected = rows.saturating_mul(columns);
-    if weights.len() != expected {
-        return Err(SolveError::Lengths { what: "weights", expected, found: weights.len() });
-    }
-    if let Some(i) = weights.iter().position(|w| !w.is_finite()) {
-        return Err(SolveError::Weight { row: i / columns, column: i % columns, value: weights[i] });
-    }
+    let rounding = check(weights, rows, prepared, element_type)?;
     let on_host;
     let prepared = match (&prepared.card, &rounding) {
         (None, _) => prepared,
         (Some(factored), Rounding::Grid(kind)) => {
-            return card::solve(pool, (weights, target), rows, prepared, factored, kind);
+            let start = target.map_or(Start::Zero, Start::Target);
+            return card::solve(pool, (weights, start), rows, prepared, factored, kind);
         }
         // Columns that are rounded together are the CPU's.
         (Some(_), Rounding::Codebook(_)) => {
@@ -154,6 +192,7 @@ pub fn solve_blocks(
             &on_host
         }
     };
+    let (columns, plan) = (prepared.columns(), &prepared.plan);
     let points;
     let format: &dyn Format = match &rounding {
         Rounding::Grid(kind) => kind,

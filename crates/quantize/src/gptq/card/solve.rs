@@ -1,6 +1,7 @@
 //! A layer on a card: all its rows at once, or in strips where the card has too little memory for that.
 
 use half::f16;
+use quern_compute::Pool;
 use quern_compute::cuda::column_loop::{ColumnLoop, Factor, Grid, Numbers, Piece, Plan, Unit};
 
 use super::Factored;
@@ -46,12 +47,15 @@ pub(in crate::gptq) fn strip(
     let (free, _) = factored.card.free_and_total().map_err(quern_compute::Error::from)?;
     // Some is left for what the driver needs.
     let room = (free as usize / 10 * 9).max(1);
-    let pieces = ColumnLoop::bytes(plan, grid, rows).div_ceil(room);
+    // Where residuals begin takes as much again as the weights.
+    let bytes = ColumnLoop::bytes(plan, grid, rows) + 4 * rows * plan.order.len();
+    let pieces = bytes.div_ceil(room);
     Ok(rows.div_ceil(pieces.max(1)).next_multiple_of(32).min(rows).max(1))
 }
 
 /// As [`crate::gptq::solve()`], whose arguments were checked, with so many sweeps of refinement.
 pub(in crate::gptq) fn solve(
+    pool: &Pool,
     weights: &[f32],
     rows: usize,
     prepared: &Prepared,
@@ -79,7 +83,7 @@ pub(in crate::gptq) fn solve(
     for first in (0..rows).step_by(strip) {
         let count = strip.min(rows - first);
         let here = &weights[first * columns..][..count * columns];
-        let mut columns_here = ColumnLoop::new(factor, &plan, grid, here)?;
+        let mut columns_here = ColumnLoop::new(pool, factor, &plan, grid, here)?;
         columns_here.solve()?;
         for _ in 0..sweeps {
             columns_here.refine()?;
