@@ -19,6 +19,7 @@ mod attention_plan;
 mod bandwidth;
 mod cache;
 mod card;
+pub mod column_loop;
 mod driver;
 mod error;
 mod executor;

@@ -10,19 +10,19 @@ use super::order::Plan;
 use super::parameters::Grid;
 use super::refine::Squares;
 use super::tile::{Problem, Tile};
-use super::{Order, Prepared, Settings, Solution, SolveError, check_shape};
+use super::{Order, Prepared, Settings, Solution, SolveError, card, check_shape};
 
 /// Rows of a tile.
 pub(super) const WIDTH: usize = 64;
 /// Sweeps of refinement, if scales are searched: a third one gains half a percent.
 const SWEEPS: usize = 2;
 
-/// Quantizes a layer (`[rows][columns]`) with the Hessian of its input. The result does not depend on the number
-/// of threads.
+/// Quantizes a layer (`[rows][columns]`) with the Hessian of its input: on the card that has its factor, if one does, with
+/// the same codes and scales as on a CPU with AVX-512. The result does not depend on the number of threads.
 ///
 /// # Errors
 /// [`SolveError::Lengths`] and [`SolveError::Shape`] if things do not fit together, [`SolveError::Settings`] if
-/// `prepared` was prepared with other settings, [`SolveError::Weight`].
+/// `prepared` was prepared with other settings, [`SolveError::Weight`], [`SolveError::Compute`] if the card fails.
 pub fn solve(
     pool: &Pool,
     weights: &[f32],
@@ -36,6 +36,10 @@ pub fn solve(
     if (ours.group_size, ours.order) != (settings.group_size, settings.order) {
         let message = "the Hessian was prepared for another group size or order of columns";
         return Err(SolveError::Settings(message.into()));
+    }
+    if let Some(factored) = &prepared.card {
+        let refine = if settings.search { SWEEPS } else { 0 };
+        return card::solve(weights, rows, prepared, factored, settings, refine);
     }
     let root: Vec<f32> = (0..columns).map(|i| prepared.factor[i * columns + i]).collect();
     let problem = Problem {

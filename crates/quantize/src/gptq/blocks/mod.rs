@@ -11,6 +11,7 @@
 //!
 //! Layouts are untouched: a file is read by every reader of its type.
 
+mod card;
 mod choose;
 mod kinds;
 mod pack;
@@ -111,12 +112,13 @@ impl Prepared {
     }
 }
 
-/// Quantizes a layer (`[rows][columns]`) as blocks of `element_type`, with the Hessian of its input. The result does
-/// not depend on the number of threads.
+/// Quantizes a layer (`[rows][columns]`) as blocks of `element_type`, with the Hessian of its input: on the card that has its
+/// factor, if one does, with the same bytes as on a CPU with AVX-512; types with a codebook on the CPU always. The result
+/// does not depend on the number of threads.
 ///
 /// # Errors
 /// [`SolveError::Lengths`] if things do not fit together, [`SolveError::Settings`] if `prepared` was prepared for
-/// blocks of another structure, [`SolveError::Weight`].
+/// blocks of another structure, [`SolveError::Weight`], [`SolveError::Compute`] if the card fails.
 pub fn solve_blocks(
     pool: &Pool,
     weights: &[f32],
@@ -140,6 +142,18 @@ pub fn solve_blocks(
     if let Some(i) = weights.iter().position(|w| !w.is_finite()) {
         return Err(SolveError::Weight { row: i / columns, column: i % columns, value: weights[i] });
     }
+    let on_host;
+    let prepared = match (&prepared.card, &rounding) {
+        (None, _) => prepared,
+        (Some(factored), Rounding::Grid(kind)) => {
+            return card::solve(pool, (weights, target), rows, prepared, factored, kind);
+        }
+        // Columns that are rounded together are the CPU's.
+        (Some(_), Rounding::Codebook(_)) => {
+            on_host = prepared.to_host()?;
+            &on_host
+        }
+    };
     let points;
     let format: &dyn Format = match &rounding {
         Rounding::Grid(kind) => kind,

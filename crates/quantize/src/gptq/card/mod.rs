@@ -2,6 +2,7 @@
 //! codes are those of the CPU's AVX-512, bit for bit.
 
 mod prepare;
+mod solve;
 mod sums;
 #[cfg(test)]
 mod tests;
@@ -13,6 +14,7 @@ use quern_compute::cuda::{Card, Memory, Stream};
 use super::{Prepared, SolveError};
 
 pub(super) use prepare::prepare;
+pub(super) use solve::{plan_of, solve, strip};
 pub(super) use sums::Sums;
 
 /// What the column loop needs of a Hessian, on a card.
@@ -26,6 +28,26 @@ pub(super) struct Factored {
 }
 
 impl Prepared {
+    /// The same on a card: [`super::solve()`] and [`super::blocks::solve_blocks`] then run there.
+    ///
+    /// # Errors
+    /// [`SolveError::Compute`] if the card has too little memory or is lost.
+    pub fn to_card(&self, card: &Card) -> Result<Self, SolveError> {
+        let mut on_card = self.to_host()?;
+        let stream = Stream::new(card).map_err(quern_compute::Error::from)?;
+        let upload = |values: Vec<f32>| -> quern_compute::Result<Arc<Memory>> {
+            let memory = Memory::new(card, 4 * values.len())?;
+            stream.upload(&memory, 0, zerocopy::IntoBytes::as_bytes(&values[..]))?;
+            Ok(Arc::new(memory))
+        };
+        on_card.card = Some(Factored {
+            card: card.clone(),
+            factor: upload(std::mem::take(&mut on_card.factor))?,
+            squares: upload(std::mem::take(&mut on_card.squares.values))?,
+        });
+        Ok(on_card)
+    }
+
     /// The same in RAM, for what the CPU must solve.
     ///
     /// # Errors

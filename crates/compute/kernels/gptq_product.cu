@@ -1,0 +1,154 @@
+// c[m][n] (+)= sum over k of a[k][m] b[k][n] in f32: one chain of fmaf over k in order for every element, as the CPU's
+// fgemm.rs. The factor and the squares of H are symmetric, so their rows serve as the columns that are wanted here.
+//
+//   extern "C" void gptq_product_64(ProductArgs)    grid (ceil(rows / 64), ceil(width / 64), products), block 128
+//   extern "C" void gptq_product_128(ProductArgs)   grid (ceil(rows / 128), ceil(width / 128), products), block 256
+//
+// 64: where few rows leave most multiprocessors without work otherwise; a thread does 8 x 4 elements. 128: 8 x 8.
+#include "gptq.cuh"
+
+// Mirrored by cuda/column_loop/args.rs; passed by value.
+struct Product {
+    const float* a;   // [depth][a_stride]
+    const float* b;   // [depth][width]
+    float* c;         // [rows][width]
+    u32 rows, depth, a_stride, width;
+    u32 add;          // 1: begin with what is in c; 0: with 0
+    u32 mask;         // a[k][m] counts 0: always; 1: for k >= m; 2: for k <= m
+    u32 reverse;      // 1: k counts the last 16 rows of a and b first; they are a multiple of 16
+    u32 spare;
+};
+struct ProductArgs {
+    Product products[3];
+};
+
+template <int BYTES>
+DEVICE void copy_later(float* to, const float* from, u32 bytes) {
+#if __CUDA_ARCH__ >= 800
+    const u32 address = (u32)__cvta_generic_to_shared(to);
+    if (BYTES == 16)
+        asm volatile("cp.async.cg.shared.global [%0], [%1], 16, %2;" ::"r"(address), "l"(from), "r"(bytes));
+    else
+        asm volatile("cp.async.ca.shared.global [%0], [%1], 4, %2;" ::"r"(address), "l"(from), "r"(bytes));
+#else
+    if (BYTES == 16 && bytes == 16) {
+        *(float4*)to = *(const float4*)from;
+    } else {
+        for (u32 i = 0; i < BYTES / 4; i++) to[i] = 4 * i < bytes ? from[i] : 0.0f;
+    }
+#endif
+}
+DEVICE void copies_queued() {
+#if __CUDA_ARCH__ >= 800
+    asm volatile("cp.async.commit_group;");
+#endif
+}
+template <int LEFT>
+DEVICE void copies_arrived() {
+#if __CUDA_ARCH__ >= 800
+    asm volatile("cp.async.wait_group %0;" ::"n"(LEFT));
+#endif
+}
+
+// BK values of k at a time, of SIDE columns from `at` on; columns from `columns` on are 0, and rows from `depth` on.
+template <int SIDE, int BK, int THREADS>
+DEVICE void load_tile(float (*tile)[SIDE], const float* from, u32 stride, u32 k0, u32 depth, u32 at, u32 columns, bool aligned,
+                      bool reverse) {
+    const auto row_of = [&](u32 k) { return reverse ? depth - 16 - k / 16 * 16 + k % 16 : k; };
+    if (aligned) {
+#pragma unroll
+        for (int i = threadIdx.x; i < BK * SIDE / 4; i += THREADS) {
+            const u32 k = i / (SIDE / 4), m = i % (SIDE / 4) * 4;
+            const bool inside = k0 + k < depth && at + m < columns;
+            const u32 bytes = inside ? min(16u, 4 * (columns - at - m)) : 0;
+            copy_later<16>(&tile[k][m], inside ? from + (u64)row_of(k0 + k) * stride + at + m : from, bytes);
+        }
+    } else {
+        for (int i = threadIdx.x; i < BK * SIDE; i += THREADS) {
+            const u32 k = i / SIDE, m = i % SIDE;
+            const bool inside = k0 + k < depth && at + m < columns;
+            copy_later<4>(&tile[k][m], inside ? from + (u64)row_of(k0 + k) * stride + at + m : from, inside ? 4 : 0);
+        }
+    }
+}
+
+// A warp does WM x WN elements, a thread 8 x TN of them: rows 4 y.. and 16 + 4 y.., columns 4 x.. and 32 + 4 x...
+template <int BM, int BN, int BK, int TN, int STAGES, int THREADS>
+DEVICE void product(const Product& p) {
+    constexpr int WN = 8 * TN, ACROSS = BN / WN;
+    static_assert(BM / 32 * ACROSS * 32 == THREADS, "warps of 32 rows cover the tile");
+    __shared__ __align__(16) float a[STAGES][BK][BM], b[STAGES][BK][BN];
+    const u32 m0 = blockIdx.x * BM, n0 = blockIdx.y * BN;
+    if (m0 >= p.rows || n0 >= p.width) return;
+    const u32 lane = threadIdx.x % 32, warp = threadIdx.x / 32;
+    const u32 m = warp / ACROSS * 32 + lane / 8 * 4, n = warp % ACROSS * WN + lane % 8 * 4;
+    const bool a_aligned = (u64)p.a % 16 == 0 && p.a_stride % 4 == 0;
+    // Elements of which a counts nowhere.
+    const u32 first = p.mask == 1 ? m0 / BK * BK : 0, depth = p.mask == 2 ? min(p.depth, m0 + BM) : p.depth;
+    const u32 steps = first < depth ? (depth - first + BK - 1) / BK : 0;
+    const auto load = [&](u32 step) {
+        if (step < steps) {
+            const u32 k = first + step * BK, s = step % STAGES;
+            load_tile<BM, BK, THREADS>(a[s], p.a, p.a_stride, k, p.depth, m0, p.rows, a_aligned, p.reverse);
+            load_tile<BN, BK, THREADS>(b[s], p.b, p.width, k, p.depth, n0, p.width, true, p.reverse);
+        }
+        copies_queued();
+    };
+#pragma unroll
+    for (int s = 0; s < STAGES - 1; s++) load(s);
+    float sums[8][TN];
+#pragma unroll
+    for (int i = 0; i < 8; i++) {
+        const u32 row = m0 + m + i / 4 * 16 + i % 4;
+#pragma unroll
+        for (int j = 0; j < TN; j += 4) {
+            const u32 column = n0 + n + j / 4 * 32;
+            float4 v = make_float4(0, 0, 0, 0);
+            if (p.add && row < p.rows && column < p.width) v = *(const float4*)(p.c + (u64)row * p.width + column);
+            sums[i][j] = v.x, sums[i][j + 1] = v.y, sums[i][j + 2] = v.z, sums[i][j + 3] = v.w;
+        }
+    }
+    for (u32 step = 0; step < steps; step++) {
+        copies_arrived<STAGES - 2>();
+        __syncthreads();
+        load(step + STAGES - 1);
+        const u32 s = step % STAGES, k0 = first + step * BK;
+        if ((p.mask == 1 && k0 < m0 + BM) || (p.mask == 2 && k0 + BK > m0)) {
+            for (int i = threadIdx.x; i < BK * BM; i += THREADS) {
+                const u32 k = k0 + i / BM, row = m0 + i % BM;
+                if (p.mask == 1 ? k < row : k > row) a[s][i / BM][i % BM] = 0.0f;
+            }
+            __syncthreads();
+        }
+#pragma unroll
+        for (int k = 0; k < BK; k++) {
+            float x[8], y[TN];
+            *(float4*)x = *(const float4*)&a[s][k][m];
+            *(float4*)(x + 4) = *(const float4*)&a[s][k][m + 16];
+#pragma unroll
+            for (int j = 0; j < TN; j += 4) *(float4*)(y + j) = *(const float4*)&b[s][k][n + 8 * j];
+#pragma unroll
+            for (int i = 0; i < 8; i++)
+#pragma unroll
+                for (int j = 0; j < TN; j++) sums[i][j] = fmaf(x[i], y[j], sums[i][j]);
+        }
+    }
+#pragma unroll
+    for (int i = 0; i < 8; i++) {
+        const u32 row = m0 + m + i / 4 * 16 + i % 4;
+#pragma unroll
+        for (int j = 0; j < TN; j += 4) {
+            const u32 column = n0 + n + j / 4 * 32;
+            if (row < p.rows && column < p.width)
+                *(float4*)(p.c + (u64)row * p.width + column) =
+                    make_float4(sums[i][j], sums[i][j + 1], sums[i][j + 2], sums[i][j + 3]);
+        }
+    }
+}
+
+extern "C" __global__ void __launch_bounds__(128) gptq_product_64(const __grid_constant__ ProductArgs args) {
+    product<64, 64, 32, 4, 3, 128>(args.products[blockIdx.z]);
+}
+extern "C" __global__ void __launch_bounds__(256, 2) gptq_product_128(const __grid_constant__ ProductArgs args) {
+    product<128, 128, 16, 8, 3, 256>(args.products[blockIdx.z]);
+}
