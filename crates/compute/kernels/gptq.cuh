@@ -97,7 +97,7 @@ DEVICE void add_short(float (*sums)[LINE], const float* triangle, const float (*
 #pragma unroll
     for (int i = 0; i < SHORT; i++) e[i] = errors[i][lane];
     if (first % 4 == 0) {
-#pragma unroll 2
+#pragma unroll 4
         for (; j < stop; j += step) {
             const float4* row = (const float4*)(triangle + triangle_row(j) + first);
             float sum = sums[j][lane];

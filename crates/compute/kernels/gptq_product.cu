@@ -159,4 +159,4 @@ DEVICE void product(const Product& p) {
         product<BM, BN, BK, TM, TN, STAGES, THREADS>(args.products[blockIdx.z]);                                    \
     }
 KERNEL(gptq_product_64, 64, 64, 32, 8, 4, 3, 128, 1)
-KERNEL(gptq_product_32, 32, 32, 32, 4, 4, 4, 64, 1)
+KERNEL(gptq_product_32, 32, 32, 64, 4, 4, 3, 64, 4)
