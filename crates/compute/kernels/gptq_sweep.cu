@@ -86,7 +86,7 @@ struct Sweep {
     DEVICE void load_panel(u32 buffer, u32 first, u32 from, u32 thread, u32 threads) const {
         for (u32 i = thread; i < (a.size - from) * 4; i += threads) {
             const u32 j = from + i / 4, k = i % 4 * 4;
-            *(float4*)&panels[buffer][j][k] = *(const float4*)(a.square + (u64)j * a.size + first + k);
+            copy_later<16>(&panels[buffer][j][k], a.square + (u64)j * a.size + first + k, 16);
         }
     }
     // sum += panel row j times e
@@ -172,7 +172,7 @@ struct Sweep {
             for (u32 p = 0; p < count_panels; p++) {
                 const u32 buffer = a.buffers == 2 ? p : 0;
                 load_panel(buffer, first + 16 * p, 0, threadIdx.x, 256);
-                __syncthreads();
+                loads_arrived();
                 float e[16];
                 levels_of(p, e);
                 for (u32 j = warp; j < count; j += WARPS)
@@ -216,7 +216,7 @@ struct Sweep {
             if (!part || (a.buffers == 1 && count_panels > 1)) {
                 __syncthreads();
                 load_panel(buffer, first + 16 * p, 0, threadIdx.x, 256);
-                __syncthreads();
+                loads_arrived();
             }
             float e[16];
             levels_of(p, e);
@@ -315,7 +315,7 @@ struct Sweep {
         const bool two = a.buffers == 2;
         u32 turn = 0, g = 0;
         load_panel(0, 0, 0, threadIdx.x, 256);
-        __syncthreads();
+        loads_arrived();
         for (u32 first = 0; first < a.size; first += SHORT) {
             const u32 buffer = two ? turn : 0;
             while (first >= a.groups[g].y) g++;
@@ -327,10 +327,10 @@ struct Sweep {
             for (int i = 0; i < 16; i++) e[i] = errors[turn][i][lane];
 #pragma unroll 2
             for (u32 j = first + SHORT + warp; j < a.size; j += WARPS) gradient[j][lane] = chain(buffer, j, e, gradient[j][lane]);
-            __syncthreads();
+            loads_arrived();
             if (!two && first + SHORT < a.size) {
                 load_panel(0, first + SHORT, first + SHORT, threadIdx.x, 256);
-                __syncthreads();
+                loads_arrived();
             }
             turn ^= 1;
         }
@@ -352,7 +352,7 @@ KERNEL gptq_sweep(const __grid_constant__ SweepArgs a) {
     const Sweep sweep = {a, format, gradient, panels, errors, products, ones, per_diagonal, lane, warp, blockIdx.x * LINE + lane};
     load_lines(gradient, a.gradient + blockIdx.x * LINE, a.width, a.size);
     if (threadIdx.x < a.size) per_diagonal[threadIdx.x] = 1.0f / a.square[(u64)threadIdx.x * a.size + threadIdx.x];
-    __syncthreads();
+    loads_arrived();
     if constexpr (POWER) {
         for (u32 i = warp; i < a.size; i += WARPS) a.changes[sweep.at(i)] = 0.0f;
         __syncthreads();

@@ -3,11 +3,11 @@
 
 use std::time::Instant;
 
-use quern_compute::{Buffer, Device, Executor, Pool};
 use quern_compute::cuda::column_loop::{
     Blocks, BlocksKind, ColumnLoop, Factor, Grid, Numbers, Piece, Plan, Unit,
 };
 use quern_compute::cuda::{Card, Memory, Stream};
+use quern_compute::{Buffer, Device, Executor, Pool};
 use quern_quantize::gptq::blocks::{solve_blocks, solve_shifted_blocks};
 use quern_quantize::gptq::{Hessian, Order, Prepared, Settings, Shift, ShiftOfRows, Solution, solve};
 use quern_tensor_io::ElementType;
@@ -212,7 +212,9 @@ fn what_layers_make_up_for_is_that_of_the_cpu() {
     let half = tokens / 2;
     for (shift, tokens) in [(&mut shift, 0..half), (&mut second, half..tokens)] {
         let [x, reference, drift] = [(&on_card[0], columns), (&on_card[1], columns), (&on_card[2], rows)]
-            .map(|(buffer, width)| buffer.front(buffer.len()).slice(tokens.start * width..tokens.end * width));
+            .map(|(buffer, width)| {
+                buffer.front(buffer.len()).slice(tokens.start * width..tokens.end * width)
+            });
         shift.add_values(&mut executor, x, reference, Some(drift)).unwrap();
     }
     shift.merge(&second).unwrap();
@@ -237,8 +239,8 @@ fn what_layers_make_up_for_is_that_of_the_cpu() {
             let part = |shift| Some(ShiftOfRows { shift, first, inputs: 0.5, drift: 0.7 });
             let cpu = solve_shifted_blocks(&pool, w, count, &prepared, element_type, part(&in_ram)).unwrap();
             for shift in [&shift, &in_ram] {
-                let made =
-                    solve_shifted_blocks(&pool, w, count, &prepared_there, element_type, part(shift)).unwrap();
+                let made = solve_shifted_blocks(&pool, w, count, &prepared_there, element_type, part(shift))
+                    .unwrap();
                 assert!(cpu.bytes == made.bytes, "{element_type} from row {first}");
             }
         }

@@ -308,7 +308,10 @@ mod tests {
         );
         assert_eq!((size_of::<RoundArgs>(), size_of::<RefineArgs>(), size_of::<StartArgs>()), (168, 80, 40));
         assert_eq!((size_of::<BeginArgs>(), size_of::<SharedArgs>()), (128, 128));
-        assert_eq!((size_of::<AlongArgs>(), size_of::<SweepArgs>(), size_of::<PlaceLinesArgs>()), (96, 176, 56));
+        assert_eq!(
+            (size_of::<AlongArgs>(), size_of::<SweepArgs>(), size_of::<PlaceLinesArgs>()),
+            (96, 176, 56)
+        );
         // An A100 has 163 KiB for a block, others of compute capability 8 99, Turing 64.
         assert!(round_bytes(128) < 99 << 10 && round_bytes(64) < 64 << 10 && refine_bytes() < 64 << 10);
         assert!(sweep_bytes(256, 2) < 99 << 10 && sweep_bytes(256, 1) < 63 << 10);

@@ -117,8 +117,21 @@ impl<'a> ColumnLoop<'a> {
         let memory = Memory::new(card, at.end)?;
         let kernels = Kernels::new(card, grid, block, plan.largest_piece())?;
         let started = false;
-        let mut made =
-            Self { stream, staging, kernels, factor, plan, schedule, grid, rows, width, block, memory, at, started };
+        let mut made = Self {
+            stream,
+            staging,
+            kernels,
+            factor,
+            plan,
+            schedule,
+            grid,
+            rows,
+            width,
+            block,
+            memory,
+            at,
+            started,
+        };
         made.upload_plan()?;
         made.take(weights)?;
         Ok(made)

@@ -4,8 +4,8 @@ use std::sync::Arc;
 
 use super::super::sums_args::AddArgs;
 use super::super::{Buffer, Card, Event, Launch, Memory, Stream, Values};
-use super::args::{PlaceLinesArgs, Product, TakeRowsArgs};
 use super::ColumnLoop;
+use super::args::{PlaceLinesArgs, Product, TakeRowsArgs};
 use crate::error::same;
 use crate::executor::ValuesMut;
 use crate::{Error, Executor, Result};
@@ -124,8 +124,7 @@ impl ShiftSums {
                 None => from.pointer().at(at),
             };
             let length = part as u64 / 4;
-            let arguments =
-                AddArgs { to: to.pointer().at(at).address(), from: from.address(), length };
+            let arguments = AddArgs { to: to.pointer().at(at).address(), from: from.address(), length };
             let blocks = length.div_ceil(1024).min(1 << 16) as u32;
             // SAFETY: both are this long, and live until the stream was waited for.
             unsafe { Launch::new(&function).grid(blocks, 1, 1).block(256).run(&self.stream, &arguments)? };
@@ -170,13 +169,7 @@ impl ColumnLoop<'_> {
     ///
     /// # Errors
     /// Sums of other inputs or on another card, too little memory for one more time the weights, or a lost card.
-    pub fn start_from_sums(
-        &mut self,
-        sums: &ShiftSums,
-        first: usize,
-        inputs: f32,
-        drift: f32,
-    ) -> Result<()> {
+    pub fn start_from_sums(&mut self, sums: &ShiftSums, first: usize, inputs: f32, drift: f32) -> Result<()> {
         let columns = self.plan.order.len();
         same("column loop: columns of the shift", columns, sums.columns)?;
         if sums.card() != self.memory.card() {

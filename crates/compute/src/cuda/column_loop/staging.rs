@@ -76,7 +76,12 @@ impl<'a> Staging<'a> {
     ///
     /// # Errors
     /// Bytes beyond the memory, or a lost card.
-    pub fn download(&mut self, stream: &Stream, (from, offset): (&Memory, usize), to: &mut [u8]) -> Result<()> {
+    pub fn download(
+        &mut self,
+        stream: &Stream,
+        (from, offset): (&Memory, usize),
+        to: &mut [u8],
+    ) -> Result<()> {
         let count = to.len().div_ceil(PART);
         for i in 0..count + PARTS - 1 {
             if i < count {
