@@ -18,6 +18,7 @@ fn a_matrix_is_measured_written_and_used() {
     let v: serde_json::Value = serde_json::from_str(&stdout(&quern(args))).unwrap();
     assert_eq!((&v["entries"], &v["chunks"], &v["tokens"]), (&28.into(), &4.into(), &2048.into()));
     assert_eq!(v["text"], "calibration.txt");
+    assert_eq!(v["placement"]["layers"], 5);
     assert!(failure(&quern(args)).contains("--force"), "an existing matrix is not replaced");
 
     let inspected = stdout(&quern(["inspect", &matrix, "--metadata", "--json"]));
@@ -57,6 +58,18 @@ fn text_comes_from_standard_input_jsonl_or_quern_itself() {
     let text = stdout(&quern(["imatrix", &model, "-o", &own, "--chunks", "1", "--context", "64"]));
     assert!(text.contains("28 entries from 1 chunks of 64 tokens"), "{text}");
     assert_eq!(&std::fs::read(own).unwrap()[..4], b"GGUF");
+}
+
+#[test]
+fn a_dry_run_says_where_the_layers_would_be_and_writes_nothing() {
+    let args = ["imatrix", &model(), "--dry-run", "--device", "cpu", "--json", "--context", "256"];
+    let plan: serde_json::Value = serde_json::from_str(&stdout(&quern(args))).unwrap();
+    assert_eq!((&plan["kv"], &plan["context"], &plan["layers"]), (&"f32".into(), &256.into(), &5.into()));
+    assert_eq!((&plan["gpu_layers"], &plan["devices"][0]["device"]), (&0.into(), &"cpu".into()));
+    // Two vectors of 2 x 64 numbers for each position and block.
+    assert_eq!(plan["devices"][0]["cache_bytes"], 4 * 2 * 2 * 64 * 256 * 4);
+    let output = quern(["imatrix", &model()]);
+    assert_eq!(output.status.code(), Some(2), "without --dry-run an output is needed");
 }
 
 #[test]

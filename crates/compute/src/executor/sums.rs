@@ -21,7 +21,8 @@ impl Executor {
     }
 
     /// Adds the products of the columns of `a` with those of `b`, `[tokens][columns]` each with their number of columns, to
-    /// `sum` (`[columns of a][columns of b]`): `sum[i][j] += Σ a[t][i] b[t][j]`, computed as [`Executor::gram`] does.
+    /// `sum` (`[columns of a][columns of b]`): `sum[i][j] += Σ a[t][i] b[t][j]`. The CPU computes as [`crate::cross()`], a GPU
+    /// as [`Executor::gram`] does there.
     ///
     /// # Errors
     /// As [`Executor::gram`]; on the CPU columns of `b` that are no multiple of 16.

@@ -9,7 +9,7 @@ use quern_tensor_io::output::{OutputFile, require_space};
 
 use super::block::{Quantize, Replay};
 use super::inputs::Collected;
-use super::state::{BlockRecord, Identity, Opened, State};
+use super::state::{BlockRecord, HIDDEN_EVERY, HIDDEN_EVERY_ON_GPUS, Identity, Opened, State};
 use super::target::{Target, Work};
 use super::{Calibration, Error, Place, imatrix};
 
@@ -90,6 +90,10 @@ impl Job<'_> {
         let &Self { model, calibration, progress, .. } = self;
         let resumed = records.len();
         let sequences = &calibration.samples.sequences;
+        let hidden_every = match place {
+            Place::Cpu { .. } => HIDDEN_EVERY,
+            Place::Gpus { .. } => HIDDEN_EVERY_ON_GPUS,
+        };
         let devices = place.devices(model)?;
         let with_reference = target.follows_the_original();
         let mut layerwise = Layerwise::on(model, &devices, sequences, with_reference, place.waits())?;
@@ -127,7 +131,7 @@ impl Job<'_> {
             let record = work.record;
             state.finish_block(block, &record)?;
             records.push(record);
-            if block + 1 < blocks && state.wants_hidden() {
+            if block + 1 < blocks && state.wants_hidden(hidden_every) {
                 let streams = layerwise.streams()?;
                 state.keep_hidden(block + 1, &streams.iter().map(|s| &**s).collect::<Vec<_>>())?;
             }

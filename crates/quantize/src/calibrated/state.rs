@@ -34,7 +34,9 @@ use super::Calibration;
 use crate::calibration::hex;
 
 /// How often the residual stream is written: it is large, and lost seconds are not worth much.
-const HIDDEN_EVERY: Duration = Duration::from_secs(60);
+pub(super) const HIDDEN_EVERY: Duration = Duration::from_secs(60);
+/// The same where GPUs compute: a finished block takes them about a second to run again.
+pub(super) const HIDDEN_EVERY_ON_GPUS: Duration = Duration::from_secs(300);
 
 /// The record of the token embedding.
 const EMBEDDING_RECORD: &str = "embedding.record";
@@ -236,8 +238,8 @@ impl State {
     }
 
     /// Whether the last time residual streams were kept is long enough ago.
-    pub fn wants_hidden(&self) -> bool {
-        self.last_hidden.elapsed() >= HIDDEN_EVERY
+    pub fn wants_hidden(&self, every: Duration) -> bool {
+        self.last_hidden.elapsed() >= every
     }
 
     /// Writes the residual streams before block `layer`, one after the other.

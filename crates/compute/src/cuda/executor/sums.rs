@@ -11,28 +11,57 @@ use crate::{Error, Result};
 const TOKENS: usize = 2048;
 /// Tokens of a launch in f32, summed from zero, as on the CPU.
 const TOKENS_F32: usize = 256;
-/// Rows and columns of a block's tile of sums.
-const TILE: [usize; 2] = [128, 128];
+/// Rows of a block's tile of sums.
+const TILE_ROWS: usize = 128;
 /// Strips that packed inputs are cut into, in columns; a block's tile has whole strips.
 const STRIP: usize = 64;
-/// Dynamic shared memory of `gram_products`.
-const SHARED: u32 = 96 << 10;
+
+/// A kernel of packed products.
+#[derive(Clone, Copy)]
+struct Kernel {
+    name: &'static str,
+    block: u32,
+    /// Dynamic shared memory.
+    shared: u32,
+    /// Columns of a block's tile.
+    columns: usize,
+}
+
+/// For compute capability 8.0 and later.
+const ANY: Kernel = Kernel { name: "gram_products", block: 128, shared: 96 << 10, columns: 128 };
+/// For 9.0: wide tiles read less, narrow ones leave fewer multiprocessors without work at the end.
+const HOPPER: [Kernel; 2] = [
+    Kernel { name: "gram_products_256", block: 384, shared: 193 << 10, columns: 256 },
+    Kernel { name: "gram_products_128", block: 384, shared: 193 << 10, columns: 128 },
+];
 
 /// An input: rows of `columns` values.
 #[derive(Clone, Copy)]
-struct Rows {
-    first: Pointer,
-    columns: usize,
+pub(super) struct Rows {
+    pub first: Pointer,
+    pub columns: usize,
 }
 
 /// Where sums are added: `[rows][columns]`.
 #[derive(Clone, Copy)]
-struct Sum {
-    first: Pointer,
-    rows: usize,
-    columns: usize,
+pub(super) struct Sum {
+    pub first: Pointer,
+    pub rows: usize,
+    pub columns: usize,
     /// Only the lower triangle.
-    triangle: bool,
+    pub triangle: bool,
+}
+
+impl Rows {
+    /// Those from this one on.
+    fn from(self, row: usize) -> Self {
+        Self { first: self.first.at(4 * row * self.columns), ..self }
+    }
+}
+
+/// Where each part of so many rows begins, and how many it has, at most `step`.
+fn parts(rows: usize, step: usize) -> impl Iterator<Item = (usize, usize)> {
+    (0..rows).step_by(step).map(move |from| (from, step.min(rows - from)))
 }
 
 /// A packed input.
@@ -107,49 +136,47 @@ impl Executor {
 
     /// `sum += aᵀ b`; without `b`, `a` is both.
     fn products(&mut self, a: Rows, b: Option<Rows>, tokens: usize, sum: Sum) -> Result<()> {
-        if sum.rows == 0 || sum.columns == 0 {
-            return Ok(());
+        if self.generation()? < Generation::Ampere {
+            return self.plain_products(a, b.unwrap_or(a), tokens, sum);
         }
-        let plain = self.generation()? < Generation::Ampere;
-        let step = if plain { TOKENS_F32 } else { TOKENS };
-        for from in (0..tokens).step_by(step) {
-            let count = step.min(tokens - from);
-            let at = |x: Rows| Rows { first: x.first.at(4 * from * x.columns), ..x };
-            let (a, b) = (at(a), b.map(at));
-            if plain {
-                self.plain_products(a, b.unwrap_or(a), count, sum)?;
-            } else {
-                self.packed_products(a, b, count, sum)?;
-            }
+        for (from, count) in parts(tokens, TOKENS) {
+            self.packed_products(a.from(from), b.map(|b| b.from(from)), count, sum)?;
         }
         Ok(())
     }
 
-    fn plain_products(&mut self, a: Rows, b: Rows, tokens: usize, sum: Sum) -> Result<()> {
-        let arguments = ProductsArgs {
-            a: a.first.address(),
-            b: b.first.address(),
-            sum: sum.first.address(),
-            rows: sum.rows as u32,
-            columns: sum.columns as u32,
-            depth: tokens as u32,
-            a_stride: a.columns as u32,
-            b_stride: b.columns as u32,
-            stride: sum.columns as u32,
-            triangle: sum.triangle.into(),
-            sign: 1.0,
-            stop: 0,
-        };
+    /// The same in f32.
+    pub(super) fn plain_products(&mut self, a: Rows, b: Rows, tokens: usize, sum: Sum) -> Result<()> {
         let tiles = sum.rows.div_ceil(128) * sum.columns.div_ceil(128);
         let geometry = Geometry::rows([blocks(tiles)?, 1, 1]);
-        // SAFETY: inputs are this many rows, and the sum is of their columns.
-        unsafe { self.launch("gram", "gram_f32", geometry, &arguments) }
+        for (from, count) in parts(if tiles > 0 { tokens } else { 0 }, TOKENS_F32) {
+            let arguments = ProductsArgs {
+                a: a.from(from).first.address(),
+                b: b.from(from).first.address(),
+                sum: sum.first.address(),
+                rows: sum.rows as u32,
+                columns: sum.columns as u32,
+                depth: count as u32,
+                a_stride: a.columns as u32,
+                b_stride: b.columns as u32,
+                stride: sum.columns as u32,
+                triangle: sum.triangle.into(),
+                sign: 1.0,
+                stop: 0,
+            };
+            // SAFETY: inputs are this many rows, and the sum is of their columns.
+            unsafe { self.launch("gram", "gram_f32", geometry, &arguments)? };
+        }
+        Ok(())
     }
 
     fn packed_products(&mut self, a: Rows, b: Option<Rows>, tokens: usize, sum: Sum) -> Result<()> {
+        if sum.rows == 0 || sum.columns == 0 {
+            return Ok(());
+        }
         let padded = tokens.next_multiple_of(32);
-        let [tile_rows, tile_columns] = TILE;
-        let plane = |columns: usize| columns.next_multiple_of(tile_columns) * padded * 2;
+        let kernel = self.kernel(sum)?;
+        let plane = |columns: usize| columns.next_multiple_of(kernel.columns) * padded * 2;
         let (a_plane, b_plane) = (plane(a.columns), b.map_or(0, |b| plane(b.columns)));
         let first = self.workspace.packed.of(&self.stream, 2 * (a_plane + b_plane))?;
         let a_packed = Packed { first, plane: a_plane };
@@ -173,10 +200,25 @@ impl Executor {
             padded_tokens: padded as u32,
             triangle: sum.triangle.into(),
         };
-        let tiles = sum.rows.div_ceil(tile_rows) * sum.columns.div_ceil(tile_columns);
-        let geometry = Geometry { block: 128, shared: SHARED, ..Geometry::rows([blocks(tiles)?, 1, 1]) };
+        let tiles = sum.rows.div_ceil(TILE_ROWS) * sum.columns.div_ceil(kernel.columns);
+        let Kernel { block, shared, .. } = kernel;
+        let geometry = Geometry { grid: [blocks(tiles)?, 1, 1], block, shared };
         // SAFETY: both inputs are packed, zeros behind them up to whole tiles, and the sum is of their columns.
-        unsafe { self.launch("gram", "gram_products", geometry, &arguments) }
+        unsafe { self.launch("gram", kernel.name, geometry, &arguments) }
+    }
+
+    /// The kernel that is done first.
+    fn kernel(&self, sum: Sum) -> Result<Kernel> {
+        if self.generation()? < Generation::Hopper {
+            return Ok(ANY);
+        }
+        let multiprocessors = self.card.info().multiprocessors.max(1);
+        // Rounds of tiles, each as long as a tile is wide; wide ones take a seventh less for it (measured).
+        let time = |kernel: &Kernel| {
+            let rounds = tiles(sum, kernel.columns).div_ceil(multiprocessors);
+            rounds * kernel.columns * if kernel.columns == 256 { 6 } else { 7 }
+        };
+        Ok(HOPPER.into_iter().min_by_key(time).unwrap_or(ANY))
     }
 
     fn pack(&mut self, x: Rows, tokens: usize, padded: usize, to: Packed) -> Result<()> {
@@ -193,6 +235,14 @@ impl Executor {
         // SAFETY: the input is this many rows, and there is room for two planes of whole strips.
         unsafe { self.launch("gram", "gram_pack", geometry, &arguments) }
     }
+}
+
+/// Tiles that have sums to be computed.
+fn tiles(sum: Sum, columns: usize) -> usize {
+    let all = sum.columns.div_ceil(columns);
+    let of_row =
+        |row: usize| if sum.triangle { ((row + 1) * TILE_ROWS).div_ceil(columns).min(all) } else { all };
+    (0..sum.rows.div_ceil(TILE_ROWS)).map(of_row).sum()
 }
 
 /// Blocks of a grid, which has as many tiles.

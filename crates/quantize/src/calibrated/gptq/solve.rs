@@ -1,9 +1,11 @@
 //! Modules of a group solved and packed, and read back as a reader of the checkpoint does.
 
 use std::path::Path;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Instant;
 
 use quern_compute::Pool;
+use quern_compute::parallel::{part_of, share};
 use quern_run::{LinearInfo, Replacement};
 use quern_tensor_io::scheme::Packing;
 use quern_tensor_io::{Checkpoint, ElementType, Error as FileError, TensorPlan, decode};
@@ -66,7 +68,7 @@ impl Gptq<'_> {
             let module = self.module(layer.name)?.name.clone();
             work.progress.step(&module);
             let (rows, columns) = (layer.rows, layer.columns);
-            let weights = weights(layer)?;
+            let weights = weights(layer, work.pool)?;
             let solution = match &prepared {
                 Ok(prepared) => solve(work.pool, &weights, rows, prepared, settings),
                 Err(_) => {
@@ -97,12 +99,20 @@ impl Gptq<'_> {
 }
 
 /// The weights of a layer, `[rows][columns]`.
-fn weights(layer: &LinearInfo<'_>) -> Result<Vec<f32>, Error> {
+fn weights(layer: &LinearInfo<'_>, pool: &Pool) -> Result<Vec<f32>, Error> {
     let matrix = layer.matrix()?;
     let mut weights = vec![0f32; layer.rows * layer.columns];
-    match decode::to_f32(matrix.element_type(), matrix.data(), &mut weights) {
-        true => Ok(weights),
-        false => {
+    let part = part_of(pool, weights.len(), layer.columns);
+    let bytes = part / layer.columns.max(1) * matrix.row_bytes();
+    let failed = AtomicBool::new(false);
+    share(pool, weights.chunks_mut(part).zip(matrix.data().chunks(bytes.max(1))), |(weights, bytes)| {
+        if !decode::to_f32(matrix.element_type(), bytes, weights) {
+            failed.store(true, Ordering::Relaxed);
+        }
+    });
+    match failed.into_inner() {
+        false => Ok(weights),
+        true => {
             let what = format!("{}: {} cannot be decoded", layer.name, matrix.element_type());
             Err(Error::Stage(what.into()))
         }

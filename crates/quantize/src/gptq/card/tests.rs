@@ -88,7 +88,7 @@ fn factors_are_those_of_the_cpu() {
             let there = Prepared::new(&pool, on_card(&card, &hessian), &settings).unwrap();
             assert_same(&here, &there, &format!("{columns} columns, {order:?}, {group_size:?}, {damp}"));
         }
-        for element_type in [ElementType::Q4_0, ElementType::Q8_0, ElementType::Q4K, ElementType::Iq4Xs] {
+        for element_type in [ElementType::Q4_0, ElementType::Q8_0, ElementType::Q4K, ElementType::IQ4XS] {
             if !columns.is_multiple_of(element_type.block_elements()) {
                 continue;
             }
@@ -165,5 +165,65 @@ fn what_cannot_be_factored_is_refused_alike() {
         let here = Prepared::new(&pool, hessian.clone(), &settings).unwrap_err();
         let there = Prepared::new(&pool, on_card(&card, &hessian), &settings).unwrap_err();
         assert_eq!(here.to_string(), there.to_string());
+    }
+}
+
+#[test]
+fn sums_of_two_cards_are_merged() {
+    let Some(first) = card("sums_of_two_cards_are_merged") else { return };
+    let Ok(second) = Card::open(1) else {
+        eprintln!("sums_of_two_cards_are_merged: skipped: one NVIDIA card");
+        return;
+    };
+    // More than is copied at a time.
+    let columns = 4500;
+    let pool = Pool::new(4);
+    let hessians = [40, 30].map(|tokens| {
+        let mut hessian = Hessian::new(columns);
+        hessian.add(&pool, &inputs(tokens, columns));
+        hessian
+    });
+    let mut there = on_card(&first, &hessians[0]);
+    there.merge(on_card(&second, &hessians[1])).unwrap();
+    let [mut here, other] = hessians;
+    here.merge(other).unwrap();
+    assert_eq!((here.tokens(), there.tokens()), (70, 70));
+    let (Sum::Host(here), Sum::Host(there)) = (here.sum, there.to_host().unwrap().sum) else {
+        panic!("in RAM")
+    };
+    assert!(same_bits(&here, &there));
+}
+
+#[test]
+#[ignore = "takes times"]
+fn preparation_takes_this_long() {
+    let Some(card) = card("preparation_takes_this_long") else { return };
+    let pool = Pool::new(4);
+    let device = Device::Cuda(card.clone());
+    let mut executor = Executor::new(&device).unwrap();
+    for columns in [2048, 4096, 11008] {
+        let x = inputs(2048, columns);
+        let mut buffer = Buffer::new(&device);
+        buffer.reserve(x.len()).unwrap();
+        executor.upload(&x, buffer.front_mut(x.len())).unwrap();
+        for round in 0..3 {
+            let started = std::time::Instant::now();
+            let mut hessian = Hessian::on(&executor, columns).unwrap();
+            let zeros = started.elapsed();
+            for _ in 0..8 {
+                hessian.add_values(&mut executor, buffer.front(x.len())).unwrap();
+            }
+            let diagonal = hessian.diagonal().unwrap();
+            let summed = started.elapsed();
+            let prepared = Prepared::new(&pool, hessian, &Settings::default()).unwrap();
+            let (done, damp) = (started.elapsed(), prepared.damp());
+            let [zeros, sums, prepare] =
+                [zeros, summed - zeros, done - summed].map(|time| time.as_secs_f64() * 1e3);
+            println!(
+                "{columns} columns, round {round}: zeros {zeros:.2} ms, 16384 tokens {sums:.2} ms, Prepared {prepare:.2} ms \
+                 (damping {damp}, {} diagonal)",
+                diagonal.len()
+            );
+        }
     }
 }

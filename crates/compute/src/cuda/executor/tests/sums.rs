@@ -1,7 +1,10 @@
 //! Sums of products on the card, against f64.
 
+use super::super::sums::{Rows, Sum};
 use super::*;
 use crate::cuda::Version;
+use crate::gram;
+use crate::simd::Level;
 
 /// Values of many sizes, some columns much larger than the others, as activations are.
 fn activations(random: &mut Random, tokens: usize, columns: usize) -> Vec<f32> {
@@ -75,4 +78,44 @@ fn products_of_columns_are_summed() {
         assert!(gpu.gram(x, 3, sum.reborrow()).is_err());
         assert!(gpu.gram(x.slice(0..6), 2, sum).is_err());
     });
+}
+
+#[test]
+fn products_in_f32_are_those_of_the_cpu() {
+    let Some((card, _turn)) = card("products_in_f32_are_those_of_the_cpu") else { return };
+    if Level::best() == Level::Scalar {
+        return; // does not fuse
+    }
+    let device = Device::Cuda(card.clone());
+    let pool = Pool::new(2);
+    let mut random = Random::new(33);
+    let mut gpu = crate::cuda::Executor::new(&card).unwrap();
+    for (tokens, m, n) in [(1, 1, 16), (7, 130, 32), (255, 128, 144), (700, 300, 272)] {
+        let (a, b) = (activations(&mut random, tokens, m), activations(&mut random, tokens, n));
+        let mut expected = vector(&mut random, m * m + m * n);
+        let [mut x, mut y, mut sums] = [(); 3].map(|()| Buffer::new(&device));
+        for (buffer, values) in [(&mut x, &a), (&mut y, &b), (&mut sums, &expected)] {
+            buffer.reserve(values.len()).unwrap();
+            gpu.upload(values, buffer.front_mut(values.len())).unwrap();
+        }
+        let at = |buffer: &Buffer, first: usize, length: usize| {
+            buffer.front(first + length).slice(first..first + length).cuda().unwrap().pointer()
+        };
+        let rows = Rows { first: at(&x, 0, a.len()), columns: m };
+        let square = Sum { first: at(&sums, 0, m * m), rows: m, columns: m, triangle: true };
+        gpu.plain_products(rows, rows, tokens, square).unwrap();
+        let others = Rows { first: at(&y, 0, b.len()), columns: n };
+        let product = Sum { first: at(&sums, m * m, m * n), rows: m, columns: n, triangle: false };
+        gpu.plain_products(rows, others, tokens, product).unwrap();
+        let mut found = vec![0.0; expected.len()];
+        gpu.download(sums.front(found.len()), &mut found).unwrap();
+        let (square, product) = expected.split_at_mut(m * m);
+        gram(&pool, &a, m, square).unwrap();
+        assert!(found[..m * m] == *square, "{tokens} {m} {n}");
+        for (k, (found, start)) in found[m * m..].iter().zip(product).enumerate() {
+            let (expected, size) = exact((&a, m), (&b, n), (k / n, k % n));
+            let error = (f64::from(found - *start) - expected).abs() / (size + 1.0);
+            assert!(error < 1e-6, "{tokens} {m} {n}: {k}: {error}");
+        }
+    }
 }

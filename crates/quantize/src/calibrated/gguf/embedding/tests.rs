@@ -46,7 +46,7 @@ fn gradients_and_the_weights_that_read_the_stream_are_both_better_than_nothing()
         let pool = model.pool();
         let plain = divergence(encode(pool, element_type, columns, &values, None).unwrap());
         let mut of = |sum: Hessian, damp: f64| {
-            let importance = importance::of_inputs(&sum, element_type);
+            let importance = importance::of_inputs(&sum, element_type).unwrap();
             let diagonal = encode(pool, element_type, columns, &values, importance.as_deref()).unwrap();
             let prepared = Prepared::for_blocks(pool, sum, element_type, damp).unwrap();
             let solved = solve_blocks(pool, &values, rows, &prepared, element_type, None).unwrap().bytes;
