@@ -68,7 +68,7 @@ pub struct CalibrationDevice {
     /// Device for calibration (gptq, --calibrate): auto, cpu, cuda (all cards) or cuda:N (card number N)
     ///
     /// auto takes all cards that can be used, and the CPU where there is none or their memory is too small. Quantization
-    /// without calibration is as fast as the disk on the CPU, and computes there.
+    /// without calibration is done by the CPU.
     #[arg(long, value_name = "DEVICE", default_value = "auto", value_parser = device)]
     pub device: DeviceChoice,
 }
