@@ -35,7 +35,7 @@ DEVICE float refit(float scale, const RefineArgs& a, u32 row0, Work& work) {
     float(*levels)[LINE] = (float(*)[LINE])work.triangle, (*products)[LINE] = levels + MOST, (*gradient)[LINE] = work.gradient;
     load_lines(levels, a.levels + row0, a.width, a.size);
     load_lines(products, a.products + row0, a.width, a.size);
-    __syncthreads();
+    loads_arrived();
     float along = 0.0f, square = 0.0f;
 #pragma unroll 8
     for (u32 i = 0; i < a.size; i++) {
@@ -72,10 +72,10 @@ struct Ahead {
 };
 
 // A short's columns of one group, one after the other: better levels. First warp.
-template <class Set>
+template <bool FULL, class Set>
 DEVICE void descend(const Set& set, const RefineArgs& a, Work& work, const Ahead& ahead, float (*latest)[LINE], u32 row0,
-                    u32 first, u32 size, float scale, float low) {
-    const u32 lane = threadIdx.x % 32;
+                    u32 first, u32 some, float scale, float low) {
+    const u32 lane = threadIdx.x % 32, size = FULL ? SHORT : some;
     float g[SHORT];
     u32 row[SHORT];
 #pragma unroll
@@ -112,7 +112,7 @@ extern "C" __global__ void __launch_bounds__(256) gptq_refine(const __grid_const
         for (u32 i = threadIdx.x / 32; i < a.size; i += WARPS) a.changes[(u64)i * a.width + row] = 0.0f;
     }
     if (threadIdx.x < a.size) work.per_diagonal[threadIdx.x] = 1.0f / a.square[(u64)threadIdx.x * a.size + threadIdx.x];
-    __syncthreads();
+    loads_arrived();
     const Whole set = {a.span};
     u32 turn = 0;
     for (u32 g = 0; g < a.count; g++) {
@@ -127,13 +127,14 @@ extern "C" __global__ void __launch_bounds__(256) gptq_refine(const __grid_const
         }
         Ahead ahead;
         if (threadIdx.x < 32) ahead.load(a, row, group.x, group.y);
-        __syncthreads();
+        loads_arrived();
         for (u32 at = group.x; at < group.y; at += SHORT) {
             const u32 size = min((u32)SHORT, group.y - at);
             if (threadIdx.x < 32) {
                 Ahead next;
                 next.load(a, row, at + SHORT, group.y);
-                descend(set, a, work, ahead, work.errors[turn], row, at, size, scale, low);
+                if (size == SHORT) descend<true>(set, a, work, ahead, work.errors[turn], row, at, size, scale, low);
+                else descend<false>(set, a, work, ahead, work.errors[turn], row, at, size, scale, low);
                 ahead = next;
             }
             __syncthreads();
