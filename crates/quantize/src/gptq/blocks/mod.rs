@@ -88,7 +88,7 @@ pub fn solve_shifted_blocks(
     shift: Option<ShiftOfRows<'_>>,
 ) -> Result<BlockSolution, SolveError> {
     let Some(part) = shift else { return solve_blocks(pool, weights, rows, prepared, element_type, None) };
-    let rounding = check(weights, rows, prepared, element_type)?;
+    let rounding = check(pool, weights, rows, prepared, element_type)?;
     let there = part.shift.on_card();
     if let (Some(factored), Rounding::Grid(kind), Some(sums)) = (&prepared.card, &rounding, there)
         && *sums.card() == factored.card
@@ -115,7 +115,7 @@ pub fn solve_blocks(
     element_type: ElementType,
     target: Option<&[f32]>,
 ) -> Result<BlockSolution, SolveError> {
-    let rounding = check(weights, rows, prepared, element_type)?;
+    let rounding = check(pool, weights, rows, prepared, element_type)?;
     let on_host;
     let prepared = match (&prepared.card, &rounding) {
         (None, _) => prepared,

@@ -1,6 +1,9 @@
 //! How the columns of a block type are rounded: one by one on a grid, or several together to points of a codebook.
 
+use quern_compute::Pool;
 use quern_tensor_io::ElementType;
+
+use crate::finite::first_beyond;
 
 use super::kinds::Kind;
 use crate::gptq::codebooks;
@@ -50,6 +53,7 @@ pub(super) fn rounding_of(element_type: ElementType, columns: usize) -> Result<R
 
 /// How the columns of a type are rounded, if that and the weights fit what was prepared.
 pub(super) fn check(
+    pool: &Pool,
     weights: &[f32],
     rows: usize,
     prepared: &Prepared,
@@ -67,7 +71,7 @@ pub(super) fn check(
     if weights.len() != expected {
         return Err(SolveError::Lengths { what: "weights", expected, found: weights.len() });
     }
-    match weights.iter().position(|w| !w.is_finite()) {
+    match first_beyond(pool, weights, f32::MAX) {
         Some(i) => Err(SolveError::Weight { row: i / columns, column: i % columns, value: weights[i] }),
         None => Ok(rounding),
     }
