@@ -44,8 +44,7 @@ impl<T: Target> Quantize<'_, T> {
 
     /// Whether the sums of squares of this layer's inputs are recorded.
     fn measures(&self, layer: &LinearInfo<'_>) -> bool {
-        let in_a_block = layer.layer.is_some();
-        in_a_block && self.calibration.imatrix.is_some() || self.target.measures(layer)
+        layer.layer.is_some() && self.calibration.imatrix.is_some()
     }
 
     /// Records the sums of squares of a group's inputs.

@@ -43,9 +43,6 @@ pub(super) trait Target {
     /// The layer is not in the plan.
     fn wants(&self, layer: &LinearInfo<'_>) -> Result<bool, Error>;
 
-    /// Whether the sums of squares of this layer's inputs are kept, though it may not be quantized.
-    fn measures(&self, layer: &LinearInfo<'_>) -> bool;
-
     /// Whether the unquantized model is run beside the one that is quantized, for what layers should make up for.
     fn follows_the_original(&self) -> bool {
         false

@@ -1,5 +1,6 @@
 //! One device with the sequences that it computes, and the block that it computes with.
 
+use std::iter;
 use std::ops::Range;
 
 use quern_compute::{Buffer, Device, Executor, Norm, Room, Uploader, bytes_of_linear, bytes_of_norm};
@@ -41,6 +42,17 @@ struct Held {
     own: Block,
     /// With those that replaced them.
     block: Block,
+}
+
+impl Held {
+    /// Each stream with the block that it goes through.
+    fn with<'s>(
+        &'s self,
+        current: &'s mut Stream,
+        reference: &'s mut Option<Stream>,
+    ) -> impl Iterator<Item = (&'s Block, &'s mut Stream)> {
+        iter::once((&self.block, current)).chain(reference.as_mut().map(|stream| (&self.own, stream)))
+    }
 }
 
 impl<'m> Lane<'m> {
@@ -189,9 +201,8 @@ impl<'m> Lane<'m> {
     /// The output projection, and the inputs of the network: in a parallel block of the same residual stream.
     pub(super) fn project(&mut self, layer: usize, tokens: &Range<usize>) -> Result<()> {
         let Self { current, reference, steps, held, .. } = self;
-        let Some(Held { own, block }) = held else { return Ok(()) };
-        for (block, stream) in [(&*block, current)].into_iter().chain(reference.as_mut().map(|r| (&*own, r)))
-        {
+        let Some(held) = held else { return Ok(()) };
+        for (block, stream) in held.with(current, reference) {
             if !stream.inputs.stay() {
                 steps.attend((layer, block), stream, tokens)?;
             }
@@ -237,9 +248,8 @@ impl<'m> Lane<'m> {
 
     fn widen(&mut self, tokens: &Range<usize>) -> Result<()> {
         let Self { current, reference, steps, held, .. } = self;
-        let Some(Held { own, block }) = held else { return Ok(()) };
-        for (block, stream) in [(&*block, current)].into_iter().chain(reference.as_mut().map(|r| (&*own, r)))
-        {
+        let Some(held) = held else { return Ok(()) };
+        for (block, stream) in held.with(current, reference) {
             if !stream.network.stay() {
                 steps.network_input(block, stream, tokens)?;
             }
@@ -254,9 +264,8 @@ impl<'m> Lane<'m> {
             self.widen(tokens)?;
         }
         let Self { current, reference, steps, held, .. } = self;
-        let Some(Held { own, block }) = held else { return Ok(()) };
-        for (block, stream) in [(&*block, current)].into_iter().chain(reference.as_mut().map(|r| (&*own, r)))
-        {
+        let Some(held) = held else { return Ok(()) };
+        for (block, stream) in held.with(current, reference) {
             steps.narrow(block, stream, tokens)?;
         }
         self.store(tokens)

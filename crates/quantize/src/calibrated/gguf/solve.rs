@@ -149,10 +149,6 @@ impl Target for Gguf<'_> {
         Ok(self.plan.layer(layer).is_some())
     }
 
-    fn measures(&self, _: &LinearInfo<'_>) -> bool {
-        false
-    }
-
     fn before(&self, model: &Model, state: &State, work: Work<'_>) -> Result<Option<String>, Error> {
         embedding::make(self, model, state, work)
     }

@@ -136,10 +136,6 @@ impl Target for Gptq<'_> {
         Ok(self.module(layer.name)?.settings.is_some())
     }
 
-    fn measures(&self, _: &LinearInfo<'_>) -> bool {
-        false
-    }
-
     fn solve(&self, group: Group<'_>, work: Work<'_>) -> Result<Vec<ModuleReport>, Error> {
         // Modules that a rule treats differently cannot share the factor.
         let mut parts: Vec<(&Settings, Vec<LinearInfo<'_>>)> = Vec::new();
