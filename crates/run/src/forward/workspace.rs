@@ -107,13 +107,14 @@ impl Workspace {
         }
         self.projected.reserve(n * config.hidden_size.max(config.embedding_size))?;
         self.attended.reserve(n * query)?;
-        match self.joined {
-            true => self.qkv.reserve(n * (query + 2 * key))?,
-            false => {
-                self.q.reserve(n * query)?;
-                self.k.reserve(n * key)?;
-                self.v.reserve(n * key)?;
-            }
+        if self.joined {
+            self.qkv.reserve(n * (query + 2 * key))?;
+        }
+        // Norms over all queries or all keys are of rows that follow each other.
+        if !self.joined || config.qk_norm_whole() {
+            self.q.reserve(n * query)?;
+            self.k.reserve(n * key)?;
+            self.v.reserve(n * key)?;
         }
         self.wide.reserve(n * wide(config))?;
         for buffer in &mut self.angles.tables {
