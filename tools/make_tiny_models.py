@@ -182,6 +182,10 @@ MODELS = {
                 COHERE | {"num_hidden_layers": 4, "intermediate_size": 48, "num_key_value_heads": 2,
                           "sliding_window": 12, "logit_scale": 0.3} | rope(50000.0)),
     "ernie4_5": ("Ernie4_5", "ernie", {"old": True}, GQA | {"head_dim": 16, "tie_word_embeddings": True} | rope(500000.0)),
+    # llama.cpp's converter writes this epsilon whatever config.json says
+    "olmoe": ("Olmoe", "gpt_neox", {"vocab": 2},
+              GQA | TEXT_END | {"intermediate_size": 48, "rms_norm_eps": 1e-5, "num_experts": 4, "num_experts_per_tok": 3}
+              | rope(30000.0)),
 }
 
 # The rules for random weights, by the parameter's name; the rest is a matrix with this deviation.

@@ -11,6 +11,7 @@ mod gpt_neox;
 mod granite;
 mod llama;
 mod olmo2;
+mod olmoe;
 mod opt;
 mod phi;
 mod qwen;
@@ -31,6 +32,7 @@ pub use gpt2::GPT2;
 pub use granite::GRANITE;
 pub use llama::{LLAMA, MISTRAL, MIXTRAL};
 pub use olmo2::{OLMO2, OLMO3};
+pub use olmoe::OLMOE;
 pub use opt::OPT;
 pub use phi::{PHI2, PHI3};
 pub use qwen::{QWEN2, QWEN3, QWEN3_MOE};
@@ -65,6 +67,7 @@ pub static ALL: &[&Architecture] = &[
     &GRANITE,
     &OLMO2,
     &OLMO3,
+    &OLMOE,
     &ARCEE,
     &EXAONE4,
     &COHERE2,

@@ -137,7 +137,11 @@ pub(super) fn read(file: &Path, metadata: &Metadata, checkpoint: &Checkpoint) ->
                 }
                 None => ffn_size,
             },
-            normalized: keys.flag("expert_weights_norm")?.unwrap_or(true),
+            // llama.cpp never does so for OLMoE, and reads no key.
+            normalized: match architecture.name {
+                "olmoe" => false,
+                _ => keys.flag("expert_weights_norm")?.unwrap_or(true),
+            },
         }),
     };
     let block = match keys.flag("use_parallel_residual")? {

@@ -66,6 +66,9 @@ pub(super) fn check(file: &Path, config: &Config) -> Result<Vec<String>> {
     if config.unrotated_layers != config.usual_unrotated_layers() {
         return refused("which layers do not rotate queries and keys (\"no_rope_layers\")".into());
     }
+    if architecture.name == "olmoe" && config.experts.is_some_and(|experts| experts.normalized) {
+        return refused("\"norm_topk_prob\": true".into());
+    }
     if config.scaled_by_layer {
         return refused("\"scale_attn_by_inverse_layer_idx\": true".into());
     }
