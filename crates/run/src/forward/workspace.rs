@@ -78,9 +78,11 @@ impl Workspace {
         let shape = cache_shape(&model.config, layers, context, kv);
         let buffer = || Buffer::new(device);
         let executor = Executor::new(device)?;
+        // Norms over all queries or all keys are of rows that follow each other.
+        let joins = executor.joins_heads() && !model.config.qk_norm_whole();
         Ok(Self {
             // Layers in RAM whose attention is computed elsewhere send all three there.
-            joined: model.fused_qkv() || executor.joins_heads() || model.placement.has_remote(),
+            joined: model.fused_qkv() || joins || model.placement.has_remote(),
             executor,
             cache: KvCache::new(device, shape)?,
             x: buffer(),
@@ -110,7 +112,6 @@ impl Workspace {
         if self.joined {
             self.qkv.reserve(n * (query + 2 * key))?;
         }
-        // Norms over all queries or all keys are of rows that follow each other.
         if !self.joined || config.qk_norm_whole() {
             self.q.reserve(n * query)?;
             self.k.reserve(n * key)?;
