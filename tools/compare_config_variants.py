@@ -78,6 +78,20 @@ VARIANTS = [
     ("seed_oss-biases", {"hidden_act": "swish", "rope_parameters": {"rope_type": "llama3", "rope_theta": 5000.0,
                          "factor": 8.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0,
                          "original_max_position_embeddings": 16}}),
+    ("smollm3", {"no_rope_layers": "DEL", "no_rope_layer_interval": 2}),
+    ("smollm3", {"no_rope_layers": [0, 1, 1, 0, 1]}),
+    ("granite", {"attention_multiplier": "DEL", "logits_scaling": "DEL"}),
+    ("granite", {"embedding_multiplier": "DEL", "residual_multiplier": "DEL"}),
+    ("olmo2", {"rope_theta": 777.0}),
+    ("olmo3", {"sliding_window": 5, "layer_types": "DEL"}),
+    ("olmo3", {"rope_parameters": "DEL", "rope_theta": 700000.0}),
+    ("olmo3", {"rope_parameters": "DEL", "rope_scaling": {"rope_type": "linear", "factor": 4.0}}),
+    ("olmoe", {"norm_topk_prob": True}),
+    ("arcee", {"hidden_act": "silu"}),
+    ("exaone4", {"sliding_window": 5, "sliding_window_pattern": 2}),
+    ("exaone4", {"sliding_window": None, "layer_types": ["full_attention"] * 4}),
+    ("cohere2", {"sliding_window": 5, "sliding_window_pattern": 2, "logit_scale": "DEL"}),
+    ("ernie4_5", {"rope_theta": "DEL"}),
 ]
 
 

@@ -8,7 +8,7 @@ Made with transformers 5.24, torch 2.13 on a CPU. Every run writes the same byte
 
 - "sizes": for each configuration what the class of its model_type makes of it;
 - "rope": for each the frequencies and the factor of cosines and sines of its rotary embedding, for short texts, and
-  (LongRoPE) "long" ones; of Gemma 3 by kind of layer. "error" where transformers refuses the configuration.
+  (LongRoPE) "long" ones; of Gemma 3 and OLMo 3 by kind of layer. "error" where transformers refuses the configuration.
 """
 
 import json
@@ -31,6 +31,8 @@ CLASSES = {
     "qwen3_moe": "Qwen3Moe", "gemma": "Gemma", "gemma2": "Gemma2", "gemma3_text": "Gemma3", "phi": "Phi",
     "phi3": "Phi3", "opt": "OPT", "gpt2": "GPT2LMHeadModel", "gpt_neox": "GPTNeoX", "starcoder2": "Starcoder2",
     "stablelm": "StableLm", "falcon": "Falcon", "seed_oss": "SeedOss",
+    "smollm3": "SmolLM3", "granite": "Granite", "olmo2": "Olmo2", "olmo3": "Olmo3", "olmoe": "Olmoe", "arcee": "Arcee",
+    "exaone4": "Exaone4", "cohere2": "Cohere2", "ernie4_5": "Ernie4_5",
 }
 
 
@@ -59,7 +61,7 @@ def sizes(given):
     kind = config.model_type
     heads, hidden, layers = config.num_attention_heads, config.hidden_size, config.num_hidden_layers
     window = getattr(config, "sliding_window", None)
-    if kind in ("ministral", "qwen2", "qwen3", "gemma2", "gemma3_text"):
+    if kind in ("ministral", "qwen2", "qwen3", "gemma2", "gemma3_text", "olmo3", "exaone4", "cohere2"):
         limited = [window is not None and t == "sliding_attention" for t in config.layer_types]
     elif kind in ("mistral", "mixtral", "phi3", "starcoder2", "qwen3_moe"):
         limited = [window is not None] * layers
@@ -88,7 +90,7 @@ def rope(given):
     module = __import__(f"transformers.models.{config.model_type.replace('_text', '')}", fromlist=["x"])
     code = getattr(module, f"modeling_{config.model_type.replace('_text', '')}")
     embedding = getattr(code, CLASSES[config.model_type] + "RotaryEmbedding")(config)
-    if config.model_type == "gemma3_text":
+    if config.model_type in ("gemma3_text", "olmo3"):
         return {
             kind: {
                 "frequencies": getattr(embedding, f"{kind}_inv_freq").tolist(),

@@ -41,10 +41,15 @@ PRE = {"llama3": "llama-bpe", "qwen2": "qwen2", "qwen3": "qwen2", "qwen3_moe": "
        "gpt2": "gpt-2", "gpt_neox": "olmo", "gpt_neox-sequential": "olmo", "starcoder2": "starcoder",
        "stablelm": "stablelm2", "stablelm-parallel": "stablelm2", "falcon": "falcon", "falcon-7b": "falcon",
        # Seed-OSS has the tokenizer of Seed-Coder
-       "seed_oss": "seed-coder", "seed_oss-biases": "seed-coder"}
+       "seed_oss": "seed-coder", "seed_oss-biases": "seed-coder",
+       # SmolLM3 has Llama 3's, Granite 3 that of Refact's code models, OLMo 2 that of DBRX
+       "smollm3": "llama-bpe", "granite": "refact", "olmo2": "dbrx", "olmo3": "dbrx",
+       "arcee": "llama-bpe", "exaone4": "exaone4", "olmoe": "olmo", "cohere2": "command-r"}
 
 # Keys the converter reads from config.json that transformers does not (or no longer) write.
 CONFIG = {
+    # as published
+    "cohere2": {"rotary_pct": 1.0},
     "gpt2": {"n_ctx": 128},
     # config.num_kv_heads is the number of query heads where one head is shared; published files leave it out
     "falcon-7b": {"num_kv_heads": 1},

@@ -71,6 +71,11 @@ FALCON = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4, "
 PHI3 = SILU | {"eos_token_id": "<|endoftext|>", "pad_token_id": "<|endoftext|>", "bos_token_id": "<s>"}
 STABLELM = LAYER_NORM | TEXT_END
 SEED = {"bos_token_id": "<seed:bos>", "eos_token_id": "<seed:eos>", "pad_token_id": "<seed:pad>"}
+SMOL = {"bos_token_id": "<|begin_of_text|>", "eos_token_id": "<|im_end|>", "pad_token_id": "<|im_end|>"}
+GRANITE = {k: "<|end_of_text|>" for k in ["bos_token_id", "eos_token_id", "pad_token_id"]}
+OLMO = {"bos_token_id": "<|endoftext|>", "eos_token_id": "<|endoftext|>", "pad_token_id": "<|pad|>"}
+EXAONE = {"bos_token_id": "[BOS]", "eos_token_id": "[|endofturn|]", "pad_token_id": "[PAD]"}
+COHERE = LAYER_NORM | {"bos_token_id": "<BOS_TOKEN>", "eos_token_id": "<|END_OF_TURN_TOKEN|>", "pad_token_id": "<PAD>"}
 SAMPLING = {"do_sample": True, "temperature": 0.6, "top_p": 0.9}
 
 
@@ -150,6 +155,37 @@ MODELS = {
                         SILU | SEED | {"num_key_value_heads": 1, "head_dim": 16, "tie_word_embeddings": True,
                                        "attention_bias": False, "attention_out_bias": True, "mlp_bias": True}
                         | rope(10000.0, "linear", factor=2.5)),
+    # the fourth layer does not rotate
+    "smollm3": ("SmolLM3", "smollm3", {"old": True, "vocab": 4},
+                GQA | SMOL | {"num_hidden_layers": 4, "intermediate_size": 48} | rope(2000000.0)),
+    # constants as published, but for attention's: 1 / head_dim
+    "granite": ("Granite", "granite", {"old": True, "vocab": 3},
+                GQA | GRANITE | {"tie_word_embeddings": True, "attention_multiplier": 0.125, "embedding_multiplier": 12.0,
+                                 "residual_multiplier": 0.22, "logits_scaling": 2.5} | rope(10000000.0)),
+    "olmo2": ("Olmo2", "olmo2", {"old": True, "vocab": 5}, GQA | OLMO | rope(500000.0)),
+    # three layers of four under a window, the fourth with a scaled rope
+    "olmo3": ("Olmo3", "olmo2", {},
+              SILU | OLMO | {"num_hidden_layers": 4, "intermediate_size": 48, "sliding_window": 12, "rope_parameters": {
+                  "full_attention": {"rope_theta": 500000.0, "rope_type": "yarn", "factor": 4.0, "beta_fast": 16.0,
+                                     "beta_slow": 2.0, "attention_factor": 1.25,
+                                     "original_max_position_embeddings": 16},
+                  "sliding_attention": {"rope_theta": 100000.0, "rope_type": "default"}}}),
+    "arcee": ("Arcee", "smollm3", {"old": True, "vocab": 3},
+              GQA | SMOL | {"intermediate_size": 96}
+              | rope(10000.0, "yarn", factor=4.0, beta_fast=16.0, beta_slow=2.0, original_max_position_embeddings=16)),
+    # three layers of four under a window; the fourth does not rotate
+    "exaone4": ("Exaone4", "exaone4", {"old": True, "vocab": 2},
+                GQA | EXAONE | {"num_hidden_layers": 4, "intermediate_size": 48, "sliding_window": 12, "head_dim": 16}
+                | rope(1000000.0, "llama3", factor=16.0, low_freq_factor=1.0, high_freq_factor=2.0,
+                       original_max_position_embeddings=16)),
+    "cohere2": ("Cohere2", "cohere", {"old": True},
+                COHERE | {"num_hidden_layers": 4, "intermediate_size": 48, "num_key_value_heads": 2,
+                          "sliding_window": 12, "logit_scale": 0.3} | rope(50000.0)),
+    "ernie4_5": ("Ernie4_5", "ernie", {"old": True}, GQA | {"head_dim": 16, "tie_word_embeddings": True} | rope(500000.0)),
+    # llama.cpp's converter writes this epsilon whatever config.json says
+    "olmoe": ("Olmoe", "gpt_neox", {"vocab": 2},
+              GQA | TEXT_END | {"intermediate_size": 48, "rms_norm_eps": 1e-5, "num_experts": 4, "num_experts_per_tok": 3}
+              | rope(30000.0)),
 }
 
 # The rules for random weights, by the parameter's name; the rest is a matrix with this deviation.

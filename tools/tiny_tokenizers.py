@@ -58,6 +58,31 @@ SEED_CHAT = (
     "{% for message in messages %}{{ '<seed:bos>' + message['role'] + '\\n' + message['content'] + '<seed:eos>' }}"
     "{% endfor %}{% if add_generation_prompt %}{{ '<seed:bos>assistant\\n' }}{% endif %}"
 )
+GRANITE_CHAT = (
+    "{% for message in messages %}{{ '<|start_of_role|>' + message['role'] + '<|end_of_role|>' + message['content'] + "
+    "'<|end_of_text|>\\n' }}{% endfor %}{% if add_generation_prompt %}{{ '<|start_of_role|>assistant<|end_of_role|>' }}"
+    "{% endif %}"
+)
+EXAONE_CHAT = (
+    "{% for message in messages %}{{ '[|' + message['role'] + '|]\\n' + message['content'] + '[|endofturn|]\\n' }}"
+    "{% endfor %}{% if add_generation_prompt %}{{ '[|assistant|]\\n' }}{% endif %}"
+)
+COHERE_CHAT = (
+    "{{ bos_token }}{% for message in messages %}{{ '<|START_OF_TURN_TOKEN|>' + ('<|CHATBOT_TOKEN|>' if message['role'] =="
+    " 'assistant' else '<|SYSTEM_TOKEN|>' if message['role'] == 'system' else '<|USER_TOKEN|>') + message['content'] +"
+    " '<|END_OF_TURN_TOKEN|>' }}{% endfor %}{% if add_generation_prompt %}"
+    "{{ '<|START_OF_TURN_TOKEN|><|CHATBOT_TOKEN|>' }}{% endif %}"
+)
+ERNIE_CHAT = (
+    "{{ '<s>' }}{% for message in messages %}{% if message['role'] == 'user' %}{{ 'User: ' + message['content'] + '\\n' }}"
+    "{% elif message['role'] == 'assistant' %}{{ 'Assistant: ' + message['content'] + eos_token }}{% else %}"
+    "{{ message['content'] + '\\n' }}{% endif %}{% endfor %}{% if add_generation_prompt %}{{ 'Assistant: ' }}{% endif %}"
+)
+OLMO_CHAT = (
+    "{{ bos_token }}{% for message in messages %}{{ '<|' + message['role'] + '|>\\n' + message['content'] }}"
+    "{% if message['role'] == 'assistant' %}{{ eos_token }}{% endif %}{{ '\\n' }}{% endfor %}"
+    "{% if add_generation_prompt %}{{ '<|assistant|>\\n' }}{% endif %}"
+)
 PHI3_CHAT = (
     "{% for message in messages %}{{ '<|' + message['role'] + '|>\\n' + message['content'] + '<|end|>\\n' }}{% endfor %}"
     "{% if add_generation_prompt %}{{ '<|assistant|>\\n' }}{% else %}{{ eos_token }}{% endif %}"
@@ -209,6 +234,59 @@ BPE = {
         "config": {"tokenizer_class": "PreTrainedTokenizerFast", "bos_token": "<seed:bos>", "eos_token": "<seed:eos>",
                    "pad_token": "<seed:pad>", "chat_template": SEED_CHAT},
     },
+    # Llama 3's without its token in front of a text
+    "smollm3": {
+        "pre": sequence("pretokenizers", split({"Regex": TIKTOKEN % "{1,3}"}), BYTES_ONLY),
+        "post": lambda ids: {"type": "ByteLevel", "add_prefix_space": True, "trim_offsets": False, "use_regex": True},
+        "ignore_merges": True,
+        "last": [added(t) for t in ["<|begin_of_text|>", "<|end_of_text|>", "<|im_start|>", "<|im_end|>"]]
+        + [added("<think>", False), added("</think>", False)],
+        "config": {"tokenizer_class": "PreTrainedTokenizerFast", "bos_token": None, "eos_token": "<|im_end|>",
+                   "pad_token": "<|im_end|>", "model_input_names": ["input_ids", "attention_mask"],
+                   "chat_template": CHATML},
+    },
+    "granite": {
+        "pre": sequence("pretokenizers", {"type": "Digits", "individual_digits": True}, BYTE_LEVEL),
+        "post": lambda ids: BYTE_LEVEL | {"add_prefix_space": True, "trim_offsets": False},
+        "first": [added(t) for t in ["<|end_of_text|>", "<fim_prefix>", "<fim_middle>", "<fim_suffix>", "<fim_pad>"]],
+        "in_vocab": ["<|end_of_text|>", "<fim_prefix>", "<fim_middle>", "<fim_suffix>", "<fim_pad>"],
+        "last": [added("<|start_of_role|>"), added("<|end_of_role|>"), added("<|tool_call|>")],
+        "config": {"tokenizer_class": "GPT2Tokenizer", "add_bos_token": False, "add_prefix_space": False,
+                   "bos_token": "<|end_of_text|>", "eos_token": "<|end_of_text|>", "pad_token": "<|end_of_text|>",
+                   "unk_token": "<|end_of_text|>", "chat_template": GRANITE_CHAT},
+    },
+    "olmo2": {
+        "pre": sequence("pretokenizers", split({"Regex": TIKTOKEN % "{1,3}"}), BYTES_ONLY),
+        "post": lambda ids: BYTES_ONLY | {"trim_offsets": False},
+        "last": [added(t) for t in ["<|fim_prefix|>", "<|endoftext|>", "<|im_start|>", "<|im_end|>", "<|endofprompt|>",
+                                    "<|pad|>"]],
+        "config": {"tokenizer_class": "GPT2Tokenizer", "add_prefix_space": False, "bos_token": "<|endoftext|>",
+                   "eos_token": "<|endoftext|>", "pad_token": "<|pad|>", "unk_token": "<|endoftext|>",
+                   "chat_template": OLMO_CHAT},
+    },
+    "exaone4": {
+        "pre": BYTE_LEVEL,
+        "post": lambda ids: BYTE_LEVEL | {"add_prefix_space": True, "trim_offsets": False},
+        "first": [added(t) for t in ["[BOS]", "[PAD]", "[EOS]", "[UNK]"]],
+        "in_vocab": ["[BOS]", "[PAD]", "[EOS]", "[UNK]"],
+        "last": [added(t) for t in ["[|endofturn|]", "[|system|]", "[|user|]", "[|assistant|]"]],
+        "config": {"tokenizer_class": "GPT2Tokenizer", "add_prefix_space": False, "bos_token": "[BOS]",
+                   "eos_token": "[|endofturn|]", "pad_token": "[PAD]", "unk_token": "[UNK]",
+                   "chat_template": EXAONE_CHAT},
+    },
+    "cohere": {
+        "normalizer": {"type": "NFC"},
+        "pre": sequence("pretokenizers", {"type": "Digits", "individual_digits": True}, BYTE_LEVEL),
+        "post": lambda ids: template("<BOS_TOKEN>", ids=ids),
+        "first": [added(t) for t in ["<PAD>", "<UNK>", "<CLS>", "<SEP>", "<MASK_TOKEN>", "<BOS_TOKEN>", "<EOS_TOKEN>",
+                                     "<EOP_TOKEN>"]],
+        "in_vocab": ["<PAD>", "<UNK>", "<CLS>", "<SEP>", "<MASK_TOKEN>", "<BOS_TOKEN>", "<EOS_TOKEN>", "<EOP_TOKEN>"],
+        "last": [added(t, False) for t in ["<|START_OF_TURN_TOKEN|>", "<|END_OF_TURN_TOKEN|>", "<|USER_TOKEN|>",
+                                           "<|CHATBOT_TOKEN|>", "<|SYSTEM_TOKEN|>"]],
+        "config": {"tokenizer_class": "CohereTokenizer", "add_bos_token": True, "add_eos_token": False,
+                   "add_prefix_space": False, "bos_token": "<BOS_TOKEN>", "eos_token": "<|END_OF_TURN_TOKEN|>",
+                   "pad_token": "<PAD>", "chat_template": COHERE_CHAT},
+    },
     "falcon": {
         "pre": sequence("pretokenizers", {"type": "Punctuation", "behavior": "Contiguous"}, BYTE_LEVEL,
                         {"type": "Digits", "individual_digits": False}, split({"Regex": "[0-9][0-9][0-9]"})),
@@ -260,6 +338,12 @@ SPM = {
         "normalizer": PREPEND, "decoder": sequence("decoders", *SPM_DECODER, STRIP),
         "config": LLAMA_CONFIG | {"add_bos_token": False, "legacy": False, "eos_token": "<|endoftext|>",
                                   "pad_token": "<|endoftext|>", "padding_side": "left", "chat_template": PHI3_CHAT},
+    },
+    # Llama's without a token in front of a text
+    "ernie": {
+        "model": "llama", "added": LLAMA_SPECIAL, "normalizer": PREPEND,
+        "decoder": sequence("decoders", *SPM_DECODER, STRIP),
+        "config": LLAMA_CONFIG | {"add_bos_token": False, "legacy": True, "chat_template": ERNIE_CHAT},
     },
     "gemma": {
         "model": "gemma",

@@ -20,6 +20,18 @@ pub struct Attention {
     pub attention_scale: Option<f32>,
     /// Scores of layer `i` are also divided by `i + 1`.
     pub attention_scaled_by_layer: bool,
+    /// Layers that do not rotate queries and keys.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub unrotated_layers: Vec<usize>,
+    /// What embeddings are multiplied with, where that is not one.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub embedding_multiplier: Option<f32>,
+    /// What attention and network add is multiplied with, likewise.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub residual_multiplier: Option<f32>,
+    /// What logits are multiplied with, likewise.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub logit_multiplier: Option<f32>,
 }
 
 /// Rotary embedding.
@@ -102,8 +114,19 @@ impl Attention {
             final_softcap: config.final_softcap,
             attention_scale: config.unusual_attention_scale(),
             attention_scaled_by_layer: config.scaled_by_layer,
+            unrotated_layers: match config.architecture.position {
+                Position::Learned { .. } => Vec::new(),
+                Position::Rotary => (0..config.layers).filter(|&layer| !config.rotates(layer)).collect(),
+            },
+            embedding_multiplier: unusual(config.embedding_multiplier),
+            residual_multiplier: unusual(config.residual_multiplier),
+            logit_multiplier: unusual(config.logit_multiplier / config.logit_divisor),
         }
     }
+}
+
+fn unusual(multiplier: f32) -> Option<f32> {
+    (multiplier != 1.0).then_some(multiplier)
 }
 
 fn scaling(config: &Config) -> Option<Scaling> {

@@ -39,13 +39,16 @@ pub struct Architecture {
     pub norm_plus_one: bool,
     /// How positions enter.
     pub position: Position,
-    /// The order of the pairs that rotary embedding rotates, in GGUF files of this architecture. (Hugging
-    /// Face's weights are always [`RopeStyle::HalfSplit`].)
+    /// The order of the pairs that rotary embedding rotates, in GGUF files of this architecture.
     pub gguf_rope_style: RopeStyle,
+    /// The same in Hugging Face's checkpoints.
+    pub hf_rope_style: RopeStyle,
     /// How attention and feed-forward network follow each other, where `config.json` does not say.
     pub block: Block,
     /// Whether the embeddings are multiplied by the square root of the hidden size.
     pub scaled_embeddings: bool,
+    /// Which layers do not rotate queries and keys, where `config.json` does not list them.
+    pub unrotated: Unrotated,
     /// Which layers a sliding window limits, where `config.json` does not list them.
     pub sliding: Sliding,
     /// The feed-forward network's activation functions that models of this family may name.
@@ -121,6 +124,8 @@ pub enum Block {
     Parallel,
     /// `x = norm(x + attention(x)); x = norm(x + ffn(x))`: OPT with `do_layer_norm_before` off.
     PostNorm,
+    /// `x += norm(attention(x)); x += norm(ffn(x))`: OLMo 2, EXAONE 4.
+    OutputNorm,
 }
 
 /// Which layers a sliding window limits.
@@ -136,6 +141,17 @@ pub enum Sliding {
     FromLayer,
 }
 
+/// Which layers do not rotate queries and keys.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Unrotated {
+    /// None.
+    None,
+    /// Each `n`-th: layer `i` if `(i + 1) % n == 0` (SmolLM3).
+    Every(usize),
+    /// Those that a sliding window does not limit, where there is a window (Cohere 2, EXAONE 4).
+    Unwindowed,
+}
+
 /// Activation function.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Activation {
@@ -147,6 +163,8 @@ pub enum Activation {
     GeluTanh,
     /// `max(x, 0)`.
     Relu,
+    /// `max(x, 0)²`.
+    ReluSquared,
 }
 
 impl Activation {
@@ -159,6 +177,7 @@ impl Activation {
                 Some(Self::GeluTanh)
             }
             "relu" => Some(Self::Relu),
+            "relu2" => Some(Self::ReluSquared),
             _ => None,
         }
     }
@@ -170,6 +189,7 @@ impl Activation {
             Self::Gelu => "gelu",
             Self::GeluTanh => "gelu_pytorch_tanh",
             Self::Relu => "relu",
+            Self::ReluSquared => "relu2",
         }
     }
 }

@@ -11,7 +11,7 @@ use half::{bf16, f16};
 use quern_model::hugging_face::configuration_files;
 use quern_model::{Config, Convention, Packed, View};
 use quern_tensor_io::gguf::Writer;
-use quern_tensor_io::{Checkpoint, ElementType, Metadata, TensorPlan, Value};
+use quern_tensor_io::{Array, Checkpoint, ElementType, Metadata, TensorPlan, Value};
 use serde_json::Value as Json;
 use sha2::{Digest, Sha256};
 
@@ -81,6 +81,8 @@ fn metadata_is_that_of_llama_cpps_converter() {
         "llama.attention.sliding_window" => folder == "mistral",
         "starcoder2.attention.sliding_window" => true,
         // Its loader reads what the converter does not write for these families.
+        // The converter writes the factor as it is, its loader reads what it multiplies the usual one with.
+        "olmo2.rope.scaling.attn_factor" => folder == "olmo3",
         _ if key.ends_with(".rope.freq_base") => ["falcon", "gemma", "gemma2", "phi", "stablelm", "gpt_neox"]
             .contains(&folder.split('-').next().unwrap_or_default()),
         _ => false,
@@ -116,6 +118,7 @@ fn metadata_is_that_of_llama_cpps_converter() {
                 ("UINT32", Value::U32(n)) => value.as_u64() == Some((*n).into()),
                 ("FLOAT32", Value::F32(x)) => value.as_f64().unwrap() as f32 == *x,
                 ("BOOL", Value::Bool(b)) => value.as_bool() == Some(*b),
+                ("[BOOL]", Value::Array(Array::Bool(flags))) => *value == serde_json::json!(flags),
                 ("STRING", Value::String(s)) => value.as_str() == Some(s),
                 _ => false,
             };

@@ -1,7 +1,7 @@
 //! Gradients through norms and activation functions: from those of the outputs to those of the inputs.
 
 use super::exp;
-use super::gated::{Activation, erf, gelu, gelu_tanh, silu};
+use super::gated::{Activation, erf, gelu, gelu_tanh, relu_squared, silu};
 use crate::simd::{Level, Op, dispatch};
 
 /// Derivative of [`silu`]: `s + x s (1 - s)` with `s = 1 / (1 + e^-x)`.
@@ -63,6 +63,7 @@ pub fn activate_backward(level: Level, activation: Activation, x: &mut [f32], d:
                 Activation::Gelu => map(x, d, gelu_slope),
                 Activation::GeluTanh => map(x, d, gelu_tanh_slope),
                 Activation::Relu => map(x, d, step),
+                Activation::ReluSquared => map(x, d, |x| 2.0 * x.max(0.0)),
             }
         }
     }
@@ -93,6 +94,7 @@ pub fn activate_mul_backward(
                 Activation::Gelu => map_mul(gate, up, d, gelu, gelu_slope),
                 Activation::GeluTanh => map_mul(gate, up, d, gelu_tanh, gelu_tanh_slope),
                 Activation::Relu => map_mul(gate, up, d, |x| x.max(0.0), step),
+                Activation::ReluSquared => map_mul(gate, up, d, relu_squared, |x| 2.0 * x.max(0.0)),
             }
         }
     }
@@ -179,6 +181,7 @@ mod tests {
                 0.5 * x * (1.0 + z.tanh())
             }
             Activation::Relu => x.max(0.0),
+            Activation::ReluSquared => x.max(0.0).powi(2),
         }
     }
 
@@ -187,7 +190,13 @@ mod tests {
         let x: Vec<f32> = (-500..500).map(|i| (i as f32 + 0.5) / 100.0).collect();
         let up: Vec<f32> = x.iter().map(|x| x.cos()).collect();
         let d: Vec<f32> = x.iter().map(|x| (3.0 * x).sin()).collect();
-        let all = [Activation::Silu, Activation::Gelu, Activation::GeluTanh, Activation::Relu];
+        let all = [
+            Activation::Silu,
+            Activation::Gelu,
+            Activation::GeluTanh,
+            Activation::Relu,
+            Activation::ReluSquared,
+        ];
         for (level, activation) in Level::available().flat_map(|level| all.map(|a| (level, a))) {
             let (mut plain, mut gate, mut by) = (x.clone(), x.clone(), up.clone());
             activate_backward(level, activation, &mut plain, &d);

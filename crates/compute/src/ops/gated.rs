@@ -14,6 +14,8 @@ pub enum Activation {
     GeluTanh,
     /// `max(x, 0)`.
     Relu,
+    /// `max(x, 0)²` (So et al., arXiv 2109.08668).
+    ReluSquared,
 }
 
 #[inline(always)]
@@ -57,6 +59,12 @@ pub(super) fn erf(x: f32) -> f32 {
     (if a < 1.0 { near } else { far }).copysign(x)
 }
 
+#[inline(always)]
+pub(super) fn relu_squared(x: f32) -> f32 {
+    let x = x.max(0.0);
+    x * x
+}
+
 /// `x = f(x)`.
 #[inline(always)]
 fn map(x: &mut [f32], f: impl Fn(f32) -> f32) {
@@ -81,6 +89,7 @@ pub fn activate(level: Level, activation: Activation, x: &mut [f32]) {
                 Activation::Gelu => map(self.1, gelu),
                 Activation::GeluTanh => map(self.1, gelu_tanh),
                 Activation::Relu => map(self.1, |x| x.max(0.0)),
+                Activation::ReluSquared => map(self.1, relu_squared),
             }
         }
     }
@@ -102,6 +111,7 @@ pub fn activate_mul(level: Level, activation: Activation, gate: &mut [f32], up: 
                 Activation::Gelu => map_mul(self.1, self.2, gelu),
                 Activation::GeluTanh => map_mul(self.1, self.2, gelu_tanh),
                 Activation::Relu => map_mul(self.1, self.2, |x| x.max(0.0)),
+                Activation::ReluSquared => map_mul(self.1, self.2, relu_squared),
             }
         }
     }
@@ -163,6 +173,7 @@ mod tests {
                 0.5 * x * (1.0 + z.tanh())
             }
             Activation::Relu => x.max(0.0),
+            Activation::ReluSquared => x.max(0.0).powi(2),
         }
     }
 
@@ -170,16 +181,29 @@ mod tests {
     fn activations_follow_their_formulas() {
         let x: Vec<f32> = (-4000..4000).map(|i| i as f32 / 200.0).collect();
         let up: Vec<f32> = x.iter().map(|x| x.cos()).collect();
-        let all = [Activation::Silu, Activation::Gelu, Activation::GeluTanh, Activation::Relu];
+        let all = [
+            Activation::Silu,
+            Activation::Gelu,
+            Activation::GeluTanh,
+            Activation::Relu,
+            Activation::ReluSquared,
+        ];
         for (level, activation) in Level::available().flat_map(|level| all.map(|a| (level, a))) {
             let (mut plain, mut gated) = (x.clone(), x.clone());
             activate(level, activation, &mut plain);
             activate_mul(level, activation, &mut gated, &up);
+            // Squares are of up to 400, and rounded twice with what they multiply.
+            let rounding = |expected: f64| match activation {
+                Activation::ReluSquared => (2.4e-7 * expected.abs()).max(2e-6),
+                Activation::Silu | Activation::Gelu | Activation::GeluTanh | Activation::Relu => 2e-6,
+            };
             for (i, &x) in x.iter().enumerate() {
                 let expected = exact(activation, x.into());
-                assert!((f64::from(plain[i]) - expected).abs() < 2e-6, "{activation:?} {x}: {}", plain[i]);
+                let within = rounding(expected);
+                assert!((f64::from(plain[i]) - expected).abs() < within, "{activation:?} {x}: {}", plain[i]);
                 let expected = expected * f64::from(up[i]);
-                assert!((f64::from(gated[i]) - expected).abs() < 2e-6, "{activation:?} {x} gated");
+                let within = rounding(expected);
+                assert!((f64::from(gated[i]) - expected).abs() < within, "{activation:?} {x} gated");
             }
         }
     }

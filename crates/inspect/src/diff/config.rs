@@ -71,6 +71,19 @@ fn facts(c: &Config, across: bool) -> BTreeMap<String, String> {
             fact("rope factors", list(factors));
         }
     }
+    let unrotated: Vec<String> = (0..c.layers).filter(|&l| !c.rotates(l)).map(|l| l.to_string()).collect();
+    if !unrotated.is_empty() {
+        fact("layers without rotation", unrotated.join(", "));
+    }
+    for (what, multiplier) in [
+        ("embeddings multiplied by", c.embedding_multiplier),
+        ("additions to the residual stream multiplied by", c.residual_multiplier),
+        ("logits multiplied by", c.logit_multiplier / c.logit_divisor),
+    ] {
+        if multiplier != 1.0 {
+            fact(what, multiplier.to_string());
+        }
+    }
     fact("tied embeddings", c.tied_embeddings.to_string());
     if let Some(dtype) = c.dtype {
         fact("published type", dtype.name().to_owned());

@@ -7,11 +7,11 @@ pub(super) fn rows(attention: &Attention) -> Vec<(&'static str, String)> {
     let mut rows = Vec::new();
     rows.extend(attention.rope.as_ref().and_then(rope).map(|text| ("rope", text)));
     if let Some(window) = &attention.sliding_window {
-        let layers = match window.layers.len() {
-            1 => format!("layer {}", window.layers[0]),
-            n => format!("{n} layers: {}", ranges(&window.layers)),
-        };
-        rows.push(("sliding window", format!("{} positions in {layers}", window.size)));
+        rows.push(("sliding window", format!("{} positions in {}", window.size, layers_of(&window.layers))));
+    }
+    if !attention.unrotated_layers.is_empty() {
+        let layers = &attention.unrotated_layers;
+        rows.push(("not rotated", format!("queries and keys of {}", layers_of(layers))));
     }
     let caps = [("attention scores", attention.attention_softcap), ("logits", attention.final_softcap)];
     let caps: Vec<String> =
@@ -23,7 +23,25 @@ pub(super) fn rows(attention: &Attention) -> Vec<(&'static str, String)> {
         let by_layer = if attention.attention_scaled_by_layer { ", in layer i divided by i + 1" } else { "" };
         rows.push(("attention scale", format!("{scale}{by_layer}")));
     }
+    let multipliers = [
+        ("embeddings", attention.embedding_multiplier),
+        ("what each layer adds", attention.residual_multiplier),
+        ("logits", attention.logit_multiplier),
+    ];
+    let multipliers = multipliers.iter().filter_map(|(what, by)| Some(format!("{what} by {}", (*by)?)));
+    let multipliers: Vec<String> = multipliers.collect();
+    if !multipliers.is_empty() {
+        rows.push(("multiplied", multipliers.join(", ")));
+    }
     rows
+}
+
+/// Some layers, by their numbers.
+fn layers_of(layers: &[usize]) -> String {
+    match layers {
+        [one] => format!("layer {one}"),
+        several => format!("{} layers: {}", several.len(), ranges(several)),
+    }
 }
 
 /// What the base alone, which the context's row shows, does not say.

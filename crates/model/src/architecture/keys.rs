@@ -41,6 +41,18 @@ pub enum Field {
     ScaledAttention,
     /// Attention of layer `i` is also divided by `i + 1` (GPT-2 as Mistral's project trained it).
     ScaledByLayer,
+    /// Attention scores are multiplied by this instead of what the head's size gives (Granite).
+    AttentionMultiplier,
+    /// Embeddings are multiplied by this (Granite).
+    EmbeddingMultiplier,
+    /// What attention and network add is multiplied by this (Granite).
+    ResidualMultiplier,
+    /// Logits are divided by this (Granite).
+    LogitDivisor,
+    /// Logits are multiplied by this (Cohere).
+    LogitMultiplier,
+    /// Every so many layers one does not rotate queries and keys, where `config.json` does not list them (SmolLM3).
+    UnrotatedInterval,
     /// The window counts only if true (Qwen).
     UseSlidingWindow,
     Experts,
@@ -172,6 +184,14 @@ pub enum GgufKey {
     /// The sliding window, 0 where there is none (Phi-3).
     SlidingWindowOrZero,
     RopeFreqBaseSwa,
+    /// `attention.scale`, `embedding_scale`, `residual_scale` and `logit_scale` (Granite).
+    Multipliers,
+    /// `logit_scale`, what logits are multiplied by (Cohere).
+    LogitScale,
+    /// `rope.scaling.type`, always "none" (Cohere 2).
+    RopeScalingNone,
+    /// `attention.sliding_window_pattern` as a flag for each layer, where there is a window (OLMo 3).
+    SlidingWindowLayers,
     /// `tensor_data_layout`, the layout of Falcon's queries, keys and values.
     TensorDataLayout,
 }

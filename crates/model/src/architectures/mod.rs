@@ -1,27 +1,43 @@
 //! The architectures quern knows, one file each.
 
+mod arcee;
+mod cohere2;
+mod ernie4_5;
+mod exaone4;
 mod falcon;
 mod gemma;
 mod gpt2;
 mod gpt_neox;
+mod granite;
 mod llama;
+mod olmo2;
+mod olmoe;
 mod opt;
 mod phi;
 mod qwen;
 mod seed_oss;
+mod smollm3;
 mod stablelm;
 mod starcoder2;
 mod table;
 
+pub use arcee::ARCEE;
+pub use cohere2::COHERE2;
+pub use ernie4_5::ERNIE4_5;
+pub use exaone4::EXAONE4;
 pub use falcon::FALCON;
 pub use gemma::{GEMMA, GEMMA2, GEMMA3};
 pub use gpt_neox::GPT_NEOX;
 pub use gpt2::GPT2;
+pub use granite::GRANITE;
 pub use llama::{LLAMA, MISTRAL, MIXTRAL};
+pub use olmo2::{OLMO2, OLMO3};
+pub use olmoe::OLMOE;
 pub use opt::OPT;
 pub use phi::{PHI2, PHI3};
 pub use qwen::{QWEN2, QWEN3, QWEN3_MOE};
 pub use seed_oss::SEED_OSS;
+pub use smollm3::SMOLLM3;
 pub use stablelm::STABLELM;
 pub use starcoder2::STARCODER2;
 
@@ -47,6 +63,15 @@ pub static ALL: &[&Architecture] = &[
     &STABLELM,
     &FALCON,
     &SEED_OSS,
+    &SMOLLM3,
+    &GRANITE,
+    &OLMO2,
+    &OLMO3,
+    &OLMOE,
+    &ARCEE,
+    &EXAONE4,
+    &COHERE2,
+    &ERNIE4_5,
 ];
 
 /// The architecture with this `general.architecture` in GGUF: of several with the name `llama` the first with (or

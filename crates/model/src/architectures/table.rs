@@ -2,7 +2,7 @@
 
 use crate::architecture::{
     Accepted, Alias, AliasLayout, Architecture, Block, Dim, Field, GgufKey, HfKey, HfLimit, Layout, Norm,
-    Position, Presence, RopeStyle, Silence, Sliding, TensorRole, TensorTemplate,
+    Position, Presence, RopeStyle, Silence, Sliding, TensorRole, TensorTemplate, Unrotated,
 };
 
 pub(super) use crate::architecture::Dim::{
@@ -144,8 +144,10 @@ pub(super) const USUAL: Architecture = Architecture {
     norm_plus_one: false,
     position: Position::Rotary,
     gguf_rope_style: RopeStyle::HalfSplit,
+    hf_rope_style: RopeStyle::HalfSplit,
     block: Block::Sequential,
     scaled_embeddings: false,
+    unrotated: Unrotated::None,
     sliding: Sliding::All,
     activations: &[crate::architecture::Activation::Silu],
     gated: true,

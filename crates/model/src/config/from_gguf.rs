@@ -137,7 +137,11 @@ pub(super) fn read(file: &Path, metadata: &Metadata, checkpoint: &Checkpoint) ->
                 }
                 None => ffn_size,
             },
-            normalized: keys.flag("expert_weights_norm")?.unwrap_or(true),
+            // llama.cpp never does so for OLMoE, and reads no key.
+            normalized: match architecture.name {
+                "olmoe" => false,
+                _ => keys.flag("expert_weights_norm")?.unwrap_or(true),
+            },
         }),
     };
     let block = match keys.flag("use_parallel_residual")? {
@@ -149,6 +153,14 @@ pub(super) fn read(file: &Path, metadata: &Metadata, checkpoint: &Checkpoint) ->
         return Err(keys.missing("use_parallel_residual"));
     }
     let sliding_window = window(&keys, architecture)?;
+
+    let multiplied = architecture.gguf_keys.contains(&GgufKey::Multipliers);
+    let scale = keys.f32("attention.scale")?.filter(|&s| s > 0.0);
+    // Zero stands for none.
+    let factor = |key: &str| match multiplied {
+        true => Ok(keys.positive(key)?.unwrap_or(1.0)),
+        false => Ok(1.0),
+    };
 
     let mut config = Config {
         architecture,
@@ -171,6 +183,11 @@ pub(super) fn read(file: &Path, metadata: &Metadata, checkpoint: &Checkpoint) ->
             factors: None,
             local_theta: match architecture.name {
                 "gemma3" => Some(keys.f32("rope.freq_base_swa")?.unwrap_or(10_000.0)),
+                // OLMo 3: the base of all layers, unless the file says otherwise, and no scaling.
+                "olmo2" if sliding_window.is_some() => match keys.f32("rope.freq_base_swa")? {
+                    Some(theta) => Some(theta),
+                    None => Some(keys.f32("rope.freq_base")?.unwrap_or(10_000.0)),
+                },
                 _ => None,
             },
         },
@@ -187,7 +204,16 @@ pub(super) fn read(file: &Path, metadata: &Metadata, checkpoint: &Checkpoint) ->
         final_norm: true,
         attention_softcap: keys.of_gemma2("attn_logit_softcapping", 50.0)?,
         final_softcap: keys.of_gemma2("final_logit_softcapping", 30.0)?,
-        query_scalar: keys.f32("attention.scale")?.filter(|&s| s > 0.0).map(query_scalar),
+        query_scalar: scale.filter(|_| !multiplied).map(query_scalar),
+        attention_multiplier: scale.filter(|_| multiplied),
+        embedding_multiplier: factor("embedding_scale")?,
+        residual_multiplier: factor("residual_scale")?,
+        logit_divisor: factor("logit_scale")?,
+        logit_multiplier: match architecture.gguf_keys.contains(&GgufKey::LogitScale) {
+            true => keys.positive("logit_scale")?.unwrap_or(1.0),
+            false => 1.0,
+        },
+        unrotated_layers: Vec::new(),
         scaled_by_layer: false,
         experts,
         // Readers of GGUF take it from the architecture; no key says it.
@@ -196,6 +222,7 @@ pub(super) fn read(file: &Path, metadata: &Metadata, checkpoint: &Checkpoint) ->
         quantization: None,
     };
     config.sliding_layers = sliding_layers(&keys, &config)?;
+    config.unrotated_layers = config.usual_unrotated_layers();
     // Hugging Face's config states these; in GGUF the presence of the tensors shows them.
     let has = |role, layer| {
         let name = config.tensor_name(Convention::Gguf, role, layer);
@@ -236,7 +263,8 @@ fn window(keys: &Keys<'_>, architecture: &Architecture) -> Result<Option<usize>>
 /// rule.
 fn sliding_layers(keys: &Keys<'_>, config: &Config) -> Result<Vec<bool>> {
     const KEY: &str = "attention.sliding_window_pattern";
-    let own = config.architecture.gguf_keys.contains(&GgufKey::SlidingWindowPattern);
+    let written = [GgufKey::SlidingWindowPattern, GgufKey::SlidingWindowLayers];
+    let own = config.architecture.gguf_keys.iter().any(|key| written.contains(key));
     if !own || config.sliding_window.is_none() {
         return Ok(config.usual_sliding_layers());
     }

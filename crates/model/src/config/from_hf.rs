@@ -6,9 +6,7 @@ use std::path::Path;
 use quern_tensor_io::{ElementType, Error, Result, small};
 use serde_json::Value;
 
-use crate::architecture::{
-    Accepted, Activation, Architecture, Block, Convention, Field, HfLimit, RopeStyle, Silence,
-};
+use crate::architecture::{Accepted, Activation, Architecture, Block, Convention, Field, HfLimit, Silence};
 use crate::architectures;
 use crate::identify::class;
 use crate::json::{Json, Object};
@@ -53,7 +51,7 @@ impl Reader<'_> {
     }
 
     /// A size, at most `max`.
-    fn size(&self, field: Field, max: usize) -> Result<Option<usize>> {
+    pub fn size(&self, field: Field, max: usize) -> Result<Option<usize>> {
         match self.said(field) {
             None => Ok(None),
             Some(Said::Key(name)) => self.root.size(name, max),
@@ -191,6 +189,7 @@ pub(super) fn read(file: &Path) -> Result<Config> {
     };
     let block = match (reader.flag(Field::ParallelBlock, false)?, reader.flag(Field::NormBefore, true)?) {
         (true, _) => Block::Parallel,
+        (false, true) if architecture.block == Block::OutputNorm => Block::OutputNorm,
         (false, true) => Block::Sequential,
         (false, false) => Block::PostNorm,
     };
@@ -214,7 +213,7 @@ pub(super) fn read(file: &Path) -> Result<Config> {
         context_length,
         norm_epsilon: reader.number(Field::NormEpsilon)?.unwrap_or_default() as f32,
         rope: hf_rope::read(&reader, head_dim, context_length)?,
-        rope_style: RopeStyle::HalfSplit,
+        rope_style: architecture.hf_rope_style,
         sliding_window: reader.size(Field::SlidingWindow, limit::CONTEXT)?,
         sliding_layers: Vec::new(),
         block,
@@ -228,6 +227,12 @@ pub(super) fn read(file: &Path) -> Result<Config> {
         attention_softcap: positive(Field::AttentionSoftcap)?,
         final_softcap: positive(Field::FinalSoftcap)?,
         query_scalar,
+        attention_multiplier: positive(Field::AttentionMultiplier)?,
+        embedding_multiplier: positive(Field::EmbeddingMultiplier)?.unwrap_or(1.0),
+        residual_multiplier: positive(Field::ResidualMultiplier)?.unwrap_or(1.0),
+        logit_divisor: positive(Field::LogitDivisor)?.unwrap_or(1.0),
+        logit_multiplier: positive(Field::LogitMultiplier)?.unwrap_or(1.0),
+        unrotated_layers: Vec::new(),
         scaled_by_layer: reader.flag(Field::ScaledByLayer, false)?,
         experts,
         activation: reader.activation()?,

@@ -16,7 +16,7 @@ use std::path::Path;
 
 use quern_tensor_io::{Checkpoint, Container, ElementType, Error, Metadata, Result};
 
-use crate::architecture::{Activation, Architecture, Block, Convention, RopeStyle};
+use crate::architecture::{Activation, Architecture, Block, Convention, Dim, RopeStyle, TensorRole};
 
 pub use expected::ExpectedTensor;
 pub(crate) use quirks::{unusual_query_scalar, unusual_window_pattern, window_pattern};
@@ -92,6 +92,18 @@ pub struct Config {
     pub final_softcap: Option<f32>,
     /// Scores are divided by the square root of this; of `head_dim` if `None`.
     pub query_scalar: Option<f32>,
+    /// Scores are multiplied by this, whatever the head's size and the query scalar are (Granite).
+    pub attention_multiplier: Option<f32>,
+    /// Embeddings are multiplied by this, beside [`Architecture::scaled_embeddings`].
+    pub embedding_multiplier: f32,
+    /// What attention and network add to the residual stream is multiplied by this.
+    pub residual_multiplier: f32,
+    /// Logits are divided by this, before their soft cap.
+    pub logit_divisor: f32,
+    /// Logits are multiplied by this, likewise.
+    pub logit_multiplier: f32,
+    /// Layers that do not rotate queries and keys, one flag a layer.
+    pub unrotated_layers: Vec<bool>,
     /// Scores of layer `i` are also divided by `i + 1` (GPT-2 with `scale_attn_by_inverse_layer_idx`).
     pub scaled_by_layer: bool,
     /// The mixture of experts in place of the feed-forward network.
@@ -143,14 +155,45 @@ impl Config {
 
     /// What attention scores of this layer are multiplied with.
     pub fn attention_scale(&self, layer: usize) -> f32 {
-        let scale = self.query_scalar.unwrap_or(self.head_dim as f32).sqrt().recip();
+        let usual = || self.query_scalar.unwrap_or(self.head_dim as f32).sqrt().recip();
+        let scale = self.attention_multiplier.unwrap_or_else(usual);
         if self.scaled_by_layer { scale / (layer + 1) as f32 } else { scale }
     }
 
     /// What [`Config::attention_scale`] is, if that is not the usual `1 / sqrt(head_dim)` in all layers.
     pub fn unusual_attention_scale(&self) -> Option<f32> {
         let scalar = self.query_scalar.filter(|&scalar| scalar != self.head_dim as f32);
-        (scalar.is_some() || self.scaled_by_layer).then(|| self.attention_scale(0))
+        let usual = (self.head_dim as f32).sqrt().recip();
+        let multiplier = self.attention_multiplier.filter(|&multiplier| multiplier != usual);
+        (scalar.is_some() || multiplier.is_some() || self.scaled_by_layer).then(|| self.attention_scale(0))
+    }
+
+    /// Whether this layer rotates queries and keys, where positions enter so.
+    pub fn rotates(&self, layer: usize) -> bool {
+        !self.unrotated_layers.get(layer).copied().unwrap_or(false)
+    }
+
+    /// Whether norms of queries and keys are of all heads together, not of each.
+    pub fn qk_norm_whole(&self) -> bool {
+        let query = self.architecture.tensors.iter().find(|t| t.role == TensorRole::AttentionQNorm);
+        self.qk_norm && query.is_some_and(|t| t.shape == [Dim::Query])
+    }
+
+    /// What embeddings are multiplied by.
+    pub fn embedding_scale(&self) -> f32 {
+        let usual = if self.architecture.scaled_embeddings { (self.hidden_size as f32).sqrt() } else { 1.0 };
+        usual * self.embedding_multiplier
+    }
+
+    /// The layers that do not rotate by the architecture's rule, where the files do not list them.
+    pub(crate) fn usual_unrotated_layers(&self) -> Vec<bool> {
+        use crate::architecture::Unrotated;
+        let unrotated = |layer: usize| match self.architecture.unrotated {
+            Unrotated::None => false,
+            Unrotated::Every(n) => (layer + 1).is_multiple_of(n),
+            Unrotated::Unwindowed => self.sliding_window.is_some() && self.window(layer).is_none(),
+        };
+        (0..self.layers).map(unrotated).collect()
     }
 
     /// Which layers a window limits by the architecture's rule, where the files do not list them.
@@ -194,6 +237,11 @@ impl Config {
             ("attention soft cap", self.attention_softcap),
             ("soft cap of the logits", self.final_softcap),
             ("query scalar", self.query_scalar),
+            ("multiplier of attention", self.attention_multiplier),
+            ("multiplier of embeddings", Some(self.embedding_multiplier)),
+            ("multiplier of the residual stream", Some(self.residual_multiplier)),
+            ("divisor of the logits", Some(self.logit_divisor)),
+            ("multiplier of the logits", Some(self.logit_multiplier)),
         ] {
             if value.is_some_and(|v| !(v.is_finite() && v > 0.0)) {
                 return bad(format!("{} is not a valid {what}", value.unwrap_or_default()));

@@ -3,20 +3,23 @@
 use quern_tensor_io::{Error, Metadata, Result};
 use serde_json::{Map, Value, json};
 
-use crate::architecture::{Block, Field, Sliding};
+use crate::architecture::{Block, Field, Sliding, Unrotated};
 use crate::json::Object;
 
 use super::from_hf::Reader;
+use super::to_hf::shortest;
 use super::{Config, limit};
 
 /// Completes a configuration read from `config.json`.
 pub(super) fn from_hf(reader: &Reader<'_>, config: &mut Config) -> Result<()> {
     let root = reader.root;
     sliding(reader, config)?;
+    config.unrotated_layers = unrotated(reader, config)?;
     match config.architecture.name {
         // A parallel block has only one norm.
-        "stablelm" | "phi2" => config.second_norm = config.block != Block::Parallel,
+        "stablelm" | "phi2" | "cohere2" => config.second_norm = config.block != Block::Parallel,
         "qwen3moe" => all_sparse(root)?,
+        "smollm3" => all_global(root)?,
         "falcon" => falcon(root, config)?,
         _ => {}
     }
@@ -34,7 +37,7 @@ pub(super) fn from_gguf(has: impl Fn(&str) -> bool, config: &mut Config) {
             }
             config.second_norm = config.block != Block::Parallel;
         }
-        "phi2" => config.second_norm = false,
+        "phi2" | "cohere2" => config.second_norm = false,
         "falcon" => config.second_norm = has("blk.0.attn_norm_2.weight"),
         _ => {}
     }
@@ -81,6 +84,23 @@ pub(super) fn to_hf(config: &Config, metadata: &Metadata, out: &mut Map<String, 
             set("model_type", json!("mistral"));
             set("sliding_window", json!(config.sliding_window));
         }
+        "olmo2" if config.sliding_window.is_some() => {
+            set("architectures", json!(["Olmo3ForCausalLM"]));
+            set("model_type", json!("olmo3"));
+            set("sliding_window", json!(config.sliding_window));
+            let kind = |&limited: &bool| if limited { "sliding_attention" } else { "full_attention" };
+            set("layer_types", config.sliding_layers.iter().map(kind).collect());
+            // transformers takes `rope_theta` for the layers without a window alone.
+            if let Some(local) = config.rope.local_theta {
+                let of = |theta| json!({ "rope_type": "default", "rope_theta": shortest(theta) });
+                let both = json!({ "full_attention": of(config.rope.theta), "sliding_attention": of(local) });
+                set("rope_parameters", both);
+            }
+        }
+        "smollm3" => {
+            let rotated = |&unrotated: &bool| u8::from(!unrotated);
+            set("no_rope_layers", config.unrotated_layers.iter().map(rotated).collect());
+        }
         "qwen3moe" => {
             set("decoder_sparse_step", json!(1));
             set("mlp_only_layers", json!([]));
@@ -89,7 +109,7 @@ pub(super) fn to_hf(config: &Config, metadata: &Metadata, out: &mut Map<String, 
             set("head_dim", json!(config.head_dim));
         }
         "gemma" => set("hidden_activation", json!(config.activation.hf_name())),
-        "gemma2" | "gemma3" => {
+        "gemma2" | "gemma3" | "cohere2" | "exaone4" => {
             let kind = |&limited: &bool| if limited { "sliding_attention" } else { "full_attention" };
             set("layer_types", config.sliding_layers.iter().map(kind).collect());
         }
@@ -155,7 +175,7 @@ fn sliding(reader: &Reader<'_>, config: &mut Config) -> Result<()> {
         for (layer, limited) in config.sliding_layers.iter_mut().enumerate() {
             *limited = layer as u64 >= from;
         }
-    } else if config.architecture.name == "gemma3"
+    } else if matches!(config.architecture.name, "gemma3" | "cohere2" | "exaone4")
         && let Some(pattern) = root.size("sliding_window_pattern", limit::LAYERS)?
     {
         config.sliding_layers = all_but_every(pattern, config.layers);
@@ -178,6 +198,42 @@ fn all_sparse(root: &Object<'_>) -> Result<()> {
         return Err(Error::unsupported(root.file(), what));
     }
     Ok(())
+}
+
+/// The layers that do not rotate queries and keys: zeros of `no_rope_layers`, or every so many.
+fn unrotated(reader: &Reader<'_>, config: &Config) -> Result<Vec<bool>> {
+    let root = reader.root;
+    match config.architecture.unrotated {
+        Unrotated::None | Unrotated::Unwindowed => return Ok(config.usual_unrotated_layers()),
+        Unrotated::Every(_) => {}
+    }
+    let Some(flags) = root.array("no_rope_layers")? else {
+        let every = reader.size(Field::UnrotatedInterval, usize::MAX)?;
+        let every = every.ok_or_else(|| root.missing("no_rope_layer_interval"))?;
+        return Ok((1..=config.layers).map(|layer| layer.is_multiple_of(every)).collect());
+    };
+    if flags.len() < config.layers {
+        let what = format!("{} entries for {} layers", flags.len(), config.layers);
+        return Err(root.error("no_rope_layers", what));
+    }
+    let flag = |flag: &Value| match (flag.as_u64(), flag.as_bool()) {
+        (Some(0), _) | (_, Some(false)) => Ok(true),
+        (Some(1), _) | (_, Some(true)) => Ok(false),
+        _ => Err(root.error("no_rope_layers", format!("{flag} is not 0 or 1"))),
+    };
+    flags.iter().take(config.layers).map(flag).collect()
+}
+
+/// SmolLM3's configuration may list layers with a sliding window, which no published model has, nor llama.cpp.
+fn all_global(root: &Object<'_>) -> Result<()> {
+    let types = root.array("layer_types")?.unwrap_or_default();
+    match types.iter().find(|kind| kind.as_str() != Some("full_attention")) {
+        Some(kind) => {
+            let what = format!("{}: smollm3 models with {kind} are not supported", root.name("layer_types"));
+            Err(Error::unsupported(root.file(), what))
+        }
+        None => Ok(()),
+    }
 }
 
 fn falcon(root: &Object<'_>, config: &mut Config) -> Result<()> {

@@ -3,7 +3,7 @@
 use quern_tensor_io::{ElementType, Metadata};
 use serde_json::{Map, Value, json};
 
-use crate::architecture::{Activation, Block, Field, Position, Silence};
+use crate::architecture::{Activation, Block, Field, Position, Silence, Unrotated};
 
 use super::{Config, Rope, RopeScaling, quirks};
 
@@ -86,7 +86,7 @@ pub(crate) fn dtype_name(dtype: ElementType) -> &'static str {
 }
 
 /// An f32 with the fewest digits that identify it, not those of an f64: `1e-5`.
-fn shortest(value: f32) -> Value {
+pub(super) fn shortest(value: f32) -> Value {
     json!(value.to_string().parse::<f64>().unwrap_or_else(|_| f64::from(value)))
 }
 
@@ -137,6 +137,15 @@ fn field(config: &Config, field: Field) -> Option<Value> {
         },
         Field::ScaledAttention => json!(config.query_scalar != Some(1.0)),
         Field::ScaledByLayer => json!(config.scaled_by_layer),
+        Field::AttentionMultiplier => shortest(config.attention_scale(0)),
+        Field::EmbeddingMultiplier => shortest(config.embedding_multiplier),
+        Field::ResidualMultiplier => shortest(config.residual_multiplier),
+        Field::LogitDivisor => shortest(config.logit_divisor),
+        Field::LogitMultiplier => shortest(config.logit_multiplier),
+        Field::UnrotatedInterval => match config.architecture.unrotated {
+            Unrotated::Every(n) => json!(n),
+            Unrotated::None | Unrotated::Unwindowed => return None,
+        },
         Field::UseSlidingWindow => json!(config.sliding_window.is_some()),
         Field::Experts => json!(experts?.count),
         Field::ExpertsUsed => json!(experts?.used),

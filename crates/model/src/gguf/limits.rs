@@ -59,9 +59,15 @@ pub(super) fn check(file: &Path, config: &Config) -> Result<Vec<String>> {
         }
         let usual = config.usual_sliding_layers() == config.sliding_layers;
         let periodic = written(GgufKey::SlidingWindowPattern) && window_pattern(config).is_some();
-        if !(usual || periodic) {
+        if !(usual || periodic || written(GgufKey::SlidingWindowLayers)) {
             return refused("which layers a sliding window limits (\"layer_types\")".into());
         }
+    }
+    if config.unrotated_layers != config.usual_unrotated_layers() {
+        return refused("which layers do not rotate queries and keys (\"no_rope_layers\")".into());
+    }
+    if architecture.name == "olmoe" && config.experts.is_some_and(|experts| experts.normalized) {
+        return refused("\"norm_topk_prob\": true".into());
     }
     if config.scaled_by_layer {
         return refused("\"scale_attn_by_inverse_layer_idx\": true".into());

@@ -7,7 +7,7 @@
 use std::path::Path;
 
 use quern_tensor_io::scheme::Packing;
-use quern_tensor_io::{Checkpoint, Container, Error, Metadata, Result, Value};
+use quern_tensor_io::{Array, Checkpoint, Container, Error, Metadata, Result, Value};
 
 use crate::architecture::{Block, GgufKey, Norm};
 use crate::config::{RopeScaling, unusual_query_scalar, unusual_window_pattern, yarn_mscale};
@@ -196,6 +196,20 @@ fn model(config: &Config, out: &mut Metadata) {
                     set("attention.sliding_window_pattern", size(every));
                 }
             }
+            GgufKey::SlidingWindowLayers => {
+                if window.is_some() {
+                    let layers = Array::Bool(config.sliding_layers.clone());
+                    set("attention.sliding_window_pattern", Value::Array(layers));
+                }
+            }
+            GgufKey::Multipliers => {
+                set("attention.scale", Value::F32(config.attention_scale(0)));
+                set("embedding_scale", Value::F32(config.embedding_multiplier));
+                set("residual_scale", Value::F32(config.residual_multiplier));
+                set("logit_scale", Value::F32(config.logit_divisor));
+            }
+            GgufKey::LogitScale => set("logit_scale", Value::F32(config.logit_multiplier)),
+            GgufKey::RopeScalingNone => set("rope.scaling.type", "none".into()),
             GgufKey::SlidingWindowOrZero => {
                 set("attention.sliding_window", size(window.unwrap_or(0)));
             }

@@ -38,6 +38,9 @@ pub fn tokenizer_metadata(
     Ok((out, notes))
 }
 
+/// The architectures whose tokenizers the converter writes by the rules for Llama.
+const OF_LLAMA: [&str; 4] = ["llama", "smollm3", "granite", "arcee"];
+
 /// Adds the keys; returns notes on what the metadata cannot hold or what is uncertain.
 pub(super) fn write(source: Source, architecture: &str, out: &mut Metadata) -> Vec<String> {
     let mut notes = source.notes.clone();
@@ -45,9 +48,9 @@ pub(super) fn write(source: Source, architecture: &str, out: &mut Metadata) -> V
         out.set("tokenizer.ggml.add_bos_token", Value::Bool(false));
     }
     let prefixed = prefixed(&source);
-    // The converter writes what the config says for llama only. Where readers would add a prefix that the tokenizer
+    // The converter writes what the config says for these only. Where readers would add a prefix that the tokenizer
     // does not have, the key is written in any case: with Gemma last of all.
-    let given = architecture == "llama" && source.prefix_given.is_some();
+    let given = OF_LLAMA.contains(&architecture) && source.prefix_given.is_some();
     let unprefixed = matches!(source.model, SourceModel::SentencePiece { .. }) && !prefixed;
     let gemma = architecture.starts_with("gemma");
     if given || (unprefixed && !gemma) {
@@ -166,8 +169,12 @@ fn vocabulary(source: &Source, out: &mut Metadata, notes: &mut Vec<String>) -> b
 fn by_size(architecture: &str, tokens: usize, out: &mut Metadata) {
     match (architecture, tokens) {
         ("gemma", 108..) => out.set("tokenizer.ggml.eot_token_id", Value::U32(107)),
-        ("llama", 32_016) => out.set("tokenizer.ggml.eot_token_id", Value::U32(32_010)),
-        ("llama", 49_152) => out.set("tokenizer.ggml.add_bos_token", Value::Bool(false)),
+        (of_llama, 32_016) if OF_LLAMA.contains(&of_llama) => {
+            out.set("tokenizer.ggml.eot_token_id", Value::U32(32_010));
+        }
+        (of_llama, 49_152) if OF_LLAMA.contains(&of_llama) => {
+            out.set("tokenizer.ggml.add_bos_token", Value::Bool(false));
+        }
         _ => {}
     }
 }

@@ -4,7 +4,7 @@ use std::ops::Range;
 
 use quern_compute::attention::{Attended, attention_backward};
 use quern_compute::parallel::{part_of, share};
-use quern_compute::{Linear as Op, Pool, ops};
+use quern_compute::{Linear as Op, Norm, Pool, ops};
 use quern_model::architecture::Block as BlockKind;
 
 use crate::Result;
@@ -53,39 +53,38 @@ impl Machine<'_> {
     ) -> Result<()> {
         let model = self.model;
         let (kind, block, pool) = (model.config.block, &model.weights.blocks[layer], &model.pool);
-        let hidden = model.config.hidden_size;
         if kind == BlockKind::PostNorm {
             let mut behind = std::mem::take(&mut tape.narrowed);
             add(pool, &mut behind, &tape.middle);
-            self.norm_backward(block.network_norm(), hidden, &behind, d)?;
+            self.norm_back(block.network_norm(), &behind, d)?;
         }
         let mut by_network = self.network(layer, batch, &mut tape, weights, d, observer)?;
         match kind {
             BlockKind::PostNorm => {
                 add(pool, d, &by_network);
-                self.norm_backward(&block.attention_norm, hidden, &tape.sum, d)?;
+                self.norm_back(block.attention_norm.as_ref(), &tape.sum, d)?;
             }
             BlockKind::Sequential => {
-                self.norm_backward(block.network_norm(), hidden, &tape.sum, &mut by_network)?;
+                self.norm_back(block.network_norm(), &tape.sum, &mut by_network)?;
                 add(pool, d, &by_network);
             }
+            BlockKind::OutputNorm => add(pool, d, &by_network),
             BlockKind::Parallel => {
-                self.norm_backward(block.network_norm(), hidden, &tape.x, &mut by_network)?;
+                self.norm_back(block.network_norm(), &tape.x, &mut by_network)?;
             }
         }
         let mut by_attention = self.attention(layer, batch, &tape, weights, d, observer)?;
-        match kind {
-            BlockKind::PostNorm => {}
-            BlockKind::Sequential | BlockKind::Parallel => {
-                let norm = block.attention_norm_2.as_ref().unwrap_or(&block.attention_norm);
-                self.norm_backward(norm, hidden, &tape.x, &mut by_attention)?;
-            }
-        }
+        self.norm_back(block.norm_of_attention(kind), &tape.x, &mut by_attention)?;
         if kind == BlockKind::Parallel {
             add(pool, d, &by_network);
         }
         add(pool, d, &by_attention);
         Ok(())
+    }
+
+    /// Gradients by the inputs `x` of a norm of the residual stream, if there is one.
+    fn norm_back(&self, norm: Option<&Norm>, x: &[f32], d: &mut [f32]) -> Result<()> {
+        norm.map_or(Ok(()), |norm| self.norm_backward(norm, self.model.config.hidden_size, x, d))
     }
 
     /// From the gradient by what the network adds to that by its inputs.
@@ -169,8 +168,9 @@ impl Machine<'_> {
         self.unrotate(layer, &batch.sequences, config.kv_heads, d_k);
         if let Some(norms) = &block.head_norms {
             let [q, k] = &tape.unnormed;
-            self.norm_backward(&norms.q, config.head_dim, q, d_q)?;
-            self.norm_backward(&norms.k, config.head_dim, k, d_k)?;
+            let width = |norm: &Norm| if norms.whole { norm.weight.len() } else { config.head_dim };
+            self.norm_backward(&norms.q, width(&norms.q), q, d_q)?;
+            self.norm_backward(&norms.k, width(&norms.k), k, d_k)?;
         }
 
         let d_outputs = match &block.qkv {
@@ -188,7 +188,7 @@ impl Machine<'_> {
     /// Gradients by rotated vectors become those by the vectors before: the rotation back, with the same factor.
     fn unrotate(&self, layer: usize, sequences: &[Range<usize>], heads: usize, d: &mut [f32]) {
         let config = &self.model.config;
-        if self.model.rotation.pairs() == 0 {
+        if self.model.rotation.pairs() == 0 || !config.rotates(layer) {
             return;
         }
         let (pool, width) = (&self.model.pool, heads * config.head_dim);

@@ -60,6 +60,11 @@ impl<'m> Machine<'m> {
         Ok(out)
     }
 
+    /// The same, or `x` where there is no norm.
+    pub(super) fn norm_if(&mut self, norm: Option<&Norm>, x: &[f32]) -> Result<Vec<f32>> {
+        norm.map_or_else(|| Ok(x.to_vec()), |norm| self.norm(norm, x))
+    }
+
     /// Gradient by the inputs `x` of a norm, in place of `d`, that by its outputs. `dim` numbers are normalized together:
     /// all, or those of a head.
     pub(super) fn norm_backward(&self, norm: &Norm, dim: usize, x: &[f32], d: &mut [f32]) -> Result<()> {

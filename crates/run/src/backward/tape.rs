@@ -9,7 +9,7 @@ use quern_model::architecture::Block as BlockKind;
 
 use crate::Result;
 use crate::forward::{activation, attention_shape, rope_style};
-use crate::weights::{Ffn, Qkv, Widen};
+use crate::weights::{Ffn, HeadNorms, Qkv, Widen};
 
 use super::products::{Machine, add, angles_of};
 
@@ -48,12 +48,7 @@ impl Machine<'_> {
         let (config, block, pool) = (&model.config, &model.weights.blocks[layer], &model.pool);
         let mut tape = Tape { x: x.to_vec(), ..Tape::default() };
 
-        tape.normed = match config.block {
-            BlockKind::PostNorm => x.to_vec(),
-            BlockKind::Sequential | BlockKind::Parallel => {
-                self.norm(block.attention_norm_2.as_ref().unwrap_or(&block.attention_norm), x)?
-            }
-        };
+        tape.normed = self.norm_if(block.norm_of_attention(config.block), x)?;
         tape.qkv = match &block.qkv {
             Qkv::Separate { q, k, v } => {
                 let normed = &tape.normed;
@@ -63,6 +58,10 @@ impl Machine<'_> {
         };
         if block.head_norms.is_some() {
             tape.unnormed = [tape.qkv[0].clone(), tape.qkv[1].clone()];
+        }
+        if let Some(HeadNorms { q, k, whole: true }) = &block.head_norms {
+            tape.qkv[0] = self.norm(q, &tape.unnormed[0])?;
+            tape.qkv[1] = self.norm(k, &tape.unnormed[1])?;
         }
         tape.attended = vec![0f32; tape.qkv[0].len()];
         self.attend(layer, sequences, &mut tape)?;
@@ -78,11 +77,12 @@ impl Machine<'_> {
         }
         (tape.middle, tape.network) = match config.block {
             BlockKind::PostNorm => {
-                let middle = self.norm(&block.attention_norm, &tape.sum)?;
+                let middle = self.norm_if(block.attention_norm.as_ref(), &tape.sum)?;
                 (middle.clone(), middle)
             }
-            BlockKind::Sequential => (tape.sum.clone(), self.norm(block.network_norm(), &tape.sum)?),
-            BlockKind::Parallel => (tape.sum.clone(), self.norm(block.network_norm(), x)?),
+            BlockKind::Sequential => (tape.sum.clone(), self.norm_if(block.network_norm(), &tape.sum)?),
+            BlockKind::Parallel => (tape.sum.clone(), self.norm_if(block.network_norm(), x)?),
+            BlockKind::OutputNorm => (tape.sum.clone(), tape.sum.clone()),
         };
 
         let Ffn::Dense { widen, down } = &block.ffn else { return Ok(tape) };
@@ -102,7 +102,7 @@ impl Machine<'_> {
         let Self { model, executor, cache, angles } = self;
         let (config, block) = (&model.config, &model.weights.blocks[layer]);
         let shape = attention_shape(config, layer);
-        let norms = block.head_norms.as_ref().map(|norms| (&norms.q, &norms.k));
+        let norms = block.head_norms.as_ref().and_then(HeadNorms::of_heads);
         let (query, key) = (config.heads * config.head_dim, config.kv_heads * config.head_dim);
         for tokens in sequences {
             let [q, k, v] = &mut tape.qkv;
@@ -115,7 +115,7 @@ impl Machine<'_> {
             let (cos, sin) = angles_of(model, angles, layer, tokens.len());
             let (cos, sin) = (Values::Host(cos), Values::Host(sin));
             let (style, pairs) = (rope_style(config), model.rotation.pairs());
-            let rotate = Some(Rotate { style, pairs, cos, sin });
+            let rotate = config.rotates(layer).then_some(Rotate { style, pairs, cos, sin });
             let out = ValuesMut::Host(&mut tape.attended[of(query)]);
             let attend = Attend { shape, slot: 0, first: 0, skip: 0, norms, rotate, heads, out };
             executor.attend(cache, attend)?;

@@ -51,8 +51,9 @@ pub(crate) fn embed_from(
             executor.linear([&projection.op], Input::Values(narrow[..].into()), output)?;
         }
     }
-    if config.architecture.scaled_embeddings {
-        let scale = (config.hidden_size as f32).sqrt();
+    // The residual stream is kept divided by the multiplier of what is added to it (`Lookup::stream_norm`).
+    let scale = config.embedding_scale() / config.residual_multiplier;
+    if scale != 1.0 {
         out.iter_mut().for_each(|x| *x *= scale);
     }
     if let (Some(positions), Position::Learned { offset }) =

@@ -184,9 +184,11 @@ impl Phases<'_, '_> {
             routing: Routing { count: mixture.count, used: mixture.used, normalized: mixture.normalized },
             activation: activation(config),
         };
-        if self.kind() == BlockKind::Sequential && block.ffn_post_norm.is_none() {
+        if let (BlockKind::Sequential, None, Some(norm)) =
+            (self.kind(), &block.ffn_post_norm, block.network_norm())
+        {
             let x = x.front_mut(tail.end).slice(tail);
-            return Ok(self.executor.experts(&mixture, Rows::InPlace { norm: block.network_norm(), x })?);
+            return Ok(self.executor.experts(&mixture, Rows::InPlace { norm, x })?);
         }
         let input = network_input(self.model, block, x.front(tail.end).slice(tail.clone()), normed);
         self.executor.experts(&mixture, Rows::Apart { input, out: out.reborrow() })?;

@@ -285,7 +285,8 @@ fn block(
         }
     };
     let target = KvTarget { cache, slot, layer, first, angles, remote: elsewhere };
-    let (apart, together) = if *joined { (0, n) } else { (n, 0) };
+    let apart = if *joined && !config.qk_norm_whole() { 0 } else { n };
+    let together = if *joined { n } else { 0 };
     let buffers = AttentionBuffers {
         q: q.front_mut(apart * query),
         k: k.front_mut(apart * key),
@@ -334,5 +335,6 @@ pub(crate) fn activation(config: &Config) -> ops::Activation {
         Activation::Gelu => ops::Activation::Gelu,
         Activation::GeluTanh => ops::Activation::GeluTanh,
         Activation::Relu => ops::Activation::Relu,
+        Activation::ReluSquared => ops::Activation::ReluSquared,
     }
 }

@@ -9,7 +9,7 @@ use quern_model::Config;
 use quern_model::architecture::Block as BlockKind;
 
 use crate::observer::observe;
-use crate::weights::{Block, Experts, Ffn, Linear, Qkv, Widen};
+use crate::weights::{Block, Experts, Ffn, HeadNorms, Linear, Qkv, Widen};
 use crate::{Model, Observer, Result};
 
 use super::{activation, experts};
@@ -115,16 +115,28 @@ impl Phases<'_, '_> {
         let width = query + 2 * key;
         let heads = match &block.qkv {
             Qkv::Separate { q: wq, k: wk, v: wv }
-                if self.executor.joins_heads() || target.remote.is_some() =>
+                if target.remote.is_some() || (self.executor.joins_heads() && !config.qk_norm_whole()) =>
             {
                 let mut qkv = qkv.slice(0..n * width);
                 self.linear([wq, wk, wv], input, Output::Join(qkv.reborrow()))?;
+                if let Some(HeadNorms { q, k, whole: true }) = &block.head_norms {
+                    for row in 0..n {
+                        let at = row * width;
+                        let (queries, keys) = (at..at + query, at + query..at + query + key);
+                        self.executor.norm_in_place(q, qkv.reborrow().slice(queries))?;
+                        self.executor.norm_in_place(k, qkv.reborrow().slice(keys))?;
+                    }
+                }
                 Heads::Joined { qkv, by_group: false }
             }
             Qkv::Separate { q: wq, k: wk, v: wv } => {
                 let (mut q, mut k, mut v) = (q.slice(0..n * query), k.slice(0..n * key), v.slice(0..n * key));
                 let outputs = Output::Store([q.reborrow(), k.reborrow(), v.reborrow()]);
                 self.linear([wq, wk, wv], input, outputs)?;
+                if let Some(HeadNorms { q: of_queries, k: of_keys, whole: true }) = &block.head_norms {
+                    self.executor.norm_in_place(of_queries, q.reborrow())?;
+                    self.executor.norm_in_place(of_keys, k.reborrow())?;
+                }
                 Heads::Separate { q, k, v }
             }
             Qkv::Fused { qkv: weights, by_group } => {
@@ -136,9 +148,9 @@ impl Phases<'_, '_> {
         let KvTarget { cache, slot, layer, first, angles: (cos, sin), remote } = target;
         let (shape, style) = (attention_shape(config, layer), rope_style(config));
         let rotate = Rotate { style, pairs: model.rotation.pairs(), cos, sin };
-        let norms = block.head_norms.as_ref().map(|norms| (&norms.q, &norms.k));
-        let attend =
-            |heads, out| Attend { shape, slot, first, skip: keep, norms, rotate: Some(rotate), heads, out };
+        let rotate = config.rotates(layer).then_some(rotate);
+        let norms = block.head_norms.as_ref().and_then(HeadNorms::of_heads);
+        let attend = |heads, out| Attend { shape, slot, first, skip: keep, norms, rotate, heads, out };
         let Some(Remote { executor, mut qkv, attended: mut out }) = remote else {
             return Ok(self.executor.attend(cache, attend(heads, attended))?);
         };
@@ -157,8 +169,8 @@ impl Phases<'_, '_> {
     /// see the same `x`.
     pub(crate) fn before_project(&mut self, x: Values<'_>, normed: ValuesMut<'_>) -> Result<()> {
         match self.kind() {
-            BlockKind::Parallel => Ok(self.executor.norm(self.block.network_norm(), x, normed)?),
-            BlockKind::PostNorm | BlockKind::Sequential => Ok(()),
+            BlockKind::Parallel => self.norm_or_copy(self.block.network_norm(), x, normed),
+            BlockKind::PostNorm | BlockKind::OutputNorm | BlockKind::Sequential => Ok(()),
         }
     }
 
@@ -172,10 +184,10 @@ impl Phases<'_, '_> {
         let block = self.block;
         let post = block.attention_post_norm.as_ref();
         self.add(&block.attention_output, Input::Values(attended), post, projected, x.reborrow())?;
-        if self.kind() == BlockKind::PostNorm {
-            self.executor.norm_in_place(&block.attention_norm, x)?;
+        match (self.kind(), &block.attention_norm) {
+            (BlockKind::PostNorm, Some(norm)) => Ok(self.executor.norm_in_place(norm, x)?),
+            _ => Ok(()),
         }
-        Ok(())
     }
 
     /// `x += linear(input)`, which is first normalized where a norm is given.
@@ -196,8 +208,21 @@ impl Phases<'_, '_> {
     pub(crate) fn normed_input(&mut self, x: Values<'_>, normed: ValuesMut<'_>) -> Result<()> {
         match self.kind() {
             BlockKind::Parallel => Ok(()),
-            BlockKind::PostNorm => Ok(self.executor.copy(x, normed)?),
-            BlockKind::Sequential => Ok(self.executor.norm(self.block.network_norm(), x, normed)?),
+            BlockKind::PostNorm | BlockKind::OutputNorm => Ok(self.executor.copy(x, normed)?),
+            BlockKind::Sequential => self.norm_or_copy(self.block.network_norm(), x, normed),
+        }
+    }
+
+    /// `normed = norm(x)`, or `x` where there is no norm.
+    fn norm_or_copy(
+        &mut self,
+        norm: Option<&quern_compute::Norm>,
+        x: Values<'_>,
+        normed: ValuesMut<'_>,
+    ) -> Result<()> {
+        match norm {
+            Some(norm) => Ok(self.executor.norm(norm, x, normed)?),
+            None => Ok(self.executor.copy(x, normed)?),
         }
     }
 
@@ -259,8 +284,11 @@ impl Phases<'_, '_> {
     /// The norm behind a block whose norms stand behind its parts.
     fn end(&mut self, x: ValuesMut<'_>) -> Result<()> {
         match self.kind() {
-            BlockKind::PostNorm => Ok(self.executor.norm_in_place(self.block.network_norm(), x)?),
-            BlockKind::Parallel | BlockKind::Sequential => Ok(()),
+            BlockKind::PostNorm => match self.block.network_norm() {
+                Some(norm) => Ok(self.executor.norm_in_place(norm, x)?),
+                None => Ok(()),
+            },
+            BlockKind::Parallel | BlockKind::OutputNorm | BlockKind::Sequential => Ok(()),
         }
     }
 }
@@ -285,13 +313,11 @@ pub(crate) fn rope_style(config: &Config) -> RopeStyle {
     }
 }
 
-/// The input of Q, K and V: `norm(x)`, or `x` itself where norms stand behind.
+/// The input of Q, K and V: `norm(x)`, or `x` itself where norms are behind.
 fn attention_input<'a>(model: &Model, block: &'a Block, x: Values<'a>) -> Input<'a> {
-    match model.config.block {
-        BlockKind::PostNorm => Input::Values(x),
-        BlockKind::Sequential | BlockKind::Parallel => {
-            Input::Norm(block.attention_norm_2.as_ref().unwrap_or(&block.attention_norm), x)
-        }
+    match block.norm_of_attention(model.config.block) {
+        Some(norm) => Input::Norm(norm, x),
+        None => Input::Values(x),
     }
 }
 
@@ -304,8 +330,8 @@ pub(super) fn network_input<'a>(
 ) -> Input<'a> {
     match model.config.block {
         BlockKind::Parallel => Input::Values(normed),
-        BlockKind::PostNorm => Input::Values(x),
-        BlockKind::Sequential => Input::Norm(block.network_norm(), x),
+        BlockKind::PostNorm | BlockKind::OutputNorm => Input::Values(x),
+        BlockKind::Sequential => block.network_norm().map_or(Input::Values(x), |norm| Input::Norm(norm, x)),
     }
 }
 

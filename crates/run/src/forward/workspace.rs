@@ -78,9 +78,11 @@ impl Workspace {
         let shape = cache_shape(&model.config, layers, context, kv);
         let buffer = || Buffer::new(device);
         let executor = Executor::new(device)?;
+        // Norms over all queries or all keys are of rows that follow each other.
+        let joins = executor.joins_heads() && !model.config.qk_norm_whole();
         Ok(Self {
             // Layers in RAM whose attention is computed elsewhere send all three there.
-            joined: model.fused_qkv() || executor.joins_heads() || model.placement.has_remote(),
+            joined: model.fused_qkv() || joins || model.placement.has_remote(),
             executor,
             cache: KvCache::new(device, shape)?,
             x: buffer(),
@@ -107,13 +109,13 @@ impl Workspace {
         }
         self.projected.reserve(n * config.hidden_size.max(config.embedding_size))?;
         self.attended.reserve(n * query)?;
-        match self.joined {
-            true => self.qkv.reserve(n * (query + 2 * key))?,
-            false => {
-                self.q.reserve(n * query)?;
-                self.k.reserve(n * key)?;
-                self.v.reserve(n * key)?;
-            }
+        if self.joined {
+            self.qkv.reserve(n * (query + 2 * key))?;
+        }
+        if !self.joined || config.qk_norm_whole() {
+            self.q.reserve(n * query)?;
+            self.k.reserve(n * key)?;
+            self.v.reserve(n * key)?;
         }
         self.wide.reserve(n * wide(config))?;
         for buffer in &mut self.angles.tables {

@@ -39,7 +39,7 @@ impl<'m> Steps<'m> {
             Ok(buffer)
         };
         let mut executor = Executor::new(device)?;
-        let joined = model.fused_qkv() || executor.joins_heads();
+        let joined = model.fused_qkv() || (executor.joins_heads() && !config.qk_norm_whole());
         let (apart, together) = if joined { (0, 1) } else { (1, 0) };
         // A GPU's fast kernels read keys and values in f16: they are as precise as what its products read.
         let kv = if executor.pool().is_some() { KvType::F32 } else { KvType::F16 };

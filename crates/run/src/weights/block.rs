@@ -1,14 +1,25 @@
 //! The tensors of one block, by role.
 
 use quern_compute::{ExpertStacks, Norm};
+use quern_model::architecture::Block as BlockKind;
 
 use super::Linear;
 
-/// Norms of each query and key head: one weight for all heads, or (StableLM 2) one for each.
+/// Norms of queries and keys: of each head with one weight for all heads, or (StableLM 2) one for each; or of all heads
+/// of a token together.
 #[derive(Clone, Debug)]
 pub(crate) struct HeadNorms {
     pub(crate) q: Norm,
     pub(crate) k: Norm,
+    /// All heads of a token are normalized together (OLMo 2).
+    pub(crate) whole: bool,
+}
+
+impl HeadNorms {
+    /// Those that are of each head.
+    pub(crate) fn of_heads(&self) -> Option<(&Norm, &Norm)> {
+        (!self.whole).then_some((&self.q, &self.k))
+    }
 }
 
 /// The projections to queries, keys and values.
@@ -61,7 +72,8 @@ pub(crate) struct Expert {
 /// The tensors of one block.
 #[derive(Clone, Debug)]
 pub(crate) struct Block {
-    pub(crate) attention_norm: Norm,
+    /// None where norms are of what attention and network add alone (OLMo 2).
+    pub(crate) attention_norm: Option<Norm>,
     /// The attention's own, where the block is parallel and the other is the network's.
     pub(crate) attention_norm_2: Option<Norm>,
     pub(crate) qkv: Qkv,
@@ -129,8 +141,18 @@ impl Block {
     }
 
     /// The norm of the feed-forward network.
-    pub(crate) fn network_norm(&self) -> &Norm {
-        self.ffn_norm.as_ref().unwrap_or(&self.attention_norm)
+    pub(crate) fn network_norm(&self) -> Option<&Norm> {
+        self.ffn_norm.as_ref().or(self.attention_norm.as_ref())
+    }
+
+    /// The norm in front of attention, where there is one.
+    pub(crate) fn norm_of_attention(&self, kind: BlockKind) -> Option<&Norm> {
+        match kind {
+            BlockKind::PostNorm | BlockKind::OutputNorm => None,
+            BlockKind::Sequential | BlockKind::Parallel => {
+                self.attention_norm_2.as_ref().or(self.attention_norm.as_ref())
+            }
+        }
     }
 
     /// The linear layers, in the order of the computation; experts without their router, which is never
@@ -153,7 +175,6 @@ impl Block {
     pub(super) fn norms(&self) -> impl Iterator<Item = &Norm> {
         let Self { attention_norm, attention_norm_2, attention_post_norm, ffn_norm, ffn_post_norm, .. } =
             self;
-        let others = [attention_norm_2, attention_post_norm, ffn_norm, ffn_post_norm];
-        std::iter::once(attention_norm).chain(others.into_iter().flatten())
+        [attention_norm, attention_norm_2, attention_post_norm, ffn_norm, ffn_post_norm].into_iter().flatten()
     }
 }

@@ -220,6 +220,33 @@ impl<'v, 'a> Lookup<'v, 'a> {
         }
     }
 
+    /// The same, of the residual stream. The stream is kept divided by what multiplies every addition to it, so that
+    /// nothing has to be multiplied; its norms then differ in their epsilon alone.
+    pub fn stream_norm(
+        &self,
+        there: bool,
+        role: TensorRole,
+        bias: Option<TensorRole>,
+        layer: Option<usize>,
+    ) -> Result<Option<Norm>> {
+        let norm = self.norm_if(there, role, bias, layer)?;
+        let square = self.config.residual_multiplier * self.config.residual_multiplier;
+        Ok(norm.map(|norm| Norm { epsilon: norm.epsilon / square, ..norm }))
+    }
+
+    /// Multiplies what a norm returns: of the norm in front of the head, the logits.
+    pub fn scale(&self, norm: &mut Norm, scale: f32) -> Result<()> {
+        if scale == 1.0 {
+            return Ok(());
+        }
+        let scaled = |vector: &Vector| -> Result<Vector> {
+            Ok(vector.host()?.iter().map(|v| v * scale).collect::<Vec<f32>>().into())
+        };
+        norm.weight = scaled(&norm.weight)?;
+        norm.bias = norm.bias.as_ref().map(scaled).transpose()?;
+        Ok(())
+    }
+
     /// A vector, where the model has it.
     fn optional(&self, role: TensorRole, layer: Option<usize>) -> Result<Option<Vector>> {
         match self.has(role, layer) {

@@ -15,7 +15,7 @@ use quern_compute::{Bytes, Matrix, Norm, Permutation, Vector};
 use quern_model::TensorRole;
 use quern_tensor_io::{Checkpoint, ElementType};
 
-pub(crate) use block::{Block, Experts, Ffn, Qkv, Widen};
+pub(crate) use block::{Block, Experts, Ffn, HeadNorms, Qkv, Widen};
 
 /// A range of bytes of one tensor in the map.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -55,13 +55,18 @@ impl Weights {
             Ok(placed)
         };
         let blocks = (0..config.layers).map(place).collect::<Result<_>>()?;
+        let mut output_norm =
+            lookup.stream_norm(config.final_norm, R::OutputNorm, Some(R::OutputNormBias), None)?;
+        if let Some(norm) = &mut output_norm {
+            lookup.scale(norm, config.logit_multiplier / config.logit_divisor)?;
+        }
         let mut weights = Self {
             embedding,
             positions,
             embedding_in: projection(R::EmbeddingIn)?,
             embedding_out: projection(R::EmbeddingOut)?,
             blocks,
-            output_norm: lookup.norm_if(config.final_norm, R::OutputNorm, Some(R::OutputNormBias), None)?,
+            output_norm,
             output,
             tied,
             bytes_in_file: lookup.bytes(),
@@ -92,6 +97,7 @@ fn block(lookup: &Lookup<'_, '_>, config: &Config, layer: usize) -> Result<Block
         true => Some(HeadNorms {
             q: lookup.norm(R::AttentionQNorm, None, at)?,
             k: lookup.norm(R::AttentionKNorm, None, at)?,
+            whole: config.qk_norm_whole(),
         }),
         false => None,
     };
@@ -115,19 +121,20 @@ fn block(lookup: &Lookup<'_, '_>, config: &Config, layer: usize) -> Result<Block
             Ffn::Dense { widen, down: lookup.linear(R::FfnDown, Some(R::FfnDownBias), at)? }
         }
     };
-    let norm = |role, bias| lookup.norm_if(has(role), role, Some(bias), at);
+    let norm = |role, bias| lookup.stream_norm(has(role), role, Some(bias), at);
     let attention_norm = norm(R::AttentionNorm, R::AttentionNormBias)?;
     let ffn_norm = norm(R::FfnNorm, R::FfnNormBias)?;
+    let in_front = config.block != BlockKind::OutputNorm;
     // Only a parallel block can share the attention's.
     let ffn_norm = match ffn_norm {
-        None if config.block != BlockKind::Parallel => Some(lookup.norm(R::FfnNorm, None, at)?),
+        None if config.block != BlockKind::Parallel && in_front => Some(lookup.norm(R::FfnNorm, None, at)?),
         found => found,
     };
     Ok(Block {
-        // Every architecture has it: the error names it where the file does not.
+        // The error names it where the file does not have it.
         attention_norm: match attention_norm {
-            Some(norm) => norm,
-            None => lookup.norm(R::AttentionNorm, None, at)?,
+            None if in_front => Some(lookup.norm(R::AttentionNorm, None, at)?),
+            found => found,
         },
         attention_norm_2: norm(R::AttentionNorm2, R::AttentionNorm2Bias)?,
         qkv,

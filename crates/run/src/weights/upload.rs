@@ -22,6 +22,10 @@ fn norm(uploader: &mut Uploader, norm: &Option<Norm>) -> Result<Option<Norm>> {
     Ok(norm.as_ref().map(|norm| uploader.norm(norm)).transpose()?)
 }
 
+fn moved(uploader: &mut Uploader, norms: &HeadNorms) -> Result<HeadNorms> {
+    Ok(HeadNorms { q: uploader.norm(&norms.q)?, k: uploader.norm(&norms.k)?, whole: norms.whole })
+}
+
 impl Block {
     /// Bytes that the block takes on a GPU.
     pub(crate) fn gpu_bytes(&self) -> usize {
@@ -37,8 +41,9 @@ impl Block {
 
     /// Moves the norms of heads to the device that computes attention.
     pub(crate) fn upload_head_norms(&mut self, uploader: &mut Uploader) -> Result<()> {
-        if let Some(norms) = &mut self.head_norms {
-            *norms = HeadNorms { q: uploader.norm(&norms.q)?, k: uploader.norm(&norms.k)? };
+        // Those of all heads together are computed where the projections are.
+        if let Some(norms) = self.head_norms.as_mut().filter(|norms| !norms.whole) {
+            *norms = moved(uploader, norms)?;
         }
         Ok(())
     }
@@ -46,7 +51,7 @@ impl Block {
     /// This block on another device.
     pub(crate) fn upload(&self, uploader: &mut Uploader) -> Result<Self> {
         let head_norms = match &self.head_norms {
-            Some(norms) => Some(HeadNorms { q: uploader.norm(&norms.q)?, k: uploader.norm(&norms.k)? }),
+            Some(norms) => Some(moved(uploader, norms)?),
             None => None,
         };
         let qkv = match &self.qkv {
@@ -56,7 +61,7 @@ impl Block {
             Qkv::Fused { qkv, by_group } => Qkv::Fused { qkv: qkv.upload(uploader)?, by_group: *by_group },
         };
         Ok(Self {
-            attention_norm: uploader.norm(&self.attention_norm)?,
+            attention_norm: norm(uploader, &self.attention_norm)?,
             attention_norm_2: norm(uploader, &self.attention_norm_2)?,
             qkv,
             head_norms,

@@ -24,14 +24,34 @@ impl Executor {
         let Attend { shape, slot, first, skip, norms, rotate, heads: given, out } = attend;
         let cache = cache.cuda()?;
         let layout = cache.layout();
-        let Heads::Joined { qkv, by_group } = given else { return Err(Error::Device) };
-        let (qkv, out) = (qkv.cuda()?, out.cuda()?);
+        let out = out.cuda()?;
         let (heads, kv_heads, dim) = (shape.heads, shape.kv_heads, shape.head_dim);
         let (query, key) = (heads * dim, kv_heads * dim);
         let width = query + 2 * key;
-        let n = qkv.len() / width;
         let group = heads / kv_heads;
-        same("attend: whole rows of queries, keys and values", n * width, qkv.len())?;
+        // Where the first queries, keys and values are; floats from one token to the next, and from one group to the next.
+        let (n, q, k, v, tokens, groups) = match given {
+            Heads::Joined { qkv, by_group } => {
+                let qkv = qkv.cuda()?;
+                let n = qkv.len() / width;
+                same("attend: whole rows of queries, keys and values", n * width, qkv.len())?;
+                let at = |offset: usize| qkv.pointer().at(4 * offset);
+                // Keys follow the queries of all heads, or of their group.
+                let (k, v, groups) = match by_group {
+                    false => (query, query + key, (group * dim, dim)),
+                    true => (group * dim, (group + 1) * dim, ((group + 2) * dim, (group + 2) * dim)),
+                };
+                (n, at(0), at(k), at(v), (width, width), groups)
+            }
+            Heads::Separate { q, k, v } => {
+                let (q, k, v) = (q.cuda()?, k.cuda()?, v.cuda()?);
+                let n = q.len() / query;
+                same("attend: whole rows of queries", n * query, q.len())?;
+                same("attend: rows of keys", n * key, k.len())?;
+                same("attend: rows of values", n * key, v.len())?;
+                (n, q.pointer(), k.pointer(), v.pointer(), (query, key), (group * dim, dim))
+            }
+        };
         same("attend: output", (n - skip) * query, out.len())?;
         if first + n > layout.context || (kv_heads, dim) != (layout.kv_heads, layout.head_dim) {
             return Err(Error::Lengths {
@@ -40,20 +60,14 @@ impl Executor {
                 found: layout.context,
             });
         }
-        // In floats: keys follow the queries of all heads, or of their group.
-        let (k, v, q_group, kv_group) = match by_group {
-            false => (query, query + key, group * dim, dim),
-            true => (group * dim, (group + 1) * dim, (group + 2) * dim, (group + 2) * dim),
-        };
-        let at = |offset: usize| qkv.pointer().at(4 * offset).address();
         let rows = QkvRows {
-            q: at(0),
-            k: at(k),
-            v: at(v),
-            q_token: width as i32,
-            q_group: q_group as i32,
-            kv_token: width as i32,
-            kv_group: kv_group as i32,
+            q: q.address(),
+            k: k.address(),
+            v: v.address(),
+            q_token: tokens.0 as i32,
+            q_group: groups.0 as i32,
+            kv_token: tokens.1 as i32,
+            kv_group: groups.1 as i32,
         };
         let rotation = rotation(norms, rotate, n, dim)?;
         let plan = AttentionPlan {
@@ -105,7 +119,7 @@ impl Executor {
         if skip > 0 {
             // The queries left are those of a text that begins later.
             arguments.n = rows as i32;
-            arguments.rows.q = at(skip * width);
+            arguments.rows.q = q.at(4 * skip * tokens.0).address();
             // Where `begin` put the position of the first of them.
             arguments.position = self.position.pointer().at(4).address();
         }

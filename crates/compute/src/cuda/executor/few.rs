@@ -28,7 +28,8 @@ pub(super) fn activation(act: Activation) -> i32 {
         Activation::Silu => MatvecActivation::Silu,
         Activation::Gelu => MatvecActivation::Gelu,
         Activation::GeluTanh => MatvecActivation::GeluTanh,
-        Activation::Relu => MatvecActivation::Relu,
+        // Squared behind the launch.
+        Activation::Relu | Activation::ReluSquared => MatvecActivation::Relu,
     }) as i32
 }
 

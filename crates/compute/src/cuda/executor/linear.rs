@@ -85,7 +85,11 @@ impl Executor {
                 let out = out.cuda()?;
                 same("linear: output", tokens * rows[0], out.len())?;
                 let target = Target { out: out.pointer(), stride: rows[0] };
-                self.joined(&linears[..1], source, target, Then::Activate(act))
+                self.joined(&linears[..1], source, target, Then::Activate(act))?;
+                match act {
+                    Activation::ReluSquared => self.square(tokens, target.stride, target),
+                    Activation::Silu | Activation::Gelu | Activation::GeluTanh | Activation::Relu => Ok(()),
+                }
             }
             Output::Gate(act, out) => {
                 let out = out.cuda()?;
@@ -143,7 +147,8 @@ impl Executor {
             }
             _ => linears[0].permutation.is_none(),
         };
-        if fused {
+        let squared = act == Activation::ReluSquared;
+        if fused && !squared {
             if source.tokens <= FEW && self.most_vectors(linears[0])? > 0 {
                 return self.few_gated(linears, act, source, target);
             }
@@ -155,6 +160,12 @@ impl Executor {
         let total = linears.iter().map(|l| l.weight.rows()).sum::<usize>();
         let both = self.workspace.vectors[0].of(&self.stream, 4 * source.tokens * total)?;
         self.joined(linears, source, Target { out: both, stride: total }, Then::Store)?;
-        self.activate_mul(act, source.tokens, target, Target { out: both, stride: total })
+        let both = Target { out: both, stride: total };
+        if squared {
+            // relu(x)²: relu of what is not negative changes nothing below.
+            self.activate(Activation::Relu, source.tokens, target.stride, both)?;
+            self.square(source.tokens, target.stride, both)?;
+        }
+        self.activate_mul(act, source.tokens, target, both)
     }
 }

@@ -17,6 +17,7 @@ use super::linear::{FEW, Source, Target, Then};
 use crate::Result;
 use crate::error::same;
 use crate::executor::{ExpertStacks, Mixture, Rows, ValuesMut};
+use crate::ops::Activation;
 
 impl Executor {
     /// As [`crate::Executor::experts`].
@@ -58,7 +59,10 @@ impl Executor {
         let source = Source { x: x.pointer(), norm, tokens };
         let target = Target { out: out.pointer(), stride: hidden };
         match stacks {
-            Some(stacks) if tokens <= FEW => self.few_experts(mixture, stacks, source, target, then),
+            // The kernel for few tokens does not have the square.
+            Some(stacks) if tokens <= FEW && mixture.activation != Activation::ReluSquared => {
+                self.few_experts(mixture, stacks, source, target, then)
+            }
             _ => self.many_experts(mixture, source, target, then),
         }
     }

@@ -70,10 +70,11 @@ fn best<'k>(fitting: impl Iterator<Item = &'k Known> + Clone, given: &FileRule) 
         "phi" => "phi-2",
         "stablelm" => "stablelm2",
         "mpt" => "mpt",
-        "dbrx" | "phi3" => "dbrx",
+        "dbrx" | "phi3" | "olmo2" | "olmo3" => "dbrx",
+        "exaone4" => "exaone4",
         "glm4" | "glm4_moe" | "chatglm" => "glm4",
         "llama4" | "llama4_text" => "llama4",
-        "refact" => "refact",
+        "refact" | "granite" | "granitemoe" => "refact",
         "smollm3" => "smollm",
         _ => "",
     };

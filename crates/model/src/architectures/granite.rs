@@ -1,0 +1,68 @@
+//! Granite 3 of IBM, dense: Llama with constants that multiply embeddings, attention scores, what attention and network
+//! add, and divide the logits.
+
+use super::table::*;
+use crate::architecture::{Architecture, Field, GgufKey, HfKey, RopeStyle, Silence, TensorTemplate};
+
+/// With the defaults of transformers' `GraniteConfig`.
+static KEYS: [HfKey; 18] = with_llama_keys([
+    key(Field::QkvBias, &["attention_bias"], Silence::Flag(false)),
+    key(Field::OutputBias, &["attention_bias"], Silence::Flag(false)),
+    key(Field::MlpBias, &["mlp_bias"], Silence::Flag(false)),
+    number(Field::AttentionMultiplier, &["attention_multiplier"], 1.0),
+    number(Field::EmbeddingMultiplier, &["embedding_multiplier"], 1.0),
+    number(Field::ResidualMultiplier, &["residual_multiplier"], 1.0),
+    number(Field::LogitDivisor, &["logits_scaling"], 1.0),
+]);
+
+const GGUF_KEYS: &[GgufKey] = &[
+    GgufKey::BlockCount,
+    GgufKey::ContextLength,
+    GgufKey::EmbeddingLength,
+    GgufKey::FeedForwardLength,
+    GgufKey::HeadCount,
+    GgufKey::HeadCountKv,
+    GgufKey::RopeScaling,
+    GgufKey::RopeFreqBase,
+    GgufKey::RmsEpsilon,
+    GgufKey::KeyValueLengthUnlessUsual,
+    GgufKey::VocabSize,
+    GgufKey::RopeDimensionCount,
+    GgufKey::Multipliers,
+];
+
+/// Granite, dense.
+pub static GRANITE: Architecture = Architecture {
+    name: "granite",
+    hf_architectures: &["GraniteForCausalLM"],
+    hf_model_types: &["granite"],
+    gguf_rope_style: RopeStyle::Interleaved,
+    hf_keys: &KEYS,
+    gguf_keys: GGUF_KEYS,
+    tensors: TENSORS,
+    ..USUAL
+};
+
+#[rustfmt::skip]
+const TENSORS: &[TensorTemplate] = &[
+    tensor(Role::TokenEmbedding, "model.embed_tokens.weight", "token_embd.weight", &[Vocab, Hidden], Always, Same),
+    tensor(Role::OutputNorm, "model.norm.weight", "output_norm.weight", &[Hidden], Always, Same),
+    tensor(Role::Output, "lm_head.weight", "output.weight", &[Vocab, Hidden], UnlessTied, Same),
+    computed(Role::RopeFactors, "rope_freqs.weight", crate::architecture::Presence::RopeFactors),
+    tensor(Role::AttentionNorm, "model.layers.{layer}.input_layernorm.weight", "blk.{layer}.attn_norm.weight", &[Hidden], Always, Same),
+    tensor(Role::AttentionQ, "model.layers.{layer}.self_attn.q_proj.weight", "blk.{layer}.attn_q.weight", &[Query, Hidden], Always, QueryHeads),
+    tensor(Role::AttentionK, "model.layers.{layer}.self_attn.k_proj.weight", "blk.{layer}.attn_k.weight", &[KeyValue, Hidden], Always, KeyHeads),
+    tensor(Role::AttentionV, "model.layers.{layer}.self_attn.v_proj.weight", "blk.{layer}.attn_v.weight", &[KeyValue, Hidden], Always, Same),
+    tensor(Role::AttentionOutput, "model.layers.{layer}.self_attn.o_proj.weight", "blk.{layer}.attn_output.weight", &[Hidden, Query], Always, Same),
+    tensor(Role::AttentionQBias, "model.layers.{layer}.self_attn.q_proj.bias", "blk.{layer}.attn_q.bias", &[Query], QkvBias, QueryHeads),
+    tensor(Role::AttentionKBias, "model.layers.{layer}.self_attn.k_proj.bias", "blk.{layer}.attn_k.bias", &[KeyValue], QkvBias, KeyHeads),
+    tensor(Role::AttentionVBias, "model.layers.{layer}.self_attn.v_proj.bias", "blk.{layer}.attn_v.bias", &[KeyValue], QkvBias, Same),
+    tensor(Role::AttentionOutputBias, "model.layers.{layer}.self_attn.o_proj.bias", "blk.{layer}.attn_output.bias", &[Hidden], OutputBias, Same),
+    tensor(Role::FfnNorm, "model.layers.{layer}.post_attention_layernorm.weight", "blk.{layer}.ffn_norm.weight", &[Hidden], Always, Same),
+    tensor(Role::FfnGate, "model.layers.{layer}.mlp.gate_proj.weight", "blk.{layer}.ffn_gate.weight", &[Ffn, Hidden], Always, Same),
+    tensor(Role::FfnUp, "model.layers.{layer}.mlp.up_proj.weight", "blk.{layer}.ffn_up.weight", &[Ffn, Hidden], Always, Same),
+    tensor(Role::FfnDown, "model.layers.{layer}.mlp.down_proj.weight", "blk.{layer}.ffn_down.weight", &[Hidden, Ffn], Always, Same),
+    tensor(Role::FfnGateBias, "model.layers.{layer}.mlp.gate_proj.bias", "blk.{layer}.ffn_gate.bias", &[Ffn], FfnBias, Same),
+    tensor(Role::FfnUpBias, "model.layers.{layer}.mlp.up_proj.bias", "blk.{layer}.ffn_up.bias", &[Ffn], FfnBias, Same),
+    tensor(Role::FfnDownBias, "model.layers.{layer}.mlp.down_proj.bias", "blk.{layer}.ffn_down.bias", &[Hidden], FfnBias, Same),
+];
