@@ -10,7 +10,7 @@ use crate::architectures;
 use crate::identify::class;
 
 use super::rope::yarn_mscale;
-use super::{Config, Experts, Rope, RopeScaling, limit, quirks};
+use super::{Config, Experts, QueryGrowth, Rope, RopeScaling, limit, quirks};
 
 /// Metadata under one architecture's prefix.
 struct Keys<'a> {
@@ -188,14 +188,19 @@ pub(super) fn read(file: &Path, metadata: &Metadata, checkpoint: &Checkpoint) ->
         attention_softcap: keys.of_gemma2("attn_logit_softcapping", 50.0)?,
         final_softcap: keys.of_gemma2("final_logit_softcapping", 30.0)?,
         query_scalar: keys.f32("attention.scale")?.filter(|&s| s > 0.0).map(query_scalar),
+        query_growth: None,
         scaled_by_layer: false,
         experts,
         // Readers of GGUF take it from the architecture; no key says it.
         activation: architecture.activations[0],
         dtype: None,
+        rope_sections: rope_sections(&keys, architecture)?,
+        deepstack_layers: deepstack_layers(&keys, architecture)?,
+        multimodal: false,
         quantization: None,
     };
     config.sliding_layers = sliding_layers(&keys, &config)?;
+    config.query_growth = query_growth(&keys, &config)?;
     // Hugging Face's config states these; in GGUF the presence of the tensors shows them.
     let has = |role, layer| {
         let name = config.tensor_name(Convention::Gguf, role, layer);
@@ -215,6 +220,57 @@ pub(super) fn read(file: &Path, metadata: &Metadata, checkpoint: &Checkpoint) ->
     long_factors(&mut config, &keys, checkpoint)?;
     attention_factor(&config, &keys)?;
     config.checked(file)
+}
+
+/// How queries grow, of families whose files may say so: from the context that YaRN begins with.
+fn query_growth(keys: &Keys<'_>, config: &Config) -> Result<Option<QueryGrowth>> {
+    const KEY: &str = "attention.temperature_scale";
+    if !config.architecture.gguf_keys.contains(&GgufKey::QueryGrowth) {
+        return Ok(None);
+    }
+    let Some(beta) = keys.positive(KEY)? else { return Ok(None) };
+    let context = match config.rope.scaling {
+        RopeScaling::Yarn { original_context, .. } => original_context,
+        RopeScaling::None
+        | RopeScaling::Linear { .. }
+        | RopeScaling::Dynamic { .. }
+        | RopeScaling::Llama3 { .. }
+        | RopeScaling::Long { .. } => config.context_length,
+    };
+    Ok(Some(QueryGrowth { beta, context }))
+}
+
+/// The sections of M-RoPE, of families that have them.
+fn rope_sections(keys: &Keys<'_>, architecture: &Architecture) -> Result<Option<[u32; 4]>> {
+    const KEY: &str = "rope.dimension_sections";
+    if !architecture.gguf_keys.contains(&GgufKey::RopeSections) {
+        return Ok(None);
+    }
+    let wrong = || keys.error(KEY, "four whole numbers are expected");
+    match keys.metadata.get(&keys.name(KEY)) {
+        None => Ok(None),
+        Some(Value::Array(Array::I32(list))) => {
+            let values: Vec<u32> = list.iter().filter_map(|&v| u32::try_from(v).ok()).collect();
+            values.try_into().map(Some).map_err(|_| wrong())
+        }
+        Some(Value::Array(Array::U32(list))) => list.clone().try_into().map(Some).map_err(|_| wrong()),
+        Some(_) => Err(wrong()),
+    }
+}
+
+/// The layers that a tower adds to, of families that have such.
+fn deepstack_layers(keys: &Keys<'_>, architecture: &Architecture) -> Result<u32> {
+    const KEY: &str = "n_deepstack_layers";
+    if !architecture.gguf_keys.contains(&GgufKey::DeepstackLayers) {
+        return Ok(0);
+    }
+    match keys.metadata.get(&keys.name(KEY)) {
+        None => Ok(0),
+        Some(value) => match value.as_u64().filter(|&n| n <= limit::LAYERS as u64) {
+            Some(n) => Ok(n as u32),
+            None => Err(keys.error(KEY, "a number of layers is expected")),
+        },
+    }
 }
 
 /// The sliding window, of families where llama.cpp's converter writes one.
@@ -329,6 +385,15 @@ fn yarn(keys: &Keys<'_>, factor: f32) -> Result<RopeScaling> {
     let attention_factor = match (part, whole) {
         (Some(part), Some(whole)) if (part - whole).abs() > 1e-5 * whole => Some(part),
         (part, whole) => whole.or(part),
+    };
+    // Mistral 3's files say it in another way; its loader multiplies it with what is written besides.
+    let attention_factor = match keys.positive("rope.scaling.yarn_log_multiplier")? {
+        Some(multiplier) if keys.prefix == "mistral3" => {
+            let own = usual / yarn_mscale(factor.into(), multiplier.into());
+            let more = keys.positive("rope.scaling.attn_factor")?.map_or(1.0, f64::from);
+            Some((own * more) as f32)
+        }
+        _ => attention_factor,
     };
     let original_context = match keys.size("rope.scaling.original_context_length", limit::CONTEXT)? {
         Some(context) => context,
