@@ -7,6 +7,7 @@
 mod expected;
 mod from_gguf;
 mod from_hf;
+mod gguf_keys;
 mod hf_rope;
 mod multimodal;
 mod quirks;
