@@ -37,7 +37,8 @@ FOLDERS = ROOT / "fixtures/architectures"
 F32 = {"llama", "mixtral"}
 
 # What get_vocab_base_pre() finds for a published model of the family. Pythia's is the same as OLMo's and MPT's.
-PRE = {"llama3": "llama-bpe", "qwen2": "qwen2", "qwen3": "qwen2", "qwen3_moe": "qwen2", "phi": "phi-2",
+PRE = {"llama3": "llama-bpe", "qwen2": "qwen2", "qwen3": "qwen2", "qwen3_moe": "qwen2", "qwen2_vl": "qwen2",
+       "qwen2_5_vl": "qwen2", "qwen3_vl": "qwen2", "phi": "phi-2",
        "gpt2": "gpt-2", "gpt_neox": "olmo", "gpt_neox-sequential": "olmo", "starcoder2": "starcoder",
        "stablelm": "stablelm2", "stablelm-parallel": "stablelm2", "falcon": "falcon", "falcon-7b": "falcon",
        # Seed-OSS has the tokenizer of Seed-Coder
@@ -58,7 +59,7 @@ CONFIG = {
 # Faults that lose tensors or bits, and what is done about them here.
 LOST = "StableLMModel.modify_tensors returns the stacked norms where it should yield them: yielded"
 ROUNDED = "one is added to the norms in float16, which cannot hold the sum: added in float32, as for bfloat16 files"
-CODE = {"stablelm-parallel": LOST, "gemma": ROUNDED, "gemma3": ROUNDED}
+CODE = {"stablelm-parallel": LOST, "gemma": ROUNDED, "gemma3": ROUNDED, "gemma3-images": ROUNDED}
 
 # Not in llama.cpp: no converter, no architecture.
 WITHOUT = {"opt", "opt-350m"}

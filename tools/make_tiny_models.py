@@ -77,6 +77,17 @@ OLMO = {"bos_token_id": "<|endoftext|>", "eos_token_id": "<|endoftext|>", "pad_t
 EXAONE = {"bos_token_id": "[BOS]", "eos_token_id": "[|endofturn|]", "pad_token_id": "[PAD]"}
 COHERE = LAYER_NORM | {"bos_token_id": "<BOS_TOKEN>", "eos_token_id": "<|END_OF_TURN_TOKEN|>", "pad_token_id": "<PAD>"}
 SAMPLING = {"do_sample": True, "temperature": 0.6, "top_p": 0.9}
+# The smallest towers that the classes of multimodal releases accept.
+SIGLIP = {"vision_config": {"model_type": "siglip_vision_model", "hidden_size": 8, "intermediate_size": 16,
+                            "num_hidden_layers": 1, "num_attention_heads": 2, "image_size": 28, "patch_size": 14}}
+PIXTRAL = {"vision_config": {"model_type": "pixtral", "hidden_size": 8, "intermediate_size": 16, "num_hidden_layers": 1,
+                             "num_attention_heads": 2, "head_dim": 4, "image_size": 28, "patch_size": 14}}
+QWEN2_VIT = {"vision_config": {"depth": 1, "embed_dim": 8, "hidden_size": 32, "num_heads": 2, "mlp_ratio": 2,
+                               "patch_size": 4}}
+QWEN25_VIT = {"vision_config": {"depth": 1, "hidden_size": 8, "intermediate_size": 16, "num_heads": 2, "patch_size": 4,
+                                "out_hidden_size": 32, "fullatt_block_indexes": [0]}}
+QWEN3_VIT = {"vision_config": {"depth": 2, "hidden_size": 8, "intermediate_size": 16, "num_heads": 2, "patch_size": 4,
+                               "out_hidden_size": 32, "num_position_embeddings": 4, "deepstack_visual_indexes": [0, 1]}}
 
 
 def rope(theta=10000.0, kind="default", **more):
@@ -186,6 +197,30 @@ MODELS = {
     "olmoe": ("Olmoe", "gpt_neox", {"vocab": 2},
               GQA | TEXT_END | {"intermediate_size": 48, "rms_norm_eps": 1e-5, "num_experts": 4, "num_experts_per_tok": 3}
               | rope(30000.0)),
+    # Multimodal releases: "around" is the configuration around the text model's; the logits are those of text alone.
+    "gemma3-images": ("Gemma3", "gemma", {"around": SIGLIP | {"mm_tokens_per_image": 1}},
+                      GQA | {"num_hidden_layers": 6, "intermediate_size": 32, "num_key_value_heads": 1, "head_dim": 16,
+                             "query_pre_attn_scalar": 16, "sliding_window": 12, "rope_parameters": {
+                                 "full_attention": {"rope_theta": 1000000.0, "rope_type": "linear", "factor": 8.0},
+                                 "sliding_attention": {"rope_theta": 10000.0, "rope_type": "default"}}}),
+    "mistral3": ("Mistral3", "mistral", {"around": PIXTRAL | {"tie_word_embeddings": False}},
+                 GQA | {"model_type": "mistral", "head_dim": 16, "sliding_window": None} | rope(1000000.0)),
+    # positions beyond the original context of 16 scale the queries
+    "ministral3": ("Mistral3", "mistral", {"around": PIXTRAL | {"tie_word_embeddings": True}},
+                   GQA | {"model_type": "ministral3", "head_dim": 16, "pad_token_id": None, "sliding_window": None, "tie_word_embeddings": True}
+                   | rope(1000000.0, "yarn", factor=16.0, original_max_position_embeddings=16, beta_fast=24.0,
+                          beta_slow=2.0, mscale=1.0, mscale_all_dim=1.0, llama_4_scaling_beta=0.3)),
+    "ministral3-text": ("Ministral3", "mistral", {},
+                        GQA | {"head_dim": 16, "sliding_window": None, "pad_token_id": None}
+                        | rope(1000000.0, "yarn", factor=4.0, original_max_position_embeddings=16, beta_fast=24.0,
+                               beta_slow=2.0, mscale=1.0, mscale_all_dim=1.0, llama_4_scaling_beta=0.1)),
+    # the published files have the text model's keys beside the tower's
+    "qwen2_vl": ("Qwen2VL", "qwen2", {"old": True, "vocab": 9, "around": QWEN2_VIT}, GQA | QWEN
+                 | rope(1000000.0, mrope_section=[1, 1, 2])),
+    "qwen2_5_vl": ("Qwen2_5_VL", "qwen2", {"around": QWEN25_VIT | {"tie_word_embeddings": True}},
+                   GQA | QWEN | rope(1000000.0, mrope_section=[1, 1, 2])),
+    "qwen3_vl": ("Qwen3VL", "qwen3", {"vocab": 5, "around": QWEN3_VIT | {"tie_word_embeddings": True}},
+                 GQA | QWEN | {"head_dim": 16} | rope(5000000.0, mrope_section=[4, 2, 2], mrope_interleaved=True)),
 }
 
 # The rules for random weights, by the parameter's name; the rest is a matrix with this deviation.
@@ -209,6 +244,12 @@ def fill(name, shape, gemma):
 def old_style(config):
     """config.json as transformers 4 wrote it: the same numbers under the older keys."""
     config = dict(config)
+    if "text_config" in config:
+        # the text model's keys at the root, as before transformers 4.52
+        inner = config.pop("text_config")
+        config = {k: v for k, v in inner.items() if k != "model_type"} | config
+        config["rope_parameters"] = dict(config["rope_parameters"])
+        config["rope_scaling"] = {"type": "mrope", "mrope_section": config["rope_parameters"].pop("mrope_section")}
     parameters = dict(config.pop("rope_parameters", {}))
     theta, kind = parameters.pop("rope_theta", None), parameters.pop("rope_type", "default")
     partial = parameters.pop("partial_rotary_factor", None)
@@ -226,7 +267,7 @@ def old_style(config):
     elif kind != "default":
         key = "type" if kind == "linear" else "rope_type"
         config["rope_scaling"] = {key: kind} | parameters
-    elif theta is not None:
+    elif theta is not None and "rope_scaling" not in config:
         config["rope_scaling"] = None
     config["torch_dtype"] = config.pop("dtype")
     config.pop("layer_types", None)
@@ -313,11 +354,18 @@ def make_with(name, seed):
     settings = {k: raw.token_to_id(v) if isinstance(v, str) and k.endswith("_token_id") else v
                 for k, v in settings.items()}
     prefix = "Gemma3Text" if class_name == "Gemma3" else class_name
-    config = getattr(transformers, prefix + "Config")(
-        vocab_size=tokens + options.get("vocab", 0), attn_implementation="eager", **settings)
+    vocab_size = tokens + options.get("vocab", 0)
+    if "around" in options:
+        ids = {k: settings[k] for k in ("bos_token_id", "eos_token_id", "pad_token_id") if k in settings}
+        config = getattr(transformers, class_name + "Config")(
+            text_config=settings | {"vocab_size": vocab_size}, attn_implementation="eager", **options["around"], **ids)
+    else:
+        config = getattr(transformers, prefix + "Config")(
+            vocab_size=vocab_size, attn_implementation="eager", **settings)
     if "eos_list" in options:
         config.eos_token_id = [raw.token_to_id(t) for t in options["eos_list"]]
-    head = {"GPT2": "GPT2LMHeadModel"}.get(class_name, class_name + "ForCausalLM")
+    ending = "ForConditionalGeneration" if "around" in options else "ForCausalLM"
+    head = {"GPT2": "GPT2LMHeadModel"}.get(class_name, class_name + ending)
     model = getattr(transformers, head)(config).eval()
     with torch.no_grad():
         for parameter, value in model.named_parameters():
@@ -334,7 +382,8 @@ def make_with(name, seed):
     if options.get("old"):
         dump(folder / "config.json", old_style(json.loads((folder / "config.json").read_text())), indent=2)
     # what other programs will load from the folder, not this model
-    loaded = transformers.AutoModelForCausalLM.from_pretrained(
+    auto = transformers.AutoModelForImageTextToText if "around" in options else transformers.AutoModelForCausalLM
+    loaded = auto.from_pretrained(
         folder, dtype=torch.float32, attn_implementation="eager").eval()
     for (parameter, a), (_, b) in zip(model.named_parameters(), loaded.named_parameters(), strict=True):
         assert torch.equal(a.float(), b), parameter

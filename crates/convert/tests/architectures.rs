@@ -6,6 +6,8 @@ use std::fs;
 
 use common::*;
 use quern_convert::Fidelity;
+use quern_model::Contents;
+use quern_model::contents::Place;
 use quern_tensor_io::{Checkpoint, ElementType, Value};
 use serde_json::Value as Json;
 
@@ -28,6 +30,40 @@ fn assert_tensors(written: &Checkpoint, entries: &Json, folder: &str) -> usize {
         assert_eq!(hex(tensor.data), entry[3].as_str().unwrap(), "{folder}: {name}");
     }
     entries.len()
+}
+
+/// `made` holds the text model of a multimodal release and nothing else.
+#[track_caller]
+fn assert_text_model(made: &Checkpoint, release: &Checkpoint) {
+    let contents = Contents::read(release).unwrap();
+    assert_eq!(made.tensors().len(), contents.tensors().len());
+    for held in contents.tensors() {
+        let Place::Plain(span) = held.place else { panic!("{}", held.expected.name) };
+        let tensor = made.tensor(&held.expected.name).unwrap();
+        assert_eq!(tensor.info.element_type, span.info(release).element_type, "{}", held.expected.name);
+        assert!(tensor.data == span.data(release), "{}: the bytes differ", held.expected.name);
+    }
+}
+
+/// The towers of multimodal releases: named in a note where they are left out, carried where the target has a place.
+#[test]
+fn towers_are_carried_between_safetensors_and_noted_otherwise() {
+    let scratch = tempfile::tempdir().unwrap();
+    for (folder, towers) in [
+        ("gemma3-images", "34 tensors of multi_modal_projector, vision_tower are left out"),
+        ("ministral3", "15 tensors of multi_modal_projector, vision_tower are left out"),
+        ("qwen2_vl", "19 tensors of visual are left out"),
+        ("qwen3_vl", "45 tensors of visual are left out"),
+    ] {
+        let source = fixture("architectures").join(folder);
+        planned(&source, to(GGUF), |plan| {
+            assert!(plan.notes().iter().any(|note| note.contains(towers)), "{folder}: {:?}", plan.notes());
+        });
+        let out = scratch.path().join(folder);
+        let written = convert_exactly(&source, &out, to(SAFETENSORS));
+        assert_same_tensors(&written, &Checkpoint::open(&source).unwrap());
+        assert_eq!(json(&out.join("config.json")), json(&source.join("config.json")), "{folder}");
+    }
 }
 
 #[test]
@@ -53,7 +89,11 @@ fn gguf_files_are_those_of_llama_cpps_converter_and_go_back_to_the_same_bytes() 
 
         let back = scratch.path().join(&folder);
         let again = convert_exactly(&file, &back, to(SAFETENSORS));
-        assert_same_tensors(&again, &Checkpoint::open(&source).unwrap());
+        let was = Checkpoint::open(&source).unwrap();
+        match Contents::read(&was).unwrap().config().multimodal {
+            true => assert_text_model(&again, &was),
+            false => assert_same_tensors(&again, &was),
+        }
         // The dtype that weights are loaded in is the one they have.
         let dtype = |json: &Json| json.get("torch_dtype").or(json.get("dtype")).cloned();
         let (was, is) = (json(&source.join("config.json")), json(&back.join("config.json")));

@@ -30,6 +30,9 @@ pub struct Architecture {
     pub hf_architectures: &'static [&'static str],
     /// Values of `model_type` in `config.json` it serves; the first is written.
     pub hf_model_types: &'static [&'static str],
+    /// Multimodal releases with such a text model: the class around it (`architectures` in `config.json`) and the
+    /// text model's own `model_type`.
+    pub hf_multimodal: &'static [(&'static str, &'static str)],
     /// What Hugging Face's tensor names begin with in a model with a head, and lack in one saved without
     /// (`transformer.` of GPT-2).
     pub hf_prefix: &'static str,
@@ -74,7 +77,8 @@ impl Architecture {
     /// The family's name for people: its class in transformers without the head (`Llama`, `GPTNeoX`).
     pub fn family(&self) -> &'static str {
         let class = self.hf_architectures.first().copied().unwrap_or(self.name);
-        class.strip_suffix("ForCausalLM").or_else(|| class.strip_suffix("LMHeadModel")).unwrap_or(class)
+        let endings = ["ForCausalLM", "LMHeadModel", "ForConditionalGeneration"];
+        endings.iter().find_map(|end| class.strip_suffix(end)).unwrap_or(class)
     }
 }
 

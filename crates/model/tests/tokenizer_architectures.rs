@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 use common::fixture;
 use quern_model::gguf::tokenizer_metadata;
 use quern_model::hugging_face::tokenizer_files;
-use quern_model::{EncodeOptions, Tokenizer, architectures};
+use quern_model::{Config, EncodeOptions, Tokenizer};
 use quern_tensor_io::{Array, Metadata, Value};
 use serde_json::Value as Json;
 
@@ -35,12 +35,11 @@ fn json(file: &Path) -> Json {
 
 /// GGUF's name of the architecture: llama.cpp's, or a made-up one where it has none.
 fn architecture(folder: &Path) -> &'static str {
-    let config = json(&folder.join("config.json"));
-    architectures::from_hf_model_type(config["model_type"].as_str().unwrap()).unwrap().name
+    Config::from_config_json(&folder.join("config.json")).unwrap().architecture.name
 }
 
 fn gguf(folder: &Path) -> (Metadata, Vec<String>) {
-    let size = json(&folder.join("config.json"))["vocab_size"].as_u64().unwrap() as usize;
+    let size = Config::from_config_json(&folder.join("config.json")).unwrap().vocab_size;
     tokenizer_metadata(folder, architecture(folder), size).unwrap()
 }
 
@@ -76,7 +75,8 @@ fn gguf_metadata_encodes_as_the_tokenizers_library_does() {
     for folder in folders() {
         let (mut metadata, notes) = gguf(&folder);
         // Only Mistral's prefix is news to other readers.
-        let news = matches!(name_of(&folder), "mistral" | "mixtral");
+        let news =
+            matches!(name_of(&folder), "mistral" | "mixtral" | "mistral3" | "ministral3" | "ministral3-text");
         assert_eq!(notes.len(), usize::from(news), "{}: {notes:?}", name_of(&folder));
         metadata.set("general.name", name_of(&folder));
         let tokenizer = Tokenizer::from_gguf(&folder, &metadata).unwrap();
@@ -113,7 +113,7 @@ fn metadata_is_what_llama_cpp_writes() {
         // Our own keys where GGUF has none: Mistral's prefix, and Llama's class, which does as it likes.
         let own: Vec<&str> = ours.iter().map(|(key, _)| key).filter(|k| k.starts_with("quern.")).collect();
         let expected: &[&str] = match name_of(folder) {
-            "mistral" | "mixtral" => {
+            "mistral" | "mixtral" | "mistral3" | "ministral3" | "ministral3-text" => {
                 &["quern.tokenizer.space_prefix", "quern.tokenizer.class", "quern.tokenizer.legacy"]
             }
             "llama" | "llama-linear" | "llama-yarn" | "phi3" | "phi3-longrope" | "ernie4_5" => {

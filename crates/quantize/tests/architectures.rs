@@ -74,6 +74,12 @@ fn gptq_of_eight_bits_stays_near_the_original() {
         let packing = Packing::read(&made).unwrap().unwrap();
         let linears: usize = (0..model.config().layers).map(|l| model.linears(l).len()).sum();
         assert_eq!((packing.layers().len(), report.modules.len()), (linears, linears), "{name}");
+        // Of a multimodal release the text model by itself, whose class other readers load.
+        let config = std::fs::read_to_string(out.join("config.json")).unwrap();
+        assert!(
+            !config.contains("vision") && !config.contains("ForConditionalGeneration"),
+            "{name}: {config}"
+        );
         let error = error(&logits(&load(Arc::new(made), None)), &logits(&model));
         assert!(error < 0.05, "{name}: {error}");
     }

@@ -101,6 +101,15 @@ pub enum Error {
         /// What is not supported.
         what: &'static str,
     },
+    /// Queries that grow with their position, in layers on a GPU.
+    #[error(
+        "the model's queries grow from position {context} on, which is computed on the CPU only; run it with all layers \
+         on the CPU, or with a text of at most {context} tokens"
+    )]
+    QueryGrowth {
+        /// Positions before they do.
+        context: usize,
+    },
     /// A device was asked for that cannot be used.
     #[error(transparent)]
     Device(#[from] crate::placement::DeviceError),
@@ -148,7 +157,8 @@ impl Error {
             | Self::Compute(_)
             | Self::Token { .. }
             | Self::Option(_)
-            | Self::NoGradients { .. } => None,
+            | Self::NoGradients { .. }
+            | Self::QueryGrowth { .. } => None,
         }
     }
 }

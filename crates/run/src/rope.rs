@@ -89,6 +89,18 @@ impl RotaryAngles {
     }
 }
 
+/// Multiplies the queries of the positions from `first` on (rows of `stride` values, of which the first `width` are
+/// queries) with what they grow to; nothing in models whose queries do not.
+pub(crate) fn grow_queries(config: &Config, first: usize, stride: usize, width: usize, rows: &mut [f32]) {
+    let Some(growth) = config.query_growth else { return };
+    for (at, row) in rows.chunks_exact_mut(stride).enumerate() {
+        let factor = growth.at(first + at);
+        if factor != 1.0 {
+            row[..width].iter_mut().for_each(|value| *value *= factor);
+        }
+    }
+}
+
 /// One set of frequencies.
 #[derive(Clone, Debug)]
 struct Angles {

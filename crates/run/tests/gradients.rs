@@ -175,11 +175,12 @@ fn agree(name: &str, at: &str, gradient: &[f64], scale: f64, loss: impl Fn(&[f64
     }
 }
 
-const MODELS: [&str; 20] = [
+const MODELS: [&str; 21] = [
     "llama",
     "llama3",
     "llama-yarn",
     "mistral",
+    "ministral3-text",
     "qwen2",
     "qwen3",
     "phi",

@@ -192,6 +192,14 @@ pub enum GgufKey {
     RopeScalingNone,
     /// `attention.sliding_window_pattern` as a flag for each layer, where there is a window (OLMo 3).
     SlidingWindowLayers,
+    /// `rope.dimension_sections`: pairs of a head that follow each of the three coordinates of an image.
+    RopeSections,
+    /// `n_deepstack_layers`: layers to whose outputs a tower adds its own.
+    DeepstackLayers,
+    /// `attention.temperature_scale`, only where queries grow with their position.
+    QueryGrowth,
+    /// `rope.scaling.yarn_log_multiplier` in place of the attention factor that other families write.
+    YarnLogMultiplier,
     /// `tensor_data_layout`, the layout of Falcon's queries, keys and values.
     TensorDataLayout,
 }

@@ -149,6 +149,7 @@ pub static GEMMA3: Architecture = Architecture {
     name: "gemma3",
     hf_architectures: &["Gemma3ForCausalLM"],
     hf_model_types: &["gemma3_text"],
+    hf_multimodal: &[("Gemma3ForConditionalGeneration", "gemma3_text")],
     norm_plus_one: true,
     scaled_embeddings: true,
     sliding: Sliding::ButEvery(6),

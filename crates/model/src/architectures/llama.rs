@@ -59,6 +59,35 @@ const GGUF_KEYS: &[GgufKey] = &[
     GgufKey::SlidingWindow,
 ];
 
+static MINISTRAL3_KEYS: [HfKey; 12] = with_llama_keys([
+    number(Field::Vocab, &["vocab_size"], 131_072.0),
+    number(Field::Layers, &["num_hidden_layers"], 34.0),
+    kv_heads(8.0),
+    key(Field::HeadDim, &["head_dim"], Silence::Number(128.0)).null(Silence::Nothing),
+    number(Field::Ffn, &["intermediate_size"], 14336.0),
+    number(Field::Context, &["max_position_embeddings"], 262_144.0),
+    number(Field::NormEpsilon, &["rms_norm_eps"], 1e-5),
+    key(Field::SlidingWindow, &["sliding_window"], Silence::Nothing),
+]);
+
+const MISTRAL3_GGUF_KEYS: &[GgufKey] = &[
+    GgufKey::BlockCount,
+    GgufKey::ContextLength,
+    GgufKey::EmbeddingLength,
+    GgufKey::FeedForwardLength,
+    GgufKey::HeadCount,
+    GgufKey::HeadCountKv,
+    GgufKey::RopeScaling,
+    GgufKey::RopeFreqBase,
+    GgufKey::RmsEpsilon,
+    GgufKey::KeyValueLengthIfGiven,
+    GgufKey::VocabSize,
+    GgufKey::RopeDimensionCount,
+    GgufKey::SlidingWindow,
+    GgufKey::YarnLogMultiplier,
+    GgufKey::QueryGrowth,
+];
+
 /// Llama: RMS norm, rotary positions, grouped-query attention, SwiGLU.
 pub static LLAMA: Architecture = LLAMA_ITSELF;
 
@@ -79,6 +108,30 @@ pub static MISTRAL: Architecture = Architecture {
     hf_model_types: &["mistral"],
     sliding: Sliding::AllUnlessListed,
     hf_keys: &MISTRAL_KEYS,
+    ..LLAMA_ITSELF
+};
+
+/// Ministral 3: Mistral with YaRN and queries that grow with their position; alone, and as the text model of
+/// multimodal releases.
+pub static MINISTRAL3: Architecture = Architecture {
+    name: "mistral3",
+    hf_architectures: &["Ministral3ForCausalLM"],
+    hf_model_types: &["ministral3"],
+    hf_multimodal: &[("Mistral3ForConditionalGeneration", "ministral3")],
+    hf_keys: &MINISTRAL3_KEYS,
+    gguf_keys: MISTRAL3_GGUF_KEYS,
+    ..LLAMA_ITSELF
+};
+
+/// The text model of Mistral 3 (Mistral Small 3.1 and 3.2): Mistral under another name in GGUF.
+pub static MISTRAL3: Architecture = Architecture {
+    name: "mistral3",
+    hf_architectures: &["Mistral3ForConditionalGeneration"],
+    hf_model_types: &["mistral3"],
+    hf_multimodal: &[("Mistral3ForConditionalGeneration", "mistral")],
+    hf_keys: &MISTRAL_KEYS,
+    sliding: Sliding::AllUnlessListed,
+    gguf_keys: MISTRAL3_GGUF_KEYS,
     ..LLAMA_ITSELF
 };
 

@@ -30,12 +30,12 @@ pub use gemma::{GEMMA, GEMMA2, GEMMA3};
 pub use gpt_neox::GPT_NEOX;
 pub use gpt2::GPT2;
 pub use granite::GRANITE;
-pub use llama::{LLAMA, MISTRAL, MIXTRAL};
+pub use llama::{LLAMA, MINISTRAL3, MISTRAL, MISTRAL3, MIXTRAL};
 pub use olmo2::{OLMO2, OLMO3};
 pub use olmoe::OLMOE;
 pub use opt::OPT;
 pub use phi::{PHI2, PHI3};
-pub use qwen::{QWEN2, QWEN3, QWEN3_MOE};
+pub use qwen::{QWEN2, QWEN2_VL, QWEN3, QWEN3_MOE, QWEN3_VL};
 pub use seed_oss::SEED_OSS;
 pub use smollm3::SMOLLM3;
 pub use stablelm::STABLELM;
@@ -48,9 +48,13 @@ pub static ALL: &[&Architecture] = &[
     &LLAMA,
     &MISTRAL,
     &MIXTRAL,
+    &MINISTRAL3,
+    &MISTRAL3,
     &QWEN2,
     &QWEN3,
     &QWEN3_MOE,
+    &QWEN2_VL,
+    &QWEN3_VL,
     &GEMMA,
     &GEMMA2,
     &GEMMA3,

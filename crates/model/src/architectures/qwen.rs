@@ -1,4 +1,4 @@
-//! Qwen 2, 2.5 and 3, and Qwen 3's mixtures of experts.
+//! Qwen 2, 2.5 and 3, Qwen 3's mixtures of experts, and the text models of Qwen 2-VL, 2.5-VL and 3-VL.
 
 use super::table::*;
 use crate::architecture::{Architecture, Field, GgufKey, HfKey, Silence, Sliding, TensorTemplate};
@@ -23,6 +23,35 @@ static QWEN3_KEYS: [HfKey; 16] = with_llama_keys([
     number(Field::Context, &["max_position_embeddings"], 32768.0),
     window(4096.0),
     USE_WINDOW,
+    key(Field::QkvBias, &["attention_bias"], Silence::Flag(false)),
+    key(Field::OutputBias, &["attention_bias"], Silence::Flag(false)),
+    always(Field::QkNorm, true),
+]);
+
+static QWEN2_VL_KEYS: [HfKey; 16] = with_llama_keys([
+    number(Field::Vocab, &["vocab_size"], 152_064.0),
+    number(Field::Hidden, &["hidden_size"], 8192.0),
+    number(Field::Ffn, &["intermediate_size"], 29568.0),
+    number(Field::Layers, &["num_hidden_layers"], 80.0),
+    number(Field::Heads, &["num_attention_heads"], 64.0),
+    kv_heads(8.0),
+    number(Field::Context, &["max_position_embeddings"], 32768.0),
+    number(Field::NormEpsilon, &["rms_norm_eps"], 1e-5),
+    number(Field::RopeTheta, &["rope_theta"], 1e6),
+    window(4096.0),
+    USE_WINDOW,
+    always(Field::QkvBias, true),
+    always(Field::OutputBias, false),
+    always(Field::MlpBias, false),
+]);
+
+static QWEN3_VL_KEYS: [HfKey; 14] = with_llama_keys([
+    number(Field::Vocab, &["vocab_size"], 151_936.0),
+    number(Field::Ffn, &["intermediate_size"], 22016.0),
+    kv_heads(32.0),
+    key(Field::HeadDim, &["head_dim"], Silence::Number(128.0)).null(Silence::Nothing),
+    number(Field::Context, &["max_position_embeddings"], 128_000.0),
+    number(Field::RopeTheta, &["rope_theta"], 500_000.0),
     key(Field::QkvBias, &["attention_bias"], Silence::Flag(false)),
     key(Field::OutputBias, &["attention_bias"], Silence::Flag(false)),
     always(Field::QkNorm, true),
@@ -63,6 +92,35 @@ const DENSE_GGUF_KEYS: &[GgufKey] = &[
     GgufKey::KeyValueLengthIfGiven,
 ];
 
+const QWEN2_VL_GGUF_KEYS: &[GgufKey] = &[
+    GgufKey::BlockCount,
+    GgufKey::ContextLength,
+    GgufKey::EmbeddingLength,
+    GgufKey::FeedForwardLength,
+    GgufKey::HeadCount,
+    GgufKey::HeadCountKv,
+    GgufKey::RopeScaling,
+    GgufKey::RopeSections,
+    GgufKey::RopeFreqBase,
+    GgufKey::RmsEpsilon,
+    GgufKey::KeyValueLengthIfGiven,
+];
+
+const QWEN3_VL_GGUF_KEYS: &[GgufKey] = &[
+    GgufKey::BlockCount,
+    GgufKey::ContextLength,
+    GgufKey::EmbeddingLength,
+    GgufKey::FeedForwardLength,
+    GgufKey::HeadCount,
+    GgufKey::HeadCountKv,
+    GgufKey::RopeScaling,
+    GgufKey::RopeSections,
+    GgufKey::RopeFreqBase,
+    GgufKey::RmsEpsilon,
+    GgufKey::KeyValueLengthIfGiven,
+    GgufKey::DeepstackLayers,
+];
+
 const MOE_GGUF_KEYS: &[GgufKey] = &[
     GgufKey::BlockCount,
     GgufKey::ContextLength,
@@ -100,6 +158,35 @@ pub static QWEN3: Architecture = Architecture {
     sliding: Sliding::FromLayer,
     hf_keys: &QWEN3_KEYS,
     gguf_keys: DENSE_GGUF_KEYS,
+    tensors: QWEN3_TENSORS,
+    ..USUAL
+};
+
+/// The text model of Qwen 2-VL and 2.5-VL: Qwen 2, whose pairs of dimensions are shared out among the coordinates of an
+/// image.
+pub static QWEN2_VL: Architecture = Architecture {
+    name: "qwen2vl",
+    hf_architectures: &["Qwen2VLForConditionalGeneration", "Qwen2_5_VLForConditionalGeneration"],
+    hf_model_types: &["qwen2_vl_text", "qwen2_5_vl_text"],
+    hf_multimodal: &[
+        ("Qwen2VLForConditionalGeneration", "qwen2_vl_text"),
+        ("Qwen2_5_VLForConditionalGeneration", "qwen2_5_vl_text"),
+    ],
+    sliding: Sliding::FromLayer,
+    hf_keys: &QWEN2_VL_KEYS,
+    gguf_keys: QWEN2_VL_GGUF_KEYS,
+    tensors: QWEN2_TENSORS,
+    ..USUAL
+};
+
+/// The text model of Qwen 3-VL: Qwen 3, likewise.
+pub static QWEN3_VL: Architecture = Architecture {
+    name: "qwen3vl",
+    hf_architectures: &["Qwen3VLForConditionalGeneration"],
+    hf_model_types: &["qwen3_vl_text"],
+    hf_multimodal: &[("Qwen3VLForConditionalGeneration", "qwen3_vl_text")],
+    hf_keys: &QWEN3_VL_KEYS,
+    gguf_keys: QWEN3_VL_GGUF_KEYS,
     tensors: QWEN3_TENSORS,
     ..USUAL
 };

@@ -139,6 +139,7 @@ pub(super) const USUAL: Architecture = Architecture {
     no_gguf: None,
     hf_architectures: &[],
     hf_model_types: &[],
+    hf_multimodal: &[],
     hf_prefix: "model.",
     norm: Norm::Rms,
     norm_plus_one: false,

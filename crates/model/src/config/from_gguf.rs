@@ -9,72 +9,9 @@ use crate::architecture::{Architecture, Block, Convention, GgufKey, Norm, Positi
 use crate::architectures;
 use crate::identify::class;
 
+use super::gguf_keys::Keys;
 use super::rope::yarn_mscale;
-use super::{Config, Experts, Rope, RopeScaling, limit, quirks};
-
-/// Metadata under one architecture's prefix.
-struct Keys<'a> {
-    file: &'a Path,
-    prefix: &'static str,
-    metadata: &'a Metadata,
-}
-
-impl Keys<'_> {
-    fn name(&self, key: &str) -> String {
-        format!("{}.{key}", self.prefix)
-    }
-
-    fn error(&self, key: &str, what: impl std::fmt::Display) -> Error {
-        Error::malformed(self.file, format!("{}: {what}", self.name(key)))
-    }
-
-    fn missing(&self, key: &str) -> Error {
-        Error::malformed(self.file, format!("the metadata key {:?} is missing", self.name(key)))
-    }
-
-    fn size(&self, key: &str, max: usize) -> Result<Option<usize>> {
-        let Some(value) = self.metadata.get(&self.name(key)) else { return Ok(None) };
-        match value.as_u64() {
-            Some(v) if v >= 1 && v <= max as u64 => Ok(Some(v as usize)),
-            Some(v) => Err(self.error(key, format!("{v} is not between 1 and {max}"))),
-            None => Err(self.error(key, "a whole number is expected")),
-        }
-    }
-
-    fn need(&self, key: &str, max: usize) -> Result<usize> {
-        self.size(key, max)?.ok_or_else(|| self.missing(key))
-    }
-
-    fn flag(&self, key: &str) -> Result<Option<bool>> {
-        match self.metadata.get(&self.name(key)) {
-            None => Ok(None),
-            Some(Value::Bool(flag)) => Ok(Some(*flag)),
-            Some(_) => Err(self.error(key, "true or false is expected")),
-        }
-    }
-
-    /// A number that is positive where it is given; zero stands for none.
-    fn positive(&self, key: &str) -> Result<Option<f32>> {
-        match self.f32(key)? {
-            Some(v) if v < 0.0 => Err(self.error(key, format!("{v} is negative"))),
-            v => Ok(v.filter(|&v| v != 0.0)),
-        }
-    }
-
-    /// `positive` with what llama.cpp's loader takes where Gemma 2 lacks the key.
-    fn of_gemma2(&self, key: &str, usual: f32) -> Result<Option<f32>> {
-        let missing = self.metadata.get(&self.name(key)).is_none();
-        if missing && self.prefix == "gemma2" { Ok(Some(usual)) } else { self.positive(key) }
-    }
-
-    fn f32(&self, key: &str) -> Result<Option<f32>> {
-        let Some(value) = self.metadata.get(&self.name(key)) else { return Ok(None) };
-        match value.as_f64().filter(|v| v.is_finite()) {
-            Some(v) => Ok(Some(v as f32)),
-            None => Err(self.error(key, "a finite number is expected")),
-        }
-    }
-}
+use super::{Config, Experts, QueryGrowth, Rope, RopeScaling, limit, quirks};
 
 pub(super) fn read(file: &Path, metadata: &Metadata, checkpoint: &Checkpoint) -> Result<Config> {
     let name = metadata
@@ -214,15 +151,20 @@ pub(super) fn read(file: &Path, metadata: &Metadata, checkpoint: &Checkpoint) ->
             false => 1.0,
         },
         unrotated_layers: Vec::new(),
+        query_growth: None,
         scaled_by_layer: false,
         experts,
         // Readers of GGUF take it from the architecture; no key says it.
         activation: architecture.activations[0],
         dtype: None,
+        rope_sections: rope_sections(&keys, architecture)?,
+        deepstack_layers: deepstack_layers(&keys, architecture)?,
+        multimodal: false,
         quantization: None,
     };
     config.sliding_layers = sliding_layers(&keys, &config)?;
     config.unrotated_layers = config.usual_unrotated_layers();
+    config.query_growth = query_growth(&keys, &config)?;
     // Hugging Face's config states these; in GGUF the presence of the tensors shows them.
     let has = |role, layer| {
         let name = config.tensor_name(Convention::Gguf, role, layer);
@@ -242,6 +184,57 @@ pub(super) fn read(file: &Path, metadata: &Metadata, checkpoint: &Checkpoint) ->
     long_factors(&mut config, &keys, checkpoint)?;
     attention_factor(&config, &keys)?;
     config.checked(file)
+}
+
+/// How queries grow, of families whose files may say so: from the context that YaRN begins with.
+fn query_growth(keys: &Keys<'_>, config: &Config) -> Result<Option<QueryGrowth>> {
+    const KEY: &str = "attention.temperature_scale";
+    if !config.architecture.gguf_keys.contains(&GgufKey::QueryGrowth) {
+        return Ok(None);
+    }
+    let Some(beta) = keys.positive(KEY)? else { return Ok(None) };
+    let context = match config.rope.scaling {
+        RopeScaling::Yarn { original_context, .. } => original_context,
+        RopeScaling::None
+        | RopeScaling::Linear { .. }
+        | RopeScaling::Dynamic { .. }
+        | RopeScaling::Llama3 { .. }
+        | RopeScaling::Long { .. } => config.context_length,
+    };
+    Ok(Some(QueryGrowth { beta, context }))
+}
+
+/// The sections of M-RoPE, of families that have them.
+fn rope_sections(keys: &Keys<'_>, architecture: &Architecture) -> Result<Option<[u32; 4]>> {
+    const KEY: &str = "rope.dimension_sections";
+    if !architecture.gguf_keys.contains(&GgufKey::RopeSections) {
+        return Ok(None);
+    }
+    let wrong = || keys.error(KEY, "four whole numbers are expected");
+    match keys.metadata.get(&keys.name(KEY)) {
+        None => Ok(None),
+        Some(Value::Array(Array::I32(list))) => {
+            let values: Vec<u32> = list.iter().filter_map(|&v| u32::try_from(v).ok()).collect();
+            values.try_into().map(Some).map_err(|_| wrong())
+        }
+        Some(Value::Array(Array::U32(list))) => list.clone().try_into().map(Some).map_err(|_| wrong()),
+        Some(_) => Err(wrong()),
+    }
+}
+
+/// The layers that a tower adds to, of families that have such.
+fn deepstack_layers(keys: &Keys<'_>, architecture: &Architecture) -> Result<u32> {
+    const KEY: &str = "n_deepstack_layers";
+    if !architecture.gguf_keys.contains(&GgufKey::DeepstackLayers) {
+        return Ok(0);
+    }
+    match keys.metadata.get(&keys.name(KEY)) {
+        None => Ok(0),
+        Some(value) => match value.as_u64().filter(|&n| n <= limit::LAYERS as u64) {
+            Some(n) => Ok(n as u32),
+            None => Err(keys.error(KEY, "a number of layers is expected")),
+        },
+    }
 }
 
 /// The sliding window, of families where llama.cpp's converter writes one.
@@ -357,6 +350,15 @@ fn yarn(keys: &Keys<'_>, factor: f32) -> Result<RopeScaling> {
     let attention_factor = match (part, whole) {
         (Some(part), Some(whole)) if (part - whole).abs() > 1e-5 * whole => Some(part),
         (part, whole) => whole.or(part),
+    };
+    // Mistral 3's files say it in another way; its loader multiplies it with what is written besides.
+    let attention_factor = match keys.positive("rope.scaling.yarn_log_multiplier")? {
+        Some(multiplier) if keys.prefix == "mistral3" => {
+            let own = usual / yarn_mscale(factor.into(), multiplier.into());
+            let more = keys.positive("rope.scaling.attn_factor")?.map_or(1.0, f64::from);
+            Some((own * more) as f32)
+        }
+        _ => attention_factor,
     };
     let original_context = match keys.size("rope.scaling.original_context_length", limit::CONTEXT)? {
         Some(context) => context,

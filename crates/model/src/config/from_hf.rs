@@ -11,7 +11,7 @@ use crate::architectures;
 use crate::identify::class;
 use crate::json::{Json, Object};
 
-use super::{Config, Experts, hf_rope, limit, quirks};
+use super::{Config, Experts, hf_rope, limit, multimodal, quirks};
 
 /// A `config.json` under the keys of one architecture.
 pub(super) struct Reader<'a> {
@@ -158,8 +158,11 @@ pub(super) fn read(file: &Path) -> Result<Config> {
         return Err(Error::malformed(file, what));
     }
     let json = Json::read(file)?;
-    let root = json.root();
-    let architecture = architecture(&root)?;
+    let whole = json.root();
+    let (architecture, root) = match class::inside(&whole)? {
+        Some(found) => found,
+        None => (architecture(&whole)?, whole.clone()),
+    };
     let reader = Reader { root: &root, architecture };
 
     let hidden_size = reader.need(Field::Hidden, limit::HIDDEN)?;
@@ -217,7 +220,7 @@ pub(super) fn read(file: &Path) -> Result<Config> {
         sliding_window: reader.size(Field::SlidingWindow, limit::CONTEXT)?,
         sliding_layers: Vec::new(),
         block,
-        tied_embeddings: root.bool("tie_word_embeddings")?.unwrap_or(architecture.tied_by_default),
+        tied_embeddings: tied(&whole, &root)?.unwrap_or(architecture.tied_by_default),
         qkv_bias: reader.flag(Field::QkvBias, false)?,
         output_bias: reader.flag(Field::OutputBias, false)?,
         mlp_bias: reader.flag(Field::MlpBias, false)?,
@@ -233,12 +236,17 @@ pub(super) fn read(file: &Path) -> Result<Config> {
         logit_divisor: positive(Field::LogitDivisor)?.unwrap_or(1.0),
         logit_multiplier: positive(Field::LogitMultiplier)?.unwrap_or(1.0),
         unrotated_layers: Vec::new(),
+        query_growth: None,
         scaled_by_layer: reader.flag(Field::ScaledByLayer, false)?,
         experts,
         activation: reader.activation()?,
-        dtype: dtype(&root)?,
-        quantization: quantization(&root)?,
+        dtype: dtype(&whole)?.or(dtype(&root)?),
+        rope_sections: None,
+        deepstack_layers: multimodal::deepstack_layers(&whole, architecture)?,
+        multimodal: class::is_multimodal(&whole),
+        quantization: quantization(&whole)?.or(quantization(&root)?),
     };
+    config.rope_sections = multimodal::rope_sections(&root, architecture, config.rope.dimensions)?;
     quirks::from_hf(&reader, &mut config)?;
     config.checked(file)
 }
@@ -250,14 +258,21 @@ fn architecture(root: &Object<'_>) -> Result<&'static Architecture> {
     // The class decides: a `model_type` of llama also serves classes that are no language models.
     let with_head = names.iter().find_map(|name| architectures::from_hf_architecture(name));
     let found = match names.first() {
-        Some(_) if with_head.is_none() && class::is_multimodal(root) => None,
+        Some(_) if with_head.is_none() && class::has_text_config(root) => None,
         Some(_) => with_head.or_else(|| names.iter().find_map(|name| class::family(name))),
+        None if class::has_text_config(root) => None,
         None => model_type.and_then(architectures::from_hf_model_type),
     };
     found.ok_or_else(|| match names.first().copied().or(model_type) {
         Some(name) => class::refusal(root, name),
         None => root.missing("architectures"),
     })
+}
+
+/// Whether the head is the embedding: as the whole configuration says, or the text model's in it.
+fn tied(whole: &Object<'_>, text: &Object<'_>) -> Result<Option<bool>> {
+    const KEY: &str = "tie_word_embeddings";
+    Ok(whole.bool(KEY)?.or(text.bool(KEY)?))
 }
 
 fn dtype(root: &Object<'_>) -> Result<Option<ElementType>> {

@@ -7,7 +7,7 @@ use std::borrow::Cow;
 use quern_tensor_io::{Error, Result};
 use serde_json::Value;
 
-use crate::architecture::{Field, Position, Presence};
+use crate::architecture::{Field, GgufKey, Position, Presence};
 use crate::json::Object;
 
 use super::from_hf::Reader;
@@ -211,6 +211,10 @@ impl Source<'_, '_> {
         match kind {
             _ if long => self.long(object, dimensions),
             "default" => Ok(RopeScaling::None),
+            // Text has the same position along time, height and width.
+            "mrope" if self.reader.architecture.gguf_keys.contains(&GgufKey::RopeSections) => {
+                Ok(RopeScaling::None)
+            }
             "linear" => Ok(RopeScaling::Linear { factor: need("factor")? }),
             "dynamic" => Ok(RopeScaling::Dynamic { factor: need("factor")? }),
             "llama3" => {

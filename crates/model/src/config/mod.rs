@@ -7,7 +7,9 @@
 mod expected;
 mod from_gguf;
 mod from_hf;
+mod gguf_keys;
 mod hf_rope;
+mod multimodal;
 mod quirks;
 mod rope;
 pub(crate) mod to_hf;
@@ -104,6 +106,8 @@ pub struct Config {
     pub logit_multiplier: f32,
     /// Layers that do not rotate queries and keys, one flag a layer.
     pub unrotated_layers: Vec<bool>,
+    /// Queries are multiplied with a number that grows with their position (Ministral 3).
+    pub query_growth: Option<QueryGrowth>,
     /// Scores of layer `i` are also divided by `i + 1` (GPT-2 with `scale_attn_by_inverse_layer_idx`).
     pub scaled_by_layer: bool,
     /// The mixture of experts in place of the feed-forward network.
@@ -112,8 +116,36 @@ pub struct Config {
     pub activation: Activation,
     /// Element type the weights were published in, where `config.json` says so.
     pub dtype: Option<ElementType>,
+    /// Pairs of a head that follow time, height and width of an image (M-RoPE); text rotates all of them alike.
+    pub rope_sections: Option<[u32; 4]>,
+    /// Layers to whose outputs a vision tower adds its own (Qwen3-VL); text knows none of them.
+    pub deepstack_layers: u32,
+    /// The checkpoint is a multimodal release of which this is the text model: tensors of towers may be beside its
+    /// own.
+    pub multimodal: bool,
     /// `quantization_config.quant_method` of a quantized Hugging Face checkpoint (`gptq`, `bitsandbytes`, `awq`).
     pub quantization: Option<String>,
+}
+
+/// How queries grow with their position `p`: they are multiplied with `1 + beta * ln(1 + floor(p / context))`.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct QueryGrowth {
+    /// How fast.
+    pub beta: f32,
+    /// Positions up to which they do not.
+    pub context: usize,
+}
+
+impl QueryGrowth {
+    /// Whether any of the first `positions` queries grows.
+    pub fn reaches(self, positions: usize) -> bool {
+        self.beta != 0.0 && positions > self.context
+    }
+
+    /// What the query at `position` is multiplied with.
+    pub fn at(self, position: usize) -> f32 {
+        1.0 + self.beta * ((1 + position / self.context.max(1)) as f32).ln()
+    }
 }
 
 /// A mixture of experts.
@@ -246,6 +278,11 @@ impl Config {
             if value.is_some_and(|v| !(v.is_finite() && v > 0.0)) {
                 return bad(format!("{} is not a valid {what}", value.unwrap_or_default()));
             }
+        }
+        if let Some(QueryGrowth { beta, .. }) = self.query_growth
+            && !(beta.is_finite() && (0.0..=100.0).contains(&beta))
+        {
+            return bad(format!("{beta} is not a valid growth of queries with their position"));
         }
         if let Some(Experts { count, used, .. }) = self.experts
             && used > count

@@ -8,7 +8,7 @@ use crate::json::Object;
 
 use super::from_hf::Reader;
 use super::to_hf::shortest;
-use super::{Config, limit};
+use super::{Config, QueryGrowth, limit};
 
 /// Completes a configuration read from `config.json`.
 pub(super) fn from_hf(reader: &Reader<'_>, config: &mut Config) -> Result<()> {
@@ -21,6 +21,7 @@ pub(super) fn from_hf(reader: &Reader<'_>, config: &mut Config) -> Result<()> {
         "qwen3moe" => all_sparse(root)?,
         "smollm3" => all_global(root)?,
         "falcon" => falcon(root, config)?,
+        "mistral3" => config.query_growth = query_growth(reader)?,
         _ => {}
     }
     Ok(())
@@ -101,6 +102,28 @@ pub(super) fn to_hf(config: &Config, metadata: &Metadata, out: &mut Map<String, 
             let rotated = |&unrotated: &bool| u8::from(!unrotated);
             set("no_rope_layers", config.unrotated_layers.iter().map(rotated).collect());
         }
+        // The text model by itself: a release without its towers is no model of the multimodal class.
+        "qwen2vl" => {
+            set("architectures", json!(["Qwen2ForCausalLM"]));
+            set("model_type", json!("qwen2"));
+        }
+        "qwen3vl" => {
+            set("architectures", json!(["Qwen3ForCausalLM"]));
+            set("model_type", json!("qwen3"));
+        }
+        "mistral3" => match config.query_growth {
+            None => {
+                set("architectures", json!(["MistralForCausalLM"]));
+                set("model_type", json!("mistral"));
+                set("sliding_window", json!(config.sliding_window));
+            }
+            Some(QueryGrowth { beta, .. }) => {
+                if let Some(scaling) = out.get_mut("rope_scaling") {
+                    scaling["llama_4_scaling_beta"] =
+                        json!(beta.to_string().parse::<f64>().unwrap_or_default());
+                }
+            }
+        },
         "qwen3moe" => {
             set("decoder_sparse_step", json!(1));
             set("mlp_only_layers", json!([]));
@@ -171,7 +194,8 @@ fn sliding(reader: &Reader<'_>, config: &mut Config) -> Result<()> {
         return Ok(());
     }
     if config.architecture.sliding == Sliding::FromLayer {
-        let from = root.u64("max_window_layers")?.unwrap_or(28);
+        let usual = if config.architecture.name == "qwen2vl" { 80 } else { 28 };
+        let from = root.u64("max_window_layers")?.unwrap_or(usual);
         for (layer, limited) in config.sliding_layers.iter_mut().enumerate() {
             *limited = layer as u64 >= from;
         }
@@ -181,6 +205,24 @@ fn sliding(reader: &Reader<'_>, config: &mut Config) -> Result<()> {
         config.sliding_layers = all_but_every(pattern, config.layers);
     }
     Ok(())
+}
+
+/// `llama_4_scaling_beta`, beside the constants of YaRN: required by Ministral 3, unknown to Mistral.
+fn query_growth(reader: &Reader<'_>) -> Result<Option<QueryGrowth>> {
+    const KEY: &str = "llama_4_scaling_beta";
+    let root = reader.root;
+    if !reader.architecture.hf_model_types.contains(&"ministral3") {
+        return Ok(None);
+    }
+    let object = match root.object("rope_scaling")? {
+        Some(object) => Some(object),
+        None => root.object("rope_parameters")?,
+    };
+    let Some(object) = object else { return Err(root.missing("rope_parameters")) };
+    let Some(beta) = object.f64(KEY)? else { return Err(object.missing(KEY)) };
+    let context = object.size("original_max_position_embeddings", limit::CONTEXT)?;
+    let context = context.ok_or_else(|| object.missing("original_max_position_embeddings"))?;
+    Ok((beta != 0.0).then_some(QueryGrowth { beta: beta as f32, context }))
 }
 
 /// Every layer but each `n`-th is limited.

@@ -29,6 +29,8 @@ pub enum Extra {
     ValueHead,
     /// A layer that predicts further tokens for speculative decoding.
     Speculative,
+    /// A tower for images or sound of a multimodal release, or what joins it to the text model.
+    Tower,
     /// The same tensor with the same values under a second spelling.
     Copy,
 }
@@ -43,6 +45,7 @@ impl Extra {
             Self::CacheScale => "KV-cache scales",
             Self::ValueHead => "tensors of a value head",
             Self::Speculative => "tensors of multi-token prediction layers",
+            Self::Tower => "tensors of parts for images or sound",
             Self::Copy => "copies under a second name",
         }
     }
@@ -58,10 +61,29 @@ pub struct LeftOut {
 }
 
 /// One sentence on all of them.
-pub(super) fn note(left_out: &[LeftOut]) -> Option<String> {
-    if left_out.is_empty() {
-        return None;
+pub(super) fn note(checkpoint: &Checkpoint, left_out: &[LeftOut]) -> Option<String> {
+    let towers: Vec<&LeftOut> = left_out.iter().filter(|one| one.reason == Extra::Tower).collect();
+    let of_towers = (!towers.is_empty()).then(|| {
+        let mut modules: Vec<&str> =
+            towers.iter().filter_map(|one| tower(&checkpoint.tensors().get(one.tensor)?.name)).collect();
+        modules.sort_unstable();
+        modules.dedup();
+        format!(
+            "this is a multimodal model, of which quern reads the text model: {} tensors of {} are left out",
+            towers.len(),
+            modules.join(", ")
+        )
+    });
+    let others = note_of_others(left_out.iter().filter(|one| one.reason != Extra::Tower));
+    match (of_towers, others) {
+        (Some(towers), Some(others)) => Some(format!("{towers}; {others}")),
+        (Some(one), None) | (None, Some(one)) => Some(one),
+        (None, None) => None,
     }
+}
+
+fn note_of_others<'l>(left_out: impl Iterator<Item = &'l LeftOut> + Clone) -> Option<String> {
+    left_out.clone().next()?;
     let mut counts: Vec<(Extra, usize)> = Vec::new();
     for one in left_out {
         match counts.iter_mut().find(|(reason, _)| *reason == one.reason) {
@@ -72,6 +94,38 @@ pub(super) fn note(left_out: &[LeftOut]) -> Option<String> {
     let parts: Vec<String> =
         counts.iter().map(|(reason, count)| format!("{count} {}", reason.called())).collect();
     Some(format!("tensors that change no result are left out: {}", parts.join(", ")))
+}
+
+/// Modules of multimodal models beside the text model: towers, and what joins them to it.
+const TOWERS: [&str; 20] = [
+    "vision_tower",
+    "vision_model",
+    "vision_encoder",
+    "vision_embed_tokens",
+    "visual",
+    "visual_projector",
+    "multi_modal_projector",
+    "mm_projector",
+    "vision_projector",
+    "connector",
+    "mlp1",
+    "image_newline",
+    "audio_tower",
+    "audio_encoder",
+    "audio_projector",
+    "speech_encoder",
+    "speech_projector",
+    "embed_vision",
+    "embed_audio",
+    "sound_encoder",
+];
+
+/// The tower's module that a tensor belongs to: the first part of its name, behind what wraps the whole model.
+pub(super) fn tower(name: &str) -> Option<&str> {
+    let bare = name.strip_prefix("module.").unwrap_or(name);
+    let bare = bare.strip_prefix("model.").unwrap_or(bare);
+    let module = bare.split('.').next()?;
+    TOWERS.contains(&module).then_some(module)
 }
 
 /// Ends of the names of buffers that every reader computes for itself.
@@ -161,6 +215,10 @@ impl<'a, 'c> Extras<'a, 'c> {
                 continue;
             }
             let file = file_of_layer(self.checkpoint, layer);
+            if self.config.convention == Convention::HuggingFace && tower(&layer.name).is_some() {
+                left_out.extend(layer.parts.iter().map(|&tensor| LeftOut { tensor, reason: Extra::Tower }));
+                continue;
+            }
             match self.layer_beyond(&layer.name) {
                 Some(number) => {
                     beyond.push(Beyond { problem: (layer.name.clone(), file.to_path_buf()), layer: number });
@@ -213,6 +271,9 @@ impl<'a, 'c> Extras<'a, 'c> {
         }
         if name.starts_with("mtp.") || name.starts_with("model.mtp") {
             return Some(Extra::Speculative);
+        }
+        if tower(name).is_some() {
+            return Some(Extra::Tower);
         }
         self.zero_bias(info)
     }

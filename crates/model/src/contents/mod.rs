@@ -168,7 +168,7 @@ impl<'a> Contents<'a> {
 
     /// One sentence on what is left out; `None` if nothing is.
     pub fn note(&self) -> Option<String> {
-        extras::note(&self.left_out)
+        extras::note(self.checkpoint, &self.left_out)
     }
 
     /// Refuses a checkpoint with [`Contents::problems`].

@@ -8,7 +8,7 @@
 //! | `module.` in front | data-parallel training |
 //! | `base_model.model.` in front | PEFT, after its adapter was merged |
 //! | `pretrained_model.` in front | TRL's models with a value head |
-//! | `language_model.` or `llm.` in front, or `language_model.` behind `model.` | the text part of a multimodal model |
+//! | `language_model.` or `llm.` in front, or `language_model.` or `text_model.` behind `model.` | the text part of a multimodal model |
 //! | `model.` or `transformer.` once more in front | a training class that holds the model under that name |
 
 use std::borrow::Cow;
@@ -31,7 +31,7 @@ const WRAPPERS: [&str; 7] = [
 /// What `torch.compile` puts in front of a compiled module's names.
 const COMPILED: &str = "_orig_mod.";
 /// Where multimodal classes keep their text model.
-const TEXT_MODEL: &str = "model.language_model.";
+const TEXT_MODELS: [&str; 2] = ["model.language_model.", "model.text_model."];
 
 /// The names an architecture knows.
 pub(super) struct Names {
@@ -101,7 +101,7 @@ impl Names {
         }
         loop {
             self.push(bare, &mut all);
-            if let Some(rest) = bare.strip_prefix(TEXT_MODEL) {
+            if let Some(rest) = TEXT_MODELS.iter().find_map(|prefix| bare.strip_prefix(prefix)) {
                 self.push(rest, &mut all);
             }
             let Some(rest) = WRAPPERS.iter().find_map(|wrapper| bare.strip_prefix(wrapper)) else {

@@ -118,7 +118,27 @@ fn model(config: &Config, out: &mut Metadata) {
                     set("rope.freq_base_swa", Value::F32(theta));
                 }
             }
-            GgufKey::RopeScaling => rope_scaling(&rope.scaling, &mut set),
+            GgufKey::RopeScaling => {
+                let by_multiplier = config.architecture.gguf_keys.contains(&GgufKey::YarnLogMultiplier);
+                rope_scaling(&rope.scaling, by_multiplier, &mut set);
+            }
+            GgufKey::RopeSections => {
+                if let Some(sections) = config.rope_sections {
+                    let sections = sections.iter().map(|&n| n as i32).collect();
+                    set("rope.dimension_sections", Value::Array(Array::I32(sections)));
+                }
+            }
+            GgufKey::DeepstackLayers => set("n_deepstack_layers", Value::U32(config.deepstack_layers)),
+            GgufKey::QueryGrowth => {
+                if let Some(growth) = config.query_growth {
+                    set("attention.temperature_scale", Value::F32(growth.beta));
+                }
+            }
+            GgufKey::YarnLogMultiplier => {
+                if let Some(multiplier) = log_multiplier(&rope.scaling) {
+                    set("rope.scaling.yarn_log_multiplier", Value::F32(multiplier));
+                }
+            }
             GgufKey::RopeDimensionCount => set("rope.dimension_count", size(rope.dimensions)),
             GgufKey::OriginalContextLength => {
                 let original = match rope.scaling {
@@ -223,7 +243,15 @@ fn model(config: &Config, out: &mut Metadata) {
     }
 }
 
-fn rope_scaling(scaling: &RopeScaling, set: &mut impl FnMut(&str, Value)) {
+/// The `m` for which `mscale(1) / mscale(m)` is YaRN's attention factor; `None` where that is the usual one.
+fn log_multiplier(scaling: &RopeScaling) -> Option<f32> {
+    let &RopeScaling::Yarn { factor, attention_factor: Some(own), .. } = scaling else { return None };
+    let growth = yarn_mscale(factor.into(), 1.0) - 1.0;
+    (growth > 0.0).then(|| (((1.0 + growth) / f64::from(own) - 1.0) / growth) as f32)
+}
+
+/// The constants of a scaled rope. With `by_multiplier` the attention factor is written elsewhere.
+fn rope_scaling(scaling: &RopeScaling, by_multiplier: bool, set: &mut impl FnMut(&str, Value)) {
     match *scaling {
         // Llama 3's goes into the tensor rope_freqs.weight, Phi-3's into rope_factors_long and _short; what GGUF
         // cannot say is refused or noted before.
@@ -246,7 +274,7 @@ fn rope_scaling(scaling: &RopeScaling, set: &mut impl FnMut(&str, Value)) {
             set("rope.scaling.type", "yarn".into());
             set("rope.scaling.factor", Value::F32(factor));
             set("rope.scaling.original_context_length", Value::U32(original_context as u32));
-            if let Some(v) = attention_factor {
+            if let Some(v) = attention_factor.filter(|_| !by_multiplier) {
                 // The converter writes the whole of it; the loader reads what it multiplies the usual value with.
                 set("rope.scaling.yarn_attn_factor", Value::F32(v));
                 let part = f64::from(v) / yarn_mscale(factor.into(), 1.0);

@@ -1,6 +1,7 @@
 //! The files around the weights of a Hugging Face checkpoint: configuration, tokenizer, the directory itself.
 
 mod directory;
+mod text_model;
 mod tokenizer;
 
 use std::path::Path;
@@ -12,6 +13,7 @@ use crate::Config;
 use crate::config::to_hf;
 
 pub use directory::{Directory, DirectoryOptions};
+pub use text_model::text_model_config;
 pub use tokenizer::tokenizer_files;
 
 /// The configuration files of a model read from GGUF, whose weights will be stored as `dtype`: name and content

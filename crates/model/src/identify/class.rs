@@ -4,12 +4,13 @@
 //! ```text
 //! LlamaForCausalLM, LlamaModel        the family llama; the second was saved without its head
 //! LlamaForSequenceClassification      another head: refused by name
-//! Gemma3ForConditionalGeneration      a multimodal model: refused, with the language model inside it named
+//! Gemma3ForConditionalGeneration      a multimodal model whose text model quern reads
+//! PaliGemmaForConditionalGeneration   one whose text model it does not: refused, with that model named
 //! ```
 
 use std::path::Path;
 
-use quern_tensor_io::{Error, Remedy};
+use quern_tensor_io::{Error, Remedy, Result};
 use serde_json::Value;
 
 use crate::architecture::Architecture;
@@ -47,6 +48,19 @@ const OTHER_CONFIGS: [(&str, &str); 5] = [
     ("speech_config", "audio"),
 ];
 
+/// Multimodal classes that run whichever text model their configuration names, text alone as that model does.
+const ANY_TEXT_MODEL: [&str; 9] = [
+    "LlavaForConditionalGeneration",
+    "LlavaNextForConditionalGeneration",
+    "LlavaNextVideoForConditionalGeneration",
+    "LlavaOnevisionForConditionalGeneration",
+    "VipLlavaForConditionalGeneration",
+    "InternVLForConditionalGeneration",
+    "InternVLChatModel",
+    "Idefics3ForConditionalGeneration",
+    "SmolVLMForConditionalGeneration",
+];
+
 /// Language models that have names of their own inside multimodal models, and the `model_type` of the same model
 /// alone.
 const INSIDE: [(&str, &str); 7] = [
@@ -70,8 +84,44 @@ pub(crate) fn family(class: &str) -> Option<&'static Architecture> {
     })
 }
 
-/// Whether the configuration is a multimodal model's, with the language model's one level down.
+/// The text model of a multimodal release: its family and its part of the configuration. `None` for language models
+/// alone, and for classes of which it is not known that they compute text alone as the model inside them does.
+pub(crate) fn inside<'a>(root: &Object<'a>) -> Result<Option<(&'static Architecture, Object<'a>)>> {
+    let classes = root.array("architectures")?.unwrap_or(&[]);
+    let Some(class) = classes.first().and_then(Value::as_str) else { return Ok(None) };
+    let all = architectures::ALL.iter().copied();
+    let mut families = all.flat_map(|family| {
+        let own = family.hf_multimodal.iter().filter(|(around, _)| *around == class);
+        own.map(move |(_, model_type)| (family, *model_type))
+    });
+    let any = ANY_TEXT_MODEL.contains(&class);
+    let usual = any.then_some(&architectures::LLAMA);
+    let Some(first) = families.clone().next().map(|(family, _)| family).or(usual) else { return Ok(None) };
+    let text = match TEXT_CONFIGS.iter().find(|key| root.get(key).is_some_and(Value::is_object)) {
+        Some(key) => root.object(key)?,
+        None => None,
+    };
+    // The first files have the text model's keys beside the others.
+    let Some(text) = text else { return Ok((!any).then(|| (first, root.clone()))) };
+    let named = text.array("architectures")?.and_then(|list| list.first()?.as_str()).and_then(family);
+    let family = match text.str("model_type")? {
+        None => named.filter(|_| any).or(Some(first)),
+        Some(name) if any => from_hf_model_type(name),
+        Some(name) => families.find(|(_, own)| *own == name).map(|(family, _)| family),
+    };
+    match family {
+        Some(family) => Ok(Some((family, text))),
+        None => Err(refusal(root, class)),
+    }
+}
+
+/// Whether the configuration is a multimodal model's, with the language model's one level down or beside the others'.
 pub(crate) fn is_multimodal(root: &Object<'_>) -> bool {
+    has_text_config(root) || OTHER_CONFIGS.iter().any(|(key, _)| root.get(key).is_some())
+}
+
+/// Whether the language model's configuration is one level down.
+pub(crate) fn has_text_config(root: &Object<'_>) -> bool {
     TEXT_CONFIGS.iter().any(|key| root.get(key).is_some_and(Value::is_object))
 }
 
@@ -108,7 +158,7 @@ fn multimodal(root: &Object<'_>, class: &str) -> Option<String> {
     let others: Vec<&str> =
         OTHER_CONFIGS.iter().filter(|(key, _)| root.get(key).is_some()).map(|(_, part)| *part).collect();
     // The class alone decides nothing: an encoder and a decoder for text alone (T5) generate conditionally too.
-    if !is_multimodal(root) && others.is_empty() {
+    if !is_multimodal(root) {
         return None;
     }
     let part = others.first().copied().unwrap_or("other");
@@ -205,29 +255,57 @@ mod tests {
         assert!(text.contains("a model with a reward head"), "{text}");
     }
 
+    fn read(config: &Value) -> Result<Option<(&'static str, String)>> {
+        let dir = tempfile::tempdir().unwrap();
+        let file = dir.path().join("config.json");
+        std::fs::write(&file, config.to_string()).unwrap();
+        let json = Json::read(&file)?;
+        Ok(inside(&json.root())?.map(|(family, text)| (family.name, text.name(""))))
+    }
+
+    #[test]
+    fn text_models_are_found_in_the_releases_around_them() {
+        let around = |class: &str, text: Value| json!({ "architectures": [class], "text_config": text, "vision_config": {} });
+        let text = |name: &str| json!({ "model_type": name });
+        for (config, family) in [
+            (around("Gemma3ForConditionalGeneration", text("gemma3_text")), "gemma3"),
+            // Published files leave out what is the default.
+            (around("Gemma3ForConditionalGeneration", json!({})), "gemma3"),
+            (around("Mistral3ForConditionalGeneration", text("mistral")), "mistral3"),
+            (around("Mistral3ForConditionalGeneration", text("ministral3")), "mistral3"),
+            (around("Qwen2_5_VLForConditionalGeneration", text("qwen2_5_vl_text")), "qwen2vl"),
+            (around("Qwen3VLForConditionalGeneration", text("qwen3_vl_text")), "qwen3vl"),
+            (around("LlavaForConditionalGeneration", json!({})), "llama"),
+            (around("LlavaOnevisionForConditionalGeneration", text("qwen2")), "qwen2"),
+            (around("InternVLForConditionalGeneration", text("qwen3")), "qwen3"),
+        ] {
+            let found = read(&config).unwrap();
+            assert_eq!(found, Some((family, "text_config.".to_owned())), "{config}");
+        }
+        let nested =
+            json!({ "architectures": ["InternVLChatModel"], "llm_config": { "model_type": "qwen2" } });
+        assert_eq!(read(&nested).unwrap(), Some(("qwen2", "llm_config.".to_owned())));
+        let flat = json!({ "architectures": ["Qwen2VLForConditionalGeneration"], "vision_config": {} });
+        assert_eq!(read(&flat).unwrap(), Some(("qwen2vl", String::new())));
+        for alone in [json!({ "architectures": ["LlamaForCausalLM"] }), json!({}), text("gemma3_text")] {
+            assert_eq!(read(&alone).unwrap(), None, "{alone}");
+        }
+        // Another text model in a class that is known.
+        let error = read(&around("Gemma3ForConditionalGeneration", text("t5gemma"))).unwrap_err().to_string();
+        assert!(error.contains("knows neither its language model"), "{error}");
+        let error = read(&around("LlavaForConditionalGeneration", text("bert"))).unwrap_err().to_string();
+        assert!(error.contains("knows neither its language model"), "{error}");
+    }
+
     #[test]
     fn multimodal_models_name_the_language_model_inside() {
         let vision = |text: Value| json!({ "text_config": text, "vision_config": {} });
         for (config, class, known) in [
-            (
-                vision(json!({ "model_type": "gemma3_text" })),
-                "Gemma3ForConditionalGeneration",
-                Some("gemma3"),
-            ),
-            (vision(json!({})), "LlavaForConditionalGeneration", Some("llama")),
-            (vision(json!({ "model_type": "mistral" })), "Mistral3ForConditionalGeneration", Some("llama")),
-            (vision(json!({ "architectures": ["Qwen2ForCausalLM"] })), "InternVLChatModel", Some("qwen2")),
+            (vision(json!({ "model_type": "gemma" })), "PaliGemmaForConditionalGeneration", Some("gemma")),
+            (vision(json!({ "architectures": ["Qwen2ForCausalLM"] })), "OtherVLChatModel", Some("qwen2")),
             (json!({ "llm_config": { "model_type": "qwen3" } }), "XForConditionalGeneration", Some("qwen3")),
-            (
-                json!({ "vision_config": {}, "model_type": "qwen2_vl" }),
-                "Qwen2VLForConditionalGeneration",
-                Some("qwen2"),
-            ),
-            (
-                vision(json!({ "model_type": "qwen3_vl_text" })),
-                "Qwen3VLForConditionalGeneration",
-                Some("qwen3"),
-            ),
+            (json!({ "vision_config": {}, "model_type": "qwen2_vl" }), "OtherForRetrieval", Some("qwen2")),
+            (vision(json!({ "model_type": "qwen3_vl_text" })), "OtherForRetrieval", Some("qwen3vl")),
             (json!({ "vision_config": {} }), "FooForConditionalGeneration", None),
             (vision(json!({ "model_type": "mllama_text_model" })), "MllamaForConditionalGeneration", None),
         ] {

@@ -156,7 +156,7 @@ fn pre_tokenizer(metadata: &Metadata, notes: &mut Vec<String>) -> (&'static str,
     let guess = match (metadata.str("general.architecture").unwrap_or_default(), tokens) {
         ("llama", 128_000..=128_300) => "llama-bpe",
         ("llama", 131_072) => "tekken",
-        ("qwen2" | "qwen2moe" | "qwen3" | "qwen3moe", _) => "qwen2",
+        ("qwen2" | "qwen2moe" | "qwen2vl" | "qwen3" | "qwen3moe" | "qwen3vl", _) => "qwen2",
         ("stablelm", 100_289..=100_352) => "stablelm2",
         ("stablelm" | "gptneox" | "mpt", _) => "mpt",
         ("olmo", _) => "olmo",

@@ -5,7 +5,7 @@
 
 use std::path::Path;
 
-use quern_model::hugging_face::{Directory, DirectoryOptions, edited_config};
+use quern_model::hugging_face::{Directory, DirectoryOptions, text_model_config};
 use quern_tensor_io::pipeline::{self, Limits};
 use quern_tensor_io::{Checkpoint, Error, Progress, Result, output};
 
@@ -56,7 +56,7 @@ pub fn quantize(
         source,
         DirectoryOptions {
             tensors: plan.tensors.clone(),
-            config: edited_config(source.directory(), Some(&quantization_config), None)?,
+            config: text_model_config(source.directory(), Some(&quantization_config))?,
             force: options.force,
             inputs,
             shard_bytes: options.shard_bytes,

@@ -9,6 +9,7 @@ use quern_model::architecture::Block as BlockKind;
 
 use crate::Result;
 use crate::forward::{activation, attention_shape, rope_style};
+use crate::rope::grow_queries;
 use crate::weights::{Block, Ffn, Linear, Qkv, Widen};
 
 use super::products::{Machine, add, angles_of, transposed};
@@ -166,6 +167,10 @@ impl Machine<'_> {
         let [d_q, d_k, _] = &mut d_qkv;
         self.unrotate(layer, &batch.sequences, config.heads, d_q);
         self.unrotate(layer, &batch.sequences, config.kv_heads, d_k);
+        let query = config.heads * config.head_dim;
+        for tokens in &batch.sequences {
+            grow_queries(config, 0, query, query, &mut d_q[tokens.start * query..tokens.end * query]);
+        }
         if let Some(norms) = &block.head_norms {
             let [q, k] = &tape.unnormed;
             let width = |norm: &Norm| if norms.whole { norm.weight.len() } else { config.head_dim };

@@ -9,6 +9,7 @@ use quern_model::architecture::Block as BlockKind;
 
 use crate::Result;
 use crate::forward::{activation, attention_shape, rope_style};
+use crate::rope::grow_queries;
 use crate::weights::{Ffn, HeadNorms, Qkv, Widen};
 
 use super::products::{Machine, add, angles_of};
@@ -107,6 +108,7 @@ impl Machine<'_> {
         for tokens in sequences {
             let [q, k, v] = &mut tape.qkv;
             let of = |width: usize| tokens.start * width..tokens.end * width;
+            grow_queries(config, 0, query, query, &mut q[of(query)]);
             let heads = Heads::Separate {
                 q: ValuesMut::Host(&mut q[of(query)]),
                 k: ValuesMut::Host(&mut k[of(key)]),

@@ -37,7 +37,7 @@ use quern_model::architecture::Activation;
 use crate::placement::Segment;
 use crate::rope::RotaryAngles;
 use crate::weights::{Block, Ffn};
-use crate::{Model, Observer, Result};
+use crate::{Error, Model, Observer, Result};
 
 use stream::{STREAMED_FROM, Streamer};
 
@@ -91,6 +91,12 @@ impl Pass<'_> {
         let model = self.model;
         let batch = Batch { n: tokens.len(), first, keep };
         let values = batch.n * model.config.hidden_size;
+        let on_gpu = || self.workspaces.iter().any(|work| work.executor.pool().is_none());
+        if let Some(growth) = model.config.query_growth.filter(|g| g.reaches(first + batch.n))
+            && on_gpu()
+        {
+            return Err(Error::QueryGrowth { context: growth.context });
+        }
         model.rotation.fill(&model.pool, first, batch.n, &mut self.staging.angles);
         let segments = model.placement.segments();
         for (index, segment) in segments.iter().enumerate() {

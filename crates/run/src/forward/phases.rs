@@ -9,8 +9,9 @@ use quern_model::Config;
 use quern_model::architecture::Block as BlockKind;
 
 use crate::observer::observe;
+use crate::rope::grow_queries;
 use crate::weights::{Block, Experts, Ffn, HeadNorms, Linear, Qkv, Widen};
-use crate::{Model, Observer, Result};
+use crate::{Error, Model, Observer, Result};
 
 use super::{activation, experts};
 
@@ -113,7 +114,7 @@ impl Phases<'_, '_> {
         let AttentionBuffers { q, k, v, qkv } = buffers;
         let input = attention_input(model, block, x);
         let width = query + 2 * key;
-        let heads = match &block.qkv {
+        let mut heads = match &block.qkv {
             Qkv::Separate { q: wq, k: wk, v: wv }
                 if target.remote.is_some() || (self.executor.joins_heads() && !config.qk_norm_whole()) =>
             {
@@ -146,6 +147,7 @@ impl Phases<'_, '_> {
             }
         };
         let KvTarget { cache, slot, layer, first, angles: (cos, sin), remote } = target;
+        grow(config, first, n, &mut heads)?;
         let (shape, style) = (attention_shape(config, layer), rope_style(config));
         let rotate = Rotate { style, pairs: model.rotation.pairs(), cos, sin };
         let rotate = config.rotates(layer).then_some(rotate);
@@ -355,4 +357,24 @@ pub(super) fn linear<const N: usize>(
     };
     observe(*observer, executor, &linears, values)?;
     Ok(executor.linear(ops, Input::Values(values), output)?)
+}
+
+/// Multiplies the queries of `n` positions from `first` on with what they grow to, where they do. It commutes with the
+/// rotation, so it comes before: only processors have these rows at hand.
+fn grow(config: &Config, first: usize, n: usize, heads: &mut Heads<'_>) -> Result<()> {
+    let Some(growth) = config.query_growth.filter(|growth| growth.reaches(first + n)) else {
+        return Ok(());
+    };
+    let (query, key) = (config.heads * config.head_dim, config.kv_heads * config.head_dim);
+    let (rows, stride) = match heads {
+        Heads::Separate { q, .. } => (q.reborrow(), query),
+        Heads::Joined { qkv, .. } => (qkv.reborrow(), query + 2 * key),
+    };
+    match rows.host() {
+        Ok(rows) => {
+            grow_queries(config, first, stride, query, rows);
+            Ok(())
+        }
+        Err(_) => Err(Error::QueryGrowth { context: growth.context }),
+    }
 }

@@ -61,14 +61,21 @@ pub(super) fn find(places: &Places<'_>) -> Result<Special> {
         }
     }
     if let Some(json) = Json::read_optional(&places.directory.join("config.json"))? {
+        let whole = json.root();
+        // Multimodal releases have some of them in the text model's part.
+        let text = whole.get("text_config").filter(|text| text.is_object());
+        let text = text.map(|text| whole.with("text_config", text));
         for kind in TYPES {
             // A list (Llama 3's eos) names ends of generation, not the token itself.
             let before = found.notes.len();
             let key = format!("{kind}_token_id");
-            let value = json.root().get(&key).filter(|value| !value.is_array());
-            let id = value.and_then(|value| {
-                token_id(&json.root(), &key, value, places.list.tokens.len(), &mut found.notes)
-            });
+            let place = match &text {
+                Some(text) if whole.get(&key).is_none() => text,
+                _ => &whole,
+            };
+            let value = place.get(&key).filter(|value| !value.is_array());
+            let id = value
+                .and_then(|value| token_id(place, &key, value, places.list.tokens.len(), &mut found.notes));
             found.lost_end |= kind == "eos" && found.notes.len() > before;
             found.set(places, kind, id.map(u64::from));
         }

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use std::path::Path;
 
 use quern_model::View;
-use quern_model::hugging_face::{Directory, DirectoryOptions, edited_config};
+use quern_model::hugging_face::{Directory, DirectoryOptions, text_model_config};
 use quern_tensor_io::{Checkpoint, TensorPlan};
 use serde_json::Value;
 
@@ -45,7 +45,7 @@ impl Assembly<'_> {
         let modules: Vec<_> = records.iter().flat_map(|r| r.modules.iter().cloned()).collect();
         let directory_options = DirectoryOptions {
             tensors: tensors.iter().map(|tensor| tensor.plan(&view)).collect(),
-            config: edited_config(checkpoint.directory(), Some(config), None)?,
+            config: text_model_config(checkpoint.directory(), Some(config))?,
             extra_files: vec![
                 ("quantize_config.json".to_owned(), config::to_bytes(config)),
                 ("quant_log.csv".to_owned(), csv(&modules).into_bytes()),

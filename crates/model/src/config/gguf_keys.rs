@@ -1,0 +1,69 @@
+//! GGUF metadata under one architecture's prefix, each value checked.
+
+use std::path::Path;
+
+use quern_tensor_io::{Error, Metadata, Result, Value};
+
+/// Metadata under one architecture's prefix.
+pub(super) struct Keys<'a> {
+    pub file: &'a Path,
+    pub prefix: &'static str,
+    pub metadata: &'a Metadata,
+}
+
+impl Keys<'_> {
+    pub fn name(&self, key: &str) -> String {
+        format!("{}.{key}", self.prefix)
+    }
+
+    pub fn error(&self, key: &str, what: impl std::fmt::Display) -> Error {
+        Error::malformed(self.file, format!("{}: {what}", self.name(key)))
+    }
+
+    pub fn missing(&self, key: &str) -> Error {
+        Error::malformed(self.file, format!("the metadata key {:?} is missing", self.name(key)))
+    }
+
+    pub fn size(&self, key: &str, max: usize) -> Result<Option<usize>> {
+        let Some(value) = self.metadata.get(&self.name(key)) else { return Ok(None) };
+        match value.as_u64() {
+            Some(v) if v >= 1 && v <= max as u64 => Ok(Some(v as usize)),
+            Some(v) => Err(self.error(key, format!("{v} is not between 1 and {max}"))),
+            None => Err(self.error(key, "a whole number is expected")),
+        }
+    }
+
+    pub fn need(&self, key: &str, max: usize) -> Result<usize> {
+        self.size(key, max)?.ok_or_else(|| self.missing(key))
+    }
+
+    pub fn flag(&self, key: &str) -> Result<Option<bool>> {
+        match self.metadata.get(&self.name(key)) {
+            None => Ok(None),
+            Some(Value::Bool(flag)) => Ok(Some(*flag)),
+            Some(_) => Err(self.error(key, "true or false is expected")),
+        }
+    }
+
+    /// A number that is positive where it is given; zero stands for none.
+    pub fn positive(&self, key: &str) -> Result<Option<f32>> {
+        match self.f32(key)? {
+            Some(v) if v < 0.0 => Err(self.error(key, format!("{v} is negative"))),
+            v => Ok(v.filter(|&v| v != 0.0)),
+        }
+    }
+
+    /// `positive` with what llama.cpp's loader takes where Gemma 2 lacks the key.
+    pub fn of_gemma2(&self, key: &str, usual: f32) -> Result<Option<f32>> {
+        let missing = self.metadata.get(&self.name(key)).is_none();
+        if missing && self.prefix == "gemma2" { Ok(Some(usual)) } else { self.positive(key) }
+    }
+
+    pub fn f32(&self, key: &str) -> Result<Option<f32>> {
+        let Some(value) = self.metadata.get(&self.name(key)) else { return Ok(None) };
+        match value.as_f64().filter(|v| v.is_finite()) {
+            Some(v) => Ok(Some(v as f32)),
+            None => Err(self.error(key, "a finite number is expected")),
+        }
+    }
+}
