@@ -84,7 +84,7 @@ impl Tensors {
             let list =
                 |key: &str| entry[key].as_array().expect("a list").iter().map(number).collect::<Vec<_>>();
             let (shape, at) = (list("shape"), list("data_offsets"));
-            let types = ["F16", "F32", "BF16", "I32", "U8", "I8", "I64", "BOOL"];
+            let types = ["F16", "F32", "BF16", "F8_E4M3", "I32", "U8", "I8", "I64", "BOOL"];
             let kind = types.into_iter().find(|&t| entry["dtype"] == t).expect("a known type");
             (name.clone(), kind, shape, bytes[header + at[0]..header + at[1]].to_vec())
         };

@@ -175,15 +175,15 @@ fn quantizations_that_are_not_read_are_named() {
             "quantized with MLX (4 bits, groups of 64), which quern does not read",
         ),
         (
-            "\"quantization_config\": {\"quant_method\": \"fp8\"},",
-            "quantized with fp8, which quern does not read",
+            "\"quantization_config\": {\"quant_method\": \"quanto\"},",
+            "quantized with quanto, which quern does not read",
         ),
     ] {
         let dir = model_copy();
         edit(dir.path(), "config.json", &[("{", &format!("{{{keys}"))]);
         fs::remove_file(dir.path().join("model.safetensors")).unwrap();
         let [weight, scales] = [module("weight"), module("scales")];
-        let kind = if keys.contains("fp8") { ElementType::F32 } else { ElementType::U32 };
+        let kind = if keys.contains("quanto") { ElementType::F32 } else { ElementType::U32 };
         weights(
             &dir.path().join("model.safetensors"),
             &[(&weight, kind, vec![8, 8]), (&scales, ElementType::F32, vec![8, 1])],

@@ -1,10 +1,11 @@
-//! GPTQ, bitsandbytes and quantizing while loading, from the command line.
+//! GPTQ, bitsandbytes, FP8 and quantizing while loading, from the command line.
 
 use std::path::Path;
 
+use quern_tensor_io::{ElementType, decode};
 use serde_json::Value;
 
-use crate::common::{failure, fixture, listing, quern, stderr, stdout};
+use crate::common::{Tensors, edit, failure, fixture, listing, model_copy, quern, stderr, stdout};
 
 fn json(args: &[&str]) -> Value {
     serde_json::from_str(&stdout(&quern(args))).expect("JSON")
@@ -115,4 +116,97 @@ fn options_of_another_scheme_are_wrong_usage() {
         let output = quern([&["quantize", model, "--dry-run"], &args[..]].concat());
         assert_eq!(output.status.code(), Some(2), "{args:?}: {}", stderr(&output));
     }
+}
+
+/// The demo model as FP8 releases are: matrices of the blocks in e4m3, a scale for each 128 x 128. `power`: scales are
+/// powers of two.
+fn fp8_release(power: bool) -> tempfile::TempDir {
+    let dir = model_copy();
+    let mut values = [0.0; 128];
+    assert!(decode::to_f32(ElementType::F8E4M3, &(0..128).collect::<Vec<u8>>(), &mut values));
+    // NaN is the last.
+    let nearest = |v: f32| {
+        let above = values[..127].partition_point(|&code| code < v.abs());
+        let code = match above {
+            0 => 0,
+            127 => 126,
+            i if v.abs() - values[i - 1] < values[i] - v.abs() => i - 1,
+            i => i,
+        };
+        code as u8 | if v < 0.0 { 0x80 } else { 0 }
+    };
+    let mut all = Vec::new();
+    for (name, kind, shape, data) in Tensors::read(dir.path()).0 {
+        let &[rows, columns] = &shape[..] else {
+            all.push((name, kind, shape, data));
+            continue;
+        };
+        if !name.contains("layers") {
+            all.push((name, kind, shape, data));
+            continue;
+        }
+        let mut weights = vec![0.0f32; rows * columns];
+        assert!(decode::to_f32(ElementType::F16, &data, &mut weights));
+        let grid = [rows.div_ceil(128), columns.div_ceil(128)];
+        let mut largest = vec![0f32; grid[0] * grid[1]];
+        let at = |i: usize| i / columns / 128 * grid[1] + i % columns / 128;
+        weights.iter().enumerate().for_each(|(i, w)| largest[at(i)] = largest[at(i)].max(w.abs()));
+        let scale = |m: &f32| if power { (m / 448.0).log2().ceil().exp2() } else { m / 448.0 };
+        let scales: Vec<f32> = largest.iter().map(scale).collect();
+        let codes = weights.iter().enumerate().map(|(i, w)| nearest(w / scales[at(i)])).collect();
+        let scales = scales.iter().flat_map(|s| s.to_le_bytes()).collect();
+        all.push((format!("{name}_scale_inv"), "F32", grid.to_vec(), scales));
+        all.push((name, "F8_E4M3", shape, codes));
+    }
+    Tensors(all).write(dir.path());
+    let label = "{\"quantization_config\": {\"activation_scheme\": \"dynamic\", \"fmt\": \"e4m3\", \"quant_method\": \"fp8\", \
+                 \"weight_block_size\": [128, 128]},";
+    edit(dir.path(), "config.json", &[("{", label)]);
+    dir
+}
+
+#[test]
+fn an_fp8_release_is_read_run_converted_and_quantized() {
+    let (model, power) = (fp8_release(false), fp8_release(true));
+    check(model.path(), "fp8", 1.02);
+    let path = model.path().to_str().unwrap();
+    let report = json(&["inspect", path, "--json"]);
+    assert_eq!(report["quantization"]["description"], "fp8, a scale for each 128x128");
+    assert_eq!(
+        (&report["quantization"]["method"], &report["quantization"]["layers"]),
+        (&"fp8".into(), &28.into())
+    );
+    let dir = tempfile::tempdir().unwrap();
+    let out = |name: &str| dir.path().join(name).to_str().unwrap().to_owned();
+
+    // Scales of any value give products that no GGUF type holds; powers of two give bf16 numbers.
+    let refused = failure(&quern(["convert", path, "--to", "gguf", "-o", &out("no.gguf")]));
+    assert!(refused.contains("q_proj.weight") && refused.contains("--dtype"), "{refused}");
+    let args = ["convert", power.path().to_str().unwrap(), "--to", "gguf", "-o", &out("exact.gguf")];
+    let plan = stdout(&quern([&args[..], &["--dry-run"]].concat()));
+    assert!(plan.contains("fp8") && plan.contains("bf16") && !plan.contains("rounded"), "{plan}");
+    let printed = stdout(&quern(args));
+    assert!(printed.contains("verified: all 38 tensors have the source's values exactly"), "{printed}");
+    let plan =
+        stdout(&quern(["convert", path, "--to", "gguf", "--dtype", "f16", "-o", "x.gguf", "--dry-run"]));
+    assert!(plan.contains("fp8") && plan.contains("f16"), "{plan}");
+    // As plain numbers, without a trace of the quantization.
+    stdout(&quern(["convert", path, "--to", "safetensors", "--dtype", "bf16", "-o", &out("plain")]));
+    let config = std::fs::read_to_string(dir.path().join("plain/config.json")).unwrap();
+    assert!(!config.contains("quantization_config") && config.contains("bfloat16"), "{config}");
+
+    // What a model is released in is no quantization that a second one would be a loss to.
+    let decoded = perplexity(model.path(), &["--load-in", "f32"]);
+    for scheme in ["q4_k_m", "q8_0", "nf4"] {
+        let made = out(scheme) + if scheme == "nf4" { "" } else { ".gguf" };
+        stdout(&quern(["quantize", path, "--to", scheme, "-o", &made]));
+        let quantized = perplexity(Path::new(&made), &[]);
+        assert!(
+            quantized < 1.1 * decoded && quantized > 0.97 * decoded,
+            "{scheme}: {quantized} of {decoded}"
+        );
+    }
+    let loaded = perplexity(model.path(), &["--load-in", "q8_0"]);
+    let written = perplexity(Path::new(&out("q8_0.gguf")), &[]);
+    assert!((loaded / written - 1.0).abs() < 0.002, "{loaded} and {written}");
 }

@@ -45,19 +45,29 @@ const LABEL: &str = ".made-of.json";
 /// The weights are quantized, and that is not allowed; packed layers that cannot be read.
 pub fn needs_plain_source(checkpoint: &Checkpoint, allow_requantize: bool) -> Result<bool> {
     match quantized_with(checkpoint)? {
-        Some(method) if !allow_requantize => Err(already_quantized(checkpoint.path(), &method)),
+        Some(stored) if !allow_requantize && !stored.as_released => {
+            Err(already_quantized(checkpoint.path(), &stored.method))
+        }
         Some(_) => Ok(true),
         None => Ok(checkpoint.container() == Container::Gguf),
     }
 }
 
-/// How the numbers are stored, where they are no longer those that were published.
-fn quantized_with(checkpoint: &Checkpoint) -> Result<Option<String>> {
+/// How weights are stored that are not plain numbers.
+struct Stored {
+    method: String,
+    /// Models are released so: it is no loss of quality to quantize them.
+    as_released: bool,
+}
+
+/// How the weights are stored, where they are not plain numbers.
+fn quantized_with(checkpoint: &Checkpoint) -> Result<Option<Stored>> {
     if let Some(packing) = Packing::read(checkpoint)? {
-        return Ok(Some(packing.scheme().name().to_owned()));
+        let scheme = packing.scheme();
+        return Ok(Some(Stored { method: scheme.name().to_owned(), as_released: scheme.is_as_released() }));
     }
     let block = checkpoint.tensors().iter().map(|t| t.element_type).find(|t| t.is_block());
-    Ok(block.map(|t| t.name().to_owned()))
+    Ok(block.map(|t| Stored { method: t.name().to_owned(), as_released: false }))
 }
 
 impl<'a> PlainSource<'a> {

@@ -15,11 +15,12 @@ use crate::glob::Glob;
 use crate::listing::Names;
 
 /// What a model needs beside its weights, if it is there.
-const SETTINGS: [&str; 20] = [
+const SETTINGS: [&str; 21] = [
     "config.json",
     "generation_config.json",
     "quantize_config.json",
     "quant_config.json",
+    "hf_quant_config.json",
     "tokenizer.json",
     "tokenizer_config.json",
     "tokenizer.model",

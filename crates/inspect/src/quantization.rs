@@ -3,20 +3,21 @@
 use std::collections::HashSet;
 
 use quern_tensor_io::Checkpoint;
-use quern_tensor_io::scheme::{Packing, Scheme};
+use quern_tensor_io::scheme::{Packing, Scaling, Scheme};
 use serde::Serialize;
 
 /// Method and parameters of a quantized checkpoint; what a method does not have is absent.
 #[derive(Debug, Serialize)]
 pub struct Quantization {
-    /// The scheme's name: `gptq`, `awq`, `compressed-tensors`, `nf4`, `fp4` or `int8`.
+    /// The scheme's name: `gptq`, `awq`, `compressed-tensors`, `nf4`, `fp4`, `int8`, `fp8`, `nvfp4`, `mxfp4` or `mixed`.
     #[serde(skip)]
     pub scheme: &'static str,
     /// The scheme in words: `gptq 4-bit, group 128, symmetric`.
     pub description: String,
-    /// The method as configurations name it: `gptq`, `awq`, `compressed-tensors` or `bitsandbytes`.
+    /// The method as configurations name it: `gptq`, `awq`, `compressed-tensors`, `bitsandbytes`, `fp8`, `fbgemm_fp8` or
+    /// `modelopt`.
     pub method: &'static str,
-    /// Bits per code.
+    /// Bits per code; of layers with several the largest number.
     pub bits: u32,
     /// Columns that share a scale, -1 for all.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -24,6 +25,9 @@ pub struct Quantization {
     /// Values that share a scale.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub block_size: Option<usize>,
+    /// Which weights share a scale: `tensor`, `output` or `128x128`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub scales: Option<String>,
     /// Zero points are in the middle.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub symmetric: Option<bool>,
@@ -53,10 +57,11 @@ impl Quantization {
         let mut all = Self {
             scheme: packing.scheme().name(),
             description: String::new(),
-            method: "bitsandbytes",
+            method: packing.method().unwrap_or("bitsandbytes"),
             bits: 8,
             group_size: None,
             block_size: None,
+            scales: None,
             symmetric: None,
             act_order: None,
             format: None,
@@ -91,6 +96,16 @@ impl Quantization {
             }
             // Unchanged.
             Scheme::Int8 => {}
+            Scheme::Fp8 { scales } => {
+                all.scales = Some(match scales {
+                    Scaling::Tensor => "tensor".to_owned(),
+                    Scaling::Output => "output".to_owned(),
+                    Scaling::Block { rows, columns } => format!("{rows}x{columns}"),
+                });
+            }
+            Scheme::Nvfp4 => (all.bits, all.group_size) = (4, Some(16)),
+            Scheme::Mxfp4 => (all.bits, all.group_size) = (4, Some(32)),
+            Scheme::Mixed => all.bits = layers.iter().map(|l| l.bits()).max().unwrap_or(8),
         }
         all.description = all.describe();
         all
@@ -98,12 +113,19 @@ impl Quantization {
 
     fn describe(&self) -> String {
         let mut words = vec![match self.group_size {
+            // The name says it.
+            Some(_) if ["nvfp4", "mxfp4"].contains(&self.scheme) => self.scheme.to_owned(),
             Some(_) => format!("{} {}-bit", self.scheme, self.bits),
             None => self.scheme.to_owned(),
         }];
         words.extend(self.group_size.map(|size| match size {
             -1 => "one group a row".to_owned(),
             size => format!("group {size}"),
+        }));
+        words.extend(self.scales.as_deref().map(|scales| match scales {
+            "tensor" => "a scale a tensor".to_owned(),
+            "output" => "a scale an output".to_owned(),
+            block => format!("a scale for each {block}"),
         }));
         words.extend(self.block_size.map(|size| format!("block {size}")));
         words.extend(self.symmetric.map(|s| if s { "symmetric" } else { "asymmetric" }.to_owned()));

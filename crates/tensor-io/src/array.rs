@@ -2,7 +2,7 @@
 //!
 //! ```text
 //! name of a plain tensor    decoded by its element type, shape as in the checkpoint, outermost dimension first
-//! name of a packed weight   decoded by its scheme (GPTQ, AWQ, compressed-tensors, bitsandbytes), [rows, columns]
+//! name of a packed weight   decoded by its scheme (GPTQ, AWQ, FP8, NVFP4, bitsandbytes …), [rows, columns]
 //! ```
 
 use ndarray::{Array2, ArrayD, IxDyn};

@@ -59,7 +59,7 @@ fn layer_rows(
 ) -> Result<Vec<ConvertRow>> {
     let layer = &packing.layers()[number];
     let tensors = layer.to_gptq(checkpoint, format).map_err(|e| inexact(checkpoint, &e))?;
-    let from = packing.scheme().with_bits(layer.bits());
+    let from = packing.stored_as(layer);
     let sources = || layer.parts.iter().map(|&p| checkpoint.tensors()[p].name.clone()).collect();
     let rows = tensors.plan().into_iter().enumerate().map(|(part, tensor)| ConvertRow {
         bytes: tensor.bytes().unwrap_or_default() as u64,

@@ -179,7 +179,8 @@ impl<'a> Contents<'a> {
         problem::first(self.checkpoint, &self.problems)
     }
 
-    /// How the weights are quantized (`gptq`, `nf4`, `q4_K` …); `None` where they are plain numbers.
+    /// How the weights are quantized (`gptq`, `nf4`, `q4_K` …); `None` where they are plain numbers, or as the model was
+    /// released (FP8).
     pub fn quantized_with(&self) -> Option<String> {
         quantized_with(self.checkpoint, &self.config, self.packing.as_ref())
     }
@@ -214,8 +215,11 @@ pub fn already_quantized(file: &Path, method: &str) -> Error {
     Error::refused(file, what).with_remedy(Remedy::AllowRequantize)
 }
 
-/// How a checkpoint's weights are quantized; `None` where they are plain numbers.
+/// How a checkpoint's weights are quantized; `None` where they are as the model was released.
 fn quantized_with(checkpoint: &Checkpoint, config: &Config, packing: Option<&Packing>) -> Option<String> {
+    if packing.is_some_and(|p| p.scheme().is_as_released()) {
+        return None;
+    }
     if let Some(method) = &config.quantization {
         return Some(method.clone());
     }

@@ -24,8 +24,13 @@ use crate::provenance::{self, Provenance};
 const COMPANION_BYTES: u64 = 256 << 20;
 
 /// What is written by the directory itself, never copied.
-const OWN_FILES: [&str; 4] =
-    ["config.json", "quantize_config.json", "quant_config.json", "quantization_config.json"];
+const OWN_FILES: [&str; 5] = [
+    "config.json",
+    "quantize_config.json",
+    "quant_config.json",
+    "quantization_config.json",
+    "hf_quant_config.json",
+];
 
 /// Weights of any kind, by the ends of their names.
 const WEIGHTS: [&str; 20] = [

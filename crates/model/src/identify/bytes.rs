@@ -70,7 +70,7 @@ const EXTENSIONS: [(&str, Identity); 34] = [
 ];
 
 /// Files that accompany the weights, by name.
-const SETTINGS: [(&str, &str); 21] = [
+const SETTINGS: [(&str, &str); 22] = [
     ("config.json", "the model's configuration"),
     ("params.json", "the model's configuration in Meta's or Mistral's layout"),
     ("generation_config.json", "the model's settings for generation"),
@@ -87,6 +87,7 @@ const SETTINGS: [(&str, &str); 21] = [
     ("special_tokens_map.json", "a list of the tokenizer's special tokens"),
     ("quantize_config.json", "the configuration of a quantization"),
     ("quant_config.json", "the configuration of a quantization"),
+    ("hf_quant_config.json", "the configuration of a quantization"),
     ("preprocessor_config.json", "the configuration of a preprocessor"),
     ("processor_config.json", "the configuration of a preprocessor"),
     ("chat_template.jinja", "a chat template"),

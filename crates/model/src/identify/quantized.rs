@@ -7,16 +7,25 @@ use super::checkpoint::is_mlx;
 use super::{Identity, brief, object};
 
 /// The methods whose layers are read, by the names that configurations have for them.
-const READ: [&str; 6] = ["gptq", "awq", "bitsandbytes", "bnb", "compressed-tensors", "compressed_tensors"];
+const READ: [&str; 10] = [
+    "gptq",
+    "awq",
+    "bitsandbytes",
+    "bnb",
+    "compressed-tensors",
+    "compressed_tensors",
+    "fp8",
+    "fbgemm_fp8",
+    "modelopt",
+    "modelopt_fp4",
+];
 
 /// Ends of tensors' names that no other method has.
-const MARKS: [(&str, &str); 6] = [
+const MARKS: [(&str, &str); 4] = [
     (".weight._data", "quanto"),
     (".q_invperm", "EXL2 (exllamav2)"),
     (".trellis", "EXL3 (exllamav3)"),
     (".W_q", "HQQ"),
-    (".weight_scale_inv", "fp8 with block scales"),
-    (".weight_scale_2", "ModelOpt (NVFP4)"),
 ];
 
 /// How a quantized checkpoint in Hugging Face's layout was quantized, if quern does not read it.

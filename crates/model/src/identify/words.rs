@@ -5,8 +5,8 @@ use std::fmt;
 use super::Identity;
 
 /// What to take in place of weights that cannot be read.
-const OTHER_WEIGHTS: &str =
-    "take the model unquantized, or quantized with GPTQ, AWQ, bitsandbytes, compressed-tensors or as GGUF";
+const OTHER_WEIGHTS: &str = "take the model unquantized, or quantized with GPTQ, AWQ, bitsandbytes, FP8, NVFP4, compressed-tensors or \
+     as GGUF";
 
 impl Identity {
     /// A short name for scripts: `adapter`, `projector`.

@@ -7,7 +7,7 @@
 //! ```
 //!
 //! A tensor's rows come from the memory map, in the order the other format needs; only small vectors are
-//! computed. Packed layers of GPTQ, AWQ and bitsandbytes appear as one matrix each: decoded to f32, or as the
+//! computed. Packed layers of GPTQ, AWQ, FP8 and bitsandbytes appear as one matrix each: decoded to f32, or as the
 //! blocks of GGUF that hold the very same values ([`Packed::Exact`]).
 
 mod data;
@@ -77,7 +77,8 @@ impl ViewTensor {
 /// What becomes of packed layers.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Packed {
-    /// They are refused: the view is for numbers as they were published.
+    /// They are refused: the view is for numbers as they were published. Those that models are released in (FP8) are
+    /// decoded to f32.
     Refused,
     /// They are decoded to f32.
     Decoded,
@@ -228,7 +229,7 @@ impl<'a> View<'a> {
     /// what it does not hold.
     pub fn stored_as(&self, tensor: &ViewTensor) -> String {
         if let (Some(layer), Some(packing)) = (self.packed_layers(tensor).first(), &self.packing) {
-            return packing.scheme().with_bits(layer.bits());
+            return packing.stored_as(layer);
         }
         let plain = tensor.sources.first().and_then(|name| self.checkpoint.tensor(name));
         plain.map_or_else(|| "computed".to_owned(), |t| t.info.element_type.name().to_owned())

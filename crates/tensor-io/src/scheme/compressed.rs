@@ -1,4 +1,5 @@
-//! compressed-tensors (llm-compressor), format `pack-quantized`: integer codes in signed layout.
+//! compressed-tensors (llm-compressor): the configuration, and layers of the format `pack-quantized`: integer codes in
+//! signed layout. Those of the other formats are in [`super::scaled`].
 //!
 //! ```text
 //! P.weight_packed      i32[out, in b/32]     codes along a row, stored plus 2^(b-1)
@@ -19,7 +20,7 @@ use std::path::Path;
 use serde_json::{Map, Value};
 
 use super::affine::{Affine, Groups, Layout};
-use super::label::{ADVICE, Label};
+use super::label::{self, ADVICE, Label};
 use super::parts::{Part, find, need};
 use super::{PackedLayer, Store, gptq, stream};
 use crate::{Checkpoint, ElementType, Error, Result};
@@ -31,22 +32,43 @@ pub(super) struct Rule {
     /// Columns that share a scale; `None` for all of a row.
     pub group_size: Option<usize>,
     pub symmetric: bool,
+}
+
+/// What a `quantization_config` says.
+#[derive(Debug, Default)]
+pub(super) struct Rules {
+    /// Of layers of packed integers.
+    pub rules: Vec<Rule>,
+    /// Outputs and inputs that share a scale.
+    pub block: Option<[usize; 2]>,
     /// Activations were meant to be quantized too.
     pub activations: bool,
 }
 
-/// Reads the rules of a `quantization_config`.
+/// Formats of packed integers, or of no layers at all.
+const PACKED: [&str; 4] = ["pack-quantized", "mixed-precision", "dense", "fakequant"];
+
+/// Formats of codes with scales beside them, whose tensors say all but the size of blocks.
+const SCALED: [&str; 6] = [
+    "float-quantized",
+    "naive-quantized",
+    "int-quantized",
+    "nvfp4-pack-quantized",
+    "mxfp4-pack-quantized",
+    "mxfp8-quantized",
+];
+
+/// Reads a `quantization_config`.
 ///
 /// # Errors
 /// Formats and kinds of weights that are not read, by name.
-pub(super) fn rules(file: &Path, config: &Map<String, Value>) -> Result<Vec<Rule>> {
+pub(super) fn rules(file: &Path, config: &Map<String, Value>) -> Result<Rules> {
     let unsupported =
         |what: &str| Error::unsupported(file, format!("{what}, which quern does not read; {ADVICE}"));
     let text = |object: &Map<String, Value>, key: &str| {
         object.get(key).and_then(Value::as_str).map(|s| s.chars().take(60).collect::<String>())
     };
-    let readable =
-        |format: &str| ["pack-quantized", "mixed-precision", "dense", "fakequant"].contains(&format);
+    let readable = |format: &str| PACKED.contains(&format) || SCALED.contains(&format);
     let refused = |format: String| unsupported(&format!("compressed-tensors in the format {format:?}"));
     if let Some(format) = text(config, "format").filter(|f| !readable(f)) {
         return Err(refused(format));
@@ -61,29 +83,42 @@ pub(super) fn rules(file: &Path, config: &Map<String, Value>) -> Result<Vec<Rule
     if transforms.is_some_and(|t| !t.is_empty()) {
         return Err(unsupported("weights rotated by a transform_config, to be undone when the model runs"));
     }
-    let Some(groups) = config.get("config_groups") else { return Ok(Vec::new()) };
+    let mut found = Rules::default();
+    let Some(groups) = config.get("config_groups") else { return Ok(found) };
     let Some(groups) = groups.as_object() else {
         return Err(Error::malformed(file, "the quantization's config_groups must be an object"));
     };
-    let mut rules = Vec::new();
     // A group may also be the name of a preset with the layers it is for: then the tensors decide.
     for (name, group) in groups.iter().filter_map(|(name, group)| Some((name, group.as_object()?))) {
         if let Some(format) = text(group, "format").filter(|f| !readable(f)) {
             return Err(refused(format));
         }
+        found.activations |= group.get("input_activations").is_some_and(|v| !v.is_null());
         let Some(weights) = group.get("weights").and_then(Value::as_object) else { continue };
         let name: String = name.chars().take(60).collect();
         let bits = weights.get("num_bits").map_or(Some(8), Value::as_u64);
-        if let Some(kind) = text(weights, "type").filter(|kind| kind != "int") {
-            let bits = bits.map(|b| b.to_string()).unwrap_or_default();
-            return Err(unsupported(&format!("{name}: weights of {bits}-bit {kind:?}")));
+        let kind = text(weights, "type").unwrap_or_else(|| "int".to_owned());
+        let strategy = text(weights, "strategy");
+        let scaled = match (kind.as_str(), bits) {
+            ("float", Some(4 | 8)) => true,
+            ("int", _) => text(group, "format")
+                .or_else(|| text(config, "format"))
+                .is_some_and(|format| SCALED.contains(&format.as_str())),
+            _ => {
+                let bits = bits.map(|b| b.to_string()).unwrap_or_default();
+                return Err(unsupported(&format!("{name}: weights of {bits}-bit {kind:?}")));
+            }
+        };
+        if scaled {
+            if let Some(size) = weights.get("block_structure").filter(|v| !v.is_null()) {
+                found.block = Some(label::block_size(file, size)?);
+            }
+            continue;
         }
         let Some(bits @ 1..=8) = bits else {
             return Err(Error::malformed(file, format!("{name}: num_bits must be a number from 1 to 8")));
         };
-        if let Some(strategy) =
-            text(weights, "strategy").filter(|s| !["group", "channel"].contains(&s.as_str()))
-        {
+        if let Some(strategy) = strategy.filter(|s| !["group", "channel"].contains(&s.as_str())) {
             return Err(unsupported(&format!("{name}: weights by the strategy {strategy:?}")));
         }
         let group_size = match weights.get("group_size") {
@@ -97,25 +132,18 @@ pub(super) fn rules(file: &Path, config: &Map<String, Value>) -> Result<Vec<Rule
                 }
             },
         };
-        rules.push(Rule {
+        found.rules.push(Rule {
             bits: bits as u32,
             group_size,
             symmetric: weights.get("symmetric").and_then(Value::as_bool).unwrap_or(true),
-            activations: group.get("input_activations").is_some_and(|v| !v.is_null()),
         });
     }
-    Ok(rules)
+    Ok(found)
 }
 
 /// Reads the layer of this prefix.
 pub(super) fn read(checkpoint: &Checkpoint, prefix: &str, label: Option<&Label>) -> Result<PackedLayer> {
     let packed = need(checkpoint, prefix, ".weight_packed")?;
-    if packed.info.element_type == ElementType::U8 {
-        let what = format!(
-            "belongs to a layer of 4-bit floats (nvfp4 or mxfp4), which quern does not read; {ADVICE}"
-        );
-        return Err(packed.unsupported(what));
-    }
     let packed = packed.of(&[ElementType::I32])?;
     if packed.info.shape.len() == 3 {
         return Err(

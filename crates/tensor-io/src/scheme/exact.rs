@@ -10,6 +10,8 @@
 //! All of them need scales that are f16 numbers, columns in multiples of 32, and groups that share no run of 32
 //! columns, be it after sorting columns by group.
 //!
+//! Layers of scaled codes (FP8, NVFP4, MXFP4) have rules of their own: [`super::scaled`].
+//!
 //! So asymmetric GPTQ and AWQ layers of 4 bits are converted without loss: `q - z` has 31 values, which take a fifth
 //! bit, where a minimum would have to be rounded. NF4 and FP4 have tables that no GGUF type has, and the scales of
 //! LLM.int8() are f32.
@@ -24,7 +26,7 @@ use crate::{Checkpoint, ElementType};
 #[derive(Clone, Debug, PartialEq)]
 #[non_exhaustive]
 pub struct ExactForm {
-    /// The block type: `q4_0`, `q4_1`, `q5_0` or `q8_0`.
+    /// The type: `q4_0`, `q4_1`, `q5_0`, `q8_0`, `mxfp4`, `bf16` or `f16`.
     pub element_type: ElementType,
     /// Column `j` of the blocks is column `permutation[j]` of the layer, where act-order shuffled the groups.
     /// GGUF cannot say so: whatever makes the layer's input must give its outputs in this order, that is, row `j`
@@ -132,6 +134,7 @@ impl PackedLayer {
                 let why = "an output's scale is an f32 over 127 in bitsandbytes' int8, an f16 in a block";
                 return Err(Why::new(why, QUANTIZE).of(self));
             }
+            Store::Scaled(layer) => (layer.exact(checkpoint).map_err(|why| why.of(self))?, None),
         };
         Ok(ExactForm { element_type, permutation })
     }
@@ -152,7 +155,12 @@ impl PackedLayer {
     ) {
         assert!(rows.start <= rows.end && rows.end <= self.rows, "rows {rows:?} of {}", self.rows);
         assert_eq!(form.element_type.row_bytes(self.columns).map(|n| n * rows.len()), Some(out.len()));
-        let Store::Affine(layer) = &self.store else { panic!("{} has no exact form", self.name) };
-        layer.blocks(checkpoint, form.element_type, form.permutation.as_deref(), rows, out);
+        match &self.store {
+            Store::Affine(layer) => {
+                layer.blocks(checkpoint, form.element_type, form.permutation.as_deref(), rows, out);
+            }
+            Store::Scaled(layer) => layer.blocks(checkpoint, form.element_type, rows, out),
+            Store::FourBit(_) | Store::Int8(_) => panic!("{} has no exact form", self.name),
+        }
     }
 }

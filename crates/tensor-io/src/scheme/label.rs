@@ -1,7 +1,7 @@
 //! What the configuration says about the quantization.
 //!
-//! Looked for, in this order, in `quantize_config.json`, `quant_config.json` and the `quantization_config` of
-//! `config.json`; a key counts where it is found first, and the ones that say what the numbers are (method,
+//! Looked for, in this order, in `quantize_config.json`, `quant_config.json`, the `quantization_config` of
+//! `config.json` and ModelOpt's `hf_quant_config.json`; a key counts where it is found first, and the ones that say what the numbers are (method,
 //! bits, group size) must agree wherever they are.
 
 use std::path::{Path, PathBuf};
@@ -18,6 +18,12 @@ pub(super) enum Method {
     Awq,
     BitsAndBytes,
     CompressedTensors,
+    /// FP8 as DeepSeek, Qwen and MiniMax release it: `weight_scale_inv`.
+    Fp8,
+    /// FP8 with a scale an output, as Llama 3.1 405B was released.
+    FbgemmFp8,
+    /// NVIDIA's ModelOpt: FP8 and NVFP4.
+    ModelOpt,
 }
 
 impl Method {
@@ -28,6 +34,17 @@ impl Method {
             Self::Awq => "awq",
             Self::BitsAndBytes => "bitsandbytes",
             Self::CompressedTensors => "compressed-tensors",
+            Self::Fp8 => "fp8",
+            Self::FbgemmFp8 => "fbgemm_fp8",
+            Self::ModelOpt => "modelopt",
+        }
+    }
+
+    /// Whether its layers are codes with scales beside them ([`super::scaled`]).
+    pub fn has_scaled_layers(self) -> bool {
+        match self {
+            Self::CompressedTensors | Self::Fp8 | Self::FbgemmFp8 | Self::ModelOpt => true,
+            Self::Gptq | Self::Awq | Self::BitsAndBytes => false,
         }
     }
 }
@@ -49,8 +66,12 @@ pub(super) struct Label {
     pub dynamic: bool,
     /// bitsandbytes: `nf4` or `fp4`, where layers are of 4 bits.
     pub four_bit: Option<String>,
-    /// compressed-tensors: what groups of layers have.
+    /// compressed-tensors: what groups of layers of packed integers have.
     pub compressed: Vec<Rule>,
+    /// Outputs and inputs that share a scale (`weight_block_size`, `block_structure`).
+    pub block: Option<[usize; 2]>,
+    /// compressed-tensors: activations were meant to be quantized too.
+    pub activations: bool,
 }
 
 /// One configuration object and its place.
@@ -81,9 +102,17 @@ pub(super) fn read(checkpoint: &Checkpoint) -> Result<Option<Label>> {
         dynamic: sources.find("dynamic").is_some_and(|(_, v)| v.as_object().is_some_and(|o| !o.is_empty())),
         four_bit: None,
         compressed: Vec::new(),
+        block: None,
+        activations: false,
     };
     if method == Method::CompressedTensors {
-        label.compressed = compressed::rules(&first.file, &first.object)?;
+        let found = compressed::rules(&first.file, &first.object)?;
+        (label.compressed, label.block, label.activations) = (found.rules, found.block, found.activations);
+        return Ok(Some(label));
+    }
+    if method.has_scaled_layers() {
+        label.block =
+            sources.find("weight_block_size").map(|(file, value)| block_size(file, value)).transpose()?;
         return Ok(Some(label));
     }
     if method == Method::BitsAndBytes {
@@ -122,8 +151,22 @@ pub(super) fn read(checkpoint: &Checkpoint) -> Result<Option<Label>> {
 }
 
 /// What to do with a checkpoint that cannot be read.
-pub(super) const ADVICE: &str = "take the model unquantized, or quantized with GPTQ, AWQ (gemm), bitsandbytes, compressed-tensors \
-     (pack-quantized) or as GGUF";
+pub(super) const ADVICE: &str = "take the model unquantized, or quantized with GPTQ, AWQ (gemm), bitsandbytes, FP8, NVFP4, \
+     compressed-tensors or as GGUF";
+
+/// The outputs and inputs of a block.
+pub(super) fn block_size(file: &Path, value: &Value) -> Result<[usize; 2]> {
+    let sizes = value.as_array().map(|all| all.iter().map(Value::as_u64).collect::<Vec<_>>());
+    match sizes.as_deref() {
+        Some(&[Some(rows @ 1..=0x7fff_ffff), Some(columns @ 1..=0x7fff_ffff)]) => {
+            Ok([rows as usize, columns as usize])
+        }
+        _ => {
+            let what = format!("the quantization's block size must be two numbers, it is {}", brief(value));
+            Err(Error::malformed(file, what))
+        }
+    }
+}
 
 struct Sources(Vec<Source>);
 
@@ -191,6 +234,9 @@ impl Sources {
                 "awq" => Ok(Method::Awq),
                 "bitsandbytes" | "bnb" => Ok(Method::BitsAndBytes),
                 "compressed-tensors" | "compressed_tensors" => Ok(Method::CompressedTensors),
+                "fp8" => Ok(Method::Fp8),
+                "fbgemm_fp8" => Ok(Method::FbgemmFp8),
+                "modelopt" | "modelopt_fp4" => Ok(Method::ModelOpt),
                 _ => Err(Error::unsupported(file, refused(&name))),
             };
         }
@@ -200,6 +246,7 @@ impl Sources {
             _ if has(&["load_in_4bit", "load_in_8bit"]) => Ok(Method::BitsAndBytes),
             _ if has(&["zero_point", "version"]) => Ok(Method::Awq),
             _ if has(&["bits", "w_bit", "wbits"]) => Ok(Method::Gptq),
+            _ if has(&["quant_algo"]) => Ok(Method::ModelOpt),
             _ if has(&["config_groups"]) => Ok(Method::CompressedTensors),
             _ => Err(Error::malformed(file, "the quantization configuration names no quant_method")),
         }
@@ -257,6 +304,16 @@ fn sources(directory: &Path) -> Result<Vec<Source>> {
                 let what = format!("quantization_config must be an object, it is {}", brief(&other));
                 return Err(Error::malformed(file, what));
             }
+        }
+    }
+    let file = directory.join("hf_quant_config.json");
+    if found.is_empty()
+        && let Some(mut config) = object(&file)?
+        && let Some(Value::Object(object)) = config.remove("quantization")
+    {
+        // ModelOpt lists the algorithm of the cache here too; a model may have no other.
+        if object.get("quant_algo").is_some_and(|algorithm| !algorithm.is_null()) {
+            found.push(Source { file, object });
         }
     }
     Ok(found)

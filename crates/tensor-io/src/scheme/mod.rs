@@ -1,4 +1,4 @@
-//! Schemes that keep a linear layer in several tensors: GPTQ, AWQ, compressed-tensors and bitsandbytes.
+//! Schemes that keep a linear layer in several tensors: GPTQ, AWQ, compressed-tensors, bitsandbytes, FP8 and NVFP4.
 //!
 //! [`Packing::read`] finds out from `quantize_config.json` or `config.json` and from the tensors themselves
 //! which layers of a checkpoint are packed and how. A packed layer goes by the name its weight would have
@@ -16,6 +16,7 @@ pub mod pack;
 mod parts;
 mod read;
 mod repack;
+mod scaled;
 mod stream;
 
 use std::collections::HashMap;
@@ -52,7 +53,7 @@ pub enum Scheme {
         /// Input columns that share a scale; `None` for all of a row.
         group_size: Option<usize>,
     },
-    /// compressed-tensors (llm-compressor), `pack-quantized`.
+    /// compressed-tensors (llm-compressor): integers, `pack-quantized` or `int-quantized`.
     CompressedTensors {
         /// Bits per code of the first layer: 1 to 8.
         bits: u32,
@@ -79,10 +80,37 @@ pub enum Scheme {
     },
     /// bitsandbytes LLM.int8(): one scale a row.
     Int8,
+    /// 8-bit floats with scales.
+    Fp8 {
+        /// Weights of the first layer that share a scale.
+        scales: Scaling,
+    },
+    /// 4-bit floats, a scale in e4m3 for each 16 and a factor for the layer.
+    Nvfp4,
+    /// 4-bit floats, a power of two for each 32.
+    Mxfp4,
+    /// Layers of several of these: compressed-tensors with groups of settings.
+    Mixed,
+}
+
+/// Which weights share a scale.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Scaling {
+    /// All of the layer.
+    Tensor,
+    /// Those of an output.
+    Output,
+    /// Those of a block.
+    Block {
+        /// Outputs.
+        rows: usize,
+        /// Inputs.
+        columns: usize,
+    },
 }
 
 impl Scheme {
-    /// Its name: `gptq`, `awq`, `compressed-tensors`, `nf4`, `fp4` or `int8`.
+    /// Its name: `gptq`, `awq`, `compressed-tensors`, `nf4`, `fp4`, `int8`, `fp8`, `nvfp4`, `mxfp4` or `mixed`.
     pub fn name(&self) -> &'static str {
         match self {
             Self::Gptq { .. } => "gptq",
@@ -91,6 +119,26 @@ impl Scheme {
             Self::Nf4 { .. } => "nf4",
             Self::Fp4 { .. } => "fp4",
             Self::Int8 => "int8",
+            Self::Fp8 { .. } => "fp8",
+            Self::Nvfp4 => "nvfp4",
+            Self::Mxfp4 => "mxfp4",
+            Self::Mixed => "mixed",
+        }
+    }
+
+    /// Whether models are released in it, so that it is what their numbers are and quantizing them is no second loss.
+    pub fn is_as_released(&self) -> bool {
+        match self {
+            Self::Fp8 { .. } => true,
+            Self::Gptq { .. }
+            | Self::Awq { .. }
+            | Self::CompressedTensors { .. }
+            | Self::Nf4 { .. }
+            | Self::Fp4 { .. }
+            | Self::Int8
+            | Self::Nvfp4
+            | Self::Mxfp4
+            | Self::Mixed => false,
         }
     }
 
@@ -100,7 +148,13 @@ impl Scheme {
             Self::Gptq { .. } | Self::Awq { .. } | Self::CompressedTensors { .. } => {
                 format!("{} {bits}-bit", self.name())
             }
-            Self::Nf4 { .. } | Self::Fp4 { .. } | Self::Int8 => self.name().to_owned(),
+            Self::Mixed => format!("{bits}-bit"),
+            Self::Nf4 { .. }
+            | Self::Fp4 { .. }
+            | Self::Int8
+            | Self::Fp8 { .. }
+            | Self::Nvfp4
+            | Self::Mxfp4 => self.name().to_owned(),
         }
     }
 }
@@ -109,6 +163,7 @@ impl Scheme {
 #[derive(Debug)]
 pub struct Packing {
     scheme: Scheme,
+    method: Option<&'static str>,
     layers: Vec<PackedLayer>,
     by_name: HashMap<String, usize>,
     notes: Vec<String>,
@@ -136,12 +191,13 @@ enum Store {
     Affine(affine::Affine),
     FourBit(four_bit::FourBit),
     Int8(int8::Int8),
+    Scaled(scaled::Scaled),
 }
 
 /// A packed layer as rows of blocks, the form that kernels multiply and GGUF stores.
 #[derive(Clone, Debug, PartialEq)]
 pub struct BlockForm {
-    /// The block type: `q4_0`, `q4_1`, `q5_0`, `q8_0`, `nf4`, `fp4`; `f16` where nothing else fits.
+    /// The block type: `q4_0`, `q4_1`, `q5_0`, `q8_0`, `nf4`, `fp4`, `mxfp4`; `f16` where nothing else fits.
     pub element_type: ElementType,
     /// The codes are the layer's own: every value is what [`PackedLayer::decode`] gives, up to the rounding of
     /// scales (and, in `q4_1`, of minima) to f16. Not so where each value was rounded to f16.
@@ -168,9 +224,26 @@ impl Packing {
         }
     }
 
-    fn new(scheme: Scheme, layers: Vec<PackedLayer>, notes: Vec<String>) -> Self {
+    fn new(
+        scheme: Scheme,
+        method: Option<&'static str>,
+        layers: Vec<PackedLayer>,
+        notes: Vec<String>,
+    ) -> Self {
         let by_name = layers.iter().enumerate().map(|(i, l)| (l.name.clone(), i)).collect();
-        Self { scheme, layers, by_name, notes }
+        Self { scheme, method, layers, by_name, notes }
+    }
+
+    /// The method as configurations name it: `gptq`, `awq`, `bitsandbytes`, `compressed-tensors`, `fp8`, `fbgemm_fp8` or
+    /// `modelopt`. `None` where several are, and no configuration says which is meant.
+    pub fn method(&self) -> Option<&'static str> {
+        self.method
+    }
+
+    /// How this layer of the packing is stored: the scheme and its bits (`gptq 4-bit`), or its own scheme.
+    pub fn stored_as(&self, layer: &PackedLayer) -> String {
+        let own = read::scheme_of(layer);
+        own.as_ref().unwrap_or(&self.scheme).with_bits(layer.bits())
     }
 
     /// How the layers are kept.
@@ -212,6 +285,7 @@ impl PackedLayer {
             Store::Affine(layer) => layer.bits(),
             Store::FourBit(_) => 4,
             Store::Int8(_) => 8,
+            Store::Scaled(layer) => layer.bits(),
         }
     }
 
@@ -219,7 +293,7 @@ impl PackedLayer {
     ///
     /// Products are formed in f32: `scale * (q - zero)` of GPTQ, AWQ and compressed-tensors; `table[q] * absmax` of NF4 and FP4, with
     /// `absmax = map[q8] * nested_absmax + offset` where scales are quantized; `q * SCB * 7.874015718698502e-3`
-    /// of int8.
+    /// of int8; `code * scale` of FP8, NVFP4 and MXFP4, the scale times (or over) the layer's factor.
     ///
     /// # Panics
     /// If `rows` is not within the layer, or `out` has another length.
@@ -230,6 +304,7 @@ impl PackedLayer {
             Store::Affine(layer) => layer.decode(checkpoint, rows, out),
             Store::FourBit(layer) => layer.decode(checkpoint, rows, out),
             Store::Int8(layer) => layer.decode(checkpoint, rows, out),
+            Store::Scaled(layer) => layer.decode(checkpoint, rows, out),
         }
     }
 
@@ -244,6 +319,8 @@ impl PackedLayer {
     /// | codes of 5 bits with all zero points in the middle | `q5_0` |
     /// | other codes of 5 bits, of 6 and 7; of 8 with all zero points in the middle; int8 | `q8_0` |
     /// | NF4, FP4 | `nf4`, `fp4` |
+    /// | MXFP4 | `mxfp4` |
+    /// | FP8, NVFP4 | `f16`, not exact |
     /// | codes of 8 bits with other zero points; columns that are not a multiple of 32; groups that share some 32 columns, also after sorting | `f16`, not exact |
     pub fn block_form(&self, checkpoint: &Checkpoint) -> BlockForm {
         let _ = checkpoint; // everything it depends on was found when the layer was read
@@ -251,6 +328,7 @@ impl PackedLayer {
             Store::Affine(layer) => layer.block_form(),
             Store::FourBit(layer) => layer.block_form(),
             Store::Int8(layer) => layer.block_form(),
+            Store::Scaled(layer) => layer.block_form(),
         }
     }
 
@@ -268,6 +346,7 @@ impl PackedLayer {
             }
             Store::FourBit(layer) => layer.blocks(checkpoint, form, rows, out),
             Store::Int8(layer) => layer.blocks(checkpoint, form, rows, out),
+            Store::Scaled(layer) => layer.blocks(checkpoint, form.element_type, rows, out),
         }
     }
 }

@@ -4,21 +4,25 @@ use std::collections::HashSet;
 
 use super::bitsandbytes::{four_bit_weight, int8_layer, read_four_bit, read_int8};
 use super::label::{self, ADVICE, Label, Method};
-use super::{PackedLayer, Packing, Scheme, Store, affine, compressed, four_bit, gptq};
+use super::scaled::{self, Codes};
+use super::{PackedLayer, Packing, Scaling, Scheme, Store, affine, compressed, four_bit, gptq};
 use crate::{Checkpoint, ElementType, Error, Result, TensorInfo};
 
 /// Tensors that mark a method quern does not read, by the ends of their names.
-const OTHERS: [(&str, &str); 6] = [
+const OTHERS: [(&str, &str); 9] = [
     (".q_invperm", "EXL2 (exllamav2)"),
     (".trellis", "EXL3 (exllamav3)"),
     (".W_q", "HQQ"),
-    (".weight_scale_inv", "fp8 with block scales"),
-    (".weight_scale", "scaled fp8 or int8 (compressed-tensors, modelopt)"),
     (".q_scale_max", "EXL2 (exllamav2)"),
+    (".pre_quant_scale", "AWQ of ModelOpt, which also scales what the layer reads"),
+    ("_proj_scale_inv", "fp8, several experts in one tensor"),
+    ("_proj_scale", "fp8, several experts in one tensor"),
+    ("_proj_blocks", "mxfp4, several experts in one tensor"),
+    ("_proj_scales", "mxfp4, several experts in one tensor"),
 ];
 
 /// Tensors that belong to a packed layer and mean nothing alone, by the ends of their names.
-const PIECES: [&str; 19] = [
+const PIECES: [&str; 22] = [
     ".qzeros",
     ".g_idx",
     ".scales",
@@ -38,6 +42,9 @@ const PIECES: [&str; 19] = [
     ".weight_shape",
     ".weight_zero_point",
     ".weight_g_idx",
+    ".weight_scale_inv",
+    ".weight_scale_2",
+    ".weight_global_scale",
 ];
 
 pub(super) fn read(checkpoint: &Checkpoint) -> Result<Option<Packing>> {
@@ -54,6 +61,9 @@ pub(super) fn read(checkpoint: &Checkpoint) -> Result<Option<Packing>> {
                 true => (Method::Awq, gptq::read_awq(checkpoint, prefix, label)?),
                 false => (Method::Gptq, gptq::read(checkpoint, prefix, label)?),
             }
+        } else if let Some((prefix, usual)) = scaled::layer(checkpoint, info) {
+            let method = label.map(|l| l.method).filter(|m| m.has_scaled_layers()).unwrap_or(usual);
+            (method, scaled::read(checkpoint, prefix, label)?)
         } else if let Some(prefix) = info.name.strip_suffix(".weight_packed") {
             (Method::CompressedTensors, compressed::read(checkpoint, prefix, label)?)
         } else if let Some(weight) = four_bit_weight(&info.name) {
@@ -82,15 +92,17 @@ pub(super) fn read(checkpoint: &Checkpoint) -> Result<Option<Packing>> {
     layers.sort_by_key(|l| l.parts.iter().min().copied());
     let quantized = !layers.is_empty() || label.is_some();
     check_names(checkpoint, &layers, quantized)?;
+    check_floats(checkpoint, &layers, label)?;
     let Some(scheme) = scheme(&layers, label) else { return Ok(None) };
-    let mut notes = notes(&scheme, &layers, label);
+    let mut notes = notes(checkpoint, &scheme, &layers, label);
     if !checkpoint.has_data() {
         notes.push(
             "headers alone were read: zero points, group order and the like are as the configuration says"
                 .into(),
         );
     }
-    Ok(Some(Packing::new(scheme, layers, notes)))
+    let only = if methods.len() == 1 { methods.into_iter().next() } else { None };
+    Ok(Some(Packing::new(scheme, label.map(|l| l.method.name()).or(only), layers, notes)))
 }
 
 fn fault(checkpoint: &Checkpoint, info: &TensorInfo, what: impl Into<String>) -> Error {
@@ -101,12 +113,12 @@ fn fault(checkpoint: &Checkpoint, info: &TensorInfo, what: impl Into<String>) ->
 fn refuse_others(checkpoint: &Checkpoint) -> Result<()> {
     for info in checkpoint.tensors() {
         let other = OTHERS.iter().find(|(end, _)| info.name.ends_with(end)).map(|o| o.1);
-        let packed = |prefix: &str| {
-            [".weight_packed", ".weight_shape"]
-                .iter()
-                .any(|p| checkpoint.index_of(&format!("{prefix}{p}")).is_some())
-        };
-        let other = other.filter(|_| !info.name.strip_suffix(".weight_scale").is_some_and(packed));
+        if let Some(kind) = scaled::scales_of_another_kind(checkpoint, info) {
+            let what = format!(
+                "scales a weight of {kind}, and quern reads such layers of f8_e4m3, f8_e5m2, i8 and NVFP4; {ADVICE}"
+            );
+            return Err(Error::unsupported(checkpoint.file_of(info), what).with_tensor(&info.name));
+        }
         let marlin = || {
             let prefix = info.name.strip_suffix(".B")?;
             checkpoint.index_of(&format!("{prefix}.s")).map(|_| "gptq in Marlin's layout")
@@ -150,6 +162,54 @@ fn check_names(checkpoint: &Checkpoint, layers: &[PackedLayer], quantized: bool)
     }
 }
 
+/// Where the configuration says that layers have scales, floats of 8 bits without one would be read as weights.
+fn check_floats(checkpoint: &Checkpoint, layers: &[PackedLayer], label: Option<&Label>) -> Result<()> {
+    if !label.is_some_and(|l| l.method.has_scaled_layers()) {
+        return Ok(());
+    }
+    let parts: HashSet<usize> = layers.iter().flat_map(|l| l.parts.iter().copied()).collect();
+    let alone = |(index, info): &(usize, &TensorInfo)| {
+        matches!(info.element_type, ElementType::F8E4M3 | ElementType::F8E5M2)
+            && info.shape.len() > 1
+            && !parts.contains(index)
+    };
+    match checkpoint.tensors().iter().enumerate().find(alone) {
+        None => Ok(()),
+        Some((_, info)) => {
+            let what = "is of 8-bit floats without a scale (weight_scale_inv or weight_scale), though the \
+                        configuration says that there is one; the download may be incomplete";
+            Err(fault(checkpoint, info, what))
+        }
+    }
+}
+
+/// What the codes and scales of such a layer are called.
+fn scaled_scheme(layer: &scaled::Scaled) -> Scheme {
+    let scales = match layer.block {
+        [rows, columns] if rows >= layer.rows && columns >= layer.columns => Scaling::Tensor,
+        [1, columns] if columns >= layer.columns => Scaling::Output,
+        [rows, columns] => Scaling::Block { rows, columns },
+    };
+    match layer.codes {
+        Codes::Float8(_) => Scheme::Fp8 { scales },
+        Codes::Int8 => {
+            Scheme::CompressedTensors { bits: 8, group_size: None, symmetric: true, act_order: false }
+        }
+        Codes::Float4 => match layer.is_mxfp4() {
+            true => Scheme::Mxfp4,
+            false => Scheme::Nvfp4,
+        },
+    }
+}
+
+/// The scheme of one layer.
+pub(super) fn scheme_of(layer: &PackedLayer) -> Option<Scheme> {
+    match &layer.store {
+        Store::Scaled(scaled) => Some(scaled_scheme(scaled)),
+        Store::Affine(_) | Store::FourBit(_) | Store::Int8(_) => None,
+    }
+}
+
 /// The scheme as most tensors show it, the configuration where they do not.
 fn scheme(layers: &[PackedLayer], label: Option<&Label>) -> Option<Scheme> {
     let all = |test: &dyn Fn(&affine::Affine) -> bool| {
@@ -162,7 +222,13 @@ fn scheme(layers: &[PackedLayer], label: Option<&Label>) -> Option<Scheme> {
             affine::Groups::Listed(_) => Some(columns.div_ceil(count)),
         })
     };
+    // Layers of one name are of one kind, whatever their scales.
+    let kinds: HashSet<_> = layers.iter().map(|l| scheme_of(l).map(|s| s.name())).collect();
+    if kinds.len() > 1 {
+        return Some(Scheme::Mixed);
+    }
     Some(match layers.first().map(|l| &l.store) {
+        Some(Store::Scaled(first)) => scaled_scheme(first),
         Some(Store::Affine(first)) => {
             let group_size = stated(first.columns, &first.groups, first.group_count);
             let bits = label.and_then(|l| l.bits).unwrap_or(first.bits());
@@ -215,6 +281,11 @@ fn scheme(layers: &[PackedLayer], label: Option<&Label>) -> Option<Scheme> {
                     act_order: false,
                 }
             }
+            Method::Fp8 | Method::FbgemmFp8 | Method::ModelOpt => {
+                let [rows, columns] = label?.block.unwrap_or([1, usize::MAX]);
+                let scales = if rows == 1 { Scaling::Output } else { Scaling::Block { rows, columns } };
+                Scheme::Fp8 { scales }
+            }
             Method::BitsAndBytes => match label?.four_bit.as_deref() {
                 Some("nf4") => Scheme::Nf4 { block_size: 64, double_quantized: false },
                 Some(_) => Scheme::Fp4 { block_size: 64, double_quantized: false },
@@ -224,8 +295,27 @@ fn scheme(layers: &[PackedLayer], label: Option<&Label>) -> Option<Scheme> {
     })
 }
 
-fn notes(scheme: &Scheme, layers: &[PackedLayer], label: Option<&Label>) -> Vec<String> {
+fn notes(
+    checkpoint: &Checkpoint,
+    scheme: &Scheme,
+    layers: &[PackedLayer],
+    label: Option<&Label>,
+) -> Vec<String> {
     let mut notes = Vec::new();
+    if *scheme == Scheme::Mixed {
+        notes.push(kinds_note(layers));
+    }
+    let of_activations = |part: &usize| scaled::is_of_activations(&checkpoint.tensors()[*part].name);
+    let with_scales = layers.iter().filter(|l| l.parts.iter().any(of_activations)).count();
+    if with_scales > 0 {
+        notes.push(format!(
+            "the scales of activations (input_scale) of {with_scales} of {} layers are left out: activations are not \
+             quantized here",
+            layers.len()
+        ));
+    } else if label.is_some_and(|l| l.activations) {
+        notes.push("made to run with quantized activations too, which are not quantized here".into());
+    }
     if layers.is_empty() {
         let method = label.map_or("quantized", |l| l.method.name());
         notes.push(format!(
@@ -236,9 +326,6 @@ fn notes(scheme: &Scheme, layers: &[PackedLayer], label: Option<&Label>) -> Vec<
         let mixed = layers.iter().filter(|l| l.bits() != *bits).count();
         if mixed > 0 {
             notes.push(format!("{mixed} of {} layers have another number of bits than {bits}", layers.len()));
-        }
-        if label.is_some_and(|l| l.compressed.iter().any(|r| r.activations)) {
-            notes.push("made to run with quantized activations too, which are not quantized here".into());
         }
     }
     let Scheme::Gptq { bits, symmetric, .. } = scheme else { return notes };
@@ -275,4 +362,21 @@ fn notes(scheme: &Scheme, layers: &[PackedLayer], label: Option<&Label>) -> Vec<
         );
     }
     notes
+}
+
+/// How many layers are of which kind.
+fn kinds_note(layers: &[PackedLayer]) -> String {
+    let mut counts: Vec<(String, usize)> = Vec::new();
+    for layer in layers {
+        let kind = match scheme_of(layer) {
+            Some(scheme) => scheme.with_bits(layer.bits()),
+            None => format!("{} bits packed in words", layer.bits()),
+        };
+        match counts.iter_mut().find(|(found, _)| *found == kind) {
+            Some((_, count)) => *count += 1,
+            None => counts.push((kind, 1)),
+        }
+    }
+    let counts: Vec<_> = counts.iter().map(|(kind, count)| format!("{count} of {kind}")).collect();
+    format!("layers are quantized in several ways: {}", counts.join(", "))
 }

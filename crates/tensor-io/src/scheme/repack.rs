@@ -62,8 +62,7 @@ impl PackedLayer {
         format: GptqFormat,
     ) -> Result<GptqTensors<'a>, Inexact> {
         let Some(layer) = self.affine(checkpoint) else {
-            let why =
-                "its codes index a table or have one scale per output, which GPTQ's tensors cannot express";
+            let why = "its codes are floats, index a table or have one scale per output, which GPTQ's tensors cannot express";
             return Err(Why::new(why, "decode it and quantize the values with GPTQ").of(self));
         };
         GptqTensors::new(layer, format).map_err(|why| why.of(self))

@@ -157,7 +157,7 @@ fn broken_layers() {
     use ElementType::{F16, F32, I32, I64, U8};
     sound().read().unwrap();
     let cases: [(&str, ElementType, &[usize], &str); 16] = [
-        ("l.weight_packed", U8, &[32, 32], "nvfp4"),
+        ("l.weight_packed", U8, &[32, 32], "expected f8_e4m3, u8"),
         ("l.weight_packed", I64, &[32, 8], "expected i32"),
         ("l.weight_packed", I32, &[2, 32, 8], "several experts"),
         ("l.weight_packed", I32, &[256], "expected a matrix"),
@@ -222,9 +222,7 @@ fn with(change: impl Fn(&mut Value)) -> Model {
 fn other_formats_are_refused_by_name() {
     let group =
         |c: &mut Value, key: &str, value: Value| c["config_groups"]["group_0"]["weights"][key] = value;
-    for format in
-        ["nvfp4-pack-quantized", "float-quantized", "int-quantized", "marlin-24", "mxfp4-pack-quantized"]
-    {
+    for format in ["marlin-24", "mxfp6-pack-quantized", "sparse-24-bitmask"] {
         let parts = [
             "config.json",
             format,
@@ -235,7 +233,11 @@ fn other_formats_are_refused_by_name() {
         with(|c| c["format"] = format.into()).refused(&parts);
         with(|c| c["config_groups"]["group_0"]["format"] = format.into()).refused(&parts);
     }
-    with(|c| group(c, "type", "float".into())).refused(&["group_0", "weights of 4-bit \"float\""]);
+    let six = |c: &mut Value| {
+        group(c, "type", "float".into());
+        group(c, "num_bits", 6.into());
+    };
+    with(six).refused(&["group_0", "weights of 6-bit \"float\""]);
     with(|c| group(c, "strategy", "tensor".into())).refused(&["group_0", "strategy \"tensor\""]);
     with(|c| group(c, "num_bits", 9.into())).refused(&["group_0", "num_bits", "1 to 8"]);
     with(|c| group(c, "num_bits", "four".into())).refused(&["group_0", "num_bits"]);

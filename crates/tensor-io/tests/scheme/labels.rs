@@ -146,7 +146,7 @@ fn other_methods_are_refused_by_name() {
     for (config, parts) in [
         (json!({ "quant_method": "exl2", "bits": 4.0 }), ["exl2", "take the model unquantized"]),
         (json!({ "quant_method": "hqq" }), ["hqq", "quern does not read"]),
-        (json!({ "quant_method": "fp8" }), ["fp8", "quern does not read"]),
+        (json!({ "quant_method": "quanto" }), ["quanto", "quern does not read"]),
         (json!({ "quant_method": "gptq", "bits": 5 }), ["5-bit gptq", "2, 3, 4 and 8"]),
         (json!({ "quant_method": "gptq", "bits": 4, "format": "gptq_p" }), ["gptq_p", "quern does not read"]),
         (json!({ "quant_method": "gptq", "bits": 4, "checkpoint_format": "marlin" }), ["marlin", "gptq"]),
@@ -162,8 +162,11 @@ fn other_methods_are_refused_by_name() {
         (&["l.trellis"], ["EXL3", "l.trellis"]),
         (&["l.B", "l.s"], ["Marlin", "l.B"]),
         (&["l.W_q"], ["HQQ", "l.W_q"]),
-        (&["l.weight", "l.weight_scale"], ["scaled fp8 or int8", "l.weight_scale"]),
-        (&["l.weight", "l.weight_scale_inv"], ["fp8", "l.weight_scale_inv"]),
+        (&["l.weight", "l.weight_scale"], ["scales a weight of i32", "l.weight_scale"]),
+        (&["l.weight", "l.weight_scale_inv"], ["scales a weight of i32", "l.weight_scale_inv"]),
+        (&["l.weight", "l.pre_quant_scale"], ["AWQ of ModelOpt", "l.pre_quant_scale"]),
+        (&["e.gate_up_proj", "e.gate_up_proj_scale_inv"], ["several experts", "e.gate_up_proj_scale_inv"]),
+        (&["e.down_proj_blocks", "e.down_proj_scales"], ["mxfp4, several experts", "e.down_proj_"]),
     ] {
         let add = |model: Model, name: &&str| model.tensor(name, ElementType::I32, &[1], vec![0; 4]);
         tensors.iter().fold(Model::default(), add).refused(&parts);

@@ -9,3 +9,4 @@ mod hostile;
 mod labels;
 mod peers;
 mod repack;
+mod scaled;
