@@ -17,7 +17,7 @@ use quern_model::TensorRole;
 use quern_tensor_io::{Checkpoint, ElementType};
 
 pub(crate) use block::{Block, Experts, Ffn, Widen};
-pub(crate) use mixers::{Attention, HeadNorms, Mixer, Qkv};
+pub(crate) use mixers::{Attention, DeltaNet, HeadNorms, Mixer, Qkv, ShortConv, state_sizes};
 
 /// A range of bytes of one tensor in the map.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -180,6 +180,16 @@ impl Weights {
     /// Numbers for each token in front of a mixer's output layer, at most.
     pub(crate) fn mixed_width(&self) -> usize {
         self.blocks.iter().map(|block| block.mixer.width()).max().unwrap_or(0)
+    }
+
+    /// Memory for each token that mixers compute in, at most.
+    pub(crate) fn mixer_scratch(&self) -> usize {
+        self.blocks.iter().map(|block| block.mixer.scratch()).max().unwrap_or(0)
+    }
+
+    /// Whether any layer keeps a state of a text.
+    pub(crate) fn has_states(&self) -> bool {
+        self.blocks.iter().any(|block| block.mixer.state() > 0)
     }
 
     /// Numbers in all of them; a tied head counts once.
