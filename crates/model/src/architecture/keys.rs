@@ -66,6 +66,12 @@ pub enum Field {
     DeltaValueHeads,
     DeltaKeyDim,
     DeltaValueDim,
+    MambaHeads,
+    MambaHeadDim,
+    MambaGroups,
+    MambaState,
+    /// The convolution of a mixer with a state has a bias.
+    StateConvBias,
 }
 
 /// The meaning of an absent key.
@@ -209,6 +215,10 @@ pub enum GgufKey {
     /// `ssm.conv_kernel`, `ssm.state_size`, `ssm.group_count`, `ssm.time_step_rank` and `ssm.inner_size` of a delta net,
     /// `attention.recurrent_layers` and `full_attention_interval`.
     DeltaNet,
+    /// `ssm.conv_kernel`, `ssm.state_size`, `ssm.group_count`, `ssm.inner_size` and `ssm.time_step_rank` of Mamba-2.
+    Mamba2,
+    /// `feed_forward_length`, 0 in layers that are no network.
+    FeedForwardLengthLayers,
     /// `shortconv.l_cache`.
     ShortConv,
     /// `attention.head_count_kv`, 0 in layers whose mixer keeps a state.

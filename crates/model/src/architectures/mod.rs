@@ -11,6 +11,7 @@ mod gpt_neox;
 mod granite;
 mod lfm2;
 mod llama;
+mod nemotron_h;
 mod olmo2;
 mod olmoe;
 mod opt;
@@ -34,6 +35,7 @@ pub use gpt2::GPT2;
 pub use granite::GRANITE;
 pub use lfm2::LFM2;
 pub use llama::{LLAMA, MINISTRAL3, MISTRAL, MISTRAL3, MIXTRAL};
+pub use nemotron_h::NEMOTRON_H;
 pub use olmo2::{OLMO2, OLMO3};
 pub use olmoe::OLMOE;
 pub use opt::OPT;
@@ -75,6 +77,7 @@ pub static ALL: &[&Architecture] = &[
     &SMOLLM3,
     &GRANITE,
     &LFM2,
+    &NEMOTRON_H,
     &OLMO2,
     &OLMO3,
     &OLMOE,

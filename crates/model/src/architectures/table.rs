@@ -7,15 +7,16 @@ use crate::architecture::{
 
 pub(super) use crate::architecture::Dim::{
     ConvTaps, DeltaHeadDim, DeltaHeads, DeltaValues, Embedding, ExpertFfn, Experts, Ffn, GateUp, HeadDim,
-    Heads, Hidden, KeyValue, KvHeads, Positions, Qkv, Query, QueryGate, RopeHalf, TripleHidden, Vocab,
+    Heads, Hidden, KeyValue, KvHeads, MambaConv, MambaGroup, MambaGroups, MambaHeads, MambaIn, MambaInner,
+    One, Positions, Qkv, Query, QueryGate, RopeHalf, TripleHidden, Vocab,
 };
 pub(super) use crate::architecture::Layout::Experts as EachExpert;
 pub(super) use crate::architecture::Layout::{
-    Conv, HeadNorms, KeyHeads, PlusOne, QkvByHead, QueryHeads, Same, Transposed,
+    Conv, Flat, FlatDecay, HeadNorms, KeyHeads, PlusOne, QkvByHead, QueryHeads, Same, Transposed,
 };
 pub(super) use crate::architecture::Presence::{
-    Always, AttentionLayers, EmbeddingProjection, FfnBias, FinalNorm, OutputBias, QkNorm, QkvBias,
-    SecondNorm, StateLayers, UnlessTied,
+    Always, AttentionLayers, EmbeddingProjection, FfnBias, FinalNorm, NetworkLayers, OutputBias, QkNorm,
+    QkvBias, SecondNorm, StateConvBias, StateLayers, UnlessTied,
 };
 pub(super) use crate::architecture::TensorRole as Role;
 

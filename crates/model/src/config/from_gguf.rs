@@ -63,7 +63,7 @@ pub(super) fn read(file: &Path, metadata: &Metadata, checkpoint: &Checkpoint) ->
     };
     let layers = all_layers - speculative_layers;
     let context_length = keys.need("context_length", limit::CONTEXT)?;
-    let ffn_size = keys.need("feed_forward_length", limit::HIDDEN)?;
+    let ffn_size = mixers::ffn_size(&keys, architecture, layers)?;
     let dimensions = match architecture.position {
         Position::Rotary => keys.size("rope.dimension_count", limit::HIDDEN)?.unwrap_or(head_dim),
         Position::Learned { .. } => 0,
@@ -118,7 +118,7 @@ pub(super) fn read(file: &Path, metadata: &Metadata, checkpoint: &Checkpoint) ->
         embedding_size: hidden_size,
         layers,
         heads,
-        kv_heads: mixers::kv_heads(&keys, architecture, heads)?,
+        kv_heads: mixers::kv_heads(&keys, architecture, (heads, layers))?,
         head_dim,
         head_dim_given: given.is_some(),
         ffn_size,
@@ -185,7 +185,7 @@ pub(super) fn read(file: &Path, metadata: &Metadata, checkpoint: &Checkpoint) ->
         name.is_some_and(|n| checkpoint.tensor(&n).is_some())
     };
     // Not every layer has attention.
-    let first = (0..layers).find(|&layer| !config.has_state(layer)).unwrap_or(0);
+    let first = (0..layers).find(|&layer| config.has_attention(layer)).unwrap_or(0);
     let any = |roles: &[Role]| roles.iter().any(|&role| has(role, Some(first)) || has(role, Some(0)));
     let tied = !has(Role::Output, None);
     let qkv_bias =

@@ -250,6 +250,9 @@ pub(super) fn read(file: &Path) -> Result<Config> {
     };
     config.rope_sections = multimodal::rope_sections(&root, architecture, config.rope.dimensions)?;
     config.states = mixers::from_hf(&reader, &config)?;
+    if let Some(states) = &config.states {
+        config.layers = states.layers.len();
+    }
     quirks::from_hf(&reader, &mut config)?;
     config.checked(file)
 }

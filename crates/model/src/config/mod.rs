@@ -13,6 +13,7 @@ pub(crate) mod mixers;
 mod multimodal;
 mod quirks;
 mod rope;
+mod state_mixers;
 pub(crate) mod to_hf;
 
 use std::path::Path;
@@ -22,10 +23,10 @@ use quern_tensor_io::{Checkpoint, Container, ElementType, Error, Metadata, Resul
 use crate::architecture::{Activation, Architecture, Block, Convention, Dim, RopeStyle, TensorRole};
 
 pub use expected::ExpectedTensor;
-pub use mixers::{DeltaNet, ShortConv, StateMixer, States};
 pub(crate) use quirks::{unusual_query_scalar, unusual_window_pattern, window_pattern};
 pub(crate) use rope::yarn_mscale;
 pub use rope::{Rope, RopeScaling};
+pub use state_mixers::{DeltaNet, Mamba2, ShortConv, StateMixer, States};
 
 /// Larger sizes are treated as damage: no model is near them, and products of any three fit in 64 bits.
 pub(crate) mod limit {

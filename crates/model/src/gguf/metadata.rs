@@ -238,7 +238,11 @@ fn model(config: &Config, out: &mut Metadata) {
                     set("attention.scale", Value::F32(config.attention_scale(0)));
                 }
             }
-            GgufKey::DeltaNet | GgufKey::ShortConv | GgufKey::HeadCountKvLayers => {
+            GgufKey::DeltaNet
+            | GgufKey::ShortConv
+            | GgufKey::Mamba2
+            | GgufKey::HeadCountKvLayers
+            | GgufKey::FeedForwardLengthLayers => {
                 mixers::to_gguf(config, key, &mut set);
             }
             GgufKey::TensorDataLayout => set("tensor_data_layout", "jploski".into()),

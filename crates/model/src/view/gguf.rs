@@ -180,7 +180,7 @@ impl<'a> Builder<'a, '_> {
                 tensor.changed = Some("plus one");
                 return Ok((tensor, owned));
             }
-            if layout == Layout::DeltaDecay {
+            if matches!(layout, Layout::DeltaDecay | Layout::FlatDecay) {
                 let owned = Data::Owned(decays(self.checkpoint, info, order.as_ref(), false)?);
                 let mut tensor = tensor_of(want, ElementType::F32, names);
                 tensor.changed = Some("from its logarithm");

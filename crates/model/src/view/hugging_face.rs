@@ -60,7 +60,7 @@ fn translate<'a>(
             changed = Some("less one");
             Data::Owned(shifted(checkpoint, info, -1.0)?)
         }
-        (Layout::DeltaDecay, _) => {
+        (Layout::DeltaDecay | Layout::FlatDecay, _) => {
             element_type = ElementType::F32;
             changed = Some("as its logarithm");
             Data::Owned(decays(checkpoint, info, order.as_ref(), true)?)

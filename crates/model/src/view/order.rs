@@ -64,6 +64,8 @@ impl RowOrder {
             | Layout::Experts
             | Layout::HeadNorms
             | Layout::Conv
+            | Layout::Flat
+            | Layout::FlatDecay
             | Layout::DeltaColumns => None,
         }
     }
@@ -81,6 +83,8 @@ impl RowOrder {
             | Layout::HeadNorms
             | Layout::QkvByHead
             | Layout::Conv
+            | Layout::Flat
+            | Layout::FlatDecay
             | Layout::DeltaQkv
             | Layout::DeltaConv
             | Layout::DeltaValues

@@ -30,7 +30,7 @@ impl Transposed {
         let all = |linears: Vec<&Linear>| linears.into_iter().map(of).collect::<Result<Vec<_>>>();
         let (widen, down) = match &block.ffn {
             Ffn::Dense { widen, down } => (all(widen.linears())?, Some(of(down)?)),
-            Ffn::Experts(_) => (Vec::new(), None),
+            Ffn::Experts(_) | Ffn::None => (Vec::new(), None),
         };
         Ok(Self { inputs: all(block.mixer.inputs())?, output: of(block.mixer.output())?, widen, down })
     }

@@ -280,7 +280,7 @@ impl<'v, 'a> Lookup<'v, 'a> {
             }
             match tensor.layout {
                 Layout::PlusOne => values.iter_mut().for_each(|v| *v += 1.0),
-                Layout::DeltaDecay => values.iter_mut().for_each(|v| *v = -v.exp()),
+                Layout::DeltaDecay | Layout::FlatDecay => values.iter_mut().for_each(|v| *v = -v.exp()),
                 Layout::Same
                 | Layout::QueryHeads
                 | Layout::KeyHeads
@@ -289,6 +289,7 @@ impl<'v, 'a> Lookup<'v, 'a> {
                 | Layout::HeadNorms
                 | Layout::QkvByHead
                 | Layout::Conv
+                | Layout::Flat
                 | Layout::DeltaQkv
                 | Layout::DeltaConv
                 | Layout::DeltaValues

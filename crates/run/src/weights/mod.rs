@@ -17,7 +17,9 @@ use quern_model::TensorRole;
 use quern_tensor_io::{Checkpoint, ElementType};
 
 pub(crate) use block::{Block, Experts, Ffn, Widen};
-pub(crate) use mixers::{Attention, DeltaNet, HeadNorms, Mixer, Qkv, ShortConv, state_sizes};
+pub(crate) use mixers::{
+    Attention, DeltaNet, HeadNorms, Mamba2, Mixer, Network, Qkv, ShortConv, state_sizes,
+};
 
 /// A range of bytes of one tensor in the map.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -165,7 +167,7 @@ impl Weights {
             let (experts, common): (Vec<_>, Vec<_>) = all.partition(|&(expert, _)| expert);
             let sum = |part: Vec<(bool, u64)>| part.into_iter().map(|(_, bytes)| bytes).sum::<u64>();
             let (chosen, router) = match &block.ffn {
-                Ffn::Dense { .. } => (0, 0),
+                Ffn::Dense { .. } | Ffn::None => (0, 0),
                 Ffn::Experts(mixture) => {
                     let count = mixture.experts.len().max(1) as u64;
                     (sum(experts) / count * self.experts_used as u64, mixture.router.bytes())
@@ -203,7 +205,7 @@ impl Weights {
         let block = |b: &Block| {
             let router = match &b.ffn {
                 Ffn::Experts(experts) => linear(&experts.router),
-                Ffn::Dense { .. } => 0,
+                Ffn::Dense { .. } | Ffn::None => 0,
             };
             b.mixer.vector_values() as u64
                 + router

@@ -2,6 +2,8 @@
 
 mod attention;
 mod delta_net;
+mod mamba2;
+mod network;
 mod short_conv;
 
 use quern_compute::{Buffer, Device, Values, ValuesMut};
@@ -54,6 +56,8 @@ impl Phases<'_, '_> {
             }
             Mixer::DeltaNet(net) => self.delta_net(net, input, states, mixed),
             Mixer::ShortConv(conv) => self.short_conv(conv, input, states, mixed),
+            Mixer::Mamba2(mamba) => self.mamba2(mamba, input, states, mixed),
+            Mixer::Network(network) => self.network(network, input, mixed),
         }
     }
 }

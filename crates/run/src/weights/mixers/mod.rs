@@ -2,6 +2,8 @@
 
 mod attention;
 mod delta_net;
+mod mamba2;
+mod network;
 mod short_conv;
 
 use quern_compute::Uploader;
@@ -14,6 +16,8 @@ use crate::Result;
 
 pub(crate) use attention::{Attention, HeadNorms, Qkv};
 pub(crate) use delta_net::DeltaNet;
+pub(crate) use mamba2::Mamba2;
+pub(crate) use network::Network;
 pub(crate) use short_conv::ShortConv;
 
 /// The first half of a block, from its normed input to what is added to the residual stream.
@@ -25,11 +29,18 @@ pub(crate) enum Mixer {
     DeltaNet(Box<DeltaNet>),
     /// A gated convolution over few positions.
     ShortConv(Box<ShortConv>),
+    /// Mamba-2.
+    Mamba2(Box<Mamba2>),
+    /// A network, in a block that is nothing else.
+    Network(Box<Network>),
 }
 
 impl Mixer {
     /// Takes the tensors of a layer's mixer.
     pub(super) fn resolve(lookup: &Lookup<'_, '_>, config: &Config, layer: usize) -> Result<Self> {
+        if config.is_network(layer) {
+            return Network::resolve(lookup, layer).map(Box::new).map(Self::Network);
+        }
         match config.states.as_ref().filter(|_| config.has_state(layer)).map(|states| &states.mixer) {
             None => Attention::resolve(lookup, config, layer).map(Box::new).map(Self::Attention),
             Some(StateMixer::DeltaNet(net)) => {
@@ -38,6 +49,9 @@ impl Mixer {
             Some(StateMixer::ShortConv(conv)) => {
                 ShortConv::resolve(lookup, conv, layer).map(Box::new).map(Self::ShortConv)
             }
+            Some(StateMixer::Mamba2(mamba)) => {
+                Mamba2::resolve(lookup, config, mamba, layer).map(Box::new).map(Self::Mamba2)
+            }
         }
     }
 
@@ -45,7 +59,7 @@ impl Mixer {
     pub(crate) fn attention(&self) -> Option<&Attention> {
         match self {
             Self::Attention(attention) => Some(attention),
-            Self::DeltaNet(_) | Self::ShortConv(_) => None,
+            Self::DeltaNet(_) | Self::ShortConv(_) | Self::Mamba2(_) | Self::Network(_) => None,
         }
     }
 
@@ -53,7 +67,7 @@ impl Mixer {
     pub(crate) fn attention_mut(&mut self) -> Option<&mut Attention> {
         match self {
             Self::Attention(attention) => Some(attention),
-            Self::DeltaNet(_) | Self::ShortConv(_) => None,
+            Self::DeltaNet(_) | Self::ShortConv(_) | Self::Mamba2(_) | Self::Network(_) => None,
         }
     }
 
@@ -63,6 +77,8 @@ impl Mixer {
             Self::Attention(attention) => attention.qkv.linears(),
             Self::DeltaNet(net) => net.inputs().into(),
             Self::ShortConv(conv) => vec![&conv.input],
+            Self::Mamba2(mamba) => vec![&mamba.input],
+            Self::Network(network) => vec![&network.up],
         }
     }
 
@@ -72,6 +88,8 @@ impl Mixer {
             Self::Attention(attention) => attention.qkv.linears_mut(),
             Self::DeltaNet(net) => net.inputs_mut().into(),
             Self::ShortConv(conv) => vec![&mut conv.input],
+            Self::Mamba2(mamba) => vec![&mut mamba.input],
+            Self::Network(network) => vec![&mut network.up],
         }
     }
 
@@ -81,6 +99,8 @@ impl Mixer {
             Self::Attention(attention) => &attention.output,
             Self::DeltaNet(net) => &net.output,
             Self::ShortConv(conv) => &conv.output,
+            Self::Mamba2(mamba) => &mamba.output,
+            Self::Network(network) => &network.down,
         }
     }
 
@@ -90,6 +110,8 @@ impl Mixer {
             Self::Attention(attention) => &mut attention.output,
             Self::DeltaNet(net) => &mut net.output,
             Self::ShortConv(conv) => &mut conv.output,
+            Self::Mamba2(mamba) => &mut mamba.output,
+            Self::Network(network) => &mut network.down,
         }
     }
 
@@ -108,9 +130,10 @@ impl Mixer {
     /// Values of the state that it keeps of a text in place of keys and values; none for attention.
     pub(crate) fn state(&self) -> usize {
         match self {
-            Self::Attention(_) => 0,
+            Self::Attention(_) | Self::Network(_) => 0,
             Self::DeltaNet(net) => net.states().0 + net.states().1,
             Self::ShortConv(conv) => conv.state(),
+            Self::Mamba2(mamba) => mamba.states().0 + mamba.states().1,
         }
     }
 
@@ -120,6 +143,8 @@ impl Mixer {
             Self::Attention(attention) => attention.scratch(),
             Self::DeltaNet(net) => net.scratch(),
             Self::ShortConv(conv) => conv.scratch(),
+            Self::Mamba2(mamba) => mamba.scratch(),
+            Self::Network(_) => 0,
         }
     }
 
@@ -129,6 +154,8 @@ impl Mixer {
             Self::Attention(attention) => attention.vector_values(),
             Self::DeltaNet(net) => net.vector_values(),
             Self::ShortConv(conv) => conv.vector_values(),
+            Self::Mamba2(mamba) => mamba.vector_values(),
+            Self::Network(_) => 0,
         }
     }
 
@@ -137,7 +164,7 @@ impl Mixer {
         match self {
             Self::Attention(attention) => attention.vector_bytes(),
             // Models with such mixers are never on a GPU.
-            Self::DeltaNet(_) | Self::ShortConv(_) => 0,
+            Self::DeltaNet(_) | Self::ShortConv(_) | Self::Mamba2(_) | Self::Network(_) => 0,
         }
     }
 
@@ -146,7 +173,9 @@ impl Mixer {
         match self {
             Self::Attention(attention) => attention.upload(uploader).map(Box::new).map(Self::Attention),
             // As `Model::beyond_gpus` says.
-            Self::DeltaNet(_) | Self::ShortConv(_) => Err(quern_compute::Error::Device.into()),
+            Self::DeltaNet(_) | Self::ShortConv(_) | Self::Mamba2(_) | Self::Network(_) => {
+                Err(quern_compute::Error::Device.into())
+            }
         }
     }
 }
@@ -164,6 +193,12 @@ pub(crate) fn state_sizes(config: &Config) -> (usize, usize) {
             (conv_state(shape.width(), net.taps) + shape.state(), scratch)
         }
         StateMixer::ShortConv(conv) => (conv_state(config.hidden_size, conv.taps), 4 * config.hidden_size),
+        StateMixer::Mamba2(mamba) => {
+            let scan = mamba2::scan_of(mamba);
+            let parts = scan.inner() + scan.width() + scan.heads;
+            let made = scan.states() / scan.state.max(1);
+            (conv_state(scan.width(), mamba.taps) + scan.states(), 2 * parts + scan.inner() + made)
+        }
     };
     let layers = states.layers.iter().filter(|&&state| state).count();
     (layers * state, scratch.max(gates))
