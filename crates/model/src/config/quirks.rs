@@ -102,6 +102,18 @@ pub(super) fn to_hf(config: &Config, metadata: &Metadata, out: &mut Map<String, 
             }
         }
         "lfm2" => set("block_auto_adjust_ff_dim", json!(false)),
+        // Only transformers 5 has such models; the sections count for images alone.
+        "qwen35" => {
+            let sections = config.rope_sections.map(|sections| sections[..3].to_vec());
+            let rope = json!({
+                "rope_type": "default",
+                "rope_theta": shortest(config.rope.theta),
+                "partial_rotary_factor": config.rope.dimensions as f64 / config.head_dim as f64,
+                "mrope_interleaved": true,
+                "mrope_section": sections,
+            });
+            set("rope_parameters", rope);
+        }
         "smollm3" => {
             let rotated = |&unrotated: &bool| u8::from(!unrotated);
             set("no_rope_layers", config.unrotated_layers.iter().map(rotated).collect());
