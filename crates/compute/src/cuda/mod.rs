@@ -39,6 +39,7 @@ mod module;
 mod stream;
 mod sums_args;
 mod vector;
+mod waiting;
 
 pub use cache::Cache;
 pub use card::{Card, CardInfo, MemoryUse, OLDEST_CAPABILITY, cards};
@@ -54,3 +55,4 @@ pub use memory::{Memory, Pinned, Pointer};
 pub use module::Function;
 pub use stream::{Event, Stream};
 pub use vector::{Buffer, Region, Values};
+pub use waiting::Waiting;

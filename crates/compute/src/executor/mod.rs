@@ -20,6 +20,7 @@ mod replay;
 mod sums;
 mod upload;
 mod values;
+mod waiting;
 mod weight;
 
 use std::sync::Arc;
@@ -35,6 +36,7 @@ pub use operations::{Attend, Choice, Heads, Input, Output, Rotate, Routing, RowL
 pub use replay::{Mode, PassKey};
 pub use upload::{Room, Uploader, bytes_of_linear, bytes_of_matrix, bytes_of_norm};
 pub use values::{Buffer, Values, ValuesMut};
+pub use waiting::Waiting;
 pub use weight::{Bytes, Linear, Norm, NormKind, Permutation, Vector, Weight};
 
 /// Where operations run.

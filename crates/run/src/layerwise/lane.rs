@@ -8,7 +8,6 @@ use crate::observer::{Inputs, observe};
 use crate::weights::{Block, Linear};
 use crate::{Calibrator, Model, Result};
 
-use super::rows::Keep;
 use super::steps::Steps;
 use super::stream::{Keeps, Stream, Views};
 
@@ -27,7 +26,6 @@ pub(super) struct Lane<'m> {
     pub(super) views: Views,
     /// What the experts of a block make of all tokens, where the streams have no room for it.
     pub(super) made: Buffer,
-    waits: bool,
     uploader: Uploader,
     /// The memory of a block's weights on a GPU.
     room: Room,
@@ -64,7 +62,6 @@ impl<'m> Lane<'m> {
             steps: Steps::new(model, device, longest)?,
             views: Views::new(device, config, longest, with_reference)?,
             made: Buffer::new(device),
-            waits: keeps.hidden == Keep::InRam,
             room: uploader.room(largest)?,
             uploader,
             held: None,
@@ -124,12 +121,6 @@ impl<'m> Lane<'m> {
 
     /// Brings a sequence to the device, where it waits in RAM.
     pub(super) fn load(&mut self, tokens: &Range<usize>) -> Result<()> {
-        if !self.waits {
-            return Ok(());
-        }
-        // The memory that copies are made through is free again.
-        self.steps.end()?;
-        self.steps.begin()?;
         let executor = &mut self.steps.executor;
         self.current.load(executor, tokens)?;
         self.reference.as_mut().map_or(Ok(()), |reference| reference.load(executor, tokens))
