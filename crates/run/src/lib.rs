@@ -36,7 +36,7 @@ mod session;
 pub mod statistics;
 mod weights;
 
-pub use backward::{GradientObserver, Gradients, LinearGradient, Loss, Target};
+pub use backward::{GradientObserver, Gradients, LinearGradient, Loss, Target, gradients_memory};
 pub use bandwidth::{Bandwidths, MemorySpeed, ReadLimit, gpu_bandwidth, read_bandwidth};
 pub use bench::{BenchOptions, BenchReport, BenchTest, Speed, bench};
 pub use chat::{Chat, ChatNote};

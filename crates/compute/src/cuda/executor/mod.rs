@@ -8,6 +8,7 @@
 mod attend;
 mod experts;
 mod few;
+mod gradients;
 mod linear;
 mod many;
 mod mixture;
