@@ -151,6 +151,13 @@ fn devices_that_are_not_there_are_named_before_anything_is_loaded() {
     assert!(text.contains("only the CPU is used"), "{text}");
     let quantize = ["quantize", &model, "--to", "q8_0", "-o", "x", "--device", "cuda"];
     assert!(failure(&quern(quantize)).contains("computes on the CPU only"));
+    for scheme in [&["--to", "gptq"][..], &["--to", "q4_0", "--calibrate"]] {
+        let demo = fixture("bookworm-4m").display().to_string();
+        let device = format!("cuda:{NO_CARD}");
+        let text = failure(&quern([&["quantize", &demo, "-o", "x", "--device", &device], scheme].concat()));
+        assert!(text.contains("CUDA") || text.contains(NO_CARD), "{text}");
+        assert!(!std::path::Path::new("x").exists());
+    }
     let imatrix = ["imatrix", &model, "-o", "x", "--device", &format!("cuda:{NO_CARD}")];
     let text = failure(&quern(imatrix));
     assert!(text.contains("CUDA") || text.contains(NO_CARD), "{text}");

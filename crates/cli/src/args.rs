@@ -49,7 +49,7 @@ pub use inspect::Inspect;
 pub use man::Man;
 pub use output::Output;
 pub use perplexity::Perplexity;
-pub use placement::{Devices, Placement};
+pub use placement::{CalibrationDevice, Devices, Placement};
 pub use pull::Pull;
 pub use quantize::{Quantize, Scheme};
 pub use record::{CardOptions, NoProvenance};

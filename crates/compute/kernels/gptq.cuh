@@ -36,6 +36,37 @@ DEVICE float with_sign(float magnitude, float sign) {
 // The f16 nearest to x, with its sign; 0 stays 0.
 DEVICE float signed_half(float x) { return x == 0.0f ? 0.0f : with_sign(half_above_zero(fabsf(x)), x); }
 
+// ---- copies to shared memory; before compute capability 8.0 they are done at once ----
+
+// BYTES, 16 or 4, of which the first `bytes` come from `from`; the others are 0.
+template <int BYTES>
+DEVICE void copy_later(float* to, const float* from, u32 bytes) {
+#if __CUDA_ARCH__ >= 800
+    const u32 address = (u32)__cvta_generic_to_shared(to);
+    if (BYTES == 16)
+        asm volatile("cp.async.cg.shared.global [%0], [%1], 16, %2;" ::"r"(address), "l"(from), "r"(bytes));
+    else
+        asm volatile("cp.async.ca.shared.global [%0], [%1], 4, %2;" ::"r"(address), "l"(from), "r"(bytes));
+#else
+    if (BYTES == 16 && bytes == 16) {
+        *(float4*)to = *(const float4*)from;
+    } else {
+        for (u32 i = 0; i < BYTES / 4; i++) to[i] = 4 * i < bytes ? from[i] : 0.0f;
+    }
+#endif
+}
+DEVICE void copies_queued() {
+#if __CUDA_ARCH__ >= 800
+    asm volatile("cp.async.commit_group;");
+#endif
+}
+template <int LEFT>
+DEVICE void copies_arrived() {
+#if __CUDA_ARCH__ >= 800
+    asm volatile("cp.async.wait_group %0;" ::"n"(LEFT));
+#endif
+}
+
 // ---- the square of a symmetric matrix at some positions, in shared memory: row j up to the end of its 16 columns ----
 
 // Where row j begins.
@@ -46,25 +77,21 @@ DEVICE u32 triangle_row(u32 j) {
 // Floats of `size` rows (a multiple of 16), and 16 more: who reads 16 columns may read beyond the last row.
 __host__ __device__ constexpr u32 triangle_floats(u32 size) { return 8 * (size / 16) * (size / 16 + 1) * 16 + 16; }
 
-// Brings `size` rows from `matrix`, whose rows are `stride` apart, into `triangle`. Columns beyond the matrix are 0.
+// Brings `size` rows from `matrix`, whose rows are `stride` apart, into `triangle`. Columns beyond the matrix are 0. The
+// copies are only queued.
 DEVICE void load_triangle(float* triangle, const float* matrix, u32 stride, u32 size, u32 floats) {
     const u32 lane = threadIdx.x % 32, warp = threadIdx.x / 32;
     const bool aligned = ((u64)matrix % 16 == 0) && stride % 4 == 0;
     for (u32 j = warp; j < size; j += WARPS) {
         float* row = triangle + triangle_row(j);
         const float* from = matrix + (u64)j * stride;
-        const u32 length = 16 * (j / 16 + 1);
-        for (u32 i = 4 * lane; i < length; i += 128) {
-            float4 v;
-            if (aligned && i + 4 <= size) {
-                v = *(const float4*)(from + i);
-            } else {
-                v.x = i < size ? from[i] : 0.0f;
-                v.y = i + 1 < size ? from[i + 1] : 0.0f;
-                v.z = i + 2 < size ? from[i + 2] : 0.0f;
-                v.w = i + 3 < size ? from[i + 3] : 0.0f;
-            }
-            *(float4*)(row + i) = v;
+        const u32 length = 16 * (j / 16 + 1), i = 4 * lane;
+        if (i >= length) continue;
+        const u32 count = i < size ? min(4u, size - i) : 0;
+        if (aligned) {
+            copy_later<16>(row + i, count ? from + i : matrix, 4 * count);
+        } else {
+            for (u32 k = 0; k < 4; k++) copy_later<4>(row + i + k, k < count ? from + i + k : matrix, k < count ? 4 : 0);
         }
     }
     // Read with errors of 0, so they must be numbers.
@@ -72,12 +99,18 @@ DEVICE void load_triangle(float* triangle, const float* matrix, u32 stride, u32 
     for (u32 i = end + threadIdx.x; i < floats; i += blockDim.x) triangle[i] = 0.0f;
 }
 
-// [count][width] of 32 rows to or from [count][32].
+// [count][width] of 32 rows to or from [count][32]. Loads are only queued.
 DEVICE void load_lines(float (*to)[LINE], const float* from, u32 width, u32 count) {
     for (u32 i = threadIdx.x; i < count * (LINE / 4); i += blockDim.x) {
         const u32 j = i / (LINE / 4), at = i % (LINE / 4) * 4;
-        *(float4*)&to[j][at] = *(const float4*)(from + (u64)j * width + at);
+        copy_later<16>(&to[j][at], from + (u64)j * width + at, 16);
     }
+}
+// Waits until what all threads of the block have queued is there.
+DEVICE void loads_arrived() {
+    copies_queued();
+    copies_arrived<0>();
+    __syncthreads();
 }
 DEVICE void store_lines(float* to, const float (*from)[LINE], u32 width, u32 count) {
     for (u32 i = threadIdx.x; i < count * (LINE / 4); i += blockDim.x) {
@@ -97,7 +130,7 @@ DEVICE void add_short(float (*sums)[LINE], const float* triangle, const float (*
 #pragma unroll
     for (int i = 0; i < SHORT; i++) e[i] = errors[i][lane];
     if (first % 4 == 0) {
-#pragma unroll 2
+#pragma unroll 4
         for (; j < stop; j += step) {
             const float4* row = (const float4*)(triangle + triangle_row(j) + first);
             float sum = sums[j][lane];

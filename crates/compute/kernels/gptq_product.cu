@@ -23,34 +23,6 @@ struct ProductArgs {
     Product products[3];
 };
 
-template <int BYTES>
-DEVICE void copy_later(float* to, const float* from, u32 bytes) {
-#if __CUDA_ARCH__ >= 800
-    const u32 address = (u32)__cvta_generic_to_shared(to);
-    if (BYTES == 16)
-        asm volatile("cp.async.cg.shared.global [%0], [%1], 16, %2;" ::"r"(address), "l"(from), "r"(bytes));
-    else
-        asm volatile("cp.async.ca.shared.global [%0], [%1], 4, %2;" ::"r"(address), "l"(from), "r"(bytes));
-#else
-    if (BYTES == 16 && bytes == 16) {
-        *(float4*)to = *(const float4*)from;
-    } else {
-        for (u32 i = 0; i < BYTES / 4; i++) to[i] = 4 * i < bytes ? from[i] : 0.0f;
-    }
-#endif
-}
-DEVICE void copies_queued() {
-#if __CUDA_ARCH__ >= 800
-    asm volatile("cp.async.commit_group;");
-#endif
-}
-template <int LEFT>
-DEVICE void copies_arrived() {
-#if __CUDA_ARCH__ >= 800
-    asm volatile("cp.async.wait_group %0;" ::"n"(LEFT));
-#endif
-}
-
 // BK values of k at a time, of SIDE columns from `at` on; columns from `columns` on are 0, and rows from `depth` on.
 template <int SIDE, int BK, int THREADS>
 DEVICE void load_tile(float (*tile)[SIDE], const float* from, u32 stride, u32 k0, u32 depth, u32 at, u32 columns, bool aligned,
@@ -159,4 +131,4 @@ DEVICE void product(const Product& p) {
         product<BM, BN, BK, TM, TN, STAGES, THREADS>(args.products[blockIdx.z]);                                    \
     }
 KERNEL(gptq_product_64, 64, 64, 32, 8, 4, 3, 128, 1)
-KERNEL(gptq_product_32, 32, 32, 32, 4, 4, 4, 64, 1)
+KERNEL(gptq_product_32, 32, 32, 64, 4, 4, 3, 64, 4)

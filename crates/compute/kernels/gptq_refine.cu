@@ -27,16 +27,21 @@ struct Work {
     float gradient[MOST][LINE];
 };
 
-// The scale of a piece that is one group. Every warp does the same sums, and its own positions. Levels, products and changes
-// are those of this thread's row.
-DEVICE float refit(float scale, const RefineArgs& a, u32 row, float (*gradient)[LINE]) {
+// The scale of a piece that is one group. Every warp does the same sums, and its own positions. Levels and products are
+// where the square will be.
+DEVICE float refit(float scale, const RefineArgs& a, u32 row0, Work& work) {
     const u32 lane = threadIdx.x % 32, warp = threadIdx.x / 32;
+    static_assert(triangle_floats(MOST) >= 2 * MOST * LINE, "they fit");
+    float(*levels)[LINE] = (float(*)[LINE])work.triangle, (*products)[LINE] = levels + MOST, (*gradient)[LINE] = work.gradient;
+    load_lines(levels, a.levels + row0, a.width, a.size);
+    load_lines(products, a.products + row0, a.width, a.size);
+    loads_arrived();
     float along = 0.0f, square = 0.0f;
 #pragma unroll 8
     for (u32 i = 0; i < a.size; i++) {
-        const float t = a.levels[(u64)i * a.width + row];
+        const float t = levels[i][lane];
         along = along + t * gradient[i][lane];
-        square = square + t * a.products[(u64)i * a.width + row];
+        square = square + t * products[i][lane];
     }
     const float wanted = scale + (0.0f < square ? along / square : 0.0f);
     const float rounded = with_sign(half_above_zero(fabsf(wanted)), wanted);
@@ -45,27 +50,37 @@ DEVICE float refit(float scale, const RefineArgs& a, u32 row, float (*gradient)[
     change = change * change * square < (change + change) * along ? change : 0.0f;
     __syncthreads();
     for (u32 i = warp; i < a.size; i += WARPS) {
-        const u64 at = (u64)i * a.width + row;
-        gradient[i][lane] = gradient[i][lane] - change * a.products[at];
-        a.changes[at] = 0.0f - change * a.levels[at];
+        gradient[i][lane] = gradient[i][lane] - change * products[i][lane];
+        a.changes[(u64)i * a.width + row0 + lane] = 0.0f - change * levels[i][lane];
     }
     __syncthreads();
     return scale + change;
 }
 
+// Levels and changes of a short's columns, of one row.
+struct Ahead {
+    float levels[SHORT], changes[SHORT];
+    DEVICE void load(const RefineArgs& a, u32 row, u32 first, u32 end) {
+#pragma unroll
+        for (int j = 0; j < SHORT; j++) {
+            const bool inside = first + j < end;
+            const u64 at = (u64)(first + j) * a.width + row;
+            levels[j] = inside ? a.levels[at] : 0.0f;
+            changes[j] = inside ? a.changes[at] : 0.0f;
+        }
+    }
+};
+
 // A short's columns of one group, one after the other: better levels. First warp.
-template <class Set>
-DEVICE void descend(const Set& set, const RefineArgs& a, Work& work, float (*latest)[LINE], u32 row0, u32 first, u32 size,
-                    float scale, float low) {
-    const u32 lane = threadIdx.x % 32;
-    float g[SHORT], levels[SHORT], changes[SHORT];
+template <bool FULL, class Set>
+DEVICE void descend(const Set& set, const RefineArgs& a, Work& work, const Ahead& ahead, float (*latest)[LINE], u32 row0,
+                    u32 first, u32 some, float scale, float low) {
+    const u32 lane = threadIdx.x % 32, size = FULL ? SHORT : some;
+    float g[SHORT];
     u32 row[SHORT];
 #pragma unroll
     for (int j = 0; j < SHORT; j++) {
         const bool inside = j < size;
-        const u64 at = (u64)(first + j) * a.width + row0;
-        levels[j] = inside ? a.levels[at] : 0.0f;
-        changes[j] = inside ? a.changes[at] : 0.0f;
         g[j] = inside ? work.gradient[first + j][lane] : 0.0f;
         row[j] = inside ? triangle_row(first + j) + first : 0;
     }
@@ -77,11 +92,11 @@ DEVICE void descend(const Set& set, const RefineArgs& a, Work& work, float (*lat
         }
         const u64 at = (u64)(first + j) * a.width + row0;
         const float step = scale == 0.0f ? 0.0f : g[j] * work.per_diagonal[first + j] / scale;
-        const float level = set.of(levels[j] + step, low);
-        const float change = scale * (levels[j] - level);
+        const float level = set.of(ahead.levels[j] + step, low);
+        const float change = scale * (ahead.levels[j] - level);
         a.levels[at] = level;
         latest[j][lane] = change;
-        a.changes[at] = changes[j] + change;
+        a.changes[at] = ahead.changes[j] + change;
 #pragma unroll
         for (int k = j + 1; k < SHORT; k++) g[k] = g[k] + work.triangle[row[k] + j] * change;
     }
@@ -91,12 +106,13 @@ extern "C" __global__ void __launch_bounds__(256) gptq_refine(const __grid_const
     extern __shared__ __align__(16) char shared[];
     Work& work = *(Work*)shared;
     const u32 row0 = blockIdx.x * LINE, row = row0 + threadIdx.x % 32;
-    load_triangle(work.triangle, a.square, a.size, a.size, triangle_floats(MOST));
     load_lines(work.gradient, a.gradient + row0, a.width, a.size);
-    if (!a.products)
+    if (!a.products) {
+        load_triangle(work.triangle, a.square, a.size, a.size, triangle_floats(MOST));
         for (u32 i = threadIdx.x / 32; i < a.size; i += WARPS) a.changes[(u64)i * a.width + row] = 0.0f;
+    }
     if (threadIdx.x < a.size) work.per_diagonal[threadIdx.x] = 1.0f / a.square[(u64)threadIdx.x * a.size + threadIdx.x];
-    __syncthreads();
+    loads_arrived();
     const Whole set = {a.span};
     u32 turn = 0;
     for (u32 g = 0; g < a.count; g++) {
@@ -105,12 +121,22 @@ extern "C" __global__ void __launch_bounds__(256) gptq_refine(const __grid_const
         float scale = a.scales[line];
         const float low = a.lows[line];
         if (a.products) {
-            scale = refit(scale, a, row, work.gradient);
+            scale = refit(scale, a, row0, work);
             if (threadIdx.x < 32) a.scales[line] = scale;
+            load_triangle(work.triangle, a.square, a.size, a.size, triangle_floats(MOST));
         }
+        Ahead ahead;
+        if (threadIdx.x < 32) ahead.load(a, row, group.x, group.y);
+        loads_arrived();
         for (u32 at = group.x; at < group.y; at += SHORT) {
             const u32 size = min((u32)SHORT, group.y - at);
-            if (threadIdx.x < 32) descend(set, a, work, work.errors[turn], row, at, size, scale, low);
+            if (threadIdx.x < 32) {
+                Ahead next;
+                next.load(a, row, at + SHORT, group.y);
+                if (size == SHORT) descend<true>(set, a, work, ahead, work.errors[turn], row, at, size, scale, low);
+                else descend<false>(set, a, work, ahead, work.errors[turn], row, at, size, scale, low);
+                ahead = next;
+            }
             __syncthreads();
             add_short(work.gradient, work.triangle, work.errors[turn], at, at + size, a.size);
             turn ^= 1;

@@ -44,7 +44,7 @@ DEVICE void start_kernel(const StartArgs& a) {
     load_triangle(work.triangle, a.factor, a.columns, a.size, triangle_floats(B));
     load_lines(lines, a.residual + row0, a.width, a.size);
     if (threadIdx.x < a.size) work.root[threadIdx.x] = 1.0f / a.factor[(u64)threadIdx.x * a.columns + threadIdx.x];
-    __syncthreads();
+    loads_arrived();
     for (u32 first = (a.size - 1) / SHORT * SHORT;; first -= SHORT) {
         const u32 size = min((u32)SHORT, a.size - first);
         if (warp == 0) {

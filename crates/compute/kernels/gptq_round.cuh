@@ -39,10 +39,11 @@ struct Work {
     float root[B];
 };
 
-// A short's columns, one after the other: what they would have to be. First warp.
+// A short's columns, one after the other: what they would have to be. First warp. FULL: size is 16.
+template <bool FULL>
 DEVICE void make_up(float (*values)[LINE], const float (*weights)[LINE], const float* triangle, const float* minus,
-                    float (*errors)[LINE], u32 first, u32 size) {
-    const u32 lane = threadIdx.x % 32;
+                    float (*errors)[LINE], u32 first, u32 some) {
+    const u32 lane = threadIdx.x % 32, size = FULL ? SHORT : some;
     float sum[SHORT];
     u32 row[SHORT];
 #pragma unroll
@@ -71,7 +72,10 @@ DEVICE void make_up_all(float (*values)[LINE], const float (*weights)[LINE], con
     u32 turn = 0;
     for (u32 at = first; at < end; at += SHORT) {
         const u32 size = min((u32)SHORT, end - at);
-        if (threadIdx.x < 32) make_up(values, weights, triangle, minus, errors[turn], at, size);
+        if (threadIdx.x < 32) {
+            if (size == SHORT) make_up<true>(values, weights, triangle, minus, errors[turn], at, size);
+            else make_up<false>(values, weights, triangle, minus, errors[turn], at, size);
+        }
         __syncthreads();
         add_short(values, triangle, errors[turn], at, at + size, end);
         turn ^= 1;
@@ -89,11 +93,14 @@ DEVICE void make_up_kernel(const MakeUpArgs& a) {
     load_lines(values, a.values + row0, a.width, a.size);
     load_lines(weights, a.weights + row0, a.width, a.size);
     if (threadIdx.x < a.size) work.root[threadIdx.x] = -1.0f / a.factor[(u64)threadIdx.x * a.columns + threadIdx.x];
-    __syncthreads();
+    loads_arrived();
     u32 turn = 0;
     for (u32 at = 0; at < a.size; at += SHORT) {
         const u32 size = min((u32)SHORT, a.size - at);
-        if (threadIdx.x < 32) make_up(values, weights, work.triangle, work.root, work.errors[turn], at, size);
+        if (threadIdx.x < 32) {
+            if (size == SHORT) make_up<true>(values, weights, work.triangle, work.root, work.errors[turn], at, size);
+            else make_up<false>(values, weights, work.triangle, work.root, work.errors[turn], at, size);
+        }
         __syncthreads();
         for (u32 i = threadIdx.x; i < size * LINE; i += blockDim.x)
             kept[at + i / LINE][i % LINE] = work.errors[turn][i / LINE][i % LINE];
@@ -106,11 +113,11 @@ DEVICE void make_up_kernel(const MakeUpArgs& a) {
 }
 
 // A short's columns of one group, one after the other: their levels, errors and residuals. First warp.
-template <class Set>
+template <bool FULL, class Set>
 DEVICE void round_short(const RoundArgs& a, const Set& set, float (*sums)[LINE], const float (*weights)[LINE],
-                        const float* triangle, const float* root, float (*errors)[LINE], u32 first, u32 size, float scale,
+                        const float* triangle, const float* root, float (*errors)[LINE], u32 first, u32 some, float scale,
                         float low, float offset) {
-    const u32 lane = threadIdx.x % 32;
+    const u32 lane = threadIdx.x % 32, size = FULL ? SHORT : some;
     const u64 row0 = blockIdx.x * LINE + lane;
     const float per_scale = inverse(scale);
     float sum[SHORT];
@@ -159,6 +166,7 @@ DEVICE void round_kernel(const RoundArgs& a, const Format& format) {
         minus[threadIdx.x] = -inv;
         costs[threadIdx.x] = a.diagonal[threadIdx.x];
     }
+    loads_arrived();
     u32 turn = 0;
     for (u32 g = 0; g < a.count; g++) {
         const uint4 group = a.groups[g];
@@ -181,9 +189,16 @@ DEVICE void round_kernel(const RoundArgs& a, const Format& format) {
         }
         for (u32 at = first; at < end; at += SHORT) {
             const u32 size = min((u32)SHORT, end - at);
-            if (threadIdx.x < 32)
-                round_short(a, format.set, sums, weights, work.triangle, work.root, work.errors[turn], at, size, chosen.scale,
-                            chosen.low, chosen.offset);
+            if (threadIdx.x < 32) {
+                float(*errors)[LINE] = work.errors[turn];
+                if (size == SHORT) {
+                    round_short<true>(a, format.set, sums, weights, work.triangle, work.root, errors, at, size, chosen.scale,
+                                      chosen.low, chosen.offset);
+                } else {
+                    round_short<false>(a, format.set, sums, weights, work.triangle, work.root, errors, at, size, chosen.scale,
+                                       chosen.low, chosen.offset);
+                }
+            }
             __syncthreads();
             add_short(sums, work.triangle, work.errors[turn], at, at + size, a.size);
             turn ^= 1;

@@ -76,6 +76,7 @@ struct Sweep {
     float (*panels)[MOST][16];
     float (*errors)[SHORT][LINE];
     float (*products)[LINE];    // of a group that is a part of its block
+    float (*lines)[LINE];       // its levels
     float* ones;                // H 1 of a group
     float* per_diagonal;
     u32 lane, warp, row;
@@ -86,7 +87,7 @@ struct Sweep {
     DEVICE void load_panel(u32 buffer, u32 first, u32 from, u32 thread, u32 threads) const {
         for (u32 i = thread; i < (a.size - from) * 4; i += threads) {
             const u32 j = from + i / 4, k = i % 4 * 4;
-            *(float4*)&panels[buffer][j][k] = *(const float4*)(a.square + (u64)j * a.size + first + k);
+            copy_later<16>(&panels[buffer][j][k], a.square + (u64)j * a.size + first + k, 16);
         }
     }
     // sum += panel row j times e
@@ -106,6 +107,7 @@ struct Sweep {
     // The f16s that the groups of a block share.
     DEVICE void shared() const {
         Form form = {0.0f, 0.0f, 0.0f, 0.0f, 0.0f};
+#pragma unroll 16
         for (u32 i = 0; i < a.size; i++) {
             const float t = a.along[at(i)], g = gradient[i][lane], th = a.along_h[at(i)];
             form.along = form.along + t * g;
@@ -134,14 +136,29 @@ struct Sweep {
             a.parameters.unit_scales[unit] = kept;
             a.parameters.unit_offsets[unit] = kept_offset;
         }
-        for (u32 i = warp; i < a.size; i += WARPS) {
-            float change = x * a.along[at(i)], step = x * a.along_h[at(i)];
-            if (OFFSET_CODES) {
-                change = change + y * a.below[at(i)];
-                step = step + y * a.below_h[at(i)];
+        // Loads of some positions before their stores: what is written might be what is read, for all the compiler knows.
+        constexpr int AT_ONCE = 8;
+        for (u32 first = warp; first < a.size; first += AT_ONCE * WARPS) {
+            float t[AT_ONCE], th[AT_ONCE], m[AT_ONCE], mh[AT_ONCE];
+#pragma unroll
+            for (int k = 0; k < AT_ONCE; k++) {
+                const u32 i = first + k * WARPS;
+                t[k] = a.along[at(i)];
+                th[k] = a.along_h[at(i)];
+                m[k] = OFFSET_CODES ? a.below[at(i)] : 0.0f;
+                mh[k] = OFFSET_CODES ? a.below_h[at(i)] : 0.0f;
             }
-            a.changes[at(i)] = 0.0f - change;
-            gradient[i][lane] = gradient[i][lane] - step;
+#pragma unroll
+            for (int k = 0; k < AT_ONCE; k++) {
+                const u32 i = first + k * WARPS;
+                float change = x * t[k], step = x * th[k];
+                if (OFFSET_CODES) {
+                    change = change + y * m[k];
+                    step = step + y * mh[k];
+                }
+                a.changes[at(i)] = 0.0f - change;
+                gradient[i][lane] = gradient[i][lane] - step;
+            }
         }
         for (u32 g = warp; g < a.count; g += WARPS) {
             const u64 line = (u64)a.groups[g].z * a.width + row;
@@ -149,6 +166,26 @@ struct Sweep {
             a.parameters.offsets[line] = -(kept_offset * a.parameters.offset_codes[line]);
         }
         __syncthreads();
+    }
+
+    // What a group has, before.
+    struct Now {
+        float scale, offset, code, offset_code, unit, unit_offset;
+    };
+
+    // The sums of a group's form; levels and their products with the square by column.
+    template <class Levels, class Products>
+    DEVICE void sums(Form& form, u32 first, u32 count, const Levels& levels, const Products& th) const {
+#pragma unroll 8
+        for (u32 i = 0; i < count; i++) {
+            const float t = levels(i), g = gradient[first + i][lane];
+            form.along = form.along + t * g;
+            form.tt = form.tt + t * th(i);
+            if (OFFSETS) {
+                form.along1 = form.along1 + g;
+                form.t1 = form.t1 + t * ones[i];
+            }
+        }
     }
 
     // One group's own numbers.
@@ -164,15 +201,24 @@ struct Sweep {
         }
         const auto levels_of = [&](u32 panel, float(&e)[16]) {
 #pragma unroll
-            for (int i = 0; i < 16; i++) e[i] = a.levels[at(first + 16 * panel + i)];
+            for (int i = 0; i < 16; i++) e[i] = part ? lines[16 * panel + i][lane] : a.levels[at(first + 16 * panel + i)];
         };
         const u32 count_panels = count / 16;
+        // Asked for early, used late.
+        const Now now = {a.parameters.scales[line], a.parameters.offsets[line], CODES ? a.parameters.scale_codes[line] : 0.0f,
+                         CODES ? a.parameters.offset_codes[line] : 0.0f, CODES ? a.parameters.unit_scales[unit] : 0.0f,
+                         CODES ? a.parameters.unit_offsets[unit] : 0.0f};
+        float before[4] = {0.0f, 0.0f, 0.0f, 0.0f};
         if (part) {
+            load_lines(lines, a.levels + (u64)first * a.width + row - lane, a.width, count);
+#pragma unroll
+            for (int k = 0; k < 4; k++)
+                if (warp + k * WARPS < count) before[k] = a.changes[at(first + warp + k * WARPS)];
             // Two panels at most: groups of blocks have 16 or 32 columns.
             for (u32 p = 0; p < count_panels; p++) {
                 const u32 buffer = a.buffers == 2 ? p : 0;
                 load_panel(buffer, first + 16 * p, 0, threadIdx.x, 256);
-                __syncthreads();
+                loads_arrived();
                 float e[16];
                 levels_of(p, e);
                 for (u32 j = warp; j < count; j += WARPS)
@@ -182,41 +228,36 @@ struct Sweep {
         } else {
             __syncthreads();
         }
-        const float* th = part ? &products[0][lane] : a.along_h + row;
-        const u64 stride = part ? LINE : a.width;
         Form form = {0.0f, 0.0f, 0.0f, 0.0f, 0.0f};
         if (OFFSETS) {
             float one = -0.0f;
             for (u32 i = 0; i < count; i++) one = one + ones[i];
             form.one = one;
         }
-        for (u32 i = 0; i < count; i++) {
-            const float t = a.levels[at(first + i)], g = gradient[first + i][lane];
-            form.along = form.along + t * g;
-            form.tt = form.tt + t * th[i * stride];
-            if (OFFSETS) {
-                form.along1 = form.along1 + g;
-                form.t1 = form.t1 + t * ones[i];
-            }
-        }
+        if (part) sums(form, first, count, [&](u32 i) { return lines[i][lane]; }, [&](u32 i) { return products[i][lane]; });
+        else sums(form, first, count, [&](u32 i) { return a.levels[at(first + i)]; }, [&](u32 i) { return a.along_h[at(i)]; });
         float x, y;
-        if constexpr (CODES) codes(form, line, unit, x, y);
-        else halves(form, line, x, y);
+        if constexpr (CODES) codes(form, now, line, x, y);
+        else halves(form, now, line, x, y);
         // Everyone has read the gradient and the parameters.
         __syncthreads();
-        if (!CODES) {
-            for (u32 i = warp; i < count; i += WARPS) a.changes[at(first + i)] = 0.0f;
-        }
-        for (u32 i = warp; i < count; i += WARPS) {
-            const float latest = 0.0f - (x * a.levels[at(first + i)] + y);
-            a.changes[at(first + i)] = a.changes[at(first + i)] + latest;
+        if (part) {
+#pragma unroll
+            for (int k = 0; k < 4; k++) {
+                const u32 i = warp + k * WARPS;
+                if (i < count) a.changes[at(first + i)] = before[k] + (0.0f - (x * lines[i][lane] + y));
+            }
+        } else {
+            // Nothing was changed before; 0 and what is added, as for parts.
+#pragma unroll 4
+            for (u32 i = warp; i < count; i += WARPS) a.changes[at(first + i)] = 0.0f + (0.0f - (x * a.levels[at(first + i)] + y));
         }
         for (u32 p = 0; p < count_panels; p++) {
             u32 buffer = part && a.buffers == 2 ? p : 0;
             if (!part || (a.buffers == 1 && count_panels > 1)) {
                 __syncthreads();
                 load_panel(buffer, first + 16 * p, 0, threadIdx.x, 256);
-                __syncthreads();
+                loads_arrived();
             }
             float e[16];
             levels_of(p, e);
@@ -229,11 +270,11 @@ struct Sweep {
     }
 
     // Scale and offset as f16; their changes.
-    DEVICE void halves(const Form& form, u64 line, float& x, float& y) const {
+    DEVICE void halves(const Form& form, const Now& now, u64 line, float& x, float& y) const {
         float a1, b1, alone, none;
         form.least(OFFSETS, a1, b1);
         form.least(false, alone, none);
-        const float scale = a.parameters.scales[line], offset = a.parameters.offsets[line];
+        const float scale = now.scale, offset = now.offset;
         float least = 0.0f;
         x = y = 0.0f;
         for (int k = 0; k < 2; k++) {
@@ -250,14 +291,13 @@ struct Sweep {
     }
 
     // Scale and offset as whole numbers under the block's; their changes.
-    DEVICE void codes(const Form& form, u64 line, u64 unit_line, float& x, float& y) const {
+    DEVICE void codes(const Form& form, const Now& now, u64 line, float& x, float& y) const {
         const auto clamp = [](float v, float low, float high) { return lane_min(lane_max(v, low), high); };
         const Kind& kind = format.kind;
         float dx, dy;
         form.least(OFFSET_CODES, dx, dy);
-        const float unit = a.parameters.unit_scales[unit_line], unit_offset = a.parameters.unit_offsets[unit_line];
-        const float scale = a.parameters.scales[line], offset = a.parameters.offsets[line];
-        const float old = a.parameters.scale_codes[line], old_offset = a.parameters.offset_codes[line];
+        const float unit = now.unit, unit_offset = now.unit_offset, scale = now.scale, offset = now.offset;
+        const float old = now.code, old_offset = now.offset_code;
         const float middle = nearest(clamp((scale + dx) * inverse(unit), kind.code_low, kind.code_high));
         float best = old, best_offset = old_offset, least = 0.0f;
         x = y = 0.0f;
@@ -289,14 +329,11 @@ struct Sweep {
     }
 
     // A short's columns of one group, one after the other: better levels. First warp.
-    DEVICE void descend(u32 buffer, u32 turn, u32 first, float scale) const {
-        float g[SHORT], levels[SHORT], changes[SHORT];
+    DEVICE void descend(u32 buffer, u32 turn, u32 first, float scale, const float (&levels)[SHORT],
+                        const float (&changes)[SHORT]) const {
+        float g[SHORT];
 #pragma unroll
-        for (int j = 0; j < SHORT; j++) {
-            levels[j] = a.levels[at(first + j)];
-            changes[j] = a.changes[at(first + j)];
-            g[j] = gradient[first + j][lane];
-        }
+        for (int j = 0; j < SHORT; j++) g[j] = gradient[first + j][lane];
 #pragma unroll
         for (int j = 0; j < SHORT; j++) {
             const float step = scale == 0.0f ? 0.0f : g[j] * per_diagonal[first + j] / scale;
@@ -314,23 +351,36 @@ struct Sweep {
         // Groups hold whole shorts, and blocks whole groups: shorts follow each other.
         const bool two = a.buffers == 2;
         u32 turn = 0, g = 0;
+        float levels[SHORT], changes[SHORT];
+        const auto ahead = [&](u32 first) {
+#pragma unroll
+            for (int j = 0; j < SHORT; j++) {
+                levels[j] = a.levels[at(first + j)];
+                changes[j] = a.changes[at(first + j)];
+            }
+        };
         load_panel(0, 0, 0, threadIdx.x, 256);
-        __syncthreads();
+        if (warp == 0) ahead(0);
+        loads_arrived();
         for (u32 first = 0; first < a.size; first += SHORT) {
             const u32 buffer = two ? turn : 0;
             while (first >= a.groups[g].y) g++;
-            if (warp == 0) descend(buffer, turn, first, a.parameters.scales[(u64)a.groups[g].z * a.width + row]);
-            else if (two && first + SHORT < a.size) load_panel(turn ^ 1, first + SHORT, first + SHORT, threadIdx.x - 32, 224);
+            if (warp == 0) {
+                descend(buffer, turn, first, a.parameters.scales[(u64)a.groups[g].z * a.width + row], levels, changes);
+                if (first + SHORT < a.size) ahead(first + SHORT);
+            } else if (two && first + SHORT < a.size) {
+                load_panel(turn ^ 1, first + SHORT, first + SHORT, threadIdx.x - 32, 224);
+            }
             __syncthreads();
             float e[16];
 #pragma unroll
             for (int i = 0; i < 16; i++) e[i] = errors[turn][i][lane];
 #pragma unroll 2
             for (u32 j = first + SHORT + warp; j < a.size; j += WARPS) gradient[j][lane] = chain(buffer, j, e, gradient[j][lane]);
-            __syncthreads();
+            loads_arrived();
             if (!two && first + SHORT < a.size) {
                 load_panel(0, first + SHORT, first + SHORT, threadIdx.x, 256);
-                __syncthreads();
+                loads_arrived();
             }
             turn ^= 1;
         }
@@ -345,14 +395,16 @@ KERNEL gptq_sweep(const __grid_constant__ SweepArgs a) {
     float(*panels)[MOST][16] = (float(*)[MOST][16])(gradient + a.size);
     float(*errors)[SHORT][LINE] = (float(*)[SHORT][LINE])(panels + a.buffers);
     float(*products)[LINE] = (float(*)[LINE])(errors + 2);
+    // Groups are done before errors are passed on.
+    float(*lines)[LINE] = errors[0];
     float* const ones = (float*)(products + 32);
     float* const per_diagonal = ones + MOST;
     const Blocks format(a.kind, &table);
     const u32 lane = threadIdx.x % 32, warp = threadIdx.x / 32;
-    const Sweep sweep = {a, format, gradient, panels, errors, products, ones, per_diagonal, lane, warp, blockIdx.x * LINE + lane};
+    const Sweep sweep = {a, format, gradient, panels, errors, products, lines, ones, per_diagonal, lane, warp, blockIdx.x * LINE + lane};
     load_lines(gradient, a.gradient + blockIdx.x * LINE, a.width, a.size);
     if (threadIdx.x < a.size) per_diagonal[threadIdx.x] = 1.0f / a.square[(u64)threadIdx.x * a.size + threadIdx.x];
-    __syncthreads();
+    loads_arrived();
     if constexpr (POWER) {
         for (u32 i = warp; i < a.size; i += WARPS) a.changes[sweep.at(i)] = 0.0f;
         __syncthreads();

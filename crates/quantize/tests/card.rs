@@ -261,8 +261,10 @@ fn time_of_phases() {
     let blocks = |kind, low, high, code_low, code_high, offset_high| {
         Grid::Blocks(Blocks { kind, low, high, code_low, code_high, offset_high })
     };
+    let plain = Grid::Gptq { top: 15.0, symmetric: true, search: false };
     let formats = [
         ("gptq", gptq, 128, 128),
+        ("no search", plain, 128, 128),
         ("q4_0", blocks(BlocksKind::WholeHalf, -8.0, 7.0, 0.0, 0.0, 0.0), 32, 32),
         ("q4_K", blocks(BlocksKind::WholeCodesCodes, 0.0, 15.0, 0.0, 63.0, 63.0), 256, 32),
         ("q6_K", blocks(BlocksKind::WholeCodes, -32.0, 31.0, -128.0, 127.0, 0.0), 256, 16),

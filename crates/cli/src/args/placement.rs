@@ -68,7 +68,26 @@ pub struct CalibrationDevice {
     /// Device for calibration (gptq, --calibrate): auto, cpu, cuda (all cards) or cuda:N (card number N)
     ///
     /// auto takes all cards that can be used, and the CPU where there is none or their memory is too small. Quantization
-    /// without calibration is as fast as the disk on the CPU, and computes there.
+    /// without calibration is done by the CPU.
     #[arg(long, value_name = "DEVICE", default_value = "auto", value_parser = device)]
-    pub device: DeviceChoice,
+    device: DeviceChoice,
+    /// Limits on the memory of GPUs during calibration, such as 0=10GiB [default: the memory that is free]
+    ///
+    /// Cards that such a list leaves out are not used. Where a limit is too small for the activations of all samples, they
+    /// wait in RAM; where it is too small for one sample and one layer, the CPU computes.
+    #[arg(long, value_name = "DEVICE=SIZE,…", value_parser = max_memory)]
+    max_memory: Option<MemoryLimits>,
+}
+
+impl CalibrationDevice {
+    /// Which GPUs are asked for.
+    pub fn choice(&self) -> DeviceChoice {
+        self.device
+    }
+
+    /// What the library takes.
+    pub fn options(&self) -> PlacementOptions {
+        let memory = self.max_memory.clone().unwrap_or_default();
+        PlacementOptions { device: self.device, memory, ..PlacementOptions::default() }
+    }
 }

@@ -9,8 +9,8 @@ use quern_hub::Remote;
 use quern_model::{Config, View, identify};
 use quern_quantize::load_in::{LoadScheme, Loader};
 use quern_run::placement::{
-    Capacity, DeviceChoice, DeviceReport, GpuLayers, GpuRoom, Made, PlacementOptions, PlacementReport, Plan,
-    Session, SizeOptions, Sizes, Source, Transfer, cards, ram_room,
+    Capacity, DeviceChoice, DeviceReport, GpuLayers, GpuRoom, Made, PlacementReport, Plan, Session,
+    SizeOptions, Sizes, Source, Transfer, cards, ram_room,
 };
 use quern_run::{KvType, LoadIn, SessionOptions};
 use quern_tensor_io::Checkpoint;
@@ -49,17 +49,22 @@ pub fn gpus(args: &args::Devices) -> anyhow::Result<Vec<GpuRoom>> {
     Ok(gpus)
 }
 
-/// The cards that a device argument allows; none if the CPU computes.
+/// The cards that a calibration may use; none if the CPU computes.
 ///
 /// # Errors
-/// A card that was asked for is not there or cannot be used.
-pub fn cards_for(device: DeviceChoice) -> anyhow::Result<Vec<GpuRoom>> {
-    let cards = match device {
+/// A card that was asked for is not there or cannot be used; a limit on RAM.
+pub fn calibration_gpus(args: &args::CalibrationDevice) -> anyhow::Result<Vec<GpuRoom>> {
+    let options = args.options();
+    if options.memory.ram.is_some() {
+        bail!(
+            "--max-memory limits the GPUs of a calibration, such as 0=10GiB; what it takes of RAM is said by --dry-run"
+        );
+    }
+    let cards = match options.device {
         // No driver is loaded for that.
         DeviceChoice::Cpu => Ok(Vec::new()),
         DeviceChoice::Auto | DeviceChoice::Cuda(_) => cards(),
     };
-    let options = PlacementOptions { device, ..PlacementOptions::default() };
     Ok(options.choose(cards).map_err(quern_run::Error::from)?)
 }
 

@@ -5,6 +5,7 @@ use quern_model::{Config, Convention};
 use quern_run::{Calibrator, LinearGroup, LinearInfo, Observer, ObserverError, Replacement};
 use quern_tensor_io::Progress;
 
+use super::digest::FileDigest;
 use super::inputs::{Collected, Inputs};
 use super::state::{BlockRecord, Squares, State};
 use super::target::{Group, Target, Work};
@@ -25,9 +26,22 @@ pub(super) struct Quantize<'a, T: Target> {
     /// What was collected of that group's inputs.
     pub inputs: Collected,
     pub record: BlockRecord<T::Report>,
+    /// Digests of groups' files, computed beside the work on the next groups.
+    pub digests: Vec<(usize, FileDigest)>,
 }
 
 impl<T: Target> Quantize<'_, T> {
+    /// The record, once the block was run.
+    ///
+    /// # Errors
+    /// A group's file cannot be read.
+    pub fn finish(mut self) -> Result<BlockRecord<T::Report>, Error> {
+        for (number, digest) in self.digests.drain(..) {
+            self.record.groups.insert(number, digest.wait()?);
+        }
+        Ok(self.record)
+    }
+
     /// Whether the sums of squares of this layer's inputs are recorded.
     fn measures(&self, layer: &LinearInfo<'_>) -> bool {
         let in_a_block = layer.layer.is_some();
@@ -89,8 +103,7 @@ impl<T: Target> Calibrator for Quantize<'_, T> {
         let group = Group { block: self.block, layers: wanted, inputs };
         let work = Work { pool, progress, calibration, file: &file };
         self.record.modules.extend(self.target.solve(group, work)?);
-        let digest = self.state.digest(self.block, number).map_err(Error::File)?;
-        self.record.groups.insert(number, digest);
+        self.digests.push((number, FileDigest::of(file.clone())));
         Ok(self.target.read_back(&file, layers, pool)?)
     }
 }

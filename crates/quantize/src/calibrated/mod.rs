@@ -16,6 +16,7 @@
 
 mod block;
 mod damping;
+mod digest;
 mod error;
 pub mod gguf;
 pub mod gptq;

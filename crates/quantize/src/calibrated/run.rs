@@ -123,12 +123,13 @@ impl Job<'_> {
                 group: 0,
                 inputs: Collected::default(),
                 record: BlockRecord::default(),
+                digests: Vec::new(),
             };
             match block < model.config().layers {
                 true => layerwise.block(block, &mut work)?,
                 false => layerwise.head(&mut work)?,
             }
-            let record = work.record;
+            let record = work.finish()?;
             state.finish_block(block, &record)?;
             records.push(record);
             if block + 1 < blocks && state.wants_hidden(hidden_every) {

@@ -31,6 +31,7 @@ use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
 
 use super::Calibration;
+use super::digest::file_digest;
 use crate::calibration::hex;
 
 /// How often the residual stream is written: it is large, and lost seconds are not worth much.
@@ -226,12 +227,6 @@ impl State {
         self.folder.join(format!("block-{layer:04}-{group}.safetensors"))
     }
 
-    /// SHA-256 of the file of a group.
-    pub fn digest(&self, layer: usize, group: usize) -> Result<String> {
-        let path = self.group_file(layer, group);
-        file_digest(&path).map_err(|e| Error::new(&path, e))
-    }
-
     /// Marks a block as finished.
     pub fn finish_block<R: Serialize>(&self, layer: usize, record: &BlockRecord<R>) -> Result<()> {
         keep(&self.record_file(layer), record)
@@ -326,13 +321,6 @@ fn lock(folder: &Path) -> Result<File> {
             return Ok(lock);
         }
     }
-}
-
-/// SHA-256 of a file.
-fn file_digest(path: &Path) -> std::io::Result<String> {
-    let mut hash = Sha256::new();
-    std::io::copy(&mut File::open(path)?, &mut hash)?;
-    Ok(hex(hash))
 }
 
 /// The folder of the unfinished run for `output`, which is kept when the run is stopped.

@@ -114,8 +114,8 @@ impl Shift {
         }
         match &mut self.sums {
             Sums::Host(_) => {
-                let (x, reference) = (in_ram(x)?, in_ram(reference)?);
-                let drift = drift.map(in_ram).transpose()?;
+                let (x, reference) = (x.host()?, reference.host()?);
+                let drift = drift.map(Values::host).transpose()?;
                 let Device::Cpu(pool) = executor.device() else { return Err(Error::Device) };
                 self.add(&pool, x, reference, drift);
                 Ok(())
@@ -194,13 +194,6 @@ impl Shift {
             Sums::Host(host) => Ok(host.target(pool, self.columns, weights, first, inputs, drift)),
             Sums::Card(_) => Ok(self.host()?.target(pool, self.columns, weights, first, inputs, drift)),
         }
-    }
-}
-
-fn in_ram(values: Values<'_>) -> Result<&[f32]> {
-    match values {
-        Values::Host(values) => Ok(values),
-        Values::Cuda(_) => Err(Error::Device),
     }
 }
 

@@ -10,6 +10,8 @@ use super::order::Plan;
 use super::parameters::Grid;
 use super::refine::Squares;
 use super::tile::{Problem, Tile};
+use crate::finite::first_beyond;
+
 use super::{Order, Prepared, Settings, Solution, SolveError, card, check_shape};
 
 /// Rows of a tile.
@@ -31,7 +33,7 @@ pub fn solve(
     settings: &Settings,
 ) -> Result<Solution, SolveError> {
     let columns = prepared.columns();
-    check(weights, rows, columns, settings)?;
+    check(pool, weights, rows, columns, settings)?;
     let ours = &prepared.settings;
     if (ours.group_size, ours.order) != (settings.group_size, settings.order) {
         let message = "the Hessian was prepared for another group size or order of columns";
@@ -79,7 +81,7 @@ pub fn round_to_nearest(
     diagonal: Option<&[f32]>,
     settings: &Settings,
 ) -> Result<Solution, SolveError> {
-    check(weights, rows, columns, settings)?;
+    check(pool, weights, rows, columns, settings)?;
     let ones = vec![1.0; columns];
     let diagonal = diagonal.unwrap_or(&ones);
     if diagonal.len() != columns {
@@ -112,7 +114,13 @@ fn format(settings: &Settings) -> Gptq {
     Gptq(Grid { top: settings.top() as f32, symmetric: settings.symmetric, search: settings.search })
 }
 
-fn check(weights: &[f32], rows: usize, columns: usize, settings: &Settings) -> Result<(), SolveError> {
+fn check(
+    pool: &Pool,
+    weights: &[f32],
+    rows: usize,
+    columns: usize,
+    settings: &Settings,
+) -> Result<(), SolveError> {
     check_shape(rows, columns, settings)?;
     let expected = rows.saturating_mul(columns);
     if weights.len() != expected {
@@ -120,7 +128,7 @@ fn check(weights: &[f32], rows: usize, columns: usize, settings: &Settings) -> R
     }
     // With a larger one, the scale of its group would not be finite as f16.
     let limit = f16::MAX.to_f32() * settings.top() as f32 / 2.0;
-    match weights.iter().position(|w| w.is_nan() || w.abs() > limit) {
+    match first_beyond(pool, weights, limit) {
         Some(i) => Err(SolveError::Weight { row: i / columns, column: i % columns, value: weights[i] }),
         None => Ok(()),
     }

@@ -11,7 +11,9 @@
 
 use std::ops::Range;
 
-use quern_compute::{Buffer, Device, Executor, Input, Mixture, Output, Routing, Rows, Values, ValuesMut};
+use quern_compute::{
+    Buffer, Choice, Device, Executor, Input, Mixture, Output, Routing, Rows, Values, ValuesMut,
+};
 use quern_model::architecture::Block as BlockKind;
 
 use crate::observer::observe;
@@ -27,39 +29,55 @@ pub(crate) trait BeforeGroup {
     /// Whether it is called for experts that no token chose, too; their input is empty.
     const UNCHOSEN: bool;
 
-    /// Called with the input of the group. Returns the layers to compute with in place of the model's, if there are
-    /// any.
-    fn before<const N: usize>(
+    /// Called with the input of the group, or with parts of it one after the other.
+    fn observe<const N: usize>(
         &mut self,
         executor: &mut Executor,
         linears: [&Linear; N],
         input: Values<'_>,
+    ) -> Result<()>;
+
+    /// Called when the whole input was seen. Returns the layers to compute with in place of the model's, if there are
+    /// any.
+    fn replace<const N: usize>(
+        &mut self,
+        executor: &mut Executor,
+        linears: [&Linear; N],
     ) -> Result<Option<[Linear; N]>>;
 }
+
+/// Tokens of an expert that a GPU computes at once, at most.
+pub(crate) const GPU_ROWS: usize = 16384;
 
 impl BeforeGroup for Option<&mut dyn Observer> {
     const UNCHOSEN: bool = false;
 
-    fn before<const N: usize>(
+    fn observe<const N: usize>(
         &mut self,
         executor: &mut Executor,
         linears: [&Linear; N],
         input: Values<'_>,
-    ) -> Result<Option<[Linear; N]>> {
-        if let Some(observer) = self.as_deref_mut() {
-            observe(observer, executor, &linears, input)?;
-        }
+    ) -> Result<()> {
+        self.as_deref_mut().map_or(Ok(()), |observer| observe(observer, executor, &linears, input))
+    }
+
+    fn replace<const N: usize>(&mut self, _: &mut Executor, _: [&Linear; N]) -> Result<Option<[Linear; N]>> {
         Ok(None)
     }
 }
 
 /// Memory for experts one by one: the router's outputs, an expert's input, what is inside it, and what it makes.
 #[derive(Debug)]
-pub(crate) struct Buffers([Buffer; 4]);
+pub(crate) struct Buffers {
+    buffers: [Buffer; 4],
+    /// Tokens of an expert that are computed at once, at most.
+    at_once: usize,
+}
 
 impl Buffers {
     pub(crate) fn new(device: &Device) -> Self {
-        Self(std::array::from_fn(|_| Buffer::new(device)))
+        let at_once = if device.is_gpu() { GPU_ROWS } else { usize::MAX };
+        Self { buffers: std::array::from_fn(|_| Buffer::new(device)), at_once }
     }
 }
 
@@ -84,7 +102,7 @@ pub(crate) fn run_with<H: BeforeGroup>(
     experts: &Experts,
     x: Values<'_>,
     mut out: ValuesMut<'_>,
-    Buffers(buffers): &mut Buffers,
+    Buffers { buffers, at_once }: &mut Buffers,
 ) -> Result<()> {
     let config = &model.config;
     let Some(mixture) = config.experts else { return Ok(()) };
@@ -97,7 +115,8 @@ pub(crate) fn run_with<H: BeforeGroup>(
     executor.clear(out.reborrow())?;
     let routing = Routing { count: mixture.count, used: mixture.used, normalized: mixture.normalized };
     let chosen = executor.route(logits.front_mut(count), routing)?;
-    let most = chosen.iter().map(Vec::len).max().unwrap_or(0);
+    let at_once = *at_once;
+    let most = chosen.iter().map(Vec::len).max().unwrap_or(0).min(at_once);
     input.reserve(most * hidden)?;
     made.reserve(most * hidden)?;
     wide.reserve(most * width)?;
@@ -105,21 +124,37 @@ pub(crate) fn run_with<H: BeforeGroup>(
         if choices.is_empty() && !H::UNCHOSEN {
             continue;
         }
-        let (narrow, inner) = (choices.len() * hidden, choices.len() * width);
-        executor.gather(x, hidden, &choices, input.front_mut(narrow))?;
-        let widening = [&expert.gate, &expert.up];
-        let replaced = hook.before(executor, widening, input.front(narrow))?;
-        if !choices.is_empty() {
-            let widening = replaced.as_ref().map_or(widening, <[Linear; 2]>::each_ref).map(|l| &l.op);
-            let output = Output::Gate(act, wide.front_mut(inner));
-            executor.linear(widening, Input::Values(input.front(narrow)), output)?;
+        let (own_widening, own_narrowing) = ([&expert.gate, &expert.up], [&expert.down]);
+        // Where an expert has more tokens than are computed at once, each part is computed again for the next layers.
+        let again = choices.len() > at_once;
+        let parts = || choices.chunks(at_once).map(|part| (part, part.len() * hidden, part.len() * width));
+        for (part, narrow, _) in parts() {
+            executor.gather(x, hidden, part, input.front_mut(narrow))?;
+            hook.observe(executor, own_widening, input.front(narrow))?;
         }
-        let replaced = hook.before(executor, [&expert.down], wide.front(inner))?;
-        if !choices.is_empty() {
-            let narrowing = replaced.as_ref().map_or([&expert.down], <[Linear; 1]>::each_ref).map(|l| &l.op);
+        let replaced = hook.replace(executor, own_widening)?;
+        let widening = replaced.as_ref().map_or(own_widening, <[Linear; 2]>::each_ref).map(|l| &l.op);
+        let mut widen = |executor: &mut Executor, part: &[Choice], wide: &mut Buffer, gathers: bool| {
+            let (narrow, inner) = (part.len() * hidden, part.len() * width);
+            if gathers {
+                executor.gather(x, hidden, part, input.front_mut(narrow))?;
+            }
+            let output = Output::Gate(act, wide.front_mut(inner));
+            executor.linear(widening, Input::Values(input.front(narrow)), output)
+        };
+        for (part, _, inner) in parts() {
+            widen(executor, part, wide, again)?;
+            hook.observe(executor, own_narrowing, wide.front(inner))?;
+        }
+        let replaced = hook.replace(executor, own_narrowing)?;
+        let narrowing = replaced.as_ref().map_or(own_narrowing, <[Linear; 1]>::each_ref).map(|l| &l.op);
+        for (part, narrow, inner) in parts() {
+            if again {
+                widen(executor, part, wide, true)?;
+            }
             let output = Output::Store([made.front_mut(narrow)]);
             executor.linear(narrowing, Input::Values(wide.front(inner)), output)?;
-            executor.scatter(made.front(narrow), hidden, &choices, out.reborrow())?;
+            executor.scatter(made.front(narrow), hidden, part, out.reborrow())?;
         }
     }
     Ok(())
@@ -156,5 +191,58 @@ impl Phases<'_, '_> {
         let input = network_input(self.model, block, x.front(tail.end).slice(tail.clone()), normed);
         self.executor.experts(&mixture, Rows::Apart { input, out: out.reborrow() })?;
         self.finish(out, x.front_mut(tail.end).slice(tail))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::weights::Ffn;
+    use crate::{LinearGroup, LoadOptions, ObserverError};
+
+    /// How many tokens each group saw, and the sum of their values.
+    #[derive(Default)]
+    struct Seen(Vec<(String, usize, f64)>);
+
+    impl Observer for Seen {
+        fn observe(&mut self, _: &mut Executor, group: &LinearGroup<'_>) -> Result<(), ObserverError> {
+            let name = format!("{} {:?}", group.linears[0].name, group.linears[0].expert);
+            let sum = group.values.host()?.iter().map(|&v| f64::from(v)).sum::<f64>();
+            match self.0.iter_mut().find(|(known, ..)| *known == name) {
+                Some((_, rows, total)) => (*rows, *total) = (*rows + group.rows, *total + sum),
+                None => self.0.push((name, group.rows, sum)),
+            }
+            Ok(())
+        }
+    }
+
+    #[test]
+    fn an_experts_tokens_may_be_computed_in_parts() {
+        let folder = concat!(env!("CARGO_MANIFEST_DIR"), "/../../fixtures/architectures/mixtral");
+        let options = LoadOptions { threads: 2, ..LoadOptions::default() };
+        let model = Model::open(folder.as_ref(), options).unwrap();
+        let Ffn::Experts(experts) = &model.weights.blocks[0].ffn else { panic!("a mixture") };
+        let hidden = model.config.hidden_size;
+        let x: Vec<f32> = (0..40 * hidden).map(|i| ((i * 31 % 97) as f32 - 48.0) / 40.0).collect();
+        let mut run = |at_once: usize| {
+            let mut executor = Executor::new(&model.cpu()).unwrap();
+            let mut buffers = Buffers { at_once, ..Buffers::new(&model.cpu()) };
+            let (mut out, mut seen) = (vec![0f32; x.len()], Seen::default());
+            let hook = &mut Some(&mut seen as &mut dyn Observer);
+            let (x, made) = (Values::Host(&x), ValuesMut::Host(&mut out));
+            run_with(&model, &mut executor, hook, experts, x, made, &mut buffers).unwrap();
+            (out, seen.0)
+        };
+        let (whole, all) = run(usize::MAX);
+        for at_once in [1, 3] {
+            let (parts, seen) = run(at_once);
+            let largest = whole.iter().fold(0f32, |m, v| m.max(v.abs()));
+            assert!(whole.iter().zip(&parts).all(|(a, b)| (a - b).abs() <= 1e-5 * largest), "{at_once}");
+            assert_eq!(all.len(), seen.len());
+            for ((name, rows, sum), (other, own_rows, own_sum)) in all.iter().zip(&seen) {
+                assert_eq!((name, rows), (other, own_rows));
+                assert!((sum - own_sum).abs() < 1e-3, "{name}: {sum} {own_sum}");
+            }
+        }
     }
 }

@@ -42,7 +42,7 @@ use crate::{Model, Observer, Result};
 use stream::{STREAMED_FROM, Streamer};
 
 pub(crate) use embed::{embed, embed_from};
-pub(crate) use experts::{BeforeGroup, run as run_experts};
+pub(crate) use experts::{BeforeGroup, GPU_ROWS, run as run_experts};
 use head::head;
 pub(crate) use head::{LogitsTo, head_input};
 pub(crate) use phases::{AttentionBuffers, KvTarget, Phases, attention_shape, rope_style};

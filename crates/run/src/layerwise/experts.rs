@@ -71,10 +71,11 @@ struct Calibrated<'c> {
     uploader: &'c mut Uploader,
 }
 
-impl Calibrated<'_> {
+impl<'c> Calibrated<'c> {
     /// These layers in RAM.
-    fn originals<const N: usize>(&self, linears: [&Linear; N]) -> Result<Vec<&Linear>> {
-        let all = || self.originals.experts.iter().flat_map(|e| [&e.gate, &e.up, &e.down]);
+    fn originals<const N: usize>(&self, linears: [&Linear; N]) -> Result<Vec<&'c Linear>> {
+        let originals = self.originals;
+        let all = || originals.experts.iter().flat_map(|e| [&e.gate, &e.up, &e.down]);
         let own = linears.iter().map(|l| all().find(|own| own.name == l.name && own.expert == l.expert));
         own.collect::<Option<_>>().ok_or(Error::Compute(quern_compute::Error::Device))
     }
@@ -84,17 +85,22 @@ impl BeforeGroup for Calibrated<'_> {
     /// Their weights are replaced all the same.
     const UNCHOSEN: bool = true;
 
-    fn before<const N: usize>(
+    fn observe<const N: usize>(
         &mut self,
         executor: &mut Executor,
         linears: [&Linear; N],
         input: Values<'_>,
+    ) -> Result<()> {
+        let originals = self.originals(linears)?;
+        observe(self.calibrator, executor, &originals, input)
+    }
+
+    fn replace<const N: usize>(
+        &mut self,
+        executor: &mut Executor,
+        linears: [&Linear; N],
     ) -> Result<Option<[Linear; N]>> {
-        let originals: Vec<Linear> = self.originals(linears)?.into_iter().cloned().collect();
-        let originals: Vec<&Linear> = originals.iter().collect();
-        if !input.is_empty() {
-            observe(self.calibrator, executor, &originals, input)?;
-        }
+        let originals = self.originals(linears)?;
         let mut own = linears.map(Linear::clone);
         // Their sums are complete.
         executor.end(None)?;

@@ -4,6 +4,7 @@ use quern_compute::bytes_of_linear;
 use quern_model::architecture::Block as BlockKind;
 
 use crate::Model;
+use crate::forward::GPU_ROWS;
 use crate::weights::Block;
 
 use super::stream::inputs_width;
@@ -37,12 +38,18 @@ impl LayerwiseMemory {
             + pairs;
         // Inputs of products in f16, and results that are not stored as they are.
         let kernels = 2 * wide(inputs_width(config)) + 4 * 2 * wide(config.ffn_size) + 4 * hidden;
+        // An expert's input, what it makes, and what is inside it; router's outputs and choices of all tokens.
+        let experts = config.experts.map_or((0, 0), |e| {
+            let rows = tokens.min(wide(GPU_ROWS));
+            let row = 2 * hidden + 3 * wide(e.ffn_size);
+            (4 * rows * row, 4 * tokens * wide(e.count + 6 * e.used))
+        });
         let block = model.weights.blocks.iter().map(Block::gpu_bytes).max().unwrap_or(0);
         let head = model.weights.embedding_out.as_ref().map_or(0, |l| bytes_of_linear(&l.op));
         Self {
-            streams: 4 * streams * kept * hidden * tokens,
+            streams: 4 * streams * kept * hidden * tokens + experts.1,
             // Replaced weights are at most as large as those they replace; two pieces of 32 MiB on their way.
-            work: longest * (4 * sequence + kernels) + 2 * wide(block) + wide(head) + (64 << 20),
+            work: experts.0 + longest * (4 * sequence + kernels) + 2 * wide(block) + wide(head) + (64 << 20),
             one: 4 * streams * kept * hidden * longest,
         }
     }

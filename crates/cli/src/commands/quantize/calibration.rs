@@ -39,7 +39,7 @@ pub fn calibration(
         force: args.force,
         inputs,
         restart: given.restart,
-        gpus: placement::cards_for(args.device.device)?,
+        gpus: placement::calibration_gpus(&args.device)?,
         ..Calibration::new(samples)
     };
     Ok((calibration, text))

@@ -23,7 +23,7 @@ pub fn run(args: &args::Quantize) -> Outcome {
     refuse_strangers(args);
     let calibrates = args.gguf.calibrate || args.to == Scheme::Gptq;
     if !calibrates {
-        placement::refuse_gpus("quantize without calibration", args.device.device)?;
+        placement::refuse_gpus("quantize without calibration", args.device.choice())?;
     }
     let target = args.auto.target_bpw.map(Target::BitsPerWeight);
     match args.to {

@@ -222,3 +222,93 @@ impl Schedule {
         self.lists.push([at(within.start), at(within.end), number as u32, mark as u32]);
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::cuda::column_loop::{Blocks, BlocksKind};
+
+    /// Units of so many positions, each of so many groups.
+    fn plan(columns: usize, unit: usize, groups: usize) -> Plan {
+        let group = unit / groups;
+        let ends = |start: usize, size: usize| start..columns.min(start + size);
+        Plan {
+            order: (0..columns as u32).rev().collect(),
+            diagonal: vec![1.0; columns],
+            groups: (0..columns.div_ceil(group)).map(|g| (ends(g * group, group), g)).collect(),
+            group_of: (0..columns).map(|c| ((columns - 1 - c) / group) as u32).collect(),
+            units: (0..columns.div_ceil(unit))
+                .map(|u| {
+                    let positions = ends(u * unit, unit);
+                    let first = u * groups;
+                    let groups = first..first + positions.len().div_ceil(group);
+                    Unit { positions, number: u, groups }
+                })
+                .collect(),
+            pieces: (0..columns.div_ceil(unit))
+                .map(|u| Piece { positions: ends(u * unit, unit), unit: u, whole: true, square: 0 })
+                .collect(),
+        }
+    }
+
+    #[test]
+    fn blocks_hold_whole_units_and_large_groups_are_chosen_first() {
+        // Three units of 48 would end at 144.
+        let small = plan(160, 48, 1);
+        small.check().unwrap();
+        let schedule = small.schedule(128, false);
+        let rounds = [
+            Step::Round { positions: 0..96, groups: 0..2 },
+            Step::Round { positions: 96..160, groups: 2..4 },
+        ];
+        assert_eq!(schedule.steps, rounds);
+        assert_eq!(schedule.lists[..4], [[0, 48, 0, 1], [48, 96, 1, 2], [0, 48, 2, 3], [48, 64, 3, 4]]);
+        assert_eq!((schedule.largest, schedule.pieces.len()), (0, 4));
+        let large = plan(300, 200, 1).schedule(128, false);
+        let expected = [
+            Step::Choose { positions: 0..200, number: 0, unit: 0 },
+            Step::Round { positions: 0..128, groups: 0..1 },
+            Step::Round { positions: 128..200, groups: 1..2 },
+            Step::Round { positions: 200..300, groups: 2..3 },
+        ];
+        assert_eq!(large.steps, expected);
+        assert_eq!(large.lists[..3], [[0, 128, 0, 0], [0, 72, 0, 0], [0, 100, 1, 2]]);
+        assert_eq!(large.largest, 200);
+    }
+
+    #[test]
+    fn units_that_share_begin_before_their_blocks() {
+        let plan = plan(512, 256, 8);
+        plan.check().unwrap();
+        let schedule = plan.schedule(128, true);
+        let begins = schedule.steps.iter().filter(|step| matches!(step, Step::Begin { .. })).count();
+        assert_eq!((begins, schedule.steps.len(), schedule.largest), (2, 6, 256));
+        assert_eq!(schedule.steps[0], Step::Begin { unit: 0, groups: 0..8 });
+        assert_eq!(schedule.lists[9], [32, 64, 1, 1]);
+    }
+
+    #[test]
+    fn what_does_not_fit_together_is_refused() {
+        let fits = plan(512, 256, 8);
+        let blocks = |kind| {
+            let (low, high, code_low, code_high, offset_high) = (0.0, 15.0, 0.0, 63.0, 63.0);
+            Grid::Blocks(Blocks { kind, low, high, code_low, code_high, offset_high })
+        };
+        fits.check_grid(blocks(BlocksKind::WholeCodesCodes)).unwrap();
+        assert!(plan(512, 64, 2).check_grid(blocks(BlocksKind::WholeHalf)).is_err());
+        assert!(plan(512, 32, 1).check_grid(blocks(BlocksKind::WholeCodes)).is_err());
+        let gptq = Grid::Gptq { top: 15.0, symmetric: true, search: true };
+        assert!(fits.check_grid(gptq).is_err());
+        let broken = |change: fn(&mut Plan)| {
+            let mut plan = plan(512, 256, 8);
+            change(&mut plan);
+            plan.check()
+        };
+        assert!(broken(|plan| plan.order[3] = plan.order[4]).is_err());
+        assert!(broken(|plan| plan.groups[3].1 = 99).is_err());
+        assert!(broken(|plan| plan.groups[3].0.start += 1).is_err());
+        assert!(broken(|plan| plan.group_of[3] = 99).is_err());
+        assert!(broken(|plan| plan.units[0].positions.end -= 1).is_err());
+        assert!(broken(|plan| plan.diagonal.clear()).is_err());
+    }
+}

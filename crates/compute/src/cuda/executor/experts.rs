@@ -52,10 +52,14 @@ pub(super) struct Routed {
 }
 
 impl Routed {
-    /// Where these choices begin among those of all experts.
+    /// Where these choices, all or some of an expert's, begin among those of all experts.
     fn position(&self, choices: &[Choice]) -> Option<usize> {
-        let same = |range: &&[usize]| self.choices[range[0]..range[1]] == *choices;
-        self.first.windows(2).find(same).map(|range| range[0])
+        let first = choices.first()?;
+        self.first.windows(2).find_map(|range| {
+            let own = &self.choices[range[0]..range[1]];
+            let at = own.iter().position(|choice| choice.token == first.token)?;
+            own[at..].starts_with(choices).then_some(range[0] + at)
+        })
     }
 }
 

@@ -62,7 +62,7 @@ fn resumable(
         place: &plan.place,
         disk_bytes: plan.disk_bytes,
     };
-    let Blocks { state, records, resumed, damage } = job.run(&Gptq { plan, options }, &identity)?;
+    let Blocks { state, records, resumed, damage } = job.run(&Gptq::new(plan, options), &identity)?;
     progress.step("writing the checkpoint");
     let assembly = Assembly { checkpoint, plan, options, state: &state, records: &records };
     let bytes = assembly.write(output, &config)?;

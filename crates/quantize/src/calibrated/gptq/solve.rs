@@ -2,6 +2,7 @@
 
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Mutex, PoisonError};
 use std::time::Instant;
 
 use quern_compute::Pool;
@@ -22,6 +23,14 @@ use crate::gptq::{Hessian, Prepared, Settings, Solution, SolveError, round_to_ne
 pub(super) struct Gptq<'a> {
     pub plan: &'a GptqPlan,
     pub options: &'a Options,
+    /// The weights of a layer; kept, for fresh memory costs time.
+    weights: Mutex<Vec<f32>>,
+}
+
+impl<'a> Gptq<'a> {
+    pub fn new(plan: &'a GptqPlan, options: &'a Options) -> Self {
+        Self { plan, options, weights: Mutex::default() }
+    }
 }
 
 impl Gptq<'_> {
@@ -68,7 +77,8 @@ impl Gptq<'_> {
             let module = self.module(layer.name)?.name.clone();
             work.progress.step(&module);
             let (rows, columns) = (layer.rows, layer.columns);
-            let weights = weights(layer, work.pool)?;
+            let mut weights = self.weights.lock().unwrap_or_else(PoisonError::into_inner);
+            read_weights(layer, work.pool, &mut weights)?;
             let solution = match &prepared {
                 Ok(prepared) => solve(work.pool, &weights, rows, prepared, settings),
                 Err(_) => {
@@ -99,9 +109,9 @@ impl Gptq<'_> {
 }
 
 /// The weights of a layer, `[rows][columns]`.
-fn weights(layer: &LinearInfo<'_>, pool: &Pool) -> Result<Vec<f32>, Error> {
+fn read_weights(layer: &LinearInfo<'_>, pool: &Pool, weights: &mut Vec<f32>) -> Result<(), Error> {
     let matrix = layer.matrix()?;
-    let mut weights = vec![0f32; layer.rows * layer.columns];
+    weights.resize(layer.rows * layer.columns, 0.0);
     let part = part_of(pool, weights.len(), layer.columns);
     let bytes = part / layer.columns.max(1) * matrix.row_bytes();
     let failed = AtomicBool::new(false);
@@ -111,7 +121,7 @@ fn weights(layer: &LinearInfo<'_>, pool: &Pool) -> Result<Vec<f32>, Error> {
         }
     });
     match failed.into_inner() {
-        false => Ok(weights),
+        false => Ok(()),
         true => {
             let what = format!("{}: {} cannot be decoded", layer.name, matrix.element_type());
             Err(Error::Stage(what.into()))

@@ -16,6 +16,7 @@ mod choose;
 mod kinds;
 mod pack;
 mod refit;
+mod rounding;
 
 use std::ops::Range;
 
@@ -28,7 +29,7 @@ use quern_tensor_io::decode::mxfp4::half_scale;
 use super::codebooks::{self, Points};
 use super::format::{Format, Parameters};
 use super::levels::{LevelSet, Levels};
-use super::order::{Plan, Unit};
+use super::order::Unit;
 use super::refine::Fit;
 use super::solve::{Layer, tiles};
 use super::tile::Problem;
@@ -37,6 +38,7 @@ use crate::encode::mxfp4_scale;
 use card::Start;
 use choose::{Affine, Codes, Group, MOVES, SHARES, Symmetric, TERNARY_SHARES};
 use kinds::{Kind, Offset, Scale};
+use rounding::{Rounding, check, rounding_of};
 
 /// Sweeps of refinement.
 const SWEEPS: usize = 4;
@@ -54,46 +56,6 @@ pub struct BlockSolution {
 /// Whether the column loop knows the grid of this type, or its codebook.
 pub fn has_feedback(element_type: ElementType) -> bool {
     Rounding::of(element_type).is_some()
-}
-
-/// How the columns of a type are rounded.
-enum Rounding {
-    /// One by one, on a grid.
-    Grid(Kind),
-    /// Several together, to points of a codebook.
-    Codebook(codebooks::Kind),
-}
-
-impl Rounding {
-    fn of(element_type: ElementType) -> Option<Self> {
-        let codebook = || codebooks::Kind::of(element_type).map(Self::Codebook);
-        Kind::of(element_type).map(Self::Grid).or_else(codebook)
-    }
-
-    /// Columns of a block, and of those that share a scale.
-    fn structure(&self) -> (usize, usize) {
-        match self {
-            Self::Grid(kind) => (kind.block, kind.group),
-            Self::Codebook(kind) => (codebooks::BLOCK, kind.sub),
-        }
-    }
-
-    fn plan(&self, diagonal: &[f32]) -> Plan {
-        match self {
-            Self::Grid(kind) => Plan::blocks(diagonal, kind.block, kind.group, true),
-            Self::Codebook(kind) => Plan::codebooks(diagonal, kind),
-        }
-    }
-}
-
-fn rounding_of(element_type: ElementType, columns: usize) -> Result<Rounding, SolveError> {
-    let unsupported = || SolveError::Settings(format!("{element_type} has no grid for error feedback"));
-    let rounding = Rounding::of(element_type).ok_or_else(unsupported)?;
-    if columns == 0 || !columns.is_multiple_of(rounding.structure().0) {
-        let message = format!("rows of {columns} values are not whole blocks of {element_type}");
-        return Err(SolveError::Settings(message));
-    }
-    Ok(rounding)
 }
 
 impl Prepared {
@@ -126,7 +88,7 @@ pub fn solve_shifted_blocks(
     shift: Option<ShiftOfRows<'_>>,
 ) -> Result<BlockSolution, SolveError> {
     let Some(part) = shift else { return solve_blocks(pool, weights, rows, prepared, element_type, None) };
-    let rounding = check(weights, rows, prepared, element_type)?;
+    let rounding = check(pool, weights, rows, prepared, element_type)?;
     let there = part.shift.on_card();
     if let (Some(factored), Rounding::Grid(kind), Some(sums)) = (&prepared.card, &rounding, there)
         && *sums.card() == factored.card
@@ -136,31 +98,6 @@ pub fn solve_shifted_blocks(
     }
     let target = part.shift.target(pool, weights, part.first, part.inputs, part.drift)?;
     solve_blocks(pool, weights, rows, prepared, element_type, Some(&target))
-}
-
-/// How the columns of a type are rounded, if that and the weights fit what was prepared.
-fn check(
-    weights: &[f32],
-    rows: usize,
-    prepared: &Prepared,
-    element_type: ElementType,
-) -> Result<Rounding, SolveError> {
-    let columns = prepared.columns();
-    let rounding = rounding_of(element_type, columns)?;
-    let plan = &prepared.plan;
-    let (block, group) = rounding.structure();
-    if (plan.units.len(), plan.groups.len()) != (columns / block, columns / group) {
-        let message = "the Hessian was prepared for blocks of another structure";
-        return Err(SolveError::Settings(message.into()));
-    }
-    let expected = rows.saturating_mul(columns);
-    if weights.len() != expected {
-        return Err(SolveError::Lengths { what: "weights", expected, found: weights.len() });
-    }
-    match weights.iter().position(|w| !w.is_finite()) {
-        Some(i) => Err(SolveError::Weight { row: i / columns, column: i % columns, value: weights[i] }),
-        None => Ok(rounding),
-    }
 }
 
 /// Quantizes a layer (`[rows][columns]`) as blocks of `element_type`, with the Hessian of its input: on the card that has its
@@ -178,7 +115,7 @@ pub fn solve_blocks(
     element_type: ElementType,
     target: Option<&[f32]>,
 ) -> Result<BlockSolution, SolveError> {
-    let rounding = check(weights, rows, prepared, element_type)?;
+    let rounding = check(pool, weights, rows, prepared, element_type)?;
     let on_host;
     let prepared = match (&prepared.card, &rounding) {
         (None, _) => prepared,
