@@ -137,15 +137,17 @@ fn a_gpu_takes_long_sequences_in_batches() {
     let token = |i: usize| (i * 131 % model.vocabulary()) as u32;
     let texts: Vec<Vec<u32>> =
         (0..8).map(|s| (0..longest - s).map(|i| token(i + s * 77)).collect()).collect();
-    let (expected_loss, expected) = on(&model, &model.cpu(), &texts, Target::Drawn { seed: 3 });
-    let (loss, found) = on(&model, &device, &texts, Target::Drawn { seed: 3 });
-    let off = (loss.nats - expected_loss.nats).abs() / expected_loss.nats;
-    // A token in some hundreds is drawn otherwise, where the sum of the probabilities passes by what was drawn.
-    assert!(off < 5e-3, "{off}");
+    let (expected_loss, expected) = on(&model, &model.cpu(), &texts, Target::Text);
+    let (loss, found) = on(&model, &device, &texts, Target::Text);
+    assert!((loss.nats - expected_loss.nats).abs() < 1e-3 * expected_loss.nats);
     let far = distance(&found["residual 0"], &expected["residual 0"]);
-    assert!(far < 0.1, "{far}");
-    let (again_loss, again) = on(&model, &device, &texts, Target::Drawn { seed: 3 });
-    assert!(again_loss == loss && again == found, "the same every time");
+    assert!(far < 1e-2, "{far}");
+
+    // A token in some hundreds is drawn otherwise than on the CPU, where the sum of the probabilities passes by what was
+    // drawn; on the same GPU it is the same one every time.
+    let drawn = Target::Drawn { seed: 3 };
+    let ((loss, found), again) = (on(&model, &device, &texts, drawn), on(&model, &device, &texts, drawn));
+    assert!(again.0 == loss && again.1 == found, "the same every time");
 
     let mut only =
         Collected { only: Some(("model.layers.1.mlp.down_proj.weight", 0)), ..Collected::default() };
