@@ -52,7 +52,7 @@ pub use model::{GpuMemory, LoadOptions, Model, Placing, check_context, default_c
 pub use observer::{LinearGroup, LinearInfo, Observer, ObserverError};
 pub use perplexity::{Divergence, PerplexityOptions, PerplexityReport, perplexity, perplexity_of_tokens};
 pub use placement::MemoryPlan;
-pub use probe::{Effect, Probe};
+pub use probe::{Effect, Probe, probe_memory};
 pub use quern_compute::KvType;
 pub use sampling::{DryOptions, Mirostat, MirostatVersion, Sampler, SamplingOptions, Stage};
 pub use session::{Session, SessionOptions, Wanted};
