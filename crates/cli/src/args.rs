@@ -93,6 +93,7 @@ impl Cli {
 
 /// The subcommands.
 #[derive(Debug, Subcommand)]
+#[allow(clippy::large_enum_variant)] // one a run
 pub enum Command {
     /// Quantize, convert, measure and run the small model that comes with quern
     ///

@@ -224,7 +224,7 @@ mod tests {
         let Ffn::Experts(experts) = &model.weights.blocks[0].ffn else { panic!("a mixture") };
         let hidden = model.config.hidden_size;
         let x: Vec<f32> = (0..40 * hidden).map(|i| ((i * 31 % 97) as f32 - 48.0) / 40.0).collect();
-        let mut run = |at_once: usize| {
+        let run = |at_once: usize| {
             let mut executor = Executor::new(&model.cpu()).unwrap();
             let mut buffers = Buffers { at_once, ..Buffers::new(&model.cpu()) };
             let (mut out, mut seen) = (vec![0f32; x.len()], Seen::default());
