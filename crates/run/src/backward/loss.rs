@@ -1,7 +1,5 @@
 //! The loss and its gradient by the residual stream behind the last block.
 
-use std::ops::Range;
-
 use quern_compute::parallel::share;
 use quern_compute::{Values, ops};
 
@@ -29,6 +27,22 @@ pub enum Target {
     },
 }
 
+/// What one token's distribution is compared with.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Choice {
+    /// Nothing: it has no loss.
+    None,
+    /// This token.
+    Token(u32),
+    /// One drawn from the distribution itself.
+    Drawn {
+        /// Decides what is drawn, …
+        seed: u64,
+        /// … with the token's place.
+        place: usize,
+    },
+}
+
 /// Cross entropy of the targets.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub struct Loss {
@@ -39,11 +53,11 @@ pub struct Loss {
 }
 
 impl Machine<'_> {
-    /// Computes the loss of `texts`, whose residual streams behind the last block are `x`; `d` becomes its gradient by
-    /// these. `drawn`: for each token, what decides which token is drawn; the text's next otherwise.
+    /// Computes the loss of tokens with these targets, whose residual streams behind the last block are `x`; `d` becomes
+    /// its gradient by these.
     pub(super) fn head(
         &mut self,
-        (texts, drawn): (&[Vec<u32>], &[Option<(u64, usize)>]),
+        targets: &[Choice],
         x: &[f32],
         d: &mut Vectors,
         observer: &mut dyn GradientObserver,
@@ -51,10 +65,7 @@ impl Machine<'_> {
         let model = self.model;
         let (config, weights) = (&model.config, &model.weights);
         let hidden = config.hidden_size;
-        // The text's next tokens; `None` at the end of a sequence.
-        let next = texts.iter().flat_map(|text| (1..=text.len()).map(|at| text.get(at).copied()));
-        let next: Vec<Option<u32>> = next.collect();
-        let tokens = next.len();
+        let tokens = targets.len();
         let step = (LOGITS / config.vocab_size).clamp(16, 2048);
         let norm = weights.output_norm.as_ref().map(|norm| self.norm_on(norm)).transpose()?;
         let head = self.linear_on(&weights.output)?;
@@ -87,7 +98,7 @@ impl Machine<'_> {
             if let Some(cap) = config.final_softcap {
                 self.executor.softcap(logits.values_mut(), config.vocab_size, cap)?;
             }
-            let part = self.compared((range.clone(), &next, drawn), &mut logits)?;
+            let part = self.compared(&targets[range.clone()], &mut logits)?;
             loss = Loss { nats: loss.nats + part.nats, tokens: loss.tokens + part.tokens };
             if !loss.nats.is_finite() {
                 return Err(Error::NotFinite);
@@ -111,33 +122,26 @@ impl Machine<'_> {
     }
 
     /// The loss of some tokens; their logits become gradients. On the CPU, wherever the logits are.
-    fn compared(
-        &mut self,
-        tokens: (Range<usize>, &[Option<u32>], &[Option<(u64, usize)>]),
-        logits: &mut Vectors,
-    ) -> Result<Loss> {
+    fn compared(&mut self, targets: &[Choice], logits: &mut Vectors) -> Result<Loss> {
         if self.on_cpu() {
-            return Ok(self.compare(tokens, logits.values_mut().host()?));
+            return Ok(self.compare(targets, logits.values_mut().host()?));
         }
         let mut copy = vec![0f32; logits.len()];
         self.executor.download(logits.values(), &mut copy)?;
-        let loss = self.compare(tokens, &mut copy);
+        let loss = self.compare(targets, &mut copy);
         self.executor.upload(&copy, logits.values_mut())?;
         Ok(loss)
     }
 
-    fn compare(
-        &self,
-        (range, next, drawn): (Range<usize>, &[Option<u32>], &[Option<(u64, usize)>]),
-        logits: &mut [f32],
-    ) -> Loss {
+    fn compare(&self, targets: &[Choice], logits: &mut [f32]) -> Loss {
         let (pool, config) = (&self.model.pool, &self.model.config);
-        let mut losses = vec![Loss::default(); range.len()];
-        let rows = logits.chunks_exact_mut(config.vocab_size).zip(&mut losses).zip(range);
-        share(pool, rows, |((row, loss), token)| {
-            let chosen = match drawn[token] {
-                None => next[token],
-                Some((seed, place)) => Some(draw(row, seed, place)),
+        let mut losses = vec![Loss::default(); targets.len()];
+        let rows = logits.chunks_exact_mut(config.vocab_size).zip(&mut losses).zip(targets);
+        share(pool, rows, |((row, loss), &target)| {
+            let chosen = match target {
+                Choice::None => None,
+                Choice::Token(token) => Some(token),
+                Choice::Drawn { seed, place } => Some(draw(row, seed, place)),
             };
             let Some(chosen) = chosen.map(|token| token as usize).filter(|&token| token < row.len()) else {
                 return row.fill(0.0);

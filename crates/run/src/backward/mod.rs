@@ -34,6 +34,7 @@ use crate::observer::describe;
 use crate::weights::Linear;
 use crate::{Error, LinearGroup, LinearInfo, Model, Observer, ObserverError, Result};
 
+use loss::Choice;
 pub use loss::{Loss, Target};
 pub use memory::gradients_memory;
 use products::Machine;
@@ -152,11 +153,15 @@ impl<'m> Gradients<'m> {
     /// # Errors
     /// Those of the forward pass and of `observer`; [`Error::NotFinite`] if a loss is not finite.
     pub fn run(&mut self, target: Target, observer: &mut dyn GradientObserver) -> Result<Loss> {
-        let drawn = match target {
-            Target::Text => vec![None; self.tokens()],
-            Target::Drawn { seed } => (0..self.tokens()).map(|place| Some((seed, place))).collect(),
+        let targets: Vec<Choice> = match target {
+            Target::Text => {
+                let next =
+                    |text: &Vec<u32>, at| text.get(at).map_or(Choice::None, |&next| Choice::Token(next));
+                self.texts.iter().flat_map(|text| (1..=text.len()).map(move |at| next(text, at))).collect()
+            }
+            Target::Drawn { seed } => (0..self.tokens()).map(|place| Choice::Drawn { seed, place }).collect(),
         };
-        self.run_drawn(&drawn, observer)
+        self.run_targets(&targets, observer)
     }
 
     /// As [`Gradients::run`] with drawn tokens, those of each of `parts`, some sequences that follow each other, as if it
@@ -168,31 +173,26 @@ impl<'m> Gradients<'m> {
     /// # Panics
     /// If the parts have other numbers of sequences than there are.
     pub fn run_parts(&mut self, parts: &[(usize, u64)], observer: &mut dyn GradientObserver) -> Result<Loss> {
-        let mut drawn = Vec::with_capacity(self.tokens());
+        let mut targets = Vec::with_capacity(self.tokens());
         let mut rest = &self.texts[..];
         for &(sequences, seed) in parts {
             let (own, others) = rest.split_at(sequences);
             let tokens: usize = own.iter().map(Vec::len).sum();
-            drawn.extend((0..tokens).map(|place| Some((seed, place))));
+            targets.extend((0..tokens).map(|place| Choice::Drawn { seed, place }));
             rest = others;
         }
         assert!(rest.is_empty(), "every sequence is in a part");
-        self.run_drawn(&drawn, observer)
+        self.run_targets(&targets, observer)
     }
 
-    /// `drawn`: for each token, what decides which token is drawn; the text's next otherwise.
-    fn run_drawn(
-        &mut self,
-        drawn: &[Option<(u64, usize)>],
-        observer: &mut dyn GradientObserver,
-    ) -> Result<Loss> {
-        let Self { model, texts, batches, kept, machine } = self;
+    fn run_targets(&mut self, targets: &[Choice], observer: &mut dyn GradientObserver) -> Result<Loss> {
+        let Self { model, batches, kept, machine, .. } = self;
         let hidden = model.config.hidden_size;
         let unit = model.weights.blocks.len();
         let values = kept[0].len();
         let mut gradients = machine.vectors(values)?;
         model.placement.enter(unit, values / hidden);
-        let loss = machine.head((texts, drawn), &kept[unit], &mut gradients, observer);
+        let loss = machine.head(targets, &kept[unit], &mut gradients, observer);
         model.placement.leave(unit);
         let loss = loss?;
         for layer in (0..unit).rev() {

@@ -27,6 +27,8 @@ pub(super) struct Machine<'m> {
     pub(super) angles: Angles,
     uploader: Uploader,
     spare: Spare,
+    /// Apart, for they are of the same lengths in every block.
+    spare_weights: Spare,
     longest: usize,
 }
 
@@ -67,8 +69,9 @@ impl<'m> Machine<'m> {
         executor.end(None)?;
         let shape = cache_shape(&model.config, 1, longest, KvType::F32);
         let cache = executor.pool().is_some().then(|| KvCache::new(device, shape)).transpose()?;
-        let (uploader, spare) = (Uploader::new(device, &model.pool)?, Spare::new(device));
-        Ok(Self { model, executor, cache, angles, uploader, spare, longest })
+        let uploader = Uploader::new(device, &model.pool)?;
+        let [spare, spare_weights] = [Spare::new(device), Spare::new(device)];
+        Ok(Self { model, executor, cache, angles, uploader, spare, spare_weights, longest })
     }
 
     /// Whether it computes on the CPU.
@@ -169,7 +172,7 @@ impl<'m> Machine<'m> {
         if self.on_cpu() {
             return Ok(Backward::Transposed(transposed(&self.model.pool, original, 0..rows)?));
         }
-        let mut weight = self.vectors(rows * columns)?;
+        let mut weight = self.spare_weights.take(rows * columns)?;
         self.executor.weight(&on_device.op, weight.values_mut())?;
         Ok(Backward::Plain { weight, columns })
     }

@@ -36,8 +36,15 @@ impl Spare {
             Some(index) => buffers.swap_remove(index),
             None => Buffer::new(&self.device),
         };
+        match buffer.reserve(length) {
+            // What is spare is of other lengths.
+            Err(error) if error.is_gpu_memory() && !buffers.is_empty() => {
+                buffers.clear();
+                buffer.reserve(length)?;
+            }
+            done => done?,
+        }
         drop(buffers);
-        buffer.reserve(length)?;
         Ok(Vectors { buffer, length, home: self.clone() })
     }
 }
