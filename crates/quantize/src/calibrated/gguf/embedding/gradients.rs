@@ -78,8 +78,11 @@ pub(in super::super) struct OnGpu {
 }
 
 impl OnGpu {
-    /// Where this GPU has the memory for it.
+    /// Where this GPU has the memory for it, and gradients are known.
     pub fn of(model: &Model, sample: &Sample<'_>, gpu: &GpuRoom) -> Option<Self> {
+        if model.is_mixture() {
+            return None;
+        }
         let config = model.config();
         let (hidden, largest) = (config.hidden_size as u64, sample.largest());
         let all: usize = sample.parts.iter().map(|part| tokens(part)).sum();
