@@ -8,7 +8,7 @@ use serde_json::json;
 
 use super::super::record::{self, After};
 use super::super::{Outcome, load, print, print_json};
-use super::calibration::{announce, calibration, recorded, warn};
+use super::calibration::{announce, calibration, recorded, warn, where_and_memory};
 use super::gguf::{add_grid, job_options, packed, show};
 use super::grids;
 use super::types::Types;
@@ -52,7 +52,8 @@ pub fn run(args: &args::Quantize, types: &Types) -> Outcome {
     grids::announce(&plan.tensors().grids(), types.file_type);
     let Some(output) = output else {
         warn(args, plan.memory_bytes(), plan.disk_bytes());
-        return show(plan.tensors(), args, types, &words(&plan));
+        let place = where_and_memory(plan.place(), plan.memory_bytes());
+        return show(plan.tensors(), args, types, &format!("{}, computed {place}", words(&plan)));
     };
     announce(args, plan.calibration(), plan.place(), plan.memory_bytes())?;
     let bar = Bar::new(Unit::Modules, format!("quantizing to {}", types.name));

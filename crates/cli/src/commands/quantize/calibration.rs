@@ -56,6 +56,15 @@ pub fn recorded(
     (Calibration { imatrix_provenance: of_imatrix, ..calibration }, provenance)
 }
 
+/// Where a job computes, and the memory that it takes there.
+pub fn where_and_memory(place: &Place, memory_bytes: u64) -> String {
+    let on_gpus = match place.gpu_bytes() {
+        0 => String::new(),
+        bytes => format!(", {} of GPU memory", format::bytes(bytes)),
+    };
+    format!("{}; about {} of memory beside the model{on_gpus}", place.sentence(), format::bytes(memory_bytes))
+}
+
 /// Says what the model is run on, and refuses what does not fit into memory.
 pub fn announce(
     args: &args::Quantize,
@@ -64,16 +73,11 @@ pub fn announce(
     memory_bytes: u64,
 ) -> anyhow::Result<()> {
     let samples = &calibration.samples;
-    let on_gpus = match place.gpu_bytes() {
-        0 => String::new(),
-        bytes => format!(", {} of GPU memory", format::bytes(bytes)),
-    };
     messages::info(format_args!(
-        "calibrating with {} tokens in {} samples {}; about {} of memory beside the model{on_gpus}",
+        "calibrating with {} tokens in {} samples {}",
         samples.tokens,
         samples.sequences.len(),
-        place.sentence(),
-        format::bytes(memory_bytes)
+        where_and_memory(place, memory_bytes)
     ));
     if let Some(warning) = require_memory(&args.model, memory_bytes, Remedy::LessCalibration)? {
         messages::warning(warning);

@@ -13,7 +13,7 @@ use serde_json::json;
 
 use super::super::record::{self, After};
 use super::super::{Outcome, load, print, print_json};
-use super::calibration::{announce, calibration, recorded, warn};
+use super::calibration::{announce, calibration, recorded, warn, where_and_memory};
 use super::readers;
 use super::source::with_plain;
 use crate::progress::{Bar, Unit};
@@ -120,7 +120,9 @@ fn show(plan: &GptqPlan, args: &args::Quantize) -> Outcome {
         let readers: Vec<_> = plan.readers.iter().map(readers::json).collect();
         print_json(&json!({
             "scheme": "gptq",
+            "device": plan.place.sentence(),
             "memory_bytes": plan.memory_bytes,
+            "gpu_memory_bytes": plan.place.gpu_bytes(),
             "file_size": plan.output_bytes,
             "disk_bytes": plan.disk_bytes,
             "bits_per_weight": plan.bits_per_weight(),
@@ -133,12 +135,11 @@ fn show(plan: &GptqPlan, args: &args::Quantize) -> Outcome {
             .iter()
             .map(|m| vec![m.name.clone(), format::shape(&[m.rows, m.columns]), describe(m)]);
         print(&format!(
-            "{}\n\ntotal: {}, {:.2} bits per weight; about {} of memory beside the model, {} on the disk until the unfinished \
-             run is removed\n",
+            "{}\n\ntotal: {}, {:.2} bits per weight; calibrated {}, {} on the disk until the unfinished run is removed\n",
             format::table(&["module", "shape", "to"], &[1], rows),
             format::bytes(plan.output_bytes),
             plan.bits_per_weight(),
-            format::bytes(plan.memory_bytes),
+            where_and_memory(&plan.place, plan.memory_bytes),
             format::bytes(plan.disk_bytes)
         ))?;
     }
