@@ -9,6 +9,7 @@ mod attend;
 mod experts;
 mod few;
 mod gradients;
+mod gradients_attention;
 mod linear;
 mod many;
 mod mixture;
