@@ -25,6 +25,7 @@ mod error;
 mod executor;
 mod formats;
 mod generation;
+mod gradient_args;
 mod gram_matrix;
 mod graph;
 mod image;

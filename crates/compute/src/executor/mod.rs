@@ -14,6 +14,7 @@
 mod cache;
 mod cpu;
 mod gpu;
+mod gradients;
 mod mixture;
 mod operations;
 mod replay;
@@ -31,6 +32,7 @@ use crate::{Pool, Result};
 
 pub use cache::{CacheShape, KvCache, KvType};
 pub use gpu::{Gpu, MOST_GPU_EXPERTS, MOST_GPU_HEAD, gpus};
+pub use gradients::{Columns, Recorded, Turn};
 pub use mixture::{ExpertStacks, Mixture, Rows, bytes_of_stack};
 pub use operations::{Attend, Choice, Heads, Input, Output, Rotate, Routing, RowLikelihood};
 pub use replay::{Mode, PassKey};

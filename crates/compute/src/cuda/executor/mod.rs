@@ -8,6 +8,8 @@
 mod attend;
 mod experts;
 mod few;
+mod gradients;
+mod gradients_attention;
 mod linear;
 mod many;
 mod mixture;
