@@ -43,8 +43,8 @@ use stream::{STREAMED_FROM, Streamer};
 
 pub(crate) use embed::{embed, embed_from};
 pub(crate) use experts::{BeforeGroup, GPU_ROWS, run as run_experts};
+pub(crate) use head::LogitsTo;
 use head::head;
-pub(crate) use head::{LogitsTo, head_input};
 pub(crate) use phases::{AttentionBuffers, KvTarget, Phases, attention_shape, rope_style};
 use phases::{Remote, Watch};
 pub(crate) use workspace::{Angles, Workspace, cache_shape, wide};
