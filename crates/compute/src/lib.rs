@@ -30,6 +30,7 @@ pub mod parallel;
 mod pool;
 mod sample;
 pub mod simd;
+pub mod states;
 #[cfg(test)]
 mod testing;
 

@@ -10,14 +10,14 @@ use crate::weights::{Block, Ffn, Qkv, Widen};
 use super::products::{Backward, Machine};
 use super::tape::Tape;
 use super::vectors::Vectors;
-use super::{Batch, GradientObserver};
+use super::{Batch, GradientObserver, attention_of};
 
 /// A block on the device, with its weights for the way back.
 #[derive(Debug)]
 pub(super) struct Held {
     pub(super) block: Block,
-    qkv: Vec<Backward>,
-    attention_output: Backward,
+    inputs: Vec<Backward>,
+    output: Backward,
     widen: Vec<Backward>,
     down: Option<Backward>,
 }
@@ -35,17 +35,17 @@ impl Machine<'_> {
             });
         }
         // In the order of the computation: Q, K and V, the output projection, the network's.
-        let heads = block.qkv.linears().len();
+        let heads = block.mixer.inputs().len();
         let mut rest = all.split_off(heads.min(all.len()));
         let network = rest.split_off(1.min(rest.len()));
-        let Some(attention_output) = rest.pop() else {
+        let Some(output) = rest.pop() else {
             return Err(crate::Error::NoGradients { what: "a block has no output projection" });
         };
         let (mut widen, mut down) = (network, None);
         if let Ffn::Dense { .. } = &block.ffn {
             down = widen.pop();
         }
-        Ok(Held { block, qkv: all, attention_output, widen, down })
+        Ok(Held { block, inputs: all, output, widen, down })
     }
 
     /// `d` is `[tokens][hidden]` of the batch: the gradient behind the block, replaced by that in front of it.
@@ -146,14 +146,15 @@ impl Machine<'_> {
     ) -> Result<Vectors> {
         let model = self.model;
         let (config, block) = (&model.config, &held.block);
-        let original = &model.weights.blocks[layer];
         let mut d = self.copy(d.values())?;
         if let Some(norm) = &block.attention_post_norm {
             let x = tape.projected.values();
             self.executor.norm_backward(norm, config.hidden_size, x, d.values_mut())?;
         }
-        self.show(observer, &original.attention_output, &batch.tokens, (&tape.attended, &d))?;
-        let d_attended = self.back(&held.attention_output, d.values())?;
+        let attention = attention_of(block)?;
+        let original = attention_of(&model.weights.blocks[layer])?;
+        self.show(observer, &original.output, &batch.tokens, (&tape.attended, &d))?;
+        let d_attended = self.back(&held.output, d.values())?;
 
         let [q, k, v] = tape.qkv.each_ref().map(Vectors::values);
         let recorded = Recorded { q, k, v, out: tape.attended.values(), log_sums: tape.log_sums.values() };
@@ -169,18 +170,18 @@ impl Machine<'_> {
         for tokens in &batch.sequences {
             self.grow(tokens, config.heads * config.head_dim, d_q)?;
         }
-        if let (Some(norms), Some([q, k])) = (&block.head_norms, &tape.unnormed) {
+        if let (Some(norms), Some([q, k])) = (&attention.head_norms, &tape.unnormed) {
             let width = |norm: &Norm| if norms.whole { norm.weight.len() } else { config.head_dim };
             self.executor.norm_backward(&norms.q, width(&norms.q), q.values(), d_q.values_mut())?;
             self.executor.norm_backward(&norms.k, width(&norms.k), k.values(), d_k.values_mut())?;
         }
 
-        let d_outputs = match &block.qkv {
+        let d_outputs = match &attention.qkv {
             Qkv::Separate { .. } => d_qkv.into(),
             Qkv::Fused { by_group, .. } => vec![self.join(*by_group, &d_qkv)?],
         };
         let mut by_attention = self.zeros(d.len())?;
-        for ((linear, back), d) in original.qkv.linears().into_iter().zip(&held.qkv).zip(&d_outputs) {
+        for ((linear, back), d) in original.qkv.linears().into_iter().zip(&held.inputs).zip(&d_outputs) {
             self.show(observer, linear, &batch.tokens, (&tape.normed, d))?;
             self.add_back(back, d.values(), by_attention.values_mut())?;
         }

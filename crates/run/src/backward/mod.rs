@@ -31,7 +31,7 @@ use quern_compute::{Device, Executor, Values};
 
 use crate::layerwise::{Calibrator, Layerwise, Replacement};
 use crate::observer::describe;
-use crate::weights::Linear;
+use crate::weights::{Attention, Block, Linear};
 use crate::{Error, LinearGroup, LinearInfo, Model, Observer, ObserverError, Result};
 
 use loss::Choice;
@@ -125,6 +125,9 @@ impl<'m> Gradients<'m> {
     pub fn on(model: &'m Model, device: &Device, texts: &[Vec<u32>]) -> Result<Self> {
         if model.is_mixture() {
             return Err(Error::NoGradients { what: "its blocks are mixtures of experts" });
+        }
+        for block in &model.weights.blocks {
+            attention_of(block)?;
         }
         let mut run = Layerwise::on(model, std::slice::from_ref(device), texts, false, false)?;
         let mut kept = vec![run.hidden()?.into_owned()];
@@ -249,6 +252,12 @@ impl Machine<'_> {
         }
         Ok(())
     }
+}
+
+/// The attention of a block: the only mixer whose gradients are known.
+fn attention_of(block: &Block) -> Result<&Attention> {
+    let what = "its blocks have other mixers than attention";
+    block.mixer.attention().ok_or(Error::NoGradients { what })
 }
 
 /// Sequences in batches of about [`BATCH`] tokens.

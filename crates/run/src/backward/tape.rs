@@ -8,8 +8,9 @@ use quern_model::architecture::Block as BlockKind;
 
 use crate::Result;
 use crate::forward::{activation, attention_shape, rope_style};
-use crate::weights::{Block, Ffn, HeadNorms, Qkv, Widen};
+use crate::weights::{Attention, Block, Ffn, HeadNorms, Qkv, Widen};
 
+use super::attention_of;
 use super::products::Machine;
 use super::vectors::Vectors;
 
@@ -54,7 +55,8 @@ impl Machine<'_> {
         let model = self.model;
         let config = &model.config;
         let normed = self.norm_if(block.norm_of_attention(config.block), &x)?;
-        let mut qkv = match &block.qkv {
+        let attention = attention_of(block)?;
+        let mut qkv = match &attention.qkv {
             Qkv::Separate { q, k, v } => {
                 let x = normed.values();
                 [self.linear(q, x)?, self.linear(k, x)?, self.linear(v, x)?]
@@ -64,19 +66,21 @@ impl Machine<'_> {
                 self.split(*by_group, &joined)?
             }
         };
-        let unnormed = match &block.head_norms {
+        let unnormed = match &attention.head_norms {
             Some(_) => Some([self.copy(qkv[0].values())?, self.copy(qkv[1].values())?]),
             None => None,
         };
-        if let (Some(HeadNorms { q, k, whole: true }), Some([of_q, of_k])) = (&block.head_norms, &unnormed) {
+        if let (Some(HeadNorms { q, k, whole: true }), Some([of_q, of_k])) =
+            (&attention.head_norms, &unnormed)
+        {
             qkv[0] = self.norm(q, of_q.values())?;
             qkv[1] = self.norm(k, of_k.values())?;
         }
         let mut attended = self.vectors(qkv[0].len())?;
         let mut log_sums = self.vectors(qkv[0].len() / config.head_dim)?;
-        self.attend((layer, block), sequences, &mut qkv, (&mut attended, &mut log_sums))?;
+        self.attend((layer, attention), sequences, &mut qkv, (&mut attended, &mut log_sums))?;
 
-        let projected = self.linear(&block.attention_output, attended.values())?;
+        let projected = self.linear(&attention.output, attended.values())?;
         let mut sum = self.copy(x.values())?;
         match &block.attention_post_norm {
             Some(norm) => {
@@ -120,7 +124,7 @@ impl Machine<'_> {
     /// Norms of heads, rotation and attention; queries and keys are overwritten.
     fn attend(
         &mut self,
-        (layer, block): (usize, &Block),
+        (layer, attention): (usize, &Attention),
         sequences: &[Range<usize>],
         qkv: &mut [Vectors; 3],
         (attended, log_sums): (&mut Vectors, &mut Vectors),
@@ -132,8 +136,9 @@ impl Machine<'_> {
             let query = config.heads * config.head_dim;
             self.grow(tokens, query, q)?;
         }
+        let norms = attention.head_norms.as_ref().and_then(HeadNorms::of_heads);
         if self.cache.is_none() {
-            if let Some((of_q, of_k)) = block.head_norms.as_ref().and_then(HeadNorms::of_heads) {
+            if let Some((of_q, of_k)) = norms {
                 self.executor.head_norm(of_q, config.head_dim, q.values_mut())?;
                 self.executor.head_norm(of_k, config.head_dim, k.values_mut())?;
             }
@@ -145,7 +150,6 @@ impl Machine<'_> {
         }
         let Self { model, executor, cache, angles, .. } = self;
         let Some(cache) = cache else { return Ok(()) };
-        let norms = block.head_norms.as_ref().and_then(HeadNorms::of_heads);
         let (query, key) = (config.heads * config.head_dim, config.kv_heads * config.head_dim);
         for tokens in sequences {
             let of = |width: usize| tokens.start * width..tokens.end * width;
