@@ -29,6 +29,7 @@ pub mod ops;
 pub mod parallel;
 mod pool;
 mod sample;
+mod scales;
 pub mod simd;
 #[cfg(test)]
 mod testing;
@@ -51,3 +52,4 @@ pub use matmul::{Scratch, matmul};
 pub use matrix::{Matrix, get_row, supports};
 pub use pool::Pool;
 pub use sample::sample_weights;
+pub use scales::Scales;
