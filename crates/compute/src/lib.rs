@@ -29,6 +29,7 @@ pub mod ops;
 pub mod parallel;
 mod pool;
 mod sample;
+mod scales;
 pub mod simd;
 pub mod states;
 #[cfg(test)]
@@ -52,3 +53,4 @@ pub use matmul::{Scratch, matmul};
 pub use matrix::{Matrix, get_row, supports};
 pub use pool::Pool;
 pub use sample::sample_weights;
+pub use scales::Scales;

@@ -319,10 +319,22 @@ fn size(
         Some(Place::Packed(number)) => view.packing().and_then(|packing| packing.layers().get(number)),
         Some(Place::Plain(_)) | None => None,
     };
-    let form = layer.map(|layer| layer.block_form(view.checkpoint()));
+    let in_file = layer.and_then(|layer| layer.in_file_type());
+    let form =
+        layer.filter(|_| in_file.is_none()).map(|layer| layer.block_form(view.checkpoint()));
     let target = load_in.and_then(|load_in| load_in.target(&tensor.name));
-    let stored = form.as_ref().map_or(tensor.element_type, |form| form.element_type);
+    let stored = form.as_ref().map(|form| form.element_type).or(in_file).unwrap_or(tensor.element_type);
     let element_type = target.unwrap_or(stored);
+    // Blocks with scales beside them are multiplied out on a GPU.
+    let with_scales = in_file.is_some() || form.as_ref().is_some_and(|form| form.factor != 1.0);
+    let on_card = match target.is_none() && with_scales && element_type.is_block() {
+        true => ElementType::F16,
+        false => element_type,
+    };
+    let scales = match (target, layer) {
+        (None, Some(layer)) => 4 * layer.in_file_scales() as u64,
+        _ => 0,
+    };
     let bytes = matrix_bytes(element_type, rows, columns);
     let made = match made {
         Made::InFile => false,
@@ -340,8 +352,8 @@ fn size(
     };
     let size = UnitSize {
         mapped: if made { 0 } else { bytes },
-        made: if made { bytes + order } else { 0 },
-        gpu: device_bytes(element_type, rows, columns) + order,
+        made: scales + if made { bytes + order } else { 0 },
+        gpu: device_bytes(on_card, rows, columns) + order,
         touched,
     };
     (element_type, size)

@@ -12,7 +12,7 @@ mod upload;
 
 use std::sync::Arc;
 
-use quern_compute::{Bytes, Matrix, Norm, Permutation, Vector};
+use quern_compute::{Bytes, Matrix, Norm, Permutation, Scales, Vector};
 use quern_model::TensorRole;
 use quern_tensor_io::{Checkpoint, ElementType};
 
@@ -81,6 +81,14 @@ impl Weight {
         Ok(Self { matrix, mapped: Some(at) })
     }
 
+    /// The same numbers times these.
+    ///
+    /// # Errors
+    /// As [`Matrix::with_scales`].
+    pub(crate) fn with_scales(self, scales: Scales) -> quern_compute::Result<Self> {
+        Ok(Self { matrix: self.matrix.with_scales(Arc::new(scales))?, ..self })
+    }
+
     /// The numbers, in RAM.
     pub(crate) fn host(&self) -> quern_compute::Result<Matrix<'_>> {
         self.matrix.matrix()
@@ -97,7 +105,8 @@ impl Weight {
     /// Bytes of the numbers, as the file or the load stored them.
     pub(crate) fn bytes(&self) -> u64 {
         let element_type = self.matrix.element_type();
-        (element_type.row_bytes(self.columns()).unwrap_or(0) * self.rows()) as u64
+        let scales = self.matrix.scales().map_or(0, |scales| scales.bytes());
+        (element_type.row_bytes(self.columns()).unwrap_or(0) * self.rows() + scales) as u64
     }
 }
 
