@@ -104,9 +104,10 @@ impl<'a> Data<'a> {
                             decode::to_f32(*stored, &data[rows.start * bytes..rows.end * bytes], &mut values);
                         Cow::Owned(values.iter().flat_map(|v| v.to_le_bytes()).collect())
                     }
-                    Part::Packed { layer, form } => {
+                    Part::Packed { layer, first, form } => {
                         let Some(layer) = layer_of(view, *layer) else { return };
-                        Cow::Owned(unpack(view.checkpoint, layer, form.as_ref(), rows.clone(), row_bytes))
+                        let rows = first + rows.start..first + rows.end;
+                        Cow::Owned(unpack(view.checkpoint, layer, form.as_ref(), rows, row_bytes))
                     }
                 };
                 let source = source.chunks_exact(row_bytes.max(1));
