@@ -244,6 +244,7 @@ pub(super) fn read(file: &Path) -> Result<Config> {
         dtype: dtype(&whole)?.or(dtype(&root)?),
         rope_sections: None,
         deepstack_layers: multimodal::deepstack_layers(&whole, architecture)?,
+        speculative_layers: 0,
         multimodal: class::is_multimodal(&whole),
         quantization: quantization(&whole)?.or(quantization(&root)?),
     };

@@ -316,6 +316,11 @@ impl<'m> Collector<'m> {
     }
 }
 
+/// The values of some columns, in another order.
+pub(crate) fn in_order<T: Copy>(values: &[T], order: &[u32]) -> Vec<T> {
+    order.iter().map(|&column| values[column as usize]).collect()
+}
+
 impl Observer for Collector<'_> {
     fn observe(&mut self, executor: &mut Executor, group: &LinearGroup<'_>) -> Result<(), ObserverError> {
         let named = group.linears.iter().filter_map(|linear| Some((linear.expert, self.entry(linear)?)));
@@ -324,6 +329,11 @@ impl Observer for Collector<'_> {
             return Ok(());
         }
         executor.column_squares(group.values, group.columns, &mut self.squares)?;
+        // The entry is of the columns as GGUF has them.
+        let role = group.linears.first().map(|linear| linear.role);
+        if let Some(order) = role.and_then(|role| self.model.config().gguf_column_order(role)) {
+            self.squares = in_order(&self.squares, &order);
+        }
         let count = self.model.config().experts.map_or(1, |e| e.count);
         for (expert, name) in entries {
             let expert = expert.map_or((0, 1), |expert| (expert, count));
