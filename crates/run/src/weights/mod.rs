@@ -15,7 +15,7 @@ use quern_compute::{Bytes, Matrix, Norm, Permutation, Vector};
 use quern_model::TensorRole;
 use quern_tensor_io::{Checkpoint, ElementType};
 
-pub(crate) use block::{Block, Experts, Ffn, HeadNorms, Qkv, Widen};
+pub(crate) use block::{Block, Expert, Experts, Ffn, HeadNorms, Qkv, SharedExpert, Widen};
 
 /// A range of bytes of one tensor in the map.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -166,7 +166,8 @@ impl Weights {
                 Ffn::Dense { .. } => (0, 0),
                 Ffn::Experts(mixture) => {
                     let count = mixture.experts.len().max(1) as u64;
-                    (sum(experts) / count * self.experts_used as u64, mixture.router.bytes())
+                    let routers = mixture.routers().map(Linear::bytes).sum::<u64>();
+                    (sum(experts) / count * self.experts_used as u64, routers)
                 }
             };
             sum(common) + chosen + router
@@ -186,7 +187,10 @@ impl Weights {
         let block = |b: &Block| {
             let heads = b.head_norms.as_ref().map_or(0, |n| (n.q.weight.len() + n.k.weight.len()) as u64);
             let router = match &b.ffn {
-                Ffn::Experts(experts) => linear(&experts.router),
+                Ffn::Experts(experts) => {
+                    let bias = experts.choice_bias.as_ref().map_or(0, |bias| bias.len() as u64);
+                    bias + experts.routers().map(linear).sum::<u64>()
+                }
                 Ffn::Dense { .. } => 0,
             };
             heads

@@ -5,6 +5,7 @@ mod attend;
 mod cache;
 mod experts;
 mod linear;
+mod routing;
 mod rows;
 mod statistics;
 mod sums;
