@@ -17,6 +17,7 @@ mod olmoe;
 mod opt;
 mod phi;
 mod qwen;
+mod qwen2_moe;
 mod qwen3_5;
 mod seed_oss;
 mod smollm3;
@@ -41,7 +42,8 @@ pub use olmoe::OLMOE;
 pub use opt::OPT;
 pub use phi::{PHI2, PHI3};
 pub use qwen::{QWEN2, QWEN2_VL, QWEN3, QWEN3_MOE, QWEN3_VL};
-pub use qwen3_5::QWEN3_5;
+pub use qwen2_moe::QWEN2_MOE;
+pub use qwen3_5::{QWEN3_5, QWEN3_5_MOE};
 pub use seed_oss::SEED_OSS;
 pub use smollm3::SMOLLM3;
 pub use stablelm::STABLELM;
@@ -60,6 +62,7 @@ pub static ALL: &[&Architecture] = &[
     &QWEN3,
     &QWEN3_MOE,
     &QWEN3_5,
+    &QWEN3_5_MOE,
     &QWEN2_VL,
     &QWEN3_VL,
     &GEMMA,
@@ -85,6 +88,7 @@ pub static ALL: &[&Architecture] = &[
     &EXAONE4,
     &COHERE2,
     &ERNIE4_5,
+    &QWEN2_MOE,
 ];
 
 /// The architecture with this `general.architecture` in GGUF: of several with the name `llama` the first with (or

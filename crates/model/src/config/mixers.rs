@@ -279,6 +279,8 @@ pub(super) fn kv_heads(
 pub(super) fn ffn_size(keys: &Keys<'_>, architecture: &Architecture, layers: usize) -> Result<usize> {
     match architecture.gguf_keys.contains(&GgufKey::FeedForwardLengthLayers) {
         true => Ok(same_in_all(keys, WIDTHS, layers)?.unwrap_or(1)),
+        // A mixture of experts in every layer has no such width.
+        false if !architecture.gguf_keys.contains(&GgufKey::FeedForwardLength) => Ok(1),
         false => keys.need(WIDTHS, limit::HIDDEN),
     }
 }

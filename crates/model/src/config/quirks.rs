@@ -18,13 +18,12 @@ pub(super) fn from_hf(reader: &Reader<'_>, config: &mut Config) -> Result<()> {
     match config.architecture.name {
         // A parallel block has only one norm.
         "stablelm" | "phi2" | "cohere2" => config.second_norm = config.block != Block::Parallel,
-        "qwen3moe" => all_sparse(root)?,
         "smollm3" => all_global(root)?,
         "falcon" => falcon(root, config)?,
         "mistral3" => config.query_growth = query_growth(reader)?,
         "lfm2" => config.ffn_size = lfm2_width(reader, config.ffn_size)?,
         // llama.cpp wants them, whatever config.json says.
-        "qwen35" => drop(config.rope_sections.get_or_insert([11, 11, 10, 0])),
+        "qwen35" | "qwen35moe" => drop(config.rope_sections.get_or_insert([11, 11, 10, 0])),
         _ => {}
     }
     Ok(())
@@ -102,6 +101,18 @@ pub(super) fn to_hf(config: &Config, metadata: &Metadata, out: &mut Map<String, 
             }
         }
         "lfm2" => set("block_auto_adjust_ff_dim", json!(false)),
+        // Only transformers 5 has such models; the sections count for images alone.
+        "qwen35" | "qwen35moe" => {
+            let sections = config.rope_sections.map(|sections| sections[..3].to_vec());
+            let rope = json!({
+                "rope_type": "default",
+                "rope_theta": shortest(config.rope.theta),
+                "partial_rotary_factor": config.rope.dimensions as f64 / config.head_dim as f64,
+                "mrope_interleaved": true,
+                "mrope_section": sections,
+            });
+            set("rope_parameters", rope);
+        }
         "smollm3" => {
             let rotated = |&unrotated: &bool| u8::from(!unrotated);
             set("no_rope_layers", config.unrotated_layers.iter().map(rotated).collect());
@@ -128,10 +139,6 @@ pub(super) fn to_hf(config: &Config, metadata: &Metadata, out: &mut Map<String, 
                 }
             }
         },
-        "qwen3moe" => {
-            set("decoder_sparse_step", json!(1));
-            set("mlp_only_layers", json!([]));
-        }
         "phi2" if config.head_dim * config.heads != config.hidden_size => {
             set("head_dim", json!(config.head_dim));
         }
@@ -248,18 +255,6 @@ fn query_growth(reader: &Reader<'_>) -> Result<Option<QueryGrowth>> {
 /// Every layer but each `n`-th is limited.
 pub(super) fn all_but_every(n: usize, layers: usize) -> Vec<bool> {
     (1..=layers).map(|layer| !layer.is_multiple_of(n)).collect()
-}
-
-/// Qwen 3's mixtures may have layers with a plain network, which no published model has, nor llama.cpp.
-fn all_sparse(root: &Object<'_>) -> Result<()> {
-    let dense = root.array("mlp_only_layers")?.is_some_and(|list| !list.is_empty());
-    let step = root.u64("decoder_sparse_step")?.unwrap_or(1);
-    if dense || step != 1 {
-        let what = "a mixture of experts with some layers that are none is not supported \
-                    (mlp_only_layers, decoder_sparse_step)";
-        return Err(Error::unsupported(root.file(), what));
-    }
-    Ok(())
 }
 
 /// The layers that do not rotate queries and keys: zeros of `no_rope_layers`, or every so many.

@@ -27,8 +27,8 @@ pub(super) enum Data<'a> {
 pub(super) enum Part<'a> {
     /// In the map.
     Bytes(&'a [u8]),
-    /// A packed layer of [`View::packing`], decoded to f32 or, with a form, to blocks.
-    Packed { layer: usize, form: Option<ExactForm> },
+    /// Rows of a packed layer of [`View::packing`] from `first` on, decoded to f32 or, with a form, to blocks.
+    Packed { layer: usize, first: usize, form: Option<ExactForm> },
 }
 
 impl<'a> Data<'a> {
@@ -104,9 +104,10 @@ impl<'a> Data<'a> {
                             decode::to_f32(*stored, &data[rows.start * bytes..rows.end * bytes], &mut values);
                         Cow::Owned(values.iter().flat_map(|v| v.to_le_bytes()).collect())
                     }
-                    Part::Packed { layer, form } => {
+                    Part::Packed { layer, first, form } => {
                         let Some(layer) = layer_of(view, *layer) else { return };
-                        Cow::Owned(unpack(view.checkpoint, layer, form.as_ref(), rows.clone(), row_bytes))
+                        let rows = first + rows.start..first + rows.end;
+                        Cow::Owned(unpack(view.checkpoint, layer, form.as_ref(), rows, row_bytes))
                     }
                 };
                 let source = source.chunks_exact(row_bytes.max(1));
@@ -127,10 +128,10 @@ impl<'a> Data<'a> {
 
     pub fn decode(&self, view: &View<'_>, tensor: &ViewTensor, rows: Range<usize>, out: &mut [f32]) -> bool {
         if let Self::Rows { parts, order: None } = self
-            && let [Part::Packed { layer, form: None }] = parts.as_slice()
+            && let [Part::Packed { layer, first, form: None }] = parts.as_slice()
             && let Some(layer) = layer_of(view, *layer)
         {
-            layer.decode(view.checkpoint, rows, out);
+            layer.decode(view.checkpoint, first + rows.start..first + rows.end, out);
             return true;
         }
         if let Some(data) = self.contiguous() {
@@ -241,9 +242,10 @@ fn read_part(
     let owned;
     let source: &[u8] = match part {
         Part::Bytes(data) => &data[span.start * row_bytes..span.end * row_bytes],
-        Part::Packed { layer, form } => {
+        Part::Packed { layer, first, form } => {
             let Some(layer) = layer_of(view, *layer) else { return };
-            owned = unpack(view.checkpoint, layer, form.as_ref(), span.clone(), row_bytes);
+            let rows = first + span.start..first + span.end;
+            owned = unpack(view.checkpoint, layer, form.as_ref(), rows, row_bytes);
             &owned
         }
     };

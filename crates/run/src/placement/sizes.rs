@@ -293,6 +293,9 @@ fn is_matrix(role: TensorRole) -> bool {
         R::ExpertsGate,
         R::ExpertsUp,
         R::ExpertsDown,
+        R::SharedGate,
+        R::SharedUp,
+        R::SharedDown,
     ]
     .contains(&role)
 }
@@ -319,10 +322,21 @@ fn size(
         Some(Place::Packed(number)) => view.packing().and_then(|packing| packing.layers().get(number)),
         Some(Place::Plain(_)) | None => None,
     };
-    let form = layer.map(|layer| layer.block_form(view.checkpoint()));
+    let in_file = layer.and_then(|layer| layer.in_file_type());
+    let form = layer.filter(|_| in_file.is_none()).map(|layer| layer.block_form(view.checkpoint()));
     let target = load_in.and_then(|load_in| load_in.target(&tensor.name));
-    let stored = form.as_ref().map_or(tensor.element_type, |form| form.element_type);
+    let stored = form.as_ref().map(|form| form.element_type).or(in_file).unwrap_or(tensor.element_type);
     let element_type = target.unwrap_or(stored);
+    // Blocks with scales beside them are multiplied out on a GPU.
+    let with_scales = in_file.is_some() || form.as_ref().is_some_and(|form| form.factor != 1.0);
+    let on_card = match target.is_none() && with_scales && element_type.is_block() {
+        true => ElementType::F16,
+        false => element_type,
+    };
+    let scales = match (target, layer) {
+        (None, Some(layer)) => 4 * layer.in_file_scales() as u64,
+        _ => 0,
+    };
     let bytes = matrix_bytes(element_type, rows, columns);
     let made = match made {
         Made::InFile => false,
@@ -340,8 +354,8 @@ fn size(
     };
     let size = UnitSize {
         mapped: if made { 0 } else { bytes },
-        made: if made { bytes + order } else { 0 },
-        gpu: device_bytes(element_type, rows, columns) + order,
+        made: scales + if made { bytes + order } else { 0 },
+        gpu: device_bytes(on_card, rows, columns) + order,
         touched,
     };
     (element_type, size)
@@ -350,11 +364,11 @@ fn size(
 /// Buffers of a forward pass.
 fn scratch(config: &Config, threads: usize, fused: bool) -> ScratchSizes {
     let (query, key) = (config.heads * config.head_dim, config.kv_heads * config.head_dim);
-    let wide = config.experts.map_or(config.ffn_size, |experts| experts.ffn_size);
+    let wide = config.widest();
     let qkv = query + 2 * key;
     let (states, mixers) = state_sizes(config);
     let own = mixers + 3 * config.hidden_size + 2 * query + 2 * key + 3 * wide;
-    let experts = config.experts.map_or(0, |e| e.count + 2 * (e.ffn_size + config.hidden_size));
+    let experts = config.experts.map_or(0, |e| e.count + 2 * (wide + config.hidden_size));
     let rest = own + 4 * (config.rope.dimensions / 2);
     let floats = rest + experts;
     // A GPU has the rows of all experts of a batch at once; memory for them grows by doubling.

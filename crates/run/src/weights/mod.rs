@@ -12,11 +12,11 @@ mod upload;
 
 use std::sync::Arc;
 
-use quern_compute::{Bytes, Matrix, Norm, Permutation, Vector};
+use quern_compute::{Bytes, Matrix, Norm, Permutation, Scales, Vector};
 use quern_model::TensorRole;
 use quern_tensor_io::{Checkpoint, ElementType};
 
-pub(crate) use block::{Block, Experts, Ffn, Widen};
+pub(crate) use block::{Block, Expert, Experts, Ffn, SharedExpert, Widen};
 pub(crate) use mixers::{
     Attention, DeltaNet, HeadNorms, Mamba2, Mixer, Network, Qkv, ShortConv, state_sizes,
 };
@@ -83,6 +83,14 @@ impl Weight {
         Ok(Self { matrix, mapped: Some(at) })
     }
 
+    /// The same numbers times these.
+    ///
+    /// # Errors
+    /// As [`Matrix::with_scales`].
+    pub(crate) fn with_scales(self, scales: Scales) -> quern_compute::Result<Self> {
+        Ok(Self { matrix: self.matrix.with_scales(Arc::new(scales))?, ..self })
+    }
+
     /// The numbers, in RAM.
     pub(crate) fn host(&self) -> quern_compute::Result<Matrix<'_>> {
         self.matrix.matrix()
@@ -99,7 +107,8 @@ impl Weight {
     /// Bytes of the numbers, as the file or the load stored them.
     pub(crate) fn bytes(&self) -> u64 {
         let element_type = self.matrix.element_type();
-        (element_type.row_bytes(self.columns()).unwrap_or(0) * self.rows()) as u64
+        let scales = self.matrix.scales().map_or(0, |scales| scales.bytes());
+        (element_type.row_bytes(self.columns()).unwrap_or(0) * self.rows() + scales) as u64
     }
 }
 
@@ -170,7 +179,8 @@ impl Weights {
                 Ffn::Dense { .. } | Ffn::None => (0, 0),
                 Ffn::Experts(mixture) => {
                     let count = mixture.experts.len().max(1) as u64;
-                    (sum(experts) / count * self.experts_used as u64, mixture.router.bytes())
+                    let routers = mixture.routers().map(Linear::bytes).sum::<u64>();
+                    (sum(experts) / count * self.experts_used as u64, routers)
                 }
             };
             sum(common) + chosen + router
@@ -204,7 +214,10 @@ impl Weights {
         let norm = |n: &Norm| (n.weight.len() + n.bias.as_ref().map_or(0, Vector::len)) as u64;
         let block = |b: &Block| {
             let router = match &b.ffn {
-                Ffn::Experts(experts) => linear(&experts.router),
+                Ffn::Experts(experts) => {
+                    let bias = experts.choice_bias.as_ref().map_or(0, |bias| bias.len() as u64);
+                    bias + experts.routers().map(linear).sum::<u64>()
+                }
                 Ffn::Dense { .. } | Ffn::None => 0,
             };
             b.mixer.vector_values() as u64

@@ -4,7 +4,9 @@
 mod attend;
 mod cache;
 mod experts;
+mod gradients;
 mod linear;
+mod routing;
 mod rows;
 mod statistics;
 mod sums;
