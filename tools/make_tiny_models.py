@@ -253,6 +253,13 @@ MODELS = {
                     {k: v for k, v in GQA.items() if k != "intermediate_size"} | QWEN | DELTA | {"moe_intermediate_size": 16, "shared_expert_intermediate_size": 32,
                                           "num_experts": 3, "num_experts_per_tok": 2}
                     | rope(10000000.0, partial_rotary_factor=0.5, mrope_section=[2, 1, 1], mrope_interleaved=True)),
+    # each layer is Mamba-2, a plain network or attention without positions
+    "nemotron_h": ("NemotronH", "llama3", {"old": True, "vocab": 2, "prompts": SHORT, "dtype": torch.bfloat16},
+                   {"hidden_size": 32, "layers_block_type": ["linear_attention", "mlp", "full_attention", "mlp", "linear_attention"],
+                    "num_attention_heads": 4, "num_key_value_heads": 2, "head_dim": 16, "intermediate_size": 48,
+                    "ssm_state_size": 8, "mamba_num_heads": 8, "mamba_head_dim": 8, "n_groups": 2, "conv_kernel": 4,
+                    "max_position_embeddings": 256, "layer_norm_epsilon": 2e-3, "bos_token_id": "<|begin_of_text|>",
+                    "eos_token_id": "<|end_of_text|>", "pad_token_id": "<|reserved_special_token_0|>"}),
     # Multimodal releases: "around" is the configuration around the text model's; the logits are those of text alone.
     "gemma3-images": ("Gemma3", "gemma", {"around": SIGLIP | {"mm_tokens_per_image": 1}},
                       GQA | {"num_hidden_layers": 6, "intermediate_size": 32, "num_key_value_heads": 1, "head_dim": 16,
@@ -329,6 +336,15 @@ def old_style(config):
         config["rope_scaling"] = {key: kind} | parameters
     elif theta is not None and "rope_scaling" not in config:
         config["rope_scaling"] = None
+    if config["model_type"] == "nemotron_h":
+        # as published without experts
+        kinds = {"linear_attention": "M", "full_attention": "*", "mlp": "-"}
+        pattern = "".join(kinds[kind] for kind in config.pop("layers_block_type"))
+        config |= {"hybrid_override_pattern": pattern, "num_hidden_layers": len(pattern),
+                   "rms_norm_eps": config["layer_norm_epsilon"]}
+        ours = ("moe_", "mtp_", "n_routed", "n_shared", "num_experts", "num_nextn", "topk_group", "routed_", "norm_topk",
+                "output_router", "time_step_limit")
+        config = {k: v for k, v in config.items() if not k.startswith(ours) and k != "n_group"}
     config["torch_dtype"] = config.pop("dtype")
     config.pop("layer_types", None)
     if config["model_type"] == "falcon" and config["multi_query"] and not config["new_decoder_architecture"]:

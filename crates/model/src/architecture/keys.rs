@@ -251,6 +251,9 @@ pub enum GgufKey {
     Mamba2,
     /// `feed_forward_length`, 0 in layers that are no network.
     FeedForwardLengthLayers,
+    /// `attention.layer_norm_epsilon`, `rope.dimension_count` and `rope.scaling.finetuned`, which mean nothing in a model
+    /// that rotates nothing and has no layer norm, and are written all the same (Nemotron-H).
+    NemotronH,
     /// `shortconv.l_cache`.
     ShortConv,
     /// `attention.head_count_kv`, 0 in layers whose mixer keeps a state.

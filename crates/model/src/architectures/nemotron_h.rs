@@ -45,6 +45,7 @@ const GGUF_KEYS: &[GgufKey] = &[
     GgufKey::KeyValueLength,
     GgufKey::VocabSize,
     GgufKey::Mamba2,
+    GgufKey::NemotronH,
 ];
 
 /// Nemotron-H without experts.

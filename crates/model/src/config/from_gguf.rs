@@ -5,7 +5,9 @@ use std::path::Path;
 
 use quern_tensor_io::{Array, Checkpoint, ElementType, Error, Metadata, Result, Value};
 
-use crate::architecture::{Architecture, Block, Convention, GgufKey, Norm, Position, TensorRole as Role};
+use crate::architecture::{
+    Architecture, Block, Convention, GgufKey, Norm, Position, TensorRole as Role, Unrotated,
+};
 use crate::architectures;
 use crate::identify::class;
 
@@ -65,6 +67,8 @@ pub(super) fn read(file: &Path, metadata: &Metadata, checkpoint: &Checkpoint) ->
     let context_length = keys.need("context_length", limit::CONTEXT)?;
     let ffn_size = mixers::ffn_size(&keys, architecture, layers)?;
     let dimensions = match architecture.position {
+        // Files of models that rotate nothing say this for nothing.
+        Position::Rotary if architecture.unrotated == Unrotated::Every(1) => head_dim,
         Position::Rotary => keys.size("rope.dimension_count", limit::HIDDEN)?.unwrap_or(head_dim),
         Position::Learned { .. } => 0,
     };
