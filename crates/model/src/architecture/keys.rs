@@ -60,6 +60,16 @@ pub enum Field {
     ExpertFfn,
     /// The chosen experts' weights are made to sum to one.
     NormTopk,
+    /// Width between the two projections of queries; null for one projection (latent attention).
+    QueryRank,
+    /// Numbers of the vector that keys and values are made of.
+    LatentRank,
+    /// Numbers of a query and a key that are rotated.
+    LatentRopeDim,
+    /// Numbers in front of them.
+    LatentNopeDim,
+    /// Numbers of a value.
+    LatentValueDim,
 }
 
 /// The meaning of an absent key.
@@ -200,6 +210,17 @@ pub enum GgufKey {
     QueryGrowth,
     /// `rope.scaling.yarn_log_multiplier` in place of the attention factor that other families write.
     YarnLogMultiplier,
+    /// `attention.head_count_kv`, always 1: the cache of latent attention has one head.
+    HeadCountKvOne,
+    /// `attention.q_lora_rank` and `attention.kv_lora_rank`.
+    LatentRanks,
+    /// `attention.key_length` and `value_length` of the cache of latent attention, `key_length_mla` and
+    /// `value_length_mla` of its heads.
+    LatentLengths,
+    /// `attention.key_length` alone (MiniCPM3).
+    KeyLength,
+    /// `rope.scaling.yarn_log_multiplier`, a tenth of `mscale_all_dim` (DeepSeek V2), in place of the attention factor.
+    YarnScoreMultiplier,
     /// `tensor_data_layout`, the layout of Falcon's queries, keys and values.
     TensorDataLayout,
 }

@@ -71,6 +71,10 @@ impl Config {
             Presence::EmbeddingProjection => given(self.embedding_size != self.hidden_size, false),
             Presence::RopeFactors => given(self.rope.factors.is_some(), false),
             Presence::LongRope => given(self.rope.long_factors().is_some(), false),
+            Presence::QueryRank => given(self.query_rank().is_some(), false),
+            Presence::NoQueryRank => given(self.query_rank().is_none(), false),
+            Presence::JoinedUp => given(!gguf || self.joined_in_gguf(), false),
+            Presence::SplitUp => given(gguf && !self.joined_in_gguf(), false),
         }
     }
 
@@ -91,7 +95,13 @@ impl Config {
             (Convention::HuggingFace, Layout::Experts | Layout::HeadNorms) => Some(shape.remove(0)),
             (
                 Convention::HuggingFace,
-                Layout::Same | Layout::QueryHeads | Layout::KeyHeads | Layout::PlusOne | Layout::QkvByHead,
+                Layout::Same
+                | Layout::QueryHeads
+                | Layout::KeyHeads
+                | Layout::PlusOne
+                | Layout::KeyUp
+                | Layout::ValueUp
+                | Layout::QkvByHead,
             )
             | (Convention::Gguf, _) => None,
         };
@@ -123,7 +133,22 @@ impl Config {
             Dim::Embedding => self.embedding_size,
             Dim::Experts => experts.map_or(0, |e| e.count),
             Dim::ExpertFfn => experts.map_or(0, |e| e.ffn_size),
+            Dim::QueryRank => self.query_rank().unwrap_or(0),
+            Dim::LatentRank => self.latent.map_or(0, |l| l.rank),
+            Dim::LatentCached => self.latent.map_or(0, |l| l.cached()),
+            Dim::LatentUp => self.heads * self.latent.map_or(0, |l| l.nope_dim + l.value_dim),
+            Dim::LatentNope => self.latent.map_or(0, |l| l.nope_dim),
+            Dim::LatentValue => self.latent.map_or(0, |l| l.value_dim),
+            Dim::LatentValues => self.attended(),
         }
+    }
+
+    fn query_rank(&self) -> Option<usize> {
+        self.latent.and_then(|latent| latent.query_rank)
+    }
+
+    fn joined_in_gguf(&self) -> bool {
+        self.latent.is_some_and(|latent| latent.joined_in_gguf)
     }
 
     /// Rows in front of the first position's in the table of positions.

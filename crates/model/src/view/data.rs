@@ -5,6 +5,7 @@ use std::ops::Range;
 use quern_tensor_io::scheme::{ExactForm, PackedLayer};
 use quern_tensor_io::{Checkpoint, ElementType, decode};
 
+use super::latent;
 use super::order::RowOrder;
 use super::{View, ViewTensor};
 
@@ -15,6 +16,10 @@ pub(super) enum Data<'a> {
     Rows { parts: Vec<Part<'a>>, order: Option<RowOrder> },
     /// The columns of a matrix of plain values, or of rows of blocks.
     Transposed { data: &'a [u8], stored: ElementType },
+    /// Keys' projection of latent attention, each head's transposed.
+    LatentKeys(latent::Keys<'a>),
+    /// Keys' and values' projections of latent attention in one matrix.
+    LatentBoth(latent::Both<'a>),
     /// Computed, small.
     Owned(Vec<u8>),
 }
@@ -80,6 +85,8 @@ impl<'a> Data<'a> {
                     }
                 }
             }
+            Self::LatentKeys(keys) => keys.read(view, rows, out),
+            Self::LatentBoth(both) => both.read(rows, out),
             Self::Rows { parts, order } => {
                 let height = (tensor.rows() / parts.len().max(1)).max(1);
                 for (part, rows, out) in by_part(height, rows, row_bytes, out) {
@@ -114,6 +121,10 @@ impl<'a> Data<'a> {
             // Every row is spread over all of it.
             Self::Transposed { data, .. } if rows.end == tensor.rows() => vec![data],
             Self::Transposed { .. } => Vec::new(),
+            // Read by the values' tensor, too.
+            Self::LatentKeys(_) => Vec::new(),
+            Self::LatentBoth(both) if rows.end == tensor.rows() => both.spans(),
+            Self::LatentBoth(_) => Vec::new(),
             Self::Rows { parts, order } => {
                 let height = (tensor.rows() / parts.len().max(1)).max(1);
                 let mut spans = Vec::new();
@@ -215,7 +226,7 @@ fn read_part(
 }
 
 /// Rows of a packed layer, as blocks or as f32.
-fn unpack(
+pub(super) fn unpack(
     checkpoint: &Checkpoint,
     layer: &PackedLayer,
     form: Option<&ExactForm>,

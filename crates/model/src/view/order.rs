@@ -14,6 +14,15 @@ pub(super) enum RowOrder {
     Gather(Groups),
     /// The other way round.
     Scatter(Groups),
+    /// The source has `all` rows for each head, of which the view has `own`, behind the first `before`.
+    Part {
+        /// Rows of a head in the view.
+        own: usize,
+        /// Rows in front of them in the source.
+        before: usize,
+        /// Rows of a head in the source.
+        all: usize,
+    },
     /// Row by row.
     Listed(Vec<u32>),
 }
@@ -35,7 +44,17 @@ impl RowOrder {
         match layout {
             Layout::QueryHeads | Layout::KeyHeads => Some(Self::Interleave(config.head_dim)),
             Layout::QkvByHead => Some(Self::Gather(Groups::of(config))),
-            Layout::Same | Layout::Transposed | Layout::PlusOne | Layout::Experts | Layout::HeadNorms => None,
+            Layout::ValueUp => config.latent.map(|latent| Self::Part {
+                own: latent.value_dim,
+                before: latent.nope_dim,
+                all: latent.nope_dim + latent.value_dim,
+            }),
+            Layout::Same
+            | Layout::Transposed
+            | Layout::PlusOne
+            | Layout::Experts
+            | Layout::HeadNorms
+            | Layout::KeyUp => None,
         }
     }
 
@@ -46,6 +65,8 @@ impl RowOrder {
             Self::HalfSplit(head) => Self::Interleave(head),
             Self::Gather(groups) => Self::Scatter(groups),
             Self::Scatter(groups) => Self::Gather(groups),
+            // Joined with the keys' rows in another way (`super::latent`).
+            part @ Self::Part { .. } => part,
             Self::Listed(rows) => Self::Listed(rows),
         })
     }
@@ -64,6 +85,7 @@ impl RowOrder {
             }
             Self::Gather(groups) => groups.grouped(row),
             Self::Scatter(groups) => groups.gathered(row),
+            &Self::Part { own, before, all } => row / own * all + before + row % own,
             Self::Listed(rows) => rows.get(row).map_or(row, |&row| row as usize),
         }
     }
