@@ -292,7 +292,9 @@ impl Model {
 
     /// Whether queries, keys and values come from one matrix.
     pub(crate) fn fused_qkv(&self) -> bool {
-        self.weights.blocks.first().is_some_and(|b| matches!(b.qkv, crate::weights::Qkv::Fused { .. }))
+        self.weights.blocks.first().is_some_and(|b| {
+            matches!(b.mixer.attention().map(|a| &a.qkv), Some(crate::weights::Qkv::Fused { .. }))
+        })
     }
 
     /// As the function [`check_context`].

@@ -14,12 +14,12 @@ use crate::weights::{Block, Ffn, Linear, Qkv, Widen};
 
 use super::products::{Machine, add, angles_of, transposed};
 use super::tape::{Tape, halves, join, whole};
-use super::{Batch, GradientObserver, show};
+use super::{Batch, GradientObserver, attention_of, show};
 
 /// A block's weights, transposed.
 pub(super) struct Transposed {
-    qkv: Vec<Op>,
-    attention_output: Op,
+    inputs: Vec<Op>,
+    output: Op,
     widen: Vec<Op>,
     down: Option<Op>,
 }
@@ -32,12 +32,7 @@ impl Transposed {
             Ffn::Dense { widen, down } => (all(widen.linears())?, Some(of(down)?)),
             Ffn::Experts(_) => (Vec::new(), None),
         };
-        Ok(Self {
-            qkv: all(block.qkv.linears())?,
-            attention_output: of(&block.attention_output)?,
-            widen,
-            down,
-        })
+        Ok(Self { inputs: all(block.mixer.inputs())?, output: of(block.mixer.output())?, widen, down })
     }
 }
 
@@ -155,8 +150,9 @@ impl Machine<'_> {
         if let Some(norm) = &block.attention_post_norm {
             self.norm_backward(norm, config.hidden_size, &tape.projected, &mut d)?;
         }
-        show(observer, &block.attention_output, &batch.tokens, &tape.attended, &d)?;
-        let d_attended = self.product(&weights.attention_output, &d)?;
+        let attention = attention_of(block)?;
+        show(observer, &attention.output, &batch.tokens, &tape.attended, &d)?;
+        let d_attended = self.product(&weights.output, &d)?;
 
         let [q, k, v] = &tape.qkv;
         let attended = Attended { q, k, v, out: &tape.attended };
@@ -171,19 +167,19 @@ impl Machine<'_> {
         for tokens in &batch.sequences {
             grow_queries(config, 0, query, query, &mut d_q[tokens.start * query..tokens.end * query]);
         }
-        if let Some(norms) = &block.head_norms {
+        if let Some(norms) = &attention.head_norms {
             let [q, k] = &tape.unnormed;
             let width = |norm: &Norm| if norms.whole { norm.weight.len() } else { config.head_dim };
             self.norm_backward(&norms.q, width(&norms.q), q, d_q)?;
             self.norm_backward(&norms.k, width(&norms.k), k, d_k)?;
         }
 
-        let d_outputs = match &block.qkv {
+        let d_outputs = match &attention.qkv {
             Qkv::Separate { .. } => d_qkv.into(),
             Qkv::Fused { by_group, .. } => vec![join(config, *by_group, &d_qkv)],
         };
         let mut by_attention = vec![0f32; d.len()];
-        for ((linear, op), d) in block.qkv.linears().into_iter().zip(&weights.qkv).zip(&d_outputs) {
+        for ((linear, op), d) in attention.qkv.linears().into_iter().zip(&weights.inputs).zip(&d_outputs) {
             show(observer, linear, &batch.tokens, &tape.normed, d)?;
             self.add_product(op, d, &mut by_attention)?;
         }

@@ -25,7 +25,7 @@ use quern_compute::Executor;
 
 use crate::layerwise::{Calibrator, Layerwise, Replacement};
 use crate::observer::describe;
-use crate::weights::Linear;
+use crate::weights::{Attention, Block, Linear};
 use crate::{Error, LinearGroup, LinearInfo, Model, Observer, ObserverError, Result};
 
 use block::Transposed;
@@ -98,6 +98,9 @@ impl<'m> Gradients<'m> {
         if model.is_mixture() {
             return Err(Error::NoGradients { what: "its blocks are mixtures of experts" });
         }
+        for block in &model.weights.blocks {
+            attention_of(block)?;
+        }
         let mut run = Layerwise::new(model, texts)?;
         let mut kept = vec![run.hidden()?.into_owned()];
         for layer in 0..run.layers() {
@@ -141,6 +144,12 @@ impl<'m> Gradients<'m> {
         model.checkpoint().check_read()?;
         Ok(loss)
     }
+}
+
+/// The attention of a block: the only mixer whose gradients are known.
+fn attention_of(block: &Block) -> Result<&Attention> {
+    let what = "its blocks have other mixers than attention";
+    block.mixer.attention().ok_or(Error::NoGradients { what })
 }
 
 /// Sequences in batches of about [`BATCH`] tokens.

@@ -12,6 +12,7 @@ use crate::forward::{activation, attention_shape, rope_style};
 use crate::rope::grow_queries;
 use crate::weights::{Ffn, HeadNorms, Qkv, Widen};
 
+use super::attention_of;
 use super::products::{Machine, add, angles_of};
 
 /// The activations of one block for one batch; each is `[tokens][width]`.
@@ -50,24 +51,25 @@ impl Machine<'_> {
         let mut tape = Tape { x: x.to_vec(), ..Tape::default() };
 
         tape.normed = self.norm_if(block.norm_of_attention(config.block), x)?;
-        tape.qkv = match &block.qkv {
+        let attention = attention_of(block)?;
+        tape.qkv = match &attention.qkv {
             Qkv::Separate { q, k, v } => {
                 let normed = &tape.normed;
                 [self.linear(q, normed)?, self.linear(k, normed)?, self.linear(v, normed)?]
             }
             Qkv::Fused { qkv, by_group } => split(config, *by_group, &self.linear(qkv, &tape.normed)?),
         };
-        if block.head_norms.is_some() {
+        if attention.head_norms.is_some() {
             tape.unnormed = [tape.qkv[0].clone(), tape.qkv[1].clone()];
         }
-        if let Some(HeadNorms { q, k, whole: true }) = &block.head_norms {
+        if let Some(HeadNorms { q, k, whole: true }) = &attention.head_norms {
             tape.qkv[0] = self.norm(q, &tape.unnormed[0])?;
             tape.qkv[1] = self.norm(k, &tape.unnormed[1])?;
         }
         tape.attended = vec![0f32; tape.qkv[0].len()];
         self.attend(layer, sequences, &mut tape)?;
 
-        tape.projected = self.linear(&block.attention_output, &tape.attended)?;
+        tape.projected = self.linear(&attention.output, &tape.attended)?;
         tape.sum = x.to_vec();
         match &block.attention_post_norm {
             Some(norm) => {
@@ -102,8 +104,9 @@ impl Machine<'_> {
     fn attend(&mut self, layer: usize, sequences: &[Range<usize>], tape: &mut Tape) -> Result<()> {
         let Self { model, executor, cache, angles } = self;
         let (config, block) = (&model.config, &model.weights.blocks[layer]);
+        let attention = attention_of(block)?;
         let shape = attention_shape(config, layer);
-        let norms = block.head_norms.as_ref().and_then(HeadNorms::of_heads);
+        let norms = attention.head_norms.as_ref().and_then(HeadNorms::of_heads);
         let (query, key) = (config.heads * config.head_dim, config.kv_heads * config.head_dim);
         for tokens in sequences {
             let [q, k, v] = &mut tape.qkv;

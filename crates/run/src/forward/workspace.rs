@@ -108,7 +108,7 @@ impl Workspace {
             buffer.reserve(n * config.hidden_size)?;
         }
         self.projected.reserve(n * config.hidden_size.max(config.embedding_size))?;
-        self.attended.reserve(n * query)?;
+        self.attended.reserve(n * model.weights.mixed_width())?;
         if self.joined {
             self.qkv.reserve(n * (query + 2 * key))?;
         }
@@ -143,7 +143,8 @@ impl Workspace {
         let (query, key) = (config.heads * config.head_dim, config.kv_heads * config.head_dim);
         let qkv = if model.fused_qkv() { query + 2 * key } else { 0 };
         // Beside the buffers above, the executor's: an input normalized, and results that are not stored as they are.
-        let own = 5 * config.hidden_size + 2 * query + 2 * key + qkv + 3 * wide(config);
+        let mixed = model.weights.mixed_width();
+        let own = 5 * config.hidden_size + query + mixed + 2 * key + qkv + 3 * wide(config);
         let experts = config.experts.map_or(0, |e| e.count + 2 * (e.ffn_size + config.hidden_size));
         let pairs = 4 * model.rotation.pairs();
         let floats = (own + experts + pairs) as u64 * n as u64;
@@ -154,7 +155,7 @@ impl Workspace {
     /// permuted; attention's tiles in each thread.
     pub(crate) fn kernels(model: &Model, n: usize) -> u64 {
         let config = &model.config;
-        let columns = wide(config).max(config.hidden_size).max(config.heads * config.head_dim);
+        let columns = wide(config).max(config.hidden_size).max(model.weights.mixed_width());
         8 * columns as u64 * n as u64 + ((1 << 20) * model.threads() as u64)
     }
 }

@@ -21,12 +21,12 @@
 //! (`[tokens][heads * head_dim]` or `[tokens][ffn]`) and of the network, in f32. A GPU keeps the residual stream alone,
 //! or one sequence of it where its memory is short, and computes the rest again for each sequence.
 
-mod attention;
 mod calibrator;
 mod experts;
 mod head;
 mod lane;
 mod memory;
+mod mixer;
 mod network;
 mod rows;
 mod steps;
@@ -224,7 +224,7 @@ impl<'m> Layerwise<'m> {
         for lane in &mut self.lanes {
             lane.enter(original)?;
         }
-        self.attention(layer, calibrator)?;
+        self.mixer(layer, calibrator)?;
         match &original.ffn {
             Ffn::Dense { widen, down } => self.dense(layer, (widen, down), calibrator)?,
             Ffn::Experts(experts) => self.experts(layer, experts, calibrator)?,

@@ -4,7 +4,7 @@ use std::ops::Range;
 
 use quern_compute::{Buffer, Device, Executor, Input, KvCache, KvType, PassKey, Values, ValuesMut};
 
-use crate::forward::{Angles, AttentionBuffers, KvTarget, Phases, cache_shape};
+use crate::forward::{Angles, AttentionBuffers, KvTarget, MixerRoom, Phases, cache_shape};
 use crate::rope::RotaryAngles;
 use crate::weights::Block;
 use crate::{Model, Result};
@@ -78,18 +78,13 @@ impl<'m> Steps<'m> {
         Phases { model: self.model, block, executor: &mut self.executor, observer: None }
     }
 
-    /// The input of Q, K and V, written to `normed`.
-    pub(super) fn attention_input(
-        &mut self,
-        block: &Block,
-        x: Values<'_>,
-        normed: ValuesMut<'_>,
-    ) -> Result<()> {
-        self.phases(block).attention_input(x, normed)
+    /// The mixer's input, written to `normed`.
+    pub(super) fn mixer_input(&mut self, block: &Block, x: Values<'_>, normed: ValuesMut<'_>) -> Result<()> {
+        self.phases(block).mixer_input(x, normed)
     }
 
-    /// From the residual stream to the inputs of the output projection.
-    pub(super) fn attend(
+    /// From the residual stream to the inputs of the mixer's output layer.
+    pub(super) fn mix(
         &mut self,
         (layer, block): (usize, &Block),
         stream: &mut Stream,
@@ -102,11 +97,11 @@ impl<'m> Steps<'m> {
         let target = KvTarget { cache, slot: 0, layer, first: 0, angles, remote: None };
         let buffers = AttentionBuffers { q: all(q), k: all(k), v: all(v), qkv: all(qkv) };
         let mut phases = Phases { model, block, executor, observer: None };
-        let Parts { hidden, inputs, .. } = stream.parts(config.heads * config.head_dim, tokens);
-        phases.attend(hidden.as_values(), 0, target, buffers, inputs)
+        let Parts { hidden, inputs, .. } = stream.parts(block.mixer.width(), tokens);
+        phases.mix(hidden.as_values(), 0, MixerRoom { target, buffers }, inputs)
     }
 
-    /// The network's inputs where they are computed before attention's result is added: in parallel blocks.
+    /// The network's inputs where they are computed before the mixer's result is added: in parallel blocks.
     pub(super) fn before_project(
         &mut self,
         block: &Block,
@@ -117,7 +112,7 @@ impl<'m> Steps<'m> {
         self.phases(block).before_project(hidden.as_values(), network)
     }
 
-    /// Adds the output projection of attention's result to the residual stream.
+    /// Adds the output of the mixer to the residual stream.
     pub(super) fn project(
         &mut self,
         block: &Block,
@@ -125,14 +120,13 @@ impl<'m> Steps<'m> {
         tokens: &Range<usize>,
     ) -> Result<()> {
         let Self { model, executor, projected, .. } = self;
-        let config = &model.config;
-        let Parts { hidden, inputs, .. } = stream.parts(config.heads * config.head_dim, tokens);
+        let Parts { hidden, inputs, .. } = stream.parts(block.mixer.width(), tokens);
         let projected = projected.front_mut(hidden.len());
         let mut phases = Phases { model, block, executor, observer: None };
         phases.project(inputs.as_values(), projected, hidden)
     }
 
-    /// The network's inputs, once attention's result was added; those of a parallel block are there already.
+    /// The network's inputs, once the mixer's result was added; those of a parallel block are there already.
     pub(super) fn network_input(
         &mut self,
         block: &Block,

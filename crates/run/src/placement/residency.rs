@@ -157,11 +157,13 @@ pub(crate) fn reside(
         // That device also normalizes their heads.
         let elsewhere = segments.iter().filter(|s| s.remote.is_some()).flat_map(|s| s.layers.clone());
         let with_norms: Vec<usize> =
-            elsewhere.filter(|&layer| weights.blocks[layer].head_norms.is_some()).collect();
+            elsewhere.filter(|&layer| weights.blocks[layer].mixer.vector_values() > 0).collect();
         if !with_norms.is_empty() {
             let mut uploader = Uploader::new(&gpus[gpu], pool)?;
             for layer in with_norms {
-                weights.blocks[layer].upload_head_norms(&mut uploader)?;
+                if let Some(attention) = weights.blocks[layer].mixer.attention_mut() {
+                    attention.upload_head_norms(&mut uploader)?;
+                }
             }
             uploader.finish()?;
         }
