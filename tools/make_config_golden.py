@@ -33,6 +33,7 @@ CLASSES = {
     "stablelm": "StableLm", "falcon": "Falcon", "seed_oss": "SeedOss",
     "smollm3": "SmolLM3", "granite": "Granite", "olmo2": "Olmo2", "olmo3": "Olmo3", "olmoe": "Olmoe", "arcee": "Arcee",
     "exaone4": "Exaone4", "cohere2": "Cohere2", "ernie4_5": "Ernie4_5",
+    "youtu": "Youtu",
 }
 
 
@@ -72,7 +73,7 @@ def sizes(given):
         kv = 1
     return {
         "vocab": config.vocab_size, "hidden": hidden, "layers": layers, "heads": heads, "kv_heads": kv,
-        "head_dim": first(config, "head_dim") or hidden // heads,
+        "head_dim": first(config, "qk_head_dim", "head_dim") or hidden // heads,
         "ffn": first(config, "intermediate_size", "ffn_dim", "n_inner", "ffn_hidden_size") or 4 * hidden,
         "context": config.max_position_embeddings,
         "epsilon": first(config, "rms_norm_eps", "layer_norm_eps", "layer_norm_epsilon", "norm_epsilon") or 1e-5,

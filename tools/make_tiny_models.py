@@ -38,6 +38,9 @@ PROMPTS = ["It was a dark night, and the old captain", "I don't: naïve №42\n\
 # longer than the original context of phi3-longrope, whose rope factors depend on the length
 LONG = "It was a dark night, and the old captain said: in 1999 we'll be 12345, or so."
 
+# for models whose other files are large enough
+BRIEF = ["It was a dark night", "№42 🙂"]
+
 TEXTS = [
     "",
     "Hello, world!",
@@ -76,6 +79,8 @@ GRANITE = {k: "<|end_of_text|>" for k in ["bos_token_id", "eos_token_id", "pad_t
 OLMO = {"bos_token_id": "<|endoftext|>", "eos_token_id": "<|endoftext|>", "pad_token_id": "<|pad|>"}
 EXAONE = {"bos_token_id": "[BOS]", "eos_token_id": "[|endofturn|]", "pad_token_id": "[PAD]"}
 COHERE = LAYER_NORM | {"bos_token_id": "<BOS_TOKEN>", "eos_token_id": "<|END_OF_TURN_TOKEN|>", "pad_token_id": "<PAD>"}
+# latent attention, whose heads have more numbers in queries and keys than in values
+LATENT = {"kv_lora_rank": 32, "qk_nope_head_dim": 32, "qk_rope_head_dim": 8, "v_head_dim": 16}
 SAMPLING = {"do_sample": True, "temperature": 0.6, "top_p": 0.9}
 # The smallest towers that the classes of multimodal releases accept.
 SIGLIP = {"vision_config": {"model_type": "siglip_vision_model", "hidden_size": 8, "intermediate_size": 16,
@@ -197,6 +202,13 @@ MODELS = {
     "olmoe": ("Olmoe", "gpt_neox", {"vocab": 2},
               GQA | TEXT_END | {"intermediate_size": 48, "rms_norm_eps": 1e-5, "num_experts": 4, "num_experts_per_tok": 3}
               | rope(30000.0)),
+    # latent attention in layers with one feed-forward network each
+    "youtu": ("Youtu", "smollm3", {"vocab": 3, "prompts": BRIEF},
+              {k: v for k, v in SILU.items() if k != "rms_norm_eps"} | SMOL | LATENT
+              | {"num_key_value_heads": 4, "rms_norm_eps": 1e-3, "q_lora_rank": 24, "intermediate_size": 48,
+                 "pad_token_id": None}
+              | rope(10000.0, "yarn", factor=4.0, original_max_position_embeddings=16, beta_fast=16.0, beta_slow=2.0,
+                     mscale=0.7, mscale_all_dim=0.7)),
     # Multimodal releases: "around" is the configuration around the text model's; the logits are those of text alone.
     "gemma3-images": ("Gemma3", "gemma", {"around": SIGLIP | {"mm_tokens_per_image": 1}},
                       GQA | {"num_hidden_layers": 6, "intermediate_size": 32, "num_key_value_heads": 1, "head_dim": 16,

@@ -33,11 +33,11 @@ pub mod simd;
 #[cfg(test)]
 mod testing;
 
-pub use attention::AttentionShape;
+pub use attention::{AttentionShape, LatentShape};
 pub use error::{Error, Result};
 pub use executor::{
-    Attend, Buffer, Bytes, CacheShape, Choice, Device, Executor, ExpertStacks, Gpu, Heads, Input, KvCache,
-    KvType, Linear, MOST_GPU_EXPERTS, MOST_GPU_HEAD, Mixture, Mode, Norm, NormKind, Output, PassKey,
+    Attend, AttendLatent, Buffer, Bytes, CacheShape, Choice, Device, Executor, ExpertStacks, Gpu, Heads, Input, KvCache,
+    KvType, LatentMatrices, Linear, MOST_GPU_EXPERTS, MOST_GPU_HEAD, Mixture, Mode, Norm, NormKind, Output, PassKey,
     Permutation, Room, Rotate, Routing, RowLikelihood, Rows, Uploader, Values, ValuesMut, Vector, Weight,
     bytes_of_linear, bytes_of_matrix, bytes_of_norm, bytes_of_stack, gpus,
 };

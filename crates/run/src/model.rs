@@ -338,6 +338,9 @@ fn beyond_gpus(config: &Config) -> Option<String> {
             "GPUs support heads of an even size up to {MOST_GPU_HEAD}, and these have {dim} values"
         ));
     }
+    if config.latent.is_some() {
+        return Some("GPUs do not compute latent attention".to_owned());
+    }
     (experts > MOST_GPU_EXPERTS)
         .then(|| format!("GPUs support up to {MOST_GPU_EXPERTS} experts, and there are {experts}"))
 }

@@ -63,15 +63,15 @@ pub enum LatentUp<'a> {
         both: Matrix<'a>,
         /// Which number of the latent vector each column multiplies, where that is not its own.
         order: Option<&'a [u32]>,
-        /// Keys' rows once more, transposed by head: `[heads][rank]` rows of `nope`.
-        absorbed: Option<Matrix<'a>>,
+        /// Keys' rows once more, transposed: of each head `rank` rows of `nope`; none if they were not made.
+        absorbed: &'a [Matrix<'a>],
     },
     /// As llama.cpp's files have them.
     Split {
-        /// `[heads][rank]` rows of `nope`.
-        keys: Matrix<'a>,
-        /// `[heads][value]` rows of `rank`.
-        values: Matrix<'a>,
+        /// Of each head `rank` rows of `nope`.
+        keys: &'a [Matrix<'a>],
+        /// Of each head `value` rows of `rank`.
+        values: &'a [Matrix<'a>],
     },
 }
 
@@ -107,6 +107,10 @@ impl LatentShape {
             same(what, rows, matrix.rows())?;
             same(what, columns, matrix.columns())
         };
+        let each = |what, all: &[Matrix], rows: usize, columns: usize| {
+            same(what, heads, all.len())?;
+            all.iter().try_for_each(|matrix| shaped(what, matrix, rows, columns))
+        };
         if heads == 0 || rank == 0 || nope == 0 || value == 0 {
             let what = "latent attention: heads, and numbers of latent vectors, keys and values";
             return Err(Error::Lengths { what, expected: 1, found: 0 });
@@ -114,8 +118,8 @@ impl LatentShape {
         match up {
             LatentUp::Joined { both, order, absorbed } => {
                 shaped("latent attention: keys and values", both, heads * (nope + value), rank)?;
-                if let Some(absorbed) = absorbed {
-                    shaped("latent attention: keys, transposed", absorbed, heads * rank, nope)?;
+                if !absorbed.is_empty() {
+                    each("latent attention: keys, transposed", absorbed, rank, nope)?;
                 }
                 if let Some(order) = order {
                     same("latent attention: order of columns", rank, order.len())?;
@@ -127,8 +131,8 @@ impl LatentShape {
                 }
             }
             LatentUp::Split { keys, values } => {
-                shaped("latent attention: keys, transposed", keys, heads * rank, nope)?;
-                shaped("latent attention: values", values, heads * value, rank)?;
+                each("latent attention: keys, transposed", keys, rank, nope)?;
+                each("latent attention: values", values, value, rank)?;
             }
         }
         same("latent attention: output", n * heads * value, out)
@@ -246,14 +250,14 @@ impl Job<'_> {
         let &LatentShape { rank, nope, .. } = self.shape;
         let n = self.n;
         let transposed = match *self.up {
-            LatentUp::Split { keys, .. } => Some(keys),
-            LatentUp::Joined { absorbed, .. } => absorbed,
+            LatentUp::Split { keys, .. } => keys.get(head),
+            LatentUp::Joined { absorbed, .. } => absorbed.get(head),
         };
         if let Some(matrix) = transposed.filter(|_| n < DECODED_FROM) {
             let mut memory = Activations::default();
             for (token, out) in out.chunks_exact_mut(rank).enumerate() {
                 let x = &self.query(token, head)[..nope];
-                rows_times(self.level, &matrix, head * rank..(head + 1) * rank, x, out, &mut memory);
+                rows_times(self.level, matrix, 0..rank, x, out, &mut memory);
             }
             return;
         }
@@ -312,7 +316,7 @@ impl Job<'_> {
                 let start = head * (nope + value) + nope;
                 (both, start..start + value, *order)
             }
-            LatentUp::Split { values, .. } => (values, head * value..(head + 1) * value, None),
+            LatentUp::Split { values, .. } => (&values[head], 0..value, None),
         }
     }
 
@@ -326,8 +330,7 @@ impl Job<'_> {
                 decoded(both, start..start + nope, *order, |row, column, v| out[row * width + column] = v);
             }
             LatentUp::Split { keys, .. } => {
-                let rows = head * rank..(head + 1) * rank;
-                decoded(keys, rows, None, |row, column, v| out[column * width + row] = v);
+                decoded(&keys[head], 0..rank, None, |row, column, v| out[column * width + row] = v);
             }
         }
         out
@@ -610,6 +613,11 @@ mod tests {
         Matrix::new(ElementType::F32, rows, columns, data).unwrap()
     }
 
+    /// The matrices of each head.
+    fn heads_of(rows: usize, columns: usize, data: &[u8]) -> Vec<Matrix<'_>> {
+        data.chunks_exact(rows * columns * 4).map(|data| matrix(rows, columns, data)).collect()
+    }
+
     #[test]
     fn both_forms_are_the_definition() {
         let s = &SHAPE;
@@ -623,12 +631,11 @@ mod tests {
         let sorted = f32s(&sorted);
         let rows = s.heads * (s.nope + s.value);
         let (whole, permuted) = (matrix(rows, s.rank, &made.both), matrix(rows, s.rank, &sorted));
-        let keys = matrix(s.heads * s.rank, s.nope, &made.keys);
-        let values = matrix(s.heads * s.value, s.rank, &made.values);
+        let (keys, values) = (&*heads_of(s.rank, s.nope, &made.keys), &*heads_of(s.value, s.rank, &made.values));
         let ups = [
-            LatentUp::Joined { both: whole, order: None, absorbed: None },
-            LatentUp::Joined { both: whole, order: None, absorbed: Some(keys) },
-            LatentUp::Joined { both: permuted, order: Some(&order), absorbed: None },
+            LatentUp::Joined { both: whole, order: None, absorbed: &[] },
+            LatentUp::Joined { both: whole, order: None, absorbed: keys },
+            LatentUp::Joined { both: permuted, order: Some(&order), absorbed: &[] },
             LatentUp::Split { keys, values },
         ];
         let mut seen = [0; 2];
@@ -665,13 +672,15 @@ mod tests {
         let row = |random: &mut Random, columns| random_row(random, ElementType::Q8_0, columns, false);
         let keys: Vec<u8> = (0..s.heads * s.rank).flat_map(|_| row(&mut random, s.nope)).collect();
         let values: Vec<u8> = (0..s.heads * s.value).flat_map(|_| row(&mut random, s.rank)).collect();
-        let keys = Matrix::new(ElementType::Q8_0, s.heads * s.rank, s.nope, &keys).unwrap();
-        let values = Matrix::new(ElementType::Q8_0, s.heads * s.value, s.rank, &values).unwrap();
+        let each = |data: &'static [u8], rows: usize, columns: usize| -> Vec<Matrix<'static>> {
+            let own = data.chunks_exact(data.len() / s.heads);
+            own.map(|data| Matrix::new(ElementType::Q8_0, rows, columns, data).unwrap()).collect()
+        };
+        let (keys, values) = (&*each(keys.leak(), s.rank, s.nope), &*each(values.leak(), s.value, s.rank));
         let mut both = vec![0f32; s.heads * (s.nope + s.value) * s.rank];
         for (head, both) in both.chunks_exact_mut((s.nope + s.value) * s.rank).enumerate() {
-            decoded(&keys, head * s.rank..(head + 1) * s.rank, None, |c, i, v| both[i * s.rank + c] = v);
-            let own = head * s.value..(head + 1) * s.value;
-            decoded(&values, own, None, |v, c, x| both[(s.nope + v) * s.rank + c] = x);
+            decoded(&keys[head], 0..s.rank, None, |c, i, v| both[i * s.rank + c] = v);
+            decoded(&values[head], 0..s.value, None, |v, c, x| both[(s.nope + v) * s.rank + c] = x);
         }
         let (n, first) = (2, 300);
         // Small, so that scores are.
@@ -695,8 +704,7 @@ mod tests {
     fn wrong_lengths_are_refused() {
         let s = &SHAPE;
         let made = up(s, &vec![0.1; s.heads * (s.nope + s.value) * s.rank]);
-        let keys = matrix(s.heads * s.rank, s.nope, &made.keys);
-        let values = matrix(s.heads * s.value, s.rank, &made.values);
+        let (keys, values) = (&*heads_of(s.rank, s.nope, &made.keys), &*heads_of(s.value, s.rank, &made.values));
         let stored = vec![0f32; 16 * (s.rank + s.rope)];
         let of = Keys { data: CacheData::F32(&stored), head_stride: 0 };
         let q = vec![0f32; s.heads * (s.nope + s.rope)];

@@ -217,6 +217,9 @@ pub enum GgufKey {
     /// `attention.key_length` and `value_length` of the cache of latent attention, `key_length_mla` and
     /// `value_length_mla` of its heads.
     LatentLengths,
+    /// `leading_dense_block_count`, `expert_feed_forward_length` and `expert_shared_count` of a model without experts in
+    /// a family that may have them (Youtu).
+    DenseLayersAlone,
     /// `attention.key_length` alone (MiniCPM3).
     KeyLength,
     /// `rope.scaling.yarn_log_multiplier`, a tenth of `mscale_all_dim` (DeepSeek V2), in place of the attention factor.

@@ -7,11 +7,11 @@ use crate::architecture::{
 
 pub(super) use crate::architecture::Dim::{
     Embedding, ExpertFfn, Experts, Ffn, GateUp, HeadDim, Heads, Hidden, KeyValue, KvHeads, Positions, Qkv,
-    Query, RopeHalf, Vocab,
+    LatentCached, LatentNope, LatentRank, LatentUp, LatentValue, LatentValues, Query, QueryRank, RopeHalf, Vocab,
 };
 pub(super) use crate::architecture::Layout::Experts as EachExpert;
 pub(super) use crate::architecture::Layout::{
-    HeadNorms, KeyHeads, PlusOne, QkvByHead, QueryHeads, Same, Transposed,
+    HeadNorms, KeyHeads, KeyUp, PlusOne, QkvByHead, QueryHeads, Same, Transposed, ValueUp,
 };
 pub(super) use crate::architecture::Presence::{
     Always, EmbeddingProjection, FfnBias, FinalNorm, OutputBias, QkNorm, QkvBias, SecondNorm, UnlessTied,
@@ -33,6 +33,17 @@ pub(super) const fn tensor(
 /// A tensor of GGUF files, which Hugging Face computes from the configuration.
 pub(super) const fn computed(role: TensorRole, gguf: &'static str, presence: Presence) -> TensorTemplate {
     TensorTemplate { role, hf: None, gguf, shape: &[RopeHalf], presence, layout: Same }
+}
+
+/// A tensor of GGUF files that is a part of one that Hugging Face has.
+pub(super) const fn derived(
+    role: TensorRole,
+    gguf: &'static str,
+    shape: &'static [Dim],
+    presence: Presence,
+    layout: Layout,
+) -> TensorTemplate {
+    TensorTemplate { role, hf: None, gguf, shape, presence, layout }
 }
 
 /// A key of `config.json` whose null means the same as its absence.

@@ -146,6 +146,11 @@ fn model(config: &Config, out: &mut Metadata) {
                 }
             }
             GgufKey::HeadCountKvOne => set("attention.head_count_kv", size(1)),
+            GgufKey::DenseLayersAlone => {
+                set("leading_dense_block_count", size(config.layers));
+                set("expert_feed_forward_length", size(config.ffn_size));
+                set("expert_shared_count", size(0));
+            }
             GgufKey::LatentRanks => {
                 if let Some(latent) = config.latent {
                     if let Some(rank) = latent.query_rank {

@@ -101,6 +101,7 @@ fn of_role(role: TensorRole) -> Class {
     match role {
         R::AttentionQ | R::AttentionK | R::AttentionV | R::AttentionOutput => Class::Linear,
         R::AttentionQkv | R::FfnGateUp | R::EmbeddingIn | R::EmbeddingOut => Class::Linear,
+        R::AttentionQDown | R::AttentionQUp | R::AttentionKvDown | R::AttentionKvUp => Class::Linear,
         R::FfnGate | R::FfnUp | R::FfnDown => Class::Linear,
         R::ExpertsGate | R::ExpertsUp | R::ExpertsDown => Class::Expert,
         R::Router => Class::Router,
