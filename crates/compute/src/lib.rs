@@ -36,10 +36,10 @@ mod testing;
 pub use attention::{AttentionShape, LatentShape};
 pub use error::{Error, Result};
 pub use executor::{
-    Attend, AttendLatent, Buffer, Bytes, CacheShape, Choice, Device, Executor, ExpertStacks, Gpu, Heads, Input, KvCache,
-    KvType, LatentMatrices, Linear, MOST_GPU_EXPERTS, MOST_GPU_HEAD, Mixture, Mode, Norm, NormKind, Output, PassKey,
-    Permutation, Room, Rotate, Routing, RowLikelihood, Rows, Uploader, Values, ValuesMut, Vector, Weight,
-    bytes_of_linear, bytes_of_matrix, bytes_of_norm, bytes_of_stack, gpus,
+    Attend, AttendLatent, Buffer, Bytes, CacheShape, Choice, Device, Executor, ExpertStacks, Gpu, GroupRank,
+    Groups, Heads, Input, KvCache, KvType, LatentMatrices, Linear, MOST_GPU_EXPERTS, MOST_GPU_HEAD, Mixture, Mode,
+    Norm, NormKind, Output, PassKey, Permutation, Room, Rotate, Routing, RowLikelihood, Rows, Scores, Uploader,
+    Values, ValuesMut, Vector, Weight, bytes_of_linear, bytes_of_matrix, bytes_of_norm, bytes_of_stack, gpus,
 };
 #[doc(hidden)]
 pub use fgemm::{Product, multiply_add};

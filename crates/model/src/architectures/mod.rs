@@ -16,6 +16,7 @@ mod olmoe;
 mod opt;
 mod phi;
 mod qwen;
+mod qwen2_moe;
 mod seed_oss;
 mod smollm3;
 mod stablelm;
@@ -38,6 +39,7 @@ pub use olmoe::OLMOE;
 pub use opt::OPT;
 pub use phi::{PHI2, PHI3};
 pub use qwen::{QWEN2, QWEN2_VL, QWEN3, QWEN3_MOE, QWEN3_VL};
+pub use qwen2_moe::QWEN2_MOE;
 pub use seed_oss::SEED_OSS;
 pub use smollm3::SMOLLM3;
 pub use stablelm::STABLELM;
@@ -79,6 +81,7 @@ pub static ALL: &[&Architecture] = &[
     &COHERE2,
     &ERNIE4_5,
     &YOUTU,
+    &QWEN2_MOE,
 ];
 
 /// The architecture with this `general.architecture` in GGUF: of several with the name `llama` the first with (or

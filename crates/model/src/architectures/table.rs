@@ -1,20 +1,22 @@
 //! Constructors for the tables of the architectures, and the rows that many share.
 
 use crate::architecture::{
-    Accepted, Alias, AliasLayout, Architecture, Block, Dim, Field, GgufKey, HfKey, HfLimit, Layout, Norm,
-    Position, Presence, RopeStyle, Silence, Sliding, TensorRole, TensorTemplate, Unrotated,
+    Accepted, Alias, AliasLayout, Architecture, Block, Dim, Field, GgufKey, HfKey, HfLimit, Layout,
+    MixtureRules, Norm, Position, Presence, RopeStyle, Silence, Sliding, TensorRole, TensorTemplate,
+    Unrotated,
 };
 
 pub(super) use crate::architecture::Dim::{
-    Embedding, ExpertFfn, Experts, Ffn, GateUp, HeadDim, Heads, Hidden, KeyValue, KvHeads, Positions, Qkv,
-    LatentCached, LatentNope, LatentRank, LatentUp, LatentValue, LatentValues, Query, QueryRank, RopeHalf, Vocab,
+    Embedding, ExpertFfn, Experts, Ffn, GateUp, HeadDim, Heads, Hidden, KeyValue, KvHeads, LatentCached, LatentNope,
+    LatentRank, LatentUp, LatentValue, LatentValues, One, Positions, Qkv, Query, QueryRank, RopeHalf, SharedFfn, Vocab,
 };
 pub(super) use crate::architecture::Layout::Experts as EachExpert;
 pub(super) use crate::architecture::Layout::{
     HeadNorms, KeyHeads, KeyUp, PlusOne, QkvByHead, QueryHeads, Same, Transposed, ValueUp,
 };
 pub(super) use crate::architecture::Presence::{
-    Always, EmbeddingProjection, FfnBias, FinalNorm, OutputBias, QkNorm, QkvBias, SecondNorm, UnlessTied,
+    Always, DenseLayers, EmbeddingProjection, FfnBias, FinalNorm, OutputBias, QkNorm, QkvBias, SecondNorm,
+    SharedExpert, SharedRouter, SparseLayers, UnlessTied,
 };
 pub(super) use crate::architecture::TensorRole as Role;
 
@@ -164,6 +166,7 @@ pub(super) const USUAL: Architecture = Architecture {
     activations: &[crate::architecture::Activation::Silu],
     gated: true,
     tied_by_default: false,
+    mixture: MixtureRules::USUAL,
     hf_keys: &[],
     hf_limits: &[],
     gguf_keys: USUAL_GGUF_KEYS,

@@ -50,13 +50,20 @@ impl Config {
     ) -> Option<String> {
         let of_role = || self.architecture.tensors.iter().filter(|t| t.role == role);
         let template =
-            of_role().find(|t| self.presence(t, convention).is_some()).or_else(|| of_role().next())?;
+            of_role().find(|t| self.presence(t, convention, layer).is_some()).or_else(|| of_role().next())?;
         self.fill(template.name(convention)?, layer, Some(0))
     }
 
     /// Whether models of this configuration have the tensor: `None` if not, whether it is optional otherwise.
-    fn presence(&self, template: &TensorTemplate, convention: Convention) -> Option<bool> {
+    fn presence(
+        &self,
+        template: &TensorTemplate,
+        convention: Convention,
+        layer: Option<usize>,
+    ) -> Option<bool> {
         let gguf = convention == Convention::Gguf;
+        let experts = self.experts.filter(|_| layer.is_some_and(|layer| self.is_sparse(layer)));
+        let shared = experts.and_then(|experts| experts.shared);
         let given = |there: bool, optional: bool| there.then_some(optional);
         match template.presence {
             Presence::Always => Some(false),
@@ -75,6 +82,11 @@ impl Config {
             Presence::NoQueryRank => given(self.query_rank().is_none(), false),
             Presence::JoinedUp => given(!gguf || self.joined_in_gguf(), false),
             Presence::SplitUp => given(gguf && !self.joined_in_gguf(), false),
+            Presence::DenseLayers => given(experts.is_none(), false),
+            Presence::SparseLayers => given(experts.is_some(), false),
+            Presence::SharedExpert => given(shared.is_some(), false),
+            Presence::SharedRouter => given(shared.is_some_and(|shared| shared.gated), false),
+            Presence::ChoiceBias => given(experts.is_some_and(|experts| experts.choice_bias), false),
         }
     }
 
@@ -85,7 +97,7 @@ impl Config {
         layer: Option<usize>,
         out: &mut Vec<ExpectedTensor>,
     ) {
-        let Some(optional) = self.presence(template, convention) else { return };
+        let Some(optional) = self.presence(template, convention, layer) else { return };
         let mut shape: Vec<usize> = template.shape.iter().map(|&dim| self.size(dim)).collect();
         let parts = match (convention, template.layout) {
             (Convention::HuggingFace, Layout::Transposed) => {
@@ -140,6 +152,8 @@ impl Config {
             Dim::LatentNope => self.latent.map_or(0, |l| l.nope_dim),
             Dim::LatentValue => self.latent.map_or(0, |l| l.value_dim),
             Dim::LatentValues => self.attended(),
+            Dim::SharedFfn => experts.and_then(|e| e.shared).map_or(0, |shared| shared.ffn_size),
+            Dim::One => 1,
         }
     }
 

@@ -10,6 +10,7 @@ mod from_hf;
 mod gguf_keys;
 mod hf_rope;
 mod latent;
+mod mixture;
 mod multimodal;
 mod quirks;
 mod rope;
@@ -23,6 +24,7 @@ use crate::architecture::{Activation, Architecture, Block, Convention, Dim, Rope
 
 pub use expected::ExpectedTensor;
 pub use latent::Latent;
+pub use mixture::{ExpertGroups, Experts, SharedExpert};
 pub(crate) use quirks::{unusual_query_scalar, unusual_window_pattern, window_pattern};
 pub(crate) use rope::yarn_mscale;
 pub use rope::{Rope, RopeScaling};
@@ -114,8 +116,10 @@ pub struct Config {
     pub scaled_by_layer: bool,
     /// Latent attention, in place of keys and values for each head. `head_dim` is then the size of a query.
     pub latent: Option<Latent>,
-    /// The mixture of experts in place of the feed-forward network.
+    /// The mixture of experts in place of the feed-forward network, in [`Config::sparse_layers`].
     pub experts: Option<Experts>,
+    /// Which layers are mixtures, one flag a layer; all false without experts.
+    pub sparse_layers: Vec<bool>,
     /// The feed-forward network's activation.
     pub activation: Activation,
     /// Element type the weights were published in, where `config.json` says so.
@@ -150,19 +154,6 @@ impl QueryGrowth {
     pub fn at(self, position: usize) -> f32 {
         1.0 + self.beta * ((1 + position / self.context.max(1)) as f32).ln()
     }
-}
-
-/// A mixture of experts.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Experts {
-    /// How many there are.
-    pub count: usize,
-    /// How many compute for each token.
-    pub used: usize,
-    /// Width inside one.
-    pub ffn_size: usize,
-    /// The chosen ones' weights are made to sum to one.
-    pub normalized: bool,
 }
 
 impl Config {
@@ -300,10 +291,8 @@ impl Config {
         {
             return bad(format!("{beta} is not a valid growth of queries with their position"));
         }
-        if let Some(Experts { count, used, .. }) = self.experts
-            && used > count
-        {
-            return bad(format!("{used} experts cannot be chosen from {count}"));
+        if let Some(what) = self.experts.and_then(|experts| experts.impossible()) {
+            return bad(what);
         }
         if !self.architecture.activations.contains(&self.activation) {
             return Err(Error::unsupported(

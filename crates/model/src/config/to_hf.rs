@@ -5,7 +5,7 @@ use serde_json::{Map, Value, json};
 
 use crate::architecture::{Activation, Block, Field, Position, Silence, Unrotated};
 
-use super::{Config, Rope, RopeScaling, quirks};
+use super::{Config, Rope, RopeScaling, mixture, quirks};
 
 /// `config.json` of a model read from a GGUF file with this metadata, its weights stored as `dtype`.
 pub(crate) fn config_json(config: &Config, metadata: &Metadata, dtype: ElementType) -> Map<String, Value> {
@@ -40,6 +40,7 @@ pub(crate) fn config_json(config: &Config, metadata: &Metadata, dtype: ElementTy
     }
     set("torch_dtype", json!(dtype_name(dtype)));
     set("use_cache", json!(true));
+    mixture::to_hf(config, &mut out);
     quirks::to_hf(config, metadata, &mut out);
     out
 }
@@ -164,6 +165,15 @@ fn field(config: &Config, field: Field) -> Option<Value> {
         Field::LatentRopeDim => json!(config.latent?.rope_dim),
         Field::LatentNopeDim => json!(config.latent?.nope_dim),
         Field::LatentValueDim => json!(config.latent?.value_dim),
+        Field::ExpertScale => shortest(experts?.scale),
+        Field::SharedFfn => json!(experts?.shared.map_or(0, |shared| shared.ffn_size)),
+        Field::SharedExperts => json!(experts?.shared_count()),
+        Field::ExpertGroups => json!(experts?.groups.map_or(1, |groups| groups.count)),
+        Field::ExpertGroupsUsed => json!(experts?.groups.map_or(1, |groups| groups.used)),
+        Field::DenseLayers => json!(config.sparse_rule()?.0),
+        Field::SparseStep => {
+            json!(config.sparse_rule().filter(|&(first, _)| first == 0).map_or(1, |(_, step)| step))
+        }
     })
 }
 

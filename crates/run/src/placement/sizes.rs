@@ -291,6 +291,9 @@ fn is_matrix(role: TensorRole) -> bool {
         R::ExpertsGate,
         R::ExpertsUp,
         R::ExpertsDown,
+        R::SharedGate,
+        R::SharedUp,
+        R::SharedDown,
     ]
     .contains(&role)
 }
@@ -356,10 +359,10 @@ fn size(
 /// Buffers of a forward pass.
 fn scratch(config: &Config, threads: usize, fused: bool) -> ScratchSizes {
     let (query, key) = (config.heads * config.head_dim, config.kv_heads * config.head_dim);
-    let wide = config.experts.map_or(config.ffn_size, |experts| experts.ffn_size);
+    let wide = config.widest();
     let qkv = query + 2 * key;
     let own = 3 * config.hidden_size + 2 * query + 2 * key + 3 * wide;
-    let experts = config.experts.map_or(0, |e| e.count + 2 * (e.ffn_size + config.hidden_size));
+    let experts = config.experts.map_or(0, |e| e.count + 2 * (wide + config.hidden_size));
     let rest = own + 4 * (config.rope.dimensions / 2);
     let floats = rest + experts;
     // A GPU has the rows of all experts of a batch at once; memory for them grows by doubling.

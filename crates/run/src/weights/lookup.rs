@@ -170,6 +170,15 @@ impl<'v, 'a> Lookup<'v, 'a> {
         Ok(made(name, (role, layer, None), weight, bias, permutation))
     }
 
+    /// A layer with one output, whose weight may be stored as a vector.
+    pub fn row(&self, role: TensorRole, layer: usize) -> Result<Linear> {
+        let name = self.need(role, Some(layer), None)?.name.clone();
+        let values = self.vector(role, Some(layer))?;
+        let bytes = values.iter().flat_map(|v| v.to_le_bytes()).collect();
+        let weight = Weight::owned(ElementType::F32, 1, values.len(), bytes)?;
+        Ok(made(name, (role, Some(layer), None), weight, None, None))
+    }
+
     /// One expert's matrix: a tensor of its own, or its part of a stack.
     pub fn expert(&self, role: TensorRole, layer: usize, expert: usize) -> Result<Linear> {
         let at = Some(layer);
