@@ -9,7 +9,7 @@ Every run writes the same bytes. Each folder holds
   config.json of some is in the older style that most repositories have (rope_theta, rope_scaling, torch_dtype);
 - the tokenizer's files (tiny_tokenizers.py);
 - logits.safetensors: transformers in float32 on these weights, eager attention: promptN.input_ids, promptN.logits
-  (one row per position), promptN.greedy_ids (16 tokens); the prompts' texts are a JSON list in the metadata;
+  (one row for each of the last 8 positions), promptN.greedy_ids (16 tokens); the prompts' texts are a JSON list in the metadata;
 - tokenize.json: texts, their ids by the tokenizers library from tokenizer.json ("ids": add_special_tokens=False,
   "ids_with_special": True). Where transformers' AutoTokenizer makes other ids of the same folder, they are stored
   as "transformers_ids" and "transformers_ids_with_special".
@@ -34,6 +34,8 @@ import tiny_tokenizers
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 OUT = ROOT / "fixtures/architectures"
 GREEDY = 16
+# Positions of a prompt, its last, whose logits are stored.
+ROWS = 8
 PROMPTS = ["It was a dark night, and the old captain", "I don't: naïve №42\n\t🙂"]
 SHORT = ["It was a dark night", "I don't: №42\n\t🙂"]
 # longer than the original context of phi3-longrope, whose rope factors depend on the length
@@ -385,7 +387,7 @@ def prompts_of(model, tokenizer, prompts):
             top = model(longer, use_cache=False).logits[0, ids.shape[1] - 1:-1].topk(2).values
         if (top[:, 0] - top[:, 1]).min() < 1e-3:
             raise Tie
-        tensors |= {f"prompt{i}.input_ids": ids[0], f"prompt{i}.logits": logits.contiguous(),
+        tensors |= {f"prompt{i}.input_ids": ids[0], f"prompt{i}.logits": logits[-ROWS:].contiguous(),
                     f"prompt{i}.greedy_ids": longer[0, ids.shape[1]:].contiguous()}
     return tensors
 
