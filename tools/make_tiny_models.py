@@ -9,7 +9,7 @@ Every run writes the same bytes. Each folder holds
   config.json of some is in the older style that most repositories have (rope_theta, rope_scaling, torch_dtype);
 - the tokenizer's files (tiny_tokenizers.py);
 - logits.safetensors: transformers in float32 on these weights, eager attention: promptN.input_ids, promptN.logits
-  (one row per position), promptN.greedy_ids (16 tokens); the prompts' texts are a JSON list in the metadata;
+  (one row for each of the last 8 positions), promptN.greedy_ids (16 tokens); the prompts' texts are a JSON list in the metadata;
 - tokenize.json: texts, their ids by the tokenizers library from tokenizer.json ("ids": add_special_tokens=False,
   "ids_with_special": True). Where transformers' AutoTokenizer makes other ids of the same folder, they are stored
   as "transformers_ids" and "transformers_ids_with_special".
@@ -34,10 +34,15 @@ import tiny_tokenizers
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 OUT = ROOT / "fixtures/architectures"
 GREEDY = 16
+# Positions of a prompt, its last, whose logits are stored.
+ROWS = 8
 PROMPTS = ["It was a dark night, and the old captain", "I don't: naïve №42\n\t🙂"]
 SHORT = ["It was a dark night", "I don't: №42\n\t🙂"]
 # longer than the original context of phi3-longrope, whose rope factors depend on the length
 LONG = "It was a dark night, and the old captain said: in 1999 we'll be 12345, or so."
+
+# for models whose other files are large enough
+BRIEF = ["It was a dark night", "№42 🙂"]
 
 TEXTS = [
     "",
@@ -80,6 +85,12 @@ COHERE = LAYER_NORM | {"bos_token_id": "<BOS_TOKEN>", "eos_token_id": "<|END_OF_
 # A delta net three layers of four.
 DELTA = {"num_hidden_layers": 4, "head_dim": 16, "linear_num_key_heads": 4, "linear_num_value_heads": 8,
          "linear_key_head_dim": 4, "linear_value_head_dim": 4, "linear_conv_kernel_dim": 4}
+# latent attention, whose heads have more numbers in queries and keys than in values
+LATENT = {"kv_lora_rank": 32, "qk_nope_head_dim": 32, "qk_rope_head_dim": 8, "v_head_dim": 16}
+LAYER = SILU | {"intermediate_size": 48, "num_attention_heads": 2, "num_key_value_heads": 2}
+DEEPSEEK = LATENT | {"n_routed_experts": 8, "num_experts_per_tok": 3, "moe_intermediate_size": 16,
+                     "first_k_dense_replace": 1, "bos_token_id": tiny_tokenizers.BOS,
+                     "eos_token_id": tiny_tokenizers.EOS}
 SAMPLING = {"do_sample": True, "temperature": 0.6, "top_p": 0.9}
 # The smallest towers that the classes of multimodal releases accept.
 SIGLIP = {"vision_config": {"model_type": "siglip_vision_model", "hidden_size": 8, "intermediate_size": 16,
@@ -225,6 +236,26 @@ MODELS = {
                                       "dtype": torch.bfloat16, "prompts": SHORT},
                 GQA | QWEN | DELTA | {"intermediate_size": 32}
                 | rope(10000000.0, partial_rotary_factor=0.5, mrope_section=[2, 1, 1], mrope_interleaved=True)),
+    # latent attention in layers with one feed-forward network each
+    "youtu": ("Youtu", "smollm3", {"vocab": 3, "prompts": BRIEF},
+              {k: v for k, v in SILU.items() if k != "rms_norm_eps"} | SMOL | LATENT
+              | {"num_key_value_heads": 4, "rms_norm_eps": 1e-3, "q_lora_rank": 24, "intermediate_size": 48,
+                 "pad_token_id": None}
+              | rope(10000.0, "yarn", factor=4.0, original_max_position_embeddings=16, beta_fast=16.0, beta_slow=2.0,
+                     mscale=0.7, mscale_all_dim=0.7)),
+    # groups ordered by their largest score; the first layer has one network
+    "deepseek_v2": ("DeepseekV2", "deepseek_llm", {"old": True, "prompts": BRIEF, "tokenizer": {"merges": 40}},
+                    LAYER | DEEPSEEK | {"q_lora_rank": None, "topk_method": "group_limited_greedy", "n_group": 4,
+                                        "topk_group": 2, "norm_topk_prob": False, "routed_scaling_factor": 1.5,
+                                        "n_shared_experts": 2, "aux_loss_alpha": 0.001, "scoring_func": "softmax"}
+                    | rope(10000.0, "yarn", factor=4.0, original_max_position_embeddings=16, beta_fast=24.0,
+                           beta_slow=2.0, mscale=0.707, mscale_all_dim=0.707)),
+    "deepseek_v3": ("DeepseekV3", "deepseek_v3", {"old": True, "prompts": BRIEF, "tokenizer": {"merges": 40}},
+                    LAYER | DEEPSEEK | {"q_lora_rank": 24, "n_group": 2, "topk_group": 1, "norm_topk_prob": True,
+                                        "routed_scaling_factor": 2.5, "n_shared_experts": 1, "scoring_func": "sigmoid",
+                                        "topk_method": "noaux_tc", "num_nextn_predict_layers": 0}
+                    | rope(10000.0, "yarn", factor=4.0, original_max_position_embeddings=16, beta_fast=24.0,
+                           beta_slow=2.0, mscale=1.0, mscale_all_dim=1.0)),
     # mixtures of experts: one prompt and an embedding that is the head, to be small
     "qwen2_moe": ("Qwen2Moe", "qwen2", {"vocab": 4} | SHORTEST,
                   GQA | QWEN | MOE | {"shared_expert_intermediate_size": 64} | rope(1000000.0)),
@@ -377,7 +408,7 @@ def prompts_of(model, tokenizer, prompts):
             top = model(longer, use_cache=False).logits[0, ids.shape[1] - 1:-1].topk(2).values
         if (top[:, 0] - top[:, 1]).min() < 1e-3:
             raise Tie
-        tensors |= {f"prompt{i}.input_ids": ids[0], f"prompt{i}.logits": logits.contiguous(),
+        tensors |= {f"prompt{i}.input_ids": ids[0], f"prompt{i}.logits": logits[-ROWS:].contiguous(),
                     f"prompt{i}.greedy_ids": longer[0, ids.shape[1]:].contiguous()}
     return tensors
 

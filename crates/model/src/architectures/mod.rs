@@ -2,6 +2,7 @@
 
 mod arcee;
 mod cohere2;
+mod deepseek2;
 mod ernie4_5;
 mod exaone4;
 mod falcon;
@@ -27,6 +28,7 @@ mod table;
 
 pub use arcee::ARCEE;
 pub use cohere2::COHERE2;
+pub use deepseek2::YOUTU;
 pub use ernie4_5::ERNIE4_5;
 pub use exaone4::EXAONE4;
 pub use falcon::FALCON;
@@ -88,6 +90,7 @@ pub static ALL: &[&Architecture] = &[
     &EXAONE4,
     &COHERE2,
     &ERNIE4_5,
+    &YOUTU,
     &QWEN2_MOE,
 ];
 

@@ -28,7 +28,7 @@ const LIMITS: &[HfLimit] = &[only("attention_bias", false)];
 static MOE_KEYS: [HfKey; 22] = with_llama_keys([
     number(Field::Vocab, &["vocab_size"], 248_320.0),
     number(Field::Hidden, &["hidden_size"], 2048.0),
-    key(Field::Ffn, &[], Silence::Number(1.0)),
+    key(Field::Ffn, &[], Silence::Times(4, Field::Hidden)),
     number(Field::Layers, &["num_hidden_layers"], 40.0),
     number(Field::Heads, &["num_attention_heads"], 16.0),
     kv_heads(2.0),

@@ -13,7 +13,7 @@ use crate::identify::class;
 
 use super::gguf_keys::Keys;
 use super::rope::yarn_mscale;
-use super::{Config, QueryGrowth, Rope, RopeScaling, limit, mixers, mixture, quirks};
+use super::{Config, QueryGrowth, Rope, RopeScaling, latent, limit, mixers, mixture, quirks};
 
 /// How many of the blocks predict further tokens.
 const NEXTN: &str = "nextn_predict_layers";
@@ -38,15 +38,19 @@ pub(super) fn read(file: &Path, metadata: &Metadata, checkpoint: &Checkpoint) ->
 
     let hidden_size = keys.need("embedding_length", limit::HIDDEN)?;
     let heads = keys.need("attention.head_count", limit::HEADS)?;
-    let given = keys.size("attention.key_length", limit::HIDDEN)?;
+    let latent =
+        latent::from_gguf(&keys, architecture, checkpoint.tensor("blk.0.attn_kv_b.weight").is_some())?;
+    let given = keys.size("attention.key_length", limit::HIDDEN)?.filter(|_| latent.is_none());
     let head_dim = match given {
         Some(given) => given,
+        None if latent.is_some() => latent.map_or(0, |latent| latent.head_dim()),
         None if hidden_size.is_multiple_of(heads) => hidden_size / heads,
         None => {
             return Err(keys.error("attention.head_count", format!("{heads} does not divide {hidden_size}")));
         }
     };
-    if let Some(value) = keys.size("attention.value_length", limit::HIDDEN)?.filter(|&v| v != head_dim) {
+    let value_length = keys.size("attention.value_length", limit::HIDDEN)?.filter(|_| latent.is_none());
+    if let Some(value) = value_length.filter(|&v| v != head_dim) {
         let what = format!("values of length {value} under keys of length {head_dim} are not supported");
         return Err(Error::unsupported(file, what));
     }
@@ -65,7 +69,7 @@ pub(super) fn read(file: &Path, metadata: &Metadata, checkpoint: &Checkpoint) ->
     };
     let layers = all_layers - speculative_layers;
     let context_length = keys.need("context_length", limit::CONTEXT)?;
-    let ffn_size = mixers::ffn_size(&keys, architecture, layers)?;
+    let ffn_size = mixers::ffn_size(&keys, architecture, (hidden_size, layers))?;
     let dimensions = match architecture.position {
         // Files of models that rotate nothing say this for nothing.
         Position::Rotary if architecture.unrotated == Unrotated::Every(1) => head_dim,
@@ -106,7 +110,11 @@ pub(super) fn read(file: &Path, metadata: &Metadata, checkpoint: &Checkpoint) ->
         embedding_size: hidden_size,
         layers,
         heads,
-        kv_heads: mixers::kv_heads(&keys, architecture, (heads, layers))?,
+        kv_heads: match latent {
+            // One head in the cache, of which every head's keys and values are made.
+            Some(_) => heads,
+            None => mixers::kv_heads(&keys, architecture, (heads, layers))?,
+        },
         head_dim,
         head_dim_given: given.is_some(),
         ffn_size,
@@ -152,6 +160,7 @@ pub(super) fn read(file: &Path, metadata: &Metadata, checkpoint: &Checkpoint) ->
         unrotated_layers: Vec::new(),
         query_growth: None,
         scaled_by_layer: false,
+        latent,
         experts,
         states: None,
         sparse_layers: Vec::new(),
@@ -374,6 +383,8 @@ fn yarn(keys: &Keys<'_>, factor: f32) -> Result<RopeScaling> {
             let more = keys.positive("rope.scaling.attn_factor")?.map_or(1.0, f64::from);
             Some((own * more) as f32)
         }
+        // DeepSeek V2's say what scores are multiplied with; queries and keys are then not lengthened.
+        Some(_) if keys.metadata.get(&keys.name("attention.kv_lora_rank")).is_some() => Some(1.0),
         _ => attention_factor,
     };
     let original_context = match keys.size("rope.scaling.original_context_length", limit::CONTEXT)? {

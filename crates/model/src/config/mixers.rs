@@ -276,11 +276,15 @@ pub(super) fn kv_heads(
 }
 
 /// The width of networks.
-pub(super) fn ffn_size(keys: &Keys<'_>, architecture: &Architecture, layers: usize) -> Result<usize> {
+pub(super) fn ffn_size(
+    keys: &Keys<'_>,
+    architecture: &Architecture,
+    (hidden, layers): (usize, usize),
+) -> Result<usize> {
     match architecture.gguf_keys.contains(&GgufKey::FeedForwardLengthLayers) {
         true => Ok(same_in_all(keys, WIDTHS, layers)?.unwrap_or(1)),
         // A mixture of experts in every layer has no such width.
-        false if !architecture.gguf_keys.contains(&GgufKey::FeedForwardLength) => Ok(1),
+        false if !architecture.gguf_keys.contains(&GgufKey::FeedForwardLength) => Ok(4 * hidden),
         false => keys.need(WIDTHS, limit::HIDDEN),
     }
 }

@@ -175,7 +175,7 @@ pub(crate) fn reside(
         for layer in segment.layers.clone() {
             slots.push(counts[owner]);
             // Other mixers have no keys and values.
-            counts[owner] += usize::from(weights.blocks[layer].mixer.attention().is_some());
+            counts[owner] += usize::from(weights.blocks[layer].mixer.caches());
         }
     }
     let device = |location: &Location| match *location {

@@ -2,6 +2,7 @@
 
 mod attention;
 mod delta_net;
+mod latent;
 mod mamba2;
 mod network;
 mod short_conv;
@@ -16,6 +17,7 @@ use crate::Result;
 
 pub(crate) use attention::{Attention, HeadNorms, Qkv};
 pub(crate) use delta_net::DeltaNet;
+pub(crate) use latent::{LatentAttention, Queries, Shown, Up};
 pub(crate) use mamba2::Mamba2;
 pub(crate) use network::Network;
 pub(crate) use short_conv::ShortConv;
@@ -29,6 +31,8 @@ pub(crate) enum Mixer {
     DeltaNet(Box<DeltaNet>),
     /// A gated convolution over few positions.
     ShortConv(Box<ShortConv>),
+    /// Attention whose keys and values are made of cached latent vectors.
+    Latent(Box<LatentAttention>),
     /// Mamba-2.
     Mamba2(Box<Mamba2>),
     /// A network, in a block that is nothing else.
@@ -41,15 +45,19 @@ impl Mixer {
         if config.is_network(layer) {
             return Network::resolve(lookup, layer).map(Box::new).map(Self::Network);
         }
-        match config.states.as_ref().filter(|_| config.has_state(layer)).map(|states| &states.mixer) {
-            None => Attention::resolve(lookup, config, layer).map(Box::new).map(Self::Attention),
-            Some(StateMixer::DeltaNet(net)) => {
+        let state = config.states.as_ref().filter(|_| config.has_state(layer)).map(|states| &states.mixer);
+        match (state, &config.latent) {
+            (None, None) => Attention::resolve(lookup, config, layer).map(Box::new).map(Self::Attention),
+            (None, Some(latent)) => {
+                LatentAttention::resolve(lookup, config, latent, layer).map(Box::new).map(Self::Latent)
+            }
+            (Some(StateMixer::DeltaNet(net)), _) => {
                 DeltaNet::resolve(lookup, config, net, layer).map(Box::new).map(Self::DeltaNet)
             }
-            Some(StateMixer::ShortConv(conv)) => {
+            (Some(StateMixer::ShortConv(conv)), _) => {
                 ShortConv::resolve(lookup, conv, layer).map(Box::new).map(Self::ShortConv)
             }
-            Some(StateMixer::Mamba2(mamba)) => {
+            (Some(StateMixer::Mamba2(mamba)), _) => {
                 Mamba2::resolve(lookup, config, mamba, layer).map(Box::new).map(Self::Mamba2)
             }
         }
@@ -59,7 +67,9 @@ impl Mixer {
     pub(crate) fn attention(&self) -> Option<&Attention> {
         match self {
             Self::Attention(attention) => Some(attention),
-            Self::DeltaNet(_) | Self::ShortConv(_) | Self::Mamba2(_) | Self::Network(_) => None,
+            Self::DeltaNet(_) | Self::ShortConv(_) | Self::Latent(_) | Self::Mamba2(_) | Self::Network(_) => {
+                None
+            }
         }
     }
 
@@ -67,7 +77,17 @@ impl Mixer {
     pub(crate) fn attention_mut(&mut self) -> Option<&mut Attention> {
         match self {
             Self::Attention(attention) => Some(attention),
-            Self::DeltaNet(_) | Self::ShortConv(_) | Self::Mamba2(_) | Self::Network(_) => None,
+            Self::DeltaNet(_) | Self::ShortConv(_) | Self::Latent(_) | Self::Mamba2(_) | Self::Network(_) => {
+                None
+            }
+        }
+    }
+
+    /// Whether it keeps keys and values, or what they are made of, of each position.
+    pub(crate) fn caches(&self) -> bool {
+        match self {
+            Self::Attention(_) | Self::Latent(_) => true,
+            Self::DeltaNet(_) | Self::ShortConv(_) | Self::Mamba2(_) | Self::Network(_) => false,
         }
     }
 
@@ -79,6 +99,7 @@ impl Mixer {
             Self::ShortConv(conv) => vec![&conv.input],
             Self::Mamba2(mamba) => vec![&mamba.input],
             Self::Network(network) => vec![&network.up],
+            Self::Latent(latent) => latent.inputs(),
         }
     }
 
@@ -90,6 +111,31 @@ impl Mixer {
             Self::ShortConv(conv) => vec![&mut conv.input],
             Self::Mamba2(mamba) => vec![&mut mamba.input],
             Self::Network(network) => vec![&mut network.up],
+            Self::Latent(latent) => latent.inputs_mut(),
+        }
+    }
+
+    /// The layers within whose inputs calibration can show, in the order of the computation.
+    pub(crate) fn shown(&self) -> Vec<(Shown, &Linear)> {
+        match self {
+            Self::Attention(_)
+            | Self::DeltaNet(_)
+            | Self::ShortConv(_)
+            | Self::Mamba2(_)
+            | Self::Network(_) => Vec::new(),
+            Self::Latent(latent) => latent.shown(),
+        }
+    }
+
+    /// One of them, to be replaced.
+    pub(crate) fn shown_mut(&mut self, which: Shown) -> &mut Linear {
+        match self {
+            Self::Attention(attention) => &mut attention.output,
+            Self::DeltaNet(net) => &mut net.output,
+            Self::ShortConv(conv) => &mut conv.output,
+            Self::Mamba2(mamba) => &mut mamba.output,
+            Self::Network(network) => &mut network.down,
+            Self::Latent(latent) => latent.shown_mut(which),
         }
     }
 
@@ -101,6 +147,7 @@ impl Mixer {
             Self::ShortConv(conv) => &conv.output,
             Self::Mamba2(mamba) => &mamba.output,
             Self::Network(network) => &network.down,
+            Self::Latent(latent) => &latent.output,
         }
     }
 
@@ -112,12 +159,17 @@ impl Mixer {
             Self::ShortConv(conv) => &mut conv.output,
             Self::Mamba2(mamba) => &mut mamba.output,
             Self::Network(network) => &mut network.down,
+            Self::Latent(latent) => &mut latent.output,
         }
     }
 
     /// The linear layers, in the order of the computation.
     pub(crate) fn linears(&self) -> Vec<&Linear> {
         let mut all = self.inputs();
+        match self {
+            Self::Attention(_) | Self::DeltaNet(_) | Self::ShortConv(_) => {}
+            Self::Latent(latent) => all.extend(latent.inner()),
+        }
         all.push(self.output());
         all
     }
@@ -131,6 +183,7 @@ impl Mixer {
     pub(crate) fn state(&self) -> usize {
         match self {
             Self::Attention(_) | Self::Network(_) => 0,
+            Self::Attention(_) | Self::Latent(_) => 0,
             Self::DeltaNet(net) => net.states().0 + net.states().1,
             Self::ShortConv(conv) => conv.state(),
             Self::Mamba2(mamba) => mamba.states().0 + mamba.states().1,
@@ -141,6 +194,7 @@ impl Mixer {
     pub(crate) fn scratch(&self) -> usize {
         match self {
             Self::Attention(attention) => attention.scratch(),
+            Self::Latent(_) => 0,
             Self::DeltaNet(net) => net.scratch(),
             Self::ShortConv(conv) => conv.scratch(),
             Self::Mamba2(mamba) => mamba.scratch(),
@@ -154,8 +208,7 @@ impl Mixer {
             Self::Attention(attention) => attention.vector_values(),
             Self::DeltaNet(net) => net.vector_values(),
             Self::ShortConv(conv) => conv.vector_values(),
-            Self::Mamba2(mamba) => mamba.vector_values(),
-            Self::Network(_) => 0,
+            Self::Attention(_) | Self::Latent(_) | Self::Network(_) => 0,
         }
     }
 
@@ -165,6 +218,8 @@ impl Mixer {
             Self::Attention(attention) => attention.vector_bytes(),
             // Models with such mixers are never on a GPU.
             Self::DeltaNet(_) | Self::ShortConv(_) | Self::Mamba2(_) | Self::Network(_) => 0,
+            Self::DeltaNet(_) | Self::ShortConv(_) => 0,
+            Self::Latent(latent) => latent.vector_bytes(),
         }
     }
 
@@ -173,9 +228,8 @@ impl Mixer {
         match self {
             Self::Attention(attention) => attention.upload(uploader).map(Box::new).map(Self::Attention),
             // As `Model::beyond_gpus` says.
-            Self::DeltaNet(_) | Self::ShortConv(_) | Self::Mamba2(_) | Self::Network(_) => {
-                Err(quern_compute::Error::Device.into())
-            }
+            Self::DeltaNet(_) | Self::ShortConv(_) | Self::Mamba2(_) | Self::Network(_) => 0,
+            Self::Latent(latent) => latent.vector_bytes(),
         }
     }
 }
