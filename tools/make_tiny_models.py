@@ -231,6 +231,13 @@ MODELS = {
              | {"num_hidden_layers": 3, "intermediate_size": 96, "block_multiple_of": 16, "norm_eps": 2e-3,
                 "layer_types": ["conv", "full_attention", "conv"], "bos_token_id": "<|begin_of_text|>",
                 "eos_token_id": "<|end_of_text|>", "pad_token_id": "<|reserved_special_token_0|>"} | rope(1000000.0)),
+    # the same with experts in all layers but the first, chosen by a sigmoid and a bias
+    "lfm2_moe": ("Lfm2Moe", "llama3", {"vocab": 3, "prompts": SHORT},
+                 {k: v for k, v in GQA.items() if k != "rms_norm_eps"}
+                 | {"num_hidden_layers": 3, "intermediate_size": 48, "moe_intermediate_size": 16, "num_experts": 3,
+                    "num_experts_per_tok": 2, "num_dense_layers": 1, "norm_eps": 1e-5, "routed_scaling_factor": 1.0,
+                    "layer_types": ["conv", "full_attention", "conv"], "bos_token_id": "<|begin_of_text|>",
+                    "eos_token_id": "<|end_of_text|>", "pad_token_id": "<|reserved_special_token_0|>"} | rope(1000000.0)),
     # two value heads for each key head
     "qwen3_5": ("Qwen3_5", "qwen35", {"vocab": 4, "class": "Qwen3_5ForCausalLM", "config": "Qwen3_5TextConfig",
                                       "dtype": torch.bfloat16, "prompts": SHORT},
@@ -475,7 +482,7 @@ def make_with(name, seed):
     head = {"GPT2": "GPT2LMHeadModel"}.get(class_name, class_name + ending)
     model = getattr(transformers, head)(config).eval()
     with torch.no_grad():
-        biases = [one for one in model.named_buffers() if one[0].endswith("e_score_correction_bias")]
+        biases = [one for one in model.named_buffers() if one[0].endswith(("e_score_correction_bias", "expert_bias"))]
         for parameter, value in [*model.named_parameters(), *biases]:
             minus_one = "gemma" in name or (name.startswith("qwen3_5") and "linear_attn" not in parameter)
             draw = fill(f"{seed} {name} {parameter}", value.shape, minus_one)

@@ -11,6 +11,7 @@ mod gpt2;
 mod gpt_neox;
 mod granite;
 mod lfm2;
+mod lfm2_moe;
 mod llama;
 mod nemotron_h;
 mod olmo2;
@@ -37,6 +38,7 @@ pub use gpt_neox::GPT_NEOX;
 pub use gpt2::GPT2;
 pub use granite::GRANITE;
 pub use lfm2::LFM2;
+pub use lfm2_moe::LFM2_MOE;
 pub use llama::{LLAMA, MINISTRAL3, MISTRAL, MISTRAL3, MIXTRAL};
 pub use nemotron_h::NEMOTRON_H;
 pub use olmo2::{OLMO2, OLMO3};
@@ -82,6 +84,7 @@ pub static ALL: &[&Architecture] = &[
     &SMOLLM3,
     &GRANITE,
     &LFM2,
+    &LFM2_MOE,
     &NEMOTRON_H,
     &OLMO2,
     &OLMO3,
