@@ -7,16 +7,17 @@ use crate::architecture::{
 };
 
 pub(super) use crate::architecture::Dim::{
-    Embedding, ExpertFfn, Experts, Ffn, GateUp, HeadDim, Heads, Hidden, KeyValue, KvHeads, One, Positions,
-    Qkv, Query, RopeHalf, SharedFfn, Vocab,
+    ConvTaps, DeltaHeadDim, DeltaHeads, DeltaValues, Embedding, ExpertFfn, Experts, Ffn, GateUp, HeadDim,
+    Heads, Hidden, KeyValue, KvHeads, One, Positions, Qkv, Query, QueryGate, RopeHalf, SharedFfn, TripleHidden,
+    Vocab,
 };
 pub(super) use crate::architecture::Layout::Experts as EachExpert;
 pub(super) use crate::architecture::Layout::{
-    HeadNorms, KeyHeads, PlusOne, QkvByHead, QueryHeads, Same, Transposed,
+    Conv, HeadNorms, KeyHeads, PlusOne, QkvByHead, QueryHeads, Same, Transposed,
 };
 pub(super) use crate::architecture::Presence::{
-    Always, DenseLayers, EmbeddingProjection, FfnBias, FinalNorm, OutputBias, QkNorm, QkvBias, SecondNorm,
-    SharedExpert, SharedRouter, SparseLayers, UnlessTied,
+    Always, AttentionLayers, DenseLayers, EmbeddingProjection, FfnBias, FinalNorm, OutputBias, QkNorm, QkvBias,
+    SecondNorm, SharedExpert, SharedRouter, SparseLayers, StateLayers, UnlessTied,
 };
 pub(super) use crate::architecture::TensorRole as Role;
 
@@ -149,6 +150,7 @@ pub(super) const USUAL: Architecture = Architecture {
     gguf_rope_style: RopeStyle::HalfSplit,
     hf_rope_style: RopeStyle::HalfSplit,
     block: Block::Sequential,
+    gated_attention: false,
     scaled_embeddings: false,
     unrotated: Unrotated::None,
     sliding: Sliding::All,
