@@ -148,7 +148,8 @@ fn releases_of_four_bits() {
         assert_eq!(report["check"]["findings"], Value::Array(Vec::new()));
         let run = json(&["run", path, "-p", "It was a dark night", "-n", "8", "--temp", "0", "--json"]);
         assert_eq!(run["tokens"].as_array().unwrap().len(), 8);
-        let (packed, decoded) = (perplexity(model.path(), &[]), perplexity(model.path(), &["--load-in", "f32"]));
+        let (packed, decoded) =
+            (perplexity(model.path(), &[]), perplexity(model.path(), &["--load-in", "f32"]));
         assert!((packed / decoded - 1.0).abs() < 0.004, "{scheme}: {packed} and {decoded}");
         assert!(decoded > 0.98 * plain && decoded < 1.2 * plain, "{scheme}: {decoded} of {plain}");
 
@@ -185,7 +186,10 @@ fn releases_of_four_bits() {
         // In one command to anything else, once that is allowed.
         let args = ["quantize", path, "--to", "q4_k_m", "--force", "-o", &out("k.gguf")];
         let refused = failure(&quern(args));
-        assert!(refused.contains("already quantized with") && refused.contains("--allow-requantize"), "{refused}");
+        assert!(
+            refused.contains("already quantized with") && refused.contains("--allow-requantize"),
+            "{refused}"
+        );
         for to in ["q4_k_m", "nf4"] {
             for (from, source) in [("release", path), ("gguf", gguf.as_str())] {
                 let made = out(&format!("{to}-{from}")) + if to == "nf4" { "" } else { ".gguf" };

@@ -8,16 +8,16 @@ use crate::architecture::{
 
 pub(super) use crate::architecture::Dim::{
     ConvTaps, DeltaHeadDim, DeltaHeads, DeltaValues, Embedding, ExpertFfn, Experts, Ffn, GateUp, HeadDim,
-    Heads, Hidden, KeyValue, KvHeads, One, Positions, Qkv, Query, QueryGate, RopeHalf, SharedFfn, TripleHidden,
-    Vocab,
+    Heads, Hidden, KeyValue, KvHeads, One, Positions, Qkv, Query, QueryGate, RopeHalf, SharedFfn,
+    TripleHidden, Vocab,
 };
 pub(super) use crate::architecture::Layout::Experts as EachExpert;
 pub(super) use crate::architecture::Layout::{
     Conv, HeadNorms, KeyHeads, PlusOne, QkvByHead, QueryHeads, Same, Transposed,
 };
 pub(super) use crate::architecture::Presence::{
-    Always, AttentionLayers, DenseLayers, EmbeddingProjection, FfnBias, FinalNorm, OutputBias, QkNorm, QkvBias,
-    SecondNorm, SharedExpert, SharedRouter, SparseLayers, StateLayers, UnlessTied,
+    Always, AttentionLayers, ChoiceBias, DenseLayers, EmbeddingProjection, FfnBias, FinalNorm, OutputBias,
+    QkNorm, QkvBias, SecondNorm, SharedExpert, SharedRouter, SparseLayers, StateLayers, UnlessTied,
 };
 pub(super) use crate::architecture::TensorRole as Role;
 

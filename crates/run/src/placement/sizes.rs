@@ -323,8 +323,7 @@ fn size(
         Some(Place::Plain(_)) | None => None,
     };
     let in_file = layer.and_then(|layer| layer.in_file_type());
-    let form =
-        layer.filter(|_| in_file.is_none()).map(|layer| layer.block_form(view.checkpoint()));
+    let form = layer.filter(|_| in_file.is_none()).map(|layer| layer.block_form(view.checkpoint()));
     let target = load_in.and_then(|load_in| load_in.target(&tensor.name));
     let stored = form.as_ref().map(|form| form.element_type).or(in_file).unwrap_or(tensor.element_type);
     let element_type = target.unwrap_or(stored);

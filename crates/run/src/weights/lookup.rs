@@ -200,7 +200,8 @@ impl<'v, 'a> Lookup<'v, 'a> {
                     return Ok(linear(&stack.name, weight, None));
                 }
                 let Some(weight) = in_file(self.open, packed, rows)? else {
-                    let what = "a stack of experts is packed in a way that is not run; convert the model to GGUF";
+                    let what =
+                        "a stack of experts is packed in a way that is not run; convert the model to GGUF";
                     return Err(self.error(stack, ErrorKind::Unsupported(what.into())));
                 };
                 return Ok(linear(&stack.name, weight, None));

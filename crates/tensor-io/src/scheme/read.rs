@@ -5,7 +5,9 @@ use std::collections::HashSet;
 use super::bitsandbytes::{four_bit_weight, int8_layer, read_four_bit, read_int8};
 use super::label::{self, ADVICE, Label, Method};
 use super::scaled::{self, Codes};
-use super::{PackedLayer, Packing, Scaling, Scheme, Store, affine, beside, compressed, four_bit, gptq, grouped};
+use super::{
+    PackedLayer, Packing, Scaling, Scheme, Store, affine, beside, compressed, four_bit, gptq, grouped,
+};
 use crate::{Checkpoint, ElementType, Error, Result, TensorInfo};
 
 /// Tensors that mark a method quern does not read, by the ends of their names.
