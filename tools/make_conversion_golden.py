@@ -47,7 +47,7 @@ PRE = {"llama3": "llama-bpe", "qwen2": "qwen2", "qwen3": "qwen2", "qwen3_moe": "
        "smollm3": "llama-bpe", "granite": "refact", "olmo2": "dbrx", "olmo3": "dbrx",
        "arcee": "llama-bpe", "exaone4": "exaone4", "olmoe": "olmo", "cohere2": "command-r",
        "qwen2_moe": "qwen2", "dots1": "qwen2", "glm4_moe": "glm4", "minimax_m2": "minimax-m2",
-       "granitemoe": "refact", "granitemoeshared": "refact"}
+       "granitemoe": "refact", "granitemoeshared": "refact", "youtu": "llama-bpe"}
 
 # Keys the converter reads from config.json that transformers does not (or no longer) write.
 CONFIG = {

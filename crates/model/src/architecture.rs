@@ -249,10 +249,6 @@ pub enum Dim {
     Experts,
     /// `expert_ffn_size`.
     ExpertFfn,
-    /// Width inside the shared expert.
-    SharedFfn,
-    /// One: the router of a shared expert has one output.
-    One,
     /// Queries, keys and values of a delta net.
     DeltaQkv,
     /// Values of a delta net: all its value heads.
@@ -265,6 +261,24 @@ pub enum Dim {
     ConvTaps,
     /// `3 * hidden_size`.
     TripleHidden,
+    /// `latent.query_rank`.
+    QueryRank,
+    /// `latent.rank`.
+    LatentRank,
+    /// The latent vector and the rotated part of keys: `latent.rank + latent.rope_dim`.
+    LatentCached,
+    /// Keys and values of all heads: `heads * (latent.nope_dim + latent.value_dim)`.
+    LatentUp,
+    /// `latent.nope_dim`.
+    LatentNope,
+    /// `latent.value_dim`.
+    LatentValue,
+    /// Values of all heads: `heads * latent.value_dim`.
+    LatentValues,
+    /// Width inside the shared expert.
+    SharedFfn,
+    /// One: the router of a shared expert has one output.
+    One,
 }
 
 /// Which models have a tensor.
@@ -298,6 +312,14 @@ pub enum Presence {
     RopeFactors,
     /// GGUF files of models with long and short rope factors (Phi-3); Hugging Face has them in the config.
     LongRope,
+    /// Those with `latent.query_rank`.
+    QueryRank,
+    /// Those without.
+    NoQueryRank,
+    /// Hugging Face's checkpoints, and GGUF files with `latent.joined_in_gguf`.
+    JoinedUp,
+    /// GGUF files without `latent.joined_in_gguf`.
+    SplitUp,
     /// Layers with one feed-forward network, of models where others are mixtures of experts.
     DenseLayers,
     /// Layers that are mixtures of experts, of models where others may not be.
@@ -328,6 +350,11 @@ pub enum Layout {
     /// As one vector per head, `{expert}` in the name for the head (StableLM 2's norms of queries and keys);
     /// GGUF stacks them.
     HeadNorms,
+    /// As the first rows of each head in the tensor of [`TensorRole::AttentionKvUp`]; GGUF has each head's matrix
+    /// transposed, in a tensor of its own.
+    KeyUp,
+    /// As the last rows of each head there; GGUF has them in a tensor of their own.
+    ValueUp,
     /// Query, key and value rows head by head, with as many query heads per key head as there are (GPT-NeoX,
     /// Falcon); GGUF has all queries, all keys, all values.
     QkvByHead,

@@ -346,6 +346,9 @@ fn beyond_gpus(config: &Config) -> Option<String> {
             "GPUs support heads of an even size up to {MOST_GPU_HEAD}, and these have {dim} values"
         ));
     }
+    if config.latent.is_some() {
+        return Some("GPUs do not compute latent attention".to_owned());
+    }
     if let Some(why) = config.experts.as_ref().and_then(mixture_beyond_gpus) {
         return Some(why.to_owned());
     }

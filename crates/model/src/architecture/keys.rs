@@ -62,6 +62,22 @@ pub enum Field {
     ExpertFfn,
     /// The chosen experts' weights are made to sum to one.
     NormTopk,
+    /// Positions that the convolution of a mixer with a state reads.
+    ConvTaps,
+    DeltaKeyHeads,
+    DeltaValueHeads,
+    DeltaKeyDim,
+    DeltaValueDim,
+    /// Width between the two projections of queries; null for one projection (latent attention).
+    QueryRank,
+    /// Numbers of the vector that keys and values are made of.
+    LatentRank,
+    /// Numbers of a query and a key that are rotated.
+    LatentRopeDim,
+    /// Numbers in front of them.
+    LatentNopeDim,
+    /// Numbers of a value.
+    LatentValueDim,
     /// What the chosen experts' weights are multiplied by.
     ExpertScale,
     /// Width inside the expert that all tokens use; 0 for none.
@@ -76,12 +92,6 @@ pub enum Field {
     DenseLayers,
     /// Every so many layers the last is a mixture of experts.
     SparseStep,
-    /// Positions that the convolution of a mixer with a state reads.
-    ConvTaps,
-    DeltaKeyHeads,
-    DeltaValueHeads,
-    DeltaKeyDim,
-    DeltaValueDim,
 }
 
 /// The meaning of an absent key.
@@ -247,6 +257,20 @@ pub enum GgufKey {
     ShortConv,
     /// `attention.head_count_kv`, 0 in layers whose mixer keeps a state.
     HeadCountKvLayers,
+    /// `attention.head_count_kv`, always 1: the cache of latent attention has one head.
+    HeadCountKvOne,
+    /// `attention.q_lora_rank` and `attention.kv_lora_rank`.
+    LatentRanks,
+    /// `attention.key_length` and `value_length` of the cache of latent attention, `key_length_mla` and
+    /// `value_length_mla` of its heads.
+    LatentLengths,
+    /// `leading_dense_block_count`, `expert_feed_forward_length` and `expert_shared_count` of a model without experts in
+    /// a family that may have them (Youtu).
+    DenseLayersAlone,
+    /// `attention.key_length` alone (MiniCPM3).
+    KeyLength,
+    /// `rope.scaling.yarn_log_multiplier`, a tenth of `mscale_all_dim` (DeepSeek V2), in place of the attention factor.
+    YarnScoreMultiplier,
     /// `tensor_data_layout`, the layout of Falcon's queries, keys and values.
     TensorDataLayout,
 }

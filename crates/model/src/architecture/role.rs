@@ -63,6 +63,20 @@ pub enum TensorRole {
     StateNorm,
     /// From what a state returns to the residual stream.
     StateOut,
+    /// From the residual stream to the rank of queries (latent attention).
+    AttentionQDown,
+    AttentionQDownNorm,
+    /// From there to the queries.
+    AttentionQUp,
+    /// From the residual stream to the vector that keys and values are made of, and the rotated part of keys behind it.
+    AttentionKvDown,
+    AttentionKvDownNorm,
+    /// From that vector to keys and values, those of each head together.
+    AttentionKvUp,
+    /// The keys' part of it, transposed: `[heads, rank, nope]`.
+    AttentionKUp,
+    /// The values' part: `[heads, value, rank]`.
+    AttentionVUp,
     FfnNorm,
     FfnNormBias,
     FfnGate,

@@ -2,6 +2,7 @@
 
 mod arcee;
 mod cohere2;
+mod deepseek2;
 mod dots1;
 mod ernie4_5;
 mod ernie4_5_moe;
@@ -30,6 +31,7 @@ mod table;
 
 pub use arcee::ARCEE;
 pub use cohere2::COHERE2;
+pub use deepseek2::YOUTU;
 pub use dots1::DOTS1;
 pub use ernie4_5::ERNIE4_5;
 pub use ernie4_5_moe::ERNIE4_5_MOE;
@@ -92,6 +94,7 @@ pub static ALL: &[&Architecture] = &[
     &EXAONE4,
     &COHERE2,
     &ERNIE4_5,
+    &YOUTU,
     &QWEN2_MOE,
     &DOTS1,
     &ERNIE4_5_MOE,

@@ -11,7 +11,7 @@ use crate::identify::class;
 
 use super::gguf_keys::Keys;
 use super::rope::yarn_mscale;
-use super::{Config, QueryGrowth, Rope, RopeScaling, limit, mixers, mixture, quirks};
+use super::{Config, QueryGrowth, Rope, RopeScaling, latent, limit, mixers, mixture, quirks};
 
 /// How many of the blocks predict further tokens.
 const NEXTN: &str = "nextn_predict_layers";
@@ -36,15 +36,19 @@ pub(super) fn read(file: &Path, metadata: &Metadata, checkpoint: &Checkpoint) ->
 
     let hidden_size = keys.need("embedding_length", limit::HIDDEN)?;
     let heads = keys.need("attention.head_count", limit::HEADS)?;
-    let given = keys.size("attention.key_length", limit::HIDDEN)?;
+    let latent =
+        latent::from_gguf(&keys, architecture, checkpoint.tensor("blk.0.attn_kv_b.weight").is_some())?;
+    let given = keys.size("attention.key_length", limit::HIDDEN)?.filter(|_| latent.is_none());
     let head_dim = match given {
         Some(given) => given,
+        None if latent.is_some() => latent.map_or(0, |latent| latent.head_dim()),
         None if hidden_size.is_multiple_of(heads) => hidden_size / heads,
         None => {
             return Err(keys.error("attention.head_count", format!("{heads} does not divide {hidden_size}")));
         }
     };
-    if let Some(value) = keys.size("attention.value_length", limit::HIDDEN)?.filter(|&v| v != head_dim) {
+    let value_length = keys.size("attention.value_length", limit::HIDDEN)?.filter(|_| latent.is_none());
+    if let Some(value) = value_length.filter(|&v| v != head_dim) {
         let what = format!("values of length {value} under keys of length {head_dim} are not supported");
         return Err(Error::unsupported(file, what));
     }
@@ -102,7 +106,11 @@ pub(super) fn read(file: &Path, metadata: &Metadata, checkpoint: &Checkpoint) ->
         embedding_size: hidden_size,
         layers,
         heads,
-        kv_heads: mixers::kv_heads(&keys, architecture, heads)?,
+        kv_heads: match latent {
+            // One head in the cache, of which every head's keys and values are made.
+            Some(_) => heads,
+            None => mixers::kv_heads(&keys, architecture, heads)?,
+        },
         head_dim,
         head_dim_given: given.is_some(),
         ffn_size,
@@ -148,9 +156,10 @@ pub(super) fn read(file: &Path, metadata: &Metadata, checkpoint: &Checkpoint) ->
         unrotated_layers: Vec::new(),
         query_growth: None,
         scaled_by_layer: false,
+        latent,
         experts,
-        sparse_layers: Vec::new(),
         states: None,
+        sparse_layers: Vec::new(),
         // Readers of GGUF take it from the architecture; no key says it.
         activation: architecture.activations[0],
         dtype: None,
@@ -160,8 +169,8 @@ pub(super) fn read(file: &Path, metadata: &Metadata, checkpoint: &Checkpoint) ->
         multimodal: false,
         quantization: None,
     };
-    config.sparse_layers = mixture::sparse_layers_of_gguf(&keys, &config)?;
     config.states = mixers::from_gguf(&keys, &config)?;
+    config.sparse_layers = mixture::sparse_layers_of_gguf(&keys, &config)?;
     config.sliding_layers = sliding_layers(&keys, &config)?;
     config.unrotated_layers = config.usual_unrotated_layers();
     config.query_growth = query_growth(&keys, &config)?;
@@ -370,6 +379,8 @@ fn yarn(keys: &Keys<'_>, factor: f32) -> Result<RopeScaling> {
             let more = keys.positive("rope.scaling.attn_factor")?.map_or(1.0, f64::from);
             Some((own * more) as f32)
         }
+        // DeepSeek V2's say what scores are multiplied with; queries and keys are then not lengthened.
+        Some(_) if keys.metadata.get(&keys.name("attention.kv_lora_rank")).is_some() => Some(1.0),
         _ => attention_factor,
     };
     let original_context = match keys.size("rope.scaling.original_context_length", limit::CONTEXT)? {

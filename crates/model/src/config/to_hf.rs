@@ -20,8 +20,16 @@ pub(crate) fn config_json(config: &Config, metadata: &Metadata, dtype: ElementTy
         }
     }
     if architecture.position == Position::Rotary
-        && let Some(scaling) = scaling(&config.rope, config.context_length)
+        && let Some(mut scaling) = scaling(&config.rope, config.context_length)
     {
+        if let Some(mscale) = config.latent.and_then(|latent| latent.mscale) {
+            scaling["mscale_all_dim"] = json!(mscale);
+            // Both the same is how such files say that queries and keys are not lengthened.
+            if matches!(config.rope.scaling, RopeScaling::Yarn { attention_factor: Some(1.0), .. }) {
+                scaling["mscale"] = json!(mscale);
+                scaling.as_object_mut().and_then(|map| map.remove("attention_factor"));
+            }
+        }
         set("rope_scaling", scaling);
     }
     set("tie_word_embeddings", json!(config.tied_embeddings));
@@ -32,8 +40,8 @@ pub(crate) fn config_json(config: &Config, metadata: &Metadata, dtype: ElementTy
     }
     set("torch_dtype", json!(dtype_name(dtype)));
     set("use_cache", json!(true));
-    mixture::to_hf(config, &mut out);
     mixers::to_hf(config, &mut out);
+    mixture::to_hf(config, &mut out);
     quirks::to_hf(config, metadata, &mut out);
     out
 }
@@ -159,6 +167,11 @@ fn field(config: &Config, field: Field) -> Option<Value> {
         Field::ExpertsUsed => json!(experts?.used),
         Field::ExpertFfn => json!(experts?.ffn_size),
         Field::NormTopk => json!(experts?.normalized),
+        Field::QueryRank => config.latent?.query_rank.map_or(Value::Null, |rank| json!(rank)),
+        Field::LatentRank => json!(config.latent?.rank),
+        Field::LatentRopeDim => json!(config.latent?.rope_dim),
+        Field::LatentNopeDim => json!(config.latent?.nope_dim),
+        Field::LatentValueDim => json!(config.latent?.value_dim),
         Field::ExpertScale => shortest(experts?.scale),
         Field::SharedFfn => json!(experts?.shared.map_or(0, |shared| shared.ffn_size)),
         Field::SharedExperts => json!(experts?.shared_count()),

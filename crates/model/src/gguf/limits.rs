@@ -53,6 +53,13 @@ pub(super) fn check(file: &Path, config: &Config) -> Result<Vec<String>> {
             }
         }
     }
+    if let (Some(latent), &RopeScaling::Yarn { attention_factor, .. }) = (config.latent, &config.rope.scaling)
+        && (attention_factor != Some(1.0)
+            || latent.mscale.is_none()
+            || !written(GgufKey::YarnScoreMultiplier))
+    {
+        return refused("\"mscale\" that is not \"mscale_all_dim\"".into());
+    }
     if let Some(window) = config.sliding_window.filter(|_| config.sliding_layers.contains(&true)) {
         let any = written(GgufKey::SlidingWindow) || written(GgufKey::SlidingWindowOrZero);
         if !any {

@@ -119,7 +119,8 @@ fn model(config: &Config, out: &mut Metadata) {
                 }
             }
             GgufKey::RopeScaling => {
-                let by_multiplier = config.architecture.gguf_keys.contains(&GgufKey::YarnLogMultiplier);
+                let elsewhere = [GgufKey::YarnLogMultiplier, GgufKey::YarnScoreMultiplier];
+                let by_multiplier = elsewhere.iter().any(|key| config.architecture.gguf_keys.contains(key));
                 rope_scaling(&rope.scaling, by_multiplier, &mut set);
             }
             GgufKey::RopeSections => {
@@ -139,6 +140,34 @@ fn model(config: &Config, out: &mut Metadata) {
                     set("rope.scaling.yarn_log_multiplier", Value::F32(multiplier));
                 }
             }
+            GgufKey::YarnScoreMultiplier => {
+                if let Some(mscale) = config.latent.and_then(|latent| latent.mscale) {
+                    set("rope.scaling.yarn_log_multiplier", Value::F32((0.1 * mscale) as f32));
+                }
+            }
+            GgufKey::HeadCountKvOne => set("attention.head_count_kv", size(1)),
+            GgufKey::DenseLayersAlone => {
+                set("leading_dense_block_count", size(config.layers));
+                set("expert_feed_forward_length", size(config.ffn_size));
+                set("expert_shared_count", size(0));
+            }
+            GgufKey::LatentRanks => {
+                if let Some(latent) = config.latent {
+                    if let Some(rank) = latent.query_rank {
+                        set("attention.q_lora_rank", size(rank));
+                    }
+                    set("attention.kv_lora_rank", size(latent.rank));
+                }
+            }
+            GgufKey::LatentLengths => {
+                if let Some(latent) = config.latent {
+                    set("attention.key_length", size(latent.cached()));
+                    set("attention.value_length", size(latent.rank));
+                    set("attention.key_length_mla", size(latent.head_dim()));
+                    set("attention.value_length_mla", size(latent.value_dim));
+                }
+            }
+            GgufKey::KeyLength => set("attention.key_length", size(config.head_dim)),
             GgufKey::RopeDimensionCount => set("rope.dimension_count", size(rope.dimensions)),
             GgufKey::OriginalContextLength => {
                 let original = match rope.scaling {

@@ -52,6 +52,11 @@ impl<'v, 'a> Lookup<'v, 'a> {
         self.view.checkpoint()
     }
 
+    /// The threads that prepare what is loaded.
+    pub fn pool(&self) -> &'v Pool {
+        self.pool
+    }
+
     /// Bytes of all matrices found.
     pub fn bytes(&self) -> u64 {
         self.bytes.get()
@@ -319,7 +324,9 @@ impl<'v, 'a> Lookup<'v, 'a> {
                 | Layout::DeltaConv
                 | Layout::DeltaValues
                 | Layout::DeltaHeads
-                | Layout::DeltaColumns => {}
+                | Layout::DeltaColumns
+                | Layout::KeyUp
+                | Layout::ValueUp => {}
             }
             all.append(&mut values);
         }

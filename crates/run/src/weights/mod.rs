@@ -17,7 +17,9 @@ use quern_model::TensorRole;
 use quern_tensor_io::{Checkpoint, ElementType};
 
 pub(crate) use block::{Block, Expert, Experts, Ffn, SharedExpert, Widen};
-pub(crate) use mixers::{Attention, DeltaNet, HeadNorms, Mixer, Qkv, ShortConv, state_sizes};
+pub(crate) use mixers::{
+    Attention, DeltaNet, HeadNorms, LatentAttention, Mixer, Qkv, Queries, ShortConv, Shown, Up, state_sizes,
+};
 
 /// A range of bytes of one tensor in the map.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -170,7 +172,11 @@ impl Weights {
     /// and of a block's experts those chosen.
     pub(crate) fn bytes_per_token(&self) -> u64 {
         let block = |block: &Block| {
-            let all = block.linears().into_iter().map(|l| (l.expert.is_some(), l.bytes()));
+            // The matrices of single heads are read by every token.
+            let expert = |l: &Linear| {
+                l.expert.is_some() && ![TensorRole::AttentionKUp, TensorRole::AttentionVUp].contains(&l.role)
+            };
+            let all = block.linears().into_iter().map(|l| (expert(l), l.bytes()));
             let (experts, common): (Vec<_>, Vec<_>) = all.partition(|&(expert, _)| expert);
             let sum = |part: Vec<(bool, u64)>| part.into_iter().map(|(_, bytes)| bytes).sum::<u64>();
             let (chosen, router) = match &block.ffn {
