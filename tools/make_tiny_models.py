@@ -110,7 +110,7 @@ DEEPSEEK_MOE = {"moe_intermediate_size": 32, "n_routed_experts": 4, "num_experts
                 "n_group": 2, "topk_group": 1, "first_k_dense_replace": 1, "routed_scaling_factor": 1.7,
                 "norm_topk_prob": True, "intermediate_size": 64}
 DOTS = {"bos_token_id": None, "eos_token_id": "<|endofresponse|>", "pad_token_id": "<|endoftext|>"}
-GLM = {"eos_token_id": "<|endoftext|>", "pad_token_id": "<|endoftext|>"}
+GLM = {"eos_token_id": "<|endoftext|>", "pad_token_id": "<|endoftext|>", "num_mtp_layers": 0}
 MINIMAX = {"bos_token_id": "]~!b[", "eos_token_id": "[e~["}
 GRANITE_MOE = (GQA | GRANITE | {
     "intermediate_size": 32, "num_local_experts": 3, "num_experts_per_tok": 2, "tie_word_embeddings": True,
@@ -283,9 +283,6 @@ MODELS = {
     "granitemoe": ("GraniteMoe", "granite", {"old": True, "vocab": 3} | SHORTEST, GRANITE_MOE),
     "granitemoeshared": ("GraniteMoeShared", "granite", {"old": True, "vocab": 3} | SHORTEST,
                          GRANITE_MOE | {"shared_intermediate_size": 64}),
-    "phimoe": ("Phimoe", "phi3", {"old": True, "vocab": 2} | SHORTEST,
-               PHI3 | {"num_key_value_heads": 2, "intermediate_size": 32, "num_local_experts": 3, "tie_word_embeddings": True,
-                       "router_jitter_noise": 0.3, "attention_bias": True, "lm_head_bias": True} | rope(10000.0)),
     "qwen3_5_moe": ("Qwen3_5Moe", "qwen35", {"vocab": 4, "class": "Qwen3_5MoeForCausalLM", "dtype": torch.bfloat16,
                                              "config": "Qwen3_5MoeTextConfig", "prompts": SHORT},
                     {k: v for k, v in GQA.items() if k != "intermediate_size"} | QWEN | DELTA | {"moe_intermediate_size": 16, "shared_expert_intermediate_size": 32,
@@ -322,6 +319,10 @@ MODELS = {
                    GQA | QWEN | rope(1000000.0, mrope_section=[1, 1, 2])),
     "qwen3_vl": ("Qwen3VL", "qwen3", {"vocab": 5, "around": QWEN3_VIT | {"tie_word_embeddings": True}},
                  GQA | QWEN | {"head_dim": 16} | rope(5000000.0, mrope_section=[4, 2, 2], mrope_interleaved=True)),
+    # all experts of a layer in one tensor, transposed
+    "qwen3_vl_moe": ("Qwen3VLMoe", "qwen3", {"vocab": 5, "around": QWEN3_VIT | {"tie_word_embeddings": True}} | SHORTEST,
+                     GQA | QWEN | MOE | {"head_dim": 16, "num_hidden_layers": 1, "moe_intermediate_size": 64}
+                     | rope(5000000.0, mrope_section=[4, 2, 2], mrope_interleaved=True)),
 }
 
 # The rules for random weights, by the parameter's name; the rest is a matrix with this deviation.

@@ -21,6 +21,8 @@ pub enum Field {
     LocalRopeTheta,
     /// The part of each head that rope rotates, 1 for all of it.
     PartialRotary,
+    /// Values of each head that rope rotates, which counts before the part of it (MiniMax M2).
+    RotaryDimensions,
     SlidingWindow,
     Tied,
     QkvBias,

@@ -167,7 +167,11 @@ impl Mixer {
     pub(crate) fn linears(&self) -> Vec<&Linear> {
         let mut all = self.inputs();
         match self {
-            Self::Attention(_) | Self::DeltaNet(_) | Self::ShortConv(_) => {}
+            Self::Attention(_)
+            | Self::DeltaNet(_)
+            | Self::ShortConv(_)
+            | Self::Mamba2(_)
+            | Self::Network(_) => {}
             Self::Latent(latent) => all.extend(latent.inner()),
         }
         all.push(self.output());
@@ -182,8 +186,7 @@ impl Mixer {
     /// Values of the state that it keeps of a text in place of keys and values; none for attention.
     pub(crate) fn state(&self) -> usize {
         match self {
-            Self::Attention(_) | Self::Network(_) => 0,
-            Self::Attention(_) | Self::Latent(_) => 0,
+            Self::Attention(_) | Self::Latent(_) | Self::Network(_) => 0,
             Self::DeltaNet(net) => net.states().0 + net.states().1,
             Self::ShortConv(conv) => conv.state(),
             Self::Mamba2(mamba) => mamba.states().0 + mamba.states().1,
@@ -208,7 +211,9 @@ impl Mixer {
             Self::Attention(attention) => attention.vector_values(),
             Self::DeltaNet(net) => net.vector_values(),
             Self::ShortConv(conv) => conv.vector_values(),
-            Self::Attention(_) | Self::Latent(_) | Self::Network(_) => 0,
+            Self::Latent(latent) => latent.vector_values(),
+            Self::Mamba2(mamba) => mamba.vector_values(),
+            Self::Network(_) => 0,
         }
     }
 
@@ -218,7 +223,6 @@ impl Mixer {
             Self::Attention(attention) => attention.vector_bytes(),
             // Models with such mixers are never on a GPU.
             Self::DeltaNet(_) | Self::ShortConv(_) | Self::Mamba2(_) | Self::Network(_) => 0,
-            Self::DeltaNet(_) | Self::ShortConv(_) => 0,
             Self::Latent(latent) => latent.vector_bytes(),
         }
     }
@@ -228,8 +232,10 @@ impl Mixer {
         match self {
             Self::Attention(attention) => attention.upload(uploader).map(Box::new).map(Self::Attention),
             // As `Model::beyond_gpus` says.
-            Self::DeltaNet(_) | Self::ShortConv(_) | Self::Mamba2(_) | Self::Network(_) => 0,
-            Self::Latent(latent) => latent.vector_bytes(),
+            Self::DeltaNet(_) | Self::ShortConv(_) | Self::Mamba2(_) | Self::Network(_) => {
+                Err(quern_compute::Error::Device.into())
+            }
+            Self::Latent(latent) => latent.upload(uploader).map(Box::new).map(Self::Latent),
         }
     }
 }
