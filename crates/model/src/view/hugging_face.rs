@@ -28,7 +28,7 @@ pub(super) fn of_gguf(checkpoint: &Checkpoint) -> Result<View<'_>> {
         let (tensor, one) = match by_role.get(&(want.role, want.layer)) {
             None => continue,
             Some(Place::Plain(span)) => translate(checkpoint, &config, &want, span.info(checkpoint))?,
-            Some(Place::Packed(number)) => {
+            Some(Place::Packed(number) | Place::PackedRows { layer: number, .. }) => {
                 let Some(layer) = packing.as_ref().and_then(|p| p.layers().get(*number)) else { continue };
                 decoded(checkpoint, &config, &want, *number, layer)?
             }
