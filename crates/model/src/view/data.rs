@@ -1,5 +1,6 @@
 //! The sources of a view's rows.
 
+use std::borrow::Cow;
 use std::ops::Range;
 
 use quern_tensor_io::scheme::{ExactForm, PackedLayer};
@@ -15,6 +16,8 @@ pub(super) enum Data<'a> {
     Rows { parts: Vec<Part<'a>>, order: Option<RowOrder> },
     /// The columns of a matrix of plain values, or of rows of blocks.
     Transposed { data: &'a [u8], stored: ElementType },
+    /// Rows whose values are in another order; of blocks and packed layers, decoded.
+    Columns { part: Part<'a>, stored: ElementType, order: RowOrder },
     /// Computed, small.
     Owned(Vec<u8>),
 }
@@ -52,6 +55,12 @@ impl<'a> Data<'a> {
         Some((0..height).map(|row| order.source(row) as u32).collect())
     }
 
+    /// The source's column of each of a row's columns; `None` if they are the same.
+    pub fn column_order(&self, columns: usize) -> Option<Vec<u32>> {
+        let Self::Columns { order, .. } = self else { return None };
+        Some((0..columns).map(|column| order.source(column) as u32).collect())
+    }
+
     pub fn read(&self, view: &View<'_>, tensor: &ViewTensor, rows: Range<usize>, out: &mut [u8]) {
         let row_bytes = tensor.row_bytes;
         match self {
@@ -77,6 +86,34 @@ impl<'a> Data<'a> {
                     for (place, row) in rows.clone().enumerate() {
                         let at = (place * columns + column) * 4;
                         out[at..at + 4].copy_from_slice(&values[row].to_le_bytes());
+                    }
+                }
+            }
+            Self::Columns { part, stored, order } => {
+                let columns = tensor.columns();
+                let size = tensor.element_type.block_bytes();
+                let source = match part {
+                    Part::Bytes(data) if !stored.is_block() => {
+                        Cow::Borrowed(&data[rows.start * row_bytes..rows.end * row_bytes])
+                    }
+                    Part::Bytes(data) => {
+                        let bytes = stored.row_bytes(columns).unwrap_or_default();
+                        let mut values = vec![0f32; rows.len() * columns];
+                        // Types without decoder were refused when the view was made.
+                        let _ =
+                            decode::to_f32(*stored, &data[rows.start * bytes..rows.end * bytes], &mut values);
+                        Cow::Owned(values.iter().flat_map(|v| v.to_le_bytes()).collect())
+                    }
+                    Part::Packed { layer, first, form } => {
+                        let Some(layer) = layer_of(view, *layer) else { return };
+                        let rows = first + rows.start..first + rows.end;
+                        Cow::Owned(unpack(view.checkpoint, layer, form.as_ref(), rows, row_bytes))
+                    }
+                };
+                let source = source.chunks_exact(row_bytes.max(1));
+                for (source, out) in source.zip(out.chunks_exact_mut(row_bytes.max(1))) {
+                    for (column, out) in out.chunks_exact_mut(size).enumerate() {
+                        out.copy_from_slice(&source[order.source(column) * size..][..size]);
                     }
                 }
             }
@@ -114,6 +151,14 @@ impl<'a> Data<'a> {
             // Every row is spread over all of it.
             Self::Transposed { data, .. } if rows.end == tensor.rows() => vec![data],
             Self::Transposed { .. } => Vec::new(),
+            Self::Columns { part: Part::Bytes(data), stored, .. } => {
+                let bytes = stored.row_bytes(tensor.columns()).unwrap_or_default();
+                vec![&data[rows.start * bytes..rows.end * bytes]]
+            }
+            Self::Columns { part: Part::Packed { layer, .. }, .. } if rows.end == tensor.rows() => {
+                packed_spans(view.checkpoint, layer_of(view, *layer))
+            }
+            Self::Columns { .. } => Vec::new(),
             Self::Rows { parts, order } => {
                 let height = (tensor.rows() / parts.len().max(1)).max(1);
                 let mut spans = Vec::new();

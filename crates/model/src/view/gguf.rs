@@ -12,7 +12,7 @@ use crate::gguf::metadata_of;
 
 use super::data::{Data, Part};
 use super::order::RowOrder;
-use super::values::{reordered, shifted, tensor_of};
+use super::values::{decays, reordered, shifted, tensor_of};
 use super::{Packed, View, ViewTensor};
 
 /// A Hugging Face checkpoint.
@@ -210,6 +210,12 @@ impl<'a> Builder<'a, '_> {
                 tensor.changed = Some("plus one");
                 return Ok((tensor, owned));
             }
+            if layout == Layout::DeltaDecay {
+                let owned = Data::Owned(decays(self.checkpoint, info, order.as_ref(), false)?);
+                let mut tensor = tensor_of(want, ElementType::F32, names);
+                tensor.changed = Some("from its logarithm");
+                return Ok((tensor, owned));
+            }
             let tensor = tensor_of(want, info.element_type, names.clone());
             match (&order, want.shape.len()) {
                 (Some(order), 1) => return Ok((tensor, Data::Owned(reordered(info, data, order)))),
@@ -244,6 +250,17 @@ impl<'a> Builder<'a, '_> {
         }
         // Fused experts come from one tensor.
         names.dedup();
+        if let Some(order) = RowOrder::columns_from_hugging_face(layout, self.config)
+            && let Some(part) = parts.pop()
+        {
+            if matches!(part, Part::Packed { form: Some(_), .. }) {
+                let what = "GGUF has its columns in another order, and no blocks hold its codes in that order; keep the \
+                            model as safetensors, or decode it with --dtype";
+                return Err(Error::unsupported(self.checkpoint.path(), what).with_tensor(&names[0]));
+            }
+            let tensor = ViewTensor { packed, ..tensor_of(want, first, names) };
+            return Ok((tensor, Data::Columns { part, stored: first, order }));
+        }
         let tensor = ViewTensor { packed, ..tensor_of(want, first, names) };
         Ok((tensor, Data::Rows { parts, order }))
     }

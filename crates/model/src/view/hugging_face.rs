@@ -11,7 +11,7 @@ use crate::contents::{Contents, Place};
 
 use super::data::{Data, Part};
 use super::order::RowOrder;
-use super::values::{reordered, shifted, tensor_of, undecodable};
+use super::values::{decays, reordered, shifted, tensor_of, undecodable};
 use super::{View, ViewTensor};
 
 /// A GGUF checkpoint, translated.
@@ -83,6 +83,7 @@ fn translate<'a>(
     let layout = want.template.layout;
     let data = checkpoint.data(info);
     let order = RowOrder::to_hugging_face(layout, config);
+    let columns = RowOrder::columns_to_hugging_face(layout, config);
     let mut element_type = info.element_type;
     let mut changed = None;
     let one = match (layout, want.part) {
@@ -90,6 +91,23 @@ fn translate<'a>(
             element_type = ElementType::F32;
             changed = Some("less one");
             Data::Owned(shifted(checkpoint, info, -1.0)?)
+        }
+        (Layout::DeltaDecay, _) => {
+            element_type = ElementType::F32;
+            changed = Some("as its logarithm");
+            Data::Owned(decays(checkpoint, info, order.as_ref(), true)?)
+        }
+        (Layout::DeltaColumns, _) if columns.is_some() => {
+            if element_type.is_block() {
+                if !decode::can_decode(element_type) {
+                    return Err(undecodable(checkpoint, info));
+                }
+                element_type = ElementType::F32;
+            }
+            match columns {
+                Some(order) => Data::Columns { part: Part::Bytes(data), stored: info.element_type, order },
+                None => Data::plain(data),
+            }
         }
         (Layout::Transposed, _) => {
             if element_type.is_block() {

@@ -272,6 +272,15 @@ impl<'a> View<'a> {
         self.data[tensor].order(self.tensors[tensor].rows())
     }
 
+    /// Where the columns of a tensor are in the checkpoint: column `i` of the view is column `order[i]` of the
+    /// checkpoint's matrix. `None` if both have them in the same order.
+    ///
+    /// # Panics
+    /// If there is no such tensor.
+    pub fn column_order(&self, tensor: usize) -> Option<Vec<u32>> {
+        self.data[tensor].column_order(self.tensors[tensor].columns())
+    }
+
     /// The values of some rows: `out` is `[rows][columns]`. Returns false, with `out` unchanged, if quern cannot
     /// decode the element type.
     ///

@@ -316,8 +316,22 @@ impl<'v, 'a> Lookup<'v, 'a> {
                 let what = "it holds NaN or infinite values".into();
                 return Err(self.error(tensor, ErrorKind::Malformed(what)));
             }
-            if tensor.layout == Layout::PlusOne {
-                values.iter_mut().for_each(|v| *v += 1.0);
+            match tensor.layout {
+                Layout::PlusOne => values.iter_mut().for_each(|v| *v += 1.0),
+                Layout::DeltaDecay => values.iter_mut().for_each(|v| *v = -v.exp()),
+                Layout::Same
+                | Layout::QueryHeads
+                | Layout::KeyHeads
+                | Layout::Transposed
+                | Layout::Experts
+                | Layout::HeadNorms
+                | Layout::QkvByHead
+                | Layout::Conv
+                | Layout::DeltaQkv
+                | Layout::DeltaConv
+                | Layout::DeltaValues
+                | Layout::DeltaHeads
+                | Layout::DeltaColumns => {}
             }
             all.append(&mut values);
         }

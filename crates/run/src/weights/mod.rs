@@ -6,6 +6,7 @@
 
 mod block;
 mod lookup;
+mod mixers;
 mod resolve;
 mod upload;
 
@@ -15,7 +16,8 @@ use quern_compute::{Bytes, Matrix, Norm, Permutation, Scales, Vector};
 use quern_model::TensorRole;
 use quern_tensor_io::{Checkpoint, ElementType};
 
-pub(crate) use block::{Block, Experts, Ffn, HeadNorms, Qkv, Widen};
+pub(crate) use block::{Block, Experts, Ffn, Widen};
+pub(crate) use mixers::{Attention, DeltaNet, HeadNorms, Mixer, Qkv, ShortConv, state_sizes};
 
 /// A range of bytes of one tensor in the map.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -184,6 +186,21 @@ impl Weights {
         self.blocks.iter().map(block).sum::<u64>() + ends.map(|l| l.bytes()).sum::<u64>()
     }
 
+    /// Numbers for each token in front of a mixer's output layer, at most.
+    pub(crate) fn mixed_width(&self) -> usize {
+        self.blocks.iter().map(|block| block.mixer.width()).max().unwrap_or(0)
+    }
+
+    /// Memory for each token that mixers compute in, at most.
+    pub(crate) fn mixer_scratch(&self) -> usize {
+        self.blocks.iter().map(|block| block.mixer.scratch()).max().unwrap_or(0)
+    }
+
+    /// Whether any layer keeps a state of a text.
+    pub(crate) fn has_states(&self) -> bool {
+        self.blocks.iter().any(|block| block.mixer.state() > 0)
+    }
+
     /// Numbers in all of them; a tied head counts once.
     pub(crate) fn parameters(&self) -> u64 {
         let matrix = |w: &Weight| (w.rows() * w.columns()) as u64;
@@ -193,12 +210,11 @@ impl Weights {
         };
         let norm = |n: &Norm| (n.weight.len() + n.bias.as_ref().map_or(0, Vector::len)) as u64;
         let block = |b: &Block| {
-            let heads = b.head_norms.as_ref().map_or(0, |n| (n.q.weight.len() + n.k.weight.len()) as u64);
             let router = match &b.ffn {
                 Ffn::Experts(experts) => linear(&experts.router),
                 Ffn::Dense { .. } => 0,
             };
-            heads
+            b.mixer.vector_values() as u64
                 + router
                 + b.norms().map(norm).sum::<u64>()
                 + b.linears().into_iter().map(linear).sum::<u64>()
