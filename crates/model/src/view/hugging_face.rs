@@ -58,8 +58,8 @@ fn decoded<'a>(
     layer: &PackedLayer,
 ) -> Result<(ViewTensor, Data<'a>)> {
     let layout = want.template.layout;
-    if matches!(layout, Layout::PlusOne | Layout::Transposed) {
-        let what = "has a scale beside it and is stored transposed, or less one, which is not read";
+    if matches!(layout, Layout::PlusOne | Layout::Transposed | Layout::DeltaDecay) {
+        let what = "has a scale beside it, and the model's own files have it in another layout, which is not read";
         return Err(Error::unsupported(checkpoint.path(), what).with_tensor(&layer.name));
     }
     let height = want.shape.iter().rev().skip(1).product::<usize>();
@@ -68,8 +68,11 @@ fn decoded<'a>(
         let what = format!("is {} x {}, which does not fit {:?}", layer.rows, layer.columns, want.shape);
         return Err(Error::malformed(checkpoint.path(), what).with_tensor(&layer.name));
     }
-    let order = RowOrder::to_hugging_face(layout, config);
-    let one = Data::Rows { parts: vec![Part::Packed { layer: number, first, form: None }], order };
+    let part = Part::Packed { layer: number, first, form: None };
+    let one = match RowOrder::columns_to_hugging_face(layout, config) {
+        Some(order) => Data::Columns { part, stored: ElementType::F32, order },
+        None => Data::Rows { parts: vec![part], order: RowOrder::to_hugging_face(layout, config) },
+    };
     let tensor = tensor_of(want, ElementType::F32, vec![layer.name.clone()]);
     Ok((ViewTensor { packed: true, layout, ..tensor }, one))
 }
