@@ -148,7 +148,8 @@ fn releases_of_four_bits() {
         assert_eq!(report["check"]["findings"], Value::Array(Vec::new()));
         let run = json(&["run", path, "-p", "It was a dark night", "-n", "8", "--temp", "0", "--json"]);
         assert_eq!(run["tokens"].as_array().unwrap().len(), 8);
-        let (packed, decoded) = (perplexity(model.path(), &[]), perplexity(model.path(), &["--load-in", "f32"]));
+        let (packed, decoded) =
+            (perplexity(model.path(), &[]), perplexity(model.path(), &["--load-in", "f32"]));
         assert!((packed / decoded - 1.0).abs() < 0.004, "{scheme}: {packed} and {decoded}");
         assert!(decoded > 0.98 * plain && decoded < 1.2 * plain, "{scheme}: {decoded} of {plain}");
 
@@ -184,7 +185,10 @@ fn releases_of_four_bits() {
         // In one command to anything else, once that is allowed.
         let args = ["quantize", path, "--to", "q4_k_m", "--force", "-o", &out("k.gguf")];
         let refused = failure(&quern(args));
-        assert!(refused.contains("already quantized with") && refused.contains("--allow-requantize"), "{refused}");
+        assert!(
+            refused.contains("already quantized with") && refused.contains("--allow-requantize"),
+            "{refused}"
+        );
         for to in ["q4_k_m", "nf4"] {
             for (from, source) in [("release", path), ("gguf", gguf.as_str())] {
                 let made = out(&format!("{to}-{from}")) + if to == "nf4" { "" } else { ".gguf" };
@@ -221,7 +225,8 @@ fn fp8_experts(stacked: bool) -> tempfile::TempDir {
     let mut stacks: std::collections::BTreeMap<String, (Vec<usize>, Vec<u8>, Vec<u8>)> = Default::default();
     let mut tensors = Tensors::read(dir.path()).0;
     // By layer, expert and name, gate before up.
-    let number = |name: &str| -> Vec<usize> { name.split('.').filter_map(|part| part.parse().ok()).collect() };
+    let number =
+        |name: &str| -> Vec<usize> { name.split('.').filter_map(|part| part.parse().ok()).collect() };
     tensors.sort_by_key(|(name, ..)| (number(name), name.contains("up_proj"), name.clone()));
     for (name, kind, shape, data) in tensors {
         if !name.contains(".experts.") {
@@ -272,7 +277,17 @@ fn experts_in_one_tensor_are_those_in_many() {
     let (apart, together) = (fp8_experts(false), fp8_experts(true));
     let dir = tempfile::tempdir().unwrap();
     let generated = |model: &Path, more: &[&str]| {
-        let args = ["run", model.to_str().unwrap(), "-p", "It was a dark night", "-n", "12", "--temp", "0", "--json"];
+        let args = [
+            "run",
+            model.to_str().unwrap(),
+            "-p",
+            "It was a dark night",
+            "-n",
+            "12",
+            "--temp",
+            "0",
+            "--json",
+        ];
         json(&[&args[..], more].concat())["tokens"].clone()
     };
     assert_eq!(generated(apart.path(), &[]), generated(together.path(), &[]));

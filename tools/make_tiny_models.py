@@ -93,6 +93,19 @@ QWEN25_VIT = {"vision_config": {"depth": 1, "hidden_size": 8, "intermediate_size
 QWEN3_VIT = {"vision_config": {"depth": 2, "hidden_size": 8, "intermediate_size": 16, "num_heads": 2, "patch_size": 4,
                                "out_hidden_size": 32, "num_position_embeddings": 4, "deepstack_visual_indexes": [0, 1]}}
 
+SHORTEST = {"prompts": ["It was a dark night"]}
+MOE = {"tie_word_embeddings": True, "moe_intermediate_size": 32, "num_experts": 3, "num_experts_per_tok": 2}
+DEEPSEEK_MOE = {"moe_intermediate_size": 32, "n_routed_experts": 4, "num_experts_per_tok": 2, "n_shared_experts": 2,
+                "n_group": 2, "topk_group": 1, "first_k_dense_replace": 1, "routed_scaling_factor": 1.7,
+                "norm_topk_prob": True, "intermediate_size": 64}
+DOTS = {"bos_token_id": None, "eos_token_id": "<|endofresponse|>", "pad_token_id": "<|endoftext|>"}
+GLM = {"eos_token_id": "<|endoftext|>", "pad_token_id": "<|endoftext|>"}
+MINIMAX = {"bos_token_id": "]~!b[", "eos_token_id": "[e~["}
+GRANITE_MOE = (GQA | GRANITE | {
+    "intermediate_size": 32, "num_local_experts": 3, "num_experts_per_tok": 2, "tie_word_embeddings": True,
+    "attention_multiplier": 0.3, "embedding_multiplier": 6.0, "residual_multiplier": 0.4, "logits_scaling": 3.0}
+    | {"rope_parameters": {"rope_theta": 50000.0, "rope_type": "default"}})
+
 
 def rope(theta=10000.0, kind="default", **more):
     return {"rope_parameters": {"rope_theta": theta, "rope_type": kind} | more}
@@ -212,6 +225,29 @@ MODELS = {
                                       "dtype": torch.bfloat16, "prompts": SHORT},
                 GQA | QWEN | DELTA | {"intermediate_size": 32}
                 | rope(10000000.0, partial_rotary_factor=0.5, mrope_section=[2, 1, 1], mrope_interleaved=True)),
+    # mixtures of experts: one prompt and an embedding that is the head, to be small
+    "qwen2_moe": ("Qwen2Moe", "qwen2", {"vocab": 4} | SHORTEST,
+                  GQA | QWEN | MOE | {"shared_expert_intermediate_size": 64} | rope(1000000.0)),
+    # one network in the first layer, then sigmoids with a bias of the choice, groups, a factor, and shared experts
+    "dots1": ("Dots1", "dots1", {"vocab": 3} | SHORTEST,
+              GQA | DOTS | {"head_dim": 16, "tie_word_embeddings": True} | DEEPSEEK_MOE | rope(1000000.0)),
+    "glm4_moe": ("Glm4Moe", "glm4_moe", {"old": True, "vocab": 2} | SHORTEST,
+                 GQA | GLM | {"head_dim": 16, "attention_bias": True, "use_qk_norm": True, "tie_word_embeddings": True} | DEEPSEEK_MOE
+                 | rope(1000000.0, partial_rotary_factor=0.5)),
+    "ernie4_5_moe": ("Ernie4_5_Moe", "ernie", {"old": True} | SHORTEST,
+                     GQA | {"tie_word_embeddings": True, "intermediate_size": 64, "moe_intermediate_size": 32,
+                            "moe_num_experts": 4, "moe_k": 2, "moe_num_shared_experts": 1} | rope(500000.0)),
+    "minimax_m2": ("MiniMaxM2", "minimax_m2", {"vocab": 3} | SHORTEST,
+                   GQA | MINIMAX | {"intermediate_size": 32, "head_dim": 16, "num_local_experts": 4,
+                                    "num_experts_per_tok": 2, "tie_word_embeddings": True}
+                   | rope(5000000.0, partial_rotary_factor=0.5)),
+    # the experts of a layer in one tensor
+    "granitemoe": ("GraniteMoe", "granite", {"old": True, "vocab": 3} | SHORTEST, GRANITE_MOE),
+    "granitemoeshared": ("GraniteMoeShared", "granite", {"old": True, "vocab": 3} | SHORTEST,
+                         GRANITE_MOE | {"shared_intermediate_size": 64}),
+    "phimoe": ("Phimoe", "phi3", {"old": True, "vocab": 2} | SHORTEST,
+               PHI3 | {"num_key_value_heads": 2, "intermediate_size": 32, "num_local_experts": 3, "tie_word_embeddings": True,
+                       "router_jitter_noise": 0.3, "attention_bias": True, "lm_head_bias": True} | rope(10000.0)),
     # Multimodal releases: "around" is the configuration around the text model's; the logits are those of text alone.
     "gemma3-images": ("Gemma3", "gemma", {"around": SIGLIP | {"mm_tokens_per_image": 1}},
                       GQA | {"num_hidden_layers": 6, "intermediate_size": 32, "num_key_value_heads": 1, "head_dim": 16,
@@ -387,7 +423,8 @@ def make_with(name, seed):
     head = {"GPT2": "GPT2LMHeadModel"}.get(class_name, class_name + ending)
     model = getattr(transformers, head)(config).eval()
     with torch.no_grad():
-        for parameter, value in model.named_parameters():
+        biases = [one for one in model.named_buffers() if one[0].endswith("e_score_correction_bias")]
+        for parameter, value in [*model.named_parameters(), *biases]:
             minus_one = "gemma" in name or (name.startswith("qwen3_5") and "linear_attn" not in parameter)
             draw = fill(f"{seed} {name} {parameter}", value.shape, minus_one)
             value.copy_(draw.to(dtype).float())

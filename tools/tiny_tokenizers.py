@@ -40,6 +40,13 @@ SEED_CODER = (
     "|\\s+(?!\\S)|\\s+"
 )
 
+# Of GPT-4o: letters by case, contractions at their end.
+GPT4O = (
+    r"[^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]*[\p{Ll}\p{Lm}\p{Lo}\p{M}]+(?i:'s|'t|'re|'ve|'m|'ll|'d)?"
+    r"|[^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]+[\p{Ll}\p{Lm}\p{Lo}\p{M}]*(?i:'s|'t|'re|'ve|'m|'ll|'d)?"
+    r"|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n/]*|\s*[\r\n]+|\s+(?!\S)|\s+"
+)
+
 CHATML = (
     "{% for message in messages %}{{ '<|im_start|>' + message['role'] + '\\n' + message['content'] + '<|im_end|>\\n' }}"
     "{% endfor %}{% if add_generation_prompt %}{{ '<|im_start|>assistant\\n' }}{% endif %}"
@@ -82,6 +89,20 @@ OLMO_CHAT = (
     "{{ bos_token }}{% for message in messages %}{{ '<|' + message['role'] + '|>\\n' + message['content'] }}"
     "{% if message['role'] == 'assistant' %}{{ eos_token }}{% endif %}{{ '\\n' }}{% endfor %}"
     "{% if add_generation_prompt %}{{ '<|assistant|>\\n' }}{% endif %}"
+)
+DOTS_CHAT = (
+    "{% for message in messages %}{% if message['role'] == 'system' %}{{ '<|system|>' + message['content'] + "
+    "'<|endofsystem|>' }}{% elif message['role'] == 'user' %}{{ '<|userprompt|>' + message['content'] + "
+    "'<|endofuserprompt|>' }}{% else %}{{ '<|response|>' + message['content'] + '<|endofresponse|>' }}{% endif %}"
+    "{% endfor %}{% if add_generation_prompt %}{{ '<|response|>' }}{% endif %}"
+)
+GLM_CHAT = (
+    "[gMASK]<sop>{% for message in messages %}{{ '<|' + message['role'] + '|>\\n' + message['content'] }}{% endfor %}"
+    "{% if add_generation_prompt %}{{ '<|assistant|>' }}{% endif %}"
+)
+MINIMAX_CHAT = (
+    "{{ ']~!b[' }}{% for message in messages %}{{ ']~b]' + ('ai' if message['role'] == 'assistant' else message['role']) +"
+    " '\\n' + message['content'] + '[e~[\\n' }}{% endfor %}{% if add_generation_prompt %}{{ ']~b]ai\\n' }}{% endif %}"
 )
 PHI3_CHAT = (
     "{% for message in messages %}{{ '<|' + message['role'] + '|>\\n' + message['content'] + '<|end|>\\n' }}{% endfor %}"
@@ -260,6 +281,34 @@ BPE = {
         "config": {"tokenizer_class": "PreTrainedTokenizerFast", "bos_token": None, "eos_token": "<|im_end|>",
                    "pad_token": "<|im_end|>", "model_input_names": ["input_ids", "attention_mask"],
                    "chat_template": CHATML},
+    },
+    "dots1": {
+        "normalizer": {"type": "NFC"},
+        "pre": sequence("pretokenizers", split({"Regex": TIKTOKEN % ""}), BYTES_ONLY | {"trim_offsets": False}),
+        "post": lambda ids: BYTES_ONLY | {"trim_offsets": False},
+        "last": [added(t) for t in ["<|endoftext|>", "<|im_start|>", "<|im_end|>", "<|system|>", "<|endofsystem|>",
+                                    "<|userprompt|>", "<|endofuserprompt|>", "<|response|>", "<|endofresponse|>"]],
+        "config": {"tokenizer_class": "Qwen2Tokenizer", "add_prefix_space": False, "bos_token": None,
+                   "eos_token": "<|endofresponse|>", "pad_token": "<|endoftext|>", "unk_token": None,
+                   "errors": "replace", "split_special_tokens": False, "chat_template": DOTS_CHAT},
+    },
+    "glm4_moe": {
+        "pre": sequence("pretokenizers", split({"Regex": TIKTOKEN % "{1,3}"}), BYTES_ONLY),
+        "post": lambda ids: {"type": "ByteLevel", "add_prefix_space": True, "trim_offsets": False, "use_regex": True},
+        "ignore_merges": True,
+        "last": [added(t) for t in ["<|endoftext|>", "[MASK]", "[gMASK]", "<sop>", "<eop>", "<|system|>", "<|user|>",
+                                    "<|assistant|>", "<|observation|>"]],
+        "config": {"tokenizer_class": "PreTrainedTokenizerFast", "eos_token": "<|endoftext|>",
+                   "pad_token": "<|endoftext|>", "model_input_names": ["input_ids", "attention_mask"],
+                   "chat_template": GLM_CHAT},
+    },
+    "minimax_m2": {
+        "pre": sequence("pretokenizers", split({"Regex": GPT4O}), BYTES_ONLY),
+        "post": lambda ids: BYTES_ONLY,
+        "last": [added(t) for t in ["]<]start of image[>[", "<fim_prefix>", "]~!b[", "]~b]", "[e~["]],
+        "config": {"tokenizer_class": "PreTrainedTokenizerFast", "bos_token": "]~!b[", "eos_token": "[e~[",
+                   "unk_token": "<fim_prefix>", "model_input_names": ["input_ids", "attention_mask"],
+                   "chat_template": MINIMAX_CHAT},
     },
     "granite": {
         "pre": sequence("pretokenizers", {"type": "Digits", "individual_digits": True}, BYTE_LEVEL),

@@ -268,7 +268,10 @@ mod tests {
                 let (pool, mut scratch) = (Pool::with_level(1, level), Scratch::new());
                 let mut y = vec![0f32; 3 * n];
                 matmul(&pool, &mut scratch, &[w], &vec![1.0; 140 * n], n, &mut [&mut y]).unwrap();
-                assert!(y.chunks(3).all(|y| y[0] == 140.0 && y[1].is_nan() && y[2] == 140.0), "{level:?} {at}");
+                assert!(
+                    y.chunks(3).all(|y| y[0] == 140.0 && y[1].is_nan() && y[2] == 140.0),
+                    "{level:?} {at}"
+                );
             }
         }
         let scales = Scales::new(vec![1.0; 2], [2, 64], [2, 32]).unwrap();

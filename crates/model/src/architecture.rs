@@ -11,11 +11,13 @@
 //! ```
 
 mod keys;
+mod mixture;
 mod role;
 
 use std::fmt;
 
 pub use keys::{Accepted, Field, GgufKey, HfKey, HfLimit, Silence};
+pub use mixture::{GroupRank, MixtureRules, Scores};
 pub use role::TensorRole;
 
 /// A family of models that share one forward pass.
@@ -63,6 +65,8 @@ pub struct Architecture {
     pub gated: bool,
     /// Whether the head is the embedding where `config.json` does not say.
     pub tied_by_default: bool,
+    /// Of its mixtures of experts, if it has any.
+    pub mixture: MixtureRules,
     /// The keys of `config.json`, and the meaning of an absent key.
     pub hf_keys: &'static [HfKey],
     /// Keys of `config.json` that change the computation in ways quern does not know, unless they have certain
@@ -257,6 +261,10 @@ pub enum Dim {
     ConvTaps,
     /// `3 * hidden_size`.
     TripleHidden,
+    /// Width inside the shared expert.
+    SharedFfn,
+    /// One: the router of a shared expert has one output.
+    One,
 }
 
 /// Which models have a tensor.
@@ -290,6 +298,16 @@ pub enum Presence {
     RopeFactors,
     /// GGUF files of models with long and short rope factors (Phi-3); Hugging Face has them in the config.
     LongRope,
+    /// Layers with one feed-forward network, of models where others are mixtures of experts.
+    DenseLayers,
+    /// Layers that are mixtures of experts, of models where others may not be.
+    SparseLayers,
+    /// Layers that are mixtures with a shared expert.
+    SharedExpert,
+    /// The same, whose result is multiplied with a gate.
+    SharedRouter,
+    /// Layers that are mixtures whose choice has a bias.
+    ChoiceBias,
 }
 
 /// How Hugging Face's layout of a tensor differs from GGUF's.

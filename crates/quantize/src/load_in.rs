@@ -110,7 +110,13 @@ impl LoadIn for BlockTypes {
 fn matrices(config: &Config, in_blocks: bool, to: ElementType) -> HashMap<String, ElementType> {
     let expected = config.expected_tensors(config.convention).into_iter();
     // Routers, tables of positions and convolutions stay as they are, as with every scheme.
-    let left = [TensorRole::Router, TensorRole::PositionEmbedding, TensorRole::StateConv];
+    let left = [
+        TensorRole::Router,
+        TensorRole::ChoiceBias,
+        TensorRole::SharedRouter,
+        TensorRole::PositionEmbedding,
+        TensorRole::StateConv,
+    ];
     let matrix = |e: &ExpectedTensor| e.shape.len() >= 2 && !left.contains(&e.role);
     let head_norm =
         |e: &ExpectedTensor| [TensorRole::AttentionQNorm, TensorRole::AttentionKNorm].contains(&e.role);

@@ -8,7 +8,7 @@ use quern_compute::{Device, MOST_GPU_EXPERTS, MOST_GPU_HEAD, Pool};
 use quern_model::{Config, RopeScaling, Tokenizer, View};
 use quern_tensor_io::{Checkpoint, Error as FileError, NoProgress, Progress};
 
-use crate::forward::cache_shape;
+use crate::forward::{cache_shape, mixture_beyond_gpus};
 use crate::load::LoadIn;
 use crate::placement::{
     self, Capacity, GpuLayers, GpuRoom, Location, Made, MemoryPlan, Mover, Placement, Plan, SizeOptions,
@@ -345,6 +345,9 @@ fn beyond_gpus(config: &Config) -> Option<String> {
         return Some(format!(
             "GPUs support heads of an even size up to {MOST_GPU_HEAD}, and these have {dim} values"
         ));
+    }
+    if let Some(why) = config.experts.as_ref().and_then(mixture_beyond_gpus) {
+        return Some(why.to_owned());
     }
     (experts > MOST_GPU_EXPERTS)
         .then(|| format!("GPUs support up to {MOST_GPU_EXPERTS} experts, and there are {experts}"))

@@ -18,6 +18,7 @@ mod gradients;
 mod mixture;
 mod operations;
 mod replay;
+mod routing;
 mod sums;
 mod upload;
 mod values;
@@ -34,8 +35,9 @@ pub use cache::{CacheShape, KvCache, KvType};
 pub use gpu::{Gpu, MOST_GPU_EXPERTS, MOST_GPU_HEAD, gpus};
 pub use gradients::{Columns, Recorded, Turn};
 pub use mixture::{ExpertStacks, Mixture, Rows, bytes_of_stack};
-pub use operations::{Attend, Choice, Heads, Input, Output, Rotate, Routing, RowLikelihood};
+pub use operations::{Attend, Choice, Heads, Input, Output, Rotate, RowLikelihood};
 pub use replay::{Mode, PassKey};
+pub use routing::{GroupRank, Groups, Routing, Scores};
 pub use upload::{Room, Uploader, bytes_of_linear, bytes_of_matrix, bytes_of_norm};
 pub use values::{Buffer, Values, ValuesMut};
 pub use waiting::Waiting;
@@ -235,12 +237,19 @@ impl Executor {
     }
 
     /// Chooses experts for each row of the router's outputs, which are overwritten: for each expert the tokens that chose
-    /// it, in their order. Waits for the result.
+    /// it, in their order. `bias`, in RAM and one number for each expert, is added to scores for the choice, not to
+    /// shares. Waits for the result.
     ///
     /// # Errors
-    /// As [`Executor::norm`].
-    pub fn route(&mut self, logits: ValuesMut<'_>, routing: Routing) -> Result<Vec<Vec<Choice>>> {
-        dispatch!(self, half => half.route(logits, routing))
+    /// As [`Executor::norm`]; [`Error::Device`](crate::Error::Device) on a GPU for a bias, and for what is not
+    /// [`Routing::on_gpu`].
+    pub fn route(
+        &mut self,
+        logits: ValuesMut<'_>,
+        routing: Routing,
+        bias: Option<&Vector>,
+    ) -> Result<Vec<Vec<Choice>>> {
+        dispatch!(self, half => half.route(logits, routing, bias))
     }
 
     /// Copies the rows of `x` that these tokens have, each of `width` values.

@@ -101,35 +101,6 @@ pub struct Attend<'a> {
     pub out: ValuesMut<'a>,
 }
 
-/// How a router's outputs choose experts.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Routing {
-    /// Experts there are.
-    pub count: usize,
-    /// Experts of a token.
-    pub used: usize,
-    /// Whether the shares of a token's experts are made to sum to one.
-    pub normalized: bool,
-}
-
-impl Routing {
-    /// The tokens of a router's outputs. Refuses outputs that are not whole rows, more than `most` experts, and tokens that
-    /// use more than there are.
-    pub(crate) fn check(self, outputs: usize, most: usize) -> Result<usize> {
-        let tokens = outputs / self.count.max(1);
-        same("experts: outputs of the router", tokens * self.count, outputs)?;
-        if self.used > self.count || self.count > most {
-            let what = "experts: those that a token uses, of those there are";
-            return Err(Error::Lengths {
-                what,
-                expected: self.count.min(most),
-                found: self.used.max(self.count),
-            });
-        }
-        Ok(tokens)
-    }
-}
-
 /// Which token chose an expert, and its share in that token's sum.
 #[derive(Clone, Copy, Debug, PartialEq)]
 #[repr(C)]

@@ -66,6 +66,20 @@ pub enum Field {
     DeltaValueHeads,
     DeltaKeyDim,
     DeltaValueDim,
+    /// What the chosen experts' weights are multiplied by.
+    ExpertScale,
+    /// Width inside the expert that all tokens use; 0 for none.
+    SharedFfn,
+    /// The same as a number of experts, each of the usual width; 0 for none.
+    SharedExperts,
+    /// Groups of experts.
+    ExpertGroups,
+    /// Groups that a token chooses its experts from.
+    ExpertGroupsUsed,
+    /// Layers in front of the first mixture of experts.
+    DenseLayers,
+    /// Every so many layers the last is a mixture of experts.
+    SparseStep,
 }
 
 /// The meaning of an absent key.
@@ -170,6 +184,24 @@ pub enum GgufKey {
     ExpertFeedForwardLength,
     /// `expert_weights_norm`, only where it is off: llama.cpp takes it for on.
     ExpertWeightsNormOff,
+    /// `expert_weights_norm`.
+    ExpertWeightsNorm,
+    /// `expert_weights_scale`: what the chosen experts' weights are multiplied by.
+    ExpertWeightsScale,
+    /// The same, only where it is not 1.
+    ExpertWeightsScaleUnlessOne,
+    /// `expert_gating_func`: 1 for a softmax, 2 for sigmoids.
+    ExpertGatingFunc,
+    /// `expert_shared_count`: the shared expert's width as a number of experts.
+    ExpertSharedCount,
+    /// `expert_shared_feed_forward_length`: the shared expert's width, where there is one.
+    ExpertSharedFeedForwardLength,
+    /// `expert_group_count` and `expert_group_used_count`, 1 each where there are no groups.
+    ExpertGroups,
+    /// `leading_dense_block_count`: layers in front of the first mixture.
+    LeadingDenseBlockCount,
+    /// `interleave_moe_layer_step`: every so many layers the last is a mixture.
+    InterleaveMoeLayerStep,
     /// `attention.key_length` and `attention.value_length`.
     KeyValueLength,
     /// The same, only where the heads do not share out the hidden size: llama.cpp's converter does not write it for

@@ -83,4 +83,14 @@ pub enum TensorRole {
     ExpertsUp,
     /// The down projections of all experts, `[experts, hidden, ffn]`.
     ExpertsDown,
+    /// Added to the router's scores for the choice of experts, not to their shares.
+    ChoiceBias,
+    /// The gate projection of the expert that all tokens use.
+    SharedGate,
+    /// Its up projection.
+    SharedUp,
+    /// Its down projection.
+    SharedDown,
+    /// One row: the sigmoid of its product is what the shared expert's result is multiplied with.
+    SharedRouter,
 }

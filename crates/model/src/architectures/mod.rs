@@ -16,6 +16,7 @@ mod olmoe;
 mod opt;
 mod phi;
 mod qwen;
+mod qwen2_moe;
 mod qwen3_5;
 mod seed_oss;
 mod smollm3;
@@ -39,6 +40,7 @@ pub use olmoe::OLMOE;
 pub use opt::OPT;
 pub use phi::{PHI2, PHI3};
 pub use qwen::{QWEN2, QWEN2_VL, QWEN3, QWEN3_MOE, QWEN3_VL};
+pub use qwen2_moe::QWEN2_MOE;
 pub use qwen3_5::QWEN3_5;
 pub use seed_oss::SEED_OSS;
 pub use smollm3::SMOLLM3;
@@ -82,6 +84,7 @@ pub static ALL: &[&Architecture] = &[
     &EXAONE4,
     &COHERE2,
     &ERNIE4_5,
+    &QWEN2_MOE,
 ];
 
 /// The architecture with this `general.architecture` in GGUF: of several with the name `llama` the first with (or

@@ -62,6 +62,8 @@ impl Config {
         layer: Option<usize>,
     ) -> Option<bool> {
         let gguf = convention == Convention::Gguf;
+        let experts = self.experts.filter(|_| layer.is_some_and(|layer| self.is_sparse(layer)));
+        let shared = experts.and_then(|experts| experts.shared);
         let given = |there: bool, optional: bool| there.then_some(optional);
         match template.presence {
             Presence::Always => Some(false),
@@ -78,6 +80,11 @@ impl Config {
             Presence::StateLayers => given(layer.is_none_or(|layer| self.has_state(layer)), false),
             Presence::RopeFactors => given(self.rope.factors.is_some(), false),
             Presence::LongRope => given(self.rope.long_factors().is_some(), false),
+            Presence::DenseLayers => given(experts.is_none(), false),
+            Presence::SparseLayers => given(experts.is_some(), false),
+            Presence::SharedExpert => given(shared.is_some(), false),
+            Presence::SharedRouter => given(shared.is_some_and(|shared| shared.gated), false),
+            Presence::ChoiceBias => given(experts.is_some_and(|experts| experts.choice_bias), false),
         }
     }
 
@@ -151,6 +158,8 @@ impl Config {
             Dim::ConvTaps => self.states.as_ref().map_or(0, |states| states.mixer.taps()),
             Dim::TripleHidden => 3 * self.hidden_size,
             Dim::ExpertFfn => experts.map_or(0, |e| e.ffn_size),
+            Dim::SharedFfn => experts.and_then(|e| e.shared).map_or(0, |shared| shared.ffn_size),
+            Dim::One => 1,
         }
     }
 

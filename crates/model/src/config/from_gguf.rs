@@ -11,7 +11,7 @@ use crate::identify::class;
 
 use super::gguf_keys::Keys;
 use super::rope::yarn_mscale;
-use super::{Config, Experts, QueryGrowth, Rope, RopeScaling, limit, mixers, quirks};
+use super::{Config, QueryGrowth, Rope, RopeScaling, limit, mixers, mixture, quirks};
 
 /// How many of the blocks predict further tokens.
 const NEXTN: &str = "nextn_predict_layers";
@@ -74,23 +74,7 @@ pub(super) fn read(file: &Path, metadata: &Metadata, checkpoint: &Checkpoint) ->
     };
     let experts = match with_experts {
         false => None,
-        true => Some(Experts {
-            count: keys.need("expert_count", limit::EXPERTS)?,
-            used: keys.need("expert_used_count", limit::EXPERTS)?,
-            ffn_size: match keys.size("expert_feed_forward_length", limit::HIDDEN)? {
-                Some(size) => size,
-                // The whole network's width, shared out among the experts that compute.
-                None if architecture.name == "qwen3moe" => {
-                    (ffn_size / keys.need("expert_used_count", limit::EXPERTS)?).max(1)
-                }
-                None => ffn_size,
-            },
-            // llama.cpp never does so for OLMoE, and reads no key.
-            normalized: match architecture.name {
-                "olmoe" => false,
-                _ => keys.flag("expert_weights_norm")?.unwrap_or(true),
-            },
-        }),
+        true => Some(mixture::from_gguf(&keys, architecture, ffn_size)?),
     };
     let block = match keys.flag("use_parallel_residual")? {
         Some(true) => Block::Parallel,
@@ -166,6 +150,7 @@ pub(super) fn read(file: &Path, metadata: &Metadata, checkpoint: &Checkpoint) ->
         scaled_by_layer: false,
         experts,
         states: None,
+        sparse_layers: Vec::new(),
         // Readers of GGUF take it from the architecture; no key says it.
         activation: architecture.activations[0],
         dtype: None,
@@ -176,6 +161,7 @@ pub(super) fn read(file: &Path, metadata: &Metadata, checkpoint: &Checkpoint) ->
         quantization: None,
     };
     config.states = mixers::from_gguf(&keys, &config)?;
+    config.sparse_layers = mixture::sparse_layers_of_gguf(&keys, &config)?;
     config.sliding_layers = sliding_layers(&keys, &config)?;
     config.unrotated_layers = config.usual_unrotated_layers();
     config.query_growth = query_growth(&keys, &config)?;
@@ -195,6 +181,16 @@ pub(super) fn read(file: &Path, metadata: &Metadata, checkpoint: &Checkpoint) ->
     let qk_norm = any(&[Role::AttentionQNorm, Role::AttentionKNorm]);
     (config.tied_embeddings, config.qk_norm) = (tied, qk_norm);
     (config.qkv_bias, config.output_bias, config.mlp_bias) = (qkv_bias, output_bias, mlp_bias);
+    let in_layer = |role, layer| {
+        let name = config.tensor_name(Convention::Gguf, role, Some(layer));
+        name.is_some_and(|n| checkpoint.tensor(&n).is_some())
+    };
+    let bias = config
+        .sparse_layers
+        .iter()
+        .position(|&sparse| sparse)
+        .is_some_and(|first| in_layer(Role::ChoiceBias, first));
+    mixture::complete(bias, &mut config);
     quirks::from_gguf(|name| checkpoint.tensor(name).is_some(), &mut config);
     config.rope.factors = factors(&config, file, checkpoint, Role::RopeFactors)?;
     long_factors(&mut config, &keys, checkpoint)?;

@@ -11,7 +11,7 @@ use crate::architectures;
 use crate::identify::class;
 use crate::json::{Json, Object};
 
-use super::{Config, Experts, hf_rope, limit, mixers, multimodal, quirks};
+use super::{Config, hf_rope, limit, mixers, mixture, multimodal, quirks};
 
 /// A `config.json` under the keys of one architecture.
 pub(super) struct Reader<'a> {
@@ -61,6 +61,15 @@ impl Reader<'_> {
                 Silence::Times(factor, other) => Ok(self.size(other, max)?.map(|size| size * factor)),
                 Silence::Nothing | Silence::Flag(_) | Silence::Word(_) => Ok(None),
             },
+        }
+    }
+
+    /// A number of things, at most `max`, which may be 0.
+    pub fn count(&self, field: Field, max: usize) -> Result<Option<usize>> {
+        let zero = |name| Ok::<_, Error>(self.root.u64(name)? == Some(0));
+        match self.said(field) {
+            Some(Said::Key(name)) if zero(name)? => Ok(Some(0)),
+            _ => self.size(field, max),
         }
     }
 
@@ -181,15 +190,7 @@ pub(super) fn read(file: &Path) -> Result<Config> {
     };
     let context_length = reader.need(Field::Context, limit::CONTEXT)?;
     let ffn_size = reader.need(Field::Ffn, limit::HIDDEN)?;
-    let experts = match reader.size(Field::Experts, limit::EXPERTS)? {
-        None => None,
-        Some(count) => Some(Experts {
-            count,
-            used: reader.need(Field::ExpertsUsed, limit::EXPERTS)?,
-            ffn_size: reader.size(Field::ExpertFfn, limit::HIDDEN)?.unwrap_or(ffn_size),
-            normalized: reader.flag(Field::NormTopk, true)?,
-        }),
-    };
+    let experts = mixture::from_hf(&reader, ffn_size)?;
     let block = match (reader.flag(Field::ParallelBlock, false)?, reader.flag(Field::NormBefore, true)?) {
         (true, _) => Block::Parallel,
         (false, true) if architecture.block == Block::OutputNorm => Block::OutputNorm,
@@ -240,6 +241,7 @@ pub(super) fn read(file: &Path) -> Result<Config> {
         scaled_by_layer: reader.flag(Field::ScaledByLayer, false)?,
         experts,
         states: None,
+        sparse_layers: Vec::new(),
         activation: reader.activation()?,
         dtype: dtype(&whole)?.or(dtype(&root)?),
         rope_sections: None,
@@ -250,6 +252,7 @@ pub(super) fn read(file: &Path) -> Result<Config> {
     };
     config.rope_sections = multimodal::rope_sections(&root, architecture, config.rope.dimensions)?;
     config.states = mixers::from_hf(&reader, &config)?;
+    config.sparse_layers = mixture::sparse_layers_of_hf(&reader, &config)?;
     quirks::from_hf(&reader, &mut config)?;
     config.checked(file)
 }

@@ -10,6 +10,7 @@ mod from_hf;
 mod gguf_keys;
 mod hf_rope;
 pub(crate) mod mixers;
+mod mixture;
 mod multimodal;
 mod quirks;
 mod rope;
@@ -23,6 +24,7 @@ use crate::architecture::{Activation, Architecture, Block, Convention, Dim, Rope
 
 pub use expected::ExpectedTensor;
 pub use mixers::{DeltaNet, ShortConv, StateMixer, States};
+pub use mixture::{ExpertGroups, Experts, SharedExpert};
 pub(crate) use quirks::{unusual_query_scalar, unusual_window_pattern, window_pattern};
 pub(crate) use rope::yarn_mscale;
 pub use rope::{Rope, RopeScaling};
@@ -112,10 +114,12 @@ pub struct Config {
     pub query_growth: Option<QueryGrowth>,
     /// Scores of layer `i` are also divided by `i + 1` (GPT-2 with `scale_attn_by_inverse_layer_idx`).
     pub scaled_by_layer: bool,
-    /// The mixture of experts in place of the feed-forward network.
+    /// The mixture of experts in place of the feed-forward network, in [`Config::sparse_layers`].
     pub experts: Option<Experts>,
     /// The layers whose mixer keeps a state, where there are such.
     pub states: Option<States>,
+    /// Which layers are mixtures, one flag a layer; all false without experts.
+    pub sparse_layers: Vec<bool>,
     /// The feed-forward network's activation.
     pub activation: Activation,
     /// Element type the weights were published in, where `config.json` says so.
@@ -152,19 +156,6 @@ impl QueryGrowth {
     pub fn at(self, position: usize) -> f32 {
         1.0 + self.beta * ((1 + position / self.context.max(1)) as f32).ln()
     }
-}
-
-/// A mixture of experts.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Experts {
-    /// How many there are.
-    pub count: usize,
-    /// How many compute for each token.
-    pub used: usize,
-    /// Width inside one.
-    pub ffn_size: usize,
-    /// The chosen ones' weights are made to sum to one.
-    pub normalized: bool,
 }
 
 impl Config {
@@ -293,10 +284,8 @@ impl Config {
         if let Some(Err(what)) = self.states.as_ref().map(|states| states.check(self.layers)) {
             return bad(what);
         }
-        if let Some(Experts { count, used, .. }) = self.experts
-            && used > count
-        {
-            return bad(format!("{used} experts cannot be chosen from {count}"));
+        if let Some(what) = self.experts.and_then(|experts| experts.impossible()) {
+            return bad(what);
         }
         if !self.architecture.activations.contains(&self.activation) {
             return Err(Error::unsupported(

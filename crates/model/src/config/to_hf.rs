@@ -5,7 +5,7 @@ use serde_json::{Map, Value, json};
 
 use crate::architecture::{Activation, Block, Field, Position, Silence, Unrotated};
 
-use super::{Config, Rope, RopeScaling, mixers, quirks};
+use super::{Config, Rope, RopeScaling, mixers, mixture, quirks};
 
 /// `config.json` of a model read from a GGUF file with this metadata, its weights stored as `dtype`.
 pub(crate) fn config_json(config: &Config, metadata: &Metadata, dtype: ElementType) -> Map<String, Value> {
@@ -33,6 +33,7 @@ pub(crate) fn config_json(config: &Config, metadata: &Metadata, dtype: ElementTy
     set("torch_dtype", json!(dtype_name(dtype)));
     set("use_cache", json!(true));
     mixers::to_hf(config, &mut out);
+    mixture::to_hf(config, &mut out);
     quirks::to_hf(config, metadata, &mut out);
     out
 }
@@ -157,6 +158,15 @@ fn field(config: &Config, field: Field) -> Option<Value> {
         Field::ExpertsUsed => json!(experts?.used),
         Field::ExpertFfn => json!(experts?.ffn_size),
         Field::NormTopk => json!(experts?.normalized),
+        Field::ExpertScale => shortest(experts?.scale),
+        Field::SharedFfn => json!(experts?.shared.map_or(0, |shared| shared.ffn_size)),
+        Field::SharedExperts => json!(experts?.shared_count()),
+        Field::ExpertGroups => json!(experts?.groups.map_or(1, |groups| groups.count)),
+        Field::ExpertGroupsUsed => json!(experts?.groups.map_or(1, |groups| groups.used)),
+        Field::DenseLayers => json!(config.sparse_rule()?.0),
+        Field::SparseStep => {
+            json!(config.sparse_rule().filter(|&(first, _)| first == 0).map_or(1, |(_, step)| step))
+        }
     })
 }
 

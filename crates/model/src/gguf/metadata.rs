@@ -16,7 +16,7 @@ use crate::json::Json;
 use crate::tokenizer::Source;
 use crate::{Config, TensorRole as Role};
 
-use super::{card, limits, name, tokenizer};
+use super::{card, limits, mixture, name, tokenizer};
 
 /// A GGUF checkpoint's metadata, less what describes its splits.
 pub(crate) fn own_metadata(checkpoint: &Checkpoint) -> Metadata {
@@ -166,24 +166,21 @@ fn model(config: &Config, out: &mut Metadata) {
                     set(name, Value::F32(config.norm_epsilon));
                 }
             }
-            GgufKey::ExpertCount => {
+            GgufKey::ExpertCount
+            | GgufKey::ExpertUsedCount
+            | GgufKey::ExpertFeedForwardLength
+            | GgufKey::ExpertWeightsNormOff
+            | GgufKey::ExpertWeightsNorm
+            | GgufKey::ExpertWeightsScale
+            | GgufKey::ExpertWeightsScaleUnlessOne
+            | GgufKey::ExpertGatingFunc
+            | GgufKey::ExpertSharedCount
+            | GgufKey::ExpertSharedFeedForwardLength
+            | GgufKey::ExpertGroups
+            | GgufKey::LeadingDenseBlockCount
+            | GgufKey::InterleaveMoeLayerStep => {
                 if let Some(experts) = &config.experts {
-                    set("expert_count", size(experts.count));
-                }
-            }
-            GgufKey::ExpertUsedCount => {
-                if let Some(experts) = &config.experts {
-                    set("expert_used_count", size(experts.used));
-                }
-            }
-            GgufKey::ExpertFeedForwardLength => {
-                if let Some(experts) = &config.experts {
-                    set("expert_feed_forward_length", size(experts.ffn_size));
-                }
-            }
-            GgufKey::ExpertWeightsNormOff => {
-                if config.experts.is_some_and(|experts| !experts.normalized) {
-                    set("expert_weights_norm", Value::Bool(false));
+                    mixture::write(key, config, experts, &mut set);
                 }
             }
             GgufKey::KeyValueLengthIfGiven if !config.head_dim_given => {}

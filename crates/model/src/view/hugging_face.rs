@@ -59,7 +59,8 @@ fn decoded<'a>(
 ) -> Result<(ViewTensor, Data<'a>)> {
     let layout = want.template.layout;
     if matches!(layout, Layout::PlusOne | Layout::Transposed | Layout::DeltaDecay) {
-        let what = "has a scale beside it, and the model's own files have it in another layout, which is not read";
+        let what =
+            "has a scale beside it, and the model's own files have it in another layout, which is not read";
         return Err(Error::unsupported(checkpoint.path(), what).with_tensor(&layer.name));
     }
     let height = want.shape.iter().rev().skip(1).product::<usize>();

@@ -45,7 +45,11 @@ pub(super) fn described(contents: Contents<'_>) -> View<'_> {
         let layout = match (convention, place) {
             (Convention::Gguf, _) => Layout::Same,
             // Packed layers are stored the usual way round.
-            (_, Place::Packed(_) | Place::PackedRows { .. }) if expected.template.layout == Layout::Transposed => Layout::Same,
+            (_, Place::Packed(_) | Place::PackedRows { .. })
+                if expected.template.layout == Layout::Transposed =>
+            {
+                Layout::Same
+            }
             (Convention::HuggingFace, _) => expected.template.layout,
         };
         tensors.push(ViewTensor { place: Some(place), layout, ..tensor });

@@ -150,7 +150,7 @@ pub fn memory_bytes(model: &Model, options: CollectOptions) -> u64 {
     let (context, batch) = (wide(options.context), wide(options.context.min(BATCH)));
     let (query, key) = (config.heads * config.head_dim, config.kv_heads * config.head_dim);
     let cache = 4 * 2 * wide(config.layers * key) * context;
-    let ffn = config.experts.map_or(config.ffn_size, |e| e.ffn_size * e.used);
+    let ffn = config.experts.map_or(0, |e| e.ffn_size * e.used).max(config.widest());
     let activations = 4 * batch * wide(4 * config.hidden_size + 2 * query + 2 * key + 3 * ffn);
     let computed = if model.uses_gpu() { 0 } else { cache + activations };
     computed + 2 * file_bytes(model)
@@ -162,7 +162,8 @@ pub fn file_bytes(model: &Model) -> u64 {
     let (ffn, experts) = config.experts.map_or((config.ffn_size, 1), |e| (e.ffn_size, e.count));
     // Q, K, V and output; gate, up and down.
     let columns = 3 * config.hidden_size + config.heads * config.head_dim;
-    4 * (config.layers * (columns + experts * (2 * config.hidden_size + ffn))) as u64
+    let shared = config.experts.and_then(|e| e.shared).map_or(0, |e| 2 * config.hidden_size + e.ffn_size);
+    4 * (config.layers * (columns + shared + experts * (2 * config.hidden_size + ffn))) as u64
 }
 
 /// Runs `text` through `model`. Progress counts chunks.

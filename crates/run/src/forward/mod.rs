@@ -43,7 +43,7 @@ use crate::{Error, Model, Observer, Result};
 use stream::{STREAMED_FROM, Streamer};
 
 pub(crate) use embed::{embed, embed_from};
-pub(crate) use experts::{BeforeGroup, GPU_ROWS, run as run_experts};
+pub(crate) use experts::{BeforeGroup, GPU_ROWS, beyond_gpus as mixture_beyond_gpus, run as run_experts};
 pub(crate) use head::LogitsTo;
 use head::head;
 use mixers::Remote;
@@ -262,7 +262,7 @@ fn block(
 ) -> Result<()> {
     let config = &model.config;
     let Batch { n, first, keep } = batch;
-    let (hidden, wide, query) = (config.hidden_size, wide(config), config.heads * config.head_dim);
+    let (hidden, wide, query) = (config.hidden_size, config.ffn_size, config.heads * config.head_dim);
     let (rows, mixed_width) = (n - keep, block.mixer.width());
     let pairs = n * model.rotation.pairs();
     let key = config.kv_heads * config.head_dim;
@@ -333,7 +333,7 @@ fn block(
         }
         Ffn::Experts(experts) if phases.on_gpu() => {
             let (normed, out) = (normed.front(rows * hidden), projected.front_mut(rows * hidden));
-            phases.experts_on_gpu(experts, (x, tail), normed, out)
+            phases.experts_on_gpu(experts, (x, tail), (normed, w), out)
         }
         Ffn::Experts(experts) => {
             phases.normed_input(x!(), normed.front_mut(rows * hidden))?;

@@ -154,7 +154,7 @@ impl Workspace {
         // Beside the buffers above, the executor's: an input normalized, and results that are not stored as they are.
         let mixed = model.weights.mixed_width();
         let own = 5 * config.hidden_size + query + mixed + 2 * key + qkv + 3 * wide(config);
-        let experts = config.experts.map_or(0, |e| e.count + 2 * (e.ffn_size + config.hidden_size));
+        let experts = config.experts.map_or(0, |e| e.count + 2 * (wide(config) + config.hidden_size));
         let pairs = 4 * model.rotation.pairs();
         let floats = (own + experts + pairs + state_sizes(config).1) as u64 * n as u64;
         4 * floats + Self::kernels(model, n)
@@ -175,7 +175,7 @@ pub(crate) fn cache_shape(config: &Config, layers: usize, context: usize, kv: Kv
     CacheShape { layers, kv_heads, head_dim, context, kv }
 }
 
-/// Width inside the feed-forward network, or inside one expert.
+/// The largest width inside a feed-forward network or an expert.
 pub(crate) fn wide(config: &Config) -> usize {
-    config.experts.map_or(config.ffn_size, |e| e.ffn_size)
+    config.widest()
 }

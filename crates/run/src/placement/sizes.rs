@@ -293,6 +293,9 @@ fn is_matrix(role: TensorRole) -> bool {
         R::ExpertsGate,
         R::ExpertsUp,
         R::ExpertsDown,
+        R::SharedGate,
+        R::SharedUp,
+        R::SharedDown,
     ]
     .contains(&role)
 }
@@ -316,12 +319,13 @@ fn size(
         false => (rows, columns),
     };
     let layer = match tensor.place {
-        Some(Place::Packed(number) | Place::PackedRows { layer: number, .. }) => view.packing().and_then(|packing| packing.layers().get(number)),
+        Some(Place::Packed(number) | Place::PackedRows { layer: number, .. }) => {
+            view.packing().and_then(|packing| packing.layers().get(number))
+        }
         Some(Place::Plain(_)) | None => None,
     };
     let in_file = layer.and_then(|layer| layer.in_file_type());
-    let form =
-        layer.filter(|_| in_file.is_none()).map(|layer| layer.block_form(view.checkpoint()));
+    let form = layer.filter(|_| in_file.is_none()).map(|layer| layer.block_form(view.checkpoint()));
     let target = load_in.and_then(|load_in| load_in.target(&tensor.name));
     let stored = form.as_ref().map(|form| form.element_type).or(in_file).unwrap_or(tensor.element_type);
     let element_type = target.unwrap_or(stored);
@@ -366,11 +370,11 @@ fn size(
 /// Buffers of a forward pass.
 fn scratch(config: &Config, threads: usize, fused: bool) -> ScratchSizes {
     let (query, key) = (config.heads * config.head_dim, config.kv_heads * config.head_dim);
-    let wide = config.experts.map_or(config.ffn_size, |experts| experts.ffn_size);
+    let wide = config.widest();
     let qkv = query + 2 * key;
     let (states, mixers) = state_sizes(config);
     let own = mixers + 3 * config.hidden_size + 2 * query + 2 * key + 3 * wide;
-    let experts = config.experts.map_or(0, |e| e.count + 2 * (e.ffn_size + config.hidden_size));
+    let experts = config.experts.map_or(0, |e| e.count + 2 * (wide + config.hidden_size));
     let rest = own + 4 * (config.rope.dimensions / 2);
     let floats = rest + experts;
     // A GPU has the rows of all experts of a batch at once; memory for them grows by doubling.

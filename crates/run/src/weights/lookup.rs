@@ -90,20 +90,20 @@ impl<'v, 'a> Lookup<'v, 'a> {
                 let place = Mapped { tensor: span.tensor, start: span.start, end: span.start + span.bytes };
                 Ok(Stored::Plain(place, tensor.element_type))
             }
-            Some(place @ (Place::Packed(number) | Place::PackedRows { layer: number, .. })) => match self
-                .view
-                .packing()
-                .and_then(|p| p.layers().get(number))
-            {
-                Some(layer) => {
-                    let rows = match place {
-                        Place::PackedRows { first, rows, .. } => first..first + rows,
-                        Place::Packed(_) | Place::Plain(_) => 0..layer.rows,
-                    };
-                    Ok(Stored::Packed(layer, rows))
+            Some(place @ (Place::Packed(number) | Place::PackedRows { layer: number, .. })) => {
+                match self.view.packing().and_then(|p| p.layers().get(number)) {
+                    Some(layer) => {
+                        let rows = match place {
+                            Place::PackedRows { first, rows, .. } => first..first + rows,
+                            Place::Packed(_) | Place::Plain(_) => 0..layer.rows,
+                        };
+                        Ok(Stored::Packed(layer, rows))
+                    }
+                    None => {
+                        Err(self.error(tensor, ErrorKind::Malformed("its packed layer is not there".into())))
+                    }
                 }
-                None => Err(self.error(tensor, ErrorKind::Malformed("its packed layer is not there".into()))),
-            },
+            }
             None => Err(self.error(tensor, ErrorKind::Malformed("its rows are not in the file".into()))),
         }
     }
@@ -182,6 +182,15 @@ impl<'v, 'a> Lookup<'v, 'a> {
         let name = self.need(role, layer, None)?.name.clone();
         let bias = bias.map_or(Ok(None), |bias| self.optional(bias, layer))?;
         Ok(made(name, (role, layer, None), weight, bias, permutation))
+    }
+
+    /// A layer with one output, whose weight may be stored as a vector.
+    pub fn row(&self, role: TensorRole, layer: usize) -> Result<Linear> {
+        let name = self.need(role, Some(layer), None)?.name.clone();
+        let values = self.vector(role, Some(layer))?;
+        let bytes = values.iter().flat_map(|v| v.to_le_bytes()).collect();
+        let weight = Weight::owned(ElementType::F32, 1, values.len(), bytes)?;
+        Ok(made(name, (role, Some(layer), None), weight, None, None))
     }
 
     /// One expert's matrix: a tensor of its own, or its part of a stack.

@@ -16,7 +16,7 @@ use quern_compute::{Bytes, Matrix, Norm, Permutation, Scales, Vector};
 use quern_model::TensorRole;
 use quern_tensor_io::{Checkpoint, ElementType};
 
-pub(crate) use block::{Block, Experts, Ffn, Widen};
+pub(crate) use block::{Block, Expert, Experts, Ffn, SharedExpert, Widen};
 pub(crate) use mixers::{Attention, DeltaNet, HeadNorms, Mixer, Qkv, ShortConv, state_sizes};
 
 /// A range of bytes of one tensor in the map.
@@ -177,7 +177,8 @@ impl Weights {
                 Ffn::Dense { .. } => (0, 0),
                 Ffn::Experts(mixture) => {
                     let count = mixture.experts.len().max(1) as u64;
-                    (sum(experts) / count * self.experts_used as u64, mixture.router.bytes())
+                    let routers = mixture.routers().map(Linear::bytes).sum::<u64>();
+                    (sum(experts) / count * self.experts_used as u64, routers)
                 }
             };
             sum(common) + chosen + router
@@ -211,7 +212,10 @@ impl Weights {
         let norm = |n: &Norm| (n.weight.len() + n.bias.as_ref().map_or(0, Vector::len)) as u64;
         let block = |b: &Block| {
             let router = match &b.ffn {
-                Ffn::Experts(experts) => linear(&experts.router),
+                Ffn::Experts(experts) => {
+                    let bias = experts.choice_bias.as_ref().map_or(0, |bias| bias.len() as u64);
+                    bias + experts.routers().map(linear).sum::<u64>()
+                }
                 Ffn::Dense { .. } => 0,
             };
             b.mixer.vector_values() as u64

@@ -53,7 +53,11 @@ fn factors_multiply_whole_weights_and_experts() {
     .unwrap();
     let packing = packing.unwrap();
     assert_eq!((packing.scheme(), packing.method()), (&Scheme::Nvfp4, Some("gguf")));
-    assert!(packing.notes()[0].contains("(input_scale) of 1 of 2 layers are left out"), "{:?}", packing.notes());
+    assert!(
+        packing.notes()[0].contains("(input_scale) of 1 of 2 layers are left out"),
+        "{:?}",
+        packing.notes()
+    );
     assert_eq!(packing.layers().len(), 2);
     let one = packing.layer("blk.0.ffn_up.weight").unwrap();
     assert_eq!((one.rows, one.columns, one.parts.len()), (2, 128, 3));

@@ -389,7 +389,10 @@ fn stack() -> Model {
         .tensor("e.gate_up_proj", ElementType::F8E4M3, &[2, 4, 8], codes(64, 5))
         .tensor("e.gate_up_proj_scale_inv", ElementType::F32, &[2, 2, 2], floats(&[0.5; 8], ElementType::F32))
         .tensor("e.gate_up_proj_activation_scale", ElementType::F32, &[2], vec![0; 8])
-        .json("config.json", json!({ "quantization_config": { "quant_method": "fp8", "weight_block_size": [2, 4] } }))
+        .json(
+            "config.json",
+            json!({ "quantization_config": { "quant_method": "fp8", "weight_block_size": [2, 4] } }),
+        )
 }
 
 #[test]
@@ -397,11 +400,16 @@ fn stacks_of_experts() {
     use ElementType::{F8E4M3, F32, I32};
     let opened = stack().read().unwrap();
     let layer = &opened.packing.layers()[0];
-    assert_eq!((layer.name.as_str(), layer.rows, layer.columns, layer.parts.len()), ("e.gate_up_proj", 8, 8, 3));
+    assert_eq!(
+        (layer.name.as_str(), layer.rows, layer.columns, layer.parts.len()),
+        ("e.gate_up_proj", 8, 8, 3)
+    );
     let expected: Vec<f32> = codes(64, 5).iter().map(|c| value(*c) * 0.5).collect();
     assert_eq!(opened.decoded(), expected);
     assert_eq!(layer.in_file(&opened.checkpoint).unwrap().block, [2, 4]);
-    for (shape, block) in [(&[2usize][..], [4, 8]), (&[2, 1, 1], [4, 8]), (&[2, 4, 1], [1, 8]), (&[2, 1, 8], [4, 1])] {
+    for (shape, block) in
+        [(&[2usize][..], [4, 8]), (&[2, 1, 1], [4, 8]), (&[2, 4, 1], [1, 8]), (&[2, 1, 8], [4, 1])]
+    {
         let count = shape.iter().product();
         let mut model = stack();
         model.get("e.gate_up_proj_scale_inv").2 = shape.to_vec();

@@ -6,6 +6,7 @@ mod cache;
 mod experts;
 mod gradients;
 mod linear;
+mod routing;
 mod rows;
 mod statistics;
 mod sums;

@@ -36,7 +36,8 @@ pub(in crate::scheme) fn read_stack(
     use ElementType::{BF16, F16, F32};
     let codes = need(checkpoint, name, "")?;
     let &[experts @ 1.., height @ 1.., columns @ 1..] = codes.info.shape.as_slice() else {
-        return Err(codes.malformed(format!("has shape {:?}, expected experts, outputs and inputs", codes.info.shape)));
+        return Err(codes
+            .malformed(format!("has shape {:?}, expected experts, outputs and inputs", codes.info.shape)));
     };
     let found: Vec<_> = SCALES.iter().filter_map(|end| find(checkpoint, name, end)).collect();
     let scales = match found[..] {
@@ -70,7 +71,9 @@ fn block(scales: Part, [experts, height, columns]: [usize; 3], label: Option<&La
     };
     let (down, across) = match *scales.info.shape {
         [count] if count == experts => (1, 1),
-        [count, down, across] if count == experts && (1..=height).contains(&down) && across >= 1 => (down, across),
+        [count, down, across] if count == experts && (1..=height).contains(&down) && across >= 1 => {
+            (down, across)
+        }
         _ => return Err(wrong()),
     };
     let stated = label.and_then(|l| l.block);
