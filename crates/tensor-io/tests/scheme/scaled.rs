@@ -294,7 +294,7 @@ fn broken_layers() {
     let cases: [Reshaped; 15] = [
         (sound, "l.weight", F8E4M3, &[256], "expected a matrix"),
         (sound, "l.weight", F8E4M3, &[0, 64], "expected a matrix"),
-        (sound, "l.weight", F8E4M3, &[2, 4, 64], "several experts"),
+        (sound, "l.weight", F8E4M3, &[2, 4, 64], "neither one scale for each of 2 experts"),
         (sound, "l.weight", F8E5M2, &[5, 63], "cannot be divided"),
         (sound, "l.weight", BF16, &[4, 64], "scales a weight of bf16"),
         (sound, "l.weight_scale_inv", I32, &[2, 2], "expected f32, bf16, f16, u8"),

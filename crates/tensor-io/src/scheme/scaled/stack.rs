@@ -35,9 +35,12 @@ pub(in crate::scheme) fn read_stack(
 ) -> Result<PackedLayer> {
     use ElementType::{BF16, F16, F32};
     let codes = need(checkpoint, name, "")?;
-    let &[experts @ 1.., height @ 1.., columns @ 1..] = codes.info.shape.as_slice() else {
-        return Err(codes
-            .malformed(format!("has shape {:?}, expected experts, outputs and inputs", codes.info.shape)));
+    let (experts, height, columns) = match *codes.info.shape.as_slice() {
+        [experts, height, columns] if experts > 0 && height > 0 && columns > 0 => (experts, height, columns),
+        _ => {
+            let what = format!("has shape {:?}, expected experts, outputs and inputs", codes.info.shape);
+            return Err(codes.malformed(what));
+        }
     };
     let found: Vec<_> = SCALES.iter().filter_map(|end| find(checkpoint, name, end)).collect();
     let scales = match found[..] {
