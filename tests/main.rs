@@ -29,6 +29,7 @@ mod refused_threads;
 mod report;
 mod requantize;
 mod run;
+mod releases;
 mod schemes;
 mod special_files;
 mod templates;

@@ -35,11 +35,9 @@ ROOT = pathlib.Path(__file__).resolve().parent.parent
 OUT = ROOT / "fixtures/architectures"
 GREEDY = 16
 PROMPTS = ["It was a dark night, and the old captain", "I don't: naïve №42\n\t🙂"]
+SHORT = ["It was a dark night", "I don't: №42\n\t🙂"]
 # longer than the original context of phi3-longrope, whose rope factors depend on the length
 LONG = "It was a dark night, and the old captain said: in 1999 we'll be 12345, or so."
-
-# for models whose other files are large enough
-BRIEF = ["It was a dark night", "№42 🙂"]
 
 TEXTS = [
     "",
@@ -82,9 +80,12 @@ COHERE = LAYER_NORM | {"bos_token_id": "<BOS_TOKEN>", "eos_token_id": "<|END_OF_
 # latent attention, whose heads have more numbers in queries and keys than in values
 LATENT = {"kv_lora_rank": 32, "qk_nope_head_dim": 32, "qk_rope_head_dim": 8, "v_head_dim": 16}
 LAYER = SILU | {"intermediate_size": 48, "num_attention_heads": 2, "num_key_value_heads": 2}
-DEEPSEEK = LATENT | {"n_routed_experts": 8, "num_experts_per_tok": 3, "moe_intermediate_size": 16,
-                     "first_k_dense_replace": 1, "bos_token_id": tiny_tokenizers.BOS,
-                     "eos_token_id": tiny_tokenizers.EOS}
+LATENT_MOE = LATENT | {"n_routed_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_size": 32,
+                       "first_k_dense_replace": 1, "tie_word_embeddings": True}
+DEEPSEEK = LATENT_MOE | {"bos_token_id": tiny_tokenizers.BOS, "eos_token_id": tiny_tokenizers.EOS}
+# A delta net three layers of four.
+DELTA = {"num_hidden_layers": 4, "head_dim": 16, "linear_num_key_heads": 4, "linear_num_value_heads": 8,
+         "linear_key_head_dim": 4, "linear_value_head_dim": 4, "linear_conv_kernel_dim": 4}
 SAMPLING = {"do_sample": True, "temperature": 0.6, "top_p": 0.9}
 # The smallest towers that the classes of multimodal releases accept.
 SIGLIP = {"vision_config": {"model_type": "siglip_vision_model", "hidden_size": 8, "intermediate_size": 16,
@@ -98,7 +99,7 @@ QWEN25_VIT = {"vision_config": {"depth": 1, "hidden_size": 8, "intermediate_size
 QWEN3_VIT = {"vision_config": {"depth": 2, "hidden_size": 8, "intermediate_size": 16, "num_heads": 2, "patch_size": 4,
                                "out_hidden_size": 32, "num_position_embeddings": 4, "deepstack_visual_indexes": [0, 1]}}
 
-SHORT = {"prompts": ["It was a dark night"]}
+ONE = {"prompts": ["It was a dark night"]}
 MOE = {"tie_word_embeddings": True, "moe_intermediate_size": 32, "num_experts": 3, "num_experts_per_tok": 2}
 DEEPSEEK_MOE = {"moe_intermediate_size": 32, "n_routed_experts": 4, "num_experts_per_tok": 2, "n_shared_experts": 2,
                 "n_group": 2, "topk_group": 1, "first_k_dense_replace": 1, "routed_scaling_factor": 1.7,
@@ -220,48 +221,65 @@ MODELS = {
               GQA | TEXT_END | {"intermediate_size": 48, "rms_norm_eps": 1e-5, "num_experts": 4, "num_experts_per_tok": 3}
               | rope(30000.0)),
     # latent attention in layers with one feed-forward network each
-    "youtu": ("Youtu", "smollm3", {"vocab": 3, "prompts": BRIEF},
+    "youtu": ("Youtu", "smollm3", {"vocab": 3, "prompts": SHORT[:1]},
               {k: v for k, v in SILU.items() if k != "rms_norm_eps"} | SMOL | LATENT
               | {"num_key_value_heads": 4, "rms_norm_eps": 1e-3, "q_lora_rank": 24, "intermediate_size": 48,
                  "pad_token_id": None}
               | rope(10000.0, "yarn", factor=4.0, original_max_position_embeddings=16, beta_fast=16.0, beta_slow=2.0,
                      mscale=0.7, mscale_all_dim=0.7)),
     # groups ordered by their largest score; the first layer has one network
-    "deepseek_v2": ("DeepseekV2", "deepseek_llm", {"old": True, "prompts": BRIEF, "tokenizer": {"merges": 40}},
-                    LAYER | DEEPSEEK | {"q_lora_rank": None, "topk_method": "group_limited_greedy", "n_group": 4,
-                                        "topk_group": 2, "norm_topk_prob": False, "routed_scaling_factor": 1.5,
+    "deepseek_v2": ("DeepseekV2", "deepseek_llm", {"old": True, "tokenizer": {"merges": 40}} | ONE,
+                    LAYER | DEEPSEEK | {"q_lora_rank": None, "topk_method": "group_limited_greedy", "n_group": 2,
+                                        "topk_group": 1, "norm_topk_prob": False, "routed_scaling_factor": 1.5,
                                         "n_shared_experts": 2, "aux_loss_alpha": 0.001, "scoring_func": "softmax"}
                     | rope(10000.0, "yarn", factor=4.0, original_max_position_embeddings=16, beta_fast=24.0,
                            beta_slow=2.0, mscale=0.707, mscale_all_dim=0.707)),
-    "deepseek_v3": ("DeepseekV3", "deepseek_v3", {"old": True, "prompts": BRIEF, "tokenizer": {"merges": 40}},
+    "deepseek_v3": ("DeepseekV3", "deepseek_v3", {"old": True, "tokenizer": {"merges": 40}} | ONE,
                     LAYER | DEEPSEEK | {"q_lora_rank": 24, "n_group": 2, "topk_group": 1, "norm_topk_prob": True,
                                         "routed_scaling_factor": 2.5, "n_shared_experts": 1, "scoring_func": "sigmoid",
                                         "topk_method": "noaux_tc", "num_nextn_predict_layers": 0}
                     | rope(10000.0, "yarn", factor=4.0, original_max_position_embeddings=16, beta_fast=24.0,
                            beta_slow=2.0, mscale=1.0, mscale_all_dim=1.0)),
+    # no scaled rope, all layers but the first mixtures whatever is said
+    "glm4_moe_lite": ("Glm4MoeLite", "glm4_moe", {"tokenizer": {"merges": 40}} | ONE,
+                      LAYER | GLM | {k: v for k, v in LATENT_MOE.items() if k != "first_k_dense_replace"}
+                      | {"q_lora_rank": 24, "n_routed_experts": 4, "num_experts_per_tok": 2, "n_group": 1,
+                         "topk_group": 1, "norm_topk_prob": True, "routed_scaling_factor": 1.8, "n_shared_experts": 1}
+                      | rope(1000000.0)),
     # mixtures of experts: one prompt and an embedding that is the head, to be small
-    "qwen2_moe": ("Qwen2Moe", "qwen2", {"vocab": 4} | SHORT,
+    "qwen2_moe": ("Qwen2Moe", "qwen2", {"vocab": 4} | ONE,
                   GQA | QWEN | MOE | {"shared_expert_intermediate_size": 64} | rope(1000000.0)),
     # one network in the first layer, then sigmoids with a bias of the choice, groups, a factor, and shared experts
-    "dots1": ("Dots1", "dots1", {"vocab": 3} | SHORT,
+    "dots1": ("Dots1", "dots1", {"vocab": 3} | ONE,
               GQA | DOTS | {"head_dim": 16, "tie_word_embeddings": True} | DEEPSEEK_MOE | rope(1000000.0)),
-    "glm4_moe": ("Glm4Moe", "glm4_moe", {"old": True, "vocab": 2} | SHORT,
+    "glm4_moe": ("Glm4Moe", "glm4_moe", {"old": True, "vocab": 2} | ONE,
                  GQA | GLM | {"head_dim": 16, "attention_bias": True, "use_qk_norm": True, "tie_word_embeddings": True} | DEEPSEEK_MOE
                  | rope(1000000.0, partial_rotary_factor=0.5)),
-    "ernie4_5_moe": ("Ernie4_5_Moe", "ernie", {"old": True} | SHORT,
+    "ernie4_5_moe": ("Ernie4_5_Moe", "ernie", {"old": True} | ONE,
                      GQA | {"tie_word_embeddings": True, "intermediate_size": 64, "moe_intermediate_size": 32,
                             "moe_num_experts": 4, "moe_k": 2, "moe_num_shared_experts": 1} | rope(500000.0)),
-    "minimax_m2": ("MiniMaxM2", "minimax_m2", {"vocab": 3} | SHORT,
+    "minimax_m2": ("MiniMaxM2", "minimax_m2", {"vocab": 3} | ONE,
                    GQA | MINIMAX | {"intermediate_size": 32, "head_dim": 16, "num_local_experts": 4,
                                     "num_experts_per_tok": 2, "tie_word_embeddings": True}
                    | rope(5000000.0, partial_rotary_factor=0.5)),
     # the experts of a layer in one tensor
-    "granitemoe": ("GraniteMoe", "granite", {"old": True, "vocab": 3} | SHORT, GRANITE_MOE),
-    "granitemoeshared": ("GraniteMoeShared", "granite", {"old": True, "vocab": 3} | SHORT,
+    "granitemoe": ("GraniteMoe", "granite", {"old": True, "vocab": 3} | ONE, GRANITE_MOE),
+    "granitemoeshared": ("GraniteMoeShared", "granite", {"old": True, "vocab": 3} | ONE,
                          GRANITE_MOE | {"shared_intermediate_size": 64}),
-    "phimoe": ("Phimoe", "phi3", {"old": True, "vocab": 2} | SHORT,
+    "phimoe": ("Phimoe", "phi3", {"old": True, "vocab": 2} | ONE,
                PHI3 | {"num_key_value_heads": 2, "intermediate_size": 32, "num_local_experts": 3, "tie_word_embeddings": True,
                        "router_jitter_noise": 0.3, "attention_bias": True, "lm_head_bias": True} | rope(10000.0)),
+    # gated convolutions over three positions around attention; the network's width is two thirds of what is said
+    "lfm2": ("Lfm2", "llama3", {"vocab": 3, "prompts": SHORT},
+             {k: v for k, v in GQA.items() if k != "rms_norm_eps"}
+             | {"num_hidden_layers": 3, "intermediate_size": 96, "block_multiple_of": 16, "norm_eps": 2e-3,
+                "layer_types": ["conv", "full_attention", "conv"], "bos_token_id": "<|begin_of_text|>",
+                "eos_token_id": "<|end_of_text|>", "pad_token_id": "<|reserved_special_token_0|>"} | rope(1000000.0)),
+    # two value heads for each key head
+    "qwen3_5": ("Qwen3_5", "qwen35", {"vocab": 4, "class": "Qwen3_5ForCausalLM", "config": "Qwen3_5TextConfig",
+                                      "dtype": torch.bfloat16, "prompts": SHORT},
+                GQA | QWEN | DELTA | {"intermediate_size": 32}
+                | rope(10000000.0, partial_rotary_factor=0.5, mrope_section=[2, 1, 1], mrope_interleaved=True)),
     # Multimodal releases: "around" is the configuration around the text model's; the logits are those of text alone.
     "gemma3-images": ("Gemma3", "gemma", {"around": SIGLIP | {"mm_tokens_per_image": 1}},
                       GQA | {"num_hidden_layers": 6, "intermediate_size": 32, "num_key_value_heads": 1, "head_dim": 16,
@@ -297,6 +315,10 @@ def fill(name, shape, gemma):
     draw = numpy.random.default_rng(zlib.crc32(name.encode())).standard_normal(shape).astype(numpy.float32)
     if name.endswith("bias"):
         draw *= 0.2
+    elif name.endswith("A_log"):
+        draw = draw * 0.5 - 1.5
+    elif "conv" in name and len(shape) == 3:
+        draw *= 0.5
     elif len(shape) == 1:
         draw = draw * 0.3 + (0 if gemma else 1)
     elif "embed" in name or "wte" in name or "wpe" in name:
@@ -425,7 +447,7 @@ def make_with(name, seed):
         config = getattr(transformers, class_name + "Config")(
             text_config=settings | {"vocab_size": vocab_size}, attn_implementation="eager", **options["around"], **ids)
     else:
-        config = getattr(transformers, prefix + "Config")(
+        config = getattr(transformers, options.get("config", prefix + "Config"))(
             vocab_size=vocab_size, attn_implementation="eager", **settings)
     if "eos_list" in options:
         config.eos_token_id = [raw.token_to_id(t) for t in options["eos_list"]]
@@ -435,7 +457,8 @@ def make_with(name, seed):
     with torch.no_grad():
         biases = [one for one in model.named_buffers() if one[0].endswith("e_score_correction_bias")]
         for parameter, value in [*model.named_parameters(), *biases]:
-            draw = fill(f"{seed} {name} {parameter}", value.shape, "gemma" in name)
+            minus_one = "gemma" in name or (name.startswith("qwen3_5") and "linear_attn" not in parameter)
+            draw = fill(f"{seed} {name} {parameter}", value.shape, minus_one)
             value.copy_(draw.to(dtype).float())
     if "generation" in options:
         model.generation_config = transformers.GenerationConfig(

@@ -29,17 +29,20 @@ pub mod ops;
 pub mod parallel;
 mod pool;
 mod sample;
+mod scales;
 pub mod simd;
+pub mod states;
 #[cfg(test)]
 mod testing;
 
 pub use attention::{AttentionShape, LatentShape};
 pub use error::{Error, Result};
 pub use executor::{
-    Attend, AttendLatent, Buffer, Bytes, CacheShape, Choice, Device, Executor, ExpertStacks, Gpu, GroupRank,
+    Attend, AttendLatent, Buffer, Bytes, CacheShape, Choice, Columns, Device, Executor, ExpertStacks, Gpu, GroupRank,
     Groups, Heads, Input, KvCache, KvType, LatentMatrices, Linear, MOST_GPU_EXPERTS, MOST_GPU_HEAD, Mixture, Mode,
-    Norm, NormKind, Output, PassKey, Permutation, Room, Rotate, Routing, RowLikelihood, Rows, Scores, Uploader,
-    Values, ValuesMut, Vector, Weight, bytes_of_linear, bytes_of_matrix, bytes_of_norm, bytes_of_stack, gpus,
+    Norm, NormKind, Output, PassKey, Permutation, Recorded, Room, Rotate, Routing, RowLikelihood, Rows, Scores, Turn,
+    Uploader, Values, ValuesMut, Vector, Waiting, Weight, bytes_of_linear, bytes_of_matrix, bytes_of_norm,
+    bytes_of_stack, gpus,
 };
 #[doc(hidden)]
 pub use fgemm::{Product, multiply_add};
@@ -51,3 +54,4 @@ pub use matmul::{Scratch, matmul};
 pub use matrix::{Matrix, get_row, supports};
 pub use pool::Pool;
 pub use sample::sample_weights;
+pub use scales::Scales;

@@ -14,6 +14,7 @@
 mod cache;
 mod cpu;
 mod gpu;
+mod gradients;
 mod mixture;
 mod operations;
 mod replay;
@@ -21,6 +22,7 @@ mod routing;
 mod sums;
 mod upload;
 mod values;
+mod waiting;
 mod weight;
 
 use std::sync::Arc;
@@ -31,6 +33,7 @@ use crate::{Pool, Result};
 
 pub use cache::{CacheShape, KvCache, KvType};
 pub use gpu::{Gpu, MOST_GPU_EXPERTS, MOST_GPU_HEAD, gpus};
+pub use gradients::{Columns, Recorded, Turn};
 pub use mixture::{ExpertStacks, Mixture, Rows, bytes_of_stack};
 pub use operations::{
     Attend, AttendLatent, Choice, Heads, Input, LatentMatrices, Output, Rotate, RowLikelihood,
@@ -39,6 +42,7 @@ pub use replay::{Mode, PassKey};
 pub use routing::{GroupRank, Groups, Routing, Scores};
 pub use upload::{Room, Uploader, bytes_of_linear, bytes_of_matrix, bytes_of_norm};
 pub use values::{Buffer, Values, ValuesMut};
+pub use waiting::Waiting;
 pub use weight::{Bytes, Linear, Norm, NormKind, Permutation, Vector, Weight};
 
 /// Where operations run.

@@ -84,6 +84,12 @@ pub enum Field {
     DenseLayers,
     /// Every so many layers the last is a mixture of experts.
     SparseStep,
+    /// Positions that the convolution of a mixer with a state reads.
+    ConvTaps,
+    DeltaKeyHeads,
+    DeltaValueHeads,
+    DeltaKeyDim,
+    DeltaValueDim,
 }
 
 /// The meaning of an absent key.
@@ -190,6 +196,8 @@ pub enum GgufKey {
     ExpertWeightsNormOff,
     /// `expert_weights_norm`.
     ExpertWeightsNorm,
+    /// The same, only where it is on (DeepSeek V2).
+    ExpertWeightsNormOn,
     /// `expert_weights_scale`: what the chosen experts' weights are multiplied by.
     ExpertWeightsScale,
     /// The same, only where it is not 1.
@@ -256,6 +264,13 @@ pub enum GgufKey {
     KeyLength,
     /// `rope.scaling.yarn_log_multiplier`, a tenth of `mscale_all_dim` (DeepSeek V2), in place of the attention factor.
     YarnScoreMultiplier,
+    /// `ssm.conv_kernel`, `ssm.state_size`, `ssm.group_count`, `ssm.time_step_rank` and `ssm.inner_size` of a delta net,
+    /// `attention.recurrent_layers` and `full_attention_interval`.
+    DeltaNet,
+    /// `shortconv.l_cache`.
+    ShortConv,
+    /// `attention.head_count_kv`, 0 in layers whose mixer keeps a state.
+    HeadCountKvLayers,
     /// `tensor_data_layout`, the layout of Falcon's queries, keys and values.
     TensorDataLayout,
 }

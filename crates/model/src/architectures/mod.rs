@@ -10,6 +10,7 @@ mod gemma;
 mod gpt2;
 mod gpt_neox;
 mod granite;
+mod lfm2;
 mod llama;
 mod olmo2;
 mod olmoe;
@@ -17,6 +18,7 @@ mod opt;
 mod phi;
 mod qwen;
 mod qwen2_moe;
+mod qwen3_5;
 mod seed_oss;
 mod smollm3;
 mod stablelm;
@@ -25,7 +27,7 @@ mod table;
 
 pub use arcee::ARCEE;
 pub use cohere2::COHERE2;
-pub use deepseek2::YOUTU;
+pub use deepseek2::{DEEPSEEK_V2, DEEPSEEK_V3, GLM4_MOE_LITE, YOUTU};
 pub use ernie4_5::ERNIE4_5;
 pub use exaone4::EXAONE4;
 pub use falcon::FALCON;
@@ -33,6 +35,7 @@ pub use gemma::{GEMMA, GEMMA2, GEMMA3};
 pub use gpt_neox::GPT_NEOX;
 pub use gpt2::GPT2;
 pub use granite::GRANITE;
+pub use lfm2::LFM2;
 pub use llama::{LLAMA, MINISTRAL3, MISTRAL, MISTRAL3, MIXTRAL};
 pub use olmo2::{OLMO2, OLMO3};
 pub use olmoe::OLMOE;
@@ -40,6 +43,7 @@ pub use opt::OPT;
 pub use phi::{PHI2, PHI3};
 pub use qwen::{QWEN2, QWEN2_VL, QWEN3, QWEN3_MOE, QWEN3_VL};
 pub use qwen2_moe::QWEN2_MOE;
+pub use qwen3_5::QWEN3_5;
 pub use seed_oss::SEED_OSS;
 pub use smollm3::SMOLLM3;
 pub use stablelm::STABLELM;
@@ -57,6 +61,7 @@ pub static ALL: &[&Architecture] = &[
     &QWEN2,
     &QWEN3,
     &QWEN3_MOE,
+    &QWEN3_5,
     &QWEN2_VL,
     &QWEN3_VL,
     &GEMMA,
@@ -73,6 +78,7 @@ pub static ALL: &[&Architecture] = &[
     &SEED_OSS,
     &SMOLLM3,
     &GRANITE,
+    &LFM2,
     &OLMO2,
     &OLMO3,
     &OLMOE,
@@ -80,6 +86,9 @@ pub static ALL: &[&Architecture] = &[
     &EXAONE4,
     &COHERE2,
     &ERNIE4_5,
+    &DEEPSEEK_V2,
+    &DEEPSEEK_V3,
+    &GLM4_MOE_LITE,
     &YOUTU,
     &QWEN2_MOE,
 ];

@@ -7,16 +7,17 @@ use crate::architecture::{
 };
 
 pub(super) use crate::architecture::Dim::{
-    Embedding, ExpertFfn, Experts, Ffn, GateUp, HeadDim, Heads, Hidden, KeyValue, KvHeads, LatentCached, LatentNope,
-    LatentRank, LatentUp, LatentValue, LatentValues, One, Positions, Qkv, Query, QueryRank, RopeHalf, SharedFfn, Vocab,
+    ConvTaps, DeltaHeadDim, DeltaHeads, DeltaValues, Embedding, ExpertFfn, Experts, Ffn, GateUp, HeadDim,
+    Heads, Hidden, KeyValue, KvHeads, LatentCached, LatentNope, LatentRank, LatentUp, LatentValue, LatentValues, One,
+    Positions, Qkv, Query, QueryGate, QueryRank, RopeHalf, SharedFfn, TripleHidden, Vocab,
 };
 pub(super) use crate::architecture::Layout::Experts as EachExpert;
 pub(super) use crate::architecture::Layout::{
-    HeadNorms, KeyHeads, KeyUp, PlusOne, QkvByHead, QueryHeads, Same, Transposed, ValueUp,
+    Conv, HeadNorms, KeyHeads, KeyUp, PlusOne, QkvByHead, QueryHeads, Same, Transposed, ValueUp,
 };
 pub(super) use crate::architecture::Presence::{
-    Always, DenseLayers, EmbeddingProjection, FfnBias, FinalNorm, OutputBias, QkNorm, QkvBias, SecondNorm,
-    SharedExpert, SharedRouter, SparseLayers, UnlessTied,
+    Always, AttentionLayers, DenseLayers, EmbeddingProjection, FfnBias, FinalNorm, OutputBias, QkNorm, QkvBias,
+    SecondNorm, SharedExpert, SharedRouter, SparseLayers, StateLayers, UnlessTied,
 };
 pub(super) use crate::architecture::TensorRole as Role;
 
@@ -160,6 +161,7 @@ pub(super) const USUAL: Architecture = Architecture {
     gguf_rope_style: RopeStyle::HalfSplit,
     hf_rope_style: RopeStyle::HalfSplit,
     block: Block::Sequential,
+    gated_attention: false,
     scaled_embeddings: false,
     unrotated: Unrotated::None,
     sliding: Sliding::All,

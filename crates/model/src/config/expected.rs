@@ -2,7 +2,7 @@
 
 use crate::architecture::{Convention, Dim, Layout, Presence, TensorRole, TensorTemplate};
 
-use super::Config;
+use super::{Config, DeltaNet};
 
 /// One tensor that must, or may, be there.
 #[derive(Clone, Debug)]
@@ -76,6 +76,8 @@ impl Config {
             Presence::OneNorm => given(!self.second_norm, false),
             Presence::FinalNorm => given(self.final_norm, false),
             Presence::EmbeddingProjection => given(self.embedding_size != self.hidden_size, false),
+            Presence::AttentionLayers => given(!layer.is_some_and(|layer| self.has_state(layer)), false),
+            Presence::StateLayers => given(layer.is_none_or(|layer| self.has_state(layer)), false),
             Presence::RopeFactors => given(self.rope.factors.is_some(), false),
             Presence::LongRope => given(self.rope.long_factors().is_some(), false),
             Presence::QueryRank => given(self.query_rank().is_some(), false),
@@ -105,6 +107,10 @@ impl Config {
                 None
             }
             (Convention::HuggingFace, Layout::Experts | Layout::HeadNorms) => Some(shape.remove(0)),
+            (Convention::HuggingFace, Layout::Conv | Layout::DeltaConv) => {
+                shape.insert(1, 1);
+                None
+            }
             (
                 Convention::HuggingFace,
                 Layout::Same
@@ -113,7 +119,12 @@ impl Config {
                 | Layout::PlusOne
                 | Layout::KeyUp
                 | Layout::ValueUp
-                | Layout::QkvByHead,
+                | Layout::QkvByHead
+                | Layout::DeltaQkv
+                | Layout::DeltaValues
+                | Layout::DeltaHeads
+                | Layout::DeltaDecay
+                | Layout::DeltaColumns,
             )
             | (Convention::Gguf, _) => None,
         };
@@ -129,12 +140,14 @@ impl Config {
 
     fn size(&self, dim: Dim) -> usize {
         let experts = self.experts.as_ref();
+        let delta = |of: fn(&DeltaNet) -> usize| self.delta_net().map_or(0, of);
         match dim {
             Dim::Vocab => self.vocab_size,
             Dim::Hidden => self.hidden_size,
             Dim::Query => self.heads * self.head_dim,
             Dim::KeyValue => self.kv_heads * self.head_dim,
             Dim::Qkv => (self.heads + 2 * self.kv_heads) * self.head_dim,
+            Dim::QueryGate => 2 * self.heads * self.head_dim,
             Dim::Heads => self.heads,
             Dim::KvHeads => self.kv_heads,
             Dim::HeadDim => self.head_dim,
@@ -144,6 +157,12 @@ impl Config {
             Dim::Positions => self.context_length + self.position_offset(),
             Dim::Embedding => self.embedding_size,
             Dim::Experts => experts.map_or(0, |e| e.count),
+            Dim::DeltaQkv => delta(DeltaNet::width),
+            Dim::DeltaValues => delta(DeltaNet::values),
+            Dim::DeltaHeads => delta(|net| net.value_heads),
+            Dim::DeltaHeadDim => delta(|net| net.value_dim),
+            Dim::ConvTaps => self.states.as_ref().map_or(0, |states| states.mixer.taps()),
+            Dim::TripleHidden => 3 * self.hidden_size,
             Dim::ExpertFfn => experts.map_or(0, |e| e.ffn_size),
             Dim::QueryRank => self.query_rank().unwrap_or(0),
             Dim::LatentRank => self.latent.map_or(0, |l| l.rank),

@@ -11,7 +11,7 @@ use crate::identify::class;
 
 use super::gguf_keys::Keys;
 use super::rope::yarn_mscale;
-use super::{Config, QueryGrowth, Rope, RopeScaling, latent, limit, mixture, quirks};
+use super::{Config, QueryGrowth, Rope, RopeScaling, latent, limit, mixers, mixture, quirks};
 
 pub(super) fn read(file: &Path, metadata: &Metadata, checkpoint: &Checkpoint) -> Result<Config> {
     let name = metadata
@@ -20,6 +20,7 @@ pub(super) fn read(file: &Path, metadata: &Metadata, checkpoint: &Checkpoint) ->
     let with_experts = metadata.u64(&format!("{name}.expert_count")).is_some_and(|n| n > 0);
     let architecture =
         architectures::from_gguf_name(name, with_experts).ok_or_else(|| class::unknown(file, name))?;
+    let architecture = latent::of_scores(architecture, metadata);
     let keys = Keys { file, prefix: architecture.name, metadata };
     if with_experts != architecture.has_experts {
         let what = match with_experts {
@@ -53,7 +54,13 @@ pub(super) fn read(file: &Path, metadata: &Metadata, checkpoint: &Checkpoint) ->
         Some(size) => size,
         None => return Err(keys.missing("vocab_size")),
     };
-    let layers = keys.need("block_count", limit::LAYERS)?;
+    // Those that predict further tokens are counted among them.
+    let further = metadata.u64(&keys.name("nextn_predict_layers")).unwrap_or(0);
+    let blocks = keys.need("block_count", limit::LAYERS)?;
+    let layers = match usize::try_from(further) {
+        Ok(further) if further < blocks => blocks - further,
+        _ => return Err(keys.error("nextn_predict_layers", format!("{further} of {blocks} layers"))),
+    };
     let context_length = keys.need("context_length", limit::CONTEXT)?;
     let ffn_size = keys.need("feed_forward_length", limit::HIDDEN)?;
     let dimensions = match architecture.position {
@@ -97,7 +104,7 @@ pub(super) fn read(file: &Path, metadata: &Metadata, checkpoint: &Checkpoint) ->
         kv_heads: match latent {
             // One head in the cache, of which every head's keys and values are made.
             Some(_) => heads,
-            None => keys.size("attention.head_count_kv", limit::HEADS)?.unwrap_or(heads),
+            None => mixers::kv_heads(&keys, architecture, heads)?,
         },
         head_dim,
         head_dim_given: given.is_some(),
@@ -147,6 +154,7 @@ pub(super) fn read(file: &Path, metadata: &Metadata, checkpoint: &Checkpoint) ->
         latent,
         experts,
         sparse_layers: Vec::new(),
+        states: None,
         // Readers of GGUF take it from the architecture; no key says it.
         activation: architecture.activations[0],
         dtype: None,
@@ -156,6 +164,7 @@ pub(super) fn read(file: &Path, metadata: &Metadata, checkpoint: &Checkpoint) ->
         quantization: None,
     };
     config.sparse_layers = mixture::sparse_layers_of_gguf(&keys, &config)?;
+    config.states = mixers::from_gguf(&keys, &config)?;
     config.sliding_layers = sliding_layers(&keys, &config)?;
     config.unrotated_layers = config.usual_unrotated_layers();
     config.query_growth = query_growth(&keys, &config)?;
@@ -164,7 +173,9 @@ pub(super) fn read(file: &Path, metadata: &Metadata, checkpoint: &Checkpoint) ->
         let name = config.tensor_name(Convention::Gguf, role, layer);
         name.is_some_and(|n| checkpoint.tensor(&n).is_some())
     };
-    let any = |roles: &[Role]| roles.iter().any(|&role| has(role, Some(0)));
+    // Not every layer has attention.
+    let first = (0..layers).find(|&layer| !config.has_state(layer)).unwrap_or(0);
+    let any = |roles: &[Role]| roles.iter().any(|&role| has(role, Some(first)) || has(role, Some(0)));
     let tied = !has(Role::Output, None);
     let qkv_bias =
         any(&[Role::AttentionQBias, Role::AttentionKBias, Role::AttentionVBias, Role::AttentionQkvBias]);

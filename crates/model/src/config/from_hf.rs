@@ -11,7 +11,7 @@ use crate::architectures;
 use crate::identify::class;
 use crate::json::{Json, Object};
 
-use super::{Config, hf_rope, latent, limit, mixture, multimodal, quirks};
+use super::{Config, hf_rope, latent, limit, mixers, mixture, multimodal, quirks};
 
 /// A `config.json` under the keys of one architecture.
 pub(super) struct Reader<'a> {
@@ -245,6 +245,7 @@ pub(super) fn read(file: &Path) -> Result<Config> {
         latent,
         experts,
         sparse_layers: Vec::new(),
+        states: None,
         activation: reader.activation()?,
         dtype: dtype(&whole)?.or(dtype(&root)?),
         rope_sections: None,
@@ -253,6 +254,7 @@ pub(super) fn read(file: &Path) -> Result<Config> {
         quantization: quantization(&whole)?.or(quantization(&root)?),
     };
     config.rope_sections = multimodal::rope_sections(&root, architecture, config.rope.dimensions)?;
+    config.states = mixers::from_hf(&reader, &config)?;
     config.sparse_layers = mixture::sparse_layers_of_hf(&reader, &config)?;
     latent::complete(&reader, &mut config)?;
     quirks::from_hf(&reader, &mut config)?;

@@ -10,6 +10,7 @@ mod from_hf;
 mod gguf_keys;
 mod hf_rope;
 mod latent;
+pub(crate) mod mixers;
 mod mixture;
 mod multimodal;
 mod quirks;
@@ -25,6 +26,7 @@ use crate::architecture::{Activation, Architecture, Block, Convention, Dim, Rope
 pub use expected::ExpectedTensor;
 pub use latent::Latent;
 pub use mixture::{ExpertGroups, Experts, SharedExpert};
+pub use mixers::{DeltaNet, ShortConv, StateMixer, States};
 pub(crate) use quirks::{unusual_query_scalar, unusual_window_pattern, window_pattern};
 pub(crate) use rope::yarn_mscale;
 pub use rope::{Rope, RopeScaling};
@@ -120,6 +122,8 @@ pub struct Config {
     pub experts: Option<Experts>,
     /// Which layers are mixtures, one flag a layer; all false without experts.
     pub sparse_layers: Vec<bool>,
+    /// The layers whose mixer keeps a state, where there are such.
+    pub states: Option<States>,
     /// The feed-forward network's activation.
     pub activation: Activation,
     /// Element type the weights were published in, where `config.json` says so.
@@ -290,6 +294,9 @@ impl Config {
             && !(beta.is_finite() && (0.0..=100.0).contains(&beta))
         {
             return bad(format!("{beta} is not a valid growth of queries with their position"));
+        }
+        if let Some(Err(what)) = self.states.as_ref().map(|states| states.check(self.layers)) {
+            return bad(what);
         }
         if let Some(what) = self.experts.and_then(|experts| experts.impossible()) {
             return bad(what);

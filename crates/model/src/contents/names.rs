@@ -87,6 +87,16 @@ impl Names {
         self.spellings(name).into_iter().find_map(number)
     }
 
+    /// The number of the layer that a name is in, whatever it is there.
+    pub fn numbered(&self, name: &str) -> Option<usize> {
+        let number = |spelling: Cow<'_, str>| {
+            self.per_layer.iter().find_map(|(before, _)| {
+                spelling.strip_prefix(before.as_str())?.split_once('.')?.0.parse().ok()
+            })
+        };
+        self.spellings(name).into_iter().find_map(number)
+    }
+
     /// Spellings to try, the file's own first.
     pub fn spellings<'n>(&self, name: &'n str) -> Vec<Cow<'n, str>> {
         let mut all = vec![Cow::Borrowed(name)];

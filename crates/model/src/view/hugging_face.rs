@@ -2,6 +2,7 @@
 
 use std::collections::HashMap;
 
+use quern_tensor_io::scheme::PackedLayer;
 use quern_tensor_io::{Checkpoint, ElementType, Error, Metadata, Result, TensorInfo, decode};
 
 use crate::architecture::{Convention, Layout, TensorRole as Role};
@@ -11,7 +12,7 @@ use crate::contents::{Contents, Place};
 use super::data::{Data, Part};
 use super::latent::Both;
 use super::order::RowOrder;
-use super::values::{reordered, shifted, tensor_of, undecodable};
+use super::values::{decays, reordered, shifted, tensor_of, undecodable};
 use super::{View, ViewTensor};
 
 /// A GGUF checkpoint, translated.
@@ -19,7 +20,7 @@ pub(super) fn of_gguf(checkpoint: &Checkpoint) -> Result<View<'_>> {
     let contents = Contents::read(checkpoint)?;
     contents.require_sound()?;
     let notes = contents.note().into_iter().collect();
-    let (config, _, held) = contents.into_parts();
+    let (config, packing, held) = contents.into_parts();
     let by_role: HashMap<(Role, Option<usize>), Place> =
         held.iter().map(|t| ((t.expected.role, t.expected.layer), t.place)).collect();
     let mut tensors = Vec::new();
@@ -38,8 +39,14 @@ pub(super) fn of_gguf(checkpoint: &Checkpoint) -> Result<View<'_>> {
             }
             continue;
         }
-        let Some(Place::Plain(span)) = by_role.get(&(want.role, want.layer)) else { continue };
-        let (tensor, one) = translate(checkpoint, &config, &want, span.info(checkpoint))?;
+        let (tensor, one) = match by_role.get(&(want.role, want.layer)) {
+            None => continue,
+            Some(Place::Plain(span)) => translate(checkpoint, &config, &want, span.info(checkpoint))?,
+            Some(Place::Packed(number)) => {
+                let Some(layer) = packing.as_ref().and_then(|p| p.layers().get(*number)) else { continue };
+                decoded(checkpoint, &config, &want, *number, layer)?
+            }
+        };
         tensors.push(tensor);
         data.push(one);
     }
@@ -48,12 +55,37 @@ pub(super) fn of_gguf(checkpoint: &Checkpoint) -> Result<View<'_>> {
         checkpoint,
         convention: Convention::HuggingFace,
         config,
-        packing: None,
+        packing,
         metadata,
         notes,
         tensors,
         data,
     })
+}
+
+/// A weight that has a factor beside it, decoded to f32.
+fn decoded<'a>(
+    checkpoint: &Checkpoint,
+    config: &Config,
+    want: &ExpectedTensor,
+    number: usize,
+    layer: &PackedLayer,
+) -> Result<(ViewTensor, Data<'a>)> {
+    let layout = want.template.layout;
+    if matches!(layout, Layout::PlusOne | Layout::Transposed) {
+        let what = "has a scale beside it and is stored transposed, or less one, which is not read";
+        return Err(Error::unsupported(checkpoint.path(), what).with_tensor(&layer.name));
+    }
+    let height = want.shape.iter().rev().skip(1).product::<usize>();
+    let first = want.part.map_or(0, |part| part * height);
+    if layer.columns != want.shape.last().copied().unwrap_or(1) || first + height > layer.rows {
+        let what = format!("is {} x {}, which does not fit {:?}", layer.rows, layer.columns, want.shape);
+        return Err(Error::malformed(checkpoint.path(), what).with_tensor(&layer.name));
+    }
+    let order = RowOrder::to_hugging_face(layout, config);
+    let one = Data::Rows { parts: vec![Part::Packed { layer: number, first, form: None }], order };
+    let tensor = tensor_of(want, ElementType::F32, vec![layer.name.clone()]);
+    Ok((ViewTensor { packed: true, layout, ..tensor }, one))
 }
 
 fn translate<'a>(
@@ -65,6 +97,7 @@ fn translate<'a>(
     let layout = want.template.layout;
     let data = checkpoint.data(info);
     let order = RowOrder::to_hugging_face(layout, config);
+    let columns = RowOrder::columns_to_hugging_face(layout, config);
     let mut element_type = info.element_type;
     let mut changed = None;
     let one = match (layout, want.part) {
@@ -72,6 +105,23 @@ fn translate<'a>(
             element_type = ElementType::F32;
             changed = Some("less one");
             Data::Owned(shifted(checkpoint, info, -1.0)?)
+        }
+        (Layout::DeltaDecay, _) => {
+            element_type = ElementType::F32;
+            changed = Some("as its logarithm");
+            Data::Owned(decays(checkpoint, info, order.as_ref(), true)?)
+        }
+        (Layout::DeltaColumns, _) if columns.is_some() => {
+            if element_type.is_block() {
+                if !decode::can_decode(element_type) {
+                    return Err(undecodable(checkpoint, info));
+                }
+                element_type = ElementType::F32;
+            }
+            match columns {
+                Some(order) => Data::Columns { part: Part::Bytes(data), stored: info.element_type, order },
+                None => Data::plain(data),
+            }
         }
         (Layout::Transposed, _) => {
             if element_type.is_block() {

@@ -65,6 +65,22 @@ pub(super) fn shifted(checkpoint: &Checkpoint, info: &TensorInfo, by: f32) -> Re
     Ok(values.iter().flat_map(|v| (v + by).to_le_bytes()).collect())
 }
 
+/// The decay of a state from its logarithm, or, `back`, the logarithm; value by value in another order, in f32.
+pub(super) fn decays(
+    checkpoint: &Checkpoint,
+    info: &TensorInfo,
+    order: Option<&RowOrder>,
+    back: bool,
+) -> Result<Vec<u8>> {
+    let mut values = vec![0f32; info.elements()];
+    if !decode::to_f32(info.element_type, checkpoint.data(info), &mut values) {
+        return Err(undecodable(checkpoint, info));
+    }
+    let of = |v: f32| if back { (-v).ln() } else { -v.exp() };
+    let value = |i: usize| of(values[order.map_or(i, |order| order.source(i))]);
+    Ok((0..values.len()).flat_map(|i| value(i).to_le_bytes()).collect())
+}
+
 /// The error for a type without decoder.
 pub(super) fn undecodable(checkpoint: &Checkpoint, info: &TensorInfo) -> Error {
     let what = format!("its element type {} cannot be decoded", info.element_type);

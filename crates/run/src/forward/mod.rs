@@ -44,10 +44,12 @@ use stream::{STREAMED_FROM, Streamer};
 
 pub(crate) use embed::{embed, embed_from};
 pub(crate) use experts::{BeforeGroup, GPU_ROWS, beyond_gpus as mixture_beyond_gpus, run as run_experts};
+pub(crate) use head::LogitsTo;
 use head::head;
-pub(crate) use head::{LogitsTo, head_input};
 use mixers::Remote;
-pub(crate) use mixers::{AttentionBuffers, KvTarget, MixerRoom, attention_shape, rope_style, widths};
+pub(crate) use mixers::{
+    AttentionBuffers, KvTarget, MixerRoom, StateRoom, States, attention_shape, rope_style, widths,
+};
 pub(crate) use phases::Phases;
 use phases::Watch;
 pub(crate) use workspace::{Angles, Workspace, cache_shape, wide};
@@ -279,6 +281,8 @@ fn block(
         angles,
         seen,
         joined,
+        states,
+        scratch,
         ..
     } = work;
     let slot = model.placement.slot(layer);
@@ -305,7 +309,8 @@ fn block(
     };
     let observer = observer.as_mut().map(|o| Watch { observer: &mut **o, seen });
     let mut phases = Phases { model, block, executor, observer };
-    let room = MixerRoom { target, buffers };
+    let scratch = scratch.front_mut(n * block.mixer.scratch());
+    let room = MixerRoom { target, buffers, states: StateRoom { state: states.of(layer), scratch } };
     phases.mix(x.front(n * hidden), keep, room, attended.front_mut(rows * mixed_width))?;
     if rows == 0 {
         return Ok(());

@@ -9,7 +9,6 @@ use crate::observer::{Inputs, observe};
 use crate::weights::{Block, Linear, Shown};
 use crate::{Calibrator, Model, Result};
 
-use super::rows::Keep;
 use super::steps::Steps;
 use super::stream::{Keeps, Stream, Views};
 
@@ -28,7 +27,6 @@ pub(super) struct Lane<'m> {
     pub(super) views: Views,
     /// What the experts of a block make of all tokens, where the streams have no room for it.
     pub(super) made: Buffer,
-    waits: bool,
     uploader: Uploader,
     /// The memory of a block's weights on a GPU.
     room: Room,
@@ -76,7 +74,6 @@ impl<'m> Lane<'m> {
             steps: Steps::new(model, device, longest)?,
             views: Views::new(device, config, longest, with_reference)?,
             made: Buffer::new(device),
-            waits: keeps.hidden == Keep::InRam,
             room: uploader.room(largest)?,
             uploader,
             held: None,
@@ -136,12 +133,6 @@ impl<'m> Lane<'m> {
 
     /// Brings a sequence to the device, where it waits in RAM.
     pub(super) fn load(&mut self, tokens: &Range<usize>) -> Result<()> {
-        if !self.waits {
-            return Ok(());
-        }
-        // The memory that copies are made through is free again.
-        self.steps.end()?;
-        self.steps.begin()?;
         let executor = &mut self.steps.executor;
         self.current.load(executor, tokens)?;
         self.reference.as_mut().map_or(Ok(()), |reference| reference.load(executor, tokens))

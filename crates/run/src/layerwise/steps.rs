@@ -4,7 +4,9 @@ use std::ops::Range;
 
 use quern_compute::{Buffer, Device, Executor, Input, KvCache, KvType, PassKey, Values, ValuesMut};
 
-use crate::forward::{Angles, AttentionBuffers, KvTarget, MixerRoom, Phases, cache_shape, widths};
+use crate::forward::{
+    Angles, AttentionBuffers, KvTarget, MixerRoom, Phases, StateRoom, States, cache_shape, widths,
+};
 use crate::rope::RotaryAngles;
 use crate::weights::{Block, Mixer, Shown};
 use crate::{Model, Result};
@@ -18,6 +20,9 @@ pub(super) struct Steps<'m> {
     pub(super) executor: Executor,
     longest: usize,
     cache: KvCache,
+    states: States,
+    /// What mixers other than plain attention compute in.
+    scratch: Buffer,
     angles: Angles,
     /// Each apart, where they are computed so.
     q: Buffer,
@@ -53,6 +58,8 @@ impl<'m> Steps<'m> {
             model,
             longest,
             cache: KvCache::new(device, cache_shape(config, 1, longest, kv))?,
+            states: States::new(model, device)?,
+            scratch: buffer(model.weights.mixer_scratch())?,
             angles,
             q: buffer(apart * widths(config)[0])?,
             k: buffer(apart * widths(config)[1])?,
@@ -94,7 +101,7 @@ impl<'m> Steps<'m> {
         let memory = AttentionBuffers { q: all(q), k: all(k), v: all(v), qkv: all(qkv) };
         let mut phases = Phases { model, block, executor, observer: None };
         match &block.mixer {
-            Mixer::Attention(_) => Ok(()),
+            Mixer::Attention(_) | Mixer::DeltaNet(_) | Mixer::ShortConv(_) => Ok(()),
             Mixer::Latent(latent) => phases.latent_inputs(latent, which, x, memory, out),
         }
     }
@@ -106,7 +113,7 @@ impl<'m> Steps<'m> {
         stream: &mut Stream,
         tokens: &Range<usize>,
     ) -> Result<()> {
-        let Self { model, executor, cache, angles, q, k, v, qkv, .. } = self;
+        let Self { model, executor, cache, angles, q, k, v, qkv, states, scratch, .. } = self;
         let config = &model.config;
         let windowed = config.window(layer).is_some();
         let angles = angles.of(windowed, tokens.len() * model.rotation.pairs());
@@ -114,7 +121,8 @@ impl<'m> Steps<'m> {
         let buffers = AttentionBuffers { q: all(q), k: all(k), v: all(v), qkv: all(qkv) };
         let mut phases = Phases { model, block, executor, observer: None };
         let Parts { hidden, inputs, .. } = stream.parts(block.mixer.width(), tokens);
-        phases.mix(hidden.as_values(), 0, MixerRoom { target, buffers }, inputs)
+        let states = StateRoom { state: states.of(layer), scratch: all(scratch) };
+        phases.mix(hidden.as_values(), 0, MixerRoom { target, buffers, states }, inputs)
     }
 
     /// The network's inputs where they are computed before the mixer's result is added: in parallel blocks.

@@ -172,9 +172,10 @@ pub(crate) fn reside(
     let mut slots = Vec::with_capacity(layers);
     for segment in &segments {
         let owner = segment.remote.unwrap_or(segment.workspace);
-        for _ in segment.layers.clone() {
+        for layer in segment.layers.clone() {
             slots.push(counts[owner]);
-            counts[owner] += 1;
+            // A layer with a state has no keys and values.
+            counts[owner] += usize::from(weights.blocks[layer].mixer.state() == 0);
         }
     }
     let device = |location: &Location| match *location {

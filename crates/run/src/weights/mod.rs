@@ -12,12 +12,14 @@ mod upload;
 
 use std::sync::Arc;
 
-use quern_compute::{Bytes, Matrix, Norm, Permutation, Vector};
+use quern_compute::{Bytes, Matrix, Norm, Permutation, Scales, Vector};
 use quern_model::TensorRole;
 use quern_tensor_io::{Checkpoint, ElementType};
 
 pub(crate) use block::{Block, Expert, Experts, Ffn, SharedExpert, Widen};
-pub(crate) use mixers::{Attention, HeadNorms, LatentAttention, Mixer, Qkv, Queries, Shown, Up};
+pub(crate) use mixers::{
+    Attention, DeltaNet, HeadNorms, LatentAttention, Mixer, Qkv, Queries, ShortConv, Shown, Up, state_sizes,
+};
 
 /// A range of bytes of one tensor in the map.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -81,6 +83,14 @@ impl Weight {
         Ok(Self { matrix, mapped: Some(at) })
     }
 
+    /// The same numbers times these.
+    ///
+    /// # Errors
+    /// As [`Matrix::with_scales`].
+    pub(crate) fn with_scales(self, scales: Scales) -> quern_compute::Result<Self> {
+        Ok(Self { matrix: self.matrix.with_scales(Arc::new(scales))?, ..self })
+    }
+
     /// The numbers, in RAM.
     pub(crate) fn host(&self) -> quern_compute::Result<Matrix<'_>> {
         self.matrix.matrix()
@@ -97,7 +107,8 @@ impl Weight {
     /// Bytes of the numbers, as the file or the load stored them.
     pub(crate) fn bytes(&self) -> u64 {
         let element_type = self.matrix.element_type();
-        (element_type.row_bytes(self.columns()).unwrap_or(0) * self.rows()) as u64
+        let scales = self.matrix.scales().map_or(0, |scales| scales.bytes());
+        (element_type.row_bytes(self.columns()).unwrap_or(0) * self.rows() + scales) as u64
     }
 }
 
@@ -185,6 +196,16 @@ impl Weights {
     /// Numbers for each token in front of a mixer's output layer, at most.
     pub(crate) fn mixed_width(&self) -> usize {
         self.blocks.iter().map(|block| block.mixer.width()).max().unwrap_or(0)
+    }
+
+    /// Memory for each token that mixers compute in, at most.
+    pub(crate) fn mixer_scratch(&self) -> usize {
+        self.blocks.iter().map(|block| block.mixer.scratch()).max().unwrap_or(0)
+    }
+
+    /// Whether any layer keeps a state of a text.
+    pub(crate) fn has_states(&self) -> bool {
+        self.blocks.iter().any(|block| block.mixer.state() > 0)
     }
 
     /// Numbers in all of them; a tied head counts once.

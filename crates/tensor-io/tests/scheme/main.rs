@@ -8,5 +8,6 @@ mod forms;
 mod hostile;
 mod labels;
 mod peers;
+mod releases;
 mod repack;
 mod scaled;

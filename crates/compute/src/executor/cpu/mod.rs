@@ -4,6 +4,7 @@
 mod attend;
 mod cache;
 mod experts;
+mod gradients;
 mod latent;
 mod linear;
 mod routing;

@@ -1,6 +1,7 @@
 //! Attention over cached keys and values.
 
 use quern_compute::ops::RopeStyle;
+use quern_compute::states::sigmoid_gate;
 use quern_compute::{Attend, AttentionShape, Executor, Heads, KvCache, Output, Rotate, Values, ValuesMut};
 use quern_model::Config;
 
@@ -50,7 +51,8 @@ impl Phases<'_, '_> {
         (x, keep): (Values<'_>, usize),
         target: KvTarget<'_>,
         buffers: AttentionBuffers<'_>,
-        attended: ValuesMut<'_>,
+        scratch: ValuesMut<'_>,
+        mut attended: ValuesMut<'_>,
     ) -> Result<()> {
         let (model, block) = (self.model, self.block);
         let config = &model.config;
@@ -59,7 +61,18 @@ impl Phases<'_, '_> {
         let AttentionBuffers { q, k, v, qkv } = buffers;
         let input = mixer_input(model, block, x);
         let width = query + 2 * key;
+        let mut gates = None;
         let mut heads = match &attention.qkv {
+            Qkv::Separate { q: wq, k: wk, v: wv } if attention.gated => {
+                let (mut q, mut k, mut v) = (q.slice(0..n * query), k.slice(0..n * key), v.slice(0..n * key));
+                let (both, rest) = scratch.host()?.split_at_mut(2 * n * query);
+                let outputs = Output::Store([ValuesMut::Host(both), k.reborrow(), v.reborrow()]);
+                self.linear([wq, wk, wv], input, outputs)?;
+                let own = &mut rest[..n * query];
+                part(config.head_dim, both, q.reborrow().host()?, own);
+                gates = Some(own);
+                Heads::Separate { q, k, v }
+            }
             Qkv::Separate { q: wq, k: wk, v: wv }
                 if target.remote.is_some() || (self.executor.joins_heads() && !config.qk_norm_whole()) =>
             {
@@ -99,7 +112,11 @@ impl Phases<'_, '_> {
         let norms = attention.head_norms.as_ref().and_then(HeadNorms::of_heads);
         let attend = |heads, out| Attend { shape, slot, first, skip: keep, norms, rotate, heads, out };
         let Some(Remote { executor, mut qkv, attended: mut out }) = remote else {
-            return Ok(self.executor.attend(cache, attend(heads, attended))?);
+            self.executor.attend(cache, attend(heads, attended.reborrow()))?;
+            return match gates {
+                Some(gates) => Ok(sigmoid_gate(&model.pool, attended.host()?, &gates[keep * query..])?),
+                None => Ok(()),
+            };
         };
         let Heads::Joined { qkv: made, by_group } = heads else {
             return Err(quern_compute::Error::Device.into());
@@ -110,6 +127,15 @@ impl Phases<'_, '_> {
             true => Ok(()),
             false => Ok(executor.download(out.as_values(), attended.host()?)?),
         }
+    }
+}
+
+/// Takes queries and gates apart, which are computed head by head.
+fn part(head_dim: usize, both: &[f32], queries: &mut [f32], gates: &mut [f32]) {
+    let apart = queries.chunks_exact_mut(head_dim).zip(gates.chunks_exact_mut(head_dim));
+    for (both, (query, gate)) in both.chunks_exact(2 * head_dim).zip(apart) {
+        query.copy_from_slice(&both[..head_dim]);
+        gate.copy_from_slice(&both[head_dim..]);
     }
 }
 

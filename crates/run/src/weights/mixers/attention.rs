@@ -13,6 +13,8 @@ pub(crate) struct Attention {
     pub(crate) qkv: Qkv,
     pub(crate) head_norms: Option<HeadNorms>,
     pub(crate) output: Linear,
+    /// The query projection also computes a gate of each head's result, behind the head's query (Qwen3-Next).
+    pub(crate) gated: bool,
 }
 
 /// Norms of queries and keys: of each head with one weight for all heads, or (StableLM 2) one for each; or of all heads
@@ -60,7 +62,12 @@ impl Attention {
             false => None,
         };
         let output = lookup.linear(R::AttentionOutput, Some(R::AttentionOutputBias), at)?;
-        Ok(Self { qkv, head_norms, output })
+        Ok(Self { qkv, head_norms, output, gated: config.architecture.gated_attention })
+    }
+
+    /// Memory for each token: queries and gates as they are computed, and gates alone.
+    pub(super) fn scratch(&self) -> usize {
+        if self.gated { 3 * self.output.op.weight.columns() } else { 0 }
     }
 
     /// Numbers in the norms of heads.
@@ -94,7 +101,7 @@ impl Attention {
             }
             Qkv::Fused { qkv, by_group } => Qkv::Fused { qkv: qkv.upload(uploader)?, by_group: *by_group },
         };
-        Ok(Self { qkv, head_norms, output: self.output.upload(uploader)? })
+        Ok(Self { qkv, head_norms, output: self.output.upload(uploader)?, gated: self.gated })
     }
 }
 
