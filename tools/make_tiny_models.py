@@ -221,7 +221,7 @@ MODELS = {
               GQA | TEXT_END | {"intermediate_size": 48, "rms_norm_eps": 1e-5, "num_experts": 4, "num_experts_per_tok": 3}
               | rope(30000.0)),
     # latent attention in layers with one feed-forward network each
-    "youtu": ("Youtu", "smollm3", {"vocab": 3, "prompts": SHORT[:1]},
+    "youtu": ("Youtu", "smollm3", {"vocab": 3} | ONE,
               {k: v for k, v in SILU.items() if k != "rms_norm_eps"} | SMOL | LATENT
               | {"num_key_value_heads": 4, "rms_norm_eps": 1e-3, "q_lora_rank": 24, "intermediate_size": 48,
                  "pad_token_id": None}
@@ -246,6 +246,12 @@ MODELS = {
                       | {"q_lora_rank": 24, "n_routed_experts": 4, "num_experts_per_tok": 2, "n_group": 1,
                          "topk_group": 1, "norm_topk_prob": True, "routed_scaling_factor": 1.8, "n_shared_experts": 1}
                       | rope(1000000.0)),
+    # the constants that llama.cpp has; rope in halves
+    "minicpm3": ("MiniCPM3", "llama", {} | ONE,
+                 LAYER | LATENT | {"q_lora_rank": 24, "tie_word_embeddings": True, "scale_emb": 12, "scale_depth": 1.4,
+                                   "dim_model_base": 256, "hidden_act": "silu"}
+                 | rope(10000.0, "longrope", short_factor=[1.0, 1.1, 1.25, 1.5], long_factor=[1.0, 1.5, 3.0, 6.0],
+                        original_max_position_embeddings=256)),
     # mixtures of experts: one prompt and an embedding that is the head, to be small
     "qwen2_moe": ("Qwen2Moe", "qwen2", {"vocab": 4} | ONE,
                   GQA | QWEN | MOE | {"shared_expert_intermediate_size": 64} | rope(1000000.0)),

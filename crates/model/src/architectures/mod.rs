@@ -12,6 +12,7 @@ mod gpt_neox;
 mod granite;
 mod lfm2;
 mod llama;
+mod minicpm3;
 mod olmo2;
 mod olmoe;
 mod opt;
@@ -37,6 +38,7 @@ pub use gpt2::GPT2;
 pub use granite::GRANITE;
 pub use lfm2::LFM2;
 pub use llama::{LLAMA, MINISTRAL3, MISTRAL, MISTRAL3, MIXTRAL};
+pub use minicpm3::MINICPM3;
 pub use olmo2::{OLMO2, OLMO3};
 pub use olmoe::OLMOE;
 pub use opt::OPT;
@@ -90,6 +92,7 @@ pub static ALL: &[&Architecture] = &[
     &DEEPSEEK_V3,
     &GLM4_MOE_LITE,
     &YOUTU,
+    &MINICPM3,
     &QWEN2_MOE,
 ];
 

@@ -27,7 +27,7 @@ pub use expected::ExpectedTensor;
 pub use latent::Latent;
 pub use mixture::{ExpertGroups, Experts, SharedExpert};
 pub use mixers::{DeltaNet, ShortConv, StateMixer, States};
-pub(crate) use quirks::{unusual_query_scalar, unusual_window_pattern, window_pattern};
+pub(crate) use quirks::{minicpm3, unusual_query_scalar, unusual_window_pattern, window_pattern};
 pub(crate) use rope::yarn_mscale;
 pub use rope::{Rope, RopeScaling};
 
