@@ -109,9 +109,14 @@ impl LoadIn for BlockTypes {
 /// All matrices, or only those within the blocks.
 fn matrices(config: &Config, in_blocks: bool, to: ElementType) -> HashMap<String, ElementType> {
     let expected = config.expected_tensors(config.convention).into_iter();
-    // Routers and tables of positions stay as they are, as with every scheme.
-    let left =
-        [TensorRole::Router, TensorRole::ChoiceBias, TensorRole::SharedRouter, TensorRole::PositionEmbedding];
+    // Routers, tables of positions and convolutions stay as they are, as with every scheme.
+    let left = [
+        TensorRole::Router,
+        TensorRole::ChoiceBias,
+        TensorRole::SharedRouter,
+        TensorRole::PositionEmbedding,
+        TensorRole::StateConv,
+    ];
     let matrix = |e: &ExpectedTensor| e.shape.len() >= 2 && !left.contains(&e.role);
     let head_norm =
         |e: &ExpectedTensor| [TensorRole::AttentionQNorm, TensorRole::AttentionKNorm].contains(&e.role);

@@ -15,6 +15,8 @@ use crate::parallel::{part_of, share};
 use crate::simd::{Level, Op, dispatch};
 use crate::{Pool, Result};
 
+use super::tiles::gather;
+
 /// The least sum of squares that keys and queries are divided by, as the models were trained with.
 const EPSILON: f32 = 1e-6;
 
@@ -108,19 +110,7 @@ pub fn delta_rule(
             Tile { shape, x, decays, steps, products: &products, head, tile, state, made },
         );
     });
-    let row = shape.values();
-    let part = part_of(pool, out.len(), row);
-    share(pool, out.chunks_mut(part).enumerate(), |(number, out)| {
-        for (at, row) in out.chunks_exact_mut(row).enumerate() {
-            let t = number * part / shape.values() + at;
-            for (head, values) in row.chunks_exact_mut(shape.value_dim).enumerate() {
-                for (tile, values) in values.chunks_mut(LANES).enumerate() {
-                    let from = ((head * tiles + tile) * tokens + t) * LANES;
-                    values.copy_from_slice(&made[from..from + values.len()]);
-                }
-            }
-        }
-    });
+    gather(pool, (shape.value_heads, shape.value_dim), &made, out);
     Ok(())
 }
 

@@ -27,6 +27,20 @@ pub fn decays(x: &mut [f32], rates: &[f32], bias: &[f32]) -> Result<()> {
     Ok(())
 }
 
+/// `x = softplus(x + bias)`, at least `least` and at most `most`, for rows of one value a head: how long a token lasts.
+///
+/// # Errors
+/// Lengths that do not fit each other.
+pub fn time_steps(x: &mut [f32], bias: &[f32], (least, most): (f32, f32)) -> Result<()> {
+    same("time steps: rows", x.len() % bias.len().max(1), 0)?;
+    for row in x.chunks_exact_mut(bias.len().max(1)) {
+        for (x, bias) in row.iter_mut().zip(bias) {
+            *x = softplus(*x + bias).max(least).min(most);
+        }
+    }
+    Ok(())
+}
+
 /// `x = 1 / (1 + e^-x)`.
 pub fn sigmoid(x: &mut [f32]) {
     x.iter_mut().for_each(|x| *x = 1.0 / (1.0 + (-*x).exp()));
@@ -101,6 +115,36 @@ pub fn gated_norm(
     Ok(())
 }
 
+/// `out = rms_norm(x * silu(gate))`, for each `group` values of rows of `weight.len()`. `gate` is overwritten.
+///
+/// # Errors
+/// Lengths that do not fit each other.
+pub fn norm_of_gated(
+    pool: &Pool,
+    (x, gate): (&[f32], &mut [f32]),
+    (weight, epsilon): (&[f32], f32),
+    group: usize,
+    out: &mut [f32],
+) -> Result<()> {
+    let width = weight.len().max(1);
+    same("norm of gated: gate", gate.len(), x.len())?;
+    same("norm of gated: output", out.len(), x.len())?;
+    same("norm of gated: rows", x.len() % width, 0)?;
+    same("norm of gated: groups", width % group.max(1), 0)?;
+    let part = part_of(pool, x.len(), width);
+    let parts = x.chunks(part).zip(gate.chunks_mut(part)).zip(out.chunks_mut(part));
+    share(pool, parts, |((x, gate), out)| {
+        ops::activate_mul(pool.level(), Activation::Silu, gate, x);
+        for (gated, out) in gate.chunks_exact(width).zip(out.chunks_exact_mut(width)) {
+            let groups = gated.chunks_exact(group).zip(weight.chunks_exact(group));
+            for ((gated, weight), out) in groups.zip(out.chunks_exact_mut(group)) {
+                ops::rms_norm(pool.level(), gated, weight, epsilon, out);
+            }
+        }
+    });
+    Ok(())
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -131,6 +175,19 @@ mod tests {
         for (found, expected) in out.iter().zip(expected) {
             assert!((found - expected).abs() < 1e-5, "{found} {expected}");
         }
+        let (mut gate, mut out) = ([1.0, -1.0, 0.5, 2.0], [0.0; 4]);
+        let norm = (&[1.0, 2.0, 1.0, 1.0][..], 1e-6);
+        norm_of_gated(&pool, (&[3.0, 4.0, -1.0, 1.0], &mut gate), norm, 2, &mut out).unwrap();
+        let gated = [3.0 * silu(1.0), 4.0 * silu(-1.0), -silu(0.5), silu(2.0)];
+        let root = |a: f32, b: f32| ((a * a + b * b) / 2.0).sqrt();
+        let (first, second) = (root(gated[0], gated[1]), root(gated[2], gated[3]));
+        let expected = [gated[0] / first, 2.0 * gated[1] / first, gated[2] / second, gated[3] / second];
+        for (found, expected) in out.iter().zip(expected) {
+            assert!((found - expected).abs() < 1e-4, "{found} {expected}");
+        }
+        let mut x = [0.0, 30.0, -30.0];
+        time_steps(&mut x, &[0.0], (1e-3, 20.0)).unwrap();
+        assert!((x[0] - 2f32.ln()).abs() < 1e-6 && x[1] == 20.0 && x[2] == 1e-3, "{x:?}");
         assert!(multiply(&pool, &mut [1.0], &[]).is_err());
         let mut x = [2.0, 3.0];
         multiply(&pool, &mut x, &[4.0, 0.5]).unwrap();

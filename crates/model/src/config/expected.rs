@@ -138,7 +138,7 @@ impl Config {
         }
     }
 
-    fn size(&self, dim: Dim) -> usize {
+    pub(crate) fn size(&self, dim: Dim) -> usize {
         let experts = self.experts.as_ref();
         let delta = |of: fn(&DeltaNet) -> usize| self.delta_net().map_or(0, of);
         match dim {

@@ -13,6 +13,9 @@ use super::gguf_keys::Keys;
 use super::rope::yarn_mscale;
 use super::{Config, QueryGrowth, Rope, RopeScaling, latent, limit, mixers, mixture, quirks};
 
+/// How many of the blocks predict further tokens.
+const NEXTN: &str = "nextn_predict_layers";
+
 pub(super) fn read(file: &Path, metadata: &Metadata, checkpoint: &Checkpoint) -> Result<Config> {
     let name = metadata
         .str("general.architecture")
@@ -54,13 +57,15 @@ pub(super) fn read(file: &Path, metadata: &Metadata, checkpoint: &Checkpoint) ->
         Some(size) => size,
         None => return Err(keys.missing("vocab_size")),
     };
-    // Those that predict further tokens are counted among them.
-    let further = metadata.u64(&keys.name("nextn_predict_layers")).unwrap_or(0);
-    let blocks = keys.need("block_count", limit::LAYERS)?;
-    let layers = match usize::try_from(further) {
-        Ok(further) if further < blocks => blocks - further,
-        _ => return Err(keys.error("nextn_predict_layers", format!("{further} of {blocks} layers"))),
+    let all_layers = keys.need("block_count", limit::LAYERS)?;
+    let speculative_layers = match keys.metadata.get(&keys.name(NEXTN)) {
+        None => 0,
+        Some(value) => match value.as_u64().filter(|&n| n < all_layers as u64) {
+            Some(n) => n as usize,
+            None => return Err(keys.error(NEXTN, format!("less than {all_layers} layers are expected"))),
+        },
     };
+    let layers = all_layers - speculative_layers;
     let context_length = keys.need("context_length", limit::CONTEXT)?;
     let ffn_size = keys.need("feed_forward_length", limit::HIDDEN)?;
     let dimensions = match architecture.position {
@@ -160,6 +165,7 @@ pub(super) fn read(file: &Path, metadata: &Metadata, checkpoint: &Checkpoint) ->
         dtype: None,
         rope_sections: rope_sections(&keys, architecture)?,
         deepstack_layers: deepstack_layers(&keys, architecture)?,
+        speculative_layers,
         multimodal: false,
         quantization: None,
     };

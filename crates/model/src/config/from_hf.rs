@@ -250,12 +250,13 @@ pub(super) fn read(file: &Path) -> Result<Config> {
         dtype: dtype(&whole)?.or(dtype(&root)?),
         rope_sections: None,
         deepstack_layers: multimodal::deepstack_layers(&whole, architecture)?,
+        speculative_layers: 0,
         multimodal: class::is_multimodal(&whole),
         quantization: quantization(&whole)?.or(quantization(&root)?),
     };
     config.rope_sections = multimodal::rope_sections(&root, architecture, config.rope.dimensions)?;
-    config.states = mixers::from_hf(&reader, &config)?;
     config.sparse_layers = mixture::sparse_layers_of_hf(&reader, &config)?;
+    config.states = mixers::from_hf(&reader, &config)?;
     latent::complete(&reader, &mut config)?;
     quirks::from_hf(&reader, &mut config)?;
     config.checked(file)

@@ -25,8 +25,8 @@ use crate::architecture::{Activation, Architecture, Block, Convention, Dim, Rope
 
 pub use expected::ExpectedTensor;
 pub use latent::Latent;
-pub use mixture::{ExpertGroups, Experts, SharedExpert};
 pub use mixers::{DeltaNet, ShortConv, StateMixer, States};
+pub use mixture::{ExpertGroups, Experts, SharedExpert};
 pub(crate) use quirks::{minicpm3, unusual_query_scalar, unusual_window_pattern, window_pattern};
 pub(crate) use rope::yarn_mscale;
 pub use rope::{Rope, RopeScaling};
@@ -132,6 +132,8 @@ pub struct Config {
     pub rope_sections: Option<[u32; 4]>,
     /// Layers to whose outputs a vision tower adds its own (Qwen3-VL); text knows none of them.
     pub deepstack_layers: u32,
+    /// Layers behind the model's own that predict further tokens, in GGUF files: they are left out.
+    pub speculative_layers: usize,
     /// The checkpoint is a multimodal release of which this is the text model: tensors of towers may be beside its
     /// own.
     pub multimodal: bool,
@@ -295,10 +297,10 @@ impl Config {
         {
             return bad(format!("{beta} is not a valid growth of queries with their position"));
         }
-        if let Some(Err(what)) = self.states.as_ref().map(|states| states.check(self.layers)) {
+        if let Some(what) = self.experts.and_then(|experts| experts.impossible()) {
             return bad(what);
         }
-        if let Some(what) = self.experts.and_then(|experts| experts.impossible()) {
+        if let Some(Err(what)) = self.states.as_ref().map(|states| states.check(self.layers)) {
             return bad(what);
         }
         if !self.architecture.activations.contains(&self.activation) {

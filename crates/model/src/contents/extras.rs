@@ -351,11 +351,10 @@ fn problem(tensor: &str, file: &Path, kind: ProblemKind) -> Problem {
 
 /// How many layers behind the others predict further tokens, as the configuration says.
 fn speculative_layers(checkpoint: &Checkpoint, config: &Config) -> usize {
-    let most = |n: u64| usize::try_from(n).ok().filter(|&n| n <= 64);
     if config.convention == Convention::Gguf {
-        let key = format!("{}.nextn_predict_layers", config.architecture.name);
-        return checkpoint.metadata().u64(&key).and_then(most).unwrap_or(0);
+        return config.speculative_layers;
     }
+    let most = |n: u64| usize::try_from(n).ok().filter(|&n| n <= 64);
     let Ok(Some(json)) = Json::read_optional(&checkpoint.directory().join("config.json")) else { return 0 };
     let root = json.root();
     let inner = root.object("text_config").ok().flatten();

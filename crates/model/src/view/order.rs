@@ -1,7 +1,7 @@
 //! The order of one format's rows in the other's tensors.
 
 use crate::Config;
-use crate::architecture::Layout;
+use crate::architecture::{Convention, Layout, TensorRole};
 use crate::config::DeltaNet;
 
 /// A permutation of a tensor's rows: where each row of the view is in the source.
@@ -149,6 +149,20 @@ impl RowOrder {
             Self::Untile(heads) => heads.tiled(row),
             Self::Listed(rows) => rows.get(row).map_or(row, |&row| row as usize),
         }
+    }
+}
+
+impl Config {
+    /// The order that GGUF has the columns of this role's matrix in, where a checkpoint of this configuration has them in
+    /// another: column `i` of GGUF is column `order[i]` of the checkpoint's.
+    pub fn gguf_column_order(&self, role: TensorRole) -> Option<Vec<u32>> {
+        if self.convention == Convention::Gguf {
+            return None;
+        }
+        let template = self.architecture.tensors.iter().find(|template| template.role == role)?;
+        let order = RowOrder::columns_from_hugging_face(template.layout, self)?;
+        let columns = self.size(*template.shape.last()?);
+        Some((0..columns).map(|column| order.source(column) as u32).collect())
     }
 }
 

@@ -103,6 +103,7 @@ fn of_role(role: TensorRole) -> Class {
         R::AttentionQkv | R::FfnGateUp | R::EmbeddingIn | R::EmbeddingOut => Class::Linear,
         R::AttentionQDown | R::AttentionQUp | R::AttentionKvDown | R::AttentionKvUp => Class::Linear,
         R::FfnGate | R::FfnUp | R::FfnDown | R::SharedGate | R::SharedUp | R::SharedDown => Class::Linear,
+        R::StateIn | R::DeltaQkv | R::DeltaGate | R::DeltaBeta | R::DeltaAlpha | R::StateOut => Class::Linear,
         R::ExpertsGate | R::ExpertsUp | R::ExpertsDown => Class::Expert,
         R::Router | R::SharedRouter => Class::Router,
         R::Output => Class::Head,

@@ -326,6 +326,11 @@ impl<'m> Collector<'m> {
     }
 }
 
+/// The values of some columns, in another order.
+pub(crate) fn in_order<T: Copy>(values: &[T], order: &[u32]) -> Vec<T> {
+    order.iter().map(|&column| values[column as usize]).collect()
+}
+
 impl Observer for Collector<'_> {
     fn observe(&mut self, executor: &mut Executor, group: &LinearGroup<'_>) -> Result<(), ObserverError> {
         let named = group.linears.iter().filter_map(|linear| Some((linear, self.entry(linear)?)));
@@ -334,6 +339,11 @@ impl Observer for Collector<'_> {
             return Ok(());
         }
         executor.column_squares(group.values, group.columns, &mut self.squares)?;
+        // The entry is of the columns as GGUF has them.
+        let role = group.linears.first().map(|linear| linear.role);
+        if let Some(order) = role.and_then(|role| self.model.config().gguf_column_order(role)) {
+            self.squares = in_order(&self.squares, &order);
+        }
         let config = self.model.config();
         for (linear, name) in entries {
             let heads = [TensorRole::AttentionKUp, TensorRole::AttentionVUp].contains(&linear.role);
