@@ -2,7 +2,7 @@
 
 use quern_tensor_io::{Error, Metadata, Result};
 
-use crate::architecture::{Architecture, Field, TensorRole};
+use crate::architecture::{Architecture, Field, Scores, TensorRole};
 use crate::architectures;
 
 use super::from_hf::Reader;
@@ -95,6 +95,11 @@ pub(super) fn complete(reader: &Reader<'_>, config: &mut Config) -> Result<()> {
     if config.kv_heads != config.heads {
         let what = format!("{} key-value heads for {} heads of latent attention", config.kv_heads, config.heads);
         return Err(root.error("num_key_value_heads", what));
+    }
+    // DeepSeek V2 may have groups that it does not use.
+    let greedy = root.str("topk_method")?.unwrap_or("greedy") == "greedy";
+    if let Some(experts) = config.experts.as_mut().filter(|experts| greedy && experts.scores == Scores::Softmax) {
+        experts.groups = None;
     }
     // GLM-4.7-Flash may list the kinds of its networks.
     if let Some(kinds) = root.array("mlp_layer_types")?.filter(|_| config.experts.is_some()) {

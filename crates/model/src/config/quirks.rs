@@ -3,7 +3,7 @@
 use quern_tensor_io::{Error, Metadata, Result};
 use serde_json::{Map, Value, json};
 
-use crate::architecture::{Block, Field, Sliding, Unrotated};
+use crate::architecture::{Block, Field, Scores, Sliding, Unrotated};
 use crate::json::Object;
 
 use super::from_hf::Reader;
@@ -127,6 +127,18 @@ pub(super) fn to_hf(config: &Config, metadata: &Metadata, out: &mut Map<String, 
             }
         }
         "lfm2" => set("block_auto_adjust_ff_dim", json!(false)),
+        "deepseek2" => {
+            let words = match config.experts.map(|experts| (experts.scores, experts.groups)) {
+                Some((Scores::Sigmoid, _)) => Some(("sigmoid", "noaux_tc")),
+                Some((Scores::Softmax, Some(_))) => Some(("softmax", "group_limited_greedy")),
+                Some((Scores::Softmax, None)) => Some(("softmax", "greedy")),
+                Some((Scores::SparseMixer { .. }, _)) | None => None,
+            };
+            if let Some((scores, method)) = words {
+                set("scoring_func", json!(scores));
+                set("topk_method", json!(method));
+            }
+        }
         "minicpm3" => {
             let rounded = |value: f64| json!((value * 1e6).round() / 1e6);
             set("scale_depth", rounded(f64::from(config.residual_multiplier) * (config.layers as f64).sqrt()));

@@ -317,6 +317,8 @@ impl<'v, 'a> Lookup<'v, 'a> {
                 | Layout::Transposed
                 | Layout::Experts
                 | Layout::HeadNorms
+                | Layout::KeyUp
+                | Layout::ValueUp
                 | Layout::QkvByHead
                 | Layout::Conv
                 | Layout::DeltaQkv
