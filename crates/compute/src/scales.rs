@@ -79,7 +79,8 @@ impl Scales {
     /// Whether they are those of a matrix of this shape.
     pub(crate) fn fit(&self, rows: usize, columns: usize) -> bool {
         let down = rows.div_ceil(self.block[0]);
-        columns.div_ceil(self.block[1]) == self.across && down.saturating_mul(self.across) == self.values.len()
+        columns.div_ceil(self.block[1]) == self.across
+            && down.saturating_mul(self.across) == self.values.len()
     }
 }
 

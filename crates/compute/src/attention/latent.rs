@@ -198,8 +198,14 @@ impl Job<'_> {
             }
         });
         let group = self.shape.sharing();
-        let shape =
-            AttentionShape { heads, kv_heads: heads / group, head_dim: cached, scale, window: None, softcap: None };
+        let shape = AttentionShape {
+            heads,
+            kv_heads: heads / group,
+            head_dim: cached,
+            scale,
+            window: None,
+            softcap: None,
+        };
         // All groups of heads read the same cache.
         let keys = Keys { head_stride: 0, ..self.keys };
         let mut gathered = vec![0f32; n * heads * rank];
@@ -347,7 +353,12 @@ impl Job<'_> {
 }
 
 /// Passes every number of some rows to `put`: row, counted from the first of these, column and value.
-fn decoded(matrix: &Matrix, rows: Range<usize>, order: Option<&[u32]>, mut put: impl FnMut(usize, usize, f32)) {
+fn decoded(
+    matrix: &Matrix,
+    rows: Range<usize>,
+    order: Option<&[u32]>,
+    mut put: impl FnMut(usize, usize, f32),
+) {
     let mut values = vec![0f32; matrix.columns()];
     for (at, row) in rows.enumerate() {
         // Types without decoder were refused when the matrix was made.
@@ -631,7 +642,8 @@ mod tests {
         let sorted = f32s(&sorted);
         let rows = s.heads * (s.nope + s.value);
         let (whole, permuted) = (matrix(rows, s.rank, &made.both), matrix(rows, s.rank, &sorted));
-        let (keys, values) = (&*heads_of(s.rank, s.nope, &made.keys), &*heads_of(s.value, s.rank, &made.values));
+        let (keys, values) =
+            (&*heads_of(s.rank, s.nope, &made.keys), &*heads_of(s.value, s.rank, &made.values));
         let ups = [
             LatentUp::Joined { both: whole, order: None, absorbed: &[] },
             LatentUp::Joined { both: whole, order: None, absorbed: keys },
@@ -657,7 +669,10 @@ mod tests {
                     }
                     assert!(results[0] == results[1], "threads change the result");
                     for (found, wanted) in results[0].iter().zip(&wanted) {
-                        assert!((f64::from(*found) - wanted).abs() < 2e-5, "{n} {first} {level:?} {found} {wanted}");
+                        assert!(
+                            (f64::from(*found) - wanted).abs() < 2e-5,
+                            "{n} {first} {level:?} {found} {wanted}"
+                        );
                     }
                 }
             }
@@ -693,7 +708,8 @@ mod tests {
         assert!(!s.expands(n, first));
         let keys_of = Keys { data: CacheData::F32(&stored), head_stride: 0 };
         let mut out = vec![f32::NAN; wanted.len()];
-        latent_attention(&Pool::new(2), s, &LatentUp::Split { keys, values }, &q, first, keys_of, &mut out).unwrap();
+        latent_attention(&Pool::new(2), s, &LatentUp::Split { keys, values }, &q, first, keys_of, &mut out)
+            .unwrap();
         let size = wanted.iter().fold(0f64, |m, v| m.max(v.abs()));
         for (found, wanted) in out.iter().zip(&wanted) {
             assert!((f64::from(*found) - wanted).abs() < 0.03 * size, "{found} {wanted} {size}");
@@ -704,7 +720,8 @@ mod tests {
     fn wrong_lengths_are_refused() {
         let s = &SHAPE;
         let made = up(s, &vec![0.1; s.heads * (s.nope + s.value) * s.rank]);
-        let (keys, values) = (&*heads_of(s.rank, s.nope, &made.keys), &*heads_of(s.value, s.rank, &made.values));
+        let (keys, values) =
+            (&*heads_of(s.rank, s.nope, &made.keys), &*heads_of(s.value, s.rank, &made.values));
         let stored = vec![0f32; 16 * (s.rank + s.rope)];
         let of = Keys { data: CacheData::F32(&stored), head_stride: 0 };
         let q = vec![0f32; s.heads * (s.nope + s.rope)];

@@ -112,7 +112,11 @@ fn gather_all(
     };
     let n = q.len() / (heads * head_dim);
     if q.len() != n * heads * head_dim || out.len() != n * heads * value_dim {
-        return Err(lengths("attention: output, and whole rows of queries", n * heads * value_dim, out.len()));
+        return Err(lengths(
+            "attention: output, and whole rows of queries",
+            n * heads * value_dim,
+            out.len(),
+        ));
     }
     if n == 0 {
         return Ok(());

@@ -190,8 +190,7 @@ impl Loader {
     /// As [`Loader::floats`]; [`Error::Lengths`] if a type or shape differs from the first's.
     pub fn stack(&mut self, matrices: &[HostMatrix<'_>]) -> Result<Vec<Matrix>> {
         let Some(first) = matrices.first() else { return Ok(Vec::new()) };
-        let shape =
-            |m: &HostMatrix<'_>| (m.element_type(), m.scales().is_some(), m.rows(), m.columns());
+        let shape = |m: &HostMatrix<'_>| (m.element_type(), m.scales().is_some(), m.rows(), m.columns());
         let alike = matrices.iter().filter(|m| shape(m) == shape(first)).count();
         if alike != matrices.len() {
             let what = "stack: matrices of the first one's type and shape";
@@ -281,7 +280,13 @@ fn copy(pool: &Pool, from: &[u8], to: &mut [u8]) {
 }
 
 /// Rows from `first` on, of a type without kernels or with scales beside them, as f16, bf16 or f32.
-fn convert(pool: &Pool, matrix: &HostMatrix<'_>, first: usize, to: ElementType, out: &mut [u8]) -> Result<()> {
+fn convert(
+    pool: &Pool,
+    matrix: &HostMatrix<'_>,
+    first: usize,
+    to: ElementType,
+    out: &mut [u8],
+) -> Result<()> {
     let from = matrix.element_type();
     if !decode::can_decode(from) || !matches!(to, ElementType::F16 | ElementType::BF16 | ElementType::F32) {
         return Err(Error::Unsupported { element_type: from });

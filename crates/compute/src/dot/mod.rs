@@ -99,11 +99,11 @@ mod tests;
 
 use quern_tensor_io::{ElementType, decode};
 
+use crate::Scales;
 use crate::activations::Row;
 use crate::block::Block;
 use crate::float::{f8_e4m3_to_f32, widen_f16_bytes};
 use crate::simd::{Level, Op, dispatch};
-use crate::Scales;
 
 /// A kernel of a block type. Safe to call only on a CPU with its level.
 type Kernel = unsafe fn(weights: &[u8], x: Row, y: &mut [f32]);

@@ -21,6 +21,8 @@ pub enum Field {
     LocalRopeTheta,
     /// The part of each head that rope rotates, 1 for all of it.
     PartialRotary,
+    /// Values of each head that rope rotates, which counts before the part of it (MiniMax M2).
+    RotaryDimensions,
     SlidingWindow,
     Tied,
     QkvBias,
@@ -60,6 +62,18 @@ pub enum Field {
     ExpertFfn,
     /// The chosen experts' weights are made to sum to one.
     NormTopk,
+    /// Positions that the convolution of a mixer with a state reads.
+    ConvTaps,
+    DeltaKeyHeads,
+    DeltaValueHeads,
+    DeltaKeyDim,
+    DeltaValueDim,
+    MambaHeads,
+    MambaHeadDim,
+    MambaGroups,
+    MambaState,
+    /// The convolution of a mixer with a state has a bias.
+    StateConvBias,
     /// Width between the two projections of queries; null for one projection (latent attention).
     QueryRank,
     /// Numbers of the vector that keys and values are made of.
@@ -84,12 +98,6 @@ pub enum Field {
     DenseLayers,
     /// Every so many layers the last is a mixture of experts.
     SparseStep,
-    /// Positions that the convolution of a mixer with a state reads.
-    ConvTaps,
-    DeltaKeyHeads,
-    DeltaValueHeads,
-    DeltaKeyDim,
-    DeltaValueDim,
 }
 
 /// The meaning of an absent key.
@@ -250,6 +258,20 @@ pub enum GgufKey {
     QueryGrowth,
     /// `rope.scaling.yarn_log_multiplier` in place of the attention factor that other families write.
     YarnLogMultiplier,
+    /// `ssm.conv_kernel`, `ssm.state_size`, `ssm.group_count`, `ssm.time_step_rank` and `ssm.inner_size` of a delta net,
+    /// `attention.recurrent_layers` and `full_attention_interval`.
+    DeltaNet,
+    /// `ssm.conv_kernel`, `ssm.state_size`, `ssm.group_count`, `ssm.inner_size` and `ssm.time_step_rank` of Mamba-2.
+    Mamba2,
+    /// `feed_forward_length`, 0 in layers that are no network.
+    FeedForwardLengthLayers,
+    /// `attention.layer_norm_epsilon`, `rope.dimension_count` and `rope.scaling.finetuned`, which mean nothing in a model
+    /// that rotates nothing and has no layer norm, and are written all the same (Nemotron-H).
+    NemotronH,
+    /// `shortconv.l_cache`.
+    ShortConv,
+    /// `attention.head_count_kv`, 0 in layers whose mixer keeps a state.
+    HeadCountKvLayers,
     /// `attention.head_count_kv`, always 1: the cache of latent attention has one head.
     HeadCountKvOne,
     /// `attention.q_lora_rank` and `attention.kv_lora_rank`.
@@ -264,13 +286,6 @@ pub enum GgufKey {
     KeyLength,
     /// `rope.scaling.yarn_log_multiplier`, a tenth of `mscale_all_dim` (DeepSeek V2), in place of the attention factor.
     YarnScoreMultiplier,
-    /// `ssm.conv_kernel`, `ssm.state_size`, `ssm.group_count`, `ssm.time_step_rank` and `ssm.inner_size` of a delta net,
-    /// `attention.recurrent_layers` and `full_attention_interval`.
-    DeltaNet,
-    /// `shortconv.l_cache`.
-    ShortConv,
-    /// `attention.head_count_kv`, 0 in layers whose mixer keeps a state.
-    HeadCountKvLayers,
     /// `tensor_data_layout`, the layout of Falcon's queries, keys and values.
     TensorDataLayout,
 }

@@ -43,6 +43,29 @@ pub enum TensorRole {
     AttentionKNorm,
     /// Of what attention adds (Gemma 2).
     AttentionPostNorm,
+    /// From the block's input to all that a mixer with a state computes with.
+    StateIn,
+    /// Queries, keys and values of a delta net in one matrix.
+    DeltaQkv,
+    /// The gate of a delta net's results.
+    DeltaGate,
+    /// How much of each token a delta net's heads learn.
+    DeltaBeta,
+    /// How much of a delta net's heads stays from token to token.
+    DeltaAlpha,
+    /// The convolution of a mixer with a state, one filter for each channel.
+    StateConv,
+    StateConvBias,
+    /// Added to what a state's decay is computed from.
+    StateTimeBias,
+    /// How fast a state decays, one number for each head.
+    StateDecay,
+    /// What a state's input is multiplied with beside it, one number for each head.
+    StateSkip,
+    /// Of each head that a state returns.
+    StateNorm,
+    /// From what a state returns to the residual stream.
+    StateOut,
     /// From the residual stream to the rank of queries (latent attention).
     AttentionQDown,
     AttentionQDownNorm,
@@ -57,26 +80,6 @@ pub enum TensorRole {
     AttentionKUp,
     /// The values' part: `[heads, value, rank]`.
     AttentionVUp,
-    /// From the block's input to all that a mixer with a state computes with.
-    StateIn,
-    /// Queries, keys and values of a delta net in one matrix.
-    DeltaQkv,
-    /// The gate of a delta net's results.
-    DeltaGate,
-    /// How much of each token a delta net's heads learn.
-    DeltaBeta,
-    /// How much of a delta net's heads stays from token to token.
-    DeltaAlpha,
-    /// The convolution of a mixer with a state, one filter for each channel.
-    StateConv,
-    /// Added to what a state's decay is computed from.
-    StateTimeBias,
-    /// How fast a state decays, one number for each head.
-    StateDecay,
-    /// Of each head that a state returns.
-    StateNorm,
-    /// From what a state returns to the residual stream.
-    StateOut,
     FfnNorm,
     FfnNormBias,
     FfnGate,

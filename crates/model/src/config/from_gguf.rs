@@ -5,7 +5,9 @@ use std::path::Path;
 
 use quern_tensor_io::{Array, Checkpoint, ElementType, Error, Metadata, Result, Value};
 
-use crate::architecture::{Architecture, Block, Convention, GgufKey, Norm, Position, TensorRole as Role};
+use crate::architecture::{
+    Architecture, Block, Convention, GgufKey, Norm, Position, TensorRole as Role, Unrotated,
+};
 use crate::architectures;
 use crate::identify::class;
 
@@ -37,7 +39,8 @@ pub(super) fn read(file: &Path, metadata: &Metadata, checkpoint: &Checkpoint) ->
 
     let hidden_size = keys.need("embedding_length", limit::HIDDEN)?;
     let heads = keys.need("attention.head_count", limit::HEADS)?;
-    let latent = latent::from_gguf(&keys, architecture, checkpoint.tensor("blk.0.attn_kv_b.weight").is_some())?;
+    let latent =
+        latent::from_gguf(&keys, architecture, checkpoint.tensor("blk.0.attn_kv_b.weight").is_some())?;
     let given = keys.size("attention.key_length", limit::HIDDEN)?.filter(|_| latent.is_none());
     let head_dim = match given {
         Some(given) => given,
@@ -67,8 +70,10 @@ pub(super) fn read(file: &Path, metadata: &Metadata, checkpoint: &Checkpoint) ->
     };
     let layers = all_layers - speculative_layers;
     let context_length = keys.need("context_length", limit::CONTEXT)?;
-    let ffn_size = keys.need("feed_forward_length", limit::HIDDEN)?;
+    let ffn_size = mixers::ffn_size(&keys, architecture, (hidden_size, layers))?;
     let dimensions = match architecture.position {
+        // Files of models that rotate nothing say this for nothing.
+        Position::Rotary if architecture.unrotated == Unrotated::Every(1) => head_dim,
         Position::Rotary => keys.size("rope.dimension_count", limit::HIDDEN)?.unwrap_or(head_dim),
         Position::Learned { .. } => 0,
     };
@@ -109,7 +114,7 @@ pub(super) fn read(file: &Path, metadata: &Metadata, checkpoint: &Checkpoint) ->
         kv_heads: match latent {
             // One head in the cache, of which every head's keys and values are made.
             Some(_) => heads,
-            None => mixers::kv_heads(&keys, architecture, heads)?,
+            None => mixers::kv_heads(&keys, architecture, (heads, layers))?,
         },
         head_dim,
         head_dim_given: given.is_some(),
@@ -158,8 +163,8 @@ pub(super) fn read(file: &Path, metadata: &Metadata, checkpoint: &Checkpoint) ->
         scaled_by_layer: false,
         latent,
         experts,
-        sparse_layers: Vec::new(),
         states: None,
+        sparse_layers: Vec::new(),
         // Readers of GGUF take it from the architecture; no key says it.
         activation: architecture.activations[0],
         dtype: None,
@@ -169,8 +174,8 @@ pub(super) fn read(file: &Path, metadata: &Metadata, checkpoint: &Checkpoint) ->
         multimodal: false,
         quantization: None,
     };
-    config.sparse_layers = mixture::sparse_layers_of_gguf(&keys, &config)?;
     config.states = mixers::from_gguf(&keys, &config)?;
+    config.sparse_layers = mixture::sparse_layers_of_gguf(&keys, &config)?;
     config.sliding_layers = sliding_layers(&keys, &config)?;
     config.unrotated_layers = config.usual_unrotated_layers();
     config.query_growth = query_growth(&keys, &config)?;
@@ -180,7 +185,7 @@ pub(super) fn read(file: &Path, metadata: &Metadata, checkpoint: &Checkpoint) ->
         name.is_some_and(|n| checkpoint.tensor(&n).is_some())
     };
     // Not every layer has attention.
-    let first = (0..layers).find(|&layer| !config.has_state(layer)).unwrap_or(0);
+    let first = (0..layers).find(|&layer| config.has_attention(layer)).unwrap_or(0);
     let any = |roles: &[Role]| roles.iter().any(|&role| has(role, Some(first)) || has(role, Some(0)));
     let tied = !has(Role::Output, None);
     let qkv_bias =

@@ -93,7 +93,8 @@ pub(super) fn complete(reader: &Reader<'_>, config: &mut Config) -> Result<()> {
     let Some(latent) = &mut config.latent else { return Ok(()) };
     let root = reader.root;
     if config.kv_heads != config.heads {
-        let what = format!("{} key-value heads for {} heads of latent attention", config.kv_heads, config.heads);
+        let what =
+            format!("{} key-value heads for {} heads of latent attention", config.kv_heads, config.heads);
         return Err(root.error("num_key_value_heads", what));
     }
     // DeepSeek V2 may have groups that it does not use.

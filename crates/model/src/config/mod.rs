@@ -15,6 +15,7 @@ mod mixture;
 mod multimodal;
 mod quirks;
 mod rope;
+mod state_mixers;
 pub(crate) mod to_hf;
 
 use std::path::Path;
@@ -25,11 +26,11 @@ use crate::architecture::{Activation, Architecture, Block, Convention, Dim, Rope
 
 pub use expected::ExpectedTensor;
 pub use latent::Latent;
-pub use mixers::{DeltaNet, ShortConv, StateMixer, States};
 pub use mixture::{ExpertGroups, Experts, SharedExpert};
 pub(crate) use quirks::{minicpm3, unusual_query_scalar, unusual_window_pattern, window_pattern};
 pub(crate) use rope::yarn_mscale;
 pub use rope::{Rope, RopeScaling};
+pub use state_mixers::{DeltaNet, Mamba2, ShortConv, StateMixer, States};
 
 /// Larger sizes are treated as damage: no model is near them, and products of any three fit in 64 bits.
 pub(crate) mod limit {
@@ -120,10 +121,10 @@ pub struct Config {
     pub latent: Option<Latent>,
     /// The mixture of experts in place of the feed-forward network, in [`Config::sparse_layers`].
     pub experts: Option<Experts>,
-    /// Which layers are mixtures, one flag a layer; all false without experts.
-    pub sparse_layers: Vec<bool>,
     /// The layers whose mixer keeps a state, where there are such.
     pub states: Option<States>,
+    /// Which layers are mixtures, one flag a layer; all false without experts.
+    pub sparse_layers: Vec<bool>,
     /// The feed-forward network's activation.
     pub activation: Activation,
     /// Element type the weights were published in, where `config.json` says so.
@@ -132,7 +133,7 @@ pub struct Config {
     pub rope_sections: Option<[u32; 4]>,
     /// Layers to whose outputs a vision tower adds its own (Qwen3-VL); text knows none of them.
     pub deepstack_layers: u32,
-    /// Layers behind the model's own that predict further tokens, in GGUF files: they are left out.
+    /// Layers behind the model's own that predict further tokens: they are left out.
     pub speculative_layers: usize,
     /// The checkpoint is a multimodal release of which this is the text model: tensors of towers may be beside its
     /// own.
@@ -297,10 +298,10 @@ impl Config {
         {
             return bad(format!("{beta} is not a valid growth of queries with their position"));
         }
-        if let Some(what) = self.experts.and_then(|experts| experts.impossible()) {
+        if let Some(Err(what)) = self.states.as_ref().map(|states| states.check(self.layers)) {
             return bad(what);
         }
-        if let Some(Err(what)) = self.states.as_ref().map(|states| states.check(self.layers)) {
+        if let Some(what) = self.experts.and_then(|experts| experts.impossible()) {
             return bad(what);
         }
         if !self.architecture.activations.contains(&self.activation) {

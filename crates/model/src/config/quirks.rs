@@ -38,7 +38,7 @@ pub(super) fn from_hf(reader: &Reader<'_>, config: &mut Config) -> Result<()> {
         "mistral3" => config.query_growth = query_growth(reader)?,
         "lfm2" => config.ffn_size = lfm2_width(reader, config.ffn_size)?,
         // llama.cpp wants them, whatever config.json says.
-        "qwen35" => drop(config.rope_sections.get_or_insert([11, 11, 10, 0])),
+        "qwen35" | "qwen35moe" => drop(config.rope_sections.get_or_insert([11, 11, 10, 0])),
         _ => {}
     }
     Ok(())
@@ -127,23 +127,17 @@ pub(super) fn to_hf(config: &Config, metadata: &Metadata, out: &mut Map<String, 
             }
         }
         "lfm2" => set("block_auto_adjust_ff_dim", json!(false)),
-        "deepseek2" => {
-            let words = match config.experts.map(|experts| (experts.scores, experts.groups)) {
-                Some((Scores::Sigmoid, _)) => Some(("sigmoid", "noaux_tc")),
-                Some((Scores::Softmax, Some(_))) => Some(("softmax", "group_limited_greedy")),
-                Some((Scores::Softmax, None)) => Some(("softmax", "greedy")),
-                Some((Scores::SparseMixer { .. }, _)) | None => None,
-            };
-            if let Some((scores, method)) = words {
-                set("scoring_func", json!(scores));
-                set("topk_method", json!(method));
-            }
-        }
-        "minicpm3" => {
-            let rounded = |value: f64| json!((value * 1e6).round() / 1e6);
-            set("scale_depth", rounded(f64::from(config.residual_multiplier) * (config.layers as f64).sqrt()));
-            let base = config.hidden_size as f32 / config.logit_divisor;
-            set("dim_model_base", json!(base.round() as usize));
+        // Only transformers 5 has such models; the sections count for images alone.
+        "qwen35" | "qwen35moe" => {
+            let sections = config.rope_sections.map(|sections| sections[..3].to_vec());
+            let rope = json!({
+                "rope_type": "default",
+                "rope_theta": shortest(config.rope.theta),
+                "partial_rotary_factor": config.rope.dimensions as f64 / config.head_dim as f64,
+                "mrope_interleaved": true,
+                "mrope_section": sections,
+            });
+            set("rope_parameters", rope);
         }
         "smollm3" => {
             let rotated = |&unrotated: &bool| u8::from(!unrotated);

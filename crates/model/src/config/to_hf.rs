@@ -40,8 +40,8 @@ pub(crate) fn config_json(config: &Config, metadata: &Metadata, dtype: ElementTy
     }
     set("torch_dtype", json!(dtype_name(dtype)));
     set("use_cache", json!(true));
-    mixture::to_hf(config, &mut out);
     mixers::to_hf(config, &mut out);
+    mixture::to_hf(config, &mut out);
     quirks::to_hf(config, metadata, &mut out);
     out
 }
@@ -129,6 +129,7 @@ fn field(config: &Config, field: Field) -> Option<Value> {
         Field::RopeTheta => shortest(config.rope.theta),
         Field::LocalRopeTheta => shortest(config.rope.local_theta?),
         Field::PartialRotary => json!(config.rope.dimensions as f64 / config.head_dim as f64),
+        Field::RotaryDimensions => json!(config.rope.dimensions),
         Field::SlidingWindow => config.sliding_window.map_or(Value::Null, |w| json!(w)),
         Field::Tied => json!(config.tied_embeddings),
         Field::QkvBias => json!(config.qkv_bias),
@@ -155,6 +156,11 @@ fn field(config: &Config, field: Field) -> Option<Value> {
         Field::DeltaValueHeads => json!(config.delta_net()?.value_heads),
         Field::DeltaKeyDim => json!(config.delta_net()?.key_dim),
         Field::DeltaValueDim => json!(config.delta_net()?.value_dim),
+        Field::MambaHeads => json!(config.mamba2()?.heads),
+        Field::MambaHeadDim => json!(config.mamba2()?.head_dim),
+        Field::MambaGroups => json!(config.mamba2()?.groups),
+        Field::MambaState => json!(config.mamba2()?.state),
+        Field::StateConvBias => json!(config.mamba2()?.conv_bias),
         Field::LogitDivisor => shortest(config.logit_divisor),
         Field::LogitMultiplier => shortest(config.logit_multiplier),
         Field::UnrotatedInterval => match config.architecture.unrotated {

@@ -224,7 +224,7 @@ impl<'a, 'c> Extras<'a, 'c> {
                 left_out.extend(layer.parts.iter().map(|&tensor| LeftOut { tensor, reason: Extra::Tower }));
                 continue;
             }
-            if self.is_speculative(&layer.name) {
+            if self.predicts(&layer.name) {
                 let parts = layer.parts.iter();
                 left_out.extend(parts.map(|&tensor| LeftOut { tensor, reason: Extra::Speculative }));
                 continue;
@@ -265,7 +265,7 @@ impl<'a, 'c> Extras<'a, 'c> {
 
     fn harmless(&self, info: &TensorInfo) -> Option<Extra> {
         let name = info.name.as_str();
-        if self.is_speculative(name) {
+        if self.predicts(name) {
             return Some(Extra::Speculative);
         }
         if self.config.convention == Convention::Gguf {
@@ -295,6 +295,12 @@ impl<'a, 'c> Extras<'a, 'c> {
             return Some(Extra::Tower);
         }
         self.zero_bias(info)
+    }
+
+    /// Whether a tensor is in a layer behind the model's that predicts further tokens.
+    fn predicts(&self, name: &str) -> bool {
+        let behind = self.names.block_of(name).and_then(|layer| layer.checked_sub(self.config.layers));
+        behind.is_some_and(|behind| behind < self.config.speculative_layers)
     }
 
     /// Whether this is the bias of a weight that is used, and all zero.

@@ -87,11 +87,12 @@ impl Names {
         self.spellings(name).into_iter().find_map(number)
     }
 
-    /// The number of the layer that a name is in, whatever it is there.
-    pub fn numbered(&self, name: &str) -> Option<usize> {
+    /// The number of the layer that a name has where the architecture's names have one, whatever follows it.
+    pub fn block_of(&self, name: &str) -> Option<usize> {
         let number = |spelling: Cow<'_, str>| {
             self.per_layer.iter().find_map(|(before, _)| {
-                spelling.strip_prefix(before.as_str())?.split_once('.')?.0.parse().ok()
+                let (layer, _) = spelling.strip_prefix(before.as_str())?.split_once('.')?;
+                layer.parse().ok()
             })
         };
         self.spellings(name).into_iter().find_map(number)

@@ -60,7 +60,9 @@ pub(super) fn check(file: &Path, config: &Config) -> Result<Vec<String>> {
         }
     }
     if let (Some(latent), &RopeScaling::Yarn { attention_factor, .. }) = (config.latent, &config.rope.scaling)
-        && (attention_factor != Some(1.0) || latent.mscale.is_none() || !written(GgufKey::YarnScoreMultiplier))
+        && (attention_factor != Some(1.0)
+            || latent.mscale.is_none()
+            || !written(GgufKey::YarnScoreMultiplier))
     {
         return refused("\"mscale\" that is not \"mscale_all_dim\"".into());
     }

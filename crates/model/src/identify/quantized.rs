@@ -1,7 +1,7 @@
 //! Layers quantized by methods that quern does not read, as configurations and tensors name them.
 
-use quern_tensor_io::Checkpoint;
 use super::{Identity, brief, object};
+use quern_tensor_io::Checkpoint;
 
 /// The methods whose layers are read, by the names that configurations have for them.
 const READ: [&str; 15] = [

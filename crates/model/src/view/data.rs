@@ -17,12 +17,12 @@ pub(super) enum Data<'a> {
     Rows { parts: Vec<Part<'a>>, order: Option<RowOrder> },
     /// The columns of a matrix of plain values, or of rows of blocks.
     Transposed { data: &'a [u8], stored: ElementType },
+    /// Rows whose values are in another order; of blocks and packed layers, decoded.
+    Columns { part: Part<'a>, stored: ElementType, order: RowOrder },
     /// Keys' projection of latent attention, each head's transposed.
     LatentKeys(latent::Keys<'a>),
     /// Keys' and values' projections of latent attention in one matrix.
     LatentBoth(latent::Both<'a>),
-    /// Rows whose values are in another order; of blocks and packed layers, decoded.
-    Columns { part: Part<'a>, stored: ElementType, order: RowOrder },
     /// Computed, small.
     Owned(Vec<u8>),
 }
@@ -94,8 +94,6 @@ impl<'a> Data<'a> {
                     }
                 }
             }
-            Self::LatentKeys(keys) => keys.read(view, rows, out),
-            Self::LatentBoth(both) => both.read(rows, out),
             Self::Columns { part, stored, order } => {
                 let columns = tensor.columns();
                 let size = tensor.element_type.block_bytes();
@@ -124,6 +122,8 @@ impl<'a> Data<'a> {
                     }
                 }
             }
+            Self::LatentKeys(keys) => keys.read(view, rows, out),
+            Self::LatentBoth(both) => both.read(rows, out),
             Self::Rows { parts, order } => {
                 let height = (tensor.rows() / parts.len().max(1)).max(1);
                 for (part, rows, out) in by_part(height, rows, row_bytes, out) {
@@ -158,10 +158,6 @@ impl<'a> Data<'a> {
             // Every row is spread over all of it.
             Self::Transposed { data, .. } if rows.end == tensor.rows() => vec![data],
             Self::Transposed { .. } => Vec::new(),
-            // Read by the values' tensor, too.
-            Self::LatentKeys(_) => Vec::new(),
-            Self::LatentBoth(both) if rows.end == tensor.rows() => both.spans(),
-            Self::LatentBoth(_) => Vec::new(),
             Self::Columns { part: Part::Bytes(data), stored, .. } => {
                 let bytes = stored.row_bytes(tensor.columns()).unwrap_or_default();
                 vec![&data[rows.start * bytes..rows.end * bytes]]
@@ -170,6 +166,10 @@ impl<'a> Data<'a> {
                 packed_spans(view.checkpoint, layer_of(view, *layer))
             }
             Self::Columns { .. } => Vec::new(),
+            // Read by the values' tensor, too.
+            Self::LatentKeys(_) => Vec::new(),
+            Self::LatentBoth(both) if rows.end == tensor.rows() => both.spans(),
+            Self::LatentBoth(_) => Vec::new(),
             Self::Rows { parts, order } => {
                 let height = (tensor.rows() / parts.len().max(1)).max(1);
                 let mut spans = Vec::new();

@@ -15,6 +15,10 @@ pub(super) enum RowOrder {
     Gather(Groups),
     /// The other way round.
     Scatter(Groups),
+    /// The source has the value heads of one key head together, the view the first of each, then the second of each.
+    Tile(ValueHeads),
+    /// The other way round.
+    Untile(ValueHeads),
     /// The source has `all` rows for each head, of which the view has `own`, behind the first `before`.
     Part {
         /// Rows of a head in the view.
@@ -24,10 +28,6 @@ pub(super) enum RowOrder {
         /// Rows of a head in the source.
         all: usize,
     },
-    /// The source has the value heads of one key head together, the view the first of each, then the second of each.
-    Tile(ValueHeads),
-    /// The other way round.
-    Untile(ValueHeads),
     /// Row by row.
     Listed(Vec<u32>),
 }
@@ -62,24 +62,26 @@ impl RowOrder {
         match layout {
             Layout::QueryHeads | Layout::KeyHeads => Some(Self::Interleave(config.head_dim)),
             Layout::QkvByHead => Some(Self::Gather(Groups::of(config))),
-            Layout::ValueUp => config.latent.map(|latent| Self::Part {
-                own: latent.value_dim,
-                before: latent.nope_dim,
-                all: latent.nope_dim + latent.value_dim,
-            }),
             Layout::DeltaQkv | Layout::DeltaConv => {
                 ValueHeads::of(config, |net| (net.width() - net.values(), net.value_dim))
             }
             Layout::DeltaValues => ValueHeads::of(config, |net| (0, net.value_dim)),
             Layout::DeltaHeads | Layout::DeltaDecay => ValueHeads::of(config, |_| (0, 1)),
+            Layout::ValueUp => config.latent.map(|latent| Self::Part {
+                own: latent.value_dim,
+                before: latent.nope_dim,
+                all: latent.nope_dim + latent.value_dim,
+            }),
             Layout::Same
             | Layout::Transposed
             | Layout::PlusOne
             | Layout::Experts
             | Layout::HeadNorms
-            | Layout::KeyUp
             | Layout::Conv
-            | Layout::DeltaColumns => None,
+            | Layout::Flat
+            | Layout::FlatDecay
+            | Layout::DeltaColumns
+            | Layout::KeyUp => None,
         }
     }
 
@@ -90,6 +92,8 @@ impl RowOrder {
             Layout::Same
             | Layout::QueryHeads
             | Layout::KeyHeads
+            | Layout::KeyUp
+            | Layout::ValueUp
             | Layout::Transposed
             | Layout::PlusOne
             | Layout::Experts
@@ -98,6 +102,8 @@ impl RowOrder {
             | Layout::KeyUp
             | Layout::ValueUp
             | Layout::Conv
+            | Layout::Flat
+            | Layout::FlatDecay
             | Layout::DeltaQkv
             | Layout::DeltaConv
             | Layout::DeltaValues
@@ -122,10 +128,10 @@ impl RowOrder {
             Self::HalfSplit(head) => Self::Interleave(head),
             Self::Gather(groups) => Self::Scatter(groups),
             Self::Scatter(groups) => Self::Gather(groups),
-            // Joined with the keys' rows in another way (`super::latent`).
-            part @ Self::Part { .. } => part,
             Self::Tile(heads) => Self::Untile(heads),
             Self::Untile(heads) => Self::Tile(heads),
+            // Joined with the keys' rows in another way (`super::latent`).
+            part @ Self::Part { .. } => part,
             Self::Listed(rows) => Self::Listed(rows),
         }
     }
@@ -144,9 +150,9 @@ impl RowOrder {
             }
             Self::Gather(groups) => groups.grouped(row),
             Self::Scatter(groups) => groups.gathered(row),
-            &Self::Part { own, before, all } => row / own * all + before + row % own,
             Self::Tile(heads) => heads.grouped(row),
             Self::Untile(heads) => heads.tiled(row),
+            &Self::Part { own, before, all } => row / own * all + before + row % own,
             Self::Listed(rows) => rows.get(row).map_or(row, |&row| row as usize),
         }
     }

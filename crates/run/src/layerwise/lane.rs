@@ -179,7 +179,11 @@ impl<'m> Lane<'m> {
         steps.inputs_within((which, block), current.hidden_of(tokens), views.normed.front_mut(values))?;
         if let Some(reference) = reference {
             views.reference.reserve(values)?;
-            steps.inputs_within((which, own), reference.hidden_of(tokens), views.reference.front_mut(values))?;
+            steps.inputs_within(
+                (which, own),
+                reference.hidden_of(tokens),
+                views.reference.front_mut(values),
+            )?;
         }
         let mut inputs = Inputs::from(views.normed.front(values));
         inputs.reference = reference.is_some().then(|| views.reference.front(values));

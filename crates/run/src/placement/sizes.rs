@@ -279,18 +279,18 @@ fn is_matrix(role: TensorRole) -> bool {
         R::AttentionV,
         R::AttentionQkv,
         R::AttentionOutput,
-        R::AttentionQDown,
-        R::AttentionQUp,
-        R::AttentionKvDown,
-        R::AttentionKvUp,
-        R::AttentionKUp,
-        R::AttentionVUp,
         R::StateIn,
         R::DeltaQkv,
         R::DeltaGate,
         R::DeltaBeta,
         R::DeltaAlpha,
         R::StateOut,
+        R::AttentionQDown,
+        R::AttentionQUp,
+        R::AttentionKvDown,
+        R::AttentionKvUp,
+        R::AttentionKUp,
+        R::AttentionVUp,
         R::FfnGate,
         R::FfnUp,
         R::FfnGateUp,
@@ -325,12 +325,13 @@ fn size(
         false => (rows, columns),
     };
     let layer = match tensor.place {
-        Some(Place::Packed(number)) => view.packing().and_then(|packing| packing.layers().get(number)),
+        Some(Place::Packed(number) | Place::PackedRows { layer: number, .. }) => {
+            view.packing().and_then(|packing| packing.layers().get(number))
+        }
         Some(Place::Plain(_)) | None => None,
     };
     let in_file = layer.and_then(|layer| layer.in_file_type());
-    let form =
-        layer.filter(|_| in_file.is_none()).map(|layer| layer.block_form(view.checkpoint()));
+    let form = layer.filter(|_| in_file.is_none()).map(|layer| layer.block_form(view.checkpoint()));
     let target = load_in.and_then(|load_in| load_in.target(&tensor.name));
     let stored = form.as_ref().map(|form| form.element_type).or(in_file).unwrap_or(tensor.element_type);
     let element_type = target.unwrap_or(stored);
@@ -341,7 +342,11 @@ fn size(
         false => element_type,
     };
     let scales = match (target, layer) {
-        (None, Some(layer)) => 4 * layer.in_file_scales() as u64,
+        (None, Some(layer)) => {
+            // Of one expert's rows of a stack, their share.
+            let all = 4 * layer.in_file_scales() as u64;
+            (all * rows as u64).checked_div(layer.rows as u64).unwrap_or(0)
+        }
         _ => 0,
     };
     let bytes = matrix_bytes(element_type, rows, columns);
@@ -369,7 +374,7 @@ fn size(
     };
     let size = UnitSize {
         mapped: if made { 0 } else { bytes },
-        made: scales + again + if made { bytes + order } else { 0 },
+        made: again + scales + if made { bytes + order } else { 0 },
         gpu: device_bytes(on_card, rows, columns) + order,
         touched,
     };

@@ -123,14 +123,18 @@ impl Beside {
     /// Its own blocks, if one factor is all it has.
     pub fn block_form(&self) -> BlockForm {
         match self.factors[..] {
-            [factor] => {
-                BlockForm { element_type: self.element_type, exact: true, permutation: None, factor }
-            }
+            [factor] => BlockForm { element_type: self.element_type, exact: true, permutation: None, factor },
             _ => BlockForm { element_type: ElementType::F16, exact: false, permutation: None, factor: 1.0 },
         }
     }
 
-    pub fn blocks(&self, checkpoint: &Checkpoint, element_type: ElementType, rows: Range<usize>, out: &mut [u8]) {
+    pub fn blocks(
+        &self,
+        checkpoint: &Checkpoint,
+        element_type: ElementType,
+        rows: Range<usize>,
+        out: &mut [u8],
+    ) {
         match element_type == self.element_type {
             true => out.copy_from_slice(self.bytes(checkpoint, rows)),
             false => super::plain_rows(self.columns, rows, out, |rows, values| {

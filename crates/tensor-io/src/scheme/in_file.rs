@@ -28,7 +28,9 @@ impl PackedLayer {
                 Some(ElementType::F8E4M3)
             }
             Store::Beside(layer) => Some(layer.element_type),
-            Store::Affine(_) | Store::FourBit(_) | Store::Int8(_) | Store::Scaled(_) | Store::Grouped(_) => None,
+            Store::Affine(_) | Store::FourBit(_) | Store::Int8(_) | Store::Scaled(_) | Store::Grouped(_) => {
+                None
+            }
         }
     }
 

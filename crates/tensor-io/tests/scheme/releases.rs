@@ -101,7 +101,7 @@ fn auto_round_packed_as_awq() {
     let layers = [
         ("0.self_attn.q_proj", "awq 4-bit", Some(Q5_0), Q4_1),
         ("0.self_attn.k_proj", "awq 4-bit", Some(Q4_1), Q4_1),
-        ("0.mlp.down_proj", "awq 4-bit", Some(Q4_1), Q4_1),
+        ("0.mlp.down_proj", "awq 4-bit", Some(Q5_0), Q4_1),
     ];
     let notes = agrees("auto-round-awq", Scheme::Awq { bits: 4, group_size: Some(32) }, "awq", &layers);
     assert_eq!(notes, ["made by AutoRound, packed as \"auto_round:auto_awq\""]);
@@ -169,7 +169,8 @@ fn auto_round(config: serde_json::Value) -> Model {
 #[test]
 fn labels_of_auto_round() {
     let method = |config| auto_round(config).read().unwrap().packing.method();
-    for format in ["auto_round:auto_gptq", "auto_round:gptq:exllamav2", "auto_round", "auto_round:gptqmodel"] {
+    for format in ["auto_round:auto_gptq", "auto_round:gptq:exllamav2", "auto_round", "auto_round:gptqmodel"]
+    {
         assert_eq!(method(json!({ "packing_format": format })), Some("gptq"), "{format}");
         // Older releases.
         assert_eq!(method(json!({ "backend": format, "quant_method": "intel/auto-round" })), Some("gptq"));
@@ -179,7 +180,10 @@ fn labels_of_auto_round() {
     let opened = awq.json("config.json", json!({ "quantization_config": config })).read().unwrap();
     assert_eq!(opened.packing.method(), Some("awq"));
     for (config, part) in [
-        (json!({ "packing_format": "auto_round:marlin_x" }), "AutoRound in the packing \\\"auto_round:marlin_x\\\""),
+        (
+            json!({ "packing_format": "auto_round:marlin_x" }),
+            "AutoRound in the packing \\\"auto_round:marlin_x\\\"",
+        ),
         (json!({ "data_type": "mx_int" }), "numbers of the type \\\"mx_int\\\""),
         (json!({ "packing_format": "auto_round:llm_compressor_nvfp4_e5m3" }), "nvfp4_e5m3"),
         (json!({ "rotation_config": { "block_size": 32 } }), "rotates weights"),
@@ -216,12 +220,17 @@ fn broken_layers_of_mlx() {
         (json!({ "group_size": 32, "bits": 4, "mode": 3 }), &["mode must be a text, it is 3"]),
         (json!({ "group_size": 32, "bits": 4, "l": { "bits": "x" } }), &["bits must be a number"]),
         (json!({ "group_size": 32, "bits": 4, "mode": "mxfp4" }), &["l.biases", "which has no biases"]),
-        (json!({ "group_size": 64, "bits": 4, "mode": "mxfp4" }), &["MLX in the mode mxfp4 with 4 bits in groups of 64"]),
+        (
+            json!({ "group_size": 64, "bits": 4, "mode": "mxfp4" }),
+            &["MLX in the mode mxfp4 with 4 bits in groups of 64"],
+        ),
     ] {
         with(quantization).refused(parts);
     }
     // Settings of one layer.
-    assert!(with(json!({ "group_size": 64, "bits": 8, "l": { "bits": 4, "group_size": 32 } })).read().is_ok());
+    assert!(
+        with(json!({ "group_size": 64, "bits": 8, "l": { "bits": 4, "group_size": 32 } })).read().is_ok()
+    );
     let mut none = mlx();
     none.files.clear();
     none.json("config.json", json!({})).refused(&["l.weight", "no \"quantization\""]);
@@ -324,5 +333,7 @@ fn broken_layers_of_torchao() {
     let mut model = torchao();
     model.remove("l._weight_qdata");
     model.refused(&["l._weight_", "lacks other tensors"]);
-    torchao().tensor("l._weight_act_pre_scale", F32, &[32], vec![0; 128]).refused(&["scales what the layer reads"]);
+    torchao()
+        .tensor("l._weight_act_pre_scale", F32, &[32], vec![0; 128])
+        .refused(&["scales what the layer reads"]);
 }

@@ -5,8 +5,8 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, PoisonError};
 use std::time::Instant;
 
-use quern_compute::{Pool, get_row};
 use quern_compute::parallel::{part_of, share};
+use quern_compute::{Pool, get_row};
 use quern_run::{LinearInfo, Replacement};
 use quern_tensor_io::scheme::Packing;
 use quern_tensor_io::{Checkpoint, ElementType, Error as FileError, TensorPlan};

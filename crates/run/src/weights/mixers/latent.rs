@@ -2,8 +2,8 @@
 
 use std::sync::Arc;
 
-use quern_compute::{LatentMatrices, Norm, NormKind, Pool, Uploader, bytes_of_norm, get_row};
 use quern_compute::parallel::share;
+use quern_compute::{LatentMatrices, Norm, NormKind, Pool, Uploader, bytes_of_norm, get_row};
 use quern_model::{Config, Latent, TensorRole};
 use quern_tensor_io::ElementType;
 

@@ -3,6 +3,8 @@
 mod attention;
 mod delta_net;
 mod latent;
+mod mamba2;
+mod network;
 mod short_conv;
 
 use quern_compute::Uploader;
@@ -16,6 +18,8 @@ use crate::Result;
 pub(crate) use attention::{Attention, HeadNorms, Qkv};
 pub(crate) use delta_net::DeltaNet;
 pub(crate) use latent::{LatentAttention, Queries, Shown, Up};
+pub(crate) use mamba2::Mamba2;
+pub(crate) use network::Network;
 pub(crate) use short_conv::ShortConv;
 
 /// The first half of a block, from its normed input to what is added to the residual stream.
@@ -23,27 +27,38 @@ pub(crate) use short_conv::ShortConv;
 pub(crate) enum Mixer {
     /// Attention over cached keys and values.
     Attention(Box<Attention>),
-    /// Attention whose keys and values are made of cached latent vectors.
-    Latent(Box<LatentAttention>),
     /// A gated delta net.
     DeltaNet(Box<DeltaNet>),
     /// A gated convolution over few positions.
     ShortConv(Box<ShortConv>),
+    /// Attention whose keys and values are made of cached latent vectors.
+    Latent(Box<LatentAttention>),
+    /// Mamba-2.
+    Mamba2(Box<Mamba2>),
+    /// A network, in a block that is nothing else.
+    Network(Box<Network>),
 }
 
 impl Mixer {
     /// Takes the tensors of a layer's mixer.
     pub(super) fn resolve(lookup: &Lookup<'_, '_>, config: &Config, layer: usize) -> Result<Self> {
-        if let Some(latent) = &config.latent {
-            return LatentAttention::resolve(lookup, config, latent, layer).map(Box::new).map(Self::Latent);
+        if config.is_network(layer) {
+            return Network::resolve(lookup, layer).map(Box::new).map(Self::Network);
         }
-        match config.states.as_ref().filter(|_| config.has_state(layer)).map(|states| &states.mixer) {
-            None => Attention::resolve(lookup, config, layer).map(Box::new).map(Self::Attention),
-            Some(StateMixer::DeltaNet(net)) => {
+        let state = config.states.as_ref().filter(|_| config.has_state(layer)).map(|states| &states.mixer);
+        match (state, &config.latent) {
+            (None, None) => Attention::resolve(lookup, config, layer).map(Box::new).map(Self::Attention),
+            (None, Some(latent)) => {
+                LatentAttention::resolve(lookup, config, latent, layer).map(Box::new).map(Self::Latent)
+            }
+            (Some(StateMixer::DeltaNet(net)), _) => {
                 DeltaNet::resolve(lookup, config, net, layer).map(Box::new).map(Self::DeltaNet)
             }
-            Some(StateMixer::ShortConv(conv)) => {
+            (Some(StateMixer::ShortConv(conv)), _) => {
                 ShortConv::resolve(lookup, conv, layer).map(Box::new).map(Self::ShortConv)
+            }
+            (Some(StateMixer::Mamba2(mamba)), _) => {
+                Mamba2::resolve(lookup, config, mamba, layer).map(Box::new).map(Self::Mamba2)
             }
         }
     }
@@ -52,7 +67,9 @@ impl Mixer {
     pub(crate) fn attention(&self) -> Option<&Attention> {
         match self {
             Self::Attention(attention) => Some(attention),
-            Self::Latent(_) | Self::DeltaNet(_) | Self::ShortConv(_) => None,
+            Self::DeltaNet(_) | Self::ShortConv(_) | Self::Latent(_) | Self::Mamba2(_) | Self::Network(_) => {
+                None
+            }
         }
     }
 
@@ -60,7 +77,17 @@ impl Mixer {
     pub(crate) fn attention_mut(&mut self) -> Option<&mut Attention> {
         match self {
             Self::Attention(attention) => Some(attention),
-            Self::Latent(_) | Self::DeltaNet(_) | Self::ShortConv(_) => None,
+            Self::DeltaNet(_) | Self::ShortConv(_) | Self::Latent(_) | Self::Mamba2(_) | Self::Network(_) => {
+                None
+            }
+        }
+    }
+
+    /// Whether it keeps keys and values, or what they are made of, of each position.
+    pub(crate) fn caches(&self) -> bool {
+        match self {
+            Self::Attention(_) | Self::Latent(_) => true,
+            Self::DeltaNet(_) | Self::ShortConv(_) | Self::Mamba2(_) | Self::Network(_) => false,
         }
     }
 
@@ -68,9 +95,11 @@ impl Mixer {
     pub(crate) fn inputs(&self) -> Vec<&Linear> {
         match self {
             Self::Attention(attention) => attention.qkv.linears(),
-            Self::Latent(latent) => latent.inputs(),
             Self::DeltaNet(net) => net.inputs().into(),
             Self::ShortConv(conv) => vec![&conv.input],
+            Self::Mamba2(mamba) => vec![&mamba.input],
+            Self::Network(network) => vec![&network.up],
+            Self::Latent(latent) => latent.inputs(),
         }
     }
 
@@ -78,6 +107,10 @@ impl Mixer {
     pub(crate) fn inputs_mut(&mut self) -> Vec<&mut Linear> {
         match self {
             Self::Attention(attention) => attention.qkv.linears_mut(),
+            Self::DeltaNet(net) => net.inputs_mut().into(),
+            Self::ShortConv(conv) => vec![&mut conv.input],
+            Self::Mamba2(mamba) => vec![&mut mamba.input],
+            Self::Network(network) => vec![&mut network.up],
             Self::Latent(latent) => latent.inputs_mut(),
             Self::DeltaNet(net) => net.inputs_mut().into(),
             Self::ShortConv(conv) => vec![&mut conv.input],
@@ -87,6 +120,11 @@ impl Mixer {
     /// The layers within whose inputs calibration can show, in the order of the computation.
     pub(crate) fn shown(&self) -> Vec<(Shown, &Linear)> {
         match self {
+            Self::Attention(_)
+            | Self::DeltaNet(_)
+            | Self::ShortConv(_)
+            | Self::Mamba2(_)
+            | Self::Network(_) => Vec::new(),
             Self::Latent(latent) => latent.shown(),
             Self::Attention(_) | Self::DeltaNet(_) | Self::ShortConv(_) => Vec::new(),
         }
@@ -95,9 +133,12 @@ impl Mixer {
     /// One of them, to be replaced.
     pub(crate) fn shown_mut(&mut self, which: Shown) -> &mut Linear {
         match self {
+            Self::Attention(attention) => &mut attention.output,
+            Self::DeltaNet(net) => &mut net.output,
+            Self::ShortConv(conv) => &mut conv.output,
+            Self::Mamba2(mamba) => &mut mamba.output,
+            Self::Network(network) => &mut network.down,
             Self::Latent(latent) => latent.shown_mut(which),
-            // They have none.
-            Self::Attention(_) | Self::DeltaNet(_) | Self::ShortConv(_) => self.output_mut(),
         }
     }
 
@@ -105,9 +146,11 @@ impl Mixer {
     pub(crate) fn output(&self) -> &Linear {
         match self {
             Self::Attention(attention) => &attention.output,
-            Self::Latent(latent) => &latent.output,
             Self::DeltaNet(net) => &net.output,
             Self::ShortConv(conv) => &conv.output,
+            Self::Mamba2(mamba) => &mamba.output,
+            Self::Network(network) => &network.down,
+            Self::Latent(latent) => &latent.output,
         }
     }
 
@@ -115,9 +158,11 @@ impl Mixer {
     pub(crate) fn output_mut(&mut self) -> &mut Linear {
         match self {
             Self::Attention(attention) => &mut attention.output,
-            Self::Latent(latent) => &mut latent.output,
             Self::DeltaNet(net) => &mut net.output,
             Self::ShortConv(conv) => &mut conv.output,
+            Self::Mamba2(mamba) => &mut mamba.output,
+            Self::Network(network) => &mut network.down,
+            Self::Latent(latent) => &mut latent.output,
         }
     }
 
@@ -125,6 +170,11 @@ impl Mixer {
     pub(crate) fn linears(&self) -> Vec<&Linear> {
         let mut all = self.inputs();
         match self {
+            Self::Attention(_)
+            | Self::DeltaNet(_)
+            | Self::ShortConv(_)
+            | Self::Mamba2(_)
+            | Self::Network(_) => {}
             Self::Latent(latent) => all.extend(latent.inner()),
             Self::Attention(_) | Self::DeltaNet(_) | Self::ShortConv(_) => {}
         }
@@ -140,9 +190,10 @@ impl Mixer {
     /// Values of the state that it keeps of a text in place of keys and values; none for attention.
     pub(crate) fn state(&self) -> usize {
         match self {
-            Self::Attention(_) | Self::Latent(_) => 0,
+            Self::Attention(_) | Self::Latent(_) | Self::Network(_) => 0,
             Self::DeltaNet(net) => net.states().0 + net.states().1,
             Self::ShortConv(conv) => conv.state(),
+            Self::Mamba2(mamba) => mamba.states().0 + mamba.states().1,
         }
     }
 
@@ -153,6 +204,8 @@ impl Mixer {
             Self::Latent(_) => 0,
             Self::DeltaNet(net) => net.scratch(),
             Self::ShortConv(conv) => conv.scratch(),
+            Self::Mamba2(mamba) => mamba.scratch(),
+            Self::Network(_) => 0,
         }
     }
 
@@ -160,9 +213,11 @@ impl Mixer {
     pub(crate) fn vector_values(&self) -> usize {
         match self {
             Self::Attention(attention) => attention.vector_values(),
-            Self::Latent(latent) => latent.vector_values(),
             Self::DeltaNet(net) => net.vector_values(),
             Self::ShortConv(conv) => conv.vector_values(),
+            Self::Latent(latent) => latent.vector_values(),
+            Self::Mamba2(mamba) => mamba.vector_values(),
+            Self::Network(_) => 0,
         }
     }
 
@@ -170,9 +225,9 @@ impl Mixer {
     pub(super) fn vector_bytes(&self) -> usize {
         match self {
             Self::Attention(attention) => attention.vector_bytes(),
-            Self::Latent(latent) => latent.vector_bytes(),
             // Models with such mixers are never on a GPU.
-            Self::DeltaNet(_) | Self::ShortConv(_) => 0,
+            Self::DeltaNet(_) | Self::ShortConv(_) | Self::Mamba2(_) | Self::Network(_) => 0,
+            Self::Latent(latent) => latent.vector_bytes(),
         }
     }
 
@@ -180,9 +235,11 @@ impl Mixer {
     pub(super) fn upload(&self, uploader: &mut Uploader) -> Result<Self> {
         match self {
             Self::Attention(attention) => attention.upload(uploader).map(Box::new).map(Self::Attention),
-            Self::Latent(latent) => latent.upload(uploader).map(Box::new).map(Self::Latent),
             // As `Model::beyond_gpus` says.
-            Self::DeltaNet(_) | Self::ShortConv(_) => Err(quern_compute::Error::Device.into()),
+            Self::DeltaNet(_) | Self::ShortConv(_) | Self::Mamba2(_) | Self::Network(_) => {
+                Err(quern_compute::Error::Device.into())
+            }
+            Self::Latent(latent) => latent.upload(uploader).map(Box::new).map(Self::Latent),
         }
     }
 }
@@ -200,6 +257,12 @@ pub(crate) fn state_sizes(config: &Config) -> (usize, usize) {
             (conv_state(shape.width(), net.taps) + shape.state(), scratch)
         }
         StateMixer::ShortConv(conv) => (conv_state(config.hidden_size, conv.taps), 4 * config.hidden_size),
+        StateMixer::Mamba2(mamba) => {
+            let scan = mamba2::scan_of(mamba);
+            let parts = scan.inner() + scan.width() + scan.heads;
+            let made = scan.states() / scan.state.max(1);
+            (conv_state(scan.width(), mamba.taps) + scan.states(), 2 * parts + scan.inner() + made)
+        }
     };
     let layers = states.layers.iter().filter(|&&state| state).count();
     (layers * state, scratch.max(gates))

@@ -156,7 +156,8 @@ impl Affine {
     }
 
     pub fn block_form(&self) -> BlockForm {
-        let plain = BlockForm { element_type: ElementType::F16, exact: false, permutation: None, factor: 1.0 };
+        let plain =
+            BlockForm { element_type: ElementType::F16, exact: false, permutation: None, factor: 1.0 };
         if !self.columns.is_multiple_of(RUN) {
             return plain;
         }

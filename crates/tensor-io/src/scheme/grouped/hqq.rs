@@ -42,10 +42,12 @@ pub(in crate::scheme) fn read(checkpoint: &Checkpoint, prefix: &str) -> Result<P
     let weight = need(checkpoint, prefix, ".W_q")?.of(&[U8, I32])?;
     let [lines, width] = weight.matrix()?;
     let shape = need(checkpoint, prefix, ".shape")?;
-    let [bits, group_size, axis] = [".nbits", ".group_size", ".axis"].map(|end| need(checkpoint, prefix, end));
+    let [bits, group_size, axis] =
+        [".nbits", ".group_size", ".axis"].map(|end| need(checkpoint, prefix, end));
     let (bits, group_size, axis) = (bits?, group_size?, axis?);
     if !checkpoint.has_data() {
-        let what = "is of HQQ, whose layers say in their data how large they are; headers alone do not show it";
+        let what =
+            "is of HQQ, whose layers say in their data how large they are; headers alone do not show it";
         return Err(weight.unsupported(what));
     }
     for end in [".quant_scale", ".quant_zero", ".view_as_float"] {
@@ -73,7 +75,9 @@ pub(in crate::scheme) fn read(checkpoint: &Checkpoint, prefix: &str) -> Result<P
     };
     let weights = rows * columns;
     if !weights.is_multiple_of(group_size) {
-        return Err(shape.malformed(format!("is {rows} x {columns}, not whole groups of {group_size} weights")));
+        return Err(
+            shape.malformed(format!("is {rows} x {columns}, not whole groups of {group_size} weights"))
+        );
     }
     let count = weights / group_size;
     // The weight in groups, as it was quantized.

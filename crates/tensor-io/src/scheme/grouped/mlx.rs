@@ -32,14 +32,17 @@ pub(in crate::scheme) fn read(
     let [rows, words] = weight.matrix()?;
     let [_, groups] = scales.matrix()?;
     scales.shaped(&[rows, groups])?;
-    let Some(&MlxSettings { bits, group_size, ref mode }) = label.and_then(|l| l.mlx.as_ref()).map(|m| m.of(prefix))
+    let Some(&MlxSettings { bits, group_size, ref mode }) =
+        label.and_then(|l| l.mlx.as_ref()).map(|m| m.of(prefix))
     else {
         let what = "is of MLX, and config.json has no \"quantization\" with bits and group_size that says how; it may be \
                     incomplete";
         return Err(weight.malformed(what));
     };
     let columns = groups.checked_mul(group_size);
-    let fits = |columns: &usize| stream::words(*columns, bits) == Some(words) && columns * bits as usize == words * 32;
+    let fits = |columns: &usize| {
+        stream::words(*columns, bits) == Some(words) && columns * bits as usize == words * 32
+    };
     let Some(columns) = columns.filter(fits) else {
         let what = format!(
             "has rows of {words} words in {groups} groups, which do not fit {bits} bits in groups of {group_size}, as \

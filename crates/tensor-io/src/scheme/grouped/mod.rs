@@ -204,7 +204,9 @@ impl Grouped {
         }
         let Some(element_type) = self.block_type() else {
             return Err(match self.columns.is_multiple_of(RUN) && self.bits > 5 {
-                true => Why::new(format!("no GGUF block type has {} bits and a minimum", self.bits), QUANTIZE),
+                true => {
+                    Why::new(format!("no GGUF block type has {} bits and a minimum", self.bits), QUANTIZE)
+                }
                 false if self.columns.is_multiple_of(RUN) => Why::groups(),
                 false => Why::columns(self.columns),
             });
@@ -228,7 +230,13 @@ impl Grouped {
     }
 
     /// Writes rows in [`Self::block_form`]'s type.
-    pub fn blocks(&self, checkpoint: &Checkpoint, element_type: ElementType, rows: Range<usize>, out: &mut [u8]) {
+    pub fn blocks(
+        &self,
+        checkpoint: &Checkpoint,
+        element_type: ElementType,
+        rows: Range<usize>,
+        out: &mut [u8],
+    ) {
         match element_type {
             ElementType::Q4_1 => self.place(checkpoint, rows, layout::blocks_mut::<Q4_1>(out), |d, m, q| {
                 Q4_1 { d, m, qs: std::array::from_fn(|j| q[j] as u8 | (q[j + RUN / 2] as u8) << 4) }

@@ -51,9 +51,13 @@ pub(super) fn method(sources: &Sources) -> Result<Method> {
     match () {
         _ if format.contains("e5m3") => Err(unread(format!("AutoRound's {format:?}"))),
         _ if compressed || format.contains("fp8") => Ok(Method::CompressedTensors),
-        _ if !int => Err(unread(format!("AutoRound with numbers of the type {:?} in {format:?}", brief_text(&kind)))),
+        _ if !int => {
+            Err(unread(format!("AutoRound with numbers of the type {:?} in {format:?}", brief_text(&kind))))
+        }
         _ if format.contains("awq") => Ok(Method::Awq),
-        _ if format == "auto_round" || format.contains("gptq") || format.contains("exllama") => Ok(Method::Gptq),
+        _ if format == "auto_round" || format.contains("gptq") || format.contains("exllama") => {
+            Ok(Method::Gptq)
+        }
         _ => Err(unread(format!("AutoRound in the packing {:?}", brief_text(&format)))),
     }
 }
@@ -68,7 +72,8 @@ pub(super) fn packing(sources: &Sources) -> Result<Option<Packed>> {
     let v2 = !format.contains("gptq") && !format.contains("exllama") || format.contains("gptqmodel");
     let own = sources.find("extra_config").and_then(|(_, value)| value.as_object());
     let mixed = own.is_some_and(|layers| !layers.is_empty());
-    let activations = sources.find("act_bits").and_then(|(_, bits)| bits.as_i64()).is_some_and(|bits| bits < 16);
+    let activations =
+        sources.find("act_bits").and_then(|(_, bits)| bits.as_i64()).is_some_and(|bits| bits < 16);
     let mut note = format!("made by AutoRound, packed as {:?}", brief_text(&format));
     if let Some(layers) = own.filter(|_| mixed) {
         note += &format!(", with {} settings of its own for layers", layers.len());

@@ -54,7 +54,10 @@ fn settings(file: &Path, object: &Map<String, Value>, usual: Option<&MlxSettings
     let number = |key: &str, usual: Option<u64>| match object.get(key).filter(|v| !v.is_null()) {
         None => Ok(usual),
         Some(value) => value.as_u64().map(Some).ok_or_else(|| {
-            Error::malformed(file, format!("the quantization's {key} must be a number, it is {}", brief(value)))
+            Error::malformed(
+                file,
+                format!("the quantization's {key} must be a number, it is {}", brief(value)),
+            )
         }),
     };
     let mode = match object.get("mode").filter(|v| !v.is_null()) {
@@ -71,7 +74,12 @@ fn settings(file: &Path, object: &Map<String, Value>, usual: Option<&MlxSettings
         "mxfp4" => Some((4, 32)),
         "nvfp4" => Some((4, 16)),
         "mxfp8" => Some((8, 32)),
-        _ => return Err(Error::unsupported(file, refused(&format!("MLX in the mode {:?}", brief_text(&mode))))),
+        _ => {
+            return Err(Error::unsupported(
+                file,
+                refused(&format!("MLX in the mode {:?}", brief_text(&mode))),
+            ));
+        }
     };
     let inherited = usual.filter(|usual| usual.mode == mode);
     let bits = number("bits", fixed.map(|f| f.0).or(inherited.map(|u| u64::from(u.bits))))?;
