@@ -34,6 +34,7 @@ CLASSES = {
     "smollm3": "SmolLM3", "granite": "Granite", "olmo2": "Olmo2", "olmo3": "Olmo3", "olmoe": "Olmoe", "arcee": "Arcee",
     "exaone4": "Exaone4", "cohere2": "Cohere2", "ernie4_5": "Ernie4_5", "lfm2": "Lfm2",
     "qwen3_5_text": "Qwen3_5Text", "qwen3_5_moe_text": "Qwen3_5MoeText", "youtu": "Youtu",
+    "deepseek_v2": "DeepseekV2", "deepseek_v3": "DeepseekV3", "glm4_moe_lite": "Glm4MoeLite", "minicpm3": "MiniCPM3",
     "qwen2_moe": "Qwen2Moe", "ernie4_5_moe": "Ernie4_5_Moe", "minimax_m2": "MiniMaxM2",
 }
 

@@ -68,6 +68,10 @@ fn tokens_one_by_one_are_those_of_a_prompt() {
                 let (largest, row) = relative_errors(&parts, &whole, model.vocabulary());
                 assert!(largest < 2e-5 && row < 2e-5, "{name} {part}: {largest:e} {row:e}");
             }
+            // Of random experts others may be chosen.
+            if model.is_mixture() {
+                continue;
+            }
             let rounded = logits(&model, &tokens, 1, KvType::Q8_0);
             let (largest, row) = relative_errors(&rounded, &whole, model.vocabulary());
             assert!(largest < 0.2 && row < 0.2, "{name} q8_0: {largest:e} {row:e}");

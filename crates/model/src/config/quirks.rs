@@ -139,6 +139,24 @@ pub(super) fn to_hf(config: &Config, metadata: &Metadata, out: &mut Map<String, 
             });
             set("rope_parameters", rope);
         }
+        "deepseek2" => {
+            let words = match config.experts.map(|experts| (experts.scores, experts.groups)) {
+                Some((Scores::Sigmoid, _)) => Some(("sigmoid", "noaux_tc")),
+                Some((Scores::Softmax, Some(_))) => Some(("softmax", "group_limited_greedy")),
+                Some((Scores::Softmax, None)) => Some(("softmax", "greedy")),
+                Some((Scores::SparseMixer { .. }, _)) | None => None,
+            };
+            if let Some((scores, method)) = words {
+                set("scoring_func", json!(scores));
+                set("topk_method", json!(method));
+            }
+        }
+        "minicpm3" => {
+            let rounded = |value: f64| json!((value * 1e6).round() / 1e6);
+            set("scale_depth", rounded(f64::from(config.residual_multiplier) * (config.layers as f64).sqrt()));
+            let base = config.hidden_size as f32 / config.logit_divisor;
+            set("dim_model_base", json!(base.round() as usize));
+        }
         "smollm3" => {
             let rotated = |&unrotated: &bool| u8::from(!unrotated);
             set("no_rope_layers", config.unrotated_layers.iter().map(rotated).collect());

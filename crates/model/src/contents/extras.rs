@@ -1,7 +1,6 @@
 //! Tensors that the configuration does not ask for: which of them change no result.
 
 use std::collections::{HashMap, HashSet};
-use std::ops::Range;
 use std::path::{Path, PathBuf};
 
 use quern_tensor_io::scheme::{PackedLayer, Packing};
@@ -9,7 +8,7 @@ use quern_tensor_io::{Checkpoint, TensorInfo, decode};
 
 use crate::Config;
 use crate::architecture::Convention;
-use crate::json::{Json, Object};
+use crate::json::Json;
 
 use super::names::Names;
 use super::problem::file_of_layer;
@@ -164,8 +163,6 @@ pub(super) struct Extras<'a, 'c> {
     /// What is used, by the architecture's spelling.
     held: HashMap<&'c str, Place>,
     cache_scales: bool,
-    /// Layers behind the others that predict further tokens.
-    speculative: Range<usize>,
 }
 
 /// A tensor in a layer that the configuration does not have.
@@ -182,9 +179,7 @@ impl<'a, 'c> Extras<'a, 'c> {
         names: &'c Names,
         tensors: &'c [HeldTensor],
     ) -> Self {
-        let further = speculative_layers(checkpoint, config);
         Self {
-            speculative: config.layers..config.layers.saturating_add(further),
             checkpoint,
             config,
             names,
@@ -255,12 +250,6 @@ impl<'a, 'c> Extras<'a, 'c> {
             Convention::Gguf => "block_count",
         };
         Some(Problem { tensor, file, kind: ProblemKind::Beyond { tensors, layers, found, key } })
-    }
-
-    /// Whether a name is in a layer that predicts further tokens.
-    fn is_speculative(&self, name: &str) -> bool {
-        !self.speculative.is_empty()
-            && self.names.numbered(name).is_some_and(|layer| self.speculative.contains(&layer))
     }
 
     fn harmless(&self, info: &TensorInfo) -> Option<Extra> {
@@ -353,19 +342,6 @@ impl<'a, 'c> Extras<'a, 'c> {
 
 fn problem(tensor: &str, file: &Path, kind: ProblemKind) -> Problem {
     Problem { tensor: tensor.to_owned(), file: file.to_path_buf(), kind }
-}
-
-/// How many layers behind the others predict further tokens, as the configuration says.
-fn speculative_layers(checkpoint: &Checkpoint, config: &Config) -> usize {
-    if config.convention == Convention::Gguf {
-        return config.speculative_layers;
-    }
-    let most = |n: u64| usize::try_from(n).ok().filter(|&n| n <= 64);
-    let Ok(Some(json)) = Json::read_optional(&checkpoint.directory().join("config.json")) else { return 0 };
-    let root = json.root();
-    let inner = root.object("text_config").ok().flatten();
-    let of = |object: &Object<'_>| object.u64("num_nextn_predict_layers").ok().flatten().and_then(most);
-    of(&root).or_else(|| inner.as_ref().and_then(of)).unwrap_or(0)
 }
 
 /// Whether the configuration says that the file holds scales for a quantized KV cache.

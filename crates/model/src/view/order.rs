@@ -99,8 +99,6 @@ impl RowOrder {
             | Layout::Experts
             | Layout::HeadNorms
             | Layout::QkvByHead
-            | Layout::KeyUp
-            | Layout::ValueUp
             | Layout::Conv
             | Layout::Flat
             | Layout::FlatDecay

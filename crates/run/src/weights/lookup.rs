@@ -339,8 +339,6 @@ impl<'v, 'a> Lookup<'v, 'a> {
                 | Layout::Transposed
                 | Layout::Experts
                 | Layout::HeadNorms
-                | Layout::KeyUp
-                | Layout::ValueUp
                 | Layout::QkvByHead
                 | Layout::Conv
                 | Layout::Flat

@@ -112,8 +112,6 @@ impl Mixer {
             Self::Mamba2(mamba) => vec![&mut mamba.input],
             Self::Network(network) => vec![&mut network.up],
             Self::Latent(latent) => latent.inputs_mut(),
-            Self::DeltaNet(net) => net.inputs_mut().into(),
-            Self::ShortConv(conv) => vec![&mut conv.input],
         }
     }
 
@@ -126,7 +124,6 @@ impl Mixer {
             | Self::Mamba2(_)
             | Self::Network(_) => Vec::new(),
             Self::Latent(latent) => latent.shown(),
-            Self::Attention(_) | Self::DeltaNet(_) | Self::ShortConv(_) => Vec::new(),
         }
     }
 
@@ -176,7 +173,6 @@ impl Mixer {
             | Self::Mamba2(_)
             | Self::Network(_) => {}
             Self::Latent(latent) => all.extend(latent.inner()),
-            Self::Attention(_) | Self::DeltaNet(_) | Self::ShortConv(_) => {}
         }
         all.push(self.output());
         all
