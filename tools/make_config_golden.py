@@ -33,7 +33,7 @@ CLASSES = {
     "stablelm": "StableLm", "falcon": "Falcon", "seed_oss": "SeedOss",
     "smollm3": "SmolLM3", "granite": "Granite", "olmo2": "Olmo2", "olmo3": "Olmo3", "olmoe": "Olmoe", "arcee": "Arcee",
     "exaone4": "Exaone4", "cohere2": "Cohere2", "ernie4_5": "Ernie4_5", "lfm2": "Lfm2",
-    "qwen3_5_text": "Qwen3_5Text", "youtu": "Youtu",
+    "qwen3_5_text": "Qwen3_5Text", "qwen3_5_moe_text": "Qwen3_5MoeText", "youtu": "Youtu",
     "qwen2_moe": "Qwen2Moe", "ernie4_5_moe": "Ernie4_5_Moe", "minimax_m2": "MiniMaxM2",
 }
 

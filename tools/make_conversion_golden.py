@@ -38,7 +38,8 @@ F32 = {"llama", "mixtral"}
 
 # What get_vocab_base_pre() finds for a published model of the family. Pythia's is the same as OLMo's and MPT's.
 PRE = {"llama3": "llama-bpe", "qwen2": "qwen2", "qwen3": "qwen2", "qwen3_moe": "qwen2", "qwen2_vl": "qwen2",
-       "qwen2_5_vl": "qwen2", "qwen3_vl": "qwen2", "qwen3_vl_moe": "qwen2", "qwen3_5": "qwen35", "lfm2": "llama-bpe", "phi": "phi-2",
+       "qwen2_5_vl": "qwen2", "qwen3_vl": "qwen2", "qwen3_vl_moe": "qwen2", "qwen3_5": "qwen35", "qwen3_5_moe": "qwen35",
+       "lfm2": "llama-bpe", "lfm2_moe": "llama-bpe", "nemotron_h": "llama-bpe", "phi": "phi-2",
        "gpt2": "gpt-2", "gpt_neox": "olmo", "gpt_neox-sequential": "olmo", "starcoder2": "starcoder",
        "stablelm": "stablelm2", "stablelm-parallel": "stablelm2", "falcon": "falcon", "falcon-7b": "falcon",
        # Seed-OSS has the tokenizer of Seed-Coder

@@ -231,6 +231,13 @@ MODELS = {
              | {"num_hidden_layers": 3, "intermediate_size": 96, "block_multiple_of": 16, "norm_eps": 2e-3,
                 "layer_types": ["conv", "full_attention", "conv"], "bos_token_id": "<|begin_of_text|>",
                 "eos_token_id": "<|end_of_text|>", "pad_token_id": "<|reserved_special_token_0|>"} | rope(1000000.0)),
+    # the same with experts in all layers but the first, chosen by a sigmoid and a bias
+    "lfm2_moe": ("Lfm2Moe", "llama3", {"vocab": 3, "prompts": SHORT},
+                 {k: v for k, v in GQA.items() if k != "rms_norm_eps"}
+                 | {"num_hidden_layers": 3, "intermediate_size": 48, "moe_intermediate_size": 16, "num_experts": 3,
+                    "num_experts_per_tok": 2, "num_dense_layers": 1, "norm_eps": 1e-5, "routed_scaling_factor": 1.0,
+                    "layer_types": ["conv", "full_attention", "conv"], "bos_token_id": "<|begin_of_text|>",
+                    "eos_token_id": "<|end_of_text|>", "pad_token_id": "<|reserved_special_token_0|>"} | rope(1000000.0)),
     # two value heads for each key head
     "qwen3_5": ("Qwen3_5", "qwen35", {"vocab": 4, "class": "Qwen3_5ForCausalLM", "config": "Qwen3_5TextConfig",
                                       "dtype": torch.bfloat16, "prompts": SHORT},
@@ -276,6 +283,18 @@ MODELS = {
     "granitemoe": ("GraniteMoe", "granite", {"old": True, "vocab": 3} | SHORTEST, GRANITE_MOE),
     "granitemoeshared": ("GraniteMoeShared", "granite", {"old": True, "vocab": 3} | SHORTEST,
                          GRANITE_MOE | {"shared_intermediate_size": 64}),
+    "qwen3_5_moe": ("Qwen3_5Moe", "qwen35", {"vocab": 4, "class": "Qwen3_5MoeForCausalLM", "dtype": torch.bfloat16,
+                                             "config": "Qwen3_5MoeTextConfig", "prompts": SHORT},
+                    {k: v for k, v in GQA.items() if k != "intermediate_size"} | QWEN | DELTA | {"moe_intermediate_size": 16, "shared_expert_intermediate_size": 32,
+                                          "num_experts": 3, "num_experts_per_tok": 2}
+                    | rope(10000000.0, partial_rotary_factor=0.5, mrope_section=[2, 1, 1], mrope_interleaved=True)),
+    # each layer is Mamba-2, a plain network or attention without positions
+    "nemotron_h": ("NemotronH", "llama3", {"old": True, "vocab": 2, "prompts": SHORT, "dtype": torch.bfloat16},
+                   {"hidden_size": 32, "layers_block_type": ["linear_attention", "mlp", "full_attention", "mlp", "linear_attention"],
+                    "num_attention_heads": 4, "num_key_value_heads": 2, "head_dim": 16, "intermediate_size": 48,
+                    "ssm_state_size": 8, "mamba_num_heads": 8, "mamba_head_dim": 8, "n_groups": 2, "conv_kernel": 4,
+                    "max_position_embeddings": 256, "layer_norm_epsilon": 2e-3, "bos_token_id": "<|begin_of_text|>",
+                    "eos_token_id": "<|end_of_text|>", "pad_token_id": "<|reserved_special_token_0|>"}),
     # Multimodal releases: "around" is the configuration around the text model's; the logits are those of text alone.
     "gemma3-images": ("Gemma3", "gemma", {"around": SIGLIP | {"mm_tokens_per_image": 1}},
                       GQA | {"num_hidden_layers": 6, "intermediate_size": 32, "num_key_value_heads": 1, "head_dim": 16,
@@ -356,6 +375,15 @@ def old_style(config):
         config["rope_scaling"] = {key: kind} | parameters
     elif theta is not None and "rope_scaling" not in config:
         config["rope_scaling"] = None
+    if config["model_type"] == "nemotron_h":
+        # as published without experts
+        kinds = {"linear_attention": "M", "full_attention": "*", "mlp": "-"}
+        pattern = "".join(kinds[kind] for kind in config.pop("layers_block_type"))
+        config |= {"hybrid_override_pattern": pattern, "num_hidden_layers": len(pattern),
+                   "rms_norm_eps": config["layer_norm_epsilon"]}
+        ours = ("moe_", "mtp_", "n_routed", "n_shared", "num_experts", "num_nextn", "topk_group", "routed_", "norm_topk",
+                "output_router", "time_step_limit")
+        config = {k: v for k, v in config.items() if not k.startswith(ours) and k != "n_group"}
     config["torch_dtype"] = config.pop("dtype")
     config.pop("layer_types", None)
     if config["model_type"] == "falcon" and config["multi_query"] and not config["new_decoder_architecture"]:
@@ -455,7 +483,7 @@ def make_with(name, seed):
     head = {"GPT2": "GPT2LMHeadModel"}.get(class_name, class_name + ending)
     model = getattr(transformers, head)(config).eval()
     with torch.no_grad():
-        biases = [one for one in model.named_buffers() if one[0].endswith("e_score_correction_bias")]
+        biases = [one for one in model.named_buffers() if one[0].endswith(("e_score_correction_bias", "expert_bias"))]
         for parameter, value in [*model.named_parameters(), *biases]:
             minus_one = "gemma" in name or (name.startswith("qwen3_5") and "linear_attn" not in parameter)
             draw = fill(f"{seed} {name} {parameter}", value.shape, minus_one)

@@ -259,6 +259,18 @@ pub enum Dim {
     DeltaHeadDim,
     /// Positions that a convolution reads.
     ConvTaps,
+    /// All that Mamba-2 computes from its input.
+    MambaIn,
+    /// Inputs, `b` and `c` of Mamba-2.
+    MambaConv,
+    /// Inputs of Mamba-2: all its heads.
+    MambaInner,
+    /// Heads of Mamba-2.
+    MambaHeads,
+    /// Groups of heads of Mamba-2.
+    MambaGroups,
+    /// Inputs of one of them.
+    MambaGroup,
     /// `3 * hidden_size`.
     TripleHidden,
     /// `latent.query_rank`.
@@ -277,7 +289,7 @@ pub enum Dim {
     LatentValues,
     /// Width inside the shared expert.
     SharedFfn,
-    /// One: the router of a shared expert has one output.
+    /// 1: the router of a shared expert has one output.
     One,
 }
 
@@ -308,6 +320,10 @@ pub enum Presence {
     AttentionLayers,
     /// Layers whose mixer keeps a state.
     StateLayers,
+    /// The same, of models whose convolution has a bias.
+    StateConvBias,
+    /// Layers that are a network alone.
+    NetworkLayers,
     /// GGUF files of models whose rope has factors; Hugging Face computes them from the config.
     RopeFactors,
     /// GGUF files of models with long and short rope factors (Phi-3); Hugging Face has them in the config.
@@ -360,6 +376,10 @@ pub enum Layout {
     QkvByHead,
     /// With a dimension of 1 between channels and taps: the weight of a convolution.
     Conv,
+    /// As one vector; GGUF has a matrix of the same numbers.
+    Flat,
+    /// The same, and as the logarithm of what GGUF has, less its sign.
+    FlatDecay,
     /// Queries, keys and values of a delta net, the value heads of one key head together; GGUF has the first value head
     /// of each key head, then the second of each.
     DeltaQkv,

@@ -33,7 +33,7 @@ mod view;
 pub use architecture::{Architecture, Convention, RopeStyle, TensorRole};
 pub use chat::{ChatError, ChatPrompt, ChatTemplate, Message};
 pub use config::{
-    Config, DeltaNet, ExpectedTensor, ExpertGroups, Experts, Latent, QueryGrowth, Rope, RopeScaling,
+    Config, DeltaNet, ExpectedTensor, ExpertGroups, Experts, Latent, Mamba2, QueryGrowth, Rope, RopeScaling,
     ShortConv, StateMixer, States,
 };
 pub use contents::Contents;

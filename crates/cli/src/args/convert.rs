@@ -34,7 +34,8 @@ pub struct Convert {
     /// Format to write: gguf, safetensors, gptq or gptq_v2
     ///
     /// safetensors writes a Hugging Face directory, in which the weights of a quantized model are decoded. gptq and
-    /// gptq_v2 repack AWQ, compressed-tensors and GPTQ layers without changing a code.
+    /// gptq_v2 repack AWQ, compressed-tensors and GPTQ layers without changing a code. gguf holds the values of quantized
+    /// layers exactly where it has a type for them (NVFP4 and MXFP4 have their own), and --dtype decodes the others.
     #[arg(long, value_name = "FORMAT", value_parser = targets(), hide_possible_values = true)]
     pub to: Target,
     /// File (gguf) or directory to write; required unless --dry-run is given

@@ -14,8 +14,10 @@ mod gpt2;
 mod gpt_neox;
 mod granite;
 mod lfm2;
+mod lfm2_moe;
 mod llama;
 mod minimax_m2;
+mod nemotron_h;
 mod olmo2;
 mod olmoe;
 mod opt;
@@ -43,15 +45,17 @@ pub use gpt_neox::GPT_NEOX;
 pub use gpt2::GPT2;
 pub use granite::GRANITE;
 pub use lfm2::LFM2;
+pub use lfm2_moe::LFM2_MOE;
 pub use llama::{LLAMA, MINISTRAL3, MISTRAL, MISTRAL3, MIXTRAL};
 pub use minimax_m2::MINIMAX_M2;
+pub use nemotron_h::NEMOTRON_H;
 pub use olmo2::{OLMO2, OLMO3};
 pub use olmoe::OLMOE;
 pub use opt::OPT;
 pub use phi::{PHI2, PHI3};
 pub use qwen::{QWEN2, QWEN2_VL, QWEN3, QWEN3_MOE, QWEN3_VL};
 pub use qwen2_moe::QWEN2_MOE;
-pub use qwen3_5::QWEN3_5;
+pub use qwen3_5::{QWEN3_5, QWEN3_5_MOE};
 pub use seed_oss::SEED_OSS;
 pub use smollm3::SMOLLM3;
 pub use stablelm::STABLELM;
@@ -70,6 +74,7 @@ pub static ALL: &[&Architecture] = &[
     &QWEN3,
     &QWEN3_MOE,
     &QWEN3_5,
+    &QWEN3_5_MOE,
     &QWEN2_VL,
     &QWEN3_VL,
     &GEMMA,
@@ -87,6 +92,8 @@ pub static ALL: &[&Architecture] = &[
     &SMOLLM3,
     &GRANITE,
     &LFM2,
+    &LFM2_MOE,
+    &NEMOTRON_H,
     &OLMO2,
     &OLMO3,
     &OLMOE,

@@ -256,6 +256,9 @@ pub(super) fn read(file: &Path) -> Result<Config> {
     };
     config.rope_sections = multimodal::rope_sections(&root, architecture, config.rope.dimensions)?;
     config.states = mixers::from_hf(&reader, &config)?;
+    if let Some(states) = &config.states {
+        config.layers = states.layers.len();
+    }
     config.sparse_layers = mixture::sparse_layers_of_hf(&reader, &config)?;
     latent::complete(&reader, &mut config)?;
     quirks::from_hf(&reader, &mut config)?;

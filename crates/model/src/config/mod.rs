@@ -15,6 +15,7 @@ mod mixture;
 mod multimodal;
 mod quirks;
 mod rope;
+mod state_mixers;
 pub(crate) mod to_hf;
 
 use std::path::Path;
@@ -25,11 +26,11 @@ use crate::architecture::{Activation, Architecture, Block, Convention, Dim, Rope
 
 pub use expected::ExpectedTensor;
 pub use latent::Latent;
-pub use mixers::{DeltaNet, ShortConv, StateMixer, States};
 pub use mixture::{ExpertGroups, Experts, SharedExpert};
 pub(crate) use quirks::{unusual_query_scalar, unusual_window_pattern, window_pattern};
 pub(crate) use rope::yarn_mscale;
 pub use rope::{Rope, RopeScaling};
+pub use state_mixers::{DeltaNet, Mamba2, ShortConv, StateMixer, States};
 
 /// Larger sizes are treated as damage: no model is near them, and products of any three fit in 64 bits.
 pub(crate) mod limit {

@@ -23,7 +23,7 @@ pub(super) fn from_hf(reader: &Reader<'_>, config: &mut Config) -> Result<()> {
         "mistral3" => config.query_growth = query_growth(reader)?,
         "lfm2" => config.ffn_size = lfm2_width(reader, config.ffn_size)?,
         // llama.cpp wants them, whatever config.json says.
-        "qwen35" => drop(config.rope_sections.get_or_insert([11, 11, 10, 0])),
+        "qwen35" | "qwen35moe" => drop(config.rope_sections.get_or_insert([11, 11, 10, 0])),
         _ => {}
     }
     Ok(())
@@ -101,6 +101,18 @@ pub(super) fn to_hf(config: &Config, metadata: &Metadata, out: &mut Map<String, 
             }
         }
         "lfm2" => set("block_auto_adjust_ff_dim", json!(false)),
+        // Only transformers 5 has such models; the sections count for images alone.
+        "qwen35" | "qwen35moe" => {
+            let sections = config.rope_sections.map(|sections| sections[..3].to_vec());
+            let rope = json!({
+                "rope_type": "default",
+                "rope_theta": shortest(config.rope.theta),
+                "partial_rotary_factor": config.rope.dimensions as f64 / config.head_dim as f64,
+                "mrope_interleaved": true,
+                "mrope_section": sections,
+            });
+            set("rope_parameters", rope);
+        }
         "smollm3" => {
             let rotated = |&unrotated: &bool| u8::from(!unrotated);
             set("no_rope_layers", config.unrotated_layers.iter().map(rotated).collect());

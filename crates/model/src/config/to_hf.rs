@@ -156,6 +156,11 @@ fn field(config: &Config, field: Field) -> Option<Value> {
         Field::DeltaValueHeads => json!(config.delta_net()?.value_heads),
         Field::DeltaKeyDim => json!(config.delta_net()?.key_dim),
         Field::DeltaValueDim => json!(config.delta_net()?.value_dim),
+        Field::MambaHeads => json!(config.mamba2()?.heads),
+        Field::MambaHeadDim => json!(config.mamba2()?.head_dim),
+        Field::MambaGroups => json!(config.mamba2()?.groups),
+        Field::MambaState => json!(config.mamba2()?.state),
+        Field::StateConvBias => json!(config.mamba2()?.conv_bias),
         Field::LogitDivisor => shortest(config.logit_divisor),
         Field::LogitMultiplier => shortest(config.logit_multiplier),
         Field::UnrotatedInterval => match config.architecture.unrotated {

@@ -264,7 +264,16 @@ fn model(config: &Config, out: &mut Metadata) {
                     set("attention.scale", Value::F32(config.attention_scale(0)));
                 }
             }
-            GgufKey::DeltaNet | GgufKey::ShortConv | GgufKey::HeadCountKvLayers => {
+            GgufKey::NemotronH => {
+                set("attention.layer_norm_epsilon", Value::F32(config.norm_epsilon));
+                set("rope.dimension_count", size(config.hidden_size / config.heads.max(1)));
+                set("rope.scaling.finetuned", Value::Bool(false));
+            }
+            GgufKey::DeltaNet
+            | GgufKey::ShortConv
+            | GgufKey::Mamba2
+            | GgufKey::HeadCountKvLayers
+            | GgufKey::FeedForwardLengthLayers => {
                 mixers::to_gguf(config, key, &mut set);
             }
             GgufKey::TensorDataLayout => set("tensor_data_layout", "jploski".into()),

@@ -48,6 +48,10 @@ pub fn edited_config(
         Some(value) => drop(config.insert("quantization_config".into(), value.clone())),
         None => drop(config.shift_remove("quantization_config")),
     }
+    // MLX writes what it did here too, under this name alone if nothing else has it.
+    if config.get("quantization").is_some_and(|value| value.get("group_size").is_some()) {
+        config.shift_remove("quantization");
+    }
     config.shift_remove("compression_config");
     if let Some(dtype) = dtype {
         // Whichever of the two spellings is there; transformers reads both.
