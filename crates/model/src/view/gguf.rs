@@ -287,6 +287,9 @@ impl<'a> Builder<'a, '_> {
                 (stored, Part::Bytes(span.data(self.checkpoint)), false)
             }
             Place::Packed(layer) => (ElementType::F32, Part::Packed { layer, first: 0, form: None }, true),
+            Place::PackedRows { layer, first, .. } => {
+                (ElementType::F32, Part::Packed { layer, first, form: None }, true)
+            }
         };
         let tensor = ViewTensor { packed, ..tensor_of(want, latent::made_of(stored), names) };
         (tensor, Data::LatentKeys(latent::Keys { part, stored, sizes }))

@@ -28,7 +28,7 @@ pub(super) fn of_gguf(checkpoint: &Checkpoint) -> Result<View<'_>> {
     for want in config.expected_tensors(Convention::HuggingFace) {
         let held = |role| match by_role.get(&(role, want.layer)) {
             Some(Place::Plain(span)) => Some(span.info(checkpoint)),
-            Some(Place::Packed(_)) | None => None,
+            Some(Place::Packed(_) | Place::PackedRows { .. }) | None => None,
         };
         if let (Role::AttentionKvUp, Some(keys), Some(values)) =
             (want.role, held(Role::AttentionKUp), held(Role::AttentionVUp))
