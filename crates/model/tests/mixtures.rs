@@ -59,7 +59,7 @@ fn some_layers_may_have_one_network() {
     assert_eq!(qwen(json!({ "decoder_sparse_step": 2 })), ".x.x.x");
     assert_eq!(qwen(json!({ "mlp_only_layers": [0, 3, 99] })), ".xx.xx");
     assert_eq!(qwen(json!({ "mlp_only_layers": [5], "decoder_sparse_step": 3 })), "..x...");
-    let glm = json!({ "model_type": "glm4_moe", "num_hidden_layers": 5, "first_k_dense_replace": 2 });
+    let glm = json!({ "model_type": "glm4_moe", "head_dim": 128, "num_hidden_layers": 5, "first_k_dense_replace": 2 });
     assert_eq!(shown(&of_hf(&glm).unwrap()), "..xxx");
     let ernie = |start, end, step| {
         let config = json!({ "model_type": "ernie4_5_moe", "num_hidden_layers": 6, "moe_layer_start_index": start,
@@ -118,8 +118,10 @@ fn gguf_says_which_layers_and_how_experts_are_chosen() {
         let message = glm(&[("expert_group_used_count", Value::U32(1)), (key, value)]).unwrap_err();
         assert!(message.contains(what), "{message}");
     }
-    let message = of_hf(&json!({ "model_type": "glm4_moe", "n_routed_experts": 8, "num_experts_per_tok": 6,
-                                 "n_group": 4, "topk_group": 2 }));
+    let message = of_hf(
+        &json!({ "model_type": "glm4_moe", "head_dim": 128, "n_routed_experts": 8, "num_experts_per_tok": 6,
+                                 "n_group": 4, "topk_group": 2 }),
+    );
     assert!(message.unwrap_err().contains("6 experts cannot be chosen from 2 of 4 groups of 8"));
 }
 

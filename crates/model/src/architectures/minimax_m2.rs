@@ -16,6 +16,7 @@ static KEYS: [HfKey; 18] = with_llama_keys([
     number(Field::KvHeads, &["num_key_value_heads"], 8.0),
     number(Field::HeadDim, &["head_dim"], 128.0),
     number(Field::Context, &["max_position_embeddings"], 196_608.0),
+    number(Field::RopeTheta, &["rope_theta"], 5_000_000.0),
     number(Field::PartialRotary, &["partial_rotary_factor"], 1.0),
     key(Field::RotaryDimensions, &["rotary_dim"], Silence::Nothing),
     always(Field::QkvBias, false),
