@@ -6,9 +6,7 @@
 
 use divan::counter::{BytesCount, ItemsCount};
 use divan::{Bencher, black_box};
-use quern_compute::attention::{
-    CacheData, Keys, LatentUp, Values, attention, encode_q8_0, latent_attention,
-};
+use quern_compute::attention::{CacheData, Keys, LatentUp, Values, attention, encode_q8_0, latent_attention};
 use quern_compute::{AttentionShape, LatentShape, Matrix, Pool, Scratch, matmul, sample_weights};
 use quern_tensor_io::ElementType;
 

@@ -44,8 +44,7 @@ fn of_view(view: &View<'_>) -> Vec<(TensorPlan, Vec<u8>)> {
     let one = |(at, t): (usize, &quern_model::ViewTensor)| {
         let mut bytes = vec![0; t.rows() * t.row_bytes];
         view.read(at, 0..t.rows(), &mut bytes);
-        let plan =
-            TensorPlan { name: t.name.clone(), element_type: t.element_type, shape: t.shape.clone() };
+        let plan = TensorPlan { name: t.name.clone(), element_type: t.element_type, shape: t.shape.clone() };
         (plan, bytes)
     };
     view.tensors().iter().enumerate().map(one).collect()
@@ -90,7 +89,8 @@ fn files_with_one_matrix_for_keys_and_values_are_read() {
         let mut tensors = of_view(&view);
         tensors.retain(|(plan, _)| !plan.name.contains("attn_k_b") && !plan.name.contains("attn_v_b"));
         for layer in 0..2 {
-            let source = checkpoint.tensor(&format!("model.layers.{layer}.self_attn.kv_b_proj.weight")).unwrap();
+            let source =
+                checkpoint.tensor(&format!("model.layers.{layer}.self_attn.kv_b_proj.weight")).unwrap();
             let plan = TensorPlan {
                 name: format!("blk.{layer}.attn_kv_b.weight"),
                 element_type: source.info.element_type,
@@ -128,13 +128,17 @@ fn a_release_in_fp8_with_a_layer_for_further_tokens() {
     for info in source.tensors() {
         let mut values = vec![0f32; info.elements()];
         assert!(decode::to_f32(info.element_type, source.data(info), &mut values));
-        let keeps = info.shape.len() < 2 || ["embed_tokens", "lm_head", "mlp.gate."].iter().any(|n| info.name.contains(n));
+        let keeps = info.shape.len() < 2
+            || ["embed_tokens", "lm_head", "mlp.gate."].iter().any(|n| info.name.contains(n));
         let copies = [info.name.clone(), info.name.replace("layers.1.", "layers.2.")];
         // The further layer has the parts of an ordinary one.
         for name in &copies[..if info.name.contains("layers.1.") { 2 } else { 1 }] {
             let plan = |name: String, element_type, shape| TensorPlan { name, element_type, shape };
             if keeps {
-                packed.push((plan(name.clone(), info.element_type, info.shape.clone()), source.data(info).to_vec()));
+                packed.push((
+                    plan(name.clone(), info.element_type, info.shape.clone()),
+                    source.data(info).to_vec(),
+                ));
             } else {
                 let codes: Vec<u8> = values.iter().map(|&v| nearest(v * 8.0)).collect();
                 packed.push((plan(name.clone(), ElementType::F8E4M3, info.shape.clone()), codes));
@@ -149,13 +153,27 @@ fn a_release_in_fp8_with_a_layer_for_further_tokens() {
             false => values.iter().map(|&v| value(nearest(v * 8.0)) * 0.125).collect(),
         };
         let bytes = held.iter().flat_map(|v| v.to_le_bytes()).collect();
-        plain.push((TensorPlan { name: info.name.clone(), element_type: ElementType::F32, shape: info.shape.clone() }, bytes));
+        plain.push((
+            TensorPlan { name: info.name.clone(), element_type: ElementType::F32, shape: info.shape.clone() },
+            bytes,
+        ));
     }
     let zeros = |name: &str, shape: &[usize]| {
         let bytes = vec![0u8; 2 * shape.iter().product::<usize>()];
-        (TensorPlan { name: format!("model.layers.2.{name}"), element_type: ElementType::F16, shape: shape.to_vec() }, bytes)
+        (
+            TensorPlan {
+                name: format!("model.layers.2.{name}"),
+                element_type: ElementType::F16,
+                shape: shape.to_vec(),
+            },
+            bytes,
+        )
     };
-    packed.extend([zeros("eh_proj.weight", &[32, 64]), zeros("enorm.weight", &[32]), zeros("hnorm.weight", &[32])]);
+    packed.extend([
+        zeros("eh_proj.weight", &[32, 64]),
+        zeros("enorm.weight", &[32]),
+        zeros("hnorm.weight", &[32]),
+    ]);
 
     let text = std::fs::read_to_string(folder("deepseek_v3").join("config.json")).unwrap();
     let further = text.replace("\"num_nextn_predict_layers\": 0", "\"num_nextn_predict_layers\": 1");
@@ -172,19 +190,22 @@ fn a_release_in_fp8_with_a_layer_for_further_tokens() {
         std::fs::write(to.join("config.json"), config).unwrap();
         let plan: Vec<TensorPlan> = tensors.iter().map(|(plan, _)| plan.clone()).collect();
         let mut writer =
-            safetensors::Writer::create(&to.join("model.safetensors"), &Metadata::new(), &plan, true).unwrap();
+            safetensors::Writer::create(&to.join("model.safetensors"), &Metadata::new(), &plan, true)
+                .unwrap();
         tensors.iter().for_each(|(_, bytes): &(TensorPlan, Vec<u8>)| writer.write(bytes).unwrap());
         writer.finish().unwrap();
     }
     let (fp8, plain) = (scratch.path().join("fp8"), scratch.path().join("plain"));
     let checkpoint = Arc::new(Checkpoint::open(&fp8).unwrap());
-    let model = Model::load(checkpoint.clone(), LoadOptions { threads: 2, ..LoadOptions::default() }).unwrap();
+    let model =
+        Model::load(checkpoint.clone(), LoadOptions { threads: 2, ..LoadOptions::default() }).unwrap();
     let note = "tensors of multi-token prediction layers";
     assert!(model.notes().iter().any(|found| found.contains(note)), "{:?}", model.notes());
     let other = load(&plain, 2);
     let tokens = tokens("deepseek_v3");
     for part in [1, tokens.len()] {
-        let (found, wanted) = (logits(&model, &tokens, part, KvType::F32), logits(&other, &tokens, part, KvType::F32));
+        let (found, wanted) =
+            (logits(&model, &tokens, part, KvType::F32), logits(&other, &tokens, part, KvType::F32));
         let (largest, row) = relative_errors(&found, &wanted, model.vocabulary());
         assert!(largest < 1e-5 && row < 1e-5, "{part}: {largest:e} {row:e}");
     }
@@ -226,7 +247,10 @@ fn what_is_not_computed_is_refused_by_name() {
     let why = model.beyond_gpus().unwrap();
     assert!(why.contains("latent attention"), "{why}");
     let refused = Gradients::new(&model, &[vec![1, 2, 3]]).unwrap_err();
-    assert!(matches!(refused, Error::NoGradients { .. }) && refused.to_string().contains("mixers"), "{refused}");
+    assert!(
+        matches!(refused, Error::NoGradients { .. }) && refused.to_string().contains("mixers"),
+        "{refused}"
+    );
 }
 
 #[test]

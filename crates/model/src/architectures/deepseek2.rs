@@ -3,8 +3,8 @@
 
 use super::table::*;
 use crate::architecture::{
-    Accepted, Architecture, Field, GgufKey, HfKey, HfLimit, MixtureRules, Presence, RopeStyle, Scores, Silence,
-    TensorTemplate,
+    Accepted, Architecture, Field, GgufKey, HfKey, HfLimit, MixtureRules, Presence, RopeStyle, Scores,
+    Silence, TensorTemplate,
 };
 
 /// With the defaults of transformers' `DeepseekV2Config`.

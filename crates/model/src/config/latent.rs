@@ -99,7 +99,9 @@ pub(super) fn complete(reader: &Reader<'_>, config: &mut Config) -> Result<()> {
     }
     // DeepSeek V2 may have groups that it does not use.
     let greedy = root.str("topk_method")?.unwrap_or("greedy") == "greedy";
-    if let Some(experts) = config.experts.as_mut().filter(|experts| greedy && experts.scores == Scores::Softmax) {
+    if let Some(experts) =
+        config.experts.as_mut().filter(|experts| greedy && experts.scores == Scores::Softmax)
+    {
         experts.groups = None;
     }
     // GLM-4.7-Flash may list the kinds of its networks.
@@ -107,7 +109,9 @@ pub(super) fn complete(reader: &Reader<'_>, config: &mut Config) -> Result<()> {
         let kind = |kind: &serde_json::Value| match kind.as_str() {
             Some("sparse") => Ok(true),
             Some("dense") => Ok(false),
-            _ => Err(root.error("mlp_layer_types", format!("{kind} is not a kind of layer that quern knows"))),
+            _ => {
+                Err(root.error("mlp_layer_types", format!("{kind} is not a kind of layer that quern knows")))
+            }
         };
         if kinds.len() != config.layers {
             let what = format!("{} entries for {} layers", kinds.len(), config.layers);

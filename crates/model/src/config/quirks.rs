@@ -153,7 +153,10 @@ pub(super) fn to_hf(config: &Config, metadata: &Metadata, out: &mut Map<String, 
         }
         "minicpm3" => {
             let rounded = |value: f64| json!((value * 1e6).round() / 1e6);
-            set("scale_depth", rounded(f64::from(config.residual_multiplier) * (config.layers as f64).sqrt()));
+            set(
+                "scale_depth",
+                rounded(f64::from(config.residual_multiplier) * (config.layers as f64).sqrt()),
+            );
             let base = config.hidden_size as f32 / config.logit_divisor;
             set("dim_model_base", json!(base.round() as usize));
         }

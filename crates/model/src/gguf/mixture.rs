@@ -60,8 +60,7 @@ pub(super) fn without_key(config: &Config) -> Option<String> {
     let experts = config.experts?;
     let (rules, keys) = (config.architecture.mixture, config.architecture.gguf_keys);
     let written = |all: &[GgufKey]| keys.iter().any(|key| all.contains(key));
-    let norm =
-        [GgufKey::ExpertWeightsNorm, GgufKey::ExpertWeightsNormOff, GgufKey::ExpertWeightsNormOn];
+    let norm = [GgufKey::ExpertWeightsNorm, GgufKey::ExpertWeightsNormOff, GgufKey::ExpertWeightsNormOn];
     if experts.normalized != rules.normalized && !written(&norm) {
         return Some(format!("\"norm_topk_prob\": {}", experts.normalized));
     }
