@@ -31,10 +31,10 @@ pub struct Convert {
     /// Model to convert: a directory, a file, or a name on the Hugging Face Hub
     #[arg(long_help = model_help!("Model to convert"))]
     pub model: PathBuf,
-    /// Format to write: gguf, safetensors, gptq or gptq_v2
+    /// Format to write: gguf, safetensors, gptq, gptq_v2, compressed-tensors or awq
     ///
-    /// safetensors writes a Hugging Face directory, in which the weights of a quantized model are decoded. gptq and
-    /// gptq_v2 repack AWQ, compressed-tensors and GPTQ layers without changing a code.
+    /// safetensors writes a Hugging Face directory, in which the weights of a quantized model are decoded. The last four
+    /// repack GPTQ, AWQ and compressed-tensors layers without changing a code.
     #[arg(long, value_name = "FORMAT", value_parser = targets(), hide_possible_values = true)]
     pub to: Target,
     /// File (gguf) or directory to write; required unless --dry-run is given

@@ -7,6 +7,7 @@
 mod affine;
 mod bitsandbytes;
 mod compressed;
+mod config;
 mod exact;
 mod four_bit;
 mod gptq;
@@ -23,8 +24,11 @@ use std::collections::HashMap;
 use std::ops::Range;
 
 pub use affine::AffineLayer;
+pub use config::{
+    CompressedWeights, awq_config, block_fp8_config, compressed_tensors_config, compressed_weights,
+};
 pub use exact::{ExactForm, Inexact};
-pub use repack::{GptqFormat, GptqTensors};
+pub use repack::{AwqTensors, CodeFormat, CompressedTensors, GptqFormat, GptqTensors, Repacked};
 
 use half::f16;
 

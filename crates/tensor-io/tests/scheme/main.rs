@@ -9,4 +9,5 @@ mod hostile;
 mod labels;
 mod peers;
 mod repack;
+mod repacked;
 mod scaled;
