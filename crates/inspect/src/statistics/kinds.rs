@@ -52,7 +52,9 @@ impl Kinds {
                 Kind { name: kind_of(template), layer, input: is_linear(template).then_some(axis), order };
             match held.place {
                 Place::Plain(span) => kinds.plain.entry(span.tensor).or_insert(kind),
-                Place::Packed(number) => kinds.packed.entry(number).or_insert(kind),
+                Place::Packed(number) | Place::PackedRows { layer: number, .. } => {
+                    kinds.packed.entry(number).or_insert(kind)
+                }
             };
         }
         kinds
@@ -62,7 +64,7 @@ impl Kinds {
     pub fn kind(&self, place: Option<Place>, name: &str, dimensions: usize) -> Kind {
         let known = match place {
             Some(Place::Plain(span)) => self.plain.get(&span.tensor),
-            Some(Place::Packed(number)) => self.packed.get(&number),
+            Some(Place::Packed(number) | Place::PackedRows { layer: number, .. }) => self.packed.get(&number),
             None => None,
         };
         known.cloned().unwrap_or_else(|| by_name(name, dimensions))

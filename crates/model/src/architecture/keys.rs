@@ -21,6 +21,8 @@ pub enum Field {
     LocalRopeTheta,
     /// The part of each head that rope rotates, 1 for all of it.
     PartialRotary,
+    /// Values of each head that rope rotates, which counts before the part of it (MiniMax M2).
+    RotaryDimensions,
     SlidingWindow,
     Tied,
     QkvBias,
@@ -202,6 +204,8 @@ pub enum GgufKey {
     ExpertWeightsNormOff,
     /// `expert_weights_norm`.
     ExpertWeightsNorm,
+    /// The same, only where it is on (DeepSeek V2).
+    ExpertWeightsNormOn,
     /// `expert_weights_scale`: what the chosen experts' weights are multiplied by.
     ExpertWeightsScale,
     /// The same, only where it is not 1.

@@ -3,16 +3,21 @@
 mod arcee;
 mod cohere2;
 mod deepseek2;
+mod dots1;
 mod ernie4_5;
+mod ernie4_5_moe;
 mod exaone4;
 mod falcon;
 mod gemma;
+mod glm4_moe;
 mod gpt2;
 mod gpt_neox;
 mod granite;
 mod lfm2;
 mod lfm2_moe;
 mod llama;
+mod minicpm3;
+mod minimax_m2;
 mod nemotron_h;
 mod olmo2;
 mod olmoe;
@@ -29,17 +34,22 @@ mod table;
 
 pub use arcee::ARCEE;
 pub use cohere2::COHERE2;
-pub use deepseek2::YOUTU;
+pub use deepseek2::{DEEPSEEK_V2, DEEPSEEK_V3, GLM4_MOE_LITE, YOUTU};
+pub use dots1::DOTS1;
 pub use ernie4_5::ERNIE4_5;
+pub use ernie4_5_moe::ERNIE4_5_MOE;
 pub use exaone4::EXAONE4;
 pub use falcon::FALCON;
 pub use gemma::{GEMMA, GEMMA2, GEMMA3};
+pub use glm4_moe::GLM4_MOE;
 pub use gpt_neox::GPT_NEOX;
 pub use gpt2::GPT2;
 pub use granite::GRANITE;
 pub use lfm2::LFM2;
 pub use lfm2_moe::LFM2_MOE;
 pub use llama::{LLAMA, MINISTRAL3, MISTRAL, MISTRAL3, MIXTRAL};
+pub use minicpm3::MINICPM3;
+pub use minimax_m2::MINIMAX_M2;
 pub use nemotron_h::NEMOTRON_H;
 pub use olmo2::{OLMO2, OLMO3};
 pub use olmoe::OLMOE;
@@ -93,8 +103,16 @@ pub static ALL: &[&Architecture] = &[
     &EXAONE4,
     &COHERE2,
     &ERNIE4_5,
+    &DEEPSEEK_V2,
+    &DEEPSEEK_V3,
+    &GLM4_MOE_LITE,
     &YOUTU,
+    &MINICPM3,
     &QWEN2_MOE,
+    &DOTS1,
+    &ERNIE4_5_MOE,
+    &GLM4_MOE,
+    &MINIMAX_M2,
 ];
 
 /// The architecture with this `general.architecture` in GGUF: of several with the name `llama` the first with (or

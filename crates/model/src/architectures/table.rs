@@ -18,9 +18,9 @@ pub(super) use crate::architecture::Layout::{
     ValueUp,
 };
 pub(super) use crate::architecture::Presence::{
-    Always, AttentionLayers, DenseLayers, EmbeddingProjection, FfnBias, FinalNorm, NetworkLayers, OutputBias,
-    QkNorm, QkvBias, SecondNorm, SharedExpert, SharedRouter, SparseLayers, StateConvBias, StateLayers,
-    UnlessTied,
+    Always, AttentionLayers, ChoiceBias, DenseLayers, EmbeddingProjection, FfnBias, FinalNorm, NetworkLayers,
+    OutputBias, QkNorm, QkvBias, SecondNorm, SharedExpert, SharedRouter, SparseLayers, StateConvBias,
+    StateLayers, UnlessTied,
 };
 pub(super) use crate::architecture::TensorRole as Role;
 

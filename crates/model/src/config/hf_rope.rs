@@ -117,7 +117,7 @@ impl Source<'_, '_> {
             Some(theta) => theta,
             None => self.reader.number(Field::RopeTheta)?.unwrap_or(10_000.0),
         } as f32;
-        let dimensions = (head_dim as f64 * self.partial()?) as usize;
+        let dimensions = (head_dim as f64 * self.partial(head_dim)?) as usize;
         let mut scaling = match self.object {
             Some(object) => self.scaling(object, dimensions)?,
             None => RopeScaling::None,
@@ -142,11 +142,12 @@ impl Source<'_, '_> {
     }
 
     /// The part of each head that is rotated.
-    fn partial(&self) -> Result<f64> {
+    fn partial(&self, head_dim: usize) -> Result<f64> {
         let (reader, root) = (self.reader, self.reader.root);
         let own = self.object.map(|object| object.f64("partial_rotary_factor")).transpose()?.flatten();
         if reader.has(Field::PartialRotary) {
-            let partial = match own {
+            let dimensions = reader.size(Field::RotaryDimensions, limit::HIDDEN)?;
+            let partial = match own.or(dimensions.map(|n| n as f64 / head_dim as f64)) {
                 Some(partial) => partial,
                 None => reader.number(Field::PartialRotary)?.unwrap_or(1.0),
             };

@@ -173,6 +173,13 @@ pub(super) fn sparse_layers_of_hf(reader: &Reader<'_>, config: &Config) -> Resul
     let step = reader.size(Field::SparseStep, limit::LAYERS)?.unwrap_or(1);
     let is = |layer: usize| layer >= first && (layer + 1).is_multiple_of(step);
     let mut layers: Vec<bool> = (0..config.layers).map(is).collect();
+    // ERNIE's: -1 for the last.
+    if let Some(last) = reader.root.get("moe_layer_end_index").and_then(Value::as_i64)
+        && reader.architecture.name == "ernie4_5-moe"
+        && last >= 0
+    {
+        layers.iter_mut().enumerate().for_each(|(layer, sparse)| *sparse &= layer as i64 <= last);
+    }
     if reader.has(Field::SparseStep) {
         for layer in listed(reader.root, "mlp_only_layers")?.into_iter().flatten() {
             if let Some(sparse) = layers.get_mut(layer) {
@@ -218,7 +225,7 @@ pub(super) fn from_gguf(keys: &Keys<'_>, architecture: &Architecture, ffn_size: 
     };
     let normalized = match rules.normalized {
         // Readers of such files never do so.
-        false if !written(GgufKey::ExpertWeightsNorm) => false,
+        false if !written(GgufKey::ExpertWeightsNorm) && !written(GgufKey::ExpertWeightsNormOn) => false,
         usual => keys.flag("expert_weights_norm")?.unwrap_or(usual),
     };
     let scaled = [GgufKey::ExpertWeightsScale, GgufKey::ExpertWeightsScaleUnlessOne];
@@ -291,8 +298,8 @@ pub(super) fn complete(with_bias: bool, config: &mut Config) {
 
 /// Adds to a `config.json` which layers are no mixtures, where a list says what numbers cannot.
 pub(super) fn to_hf(config: &Config, out: &mut Map<String, Value>) {
-    let stepped = config.architecture.hf_keys.iter().any(|key| key.field == Field::SparseStep);
-    if config.experts.is_some() && stepped {
+    let has = |field| config.architecture.hf_keys.iter().any(|key| key.field == field);
+    if config.experts.is_some() && has(Field::SparseStep) && !has(Field::DenseLayers) {
         let dense = |&layer: &usize| !config.is_sparse(layer);
         let others: Vec<usize> = match config.sparse_rule() {
             Some((0, _)) => Vec::new(),

@@ -27,7 +27,7 @@ use crate::architecture::{Activation, Architecture, Block, Convention, Dim, Rope
 pub use expected::ExpectedTensor;
 pub use latent::Latent;
 pub use mixture::{ExpertGroups, Experts, SharedExpert};
-pub(crate) use quirks::{unusual_query_scalar, unusual_window_pattern, window_pattern};
+pub(crate) use quirks::{minicpm3, unusual_query_scalar, unusual_window_pattern, window_pattern};
 pub(crate) use rope::yarn_mscale;
 pub use rope::{Rope, RopeScaling};
 pub use state_mixers::{DeltaNet, Mamba2, ShortConv, StateMixer, States};
@@ -133,7 +133,7 @@ pub struct Config {
     pub rope_sections: Option<[u32; 4]>,
     /// Layers to whose outputs a vision tower adds its own (Qwen3-VL); text knows none of them.
     pub deepstack_layers: u32,
-    /// Layers behind the model's own that predict further tokens, in GGUF files: they are left out.
+    /// Layers behind the model's own that predict further tokens: they are left out.
     pub speculative_layers: usize,
     /// The checkpoint is a multimodal release of which this is the text model: tensors of towers may be beside its
     /// own.

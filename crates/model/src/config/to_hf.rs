@@ -129,6 +129,7 @@ fn field(config: &Config, field: Field) -> Option<Value> {
         Field::RopeTheta => shortest(config.rope.theta),
         Field::LocalRopeTheta => shortest(config.rope.local_theta?),
         Field::PartialRotary => json!(config.rope.dimensions as f64 / config.head_dim as f64),
+        Field::RotaryDimensions => json!(config.rope.dimensions),
         Field::SlidingWindow => config.sliding_window.map_or(Value::Null, |w| json!(w)),
         Field::Tied => json!(config.tied_embeddings),
         Field::QkvBias => json!(config.qkv_bias),

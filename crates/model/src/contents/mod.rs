@@ -58,6 +58,25 @@ pub enum Place {
     Plain(Span),
     /// In packed layer number so of [`Contents::packing`].
     Packed(usize),
+    /// In some rows of one: a matrix of a stack of experts.
+    PackedRows {
+        /// Number of the layer.
+        layer: usize,
+        /// First row.
+        first: usize,
+        /// Number of rows.
+        rows: usize,
+    },
+}
+
+impl Place {
+    /// The number of the packed layer that has the rows.
+    pub fn packed_layer(self) -> Option<usize> {
+        match self {
+            Self::Plain(_) => None,
+            Self::Packed(layer) | Self::PackedRows { layer, .. } => Some(layer),
+        }
+    }
 }
 
 /// Consecutive bytes of one tensor of the checkpoint: all of it, or one matrix of a stack.
@@ -220,7 +239,8 @@ fn quantized_with(checkpoint: &Checkpoint, config: &Config, packing: Option<&Pac
     if packing.is_some_and(|p| p.scheme().is_as_released()) {
         return None;
     }
-    if let Some(method) = &config.quantization {
+    // MLX's configurations name no method.
+    if let Some(method) = config.quantization.as_ref().filter(|method| *method != "unknown") {
         return Some(method.clone());
     }
     if let Some(packing) = packing.filter(|p| !p.layers().is_empty()) {
@@ -283,14 +303,17 @@ impl Matcher<'_, '_> {
             aliases.filter(|a| a.role == want.role && self.config.convention == Convention::HuggingFace)
         {
             let Some(name) = self.config.fill(alias.name, want.layer, want.part) else { continue };
-            let Some(&Item::Plain(index)) = self.found.by_name.get(&name).and_then(|items| items.first())
-            else {
-                continue;
-            };
-            self.used.insert(Item::Plain(index));
-            return match alias.layout {
-                AliasLayout::Same => self.plain(want, index).map(Some),
-                AliasLayout::Stack { of, which } => self.slice(want, index, of, which).map(Some),
+            let Some(&item) = self.found.by_name.get(&name).and_then(|items| items.first()) else { continue };
+            self.used.insert(item);
+            return match (alias.layout, item) {
+                (AliasLayout::Same, Item::Plain(index)) => self.plain(want, index).map(Some),
+                (AliasLayout::Same, Item::Packed(number)) => self.packed(want, number).map(Some),
+                (AliasLayout::Stack { of, which }, Item::Plain(index)) => {
+                    self.slice(want, index, of, which).map(Some)
+                }
+                (AliasLayout::Stack { of, which }, Item::Packed(number)) => {
+                    self.packed_slice(want, number, of, which).map(Some)
+                }
             };
         }
         Ok(None)
@@ -340,6 +363,27 @@ impl Matcher<'_, '_> {
         self.check_type(info)?;
         let bytes = info.bytes / (parts * of).max(1);
         Ok(Place::Plain(Span { tensor: index, start: (part * of + which) * bytes, bytes }))
+    }
+
+    /// The same of a packed stack.
+    fn packed_slice(
+        &self,
+        want: &ExpectedTensor,
+        number: usize,
+        of: usize,
+        which: usize,
+    ) -> Result<Place, Problem> {
+        let parts = self.parts(want.role);
+        let layer = self.packing.and_then(|p| p.layers().get(number));
+        let (Some(part), &[rows, columns], Some(layer)) = (want.part, want.shape.as_slice(), layer) else {
+            return Err(Problem::missing(self.checkpoint, want));
+        };
+        let demanded = [parts * of * rows, columns];
+        if [layer.rows, layer.columns] != demanded {
+            let file = problem::file_of_layer(self.checkpoint, layer);
+            return Err(Problem::shape(&layer.name, file, &[layer.rows, layer.columns], &demanded));
+        }
+        Ok(Place::PackedRows { layer: number, first: (part * of + which) * rows, rows })
     }
 
     fn parts(&self, role: TensorRole) -> usize {

@@ -200,6 +200,7 @@ fn model(config: &Config, out: &mut Metadata) {
             | GgufKey::ExpertFeedForwardLength
             | GgufKey::ExpertWeightsNormOff
             | GgufKey::ExpertWeightsNorm
+            | GgufKey::ExpertWeightsNormOn
             | GgufKey::ExpertWeightsScale
             | GgufKey::ExpertWeightsScaleUnlessOne
             | GgufKey::ExpertGatingFunc

@@ -28,7 +28,7 @@ pub(super) fn of_gguf(checkpoint: &Checkpoint) -> Result<View<'_>> {
     for want in config.expected_tensors(Convention::HuggingFace) {
         let held = |role| match by_role.get(&(role, want.layer)) {
             Some(Place::Plain(span)) => Some(span.info(checkpoint)),
-            Some(Place::Packed(_)) | None => None,
+            Some(Place::Packed(_) | Place::PackedRows { .. }) | None => None,
         };
         if let (Role::AttentionKvUp, Some(keys), Some(values)) =
             (want.role, held(Role::AttentionKUp), held(Role::AttentionVUp))
@@ -42,7 +42,7 @@ pub(super) fn of_gguf(checkpoint: &Checkpoint) -> Result<View<'_>> {
         let (tensor, one) = match by_role.get(&(want.role, want.layer)) {
             None => continue,
             Some(Place::Plain(span)) => translate(checkpoint, &config, &want, span.info(checkpoint))?,
-            Some(Place::Packed(number)) => {
+            Some(Place::Packed(number) | Place::PackedRows { layer: number, .. }) => {
                 let Some(layer) = packing.as_ref().and_then(|p| p.layers().get(*number)) else { continue };
                 decoded(checkpoint, &config, &want, *number, layer)?
             }
@@ -72,8 +72,9 @@ fn decoded<'a>(
     layer: &PackedLayer,
 ) -> Result<(ViewTensor, Data<'a>)> {
     let layout = want.template.layout;
-    if matches!(layout, Layout::PlusOne | Layout::Transposed) {
-        let what = "has a scale beside it and is stored transposed, or less one, which is not read";
+    if matches!(layout, Layout::PlusOne | Layout::Transposed | Layout::DeltaDecay) {
+        let what =
+            "has a scale beside it, and the model's own files have it in another layout, which is not read";
         return Err(Error::unsupported(checkpoint.path(), what).with_tensor(&layer.name));
     }
     let height = want.shape.iter().rev().skip(1).product::<usize>();
@@ -82,8 +83,11 @@ fn decoded<'a>(
         let what = format!("is {} x {}, which does not fit {:?}", layer.rows, layer.columns, want.shape);
         return Err(Error::malformed(checkpoint.path(), what).with_tensor(&layer.name));
     }
-    let order = RowOrder::to_hugging_face(layout, config);
-    let one = Data::Rows { parts: vec![Part::Packed { layer: number, first, form: None }], order };
+    let part = Part::Packed { layer: number, first, form: None };
+    let one = match RowOrder::columns_to_hugging_face(layout, config) {
+        Some(order) => Data::Columns { part, stored: ElementType::F32, order },
+        None => Data::Rows { parts: vec![part], order: RowOrder::to_hugging_face(layout, config) },
+    };
     let tensor = tensor_of(want, ElementType::F32, vec![layer.name.clone()]);
     Ok((ViewTensor { packed: true, layout, ..tensor }, one))
 }

@@ -28,22 +28,28 @@ pub(super) fn described(contents: Contents<'_>) -> View<'_> {
                 let tensor = tensor_of(&expected, info.element_type, vec![info.name.clone()]);
                 (tensor, Data::plain(span.data(checkpoint)))
             }
-            Place::Packed(number) => {
+            Place::Packed(number) | Place::PackedRows { layer: number, .. } => {
                 let Some(layer) = packing.as_ref().and_then(|p| p.layers().get(number)) else { continue };
                 let mut tensor = tensor_of(&expected, ElementType::F32, vec![layer.name.clone()]);
-                if tensor.rows() != layer.rows {
+                let whole = matches!(place, Place::Packed(_));
+                if whole && tensor.rows() != layer.rows {
                     tensor.shape = vec![layer.rows, layer.columns];
                 }
                 tensor.row_bytes = row_bytes(ElementType::F32, &tensor.shape);
                 tensor.packed = true;
-                let part = Part::Packed { layer: number, first: 0, form: None };
+                let first = if let Place::PackedRows { first, .. } = place { first } else { 0 };
+                let part = Part::Packed { layer: number, first, form: None };
                 (tensor, Data::Rows { parts: vec![part], order: None })
             }
         };
         let layout = match (convention, place) {
             (Convention::Gguf, _) => Layout::Same,
             // Packed layers are stored the usual way round.
-            (_, Place::Packed(_)) if expected.template.layout == Layout::Transposed => Layout::Same,
+            (_, Place::Packed(_) | Place::PackedRows { .. })
+                if expected.template.layout == Layout::Transposed =>
+            {
+                Layout::Same
+            }
             (Convention::HuggingFace, _) => expected.template.layout,
         };
         tensors.push(ViewTensor { place: Some(place), layout, ..tensor });

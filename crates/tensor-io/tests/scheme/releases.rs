@@ -101,7 +101,7 @@ fn auto_round_packed_as_awq() {
     let layers = [
         ("0.self_attn.q_proj", "awq 4-bit", Some(Q5_0), Q4_1),
         ("0.self_attn.k_proj", "awq 4-bit", Some(Q4_1), Q4_1),
-        ("0.mlp.down_proj", "awq 4-bit", Some(Q4_1), Q4_1),
+        ("0.mlp.down_proj", "awq 4-bit", Some(Q5_0), Q4_1),
     ];
     let notes = agrees("auto-round-awq", Scheme::Awq { bits: 4, group_size: Some(32) }, "awq", &layers);
     assert_eq!(notes, ["made by AutoRound, packed as \"auto_round:auto_awq\""]);
