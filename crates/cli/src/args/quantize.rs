@@ -193,7 +193,7 @@ impl GptqOptions {
 
 /// Rules for GPTQ. They follow the options of the calibration in recorded commands.
 #[derive(Debug, Args)]
-#[command(next_help_heading = "GPTQ")]
+#[command(next_help_heading = "GPTQ and compressed-tensors")]
 pub struct RuleOptions {
     /// Settings for single modules, as JSON or in a file (@FILE)
     ///
