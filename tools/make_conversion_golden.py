@@ -55,6 +55,7 @@ CONFIG = {
     # as published
     "cohere2": {"rotary_pct": 1.0},
     "dots1": {"scoring_func": "sigmoid"},
+    "phi3_moe": {"architectures": ["PhiMoEForCausalLM"]},
     "minimax_m2": {"scoring_func": "sigmoid", "rotary_dim": 8},
     "gpt2": {"n_ctx": 128},
     # config.num_kv_heads is the number of query heads where one head is shared; published files leave it out

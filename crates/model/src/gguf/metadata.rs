@@ -187,10 +187,7 @@ fn model(config: &Config, out: &mut Metadata) {
                 }
             }
             GgufKey::RmsEpsilon | GgufKey::LayerNormEpsilon => {
-                let (own, name) = match config.architecture.norm {
-                    Norm::Rms => (GgufKey::RmsEpsilon, "attention.layer_norm_rms_epsilon"),
-                    Norm::Layer => (GgufKey::LayerNormEpsilon, "attention.layer_norm_epsilon"),
-                };
+                let (own, name) = config.architecture.gguf_epsilon();
                 if key == own {
                     set(name, Value::F32(config.norm_epsilon));
                 }

@@ -68,7 +68,7 @@ pub(super) fn without_key(config: &Config) -> Option<String> {
         return Some(format!("\"routed_scaling_factor\": {}", experts.scale));
     }
     if experts.scores != rules.scores && !written(&[GgufKey::ExpertGatingFunc]) {
-        return Some("how experts are scored (\"scoring_func\")".to_owned());
+        return Some("how experts are scored (\"scoring_func\", \"router_jitter_noise\")".to_owned());
     }
     if experts.groups.is_some() && !written(&[GgufKey::ExpertGroups]) {
         return Some("groups of experts (\"n_group\")".to_owned());
