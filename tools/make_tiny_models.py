@@ -277,7 +277,7 @@ MODELS = {
                             "moe_num_experts": 4, "moe_k": 2, "moe_num_shared_experts": 1} | rope(500000.0)),
     # LongRoPE with the scale that the factors give, as llama.cpp's converter computes it
     "phi3_moe": ("Phimoe", "phi3", {"old": True, "vocab": 2} | SHORTEST,
-                 PHI3 | {"num_key_value_heads": 2, "intermediate_size": 32, "num_local_experts": 3, "tie_word_embeddings": True,
+                 PHI3 | {"num_key_value_heads": 2, "intermediate_size": 32, "num_local_experts": 3,
                          "attention_bias": True, "lm_head_bias": True, "original_max_position_embeddings": 32}
                  | rope(10000.0, "longrope", original_max_position_embeddings=32, short_mscale=1.264911064, long_mscale=1.264911064,
                         short_factor=[1.0, 1.05, 1.1, 1.2], long_factor=[1.1, 1.5, 2.75, 6.5])),
