@@ -41,9 +41,6 @@ SHORT = ["It was a dark night", "I don't: №42\n\t🙂"]
 # longer than the original context of phi3-longrope, whose rope factors depend on the length
 LONG = "It was a dark night, and the old captain said: in 1999 we'll be 12345, or so."
 
-# for models whose other files are large enough
-BRIEF = ["It was a dark night", "№42 🙂"]
-
 TEXTS = [
     "",
     "Hello, world!",
@@ -88,9 +85,9 @@ DELTA = {"num_hidden_layers": 4, "head_dim": 16, "linear_num_key_heads": 4, "lin
 # latent attention, whose heads have more numbers in queries and keys than in values
 LATENT = {"kv_lora_rank": 32, "qk_nope_head_dim": 32, "qk_rope_head_dim": 8, "v_head_dim": 16}
 LAYER = SILU | {"intermediate_size": 48, "num_attention_heads": 2, "num_key_value_heads": 2}
-DEEPSEEK = LATENT | {"n_routed_experts": 8, "num_experts_per_tok": 3, "moe_intermediate_size": 16,
-                     "first_k_dense_replace": 1, "bos_token_id": tiny_tokenizers.BOS,
-                     "eos_token_id": tiny_tokenizers.EOS}
+LATENT_MOE = LATENT | {"n_routed_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_size": 32,
+                       "first_k_dense_replace": 1, "tie_word_embeddings": True}
+DEEPSEEK = LATENT_MOE | {"bos_token_id": tiny_tokenizers.BOS, "eos_token_id": tiny_tokenizers.EOS}
 SAMPLING = {"do_sample": True, "temperature": 0.6, "top_p": 0.9}
 # The smallest towers that the classes of multimodal releases accept.
 SIGLIP = {"vision_config": {"model_type": "siglip_vision_model", "hidden_size": 8, "intermediate_size": 16,
@@ -244,25 +241,37 @@ MODELS = {
                 GQA | QWEN | DELTA | {"intermediate_size": 32}
                 | rope(10000000.0, partial_rotary_factor=0.5, mrope_section=[2, 1, 1], mrope_interleaved=True)),
     # latent attention in layers with one feed-forward network each
-    "youtu": ("Youtu", "smollm3", {"vocab": 3, "prompts": BRIEF},
+    "youtu": ("Youtu", "smollm3", {"vocab": 3} | SHORTEST,
               {k: v for k, v in SILU.items() if k != "rms_norm_eps"} | SMOL | LATENT
               | {"num_key_value_heads": 4, "rms_norm_eps": 1e-3, "q_lora_rank": 24, "intermediate_size": 48,
                  "pad_token_id": None}
               | rope(10000.0, "yarn", factor=4.0, original_max_position_embeddings=16, beta_fast=16.0, beta_slow=2.0,
                      mscale=0.7, mscale_all_dim=0.7)),
     # groups ordered by their largest score; the first layer has one network
-    "deepseek_v2": ("DeepseekV2", "deepseek_llm", {"old": True, "prompts": BRIEF, "tokenizer": {"merges": 40}},
-                    LAYER | DEEPSEEK | {"q_lora_rank": None, "topk_method": "group_limited_greedy", "n_group": 4,
-                                        "topk_group": 2, "norm_topk_prob": False, "routed_scaling_factor": 1.5,
+    "deepseek_v2": ("DeepseekV2", "deepseek_llm", {"old": True, "tokenizer": {"merges": 40}} | SHORTEST,
+                    LAYER | DEEPSEEK | {"q_lora_rank": None, "topk_method": "group_limited_greedy", "n_group": 2,
+                                        "topk_group": 1, "norm_topk_prob": False, "routed_scaling_factor": 1.5,
                                         "n_shared_experts": 2, "aux_loss_alpha": 0.001, "scoring_func": "softmax"}
                     | rope(10000.0, "yarn", factor=4.0, original_max_position_embeddings=16, beta_fast=24.0,
                            beta_slow=2.0, mscale=0.707, mscale_all_dim=0.707)),
-    "deepseek_v3": ("DeepseekV3", "deepseek_v3", {"old": True, "prompts": BRIEF, "tokenizer": {"merges": 40}},
+    "deepseek_v3": ("DeepseekV3", "deepseek_v3", {"old": True, "tokenizer": {"merges": 40}} | SHORTEST,
                     LAYER | DEEPSEEK | {"q_lora_rank": 24, "n_group": 2, "topk_group": 1, "norm_topk_prob": True,
                                         "routed_scaling_factor": 2.5, "n_shared_experts": 1, "scoring_func": "sigmoid",
                                         "topk_method": "noaux_tc", "num_nextn_predict_layers": 0}
                     | rope(10000.0, "yarn", factor=4.0, original_max_position_embeddings=16, beta_fast=24.0,
                            beta_slow=2.0, mscale=1.0, mscale_all_dim=1.0)),
+    # no scaled rope, all layers but the first mixtures whatever is said
+    "glm4_moe_lite": ("Glm4MoeLite", "glm4_moe", {"tokenizer": {"merges": 40}} | SHORTEST,
+                      LAYER | GLM | {"bos_token_id": None} | {k: v for k, v in LATENT_MOE.items() if k != "first_k_dense_replace"}
+                      | {"q_lora_rank": 24, "n_routed_experts": 4, "num_experts_per_tok": 2, "n_group": 1,
+                         "topk_group": 1, "norm_topk_prob": True, "routed_scaling_factor": 1.8, "n_shared_experts": 1}
+                      | rope(1000000.0)),
+    # the constants that llama.cpp has; rope in halves
+    "minicpm3": ("MiniCPM3", "llama", {} | SHORTEST,
+                 LAYER | LATENT | {"q_lora_rank": 24, "tie_word_embeddings": True, "scale_emb": 12, "scale_depth": 1.4,
+                                   "dim_model_base": 256, "hidden_act": "silu"}
+                 | rope(10000.0, "longrope", short_factor=[1.0, 1.1, 1.25, 1.5], long_factor=[1.0, 1.5, 3.0, 6.0],
+                        original_max_position_embeddings=256)),
     # mixtures of experts: one prompt and an embedding that is the head, to be small
     "qwen2_moe": ("Qwen2Moe", "qwen2", {"vocab": 4} | SHORTEST,
                   GQA | QWEN | MOE | {"shared_expert_intermediate_size": 64} | rope(1000000.0)),

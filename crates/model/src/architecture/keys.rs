@@ -206,6 +206,8 @@ pub enum GgufKey {
     ExpertWeightsNormOff,
     /// `expert_weights_norm`.
     ExpertWeightsNorm,
+    /// The same, only where it is on (DeepSeek V2).
+    ExpertWeightsNormOn,
     /// `expert_weights_scale`: what the chosen experts' weights are multiplied by.
     ExpertWeightsScale,
     /// The same, only where it is not 1.

@@ -16,6 +16,7 @@ mod granite;
 mod lfm2;
 mod lfm2_moe;
 mod llama;
+mod minicpm3;
 mod minimax_m2;
 mod nemotron_h;
 mod olmo2;
@@ -34,7 +35,7 @@ mod table;
 
 pub use arcee::ARCEE;
 pub use cohere2::COHERE2;
-pub use deepseek2::YOUTU;
+pub use deepseek2::{DEEPSEEK_V2, DEEPSEEK_V3, GLM4_MOE_LITE, YOUTU};
 pub use dots1::DOTS1;
 pub use ernie4_5::ERNIE4_5;
 pub use ernie4_5_moe::ERNIE4_5_MOE;
@@ -48,6 +49,7 @@ pub use granite::GRANITE;
 pub use lfm2::LFM2;
 pub use lfm2_moe::LFM2_MOE;
 pub use llama::{LLAMA, MINISTRAL3, MISTRAL, MISTRAL3, MIXTRAL};
+pub use minicpm3::MINICPM3;
 pub use minimax_m2::MINIMAX_M2;
 pub use nemotron_h::NEMOTRON_H;
 pub use olmo2::{OLMO2, OLMO3};
@@ -103,7 +105,11 @@ pub static ALL: &[&Architecture] = &[
     &EXAONE4,
     &COHERE2,
     &ERNIE4_5,
+    &DEEPSEEK_V2,
+    &DEEPSEEK_V3,
+    &GLM4_MOE_LITE,
     &YOUTU,
+    &MINICPM3,
     &QWEN2_MOE,
     &DOTS1,
     &ERNIE4_5_MOE,

@@ -25,6 +25,7 @@ pub(super) fn read(file: &Path, metadata: &Metadata, checkpoint: &Checkpoint) ->
     let with_experts = metadata.u64(&format!("{name}.expert_count")).is_some_and(|n| n > 0);
     let architecture =
         architectures::from_gguf_name(name, with_experts).ok_or_else(|| class::unknown(file, name))?;
+    let architecture = latent::of_scores(architecture, metadata);
     let keys = Keys { file, prefix: architecture.name, metadata };
     if with_experts != architecture.has_experts {
         let what = match with_experts {

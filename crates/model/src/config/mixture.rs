@@ -229,7 +229,7 @@ pub(super) fn from_gguf(keys: &Keys<'_>, architecture: &Architecture, ffn_size: 
     };
     let normalized = match rules.normalized {
         // Readers of such files never do so.
-        false if !written(GgufKey::ExpertWeightsNorm) => false,
+        false if !written(GgufKey::ExpertWeightsNorm) && !written(GgufKey::ExpertWeightsNormOn) => false,
         usual => keys.flag("expert_weights_norm")?.unwrap_or(usual),
     };
     let scaled = [GgufKey::ExpertWeightsScale, GgufKey::ExpertWeightsScaleUnlessOne];

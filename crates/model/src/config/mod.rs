@@ -27,7 +27,7 @@ use crate::architecture::{Activation, Architecture, Block, Convention, Dim, Rope
 pub use expected::ExpectedTensor;
 pub use latent::Latent;
 pub use mixture::{ExpertGroups, Experts, SharedExpert};
-pub(crate) use quirks::{unusual_query_scalar, unusual_window_pattern, window_pattern};
+pub(crate) use quirks::{minicpm3, unusual_query_scalar, unusual_window_pattern, window_pattern};
 pub(crate) use rope::yarn_mscale;
 pub use rope::{Rope, RopeScaling};
 pub use state_mixers::{DeltaNet, Mamba2, ShortConv, StateMixer, States};

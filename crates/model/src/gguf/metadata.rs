@@ -197,6 +197,7 @@ fn model(config: &Config, out: &mut Metadata) {
             | GgufKey::ExpertFeedForwardLength
             | GgufKey::ExpertWeightsNormOff
             | GgufKey::ExpertWeightsNorm
+            | GgufKey::ExpertWeightsNormOn
             | GgufKey::ExpertWeightsScale
             | GgufKey::ExpertWeightsScaleUnlessOne
             | GgufKey::ExpertGatingFunc

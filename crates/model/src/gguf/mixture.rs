@@ -15,7 +15,8 @@ pub(super) fn write(key: GgufKey, config: &Config, experts: &Experts, set: &mut 
         GgufKey::ExpertUsedCount => set("expert_used_count", size(experts.used)),
         GgufKey::ExpertFeedForwardLength => set("expert_feed_forward_length", size(experts.ffn_size)),
         GgufKey::ExpertWeightsNormOff if experts.normalized => {}
-        GgufKey::ExpertWeightsNorm | GgufKey::ExpertWeightsNormOff => {
+        GgufKey::ExpertWeightsNormOn if !experts.normalized => {}
+        GgufKey::ExpertWeightsNorm | GgufKey::ExpertWeightsNormOff | GgufKey::ExpertWeightsNormOn => {
             set("expert_weights_norm", Value::Bool(experts.normalized));
         }
         GgufKey::ExpertWeightsScaleUnlessOne if experts.scale == 1.0 => {}
@@ -59,7 +60,7 @@ pub(super) fn without_key(config: &Config) -> Option<String> {
     let experts = config.experts?;
     let (rules, keys) = (config.architecture.mixture, config.architecture.gguf_keys);
     let written = |all: &[GgufKey]| keys.iter().any(|key| all.contains(key));
-    let norm = [GgufKey::ExpertWeightsNorm, GgufKey::ExpertWeightsNormOff];
+    let norm = [GgufKey::ExpertWeightsNorm, GgufKey::ExpertWeightsNormOff, GgufKey::ExpertWeightsNormOn];
     if experts.normalized != rules.normalized && !written(&norm) {
         return Some(format!("\"norm_topk_prob\": {}", experts.normalized));
     }

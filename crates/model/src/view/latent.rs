@@ -96,10 +96,13 @@ impl<'a> Keys<'a> {
                 let bytes = self.stored.row_bytes(rank).unwrap_or_default();
                 as_made(self.stored, &data[rows.start * bytes..rows.end * bytes], rows.len() * rank)
             }
-            Part::Packed { layer, .. } => match view.packing.as_ref().and_then(|p| p.layers().get(*layer)) {
-                Some(layer) => unpack(view.checkpoint, layer, None, rows, rank * 4),
-                None => vec![0; rows.len() * rank * 4],
-            },
+            Part::Packed { layer, first, .. } => {
+                let rows = first + rows.start..first + rows.end;
+                match view.packing.as_ref().and_then(|p| p.layers().get(*layer)) {
+                    Some(layer) => unpack(view.checkpoint, layer, None, rows, rank * 4),
+                    None => vec![0; rows.len() * rank * 4],
+                }
+            }
         }
     }
 }

@@ -211,8 +211,8 @@ impl Mixer {
             Self::Attention(attention) => attention.vector_values(),
             Self::DeltaNet(net) => net.vector_values(),
             Self::ShortConv(conv) => conv.vector_values(),
-            Self::Latent(latent) => latent.vector_values(),
             Self::Mamba2(mamba) => mamba.vector_values(),
+            Self::Latent(latent) => latent.vector_values(),
             Self::Network(_) => 0,
         }
     }
