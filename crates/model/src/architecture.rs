@@ -168,6 +168,8 @@ pub enum Sliding {
 pub enum Unrotated {
     /// None.
     None,
+    /// All (Nemotron-H).
+    All,
     /// Each `n`-th: layer `i` if `(i + 1) % n == 0` (SmolLM3).
     Every(usize),
     /// Those that a sliding window does not limit, where there is a window (Cohere 2, EXAONE 4).

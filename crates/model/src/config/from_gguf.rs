@@ -73,7 +73,7 @@ pub(super) fn read(file: &Path, metadata: &Metadata, checkpoint: &Checkpoint) ->
     let ffn_size = mixers::ffn_size(&keys, architecture, (hidden_size, layers))?;
     let dimensions = match architecture.position {
         // Files of models that rotate nothing say this for nothing.
-        Position::Rotary if architecture.unrotated == Unrotated::Every(1) => head_dim,
+        Position::Rotary if architecture.unrotated == Unrotated::All => head_dim,
         Position::Rotary => keys.size("rope.dimension_count", limit::HIDDEN)?.unwrap_or(head_dim),
         Position::Learned { .. } => 0,
     };

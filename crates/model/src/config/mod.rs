@@ -236,6 +236,7 @@ impl Config {
         use crate::architecture::Unrotated;
         let unrotated = |layer: usize| match self.architecture.unrotated {
             Unrotated::None => false,
+            Unrotated::All => true,
             Unrotated::Every(n) => (layer + 1).is_multiple_of(n),
             Unrotated::Unwindowed => self.sliding_window.is_some() && self.window(layer).is_none(),
         };

@@ -319,7 +319,9 @@ pub(super) fn all_but_every(n: usize, layers: usize) -> Vec<bool> {
 fn unrotated(reader: &Reader<'_>, config: &Config) -> Result<Vec<bool>> {
     let root = reader.root;
     match config.architecture.unrotated {
-        Unrotated::None | Unrotated::Unwindowed => return Ok(config.usual_unrotated_layers()),
+        Unrotated::None | Unrotated::All | Unrotated::Unwindowed => {
+            return Ok(config.usual_unrotated_layers());
+        }
         Unrotated::Every(_) => {}
     }
     let Some(flags) = root.array("no_rope_layers")? else {
