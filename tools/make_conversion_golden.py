@@ -56,6 +56,7 @@ CONFIG = {
     # as published
     "cohere2": {"rotary_pct": 1.0},
     "dots1": {"scoring_func": "sigmoid"},
+    "phi3_moe": {"architectures": ["PhiMoEForCausalLM"]},
     # without it the converter writes no key, and its loader knows the published models by their sizes
     "glm4_moe_lite": {"scoring_func": "sigmoid", "first_k_dense_replace": 1},
     "minimax_m2": {"scoring_func": "sigmoid", "rotary_dim": 8},

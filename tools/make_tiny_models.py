@@ -272,19 +272,26 @@ MODELS = {
                                    "dim_model_base": 256, "hidden_act": "silu"}
                  | rope(10000.0, "longrope", short_factor=[1.0, 1.1, 1.25, 1.5], long_factor=[1.0, 1.5, 3.0, 6.0],
                         original_max_position_embeddings=256)),
-    # mixtures of experts: one prompt and an embedding that is the head, to be small
-    "qwen2_moe": ("Qwen2Moe", "qwen2", {"vocab": 4} | SHORTEST,
+    # mixtures of experts: one prompt and an embedding that is the head, to be small; the choice of experts survives
+    # weights rounded to 8 bits with these seeds
+    "qwen2_moe": ("Qwen2Moe", "qwen2", {"vocab": 4, "seed": 39} | SHORTEST,
                   GQA | QWEN | MOE | {"shared_expert_intermediate_size": 64} | rope(1000000.0)),
     # one network in the first layer, then sigmoids with a bias of the choice, groups, a factor, and shared experts
-    "dots1": ("Dots1", "dots1", {"vocab": 3} | SHORTEST,
+    "dots1": ("Dots1", "dots1", {"vocab": 3, "seed": 29} | SHORTEST,
               GQA | DOTS | {"head_dim": 16, "tie_word_embeddings": True} | DEEPSEEK_MOE | rope(1000000.0)),
-    "glm4_moe": ("Glm4Moe", "glm4_moe", {"old": True, "vocab": 2} | SHORTEST,
+    "glm4_moe": ("Glm4Moe", "glm4_moe", {"old": True, "vocab": 2, "seed": 48} | SHORTEST,
                  GQA | GLM | {"head_dim": 16, "attention_bias": True, "use_qk_norm": True, "tie_word_embeddings": True} | DEEPSEEK_MOE
                  | rope(1000000.0, partial_rotary_factor=0.5)),
-    "ernie4_5_moe": ("Ernie4_5_Moe", "ernie", {"old": True} | SHORTEST,
+    "ernie4_5_moe": ("Ernie4_5_Moe", "ernie", {"old": True, "seed": 35} | SHORTEST,
                      GQA | {"tie_word_embeddings": True, "intermediate_size": 64, "moe_intermediate_size": 32,
                             "moe_num_experts": 4, "moe_k": 2, "moe_num_shared_experts": 1} | rope(500000.0)),
-    "minimax_m2": ("MiniMaxM2", "minimax_m2", {"vocab": 3} | SHORTEST,
+    # LongRoPE with the scale that the factors give, as llama.cpp's converter computes it
+    "phi3_moe": ("Phimoe", "phi3", {"old": True, "vocab": 2, "seed": 4} | SHORTEST,
+                 PHI3 | {"num_key_value_heads": 2, "intermediate_size": 32, "num_local_experts": 3,
+                         "attention_bias": True, "lm_head_bias": True, "original_max_position_embeddings": 32}
+                 | rope(10000.0, "longrope", original_max_position_embeddings=32, short_mscale=1.264911064, long_mscale=1.264911064,
+                        short_factor=[1.0, 1.05, 1.1, 1.2], long_factor=[1.1, 1.5, 2.75, 6.5])),
+    "minimax_m2": ("MiniMaxM2", "minimax_m2", {"vocab": 3, "seed": 2} | SHORTEST,
                    GQA | MINIMAX | {"intermediate_size": 32, "head_dim": 16, "num_local_experts": 4,
                                     "num_experts_per_tok": 2, "tie_word_embeddings": True}
                    | rope(5000000.0, partial_rotary_factor=0.5)),
@@ -453,8 +460,9 @@ def dump(path, data, **options):
     path.write_text(json.dumps(data, **options) + "\n", encoding="utf-8")
 
 
-def make(name, seed=0):
+def make(name, seed=None):
     """Writes the folder, with the first seed that gives clear greedy tokens, and returns its size."""
+    seed = MODELS[name][2].get("seed", 0) if seed is None else seed
     try:
         return make_with(name, seed)
     except Tie:

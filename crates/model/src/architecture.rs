@@ -89,6 +89,17 @@ impl Architecture {
     }
 }
 
+impl Architecture {
+    /// The metadata key of the norms' epsilon: of layer norms their own, unless the family has the other's (Phi-MoE).
+    pub(crate) fn gguf_epsilon(&self) -> (GgufKey, &'static str) {
+        let own = self.norm == Norm::Layer && self.gguf_keys.contains(&GgufKey::LayerNormEpsilon);
+        match own {
+            true => (GgufKey::LayerNormEpsilon, "attention.layer_norm_epsilon"),
+            false => (GgufKey::RmsEpsilon, "attention.layer_norm_rms_epsilon"),
+        }
+    }
+}
+
 impl fmt::Debug for Architecture {
     /// Its name: all of it would fill pages.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {

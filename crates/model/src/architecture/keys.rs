@@ -84,6 +84,8 @@ pub enum Field {
     LatentNopeDim,
     /// Numbers of a value.
     LatentValueDim,
+    /// How far apart outputs of a router may be that count together (Phi-MoE).
+    RouterJitter,
     /// What the chosen experts' weights are multiplied by.
     ExpertScale,
     /// Width inside the expert that all tokens use; 0 for none.

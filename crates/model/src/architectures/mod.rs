@@ -23,6 +23,7 @@ mod olmo2;
 mod olmoe;
 mod opt;
 mod phi;
+mod phimoe;
 mod qwen;
 mod qwen2_moe;
 mod qwen3_5;
@@ -55,6 +56,7 @@ pub use olmo2::{OLMO2, OLMO3};
 pub use olmoe::OLMOE;
 pub use opt::OPT;
 pub use phi::{PHI2, PHI3};
+pub use phimoe::PHIMOE;
 pub use qwen::{QWEN2, QWEN2_VL, QWEN3, QWEN3_MOE, QWEN3_VL};
 pub use qwen2_moe::QWEN2_MOE;
 pub use qwen3_5::{QWEN3_5, QWEN3_5_MOE};
@@ -113,6 +115,7 @@ pub static ALL: &[&Architecture] = &[
     &ERNIE4_5_MOE,
     &GLM4_MOE,
     &MINIMAX_M2,
+    &PHIMOE,
 ];
 
 /// The architecture with this `general.architecture` in GGUF: of several with the name `llama` the first with (or

@@ -77,10 +77,7 @@ pub(super) fn read(file: &Path, metadata: &Metadata, checkpoint: &Checkpoint) ->
         Position::Rotary => keys.size("rope.dimension_count", limit::HIDDEN)?.unwrap_or(head_dim),
         Position::Learned { .. } => 0,
     };
-    let epsilon = match architecture.norm {
-        Norm::Rms => "attention.layer_norm_rms_epsilon",
-        Norm::Layer => "attention.layer_norm_epsilon",
-    };
+    let (_, epsilon) = architecture.gguf_epsilon();
     let experts = match with_experts {
         false => None,
         true => Some(mixture::from_gguf(&keys, architecture, ffn_size)?),

@@ -204,6 +204,17 @@ pub(super) fn to_hf(config: &Config, metadata: &Metadata, out: &mut Map<String, 
                 set("num_ln_in_parallel_attn", json!(if config.second_norm { 2 } else { 1 }));
             }
         }
+        "phimoe" => {
+            set("lm_head_bias", json!(true));
+            if let super::RopeScaling::Long { original_context, .. } = config.rope.scaling
+                && let Some(Value::Object(scaling)) = out.get_mut("rope_scaling")
+            {
+                let scale = scaling.remove("attention_factor").unwrap_or_else(|| json!(1.0));
+                scaling.insert("short_mscale".to_owned(), scale.clone());
+                scaling.insert("long_mscale".to_owned(), scale);
+                scaling.insert("original_max_position_embeddings".to_owned(), json!(original_context));
+            }
+        }
         "phi3" => {
             if let super::RopeScaling::Long { original_context, .. } = config.rope.scaling {
                 set("original_max_position_embeddings", json!(original_context));
