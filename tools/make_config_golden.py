@@ -32,7 +32,7 @@ CLASSES = {
     "phi3": "Phi3", "opt": "OPT", "gpt2": "GPT2LMHeadModel", "gpt_neox": "GPTNeoX", "starcoder2": "Starcoder2",
     "stablelm": "StableLm", "falcon": "Falcon", "seed_oss": "SeedOss",
     "smollm3": "SmolLM3", "granite": "Granite", "olmo2": "Olmo2", "olmo3": "Olmo3", "olmoe": "Olmoe", "arcee": "Arcee",
-    "exaone4": "Exaone4", "cohere2": "Cohere2", "ernie4_5": "Ernie4_5",
+    "exaone4": "Exaone4", "cohere2": "Cohere2", "gpt_oss": "GptOss", "ernie4_5": "Ernie4_5",
 }
 
 
@@ -61,7 +61,7 @@ def sizes(given):
     kind = config.model_type
     heads, hidden, layers = config.num_attention_heads, config.hidden_size, config.num_hidden_layers
     window = getattr(config, "sliding_window", None)
-    if kind in ("ministral", "qwen2", "qwen3", "gemma2", "gemma3_text", "olmo3", "exaone4", "cohere2"):
+    if kind in ("ministral", "qwen2", "qwen3", "gemma2", "gemma3_text", "olmo3", "exaone4", "cohere2", "gpt_oss"):
         limited = [window is not None and t == "sliding_attention" for t in config.layer_types]
     elif kind in ("mistral", "mixtral", "phi3", "starcoder2", "qwen3_moe"):
         limited = [window is not None] * layers
@@ -76,7 +76,8 @@ def sizes(given):
         "ffn": first(config, "intermediate_size", "ffn_dim", "n_inner", "ffn_hidden_size") or 4 * hidden,
         "context": config.max_position_embeddings,
         "epsilon": first(config, "rms_norm_eps", "layer_norm_eps", "layer_norm_epsilon", "norm_epsilon") or 1e-5,
-        "activation": getattr(config, ACTIVATIONS.get(kind, "hidden_act")),
+        # gpt-oss has a function of its own and reads no key
+        "activation": "clamped_swiglu" if kind == "gpt_oss" else getattr(config, ACTIVATIONS.get(kind, "hidden_act")),
         "tied": config.tie_word_embeddings,
         "window": window if any(limited) else None, "limited": limited,
         "experts": [first(config, "num_local_experts", "num_experts"), config.num_experts_per_tok]

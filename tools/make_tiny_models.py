@@ -74,6 +74,7 @@ SEED = {"bos_token_id": "<seed:bos>", "eos_token_id": "<seed:eos>", "pad_token_i
 SMOL = {"bos_token_id": "<|begin_of_text|>", "eos_token_id": "<|im_end|>", "pad_token_id": "<|im_end|>"}
 GRANITE = {k: "<|end_of_text|>" for k in ["bos_token_id", "eos_token_id", "pad_token_id"]}
 OLMO = {"bos_token_id": "<|endoftext|>", "eos_token_id": "<|endoftext|>", "pad_token_id": "<|pad|>"}
+HARMONY = {"bos_token_id": "<|startoftext|>", "eos_token_id": "<|return|>", "pad_token_id": "<|endoftext|>"}
 EXAONE = {"bos_token_id": "[BOS]", "eos_token_id": "[|endofturn|]", "pad_token_id": "[PAD]"}
 COHERE = LAYER_NORM | {"bos_token_id": "<BOS_TOKEN>", "eos_token_id": "<|END_OF_TURN_TOKEN|>", "pad_token_id": "<PAD>"}
 SAMPLING = {"do_sample": True, "temperature": 0.6, "top_p": 0.9}
@@ -197,6 +198,13 @@ MODELS = {
     "olmoe": ("Olmoe", "gpt_neox", {"vocab": 2},
               GQA | TEXT_END | {"intermediate_size": 48, "rms_norm_eps": 1e-5, "num_experts": 4, "num_experts_per_tok": 3}
               | rope(30000.0)),
+    # every other layer under a window
+    "gpt_oss": ("GptOss", "gpt_oss", {"old": True, "vocab": 3, "dtype": torch.bfloat16, "tokenizer": {"merges": 24},
+                                      "prompts": [PROMPTS[0], "№42"]},
+                GQA | HARMONY | {"head_dim": 12, "intermediate_size": 32, "num_local_experts": 3, "num_experts_per_tok": 2,
+                                 "sliding_window": 12}
+                | rope(150000.0, "yarn", factor=4.0, beta_fast=32.0, beta_slow=1.0, truncate=False,
+                       original_max_position_embeddings=16)),
     # Multimodal releases: "around" is the configuration around the text model's; the logits are those of text alone.
     "gemma3-images": ("Gemma3", "gemma", {"around": SIGLIP | {"mm_tokens_per_image": 1}},
                       GQA | {"num_hidden_layers": 6, "intermediate_size": 32, "num_key_value_heads": 1, "head_dim": 16,

@@ -110,7 +110,13 @@ impl LoadIn for BlockTypes {
 fn matrices(config: &Config, in_blocks: bool, to: ElementType) -> HashMap<String, ElementType> {
     let expected = config.expected_tensors(config.convention).into_iter();
     // Routers and tables of positions stay as they are, as with every scheme.
-    let left = [TensorRole::Router, TensorRole::PositionEmbedding];
+    let left = [
+        TensorRole::Router,
+        TensorRole::PositionEmbedding,
+        TensorRole::ExpertsGateBias,
+        TensorRole::ExpertsUpBias,
+        TensorRole::ExpertsDownBias,
+    ];
     let matrix = |e: &ExpectedTensor| e.shape.len() >= 2 && !left.contains(&e.role);
     let head_norm =
         |e: &ExpectedTensor| [TensorRole::AttentionQNorm, TensorRole::AttentionKNorm].contains(&e.role);

@@ -8,6 +8,7 @@ mod falcon;
 mod gemma;
 mod gpt2;
 mod gpt_neox;
+mod gpt_oss;
 mod granite;
 mod llama;
 mod olmo2;
@@ -28,6 +29,7 @@ pub use exaone4::EXAONE4;
 pub use falcon::FALCON;
 pub use gemma::{GEMMA, GEMMA2, GEMMA3};
 pub use gpt_neox::GPT_NEOX;
+pub use gpt_oss::GPT_OSS;
 pub use gpt2::GPT2;
 pub use granite::GRANITE;
 pub use llama::{LLAMA, MINISTRAL3, MISTRAL, MISTRAL3, MIXTRAL};
@@ -63,6 +65,7 @@ pub static ALL: &[&Architecture] = &[
     &OPT,
     &GPT2,
     &GPT_NEOX,
+    &GPT_OSS,
     &STARCODER2,
     &STABLELM,
     &FALCON,

@@ -7,7 +7,7 @@ use quern_tensor_io::{Checkpoint, ElementType, Error, Metadata, Result};
 
 use crate::architecture::{Convention, Layout, TensorRole as Role};
 use crate::config::{Config, ExpectedTensor};
-use crate::contents::{Contents, HeldTensor, Place};
+use crate::contents::{Contents, HeldTensor, Place, Woven};
 use crate::gguf::metadata_of;
 
 use super::data::{Data, Part};
@@ -125,7 +125,7 @@ impl<'a> Builder<'a, '_> {
         let Some(packing) = self.packing.filter(|_| self.packed == Packed::Exact) else { return Ok(()) };
         let packed = self.held.iter().filter_map(|tensor| match tensor.place {
             Place::Packed(number) => Some((number, &tensor.expected)),
-            Place::Plain(_) => None,
+            Place::Plain(_) | Place::Woven(_) => None,
         });
         for (number, want) in packed {
             let layer = &packing.layers()[number];
@@ -163,7 +163,7 @@ impl<'a> Builder<'a, '_> {
     /// The tensor `want` of GGUF, made of `sources`: one, or one an expert.
     fn translate(&self, want: &ExpectedTensor, sources: &[&HeldTensor]) -> Result<(ViewTensor, Data<'a>)> {
         let name_of = |place: &Place| match *place {
-            Place::Plain(span) => span.info(self.checkpoint).name.clone(),
+            Place::Plain(span) | Place::Woven(Woven { span, .. }) => span.info(self.checkpoint).name.clone(),
             Place::Packed(number) => {
                 self.packing.map_or_else(String::new, |p| p.layers()[number].name.clone())
             }
@@ -197,6 +197,11 @@ impl<'a> Builder<'a, '_> {
                 Place::Plain(span) => {
                     types.push(span.info(self.checkpoint).element_type);
                     parts.push(Part::Bytes(span.data(self.checkpoint)));
+                }
+                Place::Woven(woven) => {
+                    let stored = woven.span.info(self.checkpoint).element_type;
+                    types.push(stored);
+                    parts.push(Part::Woven { data: woven.span.data(self.checkpoint), woven, stored });
                 }
                 Place::Packed(layer) => {
                     let form = self.forms.get(&layer).cloned();

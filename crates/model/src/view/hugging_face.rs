@@ -11,7 +11,7 @@ use crate::contents::{Contents, Place};
 use super::data::{Data, Part};
 use super::order::RowOrder;
 use super::values::{reordered, shifted, tensor_of, undecodable};
-use super::{View, ViewTensor};
+use super::{View, ViewTensor, fused};
 
 /// A GGUF checkpoint, translated.
 pub(super) fn of_gguf(checkpoint: &Checkpoint) -> Result<View<'_>> {
@@ -24,6 +24,20 @@ pub(super) fn of_gguf(checkpoint: &Checkpoint) -> Result<View<'_>> {
     let mut tensors = Vec::new();
     let mut data = Vec::new();
     for want in config.expected_tensors(Convention::HuggingFace) {
+        if let Some((_, _, which)) = fused::woven(&config, want.role) {
+            if which == 0 && want.part == Some(0) {
+                let source =
+                    |role, expert| expert_of_stack(checkpoint, *by_role.get(&(role, want.layer))?, expert);
+                let Some((tensor, one)) = fused::fused(&config, &want, source) else {
+                    let what =
+                        "the experts of this layer are of several types, or of one that cannot be decoded";
+                    return Err(Error::unsupported(checkpoint.path(), what).with_tensor(&want.name));
+                };
+                tensors.push(tensor);
+                data.push(one);
+            }
+            continue;
+        }
         let Some(Place::Plain(span)) = by_role.get(&(want.role, want.layer)) else { continue };
         let (tensor, one) = translate(checkpoint, &config, &want, span.info(checkpoint))?;
         tensors.push(tensor);
@@ -40,6 +54,15 @@ pub(super) fn of_gguf(checkpoint: &Checkpoint) -> Result<View<'_>> {
         tensors,
         data,
     })
+}
+
+/// The rows of one expert in a stack of all.
+fn expert_of_stack(checkpoint: &Checkpoint, place: Place, expert: usize) -> Option<fused::Source<'_>> {
+    let Place::Plain(span) = place else { return None };
+    let (info, data) = (span.info(checkpoint), span.data(checkpoint));
+    let bytes = data.len() / info.shape.first().copied().unwrap_or(1).max(1);
+    let data = data.get(expert * bytes..(expert + 1) * bytes)?;
+    Some((Part::Bytes(data), info.element_type, info.name.clone()))
 }
 
 fn translate<'a>(

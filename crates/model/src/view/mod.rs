@@ -12,6 +12,7 @@
 
 mod data;
 mod everything;
+mod fused;
 mod gguf;
 mod hugging_face;
 mod order;
@@ -26,7 +27,7 @@ use quern_tensor_io::{Checkpoint, Container, ElementType, Error, ErrorKind, Meta
 
 use crate::Config;
 use crate::architecture::{Convention, Layout, TensorRole};
-use crate::contents::{Contents, Place};
+use crate::contents::{Contents, Place, Woven};
 use data::Data;
 
 pub use side_by_side::{Pair, SideBySide};
@@ -60,6 +61,8 @@ pub struct ViewTensor {
     pub packed: bool,
     /// What the view does to the numbers themselves; `None` if they stay as they are.
     pub changed: Option<&'static str>,
+    /// Rows that are made together: pieces should be whole multiples of so many, from the first row on.
+    pub together: usize,
 }
 
 impl ViewTensor {
@@ -158,6 +161,20 @@ impl<'a> View<'a> {
         Ok(stored::described(contents))
     }
 
+    /// As [`View::stored`], with experts as files of the family hold them, be it all in one tensor: what a checkpoint is
+    /// made of that keeps them as they are.
+    ///
+    /// # Errors
+    /// As [`View::stored`].
+    pub fn for_files(checkpoint: &'a Checkpoint) -> Result<Self> {
+        let contents = Contents::read(checkpoint)?;
+        contents.require_sound()?;
+        Ok(match contents.config().architecture.hf_woven {
+            true => fused::as_files(contents),
+            false => stored::described(contents),
+        })
+    }
+
     /// All that a checkpoint holds, sound or not, in its own format: what the architecture describes under its names,
     /// and the rest as the file has it. For comparisons: what runs a model is [`View::of_contents`].
     pub fn everything(contents: Contents<'a>) -> Self {
@@ -182,7 +199,7 @@ impl<'a> View<'a> {
     /// The numbers of the tensors in the order of their places in the files; those without a place last.
     pub fn file_order(&self) -> Vec<usize> {
         let place = |index: &usize| match self.tensors[*index].place {
-            Some(Place::Plain(span)) => (span.tensor, span.start),
+            Some(Place::Plain(span) | Place::Woven(Woven { span, .. })) => (span.tensor, span.start),
             Some(Place::Packed(number)) => {
                 let layer = self.packing.as_ref().and_then(|p| p.layers().get(number));
                 (layer.and_then(|l| l.parts.iter().min().copied()).unwrap_or(usize::MAX), 0)

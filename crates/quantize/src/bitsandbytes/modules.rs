@@ -57,6 +57,12 @@ pub(super) fn choose(view: &View<'_>, order: &[usize], skip: &[String]) -> Resul
     let mut choice = Choice { quantized: Vec::new(), skip: None, experts: 0, dtype: dtype(&config) };
     let (mut heads, mut others) = (BTreeSet::new(), BTreeSet::new());
     for tensor in tensors() {
+        // All experts in one tensor, which is no linear layer either.
+        if tensor.role.map(of_role) == Some(Class::Expert) && tensor.shape.len() == 3 {
+            choice.experts += tensor.shape[0];
+            choice.quantized.push(false);
+            continue;
+        }
         let matrix = tensor.shape.len() == 2 && tensor.rows() * tensor.columns() > 0;
         let Some(module) = tensor.name.strip_suffix(".weight").filter(|_| matrix) else {
             choice.quantized.push(false);

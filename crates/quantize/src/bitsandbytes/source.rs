@@ -26,7 +26,7 @@ pub(super) fn view(source: &Checkpoint) -> Result<View<'_>> {
     match Contents::read(source) {
         Ok(contents) => {
             contents.refuse_quantized()?;
-            View::of_contents(contents)
+            View::for_files(source)
         }
         // Quern cannot run it, but its linear layers can be recognised by their names.
         Err(Error { kind: ErrorKind::Unsupported(why), .. }) => {

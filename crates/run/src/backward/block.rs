@@ -163,7 +163,8 @@ impl Machine<'_> {
         let mut d_qkv = tape.qkv.each_ref().map(|values| vec![0f32; values.len()]);
         let shape = attention_shape(config, layer);
         let to = d_qkv.each_mut().map(Vec::as_mut_slice);
-        attention_backward(&model.pool, &shape, &batch.sequences, attended, &d_attended, to)?;
+        let sinks = block.sinks.as_ref().map_or(Ok(&[][..]), |sinks| sinks.host())?;
+        attention_backward(&model.pool, &shape, &batch.sequences, (attended, sinks), &d_attended, to)?;
         let [d_q, d_k, _] = &mut d_qkv;
         self.unrotate(layer, &batch.sequences, config.heads, d_q);
         self.unrotate(layer, &batch.sequences, config.kv_heads, d_k);

@@ -119,7 +119,8 @@ impl Machine<'_> {
             let (style, pairs) = (rope_style(config), model.rotation.pairs());
             let rotate = config.rotates(layer).then_some(Rotate { style, pairs, cos, sin });
             let out = ValuesMut::Host(&mut tape.attended[of(query)]);
-            let attend = Attend { shape, slot: 0, first: 0, skip: 0, norms, rotate, heads, out };
+            let sinks = block.sinks.as_ref();
+            let attend = Attend { shape, slot: 0, first: 0, skip: 0, norms, rotate, sinks, heads, out };
             executor.attend(cache, attend)?;
         }
         Ok(())

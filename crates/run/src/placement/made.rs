@@ -35,6 +35,8 @@ pub(crate) fn check_made(
             (None, Some(Place::Packed(number))) => {
                 view.packing().and_then(|p| p.layers().get(number)).map_or(0, |layer| layer.bytes as u64)
             }
+            // As large as in the file, with other values between them there.
+            (None, Some(Place::Woven(_))) => (tensor.row_bytes * tensor.rows()) as u64,
             (Some(_) | None, _) => 0,
         }
     };

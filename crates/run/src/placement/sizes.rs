@@ -309,8 +309,9 @@ fn size(
     };
     let layer = match tensor.place {
         Some(Place::Packed(number)) => view.packing().and_then(|packing| packing.layers().get(number)),
-        Some(Place::Plain(_)) | None => None,
+        Some(Place::Plain(_) | Place::Woven(_)) | None => None,
     };
+    let woven = matches!(tensor.place, Some(Place::Woven(_)));
     let form = layer.map(|layer| layer.block_form(view.checkpoint()));
     let target = load_in.and_then(|load_in| load_in.target(&tensor.name));
     let stored = form.as_ref().map_or(tensor.element_type, |form| form.element_type);
@@ -319,7 +320,7 @@ fn size(
     let made = match made {
         Made::InFile => false,
         Made::WhileLoading | Made::Packed => {
-            target.is_some() || form.is_some() || tensor.layout == Layout::Transposed
+            target.is_some() || form.is_some() || woven || tensor.layout == Layout::Transposed
         }
     };
     let permutation = form.filter(|_| target.is_none()).and_then(|form| form.permutation);

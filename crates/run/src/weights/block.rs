@@ -1,6 +1,6 @@
 //! The tensors of one block, by role.
 
-use quern_compute::{ExpertStacks, Norm};
+use quern_compute::{ExpertStacks, Norm, Vector};
 use quern_model::architecture::Block as BlockKind;
 
 use super::Linear;
@@ -78,6 +78,8 @@ pub(crate) struct Block {
     pub(crate) attention_norm_2: Option<Norm>,
     pub(crate) qkv: Qkv,
     pub(crate) head_norms: Option<HeadNorms>,
+    /// A score for each query head that joins the sum of its softmax.
+    pub(crate) sinks: Option<Vector>,
     pub(crate) attention_output: Linear,
     /// Of what attention adds.
     pub(crate) attention_post_norm: Option<Norm>,

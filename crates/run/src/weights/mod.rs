@@ -189,7 +189,9 @@ impl Weights {
                 Ffn::Experts(experts) => linear(&experts.router),
                 Ffn::Dense { .. } => 0,
             };
+            let sinks = b.sinks.as_ref().map_or(0, |sinks| sinks.len() as u64);
             heads
+                + sinks
                 + router
                 + b.norms().map(norm).sum::<u64>()
                 + b.linears().into_iter().map(linear).sum::<u64>()

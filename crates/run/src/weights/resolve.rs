@@ -103,7 +103,7 @@ fn block(lookup: &Lookup<'_, '_>, config: &Config, layer: usize) -> Result<Block
     };
     let ffn = match &config.experts {
         Some(experts) => Ffn::Experts(Box::new(Experts {
-            router: lookup.linear(R::Router, None, at)?,
+            router: lookup.linear(R::Router, Some(R::RouterBias), at)?,
             experts: (0..experts.count).map(|e| expert(lookup, layer, e)).collect::<Result<_>>()?,
             stacks: None,
         })),
@@ -139,6 +139,7 @@ fn block(lookup: &Lookup<'_, '_>, config: &Config, layer: usize) -> Result<Block
         attention_norm_2: norm(R::AttentionNorm2, R::AttentionNorm2Bias)?,
         qkv,
         head_norms,
+        sinks: lookup.optional(R::AttentionSinks, at)?,
         attention_output: lookup.linear(R::AttentionOutput, Some(R::AttentionOutputBias), at)?,
         attention_post_norm: lookup.norm_if(has(R::AttentionPostNorm), R::AttentionPostNorm, None, at)?,
         ffn_norm,
@@ -148,10 +149,11 @@ fn block(lookup: &Lookup<'_, '_>, config: &Config, layer: usize) -> Result<Block
 }
 
 fn expert(lookup: &Lookup<'_, '_>, layer: usize, expert: usize) -> Result<Expert> {
-    let linear = |role| lookup.expert(role, layer, expert);
+    use TensorRole as R;
+    let linear = |role, bias| lookup.expert(role, bias, layer, expert);
     Ok(Expert {
-        gate: linear(TensorRole::ExpertsGate)?,
-        up: linear(TensorRole::ExpertsUp)?,
-        down: linear(TensorRole::ExpertsDown)?,
+        gate: linear(R::ExpertsGate, R::ExpertsGateBias)?,
+        up: linear(R::ExpertsUp, R::ExpertsUpBias)?,
+        down: linear(R::ExpertsDown, R::ExpertsDownBias)?,
     })
 }

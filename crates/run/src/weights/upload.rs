@@ -65,6 +65,8 @@ impl Block {
             attention_norm_2: norm(uploader, &self.attention_norm_2)?,
             qkv,
             head_norms,
+            // Of models that no GPU computes.
+            sinks: self.sinks.clone(),
             attention_output: self.attention_output.upload(uploader)?,
             attention_post_norm: norm(uploader, &self.attention_post_norm)?,
             ffn_norm: norm(uploader, &self.ffn_norm)?,

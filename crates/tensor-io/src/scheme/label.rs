@@ -24,6 +24,8 @@ pub(super) enum Method {
     FbgemmFp8,
     /// NVIDIA's ModelOpt: FP8 and NVFP4.
     ModelOpt,
+    /// MXFP4 as gpt-oss was released in it.
+    Mxfp4,
 }
 
 impl Method {
@@ -37,13 +39,14 @@ impl Method {
             Self::Fp8 => "fp8",
             Self::FbgemmFp8 => "fbgemm_fp8",
             Self::ModelOpt => "modelopt",
+            Self::Mxfp4 => "mxfp4",
         }
     }
 
     /// Whether its layers are codes with scales beside them ([`super::scaled`]).
     pub fn has_scaled_layers(self) -> bool {
         match self {
-            Self::CompressedTensors | Self::Fp8 | Self::FbgemmFp8 | Self::ModelOpt => true,
+            Self::CompressedTensors | Self::Fp8 | Self::FbgemmFp8 | Self::ModelOpt | Self::Mxfp4 => true,
             Self::Gptq | Self::Awq | Self::BitsAndBytes => false,
         }
     }
@@ -237,6 +240,7 @@ impl Sources {
                 "fp8" => Ok(Method::Fp8),
                 "fbgemm_fp8" => Ok(Method::FbgemmFp8),
                 "modelopt" | "modelopt_fp4" => Ok(Method::ModelOpt),
+                "mxfp4" => Ok(Method::Mxfp4),
                 _ => Err(Error::unsupported(file, refused(&name))),
             };
         }

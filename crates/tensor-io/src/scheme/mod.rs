@@ -126,7 +126,7 @@ impl Scheme {
         }
     }
 
-    /// Whether models are released in it, so that it is what their numbers are and quantizing them is no second loss.
+    /// Whether models are released in it, whatever the method. See [`Packing::is_as_released`].
     pub fn is_as_released(&self) -> bool {
         match self {
             Self::Fp8 { .. } => true,
@@ -234,10 +234,16 @@ impl Packing {
         Self { scheme, method, layers, by_name, notes }
     }
 
-    /// The method as configurations name it: `gptq`, `awq`, `bitsandbytes`, `compressed-tensors`, `fp8`, `fbgemm_fp8` or
-    /// `modelopt`. `None` where several are, and no configuration says which is meant.
+    /// The method as configurations name it: `gptq`, `awq`, `bitsandbytes`, `compressed-tensors`, `fp8`, `fbgemm_fp8`,
+    /// `modelopt` or `mxfp4`. `None` where several are, and no configuration says which is meant.
     pub fn method(&self) -> Option<&'static str> {
         self.method
+    }
+
+    /// Whether models are released so, so that it is what their numbers are and quantizing them is no second loss: FP8, and
+    /// MXFP4 as gpt-oss has it.
+    pub fn is_as_released(&self) -> bool {
+        self.scheme.is_as_released() || self.method == Some("mxfp4")
     }
 
     /// How this layer of the packing is stored: the scheme and its bits (`gptq 4-bit`), or its own scheme.

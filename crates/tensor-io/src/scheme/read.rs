@@ -4,12 +4,12 @@ use std::collections::HashSet;
 
 use super::bitsandbytes::{four_bit_weight, int8_layer, read_four_bit, read_int8};
 use super::label::{self, ADVICE, Label, Method};
-use super::scaled::{self, Codes};
+use super::scaled::{self, Codes, stacked};
 use super::{PackedLayer, Packing, Scaling, Scheme, Store, affine, compressed, four_bit, gptq};
 use crate::{Checkpoint, ElementType, Error, Result, TensorInfo};
 
 /// Tensors that mark a method quern does not read, by the ends of their names.
-const OTHERS: [(&str, &str); 9] = [
+const OTHERS: [(&str, &str); 7] = [
     (".q_invperm", "EXL2 (exllamav2)"),
     (".trellis", "EXL3 (exllamav3)"),
     (".W_q", "HQQ"),
@@ -17,12 +17,10 @@ const OTHERS: [(&str, &str); 9] = [
     (".pre_quant_scale", "AWQ of ModelOpt, which also scales what the layer reads"),
     ("_proj_scale_inv", "fp8, several experts in one tensor"),
     ("_proj_scale", "fp8, several experts in one tensor"),
-    ("_proj_blocks", "mxfp4, several experts in one tensor"),
-    ("_proj_scales", "mxfp4, several experts in one tensor"),
 ];
 
 /// Tensors that belong to a packed layer and mean nothing alone, by the ends of their names.
-const PIECES: [&str; 22] = [
+const PIECES: [&str; 24] = [
     ".qzeros",
     ".g_idx",
     ".scales",
@@ -45,6 +43,8 @@ const PIECES: [&str; 22] = [
     ".weight_scale_inv",
     ".weight_scale_2",
     ".weight_global_scale",
+    "_proj_blocks",
+    "_proj_scales",
 ];
 
 pub(super) fn read(checkpoint: &Checkpoint) -> Result<Option<Packing>> {
@@ -61,6 +61,11 @@ pub(super) fn read(checkpoint: &Checkpoint) -> Result<Option<Packing>> {
                 true => (Method::Awq, gptq::read_awq(checkpoint, prefix, label)?),
                 false => (Method::Gptq, gptq::read(checkpoint, prefix, label)?),
             }
+        } else if let Some(prefix) = stacked::stack(checkpoint, info) {
+            let mut experts = stacked::read(checkpoint, prefix)?.into_iter();
+            let Some(first) = experts.next() else { continue };
+            layers.extend(experts);
+            (Method::Mxfp4, first)
         } else if let Some((prefix, usual)) = scaled::layer(checkpoint, info) {
             let method = label.map(|l| l.method).filter(|m| m.has_scaled_layers()).unwrap_or(usual);
             (method, scaled::read(checkpoint, prefix, label)?)
@@ -286,6 +291,7 @@ fn scheme(layers: &[PackedLayer], label: Option<&Label>) -> Option<Scheme> {
                 let scales = if rows == 1 { Scaling::Output } else { Scaling::Block { rows, columns } };
                 Scheme::Fp8 { scales }
             }
+            Method::Mxfp4 => Scheme::Mxfp4,
             Method::BitsAndBytes => match label?.four_bit.as_deref() {
                 Some("nf4") => Scheme::Nf4 { block_size: 64, double_quantized: false },
                 Some(_) => Scheme::Fp4 { block_size: 64, double_quantized: false },
