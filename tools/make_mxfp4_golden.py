@@ -4,7 +4,7 @@
     python3 tools/make_mxfp4_golden.py LLAMA_CPP       # torch, transformers 4.57.6: gguf.json, what llama.cpp's converter writes
 
 The codes are random, the scales too. What they mean is computed by transformers' own code for such checkpoints
-(Mxfp4Config(dequantize=True)), in float32. logits.safetensors is as in fixtures/architectures, for the first prompt alone.
+(Mxfp4Config(dequantize=True)), in float32. logits.safetensors is as in fixtures/architectures.
 """
 
 import json
@@ -57,9 +57,9 @@ def make():
     raw = tokenizers.Tokenizer.from_file(str(OUT / "tokenizer.json"))
     with torch.no_grad():
         model.float()
-    expected = make_tiny_models.prompts_of(model, raw, make_tiny_models.PROMPTS[:1])
-    safetensors.torch.save_file(expected, OUT / "logits.safetensors",
-                                {"prompts": json.dumps(make_tiny_models.PROMPTS[:1])})
+    prompts = make_tiny_models.MODELS["gpt_oss"][2]["prompts"]
+    expected = make_tiny_models.prompts_of(model, raw, prompts)
+    safetensors.torch.save_file(expected, OUT / "logits.safetensors", {"prompts": json.dumps(prompts)})
     print(sum(p.stat().st_size for p in OUT.iterdir()) / 1024, "KiB", expected["prompt0.logits"].std())
 
 

@@ -83,11 +83,17 @@ impl Woven {
     /// # Panics
     /// If the rows are not all in `data`, or `out` has another length.
     pub fn gather(&self, data: &[u8], rows: Range<usize>, (columns, size): (usize, usize), out: &mut [u8]) {
+        /// Rows at a time: their values of a column are near each other.
+        const TOGETHER: usize = 32;
         assert_eq!(out.len(), rows.len() * columns * size);
-        for (row, out) in rows.zip(out.chunks_exact_mut((columns * size).max(1))) {
-            let first = self.first + row * self.row_stride;
-            for (column, out) in out.chunks_exact_mut(size).enumerate() {
-                out.copy_from_slice(&data[(first + column * self.column_stride) * size..][..size]);
+        let row_bytes = columns * size;
+        for (some, out) in rows.step_by(TOGETHER).zip(out.chunks_mut((TOGETHER * row_bytes).max(1))) {
+            for column in 0..columns {
+                let first = self.first + some * self.row_stride + column * self.column_stride;
+                for (row, out) in out.chunks_exact_mut(row_bytes).enumerate() {
+                    let value = &data[(first + row * self.row_stride) * size..][..size];
+                    out[column * size..][..size].copy_from_slice(value);
+                }
             }
         }
     }

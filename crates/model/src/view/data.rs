@@ -8,6 +8,7 @@ use quern_tensor_io::{Checkpoint, ElementType, decode};
 use crate::contents::Woven;
 
 use super::fused::Fused;
+use super::mxfp4;
 use super::order::RowOrder;
 use super::{View, ViewTensor};
 
@@ -20,6 +21,8 @@ pub(super) enum Data<'a> {
     Transposed { data: &'a [u8], stored: ElementType },
     /// Matrices or vectors of parts and roles in turn, as one tensor has them ([`super::fused`]).
     Fused(Fused<'a>),
+    /// Codes or scales of such parts in MXFP4.
+    Mxfp4(mxfp4::Split<'a>),
     /// Computed, small.
     Owned(Vec<u8>),
 }
@@ -64,6 +67,7 @@ impl<'a> Data<'a> {
         match self {
             Self::Owned(data) => out.copy_from_slice(&data[rows.start * row_bytes..rows.end * row_bytes]),
             Self::Fused(fused) => fused.read(view, rows, out),
+            Self::Mxfp4(split) => split.read(rows, out),
             Self::Transposed { data, stored } if !stored.is_block() => {
                 let (columns, size) = (tensor.columns(), stored.block_bytes());
                 let height = tensor.rows();
@@ -120,6 +124,7 @@ impl<'a> Data<'a> {
         match self {
             Self::Owned(_) => Vec::new(),
             Self::Fused(fused) => fused.spans(rows.end == tensor.rows()),
+            Self::Mxfp4(split) => split.spans(rows.end == tensor.rows()),
             // Every row is spread over all of it.
             Self::Transposed { data, .. } if rows.end == tensor.rows() => vec![data],
             Self::Transposed { .. } => Vec::new(),

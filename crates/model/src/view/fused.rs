@@ -22,7 +22,10 @@ use crate::contents::{Contents, HeldTensor, Place, Span, Woven};
 use super::data::{Data, Part, read_part};
 use super::stored::described_one;
 use super::values::{row_bytes, tensor_as_it_is};
-use super::{View, ViewTensor};
+use super::{View, ViewTensor, mxfp4};
+
+/// Rows of a part that are taken together: they fit in a core's cache.
+const TOGETHER: usize = 32;
 
 /// A tensor with the parts that it is made of.
 #[derive(Debug)]
@@ -114,6 +117,13 @@ pub(super) fn fused<'a>(
 }
 
 impl<'a> Fused<'a> {
+    /// The same parts as the two tensors of the family's released form, if they are blocks of MXFP4.
+    pub fn as_released(&self, tensor: &ViewTensor) -> Option<[(ViewTensor, Data<'a>); 2]> {
+        (self.stored == ElementType::MXFP4).then(|| mxfp4::split(tensor, &self.parts, self.roles)).flatten()
+    }
+}
+
+impl<'a> Fused<'a> {
     pub fn read(&self, view: &View<'_>, rows: Range<usize>, out: &mut [u8]) {
         let &Self { roles, columns, stored, .. } = self;
         let size = if stored.is_block() { 4 } else { stored.block_bytes() };
@@ -127,10 +137,13 @@ impl<'a> Fused<'a> {
             let mut own: Vec<&mut [u8]> = out.by_ref().take(count).collect();
             for (which, part) in self.parts[expert * roles..(expert + 1) * roles].iter().enumerate() {
                 let values = self.values(view, part, &mut whole);
-                for (column, out) in (first..).zip(own.iter_mut()) {
-                    let places = out.chunks_exact_mut(size).skip(which).step_by(roles);
-                    for (row, place) in places.enumerate() {
-                        place.copy_from_slice(&values[(row * columns + column) * size..][..size]);
+                for some in (0..self.rows).step_by(TOGETHER) {
+                    let some = some..self.rows.min(some + TOGETHER);
+                    for (column, out) in (first..).zip(own.iter_mut()) {
+                        for row in some.clone() {
+                            let value = &values[(row * columns + column) * size..][..size];
+                            out[(row * roles + which) * size..][..size].copy_from_slice(value);
+                        }
                     }
                 }
             }

@@ -11,10 +11,10 @@ use crate::contents::{Contents, Place};
 use super::data::{Data, Part};
 use super::order::RowOrder;
 use super::values::{reordered, shifted, tensor_of, undecodable};
-use super::{View, ViewTensor, fused};
+use super::{Packed, View, ViewTensor, fused};
 
 /// A GGUF checkpoint, translated.
-pub(super) fn of_gguf(checkpoint: &Checkpoint) -> Result<View<'_>> {
+pub(super) fn of_gguf(checkpoint: &Checkpoint, packed: Packed) -> Result<View<'_>> {
     let contents = Contents::read(checkpoint)?;
     contents.require_sound()?;
     let notes = contents.note().into_iter().collect();
@@ -33,8 +33,14 @@ pub(super) fn of_gguf(checkpoint: &Checkpoint) -> Result<View<'_>> {
                         "the experts of this layer are of several types, or of one that cannot be decoded";
                     return Err(Error::unsupported(checkpoint.path(), what).with_tensor(&want.name));
                 };
-                tensors.push(tensor);
-                data.push(one);
+                let released = match &one {
+                    Data::Fused(fused) if packed == Packed::Exact => fused.as_released(&tensor),
+                    _ => None,
+                };
+                for (tensor, one) in released.map_or_else(|| vec![(tensor, one)], Vec::from) {
+                    tensors.push(tensor);
+                    data.push(one);
+                }
             }
             continue;
         }

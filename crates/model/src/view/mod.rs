@@ -15,6 +15,7 @@ mod everything;
 mod fused;
 mod gguf;
 mod hugging_face;
+mod mxfp4;
 mod order;
 mod side_by_side;
 mod stored;
@@ -133,11 +134,12 @@ impl<'a> View<'a> {
         }
     }
 
-    /// The checkpoint in Hugging Face's layout. A GGUF file must be of an architecture quern knows. A Hugging
-    /// Face checkpoint is taken as it is, except for packed layers, which are decoded (or refused).
+    /// The checkpoint in Hugging Face's layout. A GGUF file must be of an architecture quern knows; with
+    /// [`Packed::Exact`] stacks of MXFP4 stay so where the family is released in it. A Hugging Face checkpoint is taken as
+    /// it is, except for packed layers, which are decoded (or refused).
     pub fn hugging_face(checkpoint: &'a Checkpoint, packed: Packed) -> Result<Self> {
         match checkpoint.container() {
-            Container::Gguf => hugging_face::of_gguf(checkpoint),
+            Container::Gguf => hugging_face::of_gguf(checkpoint, packed),
             Container::Safetensors | Container::PyTorch => stored::hugging_face(checkpoint, packed),
         }
     }

@@ -10,3 +10,4 @@ mod labels;
 mod peers;
 mod repack;
 mod scaled;
+mod stacked;
