@@ -26,6 +26,7 @@ mod progress;
 mod provenance;
 mod quantize;
 mod refused_threads;
+mod releases;
 mod report;
 mod requantize;
 mod run;

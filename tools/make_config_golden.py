@@ -32,7 +32,8 @@ CLASSES = {
     "phi3": "Phi3", "opt": "OPT", "gpt2": "GPT2LMHeadModel", "gpt_neox": "GPTNeoX", "starcoder2": "Starcoder2",
     "stablelm": "StableLm", "falcon": "Falcon", "seed_oss": "SeedOss",
     "smollm3": "SmolLM3", "granite": "Granite", "olmo2": "Olmo2", "olmo3": "Olmo3", "olmoe": "Olmoe", "arcee": "Arcee",
-    "exaone4": "Exaone4", "cohere2": "Cohere2", "gpt_oss": "GptOss", "ernie4_5": "Ernie4_5",
+    "exaone4": "Exaone4", "cohere2": "Cohere2", "gpt_oss": "GptOss", "ernie4_5": "Ernie4_5", "lfm2": "Lfm2",
+    "qwen3_5_text": "Qwen3_5Text",
 }
 
 
@@ -70,14 +71,19 @@ def sizes(given):
     kv = first(config, "num_key_value_heads", "num_kv_heads") or heads
     if kind == "falcon" and config.multi_query and not config.new_decoder_architecture:
         kv = 1
+    ffn = first(config, "intermediate_size", "ffn_dim", "n_inner", "ffn_hidden_size") or 4 * hidden
+    if kind == "lfm2":
+        with torch.device("meta"):
+            ffn = transformers.models.lfm2.modeling_lfm2.Lfm2MLP(config).w1.out_features
     return {
         "vocab": config.vocab_size, "hidden": hidden, "layers": layers, "heads": heads, "kv_heads": kv,
         "head_dim": first(config, "head_dim") or hidden // heads,
-        "ffn": first(config, "intermediate_size", "ffn_dim", "n_inner", "ffn_hidden_size") or 4 * hidden,
+        "ffn": ffn,
         "context": config.max_position_embeddings,
-        "epsilon": first(config, "rms_norm_eps", "layer_norm_eps", "layer_norm_epsilon", "norm_epsilon") or 1e-5,
-        # gpt-oss has a function of its own and reads no key
-        "activation": "clamped_swiglu" if kind == "gpt_oss" else getattr(config, ACTIVATIONS.get(kind, "hidden_act")),
+        "epsilon": first(config, "rms_norm_eps", "layer_norm_eps", "layer_norm_epsilon", "norm_epsilon", "norm_eps") or 1e-5,
+        # both have a function of their own and read no key
+        "activation": {"lfm2": "silu", "gpt_oss": "clamped_swiglu"}.get(kind)
+        or getattr(config, ACTIVATIONS.get(kind, "hidden_act")),
         "tied": config.tie_word_embeddings,
         "window": window if any(limited) else None, "limited": limited,
         "experts": [first(config, "num_local_experts", "num_experts"), config.num_experts_per_tok]
@@ -135,6 +141,9 @@ SIZES = [{"model_type": kind} for kind in CLASSES] + [
     {"model_type": "falcon", "new_decoder_architecture": True, "num_kv_heads": 1},
     {"model_type": "llama", "sliding_window": 128},
     {"model_type": "starcoder2", "sliding_window": 128, "use_sliding_window": False},
+    {"model_type": "lfm2", "block_ff_dim": 1024, "block_ffn_dim_multiplier": 1.3, "block_multiple_of": 100},
+    {"model_type": "lfm2", "intermediate_size": 1024, "block_auto_adjust_ff_dim": False},
+    {"model_type": "qwen3_5_text", "partial_rotary_factor": 0.5, "num_hidden_layers": 2},
     {"model_type": "seed_oss", "num_key_value_heads": None, "head_dim": None, "hidden_size": 5120},
 ]
 
@@ -194,6 +203,8 @@ ROPE = [small(kind) for kind in CLASSES if kind not in ("opt", "gpt2")] + [
     small("phi", partial_rotary_factor=0.25, rope_scaling={"type": "linear", "factor": 2.0}),
     small("phi", partial_rotary_factor=0.25, rope_parameters={"rope_theta": 1e5, "partial_rotary_factor": 0.75}),
     small("phi", head_dim=32),
+    small("qwen3_5_text", partial_rotary_factor=0.5),
+    small("qwen3_5_text", rope_parameters={"rope_theta": 1e7, "partial_rotary_factor": 0.125}),
     small("phi3", rope_scaling={**LONG, "type": "longrope"}, original_max_position_embeddings=256),
     small("phi3", rope_scaling={**LONG, "original_max_position_embeddings": 256}),
     small("phi3", rope_scaling={**LONG, "rope_type": "su"}, original_max_position_embeddings=256),

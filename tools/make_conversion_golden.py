@@ -38,7 +38,7 @@ F32 = {"llama", "mixtral"}
 
 # What get_vocab_base_pre() finds for a published model of the family. Pythia's is the same as OLMo's and MPT's.
 PRE = {"llama3": "llama-bpe", "qwen2": "qwen2", "qwen3": "qwen2", "qwen3_moe": "qwen2", "qwen2_vl": "qwen2",
-       "qwen2_5_vl": "qwen2", "qwen3_vl": "qwen2", "phi": "phi-2",
+       "qwen2_5_vl": "qwen2", "qwen3_vl": "qwen2", "qwen3_5": "qwen35", "lfm2": "llama-bpe", "phi": "phi-2",
        "gpt2": "gpt-2", "gpt_neox": "olmo", "gpt_neox-sequential": "olmo", "starcoder2": "starcoder",
        "stablelm": "stablelm2", "stablelm-parallel": "stablelm2", "falcon": "falcon", "falcon-7b": "falcon",
        # Seed-OSS has the tokenizer of Seed-Coder
@@ -84,6 +84,8 @@ def convert(directory, outtype, target, changed):
             kind.modify_tensors = modify_tensors
         if "pre" in changed:
             kind.get_vocab_base_pre = lambda self, tokenizer: changed["pre"]
+        # llama.cpp wants the layers that predict further tokens, or to be asked to do without
+        kind.no_mtp = True
         ftype = {"f16": gguf.LlamaFileType.MOSTLY_F16, "bf16": gguf.LlamaFileType.MOSTLY_BF16,
                  "f32": gguf.LlamaFileType.ALL_F32}[outtype]
         kind(directory, ftype, target, hparams=hparams).write()

@@ -35,6 +35,7 @@ ROOT = pathlib.Path(__file__).resolve().parent.parent
 OUT = ROOT / "fixtures/architectures"
 GREEDY = 16
 PROMPTS = ["It was a dark night, and the old captain", "I don't: naïve №42\n\t🙂"]
+SHORT = ["It was a dark night", "I don't: №42\n\t🙂"]
 # longer than the original context of phi3-longrope, whose rope factors depend on the length
 LONG = "It was a dark night, and the old captain said: in 1999 we'll be 12345, or so."
 
@@ -77,6 +78,9 @@ OLMO = {"bos_token_id": "<|endoftext|>", "eos_token_id": "<|endoftext|>", "pad_t
 HARMONY = {"bos_token_id": "<|startoftext|>", "eos_token_id": "<|return|>", "pad_token_id": "<|endoftext|>"}
 EXAONE = {"bos_token_id": "[BOS]", "eos_token_id": "[|endofturn|]", "pad_token_id": "[PAD]"}
 COHERE = LAYER_NORM | {"bos_token_id": "<BOS_TOKEN>", "eos_token_id": "<|END_OF_TURN_TOKEN|>", "pad_token_id": "<PAD>"}
+# A delta net three layers of four.
+DELTA = {"num_hidden_layers": 4, "head_dim": 16, "linear_num_key_heads": 4, "linear_num_value_heads": 8,
+         "linear_key_head_dim": 4, "linear_value_head_dim": 4, "linear_conv_kernel_dim": 4}
 SAMPLING = {"do_sample": True, "temperature": 0.6, "top_p": 0.9}
 # The smallest towers that the classes of multimodal releases accept.
 SIGLIP = {"vision_config": {"model_type": "siglip_vision_model", "hidden_size": 8, "intermediate_size": 16,
@@ -205,6 +209,17 @@ MODELS = {
                                  "sliding_window": 12}
                 | rope(150000.0, "yarn", factor=4.0, beta_fast=32.0, beta_slow=1.0, truncate=False,
                        original_max_position_embeddings=16)),
+    # gated convolutions over three positions around attention; the network's width is two thirds of what is said
+    "lfm2": ("Lfm2", "llama3", {"vocab": 3, "prompts": SHORT},
+             {k: v for k, v in GQA.items() if k != "rms_norm_eps"}
+             | {"num_hidden_layers": 3, "intermediate_size": 96, "block_multiple_of": 16, "norm_eps": 2e-3,
+                "layer_types": ["conv", "full_attention", "conv"], "bos_token_id": "<|begin_of_text|>",
+                "eos_token_id": "<|end_of_text|>", "pad_token_id": "<|reserved_special_token_0|>"} | rope(1000000.0)),
+    # two value heads for each key head
+    "qwen3_5": ("Qwen3_5", "qwen35", {"vocab": 4, "class": "Qwen3_5ForCausalLM", "config": "Qwen3_5TextConfig",
+                                      "dtype": torch.bfloat16, "prompts": SHORT},
+                GQA | QWEN | DELTA | {"intermediate_size": 32}
+                | rope(10000000.0, partial_rotary_factor=0.5, mrope_section=[2, 1, 1], mrope_interleaved=True)),
     # Multimodal releases: "around" is the configuration around the text model's; the logits are those of text alone.
     "gemma3-images": ("Gemma3", "gemma", {"around": SIGLIP | {"mm_tokens_per_image": 1}},
                       GQA | {"num_hidden_layers": 6, "intermediate_size": 32, "num_key_value_heads": 1, "head_dim": 16,
@@ -240,6 +255,10 @@ def fill(name, shape, gemma):
     draw = numpy.random.default_rng(zlib.crc32(name.encode())).standard_normal(shape).astype(numpy.float32)
     if name.endswith("bias"):
         draw *= 0.2
+    elif name.endswith("A_log"):
+        draw = draw * 0.5 - 1.5
+    elif "conv" in name and len(shape) == 3:
+        draw *= 0.5
     elif len(shape) == 1:
         draw = draw * 0.3 + (0 if gemma else 1)
     elif "embed" in name or "wte" in name or "wpe" in name:
@@ -368,7 +387,7 @@ def make_with(name, seed):
         config = getattr(transformers, class_name + "Config")(
             text_config=settings | {"vocab_size": vocab_size}, attn_implementation="eager", **options["around"], **ids)
     else:
-        config = getattr(transformers, prefix + "Config")(
+        config = getattr(transformers, options.get("config", prefix + "Config"))(
             vocab_size=vocab_size, attn_implementation="eager", **settings)
     if "eos_list" in options:
         config.eos_token_id = [raw.token_to_id(t) for t in options["eos_list"]]
@@ -377,7 +396,8 @@ def make_with(name, seed):
     model = getattr(transformers, head)(config).eval()
     with torch.no_grad():
         for parameter, value in model.named_parameters():
-            draw = fill(f"{seed} {name} {parameter}", value.shape, "gemma" in name)
+            minus_one = "gemma" in name or (name.startswith("qwen3_5") and "linear_attn" not in parameter)
+            draw = fill(f"{seed} {name} {parameter}", value.shape, minus_one)
             value.copy_(draw.to(dtype).float())
     if "generation" in options:
         model.generation_config = transformers.GenerationConfig(

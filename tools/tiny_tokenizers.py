@@ -145,6 +145,11 @@ def runs(character, longest, shortest=2):
     return [added(character * n, special=False, normalized=True) for n in range(longest, shortest - 1, -1)]
 
 
+QWEN35 = (
+    r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?[\p{L}\p{M}]+|\p{N}| ?[^\s\p{L}\p{M}\p{N}]+[\r\n]*|\s*[\r\n]+"
+    r"|\s+(?!\S)|\s+"
+)
+
 # Byte-level BPE. `first` and `last` are the tokens before and after the trained ones, and `in_vocab` which of
 # them are in the model's vocabulary and not only among the added tokens.
 BPE = {
@@ -173,6 +178,17 @@ BPE = {
     "qwen3": {
         "normalizer": {"type": "NFC"},
         "pre": sequence("pretokenizers", split({"Regex": TIKTOKEN % ""}), BYTES_ONLY | {"trim_offsets": False}),
+        "post": lambda ids: BYTES_ONLY | {"trim_offsets": False},
+        "last": [added("<|endoftext|>"), added("<|im_start|>"), added("<|im_end|>"), added("<tool_call>", False),
+                 added("</tool_call>", False), added("<think>", False), added("</think>", False)],
+        "config": {"tokenizer_class": "Qwen2Tokenizer", "add_bos_token": False, "add_prefix_space": False,
+                   "bos_token": None, "eos_token": "<|im_end|>", "pad_token": "<|endoftext|>", "unk_token": None,
+                   "errors": "replace", "split_special_tokens": False,
+                   "additional_special_tokens": ["<|im_start|>", "<|im_end|>"], "chat_template": CHATML},
+    },
+    "qwen35": {
+        "normalizer": {"type": "NFC"},
+        "pre": sequence("pretokenizers", split({"Regex": QWEN35}), BYTES_ONLY | {"trim_offsets": False}),
         "post": lambda ids: BYTES_ONLY | {"trim_offsets": False},
         "last": [added("<|endoftext|>"), added("<|im_start|>"), added("<|im_end|>"), added("<tool_call>", False),
                  added("</tool_call>", False), added("<think>", False), added("</think>", False)],

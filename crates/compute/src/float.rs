@@ -23,6 +23,18 @@ pub fn f16_to_f32(h: u16) -> f32 {
     f32::from_bits(bits | (h & 0x8000) << 16)
 }
 
+/// FP8 (e4m3) to f32, exact for every code.
+#[inline(always)]
+pub fn f8_e4m3_to_f32(code: u8) -> f32 {
+    let magnitude = u32::from(code & 0x7f);
+    // Exponent and mantissa at f32's places, with f32's bias; a subnormal code is made from two normal numbers.
+    let normal = (magnitude << 20) + (120 << 23);
+    let subnormal = (f32::from_bits(magnitude << 15 | 0x3f00_0000) - 0.5).to_bits();
+    let bits = if magnitude < 8 { subnormal } else { normal };
+    let bits = if magnitude == 0x7f { 0x7fc0_0000 } else { bits };
+    f32::from_bits(bits | u32::from(code & 0x80) << 24)
+}
+
 /// bfloat16 to f32: its upper half.
 #[inline(always)]
 pub fn bf16_to_f32(h: u16) -> f32 {
@@ -169,6 +181,17 @@ pub fn narrow_f16(x: &[f32], out: &mut [f16]) {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn every_code_of_e4m3() {
+        let mut wide = [0f32; 256];
+        let codes: Vec<u8> = (0..=255).collect();
+        assert!(quern_tensor_io::decode::to_f32(quern_tensor_io::ElementType::F8E4M3, &codes, &mut wide));
+        for (code, wide) in codes.iter().zip(wide) {
+            let own = f8_e4m3_to_f32(*code);
+            assert!(own.to_bits() == wide.to_bits() || own.is_nan() && wide.is_nan(), "{code}: {own} {wide}");
+        }
+    }
 
     #[test]
     fn widening_agrees_at_every_level() {

@@ -29,17 +29,19 @@ pub mod ops;
 pub mod parallel;
 mod pool;
 mod sample;
+mod scales;
 pub mod simd;
+pub mod states;
 #[cfg(test)]
 mod testing;
 
 pub use attention::AttentionShape;
 pub use error::{Error, Result};
 pub use executor::{
-    Attend, Buffer, Bytes, CacheShape, Choice, Device, Executor, ExpertStacks, Gpu, Heads, Input, KvCache,
-    KvType, Linear, MOST_GPU_EXPERTS, MOST_GPU_HEAD, Mixture, Mode, Norm, NormKind, Output, PassKey,
-    Permutation, Room, Rotate, Routing, RowLikelihood, Rows, Uploader, Values, ValuesMut, Vector, Weight,
-    bytes_of_linear, bytes_of_matrix, bytes_of_norm, bytes_of_stack, gpus,
+    Attend, Buffer, Bytes, CacheShape, Choice, Columns, Device, Executor, ExpertStacks, Gpu, Heads, Input,
+    KvCache, KvType, Linear, MOST_GPU_EXPERTS, MOST_GPU_HEAD, Mixture, Mode, Norm, NormKind, Output, PassKey,
+    Permutation, Recorded, Room, Rotate, Routing, RowLikelihood, Rows, Turn, Uploader, Values, ValuesMut,
+    Vector, Waiting, Weight, bytes_of_linear, bytes_of_matrix, bytes_of_norm, bytes_of_stack, gpus,
 };
 #[doc(hidden)]
 pub use fgemm::{Product, multiply_add};
@@ -51,3 +53,4 @@ pub use matmul::{Scratch, matmul};
 pub use matrix::{Matrix, get_row, supports};
 pub use pool::Pool;
 pub use sample::sample_weights;
+pub use scales::Scales;

@@ -107,8 +107,17 @@ fn few_rows(
                 }
                 None => {
                     let x = &x[i * columns..][..columns];
-                    dot::float_rows(level, w.element_type(), data, x, y);
+                    match w.scales() {
+                        None => dot::float_rows(level, w.element_type(), data, x, y),
+                        Some(scales) => {
+                            dot::scaled_rows(level, w.element_type(), data, (scales, first), x, y);
+                        }
+                    }
+                    continue;
                 }
+            }
+            if let Some(scales) = w.scales() {
+                (first..).zip(y).for_each(|(row, y)| *y *= scales.row(row)[0]);
             }
         }
     });
@@ -209,6 +218,52 @@ mod tests {
     use crate::simd::Level;
     use crate::testing::{Random, fewer, random_row};
     use quern_tensor_io::ElementType;
+
+    /// Numbers with scales beside them: FP8 in blocks, by output and as a whole, and a block type with a factor.
+    #[test]
+    fn scales_multiply_at_every_level() {
+        use crate::Scales;
+        let mut random = Random::new(3);
+        let (rows, columns) = (70usize, 320usize);
+        let blocks = [[16, 128], [1, 320], [70, 320], [32, 48], [1, 32]];
+        let types = [ElementType::F8E4M3, ElementType::F8E5M2, ElementType::BF16, ElementType::NVFP4];
+        for (element_type, block) in types.iter().flat_map(|t| blocks.map(|b| (*t, b))) {
+            if element_type.is_block() && block[1] < columns {
+                continue;
+            }
+            let data: Vec<u8> =
+                (0..rows).flat_map(|_| random_row(&mut random, element_type, columns, false)).collect();
+            let count = rows.div_ceil(block[0]) * columns.div_ceil(block[1]);
+            let values = (0..count).map(|_| random.float() * 1e-5).collect();
+            let scales = Scales::new(values, [rows, columns], block).unwrap();
+            let w = Matrix::new(element_type, rows, columns, &data).unwrap().with_scales(&scales).unwrap();
+            for &n in fewer(&[1, 3, 9], 1) {
+                let x: Vec<f32> = (0..n * columns).map(|_| random.float()).collect();
+                for level in Level::available() {
+                    let mut results = Vec::new();
+                    for threads in [1, 3] {
+                        let mut y = vec![f32::NAN; n * rows];
+                        let (pool, mut scratch) = (Pool::with_level(threads, level), Scratch::new());
+                        matmul(&pool, &mut scratch, &[w], &x, n, &mut [&mut y]).unwrap();
+                        results.push(y);
+                    }
+                    assert_eq!(results[0], results[1], "{element_type}: threads change the result");
+                    let error = if element_type.is_block() { 4.0e-3 } else { 1e-6 };
+                    for (at, y) in results[0].iter().enumerate() {
+                        let (i, row) = (at / rows, at % rows);
+                        let (e, size) = reference(&w, &x[i * columns..][..columns], row);
+                        let off = (f64::from(*y) - e).abs();
+                        assert!(off <= size * error, "{element_type} {block:?} {level:?} {n}: {y} {e}");
+                    }
+                }
+            }
+        }
+        let scales = Scales::new(vec![1.0; 2], [2, 64], [2, 32]).unwrap();
+        let (floats, codes) = ([0u8; 128], [0u8; 72]);
+        let of = |t, data| Matrix::new(t, 2, 64, data).unwrap().with_scales(&scales);
+        assert!(of(ElementType::F8E4M3, &floats[..]).is_ok());
+        assert!(of(ElementType::NVFP4, &codes[..]).is_err());
+    }
 
     /// The product in f64 of decoded weights and unquantized activations.
     fn reference(w: &Matrix, x: &[f32], row: usize) -> (f64, f64) {

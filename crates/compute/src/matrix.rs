@@ -2,10 +2,10 @@
 
 use quern_tensor_io::{ElementType, decode};
 
-use crate::{Error, Result};
+use crate::{Error, Result, Scales};
 
 /// `rows` rows of `columns` values of one element type, one row after the other, each a whole number of
-/// blocks. No alignment is guaranteed.
+/// blocks. No alignment is guaranteed. The numbers may have [`Scales`] beside them.
 #[derive(Clone, Copy, Debug)]
 pub struct Matrix<'a> {
     element_type: ElementType,
@@ -13,6 +13,7 @@ pub struct Matrix<'a> {
     columns: usize,
     row_bytes: usize,
     data: &'a [u8],
+    scales: Option<&'a Scales>,
 }
 
 impl<'a> Matrix<'a> {
@@ -26,13 +27,28 @@ impl<'a> Matrix<'a> {
         if columns == 0 || row_bytes.checked_mul(rows) != Some(data.len()) {
             return Err(shape);
         }
-        Ok(Self { element_type, rows, columns, row_bytes, data })
+        Ok(Self { element_type, rows, columns, row_bytes, data, scales: None })
+    }
+
+    /// The same numbers, times these scales.
+    ///
+    /// # Errors
+    /// [`Error::Lengths`] if the scales are of another shape; block types may have one scale a row.
+    pub fn with_scales(self, scales: &'a Scales) -> Result<Self> {
+        let known = crate::block::is_known(self.element_type);
+        if !scales.fit(self.rows, self.columns) || known && !scales.by_row() {
+            let what = "scales: of the matrix's shape, one a row in block types";
+            let expected = self.rows.saturating_mul(self.columns);
+            return Err(Error::Lengths { what, expected, found: scales.bytes() / 4 });
+        }
+        Ok(Self { scales: Some(scales), ..self })
     }
 
     /// A matrix that [`Matrix::new`] accepts, not checked again.
     pub(crate) fn checked(element_type: ElementType, rows: usize, columns: usize, data: &'a [u8]) -> Self {
         debug_assert!(Self::new(element_type, rows, columns, data).is_ok());
-        Self { element_type, rows, columns, row_bytes: data.len().checked_div(rows).unwrap_or(0), data }
+        let row_bytes = data.len().checked_div(rows).unwrap_or(0);
+        Self { element_type, rows, columns, row_bytes, data, scales: None }
     }
 
     /// How the numbers are stored.
@@ -58,6 +74,11 @@ impl<'a> Matrix<'a> {
     /// All bytes.
     pub fn data(&self) -> &'a [u8] {
         self.data
+    }
+
+    /// What the numbers are multiplied with, if they are.
+    pub fn scales(&self) -> Option<&'a Scales> {
+        self.scales
     }
 
     /// The bytes of one row.
@@ -88,7 +109,12 @@ pub fn get_row(matrix: &Matrix, row: usize, out: &mut [f32]) -> Result<()> {
         });
     }
     match decode::to_f32(matrix.element_type, matrix.row(row), out) {
-        true => Ok(()),
+        true => {
+            if let Some(scales) = matrix.scales {
+                scales.apply(row, 0, out);
+            }
+            Ok(())
+        }
         false => Err(Error::Unsupported { element_type: matrix.element_type }),
     }
 }

@@ -84,6 +84,11 @@ pub(crate) fn random_row(
         T::F32 => return (0..columns).flat_map(|_| r.float().to_le_bytes()).collect(),
         T::F16 => return (0..columns).flat_map(|_| f16::from_f32(r.float()).to_le_bytes()).collect(),
         T::BF16 => return (0..columns).flat_map(|_| half::bf16::from_f32(r.float()).to_le_bytes()).collect(),
+        // Any code that is a number.
+        T::F8E4M3 | T::F8E5M2 => {
+            let number = |code: u8| if code & 0x7c == 0x7c { code & 0xbf } else { code };
+            return (0..columns).map(|_| number(r.next() as u8)).collect();
+        }
         _ => {}
     }
     let fill = r.next();

@@ -69,7 +69,8 @@ fn plain_numbers_are_in_the_tensors_that_transformers_loads() {
     }
     // Value by value: expert 1's gate, row 5, column 7, is column 10 of row 7 in its part of the stack.
     let view = View::stored(&Checkpoint::open(&source).unwrap()).map(|view| {
-        let at = view.tensors().iter().position(|t| t.name.ends_with("layers.1.mlp.experts.1.gate_proj.weight"));
+        let at =
+            view.tensors().iter().position(|t| t.name.ends_with("layers.1.mlp.experts.1.gate_proj.weight"));
         let mut row = vec![0.0; 32];
         assert!(view.decode(at.unwrap(), 5..6, &mut row));
         row[7]

@@ -9,13 +9,14 @@ use serde::Serialize;
 /// Method and parameters of a quantized checkpoint; what a method does not have is absent.
 #[derive(Debug, Serialize)]
 pub struct Quantization {
-    /// The scheme's name: `gptq`, `awq`, `compressed-tensors`, `nf4`, `fp4`, `int8`, `fp8`, `nvfp4`, `mxfp4` or `mixed`.
+    /// The scheme's name: `gptq`, `awq`, `compressed-tensors`, `nf4`, `fp4`, `int8`, `fp8`, `nvfp4`, `mxfp4`, `mlx`,
+    /// `hqq`, `torchao` or `mixed`.
     #[serde(skip)]
     pub scheme: &'static str,
     /// The scheme in words: `gptq 4-bit, group 128, symmetric`.
     pub description: String,
-    /// The method as configurations name it: `gptq`, `awq`, `compressed-tensors`, `bitsandbytes`, `fp8`, `fbgemm_fp8` or
-    /// `modelopt`.
+    /// The method as configurations name it: `gptq`, `awq`, `compressed-tensors`, `bitsandbytes`, `fp8`, `fbgemm_fp8`,
+    /// `modelopt`, `mlx`, `hqq` or `torchao`; `gguf` for weights of a GGUF file with factors beside them.
     pub method: &'static str,
     /// Bits per code; of layers with several the largest number.
     pub bits: u32,
@@ -105,6 +106,11 @@ impl Quantization {
             }
             Scheme::Nvfp4 => (all.bits, all.group_size) = (4, Some(16)),
             Scheme::Mxfp4 => (all.bits, all.group_size) = (4, Some(32)),
+            Scheme::Mlx { bits, group_size } | Scheme::Hqq { bits, group_size } => {
+                (all.bits, all.group_size) = (bits, Some(group_size as i64));
+            }
+            // Unchanged.
+            Scheme::TorchAo => {}
             Scheme::Mixed => all.bits = layers.iter().map(|l| l.bits()).max().unwrap_or(8),
         }
         all.description = all.describe();

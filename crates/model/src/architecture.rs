@@ -48,6 +48,9 @@ pub struct Architecture {
     pub hf_rope_style: RopeStyle,
     /// How attention and feed-forward network follow each other, where `config.json` does not say.
     pub block: Block,
+    /// Whether attention's result is multiplied by the sigmoid of a gate, which the query projection computes beside each
+    /// head's query (Qwen3-Next).
+    pub gated_attention: bool,
     /// Whether the embeddings are multiplied by the square root of the hidden size.
     pub scaled_embeddings: bool,
     /// Which layers do not rotate queries and keys, where `config.json` does not list them.
@@ -232,6 +235,8 @@ pub enum Dim {
     Heads,
     /// `kv_heads`.
     KvHeads,
+    /// Queries and their gates: `2 * heads * head_dim`.
+    QueryGate,
     /// `head_dim`.
     HeadDim,
     /// `ffn_size`.
@@ -248,6 +253,18 @@ pub enum Dim {
     Experts,
     /// `expert_ffn_size`.
     ExpertFfn,
+    /// Queries, keys and values of a delta net.
+    DeltaQkv,
+    /// Values of a delta net: all its value heads.
+    DeltaValues,
+    /// Value heads of a delta net.
+    DeltaHeads,
+    /// Values in one of them.
+    DeltaHeadDim,
+    /// Positions that a convolution reads.
+    ConvTaps,
+    /// `3 * hidden_size`.
+    TripleHidden,
 }
 
 /// Which models have a tensor.
@@ -273,6 +290,10 @@ pub enum Presence {
     FinalNorm,
     /// Those whose embedding is not as wide as the residual stream.
     EmbeddingProjection,
+    /// Layers with attention, where others have none.
+    AttentionLayers,
+    /// Layers whose mixer keeps a state.
+    StateLayers,
     /// GGUF files of models whose rope has factors; Hugging Face computes them from the config.
     RopeFactors,
     /// GGUF files of models with long and short rope factors (Phi-3); Hugging Face has them in the config.
@@ -300,6 +321,21 @@ pub enum Layout {
     /// Query, key and value rows head by head, with as many query heads per key head as there are (GPT-NeoX,
     /// Falcon); GGUF has all queries, all keys, all values.
     QkvByHead,
+    /// With a dimension of 1 between channels and taps: the weight of a convolution.
+    Conv,
+    /// Queries, keys and values of a delta net, the value heads of one key head together; GGUF has the first value head
+    /// of each key head, then the second of each.
+    DeltaQkv,
+    /// The same of a convolution.
+    DeltaConv,
+    /// Rows of value heads of a delta net, likewise.
+    DeltaValues,
+    /// One row or one value for each value head of a delta net, likewise.
+    DeltaHeads,
+    /// The same, and as the logarithm of what GGUF has, less its sign.
+    DeltaDecay,
+    /// Columns for the values of a delta net, likewise.
+    DeltaColumns,
 }
 
 /// One tensor of an architecture.

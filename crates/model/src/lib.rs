@@ -32,7 +32,9 @@ mod view;
 
 pub use architecture::{Architecture, Convention, RopeStyle, TensorRole};
 pub use chat::{ChatError, ChatPrompt, ChatTemplate, Message};
-pub use config::{Config, ExpectedTensor, Experts, QueryGrowth, Rope, RopeScaling};
+pub use config::{
+    Config, DeltaNet, ExpectedTensor, Experts, QueryGrowth, Rope, RopeScaling, ShortConv, StateMixer, States,
+};
 pub use contents::Contents;
 pub use file_type::FileType;
 pub use gguf::gguf_metadata;

@@ -128,6 +128,47 @@ fn metadata_is_that_of_llama_cpps_converter() {
     }
 }
 
+/// llama.cpp's converter keeps layers that predict further tokens behind the model's own, and counts them.
+#[test]
+fn layers_that_predict_further_tokens_are_left_out() {
+    let scratch = tempfile::tempdir().unwrap();
+    let checkpoint = open("qwen3_5");
+    let view = View::gguf(&checkpoint, Packed::Refused).unwrap();
+    let mut metadata = view.metadata().clone();
+    metadata.set("qwen35.block_count", Value::U32(5));
+    metadata.set("qwen35.nextn_predict_layers", Value::U32(1));
+    let flags = Array::Bool(vec![true, true, true, false, false]);
+    metadata.set("qwen35.attention.recurrent_layers", Value::Array(flags));
+    let of = |t: &quern_model::ViewTensor, name: String| TensorPlan {
+        name,
+        element_type: t.element_type,
+        shape: t.shape.clone(),
+    };
+    let mut plan: Vec<TensorPlan> = view.tensors().iter().map(|t| of(t, t.name.clone())).collect();
+    let further = |t: &&quern_model::ViewTensor| t.layer == Some(3);
+    let behind: Vec<_> = view.tensors().iter().filter(further).collect();
+    plan.extend(behind.iter().map(|t| of(t, t.name.replace("blk.3.", "blk.4."))));
+    let own = TensorPlan { name: "blk.4.nextn.enorm.weight".into(), ..of(behind[0], String::new()) };
+    plan.push(own);
+    let file = scratch.path().join("model.gguf");
+    let mut writer = Writer::create(&file, &metadata, &plan, false).unwrap();
+    let again = behind.iter().copied().chain([behind[0]]);
+    for tensor in view.tensors().iter().chain(again) {
+        let at = view.tensors().iter().position(|t| t.name == tensor.name).unwrap();
+        let mut bytes = vec![0; tensor.rows() * tensor.row_bytes];
+        view.read(at, 0..tensor.rows(), &mut bytes);
+        writer.write(&bytes).unwrap();
+    }
+    writer.finish().unwrap();
+    let made = Checkpoint::open(&file).unwrap();
+    let contents = Contents::read(&made).unwrap();
+    contents.require_sound().unwrap();
+    assert_eq!((contents.config().layers, contents.config().speculative_layers), (4, 1));
+    assert_eq!(contents.left_out().len(), behind.len() + 1);
+    let note = contents.note().unwrap();
+    assert!(note.contains("multi-token prediction"), "{note}");
+}
+
 /// Writes what the view shows as a GGUF file: vectors in f32, matrices as they are.
 fn write_gguf(view: &View, path: &Path) {
     let plan: Vec<TensorPlan> = view

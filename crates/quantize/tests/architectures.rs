@@ -167,6 +167,8 @@ fn importance_is_measured_of_every_matrix_in_the_blocks() {
             t.layer.is_some()
                 && t.shape.len() >= 2
                 && !t.name.contains("norm")
+                && !t.name.contains("conv1d")
+                && !t.name.contains("shortconv.conv")
                 && !t.name.contains("gate_inp")
         };
         let mut wanted: Vec<&str> = view.tensors().iter().filter(matrix).map(|t| t.name.as_str()).collect();

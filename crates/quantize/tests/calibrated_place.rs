@@ -7,6 +7,7 @@ use std::sync::Arc;
 
 use common::fixture;
 use quern_model::{Packed, View};
+use quern_quantize::auto;
 use quern_quantize::calibrated::gptq::{self, Options};
 use quern_quantize::calibrated::{Calibration, Place, gguf};
 use quern_quantize::calibration::{SampleOptions, TextSource, samples};
@@ -103,4 +104,21 @@ fn a_mixture_needs_all_tokens_on_one_gpu() {
     let all = plan(&[1024 * MIB, 1024 * MIB]);
     assert_eq!(used(&all), (vec![0], false));
     assert!(matches!(plan(&[all.gpu_bytes() - 1]), Place::Cpu { why: Some(_) }));
+}
+
+#[test]
+fn types_are_measured_on_a_gpu_that_has_the_memory() {
+    let model = model(&fixture("bookworm-4m"));
+    let sequences = calibration(&model, 8, &[]).samples.sequences;
+    let place = |rooms: &[u64]| {
+        let gpus: Vec<_> = rooms.iter().enumerate().map(|(index, &room)| gpu(index, room)).collect();
+        auto::place(&model, &sequences, &gpus)
+    };
+    assert_eq!(place(&[]), Place::Cpu { why: None });
+    // One, however many there are.
+    let roomy = place(&[4096 * MIB, 4096 * MIB]);
+    assert_eq!(used(&roomy), (vec![0], false));
+    let bytes = roomy.gpu_bytes();
+    assert_eq!(used(&place(&[bytes])), (vec![0], false));
+    assert!(place(&[bytes / 8]).sentence().contains("measuring takes"), "{}", place(&[bytes / 8]).sentence());
 }

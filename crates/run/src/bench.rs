@@ -147,6 +147,7 @@ pub fn bench(model: &Model, options: &BenchOptions, progress: &dyn Progress) -> 
         session.clear();
         if depth > 0 {
             run_prompt(&mut session, &mut random, depth)?;
+            session.keep()?;
             progress.advance(1);
         }
         for &(test, tokens) in &tests {

@@ -36,7 +36,7 @@ mod session;
 pub mod statistics;
 mod weights;
 
-pub use backward::{GradientObserver, Gradients, LinearGradient, Loss, Target};
+pub use backward::{GradientObserver, Gradients, LinearGradient, Loss, Target, gradients_memory};
 pub use bandwidth::{Bandwidths, MemorySpeed, ReadLimit, gpu_bandwidth, read_bandwidth};
 pub use bench::{BenchOptions, BenchReport, BenchTest, Speed, bench};
 pub use chat::{Chat, ChatNote};
@@ -52,7 +52,7 @@ pub use model::{GpuMemory, LoadOptions, Model, Placing, check_context, default_c
 pub use observer::{LinearGroup, LinearInfo, Observer, ObserverError};
 pub use perplexity::{Divergence, PerplexityOptions, PerplexityReport, perplexity, perplexity_of_tokens};
 pub use placement::MemoryPlan;
-pub use probe::{Effect, Probe};
+pub use probe::{Effect, Probe, probe_memory};
 pub use quern_compute::KvType;
 pub use sampling::{DryOptions, Mirostat, MirostatVersion, Sampler, SamplingOptions, Stage};
 pub use session::{Session, SessionOptions, Wanted};

@@ -7,11 +7,11 @@ use std::fmt::Debug;
 use std::ops::Range;
 use std::sync::{Arc, Mutex, PoisonError};
 
-use quern_compute::Pool;
-use quern_tensor_io::scheme::PackedLayer;
+use quern_compute::{Pool, Scales};
+use quern_tensor_io::scheme::{BlockForm, InFile, PackedLayer};
 use quern_tensor_io::{Checkpoint, ElementType, Error, ErrorKind, decode};
 
-use crate::weights::Weight;
+use crate::weights::{Mapped, Weight};
 use crate::{Replacement, Result};
 use quern_compute::parallel::share;
 
@@ -40,14 +40,24 @@ const TASK_VALUES: usize = 1 << 16;
 impl Replacement {
     /// A packed layer as rows of blocks, made on all threads of `pool`.
     pub fn unpack(checkpoint: &Checkpoint, layer: &PackedLayer, pool: &Pool) -> Self {
-        let form = layer.block_form(checkpoint);
-        let row_bytes = form.element_type.row_bytes(layer.columns).unwrap_or(0);
-        let mut data = vec![0u8; row_bytes * layer.rows];
-        // Packed words hold many columns of one output: rows are cheap in multiples of 16.
-        let step = (TASK_VALUES / layer.columns.max(1)).next_multiple_of(16);
-        for_rows(pool, &mut data, row_bytes, step, |rows, out| layer.blocks(checkpoint, &form, rows, out));
+        let mut form = layer.block_form(checkpoint);
+        if form.factor != 1.0 {
+            // Numbers that have a factor beside them are multiplied out.
+            (form.element_type, form.factor) = (ElementType::F16, 1.0);
+        }
+        let data = blocks(checkpoint, layer, &form, pool);
         Self { element_type: form.element_type, data, permutation: form.permutation }
     }
+}
+
+/// All rows of a packed layer in this form, made on all threads.
+fn blocks(checkpoint: &Checkpoint, layer: &PackedLayer, form: &BlockForm, pool: &Pool) -> Vec<u8> {
+    let row_bytes = form.element_type.row_bytes(layer.columns).unwrap_or(0);
+    let mut data = vec![0u8; row_bytes * layer.rows];
+    // Packed words hold many columns of one output: rows are cheap in multiples of 16.
+    let step = (TASK_VALUES / layer.columns.max(1)).next_multiple_of(16);
+    for_rows(pool, &mut data, row_bytes, step, |rows, out| layer.blocks(checkpoint, form, rows, out));
+    data
 }
 
 /// A packed layer as rows of blocks, with the order of its columns where that is not the file's.
@@ -56,11 +66,44 @@ pub(crate) fn unpacked(
     layer: &PackedLayer,
     pool: &Pool,
 ) -> Result<(Weight, Option<Arc<[u32]>>)> {
-    let Replacement { element_type, data, permutation } = Replacement::unpack(checkpoint, layer, pool);
+    let form = layer.block_form(checkpoint);
+    let data = blocks(checkpoint, layer, &form, pool);
     for &part in &layer.parts {
         checkpoint.release(checkpoint.data(&checkpoint.tensors()[part]).as_ptr_range());
     }
-    Ok((Weight::owned(element_type, layer.rows, layer.columns, data)?, permutation.map(Arc::from)))
+    if form.element_type == ElementType::NVFP4 && has_damaged_scale(&data) {
+        let what = "one of its scales is NaN: the file is damaged; download or make it again";
+        return Err(Error::malformed(checkpoint.path(), what).with_tensor(&layer.name).into());
+    }
+    let weight = Weight::owned(form.element_type, layer.rows, layer.columns, data)?;
+    let weight = match form.factor == 1.0 {
+        true => weight,
+        false => weight.with_scales(Scales::uniform(form.factor))?,
+    };
+    Ok((weight, form.permutation.map(Arc::from)))
+}
+
+/// Whether a scale in e4m3 is NaN, which GGUF's block reads as zero.
+fn has_damaged_scale(blocks: &[u8]) -> bool {
+    const NAN: u8 = 0x7f;
+    let bytes = ElementType::NVFP4.block_bytes();
+    blocks.chunks_exact(bytes).any(|block| block[..4].contains(&NAN))
+}
+
+/// Some rows of a packed layer as they are in the file, with their scales; `None` if kernels need another form.
+pub(crate) fn in_file(
+    open: &Arc<Checkpoint>,
+    layer: &PackedLayer,
+    rows: Range<usize>,
+) -> Result<Option<Weight>> {
+    let Some(InFile { element_type, tensor, scales, block }) = layer.in_file(open) else { return Ok(None) };
+    let row_bytes = element_type.row_bytes(layer.columns).unwrap_or(0);
+    let place = Mapped { tensor, start: rows.start * row_bytes, end: rows.end * row_bytes };
+    let weight = Weight::mapped(open, place, element_type, rows.len(), layer.columns)?;
+    let across = layer.columns.div_ceil(block[1].max(1));
+    let own = rows.start / block[0] * across..rows.end.div_ceil(block[0]) * across;
+    let scales = scales.get(own).unwrap_or_default().to_vec();
+    Ok(Some(weight.with_scales(Scales::new(scales, [rows.len(), layer.columns], block)?)?))
 }
 
 /// A matrix of plain values or blocks.
@@ -102,8 +145,23 @@ pub(crate) fn repacked(
     target: ElementType,
     pool: &Pool,
 ) -> Result<Weight> {
-    let read = |rows: Range<usize>, out: &mut [f32]| layer.decode(checkpoint, rows, out);
-    let weight = encode(&layer.name, (layer.rows, layer.columns), read, load_in, target, pool);
+    repacked_rows(checkpoint, layer, 0..layer.rows, load_in, target, pool)
+}
+
+/// Some rows of a packed layer in another type.
+pub(crate) fn repacked_rows(
+    checkpoint: &Checkpoint,
+    layer: &PackedLayer,
+    rows: Range<usize>,
+    load_in: &dyn LoadIn,
+    target: ElementType,
+    pool: &Pool,
+) -> Result<Weight> {
+    let first = rows.start;
+    let read = |rows: Range<usize>, out: &mut [f32]| {
+        layer.decode(checkpoint, first + rows.start..first + rows.end, out);
+    };
+    let weight = encode(&layer.name, (rows.len(), layer.columns), read, load_in, target, pool);
     Ok(weight.map_err(|kind| Error::new(checkpoint.path(), kind).with_tensor(&layer.name))?)
 }
 

@@ -16,7 +16,7 @@ use crate::placement::{
     Sizes, Transfer, Work, ram_room,
 };
 use crate::rope::Rotation;
-use crate::weights::{Ffn, Weights};
+use crate::weights::{Ffn, Qkv, Weights, state_sizes};
 use crate::{Error, KvType, Result, Session, SessionOptions};
 
 /// How to load.
@@ -197,14 +197,17 @@ impl Model {
 
     /// Bytes that generating a token at this position reads: weights, keys and values of the positions before.
     pub fn bytes_per_token(&self, position: usize, kv: KvType) -> u64 {
-        let bytes = cache_shape(&self.config, self.config.layers, 1, kv).position_bytes() as u64;
-        // A window reads less of the cache in its layers.
-        let layers = (0..self.config.layers).map(|layer| {
-            let seen = self.config.window(layer).map_or(position + 1, |w| w.min(position + 1));
-            seen as u64 * bytes
+        let bytes = cache_shape(&self.config, 1, 1, kv).position_bytes() as u64;
+        // A window reads less of the cache in its layers; a state is read and written as a whole.
+        let layers = (0..self.config.layers).map(|layer| match self.config.has_state(layer) {
+            true => 0,
+            false => {
+                let seen = self.config.window(layer).map_or(position + 1, |w| w.min(position + 1));
+                seen as u64 * bytes
+            }
         });
-        let keys_and_values = layers.sum::<u64>() / (self.config.layers as u64).max(1);
-        self.weights.bytes_per_token() + keys_and_values
+        let states = 8 * state_sizes(&self.config).0 as u64;
+        self.weights.bytes_per_token() + layers.sum::<u64>() + states
     }
 
     /// How the weights of a session with these options are placed, if the model has a bound: the one it was
@@ -293,7 +296,8 @@ impl Model {
 
     /// Whether queries, keys and values come from one matrix.
     pub(crate) fn fused_qkv(&self) -> bool {
-        self.weights.blocks.first().is_some_and(|b| matches!(b.qkv, crate::weights::Qkv::Fused { .. }))
+        let fused = |qkv: &Qkv| matches!(qkv, Qkv::Fused { .. });
+        self.weights.blocks.iter().filter_map(|b| b.mixer.attention()).any(|attention| fused(&attention.qkv))
     }
 
     /// As the function [`check_context`].
@@ -331,6 +335,12 @@ pub fn default_context(config: &Config) -> usize {
 
 /// Why the kernels of GPUs cannot compute a model, if so.
 fn beyond_gpus(config: &Config) -> Option<String> {
+    if let Some(states) = &config.states {
+        return Some(format!("GPUs do not support {}", states.mixer.name()));
+    }
+    if config.architecture.gated_attention {
+        return Some("GPUs do not support gated attention".to_owned());
+    }
     let (dim, experts) = (config.head_dim, config.experts.map_or(0, |experts| experts.count));
     if dim > MOST_GPU_HEAD || !dim.is_multiple_of(2) {
         return Some(format!(

@@ -9,20 +9,22 @@
 //! ```
 //!
 //! so a change in block `l` costs the blocks from `l` on. Memory beside the model: three residual streams of all tokens,
-//! what [`Layerwise`] needs, and the logits of the scored positions.
+//! what [`Layerwise`] needs, and the logits of the scored positions; on a GPU ([`Probe::on`]) its own residual stream and
+//! logits are there ([`probe_memory`]), and weights are moved to it block by block, every time.
 
-use quern_compute::{Executor, Input, Linear, Matrix, Output, Values, ValuesMut};
+mod tail;
 
-use crate::forward::{embed_from, head_input};
+use quern_compute::{Device, Executor, Linear, Matrix, bytes_of_linear};
+
+use crate::forward::embed_from;
 use crate::observer::describe;
 use crate::weights::Weight;
 use crate::{
-    Calibrator, Error, Layerwise, LinearGroup, LinearInfo, Model, Observer, ObserverError, Replacement,
-    Result,
+    Calibrator, Error, Layerwise, LayerwiseMemory, LinearGroup, LinearInfo, Model, Observer, ObserverError,
+    Replacement, Result,
 };
 
-/// Positions whose logits are computed at once.
-const ROWS: usize = 128;
+use tail::{ROWS, Tail};
 
 /// What a change did.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
@@ -47,9 +49,7 @@ pub struct Probe<'m> {
     scored: Vec<usize>,
     /// The unchanged residual stream behind the last block, `[scored][hidden]`.
     last: Vec<f32>,
-    /// The unchanged logits, `[scored][vocabulary]`.
-    reference: Vec<f32>,
-    executor: Executor,
+    tail: Tail<'m>,
 }
 
 impl<'m> Probe<'m> {
@@ -59,7 +59,15 @@ impl<'m> Probe<'m> {
     /// # Errors
     /// As [`Layerwise::new`] and the forward pass; [`Error::NotFinite`] if the model's output is.
     pub fn new(model: &'m Model, texts: &[Vec<u32>], stride: usize) -> Result<Self> {
-        let mut layerwise = Layerwise::new(model, texts)?;
+        Self::on(model, &model.cpu(), texts, stride)
+    }
+
+    /// As [`Probe::new`], on this device.
+    ///
+    /// # Errors
+    /// As [`Probe::new`]; a GPU without enough memory.
+    pub fn on(model: &'m Model, device: &Device, texts: &[Vec<u32>], stride: usize) -> Result<Self> {
+        let mut layerwise = Layerwise::on(model, std::slice::from_ref(device), texts, false, false)?;
         let before = layerwise.hidden()?.into_owned();
         for layer in 0..layerwise.layers() {
             layerwise.block(layer, &mut Changed(&|_| None))?;
@@ -67,25 +75,18 @@ impl<'m> Probe<'m> {
         let stride = stride.max(1);
         // The first prediction of a stretch is left out: it has the least to go by.
         let scored: Vec<usize> = (stride - 1..layerwise.tokens()).step_by(stride).collect();
-        let executor = Executor::new(&model.cpu())?;
         let mut probe = Self {
             model,
             last: rows(&layerwise.hidden()?, &scored, model.config.hidden_size),
-            reference: vec![0.0; scored.len() * model.vocabulary()],
+            tail: Tail::new(model, device, scored.len())?,
             layerwise,
             texts: texts.to_vec(),
             layer: 0,
             after: Vec::new(),
             before,
             scored,
-            executor,
         };
-        let width = ROWS * model.config.hidden_size;
-        let logits = ROWS * model.vocabulary();
-        for (x, out) in probe.last.chunks(width).zip(probe.reference.chunks_mut(logits)) {
-            logits_of(model, &mut probe.executor, x, &model.weights.output.op, out)?;
-        }
-        if !probe.reference.iter().all(|logit| logit.is_finite()) {
+        if !probe.tail.keep(&probe.last)? {
             return Err(Error::NotFinite);
         }
         probe.layerwise.set_hidden(&probe.before)?;
@@ -167,7 +168,7 @@ impl<'m> Probe<'m> {
         let weight = Weight::owned(head.element_type, own.weight.rows(), own.weight.columns(), head.data)?;
         let head = Linear { weight: weight.matrix, ..own.clone() };
         let last = std::mem::take(&mut self.last);
-        let kl = self.divergence(&last, &head);
+        let kl = self.divergence(&last, Some(&head));
         self.last = last;
         Ok(Effect { kl: kl?, block: 0.0 })
     }
@@ -186,21 +187,13 @@ impl<'m> Probe<'m> {
             self.layerwise.block(layer, &mut Changed(&|_| None))?;
         }
         let last = rows(&self.layerwise.hidden()?, &self.scored, self.model.config.hidden_size);
-        self.divergence(&last, head.unwrap_or(&self.model.weights.output.op))
+        self.divergence(&last, head)
     }
 
-    fn divergence(&mut self, last: &[f32], head: &Linear) -> Result<f64> {
-        let (model, vocabulary) = (self.model, self.model.vocabulary());
-        let mut logits = vec![0.0; ROWS.min(self.scored.len()) * vocabulary];
-        let mut sum = 0.0;
-        let batches = last.chunks(ROWS * model.config.hidden_size);
-        for (x, reference) in batches.zip(self.reference.chunks(ROWS * vocabulary)) {
-            let logits = &mut logits[..reference.len()];
-            logits_of(model, &mut self.executor, x, head, logits)?;
-            let rows = self.executor.divergence(Values::Host(reference), Values::Host(logits), vocabulary)?;
-            // In order, so the sum does not depend on the threads.
-            sum += rows.iter().sum::<f64>();
-        }
+    /// The mean divergence; `head` is in RAM.
+    fn divergence(&mut self, last: &[f32], head: Option<&Linear>) -> Result<f64> {
+        let head = head.map(|head| self.tail.moved(head)).transpose()?;
+        let sum = self.tail.divergence(last, head.as_ref())?;
         match sum.is_finite() {
             true => Ok(sum / self.scored.len().max(1) as f64),
             false => Err(Error::NotFinite),
@@ -208,32 +201,22 @@ impl<'m> Probe<'m> {
     }
 }
 
+/// Bytes on a GPU for a probe of so many tokens in all and in the longest sequence, of which so many are compared.
+pub fn probe_memory(model: &Model, tokens: u64, longest: u64, scored: u64) -> u64 {
+    let LayerwiseMemory { streams, work, .. } = LayerwiseMemory::new(model, tokens, longest, 1);
+    let config = &model.config;
+    let (vocabulary, width) =
+        (model.vocabulary() as u64, (config.hidden_size + config.embedding_size) as u64);
+    let rows = scored.min(ROWS as u64);
+    // The head, and another one beside it; pieces of weights on their way.
+    let heads = 2 * bytes_of_linear(&model.weights.output.op) as u64;
+    // Inputs of products in f16, too.
+    streams + work + heads + 4 * (scored * vocabulary + rows * (vocabulary + 2 * width)) + (64 << 20)
+}
+
 /// Some rows of `width` values.
 fn rows(all: &[f32], wanted: &[usize], width: usize) -> Vec<f32> {
     wanted.iter().flat_map(|&row| &all[row * width..][..width]).copied().collect()
-}
-
-/// From the residual stream to logits.
-fn logits_of(
-    model: &Model,
-    executor: &mut Executor,
-    x: &[f32],
-    head: &Linear,
-    out: &mut [f32],
-) -> Result<()> {
-    let (config, weights) = (&model.config, &model.weights);
-    let mut input = head_input(model, Values::Host(x));
-    let mut projected = Vec::new();
-    if let Some(projection) = &weights.embedding_out {
-        projected.resize(x.len() / config.hidden_size * config.embedding_size, 0.0);
-        executor.linear([&projection.op], input, Output::Store([ValuesMut::Host(&mut projected)]))?;
-        input = Input::Values(Values::Host(&projected));
-    }
-    executor.linear([head], input, Output::Store([ValuesMut::Host(&mut *out)]))?;
-    if let Some(cap) = config.final_softcap {
-        executor.softcap(ValuesMut::Host(out), config.vocab_size, cap)?;
-    }
-    Ok(())
 }
 
 /// Replaces the weights for which it gives others.

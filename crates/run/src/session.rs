@@ -6,6 +6,7 @@ use quern_compute::{KvType, Values};
 
 use crate::forward::{LogitsTo, Pass, Staging, Workspace, cache_shape};
 use crate::placement::Needs;
+use crate::weights::state_sizes;
 use crate::{Error, Model, Observer, Result};
 
 pub(crate) use kept::KeptLogits;
@@ -51,6 +52,17 @@ pub struct Session<'m> {
     workspaces: Vec<Workspace>,
     staging: Staging,
     logits: Vec<f32>,
+    /// The last states that were kept.
+    kept: Option<KeptStates>,
+}
+
+/// Copies of the states of a text.
+#[derive(Debug)]
+struct KeptStates {
+    /// Tokens that it had.
+    length: usize,
+    /// Of each workspace, its layers'.
+    states: Vec<Vec<Vec<f32>>>,
 }
 
 /// Smaller batches read the weights so often that memory is better spent on them.
@@ -80,7 +92,7 @@ impl<'m> Session<'m> {
             workspaces.push(work);
         }
         let staging = Staging::default();
-        Ok(Self { model, options, length: 0, workspaces, staging, logits: Vec::new() })
+        Ok(Self { model, options, length: 0, workspaces, staging, logits: Vec::new(), kept: None })
     }
 
     /// Checks the options, and makes the batch smaller where the model's memory bound demands it; what the
@@ -92,11 +104,14 @@ impl<'m> Session<'m> {
         }
         // No pass is longer than the context.
         let in_ram = model.placement.layers_cached_in_ram();
+        // All layers with a state are in RAM, and what was kept of them is as large again.
+        let states = 2 * 4 * state_sizes(&model.config).0 as u64;
         let needs = |batch: usize| Needs {
             tokens: batch,
             keys_and_values:
                 (cache_shape(&model.config, in_ram, options.context, options.kv).position_bytes() as u64)
-                    .saturating_mul(options.context as u64),
+                    .saturating_mul(options.context as u64)
+                    .saturating_add(states),
             buffers: Workspace::bytes(model, batch) + 4 * model.vocabulary() as u64,
         };
         let mut batch = options.batch.min(options.context);
@@ -133,14 +148,52 @@ impl<'m> Session<'m> {
         self.options.context
     }
 
-    /// Removes all tokens from position `length` on.
-    pub fn truncate(&mut self, length: usize) {
-        self.length = self.length.min(length);
+    /// Removes the tokens from position `length` on, and returns how many are then held. A model with states cannot go
+    /// back by single tokens: it goes back to where [`Session::keep`] was called last, if that is not behind `length`,
+    /// or to the beginning.
+    pub fn truncate(&mut self, length: usize) -> usize {
+        if length >= self.length {
+            return self.length;
+        }
+        self.length = match self.has_states() {
+            false => length,
+            true => self.restore(length).unwrap_or(0),
+        };
+        // What is kept of more tokens is of another text from here on.
+        self.kept = self.kept.take().filter(|kept| kept.length <= self.length);
+        self.length
+    }
+
+    /// Whether any layer keeps a state, so that [`Session::truncate`] may hold fewer tokens than were asked for.
+    pub fn has_states(&self) -> bool {
+        self.model.weights.has_states()
+    }
+
+    /// Keeps copies of the states as they are, to go back to. Does nothing for a model without states.
+    ///
+    /// # Errors
+    /// The states are on a GPU.
+    pub fn keep(&mut self) -> Result<()> {
+        if self.has_states() {
+            let states = self.workspaces.iter().map(|work| work.states.copies()).collect::<Result<_>>()?;
+            self.kept = Some(KeptStates { length: self.length, states });
+        }
+        Ok(())
+    }
+
+    /// Goes back to the states that were kept, if they are of at most `length` tokens; of how many they are.
+    fn restore(&mut self, length: usize) -> Option<usize> {
+        let kept = self.kept.as_ref().filter(|kept| kept.length <= length)?;
+        for (work, states) in self.workspaces.iter_mut().zip(&kept.states) {
+            work.states.restore(states).ok()?;
+        }
+        Some(kept.length)
     }
 
     /// Removes all tokens; the memory stays allocated.
     pub fn clear(&mut self) {
         self.length = 0;
+        self.kept = None;
     }
 
     /// Appends `tokens` and returns the logits wanted: one row of [`Model::vocabulary`] values per token, in
@@ -222,7 +275,12 @@ impl<'m> Session<'m> {
             };
             let done = pass.run(batch, self.length + start, from - start, logits);
             // What was computed from zeros in place of weights is no result, and no error of its own.
-            self.model.checkpoint().check_read()?;
+            let read = self.model.checkpoint().check_read();
+            if (read.is_err() || done.is_err()) && self.has_states() {
+                // States have some of the tokens in some layers: nothing can be continued.
+                self.clear();
+            }
+            read?;
             done?;
         }
         self.length += tokens.len();

@@ -8,14 +8,15 @@ mod common;
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
-use common::fixture;
+use common::{fixture, grows};
 use quern_compute::Executor;
 use quern_model::Config;
 use quern_run::placement::{Capacity, GpuLayers, GpuRoom, Location, Plan, Session, cards};
 use quern_run::statistics::{Likelihood, kl_divergence, log_sum_exp, mean_and_deviation};
 use quern_run::{
-    Bandwidths, GenerateOptions, KvType, LinearGroup, LoadIn, LoadOptions, Model, Observer, ObserverError,
-    PerplexityOptions, PerplexityReport, Placing, SessionOptions, Wanted, perplexity, perplexity_of_tokens,
+    Bandwidths, Error, GenerateOptions, KvType, LinearGroup, LoadIn, LoadOptions, Model, Observer,
+    ObserverError, PerplexityOptions, PerplexityReport, Placing, SessionOptions, Wanted, perplexity,
+    perplexity_of_tokens,
 };
 use quern_tensor_io::{ElementType, NoProgress};
 
@@ -96,9 +97,24 @@ fn compare(path: &Path, layers: GpuLayers, kv: KvType, most: f64) -> Option<Stri
 
 fn folders(of: &str) -> Vec<PathBuf> {
     let entries = std::fs::read_dir(fixture(of)).unwrap().map(|e| e.unwrap().path());
-    let mut folders: Vec<PathBuf> = entries.filter(|path| path.is_dir()).collect();
+    let mut folders: Vec<PathBuf> = entries.filter(|path| path.is_dir() && !grows(path)).collect();
     folders.sort();
     folders
+}
+
+#[test]
+fn queries_that_grow_are_refused_where_they_do() {
+    if !card() {
+        return;
+    }
+    let model = open(&fixture("architectures/ministral3"), Some(GpuLayers::All));
+    let context = model.config().query_growth.unwrap().context;
+    let mut session =
+        model.session(SessionOptions { context: 2 * context, ..SessionOptions::default() }).unwrap();
+    let tokens: Vec<u32> = (0..context as u32).collect();
+    session.forward(&tokens, Wanted::Last).unwrap();
+    let beyond = session.forward(&tokens[..1], Wanted::Last).unwrap_err();
+    assert!(matches!(beyond, Error::QueryGrowth { context: c } if c == context), "{beyond}");
 }
 
 #[test]

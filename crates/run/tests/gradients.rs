@@ -362,3 +362,24 @@ fn long_texts_go_in_batches() {
         assert!(far < 1e-4 * highest, "{name}: {far:e} {highest:e}");
     }
 }
+
+/// Sequences that are run together, in parts with seeds of their own, have the gradients that the parts have alone.
+#[test]
+fn parts_are_drawn_as_if_they_were_alone() {
+    let model = open("llama");
+    let texts = sequences(&model);
+    let (first, rest) = texts.split_at(1);
+    let mut together = Collected::default();
+    let mut run = Gradients::new(&model, &texts).unwrap();
+    let whole = run.run_parts(&[(1, 5), (rest.len(), 6)], &mut together).unwrap();
+    let mut apart = Vec::new();
+    let mut nats = 0.0;
+    for (texts, seed) in [(first, 5), (rest, 6)] {
+        let mut seen = Collected::default();
+        nats += Gradients::new(&model, texts).unwrap().run(Target::Drawn { seed }, &mut seen).unwrap().nats;
+        apart.extend_from_slice(&seen.residual[&0]);
+    }
+    assert!((whole.nats - nats).abs() < 1e-6 * nats, "{} {nats}", whole.nats);
+    let (largest, _) = common::relative_errors(&together.residual[&0], &apart, apart.len());
+    assert!(largest < 1e-4, "{largest:e}");
+}

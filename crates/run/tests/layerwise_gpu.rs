@@ -6,9 +6,10 @@
 mod common;
 
 use common::collect::{Collect, Group, coarse, sequences};
-use common::{fixture, load, relative_errors};
+use common::{fixture, grows, load, relative_errors};
 use quern_compute::Device;
-use quern_run::{Layerwise, Model};
+use quern_model::TensorRole;
+use quern_run::{Layerwise, LinearInfo, Model, Probe};
 
 /// The first GPU, if there is one.
 fn gpu() -> Option<Device> {
@@ -61,6 +62,7 @@ fn models() -> Vec<(String, Model)> {
     let mut models = vec![("bookworm-4m".to_owned(), load(&fixture("bookworm-4m"), 2))];
     let mut folders: Vec<_> =
         std::fs::read_dir(fixture("architectures")).unwrap().map(|e| e.unwrap()).collect();
+    folders.retain(|entry| !grows(&entry.path()));
     folders.sort_by_key(|entry| entry.file_name());
     for folder in folders {
         let file = folder.path().join("model.safetensors");
@@ -146,4 +148,37 @@ fn mixtures_are_refused_where_they_cannot_be_computed() {
     let texts = sequences(&model);
     assert!(Layerwise::on(&model, std::slice::from_ref(&gpu), &texts, false, true).is_err());
     assert!(Layerwise::on(&model, &[gpu.clone(), gpu], &texts, false, false).is_err());
+}
+
+/// What rounded weights, embeddings and heads do to the predictions, measured on either.
+#[test]
+fn effects_of_changed_weights_are_those_of_the_cpu() {
+    let Some(gpu) = gpu() else { return };
+    for name in ["bookworm-4m", "architectures/qwen3", "architectures/gemma2", "architectures/opt-350m"] {
+        let path = fixture(name);
+        let file = path.join("model.safetensors");
+        let model = load(if name.starts_with("arch") { &file } else { &path }, 2);
+        let texts = sequences(&model);
+        let effects = |device: &Device| {
+            let mut probe = Probe::on(&model, device, &texts, 2).unwrap();
+            let mut effects = Vec::new();
+            loop {
+                let change = |linear: &LinearInfo<'_>| match linear.role {
+                    TensorRole::FfnDown => coarse(linear),
+                    _ => None,
+                };
+                effects.push(probe.block(&change).unwrap());
+                if !probe.next_block().unwrap() {
+                    break effects;
+                }
+            }
+        };
+        for (found, expected) in effects(&gpu).into_iter().zip(effects(&model.cpu())) {
+            let near = |a: f64, b: f64| (a - b).abs() < 0.02 * b.abs() + 1e-7;
+            assert!(
+                near(found.kl, expected.kl) && near(found.block, expected.block),
+                "{name}: {found:?} {expected:?}"
+            );
+        }
+    }
 }

@@ -65,7 +65,7 @@ impl Devices {
 /// The device of a calibration pass.
 #[derive(Clone, Debug, Args)]
 pub struct CalibrationDevice {
-    /// Device for calibration (gptq, --calibrate): auto, cpu, cuda (all cards) or cuda:N (card number N)
+    /// Device that runs the model (gptq, auto, --calibrate, --evaluate): auto, cpu, cuda (all cards) or cuda:N (card N)
     ///
     /// auto takes all cards that can be used, and the CPU where there is none or their memory is too small. Quantization
     /// without calibration is done by the CPU.
@@ -83,6 +83,11 @@ impl CalibrationDevice {
     /// Which GPUs are asked for.
     pub fn choice(&self) -> DeviceChoice {
         self.device
+    }
+
+    /// The same for models that are run whole.
+    pub fn devices(&self) -> Devices {
+        Devices { device: self.device, ngl: GpuLayers::Auto, max_memory: self.max_memory.clone() }
     }
 
     /// What the library takes.

@@ -13,8 +13,7 @@ use quern_tensor_io::output::{Existing, Inputs, OutputFile, require_space};
 use quern_tensor_io::{Checkpoint, Container, small};
 use serde_json::Value;
 
-use super::load;
-use crate::progress::{Bar, Unit};
+use super::perplexity::Measurement;
 use crate::{args, messages, remedy};
 
 /// The most bytes of a model card, which is kept beside the new one.
@@ -72,7 +71,8 @@ pub struct After {
     /// What the card may not replace.
     inputs: Inputs,
     threads: usize,
-    text: Option<NamedText>,
+    /// What the output is compared over, and on which devices.
+    text: Option<(NamedText, args::Devices)>,
 }
 
 /// What was done.
@@ -87,7 +87,7 @@ impl After {
     /// beside it.
     pub fn new(
         card: &args::CardOptions,
-        evaluate: Option<&Path>,
+        evaluate: Option<(&Path, args::Devices)>,
         inputs: Inputs,
         output: Option<&Path>,
         gguf: bool,
@@ -98,7 +98,10 @@ impl After {
             // Dropped, nothing of it remains.
             drop(OutputFile::create(&output.with_file_name(card::FILE), inputs.unless_read(force))?);
         }
-        let text = evaluate.map(|path| calibration::open(Some(path))).transpose()?;
+        let text = match evaluate {
+            Some((path, devices)) => Some((calibration::open(Some(path))?, devices)),
+            None => None,
+        };
         Ok(Self { card: card.card, force, inputs, threads, text })
     }
 
@@ -106,6 +109,7 @@ impl After {
     pub fn of(args: &args::Quantize, inputs: Inputs, gguf: bool) -> anyhow::Result<Self> {
         let output = args.output.as_deref().filter(|_| !args.dry_run);
         let evaluate = args.evaluate.as_deref().filter(|_| !args.dry_run);
+        let evaluate = evaluate.map(|path| (path, args.device.devices()));
         Self::new(&args.card, evaluate, inputs, output, gguf, args.force, args.threads.count())
     }
 
@@ -174,13 +178,24 @@ impl Done {
     }
 }
 
-fn evaluate(text: NamedText, source: &Path, output: &Path, threads: usize) -> anyhow::Result<Evaluation> {
-    let (model, reference) = (load(output, threads)?, load(source, threads)?);
-    let NamedText { source, name, sha256 } = text;
-    let bar = Bar::new(Unit::Chunks(PerplexityOptions::default().context), "evaluating");
+fn evaluate(
+    (text, devices): (NamedText, args::Devices),
+    source: &Path,
+    output: &Path,
+    threads: usize,
+) -> anyhow::Result<Evaluation> {
     let options = PerplexityOptions::default();
-    let report = quern_run::perplexity(&model, Some(&reference), &source.into_text(), options, &bar)?;
-    drop(bar);
+    let measurement = Measurement {
+        model: output,
+        load_in: None,
+        reference: Some(source),
+        context: options.context,
+        chunks: options.chunks,
+        placement: &args::Placement { devices, kv: options.kv, dry_run: false },
+        threads,
+    };
+    let NamedText { source, name, sha256 } = text;
+    let (report, _) = measurement.measure(&source.into_text())?;
     let against = report.against.as_ref();
     Ok(Evaluation {
         text: HashedFile { name, sha256 },

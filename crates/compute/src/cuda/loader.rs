@@ -12,11 +12,11 @@ use std::sync::Arc;
 use quern_tensor_io::{ElementType, decode};
 
 use super::formats::{MatrixArgs, REPACK_BLOCK, RepackArgs};
-use super::matrix::{Matrix, stored};
+use super::matrix::{Matrix, stored_matrix};
 use super::vector::Region;
 use super::{Card, Event, Launch, Memory, Pinned, Pointer, Stream};
 use crate::parallel::share;
-use crate::{Error, Matrix as HostMatrix, Pool, Result, float};
+use crate::{Error, Matrix as HostMatrix, Pool, Result, float, get_row};
 
 /// Bytes of a piece.
 const PIECE: usize = 32 << 20;
@@ -190,7 +190,7 @@ impl Loader {
     /// As [`Loader::floats`]; [`Error::Lengths`] if a type or shape differs from the first's.
     pub fn stack(&mut self, matrices: &[HostMatrix<'_>]) -> Result<Vec<Matrix>> {
         let Some(first) = matrices.first() else { return Ok(Vec::new()) };
-        let shape = |m: &HostMatrix<'_>| (m.element_type(), m.rows(), m.columns());
+        let shape = |m: &HostMatrix<'_>| (m.element_type(), m.scales().is_some(), m.rows(), m.columns());
         let alike = matrices.iter().filter(|m| shape(m) == shape(first)).count();
         if alike != matrices.len() {
             let what = "stack: matrices of the first one's type and shape";
@@ -212,7 +212,7 @@ impl Loader {
         let element_type = matrix.element_type();
         let (rows, columns) = (matrix.rows(), matrix.columns());
         let shape = Error::Shape { element_type, rows, columns, bytes: matrix.data().len() };
-        let (element_type, format) = stored(element_type)?;
+        let (element_type, format) = stored_matrix(matrix)?;
         let region = self.room(format.bytes(all, columns).ok_or(shape)?)?;
         Ok(Matrix { element_type, format, rows, columns, region, place: (0, all) })
     }
@@ -238,10 +238,12 @@ impl Loader {
             let slot = self.slot()?;
             let Slot { pinned, raw, done } = &mut self.slots[slot];
             let bytes = &mut pinned[..count * row_bytes];
-            let data = &matrix.data()[first * matrix.row_bytes()..][..count * matrix.row_bytes()];
-            match source == element_type {
-                true => copy(&self.pool, data, bytes),
-                false => convert(&self.pool, matrix, data, source, bytes)?,
+            match source == element_type && matrix.scales().is_none() {
+                true => {
+                    let row_bytes = matrix.row_bytes();
+                    copy(&self.pool, &matrix.data()[first * row_bytes..][..count * row_bytes], bytes);
+                }
+                false => convert(&self.pool, matrix, first, source, bytes)?,
             }
             // SAFETY: the piece is not touched again before `done`.
             unsafe { self.stream.upload_later(raw, 0, &pinned[..count * row_bytes])? };
@@ -277,28 +279,40 @@ fn copy(pool: &Pool, from: &[u8], to: &mut [u8]) {
     share(pool, from.chunks(PART).zip(to.chunks_mut(PART)), |(from, to)| to.copy_from_slice(from));
 }
 
-/// Values of a type without kernels as f16 or f32.
-fn convert(pool: &Pool, matrix: &HostMatrix<'_>, data: &[u8], to: ElementType, out: &mut [u8]) -> Result<()> {
+/// Rows from `first` on, of a type without kernels or with scales beside them, as f16, bf16 or f32.
+fn convert(
+    pool: &Pool,
+    matrix: &HostMatrix<'_>,
+    first: usize,
+    to: ElementType,
+    out: &mut [u8],
+) -> Result<()> {
     let from = matrix.element_type();
-    let (size, width) = (from.block_bytes(), to.block_bytes());
-    if from.is_block() || !decode::can_decode(from) {
+    if !decode::can_decode(from) || !matches!(to, ElementType::F16 | ElementType::BF16 | ElementType::F32) {
         return Err(Error::Unsupported { element_type: from });
     }
-    share(pool, data.chunks(DECODED * size).zip(out.chunks_mut(DECODED * width)), |(data, out)| {
-        let mut values = vec![0f32; data.len() / size];
-        let decoded = decode::to_f32(from, data, &mut values);
-        debug_assert!(decoded, "the type can be decoded and the length fits");
-        match to {
-            ElementType::F16 => {
-                let mut halves = vec![half::f16::ZERO; values.len()];
-                float::narrow_f16(&values, &mut halves);
-                for (out, half) in out.chunks_exact_mut(2).zip(halves) {
-                    out.copy_from_slice(&half.to_le_bytes());
+    let columns = matrix.columns();
+    let (rows, row_bytes) = ((DECODED / columns).max(1), columns * to.block_bytes());
+    let parts = (first..first + out.len() / row_bytes).step_by(rows).zip(out.chunks_mut(rows * row_bytes));
+    share(pool, parts, |(first, out)| {
+        let mut values = vec![0f32; columns];
+        let mut halves = vec![half::f16::ZERO; columns];
+        for (row, out) in (first..).zip(out.chunks_exact_mut(row_bytes)) {
+            let decoded = get_row(matrix, row, &mut values);
+            debug_assert!(decoded.is_ok(), "the type can be decoded and the row is there");
+            match to {
+                ElementType::F16 => {
+                    float::narrow_f16(&values, &mut halves);
+                    let pairs = out.as_chunks_mut().0.iter_mut();
+                    pairs.zip(&halves).for_each(|(out, half)| *out = half.to_le_bytes());
                 }
-            }
-            _ => {
-                for (out, value) in out.chunks_exact_mut(4).zip(values) {
-                    out.copy_from_slice(&value.to_le_bytes());
+                ElementType::BF16 => {
+                    let pairs = out.as_chunks_mut().0.iter_mut();
+                    pairs.zip(&values).for_each(|(out, v)| *out = half::bf16::from_f32(*v).to_le_bytes());
+                }
+                _ => {
+                    let words = out.as_chunks_mut().0.iter_mut();
+                    words.zip(&values).for_each(|(out, value)| *out = value.to_le_bytes());
                 }
             }
         }

@@ -5,7 +5,7 @@ use quern_tensor_io::ElementType;
 use super::formats::{Format, MAX_PLANES};
 use super::vector::Region;
 use super::{Card, Pointer};
-use crate::{Error, Result};
+use crate::{Error, Matrix as HostMatrix, Result};
 
 /// Shared memory that the matrix-vector kernels declare themselves, at most.
 const STATIC_SHARED: usize = 17 << 10;
@@ -36,6 +36,17 @@ pub(super) fn stored(element_type: ElementType) -> Result<(ElementType, Format)>
     };
     let format = Format::of(stored).ok_or(Error::Unsupported { element_type })?;
     Ok((stored, format))
+}
+
+/// The same of a matrix: scales beside the numbers are multiplied with them, which blocks cannot store.
+///
+/// # Errors
+/// As [`stored`].
+pub(super) fn stored_matrix(matrix: &HostMatrix<'_>) -> Result<(ElementType, Format)> {
+    match matrix.scales() {
+        Some(_) if matrix.element_type().is_block() => stored(ElementType::F16),
+        _ => stored(matrix.element_type()),
+    }
 }
 
 impl Matrix {

@@ -72,6 +72,18 @@ macro_rules! kernel_tables {
                 _ => return None,
             })
         }
+
+        /// The kernel for a float type with scales beside it.
+        pub(super) fn scaled_kernel(
+            element_type: quern_tensor_io::ElementType,
+        ) -> Option<$crate::dot::ScaledKernel> {
+            use quern_tensor_io::ElementType as T;
+            match element_type {
+                T::F8E4M3 => Some(f8::e4m3),
+                // All other types are decoded first.
+                _ => None,
+            }
+        }
     };
 }
 #[cfg(target_arch = "x86_64")]
@@ -87,9 +99,10 @@ mod tests;
 
 use quern_tensor_io::{ElementType, decode};
 
+use crate::Scales;
 use crate::activations::Row;
 use crate::block::Block;
-use crate::float::widen_f16_bytes;
+use crate::float::{f8_e4m3_to_f32, widen_f16_bytes};
 use crate::simd::{Level, Op, dispatch};
 
 /// A kernel of a block type. Safe to call only on a CPU with its level.
@@ -98,6 +111,8 @@ type Kernel = unsafe fn(weights: &[u8], x: Row, y: &mut [f32]);
 type GridCodes = unsafe fn(block: &[u8], codes: &mut [u8; 256]);
 /// A kernel of a float type. Safe to call only on a CPU with its level.
 type FloatKernel = unsafe fn(weights: &[u8], x: &[f32], y: &mut [f32]);
+/// A kernel of a float type with scales: one row, `block` columns to a scale. Safe to call only on a CPU with its level.
+type ScaledKernel = unsafe fn(weights: &[u8], x: &[f32], scales: &[f32], block: usize) -> f32;
 
 /// `y[r]` = row r of `weights` (a block type) times the activations; `weights` holds exactly `y.len()` rows.
 pub(crate) fn rows(level: Level, element_type: ElementType, weights: &[u8], x: Row, y: &mut [f32]) {
@@ -163,6 +178,39 @@ pub(crate) fn float_rows(level: Level, element_type: ElementType, weights: &[u8]
     }
 }
 
+/// The same with scales beside the weights, whose first row is row `first` of the scales.
+pub(crate) fn scaled_rows(
+    level: Level,
+    element_type: ElementType,
+    weights: &[u8],
+    (scales, first): (&Scales, usize),
+    x: &[f32],
+    y: &mut [f32],
+) {
+    let row_bytes = weights.len() / y.len().max(1);
+    let rows = (first..).zip(weights.chunks_exact(row_bytes.max(1)).zip(y));
+    #[cfg(target_arch = "x86_64")]
+    {
+        let kernel = match level.min(Level::best()) {
+            Level::Avx512Vnni => avx512::scaled_kernel(element_type),
+            Level::Avx512 | Level::Avx2 => avx2::scaled_kernel(element_type),
+            Level::Scalar => None,
+        };
+        if let Some(kernel) = kernel {
+            let block = scales.block_columns();
+            // SAFETY: the CPU has the level.
+            rows.for_each(|(row, (weights, y))| *y = unsafe { kernel(weights, x, scales.row(row), block) });
+            return;
+        }
+    }
+    let mut wide = vec![0f32; x.len()];
+    for (row, (weights, y)) in rows {
+        widen(level, element_type, weights, &mut wide);
+        scales.apply(row, 0, &mut wide);
+        *y = dispatch(level, Dot(&wide, x));
+    }
+}
+
 /// Weights of a type without kernels of its own to f32.
 pub(crate) fn widen(level: Level, element_type: ElementType, weights: &[u8], out: &mut [f32]) {
     struct Wide<'a, const N: usize, F>(&'a [u8], &'a mut [f32], F);
@@ -182,6 +230,7 @@ pub(crate) fn widen(level: Level, element_type: ElementType, weights: &[u8], out
         ElementType::F16 if cfg!(target_endian = "little") => widen_f16_bytes(level, weights, out),
         ElementType::F16 => dispatch(level, Wide(weights, out, f16)),
         ElementType::BF16 => dispatch(level, Wide(weights, out, bf16)),
+        ElementType::F8E4M3 => dispatch(level, Wide(weights, out, |[code]: [u8; 1]| f8_e4m3_to_f32(code))),
         _ => {
             let known = decode::to_f32(element_type, weights, out);
             debug_assert!(known, "Matrix::new checked the type and the length");

@@ -54,7 +54,7 @@ pub enum Rows<'a> {
 
 /// Whether layers can be put into one matrix.
 fn stackable(linears: &[&Linear]) -> bool {
-    let shape = |l: &Linear| (l.weight.element_type(), l.weight.rows(), l.weight.columns());
+    let shape = |l: &Linear| (l.weight.device_type(), l.weight.rows(), l.weight.columns());
     let plain = |l: &Linear| l.bias.is_none() && l.permutation.is_none();
     linears.len() > 1 && linears.iter().all(|l| plain(l) && shape(l) == shape(linears[0]))
 }
@@ -65,7 +65,7 @@ pub fn bytes_of_stack(linears: &[&Linear]) -> usize {
         [first, ..] if stackable(linears) => {
             let weight = &first.weight;
             let rows = weight.rows().saturating_mul(linears.len());
-            bytes_of_matrix(weight.element_type(), rows, weight.columns())
+            bytes_of_matrix(weight.device_type(), rows, weight.columns())
         }
         _ => linears.iter().map(|l| bytes_of_linear(l)).sum(),
     }

@@ -14,12 +14,14 @@
 mod cache;
 mod cpu;
 mod gpu;
+mod gradients;
 mod mixture;
 mod operations;
 mod replay;
 mod sums;
 mod upload;
 mod values;
+mod waiting;
 mod weight;
 
 use std::sync::Arc;
@@ -30,11 +32,13 @@ use crate::{Pool, Result};
 
 pub use cache::{CacheShape, KvCache, KvType};
 pub use gpu::{Gpu, MOST_GPU_EXPERTS, MOST_GPU_HEAD, gpus};
+pub use gradients::{Columns, Recorded, Turn};
 pub use mixture::{ExpertStacks, Mixture, Rows, bytes_of_stack};
 pub use operations::{Attend, Choice, Heads, Input, Output, Rotate, Routing, RowLikelihood};
 pub use replay::{Mode, PassKey};
 pub use upload::{Room, Uploader, bytes_of_linear, bytes_of_matrix, bytes_of_norm};
 pub use values::{Buffer, Values, ValuesMut};
+pub use waiting::Waiting;
 pub use weight::{Bytes, Linear, Norm, NormKind, Permutation, Vector, Weight};
 
 /// Where operations run.

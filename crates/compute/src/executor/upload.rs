@@ -196,7 +196,7 @@ fn rounded(bytes: usize) -> usize {
 /// Bytes that a layer takes on a GPU.
 pub fn bytes_of_linear(linear: &Linear) -> usize {
     let weight = &linear.weight;
-    let matrix = bytes_of_matrix(weight.element_type(), weight.rows(), weight.columns());
+    let matrix = bytes_of_matrix(weight.device_type(), weight.rows(), weight.columns());
     let order = linear.permutation.as_ref().map_or(0, |_| vector(weight.columns()));
     matrix + order + linear.bias.as_ref().map_or(0, |bias| vector(bias.len()))
 }

@@ -8,7 +8,7 @@ use quern_tensor_io::ElementType;
 
 #[cfg(feature = "cuda")]
 use crate::cuda;
-use crate::{Error, Matrix, Result};
+use crate::{Error, Matrix, Result, Scales};
 
 /// Bytes that stay valid as long as this is held: a part of a memory map, or of a vector.
 pub trait Bytes: Send + Sync {
@@ -29,6 +29,8 @@ pub struct Weight {
     rows: usize,
     columns: usize,
     storage: Storage,
+    /// What the numbers in RAM are multiplied with. On a GPU they are multiplied already.
+    scales: Option<Arc<Scales>>,
 }
 
 #[derive(Clone)]
@@ -67,7 +69,30 @@ impl Weight {
         let data = owner.bytes().get(range.clone());
         let data = data.ok_or(Error::Shape { element_type, rows, columns, bytes })?;
         Matrix::new(element_type, rows, columns, data)?;
-        Ok(Self { element_type, rows, columns, storage: Storage::Host { owner, range } })
+        Ok(Self { element_type, rows, columns, storage: Storage::Host { owner, range }, scales: None })
+    }
+
+    /// The same numbers in RAM, times these scales.
+    ///
+    /// # Errors
+    /// As [`Matrix::with_scales`]; [`Error::Device`] if the matrix is on a GPU.
+    pub fn with_scales(self, scales: Arc<Scales>) -> Result<Self> {
+        self.matrix()?.with_scales(&scales)?;
+        Ok(Self { scales: Some(scales), ..self })
+    }
+
+    /// What the numbers are multiplied with, if they are.
+    pub fn scales(&self) -> Option<&Arc<Scales>> {
+        self.scales.as_ref()
+    }
+
+    /// The type that the numbers have on a GPU before they are stored as [`crate::bytes_of_matrix`] counts them: blocks
+    /// with scales are multiplied out.
+    pub fn device_type(&self) -> ElementType {
+        match &self.scales {
+            Some(_) if self.element_type.is_block() => ElementType::F16,
+            _ => self.element_type,
+        }
     }
 
     /// How the numbers are stored in the file.
@@ -93,7 +118,11 @@ impl Weight {
         match &self.storage {
             Storage::Host { owner, range } => {
                 let data = &owner.bytes()[range.clone()];
-                Ok(Matrix::checked(self.element_type, self.rows, self.columns, data))
+                let matrix = Matrix::checked(self.element_type, self.rows, self.columns, data);
+                match &self.scales {
+                    None => Ok(matrix),
+                    Some(scales) => matrix.with_scales(scales),
+                }
             }
             #[cfg(feature = "cuda")]
             Storage::Cuda(_) => Err(Error::Device),
@@ -121,7 +150,7 @@ impl Weight {
     /// The same, where it was moved to a GPU.
     #[cfg(feature = "cuda")]
     pub(super) fn moved(&self, matrix: cuda::Matrix) -> Self {
-        Self { storage: Storage::Cuda(Arc::new(matrix)), ..*self }
+        Self { storage: Storage::Cuda(Arc::new(matrix)), scales: None, ..*self }
     }
 }
 

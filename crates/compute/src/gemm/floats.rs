@@ -18,8 +18,12 @@ pub(super) fn multiply(level: Level, w: &Matrix, first: usize, x: &[f32], n: usi
         let depth = DEPTH.min(columns - start);
         for (r, wide) in wide.iter_mut().enumerate() {
             let bytes = |values: usize| values / block * w.element_type().block_bytes();
-            let row = &w.row((first + r).min(w.rows() - 1))[bytes(start)..bytes(start + depth)];
+            let number = (first + r).min(w.rows() - 1);
+            let row = &w.row(number)[bytes(start)..bytes(start + depth)];
             widen(level, w.element_type(), row, &mut wide[..depth]);
+            if let Some(scales) = w.scales() {
+                scales.apply(number, start, &mut wide[..depth]);
+            }
         }
         for half in 0..2 {
             let rows = std::array::from_fn(|r| &wide[16 * half + r][..depth]);

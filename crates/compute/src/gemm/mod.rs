@@ -181,8 +181,14 @@ pub(crate) unsafe fn floats(level: Level, w: &Matrix, first: usize, x: &[f32], n
 /// Nobody else uses these rows of `y`.
 unsafe fn store(w: &Matrix, first: usize, sums: &[f32], n: usize, y: &Shared) {
     let rows = (w.rows() - first).min(TASK_ROWS);
+    // Those of floats are in the product already.
+    let scales = w.scales().filter(|_| block::is_known(w.element_type()));
     for (i, sums) in sums.chunks_exact(TASK_ROWS).take(n).enumerate() {
         // SAFETY: guaranteed by the caller.
-        unsafe { y.slice(i * w.rows() + first, rows) }.copy_from_slice(&sums[..rows]);
+        let y = unsafe { y.slice(i * w.rows() + first, rows) };
+        y.copy_from_slice(&sums[..rows]);
+        if let Some(scales) = scales {
+            (first..).zip(y).for_each(|(row, y)| *y *= scales.row(row)[0]);
+        }
     }
 }

@@ -177,6 +177,8 @@ impl Tolerance {
         // Two sums in f32; or what is computed anew from parameters that were found behind rounded factors.
         let more =
             if shifted { 2.0 * f32::EPSILON } else { 0.0 } + if back.sources.is_empty() { 4e-6 } else { 0.0 };
+        // A factor that compressed-tensors divides by is its reciprocal in GGUF.
+        let more = more + if source.packed && back.packed { 2.0 * f32::EPSILON } else { 0.0 };
         Self { relative, least, more, shift: if shifted { 1.0 } else { 0.0 } }
     }
 

@@ -60,6 +60,12 @@ pub enum Field {
     ExpertFfn,
     /// The chosen experts' weights are made to sum to one.
     NormTopk,
+    /// Positions that the convolution of a mixer with a state reads.
+    ConvTaps,
+    DeltaKeyHeads,
+    DeltaValueHeads,
+    DeltaKeyDim,
+    DeltaValueDim,
 }
 
 /// The meaning of an absent key.
@@ -202,6 +208,13 @@ pub enum GgufKey {
     QueryGrowth,
     /// `rope.scaling.yarn_log_multiplier` in place of the attention factor that other families write.
     YarnLogMultiplier,
+    /// `ssm.conv_kernel`, `ssm.state_size`, `ssm.group_count`, `ssm.time_step_rank` and `ssm.inner_size` of a delta net,
+    /// `attention.recurrent_layers` and `full_attention_interval`.
+    DeltaNet,
+    /// `shortconv.l_cache`.
+    ShortConv,
+    /// `attention.head_count_kv`, 0 in layers whose mixer keeps a state.
+    HeadCountKvLayers,
     /// `tensor_data_layout`, the layout of Falcon's queries, keys and values.
     TensorDataLayout,
 }

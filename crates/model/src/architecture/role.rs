@@ -45,6 +45,26 @@ pub enum TensorRole {
     AttentionKNorm,
     /// Of what attention adds (Gemma 2).
     AttentionPostNorm,
+    /// From the block's input to all that a mixer with a state computes with.
+    StateIn,
+    /// Queries, keys and values of a delta net in one matrix.
+    DeltaQkv,
+    /// The gate of a delta net's results.
+    DeltaGate,
+    /// How much of each token a delta net's heads learn.
+    DeltaBeta,
+    /// How much of a delta net's heads stays from token to token.
+    DeltaAlpha,
+    /// The convolution of a mixer with a state, one filter for each channel.
+    StateConv,
+    /// Added to what a state's decay is computed from.
+    StateTimeBias,
+    /// How fast a state decays, one number for each head.
+    StateDecay,
+    /// Of each head that a state returns.
+    StateNorm,
+    /// From what a state returns to the residual stream.
+    StateOut,
     FfnNorm,
     FfnNormBias,
     FfnGate,

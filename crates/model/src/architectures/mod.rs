@@ -10,12 +10,14 @@ mod gpt2;
 mod gpt_neox;
 mod gpt_oss;
 mod granite;
+mod lfm2;
 mod llama;
 mod olmo2;
 mod olmoe;
 mod opt;
 mod phi;
 mod qwen;
+mod qwen3_5;
 mod seed_oss;
 mod smollm3;
 mod stablelm;
@@ -32,12 +34,14 @@ pub use gpt_neox::GPT_NEOX;
 pub use gpt_oss::GPT_OSS;
 pub use gpt2::GPT2;
 pub use granite::GRANITE;
+pub use lfm2::LFM2;
 pub use llama::{LLAMA, MINISTRAL3, MISTRAL, MISTRAL3, MIXTRAL};
 pub use olmo2::{OLMO2, OLMO3};
 pub use olmoe::OLMOE;
 pub use opt::OPT;
 pub use phi::{PHI2, PHI3};
 pub use qwen::{QWEN2, QWEN2_VL, QWEN3, QWEN3_MOE, QWEN3_VL};
+pub use qwen3_5::QWEN3_5;
 pub use seed_oss::SEED_OSS;
 pub use smollm3::SMOLLM3;
 pub use stablelm::STABLELM;
@@ -55,6 +59,7 @@ pub static ALL: &[&Architecture] = &[
     &QWEN2,
     &QWEN3,
     &QWEN3_MOE,
+    &QWEN3_5,
     &QWEN2_VL,
     &QWEN3_VL,
     &GEMMA,
@@ -72,6 +77,7 @@ pub static ALL: &[&Architecture] = &[
     &SEED_OSS,
     &SMOLLM3,
     &GRANITE,
+    &LFM2,
     &OLMO2,
     &OLMO3,
     &OLMOE,

@@ -6,15 +6,16 @@ use crate::architecture::{
 };
 
 pub(super) use crate::architecture::Dim::{
-    Embedding, ExpertFfn, Experts, Ffn, GateUp, HeadDim, Heads, Hidden, KeyValue, KvHeads, Positions, Qkv,
-    Query, RopeHalf, Vocab,
+    ConvTaps, DeltaHeadDim, DeltaHeads, DeltaValues, Embedding, ExpertFfn, Experts, Ffn, GateUp, HeadDim,
+    Heads, Hidden, KeyValue, KvHeads, Positions, Qkv, Query, QueryGate, RopeHalf, TripleHidden, Vocab,
 };
 pub(super) use crate::architecture::Layout::Experts as EachExpert;
 pub(super) use crate::architecture::Layout::{
-    HeadNorms, KeyHeads, PlusOne, QkvByHead, QueryHeads, Same, Transposed,
+    Conv, HeadNorms, KeyHeads, PlusOne, QkvByHead, QueryHeads, Same, Transposed,
 };
 pub(super) use crate::architecture::Presence::{
-    Always, EmbeddingProjection, FfnBias, FinalNorm, OutputBias, QkNorm, QkvBias, SecondNorm, UnlessTied,
+    Always, AttentionLayers, EmbeddingProjection, FfnBias, FinalNorm, OutputBias, QkNorm, QkvBias,
+    SecondNorm, StateLayers, UnlessTied,
 };
 pub(super) use crate::architecture::TensorRole as Role;
 
@@ -147,6 +148,7 @@ pub(super) const USUAL: Architecture = Architecture {
     gguf_rope_style: RopeStyle::HalfSplit,
     hf_rope_style: RopeStyle::HalfSplit,
     block: Block::Sequential,
+    gated_attention: false,
     scaled_embeddings: false,
     unrotated: Unrotated::None,
     sliding: Sliding::All,

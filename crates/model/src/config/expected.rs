@@ -2,7 +2,7 @@
 
 use crate::architecture::{Convention, Dim, Layout, Presence, TensorRole, TensorTemplate};
 
-use super::Config;
+use super::{Config, DeltaNet};
 
 /// One tensor that must, or may, be there.
 #[derive(Clone, Debug)]
@@ -52,12 +52,17 @@ impl Config {
     ) -> Option<String> {
         let of_role = || self.architecture.tensors.iter().filter(|t| t.role == role);
         let template =
-            of_role().find(|t| self.presence(t, convention).is_some()).or_else(|| of_role().next())?;
+            of_role().find(|t| self.presence(t, convention, layer).is_some()).or_else(|| of_role().next())?;
         self.fill(template.name(convention)?, layer, Some(0))
     }
 
     /// Whether models of this configuration have the tensor: `None` if not, whether it is optional otherwise.
-    fn presence(&self, template: &TensorTemplate, convention: Convention) -> Option<bool> {
+    fn presence(
+        &self,
+        template: &TensorTemplate,
+        convention: Convention,
+        layer: Option<usize>,
+    ) -> Option<bool> {
         let gguf = convention == Convention::Gguf;
         let given = |there: bool, optional: bool| there.then_some(optional);
         match template.presence {
@@ -71,6 +76,8 @@ impl Config {
             Presence::OneNorm => given(!self.second_norm, false),
             Presence::FinalNorm => given(self.final_norm, false),
             Presence::EmbeddingProjection => given(self.embedding_size != self.hidden_size, false),
+            Presence::AttentionLayers => given(!layer.is_some_and(|layer| self.has_state(layer)), false),
+            Presence::StateLayers => given(layer.is_none_or(|layer| self.has_state(layer)), false),
             Presence::RopeFactors => given(self.rope.factors.is_some(), false),
             Presence::LongRope => given(self.rope.long_factors().is_some(), false),
         }
@@ -83,7 +90,7 @@ impl Config {
         layer: Option<usize>,
         out: &mut Vec<ExpectedTensor>,
     ) {
-        let Some(optional) = self.presence(template, convention) else { return };
+        let Some(optional) = self.presence(template, convention, layer) else { return };
         let mut shape: Vec<usize> = template.shape.iter().map(|&dim| self.size(dim)).collect();
         let parts = match (convention, template.layout) {
             (Convention::HuggingFace, Layout::Transposed) => {
@@ -91,9 +98,22 @@ impl Config {
                 None
             }
             (Convention::HuggingFace, Layout::Experts | Layout::HeadNorms) => Some(shape.remove(0)),
+            (Convention::HuggingFace, Layout::Conv | Layout::DeltaConv) => {
+                shape.insert(1, 1);
+                None
+            }
             (
                 Convention::HuggingFace,
-                Layout::Same | Layout::QueryHeads | Layout::KeyHeads | Layout::PlusOne | Layout::QkvByHead,
+                Layout::Same
+                | Layout::QueryHeads
+                | Layout::KeyHeads
+                | Layout::PlusOne
+                | Layout::QkvByHead
+                | Layout::DeltaQkv
+                | Layout::DeltaValues
+                | Layout::DeltaHeads
+                | Layout::DeltaDecay
+                | Layout::DeltaColumns,
             )
             | (Convention::Gguf, _) => None,
         };
@@ -107,14 +127,16 @@ impl Config {
         }
     }
 
-    fn size(&self, dim: Dim) -> usize {
+    pub(crate) fn size(&self, dim: Dim) -> usize {
         let experts = self.experts.as_ref();
+        let delta = |of: fn(&DeltaNet) -> usize| self.delta_net().map_or(0, of);
         match dim {
             Dim::Vocab => self.vocab_size,
             Dim::Hidden => self.hidden_size,
             Dim::Query => self.heads * self.head_dim,
             Dim::KeyValue => self.kv_heads * self.head_dim,
             Dim::Qkv => (self.heads + 2 * self.kv_heads) * self.head_dim,
+            Dim::QueryGate => 2 * self.heads * self.head_dim,
             Dim::Heads => self.heads,
             Dim::KvHeads => self.kv_heads,
             Dim::HeadDim => self.head_dim,
@@ -124,6 +146,12 @@ impl Config {
             Dim::Positions => self.context_length + self.position_offset(),
             Dim::Embedding => self.embedding_size,
             Dim::Experts => experts.map_or(0, |e| e.count),
+            Dim::DeltaQkv => delta(DeltaNet::width),
+            Dim::DeltaValues => delta(DeltaNet::values),
+            Dim::DeltaHeads => delta(|net| net.value_heads),
+            Dim::DeltaHeadDim => delta(|net| net.value_dim),
+            Dim::ConvTaps => self.states.as_ref().map_or(0, |states| states.mixer.taps()),
+            Dim::TripleHidden => 3 * self.hidden_size,
             Dim::ExpertFfn => experts.map_or(0, |e| e.ffn_size),
         }
     }

@@ -11,7 +11,10 @@ use crate::identify::class;
 
 use super::gguf_keys::Keys;
 use super::rope::yarn_mscale;
-use super::{Config, Experts, QueryGrowth, Rope, RopeScaling, limit, quirks};
+use super::{Config, Experts, QueryGrowth, Rope, RopeScaling, limit, mixers, quirks};
+
+/// How many of the blocks predict further tokens.
+const NEXTN: &str = "nextn_predict_layers";
 
 pub(super) fn read(file: &Path, metadata: &Metadata, checkpoint: &Checkpoint) -> Result<Config> {
     let name = metadata
@@ -50,7 +53,15 @@ pub(super) fn read(file: &Path, metadata: &Metadata, checkpoint: &Checkpoint) ->
         Some(size) => size,
         None => return Err(keys.missing("vocab_size")),
     };
-    let layers = keys.need("block_count", limit::LAYERS)?;
+    let all_layers = keys.need("block_count", limit::LAYERS)?;
+    let speculative_layers = match keys.metadata.get(&keys.name(NEXTN)) {
+        None => 0,
+        Some(value) => match value.as_u64().filter(|&n| n < all_layers as u64) {
+            Some(n) => n as usize,
+            None => return Err(keys.error(NEXTN, format!("less than {all_layers} layers are expected"))),
+        },
+    };
+    let layers = all_layers - speculative_layers;
     let context_length = keys.need("context_length", limit::CONTEXT)?;
     let ffn_size = keys.need("feed_forward_length", limit::HIDDEN)?;
     let dimensions = match architecture.position {
@@ -107,7 +118,7 @@ pub(super) fn read(file: &Path, metadata: &Metadata, checkpoint: &Checkpoint) ->
         embedding_size: hidden_size,
         layers,
         heads,
-        kv_heads: keys.size("attention.head_count_kv", limit::HEADS)?.unwrap_or(heads),
+        kv_heads: mixers::kv_heads(&keys, architecture, heads)?,
         head_dim,
         head_dim_given: given.is_some(),
         ffn_size,
@@ -154,14 +165,17 @@ pub(super) fn read(file: &Path, metadata: &Metadata, checkpoint: &Checkpoint) ->
         query_growth: None,
         scaled_by_layer: false,
         experts,
+        states: None,
         // Readers of GGUF take it from the architecture; no key says it.
         activation: architecture.activations[0],
         dtype: None,
         rope_sections: rope_sections(&keys, architecture)?,
         deepstack_layers: deepstack_layers(&keys, architecture)?,
+        speculative_layers,
         multimodal: false,
         quantization: None,
     };
+    config.states = mixers::from_gguf(&keys, &config)?;
     config.sliding_layers = sliding_layers(&keys, &config)?;
     config.unrotated_layers = config.usual_unrotated_layers();
     config.query_growth = query_growth(&keys, &config)?;
@@ -170,7 +184,9 @@ pub(super) fn read(file: &Path, metadata: &Metadata, checkpoint: &Checkpoint) ->
         let name = config.tensor_name(Convention::Gguf, role, layer);
         name.is_some_and(|n| checkpoint.tensor(&n).is_some())
     };
-    let any = |roles: &[Role]| roles.iter().any(|&role| has(role, Some(0)));
+    // Not every layer has attention.
+    let first = (0..layers).find(|&layer| !config.has_state(layer)).unwrap_or(0);
+    let any = |roles: &[Role]| roles.iter().any(|&role| has(role, Some(first)) || has(role, Some(0)));
     let tied = !has(Role::Output, None);
     let qkv_bias =
         any(&[Role::AttentionQBias, Role::AttentionKBias, Role::AttentionVBias, Role::AttentionQkvBias]);

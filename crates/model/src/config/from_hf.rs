@@ -11,7 +11,7 @@ use crate::architectures;
 use crate::identify::class;
 use crate::json::{Json, Object};
 
-use super::{Config, Experts, hf_rope, limit, multimodal, quirks};
+use super::{Config, Experts, hf_rope, limit, mixers, multimodal, quirks};
 
 /// A `config.json` under the keys of one architecture.
 pub(super) struct Reader<'a> {
@@ -64,7 +64,7 @@ impl Reader<'_> {
         }
     }
 
-    fn need(&self, field: Field, max: usize) -> Result<usize> {
+    pub(super) fn need(&self, field: Field, max: usize) -> Result<usize> {
         self.size(field, max)?.ok_or_else(|| self.root.missing(self.name(field)))
     }
 
@@ -240,14 +240,17 @@ pub(super) fn read(file: &Path) -> Result<Config> {
         query_growth: None,
         scaled_by_layer: reader.flag(Field::ScaledByLayer, false)?,
         experts,
+        states: None,
         activation: reader.activation()?,
         dtype: dtype(&whole)?.or(dtype(&root)?),
         rope_sections: None,
         deepstack_layers: multimodal::deepstack_layers(&whole, architecture)?,
+        speculative_layers: 0,
         multimodal: class::is_multimodal(&whole),
         quantization: quantization(&whole)?.or(quantization(&root)?),
     };
     config.rope_sections = multimodal::rope_sections(&root, architecture, config.rope.dimensions)?;
+    config.states = mixers::from_hf(&reader, &config)?;
     quirks::from_hf(&reader, &mut config)?;
     config.checked(file)
 }

@@ -9,6 +9,7 @@ mod from_gguf;
 mod from_hf;
 mod gguf_keys;
 mod hf_rope;
+pub(crate) mod mixers;
 mod multimodal;
 mod quirks;
 mod rope;
@@ -21,6 +22,7 @@ use quern_tensor_io::{Checkpoint, Container, ElementType, Error, Metadata, Resul
 use crate::architecture::{Activation, Architecture, Block, Convention, Dim, RopeStyle, TensorRole};
 
 pub use expected::ExpectedTensor;
+pub use mixers::{DeltaNet, ShortConv, StateMixer, States};
 pub(crate) use quirks::{unusual_query_scalar, unusual_window_pattern, window_pattern};
 pub(crate) use rope::yarn_mscale;
 pub use rope::{Rope, RopeScaling};
@@ -112,6 +114,8 @@ pub struct Config {
     pub scaled_by_layer: bool,
     /// The mixture of experts in place of the feed-forward network.
     pub experts: Option<Experts>,
+    /// The layers whose mixer keeps a state, where there are such.
+    pub states: Option<States>,
     /// The feed-forward network's activation.
     pub activation: Activation,
     /// Element type the weights were published in, where `config.json` says so.
@@ -120,6 +124,8 @@ pub struct Config {
     pub rope_sections: Option<[u32; 4]>,
     /// Layers to whose outputs a vision tower adds its own (Qwen3-VL); text knows none of them.
     pub deepstack_layers: u32,
+    /// Layers behind the model's own that predict further tokens, in GGUF files: they are left out.
+    pub speculative_layers: usize,
     /// The checkpoint is a multimodal release of which this is the text model: tensors of towers may be beside its
     /// own.
     pub multimodal: bool,
@@ -283,6 +289,9 @@ impl Config {
             && !(beta.is_finite() && (0.0..=100.0).contains(&beta))
         {
             return bad(format!("{beta} is not a valid growth of queries with their position"));
+        }
+        if let Some(Err(what)) = self.states.as_ref().map(|states| states.check(self.layers)) {
+            return bad(what);
         }
         if let Some(Experts { count, used, .. }) = self.experts
             && used > count

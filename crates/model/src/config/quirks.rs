@@ -23,6 +23,9 @@ pub(super) fn from_hf(reader: &Reader<'_>, config: &mut Config) -> Result<()> {
         "gpt-oss" => usual_yarn(root, config)?,
         "falcon" => falcon(root, config)?,
         "mistral3" => config.query_growth = query_growth(reader)?,
+        "lfm2" => config.ffn_size = lfm2_width(reader, config.ffn_size)?,
+        // llama.cpp wants them, whatever config.json says.
+        "qwen35" => drop(config.rope_sections.get_or_insert([11, 11, 10, 0])),
         _ => {}
     }
     Ok(())
@@ -99,6 +102,7 @@ pub(super) fn to_hf(config: &Config, metadata: &Metadata, out: &mut Map<String, 
                 set("rope_parameters", both);
             }
         }
+        "lfm2" => set("block_auto_adjust_ff_dim", json!(false)),
         "smollm3" => {
             let rotated = |&unrotated: &bool| u8::from(!unrotated);
             set("no_rope_layers", config.unrotated_layers.iter().map(rotated).collect());
@@ -160,6 +164,22 @@ pub(super) fn to_hf(config: &Config, metadata: &Metadata, out: &mut Map<String, 
             }
         }
         _ => {}
+    }
+}
+
+/// The width of LFM2's network, which is computed from what is said of it.
+fn lfm2_width(reader: &Reader<'_>, said: usize) -> Result<usize> {
+    let root = reader.root;
+    if !root.bool("block_auto_adjust_ff_dim")?.unwrap_or(true) {
+        return Ok(said);
+    }
+    let multiplier = root.f64("block_ffn_dim_multiplier")?.unwrap_or(1.0);
+    let multiple = root.size("block_multiple_of", limit::HIDDEN)?.unwrap_or(256);
+    let width = (multiplier * (2 * said / 3) as f64) as usize;
+    match width.div_ceil(multiple) * multiple {
+        0 => Err(root.error("block_ffn_dim_multiplier", "the network has no width")),
+        width if width <= limit::HIDDEN => Ok(width),
+        width => Err(root.error("block_ffn_dim_multiplier", format!("a width of {width} is too large"))),
     }
 }
 

@@ -5,7 +5,7 @@ use serde_json::{Map, Value, json};
 
 use crate::architecture::{Activation, Block, Field, Position, Silence, Unrotated};
 
-use super::{Config, Rope, RopeScaling, quirks};
+use super::{Config, Rope, RopeScaling, mixers, quirks};
 
 /// `config.json` of a model read from a GGUF file with this metadata, its weights stored as `dtype`.
 pub(crate) fn config_json(config: &Config, metadata: &Metadata, dtype: ElementType) -> Map<String, Value> {
@@ -32,6 +32,7 @@ pub(crate) fn config_json(config: &Config, metadata: &Metadata, dtype: ElementTy
     }
     set("torch_dtype", json!(dtype_name(dtype)));
     set("use_cache", json!(true));
+    mixers::to_hf(config, &mut out);
     quirks::to_hf(config, metadata, &mut out);
     out
 }
@@ -140,6 +141,11 @@ fn field(config: &Config, field: Field) -> Option<Value> {
         Field::AttentionMultiplier => shortest(config.attention_scale(0)),
         Field::EmbeddingMultiplier => shortest(config.embedding_multiplier),
         Field::ResidualMultiplier => shortest(config.residual_multiplier),
+        Field::ConvTaps => json!(config.states.as_ref()?.mixer.taps()),
+        Field::DeltaKeyHeads => json!(config.delta_net()?.key_heads),
+        Field::DeltaValueHeads => json!(config.delta_net()?.value_heads),
+        Field::DeltaKeyDim => json!(config.delta_net()?.key_dim),
+        Field::DeltaValueDim => json!(config.delta_net()?.value_dim),
         Field::LogitDivisor => shortest(config.logit_divisor),
         Field::LogitMultiplier => shortest(config.logit_multiplier),
         Field::UnrotatedInterval => match config.architecture.unrotated {

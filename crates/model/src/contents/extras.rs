@@ -252,6 +252,9 @@ impl<'a, 'c> Extras<'a, 'c> {
         if self.config.convention == Convention::Gguf {
             // Written by converters of 2023, ignored by every loader.
             let ends = [".attn_rot_embd", ".attn_rot_embd.weight", ".attention.rotary_emb.inv_freq"];
+            if self.predicts(name) {
+                return Some(Extra::Speculative);
+            }
             let known = name == "rope_freqs.weight" || ends.iter().any(|end| name.ends_with(end));
             return known.then_some(Extra::Positions).or_else(|| self.zero_bias(info));
         }
@@ -276,6 +279,13 @@ impl<'a, 'c> Extras<'a, 'c> {
             return Some(Extra::Tower);
         }
         self.zero_bias(info)
+    }
+
+    /// Whether a tensor of a GGUF file is in a layer behind the model's that predicts further tokens.
+    fn predicts(&self, name: &str) -> bool {
+        let layer = name.strip_prefix("blk.").and_then(|rest| rest.split('.').next()?.parse::<usize>().ok());
+        let behind = layer.and_then(|layer| layer.checked_sub(self.config.layers));
+        behind.is_some_and(|behind| behind < self.config.speculative_layers)
     }
 
     /// Whether this is the bias of a weight that is used, and all zero.

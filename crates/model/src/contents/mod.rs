@@ -343,7 +343,12 @@ impl Matcher<'_, '_> {
         let shape = [layer.rows, layer.columns];
         // GPT-2's transposed matrices are stored the usual way round once they are packed.
         let transposed = want.template.layout == Layout::Transposed && want.shape.iter().rev().eq(&shape);
-        match want.shape == shape || transposed {
+        // A stack of experts is one layer of all their rows.
+        let stacked = match want.shape.as_slice() {
+            [outer @ .., columns] => [outer.iter().product(), *columns] == shape,
+            [] => false,
+        };
+        match stacked || transposed {
             true => Ok(Place::Packed(number)),
             false => {
                 let file = problem::file_of_layer(self.checkpoint, layer);

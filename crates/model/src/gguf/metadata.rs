@@ -10,7 +10,7 @@ use quern_tensor_io::scheme::Packing;
 use quern_tensor_io::{Array, Checkpoint, Container, Error, Metadata, Result, Value};
 
 use crate::architecture::{Block, GgufKey, Norm};
-use crate::config::{RopeScaling, unusual_query_scalar, unusual_window_pattern, yarn_mscale};
+use crate::config::{RopeScaling, mixers, unusual_query_scalar, unusual_window_pattern, yarn_mscale};
 use crate::contents::Contents;
 use crate::json::Json;
 use crate::tokenizer::Source;
@@ -238,6 +238,9 @@ fn model(config: &Config, out: &mut Metadata) {
                 if unusual_query_scalar(config).is_some() {
                     set("attention.scale", Value::F32(config.attention_scale(0)));
                 }
+            }
+            GgufKey::DeltaNet | GgufKey::ShortConv | GgufKey::HeadCountKvLayers => {
+                mixers::to_gguf(config, key, &mut set);
             }
             GgufKey::TensorDataLayout => set("tensor_data_layout", "jploski".into()),
         }

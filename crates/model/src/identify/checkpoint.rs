@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use quern_tensor_io::{Checkpoint, Container, ElementType, TensorInfo};
+use quern_tensor_io::{Checkpoint, Container};
 
 use super::{Identified, Identity, brief, bytes, folder, quantized};
 
@@ -142,12 +142,6 @@ fn beside(checkpoint: &Checkpoint) -> Option<Identified> {
             _ => None,
         }
     })
-}
-
-/// Whether a module's weight consists of words with scales beside it, as in mlx-lm's format.
-pub(super) fn is_mlx(checkpoint: &Checkpoint, info: &TensorInfo) -> bool {
-    let Some(module) = info.name.strip_suffix(".weight") else { return false };
-    info.element_type == ElementType::U32 && checkpoint.index_of(&format!("{module}.scales")).is_some()
 }
 
 #[cfg(test)]

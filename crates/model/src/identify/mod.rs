@@ -48,11 +48,6 @@ pub enum Identity {
     Vocabulary,
     /// A GGUF file with one tensor an expert, as until March 2024.
     UnstackedExperts,
-    /// Layers quantized by mlx-lm.
-    Mlx {
-        /// Bits per code and values per group, where the configuration says.
-        bits: Option<(u64, u64)>,
-    },
     /// Layers quantized by a method that quern does not read.
     Quantized {
         /// The method, as users know it.

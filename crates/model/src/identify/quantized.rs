@@ -1,13 +1,10 @@
 //! Layers quantized by methods that quern does not read, as configurations and tensors name them.
 
-use quern_tensor_io::Checkpoint;
-use serde_json::{Map, Value};
-
-use super::checkpoint::is_mlx;
 use super::{Identity, brief, object};
+use quern_tensor_io::Checkpoint;
 
 /// The methods whose layers are read, by the names that configurations have for them.
-const READ: [&str; 10] = [
+const READ: [&str; 15] = [
     "gptq",
     "awq",
     "bitsandbytes",
@@ -18,22 +15,20 @@ const READ: [&str; 10] = [
     "fbgemm_fp8",
     "modelopt",
     "modelopt_fp4",
+    "auto-round",
+    "auto_round",
+    "intel/auto-round",
+    "hqq",
+    "torchao",
 ];
 
 /// Ends of tensors' names that no other method has.
-const MARKS: [(&str, &str); 4] = [
-    (".weight._data", "quanto"),
-    (".q_invperm", "EXL2 (exllamav2)"),
-    (".trellis", "EXL3 (exllamav3)"),
-    (".W_q", "HQQ"),
-];
+const MARKS: [(&str, &str); 3] =
+    [(".weight._data", "quanto"), (".q_invperm", "EXL2 (exllamav2)"), (".trellis", "EXL3 (exllamav3)")];
 
 /// How a quantized checkpoint in Hugging Face's layout was quantized, if quern does not read it.
 pub(super) fn identify(checkpoint: &Checkpoint) -> Option<Identity> {
     let config = object(&checkpoint.directory().join("config.json")).unwrap_or_default();
-    if checkpoint.tensors().iter().any(|info| is_mlx(checkpoint, info)) {
-        return Some(Identity::Mlx { bits: mlx_bits(&config) });
-    }
     let quantized = |method: &str| Some(Identity::Quantized { method: brief(method) });
     let own = config.get("quantization_config").filter(|value| !value.is_null());
     let inner = || config.get("text_config")?.get("quantization_config");
@@ -45,10 +40,4 @@ pub(super) fn identify(checkpoint: &Checkpoint) -> Option<Identity> {
     }
     let mark = |name: &str| MARKS.iter().find(|(end, _)| name.ends_with(end)).map(|(_, method)| *method);
     checkpoint.tensors().iter().find_map(|info| mark(&info.name)).and_then(quantized)
-}
-
-/// Bits and group size as mlx-lm writes them, under its own key or transformers'.
-fn mlx_bits(config: &Map<String, Value>) -> Option<(u64, u64)> {
-    let described = ["quantization", "quantization_config"].iter().find_map(|key| config.get(*key));
-    Some((described?.get("bits")?.as_u64()?, described?.get("group_size")?.as_u64()?))
 }

@@ -5,8 +5,8 @@ use std::fmt;
 use super::Identity;
 
 /// What to take in place of weights that cannot be read.
-const OTHER_WEIGHTS: &str = "take the model unquantized, or quantized with GPTQ, AWQ, bitsandbytes, FP8, NVFP4, compressed-tensors or \
-     as GGUF";
+const OTHER_WEIGHTS: &str = "take the model unquantized, or quantized with GPTQ, AWQ, bitsandbytes, FP8, NVFP4, compressed-tensors, \
+     AutoRound, MLX, HQQ, torchao or as GGUF";
 
 impl Identity {
     /// A short name for scripts: `adapter`, `projector`.
@@ -20,7 +20,6 @@ impl Identity {
             Self::OtherGguf { .. } => "other-gguf",
             Self::Vocabulary => "vocabulary",
             Self::UnstackedExperts => "unstacked-experts",
-            Self::Mlx { .. } => "mlx",
             Self::Quantized { .. } => "quantized",
             Self::OriginalLayout => "original-layout",
             Self::LfsPointer { .. } => "lfs-pointer",
@@ -86,11 +85,6 @@ impl fmt::Display for Identity {
                 "this file was written before experts were stacked (before April 2024): it has one tensor per expert, \
                  which is no longer read; download a newer file, or convert the original checkpoint again",
             ),
-            Self::Mlx { bits } => {
-                let bits = bits.map(|(bits, group)| format!(" ({bits} bits, groups of {group})"));
-                let bits = bits.unwrap_or_default();
-                write!(f, "the model is quantized with MLX{bits}, which quern does not read; {OTHER_WEIGHTS}")
-            }
             Self::Quantized { method } => {
                 write!(f, "the model is quantized with {method}, which quern does not read; {OTHER_WEIGHTS}")
             }

@@ -1,5 +1,6 @@
 //! The sources of a view's rows.
 
+use std::borrow::Cow;
 use std::ops::Range;
 
 use quern_tensor_io::scheme::{ExactForm, PackedLayer};
@@ -23,6 +24,8 @@ pub(super) enum Data<'a> {
     Fused(Fused<'a>),
     /// Codes or scales of such parts in MXFP4.
     Mxfp4(mxfp4::Split<'a>),
+    /// Rows whose values are in another order; of blocks and packed layers, decoded.
+    Columns { part: Part<'a>, stored: ElementType, order: RowOrder },
     /// Computed, small.
     Owned(Vec<u8>),
 }
@@ -34,8 +37,8 @@ pub(super) enum Part<'a> {
     Bytes(&'a [u8]),
     /// In the map at even distances: of a span's bytes, values of this type.
     Woven { data: &'a [u8], woven: Woven, stored: ElementType },
-    /// A packed layer of [`View::packing`], decoded to f32 or, with a form, to blocks.
-    Packed { layer: usize, form: Option<ExactForm> },
+    /// Rows of a packed layer of [`View::packing`] from `first` on, decoded to f32 or, with a form, to blocks.
+    Packed { layer: usize, first: usize, form: Option<ExactForm> },
 }
 
 impl<'a> Data<'a> {
@@ -60,6 +63,12 @@ impl<'a> Data<'a> {
         let Self::Rows { parts, order: Some(order) } = self else { return None };
         let height = rows / parts.len().max(1);
         Some((0..height).map(|row| order.source(row) as u32).collect())
+    }
+
+    /// The source's column of each of a row's columns; `None` if they are the same.
+    pub fn column_order(&self, columns: usize) -> Option<Vec<u32>> {
+        let Self::Columns { order, .. } = self else { return None };
+        Some((0..columns).map(|column| order.source(column) as u32).collect())
     }
 
     pub fn read(&self, view: &View<'_>, tensor: &ViewTensor, rows: Range<usize>, out: &mut [u8]) {
@@ -92,6 +101,34 @@ impl<'a> Data<'a> {
                     }
                 }
             }
+            Self::Columns { part, stored, order } => {
+                let columns = tensor.columns();
+                let size = tensor.element_type.block_bytes();
+                let source = match part {
+                    Part::Bytes(data) if !stored.is_block() => {
+                        Cow::Borrowed(&data[rows.start * row_bytes..rows.end * row_bytes])
+                    }
+                    Part::Bytes(data) => {
+                        let bytes = stored.row_bytes(columns).unwrap_or_default();
+                        let mut values = vec![0f32; rows.len() * columns];
+                        // Types without decoder were refused when the view was made.
+                        let _ =
+                            decode::to_f32(*stored, &data[rows.start * bytes..rows.end * bytes], &mut values);
+                        Cow::Owned(values.iter().flat_map(|v| v.to_le_bytes()).collect())
+                    }
+                    Part::Packed { layer, first, form } => {
+                        let Some(layer) = layer_of(view, *layer) else { return };
+                        let rows = first + rows.start..first + rows.end;
+                        Cow::Owned(unpack(view.checkpoint, layer, form.as_ref(), rows, row_bytes))
+                    }
+                };
+                let source = source.chunks_exact(row_bytes.max(1));
+                for (source, out) in source.zip(out.chunks_exact_mut(row_bytes.max(1))) {
+                    for (column, out) in out.chunks_exact_mut(size).enumerate() {
+                        out.copy_from_slice(&source[order.source(column) * size..][..size]);
+                    }
+                }
+            }
             Self::Rows { parts, order } => {
                 let height = (tensor.rows() / parts.len().max(1)).max(1);
                 for (part, rows, out) in by_part(height, rows, row_bytes, out) {
@@ -103,10 +140,10 @@ impl<'a> Data<'a> {
 
     pub fn decode(&self, view: &View<'_>, tensor: &ViewTensor, rows: Range<usize>, out: &mut [f32]) -> bool {
         if let Self::Rows { parts, order: None } = self
-            && let [Part::Packed { layer, form: None }] = parts.as_slice()
+            && let [Part::Packed { layer, first, form: None }] = parts.as_slice()
             && let Some(layer) = layer_of(view, *layer)
         {
-            layer.decode(view.checkpoint, rows, out);
+            layer.decode(view.checkpoint, first + rows.start..first + rows.end, out);
             return true;
         }
         if let Some(data) = self.contiguous() {
@@ -128,6 +165,14 @@ impl<'a> Data<'a> {
             // Every row is spread over all of it.
             Self::Transposed { data, .. } if rows.end == tensor.rows() => vec![data],
             Self::Transposed { .. } => Vec::new(),
+            Self::Columns { part: Part::Bytes(data), stored, .. } => {
+                let bytes = stored.row_bytes(tensor.columns()).unwrap_or_default();
+                vec![&data[rows.start * bytes..rows.end * bytes]]
+            }
+            Self::Columns { part: Part::Packed { layer, .. }, .. } if rows.end == tensor.rows() => {
+                packed_spans(view.checkpoint, layer_of(view, *layer))
+            }
+            Self::Columns { .. } => Vec::new(),
             Self::Rows { parts, order } => {
                 let height = (tensor.rows() / parts.len().max(1)).max(1);
                 let mut spans = Vec::new();
@@ -221,9 +266,10 @@ pub(super) fn read_part(
             owned = gathered;
             &owned
         }
-        Part::Packed { layer, form } => {
+        Part::Packed { layer, first, form } => {
             let Some(layer) = layer_of(view, *layer) else { return };
-            owned = unpack(view.checkpoint, layer, form.as_ref(), span.clone(), row_bytes);
+            let rows = first + span.start..first + span.end;
+            owned = unpack(view.checkpoint, layer, form.as_ref(), rows, row_bytes);
             &owned
         }
     };

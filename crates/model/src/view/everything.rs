@@ -69,7 +69,7 @@ fn rest<'a>(
             packed: true,
             ..tensor_as_it_is(&checkpoint.tensors()[first], first)
         };
-        let part = Part::Packed { layer: number, form: None };
+        let part = Part::Packed { layer: number, first: 0, form: None };
         Some((tensor, Data::Rows { parts: vec![part], order: None }))
     });
     plain.chain(packed).collect()

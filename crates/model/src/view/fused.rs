@@ -231,7 +231,7 @@ pub(super) fn as_files(contents: Contents<'_>) -> View<'_> {
                 }
                 Place::Packed(layer) => {
                     let name = contents.packing()?.layers().get(layer)?.name.clone();
-                    (Part::Packed { layer, form: None }, ElementType::F32, name)
+                    (Part::Packed { layer, first: 0, form: None }, ElementType::F32, name)
                 }
             })
         };

@@ -12,7 +12,7 @@ use crate::gguf::metadata_of;
 
 use super::data::{Data, Part};
 use super::order::RowOrder;
-use super::values::{reordered, shifted, tensor_of};
+use super::values::{decays, reordered, shifted, tensor_of};
 use super::{Packed, View, ViewTensor};
 
 /// A Hugging Face checkpoint.
@@ -71,7 +71,10 @@ pub(super) fn translated<'a>(
         match builder.translate(&want, sources) {
             _ if whole == Whole::Optional && stacked && want.shape.first() != Some(&sources.len()) => {}
             Err(_) if whole == Whole::Optional => {}
-            made => all.push(made?),
+            made => {
+                all.push(made?);
+                all.extend(builder.factors(&want, sources));
+            }
         }
     }
     Ok(all)
@@ -160,6 +163,29 @@ impl<'a> Builder<'a, '_> {
         self.forms.get(&number)?.permutation.clone().map(RowOrder::Listed)
     }
 
+    /// What the blocks of `want` are multiplied with, in a tensor beside them: one number, or one an expert. A factor of 1
+    /// is left out, as llama.cpp's converter does.
+    fn factors(&self, want: &ExpectedTensor, sources: &[&HeldTensor]) -> Option<(ViewTensor, Data<'a>)> {
+        let factor = |source: &&HeldTensor| match source.place {
+            Place::Packed(number) => self.forms.get(&number).and_then(|form| form.factor),
+            Place::Plain(_) => None,
+        };
+        let factors: Vec<f32> = sources.iter().map(factor).map(|f| f.unwrap_or(1.0)).collect();
+        if factors.iter().all(|factor| *factor == 1.0) {
+            return None;
+        }
+        let name = format!("{}.scale", want.name.strip_suffix(".weight")?);
+        let shape = vec![factors.len()];
+        let tensor = ViewTensor {
+            name,
+            row_bytes: 4 * factors.len(),
+            shape,
+            role: None,
+            ..tensor_of(want, ElementType::F32, Vec::new())
+        };
+        Some((tensor, Data::Owned(factors.iter().flat_map(|f| f.to_le_bytes()).collect())))
+    }
+
     /// The tensor `want` of GGUF, made of `sources`: one, or one an expert.
     fn translate(&self, want: &ExpectedTensor, sources: &[&HeldTensor]) -> Result<(ViewTensor, Data<'a>)> {
         let name_of = |place: &Place| match *place {
@@ -178,6 +204,12 @@ impl<'a> Builder<'a, '_> {
                 let owned = Data::Owned(shifted(self.checkpoint, info, 1.0)?);
                 let mut tensor = tensor_of(want, ElementType::F32, names);
                 tensor.changed = Some("plus one");
+                return Ok((tensor, owned));
+            }
+            if layout == Layout::DeltaDecay {
+                let owned = Data::Owned(decays(self.checkpoint, info, order.as_ref(), false)?);
+                let mut tensor = tensor_of(want, ElementType::F32, names);
+                tensor.changed = Some("from its logarithm");
                 return Ok((tensor, owned));
             }
             let tensor = tensor_of(want, info.element_type, names.clone());
@@ -206,7 +238,7 @@ impl<'a> Builder<'a, '_> {
                 Place::Packed(layer) => {
                     let form = self.forms.get(&layer).cloned();
                     types.push(form.as_ref().map_or(ElementType::F32, |form| form.element_type));
-                    parts.push(Part::Packed { layer, form });
+                    parts.push(Part::Packed { layer, first: 0, form });
                     packed = true;
                 }
             }
@@ -218,6 +250,17 @@ impl<'a> Builder<'a, '_> {
         }
         // Fused experts come from one tensor.
         names.dedup();
+        if let Some(order) = RowOrder::columns_from_hugging_face(layout, self.config)
+            && let Some(part) = parts.pop()
+        {
+            if matches!(part, Part::Packed { form: Some(_), .. }) {
+                let what = "GGUF has its columns in another order, and no blocks hold its codes in that order; keep the \
+                            model as safetensors, or decode it with --dtype";
+                return Err(Error::unsupported(self.checkpoint.path(), what).with_tensor(&names[0]));
+            }
+            let tensor = ViewTensor { packed, ..tensor_of(want, first, names) };
+            return Ok((tensor, Data::Columns { part, stored: first, order }));
+        }
         let tensor = ViewTensor { packed, ..tensor_of(want, first, names) };
         Ok((tensor, Data::Rows { parts, order }))
     }

@@ -2,6 +2,7 @@
 
 use std::collections::HashMap;
 
+use quern_tensor_io::scheme::PackedLayer;
 use quern_tensor_io::{Checkpoint, ElementType, Error, Metadata, Result, TensorInfo, decode};
 
 use crate::architecture::{Convention, Layout, TensorRole as Role};
@@ -10,7 +11,7 @@ use crate::contents::{Contents, Place};
 
 use super::data::{Data, Part};
 use super::order::RowOrder;
-use super::values::{reordered, shifted, tensor_of, undecodable};
+use super::values::{decays, reordered, shifted, tensor_of, undecodable};
 use super::{Packed, View, ViewTensor, fused};
 
 /// A GGUF checkpoint, translated.
@@ -18,7 +19,7 @@ pub(super) fn of_gguf(checkpoint: &Checkpoint, packed: Packed) -> Result<View<'_
     let contents = Contents::read(checkpoint)?;
     contents.require_sound()?;
     let notes = contents.note().into_iter().collect();
-    let (config, _, held) = contents.into_parts();
+    let (config, packing, held) = contents.into_parts();
     let by_role: HashMap<(Role, Option<usize>), Place> =
         held.iter().map(|t| ((t.expected.role, t.expected.layer), t.place)).collect();
     let mut tensors = Vec::new();
@@ -26,8 +27,14 @@ pub(super) fn of_gguf(checkpoint: &Checkpoint, packed: Packed) -> Result<View<'_
     for want in config.expected_tensors(Convention::HuggingFace) {
         if let Some((_, _, which)) = fused::woven(&config, want.role) {
             if which == 0 && want.part == Some(0) {
-                let source =
-                    |role, expert| expert_of_stack(checkpoint, *by_role.get(&(role, want.layer))?, expert);
+                let source = |role, expert| {
+                    expert_of_stack(
+                        (checkpoint, packing.as_ref()),
+                        *by_role.get(&(role, want.layer))?,
+                        &want,
+                        expert,
+                    )
+                };
                 let Some((tensor, one)) = fused::fused(&config, &want, source) else {
                     let what =
                         "the experts of this layer are of several types, or of one that cannot be decoded";
@@ -44,8 +51,16 @@ pub(super) fn of_gguf(checkpoint: &Checkpoint, packed: Packed) -> Result<View<'_
             }
             continue;
         }
-        let Some(Place::Plain(span)) = by_role.get(&(want.role, want.layer)) else { continue };
-        let (tensor, one) = translate(checkpoint, &config, &want, span.info(checkpoint))?;
+        let (tensor, one) = match by_role.get(&(want.role, want.layer)) {
+            None => continue,
+            Some(Place::Plain(span)) => translate(checkpoint, &config, &want, span.info(checkpoint))?,
+            // Of Hugging Face's files alone.
+            Some(Place::Woven(_)) => continue,
+            Some(Place::Packed(number)) => {
+                let Some(layer) = packing.as_ref().and_then(|p| p.layers().get(*number)) else { continue };
+                decoded(checkpoint, &config, &want, *number, layer)?
+            }
+        };
         tensors.push(tensor);
         data.push(one);
     }
@@ -54,7 +69,7 @@ pub(super) fn of_gguf(checkpoint: &Checkpoint, packed: Packed) -> Result<View<'_
         checkpoint,
         convention: Convention::HuggingFace,
         config,
-        packing: None,
+        packing,
         metadata,
         notes,
         tensors,
@@ -63,12 +78,53 @@ pub(super) fn of_gguf(checkpoint: &Checkpoint, packed: Packed) -> Result<View<'_
 }
 
 /// The rows of one expert in a stack of all.
-fn expert_of_stack(checkpoint: &Checkpoint, place: Place, expert: usize) -> Option<fused::Source<'_>> {
-    let Place::Plain(span) = place else { return None };
-    let (info, data) = (span.info(checkpoint), span.data(checkpoint));
-    let bytes = data.len() / info.shape.first().copied().unwrap_or(1).max(1);
-    let data = data.get(expert * bytes..(expert + 1) * bytes)?;
-    Some((Part::Bytes(data), info.element_type, info.name.clone()))
+fn expert_of_stack<'a>(
+    (checkpoint, packing): (&'a Checkpoint, Option<&Packing>),
+    place: Place,
+    want: &ExpectedTensor,
+    expert: usize,
+) -> Option<fused::Source<'a>> {
+    match place {
+        Place::Plain(span) => {
+            let (info, data) = (span.info(checkpoint), span.data(checkpoint));
+            let bytes = data.len() / info.shape.first().copied().unwrap_or(1).max(1);
+            let data = data.get(expert * bytes..(expert + 1) * bytes)?;
+            Some((Part::Bytes(data), info.element_type, info.name.clone()))
+        }
+        // A stack that has a factor beside it.
+        Place::Packed(layer) => {
+            let (held, rows) = (packing?.layers().get(layer)?, *want.shape.first()?);
+            let first = expert * rows;
+            let fits = first + rows <= held.rows;
+            fits.then(|| (Part::Packed { layer, first, form: None }, ElementType::F32, held.name.clone()))
+        }
+        Place::Woven(_) => None,
+    }
+}
+
+/// A weight that has a factor beside it, decoded to f32.
+fn decoded<'a>(
+    checkpoint: &Checkpoint,
+    config: &Config,
+    want: &ExpectedTensor,
+    number: usize,
+    layer: &PackedLayer,
+) -> Result<(ViewTensor, Data<'a>)> {
+    let layout = want.template.layout;
+    if matches!(layout, Layout::PlusOne | Layout::Transposed) {
+        let what = "has a scale beside it and is stored transposed, or less one, which is not read";
+        return Err(Error::unsupported(checkpoint.path(), what).with_tensor(&layer.name));
+    }
+    let height = want.shape.iter().rev().skip(1).product::<usize>();
+    let first = want.part.map_or(0, |part| part * height);
+    if layer.columns != want.shape.last().copied().unwrap_or(1) || first + height > layer.rows {
+        let what = format!("is {} x {}, which does not fit {:?}", layer.rows, layer.columns, want.shape);
+        return Err(Error::malformed(checkpoint.path(), what).with_tensor(&layer.name));
+    }
+    let order = RowOrder::to_hugging_face(layout, config);
+    let one = Data::Rows { parts: vec![Part::Packed { layer: number, first, form: None }], order };
+    let tensor = tensor_of(want, ElementType::F32, vec![layer.name.clone()]);
+    Ok((ViewTensor { packed: true, layout, ..tensor }, one))
 }
 
 fn translate<'a>(
@@ -80,6 +136,7 @@ fn translate<'a>(
     let layout = want.template.layout;
     let data = checkpoint.data(info);
     let order = RowOrder::to_hugging_face(layout, config);
+    let columns = RowOrder::columns_to_hugging_face(layout, config);
     let mut element_type = info.element_type;
     let mut changed = None;
     let one = match (layout, want.part) {
@@ -87,6 +144,23 @@ fn translate<'a>(
             element_type = ElementType::F32;
             changed = Some("less one");
             Data::Owned(shifted(checkpoint, info, -1.0)?)
+        }
+        (Layout::DeltaDecay, _) => {
+            element_type = ElementType::F32;
+            changed = Some("as its logarithm");
+            Data::Owned(decays(checkpoint, info, order.as_ref(), true)?)
+        }
+        (Layout::DeltaColumns, _) if columns.is_some() => {
+            if element_type.is_block() {
+                if !decode::can_decode(element_type) {
+                    return Err(undecodable(checkpoint, info));
+                }
+                element_type = ElementType::F32;
+            }
+            match columns {
+                Some(order) => Data::Columns { part: Part::Bytes(data), stored: info.element_type, order },
+                None => Data::plain(data),
+            }
         }
         (Layout::Transposed, _) => {
             if element_type.is_block() {

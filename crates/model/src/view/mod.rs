@@ -106,14 +106,15 @@ pub struct View<'a> {
 
 impl<'a> View<'a> {
     /// The checkpoint as a GGUF file would hold it. A GGUF file is taken as it is: nothing has to be known of its
-    /// architecture.
+    /// architecture. Weights that have a factor in a tensor beside them (NVFP4) are decoded, unless `packed` is
+    /// [`Packed::Exact`].
     ///
     /// # Errors
     /// A tensor that is missing, misshapen or unknown; a configuration, tokenizer or quantization that cannot be read
     /// or has no form in GGUF.
     pub fn gguf(checkpoint: &'a Checkpoint, packed: Packed) -> Result<Self> {
         match checkpoint.container() {
-            Container::Gguf => stored::gguf(checkpoint),
+            Container::Gguf => stored::gguf(checkpoint, packed),
             Container::Safetensors | Container::PyTorch => gguf::of_hugging_face(checkpoint, packed),
         }
     }
@@ -125,7 +126,7 @@ impl<'a> View<'a> {
     /// As [`View::gguf`], without the tokenizer.
     pub fn gguf_without_tokenizer(checkpoint: &'a Checkpoint) -> Result<Self> {
         match checkpoint.container() {
-            Container::Gguf => stored::gguf(checkpoint),
+            Container::Gguf => stored::gguf(checkpoint, Packed::Refused),
             Container::Safetensors | Container::PyTorch => {
                 gguf::described(checkpoint, Packed::Refused, |contents| {
                     Ok((crate::gguf::sizes(contents.config()), Vec::new()))
@@ -287,6 +288,15 @@ impl<'a> View<'a> {
     /// If there is no such tensor.
     pub fn row_order(&self, tensor: usize) -> Option<Vec<u32>> {
         self.data[tensor].order(self.tensors[tensor].rows())
+    }
+
+    /// Where the columns of a tensor are in the checkpoint: column `i` of the view is column `order[i]` of the
+    /// checkpoint's matrix. `None` if both have them in the same order.
+    ///
+    /// # Panics
+    /// If there is no such tensor.
+    pub fn column_order(&self, tensor: usize) -> Option<Vec<u32>> {
+        self.data[tensor].column_order(self.tensors[tensor].columns())
     }
 
     /// The values of some rows: `out` is `[rows][columns]`. Returns false, with `out` unchanged, if quern cannot

@@ -33,7 +33,11 @@ pub(super) struct Split<'a> {
 }
 
 /// The two tensors of a stack, if its parts are such blocks; `fused` is the tensor that they would be decoded to.
-pub(super) fn split<'a>(fused: &ViewTensor, parts: &[Part<'a>], roles: usize) -> Option<[(ViewTensor, Data<'a>); 2]> {
+pub(super) fn split<'a>(
+    fused: &ViewTensor,
+    parts: &[Part<'a>],
+    roles: usize,
+) -> Option<[(ViewTensor, Data<'a>); 2]> {
     let &[experts, columns, wide] = fused.shape.as_slice() else { return None };
     let parts: Option<Vec<&'a [u8]>> = parts
         .iter()

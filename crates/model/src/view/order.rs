@@ -1,7 +1,8 @@
 //! The order of one format's rows in the other's tensors.
 
 use crate::Config;
-use crate::architecture::Layout;
+use crate::architecture::{Convention, Layout, TensorRole};
+use crate::config::DeltaNet;
 
 /// A permutation of a tensor's rows: where each row of the view is in the source.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -14,8 +15,25 @@ pub(super) enum RowOrder {
     Gather(Groups),
     /// The other way round.
     Scatter(Groups),
+    /// The source has the value heads of one key head together, the view the first of each, then the second of each.
+    Tile(ValueHeads),
+    /// The other way round.
+    Untile(ValueHeads),
     /// Row by row.
     Listed(Vec<u32>),
+}
+
+/// How the value heads of a delta net are arranged.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct ValueHeads {
+    /// Rows in front of them, which stay where they are.
+    pub first: usize,
+    /// Key heads.
+    pub key_heads: usize,
+    /// Value heads of each.
+    pub per_key: usize,
+    /// Rows of a value head.
+    pub rows: usize,
 }
 
 /// How query, key and value rows are arranged in one matrix.
@@ -35,19 +53,62 @@ impl RowOrder {
         match layout {
             Layout::QueryHeads | Layout::KeyHeads => Some(Self::Interleave(config.head_dim)),
             Layout::QkvByHead => Some(Self::Gather(Groups::of(config))),
-            Layout::Same | Layout::Transposed | Layout::PlusOne | Layout::Experts | Layout::HeadNorms => None,
+            Layout::DeltaQkv | Layout::DeltaConv => {
+                ValueHeads::of(config, |net| (net.width() - net.values(), net.value_dim))
+            }
+            Layout::DeltaValues => ValueHeads::of(config, |net| (0, net.value_dim)),
+            Layout::DeltaHeads | Layout::DeltaDecay => ValueHeads::of(config, |_| (0, 1)),
+            Layout::Same
+            | Layout::Transposed
+            | Layout::PlusOne
+            | Layout::Experts
+            | Layout::HeadNorms
+            | Layout::Conv
+            | Layout::DeltaColumns => None,
+        }
+    }
+
+    /// The same for columns.
+    pub fn columns_from_hugging_face(layout: Layout, config: &Config) -> Option<Self> {
+        match layout {
+            Layout::DeltaColumns => ValueHeads::of(config, |net| (0, net.value_dim)),
+            Layout::Same
+            | Layout::QueryHeads
+            | Layout::KeyHeads
+            | Layout::Transposed
+            | Layout::PlusOne
+            | Layout::Experts
+            | Layout::HeadNorms
+            | Layout::QkvByHead
+            | Layout::Conv
+            | Layout::DeltaQkv
+            | Layout::DeltaConv
+            | Layout::DeltaValues
+            | Layout::DeltaHeads
+            | Layout::DeltaDecay => None,
         }
     }
 
     /// The way back.
+    pub fn columns_to_hugging_face(layout: Layout, config: &Config) -> Option<Self> {
+        Self::columns_from_hugging_face(layout, config).map(Self::back)
+    }
+
+    /// The way back.
     pub fn to_hugging_face(layout: Layout, config: &Config) -> Option<Self> {
-        Self::from_hugging_face(layout, config).map(|order| match order {
+        Self::from_hugging_face(layout, config).map(Self::back)
+    }
+
+    fn back(self) -> Self {
+        match self {
             Self::Interleave(head) => Self::HalfSplit(head),
             Self::HalfSplit(head) => Self::Interleave(head),
             Self::Gather(groups) => Self::Scatter(groups),
             Self::Scatter(groups) => Self::Gather(groups),
+            Self::Tile(heads) => Self::Untile(heads),
+            Self::Untile(heads) => Self::Tile(heads),
             Self::Listed(rows) => Self::Listed(rows),
-        })
+        }
     }
 
     /// The source's row for `row` of the view.
@@ -64,8 +125,51 @@ impl RowOrder {
             }
             Self::Gather(groups) => groups.grouped(row),
             Self::Scatter(groups) => groups.gathered(row),
+            Self::Tile(heads) => heads.grouped(row),
+            Self::Untile(heads) => heads.tiled(row),
             Self::Listed(rows) => rows.get(row).map_or(row, |&row| row as usize),
         }
+    }
+}
+
+impl Config {
+    /// The order that GGUF has the columns of this role's matrix in, where a checkpoint of this configuration has them in
+    /// another: column `i` of GGUF is column `order[i]` of the checkpoint's.
+    pub fn gguf_column_order(&self, role: TensorRole) -> Option<Vec<u32>> {
+        if self.convention == Convention::Gguf {
+            return None;
+        }
+        let template = self.architecture.tensors.iter().find(|template| template.role == role)?;
+        let order = RowOrder::columns_from_hugging_face(template.layout, self)?;
+        let columns = self.size(*template.shape.last()?);
+        Some((0..columns).map(|column| order.source(column) as u32).collect())
+    }
+}
+
+impl ValueHeads {
+    /// With the rows in front, and of a head; `None` where the order is the same.
+    fn of(config: &Config, sizes: impl Fn(&DeltaNet) -> (usize, usize)) -> Option<RowOrder> {
+        let net = config.delta_net()?;
+        let per_key = net.value_heads / net.key_heads;
+        let (first, rows) = sizes(net);
+        let heads = Self { first, key_heads: net.key_heads, per_key, rows };
+        (per_key > 1 && net.key_heads > 1).then_some(RowOrder::Tile(heads))
+    }
+
+    /// The place of row `row` of tiled heads where those of one key head are together.
+    fn grouped(self, row: usize) -> usize {
+        let Some(row) = row.checked_sub(self.first) else { return row };
+        let (head, within) = (row / self.rows, row % self.rows);
+        let (turn, key) = (head / self.key_heads, head % self.key_heads);
+        self.first + (key * self.per_key + turn) * self.rows + within
+    }
+
+    /// The way back.
+    fn tiled(self, row: usize) -> usize {
+        let Some(row) = row.checked_sub(self.first) else { return row };
+        let (head, within) = (row / self.rows, row % self.rows);
+        let (key, turn) = (head / self.per_key, head % self.per_key);
+        self.first + (turn * self.key_heads + key) * self.rows + within
     }
 }
 
@@ -120,11 +224,20 @@ mod tests {
     }
 
     #[test]
+    fn value_heads_are_tiled_behind_what_stays() {
+        let values = ValueHeads { first: 1, key_heads: 2, per_key: 3, rows: 1 };
+        let order: Vec<usize> = (0..7).map(|r| RowOrder::Tile(values).source(r)).collect();
+        assert_eq!(order, [0, 1, 4, 2, 5, 3, 6]);
+    }
+
+    #[test]
     fn every_order_has_its_way_back() {
         let groups = Groups { heads: 6, kv_heads: 3, head_dim: 4 };
+        let values = ValueHeads { first: 4, key_heads: 3, per_key: 2, rows: 5 };
         let pairs = [
             (RowOrder::Interleave(8), RowOrder::HalfSplit(8), 24),
             (RowOrder::Gather(groups), RowOrder::Scatter(groups), 48),
+            (RowOrder::Tile(values), RowOrder::Untile(values), 4 + 3 * 2 * 5),
         ];
         for (there, back, rows) in pairs {
             for row in 0..rows {

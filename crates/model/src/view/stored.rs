@@ -65,10 +65,12 @@ pub(super) fn described_one<'a>(
             let layer = packing.and_then(|p| p.layers().get(number));
             let name = layer.map_or_else(String::new, |layer| layer.name.clone());
             let mut tensor = tensor_of(expected, ElementType::F32, vec![name]);
-            tensor.shape = layer.map_or_else(Vec::new, |layer| vec![layer.rows, layer.columns]);
+            if let Some(layer) = layer.filter(|layer| layer.rows != tensor.rows()) {
+                tensor.shape = vec![layer.rows, layer.columns];
+            }
             tensor.row_bytes = row_bytes(ElementType::F32, &tensor.shape);
             tensor.packed = true;
-            (tensor, rows(Part::Packed { layer: number, form: None }))
+            (tensor, rows(Part::Packed { layer: number, first: 0, form: None }))
         }
     };
     let layout = match (expected.convention, place) {
@@ -80,26 +82,53 @@ pub(super) fn described_one<'a>(
     (ViewTensor { place: Some(place), layout, ..tensor }, one)
 }
 
-/// A GGUF checkpoint tensor by tensor, in llama-quantize's order.
-pub(super) fn gguf(checkpoint: &Checkpoint) -> Result<View<'_>> {
+/// A GGUF checkpoint tensor by tensor, in llama-quantize's order: as it is, or with the weights that have a factor beside
+/// them decoded.
+pub(super) fn gguf(checkpoint: &Checkpoint, packed: Packed) -> Result<View<'_>> {
+    let packing = match packed {
+        Packed::Exact => None,
+        Packed::Decoded | Packed::Refused => Packing::read(checkpoint)?,
+    };
+    let layers = packing.iter().flat_map(Packing::layers).enumerate();
+    let by_part: HashMap<usize, usize> =
+        layers.flat_map(|(n, l)| l.parts.iter().map(move |&p| (p, n))).collect();
     let mut all = Vec::with_capacity(checkpoint.tensors().len());
     for (index, info) in checkpoint.tensors().iter().enumerate() {
-        let tensor = ViewTensor { layer: super::gguf::layer_of(&info.name), ..tensor_as_it_is(info, index) };
-        all.push((tensor, Data::plain(checkpoint.data(info))));
+        let layer = super::gguf::layer_of(&info.name);
+        let mut tensor = ViewTensor { layer, ..tensor_as_it_is(info, index) };
+        let number = by_part.get(&index).copied();
+        let name = number.and_then(|n| packing.as_ref().map(|p| p.layers()[n].name.as_str()));
+        match (number, name) {
+            (Some(number), Some(name)) if name == info.name => {
+                tensor.element_type = ElementType::F32;
+                tensor.row_bytes = row_bytes(ElementType::F32, &tensor.shape);
+                (tensor.place, tensor.packed) = (Some(Place::Packed(number)), true);
+                let part = Part::Packed { layer: number, first: 0, form: None };
+                all.push((tensor, Data::Rows { parts: vec![part], order: None }));
+            }
+            // The factor itself.
+            (Some(_), _) => {}
+            (None, _) => all.push((tensor, Data::plain(checkpoint.data(info)))),
+        }
     }
     // Tensors are copied and re-typed without knowing the architecture; if it is known, problems are reported.
     let mut notes = Vec::new();
-    let config = match Config::from_checkpoint(checkpoint) {
+    let (config, packing) = match Config::from_checkpoint(checkpoint) {
         Ok(config) => {
-            let contents = Contents::matched(checkpoint, config, None);
+            let packing = match packing {
+                Some(packing) => Some(packing),
+                None => Packing::read(checkpoint)?,
+            };
+            let contents = Contents::matched(checkpoint, config, packing);
             if let Err(e) = contents.require_sound() {
                 notes.push(format!("this model cannot be run: {e}"));
             }
-            Some(contents.into_parts().0)
+            let (config, packing, _) = contents.into_parts();
+            (Some(config), packing)
         }
-        Err(_) => None,
+        Err(_) => (None, packing),
     };
-    Ok(super::gguf::sorted(checkpoint, config, None, own_metadata(checkpoint), notes, all))
+    Ok(super::gguf::sorted(checkpoint, config, packing, own_metadata(checkpoint), notes, all))
 }
 
 /// A Hugging Face checkpoint tensor by tensor in file order, packed layers decoded.
@@ -146,7 +175,7 @@ pub(super) fn hugging_face(checkpoint: &Checkpoint, packed: Packed) -> Result<Vi
                     packed: true,
                     ..tensor_as_it_is(info, index)
                 });
-                let part = Part::Packed { layer: number, form: None };
+                let part = Part::Packed { layer: number, first: 0, form: None };
                 data.push(Data::Rows { parts: vec![part], order: None });
             }
         }

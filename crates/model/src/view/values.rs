@@ -67,6 +67,31 @@ pub(super) fn shifted(checkpoint: &Checkpoint, info: &TensorInfo, by: f32) -> Re
     Ok(values.iter().flat_map(|v| (v + by).to_le_bytes()).collect())
 }
 
+/// The decay of a state from its logarithm, or, `back`, the logarithm; value by value in another order, in f32.
+pub(super) fn decays(
+    checkpoint: &Checkpoint,
+    info: &TensorInfo,
+    order: Option<&RowOrder>,
+    back: bool,
+) -> Result<Vec<u8>> {
+    let mut values = vec![0f32; info.elements()];
+    if !decode::to_f32(info.element_type, checkpoint.data(info), &mut values) {
+        return Err(undecodable(checkpoint, info));
+    }
+    let of = |v: f32| if back { logarithm(v) } else { -v.exp() };
+    let value = |i: usize| of(values[order.map_or(i, |order| order.source(i))]);
+    Ok((0..values.len()).flat_map(|i| value(i).to_le_bytes()).collect())
+}
+
+/// The logarithm of a decay: the shortest one, of bf16's or f16's precision, that gives just this decay again; in f32 if
+/// none does.
+fn logarithm(decay: f32) -> f32 {
+    let exact = (-f64::from(decay)).ln() as f32;
+    let rounded =
+        |bits: u32| f32::from_bits((exact.to_bits().saturating_add(1 << (bits - 1))) >> bits << bits);
+    [16, 13].into_iter().map(rounded).find(|short| -short.exp() == decay).unwrap_or(exact)
+}
+
 /// The error for a type without decoder.
 pub(super) fn undecodable(checkpoint: &Checkpoint, info: &TensorInfo) -> Error {
     let what = format!("its element type {} cannot be decoded", info.element_type);
@@ -76,4 +101,21 @@ pub(super) fn undecodable(checkpoint: &Checkpoint, info: &TensorInfo) -> Error {
 /// Bytes of a row of this type, which was checked to have whole blocks.
 pub(super) fn row_bytes(element_type: ElementType, shape: &[usize]) -> usize {
     element_type.row_bytes(shape.last().copied().unwrap_or(1)).unwrap_or_default()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn logarithms_of_published_precision_come_back() {
+        for x in (-2000..2000).map(|i| i as f32 / 256.0) {
+            let short = f32::from_bits(x.to_bits() >> 16 << 16);
+            let half = f32::from_bits(x.to_bits() >> 13 << 13);
+            assert_eq!(logarithm(-short.exp()), short);
+            assert_eq!(logarithm(-half.exp()), half);
+        }
+        let x = 0.123_456_79f32;
+        assert!((logarithm(-x.exp()) - x).abs() < 1e-6);
+    }
 }

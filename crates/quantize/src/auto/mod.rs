@@ -5,6 +5,7 @@
 //! measure()   each tensor rounded to one type, alone, everything else as it is: how far the predictions move
 //!             (Kullback-Leibler divergence over some text), block by block, from the changed block on     sensitivity.rs
 //!             the other types by their rounding errors, in proportion to the divergence                   rounding.rs
+//!             on a GPU if there is one; rounding is done by the CPU                                       place.rs
 //! choose()    the types whose divergences have the smallest sum within the bytes                          allocate.rs
 //!             as a recipe, checked against the plan of the file                                           choose.rs
 //! ```
@@ -16,6 +17,7 @@ mod allocate;
 mod candidates;
 mod choose;
 mod error;
+mod place;
 mod rounding;
 mod sensitivity;
 
@@ -23,5 +25,6 @@ pub use allocate::{Version, allocate};
 pub use candidates::{candidates, feedback_factor};
 pub use choose::{Chosen, ChosenRow, Target, choose};
 pub use error::Error;
+pub use place::place;
 pub use rounding::{RoundError, Rounding};
 pub use sensitivity::{MeasureOptions, Sensitivity, TensorSensitivity, measure};

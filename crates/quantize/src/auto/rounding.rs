@@ -2,7 +2,7 @@
 
 use quern_compute::parallel::share;
 use quern_compute::simd::Level;
-use quern_compute::{Matrix, Pool};
+use quern_compute::{Matrix, Pool, get_row};
 use quern_run::Replacement;
 use quern_tensor_io::{ElementType, decode};
 use std::sync::{Mutex, PoisonError};
@@ -114,8 +114,7 @@ impl Rounding<'_> {
         let columns = matrix.columns();
         let mut before = vec![0f32; rows.len() * columns];
         for (&row, values) in rows.iter().zip(before.chunks_exact_mut(columns)) {
-            let bytes = &matrix.data()[row * matrix.row_bytes()..][..matrix.row_bytes()];
-            if !decode::to_f32(matrix.element_type(), bytes, values) {
+            if get_row(&matrix, row, values).is_err() {
                 return Err(RoundError::Undecodable(matrix.element_type()));
             }
             if !all_finite(values) {

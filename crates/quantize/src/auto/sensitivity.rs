@@ -9,8 +9,8 @@
 
 use std::collections::BTreeMap;
 
-use quern_compute::Matrix;
 use quern_compute::simd::Level;
+use quern_compute::{Device, Matrix};
 use quern_model::{Convention, TensorRole};
 use quern_run::{Effect, LinearInfo, Model, Probe, Replacement};
 use quern_tensor_io::{ElementType, Progress};
@@ -18,6 +18,7 @@ use quern_tensor_io::{ElementType, Progress};
 use super::candidates::probe;
 use super::rounding::Rounding;
 use super::{Error, RoundError};
+use crate::calibrated::Place;
 use crate::imatrix::Imatrix;
 
 /// Values of a tensor whose rounding errors are compared, about.
@@ -52,6 +53,8 @@ pub struct MeasureOptions<'a> {
     pub factor: &'a dyn Fn(&str, ElementType) -> f64,
     /// Instructions that are used. The result does not depend on them.
     pub level: Level,
+    /// Where the model is run, as [`place`](super::place()) says.
+    pub place: &'a Place,
 }
 
 /// What was measured.
@@ -89,13 +92,14 @@ struct Part<'a> {
 }
 
 /// How much is run.
-struct Effort {
-    sequences: Vec<Vec<u32>>,
-    stride: usize,
+pub(super) struct Effort {
+    pub(super) sequences: Vec<Vec<u32>>,
+    pub(super) stride: usize,
     layers: Vec<usize>,
 }
 
-/// Measures a model. Progress counts its layers, and one for the embeddings and the head.
+/// Measures a model. Progress counts its layers, and one for the embeddings and the head. Where a GPU has less memory than
+/// was expected, the CPU measures.
 ///
 /// # Errors
 /// [`Error::NoText`]; those of the forward pass; [`Error::Round`] for weights that are not finite.
@@ -104,9 +108,23 @@ pub fn measure(
     options: &MeasureOptions<'_>,
     progress: &dyn Progress,
 ) -> Result<Sensitivity, Error> {
+    match measured(model, options, &options.place.device(model)?, progress) {
+        Err(Error::Run(error)) if options.place.gpu_bytes() > 0 && error.is_gpu_memory() => {
+            measured(model, options, &model.cpu(), progress)
+        }
+        done => done,
+    }
+}
+
+fn measured(
+    model: &Model,
+    options: &MeasureOptions<'_>,
+    device: &Device,
+    progress: &dyn Progress,
+) -> Result<Sensitivity, Error> {
     let effort = Effort::new(model, options.sequences)?;
     progress.total(model.config().layers as u64 + 1);
-    let mut probe = Probe::new(model, &effort.sequences, effort.stride)?;
+    let mut probe = Probe::on(model, device, &effort.sequences, effort.stride)?;
     let measuring = Measuring { model, options };
     let mut all = Vec::new();
     progress.step("token embedding and output head");
@@ -266,7 +284,7 @@ fn between(tensor: &Measured, all: &[Measured]) -> Option<f64> {
 }
 
 impl Effort {
-    fn new(model: &Model, sequences: &[Vec<u32>]) -> Result<Self, Error> {
+    pub(super) fn new(model: &Model, sequences: &[Vec<u32>]) -> Result<Self, Error> {
         let config = model.config();
         let long = || sequences.iter().filter(|s| s.len() >= 2);
         let available = long().count();
@@ -333,6 +351,7 @@ mod tests {
             bits: 4.0,
             factor: &|_, to| if to == E::Q5K { 0.5 } else { 1.0 },
             level: Level::Scalar,
+            place: &Place::Cpu { why: None },
         };
         let of = |index: usize| costs(&all[index], &all, &options).unwrap().costs;
         let close = |found: Vec<(E, f64)>, expected: [f64; 3]| {

@@ -108,6 +108,7 @@ fn of_role(role: TensorRole) -> Class {
         R::AttentionQ | R::AttentionK | R::AttentionV | R::AttentionOutput => Class::Linear,
         R::AttentionQkv | R::FfnGateUp | R::EmbeddingIn | R::EmbeddingOut => Class::Linear,
         R::FfnGate | R::FfnUp | R::FfnDown => Class::Linear,
+        R::StateIn | R::DeltaQkv | R::DeltaGate | R::DeltaBeta | R::DeltaAlpha | R::StateOut => Class::Linear,
         R::ExpertsGate | R::ExpertsUp | R::ExpertsDown => Class::Expert,
         R::Router => Class::Router,
         R::Output => Class::Head,

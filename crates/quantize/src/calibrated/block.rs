@@ -1,6 +1,6 @@
 //! What happens to the groups of layers of a block as the calibration text reaches them.
 
-use quern_compute::{Executor, Pool};
+use quern_compute::{Executor, Pool, Values};
 use quern_model::{Config, Convention};
 use quern_run::{Calibrator, LinearGroup, LinearInfo, Observer, ObserverError, Replacement};
 use quern_tensor_io::Progress;
@@ -10,6 +10,7 @@ use super::inputs::{Collected, Inputs};
 use super::state::{BlockRecord, Squares, State};
 use super::target::{Group, Target, Work};
 use super::{Calibration, Error};
+use crate::imatrix::in_order;
 
 /// A block that is being quantized, or what follows the blocks.
 pub(super) struct Quantize<'a, T: Target> {
@@ -56,7 +57,13 @@ impl<T: Target> Quantize<'_, T> {
         let (sums, tokens) = (inputs.hessian.diagonal()?, inputs.hessian.tokens());
         for layer in measured {
             if let Some(tensor) = self.config.tensor_name(Convention::Gguf, layer.role, layer.layer) {
-                let (expert, sums) = (layer.expert, sums.clone());
+                // Importance is of the columns as GGUF has them.
+                let order = match self.target.column_order(layer) {
+                    Some(_) => None,
+                    None => self.config.gguf_column_order(layer.role),
+                };
+                let sums = order.map_or_else(|| sums.clone(), |order| in_order(&sums, &order));
+                let expert = layer.expert;
                 self.record.squares.push(Squares { tensor, expert, sums, tokens });
             }
         }
@@ -70,8 +77,21 @@ impl<T: Target> Observer for Quantize<'_, T> {
         for layer in group.linears {
             wanted |= self.measures(layer) || self.target.wants(layer)?;
         }
-        if wanted {
-            self.inputs.add(executor, group)?;
+        if !wanted {
+            return Ok(());
+        }
+        match group.linears.first().and_then(|layer| self.target.column_order(layer)) {
+            None => self.inputs.add(executor, group)?,
+            Some(order) => {
+                let columns = |values: Values<'_>| -> quern_compute::Result<Vec<f32>> {
+                    let rows = values.host()?.chunks_exact(group.columns.max(1));
+                    Ok(rows.flat_map(|row| in_order(row, &order)).collect())
+                };
+                let values = columns(group.values)?;
+                let reference = group.reference.map(columns).transpose()?;
+                let (values, reference) = (Values::Host(&values), reference.as_deref().map(Values::Host));
+                self.inputs.add(executor, &LinearGroup { values, reference, ..*group })?;
+            }
         }
         Ok(())
     }

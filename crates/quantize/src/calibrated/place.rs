@@ -44,6 +44,17 @@ impl Place {
         }
     }
 
+    /// The one device, or the first of several.
+    pub(crate) fn device(&self, model: &Model) -> quern_run::Result<Device> {
+        match self {
+            Self::Cpu { .. } => Ok(model.cpu()),
+            Self::Gpus { gpus, .. } => match gpus.first() {
+                Some((index, _)) => Ok(Device::gpu(*index)?),
+                None => Ok(model.cpu()),
+            },
+        }
+    }
+
     /// What is tried next where a GPU has less memory than was expected: the residual streams in RAM, then the CPU.
     pub(super) fn smaller(&self, model: &Model) -> Option<Self> {
         match self {
@@ -56,7 +67,7 @@ impl Place {
     }
 
     /// Whether the residual streams wait in RAM while GPUs compute.
-    pub(super) fn waits(&self) -> bool {
+    pub(crate) fn waits(&self) -> bool {
         matches!(self, Self::Gpus { wait: true, .. })
     }
 

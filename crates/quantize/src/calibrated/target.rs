@@ -43,6 +43,13 @@ pub(super) trait Target {
     /// The layer is not in the plan.
     fn wants(&self, layer: &LinearInfo<'_>) -> Result<bool, Error>;
 
+    /// The order in which the output has the columns of a layer, where it is not the running model's: column `i` of the
+    /// output is the model's column `order[i]`. What is collected of its inputs is then in the output's order.
+    fn column_order(&self, layer: &LinearInfo<'_>) -> Option<Vec<u32>> {
+        let _ = layer;
+        None
+    }
+
     /// Whether the unquantized model is run beside the one that is quantized, for what layers should make up for.
     fn follows_the_original(&self) -> bool {
         false

@@ -16,10 +16,14 @@ use std::time::Instant;
 
 use quern_compute::Executor;
 use quern_model::{Convention, EncodeOptions, TensorRole};
-use quern_run::{KvType, LinearGroup, LinearInfo, Model, Observer, ObserverError, SessionOptions, Wanted};
+use quern_run::{
+    Calibrator, KvType, Layerwise, LinearGroup, LinearInfo, Model, Observer, ObserverError, Replacement,
+    SessionOptions, Wanted,
+};
 use quern_tensor_io::{Progress, Remedy};
 
 use super::{Accumulator, AddError};
+use crate::calibrated::Place;
 
 /// Tokens computed at once.
 const BATCH: usize = 512;
@@ -213,8 +217,9 @@ pub fn collect(
     Ok(Collected { sums: collector.sums, chunks: count, tokens: count * context, seconds })
 }
 
-/// The same over `sequences`, the samples of a calibration text; `process_output` as in [`CollectOptions`]. Progress
-/// counts them.
+/// The same over `sequences`, the samples of a calibration text; `process_output` as in [`CollectOptions`]. On GPUs all
+/// sequences go through the model block by block, as in a calibration; where one has less memory than was expected, and on
+/// the CPU, sequence by sequence. Progress counts blocks, the head or sequences.
 ///
 /// # Errors
 /// As [`collect`].
@@ -222,24 +227,66 @@ pub fn collect_samples(
     model: &Model,
     sequences: &[Vec<u32>],
     process_output: bool,
+    place: &Place,
     progress: &dyn Progress,
 ) -> Result<Collected, CollectError> {
+    let started = Instant::now();
+    let collected = match place {
+        Place::Cpu { .. } => by_sequence(model, sequences, process_output, progress),
+        Place::Gpus { .. } => match by_block(model, sequences, process_output, place, progress) {
+            Err(CollectError::Run(error)) if error.is_gpu_memory() => {
+                by_sequence(model, sequences, process_output, progress)
+            }
+            done => done,
+        },
+    };
+    let sums = collected?;
+    let seconds = started.elapsed().as_secs_f64();
+    model.checkpoint().check_files().map_err(quern_run::Error::from)?;
+    let tokens = sequences.iter().map(Vec::len).sum();
+    Ok(Collected { sums, chunks: sequences.len(), tokens, seconds })
+}
+
+fn by_sequence(
+    model: &Model,
+    sequences: &[Vec<u32>],
+    process_output: bool,
+    progress: &dyn Progress,
+) -> Result<Accumulator, CollectError> {
     let context = sequences.iter().map(Vec::len).max().unwrap_or(0);
     let mut session =
         model.session(SessionOptions { context, batch: context.min(BATCH), kv: KvType::F32 })?;
     progress.total(sequences.len() as u64);
     let mut collector = Collector::new(model, process_output);
     let wanted = collector.wanted();
-    let started = Instant::now();
     for sequence in sequences {
         session.clear();
         session.forward_observed(sequence, wanted, &mut collector)?;
         progress.advance(1);
     }
-    let seconds = started.elapsed().as_secs_f64();
-    model.checkpoint().check_files().map_err(quern_run::Error::from)?;
-    let tokens = sequences.iter().map(Vec::len).sum();
-    Ok(Collected { sums: collector.sums, chunks: sequences.len(), tokens, seconds })
+    Ok(collector.sums)
+}
+
+fn by_block(
+    model: &Model,
+    sequences: &[Vec<u32>],
+    process_output: bool,
+    place: &Place,
+    progress: &dyn Progress,
+) -> Result<Accumulator, CollectError> {
+    let device = place.device(model)?;
+    let mut run = Layerwise::on(model, &[device], sequences, false, place.waits())?;
+    let mut collector = Collector::new(model, process_output);
+    progress.total((run.layers() + usize::from(process_output)) as u64);
+    for layer in 0..run.layers() {
+        run.block(layer, &mut collector)?;
+        progress.advance(1);
+    }
+    if process_output {
+        run.head(&mut collector)?;
+        progress.advance(1);
+    }
+    Ok(collector.sums)
 }
 
 /// Adds the squares of each group's inputs to the entries of its layers.
@@ -269,6 +316,11 @@ impl<'m> Collector<'m> {
     }
 }
 
+/// The values of some columns, in another order.
+pub(crate) fn in_order<T: Copy>(values: &[T], order: &[u32]) -> Vec<T> {
+    order.iter().map(|&column| values[column as usize]).collect()
+}
+
 impl Observer for Collector<'_> {
     fn observe(&mut self, executor: &mut Executor, group: &LinearGroup<'_>) -> Result<(), ObserverError> {
         let named = group.linears.iter().filter_map(|linear| Some((linear.expert, self.entry(linear)?)));
@@ -277,11 +329,52 @@ impl Observer for Collector<'_> {
             return Ok(());
         }
         executor.column_squares(group.values, group.columns, &mut self.squares)?;
+        // The entry is of the columns as GGUF has them.
+        let role = group.linears.first().map(|linear| linear.role);
+        if let Some(order) = role.and_then(|role| self.model.config().gguf_column_order(role)) {
+            self.squares = in_order(&self.squares, &order);
+        }
         let count = self.model.config().experts.map_or(1, |e| e.count);
         for (expert, name) in entries {
             let expert = expert.map_or((0, 1), |expert| (expert, count));
             self.sums.add_expert(&name, expert, &self.squares, group.rows as u64)?;
         }
         Ok(())
+    }
+}
+
+/// Nothing is replaced.
+impl Calibrator for Collector<'_> {
+    fn replace(&mut self, linears: &[LinearInfo<'_>]) -> Result<Vec<Option<Replacement>>, ObserverError> {
+        Ok(vec![None; linears.len()])
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::path::Path;
+    use std::sync::Arc;
+
+    use quern_run::LoadOptions;
+    use quern_tensor_io::{Checkpoint, NoProgress};
+
+    use super::*;
+
+    #[test]
+    fn blocks_of_all_sequences_have_the_sums_of_sequences_of_all_blocks() {
+        let path = Path::new(env!("CARGO_MANIFEST_DIR"))
+            .join("../../fixtures/architectures/qwen3/model.safetensors");
+        let options = LoadOptions { threads: 2, ..LoadOptions::default() };
+        let model = Model::load(Arc::new(Checkpoint::open(&path).unwrap()), options).unwrap();
+        let sequences: Vec<Vec<u32>> = (1..4).map(|s| (0..20 * s).map(|i| i * 7 % 250).collect()).collect();
+        let expected = by_sequence(&model, &sequences, true, &NoProgress).unwrap();
+        let found = by_block(&model, &sequences, true, &Place::Cpu { why: None }, &NoProgress).unwrap();
+        assert_eq!((found.len(), found.is_empty()), (expected.len(), false));
+        for (found, expected) in found.iter().zip(expected.iter()) {
+            assert_eq!((found.name, found.tokens), (expected.name, expected.tokens));
+            for (a, b) in found.squares.iter().zip(expected.squares) {
+                assert!((a - b).abs() <= 1e-5 * b.abs(), "{}: {a} {b}", found.name);
+            }
+        }
     }
 }

@@ -20,6 +20,7 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use crate::calibration::hex;
+pub(crate) use collect::in_order;
 pub use collect::{
     CollectError, CollectOptions, Collected, collect, collect_samples, file_bytes, memory_bytes,
 };

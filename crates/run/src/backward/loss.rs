@@ -1,18 +1,17 @@
 //! The loss and its gradient by the residual stream behind the last block.
 
-use std::ops::Range;
-
 use quern_compute::parallel::share;
-use quern_compute::{ValuesMut, ops};
+use quern_compute::{Values, ops};
 
 use crate::random::Random;
 use crate::{Error, Result};
 
-use super::products::{Machine, transposed};
-use super::{GradientObserver, show};
+use super::GradientObserver;
+use super::products::{Backward, Machine, transposed};
+use super::vectors::Vectors;
 
 /// Numbers of the logits that are computed together.
-const LOGITS: usize = 1 << 25;
+pub(super) const LOGITS: usize = 1 << 25;
 /// Rows of the head that are transposed at a time.
 const HEAD_ROWS: usize = 4096;
 
@@ -28,6 +27,22 @@ pub enum Target {
     },
 }
 
+/// What one token's distribution is compared with.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Choice {
+    /// Nothing: it has no loss.
+    None,
+    /// This token.
+    Token(u32),
+    /// One drawn from the distribution itself.
+    Drawn {
+        /// Decides what is drawn, …
+        seed: u64,
+        /// … with the token's place.
+        place: usize,
+    },
+}
+
 /// Cross entropy of the targets.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub struct Loss {
@@ -38,69 +53,95 @@ pub struct Loss {
 }
 
 impl Machine<'_> {
-    /// Computes the loss of `texts`, whose residual streams behind the last block are `x`; `d` becomes its gradient by
-    /// these.
+    /// Computes the loss of tokens with these targets, whose residual streams behind the last block are `x`; `d` becomes
+    /// its gradient by these.
     pub(super) fn head(
         &mut self,
-        texts: &[Vec<u32>],
-        target: Target,
+        targets: &[Choice],
         x: &[f32],
-        d: &mut [f32],
+        d: &mut Vectors,
         observer: &mut dyn GradientObserver,
     ) -> Result<Loss> {
         let model = self.model;
         let (config, weights) = (&model.config, &model.weights);
         let hidden = config.hidden_size;
-        // The text's next tokens; `None` at the end of a sequence.
-        let next = texts.iter().flat_map(|text| (1..=text.len()).map(|at| text.get(at).copied()));
-        let next: Vec<Option<u32>> = next.collect();
-        let tokens = next.len();
+        let tokens = targets.len();
         let step = (LOGITS / config.vocab_size).clamp(16, 2048);
+        let norm = weights.output_norm.as_ref().map(|norm| self.norm_on(norm)).transpose()?;
+        let head = self.linear_on(&weights.output)?;
+        let narrow = match &weights.embedding_out {
+            Some(linear) => {
+                let moved = self.linear_on(linear)?;
+                let back = self.backward(linear, &moved)?;
+                Some((linear, moved, back))
+            }
+            None => None,
+        };
+        // On a GPU, the whole head at once.
+        let head_back = if self.on_cpu() { None } else { Some(self.backward(&weights.output, &head)?) };
         let mut loss = Loss::default();
         for first in (0..tokens).step_by(step) {
             let range = first..tokens.min(first + step);
             let values = range.start * hidden..range.end * hidden;
-            let (x, d) = (&x[values.clone()], &mut d[values]);
-            let normed = match &weights.output_norm {
-                Some(norm) => self.norm(norm, x)?,
-                None => x.to_vec(),
+            self.begin()?;
+            let x = self.uploaded(&x[values.clone()])?;
+            let normed = match &norm {
+                Some(norm) => self.norm(norm, x.values())?,
+                None => self.copy(x.values())?,
             };
-            let narrow =
-                weights.embedding_out.as_ref().map(|linear| self.linear(linear, &normed)).transpose()?;
-            let inputs = narrow.as_ref().unwrap_or(&normed);
-            let mut logits = self.linear(&weights.output, inputs)?;
+            let narrowed = match &narrow {
+                Some((_, moved, _)) => Some(self.linear(moved, normed.values())?),
+                None => None,
+            };
+            let inputs = narrowed.as_ref().unwrap_or(&normed);
+            let mut logits = self.linear(&head, inputs.values())?;
             if let Some(cap) = config.final_softcap {
-                self.executor.softcap(ValuesMut::Host(&mut logits), config.vocab_size, cap)?;
+                self.executor.softcap(logits.values_mut(), config.vocab_size, cap)?;
             }
-            let part = self.compare(target, range.clone(), &next, &mut logits);
+            let part = self.compared(&targets[range.clone()], &mut logits)?;
             loss = Loss { nats: loss.nats + part.nats, tokens: loss.tokens + part.tokens };
             if !loss.nats.is_finite() {
                 return Err(Error::NotFinite);
             }
-            show(observer, &weights.output, &range, inputs, &logits)?;
-            let mut back = self.through_head(&logits)?;
-            if let Some(linear) = &weights.embedding_out {
-                show(observer, linear, &range, &normed, &back)?;
-                let op = transposed(&model.pool, linear, 0..linear.op.weight.rows())?;
-                back = self.product(&op, &back)?;
+            self.show(observer, &weights.output, &range, (inputs, &logits))?;
+            let mut back = match &head_back {
+                Some(weight) => self.back(weight, logits.values())?,
+                None => self.through_head(logits.values().host()?)?,
+            };
+            if let Some((linear, _, weight)) = &narrow {
+                self.show(observer, linear, &range, (&normed, &back))?;
+                back = self.back(weight, back.values())?;
             }
-            if let Some(norm) = &weights.output_norm {
-                self.norm_backward(norm, hidden, x, &mut back)?;
+            if let Some(norm) = &norm {
+                self.executor.norm_backward(norm, hidden, x.values(), back.values_mut())?;
             }
-            d.copy_from_slice(&back);
+            self.executor.copy(back.values(), d.values_mut().slice(values))?;
+            self.end()?;
         }
         Ok(loss)
     }
 
-    /// The loss of some tokens; their logits become gradients.
-    fn compare(&self, target: Target, range: Range<usize>, next: &[Option<u32>], logits: &mut [f32]) -> Loss {
+    /// The loss of some tokens; their logits become gradients. On the CPU, wherever the logits are.
+    fn compared(&mut self, targets: &[Choice], logits: &mut Vectors) -> Result<Loss> {
+        if self.on_cpu() {
+            return Ok(self.compare(targets, logits.values_mut().host()?));
+        }
+        let mut copy = vec![0f32; logits.len()];
+        self.executor.download(logits.values(), &mut copy)?;
+        let loss = self.compare(targets, &mut copy);
+        self.executor.upload(&copy, logits.values_mut())?;
+        Ok(loss)
+    }
+
+    fn compare(&self, targets: &[Choice], logits: &mut [f32]) -> Loss {
         let (pool, config) = (&self.model.pool, &self.model.config);
-        let mut losses = vec![Loss::default(); range.len()];
-        let rows = logits.chunks_exact_mut(config.vocab_size).zip(&mut losses).zip(range);
-        share(pool, rows, |((row, loss), token)| {
+        let mut losses = vec![Loss::default(); targets.len()];
+        let rows = logits.chunks_exact_mut(config.vocab_size).zip(&mut losses).zip(targets);
+        share(pool, rows, |((row, loss), &target)| {
             let chosen = match target {
-                Target::Text => next[token],
-                Target::Drawn { seed } => Some(draw(row, seed, token)),
+                Choice::None => None,
+                Choice::Token(token) => Some(token),
+                Choice::Drawn { seed, place } => Some(draw(row, seed, place)),
             };
             let Some(chosen) = chosen.map(|token| token as usize).filter(|&token| token < row.len()) else {
                 return row.fill(0.0);
@@ -120,17 +161,17 @@ impl Machine<'_> {
     }
 
     /// From gradients by logits to those by the head's inputs, some rows of the head at a time.
-    fn through_head(&mut self, d_logits: &[f32]) -> Result<Vec<f32>> {
+    fn through_head(&mut self, d_logits: &[f32]) -> Result<Vectors> {
         let model = self.model;
         let head = &model.weights.output;
         let (rows, columns) = (head.op.weight.rows(), head.op.weight.columns());
-        let mut back = vec![0f32; d_logits.len() / rows * columns];
+        let mut back = self.zeros(d_logits.len() / rows * columns)?;
         for first in (0..rows).step_by(HEAD_ROWS) {
             let some = first..rows.min(first + HEAD_ROWS);
-            let op = transposed(&model.pool, head, some.clone())?;
+            let weight = Backward::Transposed(transposed(&model.pool, head, some.clone())?);
             let d: Vec<f32> =
                 d_logits.chunks_exact(rows).flat_map(|row| &row[some.clone()]).copied().collect();
-            self.add_product(&op, &d, &mut back)?;
+            self.add_back(&weight, Values::Host(&d), back.values_mut())?;
         }
         Ok(back)
     }

@@ -10,27 +10,35 @@
 //! Gradients::run     loss -> head -> last block -> … -> block 0    each block computes its activations once more
 //! ```
 //!
-//! Memory: `[blocks + 1][tokens][hidden]` in f32, the weights of one block transposed in f32, and the activations of one
-//! batch of sequences (about 2048 tokens). Time: about four forward passes. Rounding is that of the forward pass: with
+//! Memory: `[blocks + 1][tokens][hidden]` in f32 in RAM, the weights of one block transposed in f32, and the activations of
+//! one batch of sequences (about 2048 tokens). Time: about four forward passes. Rounding is that of the forward pass: with
 //! weights in block types that is of activations in 8 bits, so plain weights should be used.
+//!
+//! On a GPU ([`Gradients::on`]) everything but the loss is computed there, with one block's weights and one batch's
+//! activations in its memory ([`gradients_memory`]). Products of the forward pass read f16, as always on a GPU; those of the
+//! way back read pairs of bf16, whose range is that of f32; attention is in f32.
 
 mod block;
 mod loss;
+mod memory;
 mod products;
 mod tape;
+mod vectors;
 
 use std::ops::Range;
 
-use quern_compute::Executor;
+use quern_compute::{Device, Executor, Values};
 
 use crate::layerwise::{Calibrator, Layerwise, Replacement};
 use crate::observer::describe;
-use crate::weights::Linear;
+use crate::weights::{Attention, Block, Linear};
 use crate::{Error, LinearGroup, LinearInfo, Model, Observer, ObserverError, Result};
 
-use block::Transposed;
+use loss::Choice;
 pub use loss::{Loss, Target};
+pub use memory::gradients_memory;
 use products::Machine;
+use vectors::Vectors;
 
 /// Most tokens of a batch, unless one sequence has more.
 const BATCH: usize = 2048;
@@ -57,6 +65,12 @@ pub trait GradientObserver {
     /// Any: the run stops, and its error is [`Error::Observer`] with this one.
     fn linear(&mut self, gradient: &LinearGradient<'_>) -> Result<(), ObserverError>;
 
+    /// Whether [`GradientObserver::linear`] is to be called for this layer: what is not wanted stays on the GPU.
+    fn wants(&self, linear: &LinearInfo<'_>) -> bool {
+        let _ = linear;
+        true
+    }
+
     /// Called for each block once the gradient by the residual stream in front of it is known, `[tokens][hidden]` for all
     /// tokens: for block 0, by what was looked up in the embedding.
     ///
@@ -65,6 +79,12 @@ pub trait GradientObserver {
     fn residual(&mut self, layer: usize, gradients: &[f32]) -> Result<(), ObserverError> {
         let _ = (layer, gradients);
         Ok(())
+    }
+
+    /// Whether [`GradientObserver::residual`] is to be called for this block.
+    fn wants_residual(&self, layer: usize) -> bool {
+        let _ = layer;
+        true
     }
 }
 
@@ -95,18 +115,35 @@ impl<'m> Gradients<'m> {
     /// # Errors
     /// As [`Layerwise::new`]; [`Error::NoGradients`] for models whose gradients are not known.
     pub fn new(model: &'m Model, texts: &[Vec<u32>]) -> Result<Self> {
+        Self::on(model, &model.cpu(), texts)
+    }
+
+    /// As [`Gradients::new`], on this device. The weights are in RAM or in the map, and are moved block by block.
+    ///
+    /// # Errors
+    /// As [`Gradients::new`]; a GPU without enough memory; [`Error::NoGradients`] for heads that a GPU cannot hold.
+    pub fn on(model: &'m Model, device: &Device, texts: &[Vec<u32>]) -> Result<Self> {
         if model.is_mixture() {
             return Err(Error::NoGradients { what: "its blocks are mixtures of experts" });
         }
-        let mut run = Layerwise::new(model, texts)?;
+        for block in &model.weights.blocks {
+            attention_of(block)?;
+        }
+        let mut run = Layerwise::on(model, std::slice::from_ref(device), texts, false, false)?;
         let mut kept = vec![run.hidden()?.into_owned()];
         for layer in 0..run.layers() {
             run.block(layer, &mut Nothing)?;
             kept.push(run.hidden()?.into_owned());
         }
+        drop(run);
         let longest = texts.iter().map(Vec::len).max().unwrap_or(0);
-        let batches = batches(texts);
-        Ok(Self { model, texts: texts.to_vec(), batches, kept, machine: Machine::new(model, longest)? })
+        let machine = Machine::new(model, device, longest)?;
+        if model.config.head_dim > machine.executor.most_gradient_head() {
+            return Err(Error::NoGradients {
+                what: "its heads are too long for attention's gradients on this GPU",
+            });
+        }
+        Ok(Self { model, texts: texts.to_vec(), batches: batches(texts), kept, machine })
     }
 
     /// All tokens.
@@ -119,28 +156,108 @@ impl<'m> Gradients<'m> {
     /// # Errors
     /// Those of the forward pass and of `observer`; [`Error::NotFinite`] if a loss is not finite.
     pub fn run(&mut self, target: Target, observer: &mut dyn GradientObserver) -> Result<Loss> {
-        let Self { model, texts, batches, kept, machine } = self;
+        let targets: Vec<Choice> = match target {
+            Target::Text => {
+                let next =
+                    |text: &Vec<u32>, at| text.get(at).map_or(Choice::None, |&next| Choice::Token(next));
+                self.texts.iter().flat_map(|text| (1..=text.len()).map(move |at| next(text, at))).collect()
+            }
+            Target::Drawn { seed } => (0..self.tokens()).map(|place| Choice::Drawn { seed, place }).collect(),
+        };
+        self.run_targets(&targets, observer)
+    }
+
+    /// As [`Gradients::run`] with drawn tokens, those of each of `parts`, some sequences that follow each other, as if it
+    /// were run alone with its own seed.
+    ///
+    /// # Errors
+    /// As [`Gradients::run`].
+    ///
+    /// # Panics
+    /// If the parts have other numbers of sequences than there are.
+    pub fn run_parts(&mut self, parts: &[(usize, u64)], observer: &mut dyn GradientObserver) -> Result<Loss> {
+        let mut targets = Vec::with_capacity(self.tokens());
+        let mut rest = &self.texts[..];
+        for &(sequences, seed) in parts {
+            let (own, others) = rest.split_at(sequences);
+            let tokens: usize = own.iter().map(Vec::len).sum();
+            targets.extend((0..tokens).map(|place| Choice::Drawn { seed, place }));
+            rest = others;
+        }
+        assert!(rest.is_empty(), "every sequence is in a part");
+        self.run_targets(&targets, observer)
+    }
+
+    fn run_targets(&mut self, targets: &[Choice], observer: &mut dyn GradientObserver) -> Result<Loss> {
+        let Self { model, batches, kept, machine, .. } = self;
         let hidden = model.config.hidden_size;
-        let mut gradients = vec![0f32; kept[0].len()];
         let unit = model.weights.blocks.len();
-        model.placement.enter(unit, gradients.len() / hidden);
-        let loss = machine.head(texts, target, &kept[unit], &mut gradients, observer);
+        let values = kept[0].len();
+        let mut gradients = machine.vectors(values)?;
+        model.placement.enter(unit, values / hidden);
+        let loss = machine.head(targets, &kept[unit], &mut gradients, observer);
         model.placement.leave(unit);
         let loss = loss?;
         for layer in (0..unit).rev() {
-            model.placement.enter(layer, gradients.len() / hidden);
-            let transposed = Transposed::new(&model.pool, &model.weights.blocks[layer])?;
+            model.placement.enter(layer, values / hidden);
+            let held = machine.hold(layer)?;
             for batch in &*batches {
-                let values = batch.tokens.start * hidden..batch.tokens.end * hidden;
-                let tape = machine.record(layer, &batch.sequences, &kept[layer][values.clone()])?;
-                machine.block(layer, batch, tape, &transposed, &mut gradients[values], observer)?;
+                let range = batch.tokens.start * hidden..batch.tokens.end * hidden;
+                machine.begin()?;
+                let x = machine.uploaded(&kept[layer][range.clone()])?;
+                let tape = machine.record((layer, &held.block), &batch.sequences, x)?;
+                let mut d = machine.copy(gradients.values().slice(range.clone()))?;
+                machine.block((layer, &held), batch, tape, &mut d, observer)?;
+                machine.executor.copy(d.values(), gradients.values_mut().slice(range))?;
+                machine.end()?;
             }
             model.placement.leave(layer);
-            observer.residual(layer, &gradients).map_err(Error::Observer)?;
+            if observer.wants_residual(layer) {
+                let shown = machine.in_ram(gradients.values())?;
+                observer.residual(layer, &shown).map_err(Error::Observer)?;
+            }
         }
         model.checkpoint().check_read()?;
         Ok(loss)
     }
+}
+
+impl Machine<'_> {
+    /// These numbers in RAM.
+    fn in_ram<'v>(&mut self, x: Values<'v>) -> Result<std::borrow::Cow<'v, [f32]>> {
+        if self.on_cpu() {
+            return Ok(std::borrow::Cow::Borrowed(x.host()?));
+        }
+        let mut copy = vec![0f32; x.len()];
+        self.executor.download(x, &mut copy)?;
+        Ok(std::borrow::Cow::Owned(copy))
+    }
+
+    /// Shows a layer with its inputs and gradients.
+    fn show(
+        &mut self,
+        observer: &mut dyn GradientObserver,
+        linear: &Linear,
+        tokens: &Range<usize>,
+        (inputs, gradients): (&Vectors, &Vectors),
+    ) -> Result<()> {
+        for linear in describe(&[linear]) {
+            if !observer.wants(&linear) {
+                continue;
+            }
+            let (inputs, gradients) = (self.in_ram(inputs.values())?, self.in_ram(gradients.values())?);
+            let (inputs, gradients) = (&inputs[..], &gradients[..]);
+            let gradient = LinearGradient { linear, tokens: tokens.clone(), inputs, gradients };
+            observer.linear(&gradient).map_err(Error::Observer)?;
+        }
+        Ok(())
+    }
+}
+
+/// The attention of a block: the only mixer whose gradients are known.
+fn attention_of(block: &Block) -> Result<&Attention> {
+    let what = "its blocks have other mixers than attention";
+    block.mixer.attention().ok_or(Error::NoGradients { what })
 }
 
 /// Sequences in batches of about [`BATCH`] tokens.
@@ -160,22 +277,6 @@ fn batches(texts: &[Vec<u32>]) -> Vec<Batch> {
         start = end;
     }
     batches
-}
-
-/// Shows a layer with its inputs and gradients.
-fn show(
-    observer: &mut dyn GradientObserver,
-    linear: &Linear,
-    tokens: &Range<usize>,
-    inputs: &[f32],
-    gradients: &[f32],
-) -> Result<()> {
-    let infos = describe(&[linear]);
-    for linear in infos {
-        let gradient = LinearGradient { linear, tokens: tokens.clone(), inputs, gradients };
-        observer.linear(&gradient).map_err(Error::Observer)?;
-    }
-    Ok(())
 }
 
 /// Replaces nothing and looks at nothing.

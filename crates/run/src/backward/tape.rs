@@ -2,124 +2,168 @@
 
 use std::ops::Range;
 
-use quern_compute::parallel::{part_of, share};
-use quern_compute::{Attend, Heads, Rotate, Values, ValuesMut, ops};
+use quern_compute::{Attend, Columns, Heads, Recorded, Rotate};
 use quern_model::Config;
 use quern_model::architecture::Block as BlockKind;
 
 use crate::Result;
 use crate::forward::{activation, attention_shape, rope_style};
-use crate::rope::grow_queries;
-use crate::weights::{Ffn, HeadNorms, Qkv, Widen};
+use crate::weights::{Attention, Block, Ffn, HeadNorms, Qkv, Widen};
 
-use super::products::{Machine, add, angles_of};
+use super::attention_of;
+use super::products::Machine;
+use super::vectors::Vectors;
 
 /// The activations of one block for one batch; each is `[tokens][width]`.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(super) struct Tape {
     /// The residual stream in front of the block.
-    pub(super) x: Vec<f32>,
+    pub(super) x: Vectors,
     /// Inputs of Q, K and V.
-    pub(super) normed: Vec<f32>,
-    /// Queries and keys before the norms of heads; empty without those.
-    pub(super) unnormed: [Vec<f32>; 2],
+    pub(super) normed: Vectors,
+    /// Queries and keys before the norms of heads.
+    pub(super) unnormed: Option<[Vectors; 2]>,
     /// Queries and keys as they are multiplied, and values.
-    pub(super) qkv: [Vec<f32>; 3],
+    pub(super) qkv: [Vectors; 3],
     /// Inputs of the output projection.
-    pub(super) attended: Vec<f32>,
-    /// What it returns.
-    pub(super) projected: Vec<f32>,
-    /// The residual stream with attention's result added; then normalized, where norms are behind the sums.
-    pub(super) sum: Vec<f32>,
-    pub(super) middle: Vec<f32>,
-    /// Inputs of the network.
-    pub(super) network: Vec<f32>,
+    pub(super) attended: Vectors,
+    /// What attention's gradients need besides, on a GPU.
+    pub(super) log_sums: Vectors,
+    /// What the output projection returns.
+    pub(super) projected: Vectors,
+    /// The residual stream with attention's result added.
+    pub(super) sum: Vectors,
+    /// Inputs of the network. Where norms are behind the sums, the residual stream too.
+    pub(super) network: Vectors,
     /// What gate and up, the two fused, or up alone return.
-    pub(super) widened: Vec<Vec<f32>>,
+    pub(super) widened: Vec<Vectors>,
     /// Inputs of the down projection.
-    pub(super) wide: Vec<f32>,
-    /// What it returns; empty if it is added as it is.
-    pub(super) narrowed: Vec<f32>,
+    pub(super) wide: Vectors,
+    /// What it returns, unless it is added as it is.
+    pub(super) narrowed: Option<Vectors>,
 }
 
 impl Machine<'_> {
-    /// Runs block `layer` over sequences whose residual streams are `x`, `[tokens][hidden]`.
-    pub(super) fn record(&mut self, layer: usize, sequences: &[Range<usize>], x: &[f32]) -> Result<Tape> {
+    /// Runs block `layer`, which is `block` on the device, over sequences whose residual streams are `x`,
+    /// `[tokens][hidden]`.
+    pub(super) fn record(
+        &mut self,
+        (layer, block): (usize, &Block),
+        sequences: &[Range<usize>],
+        x: Vectors,
+    ) -> Result<Tape> {
         let model = self.model;
-        let (config, block, pool) = (&model.config, &model.weights.blocks[layer], &model.pool);
-        let mut tape = Tape { x: x.to_vec(), ..Tape::default() };
-
-        tape.normed = self.norm_if(block.norm_of_attention(config.block), x)?;
-        tape.qkv = match &block.qkv {
+        let config = &model.config;
+        let normed = self.norm_if(block.norm_of_attention(config.block), &x)?;
+        let attention = attention_of(block)?;
+        let mut qkv = match &attention.qkv {
             Qkv::Separate { q, k, v } => {
-                let normed = &tape.normed;
-                [self.linear(q, normed)?, self.linear(k, normed)?, self.linear(v, normed)?]
+                let x = normed.values();
+                [self.linear(q, x)?, self.linear(k, x)?, self.linear(v, x)?]
             }
-            Qkv::Fused { qkv, by_group } => split(config, *by_group, &self.linear(qkv, &tape.normed)?),
+            Qkv::Fused { qkv, by_group } => {
+                let joined = self.linear(qkv, normed.values())?;
+                self.split(*by_group, &joined)?
+            }
         };
-        if block.head_norms.is_some() {
-            tape.unnormed = [tape.qkv[0].clone(), tape.qkv[1].clone()];
+        let unnormed = match &attention.head_norms {
+            Some(_) => Some([self.copy(qkv[0].values())?, self.copy(qkv[1].values())?]),
+            None => None,
+        };
+        if let (Some(HeadNorms { q, k, whole: true }), Some([of_q, of_k])) =
+            (&attention.head_norms, &unnormed)
+        {
+            qkv[0] = self.norm(q, of_q.values())?;
+            qkv[1] = self.norm(k, of_k.values())?;
         }
-        if let Some(HeadNorms { q, k, whole: true }) = &block.head_norms {
-            tape.qkv[0] = self.norm(q, &tape.unnormed[0])?;
-            tape.qkv[1] = self.norm(k, &tape.unnormed[1])?;
-        }
-        tape.attended = vec![0f32; tape.qkv[0].len()];
-        self.attend(layer, sequences, &mut tape)?;
+        let mut attended = self.vectors(qkv[0].len())?;
+        let mut log_sums = self.vectors(qkv[0].len() / config.head_dim)?;
+        self.attend((layer, attention), sequences, &mut qkv, (&mut attended, &mut log_sums))?;
 
-        tape.projected = self.linear(&block.attention_output, &tape.attended)?;
-        tape.sum = x.to_vec();
+        let projected = self.linear(&attention.output, attended.values())?;
+        let mut sum = self.copy(x.values())?;
         match &block.attention_post_norm {
             Some(norm) => {
-                let normed = self.norm(norm, &tape.projected)?;
-                add(pool, &mut tape.sum, &normed);
+                let normed = self.norm(norm, projected.values())?;
+                self.add(&mut sum, &normed)?;
             }
-            None => add(pool, &mut tape.sum, &tape.projected),
+            None => self.add(&mut sum, &projected)?,
         }
-        (tape.middle, tape.network) = match config.block {
-            BlockKind::PostNorm => {
-                let middle = self.norm_if(block.attention_norm.as_ref(), &tape.sum)?;
-                (middle.clone(), middle)
-            }
-            BlockKind::Sequential => (tape.sum.clone(), self.norm_if(block.network_norm(), &tape.sum)?),
-            BlockKind::Parallel => (tape.sum.clone(), self.norm_if(block.network_norm(), x)?),
-            BlockKind::OutputNorm => (tape.sum.clone(), tape.sum.clone()),
+        let network = match config.block {
+            BlockKind::PostNorm => self.norm_if(block.attention_norm.as_ref(), &sum)?,
+            BlockKind::Sequential => self.norm_if(block.network_norm(), &sum)?,
+            BlockKind::Parallel => self.norm_if(block.network_norm(), &x)?,
+            BlockKind::OutputNorm => self.copy(sum.values())?,
         };
-
-        let Ffn::Dense { widen, down } = &block.ffn else { return Ok(tape) };
-        for linear in widen.linears() {
-            let made = self.linear(linear, &tape.network)?;
-            tape.widened.push(made);
+        let (mut widened, mut wide, mut narrowed) = (Vec::new(), self.vectors(0)?, None);
+        if let Ffn::Dense { widen, down } = &block.ffn {
+            for linear in widen.linears() {
+                widened.push(self.linear(linear, network.values())?);
+            }
+            wide = self.activated(widen, &widened)?;
+            if block.ffn_post_norm.is_some() || config.block == BlockKind::PostNorm {
+                narrowed = Some(self.linear(down, wide.values())?);
+            }
         }
-        tape.wide = self.activate(widen, &tape.widened);
-        if block.ffn_post_norm.is_some() || config.block == BlockKind::PostNorm {
-            tape.narrowed = self.linear(down, &tape.wide)?;
-        }
-        Ok(tape)
+        Ok(Tape {
+            x,
+            normed,
+            unnormed,
+            qkv,
+            attended,
+            log_sums,
+            projected,
+            sum,
+            network,
+            widened,
+            wide,
+            narrowed,
+        })
     }
 
-    /// Norms of heads, rotation and attention, sequence by sequence; queries and keys are overwritten.
-    fn attend(&mut self, layer: usize, sequences: &[Range<usize>], tape: &mut Tape) -> Result<()> {
-        let Self { model, executor, cache, angles } = self;
-        let (config, block) = (&model.config, &model.weights.blocks[layer]);
+    /// Norms of heads, rotation and attention; queries and keys are overwritten.
+    fn attend(
+        &mut self,
+        (layer, attention): (usize, &Attention),
+        sequences: &[Range<usize>],
+        qkv: &mut [Vectors; 3],
+        (attended, log_sums): (&mut Vectors, &mut Vectors),
+    ) -> Result<()> {
+        let config = &self.model.config;
         let shape = attention_shape(config, layer);
-        let norms = block.head_norms.as_ref().and_then(HeadNorms::of_heads);
+        let [q, k, v] = qkv;
+        for tokens in sequences {
+            let query = config.heads * config.head_dim;
+            self.grow(tokens, query, q)?;
+        }
+        let norms = attention.head_norms.as_ref().and_then(HeadNorms::of_heads);
+        if self.cache.is_none() {
+            if let Some((of_q, of_k)) = norms {
+                self.executor.head_norm(of_q, config.head_dim, q.values_mut())?;
+                self.executor.head_norm(of_k, config.head_dim, k.values_mut())?;
+            }
+            self.rotate(layer, sequences, (config.heads, false), q)?;
+            self.rotate(layer, sequences, (config.kv_heads, false), k)?;
+            let (q, k, v) = (q.values(), k.values(), v.values());
+            let (out, log_sums) = (attended.values(), log_sums.values());
+            let recorded = Recorded { q, k, v, out, sinks: attention.sinks.as_ref(), log_sums };
+            return Ok(self.executor.attention(&shape, sequences, recorded)?);
+        }
+        let Self { model, executor, cache, angles, .. } = self;
+        let Some(cache) = cache else { return Ok(()) };
         let (query, key) = (config.heads * config.head_dim, config.kv_heads * config.head_dim);
         for tokens in sequences {
-            let [q, k, v] = &mut tape.qkv;
             let of = |width: usize| tokens.start * width..tokens.end * width;
-            grow_queries(config, 0, query, query, &mut q[of(query)]);
             let heads = Heads::Separate {
-                q: ValuesMut::Host(&mut q[of(query)]),
-                k: ValuesMut::Host(&mut k[of(key)]),
-                v: ValuesMut::Host(&mut v[of(key)]),
+                q: q.values_mut().slice(of(query)),
+                k: k.values_mut().slice(of(key)),
+                v: v.values_mut().slice(of(key)),
             };
-            let (cos, sin) = angles_of(model, angles, layer, tokens.len());
-            let (cos, sin) = (Values::Host(cos), Values::Host(sin));
             let (style, pairs) = (rope_style(config), model.rotation.pairs());
+            let (cos, sin) = angles.of(config.window(layer).is_some(), tokens.len() * pairs);
             let rotate = config.rotates(layer).then_some(Rotate { style, pairs, cos, sin });
-            let out = ValuesMut::Host(&mut tape.attended[of(query)]);
-            let sinks = block.sinks.as_ref();
+            let out = attended.values_mut().slice(of(query));
+            let sinks = attention.sinks.as_ref();
             let attend = Attend { shape, slot: 0, first: 0, skip: 0, norms, rotate, sinks, heads, out };
             executor.attend(cache, attend)?;
         }
@@ -127,39 +171,97 @@ impl Machine<'_> {
     }
 
     /// The inputs of the down projection.
-    fn activate(&self, widen: &Widen, widened: &[Vec<f32>]) -> Vec<f32> {
-        let (pool, act) = (&self.model.pool, activation(&self.model.config));
-        let (mut wide, up) = match (widen, widened) {
-            (Widen::Gated { .. }, [gate, up]) => (gate.clone(), up.clone()),
-            (Widen::Fused(_), [both]) => halves(self.model.config.ffn_size, both),
-            (_, [plain]) => (plain.clone(), Vec::new()),
-            _ => (Vec::new(), Vec::new()),
-        };
-        let part = part_of(pool, wide.len(), 1);
-        if up.is_empty() {
-            share(pool, wide.chunks_mut(part), |wide| ops::activate(pool.level(), act, wide));
-        } else {
-            let parts = wide.chunks_mut(part).zip(up.chunks(part));
-            share(pool, parts, |(gate, up)| ops::activate_mul(pool.level(), act, gate, up));
+    fn activated(&mut self, widen: &Widen, widened: &[Vectors]) -> Result<Vectors> {
+        let act = activation(&self.model.config);
+        match (widen, widened) {
+            (Widen::Gated { .. }, [gate, up]) => {
+                let mut wide = self.copy(gate.values())?;
+                self.executor.gate(act, wide.values_mut(), up.values())?;
+                Ok(wide)
+            }
+            (Widen::Fused(_), [both]) => {
+                let [mut wide, up] = self.halves(both)?;
+                self.executor.gate(act, wide.values_mut(), up.values())?;
+                Ok(wide)
+            }
+            (_, [plain, ..]) => {
+                let mut wide = self.copy(plain.values())?;
+                self.executor.activate(act, wide.values_mut())?;
+                Ok(wide)
+            }
+            (_, []) => self.vectors(0),
         }
-        wide
+    }
+
+    /// Gate and up of rows that hold both.
+    pub(super) fn halves(&mut self, both: &Vectors) -> Result<[Vectors; 2]> {
+        let width = self.model.config.ffn_size;
+        let mut parts = self.apart(&[(0, width), (1, width)], both, 2)?.into_iter();
+        match (parts.next(), parts.next()) {
+            (Some(gate), Some(up)) => Ok([gate, up]),
+            _ => Ok([self.vectors(0)?, self.vectors(0)?]),
+        }
+    }
+
+    /// Rows of gate and up put together.
+    pub(super) fn whole(&mut self, gate: &Vectors, up: &Vectors) -> Result<Vectors> {
+        let width = self.model.config.ffn_size;
+        self.together(&[(0, width), (1, width)], &[gate, up])
+    }
+
+    /// Queries, keys and values of a fused projection's outputs.
+    fn split(&mut self, by_group: bool, joined: &Vectors) -> Result<[Vectors; 3]> {
+        let pieces = pieces(&self.model.config, by_group);
+        let mut parts = self.apart(&pieces, joined, 3)?.into_iter();
+        match (parts.next(), parts.next(), parts.next()) {
+            (Some(q), Some(k), Some(v)) => Ok([q, k, v]),
+            _ => Ok([self.vectors(0)?, self.vectors(0)?, self.vectors(0)?]),
+        }
+    }
+
+    /// The reverse of [`Machine::split`], for gradients.
+    pub(super) fn join(&mut self, by_group: bool, apart: &[Vectors; 3]) -> Result<Vectors> {
+        let pieces = pieces(&self.model.config, by_group);
+        self.together(&pieces, &apart.each_ref())
+    }
+
+    /// The parts of rows that hold pieces of each, one after the other: which part, and how many numbers.
+    fn apart(&mut self, pieces: &[(usize, usize)], joined: &Vectors, parts: usize) -> Result<Vec<Vectors>> {
+        let of: usize = pieces.iter().map(|(_, length)| length).sum();
+        let rows = joined.len() / of.max(1);
+        let widths = widths(pieces, parts);
+        let mut apart = widths.iter().map(|width| self.vectors(rows * width)).collect::<Result<Vec<_>>>()?;
+        let (mut first, mut at) = (0, vec![0; parts]);
+        for &(part, length) in pieces {
+            let to = (apart[part].values_mut(), Columns { first: at[part], of: widths[part] });
+            self.executor.copy_columns(length, (joined.values(), Columns { first, of }), to)?;
+            first += length;
+            at[part] += length;
+        }
+        Ok(apart)
+    }
+
+    /// The reverse of [`Machine::apart`].
+    fn together(&mut self, pieces: &[(usize, usize)], parts: &[&Vectors]) -> Result<Vectors> {
+        let of: usize = pieces.iter().map(|(_, length)| length).sum();
+        let widths = widths(pieces, parts.len());
+        let rows = parts.first().map_or(0, |part| part.len() / widths[0].max(1));
+        let mut joined = self.vectors(rows * of)?;
+        let (mut first, mut at) = (0, vec![0; parts.len()]);
+        for &(part, length) in pieces {
+            let from = (parts[part].values(), Columns { first: at[part], of: widths[part] });
+            self.executor.copy_columns(length, from, (joined.values_mut(), Columns { first, of }))?;
+            first += length;
+            at[part] += length;
+        }
+        Ok(joined)
     }
 }
 
-/// Rows of gate and up, `width` numbers each, taken apart.
-pub(super) fn halves(width: usize, both: &[f32]) -> (Vec<f32>, Vec<f32>) {
-    let mut apart = (Vec::with_capacity(both.len() / 2), Vec::with_capacity(both.len() / 2));
-    for row in both.chunks_exact(2 * width) {
-        apart.0.extend_from_slice(&row[..width]);
-        apart.1.extend_from_slice(&row[width..]);
-    }
-    apart
-}
-
-/// Rows of gate and up put together.
-pub(super) fn whole(width: usize, gate: &[f32], up: &[f32]) -> Vec<f32> {
-    let rows = gate.chunks_exact(width).zip(up.chunks_exact(width));
-    rows.flat_map(|(gate, up)| gate.iter().chain(up)).copied().collect()
+/// Numbers of a row of each part.
+fn widths(pieces: &[(usize, usize)], parts: usize) -> Vec<usize> {
+    let of = |part| pieces.iter().filter(|(own, _)| *own == part).map(|(_, length)| length).sum();
+    (0..parts).map(of).collect()
 }
 
 /// How the outputs of a fused projection are arranged: for each piece, whether it is of the queries (0), keys (1) or values
@@ -176,34 +278,4 @@ fn pieces(config: &Config, by_group: bool) -> Vec<(usize, usize)> {
             (0..config.kv_heads).flat_map(|_| [(0, own), (1, dim), (2, dim)]).collect()
         }
     }
-}
-
-/// Queries, keys and values of a fused projection's outputs.
-fn split(config: &Config, by_group: bool, joined: &[f32]) -> [Vec<f32>; 3] {
-    let pieces = pieces(config, by_group);
-    let width = pieces.iter().map(|(_, length)| length).sum();
-    let mut apart: [Vec<f32>; 3] = Default::default();
-    for mut row in joined.chunks_exact(width) {
-        for &(which, length) in &pieces {
-            let (piece, rest) = row.split_at(length);
-            apart[which].extend_from_slice(piece);
-            row = rest;
-        }
-    }
-    apart
-}
-
-/// The reverse of [`split`], for gradients.
-pub(super) fn join(config: &Config, by_group: bool, apart: &[Vec<f32>; 3]) -> Vec<f32> {
-    let pieces = pieces(config, by_group);
-    let mut rest = apart.each_ref().map(Vec::as_slice);
-    let mut joined = Vec::with_capacity(apart.iter().map(Vec::len).sum());
-    while !rest[0].is_empty() {
-        for &(which, length) in &pieces {
-            let (piece, later) = rest[which].split_at(length);
-            joined.extend_from_slice(piece);
-            rest[which] = later;
-        }
-    }
-    joined
 }

@@ -27,7 +27,7 @@ impl LogitsTo<'_> {
 }
 
 /// What the head, or the projection in front of it, makes of the residual stream.
-pub(crate) fn head_input<'a>(model: &'a Model, x: Values<'a>) -> Input<'a> {
+fn head_input<'a>(model: &'a Model, x: Values<'a>) -> Input<'a> {
     match &model.weights.output_norm {
         Some(norm) => Input::Norm(norm, x),
         None => Input::Values(x),

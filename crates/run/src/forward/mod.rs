@@ -9,7 +9,7 @@
 //! norm(x) -> head -> logits [vocab]                  (only for the rows wanted)
 //! ```
 //!
-//! A block is four phases, each of which ends with the input of a group of linear layers: [`Phases::attend`],
+//! A block is four phases, each of which ends with the input of a group of linear layers: [`Phases::mix`],
 //! [`Phases::project`], [`Phases::widen`], [`Phases::narrow`]. Ordinary passes run them one after the other;
 //! calibration runs each over all sequences before the next ([`crate::Layerwise`]). A parallel block takes both
 //! norms of the same `x`; one with norms after its parts (OPT-350m) takes them of the sums; a mixture of experts
@@ -24,6 +24,7 @@
 mod embed;
 mod experts;
 mod head;
+mod mixers;
 mod phases;
 mod stream;
 mod workspace;
@@ -43,10 +44,14 @@ use stream::{STREAMED_FROM, Streamer};
 
 pub(crate) use embed::{embed, embed_from};
 pub(crate) use experts::{BeforeGroup, GPU_ROWS, run as run_experts};
+pub(crate) use head::LogitsTo;
 use head::head;
-pub(crate) use head::{LogitsTo, head_input};
-pub(crate) use phases::{AttentionBuffers, KvTarget, Phases, attention_shape, rope_style};
-use phases::{Remote, Watch};
+use mixers::Remote;
+pub(crate) use mixers::{
+    AttentionBuffers, KvTarget, MixerRoom, StateRoom, States, attention_shape, rope_style,
+};
+pub(crate) use phases::Phases;
+use phases::Watch;
 pub(crate) use workspace::{Angles, Workspace, cache_shape, wide};
 
 /// What a text needs beside the devices' own memory.
@@ -258,7 +263,7 @@ fn block(
     let config = &model.config;
     let Batch { n, first, keep } = batch;
     let (hidden, wide, query) = (config.hidden_size, wide(config), config.heads * config.head_dim);
-    let rows = n - keep;
+    let (rows, mixed_width) = (n - keep, block.mixer.width());
     let pairs = n * model.rotation.pairs();
     let key = config.kv_heads * config.head_dim;
     let Workspace {
@@ -276,6 +281,8 @@ fn block(
         angles,
         seen,
         joined,
+        states,
+        scratch,
         ..
     } = work;
     let slot = model.placement.slot(layer);
@@ -301,7 +308,9 @@ fn block(
     };
     let observer = observer.as_mut().map(|o| Watch { observer: &mut **o, seen });
     let mut phases = Phases { model, block, executor, observer };
-    phases.attend(x.front(n * hidden), keep, target, buffers, attended.front_mut(rows * query))?;
+    let scratch = scratch.front_mut(n * block.mixer.scratch());
+    let room = MixerRoom { target, buffers, states: StateRoom { state: states.of(layer), scratch } };
+    phases.mix(x.front(n * hidden), keep, room, attended.front_mut(rows * mixed_width))?;
     if rows == 0 {
         return Ok(());
     }
@@ -315,7 +324,7 @@ fn block(
         };
     }
     phases.before_project(x!(), normed.front_mut(rows * hidden))?;
-    phases.project(attended.front(rows * query), projected.front_mut(rows * hidden), x!(mut))?;
+    phases.project(attended.front(rows * mixed_width), projected.front_mut(rows * hidden), x!(mut))?;
     match &block.ffn {
         Ffn::Dense { .. } => {
             let input = phases::network_input(model, block, x!(), normed.front(rows * hidden));

@@ -1,17 +1,11 @@
 //! The phases of one block: each ends where the input of the next group of linear layers is computed.
 
-use quern_compute::ops::RopeStyle;
-use quern_compute::{
-    Attend, AttentionShape, Buffer, Device, Executor, Heads, Input, KvCache, Output, Rotate, Values,
-    ValuesMut,
-};
-use quern_model::Config;
+use quern_compute::{Buffer, Device, Executor, Input, Output, Values, ValuesMut};
 use quern_model::architecture::Block as BlockKind;
 
 use crate::observer::observe;
-use crate::rope::grow_queries;
-use crate::weights::{Block, Experts, Ffn, HeadNorms, Linear, Qkv, Widen};
-use crate::{Error, Model, Observer, Result};
+use crate::weights::{Block, Experts, Ffn, Linear, Widen};
+use crate::{Model, Observer, Result};
 
 use super::{activation, experts};
 
@@ -43,44 +37,13 @@ impl Seen {
     }
 }
 
-/// Where the keys and values of a batch are stored.
-pub(crate) struct KvTarget<'p> {
-    pub(crate) cache: &'p mut KvCache,
-    /// The cache's layer.
-    pub(crate) slot: usize,
-    /// The model's.
-    pub(crate) layer: usize,
-    /// Position of the batch's first token.
-    pub(crate) first: usize,
-    /// Cosines and sines of the batch's positions, where attention is computed.
-    pub(crate) angles: (Values<'p>, Values<'p>),
-    /// The device that computes attention, if it is another.
-    pub(crate) remote: Option<Remote<'p>>,
-}
-
-/// A device that computes attention for layers whose weights are in RAM, and its memory.
-pub(crate) struct Remote<'p> {
-    pub(crate) executor: &'p mut Executor,
-    pub(crate) qkv: ValuesMut<'p>,
-    pub(crate) attended: ValuesMut<'p>,
-}
-
-/// Memory of [`Phases::attend`], at least as long as the batch demands.
-pub(crate) struct AttentionBuffers<'p> {
-    pub(crate) q: ValuesMut<'p>,
-    pub(crate) k: ValuesMut<'p>,
-    pub(crate) v: ValuesMut<'p>,
-    /// All three together, where they are computed so.
-    pub(crate) qkv: ValuesMut<'p>,
-}
-
 impl Phases<'_, '_> {
     pub(crate) fn kind(&self) -> BlockKind {
         self.model.config.block
     }
 
     /// Linear layers, seen by the observer.
-    fn linear<const N: usize>(
+    pub(super) fn linear<const N: usize>(
         &mut self,
         linears: [&Linear; N],
         input: Input<'_>,
@@ -89,82 +52,11 @@ impl Phases<'_, '_> {
         linear(self.executor, &mut self.observer, linears, input, output)
     }
 
-    /// The input of Q, K and V, written to `normed`.
-    pub(crate) fn attention_input(&mut self, x: Values<'_>, normed: ValuesMut<'_>) -> Result<()> {
-        match attention_input(self.model, self.block, x) {
+    /// The mixer's input, written to `normed`.
+    pub(crate) fn mixer_input(&mut self, x: Values<'_>, normed: ValuesMut<'_>) -> Result<()> {
+        match mixer_input(self.model, self.block, x) {
             Input::Values(x) => Ok(self.executor.copy(x, normed)?),
             Input::Norm(norm, x) => Ok(self.executor.norm(norm, x, normed)?),
-        }
-    }
-
-    /// From the residual stream to what attention gathered for the rows from `keep` on, the input of the
-    /// output projection. Keys and values of all rows go to the cache.
-    pub(crate) fn attend(
-        &mut self,
-        x: Values<'_>,
-        keep: usize,
-        target: KvTarget<'_>,
-        buffers: AttentionBuffers<'_>,
-        attended: ValuesMut<'_>,
-    ) -> Result<()> {
-        let (model, block) = (self.model, self.block);
-        let config = &model.config;
-        let n = x.len() / config.hidden_size;
-        let (query, key) = (config.heads * config.head_dim, config.kv_heads * config.head_dim);
-        let AttentionBuffers { q, k, v, qkv } = buffers;
-        let input = attention_input(model, block, x);
-        let width = query + 2 * key;
-        let mut heads = match &block.qkv {
-            Qkv::Separate { q: wq, k: wk, v: wv }
-                if target.remote.is_some() || (self.executor.joins_heads() && !config.qk_norm_whole()) =>
-            {
-                let mut qkv = qkv.slice(0..n * width);
-                self.linear([wq, wk, wv], input, Output::Join(qkv.reborrow()))?;
-                if let Some(HeadNorms { q, k, whole: true }) = &block.head_norms {
-                    for row in 0..n {
-                        let at = row * width;
-                        let (queries, keys) = (at..at + query, at + query..at + query + key);
-                        self.executor.norm_in_place(q, qkv.reborrow().slice(queries))?;
-                        self.executor.norm_in_place(k, qkv.reborrow().slice(keys))?;
-                    }
-                }
-                Heads::Joined { qkv, by_group: false }
-            }
-            Qkv::Separate { q: wq, k: wk, v: wv } => {
-                let (mut q, mut k, mut v) = (q.slice(0..n * query), k.slice(0..n * key), v.slice(0..n * key));
-                let outputs = Output::Store([q.reborrow(), k.reborrow(), v.reborrow()]);
-                self.linear([wq, wk, wv], input, outputs)?;
-                if let Some(HeadNorms { q: of_queries, k: of_keys, whole: true }) = &block.head_norms {
-                    self.executor.norm_in_place(of_queries, q.reborrow())?;
-                    self.executor.norm_in_place(of_keys, k.reborrow())?;
-                }
-                Heads::Separate { q, k, v }
-            }
-            Qkv::Fused { qkv: weights, by_group } => {
-                let mut qkv = qkv.slice(0..n * width);
-                self.linear([weights], input, Output::Store([qkv.reborrow()]))?;
-                Heads::Joined { qkv, by_group: *by_group }
-            }
-        };
-        let KvTarget { cache, slot, layer, first, angles: (cos, sin), remote } = target;
-        grow(config, first, n, &mut heads)?;
-        let (shape, style) = (attention_shape(config, layer), rope_style(config));
-        let rotate = Rotate { style, pairs: model.rotation.pairs(), cos, sin };
-        let rotate = config.rotates(layer).then_some(rotate);
-        let norms = block.head_norms.as_ref().and_then(HeadNorms::of_heads);
-        let sinks = block.sinks.as_ref();
-        let attend = |heads, out| Attend { shape, slot, first, skip: keep, norms, rotate, sinks, heads, out };
-        let Some(Remote { executor, mut qkv, attended: mut out }) = remote else {
-            return Ok(self.executor.attend(cache, attend(heads, attended))?);
-        };
-        let Heads::Joined { qkv: made, by_group } = heads else {
-            return Err(quern_compute::Error::Device.into());
-        };
-        executor.upload(made.as_values().host()?, qkv.reborrow())?;
-        executor.attend(cache, attend(Heads::Joined { qkv, by_group }, out.reborrow()))?;
-        match out.is_empty() {
-            true => Ok(()),
-            false => Ok(executor.download(out.as_values(), attended.host()?)?),
         }
     }
 
@@ -177,16 +69,16 @@ impl Phases<'_, '_> {
         }
     }
 
-    /// `x += output(attended)`.
+    /// `x += output(mixed)`.
     pub(crate) fn project(
         &mut self,
-        attended: Values<'_>,
+        mixed: Values<'_>,
         projected: ValuesMut<'_>,
         mut x: ValuesMut<'_>,
     ) -> Result<()> {
         let block = self.block;
         let post = block.attention_post_norm.as_ref();
-        self.add(&block.attention_output, Input::Values(attended), post, projected, x.reborrow())?;
+        self.add(block.mixer.output(), Input::Values(mixed), post, projected, x.reborrow())?;
         match (self.kind(), &block.attention_norm) {
             (BlockKind::PostNorm, Some(norm)) => Ok(self.executor.norm_in_place(norm, x)?),
             _ => Ok(()),
@@ -296,28 +188,8 @@ impl Phases<'_, '_> {
     }
 }
 
-/// A layer's attention, as the kernels take it.
-pub(crate) fn attention_shape(config: &Config, layer: usize) -> AttentionShape {
-    AttentionShape {
-        heads: config.heads,
-        kv_heads: config.kv_heads,
-        head_dim: config.head_dim,
-        scale: config.attention_scale(layer),
-        window: config.window(layer),
-        softcap: config.attention_softcap,
-    }
-}
-
-/// Which numbers of a head are rotated together, as the kernels name it.
-pub(crate) fn rope_style(config: &Config) -> RopeStyle {
-    match config.rope_style {
-        quern_model::RopeStyle::HalfSplit => RopeStyle::HalfSplit,
-        quern_model::RopeStyle::Interleaved => RopeStyle::Interleaved,
-    }
-}
-
-/// The input of Q, K and V: `norm(x)`, or `x` itself where norms are behind.
-fn attention_input<'a>(model: &Model, block: &'a Block, x: Values<'a>) -> Input<'a> {
+/// The mixer's input: `norm(x)`, or `x` itself where norms are behind.
+pub(super) fn mixer_input<'a>(model: &Model, block: &'a Block, x: Values<'a>) -> Input<'a> {
     match block.norm_of_attention(model.config.block) {
         Some(norm) => Input::Norm(norm, x),
         None => Input::Values(x),
@@ -358,24 +230,4 @@ pub(super) fn linear<const N: usize>(
     };
     observe(*observer, executor, &linears, values)?;
     Ok(executor.linear(ops, Input::Values(values), output)?)
-}
-
-/// Multiplies the queries of `n` positions from `first` on with what they grow to, where they do. It commutes with the
-/// rotation, so it comes before: only processors have these rows at hand.
-fn grow(config: &Config, first: usize, n: usize, heads: &mut Heads<'_>) -> Result<()> {
-    let Some(growth) = config.query_growth.filter(|growth| growth.reaches(first + n)) else {
-        return Ok(());
-    };
-    let (query, key) = (config.heads * config.head_dim, config.kv_heads * config.head_dim);
-    let (rows, stride) = match heads {
-        Heads::Separate { q, .. } => (q.reborrow(), query),
-        Heads::Joined { qkv, .. } => (qkv.reborrow(), query + 2 * key),
-    };
-    match rows.host() {
-        Ok(rows) => {
-            grow_queries(config, first, stride, query, rows);
-            Ok(())
-        }
-        Err(_) => Err(Error::QueryGrowth { context: growth.context }),
-    }
 }

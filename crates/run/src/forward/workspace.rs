@@ -4,8 +4,10 @@ use quern_compute::{Buffer, CacheShape, Device, Executor, KvCache, KvType, Value
 use quern_model::Config;
 
 use crate::rope::RotaryAngles;
+use crate::weights::state_sizes;
 use crate::{Model, Result};
 
+use super::mixers::States;
 use super::phases::Seen;
 
 /// Memory on one device, kept from pass to pass. Each buffer is `[tokens][width]`.
@@ -14,6 +16,8 @@ pub(crate) struct Workspace {
     pub(crate) executor: Executor,
     /// Keys and values of the layers on this device.
     pub(crate) cache: KvCache,
+    /// What layers with a state keep.
+    pub(crate) states: States,
     pub(crate) x: Buffer,
     pub(crate) normed: Buffer,
     pub(crate) q: Buffer,
@@ -21,6 +25,8 @@ pub(crate) struct Workspace {
     pub(crate) v: Buffer,
     pub(crate) qkv: Buffer,
     pub(crate) attended: Buffer,
+    /// What mixers other than plain attention compute in.
+    pub(crate) scratch: Buffer,
     pub(crate) projected: Buffer,
     pub(crate) wide: Buffer,
     pub(crate) logits: Buffer,
@@ -85,6 +91,7 @@ impl Workspace {
             joined: model.fused_qkv() || joins || model.placement.has_remote(),
             executor,
             cache: KvCache::new(device, shape)?,
+            states: States::new(model, device)?,
             x: buffer(),
             normed: buffer(),
             q: buffer(),
@@ -92,6 +99,7 @@ impl Workspace {
             v: buffer(),
             qkv: buffer(),
             attended: buffer(),
+            scratch: buffer(),
             projected: buffer(),
             wide: buffer(),
             logits: buffer(),
@@ -108,7 +116,8 @@ impl Workspace {
             buffer.reserve(n * config.hidden_size)?;
         }
         self.projected.reserve(n * config.hidden_size.max(config.embedding_size))?;
-        self.attended.reserve(n * query)?;
+        self.attended.reserve(n * model.weights.mixed_width())?;
+        self.scratch.reserve(n * model.weights.mixer_scratch())?;
         if self.joined {
             self.qkv.reserve(n * (query + 2 * key))?;
         }
@@ -143,10 +152,11 @@ impl Workspace {
         let (query, key) = (config.heads * config.head_dim, config.kv_heads * config.head_dim);
         let qkv = if model.fused_qkv() { query + 2 * key } else { 0 };
         // Beside the buffers above, the executor's: an input normalized, and results that are not stored as they are.
-        let own = 5 * config.hidden_size + 2 * query + 2 * key + qkv + 3 * wide(config);
+        let mixed = model.weights.mixed_width();
+        let own = 5 * config.hidden_size + query + mixed + 2 * key + qkv + 3 * wide(config);
         let experts = config.experts.map_or(0, |e| e.count + 2 * (e.ffn_size + config.hidden_size));
         let pairs = 4 * model.rotation.pairs();
-        let floats = (own + experts + pairs) as u64 * n as u64;
+        let floats = (own + experts + pairs + state_sizes(config).1) as u64 * n as u64;
         4 * floats + Self::kernels(model, n)
     }
 
@@ -154,7 +164,7 @@ impl Workspace {
     /// permuted; attention's tiles in each thread.
     pub(crate) fn kernels(model: &Model, n: usize) -> u64 {
         let config = &model.config;
-        let columns = wide(config).max(config.hidden_size).max(config.heads * config.head_dim);
+        let columns = wide(config).max(config.hidden_size).max(model.weights.mixed_width());
         8 * columns as u64 * n as u64 + ((1 << 20) * model.threads() as u64)
     }
 }

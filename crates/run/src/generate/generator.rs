@@ -92,14 +92,18 @@ impl<'m> Generator<'m> {
     }
 
     /// Goes back to the longest beginning that `prompt` shares with what is held, the prompt's last token excluded:
-    /// it has to be computed for its logits. Returns its length.
+    /// it has to be computed for its logits. Returns its length, or that of what the session can go back to.
     fn rewind(&mut self, prompt: &[u32]) -> usize {
         let shared = self.held.iter().zip(&prompt[..prompt.len() - 1]).take_while(|(a, b)| a == b).count();
-        self.session.truncate(shared);
-        self.held.truncate(shared);
-        shared
+        let kept = self.session.truncate(shared);
+        self.held.truncate(kept);
+        kept
     }
 }
+
+/// The end of a prompt that is run by itself where a model has states, so that they can be kept in front of it: templates
+/// end a prompt with what the next prompt of the conversation may not have (the beginning of a thought).
+const ENDING: usize = 8;
 
 /// One answer on its way.
 struct Run<'a, 'l> {
@@ -146,7 +150,12 @@ impl<'a> Run<'a, '_> {
         let limit = options.limit.unwrap_or(usize::MAX);
         // All batches but the last are there for keys and values alone.
         self.out.listener.prompt(0, prompt.len());
-        let (first, last) = prompt.split_at((prompt.len() - 1) / session.batch() * session.batch());
+        let whole = match session.has_states() {
+            false => (prompt.len() - 1) / session.batch() * session.batch(),
+            // Where the next prompt of a conversation most likely begins to differ.
+            true => prompt.len().saturating_sub(ENDING),
+        };
+        let (first, last) = prompt.split_at(whole);
         for (number, batch) in first.chunks(session.batch()).enumerate() {
             if self.out.listener.is_done() {
                 return Ok((Stop::Interrupted, None));
@@ -154,6 +163,9 @@ impl<'a> Run<'a, '_> {
             session.forward(batch, Wanted::Nothing)?;
             held.extend_from_slice(batch);
             self.out.listener.prompt(number * session.batch() + batch.len(), prompt.len());
+        }
+        if !first.is_empty() {
+            session.keep()?;
         }
         let mut next = last.to_vec();
         loop {

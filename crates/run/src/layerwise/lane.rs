@@ -9,7 +9,6 @@ use crate::observer::{Inputs, observe};
 use crate::weights::{Block, Linear};
 use crate::{Calibrator, Model, Result};
 
-use super::rows::Keep;
 use super::steps::Steps;
 use super::stream::{Keeps, Stream, Views};
 
@@ -28,7 +27,6 @@ pub(super) struct Lane<'m> {
     pub(super) views: Views,
     /// What the experts of a block make of all tokens, where the streams have no room for it.
     pub(super) made: Buffer,
-    waits: bool,
     uploader: Uploader,
     /// The memory of a block's weights on a GPU.
     room: Room,
@@ -66,7 +64,7 @@ impl<'m> Lane<'m> {
         let config = &model.config;
         let longest = sequences.iter().map(Range::len).max().unwrap_or(0);
         let tokens = (sequences.last().map_or(0, |last| last.end), longest);
-        let stream = || Stream::new(device, config, keeps, tokens);
+        let stream = || Stream::new(device, model, keeps, tokens);
         let uploader = Uploader::new(device, &model.pool)?;
         let largest = model.weights.blocks.iter().map(Block::gpu_bytes).max().unwrap_or(0);
         Ok(Self {
@@ -76,7 +74,6 @@ impl<'m> Lane<'m> {
             steps: Steps::new(model, device, longest)?,
             views: Views::new(device, config, longest, with_reference)?,
             made: Buffer::new(device),
-            waits: keeps.hidden == Keep::InRam,
             room: uploader.room(largest)?,
             uploader,
             held: None,
@@ -136,12 +133,6 @@ impl<'m> Lane<'m> {
 
     /// Brings a sequence to the device, where it waits in RAM.
     pub(super) fn load(&mut self, tokens: &Range<usize>) -> Result<()> {
-        if !self.waits {
-            return Ok(());
-        }
-        // The memory that copies are made through is free again.
-        self.steps.end()?;
-        self.steps.begin()?;
         let executor = &mut self.steps.executor;
         self.current.load(executor, tokens)?;
         self.reference.as_mut().map_or(Ok(()), |reference| reference.load(executor, tokens))
@@ -154,8 +145,8 @@ impl<'m> Lane<'m> {
         self.reference.as_mut().map_or(Ok(()), |reference| reference.store(executor, tokens))
     }
 
-    /// Shows the inputs of Q, K and V (`linears`).
-    pub(super) fn show_attention_inputs(
+    /// Shows the inputs of the mixer (`linears`).
+    pub(super) fn show_mixer_inputs(
         &mut self,
         linears: &[&Linear],
         tokens: &Range<usize>,
@@ -164,33 +155,33 @@ impl<'m> Lane<'m> {
         let Self { current, reference, steps, views, held, model, .. } = self;
         let Some(Held { own, block }) = held else { return Ok(()) };
         let values = tokens.len() * model.config.hidden_size;
-        steps.attention_input(block, current.hidden_of(tokens), views.normed.front_mut(values))?;
+        steps.mixer_input(block, current.hidden_of(tokens), views.normed.front_mut(values))?;
         let mut inputs = Inputs::from(views.normed.front(values));
         if let Some(reference) = reference {
             let normed = views.reference.front_mut(values);
-            steps.attention_input(own, reference.hidden_of(tokens), normed)?;
+            steps.mixer_input(own, reference.hidden_of(tokens), normed)?;
             inputs.reference = Some(views.reference.front(values));
         }
         observe(calibrator, &mut steps.executor, linears, inputs)
     }
 
-    /// Attention; shows the inputs of the output projection (`linear`). `directly`: its outputs are added to the residual
+    /// The mixer; shows the inputs of its output layer (`linear`). `directly`: its outputs are added to the residual
     /// stream with nothing in between.
-    pub(super) fn show_attended(
+    pub(super) fn show_mixed(
         &mut self,
         (layer, linear): (usize, &Linear),
         tokens: &Range<usize>,
         directly: bool,
         calibrator: &mut dyn Calibrator,
     ) -> Result<()> {
-        let Self { current, reference, steps, views, held, model, .. } = self;
+        let Self { current, reference, steps, views, held, .. } = self;
         let Some(Held { own, block }) = held else { return Ok(()) };
-        let query = model.config.heads * model.config.head_dim;
-        steps.attend((layer, block), current, tokens)?;
-        let mut inputs = Inputs::from(current.inputs_of(query, tokens));
+        let width = block.mixer.width();
+        steps.mix((layer, block), current, tokens)?;
+        let mut inputs = Inputs::from(current.inputs_of(width, tokens));
         if let Some(reference) = reference {
-            steps.attend((layer, own), reference, tokens)?;
-            inputs.reference = Some(reference.inputs_of(query, tokens));
+            steps.mix((layer, own), reference, tokens)?;
+            inputs.reference = Some(reference.inputs_of(width, tokens));
             if directly {
                 inputs.drift = Some(views.drift(&mut steps.executor, current, reference, tokens)?);
             }
@@ -198,13 +189,13 @@ impl<'m> Lane<'m> {
         observe(calibrator, &mut steps.executor, &[linear], inputs)
     }
 
-    /// The output projection, and the inputs of the network: in a parallel block of the same residual stream.
+    /// The output layer, and the inputs of the network: in a parallel block of the same residual stream.
     pub(super) fn project(&mut self, layer: usize, tokens: &Range<usize>) -> Result<()> {
         let Self { current, reference, steps, held, .. } = self;
         let Some(held) = held else { return Ok(()) };
         for (block, stream) in held.with(current, reference) {
             if !stream.inputs.stay() {
-                steps.attend((layer, block), stream, tokens)?;
+                steps.mix((layer, block), stream, tokens)?;
             }
             steps.before_project(block, stream, tokens)?;
             steps.project(block, stream, tokens)?;

@@ -31,13 +31,13 @@ impl LayerwiseMemory {
         let kept = 1 + u64::from(config.block == BlockKind::Parallel || mixture) + u64::from(mixture);
         let views = 1 + 2 * u64::from(streams > 1);
         let pairs = 4 * wide(model.rotation.pairs());
-        let sequence = streams * (hidden + wide(inputs_width(config)))
+        let sequence = streams * (hidden + wide(inputs_width(model)))
             + (1 + views) * hidden.max(wide(config.embedding_size))
             + query
             + 4 * key
             + pairs;
         // Inputs of products in f16, and results that are not stored as they are.
-        let kernels = 2 * wide(inputs_width(config)) + 4 * 2 * wide(config.ffn_size) + 4 * hidden;
+        let kernels = 2 * wide(inputs_width(model)) + 4 * 2 * wide(config.ffn_size) + 4 * hidden;
         // An expert's input, what it makes, and what is inside it; router's outputs and choices of all tokens.
         let experts = config.experts.map_or((0, 0), |e| {
             let rows = tokens.min(wide(GPU_ROWS));

@@ -21,12 +21,12 @@
 //! (`[tokens][heads * head_dim]` or `[tokens][ffn]`) and of the network, in f32. A GPU keeps the residual stream alone,
 //! or one sequence of it where its memory is short, and computes the rest again for each sequence.
 
-mod attention;
 mod calibrator;
 mod experts;
 mod head;
 mod lane;
 mod memory;
+mod mixer;
 mod network;
 mod rows;
 mod steps;
@@ -154,11 +154,18 @@ impl<'m> Layerwise<'m> {
     /// A GPU is lost.
     pub fn streams(&mut self) -> Result<Vec<Cow<'_, [f32]>>> {
         let which = if self.has_reference() { &[false, true][..] } else { &[false] };
-        if which.iter().any(|&reference| self.in_ram(reference).is_none()) {
-            let copies = which.iter().map(|&reference| Ok(Cow::Owned(self.copied(reference)?)));
-            return copies.collect();
+        let mut streams = Vec::with_capacity(which.len());
+        for &reference in which {
+            if self.in_ram(reference)?.is_none() {
+                streams.push(self.copied(reference)?);
+            }
         }
-        Ok(which.iter().filter_map(|&reference| self.in_ram(reference)).map(Cow::Borrowed).collect())
+        if streams.len() == which.len() {
+            return Ok(streams.into_iter().map(Cow::Owned).collect());
+        }
+        let in_ram =
+            which.iter().map(|&reference| Ok(Cow::Borrowed(self.in_ram(reference)?.unwrap_or_default())));
+        in_ram.collect()
     }
 
     /// Sets the residual stream to what [`Layerwise::hidden`] once returned: continues another run.
@@ -224,7 +231,7 @@ impl<'m> Layerwise<'m> {
         for lane in &mut self.lanes {
             lane.enter(original)?;
         }
-        self.attention(layer, calibrator)?;
+        self.mixer(layer, calibrator)?;
         match &original.ffn {
             Ffn::Dense { widen, down } => self.dense(layer, (widen, down), calibrator)?,
             Ffn::Experts(experts) => self.experts(layer, experts, calibrator)?,
@@ -277,17 +284,17 @@ impl<'m> Layerwise<'m> {
     }
 
     fn read(&mut self, of_reference: bool) -> Result<Cow<'_, [f32]>> {
-        if self.in_ram(of_reference).is_some() {
-            return Ok(Cow::Borrowed(self.in_ram(of_reference).unwrap_or_default()));
+        if self.in_ram(of_reference)?.is_some() {
+            return Ok(Cow::Borrowed(self.in_ram(of_reference)?.unwrap_or_default()));
         }
         Ok(Cow::Owned(self.copied(of_reference)?))
     }
 
     /// A residual stream that is in RAM as a whole.
-    fn in_ram(&self, of_reference: bool) -> Option<&[f32]> {
-        let [lane] = &self.lanes[..] else { return None };
-        let stream = if of_reference { lane.reference.as_ref()? } else { &lane.current };
-        stream.hidden.in_ram(self.values())
+    fn in_ram(&self, of_reference: bool) -> Result<Option<&[f32]>> {
+        let [lane] = &self.lanes[..] else { return Ok(None) };
+        let stream = if of_reference { lane.reference.as_ref() } else { Some(&lane.current) };
+        stream.map_or(Ok(None), |stream| stream.hidden.in_ram(self.values()))
     }
 
     /// A copy of a residual stream.

@@ -2,7 +2,7 @@
 
 use std::ops::Range;
 
-use quern_compute::{Buffer, Device, Executor, Values, ValuesMut};
+use quern_compute::{Buffer, Device, Executor, Values, ValuesMut, Waiting};
 
 use crate::Result;
 
@@ -24,7 +24,7 @@ pub(super) struct Rows {
     /// On the device.
     buffer: Buffer,
     /// All of them, where they wait in RAM.
-    ram: Vec<f32>,
+    ram: Option<Waiting>,
 }
 
 impl Rows {
@@ -37,7 +37,8 @@ impl Rows {
     ) -> Result<Self> {
         let mut buffer = Buffer::new(device);
         buffer.reserve(width * if keep == Keep::All { all } else { longest })?;
-        let ram = if keep == Keep::InRam { vec![0.0; all * width] } else { Vec::new() };
+        let waits = keep == Keep::InRam;
+        let ram = waits.then(|| Waiting::new(device, all * width)).transpose()?;
         Ok(Self { keep, buffer, ram })
     }
 
@@ -70,9 +71,9 @@ impl Rows {
         width: usize,
         tokens: &Range<usize>,
     ) -> Result<()> {
-        if self.keep == Keep::InRam {
+        if let Some(ram) = &self.ram {
             let to = self.buffer.front_mut(tokens.len() * width);
-            executor.upload(&self.ram[tokens.start * width..tokens.end * width], to)?;
+            executor.bring(ram, tokens.start * width..tokens.end * width, to)?;
         }
         Ok(())
     }
@@ -84,19 +85,19 @@ impl Rows {
         width: usize,
         tokens: &Range<usize>,
     ) -> Result<()> {
-        if self.keep == Keep::InRam {
+        if let Some(ram) = &mut self.ram {
             let from = self.buffer.front(tokens.len() * width);
-            executor.download(from, &mut self.ram[tokens.start * width..tokens.end * width])?;
+            executor.take_back(from, ram, tokens.start * width..tokens.end * width)?;
         }
         Ok(())
     }
 
-    /// The vectors of all tokens that are kept in RAM.
-    pub(super) fn in_ram(&self, values: usize) -> Option<&[f32]> {
-        match (&self.buffer, self.keep) {
-            (Buffer::Host(all), Keep::All) => Some(&all[..values]),
-            (_, Keep::InRam) => Some(&self.ram),
-            (_, Keep::All | Keep::One) => None,
+    /// The vectors of all tokens that are kept in RAM; what was queued for them is waited for.
+    pub(super) fn in_ram(&self, values: usize) -> Result<Option<&[f32]>> {
+        match (&self.buffer, &self.ram) {
+            (_, Some(ram)) => Ok(Some(&ram.values()?[..values])),
+            (Buffer::Host(all), None) if self.keep == Keep::All => Ok(Some(&all[..values])),
+            (_, None) => Ok(None),
         }
     }
 
@@ -108,8 +109,8 @@ impl Rows {
         tokens: &Range<usize>,
         to: &mut [f32],
     ) -> Result<()> {
-        match self.in_ram(tokens.end * width) {
-            Some(all) => to.copy_from_slice(&all[tokens.start * width..tokens.end * width]),
+        match self.in_ram(tokens.end * width)? {
+            Some(all) => to.copy_from_slice(&all[tokens.start * width..]),
             None => executor.download(self.of(width, tokens), to)?,
         }
         Ok(())
@@ -123,9 +124,9 @@ impl Rows {
         tokens: &Range<usize>,
         from: &[f32],
     ) -> Result<()> {
-        match self.keep {
-            Keep::InRam => self.ram[tokens.start * width..tokens.end * width].copy_from_slice(from),
-            Keep::All | Keep::One => executor.upload(from, self.of_mut(width, tokens))?,
+        match &mut self.ram {
+            Some(ram) => ram.values_mut()?[tokens.start * width..tokens.end * width].copy_from_slice(from),
+            None => executor.upload(from, self.of_mut(width, tokens))?,
         }
         Ok(())
     }

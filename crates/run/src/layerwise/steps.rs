@@ -4,7 +4,7 @@ use std::ops::Range;
 
 use quern_compute::{Buffer, Device, Executor, Input, KvCache, KvType, PassKey, Values, ValuesMut};
 
-use crate::forward::{Angles, AttentionBuffers, KvTarget, Phases, cache_shape};
+use crate::forward::{Angles, AttentionBuffers, KvTarget, MixerRoom, Phases, StateRoom, States, cache_shape};
 use crate::rope::RotaryAngles;
 use crate::weights::Block;
 use crate::{Model, Result};
@@ -18,6 +18,9 @@ pub(super) struct Steps<'m> {
     pub(super) executor: Executor,
     longest: usize,
     cache: KvCache,
+    states: States,
+    /// What mixers other than plain attention compute in.
+    scratch: Buffer,
     angles: Angles,
     /// Each apart, where they are computed so.
     q: Buffer,
@@ -53,6 +56,8 @@ impl<'m> Steps<'m> {
             model,
             longest,
             cache: KvCache::new(device, cache_shape(config, 1, longest, kv))?,
+            states: States::new(model, device)?,
+            scratch: buffer(model.weights.mixer_scratch())?,
             angles,
             q: buffer(apart * query)?,
             k: buffer(apart * key)?,
@@ -78,35 +83,31 @@ impl<'m> Steps<'m> {
         Phases { model: self.model, block, executor: &mut self.executor, observer: None }
     }
 
-    /// The input of Q, K and V, written to `normed`.
-    pub(super) fn attention_input(
-        &mut self,
-        block: &Block,
-        x: Values<'_>,
-        normed: ValuesMut<'_>,
-    ) -> Result<()> {
-        self.phases(block).attention_input(x, normed)
+    /// The mixer's input, written to `normed`.
+    pub(super) fn mixer_input(&mut self, block: &Block, x: Values<'_>, normed: ValuesMut<'_>) -> Result<()> {
+        self.phases(block).mixer_input(x, normed)
     }
 
-    /// From the residual stream to the inputs of the output projection.
-    pub(super) fn attend(
+    /// From the residual stream to the inputs of the mixer's output layer.
+    pub(super) fn mix(
         &mut self,
         (layer, block): (usize, &Block),
         stream: &mut Stream,
         tokens: &Range<usize>,
     ) -> Result<()> {
-        let Self { model, executor, cache, angles, q, k, v, qkv, .. } = self;
+        let Self { model, executor, cache, angles, q, k, v, qkv, states, scratch, .. } = self;
         let config = &model.config;
         let windowed = config.window(layer).is_some();
         let angles = angles.of(windowed, tokens.len() * model.rotation.pairs());
         let target = KvTarget { cache, slot: 0, layer, first: 0, angles, remote: None };
         let buffers = AttentionBuffers { q: all(q), k: all(k), v: all(v), qkv: all(qkv) };
         let mut phases = Phases { model, block, executor, observer: None };
-        let Parts { hidden, inputs, .. } = stream.parts(config.heads * config.head_dim, tokens);
-        phases.attend(hidden.as_values(), 0, target, buffers, inputs)
+        let Parts { hidden, inputs, .. } = stream.parts(block.mixer.width(), tokens);
+        let states = StateRoom { state: states.of(layer), scratch: all(scratch) };
+        phases.mix(hidden.as_values(), 0, MixerRoom { target, buffers, states }, inputs)
     }
 
-    /// The network's inputs where they are computed before attention's result is added: in parallel blocks.
+    /// The network's inputs where they are computed before the mixer's result is added: in parallel blocks.
     pub(super) fn before_project(
         &mut self,
         block: &Block,
@@ -117,7 +118,7 @@ impl<'m> Steps<'m> {
         self.phases(block).before_project(hidden.as_values(), network)
     }
 
-    /// Adds the output projection of attention's result to the residual stream.
+    /// Adds the output of the mixer to the residual stream.
     pub(super) fn project(
         &mut self,
         block: &Block,
@@ -125,14 +126,13 @@ impl<'m> Steps<'m> {
         tokens: &Range<usize>,
     ) -> Result<()> {
         let Self { model, executor, projected, .. } = self;
-        let config = &model.config;
-        let Parts { hidden, inputs, .. } = stream.parts(config.heads * config.head_dim, tokens);
+        let Parts { hidden, inputs, .. } = stream.parts(block.mixer.width(), tokens);
         let projected = projected.front_mut(hidden.len());
         let mut phases = Phases { model, block, executor, observer: None };
         phases.project(inputs.as_values(), projected, hidden)
     }
 
-    /// The network's inputs, once attention's result was added; those of a parallel block are there already.
+    /// The network's inputs, once the mixer's result was added; those of a parallel block are there already.
     pub(super) fn network_input(
         &mut self,
         block: &Block,

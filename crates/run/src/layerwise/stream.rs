@@ -6,8 +6,8 @@ use std::ops::Range;
 use quern_compute::{Buffer, Device, Executor, Values, ValuesMut};
 use quern_model::Config;
 
-use crate::Result;
 use crate::forward::wide;
+use crate::{Model, Result};
 
 use super::rows::{Keep, Rows};
 
@@ -36,18 +36,13 @@ pub(super) struct Stream {
 
 impl Stream {
     /// Room for a stream of so many tokens in all, and in the longest sequence.
-    pub(super) fn new(
-        device: &Device,
-        config: &Config,
-        keeps: Keeps,
-        tokens: (usize, usize),
-    ) -> Result<Self> {
-        let hidden = config.hidden_size;
+    pub(super) fn new(device: &Device, model: &Model, keeps: Keeps, tokens: (usize, usize)) -> Result<Self> {
+        let hidden = model.config.hidden_size;
         Ok(Self {
             width: hidden,
             hidden: Rows::new(device, keeps.hidden, hidden, tokens)?,
             network: Rows::new(device, keeps.network, hidden, tokens)?,
-            inputs: Rows::new(device, keeps.inputs, inputs_width(config), tokens)?,
+            inputs: Rows::new(device, keeps.inputs, inputs_width(model), tokens)?,
         })
     }
 
@@ -89,8 +84,8 @@ impl Stream {
 }
 
 /// Width of the widest of what is kept as inputs.
-pub(super) fn inputs_width(config: &Config) -> usize {
-    (config.heads * config.head_dim).max(wide(config)).max(config.hidden_size)
+pub(super) fn inputs_width(model: &Model) -> usize {
+    model.weights.mixed_width().max(wide(&model.config)).max(model.config.hidden_size)
 }
 
 /// A stream's numbers of one sequence.

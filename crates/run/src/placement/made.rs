@@ -33,7 +33,8 @@ pub(crate) fn check_made(
             }
             // The blocks are as large as what was packed.
             (None, Some(Place::Packed(number))) => {
-                view.packing().and_then(|p| p.layers().get(number)).map_or(0, |layer| layer.bytes as u64)
+                let layer = view.packing().and_then(|p| p.layers().get(number));
+                layer.filter(|l| l.in_file_type().is_none()).map_or(0, |layer| layer.bytes as u64)
             }
             // As large as in the file, with other values between them there.
             (None, Some(Place::Woven(_))) => (tensor.row_bytes * tensor.rows()) as u64,

@@ -157,11 +157,13 @@ pub(crate) fn reside(
         // That device also normalizes their heads.
         let elsewhere = segments.iter().filter(|s| s.remote.is_some()).flat_map(|s| s.layers.clone());
         let with_norms: Vec<usize> =
-            elsewhere.filter(|&layer| weights.blocks[layer].head_norms.is_some()).collect();
+            elsewhere.filter(|&layer| weights.blocks[layer].mixer.vector_values() > 0).collect();
         if !with_norms.is_empty() {
             let mut uploader = Uploader::new(&gpus[gpu], pool)?;
             for layer in with_norms {
-                weights.blocks[layer].upload_head_norms(&mut uploader)?;
+                if let Some(attention) = weights.blocks[layer].mixer.attention_mut() {
+                    attention.upload_head_norms(&mut uploader)?;
+                }
             }
             uploader.finish()?;
         }
@@ -170,9 +172,10 @@ pub(crate) fn reside(
     let mut slots = Vec::with_capacity(layers);
     for segment in &segments {
         let owner = segment.remote.unwrap_or(segment.workspace);
-        for _ in segment.layers.clone() {
+        for layer in segment.layers.clone() {
             slots.push(counts[owner]);
-            counts[owner] += 1;
+            // A layer with a state has no keys and values.
+            counts[owner] += usize::from(weights.blocks[layer].mixer.state() == 0);
         }
     }
     let device = |location: &Location| match *location {

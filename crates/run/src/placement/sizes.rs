@@ -8,6 +8,7 @@ use quern_tensor_io::{ElementType, Error as FileError};
 
 use crate::forward::cache_shape;
 use crate::load::LoadIn;
+use crate::weights::state_sizes;
 use crate::{KvType, Result};
 
 /// Matrices and vectors begin at multiples of this on a GPU.
@@ -78,7 +79,7 @@ pub struct Sizes {
     pub largest_source: u64,
     /// The head is the table of the embedding.
     pub tied: bool,
-    /// Keys and values of one position in one layer.
+    /// Keys and values of one position in one layer, on average of all layers.
     pub cache_position: u64,
     /// Buffers.
     pub scratch: ScratchSizes,
@@ -190,7 +191,8 @@ impl Sizes {
 
     /// The same with keys and values kept in another way.
     pub fn with_cache(mut self, config: &Config, kv: KvType) -> Self {
-        self.cache_position = cache_shape(config, 1, 1, kv).position_bytes() as u64;
+        let position = cache_shape(config, config.attention_layers(), 1, kv).position_bytes() as u64;
+        self.cache_position = position.div_ceil((config.layers as u64).max(1));
         self
     }
 
@@ -277,6 +279,12 @@ fn is_matrix(role: TensorRole) -> bool {
         R::AttentionV,
         R::AttentionQkv,
         R::AttentionOutput,
+        R::StateIn,
+        R::DeltaQkv,
+        R::DeltaGate,
+        R::DeltaBeta,
+        R::DeltaAlpha,
+        R::StateOut,
         R::FfnGate,
         R::FfnUp,
         R::FfnGateUp,
@@ -312,10 +320,21 @@ fn size(
         Some(Place::Plain(_) | Place::Woven(_)) | None => None,
     };
     let woven = matches!(tensor.place, Some(Place::Woven(_)));
-    let form = layer.map(|layer| layer.block_form(view.checkpoint()));
+    let in_file = layer.and_then(|layer| layer.in_file_type());
+    let form = layer.filter(|_| in_file.is_none()).map(|layer| layer.block_form(view.checkpoint()));
     let target = load_in.and_then(|load_in| load_in.target(&tensor.name));
-    let stored = form.as_ref().map_or(tensor.element_type, |form| form.element_type);
+    let stored = form.as_ref().map(|form| form.element_type).or(in_file).unwrap_or(tensor.element_type);
     let element_type = target.unwrap_or(stored);
+    // Blocks with scales beside them are multiplied out on a GPU.
+    let with_scales = in_file.is_some() || form.as_ref().is_some_and(|form| form.factor != 1.0);
+    let on_card = match target.is_none() && with_scales && element_type.is_block() {
+        true => ElementType::F16,
+        false => element_type,
+    };
+    let scales = match (target, layer) {
+        (None, Some(layer)) => 4 * layer.in_file_scales() as u64,
+        _ => 0,
+    };
     let bytes = matrix_bytes(element_type, rows, columns);
     let made = match made {
         Made::InFile => false,
@@ -333,8 +352,8 @@ fn size(
     };
     let size = UnitSize {
         mapped: if made { 0 } else { bytes },
-        made: if made { bytes + order } else { 0 },
-        gpu: device_bytes(element_type, rows, columns) + order,
+        made: scales + if made { bytes + order } else { 0 },
+        gpu: device_bytes(on_card, rows, columns) + order,
         touched,
     };
     (element_type, size)
@@ -345,7 +364,8 @@ fn scratch(config: &Config, threads: usize, fused: bool) -> ScratchSizes {
     let (query, key) = (config.heads * config.head_dim, config.kv_heads * config.head_dim);
     let wide = config.experts.map_or(config.ffn_size, |experts| experts.ffn_size);
     let qkv = query + 2 * key;
-    let own = 3 * config.hidden_size + 2 * query + 2 * key + 3 * wide;
+    let (states, mixers) = state_sizes(config);
+    let own = mixers + 3 * config.hidden_size + 2 * query + 2 * key + 3 * wide;
     let experts = config.experts.map_or(0, |e| e.count + 2 * (e.ffn_size + config.hidden_size));
     let rest = own + 4 * (config.rope.dimensions / 2);
     let floats = rest + experts;
@@ -356,17 +376,17 @@ fn scratch(config: &Config, threads: usize, fused: bool) -> ScratchSizes {
     let gpu_floats = rest + 2 * rows;
     let columns = wide.max(config.hidden_size).max(query);
     ScratchSizes {
-        ram: THREAD_BUFFERS * threads as u64,
+        ram: THREAD_BUFFERS * threads as u64 + 4 * states as u64,
         // The input of a layer in 8 bits, in two layouts, or permuted.
         ram_token: (4 * (floats + if fused { qkv } else { 0 }) + 8 * columns) as u64,
         gpu: GPU_BUFFERS,
         // Queries, keys and values always come from one launch; the input of a layer in f16, with its scale.
         gpu_token: (4 * (gpu_floats + qkv) + 2 * columns.next_multiple_of(128) + 4) as u64,
-        ram_used: THREAD_BUFFERS_USED * threads as u64,
+        ram_used: THREAD_BUFFERS_USED * threads as u64 + 4 * states as u64,
         ram_token_used: {
             let layer = 4 * config.hidden_size + 2 * query + 2 * key + 2 * wide;
             let angles = 2 * (config.rope.dimensions / 2);
-            let floats = layer + angles + experts + if fused { qkv } else { 0 };
+            let floats = mixers + layer + angles + experts + if fused { qkv } else { 0 };
             // 8-bit codes with a scale for 32 of them and a sum for 16, in two groupings.
             (4 * floats + 5 * columns / 2) as u64
         },

@@ -1,36 +1,9 @@
 //! The tensors of one block, by role.
 
-use quern_compute::{ExpertStacks, Norm, Vector};
+use quern_compute::{ExpertStacks, Norm};
 use quern_model::architecture::Block as BlockKind;
 
-use super::Linear;
-
-/// Norms of queries and keys: of each head with one weight for all heads, or (StableLM 2) one for each; or of all heads
-/// of a token together.
-#[derive(Clone, Debug)]
-pub(crate) struct HeadNorms {
-    pub(crate) q: Norm,
-    pub(crate) k: Norm,
-    /// All heads of a token are normalized together (OLMo 2).
-    pub(crate) whole: bool,
-}
-
-impl HeadNorms {
-    /// Those that are of each head.
-    pub(crate) fn of_heads(&self) -> Option<(&Norm, &Norm)> {
-        (!self.whole).then_some((&self.q, &self.k))
-    }
-}
-
-/// The projections to queries, keys and values.
-#[derive(Clone, Debug)]
-#[allow(clippy::large_enum_variant)] // one a layer
-pub(crate) enum Qkv {
-    /// One matrix each.
-    Separate { q: Linear, k: Linear, v: Linear },
-    /// One for all: all queries, all keys, all values, or, `by_group`, those of each key head together.
-    Fused { qkv: Linear, by_group: bool },
-}
+use super::{Linear, Mixer};
 
 /// The projections into the feed-forward network.
 #[derive(Clone, Debug)]
@@ -76,11 +49,8 @@ pub(crate) struct Block {
     pub(crate) attention_norm: Option<Norm>,
     /// The attention's own, where the block is parallel and the other is the network's.
     pub(crate) attention_norm_2: Option<Norm>,
-    pub(crate) qkv: Qkv,
-    pub(crate) head_norms: Option<HeadNorms>,
-    /// A score for each query head that joins the sum of its softmax.
-    pub(crate) sinks: Option<Vector>,
-    pub(crate) attention_output: Linear,
+    /// The first half.
+    pub(crate) mixer: Mixer,
     /// Of what attention adds.
     pub(crate) attention_post_norm: Option<Norm>,
     /// The network's own; a parallel block may share the attention's.
@@ -88,24 +58,6 @@ pub(crate) struct Block {
     pub(crate) ffn: Ffn,
     /// Of what the network adds.
     pub(crate) ffn_post_norm: Option<Norm>,
-}
-
-impl Qkv {
-    /// In the order of their outputs.
-    pub(crate) fn linears(&self) -> Vec<&Linear> {
-        match self {
-            Self::Separate { q, k, v } => vec![q, k, v],
-            Self::Fused { qkv, .. } => vec![qkv],
-        }
-    }
-
-    /// The same, to be replaced.
-    pub(crate) fn linears_mut(&mut self) -> Vec<&mut Linear> {
-        match self {
-            Self::Separate { q, k, v } => vec![q, k, v],
-            Self::Fused { qkv, .. } => vec![qkv],
-        }
-    }
 }
 
 impl Widen {
@@ -160,8 +112,7 @@ impl Block {
     /// The linear layers, in the order of the computation; experts without their router, which is never
     /// quantized.
     pub(crate) fn linears(&self) -> Vec<&Linear> {
-        let mut all = self.qkv.linears();
-        all.push(&self.attention_output);
+        let mut all = self.mixer.linears();
         match &self.ffn {
             Ffn::Dense { widen, down } => {
                 all.extend(widen.linears());

@@ -13,7 +13,7 @@ use quern_tensor_io::{Checkpoint, ElementType, Error, ErrorKind, decode};
 
 use super::{Linear, Mapped, Weight};
 use crate::Result;
-use crate::load::{LoadIn, PlainMatrix, encoded, repacked, unpacked};
+use crate::load::{LoadIn, PlainMatrix, encoded, in_file, repacked, repacked_rows, unpacked};
 
 type Key = (TensorRole, Option<usize>, Option<usize>);
 
@@ -120,7 +120,10 @@ impl<'v, 'a> Lookup<'v, 'a> {
             Stored::Packed(packed) => {
                 self.bytes.set(self.bytes.get() + packed.bytes as u64);
                 match self.target(tensor) {
-                    None => unpacked(self.checkpoint(), packed, self.pool),
+                    None => match in_file(self.open, packed, 0..packed.rows)? {
+                        Some(weight) => Ok((weight, None)),
+                        None => unpacked(self.checkpoint(), packed, self.pool),
+                    },
                     Some((l, to)) => Ok((repacked(self.checkpoint(), packed, l, to, self.pool)?, None)),
                 }
             }
@@ -218,11 +221,25 @@ impl<'v, 'a> Lookup<'v, 'a> {
             return Ok(linear(&tensor.name, weight, permutation));
         }
         let stack = self.need(role, at, None)?;
-        let Stored::Plain(place, _) = self.stored(stack)? else {
-            let what = "a stack of experts is packed, it must be plain numbers or blocks";
-            return Err(self.error(stack, ErrorKind::Malformed(what.into())));
-        };
         let count = stack.shape.first().copied().unwrap_or(1).max(1);
+        let place = match self.stored(stack)? {
+            Stored::Plain(place, _) => place,
+            Stored::Packed(packed) => {
+                let height = packed.rows / count;
+                let rows = expert * height..(expert + 1) * height;
+                self.bytes.set(self.bytes.get() + (packed.bytes / count) as u64);
+                if let Some((load_in, to)) = self.target(stack) {
+                    let weight = repacked_rows(self.checkpoint(), packed, rows, load_in, to, self.pool)?;
+                    return Ok(linear(&stack.name, weight, None));
+                }
+                let Some(weight) = in_file(self.open, packed, rows)? else {
+                    let what =
+                        "a stack of experts is packed in a way that is not run; convert the model to GGUF";
+                    return Err(self.error(stack, ErrorKind::Unsupported(what.into())));
+                };
+                return Ok(linear(&stack.name, weight, None));
+            }
+        };
         let bytes = (place.end - place.start) / count;
         let start = place.start + expert * bytes;
         let own = Mapped { start, end: start + bytes, ..place };
@@ -334,8 +351,22 @@ impl<'v, 'a> Lookup<'v, 'a> {
             let what = "it holds NaN or infinite values".into();
             return Err(self.error(tensor, ErrorKind::Malformed(what)));
         }
-        if tensor.layout == Layout::PlusOne {
-            values.iter_mut().for_each(|v| *v += 1.0);
+        match tensor.layout {
+            Layout::PlusOne => values.iter_mut().for_each(|v| *v += 1.0),
+            Layout::DeltaDecay => values.iter_mut().for_each(|v| *v = -v.exp()),
+            Layout::Same
+            | Layout::QueryHeads
+            | Layout::KeyHeads
+            | Layout::Transposed
+            | Layout::Experts
+            | Layout::HeadNorms
+            | Layout::QkvByHead
+            | Layout::Conv
+            | Layout::DeltaQkv
+            | Layout::DeltaConv
+            | Layout::DeltaValues
+            | Layout::DeltaHeads
+            | Layout::DeltaColumns => {}
         }
         Ok(values)
     }

@@ -6,16 +6,18 @@
 
 mod block;
 mod lookup;
+mod mixers;
 mod resolve;
 mod upload;
 
 use std::sync::Arc;
 
-use quern_compute::{Bytes, Matrix, Norm, Permutation, Vector};
+use quern_compute::{Bytes, Matrix, Norm, Permutation, Scales, Vector};
 use quern_model::TensorRole;
 use quern_tensor_io::{Checkpoint, ElementType};
 
-pub(crate) use block::{Block, Experts, Ffn, HeadNorms, Qkv, Widen};
+pub(crate) use block::{Block, Experts, Ffn, Widen};
+pub(crate) use mixers::{Attention, DeltaNet, HeadNorms, Mixer, Qkv, ShortConv, state_sizes};
 
 /// A range of bytes of one tensor in the map.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -79,6 +81,14 @@ impl Weight {
         Ok(Self { matrix, mapped: Some(at) })
     }
 
+    /// The same numbers times these.
+    ///
+    /// # Errors
+    /// As [`Matrix::with_scales`].
+    pub(crate) fn with_scales(self, scales: Scales) -> quern_compute::Result<Self> {
+        Ok(Self { matrix: self.matrix.with_scales(Arc::new(scales))?, ..self })
+    }
+
     /// The numbers, in RAM.
     pub(crate) fn host(&self) -> quern_compute::Result<Matrix<'_>> {
         self.matrix.matrix()
@@ -95,7 +105,8 @@ impl Weight {
     /// Bytes of the numbers, as the file or the load stored them.
     pub(crate) fn bytes(&self) -> u64 {
         let element_type = self.matrix.element_type();
-        (element_type.row_bytes(self.columns()).unwrap_or(0) * self.rows()) as u64
+        let scales = self.matrix.scales().map_or(0, |scales| scales.bytes());
+        (element_type.row_bytes(self.columns()).unwrap_or(0) * self.rows() + scales) as u64
     }
 }
 
@@ -175,6 +186,21 @@ impl Weights {
         self.blocks.iter().map(block).sum::<u64>() + ends.map(|l| l.bytes()).sum::<u64>()
     }
 
+    /// Numbers for each token in front of a mixer's output layer, at most.
+    pub(crate) fn mixed_width(&self) -> usize {
+        self.blocks.iter().map(|block| block.mixer.width()).max().unwrap_or(0)
+    }
+
+    /// Memory for each token that mixers compute in, at most.
+    pub(crate) fn mixer_scratch(&self) -> usize {
+        self.blocks.iter().map(|block| block.mixer.scratch()).max().unwrap_or(0)
+    }
+
+    /// Whether any layer keeps a state of a text.
+    pub(crate) fn has_states(&self) -> bool {
+        self.blocks.iter().any(|block| block.mixer.state() > 0)
+    }
+
     /// Numbers in all of them; a tied head counts once.
     pub(crate) fn parameters(&self) -> u64 {
         let matrix = |w: &Weight| (w.rows() * w.columns()) as u64;
@@ -184,14 +210,11 @@ impl Weights {
         };
         let norm = |n: &Norm| (n.weight.len() + n.bias.as_ref().map_or(0, Vector::len)) as u64;
         let block = |b: &Block| {
-            let heads = b.head_norms.as_ref().map_or(0, |n| (n.q.weight.len() + n.k.weight.len()) as u64);
             let router = match &b.ffn {
                 Ffn::Experts(experts) => linear(&experts.router),
                 Ffn::Dense { .. } => 0,
             };
-            let sinks = b.sinks.as_ref().map_or(0, |sinks| sinks.len() as u64);
-            heads
-                + sinks
+            b.mixer.vector_values() as u64
                 + router
                 + b.norms().map(norm).sum::<u64>()
                 + b.linears().into_iter().map(linear).sum::<u64>()

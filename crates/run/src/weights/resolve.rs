@@ -7,9 +7,9 @@ use quern_model::architecture::{Block as BlockKind, Position};
 use quern_model::{Config, TensorRole, View};
 use quern_tensor_io::Checkpoint;
 
-use super::Weights;
-use super::block::{Block, Expert, Experts, Ffn, HeadNorms, Qkv, Widen};
+use super::block::{Block, Expert, Experts, Ffn, Widen};
 use super::lookup::Lookup;
+use super::{Mixer, Weights};
 use crate::Result;
 use crate::load::LoadIn;
 use crate::placement::{Mover, Work};
@@ -82,25 +82,6 @@ fn block(lookup: &Lookup<'_, '_>, config: &Config, layer: usize) -> Result<Block
     use TensorRole as R;
     let at = Some(layer);
     let has = |role| lookup.has(role, at);
-    let qkv = match has(R::AttentionQkv) {
-        true => Qkv::Fused {
-            qkv: lookup.linear(R::AttentionQkv, Some(R::AttentionQkvBias), at)?,
-            by_group: lookup.by_group(R::AttentionQkv, at),
-        },
-        false => Qkv::Separate {
-            q: lookup.linear(R::AttentionQ, Some(R::AttentionQBias), at)?,
-            k: lookup.linear(R::AttentionK, Some(R::AttentionKBias), at)?,
-            v: lookup.linear(R::AttentionV, Some(R::AttentionVBias), at)?,
-        },
-    };
-    let head_norms = match config.qk_norm {
-        true => Some(HeadNorms {
-            q: lookup.norm(R::AttentionQNorm, None, at)?,
-            k: lookup.norm(R::AttentionKNorm, None, at)?,
-            whole: config.qk_norm_whole(),
-        }),
-        false => None,
-    };
     let ffn = match &config.experts {
         Some(experts) => Ffn::Experts(Box::new(Experts {
             router: lookup.linear(R::Router, Some(R::RouterBias), at)?,
@@ -137,10 +118,7 @@ fn block(lookup: &Lookup<'_, '_>, config: &Config, layer: usize) -> Result<Block
             found => found,
         },
         attention_norm_2: norm(R::AttentionNorm2, R::AttentionNorm2Bias)?,
-        qkv,
-        head_norms,
-        sinks: lookup.optional(R::AttentionSinks, at)?,
-        attention_output: lookup.linear(R::AttentionOutput, Some(R::AttentionOutputBias), at)?,
+        mixer: Mixer::resolve(lookup, config, layer)?,
         attention_post_norm: lookup.norm_if(has(R::AttentionPostNorm), R::AttentionPostNorm, None, at)?,
         ffn_norm,
         ffn,

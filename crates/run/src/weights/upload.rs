@@ -2,7 +2,7 @@
 
 use quern_compute::{ExpertStacks, Norm, Uploader, bytes_of_linear, bytes_of_norm, bytes_of_stack};
 
-use super::block::{Block, Expert, Experts, Ffn, HeadNorms, Qkv, Widen};
+use super::block::{Block, Expert, Experts, Ffn, Widen};
 use super::{Linear, Weights};
 use crate::Result;
 
@@ -22,10 +22,6 @@ fn norm(uploader: &mut Uploader, norm: &Option<Norm>) -> Result<Option<Norm>> {
     Ok(norm.as_ref().map(|norm| uploader.norm(norm)).transpose()?)
 }
 
-fn moved(uploader: &mut Uploader, norms: &HeadNorms) -> Result<HeadNorms> {
-    Ok(HeadNorms { q: uploader.norm(&norms.q)?, k: uploader.norm(&norms.k)?, whole: norms.whole })
-}
-
 impl Block {
     /// Bytes that the block takes on a GPU.
     pub(crate) fn gpu_bytes(&self) -> usize {
@@ -35,39 +31,15 @@ impl Block {
             Ffn::Dense { .. } => 0,
             Ffn::Experts(experts) => experts.gpu_bytes(),
         };
-        let heads = self.head_norms.as_ref().map_or(0, |n| bytes_of_norm(&n.q) + bytes_of_norm(&n.k));
-        linears + experts + heads + self.norms().map(bytes_of_norm).sum::<usize>()
-    }
-
-    /// Moves the norms of heads to the device that computes attention.
-    pub(crate) fn upload_head_norms(&mut self, uploader: &mut Uploader) -> Result<()> {
-        // Those of all heads together are computed where the projections are.
-        if let Some(norms) = self.head_norms.as_mut().filter(|norms| !norms.whole) {
-            *norms = moved(uploader, norms)?;
-        }
-        Ok(())
+        linears + experts + self.mixer.vector_bytes() + self.norms().map(bytes_of_norm).sum::<usize>()
     }
 
     /// This block on another device.
     pub(crate) fn upload(&self, uploader: &mut Uploader) -> Result<Self> {
-        let head_norms = match &self.head_norms {
-            Some(norms) => Some(moved(uploader, norms)?),
-            None => None,
-        };
-        let qkv = match &self.qkv {
-            Qkv::Separate { q, k, v } => {
-                Qkv::Separate { q: q.upload(uploader)?, k: k.upload(uploader)?, v: v.upload(uploader)? }
-            }
-            Qkv::Fused { qkv, by_group } => Qkv::Fused { qkv: qkv.upload(uploader)?, by_group: *by_group },
-        };
         Ok(Self {
             attention_norm: norm(uploader, &self.attention_norm)?,
             attention_norm_2: norm(uploader, &self.attention_norm_2)?,
-            qkv,
-            head_norms,
-            // Of models that no GPU computes.
-            sinks: self.sinks.clone(),
-            attention_output: self.attention_output.upload(uploader)?,
+            mixer: self.mixer.upload(uploader)?,
             attention_post_norm: norm(uploader, &self.attention_post_norm)?,
             ffn_norm: norm(uploader, &self.ffn_norm)?,
             ffn: self.ffn.upload(uploader)?,

@@ -16,6 +16,12 @@ pub fn fixture(name: &str) -> PathBuf {
     PathBuf::from(concat!(env!("CARGO_MANIFEST_DIR"), "/../../fixtures")).join(name)
 }
 
+/// Whether a model's queries grow with their positions, which GPUs do not compute beyond the original context.
+pub fn grows(folder: &Path) -> bool {
+    std::fs::read_to_string(folder.join("config.json"))
+        .is_ok_and(|config| config.contains("llama_4_scaling_beta"))
+}
+
 pub fn load(path: &Path, threads: usize) -> Model {
     Model::open(path, LoadOptions { threads, ..LoadOptions::default() }).unwrap()
 }

@@ -34,6 +34,8 @@ pub struct ExactForm {
     /// `up_proj` and `gate_proj`); for layers that read the residual stream it is not:
     /// [`ExactForm::without_permutation`].
     pub permutation: Option<Vec<u32>>,
+    /// What the blocks' values are multiplied with, in a tensor beside them: the scale of an NVFP4 layer.
+    pub factor: Option<f32>,
 }
 
 /// Why a packed layer has no exact form, and what to do.
@@ -123,8 +125,17 @@ impl PackedLayer {
     /// # Errors
     /// The reason in words, if there is none.
     pub fn exact_form(&self, checkpoint: &Checkpoint) -> Result<ExactForm, Inexact> {
+        let mut factor = None;
         let (element_type, permutation) = match &self.store {
             Store::Affine(layer) => layer.exact(checkpoint).map_err(|why| why.of(self))?,
+            Store::Grouped(layer) => (layer.exact(checkpoint).map_err(|why| why.of(self))?, None),
+            Store::Beside(layer) => match layer.factors[..] {
+                [one] => {
+                    factor = Some(one);
+                    (layer.element_type, None)
+                }
+                _ => return Err(Why::new("its experts have factors of their own", QUANTIZE).of(self)),
+            },
             Store::FourBit(layer) => {
                 let kind = if layer.nf4 { "NF4" } else { "FP4" };
                 let why = format!("no GGUF block type has the table of bitsandbytes' {kind}");
@@ -134,9 +145,15 @@ impl PackedLayer {
                 let why = "an output's scale is an f32 over 127 in bitsandbytes' int8, an f16 in a block";
                 return Err(Why::new(why, QUANTIZE).of(self));
             }
-            Store::Scaled(layer) => (layer.exact(checkpoint).map_err(|why| why.of(self))?, None),
+            Store::Scaled(layer) => {
+                let element_type = layer.exact(checkpoint).map_err(|why| why.of(self))?;
+                if element_type == ElementType::NVFP4 {
+                    factor = Some(layer.factor.as_product());
+                }
+                (element_type, None)
+            }
         };
-        Ok(ExactForm { element_type, permutation })
+        Ok(ExactForm { element_type, permutation, factor })
     }
 
     /// Writes some rows in `form` (which is this layer's [`PackedLayer::exact_form`]): `out` is
@@ -160,6 +177,8 @@ impl PackedLayer {
                 layer.blocks(checkpoint, form.element_type, form.permutation.as_deref(), rows, out);
             }
             Store::Scaled(layer) => layer.blocks(checkpoint, form.element_type, rows, out),
+            Store::Grouped(layer) => layer.blocks(checkpoint, form.element_type, rows, out),
+            Store::Beside(layer) => layer.blocks(checkpoint, form.element_type, rows, out),
             Store::FourBit(_) | Store::Int8(_) => panic!("{} has no exact form", self.name),
         }
     }

@@ -93,7 +93,7 @@ impl FourBit {
             (true, false) => (ElementType::FP4, true),
             (false, _) => (ElementType::F16, false),
         };
-        BlockForm { element_type, exact, permutation: None }
+        BlockForm { element_type, exact, permutation: None, factor: 1.0 }
     }
 
     pub fn blocks(&self, checkpoint: &Checkpoint, form: &BlockForm, rows: Range<usize>, out: &mut [u8]) {

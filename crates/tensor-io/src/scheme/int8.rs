@@ -42,7 +42,7 @@ impl Int8 {
     pub fn block_form(&self) -> BlockForm {
         let exact = self.columns.is_multiple_of(RUN);
         let element_type = if exact { ElementType::Q8_0 } else { ElementType::F16 };
-        BlockForm { element_type, exact, permutation: None }
+        BlockForm { element_type, exact, permutation: None, factor: 1.0 }
     }
 
     pub fn blocks(&self, checkpoint: &Checkpoint, form: &BlockForm, rows: Range<usize>, out: &mut [u8]) {

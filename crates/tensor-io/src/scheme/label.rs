@@ -11,6 +11,11 @@ use serde_json::{Map, Value};
 use super::compressed::{self, Rule};
 use crate::{Checkpoint, Error, Result, small};
 
+mod auto_round;
+mod mlx;
+
+pub(super) use mlx::{Mlx, MlxSettings};
+
 /// The methods whose tensors can be read.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Method {
@@ -26,6 +31,10 @@ pub(super) enum Method {
     ModelOpt,
     /// MXFP4 as gpt-oss was released in it.
     Mxfp4,
+    /// MLX, whose configurations name no method.
+    Mlx,
+    Hqq,
+    TorchAo,
 }
 
 impl Method {
@@ -40,14 +49,22 @@ impl Method {
             Self::FbgemmFp8 => "fbgemm_fp8",
             Self::ModelOpt => "modelopt",
             Self::Mxfp4 => "mxfp4",
+            Self::Mlx => "mlx",
+            Self::Hqq => "hqq",
+            Self::TorchAo => "torchao",
         }
     }
 
     /// Whether its layers are codes with scales beside them ([`super::scaled`]).
     pub fn has_scaled_layers(self) -> bool {
         match self {
-            Self::CompressedTensors | Self::Fp8 | Self::FbgemmFp8 | Self::ModelOpt | Self::Mxfp4 => true,
-            Self::Gptq | Self::Awq | Self::BitsAndBytes => false,
+            Self::CompressedTensors
+            | Self::Fp8
+            | Self::FbgemmFp8
+            | Self::ModelOpt
+            | Self::TorchAo
+            | Self::Mxfp4 => true,
+            Self::Gptq | Self::Awq | Self::BitsAndBytes | Self::Mlx | Self::Hqq => false,
         }
     }
 }
@@ -73,14 +90,20 @@ pub(super) struct Label {
     pub compressed: Vec<Rule>,
     /// Outputs and inputs that share a scale (`weight_block_size`, `block_structure`).
     pub block: Option<[usize; 2]>,
-    /// compressed-tensors: activations were meant to be quantized too.
+    /// Activations were meant to be quantized too.
     pub activations: bool,
+    /// MLX: settings of the layers.
+    pub mlx: Option<Mlx>,
+    /// What a user should know of it.
+    pub note: Option<String>,
 }
 
 /// One configuration object and its place.
 struct Source {
     file: PathBuf,
     object: Map<String, Value>,
+    /// It is MLX's `quantization`.
+    mlx: bool,
 }
 
 /// Reads the label of `checkpoint`, if it has one.
@@ -107,7 +130,22 @@ pub(super) fn read(checkpoint: &Checkpoint) -> Result<Option<Label>> {
         compressed: Vec::new(),
         block: None,
         activations: false,
+        mlx: None,
+        note: None,
     };
+    if let Some(packing) = auto_round::packing(&sources)? {
+        label.dynamic = packing.mixed;
+        label.activations = packing.activations;
+        label.note = Some(packing.note);
+        label.v2 = Some(packing.v2);
+    }
+    if method == Method::Mlx {
+        label.mlx = Some(Mlx::read(&first.file, &first.object)?);
+        return Ok(Some(label));
+    }
+    if method == Method::Hqq {
+        return Ok(Some(label));
+    }
     if method == Method::CompressedTensors {
         let found = compressed::rules(&first.file, &first.object)?;
         (label.compressed, label.block, label.activations) = (found.rules, found.block, found.activations);
@@ -146,6 +184,9 @@ pub(super) fn read(checkpoint: &Checkpoint) -> Result<Option<Label>> {
             return Err(Error::malformed(file, what));
         }
     };
+    if label.note.is_some() {
+        return Ok(Some(label));
+    }
     sources.check_storage(method)?;
     if method == Method::Gptq {
         label.v2 = sources.text(&["checkpoint_format", "format"])?.map(|(_, format)| format == "gptq_v2");
@@ -155,7 +196,7 @@ pub(super) fn read(checkpoint: &Checkpoint) -> Result<Option<Label>> {
 
 /// What to do with a checkpoint that cannot be read.
 pub(super) const ADVICE: &str = "take the model unquantized, or quantized with GPTQ, AWQ (gemm), bitsandbytes, FP8, NVFP4, \
-     compressed-tensors or as GGUF";
+     compressed-tensors, AutoRound, MLX, HQQ, torchao or as GGUF";
 
 /// The outputs and inputs of a block.
 pub(super) fn block_size(file: &Path, value: &Value) -> Result<[usize; 2]> {
@@ -241,12 +282,16 @@ impl Sources {
                 "fbgemm_fp8" => Ok(Method::FbgemmFp8),
                 "modelopt" | "modelopt_fp4" => Ok(Method::ModelOpt),
                 "mxfp4" => Ok(Method::Mxfp4),
+                "hqq" => Ok(Method::Hqq),
+                "torchao" => Ok(Method::TorchAo),
+                name if auto_round::NAMES.contains(&name) => auto_round::method(self),
                 _ => Err(Error::unsupported(file, refused(&name))),
             };
         }
         let has = |keys: &[&str]| keys.iter().any(|k| self.find(k).is_some());
         let file = &self.0[0].file;
         match () {
+            _ if self.0[0].mlx => Ok(Method::Mlx),
             _ if has(&["load_in_4bit", "load_in_8bit"]) => Ok(Method::BitsAndBytes),
             _ if has(&["zero_point", "version"]) => Ok(Method::Awq),
             _ if has(&["bits", "w_bit", "wbits"]) => Ok(Method::Gptq),
@@ -291,7 +336,7 @@ fn sources(directory: &Path) -> Result<Vec<Source>> {
     for name in ["quantize_config.json", "quant_config.json"] {
         let file = directory.join(name);
         if let Some(object) = object(&file)? {
-            found.push(Source { file, object });
+            found.push(Source { file, object, mlx: false });
         }
     }
     let file = directory.join("config.json");
@@ -300,10 +345,18 @@ fn sources(directory: &Path) -> Result<Vec<Source>> {
         let mut inner = config.remove("text_config").unwrap_or_default();
         let compressed = config.remove("compression_config");
         let own = config.remove("quantization_config");
+        // MLX writes its settings under both keys, and no method.
+        let named = own.as_ref().is_some_and(|own| own.get("quant_method").is_some());
+        if let Some(Value::Object(object)) = config.remove("quantization")
+            && !named
+            && ["bits", "group_size"].iter().all(|key| object.get(*key).is_some_and(Value::is_u64))
+        {
+            return Ok(vec![Source { file, object, mlx: true }]);
+        }
         let inner = inner.get_mut("quantization_config").map(Value::take);
         match own.into_iter().chain(inner).chain(compressed).find(|v| !v.is_null()) {
             None => {}
-            Some(Value::Object(object)) => found.push(Source { file, object }),
+            Some(Value::Object(object)) => found.push(Source { file, object, mlx: false }),
             Some(other) => {
                 let what = format!("quantization_config must be an object, it is {}", brief(&other));
                 return Err(Error::malformed(file, what));
@@ -317,7 +370,7 @@ fn sources(directory: &Path) -> Result<Vec<Source>> {
     {
         // ModelOpt lists the algorithm of the cache here too; a model may have no other.
         if object.get("quant_algo").is_some_and(|algorithm| !algorithm.is_null()) {
-            found.push(Source { file, object });
+            found.push(Source { file, object, mlx: false });
         }
     }
     Ok(found)

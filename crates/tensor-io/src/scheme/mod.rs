@@ -1,15 +1,19 @@
-//! Schemes that keep a linear layer in several tensors: GPTQ, AWQ, compressed-tensors, bitsandbytes, FP8 and NVFP4.
+//! Schemes that keep a linear layer in several tensors: GPTQ, AWQ, compressed-tensors, bitsandbytes, FP8, NVFP4, MLX, HQQ
+//! and torchao.
 //!
 //! [`Packing::read`] finds out from `quantize_config.json` or `config.json` and from the tensors themselves
 //! which layers of a checkpoint are packed and how. A packed layer goes by the name its weight would have
 //! unquantized (`model.layers.0.mlp.up_proj.weight`) and decodes to the same `[out, in]` matrix.
 
 mod affine;
+mod beside;
 mod bitsandbytes;
 mod compressed;
 mod exact;
 mod four_bit;
 mod gptq;
+mod grouped;
+mod in_file;
 mod int8;
 mod label;
 pub mod pack;
@@ -24,6 +28,7 @@ use std::ops::Range;
 
 pub use affine::AffineLayer;
 pub use exact::{ExactForm, Inexact};
+pub use in_file::InFile;
 pub use repack::{GptqFormat, GptqTensors};
 
 use half::f16;
@@ -89,7 +94,23 @@ pub enum Scheme {
     Nvfp4,
     /// 4-bit floats, a power of two for each 32.
     Mxfp4,
-    /// Layers of several of these: compressed-tensors with groups of settings.
+    /// MLX: codes, a scale and a bias for each group of columns.
+    Mlx {
+        /// Bits per code of the first layer.
+        bits: u32,
+        /// Input columns that share a scale.
+        group_size: usize,
+    },
+    /// HQQ: codes, a scale and a zero point that is a number of any size for each group.
+    Hqq {
+        /// Bits per code of the first layer.
+        bits: u32,
+        /// Weights that share a scale.
+        group_size: usize,
+    },
+    /// torchao: signed bytes with scales by output or by group of columns, zero points where they are not zero.
+    TorchAo,
+    /// Layers of several of these: compressed-tensors with groups of settings, MLX and AutoRound with layers of their own.
     Mixed,
 }
 
@@ -110,7 +131,8 @@ pub enum Scaling {
 }
 
 impl Scheme {
-    /// Its name: `gptq`, `awq`, `compressed-tensors`, `nf4`, `fp4`, `int8`, `fp8`, `nvfp4`, `mxfp4` or `mixed`.
+    /// Its name: `gptq`, `awq`, `compressed-tensors`, `nf4`, `fp4`, `int8`, `fp8`, `nvfp4`, `mxfp4`, `mlx`, `hqq`, `torchao` or
+    /// `mixed`.
     pub fn name(&self) -> &'static str {
         match self {
             Self::Gptq { .. } => "gptq",
@@ -122,6 +144,9 @@ impl Scheme {
             Self::Fp8 { .. } => "fp8",
             Self::Nvfp4 => "nvfp4",
             Self::Mxfp4 => "mxfp4",
+            Self::Mlx { .. } => "mlx",
+            Self::Hqq { .. } => "hqq",
+            Self::TorchAo => "torchao",
             Self::Mixed => "mixed",
         }
     }
@@ -138,6 +163,9 @@ impl Scheme {
             | Self::Int8
             | Self::Nvfp4
             | Self::Mxfp4
+            | Self::Mlx { .. }
+            | Self::Hqq { .. }
+            | Self::TorchAo
             | Self::Mixed => false,
         }
     }
@@ -145,9 +173,12 @@ impl Scheme {
     /// Its name with the bits of a layer's codes, where those are not part of the name: `gptq 4-bit`.
     pub fn with_bits(&self, bits: u32) -> String {
         match self {
-            Self::Gptq { .. } | Self::Awq { .. } | Self::CompressedTensors { .. } => {
-                format!("{} {bits}-bit", self.name())
-            }
+            Self::Gptq { .. }
+            | Self::Awq { .. }
+            | Self::CompressedTensors { .. }
+            | Self::Mlx { .. }
+            | Self::Hqq { .. }
+            | Self::TorchAo => format!("{} {bits}-bit", self.name()),
             Self::Mixed => format!("{bits}-bit"),
             Self::Nf4 { .. }
             | Self::Fp4 { .. }
@@ -192,6 +223,8 @@ enum Store {
     FourBit(four_bit::FourBit),
     Int8(int8::Int8),
     Scaled(scaled::Scaled),
+    Grouped(grouped::Grouped),
+    Beside(beside::Beside),
 }
 
 /// A packed layer as rows of blocks, the form that kernels multiply and GGUF stores.
@@ -205,10 +238,13 @@ pub struct BlockForm {
     /// Column `j` of the blocks is column `permutation[j]` of the layer, where act-order shuffled the groups:
     /// the layer's input must be permuted in the same way.
     pub permutation: Option<Vec<u32>>,
+    /// What all numbers of the blocks are multiplied with: the scale of the layer in NVFP4, 1 in all others.
+    pub factor: f32,
 }
 
 impl Packing {
-    /// Finds the packed layers of `checkpoint`; `None` if it is not quantized (or a GGUF file).
+    /// Finds the packed layers of `checkpoint`; `None` if there are none. Of a GGUF file these are the weights with a
+    /// factor in a tensor beside them: blocks alone are no packed layer.
     ///
     /// Reads the configuration, the headers and the small tensors that say what the others mean (zero points,
     /// group numbers, quantization states), not codes and scales. Without data ([`Checkpoint::has_data`]) the
@@ -220,7 +256,7 @@ impl Packing {
     pub fn read(checkpoint: &Checkpoint) -> Result<Option<Self>> {
         match checkpoint.container() {
             Container::Safetensors | Container::PyTorch => read::read(checkpoint),
-            Container::Gguf => Ok(None),
+            Container::Gguf => read::read_gguf(checkpoint),
         }
     }
 
@@ -235,7 +271,7 @@ impl Packing {
     }
 
     /// The method as configurations name it: `gptq`, `awq`, `bitsandbytes`, `compressed-tensors`, `fp8`, `fbgemm_fp8`,
-    /// `modelopt` or `mxfp4`. `None` where several are, and no configuration says which is meant.
+    /// `modelopt`, `mlx`, `hqq`, `torchao` or `mxfp4`; `gguf`. `None` where several are, and no configuration says which is meant.
     pub fn method(&self) -> Option<&'static str> {
         self.method
     }
@@ -248,7 +284,7 @@ impl Packing {
 
     /// How this layer of the packing is stored: the scheme and its bits (`gptq 4-bit`), or its own scheme.
     pub fn stored_as(&self, layer: &PackedLayer) -> String {
-        let own = read::scheme_of(layer);
+        let own = read::scheme_of(layer, self.method);
         own.as_ref().unwrap_or(&self.scheme).with_bits(layer.bits())
     }
 
@@ -292,6 +328,8 @@ impl PackedLayer {
             Store::FourBit(_) => 4,
             Store::Int8(_) => 8,
             Store::Scaled(layer) => layer.bits(),
+            Store::Grouped(layer) => layer.bits,
+            Store::Beside(layer) => layer.bits(),
         }
     }
 
@@ -299,7 +337,8 @@ impl PackedLayer {
     ///
     /// Products are formed in f32: `scale * (q - zero)` of GPTQ, AWQ and compressed-tensors; `table[q] * absmax` of NF4 and FP4, with
     /// `absmax = map[q8] * nested_absmax + offset` where scales are quantized; `q * SCB * 7.874015718698502e-3`
-    /// of int8; `code * scale` of FP8, NVFP4 and MXFP4, the scale times (or over) the layer's factor.
+    /// of int8; `code * scale` of FP8, NVFP4 and MXFP4, the scale times (or over) the layer's factor; `q * scale + bias` of MLX;
+    /// `(q - zero) * scale` of HQQ and torchao.
     ///
     /// # Panics
     /// If `rows` is not within the layer, or `out` has another length.
@@ -311,6 +350,8 @@ impl PackedLayer {
             Store::FourBit(layer) => layer.decode(checkpoint, rows, out),
             Store::Int8(layer) => layer.decode(checkpoint, rows, out),
             Store::Scaled(layer) => layer.decode(checkpoint, rows, out),
+            Store::Grouped(layer) => layer.decode(checkpoint, rows, out),
+            Store::Beside(layer) => layer.decode(checkpoint, rows, out),
         }
     }
 
@@ -326,7 +367,10 @@ impl PackedLayer {
     /// | other codes of 5 bits, of 6 and 7; of 8 with all zero points in the middle; int8 | `q8_0` |
     /// | NF4, FP4 | `nf4`, `fp4` |
     /// | MXFP4 | `mxfp4` |
-    /// | FP8, NVFP4 | `f16`, not exact |
+    /// | NVFP4 in whole runs of 64 | `nvfp4`, with the layer's factor |
+    /// | MLX and HQQ of up to 4 bits, of 5 | `q4_1`, `q5_1` |
+    /// | weights of a GGUF file with a factor | their own |
+    /// | FP8 (which [`PackedLayer::in_file`] keeps as it is), other NVFP4, MLX, HQQ and torchao | `f16`, not exact |
     /// | codes of 8 bits with other zero points; columns that are not a multiple of 32; groups that share some 32 columns, also after sorting | `f16`, not exact |
     pub fn block_form(&self, checkpoint: &Checkpoint) -> BlockForm {
         let _ = checkpoint; // everything it depends on was found when the layer was read
@@ -335,6 +379,8 @@ impl PackedLayer {
             Store::FourBit(layer) => layer.block_form(),
             Store::Int8(layer) => layer.block_form(),
             Store::Scaled(layer) => layer.block_form(),
+            Store::Grouped(layer) => layer.block_form(),
+            Store::Beside(layer) => layer.block_form(),
         }
     }
 
@@ -353,6 +399,8 @@ impl PackedLayer {
             Store::FourBit(layer) => layer.blocks(checkpoint, form, rows, out),
             Store::Int8(layer) => layer.blocks(checkpoint, form, rows, out),
             Store::Scaled(layer) => layer.blocks(checkpoint, form.element_type, rows, out),
+            Store::Grouped(layer) => layer.blocks(checkpoint, form.element_type, rows, out),
+            Store::Beside(layer) => layer.blocks(checkpoint, form.element_type, rows, out),
         }
     }
 }

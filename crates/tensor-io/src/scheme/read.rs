@@ -5,14 +5,17 @@ use std::collections::HashSet;
 use super::bitsandbytes::{four_bit_weight, int8_layer, read_four_bit, read_int8};
 use super::label::{self, ADVICE, Label, Method};
 use super::scaled::{self, Codes, stacked};
-use super::{PackedLayer, Packing, Scaling, Scheme, Store, affine, compressed, four_bit, gptq};
+use super::{
+    PackedLayer, Packing, Scaling, Scheme, Store, affine, beside, compressed, four_bit, gptq, grouped,
+};
 use crate::{Checkpoint, ElementType, Error, Result, TensorInfo};
 
 /// Tensors that mark a method quern does not read, by the ends of their names.
-const OTHERS: [(&str, &str); 7] = [
+const OTHERS: [(&str, &str); 8] = [
     (".q_invperm", "EXL2 (exllamav2)"),
     (".trellis", "EXL3 (exllamav3)"),
-    (".W_q", "HQQ"),
+    (".scale_q", "HQQ, its scales quantized too"),
+    (".w_bf16_to_fp8_scale", "AutoRound for FP8 activations, in two steps of scales"),
     (".q_scale_max", "EXL2 (exllamav2)"),
     (".pre_quant_scale", "AWQ of ModelOpt, which also scales what the layer reads"),
     ("_proj_scale_inv", "fp8, several experts in one tensor"),
@@ -20,7 +23,7 @@ const OTHERS: [(&str, &str); 7] = [
 ];
 
 /// Tensors that belong to a packed layer and mean nothing alone, by the ends of their names.
-const PIECES: [&str; 24] = [
+const PIECES: [&str; 29] = [
     ".qzeros",
     ".g_idx",
     ".scales",
@@ -45,7 +48,43 @@ const PIECES: [&str; 24] = [
     ".weight_global_scale",
     "_proj_blocks",
     "_proj_scales",
+    ".W_q",
+    ".biases",
+    "._weight_qdata",
+    "._weight_scale",
+    "._weight_zero_point",
 ];
+
+/// The weights of a GGUF file that have a factor beside them.
+pub(super) fn read_gguf(checkpoint: &Checkpoint) -> Result<Option<Packing>> {
+    let mut layers = Vec::new();
+    for info in checkpoint.tensors() {
+        if let Some(prefix) = beside::layer_of(&info.name)
+            && let Some(layer) = beside::read(checkpoint, prefix)?
+        {
+            layers.push(layer);
+        }
+    }
+    if layers.is_empty() {
+        return Ok(None);
+    }
+    layers.sort_by_key(|l| l.parts.iter().min().copied());
+    let with_inputs = |l: &&PackedLayer| {
+        l.parts.iter().any(|&part| checkpoint.tensors()[part].name.ends_with(".input_scale"))
+    };
+    let inputs = layers.iter().filter(with_inputs).count();
+    let mut notes = Vec::new();
+    if inputs > 0 {
+        notes.push(format!(
+            "the scales of activations (input_scale) of {inputs} of {} layers are left out: activations are not \
+             quantized here",
+            layers.len()
+        ));
+    }
+    let is_nvfp4 = |l: &PackedLayer| l.in_file_type() == Some(ElementType::NVFP4);
+    let scheme = if layers.iter().all(is_nvfp4) { Scheme::Nvfp4 } else { Scheme::Mixed };
+    Ok(Some(Packing::new(scheme, Some("gguf"), layers, notes)))
+}
 
 pub(super) fn read(checkpoint: &Checkpoint) -> Result<Option<Packing>> {
     let label = label::read(checkpoint)?;
@@ -66,6 +105,12 @@ pub(super) fn read(checkpoint: &Checkpoint) -> Result<Option<Packing>> {
             let Some(first) = experts.next() else { continue };
             layers.extend(experts);
             (Method::Mxfp4, first)
+        } else if let Some(prefix) = grouped::is_mlx(checkpoint, info) {
+            (Method::Mlx, grouped::read_mlx(checkpoint, prefix, label)?)
+        } else if let Some(prefix) = info.name.strip_suffix(".W_q") {
+            (Method::Hqq, grouped::read_hqq(checkpoint, prefix)?)
+        } else if let Some(prefix) = info.name.strip_suffix("._weight_qdata") {
+            (Method::TorchAo, grouped::read_torchao(checkpoint, prefix)?)
         } else if let Some((prefix, usual)) = scaled::layer(checkpoint, info) {
             let method = label.map(|l| l.method).filter(|m| m.has_scaled_layers()).unwrap_or(usual);
             (method, scaled::read(checkpoint, prefix, label)?)
@@ -98,7 +143,7 @@ pub(super) fn read(checkpoint: &Checkpoint) -> Result<Option<Packing>> {
     let quantized = !layers.is_empty() || label.is_some();
     check_names(checkpoint, &layers, quantized)?;
     check_floats(checkpoint, &layers, label)?;
-    let Some(scheme) = scheme(&layers, label) else { return Ok(None) };
+    let Some(scheme) = scheme(checkpoint, &layers, label) else { return Ok(None) };
     let mut notes = notes(checkpoint, &scheme, &layers, label);
     if !checkpoint.has_data() {
         notes.push(
@@ -128,13 +173,7 @@ fn refuse_others(checkpoint: &Checkpoint) -> Result<()> {
             let prefix = info.name.strip_suffix(".B")?;
             checkpoint.index_of(&format!("{prefix}.s")).map(|_| "gptq in Marlin's layout")
         };
-        // Words with scales beside, without GPTQ's names.
-        let mlx = || {
-            let prefix =
-                info.name.strip_suffix(".weight").filter(|_| info.element_type == ElementType::U32)?;
-            checkpoint.index_of(&format!("{prefix}.scales")).map(|_| "MLX")
-        };
-        if let Some(method) = other.or_else(marlin).or_else(mlx) {
+        if let Some(method) = other.or_else(marlin) {
             let what =
                 format!("belongs to a layer quantized with {method}, which quern does not read; {ADVICE}");
             return Err(Error::unsupported(checkpoint.file_of(info), what).with_tensor(&info.name));
@@ -207,16 +246,21 @@ fn scaled_scheme(layer: &scaled::Scaled) -> Scheme {
     }
 }
 
-/// The scheme of one layer.
-pub(super) fn scheme_of(layer: &PackedLayer) -> Option<Scheme> {
+/// The scheme of one layer of this method.
+pub(super) fn scheme_of(layer: &PackedLayer, method: Option<&str>) -> Option<Scheme> {
     match &layer.store {
+        Store::Scaled(scaled) if method == Some("torchao") && scaled.codes == Codes::Int8 => {
+            Some(Scheme::TorchAo)
+        }
         Store::Scaled(scaled) => Some(scaled_scheme(scaled)),
+        Store::Grouped(grouped) => Some(grouped.scheme()),
+        Store::Beside(layer) => (layer.element_type == ElementType::NVFP4).then_some(Scheme::Nvfp4),
         Store::Affine(_) | Store::FourBit(_) | Store::Int8(_) => None,
     }
 }
 
 /// The scheme as most tensors show it, the configuration where they do not.
-fn scheme(layers: &[PackedLayer], label: Option<&Label>) -> Option<Scheme> {
+fn scheme(checkpoint: &Checkpoint, layers: &[PackedLayer], label: Option<&Label>) -> Option<Scheme> {
     let all = |test: &dyn Fn(&affine::Affine) -> bool| {
         layers.iter().all(|l| matches!(&l.store, Store::Affine(a) if test(a)))
     };
@@ -228,12 +272,17 @@ fn scheme(layers: &[PackedLayer], label: Option<&Label>) -> Option<Scheme> {
         })
     };
     // Layers of one name are of one kind, whatever their scales.
-    let kinds: HashSet<_> = layers.iter().map(|l| scheme_of(l).map(|s| s.name())).collect();
+    let method = label.map(|l| l.method).or_else(|| {
+        let bytes = layers.iter().any(|l| checkpoint.tensors()[l.parts[0]].name.ends_with("._weight_qdata"));
+        bytes.then_some(Method::TorchAo)
+    });
+    let method = method.map(Method::name);
+    let kinds: HashSet<_> = layers.iter().map(|l| scheme_of(l, method).map(|s| s.name())).collect();
     if kinds.len() > 1 {
         return Some(Scheme::Mixed);
     }
     Some(match layers.first().map(|l| &l.store) {
-        Some(Store::Scaled(first)) => scaled_scheme(first),
+        Some(Store::Scaled(_) | Store::Grouped(_) | Store::Beside(_)) => scheme_of(layers.first()?, method)?,
         Some(Store::Affine(first)) => {
             let group_size = stated(first.columns, &first.groups, first.group_count);
             let bits = label.and_then(|l| l.bits).unwrap_or(first.bits());
@@ -292,6 +341,12 @@ fn scheme(layers: &[PackedLayer], label: Option<&Label>) -> Option<Scheme> {
                 Scheme::Fp8 { scales }
             }
             Method::Mxfp4 => Scheme::Mxfp4,
+            Method::Mlx => {
+                let settings = label?.mlx.as_ref()?.of("");
+                Scheme::Mlx { bits: settings.bits, group_size: settings.group_size }
+            }
+            Method::Hqq => Scheme::Hqq { bits: 4, group_size: 64 },
+            Method::TorchAo => Scheme::TorchAo,
             Method::BitsAndBytes => match label?.four_bit.as_deref() {
                 Some("nf4") => Scheme::Nf4 { block_size: 64, double_quantized: false },
                 Some(_) => Scheme::Fp4 { block_size: 64, double_quantized: false },
@@ -308,8 +363,9 @@ fn notes(
     label: Option<&Label>,
 ) -> Vec<String> {
     let mut notes = Vec::new();
+    notes.extend(label.and_then(|l| l.note.clone()));
     if *scheme == Scheme::Mixed {
-        notes.push(kinds_note(layers));
+        notes.push(kinds_note(layers, label.map(|l| l.method.name())));
     }
     let of_activations = |part: &usize| scaled::is_of_activations(&checkpoint.tensors()[*part].name);
     let with_scales = layers.iter().filter(|l| l.parts.iter().any(of_activations)).count();
@@ -348,8 +404,10 @@ fn notes(
         })
         .collect();
     let labelled = label.and_then(|l| l.v2).unwrap_or(false);
+    // Zero points of symmetric layers are read as they are; what AutoRound calls a packing is no such claim.
+    let claims = label.is_none_or(|l| l.note.is_none());
     let other = layouts.iter().filter(|(_, v2)| *v2 != labelled).count();
-    if other > 0 {
+    if other > 0 && claims {
         let name = |v2| if v2 { "gptq_v2" } else { "gptq" };
         notes.push(format!(
             "labelled {}, but {other} of {} layers hold zero points as {} stores them, and are read so",
@@ -371,10 +429,10 @@ fn notes(
 }
 
 /// How many layers are of which kind.
-fn kinds_note(layers: &[PackedLayer]) -> String {
+fn kinds_note(layers: &[PackedLayer], method: Option<&str>) -> String {
     let mut counts: Vec<(String, usize)> = Vec::new();
     for layer in layers {
-        let kind = match scheme_of(layer) {
+        let kind = match scheme_of(layer, method) {
             Some(scheme) => scheme.with_bits(layer.bits()),
             None => format!("{} bits packed in words", layer.bits()),
         };

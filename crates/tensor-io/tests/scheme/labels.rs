@@ -145,7 +145,7 @@ fn other_methods_are_refused_by_name() {
     let with = |config: Value| model.clone().json("config.json", json!({ "quantization_config": config }));
     for (config, parts) in [
         (json!({ "quant_method": "exl2", "bits": 4.0 }), ["exl2", "take the model unquantized"]),
-        (json!({ "quant_method": "hqq" }), ["hqq", "quern does not read"]),
+        (json!({ "quant_method": "vptq" }), ["vptq", "quern does not read"]),
         (json!({ "quant_method": "quanto" }), ["quanto", "quern does not read"]),
         (json!({ "quant_method": "gptq", "bits": 5 }), ["5-bit gptq", "2, 3, 4 and 8"]),
         (json!({ "quant_method": "gptq", "bits": 4, "format": "gptq_p" }), ["gptq_p", "quern does not read"]),
@@ -161,7 +161,8 @@ fn other_methods_are_refused_by_name() {
         (&["l.q_weight", "l.q_invperm"][..], ["EXL2", "l.q_invperm"]),
         (&["l.trellis"], ["EXL3", "l.trellis"]),
         (&["l.B", "l.s"], ["Marlin", "l.B"]),
-        (&["l.W_q"], ["HQQ", "l.W_q"]),
+        (&["l.W_q"], ["expected a matrix", "l.W_q"]),
+        (&["l.scale_q"], ["HQQ, its scales quantized too", "l.scale_q"]),
         (&["l.weight", "l.weight_scale"], ["scales a weight of i32", "l.weight_scale"]),
         (&["l.weight", "l.weight_scale_inv"], ["scales a weight of i32", "l.weight_scale_inv"]),
         (&["l.weight", "l.pre_quant_scale"], ["AWQ of ModelOpt", "l.pre_quant_scale"]),
@@ -171,7 +172,7 @@ fn other_methods_are_refused_by_name() {
         tensors.iter().fold(Model::default(), add).refused(&parts);
     }
     let mlx = Model::default().tensor("l.weight", ElementType::U32, &[1], vec![0; 4]);
-    mlx.tensor("l.scales", ElementType::F32, &[1], vec![0; 4]).refused(&["MLX", "l.weight"]);
+    mlx.tensor("l.scales", ElementType::F32, &[1], vec![0; 4]).refused(&["expected a matrix", "l.weight"]);
 }
 
 #[test]

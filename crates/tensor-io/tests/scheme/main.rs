@@ -8,6 +8,7 @@ mod forms;
 mod hostile;
 mod labels;
 mod peers;
+mod releases;
 mod repack;
 mod scaled;
 mod stacked;

@@ -29,7 +29,8 @@ fn stack(model: Model, name: &str, height: usize) -> Model {
 }
 
 fn model() -> Model {
-    let model = stack(stack(Model::default(), "m.experts.gate_up_proj", 2 * ROWS), "m.experts.down_proj", ROWS);
+    let model =
+        stack(stack(Model::default(), "m.experts.gate_up_proj", 2 * ROWS), "m.experts.down_proj", ROWS);
     model.json("config.json", json!({ "quantization_config": { "quant_method": "mxfp4" } }))
 }
 
@@ -63,9 +64,8 @@ fn experts_are_layers_of_their_own() {
             let layer = packing.layer(&format!("m.experts.{expert}.{matrix}.weight")).unwrap();
             assert_eq!((layer.rows, layer.columns), (ROWS, COLUMNS));
             let row = |row: usize| expert * height + row * step + which;
-            let wanted: Vec<f32> = (0..ROWS * COLUMNS)
-                .map(|i| value(&model, stack, row(i / COLUMNS), i % COLUMNS))
-                .collect();
+            let wanted: Vec<f32> =
+                (0..ROWS * COLUMNS).map(|i| value(&model, stack, row(i / COLUMNS), i % COLUMNS)).collect();
             let mut found = vec![f32::NAN; wanted.len()];
             layer.decode(&opened.checkpoint, 0..ROWS, &mut found);
             assert_eq!(found, wanted, "{matrix}");
@@ -109,7 +109,9 @@ fn broken_stacks_are_refused() {
     odd.refused(&["no stack of matrices"]);
     let mut other = model();
     other.files.clear();
-    other.json("config.json", json!({ "quantization_config": { "quant_method": "fp8" } })).refused(&["mxfp4", "fp8"]);
+    other
+        .json("config.json", json!({ "quantization_config": { "quant_method": "fp8" } }))
+        .refused(&["mxfp4", "fp8"]);
 }
 
 #[test]

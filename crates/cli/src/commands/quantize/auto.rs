@@ -5,14 +5,17 @@ use std::path::Path;
 use anyhow::bail;
 use quern_model::provenance::CalibrationText;
 use quern_model::{FileType, View};
-use quern_quantize::auto::{Chosen, MeasureOptions, Target, candidates, choose, feedback_factor, measure};
+use quern_quantize::auto::{
+    Chosen, MeasureOptions, Target, candidates, choose, feedback_factor, measure, place,
+};
+use quern_quantize::calibrated::Place;
 use quern_quantize::calibration::{self, NamedText, SampleOptions};
 use quern_quantize::imatrix::{self, Imatrix};
 use quern_quantize::job::Options;
 use quern_quantize::recipe::Recipe;
 use quern_tensor_io::output::{Inputs, OutputFile};
 
-use super::super::{Outcome, load, record};
+use super::super::{Outcome, load, placement, record};
 use super::calibrated;
 use super::gguf::{self, hashed, job_options, packed};
 use super::types::{Measured, Types};
@@ -83,11 +86,17 @@ fn chosen(args: &args::Quantize, target: Target) -> anyhow::Result<Types> {
         samples: samples.sequences.len() as u64,
         context: context as u64,
     };
+    let place = place(&model, &samples.sequences, &placement::calibration_gpus(&args.device)?);
+    let on_gpu = place.gpu_bytes() > 0;
+    if !matches!(place, Place::Cpu { why: None }) {
+        messages::info(format_args!("measuring {}", place.sentence()));
+    }
     let (from_file, imatrix) = match args.gguf.imatrix.as_deref() {
         Some(path) => (true, Imatrix::open(path)?),
         None => {
-            let bar = Bar::new(Unit::Chunks(context), "measuring the inputs of the layers");
-            let collected = imatrix::collect_samples(&model, &samples.sequences, true, &bar)?;
+            let unit = if on_gpu { Unit::Layers } else { Unit::Chunks(context) };
+            let bar = Bar::new(unit, "measuring the inputs of the layers");
+            let collected = imatrix::collect_samples(&model, &samples.sequences, true, &place, &bar)?;
             (false, Imatrix::measured(&name, &collected)?)
         }
     };
@@ -128,6 +137,7 @@ fn chosen(args: &args::Quantize, target: Target) -> anyhow::Result<Types> {
                 false => 1.0,
             },
             level: options.level,
+            place: &place,
         },
         &bar,
     )?;

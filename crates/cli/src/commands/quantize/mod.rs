@@ -21,8 +21,9 @@ use types::Types;
 /// Plans, and unless it is a dry run, does it.
 pub fn run(args: &args::Quantize) -> Outcome {
     refuse_strangers(args);
-    let calibrates = args.gguf.calibrate || args.to == Scheme::Gptq;
-    if !calibrates {
+    let runs =
+        args.gguf.calibrate || matches!(args.to, Scheme::Gptq | Scheme::Auto) || args.evaluate.is_some();
+    if !runs {
         placement::refuse_gpus("quantize without calibration", args.device.choice())?;
     }
     let target = args.auto.target_bpw.map(Target::BitsPerWeight);

@@ -8,6 +8,8 @@
 mod attend;
 mod experts;
 mod few;
+mod gradients;
+mod gradients_attention;
 mod linear;
 mod many;
 mod mixture;
@@ -20,8 +22,10 @@ mod tests;
 mod workspace;
 
 use std::collections::HashMap;
+use std::ops::Range;
 
 use super::{Card, Event, Function, Generation, Launch, Memory, Stream};
+use crate::executor::{Values, ValuesMut};
 use crate::{Error, Result};
 
 use experts::Routed;
@@ -106,6 +110,27 @@ impl Executor {
     /// The card is lost.
     pub fn record(&self, event: &Event) -> Result<()> {
         Ok(self.stream.record(event)?)
+    }
+
+    /// As [`crate::Executor::bring`].
+    ///
+    /// # Errors
+    /// Lengths that do not fit, or a lost card.
+    pub fn bring(&mut self, from: &super::Waiting, range: Range<usize>, to: ValuesMut<'_>) -> Result<()> {
+        from.upload(&self.stream, range, to.cuda()?)
+    }
+
+    /// As [`crate::Executor::take_back`].
+    ///
+    /// # Errors
+    /// As [`Executor::bring`].
+    pub fn take_back(
+        &mut self,
+        from: Values<'_>,
+        to: &mut super::Waiting,
+        range: Range<usize>,
+    ) -> Result<()> {
+        to.download(&self.stream, from.cuda()?, range)
     }
 
     /// Lets what is queued from now on wait for an event.

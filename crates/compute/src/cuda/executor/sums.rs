@@ -135,7 +135,7 @@ impl Executor {
     }
 
     /// `sum += aᵀ b`; without `b`, `a` is both.
-    fn products(&mut self, a: Rows, b: Option<Rows>, tokens: usize, sum: Sum) -> Result<()> {
+    pub(super) fn products(&mut self, a: Rows, b: Option<Rows>, tokens: usize, sum: Sum) -> Result<()> {
         if self.generation()? < Generation::Ampere {
             return self.plain_products(a, b.unwrap_or(a), tokens, sum);
         }

@@ -4,6 +4,7 @@
 //! over: `vpmaddubsw` multiplies `|v|` with the activations under the sign of `v` (two products of at most
 //! 128 * 127 fit 16 bits), `vpmaddwd` multiplies by the scales and adds up.
 
+mod f8;
 mod float;
 mod grid;
 mod large;

@@ -4,6 +4,7 @@
 mod attend;
 mod cache;
 mod experts;
+mod gradients;
 mod linear;
 mod rows;
 mod statistics;

@@ -50,6 +50,8 @@ pub struct GgufPlan<'a> {
     pub(super) layers: Vec<Layer>,
     /// The token embedding, if it is rounded for what its errors cost.
     pub(super) embedding: Option<Layer>,
+    /// The GPU that computes its gradients; otherwise the CPU.
+    pub(super) embedding_on: Option<embedding::OnGpu>,
     /// By name in the running model and expert.
     by_name: HashMap<(String, Option<usize>), usize>,
     /// Blocks of the model, and one more if something behind them is calibrated.
@@ -127,15 +129,21 @@ pub fn plan<'a>(model: &Model, view: &'a View<'a>, options: Options) -> Result<G
     // products with the unquantized model's inputs, and those with the drift, which has fewer rows.
     largest.hessians = 5;
     largest.streams = 2;
-    let place = place(model, &calibration, largest);
+    let mut place = place(model, &calibration, largest);
     let mut memory_bytes = match &place {
         Place::Cpu { .. } => memory(model, &calibration, largest),
         Place::Gpus { .. } => ram(model, &calibration, largest, &place),
     };
+    let mut embedding_on = None;
     if let Some(layer) = &embedding {
         quantized += quantize.rows()[layer.row].bytes;
         let (columns, weights) = (layer.columns as u64, (layer.step() * layer.columns) as u64);
-        let gradients = embedding::memory(model, &embedding::Sample::of(&calibration, layer.columns));
+        let sample = embedding::Sample::of(&calibration, layer.columns);
+        if let (Place::Gpus { bytes, .. }, Some(gpu)) = (&mut place, calibration.gpus.first()) {
+            embedding_on = embedding::OnGpu::of(model, &sample, gpu);
+            *bytes = (*bytes).max(embedding_on.as_ref().map_or(0, |on| on.bytes));
+        }
+        let gradients = embedding_on.as_ref().map_or_else(|| embedding::memory(model, &sample), |on| on.ram);
         // One after the other: gradients, then the factor of their sum with the weights.
         memory_bytes =
             memory_bytes.max(4 * columns * columns + gradients.max(8 * columns * columns + 8 * weights));
@@ -150,6 +158,7 @@ pub fn plan<'a>(model: &Model, view: &'a View<'a>, options: Options) -> Result<G
         damp,
         layers,
         embedding,
+        embedding_on,
         by_name,
     })
 }

@@ -153,6 +153,11 @@ impl Target for Gguf<'_> {
         embedding::make(self, model, state, work)
     }
 
+    fn column_order(&self, layer: &LinearInfo<'_>) -> Option<Vec<u32>> {
+        let layer = self.plan.layer(layer)?;
+        self.plan.quantize.view.column_order(self.plan.rows()[layer.row].index)
+    }
+
     fn follows_the_original(&self) -> bool {
         true
     }
@@ -236,7 +241,8 @@ impl Target for Gguf<'_> {
             let tensor = checkpoint.tensor(&layer.key).ok_or_else(|| missing().with_tensor(&layer.key))?;
             let order = self.plan.quantize.view.row_order(row.index);
             let data = in_order(tensor.data, layer.rows, order.as_deref());
-            read.push(Some(Replacement { element_type: row.to, data, permutation: None }));
+            let permutation = self.column_order(linear);
+            read.push(Some(Replacement { element_type: row.to, data, permutation }));
         }
         checkpoint.check_files()?;
         Ok(read)

@@ -5,11 +5,11 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, PoisonError};
 use std::time::Instant;
 
-use quern_compute::Pool;
 use quern_compute::parallel::{part_of, share};
+use quern_compute::{Pool, get_row};
 use quern_run::{LinearInfo, Replacement};
 use quern_tensor_io::scheme::Packing;
-use quern_tensor_io::{Checkpoint, ElementType, Error as FileError, TensorPlan, decode};
+use quern_tensor_io::{Checkpoint, ElementType, Error as FileError, TensorPlan};
 
 use super::report::ModuleReport;
 use super::{Error, GptqModule, GptqPlan, Options};
@@ -113,11 +113,13 @@ fn read_weights(layer: &LinearInfo<'_>, pool: &Pool, weights: &mut Vec<f32>) -> 
     let matrix = layer.matrix()?;
     weights.resize(layer.rows * layer.columns, 0.0);
     let part = part_of(pool, weights.len(), layer.columns);
-    let bytes = part / layer.columns.max(1) * matrix.row_bytes();
+    let step = (part / layer.columns.max(1)).max(1);
     let failed = AtomicBool::new(false);
-    share(pool, weights.chunks_mut(part).zip(matrix.data().chunks(bytes.max(1))), |(weights, bytes)| {
-        if !decode::to_f32(matrix.element_type(), bytes, weights) {
-            failed.store(true, Ordering::Relaxed);
+    share(pool, (0..layer.rows).step_by(step).zip(weights.chunks_mut(part.max(1))), |(first, weights)| {
+        for (row, values) in (first..).zip(weights.chunks_exact_mut(layer.columns.max(1))) {
+            if get_row(&matrix, row, values).is_err() {
+                failed.store(true, Ordering::Relaxed);
+            }
         }
     });
     match failed.into_inner() {

@@ -156,7 +156,8 @@ impl Affine {
     }
 
     pub fn block_form(&self) -> BlockForm {
-        let plain = BlockForm { element_type: ElementType::F16, exact: false, permutation: None };
+        let plain =
+            BlockForm { element_type: ElementType::F16, exact: false, permutation: None, factor: 1.0 };
         if !self.columns.is_multiple_of(RUN) {
             return plain;
         }
@@ -172,7 +173,7 @@ impl Affine {
             (Some(fitting), _) => fitting,
             (None, _) => return plain,
         };
-        BlockForm { element_type, exact: true, permutation }
+        BlockForm { element_type, exact: true, permutation, factor: 1.0 }
     }
 
     /// How blocks of 32 columns, all of them full, are arranged within groups.

@@ -3,9 +3,13 @@
 //! | layer | type | needs |
 //! |---|---|---|
 //! | MXFP4 | `mxfp4` | |
+//! | NVFP4 | `nvfp4`, with the layer's factor in a tensor beside it | columns in whole blocks of 64 |
 //! | 8-bit integers | `q8_0` | scales that are f16 numbers |
 //! | FP8, NVFP4 | `q8_0` | in each run of 32 columns, all values are at most 127 times the same f16 number |
 //! | FP8, NVFP4 | `bf16`, `f16` | every product of a code and a scale is such a number: scales of few significant bits, powers of two above all |
+//!
+//! The factor that compressed-tensors divides by is stored as its reciprocal, so that values may differ in the last bit
+//! of f32; codes and scales are the same.
 //!
 //! Zero has no sign in `q8_0` and `mxfp4`: minus zero becomes zero.
 
@@ -36,6 +40,7 @@ impl Scaled {
         }
         match self.codes {
             Codes::Float4 if self.is_mxfp4() => Ok(ElementType::MXFP4),
+            Codes::Float4 if self.is_nvfp4_in_blocks() => Ok(ElementType::NVFP4),
             Codes::Int8 if !self.has_whole_runs() => Err(Why::groups()),
             Codes::Int8 => match self.first_scale(checkpoint, |s| f16::from_f32(s).to_f32() == s) {
                 None => Ok(ElementType::Q8_0),

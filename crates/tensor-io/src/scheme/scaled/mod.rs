@@ -27,13 +27,16 @@ pub(super) use read::{is_of_activations, layer, read, scales_of_another_kind};
 
 use super::{BlockForm, plain_rows};
 use crate::decode::{self, mxfp4};
-use crate::layout::{self, F16, MXFP4, Q8_0};
+use crate::layout::{self, F16, MXFP4, NVFP4, Q8_0};
 use crate::{Checkpoint, ElementType};
 
 use half::{bf16, f16};
 
 /// Values of a kernel's block.
 const RUN: usize = 32;
+
+/// Values of a block of `nvfp4`.
+const NVFP4_BLOCK: usize = 64;
 
 /// What the codes are.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -54,6 +57,17 @@ pub(super) enum Factor {
     Times(f32),
     /// compressed-tensors' `weight_global_scale`.
     Over(f32),
+}
+
+impl Factor {
+    /// The number to multiply with.
+    pub fn as_product(self) -> f32 {
+        match self {
+            Self::None => 1.0,
+            Self::Times(factor) => factor,
+            Self::Over(factor) => 1.0 / factor,
+        }
+    }
 }
 
 /// A layer, its tensors given by their indices in [`Checkpoint::tensors`], shapes and types checked.
@@ -167,10 +181,31 @@ impl Scaled {
     pub fn block_form(&self) -> BlockForm {
         let (element_type, exact) = match self.codes {
             Codes::Float4 if self.is_mxfp4() => (ElementType::MXFP4, true),
+            Codes::Float4 if self.is_nvfp4_in_blocks() => (ElementType::NVFP4, true),
             Codes::Int8 if self.has_whole_runs() => (ElementType::Q8_0, true),
             Codes::Float4 | Codes::Int8 | Codes::Float8(_) => (ElementType::F16, false),
         };
-        BlockForm { element_type, exact, permutation: None }
+        let factor = if element_type == ElementType::NVFP4 { self.factor.as_product() } else { 1.0 };
+        BlockForm { element_type, exact, permutation: None, factor }
+    }
+
+    /// Whether it is FP4 with scales in e4m3 of 16 values, in whole blocks of GGUF's `nvfp4`.
+    pub fn is_nvfp4_in_blocks(&self) -> bool {
+        self.codes == Codes::Float4
+            && self.scale_type == ElementType::F8E4M3
+            && self.block == [1, 16]
+            && self.columns.is_multiple_of(NVFP4_BLOCK)
+    }
+
+    /// The scales of all blocks, row of blocks by row of blocks.
+    pub fn all_scales(&self, checkpoint: &Checkpoint) -> Vec<f32> {
+        let mut all = Vec::with_capacity(self.rows.div_ceil(self.block[0]) * self.across());
+        let mut scales = Vec::new();
+        for row in (0..self.rows).step_by(self.block[0]) {
+            self.scales(checkpoint, row, &mut scales);
+            all.extend_from_slice(&scales);
+        }
+        all
     }
 
     /// Whether it is FP4 with scales of E8M0, as GGUF's `mxfp4` has them.
@@ -188,6 +223,7 @@ impl Scaled {
     ) {
         match (element_type, self.codes) {
             (ElementType::MXFP4, Codes::Float4) => self.mxfp4_blocks(checkpoint, rows, out),
+            (ElementType::NVFP4, Codes::Float4) => self.nvfp4_blocks(checkpoint, rows, out),
             (ElementType::Q8_0, Codes::Int8) => self.byte_blocks(checkpoint, rows, out),
             (ElementType::Q8_0, _) => self.step_blocks(checkpoint, rows, out),
             (ElementType::BF16, _) => {
@@ -215,6 +251,28 @@ impl Scaled {
                 let (low, high) = codes.split_at(RUN / 4);
                 for ((pair, a), b) in block.qs.as_chunks_mut::<2>().0.iter_mut().zip(low).zip(high) {
                     *pair = [a & 15 | b << 4, a >> 4 | b & 0xf0];
+                }
+            }
+        }
+    }
+
+    /// The same codes, the first half of each 16 in low nibbles and the second half in high ones. A negative scale becomes a
+    /// positive one with the codes' signs changed.
+    fn nvfp4_blocks(&self, checkpoint: &Checkpoint, rows: Range<usize>, out: &mut [u8]) {
+        let across = self.across();
+        let all = self.data(checkpoint, self.scales);
+        let per_row = layout::blocks_mut::<NVFP4>(out).chunks_exact_mut(self.columns / NVFP4_BLOCK);
+        for (row, out) in rows.zip(per_row) {
+            let scales = all[row * across..][..across].as_chunks::<4>().0;
+            let codes = self.row(checkpoint, row).as_chunks::<{ NVFP4_BLOCK / 2 }>().0;
+            for ((block, codes), scales) in out.iter_mut().zip(codes).zip(scales) {
+                block.d = scales.map(|scale| scale & 0x7f);
+                for ((qs, codes), scale) in block.qs.iter_mut().zip(codes.as_chunks::<8>().0).zip(scales) {
+                    let sign = if scale & 0x80 == 0 { 0 } else { 0x88 };
+                    let (low, high) = codes.split_at(4);
+                    for ((pair, a), b) in qs.as_chunks_mut::<2>().0.iter_mut().zip(low).zip(high) {
+                        *pair = [a & 15 | b << 4, a >> 4 | b & 0xf0].map(|byte| byte ^ sign);
+                    }
                 }
             }
         }

@@ -32,7 +32,7 @@ use crate::gptq::blocks::has_feedback;
 use crate::gptq::{Hessian, Prepared, SolveError};
 use crate::job::QuantizeRow;
 
-pub(super) use gradients::{Sample, memory};
+pub(super) use gradients::{OnGpu, Sample, memory};
 
 /// Its name in GGUF.
 pub(super) const NAME: &str = "token_embd.weight";
@@ -78,10 +78,35 @@ pub(super) fn make(
             file.display()
         )),
     };
+    let on_gpu = target.plan.embedding_on.as_ref();
+    let fallback = match solved(target, model, (state, work), layer, on_gpu) {
+        // Where the GPU has less memory than was expected.
+        Err(error) if on_gpu.is_some() && error.is_gpu_memory() => {
+            solved(target, model, (state, work), layer, None)?;
+            Some(format!("{error}; the token embedding was done on the CPU"))
+        }
+        Err(error) => return Err(error),
+        Ok(()) => None,
+    };
+    work.progress.advance(1);
+    Ok(match (damage, fallback) {
+        (Some(damage), Some(fallback)) => Some(format!("{damage}; {fallback}")),
+        (damage, fallback) => damage.or(fallback),
+    })
+}
+
+/// Makes the embedding and keeps it, with gradients of a GPU or of the CPU.
+fn solved(
+    target: &Gguf<'_>,
+    model: &Model,
+    (state, work): (&State, Work<'_>),
+    layer: &Layer,
+    on_gpu: Option<&OnGpu>,
+) -> Result<(), Error> {
     let started = Instant::now();
     work.progress.step(&layer.key);
     let row = &target.plan.rows()[layer.row];
-    let gram = gram(target.plan, model, layer)?;
+    let gram = gram(target.plan, model, layer, on_gpu)?;
     let tokens = gram.tokens.unwrap_or(0);
     let rounding = rounding(target, row.to, gram, work)?;
     let bytes = row.to.row_bytes(layer.columns).unwrap_or(0);
@@ -108,14 +133,20 @@ pub(super) fn make(
         fallback,
     };
     state.finish_embedding(BlockRecord { modules: vec![report], ..BlockRecord::default() })?;
-    work.progress.advance(1);
-    Ok(damage)
+    Ok(())
 }
 
 /// The best that can be known.
-fn gram(plan: &GgufPlan<'_>, model: &Model, layer: &Layer) -> Result<Gram, Error> {
+fn gram(plan: &GgufPlan<'_>, model: &Model, layer: &Layer, on_gpu: Option<&OnGpu>) -> Result<Gram, Error> {
     let tied = !plan.rows().iter().any(|row| row.name == "output.weight");
-    let known = gradients::gram(model, &Sample::of(&plan.calibration, layer.columns), tied);
+    let sample = Sample::of(&plan.calibration, layer.columns);
+    let known = match gradients::gram(model, &sample, tied, on_gpu) {
+        // The CPU takes longer heads than some GPUs.
+        Err(quern_run::Error::NoGradients { .. }) if on_gpu.is_some() => {
+            gradients::gram(model, &sample, tied, None)
+        }
+        known => known,
+    };
     match known {
         Ok(gram) => Ok(gram),
         Err(quern_run::Error::NoGradients { .. } | quern_run::Error::NotFinite) => {

@@ -53,8 +53,8 @@ fn gradients_and_the_weights_that_read_the_stream_are_both_better_than_nothing()
             (divergence(diagonal), divergence(solved))
         };
         let sample = Sample::of(&calibration, columns);
-        let gradients = of(gradients::gram(&model, &sample, tied).unwrap().sum, 0.06);
-        let inputs = of(gradients::gram(&model, &sample, false).unwrap().sum, 0.06);
+        let gradients = of(gradients::gram(&model, &sample, tied, None).unwrap().sum, 0.06);
+        let inputs = of(gradients::gram(&model, &sample, false, None).unwrap().sum, 0.06);
         let readers = of(readers::gram(&model, &view, columns), 0.02);
         let damped = of(readers::gram(&model, &view, columns), 0.2);
         println!(

@@ -1,0 +1,181 @@
+//! Attention over cached keys and values.
+
+use quern_compute::ops::RopeStyle;
+use quern_compute::states::sigmoid_gate;
+use quern_compute::{Attend, AttentionShape, Executor, Heads, KvCache, Output, Rotate, Values, ValuesMut};
+use quern_model::Config;
+
+use crate::rope::grow_queries;
+use crate::weights::{Attention, HeadNorms, Qkv};
+use crate::{Error, Result};
+
+use super::super::phases::{Phases, mixer_input};
+
+/// Where the keys and values of a batch are stored.
+pub(crate) struct KvTarget<'p> {
+    pub(crate) cache: &'p mut KvCache,
+    /// The cache's layer.
+    pub(crate) slot: usize,
+    /// The model's.
+    pub(crate) layer: usize,
+    /// Position of the batch's first token.
+    pub(crate) first: usize,
+    /// Cosines and sines of the batch's positions, where attention is computed.
+    pub(crate) angles: (Values<'p>, Values<'p>),
+    /// The device that computes attention, if it is another.
+    pub(crate) remote: Option<Remote<'p>>,
+}
+
+/// A device that computes attention for layers whose weights are in RAM, and its memory.
+pub(crate) struct Remote<'p> {
+    pub(crate) executor: &'p mut Executor,
+    pub(crate) qkv: ValuesMut<'p>,
+    pub(crate) attended: ValuesMut<'p>,
+}
+
+/// Memory of attention, at least as long as the batch demands.
+pub(crate) struct AttentionBuffers<'p> {
+    pub(crate) q: ValuesMut<'p>,
+    pub(crate) k: ValuesMut<'p>,
+    pub(crate) v: ValuesMut<'p>,
+    /// All three together, where they are computed so.
+    pub(crate) qkv: ValuesMut<'p>,
+}
+
+impl Phases<'_, '_> {
+    /// From the residual stream to what attention gathered for the rows from `keep` on. Keys and values of all rows go
+    /// to the cache.
+    pub(super) fn attend(
+        &mut self,
+        attention: &Attention,
+        (x, keep): (Values<'_>, usize),
+        target: KvTarget<'_>,
+        buffers: AttentionBuffers<'_>,
+        scratch: ValuesMut<'_>,
+        mut attended: ValuesMut<'_>,
+    ) -> Result<()> {
+        let (model, block) = (self.model, self.block);
+        let config = &model.config;
+        let n = x.len() / config.hidden_size;
+        let (query, key) = (config.heads * config.head_dim, config.kv_heads * config.head_dim);
+        let AttentionBuffers { q, k, v, qkv } = buffers;
+        let input = mixer_input(model, block, x);
+        let width = query + 2 * key;
+        let mut gates = None;
+        let mut heads = match &attention.qkv {
+            Qkv::Separate { q: wq, k: wk, v: wv } if attention.gated => {
+                let (mut q, mut k, mut v) = (q.slice(0..n * query), k.slice(0..n * key), v.slice(0..n * key));
+                let (both, rest) = scratch.host()?.split_at_mut(2 * n * query);
+                let outputs = Output::Store([ValuesMut::Host(both), k.reborrow(), v.reborrow()]);
+                self.linear([wq, wk, wv], input, outputs)?;
+                let own = &mut rest[..n * query];
+                part(config.head_dim, both, q.reborrow().host()?, own);
+                gates = Some(own);
+                Heads::Separate { q, k, v }
+            }
+            Qkv::Separate { q: wq, k: wk, v: wv }
+                if target.remote.is_some() || (self.executor.joins_heads() && !config.qk_norm_whole()) =>
+            {
+                let mut qkv = qkv.slice(0..n * width);
+                self.linear([wq, wk, wv], input, Output::Join(qkv.reborrow()))?;
+                if let Some(HeadNorms { q, k, whole: true }) = &attention.head_norms {
+                    for row in 0..n {
+                        let at = row * width;
+                        let (queries, keys) = (at..at + query, at + query..at + query + key);
+                        self.executor.norm_in_place(q, qkv.reborrow().slice(queries))?;
+                        self.executor.norm_in_place(k, qkv.reborrow().slice(keys))?;
+                    }
+                }
+                Heads::Joined { qkv, by_group: false }
+            }
+            Qkv::Separate { q: wq, k: wk, v: wv } => {
+                let (mut q, mut k, mut v) = (q.slice(0..n * query), k.slice(0..n * key), v.slice(0..n * key));
+                let outputs = Output::Store([q.reborrow(), k.reborrow(), v.reborrow()]);
+                self.linear([wq, wk, wv], input, outputs)?;
+                if let Some(HeadNorms { q: of_queries, k: of_keys, whole: true }) = &attention.head_norms {
+                    self.executor.norm_in_place(of_queries, q.reborrow())?;
+                    self.executor.norm_in_place(of_keys, k.reborrow())?;
+                }
+                Heads::Separate { q, k, v }
+            }
+            Qkv::Fused { qkv: weights, by_group } => {
+                let mut qkv = qkv.slice(0..n * width);
+                self.linear([weights], input, Output::Store([qkv.reborrow()]))?;
+                Heads::Joined { qkv, by_group: *by_group }
+            }
+        };
+        let KvTarget { cache, slot, layer, first, angles: (cos, sin), remote } = target;
+        grow(config, first, n, &mut heads)?;
+        let (shape, style) = (attention_shape(config, layer), rope_style(config));
+        let rotate = Rotate { style, pairs: model.rotation.pairs(), cos, sin };
+        let rotate = config.rotates(layer).then_some(rotate);
+        let norms = attention.head_norms.as_ref().and_then(HeadNorms::of_heads);
+        let sinks = attention.sinks.as_ref();
+        let attend = |heads, out| Attend { shape, slot, first, skip: keep, norms, rotate, sinks, heads, out };
+        let Some(Remote { executor, mut qkv, attended: mut out }) = remote else {
+            self.executor.attend(cache, attend(heads, attended.reborrow()))?;
+            return match gates {
+                Some(gates) => Ok(sigmoid_gate(&model.pool, attended.host()?, &gates[keep * query..])?),
+                None => Ok(()),
+            };
+        };
+        let Heads::Joined { qkv: made, by_group } = heads else {
+            return Err(quern_compute::Error::Device.into());
+        };
+        executor.upload(made.as_values().host()?, qkv.reborrow())?;
+        executor.attend(cache, attend(Heads::Joined { qkv, by_group }, out.reborrow()))?;
+        match out.is_empty() {
+            true => Ok(()),
+            false => Ok(executor.download(out.as_values(), attended.host()?)?),
+        }
+    }
+}
+
+/// Takes queries and gates apart, which are computed head by head.
+fn part(head_dim: usize, both: &[f32], queries: &mut [f32], gates: &mut [f32]) {
+    let apart = queries.chunks_exact_mut(head_dim).zip(gates.chunks_exact_mut(head_dim));
+    for (both, (query, gate)) in both.chunks_exact(2 * head_dim).zip(apart) {
+        query.copy_from_slice(&both[..head_dim]);
+        gate.copy_from_slice(&both[head_dim..]);
+    }
+}
+
+/// A layer's attention, as the kernels take it.
+pub(crate) fn attention_shape(config: &Config, layer: usize) -> AttentionShape {
+    AttentionShape {
+        heads: config.heads,
+        kv_heads: config.kv_heads,
+        head_dim: config.head_dim,
+        scale: config.attention_scale(layer),
+        window: config.window(layer),
+        softcap: config.attention_softcap,
+    }
+}
+
+/// Which numbers of a head are rotated together, as the kernels name it.
+pub(crate) fn rope_style(config: &Config) -> RopeStyle {
+    match config.rope_style {
+        quern_model::RopeStyle::HalfSplit => RopeStyle::HalfSplit,
+        quern_model::RopeStyle::Interleaved => RopeStyle::Interleaved,
+    }
+}
+
+/// Multiplies the queries of `n` positions from `first` on with what they grow to, where they do. It commutes with the
+/// rotation, so it comes before: only processors have these rows at hand.
+fn grow(config: &Config, first: usize, n: usize, heads: &mut Heads<'_>) -> Result<()> {
+    let Some(growth) = config.query_growth.filter(|growth| growth.reaches(first + n)) else {
+        return Ok(());
+    };
+    let (query, key) = (config.heads * config.head_dim, config.kv_heads * config.head_dim);
+    let (rows, stride) = match heads {
+        Heads::Separate { q, .. } => (q.reborrow(), query),
+        Heads::Joined { qkv, .. } => (qkv.reborrow(), query + 2 * key),
+    };
+    match rows.host() {
+        Ok(rows) => {
+            grow_queries(config, first, stride, query, rows);
+            Ok(())
+        }
+        Err(_) => Err(Error::QueryGrowth { context: growth.context }),
+    }
+}

@@ -1,0 +1,106 @@
+//! The mixers' part of the forward pass, one file each: from the residual stream to the input of the output layer.
+
+mod attention;
+mod delta_net;
+mod short_conv;
+
+use quern_compute::{Buffer, Device, Values, ValuesMut};
+
+use crate::weights::{Block, Mixer};
+use crate::{Model, Result};
+
+use super::phases::Phases;
+
+pub(super) use attention::Remote;
+pub(crate) use attention::{AttentionBuffers, KvTarget, attention_shape, rope_style};
+
+/// What a mixer has beside the residual stream.
+pub(crate) struct MixerRoom<'p> {
+    /// Where attention keeps keys and values.
+    pub(crate) target: KvTarget<'p>,
+    /// Memory of attention to compute in.
+    pub(crate) buffers: AttentionBuffers<'p>,
+    /// What other mixers keep, and memory to compute in.
+    pub(crate) states: StateRoom<'p>,
+}
+
+/// What a mixer with a state has.
+pub(crate) struct StateRoom<'p> {
+    /// What it keeps of the tokens before the batch; at position 0 it may hold anything.
+    pub(crate) state: ValuesMut<'p>,
+    /// Memory to compute in, [`Mixer::scratch`] for each token.
+    pub(crate) scratch: ValuesMut<'p>,
+}
+
+impl Phases<'_, '_> {
+    /// From the residual stream of a batch to what the mixer made of the rows from `keep` on, the input of the output
+    /// layer. All rows are kept for the tokens that follow.
+    pub(crate) fn mix(
+        &mut self,
+        x: Values<'_>,
+        keep: usize,
+        room: MixerRoom<'_>,
+        mixed: ValuesMut<'_>,
+    ) -> Result<()> {
+        let MixerRoom { target, buffers, mut states } = room;
+        if target.first == 0 && !states.state.is_empty() {
+            // A text begins.
+            self.executor.clear(states.state.reborrow())?;
+        }
+        let input = (x, keep);
+        match &self.block.mixer {
+            Mixer::Attention(attention) => {
+                self.attend(attention, input, target, buffers, states.scratch, mixed)
+            }
+            Mixer::DeltaNet(net) => self.delta_net(net, input, states, mixed),
+            Mixer::ShortConv(conv) => self.short_conv(conv, input, states, mixed),
+        }
+    }
+}
+
+/// What the layers with a state keep of a text, on one device.
+#[derive(Debug)]
+pub(crate) struct States {
+    /// One for each layer of the model; empty for those with attention.
+    layers: Vec<Buffer>,
+}
+
+impl States {
+    /// Room for the states of all layers.
+    pub(crate) fn new(model: &Model, device: &Device) -> Result<Self> {
+        let state = |block: &Block| {
+            let mut buffer = Buffer::new(device);
+            if block.mixer.state() > 0 {
+                buffer.reserve(block.mixer.state())?;
+            }
+            Ok(buffer)
+        };
+        Ok(Self { layers: model.weights.blocks.iter().map(state).collect::<Result<_>>()? })
+    }
+
+    /// The state of a layer.
+    pub(crate) fn of(&mut self, layer: usize) -> ValuesMut<'_> {
+        let length = self.layers[layer].len();
+        self.layers[layer].front_mut(length)
+    }
+
+    /// Copies of all.
+    ///
+    /// # Errors
+    /// They are on a GPU.
+    pub(crate) fn copies(&self) -> Result<Vec<Vec<f32>>> {
+        let copy = |state: &Buffer| Ok(state.front(state.len()).host()?.to_vec());
+        self.layers.iter().map(copy).collect()
+    }
+
+    /// Takes copies back.
+    ///
+    /// # Errors
+    /// They are on a GPU.
+    pub(crate) fn restore(&mut self, copies: &[Vec<f32>]) -> Result<()> {
+        for (state, copy) in self.layers.iter_mut().zip(copies) {
+            state.front_mut(copy.len()).host()?.copy_from_slice(copy);
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,141 @@
+//! The tensors of attention over cached keys and values.
+
+use quern_compute::{Norm, Uploader, Vector, bytes_of_norm};
+use quern_model::{Config, TensorRole};
+
+use super::super::Linear;
+use super::super::lookup::Lookup;
+use crate::Result;
+
+/// Attention over cached keys and values.
+#[derive(Clone, Debug)]
+pub(crate) struct Attention {
+    pub(crate) qkv: Qkv,
+    pub(crate) head_norms: Option<HeadNorms>,
+    /// A score for each query head that joins the sum of its softmax (gpt-oss).
+    pub(crate) sinks: Option<Vector>,
+    pub(crate) output: Linear,
+    /// The query projection also computes a gate of each head's result, behind the head's query (Qwen3-Next).
+    pub(crate) gated: bool,
+}
+
+/// Norms of queries and keys: of each head with one weight for all heads, or (StableLM 2) one for each; or of all heads
+/// of a token together.
+#[derive(Clone, Debug)]
+pub(crate) struct HeadNorms {
+    pub(crate) q: Norm,
+    pub(crate) k: Norm,
+    /// All heads of a token are normalized together (OLMo 2).
+    pub(crate) whole: bool,
+}
+
+/// The projections to queries, keys and values.
+#[derive(Clone, Debug)]
+#[allow(clippy::large_enum_variant)] // one a layer
+pub(crate) enum Qkv {
+    /// One matrix each.
+    Separate { q: Linear, k: Linear, v: Linear },
+    /// One for all: all queries, all keys, all values, or, `by_group`, those of each key head together.
+    Fused { qkv: Linear, by_group: bool },
+}
+
+impl Attention {
+    /// Takes the tensors of a layer.
+    pub(super) fn resolve(lookup: &Lookup<'_, '_>, config: &Config, layer: usize) -> Result<Self> {
+        use TensorRole as R;
+        let at = Some(layer);
+        let qkv = match lookup.has(R::AttentionQkv, at) {
+            true => Qkv::Fused {
+                qkv: lookup.linear(R::AttentionQkv, Some(R::AttentionQkvBias), at)?,
+                by_group: lookup.by_group(R::AttentionQkv, at),
+            },
+            false => Qkv::Separate {
+                q: lookup.linear(R::AttentionQ, Some(R::AttentionQBias), at)?,
+                k: lookup.linear(R::AttentionK, Some(R::AttentionKBias), at)?,
+                v: lookup.linear(R::AttentionV, Some(R::AttentionVBias), at)?,
+            },
+        };
+        let head_norms = match config.qk_norm {
+            true => Some(HeadNorms {
+                q: lookup.norm(R::AttentionQNorm, None, at)?,
+                k: lookup.norm(R::AttentionKNorm, None, at)?,
+                whole: config.qk_norm_whole(),
+            }),
+            false => None,
+        };
+        let output = lookup.linear(R::AttentionOutput, Some(R::AttentionOutputBias), at)?;
+        let sinks = lookup.optional(R::AttentionSinks, at)?;
+        Ok(Self { qkv, head_norms, sinks, output, gated: config.architecture.gated_attention })
+    }
+
+    /// Memory for each token: queries and gates as they are computed, and gates alone.
+    pub(super) fn scratch(&self) -> usize {
+        if self.gated { 3 * self.output.op.weight.columns() } else { 0 }
+    }
+
+    /// Numbers in the norms of heads and the sinks.
+    pub(super) fn vector_values(&self) -> usize {
+        let norms = self.head_norms.as_ref().map_or(0, |norms| norms.q.weight.len() + norms.k.weight.len());
+        norms + self.sinks.as_ref().map_or(0, Vector::len)
+    }
+
+    /// Bytes of the norms of heads on a GPU.
+    pub(super) fn vector_bytes(&self) -> usize {
+        self.head_norms.as_ref().map_or(0, |norms| bytes_of_norm(&norms.q) + bytes_of_norm(&norms.k))
+    }
+
+    /// Moves the norms of heads to the device that computes attention.
+    pub(crate) fn upload_head_norms(&mut self, uploader: &mut Uploader) -> Result<()> {
+        // Those of all heads together are computed where the projections are.
+        if let Some(norms) = self.head_norms.as_mut().filter(|norms| !norms.whole) {
+            *norms = norms.upload(uploader)?;
+        }
+        Ok(())
+    }
+
+    /// The same on another device.
+    pub(super) fn upload(&self, uploader: &mut Uploader) -> Result<Self> {
+        let head_norms = match &self.head_norms {
+            Some(norms) => Some(norms.upload(uploader)?),
+            None => None,
+        };
+        let qkv = match &self.qkv {
+            Qkv::Separate { q, k, v } => {
+                Qkv::Separate { q: q.upload(uploader)?, k: k.upload(uploader)?, v: v.upload(uploader)? }
+            }
+            Qkv::Fused { qkv, by_group } => Qkv::Fused { qkv: qkv.upload(uploader)?, by_group: *by_group },
+        };
+        // Sinks are of models that no GPU computes.
+        let sinks = self.sinks.clone();
+        Ok(Self { qkv, head_norms, sinks, output: self.output.upload(uploader)?, gated: self.gated })
+    }
+}
+
+impl HeadNorms {
+    /// Those that are of each head.
+    pub(crate) fn of_heads(&self) -> Option<(&Norm, &Norm)> {
+        (!self.whole).then_some((&self.q, &self.k))
+    }
+
+    fn upload(&self, uploader: &mut Uploader) -> Result<Self> {
+        Ok(Self { q: uploader.norm(&self.q)?, k: uploader.norm(&self.k)?, whole: self.whole })
+    }
+}
+
+impl Qkv {
+    /// In the order of their outputs.
+    pub(crate) fn linears(&self) -> Vec<&Linear> {
+        match self {
+            Self::Separate { q, k, v } => vec![q, k, v],
+            Self::Fused { qkv, .. } => vec![qkv],
+        }
+    }
+
+    /// The same, to be replaced.
+    pub(crate) fn linears_mut(&mut self) -> Vec<&mut Linear> {
+        match self {
+            Self::Separate { q, k, v } => vec![q, k, v],
+            Self::Fused { qkv, .. } => vec![qkv],
+        }
+    }
+}

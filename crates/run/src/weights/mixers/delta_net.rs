@@ -1,0 +1,96 @@
+//! The tensors of a gated delta net.
+
+use quern_compute::states::{DeltaShape, Taps, conv_state};
+use quern_model::{Config, TensorRole};
+
+use super::super::Linear;
+use super::super::lookup::Lookup;
+use super::taps_of;
+use crate::Result;
+
+/// A gated delta net (Qwen3-Next).
+#[derive(Clone, Debug)]
+pub(crate) struct DeltaNet {
+    pub(crate) shape: DeltaShape,
+    /// Queries, keys and values.
+    pub(crate) qkv: Linear,
+    /// Of the results.
+    pub(crate) gate: Linear,
+    /// How much of a token each head learns.
+    pub(crate) beta: Linear,
+    /// How much of its state each head keeps.
+    pub(crate) alpha: Linear,
+    /// `[taps][queries, keys and values]`.
+    conv: Vec<f32>,
+    /// How fast each head's state decays, less than zero.
+    pub(crate) rates: Vec<f32>,
+    pub(crate) time_bias: Vec<f32>,
+    /// Of the norm of each head's results.
+    pub(crate) norm: Vec<f32>,
+    pub(crate) epsilon: f32,
+    pub(crate) output: Linear,
+}
+
+/// Sizes of the delta nets of a model, as the kernels take them.
+pub(crate) fn shape_of(net: &quern_model::DeltaNet) -> DeltaShape {
+    let &quern_model::DeltaNet { key_heads, value_heads, key_dim, value_dim, tiled, taps: _ } = net;
+    DeltaShape { key_heads, value_heads, key_dim, value_dim, tiled }
+}
+
+impl DeltaNet {
+    /// Takes the tensors of a layer.
+    pub(super) fn resolve(
+        lookup: &Lookup<'_, '_>,
+        config: &Config,
+        net: &quern_model::DeltaNet,
+        layer: usize,
+    ) -> Result<Self> {
+        use TensorRole as R;
+        let at = Some(layer);
+        let linear = |role| lookup.linear(role, None, at);
+        Ok(Self {
+            shape: shape_of(net),
+            qkv: linear(R::DeltaQkv)?,
+            gate: linear(R::DeltaGate)?,
+            beta: linear(R::DeltaBeta)?,
+            alpha: linear(R::DeltaAlpha)?,
+            conv: taps_of(&lookup.vector(R::StateConv, at)?, net.taps),
+            rates: lookup.vector(R::StateDecay, at)?,
+            time_bias: lookup.vector(R::StateTimeBias, at)?,
+            norm: lookup.vector(R::StateNorm, at)?,
+            epsilon: config.norm_epsilon,
+            output: linear(R::StateOut)?,
+        })
+    }
+
+    /// The convolution.
+    pub(crate) fn taps(&self) -> Taps<'_> {
+        Taps { weight: &self.conv, bias: None, channels: self.shape.width() }
+    }
+
+    /// Values of the convolution's state, and of the delta rule's.
+    pub(crate) fn states(&self) -> (usize, usize) {
+        let taps = self.conv.len() / self.shape.width().max(1);
+        (conv_state(self.shape.width(), taps), self.shape.state())
+    }
+
+    /// Numbers in its vectors.
+    pub(super) fn vector_values(&self) -> usize {
+        self.conv.len() + self.rates.len() + self.time_bias.len() + self.norm.len()
+    }
+
+    /// Memory for each token.
+    pub(super) fn scratch(&self) -> usize {
+        self.shape.width() + 2 * self.shape.values() + 2 * self.shape.value_heads
+    }
+
+    /// The layers that read the block's input, in the order of their outputs.
+    pub(super) fn inputs(&self) -> [&Linear; 4] {
+        [&self.qkv, &self.gate, &self.beta, &self.alpha]
+    }
+
+    /// The same, to be replaced.
+    pub(super) fn inputs_mut(&mut self) -> [&mut Linear; 4] {
+        [&mut self.qkv, &mut self.gate, &mut self.beta, &mut self.alpha]
+    }
+}

@@ -1,0 +1,176 @@
+//! The mixers: the first half of a block, which lets tokens read earlier tokens.
+
+mod attention;
+mod delta_net;
+mod short_conv;
+
+use quern_compute::Uploader;
+use quern_compute::states::conv_state;
+use quern_model::{Config, StateMixer};
+
+use super::Linear;
+use super::lookup::Lookup;
+use crate::Result;
+
+pub(crate) use attention::{Attention, HeadNorms, Qkv};
+pub(crate) use delta_net::DeltaNet;
+pub(crate) use short_conv::ShortConv;
+
+/// The first half of a block, from its normed input to what is added to the residual stream.
+#[derive(Clone, Debug)]
+pub(crate) enum Mixer {
+    /// Attention over cached keys and values.
+    Attention(Box<Attention>),
+    /// A gated delta net.
+    DeltaNet(Box<DeltaNet>),
+    /// A gated convolution over few positions.
+    ShortConv(Box<ShortConv>),
+}
+
+impl Mixer {
+    /// Takes the tensors of a layer's mixer.
+    pub(super) fn resolve(lookup: &Lookup<'_, '_>, config: &Config, layer: usize) -> Result<Self> {
+        match config.states.as_ref().filter(|_| config.has_state(layer)).map(|states| &states.mixer) {
+            None => Attention::resolve(lookup, config, layer).map(Box::new).map(Self::Attention),
+            Some(StateMixer::DeltaNet(net)) => {
+                DeltaNet::resolve(lookup, config, net, layer).map(Box::new).map(Self::DeltaNet)
+            }
+            Some(StateMixer::ShortConv(conv)) => {
+                ShortConv::resolve(lookup, conv, layer).map(Box::new).map(Self::ShortConv)
+            }
+        }
+    }
+
+    /// Attention, where it is that.
+    pub(crate) fn attention(&self) -> Option<&Attention> {
+        match self {
+            Self::Attention(attention) => Some(attention),
+            Self::DeltaNet(_) | Self::ShortConv(_) => None,
+        }
+    }
+
+    /// The same, to be changed.
+    pub(crate) fn attention_mut(&mut self) -> Option<&mut Attention> {
+        match self {
+            Self::Attention(attention) => Some(attention),
+            Self::DeltaNet(_) | Self::ShortConv(_) => None,
+        }
+    }
+
+    /// The layers that read the block's normed input, in the order of their outputs.
+    pub(crate) fn inputs(&self) -> Vec<&Linear> {
+        match self {
+            Self::Attention(attention) => attention.qkv.linears(),
+            Self::DeltaNet(net) => net.inputs().into(),
+            Self::ShortConv(conv) => vec![&conv.input],
+        }
+    }
+
+    /// The same, to be replaced.
+    pub(crate) fn inputs_mut(&mut self) -> Vec<&mut Linear> {
+        match self {
+            Self::Attention(attention) => attention.qkv.linears_mut(),
+            Self::DeltaNet(net) => net.inputs_mut().into(),
+            Self::ShortConv(conv) => vec![&mut conv.input],
+        }
+    }
+
+    /// The layer whose outputs are added to the residual stream.
+    pub(crate) fn output(&self) -> &Linear {
+        match self {
+            Self::Attention(attention) => &attention.output,
+            Self::DeltaNet(net) => &net.output,
+            Self::ShortConv(conv) => &conv.output,
+        }
+    }
+
+    /// The same, to be replaced.
+    pub(crate) fn output_mut(&mut self) -> &mut Linear {
+        match self {
+            Self::Attention(attention) => &mut attention.output,
+            Self::DeltaNet(net) => &mut net.output,
+            Self::ShortConv(conv) => &mut conv.output,
+        }
+    }
+
+    /// The linear layers, in the order of the computation.
+    pub(crate) fn linears(&self) -> Vec<&Linear> {
+        let mut all = self.inputs();
+        all.push(self.output());
+        all
+    }
+
+    /// Numbers for each token in front of the output layer.
+    pub(crate) fn width(&self) -> usize {
+        self.output().op.weight.columns()
+    }
+
+    /// Values of the state that it keeps of a text in place of keys and values; none for attention.
+    pub(crate) fn state(&self) -> usize {
+        match self {
+            Self::Attention(_) => 0,
+            Self::DeltaNet(net) => net.states().0 + net.states().1,
+            Self::ShortConv(conv) => conv.state(),
+        }
+    }
+
+    /// Memory for each token beside the input of the output layer, and attention's queries, keys and values.
+    pub(crate) fn scratch(&self) -> usize {
+        match self {
+            Self::Attention(attention) => attention.scratch(),
+            Self::DeltaNet(net) => net.scratch(),
+            Self::ShortConv(conv) => conv.scratch(),
+        }
+    }
+
+    /// Numbers in its vectors (norms within it); biases of linear layers are not counted.
+    pub(crate) fn vector_values(&self) -> usize {
+        match self {
+            Self::Attention(attention) => attention.vector_values(),
+            Self::DeltaNet(net) => net.vector_values(),
+            Self::ShortConv(conv) => conv.vector_values(),
+        }
+    }
+
+    /// Bytes on a GPU beside those of the linear layers.
+    pub(super) fn vector_bytes(&self) -> usize {
+        match self {
+            Self::Attention(attention) => attention.vector_bytes(),
+            // Models with such mixers are never on a GPU.
+            Self::DeltaNet(_) | Self::ShortConv(_) => 0,
+        }
+    }
+
+    /// This mixer on another device.
+    pub(super) fn upload(&self, uploader: &mut Uploader) -> Result<Self> {
+        match self {
+            Self::Attention(attention) => attention.upload(uploader).map(Box::new).map(Self::Attention),
+            // As `Model::beyond_gpus` says.
+            Self::DeltaNet(_) | Self::ShortConv(_) => Err(quern_compute::Error::Device.into()),
+        }
+    }
+}
+
+/// Values of the states that a model keeps of a text, and memory for each token of its largest mixer beside attention's,
+/// by its configuration alone.
+pub(crate) fn state_sizes(config: &Config) -> (usize, usize) {
+    let gates = if config.architecture.gated_attention { 3 * config.heads * config.head_dim } else { 0 };
+    let Some(states) = &config.states else { return (0, gates) };
+    let (state, scratch) = match &states.mixer {
+        StateMixer::DeltaNet(net) => {
+            let shape = delta_net::shape_of(net);
+            let made = shape.state() / shape.key_dim.max(1);
+            let scratch = shape.width() + 2 * shape.values() + 2 * shape.value_heads + made;
+            (conv_state(shape.width(), net.taps) + shape.state(), scratch)
+        }
+        StateMixer::ShortConv(conv) => (conv_state(config.hidden_size, conv.taps), 4 * config.hidden_size),
+    };
+    let layers = states.layers.iter().filter(|&&state| state).count();
+    (layers * state, scratch.max(gates))
+}
+
+/// The weight of a convolution, stored as `[channels][taps]`, as `[taps][channels]`.
+fn taps_of(stored: &[f32], taps: usize) -> Vec<f32> {
+    let channels = stored.len() / taps.max(1);
+    (0..taps * channels).map(|at| stored[at % channels * taps + at / channels]).collect()
+}
