@@ -33,7 +33,9 @@ CLASSES = {
     "stablelm": "StableLm", "falcon": "Falcon", "seed_oss": "SeedOss",
     "smollm3": "SmolLM3", "granite": "Granite", "olmo2": "Olmo2", "olmo3": "Olmo3", "olmoe": "Olmoe", "arcee": "Arcee",
     "exaone4": "Exaone4", "cohere2": "Cohere2", "gpt_oss": "GptOss", "ernie4_5": "Ernie4_5", "lfm2": "Lfm2",
-    "qwen3_5_text": "Qwen3_5Text",
+    "qwen3_5_text": "Qwen3_5Text", "youtu": "Youtu",
+    "qwen2_moe": "Qwen2Moe", "dots1": "Dots1", "glm4_moe": "Glm4Moe", "ernie4_5_moe": "Ernie4_5_Moe",
+    "minimax_m2": "MiniMaxM2", "granitemoe": "GraniteMoe", "granitemoeshared": "GraniteMoeShared", "phimoe": "Phimoe",
 }
 
 
@@ -77,7 +79,7 @@ def sizes(given):
             ffn = transformers.models.lfm2.modeling_lfm2.Lfm2MLP(config).w1.out_features
     return {
         "vocab": config.vocab_size, "hidden": hidden, "layers": layers, "heads": heads, "kv_heads": kv,
-        "head_dim": first(config, "head_dim") or hidden // heads,
+        "head_dim": first(config, "qk_head_dim", "head_dim") or hidden // heads,
         "ffn": ffn,
         "context": config.max_position_embeddings,
         "epsilon": first(config, "rms_norm_eps", "layer_norm_eps", "layer_norm_epsilon", "norm_epsilon", "norm_eps") or 1e-5,

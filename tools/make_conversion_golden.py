@@ -45,12 +45,18 @@ PRE = {"llama3": "llama-bpe", "qwen2": "qwen2", "qwen3": "qwen2", "qwen3_moe": "
        "seed_oss": "seed-coder", "seed_oss-biases": "seed-coder",
        # SmolLM3 has Llama 3's, Granite 3 that of Refact's code models, OLMo 2 that of DBRX
        "smollm3": "llama-bpe", "granite": "refact", "olmo2": "dbrx", "olmo3": "dbrx",
-       "gpt_oss": "gpt-4o", "arcee": "llama-bpe", "exaone4": "exaone4", "olmoe": "olmo", "cohere2": "command-r"}
+       "gpt_oss": "gpt-4o", "arcee": "llama-bpe", "exaone4": "exaone4", "olmoe": "olmo", "cohere2": "command-r",
+       "qwen2_moe": "qwen2", "dots1": "qwen2", "glm4_moe": "glm4", "minimax_m2": "minimax-m2",
+       "granitemoe": "refact", "granitemoeshared": "refact", "youtu": "llama-bpe"}
 
 # Keys the converter reads from config.json that transformers does not (or no longer) write.
 CONFIG = {
     # as published
     "cohere2": {"rotary_pct": 1.0},
+    "dots1": {"scoring_func": "sigmoid"},
+    "minimax_m2": {"scoring_func": "sigmoid", "rotary_dim": 8},
+    # layers that predict further tokens are not in the folder
+    "glm4_moe": {"num_nextn_predict_layers": 0},
     "gpt2": {"n_ctx": 128},
     # config.num_kv_heads is the number of query heads where one head is shared; published files leave it out
     "falcon-7b": {"num_kv_heads": 1},

@@ -9,7 +9,7 @@ Every run writes the same bytes. Each folder holds
   config.json of some is in the older style that most repositories have (rope_theta, rope_scaling, torch_dtype);
 - the tokenizer's files (tiny_tokenizers.py);
 - logits.safetensors: transformers in float32 on these weights, eager attention: promptN.input_ids, promptN.logits
-  (one row per position), promptN.greedy_ids (16 tokens); the prompts' texts are a JSON list in the metadata;
+  (one row for each of the last 8 positions), promptN.greedy_ids (16 tokens); the prompts' texts are a JSON list in the metadata;
 - tokenize.json: texts, their ids by the tokenizers library from tokenizer.json ("ids": add_special_tokens=False,
   "ids_with_special": True). Where transformers' AutoTokenizer makes other ids of the same folder, they are stored
   as "transformers_ids" and "transformers_ids_with_special".
@@ -34,10 +34,15 @@ import tiny_tokenizers
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 OUT = ROOT / "fixtures/architectures"
 GREEDY = 16
+# Positions of a prompt, its last, whose logits are stored.
+ROWS = 8
 PROMPTS = ["It was a dark night, and the old captain", "I don't: naïve №42\n\t🙂"]
 SHORT = ["It was a dark night", "I don't: №42\n\t🙂"]
 # longer than the original context of phi3-longrope, whose rope factors depend on the length
 LONG = "It was a dark night, and the old captain said: in 1999 we'll be 12345, or so."
+
+# for models whose other files are large enough
+BRIEF = ["It was a dark night", "№42 🙂"]
 
 TEXTS = [
     "",
@@ -81,6 +86,12 @@ COHERE = LAYER_NORM | {"bos_token_id": "<BOS_TOKEN>", "eos_token_id": "<|END_OF_
 # A delta net three layers of four.
 DELTA = {"num_hidden_layers": 4, "head_dim": 16, "linear_num_key_heads": 4, "linear_num_value_heads": 8,
          "linear_key_head_dim": 4, "linear_value_head_dim": 4, "linear_conv_kernel_dim": 4}
+# latent attention, whose heads have more numbers in queries and keys than in values
+LATENT = {"kv_lora_rank": 32, "qk_nope_head_dim": 32, "qk_rope_head_dim": 8, "v_head_dim": 16}
+LAYER = SILU | {"intermediate_size": 48, "num_attention_heads": 2, "num_key_value_heads": 2}
+DEEPSEEK = LATENT | {"n_routed_experts": 8, "num_experts_per_tok": 3, "moe_intermediate_size": 16,
+                     "first_k_dense_replace": 1, "bos_token_id": tiny_tokenizers.BOS,
+                     "eos_token_id": tiny_tokenizers.EOS}
 SAMPLING = {"do_sample": True, "temperature": 0.6, "top_p": 0.9}
 # The smallest towers that the classes of multimodal releases accept.
 SIGLIP = {"vision_config": {"model_type": "siglip_vision_model", "hidden_size": 8, "intermediate_size": 16,
@@ -93,6 +104,19 @@ QWEN25_VIT = {"vision_config": {"depth": 1, "hidden_size": 8, "intermediate_size
                                 "out_hidden_size": 32, "fullatt_block_indexes": [0]}}
 QWEN3_VIT = {"vision_config": {"depth": 2, "hidden_size": 8, "intermediate_size": 16, "num_heads": 2, "patch_size": 4,
                                "out_hidden_size": 32, "num_position_embeddings": 4, "deepstack_visual_indexes": [0, 1]}}
+
+SHORTEST = {"prompts": ["It was a dark night"]}
+MOE = {"tie_word_embeddings": True, "moe_intermediate_size": 32, "num_experts": 3, "num_experts_per_tok": 2}
+DEEPSEEK_MOE = {"moe_intermediate_size": 32, "n_routed_experts": 4, "num_experts_per_tok": 2, "n_shared_experts": 2,
+                "n_group": 2, "topk_group": 1, "first_k_dense_replace": 1, "routed_scaling_factor": 1.7,
+                "norm_topk_prob": True, "intermediate_size": 64}
+DOTS = {"bos_token_id": None, "eos_token_id": "<|endofresponse|>", "pad_token_id": "<|endoftext|>"}
+GLM = {"eos_token_id": "<|endoftext|>", "pad_token_id": "<|endoftext|>"}
+MINIMAX = {"bos_token_id": "]~!b[", "eos_token_id": "[e~["}
+GRANITE_MOE = (GQA | GRANITE | {
+    "intermediate_size": 32, "num_local_experts": 3, "num_experts_per_tok": 2, "tie_word_embeddings": True,
+    "attention_multiplier": 0.3, "embedding_multiplier": 6.0, "residual_multiplier": 0.4, "logits_scaling": 3.0}
+    | {"rope_parameters": {"rope_theta": 50000.0, "rope_type": "default"}})
 
 
 def rope(theta=10000.0, kind="default", **more):
@@ -220,6 +244,49 @@ MODELS = {
                                       "dtype": torch.bfloat16, "prompts": SHORT},
                 GQA | QWEN | DELTA | {"intermediate_size": 32}
                 | rope(10000000.0, partial_rotary_factor=0.5, mrope_section=[2, 1, 1], mrope_interleaved=True)),
+    # latent attention in layers with one feed-forward network each
+    "youtu": ("Youtu", "smollm3", {"vocab": 3, "prompts": BRIEF},
+              {k: v for k, v in SILU.items() if k != "rms_norm_eps"} | SMOL | LATENT
+              | {"num_key_value_heads": 4, "rms_norm_eps": 1e-3, "q_lora_rank": 24, "intermediate_size": 48,
+                 "pad_token_id": None}
+              | rope(10000.0, "yarn", factor=4.0, original_max_position_embeddings=16, beta_fast=16.0, beta_slow=2.0,
+                     mscale=0.7, mscale_all_dim=0.7)),
+    # groups ordered by their largest score; the first layer has one network
+    "deepseek_v2": ("DeepseekV2", "deepseek_llm", {"old": True, "prompts": BRIEF, "tokenizer": {"merges": 40}},
+                    LAYER | DEEPSEEK | {"q_lora_rank": None, "topk_method": "group_limited_greedy", "n_group": 4,
+                                        "topk_group": 2, "norm_topk_prob": False, "routed_scaling_factor": 1.5,
+                                        "n_shared_experts": 2, "aux_loss_alpha": 0.001, "scoring_func": "softmax"}
+                    | rope(10000.0, "yarn", factor=4.0, original_max_position_embeddings=16, beta_fast=24.0,
+                           beta_slow=2.0, mscale=0.707, mscale_all_dim=0.707)),
+    "deepseek_v3": ("DeepseekV3", "deepseek_v3", {"old": True, "prompts": BRIEF, "tokenizer": {"merges": 40}},
+                    LAYER | DEEPSEEK | {"q_lora_rank": 24, "n_group": 2, "topk_group": 1, "norm_topk_prob": True,
+                                        "routed_scaling_factor": 2.5, "n_shared_experts": 1, "scoring_func": "sigmoid",
+                                        "topk_method": "noaux_tc", "num_nextn_predict_layers": 0}
+                    | rope(10000.0, "yarn", factor=4.0, original_max_position_embeddings=16, beta_fast=24.0,
+                           beta_slow=2.0, mscale=1.0, mscale_all_dim=1.0)),
+    # mixtures of experts: one prompt and an embedding that is the head, to be small
+    "qwen2_moe": ("Qwen2Moe", "qwen2", {"vocab": 4} | SHORTEST,
+                  GQA | QWEN | MOE | {"shared_expert_intermediate_size": 64} | rope(1000000.0)),
+    # one network in the first layer, then sigmoids with a bias of the choice, groups, a factor, and shared experts
+    "dots1": ("Dots1", "dots1", {"vocab": 3} | SHORTEST,
+              GQA | DOTS | {"head_dim": 16, "tie_word_embeddings": True} | DEEPSEEK_MOE | rope(1000000.0)),
+    "glm4_moe": ("Glm4Moe", "glm4_moe", {"old": True, "vocab": 2} | SHORTEST,
+                 GQA | GLM | {"head_dim": 16, "attention_bias": True, "use_qk_norm": True, "tie_word_embeddings": True} | DEEPSEEK_MOE
+                 | rope(1000000.0, partial_rotary_factor=0.5)),
+    "ernie4_5_moe": ("Ernie4_5_Moe", "ernie", {"old": True} | SHORTEST,
+                     GQA | {"tie_word_embeddings": True, "intermediate_size": 64, "moe_intermediate_size": 32,
+                            "moe_num_experts": 4, "moe_k": 2, "moe_num_shared_experts": 1} | rope(500000.0)),
+    "minimax_m2": ("MiniMaxM2", "minimax_m2", {"vocab": 3} | SHORTEST,
+                   GQA | MINIMAX | {"intermediate_size": 32, "head_dim": 16, "num_local_experts": 4,
+                                    "num_experts_per_tok": 2, "tie_word_embeddings": True}
+                   | rope(5000000.0, partial_rotary_factor=0.5)),
+    # the experts of a layer in one tensor
+    "granitemoe": ("GraniteMoe", "granite", {"old": True, "vocab": 3} | SHORTEST, GRANITE_MOE),
+    "granitemoeshared": ("GraniteMoeShared", "granite", {"old": True, "vocab": 3} | SHORTEST,
+                         GRANITE_MOE | {"shared_intermediate_size": 64}),
+    "phimoe": ("Phimoe", "phi3", {"old": True, "vocab": 2} | SHORTEST,
+               PHI3 | {"num_key_value_heads": 2, "intermediate_size": 32, "num_local_experts": 3, "tie_word_embeddings": True,
+                       "router_jitter_noise": 0.3, "attention_bias": True, "lm_head_bias": True} | rope(10000.0)),
     # Multimodal releases: "around" is the configuration around the text model's; the logits are those of text alone.
     "gemma3-images": ("Gemma3", "gemma", {"around": SIGLIP | {"mm_tokens_per_image": 1}},
                       GQA | {"num_hidden_layers": 6, "intermediate_size": 32, "num_key_value_heads": 1, "head_dim": 16,
@@ -345,7 +412,7 @@ def prompts_of(model, tokenizer, prompts):
             top = model(longer, use_cache=False).logits[0, ids.shape[1] - 1:-1].topk(2).values
         if (top[:, 0] - top[:, 1]).min() < 1e-3:
             raise Tie
-        tensors |= {f"prompt{i}.input_ids": ids[0], f"prompt{i}.logits": logits.contiguous(),
+        tensors |= {f"prompt{i}.input_ids": ids[0], f"prompt{i}.logits": logits[-ROWS:].contiguous(),
                     f"prompt{i}.greedy_ids": longer[0, ids.shape[1]:].contiguous()}
     return tensors
 
@@ -412,7 +479,8 @@ def make_with(name, seed):
     head = {"GPT2": "GPT2LMHeadModel"}.get(class_name, class_name + ending)
     model = getattr(transformers, head)(config).eval()
     with torch.no_grad():
-        for parameter, value in model.named_parameters():
+        biases = [one for one in model.named_buffers() if one[0].endswith("e_score_correction_bias")]
+        for parameter, value in [*model.named_parameters(), *biases]:
             minus_one = "gemma" in name or (name.startswith("qwen3_5") and "linear_attn" not in parameter)
             draw = fill(f"{seed} {name} {parameter}", value.shape, minus_one)
             value.copy_(draw.to(dtype).float())

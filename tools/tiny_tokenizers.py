@@ -40,6 +40,15 @@ SEED_CODER = (
     "|\\s+(?!\\S)|\\s+"
 )
 
+# The cased letters of an old Unicode, one by one, as DeepSeek's tokenizers list them.
+DEEPSEEK_LETTERS = (
+    r"\s?[A-Za-zµÀ-ÖØ-öø-ƺƼ-ƿǄ-ʓʕ-ʯͰ-ͳͶͷͻ-ͽͿΆΈ-ΊΌΎ-ΡΣ-ϵϷ-ҁҊ-ԯԱ-ՖႠ-ჅᎠ-Ᏽᏸ-ᏽᲐ-ᲺᲽ-Ჿᴀ-ᴫᵫ-ᵷᵹ-ᶚḀ-ἕἘ-Ἕἠ-ὅὈ-Ὅὐ-ὗὙὛὝὟ-ώᾀ-ᾴᾶ-ᾼιῂ-ῄῆ-ῌῐ-ΐῖ-Ίῠ-Ῥῲ-ῴῶ-ῼℂℇℊ-ℓℕℙ-ℝℤΩℨK-ℭℯ-ℴℹℼ-ℿⅅ-ⅉⅎↃↄⰀ-ⱻⱾ-ⳤⳫ-ⳮⳲⳳꙀ-ꙭꚀ-ꚛꜢ-ꝯꝱ-ꞇꞋ-ꞎꭰ-ꮿﬀ-ﬆﬓ-ﬗＡ-Ｚａ-ｚ𐐀-𐑏𐒰-𐓓𐓘-𐓻𐲀-𐲲𐳀-𐳲𑢠-𑣟𞤀-𞥃]+"
+)
+DEEPSEEK_V3 = (
+    "[!\"#$%&'()*+,\\-./:;<=>?@\\[\\\\\\]^_`{|}~][A-Za-z]+|[^\r\n\\p{L}\\p{P}\\p{S}]?[\\p{L}\\p{M}]+| ?[\\p{P}\\p{S}]+[\r\n]*|\\s*[\r\n]+|\\s+(?!\\S)|\\s+"
+)
+BOS, EOS, PAD = "<｜begin▁of▁sentence｜>", "<｜end▁of▁sentence｜>", "<｜▁pad▁｜>"
+# Of GPT-4o: letters by case, contractions at their end.
 GPT4O = (
     r"[^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]*[\p{Ll}\p{Lm}\p{Lo}\p{M}]+(?i:'s|'t|'re|'ve|'m|'ll|'d)?"
     r"|[^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]+[\p{Ll}\p{Lm}\p{Lo}\p{M}]*(?i:'s|'t|'re|'ve|'m|'ll|'d)?"
@@ -96,6 +105,32 @@ OLMO_CHAT = (
     "{{ bos_token }}{% for message in messages %}{{ '<|' + message['role'] + '|>\\n' + message['content'] }}"
     "{% if message['role'] == 'assistant' %}{{ eos_token }}{% endif %}{{ '\\n' }}{% endfor %}"
     "{% if add_generation_prompt %}{{ '<|assistant|>\\n' }}{% endif %}"
+)
+DEEPSEEK_CHAT = (
+    "{{ bos_token }}{% for message in messages %}{% if message['role'] == 'user' %}{{ 'User: ' + message['content'] + "
+    "'\\n\\n' }}{% elif message['role'] == 'assistant' %}{{ 'Assistant: ' + message['content'] + eos_token }}{% else %}"
+    "{{ message['content'] + '\\n\\n' }}{% endif %}{% endfor %}{% if add_generation_prompt %}{{ 'Assistant:' }}{% endif %}"
+)
+DEEPSEEK_V3_CHAT = (
+    "{% set ns = namespace(system='') %}{% for message in messages %}{% if message['role'] == 'system' %}"
+    "{% set ns.system = message['content'] %}{% endif %}{% endfor %}{{ bos_token }}{{ ns.system }}"
+    "{% for message in messages %}{% if message['role'] == 'user' %}{{ '<｜User｜>' + message['content'] }}"
+    "{% elif message['role'] == 'assistant' %}{{ '<｜Assistant｜>' + message['content'] + '<｜end▁of▁sentence｜>' }}{% endif %}"
+    "{% endfor %}{% if add_generation_prompt %}{{ '<｜Assistant｜>' }}{% endif %}"
+)
+DOTS_CHAT = (
+    "{% for message in messages %}{% if message['role'] == 'system' %}{{ '<|system|>' + message['content'] + "
+    "'<|endofsystem|>' }}{% elif message['role'] == 'user' %}{{ '<|userprompt|>' + message['content'] + "
+    "'<|endofuserprompt|>' }}{% else %}{{ '<|response|>' + message['content'] + '<|endofresponse|>' }}{% endif %}"
+    "{% endfor %}{% if add_generation_prompt %}{{ '<|response|>' }}{% endif %}"
+)
+GLM_CHAT = (
+    "[gMASK]<sop>{% for message in messages %}{{ '<|' + message['role'] + '|>\\n' + message['content'] }}{% endfor %}"
+    "{% if add_generation_prompt %}{{ '<|assistant|>' }}{% endif %}"
+)
+MINIMAX_CHAT = (
+    "{{ ']~!b[' }}{% for message in messages %}{{ ']~b]' + ('ai' if message['role'] == 'assistant' else message['role']) +"
+    " '\\n' + message['content'] + '[e~[\\n' }}{% endfor %}{% if add_generation_prompt %}{{ ']~b]ai\\n' }}{% endif %}"
 )
 PHI3_CHAT = (
     "{% for message in messages %}{{ '<|' + message['role'] + '|>\\n' + message['content'] + '<|end|>\\n' }}{% endfor %}"
@@ -275,6 +310,34 @@ BPE = {
                    "pad_token": "<|im_end|>", "model_input_names": ["input_ids", "attention_mask"],
                    "chat_template": CHATML},
     },
+    "dots1": {
+        "normalizer": {"type": "NFC"},
+        "pre": sequence("pretokenizers", split({"Regex": TIKTOKEN % ""}), BYTES_ONLY | {"trim_offsets": False}),
+        "post": lambda ids: BYTES_ONLY | {"trim_offsets": False},
+        "last": [added(t) for t in ["<|endoftext|>", "<|im_start|>", "<|im_end|>", "<|system|>", "<|endofsystem|>",
+                                    "<|userprompt|>", "<|endofuserprompt|>", "<|response|>", "<|endofresponse|>"]],
+        "config": {"tokenizer_class": "Qwen2Tokenizer", "add_prefix_space": False, "bos_token": None,
+                   "eos_token": "<|endofresponse|>", "pad_token": "<|endoftext|>", "unk_token": None,
+                   "errors": "replace", "split_special_tokens": False, "chat_template": DOTS_CHAT},
+    },
+    "glm4_moe": {
+        "pre": sequence("pretokenizers", split({"Regex": TIKTOKEN % "{1,3}"}), BYTES_ONLY),
+        "post": lambda ids: {"type": "ByteLevel", "add_prefix_space": True, "trim_offsets": False, "use_regex": True},
+        "ignore_merges": True,
+        "last": [added(t) for t in ["<|endoftext|>", "[MASK]", "[gMASK]", "<sop>", "<eop>", "<|system|>", "<|user|>",
+                                    "<|assistant|>", "<|observation|>"]],
+        "config": {"tokenizer_class": "PreTrainedTokenizerFast", "eos_token": "<|endoftext|>",
+                   "pad_token": "<|endoftext|>", "model_input_names": ["input_ids", "attention_mask"],
+                   "chat_template": GLM_CHAT},
+    },
+    "minimax_m2": {
+        "pre": sequence("pretokenizers", split({"Regex": GPT4O}), BYTES_ONLY),
+        "post": lambda ids: BYTES_ONLY,
+        "last": [added(t) for t in ["]<]start of image[>[", "<fim_prefix>", "]~!b[", "]~b]", "[e~["]],
+        "config": {"tokenizer_class": "PreTrainedTokenizerFast", "bos_token": "]~!b[", "eos_token": "[e~[",
+                   "unk_token": "<fim_prefix>", "model_input_names": ["input_ids", "attention_mask"],
+                   "chat_template": MINIMAX_CHAT},
+    },
     "granite": {
         "pre": sequence("pretokenizers", {"type": "Digits", "individual_digits": True}, BYTE_LEVEL),
         "post": lambda ids: BYTE_LEVEL | {"add_prefix_space": True, "trim_offsets": False},
@@ -302,6 +365,29 @@ BPE = {
         "config": {"tokenizer_class": "PreTrainedTokenizerFast", "bos_token": "<|startoftext|>",
                    "eos_token": "<|return|>", "pad_token": "<|endoftext|>",
                    "model_input_names": ["input_ids", "attention_mask"], "chat_template": HARMONY_CHAT},
+    },
+    # DeepSeek V2's, and that of DeepSeek LLM
+    "deepseek_llm": {
+        "pre": sequence("pretokenizers", split({"Regex": "[\r\n]"}), split({"Regex": DEEPSEEK_LETTERS}),
+                        split({"Regex": r"\s?[!-/:-~！-／：-～‘-‟　-。]+"}), split({"Regex": r"\s+$"}),
+                        split({"Regex": "[一-龥ࠀ-一가-퟿]+"}), {"type": "Digits", "individual_digits": True}, BYTES_ONLY),
+        "post": lambda ids: template(BOS, ids=ids),
+        "last": [added(BOS, normalized=True), added(EOS, normalized=True)],
+        "config": {"tokenizer_class": "LlamaTokenizerFast", "add_bos_token": True, "add_eos_token": False,
+                   "bos_token": BOS, "eos_token": EOS, "pad_token": EOS, "legacy": True,
+                   "chat_template": DEEPSEEK_CHAT},
+    },
+    "deepseek_v3": {
+        "pre": sequence("pretokenizers", split({"Regex": r"\p{N}{1,3}"}), split({"Regex": "[一-龥぀-ゟ゠-ヿ]+"}),
+                        split({"Regex": DEEPSEEK_V3}), BYTES_ONLY),
+        "post": lambda ids: template(BOS, ids=ids),
+        "first": [added(BOS), added(EOS), added(PAD)],
+        "in_vocab": [BOS, EOS, PAD],
+        "last": [added("<｜User｜>", False), added("<｜Assistant｜>", False), added("<think>", False),
+                 added("</think>", False)],
+        "config": {"tokenizer_class": "LlamaTokenizerFast", "add_bos_token": True, "add_eos_token": False,
+                   "bos_token": BOS, "eos_token": EOS, "pad_token": PAD, "legacy": True,
+                   "chat_template": DEEPSEEK_V3_CHAT},
     },
     "exaone4": {
         "pre": BYTE_LEVEL,

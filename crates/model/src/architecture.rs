@@ -11,11 +11,13 @@
 //! ```
 
 mod keys;
+mod mixture;
 mod role;
 
 use std::fmt;
 
 pub use keys::{Accepted, Field, GgufKey, HfKey, HfLimit, Silence};
+pub use mixture::{GroupRank, MixtureRules, Scores};
 pub use role::TensorRole;
 
 /// A family of models that share one forward pass.
@@ -63,6 +65,8 @@ pub struct Architecture {
     pub gated: bool,
     /// Whether the head is the embedding where `config.json` does not say.
     pub tied_by_default: bool,
+    /// Of its mixtures of experts, if it has any.
+    pub mixture: MixtureRules,
     /// The keys of `config.json`, and the meaning of an absent key.
     pub hf_keys: &'static [HfKey],
     /// Keys of `config.json` that change the computation in ways quern does not know, unless they have certain
@@ -265,6 +269,24 @@ pub enum Dim {
     ConvTaps,
     /// `3 * hidden_size`.
     TripleHidden,
+    /// `latent.query_rank`.
+    QueryRank,
+    /// `latent.rank`.
+    LatentRank,
+    /// The latent vector and the rotated part of keys: `latent.rank + latent.rope_dim`.
+    LatentCached,
+    /// Keys and values of all heads: `heads * (latent.nope_dim + latent.value_dim)`.
+    LatentUp,
+    /// `latent.nope_dim`.
+    LatentNope,
+    /// `latent.value_dim`.
+    LatentValue,
+    /// Values of all heads: `heads * latent.value_dim`.
+    LatentValues,
+    /// Width inside the shared expert.
+    SharedFfn,
+    /// One: the router of a shared expert has one output.
+    One,
 }
 
 /// Which models have a tensor.
@@ -298,6 +320,24 @@ pub enum Presence {
     RopeFactors,
     /// GGUF files of models with long and short rope factors (Phi-3); Hugging Face has them in the config.
     LongRope,
+    /// Those with `latent.query_rank`.
+    QueryRank,
+    /// Those without.
+    NoQueryRank,
+    /// Hugging Face's checkpoints, and GGUF files with `latent.joined_in_gguf`.
+    JoinedUp,
+    /// GGUF files without `latent.joined_in_gguf`.
+    SplitUp,
+    /// Layers with one feed-forward network, of models where others are mixtures of experts.
+    DenseLayers,
+    /// Layers that are mixtures of experts, of models where others may not be.
+    SparseLayers,
+    /// Layers that are mixtures with a shared expert.
+    SharedExpert,
+    /// The same, whose result is multiplied with a gate.
+    SharedRouter,
+    /// Layers that are mixtures whose choice has a bias.
+    ChoiceBias,
 }
 
 /// How Hugging Face's layout of a tensor differs from GGUF's.
@@ -318,6 +358,11 @@ pub enum Layout {
     /// As one vector per head, `{expert}` in the name for the head (StableLM 2's norms of queries and keys);
     /// GGUF stacks them.
     HeadNorms,
+    /// As the first rows of each head in the tensor of [`TensorRole::AttentionKvUp`]; GGUF has each head's matrix
+    /// transposed, in a tensor of its own.
+    KeyUp,
+    /// As the last rows of each head there; GGUF has them in a tensor of their own.
+    ValueUp,
     /// Query, key and value rows head by head, with as many query heads per key head as there are (GPT-NeoX,
     /// Falcon); GGUF has all queries, all keys, all values.
     QkvByHead,

@@ -75,7 +75,6 @@ fn keys_that_change_the_numbers_are_refused_by_name() {
             json!({ "model_type": "llama", "per_layer_config": { "1": { "num_key_value_heads": 4 } } }),
             "per_layer_config",
         ),
-        (json!({ "model_type": "qwen3_moe", "mlp_only_layers": [1] }), "mlp_only_layers"),
         (json!({ "model_type": "qwen3", "layer_types": vec!["sliding_attention"; 32] }), "layer_types"),
         (json!({ "model_type": "llama", "hidden_act": "quick_gelu" }), "quick_gelu"),
         (json!({ "model_type": "llama", "hidden_size": null }), "hidden_size"),

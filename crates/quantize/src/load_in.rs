@@ -112,6 +112,8 @@ fn matrices(config: &Config, in_blocks: bool, to: ElementType) -> HashMap<String
     // Routers, tables of positions, convolutions and the biases of experts stay as they are, as with every scheme.
     let left = [
         TensorRole::Router,
+        TensorRole::ChoiceBias,
+        TensorRole::SharedRouter,
         TensorRole::PositionEmbedding,
         TensorRole::StateConv,
         TensorRole::ExpertsGateBias,

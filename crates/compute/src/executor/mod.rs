@@ -18,6 +18,7 @@ mod gradients;
 mod mixture;
 mod operations;
 mod replay;
+mod routing;
 mod sums;
 mod upload;
 mod values;
@@ -34,8 +35,11 @@ pub use cache::{CacheShape, KvCache, KvType};
 pub use gpu::{Gpu, MOST_GPU_EXPERTS, MOST_GPU_HEAD, gpus};
 pub use gradients::{Columns, Recorded, Turn};
 pub use mixture::{ExpertStacks, Mixture, Rows, bytes_of_stack};
-pub use operations::{Attend, Choice, Heads, Input, Output, Rotate, Routing, RowLikelihood};
+pub use operations::{
+    Attend, AttendLatent, Choice, Heads, Input, LatentMatrices, Output, Rotate, RowLikelihood,
+};
 pub use replay::{Mode, PassKey};
+pub use routing::{GroupRank, Groups, Routing, Scores};
 pub use upload::{Room, Uploader, bytes_of_linear, bytes_of_matrix, bytes_of_norm};
 pub use values::{Buffer, Values, ValuesMut};
 pub use waiting::Waiting;
@@ -234,13 +238,33 @@ impl Executor {
         dispatch!(self, half => half.attend(cache, attend))
     }
 
-    /// Chooses experts for each row of the router's outputs, which are overwritten: for each expert the tokens that chose
-    /// it, in their order. Waits for the result.
+    /// Rotates the last numbers of queries and of what is cached, stores latent vectors, and attends over them. The CPU
+    /// alone does so.
     ///
     /// # Errors
-    /// As [`Executor::norm`].
-    pub fn route(&mut self, logits: ValuesMut<'_>, routing: Routing) -> Result<Vec<Vec<Choice>>> {
-        dispatch!(self, half => half.route(logits, routing))
+    /// Lengths and devices that do not fit, a cache too short.
+    pub fn attend_latent(&mut self, cache: &mut KvCache, attend: AttendLatent<'_>) -> Result<()> {
+        match &mut self.half {
+            Half::Cpu(cpu) => cpu.attend_latent(cache, attend),
+            #[cfg(feature = "cuda")]
+            Half::Cuda(_) => Err(crate::Error::Device),
+        }
+    }
+
+    /// Chooses experts for each row of the router's outputs, which are overwritten: for each expert the tokens that chose
+    /// it, in their order. `bias`, in RAM and one number for each expert, is added to scores for the choice, not to
+    /// shares. Waits for the result.
+    ///
+    /// # Errors
+    /// As [`Executor::norm`]; [`Error::Device`](crate::Error::Device) on a GPU for a bias, and for what is not
+    /// [`Routing::on_gpu`].
+    pub fn route(
+        &mut self,
+        logits: ValuesMut<'_>,
+        routing: Routing,
+        bias: Option<&Vector>,
+    ) -> Result<Vec<Vec<Choice>>> {
+        dispatch!(self, half => half.route(logits, routing, bias))
     }
 
     /// Copies the rows of `x` that these tokens have, each of `width` values.

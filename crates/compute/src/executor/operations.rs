@@ -1,6 +1,7 @@
 //! Arguments of the operations.
 
-use super::{Norm, Values, ValuesMut, Vector};
+use super::{Linear, Norm, Values, ValuesMut, Vector};
+use crate::attention::LatentShape;
 use crate::error::same;
 use crate::ops::{Activation, RopeStyle};
 use crate::{AttentionShape, Error, Result};
@@ -103,33 +104,46 @@ pub struct Attend<'a> {
     pub out: ValuesMut<'a>,
 }
 
-/// How a router's outputs choose experts.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Routing {
-    /// Experts there are.
-    pub count: usize,
-    /// Experts of a token.
-    pub used: usize,
-    /// Whether the shares of a token's experts are made to sum to one.
-    pub normalized: bool,
+/// The matrices of latent attention that make keys and values: [`LatentUp`](crate::attention::LatentUp) as layers.
+#[derive(Clone, Debug)]
+pub enum LatentMatrices<'a> {
+    /// One for both.
+    Joined {
+        /// Keys, then values of each head.
+        both: &'a Linear,
+        /// Each head's keys, transposed; none if they were not made.
+        absorbed: Vec<&'a Linear>,
+    },
+    /// One for each head.
+    Split {
+        /// Keys, transposed.
+        keys: Vec<&'a Linear>,
+        /// Values.
+        values: Vec<&'a Linear>,
+    },
 }
 
-impl Routing {
-    /// The tokens of a router's outputs. Refuses outputs that are not whole rows, more than `most` experts, and tokens that
-    /// use more than there are.
-    pub(crate) fn check(self, outputs: usize, most: usize) -> Result<usize> {
-        let tokens = outputs / self.count.max(1);
-        same("experts: outputs of the router", tokens * self.count, outputs)?;
-        if self.used > self.count || self.count > most {
-            let what = "experts: those that a token uses, of those there are";
-            return Err(Error::Lengths {
-                what,
-                expected: self.count.min(most),
-                found: self.used.max(self.count),
-            });
-        }
-        Ok(tokens)
-    }
+/// Arguments of latent attention.
+#[derive(Debug)]
+pub struct AttendLatent<'a> {
+    /// Heads, sizes, scale.
+    pub shape: LatentShape,
+    /// The matrices that make keys and values.
+    pub up: LatentMatrices<'a>,
+    /// The cache's layer.
+    pub slot: usize,
+    /// Position of the first token.
+    pub first: usize,
+    /// Tokens from the first on whose queries are not needed.
+    pub skip: usize,
+    /// Rotation of the last numbers of each query and of what is cached, if any.
+    pub rotate: Option<Rotate<'a>>,
+    /// `[tokens][heads][nope + rope]`; overwritten.
+    pub q: ValuesMut<'a>,
+    /// Latent vectors with the rotated part of keys behind them, `[tokens][rank + rope]`; overwritten.
+    pub latent: ValuesMut<'a>,
+    /// `[tokens - skip][heads][value]`.
+    pub out: ValuesMut<'a>,
 }
 
 /// Which token chose an expert, and its share in that token's sum.

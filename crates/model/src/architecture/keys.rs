@@ -66,6 +66,30 @@ pub enum Field {
     DeltaValueHeads,
     DeltaKeyDim,
     DeltaValueDim,
+    /// Width between the two projections of queries; null for one projection (latent attention).
+    QueryRank,
+    /// Numbers of the vector that keys and values are made of.
+    LatentRank,
+    /// Numbers of a query and a key that are rotated.
+    LatentRopeDim,
+    /// Numbers in front of them.
+    LatentNopeDim,
+    /// Numbers of a value.
+    LatentValueDim,
+    /// What the chosen experts' weights are multiplied by.
+    ExpertScale,
+    /// Width inside the expert that all tokens use; 0 for none.
+    SharedFfn,
+    /// The same as a number of experts, each of the usual width; 0 for none.
+    SharedExperts,
+    /// Groups of experts.
+    ExpertGroups,
+    /// Groups that a token chooses its experts from.
+    ExpertGroupsUsed,
+    /// Layers in front of the first mixture of experts.
+    DenseLayers,
+    /// Every so many layers the last is a mixture of experts.
+    SparseStep,
 }
 
 /// The meaning of an absent key.
@@ -172,6 +196,24 @@ pub enum GgufKey {
     ExpertFeedForwardLength,
     /// `expert_weights_norm`, only where it is off: llama.cpp takes it for on.
     ExpertWeightsNormOff,
+    /// `expert_weights_norm`.
+    ExpertWeightsNorm,
+    /// `expert_weights_scale`: what the chosen experts' weights are multiplied by.
+    ExpertWeightsScale,
+    /// The same, only where it is not 1.
+    ExpertWeightsScaleUnlessOne,
+    /// `expert_gating_func`: 1 for a softmax, 2 for sigmoids.
+    ExpertGatingFunc,
+    /// `expert_shared_count`: the shared expert's width as a number of experts.
+    ExpertSharedCount,
+    /// `expert_shared_feed_forward_length`: the shared expert's width, where there is one.
+    ExpertSharedFeedForwardLength,
+    /// `expert_group_count` and `expert_group_used_count`, 1 each where there are no groups.
+    ExpertGroups,
+    /// `leading_dense_block_count`: layers in front of the first mixture.
+    LeadingDenseBlockCount,
+    /// `interleave_moe_layer_step`: every so many layers the last is a mixture.
+    InterleaveMoeLayerStep,
     /// `attention.key_length` and `attention.value_length`.
     KeyValueLength,
     /// The same, only where the heads do not share out the hidden size: llama.cpp's converter does not write it for
@@ -215,6 +257,20 @@ pub enum GgufKey {
     ShortConv,
     /// `attention.head_count_kv`, 0 in layers whose mixer keeps a state.
     HeadCountKvLayers,
+    /// `attention.head_count_kv`, always 1: the cache of latent attention has one head.
+    HeadCountKvOne,
+    /// `attention.q_lora_rank` and `attention.kv_lora_rank`.
+    LatentRanks,
+    /// `attention.key_length` and `value_length` of the cache of latent attention, `key_length_mla` and
+    /// `value_length_mla` of its heads.
+    LatentLengths,
+    /// `leading_dense_block_count`, `expert_feed_forward_length` and `expert_shared_count` of a model without experts in
+    /// a family that may have them (Youtu).
+    DenseLayersAlone,
+    /// `attention.key_length` alone (MiniCPM3).
+    KeyLength,
+    /// `rope.scaling.yarn_log_multiplier`, a tenth of `mscale_all_dim` (DeepSeek V2), in place of the attention factor.
+    YarnScoreMultiplier,
     /// `tensor_data_layout`, the layout of Falcon's queries, keys and values.
     TensorDataLayout,
 }

@@ -65,6 +65,20 @@ pub enum TensorRole {
     StateNorm,
     /// From what a state returns to the residual stream.
     StateOut,
+    /// From the residual stream to the rank of queries (latent attention).
+    AttentionQDown,
+    AttentionQDownNorm,
+    /// From there to the queries.
+    AttentionQUp,
+    /// From the residual stream to the vector that keys and values are made of, and the rotated part of keys behind it.
+    AttentionKvDown,
+    AttentionKvDownNorm,
+    /// From that vector to keys and values, those of each head together.
+    AttentionKvUp,
+    /// The keys' part of it, transposed: `[heads, rank, nope]`.
+    AttentionKUp,
+    /// The values' part: `[heads, value, rank]`.
+    AttentionVUp,
     FfnNorm,
     FfnNormBias,
     FfnGate,
@@ -92,4 +106,14 @@ pub enum TensorRole {
     ExpertsUpBias,
     /// `[experts, hidden]`.
     ExpertsDownBias,
+    /// Added to the router's scores for the choice of experts, not to their shares.
+    ChoiceBias,
+    /// The gate projection of the expert that all tokens use.
+    SharedGate,
+    /// Its up projection.
+    SharedUp,
+    /// Its down projection.
+    SharedDown,
+    /// One row: the sigmoid of its product is what the shared expert's result is multiplied with.
+    SharedRouter,
 }

@@ -2,6 +2,7 @@
 
 mod arcee;
 mod cohere2;
+mod deepseek2;
 mod ernie4_5;
 mod exaone4;
 mod falcon;
@@ -17,6 +18,7 @@ mod olmoe;
 mod opt;
 mod phi;
 mod qwen;
+mod qwen2_moe;
 mod qwen3_5;
 mod seed_oss;
 mod smollm3;
@@ -26,6 +28,7 @@ mod table;
 
 pub use arcee::ARCEE;
 pub use cohere2::COHERE2;
+pub use deepseek2::YOUTU;
 pub use ernie4_5::ERNIE4_5;
 pub use exaone4::EXAONE4;
 pub use falcon::FALCON;
@@ -41,6 +44,7 @@ pub use olmoe::OLMOE;
 pub use opt::OPT;
 pub use phi::{PHI2, PHI3};
 pub use qwen::{QWEN2, QWEN2_VL, QWEN3, QWEN3_MOE, QWEN3_VL};
+pub use qwen2_moe::QWEN2_MOE;
 pub use qwen3_5::QWEN3_5;
 pub use seed_oss::SEED_OSS;
 pub use smollm3::SMOLLM3;
@@ -85,6 +89,8 @@ pub static ALL: &[&Architecture] = &[
     &EXAONE4,
     &COHERE2,
     &ERNIE4_5,
+    &YOUTU,
+    &QWEN2_MOE,
 ];
 
 /// The architecture with this `general.architecture` in GGUF: of several with the name `llama` the first with (or

@@ -1,7 +1,9 @@
 //! OLMoE of Ai2: a mixture of experts, with norms over all queries and over all keys of a token.
 
 use super::table::*;
-use crate::architecture::{Accepted, Architecture, Field, GgufKey, HfKey, HfLimit, Silence, TensorTemplate};
+use crate::architecture::{
+    Accepted, Architecture, Field, GgufKey, HfKey, HfLimit, MixtureRules, Silence, TensorTemplate,
+};
 
 /// With the defaults of transformers' `OlmoeConfig`.
 static KEYS: [HfKey; 17] = with_llama_keys([
@@ -45,6 +47,7 @@ pub static OLMOE: Architecture = Architecture {
     has_experts: true,
     hf_architectures: &["OlmoeForCausalLM"],
     hf_model_types: &["olmoe"],
+    mixture: MixtureRules { normalized: false, ..MixtureRules::USUAL },
     hf_keys: &KEYS,
     hf_limits: LIMITS,
     gguf_keys: GGUF_KEYS,

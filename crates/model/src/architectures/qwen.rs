@@ -57,7 +57,7 @@ static QWEN3_VL_KEYS: [HfKey; 14] = with_llama_keys([
     always(Field::QkNorm, true),
 ]);
 
-static QWEN3_MOE_KEYS: [HfKey; 20] = with_llama_keys([
+static QWEN3_MOE_KEYS: [HfKey; 21] = with_llama_keys([
     number(Field::Vocab, &["vocab_size"], 151_936.0),
     number(Field::Hidden, &["hidden_size"], 2048.0),
     number(Field::Ffn, &["intermediate_size"], 6144.0),
@@ -72,6 +72,7 @@ static QWEN3_MOE_KEYS: [HfKey; 20] = with_llama_keys([
     number(Field::Experts, &["num_local_experts", "num_experts"], 128.0).written("num_experts"),
     number(Field::ExpertsUsed, &["num_experts_per_tok"], 8.0),
     number(Field::ExpertFfn, &["moe_intermediate_size"], 768.0),
+    number(Field::SparseStep, &["decoder_sparse_step"], 1.0),
     key(Field::NormTopk, &["norm_topk_prob"], Silence::Flag(false)),
 ]);
 
@@ -262,8 +263,11 @@ const QWEN3_MOE_TENSORS: &[TensorTemplate] = &[
     tensor(Role::AttentionQNorm, "model.layers.{layer}.self_attn.q_norm.weight", "blk.{layer}.attn_q_norm.weight", &[HeadDim], QkNorm, Same),
     tensor(Role::AttentionKNorm, "model.layers.{layer}.self_attn.k_norm.weight", "blk.{layer}.attn_k_norm.weight", &[HeadDim], QkNorm, Same),
     tensor(Role::FfnNorm, "model.layers.{layer}.post_attention_layernorm.weight", "blk.{layer}.ffn_norm.weight", &[Hidden], Always, Same),
-    tensor(Role::Router, "model.layers.{layer}.mlp.gate.weight", "blk.{layer}.ffn_gate_inp.weight", &[Experts, Hidden], Always, Same),
-    tensor(Role::ExpertsGate, "model.layers.{layer}.mlp.experts.{expert}.gate_proj.weight", "blk.{layer}.ffn_gate_exps.weight", &[Experts, ExpertFfn, Hidden], Always, EachExpert),
-    tensor(Role::ExpertsUp, "model.layers.{layer}.mlp.experts.{expert}.up_proj.weight", "blk.{layer}.ffn_up_exps.weight", &[Experts, ExpertFfn, Hidden], Always, EachExpert),
-    tensor(Role::ExpertsDown, "model.layers.{layer}.mlp.experts.{expert}.down_proj.weight", "blk.{layer}.ffn_down_exps.weight", &[Experts, Hidden, ExpertFfn], Always, EachExpert),
+    tensor(Role::FfnGate, "model.layers.{layer}.mlp.gate_proj.weight", "blk.{layer}.ffn_gate.weight", &[Ffn, Hidden], DenseLayers, Same),
+    tensor(Role::FfnUp, "model.layers.{layer}.mlp.up_proj.weight", "blk.{layer}.ffn_up.weight", &[Ffn, Hidden], DenseLayers, Same),
+    tensor(Role::FfnDown, "model.layers.{layer}.mlp.down_proj.weight", "blk.{layer}.ffn_down.weight", &[Hidden, Ffn], DenseLayers, Same),
+    tensor(Role::Router, "model.layers.{layer}.mlp.gate.weight", "blk.{layer}.ffn_gate_inp.weight", &[Experts, Hidden], SparseLayers, Same),
+    tensor(Role::ExpertsGate, "model.layers.{layer}.mlp.experts.{expert}.gate_proj.weight", "blk.{layer}.ffn_gate_exps.weight", &[Experts, ExpertFfn, Hidden], SparseLayers, EachExpert),
+    tensor(Role::ExpertsUp, "model.layers.{layer}.mlp.experts.{expert}.up_proj.weight", "blk.{layer}.ffn_up_exps.weight", &[Experts, ExpertFfn, Hidden], SparseLayers, EachExpert),
+    tensor(Role::ExpertsDown, "model.layers.{layer}.mlp.experts.{expert}.down_proj.weight", "blk.{layer}.ffn_down_exps.weight", &[Experts, Hidden, ExpertFfn], SparseLayers, EachExpert),
 ];

@@ -1,21 +1,23 @@
 //! Constructors for the tables of the architectures, and the rows that many share.
 
 use crate::architecture::{
-    Accepted, Alias, AliasLayout, Architecture, Block, Dim, Field, GgufKey, HfKey, HfLimit, Layout, Norm,
-    Position, Presence, RopeStyle, Silence, Sliding, TensorRole, TensorTemplate, Unrotated,
+    Accepted, Alias, AliasLayout, Architecture, Block, Dim, Field, GgufKey, HfKey, HfLimit, Layout,
+    MixtureRules, Norm, Position, Presence, RopeStyle, Silence, Sliding, TensorRole, TensorTemplate,
+    Unrotated,
 };
 
 pub(super) use crate::architecture::Dim::{
     ConvTaps, DeltaHeadDim, DeltaHeads, DeltaValues, Embedding, ExpertFfn, Experts, Ffn, GateUp, HeadDim,
-    Heads, Hidden, KeyValue, KvHeads, Positions, Qkv, Query, QueryGate, RopeHalf, TripleHidden, Vocab,
+    Heads, Hidden, KeyValue, KvHeads, LatentCached, LatentNope, LatentRank, LatentUp, LatentValue,
+    LatentValues, One, Positions, Qkv, Query, QueryGate, QueryRank, RopeHalf, SharedFfn, TripleHidden, Vocab,
 };
 pub(super) use crate::architecture::Layout::Experts as EachExpert;
 pub(super) use crate::architecture::Layout::{
-    Conv, HeadNorms, KeyHeads, PlusOne, QkvByHead, QueryHeads, Same, Transposed,
+    Conv, HeadNorms, KeyHeads, KeyUp, PlusOne, QkvByHead, QueryHeads, Same, Transposed, ValueUp,
 };
 pub(super) use crate::architecture::Presence::{
-    Always, AttentionLayers, EmbeddingProjection, FfnBias, FinalNorm, OutputBias, QkNorm, QkvBias,
-    SecondNorm, StateLayers, UnlessTied,
+    Always, AttentionLayers, DenseLayers, EmbeddingProjection, FfnBias, FinalNorm, OutputBias, QkNorm,
+    QkvBias, SecondNorm, SharedExpert, SharedRouter, SparseLayers, StateLayers, UnlessTied,
 };
 pub(super) use crate::architecture::TensorRole as Role;
 
@@ -34,6 +36,17 @@ pub(super) const fn tensor(
 /// A tensor of GGUF files, which Hugging Face computes from the configuration.
 pub(super) const fn computed(role: TensorRole, gguf: &'static str, presence: Presence) -> TensorTemplate {
     TensorTemplate { role, hf: None, gguf, shape: &[RopeHalf], presence, layout: Same }
+}
+
+/// A tensor of GGUF files that is a part of one that Hugging Face has.
+pub(super) const fn derived(
+    role: TensorRole,
+    gguf: &'static str,
+    shape: &'static [Dim],
+    presence: Presence,
+    layout: Layout,
+) -> TensorTemplate {
+    TensorTemplate { role, hf: None, gguf, shape, presence, layout }
 }
 
 /// A key of `config.json` whose null means the same as its absence.
@@ -155,6 +168,7 @@ pub(super) const USUAL: Architecture = Architecture {
     activations: &[crate::architecture::Activation::Silu],
     gated: true,
     tied_by_default: false,
+    mixture: MixtureRules::USUAL,
     hf_keys: &[],
     hf_limits: &[],
     gguf_keys: USUAL_GGUF_KEYS,

@@ -64,6 +64,8 @@ impl Config {
         layer: Option<usize>,
     ) -> Option<bool> {
         let gguf = convention == Convention::Gguf;
+        let experts = self.experts.filter(|_| layer.is_some_and(|layer| self.is_sparse(layer)));
+        let shared = experts.and_then(|experts| experts.shared);
         let given = |there: bool, optional: bool| there.then_some(optional);
         match template.presence {
             Presence::Always => Some(false),
@@ -80,6 +82,15 @@ impl Config {
             Presence::StateLayers => given(layer.is_none_or(|layer| self.has_state(layer)), false),
             Presence::RopeFactors => given(self.rope.factors.is_some(), false),
             Presence::LongRope => given(self.rope.long_factors().is_some(), false),
+            Presence::QueryRank => given(self.query_rank().is_some(), false),
+            Presence::NoQueryRank => given(self.query_rank().is_none(), false),
+            Presence::JoinedUp => given(!gguf || self.joined_in_gguf(), false),
+            Presence::SplitUp => given(gguf && !self.joined_in_gguf(), false),
+            Presence::DenseLayers => given(experts.is_none(), false),
+            Presence::SparseLayers => given(experts.is_some(), false),
+            Presence::SharedExpert => given(shared.is_some(), false),
+            Presence::SharedRouter => given(shared.is_some_and(|shared| shared.gated), false),
+            Presence::ChoiceBias => given(experts.is_some_and(|experts| experts.choice_bias), false),
         }
     }
 
@@ -113,7 +124,9 @@ impl Config {
                 | Layout::DeltaValues
                 | Layout::DeltaHeads
                 | Layout::DeltaDecay
-                | Layout::DeltaColumns,
+                | Layout::DeltaColumns
+                | Layout::KeyUp
+                | Layout::ValueUp,
             )
             | (Convention::Gguf, _) => None,
         };
@@ -153,7 +166,24 @@ impl Config {
             Dim::ConvTaps => self.states.as_ref().map_or(0, |states| states.mixer.taps()),
             Dim::TripleHidden => 3 * self.hidden_size,
             Dim::ExpertFfn => experts.map_or(0, |e| e.ffn_size),
+            Dim::QueryRank => self.query_rank().unwrap_or(0),
+            Dim::LatentRank => self.latent.map_or(0, |l| l.rank),
+            Dim::LatentCached => self.latent.map_or(0, |l| l.cached()),
+            Dim::LatentUp => self.heads * self.latent.map_or(0, |l| l.nope_dim + l.value_dim),
+            Dim::LatentNope => self.latent.map_or(0, |l| l.nope_dim),
+            Dim::LatentValue => self.latent.map_or(0, |l| l.value_dim),
+            Dim::LatentValues => self.attended(),
+            Dim::SharedFfn => experts.and_then(|e| e.shared).map_or(0, |shared| shared.ffn_size),
+            Dim::One => 1,
         }
+    }
+
+    fn query_rank(&self) -> Option<usize> {
+        self.latent.and_then(|latent| latent.query_rank)
+    }
+
+    fn joined_in_gguf(&self) -> bool {
+        self.latent.is_some_and(|latent| latent.joined_in_gguf)
     }
 
     /// Rows in front of the first position's in the table of positions.

@@ -11,7 +11,7 @@ use crate::identify::class;
 
 use super::gguf_keys::Keys;
 use super::rope::yarn_mscale;
-use super::{Config, Experts, QueryGrowth, Rope, RopeScaling, limit, mixers, quirks};
+use super::{Config, QueryGrowth, Rope, RopeScaling, latent, limit, mixers, mixture, quirks};
 
 /// How many of the blocks predict further tokens.
 const NEXTN: &str = "nextn_predict_layers";
@@ -36,15 +36,19 @@ pub(super) fn read(file: &Path, metadata: &Metadata, checkpoint: &Checkpoint) ->
 
     let hidden_size = keys.need("embedding_length", limit::HIDDEN)?;
     let heads = keys.need("attention.head_count", limit::HEADS)?;
-    let given = keys.size("attention.key_length", limit::HIDDEN)?;
+    let latent =
+        latent::from_gguf(&keys, architecture, checkpoint.tensor("blk.0.attn_kv_b.weight").is_some())?;
+    let given = keys.size("attention.key_length", limit::HIDDEN)?.filter(|_| latent.is_none());
     let head_dim = match given {
         Some(given) => given,
+        None if latent.is_some() => latent.map_or(0, |latent| latent.head_dim()),
         None if hidden_size.is_multiple_of(heads) => hidden_size / heads,
         None => {
             return Err(keys.error("attention.head_count", format!("{heads} does not divide {hidden_size}")));
         }
     };
-    if let Some(value) = keys.size("attention.value_length", limit::HIDDEN)?.filter(|&v| v != head_dim) {
+    let value_length = keys.size("attention.value_length", limit::HIDDEN)?.filter(|_| latent.is_none());
+    if let Some(value) = value_length.filter(|&v| v != head_dim) {
         let what = format!("values of length {value} under keys of length {head_dim} are not supported");
         return Err(Error::unsupported(file, what));
     }
@@ -74,23 +78,7 @@ pub(super) fn read(file: &Path, metadata: &Metadata, checkpoint: &Checkpoint) ->
     };
     let experts = match with_experts {
         false => None,
-        true => Some(Experts {
-            count: keys.need("expert_count", limit::EXPERTS)?,
-            used: keys.need("expert_used_count", limit::EXPERTS)?,
-            ffn_size: match keys.size("expert_feed_forward_length", limit::HIDDEN)? {
-                Some(size) => size,
-                // The whole network's width, shared out among the experts that compute.
-                None if architecture.name == "qwen3moe" => {
-                    (ffn_size / keys.need("expert_used_count", limit::EXPERTS)?).max(1)
-                }
-                None => ffn_size,
-            },
-            // llama.cpp never does so for OLMoE, and reads no key.
-            normalized: match architecture.name {
-                "olmoe" => false,
-                _ => keys.flag("expert_weights_norm")?.unwrap_or(true),
-            },
-        }),
+        true => Some(mixture::from_gguf(&keys, architecture, ffn_size)?),
     };
     let block = match keys.flag("use_parallel_residual")? {
         Some(true) => Block::Parallel,
@@ -118,7 +106,11 @@ pub(super) fn read(file: &Path, metadata: &Metadata, checkpoint: &Checkpoint) ->
         embedding_size: hidden_size,
         layers,
         heads,
-        kv_heads: mixers::kv_heads(&keys, architecture, heads)?,
+        kv_heads: match latent {
+            // One head in the cache, of which every head's keys and values are made.
+            Some(_) => heads,
+            None => mixers::kv_heads(&keys, architecture, heads)?,
+        },
         head_dim,
         head_dim_given: given.is_some(),
         ffn_size,
@@ -164,8 +156,10 @@ pub(super) fn read(file: &Path, metadata: &Metadata, checkpoint: &Checkpoint) ->
         unrotated_layers: Vec::new(),
         query_growth: None,
         scaled_by_layer: false,
+        latent,
         experts,
         states: None,
+        sparse_layers: Vec::new(),
         // Readers of GGUF take it from the architecture; no key says it.
         activation: architecture.activations[0],
         dtype: None,
@@ -176,6 +170,7 @@ pub(super) fn read(file: &Path, metadata: &Metadata, checkpoint: &Checkpoint) ->
         quantization: None,
     };
     config.states = mixers::from_gguf(&keys, &config)?;
+    config.sparse_layers = mixture::sparse_layers_of_gguf(&keys, &config)?;
     config.sliding_layers = sliding_layers(&keys, &config)?;
     config.unrotated_layers = config.usual_unrotated_layers();
     config.query_growth = query_growth(&keys, &config)?;
@@ -195,6 +190,16 @@ pub(super) fn read(file: &Path, metadata: &Metadata, checkpoint: &Checkpoint) ->
     let qk_norm = any(&[Role::AttentionQNorm, Role::AttentionKNorm]);
     (config.tied_embeddings, config.qk_norm) = (tied, qk_norm);
     (config.qkv_bias, config.output_bias, config.mlp_bias) = (qkv_bias, output_bias, mlp_bias);
+    let in_layer = |role, layer| {
+        let name = config.tensor_name(Convention::Gguf, role, Some(layer));
+        name.is_some_and(|n| checkpoint.tensor(&n).is_some())
+    };
+    let bias = config
+        .sparse_layers
+        .iter()
+        .position(|&sparse| sparse)
+        .is_some_and(|first| in_layer(Role::ChoiceBias, first));
+    mixture::complete(bias, &mut config);
     quirks::from_gguf(|name| checkpoint.tensor(name).is_some(), &mut config);
     config.rope.factors = factors(&config, file, checkpoint, Role::RopeFactors)?;
     long_factors(&mut config, &keys, checkpoint)?;
@@ -374,6 +379,8 @@ fn yarn(keys: &Keys<'_>, factor: f32) -> Result<RopeScaling> {
             let more = keys.positive("rope.scaling.attn_factor")?.map_or(1.0, f64::from);
             Some((own * more) as f32)
         }
+        // DeepSeek V2's say what scores are multiplied with; queries and keys are then not lengthened.
+        Some(_) if keys.metadata.get(&keys.name("attention.kv_lora_rank")).is_some() => Some(1.0),
         _ => attention_factor,
     };
     let original_context = match keys.size("rope.scaling.original_context_length", limit::CONTEXT)? {

@@ -11,7 +11,7 @@ use crate::architectures;
 use crate::identify::class;
 use crate::json::{Json, Object};
 
-use super::{Config, Experts, hf_rope, limit, mixers, multimodal, quirks};
+use super::{Config, hf_rope, latent, limit, mixers, mixture, multimodal, quirks};
 
 /// A `config.json` under the keys of one architecture.
 pub(super) struct Reader<'a> {
@@ -64,6 +64,16 @@ impl Reader<'_> {
         }
     }
 
+    /// A number of things, at most `max`, which may be 0.
+    pub fn count(&self, field: Field, max: usize) -> Result<Option<usize>> {
+        let zero = |name| Ok::<_, Error>(self.root.u64(name)? == Some(0));
+        match self.said(field) {
+            Some(Said::Key(name)) if zero(name)? => Ok(Some(0)),
+            _ => self.size(field, max),
+        }
+    }
+
+    /// A size that must be there.
     pub(super) fn need(&self, field: Field, max: usize) -> Result<usize> {
         self.size(field, max)?.ok_or_else(|| self.root.missing(self.name(field)))
     }
@@ -170,8 +180,10 @@ pub(super) fn read(file: &Path) -> Result<Config> {
     let heads = reader.need(Field::Heads, limit::HEADS)?;
     reader.check_limits(hidden_size, heads)?;
     let given = reader.size(Field::HeadDim, limit::HIDDEN)?;
+    let latent = latent::from_hf(&reader, hidden_size, heads)?;
     let head_dim = match given {
         Some(given) => given,
+        None if latent.is_some() => latent.map_or(0, |latent| latent.head_dim()),
         None if hidden_size.is_multiple_of(heads) => hidden_size / heads,
         None => {
             let what = format!(
@@ -182,15 +194,7 @@ pub(super) fn read(file: &Path) -> Result<Config> {
     };
     let context_length = reader.need(Field::Context, limit::CONTEXT)?;
     let ffn_size = reader.need(Field::Ffn, limit::HIDDEN)?;
-    let experts = match reader.size(Field::Experts, limit::EXPERTS)? {
-        None => None,
-        Some(count) => Some(Experts {
-            count,
-            used: reader.need(Field::ExpertsUsed, limit::EXPERTS)?,
-            ffn_size: reader.size(Field::ExpertFfn, limit::HIDDEN)?.unwrap_or(ffn_size),
-            normalized: reader.flag(Field::NormTopk, true)?,
-        }),
-    };
+    let experts = mixture::from_hf(&reader, ffn_size)?;
     let block = match (reader.flag(Field::ParallelBlock, false)?, reader.flag(Field::NormBefore, true)?) {
         (true, _) => Block::Parallel,
         (false, true) if architecture.block == Block::OutputNorm => Block::OutputNorm,
@@ -216,7 +220,7 @@ pub(super) fn read(file: &Path) -> Result<Config> {
         ffn_size,
         context_length,
         norm_epsilon: reader.number(Field::NormEpsilon)?.unwrap_or_default() as f32,
-        rope: hf_rope::read(&reader, head_dim, context_length)?,
+        rope: hf_rope::read(&reader, latent.map_or(head_dim, |l| l.rope_dim), context_length)?,
         rope_style: architecture.hf_rope_style,
         sliding_window: reader.size(Field::SlidingWindow, limit::CONTEXT)?,
         sliding_layers: Vec::new(),
@@ -239,8 +243,10 @@ pub(super) fn read(file: &Path) -> Result<Config> {
         unrotated_layers: Vec::new(),
         query_growth: None,
         scaled_by_layer: reader.flag(Field::ScaledByLayer, false)?,
+        latent,
         experts,
         states: None,
+        sparse_layers: Vec::new(),
         activation: reader.activation()?,
         dtype: dtype(&whole)?.or(dtype(&root)?),
         rope_sections: None,
@@ -251,6 +257,8 @@ pub(super) fn read(file: &Path) -> Result<Config> {
     };
     config.rope_sections = multimodal::rope_sections(&root, architecture, config.rope.dimensions)?;
     config.states = mixers::from_hf(&reader, &config)?;
+    config.sparse_layers = mixture::sparse_layers_of_hf(&reader, &config)?;
+    latent::complete(&reader, &mut config)?;
     quirks::from_hf(&reader, &mut config)?;
     config.checked(file)
 }

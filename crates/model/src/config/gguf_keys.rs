@@ -33,6 +33,14 @@ impl Keys<'_> {
         }
     }
 
+    /// A number of things, which may be 0.
+    pub fn count(&self, key: &str, max: usize) -> Result<Option<usize>> {
+        match self.metadata.get(&self.name(key)) {
+            Some(value) if value.as_u64() == Some(0) => Ok(Some(0)),
+            _ => self.size(key, max),
+        }
+    }
+
     pub fn need(&self, key: &str, max: usize) -> Result<usize> {
         self.size(key, max)?.ok_or_else(|| self.missing(key))
     }

@@ -9,7 +9,9 @@ mod from_gguf;
 mod from_hf;
 mod gguf_keys;
 mod hf_rope;
+mod latent;
 pub(crate) mod mixers;
+mod mixture;
 mod multimodal;
 mod quirks;
 mod rope;
@@ -22,7 +24,9 @@ use quern_tensor_io::{Checkpoint, Container, ElementType, Error, Metadata, Resul
 use crate::architecture::{Activation, Architecture, Block, Convention, Dim, RopeStyle, TensorRole};
 
 pub use expected::ExpectedTensor;
+pub use latent::Latent;
 pub use mixers::{DeltaNet, ShortConv, StateMixer, States};
+pub use mixture::{ExpertGroups, Experts, SharedExpert};
 pub(crate) use quirks::{unusual_query_scalar, unusual_window_pattern, window_pattern};
 pub(crate) use rope::yarn_mscale;
 pub use rope::{Rope, RopeScaling};
@@ -112,10 +116,14 @@ pub struct Config {
     pub query_growth: Option<QueryGrowth>,
     /// Scores of layer `i` are also divided by `i + 1` (GPT-2 with `scale_attn_by_inverse_layer_idx`).
     pub scaled_by_layer: bool,
-    /// The mixture of experts in place of the feed-forward network.
+    /// Latent attention, in place of keys and values for each head. `head_dim` is then the size of a query.
+    pub latent: Option<Latent>,
+    /// The mixture of experts in place of the feed-forward network, in [`Config::sparse_layers`].
     pub experts: Option<Experts>,
     /// The layers whose mixer keeps a state, where there are such.
     pub states: Option<States>,
+    /// Which layers are mixtures, one flag a layer; all false without experts.
+    pub sparse_layers: Vec<bool>,
     /// The feed-forward network's activation.
     pub activation: Activation,
     /// Element type the weights were published in, where `config.json` says so.
@@ -154,19 +162,6 @@ impl QueryGrowth {
     }
 }
 
-/// A mixture of experts.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Experts {
-    /// How many there are.
-    pub count: usize,
-    /// How many compute for each token.
-    pub used: usize,
-    /// Width inside one.
-    pub ffn_size: usize,
-    /// The chosen ones' weights are made to sum to one.
-    pub normalized: bool,
-}
-
 impl Config {
     /// Reads the configuration that belongs to `checkpoint`. Every value is checked; errors name file and key.
     pub fn from_checkpoint(checkpoint: &Checkpoint) -> Result<Self> {
@@ -194,7 +189,7 @@ impl Config {
     /// What attention scores of this layer are multiplied with.
     pub fn attention_scale(&self, layer: usize) -> f32 {
         let usual = || self.query_scalar.unwrap_or(self.head_dim as f32).sqrt().recip();
-        let scale = self.attention_multiplier.unwrap_or_else(usual);
+        let scale = self.attention_multiplier.unwrap_or_else(usual) * self.yarn_score_factor();
         if self.scaled_by_layer { scale / (layer + 1) as f32 } else { scale }
     }
 
@@ -203,7 +198,19 @@ impl Config {
         let scalar = self.query_scalar.filter(|&scalar| scalar != self.head_dim as f32);
         let usual = (self.head_dim as f32).sqrt().recip();
         let multiplier = self.attention_multiplier.filter(|&multiplier| multiplier != usual);
-        (scalar.is_some() || multiplier.is_some() || self.scaled_by_layer).then(|| self.attention_scale(0))
+        let factor = self.yarn_score_factor() != 1.0;
+        let unusual = scalar.is_some() || multiplier.is_some() || factor || self.scaled_by_layer;
+        unusual.then(|| self.attention_scale(0))
+    }
+
+    /// What YaRN multiplies scores of latent attention with.
+    fn yarn_score_factor(&self) -> f32 {
+        self.latent.map_or(1.0, |latent| latent.score_factor(&self.rope.scaling))
+    }
+
+    /// Numbers of what attention gathers for a token: the input of its output projection.
+    pub fn attended(&self) -> usize {
+        self.heads * self.latent.map_or(self.head_dim, |latent| latent.value_dim)
     }
 
     /// Whether this layer rotates queries and keys, where positions enter so.
@@ -293,10 +300,8 @@ impl Config {
         if let Some(Err(what)) = self.states.as_ref().map(|states| states.check(self.layers)) {
             return bad(what);
         }
-        if let Some(Experts { count, used, .. }) = self.experts
-            && used > count
-        {
-            return bad(format!("{used} experts cannot be chosen from {count}"));
+        if let Some(what) = self.experts.and_then(|experts| experts.impossible()) {
+            return bad(what);
         }
         if !self.architecture.activations.contains(&self.activation) {
             return Err(Error::unsupported(

@@ -18,7 +18,6 @@ pub(super) fn from_hf(reader: &Reader<'_>, config: &mut Config) -> Result<()> {
     match config.architecture.name {
         // A parallel block has only one norm.
         "stablelm" | "phi2" | "cohere2" => config.second_norm = config.block != Block::Parallel,
-        "qwen3moe" => all_sparse(root)?,
         "smollm3" => all_global(root)?,
         "gpt-oss" => usual_yarn(root, config)?,
         "falcon" => falcon(root, config)?,
@@ -129,10 +128,6 @@ pub(super) fn to_hf(config: &Config, metadata: &Metadata, out: &mut Map<String, 
                 }
             }
         },
-        "qwen3moe" => {
-            set("decoder_sparse_step", json!(1));
-            set("mlp_only_layers", json!([]));
-        }
         "phi2" if config.head_dim * config.heads != config.hidden_size => {
             set("head_dim", json!(config.head_dim));
         }
@@ -254,18 +249,6 @@ fn query_growth(reader: &Reader<'_>) -> Result<Option<QueryGrowth>> {
 /// Every layer but each `n`-th is limited.
 pub(super) fn all_but_every(n: usize, layers: usize) -> Vec<bool> {
     (1..=layers).map(|layer| !layer.is_multiple_of(n)).collect()
-}
-
-/// Qwen 3's mixtures may have layers with a plain network, which no published model has, nor llama.cpp.
-fn all_sparse(root: &Object<'_>) -> Result<()> {
-    let dense = root.array("mlp_only_layers")?.is_some_and(|list| !list.is_empty());
-    let step = root.u64("decoder_sparse_step")?.unwrap_or(1);
-    if dense || step != 1 {
-        let what = "a mixture of experts with some layers that are none is not supported \
-                    (mlp_only_layers, decoder_sparse_step)";
-        return Err(Error::unsupported(root.file(), what));
-    }
-    Ok(())
 }
 
 /// The layers that do not rotate queries and keys: zeros of `no_rope_layers`, or every so many.

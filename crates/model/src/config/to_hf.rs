@@ -5,7 +5,7 @@ use serde_json::{Map, Value, json};
 
 use crate::architecture::{Activation, Block, Field, Position, Silence, Unrotated};
 
-use super::{Config, Rope, RopeScaling, mixers, quirks};
+use super::{Config, Rope, RopeScaling, mixers, mixture, quirks};
 
 /// `config.json` of a model read from a GGUF file with this metadata, its weights stored as `dtype`.
 pub(crate) fn config_json(config: &Config, metadata: &Metadata, dtype: ElementType) -> Map<String, Value> {
@@ -20,8 +20,16 @@ pub(crate) fn config_json(config: &Config, metadata: &Metadata, dtype: ElementTy
         }
     }
     if architecture.position == Position::Rotary
-        && let Some(scaling) = scaling(&config.rope, config.context_length)
+        && let Some(mut scaling) = scaling(&config.rope, config.context_length)
     {
+        if let Some(mscale) = config.latent.and_then(|latent| latent.mscale) {
+            scaling["mscale_all_dim"] = json!(mscale);
+            // Both the same is how such files say that queries and keys are not lengthened.
+            if matches!(config.rope.scaling, RopeScaling::Yarn { attention_factor: Some(1.0), .. }) {
+                scaling["mscale"] = json!(mscale);
+                scaling.as_object_mut().and_then(|map| map.remove("attention_factor"));
+            }
+        }
         set("rope_scaling", scaling);
     }
     set("tie_word_embeddings", json!(config.tied_embeddings));
@@ -33,6 +41,7 @@ pub(crate) fn config_json(config: &Config, metadata: &Metadata, dtype: ElementTy
     set("torch_dtype", json!(dtype_name(dtype)));
     set("use_cache", json!(true));
     mixers::to_hf(config, &mut out);
+    mixture::to_hf(config, &mut out);
     quirks::to_hf(config, metadata, &mut out);
     out
 }
@@ -157,6 +166,20 @@ fn field(config: &Config, field: Field) -> Option<Value> {
         Field::ExpertsUsed => json!(experts?.used),
         Field::ExpertFfn => json!(experts?.ffn_size),
         Field::NormTopk => json!(experts?.normalized),
+        Field::QueryRank => config.latent?.query_rank.map_or(Value::Null, |rank| json!(rank)),
+        Field::LatentRank => json!(config.latent?.rank),
+        Field::LatentRopeDim => json!(config.latent?.rope_dim),
+        Field::LatentNopeDim => json!(config.latent?.nope_dim),
+        Field::LatentValueDim => json!(config.latent?.value_dim),
+        Field::ExpertScale => shortest(experts?.scale),
+        Field::SharedFfn => json!(experts?.shared.map_or(0, |shared| shared.ffn_size)),
+        Field::SharedExperts => json!(experts?.shared_count()),
+        Field::ExpertGroups => json!(experts?.groups.map_or(1, |groups| groups.count)),
+        Field::ExpertGroupsUsed => json!(experts?.groups.map_or(1, |groups| groups.used)),
+        Field::DenseLayers => json!(config.sparse_rule()?.0),
+        Field::SparseStep => {
+            json!(config.sparse_rule().filter(|&(first, _)| first == 0).map_or(1, |(_, step)| step))
+        }
     })
 }
 

@@ -5,6 +5,7 @@ use std::path::Path;
 
 use quern_tensor_io::{Error, Result};
 
+use super::mixture;
 use crate::Config;
 use crate::architecture::{Activation, GgufKey, Presence};
 use crate::config::{RopeScaling, window_pattern};
@@ -55,6 +56,13 @@ pub(super) fn check(file: &Path, config: &Config) -> Result<Vec<String>> {
             }
         }
     }
+    if let (Some(latent), &RopeScaling::Yarn { attention_factor, .. }) = (config.latent, &config.rope.scaling)
+        && (attention_factor != Some(1.0)
+            || latent.mscale.is_none()
+            || !written(GgufKey::YarnScoreMultiplier))
+    {
+        return refused("\"mscale\" that is not \"mscale_all_dim\"".into());
+    }
     if let Some(window) = config.sliding_window.filter(|_| config.sliding_layers.contains(&true)) {
         let any = written(GgufKey::SlidingWindow) || written(GgufKey::SlidingWindowOrZero);
         if !any {
@@ -69,8 +77,8 @@ pub(super) fn check(file: &Path, config: &Config) -> Result<Vec<String>> {
     if config.unrotated_layers != config.usual_unrotated_layers() {
         return refused("which layers do not rotate queries and keys (\"no_rope_layers\")".into());
     }
-    if architecture.name == "olmoe" && config.experts.is_some_and(|experts| experts.normalized) {
-        return refused("\"norm_topk_prob\": true".into());
+    if let Some(what) = mixture::without_key(config) {
+        return refused(what);
     }
     if config.scaled_by_layer {
         return refused("\"scale_attn_by_inverse_layer_idx\": true".into());

@@ -16,7 +16,7 @@ use crate::json::Json;
 use crate::tokenizer::Source;
 use crate::{Config, TensorRole as Role};
 
-use super::{card, limits, name, tokenizer};
+use super::{card, limits, mixture, name, tokenizer};
 
 /// A GGUF checkpoint's metadata, less what describes its splits.
 pub(crate) fn own_metadata(checkpoint: &Checkpoint) -> Metadata {
@@ -119,7 +119,8 @@ fn model(config: &Config, out: &mut Metadata) {
                 }
             }
             GgufKey::RopeScaling => {
-                let by_multiplier = config.architecture.gguf_keys.contains(&GgufKey::YarnLogMultiplier);
+                let elsewhere = [GgufKey::YarnLogMultiplier, GgufKey::YarnScoreMultiplier];
+                let by_multiplier = elsewhere.iter().any(|key| config.architecture.gguf_keys.contains(key));
                 // gpt-oss's files say all constants of YaRN, the converter writes those that are said.
                 rope_scaling(&rope.scaling, by_multiplier, prefix == "gpt-oss", &mut set);
             }
@@ -140,6 +141,34 @@ fn model(config: &Config, out: &mut Metadata) {
                     set("rope.scaling.yarn_log_multiplier", Value::F32(multiplier));
                 }
             }
+            GgufKey::YarnScoreMultiplier => {
+                if let Some(mscale) = config.latent.and_then(|latent| latent.mscale) {
+                    set("rope.scaling.yarn_log_multiplier", Value::F32((0.1 * mscale) as f32));
+                }
+            }
+            GgufKey::HeadCountKvOne => set("attention.head_count_kv", size(1)),
+            GgufKey::DenseLayersAlone => {
+                set("leading_dense_block_count", size(config.layers));
+                set("expert_feed_forward_length", size(config.ffn_size));
+                set("expert_shared_count", size(0));
+            }
+            GgufKey::LatentRanks => {
+                if let Some(latent) = config.latent {
+                    if let Some(rank) = latent.query_rank {
+                        set("attention.q_lora_rank", size(rank));
+                    }
+                    set("attention.kv_lora_rank", size(latent.rank));
+                }
+            }
+            GgufKey::LatentLengths => {
+                if let Some(latent) = config.latent {
+                    set("attention.key_length", size(latent.cached()));
+                    set("attention.value_length", size(latent.rank));
+                    set("attention.key_length_mla", size(latent.head_dim()));
+                    set("attention.value_length_mla", size(latent.value_dim));
+                }
+            }
+            GgufKey::KeyLength => set("attention.key_length", size(config.head_dim)),
             GgufKey::RopeDimensionCount => set("rope.dimension_count", size(rope.dimensions)),
             GgufKey::OriginalContextLength => {
                 let original = match rope.scaling {
@@ -167,24 +196,21 @@ fn model(config: &Config, out: &mut Metadata) {
                     set(name, Value::F32(config.norm_epsilon));
                 }
             }
-            GgufKey::ExpertCount => {
+            GgufKey::ExpertCount
+            | GgufKey::ExpertUsedCount
+            | GgufKey::ExpertFeedForwardLength
+            | GgufKey::ExpertWeightsNormOff
+            | GgufKey::ExpertWeightsNorm
+            | GgufKey::ExpertWeightsScale
+            | GgufKey::ExpertWeightsScaleUnlessOne
+            | GgufKey::ExpertGatingFunc
+            | GgufKey::ExpertSharedCount
+            | GgufKey::ExpertSharedFeedForwardLength
+            | GgufKey::ExpertGroups
+            | GgufKey::LeadingDenseBlockCount
+            | GgufKey::InterleaveMoeLayerStep => {
                 if let Some(experts) = &config.experts {
-                    set("expert_count", size(experts.count));
-                }
-            }
-            GgufKey::ExpertUsedCount => {
-                if let Some(experts) = &config.experts {
-                    set("expert_used_count", size(experts.used));
-                }
-            }
-            GgufKey::ExpertFeedForwardLength => {
-                if let Some(experts) = &config.experts {
-                    set("expert_feed_forward_length", size(experts.ffn_size));
-                }
-            }
-            GgufKey::ExpertWeightsNormOff => {
-                if config.experts.is_some_and(|experts| !experts.normalized) {
-                    set("expert_weights_norm", Value::Bool(false));
+                    mixture::write(key, config, experts, &mut set);
                 }
             }
             GgufKey::KeyValueLengthIfGiven if !config.head_dim_given => {}

@@ -4,6 +4,7 @@ mod card;
 mod limits;
 mod matrices;
 mod metadata;
+mod mixture;
 mod name;
 mod tokenizer;
 

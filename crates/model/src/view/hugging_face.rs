@@ -10,6 +10,7 @@ use crate::config::{Config, ExpectedTensor};
 use crate::contents::{Contents, Place};
 
 use super::data::{Data, Part};
+use super::latent::Both;
 use super::order::RowOrder;
 use super::values::{decays, reordered, shifted, tensor_of, undecodable};
 use super::{Packed, View, ViewTensor, fused};
@@ -48,6 +49,19 @@ pub(super) fn of_gguf(checkpoint: &Checkpoint, packed: Packed) -> Result<View<'_
                     tensors.push(tensor);
                     data.push(one);
                 }
+            }
+            continue;
+        }
+        let held = |role| match by_role.get(&(role, want.layer)) {
+            Some(Place::Plain(span)) => Some(span.info(checkpoint)),
+            Some(Place::Packed(_) | Place::Woven(_)) | None => None,
+        };
+        if let (Role::AttentionKvUp, Some(keys), Some(values)) =
+            (want.role, held(Role::AttentionKUp), held(Role::AttentionVUp))
+        {
+            if let Some((tensor, one)) = Both::tensor(checkpoint, &config, &want, (keys, values))? {
+                tensors.push(tensor);
+                data.push(one);
             }
             continue;
         }

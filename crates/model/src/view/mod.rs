@@ -15,6 +15,7 @@ mod everything;
 mod fused;
 mod gguf;
 mod hugging_face;
+mod latent;
 mod mxfp4;
 mod order;
 mod side_by_side;

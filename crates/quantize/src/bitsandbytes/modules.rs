@@ -107,10 +107,11 @@ fn of_role(role: TensorRole) -> Class {
     match role {
         R::AttentionQ | R::AttentionK | R::AttentionV | R::AttentionOutput => Class::Linear,
         R::AttentionQkv | R::FfnGateUp | R::EmbeddingIn | R::EmbeddingOut => Class::Linear,
-        R::FfnGate | R::FfnUp | R::FfnDown => Class::Linear,
+        R::AttentionQDown | R::AttentionQUp | R::AttentionKvDown | R::AttentionKvUp => Class::Linear,
+        R::FfnGate | R::FfnUp | R::FfnDown | R::SharedGate | R::SharedUp | R::SharedDown => Class::Linear,
         R::StateIn | R::DeltaQkv | R::DeltaGate | R::DeltaBeta | R::DeltaAlpha | R::StateOut => Class::Linear,
         R::ExpertsGate | R::ExpertsUp | R::ExpertsDown => Class::Expert,
-        R::Router => Class::Router,
+        R::Router | R::SharedRouter => Class::Router,
         R::Output => Class::Head,
         _ => Class::Other,
     }

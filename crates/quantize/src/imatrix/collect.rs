@@ -15,7 +15,7 @@
 use std::time::Instant;
 
 use quern_compute::Executor;
-use quern_model::{Convention, EncodeOptions, TensorRole};
+use quern_model::{Config, Convention, EncodeOptions, TensorRole};
 use quern_run::{
     Calibrator, KvType, Layerwise, LinearGroup, LinearInfo, Model, Observer, ObserverError, Replacement,
     SessionOptions, Wanted,
@@ -150,7 +150,7 @@ pub fn memory_bytes(model: &Model, options: CollectOptions) -> u64 {
     let (context, batch) = (wide(options.context), wide(options.context.min(BATCH)));
     let (query, key) = (config.heads * config.head_dim, config.kv_heads * config.head_dim);
     let cache = 4 * 2 * wide(config.layers * key) * context;
-    let ffn = config.experts.map_or(config.ffn_size, |e| e.ffn_size * e.used);
+    let ffn = config.experts.map_or(0, |e| e.ffn_size * e.used).max(config.widest());
     let activations = 4 * batch * wide(4 * config.hidden_size + 2 * query + 2 * key + 3 * ffn);
     let computed = if model.uses_gpu() { 0 } else { cache + activations };
     computed + 2 * file_bytes(model)
@@ -162,7 +162,8 @@ pub fn file_bytes(model: &Model) -> u64 {
     let (ffn, experts) = config.experts.map_or((config.ffn_size, 1), |e| (e.ffn_size, e.count));
     // Q, K, V and output; gate, up and down.
     let columns = 3 * config.hidden_size + config.heads * config.head_dim;
-    4 * (config.layers * (columns + experts * (2 * config.hidden_size + ffn))) as u64
+    let shared = config.experts.and_then(|e| e.shared).map_or(0, |e| 2 * config.hidden_size + e.ffn_size);
+    4 * (config.layers * (columns + shared + experts * (2 * config.hidden_size + ffn))) as u64
 }
 
 /// Runs `text` through `model`. Progress counts chunks.
@@ -289,6 +290,11 @@ fn by_block(
     Ok(collector.sums)
 }
 
+/// Whether GGUF files have keys' and values' projections of latent attention in one matrix.
+fn heads_joined(config: &Config) -> bool {
+    config.latent.is_some_and(|latent| latent.joined_in_gguf)
+}
+
 /// Adds the squares of each group's inputs to the entries of its layers.
 struct Collector<'m> {
     model: &'m Model,
@@ -312,7 +318,11 @@ impl<'m> Collector<'m> {
     fn entry(&self, linear: &LinearInfo<'_>) -> Option<String> {
         let wanted = linear.layer.is_some() || (self.process_output && linear.role == TensorRole::Output);
         let config = self.model.config();
-        wanted.then(|| config.tensor_name(Convention::Gguf, linear.role, linear.layer)).flatten()
+        let role = match linear.role {
+            TensorRole::AttentionKvUp if !heads_joined(config) => TensorRole::AttentionVUp,
+            role => role,
+        };
+        wanted.then(|| config.tensor_name(Convention::Gguf, role, linear.layer)).flatten()
     }
 }
 
@@ -323,7 +333,7 @@ pub(crate) fn in_order<T: Copy>(values: &[T], order: &[u32]) -> Vec<T> {
 
 impl Observer for Collector<'_> {
     fn observe(&mut self, executor: &mut Executor, group: &LinearGroup<'_>) -> Result<(), ObserverError> {
-        let named = group.linears.iter().filter_map(|linear| Some((linear.expert, self.entry(linear)?)));
+        let named = group.linears.iter().filter_map(|linear| Some((linear, self.entry(linear)?)));
         let entries: Vec<_> = named.collect();
         if entries.is_empty() {
             return Ok(());
@@ -334,10 +344,27 @@ impl Observer for Collector<'_> {
         if let Some(order) = role.and_then(|role| self.model.config().gguf_column_order(role)) {
             self.squares = in_order(&self.squares, &order);
         }
-        let count = self.model.config().experts.map_or(1, |e| e.count);
-        for (expert, name) in entries {
-            let expert = expert.map_or((0, 1), |expert| (expert, count));
-            self.sums.add_expert(&name, expert, &self.squares, group.rows as u64)?;
+        let config = self.model.config();
+        for (linear, name) in entries {
+            let heads = [TensorRole::AttentionKUp, TensorRole::AttentionVUp].contains(&linear.role);
+            let count = if heads { config.heads } else { config.experts.map_or(1, |e| e.count) };
+            match linear.expert {
+                // The values' part of it has a matrix for each head, which all read the same.
+                None if linear.role == TensorRole::AttentionKvUp && !heads_joined(config) => {
+                    for head in 0..config.heads {
+                        self.sums.add_expert(
+                            &name,
+                            (head, config.heads),
+                            &self.squares,
+                            group.rows as u64,
+                        )?;
+                    }
+                }
+                expert => {
+                    let expert = expert.map_or((0, 1), |expert| (expert, count));
+                    self.sums.add_expert(&name, expert, &self.squares, group.rows as u64)?;
+                }
+            }
         }
         Ok(())
     }

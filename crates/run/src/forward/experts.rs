@@ -5,6 +5,9 @@
 //! y = Σ probability * down(act(gate(x)) * up(x))     over the chosen
 //! ```
 //!
+//! Families differ in how the router's outputs choose ([`Routing`]); some have a shared expert, which computes for all
+//! tokens, its result multiplied with a number of its own router's or with one.
+//!
 //! Tokens are taken expert by expert: each weight is read once for all tokens that chose it. A token's sum goes
 //! in the order of the experts' numbers, whatever the batch. On a GPU the executor does all of it, unless an observer asks
 //! for the input of each expert.
@@ -12,12 +15,13 @@
 use std::ops::Range;
 
 use quern_compute::{
-    Buffer, Choice, Device, Executor, Input, Mixture, Output, Routing, Rows, Values, ValuesMut,
+    Buffer, Choice, Device, Executor, GroupRank, Groups, Input, Mixture, Output, Routing, Rows, Scores,
+    Values, ValuesMut,
 };
-use quern_model::architecture::Block as BlockKind;
+use quern_model::architecture::{self, Block as BlockKind};
 
 use crate::observer::observe;
-use crate::weights::{Experts, Linear};
+use crate::weights::{Expert, Experts, Linear, SharedExpert};
 use crate::{Model, Observer, Result};
 
 use super::activation;
@@ -106,51 +110,76 @@ pub(crate) fn run_with<H: BeforeGroup>(
 ) -> Result<()> {
     let config = &model.config;
     let Some(mixture) = config.experts else { return Ok(()) };
-    let (hidden, width) = (config.hidden_size, mixture.ffn_size);
+    let hidden = config.hidden_size;
     let act = activation(config);
     let [logits, input, wide, made] = buffers;
-    let count = x.len() / hidden * mixture.count;
+    let tokens = x.len() / hidden;
+    let count = tokens * mixture.count;
     logits.reserve(count)?;
     executor.linear([&experts.router.op], Input::Values(x), Output::Store([logits.front_mut(count)]))?;
     executor.clear(out.reborrow())?;
-    let routing = Routing { count: mixture.count, used: mixture.used, normalized: mixture.normalized };
-    let chosen = executor.route(logits.front_mut(count), routing)?;
+    let bias = experts.choice_bias.as_ref();
+    let mut chosen = executor.route(logits.front_mut(count), routing(&mixture), bias)?;
+    // The shared expert is one more, which all tokens chose.
+    if let Some(shared) = &experts.shared {
+        chosen.push(shares(executor, shared, x, tokens, logits)?);
+    }
+    let all = experts.experts.iter().chain(experts.shared.as_ref().map(|shared| &shared.expert));
     let at_once = *at_once;
     let most = chosen.iter().map(Vec::len).max().unwrap_or(0).min(at_once);
     input.reserve(most * hidden)?;
     made.reserve(most * hidden)?;
-    wide.reserve(most * width)?;
-    for (expert, choices) in experts.experts.iter().zip(chosen) {
+    wide.reserve(most * config.widest())?;
+    for (index, (expert, mut choices)) in all.zip(chosen).enumerate() {
         if choices.is_empty() && !H::UNCHOSEN {
             continue;
         }
+        let width = expert.gate.op.weight.rows();
+        // Shares of what is read: what is made is then added as it is.
+        let scales = match mixture.scaled_inputs && index < mixture.count {
+            true => choices.iter_mut().map(|choice| std::mem::replace(&mut choice.share, 1.0)).collect(),
+            false => Vec::new(),
+        };
+        let gather =
+            |executor: &mut Executor, at: usize, part: &[Choice], input: &mut Buffer| -> Result<()> {
+                let values = part.len() * hidden;
+                executor.gather(x, hidden, part, input.front_mut(values))?;
+                if let Some(scales) = scales.get(at..).filter(|scales| !scales.is_empty()) {
+                    let rows = input.front_mut(values).host()?;
+                    for (row, scale) in rows.chunks_exact_mut(hidden).zip(scales) {
+                        row.iter_mut().for_each(|v| *v *= scale);
+                    }
+                }
+                Ok(())
+            };
         let (own_widening, own_narrowing) = ([&expert.gate, &expert.up], [&expert.down]);
         // Where an expert has more tokens than are computed at once, each part is computed again for the next layers.
         let again = choices.len() > at_once;
-        let parts = || choices.chunks(at_once).map(|part| (part, part.len() * hidden, part.len() * width));
-        for (part, narrow, _) in parts() {
-            executor.gather(x, hidden, part, input.front_mut(narrow))?;
-            hook.observe(executor, own_widening, input.front(narrow))?;
+        let parts = || choices.chunks(at_once).enumerate().map(|(index, part)| (index * at_once, part));
+        for (at, part) in parts() {
+            gather(executor, at, part, input)?;
+            hook.observe(executor, own_widening, input.front(part.len() * hidden))?;
         }
         let replaced = hook.replace(executor, own_widening)?;
         let widening = replaced.as_ref().map_or(own_widening, <[Linear; 2]>::each_ref).map(|l| &l.op);
-        let mut widen = |executor: &mut Executor, part: &[Choice], wide: &mut Buffer, gathers: bool| {
-            let (narrow, inner) = (part.len() * hidden, part.len() * width);
-            if gathers {
-                executor.gather(x, hidden, part, input.front_mut(narrow))?;
-            }
-            let output = Output::Gate(act, wide.front_mut(inner));
-            executor.linear(widening, Input::Values(input.front(narrow)), output)
-        };
-        for (part, _, inner) in parts() {
-            widen(executor, part, wide, again)?;
-            hook.observe(executor, own_narrowing, wide.front(inner))?;
+        let mut widen =
+            |executor: &mut Executor, (at, part): (usize, &[Choice]), wide: &mut Buffer| -> Result<()> {
+                if again {
+                    gather(executor, at, part, input)?;
+                }
+                let output = Output::Gate(act, wide.front_mut(part.len() * width));
+                Ok(executor.linear(widening, Input::Values(input.front(part.len() * hidden)), output)?)
+            };
+        for (at, part) in parts() {
+            widen(executor, (at, part), wide)?;
+            hook.observe(executor, own_narrowing, wide.front(part.len() * width))?;
         }
         let replaced = hook.replace(executor, own_narrowing)?;
         let narrowing = replaced.as_ref().map_or(own_narrowing, <[Linear; 1]>::each_ref).map(|l| &l.op);
-        for (part, narrow, inner) in parts() {
+        for (at, part) in parts() {
+            let (narrow, inner) = (part.len() * hidden, part.len() * width);
             if again {
-                widen(executor, part, wide, true)?;
+                widen(executor, (at, part), wide)?;
             }
             let output = Output::Store([made.front_mut(narrow)]);
             executor.linear(narrowing, Input::Values(wide.front(inner)), output)?;
@@ -160,6 +189,54 @@ pub(crate) fn run_with<H: BeforeGroup>(
     Ok(())
 }
 
+/// How a router's outputs choose.
+pub(crate) fn routing(mixture: &quern_model::Experts) -> Routing {
+    let scores = match mixture.scores {
+        architecture::Scores::Softmax => Scores::Softmax,
+        architecture::Scores::Sigmoid => Scores::Sigmoid,
+        architecture::Scores::SparseMixer { jitter } => Scores::SparseMixer { jitter },
+    };
+    let groups = mixture.groups.map(|groups| {
+        let rank = match groups.rank {
+            architecture::GroupRank::Largest => GroupRank::Largest,
+            architecture::GroupRank::TwoLargest => GroupRank::TwoLargest,
+        };
+        Groups { count: groups.count, used: groups.used, rank }
+    });
+    let (count, used, normalized, scale) = (mixture.count, mixture.used, mixture.normalized, mixture.scale);
+    Routing { count, used, scores, normalized, scale, groups }
+}
+
+/// Why GPUs cannot compute such a mixture, if so.
+pub(crate) fn beyond_gpus(mixture: &quern_model::Experts) -> Option<&'static str> {
+    if mixture.choice_bias || !routing(mixture).on_gpu() {
+        return Some("GPUs choose experts by a softmax alone, and this model in another way");
+    }
+    if mixture.shared.is_some_and(|shared| shared.gated) {
+        return Some("GPUs support shared experts without a gate, and these have one");
+    }
+    mixture
+        .scaled_inputs
+        .then_some("GPUs multiply the results of experts by their shares, and here it is inputs")
+}
+
+/// All tokens, each with its share of the shared expert's result.
+fn shares(
+    executor: &mut Executor,
+    shared: &SharedExpert,
+    x: Values<'_>,
+    tokens: usize,
+    logits: &mut Buffer,
+) -> Result<Vec<Choice>> {
+    let Some(router) = &shared.router else {
+        return Ok((0..tokens as u32).map(|token| Choice { token, share: 1.0 }).collect());
+    };
+    logits.reserve(tokens)?;
+    executor.linear([&router.op], Input::Values(x), Output::Store([logits.front_mut(tokens)]))?;
+    let mut all = executor.route(logits.front_mut(tokens), Routing::gate(), None)?;
+    Ok(all.pop().unwrap_or_default())
+}
+
 impl Phases<'_, '_> {
     /// Whether the executor does all of a mixture: on a GPU, where nobody asks for the inputs of layers.
     pub(super) fn on_gpu(&self) -> bool {
@@ -167,12 +244,12 @@ impl Phases<'_, '_> {
     }
 
     /// The last two phases of a block with a mixture on a GPU, for the rows `tail` of the residual stream `x`. `normed`
-    /// is the network's input in a parallel block; `out` is overwritten.
+    /// is the network's input in a parallel block; `wide` and `out` are overwritten.
     pub(super) fn experts_on_gpu(
         &mut self,
         experts: &Experts,
         (x, tail): (&mut Buffer, Range<usize>),
-        normed: Values<'_>,
+        (normed, wide): (Values<'_>, &mut Buffer),
         mut out: ValuesMut<'_>,
     ) -> Result<()> {
         let (config, block) = (&self.model.config, self.block);
@@ -181,17 +258,24 @@ impl Phases<'_, '_> {
             router: &experts.router.op,
             experts: &experts.ops(),
             stacks: experts.stacks.as_ref(),
-            routing: Routing { count: mixture.count, used: mixture.used, normalized: mixture.normalized },
+            routing: routing(&mixture),
             activation: activation(config),
         };
-        if let (BlockKind::Sequential, None, Some(norm)) =
-            (self.kind(), &block.ffn_post_norm, block.network_norm())
+        if let (BlockKind::Sequential, None, Some(norm), None) =
+            (self.kind(), &block.ffn_post_norm, block.network_norm(), &experts.shared)
         {
             let x = x.front_mut(tail.end).slice(tail);
             return Ok(self.executor.experts(&mixture, Rows::InPlace { norm, x })?);
         }
         let input = network_input(self.model, block, x.front(tail.end).slice(tail.clone()), normed);
         self.executor.experts(&mixture, Rows::Apart { input, out: out.reborrow() })?;
+        if let Some(SharedExpert { expert: Expert { gate, up, down }, .. }) = &experts.shared {
+            let inner = tail.len() / config.hidden_size * gate.op.weight.rows();
+            let output = Output::Gate(activation(config), wide.front_mut(inner));
+            self.executor.linear([&gate.op, &up.op], input, output)?;
+            let input = Input::Values(wide.front(inner));
+            self.executor.linear([&down.op], input, Output::Add(out.reborrow()))?;
+        }
         self.finish(out, x.front_mut(tail.end).slice(tail))
     }
 }

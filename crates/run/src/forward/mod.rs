@@ -43,12 +43,12 @@ use crate::{Error, Model, Observer, Result};
 use stream::{STREAMED_FROM, Streamer};
 
 pub(crate) use embed::{embed, embed_from};
-pub(crate) use experts::{BeforeGroup, GPU_ROWS, run as run_experts};
+pub(crate) use experts::{BeforeGroup, GPU_ROWS, beyond_gpus as mixture_beyond_gpus, run as run_experts};
 pub(crate) use head::LogitsTo;
 use head::head;
 use mixers::Remote;
 pub(crate) use mixers::{
-    AttentionBuffers, KvTarget, MixerRoom, StateRoom, States, attention_shape, rope_style,
+    AttentionBuffers, KvTarget, MixerRoom, StateRoom, States, attention_shape, rope_style, widths,
 };
 pub(crate) use phases::Phases;
 use phases::Watch;
@@ -262,7 +262,7 @@ fn block(
 ) -> Result<()> {
     let config = &model.config;
     let Batch { n, first, keep } = batch;
-    let (hidden, wide, query) = (config.hidden_size, wide(config), config.heads * config.head_dim);
+    let (hidden, wide, query) = (config.hidden_size, config.ffn_size, config.heads * config.head_dim);
     let (rows, mixed_width) = (n - keep, block.mixer.width());
     let pairs = n * model.rotation.pairs();
     let key = config.kv_heads * config.head_dim;
@@ -300,10 +300,11 @@ fn block(
     let target = KvTarget { cache, slot, layer, first, angles, remote: elsewhere };
     let apart = if *joined && !config.qk_norm_whole() { 0 } else { n };
     let together = if *joined { n } else { 0 };
+    let [of_queries, of_keys, of_values] = widths(config);
     let buffers = AttentionBuffers {
-        q: q.front_mut(apart * query),
-        k: k.front_mut(apart * key),
-        v: v.front_mut(apart * key),
+        q: q.front_mut(apart * of_queries),
+        k: k.front_mut(apart * of_keys),
+        v: v.front_mut(apart * of_values),
         qkv: all.front_mut(together * (query + 2 * key)),
     };
     let observer = observer.as_mut().map(|o| Watch { observer: &mut **o, seen });
@@ -333,7 +334,7 @@ fn block(
         }
         Ffn::Experts(experts) if phases.on_gpu() => {
             let (normed, out) = (normed.front(rows * hidden), projected.front_mut(rows * hidden));
-            phases.experts_on_gpu(experts, (x, tail), normed, out)
+            phases.experts_on_gpu(experts, (x, tail), (normed, w), out)
         }
         Ffn::Experts(experts) => {
             phases.normed_input(x!(), normed.front_mut(rows * hidden))?;

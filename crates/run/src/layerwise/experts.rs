@@ -75,8 +75,8 @@ impl<'c> Calibrated<'c> {
     /// These layers in RAM.
     fn originals<const N: usize>(&self, linears: [&Linear; N]) -> Result<Vec<&'c Linear>> {
         let originals = self.originals;
-        let all = || originals.experts.iter().flat_map(|e| [&e.gate, &e.up, &e.down]);
-        let own = linears.iter().map(|l| all().find(|own| own.name == l.name && own.expert == l.expert));
+        let same = |own: &&Linear, l: &Linear| own.name == l.name && own.expert == l.expert;
+        let own = linears.iter().map(|l| originals.linears().find(|own| same(own, l)));
         own.collect::<Option<_>>().ok_or(Error::Compute(quern_compute::Error::Device))
     }
 }

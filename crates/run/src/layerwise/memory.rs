@@ -41,7 +41,8 @@ impl LayerwiseMemory {
         // An expert's input, what it makes, and what is inside it; router's outputs and choices of all tokens.
         let experts = config.experts.map_or((0, 0), |e| {
             let rows = tokens.min(wide(GPU_ROWS));
-            let row = 2 * hidden + 3 * wide(e.ffn_size);
+            let shared = e.shared.map_or(0, |shared| shared.ffn_size);
+            let row = 2 * hidden + 3 * wide(e.ffn_size.max(shared));
             (4 * rows * row, 4 * tokens * wide(e.count + 6 * e.used))
         });
         let block = model.weights.blocks.iter().map(Block::gpu_bytes).max().unwrap_or(0);

@@ -285,6 +285,12 @@ fn is_matrix(role: TensorRole) -> bool {
         R::DeltaBeta,
         R::DeltaAlpha,
         R::StateOut,
+        R::AttentionQDown,
+        R::AttentionQUp,
+        R::AttentionKvDown,
+        R::AttentionKvUp,
+        R::AttentionKUp,
+        R::AttentionVUp,
         R::FfnGate,
         R::FfnUp,
         R::FfnGateUp,
@@ -293,6 +299,9 @@ fn is_matrix(role: TensorRole) -> bool {
         R::ExpertsGate,
         R::ExpertsUp,
         R::ExpertsDown,
+        R::SharedGate,
+        R::SharedUp,
+        R::SharedDown,
     ]
     .contains(&role)
 }
@@ -350,9 +359,17 @@ fn size(
         Some(mixture) => bytes / (mixture.count as u64).max(1) * mixture.used as u64,
         None => bytes,
     };
+    // Keys' rows of latent attention are made once more, transposed, at two bytes a number or as they are.
+    let again = match config.latent.filter(|_| role == TensorRole::AttentionKvUp) {
+        Some(latent) => {
+            let size = if element_type == ElementType::F32 { 4 } else { 2 };
+            size * (config.heads * latent.nope_dim * latent.rank) as u64
+        }
+        None => 0,
+    };
     let size = UnitSize {
         mapped: if made { 0 } else { bytes },
-        made: scales + if made { bytes + order } else { 0 },
+        made: again + scales + if made { bytes + order } else { 0 },
         gpu: device_bytes(on_card, rows, columns) + order,
         touched,
     };
@@ -362,11 +379,11 @@ fn size(
 /// Buffers of a forward pass.
 fn scratch(config: &Config, threads: usize, fused: bool) -> ScratchSizes {
     let (query, key) = (config.heads * config.head_dim, config.kv_heads * config.head_dim);
-    let wide = config.experts.map_or(config.ffn_size, |experts| experts.ffn_size);
+    let wide = config.widest();
     let qkv = query + 2 * key;
     let (states, mixers) = state_sizes(config);
     let own = mixers + 3 * config.hidden_size + 2 * query + 2 * key + 3 * wide;
-    let experts = config.experts.map_or(0, |e| e.count + 2 * (e.ffn_size + config.hidden_size));
+    let experts = config.experts.map_or(0, |e| e.count + 2 * (wide + config.hidden_size));
     let rest = own + 4 * (config.rope.dimensions / 2);
     let floats = rest + experts;
     // A GPU has the rows of all experts of a batch at once; memory for them grows by doubling.

@@ -104,7 +104,7 @@ pub(super) fn units(checkpoint: &Checkpoint, weights: &Weights) -> Vec<Unit> {
         Ffn::Experts(experts) => {
             let (own, common): (Vec<&Linear>, Vec<&Linear>) =
                 block.linears().into_iter().partition(|l| l.expert.is_some());
-            let common = common.into_iter().chain([&experts.router]).collect::<Vec<_>>();
+            let common = common.into_iter().chain(experts.routers()).collect::<Vec<_>>();
             unit(&common, &own, (experts.experts.len(), weights.experts_used))
         }
     });

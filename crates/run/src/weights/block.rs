@@ -1,6 +1,6 @@
 //! The tensors of one block, by role.
 
-use quern_compute::{ExpertStacks, Norm};
+use quern_compute::{ExpertStacks, Norm, Vector};
 use quern_model::architecture::Block as BlockKind;
 
 use super::{Linear, Mixer};
@@ -29,9 +29,21 @@ pub(crate) enum Ffn {
 #[derive(Clone, Debug)]
 pub(crate) struct Experts {
     pub(crate) router: Linear,
+    /// Added to scores for the choice alone; in RAM.
+    pub(crate) choice_bias: Option<Vector>,
     pub(crate) experts: Vec<Expert>,
     /// The same, where they follow each other on a GPU.
     pub(crate) stacks: Option<ExpertStacks>,
+    /// The expert that all tokens use.
+    pub(crate) shared: Option<SharedExpert>,
+}
+
+/// An expert that all tokens use.
+#[derive(Clone, Debug)]
+pub(crate) struct SharedExpert {
+    pub(crate) expert: Expert,
+    /// One output: the sigmoid of it is the token's share.
+    pub(crate) router: Option<Linear>,
 }
 
 /// One of them.
@@ -78,8 +90,26 @@ impl Widen {
     }
 }
 
+impl Expert {
+    /// In the order of the computation.
+    pub(crate) fn linears(&self) -> [&Linear; 3] {
+        [&self.gate, &self.up, &self.down]
+    }
+}
+
 impl Experts {
-    /// Gate, up and down of each expert.
+    /// What chooses and weights experts, which is never quantized.
+    pub(crate) fn routers(&self) -> impl Iterator<Item = &Linear> {
+        [&self.router].into_iter().chain(self.shared.as_ref().and_then(|shared| shared.router.as_ref()))
+    }
+
+    /// Gate, up and down of all experts, in the order of the computation: the shared one is the last.
+    pub(crate) fn linears(&self) -> impl Iterator<Item = &Linear> {
+        let shared = self.shared.iter().map(|shared| &shared.expert);
+        self.experts.iter().chain(shared).flat_map(Expert::linears)
+    }
+
+    /// Gate, up and down of each expert that a router chooses.
     pub(crate) fn ops(&self) -> Vec<[&quern_compute::Linear; 3]> {
         self.experts.iter().map(|e| [&e.gate.op, &e.up.op, &e.down.op]).collect()
     }
@@ -109,8 +139,8 @@ impl Block {
         }
     }
 
-    /// The linear layers, in the order of the computation; experts without their router, which is never
-    /// quantized.
+    /// The linear layers, in the order of the computation; experts without their routers, which are
+    /// never quantized.
     pub(crate) fn linears(&self) -> Vec<&Linear> {
         let mut all = self.mixer.linears();
         match &self.ffn {
@@ -119,7 +149,7 @@ impl Block {
                 all.push(down);
             }
             Ffn::Experts(experts) => {
-                all.extend(experts.experts.iter().flat_map(|e| [&e.gate, &e.up, &e.down]));
+                all.extend(experts.linears());
             }
         }
         all

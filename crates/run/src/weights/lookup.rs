@@ -54,6 +54,11 @@ impl<'v, 'a> Lookup<'v, 'a> {
         self.view.checkpoint()
     }
 
+    /// The threads that prepare what is loaded.
+    pub fn pool(&self) -> &'v Pool {
+        self.pool
+    }
+
     /// Bytes of all matrices found.
     pub fn bytes(&self) -> u64 {
         self.bytes.get()
@@ -194,6 +199,15 @@ impl<'v, 'a> Lookup<'v, 'a> {
         let name = self.need(role, layer, None)?.name.clone();
         let bias = bias.map_or(Ok(None), |bias| self.optional(bias, layer))?;
         Ok(made(name, (role, layer, None), weight, bias, permutation))
+    }
+
+    /// A layer with one output, whose weight may be stored as a vector.
+    pub fn row(&self, role: TensorRole, layer: usize) -> Result<Linear> {
+        let name = self.need(role, Some(layer), None)?.name.clone();
+        let values = self.vector(role, Some(layer))?;
+        let bytes = values.iter().flat_map(|v| v.to_le_bytes()).collect();
+        let weight = Weight::owned(ElementType::F32, 1, values.len(), bytes)?;
+        Ok(made(name, (role, Some(layer), None), weight, None, None))
     }
 
     /// One expert's vector, if there is one: a tensor of its own, or a row of that of all.
@@ -366,7 +380,9 @@ impl<'v, 'a> Lookup<'v, 'a> {
             | Layout::DeltaConv
             | Layout::DeltaValues
             | Layout::DeltaHeads
-            | Layout::DeltaColumns => {}
+            | Layout::DeltaColumns
+            | Layout::KeyUp
+            | Layout::ValueUp => {}
         }
         Ok(values)
     }

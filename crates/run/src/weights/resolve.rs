@@ -7,7 +7,7 @@ use quern_model::architecture::{Block as BlockKind, Position};
 use quern_model::{Config, TensorRole, View};
 use quern_tensor_io::Checkpoint;
 
-use super::block::{Block, Expert, Experts, Ffn, Widen};
+use super::block::{Block, Expert, Experts, Ffn, SharedExpert, Widen};
 use super::lookup::Lookup;
 use super::{Mixer, Weights};
 use crate::Result;
@@ -82,12 +82,8 @@ fn block(lookup: &Lookup<'_, '_>, config: &Config, layer: usize) -> Result<Block
     use TensorRole as R;
     let at = Some(layer);
     let has = |role| lookup.has(role, at);
-    let ffn = match &config.experts {
-        Some(experts) => Ffn::Experts(Box::new(Experts {
-            router: lookup.linear(R::Router, Some(R::RouterBias), at)?,
-            experts: (0..experts.count).map(|e| expert(lookup, layer, e)).collect::<Result<_>>()?,
-            stacks: None,
-        })),
+    let ffn = match config.experts.as_ref().filter(|_| config.is_sparse(layer)) {
+        Some(mixture) => Ffn::Experts(Box::new(experts(lookup, mixture, layer)?)),
         None => {
             let widen = if has(R::FfnGateUp) {
                 Widen::Fused(lookup.linear(R::FfnGateUp, None, at)?)
@@ -126,12 +122,36 @@ fn block(lookup: &Lookup<'_, '_>, config: &Config, layer: usize) -> Result<Block
     })
 }
 
-fn expert(lookup: &Lookup<'_, '_>, layer: usize, expert: usize) -> Result<Expert> {
+/// The mixture of experts of a block.
+fn experts(lookup: &Lookup<'_, '_>, mixture: &quern_model::Experts, layer: usize) -> Result<Experts> {
     use TensorRole as R;
-    let linear = |role, bias| lookup.expert(role, bias, layer, expert);
-    Ok(Expert {
-        gate: linear(R::ExpertsGate, R::ExpertsGateBias)?,
-        up: linear(R::ExpertsUp, R::ExpertsUpBias)?,
-        down: linear(R::ExpertsDown, R::ExpertsDownBias)?,
+    let at = Some(layer);
+    let expert = |expert: usize| -> Result<Expert> {
+        let linear = |role, bias| lookup.expert(role, bias, layer, expert);
+        Ok(Expert {
+            gate: linear(R::ExpertsGate, R::ExpertsGateBias)?,
+            up: linear(R::ExpertsUp, R::ExpertsUpBias)?,
+            down: linear(R::ExpertsDown, R::ExpertsDownBias)?,
+        })
+    };
+    let linear = |role| lookup.linear(role, None, at);
+    let shared = match mixture.shared {
+        None => None,
+        Some(shared) => Some(SharedExpert {
+            expert: Expert {
+                gate: linear(R::SharedGate)?,
+                up: linear(R::SharedUp)?,
+                down: linear(R::SharedDown)?,
+            },
+            router: shared.gated.then(|| lookup.row(R::SharedRouter, layer)).transpose()?,
+        }),
+    };
+    let bias = mixture.choice_bias.then(|| lookup.vector(R::ChoiceBias, at)).transpose()?;
+    Ok(Experts {
+        router: lookup.linear(R::Router, Some(R::RouterBias), at)?,
+        choice_bias: bias.map(Into::into),
+        experts: (0..mixture.count).map(expert).collect::<Result<_>>()?,
+        stacks: None,
+        shared,
     })
 }

@@ -2,7 +2,7 @@
 
 use quern_compute::{ExpertStacks, Norm, Uploader, bytes_of_linear, bytes_of_norm, bytes_of_stack};
 
-use super::block::{Block, Expert, Experts, Ffn, Widen};
+use super::block::{Block, Expert, Experts, Ffn, SharedExpert, Widen};
 use super::{Linear, Weights};
 use crate::Result;
 
@@ -78,7 +78,8 @@ impl Experts {
             let ops: Vec<_> = linears.into_iter().map(|l| &l.op).collect();
             bytes_of_stack(&ops)
         };
-        bytes_of_linear(&self.router.op) + self.layers().into_iter().map(stack).sum::<usize>()
+        let routers = self.routers().map(|router| bytes_of_linear(&router.op)).sum::<usize>();
+        routers + self.layers().into_iter().map(stack).sum::<usize>()
     }
 
     fn upload(&self, uploader: &mut Uploader) -> Result<Self> {
@@ -91,7 +92,20 @@ impl Experts {
         let (gates, ups, downs) = (stack(gates)?, stack(ups)?, stack(downs)?);
         let experts = gates.into_iter().zip(ups).zip(downs);
         let experts = experts.map(|((gate, up), down)| Expert { gate, up, down }).collect();
-        let moved = Self { router: self.router.upload(uploader)?, experts, stacks: None };
+        let shared = match &self.shared {
+            Some(SharedExpert { expert: Expert { gate, up, down }, router }) => Some(SharedExpert {
+                expert: Expert {
+                    gate: gate.upload(uploader)?,
+                    up: up.upload(uploader)?,
+                    down: down.upload(uploader)?,
+                },
+                router: router.as_ref().map(|router| router.upload(uploader)).transpose()?,
+            }),
+            None => None,
+        };
+        let choice_bias = self.choice_bias.clone();
+        let router = self.router.upload(uploader)?;
+        let moved = Self { router, choice_bias, experts, stacks: None, shared };
         let stacks = ExpertStacks::of(&moved.ops());
         Ok(Self { stacks, ..moved })
     }

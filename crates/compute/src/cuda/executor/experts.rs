@@ -4,7 +4,7 @@ use super::super::Pointer;
 use super::super::args::{GroupArgs, MoveArgs, RouteArgs};
 use super::{Executor, Geometry};
 use crate::error::same;
-use crate::executor::{Choice, MOST_GPU_EXPERTS, Routing, Values, ValuesMut};
+use crate::executor::{Choice, MOST_GPU_EXPERTS, Routing, Values, ValuesMut, Vector};
 use crate::{Error, Result};
 
 /// Most rows of a grid.
@@ -72,8 +72,11 @@ impl Executor {
         routing: Routing,
         [expert, share]: [Pointer; 2],
     ) -> Result<()> {
-        let Routing { count, used, normalized } = routing;
+        let Routing { count, used, normalized, .. } = routing;
         routing.check(n * count, MOST_GPU_EXPERTS)?;
+        if !routing.on_gpu() {
+            return Err(Error::Device);
+        }
         let arguments = RouteArgs {
             logits: logits.address(),
             expert: expert.address(),
@@ -90,7 +93,7 @@ impl Executor {
 
     /// Orders choices by expert.
     pub(super) fn group(&mut self, routing: Routing, lists: &Lists, tokens: usize) -> Result<()> {
-        let Routing { count, used, normalized: _ } = routing;
+        let Routing { count, used, .. } = routing;
         let arguments = GroupArgs {
             expert: lists.expert.address(),
             share: lists.share.address(),
@@ -128,10 +131,18 @@ impl Executor {
     ///
     /// # Errors
     /// Lengths and devices that do not fit.
-    pub fn route(&mut self, logits: ValuesMut<'_>, routing: Routing) -> Result<Vec<Vec<Choice>>> {
+    pub fn route(
+        &mut self,
+        logits: ValuesMut<'_>,
+        routing: Routing,
+        bias: Option<&Vector>,
+    ) -> Result<Vec<Vec<Choice>>> {
+        if bias.is_some() {
+            return Err(Error::Device);
+        }
         let logits = logits.cuda()?;
         let tokens = routing.check(logits.len(), MOST_GPU_EXPERTS)?;
-        let Routing { count, used, normalized: _ } = routing;
+        let Routing { count, used, .. } = routing;
         self.routed = Routed::default();
         let choices = tokens * used;
         if choices == 0 {

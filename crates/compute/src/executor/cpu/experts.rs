@@ -2,36 +2,25 @@
 
 use super::Executor;
 use crate::Result;
-use crate::executor::{Choice, Routing, Values, ValuesMut};
-use crate::ops;
-use crate::simd::Level;
+use crate::error::same;
+use crate::executor::{Choice, Routing, Values, ValuesMut, Vector};
 
-/// For every expert the tokens that chose it, in order, from the router's outputs `[tokens][experts]`, which
-/// are overwritten.
-fn choose(level: Level, routing: Routing, logits: &mut [f32]) -> Vec<Vec<Choice>> {
-    let mut chosen: Vec<Vec<Choice>> = vec![Vec::new(); routing.count];
-    let mut order: Vec<usize> = Vec::with_capacity(routing.count);
-    for (token, row) in (0..).zip(logits.chunks_exact_mut(routing.count.max(1))) {
-        ops::softmax(level, row);
-        order.clear();
-        order.extend(0..routing.count);
-        // Of equal ones the first; a router that gives NaN chooses anything, the logits will show it.
-        order.sort_by(|&a, &b| row[b].total_cmp(&row[a]).then(a.cmp(&b)));
-        order.truncate(routing.used);
-        let sum: f32 = order.iter().map(|&expert| row[expert]).sum();
-        for &expert in &order {
-            let share = if routing.normalized { row[expert] / sum } else { row[expert] };
-            chosen[expert].push(Choice { token, share });
-        }
-    }
-    chosen
-}
+use super::routing::choose;
 
 impl Executor {
-    pub fn route(&mut self, logits: ValuesMut<'_>, routing: Routing) -> Result<Vec<Vec<Choice>>> {
+    pub fn route(
+        &mut self,
+        logits: ValuesMut<'_>,
+        routing: Routing,
+        bias: Option<&Vector>,
+    ) -> Result<Vec<Vec<Choice>>> {
         let logits = logits.host()?;
         routing.check(logits.len(), usize::MAX)?;
-        Ok(choose(self.pool.level(), routing, logits))
+        let bias = bias.map(Vector::host).transpose()?;
+        if let Some(bias) = bias {
+            same("experts: biases of the choice", routing.count, bias.len())?;
+        }
+        Ok(choose(self.pool.level(), routing, bias, logits))
     }
 
     pub fn gather(
@@ -72,22 +61,7 @@ mod tests {
 
     use super::*;
     use crate::Pool;
-
-    #[test]
-    fn the_largest_are_chosen_and_weighted() {
-        let mut logits = [0.0, 2f32.ln(), 4f32.ln(), 0.0, 1.0, 1.0, 1.0, 1.0];
-        let routing = Routing { count: 4, used: 2, normalized: true };
-        let chosen = choose(Level::best(), routing, &mut logits.clone());
-        let near = |choice: &Choice, token: u32, share: f32| {
-            choice.token == token && (choice.share - share).abs() < 1e-6
-        };
-        assert!(near(&chosen[2][0], 0, 4.0 / 6.0) && near(&chosen[1][0], 0, 2.0 / 6.0));
-        // Equal ones: the first two.
-        assert!(near(&chosen[0][0], 1, 0.5) && near(&chosen[1][1], 1, 0.5));
-        assert_eq!(chosen.iter().map(Vec::len).collect::<Vec<_>>(), [1, 2, 1, 0]);
-        let chosen = choose(Level::best(), Routing { normalized: false, ..routing }, &mut logits);
-        assert!(near(&chosen[2][0], 0, 4.0 / 8.0) && near(&chosen[1][0], 0, 2.0 / 8.0));
-    }
+    use crate::executor::{GroupRank, Groups};
 
     #[test]
     fn rows_are_gathered_and_scattered() {
@@ -112,11 +86,23 @@ mod tests {
     fn impossible_routings_are_refused() {
         let mut executor = Executor::new(&Arc::new(Pool::new(1)));
         let mut route = |count, used| {
-            let routing = Routing { count, used, normalized: false };
-            executor.route(ValuesMut::Host(&mut [0.0; 6]), routing).is_err()
+            let routing = Routing::softmax(count, used, false);
+            executor.route(ValuesMut::Host(&mut [0.0; 6]), routing, None).is_err()
         };
         assert_eq!(
             [(3, 2), (4, 2), (0, 0), (3, 4)].map(|(count, used)| route(count, used)),
+            [false, true, true, true]
+        );
+        let bias: Vector = vec![0.0; 2].into();
+        let logits = &mut [0.0; 6];
+        assert!(executor.route(ValuesMut::Host(logits), Routing::softmax(3, 2, false), Some(&bias)).is_err());
+        let groups = |count, used| {
+            let groups = Some(Groups { count, used, rank: GroupRank::Largest });
+            Routing { groups, ..Routing::softmax(6, 4, false) }
+        };
+        let mut refused = |routing| executor.route(ValuesMut::Host(&mut [0.0; 6]), routing, None).is_err();
+        assert_eq!(
+            [(3, 2), (3, 1), (4, 3), (3, 4)].map(|(c, u)| refused(groups(c, u))),
             [false, true, true, true]
         );
     }

@@ -2,6 +2,7 @@
 
 mod attention;
 mod delta_net;
+mod latent;
 mod short_conv;
 
 use quern_compute::Uploader;
@@ -14,6 +15,7 @@ use crate::Result;
 
 pub(crate) use attention::{Attention, HeadNorms, Qkv};
 pub(crate) use delta_net::DeltaNet;
+pub(crate) use latent::{LatentAttention, Queries, Shown, Up};
 pub(crate) use short_conv::ShortConv;
 
 /// The first half of a block, from its normed input to what is added to the residual stream.
@@ -25,17 +27,23 @@ pub(crate) enum Mixer {
     DeltaNet(Box<DeltaNet>),
     /// A gated convolution over few positions.
     ShortConv(Box<ShortConv>),
+    /// Attention whose keys and values are made of cached latent vectors.
+    Latent(Box<LatentAttention>),
 }
 
 impl Mixer {
     /// Takes the tensors of a layer's mixer.
     pub(super) fn resolve(lookup: &Lookup<'_, '_>, config: &Config, layer: usize) -> Result<Self> {
-        match config.states.as_ref().filter(|_| config.has_state(layer)).map(|states| &states.mixer) {
-            None => Attention::resolve(lookup, config, layer).map(Box::new).map(Self::Attention),
-            Some(StateMixer::DeltaNet(net)) => {
+        let state = config.states.as_ref().filter(|_| config.has_state(layer)).map(|states| &states.mixer);
+        match (state, &config.latent) {
+            (None, None) => Attention::resolve(lookup, config, layer).map(Box::new).map(Self::Attention),
+            (None, Some(latent)) => {
+                LatentAttention::resolve(lookup, config, latent, layer).map(Box::new).map(Self::Latent)
+            }
+            (Some(StateMixer::DeltaNet(net)), _) => {
                 DeltaNet::resolve(lookup, config, net, layer).map(Box::new).map(Self::DeltaNet)
             }
-            Some(StateMixer::ShortConv(conv)) => {
+            (Some(StateMixer::ShortConv(conv)), _) => {
                 ShortConv::resolve(lookup, conv, layer).map(Box::new).map(Self::ShortConv)
             }
         }
@@ -45,7 +53,7 @@ impl Mixer {
     pub(crate) fn attention(&self) -> Option<&Attention> {
         match self {
             Self::Attention(attention) => Some(attention),
-            Self::DeltaNet(_) | Self::ShortConv(_) => None,
+            Self::DeltaNet(_) | Self::ShortConv(_) | Self::Latent(_) => None,
         }
     }
 
@@ -53,7 +61,7 @@ impl Mixer {
     pub(crate) fn attention_mut(&mut self) -> Option<&mut Attention> {
         match self {
             Self::Attention(attention) => Some(attention),
-            Self::DeltaNet(_) | Self::ShortConv(_) => None,
+            Self::DeltaNet(_) | Self::ShortConv(_) | Self::Latent(_) => None,
         }
     }
 
@@ -63,6 +71,7 @@ impl Mixer {
             Self::Attention(attention) => attention.qkv.linears(),
             Self::DeltaNet(net) => net.inputs().into(),
             Self::ShortConv(conv) => vec![&conv.input],
+            Self::Latent(latent) => latent.inputs(),
         }
     }
 
@@ -72,6 +81,25 @@ impl Mixer {
             Self::Attention(attention) => attention.qkv.linears_mut(),
             Self::DeltaNet(net) => net.inputs_mut().into(),
             Self::ShortConv(conv) => vec![&mut conv.input],
+            Self::Latent(latent) => latent.inputs_mut(),
+        }
+    }
+
+    /// The layers within whose inputs calibration can show, in the order of the computation.
+    pub(crate) fn shown(&self) -> Vec<(Shown, &Linear)> {
+        match self {
+            Self::Attention(_) | Self::DeltaNet(_) | Self::ShortConv(_) => Vec::new(),
+            Self::Latent(latent) => latent.shown(),
+        }
+    }
+
+    /// One of them, to be replaced.
+    pub(crate) fn shown_mut(&mut self, which: Shown) -> &mut Linear {
+        match self {
+            Self::Attention(attention) => &mut attention.output,
+            Self::DeltaNet(net) => &mut net.output,
+            Self::ShortConv(conv) => &mut conv.output,
+            Self::Latent(latent) => latent.shown_mut(which),
         }
     }
 
@@ -81,6 +109,7 @@ impl Mixer {
             Self::Attention(attention) => &attention.output,
             Self::DeltaNet(net) => &net.output,
             Self::ShortConv(conv) => &conv.output,
+            Self::Latent(latent) => &latent.output,
         }
     }
 
@@ -90,12 +119,17 @@ impl Mixer {
             Self::Attention(attention) => &mut attention.output,
             Self::DeltaNet(net) => &mut net.output,
             Self::ShortConv(conv) => &mut conv.output,
+            Self::Latent(latent) => &mut latent.output,
         }
     }
 
     /// The linear layers, in the order of the computation.
     pub(crate) fn linears(&self) -> Vec<&Linear> {
         let mut all = self.inputs();
+        match self {
+            Self::Attention(_) | Self::DeltaNet(_) | Self::ShortConv(_) => {}
+            Self::Latent(latent) => all.extend(latent.inner()),
+        }
         all.push(self.output());
         all
     }
@@ -108,7 +142,7 @@ impl Mixer {
     /// Values of the state that it keeps of a text in place of keys and values; none for attention.
     pub(crate) fn state(&self) -> usize {
         match self {
-            Self::Attention(_) => 0,
+            Self::Attention(_) | Self::Latent(_) => 0,
             Self::DeltaNet(net) => net.states().0 + net.states().1,
             Self::ShortConv(conv) => conv.state(),
         }
@@ -118,6 +152,7 @@ impl Mixer {
     pub(crate) fn scratch(&self) -> usize {
         match self {
             Self::Attention(attention) => attention.scratch(),
+            Self::Latent(_) => 0,
             Self::DeltaNet(net) => net.scratch(),
             Self::ShortConv(conv) => conv.scratch(),
         }
@@ -129,6 +164,7 @@ impl Mixer {
             Self::Attention(attention) => attention.vector_values(),
             Self::DeltaNet(net) => net.vector_values(),
             Self::ShortConv(conv) => conv.vector_values(),
+            Self::Latent(latent) => latent.vector_values(),
         }
     }
 
@@ -138,6 +174,7 @@ impl Mixer {
             Self::Attention(attention) => attention.vector_bytes(),
             // Models with such mixers are never on a GPU.
             Self::DeltaNet(_) | Self::ShortConv(_) => 0,
+            Self::Latent(latent) => latent.vector_bytes(),
         }
     }
 
@@ -147,6 +184,7 @@ impl Mixer {
             Self::Attention(attention) => attention.upload(uploader).map(Box::new).map(Self::Attention),
             // As `Model::beyond_gpus` says.
             Self::DeltaNet(_) | Self::ShortConv(_) => Err(quern_compute::Error::Device.into()),
+            Self::Latent(latent) => latent.upload(uploader).map(Box::new).map(Self::Latent),
         }
     }
 }

@@ -104,7 +104,7 @@ impl Network {
         let mut logits = vec![0.0; x.len() / hidden * self.routing.count];
         let output = Output::Store([ValuesMut::Host(&mut logits)]);
         cpu.linear([&self.router], Input::Values(Values::Host(&input)), output).unwrap();
-        let chosen = cpu.route(ValuesMut::Host(&mut logits), self.routing).unwrap();
+        let chosen = cpu.route(ValuesMut::Host(&mut logits), self.routing, None).unwrap();
         let mut out = vec![0.0; x.len()];
         for ([gate, up, down], choices) in self.experts.iter().zip(chosen) {
             if choices.is_empty() {
@@ -184,13 +184,13 @@ fn shapes() -> Vec<Shape> {
             (6, 4, Router::Zero),
         ] {
             for normalized in [false, true] {
-                let routing = Routing { count, used, normalized };
+                let routing = Routing::softmax(count, used, normalized);
                 shapes.push(Shape { widen, narrow, hidden: 512, inner: 256, routing, router });
             }
         }
     }
     // Rows that are padded on the card, and more inputs of experts than fit into shared memory.
-    let routing = Routing { count: 6, used: 3, normalized: true };
+    let routing = Routing::softmax(6, 3, true);
     for element_type in [T::F16, T::F32] {
         let (widen, narrow, router) = (element_type, element_type, Router::Different);
         shapes.push(Shape { widen, narrow, hidden: 200, inner: 76, routing, router });
@@ -240,7 +240,7 @@ fn experts_that_differ_are_computed_apart() {
     let Some((card, _turn)) = card("experts_that_differ_are_computed_apart") else { return };
     let mut devices = Devices::new(card);
     let mut random = Random::new(9);
-    let routing = Routing { count: 4, used: 3, normalized: true };
+    let routing = Routing::softmax(4, 3, true);
     let (widen, narrow, router) = (ElementType::Q4_0, ElementType::Q4_0, Router::Different);
     let shape = Shape { widen, narrow, hidden: 256, inner: 128, routing, router };
     for case in 0..2 {
@@ -268,7 +268,7 @@ fn a_recorded_pass_chooses_anew() {
     let Some((card, _turn)) = card("a_recorded_pass_chooses_anew") else { return };
     let mut devices = Devices::new(card);
     let mut random = Random::new(10);
-    let routing = Routing { count: 16, used: 2, normalized: true };
+    let routing = Routing::softmax(16, 2, true);
     let (widen, narrow, router) = (ElementType::Q4_0, ElementType::Q4_0, Router::Different);
     let network =
         Network::new(&mut random, Shape { widen, narrow, hidden: 256, inner: 128, routing, router });

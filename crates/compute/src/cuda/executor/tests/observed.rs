@@ -56,11 +56,11 @@ fn experts_one_by_one_get_the_rows_that_they_get_on_the_cpu() {
     for (tokens, count, used, width) in [(1, 4, 2, 32), (7, 8, 2, 100), (512, 64, 8, 1056), (90, 1024, 3, 7)]
     {
         for normalized in [false, true] {
-            let routing = Routing { count, used, normalized };
+            let routing = Routing::softmax(count, used, normalized);
             let logits: Vec<f32> = vector(&mut random, tokens * count).iter().map(|x| 3.0 * x).collect();
             let on_card = &mut there(&mut devices, &logits);
-            let expected = devices.cpu.route(ValuesMut::Host(&mut logits.clone()), routing).unwrap();
-            let found = devices.gpu.route(on_card.front_mut(logits.len()), routing).unwrap();
+            let expected = devices.cpu.route(ValuesMut::Host(&mut logits.clone()), routing, None).unwrap();
+            let found = devices.gpu.route(on_card.front_mut(logits.len()), routing, None).unwrap();
             let numbers = |chosen: &[Vec<Choice>]| -> Vec<Vec<u32>> {
                 chosen.iter().map(|choices| choices.iter().map(|choice| choice.token).collect()).collect()
             };
@@ -109,11 +109,14 @@ fn rows_of_experts_that_do_not_fit_are_refused() {
     assert!(gpu.gather(x.front(12), 4, &choices([0, 2]), rows.front_mut(4)).is_err());
     assert!(gpu.scatter(rows.front(8), 4, &choices([1, 1]), x.front_mut(12)).is_err());
     gpu.scatter(rows.front(8), 4, &choices([2, 1]), x.front_mut(12)).unwrap();
-    let routing = Routing { count: 5, used: 2, normalized: false };
-    assert!(gpu.route(x.front_mut(12), routing).is_err());
-    assert!(gpu.route(x.front_mut(12), Routing { count: 4, used: 5, ..routing }).is_err());
+    let routing = Routing::softmax(5, 2, false);
+    assert!(gpu.route(x.front_mut(12), routing, None).is_err());
+    assert!(gpu.route(x.front_mut(12), Routing { count: 4, used: 5, ..routing }, None).is_err());
     assert!(
-        gpu.route(x.front_mut(12), Routing { count: 4, used: 0, ..routing }).unwrap().concat().is_empty()
+        gpu.route(x.front_mut(12), Routing { count: 4, used: 0, ..routing }, None)
+            .unwrap()
+            .concat()
+            .is_empty()
     );
     assert_eq!(back(&mut devices, &x, 12), [1., 1., 1., 1., 2., 2., 2., 2., 2., 2., 2., 2.]);
 }
