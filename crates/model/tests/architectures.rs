@@ -9,7 +9,7 @@ use std::path::Path;
 use common::fixture;
 use half::{bf16, f16};
 use quern_model::hugging_face::configuration_files;
-use quern_model::{Config, Convention, Packed, View};
+use quern_model::{Config, Contents, Convention, Packed, View};
 use quern_tensor_io::gguf::Writer;
 use quern_tensor_io::{Array, Checkpoint, ElementType, Metadata, TensorPlan, Value};
 use serde_json::Value as Json;

@@ -120,6 +120,11 @@ impl<'a> Data<'a> {
                             decode::to_f32(*stored, &data[rows.start * bytes..rows.end * bytes], &mut values);
                         Cow::Owned(values.iter().flat_map(|v| v.to_le_bytes()).collect())
                     }
+                    Part::Woven { data, woven, .. } => {
+                        let mut gathered = vec![0; rows.len() * row_bytes];
+                        woven.gather(data, rows.clone(), (columns, size), &mut gathered);
+                        Cow::Owned(gathered)
+                    }
                     Part::Packed { layer, first, form } => {
                         let Some(layer) = layer_of(view, *layer) else { return };
                         let rows = first + rows.start..first + rows.end;

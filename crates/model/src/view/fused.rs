@@ -71,7 +71,7 @@ pub(super) fn fused<'a>(
 ) -> Option<(ViewTensor, Data<'a>)> {
     let (name, of, _) = woven(config, want.role)?;
     let roles = roles_of(config, name, of);
-    let experts = config.experts?.count;
+    let experts = config.experts.as_ref()?.count;
     let (rows, columns) = match *want.shape.as_slice() {
         [rows, columns] => (rows, Some(columns)),
         [values] => (values, None),

@@ -173,7 +173,7 @@ impl<'a> Builder<'a, '_> {
     fn factors(&self, want: &ExpectedTensor, sources: &[&HeldTensor]) -> Option<(ViewTensor, Data<'a>)> {
         let factor = |source: &&HeldTensor| match source.place {
             Place::Packed(number) => self.forms.get(&number).and_then(|form| form.factor),
-            Place::Plain(_) => None,
+            Place::Plain(_) | Place::Woven(_) => None,
         };
         let factors: Vec<f32> = sources.iter().map(factor).map(|f| f.unwrap_or(1.0)).collect();
         if factors.iter().all(|factor| *factor == 1.0) {
@@ -285,6 +285,11 @@ impl<'a> Builder<'a, '_> {
             Place::Plain(span) => {
                 let stored = span.info(self.checkpoint).element_type;
                 (stored, Part::Bytes(span.data(self.checkpoint)), false)
+            }
+            Place::Woven(woven) => {
+                let (info, data) = (woven.span.info(self.checkpoint), woven.span.data(self.checkpoint));
+                let stored = info.element_type;
+                (stored, Part::Woven { data, woven, stored }, false)
             }
             Place::Packed(layer) => (ElementType::F32, Part::Packed { layer, first: 0, form: None }, true),
         };

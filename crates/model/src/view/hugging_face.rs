@@ -2,7 +2,7 @@
 
 use std::collections::HashMap;
 
-use quern_tensor_io::scheme::PackedLayer;
+use quern_tensor_io::scheme::{PackedLayer, Packing};
 use quern_tensor_io::{Checkpoint, ElementType, Error, Metadata, Result, TensorInfo, decode};
 
 use crate::architecture::{Convention, Layout, TensorRole as Role};

@@ -224,9 +224,15 @@ impl<'v, 'a> Lookup<'v, 'a> {
     }
 
     /// One expert's matrix, a tensor of its own or its part of a stack, and its bias, if it has one.
-    pub fn expert(&self, role: TensorRole, bias: TensorRole, layer: usize, expert: usize) -> Result<Linear> {
+    pub fn expert(
+        &self,
+        role: TensorRole,
+        bias: Option<TensorRole>,
+        layer: usize,
+        expert: usize,
+    ) -> Result<Linear> {
         let at = Some(layer);
-        let bias = self.expert_vector(bias, layer, expert)?;
+        let bias = bias.map_or(Ok(None), |bias| self.expert_vector(bias, layer, expert))?;
         let linear = |name: &str, weight, permutation| {
             made(name.to_owned(), (role, at, Some(expert)), weight, bias, permutation)
         };
@@ -238,6 +244,10 @@ impl<'v, 'a> Lookup<'v, 'a> {
         let count = stack.shape.first().copied().unwrap_or(1).max(1);
         let place = match self.stored(stack)? {
             Stored::Plain(place, _) => place,
+            Stored::Woven(..) => {
+                let what = "the values of a stack of experts are not one after the other";
+                return Err(self.error(stack, ErrorKind::Malformed(what.into())));
+            }
             Stored::Packed(packed) => {
                 let height = packed.rows / count;
                 let rows = expert * height..(expert + 1) * height;

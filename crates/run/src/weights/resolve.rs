@@ -127,7 +127,7 @@ fn experts(lookup: &Lookup<'_, '_>, mixture: &quern_model::Experts, layer: usize
     use TensorRole as R;
     let at = Some(layer);
     let expert = |expert: usize| -> Result<Expert> {
-        let linear = |role, bias| lookup.expert(role, bias, layer, expert);
+        let linear = |role, bias| lookup.expert(role, Some(bias), layer, expert);
         Ok(Expert {
             gate: linear(R::ExpertsGate, R::ExpertsGateBias)?,
             up: linear(R::ExpertsUp, R::ExpertsUpBias)?,
