@@ -374,7 +374,7 @@ BPE = {
         "post": lambda ids: template(BOS, ids=ids),
         "last": [added(BOS, normalized=True), added(EOS, normalized=True)],
         "config": {"tokenizer_class": "LlamaTokenizerFast", "add_bos_token": True, "add_eos_token": False,
-                   "bos_token": BOS, "eos_token": EOS, "pad_token": EOS, "legacy": True,
+                   "bos_token": BOS, "eos_token": EOS, "pad_token": EOS, "unk_token": None, "legacy": True,
                    "chat_template": DEEPSEEK_CHAT},
     },
     "deepseek_v3": {
@@ -386,7 +386,7 @@ BPE = {
         "last": [added("<｜User｜>", False), added("<｜Assistant｜>", False), added("<think>", False),
                  added("</think>", False)],
         "config": {"tokenizer_class": "LlamaTokenizerFast", "add_bos_token": True, "add_eos_token": False,
-                   "bos_token": BOS, "eos_token": EOS, "pad_token": PAD, "legacy": True,
+                   "bos_token": BOS, "eos_token": EOS, "pad_token": PAD, "unk_token": None, "legacy": True,
                    "chat_template": DEEPSEEK_V3_CHAT},
     },
     "exaone4": {

@@ -139,8 +139,9 @@ pub enum Command {
     Diff(Box<Diff>),
     /// Generate text from a prompt, or hold a conversation with --chat
     ///
-    /// Runs GGUF, safetensors, PyTorch, GPTQ, AWQ, compressed-tensors and bitsandbytes models on the CPU. The generated
-    /// text is written to standard output while it is generated.
+    /// Runs GGUF, safetensors and PyTorch models on the CPU, and checkpoints in GPTQ, AWQ, compressed-tensors, FP8, NVFP4,
+    /// MXFP4, AutoRound, MLX, HQQ, torchao and bitsandbytes. The generated text is written to standard output while it is
+    /// generated.
     Run(Box<Run>),
     /// Measure perplexity over a text, as llama-perplexity does
     ///

@@ -258,6 +258,22 @@ mod tests {
                 }
             }
         }
+        // A code that is no number makes its row none, wherever it is.
+        for at in [0, 63, 64, 100, 139] {
+            let mut data = vec![0x38u8; 3 * 140];
+            data[140 + at] = 0xff;
+            let scales = Scales::new(vec![1.0; 6], [3, 140], [1, 70]).unwrap();
+            let w = Matrix::new(ElementType::F8E4M3, 3, 140, &data).unwrap().with_scales(&scales).unwrap();
+            for (n, level) in [1, 8].into_iter().flat_map(|n| Level::available().map(move |l| (n, l))) {
+                let (pool, mut scratch) = (Pool::with_level(1, level), Scratch::new());
+                let mut y = vec![0f32; 3 * n];
+                matmul(&pool, &mut scratch, &[w], &vec![1.0; 140 * n], n, &mut [&mut y]).unwrap();
+                assert!(
+                    y.chunks(3).all(|y| y[0] == 140.0 && y[1].is_nan() && y[2] == 140.0),
+                    "{level:?} {at}"
+                );
+            }
+        }
         let scales = Scales::new(vec![1.0; 2], [2, 64], [2, 32]).unwrap();
         let (floats, codes) = ([0u8; 128], [0u8; 72]);
         let of = |t, data| Matrix::new(t, 2, 64, data).unwrap().with_scales(&scales);

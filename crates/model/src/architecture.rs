@@ -92,6 +92,17 @@ impl Architecture {
     }
 }
 
+impl Architecture {
+    /// The metadata key of the norms' epsilon: of layer norms their own, unless the family has the other's (Phi-MoE).
+    pub(crate) fn gguf_epsilon(&self) -> (GgufKey, &'static str) {
+        let own = self.norm == Norm::Layer && self.gguf_keys.contains(&GgufKey::LayerNormEpsilon);
+        match own {
+            true => (GgufKey::LayerNormEpsilon, "attention.layer_norm_epsilon"),
+            false => (GgufKey::RmsEpsilon, "attention.layer_norm_rms_epsilon"),
+        }
+    }
+}
+
 impl fmt::Debug for Architecture {
     /// Its name: all of it would fill pages.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -160,6 +171,8 @@ pub enum Sliding {
 pub enum Unrotated {
     /// None.
     None,
+    /// All (Nemotron-H).
+    All,
     /// Each `n`-th: layer `i` if `(i + 1) % n == 0` (SmolLM3).
     Every(usize),
     /// Those that a sliding window does not limit, where there is a window (Cohere 2, EXAONE 4).
@@ -267,6 +280,18 @@ pub enum Dim {
     DeltaHeadDim,
     /// Positions that a convolution reads.
     ConvTaps,
+    /// All that Mamba-2 computes from its input.
+    MambaIn,
+    /// Inputs, `b` and `c` of Mamba-2.
+    MambaConv,
+    /// Inputs of Mamba-2: all its heads.
+    MambaInner,
+    /// Heads of Mamba-2.
+    MambaHeads,
+    /// Groups of heads of Mamba-2.
+    MambaGroups,
+    /// Inputs of one of them.
+    MambaGroup,
     /// `3 * hidden_size`.
     TripleHidden,
     /// `latent.query_rank`.
@@ -285,7 +310,7 @@ pub enum Dim {
     LatentValues,
     /// Width inside the shared expert.
     SharedFfn,
-    /// One: the router of a shared expert has one output.
+    /// 1: the router of a shared expert has one output.
     One,
 }
 
@@ -316,6 +341,10 @@ pub enum Presence {
     AttentionLayers,
     /// Layers whose mixer keeps a state.
     StateLayers,
+    /// The same, of models whose convolution has a bias.
+    StateConvBias,
+    /// Layers that are a network alone.
+    NetworkLayers,
     /// GGUF files of models whose rope has factors; Hugging Face computes them from the config.
     RopeFactors,
     /// GGUF files of models with long and short rope factors (Phi-3); Hugging Face has them in the config.
@@ -368,6 +397,10 @@ pub enum Layout {
     QkvByHead,
     /// With a dimension of 1 between channels and taps: the weight of a convolution.
     Conv,
+    /// As one vector; GGUF has a matrix of the same numbers.
+    Flat,
+    /// The same, and as the logarithm of what GGUF has, less its sign.
+    FlatDecay,
     /// Queries, keys and values of a delta net, the value heads of one key head together; GGUF has the first value head
     /// of each key head, then the second of each.
     DeltaQkv,

@@ -170,7 +170,7 @@ fn importance_is_measured_of_every_matrix_in_the_blocks() {
                 && !t.name.contains("conv1d")
                 && !t.name.contains("shortconv.conv")
                 && !t.name.contains("gate_inp")
-                && !t.name.ends_with(".bias")
+                && t.name.ends_with(".weight")
         };
         let mut wanted: Vec<&str> = view.tensors().iter().filter(matrix).map(|t| t.name.as_str()).collect();
         wanted.sort_unstable();

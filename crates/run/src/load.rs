@@ -137,19 +137,8 @@ pub(crate) fn encoded(
     encode(name, (rows, columns), read, load_in, target, pool)
 }
 
-/// A packed layer in another type.
-pub(crate) fn repacked(
-    checkpoint: &Checkpoint,
-    layer: &PackedLayer,
-    load_in: &dyn LoadIn,
-    target: ElementType,
-    pool: &Pool,
-) -> Result<Weight> {
-    repacked_rows(checkpoint, layer, 0..layer.rows, load_in, target, pool)
-}
-
 /// Some rows of a packed layer in another type.
-pub(crate) fn repacked_rows(
+pub(crate) fn repacked(
     checkpoint: &Checkpoint,
     layer: &PackedLayer,
     rows: Range<usize>,

@@ -199,9 +199,9 @@ impl Model {
     pub fn bytes_per_token(&self, position: usize, kv: KvType) -> u64 {
         let bytes = cache_shape(&self.config, 1, 1, kv).position_bytes() as u64;
         // A window reads less of the cache in its layers; a state is read and written as a whole.
-        let layers = (0..self.config.layers).map(|layer| match self.config.has_state(layer) {
-            true => 0,
-            false => {
+        let layers = (0..self.config.layers).map(|layer| match self.config.has_attention(layer) {
+            false => 0,
+            true => {
                 let seen = self.config.window(layer).map_or(position + 1, |w| w.min(position + 1));
                 seen as u64 * bytes
             }

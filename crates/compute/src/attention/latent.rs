@@ -18,7 +18,8 @@
 
 use std::ops::Range;
 
-use quern_tensor_io::decode;
+use quern_tensor_io::ElementType;
+use zerocopy::IntoBytes;
 
 use super::softmax::{Online, online};
 use super::{AttentionShape, KEYS, Keys, Of, ROWS, gather_all};
@@ -28,7 +29,7 @@ use crate::error::same;
 use crate::fgemm::{LANES, Product, multiply_add};
 use crate::matmul::{Shared, group};
 use crate::simd::{Level, Op, dispatch};
-use crate::{Error, Matrix, Pool, Result, dot};
+use crate::{Error, Matrix, Pool, Result, dot, get_row};
 
 /// Keys of a head that are expanded at a time.
 const PIECE: usize = 16 * KEYS;
@@ -363,8 +364,8 @@ fn decoded(
     let mut values = vec![0f32; matrix.columns()];
     for (at, row) in rows.enumerate() {
         // Types without decoder were refused when the matrix was made.
-        let known = decode::to_f32(matrix.element_type(), matrix.row(row), &mut values);
-        debug_assert!(known);
+        let known = get_row(matrix, row, &mut values);
+        debug_assert!(known.is_ok());
         match order {
             None => values.iter().enumerate().for_each(|(column, &v)| put(at, column, v)),
             Some(order) => values.iter().zip(order).for_each(|(&v, &column)| put(at, column as usize, v)),
@@ -382,6 +383,16 @@ fn rows_times(
     memory: &mut Activations,
 ) {
     let (element_type, bytes) = (matrix.element_type(), matrix.row_bytes());
+    if matrix.scales().is_some() {
+        // Codes with scales beside them (FP8).
+        let mut values = vec![0f32; x.len()];
+        for (row, out) in rows.zip(out.chunks_exact_mut(1)) {
+            let known = get_row(matrix, row, &mut values);
+            debug_assert!(known.is_ok());
+            dot::float_rows(level, ElementType::F32, values.as_bytes(), x, out);
+        }
+        return;
+    }
     let data = &matrix.data()[rows.start * bytes..rows.end * bytes];
     let Some(group) = group(matrix) else { return dot::float_rows(level, element_type, data, x, out) };
     memory.resize(group, x.len(), 1);
@@ -546,8 +557,6 @@ impl Op for Transpose<'_> {
 
 #[cfg(test)]
 mod tests {
-    use quern_tensor_io::ElementType;
-
     use super::*;
     use crate::attention::{CacheData, KEY_GROUP, put_key_f32};
     use crate::testing::{Random, random_row};

@@ -15,6 +15,8 @@ use quern_tensor_io::{
 use super::{Around, ConvertPlan, ConvertRow, about, figures, most, row};
 use crate::Options;
 
+/// llama.cpp's `LLAMA_FTYPE_MOSTLY_NVFP4`, which llama-quantize has no name for.
+const MOSTLY_NVFP4: u32 = 39;
 /// ggml's version of the block formats.
 const QUANTIZATION_VERSION: u32 = 2;
 
@@ -107,6 +109,9 @@ fn metadata(view: &View<'_>, rows: &[ConvertRow], options: &Options) -> Result<M
 fn file_type(rows: &[ConvertRow]) -> Option<u32> {
     let matrices = || rows.iter().filter(|r| is_quantizable(&r.name, &r.shape));
     let most = most(matrices().filter(|r| r.to.is_block())).or_else(|| most(matrices()))?;
+    if most == ElementType::NVFP4 {
+        return Some(MOSTLY_NVFP4);
+    }
     let plain = |t: &&FileType| t.default_type() == Some(most);
     FileType::ALL.iter().find(plain).and_then(|t| t.id())
 }

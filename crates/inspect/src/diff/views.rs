@@ -153,6 +153,6 @@ fn contents<'a>(
 
 /// Whether packed layers are stored the usual way round where the architecture has them transposed.
 fn packed_transposed(contents: &Contents<'_>) -> bool {
-    let is = |place: &Place| matches!(place, Place::Packed(_));
+    let is = |place: &Place| place.packed_layer().is_some();
     contents.tensors().iter().any(|t| is(&t.place) && t.expected.template.layout == Layout::Transposed)
 }

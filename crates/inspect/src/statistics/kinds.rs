@@ -56,7 +56,9 @@ impl Kinds {
                 Place::Plain(span) | Place::Woven(Woven { span, .. }) => {
                     kinds.plain.entry(span.tensor).or_insert(kind)
                 }
-                Place::Packed(number) => kinds.packed.entry(number).or_insert(kind),
+                Place::Packed(number) | Place::PackedRows { layer: number, .. } => {
+                    kinds.packed.entry(number).or_insert(kind)
+                }
             };
         }
         kinds
@@ -66,7 +68,7 @@ impl Kinds {
     pub fn kind(&self, place: Option<Place>, name: &str, dimensions: usize) -> Kind {
         let known = match place {
             Some(Place::Plain(span) | Place::Woven(Woven { span, .. })) => self.plain.get(&span.tensor),
-            Some(Place::Packed(number)) => self.packed.get(&number),
+            Some(Place::Packed(number) | Place::PackedRows { layer: number, .. }) => self.packed.get(&number),
             None => None,
         };
         known.cloned().unwrap_or_else(|| by_name(name, dimensions))

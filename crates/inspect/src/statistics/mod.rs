@@ -205,6 +205,10 @@ fn own_view(checkpoint: &Checkpoint) -> Result<(View<'_>, Vec<String>)> {
 /// Bytes that a tensor of a view has in the files.
 fn stored_bytes(view: &View<'_>, tensor: &ViewTensor) -> u64 {
     match tensor.place {
+        Some(Place::PackedRows { layer, rows, .. }) => {
+            let layer = view.packing().and_then(|p| p.layers().get(layer));
+            layer.map_or(0, |l| (l.bytes as u64 * rows as u64).checked_div(l.rows as u64).unwrap_or(0))
+        }
         _ if tensor.packed => view.packed_layers(tensor).iter().map(|layer| layer.bytes as u64).sum(),
         Some(Place::Plain(span)) => span.bytes as u64,
         Some(Place::Packed(_) | Place::Woven(_)) | None => (tensor.row_bytes * tensor.rows()) as u64,

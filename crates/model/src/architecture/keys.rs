@@ -21,6 +21,8 @@ pub enum Field {
     LocalRopeTheta,
     /// The part of each head that rope rotates, 1 for all of it.
     PartialRotary,
+    /// Values of each head that rope rotates, which counts before the part of it (MiniMax M2).
+    RotaryDimensions,
     SlidingWindow,
     Tied,
     QkvBias,
@@ -66,6 +68,12 @@ pub enum Field {
     DeltaValueHeads,
     DeltaKeyDim,
     DeltaValueDim,
+    MambaHeads,
+    MambaHeadDim,
+    MambaGroups,
+    MambaState,
+    /// The convolution of a mixer with a state has a bias.
+    StateConvBias,
     /// Width between the two projections of queries; null for one projection (latent attention).
     QueryRank,
     /// Numbers of the vector that keys and values are made of.
@@ -76,6 +84,8 @@ pub enum Field {
     LatentNopeDim,
     /// Numbers of a value.
     LatentValueDim,
+    /// How far apart outputs of a router may be that count together (Phi-MoE).
+    RouterJitter,
     /// What the chosen experts' weights are multiplied by.
     ExpertScale,
     /// Width inside the expert that all tokens use; 0 for none.
@@ -198,6 +208,8 @@ pub enum GgufKey {
     ExpertWeightsNormOff,
     /// `expert_weights_norm`.
     ExpertWeightsNorm,
+    /// The same, only where it is on (DeepSeek V2).
+    ExpertWeightsNormOn,
     /// `expert_weights_scale`: what the chosen experts' weights are multiplied by.
     ExpertWeightsScale,
     /// The same, only where it is not 1.
@@ -253,6 +265,13 @@ pub enum GgufKey {
     /// `ssm.conv_kernel`, `ssm.state_size`, `ssm.group_count`, `ssm.time_step_rank` and `ssm.inner_size` of a delta net,
     /// `attention.recurrent_layers` and `full_attention_interval`.
     DeltaNet,
+    /// `ssm.conv_kernel`, `ssm.state_size`, `ssm.group_count`, `ssm.inner_size` and `ssm.time_step_rank` of Mamba-2.
+    Mamba2,
+    /// `feed_forward_length`, 0 in layers that are no network.
+    FeedForwardLengthLayers,
+    /// `attention.layer_norm_epsilon`, `rope.dimension_count` and `rope.scaling.finetuned`, which mean nothing in a model
+    /// that rotates nothing and has no layer norm, and are written all the same (Nemotron-H).
+    NemotronH,
     /// `shortconv.l_cache`.
     ShortConv,
     /// `attention.head_count_kv`, 0 in layers whose mixer keeps a state.

@@ -57,10 +57,13 @@ pub enum TensorRole {
     DeltaAlpha,
     /// The convolution of a mixer with a state, one filter for each channel.
     StateConv,
+    StateConvBias,
     /// Added to what a state's decay is computed from.
     StateTimeBias,
     /// How fast a state decays, one number for each head.
     StateDecay,
+    /// What a state's input is multiplied with beside it, one number for each head.
+    StateSkip,
     /// Of each head that a state returns.
     StateNorm,
     /// From what a state returns to the residual stream.

@@ -9,15 +9,18 @@ use crate::architecture::{
 pub(super) use crate::architecture::Dim::{
     ConvTaps, DeltaHeadDim, DeltaHeads, DeltaValues, Embedding, ExpertFfn, Experts, Ffn, GateUp, HeadDim,
     Heads, Hidden, KeyValue, KvHeads, LatentCached, LatentNope, LatentRank, LatentUp, LatentValue,
-    LatentValues, One, Positions, Qkv, Query, QueryGate, QueryRank, RopeHalf, SharedFfn, TripleHidden, Vocab,
+    LatentValues, MambaConv, MambaGroup, MambaGroups, MambaHeads, MambaIn, MambaInner, One, Positions, Qkv,
+    Query, QueryGate, QueryRank, RopeHalf, SharedFfn, TripleHidden, Vocab,
 };
 pub(super) use crate::architecture::Layout::Experts as EachExpert;
 pub(super) use crate::architecture::Layout::{
-    Conv, HeadNorms, KeyHeads, KeyUp, PlusOne, QkvByHead, QueryHeads, Same, Transposed, ValueUp,
+    Conv, Flat, FlatDecay, HeadNorms, KeyHeads, KeyUp, PlusOne, QkvByHead, QueryHeads, Same, Transposed,
+    ValueUp,
 };
 pub(super) use crate::architecture::Presence::{
-    Always, AttentionLayers, DenseLayers, EmbeddingProjection, FfnBias, FinalNorm, OutputBias, QkNorm,
-    QkvBias, SecondNorm, SharedExpert, SharedRouter, SparseLayers, StateLayers, UnlessTied,
+    Always, AttentionLayers, ChoiceBias, DenseLayers, EmbeddingProjection, FfnBias, FinalNorm, NetworkLayers,
+    OutputBias, QkNorm, QkvBias, SecondNorm, SharedExpert, SharedRouter, SparseLayers, StateConvBias,
+    StateLayers, UnlessTied,
 };
 pub(super) use crate::architecture::TensorRole as Role;
 

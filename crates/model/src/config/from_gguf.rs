@@ -5,7 +5,9 @@ use std::path::Path;
 
 use quern_tensor_io::{Array, Checkpoint, ElementType, Error, Metadata, Result, Value};
 
-use crate::architecture::{Architecture, Block, Convention, GgufKey, Norm, Position, TensorRole as Role};
+use crate::architecture::{
+    Architecture, Block, Convention, GgufKey, Norm, Position, TensorRole as Role, Unrotated,
+};
 use crate::architectures;
 use crate::identify::class;
 
@@ -23,6 +25,7 @@ pub(super) fn read(file: &Path, metadata: &Metadata, checkpoint: &Checkpoint) ->
     let with_experts = metadata.u64(&format!("{name}.expert_count")).is_some_and(|n| n > 0);
     let architecture =
         architectures::from_gguf_name(name, with_experts).ok_or_else(|| class::unknown(file, name))?;
+    let architecture = latent::of_scores(architecture, metadata);
     let keys = Keys { file, prefix: architecture.name, metadata };
     if with_experts != architecture.has_experts {
         let what = match with_experts {
@@ -67,15 +70,14 @@ pub(super) fn read(file: &Path, metadata: &Metadata, checkpoint: &Checkpoint) ->
     };
     let layers = all_layers - speculative_layers;
     let context_length = keys.need("context_length", limit::CONTEXT)?;
-    let ffn_size = keys.need("feed_forward_length", limit::HIDDEN)?;
+    let ffn_size = mixers::ffn_size(&keys, architecture, (hidden_size, layers))?;
     let dimensions = match architecture.position {
+        // Files of models that rotate nothing say this for nothing.
+        Position::Rotary if architecture.unrotated == Unrotated::All => head_dim,
         Position::Rotary => keys.size("rope.dimension_count", limit::HIDDEN)?.unwrap_or(head_dim),
         Position::Learned { .. } => 0,
     };
-    let epsilon = match architecture.norm {
-        Norm::Rms => "attention.layer_norm_rms_epsilon",
-        Norm::Layer => "attention.layer_norm_epsilon",
-    };
+    let (_, epsilon) = architecture.gguf_epsilon();
     let experts = match with_experts {
         false => None,
         true => Some(mixture::from_gguf(&keys, architecture, ffn_size)?),
@@ -109,7 +111,7 @@ pub(super) fn read(file: &Path, metadata: &Metadata, checkpoint: &Checkpoint) ->
         kv_heads: match latent {
             // One head in the cache, of which every head's keys and values are made.
             Some(_) => heads,
-            None => mixers::kv_heads(&keys, architecture, heads)?,
+            None => mixers::kv_heads(&keys, architecture, (heads, layers))?,
         },
         head_dim,
         head_dim_given: given.is_some(),
@@ -180,7 +182,7 @@ pub(super) fn read(file: &Path, metadata: &Metadata, checkpoint: &Checkpoint) ->
         name.is_some_and(|n| checkpoint.tensor(&n).is_some())
     };
     // Not every layer has attention.
-    let first = (0..layers).find(|&layer| !config.has_state(layer)).unwrap_or(0);
+    let first = (0..layers).find(|&layer| config.has_attention(layer)).unwrap_or(0);
     let any = |roles: &[Role]| roles.iter().any(|&role| has(role, Some(first)) || has(role, Some(0)));
     let tied = !has(Role::Output, None);
     let qkv_bias =

@@ -251,12 +251,15 @@ pub(super) fn read(file: &Path) -> Result<Config> {
         dtype: dtype(&whole)?.or(dtype(&root)?),
         rope_sections: None,
         deepstack_layers: multimodal::deepstack_layers(&whole, architecture)?,
-        speculative_layers: 0,
+        speculative_layers: speculative_layers(&root)?,
         multimodal: class::is_multimodal(&whole),
         quantization: quantization(&whole)?.or(quantization(&root)?),
     };
     config.rope_sections = multimodal::rope_sections(&root, architecture, config.rope.dimensions)?;
     config.states = mixers::from_hf(&reader, &config)?;
+    if let Some(states) = &config.states {
+        config.layers = states.layers.len();
+    }
     config.sparse_layers = mixture::sparse_layers_of_hf(&reader, &config)?;
     latent::complete(&reader, &mut config)?;
     quirks::from_hf(&reader, &mut config)?;
@@ -285,6 +288,12 @@ fn architecture(root: &Object<'_>) -> Result<&'static Architecture> {
 fn tied(whole: &Object<'_>, text: &Object<'_>) -> Result<Option<bool>> {
     const KEY: &str = "tie_word_embeddings";
     Ok(whole.bool(KEY)?.or(text.bool(KEY)?))
+}
+
+/// Layers that predict further tokens, which releases hold behind the model's own (GLM-4.5, DeepSeek V3).
+fn speculative_layers(root: &Object<'_>) -> Result<usize> {
+    let count = root.u64("num_nextn_predict_layers")?.unwrap_or(0);
+    Ok(usize::try_from(count).unwrap_or(limit::LAYERS).min(limit::LAYERS))
 }
 
 fn dtype(root: &Object<'_>) -> Result<Option<ElementType>> {

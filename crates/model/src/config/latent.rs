@@ -1,8 +1,9 @@
 //! Multi-head latent attention (DeepSeek V2): keys and values of all heads are made of one vector a position.
 
-use quern_tensor_io::{Error, Result};
+use quern_tensor_io::{Error, Metadata, Result};
 
-use crate::architecture::{Architecture, Field, TensorRole};
+use crate::architecture::{Architecture, Field, Scores, TensorRole};
+use crate::architectures;
 
 use super::from_hf::Reader;
 use super::gguf_keys::Keys;
@@ -96,6 +97,28 @@ pub(super) fn complete(reader: &Reader<'_>, config: &mut Config) -> Result<()> {
             format!("{} key-value heads for {} heads of latent attention", config.kv_heads, config.heads);
         return Err(root.error("num_key_value_heads", what));
     }
+    // DeepSeek V2 may have groups that it does not use.
+    let greedy = root.str("topk_method")?.unwrap_or("greedy") == "greedy";
+    if let Some(experts) =
+        config.experts.as_mut().filter(|experts| greedy && experts.scores == Scores::Softmax)
+    {
+        experts.groups = None;
+    }
+    // GLM-4.7-Flash may list the kinds of its networks.
+    if let Some(kinds) = root.array("mlp_layer_types")?.filter(|_| config.experts.is_some()) {
+        let kind = |kind: &serde_json::Value| match kind.as_str() {
+            Some("sparse") => Ok(true),
+            Some("dense") => Ok(false),
+            _ => {
+                Err(root.error("mlp_layer_types", format!("{kind} is not a kind of layer that quern knows")))
+            }
+        };
+        if kinds.len() != config.layers {
+            let what = format!("{} entries for {} layers", kinds.len(), config.layers);
+            return Err(root.error("mlp_layer_types", what));
+        }
+        config.sparse_layers = kinds.iter().map(kind).collect::<Result<_>>()?;
+    }
     let object = match root.object("rope_scaling")?.filter(|object| object.entries().next().is_some()) {
         Some(object) => Some(object),
         None => root.object("rope_parameters")?,
@@ -117,6 +140,23 @@ pub(super) fn complete(reader: &Reader<'_>, config: &mut Config) -> Result<()> {
         }
     }
     Ok(())
+}
+
+/// The class of a mixture of this GGUF name whose scores are those that the file says: DeepSeek V2's are a softmax, V3's
+/// sigmoids.
+pub(super) fn of_scores(found: &'static Architecture, metadata: &Metadata) -> &'static Architecture {
+    if !std::ptr::eq(found, &architectures::DEEPSEEK_V2) {
+        return found;
+    }
+    let number = |key: &str| metadata.u64(&format!("deepseek2.{key}"));
+    let vocabulary = number("vocab_size")
+        .or_else(|| metadata.strings("tokenizer.ggml.tokens").map(|tokens| tokens.len() as u64));
+    let sigmoid = match number("expert_gating_func") {
+        // Files of GLM-4.7-Flash do not say it.
+        None | Some(0) => vocabulary == Some(154_880) && matches!(number("block_count"), Some(47 | 48)),
+        Some(function) => function == 2,
+    };
+    if sigmoid { &architectures::DEEPSEEK_V3 } else { found }
 }
 
 /// As GGUF metadata says it; `None` for a family without. `has_joined`: the file has keys' and values' projections in

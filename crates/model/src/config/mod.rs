@@ -15,6 +15,7 @@ mod mixture;
 mod multimodal;
 mod quirks;
 mod rope;
+mod state_mixers;
 pub(crate) mod to_hf;
 
 use std::path::Path;
@@ -25,11 +26,11 @@ use crate::architecture::{Activation, Architecture, Block, Convention, Dim, Rope
 
 pub use expected::ExpectedTensor;
 pub use latent::Latent;
-pub use mixers::{DeltaNet, ShortConv, StateMixer, States};
 pub use mixture::{ExpertGroups, Experts, SharedExpert};
-pub(crate) use quirks::{unusual_query_scalar, unusual_window_pattern, window_pattern};
+pub(crate) use quirks::{minicpm3, unusual_query_scalar, unusual_window_pattern, window_pattern};
 pub(crate) use rope::yarn_mscale;
 pub use rope::{Rope, RopeScaling};
+pub use state_mixers::{DeltaNet, Mamba2, ShortConv, StateMixer, States};
 
 /// Larger sizes are treated as damage: no model is near them, and products of any three fit in 64 bits.
 pub(crate) mod limit {
@@ -132,7 +133,7 @@ pub struct Config {
     pub rope_sections: Option<[u32; 4]>,
     /// Layers to whose outputs a vision tower adds its own (Qwen3-VL); text knows none of them.
     pub deepstack_layers: u32,
-    /// Layers behind the model's own that predict further tokens, in GGUF files: they are left out.
+    /// Layers behind the model's own that predict further tokens: they are left out.
     pub speculative_layers: usize,
     /// The checkpoint is a multimodal release of which this is the text model: tensors of towers may be beside its
     /// own.
@@ -235,6 +236,7 @@ impl Config {
         use crate::architecture::Unrotated;
         let unrotated = |layer: usize| match self.architecture.unrotated {
             Unrotated::None => false,
+            Unrotated::All => true,
             Unrotated::Every(n) => (layer + 1).is_multiple_of(n),
             Unrotated::Unwindowed => self.sliding_window.is_some() && self.window(layer).is_none(),
         };

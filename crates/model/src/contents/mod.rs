@@ -59,8 +59,27 @@ pub enum Place {
     Plain(Span),
     /// In packed layer number so of [`Contents::packing`].
     Packed(usize),
+    /// In some rows of one: a matrix of a stack of experts.
+    PackedRows {
+        /// Number of the layer.
+        layer: usize,
+        /// First row.
+        first: usize,
+        /// Number of rows.
+        rows: usize,
+    },
     /// In the file, at even distances.
     Woven(Woven),
+}
+
+impl Place {
+    /// The number of the packed layer that has the rows.
+    pub fn packed_layer(self) -> Option<usize> {
+        match self {
+            Self::Plain(_) | Self::Woven(_) => None,
+            Self::Packed(layer) | Self::PackedRows { layer, .. } => Some(layer),
+        }
+    }
 }
 
 /// Plain values of one tensor of the checkpoint at even distances: a matrix that is transposed, or whose rows are between
@@ -259,7 +278,8 @@ fn quantized_with(checkpoint: &Checkpoint, config: &Config, packing: Option<&Pac
     if packing.is_some_and(Packing::is_as_released) {
         return None;
     }
-    if let Some(method) = &config.quantization {
+    // MLX's configurations name no method.
+    if let Some(method) = config.quantization.as_ref().filter(|method| *method != "unknown") {
         return Some(method.clone());
     }
     if let Some(packing) = packing.filter(|p| !p.layers().is_empty()) {
@@ -322,15 +342,22 @@ impl Matcher<'_, '_> {
             aliases.filter(|a| a.role == want.role && self.config.convention == Convention::HuggingFace)
         {
             let Some(name) = self.config.fill(alias.name, want.layer, want.part) else { continue };
-            let Some(&Item::Plain(index)) = self.found.by_name.get(&name).and_then(|items| items.first())
-            else {
-                continue;
-            };
-            self.used.insert(Item::Plain(index));
-            return match alias.layout {
-                AliasLayout::Woven { of, which } => self.woven(want, index, of, which).map(Some),
-                AliasLayout::Same => self.plain(want, index).map(Some),
-                AliasLayout::Stack { of, which } => self.slice(want, index, of, which).map(Some),
+            let Some(&item) = self.found.by_name.get(&name).and_then(|items| items.first()) else { continue };
+            self.used.insert(item);
+            return match (alias.layout, item) {
+                (AliasLayout::Same, Item::Plain(index)) => self.plain(want, index).map(Some),
+                (AliasLayout::Same, Item::Packed(number)) => self.packed(want, number).map(Some),
+                (AliasLayout::Stack { of, which }, Item::Plain(index)) => {
+                    self.slice(want, index, of, which).map(Some)
+                }
+                (AliasLayout::Stack { of, which }, Item::Packed(number)) => {
+                    self.packed_slice(want, number, of, which).map(Some)
+                }
+                (AliasLayout::Woven { of, which }, Item::Plain(index)) => {
+                    self.woven(want, index, of, which).map(Some)
+                }
+                // Layers that are packed one by one are found by their own names.
+                (AliasLayout::Woven { .. }, Item::Packed(_)) => Ok(None),
             };
         }
         Ok(None)
@@ -403,6 +430,27 @@ impl Matcher<'_, '_> {
             (0, 1) => Place::Plain(span),
             _ => Place::Woven(Woven { span, first: which, row_stride, column_stride }),
         })
+    }
+
+    /// The same of a packed stack.
+    fn packed_slice(
+        &self,
+        want: &ExpectedTensor,
+        number: usize,
+        of: usize,
+        which: usize,
+    ) -> Result<Place, Problem> {
+        let parts = self.parts(want.role);
+        let layer = self.packing.and_then(|p| p.layers().get(number));
+        let (Some(part), &[rows, columns], Some(layer)) = (want.part, want.shape.as_slice(), layer) else {
+            return Err(Problem::missing(self.checkpoint, want));
+        };
+        let demanded = [parts * of * rows, columns];
+        if [layer.rows, layer.columns] != demanded {
+            let file = problem::file_of_layer(self.checkpoint, layer);
+            return Err(Problem::shape(&layer.name, file, &[layer.rows, layer.columns], &demanded));
+        }
+        Ok(Place::PackedRows { layer: number, first: (part * of + which) * rows, rows })
     }
 
     fn parts(&self, role: TensorRole) -> usize {

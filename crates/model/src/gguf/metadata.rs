@@ -16,6 +16,7 @@ use crate::json::Json;
 use crate::tokenizer::Source;
 use crate::{Config, TensorRole as Role};
 
+use super::mixture::Entry;
 use super::{card, limits, mixture, name, tokenizer};
 
 /// A GGUF checkpoint's metadata, less what describes its splits.
@@ -188,31 +189,25 @@ fn model(config: &Config, out: &mut Metadata) {
                 }
             }
             GgufKey::RmsEpsilon | GgufKey::LayerNormEpsilon => {
-                let (own, name) = match config.architecture.norm {
-                    Norm::Rms => (GgufKey::RmsEpsilon, "attention.layer_norm_rms_epsilon"),
-                    Norm::Layer => (GgufKey::LayerNormEpsilon, "attention.layer_norm_epsilon"),
-                };
+                let (own, name) = config.architecture.gguf_epsilon();
                 if key == own {
                     set(name, Value::F32(config.norm_epsilon));
                 }
             }
-            GgufKey::ExpertCount
-            | GgufKey::ExpertUsedCount
-            | GgufKey::ExpertFeedForwardLength
-            | GgufKey::ExpertWeightsNormOff
-            | GgufKey::ExpertWeightsNorm
-            | GgufKey::ExpertWeightsScale
-            | GgufKey::ExpertWeightsScaleUnlessOne
-            | GgufKey::ExpertGatingFunc
-            | GgufKey::ExpertSharedCount
-            | GgufKey::ExpertSharedFeedForwardLength
-            | GgufKey::ExpertGroups
-            | GgufKey::LeadingDenseBlockCount
-            | GgufKey::InterleaveMoeLayerStep => {
-                if let Some(experts) = &config.experts {
-                    mixture::write(key, config, experts, &mut set);
-                }
-            }
+            GgufKey::ExpertCount => mixture::write(Entry::Count, config, &mut set),
+            GgufKey::ExpertUsedCount => mixture::write(Entry::Used, config, &mut set),
+            GgufKey::ExpertFeedForwardLength => mixture::write(Entry::Width, config, &mut set),
+            GgufKey::ExpertWeightsNormOff => mixture::write(Entry::NormOff, config, &mut set),
+            GgufKey::ExpertWeightsNorm => mixture::write(Entry::Norm, config, &mut set),
+            GgufKey::ExpertWeightsNormOn => mixture::write(Entry::NormOn, config, &mut set),
+            GgufKey::ExpertWeightsScale => mixture::write(Entry::Scale, config, &mut set),
+            GgufKey::ExpertWeightsScaleUnlessOne => mixture::write(Entry::ScaleUnlessOne, config, &mut set),
+            GgufKey::ExpertGatingFunc => mixture::write(Entry::Gating, config, &mut set),
+            GgufKey::ExpertSharedCount => mixture::write(Entry::SharedCount, config, &mut set),
+            GgufKey::ExpertSharedFeedForwardLength => mixture::write(Entry::SharedWidth, config, &mut set),
+            GgufKey::ExpertGroups => mixture::write(Entry::Groups, config, &mut set),
+            GgufKey::LeadingDenseBlockCount => mixture::write(Entry::LeadingDense, config, &mut set),
+            GgufKey::InterleaveMoeLayerStep => mixture::write(Entry::Interleave, config, &mut set),
             GgufKey::KeyValueLengthIfGiven if !config.head_dim_given => {}
             GgufKey::KeyValueLengthUnlessUsual if config.head_dim * config.heads == config.hidden_size => {}
             GgufKey::KeyValueLength | GgufKey::KeyValueLengthIfGiven | GgufKey::KeyValueLengthUnlessUsual => {
@@ -265,7 +260,16 @@ fn model(config: &Config, out: &mut Metadata) {
                     set("attention.scale", Value::F32(config.attention_scale(0)));
                 }
             }
-            GgufKey::DeltaNet | GgufKey::ShortConv | GgufKey::HeadCountKvLayers => {
+            GgufKey::NemotronH => {
+                set("attention.layer_norm_epsilon", Value::F32(config.norm_epsilon));
+                set("rope.dimension_count", size(config.hidden_size / config.heads.max(1)));
+                set("rope.scaling.finetuned", Value::Bool(false));
+            }
+            GgufKey::DeltaNet
+            | GgufKey::ShortConv
+            | GgufKey::Mamba2
+            | GgufKey::HeadCountKvLayers
+            | GgufKey::FeedForwardLengthLayers => {
                 mixers::to_gguf(config, key, &mut set);
             }
             GgufKey::TensorDataLayout => set("tensor_data_layout", "jploski".into()),

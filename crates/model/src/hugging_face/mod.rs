@@ -1,6 +1,7 @@
 //! The files around the weights of a Hugging Face checkpoint: configuration, tokenizer, the directory itself.
 
 mod directory;
+mod plain_modules;
 mod text_model;
 mod tokenizer;
 
@@ -13,6 +14,7 @@ use crate::Config;
 use crate::config::to_hf;
 
 pub use directory::{Directory, DirectoryOptions};
+pub use plain_modules::plain_modules;
 pub use text_model::text_model_config;
 pub use tokenizer::tokenizer_files;
 
@@ -47,6 +49,10 @@ pub fn edited_config(
     match quantization_config {
         Some(value) => drop(config.insert("quantization_config".into(), value.clone())),
         None => drop(config.shift_remove("quantization_config")),
+    }
+    // MLX writes what it did here too, under this name alone if nothing else has it.
+    if config.get("quantization").is_some_and(|value| value.get("group_size").is_some()) {
+        config.shift_remove("quantization");
     }
     config.shift_remove("compression_config");
     if let Some(dtype) = dtype {

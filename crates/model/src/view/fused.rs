@@ -229,9 +229,10 @@ pub(super) fn as_files(contents: Contents<'_>) -> View<'_> {
                     let stored = info.element_type;
                     (Part::Woven { data, woven, stored }, stored, info.name.clone())
                 }
-                Place::Packed(layer) => {
+                Place::Packed(layer) | Place::PackedRows { layer, .. } => {
                     let name = contents.packing()?.layers().get(layer)?.name.clone();
-                    (Part::Packed { layer, first: 0, form: None }, ElementType::F32, name)
+                    let first = if let Place::PackedRows { first, .. } = place { first } else { 0 };
+                    (Part::Packed { layer, first, form: None }, ElementType::F32, name)
                 }
             })
         };

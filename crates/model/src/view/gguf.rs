@@ -35,6 +35,13 @@ pub(super) fn described(
     let all = translated(&contents, packed, Whole::Required)?;
     let (metadata, mut notes) = metadata(&contents)?;
     notes.extend(contents.note());
+    let factors = all.iter().filter(|(tensor, _)| tensor.name.ends_with(".scale")).count();
+    if factors > 0 {
+        notes.push(format!(
+            "{factors} weights have their factor in a tensor NAME.scale beside them, as llama.cpp's converter writes it \
+             (since March 2026); a program that does not read these tensors computes other numbers"
+        ));
+    }
     let (config, packing, _) = contents.into_parts();
     Ok(sorted(checkpoint, Some(config), packing, metadata, notes, all))
 }
@@ -131,11 +138,11 @@ impl<'a> Builder<'a, '_> {
     /// that only down projections can have is moved to the rows of what comes before them.
     fn find_forms(&mut self) -> Result<()> {
         let Some(packing) = self.packing.filter(|_| self.packed == Packed::Exact) else { return Ok(()) };
-        let packed = self.held.iter().filter_map(|tensor| match tensor.place {
-            Place::Packed(number) => Some((number, &tensor.expected)),
-            Place::Plain(_) | Place::Woven(_) => None,
-        });
+        let packed = self.held.iter().filter_map(|t| Some((t.place.packed_layer()?, &t.expected)));
         for (number, want) in packed {
+            if self.forms.contains_key(&number) {
+                continue;
+            }
             let layer = &packing.layers()[number];
             let inexact = |e: Inexact| {
                 let what = format!("{}; {}", e.why, e.remedy);
@@ -164,17 +171,14 @@ impl<'a> Builder<'a, '_> {
             return None;
         }
         let down = |t: &&HeldTensor| t.expected.role == Role::FfnDown && t.expected.layer == want.layer;
-        let Place::Packed(number) = self.held.iter().find(down)?.place else { return None };
+        let number = self.held.iter().find(down)?.place.packed_layer()?;
         self.forms.get(&number)?.permutation.clone().map(RowOrder::Listed)
     }
 
     /// What the blocks of `want` are multiplied with, in a tensor beside them: one number, or one an expert. A factor of 1
     /// is left out, as llama.cpp's converter does.
     fn factors(&self, want: &ExpectedTensor, sources: &[&HeldTensor]) -> Option<(ViewTensor, Data<'a>)> {
-        let factor = |source: &&HeldTensor| match source.place {
-            Place::Packed(number) => self.forms.get(&number).and_then(|form| form.factor),
-            Place::Plain(_) | Place::Woven(_) => None,
-        };
+        let factor = |source: &&HeldTensor| self.forms.get(&source.place.packed_layer()?)?.factor;
         let factors: Vec<f32> = sources.iter().map(factor).map(|f| f.unwrap_or(1.0)).collect();
         if factors.iter().all(|factor| *factor == 1.0) {
             return None;
@@ -195,7 +199,7 @@ impl<'a> Builder<'a, '_> {
     fn translate(&self, want: &ExpectedTensor, sources: &[&HeldTensor]) -> Result<(ViewTensor, Data<'a>)> {
         let name_of = |place: &Place| match *place {
             Place::Plain(span) | Place::Woven(Woven { span, .. }) => span.info(self.checkpoint).name.clone(),
-            Place::Packed(number) => {
+            Place::Packed(number) | Place::PackedRows { layer: number, .. } => {
                 self.packing.map_or_else(String::new, |p| p.layers()[number].name.clone())
             }
         };
@@ -214,7 +218,7 @@ impl<'a> Builder<'a, '_> {
                 tensor.changed = Some("plus one");
                 return Ok((tensor, owned));
             }
-            if layout == Layout::DeltaDecay {
+            if matches!(layout, Layout::DeltaDecay | Layout::FlatDecay) {
                 let owned = Data::Owned(decays(self.checkpoint, info, order.as_ref(), false)?);
                 let mut tensor = tensor_of(want, ElementType::F32, names);
                 tensor.changed = Some("from its logarithm");
@@ -243,10 +247,11 @@ impl<'a> Builder<'a, '_> {
                     types.push(stored);
                     parts.push(Part::Woven { data: woven.span.data(self.checkpoint), woven, stored });
                 }
-                Place::Packed(layer) => {
+                Place::Packed(layer) | Place::PackedRows { layer, .. } => {
+                    let first = if let Place::PackedRows { first, .. } = source.place { first } else { 0 };
                     let form = self.forms.get(&layer).cloned();
                     types.push(form.as_ref().map_or(ElementType::F32, |form| form.element_type));
-                    parts.push(Part::Packed { layer, first: 0, form });
+                    parts.push(Part::Packed { layer, first, form });
                     packed = true;
                 }
             }
@@ -292,6 +297,9 @@ impl<'a> Builder<'a, '_> {
                 (stored, Part::Woven { data, woven, stored }, false)
             }
             Place::Packed(layer) => (ElementType::F32, Part::Packed { layer, first: 0, form: None }, true),
+            Place::PackedRows { layer, first, .. } => {
+                (ElementType::F32, Part::Packed { layer, first, form: None }, true)
+            }
         };
         let tensor = ViewTensor { packed, ..tensor_of(want, latent::made_of(stored), names) };
         (tensor, Data::LatentKeys(latent::Keys { part, stored, sizes }))

@@ -54,7 +54,7 @@ pub(super) fn of_gguf(checkpoint: &Checkpoint, packed: Packed) -> Result<View<'_
         }
         let held = |role| match by_role.get(&(role, want.layer)) {
             Some(Place::Plain(span)) => Some(span.info(checkpoint)),
-            Some(Place::Packed(_) | Place::Woven(_)) | None => None,
+            Some(Place::Packed(_) | Place::PackedRows { .. } | Place::Woven(_)) | None => None,
         };
         if let (Role::AttentionKvUp, Some(keys), Some(values)) =
             (want.role, held(Role::AttentionKUp), held(Role::AttentionVUp))
@@ -70,7 +70,7 @@ pub(super) fn of_gguf(checkpoint: &Checkpoint, packed: Packed) -> Result<View<'_
             Some(Place::Plain(span)) => translate(checkpoint, &config, &want, span.info(checkpoint))?,
             // Of Hugging Face's files alone.
             Some(Place::Woven(_)) => continue,
-            Some(Place::Packed(number)) => {
+            Some(Place::Packed(number) | Place::PackedRows { layer: number, .. }) => {
                 let Some(layer) = packing.as_ref().and_then(|p| p.layers().get(*number)) else { continue };
                 decoded(checkpoint, &config, &want, *number, layer)?
             }
@@ -112,7 +112,8 @@ fn expert_of_stack<'a>(
             let fits = first + rows <= held.rows;
             fits.then(|| (Part::Packed { layer, first, form: None }, ElementType::F32, held.name.clone()))
         }
-        Place::Woven(_) => None,
+        // Of Hugging Face's files alone.
+        Place::Woven(_) | Place::PackedRows { .. } => None,
     }
 }
 
@@ -125,8 +126,9 @@ fn decoded<'a>(
     layer: &PackedLayer,
 ) -> Result<(ViewTensor, Data<'a>)> {
     let layout = want.template.layout;
-    if matches!(layout, Layout::PlusOne | Layout::Transposed) {
-        let what = "has a scale beside it and is stored transposed, or less one, which is not read";
+    if matches!(layout, Layout::PlusOne | Layout::Transposed | Layout::DeltaDecay) {
+        let what =
+            "has a scale beside it, and the model's own files have it in another layout, which is not read";
         return Err(Error::unsupported(checkpoint.path(), what).with_tensor(&layer.name));
     }
     let height = want.shape.iter().rev().skip(1).product::<usize>();
@@ -135,8 +137,11 @@ fn decoded<'a>(
         let what = format!("is {} x {}, which does not fit {:?}", layer.rows, layer.columns, want.shape);
         return Err(Error::malformed(checkpoint.path(), what).with_tensor(&layer.name));
     }
-    let order = RowOrder::to_hugging_face(layout, config);
-    let one = Data::Rows { parts: vec![Part::Packed { layer: number, first, form: None }], order };
+    let part = Part::Packed { layer: number, first, form: None };
+    let one = match RowOrder::columns_to_hugging_face(layout, config) {
+        Some(order) => Data::Columns { part, stored: ElementType::F32, order },
+        None => Data::Rows { parts: vec![part], order: RowOrder::to_hugging_face(layout, config) },
+    };
     let tensor = tensor_of(want, ElementType::F32, vec![layer.name.clone()]);
     Ok((ViewTensor { packed: true, layout, ..tensor }, one))
 }
@@ -159,7 +164,7 @@ fn translate<'a>(
             changed = Some("less one");
             Data::Owned(shifted(checkpoint, info, -1.0)?)
         }
-        (Layout::DeltaDecay, _) => {
+        (Layout::DeltaDecay | Layout::FlatDecay, _) => {
             element_type = ElementType::F32;
             changed = Some("as its logarithm");
             Data::Owned(decays(checkpoint, info, order.as_ref(), true)?)

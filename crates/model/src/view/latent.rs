@@ -101,10 +101,13 @@ impl<'a> Keys<'a> {
                 woven.gather(data, rows, (rank, stored.block_bytes()), &mut gathered);
                 gathered
             }
-            Part::Packed { layer, .. } => match view.packing.as_ref().and_then(|p| p.layers().get(*layer)) {
-                Some(layer) => unpack(view.checkpoint, layer, None, rows, rank * 4),
-                None => vec![0; rows.len() * rank * 4],
-            },
+            Part::Packed { layer, first, .. } => {
+                let rows = first + rows.start..first + rows.end;
+                match view.packing.as_ref().and_then(|p| p.layers().get(*layer)) {
+                    Some(layer) => unpack(view.checkpoint, layer, None, rows, rank * 4),
+                    None => vec![0; rows.len() * rank * 4],
+                }
+            }
         }
     }
 }

@@ -204,9 +204,10 @@ impl<'a> View<'a> {
     pub fn file_order(&self) -> Vec<usize> {
         let place = |index: &usize| match self.tensors[*index].place {
             Some(Place::Plain(span) | Place::Woven(Woven { span, .. })) => (span.tensor, span.start),
-            Some(Place::Packed(number)) => {
+            Some(place @ (Place::Packed(number) | Place::PackedRows { layer: number, .. })) => {
                 let layer = self.packing.as_ref().and_then(|p| p.layers().get(number));
-                (layer.and_then(|l| l.parts.iter().min().copied()).unwrap_or(usize::MAX), 0)
+                let first = if let Place::PackedRows { first, .. } = place { first } else { 0 };
+                (layer.and_then(|l| l.parts.iter().min().copied()).unwrap_or(usize::MAX), first)
             }
             None => (usize::MAX, 0),
         };
@@ -239,7 +240,7 @@ impl<'a> View<'a> {
     /// The packed layers that a tensor is made of; none if it is not [`ViewTensor::packed`].
     pub fn packed_layers(&self, tensor: &ViewTensor) -> Vec<&PackedLayer> {
         let layers = self.packing.as_ref().filter(|_| tensor.packed).map_or(&[] as &[_], Packing::layers);
-        if let Some(Place::Packed(number)) = tensor.place {
+        if let Some(number) = tensor.place.and_then(Place::packed_layer) {
             return layers.get(number).into_iter().collect();
         }
         let packing = self.packing.as_ref();

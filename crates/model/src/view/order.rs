@@ -78,6 +78,8 @@ impl RowOrder {
             | Layout::Experts
             | Layout::HeadNorms
             | Layout::Conv
+            | Layout::Flat
+            | Layout::FlatDecay
             | Layout::DeltaColumns
             | Layout::KeyUp => None,
         }
@@ -98,6 +100,8 @@ impl RowOrder {
             | Layout::HeadNorms
             | Layout::QkvByHead
             | Layout::Conv
+            | Layout::Flat
+            | Layout::FlatDecay
             | Layout::DeltaQkv
             | Layout::DeltaConv
             | Layout::DeltaValues

@@ -61,22 +61,28 @@ pub(super) fn described_one<'a>(
             let (data, stored) = (woven.span.data(checkpoint), info.element_type);
             (tensor, rows(Part::Woven { data, woven, stored }))
         }
-        Place::Packed(number) => {
+        Place::Packed(number) | Place::PackedRows { layer: number, .. } => {
             let layer = packing.and_then(|p| p.layers().get(number));
             let name = layer.map_or_else(String::new, |layer| layer.name.clone());
             let mut tensor = tensor_of(expected, ElementType::F32, vec![name]);
-            if let Some(layer) = layer.filter(|layer| layer.rows != tensor.rows()) {
+            let whole = matches!(place, Place::Packed(_));
+            let first = if let Place::PackedRows { first, .. } = place { first } else { 0 };
+            if let Some(layer) = layer.filter(|layer| whole && layer.rows != tensor.rows()) {
                 tensor.shape = vec![layer.rows, layer.columns];
             }
             tensor.row_bytes = row_bytes(ElementType::F32, &tensor.shape);
             tensor.packed = true;
-            (tensor, rows(Part::Packed { layer: number, first: 0, form: None }))
+            (tensor, rows(Part::Packed { layer: number, first, form: None }))
         }
     };
     let layout = match (expected.convention, place) {
         (Convention::Gguf, _) => Layout::Same,
         // Packed layers are stored the usual way round.
-        (_, Place::Packed(_)) if expected.template.layout == Layout::Transposed => Layout::Same,
+        (_, Place::Packed(_) | Place::PackedRows { .. })
+            if expected.template.layout == Layout::Transposed =>
+        {
+            Layout::Same
+        }
         (Convention::HuggingFace, _) => expected.template.layout,
     };
     (ViewTensor { place: Some(place), layout, ..tensor }, one)

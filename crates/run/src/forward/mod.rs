@@ -332,6 +332,7 @@ fn block(
             phases.widen(input, w.front_mut(rows * wide))?;
             phases.narrow(w.front(rows * wide), projected.front_mut(rows * hidden), x!(mut))
         }
+        Ffn::None => Ok(()),
         Ffn::Experts(experts) if phases.on_gpu() => {
             let (normed, out) = (normed.front(rows * hidden), projected.front_mut(rows * hidden));
             phases.experts_on_gpu(experts, (x, tail), (normed, w), out)

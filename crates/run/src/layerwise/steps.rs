@@ -101,7 +101,11 @@ impl<'m> Steps<'m> {
         let memory = AttentionBuffers { q: all(q), k: all(k), v: all(v), qkv: all(qkv) };
         let mut phases = Phases { model, block, executor, observer: None };
         match &block.mixer {
-            Mixer::Attention(_) | Mixer::DeltaNet(_) | Mixer::ShortConv(_) => Ok(()),
+            Mixer::Attention(_)
+            | Mixer::DeltaNet(_)
+            | Mixer::ShortConv(_)
+            | Mixer::Mamba2(_)
+            | Mixer::Network(_) => Ok(()),
             Mixer::Latent(latent) => phases.latent_inputs(latent, which, x, memory, out),
         }
     }

@@ -32,7 +32,7 @@ pub(crate) fn check_made(
                     as u64
             }
             // The blocks are as large as what was packed.
-            (None, Some(Place::Packed(number))) => {
+            (None, Some(Place::Packed(number) | Place::PackedRows { layer: number, .. })) => {
                 let layer = view.packing().and_then(|p| p.layers().get(number));
                 layer.filter(|l| l.in_file_type().is_none()).map_or(0, |layer| layer.bytes as u64)
             }

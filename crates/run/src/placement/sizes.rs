@@ -325,7 +325,9 @@ fn size(
         false => (rows, columns),
     };
     let layer = match tensor.place {
-        Some(Place::Packed(number)) => view.packing().and_then(|packing| packing.layers().get(number)),
+        Some(Place::Packed(number) | Place::PackedRows { layer: number, .. }) => {
+            view.packing().and_then(|packing| packing.layers().get(number))
+        }
         Some(Place::Plain(_) | Place::Woven(_)) | None => None,
     };
     let woven = matches!(tensor.place, Some(Place::Woven(_)));
@@ -341,7 +343,11 @@ fn size(
         false => element_type,
     };
     let scales = match (target, layer) {
-        (None, Some(layer)) => 4 * layer.in_file_scales() as u64,
+        (None, Some(layer)) => {
+            // Of one expert's rows of a stack, their share.
+            let all = 4 * layer.in_file_scales() as u64;
+            (all * rows as u64).checked_div(layer.rows as u64).unwrap_or(0)
+        }
         _ => 0,
     };
     let bytes = matrix_bytes(element_type, rows, columns);

@@ -2,6 +2,7 @@
 
 use std::cell::Cell;
 use std::collections::HashMap;
+use std::ops::Range;
 use std::sync::Arc;
 
 use quern_compute::{Norm, NormKind, Permutation, Pool, Vector};
@@ -13,7 +14,7 @@ use quern_tensor_io::{Checkpoint, ElementType, Error, ErrorKind, decode};
 
 use super::{Linear, Mapped, Weight};
 use crate::Result;
-use crate::load::{LoadIn, PlainMatrix, encoded, in_file, repacked, repacked_rows, unpacked};
+use crate::load::{LoadIn, PlainMatrix, encoded, in_file, repacked, unpacked};
 
 type Key = (TensorRole, Option<usize>, Option<usize>);
 
@@ -31,7 +32,8 @@ pub(super) struct Lookup<'v, 'a> {
 /// A tensor's rows as the checkpoint holds them.
 enum Stored<'v> {
     Plain(Mapped, ElementType),
-    Packed(&'v PackedLayer),
+    /// Rows of a packed layer.
+    Packed(&'v PackedLayer, Range<usize>),
     /// With other values between them.
     Woven(Woven, ElementType),
 }
@@ -96,10 +98,20 @@ impl<'v, 'a> Lookup<'v, 'a> {
                 Ok(Stored::Plain(place, tensor.element_type))
             }
             Some(Place::Woven(woven)) => Ok(Stored::Woven(woven, tensor.element_type)),
-            Some(Place::Packed(number)) => match self.view.packing().and_then(|p| p.layers().get(number)) {
-                Some(layer) => Ok(Stored::Packed(layer)),
-                None => Err(self.error(tensor, ErrorKind::Malformed("its packed layer is not there".into()))),
-            },
+            Some(place @ (Place::Packed(number) | Place::PackedRows { layer: number, .. })) => {
+                match self.view.packing().and_then(|p| p.layers().get(number)) {
+                    Some(layer) => {
+                        let rows = match place {
+                            Place::PackedRows { first, rows, .. } => first..first + rows,
+                            Place::Packed(_) | Place::Plain(_) | Place::Woven(_) => 0..layer.rows,
+                        };
+                        Ok(Stored::Packed(layer, rows))
+                    }
+                    None => {
+                        Err(self.error(tensor, ErrorKind::Malformed("its packed layer is not there".into())))
+                    }
+                }
+            }
             None => Err(self.error(tensor, ErrorKind::Malformed("its rows are not in the file".into()))),
         }
     }
@@ -122,14 +134,18 @@ impl<'v, 'a> Lookup<'v, 'a> {
                 Ok((self.plain(tensor, place, rows, columns)?, None))
             }
             Stored::Woven(woven, element_type) => Ok((self.woven(tensor, woven, element_type)?, None)),
-            Stored::Packed(packed) => {
-                self.bytes.set(self.bytes.get() + packed.bytes as u64);
-                match self.target(tensor) {
-                    None => match in_file(self.open, packed, 0..packed.rows)? {
-                        Some(weight) => Ok((weight, None)),
-                        None => unpacked(self.checkpoint(), packed, self.pool),
-                    },
-                    Some((l, to)) => Ok((repacked(self.checkpoint(), packed, l, to, self.pool)?, None)),
+            Stored::Packed(packed, rows) => {
+                let whole = rows.len() == packed.rows;
+                let bytes = packed.bytes as u64 * rows.len() as u64 / (packed.rows as u64).max(1);
+                self.bytes.set(self.bytes.get() + bytes);
+                if let Some((load_in, to)) = self.target(tensor) {
+                    let weight = repacked(self.checkpoint(), packed, rows, load_in, to, self.pool)?;
+                    return Ok((weight, None));
+                }
+                match in_file(self.open, packed, rows)? {
+                    Some(weight) => Ok((weight, None)),
+                    None if whole => unpacked(self.checkpoint(), packed, self.pool),
+                    None => Err(self.packed_stack(tensor)),
                 }
             }
         }
@@ -248,18 +264,16 @@ impl<'v, 'a> Lookup<'v, 'a> {
                 let what = "the values of a stack of experts are not one after the other";
                 return Err(self.error(stack, ErrorKind::Malformed(what.into())));
             }
-            Stored::Packed(packed) => {
-                let height = packed.rows / count;
-                let rows = expert * height..(expert + 1) * height;
+            Stored::Packed(packed, rows) => {
+                let height = rows.len() / count;
+                let rows = rows.start + expert * height..rows.start + (expert + 1) * height;
                 self.bytes.set(self.bytes.get() + (packed.bytes / count) as u64);
                 if let Some((load_in, to)) = self.target(stack) {
-                    let weight = repacked_rows(self.checkpoint(), packed, rows, load_in, to, self.pool)?;
+                    let weight = repacked(self.checkpoint(), packed, rows, load_in, to, self.pool)?;
                     return Ok(linear(&stack.name, weight, None));
                 }
                 let Some(weight) = in_file(self.open, packed, rows)? else {
-                    let what =
-                        "a stack of experts is packed in a way that is not run; convert the model to GGUF";
-                    return Err(self.error(stack, ErrorKind::Unsupported(what.into())));
+                    return Err(self.packed_stack(stack));
                 };
                 return Ok(linear(&stack.name, weight, None));
             }
@@ -269,6 +283,13 @@ impl<'v, 'a> Lookup<'v, 'a> {
         let own = Mapped { start, end: start + bytes, ..place };
         let weight = self.plain(stack, own, stack.rows() / count, stack.columns())?;
         Ok(linear(&stack.name, weight, None))
+    }
+
+    /// The error about experts in one tensor that kernels cannot multiply as they are.
+    fn packed_stack(&self, tensor: &ViewTensor) -> crate::Error {
+        let what = "several experts are in one tensor of 8-bit floats of the type e5m2, which is not run; give --load-in q8_0, or \
+                    convert the model to GGUF";
+        self.error(tensor, ErrorKind::Unsupported(what.into()))
     }
 
     /// A head that is the embedding.
@@ -361,7 +382,7 @@ impl<'v, 'a> Lookup<'v, 'a> {
                 gathered = self.gathered(tensor, &woven, element_type);
                 (&*gathered, element_type)
             }
-            Stored::Packed(_) => {
+            Stored::Packed(..) => {
                 let what = "it is packed, it must be plain numbers";
                 return Err(self.error(tensor, ErrorKind::Malformed(what.into())));
             }
@@ -377,7 +398,7 @@ impl<'v, 'a> Lookup<'v, 'a> {
         }
         match tensor.layout {
             Layout::PlusOne => values.iter_mut().for_each(|v| *v += 1.0),
-            Layout::DeltaDecay => values.iter_mut().for_each(|v| *v = -v.exp()),
+            Layout::DeltaDecay | Layout::FlatDecay => values.iter_mut().for_each(|v| *v = -v.exp()),
             Layout::Same
             | Layout::QueryHeads
             | Layout::KeyHeads
@@ -386,6 +407,7 @@ impl<'v, 'a> Lookup<'v, 'a> {
             | Layout::HeadNorms
             | Layout::QkvByHead
             | Layout::Conv
+            | Layout::Flat
             | Layout::DeltaQkv
             | Layout::DeltaConv
             | Layout::DeltaValues

@@ -18,7 +18,8 @@ use quern_tensor_io::{Checkpoint, ElementType};
 
 pub(crate) use block::{Block, Expert, Experts, Ffn, SharedExpert, Widen};
 pub(crate) use mixers::{
-    Attention, DeltaNet, HeadNorms, LatentAttention, Mixer, Qkv, Queries, ShortConv, Shown, Up, state_sizes,
+    Attention, DeltaNet, HeadNorms, LatentAttention, Mamba2, Mixer, Network, Qkv, Queries, ShortConv, Shown,
+    Up, state_sizes,
 };
 
 /// A range of bytes of one tensor in the map.
@@ -180,7 +181,7 @@ impl Weights {
             let (experts, common): (Vec<_>, Vec<_>) = all.partition(|&(expert, _)| expert);
             let sum = |part: Vec<(bool, u64)>| part.into_iter().map(|(_, bytes)| bytes).sum::<u64>();
             let (chosen, router) = match &block.ffn {
-                Ffn::Dense { .. } => (0, 0),
+                Ffn::Dense { .. } | Ffn::None => (0, 0),
                 Ffn::Experts(mixture) => {
                     let count = mixture.experts.len().max(1) as u64;
                     let routers = mixture.routers().map(Linear::bytes).sum::<u64>();
@@ -222,7 +223,7 @@ impl Weights {
                     let bias = experts.choice_bias.as_ref().map_or(0, |bias| bias.len() as u64);
                     bias + experts.routers().map(linear).sum::<u64>()
                 }
-                Ffn::Dense { .. } => 0,
+                Ffn::Dense { .. } | Ffn::None => 0,
             };
             b.mixer.vector_values() as u64
                 + router

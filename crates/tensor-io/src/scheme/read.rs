@@ -6,24 +6,24 @@ use super::bitsandbytes::{four_bit_weight, int8_layer, read_four_bit, read_int8}
 use super::label::{self, ADVICE, Label, Method};
 use super::scaled::{self, Codes, stacked};
 use super::{
-    PackedLayer, Packing, Scaling, Scheme, Store, affine, beside, compressed, four_bit, gptq, grouped,
+    PackedLayer, Packing, Scaling, Scheme, Store, affine, beside, compressed, four_bit, gptq, grouped, notes,
 };
 use crate::{Checkpoint, ElementType, Error, Result, TensorInfo};
 
 /// Tensors that mark a method quern does not read, by the ends of their names.
-const OTHERS: [(&str, &str); 8] = [
+const OTHERS: [(&str, &str); 6] = [
     (".q_invperm", "EXL2 (exllamav2)"),
     (".trellis", "EXL3 (exllamav3)"),
     (".scale_q", "HQQ, its scales quantized too"),
     (".w_bf16_to_fp8_scale", "AutoRound for FP8 activations, in two steps of scales"),
     (".q_scale_max", "EXL2 (exllamav2)"),
     (".pre_quant_scale", "AWQ of ModelOpt, which also scales what the layer reads"),
-    ("_proj_scale_inv", "fp8, several experts in one tensor"),
-    ("_proj_scale", "fp8, several experts in one tensor"),
 ];
 
 /// Tensors that belong to a packed layer and mean nothing alone, by the ends of their names.
-const PIECES: [&str; 29] = [
+const PIECES: [&str; 31] = [
+    "_proj_scale_inv",
+    "_proj_scale",
     ".qzeros",
     ".g_idx",
     ".scales",
@@ -111,6 +111,9 @@ pub(super) fn read(checkpoint: &Checkpoint) -> Result<Option<Packing>> {
             (Method::Hqq, grouped::read_hqq(checkpoint, prefix)?)
         } else if let Some(prefix) = info.name.strip_suffix("._weight_qdata") {
             (Method::TorchAo, grouped::read_torchao(checkpoint, prefix)?)
+        } else if scaled::is_stack(checkpoint, info) {
+            let method = label.map(|l| l.method).filter(|m| m.has_scaled_layers()).unwrap_or(Method::Fp8);
+            (method, scaled::read_stack(checkpoint, &info.name, label)?)
         } else if let Some((prefix, usual)) = scaled::layer(checkpoint, info) {
             let method = label.map(|l| l.method).filter(|m| m.has_scaled_layers()).unwrap_or(usual);
             (method, scaled::read(checkpoint, prefix, label)?)
@@ -144,7 +147,7 @@ pub(super) fn read(checkpoint: &Checkpoint) -> Result<Option<Packing>> {
     check_names(checkpoint, &layers, quantized)?;
     check_floats(checkpoint, &layers, label)?;
     let Some(scheme) = scheme(checkpoint, &layers, label) else { return Ok(None) };
-    let mut notes = notes(checkpoint, &scheme, &layers, label);
+    let mut notes = notes::notes(checkpoint, &scheme, &layers, label);
     if !checkpoint.has_data() {
         notes.push(
             "headers alone were read: zero points, group order and the like are as the configuration says"
@@ -354,93 +357,4 @@ fn scheme(checkpoint: &Checkpoint, layers: &[PackedLayer], label: Option<&Label>
             },
         },
     })
-}
-
-fn notes(
-    checkpoint: &Checkpoint,
-    scheme: &Scheme,
-    layers: &[PackedLayer],
-    label: Option<&Label>,
-) -> Vec<String> {
-    let mut notes = Vec::new();
-    notes.extend(label.and_then(|l| l.note.clone()));
-    if *scheme == Scheme::Mixed {
-        notes.push(kinds_note(layers, label.map(|l| l.method.name())));
-    }
-    let of_activations = |part: &usize| scaled::is_of_activations(&checkpoint.tensors()[*part].name);
-    let with_scales = layers.iter().filter(|l| l.parts.iter().any(of_activations)).count();
-    if with_scales > 0 {
-        notes.push(format!(
-            "the scales of activations (input_scale) of {with_scales} of {} layers are left out: activations are not \
-             quantized here",
-            layers.len()
-        ));
-    } else if label.is_some_and(|l| l.activations) {
-        notes.push("made to run with quantized activations too, which are not quantized here".into());
-    }
-    if layers.is_empty() {
-        let method = label.map_or("quantized", |l| l.method.name());
-        notes.push(format!(
-            "the configuration says {method}, but no layer is quantized: all weights are plain"
-        ));
-    }
-    if let Scheme::CompressedTensors { bits, .. } = scheme {
-        let mixed = layers.iter().filter(|l| l.bits() != *bits).count();
-        if mixed > 0 {
-            notes.push(format!("{mixed} of {} layers have another number of bits than {bits}", layers.len()));
-        }
-    }
-    let Scheme::Gptq { bits, symmetric, .. } = scheme else { return notes };
-    if !layers.is_empty() && label.is_none() {
-        notes.push(
-            "no configuration says how the layers are quantized: it is inferred from the tensors".into(),
-        );
-    }
-    let layouts: Vec<_> = layers
-        .iter()
-        .filter_map(|l| match &l.store {
-            Store::Affine(a) => Some((a.bits(), matches!(a.layout, affine::Layout::Gptq { v2: true, .. }))),
-            _ => None,
-        })
-        .collect();
-    let labelled = label.and_then(|l| l.v2).unwrap_or(false);
-    // Zero points of symmetric layers are read as they are; what AutoRound calls a packing is no such claim.
-    let claims = label.is_none_or(|l| l.note.is_none());
-    let other = layouts.iter().filter(|(_, v2)| *v2 != labelled).count();
-    if other > 0 && claims {
-        let name = |v2| if v2 { "gptq_v2" } else { "gptq" };
-        notes.push(format!(
-            "labelled {}, but {other} of {} layers hold zero points as {} stores them, and are read so",
-            name(labelled),
-            layers.len(),
-            name(!labelled)
-        ));
-    }
-    let mixed = layouts.iter().filter(|(b, _)| b != bits).count();
-    if mixed > 0 {
-        notes.push(format!("{mixed} of {} layers have another number of bits than {bits}", layers.len()));
-    }
-    if !layers.is_empty() && label.and_then(|l| l.symmetric) == Some(true) && !symmetric {
-        notes.push(
-            "labelled symmetric, but not all zero points are in the middle; they are used as they are".into(),
-        );
-    }
-    notes
-}
-
-/// How many layers are of which kind.
-fn kinds_note(layers: &[PackedLayer], method: Option<&str>) -> String {
-    let mut counts: Vec<(String, usize)> = Vec::new();
-    for layer in layers {
-        let kind = match scheme_of(layer, method) {
-            Some(scheme) => scheme.with_bits(layer.bits()),
-            None => format!("{} bits packed in words", layer.bits()),
-        };
-        match counts.iter_mut().find(|(found, _)| *found == kind) {
-            Some((_, count)) => *count += 1,
-            None => counts.push((kind, 1)),
-        }
-    }
-    let counts: Vec<_> = counts.iter().map(|(kind, count)| format!("{count} of {kind}")).collect();
-    format!("layers are quantized in several ways: {}", counts.join(", "))
 }

@@ -294,7 +294,7 @@ fn broken_layers() {
     let cases: [Reshaped; 15] = [
         (sound, "l.weight", F8E4M3, &[256], "expected a matrix"),
         (sound, "l.weight", F8E4M3, &[0, 64], "expected a matrix"),
-        (sound, "l.weight", F8E4M3, &[2, 4, 64], "several experts"),
+        (sound, "l.weight", F8E4M3, &[2, 4, 64], "neither one scale for each of 2 experts"),
         (sound, "l.weight", F8E5M2, &[5, 63], "cannot be divided"),
         (sound, "l.weight", BF16, &[4, 64], "scales a weight of bf16"),
         (sound, "l.weight_scale_inv", I32, &[2, 2], "expected f32, bf16, f16, u8"),
@@ -381,4 +381,61 @@ proptest! {
             let _ = exact(&opened);
         }
     }
+}
+
+/// Two experts of 4 x 8 in one tensor, a scale for each 2 x 4.
+fn stack() -> Model {
+    Model::default()
+        .tensor("e.gate_up_proj", ElementType::F8E4M3, &[2, 4, 8], codes(64, 5))
+        .tensor("e.gate_up_proj_scale_inv", ElementType::F32, &[2, 2, 2], floats(&[0.5; 8], ElementType::F32))
+        .tensor("e.gate_up_proj_activation_scale", ElementType::F32, &[2], vec![0; 8])
+        .json(
+            "config.json",
+            json!({ "quantization_config": { "quant_method": "fp8", "weight_block_size": [2, 4] } }),
+        )
+}
+
+#[test]
+fn stacks_of_experts() {
+    use ElementType::{F8E4M3, F32, I32};
+    let opened = stack().read().unwrap();
+    let layer = &opened.packing.layers()[0];
+    assert_eq!(
+        (layer.name.as_str(), layer.rows, layer.columns, layer.parts.len()),
+        ("e.gate_up_proj", 8, 8, 3)
+    );
+    let expected: Vec<f32> = codes(64, 5).iter().map(|c| value(*c) * 0.5).collect();
+    assert_eq!(opened.decoded(), expected);
+    assert_eq!(layer.in_file(&opened.checkpoint).unwrap().block, [2, 4]);
+    for (shape, block) in
+        [(&[2usize][..], [4, 8]), (&[2, 1, 1], [4, 8]), (&[2, 4, 1], [1, 8]), (&[2, 1, 8], [4, 1])]
+    {
+        let count = shape.iter().product();
+        let mut model = stack();
+        model.get("e.gate_up_proj_scale_inv").2 = shape.to_vec();
+        model.get("e.gate_up_proj_scale_inv").3 = floats(&vec![0.5; count], F32);
+        let opened = model.read().unwrap();
+        assert_eq!(opened.packing.layers()[0].in_file(&opened.checkpoint).unwrap().block, block, "{shape:?}");
+        assert_eq!(opened.decoded(), expected);
+    }
+    for shape in [&[3usize][..], &[2, 3, 2], &[2, 5, 1], &[1, 2, 2], &[2, 0, 1], &[2, 2, 3], &[2, 2], &[]] {
+        let count: usize = shape.iter().product();
+        let mut model = stack();
+        model.get("e.gate_up_proj_scale_inv").2 = shape.to_vec();
+        model.get("e.gate_up_proj_scale_inv").3 = floats(&vec![0.5; count], F32);
+        model.refused(&["e.gate_up_proj_scale_inv", "neither one scale for each of 2 experts"]);
+    }
+    let mut model = stack();
+    model.get("e.gate_up_proj_scale_inv").1 = I32;
+    model.refused(&["e.gate_up_proj_scale_inv", "expected f32, bf16, f16"]);
+    stack().tensor("e.gate_up_proj_scale", F32, &[2], vec![0; 8]).refused(&["which one counts?"]);
+    let mut model = stack();
+    model.remove("e.gate_up_proj");
+    model.refused(&["e.gate_up_proj_scale_inv", "lacks other tensors"]);
+    let mut model = stack();
+    model.remove("e.gate_up_proj_scale_inv");
+    model.refused(&["e.gate_up_proj", "without a scale"]);
+    let mut model = stack();
+    *model.get("e.gate_up_proj") = ("e.gate_up_proj".into(), F8E4M3, vec![2, 0, 8], Vec::new());
+    model.refused(&["e.gate_up_proj", "expected experts, outputs and inputs"]);
 }

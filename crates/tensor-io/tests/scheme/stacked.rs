@@ -39,7 +39,7 @@ fn value(model: &Model, name: &str, row: usize, column: usize) -> f32 {
     let of = |end: &str| &model.tensors.iter().find(|t| t.0 == format!("{name}{end}")).unwrap().3;
     let at = row * COLUMNS + column;
     let byte = of("_blocks")[at / 2];
-    let code = if column % 2 == 0 { byte & 15 } else { byte >> 4 };
+    let code = if column.is_multiple_of(2) { byte & 15 } else { byte >> 4 };
     let scale = 2f32.powi(i32::from(of("_scales")[at / 32]) - 127);
     let magnitude = CODES[usize::from(code & 7)] * scale;
     if code & 8 == 0 { magnitude } else { -magnitude }

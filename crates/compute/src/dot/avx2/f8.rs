@@ -1,7 +1,8 @@
 //! 8-bit floats with scales times f32 activations.
 //!
 //! A code of e4m3, moved to the place of an f16's exponent and mantissa, is that f16 number, 2^8 times smaller: both
-//! begin with the exponent, whose biases are 7 and 15. The factor is in the scale.
+//! begin with the exponent, whose biases are 7 and 15. The factor is in the scale. The one code that is NaN would be a
+//! number so; a row that has it is NaN.
 
 use std::arch::x86_64::*;
 
@@ -19,30 +20,29 @@ avx2! {
     #[inline]
     unsafe fn load(p: *const u8) -> __m256 {
         // SAFETY: guaranteed by the caller.
-        let codes = _mm_cvtepu8_epi16(unsafe { _mm_loadl_epi64(p.cast()) });
-        let magnitude = _mm_and_si128(codes, _mm_set1_epi16(0x7f));
-        let sign = _mm_slli_epi16::<8>(_mm_xor_si128(codes, magnitude));
-        // The largest code is NaN, which f16 has in other places.
-        let nan = _mm_and_si128(_mm_cmpeq_epi16(magnitude, _mm_set1_epi16(0x7f)), _mm_set1_epi16(0x7e00));
-        let half = _mm_or_si128(_mm_slli_epi16::<7>(magnitude), sign);
-        _mm256_cvtph_ps(_mm_or_si128(half, nan))
+        let codes = _mm_cvtepi8_epi16(unsafe { _mm_loadl_epi64(p.cast()) });
+        // The sign was extended over the exponent's highest bit.
+        _mm256_cvtph_ps(_mm_and_si128(_mm_slli_epi16::<7>(codes), _mm_set1_epi16(0xbfff_u16 as i16)))
     }
 
     /// One row times `x`, `block` columns to a scale.
     pub(super) fn e4m3(weights: &[u8], x: &[f32], scales: &[f32], block: usize) -> f32 {
         assert_eq!(weights.len(), x.len());
         let mut all = _mm256_setzero_ps();
+        let mut nan = _mm256_setzero_si256();
         let mut rest = 0.0;
-        let blocks = weights.chunks(block).zip(x.chunks(block));
-        for ((weights, x), scale) in blocks.zip(scales) {
+        for ((weights, x), scale) in weights.chunks(block).zip(x.chunks(block)).zip(scales) {
             let mut sums = [_mm256_setzero_ps(); 4];
-            let whole = x.len() / 8 * 8;
+            let whole = x.len() / 32 * 32;
             for i in (0..whole).step_by(32) {
-                for (k, sum) in sums.iter_mut().enumerate().take((whole - i) / 8) {
-                    // SAFETY: values i + 8 k .. i + 8 k + 8 of the row and of x, below `whole`.
-                    unsafe {
-                        let w = load(weights.as_ptr().add(i + 8 * k));
-                        *sum = _mm256_fmadd_ps(w, _mm256_loadu_ps(x.as_ptr().add(i + 8 * k)), *sum);
+                // SAFETY: values i .. i + 32 of the row and of x.
+                unsafe {
+                    let w = weights.as_ptr().add(i);
+                    let magnitude = _mm256_and_si256(_mm256_loadu_si256(w.cast()), _mm256_set1_epi8(0x7f));
+                    nan = _mm256_or_si256(nan, _mm256_cmpeq_epi8(magnitude, _mm256_set1_epi8(0x7f)));
+                    for (k, sum) in sums.iter_mut().enumerate() {
+                        let x = _mm256_loadu_ps(x.as_ptr().add(i + 8 * k));
+                        *sum = _mm256_fmadd_ps(load(w.add(8 * k)), x, *sum);
                     }
                 }
             }
@@ -50,6 +50,9 @@ avx2! {
             all = _mm256_fmadd_ps(_mm256_add_ps(a, b), _mm256_set1_ps(scale * UNIT), all);
             let last = weights[whole..].iter().zip(&x[whole..]);
             rest += last.map(|(w, x)| f8_e4m3_to_f32(*w) * x).sum::<f32>() * scale;
+        }
+        if _mm256_testz_si256(nan, nan) == 0 {
+            return f32::NAN;
         }
         total(all) + rest
     }

@@ -3,6 +3,8 @@
 mod attention;
 mod delta_net;
 mod latent;
+mod mamba2;
+mod network;
 mod short_conv;
 
 use quern_compute::{Buffer, Device, Values, ValuesMut};
@@ -69,6 +71,8 @@ impl Phases<'_, '_> {
             Mixer::Latent(latent) => self.attend_latent(latent, input, target, buffers, mixed),
             Mixer::DeltaNet(net) => self.delta_net(net, input, states, mixed),
             Mixer::ShortConv(conv) => self.short_conv(conv, input, states, mixed),
+            Mixer::Mamba2(mamba) => self.mamba2(mamba, input, states, mixed),
+            Mixer::Network(network) => self.network(network, input, mixed),
         }
     }
 }

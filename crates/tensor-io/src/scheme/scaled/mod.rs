@@ -19,11 +19,13 @@
 
 mod exact;
 mod read;
+mod stack;
 pub(super) mod stacked;
 
 use std::ops::Range;
 
 pub(super) use read::{is_of_activations, layer, read, scales_of_another_kind};
+pub(super) use stack::{is_stack, read_stack};
 
 use super::{BlockForm, plain_rows};
 use crate::decode::{self, mxfp4};

@@ -109,6 +109,8 @@ pub(in crate::scheme) fn read(
 /// Whether this tensor is a scale of activations.
 pub(in crate::scheme) fn is_of_activations(name: &str) -> bool {
     ACTIVATIONS.iter().any(|end| name.ends_with(end))
+        || name.ends_with("_activation_scale")
+        || name.ends_with("_input_scale")
 }
 
 /// Outputs and inputs that share a scale.
