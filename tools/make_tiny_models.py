@@ -77,6 +77,7 @@ SEED = {"bos_token_id": "<seed:bos>", "eos_token_id": "<seed:eos>", "pad_token_i
 SMOL = {"bos_token_id": "<|begin_of_text|>", "eos_token_id": "<|im_end|>", "pad_token_id": "<|im_end|>"}
 GRANITE = {k: "<|end_of_text|>" for k in ["bos_token_id", "eos_token_id", "pad_token_id"]}
 OLMO = {"bos_token_id": "<|endoftext|>", "eos_token_id": "<|endoftext|>", "pad_token_id": "<|pad|>"}
+HARMONY = {"bos_token_id": "<|startoftext|>", "eos_token_id": "<|return|>", "pad_token_id": "<|endoftext|>"}
 EXAONE = {"bos_token_id": "[BOS]", "eos_token_id": "[|endofturn|]", "pad_token_id": "[PAD]"}
 COHERE = LAYER_NORM | {"bos_token_id": "<BOS_TOKEN>", "eos_token_id": "<|END_OF_TURN_TOKEN|>", "pad_token_id": "<PAD>"}
 # A delta net three layers of four.
@@ -222,6 +223,13 @@ MODELS = {
     "olmoe": ("Olmoe", "gpt_neox", {"vocab": 2},
               GQA | TEXT_END | {"intermediate_size": 48, "rms_norm_eps": 1e-5, "num_experts": 4, "num_experts_per_tok": 3}
               | rope(30000.0)),
+    # every other layer under a window
+    "gpt_oss": ("GptOss", "gpt_oss", {"old": True, "vocab": 3, "tokenizer": {"merges": 24},
+                                      "prompts": [PROMPTS[0], "№42"], "margin": 0.05},
+                GQA | HARMONY | {"head_dim": 12, "intermediate_size": 32, "num_local_experts": 3, "num_experts_per_tok": 2,
+                                 "sliding_window": 12}
+                | rope(150000.0, "yarn", factor=4.0, beta_fast=32.0, beta_slow=1.0, truncate=False,
+                       original_max_position_embeddings=16)),
     # gated convolutions over three positions around attention; the network's width is two thirds of what is said
     "lfm2": ("Lfm2", "llama3", {"vocab": 3, "prompts": SHORT},
              {k: v for k, v in GQA.items() if k != "rms_norm_eps"}
@@ -414,7 +422,24 @@ def old_style(config):
 
 
 class Tie(Exception):
-    """Two greedy tokens are so near that the order of sums would choose between them."""
+    """Two greedy tokens are so near that the order of sums would choose between them, or two experts so near that
+    rounding to 8 bits would."""
+
+
+def check_routing(model, least):
+    """The experts that gpt-oss's routers choose for the tokens of the tests are clearly apart from the next."""
+    scores = []
+    routers = [layer.mlp.router for layer in model.model.layers]
+    hooks = [router.register_forward_hook(lambda _m, _i, out: scores.append(out[0])) for router in routers]
+    with torch.no_grad():
+        model(torch.tensor([[20 + i * 7 % 200 for i in range(24)]]), use_cache=False)
+    for hook in hooks:
+        hook.remove()
+    used = model.config.num_experts_per_tok
+    for rows in scores:
+        ordered = rows.sort(-1, descending=True).values
+        if (ordered[:, used - 1] - ordered[:, used]).min() < least * rows.std():
+            raise Tie
 
 
 def prompts_of(model, tokenizer, prompts):
@@ -521,6 +546,8 @@ def make_with(name, seed):
         folder, dtype=torch.float32, attn_implementation="eager").eval()
     for (parameter, a), (_, b) in zip(model.named_parameters(), loaded.named_parameters(), strict=True):
         assert torch.equal(a.float(), b), parameter
+    if "margin" in options:
+        check_routing(loaded, options["margin"])
     prompts = options.get("prompts", PROMPTS)
     tensors = prompts_of(loaded, raw, prompts)
     # the older style of config.json means the same

@@ -78,6 +78,9 @@ pub struct Architecture {
     pub tensors: &'static [TensorTemplate],
     /// Other names under which Hugging Face files hold some of them.
     pub hf_aliases: &'static [Alias],
+    /// Files for Hugging Face hold experts under the names of `hf_aliases`; those of `tensors` are of one expert and occur
+    /// where layers are packed one by one (gpt-oss).
+    pub hf_woven: bool,
 }
 
 impl Architecture {
@@ -189,6 +192,9 @@ pub enum Activation {
     Relu,
     /// `max(x, 0)²`.
     ReluSquared,
+    /// Of a gate `x` and what it multiplies, `y`: `min(x, 7) * sigmoid(1.702 * min(x, 7)) * (clamp(y, -7, 7) + 1)`
+    /// (gpt-oss).
+    ClampedSwiglu,
 }
 
 impl Activation {
@@ -202,11 +208,12 @@ impl Activation {
             }
             "relu" => Some(Self::Relu),
             "relu2" => Some(Self::ReluSquared),
+            "clamped_swiglu" => Some(Self::ClampedSwiglu),
             _ => None,
         }
     }
 
-    /// Its name in Hugging Face's configurations.
+    /// Its name in Hugging Face's configurations; of the clamped one, which no configuration names, its own.
     pub fn hf_name(self) -> &'static str {
         match self {
             Self::Silu => "silu",
@@ -214,6 +221,7 @@ impl Activation {
             Self::GeluTanh => "gelu_pytorch_tanh",
             Self::Relu => "relu",
             Self::ReluSquared => "relu2",
+            Self::ClampedSwiglu => "clamped_swiglu",
         }
     }
 }
@@ -446,6 +454,14 @@ pub enum AliasLayout {
     /// of which this role is number `which`.
     Stack {
         /// Matrices of one expert in the tensor.
+        of: usize,
+        /// Which of them, counted from 0.
+        which: usize,
+    },
+    /// All experts in one tensor: of each expert the rows of `of` roles in turn, of which this one is number `which`,
+    /// transposed (`[experts, columns, of * rows]`), or the numbers of vectors (`[experts, of * numbers]`).
+    Woven {
+        /// Roles in the tensor.
         of: usize,
         /// Which of them, counted from 0.
         which: usize,

@@ -5,6 +5,7 @@ use std::path::Path;
 use std::sync::{Arc, OnceLock};
 
 use quern_compute::{Device, MOST_GPU_EXPERTS, MOST_GPU_HEAD, Pool};
+use quern_model::architecture::Activation;
 use quern_model::{Config, RopeScaling, Tokenizer, View};
 use quern_tensor_io::{Checkpoint, Error as FileError, NoProgress, Progress};
 
@@ -345,6 +346,11 @@ fn beyond_gpus(config: &Config) -> Option<String> {
         return Some(format!(
             "GPUs support heads of an even size up to {MOST_GPU_HEAD}, and these have {dim} values"
         ));
+    }
+    // The kernels have neither sinks nor the function nor experts with biases.
+    if config.architecture.activations.contains(&Activation::ClampedSwiglu) {
+        let what = "GPUs do not compute attention with sinks and experts with biases and a clamped SwiGLU";
+        return Some(what.to_owned());
     }
     if config.latent.is_some() {
         return Some("GPUs do not compute latent attention".to_owned());

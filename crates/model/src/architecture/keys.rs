@@ -169,6 +169,8 @@ pub enum Accepted {
     Flag(bool),
     /// These words.
     Words(&'static [&'static str]),
+    /// This number.
+    Number(f64),
     /// Nothing: an empty list or object.
     Empty,
     /// `hidden_size / num_attention_heads`: transformers' attention of this family computes the head's size so,

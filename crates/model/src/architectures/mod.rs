@@ -12,6 +12,7 @@ mod gemma;
 mod glm4_moe;
 mod gpt2;
 mod gpt_neox;
+mod gpt_oss;
 mod granite;
 mod lfm2;
 mod lfm2_moe;
@@ -44,6 +45,7 @@ pub use falcon::FALCON;
 pub use gemma::{GEMMA, GEMMA2, GEMMA3};
 pub use glm4_moe::GLM4_MOE;
 pub use gpt_neox::GPT_NEOX;
+pub use gpt_oss::GPT_OSS;
 pub use gpt2::GPT2;
 pub use granite::GRANITE;
 pub use lfm2::LFM2;
@@ -89,6 +91,7 @@ pub static ALL: &[&Architecture] = &[
     &OPT,
     &GPT2,
     &GPT_NEOX,
+    &GPT_OSS,
     &STARCODER2,
     &STABLELM,
     &FALCON,

@@ -395,7 +395,8 @@ fn yarn(keys: &Keys<'_>, factor: f32) -> Result<RopeScaling> {
         attention_factor,
         beta_fast: keys.positive("rope.scaling.yarn_beta_fast")?.unwrap_or(32.0),
         beta_slow: keys.positive("rope.scaling.yarn_beta_slow")?.unwrap_or(1.0),
-        truncate: true,
+        // Files of gpt-oss do not say that its bounds are not rounded to whole dimensions.
+        truncate: keys.prefix != "gpt-oss",
     })
 }
 

@@ -8,7 +8,7 @@ use crate::json::Object;
 
 use super::from_hf::Reader;
 use super::to_hf::shortest;
-use super::{Config, QueryGrowth, limit};
+use super::{Config, QueryGrowth, RopeScaling, limit};
 
 /// Completes a configuration read from `config.json`.
 pub(super) fn from_hf(reader: &Reader<'_>, config: &mut Config) -> Result<()> {
@@ -19,6 +19,7 @@ pub(super) fn from_hf(reader: &Reader<'_>, config: &mut Config) -> Result<()> {
         // A parallel block has only one norm.
         "stablelm" | "phi2" | "cohere2" => config.second_norm = config.block != Block::Parallel,
         "smollm3" => all_global(root)?,
+        "gpt-oss" => usual_yarn(root, config)?,
         "falcon" => falcon(root, config)?,
         "minicpm3" => {
             let layers = (config.layers as f64).sqrt();
@@ -190,6 +191,11 @@ pub(super) fn to_hf(config: &Config, metadata: &Metadata, out: &mut Map<String, 
             set("head_dim", json!(config.head_dim));
         }
         "gemma" => set("hidden_activation", json!(config.activation.hf_name())),
+        "gpt-oss" => {
+            set("hidden_act", json!("silu"));
+            let kind = |&limited: &bool| if limited { "sliding_attention" } else { "full_attention" };
+            set("layer_types", config.sliding_layers.iter().map(kind).collect());
+        }
         "gemma2" | "gemma3" | "cohere2" | "exaone4" => {
             let kind = |&limited: &bool| if limited { "sliding_attention" } else { "full_attention" };
             set("layer_types", config.sliding_layers.iter().map(kind).collect());
@@ -351,6 +357,21 @@ fn all_global(root: &Object<'_>) -> Result<()> {
         }
         None => Ok(()),
     }
+}
+
+/// gpt-oss scales its rope where `config.json` says nothing of it.
+fn usual_yarn(root: &Object<'_>, config: &mut Config) -> Result<()> {
+    if root.object("rope_scaling")?.is_none() && root.object("rope_parameters")?.is_none() {
+        config.rope.scaling = RopeScaling::Yarn {
+            factor: 32.0,
+            original_context: 4096,
+            attention_factor: None,
+            beta_fast: 32.0,
+            beta_slow: 1.0,
+            truncate: false,
+        };
+    }
+    Ok(())
 }
 
 fn falcon(root: &Object<'_>, config: &mut Config) -> Result<()> {

@@ -122,7 +122,8 @@ fn model(config: &Config, out: &mut Metadata) {
             GgufKey::RopeScaling => {
                 let elsewhere = [GgufKey::YarnLogMultiplier, GgufKey::YarnScoreMultiplier];
                 let by_multiplier = elsewhere.iter().any(|key| config.architecture.gguf_keys.contains(key));
-                rope_scaling(&rope.scaling, by_multiplier, &mut set);
+                // gpt-oss's files say all constants of YaRN, the converter writes those that are said.
+                rope_scaling(&rope.scaling, by_multiplier, prefix == "gpt-oss", &mut set);
             }
             GgufKey::RopeSections => {
                 if let Some(sections) = config.rope_sections {
@@ -284,7 +285,12 @@ fn log_multiplier(scaling: &RopeScaling) -> Option<f32> {
 }
 
 /// The constants of a scaled rope. With `by_multiplier` the attention factor is written elsewhere.
-fn rope_scaling(scaling: &RopeScaling, by_multiplier: bool, set: &mut impl FnMut(&str, Value)) {
+fn rope_scaling(
+    scaling: &RopeScaling,
+    by_multiplier: bool,
+    with_usual: bool,
+    set: &mut impl FnMut(&str, Value),
+) {
     match *scaling {
         // Llama 3's goes into the tensor rope_freqs.weight, Phi-3's into rope_factors_long and _short; what GGUF
         // cannot say is refused or noted before.
@@ -314,10 +320,10 @@ fn rope_scaling(scaling: &RopeScaling, by_multiplier: bool, set: &mut impl FnMut
                 set("rope.scaling.attn_factor", Value::F32(part as f32));
             }
             // Left out where readers take the same by themselves.
-            if beta_fast != 32.0 {
+            if beta_fast != 32.0 || with_usual {
                 set("rope.scaling.yarn_beta_fast", Value::F32(beta_fast));
             }
-            if beta_slow != 1.0 {
+            if beta_slow != 1.0 || with_usual {
                 set("rope.scaling.yarn_beta_slow", Value::F32(beta_slow));
             }
         }

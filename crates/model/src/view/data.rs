@@ -6,9 +6,12 @@ use std::ops::Range;
 use quern_tensor_io::scheme::{ExactForm, PackedLayer};
 use quern_tensor_io::{Checkpoint, ElementType, decode};
 
-use super::latent;
+use crate::contents::Woven;
+
+use super::fused::Fused;
 use super::order::RowOrder;
 use super::{View, ViewTensor};
+use super::{latent, mxfp4};
 
 /// A tensor's rows.
 #[derive(Debug)]
@@ -17,6 +20,10 @@ pub(super) enum Data<'a> {
     Rows { parts: Vec<Part<'a>>, order: Option<RowOrder> },
     /// The columns of a matrix of plain values, or of rows of blocks.
     Transposed { data: &'a [u8], stored: ElementType },
+    /// Matrices or vectors of parts and roles in turn, as one tensor has them ([`super::fused`]).
+    Fused(Fused<'a>),
+    /// Codes or scales of such parts in MXFP4.
+    Mxfp4(mxfp4::Split<'a>),
     /// Rows whose values are in another order; of blocks and packed layers, decoded.
     Columns { part: Part<'a>, stored: ElementType, order: RowOrder },
     /// Keys' projection of latent attention, each head's transposed.
@@ -32,6 +39,8 @@ pub(super) enum Data<'a> {
 pub(super) enum Part<'a> {
     /// In the map.
     Bytes(&'a [u8]),
+    /// In the map at even distances: of a span's bytes, values of this type.
+    Woven { data: &'a [u8], woven: Woven, stored: ElementType },
     /// Rows of a packed layer of [`View::packing`] from `first` on, decoded to f32 or, with a form, to blocks.
     Packed { layer: usize, first: usize, form: Option<ExactForm> },
 }
@@ -70,6 +79,8 @@ impl<'a> Data<'a> {
         let row_bytes = tensor.row_bytes;
         match self {
             Self::Owned(data) => out.copy_from_slice(&data[rows.start * row_bytes..rows.end * row_bytes]),
+            Self::Fused(fused) => fused.read(view, rows, out),
+            Self::Mxfp4(split) => split.read(rows, out),
             Self::Transposed { data, stored } if !stored.is_block() => {
                 let (columns, size) = (tensor.columns(), stored.block_bytes());
                 let height = tensor.rows();
@@ -108,6 +119,11 @@ impl<'a> Data<'a> {
                         let _ =
                             decode::to_f32(*stored, &data[rows.start * bytes..rows.end * bytes], &mut values);
                         Cow::Owned(values.iter().flat_map(|v| v.to_le_bytes()).collect())
+                    }
+                    Part::Woven { data, woven, .. } => {
+                        let mut gathered = vec![0; rows.len() * row_bytes];
+                        woven.gather(data, rows.clone(), (columns, size), &mut gathered);
+                        Cow::Owned(gathered)
                     }
                     Part::Packed { layer, first, form } => {
                         let Some(layer) = layer_of(view, *layer) else { return };
@@ -155,6 +171,8 @@ impl<'a> Data<'a> {
     pub fn spans(&self, view: &View<'a>, tensor: &ViewTensor, rows: Range<usize>) -> Vec<&'a [u8]> {
         match self {
             Self::Owned(_) => Vec::new(),
+            Self::Fused(fused) => fused.spans(rows.end == tensor.rows()),
+            Self::Mxfp4(split) => split.spans(rows.end == tensor.rows()),
             // Every row is spread over all of it.
             Self::Transposed { data, .. } if rows.end == tensor.rows() => vec![data],
             Self::Transposed { .. } => Vec::new(),
@@ -179,6 +197,9 @@ impl<'a> Data<'a> {
                             let span = source_span(order.as_ref(), range);
                             spans.push(&data[span.start * tensor.row_bytes..span.end * tensor.row_bytes]);
                         }
+                        // Every row is spread over all of it.
+                        Part::Woven { data, .. } if range.end == height => spans.push(data),
+                        Part::Woven { .. } => {}
                         // Codes of all rows are adjacent.
                         Part::Packed { layer, .. } if range.end == height => {
                             spans.extend(packed_spans(view.checkpoint, layer_of(view, *layer)));
@@ -241,7 +262,7 @@ fn by_part(
     all
 }
 
-fn read_part(
+pub(super) fn read_part(
     view: &View<'_>,
     part: &Part<'_>,
     order: Option<&RowOrder>,
@@ -253,6 +274,13 @@ fn read_part(
     let owned;
     let source: &[u8] = match part {
         Part::Bytes(data) => &data[span.start * row_bytes..span.end * row_bytes],
+        Part::Woven { data, woven, stored } => {
+            let size = stored.block_bytes();
+            let mut gathered = vec![0; span.len() * row_bytes];
+            woven.gather(data, span.clone(), (row_bytes / size.max(1), size), &mut gathered);
+            owned = gathered;
+            &owned
+        }
         Part::Packed { layer, first, form } => {
             let Some(layer) = layer_of(view, *layer) else { return };
             let rows = first + span.start..first + span.end;

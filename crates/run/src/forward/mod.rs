@@ -353,5 +353,6 @@ pub(crate) fn activation(config: &Config) -> ops::Activation {
         Activation::GeluTanh => ops::Activation::GeluTanh,
         Activation::Relu => ops::Activation::Relu,
         Activation::ReluSquared => ops::Activation::ReluSquared,
+        Activation::ClampedSwiglu => ops::Activation::ClampedSwiglu,
     }
 }

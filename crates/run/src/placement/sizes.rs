@@ -328,8 +328,9 @@ fn size(
         Some(Place::Packed(number) | Place::PackedRows { layer: number, .. }) => {
             view.packing().and_then(|packing| packing.layers().get(number))
         }
-        Some(Place::Plain(_)) | None => None,
+        Some(Place::Plain(_) | Place::Woven(_)) | None => None,
     };
+    let woven = matches!(tensor.place, Some(Place::Woven(_)));
     let in_file = layer.and_then(|layer| layer.in_file_type());
     let form = layer.filter(|_| in_file.is_none()).map(|layer| layer.block_form(view.checkpoint()));
     let target = load_in.and_then(|load_in| load_in.target(&tensor.name));
@@ -353,7 +354,7 @@ fn size(
     let made = match made {
         Made::InFile => false,
         Made::WhileLoading | Made::Packed => {
-            target.is_some() || form.is_some() || tensor.layout == Layout::Transposed
+            target.is_some() || form.is_some() || woven || tensor.layout == Layout::Transposed
         }
     };
     let permutation = form.filter(|_| target.is_none()).and_then(|form| form.permutation);

@@ -130,8 +130,12 @@ fn experts(lookup: &Lookup<'_, '_>, mixture: &quern_model::Experts, layer: usize
     use TensorRole as R;
     let at = Some(layer);
     let expert = |expert: usize| -> Result<Expert> {
-        let linear = |role| lookup.expert(role, layer, expert);
-        Ok(Expert { gate: linear(R::ExpertsGate)?, up: linear(R::ExpertsUp)?, down: linear(R::ExpertsDown)? })
+        let linear = |role, bias| lookup.expert(role, Some(bias), layer, expert);
+        Ok(Expert {
+            gate: linear(R::ExpertsGate, R::ExpertsGateBias)?,
+            up: linear(R::ExpertsUp, R::ExpertsUpBias)?,
+            down: linear(R::ExpertsDown, R::ExpertsDownBias)?,
+        })
     };
     let linear = |role| lookup.linear(role, None, at);
     let shared = match mixture.shared {
@@ -147,7 +151,7 @@ fn experts(lookup: &Lookup<'_, '_>, mixture: &quern_model::Experts, layer: usize
     };
     let bias = mixture.choice_bias.then(|| lookup.vector(R::ChoiceBias, at)).transpose()?;
     Ok(Experts {
-        router: linear(R::Router)?,
+        router: lookup.linear(R::Router, Some(R::RouterBias), at)?,
         choice_bias: bias.map(Into::into),
         experts: (0..mixture.count).map(expert).collect::<Result<_>>()?,
         stacks: None,

@@ -21,7 +21,10 @@ impl Executor {
     /// # Errors
     /// Lengths and devices that do not fit, a cache too short.
     pub fn attend(&mut self, cache: &mut KvCache, attend: Attend<'_>) -> Result<()> {
-        let Attend { shape, slot, first, skip, norms, rotate, heads: given, out } = attend;
+        let Attend { shape, slot, first, skip, norms, rotate, sinks, heads: given, out } = attend;
+        if sinks.is_some() {
+            return Err(Error::NoGpuKernel { what: "attention with sinks" });
+        }
         let cache = cache.cuda()?;
         let layout = cache.layout();
         let out = out.cuda()?;
