@@ -92,6 +92,13 @@ VARIANTS = [
     ("exaone4", {"sliding_window": None, "layer_types": ["full_attention"] * 4}),
     ("cohere2", {"sliding_window": 5, "sliding_window_pattern": 2, "logit_scale": "DEL"}),
     ("ernie4_5", {"rope_theta": "DEL"}),
+    ("qwen2_moe", {"norm_topk_prob": True}),
+    ("dots1", {"n_group": "DEL", "topk_group": "DEL", "routed_scaling_factor": "DEL"}),
+    ("dots1", {"norm_topk_prob": "DEL"}),
+    ("glm4_moe", {"partial_rotary_factor": "DEL", "norm_topk_prob": False}),
+    ("glm4_moe", {"n_group": 1, "topk_group": 1}),
+    ("ernie4_5_moe", {"moe_k": 3, "rope_theta": "DEL"}),
+    ("minimax_m2", {"rope_parameters": "DEL", "rotary_dim": 8, "rope_theta": 7000.0}),
 ]
 
 

@@ -33,9 +33,9 @@ CLASSES = {
     "stablelm": "StableLm", "falcon": "Falcon", "seed_oss": "SeedOss",
     "smollm3": "SmolLM3", "granite": "Granite", "olmo2": "Olmo2", "olmo3": "Olmo3", "olmoe": "Olmoe", "arcee": "Arcee",
     "exaone4": "Exaone4", "cohere2": "Cohere2", "ernie4_5": "Ernie4_5", "lfm2": "Lfm2",
-    "qwen3_5_text": "Qwen3_5Text",
-    "qwen2_moe": "Qwen2Moe", "dots1": "Dots1", "glm4_moe": "Glm4Moe", "ernie4_5_moe": "Ernie4_5_Moe",
-    "minimax_m2": "MiniMaxM2", "granitemoe": "GraniteMoe", "granitemoeshared": "GraniteMoeShared", "phimoe": "Phimoe",
+    "qwen3_5_text": "Qwen3_5Text", "qwen3_5_moe_text": "Qwen3_5MoeText", "youtu": "Youtu",
+    "deepseek_v2": "DeepseekV2", "deepseek_v3": "DeepseekV3", "glm4_moe_lite": "Glm4MoeLite", "minicpm3": "MiniCPM3",
+    "qwen2_moe": "Qwen2Moe", "ernie4_5_moe": "Ernie4_5_Moe", "minimax_m2": "MiniMaxM2",
 }
 
 
@@ -79,7 +79,7 @@ def sizes(given):
             ffn = transformers.models.lfm2.modeling_lfm2.Lfm2MLP(config).w1.out_features
     return {
         "vocab": config.vocab_size, "hidden": hidden, "layers": layers, "heads": heads, "kv_heads": kv,
-        "head_dim": first(config, "head_dim") or hidden // heads,
+        "head_dim": first(config, "qk_head_dim", "head_dim") or hidden // heads,
         "ffn": ffn,
         "context": config.max_position_embeddings,
         "epsilon": first(config, "rms_norm_eps", "layer_norm_eps", "layer_norm_epsilon", "norm_epsilon", "norm_eps") or 1e-5,
@@ -114,7 +114,10 @@ def rope(given):
     return result
 
 
-SIZES = [{"model_type": kind} for kind in CLASSES] + [
+# What a family's configuration must say.
+REQUIRED = {"deepseek_v2": {"num_experts_per_tok": 6}}
+
+SIZES = [{"model_type": kind} | REQUIRED.get(kind, {}) for kind in CLASSES] + [
     {"model_type": "llama", "num_key_value_heads": None, "head_dim": None},
     {"model_type": "mistral", "sliding_window": None, "num_key_value_heads": None},
     {"model_type": "mistral", "layer_types": ["full_attention"] * 32},
@@ -162,7 +165,7 @@ LONG = {"rope_type": "longrope", "short_factor": [1.0, 1.1, 1.2, 1.3, 1.4, 1.5, 
         "long_factor": [1.0, 2.0, 3.0, 4.0, 5.0, 6.0, 7.0, 8.0]}
 LLAMA3 = {"rope_type": "llama3", "factor": 8.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0}
 
-ROPE = [small(kind) for kind in CLASSES if kind not in ("opt", "gpt2")] + [
+ROPE = [small(kind, **REQUIRED.get(kind, {})) for kind in CLASSES if kind not in ("opt", "gpt2")] + [
     small("llama", rope_theta=5e5),
     small("llama", rope_theta=3e5, rope_scaling={"rope_type": "default", "rope_theta": 5e5}),
     small("llama", rope_theta=3e5, rope_parameters={"rope_theta": 5e5}),

@@ -9,7 +9,7 @@ Every run writes the same bytes. Each folder holds
   config.json of some is in the older style that most repositories have (rope_theta, rope_scaling, torch_dtype);
 - the tokenizer's files (tiny_tokenizers.py);
 - logits.safetensors: transformers in float32 on these weights, eager attention: promptN.input_ids, promptN.logits
-  (one row per position), promptN.greedy_ids (16 tokens); the prompts' texts are a JSON list in the metadata;
+  (one row for each of the last 8 positions), promptN.greedy_ids (16 tokens); the prompts' texts are a JSON list in the metadata;
 - tokenize.json: texts, their ids by the tokenizers library from tokenizer.json ("ids": add_special_tokens=False,
   "ids_with_special": True). Where transformers' AutoTokenizer makes other ids of the same folder, they are stored
   as "transformers_ids" and "transformers_ids_with_special".
@@ -34,6 +34,8 @@ import tiny_tokenizers
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 OUT = ROOT / "fixtures/architectures"
 GREEDY = 16
+# Positions of a prompt, its last, whose logits are stored.
+ROWS = 8
 PROMPTS = ["It was a dark night, and the old captain", "I don't: naïve №42\n\t🙂"]
 SHORT = ["It was a dark night", "I don't: №42\n\t🙂"]
 # longer than the original context of phi3-longrope, whose rope factors depend on the length
@@ -80,6 +82,12 @@ COHERE = LAYER_NORM | {"bos_token_id": "<BOS_TOKEN>", "eos_token_id": "<|END_OF_
 # A delta net three layers of four.
 DELTA = {"num_hidden_layers": 4, "head_dim": 16, "linear_num_key_heads": 4, "linear_num_value_heads": 8,
          "linear_key_head_dim": 4, "linear_value_head_dim": 4, "linear_conv_kernel_dim": 4}
+# latent attention, whose heads have more numbers in queries and keys than in values
+LATENT = {"kv_lora_rank": 32, "qk_nope_head_dim": 32, "qk_rope_head_dim": 8, "v_head_dim": 16}
+LAYER = SILU | {"intermediate_size": 48, "num_attention_heads": 2, "num_key_value_heads": 2}
+LATENT_MOE = LATENT | {"n_routed_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_size": 32,
+                       "first_k_dense_replace": 1, "tie_word_embeddings": True}
+DEEPSEEK = LATENT_MOE | {"bos_token_id": tiny_tokenizers.BOS, "eos_token_id": tiny_tokenizers.EOS}
 SAMPLING = {"do_sample": True, "temperature": 0.6, "top_p": 0.9}
 # The smallest towers that the classes of multimodal releases accept.
 SIGLIP = {"vision_config": {"model_type": "siglip_vision_model", "hidden_size": 8, "intermediate_size": 16,
@@ -99,7 +107,7 @@ DEEPSEEK_MOE = {"moe_intermediate_size": 32, "n_routed_experts": 4, "num_experts
                 "n_group": 2, "topk_group": 1, "first_k_dense_replace": 1, "routed_scaling_factor": 1.7,
                 "norm_topk_prob": True, "intermediate_size": 64}
 DOTS = {"bos_token_id": None, "eos_token_id": "<|endofresponse|>", "pad_token_id": "<|endoftext|>"}
-GLM = {"eos_token_id": "<|endoftext|>", "pad_token_id": "<|endoftext|>"}
+GLM = {"eos_token_id": "<|endoftext|>", "pad_token_id": "<|endoftext|>", "num_mtp_layers": 0}
 MINIMAX = {"bos_token_id": "]~!b[", "eos_token_id": "[e~["}
 GRANITE_MOE = (GQA | GRANITE | {
     "intermediate_size": 32, "num_local_experts": 3, "num_experts_per_tok": 2, "tie_word_embeddings": True,
@@ -220,24 +228,70 @@ MODELS = {
              | {"num_hidden_layers": 3, "intermediate_size": 96, "block_multiple_of": 16, "norm_eps": 2e-3,
                 "layer_types": ["conv", "full_attention", "conv"], "bos_token_id": "<|begin_of_text|>",
                 "eos_token_id": "<|end_of_text|>", "pad_token_id": "<|reserved_special_token_0|>"} | rope(1000000.0)),
+    # the same with experts in all layers but the first, chosen by a sigmoid and a bias
+    "lfm2_moe": ("Lfm2Moe", "llama3", {"vocab": 3, "prompts": SHORT},
+                 {k: v for k, v in GQA.items() if k != "rms_norm_eps"}
+                 | {"num_hidden_layers": 3, "intermediate_size": 48, "moe_intermediate_size": 16, "num_experts": 3,
+                    "num_experts_per_tok": 2, "num_dense_layers": 1, "norm_eps": 1e-5, "routed_scaling_factor": 1.0,
+                    "layer_types": ["conv", "full_attention", "conv"], "bos_token_id": "<|begin_of_text|>",
+                    "eos_token_id": "<|end_of_text|>", "pad_token_id": "<|reserved_special_token_0|>"} | rope(1000000.0)),
     # two value heads for each key head
     "qwen3_5": ("Qwen3_5", "qwen35", {"vocab": 4, "class": "Qwen3_5ForCausalLM", "config": "Qwen3_5TextConfig",
                                       "dtype": torch.bfloat16, "prompts": SHORT},
                 GQA | QWEN | DELTA | {"intermediate_size": 32}
                 | rope(10000000.0, partial_rotary_factor=0.5, mrope_section=[2, 1, 1], mrope_interleaved=True)),
-    # mixtures of experts: one prompt and an embedding that is the head, to be small
-    "qwen2_moe": ("Qwen2Moe", "qwen2", {"vocab": 4} | SHORTEST,
+    # latent attention in layers with one feed-forward network each
+    "youtu": ("Youtu", "smollm3", {"vocab": 3} | SHORTEST,
+              {k: v for k, v in SILU.items() if k != "rms_norm_eps"} | SMOL | LATENT
+              | {"num_key_value_heads": 4, "rms_norm_eps": 1e-3, "q_lora_rank": 24, "intermediate_size": 48,
+                 "pad_token_id": None}
+              | rope(10000.0, "yarn", factor=4.0, original_max_position_embeddings=16, beta_fast=16.0, beta_slow=2.0,
+                     mscale=0.7, mscale_all_dim=0.7)),
+    # groups ordered by their largest score; the first layer has one network
+    "deepseek_v2": ("DeepseekV2", "deepseek_llm", {"old": True, "tokenizer": {"merges": 40}} | SHORTEST,
+                    LAYER | DEEPSEEK | {"q_lora_rank": None, "topk_method": "group_limited_greedy", "n_group": 2,
+                                        "topk_group": 1, "norm_topk_prob": False, "routed_scaling_factor": 1.5,
+                                        "n_shared_experts": 2, "aux_loss_alpha": 0.001, "scoring_func": "softmax"}
+                    | rope(10000.0, "yarn", factor=4.0, original_max_position_embeddings=16, beta_fast=24.0,
+                           beta_slow=2.0, mscale=0.707, mscale_all_dim=0.707)),
+    "deepseek_v3": ("DeepseekV3", "deepseek_v3", {"old": True, "tokenizer": {"merges": 40}} | SHORTEST,
+                    LAYER | DEEPSEEK | {"q_lora_rank": 24, "n_group": 2, "topk_group": 1, "norm_topk_prob": True,
+                                        "routed_scaling_factor": 2.5, "n_shared_experts": 1, "scoring_func": "sigmoid",
+                                        "topk_method": "noaux_tc", "num_nextn_predict_layers": 0}
+                    | rope(10000.0, "yarn", factor=4.0, original_max_position_embeddings=16, beta_fast=24.0,
+                           beta_slow=2.0, mscale=1.0, mscale_all_dim=1.0)),
+    # no scaled rope, all layers but the first mixtures whatever is said
+    "glm4_moe_lite": ("Glm4MoeLite", "glm4_moe", {"tokenizer": {"merges": 40}} | SHORTEST,
+                      LAYER | GLM | {"bos_token_id": None} | {k: v for k, v in LATENT_MOE.items() if k != "first_k_dense_replace"}
+                      | {"q_lora_rank": 24, "n_routed_experts": 4, "num_experts_per_tok": 2, "n_group": 1,
+                         "topk_group": 1, "norm_topk_prob": True, "routed_scaling_factor": 1.8, "n_shared_experts": 1}
+                      | rope(1000000.0)),
+    # the constants that llama.cpp has; rope in halves
+    "minicpm3": ("MiniCPM3", "llama", {} | SHORTEST,
+                 LAYER | LATENT | {"q_lora_rank": 24, "tie_word_embeddings": True, "scale_emb": 12, "scale_depth": 1.4,
+                                   "dim_model_base": 256, "hidden_act": "silu"}
+                 | rope(10000.0, "longrope", short_factor=[1.0, 1.1, 1.25, 1.5], long_factor=[1.0, 1.5, 3.0, 6.0],
+                        original_max_position_embeddings=256)),
+    # mixtures of experts: one prompt and an embedding that is the head, to be small; the choice of experts survives
+    # weights rounded to 8 bits with these seeds
+    "qwen2_moe": ("Qwen2Moe", "qwen2", {"vocab": 4, "seed": 39} | SHORTEST,
                   GQA | QWEN | MOE | {"shared_expert_intermediate_size": 64} | rope(1000000.0)),
     # one network in the first layer, then sigmoids with a bias of the choice, groups, a factor, and shared experts
-    "dots1": ("Dots1", "dots1", {"vocab": 3} | SHORTEST,
+    "dots1": ("Dots1", "dots1", {"vocab": 3, "seed": 29} | SHORTEST,
               GQA | DOTS | {"head_dim": 16, "tie_word_embeddings": True} | DEEPSEEK_MOE | rope(1000000.0)),
-    "glm4_moe": ("Glm4Moe", "glm4_moe", {"old": True, "vocab": 2} | SHORTEST,
+    "glm4_moe": ("Glm4Moe", "glm4_moe", {"old": True, "vocab": 2, "seed": 48} | SHORTEST,
                  GQA | GLM | {"head_dim": 16, "attention_bias": True, "use_qk_norm": True, "tie_word_embeddings": True} | DEEPSEEK_MOE
                  | rope(1000000.0, partial_rotary_factor=0.5)),
-    "ernie4_5_moe": ("Ernie4_5_Moe", "ernie", {"old": True} | SHORTEST,
+    "ernie4_5_moe": ("Ernie4_5_Moe", "ernie", {"old": True, "seed": 35} | SHORTEST,
                      GQA | {"tie_word_embeddings": True, "intermediate_size": 64, "moe_intermediate_size": 32,
                             "moe_num_experts": 4, "moe_k": 2, "moe_num_shared_experts": 1} | rope(500000.0)),
-    "minimax_m2": ("MiniMaxM2", "minimax_m2", {"vocab": 3} | SHORTEST,
+    # LongRoPE with the scale that the factors give, as llama.cpp's converter computes it
+    "phi3_moe": ("Phimoe", "phi3", {"old": True, "vocab": 2, "seed": 4} | SHORTEST,
+                 PHI3 | {"num_key_value_heads": 2, "intermediate_size": 32, "num_local_experts": 3,
+                         "attention_bias": True, "lm_head_bias": True, "original_max_position_embeddings": 32}
+                 | rope(10000.0, "longrope", original_max_position_embeddings=32, short_mscale=1.264911064, long_mscale=1.264911064,
+                        short_factor=[1.0, 1.05, 1.1, 1.2], long_factor=[1.1, 1.5, 2.75, 6.5])),
+    "minimax_m2": ("MiniMaxM2", "minimax_m2", {"vocab": 3, "seed": 2} | SHORTEST,
                    GQA | MINIMAX | {"intermediate_size": 32, "head_dim": 16, "num_local_experts": 4,
                                     "num_experts_per_tok": 2, "tie_word_embeddings": True}
                    | rope(5000000.0, partial_rotary_factor=0.5)),
@@ -245,9 +299,18 @@ MODELS = {
     "granitemoe": ("GraniteMoe", "granite", {"old": True, "vocab": 3} | SHORTEST, GRANITE_MOE),
     "granitemoeshared": ("GraniteMoeShared", "granite", {"old": True, "vocab": 3} | SHORTEST,
                          GRANITE_MOE | {"shared_intermediate_size": 64}),
-    "phimoe": ("Phimoe", "phi3", {"old": True, "vocab": 2} | SHORTEST,
-               PHI3 | {"num_key_value_heads": 2, "intermediate_size": 32, "num_local_experts": 3, "tie_word_embeddings": True,
-                       "router_jitter_noise": 0.3, "attention_bias": True, "lm_head_bias": True} | rope(10000.0)),
+    "qwen3_5_moe": ("Qwen3_5Moe", "qwen35", {"vocab": 4, "class": "Qwen3_5MoeForCausalLM", "dtype": torch.bfloat16,
+                                             "config": "Qwen3_5MoeTextConfig", "prompts": SHORT},
+                    {k: v for k, v in GQA.items() if k != "intermediate_size"} | QWEN | DELTA | {"moe_intermediate_size": 16, "shared_expert_intermediate_size": 32,
+                                          "num_experts": 3, "num_experts_per_tok": 2}
+                    | rope(10000000.0, partial_rotary_factor=0.5, mrope_section=[2, 1, 1], mrope_interleaved=True)),
+    # each layer is Mamba-2, a plain network or attention without positions
+    "nemotron_h": ("NemotronH", "llama3", {"old": True, "vocab": 2, "prompts": SHORT, "dtype": torch.bfloat16},
+                   {"hidden_size": 32, "layers_block_type": ["linear_attention", "mlp", "full_attention", "mlp", "linear_attention"],
+                    "num_attention_heads": 4, "num_key_value_heads": 2, "head_dim": 16, "intermediate_size": 48,
+                    "ssm_state_size": 8, "mamba_num_heads": 8, "mamba_head_dim": 8, "n_groups": 2, "conv_kernel": 4,
+                    "max_position_embeddings": 256, "layer_norm_epsilon": 2e-3, "bos_token_id": "<|begin_of_text|>",
+                    "eos_token_id": "<|end_of_text|>", "pad_token_id": "<|reserved_special_token_0|>"}),
     # Multimodal releases: "around" is the configuration around the text model's; the logits are those of text alone.
     "gemma3-images": ("Gemma3", "gemma", {"around": SIGLIP | {"mm_tokens_per_image": 1}},
                       GQA | {"num_hidden_layers": 6, "intermediate_size": 32, "num_key_value_heads": 1, "head_dim": 16,
@@ -272,6 +335,10 @@ MODELS = {
                    GQA | QWEN | rope(1000000.0, mrope_section=[1, 1, 2])),
     "qwen3_vl": ("Qwen3VL", "qwen3", {"vocab": 5, "around": QWEN3_VIT | {"tie_word_embeddings": True}},
                  GQA | QWEN | {"head_dim": 16} | rope(5000000.0, mrope_section=[4, 2, 2], mrope_interleaved=True)),
+    # all experts of a layer in one tensor, transposed
+    "qwen3_vl_moe": ("Qwen3VLMoe", "qwen3", {"vocab": 5, "around": QWEN3_VIT | {"tie_word_embeddings": True}} | SHORTEST,
+                     GQA | QWEN | MOE | {"head_dim": 16, "num_hidden_layers": 1, "moe_intermediate_size": 64}
+                     | rope(5000000.0, mrope_section=[4, 2, 2], mrope_interleaved=True)),
 }
 
 # The rules for random weights, by the parameter's name; the rest is a matrix with this deviation.
@@ -324,6 +391,15 @@ def old_style(config):
         config["rope_scaling"] = {key: kind} | parameters
     elif theta is not None and "rope_scaling" not in config:
         config["rope_scaling"] = None
+    if config["model_type"] == "nemotron_h":
+        # as published without experts
+        kinds = {"linear_attention": "M", "full_attention": "*", "mlp": "-"}
+        pattern = "".join(kinds[kind] for kind in config.pop("layers_block_type"))
+        config |= {"hybrid_override_pattern": pattern, "num_hidden_layers": len(pattern),
+                   "rms_norm_eps": config["layer_norm_epsilon"]}
+        ours = ("moe_", "mtp_", "n_routed", "n_shared", "num_experts", "num_nextn", "topk_group", "routed_", "norm_topk",
+                "output_router", "time_step_limit")
+        config = {k: v for k, v in config.items() if not k.startswith(ours) and k != "n_group"}
     config["torch_dtype"] = config.pop("dtype")
     config.pop("layer_types", None)
     if config["model_type"] == "falcon" and config["multi_query"] and not config["new_decoder_architecture"]:
@@ -356,7 +432,7 @@ def prompts_of(model, tokenizer, prompts):
             top = model(longer, use_cache=False).logits[0, ids.shape[1] - 1:-1].topk(2).values
         if (top[:, 0] - top[:, 1]).min() < 1e-3:
             raise Tie
-        tensors |= {f"prompt{i}.input_ids": ids[0], f"prompt{i}.logits": logits.contiguous(),
+        tensors |= {f"prompt{i}.input_ids": ids[0], f"prompt{i}.logits": logits[-ROWS:].contiguous(),
                     f"prompt{i}.greedy_ids": longer[0, ids.shape[1]:].contiguous()}
     return tensors
 
@@ -384,8 +460,9 @@ def dump(path, data, **options):
     path.write_text(json.dumps(data, **options) + "\n", encoding="utf-8")
 
 
-def make(name, seed=0):
+def make(name, seed=None):
     """Writes the folder, with the first seed that gives clear greedy tokens, and returns its size."""
+    seed = MODELS[name][2].get("seed", 0) if seed is None else seed
     try:
         return make_with(name, seed)
     except Tie:
@@ -423,7 +500,7 @@ def make_with(name, seed):
     head = {"GPT2": "GPT2LMHeadModel"}.get(class_name, class_name + ending)
     model = getattr(transformers, head)(config).eval()
     with torch.no_grad():
-        biases = [one for one in model.named_buffers() if one[0].endswith("e_score_correction_bias")]
+        biases = [one for one in model.named_buffers() if one[0].endswith(("e_score_correction_bias", "expert_bias"))]
         for parameter, value in [*model.named_parameters(), *biases]:
             minus_one = "gemma" in name or (name.startswith("qwen3_5") and "linear_attn" not in parameter)
             draw = fill(f"{seed} {name} {parameter}", value.shape, minus_one)

@@ -40,6 +40,14 @@ SEED_CODER = (
     "|\\s+(?!\\S)|\\s+"
 )
 
+# The cased letters of an old Unicode, one by one, as DeepSeek's tokenizers list them.
+DEEPSEEK_LETTERS = (
+    r"\s?[A-Za-zµÀ-ÖØ-öø-ƺƼ-ƿǄ-ʓʕ-ʯͰ-ͳͶͷͻ-ͽͿΆΈ-ΊΌΎ-ΡΣ-ϵϷ-ҁҊ-ԯԱ-ՖႠ-ჅᎠ-Ᏽᏸ-ᏽᲐ-ᲺᲽ-Ჿᴀ-ᴫᵫ-ᵷᵹ-ᶚḀ-ἕἘ-Ἕἠ-ὅὈ-Ὅὐ-ὗὙὛὝὟ-ώᾀ-ᾴᾶ-ᾼιῂ-ῄῆ-ῌῐ-ΐῖ-Ίῠ-Ῥῲ-ῴῶ-ῼℂℇℊ-ℓℕℙ-ℝℤΩℨK-ℭℯ-ℴℹℼ-ℿⅅ-ⅉⅎↃↄⰀ-ⱻⱾ-ⳤⳫ-ⳮⳲⳳꙀ-ꙭꚀ-ꚛꜢ-ꝯꝱ-ꞇꞋ-ꞎꭰ-ꮿﬀ-ﬆﬓ-ﬗＡ-Ｚａ-ｚ𐐀-𐑏𐒰-𐓓𐓘-𐓻𐲀-𐲲𐳀-𐳲𑢠-𑣟𞤀-𞥃]+"
+)
+DEEPSEEK_V3 = (
+    "[!\"#$%&'()*+,\\-./:;<=>?@\\[\\\\\\]^_`{|}~][A-Za-z]+|[^\r\n\\p{L}\\p{P}\\p{S}]?[\\p{L}\\p{M}]+| ?[\\p{P}\\p{S}]+[\r\n]*|\\s*[\r\n]+|\\s+(?!\\S)|\\s+"
+)
+BOS, EOS, PAD = "<｜begin▁of▁sentence｜>", "<｜end▁of▁sentence｜>", "<｜▁pad▁｜>"
 # Of GPT-4o: letters by case, contractions at their end.
 GPT4O = (
     r"[^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]*[\p{Ll}\p{Lm}\p{Lo}\p{M}]+(?i:'s|'t|'re|'ve|'m|'ll|'d)?"
@@ -89,6 +97,18 @@ OLMO_CHAT = (
     "{{ bos_token }}{% for message in messages %}{{ '<|' + message['role'] + '|>\\n' + message['content'] }}"
     "{% if message['role'] == 'assistant' %}{{ eos_token }}{% endif %}{{ '\\n' }}{% endfor %}"
     "{% if add_generation_prompt %}{{ '<|assistant|>\\n' }}{% endif %}"
+)
+DEEPSEEK_CHAT = (
+    "{{ bos_token }}{% for message in messages %}{% if message['role'] == 'user' %}{{ 'User: ' + message['content'] + "
+    "'\\n\\n' }}{% elif message['role'] == 'assistant' %}{{ 'Assistant: ' + message['content'] + eos_token }}{% else %}"
+    "{{ message['content'] + '\\n\\n' }}{% endif %}{% endfor %}{% if add_generation_prompt %}{{ 'Assistant:' }}{% endif %}"
+)
+DEEPSEEK_V3_CHAT = (
+    "{% set ns = namespace(system='') %}{% for message in messages %}{% if message['role'] == 'system' %}"
+    "{% set ns.system = message['content'] %}{% endif %}{% endfor %}{{ bos_token }}{{ ns.system }}"
+    "{% for message in messages %}{% if message['role'] == 'user' %}{{ '<｜User｜>' + message['content'] }}"
+    "{% elif message['role'] == 'assistant' %}{{ '<｜Assistant｜>' + message['content'] + '<｜end▁of▁sentence｜>' }}{% endif %}"
+    "{% endfor %}{% if add_generation_prompt %}{{ '<｜Assistant｜>' }}{% endif %}"
 )
 DOTS_CHAT = (
     "{% for message in messages %}{% if message['role'] == 'system' %}{{ '<|system|>' + message['content'] + "
@@ -328,6 +348,29 @@ BPE = {
         "config": {"tokenizer_class": "GPT2Tokenizer", "add_prefix_space": False, "bos_token": "<|endoftext|>",
                    "eos_token": "<|endoftext|>", "pad_token": "<|pad|>", "unk_token": "<|endoftext|>",
                    "chat_template": OLMO_CHAT},
+    },
+    # DeepSeek V2's, and that of DeepSeek LLM
+    "deepseek_llm": {
+        "pre": sequence("pretokenizers", split({"Regex": "[\r\n]"}), split({"Regex": DEEPSEEK_LETTERS}),
+                        split({"Regex": r"\s?[!-/:-~！-／：-～‘-‟　-。]+"}), split({"Regex": r"\s+$"}),
+                        split({"Regex": "[一-龥ࠀ-一가-퟿]+"}), {"type": "Digits", "individual_digits": True}, BYTES_ONLY),
+        "post": lambda ids: template(BOS, ids=ids),
+        "last": [added(BOS, normalized=True), added(EOS, normalized=True)],
+        "config": {"tokenizer_class": "LlamaTokenizerFast", "add_bos_token": True, "add_eos_token": False,
+                   "bos_token": BOS, "eos_token": EOS, "pad_token": EOS, "unk_token": None, "legacy": True,
+                   "chat_template": DEEPSEEK_CHAT},
+    },
+    "deepseek_v3": {
+        "pre": sequence("pretokenizers", split({"Regex": r"\p{N}{1,3}"}), split({"Regex": "[一-龥぀-ゟ゠-ヿ]+"}),
+                        split({"Regex": DEEPSEEK_V3}), BYTES_ONLY),
+        "post": lambda ids: template(BOS, ids=ids),
+        "first": [added(BOS), added(EOS), added(PAD)],
+        "in_vocab": [BOS, EOS, PAD],
+        "last": [added("<｜User｜>", False), added("<｜Assistant｜>", False), added("<think>", False),
+                 added("</think>", False)],
+        "config": {"tokenizer_class": "LlamaTokenizerFast", "add_bos_token": True, "add_eos_token": False,
+                   "bos_token": BOS, "eos_token": EOS, "pad_token": PAD, "unk_token": None, "legacy": True,
+                   "chat_template": DEEPSEEK_V3_CHAT},
     },
     "exaone4": {
         "pre": BYTE_LEVEL,

@@ -6,8 +6,8 @@
 
 use divan::counter::{BytesCount, ItemsCount};
 use divan::{Bencher, black_box};
-use quern_compute::attention::{CacheData, Keys, Values, attention, encode_q8_0};
-use quern_compute::{AttentionShape, Matrix, Pool, Scratch, matmul, sample_weights};
+use quern_compute::attention::{CacheData, Keys, LatentUp, Values, attention, encode_q8_0, latent_attention};
+use quern_compute::{AttentionShape, LatentShape, Matrix, Pool, Scratch, matmul, sample_weights};
 use quern_tensor_io::ElementType;
 
 const TYPES: [&str; 30] = [
@@ -155,5 +155,40 @@ fn attend_one(bencher: Bencher, (group, head_dim, kind): (usize, usize, &str)) {
             let values = Values { data: data(2 * layer + 1), position_stride: head_dim, head_stride };
             attention(&pool, &shape, &q, POSITIONS - 1, keys, values, &mut out).expect("lengths fit");
         }
+    });
+}
+
+/// One layer's latent attention, of DeepSeek V2-Lite (16 heads) and V3 (128): bytes of its matrices, in f16, and of the
+/// cache per second. (Heads, queries, positions already cached.)
+#[divan::bench(
+    args = [(16, 1, 255), (16, 1, 4095), (16, 64, 4032), (16, 512, 0), (128, 1, 255), (128, 1, 4095), (128, 128, 3968),
+        (128, 256, 3840), (128, 512, 0)],
+    sample_count = 6, sample_size = 1
+)]
+fn attend_latent(bencher: Bencher, (heads, n, first): (usize, usize, usize)) {
+    const RANK: usize = 512;
+    let shape = LatentShape { heads, rank: RANK, rope: 64, nope: 128, value: 128, scale: 0.07 };
+    let pool = pool();
+    let size = 128 * RANK * 2;
+    let bytes: Vec<u8> = (0..size / 2)
+        .flat_map(|i| half::f16::from_f32((i * 37 % 101) as f32 / 2500.0 - 0.02).to_le_bytes())
+        .collect();
+    let bytes = bytes.repeat(2 * heads);
+    let matrix = |at: usize, rows, columns| {
+        Matrix::new(ElementType::F16, rows, columns, &bytes[at * size..][..size]).expect("a matrix")
+    };
+    let keys: Vec<Matrix> = (0..heads).map(|head| matrix(head, RANK, 128)).collect();
+    let values: Vec<Matrix> = (heads..2 * heads).map(|head| matrix(head, 128, RANK)).collect();
+    let up = LatentUp::Split { keys: &keys, values: &values };
+    let positions = (first + n).next_multiple_of(16);
+    let row: Vec<half::f16> =
+        (0..RANK + 64).map(|i| half::f16::from_f32((i * 37 % 101) as f32 / 50.0 - 1.0)).collect();
+    let cache = row.repeat(positions);
+    let q: Vec<f32> = (0..n * heads * 192).map(|i| ((i * 7919 % 1009) as f32 - 504.0) / 500.0).collect();
+    let mut out = vec![0f32; n * heads * 128];
+    let counter = BytesCount::new(bytes.len() + 2 * cache.len());
+    bencher.counter(counter).bench_local(|| {
+        let keys = Keys { data: CacheData::F16(&cache), head_stride: 0 };
+        latent_attention(&pool, &shape, &up, &q, first, keys, &mut out).expect("lengths fit");
     });
 }

@@ -4,7 +4,7 @@ use quern_model::provenance::Provenance;
 use quern_tensor_io::ElementType;
 use quern_tensor_io::gguf::Split;
 use quern_tensor_io::output::Inputs;
-use quern_tensor_io::scheme::GptqFormat;
+use quern_tensor_io::scheme::{CodeFormat, GptqFormat};
 
 use crate::Edit;
 
@@ -15,21 +15,27 @@ pub enum Target {
     Gguf,
     /// A Hugging Face directory of plain tensors.
     Safetensors,
-    /// A Hugging Face directory with GPTQ's packed layers: their codes, scales and zero points in GPTQ's places.
-    Gptq(GptqFormat),
+    /// A Hugging Face directory with packed layers: their codes, scales and zero points in the places of another format.
+    Packed(CodeFormat),
 }
 
 impl Target {
     /// All targets.
-    pub const ALL: [Self; 4] =
-        [Self::Gguf, Self::Safetensors, Self::Gptq(GptqFormat::V1), Self::Gptq(GptqFormat::V2)];
+    pub const ALL: [Self; 6] = [
+        Self::Gguf,
+        Self::Safetensors,
+        Self::Packed(CodeFormat::Gptq(GptqFormat::V1)),
+        Self::Packed(CodeFormat::Gptq(GptqFormat::V2)),
+        Self::Packed(CodeFormat::CompressedTensors),
+        Self::Packed(CodeFormat::Awq),
+    ];
 
     /// Its name on the command line.
     pub fn name(self) -> &'static str {
         match self {
             Self::Gguf => "gguf",
             Self::Safetensors => "safetensors",
-            Self::Gptq(format) => format.name(),
+            Self::Packed(format) => format.name(),
         }
     }
 

@@ -3,7 +3,7 @@
 use std::ops::Range;
 
 use quern_model::ViewTensor;
-use quern_tensor_io::scheme::GptqTensors;
+use quern_tensor_io::scheme::Repacked;
 use quern_tensor_io::{ElementType, Error, Remedy, Result, pipeline};
 
 use crate::cast;
@@ -16,7 +16,7 @@ const MAPPED_BYTES: usize = 4 << 20;
 /// Outputs of a packed layer that share their reads.
 const PACKED_ROWS: usize = 256;
 
-/// What a piece is made from: rows of the tensor; of GPTQ's small tensors all.
+/// What a piece is made from: rows of the tensor; of the small tensors of packed layers all.
 pub(crate) type Work = Range<usize>;
 /// Some rows of one tensor, that of the plan's row of the same number.
 pub(crate) type Piece<'p> = pipeline::Piece<'p, Work>;
@@ -46,13 +46,11 @@ fn of_row<'p>(
             };
             (mapped, step)
         }
-        // Runs of 32 columns, of as many words as a code has bits.
-        Content::Gptq { layer, part: 0 } => {
-            let bits = plan.packing.as_ref().map_or(8, |p| p.layers()[layer].bits()) as usize;
-            let bits = if matches!(bits, 2..=4) { bits } else { 8 * bits.div_ceil(8) };
-            (None, (BYTES * 4 / row_bytes.max(1) / bits).max(1) * bits)
+        Content::Packed { layer, part } => {
+            let bits = plan.packing.as_ref().map_or(8, |p| p.layers()[layer].bits());
+            let step = plan.code_format().and_then(|format| format.step(bits, part));
+            (None, step.map_or(height, |step| (BYTES * 4 / row_bytes.max(1) / step).max(1) * step))
         }
-        Content::Gptq { .. } => (None, height),
     };
     let mut at = 0;
     std::iter::from_fn(move || {
@@ -89,16 +87,16 @@ pub(crate) fn make(
     plan: &ConvertPlan<'_>,
     tensor: usize,
     rows: &Range<usize>,
-    packed: Option<&GptqTensors<'_>>,
+    packed: Option<&Repacked<'_>>,
     scratch: &mut Vec<f32>,
     out: &mut [u8],
 ) -> Result<()> {
     let row = &plan.rows()[tensor];
     let index = match row.content {
         Content::View(index) => index,
-        Content::Gptq { part, .. } => {
+        Content::Packed { part, .. } => {
             if let Some(packed) = packed {
-                make_gptq(packed, part, rows.clone(), out);
+                packed.write(part, rows.clone(), out);
             }
             return Ok(());
         }
@@ -146,20 +144,4 @@ fn unfit(
     };
     let what = format!("row {number}, column {column}: {what}");
     about(&plan.view, tensor, Error::refused(plan.source().path(), what).with_remedy(remedy))
-}
-
-fn make_gptq(tensors: &GptqTensors<'_>, part: usize, rows: Range<usize>, out: &mut [u8]) {
-    match part {
-        0 => {
-            let bits = tensors.bits() as usize;
-            let columns = tensors.layer().layer().columns;
-            // The last word may be a part of one only.
-            let column = |word: usize| (word * 32 / bits).min(columns);
-            let end = if rows.end == (columns * bits).div_ceil(32) { columns } else { column(rows.end) };
-            tensors.qweight(column(rows.start)..end, out);
-        }
-        1 => out.copy_from_slice(&tensors.qzeros()),
-        2 => out.copy_from_slice(&tensors.scales()),
-        _ => out.copy_from_slice(&tensors.g_idx()),
-    }
 }

@@ -3,13 +3,13 @@
 use std::path::Path;
 
 use quern_tensor_io::pipeline::{self, Limits};
-use quern_tensor_io::scheme::GptqTensors;
+use quern_tensor_io::scheme::Repacked;
 use quern_tensor_io::{Progress, Result, output as disk};
 
+use crate::Error;
 use crate::piece::{self, Piece, Work};
 use crate::plan::{Content, ConvertPlan, inexact};
 use crate::sink::Sink;
-use crate::{Error, Target};
 
 /// A batch is full when so many bytes of it are made …
 const MADE_BYTES: usize = 8 << 20;
@@ -58,20 +58,29 @@ struct Job<'p> {
 }
 
 impl Job<'_> {
-    /// The packed layer a piece is of, if it becomes GPTQ's tensors.
+    /// The packed layer a piece is of, if it is repacked.
     fn layer_of(&self, piece: &Piece<'_>) -> Option<usize> {
         match self.plan.rows()[piece.tensor].content {
-            Content::Gptq { layer, .. } => Some(layer),
+            Content::Packed { layer, .. } => Some(layer),
             Content::View(_) => None,
         }
+    }
+
+    /// Whether no other tensor of the packed layer comes after this one.
+    fn is_last(&self, tensor: usize) -> bool {
+        let layer = |tensor: usize| match self.plan.rows().get(tensor)?.content {
+            Content::Packed { layer, .. } => Some(layer),
+            Content::View(_) => None,
+        };
+        layer(tensor) != layer(tensor + 1)
     }
 }
 
 impl<'p> pipeline::Job for Job<'p> {
     type Work = Work;
     type Scratch = Vec<f32>;
-    /// The packed layer at work: its number, and its tensors as GPTQ has them.
-    type Shared = Option<(usize, GptqTensors<'p>)>;
+    /// The packed layer at work: its number, and its tensors as the target has them.
+    type Shared = Option<(usize, Repacked<'p>)>;
     type Output = Sink;
     type Error = Error;
 
@@ -85,15 +94,15 @@ impl<'p> pipeline::Job for Job<'p> {
     }
 
     fn share(&self, first: &Piece<'_>, shared: &mut Self::Shared) -> Result<()> {
-        let (Some(number), Some(packing), Target::Gptq(format)) =
-            (self.layer_of(first), &self.plan.packing, self.plan.options.target)
+        let (Some(number), Some(packing), Some(format)) =
+            (self.layer_of(first), &self.plan.packing, self.plan.code_format())
         else {
             return Ok(());
         };
         if shared.as_ref().is_none_or(|(current, _)| *current != number) {
             let source = self.plan.source();
             let tensors =
-                packing.layers()[number].to_gptq(source, format).map_err(|e| inexact(source, &e))?;
+                packing.layers()[number].repacked(source, format).map_err(|e| inexact(source, &e))?;
             *shared = Some((number, tensors));
         }
         Ok(())
@@ -114,14 +123,14 @@ impl<'p> pipeline::Job for Job<'p> {
     fn release(&self, tensor: usize, first: &Work, last: &Work) {
         match self.plan.rows()[tensor].content {
             Content::View(index) => self.plan.view.release(index, first.start..last.end),
-            // The last of the four parts: the layer is done.
-            Content::Gptq { layer, part: 3 } => {
+            // The last of its parts: the layer is done.
+            Content::Packed { layer, .. } if self.is_last(tensor) => {
                 let source = self.plan.source();
                 for &part in self.plan.packing.iter().flat_map(|p| &p.layers()[layer].parts) {
                     source.release(source.data(&source.tensors()[part]).as_ptr_range());
                 }
             }
-            Content::Gptq { .. } => {}
+            Content::Packed { .. } => {}
         }
     }
 

@@ -7,12 +7,12 @@ use std::path::Path;
 
 use common::*;
 use quern_convert::Target;
-use quern_tensor_io::scheme::{GptqFormat, Packing, Scheme};
+use quern_tensor_io::scheme::{CodeFormat, GptqFormat, Packing, Scheme};
 use quern_tensor_io::{Checkpoint, ElementType, Value};
 use serde_json::json as object;
 
-const GPTQ: Target = Target::Gptq(GptqFormat::V1);
-const GPTQ_V2: Target = Target::Gptq(GptqFormat::V2);
+const GPTQ: Target = Target::Packed(CodeFormat::Gptq(GptqFormat::V1));
+const GPTQ_V2: Target = Target::Packed(CodeFormat::Gptq(GptqFormat::V2));
 
 const ALL: [&str; 7] = [
     "awq-4bit-g64",
@@ -249,6 +249,72 @@ fn compressed_tensors_becomes_gptq_of_several_shapes() {
     }
 }
 
+const COMPRESSED: Target = Target::Packed(CodeFormat::CompressedTensors);
+const AWQ: Target = Target::Packed(CodeFormat::Awq);
+
+/// To compressed-tensors and back: the codes, scales, zero points and groups that the source has.
+#[test]
+fn gptq_and_awq_go_to_compressed_tensors_and_back_to_the_same_bytes() {
+    let scratch = tempfile::tempdir().unwrap();
+    for (name, own, symmetric, act_order) in [
+        ("gptq-4bit-g128", GPTQ, true, false),
+        ("gptq-3bit-g64", GPTQ, true, false),
+        ("gptq-4bit-g32-desc-act-v2", GPTQ_V2, false, true),
+        ("awq-4bit-g64", AWQ, false, false),
+    ] {
+        let source = scratch.path().join(name);
+        packed(name, &source, |_| {});
+        let there = scratch.path().join(format!("{name}-there"));
+        convert_exactly(&source, &there, to(COMPRESSED));
+        let Scheme::CompressedTensors { symmetric: is, act_order: shuffled, .. } = scheme(&there) else {
+            panic!("{name}");
+        };
+        assert_eq!(shuffled, act_order);
+        assert!(is == symmetric || name.contains("desc-act"), "{name}");
+        let config = &json(&there.join("config.json"))["quantization_config"];
+        assert_eq!(config["quant_method"], "compressed-tensors");
+        assert_eq!(config["ignore"], object!(["lm_head"]), "{name}");
+        let targets = &config["config_groups"]["group_0"]["targets"];
+        assert!(targets == &object!(["Linear"]) || act_order, "{name}: {config}");
+        assert!(!there.join("quantize_config.json").exists());
+        let notes = planned(&source, to(COMPRESSED), |plan| plan.notes().join("; "));
+        assert_eq!(notes.contains("actorder"), act_order, "{notes}");
+        assert_eq!(notes.contains("neither 4 nor 8 bits"), name.contains("3bit"), "{notes}");
+        let back = scratch.path().join(format!("{name}-back"));
+        let again = convert_exactly(&there, &back, to(own));
+        assert_same_tensors(&again, &Checkpoint::open(&source).unwrap());
+    }
+}
+
+#[test]
+fn gptq_becomes_awq_where_its_settings_allow() {
+    let scratch = tempfile::tempdir().unwrap();
+    let source = scratch.path().join("source");
+    packed("gptq-4bit-g128", &source, |_| {});
+    let there = scratch.path().join("there");
+    let written = convert_exactly(&source, &there, to(AWQ));
+    assert_eq!(scheme(&there), Scheme::Awq { bits: 4, group_size: Some(128) });
+    let config = &json(&there.join("config.json"))["quantization_config"];
+    let expected = object!({
+        "bits": 4, "group_size": 128, "modules_to_not_convert": null, "quant_method": "awq", "version": "gemm",
+        "zero_point": true,
+    });
+    assert_eq!(config, &expected);
+    assert!(written.tensors().iter().all(|t| !t.name.ends_with(".g_idx")));
+    let again = convert_exactly(&there, &scratch.path().join("back"), to(GPTQ));
+    assert_same_tensors(&again, &Checkpoint::open(&source).unwrap());
+
+    let out = scratch.path().join("out");
+    for (name, part) in
+        [("gptq-3bit-g64", "its codes have 3 bits"), ("gptq-4bit-g32-desc-act-v2", "AWQ stores no order")]
+    {
+        let text = refusal(&fixture("packed").join(name), &out, to(AWQ));
+        assert_says(&text, &[name, "model.layers.0", part]);
+    }
+    let text = refusal(&fixture("bookworm-4m"), &out, to(COMPRESSED));
+    assert_says(&text, &["no packed layers that compressed-tensors could hold", "; QuantizeWithGptq"]);
+}
+
 #[test]
 fn only_integer_codes_become_gptq() {
     let scratch = tempfile::tempdir().unwrap();
@@ -275,7 +341,9 @@ fn threads_change_nothing() {
         convert_exactly(&source, &folder.join("a.gguf"), options(GGUF));
         convert_exactly(&source, &folder.join("b"), options(GPTQ_V2));
         convert_exactly(&source, &folder.join("c"), options(SAFETENSORS));
-        ["a.gguf", "b/model.safetensors", "c/model.safetensors"].map(|f| fs::read(folder.join(f)).unwrap())
+        convert_exactly(&source, &folder.join("d"), options(COMPRESSED));
+        ["a.gguf", "b/model.safetensors", "c/model.safetensors", "d/model.safetensors"]
+            .map(|f| fs::read(folder.join(f)).unwrap())
     };
     assert!(made(1) == made(3));
 }

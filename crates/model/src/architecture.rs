@@ -89,6 +89,17 @@ impl Architecture {
     }
 }
 
+impl Architecture {
+    /// The metadata key of the norms' epsilon: of layer norms their own, unless the family has the other's (Phi-MoE).
+    pub(crate) fn gguf_epsilon(&self) -> (GgufKey, &'static str) {
+        let own = self.norm == Norm::Layer && self.gguf_keys.contains(&GgufKey::LayerNormEpsilon);
+        match own {
+            true => (GgufKey::LayerNormEpsilon, "attention.layer_norm_epsilon"),
+            false => (GgufKey::RmsEpsilon, "attention.layer_norm_rms_epsilon"),
+        }
+    }
+}
+
 impl fmt::Debug for Architecture {
     /// Its name: all of it would fill pages.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -157,6 +168,8 @@ pub enum Sliding {
 pub enum Unrotated {
     /// None.
     None,
+    /// All (Nemotron-H).
+    All,
     /// Each `n`-th: layer `i` if `(i + 1) % n == 0` (SmolLM3).
     Every(usize),
     /// Those that a sliding window does not limit, where there is a window (Cohere 2, EXAONE 4).
@@ -259,11 +272,37 @@ pub enum Dim {
     DeltaHeadDim,
     /// Positions that a convolution reads.
     ConvTaps,
+    /// All that Mamba-2 computes from its input.
+    MambaIn,
+    /// Inputs, `b` and `c` of Mamba-2.
+    MambaConv,
+    /// Inputs of Mamba-2: all its heads.
+    MambaInner,
+    /// Heads of Mamba-2.
+    MambaHeads,
+    /// Groups of heads of Mamba-2.
+    MambaGroups,
+    /// Inputs of one of them.
+    MambaGroup,
     /// `3 * hidden_size`.
     TripleHidden,
+    /// `latent.query_rank`.
+    QueryRank,
+    /// `latent.rank`.
+    LatentRank,
+    /// The latent vector and the rotated part of keys: `latent.rank + latent.rope_dim`.
+    LatentCached,
+    /// Keys and values of all heads: `heads * (latent.nope_dim + latent.value_dim)`.
+    LatentUp,
+    /// `latent.nope_dim`.
+    LatentNope,
+    /// `latent.value_dim`.
+    LatentValue,
+    /// Values of all heads: `heads * latent.value_dim`.
+    LatentValues,
     /// Width inside the shared expert.
     SharedFfn,
-    /// One: the router of a shared expert has one output.
+    /// 1: the router of a shared expert has one output.
     One,
 }
 
@@ -294,10 +333,22 @@ pub enum Presence {
     AttentionLayers,
     /// Layers whose mixer keeps a state.
     StateLayers,
+    /// The same, of models whose convolution has a bias.
+    StateConvBias,
+    /// Layers that are a network alone.
+    NetworkLayers,
     /// GGUF files of models whose rope has factors; Hugging Face computes them from the config.
     RopeFactors,
     /// GGUF files of models with long and short rope factors (Phi-3); Hugging Face has them in the config.
     LongRope,
+    /// Those with `latent.query_rank`.
+    QueryRank,
+    /// Those without.
+    NoQueryRank,
+    /// Hugging Face's checkpoints, and GGUF files with `latent.joined_in_gguf`.
+    JoinedUp,
+    /// GGUF files without `latent.joined_in_gguf`.
+    SplitUp,
     /// Layers with one feed-forward network, of models where others are mixtures of experts.
     DenseLayers,
     /// Layers that are mixtures of experts, of models where others may not be.
@@ -328,11 +379,20 @@ pub enum Layout {
     /// As one vector per head, `{expert}` in the name for the head (StableLM 2's norms of queries and keys);
     /// GGUF stacks them.
     HeadNorms,
+    /// As the first rows of each head in the tensor of [`TensorRole::AttentionKvUp`]; GGUF has each head's matrix
+    /// transposed, in a tensor of its own.
+    KeyUp,
+    /// As the last rows of each head there; GGUF has them in a tensor of their own.
+    ValueUp,
     /// Query, key and value rows head by head, with as many query heads per key head as there are (GPT-NeoX,
     /// Falcon); GGUF has all queries, all keys, all values.
     QkvByHead,
     /// With a dimension of 1 between channels and taps: the weight of a convolution.
     Conv,
+    /// As one vector; GGUF has a matrix of the same numbers.
+    Flat,
+    /// The same, and as the logarithm of what GGUF has, less its sign.
+    FlatDecay,
     /// Queries, keys and values of a delta net, the value heads of one key head together; GGUF has the first value head
     /// of each key head, then the second of each.
     DeltaQkv,

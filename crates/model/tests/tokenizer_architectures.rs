@@ -116,7 +116,8 @@ fn metadata_is_what_llama_cpp_writes() {
             "mistral" | "mixtral" | "mistral3" | "ministral3" | "ministral3-text" => {
                 &["quern.tokenizer.space_prefix", "quern.tokenizer.class", "quern.tokenizer.legacy"]
             }
-            "llama" | "llama-linear" | "llama-yarn" | "phi3" | "phi3-longrope" | "ernie4_5" => {
+            "llama" | "llama-linear" | "llama-yarn" | "phi3" | "phi3-longrope" | "ernie4_5"
+            | "ernie4_5_moe" | "phi3_moe" | "minicpm3" | "deepseek_v2" | "deepseek_v3" => {
                 &["quern.tokenizer.class", "quern.tokenizer.legacy"]
             }
             _ => &[],
@@ -179,7 +180,19 @@ fn metadata_survives_the_way_to_a_folder_and_back() {
         {
             let key = format!("tokenizer.ggml.{key}");
             // Among rules that are the same the model's type chooses the name, and there is no config.json here.
-            let by_type = ["phi", "stablelm", "stablelm-parallel", "granite", "olmo2", "olmo3", "exaone4"];
+            let by_type = [
+                "phi",
+                "stablelm",
+                "stablelm-parallel",
+                "granite",
+                "granitemoe",
+                "granitemoeshared",
+                "olmo2",
+                "olmo3",
+                "exaone4",
+                "glm4_moe",
+                "minimax_m2",
+            ];
             let same_rule = by_type.contains(&name_of(&folder));
             if !(key.ends_with(".pre") && same_rule) {
                 assert_eq!(again.get(&key), metadata.get(&key), "{}: {key}", name_of(&folder));

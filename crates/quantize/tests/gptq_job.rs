@@ -14,7 +14,7 @@ use quern_quantize::calibration::{SampleOptions, TextSource, samples};
 use quern_quantize::gptq::{Order, Settings};
 use quern_quantize::imatrix::Imatrix;
 use quern_run::{LoadOptions, Model, PerplexityOptions, perplexity};
-use quern_tensor_io::scheme::{Packing, Scheme};
+use quern_tensor_io::scheme::{CodeFormat, GptqFormat, Packing, Scheme};
 use quern_tensor_io::{Checkpoint, NoProgress, Progress, Remedy};
 
 fn model(threads: usize) -> Model {
@@ -51,6 +51,56 @@ fn score(path: &Path) -> f64 {
     let model = Model::open(path, LoadOptions { threads: 2, ..LoadOptions::default() }).unwrap();
     let options = PerplexityOptions { context: 256, chunks: Some(12), ..PerplexityOptions::default() };
     perplexity(&model, None, &text("validation.txt"), options, &NoProgress).unwrap().perplexity
+}
+
+/// The same codes in the tensors of other formats, from a run that is resumed with another packing too.
+#[test]
+fn other_packings_hold_the_same_values() {
+    let folder = tempfile::tempdir().unwrap();
+    let model = model(2);
+    for symmetric in [true, false] {
+        let settings = Settings { group_size: Some(64), symmetric, ..Settings::default() };
+        let options = |packing| Options { packing, ..options(&model, settings.clone()) };
+        let made = |packing: CodeFormat| {
+            let options = options(packing);
+            let out = folder.path().join(format!("{}-{symmetric}", packing.name()));
+            let plan = job::plan(&model, &options).unwrap();
+            job::run(&model, &plan, &options, &out, &NoProgress).unwrap();
+            Checkpoint::open(&out).unwrap()
+        };
+        let gptq = made(CodeFormat::Gptq(GptqFormat::V1));
+        let original = Packing::read(&gptq).unwrap().unwrap();
+        for packing in [CodeFormat::CompressedTensors, CodeFormat::Awq] {
+            let other = made(packing);
+            assert!(!other.directory().join("quantize_config.json").exists());
+            let found = Packing::read(&other).unwrap().unwrap();
+            let scheme = match packing {
+                CodeFormat::CompressedTensors => {
+                    Scheme::CompressedTensors { bits: 4, group_size: Some(64), symmetric, act_order: false }
+                }
+                CodeFormat::Awq | CodeFormat::Gptq(_) => Scheme::Awq { bits: 4, group_size: Some(64) },
+            };
+            assert_eq!(found.scheme(), &scheme);
+            assert_eq!(found.layers().len(), original.layers().len());
+            for layer in original.layers() {
+                let mut values =
+                    [vec![0.0; layer.rows * layer.columns], vec![1.0; layer.rows * layer.columns]];
+                layer.decode(&gptq, 0..layer.rows, &mut values[0]);
+                found.layer(&layer.name).unwrap().decode(&other, 0..layer.rows, &mut values[1]);
+                assert!(values[0] == values[1], "{} {}", packing.name(), layer.name);
+            }
+        }
+    }
+    let refused = |settings: Settings, packing, part: &str| {
+        let options = Options { packing, ..options(&model, settings) };
+        let error = job::plan(&model, &options).unwrap_err().to_string();
+        assert!(error.contains("model.layers.0") && error.contains(part), "{error}");
+    };
+    let act_order = Settings { order: Order::Activation, ..Settings::default() };
+    refused(act_order, CodeFormat::CompressedTensors, "desc_act");
+    refused(Settings { bits: 8, ..Settings::default() }, CodeFormat::Awq, "has 4");
+    let partial = Settings { group_size: Some(96), ..Settings::default() };
+    refused(partial, CodeFormat::CompressedTensors, "not whole groups of 96");
 }
 
 #[test]

@@ -198,9 +198,9 @@ impl Model {
     pub fn bytes_per_token(&self, position: usize, kv: KvType) -> u64 {
         let bytes = cache_shape(&self.config, 1, 1, kv).position_bytes() as u64;
         // A window reads less of the cache in its layers; a state is read and written as a whole.
-        let layers = (0..self.config.layers).map(|layer| match self.config.has_state(layer) {
-            true => 0,
-            false => {
+        let layers = (0..self.config.layers).map(|layer| match self.config.has_attention(layer) {
+            false => 0,
+            true => {
                 let seen = self.config.window(layer).map_or(position + 1, |w| w.min(position + 1));
                 seen as u64 * bytes
             }
@@ -345,6 +345,9 @@ fn beyond_gpus(config: &Config) -> Option<String> {
         return Some(format!(
             "GPUs support heads of an even size up to {MOST_GPU_HEAD}, and these have {dim} values"
         ));
+    }
+    if config.latent.is_some() {
+        return Some("GPUs do not compute latent attention".to_owned());
     }
     if let Some(why) = config.experts.as_ref().and_then(mixture_beyond_gpus) {
         return Some(why.to_owned());

@@ -31,11 +31,11 @@ pub struct Convert {
     /// Model to convert: a directory, a file, or a name on the Hugging Face Hub
     #[arg(long_help = model_help!("Model to convert"))]
     pub model: PathBuf,
-    /// Format to write: gguf, safetensors, gptq or gptq_v2
+    /// Format to write: gguf, safetensors, gptq, gptq_v2, compressed-tensors or awq
     ///
-    /// safetensors writes a Hugging Face directory, in which the weights of a quantized model are decoded. gptq and
-    /// gptq_v2 repack AWQ, compressed-tensors and GPTQ layers without changing a code. gguf holds the values of quantized
-    /// layers exactly where it has a type for them (NVFP4 and MXFP4 have their own), and --dtype decodes the others.
+    /// safetensors writes a Hugging Face directory, in which the weights of a quantized model are decoded. The last four
+    /// repack GPTQ, AWQ and compressed-tensors layers without changing a code. gguf holds the values of quantized layers
+    /// exactly where it has a type for them (NVFP4 and MXFP4 have their own), and --dtype decodes the others.
     #[arg(long, value_name = "FORMAT", value_parser = targets(), hide_possible_values = true)]
     pub to: Target,
     /// File (gguf) or directory to write; required unless --dry-run is given

@@ -15,7 +15,7 @@ use crate::model;
 /// Options whose value is a path, or may name one.
 const PATHS: [&str; 6] = ["model", "imatrix", "calibration", "text", "dynamic", "recipe"];
 /// Options that decide the bytes, written as they were typed.
-const KEPT: [&str; 32] = [
+const KEPT: [&str; 33] = [
     "to",
     "allow-requantize",
     "dtype",
@@ -34,6 +34,7 @@ const KEPT: [&str; 32] = [
     "group-size",
     "desc-act",
     "asym",
+    "packing",
     "damp",
     "samples",
     "context",

@@ -10,7 +10,7 @@ use clap::{CommandFactory, error::ErrorKind};
 use quern_convert::{ConvertPlan, ConvertRow, Edit, Fidelity, Options, Target, Verification};
 use quern_tensor_io::gguf::Split;
 use quern_tensor_io::output::{Inputs, is_at};
-use quern_tensor_io::scheme::GptqFormat;
+use quern_tensor_io::scheme::{CodeFormat, GptqFormat};
 use serde_json::{Value, json};
 
 use super::record::{self, After, Done};
@@ -68,7 +68,11 @@ pub fn run(args: &args::Convert) -> Outcome {
     }
     let verification = verification.transpose()?;
     let verify_seconds = started.elapsed().as_secs_f64();
-    let vllm = matches!(args.to, Target::Safetensors | Target::Gptq(GptqFormat::V1));
+    let vllm = match args.to {
+        Target::Safetensors => true,
+        Target::Packed(format) => format != CodeFormat::Gptq(GptqFormat::V2),
+        Target::Gguf => false,
+    };
     let sound = verification.as_ref().is_none_or(Verification::passed);
     let done = if sound { after.finish(&checkpoint, &file, vllm)? } else { Done::default() };
     if args.json {

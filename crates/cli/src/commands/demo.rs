@@ -14,7 +14,7 @@ use quern_quantize::job::{self, Options};
 use quern_quantize::recipe::FileType;
 use quern_run::{BenchOptions, GenerateOptions, PerplexityOptions, SamplingOptions};
 use quern_tensor_io::output::ScratchFolder;
-use quern_tensor_io::scheme::GptqFormat;
+use quern_tensor_io::scheme::{CodeFormat, GptqFormat};
 use quern_tensor_io::{Checkpoint, NoProgress, Progress};
 
 use super::{Outcome, generate, inspect, load, print, read_text};
@@ -157,7 +157,7 @@ fn convert(results: &[Measured], work: &Path, threads: usize) -> anyhow::Result<
     let ways = [
         (Target::Gguf(FileType::F16), quern_convert::Target::Safetensors),
         (Target::Gptq(128), quern_convert::Target::Gguf),
-        (Target::Gptq(128), quern_convert::Target::Gptq(GptqFormat::V2)),
+        (Target::Gptq(128), quern_convert::Target::Packed(CodeFormat::Gptq(GptqFormat::V2))),
     ];
     let mut text = String::from("\n");
     let bar = Bar::new(Unit::Runs, "converting and verifying");

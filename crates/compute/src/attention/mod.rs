@@ -16,6 +16,7 @@
 
 mod backward;
 mod cache;
+mod latent;
 mod q8_0;
 mod softmax;
 #[cfg(test)]
@@ -24,7 +25,7 @@ mod tests;
 use std::ops::Range;
 
 use crate::aligned::Aligned;
-use crate::fgemm::{LANES, Product, multiply_add_and_ask};
+use crate::fgemm::{Ahead, LANES, Product, multiply_add_and_ask};
 use crate::matmul::Shared;
 use crate::ops;
 use crate::simd::Level;
@@ -32,6 +33,7 @@ use crate::{Error, Pool, Result};
 
 pub use backward::{Attended, attention_backward};
 pub use cache::{CacheData, KEY_GROUP, Keys, Values, put_key_f16, put_key_f32, put_key_q8_0};
+pub use latent::{LatentShape, LatentUp, latent_attention};
 pub use q8_0::encode_q8_0;
 use softmax::{Online, merge, online};
 
@@ -76,30 +78,66 @@ pub fn attention(
     values: Values,
     out: &mut [f32],
 ) -> Result<()> {
+    gather_all(pool, shape, q, first, (keys, Of::Cache(values)), out)
+}
+
+/// Where the values are.
+#[derive(Clone, Copy)]
+enum Of<'a> {
+    /// In a part of the cache of their own, as wide as keys.
+    Cache(Values<'a>),
+    /// They are the first so many numbers of the keys (latent attention).
+    Keys(usize),
+}
+
+/// As [`attention`], with values of another width where they are those of the keys; `out` is
+/// `[n][heads][their width]`.
+fn gather_all(
+    pool: &Pool,
+    shape: &AttentionShape,
+    q: &[f32],
+    first: usize,
+    (keys, values): (Keys, Of),
+    out: &mut [f32],
+) -> Result<()> {
     let level = pool.level();
     let &AttentionShape { heads, kv_heads, head_dim, .. } = shape;
     let lengths = |what, expected, found| Error::Lengths { what, expected, found };
     if kv_heads == 0 || heads == 0 || !heads.is_multiple_of(kv_heads) || head_dim == 0 {
         return Err(lengths("attention: heads, a multiple of the key-value heads", kv_heads, heads));
     }
+    let value_dim = match values {
+        Of::Cache(_) => head_dim,
+        Of::Keys(width) => width,
+    };
     let n = q.len() / (heads * head_dim);
-    if q.len() != n * heads * head_dim || out.len() != q.len() {
-        return Err(lengths("attention: output, and whole rows of queries", q.len(), out.len()));
+    if q.len() != n * heads * head_dim || out.len() != n * heads * value_dim {
+        return Err(lengths(
+            "attention: output, and whole rows of queries",
+            n * heads * value_dim,
+            out.len(),
+        ));
     }
     if n == 0 {
         return Ok(());
     }
     keys.check("attention: keys", first + n - 1, kv_heads, head_dim)?;
-    values.check("attention: values", first + n - 1, kv_heads, head_dim)?;
+    match values {
+        Of::Cache(values) => values.check("attention: values", first + n - 1, kv_heads, head_dim)?,
+        Of::Keys(width) if width == 0 || width > head_dim => {
+            return Err(lengths("attention: values that are part of the keys", head_dim, width));
+        }
+        Of::Keys(_) => {}
+    }
     let group = heads / kv_heads;
     let block = (ROWS / group).clamp(1, n);
     let blocks = n.div_ceil(block);
     let out = Shared::new(out);
     let put = |token: usize, head: usize, result: &[f32]| {
         // SAFETY: each (token, head) belongs to one task.
-        unsafe { out.slice((token * heads + head) * head_dim, head_dim) }.copy_from_slice(result);
+        unsafe { out.slice((token * heads + head) * value_dim, value_dim) }.copy_from_slice(result);
     };
-    let job = Job { level, shape, q, first, keys, values };
+    let job = Job { level, shape, q, first, keys, values, value_dim };
     if blocks > 1 {
         pool.run(kv_heads * blocks, |task| {
             // Later blocks see more keys: start with them, so that no long task remains at the end.
@@ -120,7 +158,7 @@ pub fn attention(
     }
     // Of each head's spans: one after the other, then joined.
     let rows = group * n;
-    let size = rows * Gathered::row(head_dim);
+    let size = rows * Gathered::row(value_dim);
     let mut parts = vec![0f32; kv_heads * spans.len() * size];
     let shared = Shared::new(&mut parts);
     pool.run(kv_heads * spans.len(), |part| {
@@ -153,7 +191,9 @@ struct Job<'a> {
     q: &'a [f32],
     first: usize,
     keys: Keys<'a>,
-    values: Values<'a>,
+    values: Of<'a>,
+    /// Numbers of a value.
+    value_dim: usize,
 }
 
 /// A key-value head and some queries.
@@ -174,8 +214,8 @@ struct Gathered {
 
 impl Gathered {
     /// Numbers of a row that is stored.
-    fn row(head_dim: usize) -> usize {
-        head_dim.next_multiple_of(LANES) + 2
+    fn row(value_dim: usize) -> usize {
+        value_dim.next_multiple_of(LANES) + 2
     }
 
     fn store(&self, out: &mut [f32]) {
@@ -209,11 +249,11 @@ impl Gathered {
 
     /// Divides by the sums and passes each (token, head, result) to `put`.
     fn finish(mut self, task: &Task, put: impl Fn(usize, usize, &[f32])) {
-        let head_dim = task.job.shape.head_dim;
+        let value_dim = task.job.value_dim;
         for (row, result) in self.result.chunks_exact_mut(self.width).enumerate() {
             let inverse = 1.0 / self.sums[row].1;
             result.iter_mut().for_each(|x| *x *= inverse);
-            put(task.token(row), task.head(row), &result[..head_dim]);
+            put(task.token(row), task.head(row), &result[..value_dim]);
         }
     }
 }
@@ -253,16 +293,20 @@ impl Task<'_> {
 
     /// Computes the partial result of the queries over a run of keys.
     fn gather(&self, span: Range<usize>) -> Gathered {
-        let &Job { level, shape, keys, values, .. } = self.job;
+        let &Job { level, shape, keys, values, value_dim, .. } = self.job;
         let head_dim = shape.head_dim;
         let rows = self.group() * self.queries.len();
         let width = head_dim.next_multiple_of(LANES);
+        // Of values and results.
+        let out_width = value_dim.next_multiple_of(LANES);
         let mut sums = vec![(f32::NEG_INFINITY, 0f32); rows];
-        let mut result = Aligned::zeros(rows * width);
-        let mut scratch = Aligned::zeros(rows * (width + KEYS) + KEYS * width);
+        let mut result = Aligned::zeros(rows * out_width);
+        let beside = if matches!(values, Of::Keys(_)) { KEYS * out_width } else { 0 };
+        let mut scratch = Aligned::zeros(rows * (width + KEYS) + KEYS * width + beside);
         let (q, rest) = scratch.split_at_mut(rows * width);
-        // First keys as columns, then values.
-        let (factors, tile) = rest.split_at_mut(rows * KEYS);
+        let (factors, rest) = rest.split_at_mut(rows * KEYS);
+        // First keys as columns, then values; those that are part of the keys beside them.
+        let (tile, beside) = rest.split_at_mut(KEYS * width);
         self.scale_queries(q, width);
         let asks = rows <= ASKING;
 
@@ -283,15 +327,24 @@ impl Task<'_> {
                 let seen = self.visible(self.token(row));
                 let within = |p: usize| p.max(span.start).saturating_sub(base).min(count);
                 let seen = within(seen.start)..within(seen.end);
-                let result = &mut result[row * width..][..width];
+                let result = &mut result[row * out_width..][..out_width];
                 online(level, Online { scores, seen, sum: &mut sums[row], result });
             }
-            values.read(level, (base, count), self.kv_head, head_dim, tile, width);
-            let (a, b, c) = (&*factors, &*tile, &mut *result);
-            let (depth, a_stride, c_stride) = (count, KEYS, width);
-            let sums = Product { rows, depth, width, a, a_stride, b, c, c_stride };
-            multiply_add_and_ask(level, sums, values.ahead(next, self.kv_head, head_dim));
+            let (b, next): (&[f32], _) = match values {
+                Of::Cache(values) => {
+                    values.read(level, (base, count), self.kv_head, head_dim, tile, width);
+                    (tile, values.ahead(next, self.kv_head, head_dim))
+                }
+                Of::Keys(_) => {
+                    latent::transpose(level, tile, value_dim, beside, out_width);
+                    (beside, Ahead::NONE)
+                }
+            };
+            let (a, c) = (&*factors, &mut *result);
+            let (depth, a_stride, c_stride) = (count, KEYS, out_width);
+            let sums = Product { rows, depth, width: out_width, a, a_stride, b, c, c_stride };
+            multiply_add_and_ask(level, sums, next);
         }
-        Gathered { result, sums, width }
+        Gathered { result, sums, width: out_width }
     }
 }

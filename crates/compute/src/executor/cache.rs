@@ -52,12 +52,15 @@ pub struct CacheShape {
     pub context: usize,
     /// How numbers are stored.
     pub kv: KvType,
+    /// There are no values: they are made of the keys (latent attention).
+    pub keys_only: bool,
 }
 
 impl CacheShape {
     /// Bytes of keys and values together that one position takes in all layers; the largest number if that is more.
     pub fn position_bytes(&self) -> usize {
-        let numbers = 2 * self.layers * self.kv_heads * cpu::row(self.kv, self.head_dim);
+        let both = if self.keys_only { 1 } else { 2 };
+        let numbers = both * self.layers * self.kv_heads * cpu::row(self.kv, self.head_dim);
         cpu::bytes(self.kv, numbers).unwrap_or(usize::MAX)
     }
 }

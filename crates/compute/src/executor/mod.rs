@@ -35,7 +35,9 @@ pub use cache::{CacheShape, KvCache, KvType};
 pub use gpu::{Gpu, MOST_GPU_EXPERTS, MOST_GPU_HEAD, gpus};
 pub use gradients::{Columns, Recorded, Turn};
 pub use mixture::{ExpertStacks, Mixture, Rows, bytes_of_stack};
-pub use operations::{Attend, Choice, Heads, Input, Output, Rotate, RowLikelihood};
+pub use operations::{
+    Attend, AttendLatent, Choice, Heads, Input, LatentMatrices, Output, Rotate, RowLikelihood,
+};
 pub use replay::{Mode, PassKey};
 pub use routing::{GroupRank, Groups, Routing, Scores};
 pub use upload::{Room, Uploader, bytes_of_linear, bytes_of_matrix, bytes_of_norm};
@@ -234,6 +236,19 @@ impl Executor {
     /// Lengths and devices that do not fit, a cache too short.
     pub fn attend(&mut self, cache: &mut KvCache, attend: Attend<'_>) -> Result<()> {
         dispatch!(self, half => half.attend(cache, attend))
+    }
+
+    /// Rotates the last numbers of queries and of what is cached, stores latent vectors, and attends over them. The CPU
+    /// alone does so.
+    ///
+    /// # Errors
+    /// Lengths and devices that do not fit, a cache too short.
+    pub fn attend_latent(&mut self, cache: &mut KvCache, attend: AttendLatent<'_>) -> Result<()> {
+        match &mut self.half {
+            Half::Cpu(cpu) => cpu.attend_latent(cache, attend),
+            #[cfg(feature = "cuda")]
+            Half::Cuda(_) => Err(crate::Error::Device),
+        }
     }
 
     /// Chooses experts for each row of the router's outputs, which are overwritten: for each expert the tokens that chose

@@ -1,6 +1,7 @@
 //! Arguments of the operations.
 
-use super::{Norm, Values, ValuesMut};
+use super::{Linear, Norm, Values, ValuesMut};
+use crate::attention::LatentShape;
 use crate::error::same;
 use crate::ops::{Activation, RopeStyle};
 use crate::{AttentionShape, Error, Result};
@@ -98,6 +99,48 @@ pub struct Attend<'a> {
     /// Queries, keys and values of the tokens.
     pub heads: Heads<'a>,
     /// `[tokens - skip][heads][head_dim]`.
+    pub out: ValuesMut<'a>,
+}
+
+/// The matrices of latent attention that make keys and values: [`LatentUp`](crate::attention::LatentUp) as layers.
+#[derive(Clone, Debug)]
+pub enum LatentMatrices<'a> {
+    /// One for both.
+    Joined {
+        /// Keys, then values of each head.
+        both: &'a Linear,
+        /// Each head's keys, transposed; none if they were not made.
+        absorbed: Vec<&'a Linear>,
+    },
+    /// One for each head.
+    Split {
+        /// Keys, transposed.
+        keys: Vec<&'a Linear>,
+        /// Values.
+        values: Vec<&'a Linear>,
+    },
+}
+
+/// Arguments of latent attention.
+#[derive(Debug)]
+pub struct AttendLatent<'a> {
+    /// Heads, sizes, scale.
+    pub shape: LatentShape,
+    /// The matrices that make keys and values.
+    pub up: LatentMatrices<'a>,
+    /// The cache's layer.
+    pub slot: usize,
+    /// Position of the first token.
+    pub first: usize,
+    /// Tokens from the first on whose queries are not needed.
+    pub skip: usize,
+    /// Rotation of the last numbers of each query and of what is cached, if any.
+    pub rotate: Option<Rotate<'a>>,
+    /// `[tokens][heads][nope + rope]`; overwritten.
+    pub q: ValuesMut<'a>,
+    /// Latent vectors with the rotated part of keys behind them, `[tokens][rank + rope]`; overwritten.
+    pub latent: ValuesMut<'a>,
+    /// `[tokens - skip][heads][value]`.
     pub out: ValuesMut<'a>,
 }
 

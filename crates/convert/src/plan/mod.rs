@@ -2,13 +2,14 @@
 
 mod directory;
 mod gguf;
-mod gptq;
+mod labels;
+mod packed;
 
 use std::path::{Path, PathBuf};
 
 use quern_model::{View, ViewTensor};
 use quern_tensor_io::gguf::Writer;
-use quern_tensor_io::scheme::{Inexact, Packing};
+use quern_tensor_io::scheme::{CodeFormat, Inexact, Packing};
 use quern_tensor_io::{Checkpoint, ElementType, Error, Metadata, Remedy, Result, TensorPlan, decode};
 
 use crate::cast;
@@ -50,8 +51,8 @@ pub struct ConvertRow {
 pub(crate) enum Content {
     /// The view's tensor of this number.
     View(usize),
-    /// One of the four tensors of the packed layer of this number.
-    Gptq { layer: usize, part: usize },
+    /// One of the tensors of the packed layer of this number.
+    Packed { layer: usize, part: usize },
 }
 
 /// What stands around the tensors.
@@ -76,7 +77,7 @@ pub(crate) struct Directory {
 #[derive(Debug)]
 pub struct ConvertPlan<'a> {
     pub(crate) view: View<'a>,
-    /// The packed layers that become GPTQ's tensors.
+    /// The packed layers that are repacked.
     pub(crate) packing: Option<Packing>,
     pub(crate) around: Around,
     pub(crate) options: Options,
@@ -138,6 +139,14 @@ impl<'a> ConvertPlan<'a> {
         }
     }
 
+    /// The format that packed layers are written in, if they are.
+    pub(crate) fn code_format(&self) -> Option<CodeFormat> {
+        match self.options.target {
+            Target::Packed(format) => Some(format),
+            Target::Gguf | Target::Safetensors => None,
+        }
+    }
+
     pub(crate) fn tensors(&self) -> Vec<TensorPlan> {
         let planned =
             |r: &ConvertRow| TensorPlan { name: r.name.clone(), element_type: r.to, shape: r.shape.clone() };
@@ -169,7 +178,7 @@ pub fn plan(checkpoint: &Checkpoint, options: Options) -> Result<ConvertPlan<'_>
     match options.target {
         Target::Gguf => gguf::plan(checkpoint, options),
         Target::Safetensors => directory::plan(checkpoint, options),
-        Target::Gptq(format) => gptq::plan(checkpoint, options, format),
+        Target::Packed(format) => packed::plan(checkpoint, options, format),
     }
 }
 

@@ -21,6 +21,8 @@ pub enum Field {
     LocalRopeTheta,
     /// The part of each head that rope rotates, 1 for all of it.
     PartialRotary,
+    /// Values of each head that rope rotates, which counts before the part of it (MiniMax M2).
+    RotaryDimensions,
     SlidingWindow,
     Tied,
     QkvBias,
@@ -66,6 +68,24 @@ pub enum Field {
     DeltaValueHeads,
     DeltaKeyDim,
     DeltaValueDim,
+    MambaHeads,
+    MambaHeadDim,
+    MambaGroups,
+    MambaState,
+    /// The convolution of a mixer with a state has a bias.
+    StateConvBias,
+    /// Width between the two projections of queries; null for one projection (latent attention).
+    QueryRank,
+    /// Numbers of the vector that keys and values are made of.
+    LatentRank,
+    /// Numbers of a query and a key that are rotated.
+    LatentRopeDim,
+    /// Numbers in front of them.
+    LatentNopeDim,
+    /// Numbers of a value.
+    LatentValueDim,
+    /// How far apart outputs of a router may be that count together (Phi-MoE).
+    RouterJitter,
     /// What the chosen experts' weights are multiplied by.
     ExpertScale,
     /// Width inside the expert that all tokens use; 0 for none.
@@ -186,6 +206,8 @@ pub enum GgufKey {
     ExpertWeightsNormOff,
     /// `expert_weights_norm`.
     ExpertWeightsNorm,
+    /// The same, only where it is on (DeepSeek V2).
+    ExpertWeightsNormOn,
     /// `expert_weights_scale`: what the chosen experts' weights are multiplied by.
     ExpertWeightsScale,
     /// The same, only where it is not 1.
@@ -241,10 +263,31 @@ pub enum GgufKey {
     /// `ssm.conv_kernel`, `ssm.state_size`, `ssm.group_count`, `ssm.time_step_rank` and `ssm.inner_size` of a delta net,
     /// `attention.recurrent_layers` and `full_attention_interval`.
     DeltaNet,
+    /// `ssm.conv_kernel`, `ssm.state_size`, `ssm.group_count`, `ssm.inner_size` and `ssm.time_step_rank` of Mamba-2.
+    Mamba2,
+    /// `feed_forward_length`, 0 in layers that are no network.
+    FeedForwardLengthLayers,
+    /// `attention.layer_norm_epsilon`, `rope.dimension_count` and `rope.scaling.finetuned`, which mean nothing in a model
+    /// that rotates nothing and has no layer norm, and are written all the same (Nemotron-H).
+    NemotronH,
     /// `shortconv.l_cache`.
     ShortConv,
     /// `attention.head_count_kv`, 0 in layers whose mixer keeps a state.
     HeadCountKvLayers,
+    /// `attention.head_count_kv`, always 1: the cache of latent attention has one head.
+    HeadCountKvOne,
+    /// `attention.q_lora_rank` and `attention.kv_lora_rank`.
+    LatentRanks,
+    /// `attention.key_length` and `value_length` of the cache of latent attention, `key_length_mla` and
+    /// `value_length_mla` of its heads.
+    LatentLengths,
+    /// `leading_dense_block_count`, `expert_feed_forward_length` and `expert_shared_count` of a model without experts in
+    /// a family that may have them (Youtu).
+    DenseLayersAlone,
+    /// `attention.key_length` alone (MiniCPM3).
+    KeyLength,
+    /// `rope.scaling.yarn_log_multiplier`, a tenth of `mscale_all_dim` (DeepSeek V2), in place of the attention factor.
+    YarnScoreMultiplier,
     /// `tensor_data_layout`, the layout of Falcon's queries, keys and values.
     TensorDataLayout,
 }

@@ -55,14 +55,31 @@ pub enum TensorRole {
     DeltaAlpha,
     /// The convolution of a mixer with a state, one filter for each channel.
     StateConv,
+    StateConvBias,
     /// Added to what a state's decay is computed from.
     StateTimeBias,
     /// How fast a state decays, one number for each head.
     StateDecay,
+    /// What a state's input is multiplied with beside it, one number for each head.
+    StateSkip,
     /// Of each head that a state returns.
     StateNorm,
     /// From what a state returns to the residual stream.
     StateOut,
+    /// From the residual stream to the rank of queries (latent attention).
+    AttentionQDown,
+    AttentionQDownNorm,
+    /// From there to the queries.
+    AttentionQUp,
+    /// From the residual stream to the vector that keys and values are made of, and the rotated part of keys behind it.
+    AttentionKvDown,
+    AttentionKvDownNorm,
+    /// From that vector to keys and values, those of each head together.
+    AttentionKvUp,
+    /// The keys' part of it, transposed: `[heads, rank, nope]`.
+    AttentionKUp,
+    /// The values' part: `[heads, value, rank]`.
+    AttentionVUp,
     FfnNorm,
     FfnNormBias,
     FfnGate,

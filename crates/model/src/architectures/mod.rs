@@ -2,19 +2,28 @@
 
 mod arcee;
 mod cohere2;
+mod deepseek2;
+mod dots1;
 mod ernie4_5;
+mod ernie4_5_moe;
 mod exaone4;
 mod falcon;
 mod gemma;
+mod glm4_moe;
 mod gpt2;
 mod gpt_neox;
 mod granite;
 mod lfm2;
+mod lfm2_moe;
 mod llama;
+mod minicpm3;
+mod minimax_m2;
+mod nemotron_h;
 mod olmo2;
 mod olmoe;
 mod opt;
 mod phi;
+mod phimoe;
 mod qwen;
 mod qwen2_moe;
 mod qwen3_5;
@@ -26,22 +35,31 @@ mod table;
 
 pub use arcee::ARCEE;
 pub use cohere2::COHERE2;
+pub use deepseek2::{DEEPSEEK_V2, DEEPSEEK_V3, GLM4_MOE_LITE, YOUTU};
+pub use dots1::DOTS1;
 pub use ernie4_5::ERNIE4_5;
+pub use ernie4_5_moe::ERNIE4_5_MOE;
 pub use exaone4::EXAONE4;
 pub use falcon::FALCON;
 pub use gemma::{GEMMA, GEMMA2, GEMMA3};
+pub use glm4_moe::GLM4_MOE;
 pub use gpt_neox::GPT_NEOX;
 pub use gpt2::GPT2;
 pub use granite::GRANITE;
 pub use lfm2::LFM2;
+pub use lfm2_moe::LFM2_MOE;
 pub use llama::{LLAMA, MINISTRAL3, MISTRAL, MISTRAL3, MIXTRAL};
+pub use minicpm3::MINICPM3;
+pub use minimax_m2::MINIMAX_M2;
+pub use nemotron_h::NEMOTRON_H;
 pub use olmo2::{OLMO2, OLMO3};
 pub use olmoe::OLMOE;
 pub use opt::OPT;
 pub use phi::{PHI2, PHI3};
+pub use phimoe::PHIMOE;
 pub use qwen::{QWEN2, QWEN2_VL, QWEN3, QWEN3_MOE, QWEN3_VL};
 pub use qwen2_moe::QWEN2_MOE;
-pub use qwen3_5::QWEN3_5;
+pub use qwen3_5::{QWEN3_5, QWEN3_5_MOE};
 pub use seed_oss::SEED_OSS;
 pub use smollm3::SMOLLM3;
 pub use stablelm::STABLELM;
@@ -60,6 +78,7 @@ pub static ALL: &[&Architecture] = &[
     &QWEN3,
     &QWEN3_MOE,
     &QWEN3_5,
+    &QWEN3_5_MOE,
     &QWEN2_VL,
     &QWEN3_VL,
     &GEMMA,
@@ -77,6 +96,8 @@ pub static ALL: &[&Architecture] = &[
     &SMOLLM3,
     &GRANITE,
     &LFM2,
+    &LFM2_MOE,
+    &NEMOTRON_H,
     &OLMO2,
     &OLMO3,
     &OLMOE,
@@ -84,7 +105,17 @@ pub static ALL: &[&Architecture] = &[
     &EXAONE4,
     &COHERE2,
     &ERNIE4_5,
+    &DEEPSEEK_V2,
+    &DEEPSEEK_V3,
+    &GLM4_MOE_LITE,
+    &YOUTU,
+    &MINICPM3,
     &QWEN2_MOE,
+    &DOTS1,
+    &ERNIE4_5_MOE,
+    &GLM4_MOE,
+    &MINIMAX_M2,
+    &PHIMOE,
 ];
 
 /// The architecture with this `general.architecture` in GGUF: of several with the name `llama` the first with (or

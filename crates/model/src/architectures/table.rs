@@ -8,16 +8,19 @@ use crate::architecture::{
 
 pub(super) use crate::architecture::Dim::{
     ConvTaps, DeltaHeadDim, DeltaHeads, DeltaValues, Embedding, ExpertFfn, Experts, Ffn, GateUp, HeadDim,
-    Heads, Hidden, KeyValue, KvHeads, One, Positions, Qkv, Query, QueryGate, RopeHalf, SharedFfn,
-    TripleHidden, Vocab,
+    Heads, Hidden, KeyValue, KvHeads, LatentCached, LatentNope, LatentRank, LatentUp, LatentValue,
+    LatentValues, MambaConv, MambaGroup, MambaGroups, MambaHeads, MambaIn, MambaInner, One, Positions, Qkv,
+    Query, QueryGate, QueryRank, RopeHalf, SharedFfn, TripleHidden, Vocab,
 };
 pub(super) use crate::architecture::Layout::Experts as EachExpert;
 pub(super) use crate::architecture::Layout::{
-    Conv, HeadNorms, KeyHeads, PlusOne, QkvByHead, QueryHeads, Same, Transposed,
+    Conv, Flat, FlatDecay, HeadNorms, KeyHeads, KeyUp, PlusOne, QkvByHead, QueryHeads, Same, Transposed,
+    ValueUp,
 };
 pub(super) use crate::architecture::Presence::{
-    Always, AttentionLayers, DenseLayers, EmbeddingProjection, FfnBias, FinalNorm, OutputBias, QkNorm,
-    QkvBias, SecondNorm, SharedExpert, SharedRouter, SparseLayers, StateLayers, UnlessTied,
+    Always, AttentionLayers, ChoiceBias, DenseLayers, EmbeddingProjection, FfnBias, FinalNorm, NetworkLayers,
+    OutputBias, QkNorm, QkvBias, SecondNorm, SharedExpert, SharedRouter, SparseLayers, StateConvBias,
+    StateLayers, UnlessTied,
 };
 pub(super) use crate::architecture::TensorRole as Role;
 
@@ -36,6 +39,17 @@ pub(super) const fn tensor(
 /// A tensor of GGUF files, which Hugging Face computes from the configuration.
 pub(super) const fn computed(role: TensorRole, gguf: &'static str, presence: Presence) -> TensorTemplate {
     TensorTemplate { role, hf: None, gguf, shape: &[RopeHalf], presence, layout: Same }
+}
+
+/// A tensor of GGUF files that is a part of one that Hugging Face has.
+pub(super) const fn derived(
+    role: TensorRole,
+    gguf: &'static str,
+    shape: &'static [Dim],
+    presence: Presence,
+    layout: Layout,
+) -> TensorTemplate {
+    TensorTemplate { role, hf: None, gguf, shape, presence, layout }
 }
 
 /// A key of `config.json` whose null means the same as its absence.

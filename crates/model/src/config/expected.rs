@@ -2,7 +2,7 @@
 
 use crate::architecture::{Convention, Dim, Layout, Presence, TensorRole, TensorTemplate};
 
-use super::{Config, DeltaNet};
+use super::{Config, DeltaNet, Mamba2};
 
 /// One tensor that must, or may, be there.
 #[derive(Clone, Debug)]
@@ -76,10 +76,19 @@ impl Config {
             Presence::OneNorm => given(!self.second_norm, false),
             Presence::FinalNorm => given(self.final_norm, false),
             Presence::EmbeddingProjection => given(self.embedding_size != self.hidden_size, false),
-            Presence::AttentionLayers => given(!layer.is_some_and(|layer| self.has_state(layer)), false),
+            Presence::AttentionLayers => given(layer.is_none_or(|layer| self.has_attention(layer)), false),
+            Presence::NetworkLayers => given(layer.is_none_or(|layer| self.is_network(layer)), false),
+            Presence::StateConvBias => {
+                let there = layer.is_none_or(|layer| self.has_state(layer));
+                given(there && self.mamba2().is_some_and(|mamba| mamba.conv_bias), false)
+            }
             Presence::StateLayers => given(layer.is_none_or(|layer| self.has_state(layer)), false),
             Presence::RopeFactors => given(self.rope.factors.is_some(), false),
             Presence::LongRope => given(self.rope.long_factors().is_some(), false),
+            Presence::QueryRank => given(self.query_rank().is_some(), false),
+            Presence::NoQueryRank => given(self.query_rank().is_none(), false),
+            Presence::JoinedUp => given(!gguf || self.joined_in_gguf(), false),
+            Presence::SplitUp => given(gguf && !self.joined_in_gguf(), false),
             Presence::DenseLayers => given(experts.is_none(), false),
             Presence::SparseLayers => given(experts.is_some(), false),
             Presence::SharedExpert => given(shared.is_some(), false),
@@ -107,6 +116,10 @@ impl Config {
                 shape.insert(1, 1);
                 None
             }
+            (Convention::HuggingFace, Layout::Flat | Layout::FlatDecay) => {
+                shape = vec![shape.iter().product()];
+                None
+            }
             (
                 Convention::HuggingFace,
                 Layout::Same
@@ -118,7 +131,9 @@ impl Config {
                 | Layout::DeltaValues
                 | Layout::DeltaHeads
                 | Layout::DeltaDecay
-                | Layout::DeltaColumns,
+                | Layout::DeltaColumns
+                | Layout::KeyUp
+                | Layout::ValueUp,
             )
             | (Convention::Gguf, _) => None,
         };
@@ -135,6 +150,7 @@ impl Config {
     pub(crate) fn size(&self, dim: Dim) -> usize {
         let experts = self.experts.as_ref();
         let delta = |of: fn(&DeltaNet) -> usize| self.delta_net().map_or(0, of);
+        let mamba = |of: fn(&Mamba2) -> usize| self.mamba2().map_or(0, of);
         match dim {
             Dim::Vocab => self.vocab_size,
             Dim::Hidden => self.hidden_size,
@@ -156,11 +172,32 @@ impl Config {
             Dim::DeltaHeads => delta(|net| net.value_heads),
             Dim::DeltaHeadDim => delta(|net| net.value_dim),
             Dim::ConvTaps => self.states.as_ref().map_or(0, |states| states.mixer.taps()),
+            Dim::MambaIn => mamba(|m| m.inner() + m.width() + m.heads),
+            Dim::MambaConv => mamba(Mamba2::width),
+            Dim::MambaInner => mamba(Mamba2::inner),
+            Dim::MambaHeads => mamba(|m| m.heads),
+            Dim::MambaGroups => mamba(|m| m.groups),
+            Dim::MambaGroup => mamba(|m| m.inner() / m.groups.max(1)),
             Dim::TripleHidden => 3 * self.hidden_size,
             Dim::ExpertFfn => experts.map_or(0, |e| e.ffn_size),
+            Dim::QueryRank => self.query_rank().unwrap_or(0),
+            Dim::LatentRank => self.latent.map_or(0, |l| l.rank),
+            Dim::LatentCached => self.latent.map_or(0, |l| l.cached()),
+            Dim::LatentUp => self.heads * self.latent.map_or(0, |l| l.nope_dim + l.value_dim),
+            Dim::LatentNope => self.latent.map_or(0, |l| l.nope_dim),
+            Dim::LatentValue => self.latent.map_or(0, |l| l.value_dim),
+            Dim::LatentValues => self.attended(),
             Dim::SharedFfn => experts.and_then(|e| e.shared).map_or(0, |shared| shared.ffn_size),
             Dim::One => 1,
         }
+    }
+
+    fn query_rank(&self) -> Option<usize> {
+        self.latent.and_then(|latent| latent.query_rank)
+    }
+
+    fn joined_in_gguf(&self) -> bool {
+        self.latent.is_some_and(|latent| latent.joined_in_gguf)
     }
 
     /// Rows in front of the first position's in the table of positions.

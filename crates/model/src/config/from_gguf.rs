@@ -5,13 +5,15 @@ use std::path::Path;
 
 use quern_tensor_io::{Array, Checkpoint, ElementType, Error, Metadata, Result, Value};
 
-use crate::architecture::{Architecture, Block, Convention, GgufKey, Norm, Position, TensorRole as Role};
+use crate::architecture::{
+    Architecture, Block, Convention, GgufKey, Norm, Position, TensorRole as Role, Unrotated,
+};
 use crate::architectures;
 use crate::identify::class;
 
 use super::gguf_keys::Keys;
 use super::rope::yarn_mscale;
-use super::{Config, QueryGrowth, Rope, RopeScaling, limit, mixers, mixture, quirks};
+use super::{Config, QueryGrowth, Rope, RopeScaling, latent, limit, mixers, mixture, quirks};
 
 /// How many of the blocks predict further tokens.
 const NEXTN: &str = "nextn_predict_layers";
@@ -23,6 +25,7 @@ pub(super) fn read(file: &Path, metadata: &Metadata, checkpoint: &Checkpoint) ->
     let with_experts = metadata.u64(&format!("{name}.expert_count")).is_some_and(|n| n > 0);
     let architecture =
         architectures::from_gguf_name(name, with_experts).ok_or_else(|| class::unknown(file, name))?;
+    let architecture = latent::of_scores(architecture, metadata);
     let keys = Keys { file, prefix: architecture.name, metadata };
     if with_experts != architecture.has_experts {
         let what = match with_experts {
@@ -36,15 +39,19 @@ pub(super) fn read(file: &Path, metadata: &Metadata, checkpoint: &Checkpoint) ->
 
     let hidden_size = keys.need("embedding_length", limit::HIDDEN)?;
     let heads = keys.need("attention.head_count", limit::HEADS)?;
-    let given = keys.size("attention.key_length", limit::HIDDEN)?;
+    let latent =
+        latent::from_gguf(&keys, architecture, checkpoint.tensor("blk.0.attn_kv_b.weight").is_some())?;
+    let given = keys.size("attention.key_length", limit::HIDDEN)?.filter(|_| latent.is_none());
     let head_dim = match given {
         Some(given) => given,
+        None if latent.is_some() => latent.map_or(0, |latent| latent.head_dim()),
         None if hidden_size.is_multiple_of(heads) => hidden_size / heads,
         None => {
             return Err(keys.error("attention.head_count", format!("{heads} does not divide {hidden_size}")));
         }
     };
-    if let Some(value) = keys.size("attention.value_length", limit::HIDDEN)?.filter(|&v| v != head_dim) {
+    let value_length = keys.size("attention.value_length", limit::HIDDEN)?.filter(|_| latent.is_none());
+    if let Some(value) = value_length.filter(|&v| v != head_dim) {
         let what = format!("values of length {value} under keys of length {head_dim} are not supported");
         return Err(Error::unsupported(file, what));
     }
@@ -63,15 +70,14 @@ pub(super) fn read(file: &Path, metadata: &Metadata, checkpoint: &Checkpoint) ->
     };
     let layers = all_layers - speculative_layers;
     let context_length = keys.need("context_length", limit::CONTEXT)?;
-    let ffn_size = keys.need("feed_forward_length", limit::HIDDEN)?;
+    let ffn_size = mixers::ffn_size(&keys, architecture, (hidden_size, layers))?;
     let dimensions = match architecture.position {
+        // Files of models that rotate nothing say this for nothing.
+        Position::Rotary if architecture.unrotated == Unrotated::All => head_dim,
         Position::Rotary => keys.size("rope.dimension_count", limit::HIDDEN)?.unwrap_or(head_dim),
         Position::Learned { .. } => 0,
     };
-    let epsilon = match architecture.norm {
-        Norm::Rms => "attention.layer_norm_rms_epsilon",
-        Norm::Layer => "attention.layer_norm_epsilon",
-    };
+    let (_, epsilon) = architecture.gguf_epsilon();
     let experts = match with_experts {
         false => None,
         true => Some(mixture::from_gguf(&keys, architecture, ffn_size)?),
@@ -102,7 +108,11 @@ pub(super) fn read(file: &Path, metadata: &Metadata, checkpoint: &Checkpoint) ->
         embedding_size: hidden_size,
         layers,
         heads,
-        kv_heads: mixers::kv_heads(&keys, architecture, heads)?,
+        kv_heads: match latent {
+            // One head in the cache, of which every head's keys and values are made.
+            Some(_) => heads,
+            None => mixers::kv_heads(&keys, architecture, (heads, layers))?,
+        },
         head_dim,
         head_dim_given: given.is_some(),
         ffn_size,
@@ -148,6 +158,7 @@ pub(super) fn read(file: &Path, metadata: &Metadata, checkpoint: &Checkpoint) ->
         unrotated_layers: Vec::new(),
         query_growth: None,
         scaled_by_layer: false,
+        latent,
         experts,
         states: None,
         sparse_layers: Vec::new(),
@@ -171,7 +182,7 @@ pub(super) fn read(file: &Path, metadata: &Metadata, checkpoint: &Checkpoint) ->
         name.is_some_and(|n| checkpoint.tensor(&n).is_some())
     };
     // Not every layer has attention.
-    let first = (0..layers).find(|&layer| !config.has_state(layer)).unwrap_or(0);
+    let first = (0..layers).find(|&layer| config.has_attention(layer)).unwrap_or(0);
     let any = |roles: &[Role]| roles.iter().any(|&role| has(role, Some(first)) || has(role, Some(0)));
     let tied = !has(Role::Output, None);
     let qkv_bias =
@@ -370,6 +381,8 @@ fn yarn(keys: &Keys<'_>, factor: f32) -> Result<RopeScaling> {
             let more = keys.positive("rope.scaling.attn_factor")?.map_or(1.0, f64::from);
             Some((own * more) as f32)
         }
+        // DeepSeek V2's say what scores are multiplied with; queries and keys are then not lengthened.
+        Some(_) if keys.metadata.get(&keys.name("attention.kv_lora_rank")).is_some() => Some(1.0),
         _ => attention_factor,
     };
     let original_context = match keys.size("rope.scaling.original_context_length", limit::CONTEXT)? {

@@ -11,7 +11,7 @@ use crate::architectures;
 use crate::identify::class;
 use crate::json::{Json, Object};
 
-use super::{Config, hf_rope, limit, mixers, mixture, multimodal, quirks};
+use super::{Config, hf_rope, latent, limit, mixers, mixture, multimodal, quirks};
 
 /// A `config.json` under the keys of one architecture.
 pub(super) struct Reader<'a> {
@@ -73,6 +73,7 @@ impl Reader<'_> {
         }
     }
 
+    /// A size that must be there.
     pub(super) fn need(&self, field: Field, max: usize) -> Result<usize> {
         self.size(field, max)?.ok_or_else(|| self.root.missing(self.name(field)))
     }
@@ -178,8 +179,10 @@ pub(super) fn read(file: &Path) -> Result<Config> {
     let heads = reader.need(Field::Heads, limit::HEADS)?;
     reader.check_limits(hidden_size, heads)?;
     let given = reader.size(Field::HeadDim, limit::HIDDEN)?;
+    let latent = latent::from_hf(&reader, hidden_size, heads)?;
     let head_dim = match given {
         Some(given) => given,
+        None if latent.is_some() => latent.map_or(0, |latent| latent.head_dim()),
         None if hidden_size.is_multiple_of(heads) => hidden_size / heads,
         None => {
             let what = format!(
@@ -216,7 +219,7 @@ pub(super) fn read(file: &Path) -> Result<Config> {
         ffn_size,
         context_length,
         norm_epsilon: reader.number(Field::NormEpsilon)?.unwrap_or_default() as f32,
-        rope: hf_rope::read(&reader, head_dim, context_length)?,
+        rope: hf_rope::read(&reader, latent.map_or(head_dim, |l| l.rope_dim), context_length)?,
         rope_style: architecture.hf_rope_style,
         sliding_window: reader.size(Field::SlidingWindow, limit::CONTEXT)?,
         sliding_layers: Vec::new(),
@@ -239,6 +242,7 @@ pub(super) fn read(file: &Path) -> Result<Config> {
         unrotated_layers: Vec::new(),
         query_growth: None,
         scaled_by_layer: reader.flag(Field::ScaledByLayer, false)?,
+        latent,
         experts,
         states: None,
         sparse_layers: Vec::new(),
@@ -246,13 +250,17 @@ pub(super) fn read(file: &Path) -> Result<Config> {
         dtype: dtype(&whole)?.or(dtype(&root)?),
         rope_sections: None,
         deepstack_layers: multimodal::deepstack_layers(&whole, architecture)?,
-        speculative_layers: 0,
+        speculative_layers: speculative_layers(&root)?,
         multimodal: class::is_multimodal(&whole),
         quantization: quantization(&whole)?.or(quantization(&root)?),
     };
     config.rope_sections = multimodal::rope_sections(&root, architecture, config.rope.dimensions)?;
     config.states = mixers::from_hf(&reader, &config)?;
+    if let Some(states) = &config.states {
+        config.layers = states.layers.len();
+    }
     config.sparse_layers = mixture::sparse_layers_of_hf(&reader, &config)?;
+    latent::complete(&reader, &mut config)?;
     quirks::from_hf(&reader, &mut config)?;
     config.checked(file)
 }
@@ -279,6 +287,12 @@ fn architecture(root: &Object<'_>) -> Result<&'static Architecture> {
 fn tied(whole: &Object<'_>, text: &Object<'_>) -> Result<Option<bool>> {
     const KEY: &str = "tie_word_embeddings";
     Ok(whole.bool(KEY)?.or(text.bool(KEY)?))
+}
+
+/// Layers that predict further tokens, which releases hold behind the model's own (GLM-4.5, DeepSeek V3).
+fn speculative_layers(root: &Object<'_>) -> Result<usize> {
+    let count = root.u64("num_nextn_predict_layers")?.unwrap_or(0);
+    Ok(usize::try_from(count).unwrap_or(limit::LAYERS).min(limit::LAYERS))
 }
 
 fn dtype(root: &Object<'_>) -> Result<Option<ElementType>> {

@@ -14,6 +14,8 @@ use super::from_hf::Reader;
 use super::rope::{long_mscale, yarn_mscale};
 use super::{Rope, RopeScaling, limit};
 
+/// What queries and keys are multiplied with within the original context and beyond it.
+const MSCALES: [&str; 2] = ["short_mscale", "long_mscale"];
 const GLOBAL: &str = "full_attention";
 const LOCAL: &str = "sliding_attention";
 
@@ -117,7 +119,7 @@ impl Source<'_, '_> {
             Some(theta) => theta,
             None => self.reader.number(Field::RopeTheta)?.unwrap_or(10_000.0),
         } as f32;
-        let dimensions = (head_dim as f64 * self.partial()?) as usize;
+        let dimensions = (head_dim as f64 * self.partial(head_dim)?) as usize;
         let mut scaling = match self.object {
             Some(object) => self.scaling(object, dimensions)?,
             None => RopeScaling::None,
@@ -142,11 +144,12 @@ impl Source<'_, '_> {
     }
 
     /// The part of each head that is rotated.
-    fn partial(&self) -> Result<f64> {
+    fn partial(&self, head_dim: usize) -> Result<f64> {
         let (reader, root) = (self.reader, self.reader.root);
         let own = self.object.map(|object| object.f64("partial_rotary_factor")).transpose()?.flatten();
         if reader.has(Field::PartialRotary) {
-            let partial = match own {
+            let dimensions = reader.size(Field::RotaryDimensions, limit::HIDDEN)?;
+            let partial = match own.or(dimensions.map(|n| n as f64 / head_dim as f64)) {
                 Some(partial) => partial,
                 None => reader.number(Field::PartialRotary)?.unwrap_or(1.0),
             };
@@ -189,7 +192,7 @@ impl Source<'_, '_> {
     fn scaling(&self, object: &Object<'_>, dimensions: usize) -> Result<RopeScaling> {
         let kind = rope_type(object)?;
         let need = |key: &str| positive(object, key)?.ok_or_else(|| object.missing(key));
-        for key in ["short_mscale", "long_mscale"] {
+        for key in MSCALES.into_iter().filter(|_| self.reader.architecture.name != "phimoe") {
             if object.f64(key)?.is_some_and(|v| v != 1.0) {
                 let what = format!("{}: no model quern knows has this key", object.name(key));
                 return Err(Error::unsupported(object.file(), what));
@@ -291,9 +294,18 @@ impl Source<'_, '_> {
             Ok(values)
         };
         let original_context = self.original_context(object)?;
-        let attention_factor = match positive(object, "attention_factor")? {
-            Some(factor) => Some(factor),
-            None => positive(object, "factor")?
+        let scales = [positive(object, MSCALES[0])?, positive(object, MSCALES[1])?];
+        let attention_factor = match (positive(object, "attention_factor")?, scales) {
+            // Its own, whatever the factors give.
+            (_, [Some(short), Some(long)]) if self.reader.architecture.name == "phimoe" => {
+                if short != long {
+                    let what = format!("{short} beside {}: {long} is not supported", object.name(MSCALES[1]));
+                    return Err(object.error(MSCALES[0], what));
+                }
+                Some(short)
+            }
+            (Some(factor), _) => Some(factor),
+            (None, _) => positive(object, "factor")?
                 .map(|factor| long_mscale(factor.into(), original_context as f64) as f32),
         };
         Ok(RopeScaling::Long {

@@ -3,54 +3,12 @@
 use quern_tensor_io::{Array, Result, Value};
 use serde_json::{Map, Value as Json, json};
 
-use crate::architecture::{Architecture, Field, GgufKey};
+use crate::architecture::{Architecture, Field, GgufKey, Layout};
 
 use super::from_hf::Reader;
 use super::gguf_keys::Keys;
+use super::state_mixers::{DeltaNet, Mamba2, ShortConv, StateMixer, States};
 use super::{Config, limit};
-
-/// The layers whose mixer keeps a state.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct States {
-    /// Which layers they are, one flag a layer.
-    pub layers: Vec<bool>,
-    /// Their mixer.
-    pub mixer: StateMixer,
-}
-
-/// A mixer that keeps a state of fixed size.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum StateMixer {
-    /// The gated delta net of Qwen3-Next.
-    DeltaNet(DeltaNet),
-    /// The gated convolution of LFM2.
-    ShortConv(ShortConv),
-}
-
-/// Sizes of a gated delta net.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct DeltaNet {
-    /// Heads of keys and queries; divides `value_heads`.
-    pub key_heads: usize,
-    /// Heads of values.
-    pub value_heads: usize,
-    /// Values in a key or query head.
-    pub key_dim: usize,
-    /// Values in a value head.
-    pub value_dim: usize,
-    /// Positions that its convolution reads.
-    pub taps: usize,
-    /// The checkpoint has the first value head of each key head, then the second of each; otherwise those of one key
-    /// head follow each other.
-    pub tiled: bool,
-}
-
-/// Sizes of a gated convolution as wide as the residual stream.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct ShortConv {
-    /// Positions that it reads.
-    pub taps: usize,
-}
 
 /// Most positions that a convolution may read.
 const TAPS: usize = 64;
@@ -58,81 +16,29 @@ const TAPS: usize = 64;
 /// Layers from one with attention to the next, where nothing says it.
 const INTERVAL: usize = 4;
 
-impl StateMixer {
-    /// Positions that its convolution reads.
-    pub fn taps(&self) -> usize {
-        match self {
-            Self::DeltaNet(net) => net.taps,
-            Self::ShortConv(conv) => conv.taps,
-        }
-    }
-
-    /// What it is called.
-    pub fn name(&self) -> &'static str {
-        match self {
-            Self::DeltaNet(_) => "gated delta nets",
-            Self::ShortConv(_) => "short convolutions",
-        }
-    }
-}
-
-impl DeltaNet {
-    /// Queries, keys and values of a token.
-    pub fn width(&self) -> usize {
-        2 * self.key_heads * self.key_dim + self.values()
-    }
-
-    /// Values of a token.
-    pub fn values(&self) -> usize {
-        self.value_heads * self.value_dim
-    }
-}
-
-impl States {
-    /// The rules that hold for both formats; what is wrong otherwise.
-    pub(super) fn check(&self, layers: usize) -> Result<(), String> {
-        if self.layers.len() != layers {
-            return Err(format!("kinds of {} layers are given for {layers} layers", self.layers.len()));
-        }
-        match self.mixer {
-            StateMixer::DeltaNet(net) if !net.value_heads.is_multiple_of(net.key_heads) => Err(format!(
-                "{} value heads of a delta net cannot share {} key heads evenly",
-                net.value_heads, net.key_heads
-            )),
-            StateMixer::DeltaNet(_) | StateMixer::ShortConv(_) => Ok(()),
-        }
-    }
-}
-
-impl Config {
-    /// Whether this layer's mixer keeps a state in place of keys and values.
-    pub fn has_state(&self, layer: usize) -> bool {
-        self.states.as_ref().is_some_and(|states| states.layers.get(layer).copied().unwrap_or(false))
-    }
-
-    /// The sizes of its delta nets, where it has such.
-    pub fn delta_net(&self) -> Option<&DeltaNet> {
-        match &self.states.as_ref()?.mixer {
-            StateMixer::DeltaNet(net) => Some(net),
-            StateMixer::ShortConv(_) => None,
-        }
-    }
-
-    /// Layers with keys and values.
-    pub fn attention_layers(&self) -> usize {
-        (0..self.layers).filter(|&layer| !self.has_state(layer)).count()
-    }
-}
-
 /// Whether GGUF files of this family have the value heads of a delta net tiled.
 fn tiled_in_gguf(architecture: &Architecture) -> bool {
-    architecture.tensors.iter().any(|t| t.layout == crate::architecture::Layout::DeltaValues)
+    architecture.tensors.iter().any(|t| t.layout == Layout::DeltaValues)
 }
 
 /// What a `config.json` says.
 pub(super) fn from_hf(reader: &Reader<'_>, config: &Config) -> Result<Option<States>> {
     let Some(taps) = reader.size(Field::ConvTaps, TAPS)? else { return Ok(None) };
     let need = |field, most| reader.need(field, most);
+    if reader.has(Field::MambaHeads) {
+        let mamba = Mamba2 {
+            heads: need(Field::MambaHeads, limit::HEADS)?,
+            head_dim: need(Field::MambaHeadDim, limit::HIDDEN)?,
+            groups: need(Field::MambaGroups, limit::HEADS)?,
+            state: need(Field::MambaState, limit::HIDDEN)?,
+            taps,
+            conv_bias: reader.flag(Field::StateConvBias, true)?,
+        };
+        let kinds = single_layers(reader)?;
+        let of = |kind: Single| kinds.iter().map(|&own| own == kind).collect();
+        let (layers, networks) = (of(Single::State), of(Single::Network));
+        return Ok(Some(States { layers, mixer: StateMixer::Mamba2(mamba), networks }));
+    }
     let (mixer, kind) = match reader.has(Field::DeltaKeyHeads) {
         true => (
             StateMixer::DeltaNet(DeltaNet {
@@ -147,7 +53,49 @@ pub(super) fn from_hf(reader: &Reader<'_>, config: &Config) -> Result<Option<Sta
         ),
         false => (StateMixer::ShortConv(ShortConv { taps }), "conv"),
     };
-    Ok(Some(States { layers: layers(reader, config, kind)?, mixer }))
+    Ok(Some(States { layers: layers(reader, config, kind)?, mixer, networks: Vec::new() }))
+}
+
+/// What a layer of Nemotron-H is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Single {
+    State,
+    Attention,
+    Network,
+}
+
+const KINDS: &str = "layers_block_type";
+const PATTERN: &str = "hybrid_override_pattern";
+
+/// What each layer is: as a list says, or the characters of a word.
+fn single_layers(reader: &Reader<'_>) -> Result<Vec<Single>> {
+    let root = reader.root;
+    let unknown = |key: &str, kind: &str| {
+        root.error(key, format!("{kind:?} is not a kind of layer that quern knows in such a model"))
+    };
+    let (key, kinds): (_, Vec<Single>) = if let Some(list) = root.array(KINDS)? {
+        let kind = |entry: &Json| match entry.as_str().unwrap_or_default() {
+            "linear_attention" | "mamba" => Ok(Single::State),
+            "full_attention" | "attention" => Ok(Single::Attention),
+            "mlp" => Ok(Single::Network),
+            other => Err(unknown(KINDS, other)),
+        };
+        (KINDS, list.iter().map(kind).collect::<Result<_>>()?)
+    } else if let Some(pattern) = root.str(PATTERN)? {
+        let kind = |character: char| match character {
+            'M' => Ok(Single::State),
+            '*' => Ok(Single::Attention),
+            '-' => Ok(Single::Network),
+            other => Err(unknown(PATTERN, &other.to_string())),
+        };
+        (PATTERN, pattern.chars().map(kind).collect::<Result<_>>()?)
+    } else {
+        return Err(root.missing(PATTERN));
+    };
+    match kinds.len() {
+        1..=limit::LAYERS => Ok(kinds),
+        other => Err(root.error(key, format!("{other} layers are not between 1 and {}", limit::LAYERS))),
+    }
 }
 
 /// Which layers are of this kind: as `layer_types` or `full_attn_idxs` list them, or by an interval.
@@ -194,6 +142,16 @@ pub(super) fn to_hf(config: &Config, out: &mut Map<String, Json>) {
     let kind = match states.mixer {
         StateMixer::DeltaNet(_) => "linear_attention",
         StateMixer::ShortConv(_) => "conv",
+        StateMixer::Mamba2(_) => {
+            let kind = |layer| match (config.has_state(layer), config.is_network(layer)) {
+                (true, _) => 'M',
+                (false, true) => '-',
+                (false, false) => '*',
+            };
+            let pattern: String = (0..config.layers).map(kind).collect();
+            out.insert(PATTERN.to_owned(), json!(pattern));
+            return;
+        }
     };
     let kinds = states.layers.iter().map(|&state| if state { kind } else { "full_attention" });
     out.insert("layer_types".to_owned(), kinds.collect());
@@ -204,34 +162,28 @@ pub(super) fn to_hf(config: &Config, out: &mut Map<String, Json>) {
 
 /// What GGUF metadata says.
 pub(super) fn from_gguf(keys: &Keys<'_>, config: &Config) -> Result<Option<States>> {
-    let architecture = config.architecture;
-    let has = |key| architecture.gguf_keys.contains(&key);
+    let has = |key| config.architecture.gguf_keys.contains(&key);
     if has(GgufKey::ShortConv) {
         let taps = keys.need("shortconv.l_cache", TAPS)?;
-        let counts = kv_counts(keys)?;
-        if counts.len() != config.layers {
-            return Err(
-                keys.error("attention.head_count_kv", format!("{} numbers are expected", config.layers))
-            );
-        }
+        let counts = for_each_layer(keys, KV_HEADS, config.layers)?;
         let layers = counts.into_iter().map(|count| count == 0).collect();
-        return Ok(Some(States { layers, mixer: StateMixer::ShortConv(ShortConv { taps }) }));
+        let mixer = StateMixer::ShortConv(ShortConv { taps });
+        return Ok(Some(States { layers, mixer, networks: Vec::new() }));
+    }
+    if has(GgufKey::Mamba2) {
+        return mamba2(keys, config).map(Some);
     }
     if !has(GgufKey::DeltaNet) {
         return Ok(None);
     }
-    let value_heads = keys.need("ssm.time_step_rank", limit::HEADS)?;
-    let values = keys.need("ssm.inner_size", limit::HIDDEN)?;
-    if !values.is_multiple_of(value_heads) {
-        return Err(keys.error("ssm.inner_size", format!("{value_heads} value heads do not divide {values}")));
-    }
+    let (value_heads, value_dim) = heads(keys)?;
     let net = DeltaNet {
         key_heads: keys.need("ssm.group_count", limit::HEADS)?,
         value_heads,
         key_dim: keys.need("ssm.state_size", limit::HIDDEN)?,
-        value_dim: values / value_heads,
+        value_dim,
         taps: keys.need("ssm.conv_kernel", TAPS)?,
-        tiled: tiled_in_gguf(architecture),
+        tiled: tiled_in_gguf(config.architecture),
     };
     const LAYERS: &str = "attention.recurrent_layers";
     let layers = match keys.metadata.get(&keys.name(LAYERS)) {
@@ -248,34 +200,92 @@ pub(super) fn from_gguf(keys: &Keys<'_>, config: &Config) -> Result<Option<State
             but_every(every, config.layers)
         }
     };
-    Ok(Some(States { layers, mixer: StateMixer::DeltaNet(net) }))
+    Ok(Some(States { layers, mixer: StateMixer::DeltaNet(net), networks: Vec::new() }))
 }
 
-/// `attention.head_count_kv` as a list.
-fn kv_counts(keys: &Keys<'_>) -> Result<Vec<usize>> {
-    const KEY: &str = "attention.head_count_kv";
-    let numbers = match keys.metadata.get(&keys.name(KEY)) {
+/// Mamba-2 and layers that are one thing each.
+fn mamba2(keys: &Keys<'_>, config: &Config) -> Result<States> {
+    let (heads, head_dim) = heads(keys)?;
+    let mamba = Mamba2 {
+        heads,
+        head_dim,
+        groups: keys.need("ssm.group_count", limit::HEADS)?,
+        state: keys.need("ssm.state_size", limit::HIDDEN)?,
+        taps: keys.need("ssm.conv_kernel", TAPS)?,
+        // As all files of such models have it.
+        conv_bias: true,
+    };
+    let counts = for_each_layer(keys, KV_HEADS, config.layers)?;
+    let widths = for_each_layer(keys, WIDTHS, config.layers)?;
+    let networks: Vec<bool> = widths.iter().map(|&width| width > 0).collect();
+    // As llama.cpp's loader decides it.
+    let layers = counts.iter().zip(&networks).map(|(&count, &network)| count == 0 && !network).collect();
+    Ok(States { layers, mixer: StateMixer::Mamba2(mamba), networks })
+}
+
+/// Heads of a state, and the values in one.
+fn heads(keys: &Keys<'_>) -> Result<(usize, usize)> {
+    let heads = keys.need("ssm.time_step_rank", limit::HEADS)?;
+    let values = keys.need("ssm.inner_size", limit::HIDDEN)?;
+    match values.is_multiple_of(heads) {
+        true => Ok((heads, values / heads)),
+        false => Err(keys.error("ssm.inner_size", format!("{heads} heads do not divide {values}"))),
+    }
+}
+
+/// Key-value heads of each layer.
+const KV_HEADS: &str = "attention.head_count_kv";
+/// The network's width in each layer.
+const WIDTHS: &str = "feed_forward_length";
+
+/// A number for each layer.
+fn for_each_layer(keys: &Keys<'_>, key: &str, layers: usize) -> Result<Vec<usize>> {
+    let numbers: Option<Vec<usize>> = match keys.metadata.get(&keys.name(key)) {
         Some(Value::Array(Array::I32(list))) => list.iter().map(|&n| usize::try_from(n).ok()).collect(),
         Some(Value::Array(Array::U32(list))) => list.iter().map(|&n| usize::try_from(n).ok()).collect(),
         _ => None,
     };
-    let numbers: Option<Vec<usize>> = numbers;
-    let fit = numbers.filter(|list| list.iter().all(|&n| n <= limit::HEADS));
-    fit.ok_or_else(|| keys.error(KEY, "a number of heads for each layer is expected"))
+    let fit = numbers.filter(|list| list.len() >= layers && list.iter().all(|&n| n <= limit::HIDDEN));
+    let mut list =
+        fit.ok_or_else(|| keys.error(key, format!("a number for each of {layers} layers is expected")))?;
+    list.truncate(layers);
+    Ok(list)
+}
+
+/// The number above zero that all layers with such have; `None` if none has.
+fn same_in_all(keys: &Keys<'_>, key: &str, layers: usize) -> Result<Option<usize>> {
+    let mut numbers = for_each_layer(keys, key, layers)?;
+    numbers.retain(|&number| number > 0);
+    let first = numbers.first().copied();
+    match numbers.iter().all(|&number| Some(number) == first) {
+        true => Ok(first),
+        false => Err(keys.error(key, "layers with different numbers above zero are not supported")),
+    }
 }
 
 /// Key-value heads of the layers with attention.
-pub(super) fn kv_heads(keys: &Keys<'_>, architecture: &Architecture, heads: usize) -> Result<usize> {
-    const KEY: &str = "attention.head_count_kv";
-    if !architecture.gguf_keys.contains(&GgufKey::HeadCountKvLayers) {
-        return Ok(keys.size(KEY, limit::HEADS)?.unwrap_or(heads));
+pub(super) fn kv_heads(
+    keys: &Keys<'_>,
+    architecture: &Architecture,
+    (heads, layers): (usize, usize),
+) -> Result<usize> {
+    match architecture.gguf_keys.contains(&GgufKey::HeadCountKvLayers) {
+        true => Ok(same_in_all(keys, KV_HEADS, layers)?.unwrap_or(heads)),
+        false => Ok(keys.size(KV_HEADS, limit::HEADS)?.unwrap_or(heads)),
     }
-    let mut counts = kv_counts(keys)?;
-    counts.retain(|&count| count > 0);
-    let first = counts.first().copied().unwrap_or(heads);
-    match counts.iter().all(|&count| count == first) {
-        true => Ok(first),
-        false => Err(keys.error(KEY, "layers with different numbers of key-value heads are not supported")),
+}
+
+/// The width of networks.
+pub(super) fn ffn_size(
+    keys: &Keys<'_>,
+    architecture: &Architecture,
+    (hidden, layers): (usize, usize),
+) -> Result<usize> {
+    match architecture.gguf_keys.contains(&GgufKey::FeedForwardLengthLayers) {
+        true => Ok(same_in_all(keys, WIDTHS, layers)?.unwrap_or(1)),
+        // A mixture of experts in every layer has no such width.
+        false if !architecture.gguf_keys.contains(&GgufKey::FeedForwardLength) => Ok(4 * hidden),
+        false => keys.need(WIDTHS, limit::HIDDEN),
     }
 }
 
@@ -294,10 +304,21 @@ pub(crate) fn to_gguf(config: &Config, key: GgufKey, set: &mut impl FnMut(&str, 
             set("full_attention_interval", size(interval(states).unwrap_or(INTERVAL)));
         }
         StateMixer::ShortConv(conv) if key == GgufKey::ShortConv => set("shortconv.l_cache", size(conv.taps)),
-        StateMixer::DeltaNet(_) | StateMixer::ShortConv(_) => {
-            let heads = |&state: &bool| if state { 0 } else { config.kv_heads as i32 };
-            let counts = states.layers.iter().map(heads).collect();
-            set("attention.head_count_kv", Value::Array(Array::I32(counts)));
+        StateMixer::Mamba2(mamba) if key == GgufKey::Mamba2 => {
+            set("ssm.conv_kernel", size(mamba.taps));
+            set("ssm.state_size", size(mamba.state));
+            set("ssm.group_count", size(mamba.groups));
+            set("ssm.inner_size", size(mamba.inner()));
+            set("ssm.time_step_rank", size(mamba.heads));
+        }
+        StateMixer::DeltaNet(_) | StateMixer::ShortConv(_) | StateMixer::Mamba2(_) => {
+            let number = |layer: usize| match key == GgufKey::FeedForwardLengthLayers {
+                true if config.is_network(layer) => config.ffn_size as i32,
+                false if config.has_attention(layer) => config.kv_heads as i32,
+                true | false => 0,
+            };
+            let name = if key == GgufKey::FeedForwardLengthLayers { WIDTHS } else { KV_HEADS };
+            set(name, Value::Array(Array::I32((0..config.layers).map(number).collect())));
         }
     }
 }

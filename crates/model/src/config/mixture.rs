@@ -150,14 +150,18 @@ pub(super) fn from_hf(reader: &Reader<'_>, ffn_size: usize) -> Result<Option<Exp
     let shared = shared.filter(|&width| width > 0);
     let groups = [Field::ExpertGroups, Field::ExpertGroupsUsed].map(|f| reader.size(f, limit::EXPERTS));
     let [groups, groups_used] = groups;
+    let scores = match (rules.scores, reader.number(Field::RouterJitter)?) {
+        (Scores::SparseMixer { .. }, Some(jitter)) => Scores::SparseMixer { jitter: jitter as f32 },
+        (scores, _) => scores,
+    };
     Ok(Some(Experts {
         count,
         used: reader.need(Field::ExpertsUsed, limit::EXPERTS)?,
         ffn_size: own,
-        scores: rules.scores,
+        scores,
         normalized: reader.flag(Field::NormTopk, rules.normalized)?,
         scale: reader.number(Field::ExpertScale)?.unwrap_or(1.0) as f32,
-        groups: Experts::groups(groups?, groups_used?, rules.scores),
+        groups: Experts::groups(groups?, groups_used?, scores),
         choice_bias: rules.choice_bias,
         scaled_inputs: rules.scaled_inputs,
         shared: shared.map(|ffn_size| SharedExpert { ffn_size, gated: rules.shared_gated }),
@@ -173,6 +177,13 @@ pub(super) fn sparse_layers_of_hf(reader: &Reader<'_>, config: &Config) -> Resul
     let step = reader.size(Field::SparseStep, limit::LAYERS)?.unwrap_or(1);
     let is = |layer: usize| layer >= first && (layer + 1).is_multiple_of(step);
     let mut layers: Vec<bool> = (0..config.layers).map(is).collect();
+    // ERNIE's: -1 for the last.
+    if let Some(last) = reader.root.get("moe_layer_end_index").and_then(Value::as_i64)
+        && reader.architecture.name == "ernie4_5-moe"
+        && last >= 0
+    {
+        layers.iter_mut().enumerate().for_each(|(layer, sparse)| *sparse &= layer as i64 <= last);
+    }
     if reader.has(Field::SparseStep) {
         for layer in listed(reader.root, "mlp_only_layers")?.into_iter().flatten() {
             if let Some(sparse) = layers.get_mut(layer) {
@@ -218,7 +229,7 @@ pub(super) fn from_gguf(keys: &Keys<'_>, architecture: &Architecture, ffn_size: 
     };
     let normalized = match rules.normalized {
         // Readers of such files never do so.
-        false if !written(GgufKey::ExpertWeightsNorm) => false,
+        false if !written(GgufKey::ExpertWeightsNorm) && !written(GgufKey::ExpertWeightsNormOn) => false,
         usual => keys.flag("expert_weights_norm")?.unwrap_or(usual),
     };
     let scaled = [GgufKey::ExpertWeightsScale, GgufKey::ExpertWeightsScaleUnlessOne];
@@ -291,8 +302,8 @@ pub(super) fn complete(with_bias: bool, config: &mut Config) {
 
 /// Adds to a `config.json` which layers are no mixtures, where a list says what numbers cannot.
 pub(super) fn to_hf(config: &Config, out: &mut Map<String, Value>) {
-    let stepped = config.architecture.hf_keys.iter().any(|key| key.field == Field::SparseStep);
-    if config.experts.is_some() && stepped {
+    let has = |field| config.architecture.hf_keys.iter().any(|key| key.field == field);
+    if config.experts.is_some() && has(Field::SparseStep) && !has(Field::DenseLayers) {
         let dense = |&layer: &usize| !config.is_sparse(layer);
         let others: Vec<usize> = match config.sparse_rule() {
             Some((0, _)) => Vec::new(),

@@ -9,11 +9,13 @@ mod from_gguf;
 mod from_hf;
 mod gguf_keys;
 mod hf_rope;
+mod latent;
 pub(crate) mod mixers;
 mod mixture;
 mod multimodal;
 mod quirks;
 mod rope;
+mod state_mixers;
 pub(crate) mod to_hf;
 
 use std::path::Path;
@@ -23,11 +25,12 @@ use quern_tensor_io::{Checkpoint, Container, ElementType, Error, Metadata, Resul
 use crate::architecture::{Activation, Architecture, Block, Convention, Dim, RopeStyle, TensorRole};
 
 pub use expected::ExpectedTensor;
-pub use mixers::{DeltaNet, ShortConv, StateMixer, States};
+pub use latent::Latent;
 pub use mixture::{ExpertGroups, Experts, SharedExpert};
-pub(crate) use quirks::{unusual_query_scalar, unusual_window_pattern, window_pattern};
+pub(crate) use quirks::{minicpm3, unusual_query_scalar, unusual_window_pattern, window_pattern};
 pub(crate) use rope::yarn_mscale;
 pub use rope::{Rope, RopeScaling};
+pub use state_mixers::{DeltaNet, Mamba2, ShortConv, StateMixer, States};
 
 /// Larger sizes are treated as damage: no model is near them, and products of any three fit in 64 bits.
 pub(crate) mod limit {
@@ -114,6 +117,8 @@ pub struct Config {
     pub query_growth: Option<QueryGrowth>,
     /// Scores of layer `i` are also divided by `i + 1` (GPT-2 with `scale_attn_by_inverse_layer_idx`).
     pub scaled_by_layer: bool,
+    /// Latent attention, in place of keys and values for each head. `head_dim` is then the size of a query.
+    pub latent: Option<Latent>,
     /// The mixture of experts in place of the feed-forward network, in [`Config::sparse_layers`].
     pub experts: Option<Experts>,
     /// The layers whose mixer keeps a state, where there are such.
@@ -128,7 +133,7 @@ pub struct Config {
     pub rope_sections: Option<[u32; 4]>,
     /// Layers to whose outputs a vision tower adds its own (Qwen3-VL); text knows none of them.
     pub deepstack_layers: u32,
-    /// Layers behind the model's own that predict further tokens, in GGUF files: they are left out.
+    /// Layers behind the model's own that predict further tokens: they are left out.
     pub speculative_layers: usize,
     /// The checkpoint is a multimodal release of which this is the text model: tensors of towers may be beside its
     /// own.
@@ -185,7 +190,7 @@ impl Config {
     /// What attention scores of this layer are multiplied with.
     pub fn attention_scale(&self, layer: usize) -> f32 {
         let usual = || self.query_scalar.unwrap_or(self.head_dim as f32).sqrt().recip();
-        let scale = self.attention_multiplier.unwrap_or_else(usual);
+        let scale = self.attention_multiplier.unwrap_or_else(usual) * self.yarn_score_factor();
         if self.scaled_by_layer { scale / (layer + 1) as f32 } else { scale }
     }
 
@@ -194,7 +199,19 @@ impl Config {
         let scalar = self.query_scalar.filter(|&scalar| scalar != self.head_dim as f32);
         let usual = (self.head_dim as f32).sqrt().recip();
         let multiplier = self.attention_multiplier.filter(|&multiplier| multiplier != usual);
-        (scalar.is_some() || multiplier.is_some() || self.scaled_by_layer).then(|| self.attention_scale(0))
+        let factor = self.yarn_score_factor() != 1.0;
+        let unusual = scalar.is_some() || multiplier.is_some() || factor || self.scaled_by_layer;
+        unusual.then(|| self.attention_scale(0))
+    }
+
+    /// What YaRN multiplies scores of latent attention with.
+    fn yarn_score_factor(&self) -> f32 {
+        self.latent.map_or(1.0, |latent| latent.score_factor(&self.rope.scaling))
+    }
+
+    /// Numbers of what attention gathers for a token: the input of its output projection.
+    pub fn attended(&self) -> usize {
+        self.heads * self.latent.map_or(self.head_dim, |latent| latent.value_dim)
     }
 
     /// Whether this layer rotates queries and keys, where positions enter so.
@@ -219,6 +236,7 @@ impl Config {
         use crate::architecture::Unrotated;
         let unrotated = |layer: usize| match self.architecture.unrotated {
             Unrotated::None => false,
+            Unrotated::All => true,
             Unrotated::Every(n) => (layer + 1).is_multiple_of(n),
             Unrotated::Unwindowed => self.sliding_window.is_some() && self.window(layer).is_none(),
         };

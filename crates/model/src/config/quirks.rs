@@ -3,7 +3,7 @@
 use quern_tensor_io::{Error, Metadata, Result};
 use serde_json::{Map, Value, json};
 
-use crate::architecture::{Block, Field, Sliding, Unrotated};
+use crate::architecture::{Block, Field, Scores, Sliding, Unrotated};
 use crate::json::Object;
 
 use super::from_hf::Reader;
@@ -20,10 +20,25 @@ pub(super) fn from_hf(reader: &Reader<'_>, config: &mut Config) -> Result<()> {
         "stablelm" | "phi2" | "cohere2" => config.second_norm = config.block != Block::Parallel,
         "smollm3" => all_global(root)?,
         "falcon" => falcon(root, config)?,
+        "minicpm3" => {
+            let layers = (config.layers as f64).sqrt();
+            let depth = match root.is_null("scale_depth") {
+                true => layers,
+                false => root.f64("scale_depth")?.unwrap_or(1.4),
+            };
+            config.residual_multiplier = (depth / layers) as f32;
+            config.logit_divisor = match root.is_null("dim_model_base") {
+                true => 1.0,
+                false => {
+                    let base = root.size("dim_model_base", limit::HIDDEN)?.unwrap_or(256);
+                    config.hidden_size as f32 / base as f32
+                }
+            };
+        }
         "mistral3" => config.query_growth = query_growth(reader)?,
         "lfm2" => config.ffn_size = lfm2_width(reader, config.ffn_size)?,
         // llama.cpp wants them, whatever config.json says.
-        "qwen35" => drop(config.rope_sections.get_or_insert([11, 11, 10, 0])),
+        "qwen35" | "qwen35moe" => drop(config.rope_sections.get_or_insert([11, 11, 10, 0])),
         _ => {}
     }
     Ok(())
@@ -41,6 +56,10 @@ pub(super) fn from_gguf(has: impl Fn(&str) -> bool, config: &mut Config) {
             config.second_norm = config.block != Block::Parallel;
         }
         "phi2" | "cohere2" => config.second_norm = false,
+        "minicpm3" => {
+            let constants = minicpm3(config);
+            (config.embedding_multiplier, config.residual_multiplier, config.logit_divisor) = constants;
+        }
         "falcon" => config.second_norm = has("blk.0.attn_norm_2.weight"),
         _ => {}
     }
@@ -51,6 +70,13 @@ pub(super) fn from_gguf(has: impl Fn(&str) -> bool, config: &mut Config) {
         _ => return,
     };
     config.query_scalar.get_or_insert(usual_query_scalar(config, largest));
+}
+
+/// What embeddings and additions are multiplied by, and logits divided, in all GGUF files of MiniCPM3: llama.cpp has the
+/// constants of the published model.
+pub(crate) fn minicpm3(config: &Config) -> (f32, f32, f32) {
+    let depth = 1.4 / (config.layers as f64).sqrt();
+    (12.0, depth as f32, config.hidden_size as f32 / 256.0)
 }
 
 fn usual_query_scalar(config: &Config, largest: usize) -> f32 {
@@ -101,6 +127,39 @@ pub(super) fn to_hf(config: &Config, metadata: &Metadata, out: &mut Map<String, 
             }
         }
         "lfm2" => set("block_auto_adjust_ff_dim", json!(false)),
+        // Only transformers 5 has such models; the sections count for images alone.
+        "qwen35" | "qwen35moe" => {
+            let sections = config.rope_sections.map(|sections| sections[..3].to_vec());
+            let rope = json!({
+                "rope_type": "default",
+                "rope_theta": shortest(config.rope.theta),
+                "partial_rotary_factor": config.rope.dimensions as f64 / config.head_dim as f64,
+                "mrope_interleaved": true,
+                "mrope_section": sections,
+            });
+            set("rope_parameters", rope);
+        }
+        "deepseek2" => {
+            let words = match config.experts.map(|experts| (experts.scores, experts.groups)) {
+                Some((Scores::Sigmoid, _)) => Some(("sigmoid", "noaux_tc")),
+                Some((Scores::Softmax, Some(_))) => Some(("softmax", "group_limited_greedy")),
+                Some((Scores::Softmax, None)) => Some(("softmax", "greedy")),
+                Some((Scores::SparseMixer { .. }, _)) | None => None,
+            };
+            if let Some((scores, method)) = words {
+                set("scoring_func", json!(scores));
+                set("topk_method", json!(method));
+            }
+        }
+        "minicpm3" => {
+            let rounded = |value: f64| json!((value * 1e6).round() / 1e6);
+            set(
+                "scale_depth",
+                rounded(f64::from(config.residual_multiplier) * (config.layers as f64).sqrt()),
+            );
+            let base = config.hidden_size as f32 / config.logit_divisor;
+            set("dim_model_base", json!(base.round() as usize));
+        }
         "smollm3" => {
             let rotated = |&unrotated: &bool| u8::from(!unrotated);
             set("no_rope_layers", config.unrotated_layers.iter().map(rotated).collect());
@@ -143,6 +202,17 @@ pub(super) fn to_hf(config: &Config, metadata: &Metadata, out: &mut Map<String, 
             set("alibi", json!(false));
             if grouped {
                 set("num_ln_in_parallel_attn", json!(if config.second_norm { 2 } else { 1 }));
+            }
+        }
+        "phimoe" => {
+            set("lm_head_bias", json!(true));
+            if let super::RopeScaling::Long { original_context, .. } = config.rope.scaling
+                && let Some(Value::Object(scaling)) = out.get_mut("rope_scaling")
+            {
+                let scale = scaling.remove("attention_factor").unwrap_or_else(|| json!(1.0));
+                scaling.insert("short_mscale".to_owned(), scale.clone());
+                scaling.insert("long_mscale".to_owned(), scale);
+                scaling.insert("original_max_position_embeddings".to_owned(), json!(original_context));
             }
         }
         "phi3" => {
@@ -249,7 +319,9 @@ pub(super) fn all_but_every(n: usize, layers: usize) -> Vec<bool> {
 fn unrotated(reader: &Reader<'_>, config: &Config) -> Result<Vec<bool>> {
     let root = reader.root;
     match config.architecture.unrotated {
-        Unrotated::None | Unrotated::Unwindowed => return Ok(config.usual_unrotated_layers()),
+        Unrotated::None | Unrotated::All | Unrotated::Unwindowed => {
+            return Ok(config.usual_unrotated_layers());
+        }
         Unrotated::Every(_) => {}
     }
     let Some(flags) = root.array("no_rope_layers")? else {

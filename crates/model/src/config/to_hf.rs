@@ -3,7 +3,7 @@
 use quern_tensor_io::{ElementType, Metadata};
 use serde_json::{Map, Value, json};
 
-use crate::architecture::{Activation, Block, Field, Position, Silence, Unrotated};
+use crate::architecture::{Activation, Block, Field, Position, Scores, Silence, Unrotated};
 
 use super::{Config, Rope, RopeScaling, mixers, mixture, quirks};
 
@@ -20,8 +20,16 @@ pub(crate) fn config_json(config: &Config, metadata: &Metadata, dtype: ElementTy
         }
     }
     if architecture.position == Position::Rotary
-        && let Some(scaling) = scaling(&config.rope, config.context_length)
+        && let Some(mut scaling) = scaling(&config.rope, config.context_length)
     {
+        if let Some(mscale) = config.latent.and_then(|latent| latent.mscale) {
+            scaling["mscale_all_dim"] = json!(mscale);
+            // Both the same is how such files say that queries and keys are not lengthened.
+            if matches!(config.rope.scaling, RopeScaling::Yarn { attention_factor: Some(1.0), .. }) {
+                scaling["mscale"] = json!(mscale);
+                scaling.as_object_mut().and_then(|map| map.remove("attention_factor"));
+            }
+        }
         set("rope_scaling", scaling);
     }
     set("tie_word_embeddings", json!(config.tied_embeddings));
@@ -121,6 +129,7 @@ fn field(config: &Config, field: Field) -> Option<Value> {
         Field::RopeTheta => shortest(config.rope.theta),
         Field::LocalRopeTheta => shortest(config.rope.local_theta?),
         Field::PartialRotary => json!(config.rope.dimensions as f64 / config.head_dim as f64),
+        Field::RotaryDimensions => json!(config.rope.dimensions),
         Field::SlidingWindow => config.sliding_window.map_or(Value::Null, |w| json!(w)),
         Field::Tied => json!(config.tied_embeddings),
         Field::QkvBias => json!(config.qkv_bias),
@@ -147,17 +156,31 @@ fn field(config: &Config, field: Field) -> Option<Value> {
         Field::DeltaValueHeads => json!(config.delta_net()?.value_heads),
         Field::DeltaKeyDim => json!(config.delta_net()?.key_dim),
         Field::DeltaValueDim => json!(config.delta_net()?.value_dim),
+        Field::MambaHeads => json!(config.mamba2()?.heads),
+        Field::MambaHeadDim => json!(config.mamba2()?.head_dim),
+        Field::MambaGroups => json!(config.mamba2()?.groups),
+        Field::MambaState => json!(config.mamba2()?.state),
+        Field::StateConvBias => json!(config.mamba2()?.conv_bias),
         Field::LogitDivisor => shortest(config.logit_divisor),
         Field::LogitMultiplier => shortest(config.logit_multiplier),
         Field::UnrotatedInterval => match config.architecture.unrotated {
             Unrotated::Every(n) => json!(n),
-            Unrotated::None | Unrotated::Unwindowed => return None,
+            Unrotated::None | Unrotated::All | Unrotated::Unwindowed => return None,
         },
         Field::UseSlidingWindow => json!(config.sliding_window.is_some()),
         Field::Experts => json!(experts?.count),
         Field::ExpertsUsed => json!(experts?.used),
         Field::ExpertFfn => json!(experts?.ffn_size),
         Field::NormTopk => json!(experts?.normalized),
+        Field::QueryRank => config.latent?.query_rank.map_or(Value::Null, |rank| json!(rank)),
+        Field::LatentRank => json!(config.latent?.rank),
+        Field::LatentRopeDim => json!(config.latent?.rope_dim),
+        Field::LatentNopeDim => json!(config.latent?.nope_dim),
+        Field::LatentValueDim => json!(config.latent?.value_dim),
+        Field::RouterJitter => match experts?.scores {
+            Scores::SparseMixer { jitter } => shortest(jitter),
+            Scores::Softmax | Scores::Sigmoid => return None,
+        },
         Field::ExpertScale => shortest(experts?.scale),
         Field::SharedFfn => json!(experts?.shared.map_or(0, |shared| shared.ffn_size)),
         Field::SharedExperts => json!(experts?.shared_count()),

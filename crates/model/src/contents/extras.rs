@@ -219,6 +219,11 @@ impl<'a, 'c> Extras<'a, 'c> {
                 left_out.extend(layer.parts.iter().map(|&tensor| LeftOut { tensor, reason: Extra::Tower }));
                 continue;
             }
+            if self.predicts(&layer.name) {
+                let parts = layer.parts.iter();
+                left_out.extend(parts.map(|&tensor| LeftOut { tensor, reason: Extra::Speculative }));
+                continue;
+            }
             match self.layer_beyond(&layer.name) {
                 Some(number) => {
                     beyond.push(Beyond { problem: (layer.name.clone(), file.to_path_buf()), layer: number });
@@ -249,12 +254,12 @@ impl<'a, 'c> Extras<'a, 'c> {
 
     fn harmless(&self, info: &TensorInfo) -> Option<Extra> {
         let name = info.name.as_str();
+        if self.predicts(name) {
+            return Some(Extra::Speculative);
+        }
         if self.config.convention == Convention::Gguf {
             // Written by converters of 2023, ignored by every loader.
             let ends = [".attn_rot_embd", ".attn_rot_embd.weight", ".attention.rotary_emb.inv_freq"];
-            if self.predicts(name) {
-                return Some(Extra::Speculative);
-            }
             let known = name == "rope_freqs.weight" || ends.iter().any(|end| name.ends_with(end));
             return known.then_some(Extra::Positions).or_else(|| self.zero_bias(info));
         }
@@ -281,10 +286,9 @@ impl<'a, 'c> Extras<'a, 'c> {
         self.zero_bias(info)
     }
 
-    /// Whether a tensor of a GGUF file is in a layer behind the model's that predicts further tokens.
+    /// Whether a tensor is in a layer behind the model's that predicts further tokens.
     fn predicts(&self, name: &str) -> bool {
-        let layer = name.strip_prefix("blk.").and_then(|rest| rest.split('.').next()?.parse::<usize>().ok());
-        let behind = layer.and_then(|layer| layer.checked_sub(self.config.layers));
+        let behind = self.names.block_of(name).and_then(|layer| layer.checked_sub(self.config.layers));
         behind.is_some_and(|behind| behind < self.config.speculative_layers)
     }
 

@@ -87,6 +87,17 @@ impl Names {
         self.spellings(name).into_iter().find_map(number)
     }
 
+    /// The number of the layer that a name has where the architecture's names have one, whatever follows it.
+    pub fn block_of(&self, name: &str) -> Option<usize> {
+        let number = |spelling: Cow<'_, str>| {
+            self.per_layer.iter().find_map(|(before, _)| {
+                let (layer, _) = spelling.strip_prefix(before.as_str())?.split_once('.')?;
+                layer.parse().ok()
+            })
+        };
+        self.spellings(name).into_iter().find_map(number)
+    }
+
     /// Spellings to try, the file's own first.
     pub fn spellings<'n>(&self, name: &'n str) -> Vec<Cow<'n, str>> {
         let mut all = vec![Cow::Borrowed(name)];

@@ -8,7 +8,7 @@ use quern_tensor_io::{Error, Result};
 use super::mixture;
 use crate::Config;
 use crate::architecture::{Activation, GgufKey, Presence};
-use crate::config::{RopeScaling, window_pattern};
+use crate::config::{RopeScaling, minicpm3, window_pattern};
 
 /// What a user should know of the file to be made.
 ///
@@ -47,11 +47,24 @@ pub(super) fn check(file: &Path, config: &Config) -> Result<Vec<String>> {
                 return refused("rope scaling \"llama3\"".into());
             }
         }
-        RopeScaling::Long { .. } => {
+        RopeScaling::Long { original_context, .. } => {
+            let factor = config.rope.scaling.attention_factor(config.context_length);
+            if !written(GgufKey::RopeAttentionFactor)
+                && (factor != 1.0 || original_context != config.context_length)
+            {
+                return refused("the context or the attention factor of rope scaling \"longrope\"".into());
+            }
             if !has_tensor(Presence::LongRope) {
                 return refused("rope scaling \"longrope\"".into());
             }
         }
+    }
+    if let (Some(latent), &RopeScaling::Yarn { attention_factor, .. }) = (config.latent, &config.rope.scaling)
+        && (attention_factor != Some(1.0)
+            || latent.mscale.is_none()
+            || !written(GgufKey::YarnScoreMultiplier))
+    {
+        return refused("\"mscale\" that is not \"mscale_all_dim\"".into());
     }
     if let Some(window) = config.sliding_window.filter(|_| config.sliding_layers.contains(&true)) {
         let any = written(GgufKey::SlidingWindow) || written(GgufKey::SlidingWindowOrZero);
@@ -69,6 +82,15 @@ pub(super) fn check(file: &Path, config: &Config) -> Result<Vec<String>> {
     }
     if let Some(what) = mixture::without_key(config) {
         return refused(what);
+    }
+    if architecture.name == "minicpm3" {
+        let own = (config.embedding_multiplier, config.residual_multiplier, config.logit_divisor);
+        if own != minicpm3(config) {
+            return refused("\"scale_emb\", \"scale_depth\" and \"dim_model_base\"".into());
+        }
+        if config.latent.is_some_and(|latent| latent.value_dim * config.heads != config.hidden_size) {
+            return refused("\"v_head_dim\"".into());
+        }
     }
     if config.scaled_by_layer {
         return refused("\"scale_attn_by_inverse_layer_idx\": true".into());

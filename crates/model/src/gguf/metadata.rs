@@ -16,6 +16,7 @@ use crate::json::Json;
 use crate::tokenizer::Source;
 use crate::{Config, TensorRole as Role};
 
+use super::mixture::Entry;
 use super::{card, limits, mixture, name, tokenizer};
 
 /// A GGUF checkpoint's metadata, less what describes its splits.
@@ -119,7 +120,8 @@ fn model(config: &Config, out: &mut Metadata) {
                 }
             }
             GgufKey::RopeScaling => {
-                let by_multiplier = config.architecture.gguf_keys.contains(&GgufKey::YarnLogMultiplier);
+                let elsewhere = [GgufKey::YarnLogMultiplier, GgufKey::YarnScoreMultiplier];
+                let by_multiplier = elsewhere.iter().any(|key| config.architecture.gguf_keys.contains(key));
                 rope_scaling(&rope.scaling, by_multiplier, &mut set);
             }
             GgufKey::RopeSections => {
@@ -139,6 +141,34 @@ fn model(config: &Config, out: &mut Metadata) {
                     set("rope.scaling.yarn_log_multiplier", Value::F32(multiplier));
                 }
             }
+            GgufKey::YarnScoreMultiplier => {
+                if let Some(mscale) = config.latent.and_then(|latent| latent.mscale) {
+                    set("rope.scaling.yarn_log_multiplier", Value::F32((0.1 * mscale) as f32));
+                }
+            }
+            GgufKey::HeadCountKvOne => set("attention.head_count_kv", size(1)),
+            GgufKey::DenseLayersAlone => {
+                set("leading_dense_block_count", size(config.layers));
+                set("expert_feed_forward_length", size(config.ffn_size));
+                set("expert_shared_count", size(0));
+            }
+            GgufKey::LatentRanks => {
+                if let Some(latent) = config.latent {
+                    if let Some(rank) = latent.query_rank {
+                        set("attention.q_lora_rank", size(rank));
+                    }
+                    set("attention.kv_lora_rank", size(latent.rank));
+                }
+            }
+            GgufKey::LatentLengths => {
+                if let Some(latent) = config.latent {
+                    set("attention.key_length", size(latent.cached()));
+                    set("attention.value_length", size(latent.rank));
+                    set("attention.key_length_mla", size(latent.head_dim()));
+                    set("attention.value_length_mla", size(latent.value_dim));
+                }
+            }
+            GgufKey::KeyLength => set("attention.key_length", size(config.head_dim)),
             GgufKey::RopeDimensionCount => set("rope.dimension_count", size(rope.dimensions)),
             GgufKey::OriginalContextLength => {
                 let original = match rope.scaling {
@@ -158,31 +188,25 @@ fn model(config: &Config, out: &mut Metadata) {
                 }
             }
             GgufKey::RmsEpsilon | GgufKey::LayerNormEpsilon => {
-                let (own, name) = match config.architecture.norm {
-                    Norm::Rms => (GgufKey::RmsEpsilon, "attention.layer_norm_rms_epsilon"),
-                    Norm::Layer => (GgufKey::LayerNormEpsilon, "attention.layer_norm_epsilon"),
-                };
+                let (own, name) = config.architecture.gguf_epsilon();
                 if key == own {
                     set(name, Value::F32(config.norm_epsilon));
                 }
             }
-            GgufKey::ExpertCount
-            | GgufKey::ExpertUsedCount
-            | GgufKey::ExpertFeedForwardLength
-            | GgufKey::ExpertWeightsNormOff
-            | GgufKey::ExpertWeightsNorm
-            | GgufKey::ExpertWeightsScale
-            | GgufKey::ExpertWeightsScaleUnlessOne
-            | GgufKey::ExpertGatingFunc
-            | GgufKey::ExpertSharedCount
-            | GgufKey::ExpertSharedFeedForwardLength
-            | GgufKey::ExpertGroups
-            | GgufKey::LeadingDenseBlockCount
-            | GgufKey::InterleaveMoeLayerStep => {
-                if let Some(experts) = &config.experts {
-                    mixture::write(key, config, experts, &mut set);
-                }
-            }
+            GgufKey::ExpertCount => mixture::write(Entry::Count, config, &mut set),
+            GgufKey::ExpertUsedCount => mixture::write(Entry::Used, config, &mut set),
+            GgufKey::ExpertFeedForwardLength => mixture::write(Entry::Width, config, &mut set),
+            GgufKey::ExpertWeightsNormOff => mixture::write(Entry::NormOff, config, &mut set),
+            GgufKey::ExpertWeightsNorm => mixture::write(Entry::Norm, config, &mut set),
+            GgufKey::ExpertWeightsNormOn => mixture::write(Entry::NormOn, config, &mut set),
+            GgufKey::ExpertWeightsScale => mixture::write(Entry::Scale, config, &mut set),
+            GgufKey::ExpertWeightsScaleUnlessOne => mixture::write(Entry::ScaleUnlessOne, config, &mut set),
+            GgufKey::ExpertGatingFunc => mixture::write(Entry::Gating, config, &mut set),
+            GgufKey::ExpertSharedCount => mixture::write(Entry::SharedCount, config, &mut set),
+            GgufKey::ExpertSharedFeedForwardLength => mixture::write(Entry::SharedWidth, config, &mut set),
+            GgufKey::ExpertGroups => mixture::write(Entry::Groups, config, &mut set),
+            GgufKey::LeadingDenseBlockCount => mixture::write(Entry::LeadingDense, config, &mut set),
+            GgufKey::InterleaveMoeLayerStep => mixture::write(Entry::Interleave, config, &mut set),
             GgufKey::KeyValueLengthIfGiven if !config.head_dim_given => {}
             GgufKey::KeyValueLengthUnlessUsual if config.head_dim * config.heads == config.hidden_size => {}
             GgufKey::KeyValueLength | GgufKey::KeyValueLengthIfGiven | GgufKey::KeyValueLengthUnlessUsual => {
@@ -235,7 +259,16 @@ fn model(config: &Config, out: &mut Metadata) {
                     set("attention.scale", Value::F32(config.attention_scale(0)));
                 }
             }
-            GgufKey::DeltaNet | GgufKey::ShortConv | GgufKey::HeadCountKvLayers => {
+            GgufKey::NemotronH => {
+                set("attention.layer_norm_epsilon", Value::F32(config.norm_epsilon));
+                set("rope.dimension_count", size(config.hidden_size / config.heads.max(1)));
+                set("rope.scaling.finetuned", Value::Bool(false));
+            }
+            GgufKey::DeltaNet
+            | GgufKey::ShortConv
+            | GgufKey::Mamba2
+            | GgufKey::HeadCountKvLayers
+            | GgufKey::FeedForwardLengthLayers => {
                 mixers::to_gguf(config, key, &mut set);
             }
             GgufKey::TensorDataLayout => set("tensor_data_layout", "jploski".into()),

@@ -41,6 +41,11 @@ pub fn tokenizer_metadata(
 /// The architectures whose tokenizers the converter writes by the rules for Llama.
 const OF_LLAMA: [&str; 4] = ["llama", "smollm3", "granite", "arcee"];
 
+/// Those for GLM, and the tokens that it takes for the ones of a kind.
+const OF_GLM: [&str; 2] = ["glm4", "glm4moe"];
+const GLM_TOKENS: [(&str, &str); 4] =
+    [("bos", "[gMASK]"), ("eot", "<|user|>"), ("unknown", "<|endoftext|>"), ("eom", "<|observation|>")];
+
 /// Adds the keys; returns notes on what the metadata cannot hold or what is uncertain.
 pub(super) fn write(source: Source, architecture: &str, out: &mut Metadata) -> Vec<String> {
     let mut notes = source.notes.clone();
@@ -66,6 +71,13 @@ pub(super) fn write(source: Source, architecture: &str, out: &mut Metadata) -> V
             other => other,
         };
         out.set(format!("tokenizer.ggml.{name}_token_id"), Value::U32(id));
+    }
+    if OF_GLM.contains(&architecture) {
+        for (name, wanted) in GLM_TOKENS {
+            if let Some(id) = source.pieces.iter().position(|piece| piece == wanted) {
+                out.set(format!("tokenizer.ggml.{name}_token_id"), Value::U32(id as u32));
+            }
+        }
     }
     let silent = source.silent_on_bos && adds_bos_by_default;
     for (kind, add) in source.add.iter().copied().chain(silent.then_some(("bos", false))) {

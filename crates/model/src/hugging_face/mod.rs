@@ -1,6 +1,7 @@
 //! The files around the weights of a Hugging Face checkpoint: configuration, tokenizer, the directory itself.
 
 mod directory;
+mod plain_modules;
 mod text_model;
 mod tokenizer;
 
@@ -13,6 +14,7 @@ use crate::Config;
 use crate::config::to_hf;
 
 pub use directory::{Directory, DirectoryOptions};
+pub use plain_modules::plain_modules;
 pub use text_model::text_model_config;
 pub use tokenizer::tokenizer_files;
 

@@ -6,6 +6,7 @@ use std::ops::Range;
 use quern_tensor_io::scheme::{ExactForm, PackedLayer};
 use quern_tensor_io::{Checkpoint, ElementType, decode};
 
+use super::latent;
 use super::order::RowOrder;
 use super::{View, ViewTensor};
 
@@ -18,6 +19,10 @@ pub(super) enum Data<'a> {
     Transposed { data: &'a [u8], stored: ElementType },
     /// Rows whose values are in another order; of blocks and packed layers, decoded.
     Columns { part: Part<'a>, stored: ElementType, order: RowOrder },
+    /// Keys' projection of latent attention, each head's transposed.
+    LatentKeys(latent::Keys<'a>),
+    /// Keys' and values' projections of latent attention in one matrix.
+    LatentBoth(latent::Both<'a>),
     /// Computed, small.
     Owned(Vec<u8>),
 }
@@ -117,6 +122,8 @@ impl<'a> Data<'a> {
                     }
                 }
             }
+            Self::LatentKeys(keys) => keys.read(view, rows, out),
+            Self::LatentBoth(both) => both.read(rows, out),
             Self::Rows { parts, order } => {
                 let height = (tensor.rows() / parts.len().max(1)).max(1);
                 for (part, rows, out) in by_part(height, rows, row_bytes, out) {
@@ -159,6 +166,10 @@ impl<'a> Data<'a> {
                 packed_spans(view.checkpoint, layer_of(view, *layer))
             }
             Self::Columns { .. } => Vec::new(),
+            // Read by the values' tensor, too.
+            Self::LatentKeys(_) => Vec::new(),
+            Self::LatentBoth(both) if rows.end == tensor.rows() => both.spans(),
+            Self::LatentBoth(_) => Vec::new(),
             Self::Rows { parts, order } => {
                 let height = (tensor.rows() / parts.len().max(1)).max(1);
                 let mut spans = Vec::new();
@@ -261,7 +272,7 @@ fn read_part(
 }
 
 /// Rows of a packed layer, as blocks or as f32.
-fn unpack(
+pub(super) fn unpack(
     checkpoint: &Checkpoint,
     layer: &PackedLayer,
     form: Option<&ExactForm>,

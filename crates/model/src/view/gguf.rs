@@ -11,6 +11,7 @@ use crate::contents::{Contents, HeldTensor, Place};
 use crate::gguf::metadata_of;
 
 use super::data::{Data, Part};
+use super::latent;
 use super::order::RowOrder;
 use super::values::{decays, reordered, shifted, tensor_of};
 use super::{Packed, View, ViewTensor};
@@ -70,7 +71,11 @@ pub(super) fn translated<'a>(
     builder.find_forms()?;
     let mut all = Vec::new();
     for want in config.expected_tensors(Convention::Gguf) {
-        let Some(sources) = parts.get(&(want.role, want.layer)) else {
+        let source = match want.role {
+            Role::AttentionKUp | Role::AttentionVUp => Role::AttentionKvUp,
+            role => role,
+        };
+        let Some(sources) = parts.get(&(source, want.layer)) else {
             all.extend(computed(config, &want));
             continue;
         };
@@ -201,6 +206,9 @@ impl<'a> Builder<'a, '_> {
         let mut names: Vec<String> = sources.iter().map(|source| name_of(&source.place)).collect();
         let layout = want.template.layout;
         let order = RowOrder::from_hugging_face(layout, self.config).or_else(|| self.order_before_down(want));
+        if let (Layout::KeyUp, [source], Some(sizes)) = (layout, sources, latent::Sizes::of(self.config)) {
+            return Ok(self.latent_keys(want, source, names, sizes));
+        }
         // Vectors are small: those that change are computed and kept in memory.
         if let [HeldTensor { place: Place::Plain(span), .. }] = sources {
             let (info, data) = (span.info(self.checkpoint), span.data(self.checkpoint));
@@ -210,7 +218,7 @@ impl<'a> Builder<'a, '_> {
                 tensor.changed = Some("plus one");
                 return Ok((tensor, owned));
             }
-            if layout == Layout::DeltaDecay {
+            if matches!(layout, Layout::DeltaDecay | Layout::FlatDecay) {
                 let owned = Data::Owned(decays(self.checkpoint, info, order.as_ref(), false)?);
                 let mut tensor = tensor_of(want, ElementType::F32, names);
                 tensor.changed = Some("from its logarithm");
@@ -263,5 +271,27 @@ impl<'a> Builder<'a, '_> {
         }
         let tensor = ViewTensor { packed, ..tensor_of(want, first, names) };
         Ok((tensor, Data::Rows { parts, order }))
+    }
+
+    /// The keys' projection of latent attention: a layer's rows are columns here, so what is packed is decoded.
+    fn latent_keys(
+        &self,
+        want: &ExpectedTensor,
+        source: &HeldTensor,
+        names: Vec<String>,
+        sizes: latent::Sizes,
+    ) -> (ViewTensor, Data<'a>) {
+        let (stored, part, packed) = match source.place {
+            Place::Plain(span) => {
+                let stored = span.info(self.checkpoint).element_type;
+                (stored, Part::Bytes(span.data(self.checkpoint)), false)
+            }
+            Place::Packed(layer) => (ElementType::F32, Part::Packed { layer, first: 0, form: None }, true),
+            Place::PackedRows { layer, first, .. } => {
+                (ElementType::F32, Part::Packed { layer, first, form: None }, true)
+            }
+        };
+        let tensor = ViewTensor { packed, ..tensor_of(want, latent::made_of(stored), names) };
+        (tensor, Data::LatentKeys(latent::Keys { part, stored, sizes }))
     }
 }

@@ -10,6 +10,7 @@ use crate::config::{Config, ExpectedTensor};
 use crate::contents::{Contents, Place};
 
 use super::data::{Data, Part};
+use super::latent::Both;
 use super::order::RowOrder;
 use super::values::{decays, reordered, shifted, tensor_of, undecodable};
 use super::{View, ViewTensor};
@@ -25,6 +26,19 @@ pub(super) fn of_gguf(checkpoint: &Checkpoint) -> Result<View<'_>> {
     let mut tensors = Vec::new();
     let mut data = Vec::new();
     for want in config.expected_tensors(Convention::HuggingFace) {
+        let held = |role| match by_role.get(&(role, want.layer)) {
+            Some(Place::Plain(span)) => Some(span.info(checkpoint)),
+            Some(Place::Packed(_) | Place::PackedRows { .. }) | None => None,
+        };
+        if let (Role::AttentionKvUp, Some(keys), Some(values)) =
+            (want.role, held(Role::AttentionKUp), held(Role::AttentionVUp))
+        {
+            if let Some((tensor, one)) = Both::tensor(checkpoint, &config, &want, (keys, values))? {
+                tensors.push(tensor);
+                data.push(one);
+            }
+            continue;
+        }
         let (tensor, one) = match by_role.get(&(want.role, want.layer)) {
             None => continue,
             Some(Place::Plain(span)) => translate(checkpoint, &config, &want, span.info(checkpoint))?,
@@ -96,7 +110,7 @@ fn translate<'a>(
             changed = Some("less one");
             Data::Owned(shifted(checkpoint, info, -1.0)?)
         }
-        (Layout::DeltaDecay, _) => {
+        (Layout::DeltaDecay | Layout::FlatDecay, _) => {
             element_type = ElementType::F32;
             changed = Some("as its logarithm");
             Data::Owned(decays(checkpoint, info, order.as_ref(), true)?)

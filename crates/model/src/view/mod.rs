@@ -14,6 +14,7 @@ mod data;
 mod everything;
 mod gguf;
 mod hugging_face;
+mod latent;
 mod order;
 mod side_by_side;
 mod stored;

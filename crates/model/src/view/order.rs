@@ -19,6 +19,15 @@ pub(super) enum RowOrder {
     Tile(ValueHeads),
     /// The other way round.
     Untile(ValueHeads),
+    /// The source has `all` rows for each head, of which the view has `own`, behind the first `before`.
+    Part {
+        /// Rows of a head in the view.
+        own: usize,
+        /// Rows in front of them in the source.
+        before: usize,
+        /// Rows of a head in the source.
+        all: usize,
+    },
     /// Row by row.
     Listed(Vec<u32>),
 }
@@ -58,13 +67,21 @@ impl RowOrder {
             }
             Layout::DeltaValues => ValueHeads::of(config, |net| (0, net.value_dim)),
             Layout::DeltaHeads | Layout::DeltaDecay => ValueHeads::of(config, |_| (0, 1)),
+            Layout::ValueUp => config.latent.map(|latent| Self::Part {
+                own: latent.value_dim,
+                before: latent.nope_dim,
+                all: latent.nope_dim + latent.value_dim,
+            }),
             Layout::Same
             | Layout::Transposed
             | Layout::PlusOne
             | Layout::Experts
             | Layout::HeadNorms
             | Layout::Conv
-            | Layout::DeltaColumns => None,
+            | Layout::Flat
+            | Layout::FlatDecay
+            | Layout::DeltaColumns
+            | Layout::KeyUp => None,
         }
     }
 
@@ -75,12 +92,16 @@ impl RowOrder {
             Layout::Same
             | Layout::QueryHeads
             | Layout::KeyHeads
+            | Layout::KeyUp
+            | Layout::ValueUp
             | Layout::Transposed
             | Layout::PlusOne
             | Layout::Experts
             | Layout::HeadNorms
             | Layout::QkvByHead
             | Layout::Conv
+            | Layout::Flat
+            | Layout::FlatDecay
             | Layout::DeltaQkv
             | Layout::DeltaConv
             | Layout::DeltaValues
@@ -107,6 +128,8 @@ impl RowOrder {
             Self::Scatter(groups) => Self::Gather(groups),
             Self::Tile(heads) => Self::Untile(heads),
             Self::Untile(heads) => Self::Tile(heads),
+            // Joined with the keys' rows in another way (`super::latent`).
+            part @ Self::Part { .. } => part,
             Self::Listed(rows) => Self::Listed(rows),
         }
     }
@@ -127,6 +150,7 @@ impl RowOrder {
             Self::Scatter(groups) => groups.gathered(row),
             Self::Tile(heads) => heads.grouped(row),
             Self::Untile(heads) => heads.tiled(row),
+            &Self::Part { own, before, all } => row / own * all + before + row % own,
             Self::Listed(rows) => rows.get(row).map_or(row, |&row| row as usize),
         }
     }

@@ -10,7 +10,8 @@ use quern_tensor_io::pipeline::{self, Limits};
 use quern_tensor_io::{Checkpoint, Error, Progress, Result, output};
 
 use super::piece::{Encoder, PIECE, Piece, Work};
-use super::{Options, config, plan, source};
+use super::{Options, config, plan};
+use crate::plain_source;
 
 /// Pieces in a batch, for each thread.
 const PIECES: usize = 16;
@@ -43,7 +44,7 @@ pub fn quantize(
     options: Options,
     progress: &dyn Progress,
 ) -> Result<BitsandbytesReport> {
-    let view = source::view(source)?;
+    let view = plain_source::view(source, "bitsandbytes")?;
     let plan = plan::of_view(&view, &options)?;
     let inputs = options.inputs.clone().with_model(source);
     output::OutputDirectory::check(out, inputs.unless_read(options.force))?;

@@ -31,7 +31,6 @@ mod modules;
 mod nested;
 mod piece;
 mod plan;
-mod source;
 mod state;
 
 pub use job::{BitsandbytesReport, quantize};

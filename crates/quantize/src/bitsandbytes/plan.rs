@@ -4,9 +4,9 @@ use quern_model::{View, ViewTensor};
 use quern_tensor_io::{Checkpoint, ElementType, Error, Result, TensorPlan};
 
 use super::nested;
-use super::source;
 use super::state::State;
 use super::{Kind, Options, modules};
+use crate::plain_source;
 
 /// What becomes of one tensor: a row of the dry-run table.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -66,7 +66,7 @@ impl BitsandbytesPlan {
 /// A source that is no Hugging Face checkpoint, quantized already or of a kind that cannot be quantized; a tensor
 /// that is missing, misshapen or unknown; a block size bitsandbytes does not know; nothing to quantize.
 pub fn plan(source: &Checkpoint, options: &Options) -> Result<BitsandbytesPlan> {
-    of_view(&source::view(source)?, options)
+    of_view(&plain_source::view(source, "bitsandbytes")?, options)
 }
 
 /// The same, for a source that was checked before.

@@ -15,7 +15,7 @@
 use std::time::Instant;
 
 use quern_compute::Executor;
-use quern_model::{Convention, EncodeOptions, TensorRole};
+use quern_model::{Config, Convention, EncodeOptions, TensorRole};
 use quern_run::{
     Calibrator, KvType, Layerwise, LinearGroup, LinearInfo, Model, Observer, ObserverError, Replacement,
     SessionOptions, Wanted,
@@ -290,6 +290,11 @@ fn by_block(
     Ok(collector.sums)
 }
 
+/// Whether GGUF files have keys' and values' projections of latent attention in one matrix.
+fn heads_joined(config: &Config) -> bool {
+    config.latent.is_some_and(|latent| latent.joined_in_gguf)
+}
+
 /// Adds the squares of each group's inputs to the entries of its layers.
 struct Collector<'m> {
     model: &'m Model,
@@ -313,7 +318,11 @@ impl<'m> Collector<'m> {
     fn entry(&self, linear: &LinearInfo<'_>) -> Option<String> {
         let wanted = linear.layer.is_some() || (self.process_output && linear.role == TensorRole::Output);
         let config = self.model.config();
-        wanted.then(|| config.tensor_name(Convention::Gguf, linear.role, linear.layer)).flatten()
+        let role = match linear.role {
+            TensorRole::AttentionKvUp if !heads_joined(config) => TensorRole::AttentionVUp,
+            role => role,
+        };
+        wanted.then(|| config.tensor_name(Convention::Gguf, role, linear.layer)).flatten()
     }
 }
 
@@ -324,7 +333,7 @@ pub(crate) fn in_order<T: Copy>(values: &[T], order: &[u32]) -> Vec<T> {
 
 impl Observer for Collector<'_> {
     fn observe(&mut self, executor: &mut Executor, group: &LinearGroup<'_>) -> Result<(), ObserverError> {
-        let named = group.linears.iter().filter_map(|linear| Some((linear.expert, self.entry(linear)?)));
+        let named = group.linears.iter().filter_map(|linear| Some((linear, self.entry(linear)?)));
         let entries: Vec<_> = named.collect();
         if entries.is_empty() {
             return Ok(());
@@ -335,10 +344,27 @@ impl Observer for Collector<'_> {
         if let Some(order) = role.and_then(|role| self.model.config().gguf_column_order(role)) {
             self.squares = in_order(&self.squares, &order);
         }
-        let count = self.model.config().experts.map_or(1, |e| e.count);
-        for (expert, name) in entries {
-            let expert = expert.map_or((0, 1), |expert| (expert, count));
-            self.sums.add_expert(&name, expert, &self.squares, group.rows as u64)?;
+        let config = self.model.config();
+        for (linear, name) in entries {
+            let heads = [TensorRole::AttentionKUp, TensorRole::AttentionVUp].contains(&linear.role);
+            let count = if heads { config.heads } else { config.experts.map_or(1, |e| e.count) };
+            match linear.expert {
+                // The values' part of it has a matrix for each head, which all read the same.
+                None if linear.role == TensorRole::AttentionKvUp && !heads_joined(config) => {
+                    for head in 0..config.heads {
+                        self.sums.add_expert(
+                            &name,
+                            (head, config.heads),
+                            &self.squares,
+                            group.rows as u64,
+                        )?;
+                    }
+                }
+                expert => {
+                    let expert = expert.map_or((0, 1), |expert| (expert, count));
+                    self.sums.add_expert(&name, expert, &self.squares, group.rows as u64)?;
+                }
+            }
         }
         Ok(())
     }

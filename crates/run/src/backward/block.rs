@@ -31,7 +31,7 @@ impl Machine<'_> {
         for (original, moved) in original.linears().into_iter().zip(block.linears()) {
             all.push(match &block.ffn {
                 Ffn::Experts(_) if original.expert.is_some() => continue,
-                Ffn::Experts(_) | Ffn::Dense { .. } => self.backward(original, moved)?,
+                Ffn::Experts(_) | Ffn::Dense { .. } | Ffn::None => self.backward(original, moved)?,
             });
         }
         // In the order of the computation: Q, K and V, the output projection, the network's.

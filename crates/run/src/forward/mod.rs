@@ -48,7 +48,7 @@ pub(crate) use head::LogitsTo;
 use head::head;
 use mixers::Remote;
 pub(crate) use mixers::{
-    AttentionBuffers, KvTarget, MixerRoom, StateRoom, States, attention_shape, rope_style,
+    AttentionBuffers, KvTarget, MixerRoom, StateRoom, States, attention_shape, rope_style, widths,
 };
 pub(crate) use phases::Phases;
 use phases::Watch;
@@ -300,10 +300,11 @@ fn block(
     let target = KvTarget { cache, slot, layer, first, angles, remote: elsewhere };
     let apart = if *joined && !config.qk_norm_whole() { 0 } else { n };
     let together = if *joined { n } else { 0 };
+    let [of_queries, of_keys, of_values] = widths(config);
     let buffers = AttentionBuffers {
-        q: q.front_mut(apart * query),
-        k: k.front_mut(apart * key),
-        v: v.front_mut(apart * key),
+        q: q.front_mut(apart * of_queries),
+        k: k.front_mut(apart * of_keys),
+        v: v.front_mut(apart * of_values),
         qkv: all.front_mut(together * (query + 2 * key)),
     };
     let observer = observer.as_mut().map(|o| Watch { observer: &mut **o, seen });
@@ -331,6 +332,7 @@ fn block(
             phases.widen(input, w.front_mut(rows * wide))?;
             phases.narrow(w.front(rows * wide), projected.front_mut(rows * hidden), x!(mut))
         }
+        Ffn::None => Ok(()),
         Ffn::Experts(experts) if phases.on_gpu() => {
             let (normed, out) = (normed.front(rows * hidden), projected.front_mut(rows * hidden));
             phases.experts_on_gpu(experts, (x, tail), (normed, w), out)

@@ -7,7 +7,7 @@ use crate::rope::RotaryAngles;
 use crate::weights::state_sizes;
 use crate::{Model, Result};
 
-use super::mixers::States;
+use super::mixers::{States, widths};
 use super::phases::Seen;
 
 /// Memory on one device, kept from pass to pass. Each buffer is `[tokens][width]`.
@@ -122,9 +122,9 @@ impl Workspace {
             self.qkv.reserve(n * (query + 2 * key))?;
         }
         if !self.joined || config.qk_norm_whole() {
-            self.q.reserve(n * query)?;
-            self.k.reserve(n * key)?;
-            self.v.reserve(n * key)?;
+            for (buffer, width) in [&mut self.q, &mut self.k, &mut self.v].into_iter().zip(widths(config)) {
+                buffer.reserve(n * width)?;
+            }
         }
         self.wide.reserve(n * wide(config))?;
         for buffer in &mut self.angles.tables {
@@ -153,7 +153,8 @@ impl Workspace {
         let qkv = if model.fused_qkv() { query + 2 * key } else { 0 };
         // Beside the buffers above, the executor's: an input normalized, and results that are not stored as they are.
         let mixed = model.weights.mixed_width();
-        let own = 5 * config.hidden_size + query + mixed + 2 * key + qkv + 3 * wide(config);
+        let apart: usize = widths(config).iter().sum();
+        let own = 5 * config.hidden_size + apart + mixed + qkv + 3 * wide(config);
         let experts = config.experts.map_or(0, |e| e.count + 2 * (wide(config) + config.hidden_size));
         let pairs = 4 * model.rotation.pairs();
         let floats = (own + experts + pairs + state_sizes(config).1) as u64 * n as u64;
@@ -171,8 +172,11 @@ impl Workspace {
 
 /// The size of a cache for some layers of a model.
 pub(crate) fn cache_shape(config: &Config, layers: usize, context: usize, kv: KvType) -> CacheShape {
-    let (kv_heads, head_dim) = (config.kv_heads, config.head_dim);
-    CacheShape { layers, kv_heads, head_dim, context, kv }
+    let (kv_heads, head_dim, keys_only) = match &config.latent {
+        Some(latent) => (1, latent.cached(), true),
+        None => (config.kv_heads, config.head_dim, false),
+    };
+    CacheShape { layers, kv_heads, head_dim, context, kv, keys_only }
 }
 
 /// The largest width inside a feed-forward network or an expert.

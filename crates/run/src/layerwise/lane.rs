@@ -6,7 +6,7 @@ use std::ops::Range;
 use quern_compute::{Buffer, Device, Executor, Norm, Room, Uploader, bytes_of_linear, bytes_of_norm};
 
 use crate::observer::{Inputs, observe};
-use crate::weights::{Block, Linear};
+use crate::weights::{Block, Linear, Shown};
 use crate::{Calibrator, Model, Result};
 
 use super::steps::Steps;
@@ -163,6 +163,31 @@ impl<'m> Lane<'m> {
             inputs.reference = Some(views.reference.front(values));
         }
         observe(calibrator, &mut steps.executor, linears, inputs)
+    }
+
+    /// Shows the inputs of a layer within the mixer.
+    pub(super) fn show_within(
+        &mut self,
+        (which, linear): (Shown, &Linear),
+        tokens: &Range<usize>,
+        calibrator: &mut dyn Calibrator,
+    ) -> Result<()> {
+        let Self { current, reference, steps, views, held, .. } = self;
+        let Some(Held { own, block }) = held else { return Ok(()) };
+        let values = tokens.len() * linear.op.weight.columns();
+        views.normed.reserve(values)?;
+        steps.inputs_within((which, block), current.hidden_of(tokens), views.normed.front_mut(values))?;
+        if let Some(reference) = reference {
+            views.reference.reserve(values)?;
+            steps.inputs_within(
+                (which, own),
+                reference.hidden_of(tokens),
+                views.reference.front_mut(values),
+            )?;
+        }
+        let mut inputs = Inputs::from(views.normed.front(values));
+        inputs.reference = reference.is_some().then(|| views.reference.front(values));
+        observe(calibrator, &mut steps.executor, &[linear], inputs)
     }
 
     /// The mixer; shows the inputs of its output layer (`linear`). `directly`: its outputs are added to the residual

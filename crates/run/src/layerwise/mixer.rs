@@ -17,6 +17,11 @@ impl Layerwise<'_> {
         self.each(|lane, _, tokens| lane.show_mixer_inputs(&inputs, tokens, calibrator))?;
         self.replace(&inputs, calibrator, |block, index| block.mixer.inputs_mut().swap_remove(index))?;
 
+        for (which, linear) in original.mixer.shown() {
+            self.each(|lane, _, tokens| lane.show_within((which, linear), tokens, calibrator))?;
+            self.replace(&[linear], calibrator, |block, _| block.mixer.shown_mut(which))?;
+        }
+
         let output = original.mixer.output();
         self.each(|lane, _, tokens| lane.show_mixed((layer, output), tokens, directly, calibrator))?;
         self.replace(&[output], calibrator, |block, _| block.mixer.output_mut())

@@ -235,6 +235,7 @@ impl<'m> Layerwise<'m> {
         match &original.ffn {
             Ffn::Dense { widen, down } => self.dense(layer, (widen, down), calibrator)?,
             Ffn::Experts(experts) => self.experts(layer, experts, calibrator)?,
+            Ffn::None => self.each(|lane, _, tokens| lane.project(layer, tokens))?,
         }
         for lane in &mut self.lanes {
             lane.leave()?;

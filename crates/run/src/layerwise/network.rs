@@ -22,12 +22,15 @@ impl Layerwise<'_> {
         self.replace(&widen, calibrator, |block, index| match &mut block.ffn {
             Ffn::Dense { widen, .. } => widen.linears_mut().swap_remove(index),
             Ffn::Experts(experts) => &mut experts.router,
+            // Never asked for: the block has no such group.
+            Ffn::None => block.mixer.output_mut(),
         })?;
 
         self.each(|lane, _, tokens| lane.show_widened(down, tokens, directly, calibrator))?;
         self.replace(&[down], calibrator, |block, _| match &mut block.ffn {
             Ffn::Dense { down, .. } => down,
             Ffn::Experts(experts) => &mut experts.router,
+            Ffn::None => block.mixer.output_mut(),
         })?;
 
         self.each(|lane, _, tokens| lane.narrow(tokens))

@@ -4,9 +4,11 @@ use std::ops::Range;
 
 use quern_compute::{Buffer, Device, Executor, Input, KvCache, KvType, PassKey, Values, ValuesMut};
 
-use crate::forward::{Angles, AttentionBuffers, KvTarget, MixerRoom, Phases, StateRoom, States, cache_shape};
+use crate::forward::{
+    Angles, AttentionBuffers, KvTarget, MixerRoom, Phases, StateRoom, States, cache_shape, widths,
+};
 use crate::rope::RotaryAngles;
-use crate::weights::Block;
+use crate::weights::{Block, Mixer, Shown};
 use crate::{Model, Result};
 
 use super::stream::{Parts, Stream};
@@ -59,9 +61,9 @@ impl<'m> Steps<'m> {
             states: States::new(model, device)?,
             scratch: buffer(model.weights.mixer_scratch())?,
             angles,
-            q: buffer(apart * query)?,
-            k: buffer(apart * key)?,
-            v: buffer(apart * key)?,
+            q: buffer(apart * widths(config)[0])?,
+            k: buffer(apart * widths(config)[1])?,
+            v: buffer(apart * widths(config)[2])?,
             qkv: buffer(together * (query + 2 * key))?,
             projected: buffer(config.hidden_size)?,
             executor,
@@ -86,6 +88,26 @@ impl<'m> Steps<'m> {
     /// The mixer's input, written to `normed`.
     pub(super) fn mixer_input(&mut self, block: &Block, x: Values<'_>, normed: ValuesMut<'_>) -> Result<()> {
         self.phases(block).mixer_input(x, normed)
+    }
+
+    /// The inputs of a layer within the mixer, which reads the residual stream `x`.
+    pub(super) fn inputs_within(
+        &mut self,
+        (which, block): (Shown, &Block),
+        x: Values<'_>,
+        out: ValuesMut<'_>,
+    ) -> Result<()> {
+        let Self { model, executor, q, k, v, qkv, .. } = self;
+        let memory = AttentionBuffers { q: all(q), k: all(k), v: all(v), qkv: all(qkv) };
+        let mut phases = Phases { model, block, executor, observer: None };
+        match &block.mixer {
+            Mixer::Attention(_)
+            | Mixer::DeltaNet(_)
+            | Mixer::ShortConv(_)
+            | Mixer::Mamba2(_)
+            | Mixer::Network(_) => Ok(()),
+            Mixer::Latent(latent) => phases.latent_inputs(latent, which, x, memory, out),
+        }
     }
 
     /// From the residual stream to the inputs of the mixer's output layer.

@@ -174,8 +174,8 @@ pub(crate) fn reside(
         let owner = segment.remote.unwrap_or(segment.workspace);
         for layer in segment.layers.clone() {
             slots.push(counts[owner]);
-            // A layer with a state has no keys and values.
-            counts[owner] += usize::from(weights.blocks[layer].mixer.state() == 0);
+            // Other mixers have no keys and values.
+            counts[owner] += usize::from(weights.blocks[layer].mixer.caches());
         }
     }
     let device = |location: &Location| match *location {

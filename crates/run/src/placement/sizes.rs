@@ -285,6 +285,12 @@ fn is_matrix(role: TensorRole) -> bool {
         R::DeltaBeta,
         R::DeltaAlpha,
         R::StateOut,
+        R::AttentionQDown,
+        R::AttentionQUp,
+        R::AttentionKvDown,
+        R::AttentionKvUp,
+        R::AttentionKUp,
+        R::AttentionVUp,
         R::FfnGate,
         R::FfnUp,
         R::FfnGateUp,
@@ -358,9 +364,17 @@ fn size(
         Some(mixture) => bytes / (mixture.count as u64).max(1) * mixture.used as u64,
         None => bytes,
     };
+    // Keys' rows of latent attention are made once more, transposed, at two bytes a number or as they are.
+    let again = match config.latent.filter(|_| role == TensorRole::AttentionKvUp) {
+        Some(latent) => {
+            let size = if element_type == ElementType::F32 { 4 } else { 2 };
+            size * (config.heads * latent.nope_dim * latent.rank) as u64
+        }
+        None => 0,
+    };
     let size = UnitSize {
         mapped: if made { 0 } else { bytes },
-        made: scales + if made { bytes + order } else { 0 },
+        made: again + scales + if made { bytes + order } else { 0 },
         gpu: device_bytes(on_card, rows, columns) + order,
         touched,
     };

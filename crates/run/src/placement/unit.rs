@@ -100,7 +100,7 @@ pub(super) fn units(checkpoint: &Checkpoint, weights: &Weights) -> Vec<Unit> {
         mixture,
     };
     let blocks = weights.blocks.iter().map(|block| match &block.ffn {
-        Ffn::Dense { .. } => unit(&block.linears(), &[], (0, 0)),
+        Ffn::Dense { .. } | Ffn::None => unit(&block.linears(), &[], (0, 0)),
         Ffn::Experts(experts) => {
             let (own, common): (Vec<&Linear>, Vec<&Linear>) =
                 block.linears().into_iter().partition(|l| l.expert.is_some());

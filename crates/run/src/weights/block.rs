@@ -21,8 +21,13 @@ pub(crate) enum Widen {
 #[derive(Clone, Debug)]
 #[allow(clippy::large_enum_variant)] // one a layer
 pub(crate) enum Ffn {
-    Dense { widen: Widen, down: Linear },
+    Dense {
+        widen: Widen,
+        down: Linear,
+    },
     Experts(Box<Experts>),
+    /// The block is its mixer alone.
+    None,
 }
 
 /// A mixture of experts.
@@ -119,7 +124,7 @@ impl Block {
     /// Whether one token's pass on a GPU needs no answer from it.
     pub(crate) fn recordable(&self) -> bool {
         match &self.ffn {
-            Ffn::Dense { .. } => true,
+            Ffn::Dense { .. } | Ffn::None => true,
             Ffn::Experts(experts) => experts.stacks.is_some(),
         }
     }
@@ -151,6 +156,7 @@ impl Block {
             Ffn::Experts(experts) => {
                 all.extend(experts.linears());
             }
+            Ffn::None => {}
         }
         all
     }

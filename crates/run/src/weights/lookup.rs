@@ -54,6 +54,11 @@ impl<'v, 'a> Lookup<'v, 'a> {
         self.view.checkpoint()
     }
 
+    /// The threads that prepare what is loaded.
+    pub fn pool(&self) -> &'v Pool {
+        self.pool
+    }
+
     /// Bytes of all matrices found.
     pub fn bytes(&self) -> u64 {
         self.bytes.get()
@@ -327,7 +332,7 @@ impl<'v, 'a> Lookup<'v, 'a> {
             }
             match tensor.layout {
                 Layout::PlusOne => values.iter_mut().for_each(|v| *v += 1.0),
-                Layout::DeltaDecay => values.iter_mut().for_each(|v| *v = -v.exp()),
+                Layout::DeltaDecay | Layout::FlatDecay => values.iter_mut().for_each(|v| *v = -v.exp()),
                 Layout::Same
                 | Layout::QueryHeads
                 | Layout::KeyHeads
@@ -336,11 +341,14 @@ impl<'v, 'a> Lookup<'v, 'a> {
                 | Layout::HeadNorms
                 | Layout::QkvByHead
                 | Layout::Conv
+                | Layout::Flat
                 | Layout::DeltaQkv
                 | Layout::DeltaConv
                 | Layout::DeltaValues
                 | Layout::DeltaHeads
-                | Layout::DeltaColumns => {}
+                | Layout::DeltaColumns
+                | Layout::KeyUp
+                | Layout::ValueUp => {}
             }
             all.append(&mut values);
         }

@@ -17,7 +17,10 @@ use quern_model::TensorRole;
 use quern_tensor_io::{Checkpoint, ElementType};
 
 pub(crate) use block::{Block, Expert, Experts, Ffn, SharedExpert, Widen};
-pub(crate) use mixers::{Attention, DeltaNet, HeadNorms, Mixer, Qkv, ShortConv, state_sizes};
+pub(crate) use mixers::{
+    Attention, DeltaNet, HeadNorms, LatentAttention, Mamba2, Mixer, Network, Qkv, Queries, ShortConv, Shown,
+    Up, state_sizes,
+};
 
 /// A range of bytes of one tensor in the map.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -170,11 +173,15 @@ impl Weights {
     /// and of a block's experts those chosen.
     pub(crate) fn bytes_per_token(&self) -> u64 {
         let block = |block: &Block| {
-            let all = block.linears().into_iter().map(|l| (l.expert.is_some(), l.bytes()));
+            // The matrices of single heads are read by every token.
+            let expert = |l: &Linear| {
+                l.expert.is_some() && ![TensorRole::AttentionKUp, TensorRole::AttentionVUp].contains(&l.role)
+            };
+            let all = block.linears().into_iter().map(|l| (expert(l), l.bytes()));
             let (experts, common): (Vec<_>, Vec<_>) = all.partition(|&(expert, _)| expert);
             let sum = |part: Vec<(bool, u64)>| part.into_iter().map(|(_, bytes)| bytes).sum::<u64>();
             let (chosen, router) = match &block.ffn {
-                Ffn::Dense { .. } => (0, 0),
+                Ffn::Dense { .. } | Ffn::None => (0, 0),
                 Ffn::Experts(mixture) => {
                     let count = mixture.experts.len().max(1) as u64;
                     let routers = mixture.routers().map(Linear::bytes).sum::<u64>();
@@ -216,7 +223,7 @@ impl Weights {
                     let bias = experts.choice_bias.as_ref().map_or(0, |bias| bias.len() as u64);
                     bias + experts.routers().map(linear).sum::<u64>()
                 }
-                Ffn::Dense { .. } => 0,
+                Ffn::Dense { .. } | Ffn::None => 0,
             };
             b.mixer.vector_values() as u64
                 + router

@@ -84,6 +84,7 @@ fn block(lookup: &Lookup<'_, '_>, config: &Config, layer: usize) -> Result<Block
     let has = |role| lookup.has(role, at);
     let ffn = match config.experts.as_ref().filter(|_| config.is_sparse(layer)) {
         Some(mixture) => Ffn::Experts(Box::new(experts(lookup, mixture, layer)?)),
+        None if config.has_single_layers() => Ffn::None,
         None => {
             let widen = if has(R::FfnGateUp) {
                 Widen::Fused(lookup.linear(R::FfnGateUp, None, at)?)
@@ -104,7 +105,9 @@ fn block(lookup: &Lookup<'_, '_>, config: &Config, layer: usize) -> Result<Block
     let in_front = config.block != BlockKind::OutputNorm;
     // Only a parallel block can share the attention's.
     let ffn_norm = match ffn_norm {
-        None if config.block != BlockKind::Parallel && in_front => Some(lookup.norm(R::FfnNorm, None, at)?),
+        None if config.block != BlockKind::Parallel && in_front && !config.has_single_layers() => {
+            Some(lookup.norm(R::FfnNorm, None, at)?)
+        }
         found => found,
     };
     Ok(Block {

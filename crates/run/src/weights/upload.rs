@@ -28,7 +28,7 @@ impl Block {
         let apart = self.linears().into_iter().filter(|l| l.expert.is_none());
         let linears = apart.map(|l| bytes_of_linear(&l.op)).sum::<usize>();
         let experts = match &self.ffn {
-            Ffn::Dense { .. } => 0,
+            Ffn::Dense { .. } | Ffn::None => 0,
             Ffn::Experts(experts) => experts.gpu_bytes(),
         };
         linears + experts + self.mixer.vector_bytes() + self.norms().map(bytes_of_norm).sum::<usize>()
@@ -61,6 +61,7 @@ impl Ffn {
                 };
                 Self::Dense { widen, down: down.upload(uploader)? }
             }
+            Self::None => Self::None,
             Self::Experts(mixture) => Self::Experts(Box::new(mixture.upload(uploader)?)),
         })
     }

@@ -9,6 +9,7 @@ mod affine;
 mod beside;
 mod bitsandbytes;
 mod compressed;
+mod config;
 mod exact;
 mod four_bit;
 mod gptq;
@@ -29,10 +30,13 @@ use std::collections::HashMap;
 use std::ops::Range;
 
 pub use affine::AffineLayer;
+pub use config::{
+    CompressedWeights, awq_config, block_fp8_config, compressed_tensors_config, compressed_weights,
+};
 pub use exact::{ExactForm, Inexact};
 pub use in_file::InFile;
 pub use kind::{Scaling, Scheme};
-pub use repack::{GptqFormat, GptqTensors};
+pub use repack::{AwqTensors, CodeFormat, CompressedTensors, GptqFormat, GptqTensors, Repacked};
 
 use half::f16;
 

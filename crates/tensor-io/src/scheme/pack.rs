@@ -42,6 +42,33 @@ pub fn qzeros(zeros: &[u8], rows: usize, bits: u32, v2: bool) -> Vec<u8> {
     zeros.chunks_exact(rows.max(1)).flat_map(stored).collect()
 }
 
+/// 32-bit words that `codes` codes of `bits` bits take, `usize::MAX` if that is too many.
+pub fn words(codes: usize, bits: u32) -> usize {
+    stream::words(codes, bits).unwrap_or(usize::MAX)
+}
+
+/// The words of some codes, each below `2^bits`, along a row as compressed-tensors has them.
+///
+/// # Panics
+/// If `out` is not 4 bytes a word.
+pub fn row(codes: &[u8], bits: u32, out: &mut [u8]) {
+    assert_eq!(Some(out.len()), stream::words(codes.len(), bits).and_then(|n| n.checked_mul(4)));
+    stream::pack_into(codes, bits, out);
+}
+
+/// `weight_zero_point` of compressed-tensors, little-endian, `[words][groups]`: zero points `[groups][rows]` packed down
+/// the outputs.
+///
+/// # Panics
+/// If `zeros` is not whole groups, or `bits` is not 1 to 8.
+pub fn zero_points(zeros: &[u8], rows: usize, bits: u32) -> Vec<u8> {
+    assert!((1..=8).contains(&bits) && zeros.len().is_multiple_of(rows.max(1)));
+    let packed: Vec<Vec<u8>> =
+        zeros.chunks_exact(rows.max(1)).map(|zeros| stream::pack(zeros.iter().copied(), bits)).collect();
+    let (height, groups) = (packed.first().map_or(0, |words| words.len() / 4), packed.len());
+    (0..height * groups).flat_map(|i| packed[i % groups][i / groups * 4..][..4].to_vec()).collect()
+}
+
 /// Packs some columns; `gather` gives their codes by tiles of outputs and runs of columns. Columns begin
 /// at a multiple of 32; `out` takes their words.
 pub(super) fn pack(

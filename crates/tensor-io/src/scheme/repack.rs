@@ -1,5 +1,5 @@
-//! Layers of integer codes as GPTQ's tensors, whatever packed them: the same codes, zero points, scales and
-//! groups, so the same weights.
+//! Layers of integer codes in the tensors of another format, whatever packed them: the same codes, zero points, scales
+//! and groups, so the same weights. Here GPTQ's tensors; the others are in [`compressed`] and [`awq`].
 //!
 //! | from | to | |
 //! |---|---|---|
@@ -10,7 +10,15 @@
 //! A zero point of 0 cannot be stored reliably in v1: less one it is all ones, which some readers read as 0, some as
 //! `2^bits`, and some writers spilled into the next field.
 
+mod awq;
+mod compressed;
+mod format;
+
 use std::ops::Range;
+
+pub use awq::AwqTensors;
+pub use compressed::CompressedTensors;
+pub use format::{CodeFormat, Repacked};
 
 use super::exact::Why;
 use super::{AffineLayer, Inexact, PackedLayer, pack, stream};
@@ -73,11 +81,7 @@ impl<'a> GptqTensors<'a> {
     fn new(layer: AffineLayer<'a>, format: GptqFormat) -> Result<Self, Why> {
         let affine = layer.affine;
         let (rows, columns) = (affine.rows, affine.columns);
-        let bits = match layer.bits() {
-            1 => 2,
-            bits @ 2..=4 => bits,
-            _ => 8,
-        };
+        let bits = Self::bits_for(layer.bits());
         let more = (1u8 << (bits - 1)) - (1 << (layer.bits() - 1));
         let whole = |n: usize| (n * bits as usize).is_multiple_of(32);
         if !(affine.layout.is_gptq() || whole(rows) && whole(columns)) {
@@ -103,12 +107,17 @@ impl<'a> GptqTensors<'a> {
         if let Some(at) = scales.iter().position(|scale| !scale.is_finite()) {
             return Err(Why::scale(scales[at], "is not a finite number", at % rows, at / rows));
         }
-        let is_f16 = |&scale: &f32| f16::from_f32(scale).to_f32() == scale;
-        let scale_type = match scales.iter().all(is_f16) {
-            true => ElementType::F16,
-            false => layer.scale_type(),
-        };
+        let scale_type = scale_type(&scales, &layer);
         Ok(Self { layer, bits, more, format, zeros, scales, scale_type })
+    }
+
+    /// Bits of GPTQ's codes that hold codes of so many bits.
+    pub fn bits_for(bits: u32) -> u32 {
+        match bits {
+            1 => 2,
+            bits @ 2..=4 => bits,
+            _ => 8,
+        }
     }
 
     /// Bits per code: 2, 3, 4 or 8.
@@ -171,16 +180,42 @@ impl<'a> GptqTensors<'a> {
 
     /// The bytes of `scales`.
     pub fn scales(&self) -> Vec<u8> {
-        let scales = self.scales.iter();
-        match self.scale_type {
-            ElementType::F16 => scales.flat_map(|s| f16::from_f32(*s).to_le_bytes()).collect(),
-            ElementType::BF16 => scales.flat_map(|s| bf16::from_f32(*s).to_le_bytes()).collect(),
-            _ => scales.flat_map(|s| s.to_le_bytes()).collect(),
-        }
+        float_bytes(&self.scales, self.scale_type)
     }
 
     /// The bytes of `g_idx`.
     pub fn g_idx(&self) -> Vec<u8> {
         self.layer.g_idx().into_iter().flat_map(u32::to_le_bytes).collect()
+    }
+}
+
+/// Values in this type of floats, little-endian.
+fn float_bytes(values: &[f32], element_type: ElementType) -> Vec<u8> {
+    let values = values.iter();
+    match element_type {
+        ElementType::F16 => values.flat_map(|v| f16::from_f32(*v).to_le_bytes()).collect(),
+        ElementType::BF16 => values.flat_map(|v| bf16::from_f32(*v).to_le_bytes()).collect(),
+        _ => values.flat_map(|v| v.to_le_bytes()).collect(),
+    }
+}
+
+/// f16 where that holds all scales, otherwise the type they had.
+fn scale_type(scales: &[f32], layer: &AffineLayer<'_>) -> ElementType {
+    let is_f16 = |&scale: &f32| f16::from_f32(scale).to_f32() == scale;
+    match scales.iter().all(is_f16) {
+        true => ElementType::F16,
+        false => layer.scale_type(),
+    }
+}
+
+/// Refuses layers whose last group has fewer columns, which readers of `format` take for a mistake.
+fn whole_groups(layer: &AffineLayer<'_>, format: &str) -> Result<(), Why> {
+    let columns = layer.affine.columns;
+    match layer.group_size() {
+        Some(size) if size * layer.group_count() != columns => {
+            let why = format!("its {columns} columns are not whole groups of {size}, which {format} expects");
+            Err(Why::new(why, "keep the format gptq, or quantize the model with another group size"))
+        }
+        Some(_) | None => Ok(()),
     }
 }

@@ -60,6 +60,34 @@ pub(super) fn pack(codes: impl ExactSizeIterator<Item = u8>, bits: u32) -> Vec<u
     stream.iter().flat_map(|w| w.to_le_bytes()).collect()
 }
 
+/// Writes a stream of these codes, padded with zeros to whole words: `out` has as many bytes as they take.
+pub(super) fn pack_into(codes: &[u8], bits: u32, out: &mut [u8]) {
+    match bits {
+        8 => {
+            let (own, padding) = out.split_at_mut(codes.len());
+            own.copy_from_slice(codes);
+            padding.fill(0);
+        }
+        4 => {
+            let (whole, rest) = codes.as_chunks::<8>();
+            let word = |codes: &[u8; 8]| {
+                let x = u64::from_le_bytes(*codes);
+                let x = (x | x >> 4) & 0x00ff_00ff_00ff_00ff;
+                let x = (x | x >> 8) & 0x0000_ffff_0000_ffff;
+                ((x | x >> 16) as u32).to_le_bytes()
+            };
+            let words = out.as_chunks_mut::<4>().0;
+            words.iter_mut().zip(whole).for_each(|(out, codes)| *out = word(codes));
+            if !rest.is_empty() {
+                let mut padded = [0; 8];
+                padded[..rest.len()].copy_from_slice(rest);
+                words[whole.len()] = word(&padded);
+            }
+        }
+        _ => out.copy_from_slice(&pack(codes.iter().copied(), bits)),
+    }
+}
+
 /// A stream of `count` times the same code.
 pub(super) fn repeated(code: u8, count: usize, bits: u32) -> Vec<u8> {
     pack(std::iter::repeat_n(code, count), bits)

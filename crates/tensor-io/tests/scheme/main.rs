@@ -11,4 +11,5 @@ mod labels;
 mod peers;
 mod releases;
 mod repack;
+mod repacked;
 mod scaled;

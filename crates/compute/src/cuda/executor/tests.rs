@@ -258,7 +258,7 @@ fn attention_is_that_of_the_cpu() {
             for (window, softcap) in [(None, None), (Some(40), None), (None, Some(20.0))] {
                 let scale = (head_dim as f32).powf(-0.5);
                 let shape = AttentionShape { heads, kv_heads, head_dim, scale, window, softcap };
-                let layout = CacheShape { layers: 2, kv_heads, head_dim, context: 400, kv };
+                let layout = CacheShape { layers: 2, kv_heads, head_dim, context: 400, kv, keys_only: false };
                 let mut here = KvCache::new(&devices.cpu.device(), layout).unwrap();
                 let mut there = KvCache::new(&devices.device, layout).unwrap();
                 let (width, pairs) = ((heads + 2 * kv_heads) * head_dim, head_dim / 4);

@@ -63,6 +63,14 @@ impl Numbers {
         }
     }
 
+    fn is_empty(&self) -> bool {
+        match self {
+            Self::F32(values) => values.is_empty(),
+            Self::F16(values) => values.is_empty(),
+            Self::Q8_0(blocks) => blocks.is_empty(),
+        }
+    }
+
     fn data(&self, from: usize, length: usize) -> CacheData<'_> {
         match self {
             Self::F32(values) => CacheData::F32(&values[from..from + length]),
@@ -93,7 +101,7 @@ impl Cache {
     /// # Errors
     /// [`Error::CacheMemory`] if the system cannot allocate it.
     pub fn new(shape: CacheShape) -> Result<Self> {
-        let CacheShape { layers, kv_heads, head_dim, context, kv } = shape;
+        let CacheShape { layers, kv_heads, head_dim, context, kv, keys_only } = shape;
         let row = row(kv, head_dim);
         let context = context.checked_next_multiple_of(KEY_GROUP).ok_or(Error::CacheMemory { context })?;
         let length = [layers, kv_heads, context, row].into_iter().try_fold(1, usize::checked_mul);
@@ -110,7 +118,7 @@ impl Cache {
             head_dim,
             row,
             keys: Numbers::new(length, kv),
-            values: Numbers::new(length, kv),
+            values: Numbers::new(if keys_only { 0 } else { length }, kv),
         })
     }
 
@@ -133,12 +141,18 @@ impl Cache {
     /// Keys and values of one layer.
     pub fn layer(&self, layer: usize) -> (Keys<'_>, Values<'_>) {
         let length = self.layer_length();
-        let [keys, values] = [&self.keys, &self.values].map(|numbers| numbers.data(layer * length, length));
+        let keys = self.keys.data(layer * length, length);
+        // None, where they are made of the keys.
+        let values = match self.values.is_empty() {
+            true => self.values.data(0, 0),
+            false => self.values.data(layer * length, length),
+        };
         let head_stride = self.context * self.row;
         (Keys { data: keys, head_stride }, Values { data: values, position_stride: self.row, head_stride })
     }
 
-    /// Stores keys and values (`[n][kv_heads][head_dim]`) of positions from `first` on.
+    /// Stores keys and values (`[n][kv_heads][head_dim]`) of positions from `first` on; `v` is empty where values are
+    /// made of keys.
     pub fn store(&mut self, pool: &Pool, layer: usize, first: usize, k: &[f32], v: &[f32]) {
         let (kv_heads, dim, level) = (self.kv_heads, self.head_dim, pool.level());
         let length = self.layer_length();
@@ -151,6 +165,9 @@ impl Cache {
             Numbers::Q8_0(to) => target.scatter(k, &mut to[start..end], |x, position, head: &mut [u8]| {
                 put_key_q8_0(level, x, position, head);
             }),
+        }
+        if self.values.is_empty() {
+            return;
         }
         match &mut self.values {
             Numbers::F32(to) => {

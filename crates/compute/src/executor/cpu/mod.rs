@@ -5,6 +5,7 @@ mod attend;
 mod cache;
 mod experts;
 mod gradients;
+mod latent;
 mod linear;
 mod routing;
 mod rows;

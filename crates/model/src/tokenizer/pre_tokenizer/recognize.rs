@@ -74,7 +74,8 @@ fn best<'k>(fitting: impl Iterator<Item = &'k Known> + Clone, given: &FileRule) 
         "exaone4" => "exaone4",
         "glm4" | "glm4_moe" | "chatglm" => "glm4",
         "llama4" | "llama4_text" => "llama4",
-        "refact" | "granite" | "granitemoe" => "refact",
+        "minimax_m2" => "minimax-m2",
+        "refact" | "granite" | "granitemoe" | "granitemoeshared" => "refact",
         "smollm3" => "smollm",
         _ => "",
     };

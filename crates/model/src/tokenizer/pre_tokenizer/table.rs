@@ -64,6 +64,12 @@ const EXAONE_MOE: &str = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?(?:\p{
 const MINICPM5: &str = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}+| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+";
 const UFAKZEKA: &str = r"[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+";
 
+/// Of Moonshot's tokenization_kimi.py: GPT-4o's with runs of Han by themselves.
+const KIMI_K2: &str = r"[\p{Han}]+|[^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}&&[^\p{Han}]]*[\p{Ll}\p{Lm}\p{Lo}\p{M}&&[^\p{Han}]]+(?i:'s|'t|'re|'ve|'m|'ll|'d)?|[^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}&&[^\p{Han}]]+[\p{Ll}\p{Lm}\p{Lo}\p{M}&&[^\p{Han}]]*(?i:'s|'t|'re|'ve|'m|'ll|'d)?|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+";
+/// Of Youtu-LLM, as llama.cpp has it: what is written without spaces first, then GPT-4o's with single digits.
+const YOUTU_SCRIPTS: &str = "[가-힣ㄱ-ㆎ]+|[！…“”‘’—：；，、-〿︰-﹏]+|[ㄅ-ㄯ]+|[一-龥぀-ゟ゠-ヿ]+";
+const YOUTU: &str = r"[^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]*[\p{Ll}\p{Lm}\p{Lo}\p{M}]+(?:'[sS]|'[tT]|'[rR][eE]|'[vV][eE]|'[mM]|'[lL][lL]|'[dD])?|[^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]+[\p{Ll}\p{Lm}\p{Lo}\p{M}]*(?:'[sS]|'[tT]|'[rR][eE]|'[vV][eE]|'[mM]|'[lL][lL]|'[dD])?|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n/]*|\s*[\r\n]+|\s+(?!\S)|\s+";
+
 /// A row without beginning-of-text, NFC or whole words.
 const fn plain(names: &'static [&'static str], parts: &'static [Part<'static>]) -> Known {
     Known { names, parts, also: &[], nfc: false, ignore_merges: false, add_bos: false }
@@ -85,7 +91,7 @@ const DEEPSEEK_V3_PARTS: &[Part<'static>] =
     &[Part::isolated(r"\p{N}{1,3}"), Part::isolated(HAN_KANA), Part::isolated(DEEPSEEK_V3), Part::Bytes];
 
 /// All rules. Left out: names of tokenizers that are not byte-level (`gemma4`, `sarvam-moe`, `whitespace`), and
-/// rules that llama.cpp's own code spells (`kimi-k2`, `afmoe`, `youtu`, `superbpe`, `chameleon`, `tiny_aya`).
+/// rules that llama.cpp's own code spells (`afmoe`, `superbpe`, `chameleon`, `tiny_aya`).
 pub(crate) static KNOWN: &[Known] = &[
     plain(
         &[
@@ -198,6 +204,8 @@ pub(crate) static KNOWN: &[Known] = &[
         ],
     ),
     plain(&["deepseek-v3", "hunyuan-dense", "hy_v4", "joyai-llm"], DEEPSEEK_V3_PARTS),
+    plain(&["kimi-k2"], &[Part::isolated(KIMI_K2), Part::Bytes]),
+    plain(&["youtu"], &[Part::isolated(YOUTU_SCRIPTS), Part::isolated(YOUTU), Part::Bytes]),
     Known { also: BLOOM_ALSO, ..plain(&["bloom", "poro-chat", "gpt3-finnish"], BLOOM_PARTS) },
     Known {
         also: &[&[Part::isolated(BLOOM_PLAIN), Part::isolated(r"\p{N}"), Part::Bytes]],

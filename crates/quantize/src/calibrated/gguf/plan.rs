@@ -91,7 +91,7 @@ pub fn plan<'a>(model: &Model, view: &'a View<'a>, options: Options) -> Result<G
     linears.extend(model.head_linears());
     let (mut layers, mut by_name) = (Vec::new(), HashMap::new());
     let (mut largest, mut quantized, mut head, mut exact) = (Largest::default(), 0, false, false);
-    for linear in &linears {
+    for linear in linears.iter().filter(|linear| !is_of_heads(model, linear)) {
         let Some(&index) = gguf_name(model, linear).and_then(|name| rows.get(name.as_str())) else {
             let what = format!("{}: the GGUF file has no tensor for this layer", linear.name);
             return Err(Error::Stage(what.into()));
@@ -176,6 +176,14 @@ fn gguf_name(model: &Model, linear: &LinearInfo<'_>) -> Option<String> {
 /// Whether the tensor is made of its values, and not copied or written as plain numbers.
 fn is_made(row: &QuantizeRow) -> bool {
     row.from != row.to && row.to.is_block()
+}
+
+/// Whether the layer makes keys and values of latent attention: GGUF has the matrices of each head, transposed in part,
+/// which are rounded to their types without a run of the model.
+fn is_of_heads(model: &Model, linear: &LinearInfo<'_>) -> bool {
+    use quern_model::TensorRole as R;
+    let joined = model.config().latent.is_some_and(|latent| latent.joined_in_gguf);
+    !joined && [R::AttentionKvUp, R::AttentionKUp, R::AttentionVUp].contains(&linear.role)
 }
 
 /// Whether the layer is a head that is the token embedding.

@@ -13,6 +13,8 @@ use std::path::{Path, PathBuf};
 
 use quern_model::provenance::Provenance;
 
+use quern_tensor_io::scheme::{CodeFormat, GptqFormat};
+
 use super::{Calibration, state};
 use crate::calibration::Samples;
 use crate::gptq::Settings;
@@ -37,6 +39,8 @@ pub fn unfinished_folder(output: &Path) -> PathBuf {
 pub struct Options {
     /// How modules are quantized where no rule says otherwise.
     pub settings: Settings,
+    /// The tensors that codes are written in. Zero points of their own make GPTQ's `gptq_v2`.
+    pub packing: CodeFormat,
     /// Rules for single modules.
     pub rules: Rules,
     /// What the model is run on.
@@ -52,6 +56,7 @@ impl Options {
     pub fn new(settings: Settings, samples: Samples) -> Self {
         Self {
             settings,
+            packing: CodeFormat::Gptq(GptqFormat::V1),
             rules: Rules::default(),
             calibration: Calibration::new(samples),
             provenance: None,

@@ -2,6 +2,7 @@
 
 use quern_model::contents::already_quantized;
 use quern_run::Model;
+use quern_tensor_io::scheme::CodeFormat;
 use quern_tensor_io::{Container, Error as FileError, Remedy};
 
 use super::readers::{ReaderNote, reader_notes};
@@ -10,7 +11,7 @@ use super::{Error, Options};
 use crate::calibrated::Place;
 use crate::calibrated::needs::{Largest, memory, unfinished};
 use crate::calibrated::place::{place, ram};
-use crate::gptq::{Settings, check_shape};
+use crate::gptq::{Order, Settings, SolveError, check_shape};
 
 /// What becomes of one module.
 #[derive(Clone, Debug)]
@@ -76,6 +77,7 @@ pub fn plan(model: &Model, options: &Options) -> Result<GptqPlan, Error> {
                 Verdict::Skip => None,
                 Verdict::Quantize(settings) => {
                     check_shape(rows, columns, &settings)
+                        .and_then(|()| check_packing(columns, &settings, options))
                         .map_err(|why| Error::Module { module: name.clone(), why })?;
                     Some(settings)
                 }
@@ -87,11 +89,11 @@ pub fn plan(model: &Model, options: &Options) -> Result<GptqPlan, Error> {
     if modules.iter().all(|m| m.settings.is_none()) {
         return Err(Error::Nothing);
     }
-    let packed = modules.iter().map(packed_bytes).sum::<u64>();
+    let packed = modules.iter().map(|module| packed_bytes(module, options.packing)).sum::<u64>();
     let output = output_bytes(model, &modules, packed);
     let largest = largest(&modules);
     let place = place(model, &options.calibration, largest);
-    let readers = reader_notes(&modules, &options.settings, options.rules.as_json().is_some());
+    let readers = reader_notes(&modules, options);
     Ok(GptqPlan {
         layers: config.layers,
         memory_bytes: match &place {
@@ -107,12 +109,49 @@ pub fn plan(model: &Model, options: &Options) -> Result<GptqPlan, Error> {
     })
 }
 
-/// Bytes of the four tensors of a module; none if it stays as it is.
-fn packed_bytes(module: &GptqModule) -> u64 {
-    let Some(Settings { bits, group_size, .. }) = &module.settings else { return 0 };
+/// Whether modules with these settings can be written as asked.
+fn check_packing(columns: usize, settings: &Settings, options: &Options) -> Result<(), SolveError> {
+    let refused = |what: String| Err(SolveError::Settings(what));
+    let name = options.packing.name();
+    match options.packing {
+        CodeFormat::Gptq(_) => return Ok(()),
+        CodeFormat::CompressedTensors => {}
+        CodeFormat::Awq if settings.bits != 4 => {
+            return refused(format!(
+                "{} bits, and {name} has 4: choose 4 bits, or the packing gptq",
+                settings.bits
+            ));
+        }
+        CodeFormat::Awq if settings.group_size != options.settings.group_size => {
+            return refused(format!("{name} has one group size for all modules: give it that of the others"));
+        }
+        CodeFormat::Awq => {}
+    }
+    if settings.order == Order::Activation {
+        let what = "groups in the order of activations (desc_act), which its readers do not take: leave it out, or \
+                    choose the packing gptq";
+        return refused(format!("{name} with {what}"));
+    }
+    match settings.group_size {
+        Some(size) if !columns.is_multiple_of(size) => refused(format!(
+            "its {columns} columns are not whole groups of {size}, which {name} expects: choose a group size that \
+             divides them, or the packing gptq"
+        )),
+        Some(_) | None => Ok(()),
+    }
+}
+
+/// Bytes of the tensors of a module; none if it stays as it is.
+fn packed_bytes(module: &GptqModule, packing: CodeFormat) -> u64 {
+    let Some(Settings { bits, group_size, symmetric, .. }) = &module.settings else { return 0 };
     let (rows, columns, bits) = (module.rows as u64, module.columns as u64, u64::from(*bits));
     let groups = group_size.map_or(1, |size| columns.div_ceil(size.max(1) as u64));
-    rows * columns * bits / 8 + groups * rows * bits / 8 + 2 * groups * rows + 4 * columns
+    let (codes, zeros, scales) = (rows * columns * bits / 8, groups * rows * bits / 8, 2 * groups * rows);
+    match packing {
+        CodeFormat::Gptq(_) => codes + zeros + scales + 4 * columns,
+        CodeFormat::CompressedTensors => codes + scales + 16 + if *symmetric { 0 } else { zeros },
+        CodeFormat::Awq => codes + zeros + scales,
+    }
 }
 
 /// Bytes of the output's tensors, of which so many are packed modules.

@@ -6,7 +6,7 @@
 //! |---|---|
 //! | GPT-QModel | any kernel of the table below for each module by itself; groups of its last one, `Torch` |
 //! | transformers | the first kernel that takes bits, groups and zero points, for all modules; no rules for single modules |
-//! | vLLM | 4 and 8 bits, symmetric, groups of 32, 64, 128 or all columns, whole groups; modules that it fuses alike |
+//! | vLLM | 4 and 8 bits, symmetric (in other packings 4 bits also not), groups of 32, 64, 128 or all columns, whole groups; modules that it fuses alike |
 //! | ExLlamaV2 | 4 bits, columns in multiples of 32, groups of a power of two from 32 on |
 //!
 //! quern itself reads whatever it writes.
@@ -18,6 +18,9 @@ use std::collections::BTreeMap;
 use kernels::{KERNELS, Kernel};
 
 use super::plan::GptqModule;
+use quern_tensor_io::scheme::CodeFormat;
+
+use super::Options;
 use crate::gptq::{Order, Settings};
 
 /// A program that reads GPTQ checkpoints.
@@ -140,12 +143,14 @@ pub struct ReaderNote {
     pub remedy: ReaderRemedy,
 }
 
-/// What readers say to the modules of a plan. `default` is what modules get that no rule is for; `rules` says whether
-/// there are any.
-pub fn reader_notes(modules: &[GptqModule], default: &Settings, rules: bool) -> Vec<ReaderNote> {
+/// What readers say to the modules of a plan.
+pub(super) fn reader_notes(modules: &[GptqModule], options: &Options) -> Vec<ReaderNote> {
+    let (default, rules) = (&options.settings, options.rules.as_json().is_some());
+    let gptq = matches!(options.packing, CodeFormat::Gptq(_));
     let mut notes: Vec<ReaderNote> = Vec::new();
-    for reader in Reader::ALL {
-        let mut found = Found { reader, notes: Vec::new() };
+    // What transformers reads of the other packings it decodes.
+    for reader in Reader::ALL.into_iter().filter(|reader| gptq || *reader == Reader::Vllm) {
+        let mut found = Found { reader, gptq, notes: Vec::new() };
         if reader == Reader::Transformers && rules {
             let names = modules.iter().filter(|m| m.settings.as_ref() != Some(default));
             let names: Vec<_> = names.map(|m| m.name.clone()).collect();
@@ -178,6 +183,8 @@ type Shape = (usize, usize);
 /// The notes of one reader: reason, names of modules, and their shapes.
 struct Found {
     reader: Reader,
+    /// Codes are in GPTQ's tensors.
+    gptq: bool,
     notes: Vec<(Reason, Vec<String>, Vec<Shape>)>,
 }
 
@@ -212,7 +219,8 @@ impl Found {
                 }
             }
             Reader::Vllm => {
-                if !settings.symmetric {
+                // Its kernels for other packings have zero points of 4 bits.
+                if !settings.symmetric && (self.gptq || settings.bits != 4) {
                     self.add(module, Reason::Asymmetric);
                 } else if let Some(group_size) = partial {
                     self.add(module, Reason::PartialGroups { columns: vec![columns], group_size });

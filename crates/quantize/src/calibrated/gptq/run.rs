@@ -64,7 +64,8 @@ fn resumable(
     };
     let Blocks { state, records, resumed, damage } = job.run(&Gptq::new(plan, options), &identity)?;
     progress.step("writing the checkpoint");
-    let assembly = Assembly { checkpoint, plan, options, state: &state, records: &records };
+    let assembly =
+        Assembly { checkpoint, plan, options, pool: model.pool(), state: &state, records: &records };
     let bytes = assembly.write(output, &config)?;
     state.remove()?;
     let modules: Vec<_> = records.into_iter().flat_map(|r| r.modules).collect();

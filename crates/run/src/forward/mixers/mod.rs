@@ -2,9 +2,13 @@
 
 mod attention;
 mod delta_net;
+mod latent;
+mod mamba2;
+mod network;
 mod short_conv;
 
 use quern_compute::{Buffer, Device, Values, ValuesMut};
+use quern_model::Config;
 
 use crate::weights::{Block, Mixer};
 use crate::{Model, Result};
@@ -32,6 +36,18 @@ pub(crate) struct StateRoom<'p> {
     pub(crate) scratch: ValuesMut<'p>,
 }
 
+/// Numbers for each token that a mixer computes in, in the three memories of [`AttentionBuffers`]: queries, keys, values;
+/// or what latent attention has in their place.
+pub(crate) fn widths(config: &Config) -> [usize; 3] {
+    match &config.latent {
+        Some(sizes) => latent::latent_widths(config, sizes),
+        None => {
+            let key = config.kv_heads * config.head_dim;
+            [config.heads * config.head_dim, key, key]
+        }
+    }
+}
+
 impl Phases<'_, '_> {
     /// From the residual stream of a batch to what the mixer made of the rows from `keep` on, the input of the output
     /// layer. All rows are kept for the tokens that follow.
@@ -52,8 +68,11 @@ impl Phases<'_, '_> {
             Mixer::Attention(attention) => {
                 self.attend(attention, input, target, buffers, states.scratch, mixed)
             }
+            Mixer::Latent(latent) => self.attend_latent(latent, input, target, buffers, mixed),
             Mixer::DeltaNet(net) => self.delta_net(net, input, states, mixed),
             Mixer::ShortConv(conv) => self.short_conv(conv, input, states, mixed),
+            Mixer::Mamba2(mamba) => self.mamba2(mamba, input, states, mixed),
+            Mixer::Network(network) => self.network(network, input, mixed),
         }
     }
 }

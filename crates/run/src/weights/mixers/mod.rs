@@ -2,6 +2,9 @@
 
 mod attention;
 mod delta_net;
+mod latent;
+mod mamba2;
+mod network;
 mod short_conv;
 
 use quern_compute::Uploader;
@@ -14,6 +17,9 @@ use crate::Result;
 
 pub(crate) use attention::{Attention, HeadNorms, Qkv};
 pub(crate) use delta_net::DeltaNet;
+pub(crate) use latent::{LatentAttention, Queries, Shown, Up};
+pub(crate) use mamba2::Mamba2;
+pub(crate) use network::Network;
 pub(crate) use short_conv::ShortConv;
 
 /// The first half of a block, from its normed input to what is added to the residual stream.
@@ -25,18 +31,34 @@ pub(crate) enum Mixer {
     DeltaNet(Box<DeltaNet>),
     /// A gated convolution over few positions.
     ShortConv(Box<ShortConv>),
+    /// Attention whose keys and values are made of cached latent vectors.
+    Latent(Box<LatentAttention>),
+    /// Mamba-2.
+    Mamba2(Box<Mamba2>),
+    /// A network, in a block that is nothing else.
+    Network(Box<Network>),
 }
 
 impl Mixer {
     /// Takes the tensors of a layer's mixer.
     pub(super) fn resolve(lookup: &Lookup<'_, '_>, config: &Config, layer: usize) -> Result<Self> {
-        match config.states.as_ref().filter(|_| config.has_state(layer)).map(|states| &states.mixer) {
-            None => Attention::resolve(lookup, config, layer).map(Box::new).map(Self::Attention),
-            Some(StateMixer::DeltaNet(net)) => {
+        if config.is_network(layer) {
+            return Network::resolve(lookup, layer).map(Box::new).map(Self::Network);
+        }
+        let state = config.states.as_ref().filter(|_| config.has_state(layer)).map(|states| &states.mixer);
+        match (state, &config.latent) {
+            (None, None) => Attention::resolve(lookup, config, layer).map(Box::new).map(Self::Attention),
+            (None, Some(latent)) => {
+                LatentAttention::resolve(lookup, config, latent, layer).map(Box::new).map(Self::Latent)
+            }
+            (Some(StateMixer::DeltaNet(net)), _) => {
                 DeltaNet::resolve(lookup, config, net, layer).map(Box::new).map(Self::DeltaNet)
             }
-            Some(StateMixer::ShortConv(conv)) => {
+            (Some(StateMixer::ShortConv(conv)), _) => {
                 ShortConv::resolve(lookup, conv, layer).map(Box::new).map(Self::ShortConv)
+            }
+            (Some(StateMixer::Mamba2(mamba)), _) => {
+                Mamba2::resolve(lookup, config, mamba, layer).map(Box::new).map(Self::Mamba2)
             }
         }
     }
@@ -45,7 +67,9 @@ impl Mixer {
     pub(crate) fn attention(&self) -> Option<&Attention> {
         match self {
             Self::Attention(attention) => Some(attention),
-            Self::DeltaNet(_) | Self::ShortConv(_) => None,
+            Self::DeltaNet(_) | Self::ShortConv(_) | Self::Latent(_) | Self::Mamba2(_) | Self::Network(_) => {
+                None
+            }
         }
     }
 
@@ -53,7 +77,17 @@ impl Mixer {
     pub(crate) fn attention_mut(&mut self) -> Option<&mut Attention> {
         match self {
             Self::Attention(attention) => Some(attention),
-            Self::DeltaNet(_) | Self::ShortConv(_) => None,
+            Self::DeltaNet(_) | Self::ShortConv(_) | Self::Latent(_) | Self::Mamba2(_) | Self::Network(_) => {
+                None
+            }
+        }
+    }
+
+    /// Whether it keeps keys and values, or what they are made of, of each position.
+    pub(crate) fn caches(&self) -> bool {
+        match self {
+            Self::Attention(_) | Self::Latent(_) => true,
+            Self::DeltaNet(_) | Self::ShortConv(_) | Self::Mamba2(_) | Self::Network(_) => false,
         }
     }
 
@@ -63,6 +97,9 @@ impl Mixer {
             Self::Attention(attention) => attention.qkv.linears(),
             Self::DeltaNet(net) => net.inputs().into(),
             Self::ShortConv(conv) => vec![&conv.input],
+            Self::Mamba2(mamba) => vec![&mamba.input],
+            Self::Network(network) => vec![&network.up],
+            Self::Latent(latent) => latent.inputs(),
         }
     }
 
@@ -72,6 +109,33 @@ impl Mixer {
             Self::Attention(attention) => attention.qkv.linears_mut(),
             Self::DeltaNet(net) => net.inputs_mut().into(),
             Self::ShortConv(conv) => vec![&mut conv.input],
+            Self::Mamba2(mamba) => vec![&mut mamba.input],
+            Self::Network(network) => vec![&mut network.up],
+            Self::Latent(latent) => latent.inputs_mut(),
+        }
+    }
+
+    /// The layers within whose inputs calibration can show, in the order of the computation.
+    pub(crate) fn shown(&self) -> Vec<(Shown, &Linear)> {
+        match self {
+            Self::Attention(_)
+            | Self::DeltaNet(_)
+            | Self::ShortConv(_)
+            | Self::Mamba2(_)
+            | Self::Network(_) => Vec::new(),
+            Self::Latent(latent) => latent.shown(),
+        }
+    }
+
+    /// One of them, to be replaced.
+    pub(crate) fn shown_mut(&mut self, which: Shown) -> &mut Linear {
+        match self {
+            Self::Attention(attention) => &mut attention.output,
+            Self::DeltaNet(net) => &mut net.output,
+            Self::ShortConv(conv) => &mut conv.output,
+            Self::Mamba2(mamba) => &mut mamba.output,
+            Self::Network(network) => &mut network.down,
+            Self::Latent(latent) => latent.shown_mut(which),
         }
     }
 
@@ -81,6 +145,9 @@ impl Mixer {
             Self::Attention(attention) => &attention.output,
             Self::DeltaNet(net) => &net.output,
             Self::ShortConv(conv) => &conv.output,
+            Self::Mamba2(mamba) => &mamba.output,
+            Self::Network(network) => &network.down,
+            Self::Latent(latent) => &latent.output,
         }
     }
 
@@ -90,12 +157,23 @@ impl Mixer {
             Self::Attention(attention) => &mut attention.output,
             Self::DeltaNet(net) => &mut net.output,
             Self::ShortConv(conv) => &mut conv.output,
+            Self::Mamba2(mamba) => &mut mamba.output,
+            Self::Network(network) => &mut network.down,
+            Self::Latent(latent) => &mut latent.output,
         }
     }
 
     /// The linear layers, in the order of the computation.
     pub(crate) fn linears(&self) -> Vec<&Linear> {
         let mut all = self.inputs();
+        match self {
+            Self::Attention(_)
+            | Self::DeltaNet(_)
+            | Self::ShortConv(_)
+            | Self::Mamba2(_)
+            | Self::Network(_) => {}
+            Self::Latent(latent) => all.extend(latent.inner()),
+        }
         all.push(self.output());
         all
     }
@@ -108,9 +186,10 @@ impl Mixer {
     /// Values of the state that it keeps of a text in place of keys and values; none for attention.
     pub(crate) fn state(&self) -> usize {
         match self {
-            Self::Attention(_) => 0,
+            Self::Attention(_) | Self::Latent(_) | Self::Network(_) => 0,
             Self::DeltaNet(net) => net.states().0 + net.states().1,
             Self::ShortConv(conv) => conv.state(),
+            Self::Mamba2(mamba) => mamba.states().0 + mamba.states().1,
         }
     }
 
@@ -118,8 +197,11 @@ impl Mixer {
     pub(crate) fn scratch(&self) -> usize {
         match self {
             Self::Attention(attention) => attention.scratch(),
+            Self::Latent(_) => 0,
             Self::DeltaNet(net) => net.scratch(),
             Self::ShortConv(conv) => conv.scratch(),
+            Self::Mamba2(mamba) => mamba.scratch(),
+            Self::Network(_) => 0,
         }
     }
 
@@ -129,6 +211,9 @@ impl Mixer {
             Self::Attention(attention) => attention.vector_values(),
             Self::DeltaNet(net) => net.vector_values(),
             Self::ShortConv(conv) => conv.vector_values(),
+            Self::Mamba2(mamba) => mamba.vector_values(),
+            Self::Latent(latent) => latent.vector_values(),
+            Self::Network(_) => 0,
         }
     }
 
@@ -137,7 +222,8 @@ impl Mixer {
         match self {
             Self::Attention(attention) => attention.vector_bytes(),
             // Models with such mixers are never on a GPU.
-            Self::DeltaNet(_) | Self::ShortConv(_) => 0,
+            Self::DeltaNet(_) | Self::ShortConv(_) | Self::Mamba2(_) | Self::Network(_) => 0,
+            Self::Latent(latent) => latent.vector_bytes(),
         }
     }
 
@@ -146,7 +232,10 @@ impl Mixer {
         match self {
             Self::Attention(attention) => attention.upload(uploader).map(Box::new).map(Self::Attention),
             // As `Model::beyond_gpus` says.
-            Self::DeltaNet(_) | Self::ShortConv(_) => Err(quern_compute::Error::Device.into()),
+            Self::DeltaNet(_) | Self::ShortConv(_) | Self::Mamba2(_) | Self::Network(_) => {
+                Err(quern_compute::Error::Device.into())
+            }
+            Self::Latent(latent) => latent.upload(uploader).map(Box::new).map(Self::Latent),
         }
     }
 }
@@ -164,6 +253,12 @@ pub(crate) fn state_sizes(config: &Config) -> (usize, usize) {
             (conv_state(shape.width(), net.taps) + shape.state(), scratch)
         }
         StateMixer::ShortConv(conv) => (conv_state(config.hidden_size, conv.taps), 4 * config.hidden_size),
+        StateMixer::Mamba2(mamba) => {
+            let scan = mamba2::scan_of(mamba);
+            let parts = scan.inner() + scan.width() + scan.heads;
+            let made = scan.states() / scan.state.max(1);
+            (conv_state(scan.width(), mamba.taps) + scan.states(), 2 * parts + scan.inner() + made)
+        }
     };
     let layers = states.layers.iter().filter(|&&state| state).count();
     (layers * state, scratch.max(gates))

@@ -1,6 +1,8 @@
 //! What readers say to small plans.
 
 use super::*;
+use crate::calibrated::gptq::Rules;
+use crate::calibration::Samples;
 
 fn module(name: &str, rows: usize, columns: usize, settings: &Settings) -> GptqModule {
     GptqModule {
@@ -14,7 +16,32 @@ fn module(name: &str, rows: usize, columns: usize, settings: &Settings) -> GptqM
 }
 
 fn notes(modules: &[GptqModule], default: &Settings, rules: bool) -> Vec<ReaderNote> {
-    reader_notes(modules, default, rules)
+    reader_notes(modules, &options(default, rules))
+}
+
+fn options(default: &Settings, rules: bool) -> Options {
+    let samples = Samples { sequences: Vec::new(), tokens: 0, wanted: 0, dropped: 0 };
+    let rules = if rules { Rules::parse(r#"{"-:x": {}}"#).unwrap() } else { Rules::default() };
+    Options { rules, ..Options::new(default.clone(), samples) }
+}
+
+#[test]
+fn of_other_packings_vllm_alone_is_asked_and_takes_zero_points() {
+    let default = Settings { symmetric: false, ..Settings::default() };
+    let modules = [module("a", 256, 512, &default)];
+    for packing in [CodeFormat::CompressedTensors, CodeFormat::Awq] {
+        assert_eq!(reader_notes(&modules, &Options { packing, ..options(&default, false) }), []);
+    }
+    assert!(!notes(&modules, &default, false).is_empty());
+    let eight = Settings { bits: 8, ..default.clone() };
+    let modules = [module("a", 256, 512, &eight)];
+    let packing = CodeFormat::CompressedTensors;
+    let notes = reader_notes(&modules, &Options { packing, ..options(&eight, false) });
+    assert_eq!(notes, [note(&[Reader::Vllm], Reason::Asymmetric, &["a"], ReaderRemedy::Symmetric)]);
+    let odd = Settings { bits: 3, ..default };
+    let modules = [module("a", 256, 512, &odd)];
+    let notes = reader_notes(&modules, &Options { packing, ..options(&odd, false) });
+    assert_eq!(notes, [note(&[Reader::Vllm], Reason::Bits(vec![3]), &["a"], ReaderRemedy::Bits(&[4, 8]))]);
 }
 
 fn note(readers: &[Reader], reason: Reason, modules: &[&str], remedy: ReaderRemedy) -> ReaderNote {

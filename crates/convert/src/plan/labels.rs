@@ -1,94 +1,89 @@
-//! To GPTQ's packed layers, from those of GPTQ, AWQ and compressed-tensors: the same codes, zero points, scales
-//! and groups in other places. Everything that is not packed stays as it is.
+//! `quantization_config` of checkpoints whose packed layers were stored in another format.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::HashSet;
 
-use quern_model::hugging_face::edited_config;
-use quern_model::{Packed, View};
-use quern_tensor_io::scheme::{AffineLayer, GptqFormat, Packing, Scheme};
-use quern_tensor_io::{Checkpoint, Container, Error, Remedy, Result, small};
+use quern_model::View;
+use quern_model::hugging_face::plain_modules;
+use quern_tensor_io::scheme::{
+    AffineLayer, CodeFormat, CompressedWeights, GptqFormat, GptqTensors, Packing, Scheme, awq_config,
+    compressed_tensors_config, compressed_weights,
+};
+use quern_tensor_io::{Checkpoint, Error, Result, small};
 use serde_json::{Map, Value, json};
 
-use super::directory::plain_type;
-use super::{Around, Content, ConvertPlan, ConvertRow, Directory, Fidelity, inexact, row};
-use crate::Options;
-
-pub(super) fn plan(checkpoint: &Checkpoint, options: Options, format: GptqFormat) -> Result<ConvertPlan<'_>> {
-    let view = View::hugging_face(checkpoint, Packed::Refused)?;
-    let packing = match checkpoint.container() {
-        Container::Gguf => None,
-        _ => Packing::read(checkpoint)?.filter(|p| !p.layers().is_empty()),
-    };
-    let Some(packing) = packing else {
-        let what = "has no packed layers that GPTQ could hold";
-        return Err(Error::unsupported(checkpoint.path(), what).with_remedy(Remedy::QuantizeWithGptq));
-    };
-    let layers = packing.layers().iter().enumerate();
-    let by_part: HashMap<usize, usize> =
-        layers.flat_map(|(n, l)| l.parts.iter().map(move |&p| (p, n))).collect();
-    let mut done = vec![false; packing.layers().len()];
-    let mut rows = Vec::new();
-    for (index, tensor) in view.tensors().iter().enumerate() {
-        let source = tensor.sources.first().and_then(|name| checkpoint.index_of(name));
-        match source.and_then(|source| by_part.get(&source)) {
-            None => rows.push(row(&view, index, plain_type(tensor, options.dtype))?),
-            Some(&layer) if !std::mem::replace(&mut done[layer], true) => {
-                rows.extend(layer_rows(checkpoint, &packing, layer, format)?);
-            }
-            Some(_) => {}
-        }
+/// The configuration of a checkpoint of these layers in this format, with what readers may make of it.
+///
+/// # Errors
+/// Layers that the format has no settings for side by side; a configuration of the source that is broken.
+pub(super) fn label(
+    view: &View<'_>,
+    packing: &Packing,
+    format: CodeFormat,
+    notes: &mut Vec<String>,
+) -> Result<Value> {
+    match format {
+        CodeFormat::Gptq(format) => gptq(view.checkpoint(), packing, format),
+        CodeFormat::CompressedTensors => Ok(compressed_tensors(view, packing, notes)),
+        CodeFormat::Awq => awq(view, packing),
     }
-    let quantization = quantization_config(checkpoint, &packing, format)?;
-    let text = format!("{quantization:#}\n").into_bytes();
-    let around = Directory {
-        config: edited_config(checkpoint.directory(), Some(&quantization), options.dtype)?,
-        files: vec![("quantize_config.json".to_owned(), text)],
-        companions: true,
-    };
-    let notes = packing.notes().to_vec();
-    let packing = Some(packing);
-    Ok(ConvertPlan { view, packing, around: Around::Directory(around), options, rows, notes })
 }
 
-/// The four tensors of a layer.
-fn layer_rows(
-    checkpoint: &Checkpoint,
-    packing: &Packing,
-    number: usize,
-    format: GptqFormat,
-) -> Result<Vec<ConvertRow>> {
-    let layer = &packing.layers()[number];
-    let tensors = layer.to_gptq(checkpoint, format).map_err(|e| inexact(checkpoint, &e))?;
-    let from = packing.stored_as(layer);
-    let sources = || layer.parts.iter().map(|&p| checkpoint.tensors()[p].name.clone()).collect();
-    let rows = tensors.plan().into_iter().enumerate().map(|(part, tensor)| ConvertRow {
-        bytes: tensor.bytes().unwrap_or_default() as u64,
-        name: tensor.name,
-        shape: tensor.shape,
-        from: from.clone(),
-        to: tensor.element_type,
-        fidelity: Fidelity::Exact,
-        changed: None,
-        sources: sources(),
-        content: Content::Gptq { layer: number, part },
-    });
-    Ok(rows.collect())
+/// compressed-tensors: a group of settings for each kind of layer.
+fn compressed_tensors(view: &View<'_>, packing: &Packing, notes: &mut Vec<String>) -> Value {
+    let affine: Vec<_> = packing.layers().iter().filter_map(|l| l.affine(view.checkpoint())).collect();
+    if !affine.iter().all(AffineLayer::in_order) {
+        notes.push(
+            "columns are in groups by activation (actorder \"group\", weight_g_idx), which compressed-tensors has not \
+             read since August 2026; older releases of it and of vLLM do"
+                .to_owned(),
+        );
+    }
+    let others = affine.iter().filter(|l| !matches!(l.bits(), 4 | 8)).count();
+    if others > 0 {
+        notes.push(format!(
+            "{others} of {} layers have neither 4 nor 8 bits, which vLLM's usual kernels need",
+            affine.len()
+        ));
+    }
+    let modules = affine.iter().map(|l| module(&l.layer().name)).zip(compressed_weights(&affine));
+    compressed_tensors_config(modules, unpacked(view, packing))
+}
+
+/// AWQ: one group size.
+fn awq(view: &View<'_>, packing: &Packing) -> Result<Value> {
+    let affine: Vec<_> = packing.layers().iter().filter_map(|l| l.affine(view.checkpoint())).collect();
+    let sizes: Vec<_> = compressed_weights(&affine).into_iter().map(CompressedWeights::group_size).collect();
+    let first = sizes.first().copied().flatten();
+    if let Some((other, size)) = affine.iter().zip(&sizes).find(|(_, size)| **size != first) {
+        let words = |size: Option<usize>| size.map_or("all columns".to_owned(), |size| size.to_string());
+        let what = format!(
+            "has groups of {}, {} of {}; the configuration of AWQ has one group size: write compressed-tensors",
+            words(*size),
+            affine[0].layer().name,
+            words(first)
+        );
+        let error = Error::unsupported(view.checkpoint().path(), what);
+        return Err(error.with_tensor(&other.layer().name));
+    }
+    let plain: Vec<_> = unpacked(view, packing).into_iter().filter(|m| m != "lm_head").collect();
+    Ok(awq_config(first, &plain))
+}
+
+/// The modules that are not packed.
+fn unpacked(view: &View<'_>, packing: &Packing) -> Vec<String> {
+    let packed: HashSet<&str> = packing.layers().iter().map(|l| l.name.as_str()).collect();
+    plain_modules(view.tensors().iter().filter(|tensor| !packed.contains(tensor.name.as_str())))
 }
 
 /// Bits and group size of a layer as configurations write them.
 type Shape = (u32, i64);
 
 fn shape(layer: &AffineLayer<'_>) -> Shape {
-    let bits = match layer.bits() {
-        1 => 2,
-        bits @ 2..=4 => bits,
-        _ => 8,
-    };
-    (bits, layer.group_size().map_or(-1, |n| n as i64))
+    (GptqTensors::bits_for(layer.bits()), layer.group_size().map_or(-1, |n| n as i64))
 }
 
 /// The configuration of a checkpoint of these layers. Where the source is GPTQ, its own with the new format.
-fn quantization_config(checkpoint: &Checkpoint, packing: &Packing, format: GptqFormat) -> Result<Value> {
+fn gptq(checkpoint: &Checkpoint, packing: &Packing, format: GptqFormat) -> Result<Value> {
     let affine: Vec<AffineLayer<'_>> = packing.layers().iter().filter_map(|l| l.affine(checkpoint)).collect();
     let mut config = match packing.scheme() {
         Scheme::Gptq { .. } => source_config(checkpoint)?,

@@ -1,8 +1,9 @@
-//! The source of bitsandbytes quantization: a Hugging Face checkpoint of plain numbers.
+//! The source of quantizations that need no calibration and write a Hugging Face directory: a Hugging Face checkpoint of
+//! plain numbers.
 //!
 //! Of an architecture that quern knows, every tensor is matched with the configuration before any work: one that is
 //! missing, misshapen or unknown is refused, since the output could not be loaded. Of others the tensors are taken as
-//! they are, with a note: bitsandbytes needs to know no more of them than their names.
+//! they are, with a note: nothing more need be known of them than their names.
 
 use quern_model::contents::already_quantized;
 use quern_model::{Contents, Packed, View};
@@ -16,13 +17,13 @@ const TRANSPOSED: [&str; 4] = ["gpt2", "openai-gpt", "imagegpt", "decision_trans
 const PACKED: [&str; 7] =
     [".qweight", ".SCB", ".absmax", ".weight_packed", ".weight_scale", ".weight_scale_inv", ".qzeros"];
 
-/// The source by the architecture's names, without the tensors that no reader uses.
+/// The source by the architecture's names, without the tensors that no reader uses, to be quantized to `scheme`.
 ///
 /// # Errors
 /// A GGUF file, a checkpoint that is quantized already or has transposed linear layers; of a known architecture,
 /// tensors that are missing, misshapen or unknown.
-pub(super) fn view(source: &Checkpoint) -> Result<View<'_>> {
-    check(source, &read_config(source)?)?;
+pub(crate) fn view<'a>(source: &'a Checkpoint, scheme: &str) -> Result<View<'a>> {
+    check(source, &read_config(source)?, scheme)?;
     match Contents::read(source) {
         Ok(contents) => {
             contents.refuse_quantized()?;
@@ -38,17 +39,17 @@ pub(super) fn view(source: &Checkpoint) -> Result<View<'_>> {
 }
 
 /// The source's `config.json`; nothing where there is none, which the directory's writer complains about.
-pub(super) fn read_config(source: &Checkpoint) -> Result<Value> {
+pub(crate) fn read_config(source: &Checkpoint) -> Result<Value> {
     let file = source.directory().join("config.json");
     let Some(text) = small::read_optional(&file, small::CONFIGURATION)? else { return Ok(Value::Null) };
     small::json(&text).map_err(|what| Error::malformed(&file, format!("not a configuration: {what}")))
 }
 
 /// Refuses sources that cannot be quantized, whatever their architecture.
-fn check(source: &Checkpoint, config: &Value) -> Result<()> {
+fn check(source: &Checkpoint, config: &Value, scheme: &str) -> Result<()> {
     let refused = |what: String| Err(Error::refused(source.path(), what));
     if source.container() == Container::Gguf {
-        let what = "a GGUF file, but bitsandbytes works on Hugging Face checkpoints";
+        let what = format!("a GGUF file, but {scheme} works on Hugging Face checkpoints");
         return Err(Error::refused(source.path(), what).with_remedy(Remedy::ConvertToSafetensors));
     }
     let packed = source.tensors().iter().find(|t| PACKED.iter().any(|end| t.name.ends_with(end)));
@@ -68,8 +69,8 @@ fn check(source: &Checkpoint, config: &Value) -> Result<()> {
     }
     if let Some(model_type) = config["model_type"].as_str().filter(|t| TRANSPOSED.contains(t)) {
         return refused(format!(
-            "{model_type} models store their linear layers transposed (Conv1D), which bitsandbytes' form has no \
-             place for; choose a GGUF type instead"
+            "{model_type} models store their linear layers transposed (Conv1D), which {scheme} has no place \
+             for; choose a GGUF type instead"
         ));
     }
     Ok(())

@@ -1,0 +1,70 @@
+//! Latent attention: rotation, storage of latent vectors, and the sum over them.
+
+use super::Executor;
+use crate::attention::{LatentUp, latent_attention};
+use crate::error::same;
+use crate::executor::{AttendLatent, KvCache, LatentMatrices, Linear, Rotate};
+use crate::parallel::{part_of, share};
+use crate::simd::Level;
+use crate::{Matrix, Result, ops};
+
+impl Executor {
+    pub fn attend_latent(&mut self, cache: &mut KvCache, attend: AttendLatent<'_>) -> Result<()> {
+        let AttendLatent { shape, up, slot, first, skip, rotate, q, latent, out } = attend;
+        let (pool, cache) = (&*self.pool, cache.cpu()?);
+        let (q, latent, out) = (q.host()?, latent.host()?, out.host()?);
+        let (query, cached) = (shape.nope + shape.rope, shape.rank + shape.rope);
+        let width = shape.heads * query;
+        let n = latent.len() / cached.max(1);
+        same("latent attention: rows of latent vectors", n * cached, latent.len())?;
+        same("latent attention: a row of queries for each latent vector", n * width, q.len())?;
+        if let Some(Rotate { style, pairs, cos, sin }) = rotate.filter(|r| r.pairs > 0) {
+            let (cos, sin) = (cos.host()?, sin.host()?);
+            same("latent attention: rotated numbers", 2 * pairs, shape.rope)?;
+            let part = part_of(pool, q.len(), width) / width;
+            let rows = q.chunks_mut(part * width).zip(latent.chunks_mut(part * cached));
+            let table = cos.chunks(part * pairs).zip(sin.chunks(part * pairs));
+            let level = pool.level();
+            share(pool, rows.zip(table), |((q, latent), (cos, sin))| {
+                let rows = q.chunks_exact_mut(width).zip(latent.chunks_exact_mut(cached));
+                let table = cos.chunks_exact(pairs).zip(sin.chunks_exact(pairs));
+                for ((q, latent), (cos, sin)) in rows.zip(table) {
+                    for head in q.chunks_exact_mut(query) {
+                        tail(level, style, &mut head[shape.nope..], cos, sin);
+                    }
+                    tail(level, style, &mut latent[shape.rank..], cos, sin);
+                }
+            });
+        }
+        cache.store(pool, slot, first, latent, &[]);
+        if out.is_empty() {
+            return Ok(());
+        }
+        let (keys, _) = cache.layer(slot);
+        let (whole, order, first_part, second_part);
+        let up = match &up {
+            LatentMatrices::Joined { both, absorbed } => {
+                whole = both.weight.matrix()?;
+                order = both.permutation.as_ref().map(|order| order.host().cloned()).transpose()?;
+                first_part = matrices(absorbed)?;
+                LatentUp::Joined { both: whole, order: order.as_deref(), absorbed: &first_part }
+            }
+            LatentMatrices::Split { keys, values } => {
+                first_part = matrices(keys)?;
+                second_part = matrices(values)?;
+                LatentUp::Split { keys: &first_part, values: &second_part }
+            }
+        };
+        latent_attention(pool, &shape, &up, &q[skip * width..], first + skip, keys, out)
+    }
+}
+
+fn matrices<'a>(linears: &[&'a Linear]) -> Result<Vec<Matrix<'a>>> {
+    linears.iter().map(|linear| linear.weight.matrix()).collect()
+}
+
+/// Rotates the numbers of one head.
+fn tail(level: Level, style: ops::RopeStyle, x: &mut [f32], cos: &[f32], sin: &[f32]) {
+    let dim = x.len();
+    ops::rope(level, style, x, 1, dim, cos, sin);
+}
