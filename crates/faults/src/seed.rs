@@ -133,7 +133,7 @@ impl Place {
     pub fn with_factor(&self) -> Result<PathBuf> {
         let source = self.fixtures.join("architectures/llama");
         let base = self.converted(&source, "factor/plain.gguf", Target::Gguf, |options| {
-            options.dtype = Some(ElementType::Q8_0);
+            options.dtype = Some(ElementType::F16);
         })?;
         let checkpoint = Checkpoint::open(&base).map_err(text)?;
         let plan = |name: &str, element_type, shape: &[usize]| TensorPlan {
