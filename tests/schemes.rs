@@ -77,7 +77,12 @@ fn fp8_and_compressed_tensors() {
         ("fp8", "fp8", &["--to", "fp8"][..], 1.01),
         ("block", "fp8", &["--to", "fp8-block", "--skip-module", "down_proj"], 1.01),
         ("w4a16", "compressed-tensors", &["--to", "compressed-tensors", "--group-size", "64", "--asym"], 1.1),
-        ("w8a16", "compressed-tensors", &["--to", "compressed-tensors", "--bits", "8"], 1.01),
+        (
+            "w8a16",
+            "compressed-tensors",
+            &["--to", "compressed-tensors", "--bits", "8", "--group-size", "-1"],
+            1.01,
+        ),
         (
             "gptq",
             "compressed-tensors",
