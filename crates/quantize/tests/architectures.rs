@@ -166,6 +166,7 @@ fn importance_is_measured_of_every_matrix_in_the_blocks() {
         let matrix = |t: &&quern_model::ViewTensor| {
             t.layer.is_some()
                 && t.shape.len() >= 2
+                && t.name.ends_with(".weight")
                 && !t.name.contains("norm")
                 && !t.name.contains("conv1d")
                 && !t.name.contains("shortconv.conv")
