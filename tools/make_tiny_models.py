@@ -269,7 +269,7 @@ MODELS = {
                     | rope(10000.0, "yarn", factor=4.0, original_max_position_embeddings=16, beta_fast=24.0,
                            beta_slow=2.0, mscale=1.0, mscale_all_dim=1.0)),
     # no scaled rope, all layers but the first mixtures whatever is said
-    "glm4_moe_lite": ("Glm4MoeLite", "glm4_moe", {"tokenizer": {"merges": 40}} | SHORTEST,
+    "glm4_moe_lite": ("Glm4MoeLite", "glm4_moe", {"tokenizer": {"merges": 40}, "seed": 15} | SHORTEST,
                       LAYER | GLM | {"bos_token_id": None} | {k: v for k, v in LATENT_MOE.items() if k != "first_k_dense_replace"}
                       | {"q_lora_rank": 24, "n_routed_experts": 4, "num_experts_per_tok": 2, "n_group": 1,
                          "topk_group": 1, "norm_topk_prob": True, "routed_scaling_factor": 1.8, "n_shared_experts": 1}
