@@ -6,7 +6,7 @@ use std::path::Path;
 use quern_tensor_io::{Array, Checkpoint, ElementType, Error, Metadata, Result, Value};
 
 use crate::architecture::{
-    Architecture, Block, Convention, GgufKey, Norm, Position, TensorRole as Role, Unrotated,
+    Architecture, Block, Convention, GgufKey, Position, TensorRole as Role, Unrotated,
 };
 use crate::architectures;
 use crate::identify::class;

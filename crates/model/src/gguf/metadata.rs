@@ -9,7 +9,7 @@ use std::path::Path;
 use quern_tensor_io::scheme::Packing;
 use quern_tensor_io::{Array, Checkpoint, Container, Error, Metadata, Result, Value};
 
-use crate::architecture::{Block, GgufKey, Norm};
+use crate::architecture::{Block, GgufKey};
 use crate::config::{RopeScaling, mixers, unusual_query_scalar, unusual_window_pattern, yarn_mscale};
 use crate::contents::Contents;
 use crate::json::Json;
