@@ -81,8 +81,8 @@ HARMONY = {"bos_token_id": "<|startoftext|>", "eos_token_id": "<|return|>", "pad
 EXAONE = {"bos_token_id": "[BOS]", "eos_token_id": "[|endofturn|]", "pad_token_id": "[PAD]"}
 COHERE = LAYER_NORM | {"bos_token_id": "<BOS_TOKEN>", "eos_token_id": "<|END_OF_TURN_TOKEN|>", "pad_token_id": "<PAD>"}
 # A delta net three layers of four.
-DELTA = {"num_hidden_layers": 4, "head_dim": 16, "linear_num_key_heads": 4, "linear_num_value_heads": 8,
-         "linear_key_head_dim": 4, "linear_value_head_dim": 4, "linear_conv_kernel_dim": 4}
+DELTA = {"num_hidden_layers": 4, "head_dim": 16, "linear_num_key_heads": 2, "linear_num_value_heads": 4,
+         "linear_key_head_dim": 8, "linear_value_head_dim": 8, "linear_conv_kernel_dim": 4}
 # latent attention, whose heads have more numbers in queries and keys than in values
 LATENT = {"kv_lora_rank": 32, "qk_nope_head_dim": 32, "qk_rope_head_dim": 8, "v_head_dim": 16}
 LAYER = SILU | {"intermediate_size": 48, "num_attention_heads": 2, "num_key_value_heads": 2}

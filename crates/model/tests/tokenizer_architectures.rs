@@ -191,6 +191,7 @@ fn metadata_survives_the_way_to_a_folder_and_back() {
                 "olmo3",
                 "exaone4",
                 "glm4_moe",
+                "glm4_moe_lite",
                 "minimax_m2",
             ];
             let same_rule = by_type.contains(&name_of(&folder));

@@ -56,6 +56,19 @@ fn error(found: &[f32], wanted: &[f32]) -> f64 {
     (difference / wanted.iter().map(|&x| square(x)).sum::<f64>()).sqrt()
 }
 
+/// How far logits are, by [`error`]; of mixtures, how far the rows of half of the tokens are at most: rounding sends some
+/// tokens to other experts, and their rows are then quite others, whereas a fault moves the rows of all.
+fn typical(model: &Model, found: &[f32], wanted: &[f32]) -> f64 {
+    if model.config().experts.is_none() {
+        return error(found, wanted);
+    }
+    let vocabulary = model.vocabulary();
+    let rows = found.chunks_exact(vocabulary).zip(wanted.chunks_exact(vocabulary));
+    let mut errors: Vec<f64> = rows.map(|(found, wanted)| error(found, wanted)).collect();
+    errors.sort_by(f64::total_cmp);
+    errors[errors.len() / 2]
+}
+
 #[test]
 fn gptq_of_eight_bits_stays_near_the_original() {
     let scratch = tempfile::tempdir().unwrap();
@@ -80,7 +93,7 @@ fn gptq_of_eight_bits_stays_near_the_original() {
             !config.contains("vision") && !config.contains("ForConditionalGeneration"),
             "{name}: {config}"
         );
-        let error = error(&logits(&load(Arc::new(made), None)), &logits(&model));
+        let error = typical(&model, &logits(&load(Arc::new(made), None)), &logits(&model));
         assert!(error < 0.05, "{name}: {error}");
     }
 }
@@ -105,8 +118,9 @@ fn calibrated_gguf_files_stay_near_the_original() {
         job::run(&model, &plan, &gptq, &path("gptq"), &NoProgress).unwrap();
         let view = View::gguf(model.checkpoint(), Packed::Refused).unwrap();
         let original = logits(&model);
-        let far =
-            |path: &Path| error(&logits(&load(Arc::new(Checkpoint::open(path).unwrap()), None)), &original);
+        let far = |path: &Path| {
+            typical(&model, &logits(&load(Arc::new(Checkpoint::open(path).unwrap()), None)), &original)
+        };
         for file_type in [FileType::Q8_0, FileType::Q4_0] {
             let mut calibration = Calibration::new(samples.clone());
             calibration.force = true;
@@ -144,11 +158,12 @@ fn models_load_in_other_types() {
     for folder in folders() {
         let name = folder.file_name().unwrap().to_string_lossy().into_owned();
         let checkpoint = open(&folder);
-        let plain = logits(&load(checkpoint.clone(), None));
+        let model = load(checkpoint.clone(), None);
+        let plain = logits(&model);
         for (scheme, bound) in [("q8_0", 0.1), ("f32", 1e-3)] {
             let loader = Loader::new(&checkpoint, LoadScheme::from_name(scheme).unwrap())
                 .unwrap_or_else(|e| panic!("{name}: {e}"));
-            let error = error(&logits(&load(checkpoint.clone(), Some(&loader))), &plain);
+            let error = typical(&model, &logits(&load(checkpoint.clone(), Some(&loader))), &plain);
             assert!(error < bound, "{name} in {scheme}: {error}");
         }
     }

@@ -359,10 +359,14 @@ fn size(
     };
     let permutation = form.filter(|_| target.is_none()).and_then(|form| form.permutation);
     let order = permutation.map_or(0, |order| 4 * order.len() as u64);
-    // Of a mixture's experts a token reads those it chooses.
+    // Of a mixture's experts a token reads those it chooses: as many of them, all being of one size.
     let experts = [TensorRole::ExpertsGate, TensorRole::ExpertsUp, TensorRole::ExpertsDown].contains(&role);
     let touched = match config.experts.filter(|_| experts) {
-        Some(mixture) => bytes / (mixture.count as u64).max(1) * mixture.used as u64,
+        Some(mixture) => match tensor.part {
+            Some(expert) if expert < mixture.used => bytes,
+            Some(_) => 0,
+            None => bytes / (mixture.count as u64).max(1) * mixture.used as u64,
+        },
         None => bytes,
     };
     // Keys' rows of latent attention are made once more, transposed, at two bytes a number or as they are.
