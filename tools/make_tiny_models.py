@@ -244,7 +244,7 @@ MODELS = {
                     "layer_types": ["conv", "full_attention", "conv"], "bos_token_id": "<|begin_of_text|>",
                     "eos_token_id": "<|end_of_text|>", "pad_token_id": "<|reserved_special_token_0|>"} | rope(1000000.0)),
     # two value heads for each key head
-    "qwen3_5": ("Qwen3_5", "qwen35", {"vocab": 4, "class": "Qwen3_5ForCausalLM", "config": "Qwen3_5TextConfig",
+    "qwen3_5": ("Qwen3_5", "qwen35", {"vocab": 4, "seed": 2, "class": "Qwen3_5ForCausalLM", "config": "Qwen3_5TextConfig",
                                       "dtype": torch.bfloat16, "prompts": SHORT},
                 GQA | QWEN | DELTA | {"intermediate_size": 32}
                 | rope(10000000.0, partial_rotary_factor=0.5, mrope_section=[2, 1, 1], mrope_interleaved=True)),
@@ -307,7 +307,7 @@ MODELS = {
     "granitemoe": ("GraniteMoe", "granite", {"old": True, "vocab": 3} | SHORTEST, GRANITE_MOE),
     "granitemoeshared": ("GraniteMoeShared", "granite", {"old": True, "vocab": 3} | SHORTEST,
                          GRANITE_MOE | {"shared_intermediate_size": 64}),
-    "qwen3_5_moe": ("Qwen3_5Moe", "qwen35", {"vocab": 4, "class": "Qwen3_5MoeForCausalLM", "dtype": torch.bfloat16,
+    "qwen3_5_moe": ("Qwen3_5Moe", "qwen35", {"vocab": 4, "seed": 8, "class": "Qwen3_5MoeForCausalLM", "dtype": torch.bfloat16,
                                              "config": "Qwen3_5MoeTextConfig", "prompts": SHORT},
                     {k: v for k, v in GQA.items() if k != "intermediate_size"} | QWEN | DELTA | {"moe_intermediate_size": 16, "shared_expert_intermediate_size": 32,
                                           "num_experts": 3, "num_experts_per_tok": 2}

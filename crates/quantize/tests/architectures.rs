@@ -69,6 +69,12 @@ fn typical(model: &Model, found: &[f32], wanted: &[f32]) -> f64 {
     errors[errors.len() / 2]
 }
 
+/// How many times the usual distance a model may have. Delta nets divide by small lengths: transformers' own logits of
+/// these models move by 0.07 when their weights are rounded to q8_0, those of Llama's by 0.03.
+fn sensitivity(model: &Model) -> f64 {
+    if model.config().states.is_some() { 2.0 } else { 1.0 }
+}
+
 #[test]
 fn gptq_of_eight_bits_stays_near_the_original() {
     let scratch = tempfile::tempdir().unwrap();
@@ -94,7 +100,7 @@ fn gptq_of_eight_bits_stays_near_the_original() {
             "{name}: {config}"
         );
         let error = typical(&model, &logits(&load(Arc::new(made), None)), &logits(&model));
-        assert!(error < 0.05, "{name}: {error}");
+        assert!(error < 0.05 * sensitivity(&model), "{name}: {error}");
     }
 }
 
@@ -132,7 +138,7 @@ fn calibrated_gguf_files_stay_near_the_original() {
             if file_type == FileType::Q8_0 {
                 let error = far(&path("gguf"));
                 // A wrong row order gives about 1; layers that make up for earlier ones, up to 0.053.
-                assert!(error < 0.1, "{name}: {error}");
+                assert!(error < 0.1 * sensitivity(&model), "{name}: {error}");
                 let imatrix = |of: &str| Imatrix::open(&path(of)).unwrap();
                 same_importance(&name, &imatrix("imatrix"), &imatrix("gptq-imatrix"));
             }
@@ -164,7 +170,7 @@ fn models_load_in_other_types() {
             let loader = Loader::new(&checkpoint, LoadScheme::from_name(scheme).unwrap())
                 .unwrap_or_else(|e| panic!("{name}: {e}"));
             let error = typical(&model, &logits(&load(checkpoint.clone(), Some(&loader))), &plain);
-            assert!(error < bound, "{name} in {scheme}: {error}");
+            assert!(error < bound * sensitivity(&model), "{name} in {scheme}: {error}");
         }
     }
 }
