@@ -10,6 +10,7 @@ pub mod grids;
 mod readers;
 mod rounded;
 mod source;
+mod tensors;
 mod types;
 
 use clap::{CommandFactory, error::ErrorKind};
