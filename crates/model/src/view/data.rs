@@ -1,6 +1,5 @@
 //! The sources of a view's rows.
 
-use std::borrow::Cow;
 use std::ops::Range;
 
 use quern_tensor_io::scheme::{ExactForm, PackedLayer};
@@ -108,29 +107,22 @@ impl<'a> Data<'a> {
             Self::Columns { part, stored, order } => {
                 let columns = tensor.columns();
                 let size = tensor.element_type.block_bytes();
-                let source = match part {
-                    Part::Bytes(data) if !stored.is_block() => {
-                        Cow::Borrowed(&data[rows.start * row_bytes..rows.end * row_bytes])
-                    }
-                    Part::Bytes(data) => {
+                let mut source = vec![0; out.len()];
+                match part {
+                    Part::Bytes(data) if stored.is_block() => {
                         let bytes = stored.row_bytes(columns).unwrap_or_default();
                         let mut values = vec![0f32; rows.len() * columns];
                         // Types without decoder were refused when the view was made.
                         let _ =
                             decode::to_f32(*stored, &data[rows.start * bytes..rows.end * bytes], &mut values);
-                        Cow::Owned(values.iter().flat_map(|v| v.to_le_bytes()).collect())
+                        for (value, out) in values.iter().zip(source.chunks_exact_mut(4)) {
+                            out.copy_from_slice(&value.to_le_bytes());
+                        }
                     }
-                    Part::Woven { data, woven, .. } => {
-                        let mut gathered = vec![0; rows.len() * row_bytes];
-                        woven.gather(data, rows.clone(), (columns, size), &mut gathered);
-                        Cow::Owned(gathered)
+                    Part::Bytes(_) | Part::Woven { .. } | Part::Packed { .. } => {
+                        read_part(view, part, None, row_bytes, rows, &mut source);
                     }
-                    Part::Packed { layer, first, form } => {
-                        let Some(layer) = layer_of(view, *layer) else { return };
-                        let rows = first + rows.start..first + rows.end;
-                        Cow::Owned(unpack(view.checkpoint, layer, form.as_ref(), rows, row_bytes))
-                    }
-                };
+                }
                 let source = source.chunks_exact(row_bytes.max(1));
                 for (source, out) in source.zip(out.chunks_exact_mut(row_bytes.max(1))) {
                     for (column, out) in out.chunks_exact_mut(size).enumerate() {
