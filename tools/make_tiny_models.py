@@ -114,6 +114,9 @@ GRANITE_MOE = (GQA | GRANITE | {
     "intermediate_size": 32, "num_local_experts": 3, "num_experts_per_tok": 2, "tie_word_embeddings": True,
     "attention_multiplier": 0.3, "embedding_multiplier": 6.0, "residual_multiplier": 0.4, "logits_scaling": 3.0}
     | {"rope_parameters": {"rope_theta": 50000.0, "rope_type": "default"}})
+GRANITE_HYBRID = {k: v for k, v in GRANITE_MOE.items() if k != "rope_parameters"} | OLMO | {
+    "layer_types": ["linear_attention", "full_attention"], "mamba_n_heads": 8, "mamba_d_head": 8, "mamba_d_state": 8,
+    "mamba_n_groups": 1, "mamba_expand": 2}
 
 
 def rope(theta=10000.0, kind="default", **more):
@@ -248,6 +251,13 @@ MODELS = {
                                       "dtype": torch.bfloat16, "prompts": SHORT},
                 GQA | QWEN | DELTA | {"intermediate_size": 32}
                 | rope(10000000.0, partial_rotary_factor=0.5, mrope_section=[2, 1, 1], mrope_interleaved=True)),
+    # the projections of a delta net joined by key head; experts in every layer
+    "qwen3_next": ("Qwen3Next", "qwen3", {"vocab": 4, "dtype": torch.bfloat16, "tokenizer": {"merges": 40}} | SHORTEST,
+                   GQA | QWEN | DELTA | {"num_hidden_layers": 2, "layer_types": ["linear_attention", "full_attention"],
+                                         "intermediate_size": 48, "moe_intermediate_size": 16, "num_experts": 3,
+                                         "shared_expert_intermediate_size": 32, "num_experts_per_tok": 2,
+                                         "tie_word_embeddings": True}
+                   | rope(10000000.0, partial_rotary_factor=0.5)),
     # latent attention in layers with one feed-forward network each
     "youtu": ("Youtu", "smollm3", {"vocab": 3} | SHORTEST,
               {k: v for k, v in SILU.items() if k != "rms_norm_eps"} | SMOL | LATENT
@@ -307,6 +317,10 @@ MODELS = {
     "granitemoe": ("GraniteMoe", "granite", {"old": True, "vocab": 3} | SHORTEST, GRANITE_MOE),
     "granitemoeshared": ("GraniteMoeShared", "granite", {"old": True, "vocab": 3} | SHORTEST,
                          GRANITE_MOE | {"shared_intermediate_size": 64}),
+    # Mamba-2, then attention without positions; one network in each layer, gate and up projection joined
+    "granitehybrid": ("GraniteMoeHybrid", "olmo2", {"old": True, "vocab": 10, "dtype": torch.bfloat16, "tokenizer": {"merges": 80}} | SHORTEST,
+                      GRANITE_HYBRID | {"num_local_experts": 0, "num_experts_per_tok": 0, "intermediate_size": 48,
+                                        "shared_intermediate_size": 48}),
     "qwen3_5_moe": ("Qwen3_5Moe", "qwen35", {"vocab": 4, "seed": 8, "class": "Qwen3_5MoeForCausalLM", "dtype": torch.bfloat16,
                                              "config": "Qwen3_5MoeTextConfig", "prompts": SHORT},
                     {k: v for k, v in GQA.items() if k != "intermediate_size"} | QWEN | DELTA | {"moe_intermediate_size": 16, "shared_expert_intermediate_size": 32,
@@ -408,8 +422,14 @@ def old_style(config):
         ours = ("moe_", "mtp_", "n_routed", "n_shared", "num_experts", "num_nextn", "topk_group", "routed_", "norm_topk",
                 "output_router", "time_step_limit")
         config = {k: v for k, v in config.items() if not k.startswith(ours) and k != "n_group"}
+    kinds = config.get("layer_types")
     config["torch_dtype"] = config.pop("dtype")
     config.pop("layer_types", None)
+    if config["model_type"] == "granitemoehybrid":
+        # as published
+        names = {"linear_attention": "mamba", "full_attention": "attention"}
+        config |= {"layer_types": [names[kind] for kind in kinds], "position_embedding_type": "nope"}
+        config.pop("time_step_limit")
     if config["model_type"] == "falcon" and config["multi_query"] and not config["new_decoder_architecture"]:
         # transformers writes the number of query heads, for one shared head; repositories leave it out
         config.pop("num_kv_heads")
@@ -527,7 +547,7 @@ def make_with(name, seed):
     with torch.no_grad():
         biases = [one for one in model.named_buffers() if one[0].endswith(("e_score_correction_bias", "expert_bias"))]
         for parameter, value in [*model.named_parameters(), *biases]:
-            minus_one = "gemma" in name or (name.startswith("qwen3_5") and "linear_attn" not in parameter)
+            minus_one = "gemma" in name or (name.startswith(("qwen3_5", "qwen3_next")) and "linear_attn" not in parameter)
             draw = fill(f"{seed} {name} {parameter}", value.shape, minus_one)
             value.copy_(draw.to(dtype).float())
     if "generation" in options:

@@ -267,6 +267,11 @@ pub enum GgufKey {
     DeltaNet,
     /// `ssm.conv_kernel`, `ssm.state_size`, `ssm.group_count`, `ssm.inner_size` and `ssm.time_step_rank` of Mamba-2.
     Mamba2,
+    /// `expert_count` and `expert_used_count`, both 0, and the network's width as `expert_shared_feed_forward_length`
+    /// (Granite 4 hybrid).
+    NoExperts,
+    /// `rope.scaling.finetuned`, always false: nothing is rotated (Granite 4 hybrid).
+    RopeNotFinetuned,
     /// `feed_forward_length`, 0 in layers that are no network.
     FeedForwardLengthLayers,
     /// `attention.layer_norm_epsilon`, `rope.dimension_count` and `rope.scaling.finetuned`, which mean nothing in a model

@@ -3,8 +3,8 @@
 
 use super::table::*;
 use crate::architecture::{
-    Accepted, Activation, Architecture, Field, GgufKey, HfKey, HfLimit, RopeStyle, Silence, TensorTemplate,
-    Unrotated,
+    Accepted, Activation, Architecture, Field, GgufKey, HfKey, HfLimit, Hybrid, RopeStyle, Silence,
+    TensorTemplate, Unrotated,
 };
 
 /// With the defaults of transformers' `NemotronHConfig`. What each layer is, is said by `layers_block_type` or
@@ -59,6 +59,7 @@ pub static NEMOTRON_H: Architecture = Architecture {
     // As the converter orders rows of queries and keys, though nothing is rotated.
     gguf_rope_style: RopeStyle::Interleaved,
     unrotated: Unrotated::All,
+    hybrid: Hybrid::Single,
     activations: &[Activation::ReluSquared],
     gated: false,
     hf_keys: &KEYS,

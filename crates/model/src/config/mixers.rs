@@ -3,7 +3,7 @@
 use quern_tensor_io::{Array, Result, Value};
 use serde_json::{Map, Value as Json, json};
 
-use crate::architecture::{Architecture, Field, GgufKey, Layout};
+use crate::architecture::{Architecture, Field, GgufKey, Hybrid, Layout};
 
 use super::from_hf::Reader;
 use super::gguf_keys::Keys;
@@ -28,15 +28,20 @@ pub(super) fn from_hf(reader: &Reader<'_>, config: &Config) -> Result<Option<Sta
     if reader.has(Field::MambaHeads) {
         let mamba = Mamba2 {
             heads: need(Field::MambaHeads, limit::HEADS)?,
-            head_dim: need(Field::MambaHeadDim, limit::HIDDEN)?,
+            head_dim: mamba_head_dim(reader, config)?,
             groups: need(Field::MambaGroups, limit::HEADS)?,
             state: need(Field::MambaState, limit::HIDDEN)?,
             taps,
             conv_bias: reader.flag(Field::StateConvBias, true)?,
         };
-        let kinds = single_layers(reader)?;
-        let of = |kind: Single| kinds.iter().map(|&own| own == kind).collect();
-        let (layers, networks) = (of(Single::State), of(Single::Network));
+        let (layers, networks) = match reader.architecture.hybrid {
+            Hybrid::Single => {
+                let kinds = single_layers(reader)?;
+                let of = |kind: Single| kinds.iter().map(|&own| own == kind).collect();
+                (of(Single::State), of(Single::Network))
+            }
+            Hybrid::Either => (layers(reader, config, &["mamba", "linear_attention"])?, Vec::new()),
+        };
         return Ok(Some(States { layers, mixer: StateMixer::Mamba2(mamba), networks }));
     }
     let (mixer, kind) = match reader.has(Field::DeltaKeyHeads) {
@@ -53,7 +58,33 @@ pub(super) fn from_hf(reader: &Reader<'_>, config: &Config) -> Result<Option<Sta
         ),
         false => (StateMixer::ShortConv(ShortConv { taps }), "conv"),
     };
-    Ok(Some(States { layers: layers(reader, config, kind)?, mixer, networks: Vec::new() }))
+    Ok(Some(States { layers: layers(reader, config, &[kind])?, mixer, networks: Vec::new() }))
+}
+
+/// Values in a head of Mamba-2: as is said, or as `mamba_expand` gives it, which must say the same (Granite 4 hybrid).
+fn mamba_head_dim(reader: &Reader<'_>, config: &Config) -> Result<usize> {
+    const EXPAND: &str = "mamba_expand";
+    const HEAD_DIM: &str = "mamba_d_head";
+    let root = reader.root;
+    if reader.architecture.name != "granitehybrid" {
+        return reader.need(Field::MambaHeadDim, limit::HIDDEN);
+    }
+    let heads = reader.need(Field::MambaHeads, limit::HEADS)?;
+    let inner = root.size(EXPAND, limit::HEADS)?.unwrap_or(2).saturating_mul(config.hidden_size);
+    if !inner.is_multiple_of(heads) || inner > limit::HIDDEN {
+        return Err(root.error(EXPAND, format!("{inner} values cannot form {heads} heads of Mamba-2")));
+    }
+    let said = match root.get(HEAD_DIM) {
+        Some(value) if value.as_str() == Some("auto") => None,
+        _ => root.size(HEAD_DIM, limit::HIDDEN)?,
+    };
+    match said {
+        Some(said) if said != inner / heads => Err(root.error(
+            HEAD_DIM,
+            format!("{heads} heads of {said} values are not the {inner} that mamba_expand gives"),
+        )),
+        _ => Ok(inner / heads),
+    }
 }
 
 /// What a layer of Nemotron-H is.
@@ -99,7 +130,7 @@ fn single_layers(reader: &Reader<'_>) -> Result<Vec<Single>> {
 }
 
 /// Which layers are of this kind: as `layer_types` or `full_attn_idxs` list them, or by an interval.
-fn layers(reader: &Reader<'_>, config: &Config, kind: &str) -> Result<Vec<bool>> {
+fn layers(reader: &Reader<'_>, config: &Config, kinds: &[&str]) -> Result<Vec<bool>> {
     let root = reader.root;
     if let Some(types) = root.array("layer_types")? {
         if types.len() != config.layers {
@@ -107,8 +138,8 @@ fn layers(reader: &Reader<'_>, config: &Config, kind: &str) -> Result<Vec<bool>>
             return Err(root.error("layer_types", what));
         }
         let flag = |entry: &Json| match entry.as_str() {
-            Some("full_attention") => Ok(false),
-            Some(found) if found == kind => Ok(true),
+            Some("full_attention" | "attention") => Ok(false),
+            Some(found) if kinds.contains(&found) => Ok(true),
             _ => {
                 let what = format!("{entry} is not a kind of layer that quern knows in such a model");
                 Err(root.error("layer_types", what))
@@ -116,7 +147,11 @@ fn layers(reader: &Reader<'_>, config: &Config, kind: &str) -> Result<Vec<bool>>
         };
         return types.iter().map(flag).collect();
     }
-    if kind == "conv" {
+    if kinds.contains(&"mamba") {
+        // transformers gives all layers a state where nothing is listed.
+        return Ok(vec![true; config.layers]);
+    }
+    if kinds.contains(&"conv") {
         // transformers takes all layers for attention where nothing is listed.
         let Some(listed) = root.array("full_attn_idxs")? else { return Ok(vec![false; config.layers]) };
         let listed: Vec<u64> = listed.iter().filter_map(Json::as_u64).collect();
@@ -142,7 +177,7 @@ pub(super) fn to_hf(config: &Config, out: &mut Map<String, Json>) {
     let kind = match states.mixer {
         StateMixer::DeltaNet(_) => "linear_attention",
         StateMixer::ShortConv(_) => "conv",
-        StateMixer::Mamba2(_) => {
+        StateMixer::Mamba2(_) if config.architecture.hybrid == Hybrid::Single => {
             let kind = |layer| match (config.has_state(layer), config.is_network(layer)) {
                 (true, _) => 'M',
                 (false, true) => '-',
@@ -152,8 +187,10 @@ pub(super) fn to_hf(config: &Config, out: &mut Map<String, Json>) {
             out.insert(PATTERN.to_owned(), json!(pattern));
             return;
         }
+        StateMixer::Mamba2(_) => "mamba",
     };
-    let kinds = states.layers.iter().map(|&state| if state { kind } else { "full_attention" });
+    let attention = if kind == "mamba" { "attention" } else { "full_attention" };
+    let kinds = states.layers.iter().map(|&state| if state { kind } else { attention });
     out.insert("layer_types".to_owned(), kinds.collect());
     if let (StateMixer::DeltaNet(_), Some(every)) = (states.mixer, interval(states)) {
         out.insert("full_attention_interval".to_owned(), json!(every));
@@ -216,6 +253,10 @@ fn mamba2(keys: &Keys<'_>, config: &Config) -> Result<States> {
         conv_bias: true,
     };
     let counts = for_each_layer(keys, KV_HEADS, config.layers)?;
+    if config.architecture.hybrid == Hybrid::Either {
+        let layers = counts.into_iter().map(|count| count == 0).collect();
+        return Ok(States { layers, mixer: StateMixer::Mamba2(mamba), networks: Vec::new() });
+    }
     let widths = for_each_layer(keys, WIDTHS, config.layers)?;
     let networks: Vec<bool> = widths.iter().map(|&width| width > 0).collect();
     // As llama.cpp's loader decides it.

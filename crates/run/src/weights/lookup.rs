@@ -414,7 +414,11 @@ impl<'v, 'a> Lookup<'v, 'a> {
             | Layout::DeltaHeads
             | Layout::DeltaColumns
             | Layout::KeyUp
-            | Layout::ValueUp => {}
+            | Layout::ValueUp
+            | Layout::DeltaInQkv
+            | Layout::DeltaInGate
+            | Layout::GateRows
+            | Layout::UpRows => {}
         }
         Ok(values)
     }

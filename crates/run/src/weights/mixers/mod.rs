@@ -9,14 +9,14 @@ mod short_conv;
 
 use quern_compute::Uploader;
 use quern_compute::states::conv_state;
-use quern_model::{Config, StateMixer};
+use quern_model::{Config, StateMixer, TensorRole};
 
 use super::Linear;
 use super::lookup::Lookup;
 use crate::Result;
 
 pub(crate) use attention::{Attention, HeadNorms, Qkv};
-pub(crate) use delta_net::DeltaNet;
+pub(crate) use delta_net::{DeltaNet, DeltaProjections};
 pub(crate) use latent::{LatentAttention, Queries, Shown, Up};
 pub(crate) use mamba2::Mamba2;
 pub(crate) use network::Network;
@@ -95,7 +95,7 @@ impl Mixer {
     pub(crate) fn inputs(&self) -> Vec<&Linear> {
         match self {
             Self::Attention(attention) => attention.qkv.linears(),
-            Self::DeltaNet(net) => net.inputs().into(),
+            Self::DeltaNet(net) => net.inputs(),
             Self::ShortConv(conv) => vec![&conv.input],
             Self::Mamba2(mamba) => vec![&mamba.input],
             Self::Network(network) => vec![&network.up],
@@ -107,7 +107,7 @@ impl Mixer {
     pub(crate) fn inputs_mut(&mut self) -> Vec<&mut Linear> {
         match self {
             Self::Attention(attention) => attention.qkv.linears_mut(),
-            Self::DeltaNet(net) => net.inputs_mut().into(),
+            Self::DeltaNet(net) => net.inputs_mut(),
             Self::ShortConv(conv) => vec![&mut conv.input],
             Self::Mamba2(mamba) => vec![&mut mamba.input],
             Self::Network(network) => vec![&mut network.up],
@@ -249,7 +249,9 @@ pub(crate) fn state_sizes(config: &Config) -> (usize, usize) {
         StateMixer::DeltaNet(net) => {
             let shape = delta_net::shape_of(net);
             let made = shape.state() / shape.key_dim.max(1);
-            let scratch = shape.width() + 2 * shape.values() + 2 * shape.value_heads + made;
+            let of = |role| config.architecture.tensors.iter().any(|tensor| tensor.role == role);
+            let joined = if of(TensorRole::DeltaBetaAlpha) { delta_net::joined_scratch(&shape) } else { 0 };
+            let scratch = joined + shape.width() + 2 * shape.values() + 2 * shape.value_heads + made;
             (conv_state(shape.width(), net.taps) + shape.state(), scratch)
         }
         StateMixer::ShortConv(conv) => (conv_state(config.hidden_size, conv.taps), 4 * config.hidden_size),
