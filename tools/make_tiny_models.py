@@ -333,6 +333,21 @@ MODELS = {
                     "ssm_state_size": 8, "mamba_num_heads": 8, "mamba_head_dim": 8, "n_groups": 2, "conv_kernel": 4,
                     "max_position_embeddings": 256, "layer_norm_epsilon": 2e-3, "bos_token_id": "<|begin_of_text|>",
                     "eos_token_id": "<|end_of_text|>", "pad_token_id": "<|reserved_special_token_0|>"}),
+    "mamba2": ("Mamba2", "gpt_neox", {"old": True, "vocab": 11, "dtype": torch.bfloat16, "tokenizer": {"merges": 60}} | SHORTEST,
+               {"hidden_size": 32, "num_hidden_layers": 2, "num_heads": 8, "head_dim": 8, "expand": 2, "state_size": 8,
+                "n_groups": 2, "conv_kernel": 4, "layer_norm_epsilon": 2e-3, "tie_word_embeddings": True,
+                "pad_token_id": "<|endoftext|>"} | TEXT_END),
+    # as nemotron_h, with mixtures in the network's place: experts without a gate, chosen by sigmoids and a bias
+    "nemotron_h_moe": ("NemotronH", "llama3", {"old": True, "vocab": 6, "dtype": torch.bfloat16, "tokenizer": {"merges": 36}}
+                       | SHORTEST,
+                       {"hidden_size": 32, "layers_block_type": ["linear_attention", "moe", "full_attention"],
+                        "num_attention_heads": 4, "num_key_value_heads": 2, "head_dim": 16, "intermediate_size": 48,
+                        "ssm_state_size": 8, "mamba_num_heads": 8, "mamba_head_dim": 8, "n_groups": 2, "conv_kernel": 4,
+                        "max_position_embeddings": 256, "layer_norm_epsilon": 2e-3, "bos_token_id": "<|begin_of_text|>",
+                        "n_routed_experts": 3, "num_experts_per_tok": 2, "moe_intermediate_size": 32, "n_group": 1,
+                        "topk_group": 1, "n_shared_experts": 1, "moe_shared_expert_intermediate_size": 48,
+                        "norm_topk_prob": True, "routed_scaling_factor": 2.5,
+                        "eos_token_id": "<|end_of_text|>", "pad_token_id": "<|reserved_special_token_0|>"}),
     # Multimodal releases: "around" is the configuration around the text model's; the logits are those of text alone.
     "gemma3-images": ("Gemma3", "gemma", {"around": SIGLIP | {"mm_tokens_per_image": 1}},
                       GQA | {"num_hidden_layers": 6, "intermediate_size": 32, "num_key_value_heads": 1, "head_dim": 16,
@@ -415,13 +430,17 @@ def old_style(config):
         config["rope_scaling"] = None
     if config["model_type"] == "nemotron_h":
         # as published without experts
-        kinds = {"linear_attention": "M", "full_attention": "*", "mlp": "-"}
+        kinds = {"linear_attention": "M", "full_attention": "*", "mlp": "-", "moe": "E"}
         pattern = "".join(kinds[kind] for kind in config.pop("layers_block_type"))
         config |= {"hybrid_override_pattern": pattern, "num_hidden_layers": len(pattern),
                    "rms_norm_eps": config["layer_norm_epsilon"]}
         ours = ("moe_", "mtp_", "n_routed", "n_shared", "num_experts", "num_nextn", "topk_group", "routed_", "norm_topk",
                 "output_router", "time_step_limit")
-        config = {k: v for k, v in config.items() if not k.startswith(ours) and k != "n_group"}
+        # those with experts keep what they say of them
+        if "E" not in pattern:
+            config = {k: v for k, v in config.items() if not k.startswith(ours) and k != "n_group"}
+        else:
+            config.pop("time_step_limit")
     kinds = config.get("layer_types")
     config["torch_dtype"] = config.pop("dtype")
     config.pop("layer_types", None)
@@ -437,6 +456,9 @@ def old_style(config):
         config["hidden_act"] = config["hidden_activation"]
     if config["model_type"] == "gemma":
         config.pop("use_bidirectional_attention", None)
+    if config["model_type"] == "mamba2":
+        # as Python writes it
+        config["time_step_limit"] = [0.0, float("inf")]
     config["transformers_version"] = "4.44.2"
     return dict(sorted(config.items()))
 

@@ -188,6 +188,8 @@ pub enum Hybrid {
     Either,
     /// Each layer is one thing: a mixer or a network (Nemotron-H).
     Single,
+    /// Each layer is a mixer with a state, and nothing else (Mamba-2).
+    Alone,
 }
 
 /// Activation function.

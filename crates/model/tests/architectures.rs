@@ -109,7 +109,7 @@ fn metadata_is_that_of_llama_cpps_converter() {
         assert_eq!(keys, expected, "{folder}");
         for (key, kind, value) in &wanted {
             // The converter writes 2048, or 2^20, whatever config.json says.
-            if ["falcon", "granitehybrid", "nemotron_h"]
+            if ["falcon", "granitehybrid", "nemotron_h", "nemotron_h_moe"]
                 .map(|name| format!("{name}.context_length"))
                 .contains(key)
             {

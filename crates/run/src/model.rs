@@ -338,6 +338,9 @@ fn beyond_gpus(config: &Config) -> Option<String> {
     if let Some(states) = &config.states {
         return Some(format!("GPUs do not support {}", states.mixer.name()));
     }
+    if config.experts.is_some() && !config.architecture.gated {
+        return Some("GPUs support experts with a gate, and these have none".to_owned());
+    }
     if config.architecture.gated_attention {
         return Some("GPUs do not support gated attention".to_owned());
     }

@@ -26,8 +26,6 @@ const LIMITS: &[HfLimit] = &[
     only("attention_bias", false),
     only("mamba_conv_bias", true),
     only("mamba_proj_bias", false),
-    // transformers normalizes all groups together, llama.cpp each by itself.
-    HfLimit { key: "mamba_n_groups", accepted: Accepted::Number(1.0) },
     HfLimit { key: "position_embedding_type", accepted: Accepted::Words(&["nope"]) },
     NO_HEAD_DIM,
 ];

@@ -18,6 +18,7 @@ mod granite_hybrid;
 mod lfm2;
 mod lfm2_moe;
 mod llama;
+mod mamba2;
 mod minicpm3;
 mod minimax_m2;
 mod nemotron_h;
@@ -54,9 +55,10 @@ pub use granite_hybrid::GRANITE_HYBRID;
 pub use lfm2::LFM2;
 pub use lfm2_moe::LFM2_MOE;
 pub use llama::{LLAMA, MINISTRAL3, MISTRAL, MISTRAL3, MIXTRAL};
+pub use mamba2::MAMBA2;
 pub use minicpm3::MINICPM3;
 pub use minimax_m2::MINIMAX_M2;
-pub use nemotron_h::NEMOTRON_H;
+pub use nemotron_h::{NEMOTRON_H, NEMOTRON_H_MOE};
 pub use olmo2::{OLMO2, OLMO3};
 pub use olmoe::OLMOE;
 pub use opt::OPT;
@@ -106,7 +108,9 @@ pub static ALL: &[&Architecture] = &[
     &GRANITE_HYBRID,
     &LFM2,
     &LFM2_MOE,
+    &MAMBA2,
     &NEMOTRON_H,
+    &NEMOTRON_H_MOE,
     &OLMO2,
     &OLMO3,
     &OLMOE,

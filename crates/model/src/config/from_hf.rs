@@ -174,6 +174,7 @@ pub(super) fn read(file: &Path) -> Result<Config> {
         Some(found) => found,
         None => (architecture(&whole)?, whole.clone()),
     };
+    let architecture = mixers::variant(architecture, &root)?;
     let reader = Reader { root: &root, architecture };
 
     let hidden_size = reader.need(Field::Hidden, limit::HIDDEN)?;

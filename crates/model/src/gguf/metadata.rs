@@ -260,6 +260,11 @@ fn model(config: &Config, out: &mut Metadata) {
                     set("attention.scale", Value::F32(config.attention_scale(0)));
                 }
             }
+            GgufKey::ExpertSharedCountOne => set("expert_shared_count", size(1)),
+            GgufKey::NoAttention => {
+                set("feed_forward_length", size(0));
+                set("attention.head_count", size(0));
+            }
             GgufKey::NoExperts => {
                 set("expert_count", size(0));
                 set("expert_used_count", size(0));

@@ -110,10 +110,14 @@ impl<'m> Lane<'m> {
     }
 
     /// Continues with another weight, which is in RAM, in the place that `of` gives.
-    pub(super) fn put(&mut self, linear: &Linear, of: impl FnOnce(&mut Block) -> &mut Linear) -> Result<()> {
+    pub(super) fn put(
+        &mut self,
+        linear: &Linear,
+        of: impl FnOnce(&mut Block) -> Option<&mut Linear>,
+    ) -> Result<()> {
         let moved = self.moved(linear)?;
-        if let Some(held) = &mut self.held {
-            *of(&mut held.block) = moved;
+        if let Some(place) = self.held.as_mut().and_then(|held| of(&mut held.block)) {
+            *place = moved;
         }
         Ok(())
     }

@@ -61,6 +61,11 @@ impl<'v, 'a> Lookup<'v, 'a> {
         self.pool
     }
 
+    /// Whether networks have gates.
+    pub fn gated(&self) -> bool {
+        self.config.architecture.gated
+    }
+
     /// Bytes of all matrices found.
     pub fn bytes(&self) -> u64 {
         self.bytes.get()

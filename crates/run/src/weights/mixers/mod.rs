@@ -37,11 +37,16 @@ pub(crate) enum Mixer {
     Mamba2(Box<Mamba2>),
     /// A network, in a block that is nothing else.
     Network(Box<Network>),
+    /// Nothing, in a block that is a mixture of experts alone.
+    None,
 }
 
 impl Mixer {
     /// Takes the tensors of a layer's mixer.
     pub(super) fn resolve(lookup: &Lookup<'_, '_>, config: &Config, layer: usize) -> Result<Self> {
+        if config.is_network(layer) && config.is_sparse(layer) {
+            return Ok(Self::None);
+        }
         if config.is_network(layer) {
             return Network::resolve(lookup, layer).map(Box::new).map(Self::Network);
         }
@@ -67,9 +72,12 @@ impl Mixer {
     pub(crate) fn attention(&self) -> Option<&Attention> {
         match self {
             Self::Attention(attention) => Some(attention),
-            Self::DeltaNet(_) | Self::ShortConv(_) | Self::Latent(_) | Self::Mamba2(_) | Self::Network(_) => {
-                None
-            }
+            Self::DeltaNet(_)
+            | Self::ShortConv(_)
+            | Self::Latent(_)
+            | Self::Mamba2(_)
+            | Self::Network(_)
+            | Self::None => None,
         }
     }
 
@@ -77,9 +85,12 @@ impl Mixer {
     pub(crate) fn attention_mut(&mut self) -> Option<&mut Attention> {
         match self {
             Self::Attention(attention) => Some(attention),
-            Self::DeltaNet(_) | Self::ShortConv(_) | Self::Latent(_) | Self::Mamba2(_) | Self::Network(_) => {
-                None
-            }
+            Self::DeltaNet(_)
+            | Self::ShortConv(_)
+            | Self::Latent(_)
+            | Self::Mamba2(_)
+            | Self::Network(_)
+            | Self::None => None,
         }
     }
 
@@ -87,7 +98,7 @@ impl Mixer {
     pub(crate) fn caches(&self) -> bool {
         match self {
             Self::Attention(_) | Self::Latent(_) => true,
-            Self::DeltaNet(_) | Self::ShortConv(_) | Self::Mamba2(_) | Self::Network(_) => false,
+            Self::DeltaNet(_) | Self::ShortConv(_) | Self::Mamba2(_) | Self::Network(_) | Self::None => false,
         }
     }
 
@@ -99,6 +110,7 @@ impl Mixer {
             Self::ShortConv(conv) => vec![&conv.input],
             Self::Mamba2(mamba) => vec![&mamba.input],
             Self::Network(network) => vec![&network.up],
+            Self::None => Vec::new(),
             Self::Latent(latent) => latent.inputs(),
         }
     }
@@ -111,6 +123,7 @@ impl Mixer {
             Self::ShortConv(conv) => vec![&mut conv.input],
             Self::Mamba2(mamba) => vec![&mut mamba.input],
             Self::Network(network) => vec![&mut network.up],
+            Self::None => Vec::new(),
             Self::Latent(latent) => latent.inputs_mut(),
         }
     }
@@ -122,44 +135,48 @@ impl Mixer {
             | Self::DeltaNet(_)
             | Self::ShortConv(_)
             | Self::Mamba2(_)
-            | Self::Network(_) => Vec::new(),
+            | Self::Network(_)
+            | Self::None => Vec::new(),
             Self::Latent(latent) => latent.shown(),
         }
     }
 
     /// One of them, to be replaced.
-    pub(crate) fn shown_mut(&mut self, which: Shown) -> &mut Linear {
+    pub(crate) fn shown_mut(&mut self, which: Shown) -> Option<&mut Linear> {
         match self {
-            Self::Attention(attention) => &mut attention.output,
-            Self::DeltaNet(net) => &mut net.output,
-            Self::ShortConv(conv) => &mut conv.output,
-            Self::Mamba2(mamba) => &mut mamba.output,
-            Self::Network(network) => &mut network.down,
-            Self::Latent(latent) => latent.shown_mut(which),
+            Self::Latent(latent) => Some(latent.shown_mut(which)),
+            Self::Attention(_)
+            | Self::DeltaNet(_)
+            | Self::ShortConv(_)
+            | Self::Mamba2(_)
+            | Self::Network(_)
+            | Self::None => None,
         }
     }
 
     /// The layer whose outputs are added to the residual stream.
-    pub(crate) fn output(&self) -> &Linear {
+    pub(crate) fn output(&self) -> Option<&Linear> {
         match self {
-            Self::Attention(attention) => &attention.output,
-            Self::DeltaNet(net) => &net.output,
-            Self::ShortConv(conv) => &conv.output,
-            Self::Mamba2(mamba) => &mamba.output,
-            Self::Network(network) => &network.down,
-            Self::Latent(latent) => &latent.output,
+            Self::Attention(attention) => Some(&attention.output),
+            Self::DeltaNet(net) => Some(&net.output),
+            Self::ShortConv(conv) => Some(&conv.output),
+            Self::Mamba2(mamba) => Some(&mamba.output),
+            Self::Network(network) => Some(&network.down),
+            Self::Latent(latent) => Some(&latent.output),
+            Self::None => None,
         }
     }
 
     /// The same, to be replaced.
-    pub(crate) fn output_mut(&mut self) -> &mut Linear {
+    pub(crate) fn output_mut(&mut self) -> Option<&mut Linear> {
         match self {
-            Self::Attention(attention) => &mut attention.output,
-            Self::DeltaNet(net) => &mut net.output,
-            Self::ShortConv(conv) => &mut conv.output,
-            Self::Mamba2(mamba) => &mut mamba.output,
-            Self::Network(network) => &mut network.down,
-            Self::Latent(latent) => &mut latent.output,
+            Self::Attention(attention) => Some(&mut attention.output),
+            Self::DeltaNet(net) => Some(&mut net.output),
+            Self::ShortConv(conv) => Some(&mut conv.output),
+            Self::Mamba2(mamba) => Some(&mut mamba.output),
+            Self::Network(network) => Some(&mut network.down),
+            Self::Latent(latent) => Some(&mut latent.output),
+            Self::None => None,
         }
     }
 
@@ -171,22 +188,23 @@ impl Mixer {
             | Self::DeltaNet(_)
             | Self::ShortConv(_)
             | Self::Mamba2(_)
-            | Self::Network(_) => {}
+            | Self::Network(_)
+            | Self::None => {}
             Self::Latent(latent) => all.extend(latent.inner()),
         }
-        all.push(self.output());
+        all.extend(self.output());
         all
     }
 
     /// Numbers for each token in front of the output layer.
     pub(crate) fn width(&self) -> usize {
-        self.output().op.weight.columns()
+        self.output().map_or(0, |output| output.op.weight.columns())
     }
 
     /// Values of the state that it keeps of a text in place of keys and values; none for attention.
     pub(crate) fn state(&self) -> usize {
         match self {
-            Self::Attention(_) | Self::Latent(_) | Self::Network(_) => 0,
+            Self::Attention(_) | Self::Latent(_) | Self::Network(_) | Self::None => 0,
             Self::DeltaNet(net) => net.states().0 + net.states().1,
             Self::ShortConv(conv) => conv.state(),
             Self::Mamba2(mamba) => mamba.states().0 + mamba.states().1,
@@ -201,7 +219,7 @@ impl Mixer {
             Self::DeltaNet(net) => net.scratch(),
             Self::ShortConv(conv) => conv.scratch(),
             Self::Mamba2(mamba) => mamba.scratch(),
-            Self::Network(_) => 0,
+            Self::Network(_) | Self::None => 0,
         }
     }
 
@@ -213,7 +231,7 @@ impl Mixer {
             Self::ShortConv(conv) => conv.vector_values(),
             Self::Mamba2(mamba) => mamba.vector_values(),
             Self::Latent(latent) => latent.vector_values(),
-            Self::Network(_) => 0,
+            Self::Network(_) | Self::None => 0,
         }
     }
 
@@ -222,7 +240,7 @@ impl Mixer {
         match self {
             Self::Attention(attention) => attention.vector_bytes(),
             // Models with such mixers are never on a GPU.
-            Self::DeltaNet(_) | Self::ShortConv(_) | Self::Mamba2(_) | Self::Network(_) => 0,
+            Self::DeltaNet(_) | Self::ShortConv(_) | Self::Mamba2(_) | Self::Network(_) | Self::None => 0,
             Self::Latent(latent) => latent.vector_bytes(),
         }
     }
@@ -232,7 +250,7 @@ impl Mixer {
         match self {
             Self::Attention(attention) => attention.upload(uploader).map(Box::new).map(Self::Attention),
             // As `Model::beyond_gpus` says.
-            Self::DeltaNet(_) | Self::ShortConv(_) | Self::Mamba2(_) | Self::Network(_) => {
+            Self::DeltaNet(_) | Self::ShortConv(_) | Self::Mamba2(_) | Self::Network(_) | Self::None => {
                 Err(quern_compute::Error::Device.into())
             }
             Self::Latent(latent) => latent.upload(uploader).map(Box::new).map(Self::Latent),
