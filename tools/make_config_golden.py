@@ -33,6 +33,8 @@ CLASSES = {
     "stablelm": "StableLm", "falcon": "Falcon", "seed_oss": "SeedOss",
     "smollm3": "SmolLM3", "granite": "Granite", "olmo2": "Olmo2", "olmo3": "Olmo3", "olmoe": "Olmoe", "arcee": "Arcee",
     "exaone4": "Exaone4", "cohere2": "Cohere2", "ernie4_5": "Ernie4_5",
+    "glm4": "Glm4", "glm": "Glm", "cohere": "Cohere", "nemotron": "Nemotron", "helium": "Helium",
+    "apertus": "Apertus", "hunyuan_v1_dense": "HunYuanDenseV1",
 }
 
 

@@ -6,15 +6,17 @@ use crate::architecture::{
 };
 
 pub(super) use crate::architecture::Dim::{
-    Embedding, ExpertFfn, Experts, Ffn, GateUp, HeadDim, Heads, Hidden, KeyValue, KvHeads, Positions, Qkv,
-    Query, RopeHalf, Vocab,
+    Embedding, ExpertFfn, Experts, Ffn, GateUp, HeadDim, Heads, Hidden, KeyValue, KvHeads, Laurel, One,
+    OtherStreams, PerLayer, PerLayerAll, PerLayerVocab, Positions, Qkv, Query, RopeHalf, StreamPairs,
+    Streams, Vocab,
 };
 pub(super) use crate::architecture::Layout::Experts as EachExpert;
 pub(super) use crate::architecture::Layout::{
     HeadNorms, KeyHeads, PlusOne, QkvByHead, QueryHeads, Same, Transposed,
 };
 pub(super) use crate::architecture::Presence::{
-    Always, EmbeddingProjection, FfnBias, FinalNorm, OutputBias, QkNorm, QkvBias, SecondNorm, UnlessTied,
+    Always, EmbeddingProjection, FfnBias, FinalNorm, OutputBias, OwnKeys, OwnValues, QkNorm, QkvBias,
+    SecondNorm, UnlessTied,
 };
 pub(super) use crate::architecture::TensorRole as Role;
 
@@ -147,6 +149,8 @@ pub(super) const USUAL: Architecture = Architecture {
     gguf_rope_style: RopeStyle::HalfSplit,
     hf_rope_style: RopeStyle::HalfSplit,
     block: Block::Sequential,
+    normalized_values: false,
+    norms_after_rotation: false,
     scaled_embeddings: false,
     unrotated: Unrotated::None,
     sliding: Sliding::All,

@@ -11,16 +11,19 @@ use crate::identify::class;
 
 use super::gguf_keys::Keys;
 use super::rope::yarn_mscale;
-use super::{Config, Experts, QueryGrowth, Rope, RopeScaling, limit, quirks};
+use super::{Config, Experts, QueryGrowth, Rope, RopeScaling, XIELU, limit, quirks};
+use super::{gemma3n, gemma4};
 
 pub(super) fn read(file: &Path, metadata: &Metadata, checkpoint: &Checkpoint) -> Result<Config> {
     let name = metadata
         .str("general.architecture")
         .ok_or_else(|| Error::malformed(file, "the metadata key \"general.architecture\" is missing"))?;
     let with_experts = metadata.u64(&format!("{name}.expert_count")).is_some_and(|n| n > 0);
+    let stated = checkpoint.stated_architecture().and_then(architectures::named);
+    let family = stated.map_or(name, |family| family.name);
     let architecture =
-        architectures::from_gguf_name(name, with_experts).ok_or_else(|| class::unknown(file, name))?;
-    let keys = Keys { file, prefix: architecture.name, metadata };
+        architectures::from_gguf_name(family, with_experts).ok_or_else(|| class::unknown(file, name))?;
+    let keys = Keys { file, prefix: name, family: architecture.name, metadata };
     if with_experts != architecture.has_experts {
         let what = match with_experts {
             true => format!("{name} models with experts are not supported"),
@@ -52,7 +55,11 @@ pub(super) fn read(file: &Path, metadata: &Metadata, checkpoint: &Checkpoint) ->
     };
     let layers = keys.need("block_count", limit::LAYERS)?;
     let context_length = keys.need("context_length", limit::CONTEXT)?;
-    let ffn_size = keys.need("feed_forward_length", limit::HIDDEN)?;
+    let ffn_size = keys.layers("feed_forward_length", limit::HIDDEN)?.map(|sizes| sizes[0]);
+    let ffn_size = match ffn_size {
+        Some(first) => first,
+        None => keys.need("feed_forward_length", limit::HIDDEN)?,
+    };
     let dimensions = match architecture.position {
         Position::Rotary => keys.size("rope.dimension_count", limit::HIDDEN)?.unwrap_or(head_dim),
         Position::Learned { .. } => 0,
@@ -91,7 +98,8 @@ pub(super) fn read(file: &Path, metadata: &Metadata, checkpoint: &Checkpoint) ->
     }
     let sliding_window = window(&keys, architecture)?;
 
-    let multiplied = architecture.gguf_keys.contains(&GgufKey::Multipliers);
+    let multiplied = architecture.gguf_keys.contains(&GgufKey::Multipliers)
+        || architecture.gguf_keys.contains(&GgufKey::MultipliersButAttention);
     let scale = keys.f32("attention.scale")?.filter(|&s| s > 0.0);
     // Zero stands for none.
     let factor = |key: &str| match multiplied {
@@ -107,7 +115,10 @@ pub(super) fn read(file: &Path, metadata: &Metadata, checkpoint: &Checkpoint) ->
         embedding_size: hidden_size,
         layers,
         heads,
-        kv_heads: keys.size("attention.head_count_kv", limit::HEADS)?.unwrap_or(heads),
+        kv_heads: match keys.layers("attention.head_count_kv", limit::HEADS)? {
+            Some(counts) => counts[0],
+            None => keys.size("attention.head_count_kv", limit::HEADS)?.unwrap_or(heads),
+        },
         head_dim,
         head_dim_given: given.is_some(),
         ffn_size,
@@ -119,7 +130,7 @@ pub(super) fn read(file: &Path, metadata: &Metadata, checkpoint: &Checkpoint) ->
             scaling: scaling(&keys)?,
             factors: None,
             local_theta: match architecture.name {
-                "gemma3" => Some(keys.f32("rope.freq_base_swa")?.unwrap_or(10_000.0)),
+                "gemma3" | "gemma3n" | "gemma4" => Some(keys.f32("rope.freq_base_swa")?.unwrap_or(10_000.0)),
                 // OLMo 3: the base of all layers, unless the file says otherwise, and no scaling.
                 "olmo2" if sliding_window.is_some() => match keys.f32("rope.freq_base_swa")? {
                     Some(theta) => Some(theta),
@@ -129,6 +140,7 @@ pub(super) fn read(file: &Path, metadata: &Metadata, checkpoint: &Checkpoint) ->
             },
         },
         rope_style: architecture.gguf_rope_style,
+        rope_stretched: false,
         sliding_window,
         sliding_layers: Vec::new(),
         block,
@@ -153,6 +165,15 @@ pub(super) fn read(file: &Path, metadata: &Metadata, checkpoint: &Checkpoint) ->
         unrotated_layers: Vec::new(),
         query_growth: None,
         scaled_by_layer: false,
+        windowed_heads: None,
+        shared_kv_layers: 0,
+        shared_ffn_doubled: false,
+        keys_as_values: false,
+        per_layer: None,
+        xielu: Vec::new(),
+        streams: 1,
+        laurel_rank: 0,
+        cutoffs: Vec::new(),
         experts,
         // Readers of GGUF take it from the architecture; no key says it.
         activation: architecture.activations[0],
@@ -163,6 +184,20 @@ pub(super) fn read(file: &Path, metadata: &Metadata, checkpoint: &Checkpoint) ->
         quantization: None,
     };
     config.sliding_layers = sliding_layers(&keys, &config)?;
+    if architecture.gguf_keys.contains(&GgufKey::Xielu) {
+        config.xielu = xielu(&keys, layers)?;
+    }
+    if architecture.name == "gemma3n" {
+        gemma3n::from_gguf(&keys, checkpoint, &mut config)?;
+    }
+    if architecture.name == "gemma4" {
+        gemma4::from_gguf(&keys, checkpoint, &mut config)?;
+    }
+    if architecture.name == "glm4" && keys.metadata.get(&keys.name("rope.dimension_sections")).is_some() {
+        let what = "it is the text model of GLM-4.1V with rows of queries and keys in an order that quern does not \
+                    read; take the original checkpoint";
+        return Err(Error::unsupported(file, what));
+    }
     config.unrotated_layers = config.usual_unrotated_layers();
     config.query_growth = query_growth(&keys, &config)?;
     // Hugging Face's config states these; in GGUF the presence of the tensors shows them.
@@ -184,6 +219,24 @@ pub(super) fn read(file: &Path, metadata: &Metadata, checkpoint: &Checkpoint) ->
     long_factors(&mut config, &keys, checkpoint)?;
     attention_factor(&config, &keys)?;
     config.checked(file)
+}
+
+/// xIELU's parameters, each one number or one for each layer, under keys of their own.
+fn xielu(keys: &Keys<'_>, layers: usize) -> Result<Vec<[f32; 4]>> {
+    let mut all = vec![[0.0; 4]; layers];
+    for (at, (key, _)) in XIELU.into_iter().enumerate() {
+        match (keys.metadata.f32s(key), keys.metadata.get(key)) {
+            (Some(list), _) if list.len() == layers => {
+                all.iter_mut().zip(list).for_each(|(own, value)| own[at] = *value);
+            }
+            (None, Some(Value::F32(value))) => all.iter_mut().for_each(|own| own[at] = *value),
+            _ => {
+                let what = format!("{key}: a number for each of the {layers} layers is expected");
+                return Err(Error::malformed(keys.file, what));
+            }
+        }
+    }
+    Ok(all)
 }
 
 /// How queries grow, of families whose files may say so: from the context that YaRN begins with.
@@ -353,7 +406,7 @@ fn yarn(keys: &Keys<'_>, factor: f32) -> Result<RopeScaling> {
     };
     // Mistral 3's files say it in another way; its loader multiplies it with what is written besides.
     let attention_factor = match keys.positive("rope.scaling.yarn_log_multiplier")? {
-        Some(multiplier) if keys.prefix == "mistral3" => {
+        Some(multiplier) if keys.family == "mistral3" => {
             let own = usual / yarn_mscale(factor.into(), multiplier.into());
             let more = keys.positive("rope.scaling.attn_factor")?.map_or(1.0, f64::from);
             Some((own * more) as f32)

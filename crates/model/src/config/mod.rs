@@ -4,9 +4,12 @@
 //! Read from `config.json` beside safetensors (both transformers 5's `rope_parameters` and `dtype`, and the
 //! older `rope_theta`, `rope_scaling` and `torch_dtype`), or from GGUF metadata; written as either.
 
+pub(crate) mod beyond;
 mod expected;
 mod from_gguf;
 mod from_hf;
+mod gemma3n;
+mod gemma4;
 mod gguf_keys;
 mod hf_rope;
 mod multimodal;
@@ -19,6 +22,8 @@ use std::path::Path;
 use quern_tensor_io::{Checkpoint, Container, ElementType, Error, Metadata, Result};
 
 use crate::architecture::{Activation, Architecture, Block, Convention, Dim, RopeStyle, TensorRole};
+use crate::architectures;
+use crate::identify::nearest;
 
 pub use expected::ExpectedTensor;
 pub(crate) use quirks::{unusual_query_scalar, unusual_window_pattern, window_pattern};
@@ -68,6 +73,8 @@ pub struct Config {
     pub rope: Rope,
     /// Which values of a head rope rotates as pairs, in this checkpoint's weights.
     pub rope_style: RopeStyle,
+    /// The base of rope was stretched by a constant that `config.json` states beside it (Hunyuan).
+    pub rope_stretched: bool,
     /// Attention of [`Config::sliding_layers`] sees only this many positions back.
     pub sliding_window: Option<usize>,
     /// Which layers the window limits, one flag a layer; all false without a window.
@@ -110,6 +117,26 @@ pub struct Config {
     pub query_growth: Option<QueryGrowth>,
     /// Scores of layer `i` are also divided by `i + 1` (GPT-2 with `scale_attn_by_inverse_layer_idx`).
     pub scaled_by_layer: bool,
+    /// Key heads and their size in layers under the window, where they differ from those of the others, which
+    /// [`Config::kv_heads`] and [`Config::head_dim`] then are (Gemma 4).
+    pub windowed_heads: Option<KeyHeads>,
+    /// Last layers that use keys and values of an earlier layer of their kind (Gemma 4).
+    pub shared_kv_layers: usize,
+    /// The network of those is twice as wide.
+    pub shared_ffn_doubled: bool,
+    /// Values of layers without a window are their keys, before norm and rotation.
+    pub keys_as_values: bool,
+    /// What each token adds in each layer (Gemma 4).
+    pub per_layer: Option<PerLayer>,
+    /// xIELU's parameters in each layer, in the order of [`XIELU`], of GGUF files; Hugging Face has them in tensors.
+    pub xielu: Vec<[f32; 4]>,
+    /// Residual streams, of which blocks compute the first (Gemma 3n).
+    pub streams: usize,
+    /// Width of a second way beside attention; 0 without one.
+    pub laurel_rank: usize,
+    /// How many standard deviations above the mean the network's gates are cut off, layer by layer; not finite where they
+    /// are not, and empty where no layer's are.
+    pub cutoffs: Vec<f32>,
     /// The mixture of experts in place of the feed-forward network.
     pub experts: Option<Experts>,
     /// The feed-forward network's activation.
@@ -148,6 +175,32 @@ impl QueryGrowth {
     }
 }
 
+/// xIELU's parameters, as GGUF names them, and what they are for.
+pub const XIELU: [(&str, TensorRole); 4] = [
+    ("xielu.alpha_p", TensorRole::XieluAlphaP),
+    ("xielu.alpha_n", TensorRole::XieluAlphaN),
+    ("xielu.beta", TensorRole::XieluBeta),
+    ("xielu.eps", TensorRole::XieluEps),
+];
+
+/// Key heads of a layer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct KeyHeads {
+    /// How many.
+    pub count: usize,
+    /// Values of each.
+    pub size: usize,
+}
+
+/// Vectors that each token adds in each layer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct PerLayer {
+    /// Values of one.
+    pub size: usize,
+    /// Tokens that have some.
+    pub vocab: usize,
+}
+
 /// A mixture of experts.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Experts {
@@ -163,11 +216,23 @@ pub struct Experts {
 
 impl Config {
     /// Reads the configuration that belongs to `checkpoint`. Every value is checked; errors name file and key.
+    ///
+    /// # Errors
+    /// Of an architecture that quern does not know, with what its nearest description lacks.
     pub fn from_checkpoint(checkpoint: &Checkpoint) -> Result<Self> {
-        if checkpoint.container() == Container::Gguf {
-            return from_gguf::read(checkpoint.metadata_file(), checkpoint.metadata(), checkpoint);
-        }
-        Self::from_config_json(&checkpoint.directory().join("config.json"))
+        let stated = checkpoint.stated_architecture().and_then(architectures::named);
+        let read = match checkpoint.container() {
+            Container::Gguf => from_gguf::read(checkpoint.metadata_file(), checkpoint.metadata(), checkpoint),
+            Container::Safetensors | Container::PyTorch => {
+                from_hf::read(&checkpoint.directory().join("config.json"), stated)
+            }
+        };
+        read.map_err(|error| nearest::explained(checkpoint, error))
+    }
+
+    /// The configuration of `checkpoint` if it were of this family.
+    pub(crate) fn as_family(checkpoint: &Checkpoint, family: &'static Architecture) -> Result<Self> {
+        from_hf::read(&checkpoint.directory().join("config.json"), Some(family))
     }
 
     /// Reads the configuration that `metadata` would give the GGUF file `checkpoint` in place of its own.
@@ -177,7 +242,7 @@ impl Config {
 
     /// Reads a Hugging Face `config.json`.
     pub fn from_config_json(file: &Path) -> Result<Self> {
-        from_hf::read(file)
+        from_hf::read(file, None)
     }
 
     /// Positions back that attention of this layer sees; `None` for all.
@@ -198,6 +263,60 @@ impl Config {
         let usual = (self.head_dim as f32).sqrt().recip();
         let multiplier = self.attention_multiplier.filter(|&multiplier| multiplier != usual);
         (scalar.is_some() || multiplier.is_some() || self.scaled_by_layer).then(|| self.attention_scale(0))
+    }
+
+    /// Key heads of this layer, and values of each.
+    pub fn key_heads(&self, layer: usize) -> (usize, usize) {
+        match self.windowed_heads {
+            Some(heads) if self.window(layer).is_some() => (heads.count, heads.size),
+            Some(_) | None => (self.kv_heads, self.head_dim),
+        }
+    }
+
+    /// The most values that queries, and that keys, of a position have in any layer.
+    pub fn widest_heads(&self) -> (usize, usize) {
+        let own = KeyHeads { count: self.kv_heads, size: self.head_dim };
+        let all = || [Some(own), self.windowed_heads].into_iter().flatten();
+        let query = all().map(|heads| self.heads * heads.size).max().unwrap_or(0);
+        (query, all().map(|heads| heads.count * heads.size).max().unwrap_or(0))
+    }
+
+    /// Values of all residual streams of a token.
+    pub fn stream_width(&self) -> usize {
+        self.streams * self.hidden_size
+    }
+
+    /// Where this layer's gates are cut off, in standard deviations above their mean.
+    pub fn cutoff(&self, layer: usize) -> Option<f32> {
+        self.cutoffs.get(layer).copied().filter(|cutoff| cutoff.is_finite())
+    }
+
+    /// Width inside this layer's feed-forward network.
+    pub fn ffn_of(&self, layer: usize) -> usize {
+        let doubled = self.shared_ffn_doubled && layer + self.shared_kv_layers >= self.layers;
+        self.ffn_size * if doubled { 2 } else { 1 }
+    }
+
+    /// The widest feed-forward network.
+    pub fn widest_ffn(&self) -> usize {
+        (0..self.layers).map(|layer| self.ffn_of(layer)).max().unwrap_or(self.ffn_size)
+    }
+
+    /// The layer whose keys and values this one uses, if they are not its own: the last of its kind with some.
+    pub fn kv_source(&self, layer: usize) -> Option<usize> {
+        let own = self.layers.saturating_sub(self.shared_kv_layers);
+        let windowed = |layer: usize| self.window(layer).is_some();
+        (layer >= own).then(|| (0..own).rev().find(|&source| windowed(source) == windowed(layer)))?
+    }
+
+    /// Whether a later layer uses this layer's keys and values.
+    pub fn lends_keys(&self, layer: usize) -> bool {
+        (layer + 1..self.layers).any(|later| self.kv_source(later) == Some(layer))
+    }
+
+    /// Whether this layer's values are its keys.
+    pub fn values_are_keys(&self, layer: usize) -> bool {
+        self.keys_as_values && self.window(layer).is_none()
     }
 
     /// Whether this layer rotates queries and keys, where positions enter so.
@@ -246,6 +365,21 @@ impl Config {
             return bad(format!(
                 "{} attention heads cannot share {} key-value heads evenly",
                 self.heads, self.kv_heads
+            ));
+        }
+        if let Some(KeyHeads { count, size }) = self.windowed_heads
+            && (!self.heads.is_multiple_of(count) || !size.is_multiple_of(2))
+        {
+            return bad(format!(
+                "{} attention heads cannot share {count} key-value heads of {size} under a window",
+                self.heads
+            ));
+        }
+        if let Some(layer) = (self.layers.saturating_sub(self.shared_kv_layers)..self.layers)
+            .find(|&layer| self.kv_source(layer).is_none())
+        {
+            return bad(format!(
+                "layer {layer} shares keys and values with an earlier one of its kind, and there is none"
             ));
         }
         if !self.rope.dimensions.is_multiple_of(2) || self.rope.dimensions > self.head_dim {

@@ -5,7 +5,7 @@ use std::collections::HashMap;
 use quern_tensor_io::{Checkpoint, ElementType, Error, Metadata, Result, TensorInfo, decode};
 
 use crate::architecture::{Convention, Layout, TensorRole as Role};
-use crate::config::{Config, ExpectedTensor};
+use crate::config::{Config, ExpectedTensor, XIELU};
 use crate::contents::{Contents, Place};
 
 use super::data::{Data, Part};
@@ -24,7 +24,13 @@ pub(super) fn of_gguf(checkpoint: &Checkpoint) -> Result<View<'_>> {
     let mut tensors = Vec::new();
     let mut data = Vec::new();
     for want in config.expected_tensors(Convention::HuggingFace) {
-        let Some(Place::Plain(span)) = by_role.get(&(want.role, want.layer)) else { continue };
+        let Some(Place::Plain(span)) = by_role.get(&(want.role, want.layer)) else {
+            if let Some((tensor, one)) = from_metadata(&config, &want) {
+                tensors.push(tensor);
+                data.push(one);
+            }
+            continue;
+        };
         let (tensor, one) = translate(checkpoint, &config, &want, span.info(checkpoint))?;
         tensors.push(tensor);
         data.push(one);
@@ -40,6 +46,14 @@ pub(super) fn of_gguf(checkpoint: &Checkpoint) -> Result<View<'_>> {
         tensors,
         data,
     })
+}
+
+/// A number that GGUF has in its metadata.
+fn from_metadata(config: &Config, want: &ExpectedTensor) -> Option<(ViewTensor, Data<'static>)> {
+    let at = XIELU.iter().position(|(_, role)| *role == want.role)?;
+    let value = config.xielu.get(want.layer?)?[at];
+    let tensor = tensor_of(want, ElementType::F32, Vec::new());
+    Some((tensor, Data::Owned(value.to_le_bytes().to_vec())))
 }
 
 fn translate<'a>(

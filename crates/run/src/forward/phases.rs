@@ -1,6 +1,6 @@
 //! The phases of one block: each ends where the input of the next group of linear layers is computed.
 
-use quern_compute::ops::RopeStyle;
+use quern_compute::ops::{self, RopeStyle};
 use quern_compute::{
     Attend, AttentionShape, Buffer, Device, Executor, Heads, Input, KvCache, Output, Rotate, Values,
     ValuesMut,
@@ -13,7 +13,7 @@ use crate::rope::grow_queries;
 use crate::weights::{Block, Experts, Ffn, HeadNorms, Linear, Qkv, Widen};
 use crate::{Error, Model, Observer, Result};
 
-use super::{activation, experts};
+use super::{activation, experts, streams, xielu};
 
 /// One block and what its phases need.
 pub(crate) struct Phases<'p, 'o> {
@@ -80,7 +80,7 @@ impl Phases<'_, '_> {
     }
 
     /// Linear layers, seen by the observer.
-    fn linear<const N: usize>(
+    pub(super) fn linear<const N: usize>(
         &mut self,
         linears: [&Linear; N],
         input: Input<'_>,
@@ -110,7 +110,8 @@ impl Phases<'_, '_> {
         let (model, block) = (self.model, self.block);
         let config = &model.config;
         let n = x.len() / config.hidden_size;
-        let (query, key) = (config.heads * config.head_dim, config.kv_heads * config.head_dim);
+        let shape = attention_shape(config, target.layer);
+        let (query, key) = (shape.heads * shape.head_dim, shape.kv_heads * shape.head_dim);
         let AttentionBuffers { q, k, v, qkv } = buffers;
         let input = attention_input(model, block, x);
         let width = query + 2 * key;
@@ -120,7 +121,7 @@ impl Phases<'_, '_> {
             {
                 let mut qkv = qkv.slice(0..n * width);
                 self.linear([wq, wk, wv], input, Output::Join(qkv.reborrow()))?;
-                if let Some(HeadNorms { q, k, whole: true }) = &block.head_norms {
+                if let Some(HeadNorms { q, k, whole: true, .. }) = &block.head_norms {
                     for row in 0..n {
                         let at = row * width;
                         let (queries, keys) = (at..at + query, at + query..at + query + key);
@@ -134,11 +135,22 @@ impl Phases<'_, '_> {
                 let (mut q, mut k, mut v) = (q.slice(0..n * query), k.slice(0..n * key), v.slice(0..n * key));
                 let outputs = Output::Store([q.reborrow(), k.reborrow(), v.reborrow()]);
                 self.linear([wq, wk, wv], input, outputs)?;
-                if let Some(HeadNorms { q: of_queries, k: of_keys, whole: true }) = &block.head_norms {
+                if let Some(HeadNorms { q: of_queries, k: of_keys, whole: true, .. }) = &block.head_norms {
                     self.executor.norm_in_place(of_queries, q.reborrow())?;
                     self.executor.norm_in_place(of_keys, k.reborrow())?;
                 }
                 Heads::Separate { q, k, v }
+            }
+            Qkv::KeysAsValues { q: wq, k: wk } => {
+                let (mut q, mut k, mut v) = (q.slice(0..n * query), k.slice(0..n * key), v.slice(0..n * key));
+                self.linear([wq, wk], input, Output::Store([q.reborrow(), k.reborrow()]))?;
+                self.executor.copy(k.reborrow().as_values(), v.reborrow())?;
+                Heads::Separate { q, k, v }
+            }
+            Qkv::Queries { q: wq } => {
+                let mut q = q.slice(0..n * query);
+                self.linear([wq], input, Output::Store([q.reborrow()]))?;
+                Heads::Queries { q }
             }
             Qkv::Fused { qkv: weights, by_group } => {
                 let mut qkv = qkv.slice(0..n * width);
@@ -146,13 +158,19 @@ impl Phases<'_, '_> {
                 Heads::Joined { qkv, by_group: *by_group }
             }
         };
+        let of_values = block.head_norms.as_ref().and_then(|norms| norms.v.as_ref());
+        if let (Some(norm), Heads::Separate { v, .. }) = (of_values, &mut heads) {
+            self.executor.norm_in_place(norm, v.reborrow())?;
+        }
         let KvTarget { cache, slot, layer, first, angles: (cos, sin), remote } = target;
         grow(config, first, n, &mut heads)?;
-        let (shape, style) = (attention_shape(config, layer), rope_style(config));
-        let rotate = Rotate { style, pairs: model.rotation.pairs(), cos, sin };
+        let (style, windowed) = (rope_style(config), config.window(layer).is_some());
+        let rotate = Rotate { style, pairs: model.rotation.pairs_of(windowed), cos, sin };
         let rotate = config.rotates(layer).then_some(rotate);
         let norms = block.head_norms.as_ref().and_then(HeadNorms::of_heads);
-        let attend = |heads, out| Attend { shape, slot, first, skip: keep, norms, rotate, heads, out };
+        let norms_last = config.architecture.norms_after_rotation;
+        let attend =
+            |heads, out| Attend { shape, slot, first, skip: keep, norms, norms_last, rotate, heads, out };
         let Some(Remote { executor, mut qkv, attended: mut out }) = remote else {
             return Ok(self.executor.attend(cache, attend(heads, attended))?);
         };
@@ -193,7 +211,7 @@ impl Phases<'_, '_> {
     }
 
     /// `x += linear(input)`, which is first normalized where a norm is given.
-    fn add(
+    pub(super) fn add(
         &mut self,
         linear: &Linear,
         input: Input<'_>,
@@ -231,7 +249,26 @@ impl Phases<'_, '_> {
     /// `wide = act(gate(input)) * up(input)`, the input of the down projection.
     pub(crate) fn widen(&mut self, input: Input<'_>, wide: ValuesMut<'_>) -> Result<()> {
         let Ffn::Dense { widen, .. } = &self.block.ffn else { return Ok(()) };
+        let wide_len = wide.as_values().len();
         let act = activation(&self.model.config);
+        if let (Widen::Plain(up), Some(parameters)) = (widen, self.block.xielu) {
+            let mut wide = wide;
+            self.linear([up], input, Output::Store([wide.reborrow()]))?;
+            xielu::apply(parameters, wide.host()?);
+            return Ok(());
+        }
+        match (widen, self.block.cutoff) {
+            (Widen::Gated { gate, up }, Some(cutoff)) => {
+                let (mut wide, mut second) = (wide, vec![0.0; wide_len]);
+                let outputs = Output::Store([wide.reborrow(), ValuesMut::Host(&mut second)]);
+                self.linear([gate, up], input, outputs)?;
+                let gates = wide.host()?;
+                streams::cut_off(gates, gate.op.weight.rows(), cutoff);
+                ops::activate_mul(self.model.pool.level(), act, gates, &second);
+                return Ok(());
+            }
+            _ => {}
+        }
         match widen {
             Widen::Gated { gate, up } => self.linear([gate, up], input, Output::Gate(act, wide)),
             Widen::Fused(weights) => self.linear([weights], input, Output::Gate(act, wide)),
@@ -297,10 +334,11 @@ impl Phases<'_, '_> {
 
 /// A layer's attention, as the kernels take it.
 pub(crate) fn attention_shape(config: &Config, layer: usize) -> AttentionShape {
+    let (kv_heads, head_dim) = config.key_heads(layer);
     AttentionShape {
         heads: config.heads,
-        kv_heads: config.kv_heads,
-        head_dim: config.head_dim,
+        kv_heads,
+        head_dim,
         scale: config.attention_scale(layer),
         window: config.window(layer),
         softcap: config.attention_softcap,
@@ -368,6 +406,7 @@ fn grow(config: &Config, first: usize, n: usize, heads: &mut Heads<'_>) -> Resul
     let (query, key) = (config.heads * config.head_dim, config.kv_heads * config.head_dim);
     let (rows, stride) = match heads {
         Heads::Separate { q, .. } => (q.reborrow(), query),
+        Heads::Queries { q } => (q.reborrow(), query),
         Heads::Joined { qkv, .. } => (qkv.reborrow(), query + 2 * key),
     };
     match rows.host() {

@@ -2,6 +2,7 @@
 
 use quern_compute::{Buffer, CacheShape, Device, Executor, KvCache, KvType, Values};
 use quern_model::Config;
+use quern_model::config::KeyHeads;
 
 use crate::rope::RotaryAngles;
 use crate::{Model, Result};
@@ -23,6 +24,12 @@ pub(crate) struct Workspace {
     pub(crate) attended: Buffer,
     pub(crate) projected: Buffer,
     pub(crate) wide: Buffer,
+    /// The tokens' embeddings, and what they add in a layer, where they do.
+    pub(crate) embeds: Buffer,
+    pub(crate) own: Buffer,
+    pub(crate) gated: Buffer,
+    /// A block's input, where there are several streams.
+    pub(crate) input: Buffer,
     pub(crate) logits: Buffer,
     pub(crate) angles: Angles,
     /// What only observers need.
@@ -94,6 +101,10 @@ impl Workspace {
             attended: buffer(),
             projected: buffer(),
             wide: buffer(),
+            embeds: buffer(),
+            own: buffer(),
+            gated: buffer(),
+            input: buffer(),
             logits: buffer(),
             seen: Seen::new(device),
             angles: Angles::new(device),
@@ -103,9 +114,16 @@ impl Workspace {
     /// Room for `n` tokens. Grows only; a shorter batch uses the front.
     pub(crate) fn reserve(&mut self, model: &Model, n: usize) -> Result<()> {
         let config = &model.config;
-        let (query, key) = (config.heads * config.head_dim, config.kv_heads * config.head_dim);
-        for buffer in [&mut self.x, &mut self.normed] {
-            buffer.reserve(n * config.hidden_size)?;
+        let (query, key) = config.widest_heads();
+        if let Some(per_layer) = config.per_layer {
+            self.embeds.reserve(n * config.hidden_size)?;
+            self.own.reserve(n * per_layer.size)?;
+            self.gated.reserve(n * per_layer.size)?;
+        }
+        self.x.reserve(n * config.stream_width())?;
+        self.normed.reserve(n * config.hidden_size)?;
+        if config.streams > 1 {
+            self.input.reserve(n * config.hidden_size)?;
         }
         self.projected.reserve(n * config.hidden_size.max(config.embedding_size))?;
         self.attended.reserve(n * query)?;
@@ -140,10 +158,12 @@ impl Workspace {
     /// Bytes in RAM that batches of `n` tokens take: these buffers, those of the kernels, and the experts'.
     pub(crate) fn bytes(model: &Model, n: usize) -> u64 {
         let config = &model.config;
-        let (query, key) = (config.heads * config.head_dim, config.kv_heads * config.head_dim);
+        let (query, key) = config.widest_heads();
+        let streams = if config.streams > 1 { config.stream_width() + 3 * config.hidden_size } else { 0 };
+        let per_layer = streams + config.per_layer.map_or(0, |own| config.hidden_size + 2 * own.size);
         let qkv = if model.fused_qkv() { query + 2 * key } else { 0 };
         // Beside the buffers above, the executor's: an input normalized, and results that are not stored as they are.
-        let own = 5 * config.hidden_size + 2 * query + 2 * key + qkv + 3 * wide(config);
+        let own = per_layer + 5 * config.hidden_size + 2 * query + 2 * key + qkv + 3 * wide(config);
         let experts = config.experts.map_or(0, |e| e.count + 2 * (e.ffn_size + config.hidden_size));
         let pairs = 4 * model.rotation.pairs();
         let floats = (own + experts + pairs) as u64 * n as u64;
@@ -154,18 +174,23 @@ impl Workspace {
     /// permuted; attention's tiles in each thread.
     pub(crate) fn kernels(model: &Model, n: usize) -> u64 {
         let config = &model.config;
-        let columns = wide(config).max(config.hidden_size).max(config.heads * config.head_dim);
+        let columns = wide(config).max(config.hidden_size).max(config.widest_heads().0);
         8 * columns as u64 * n as u64 + ((1 << 20) * model.threads() as u64)
     }
 }
 
 /// The size of a cache for some layers of a model.
 pub(crate) fn cache_shape(config: &Config, layers: usize, context: usize, kv: KvType) -> CacheShape {
-    let (kv_heads, head_dim) = (config.kv_heads, config.head_dim);
+    let row = |dim: usize| if kv == KvType::Q8_0 { dim.next_multiple_of(32) } else { dim };
+    // Layers whose heads differ have room for the larger.
+    let own = KeyHeads { count: config.kv_heads, size: config.head_dim };
+    let all = [Some(own), config.windowed_heads].into_iter().flatten();
+    let largest = all.max_by_key(|heads| heads.count * row(heads.size)).unwrap_or(own);
+    let (kv_heads, head_dim) = (largest.count, largest.size);
     CacheShape { layers, kv_heads, head_dim, context, kv }
 }
 
 /// Width inside the feed-forward network, or inside one expert.
 pub(crate) fn wide(config: &Config) -> usize {
-    config.experts.map_or(config.ffn_size, |e| e.ffn_size)
+    config.experts.map_or_else(|| config.widest_ffn(), |e| e.ffn_size)
 }

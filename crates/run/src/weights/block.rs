@@ -11,6 +11,8 @@ use super::Linear;
 pub(crate) struct HeadNorms {
     pub(crate) q: Norm,
     pub(crate) k: Norm,
+    /// Of each head's values (Gemma 4).
+    pub(crate) v: Option<Norm>,
     /// All heads of a token are normalized together (OLMo 2).
     pub(crate) whole: bool,
 }
@@ -28,6 +30,10 @@ impl HeadNorms {
 pub(crate) enum Qkv {
     /// One matrix each.
     Separate { q: Linear, k: Linear, v: Linear },
+    /// Values are the keys, before norm and rotation.
+    KeysAsValues { q: Linear, k: Linear },
+    /// Keys and values are those of an earlier layer.
+    Queries { q: Linear },
     /// One for all: all queries, all keys, all values, or, `by_group`, those of each key head together.
     Fused { qkv: Linear, by_group: bool },
 }
@@ -69,6 +75,33 @@ pub(crate) struct Expert {
     pub(crate) down: Linear,
 }
 
+/// What each token adds in a layer, by a vector of its own and one made of its embedding (Gemma 4).
+#[derive(Clone, Debug)]
+pub(crate) struct PerLayer {
+    /// From the embedding to the vector made of it: this layer's rows of one matrix for all.
+    pub(crate) context: Linear,
+    /// From the residual stream to what the vectors are multiplied with.
+    pub(crate) gate: Linear,
+    /// From the vectors to the residual stream.
+    pub(crate) output: Linear,
+    /// Of what is added.
+    pub(crate) norm: Norm,
+}
+
+/// How the residual streams are mixed before and behind a block (AltUp), and a second way beside attention (Laurel).
+#[derive(Clone, Debug)]
+pub(crate) struct Streams {
+    pub(crate) router_norm: Norm,
+    pub(crate) router: Linear,
+    pub(crate) predict: Linear,
+    pub(crate) correct: Linear,
+    /// What the first stream is multiplied with for what tokens add.
+    pub(crate) scale: Vec<f32>,
+    pub(crate) laurel_in: Linear,
+    pub(crate) laurel_out: Linear,
+    pub(crate) laurel_norm: Norm,
+}
+
 /// The tensors of one block.
 #[derive(Clone, Debug)]
 pub(crate) struct Block {
@@ -86,6 +119,16 @@ pub(crate) struct Block {
     pub(crate) ffn: Ffn,
     /// Of what the network adds.
     pub(crate) ffn_post_norm: Option<Norm>,
+    /// What tokens add behind the network.
+    pub(crate) per_layer: Option<Box<PerLayer>>,
+    /// Parameters of the network's activation, where it has some.
+    pub(crate) xielu: Option<[f32; 4]>,
+    /// How streams are mixed, where there are several.
+    pub(crate) streams: Option<Box<Streams>>,
+    /// Where gates of the network are cut off, in standard deviations above their mean.
+    pub(crate) cutoff: Option<f32>,
+    /// What the residual stream is multiplied with at the end.
+    pub(crate) scale: f32,
 }
 
 impl Qkv {
@@ -93,6 +136,8 @@ impl Qkv {
     pub(crate) fn linears(&self) -> Vec<&Linear> {
         match self {
             Self::Separate { q, k, v } => vec![q, k, v],
+            Self::KeysAsValues { q, k } => vec![q, k],
+            Self::Queries { q } => vec![q],
             Self::Fused { qkv, .. } => vec![qkv],
         }
     }
@@ -101,6 +146,8 @@ impl Qkv {
     pub(crate) fn linears_mut(&mut self) -> Vec<&mut Linear> {
         match self {
             Self::Separate { q, k, v } => vec![q, k, v],
+            Self::KeysAsValues { q, k } => vec![q, k],
+            Self::Queries { q } => vec![q],
             Self::Fused { qkv, .. } => vec![qkv],
         }
     }
@@ -132,6 +179,19 @@ impl Experts {
 }
 
 impl Block {
+    /// Values of all queries of a token.
+    pub(crate) fn query_width(&self) -> usize {
+        self.attention_output.op.weight.columns()
+    }
+
+    /// Width inside the network; 0 of a mixture.
+    pub(crate) fn ffn_width(&self) -> usize {
+        match &self.ffn {
+            Ffn::Dense { down, .. } => down.op.weight.columns(),
+            Ffn::Experts(_) => 0,
+        }
+    }
+
     /// Whether one token's pass on a GPU needs no answer from it.
     pub(crate) fn recordable(&self) -> bool {
         match &self.ffn {
@@ -169,12 +229,17 @@ impl Block {
                 all.extend(experts.experts.iter().flat_map(|e| [&e.gate, &e.up, &e.down]));
             }
         }
+        if let Some(per_layer) = &self.per_layer {
+            all.extend([&per_layer.gate, &per_layer.output]);
+        }
         all
     }
 
     pub(super) fn norms(&self) -> impl Iterator<Item = &Norm> {
         let Self { attention_norm, attention_norm_2, attention_post_norm, ffn_norm, ffn_post_norm, .. } =
             self;
-        [attention_norm, attention_norm_2, attention_post_norm, ffn_norm, ffn_post_norm].into_iter().flatten()
+        let own = self.per_layer.as_ref().map(|per_layer| &per_layer.norm);
+        let norms = [attention_norm, attention_norm_2, attention_post_norm, ffn_norm, ffn_post_norm];
+        norms.into_iter().flatten().chain(own)
     }
 }

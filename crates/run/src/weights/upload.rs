@@ -23,7 +23,8 @@ fn norm(uploader: &mut Uploader, norm: &Option<Norm>) -> Result<Option<Norm>> {
 }
 
 fn moved(uploader: &mut Uploader, norms: &HeadNorms) -> Result<HeadNorms> {
-    Ok(HeadNorms { q: uploader.norm(&norms.q)?, k: uploader.norm(&norms.k)?, whole: norms.whole })
+    let v = norm(uploader, &norms.v)?;
+    Ok(HeadNorms { q: uploader.norm(&norms.q)?, k: uploader.norm(&norms.k)?, v, whole: norms.whole })
 }
 
 impl Block {
@@ -58,6 +59,10 @@ impl Block {
             Qkv::Separate { q, k, v } => {
                 Qkv::Separate { q: q.upload(uploader)?, k: k.upload(uploader)?, v: v.upload(uploader)? }
             }
+            Qkv::KeysAsValues { q, k } => {
+                Qkv::KeysAsValues { q: q.upload(uploader)?, k: k.upload(uploader)? }
+            }
+            Qkv::Queries { q } => Qkv::Queries { q: q.upload(uploader)? },
             Qkv::Fused { qkv, by_group } => Qkv::Fused { qkv: qkv.upload(uploader)?, by_group: *by_group },
         };
         Ok(Self {
@@ -70,6 +75,12 @@ impl Block {
             ffn_norm: norm(uploader, &self.ffn_norm)?,
             ffn: self.ffn.upload(uploader)?,
             ffn_post_norm: norm(uploader, &self.ffn_post_norm)?,
+            // No GPU computes models that have these.
+            per_layer: self.per_layer.clone(),
+            streams: self.streams.clone(),
+            cutoff: self.cutoff,
+            xielu: self.xielu,
+            scale: self.scale,
         })
     }
 }

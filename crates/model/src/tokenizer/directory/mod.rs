@@ -58,6 +58,8 @@ pub(crate) struct Source {
     pub chat_templates: Vec<(String, String)>,
     /// Ends of text from `generation_config.json`.
     pub ends: Vec<u32>,
+    /// Tokens that follow beginning-of-text in front of every text (GLM-4).
+    pub after_bos: Vec<u32>,
     /// Added tokens with conditions on the text around them.
     pub edges: HashMap<u32, Edges>,
     /// `add_prefix_space` of `tokenizer_config.json`.
@@ -113,6 +115,11 @@ impl Source {
             return Err(Error::malformed(directory, what));
         }
         let model_file = directory.join("tokenizer.model");
+        // GGUF has a list of merges for this family alone.
+        let listed = match optional("config.json")? {
+            Some(json) => gemma4(&json.root())?,
+            None => false,
+        };
         let has_json = fast_model.is_some();
         let for_gguf = vocab_size.is_some();
         let given = match config {
@@ -123,13 +130,16 @@ impl Source {
         let (model, mut list) = match fast_model {
             Some(Model::ByteLevel(parts)) => byte_level(parts, vocab_size),
             // A GGUF file has scores: the model file's, if there is one. Otherwise the list of merges is better.
-            Some(Model::SentencePiece(parts)) if for_gguf && model_file.is_file() => {
+            Some(Model::SentencePiece(parts)) if for_gguf && model_file.is_file() && !listed => {
                 let model = protobuf::parse(&model_file, &read_bytes(&model_file)?)?;
                 (Read::SentencePiece(parts.prefix, None), List::from_model(&model, vocab_size))
             }
             Some(Model::SentencePiece(mut parts)) => {
-                let misfits =
-                    if for_gguf { scores::set(&mut parts.tokens, &parts.merges, &added) } else { 0 };
+                let misfits = if for_gguf && !listed {
+                    scores::set(&mut parts.tokens, &parts.merges, &added)
+                } else {
+                    0
+                };
                 if misfits > 0 {
                     notes.push(format!(
                         "{misfits} merges of this tokenizer cannot be expressed as scores, which GGUF stores instead of \
@@ -164,6 +174,8 @@ impl Source {
             config,
         };
         let mut special = special_ids::find(&places)?;
+        let after_bos =
+            special.after_bos.iter().filter_map(|text| special_ids::id_of(&places, text)).collect();
         if !list.beyond.is_empty() {
             let size = list.tokens.len();
             notes.push(format!("{} tokens beyond the model's {size} are left out", list.beyond.len()));
@@ -183,7 +195,7 @@ impl Source {
         let (pieces, scores, kinds) = list.finish();
         let model = match model {
             Read::SentencePiece(prefix, parts) => {
-                let merges = parts.filter(|_| !for_gguf).map(|parts| by_merges(parts, &pieces));
+                let merges = parts.map(|parts| by_merges(parts, &pieces));
                 SourceModel::SentencePiece { scores, prefix, merges }
             }
             Read::ByteLevel(parts) => {
@@ -202,6 +214,7 @@ impl Source {
             add: special.add,
             chat_templates,
             ends,
+            after_bos,
             edges,
             prefix_given: given,
             silent_on_bos,
@@ -261,6 +274,7 @@ impl Source {
             engine,
             ids,
             ends: self.ends,
+            after_bos: self.after_bos,
             edges: self.edges,
             add_bos,
             add_eos,
@@ -270,6 +284,11 @@ impl Source {
             lost_end: self.lost_end,
         })
     }
+}
+
+/// Whether a configuration is of Gemma 4, alone or inside a multimodal release.
+fn gemma4(root: &Object<'_>) -> Result<bool> {
+    Ok(root.str("model_type")?.is_some_and(|name| name.starts_with("gemma4")))
 }
 
 /// The kind of tokenizer while its vocabulary is put together.
