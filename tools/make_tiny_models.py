@@ -260,7 +260,8 @@ MODELS = {
                  | {"intermediate_size": 32, "num_key_value_heads": 2, "head_dim": 8, "norm_eps": 2e-3, "tie_word_embeddings": True, "bos_token_id": "<s>", "eos_token_id": "</s>"}
                  | rope(20000.0, partial_rotary_factor=0.5)),
     "helium": ("Helium", "llama", SHORT_SPM,
-               SILU | {"intermediate_size": 32, "num_key_value_heads": 4, "head_dim": 8, "mlp_bias": True, "attention_bias": True, "tie_word_embeddings": True}
+               SILU | {"bos_token_id": "<s>", "eos_token_id": "</s>", "pad_token_id": None}
+               | {"intermediate_size": 32, "num_key_value_heads": 4, "head_dim": 8, "mlp_bias": True, "attention_bias": True, "tie_word_embeddings": True}
                | rope(30000.0)),
     # transformers computes it as Llama; the published files are written for a class that they bring with them
     "internlm3": ("Llama", "llama", SHORT_SPM | {"old": True, "rewrite": internlm3},

@@ -11,7 +11,7 @@ use crate::identify::class;
 
 use super::gguf_keys::Keys;
 use super::rope::yarn_mscale;
-use super::{Config, Experts, QueryGrowth, Rope, RopeScaling, XIELU, limit, quirks};
+use super::{Config, Experts, QueryGrowth, Rope, RopeScaling, layers as by_layer, limit, quirks};
 use super::{gemma3n, gemma4};
 
 pub(super) fn read(file: &Path, metadata: &Metadata, checkpoint: &Checkpoint) -> Result<Config> {
@@ -185,7 +185,7 @@ pub(super) fn read(file: &Path, metadata: &Metadata, checkpoint: &Checkpoint) ->
     };
     config.sliding_layers = sliding_layers(&keys, &config)?;
     if architecture.gguf_keys.contains(&GgufKey::Xielu) {
-        config.xielu = xielu(&keys, layers)?;
+        config.xielu = by_layer::xielu(&keys, config.layers)?;
     }
     if architecture.name == "gemma3n" {
         gemma3n::from_gguf(&keys, checkpoint, &mut config)?;
@@ -219,24 +219,6 @@ pub(super) fn read(file: &Path, metadata: &Metadata, checkpoint: &Checkpoint) ->
     long_factors(&mut config, &keys, checkpoint)?;
     attention_factor(&config, &keys)?;
     config.checked(file)
-}
-
-/// xIELU's parameters, each one number or one for each layer, under keys of their own.
-fn xielu(keys: &Keys<'_>, layers: usize) -> Result<Vec<[f32; 4]>> {
-    let mut all = vec![[0.0; 4]; layers];
-    for (at, (key, _)) in XIELU.into_iter().enumerate() {
-        match (keys.metadata.f32s(key), keys.metadata.get(key)) {
-            (Some(list), _) if list.len() == layers => {
-                all.iter_mut().zip(list).for_each(|(own, value)| own[at] = *value);
-            }
-            (None, Some(Value::F32(value))) => all.iter_mut().for_each(|own| own[at] = *value),
-            _ => {
-                let what = format!("{key}: a number for each of the {layers} layers is expected");
-                return Err(Error::malformed(keys.file, what));
-            }
-        }
-    }
-    Ok(all)
 }
 
 /// How queries grow, of families whose files may say so: from the context that YaRN begins with.

@@ -28,14 +28,13 @@ mod per_layer;
 mod phases;
 mod stream;
 pub(crate) mod streams;
+mod widen;
 mod workspace;
 mod xielu;
 
 use std::time::Instant;
 
-use quern_compute::{Mode, PassKey, ops};
-use quern_model::Config;
-use quern_model::architecture::Activation;
+use quern_compute::{Mode, PassKey};
 
 use crate::placement::Segment;
 use crate::rope::RotaryAngles;
@@ -51,6 +50,7 @@ use head::head;
 pub(crate) use per_layer::own as per_layer_own;
 pub(crate) use phases::{AttentionBuffers, KvTarget, Phases, attention_shape, rope_style};
 use phases::{Remote, Watch};
+pub(crate) use widen::activation;
 pub(crate) use workspace::{Angles, Workspace, cache_shape, wide};
 
 /// What a text needs beside the devices' own memory.
@@ -387,18 +387,5 @@ fn block(
             let normed = normed.front(rows * hidden);
             phases.experts(experts, normed, projected.front_mut(rows * hidden), x!(mut))
         }
-    }
-}
-
-/// The network's function, as the kernels name it.
-pub(crate) fn activation(config: &Config) -> ops::Activation {
-    match config.activation {
-        Activation::Silu => ops::Activation::Silu,
-        Activation::Gelu => ops::Activation::Gelu,
-        Activation::GeluTanh => ops::Activation::GeluTanh,
-        Activation::Relu => ops::Activation::Relu,
-        Activation::ReluSquared => ops::Activation::ReluSquared,
-        // What `Phases::widen` computes itself: the layer's output as it is, were there a kernel for that.
-        Activation::Xielu => ops::Activation::Relu,
     }
 }

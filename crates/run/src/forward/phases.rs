@@ -1,6 +1,6 @@
 //! The phases of one block: each ends where the input of the next group of linear layers is computed.
 
-use quern_compute::ops::{self, RopeStyle};
+use quern_compute::ops::RopeStyle;
 use quern_compute::{
     Attend, AttentionShape, Buffer, Device, Executor, Heads, Input, KvCache, Output, Rotate, Values,
     ValuesMut,
@@ -10,10 +10,10 @@ use quern_model::architecture::Block as BlockKind;
 
 use crate::observer::observe;
 use crate::rope::grow_queries;
-use crate::weights::{Block, Experts, Ffn, HeadNorms, Linear, Qkv, Widen};
+use crate::weights::{Block, Experts, Ffn, HeadNorms, Linear, Qkv};
 use crate::{Error, Model, Observer, Result};
 
-use super::{activation, experts, streams, xielu};
+use super::experts;
 
 /// One block and what its phases need.
 pub(crate) struct Phases<'p, 'o> {
@@ -243,36 +243,6 @@ impl Phases<'_, '_> {
         match norm {
             Some(norm) => Ok(self.executor.norm(norm, x, normed)?),
             None => Ok(self.executor.copy(x, normed)?),
-        }
-    }
-
-    /// `wide = act(gate(input)) * up(input)`, the input of the down projection.
-    pub(crate) fn widen(&mut self, input: Input<'_>, wide: ValuesMut<'_>) -> Result<()> {
-        let Ffn::Dense { widen, .. } = &self.block.ffn else { return Ok(()) };
-        let wide_len = wide.as_values().len();
-        let act = activation(&self.model.config);
-        if let (Widen::Plain(up), Some(parameters)) = (widen, self.block.xielu) {
-            let mut wide = wide;
-            self.linear([up], input, Output::Store([wide.reborrow()]))?;
-            xielu::apply(parameters, wide.host()?);
-            return Ok(());
-        }
-        match (widen, self.block.cutoff) {
-            (Widen::Gated { gate, up }, Some(cutoff)) => {
-                let (mut wide, mut second) = (wide, vec![0.0; wide_len]);
-                let outputs = Output::Store([wide.reborrow(), ValuesMut::Host(&mut second)]);
-                self.linear([gate, up], input, outputs)?;
-                let gates = wide.host()?;
-                streams::cut_off(gates, gate.op.weight.rows(), cutoff);
-                ops::activate_mul(self.model.pool.level(), act, gates, &second);
-                return Ok(());
-            }
-            _ => {}
-        }
-        match widen {
-            Widen::Gated { gate, up } => self.linear([gate, up], input, Output::Gate(act, wide)),
-            Widen::Fused(weights) => self.linear([weights], input, Output::Gate(act, wide)),
-            Widen::Plain(weights) => self.linear([weights], input, Output::Activate(act, wide)),
         }
     }
 
