@@ -13,7 +13,7 @@ use super::super::record::{self, After};
 use super::super::{Outcome, print, print_json};
 use super::source::with_plain;
 use crate::progress::{Bar, Unit};
-use crate::{args, format, messages};
+use crate::{args, format, messages, model};
 
 /// Plans, and unless it is a dry run, does it.
 pub fn run(args: &args::Quantize, kind: Kind) -> Outcome {
@@ -42,7 +42,7 @@ fn quantize(
         skip: given.skip_module.clone(),
         ..defaults
     };
-    let checkpoint = Checkpoint::open(source)?;
+    let checkpoint = model::stated(Checkpoint::open(source)?)?;
     let plan = bitsandbytes::plan(&checkpoint, &options)?;
     for note in &plan.notes {
         messages::note(note);
