@@ -191,6 +191,7 @@ fn metadata_survives_the_way_to_a_folder_and_back() {
                 "glm",
                 "glm4",
                 "glm4v",
+                "hunyuan",
             ];
             let same_rule = by_type.contains(&name_of(&folder));
             if !(key.ends_with(".pre") && same_rule) {
