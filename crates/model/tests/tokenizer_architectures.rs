@@ -196,6 +196,7 @@ fn metadata_survives_the_way_to_a_folder_and_back() {
                 "glm4v",
                 "glm4_moe",
                 "minimax_m2",
+                "hunyuan",
             ];
             let same_rule = by_type.contains(&name_of(&folder));
             if !(key.ends_with(".pre") && same_rule) {
