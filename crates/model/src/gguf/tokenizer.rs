@@ -43,8 +43,8 @@ pub fn tokenizer_metadata(
 /// The architectures whose tokenizers the converter writes by the rules for Llama.
 const OF_LLAMA: [&str; 4] = ["llama", "smollm3", "granite", "arcee"];
 
-/// Those for GLM, and the tokens that it takes for the ones of a kind.
-const OF_GLM: [&str; 2] = ["glm4", "glm4moe"];
+/// Those for GLM's mixtures, and the tokens that it takes for the ones of a kind.
+const OF_GLM: [&str; 1] = ["glm4moe"];
 const GLM_TOKENS: [(&str, &str); 4] =
     [("bos", "[gMASK]"), ("eot", "<|user|>"), ("unknown", "<|endoftext|>"), ("eom", "<|observation|>")];
 
