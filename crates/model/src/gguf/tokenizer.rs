@@ -43,8 +43,7 @@ pub fn tokenizer_metadata(
 /// The architectures whose tokenizers the converter writes by the rules for Llama.
 const OF_LLAMA: [&str; 4] = ["llama", "smollm3", "granite", "arcee"];
 
-/// Those for GLM's mixtures, and the tokens that it takes for the ones of a kind.
-const OF_GLM: [&str; 1] = ["glm4moe"];
+/// The tokens that the converter takes for the ones of a kind, of GLM's mixtures.
 const GLM_TOKENS: [(&str, &str); 4] =
     [("bos", "[gMASK]"), ("eot", "<|user|>"), ("unknown", "<|endoftext|>"), ("eom", "<|observation|>")];
 
@@ -75,7 +74,7 @@ pub(super) fn write(mut source: Source, architecture: &str, out: &mut Metadata) 
         };
         out.set(format!("tokenizer.ggml.{name}_token_id"), Value::U32(id));
     }
-    if OF_GLM.contains(&architecture) {
+    if of_glm_mixture(architecture, &source) {
         for (name, wanted) in GLM_TOKENS {
             if let Some(id) = source.pieces.iter().position(|piece| piece == wanted) {
                 out.set(format!("tokenizer.ggml.{name}_token_id"), Value::U32(id as u32));
@@ -147,6 +146,15 @@ fn own_keys(source: &Source, out: &mut Metadata, notes: &mut Vec<String>) {
          ignore (quern does not)",
         given.len()
     ));
+}
+
+/// Whether the converter has the rules of GLM's mixtures: GLM-4.7-Flash has DeepSeek's architecture, but not its tokens.
+fn of_glm_mixture(architecture: &str, source: &Source) -> bool {
+    match architecture {
+        "glm4moe" => true,
+        "deepseek2" => source.pieces.iter().any(|piece| piece == "[gMASK]"),
+        _ => false,
+    }
 }
 
 /// The special tokens that the converter finds by name, where the files do not say.

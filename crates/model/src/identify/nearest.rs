@@ -197,7 +197,7 @@ fn pattern(name: &str) -> Option<String> {
     let mut before = "";
     let part = |part: &'_ str, before: &str| match part.bytes().all(|c| c.is_ascii_digit()) {
         true if before == "experts" => "{expert}".to_owned(),
-        true if !part.is_empty() && before != "" => "{layer}".to_owned(),
+        true if !part.is_empty() && !before.is_empty() => "{layer}".to_owned(),
         _ => part.to_owned(),
     };
     let mut parts = Vec::new();
