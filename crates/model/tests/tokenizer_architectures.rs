@@ -195,6 +195,7 @@ fn metadata_survives_the_way_to_a_folder_and_back() {
                 "glm4",
                 "glm4v",
                 "glm4_moe",
+                "glm4_moe_lite",
                 "minimax_m2",
                 "hunyuan",
             ];
