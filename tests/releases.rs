@@ -1,6 +1,7 @@
 //! Models as they are released in 4 bits: NVFP4 as ModelOpt and compressed-tensors store it, MXFP4 and MLX, read, run,
 //! inspected, converted to GGUF's own types and back, and quantized.
 
+use std::collections::BTreeMap;
 use std::path::Path;
 
 use half::f16;
@@ -222,7 +223,8 @@ fn fp8_experts(stacked: bool) -> tempfile::TempDir {
         std::fs::write(dir.path().join(path.file_name().unwrap()), std::fs::read(&path).unwrap()).unwrap();
     }
     let mut all = Vec::new();
-    let mut stacks: std::collections::BTreeMap<String, (Vec<usize>, Vec<u8>, Vec<u8>)> = Default::default();
+    // Shape of one matrix, codes and scales of all.
+    let mut stacks: BTreeMap<String, (Vec<usize>, [Vec<u8>; 2])> = BTreeMap::new();
     let mut tensors = Tensors::read(dir.path()).0;
     // By layer, expert and name, gate before up.
     let number =
@@ -256,10 +258,10 @@ fn fp8_experts(stacked: bool) -> tempfile::TempDir {
         let part = if rest.contains("down_proj") { "down_proj" } else { "gate_up_proj" };
         let stack = stacks.entry(format!("{prefix}.experts.{part}")).or_default();
         stack.0 = vec![rows, columns];
-        stack.1.extend(codes);
-        stack.2.extend(scales);
+        stack.1[0].extend(codes);
+        stack.1[1].extend(scales);
     }
-    for (name, (shape, codes, scales)) in stacks {
+    for (name, (shape, [codes, scales])) in stacks {
         let rows = shape[0] * if name.ends_with("gate_up_proj") { 2 } else { 1 };
         let experts = codes.len() / rows / shape[1];
         all.push((format!("{name}_scale_inv"), "F32", vec![experts, rows / 16, shape[1] / 16], scales));

@@ -67,6 +67,70 @@ fn gptq_from_a_file_and_from_the_text_that_comes_along() {
     assert!(refused.contains("--force"), "{refused}");
 }
 
+/// What vLLM loads: by rounding, from GPTQ's codes, and from a checkpoint of them.
+#[test]
+fn fp8_and_compressed_tensors() {
+    let dir = tempfile::tempdir().unwrap();
+    let model = fixture("bookworm-4m");
+    let model = model.to_str().unwrap();
+    for (name, scheme, more, at_most) in [
+        ("fp8", "fp8", &["--to", "fp8"][..], 1.01),
+        ("block", "fp8", &["--to", "fp8-block", "--skip-module", "down_proj"], 1.01),
+        ("w4a16", "compressed-tensors", &["--to", "compressed-tensors", "--group-size", "64", "--asym"], 1.1),
+        (
+            "w8a16",
+            "compressed-tensors",
+            &["--to", "compressed-tensors", "--bits", "8", "--group-size", "-1"],
+            1.01,
+        ),
+        (
+            "gptq",
+            "compressed-tensors",
+            &[
+                "--to",
+                "gptq",
+                "--packing",
+                "compressed-tensors",
+                "--samples",
+                "12",
+                "--context",
+                "128",
+                "--asym",
+            ],
+            1.08,
+        ),
+    ] {
+        let out = dir.path().join(name);
+        let args = [&["quantize", model, "-o", out.to_str().unwrap()], more].concat();
+        let plan = stdout(&quern([&args[..], &["--dry-run"]].concat()));
+        assert!(plan.contains("model.layers.3.mlp.gate_proj"), "{plan}");
+        let printed = stdout(&quern(args));
+        assert!(printed.contains("bits per weight"), "{printed}");
+        check(&out, scheme, at_most);
+    }
+    // The codes of GPTQ, to AWQ and back.
+    let (awq, back) = (dir.path().join("awq"), dir.path().join("back"));
+    let source = dir.path().join("gptq");
+    for (from, to, out) in [(&source, "awq", &awq), (&awq, "compressed-tensors", &back)] {
+        stdout(&quern(["convert", from.to_str().unwrap(), "--to", to, "-o", out.to_str().unwrap()]));
+    }
+    check(&awq, "awq", 1.08);
+    let same = |folder: &Path| std::fs::read(folder.join("model.safetensors")).unwrap();
+    assert!(same(&back) == same(&source));
+
+    for (args, part) in [
+        (&["--to", "fp8", "--bits", "4"][..], "belong to --to gptq"),
+        (&["--to", "compressed-tensors", "--desc-act"], "belong to --to gptq, which --packing writes"),
+        (&["--to", "fp8-block", "--double-quant"], "belong to --to nf4 or fp4"),
+        (&["--to", "q4_0", "--packing", "awq"], "belong to --to gptq"),
+        (&["--to", "gptq", "--packing", "marlin"], "choose gptq, compressed-tensors, awq"),
+    ] {
+        let output = quern([&["quantize", model, "-o", "x"], args].concat());
+        assert_eq!(output.status.code(), Some(2));
+        assert!(stderr(&output).contains(part), "{args:?}: {}", stderr(&output));
+    }
+}
+
 #[test]
 fn bitsandbytes_and_loading_in_its_types() {
     let dir = tempfile::tempdir().unwrap();

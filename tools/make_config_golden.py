@@ -32,7 +32,7 @@ CLASSES = {
     "phi3": "Phi3", "opt": "OPT", "gpt2": "GPT2LMHeadModel", "gpt_neox": "GPTNeoX", "starcoder2": "Starcoder2",
     "stablelm": "StableLm", "falcon": "Falcon", "seed_oss": "SeedOss",
     "smollm3": "SmolLM3", "granite": "Granite", "olmo2": "Olmo2", "olmo3": "Olmo3", "olmoe": "Olmoe", "arcee": "Arcee",
-    "exaone4": "Exaone4", "cohere2": "Cohere2", "ernie4_5": "Ernie4_5", "lfm2": "Lfm2",
+    "exaone4": "Exaone4", "cohere2": "Cohere2", "gpt_oss": "GptOss", "ernie4_5": "Ernie4_5", "lfm2": "Lfm2",
     "qwen3_5_text": "Qwen3_5Text", "qwen3_5_moe_text": "Qwen3_5MoeText", "youtu": "Youtu",
     "deepseek_v2": "DeepseekV2", "deepseek_v3": "DeepseekV3", "glm4_moe_lite": "Glm4MoeLite", "minicpm3": "MiniCPM3",
     "qwen2_moe": "Qwen2Moe", "ernie4_5_moe": "Ernie4_5_Moe", "minimax_m2": "MiniMaxM2",
@@ -66,7 +66,7 @@ def sizes(given):
     kind = config.model_type
     heads, hidden, layers = config.num_attention_heads, config.hidden_size, config.num_hidden_layers
     window = getattr(config, "sliding_window", None)
-    if kind in ("ministral", "qwen2", "qwen3", "gemma2", "gemma3_text", "olmo3", "exaone4", "cohere2"):
+    if kind in ("ministral", "qwen2", "qwen3", "gemma2", "gemma3_text", "olmo3", "exaone4", "cohere2", "gpt_oss"):
         limited = [window is not None and t == "sliding_attention" for t in config.layer_types]
     elif kind in ("mistral", "mixtral", "phi3", "starcoder2", "qwen3_moe"):
         limited = [window is not None] * layers
@@ -85,7 +85,9 @@ def sizes(given):
         "ffn": ffn,
         "context": config.max_position_embeddings,
         "epsilon": first(config, "rms_norm_eps", "layer_norm_eps", "layer_norm_epsilon", "norm_epsilon", "norm_eps") or 1e-5,
-        "activation": "silu" if kind == "lfm2" else getattr(config, ACTIVATIONS.get(kind, "hidden_act")),
+        # both have a function of their own and read no key
+        "activation": {"lfm2": "silu", "gpt_oss": "clamped_swiglu"}.get(kind)
+        or getattr(config, ACTIVATIONS.get(kind, "hidden_act")),
         "tied": config.tie_word_embeddings,
         "window": window if any(limited) else None, "limited": limited,
         "experts": [first(config, "num_local_experts", "num_experts"), config.num_experts_per_tok]

@@ -47,7 +47,7 @@ PRE = {"llama3": "llama-bpe", "qwen2": "qwen2", "qwen3": "qwen2", "qwen3_moe": "
        "seed_oss": "seed-coder", "seed_oss-biases": "seed-coder",
        # SmolLM3 has Llama 3's, Granite 3 that of Refact's code models, OLMo 2 that of DBRX
        "smollm3": "llama-bpe", "granite": "refact", "olmo2": "dbrx", "olmo3": "dbrx",
-       "arcee": "llama-bpe", "exaone4": "exaone4", "olmoe": "olmo", "cohere2": "command-r",
+       "gpt_oss": "gpt-4o", "arcee": "llama-bpe", "exaone4": "exaone4", "olmoe": "olmo", "cohere2": "command-r",
        "qwen2_moe": "qwen2", "dots1": "qwen2", "glm4_moe": "glm4", "minimax_m2": "minimax-m2",
        "granitemoe": "refact", "granitemoeshared": "refact", "youtu": "llama-bpe",
        "deepseek_v2": "deepseek-llm", "deepseek_v3": "deepseek-v3", "glm4_moe_lite": "glm4",
@@ -59,6 +59,7 @@ CONFIG = {
     # as published
     "cohere2": {"rotary_pct": 1.0},
     "dots1": {"scoring_func": "sigmoid"},
+    "phi3_moe": {"architectures": ["PhiMoEForCausalLM"]},
     # without it the converter writes no key, and its loader knows the published models by their sizes
     "glm4_moe_lite": {"scoring_func": "sigmoid", "first_k_dense_replace": 1},
     "minimax_m2": {"scoring_func": "sigmoid", "rotary_dim": 8},

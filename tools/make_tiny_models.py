@@ -81,11 +81,12 @@ SEED = {"bos_token_id": "<seed:bos>", "eos_token_id": "<seed:eos>", "pad_token_i
 SMOL = {"bos_token_id": "<|begin_of_text|>", "eos_token_id": "<|im_end|>", "pad_token_id": "<|im_end|>"}
 GRANITE = {k: "<|end_of_text|>" for k in ["bos_token_id", "eos_token_id", "pad_token_id"]}
 OLMO = {"bos_token_id": "<|endoftext|>", "eos_token_id": "<|endoftext|>", "pad_token_id": "<|pad|>"}
+HARMONY = {"bos_token_id": "<|startoftext|>", "eos_token_id": "<|return|>", "pad_token_id": "<|endoftext|>"}
 EXAONE = {"bos_token_id": "[BOS]", "eos_token_id": "[|endofturn|]", "pad_token_id": "[PAD]"}
 COHERE = LAYER_NORM | {"bos_token_id": "<BOS_TOKEN>", "eos_token_id": "<|END_OF_TURN_TOKEN|>", "pad_token_id": "<PAD>"}
 # A delta net three layers of four.
-DELTA = {"num_hidden_layers": 4, "head_dim": 16, "linear_num_key_heads": 4, "linear_num_value_heads": 8,
-         "linear_key_head_dim": 4, "linear_value_head_dim": 4, "linear_conv_kernel_dim": 4}
+DELTA = {"num_hidden_layers": 4, "head_dim": 16, "linear_num_key_heads": 2, "linear_num_value_heads": 4,
+         "linear_key_head_dim": 8, "linear_value_head_dim": 8, "linear_conv_kernel_dim": 4}
 # latent attention, whose heads have more numbers in queries and keys than in values
 LATENT = {"kv_lora_rank": 32, "qk_nope_head_dim": 32, "qk_rope_head_dim": 8, "v_head_dim": 16}
 LAYER = SILU | {"intermediate_size": 48, "num_attention_heads": 2, "num_key_value_heads": 2}
@@ -273,6 +274,13 @@ MODELS = {
     "olmoe": ("Olmoe", "gpt_neox", {"vocab": 2},
               GQA | TEXT_END | {"intermediate_size": 48, "rms_norm_eps": 1e-5, "num_experts": 4, "num_experts_per_tok": 3}
               | rope(30000.0)),
+    # every other layer under a window
+    "gpt_oss": ("GptOss", "gpt_oss", {"old": True, "vocab": 3, "tokenizer": {"merges": 24},
+                                      "prompts": [PROMPTS[0], "№42"], "margin": 0.05},
+                GQA | HARMONY | {"head_dim": 12, "intermediate_size": 32, "num_local_experts": 3, "num_experts_per_tok": 2,
+                                 "sliding_window": 12}
+                | rope(150000.0, "yarn", factor=4.0, beta_fast=32.0, beta_slow=1.0, truncate=False,
+                       original_max_position_embeddings=16)),
     # gated convolutions over three positions around attention; the network's width is two thirds of what is said
     "lfm2": ("Lfm2", "llama3", {"vocab": 3, "prompts": SHORT},
              {k: v for k, v in GQA.items() if k != "rms_norm_eps"}
@@ -287,7 +295,7 @@ MODELS = {
                     "layer_types": ["conv", "full_attention", "conv"], "bos_token_id": "<|begin_of_text|>",
                     "eos_token_id": "<|end_of_text|>", "pad_token_id": "<|reserved_special_token_0|>"} | rope(1000000.0)),
     # two value heads for each key head
-    "qwen3_5": ("Qwen3_5", "qwen35", {"vocab": 4, "class": "Qwen3_5ForCausalLM", "config": "Qwen3_5TextConfig",
+    "qwen3_5": ("Qwen3_5", "qwen35", {"vocab": 4, "seed": 2, "class": "Qwen3_5ForCausalLM", "config": "Qwen3_5TextConfig",
                                       "dtype": torch.bfloat16, "prompts": SHORT},
                 GQA | QWEN | DELTA | {"intermediate_size": 32}
                 | rope(10000000.0, partial_rotary_factor=0.5, mrope_section=[2, 1, 1], mrope_interleaved=True)),
@@ -312,7 +320,7 @@ MODELS = {
                     | rope(10000.0, "yarn", factor=4.0, original_max_position_embeddings=16, beta_fast=24.0,
                            beta_slow=2.0, mscale=1.0, mscale_all_dim=1.0)),
     # no scaled rope, all layers but the first mixtures whatever is said
-    "glm4_moe_lite": ("Glm4MoeLite", "glm4_moe", {"tokenizer": {"merges": 40}} | SHORTEST,
+    "glm4_moe_lite": ("Glm4MoeLite", "glm4_moe", {"tokenizer": {"merges": 40}, "seed": 15} | SHORTEST,
                       LAYER | GLM | {"bos_token_id": None} | {k: v for k, v in LATENT_MOE.items() if k != "first_k_dense_replace"}
                       | {"q_lora_rank": 24, "n_routed_experts": 4, "num_experts_per_tok": 2, "n_group": 1,
                          "topk_group": 1, "norm_topk_prob": True, "routed_scaling_factor": 1.8, "n_shared_experts": 1}
@@ -323,19 +331,26 @@ MODELS = {
                                    "dim_model_base": 256, "hidden_act": "silu"}
                  | rope(10000.0, "longrope", short_factor=[1.0, 1.1, 1.25, 1.5], long_factor=[1.0, 1.5, 3.0, 6.0],
                         original_max_position_embeddings=256)),
-    # mixtures of experts: one prompt and an embedding that is the head, to be small
-    "qwen2_moe": ("Qwen2Moe", "qwen2", {"vocab": 4} | SHORTEST,
+    # mixtures of experts: one prompt and an embedding that is the head, to be small; the choice of experts survives
+    # weights rounded to 8 bits with these seeds
+    "qwen2_moe": ("Qwen2Moe", "qwen2", {"vocab": 4, "seed": 39} | SHORTEST,
                   GQA | QWEN | MOE | {"shared_expert_intermediate_size": 64} | rope(1000000.0)),
     # one network in the first layer, then sigmoids with a bias of the choice, groups, a factor, and shared experts
-    "dots1": ("Dots1", "dots1", {"vocab": 3} | SHORTEST,
+    "dots1": ("Dots1", "dots1", {"vocab": 3, "seed": 29} | SHORTEST,
               GQA | DOTS | {"head_dim": 16, "tie_word_embeddings": True} | DEEPSEEK_MOE | rope(1000000.0)),
-    "glm4_moe": ("Glm4Moe", "glm4_moe", {"old": True, "vocab": 2} | SHORTEST,
+    "glm4_moe": ("Glm4Moe", "glm4_moe", {"old": True, "vocab": 2, "seed": 48} | SHORTEST,
                  GQA | GLM | {"head_dim": 16, "attention_bias": True, "use_qk_norm": True, "tie_word_embeddings": True} | DEEPSEEK_MOE
                  | rope(1000000.0, partial_rotary_factor=0.5)),
-    "ernie4_5_moe": ("Ernie4_5_Moe", "ernie", {"old": True} | SHORTEST,
+    "ernie4_5_moe": ("Ernie4_5_Moe", "ernie", {"old": True, "seed": 35} | SHORTEST,
                      GQA | {"tie_word_embeddings": True, "intermediate_size": 64, "moe_intermediate_size": 32,
                             "moe_num_experts": 4, "moe_k": 2, "moe_num_shared_experts": 1} | rope(500000.0)),
-    "minimax_m2": ("MiniMaxM2", "minimax_m2", {"vocab": 3} | SHORTEST,
+    # LongRoPE with the scale that the factors give, as llama.cpp's converter computes it
+    "phi3_moe": ("Phimoe", "phi3", {"old": True, "vocab": 2, "seed": 4} | SHORTEST,
+                 PHI3 | {"num_key_value_heads": 2, "intermediate_size": 32, "num_local_experts": 3,
+                         "attention_bias": True, "lm_head_bias": True, "original_max_position_embeddings": 32}
+                 | rope(10000.0, "longrope", original_max_position_embeddings=32, short_mscale=1.264911064, long_mscale=1.264911064,
+                        short_factor=[1.0, 1.05, 1.1, 1.2], long_factor=[1.1, 1.5, 2.75, 6.5])),
+    "minimax_m2": ("MiniMaxM2", "minimax_m2", {"vocab": 3, "seed": 2} | SHORTEST,
                    GQA | MINIMAX | {"intermediate_size": 32, "head_dim": 16, "num_local_experts": 4,
                                     "num_experts_per_tok": 2, "tie_word_embeddings": True}
                    | rope(5000000.0, partial_rotary_factor=0.5)),
@@ -343,7 +358,7 @@ MODELS = {
     "granitemoe": ("GraniteMoe", "granite", {"old": True, "vocab": 3} | SHORTEST, GRANITE_MOE),
     "granitemoeshared": ("GraniteMoeShared", "granite", {"old": True, "vocab": 3} | SHORTEST,
                          GRANITE_MOE | {"shared_intermediate_size": 64}),
-    "qwen3_5_moe": ("Qwen3_5Moe", "qwen35", {"vocab": 4, "class": "Qwen3_5MoeForCausalLM", "dtype": torch.bfloat16,
+    "qwen3_5_moe": ("Qwen3_5Moe", "qwen35", {"vocab": 4, "seed": 8, "class": "Qwen3_5MoeForCausalLM", "dtype": torch.bfloat16,
                                              "config": "Qwen3_5MoeTextConfig", "prompts": SHORT},
                     {k: v for k, v in GQA.items() if k != "intermediate_size"} | QWEN | DELTA | {"moe_intermediate_size": 16, "shared_expert_intermediate_size": 32,
                                           "num_experts": 3, "num_experts_per_tok": 2}
@@ -492,7 +507,24 @@ def old_style(config):
 
 
 class Tie(Exception):
-    """Two greedy tokens are so near that the order of sums would choose between them."""
+    """Two greedy tokens are so near that the order of sums would choose between them, or two experts so near that
+    rounding to 8 bits would."""
+
+
+def check_routing(model, least):
+    """The experts that gpt-oss's routers choose for the tokens of the tests are clearly apart from the next."""
+    scores = []
+    routers = [layer.mlp.router for layer in model.model.layers]
+    hooks = [router.register_forward_hook(lambda _m, _i, out: scores.append(out[0])) for router in routers]
+    with torch.no_grad():
+        model(torch.tensor([[20 + i * 7 % 200 for i in range(24)]]), use_cache=False)
+    for hook in hooks:
+        hook.remove()
+    used = model.config.num_experts_per_tok
+    for rows in scores:
+        ordered = rows.sort(-1, descending=True).values
+        if (ordered[:, used - 1] - ordered[:, used]).min() < least * rows.std():
+            raise Tie
 
 
 def prompts_of(model, tokenizer, prompts):
@@ -538,8 +570,9 @@ def dump(path, data, **options):
     path.write_text(json.dumps(data, **options) + "\n", encoding="utf-8")
 
 
-def make(name, seed=0):
+def make(name, seed=None):
     """Writes the folder, with the first seed that gives clear greedy tokens, and returns its size."""
+    seed = MODELS[name][2].get("seed", 0) if seed is None else seed
     try:
         return make_with(name, seed)
     except Tie:
@@ -602,6 +635,8 @@ def make_with(name, seed):
         folder, dtype=torch.float32, attn_implementation="eager").eval()
     for (parameter, a), (_, b) in zip(model.named_parameters(), loaded.named_parameters(), strict=True):
         assert torch.equal(a.float(), b), parameter
+    if "margin" in options:
+        check_routing(loaded, options["margin"])
     prompts = options.get("prompts", PROMPTS)
     tensors = prompts_of(loaded, raw, prompts)
     # the older style of config.json means the same

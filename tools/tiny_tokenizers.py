@@ -64,6 +64,14 @@ LLAMA3_CHAT = (
     " + message['content'] | trim + '<|eot_id|>' }}{% endfor %}{% if add_generation_prompt %}"
     "{{ '<|start_header_id|>assistant<|end_header_id|>\\n\\n' }}{% endif %}"
 )
+HARMONY_CHAT = (
+    "{{ '<|start|>system<|message|>Reasoning: ' + (reasoning_effort if reasoning_effort is defined else 'medium') +"
+    " '\\n# Valid channels: analysis, commentary, final.<|end|>' }}{% for message in messages %}"
+    "{% if message['role'] == 'system' %}{{ '<|start|>developer<|message|># Instructions\\n\\n' + message['content'] + '<|end|>' }}"
+    "{% elif message['role'] == 'assistant' %}{{ '<|start|>assistant<|channel|>final<|message|>' + message['content'] + '<|end|>' }}"
+    "{% else %}{{ '<|start|>' + message['role'] + '<|message|>' + message['content'] + '<|end|>' }}{% endif %}"
+    "{% endfor %}{% if add_generation_prompt %}{{ '<|start|>assistant' }}{% endif %}"
+)
 GEMMA_CHAT = (
     "{{ bos_token }}{% for message in messages %}{% set role = 'model' if message['role'] == 'assistant' else "
     "message['role'] %}{{ '<start_of_turn>' + role + '\\n' + message['content'] | trim + '<end_of_turn>\\n' }}"
@@ -378,6 +386,15 @@ BPE = {
         "config": {"tokenizer_class": "GPT2Tokenizer", "add_prefix_space": False, "bos_token": "<|endoftext|>",
                    "eos_token": "<|endoftext|>", "pad_token": "<|pad|>", "unk_token": "<|endoftext|>",
                    "chat_template": OLMO_CHAT},
+    },
+    "gpt_oss": {
+        "pre": sequence("pretokenizers", split({"Regex": GPT4O}), BYTES_ONLY),
+        "post": lambda ids: {"type": "ByteLevel", "add_prefix_space": True, "trim_offsets": False, "use_regex": True},
+        "last": [added(t) for t in ["<|startoftext|>", "<|endoftext|>", "<|return|>", "<|constrain|>", "<|channel|>",
+                                    "<|start|>", "<|end|>", "<|message|>", "<|call|>"]],
+        "config": {"tokenizer_class": "PreTrainedTokenizerFast", "bos_token": "<|startoftext|>",
+                   "eos_token": "<|return|>", "pad_token": "<|endoftext|>",
+                   "model_input_names": ["input_ids", "attention_mask"], "chat_template": HARMONY_CHAT},
     },
     # DeepSeek V2's, and that of DeepSeek LLM
     "deepseek_llm": {

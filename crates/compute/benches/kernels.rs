@@ -110,7 +110,7 @@ fn attend(bencher: Bencher, (n, first): (usize, usize)) {
     let (keys, values) = (Keys { data, head_stride }, Values { data, position_stride: 64, head_stride });
     let mut out = vec![0f32; q.len()];
     bencher.bench_local(|| {
-        attention(&pool, &shape, &q, first, keys, values, &mut out).expect("lengths fit");
+        attention(&pool, &shape, (&q, first), (keys, values), &[], &mut out).expect("lengths fit");
     });
 }
 
@@ -153,7 +153,8 @@ fn attend_one(bencher: Bencher, (group, head_dim, kind): (usize, usize, &str)) {
         for layer in 0..12 {
             let keys = Keys { data: data(2 * layer), head_stride };
             let values = Values { data: data(2 * layer + 1), position_stride: head_dim, head_stride };
-            attention(&pool, &shape, &q, POSITIONS - 1, keys, values, &mut out).expect("lengths fit");
+            attention(&pool, &shape, (&q, POSITIONS - 1), (keys, values), &[], &mut out)
+                .expect("lengths fit");
         }
     });
 }

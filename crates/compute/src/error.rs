@@ -45,6 +45,12 @@ pub enum Error {
         /// Positions asked for.
         context: usize,
     },
+    /// Only processors compute it.
+    #[error("GPUs have no kernel for {what}; compute the model on the CPU")]
+    NoGpuKernel {
+        /// What was asked for.
+        what: &'static str,
+    },
     /// The arguments of an operation are not all on the device that runs it: a fault of the caller.
     #[error("an operation was given numbers that are on another device")]
     Device,

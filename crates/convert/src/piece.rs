@@ -70,6 +70,9 @@ fn of_row<'p>(
 /// Rows of a tensor of the view that a thread takes at once.
 pub(crate) fn step(plan: &ConvertPlan<'_>, tensor: &ViewTensor, row_bytes: usize) -> usize {
     let few = (BYTES / row_bytes.max(1)).max(1);
+    if tensor.together > 1 {
+        return few.next_multiple_of(tensor.together);
+    }
     if tensor.packed {
         return few.next_multiple_of(PACKED_ROWS);
     }

@@ -63,8 +63,8 @@ struct Stored {
 /// How the weights are stored, where they are not plain numbers.
 fn quantized_with(checkpoint: &Checkpoint) -> Result<Option<Stored>> {
     if let Some(packing) = Packing::read(checkpoint)? {
-        let scheme = packing.scheme();
-        return Ok(Some(Stored { method: scheme.name().to_owned(), as_released: scheme.is_as_released() }));
+        let (method, as_released) = (packing.scheme().name().to_owned(), packing.is_as_released());
+        return Ok(Some(Stored { method, as_released }));
     }
     let block = checkpoint.tensors().iter().map(|t| t.element_type).find(|t| t.is_block());
     Ok(block.map(|t| Stored { method: t.name().to_owned(), as_released: false }))

@@ -171,7 +171,7 @@ impl std::fmt::Debug for Reader {
 }
 
 fn ggufs(place: &Place) -> Result<Vec<Seed>> {
-    place.ggufs()?.iter().map(|file| Seed::file(file)).collect()
+    place.ggufs()?.iter().chain([&place.with_factor()?]).map(|file| Seed::file(file)).collect()
 }
 
 fn files_of(folder: &Path, suffix: &str) -> Result<Vec<Seed>> {

@@ -4,8 +4,10 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use quern_convert::{Options, Target};
-use quern_tensor_io::gguf::Split;
-use quern_tensor_io::{Checkpoint, ElementType, NoProgress};
+use quern_tensor_io::gguf::{self, Split};
+use quern_tensor_io::{Checkpoint, ElementType, NoProgress, TensorPlan};
+
+use crate::exercise::text;
 
 /// Errors of making inputs: what failed, in words.
 pub type Result<T> = std::result::Result<T, String>;
@@ -125,6 +127,29 @@ impl Place {
             0..10 => Err(format!("only {} models could be converted to GGUF", files.len())),
             _ => Ok(files),
         }
+    }
+
+    /// A model as GGUF, one of its weights with a factor in a tensor beside it.
+    pub fn with_factor(&self) -> Result<PathBuf> {
+        let source = self.fixtures.join("architectures/llama");
+        let base = self.converted(&source, "factor/plain.gguf", Target::Gguf, |options| {
+            options.dtype = Some(ElementType::F16);
+        })?;
+        let checkpoint = Checkpoint::open(&base).map_err(text)?;
+        let plan = |name: &str, element_type, shape: &[usize]| TensorPlan {
+            name: name.to_owned(),
+            element_type,
+            shape: shape.to_vec(),
+        };
+        let tensors = checkpoint.tensors();
+        let mut plans: Vec<_> = tensors.iter().map(|t| plan(&t.name, t.element_type, &t.shape)).collect();
+        plans.push(plan("blk.0.ffn_up.scale", ElementType::F32, &[1]));
+        let file = self.work.join("factor/with.gguf");
+        let mut writer = gguf::Writer::create(&file, checkpoint.metadata(), &plans, true).map_err(text)?;
+        tensors.iter().try_for_each(|t| writer.write(checkpoint.data(t))).map_err(text)?;
+        writer.write(&0.75f32.to_le_bytes()).map_err(text)?;
+        writer.finish().map_err(text)?;
+        Ok(file)
     }
 
     /// A model as GGUF in four parts.

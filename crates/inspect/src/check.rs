@@ -102,7 +102,6 @@ pub fn check(checkpoint: &Checkpoint, progress: &dyn Progress) -> CheckReport {
     }
     for layer in layers {
         progress.step(&layer.name);
-        tensors_checked += layer.parts.len();
         values_checked += layer.rows as u64 * layer.columns as u64;
         if let Some(problem) = first_bad_weight(checkpoint, layer) {
             findings.push(Finding { tensor: Some(layer.name.clone()), problem });
@@ -112,6 +111,8 @@ pub fn check(checkpoint: &Checkpoint, progress: &dyn Progress) -> CheckReport {
         }
         progress.advance(layer.bytes as u64);
     }
+    // Layers may share them.
+    tensors_checked += parts.len();
     findings.extend(packing.err().map(whole));
     findings.extend(checkpoint.check_files().err().map(whole));
     CheckReport { tensors_checked, values_checked, findings, notes }

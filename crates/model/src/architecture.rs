@@ -82,6 +82,9 @@ pub struct Architecture {
     pub tensors: &'static [TensorTemplate],
     /// Other names under which Hugging Face files hold some of them.
     pub hf_aliases: &'static [Alias],
+    /// Files for Hugging Face hold experts under the names of `hf_aliases`; those of `tensors` are of one expert and occur
+    /// where layers are packed one by one (gpt-oss).
+    pub hf_woven: bool,
 }
 
 impl Architecture {
@@ -90,6 +93,17 @@ impl Architecture {
         let class = self.hf_architectures.first().copied().unwrap_or(self.name);
         let endings = ["ForCausalLM", "LMHeadModel", "ForConditionalGeneration"];
         endings.iter().find_map(|end| class.strip_suffix(end)).unwrap_or(class)
+    }
+}
+
+impl Architecture {
+    /// The metadata key of the norms' epsilon: of layer norms their own, unless the family has the other's (Phi-MoE).
+    pub(crate) fn gguf_epsilon(&self) -> (GgufKey, &'static str) {
+        let own = self.norm == Norm::Layer && self.gguf_keys.contains(&GgufKey::LayerNormEpsilon);
+        match own {
+            true => (GgufKey::LayerNormEpsilon, "attention.layer_norm_epsilon"),
+            false => (GgufKey::RmsEpsilon, "attention.layer_norm_rms_epsilon"),
+        }
     }
 }
 
@@ -184,6 +198,9 @@ pub enum Activation {
     ReluSquared,
     /// xIELU, with four parameters in each layer (Apertus).
     Xielu,
+    /// Of a gate `x` and what it multiplies, `y`: `min(x, 7) * sigmoid(1.702 * min(x, 7)) * (clamp(y, -7, 7) + 1)`
+    /// (gpt-oss).
+    ClampedSwiglu,
 }
 
 impl Activation {
@@ -198,11 +215,12 @@ impl Activation {
             "relu" => Some(Self::Relu),
             "relu2" => Some(Self::ReluSquared),
             "xielu" => Some(Self::Xielu),
+            "clamped_swiglu" => Some(Self::ClampedSwiglu),
             _ => None,
         }
     }
 
-    /// Its name in Hugging Face's configurations.
+    /// Its name in Hugging Face's configurations; of the clamped one, which no configuration names, its own.
     pub fn hf_name(self) -> &'static str {
         match self {
             Self::Silu => "silu",
@@ -211,6 +229,7 @@ impl Activation {
             Self::Relu => "relu",
             Self::ReluSquared => "relu2",
             Self::Xielu => "xielu",
+            Self::ClampedSwiglu => "clamped_swiglu",
         }
     }
 }
@@ -465,6 +484,14 @@ pub enum AliasLayout {
     /// of which this role is number `which`.
     Stack {
         /// Matrices of one expert in the tensor.
+        of: usize,
+        /// Which of them, counted from 0.
+        which: usize,
+    },
+    /// All experts in one tensor: of each expert the rows of `of` roles in turn, of which this one is number `which`,
+    /// transposed (`[experts, columns, of * rows]`), or the numbers of vectors (`[experts, of * numbers]`).
+    Woven {
+        /// Roles in the tensor.
         of: usize,
         /// Which of them, counted from 0.
         which: usize,

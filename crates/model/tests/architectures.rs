@@ -8,7 +8,6 @@ use std::path::Path;
 
 use common::fixture;
 use half::{bf16, f16};
-use quern_model::contents::Place;
 use quern_model::hugging_face::configuration_files;
 use quern_model::{Config, Contents, Convention, Packed, View};
 use quern_tensor_io::gguf::Writer;
@@ -220,18 +219,17 @@ fn there_and_back_is_the_same_model() {
         let back = View::hugging_face(&made, Packed::Refused).unwrap_or_else(|e| panic!("{folder}: {e}"));
         let mut names: Vec<&str> = back.tensors().iter().map(|t| t.name.as_str()).collect();
         // Of a multimodal release the text model alone, under the names of a model by itself.
-        let contents = Contents::read(&checkpoint).unwrap();
-        let mut expected: Vec<&str> = contents.tensors().iter().map(|t| t.expected.name.as_str()).collect();
-        if !contents.config().multimodal {
+        let files = View::for_files(&checkpoint).unwrap();
+        let mut expected: Vec<&str> = files.tensors().iter().map(|t| t.name.as_str()).collect();
+        if !files.config().unwrap().multimodal {
             assert_eq!(expected.len(), checkpoint.tensors().len(), "{folder}");
         }
         names.sort_unstable();
         expected.sort_unstable();
         assert_eq!(names, expected, "{folder}");
         for (at, tensor) in back.tensors().iter().enumerate() {
-            let held = contents.tensors().iter().find(|t| t.expected.name == tensor.name).unwrap();
-            let Place::Plain(span) = held.place else { panic!("{folder}: {}", tensor.name) };
-            let source = checkpoint.tensor(&span.info(&checkpoint).name).unwrap();
+            let held = files.tensors().iter().find(|t| t.name == tensor.name).unwrap();
+            let source = checkpoint.tensor(&held.sources[0]).unwrap();
             assert_eq!(tensor.shape, source.info.shape, "{folder}: {}", tensor.name);
             let mut bytes = vec![0; tensor.rows() * tensor.row_bytes];
             back.read(at, 0..tensor.rows(), &mut bytes);

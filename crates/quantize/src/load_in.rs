@@ -109,13 +109,16 @@ impl LoadIn for BlockTypes {
 /// All matrices, or only those within the blocks.
 fn matrices(config: &Config, in_blocks: bool, to: ElementType) -> HashMap<String, ElementType> {
     let expected = config.expected_tensors(config.convention).into_iter();
-    // Routers, tables of positions and convolutions stay as they are, as with every scheme.
+    // Routers, tables of positions, convolutions and the biases of experts stay as they are, as with every scheme.
     let left = [
         TensorRole::Router,
         TensorRole::ChoiceBias,
         TensorRole::SharedRouter,
         TensorRole::PositionEmbedding,
         TensorRole::StateConv,
+        TensorRole::ExpertsGateBias,
+        TensorRole::ExpertsUpBias,
+        TensorRole::ExpertsDownBias,
     ];
     let matrix = |e: &ExpectedTensor| e.shape.len() >= 2 && !left.contains(&e.role);
     let head_norm =

@@ -27,7 +27,7 @@ pub(crate) fn view<'a>(source: &'a Checkpoint, scheme: &str) -> Result<View<'a>>
     match Contents::read(source) {
         Ok(contents) => {
             contents.refuse_quantized()?;
-            View::of_contents(contents)
+            View::for_files(source)
         }
         // Quern cannot run it, but its linear layers can be recognised by their names.
         Err(Error { kind: ErrorKind::Unsupported(why), .. }) => {

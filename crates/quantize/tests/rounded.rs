@@ -24,11 +24,14 @@ fn config(folder: &Path) -> Value {
     serde_json::from_str::<Value>(&text).unwrap()["quantization_config"].clone()
 }
 
+/// Name, outputs and inputs, and the values by number.
+type Made<'a> = (&'a str, [usize; 2], &'a dyn Fn(usize) -> f32);
+
 /// A model of an unknown architecture with these tensors in bf16.
-fn model(folder: &Path, tensors: &[(&str, [usize; 2], &dyn Fn(usize) -> f32)]) -> Checkpoint {
+fn model(folder: &Path, tensors: &[Made<'_>]) -> Checkpoint {
     fs::create_dir_all(folder).unwrap();
     fs::write(folder.join("config.json"), json!({ "model_type": "made_up" }).to_string()).unwrap();
-    let plan = |(name, shape, _): &(&str, [usize; 2], &dyn Fn(usize) -> f32)| TensorPlan {
+    let plan = |(name, shape, _): &Made<'_>| TensorPlan {
         name: (*name).into(),
         element_type: ElementType::BF16,
         shape: shape.to_vec(),

@@ -362,6 +362,11 @@ fn beyond_gpus(config: &Config) -> Option<String> {
             "GPUs support heads of an even size up to {MOST_GPU_HEAD}, and these have {dim} values"
         ));
     }
+    // The kernels have neither sinks nor the function nor experts with biases.
+    if config.architecture.activations.contains(&Activation::ClampedSwiglu) {
+        let what = "GPUs do not compute attention with sinks and experts with biases and a clamped SwiGLU";
+        return Some(what.to_owned());
+    }
     if config.latent.is_some() {
         return Some("GPUs do not compute latent attention".to_owned());
     }

@@ -64,8 +64,9 @@ fn every_architecture_runs_with_it() {
             errors.sort_by(f64::total_cmp);
             let (median, worst) = (errors[errors.len() / 2], errors[errors.len() - 1]);
             eprintln!("{}: median {median:.2e}, worst {worst:.2e}", folder.display());
-            // Rounding may send a token to another expert, and its row is then quite another.
-            let bound = if model.config().experts.is_some() { 1.0 } else { 6e-2 };
+            // Rounding may send a token to another expert, and its row is then quite another: of two rows that have
+            // nothing in common the error is the square root of two.
+            let bound = if model.config().experts.is_some() { 1.5 } else { 6e-2 };
             assert!(median < 3e-2 && worst < bound, "{}: {median:e} {worst:e}", folder.display());
         }
         count += 1;

@@ -7,13 +7,14 @@ use clap::builder::ArgPredicate;
 use quern_quantize::bitsandbytes::Kind;
 use quern_quantize::recipe::{FileType, Override};
 use quern_tensor_io::ElementType;
+use quern_tensor_io::scheme::CodeFormat;
 
 use super::auto::AutoOptions;
 use super::calibration::CalibrationOptions;
 use super::placement::CalibrationDevice;
 use super::record::{CardOptions, NoProvenance};
 use super::shared::{Stated, Threads, model_help};
-use super::values::{bits, element_types, group_size, schemes, type_override};
+use super::values::{bits, element_types, group_size, packings, schemes, type_override};
 
 const EXAMPLES: &str = "\
 Examples:
@@ -36,12 +37,12 @@ pub struct Quantize {
     /// Model to quantize: a directory, a file, or a name on the Hugging Face Hub
     #[arg(long_help = model_help!("Model to quantize"))]
     pub model: PathBuf,
-    /// Scheme to quantize to: gptq, nf4, fp4, int8, any file type of llama-quantize (q4_k_m, q8_0, iq4_xs …), or auto for
-    /// types chosen by measurement
+    /// Scheme to quantize to: gptq, fp8, fp8-block, compressed-tensors, nf4, fp4, int8, any file type of llama-quantize
+    /// (q4_k_m, q8_0, iq4_xs …), or auto for types chosen by measurement
     #[arg(long, value_name = "SCHEME", value_parser = schemes(), hide_possible_values = true, required = false)]
     #[arg(required_unless_present = "recipe", default_value_if("recipe", ArgPredicate::IsPresent, "recipe"))]
     pub to: Scheme,
-    /// File (GGUF types) or directory (gptq, nf4, fp4, int8) to write; required unless --dry-run is given
+    /// File (GGUF types) or directory (the other schemes) to write; required unless --dry-run is given
     #[arg(short, long, value_name = "OUT", required_unless_present = "dry_run")]
     pub output: Option<PathBuf>,
     /// Print the plan and write nothing: every tensor or module, its new type, the total size
@@ -99,6 +100,19 @@ pub enum Scheme {
     Gptq,
     /// NF4, FP4 or int8.
     Bitsandbytes(Kind),
+    /// FP8, a scale for each output.
+    Fp8,
+    /// FP8, a scale for each block of 128 x 128.
+    Fp8Block,
+    /// Integers of compressed-tensors, by rounding.
+    CompressedTensors,
+}
+
+impl Scheme {
+    /// Whether it is by rounding, for vLLM.
+    pub fn is_rounded(self) -> bool {
+        matches!(self, Self::Fp8 | Self::Fp8Block | Self::CompressedTensors)
+    }
 }
 
 /// Options for GGUF types.
@@ -146,9 +160,9 @@ impl GgufOptions {
 
 /// Options for GPTQ.
 #[derive(Debug, Args)]
-#[command(next_help_heading = "GPTQ")]
+#[command(next_help_heading = "GPTQ and compressed-tensors")]
 pub struct GptqOptions {
-    /// Bits per weight: 2, 3, 4 or 8 [default: 4]
+    /// Bits per weight: 2, 3, 4 or 8; compressed-tensors 4 or 8 [default: 4]
     #[arg(long, value_name = "N", value_parser = bits)]
     pub bits: Option<u32>,
     /// Number of input columns that share a scale, or -1 for one scale per row [default: 128]
@@ -157,21 +171,31 @@ pub struct GptqOptions {
     /// Form groups in the order of activation size (act-order), which makes inference slower
     #[arg(long)]
     pub desc_act: bool,
-    /// Store a zero point per group (asymmetric), written as gptq_v2
+    /// Store a zero point per group (asymmetric); GPTQ's tensors are then written as gptq_v2
     #[arg(long)]
     pub asym: bool,
+    /// Tensors to write the codes of gptq in: gptq, compressed-tensors or awq [default: gptq]
+    ///
+    /// vLLM and transformers read all of them; with --asym, vLLM reads compressed-tensors and awq only.
+    #[arg(long, value_name = "FORMAT", value_parser = packings(), hide_possible_values = true)]
+    pub packing: Option<CodeFormat>,
 }
 
 impl GptqOptions {
     /// Whether any of them was given.
     pub fn any_given(&self) -> bool {
-        self.bits.is_some() || self.group_size.is_some() || self.desc_act || self.asym
+        self.bits.is_some() || self.group_size.is_some() || self.asym || self.beyond_rounding()
+    }
+
+    /// Whether any was given that rounding alone has no use for.
+    pub fn beyond_rounding(&self) -> bool {
+        self.desc_act || self.packing.is_some()
     }
 }
 
 /// Rules for GPTQ. They follow the options of the calibration in recorded commands.
 #[derive(Debug, Args)]
-#[command(next_help_heading = "GPTQ")]
+#[command(next_help_heading = "GPTQ and compressed-tensors")]
 pub struct RuleOptions {
     /// Settings for single modules, as JSON or in a file (@FILE)
     ///
@@ -198,7 +222,8 @@ pub struct BitsandbytesOptions {
     /// Keep the scales in f32
     #[arg(long)]
     pub no_double_quant: bool,
-    /// Leave a module unquantized: the start or end of its name, or a regular expression (repeatable)
+    /// Leave a module unquantized: the start or end of its name, or a regular expression (repeatable); also with fp8,
+    /// fp8-block and compressed-tensors
     #[arg(long, value_name = "NAME")]
     pub skip_module: Vec<String>,
 }
@@ -206,6 +231,11 @@ pub struct BitsandbytesOptions {
 impl BitsandbytesOptions {
     /// Whether any of them was given.
     pub fn any_given(&self) -> bool {
-        self.block_size.is_some() || self.double_quant || self.no_double_quant || !self.skip_module.is_empty()
+        self.beyond_modules() || !self.skip_module.is_empty()
+    }
+
+    /// Whether any was given that does not choose modules.
+    pub fn beyond_modules(&self) -> bool {
+        self.block_size.is_some() || self.double_quant || self.no_double_quant
     }
 }

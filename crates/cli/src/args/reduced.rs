@@ -15,7 +15,7 @@ use crate::model;
 /// Options whose value is a path, or may name one.
 const PATHS: [&str; 6] = ["model", "imatrix", "calibration", "text", "dynamic", "recipe"];
 /// Options that decide the bytes, written as they were typed.
-const KEPT: [&str; 33] = [
+const KEPT: [&str; 34] = [
     "to",
     "architecture",
     "allow-requantize",
@@ -35,6 +35,7 @@ const KEPT: [&str; 33] = [
     "group-size",
     "desc-act",
     "asym",
+    "packing",
     "damp",
     "samples",
     "context",

@@ -7,6 +7,7 @@ use quern_quantize::recipe::{FileType, Override};
 use quern_run::KvType;
 use quern_run::placement::{DeviceChoice, GpuLayers, MemoryLimits};
 use quern_tensor_io::ElementType;
+use quern_tensor_io::scheme::{CodeFormat, GptqFormat};
 
 use super::choice::Choice;
 use super::quantize::{GroupSize, Scheme};
@@ -15,9 +16,24 @@ use crate::format;
 /// Values of `quantize --to`.
 pub(super) fn schemes() -> Choice<Scheme> {
     Choice::new(scheme, || {
-        let others = ["gptq", "nf4", "fp4", "int8", "auto"].map(str::to_owned).into_iter();
+        let others = ["gptq", "fp8", "fp8-block", "compressed-tensors", "nf4", "fp4", "int8", "auto"];
+        let others = others.map(str::to_owned).into_iter();
         others.chain(FileType::ALL.iter().map(|t| t.name().to_lowercase())).collect()
     })
+}
+
+/// Values of `--packing`.
+pub(super) fn packings() -> Choice<CodeFormat> {
+    Choice::new(packing, || PACKINGS.map(|format| format.name().to_owned()).to_vec())
+}
+
+/// Tensors that GPTQ's codes can be written in; zero points of their own make the first `gptq_v2`.
+const PACKINGS: [CodeFormat; 3] =
+    [CodeFormat::Gptq(GptqFormat::V1), CodeFormat::CompressedTensors, CodeFormat::Awq];
+
+fn packing(name: &str) -> Result<CodeFormat, String> {
+    let found = PACKINGS.into_iter().find(|format| format.name().eq_ignore_ascii_case(name));
+    found.ok_or_else(|| format!("choose {}", PACKINGS.map(CodeFormat::name).join(", ")))
 }
 
 /// Values of `convert --to`.
@@ -58,12 +74,18 @@ fn scheme(name: &str) -> Result<Scheme, String> {
     match name.to_ascii_lowercase().as_str() {
         "auto" => return Ok(Scheme::Auto),
         "recipe" => return Ok(Scheme::Recipe),
+        "fp8" => return Ok(Scheme::Fp8),
+        "fp8-block" => return Ok(Scheme::Fp8Block),
+        "compressed-tensors" => return Ok(Scheme::CompressedTensors),
         _ => {}
     }
     let kind = Kind::from_name(name).map(Scheme::Bitsandbytes);
     kind.or_else(|| FileType::from_name(name).map(Scheme::Gguf)).ok_or_else(|| {
         let known: Vec<_> = FileType::ALL.iter().map(|t| t.name().to_lowercase()).collect();
-        format!("unknown scheme; choose gptq, nf4, fp4, int8, auto, or a GGUF type: {}", known.join(", "))
+        format!(
+            "unknown scheme; choose gptq, fp8, fp8-block, compressed-tensors, nf4, fp4, int8, auto, or a GGUF type: {}",
+            known.join(", ")
+        )
     })
 }
 

@@ -232,6 +232,9 @@ fn write_card(
     let summary = quern_inspect::summarize(written);
     let scheme = match (&summary.quantization, summary.scheme.as_str()) {
         (Some(q), "gptq") => CardScheme::Gptq { bits: q.bits },
+        (Some(q), name @ "compressed-tensors") => CardScheme::Compressed(format!("{name} {}-bit", q.bits)),
+        (_, name @ "fp8") => CardScheme::Compressed(name.to_owned()),
+        (_, "awq") => CardScheme::Awq,
         (_, name @ ("nf4" | "fp4" | "int8")) => CardScheme::Bitsandbytes(name.to_owned()),
         (_, name) => CardScheme::Type(name.to_owned()),
     };

@@ -8,6 +8,8 @@
 //! dS = P (dP - sum(dO O))       dQ = scale dS K       dK += scale dSᵀ Q
 //! ```
 //!
+//! A head's sink takes its share of each sum and has no value, so that it changes P alone.
+//!
 //! Keys are taken in tiles of 64 too, so that each product is one of small pieces that are stored one after the other.
 //! Head sizes are padded with zeros to whole vectors.
 
@@ -40,6 +42,7 @@ pub struct Attended<'a> {
 
 /// Gradients of queries, keys and values, written to `to` in this order, from those of the results, `d_out`. `sequences`
 /// are the tokens of each sequence; a query sees the positions of its own sequence up to itself, within the window.
+/// `sinks` are one score for each query head, or none at all.
 ///
 /// # Errors
 /// Lengths that do not fit the shape.
@@ -47,7 +50,7 @@ pub fn attention_backward(
     pool: &Pool,
     shape: &AttentionShape,
     sequences: &[Range<usize>],
-    attended: Attended<'_>,
+    (attended, sinks): (Attended<'_>, &[f32]),
     d_out: &[f32],
     to: [&mut [f32]; 3],
 ) -> Result<()> {
@@ -61,6 +64,9 @@ pub fn attention_backward(
     }
     for values in [k, v, d_k, d_v] {
         same("attention backward: keys and values", key, values.len())?;
+    }
+    if !sinks.is_empty() {
+        same("attention backward: a sink for each head", heads, sinks.len())?;
     }
     let [d_q, d_k, d_v] = [d_q, d_k, d_v].map(Shared::new);
     pool.run(sequences.len() * kv_heads, |task| {
@@ -79,7 +85,8 @@ pub fn attention_backward(
         let group = heads / kv_heads;
         for head in kv_head * group..(kv_head + 1) * group {
             let [q, out, d_out] = [q, out, d_out].map(|values| rows(values, heads, head));
-            let d = keys.add_query_head(pool.level(), shape, sequence.len(), &q, &out, &d_out);
+            let sink = sinks.get(head).copied();
+            let d = keys.add_query_head(pool.level(), (shape, sink), sequence.len(), &q, &out, &d_out);
             write(&d_q, &d, heads, head);
         }
         write(&d_k, &keys.d_k, kv_heads, kv_head);
@@ -174,7 +181,7 @@ impl KeyHead {
     fn add_query_head(
         &mut self,
         level: Level,
-        shape: &AttentionShape,
+        (shape, sink): (&AttentionShape, Option<f32>),
         tokens: usize,
         q: &Padded,
         out: &Padded,
@@ -196,7 +203,7 @@ impl KeyHead {
             }
             let lines = self.scores.chunks_exact_mut(stride).zip(self.slopes.chunks_exact_mut(stride));
             for (at, (scores, slopes)) in (first..first + rows).zip(lines) {
-                softmax(level, shape, at, scores, slopes);
+                softmax(level, (shape, sink), at, scores, slopes);
             }
             let pairs = out.tile(block).chunks_exact(width).zip(d_out.chunks_exact(width)).take(rows);
             let owed = pairs.map(|(out, d)| out.iter().zip(d).map(|(o, d)| o * d).sum::<f32>());
@@ -246,7 +253,13 @@ fn product(
 
 /// Turns the products of query `at` with all keys into probabilities, zero where it does not see; `slopes` become the
 /// derivatives of the scores that are compared by the products.
-fn softmax(level: Level, shape: &AttentionShape, at: usize, scores: &mut [f32], slopes: &mut [f32]) {
+fn softmax(
+    level: Level,
+    (shape, sink): (&AttentionShape, Option<f32>),
+    at: usize,
+    scores: &mut [f32],
+    slopes: &mut [f32],
+) {
     let first = shape.window.map_or(0, |window| (at + 1).saturating_sub(window));
     scores[at + 1..].fill(0.0);
     scores[..first].fill(0.0);
@@ -263,7 +276,14 @@ fn softmax(level: Level, shape: &AttentionShape, at: usize, scores: &mut [f32], 
                 .for_each(|(slope, s)| *slope = shape.scale * (1.0 - (s / cap).powi(2)));
         }
     }
+    let largest = seen.iter().copied().fold(f32::NEG_INFINITY, f32::max);
     ops::softmax(level, seen);
+    if let Some(sink) = sink {
+        // The largest probability is one over the sum of e^(score - largest).
+        let most = seen.iter().copied().fold(0.0, f32::max);
+        let share = 1.0 / (1.0 + (sink - largest).exp() * most);
+        seen.iter_mut().for_each(|p| *p *= share);
+    }
 }
 
 #[cfg(test)]
@@ -272,7 +292,13 @@ mod tests {
     use crate::testing::Random;
 
     /// Attention of one sequence in f64: the sum of `d * result`.
-    fn value(shape: &AttentionShape, q: &[f64], k: &[f64], v: &[f64], d: &[f64]) -> (f64, Vec<f64>) {
+    fn value(
+        (shape, sinks): (&AttentionShape, &[f32]),
+        q: &[f64],
+        k: &[f64],
+        v: &[f64],
+        d: &[f64],
+    ) -> (f64, Vec<f64>) {
         let (heads, kv_heads, dim) = (shape.heads, shape.kv_heads, shape.head_dim);
         let n = q.len() / (heads * dim);
         let mut out = vec![0f64; q.len()];
@@ -285,7 +311,8 @@ mod tests {
                 shape.softcap.map_or(dot, |c| f64::from(c) * (dot / f64::from(c)).tanh())
             };
             let weights: Vec<f64> = (first..=i).map(|j| score(j).exp()).collect();
-            let sum: f64 = weights.iter().sum();
+            let sink = sinks.get(h).map_or(0.0, |&sink| f64::from(sink).exp());
+            let sum = weights.iter().sum::<f64>() + sink;
             let out = &mut out[(i * heads + h) * dim..][..dim];
             for (j, w) in (first..=i).zip(weights) {
                 out.iter_mut().zip(&v[at(j)..]).for_each(|(o, v)| *o += w / sum * v);
@@ -298,10 +325,11 @@ mod tests {
     fn gradients_are_those_of_the_formula() {
         let plain =
             AttentionShape { heads: 4, kv_heads: 2, head_dim: 12, scale: 0.4, window: None, softcap: None };
-        for shape in [
-            plain,
-            AttentionShape { window: Some(9), kv_heads: 1, softcap: Some(2.0), head_dim: 16, ..plain },
-        ] {
+        let other =
+            AttentionShape { window: Some(9), kv_heads: 1, softcap: Some(2.0), head_dim: 16, ..plain };
+        for (shape, sinks) in
+            [(plain, &[][..]), (plain, &[0.5, -2.0, 3.0, 1.0]), (other, &[1.0, 2.0, 0.0, -1.0])]
+        {
             let mut random = Random::new(5);
             let lengths = [70usize, 1, 5];
             let n: usize = lengths.iter().sum();
@@ -320,7 +348,7 @@ mod tests {
                 |s: &Range<usize>, values: &[f32], width| wide(&values[s.start * width..s.end * width]);
             for s in &sequences {
                 let [q, d] = [&q, &d].map(|x| part(s, x, query));
-                let (_, made) = value(&shape, &q, &part(s, &k, key), &part(s, &v, key), &d);
+                let (_, made) = value((&shape, sinks), &q, &part(s, &k, key), &part(s, &v, key), &d);
                 let to = &mut out[s.start * query..s.end * query];
                 to.iter_mut().zip(made).for_each(|(to, made)| *to = made as f32);
             }
@@ -328,7 +356,7 @@ mod tests {
                 (vec![0f32; n * query], vec![0f32; n * key], vec![0f32; n * key]);
             let attended = Attended { q: &q, k: &k, v: &v, out: &out };
             let to = [&mut *d_q, &mut *d_k, &mut *d_v];
-            attention_backward(&Pool::new(2), &shape, &sequences, attended, &d, to).unwrap();
+            attention_backward(&Pool::new(2), &shape, &sequences, (attended, sinks), &d, to).unwrap();
             for s in &sequences {
                 let [q, d] = [&q, &d].map(|x| part(s, x, query));
                 let [k, v] = [&k, &v].map(|x| part(s, x, key));
@@ -337,7 +365,7 @@ mod tests {
                         let at = |step: f64| {
                             let mut all = [q.clone(), k.clone(), v.clone()];
                             all[which][i] += step;
-                            value(&shape, &all[0], &all[1], &all[2], &d).0
+                            value((&shape, sinks), &all[0], &all[1], &all[2], &d).0
                         };
                         let expected = (at(1e-5) - at(-1e-5)) / 2e-5;
                         let got = f64::from(got[s.start * width + i]);
@@ -356,6 +384,11 @@ mod tests {
         let (mut d_q, mut d_k, mut d_v) = ([0f32; 16], [0f32; 8], [0f32; 7]);
         let attended = Attended { q: &q, k: &k, v: &k, out: &q };
         let to = [&mut d_q[..], &mut d_k[..], &mut d_v[..]];
-        assert!(attention_backward(&Pool::new(1), &shape, &[0..1, 1..2], attended, &q, to).is_err());
+        let given = (attended, &[][..]);
+        assert!(attention_backward(&Pool::new(1), &shape, &[0..1, 1..2], given, &q, to).is_err());
+        let mut d_v = [0f32; 8];
+        let to = [&mut d_q[..], &mut d_k[..], &mut d_v[..]];
+        let given = (attended, &[1.0][..]);
+        assert!(attention_backward(&Pool::new(1), &shape, &[0..1, 1..2], given, &q, to).is_err());
     }
 }

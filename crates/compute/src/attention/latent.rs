@@ -211,7 +211,8 @@ impl Job<'_> {
         let keys = Keys { head_stride: 0, ..self.keys };
         let mut gathered = vec![0f32; n * heads * rank];
         // Lengths were checked.
-        let done = gather_all(pool, &shape, &queries, self.first, (keys, Of::Keys(rank)), &mut gathered);
+        let done =
+            gather_all(pool, &shape, (&queries, self.first), (keys, Of::Keys(rank)), &[], &mut gathered);
         debug_assert!(done.is_ok());
         let shared = Shared::new(out);
         pool.run(heads, |head| {

@@ -13,6 +13,8 @@
 //! One block of queries (generating text) over many keys is also split into spans of keys, so that every thread
 //! has work, and the spans' results are combined in order. The splits, and with them the order of additions, depend
 //! on the shapes alone, never on the threads.
+//!
+//! A head may have a sink (gpt-oss): a score without a value, which takes its share of the sum that results are divided by.
 
 mod backward;
 mod cache;
@@ -35,7 +37,7 @@ pub use backward::{Attended, attention_backward};
 pub use cache::{CacheData, KEY_GROUP, Keys, Values, put_key_f16, put_key_f32, put_key_q8_0};
 pub use latent::{LatentShape, LatentUp, latent_attention};
 pub use q8_0::encode_q8_0;
-use softmax::{Online, merge, online};
+use softmax::{Online, merge, online, share};
 
 /// Keys handled at a time.
 const KEYS: usize = 64;
@@ -65,20 +67,20 @@ pub struct AttentionShape {
 
 /// Attention of `n` queries (`q` and `out`: `[n][heads][head_dim]`) at positions `first..first + n` over the
 /// keys and values of positions `0..first + n`, which the cache already holds: query i sees the positions up
-/// to its own.
+/// to its own. `sinks` are one score for each query head, or none at all: they are compared with the scores as they are,
+/// after scale and soft cap.
 ///
 /// # Errors
 /// Lengths that do not fit the shape, a cache too short.
 pub fn attention(
     pool: &Pool,
     shape: &AttentionShape,
-    q: &[f32],
-    first: usize,
-    keys: Keys,
-    values: Values,
+    (q, first): (&[f32], usize),
+    (keys, values): (Keys, Values),
+    sinks: &[f32],
     out: &mut [f32],
 ) -> Result<()> {
-    gather_all(pool, shape, q, first, (keys, Of::Cache(values)), out)
+    gather_all(pool, shape, (q, first), (keys, Of::Cache(values)), sinks, out)
 }
 
 /// Where the values are.
@@ -95,9 +97,9 @@ enum Of<'a> {
 fn gather_all(
     pool: &Pool,
     shape: &AttentionShape,
-    q: &[f32],
-    first: usize,
+    (q, first): (&[f32], usize),
     (keys, values): (Keys, Of),
+    sinks: &[f32],
     out: &mut [f32],
 ) -> Result<()> {
     let level = pool.level();
@@ -118,6 +120,9 @@ fn gather_all(
             out.len(),
         ));
     }
+    if !sinks.is_empty() && sinks.len() != heads {
+        return Err(lengths("attention: a sink for each head", heads, sinks.len()));
+    }
     if n == 0 {
         return Ok(());
     }
@@ -137,7 +142,7 @@ fn gather_all(
         // SAFETY: each (token, head) belongs to one task.
         unsafe { out.slice((token * heads + head) * value_dim, value_dim) }.copy_from_slice(result);
     };
-    let job = Job { level, shape, q, first, keys, values, value_dim };
+    let job = Job { level, shape, q, first, keys, values, value_dim, sinks };
     if blocks > 1 {
         pool.run(kv_heads * blocks, |task| {
             // Later blocks see more keys: start with them, so that no long task remains at the end.
@@ -194,6 +199,7 @@ struct Job<'a> {
     values: Of<'a>,
     /// Numbers of a value.
     value_dim: usize,
+    sinks: &'a [f32],
 }
 
 /// A key-value head and some queries.
@@ -247,11 +253,14 @@ impl Gathered {
         self
     }
 
-    /// Divides by the sums and passes each (token, head, result) to `put`.
+    /// Divides by the sums, those of the sinks included, and passes each (token, head, result) to `put`.
     fn finish(mut self, task: &Task, put: impl Fn(usize, usize, &[f32])) {
         let value_dim = task.job.value_dim;
         for (row, result) in self.result.chunks_exact_mut(self.width).enumerate() {
-            let inverse = 1.0 / self.sums[row].1;
+            let inverse = match task.job.sinks.get(task.head(row)) {
+                None => 1.0 / self.sums[row].1,
+                Some(&sink) => share(self.sums[row], sink),
+            };
             result.iter_mut().for_each(|x| *x *= inverse);
             put(task.token(row), task.head(row), &result[..value_dim]);
         }

@@ -207,6 +207,14 @@ pub(super) fn merge(sum: &mut (f32, f32), result: &mut [f32], other: (f32, f32),
     result.iter_mut().zip(values).for_each(|(x, y)| *x = *x * own + y * others);
 }
 
+/// What a row's result is multiplied with: one over its sum, after a sink has joined it.
+pub(super) fn share((largest, sum): (f32, f32), sink: f32) -> f32 {
+    // Whichever is larger, no exponent is positive.
+    let most = larger(largest, sink);
+    let own = exp(largest - most);
+    own / (sum * own + exp(sink - most))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -13,7 +13,7 @@ fn noise(seed: u32, len: usize) -> Vec<f32> {
 }
 
 /// Softmax attention in f64, straight from the definition.
-fn reference(s: &AttentionShape, q: &[f32], first: usize, k: &[f32], v: &[f32]) -> Vec<f64> {
+fn reference(s: &AttentionShape, q: &[f32], first: usize, k: &[f32], v: &[f32], sinks: &[f32]) -> Vec<f64> {
     let (d, n) = (s.head_dim, q.len() / s.heads / s.head_dim);
     let mut out = vec![0f64; q.len()];
     for i in 0..n {
@@ -29,7 +29,7 @@ fn reference(s: &AttentionShape, q: &[f32], first: usize, k: &[f32], v: &[f32]) 
                 Some(cap) => cap * (dot(p) * f64::from(s.scale) / cap).tanh(),
             };
             let e: Vec<f64> = (begin..end).map(|p| score(p).exp()).collect();
-            let total: f64 = e.iter().sum();
+            let total = e.iter().sum::<f64>() + sinks.get(h).map_or(0.0, |&sink| f64::from(sink).exp());
             for c in 0..d {
                 let sum: f64 = (begin..end).zip(&e).map(|(p, e)| e * f64::from(v[at(p) + c])).sum();
                 out[(i * s.heads + h) * d + c] = sum / total;
@@ -60,14 +60,20 @@ fn f32s(x: &[f16]) -> Vec<f32> {
     x.iter().map(|x| x.to_f32()).collect()
 }
 
-fn check(shape: &AttentionShape, q: &[f32], first: usize, caches: [(Keys, Values); 2], expected: &[f64]) {
+fn check(
+    shape: &AttentionShape,
+    (q, first): (&[f32], usize),
+    caches: [(Keys, Values); 2],
+    sinks: &[f32],
+    expected: &[f64],
+) {
     for level in Level::available() {
         let mut results = Vec::new();
         for threads in [1, 3] {
             let pool = Pool::with_level(threads, level);
-            for (k, v) in caches {
+            for cache in caches {
                 let mut out = vec![0f32; q.len()];
-                attention(&pool, shape, q, first, k, v, &mut out).unwrap();
+                attention(&pool, shape, (q, first), cache, sinks, &mut out).unwrap();
                 for (a, b) in out.iter().zip(expected) {
                     assert!((f64::from(*a) - b).abs() < 3e-6, "{shape:?} {level:?}: {a} {b}");
                 }
@@ -112,7 +118,10 @@ fn matches_the_definition() {
             (keys(CacheData::F16(&k)), values(CacheData::F16(&v))),
             (keys(CacheData::F32(&kt)), values(CacheData::F32(&vf))),
         ];
-        check(&shape, &q, first, both, &reference(&shape, &q, first, &kf, &vf));
+        // Sinks far below and far above the scores, and near them; some shapes have none.
+        let sinks: Vec<f32> =
+            (0..if n % 2 == 1 { heads } else { 0 }).map(|h| [0.5, -9.0, 20.0, 3.0][h % 4]).collect();
+        check(&shape, (&q, first), both, &sinks, &reference(&shape, &q, first, &kf, &vf, &sinks));
 
         let padded = head_dim.next_multiple_of(32);
         let (_, kf) = q8_0(&numbers(2), head_dim);
@@ -131,7 +140,7 @@ fn matches_the_definition() {
             ),
             (keys(CacheData::F32(&kt)), values(CacheData::F32(&vf))),
         ];
-        check(&shape, &q, first, both, &reference(&shape, &q, first, &kf, &vf));
+        check(&shape, (&q, first), both, &sinks, &reference(&shape, &q, first, &kf, &vf, &sinks));
     }
 }
 
@@ -184,7 +193,7 @@ fn short_caches_are_refused() {
     let mut run = |q: &[f32], first, numbers: [usize; 2], head_stride| {
         let [k, v] = numbers.map(|n| CacheData::F32(&data[..n]));
         let values = Values { data: v, position_stride: 4, head_stride: 4 };
-        attention(&pool, &shape, q, first, Keys { data: k, head_stride }, values, &mut out)
+        attention(&pool, &shape, (q, first), (Keys { data: k, head_stride }, values), &[], &mut out)
     };
     assert!(run(&[0.0; 8], 1, [64, 11], 64).is_ok());
     assert!(run(&[0.0; 8], 2, [64, 11], 64).is_err());
@@ -203,7 +212,7 @@ fn q8_0_rows_are_whole_blocks() {
         let mut out = [0f32; 20];
         let keys = Keys { data: CacheData::Q8_0(&data), head_stride: 16 * 32 };
         let values = Values { data: CacheData::Q8_0(&data[..blocks * 34]), position_stride, head_stride };
-        attention(&Pool::new(1), &shape, &[0.0; 20], first, keys, values, &mut out)
+        attention(&Pool::new(1), &shape, (&[0.0; 20], first), (keys, values), &[], &mut out)
     };
     assert!(run(2, 3, 32, 32).is_ok());
     assert!(run(3, 3, 32, 32).is_err());

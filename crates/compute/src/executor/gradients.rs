@@ -3,7 +3,7 @@
 
 use std::ops::Range;
 
-use super::{Executor, Half, Linear, Norm, Values, ValuesMut};
+use super::{Executor, Half, Linear, Norm, Values, ValuesMut, Vector};
 use crate::attention::{Attended, AttentionShape};
 use crate::error::same;
 use crate::ops::{Activation, RopeStyle};
@@ -36,6 +36,8 @@ pub struct Recorded<'a> {
     pub v: Values<'a>,
     /// Results.
     pub out: Values<'a>,
+    /// A score for each head that joins the sum of its softmax and has no value. Only on the CPU.
+    pub sinks: Option<&'a Vector>,
     /// Logarithms of the sums of the exponentials of the scores, `[tokens][heads]`, as [`Executor::attention`] writes them.
     /// Not read on the CPU.
     pub log_sums: Values<'a>,
@@ -186,12 +188,14 @@ impl Executor {
     ) -> Result<()> {
         match &mut self.half {
             Half::Cpu(cpu) => {
-                let Recorded { q, k, v, out, log_sums: _ } = recorded;
+                let Recorded { q, k, v, out, sinks, log_sums: _ } = recorded;
                 let attended = Attended { q: q.host()?, k: k.host()?, v: v.host()?, out: out.host()? };
                 let [q, k, v] = to;
                 let to = [q.host()?, k.host()?, v.host()?];
                 let d_out = d_out.host()?;
-                crate::attention::attention_backward(cpu.pool(), shape, sequences, attended, d_out, to)
+                let sinks = sinks.map_or(Ok(&[][..]), |sinks| sinks.host())?;
+                let given = (attended, sinks);
+                crate::attention::attention_backward(cpu.pool(), shape, sequences, given, d_out, to)
             }
             #[cfg(feature = "cuda")]
             Half::Cuda(cuda) => cuda.attention_backward(shape, sequences, recorded, d_out, to),

@@ -1,6 +1,6 @@
 //! Arguments of the operations.
 
-use super::{Linear, Norm, Values, ValuesMut};
+use super::{Linear, Norm, Values, ValuesMut, Vector};
 use crate::attention::LatentShape;
 use crate::error::same;
 use crate::ops::{Activation, RopeStyle};
@@ -103,6 +103,8 @@ pub struct Attend<'a> {
     pub norms_last: bool,
     /// Rotation, if any.
     pub rotate: Option<Rotate<'a>>,
+    /// A score for each query head that joins the sum of its softmax and has no value.
+    pub sinks: Option<&'a Vector>,
     /// Queries, keys and values of the tokens.
     pub heads: Heads<'a>,
     /// `[tokens - skip][heads][head_dim]`.

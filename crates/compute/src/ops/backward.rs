@@ -2,6 +2,7 @@
 
 use super::exp;
 use super::gated::{Activation, erf, gelu, gelu_tanh, relu_squared, silu};
+use super::gated::{clamped_swish, clamped_swish_slope, clamped_up, clamped_up_slope};
 use crate::simd::{Level, Op, dispatch};
 
 /// Derivative of [`silu`]: `s + x s (1 - s)` with `s = 1 / (1 + e^-x)`.
@@ -64,6 +65,7 @@ pub fn activate_backward(level: Level, activation: Activation, x: &mut [f32], d:
                 Activation::GeluTanh => map(x, d, gelu_tanh_slope),
                 Activation::Relu => map(x, d, step),
                 Activation::ReluSquared => map(x, d, |x| 2.0 * x.max(0.0)),
+                Activation::ClampedSwiglu => map(x, d, clamped_swish_slope),
             }
         }
     }
@@ -95,6 +97,12 @@ pub fn activate_mul_backward(
                 Activation::GeluTanh => map_mul(gate, up, d, gelu_tanh, gelu_tanh_slope),
                 Activation::Relu => map_mul(gate, up, d, |x| x.max(0.0), step),
                 Activation::ReluSquared => map_mul(gate, up, d, relu_squared, |x| 2.0 * x.max(0.0)),
+                Activation::ClampedSwiglu => {
+                    for ((gate, up), d) in gate.iter_mut().zip(up).zip(d) {
+                        let by_gate = clamped_up(*up) * clamped_swish_slope(*gate);
+                        (*gate, *up) = (d * by_gate, d * clamped_swish(*gate) * clamped_up_slope(*up));
+                    }
+                }
             }
         }
     }
@@ -182,6 +190,29 @@ mod tests {
             }
             Activation::Relu => x.max(0.0),
             Activation::ReluSquared => x.max(0.0).powi(2),
+            Activation::ClampedSwiglu => x.min(7.0) / (1.0 + (-1.702 * x.min(7.0)).exp()),
+        }
+    }
+
+    #[test]
+    fn the_clamped_activation_has_the_slopes_of_both_factors() {
+        let activation = Activation::ClampedSwiglu;
+        let x: Vec<f32> = (-500..500).map(|i| (i as f32 + 0.5) / 50.0).collect();
+        let up: Vec<f32> = x.iter().map(|x| 9.0 * (0.7 * x).cos()).collect();
+        let d: Vec<f32> = x.iter().map(|x| (3.0 * x).sin()).collect();
+        for level in Level::available() {
+            let (mut plain, mut gate, mut by) = (x.clone(), x.clone(), up.clone());
+            activate_backward(level, activation, &mut plain, &d);
+            activate_mul_backward(level, activation, &mut gate, &mut by, &d);
+            for i in 0..x.len() {
+                let (x, u, d) = (f64::from(x[i]), f64::from(up[i]), f64::from(d[i]));
+                let second = |u: f64| u.clamp(-7.0, 7.0) + 1.0;
+                let expected = d * slope(|x| exact(activation, x), x);
+                assert!((f64::from(plain[i]) - expected).abs() < 4e-6, "{x}: {}", plain[i]);
+                assert!((f64::from(gate[i]) - expected * second(u)).abs() < 2e-5, "{x}");
+                let expected = d * exact(activation, x) * slope(second, u);
+                assert!((f64::from(by[i]) - expected).abs() < 1e-5, "{x}");
+            }
         }
     }
 

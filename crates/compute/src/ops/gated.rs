@@ -16,7 +16,14 @@ pub enum Activation {
     Relu,
     /// `max(x, 0)²` (So et al., arXiv 2109.08668).
     ReluSquared,
+    /// Of a gate and what it multiplies: `min(x, 7) / (1 + e^(-1.702 min(x, 7))) (clamp(y, -7, 7) + 1)` (gpt-oss). Of one
+    /// vector its first factor.
+    ClampedSwiglu,
 }
+
+/// Where [`Activation::ClampedSwiglu`] cuts values off, and how steep its sigmoid is.
+const LIMIT: f32 = 7.0;
+const STEEPNESS: f32 = 1.702;
 
 #[inline(always)]
 pub(super) fn silu(x: f32) -> f32 {
@@ -65,6 +72,32 @@ pub(super) fn relu_squared(x: f32) -> f32 {
     x * x
 }
 
+/// The first factor of [`Activation::ClampedSwiglu`].
+#[inline(always)]
+pub(super) fn clamped_swish(x: f32) -> f32 {
+    let x = if x > LIMIT { LIMIT } else { x };
+    x / (1.0 + exp(-STEEPNESS * x))
+}
+
+/// Its derivative: with `s = 1 / (1 + e^(-1.702 x))`, `s + 1.702 x s (1 - s)`, zero beyond the limit.
+#[inline(always)]
+pub(super) fn clamped_swish_slope(x: f32) -> f32 {
+    let s = 1.0 / (1.0 + exp(-STEEPNESS * x));
+    if x > LIMIT { 0.0 } else { s + STEEPNESS * x * s * (1.0 - s) }
+}
+
+/// The second factor of [`Activation::ClampedSwiglu`].
+#[inline(always)]
+pub(super) fn clamped_up(x: f32) -> f32 {
+    x.clamp(-LIMIT, LIMIT) + 1.0
+}
+
+/// Its derivative.
+#[inline(always)]
+pub(super) fn clamped_up_slope(x: f32) -> f32 {
+    if x.abs() > LIMIT { 0.0 } else { 1.0 }
+}
+
 /// `x = f(x)`.
 #[inline(always)]
 fn map(x: &mut [f32], f: impl Fn(f32) -> f32) {
@@ -90,6 +123,7 @@ pub fn activate(level: Level, activation: Activation, x: &mut [f32]) {
                 Activation::GeluTanh => map(self.1, gelu_tanh),
                 Activation::Relu => map(self.1, |x| x.max(0.0)),
                 Activation::ReluSquared => map(self.1, relu_squared),
+                Activation::ClampedSwiglu => map(self.1, clamped_swish),
             }
         }
     }
@@ -112,6 +146,10 @@ pub fn activate_mul(level: Level, activation: Activation, gate: &mut [f32], up: 
                 Activation::GeluTanh => map_mul(self.1, self.2, gelu_tanh),
                 Activation::Relu => map_mul(self.1, self.2, |x| x.max(0.0)),
                 Activation::ReluSquared => map_mul(self.1, self.2, relu_squared),
+                Activation::ClampedSwiglu => {
+                    let pairs = self.1.iter_mut().zip(self.2);
+                    pairs.for_each(|(g, u)| *g = clamped_swish(*g) * clamped_up(*u));
+                }
             }
         }
     }
@@ -174,34 +212,43 @@ mod tests {
             }
             Activation::Relu => x.max(0.0),
             Activation::ReluSquared => x.max(0.0).powi(2),
+            Activation::ClampedSwiglu => x.min(7.0) / (1.0 + (-1.702 * x.min(7.0)).exp()),
         }
     }
 
     #[test]
     fn activations_follow_their_formulas() {
         let x: Vec<f32> = (-4000..4000).map(|i| i as f32 / 200.0).collect();
-        let up: Vec<f32> = x.iter().map(|x| x.cos()).collect();
         let all = [
             Activation::Silu,
             Activation::Gelu,
             Activation::GeluTanh,
             Activation::Relu,
             Activation::ReluSquared,
+            Activation::ClampedSwiglu,
         ];
         for (level, activation) in Level::available().flat_map(|level| all.map(|a| (level, a))) {
             let (mut plain, mut gated) = (x.clone(), x.clone());
+            // Beyond the limits of the one that has such.
+            let largest = if activation == Activation::ClampedSwiglu { 9.0 } else { 1.0 };
+            let up: Vec<f32> = x.iter().map(|x| largest * x.cos()).collect();
             activate(level, activation, &mut plain);
             activate_mul(level, activation, &mut gated, &up);
             // Squares are of up to 400, and rounded twice with what they multiply.
             let rounding = |expected: f64| match activation {
                 Activation::ReluSquared => (2.4e-7 * expected.abs()).max(2e-6),
                 Activation::Silu | Activation::Gelu | Activation::GeluTanh | Activation::Relu => 2e-6,
+                Activation::ClampedSwiglu => 1e-5,
             };
             for (i, &x) in x.iter().enumerate() {
                 let expected = exact(activation, x.into());
                 let within = rounding(expected);
                 assert!((f64::from(plain[i]) - expected).abs() < within, "{activation:?} {x}: {}", plain[i]);
-                let expected = expected * f64::from(up[i]);
+                let up = f64::from(up[i]);
+                let expected = match activation {
+                    Activation::ClampedSwiglu => expected * (up.clamp(-7.0, 7.0) + 1.0),
+                    _ => expected * up,
+                };
                 let within = rounding(expected);
                 assert!((f64::from(gated[i]) - expected).abs() < within, "{activation:?} {x} gated");
             }

@@ -121,7 +121,7 @@ fn source_view<'a>(plan: &ConvertPlan<'a>) -> Result<View<'a>> {
     let source = plan.source();
     match (source.container(), &plan.around) {
         (Container::Gguf, _) => View::gguf(source, Packed::Refused),
-        (Container::Safetensors | Container::PyTorch, Around::Gguf(_)) => View::stored(source),
+        (Container::Safetensors | Container::PyTorch, Around::Gguf(_)) => View::for_files(source),
         (Container::Safetensors | Container::PyTorch, Around::Directory(_)) => {
             View::hugging_face(source, Packed::Decoded)
         }

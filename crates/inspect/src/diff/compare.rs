@@ -1,10 +1,12 @@
 //! The streaming comparison of two checkpoints' tensors.
 
+use std::collections::HashSet;
 use std::ops::Range;
 use std::sync::OnceLock;
 
 use quern_model::pattern::NamePattern;
 use quern_model::{Pair, SideBySide, View, ViewTensor};
+use quern_tensor_io::scheme::PackedLayer;
 use quern_tensor_io::{Checkpoint, Progress, Result, pipeline};
 
 use super::matching::{Matched, Matches, reason};
@@ -253,11 +255,19 @@ impl Comparison<'_, '_, '_> {
             let (a, b) = (&of_a.tensors()[a], &of_b.tensors()[b]);
             a.element_type == b.element_type && a.shape == b.shape && of_a.data(a) == of_b.data(b)
         };
+        // Experts may share their tensors.
+        let parts = |layers: &[&PackedLayer]| -> Vec<usize> {
+            let mut all: Vec<usize> = layers.iter().flat_map(|layer| layer.parts.iter().copied()).collect();
+            all.dedup();
+            let mut seen = HashSet::new();
+            all.retain(|part| seen.insert(*part));
+            all
+        };
+        let alike = |(a, b): (&&PackedLayer, &&PackedLayer)| a.parts.len() == b.parts.len();
         self.sides.a.stored_as(a) == self.sides.b.stored_as(b)
             && of_a.len() == of_b.len()
-            && of_a.iter().zip(&of_b).all(|(a, b)| {
-                a.parts.len() == b.parts.len() && a.parts.iter().zip(&b.parts).all(|(&a, &b)| same(a, b))
-            })
+            && of_a.iter().zip(&of_b).all(alike)
+            && parts(&of_a).iter().zip(parts(&of_b)).all(|(&a, b)| same(a, b))
     }
 }
 

@@ -6,7 +6,7 @@
 use std::collections::HashMap;
 
 use quern_model::architecture::{Convention, Layout, TensorTemplate};
-use quern_model::contents::Place;
+use quern_model::contents::{Place, Woven};
 use quern_model::{Config, Contents, TensorRole};
 use quern_tensor_io::Checkpoint;
 use quern_tensor_io::scheme::Packing;
@@ -48,10 +48,14 @@ impl Kinds {
             let plain = matches!(held.place, Place::Plain(_));
             let transposed = template.layout == Layout::Transposed && hugging_face && plain;
             let axis = if transposed { Axis::Rows } else { Axis::Columns };
-            let kind =
-                Kind { name: kind_of(template), layer, input: is_linear(template).then_some(axis), order };
+            // Inputs of all experts are rows of one tensor.
+            let woven = matches!(held.place, Place::Woven(_));
+            let input = (is_linear(template) && !woven).then_some(axis);
+            let kind = Kind { name: kind_of(template), layer, input, order };
             match held.place {
-                Place::Plain(span) => kinds.plain.entry(span.tensor).or_insert(kind),
+                Place::Plain(span) | Place::Woven(Woven { span, .. }) => {
+                    kinds.plain.entry(span.tensor).or_insert(kind)
+                }
                 Place::Packed(number) | Place::PackedRows { layer: number, .. } => {
                     kinds.packed.entry(number).or_insert(kind)
                 }
@@ -63,7 +67,7 @@ impl Kinds {
     /// The kind of the tensor with this place, name and number of dimensions.
     pub fn kind(&self, place: Option<Place>, name: &str, dimensions: usize) -> Kind {
         let known = match place {
-            Some(Place::Plain(span)) => self.plain.get(&span.tensor),
+            Some(Place::Plain(span) | Place::Woven(Woven { span, .. })) => self.plain.get(&span.tensor),
             Some(Place::Packed(number) | Place::PackedRows { layer: number, .. }) => self.packed.get(&number),
             None => None,
         };

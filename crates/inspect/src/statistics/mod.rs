@@ -211,6 +211,6 @@ fn stored_bytes(view: &View<'_>, tensor: &ViewTensor) -> u64 {
         }
         _ if tensor.packed => view.packed_layers(tensor).iter().map(|layer| layer.bytes as u64).sum(),
         Some(Place::Plain(span)) => span.bytes as u64,
-        Some(Place::Packed(_)) | None => (tensor.row_bytes * tensor.rows()) as u64,
+        Some(Place::Packed(_) | Place::Woven(_)) | None => (tensor.row_bytes * tensor.rows()) as u64,
     }
 }

@@ -84,6 +84,8 @@ pub enum Field {
     LatentNopeDim,
     /// Numbers of a value.
     LatentValueDim,
+    /// How far apart outputs of a router may be that count together (Phi-MoE).
+    RouterJitter,
     /// What the chosen experts' weights are multiplied by.
     ExpertScale,
     /// Width inside the expert that all tokens use; 0 for none.
@@ -167,6 +169,8 @@ pub enum Accepted {
     Flag(bool),
     /// These words.
     Words(&'static [&'static str]),
+    /// This number.
+    Number(f64),
     /// Nothing: an empty list or object.
     Empty,
     /// `hidden_size / num_attention_heads`: transformers' attention of this family computes the head's size so,

@@ -37,6 +37,8 @@ pub enum TensorRole {
     AttentionVBias,
     AttentionQkvBias,
     AttentionOutputBias,
+    /// A score for each query head that joins the sum of its softmax and has no value (gpt-oss).
+    AttentionSinks,
     /// Of each query head.
     AttentionQNorm,
     /// Of each key head.
@@ -131,12 +133,19 @@ pub enum TensorRole {
     LayerScale,
     /// Chooses the experts.
     Router,
+    RouterBias,
     /// The gate projections of all experts, `[experts, ffn, hidden]`.
     ExpertsGate,
     /// The up projections of all experts, `[experts, ffn, hidden]`.
     ExpertsUp,
     /// The down projections of all experts, `[experts, hidden, ffn]`.
     ExpertsDown,
+    /// `[experts, ffn]`.
+    ExpertsGateBias,
+    /// `[experts, ffn]`.
+    ExpertsUpBias,
+    /// `[experts, hidden]`.
+    ExpertsDownBias,
     /// Added to the router's scores for the choice of experts, not to their shares.
     ChoiceBias,
     /// The gate projection of the expert that all tokens use.

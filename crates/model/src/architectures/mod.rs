@@ -17,6 +17,7 @@ mod glm4;
 mod glm4_moe;
 mod gpt2;
 mod gpt_neox;
+mod gpt_oss;
 mod granite;
 mod helium;
 mod hunyuan;
@@ -32,6 +33,7 @@ mod olmo2;
 mod olmoe;
 mod opt;
 mod phi;
+mod phimoe;
 mod qwen;
 mod qwen2_moe;
 mod qwen3_5;
@@ -57,6 +59,7 @@ pub use gemma4::GEMMA4;
 pub use glm4::{CHATGLM, GLM4, GLM4V};
 pub use glm4_moe::GLM4_MOE;
 pub use gpt_neox::GPT_NEOX;
+pub use gpt_oss::GPT_OSS;
 pub use gpt2::GPT2;
 pub use granite::GRANITE;
 pub use helium::HELIUM;
@@ -73,6 +76,7 @@ pub use olmo2::{OLMO2, OLMO3};
 pub use olmoe::OLMOE;
 pub use opt::OPT;
 pub use phi::{PHI2, PHI3};
+pub use phimoe::PHIMOE;
 pub use qwen::{QWEN2, QWEN2_VL, QWEN3, QWEN3_MOE, QWEN3_VL};
 pub use qwen2_moe::QWEN2_MOE;
 pub use qwen3_5::{QWEN3_5, QWEN3_5_MOE};
@@ -107,6 +111,7 @@ pub static ALL: &[&Architecture] = &[
     &OPT,
     &GPT2,
     &GPT_NEOX,
+    &GPT_OSS,
     &STARCODER2,
     &STABLELM,
     &FALCON,
@@ -143,6 +148,7 @@ pub static ALL: &[&Architecture] = &[
     &MINICPM,
     &CHATGLM,
     &GLM4V,
+    &PHIMOE,
 ];
 
 /// The architecture with this `general.architecture` in GGUF: of several with the name `llama` the first with (or

@@ -3,7 +3,8 @@
 
 use super::table::*;
 use crate::architecture::{
-    Accepted, Activation, Architecture, Field, GgufKey, HfKey, HfLimit, Silence, TensorTemplate, Unrotated,
+    Accepted, Activation, Architecture, Field, GgufKey, HfKey, HfLimit, RopeStyle, Silence, TensorTemplate,
+    Unrotated,
 };
 
 /// With the defaults of transformers' `NemotronHConfig`. What each layer is, is said by `layers_block_type` or
@@ -55,6 +56,8 @@ pub static NEMOTRON_H: Architecture = Architecture {
     hf_architectures: &["NemotronHForCausalLM"],
     hf_model_types: &["nemotron_h"],
     hf_prefix: "backbone.",
+    // As the converter orders rows of queries and keys, though nothing is rotated.
+    gguf_rope_style: RopeStyle::Interleaved,
     unrotated: Unrotated::All,
     activations: &[Activation::ReluSquared],
     gated: false,
@@ -79,8 +82,8 @@ const TENSORS: &[TensorTemplate] = &[
     tensor(Role::StateSkip, "backbone.layers.{layer}.mixer.D", "blk.{layer}.ssm_d", &[MambaHeads, One], StateLayers, Flat),
     tensor(Role::StateNorm, "backbone.layers.{layer}.mixer.norm.weight", "blk.{layer}.ssm_norm.weight", &[MambaGroups, MambaGroup], StateLayers, Flat),
     tensor(Role::StateOut, "backbone.layers.{layer}.mixer.out_proj.weight", "blk.{layer}.ssm_out.weight", &[Hidden, MambaInner], StateLayers, Same),
-    tensor(Role::AttentionQ, "backbone.layers.{layer}.mixer.q_proj.weight", "blk.{layer}.attn_q.weight", &[Query, Hidden], AttentionLayers, Same),
-    tensor(Role::AttentionK, "backbone.layers.{layer}.mixer.k_proj.weight", "blk.{layer}.attn_k.weight", &[KeyValue, Hidden], AttentionLayers, Same),
+    tensor(Role::AttentionQ, "backbone.layers.{layer}.mixer.q_proj.weight", "blk.{layer}.attn_q.weight", &[Query, Hidden], AttentionLayers, QueryHeads),
+    tensor(Role::AttentionK, "backbone.layers.{layer}.mixer.k_proj.weight", "blk.{layer}.attn_k.weight", &[KeyValue, Hidden], AttentionLayers, KeyHeads),
     tensor(Role::AttentionV, "backbone.layers.{layer}.mixer.v_proj.weight", "blk.{layer}.attn_v.weight", &[KeyValue, Hidden], AttentionLayers, Same),
     tensor(Role::AttentionOutput, "backbone.layers.{layer}.mixer.o_proj.weight", "blk.{layer}.attn_output.weight", &[Hidden, Query], AttentionLayers, Same),
     tensor(Role::FfnUp, "backbone.layers.{layer}.mixer.up_proj.weight", "blk.{layer}.ffn_up.weight", &[Ffn, Hidden], NetworkLayers, Same),

@@ -180,11 +180,17 @@ pub(super) const USUAL: Architecture = Architecture {
     gguf_keys: USUAL_GGUF_KEYS,
     tensors: &[],
     hf_aliases: &[],
+    hf_woven: false,
 };
 
 /// A role whose experts transformers 5 stores in one tensor.
 pub(super) const fn stacked(role: TensorRole, name: &'static str, of: usize, which: usize) -> Alias {
     Alias { role, name, layout: AliasLayout::Stack { of, which } }
+}
+
+/// A role whose experts, in turn with those of other roles, are in one tensor.
+pub(super) const fn woven(role: TensorRole, name: &'static str, of: usize, which: usize) -> Alias {
+    Alias { role, name, layout: AliasLayout::Woven { of, which } }
 }
 
 /// The tensors of experts as transformers 5 has them in memory, and saves them with `save_original_format=False`.

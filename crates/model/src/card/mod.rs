@@ -70,13 +70,18 @@ pub enum CardScheme {
     },
     /// NF4, FP4 or int8, by this name.
     Bitsandbytes(String),
+    /// AWQ.
+    Awq,
+    /// FP8 or the integers of compressed-tensors, by this name.
+    Compressed(String),
 }
 
 impl CardScheme {
     /// Its name.
     pub fn name(&self) -> String {
         match self {
-            Self::Type(name) | Self::Bitsandbytes(name) => name.clone(),
+            Self::Type(name) | Self::Bitsandbytes(name) | Self::Compressed(name) => name.clone(),
+            Self::Awq => "awq".to_owned(),
             Self::Gptq { bits } => format!("gptq {bits}-bit"),
         }
     }
@@ -121,6 +126,9 @@ impl Card<'_> {
             CardScheme::Gptq { .. } => &["gptq"],
             CardScheme::Bitsandbytes(name) if name == "int8" => &["bitsandbytes", "8-bit"],
             CardScheme::Bitsandbytes(_) => &["bitsandbytes", "4-bit"],
+            CardScheme::Awq => &["awq", "4-bit"],
+            CardScheme::Compressed(name) if name == "fp8" => &["fp8"],
+            CardScheme::Compressed(_) => &["compressed-tensors"],
         };
         for tag in own.iter().chain(&["quern"]) {
             if !tags.iter().any(|t| t == tag) {

@@ -115,6 +115,13 @@ fn every_scheme_says_how_it_is_loaded() {
             &["bitsandbytes", "8-bit", "quern"],
             "bitsandbytes checkpoint in int8",
         ),
+        (CardScheme::Awq, &["awq", "4-bit", "quern"], "an AWQ checkpoint"),
+        (CardScheme::Compressed("fp8".into()), &["fp8", "quern"], "accelerate compressed-tensors"),
+        (
+            CardScheme::Compressed("compressed-tensors 4-bit".into()),
+            &["compressed-tensors", "quern"],
+            "checkpoint in compressed-tensors 4-bit",
+        ),
         (CardScheme::Type("f16".into()), &["quern"], "from_pretrained(\"OUT\""),
     ] {
         let (front, body) = parsed(&with(scheme).to_text());

@@ -21,6 +21,8 @@ impl Card<'_> {
             (CardScheme::Type(name), false) => format!("a Hugging Face checkpoint in {name}"),
             (CardScheme::Gptq { bits }, _) => format!("a GPTQ checkpoint of {bits} bits"),
             (CardScheme::Bitsandbytes(name), _) => format!("a bitsandbytes checkpoint in {name}"),
+            (CardScheme::Awq, _) => "an AWQ checkpoint".to_owned(),
+            (CardScheme::Compressed(name), _) => format!("a Hugging Face checkpoint in {name}"),
         };
         let first = self.provenance.steps.first().map(|step| &step.source);
         let source = self.provenance.base().or(first).map(described).unwrap_or_default();
@@ -72,6 +74,8 @@ impl Card<'_> {
             CardScheme::Type(_) => "transformers",
             CardScheme::Gptq { .. } => "transformers optimum gptqmodel",
             CardScheme::Bitsandbytes(_) => "transformers accelerate bitsandbytes",
+            CardScheme::Awq => "transformers gptqmodel",
+            CardScheme::Compressed(_) => "transformers accelerate compressed-tensors",
         };
         out += &format!(
             "With transformers (`pip install {needs}`):\n\n```python\nfrom transformers import AutoModelForCausalLM, \

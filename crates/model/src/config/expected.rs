@@ -19,6 +19,8 @@ pub struct ExpectedTensor {
     pub part: Option<usize>,
     /// Whether a model may lack it (a tied head, biases in GGUF).
     pub optional: bool,
+    /// The format asked for.
+    pub convention: Convention,
     /// The description it comes from.
     pub template: &'static TensorTemplate,
 }
@@ -151,7 +153,7 @@ impl Config {
                 return;
             };
             let (shape, role) = (shape.clone(), template.role);
-            out.push(ExpectedTensor { name, shape, role, layer, part, optional, template });
+            out.push(ExpectedTensor { name, shape, role, layer, part, optional, convention, template });
         }
     }
 

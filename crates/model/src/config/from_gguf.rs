@@ -6,7 +6,7 @@ use std::path::Path;
 use quern_tensor_io::{Array, Checkpoint, ElementType, Error, Metadata, Result, Value};
 
 use crate::architecture::{
-    Architecture, Block, Convention, GgufKey, Norm, Position, TensorRole as Role, Unrotated,
+    Architecture, Block, Convention, GgufKey, Position, TensorRole as Role, Unrotated,
 };
 use crate::architectures;
 use crate::identify::class;
@@ -85,10 +85,7 @@ pub(super) fn read(file: &Path, metadata: &Metadata, checkpoint: &Checkpoint) ->
         Position::Rotary => keys.size("rope.dimension_count", limit::HIDDEN)?.unwrap_or(head_dim),
         Position::Learned { .. } => 0,
     };
-    let epsilon = match architecture.norm {
-        Norm::Rms => "attention.layer_norm_rms_epsilon",
-        Norm::Layer => "attention.layer_norm_epsilon",
-    };
+    let (_, epsilon) = architecture.gguf_epsilon();
     let experts = match with_experts {
         false => None,
         true => Some(mixture::from_gguf(&keys, architecture, ffn_size)?),
@@ -432,7 +429,8 @@ fn yarn(keys: &Keys<'_>, factor: f32) -> Result<RopeScaling> {
         attention_factor,
         beta_fast: keys.positive("rope.scaling.yarn_beta_fast")?.unwrap_or(32.0),
         beta_slow: keys.positive("rope.scaling.yarn_beta_slow")?.unwrap_or(1.0),
-        truncate: true,
+        // Files of gpt-oss do not say that its bounds are not rounded to whole dimensions.
+        truncate: keys.prefix != "gpt-oss",
     })
 }
 

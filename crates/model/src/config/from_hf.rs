@@ -139,6 +139,7 @@ impl Reader<'_> {
             let Some(value) = root.get(limit.key) else { continue };
             let fits = match limit.accepted {
                 Accepted::Flag(flag) => root.bool(limit.key)? == Some(flag),
+                Accepted::Number(number) => root.f64(limit.key)? == Some(number),
                 Accepted::Words(words) => root.str(limit.key)?.is_some_and(|word| words.contains(&word)),
                 Accepted::Empty => match value {
                     Value::Array(list) => list.is_empty(),

@@ -14,6 +14,8 @@ use super::from_hf::Reader;
 use super::rope::{long_mscale, yarn_mscale};
 use super::{Rope, RopeScaling, limit};
 
+/// What queries and keys are multiplied with within the original context and beyond it.
+const MSCALES: [&str; 2] = ["short_mscale", "long_mscale"];
 const GLOBAL: &str = "full_attention";
 const LOCAL: &str = "sliding_attention";
 
@@ -209,7 +211,7 @@ impl Source<'_, '_> {
     fn scaling(&self, object: &Object<'_>, dimensions: usize) -> Result<RopeScaling> {
         let kind = rope_type(object)?;
         let need = |key: &str| positive(object, key)?.ok_or_else(|| object.missing(key));
-        for key in ["short_mscale", "long_mscale"] {
+        for key in MSCALES.into_iter().filter(|_| self.reader.architecture.name != "phimoe") {
             if object.f64(key)?.is_some_and(|v| v != 1.0) {
                 let what = format!("{}: no model quern knows has this key", object.name(key));
                 return Err(Error::unsupported(object.file(), what));
@@ -311,9 +313,18 @@ impl Source<'_, '_> {
             Ok(values)
         };
         let original_context = self.original_context(object)?;
-        let attention_factor = match positive(object, "attention_factor")? {
-            Some(factor) => Some(factor),
-            None => positive(object, "factor")?
+        let scales = [positive(object, MSCALES[0])?, positive(object, MSCALES[1])?];
+        let attention_factor = match (positive(object, "attention_factor")?, scales) {
+            // Its own, whatever the factors give.
+            (_, [Some(short), Some(long)]) if self.reader.architecture.name == "phimoe" => {
+                if short != long {
+                    let what = format!("{short} beside {}: {long} is not supported", object.name(MSCALES[1]));
+                    return Err(object.error(MSCALES[0], what));
+                }
+                Some(short)
+            }
+            (Some(factor), _) => Some(factor),
+            (None, _) => positive(object, "factor")?
                 .map(|factor| long_mscale(factor.into(), original_context as f64) as f32),
         };
         Ok(RopeScaling::Long {

@@ -150,14 +150,18 @@ pub(super) fn from_hf(reader: &Reader<'_>, ffn_size: usize) -> Result<Option<Exp
     let shared = shared.filter(|&width| width > 0);
     let groups = [Field::ExpertGroups, Field::ExpertGroupsUsed].map(|f| reader.size(f, limit::EXPERTS));
     let [groups, groups_used] = groups;
+    let scores = match (rules.scores, reader.number(Field::RouterJitter)?) {
+        (Scores::SparseMixer { .. }, Some(jitter)) => Scores::SparseMixer { jitter: jitter as f32 },
+        (scores, _) => scores,
+    };
     Ok(Some(Experts {
         count,
         used: reader.need(Field::ExpertsUsed, limit::EXPERTS)?,
         ffn_size: own,
-        scores: rules.scores,
+        scores,
         normalized: reader.flag(Field::NormTopk, rules.normalized)?,
         scale: reader.number(Field::ExpertScale)?.unwrap_or(1.0) as f32,
-        groups: Experts::groups(groups?, groups_used?, rules.scores),
+        groups: Experts::groups(groups?, groups_used?, scores),
         choice_bias: rules.choice_bias,
         scaled_inputs: rules.scaled_inputs,
         shared: shared.map(|ffn_size| SharedExpert { ffn_size, gated: rules.shared_gated }),

@@ -8,7 +8,7 @@ use crate::json::Object;
 
 use super::from_hf::Reader;
 use super::to_hf::shortest;
-use super::{Config, QueryGrowth, limit};
+use super::{Config, QueryGrowth, RopeScaling, limit};
 
 /// Completes a configuration read from `config.json`.
 pub(super) fn from_hf(reader: &Reader<'_>, config: &mut Config) -> Result<()> {
@@ -19,6 +19,7 @@ pub(super) fn from_hf(reader: &Reader<'_>, config: &mut Config) -> Result<()> {
         // A parallel block has only one norm.
         "stablelm" | "phi2" | "cohere2" => config.second_norm = config.block != Block::Parallel,
         "smollm3" => all_global(root)?,
+        "gpt-oss" => usual_yarn(root, config)?,
         "falcon" => falcon(root, config)?,
         "minicpm3" => {
             let layers = (config.layers as f64).sqrt();
@@ -205,6 +206,11 @@ pub(super) fn to_hf(config: &Config, metadata: &Metadata, out: &mut Map<String, 
         "gemma3n" => super::gemma3n::to_hf(config, out),
         "gemma4" => super::gemma4::to_hf(config, out),
         "gemma" => set("hidden_activation", json!(config.activation.hf_name())),
+        "gpt-oss" => {
+            set("hidden_act", json!("silu"));
+            let kind = |&limited: &bool| if limited { "sliding_attention" } else { "full_attention" };
+            set("layer_types", config.sliding_layers.iter().map(kind).collect());
+        }
         "gemma2" | "gemma3" | "cohere2" | "exaone4" => {
             let kind = |&limited: &bool| if limited { "sliding_attention" } else { "full_attention" };
             set("layer_types", config.sliding_layers.iter().map(kind).collect());
@@ -217,6 +223,17 @@ pub(super) fn to_hf(config: &Config, metadata: &Metadata, out: &mut Map<String, 
             set("alibi", json!(false));
             if grouped {
                 set("num_ln_in_parallel_attn", json!(if config.second_norm { 2 } else { 1 }));
+            }
+        }
+        "phimoe" => {
+            set("lm_head_bias", json!(true));
+            if let super::RopeScaling::Long { original_context, .. } = config.rope.scaling
+                && let Some(Value::Object(scaling)) = out.get_mut("rope_scaling")
+            {
+                let scale = scaling.remove("attention_factor").unwrap_or_else(|| json!(1.0));
+                scaling.insert("short_mscale".to_owned(), scale.clone());
+                scaling.insert("long_mscale".to_owned(), scale);
+                scaling.insert("original_max_position_embeddings".to_owned(), json!(original_context));
             }
         }
         "phi3" => {
@@ -374,6 +391,21 @@ fn stretched(root: &Object<'_>, config: &mut Config) -> Result<()> {
     config.rope.scaling = super::RopeScaling::None;
     config.rope_stretched = true;
     config.context_length = config.context_length.max(1 << 18);
+    Ok(())
+}
+
+/// gpt-oss scales its rope where `config.json` says nothing of it.
+fn usual_yarn(root: &Object<'_>, config: &mut Config) -> Result<()> {
+    if root.object("rope_scaling")?.is_none() && root.object("rope_parameters")?.is_none() {
+        config.rope.scaling = RopeScaling::Yarn {
+            factor: 32.0,
+            original_context: 4096,
+            attention_factor: None,
+            beta_fast: 32.0,
+            beta_slow: 1.0,
+            truncate: false,
+        };
+    }
     Ok(())
 }
 

@@ -3,7 +3,7 @@
 use quern_tensor_io::{ElementType, Metadata};
 use serde_json::{Map, Value, json};
 
-use crate::architecture::{Activation, Block, Field, Position, Silence, Unrotated};
+use crate::architecture::{Activation, Block, Field, Position, Scores, Silence, Unrotated};
 
 use super::{Config, Rope, RopeScaling, mixers, mixture, quirks};
 
@@ -177,6 +177,10 @@ fn field(config: &Config, field: Field) -> Option<Value> {
         Field::LatentRopeDim => json!(config.latent?.rope_dim),
         Field::LatentNopeDim => json!(config.latent?.nope_dim),
         Field::LatentValueDim => json!(config.latent?.value_dim),
+        Field::RouterJitter => match experts?.scores {
+            Scores::SparseMixer { jitter } => shortest(jitter),
+            Scores::Softmax | Scores::Sigmoid => return None,
+        },
         Field::ExpertScale => shortest(experts?.scale),
         Field::SharedFfn => json!(experts?.shared.map_or(0, |shared| shared.ffn_size)),
         Field::SharedExperts => json!(experts?.shared_count()),

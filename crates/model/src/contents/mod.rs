@@ -16,6 +16,7 @@ mod names;
 mod problem;
 
 use std::collections::{HashMap, HashSet};
+use std::ops::Range;
 use std::path::Path;
 
 use quern_tensor_io::scheme::{PackedLayer, Packing};
@@ -67,14 +68,52 @@ pub enum Place {
         /// Number of rows.
         rows: usize,
     },
+    /// In the file, at even distances.
+    Woven(Woven),
 }
 
 impl Place {
     /// The number of the packed layer that has the rows.
     pub fn packed_layer(self) -> Option<usize> {
         match self {
-            Self::Plain(_) => None,
+            Self::Plain(_) | Self::Woven(_) => None,
             Self::Packed(layer) | Self::PackedRows { layer, .. } => Some(layer),
+        }
+    }
+}
+
+/// Plain values of one tensor of the checkpoint at even distances: a matrix that is transposed, or whose rows are between
+/// those of others.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Woven {
+    /// Where the values are, with others between them.
+    pub span: Span,
+    /// Which value of the span is the first.
+    pub first: usize,
+    /// Values from a row to the next.
+    pub row_stride: usize,
+    /// Values from a column to the next.
+    pub column_stride: usize,
+}
+
+impl Woven {
+    /// The bytes of some rows of `columns` values, each of `size` bytes, one after the other, from those of the span.
+    ///
+    /// # Panics
+    /// If the rows are not all in `data`, or `out` has another length.
+    pub fn gather(&self, data: &[u8], rows: Range<usize>, (columns, size): (usize, usize), out: &mut [u8]) {
+        /// Rows at a time: their values of a column are near each other.
+        const TOGETHER: usize = 32;
+        assert_eq!(out.len(), rows.len() * columns * size);
+        let row_bytes = columns * size;
+        for (some, out) in rows.step_by(TOGETHER).zip(out.chunks_mut((TOGETHER * row_bytes).max(1))) {
+            for column in 0..columns {
+                let first = self.first + some * self.row_stride + column * self.column_stride;
+                for (row, out) in out.chunks_exact_mut(row_bytes).enumerate() {
+                    let value = &data[(first + row * self.row_stride) * size..][..size];
+                    out[column * size..][..size].copy_from_slice(value);
+                }
+            }
         }
     }
 }
@@ -236,7 +275,7 @@ pub fn already_quantized(file: &Path, method: &str) -> Error {
 
 /// How a checkpoint's weights are quantized; `None` where they are as the model was released.
 fn quantized_with(checkpoint: &Checkpoint, config: &Config, packing: Option<&Packing>) -> Option<String> {
-    if packing.is_some_and(|p| p.scheme().is_as_released()) {
+    if packing.is_some_and(Packing::is_as_released) {
         return None;
     }
     // MLX's configurations name no method.
@@ -314,6 +353,11 @@ impl Matcher<'_, '_> {
                 (AliasLayout::Stack { of, which }, Item::Packed(number)) => {
                     self.packed_slice(want, number, of, which).map(Some)
                 }
+                (AliasLayout::Woven { of, which }, Item::Plain(index)) => {
+                    self.woven(want, index, of, which).map(Some)
+                }
+                // Layers that are packed one by one are found by their own names.
+                (AliasLayout::Woven { .. }, Item::Packed(_)) => Ok(None),
             };
         }
         Ok(None)
@@ -365,6 +409,29 @@ impl Matcher<'_, '_> {
         Ok(Place::Plain(Span { tensor: index, start: (part * of + which) * bytes, bytes }))
     }
 
+    /// The matrix or vector of part `want.part` of a tensor that holds those of `of` roles in turn.
+    fn woven(&self, want: &ExpectedTensor, index: usize, of: usize, which: usize) -> Result<Place, Problem> {
+        let info = &self.checkpoint.tensors()[index];
+        let parts = self.parts(want.role);
+        let missing = || Problem::missing(self.checkpoint, want);
+        let part = want.part.ok_or_else(missing)?;
+        let (demanded, row_stride, column_stride) = match *want.shape.as_slice() {
+            [rows, columns] => (vec![parts, columns, of * rows], of, of * rows),
+            [values] => (vec![parts, of * values], 0, of),
+            _ => return Err(missing()),
+        };
+        if info.shape != demanded {
+            return Err(Problem::shape(&info.name, self.checkpoint.file_of(info), &info.shape, &demanded));
+        }
+        self.check_type(info)?;
+        let bytes = info.bytes / parts.max(1);
+        let span = Span { tensor: index, start: part * bytes, bytes };
+        Ok(match (row_stride, column_stride) {
+            (0, 1) => Place::Plain(span),
+            _ => Place::Woven(Woven { span, first: which, row_stride, column_stride }),
+        })
+    }
+
     /// The same of a packed stack.
     fn packed_slice(
         &self,
@@ -387,7 +454,15 @@ impl Matcher<'_, '_> {
     }
 
     fn parts(&self, role: TensorRole) -> usize {
-        let experts = [TensorRole::ExpertsGate, TensorRole::ExpertsUp, TensorRole::ExpertsDown];
+        use TensorRole as R;
+        let experts = [
+            R::ExpertsGate,
+            R::ExpertsUp,
+            R::ExpertsDown,
+            R::ExpertsGateBias,
+            R::ExpertsUpBias,
+            R::ExpertsDownBias,
+        ];
         match experts.contains(&role) {
             true => self.config.experts.as_ref().map_or(1, |e| e.count),
             false => 1,

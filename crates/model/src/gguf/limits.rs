@@ -34,7 +34,10 @@ pub(super) fn check(file: &Path, config: &Config) -> Result<Vec<String>> {
              positions it changes nothing",
             config.context_length
         )),
-        RopeScaling::Yarn { truncate: false, .. } => {
+        RopeScaling::Yarn { truncate: true, .. } if architecture.name == "gpt-oss" => {
+            return refused("\"truncate\": true of yarn rope scaling".into());
+        }
+        RopeScaling::Yarn { truncate: false, .. } if architecture.name != "gpt-oss" => {
             return refused("\"truncate\": false of yarn rope scaling".into());
         }
         RopeScaling::Linear { .. } | RopeScaling::Yarn { .. } => {

@@ -9,13 +9,14 @@ use std::path::Path;
 use quern_tensor_io::scheme::Packing;
 use quern_tensor_io::{Array, Checkpoint, Container, Error, Metadata, Result, Value, decode};
 
-use crate::architecture::{Block, GgufKey, Norm};
+use crate::architecture::{Block, GgufKey};
 use crate::config::{RopeScaling, XIELU, mixers, unusual_query_scalar, unusual_window_pattern, yarn_mscale};
 use crate::contents::{Contents, Place};
 use crate::json::Json;
 use crate::tokenizer::Source;
 use crate::{Config, TensorRole as Role};
 
+use super::mixture::Entry;
 use super::{card, limits, mixture, name, tokenizer};
 
 /// A GGUF checkpoint's metadata, less what describes its splits.
@@ -153,7 +154,8 @@ fn model(config: &Config, out: &mut Metadata) {
             GgufKey::RopeScaling => {
                 let elsewhere = [GgufKey::YarnLogMultiplier, GgufKey::YarnScoreMultiplier];
                 let by_multiplier = elsewhere.iter().any(|key| config.architecture.gguf_keys.contains(key));
-                rope_scaling(&rope.scaling, by_multiplier, &mut set);
+                // gpt-oss's files say all constants of YaRN, the converter writes those that are said.
+                rope_scaling(&rope.scaling, by_multiplier, prefix == "gpt-oss", &mut set);
             }
             GgufKey::RopeSections => {
                 if let Some(sections) = config.rope_sections {
@@ -219,32 +221,25 @@ fn model(config: &Config, out: &mut Metadata) {
                 }
             }
             GgufKey::RmsEpsilon | GgufKey::LayerNormEpsilon => {
-                let (own, name) = match config.architecture.norm {
-                    Norm::Rms => (GgufKey::RmsEpsilon, "attention.layer_norm_rms_epsilon"),
-                    Norm::Layer => (GgufKey::LayerNormEpsilon, "attention.layer_norm_epsilon"),
-                };
+                let (own, name) = config.architecture.gguf_epsilon();
                 if key == own {
                     set(name, Value::F32(config.norm_epsilon));
                 }
             }
-            GgufKey::ExpertCount
-            | GgufKey::ExpertUsedCount
-            | GgufKey::ExpertFeedForwardLength
-            | GgufKey::ExpertWeightsNormOff
-            | GgufKey::ExpertWeightsNorm
-            | GgufKey::ExpertWeightsNormOn
-            | GgufKey::ExpertWeightsScale
-            | GgufKey::ExpertWeightsScaleUnlessOne
-            | GgufKey::ExpertGatingFunc
-            | GgufKey::ExpertSharedCount
-            | GgufKey::ExpertSharedFeedForwardLength
-            | GgufKey::ExpertGroups
-            | GgufKey::LeadingDenseBlockCount
-            | GgufKey::InterleaveMoeLayerStep => {
-                if let Some(experts) = &config.experts {
-                    mixture::write(key, config, experts, &mut set);
-                }
-            }
+            GgufKey::ExpertCount => mixture::write(Entry::Count, config, &mut set),
+            GgufKey::ExpertUsedCount => mixture::write(Entry::Used, config, &mut set),
+            GgufKey::ExpertFeedForwardLength => mixture::write(Entry::Width, config, &mut set),
+            GgufKey::ExpertWeightsNormOff => mixture::write(Entry::NormOff, config, &mut set),
+            GgufKey::ExpertWeightsNorm => mixture::write(Entry::Norm, config, &mut set),
+            GgufKey::ExpertWeightsNormOn => mixture::write(Entry::NormOn, config, &mut set),
+            GgufKey::ExpertWeightsScale => mixture::write(Entry::Scale, config, &mut set),
+            GgufKey::ExpertWeightsScaleUnlessOne => mixture::write(Entry::ScaleUnlessOne, config, &mut set),
+            GgufKey::ExpertGatingFunc => mixture::write(Entry::Gating, config, &mut set),
+            GgufKey::ExpertSharedCount => mixture::write(Entry::SharedCount, config, &mut set),
+            GgufKey::ExpertSharedFeedForwardLength => mixture::write(Entry::SharedWidth, config, &mut set),
+            GgufKey::ExpertGroups => mixture::write(Entry::Groups, config, &mut set),
+            GgufKey::LeadingDenseBlockCount => mixture::write(Entry::LeadingDense, config, &mut set),
+            GgufKey::InterleaveMoeLayerStep => mixture::write(Entry::Interleave, config, &mut set),
             GgufKey::KeyValueLengthIfGiven if !config.head_dim_given => {}
             GgufKey::KeyValueLengthUnlessUsual if config.head_dim * config.heads == config.hidden_size => {}
             GgufKey::KeyValueLength | GgufKey::KeyValueLengthIfGiven | GgufKey::KeyValueLengthUnlessUsual => {
@@ -363,7 +358,12 @@ fn log_multiplier(scaling: &RopeScaling) -> Option<f32> {
 }
 
 /// The constants of a scaled rope. With `by_multiplier` the attention factor is written elsewhere.
-fn rope_scaling(scaling: &RopeScaling, by_multiplier: bool, set: &mut impl FnMut(&str, Value)) {
+fn rope_scaling(
+    scaling: &RopeScaling,
+    by_multiplier: bool,
+    with_usual: bool,
+    set: &mut impl FnMut(&str, Value),
+) {
     match *scaling {
         // Llama 3's goes into the tensor rope_freqs.weight, Phi-3's into rope_factors_long and _short; what GGUF
         // cannot say is refused or noted before.
@@ -393,10 +393,10 @@ fn rope_scaling(scaling: &RopeScaling, by_multiplier: bool, set: &mut impl FnMut
                 set("rope.scaling.attn_factor", Value::F32(part as f32));
             }
             // Left out where readers take the same by themselves.
-            if beta_fast != 32.0 {
+            if beta_fast != 32.0 || with_usual {
                 set("rope.scaling.yarn_beta_fast", Value::F32(beta_fast));
             }
-            if beta_slow != 1.0 {
+            if beta_slow != 1.0 || with_usual {
                 set("rope.scaling.yarn_beta_slow", Value::F32(beta_slow));
             }
         }

@@ -4,54 +4,71 @@ use quern_tensor_io::Value;
 
 use crate::Config;
 use crate::architecture::{GgufKey, Scores};
-use crate::config::Experts;
 
-/// Sets one key, which is about experts.
-pub(super) fn write(key: GgufKey, config: &Config, experts: &Experts, set: &mut impl FnMut(&str, Value)) {
+/// An entry, or a group of entries, about experts: as the [`GgufKey`] of that name.
+#[derive(Clone, Copy, Debug)]
+pub(super) enum Entry {
+    Count,
+    Used,
+    Width,
+    NormOff,
+    Norm,
+    NormOn,
+    Scale,
+    ScaleUnlessOne,
+    Gating,
+    SharedCount,
+    SharedWidth,
+    Groups,
+    LeadingDense,
+    Interleave,
+}
+
+/// Sets one of them, where the model has experts.
+pub(super) fn write(entry: Entry, config: &Config, set: &mut impl FnMut(&str, Value)) {
+    let Some(experts) = &config.experts else { return };
     let size = |v: usize| Value::U32(v as u32); // all sizes were checked against limits far below 2^32
     let shared = experts.shared.map(|shared| shared.ffn_size);
-    match key {
-        GgufKey::ExpertCount => set("expert_count", size(experts.count)),
-        GgufKey::ExpertUsedCount => set("expert_used_count", size(experts.used)),
-        GgufKey::ExpertFeedForwardLength => set("expert_feed_forward_length", size(experts.ffn_size)),
-        GgufKey::ExpertWeightsNormOff if experts.normalized => {}
-        GgufKey::ExpertWeightsNormOn if !experts.normalized => {}
-        GgufKey::ExpertWeightsNorm | GgufKey::ExpertWeightsNormOff | GgufKey::ExpertWeightsNormOn => {
+    match entry {
+        Entry::Count => set("expert_count", size(experts.count)),
+        Entry::Used => set("expert_used_count", size(experts.used)),
+        Entry::Width => set("expert_feed_forward_length", size(experts.ffn_size)),
+        Entry::NormOff if experts.normalized => {}
+        Entry::NormOn if !experts.normalized => {}
+        Entry::Norm | Entry::NormOff | Entry::NormOn => {
             set("expert_weights_norm", Value::Bool(experts.normalized));
         }
-        GgufKey::ExpertWeightsScaleUnlessOne if experts.scale == 1.0 => {}
-        GgufKey::ExpertWeightsScale | GgufKey::ExpertWeightsScaleUnlessOne => {
+        Entry::ScaleUnlessOne if experts.scale == 1.0 => {}
+        Entry::Scale | Entry::ScaleUnlessOne => {
             set("expert_weights_scale", Value::F32(experts.scale));
         }
-        GgufKey::ExpertGatingFunc => match experts.scores {
+        Entry::Gating => match experts.scores {
             Scores::Softmax => set("expert_gating_func", Value::U32(1)),
             Scores::Sigmoid => set("expert_gating_func", Value::U32(2)),
             // The family's readers have no key for it.
             Scores::SparseMixer { .. } => {}
         },
-        GgufKey::ExpertSharedCount => set("expert_shared_count", size(experts.shared_count())),
-        GgufKey::ExpertSharedFeedForwardLength => {
+        Entry::SharedCount => set("expert_shared_count", size(experts.shared_count())),
+        Entry::SharedWidth => {
             if let Some(width) = shared {
                 set("expert_shared_feed_forward_length", size(width));
             }
         }
-        GgufKey::ExpertGroups => {
+        Entry::Groups => {
             let (count, used) = experts.groups.map_or((1, 1), |groups| (groups.count, groups.used));
             set("expert_group_count", size(count));
             set("expert_group_used_count", size(used));
         }
-        GgufKey::LeadingDenseBlockCount => {
+        Entry::LeadingDense => {
             if let Some((first, _)) = config.sparse_rule() {
                 set("leading_dense_block_count", size(first));
             }
         }
-        GgufKey::InterleaveMoeLayerStep => {
+        Entry::Interleave => {
             if let Some((_, step)) = config.sparse_rule() {
                 set("interleave_moe_layer_step", size(step));
             }
         }
-        // The caller passes keys about experts alone.
-        _ => {}
     }
 }
 
@@ -69,7 +86,7 @@ pub(super) fn without_key(config: &Config) -> Option<String> {
         return Some(format!("\"routed_scaling_factor\": {}", experts.scale));
     }
     if experts.scores != rules.scores && !written(&[GgufKey::ExpertGatingFunc]) {
-        return Some("how experts are scored (\"scoring_func\")".to_owned());
+        return Some("how experts are scored (\"scoring_func\", \"router_jitter_noise\")".to_owned());
     }
     if experts.groups.is_some() && !written(&[GgufKey::ExpertGroups]) {
         return Some("groups of experts (\"n_group\")".to_owned());

@@ -4,7 +4,7 @@ use super::{Identity, brief, object};
 use quern_tensor_io::Checkpoint;
 
 /// The methods whose layers are read, by the names that configurations have for them.
-const READ: [&str; 15] = [
+const READ: [&str; 16] = [
     "gptq",
     "awq",
     "bitsandbytes",
@@ -20,6 +20,7 @@ const READ: [&str; 15] = [
     "intel/auto-round",
     "hqq",
     "torchao",
+    "mxfp4",
 ];
 
 /// Ends of tensors' names that no other method has.

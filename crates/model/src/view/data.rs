@@ -1,14 +1,16 @@
 //! The sources of a view's rows.
 
-use std::borrow::Cow;
 use std::ops::Range;
 
 use quern_tensor_io::scheme::{ExactForm, PackedLayer};
 use quern_tensor_io::{Checkpoint, ElementType, decode};
 
-use super::latent;
+use crate::contents::Woven;
+
+use super::fused::Fused;
 use super::order::RowOrder;
 use super::{View, ViewTensor};
+use super::{latent, mxfp4};
 
 /// A tensor's rows.
 #[derive(Debug)]
@@ -17,6 +19,10 @@ pub(super) enum Data<'a> {
     Rows { parts: Vec<Part<'a>>, order: Option<RowOrder> },
     /// The columns of a matrix of plain values, or of rows of blocks.
     Transposed { data: &'a [u8], stored: ElementType },
+    /// Matrices or vectors of parts and roles in turn, as one tensor has them ([`super::fused`]).
+    Fused(Fused<'a>),
+    /// Codes or scales of such parts in MXFP4.
+    Mxfp4(mxfp4::Split<'a>),
     /// Rows whose values are in another order; of blocks and packed layers, decoded.
     Columns { part: Part<'a>, stored: ElementType, order: RowOrder },
     /// Keys' projection of latent attention, each head's transposed.
@@ -34,6 +40,8 @@ pub(super) enum Data<'a> {
 pub(super) enum Part<'a> {
     /// In the map.
     Bytes(&'a [u8]),
+    /// In the map at even distances: of a span's bytes, values of this type.
+    Woven { data: &'a [u8], woven: Woven, stored: ElementType },
     /// Rows of a packed layer of [`View::packing`] from `first` on, decoded to f32 or, with a form, to blocks.
     Packed { layer: usize, first: usize, form: Option<ExactForm> },
 }
@@ -78,6 +86,8 @@ impl<'a> Data<'a> {
                 own.copy_from_slice(&data[start..end]);
                 rest.fill(0);
             }
+            Self::Fused(fused) => fused.read(view, rows, out),
+            Self::Mxfp4(split) => split.read(rows, out),
             Self::Transposed { data, stored } if !stored.is_block() => {
                 let (columns, size) = (tensor.columns(), stored.block_bytes());
                 let height = tensor.rows();
@@ -105,24 +115,22 @@ impl<'a> Data<'a> {
             Self::Columns { part, stored, order } => {
                 let columns = tensor.columns();
                 let size = tensor.element_type.block_bytes();
-                let source = match part {
-                    Part::Bytes(data) if !stored.is_block() => {
-                        Cow::Borrowed(&data[rows.start * row_bytes..rows.end * row_bytes])
-                    }
-                    Part::Bytes(data) => {
+                let mut source = vec![0; out.len()];
+                match part {
+                    Part::Bytes(data) if stored.is_block() => {
                         let bytes = stored.row_bytes(columns).unwrap_or_default();
                         let mut values = vec![0f32; rows.len() * columns];
                         // Types without decoder were refused when the view was made.
                         let _ =
                             decode::to_f32(*stored, &data[rows.start * bytes..rows.end * bytes], &mut values);
-                        Cow::Owned(values.iter().flat_map(|v| v.to_le_bytes()).collect())
+                        for (value, out) in values.iter().zip(source.chunks_exact_mut(4)) {
+                            out.copy_from_slice(&value.to_le_bytes());
+                        }
                     }
-                    Part::Packed { layer, first, form } => {
-                        let Some(layer) = layer_of(view, *layer) else { return };
-                        let rows = first + rows.start..first + rows.end;
-                        Cow::Owned(unpack(view.checkpoint, layer, form.as_ref(), rows, row_bytes))
+                    Part::Bytes(_) | Part::Woven { .. } | Part::Packed { .. } => {
+                        read_part(view, part, None, row_bytes, rows, &mut source);
                     }
-                };
+                }
                 let source = source.chunks_exact(row_bytes.max(1));
                 for (source, out) in source.zip(out.chunks_exact_mut(row_bytes.max(1))) {
                     for (column, out) in out.chunks_exact_mut(size).enumerate() {
@@ -167,6 +175,8 @@ impl<'a> Data<'a> {
                 let [start, end] = [rows.start, rows.end].map(|row| (row * tensor.row_bytes).min(data.len()));
                 vec![&data[start..end]]
             }
+            Self::Fused(fused) => fused.spans(rows.end == tensor.rows()),
+            Self::Mxfp4(split) => split.spans(rows.end == tensor.rows()),
             // Every row is spread over all of it.
             Self::Transposed { data, .. } if rows.end == tensor.rows() => vec![data],
             Self::Transposed { .. } => Vec::new(),
@@ -191,6 +201,9 @@ impl<'a> Data<'a> {
                             let span = source_span(order.as_ref(), range);
                             spans.push(&data[span.start * tensor.row_bytes..span.end * tensor.row_bytes]);
                         }
+                        // Every row is spread over all of it.
+                        Part::Woven { data, .. } if range.end == height => spans.push(data),
+                        Part::Woven { .. } => {}
                         // Codes of all rows are adjacent.
                         Part::Packed { layer, .. } if range.end == height => {
                             spans.extend(packed_spans(view.checkpoint, layer_of(view, *layer)));
@@ -253,7 +266,7 @@ fn by_part(
     all
 }
 
-fn read_part(
+pub(super) fn read_part(
     view: &View<'_>,
     part: &Part<'_>,
     order: Option<&RowOrder>,
@@ -265,6 +278,13 @@ fn read_part(
     let owned;
     let source: &[u8] = match part {
         Part::Bytes(data) => &data[span.start * row_bytes..span.end * row_bytes],
+        Part::Woven { data, woven, stored } => {
+            let size = stored.block_bytes();
+            let mut gathered = vec![0; span.len() * row_bytes];
+            woven.gather(data, span.clone(), (row_bytes / size.max(1), size), &mut gathered);
+            owned = gathered;
+            &owned
+        }
         Part::Packed { layer, first, form } => {
             let Some(layer) = layer_of(view, *layer) else { return };
             let rows = first + span.start..first + span.end;

@@ -7,7 +7,7 @@ use quern_tensor_io::{Checkpoint, ElementType, Error, Metadata, Result};
 
 use crate::architecture::{Convention, Layout, TensorRole as Role};
 use crate::config::{Config, ExpectedTensor};
-use crate::contents::{Contents, HeldTensor, Place};
+use crate::contents::{Contents, HeldTensor, Place, Woven};
 use crate::gguf::metadata_of;
 
 use super::data::{Data, Part};
@@ -198,7 +198,7 @@ impl<'a> Builder<'a, '_> {
     /// The tensor `want` of GGUF, made of `sources`: one, or one an expert.
     fn translate(&self, want: &ExpectedTensor, sources: &[&HeldTensor]) -> Result<(ViewTensor, Data<'a>)> {
         let name_of = |place: &Place| match *place {
-            Place::Plain(span) => span.info(self.checkpoint).name.clone(),
+            Place::Plain(span) | Place::Woven(Woven { span, .. }) => span.info(self.checkpoint).name.clone(),
             Place::Packed(number) | Place::PackedRows { layer: number, .. } => {
                 self.packing.map_or_else(String::new, |p| p.layers()[number].name.clone())
             }
@@ -251,6 +251,11 @@ impl<'a> Builder<'a, '_> {
                     types.push(span.info(self.checkpoint).element_type);
                     parts.push(Part::Bytes(span.data(self.checkpoint)));
                 }
+                Place::Woven(woven) => {
+                    let stored = woven.span.info(self.checkpoint).element_type;
+                    types.push(stored);
+                    parts.push(Part::Woven { data: woven.span.data(self.checkpoint), woven, stored });
+                }
                 Place::Packed(layer) | Place::PackedRows { layer, .. } => {
                     let first = if let Place::PackedRows { first, .. } = source.place { first } else { 0 };
                     let form = self.forms.get(&layer).cloned();
@@ -294,6 +299,11 @@ impl<'a> Builder<'a, '_> {
             Place::Plain(span) => {
                 let stored = span.info(self.checkpoint).element_type;
                 (stored, Part::Bytes(span.data(self.checkpoint)), false)
+            }
+            Place::Woven(woven) => {
+                let (info, data) = (woven.span.info(self.checkpoint), woven.span.data(self.checkpoint));
+                let stored = info.element_type;
+                (stored, Part::Woven { data, woven, stored }, false)
             }
             Place::Packed(layer) => (ElementType::F32, Part::Packed { layer, first: 0, form: None }, true),
             Place::PackedRows { layer, first, .. } => {

@@ -2,7 +2,7 @@
 
 use std::collections::HashMap;
 
-use quern_tensor_io::scheme::PackedLayer;
+use quern_tensor_io::scheme::{PackedLayer, Packing};
 use quern_tensor_io::{Checkpoint, ElementType, Error, Metadata, Result, TensorInfo, decode};
 
 use crate::architecture::{Convention, Layout, TensorRole as Role};
@@ -13,10 +13,10 @@ use super::data::{Data, Part};
 use super::latent::Both;
 use super::order::RowOrder;
 use super::values::{decays, reordered, shifted, tensor_of, undecodable};
-use super::{View, ViewTensor};
+use super::{Packed, View, ViewTensor, fused};
 
 /// A GGUF checkpoint, translated.
-pub(super) fn of_gguf(checkpoint: &Checkpoint) -> Result<View<'_>> {
+pub(super) fn of_gguf(checkpoint: &Checkpoint, packed: Packed) -> Result<View<'_>> {
     let contents = Contents::read(checkpoint)?;
     contents.require_sound()?;
     let notes = contents.note().into_iter().collect();
@@ -26,9 +26,35 @@ pub(super) fn of_gguf(checkpoint: &Checkpoint) -> Result<View<'_>> {
     let mut tensors = Vec::new();
     let mut data = Vec::new();
     for want in config.expected_tensors(Convention::HuggingFace) {
+        if let Some((_, _, which)) = fused::woven(&config, want.role) {
+            if which == 0 && want.part == Some(0) {
+                let source = |role, expert| {
+                    expert_of_stack(
+                        (checkpoint, packing.as_ref()),
+                        *by_role.get(&(role, want.layer))?,
+                        &want,
+                        expert,
+                    )
+                };
+                let Some((tensor, one)) = fused::fused(&config, &want, source) else {
+                    let what =
+                        "the experts of this layer are of several types, or of one that cannot be decoded";
+                    return Err(Error::unsupported(checkpoint.path(), what).with_tensor(&want.name));
+                };
+                let released = match &one {
+                    Data::Fused(fused) if packed == Packed::Exact => fused.as_released(&tensor),
+                    _ => None,
+                };
+                for (tensor, one) in released.map_or_else(|| vec![(tensor, one)], Vec::from) {
+                    tensors.push(tensor);
+                    data.push(one);
+                }
+            }
+            continue;
+        }
         let held = |role| match by_role.get(&(role, want.layer)) {
             Some(Place::Plain(span)) => Some(span.info(checkpoint)),
-            Some(Place::Packed(_) | Place::PackedRows { .. }) | None => None,
+            Some(Place::Packed(_) | Place::PackedRows { .. } | Place::Woven(_)) | None => None,
         };
         if let (Role::AttentionKvUp, Some(keys), Some(values)) =
             (want.role, held(Role::AttentionKUp), held(Role::AttentionVUp))
@@ -45,6 +71,8 @@ pub(super) fn of_gguf(checkpoint: &Checkpoint) -> Result<View<'_>> {
                 None => continue,
             },
             Some(Place::Plain(span)) => translate(checkpoint, &config, &want, span.info(checkpoint))?,
+            // Of Hugging Face's files alone.
+            Some(Place::Woven(_)) => continue,
             Some(Place::Packed(number) | Place::PackedRows { layer: number, .. }) => {
                 let Some(layer) = packing.as_ref().and_then(|p| p.layers().get(*number)) else { continue };
                 decoded(checkpoint, &config, &want, *number, layer)?
@@ -64,6 +92,32 @@ pub(super) fn of_gguf(checkpoint: &Checkpoint) -> Result<View<'_>> {
         tensors,
         data,
     })
+}
+
+/// The rows of one expert in a stack of all.
+fn expert_of_stack<'a>(
+    (checkpoint, packing): (&'a Checkpoint, Option<&Packing>),
+    place: Place,
+    want: &ExpectedTensor,
+    expert: usize,
+) -> Option<fused::Source<'a>> {
+    match place {
+        Place::Plain(span) => {
+            let (info, data) = (span.info(checkpoint), span.data(checkpoint));
+            let bytes = data.len() / info.shape.first().copied().unwrap_or(1).max(1);
+            let data = data.get(expert * bytes..(expert + 1) * bytes)?;
+            Some((Part::Bytes(data), info.element_type, info.name.clone()))
+        }
+        // A stack that has a factor beside it.
+        Place::Packed(layer) => {
+            let (held, rows) = (packing?.layers().get(layer)?, *want.shape.first()?);
+            let first = expert * rows;
+            let fits = first + rows <= held.rows;
+            fits.then(|| (Part::Packed { layer, first, form: None }, ElementType::F32, held.name.clone()))
+        }
+        // Of Hugging Face's files alone.
+        Place::Woven(_) | Place::PackedRows { .. } => None,
+    }
 }
 
 /// A weight that has a factor beside it, decoded to f32.

@@ -96,6 +96,11 @@ impl<'a> Keys<'a> {
                 let bytes = self.stored.row_bytes(rank).unwrap_or_default();
                 as_made(self.stored, &data[rows.start * bytes..rows.end * bytes], rows.len() * rank)
             }
+            Part::Woven { data, woven, stored } => {
+                let mut gathered = vec![0; rows.len() * rank * stored.block_bytes()];
+                woven.gather(data, rows, (rank, stored.block_bytes()), &mut gathered);
+                gathered
+            }
             Part::Packed { layer, first, .. } => {
                 let rows = first + rows.start..first + rows.end;
                 match view.packing.as_ref().and_then(|p| p.layers().get(*layer)) {

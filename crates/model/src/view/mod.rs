@@ -12,9 +12,11 @@
 
 mod data;
 mod everything;
+mod fused;
 mod gguf;
 mod hugging_face;
 mod latent;
+mod mxfp4;
 mod order;
 mod side_by_side;
 mod stored;
@@ -27,7 +29,7 @@ use quern_tensor_io::{Checkpoint, Container, ElementType, Error, ErrorKind, Meta
 
 use crate::Config;
 use crate::architecture::{Convention, Layout, TensorRole};
-use crate::contents::{Contents, Place};
+use crate::contents::{Contents, Place, Woven};
 use data::Data;
 
 pub use side_by_side::{Pair, SideBySide};
@@ -61,6 +63,8 @@ pub struct ViewTensor {
     pub packed: bool,
     /// What the view does to the numbers themselves; `None` if they stay as they are.
     pub changed: Option<&'static str>,
+    /// Rows that are made together: pieces should be whole multiples of so many, from the first row on.
+    pub together: usize,
 }
 
 impl ViewTensor {
@@ -132,11 +136,12 @@ impl<'a> View<'a> {
         }
     }
 
-    /// The checkpoint in Hugging Face's layout. A GGUF file must be of an architecture quern knows. A Hugging
-    /// Face checkpoint is taken as it is, except for packed layers, which are decoded (or refused).
+    /// The checkpoint in Hugging Face's layout. A GGUF file must be of an architecture quern knows; with
+    /// [`Packed::Exact`] stacks of MXFP4 stay so where the family is released in it. A Hugging Face checkpoint is taken as
+    /// it is, except for packed layers, which are decoded (or refused).
     pub fn hugging_face(checkpoint: &'a Checkpoint, packed: Packed) -> Result<Self> {
         match checkpoint.container() {
-            Container::Gguf => hugging_face::of_gguf(checkpoint),
+            Container::Gguf => hugging_face::of_gguf(checkpoint, packed),
             Container::Safetensors | Container::PyTorch => stored::hugging_face(checkpoint, packed),
         }
     }
@@ -158,6 +163,20 @@ impl<'a> View<'a> {
     pub fn of_contents(contents: Contents<'a>) -> Result<Self> {
         contents.require_sound()?;
         Ok(stored::described(contents))
+    }
+
+    /// As [`View::stored`], with experts as files of the family hold them, be it all in one tensor: what a checkpoint is
+    /// made of that keeps them as they are.
+    ///
+    /// # Errors
+    /// As [`View::stored`].
+    pub fn for_files(checkpoint: &'a Checkpoint) -> Result<Self> {
+        let contents = Contents::read(checkpoint)?;
+        contents.require_sound()?;
+        Ok(match contents.config().architecture.hf_woven {
+            true => fused::as_files(contents),
+            false => stored::described(contents),
+        })
     }
 
     /// All that a checkpoint holds, sound or not, in its own format: what the architecture describes under its names,
@@ -184,7 +203,7 @@ impl<'a> View<'a> {
     /// The numbers of the tensors in the order of their places in the files; those without a place last.
     pub fn file_order(&self) -> Vec<usize> {
         let place = |index: &usize| match self.tensors[*index].place {
-            Some(Place::Plain(span)) => (span.tensor, span.start),
+            Some(Place::Plain(span) | Place::Woven(Woven { span, .. })) => (span.tensor, span.start),
             Some(place @ (Place::Packed(number) | Place::PackedRows { layer: number, .. })) => {
                 let layer = self.packing.as_ref().and_then(|p| p.layers().get(number));
                 let first = if let Place::PackedRows { first, .. } = place { first } else { 0 };

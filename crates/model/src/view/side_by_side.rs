@@ -86,8 +86,9 @@ impl<'v> SideBySide<'v, '_, '_> {
         } else {
             few
         };
+        let step = step.max(1).next_multiple_of(a.together.max(b.together));
         let height = if a.columns() == 0 { 0 } else { a.rows() };
-        (0..height).step_by(step.max(1)).map(move |start| start..height.min(start + step))
+        (0..height).step_by(step).map(move |start| start..height.min(start + step))
     }
 
     /// Reads all pairs: `piece` gets the number of the pair and some of its rows, on any thread; `take` its results

@@ -7,54 +7,27 @@ use quern_tensor_io::{Checkpoint, ElementType, Metadata, Result};
 
 use crate::Config;
 use crate::architecture::{Convention, Layout};
+use crate::config::ExpectedTensor;
 use crate::contents::{Contents, HeldTensor, Place};
 use crate::gguf::own_metadata;
 
 use super::data::{Data, Part};
 use super::values::{row_bytes, tensor_as_it_is, tensor_of};
-use super::{Packed, View, ViewTensor};
+use super::{Packed, View, ViewTensor, fused};
 
 /// What the architecture has, by its own names.
 pub(super) fn described(contents: Contents<'_>) -> View<'_> {
-    let checkpoint = contents.checkpoint();
-    let convention = contents.config().convention;
+    let (checkpoint, held) = (contents.checkpoint(), contents.tensors());
+    let one = |held: &HeldTensor| described_one(checkpoint, contents.packing(), &held.expected, held.place);
+    let (tensors, data) = held.iter().map(one).unzip();
+    view_of(contents, tensors, data)
+}
+
+/// These tensors of the contents as a view in the checkpoint's own format.
+pub(super) fn view_of<'a>(contents: Contents<'a>, tensors: Vec<ViewTensor>, data: Vec<Data<'a>>) -> View<'a> {
+    let (checkpoint, convention) = (contents.checkpoint(), contents.config().convention);
     let mut notes: Vec<String> = contents.note().into_iter().collect();
-    let (config, packing, held) = contents.into_parts();
-    let (mut tensors, mut data) = (Vec::with_capacity(held.len()), Vec::with_capacity(held.len()));
-    for HeldTensor { expected, place } in held {
-        let (tensor, one) = match place {
-            Place::Plain(span) => {
-                let info = span.info(checkpoint);
-                let tensor = tensor_of(&expected, info.element_type, vec![info.name.clone()]);
-                (tensor, Data::plain(span.data(checkpoint)))
-            }
-            Place::Packed(number) | Place::PackedRows { layer: number, .. } => {
-                let Some(layer) = packing.as_ref().and_then(|p| p.layers().get(number)) else { continue };
-                let mut tensor = tensor_of(&expected, ElementType::F32, vec![layer.name.clone()]);
-                let whole = matches!(place, Place::Packed(_));
-                if whole && tensor.rows() != layer.rows {
-                    tensor.shape = vec![layer.rows, layer.columns];
-                }
-                tensor.row_bytes = row_bytes(ElementType::F32, &tensor.shape);
-                tensor.packed = true;
-                let first = if let Place::PackedRows { first, .. } = place { first } else { 0 };
-                let part = Part::Packed { layer: number, first, form: None };
-                (tensor, Data::Rows { parts: vec![part], order: None })
-            }
-        };
-        let layout = match (convention, place) {
-            (Convention::Gguf, _) => Layout::Same,
-            // Packed layers are stored the usual way round.
-            (_, Place::Packed(_) | Place::PackedRows { .. })
-                if expected.template.layout == Layout::Transposed =>
-            {
-                Layout::Same
-            }
-            (Convention::HuggingFace, _) => expected.template.layout,
-        };
-        tensors.push(ViewTensor { place: Some(place), layout, ..tensor });
-        data.push(one);
-    }
+    let (config, packing, _) = contents.into_parts();
     notes.extend(packing.iter().flat_map(|p| p.notes().to_vec()));
     View {
         checkpoint,
@@ -66,6 +39,53 @@ pub(super) fn described(contents: Contents<'_>) -> View<'_> {
         tensors,
         data,
     }
+}
+
+/// A tensor of the architecture, which is in this place.
+pub(super) fn described_one<'a>(
+    checkpoint: &'a Checkpoint,
+    packing: Option<&Packing>,
+    expected: &ExpectedTensor,
+    place: Place,
+) -> (ViewTensor, Data<'a>) {
+    let rows = |part| Data::Rows { parts: vec![part], order: None };
+    let (tensor, one) = match place {
+        Place::Plain(span) => {
+            let info = span.info(checkpoint);
+            let tensor = tensor_of(expected, info.element_type, vec![info.name.clone()]);
+            (tensor, Data::plain(span.data(checkpoint)))
+        }
+        Place::Woven(woven) => {
+            let info = woven.span.info(checkpoint);
+            let tensor = tensor_of(expected, info.element_type, vec![info.name.clone()]);
+            let (data, stored) = (woven.span.data(checkpoint), info.element_type);
+            (tensor, rows(Part::Woven { data, woven, stored }))
+        }
+        Place::Packed(number) | Place::PackedRows { layer: number, .. } => {
+            let layer = packing.and_then(|p| p.layers().get(number));
+            let name = layer.map_or_else(String::new, |layer| layer.name.clone());
+            let mut tensor = tensor_of(expected, ElementType::F32, vec![name]);
+            let whole = matches!(place, Place::Packed(_));
+            let first = if let Place::PackedRows { first, .. } = place { first } else { 0 };
+            if let Some(layer) = layer.filter(|layer| whole && layer.rows != tensor.rows()) {
+                tensor.shape = vec![layer.rows, layer.columns];
+            }
+            tensor.row_bytes = row_bytes(ElementType::F32, &tensor.shape);
+            tensor.packed = true;
+            (tensor, rows(Part::Packed { layer: number, first, form: None }))
+        }
+    };
+    let layout = match (expected.convention, place) {
+        (Convention::Gguf, _) => Layout::Same,
+        // Packed layers are stored the usual way round.
+        (_, Place::Packed(_) | Place::PackedRows { .. })
+            if expected.template.layout == Layout::Transposed =>
+        {
+            Layout::Same
+        }
+        (Convention::HuggingFace, _) => expected.template.layout,
+    };
+    (ViewTensor { place: Some(place), layout, ..tensor }, one)
 }
 
 /// A GGUF checkpoint tensor by tensor, in llama-quantize's order: as it is, or with the weights that have a factor beside
@@ -123,17 +143,33 @@ pub(super) fn hugging_face(checkpoint: &Checkpoint, packed: Packed) -> Result<Vi
         Packed::Refused => None,
         Packed::Decoded | Packed::Exact => Packing::read(checkpoint)?,
     };
+    let config = Config::from_checkpoint(checkpoint).ok();
+    if let (Some(config), Some(_)) = (&config, &packing)
+        && config.architecture.hf_woven
+    {
+        let contents = Contents::matched(checkpoint, config.clone(), packing);
+        contents.require_sound()?;
+        return Ok(fused::as_files(contents));
+    }
     let mut tensors = Vec::new();
     let mut data = Vec::new();
     let layers = packing.iter().flat_map(Packing::layers).enumerate();
-    let by_part: HashMap<usize, usize> =
-        layers.flat_map(|(n, l)| l.parts.iter().map(move |&p| (p, n))).collect();
+    // A tensor may hold several layers.
+    let mut by_part: HashMap<usize, Vec<usize>> = HashMap::new();
+    for (number, layer) in layers {
+        layer.parts.iter().for_each(|&part| by_part.entry(part).or_default().push(number));
+    }
     let mut done = HashSet::new();
     for (index, info) in checkpoint.tensors().iter().enumerate() {
-        let layer = by_part.get(&index).and_then(|&n| packing.as_ref().map(|p| (n, &p.layers()[n])));
-        match layer {
-            Some((number, _)) if !done.insert(number) => {}
-            Some((number, layer)) => {
+        let Some(numbers) = by_part.get(&index) else {
+            tensors.push(tensor_as_it_is(info, index));
+            data.push(Data::plain(checkpoint.data(info)));
+            continue;
+        };
+        for &number in numbers {
+            if let Some(layer) =
+                packing.as_ref().and_then(|p| p.layers().get(number)).filter(|_| done.insert(number))
+            {
                 let shape = vec![layer.rows, layer.columns];
                 tensors.push(ViewTensor {
                     name: layer.name.clone(),
@@ -148,14 +184,9 @@ pub(super) fn hugging_face(checkpoint: &Checkpoint, packed: Packed) -> Result<Vi
                 let part = Part::Packed { layer: number, first: 0, form: None };
                 data.push(Data::Rows { parts: vec![part], order: None });
             }
-            None => {
-                tensors.push(tensor_as_it_is(info, index));
-                data.push(Data::plain(checkpoint.data(info)));
-            }
         }
     }
     let mut notes: Vec<String> = packing.iter().flat_map(|p| p.notes().to_vec()).collect();
-    let config = Config::from_checkpoint(checkpoint).ok();
     let (config, packing) = match config {
         None => (None, packing),
         Some(config) => {

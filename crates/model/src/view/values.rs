@@ -28,6 +28,7 @@ pub(super) fn tensor_of(
         row_bytes: row_bytes(element_type, &want.shape),
         packed: false,
         changed: None,
+        together: 1,
     }
 }
 
@@ -46,6 +47,7 @@ pub(super) fn tensor_as_it_is(info: &TensorInfo, index: usize) -> ViewTensor {
         row_bytes: row_bytes(info.element_type, &info.shape),
         packed: false,
         changed: None,
+        together: 1,
     }
 }
 

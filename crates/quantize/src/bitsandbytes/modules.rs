@@ -5,7 +5,7 @@
 
 use std::collections::BTreeSet;
 
-use quern_model::{View, ViewTensor};
+use quern_model::{TensorRole, View, ViewTensor};
 use quern_tensor_io::{ElementType, ErrorKind, Result};
 use serde_json::Value;
 
@@ -39,6 +39,14 @@ pub(super) fn choose(view: &View<'_>, order: &[usize], skip: &[String]) -> Resul
     let mut choice = Choice { quantized: Vec::new(), skip: None, experts: 0, dtype: dtype(&config) };
     let (mut heads, mut others) = (BTreeSet::new(), BTreeSet::new());
     for tensor in tensors() {
+        // All experts in one tensor, which is no linear layer either.
+        let experts = [TensorRole::ExpertsGate, TensorRole::ExpertsUp, TensorRole::ExpertsDown];
+        let expert = tensor.role.is_some_and(|role| experts.contains(&role));
+        if expert && tensor.shape.len() == 3 {
+            choice.experts += tensor.shape[0];
+            choice.quantized.push(false);
+            continue;
+        }
         let Some((module, class)) = classes.of(tensor) else {
             choice.quantized.push(false);
             continue;

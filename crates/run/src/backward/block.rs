@@ -157,7 +157,8 @@ impl Machine<'_> {
         let d_attended = self.back(&held.output, d.values())?;
 
         let [q, k, v] = tape.qkv.each_ref().map(Vectors::values);
-        let recorded = Recorded { q, k, v, out: tape.attended.values(), log_sums: tape.log_sums.values() };
+        let (out, log_sums) = (tape.attended.values(), tape.log_sums.values());
+        let recorded = Recorded { q, k, v, out, sinks: attention.sinks.as_ref(), log_sums };
         let [q, k, v] = tape.qkv.each_ref().map(|values| self.vectors(values.len()));
         let mut d_qkv = [q?, k?, v?];
         let shape = attention_shape(config, layer);

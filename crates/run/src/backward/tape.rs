@@ -149,7 +149,8 @@ impl Machine<'_> {
             self.rotate(layer, sequences, (config.heads, false), q)?;
             self.rotate(layer, sequences, (config.kv_heads, false), k)?;
             let (q, k, v) = (q.values(), k.values(), v.values());
-            let recorded = Recorded { q, k, v, out: attended.values(), log_sums: log_sums.values() };
+            let (out, log_sums) = (attended.values(), log_sums.values());
+            let recorded = Recorded { q, k, v, out, sinks: attention.sinks.as_ref(), log_sums };
             return Ok(self.executor.attention(&shape, sequences, recorded)?);
         }
         let Self { model, executor, cache, angles, .. } = self;
@@ -166,8 +167,9 @@ impl Machine<'_> {
             let (cos, sin) = angles.of(config.window(layer).is_some(), tokens.len() * pairs);
             let rotate = config.rotates(layer).then_some(Rotate { style, pairs, cos, sin });
             let out = attended.values_mut().slice(of(query));
-            let attend =
-                Attend { shape, slot: 0, first: 0, skip: 0, norms, norms_last: false, rotate, heads, out };
+            let sinks = attention.sinks.as_ref();
+            let (slot, first, skip, norms_last) = (0, 0, 0, false);
+            let attend = Attend { shape, slot, first, skip, norms, norms_last, rotate, sinks, heads, out };
             executor.attend(cache, attend)?;
         }
         Ok(())

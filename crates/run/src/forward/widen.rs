@@ -46,6 +46,7 @@ pub(crate) fn activation(config: &Config) -> ops::Activation {
         Activation::GeluTanh => ops::Activation::GeluTanh,
         Activation::Relu => ops::Activation::Relu,
         Activation::ReluSquared => ops::Activation::ReluSquared,
+        Activation::ClampedSwiglu => ops::Activation::ClampedSwiglu,
         // What `Phases::widen` computes itself: the layer's output as it is, were there a kernel for that.
         Activation::Xielu => ops::Activation::Relu,
     }

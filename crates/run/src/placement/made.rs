@@ -36,6 +36,8 @@ pub(crate) fn check_made(
                 let layer = view.packing().and_then(|p| p.layers().get(number));
                 layer.filter(|l| l.in_file_type().is_none()).map_or(0, |layer| layer.bytes as u64)
             }
+            // As large as in the file, with other values between them there.
+            (None, Some(Place::Woven(_))) => (tensor.row_bytes * tensor.rows()) as u64,
             (Some(_) | None, _) => 0,
         }
     };

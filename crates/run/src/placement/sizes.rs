@@ -342,8 +342,9 @@ fn size(
         Some(Place::Packed(number) | Place::PackedRows { layer: number, .. }) => {
             view.packing().and_then(|packing| packing.layers().get(number))
         }
-        Some(Place::Plain(_)) | None => None,
+        Some(Place::Plain(_) | Place::Woven(_)) | None => None,
     };
+    let woven = matches!(tensor.place, Some(Place::Woven(_)));
     let in_file = layer.and_then(|layer| layer.in_file_type());
     let form = layer.filter(|_| in_file.is_none()).map(|layer| layer.block_form(view.checkpoint()));
     let target = load_in.and_then(|load_in| load_in.target(&tensor.name));
@@ -367,15 +368,19 @@ fn size(
     let made = match made {
         Made::InFile => false,
         Made::WhileLoading | Made::Packed => {
-            target.is_some() || form.is_some() || tensor.layout == Layout::Transposed
+            target.is_some() || form.is_some() || woven || tensor.layout == Layout::Transposed
         }
     };
     let permutation = form.filter(|_| target.is_none()).and_then(|form| form.permutation);
     let order = permutation.map_or(0, |order| 4 * order.len() as u64);
-    // Of a mixture's experts a token reads those it chooses.
+    // Of a mixture's experts a token reads those it chooses: as many of them, all being of one size.
     let experts = [TensorRole::ExpertsGate, TensorRole::ExpertsUp, TensorRole::ExpertsDown].contains(&role);
     let touched = match config.experts.filter(|_| experts) {
-        Some(mixture) => bytes / (mixture.count as u64).max(1) * mixture.used as u64,
+        Some(mixture) => match tensor.part {
+            Some(expert) if expert < mixture.used => bytes,
+            Some(_) => 0,
+            None => bytes / (mixture.count as u64).max(1) * mixture.used as u64,
+        },
         None => bytes,
     };
     // Keys' rows of latent attention are made once more, transposed, at two bytes a number or as they are.

@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use quern_compute::{Norm, NormKind, Permutation, Pool, Vector};
 use quern_model::architecture::{self, Layout};
-use quern_model::contents::Place;
+use quern_model::contents::{Place, Woven};
 use quern_model::{Config, TensorRole, View, ViewTensor};
 use quern_tensor_io::scheme::PackedLayer;
 use quern_tensor_io::{Checkpoint, ElementType, Error, ErrorKind, decode};
@@ -34,6 +34,8 @@ enum Stored<'v> {
     Plain(Mapped, ElementType),
     /// Rows of a packed layer.
     Packed(&'v PackedLayer, Range<usize>),
+    /// With other values between them.
+    Woven(Woven, ElementType),
 }
 
 impl<'v, 'a> Lookup<'v, 'a> {
@@ -95,12 +97,13 @@ impl<'v, 'a> Lookup<'v, 'a> {
                 let place = Mapped { tensor: span.tensor, start: span.start, end: span.start + span.bytes };
                 Ok(Stored::Plain(place, tensor.element_type))
             }
+            Some(Place::Woven(woven)) => Ok(Stored::Woven(woven, tensor.element_type)),
             Some(place @ (Place::Packed(number) | Place::PackedRows { layer: number, .. })) => {
                 match self.view.packing().and_then(|p| p.layers().get(number)) {
                     Some(layer) => {
                         let rows = match place {
                             Place::PackedRows { first, rows, .. } => first..first + rows,
-                            Place::Packed(_) | Place::Plain(_) => 0..layer.rows,
+                            Place::Packed(_) | Place::Plain(_) | Place::Woven(_) => 0..layer.rows,
                         };
                         Ok(Stored::Packed(layer, rows))
                     }
@@ -130,6 +133,7 @@ impl<'v, 'a> Lookup<'v, 'a> {
                 let (rows, columns) = (tensor.rows(), tensor.columns());
                 Ok((self.plain(tensor, place, rows, columns)?, None))
             }
+            Stored::Woven(woven, element_type) => Ok((self.woven(tensor, woven, element_type)?, None)),
             Stored::Packed(packed, rows) => {
                 let whole = rows.len() == packed.rows;
                 let bytes = packed.bytes as u64 * rows.len() as u64 / (packed.rows as u64).max(1);
@@ -149,6 +153,30 @@ impl<'v, 'a> Lookup<'v, 'a> {
 
     fn target(&self, tensor: &ViewTensor) -> Option<(&'v dyn LoadIn, ElementType)> {
         self.load_in.and_then(|l| Some((l, l.target(&tensor.name)?)))
+    }
+
+    /// The values of a matrix or vector, one after the other.
+    fn gathered(&self, tensor: &ViewTensor, woven: &Woven, element_type: ElementType) -> Vec<u8> {
+        let (rows, columns, size) = (tensor.rows(), tensor.columns(), element_type.block_bytes());
+        let mut made = vec![0; rows * columns * size];
+        woven.gather(woven.span.data(self.checkpoint()), 0..rows, (columns, size), &mut made);
+        made
+    }
+
+    /// A matrix that is copied from where it is stored with other values between its own.
+    fn woven(&self, tensor: &ViewTensor, woven: Woven, element_type: ElementType) -> Result<Weight> {
+        let (rows, columns) = (tensor.rows(), tensor.columns());
+        let data = self.gathered(tensor, &woven, element_type);
+        self.bytes.set(self.bytes.get() + data.len() as u64);
+        let weight = match self.target(tensor) {
+            Some((load_in, target)) => {
+                let matrix = PlainMatrix { name: &tensor.name, element_type, rows, columns, data: &data };
+                encoded(&matrix, load_in, target, self.pool).map_err(|kind| self.error(tensor, kind))?
+            }
+            None => Weight::owned(element_type, rows, columns, data)?,
+        };
+        self.checkpoint().release(woven.span.data(self.checkpoint()).as_ptr_range());
+        Ok(weight)
     }
 
     /// A matrix that is stored as `rows` times `columns` plain values or blocks.
@@ -198,10 +226,29 @@ impl<'v, 'a> Lookup<'v, 'a> {
         Ok(made(name, (role, Some(layer), None), weight, None, None))
     }
 
-    /// One expert's matrix: a tensor of its own, or its part of a stack.
-    pub fn expert(&self, role: TensorRole, at: Option<usize>, expert: usize) -> Result<Linear> {
+    /// One expert's vector, if there is one: a tensor of its own, or a row of that of all.
+    fn expert_vector(&self, role: TensorRole, at: Option<usize>, expert: usize) -> Result<Option<Vector>> {
+        if let Some(tensor) = self.find(role, at, Some(expert)) {
+            return self.values(tensor).map(|values| Some(values.into()));
+        }
+        let Some(stack) = self.find(role, at, None) else { return Ok(None) };
+        let width = stack.columns();
+        let values = self.values(stack)?;
+        let own = values.get(expert * width..(expert + 1) * width).unwrap_or_default();
+        Ok(Some(own.to_vec().into()))
+    }
+
+    /// One expert's matrix, a tensor of its own or its part of a stack, and its bias, if it has one.
+    pub fn expert(
+        &self,
+        role: TensorRole,
+        bias: Option<TensorRole>,
+        at: Option<usize>,
+        expert: usize,
+    ) -> Result<Linear> {
+        let bias = bias.map_or(Ok(None), |bias| self.expert_vector(bias, at, expert))?;
         let linear = |name: &str, weight, permutation| {
-            made(name.to_owned(), (role, at, Some(expert)), weight, None, permutation)
+            made(name.to_owned(), (role, at, Some(expert)), weight, bias, permutation)
         };
         if let Some(tensor) = self.find(role, at, Some(expert)) {
             let (weight, permutation) = self.matrix(role, at, Some(expert))?;
@@ -211,6 +258,10 @@ impl<'v, 'a> Lookup<'v, 'a> {
         let count = stack.shape.first().copied().unwrap_or(1).max(1);
         let place = match self.stored(stack)? {
             Stored::Plain(place, _) => place,
+            Stored::Woven(..) => {
+                let what = "the values of a stack of experts are not one after the other";
+                return Err(self.error(stack, ErrorKind::Malformed(what.into())));
+            }
             Stored::Packed(packed, rows) => {
                 let height = rows.len() / count;
                 let rows = rows.start + expert * height..rows.start + (expert + 1) * height;
@@ -319,7 +370,7 @@ impl<'v, 'a> Lookup<'v, 'a> {
     }
 
     /// A vector, where the model has it.
-    fn optional(&self, role: TensorRole, layer: Option<usize>) -> Result<Option<Vector>> {
+    pub fn optional(&self, role: TensorRole, layer: Option<usize>) -> Result<Option<Vector>> {
         match self.has(role, layer) {
             true => Ok(Some(self.vector(role, layer)?.into())),
             false => Ok(None),
@@ -335,43 +386,55 @@ impl<'v, 'a> Lookup<'v, 'a> {
         }
         let mut all = Vec::new();
         for part in parts {
-            let tensor = self.need(role, layer, part)?;
-            let Stored::Plain(place, element_type) = self.stored(tensor)? else {
-                let what = "it is packed, it must be plain numbers";
-                return Err(self.error(tensor, ErrorKind::Malformed(what.into())));
-            };
-            let mut values = vec![0.0; tensor.rows() * tensor.columns()];
-            if !decode::to_f32(element_type, self.data(place), &mut values) {
-                let what = format!("its element type {element_type} cannot be read as numbers");
-                return Err(self.error(tensor, ErrorKind::Unsupported(what)));
-            }
-            if values.iter().any(|v| !v.is_finite()) {
-                let what = "it holds NaN or infinite values".into();
-                return Err(self.error(tensor, ErrorKind::Malformed(what)));
-            }
-            match tensor.layout {
-                Layout::PlusOne => values.iter_mut().for_each(|v| *v += 1.0),
-                Layout::DeltaDecay | Layout::FlatDecay => values.iter_mut().for_each(|v| *v = -v.exp()),
-                Layout::Same
-                | Layout::QueryHeads
-                | Layout::KeyHeads
-                | Layout::Transposed
-                | Layout::Experts
-                | Layout::HeadNorms
-                | Layout::QkvByHead
-                | Layout::Conv
-                | Layout::Flat
-                | Layout::DeltaQkv
-                | Layout::DeltaConv
-                | Layout::DeltaValues
-                | Layout::DeltaHeads
-                | Layout::DeltaColumns
-                | Layout::KeyUp
-                | Layout::ValueUp => {}
-            }
-            all.append(&mut values);
+            all.append(&mut self.values(self.need(role, layer, part)?)?);
         }
         Ok(all)
+    }
+
+    /// The values of a small tensor in f32.
+    fn values(&self, tensor: &ViewTensor) -> Result<Vec<f32>> {
+        let gathered;
+        let (data, element_type) = match self.stored(tensor)? {
+            Stored::Plain(place, element_type) => (self.data(place), element_type),
+            Stored::Woven(woven, element_type) => {
+                gathered = self.gathered(tensor, &woven, element_type);
+                (&*gathered, element_type)
+            }
+            Stored::Packed(..) => {
+                let what = "it is packed, it must be plain numbers";
+                return Err(self.error(tensor, ErrorKind::Malformed(what.into())));
+            }
+        };
+        let mut values = vec![0.0; tensor.rows() * tensor.columns()];
+        if !decode::to_f32(element_type, data, &mut values) {
+            let what = format!("its element type {element_type} cannot be read as numbers");
+            return Err(self.error(tensor, ErrorKind::Unsupported(what)));
+        }
+        if values.iter().any(|v| !v.is_finite()) {
+            let what = "it holds NaN or infinite values".into();
+            return Err(self.error(tensor, ErrorKind::Malformed(what)));
+        }
+        match tensor.layout {
+            Layout::PlusOne => values.iter_mut().for_each(|v| *v += 1.0),
+            Layout::DeltaDecay | Layout::FlatDecay => values.iter_mut().for_each(|v| *v = -v.exp()),
+            Layout::Same
+            | Layout::QueryHeads
+            | Layout::KeyHeads
+            | Layout::Transposed
+            | Layout::Experts
+            | Layout::HeadNorms
+            | Layout::QkvByHead
+            | Layout::Conv
+            | Layout::Flat
+            | Layout::DeltaQkv
+            | Layout::DeltaConv
+            | Layout::DeltaValues
+            | Layout::DeltaHeads
+            | Layout::DeltaColumns
+            | Layout::KeyUp
+            | Layout::ValueUp => {}
+        }
+        Ok(values)
     }
 
     /// An error about a tensor, with its file and the name it has there.

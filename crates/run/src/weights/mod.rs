@@ -200,8 +200,9 @@ impl Weights {
                 Ffn::Dense { .. } | Ffn::None => (0, 0),
                 Ffn::Experts(mixture) => {
                     let count = mixture.experts.len().max(1) as u64;
-                    let routers = mixture.routers().map(Linear::bytes).sum::<u64>();
-                    (sum(experts) / count * self.experts_used as u64, routers)
+                    // The one row that weights a shared expert counts with the vectors.
+                    let router = mixture.router.bytes();
+                    (sum(experts) / count * self.experts_used as u64, router)
                 }
             };
             let context = block.per_layer.as_ref().map_or(0, |per_layer| per_layer.context.bytes());

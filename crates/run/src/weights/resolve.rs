@@ -74,8 +74,9 @@ impl Weights {
         let streams = match config.streams {
             1 => None,
             streams => {
-                let of =
-                    |role| (0..streams - 1).map(|i| lookup.expert(role, None, i)).collect::<Result<Vec<_>>>();
+                let of = |role| {
+                    (0..streams - 1).map(|i| lookup.expert(role, None, None, i)).collect::<Result<Vec<_>>>()
+                };
                 Some([of(R::StreamsIn)?, of(R::StreamsOut)?])
             }
         };
@@ -189,8 +190,12 @@ fn experts(lookup: &Lookup<'_, '_>, mixture: &quern_model::Experts, layer: usize
     use TensorRole as R;
     let at = Some(layer);
     let expert = |expert: usize| -> Result<Expert> {
-        let linear = |role| lookup.expert(role, at, expert);
-        Ok(Expert { gate: linear(R::ExpertsGate)?, up: linear(R::ExpertsUp)?, down: linear(R::ExpertsDown)? })
+        let linear = |role, bias| lookup.expert(role, Some(bias), at, expert);
+        Ok(Expert {
+            gate: linear(R::ExpertsGate, R::ExpertsGateBias)?,
+            up: linear(R::ExpertsUp, R::ExpertsUpBias)?,
+            down: linear(R::ExpertsDown, R::ExpertsDownBias)?,
+        })
     };
     let linear = |role| lookup.linear(role, None, at);
     let shared = match mixture.shared {
@@ -206,7 +211,7 @@ fn experts(lookup: &Lookup<'_, '_>, mixture: &quern_model::Experts, layer: usize
     };
     let bias = mixture.choice_bias.then(|| lookup.vector(R::ChoiceBias, at)).transpose()?;
     Ok(Experts {
-        router: linear(R::Router)?,
+        router: lookup.linear(R::Router, Some(R::RouterBias), at)?,
         choice_bias: bias.map(Into::into),
         experts: (0..mixture.count).map(expert).collect::<Result<_>>()?,
         stacks: None,

@@ -29,6 +29,8 @@ pub(super) enum Method {
     FbgemmFp8,
     /// NVIDIA's ModelOpt: FP8 and NVFP4.
     ModelOpt,
+    /// MXFP4 as gpt-oss was released in it.
+    Mxfp4,
     /// MLX, whose configurations name no method.
     Mlx,
     Hqq,
@@ -46,6 +48,7 @@ impl Method {
             Self::Fp8 => "fp8",
             Self::FbgemmFp8 => "fbgemm_fp8",
             Self::ModelOpt => "modelopt",
+            Self::Mxfp4 => "mxfp4",
             Self::Mlx => "mlx",
             Self::Hqq => "hqq",
             Self::TorchAo => "torchao",
@@ -55,7 +58,12 @@ impl Method {
     /// Whether its layers are codes with scales beside them ([`super::scaled`]).
     pub fn has_scaled_layers(self) -> bool {
         match self {
-            Self::CompressedTensors | Self::Fp8 | Self::FbgemmFp8 | Self::ModelOpt | Self::TorchAo => true,
+            Self::CompressedTensors
+            | Self::Fp8
+            | Self::FbgemmFp8
+            | Self::ModelOpt
+            | Self::TorchAo
+            | Self::Mxfp4 => true,
             Self::Gptq | Self::Awq | Self::BitsAndBytes | Self::Mlx | Self::Hqq => false,
         }
     }
@@ -273,6 +281,7 @@ impl Sources {
                 "fp8" => Ok(Method::Fp8),
                 "fbgemm_fp8" => Ok(Method::FbgemmFp8),
                 "modelopt" | "modelopt_fp4" => Ok(Method::ModelOpt),
+                "mxfp4" => Ok(Method::Mxfp4),
                 "hqq" => Ok(Method::Hqq),
                 "torchao" => Ok(Method::TorchAo),
                 name if auto_round::NAMES.contains(&name) => auto_round::method(self),

@@ -123,9 +123,15 @@ impl Packing {
     }
 
     /// The method as configurations name it: `gptq`, `awq`, `bitsandbytes`, `compressed-tensors`, `fp8`, `fbgemm_fp8`,
-    /// `modelopt`, `mlx`, `hqq` or `torchao`; `gguf`. `None` where several are, and no configuration says which is meant.
+    /// `modelopt`, `mlx`, `hqq`, `torchao` or `mxfp4`; `gguf`. `None` where several are, and no configuration says which is meant.
     pub fn method(&self) -> Option<&'static str> {
         self.method
+    }
+
+    /// Whether models are released so, so that it is what their numbers are and quantizing them is no second loss: FP8, and
+    /// MXFP4 as gpt-oss has it.
+    pub fn is_as_released(&self) -> bool {
+        self.scheme.is_as_released() || self.method == Some("mxfp4")
     }
 
     /// How this layer of the packing is stored: the scheme and its bits (`gptq 4-bit`), or its own scheme.

@@ -4,26 +4,24 @@ use std::collections::HashSet;
 
 use super::bitsandbytes::{four_bit_weight, int8_layer, read_four_bit, read_int8};
 use super::label::{self, ADVICE, Label, Method};
-use super::scaled::{self, Codes};
+use super::scaled::{self, Codes, stacked};
 use super::{
     PackedLayer, Packing, Scaling, Scheme, Store, affine, beside, compressed, four_bit, gptq, grouped, notes,
 };
 use crate::{Checkpoint, ElementType, Error, Result, TensorInfo};
 
 /// Tensors that mark a method quern does not read, by the ends of their names.
-const OTHERS: [(&str, &str); 8] = [
+const OTHERS: [(&str, &str); 6] = [
     (".q_invperm", "EXL2 (exllamav2)"),
     (".trellis", "EXL3 (exllamav3)"),
     (".scale_q", "HQQ, its scales quantized too"),
     (".w_bf16_to_fp8_scale", "AutoRound for FP8 activations, in two steps of scales"),
     (".q_scale_max", "EXL2 (exllamav2)"),
     (".pre_quant_scale", "AWQ of ModelOpt, which also scales what the layer reads"),
-    ("_proj_blocks", "mxfp4, several experts in one tensor"),
-    ("_proj_scales", "mxfp4, several experts in one tensor"),
 ];
 
 /// Tensors that belong to a packed layer and mean nothing alone, by the ends of their names.
-const PIECES: [&str; 29] = [
+const PIECES: [&str; 31] = [
     "_proj_scale_inv",
     "_proj_scale",
     ".qzeros",
@@ -48,6 +46,8 @@ const PIECES: [&str; 29] = [
     ".weight_scale_inv",
     ".weight_scale_2",
     ".weight_global_scale",
+    "_proj_blocks",
+    "_proj_scales",
     ".W_q",
     ".biases",
     "._weight_qdata",
@@ -100,6 +100,11 @@ pub(super) fn read(checkpoint: &Checkpoint) -> Result<Option<Packing>> {
                 true => (Method::Awq, gptq::read_awq(checkpoint, prefix, label)?),
                 false => (Method::Gptq, gptq::read(checkpoint, prefix, label)?),
             }
+        } else if let Some(prefix) = stacked::stack(checkpoint, info) {
+            let mut experts = stacked::read(checkpoint, prefix)?.into_iter();
+            let Some(first) = experts.next() else { continue };
+            layers.extend(experts);
+            (Method::Mxfp4, first)
         } else if let Some(prefix) = grouped::is_mlx(checkpoint, info) {
             (Method::Mlx, grouped::read_mlx(checkpoint, prefix, label)?)
         } else if let Some(prefix) = info.name.strip_suffix(".W_q") {
@@ -338,6 +343,7 @@ fn scheme(checkpoint: &Checkpoint, layers: &[PackedLayer], label: Option<&Label>
                 let scales = if rows == 1 { Scaling::Output } else { Scaling::Block { rows, columns } };
                 Scheme::Fp8 { scales }
             }
+            Method::Mxfp4 => Scheme::Mxfp4,
             Method::Mlx => {
                 let settings = label?.mlx.as_ref()?.of("");
                 Scheme::Mlx { bits: settings.bits, group_size: settings.group_size }

@@ -170,7 +170,6 @@ fn other_methods_are_refused_by_name() {
             &["e.gate_up_proj", "e.gate_up_proj_scale_inv"],
             ["lacks other tensors", "e.gate_up_proj_scale_inv"],
         ),
-        (&["e.down_proj_blocks", "e.down_proj_scales"], ["mxfp4, several experts", "e.down_proj_"]),
     ] {
         let add = |model: Model, name: &&str| model.tensor(name, ElementType::I32, &[1], vec![0; 4]);
         tensors.iter().fold(Model::default(), add).refused(&parts);

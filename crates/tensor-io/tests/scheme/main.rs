@@ -13,3 +13,4 @@ mod releases;
 mod repack;
 mod repacked;
 mod scaled;
+mod stacked;

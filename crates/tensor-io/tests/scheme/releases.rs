@@ -44,7 +44,10 @@ fn agrees(name: &str, scheme: Scheme, method: &str, layers: &[Expected]) -> Vec<
         let wanted: Vec<_> = theirs.data.as_chunks().0.iter().map(|&b| f32::from_le_bytes(b)).collect();
         // MLX adds with one rounding less (a fused multiply-add).
         let tolerance = if name == "mlx" { 4e-7 } else { 0.0 };
-        let differs = |(a, b): (&f32, &f32)| !((a - b).abs() <= tolerance * b.abs().max(0.05));
+        let differs = |(a, b): (&f32, &f32)| {
+            let off = (a - b).abs();
+            off.is_nan() || off > tolerance * b.abs().max(0.05)
+        };
         let different = own.iter().zip(&wanted).position(differs);
         assert_eq!(different.map(|i| (i, own[i], wanted[i])), None, "{what}");
         let mut some = vec![f32::NAN; 5 * layer.columns];

@@ -8,6 +8,7 @@ use quern_quantize::calibrated::gptq::{self as job, GptqPlan, GptqReport, Option
 use quern_quantize::gptq::{Order, Settings};
 use quern_run::Model;
 use quern_tensor_io::output::Inputs;
+use quern_tensor_io::scheme::CodeFormat;
 use quern_tensor_io::{Checkpoint, small};
 use serde_json::json;
 
@@ -65,11 +66,12 @@ fn quantize(
     let vllm = plan.readers.iter().all(|note| !note.readers.contains(&Reader::Vllm));
     let done = after.finish(original, output, vllm)?;
     if args.json {
-        let mut result = json!({ "output": output, "scheme": "gptq", "report": report });
+        let packing = options.packing.name();
+        let mut result = json!({ "output": output, "scheme": "gptq", "packing": packing, "report": report });
         done.add_to(&mut result)?;
         print_json(&result)?;
     } else {
-        print(&(described(&report, output, &options.settings) + &done.text()))?;
+        print(&(described(&report, output, &options) + &done.text()))?;
     }
     Ok(ExitCode::SUCCESS)
 }
@@ -101,7 +103,8 @@ fn options(
     };
     let (calibration, provenance) = recorded(args, original, calibration(args, model, inputs)?);
     let defaults = Options::new(settings, calibration.samples.clone());
-    Ok(Options { provenance, rules, calibration, ..defaults })
+    let packing = given.packing.unwrap_or(defaults.packing);
+    Ok(Options { provenance, packing, rules, calibration, ..defaults })
 }
 
 /// The dry run: one row a module.
@@ -153,7 +156,7 @@ fn words(s: &Settings) -> String {
     format!("{}-bit, {group}, {zeros}{order}", s.bits)
 }
 
-fn described(report: &GptqReport, output: &Path, settings: &Settings) -> String {
+fn described(report: &GptqReport, output: &Path, options: &Options) -> String {
     let rows = report.modules.iter().map(|m| {
         vec![
             m.module.clone(),
@@ -173,9 +176,13 @@ fn described(report: &GptqReport, output: &Path, settings: &Settings) -> String 
         text += &format!("left as they are: {}\n", report.skipped.join(", "));
     }
     text + &format!(
-        "{}: gptq {}, {}, {:.2} bits per weight, in {:.1} s\n",
+        "{}: gptq {}{}, {}, {:.2} bits per weight, in {:.1} s\n",
         output.display(),
-        words(settings),
+        words(&options.settings),
+        match options.packing {
+            CodeFormat::Gptq(_) => String::new(),
+            other => format!(" as {}", other.name()),
+        },
         format::bytes(report.bytes),
         report.bits_per_weight,
         report.seconds

@@ -8,7 +8,9 @@ mod gguf;
 mod gptq;
 pub mod grids;
 mod readers;
+mod rounded;
 mod source;
+mod tensors;
 mod types;
 
 use clap::{CommandFactory, error::ErrorKind};
@@ -42,6 +44,7 @@ pub fn run(args: &args::Quantize) -> Outcome {
         },
         Scheme::Gptq => gptq::run(args),
         Scheme::Bitsandbytes(kind) => bitsandbytes::run(args, kind),
+        Scheme::Fp8 | Scheme::Fp8Block | Scheme::CompressedTensors => rounded::run(args),
     }
 }
 
@@ -61,7 +64,11 @@ fn refuse_strangers(args: &args::Quantize) {
         Some("--recipe says which type each tensor gets: leave --to out")
     } else if for_gguf && !by_file_type && gguf.pure {
         Some("--pure belongs to --to with a GGUF type: a recipe has no mix to leave out")
-    } else if !for_gptq && (gptq.any_given() || for_rules) {
+    } else if args.to == Scheme::CompressedTensors && (gptq.beyond_rounding() || for_rules) {
+        Some(
+            "--desc-act, --packing and --dynamic belong to --to gptq, which --packing writes as compressed-tensors",
+        )
+    } else if !for_gptq && args.to != Scheme::CompressedTensors && (gptq.any_given() || for_rules) {
         Some("--bits, --group-size, --desc-act and the like belong to --to gptq")
     } else if !for_gptq && !gguf.calibrate && args.to != Scheme::Auto && args.calibration.any_given() {
         Some(
@@ -79,6 +86,8 @@ fn refuse_strangers(args: &args::Quantize) {
         )
     } else if (for_gguf || for_gptq) && bitsandbytes.any_given() {
         Some("--block-size, --double-quant and --skip-module belong to --to nf4, fp4 or int8")
+    } else if args.to.is_rounded() && bitsandbytes.beyond_modules() {
+        Some("--block-size and --double-quant belong to --to nf4 or fp4")
     } else {
         None
     };

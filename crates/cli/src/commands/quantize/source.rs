@@ -1,4 +1,4 @@
-//! What GPTQ and bitsandbytes are made from: a Hugging Face checkpoint of plain numbers. A GGUF file, or with
+//! What schemes in Hugging Face directories are made from: a Hugging Face checkpoint of plain numbers. A GGUF file, or with
 //! `--allow-requantize` a model that is quantized, is first written out as such a checkpoint beside the output.
 
 use std::path::Path;
@@ -44,7 +44,8 @@ pub fn with_plain(
         // The output comes beside it, and of GPTQ an unfinished run as large.
         let share = match args.to {
             Scheme::Gptq => 2 * u64::from(args.gptq.bits.unwrap_or(4)),
-            Scheme::Bitsandbytes(Kind::Int8) => 8,
+            Scheme::CompressedTensors => u64::from(args.gptq.bits.unwrap_or(4)) + 1,
+            Scheme::Bitsandbytes(Kind::Int8) | Scheme::Fp8 | Scheme::Fp8Block => 8,
             Scheme::Bitsandbytes(_) | Scheme::Gguf(_) | Scheme::Auto | Scheme::Recipe => 4,
         };
         let needed = plan.tensor_bytes() + plan.tensor_bytes() / 16 * share;

@@ -21,9 +21,12 @@ impl Executor {
     /// # Errors
     /// Lengths and devices that do not fit, a cache too short.
     pub fn attend(&mut self, cache: &mut KvCache, attend: Attend<'_>) -> Result<()> {
-        let Attend { shape, slot, first, skip, norms, norms_last, rotate, heads: given, out } = attend;
+        let Attend { shape, slot, first, skip, norms, norms_last, rotate, sinks, heads: given, out } = attend;
         if norms_last {
             return Err(Error::Device);
+        }
+        if sinks.is_some() {
+            return Err(Error::NoGpuKernel { what: "attention with sinks" });
         }
         let cache = cache.cuda()?;
         let layout = cache.layout();

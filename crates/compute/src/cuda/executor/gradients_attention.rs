@@ -64,7 +64,10 @@ impl Executor {
             Ok(values.pointer().address())
         };
         let (query, key) = (heads * head_dim, kv_heads * head_dim);
-        let Recorded { q, k, v, out, log_sums } = recorded;
+        let Recorded { q, k, v, out, sinks, log_sums } = recorded;
+        if sinks.is_some() {
+            return Err(Error::NoGpuKernel { what: "gradients of attention with sinks" });
+        }
         Ok(AttentionGradientArgs {
             q: address(q, query)?,
             k: address(k, key)?,

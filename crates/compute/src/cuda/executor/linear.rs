@@ -3,6 +3,7 @@
 use super::super::Pointer;
 use super::super::formats::MATVEC_TOKENS;
 use super::Executor;
+use super::rows::refuse_activation;
 use crate::Result;
 use crate::error::same;
 use crate::executor::{Input, Linear, Norm, Output};
@@ -82,16 +83,22 @@ impl Executor {
                 Ok(())
             }
             Output::Activate(act, out) => {
+                refuse_activation(act)?;
                 let out = out.cuda()?;
                 same("linear: output", tokens * rows[0], out.len())?;
                 let target = Target { out: out.pointer(), stride: rows[0] };
                 self.joined(&linears[..1], source, target, Then::Activate(act))?;
                 match act {
                     Activation::ReluSquared => self.square(tokens, target.stride, target),
-                    Activation::Silu | Activation::Gelu | Activation::GeluTanh | Activation::Relu => Ok(()),
+                    Activation::Silu
+                    | Activation::Gelu
+                    | Activation::GeluTanh
+                    | Activation::Relu
+                    | Activation::ClampedSwiglu => Ok(()),
                 }
             }
             Output::Gate(act, out) => {
+                refuse_activation(act)?;
                 let out = out.cuda()?;
                 let width = if N == 2 { rows[0] } else { rows[0] / 2 };
                 same("linear: gated output", tokens * width, out.len())?;

@@ -67,7 +67,7 @@ impl Executor {
             Activation::Silu => GATE_SILU,
             Activation::GeluTanh => GATE_GELU_TANH,
             Activation::Relu => GATE_RELU,
-            Activation::Gelu | Activation::ReluSquared => return Ok(false),
+            Activation::Gelu | Activation::ReluSquared | Activation::ClampedSwiglu => return Ok(false),
         };
         if first.element_type == ElementType::F32 {
             return Ok(false);

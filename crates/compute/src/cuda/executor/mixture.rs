@@ -14,6 +14,7 @@ use super::Executor;
 use super::experts::{GRID, Lists};
 use super::few::{activation, matrix_of};
 use super::linear::{FEW, Source, Target, Then};
+use super::rows::refuse_activation;
 use crate::Result;
 use crate::error::same;
 use crate::executor::{ExpertStacks, Mixture, Rows, ValuesMut};
@@ -33,6 +34,7 @@ impl Executor {
             }
         };
         let Mixture { router, experts, stacks, routing, .. } = *mixture;
+        refuse_activation(mixture.activation)?;
         let hidden = router.weight.columns();
         let tokens = x.len() / hidden.max(1);
         same("experts: whole rows", tokens * hidden, x.len())?;

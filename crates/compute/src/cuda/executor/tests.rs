@@ -278,6 +278,7 @@ fn attention_is_that_of_the_cpu() {
                         skip,
                         norms: None,
                         rotate: rotate(Values::Host(cos), Values::Host(sin)),
+                        sinks: None,
                         heads: Heads::Joined { qkv: ValuesMut::Host(&mut own), by_group: false },
                         out: ValuesMut::Host(&mut expected),
                     };
@@ -303,6 +304,7 @@ fn attention_is_that_of_the_cpu() {
                         skip,
                         norms: None,
                         rotate: rotate(c.front(cos.len()), s.front(sin.len())),
+                        sinks: None,
                         heads: Heads::Joined { qkv: b.front_mut(qkv.len()), by_group: false },
                         out: o.front_mut(expected.len()),
                     };

@@ -11,7 +11,7 @@ use crate::parallel::{part_of, share};
 
 impl Executor {
     pub fn attend(&mut self, cache: &mut KvCache, attend: Attend<'_>) -> Result<()> {
-        let Attend { shape, slot, first, skip, norms, norms_last, rotate, heads: given, out } = attend;
+        let Attend { shape, slot, first, skip, norms, norms_last, rotate, sinks, heads: given, out } = attend;
         let (pool, cache) = (&*self.pool, cache.cpu()?);
         let out = out.host()?;
         let (heads, kv_heads, dim) = (shape.heads, shape.kv_heads, shape.head_dim);
@@ -51,7 +51,8 @@ impl Executor {
             return Ok(());
         }
         let (keys, values) = cache.layer(slot, &shape)?;
-        attention(pool, &shape, &q[skip * heads * dim..], first + skip, keys, values, out)
+        let sinks = sinks.map_or(Ok(&[][..]), |sinks| sinks.host())?;
+        attention(pool, &shape, (&q[skip * heads * dim..], first + skip), (keys, values), sinks, out)
     }
 }
 

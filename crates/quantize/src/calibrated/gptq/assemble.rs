@@ -89,6 +89,14 @@ impl Assembly<'_> {
         for tensor in &tensors {
             let (from, data) = match *tensor {
                 OutputTensor::Packed(from, index) => (from, from.data(&from.tensors()[index])),
+                // Experts of which all are in one tensor, with those of other roles in between.
+                OutputTensor::Source(number) if view.contiguous(number).is_none() => {
+                    let tensor = &view.tensors()[number];
+                    let mut bytes = vec![0; tensor.rows() * tensor.row_bytes];
+                    view.read(number, 0..tensor.rows(), &mut bytes);
+                    directory.write(&bytes)?;
+                    continue;
+                }
                 OutputTensor::Source(number) => (checkpoint, view.require_contiguous(number)?),
                 OutputTensor::Repacked(group, layer, part, ref plan) => {
                     directory.write(&made(group, layer, part, plan, options.packing, pool)?)?;

@@ -1,7 +1,7 @@
 //! What a job will do, known before any work is done: shapes are checked for all modules up front.
 
 use quern_model::contents::already_quantized;
-use quern_run::Model;
+use quern_run::{LinearInfo, Model};
 use quern_tensor_io::scheme::CodeFormat;
 use quern_tensor_io::{Container, Error as FileError, Remedy};
 
@@ -69,6 +69,7 @@ pub fn plan(model: &Model, options: &Options) -> Result<GptqPlan, Error> {
         return Err(already_quantized(checkpoint.path(), method).into());
     }
     let mut modules = Vec::new();
+    let mut replaced = 0;
     for layer in 0..config.layers {
         for linear in model.linears(layer) {
             let name = linear.name.strip_suffix(".weight").unwrap_or(linear.name).to_owned();
@@ -82,6 +83,9 @@ pub fn plan(model: &Model, options: &Options) -> Result<GptqPlan, Error> {
                     Some(settings)
                 }
             };
+            if settings.is_some() {
+                replaced += stored_bytes(model, &linear);
+            }
             let weight = linear.name.to_owned();
             modules.push(GptqModule { weight, name, layer, rows, columns, settings });
         }
@@ -90,7 +94,7 @@ pub fn plan(model: &Model, options: &Options) -> Result<GptqPlan, Error> {
         return Err(Error::Nothing);
     }
     let packed = modules.iter().map(|module| packed_bytes(module, options.packing)).sum::<u64>();
-    let output = output_bytes(model, &modules, packed);
+    let output = output_bytes(model, replaced, packed);
     let largest = largest(&modules);
     let place = place(model, &options.calibration, largest);
     let readers = reader_notes(&modules, options);
@@ -154,11 +158,18 @@ fn packed_bytes(module: &GptqModule, packing: CodeFormat) -> u64 {
     }
 }
 
-/// Bytes of the output's tensors, of which so many are packed modules.
-fn output_bytes(model: &Model, modules: &[GptqModule], packed: u64) -> u64 {
+/// Bytes of a module's weight in the checkpoint: a tensor of its own, or its part of one of all experts.
+fn stored_bytes(model: &Model, linear: &LinearInfo<'_>) -> u64 {
+    if let Some(tensor) = model.checkpoint().tensor(linear.name) {
+        return tensor.info.bytes as u64;
+    }
+    let row = linear.matrix().ok().and_then(|matrix| matrix.element_type().row_bytes(linear.columns));
+    row.map_or(0, |bytes| (bytes * linear.rows) as u64)
+}
+
+/// Bytes of the output's tensors: those of the source, less so many, and the packed modules.
+fn output_bytes(model: &Model, replaced: u64, packed: u64) -> u64 {
     let checkpoint = model.checkpoint();
-    let stored = |name: &str| checkpoint.tensor(name).map_or(0, |t| t.info.bytes as u64);
-    let replaced = modules.iter().filter(|m| m.settings.is_some()).map(|m| stored(&m.weight)).sum::<u64>();
     let all = checkpoint.tensors().iter().map(|t| t.bytes as u64).sum::<u64>();
     all.saturating_sub(replaced) + packed
 }

@@ -128,8 +128,19 @@ impl Phases<'_, '_> {
         let rotate = config.rotates(layer).then_some(rotate);
         let norms = attention.head_norms.as_ref().and_then(HeadNorms::of_heads);
         let norms_last = config.architecture.norms_after_rotation;
-        let attend =
-            |heads, out| Attend { shape, slot, first, skip: keep, norms, norms_last, rotate, heads, out };
+        let sinks = attention.sinks.as_ref();
+        let attend = |heads, out| Attend {
+            shape,
+            slot,
+            first,
+            skip: keep,
+            norms,
+            norms_last,
+            rotate,
+            sinks,
+            heads,
+            out,
+        };
         let Some(Remote { executor, mut qkv, attended: mut out }) = remote else {
             self.executor.attend(cache, attend(heads, attended.reborrow()))?;
             return match gates {

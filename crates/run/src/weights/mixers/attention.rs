@@ -1,6 +1,6 @@
 //! The tensors of attention over cached keys and values.
 
-use quern_compute::{Norm, Uploader, bytes_of_norm};
+use quern_compute::{Norm, Uploader, Vector, bytes_of_norm};
 use quern_model::{Config, TensorRole};
 
 use super::super::Linear;
@@ -12,6 +12,8 @@ use crate::Result;
 pub(crate) struct Attention {
     pub(crate) qkv: Qkv,
     pub(crate) head_norms: Option<HeadNorms>,
+    /// A score for each query head that joins the sum of its softmax (gpt-oss).
+    pub(crate) sinks: Option<Vector>,
     pub(crate) output: Linear,
     /// The query projection also computes a gate of each head's result, behind the head's query (Qwen3-Next).
     pub(crate) gated: bool,
@@ -79,7 +81,8 @@ impl Attention {
             false => None,
         };
         let output = lookup.linear(R::AttentionOutput, Some(R::AttentionOutputBias), at)?;
-        Ok(Self { qkv, head_norms, output, gated: config.architecture.gated_attention })
+        let sinks = lookup.optional(R::AttentionSinks, at)?;
+        Ok(Self { qkv, head_norms, sinks, output, gated: config.architecture.gated_attention })
     }
 
     /// Memory for each token: queries and gates as they are computed, and gates alone.
@@ -87,9 +90,10 @@ impl Attention {
         if self.gated { 3 * self.output.op.weight.columns() } else { 0 }
     }
 
-    /// Numbers in the norms of heads.
+    /// Numbers in the norms of heads and the sinks.
     pub(super) fn vector_values(&self) -> usize {
-        self.head_norms.as_ref().map_or(0, |norms| norms.q.weight.len() + norms.k.weight.len())
+        let norms = self.head_norms.as_ref().map_or(0, |norms| norms.q.weight.len() + norms.k.weight.len());
+        norms + self.sinks.as_ref().map_or(0, Vector::len)
     }
 
     /// Bytes of the norms of heads on a GPU.
@@ -122,7 +126,9 @@ impl Attention {
             Qkv::Queries { q } => Qkv::Queries { q: q.upload(uploader)? },
             Qkv::Fused { qkv, by_group } => Qkv::Fused { qkv: qkv.upload(uploader)?, by_group: *by_group },
         };
-        Ok(Self { qkv, head_norms, output: self.output.upload(uploader)?, gated: self.gated })
+        // Sinks are of models that no GPU computes.
+        let sinks = self.sinks.clone();
+        Ok(Self { qkv, head_norms, sinks, output: self.output.upload(uploader)?, gated: self.gated })
     }
 }
 

@@ -87,6 +87,8 @@ pub(in crate::scheme) fn read(
         scales: scales.index,
         scale_type,
         factor: Factor::None,
+        first: 0,
+        step: 1,
     };
     Ok(PackedLayer::new(name, rows, columns, [weight, scales], Store::Scaled(scaled)))
 }

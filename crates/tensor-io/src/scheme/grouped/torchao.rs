@@ -65,6 +65,8 @@ pub(in crate::scheme) fn read(checkpoint: &Checkpoint, prefix: &str) -> Result<P
             scales: scales.index,
             scale_type: scales.info.element_type,
             factor: Factor::None,
+            first: 0,
+            step: 1,
         };
         return Ok(PackedLayer::new(name, rows, columns, parts, Store::Scaled(scaled)));
     };

@@ -9,6 +9,7 @@
 //! NVFP4    P.weight_packed  u8[out, in/2]           e4m3 for each 16 columns, and one factor of all of them
 //!          or P.weight      first column in the low nibble
 //! MXFP4    P.weight_packed  u8[out, in/2]           E8M0 for each 32 columns
+//!          or all experts in one tensor: `stacked`
 //!
 //! W[o, k] = codes[o, k] s,  s = scales[o / block rows, k / block columns] (times or over the factor), products in f32
 //! ```
@@ -19,6 +20,7 @@
 mod exact;
 mod read;
 mod stack;
+pub(super) mod stacked;
 
 use std::ops::Range;
 
@@ -83,6 +85,10 @@ pub(super) struct Scaled {
     /// How scales are stored; u8 is E8M0.
     pub scale_type: ElementType,
     pub factor: Factor,
+    /// Rows of the tensors: the first of this layer, and from each to the next. Others than 0 and 1 for layers whose
+    /// scales are of single rows ([`stacked`]).
+    pub first: usize,
+    pub step: usize,
 }
 
 /// What an E8M0 scale means: 2^(code - 127); 255 is NaN.
@@ -115,13 +121,13 @@ impl Scaled {
     /// The codes of a row, as stored.
     fn row<'a>(&self, checkpoint: &'a Checkpoint, row: usize) -> &'a [u8] {
         let bytes = self.columns * self.bits() as usize / 8;
-        &self.data(checkpoint, self.weight)[row * bytes..][..bytes]
+        &self.data(checkpoint, self.weight)[(self.first + row * self.step) * bytes..][..bytes]
     }
 
     /// The scales of a row, with the factor.
     fn scales(&self, checkpoint: &Checkpoint, row: usize, out: &mut Vec<f32>) {
         let across = self.across();
-        let first = row / self.block[0] * across;
+        let first = (self.first + row / self.block[0] * self.step) * across;
         let data = self.data(checkpoint, self.scales);
         let pairs = || data.as_chunks::<2>().0[first..][..across].iter();
         out.clear();
@@ -240,7 +246,7 @@ impl Scaled {
         let all = self.data(checkpoint, self.scales);
         let per_row = layout::blocks_mut::<MXFP4>(out).chunks_exact_mut(across);
         for (row, out) in rows.zip(per_row) {
-            let scales = &all[row / self.block[0] * across..][..across];
+            let scales = &all[(self.first + row / self.block[0] * self.step) * across..][..across];
             let codes = self.row(checkpoint, row).as_chunks::<{ RUN / 2 }>().0;
             for ((block, codes), &e) in out.iter_mut().zip(codes).zip(scales) {
                 block.e = e;

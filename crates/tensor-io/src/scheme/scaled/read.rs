@@ -98,6 +98,8 @@ pub(in crate::scheme) fn read(
         scales: scales.index,
         scale_type: scales.info.element_type,
         factor,
+        first: 0,
+        step: 1,
     };
     let activations = ACTIVATIONS.iter().filter_map(|end| find(checkpoint, prefix, end));
     let parts = [weight, scales].into_iter().chain(factor_parts).chain(zero).chain(activations);

@@ -57,6 +57,8 @@ pub(in crate::scheme) fn read_stack(
         scales: scales.index,
         scale_type: scales.info.element_type,
         factor: Factor::None,
+        first: 0,
+        step: 1,
     };
     let activations = ACTIVATIONS.iter().filter_map(|end| find(checkpoint, name, end));
     let parts = [codes, scales].into_iter().chain(activations);

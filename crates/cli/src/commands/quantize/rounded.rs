@@ -1,0 +1,105 @@
+//! To FP8 and to the integers of compressed-tensors, by rounding.
+
+use std::path::Path;
+use std::time::Instant;
+
+use quern_quantize::rounded::{self, Kind, Options, RoundedPlan};
+use quern_tensor_io::Checkpoint;
+use quern_tensor_io::output::Inputs;
+
+use super::super::Outcome;
+use super::super::record::{self, After};
+use super::source::with_plain;
+use super::tensors::{Planned, Row, Written};
+use crate::args::Scheme;
+use crate::progress::{Bar, Unit};
+use crate::{args, messages, model};
+
+/// Plans, and unless it is a dry run, does it.
+pub fn run(args: &args::Quantize) -> Outcome {
+    let kind = kind(args);
+    let inputs = record::inputs([("the text to evaluate with", args.evaluate.as_deref())]);
+    let after = After::of(args, inputs.clone(), false)?;
+    with_plain(args, inputs, |source, original, inputs| quantize(args, kind, source, original, inputs, after))
+}
+
+/// The form that the arguments name.
+fn kind(args: &args::Quantize) -> Kind {
+    let given = &args.gptq;
+    match args.to {
+        Scheme::Fp8 => Kind::Float8,
+        Scheme::Fp8Block => Kind::BlockFloat8,
+        Scheme::CompressedTensors
+        | Scheme::Gguf(_)
+        | Scheme::Auto
+        | Scheme::Recipe
+        | Scheme::Gptq
+        | Scheme::Bitsandbytes(_) => Kind::Integers {
+            bits: given.bits.unwrap_or(4),
+            group_size: given.group_size.map_or(Some(128), |size| size.0),
+            symmetric: !given.asym,
+        },
+    }
+}
+
+fn quantize(
+    args: &args::Quantize,
+    kind: Kind,
+    source: &Path,
+    original: &Checkpoint,
+    inputs: Inputs,
+    after: After,
+) -> Outcome {
+    let options = Options {
+        threads: args.threads.count(),
+        provenance: record::provenance(&args.provenance, original, None, None),
+        force: args.force,
+        inputs,
+        skip: args.bitsandbytes.skip_module.clone(),
+        ..Options::new(kind)
+    };
+    let checkpoint = model::stated(Checkpoint::open(source)?)?;
+    let plan = rounded::plan(&checkpoint, &options)?;
+    for note in &plan.notes {
+        messages::note(note);
+    }
+    let bits_per_weight = plan.bits_per_weight();
+    let Some(output) = args.output.as_deref().filter(|_| !args.dry_run) else {
+        record::warn_of_space(args.output.as_deref(), plan.bytes());
+        return planned(&plan, kind).show(args.json);
+    };
+    let started = Instant::now();
+    let bar = Bar::new(Unit::Bytes, format!("quantizing to {}", kind.name()));
+    let report = rounded::quantize(&checkpoint, output, options, &bar)?;
+    drop(bar);
+    let seconds = started.elapsed().as_secs_f64();
+    let done = after.finish(original, output, true)?;
+    let written = Written {
+        output,
+        scheme: kind.name(),
+        bits_per_weight,
+        quantized: (report.quantized, report.tensors),
+        source_bytes: report.source_bytes,
+        file_size: report.file_size,
+        seconds,
+    };
+    written.show(&done, args.json)
+}
+
+/// What the dry run shows.
+fn planned(plan: &RoundedPlan, kind: Kind) -> Planned<'_> {
+    let rows = plan.rows.iter().map(|r| Row {
+        name: &r.name,
+        shape: &r.shape,
+        from: r.from.name(),
+        to: if r.quantized { kind.name() } else { r.from.name() },
+        bytes: r.bytes,
+    });
+    Planned {
+        scheme: kind.name(),
+        bits_per_weight: plan.bits_per_weight(),
+        source_bytes: plan.source_bytes(),
+        bytes: plan.bytes(),
+        rows: rows.collect(),
+    }
+}
