@@ -157,7 +157,7 @@ impl Difference {
             let also = aliases.iter().filter(|alias| alias.role == template.role);
             let there =
                 theirs.contains(&name) || also.map(|a| bare(a.name)).any(|name| theirs.contains(&name));
-            if template.presence == Presence::Always && !there {
+            if in_every_model(template.presence) && !there {
                 missing.push(name.clone());
             }
             known.insert(name);
@@ -169,6 +169,21 @@ impl Difference {
     fn size(&self) -> usize {
         self.unknown.len() + self.missing.len()
     }
+}
+
+/// Whether every model of a family with such a tensor has it, in some layer at least.
+fn in_every_model(presence: Presence) -> bool {
+    use Presence as P;
+    matches!(
+        presence,
+        P::Always
+            | P::AttentionLayers
+            | P::StateLayers
+            | P::NetworkLayers
+            | P::OwnKeys
+            | P::OwnValues
+            | P::SparseLayers
+    )
 }
 
 /// A tensor's name with `{layer}` and `{expert}` for numbers; of a packed layer the weight's. `None` for what no
