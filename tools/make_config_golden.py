@@ -36,7 +36,7 @@ CLASSES = {
     "qwen3_5_text": "Qwen3_5Text", "qwen3_5_moe_text": "Qwen3_5MoeText", "youtu": "Youtu",
     "deepseek_v2": "DeepseekV2", "deepseek_v3": "DeepseekV3", "glm4_moe_lite": "Glm4MoeLite", "minicpm3": "MiniCPM3",
     "qwen2_moe": "Qwen2Moe", "ernie4_5_moe": "Ernie4_5_Moe", "minimax_m2": "MiniMaxM2",
-    "qwen3_next": "Qwen3Next", "granitemoehybrid": "GraniteMoeHybrid",
+    "qwen3_next": "Qwen3Next", "granitemoehybrid": "GraniteMoeHybrid", "falcon_h1": "FalconH1",
     "glm4": "Glm4", "glm": "Glm", "cohere": "Cohere", "nemotron": "Nemotron", "helium": "Helium",
     "apertus": "Apertus", "hunyuan_v1_dense": "HunYuanDenseV1",
 }

@@ -384,6 +384,16 @@ MODELS = {
                     "ssm_state_size": 8, "mamba_num_heads": 8, "mamba_head_dim": 8, "n_groups": 2, "conv_kernel": 4,
                     "max_position_embeddings": 256, "layer_norm_epsilon": 2e-3, "bos_token_id": "<|begin_of_text|>",
                     "eos_token_id": "<|end_of_text|>", "pad_token_id": "<|reserved_special_token_0|>"}),
+    # attention and Mamba-2 side by side, and a multiplier of each layer's outputs: powers of two, so that the weights that
+    # llama.cpp's converter multiplies are the same numbers
+    "falcon_h1": ("FalconH1", "llama3", {"vocab": 6, "old": True, "dtype": torch.bfloat16, "tokenizer": {"merges": 36}} | SHORTEST,
+                  LAYER | {"num_hidden_layers": 1, "num_key_value_heads": 1, "head_dim": 12, "intermediate_size": 32, "mamba_d_ssm": 64,
+                           "mamba_n_heads": 8, "mamba_d_head": 8, "mamba_n_groups": 2, "mamba_d_state": 8, "mamba_rms_norm": True,
+                           "mamba_norm_before_gate": False, "lm_head_multiplier": 0.5, "embedding_multiplier": 4.0,
+                           "mlp_multipliers": [2.0, 0.5], "key_multiplier": 0.25, "attention_out_multiplier": 0.5,
+                           "attention_in_multiplier": 2.0, "ssm_multipliers": [0.5, 0.25, 4.0, 2.0, 0.125],
+                           "ssm_in_multiplier": 2.0, "ssm_out_multiplier": 0.25, "bos_token_id": "<|begin_of_text|>",
+                           "eos_token_id": "<|end_of_text|>", "pad_token_id": "<|reserved_special_token_0|>"} | rope(1000000.0)),
     "mamba2": ("Mamba2", "gpt_neox", {"old": True, "vocab": 11, "dtype": torch.bfloat16, "tokenizer": {"merges": 60}} | SHORTEST,
                {"hidden_size": 32, "num_hidden_layers": 2, "num_heads": 8, "head_dim": 8, "expand": 2, "state_size": 8,
                 "n_groups": 2, "conv_kernel": 4, "layer_norm_epsilon": 2e-3, "tie_word_embeddings": True,
@@ -541,7 +551,7 @@ def old_style(config):
         config["hidden_act"] = config["hidden_activation"]
     if config["model_type"] == "gemma":
         config.pop("use_bidirectional_attention", None)
-    if config["model_type"] == "mamba2":
+    if config["model_type"] in ("mamba2", "falcon_h1"):
         # as Python writes it
         config["time_step_limit"] = [0.0, float("inf")]
     config["transformers_version"] = "4.44.2"

@@ -194,6 +194,9 @@ pub enum Hybrid {
     Single,
     /// Each layer is a mixer with a state, and nothing else (Mamba-2).
     Alone,
+    /// Each layer has attention and a mixer with a state, which read the same input, and a network behind them
+    /// (Falcon-H1).
+    Beside,
 }
 
 /// Activation function.
@@ -384,6 +387,8 @@ pub enum Presence {
     StateLayers,
     /// The same, of models whose convolution has a bias.
     StateConvBias,
+    /// Layers whose mixer normalizes what a state gives.
+    StateNorm,
     /// Layers that are a network alone.
     NetworkLayers,
     /// Layers with keys of their own; others may carry some that nothing reads (Gemma 4).
@@ -472,6 +477,8 @@ pub enum Layout {
     GateRows,
     /// As the second half.
     UpRows,
+    /// As it is before its rows are multiplied with numbers of the configuration (Falcon-H1).
+    Multiplied,
 }
 
 /// One tensor of an architecture.
@@ -561,7 +568,8 @@ impl TensorTemplate {
                 | Layout::DeltaValues
                 | Layout::DeltaHeads
                 | Layout::DeltaDecay
-                | Layout::DeltaColumns,
+                | Layout::DeltaColumns
+                | Layout::Multiplied,
                 _,
             ) => None,
         }

@@ -11,8 +11,18 @@ use quern_run::{
     Model, Observer, ObserverError, Replacement, SamplingOptions, Session, SessionOptions, Wanted,
 };
 
-const MODELS: [&str; 7] =
-    ["qwen3_5", "qwen3_5_moe", "qwen3_next", "granitehybrid", "lfm2", "lfm2_moe", "nemotron_h"];
+const MODELS: [&str; 10] = [
+    "qwen3_5",
+    "qwen3_5_moe",
+    "qwen3_next",
+    "granitehybrid",
+    "lfm2",
+    "lfm2_moe",
+    "mamba2",
+    "nemotron_h",
+    "nemotron_h_moe",
+    "falcon_h1",
+];
 
 fn models() -> impl Iterator<Item = (&'static str, Model)> {
     MODELS

@@ -10,6 +10,7 @@ mod ernie4_5;
 mod ernie4_5_moe;
 mod exaone4;
 mod falcon;
+mod falcon_h1;
 mod gemma;
 mod gemma3n;
 mod gemma4;
@@ -56,6 +57,7 @@ pub use ernie4_5::ERNIE4_5;
 pub use ernie4_5_moe::ERNIE4_5_MOE;
 pub use exaone4::EXAONE4;
 pub use falcon::FALCON;
+pub use falcon_h1::FALCON_H1;
 pub use gemma::{GEMMA, GEMMA2, GEMMA3};
 pub use gemma3n::GEMMA3N;
 pub use gemma4::GEMMA4;
@@ -122,6 +124,7 @@ pub static ALL: &[&Architecture] = &[
     &STARCODER2,
     &STABLELM,
     &FALCON,
+    &FALCON_H1,
     &SEED_OSS,
     &SMOLLM3,
     &GRANITE,

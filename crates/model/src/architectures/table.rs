@@ -15,13 +15,13 @@ pub(super) use crate::architecture::Dim::{
 };
 pub(super) use crate::architecture::Layout::Experts as EachExpert;
 pub(super) use crate::architecture::Layout::{
-    Conv, Flat, FlatDecay, HeadNorms, KeyHeads, KeyUp, PlusOne, QkvByHead, QueryHeads, Same, Transposed,
-    ValueUp,
+    Conv, Flat, FlatDecay, HeadNorms, KeyHeads, KeyUp, Multiplied, PlusOne, QkvByHead, QueryHeads, Same,
+    Transposed, ValueUp,
 };
 pub(super) use crate::architecture::Presence::{
     Always, AttentionLayers, ChoiceBias, DenseLayers, EmbeddingProjection, FfnBias, FinalNorm, NetworkLayers,
     OutputBias, OwnKeys, OwnValues, QkNorm, QkvBias, SecondNorm, SharedExpert, SharedRouter, SparseLayers,
-    StateConvBias, StateLayers, UnlessTied,
+    StateConvBias, StateLayers, StateNorm, UnlessTied,
 };
 pub(super) use crate::architecture::TensorRole as Role;
 

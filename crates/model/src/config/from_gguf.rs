@@ -166,6 +166,7 @@ pub(super) fn read(file: &Path, metadata: &Metadata, checkpoint: &Checkpoint) ->
             true => keys.positive("logit_scale")?.unwrap_or(1.0),
             false => 1.0,
         },
+        multipliers: None,
         unrotated_layers: Vec::new(),
         query_growth: None,
         scaled_by_layer: false,

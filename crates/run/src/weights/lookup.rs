@@ -441,7 +441,8 @@ impl<'v, 'a> Lookup<'v, 'a> {
             | Layout::DeltaInQkv
             | Layout::DeltaInGate
             | Layout::GateRows
-            | Layout::UpRows => {}
+            | Layout::UpRows
+            | Layout::Multiplied => {}
         }
         Ok(values)
     }
