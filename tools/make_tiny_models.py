@@ -111,8 +111,8 @@ DOTS = {"bos_token_id": None, "eos_token_id": "<|endofresponse|>", "pad_token_id
 GLM = {"eos_token_id": "<|endoftext|>", "pad_token_id": "<|endoftext|>", "num_mtp_layers": 0}
 MINIMAX = {"bos_token_id": "]~!b[", "eos_token_id": "[e~["}
 GRANITE_MOE = (GQA | GRANITE | {
-    "intermediate_size": 32, "num_local_experts": 3, "num_experts_per_tok": 2, "tie_word_embeddings": True,
-    "attention_multiplier": 0.3, "embedding_multiplier": 6.0, "residual_multiplier": 0.4, "logits_scaling": 3.0}
+    "intermediate_size": 32, "num_hidden_layers": 1, "num_local_experts": 3, "num_experts_per_tok": 2,
+    "tie_word_embeddings": True, "attention_multiplier": 0.3, "embedding_multiplier": 6.0, "residual_multiplier": 0.4, "logits_scaling": 3.0}
     | {"rope_parameters": {"rope_theta": 50000.0, "rope_type": "default"}})
 
 
@@ -344,7 +344,8 @@ MODELS = {
     "qwen3_vl": ("Qwen3VL", "qwen3", {"vocab": 5, "around": QWEN3_VIT | {"tie_word_embeddings": True}},
                  GQA | QWEN | {"head_dim": 16} | rope(5000000.0, mrope_section=[4, 2, 2], mrope_interleaved=True)),
     # all experts of a layer in one tensor, transposed
-    "qwen3_vl_moe": ("Qwen3VLMoe", "qwen3", {"vocab": 5, "around": QWEN3_VIT | {"tie_word_embeddings": True}} | SHORTEST,
+    "qwen3_vl_moe": ("Qwen3VLMoe", "qwen3", {"vocab": 5, "transposed": True, "around": {"tie_word_embeddings": True, "vision_config":
+                      QWEN3_VIT["vision_config"] | {"depth": 1, "deepstack_visual_indexes": [0], "spatial_merge_size": 1}}} | SHORTEST,
                      GQA | QWEN | MOE | {"head_dim": 16, "num_hidden_layers": 1, "moe_intermediate_size": 64}
                      | rope(5000000.0, mrope_section=[4, 2, 2], mrope_interleaved=True)),
 }
@@ -485,6 +486,17 @@ def dump(path, data, **options):
     path.write_text(json.dumps(data, **options) + "\n", encoding="utf-8")
 
 
+def transpose_experts(path):
+    """Stacks of experts as they are released: transformers 5 saves what it has in memory, and loads both."""
+    with safetensors.safe_open(path, "pt") as file:
+        metadata = file.metadata()
+        tensors = {name: file.get_tensor(name) for name in file.keys()}
+    for name, tensor in tensors.items():
+        if ".mlp.experts." in name:
+            tensors[name] = tensor.transpose(1, 2).contiguous()
+    safetensors.torch.save_file(tensors, path, metadata)
+
+
 def make(name, seed=None):
     """Writes the folder, with the first seed that gives clear greedy tokens, and returns its size."""
     seed = MODELS[name][2].get("seed", 0) if seed is None else seed
@@ -538,6 +550,8 @@ def make_with(name, seed):
     model.to(dtype).save_pretrained(folder)
     if "generation" not in options:
         (folder / "generation_config.json").unlink(missing_ok=True)
+    if options.get("transposed"):
+        transpose_experts(folder / "model.safetensors")
     if options.get("old"):
         dump(folder / "config.json", old_style(json.loads((folder / "config.json").read_text())), indent=2)
     # what other programs will load from the folder, not this model

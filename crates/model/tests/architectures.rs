@@ -222,12 +222,20 @@ fn there_and_back_is_the_same_model() {
         for (at, tensor) in back.tensors().iter().enumerate() {
             let held = files.tensors().iter().find(|t| t.name == tensor.name).unwrap();
             let source = checkpoint.tensor(&held.sources[0]).unwrap();
-            assert_eq!(tensor.shape, source.info.shape, "{folder}: {}", tensor.name);
+            // Of releases whose text model by itself has one tensor an expert, a part of the source's.
+            let mut part = Vec::new();
+            if tensor.shape != source.info.shape {
+                let number = files.tensors().iter().position(|t| t.name == tensor.name).unwrap();
+                assert_eq!(tensor.shape, held.shape, "{folder}: {}", tensor.name);
+                part = vec![0; held.rows() * held.row_bytes];
+                files.read(number, 0..held.rows(), &mut part);
+            }
+            let data = if part.is_empty() { source.data } else { &part };
             let mut bytes = vec![0; tensor.rows() * tensor.row_bytes];
             back.read(at, 0..tensor.rows(), &mut bytes);
             let same = match tensor.element_type == source.info.element_type {
-                true => bytes == source.data,
-                false => same_values(&bytes, source.data, source.info.element_type),
+                true => bytes == data,
+                false => same_values(&bytes, data, source.info.element_type),
             };
             assert!(same, "{folder}: {}", tensor.name);
         }

@@ -14,6 +14,7 @@ mod gpt2;
 mod gpt_neox;
 mod gpt_oss;
 mod granite;
+mod granite_moe;
 mod lfm2;
 mod lfm2_moe;
 mod llama;
@@ -28,6 +29,7 @@ mod phimoe;
 mod qwen;
 mod qwen2_moe;
 mod qwen3_5;
+mod qwen3_vl_moe;
 mod seed_oss;
 mod smollm3;
 mod stablelm;
@@ -48,6 +50,7 @@ pub use gpt_neox::GPT_NEOX;
 pub use gpt_oss::GPT_OSS;
 pub use gpt2::GPT2;
 pub use granite::GRANITE;
+pub use granite_moe::GRANITE_MOE;
 pub use lfm2::LFM2;
 pub use lfm2_moe::LFM2_MOE;
 pub use llama::{LLAMA, MINISTRAL3, MISTRAL, MISTRAL3, MIXTRAL};
@@ -62,6 +65,7 @@ pub use phimoe::PHIMOE;
 pub use qwen::{QWEN2, QWEN2_VL, QWEN3, QWEN3_MOE, QWEN3_VL};
 pub use qwen2_moe::QWEN2_MOE;
 pub use qwen3_5::{QWEN3_5, QWEN3_5_MOE};
+pub use qwen3_vl_moe::QWEN3_VL_MOE;
 pub use seed_oss::SEED_OSS;
 pub use smollm3::SMOLLM3;
 pub use stablelm::STABLELM;
@@ -98,6 +102,7 @@ pub static ALL: &[&Architecture] = &[
     &SEED_OSS,
     &SMOLLM3,
     &GRANITE,
+    &GRANITE_MOE,
     &LFM2,
     &LFM2_MOE,
     &NEMOTRON_H,
@@ -114,6 +119,7 @@ pub static ALL: &[&Architecture] = &[
     &YOUTU,
     &MINICPM3,
     &QWEN2_MOE,
+    &QWEN3_VL_MOE,
     &DOTS1,
     &ERNIE4_5_MOE,
     &GLM4_MOE,

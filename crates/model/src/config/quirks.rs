@@ -170,6 +170,18 @@ pub(super) fn to_hf(config: &Config, metadata: &Metadata, out: &mut Map<String, 
             set("architectures", json!(["Qwen2ForCausalLM"]));
             set("model_type", json!("qwen2"));
         }
+        "qwen3vlmoe" => {
+            set("architectures", json!(["Qwen3MoeForCausalLM"]));
+            set("model_type", json!("qwen3_moe"));
+            set("norm_topk_prob", json!(true));
+        }
+        "granitemoe" => match config.experts.and_then(|experts| experts.shared) {
+            Some(_) => {
+                set("architectures", json!(["GraniteMoeSharedForCausalLM"]));
+                set("model_type", json!("granitemoeshared"));
+            }
+            None => drop(out.remove("shared_intermediate_size")),
+        },
         "qwen3vl" => {
             set("architectures", json!(["Qwen3ForCausalLM"]));
             set("model_type", json!("qwen3"));
