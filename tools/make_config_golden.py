@@ -36,7 +36,7 @@ CLASSES = {
     "qwen3_5_text": "Qwen3_5Text", "qwen3_5_moe_text": "Qwen3_5MoeText", "youtu": "Youtu",
     "deepseek_v2": "DeepseekV2", "deepseek_v3": "DeepseekV3", "glm4_moe_lite": "Glm4MoeLite", "minicpm3": "MiniCPM3",
     "qwen2_moe": "Qwen2Moe", "ernie4_5_moe": "Ernie4_5_Moe", "minimax_m2": "MiniMaxM2",
-    "granitemoe": "GraniteMoe", "granitemoeshared": "GraniteMoeShared",
+    "llama4_text": "Llama4Text", "granitemoe": "GraniteMoe", "granitemoeshared": "GraniteMoeShared",
     "glm4": "Glm4", "glm": "Glm", "cohere": "Cohere", "nemotron": "Nemotron", "helium": "Helium",
     "apertus": "Apertus", "hunyuan_v1_dense": "HunYuanDenseV1",
 }
@@ -69,6 +69,9 @@ def sizes(given):
     window = getattr(config, "sliding_window", None)
     if kind in ("ministral", "qwen2", "qwen3", "gemma2", "gemma3_text", "olmo3", "exaone4", "cohere2", "gpt_oss"):
         limited = [window is not None and t == "sliding_attention" for t in config.layer_types]
+    elif kind == "llama4_text":
+        window = config.attention_chunk_size
+        limited = [window is not None and t == "chunked_attention" for t in config.layer_types]
     elif kind in ("mistral", "mixtral", "phi3", "starcoder2", "qwen3_moe"):
         limited = [window is not None] * layers
     else:
@@ -76,7 +79,7 @@ def sizes(given):
     kv = first(config, "num_key_value_heads", "num_kv_heads") or heads
     if kind == "falcon" and config.multi_query and not config.new_decoder_architecture:
         kv = 1
-    ffn = first(config, "intermediate_size", "ffn_dim", "n_inner", "ffn_hidden_size") or 4 * hidden
+    ffn = first(config, "intermediate_size_mlp", "intermediate_size", "ffn_dim", "n_inner", "ffn_hidden_size") or 4 * hidden
     if kind == "lfm2":
         with torch.device("meta"):
             ffn = transformers.models.lfm2.modeling_lfm2.Lfm2MLP(config).w1.out_features

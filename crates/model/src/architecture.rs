@@ -63,6 +63,8 @@ pub struct Architecture {
     pub unrotated: Unrotated,
     /// Which layers a sliding window limits, where `config.json` does not list them.
     pub sliding: Sliding,
+    /// Those layers see the positions of their own part of the text, which is cut at the multiples of the window (Llama 4).
+    pub chunked: bool,
     /// The feed-forward network's activation functions that models of this family may name.
     pub activations: &'static [Activation],
     /// Whether the network multiplies the activated gate with a second projection.

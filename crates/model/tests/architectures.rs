@@ -80,6 +80,10 @@ fn metadata_is_that_of_llama_cpps_converter() {
     let kept = |folder: &str, key: &str| match key {
         "llama.attention.sliding_window" => folder == "mistral",
         "starcoder2.attention.sliding_window" => true,
+        // Not those of the published models, which its loader takes.
+        "llama4.attention.sliding_window"
+        | "llama4.attention.temperature_scale"
+        | "llama4.attention.temperature_length" => folder == "llama4",
         // Its loader reads what the converter does not write for these families.
         // The converter writes the factor as it is, its loader reads what it multiplies the usual one with.
         "olmo2.rope.scaling.attn_factor" => folder == "olmo3",
@@ -271,7 +275,7 @@ fn configuration_is_the_same(folder: &str, source: &Checkpoint, config: &Config,
         found.rope_sections = source.rope_sections;
         found.deepstack_layers = source.deepstack_layers;
     }
-    if matches!(folder, "llama3" | "apertus") {
+    if matches!(folder, "llama3" | "llama4" | "apertus") {
         // Its parameters are found behind the factors, by their ratios: the factors are what counts.
         let factors = |c: &Config| c.rope.factors.clone().unwrap();
         for (a, b) in factors(&found).iter().zip(factors(&source)) {

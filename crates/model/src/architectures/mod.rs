@@ -25,6 +25,7 @@ mod hunyuan;
 mod lfm2;
 mod lfm2_moe;
 mod llama;
+mod llama4;
 mod minicpm;
 mod minicpm3;
 mod minimax_m2;
@@ -70,6 +71,7 @@ pub use hunyuan::HUNYUAN_DENSE;
 pub use lfm2::LFM2;
 pub use lfm2_moe::LFM2_MOE;
 pub use llama::{INTERNLM3, LLAMA, MINISTRAL3, MISTRAL, MISTRAL3, MIXTRAL};
+pub use llama4::LLAMA4;
 pub use minicpm::MINICPM;
 pub use minicpm3::MINICPM3;
 pub use minimax_m2::MINIMAX_M2;
@@ -98,6 +100,7 @@ pub static ALL: &[&Architecture] = &[
     &MIXTRAL,
     &MINISTRAL3,
     &MISTRAL3,
+    &LLAMA4,
     &QWEN2,
     &QWEN3,
     &QWEN3_MOE,

@@ -171,6 +171,7 @@ pub(super) const USUAL: Architecture = Architecture {
     scaled_embeddings: false,
     unrotated: Unrotated::None,
     sliding: Sliding::All,
+    chunked: false,
     activations: &[crate::architecture::Activation::Silu],
     gated: true,
     tied_by_default: false,

@@ -1,10 +1,11 @@
-//! The experts of families whose Hugging Face files hold all of them in one tensor, the rows of several roles in turn
-//! ([`AliasLayout::Woven`]): such a tensor made of matrices and vectors that are apart.
+//! The experts of families whose Hugging Face files hold all of them in one tensor, transposed, the rows of several roles in
+//! turn ([`AliasLayout::Woven`]) or one role after the other ([`AliasLayout::Beside`]): such a tensor made of matrices and
+//! vectors that are apart.
 //!
 //! ```text
 //! parts    of each expert one for each role: [rows][columns], or [rows] of biases
 //! tensor   [experts, columns, roles * rows], or [experts, roles * rows]
-//!          its value (e, c, roles * r + w) is value (r, c) of the part of expert e and role w
+//!          its value (e, c, roles * r + w), or (e, c, rows * w + r), is value (r, c) of the part of expert e and role w
 //! ```
 //!
 //! Parts that are blocks or packed are decoded to f32, whole parts at a time: rows of one expert should be read together
@@ -33,6 +34,8 @@ pub(super) struct Fused<'a> {
     /// Of each expert one for each role.
     parts: Vec<Part<'a>>,
     roles: usize,
+    /// Rows of the roles follow each other role by role, not in turn.
+    beside: bool,
     /// Of a part; those of a vector are of one value.
     rows: usize,
     columns: usize,
@@ -48,8 +51,8 @@ pub(super) type Source<'a> = (Part<'a>, ElementType, String);
 pub(super) fn woven(config: &Config, role: Role) -> Option<(&'static str, usize, usize)> {
     let aliases = config.architecture.hf_aliases.iter().filter(|_| config.architecture.hf_woven);
     aliases.filter(|alias| alias.role == role).find_map(|alias| match alias.layout {
-        AliasLayout::Woven { of, which } => Some((alias.name, of, which)),
-        AliasLayout::Same | AliasLayout::Stack { .. } | AliasLayout::Beside { .. } => None,
+        AliasLayout::Woven { of, which } | AliasLayout::Beside { of, which } => Some((alias.name, of, which)),
+        AliasLayout::Same | AliasLayout::Stack { .. } => None,
     })
 }
 
@@ -103,7 +106,8 @@ pub(super) fn stack<'a>(
 fn roles_of(config: &Config, name: &str, of: usize) -> Vec<Role> {
     let aliases = || config.architecture.hf_aliases.iter().filter(|alias| alias.name == name);
     let at = |which| {
-        aliases().find(|alias| alias.layout == AliasLayout::Woven { of, which }).map(|alias| alias.role)
+        let layouts = [AliasLayout::Woven { of, which }, AliasLayout::Beside { of, which }];
+        aliases().find(|alias| layouts.contains(&alias.layout)).map(|alias| alias.role)
     };
     (0..of).filter_map(at).collect()
 }
@@ -159,19 +163,24 @@ pub(super) fn fused<'a>(
         together: columns.unwrap_or(1),
     };
     let columns = columns.unwrap_or(1);
-    Some((tensor, Data::Fused(Fused { parts, roles: roles.len(), rows, columns, stored })))
+    let beside = config.architecture.hf_aliases.iter().any(|alias| {
+        alias.role == want.role && alias.name == name && matches!(alias.layout, AliasLayout::Beside { .. })
+    });
+    Some((tensor, Data::Fused(Fused { parts, roles: roles.len(), beside, rows, columns, stored })))
 }
 
 impl<'a> Fused<'a> {
     /// The same parts as the two tensors of the family's released form, if they are blocks of MXFP4.
     pub fn as_released(&self, tensor: &ViewTensor) -> Option<[(ViewTensor, Data<'a>); 2]> {
-        (self.stored == ElementType::MXFP4).then(|| mxfp4::split(tensor, &self.parts, self.roles)).flatten()
+        (self.stored == ElementType::MXFP4 && !self.beside)
+            .then(|| mxfp4::split(tensor, &self.parts, self.roles))
+            .flatten()
     }
 }
 
 impl<'a> Fused<'a> {
     pub fn read(&self, view: &View<'_>, rows: Range<usize>, out: &mut [u8]) {
-        let &Self { roles, columns, stored, .. } = self;
+        let &Self { roles, beside, columns, stored, .. } = self;
         let size = if stored.is_block() { 4 } else { stored.block_bytes() };
         let wide = roles * self.rows * size;
         let mut at = rows.start;
@@ -188,7 +197,8 @@ impl<'a> Fused<'a> {
                     for (column, out) in (first..).zip(own.iter_mut()) {
                         for row in some.clone() {
                             let value = &values[(row * columns + column) * size..][..size];
-                            out[(row * roles + which) * size..][..size].copy_from_slice(value);
+                            let at = if beside { which * self.rows + row } else { row * roles + which };
+                            out[at * size..][..size].copy_from_slice(value);
                         }
                     }
                 }
