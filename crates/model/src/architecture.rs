@@ -65,6 +65,8 @@ pub struct Architecture {
     pub sliding: Sliding,
     /// How layers are made where some of them, or all, keep a state.
     pub hybrid: Hybrid,
+    /// Those layers see the positions of their own part of the text, which is cut at the multiples of the window (Llama 4).
+    pub chunked: bool,
     /// The feed-forward network's activation functions that models of this family may name.
     pub activations: &'static [Activation],
     /// Whether the network multiplies the activated gate with a second projection.
@@ -516,9 +518,17 @@ pub enum AliasLayout {
     /// As under the usual name.
     Same,
     /// All experts in one tensor `[experts, of * rows, columns]`: `of` matrices of each expert below each other,
-    /// of which this role is number `which`.
+    /// of which this role is number `which`. A role that is not of experts has the same without their dimension.
     Stack {
         /// Matrices of one expert in the tensor.
+        of: usize,
+        /// Which of them, counted from 0.
+        which: usize,
+    },
+    /// All experts in one tensor, transposed: of each expert the matrices of `of` roles beside each other
+    /// (`[experts, columns, of * rows]`), of which this one is number `which`.
+    Beside {
+        /// Roles in the tensor.
         of: usize,
         /// Which of them, counted from 0.
         which: usize,

@@ -202,7 +202,8 @@ impl Model {
         let layers = (0..self.config.layers).map(|layer| match self.config.has_attention(layer) {
             false => 0,
             true => {
-                let seen = self.config.window(layer).map_or(position + 1, |w| w.min(position + 1));
+                let limit = self.config.window(layer).or(self.config.chunk(layer));
+                let seen = limit.map_or(position + 1, |w| w.min(position + 1));
                 seen as u64 * bytes
             }
         });
@@ -375,6 +376,9 @@ fn beyond_gpus(config: &Config) -> Option<String> {
     if config.architecture.activations.contains(&Activation::ClampedSwiglu) {
         let what = "GPUs do not compute attention with sinks and experts with biases and a clamped SwiGLU";
         return Some(what.to_owned());
+    }
+    if config.architecture.chunked {
+        return Some("GPUs do not compute attention within parts of a text".to_owned());
     }
     if config.latent.is_some() {
         return Some("GPUs do not compute latent attention".to_owned());

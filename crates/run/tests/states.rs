@@ -11,11 +11,12 @@ use quern_run::{
     Model, Observer, ObserverError, Replacement, SamplingOptions, Session, SessionOptions, Wanted,
 };
 
-const MODELS: [&str; 10] = [
+const MODELS: [&str; 11] = [
     "qwen3_5",
     "qwen3_5_moe",
     "qwen3_next",
     "granitehybrid",
+    "granitehybrid_moe",
     "lfm2",
     "lfm2_moe",
     "mamba2",

@@ -182,6 +182,7 @@ pub(super) const USUAL: Architecture = Architecture {
     unrotated: Unrotated::None,
     sliding: Sliding::All,
     hybrid: Hybrid::Either,
+    chunked: false,
     activations: &[crate::architecture::Activation::Silu],
     gated: true,
     tied_by_default: false,
@@ -210,3 +211,8 @@ pub(super) const FUSED_EXPERTS: [Alias; 3] = [
     stacked(Role::ExpertsUp, "model.layers.{layer}.mlp.experts.gate_up_proj", 2, 1),
     stacked(Role::ExpertsDown, "model.layers.{layer}.mlp.experts.down_proj", 1, 0),
 ];
+
+/// A role whose experts releases hold in one tensor, transposed, beside those of others.
+pub(super) const fn beside(role: TensorRole, name: &'static str, of: usize, which: usize) -> Alias {
+    Alias { role, name, layout: AliasLayout::Beside { of, which } }
+}

@@ -5,7 +5,7 @@ use serde_json::{Map, Value as Json, json};
 
 use crate::architecture::{Architecture, Field, GgufKey, Hybrid, Layout};
 
-use crate::architectures::NEMOTRON_H_MOE;
+use crate::architectures::{GRANITE_HYBRID_MOE, NEMOTRON_H_MOE};
 use crate::json::Object;
 
 use super::from_hf::Reader;
@@ -158,6 +158,7 @@ pub(super) fn variant(
             let named = root.str(PATTERN)?.is_some_and(|pattern| pattern.contains('E'));
             if listed || named { &NEMOTRON_H_MOE } else { architecture }
         }
+        "granitehybrid" if root.u64("num_local_experts")?.unwrap_or(8) > 0 => &GRANITE_HYBRID_MOE,
         _ => architecture,
     })
 }

@@ -14,6 +14,7 @@ mod gguf_keys;
 mod hf_rope;
 mod latent;
 mod layers;
+pub(crate) mod llama4;
 pub(crate) mod mixers;
 mod mixture;
 mod multimodal;
@@ -175,24 +176,28 @@ pub struct Config {
     pub quantization: Option<String>,
 }
 
-/// How queries grow with their position `p`: they are multiplied with `1 + beta * ln(1 + floor(p / context))`.
+/// How queries grow with their position `p`: they are multiplied with `1 + beta * ln(1 + floor((p + offset) / context))`.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct QueryGrowth {
     /// How fast.
     pub beta: f32,
     /// Positions up to which they do not.
     pub context: usize,
+    /// What is added to the position.
+    pub offset: usize,
+    /// They grow in layers alone that do not rotate (Llama 4).
+    pub unrotated: bool,
 }
 
 impl QueryGrowth {
     /// Whether any of the first `positions` queries grows.
     pub fn reaches(self, positions: usize) -> bool {
-        self.beta != 0.0 && positions > self.context
+        self.beta != 0.0 && positions + self.offset > self.context
     }
 
     /// What the query at `position` is multiplied with.
     pub fn at(self, position: usize) -> f32 {
-        1.0 + self.beta * ((1 + position / self.context.max(1)) as f32).ln()
+        1.0 + self.beta * ((1 + (position + self.offset) / self.context.max(1)) as f32).ln()
     }
 }
 
@@ -227,9 +232,23 @@ impl Config {
         from_hf::read(file, None)
     }
 
-    /// Positions back that attention of this layer sees; `None` for all.
+    /// Positions back that attention of this layer sees; `None` for all, and where it sees its own part of the text.
     pub fn window(&self, layer: usize) -> Option<usize> {
+        self.limit(layer).filter(|_| !self.architecture.chunked)
+    }
+
+    /// Positions of the parts into which the text is cut for attention of this layer, which sees its own part alone.
+    pub fn chunk(&self, layer: usize) -> Option<usize> {
+        self.limit(layer).filter(|_| self.architecture.chunked)
+    }
+
+    fn limit(&self, layer: usize) -> Option<usize> {
         self.sliding_window.filter(|_| self.sliding_layers.get(layer).copied().unwrap_or(false))
+    }
+
+    /// How queries of this layer grow with their position.
+    pub fn growth(&self, layer: usize) -> Option<QueryGrowth> {
+        self.query_growth.filter(|growth| !growth.unrotated || !self.rotates(layer))
     }
 
     /// What attention scores of this layer are multiplied with.

@@ -8,7 +8,7 @@ use quern_tensor_io::{Error, Result};
 use super::mixture;
 use crate::Config;
 use crate::architecture::{Activation, GgufKey, Presence};
-use crate::config::{RopeScaling, minicpm3, window_pattern};
+use crate::config::{RopeScaling, llama4, minicpm3, window_pattern};
 
 /// What a user should know of the file to be made.
 ///
@@ -70,7 +70,9 @@ pub(super) fn check(file: &Path, config: &Config) -> Result<Vec<String>> {
         return refused("\"mscale\" that is not \"mscale_all_dim\"".into());
     }
     if let Some(window) = config.sliding_window.filter(|_| config.sliding_layers.contains(&true)) {
-        let any = written(GgufKey::SlidingWindow) || written(GgufKey::SlidingWindowOrZero);
+        let any = written(GgufKey::SlidingWindow)
+            || written(GgufKey::SlidingWindowOrZero)
+            || written(GgufKey::Llama4);
         if !any {
             return refused(format!("\"sliding_window\": {window}"));
         }
@@ -85,6 +87,12 @@ pub(super) fn check(file: &Path, config: &Config) -> Result<Vec<String>> {
     }
     if let Some(what) = mixture::without_key(config) {
         return refused(what);
+    }
+    if architecture.name == "llama4" {
+        match llama4::gguf_limits(config) {
+            Ok(note) => notes.extend(note),
+            Err(what) => return refused(what),
+        }
     }
     if architecture.name == "minicpm3" {
         let own = (config.embedding_multiplier, config.residual_multiplier, config.logit_divisor);

@@ -28,6 +28,9 @@ impl Executor {
         if sinks.is_some() {
             return Err(Error::NoGpuKernel { what: "attention with sinks" });
         }
+        if shape.chunk.is_some() {
+            return Err(Error::NoGpuKernel { what: "attention within parts of a text" });
+        }
         let cache = cache.cuda()?;
         let layout = cache.layout();
         let out = out.cuda()?;

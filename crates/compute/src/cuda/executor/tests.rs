@@ -257,7 +257,7 @@ fn attention_is_that_of_the_cpu() {
         for kv in KvType::ALL {
             for (window, softcap) in [(None, None), (Some(40), None), (None, Some(20.0))] {
                 let scale = (head_dim as f32).powf(-0.5);
-                let shape = AttentionShape { heads, kv_heads, head_dim, scale, window, softcap };
+                let shape = AttentionShape { heads, kv_heads, head_dim, scale, window, chunk: None, softcap };
                 let layout = CacheShape { layers: 2, kv_heads, head_dim, context: 400, kv, keys_only: false };
                 let mut here = KvCache::new(&devices.cpu.device(), layout).unwrap();
                 let mut there = KvCache::new(&devices.device, layout).unwrap();
