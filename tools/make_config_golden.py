@@ -38,7 +38,7 @@ CLASSES = {
     "qwen2_moe": "Qwen2Moe", "ernie4_5_moe": "Ernie4_5_Moe", "minimax_m2": "MiniMaxM2",
     "llama4_text": "Llama4Text", "granitemoe": "GraniteMoe", "granitemoeshared": "GraniteMoeShared",
     "glm4": "Glm4", "glm": "Glm", "cohere": "Cohere", "nemotron": "Nemotron", "helium": "Helium",
-    "apertus": "Apertus", "hunyuan_v1_dense": "HunYuanDenseV1",
+    "apertus": "Apertus", "hunyuan_v1_dense": "HunYuanDenseV1", "hunyuan_v1_moe": "HunYuanMoEV1",
 }
 
 

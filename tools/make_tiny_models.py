@@ -140,6 +140,15 @@ def internlm3(config):
     return dict(sorted(config.items()))
 
 
+def hunyuan_moe(config):
+    """Numbers for each layer, as Tencent publishes them."""
+    layers = config["num_hidden_layers"]
+    config |= {"moe_topk": [config["moe_topk"]] * layers, "moe_intermediate_size": [config["intermediate_size"]] * layers,
+               "num_shared_expert": [1] * layers, "use_qk_norm": True, "use_cla": False, "norm_topk_prob": True,
+               "moe_layer_num_skipped": 0}
+    return dict(sorted(config.items()))
+
+
 def minicpm(config):
     """Granite's constants under MiniCPM's keys: what is added is multiplied by scale_depth / sqrt(layers), and logits are
     divided by hidden_size / dim_model_base."""
@@ -406,6 +415,12 @@ MODELS = {
                 GQA | HUNYUAN | {"max_position_embeddings": 32768, "intermediate_size": 32, "head_dim": 8, "tie_word_embeddings": True,
                                  "attention_bias": True}
                 | rope(10000.0, "dynamic", alpha=50.0, factor=1.0)),
+    # the lists and flags of the class that published files bring with them
+    "hunyuan_moe": ("HunYuanMoEV1", "hunyuan_moe", BRIEF | {"old": True, "rewrite": hunyuan_moe},
+                    GQA | {"bos_token_id": "<|startoftext|>", "eos_token_id": "<|eos|>", "pad_token_id": "<|pad|>",
+                           "sep_token_id": "<|extra_0|>", "eod_token_id": "<|endoftext|>", "max_position_embeddings": 32768, "num_hidden_layers": 1, "intermediate_size": 32, "head_dim": 8,
+                           "num_experts": 4, "moe_topk": 2, "tie_word_embeddings": True}
+                    | rope(10000.0, "dynamic", alpha=1000.0, factor=1.0)),
     # Multimodal releases: "around" is the configuration around the text model's; the logits are those of text alone.
     "gemma3-images": ("Gemma3", "gemma", {"around": SIGLIP | {"mm_tokens_per_image": 1}},
                       GQA | {"num_hidden_layers": 6, "intermediate_size": 32, "num_key_value_heads": 1, "head_dim": 16,

@@ -198,6 +198,8 @@ fn metadata_survives_the_way_to_a_folder_and_back() {
                 "glm4_moe_lite",
                 "minimax_m2",
                 "hunyuan",
+                "hunyuan_moe",
+                "llama4",
             ];
             let same_rule = by_type.contains(&name_of(&folder));
             if !(key.ends_with(".pre") && same_rule) {

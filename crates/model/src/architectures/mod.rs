@@ -22,6 +22,7 @@ mod granite;
 mod granite_moe;
 mod helium;
 mod hunyuan;
+mod hunyuan_moe;
 mod lfm2;
 mod lfm2_moe;
 mod llama;
@@ -68,6 +69,7 @@ pub use granite::GRANITE;
 pub use granite_moe::GRANITE_MOE;
 pub use helium::HELIUM;
 pub use hunyuan::HUNYUAN_DENSE;
+pub use hunyuan_moe::HUNYUAN_MOE;
 pub use lfm2::LFM2;
 pub use lfm2_moe::LFM2_MOE;
 pub use llama::{INTERNLM3, LLAMA, MINISTRAL3, MISTRAL, MISTRAL3, MIXTRAL};
@@ -153,6 +155,7 @@ pub static ALL: &[&Architecture] = &[
     &NEMOTRON,
     &HELIUM,
     &HUNYUAN_DENSE,
+    &HUNYUAN_MOE,
     &INTERNLM3,
     &MINICPM,
     &CHATGLM,
