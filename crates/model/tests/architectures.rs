@@ -283,7 +283,7 @@ fn configuration_is_the_same(folder: &str, source: &Checkpoint, config: &Config,
         }
         found.rope = source.rope.clone();
     }
-    if folder == "internlm3" {
+    if matches!(folder, "internlm2" | "internlm3") {
         // GGUF has no key for dynamic scaling, which changes nothing within the trained context.
         found.rope.scaling = source.rope.scaling.clone();
     }

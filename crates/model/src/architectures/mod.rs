@@ -23,6 +23,7 @@ mod granite_moe;
 mod helium;
 mod hunyuan;
 mod hunyuan_moe;
+mod internlm2;
 mod lfm2;
 mod lfm2_moe;
 mod llama;
@@ -70,6 +71,7 @@ pub use granite_moe::GRANITE_MOE;
 pub use helium::HELIUM;
 pub use hunyuan::HUNYUAN_DENSE;
 pub use hunyuan_moe::HUNYUAN_MOE;
+pub use internlm2::INTERNLM2;
 pub use lfm2::LFM2;
 pub use lfm2_moe::LFM2_MOE;
 pub use llama::{INTERNLM3, LLAMA, MINISTRAL3, MISTRAL, MISTRAL3, MIXTRAL};
@@ -156,6 +158,7 @@ pub static ALL: &[&Architecture] = &[
     &HELIUM,
     &HUNYUAN_DENSE,
     &HUNYUAN_MOE,
+    &INTERNLM2,
     &INTERNLM3,
     &MINICPM,
     &CHATGLM,
