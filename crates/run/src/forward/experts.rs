@@ -151,11 +151,11 @@ pub(crate) fn run_with<H: BeforeGroup>(
         match &expert.gate {
             Some(gate) => {
                 let layers = ([gate, &expert.up], &expert.down);
-                pass.expert(hook, layers, |act, values| Output::Gate(act, values), out.reborrow())?;
+                pass.expert(hook, layers, Output::Gate, out.reborrow())?;
             }
             None => {
                 let layers = ([&expert.up], &expert.down);
-                pass.expert(hook, layers, |act, values| Output::Activate(act, values), out.reborrow())?;
+                pass.expert(hook, layers, Output::Activate, out.reborrow())?;
             }
         }
     }
