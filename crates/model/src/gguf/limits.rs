@@ -103,10 +103,9 @@ pub(super) fn check(file: &Path, config: &Config) -> Result<Vec<String>> {
             return refused("\"v_head_dim\"".into());
         }
     }
-    if let Some(multipliers) = config.multipliers.filter(|_| config.tied_embeddings) {
+    if config.multipliers.is_some() && config.tied_embeddings {
         // The head would be the embedding with its multiplier.
         let [own, head] = [config.embedding_multiplier, config.logit_multiplier];
-        let _ = multipliers;
         if own != head {
             return refused("\"lm_head_multiplier\" of a head that is the embedding".into());
         }

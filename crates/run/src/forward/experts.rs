@@ -151,15 +151,25 @@ pub(crate) fn run_with<H: BeforeGroup>(
         match &expert.gate {
             Some(gate) => {
                 let layers = ([gate, &expert.up], &expert.down);
-                pass.expert(hook, layers, |act, values| Output::Gate(act, values), out.reborrow())?;
+                pass.expert(hook, layers, gate_by, out.reborrow())?;
             }
             None => {
                 let layers = ([&expert.up], &expert.down);
-                pass.expert(hook, layers, |act, values| Output::Activate(act, values), out.reborrow())?;
+                pass.expert(hook, layers, activate_by, out.reborrow())?;
             }
         }
     }
     Ok(())
+}
+
+/// What becomes of a gate's results and those that it multiplies.
+fn gate_by(act: Activation, values: ValuesMut<'_>) -> Output<'_, 2> {
+    Output::Gate(act, values)
+}
+
+/// What becomes of results without a gate.
+fn activate_by(act: Activation, values: ValuesMut<'_>) -> Output<'_, 1> {
+    Output::Activate(act, values)
 }
 
 /// One expert with the tokens that chose it.

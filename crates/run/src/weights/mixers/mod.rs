@@ -217,7 +217,13 @@ impl Mixer {
     pub(crate) fn width(&self) -> usize {
         match self {
             Self::Beside(both) => both.width(),
-            _ => self.output().map_or(0, |output| output.op.weight.columns()),
+            Self::Attention(_)
+            | Self::DeltaNet(_)
+            | Self::ShortConv(_)
+            | Self::Latent(_)
+            | Self::Mamba2(_)
+            | Self::Network(_)
+            | Self::None => self.output().map_or(0, |output| output.op.weight.columns()),
         }
     }
 
