@@ -17,6 +17,13 @@ fn golden(folder: &str) -> Option<Json> {
     file.is_file().then(|| json(&file))
 }
 
+/// The names of all tensors, sorted.
+fn names(checkpoint: &Checkpoint) -> Vec<&str> {
+    let mut names: Vec<&str> = checkpoint.tensors().iter().map(|t| t.name.as_str()).collect();
+    names.sort_unstable();
+    names
+}
+
 #[track_caller]
 fn assert_tensors(written: &Checkpoint, entries: &Json, folder: &str) -> usize {
     let entries = entries.as_array().unwrap();
@@ -92,9 +99,16 @@ fn gguf_files_are_those_of_llama_cpps_converter_and_go_back_to_the_same_bytes() 
         let back = scratch.path().join(&folder);
         let again = convert_exactly(&file, &back, to(SAFETENSORS));
         let was = Checkpoint::open(&source).unwrap();
-        match Contents::read(&was).unwrap().config().multimodal {
-            true => assert_text_model(&again, &was),
-            false => assert_same_tensors(&again, &was),
+        let config = Contents::read(&was).unwrap().config().clone();
+        match (config.multimodal, config.multipliers) {
+            (true, _) => assert_text_model(&again, &was),
+            (false, None) => assert_same_tensors(&again, &was),
+            // GGUF has the weights multiplied, and so they stay; their multipliers are then 1.
+            (false, Some(_)) => {
+                assert_eq!(names(&again), names(&was), "{folder}");
+                let multipliers = Contents::read(&again).unwrap().config().multipliers.unwrap();
+                assert_eq!((multipliers.scores(), multipliers.of_state()), (1.0, [1.0; 5]), "{folder}");
+            }
         }
         // The dtype that weights are loaded in is the one they have.
         let dtype = |json: &Json| json.get("torch_dtype").or(json.get("dtype")).cloned();

@@ -5,8 +5,8 @@ use std::path::Path;
 use std::sync::{Arc, OnceLock};
 
 use quern_compute::{Device, MOST_GPU_EXPERTS, MOST_GPU_HEAD, Pool};
-use quern_model::architecture::Activation;
-use quern_model::{Config, RopeScaling, Tokenizer, View};
+use quern_model::architecture::{Activation, Hybrid};
+use quern_model::{Config, RopeScaling, TensorRole, Tokenizer, View};
 use quern_tensor_io::{Checkpoint, Error as FileError, NoProgress, Progress};
 
 use crate::forward::{cache_shape, mixture_beyond_gpus};
@@ -336,8 +336,17 @@ pub fn default_context(config: &Config) -> usize {
 
 /// Why the kernels of GPUs cannot compute a model, if so.
 fn beyond_gpus(config: &Config) -> Option<String> {
+    if config.architecture.hybrid == Hybrid::Beside {
+        return Some("GPUs do not support attention and Mamba-2 side by side".to_owned());
+    }
+    if config.architecture.tensors.iter().any(|tensor| tensor.role == TensorRole::DeltaBetaAlpha) {
+        return Some("GPUs do not support gated delta nets whose projections are joined".to_owned());
+    }
     if let Some(states) = &config.states {
         return Some(format!("GPUs do not support {}", states.mixer.name()));
+    }
+    if config.experts.is_some() && !config.architecture.gated {
+        return Some("GPUs support experts with a gate, and these have none".to_owned());
     }
     if config.architecture.gated_attention {
         return Some("GPUs do not support gated attention".to_owned());

@@ -40,7 +40,7 @@ const GGUF_KEYS: &[GgufKey] = &[
 ];
 
 /// As released, and the names that transformers 5 has in memory.
-static STACKS: [Alias; 10] = [
+pub(super) static STACKS: [Alias; 10] = [
     stacked(Role::ExpertsGate, "model.layers.{layer}.block_sparse_moe.input_linear.weight", 2, 0),
     stacked(Role::ExpertsUp, "model.layers.{layer}.block_sparse_moe.input_linear.weight", 2, 1),
     stacked(Role::ExpertsDown, "model.layers.{layer}.block_sparse_moe.output_linear.weight", 1, 0),

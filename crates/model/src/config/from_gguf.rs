@@ -44,7 +44,7 @@ pub(super) fn read(file: &Path, metadata: &Metadata, checkpoint: &Checkpoint) ->
     }
 
     let hidden_size = keys.need("embedding_length", limit::HIDDEN)?;
-    let heads = keys.need("attention.head_count", limit::HEADS)?;
+    let heads = mixers::heads_of(&keys, architecture)?;
     let latent =
         latent::from_gguf(&keys, architecture, checkpoint.tensor("blk.0.attn_kv_b.weight").is_some())?;
     let given = keys.size("attention.key_length", limit::HIDDEN)?.filter(|_| latent.is_none());
@@ -167,6 +167,7 @@ pub(super) fn read(file: &Path, metadata: &Metadata, checkpoint: &Checkpoint) ->
             true => keys.positive("logit_scale")?.unwrap_or(1.0),
             false => 1.0,
         },
+        multipliers: None,
         unrotated_layers: Vec::new(),
         query_growth: None,
         scaled_by_layer: false,

@@ -19,6 +19,7 @@ pub(crate) mod llama4;
 pub(crate) mod mixers;
 mod mixture;
 mod multimodal;
+mod multipliers;
 mod quirks;
 mod rope;
 mod state_mixers;
@@ -36,6 +37,7 @@ pub use expected::ExpectedTensor;
 pub use latent::Latent;
 pub use layers::{KeyHeads, PerLayer, XIELU};
 pub use mixture::{ExpertGroups, Experts, SharedExpert};
+pub use multipliers::Multipliers;
 pub(crate) use quirks::{minicpm3, unusual_query_scalar, unusual_window_pattern, window_pattern};
 pub(crate) use rope::yarn_mscale;
 pub use rope::{Rope, RopeScaling};
@@ -122,6 +124,8 @@ pub struct Config {
     pub logit_divisor: f32,
     /// Logits are multiplied by this, likewise.
     pub logit_multiplier: f32,
+    /// What the outputs of single layers are multiplied with, where the weights do not say it (Falcon-H1).
+    pub multipliers: Option<Multipliers>,
     /// Layers that do not rotate queries and keys, one flag a layer.
     pub unrotated_layers: Vec<bool>,
     /// Queries are multiplied with a number that grows with their position (Ministral 3).
@@ -251,7 +255,8 @@ impl Config {
     /// What attention scores of this layer are multiplied with.
     pub fn attention_scale(&self, layer: usize) -> f32 {
         let usual = || self.query_scalar.unwrap_or(self.head_dim as f32).sqrt().recip();
-        let scale = self.attention_multiplier.unwrap_or_else(usual) * self.yarn_score_factor();
+        let own = self.multipliers.map_or(1.0, |multipliers| multipliers.scores());
+        let scale = self.attention_multiplier.unwrap_or_else(usual) * self.yarn_score_factor() * own;
         if self.scaled_by_layer { scale / (layer + 1) as f32 } else { scale }
     }
 
@@ -377,6 +382,9 @@ impl Config {
         }
         if let Some(Err(what)) = self.states.as_ref().map(|states| states.check(self.layers)) {
             return bad(what);
+        }
+        if self.multipliers.is_some_and(|multipliers| !multipliers.are_valid()) {
+            return bad("the multipliers of layers are not numbers above zero".to_owned());
         }
         if let Some(what) = self.experts.and_then(|experts| experts.impossible()) {
             return bad(what);

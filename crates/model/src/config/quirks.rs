@@ -8,7 +8,7 @@ use crate::json::Object;
 
 use super::from_hf::Reader;
 use super::to_hf::shortest;
-use super::{Config, QueryGrowth, RopeScaling, hunyuan, limit, llama4};
+use super::{Config, QueryGrowth, RopeScaling, StateMixer, States, hunyuan, limit, llama4};
 
 /// Completes a configuration read from `config.json`.
 pub(super) fn from_hf(reader: &Reader<'_>, config: &mut Config) -> Result<()> {
@@ -61,6 +61,12 @@ pub(super) fn from_hf(reader: &Reader<'_>, config: &mut Config) -> Result<()> {
 /// Completes a configuration read from GGUF metadata by the tensors that are there.
 pub(super) fn from_gguf(has: impl Fn(&str) -> bool, config: &mut Config) {
     match config.architecture.name {
+        "falcon-h1" => {
+            let normed = has("blk.0.ssm_norm.weight");
+            if let Some(States { mixer: StateMixer::Mamba2(mamba), .. }) = &mut config.states {
+                mamba.norm = normed;
+            }
+        }
         "stablelm" => {
             // A block with this norm is sequential, as in llama.cpp: its converter writes that blocks are parallel
             // where config.json has no key for it. A sequential block without the norm is incomplete.
@@ -140,6 +146,30 @@ pub(super) fn to_hf(config: &Config, metadata: &Metadata, out: &mut Map<String, 
                 set("rope_parameters", both);
             }
         }
+        "granitehybrid" => {
+            let inner = config.mamba2().map_or(0, |mamba| mamba.inner());
+            set("mamba_expand", json!(inner / config.hidden_size.max(1)));
+            set("mamba_conv_bias", json!(true));
+            set("position_embedding_type", json!("nope"));
+            if config.experts.is_none() {
+                set("intermediate_size", json!(config.ffn_size));
+                set("num_local_experts", json!(0));
+                set("num_experts_per_tok", json!(0));
+            }
+        }
+        "falcon-h1" => {
+            if let Some(mamba) = config.mamba2() {
+                set("mamba_d_ssm", json!(mamba.inner()));
+                set("mamba_rms_norm", json!(mamba.norm));
+            }
+            set("mamba_norm_before_gate", json!(false));
+        }
+        "mamba2" => {
+            let inner = config.mamba2().map_or(0, |mamba| mamba.inner());
+            set("expand", json!(inner / config.hidden_size.max(1)));
+            set("use_conv_bias", json!(true));
+        }
+        "nemotron_h_moe" => set("n_shared_experts", json!(1)),
         "lfm2" => set("block_auto_adjust_ff_dim", json!(false)),
         // Only transformers 5 has such models; the sections count for images alone.
         "qwen35" | "qwen35moe" => {

@@ -103,6 +103,14 @@ pub(super) fn check(file: &Path, config: &Config) -> Result<Vec<String>> {
             return refused("\"v_head_dim\"".into());
         }
     }
+    if let Some(multipliers) = config.multipliers.filter(|_| config.tied_embeddings) {
+        // The head would be the embedding with its multiplier.
+        let [own, head] = [config.embedding_multiplier, config.logit_multiplier];
+        let _ = multipliers;
+        if own != head {
+            return refused("\"lm_head_multiplier\" of a head that is the embedding".into());
+        }
+    }
     if config.scaled_by_layer {
         return refused("\"scale_attn_by_inverse_layer_idx\": true".into());
     }

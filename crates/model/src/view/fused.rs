@@ -100,8 +100,8 @@ pub(super) fn heads<'a>(
             if *stored.get_or_insert(element_type) != element_type {
                 return None;
             }
-            let layout = config.architecture.tensors.iter().find(|t| t.role == role)?.layout;
-            parts.push((part, RowOrder::to_hugging_face(layout, config)));
+            let template = config.architecture.tensors.iter().find(|t| t.role == role)?;
+            parts.push((part, RowOrder::to_hugging_face(template, config)));
             if !sources.contains(&source) {
                 sources.push(source);
             }

@@ -61,6 +61,11 @@ impl<'v, 'a> Lookup<'v, 'a> {
         self.pool
     }
 
+    /// Whether networks have gates.
+    pub fn gated(&self) -> bool {
+        self.config.architecture.gated
+    }
+
     /// Bytes of all matrices found.
     pub fn bytes(&self) -> u64 {
         self.bytes.get()
@@ -424,7 +429,12 @@ impl<'v, 'a> Lookup<'v, 'a> {
             | Layout::DeltaHeads
             | Layout::DeltaColumns
             | Layout::KeyUp
-            | Layout::ValueUp => {}
+            | Layout::ValueUp
+            | Layout::DeltaInQkv
+            | Layout::DeltaInGate
+            | Layout::GateRows
+            | Layout::UpRows
+            | Layout::Multiplied => {}
         }
         Ok(values)
     }
