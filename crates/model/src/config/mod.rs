@@ -12,6 +12,7 @@ mod gemma3n;
 mod gemma4;
 mod gguf_keys;
 mod hf_rope;
+mod hunyuan;
 mod latent;
 mod layers;
 pub(crate) mod llama4;
