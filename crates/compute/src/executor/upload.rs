@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use super::{Device, Executor, Linear, Norm};
+use super::{Device, Executor, Linear, Norm, Vector};
 #[cfg(feature = "cuda")]
 use crate::cuda;
 use crate::{Pool, Result};
@@ -11,6 +11,7 @@ use crate::{Pool, Result};
 #[derive(Debug)]
 pub struct Uploader {
     half: Half,
+    pool: Arc<Pool>,
 }
 
 #[derive(Debug)]
@@ -31,8 +32,12 @@ impl Uploader {
             #[cfg(feature = "cuda")]
             Device::Cuda(card) => Half::Cuda(Box::new(cuda::Loader::new(card, pool)?)),
         };
-        let _ = pool;
-        Ok(Self { half })
+        Ok(Self { half, pool: pool.clone() })
+    }
+
+    /// The threads that prepare what is moved.
+    pub fn pool(&self) -> &Pool {
+        &self.pool
     }
 
     /// Allocates memory for the parameters that follow, `bytes` in all, each rounded as [`bytes_of_linear`] and
@@ -145,6 +150,18 @@ impl Uploader {
         }
     }
 
+    /// This vector on the device.
+    ///
+    /// # Errors
+    /// As [`Uploader::linear`].
+    pub fn vector(&mut self, vector: &Vector) -> Result<Vector> {
+        match &mut self.half {
+            Half::Cpu => Ok(vector.clone()),
+            #[cfg(feature = "cuda")]
+            Half::Cuda(loader) => vector.upload(loader),
+        }
+    }
+
     /// Waits until everything has arrived.
     ///
     /// # Errors
@@ -199,6 +216,11 @@ pub fn bytes_of_linear(linear: &Linear) -> usize {
     let matrix = bytes_of_matrix(weight.device_type(), weight.rows(), weight.columns());
     let order = linear.permutation.as_ref().map_or(0, |_| vector(weight.columns()));
     matrix + order + linear.bias.as_ref().map_or(0, |bias| vector(bias.len()))
+}
+
+/// Bytes that a vector takes on a GPU.
+pub fn bytes_of_vector(values: &Vector) -> usize {
+    vector(values.len())
 }
 
 /// Bytes that a norm takes on a GPU.

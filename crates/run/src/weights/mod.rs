@@ -19,7 +19,7 @@ use quern_tensor_io::{Checkpoint, ElementType};
 pub(crate) use block::{Block, Expert, Experts, Ffn, SharedExpert, Widen};
 pub(crate) use mixers::{
     Attention, DeltaNet, HeadNorms, LatentAttention, Mamba2, Mixer, Network, Qkv, Queries, ShortConv, Shown,
-    Up, state_sizes,
+    Up, convolved, state_sizes,
 };
 
 /// A range of bytes of one tensor in the map.

@@ -3,7 +3,7 @@
 use quern_compute::{ExpertStacks, Norm, Uploader, bytes_of_linear, bytes_of_norm, bytes_of_stack};
 
 use super::block::{Block, Expert, Experts, Ffn, SharedExpert, Widen};
-use super::{Linear, Weights};
+use super::{Linear, Mixer, Weights};
 use crate::Result;
 
 impl Linear {
@@ -25,7 +25,7 @@ fn norm(uploader: &mut Uploader, norm: &Option<Norm>) -> Result<Option<Norm>> {
 impl Block {
     /// Bytes that the block takes on a GPU.
     pub(crate) fn gpu_bytes(&self) -> usize {
-        let apart = self.linears().into_iter().filter(|l| l.expert.is_none());
+        let apart = self.linears().into_iter().filter(|l| l.expert.is_none() && !Mixer::reshapes(l));
         let linears = apart.map(|l| bytes_of_linear(&l.op)).sum::<usize>();
         let experts = match &self.ffn {
             Ffn::Dense { .. } | Ffn::None => 0,

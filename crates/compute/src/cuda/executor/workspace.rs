@@ -62,6 +62,11 @@ pub(super) struct Workspace {
     pub statistics: Piece,
     /// Inputs of sums of products, packed.
     pub packed: Piece,
+    /// Queries that took up the keys' matrices, and what latent attention gathered.
+    pub absorbed: Piece,
+    pub gathered: Piece,
+    /// Inputs of a state, convolved.
+    pub convolved: Piece,
     /// A mixture of experts: the router's outputs, tokens' rows, rows of all experts, and those inside them.
     pub logits: Piece,
     pub tokens: Piece,
@@ -84,6 +89,9 @@ impl Workspace {
             routed: piece(false),
             statistics: piece(false),
             packed: piece(false),
+            absorbed: piece(false),
+            gathered: piece(false),
+            convolved: piece(false),
             logits: piece(false),
             tokens: piece(false),
             rows: piece(false),

@@ -8,8 +8,7 @@
 //! delta rule(q, k, v, decay, step) -> norm of each head * SiLU(gate) -> output layer
 //! ```
 
-use quern_compute::ops::Activation;
-use quern_compute::states::{causal_conv, decays, delta_rule, gated_norm, sigmoid};
+use quern_compute::mixers::{DeltaNet as Net, DeltaRows};
 use quern_compute::{Output, Values, ValuesMut};
 
 use crate::Result;
@@ -28,25 +27,27 @@ impl Phases<'_, '_> {
     ) -> Result<()> {
         let (model, block) = (self.model, self.block);
         let n = x.len() / model.config.hidden_size;
-        let shape = &net.shape;
-        let (values, heads) = (shape.values(), shape.value_heads);
-        let (qkv, rest) = scratch.host()?.split_at_mut(n * shape.width());
-        let (gate, rest) = rest.split_at_mut(n * values);
-        let (out, rest) = rest.split_at_mut(n * values);
-        let (beta, rest) = rest.split_at_mut(n * heads);
-        let alpha = &mut rest[..n * heads];
-        let outputs = [&mut *qkv, &mut *gate, &mut *beta, &mut *alpha].map(ValuesMut::Host);
+        let parameters = &net.parameters;
+        let (width, values, heads) =
+            (parameters.shape.width(), parameters.shape.values(), parameters.shape.value_heads);
         let linears = [&net.qkv, &net.gate, &net.beta, &net.alpha];
-        self.linear(linears, mixer_input(model, block, x), Output::Store(outputs))?;
-
-        let pool = &model.pool;
-        let (convolved, state) = state.host()?.split_at_mut(net.states().0);
-        causal_conv(pool, qkv, net.taps(), convolved, Some(Activation::Silu))?;
-        decays(alpha, &net.rates, &net.time_bias)?;
-        sigmoid(beta);
-        delta_rule(pool, shape, qkv, (alpha, beta), state, out)?;
-        let rows = keep * values..;
-        gated_norm(pool, &out[rows.clone()], &mut gate[rows], &net.norm, net.epsilon, mixed.host()?)?;
-        Ok(())
+        let input = mixer_input(model, block, x);
+        let (mut all, rest) = scratch.split_at(n * (width + values + 2 * heads));
+        let rows = match self.executor.joins_heads() {
+            true => {
+                self.linear(linears, input, Output::Join(all.reborrow()))?;
+                DeltaRows::Joined(all.as_values())
+            }
+            false => {
+                let (mut qkv, rest) = all.split_at(n * width);
+                let (mut gate, rest) = rest.split_at(n * values);
+                let (mut beta, mut alpha) = rest.split_at(n * heads);
+                let outputs = [&mut qkv, &mut gate, &mut beta, &mut alpha].map(ValuesMut::reborrow);
+                self.linear(linears, input, Output::Store(outputs))?;
+                DeltaRows::Separate { qkv, gate, beta, alpha }
+            }
+        };
+        let scratch = rest.slice(0..n * values);
+        Ok(self.executor.delta_net(Net { parameters, rows, state, scratch, skip: keep, out: mixed })?)
     }
 }

@@ -1,6 +1,8 @@
 //! The tensors of a gated delta net.
 
-use quern_compute::states::{DeltaShape, Taps, conv_state};
+use quern_compute::mixers::{Convolution, DeltaParameters};
+use quern_compute::states::DeltaShape;
+use quern_compute::{Norm, NormKind, Uploader};
 use quern_model::{Config, TensorRole};
 
 use super::super::Linear;
@@ -11,7 +13,7 @@ use crate::Result;
 /// A gated delta net (Qwen3-Next).
 #[derive(Clone, Debug)]
 pub(crate) struct DeltaNet {
-    pub(crate) shape: DeltaShape,
+    pub(crate) parameters: DeltaParameters,
     /// Queries, keys and values.
     pub(crate) qkv: Linear,
     /// Of the results.
@@ -20,14 +22,6 @@ pub(crate) struct DeltaNet {
     pub(crate) beta: Linear,
     /// How much of its state each head keeps.
     pub(crate) alpha: Linear,
-    /// `[taps][queries, keys and values]`.
-    conv: Vec<f32>,
-    /// How fast each head's state decays, less than zero.
-    pub(crate) rates: Vec<f32>,
-    pub(crate) time_bias: Vec<f32>,
-    /// Of the norm of each head's results.
-    pub(crate) norm: Vec<f32>,
-    pub(crate) epsilon: f32,
     pub(crate) output: Linear,
 }
 
@@ -48,40 +42,50 @@ impl DeltaNet {
         use TensorRole as R;
         let at = Some(layer);
         let linear = |role| lookup.linear(role, None, at);
+        let shape = shape_of(net);
+        let norm = Norm {
+            kind: NormKind::Rms,
+            epsilon: config.norm_epsilon,
+            weight: lookup.vector(R::StateNorm, at)?.into(),
+            bias: None,
+        };
+        let parameters = DeltaParameters {
+            shape,
+            conv: Convolution {
+                weight: taps_of(&lookup.vector(R::StateConv, at)?, net.taps).into(),
+                bias: None,
+                channels: shape.width(),
+            },
+            rates: lookup.vector(R::StateDecay, at)?.into(),
+            time_bias: lookup.vector(R::StateTimeBias, at)?.into(),
+            norm,
+        };
         Ok(Self {
-            shape: shape_of(net),
+            parameters,
             qkv: linear(R::DeltaQkv)?,
             gate: linear(R::DeltaGate)?,
             beta: linear(R::DeltaBeta)?,
             alpha: linear(R::DeltaAlpha)?,
-            conv: taps_of(&lookup.vector(R::StateConv, at)?, net.taps),
-            rates: lookup.vector(R::StateDecay, at)?,
-            time_bias: lookup.vector(R::StateTimeBias, at)?,
-            norm: lookup.vector(R::StateNorm, at)?,
-            epsilon: config.norm_epsilon,
             output: linear(R::StateOut)?,
         })
     }
 
-    /// The convolution.
-    pub(crate) fn taps(&self) -> Taps<'_> {
-        Taps { weight: &self.conv, bias: None, channels: self.shape.width() }
-    }
-
-    /// Values of the convolution's state, and of the delta rule's.
-    pub(crate) fn states(&self) -> (usize, usize) {
-        let taps = self.conv.len() / self.shape.width().max(1);
-        (conv_state(self.shape.width(), taps), self.shape.state())
-    }
-
-    /// Numbers in its vectors.
-    pub(super) fn vector_values(&self) -> usize {
-        self.conv.len() + self.rates.len() + self.time_bias.len() + self.norm.len()
-    }
-
     /// Memory for each token.
     pub(super) fn scratch(&self) -> usize {
-        self.shape.width() + 2 * self.shape.values() + 2 * self.shape.value_heads
+        let shape = &self.parameters.shape;
+        shape.width() + 2 * shape.values() + 2 * shape.value_heads
+    }
+
+    /// The same on another device.
+    pub(super) fn upload(&self, uploader: &mut Uploader) -> Result<Self> {
+        Ok(Self {
+            parameters: self.parameters.upload(uploader)?,
+            qkv: self.qkv.upload(uploader)?,
+            gate: self.gate.upload(uploader)?,
+            beta: self.beta.upload(uploader)?,
+            alpha: self.alpha.upload(uploader)?,
+            output: self.output.upload(uploader)?,
+        })
     }
 
     /// The layers that read the block's input, in the order of their outputs.
