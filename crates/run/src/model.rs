@@ -373,7 +373,7 @@ fn states_beyond_gpus(mixer: &StateMixer) -> Option<String> {
     let (taps, rows) = match mixer {
         StateMixer::DeltaNet(net) => (net.taps, net.key_dim),
         StateMixer::ShortConv(conv) => (conv.taps, 0),
-        StateMixer::Mamba2(_) => return Some(format!("GPUs do not support {}", mixer.name())),
+        StateMixer::Mamba2(mamba) => (mamba.taps, mamba.state),
     };
     if taps > MOST_GPU_TAPS {
         return Some(format!("GPUs support convolutions over up to {MOST_GPU_TAPS} positions, not {taps}"));

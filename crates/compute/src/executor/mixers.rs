@@ -3,7 +3,7 @@
 use super::upload::bytes_of_vector;
 use super::{Executor, Half, Norm, Uploader, Values, ValuesMut, Vector, bytes_of_norm};
 use crate::Result;
-use crate::states::{DeltaShape, conv_state};
+use crate::states::{DeltaShape, ScanShape, conv_state};
 
 /// A causal convolution of each channel by itself.
 #[derive(Clone, Debug)]
@@ -28,6 +28,25 @@ pub struct DeltaParameters {
     /// Added to what decides about the decay.
     pub time_bias: Vector,
     /// Of each head's results.
+    pub norm: Norm,
+}
+
+/// Parameters of Mamba-2.
+#[derive(Clone, Debug)]
+pub struct ScanParameters {
+    /// Its heads.
+    pub shape: ScanShape,
+    /// Of inputs, `b` and `c`.
+    pub conv: Convolution,
+    /// Added to the steps.
+    pub time_bias: Vector,
+    /// The least and the largest step.
+    pub limits: (f32, f32),
+    /// How fast each head's state decays, less than zero.
+    pub rates: Vector,
+    /// What each head's input is multiplied with beside the state.
+    pub skips: Vector,
+    /// Of gated results, group by group.
     pub norm: Norm,
 }
 
@@ -101,6 +120,23 @@ pub struct DeltaNet<'a> {
     pub out: ValuesMut<'a>,
 }
 
+/// Arguments of Mamba-2.
+#[derive(Debug)]
+pub struct Mamba2<'a> {
+    /// Its parameters.
+    pub parameters: &'a ScanParameters,
+    /// What the projection computed: gate, what is convolved, and steps of each token.
+    pub rows: Values<'a>,
+    /// What the tokens before left: the convolution's, then the scan's.
+    pub state: ValuesMut<'a>,
+    /// [`ScanParameters::scratch`] for each token, to compute in.
+    pub scratch: ValuesMut<'a>,
+    /// Tokens from the first on without a result.
+    pub skip: usize,
+    /// `[tokens - skip][heads * head_dim]`.
+    pub out: ValuesMut<'a>,
+}
+
 impl Convolution {
     /// Inputs that a result is made of.
     pub fn taps(&self) -> usize {
@@ -167,6 +203,52 @@ impl DeltaParameters {
     }
 }
 
+impl ScanParameters {
+    /// Values of the convolution's state and of the scan's.
+    pub fn state(&self) -> usize {
+        self.conv.state() + self.shape.states()
+    }
+
+    /// Numbers of a token that the projection computes.
+    pub fn row(&self) -> usize {
+        self.shape.inner() + self.shape.width() + self.shape.heads
+    }
+
+    /// Numbers of a token to compute in: the parts of a row, and the results.
+    pub fn scratch(&self) -> usize {
+        self.row() + self.shape.inner()
+    }
+
+    /// Numbers in its vectors.
+    pub fn values(&self) -> usize {
+        let vectors = [&self.time_bias, &self.rates, &self.skips, &self.norm.weight];
+        self.conv.values() + vectors.into_iter().map(Vector::len).sum::<usize>()
+    }
+
+    /// Bytes that it takes on a GPU.
+    pub fn gpu_bytes(&self) -> usize {
+        let vectors = [&self.time_bias, &self.rates, &self.skips];
+        self.conv.gpu_bytes()
+            + vectors.into_iter().map(bytes_of_vector).sum::<usize>()
+            + bytes_of_norm(&self.norm)
+    }
+
+    /// The same on a device.
+    ///
+    /// # Errors
+    /// As [`Uploader::linear`].
+    pub fn upload(&self, uploader: &mut Uploader) -> Result<Self> {
+        Ok(Self {
+            conv: self.conv.upload(uploader)?,
+            time_bias: uploader.vector(&self.time_bias)?,
+            rates: uploader.vector(&self.rates)?,
+            skips: uploader.vector(&self.skips)?,
+            norm: uploader.norm(&self.norm)?,
+            ..*self
+        })
+    }
+}
+
 /// Passes an operation to the half that computes.
 macro_rules! dispatch {
     ($executor:expr, $half:ident => $call:expr) => {
@@ -209,6 +291,14 @@ impl Executor {
     /// Lengths and devices that do not fit, and rows that are not as the device takes them.
     pub fn delta_net(&mut self, net: DeltaNet<'_>) -> Result<()> {
         dispatch!(self, half => half.delta_net(net))
+    }
+
+    /// Mamba-2, from what its projection computed to the input of its output layer.
+    ///
+    /// # Errors
+    /// Lengths and devices that do not fit.
+    pub fn mamba2(&mut self, mamba: Mamba2<'_>) -> Result<()> {
+        dispatch!(self, half => half.mamba2(mamba))
     }
 
     /// `x = norm(x)` for the first numbers of rows, each of `stride` numbers; the others stay as they are.

@@ -52,7 +52,7 @@ pub(crate) use mixers::{
 };
 pub(crate) use phases::Phases;
 use phases::Watch;
-pub(crate) use workspace::{Angles, Workspace, cache_shape, wide};
+pub(crate) use workspace::{Angles, Workspace, cache_shape, joins_heads, wide};
 
 /// What a text needs beside the devices' own memory.
 #[derive(Debug, Default)]

@@ -5,7 +5,8 @@ use std::ops::Range;
 use quern_compute::{Buffer, Device, Executor, Input, KvCache, KvType, PassKey, Values, ValuesMut};
 
 use crate::forward::{
-    Angles, AttentionBuffers, KvTarget, MixerRoom, Phases, StateRoom, States, cache_shape, widths,
+    Angles, AttentionBuffers, KvTarget, MixerRoom, Phases, StateRoom, States, cache_shape, joins_heads,
+    widths,
 };
 use crate::rope::RotaryAngles;
 use crate::weights::{Block, Mixer, Shown};
@@ -44,7 +45,7 @@ impl<'m> Steps<'m> {
             Ok(buffer)
         };
         let mut executor = Executor::new(device)?;
-        let joined = model.fused_qkv() || (executor.joins_heads() && !config.qk_norm_whole());
+        let joined = model.fused_qkv() || (executor.joins_heads() && joins_heads(config));
         let (apart, together) = if joined { (0, 1) } else { (1, 0) };
         // A GPU's fast kernels read keys and values in f16: they are as precise as what its products read.
         let kv = if executor.pool().is_some() { KvType::F32 } else { KvType::F16 };

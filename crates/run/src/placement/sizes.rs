@@ -395,7 +395,7 @@ fn size(
 }
 
 /// Memory of a GPU for latent attention, whatever the batch: queries that took up the keys' matrices, and what was gathered.
-fn latent_buffers(config: &Config) -> u64 {
+pub(crate) fn latent_buffers(config: &Config) -> u64 {
     let Some(latent) = config.latent else { return 0 };
     let row = config.heads * latent.rank;
     2 * 4 * (MOST_GPU_ABSORBED.max(8 * row) as u64).next_power_of_two()

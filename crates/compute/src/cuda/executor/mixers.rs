@@ -1,12 +1,12 @@
 //! Gates, convolutions and mixers with a state.
 
 use super::super::args::NormArgs;
-use super::super::mixer_args::{ConvolutionArgs, DeltaArgs, GatesArgs, PartArgs};
+use super::super::mixer_args::{ConvolutionArgs, DeltaArgs, GatesArgs, PartArgs, ScanArgs};
 use super::super::{Pointer, Region};
 use super::rows::{norm_kind, parameters};
 use super::{Executor, Geometry};
 use crate::error::same;
-use crate::executor::mixers::{Convolution, DeltaNet, DeltaRows, GatedConvolution, SplitGates};
+use crate::executor::mixers::{Convolution, DeltaNet, DeltaRows, GatedConvolution, Mamba2, SplitGates};
 use crate::executor::{MOST_GPU_STATE, MOST_GPU_TAPS, Norm, Values, ValuesMut, Vector};
 use crate::{Error, Result};
 
@@ -365,6 +365,68 @@ impl Executor {
             groups: heads,
             width: shape.value_dim,
             first: false,
+        })
+    }
+
+    /// As [`crate::Executor::mamba2`].
+    ///
+    /// # Errors
+    /// Lengths and devices that do not fit.
+    pub fn mamba2(&mut self, mamba: Mamba2<'_>) -> Result<()> {
+        let Mamba2 { parameters, rows, state, scratch, skip, out } = mamba;
+        let (rows, state, made, out) = (rows.cuda()?, state.cuda()?, scratch.cuda()?, out.cuda()?);
+        let (shape, stride) = (&parameters.shape, parameters.row());
+        let (inner, width, heads) = (shape.inner(), shape.width(), shape.heads);
+        let tokens = rows.len() / stride.max(1);
+        same("Mamba-2: rows", tokens * stride, rows.len())?;
+        same("Mamba-2: scratch", tokens * parameters.scratch(), made.len())?;
+        same("Mamba-2: output", (tokens - skip) * inner, out.len())?;
+        same("Mamba-2: state", parameters.state(), state.len())?;
+        same("Mamba-2: channels", width, parameters.conv.channels)?;
+        for vector in [&parameters.rates, &parameters.time_bias, &parameters.skips] {
+            same("Mamba-2: a number for each head", heads, vector.len())?;
+        }
+        if tokens == 0 {
+            return Ok(());
+        }
+        let at = |offset: usize| rows.pointer().at(4 * offset);
+        let x = self.convolved(&parameters.conv, (at(inner), stride), state.pointer(), tokens)?;
+        let size = fitting(shape.state)?;
+        let arguments = ScanArgs {
+            x: x.address(),
+            steps: at(inner + width).address(),
+            rates: self.address(&parameters.rates)?,
+            bias: self.address(&parameters.time_bias)?,
+            skips: self.address(&parameters.skips)?,
+            state: state.pointer().at(4 * parameters.conv.state()).address(),
+            out: made.pointer().address(),
+            n: tokens as i32,
+            heads: heads as i32,
+            head_dim: shape.head_dim as i32,
+            groups: shape.groups as i32,
+            rows: shape.state as i32,
+            x_stride: width as i32,
+            step_stride: stride as i32,
+            least: parameters.limits.0,
+            most: parameters.limits.1,
+            unused: 0,
+        };
+        let grid = [shape.head_dim.div_ceil(COLUMNS) as u32, heads as u32, 1];
+        // SAFETY: rows, state and results have the lengths that the shape gives.
+        unsafe {
+            let geometry = Geometry { grid, block: 128, shared: 0 };
+            self.launch("selective_scan", &format!("selective_scan_{size}"), geometry, &arguments)?;
+        }
+        let groups = shape.groups.max(1);
+        self.gated_norms(&Gated {
+            norm: &parameters.norm,
+            x: made.pointer().at(4 * skip * inner),
+            gate: (at(skip * stride), stride),
+            out: out.pointer(),
+            rows: tokens - skip,
+            groups,
+            width: inner / groups,
+            first: true,
         })
     }
 }

@@ -1,6 +1,7 @@
 //! The GPU's operations against the CPU's. Each test says that it was skipped where there is no NVIDIA card.
 
 mod factor;
+mod mixers;
 mod mixture;
 mod observed;
 mod sums;

@@ -2,10 +2,13 @@
 
 use super::Executor;
 use crate::error::same;
-use crate::executor::mixers::{Convolution, DeltaNet, DeltaRows, GatedConvolution, SplitGates};
+use crate::executor::mixers::{Convolution, DeltaNet, DeltaRows, GatedConvolution, Mamba2, SplitGates};
 use crate::executor::{Values, ValuesMut};
 use crate::ops::Activation;
-use crate::states::{Taps, causal_conv, decays, delta_rule, gated_norm, multiply, sigmoid, sigmoid_gate};
+use crate::states::{
+    Taps, causal_conv, decays, delta_rule, gated_norm, multiply, norm_of_gated, selective_scan, sigmoid,
+    sigmoid_gate, time_steps,
+};
 use crate::{Error, Result};
 
 impl Convolution {
@@ -77,5 +80,35 @@ impl Executor {
         same("delta net: gates", made.len(), gate.len())?;
         let (weight, epsilon) = (parameters.norm.weight.host()?, parameters.norm.epsilon);
         gated_norm(pool, &made[rows.clone()], &mut gate[rows], weight, epsilon, out.host()?)
+    }
+    pub fn mamba2(&mut self, mamba: Mamba2<'_>) -> Result<()> {
+        let Mamba2 { parameters, rows, state, scratch, skip, out } = mamba;
+        let (rows, shape, row) = (rows.host()?, &parameters.shape, parameters.row());
+        let (inner, width, heads) = (shape.inner(), shape.width(), shape.heads);
+        let n = rows.len() / row.max(1);
+        same("Mamba-2: rows", n * row, rows.len())?;
+        same("Mamba-2: scratch", n * parameters.scratch(), scratch.len())?;
+        same("Mamba-2: state", parameters.state(), state.len())?;
+        let (gate, rest) = scratch.host()?.split_at_mut(n * inner);
+        let (convolved, rest) = rest.split_at_mut(n * width);
+        let (steps, made) = rest.split_at_mut(n * heads);
+        let parts = gate.chunks_exact_mut(inner).zip(convolved.chunks_exact_mut(width));
+        for (row, ((gate, convolved), steps)) in
+            rows.chunks_exact(row).zip(parts.zip(steps.chunks_exact_mut(heads)))
+        {
+            gate.copy_from_slice(&row[..inner]);
+            convolved.copy_from_slice(&row[inner..inner + width]);
+            steps.copy_from_slice(&row[inner + width..]);
+        }
+        let pool = &*self.pool;
+        let (before, state) = state.host()?.split_at_mut(parameters.conv.state());
+        causal_conv(pool, convolved, parameters.conv.host()?, before, Some(Activation::Silu))?;
+        time_steps(steps, parameters.time_bias.host()?, parameters.limits)?;
+        let rates = (parameters.rates.host()?, parameters.skips.host()?);
+        selective_scan(pool, shape, convolved, steps, rates, state, made)?;
+        let kept = skip * inner..;
+        let gated = (&made[kept.clone()], &mut gate[kept]);
+        let norm = (parameters.norm.weight.host()?, parameters.norm.epsilon);
+        norm_of_gated(pool, gated, norm, inner / shape.groups.max(1), out.host()?)
     }
 }

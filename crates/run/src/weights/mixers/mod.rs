@@ -190,7 +190,7 @@ impl Mixer {
             Self::Attention(_) | Self::Latent(_) | Self::Network(_) => 0,
             Self::DeltaNet(net) => net.parameters.state(),
             Self::ShortConv(conv) => conv.conv.state(),
-            Self::Mamba2(mamba) => mamba.states().0 + mamba.states().1,
+            Self::Mamba2(mamba) => mamba.parameters.state(),
         }
     }
 
@@ -212,7 +212,7 @@ impl Mixer {
             Self::Attention(attention) => attention.vector_values(),
             Self::DeltaNet(net) => net.parameters.values(),
             Self::ShortConv(conv) => conv.conv.values(),
-            Self::Mamba2(mamba) => mamba.vector_values(),
+            Self::Mamba2(mamba) => mamba.parameters.values(),
             Self::Latent(latent) => latent.vector_values(),
             Self::Network(_) => 0,
         }
@@ -230,8 +230,8 @@ impl Mixer {
             Self::Attention(attention) => attention.vector_bytes(),
             Self::DeltaNet(net) => net.parameters.gpu_bytes(),
             Self::ShortConv(conv) => conv.conv.gpu_bytes(),
-            // Models with such mixers are never on a GPU.
-            Self::Mamba2(_) | Self::Network(_) => 0,
+            Self::Mamba2(mamba) => mamba.parameters.gpu_bytes(),
+            Self::Network(_) => 0,
             Self::Latent(latent) => latent.vector_bytes(),
         }
     }
@@ -242,8 +242,8 @@ impl Mixer {
             Self::Attention(attention) => attention.upload(uploader).map(Box::new).map(Self::Attention),
             Self::DeltaNet(net) => net.upload(uploader).map(Box::new).map(Self::DeltaNet),
             Self::ShortConv(conv) => conv.upload(uploader).map(Box::new).map(Self::ShortConv),
-            // As `Model::beyond_gpus` says.
-            Self::Mamba2(_) | Self::Network(_) => Err(quern_compute::Error::Device.into()),
+            Self::Mamba2(mamba) => mamba.upload(uploader).map(Box::new).map(Self::Mamba2),
+            Self::Network(network) => network.upload(uploader).map(Box::new).map(Self::Network),
             Self::Latent(latent) => latent.upload(uploader).map(Box::new).map(Self::Latent),
         }
     }
