@@ -341,6 +341,21 @@ fn beyond_gpus(config: &Config) -> Option<String> {
     if let Some(why) = config.states.as_ref().and_then(|states| states_beyond_gpus(&states.mixer)) {
         return Some(why);
     }
+    if config.windowed_heads.is_some()
+        || config.per_layer.is_some()
+        || config.shared_kv_layers > 0
+        || config.streams > 1
+    {
+        let what = "heads of different sizes, keys and values that layers share, and what tokens add in each layer are \
+                    computed by the CPU only";
+        return Some(what.into());
+    }
+    if config.activation == Activation::Xielu {
+        return Some("the activation xIELU is computed by the CPU only".into());
+    }
+    if config.architecture.norms_after_rotation {
+        return Some("norms of queries and keys behind their rotation are computed by the CPU only".into());
+    }
     let (dim, experts) = (config.head_dim, config.experts.map_or(0, |experts| experts.count));
     if let Some(latent) = &config.latent {
         let cached = latent.cached();
