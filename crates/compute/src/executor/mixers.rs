@@ -1,7 +1,7 @@
 //! Mixers other than attention over keys and values: their parameters, arguments and operations.
 
-use super::upload::bytes_of_vector;
-use super::{Executor, Half, Norm, Uploader, Values, ValuesMut, Vector, bytes_of_norm};
+use super::upload::{bytes_of_numbers, bytes_of_vector};
+use super::{Executor, Half, Norm, Permutation, Uploader, Values, ValuesMut, Vector, bytes_of_norm};
 use crate::Result;
 use crate::states::{DeltaShape, ScanShape, conv_state};
 
@@ -29,6 +29,9 @@ pub struct DeltaParameters {
     pub time_bias: Vector,
     /// Of each head's results.
     pub norm: Norm,
+    /// Where in a token's row, as the projections compute it, each number of [`DeltaRows::Joined`] is; `None` where the
+    /// row is that already. For GPUs.
+    pub order: Option<Permutation>,
 }
 
 /// Parameters of Mamba-2.
@@ -99,7 +102,7 @@ pub enum DeltaRows<'a> {
         /// What decides how much of its state each head keeps.
         alpha: ValuesMut<'a>,
     },
-    /// All of a token side by side, in this order: what a GPU takes.
+    /// All of a token side by side, in this order or as [`DeltaParameters::order`] has them: what a GPU takes.
     Joined(Values<'a>),
 }
 
@@ -172,6 +175,11 @@ impl Convolution {
 }
 
 impl DeltaParameters {
+    /// Numbers of a token that the projections compute.
+    pub fn row(&self) -> usize {
+        self.shape.width() + self.shape.values() + 2 * self.shape.value_heads
+    }
+
     /// Values of the convolution's state and of the delta rule's.
     pub fn state(&self) -> usize {
         self.conv.state() + self.shape.state()
@@ -185,7 +193,8 @@ impl DeltaParameters {
     /// Bytes that it takes on a GPU.
     pub fn gpu_bytes(&self) -> usize {
         let vectors = bytes_of_vector(&self.rates) + bytes_of_vector(&self.time_bias);
-        self.conv.gpu_bytes() + vectors + bytes_of_norm(&self.norm)
+        let order = if self.order.is_some() { bytes_of_numbers(self.row()) } else { 0 };
+        self.conv.gpu_bytes() + vectors + order + bytes_of_norm(&self.norm)
     }
 
     /// The same on a device.
@@ -199,6 +208,7 @@ impl DeltaParameters {
             rates: uploader.vector(&self.rates)?,
             time_bias: uploader.vector(&self.time_bias)?,
             norm: uploader.norm(&self.norm)?,
+            order: self.order.as_ref().map(|order| uploader.order(order)).transpose()?,
         })
     }
 }

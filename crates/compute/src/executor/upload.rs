@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use super::{Device, Executor, Linear, Norm, Vector};
+use super::{Device, Executor, Linear, Norm, Permutation, Vector};
 #[cfg(feature = "cuda")]
 use crate::cuda;
 use crate::{Pool, Result};
@@ -162,6 +162,18 @@ impl Uploader {
         }
     }
 
+    /// This order on the device.
+    ///
+    /// # Errors
+    /// As [`Uploader::linear`].
+    pub fn order(&mut self, order: &Permutation) -> Result<Permutation> {
+        match &mut self.half {
+            Half::Cpu => Ok(order.clone()),
+            #[cfg(feature = "cuda")]
+            Half::Cuda(loader) => order.upload(loader),
+        }
+    }
+
     /// Waits until everything has arrived.
     ///
     /// # Errors
@@ -199,7 +211,7 @@ impl Room {
 }
 
 /// Bytes that a vector of `length` numbers takes on a GPU.
-fn vector(length: usize) -> usize {
+pub(super) fn bytes_of_numbers(length: usize) -> usize {
     rounded(4 * length)
 }
 
@@ -214,18 +226,18 @@ fn rounded(bytes: usize) -> usize {
 pub fn bytes_of_linear(linear: &Linear) -> usize {
     let weight = &linear.weight;
     let matrix = bytes_of_matrix(weight.device_type(), weight.rows(), weight.columns());
-    let order = linear.permutation.as_ref().map_or(0, |_| vector(weight.columns()));
-    matrix + order + linear.bias.as_ref().map_or(0, |bias| vector(bias.len()))
+    let order = linear.permutation.as_ref().map_or(0, |_| bytes_of_numbers(weight.columns()));
+    matrix + order + linear.bias.as_ref().map_or(0, |bias| bytes_of_numbers(bias.len()))
 }
 
 /// Bytes that a vector takes on a GPU.
 pub fn bytes_of_vector(values: &Vector) -> usize {
-    vector(values.len())
+    bytes_of_numbers(values.len())
 }
 
 /// Bytes that a norm takes on a GPU.
 pub fn bytes_of_norm(norm: &Norm) -> usize {
-    vector(norm.weight.len()) + norm.bias.as_ref().map_or(0, |bias| vector(bias.len()))
+    bytes_of_numbers(norm.weight.len()) + norm.bias.as_ref().map_or(0, |bias| bytes_of_numbers(bias.len()))
 }
 
 /// Bytes that a matrix takes on a GPU.

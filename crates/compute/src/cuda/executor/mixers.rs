@@ -318,7 +318,7 @@ impl Executor {
         let shape = &parameters.shape;
         let (width, values, heads) = (shape.width(), shape.values(), shape.value_heads);
         let tokens = made.len() / values.max(1);
-        let stride = width + values + 2 * heads;
+        let stride = parameters.row();
         same("delta net: rows", tokens * stride, rows.len())?;
         same("delta net: results", tokens * values, made.len())?;
         same("delta net: output", (tokens - skip) * values, out.len())?;
@@ -330,7 +330,15 @@ impl Executor {
         if tokens == 0 {
             return Ok(());
         }
-        let at = |offset: usize| rows.pointer().at(4 * offset);
+        let mut rows = rows.pointer();
+        if let Some(order) = &parameters.order {
+            let order = order.cuda()?.on(&self.card)?;
+            same("delta net: order of a row", stride, order.bytes() / 4)?;
+            let ordered = self.workspace.ordered.of(&self.stream, 4 * tokens * stride)?;
+            self.permute(order.pointer(), tokens, stride, rows, ordered)?;
+            rows = ordered;
+        }
+        let at = |offset: usize| rows.at(4 * offset);
         let x = self.convolved(&parameters.conv, (at(0), stride), state.pointer(), tokens)?;
         let size = fitting(shape.key_dim)?;
         let arguments = DeltaArgs {

@@ -67,6 +67,8 @@ pub(super) struct Workspace {
     pub gathered: Piece,
     /// Inputs of a state, convolved.
     pub convolved: Piece,
+    /// What projections of a delta net computed, in order.
+    pub ordered: Piece,
     /// A mixture of experts: the router's outputs, tokens' rows, rows of all experts, and those inside them.
     pub logits: Piece,
     pub tokens: Piece,
@@ -92,6 +94,7 @@ impl Workspace {
             absorbed: piece(false),
             gathered: piece(false),
             convolved: piece(false),
+            ordered: piece(false),
             logits: piece(false),
             tokens: piece(false),
             rows: piece(false),

@@ -32,7 +32,7 @@ impl Phases<'_, '_> {
             (parameters.shape.width(), parameters.shape.values(), parameters.shape.value_heads);
         let linears = [&net.qkv, &net.gate, &net.beta, &net.alpha];
         let input = mixer_input(model, block, x);
-        let (mut all, rest) = scratch.split_at(n * (width + values + 2 * heads));
+        let (mut all, rest) = scratch.split_at(n * parameters.row());
         let rows = match self.executor.joins_heads() {
             true => {
                 self.linear(linears, input, Output::Join(all.reborrow()))?;

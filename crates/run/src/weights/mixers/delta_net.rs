@@ -59,6 +59,7 @@ impl DeltaNet {
             rates: lookup.vector(R::StateDecay, at)?.into(),
             time_bias: lookup.vector(R::StateTimeBias, at)?.into(),
             norm,
+            order: None,
         };
         Ok(Self {
             parameters,

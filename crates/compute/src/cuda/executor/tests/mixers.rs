@@ -12,7 +12,7 @@ use crate::executor::mixers::{
 };
 use crate::executor::{
     AttendLatent, Buffer, CacheShape, KvCache, KvType, LatentMatrices, Linear, Norm, NormKind, PassKey,
-    Rotate, Values, ValuesMut, Weight,
+    Permutation, Rotate, Values, ValuesMut, Weight,
 };
 use crate::ops::RopeStyle;
 use crate::states::{DeltaShape, ScanShape};
@@ -177,13 +177,19 @@ fn delta_nets_are_those_of_the_cpu() {
     ] {
         let shape = DeltaShape { key_heads, value_heads, key_dim, value_dim, tiled };
         let (width, values) = (shape.width(), shape.values());
-        let parameters = DeltaParameters {
+        let mut parameters = DeltaParameters {
             shape,
             conv: conv(&mut random, 4, width, false),
             rates: vector(&mut random, value_heads).iter().map(|v| -v.abs()).collect::<Vec<_>>().into(),
             time_bias: vector(&mut random, value_heads).into(),
             norm: norm(&mut random, value_dim),
+            order: None,
         };
+        // Numbers of a row in another order.
+        let row = parameters.row();
+        if tiled {
+            parameters.order = Some(Permutation::Host((0..row as u32).rev().collect()));
+        }
         let parameters_there = parameters.upload(&mut devices.uploader).unwrap();
         devices.uploader.finish().unwrap();
         let mut state = vec![0.0; parameters.state()];
@@ -196,6 +202,9 @@ fn delta_nets_are_those_of_the_cpu() {
                 for (values, part) in own.iter().zip(parts) {
                     joined.extend_from_slice(&values[t * part..][..part]);
                 }
+            }
+            if tiled {
+                joined.chunks_exact_mut(row).for_each(<[f32]>::reverse);
             }
             let (mut made, mut out) = (vec![0.0; n * values], vec![0.0; (n - skip) * values]);
             let [qkv, gate, beta, alpha] = own.each_mut().map(|values| ValuesMut::Host(values));
