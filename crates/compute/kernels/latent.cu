@@ -11,6 +11,7 @@
 //   results  U_v (sum of p c)           by latent_heads, of what attention gathered
 //
 // As crates/compute/src/attention/latent.rs, its absorbed form. All sums are of f32.
+#include "latent.cuh"
 #include "rope.cuh"
 
 // ---- rotation and storage: grid (ceil((heads + 1) / 8), n), block 256 ----
@@ -140,20 +141,6 @@ HEADS(bf16, Bf16)
 
 // ---- attention over the cache ----
 
-// Query row r is head r % heads of token r / heads. partial: [splits][rows][2] reference and sum of e^(score - reference),
-// then [splits][rows][rank].
-struct LatentArgs {
-    const float *absorbed;  // [n][heads][rank]
-    const float *q;         // [n][heads][nope + rope], rotated
-    KvCache cache;
-    float *out;             // [n][heads][rank]
-    const int *position;    // of the first token of the pass, which is `offset` in front of the first here
-    float *partial;         // where splits > 1
-    int n, heads, rank, nope, rope, splits;
-    float scale;
-    int offset;
-};
-
 constexpr int ROWS = 8, KEYS = 16, LEAST = 64;
 constexpr float LOWEST = -1e30f;
 
@@ -164,27 +151,6 @@ struct Part {
 __device__ __forceinline__ Part part_of(int end, int split, int splits) {
     const int each = max(LEAST, ((end + splits - 1) / splits + KEYS - 1) / KEYS * KEYS);
     return {min(end, split * each), min(end, (split + 1) * each)};
-}
-
-// Eight numbers of a row of the cache from `at` on.
-__device__ __forceinline__ void eight(const float *x, const __half *, i64 at, float (&out)[8]) {
-    const float4 a = *(const float4 *)(x + at), b = *(const float4 *)(x + at + 4);
-    out[0] = a.x, out[1] = a.y, out[2] = a.z, out[3] = a.w, out[4] = b.x, out[5] = b.y, out[6] = b.z, out[7] = b.w;
-}
-__device__ __forceinline__ void eight(const __half *x, const __half *, i64 at, float (&out)[8]) {
-    const uint4 raw = *(const uint4 *)(x + at);
-    const u32 words[4] = {raw.x, raw.y, raw.z, raw.w};
-#pragma unroll
-    for (int i = 0; i < 4; i++) {
-        const float2 v = __half22float2(halves(words[i]));
-        out[2 * i] = v.x, out[2 * i + 1] = v.y;
-    }
-}
-__device__ __forceinline__ void eight(const signed char *x, const __half *scales, i64 at, float (&out)[8]) {
-    const uint2 raw = *(const uint2 *)(x + at);
-    const float scale = __half2float(scales[at >> 5]);
-#pragma unroll
-    for (int i = 0; i < 8; i++) out[i] = scale * (float)(signed char)((i < 4 ? raw.x : raw.y) >> (8 * (i % 4)));
 }
 
 // Grid: (ceil(n * heads / ROWS), splits). Block: 256. Dynamic shared memory: 4 * (ROWS + KEYS) * (WIDTH + 4) bytes. Of a

@@ -10,7 +10,7 @@ use super::{Executor, Geometry};
 use crate::LatentShape;
 use crate::error::same;
 use crate::executor::{
-    AttendLatent, KvCache, LatentMatrices, Linear, MOST_GPU_ABSORBED, MOST_GPU_LATENT, Rotate,
+    AttendLatent, KvCache, KvType, LatentMatrices, Linear, MOST_GPU_ABSORBED, MOST_GPU_LATENT, Rotate,
 };
 use crate::ops::RopeStyle;
 use crate::{Error, Result};
@@ -18,6 +18,9 @@ use crate::{Error, Result};
 /// Rows of queries that a block takes, and positions of a tile.
 const ROWS: usize = 8;
 const KEYS: usize = 16;
+/// Rows of a block, and positions of a tile, on tensor cores; bytes of shared memory beside these.
+const PROMPT_ROWS: usize = 32;
+const PROMPT_STATIC: usize = 8 << 10;
 /// Positions that a split has at least.
 const LEAST: usize = 64;
 /// Tokens up to which a warp takes a row of a head's matrix.
@@ -101,12 +104,7 @@ impl Executor {
                 offset: start as i32,
                 ..LatentArgs::default()
             };
-            self.gather_latent(
-                &format!("latent_attention_{numbers}_{size}"),
-                size,
-                layout.context,
-                arguments,
-            )?;
+            self.gather_latent((layout.numbers, size), layout.context, arguments)?;
             self.of_heads(&Product {
                 matrices: values,
                 x: (gathered, heads * rank, rank),
@@ -156,8 +154,22 @@ impl Executor {
     }
 
     /// Attention over the cache, its positions split among blocks where queries are few.
-    fn gather_latent(&mut self, kernel: &str, size: usize, context: usize, mut a: LatentArgs) -> Result<()> {
+    fn gather_latent(
+        &mut self,
+        (numbers, size): (KvType, usize),
+        context: usize,
+        mut a: LatentArgs,
+    ) -> Result<()> {
         let rows = a.n as usize * a.heads as usize;
+        if self.many_latent((numbers, size), rows, a.rank as usize) {
+            a.splits = 1;
+            let kernel = format!("latent_prompt_{}_{size}", numbers.name());
+            let shared = (4 * PROMPT_ROWS * (size + 8)) as u32;
+            let geometry = Geometry { grid: [rows.div_ceil(PROMPT_ROWS) as u32, 1, 1], block: 256, shared };
+            // SAFETY: queries, cache and results have the lengths that the arguments give.
+            return unsafe { self.launch("latent_prompt", &kernel, geometry, &a) };
+        }
+        let kernel = format!("latent_attention_{}_{size}", numbers.name());
         let blocks = rows.div_ceil(ROWS);
         let end = self.depth.min(context);
         let processors = self.card.info().multiprocessors;
@@ -171,13 +183,30 @@ impl Executor {
         let geometry =
             Geometry { grid: [blocks as u32, splits as u32, 1], block: 256, shared: shared as u32 };
         // SAFETY: queries, cache, results and partial results have the lengths that the arguments give.
-        unsafe { self.launch("latent", kernel, geometry, &a)? };
+        unsafe { self.launch("latent", &kernel, geometry, &a)? };
         if splits > 1 {
             let geometry = Geometry { grid: [rows as u32, 1, 1], block: 128, shared: 0 };
             // SAFETY: as above.
             unsafe { self.launch("latent", "latent_combine", geometry, &a)? };
         }
         Ok(())
+    }
+
+    /// Whether tensor cores take rows of queries: a cache in 16 bits or less, rows enough for a part of the
+    /// multiprocessors, each of which is several times as fast, and shared memory for a block.
+    fn many_latent(&self, (numbers, size): (KvType, usize), rows: usize, rank: usize) -> bool {
+        let info = self.card.info();
+        let narrow = match numbers {
+            KvType::F32 => false,
+            KvType::F16 | KvType::Q8_0 => true,
+        };
+        // Eight warps share the columns, in tiles of which each has a power of two.
+        let most_rank = if size.is_power_of_two() { size } else { size.next_power_of_two() / 2 };
+        let shared = 4 * PROMPT_ROWS * (size + 8) + PROMPT_STATIC;
+        narrow
+            && rank <= most_rank
+            && 4 * rows >= PROMPT_ROWS * info.multiprocessors
+            && shared <= info.shared_memory
     }
 
     /// Each head's vectors times its matrix.

@@ -8,6 +8,7 @@
 mod attend;
 mod experts;
 mod few;
+mod gates;
 mod gradients;
 mod gradients_attention;
 mod latent;

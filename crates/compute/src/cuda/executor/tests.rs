@@ -2,6 +2,7 @@
 
 mod factor;
 mod mixers;
+mod mixers_time;
 mod mixture;
 mod observed;
 mod sums;

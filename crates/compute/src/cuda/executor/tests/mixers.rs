@@ -21,12 +21,12 @@ use crate::testing::Random;
 /// Tokens of each piece of a text, and how many of them have no result.
 const PIECES: [(usize, usize); 7] = [(9, 0), (1, 0), (40, 37), (1, 0), (3, 2), (17, 0), (2, 0)];
 
-fn key(tokens: usize, first: usize, keep: usize) -> PassKey {
+pub(super) fn key(tokens: usize, first: usize, keep: usize) -> PassKey {
     PassKey { segment: 0, tokens, first, keep, recordable: false }
 }
 
 /// Buffers on the card with these values.
-fn there<const N: usize>(devices: &mut Devices, values: [&[f32]; N]) -> [Buffer; N] {
+pub(super) fn there<const N: usize>(devices: &mut Devices, values: [&[f32]; N]) -> [Buffer; N] {
     values.map(|values| {
         let mut buffer = Buffer::new(&devices.device);
         buffer.reserve(values.len()).unwrap();
@@ -35,7 +35,7 @@ fn there<const N: usize>(devices: &mut Devices, values: [&[f32]; N]) -> [Buffer;
     })
 }
 
-fn all(buffer: &mut Buffer) -> ValuesMut<'_> {
+pub(super) fn all(buffer: &mut Buffer) -> ValuesMut<'_> {
     let length = buffer.len();
     buffer.front_mut(length)
 }
@@ -46,11 +46,11 @@ fn read(devices: &mut Devices, buffer: &Buffer) -> Vec<f32> {
     values
 }
 
-fn norm(random: &mut Random, width: usize) -> Norm {
+pub(super) fn norm(random: &mut Random, width: usize) -> Norm {
     Norm { kind: NormKind::Rms, epsilon: 1e-5, weight: vector(random, width).into(), bias: None }
 }
 
-fn conv(random: &mut Random, taps: usize, channels: usize, bias: bool) -> Convolution {
+pub(super) fn conv(random: &mut Random, taps: usize, channels: usize, bias: bool) -> Convolution {
     Convolution {
         weight: vector(random, taps * channels).into(),
         bias: bias.then(|| vector(random, channels).into()),
@@ -292,7 +292,7 @@ fn mamba_2_is_that_of_the_cpu() {
 }
 
 /// Matrices of heads, in plain numbers.
-fn of_heads(
+pub(super) fn of_heads(
     random: &mut Random,
     element_type: ElementType,
     heads: usize,
@@ -380,7 +380,7 @@ fn latent_attention_is_that_of_the_cpu() {
                 devices.gpu.end(None).unwrap();
                 let most = match kv {
                     KvType::F32 => 2e-5,
-                    KvType::F16 => 1e-3,
+                    KvType::F16 => 4e-3,
                     KvType::Q8_0 => 1.5e-2,
                 };
                 let what = format!("{} {shape:?} {n} tokens less {skip} at {first}", kv.name());
