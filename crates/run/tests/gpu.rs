@@ -124,7 +124,8 @@ fn queries_that_grow_are_refused_where_they_do() {
 /// How far logits may be that kernels of 16-bit floats compute. Delta nets divide by small lengths: the logits of their
 /// tiny models move more when a prompt's activations are rounded; `mixers_are_exact` compares them without that.
 fn bound(folder: &Path) -> f64 {
-    let delta_net = folder.file_name().is_some_and(|name| name.to_string_lossy().starts_with("qwen3_5"));
+    let delta_net = |name: &str| name.starts_with("qwen3_5") || name == "qwen3_next";
+    let delta_net = folder.file_name().is_some_and(|name| delta_net(&name.to_string_lossy()));
     if delta_net { 5e-2 } else { 1e-2 }
 }
 
@@ -149,7 +150,9 @@ fn mixers_are_exact() {
         return;
     }
     let mut wrong = Vec::new();
-    for name in ["lfm2", "minicpm3", "nemotron_h", "qwen3_5", "youtu"] {
+    for name in
+        ["granitehybrid", "lfm2", "mamba2", "minicpm3", "nemotron_h", "qwen3_5", "qwen3_next", "youtu"]
+    {
         let folder = fixture("architectures").join(name);
         for layers in [GpuLayers::All, GpuLayers::Last(2)] {
             let expected = logits(&loaded(&folder, None, Some(&Exact)), KvType::F32);

@@ -11,7 +11,8 @@ use quern_run::{
     Model, Observer, ObserverError, Replacement, SamplingOptions, Session, SessionOptions, Wanted,
 };
 
-const MODELS: [&str; 5] = ["qwen3_5", "qwen3_5_moe", "lfm2", "lfm2_moe", "nemotron_h"];
+const MODELS: [&str; 7] =
+    ["qwen3_5", "qwen3_5_moe", "qwen3_next", "granitehybrid", "lfm2", "lfm2_moe", "nemotron_h"];
 
 fn models() -> impl Iterator<Item = (&'static str, Model)> {
     MODELS

@@ -14,6 +14,7 @@
 
 use std::ops::Range;
 
+use quern_compute::ops::Activation;
 use quern_compute::{
     Buffer, Choice, Device, Executor, GroupRank, Groups, Input, Mixture, Output, Routing, Rows, Scores,
     Values, ValuesMut,
@@ -111,7 +112,6 @@ pub(crate) fn run_with<H: BeforeGroup>(
     let config = &model.config;
     let Some(mixture) = config.experts else { return Ok(()) };
     let hidden = config.hidden_size;
-    let act = activation(config);
     let [logits, input, wide, made] = buffers;
     let tokens = x.len() / hidden;
     let count = tokens * mixture.count;
@@ -134,12 +134,62 @@ pub(crate) fn run_with<H: BeforeGroup>(
         if choices.is_empty() && !H::UNCHOSEN {
             continue;
         }
-        let width = expert.gate.op.weight.rows();
         // Shares of what is read: what is made is then added as it is.
-        let scales = match mixture.scaled_inputs && index < mixture.count {
+        let scales: Vec<f32> = match mixture.scaled_inputs && index < mixture.count {
             true => choices.iter_mut().map(|choice| std::mem::replace(&mut choice.share, 1.0)).collect(),
             false => Vec::new(),
         };
+        let mut pass = Pass {
+            model,
+            executor: &mut *executor,
+            x,
+            choices: &choices,
+            scales: &scales,
+            at_once,
+            buffers: [&mut *input, &mut *wide, &mut *made],
+        };
+        match &expert.gate {
+            Some(gate) => {
+                let layers = ([gate, &expert.up], &expert.down);
+                pass.expert(hook, layers, |act, values| Output::Gate(act, values), out.reborrow())?;
+            }
+            None => {
+                let layers = ([&expert.up], &expert.down);
+                pass.expert(hook, layers, |act, values| Output::Activate(act, values), out.reborrow())?;
+            }
+        }
+    }
+    Ok(())
+}
+
+/// One expert with the tokens that chose it.
+struct Pass<'p> {
+    model: &'p Model,
+    executor: &'p mut Executor,
+    /// The inputs of all tokens.
+    x: Values<'p>,
+    choices: &'p [Choice],
+    /// What the input of each is multiplied with, where shares are of inputs.
+    scales: &'p [f32],
+    /// Tokens that are computed at once, at most.
+    at_once: usize,
+    /// The expert's input, what is inside it, and what it makes.
+    buffers: [&'p mut Buffer; 3],
+}
+
+impl Pass<'_> {
+    /// `out += share * down(widened)`; `output` says what becomes of the results of the widening layers.
+    fn expert<H: BeforeGroup, const N: usize>(
+        &mut self,
+        hook: &mut H,
+        (own_widening, down): ([&Linear; N], &Linear),
+        output: for<'v> fn(Activation, ValuesMut<'v>) -> Output<'v, N>,
+        mut out: ValuesMut<'_>,
+    ) -> Result<()> {
+        let Self { model, executor, x, choices, scales, at_once, buffers: [input, wide, made] } = self;
+        let (x, choices, at_once) = (*x, *choices, *at_once);
+        let (hidden, act) = (model.config.hidden_size, activation(&model.config));
+        let width = down.op.weight.columns();
         let gather =
             |executor: &mut Executor, at: usize, part: &[Choice], input: &mut Buffer| -> Result<()> {
                 let values = part.len() * hidden;
@@ -152,7 +202,7 @@ pub(crate) fn run_with<H: BeforeGroup>(
                 }
                 Ok(())
             };
-        let (own_widening, own_narrowing) = ([&expert.gate, &expert.up], [&expert.down]);
+        let own_narrowing = [down];
         // Where an expert has more tokens than are computed at once, each part is computed again for the next layers.
         let again = choices.len() > at_once;
         let parts = || choices.chunks(at_once).enumerate().map(|(index, part)| (index * at_once, part));
@@ -161,13 +211,13 @@ pub(crate) fn run_with<H: BeforeGroup>(
             hook.observe(executor, own_widening, input.front(part.len() * hidden))?;
         }
         let replaced = hook.replace(executor, own_widening)?;
-        let widening = replaced.as_ref().map_or(own_widening, <[Linear; 2]>::each_ref).map(|l| &l.op);
+        let widening = replaced.as_ref().map_or(own_widening, <[Linear; N]>::each_ref).map(|l| &l.op);
         let mut widen =
             |executor: &mut Executor, (at, part): (usize, &[Choice]), wide: &mut Buffer| -> Result<()> {
                 if again {
                     gather(executor, at, part, input)?;
                 }
-                let output = Output::Gate(act, wide.front_mut(part.len() * width));
+                let output = output(act, wide.front_mut(part.len() * width));
                 Ok(executor.linear(widening, Input::Values(input.front(part.len() * hidden)), output)?)
             };
         for (at, part) in parts() {
@@ -185,8 +235,8 @@ pub(crate) fn run_with<H: BeforeGroup>(
             executor.linear(narrowing, Input::Values(wide.front(inner)), output)?;
             executor.scatter(made.front(narrow), hidden, part, out.reborrow())?;
         }
+        Ok(())
     }
-    Ok(())
 }
 
 /// How a router's outputs choose.
@@ -269,7 +319,7 @@ impl Phases<'_, '_> {
         }
         let input = network_input(self.model, block, x.front(tail.end).slice(tail.clone()), normed);
         self.executor.experts(&mixture, Rows::Apart { input, out: out.reborrow() })?;
-        if let Some(SharedExpert { expert: Expert { gate, up, down }, .. }) = &experts.shared {
+        if let Some(SharedExpert { expert: Expert { gate: Some(gate), up, down }, .. }) = &experts.shared {
             let inner = tail.len() / config.hidden_size * gate.op.weight.rows();
             let output = Output::Gate(activation(config), wide.front_mut(inner));
             self.executor.linear([&gate.op, &up.op], input, output)?;

@@ -121,14 +121,20 @@ impl<'m> Lane<'m> {
     }
 
     /// Continues with another weight, which is in RAM, in the place that `of` gives.
-    pub(super) fn put(&mut self, linear: &Linear, of: impl FnOnce(&mut Block) -> &mut Linear) -> Result<()> {
+    pub(super) fn put(
+        &mut self,
+        linear: &Linear,
+        of: impl FnOnce(&mut Block) -> Option<&mut Linear>,
+    ) -> Result<()> {
         let moved = match Mixer::reshapes(linear) {
             true => linear.clone(),
             false => self.moved(linear)?,
         };
         let on_cpu = self.on_cpu();
         if let Some(held) = &mut self.held {
-            *of(&mut held.block) = moved;
+            if let Some(place) = of(&mut held.block) {
+                *place = moved;
+            }
             if let (Mixer::Latent(latent), true) = (&mut held.block.mixer, Mixer::reshapes(linear) && !on_cpu)
             {
                 latent.renew(&mut self.uploader)?;

@@ -113,7 +113,8 @@ impl<'m> Steps<'m> {
             | Mixer::DeltaNet(_)
             | Mixer::ShortConv(_)
             | Mixer::Mamba2(_)
-            | Mixer::Network(_) => Ok(()),
+            | Mixer::Network(_)
+            | Mixer::None => Ok(()),
             Mixer::Latent(latent) => phases.latent_inputs(latent, which, x, memory, out),
         }
     }

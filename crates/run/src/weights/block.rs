@@ -54,7 +54,8 @@ pub(crate) struct SharedExpert {
 /// One of them.
 #[derive(Clone, Debug)]
 pub(crate) struct Expert {
-    pub(crate) gate: Linear,
+    /// None where what is inside is the activated `up` (Nemotron-H).
+    pub(crate) gate: Option<Linear>,
     pub(crate) up: Linear,
     pub(crate) down: Linear,
 }
@@ -134,8 +135,8 @@ impl Widen {
 
 impl Expert {
     /// In the order of the computation.
-    pub(crate) fn linears(&self) -> [&Linear; 3] {
-        [&self.gate, &self.up, &self.down]
+    pub(crate) fn linears(&self) -> impl Iterator<Item = &Linear> {
+        self.gate.iter().chain([&self.up, &self.down])
     }
 }
 
@@ -151,9 +152,9 @@ impl Experts {
         self.experts.iter().chain(shared).flat_map(Expert::linears)
     }
 
-    /// Gate, up and down of each expert that a router chooses.
+    /// Gate, up and down of each expert that a router chooses; of those without a gate none.
     pub(crate) fn ops(&self) -> Vec<[&quern_compute::Linear; 3]> {
-        self.experts.iter().map(|e| [&e.gate.op, &e.up.op, &e.down.op]).collect()
+        self.experts.iter().filter_map(|e| Some([&e.gate.as_ref()?.op, &e.up.op, &e.down.op])).collect()
     }
 }
 

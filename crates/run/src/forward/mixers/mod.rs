@@ -75,6 +75,7 @@ impl Phases<'_, '_> {
             Mixer::ShortConv(conv) => self.short_conv(conv, input, states, mixed),
             Mixer::Mamba2(mamba) => self.mamba2(mamba, input, states, mixed),
             Mixer::Network(network) => self.network(network, input, mixed),
+            Mixer::None => Ok(()),
         }
     }
 }
