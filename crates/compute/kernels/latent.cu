@@ -70,6 +70,18 @@ struct Bf16 {
 __device__ __forceinline__ float number(float x) { return x; }
 __device__ __forceinline__ float number(__half x) { return __half2float(x); }
 __device__ __forceinline__ float number(Bf16 x) { return __uint_as_float((u32)x.bits << 16); }
+// Four neighbouring numbers.
+__device__ __forceinline__ float4 four(const float *x) { return *(const float4 *)x; }
+__device__ __forceinline__ float4 four(const __half *x) {
+    const uint2 raw = *(const uint2 *)x;
+    const float2 a = __half22float2(halves(raw.x)), b = __half22float2(halves(raw.y));
+    return make_float4(a.x, a.y, b.x, b.y);
+}
+__device__ __forceinline__ float4 four(const Bf16 *x) {
+    const uint2 raw = *(const uint2 *)x;
+    return make_float4(__uint_as_float(raw.x << 16), __uint_as_float(raw.x & 0xffff0000u), __uint_as_float(raw.y << 16),
+                       __uint_as_float(raw.y & 0xffff0000u));
+}
 
 // A warp takes a row: grid (ceil(rows / 8), heads, ceil(n / 4)), block 256.
 template <class T> __device__ __forceinline__ void heads(const LatentHeadsArgs &a) {
@@ -80,11 +92,16 @@ template <class T> __device__ __forceinline__ void heads(const LatentHeadsArgs &
     const T *w = (const T *)a.weights + ((i64)blockIdx.y * a.rows + row) * a.stride;
     const float *x = a.x + (i64)first * a.x_token + (i64)blockIdx.y * a.x_head;
     float sums[4] = {};
-    for (int c = lane; c < a.columns; c += 32) {
-        const float own = number(w[c]);
+    // Rows are padded with zeros to a multiple of 32.
+#pragma unroll 4
+    for (int c = 4 * lane; c < a.columns; c += 128) {
+        const float4 own = four(w + c);
+        const float of_row[4] = {own.x, own.y, own.z, own.w};
 #pragma unroll
         for (int t = 0; t < 4; t++)
-            if (t < count) sums[t] += own * x[(i64)t * a.x_token + c];
+#pragma unroll
+            for (int e = 0; e < 4; e++)
+                if (t < count && c + e < a.columns) sums[t] += of_row[e] * x[(i64)t * a.x_token + c + e];
     }
 #pragma unroll
     for (int t = 0; t < 4; t++) {
@@ -141,7 +158,7 @@ HEADS(bf16, Bf16)
 
 // ---- attention over the cache ----
 
-constexpr int ROWS = 8, KEYS = 16, LEAST = 64;
+constexpr int ROWS = 8, KEYS = 16, LEAST = 64, MOST_SPLITS = 512;
 constexpr float LOWEST = -1e30f;
 
 // The positions of a split: whole tiles, at least LEAST positions where there are as many.
@@ -267,22 +284,36 @@ WIDTHS(f32, float)
 WIDTHS(f16, __half)
 WIDTHS(q8_0, signed char)
 
-// Grid: n * heads. Block: 128. A split without positions has the sum 0.
+// Grid: (n * heads, ceil(rank / 128)). Block: 128. The splits with positions that a row sees are the first ones; the others
+// have the sum 0, and may have no results.
 extern "C" __global__ void __launch_bounds__(128) latent_combine(const __grid_constant__ LatentArgs a) {
+    __shared__ float factors[MOST_SPLITS];
     pdl_launch();
     pdl_wait();
     const i64 rows = (i64)a.n * a.heads, row = blockIdx.x;
     const float2 *sums = (const float2 *)a.partial + row;
-    const float *results = a.partial + 2 * a.splits * rows + row * a.rank;
     float reference = LOWEST, total = 0;
-    for (int s = 0; s < a.splits; s++) reference = fmaxf(reference, sums[s * rows].x);
-    for (int s = 0; s < a.splits; s++) total += sums[s * rows].y * expf(sums[s * rows].x - reference);
-    for (int c = threadIdx.x; c < a.rank; c += 128) {
-        float x = 0;
-        for (int s = 0; s < a.splits; s++) {
-            const float2 own = sums[s * rows];
-            if (own.y > 0) x += expf(own.x - reference) * results[s * rows * a.rank + c];
-        }
-        a.out[row * a.rank + c] = x / total;
+    int active = 0;
+    for (int s = threadIdx.x % 32; s < a.splits; s += 32) {
+        const float2 own = sums[s * rows];
+        if (own.y > 0) reference = fmaxf(reference, own.x), active = s + 1;
     }
+    reference = warp_max(reference);
+#pragma unroll
+    for (int d = 16; d > 0; d /= 2) active = max(active, __shfl_xor_sync(FULL, active, d));
+    for (int s = threadIdx.x % 32; s < active; s += 32) {
+        const float2 own = sums[s * rows];
+        const float factor = own.y > 0 ? expf(own.x - reference) : 0.0f;
+        total += own.y * factor;
+        if (threadIdx.x < 32) factors[s] = factor;
+    }
+    total = warp_sum(total);
+    __syncthreads();
+    const int c = blockIdx.y * 128 + threadIdx.x;
+    if (c >= a.rank) return;
+    const float *results = a.partial + 2 * a.splits * rows + row * a.rank + c;
+    float x = 0;
+#pragma unroll 8
+    for (int s = 0; s < active; s++) x += factors[s] * results[s * rows * a.rank];
+    a.out[row * a.rank + c] = x / total;
 }

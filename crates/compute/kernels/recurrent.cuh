@@ -1,33 +1,34 @@
 // Mixers whose state is a matrix S for each head, [rows][columns], which every token changes. Columns never meet.
 //
-// A block of 128 threads takes 32 columns of one head through all tokens: four neighbouring threads share a column, each
-// with the rows 16 i + 4 part + 0..3 in registers. Vectors over the rows are in shared memory, TILE tokens at a time,
-// padded with zeros to ROWS.
+// A block of 128 threads takes 16 columns of one head through all tokens: eight neighbouring threads share a column, each
+// with the rows 32 i + 4 part + 0..3 in registers. Vectors over the rows are in shared memory, TILE tokens at a time, padded
+// with zeros to ROWS; those of the next tokens are on their way meanwhile. A warp brings two tokens of a tile.
 //
 // A state in memory is [head][tile][rows][16]: a tile is 16 columns, the last one filled up with zeros, as the CPU has it.
 #pragma once
 #include "reduce.cuh"
 
-constexpr int TILE = 8, COLUMNS = 32;
+constexpr int TILE = 8, COLUMNS = 16, PARTS = 8;
 
 // ln(1 + e^x); x itself where they are the same in f32.
 __device__ __forceinline__ float softplus(float x) { return x > 20.0f ? x : log1pf(expf(x)); }
 
-// The sum over the four threads of a column.
+// The sum over the threads of a column.
 __device__ __forceinline__ float sum_of_column(float x) {
-    x += __shfl_xor_sync(0xffffffffu, x, 1);
-    return x + __shfl_xor_sync(0xffffffffu, x, 2);
+#pragma unroll
+    for (int d = 1; d < PARTS; d *= 2) x += __shfl_xor_sync(0xffffffffu, x, d);
+    return x;
 }
 
 // A thread's numbers of a state.
 template <int ROWS> struct Own {
-    float4 s[ROWS / 16];
+    float4 s[ROWS / 32];
 
     // f(number, row) for each of them that the state has.
     template <class F> __device__ __forceinline__ void each(int part, int rows, F f) {
 #pragma unroll
-        for (int i = 0; i < ROWS / 16; i++) {
-            const int row = 16 * i + 4 * part;
+        for (int i = 0; i < ROWS / 32; i++) {
+            const int row = 32 * i + 4 * part;
             float *x = (float *)&s[i];
 #pragma unroll
             for (int e = 0; e < 4; e++)
@@ -37,7 +38,7 @@ template <int ROWS> struct Own {
     // From or to the state of the column that begins at `at`, whose rows are 16 numbers apart.
     __device__ __forceinline__ void load(const float *at, int part, int rows) {
 #pragma unroll
-        for (int i = 0; i < ROWS / 16; i++) s[i] = make_float4(0, 0, 0, 0);
+        for (int i = 0; i < ROWS / 32; i++) s[i] = make_float4(0, 0, 0, 0);
         if (at) each(part, rows, [&](float &x, int row) { x = at[16 * row]; });
     }
     __device__ __forceinline__ void store(float *at, int part, int rows) {

@@ -23,6 +23,8 @@ const PROMPT_ROWS: usize = 32;
 const PROMPT_STATIC: usize = 8 << 10;
 /// Positions that a split has at least.
 const LEAST: usize = 64;
+/// Splits that are added up, at most.
+const MOST_SPLITS: usize = 512;
 /// Tokens up to which a warp takes a row of a head's matrix.
 const FEW: usize = 8;
 
@@ -173,7 +175,7 @@ impl Executor {
         let blocks = rows.div_ceil(ROWS);
         let end = self.depth.min(context);
         let processors = self.card.info().multiprocessors;
-        let splits = (3 * processors / blocks).clamp(1, end.div_ceil(LEAST).max(1));
+        let splits = (3 * processors / blocks).clamp(1, end.div_ceil(LEAST).clamp(1, MOST_SPLITS));
         a.splits = splits as i32;
         if splits > 1 {
             let numbers = splits * rows * (a.rank as usize + 2);
@@ -185,7 +187,8 @@ impl Executor {
         // SAFETY: queries, cache, results and partial results have the lengths that the arguments give.
         unsafe { self.launch("latent", &kernel, geometry, &a)? };
         if splits > 1 {
-            let geometry = Geometry { grid: [rows as u32, 1, 1], block: 128, shared: 0 };
+            let grid = [rows as u32, (a.rank as u32).div_ceil(128), 1];
+            let geometry = Geometry { grid, block: 128, shared: 0 };
             // SAFETY: as above.
             unsafe { self.launch("latent", "latent_combine", geometry, &a)? };
         }

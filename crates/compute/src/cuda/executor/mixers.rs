@@ -10,7 +10,7 @@ use crate::executor::{MOST_GPU_STATE, MOST_GPU_TAPS, Vector};
 use crate::{Error, Result};
 
 /// Columns of a state that a block of the kernels takes.
-const COLUMNS: usize = 32;
+const COLUMNS: usize = 16;
 
 /// What a convolution reads and writes. Strides in numbers.
 struct Convolve<'a> {
