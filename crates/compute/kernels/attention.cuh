@@ -43,7 +43,7 @@ struct Rotation {
     float eps;
 };
 
-// Arguments of all attention kernels (152 bytes). softcap 0: none; window 0: none.
+// Arguments of all attention kernels (160 bytes). softcap 0: none; window 0: none.
 struct AttentionArgs {
     QkvRows rows;
     KvCache cache;
@@ -51,6 +51,7 @@ struct AttentionArgs {
     const int *position;  // of the batch's first token, in device memory
     float *partial;       // for splits > 1: see attention_split.cuh
     u32 *arrived;         // [kv_heads * row blocks], zero before the first launch; each launch leaves it zero
+    const float *sinks;   // null, or [heads]: scores without a value, which join the sum that results are divided by
     int n, heads, kv_heads, dim;
     float scale, softcap;
     int window, splits;

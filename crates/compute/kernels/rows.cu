@@ -135,13 +135,26 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1) rows_add_norm(const __g
     });
 }
 
+// The number of the clamped SwiGLU, and where it cuts values off.
+constexpr int CLAMPED_SWIGLU = 4;
+constexpr float SWIGLU_LIMIT = 7.0f;
+
 __device__ __forceinline__ float activated(float x, int kind) {
     switch (kind) {
         case 0: return x / (1.0f + expf(-x));
         case 1: return 0.5f * x * (1.0f + erff(x * 0.70710678f));
         case 2: return x / (1.0f + expf(-2.0f * 0.7978846f * (x + 0.044715f * x * x * x)));
+        case CLAMPED_SWIGLU: {
+            const float cut = x > SWIGLU_LIMIT ? SWIGLU_LIMIT : x;
+            return cut / (1.0f + expf(-1.702f * cut));
+        }
         default: return fmaxf(x, 0.0f);
     }
+}
+// What an activated gate multiplies.
+__device__ __forceinline__ float activated_other(float x, int kind) {
+    if (kind != CLAMPED_SWIGLU) return x;
+    return (x > SWIGLU_LIMIT ? SWIGLU_LIMIT : x < -SWIGLU_LIMIT ? -SWIGLU_LIMIT : x) + 1.0f;
 }
 
 // f(row, column) for the four columns of a thread, neighbours in a warp side by side.
@@ -164,6 +177,7 @@ template <class F> __device__ __forceinline__ void each(int width, F f) {
     }
 MAP(add, float, float, to += y[i * a.y_stride + j])
 MAP(activate, float, float, to = activated(to, a.activation))
-MAP(activate_mul, float, float, to = activated(y[i * a.y_stride + j], a.activation) * ((const float *)a.z)[i * a.z_stride + j])
+MAP(activate_mul, float, float, to = activated(y[i * a.y_stride + j], a.activation) *
+                                          activated_other(((const float *)a.z)[i * a.z_stride + j], a.activation))
 MAP(softcap, float, float, to = a.value * (1.0f - 2.0f / (1.0f + expf(2.0f * to / a.value))))
 MAP(permute, float, float, to = y[i * a.y_stride + a.order[j]])

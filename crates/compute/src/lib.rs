@@ -42,7 +42,7 @@ pub use executor::{
     GroupRank, Groups, Heads, Input, KvCache, KvType, LatentMatrices, Linear, MOST_GPU_EXPERTS,
     MOST_GPU_HEAD, Mixture, Mode, Norm, NormKind, Output, PassKey, Permutation, Recorded, Room, Rotate,
     Routing, RowLikelihood, Rows, Scores, Turn, Uploader, Values, ValuesMut, Vector, Waiting, Weight,
-    bytes_of_linear, bytes_of_matrix, bytes_of_norm, bytes_of_stack, gpus,
+    bytes_of_linear, bytes_of_matrix, bytes_of_norm, bytes_of_stack, bytes_of_vector, gpus,
 };
 #[doc(hidden)]
 pub use fgemm::{Product, multiply_add};

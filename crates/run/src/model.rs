@@ -5,11 +5,10 @@ use std::path::Path;
 use std::sync::{Arc, OnceLock};
 
 use quern_compute::{Device, MOST_GPU_EXPERTS, MOST_GPU_HEAD, Pool};
-use quern_model::architecture::Activation;
 use quern_model::{Config, RopeScaling, Tokenizer, View};
 use quern_tensor_io::{Checkpoint, Error as FileError, NoProgress, Progress};
 
-use crate::forward::{cache_shape, mixture_beyond_gpus};
+use crate::forward::cache_shape;
 use crate::load::LoadIn;
 use crate::placement::{
     self, Capacity, GpuLayers, GpuRoom, Location, Made, MemoryPlan, Mover, Placement, Plan, SizeOptions,
@@ -347,16 +346,8 @@ fn beyond_gpus(config: &Config) -> Option<String> {
             "GPUs support heads of an even size up to {MOST_GPU_HEAD}, and these have {dim} values"
         ));
     }
-    // The kernels have neither sinks nor the function nor experts with biases.
-    if config.architecture.activations.contains(&Activation::ClampedSwiglu) {
-        let what = "GPUs do not compute attention with sinks and experts with biases and a clamped SwiGLU";
-        return Some(what.to_owned());
-    }
     if config.latent.is_some() {
         return Some("GPUs do not compute latent attention".to_owned());
-    }
-    if let Some(why) = config.experts.as_ref().and_then(mixture_beyond_gpus) {
-        return Some(why.to_owned());
     }
     (experts > MOST_GPU_EXPERTS)
         .then(|| format!("GPUs support up to {MOST_GPU_EXPERTS} experts, and there are {experts}"))

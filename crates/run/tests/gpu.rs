@@ -130,6 +130,22 @@ fn every_architecture_gives_the_logits_of_the_cpu() {
     assert!(wrong.is_empty(), "{wrong:#?}");
 }
 
+/// gpt-oss as it was released: inputs of experts are rounded to 8 bits on the CPU, in groups of other sizes.
+#[test]
+fn experts_in_mxfp4_give_the_logits_of_the_cpu() {
+    if !card() {
+        return;
+    }
+    let path = fixture("packed/gpt_oss-mxfp4/model.safetensors");
+    let mut wrong = Vec::new();
+    for (layers, kv) in
+        [(GpuLayers::All, KvType::F16), (GpuLayers::All, KvType::F32), (GpuLayers::Last(1), KvType::F16)]
+    {
+        wrong.extend(compare(&path, layers, kv, 3e-2));
+    }
+    assert!(wrong.is_empty(), "{wrong:#?}");
+}
+
 /// Gives all matrices as f32: what a model computes without rounding activations to 8 bits.
 #[derive(Debug)]
 struct Exact;

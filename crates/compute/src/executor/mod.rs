@@ -40,7 +40,7 @@ pub use operations::{
 };
 pub use replay::{Mode, PassKey};
 pub use routing::{GroupRank, Groups, Routing, Scores};
-pub use upload::{Room, Uploader, bytes_of_linear, bytes_of_matrix, bytes_of_norm};
+pub use upload::{Room, Uploader, bytes_of_linear, bytes_of_matrix, bytes_of_norm, bytes_of_vector};
 pub use values::{Buffer, Values, ValuesMut};
 pub use waiting::Waiting;
 pub use weight::{Bytes, Linear, Norm, NormKind, Permutation, Vector, Weight};
@@ -252,12 +252,11 @@ impl Executor {
     }
 
     /// Chooses experts for each row of the router's outputs, which are overwritten: for each expert the tokens that chose
-    /// it, in their order. `bias`, in RAM and one number for each expert, is added to scores for the choice, not to
-    /// shares. Waits for the result.
+    /// it, in their order. `bias`, one number for each expert, is added to scores for the choice, not to shares. Waits for
+    /// the result.
     ///
     /// # Errors
-    /// As [`Executor::norm`]; [`Error::Device`](crate::Error::Device) on a GPU for a bias, and for what is not
-    /// [`Routing::on_gpu`].
+    /// As [`Executor::norm`]; on a GPU more than [`MOST_GPU_EXPERTS`] experts.
     pub fn route(
         &mut self,
         logits: ValuesMut<'_>,
@@ -267,7 +266,8 @@ impl Executor {
         dispatch!(self, half => half.route(logits, routing, bias))
     }
 
-    /// Copies the rows of `x` that these tokens have, each of `width` values.
+    /// Copies the rows of `x` that these tokens have, each of `width` values and, if it is `scaled`, multiplied with its
+    /// share.
     ///
     /// # Errors
     /// As [`Executor::norm`]; a token that `x` does not have.
@@ -275,10 +275,18 @@ impl Executor {
         &mut self,
         x: Values<'_>,
         width: usize,
-        choices: &[Choice],
+        (choices, scaled): (&[Choice], bool),
         out: ValuesMut<'_>,
     ) -> Result<()> {
-        dispatch!(self, half => half.gather(x, width, choices, out))
+        dispatch!(self, half => half.gather(x, width, (choices, scaled), out))
+    }
+
+    /// Multiplies each row of `x`, of `width` values, with the sigmoid of its gate.
+    ///
+    /// # Errors
+    /// As [`Executor::norm`].
+    pub fn gate_rows(&mut self, x: ValuesMut<'_>, width: usize, gates: Values<'_>) -> Result<()> {
+        dispatch!(self, half => half.gate_rows(x, width, gates))
     }
 
     /// Adds an expert's rows to its tokens', each by its share. No token chose it twice.

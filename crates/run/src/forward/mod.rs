@@ -43,7 +43,7 @@ use crate::{Error, Model, Observer, Result};
 use stream::{STREAMED_FROM, Streamer};
 
 pub(crate) use embed::{embed, embed_from};
-pub(crate) use experts::{BeforeGroup, GPU_ROWS, beyond_gpus as mixture_beyond_gpus, run as run_experts};
+pub(crate) use experts::{BeforeGroup, GPU_ROWS, run as run_experts};
 pub(crate) use head::LogitsTo;
 use head::head;
 use mixers::Remote;
@@ -278,6 +278,7 @@ fn block(
         attended,
         projected,
         wide: w,
+        gates,
         angles,
         seen,
         joined,
@@ -335,7 +336,7 @@ fn block(
         Ffn::None => Ok(()),
         Ffn::Experts(experts) if phases.on_gpu() => {
             let (normed, out) = (normed.front(rows * hidden), projected.front_mut(rows * hidden));
-            phases.experts_on_gpu(experts, (x, tail), (normed, w), out)
+            phases.experts_on_gpu(experts, (x, tail), (normed, w, gates), out)
         }
         Ffn::Experts(experts) => {
             phases.normed_input(x!(), normed.front_mut(rows * hidden))?;

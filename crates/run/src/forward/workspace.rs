@@ -29,6 +29,8 @@ pub(crate) struct Workspace {
     pub(crate) scratch: Buffer,
     pub(crate) projected: Buffer,
     pub(crate) wide: Buffer,
+    /// Numbers of shared experts' routers, one for each token, on a GPU.
+    pub(crate) gates: Buffer,
     pub(crate) logits: Buffer,
     pub(crate) angles: Angles,
     /// What only observers need.
@@ -102,6 +104,7 @@ impl Workspace {
             scratch: buffer(),
             projected: buffer(),
             wide: buffer(),
+            gates: buffer(),
             logits: buffer(),
             seen: Seen::new(device),
             angles: Angles::new(device),
@@ -127,6 +130,10 @@ impl Workspace {
             }
         }
         self.wide.reserve(n * wide(config))?;
+        let gated = config.experts.and_then(|experts| experts.shared).is_some_and(|shared| shared.gated);
+        if gated && self.executor.pool().is_none() {
+            self.gates.reserve(n)?;
+        }
         for buffer in &mut self.angles.tables {
             buffer.reserve(n * model.rotation.pairs())?;
         }

@@ -22,9 +22,6 @@ impl Executor {
     /// Lengths and devices that do not fit, a cache too short.
     pub fn attend(&mut self, cache: &mut KvCache, attend: Attend<'_>) -> Result<()> {
         let Attend { shape, slot, first, skip, norms, rotate, sinks, heads: given, out } = attend;
-        if sinks.is_some() {
-            return Err(Error::NoGpuKernel { what: "attention with sinks" });
-        }
         let cache = cache.cuda()?;
         let layout = cache.layout();
         let out = out.cuda()?;
@@ -73,6 +70,13 @@ impl Executor {
             kv_group: groups.1 as i32,
         };
         let rotation = rotation(norms, rotate, n, dim)?;
+        let sinks = match sinks {
+            Some(sinks) => {
+                same("attend: a sink for each head", heads, sinks.len())?;
+                sinks.cuda()?.on(&self.card)?.pointer().address()
+            }
+            None => 0,
+        };
         let plan = AttentionPlan {
             cache: layout,
             heads,
@@ -85,6 +89,7 @@ impl Executor {
             cache: layout.args(fits.address()).ok_or(Error::CacheMemory { context: layout.context })?,
             out: out.pointer().address(),
             position: self.position.pointer().address(),
+            sinks,
             n: n as i32,
             heads: heads as i32,
             kv_heads: kv_heads as i32,

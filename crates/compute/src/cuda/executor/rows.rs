@@ -5,33 +5,20 @@ use super::super::formats::MatvecPrologue;
 use super::super::{Pointer, Region};
 use super::linear::Target;
 use super::{Executor, Geometry};
+use crate::Result;
 use crate::error::same;
 use crate::executor::{Norm, NormKind, Values, ValuesMut, Vector};
 use crate::ops::Activation;
-use crate::{Error, Result};
 
-/// The number of an activation function in `rows.cu` and `prepare.cu`.
+/// The number of an activation function in `rows.cu`.
 pub(super) fn activation(act: Activation) -> i32 {
     match act {
         Activation::Silu => 0,
-        // Refused by `refuse_activation`.
-        Activation::ClampedSwiglu => 0,
         Activation::Gelu => 1,
         Activation::GeluTanh => 2,
         // Squared behind the launch.
         Activation::Relu | Activation::ReluSquared => 3,
-    }
-}
-
-/// Refuses the activation function that the kernels do not have.
-pub(super) fn refuse_activation(act: Activation) -> Result<()> {
-    match act {
-        Activation::ClampedSwiglu => Err(Error::NoGpuKernel { what: "clamped SwiGLU" }),
-        Activation::Silu
-        | Activation::Gelu
-        | Activation::GeluTanh
-        | Activation::Relu
-        | Activation::ReluSquared => Ok(()),
+        Activation::ClampedSwiglu => 4,
     }
 }
 

@@ -3,6 +3,7 @@
 mod factor;
 mod mixture;
 mod observed;
+mod routings;
 mod sums;
 mod sums_time;
 
@@ -13,7 +14,7 @@ use quern_tensor_io::ElementType;
 use super::super::Card;
 use crate::executor::{
     Attend, Buffer, CacheShape, Device, Executor, Heads, Input, KvCache, KvType, Linear, Norm, NormKind,
-    Output, PassKey, Permutation, Rotate, Uploader, Values, ValuesMut, Weight,
+    Output, PassKey, Permutation, Rotate, Uploader, Values, ValuesMut, Vector, Weight,
 };
 use crate::ops::{Activation, RopeStyle};
 use crate::testing::{Random, random_row};
@@ -195,7 +196,7 @@ fn groups_norms_gates_and_orders_are_those_of_the_cpu() {
                 devices.uploader.finish().unwrap();
                 for n in [1, 4, 7, 40] {
                     let x = vector(&mut random, n * columns);
-                    for case in 0..3 {
+                    for case in 0..5 {
                         let length = n * if case == 0 { 192 } else { 96 };
                         let before = vector(&mut random, length);
                         let mut expected = before.clone();
@@ -231,6 +232,8 @@ fn run(executor: &mut Executor, [a, b]: [&Linear; 2], input: Input<'_>, y: Value
     match case {
         0 => executor.linear([a, b], input, Output::Join(y)),
         1 => executor.linear([a, b], input, Output::Gate(Activation::Silu, y)),
+        2 => executor.linear([a, b], input, Output::Gate(Activation::ClampedSwiglu, y)),
+        3 => executor.linear([a], input, Output::Activate(Activation::ClampedSwiglu, y)),
         _ => executor.linear([a], input, Output::Activate(Activation::GeluTanh, y)),
     }
     .unwrap();
@@ -252,10 +255,23 @@ fn attention_is_that_of_the_cpu() {
     let mut random = Random::new(7);
     let mut wrong = Vec::new();
     for (heads, kv_heads, head_dim) in
-        [(4, 2, 64), (6, 1, 80), (8, 8, 128), (2, 2, 20), (4, 4, 256), (32, 8, 128)]
+        [(4, 2, 64), (6, 1, 80), (8, 8, 128), (2, 2, 20), (4, 4, 256), (32, 8, 128), (64, 8, 64)]
     {
         for kv in KvType::ALL {
-            for (window, softcap) in [(None, None), (Some(40), None), (None, Some(20.0))] {
+            for (window, softcap, with_sinks) in [
+                (None, None, false),
+                (Some(40), None, false),
+                (None, Some(20.0), false),
+                (None, None, true),
+                (Some(40), None, true),
+                (None, Some(20.0), true),
+            ] {
+                // As large as the sums that they join, and far from them.
+                let mut sinks: Vec<f32> = vector(&mut random, heads).iter().map(|x| 4.0 + 4.0 * x).collect();
+                (sinks[0], sinks[heads - 1]) = (60.0, -200.0);
+                let sinks: Option<Vector> = with_sinks.then(|| sinks.into());
+                let sinks_there = sinks.as_ref().map(|sinks| devices.uploader.vector(sinks).unwrap());
+                devices.uploader.finish().unwrap();
                 let scale = (head_dim as f32).powf(-0.5);
                 let shape = AttentionShape { heads, kv_heads, head_dim, scale, window, softcap };
                 let layout = CacheShape { layers: 2, kv_heads, head_dim, context: 400, kv, keys_only: false };
@@ -277,7 +293,7 @@ fn attention_is_that_of_the_cpu() {
                         skip,
                         norms: None,
                         rotate: rotate(Values::Host(cos), Values::Host(sin)),
-                        sinks: None,
+                        sinks: sinks.as_ref(),
                         heads: Heads::Joined { qkv: ValuesMut::Host(&mut own), by_group: false },
                         out: ValuesMut::Host(&mut expected),
                     };
@@ -302,7 +318,7 @@ fn attention_is_that_of_the_cpu() {
                         skip,
                         norms: None,
                         rotate: rotate(c.front(cos.len()), s.front(sin.len())),
-                        sinks: None,
+                        sinks: sinks_there.as_ref(),
                         heads: Heads::Joined { qkv: b.front_mut(qkv.len()), by_group: false },
                         out: o.front_mut(expected.len()),
                     };
@@ -316,7 +332,7 @@ fn attention_is_that_of_the_cpu() {
                         KvType::Q8_0 => 1.5e-2,
                     };
                     if d > most {
-                        let what = (heads, kv_heads, head_dim, window, softcap, n, first, skip);
+                        let what = (heads, kv_heads, head_dim, window, softcap, with_sinks, n, first, skip);
                         wrong.push(format!("{} {what:?}: {d:.2e}", kv.name()));
                     }
                     first += n;
