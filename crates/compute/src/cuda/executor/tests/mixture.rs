@@ -292,8 +292,9 @@ fn a_recorded_pass_chooses_anew() {
     let mut random = Random::new(10);
     let routing = Routing::softmax(16, 2, true);
     let (widen, narrow, router) = (ElementType::Q4_0, ElementType::Q4_0, Router::Different);
-    let shape = Shape { widen, narrow, hidden: 256, inner: 128, routing, router, biased: false };
-    let network = Network::new(&mut random, shape);
+    let shape = Shape { widen, narrow, hidden: 256, inner: 128, routing, router, biased: true };
+    let mut network = Network::new(&mut random, shape);
+    network.choice_bias = Some(vector(&mut random, routing.count).into());
     let moved = network.upload(&mut devices);
     let experts = refs(&moved.experts);
     let mixture = moved.mixture(&network, &experts, true);

@@ -146,6 +146,29 @@ fn mixtures_of_other_families_are_those_of_the_cpu() {
     assert!(wrong.is_empty(), "{} wrong: {:#?}", wrong.len(), &wrong[..wrong.len().min(40)]);
 }
 
+/// Rows of gpt-oss's length, which is no multiple of what the kernels take at a time.
+#[test]
+fn experts_of_the_size_of_gpt_oss_are_those_of_the_cpu() {
+    let Some((card, _turn)) = card("experts_of_the_size_of_gpt_oss_are_those_of_the_cpu") else { return };
+    let mut devices = Devices::new(card);
+    let mut random = Random::new(34);
+    let routing = Routing::softmax(4, 4, true);
+    let (widen, narrow, router) = (ElementType::MXFP4, ElementType::MXFP4, Router::Different);
+    let shape = Shape { widen, narrow, hidden: 2880, inner: 2880, routing, router, biased: true };
+    let mut network = Network::new(&mut random, shape);
+    network.activation = Activation::ClampedSwiglu;
+    let moved = network.upload(&mut devices);
+    assert!(moved.stacks.is_some());
+    let mut found = Vec::new();
+    for n in [1, 4, 9, 130] {
+        let x: Vec<f32> = vector(&mut random, n * shape.hidden).iter().map(|x| 0.1 * x).collect();
+        let expected = network.expected(&mut devices.cpu, &x, true);
+        let [_, normed, _] = moved.results(&mut devices, &network, &x, true);
+        found.push((n, distance(&normed, &expected)));
+    }
+    assert!(found.iter().all(|(_, d)| *d < 3e-2), "{found:?}");
+}
+
 #[test]
 fn experts_whose_biases_are_apart_are_no_stack() {
     let Some((card, _turn)) = card("experts_whose_biases_are_apart_are_no_stack") else { return };
