@@ -371,6 +371,18 @@ fn observers_see_on_a_gpu_what_they_see_on_the_cpu() {
                 }
             }
             let off = distance(&own, &logits);
+            for ((names, expert), expected) in &expected.0 {
+                let found = &found.0[&(names.clone(), *expert)];
+                if found.len() != expected.len() {
+                    eprintln!("{what} {names:?} {expert:?}: {} {}", found.len(), expected.len());
+                }
+            }
+            for (row, (a, b)) in own.iter().zip(&logits).enumerate() {
+                let off = distance(std::slice::from_ref(a), std::slice::from_ref(b));
+                if off > 1e-2 {
+                    eprintln!("{what} row {row}: {off:.2e}");
+                }
+            }
             eprintln!("{what}: inputs {worst:.2e}, logits {off:.2e}");
             if worst > 1e-2 || off > 1e-2 {
                 wrong.push(format!("{what}: inputs {worst:.2e}, logits {off:.2e}"));
