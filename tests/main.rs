@@ -1,5 +1,6 @@
 //! End-to-end tests of the binary: what a person at a shell sees.
 
+mod architecture;
 mod auto;
 mod calibrate;
 mod chat;

@@ -27,6 +27,7 @@ import hashlib
 import importlib
 import json
 import logging
+import math
 import os
 import pathlib
 import sys
@@ -49,7 +50,9 @@ PRE = {"llama3": "llama-bpe", "qwen2": "qwen2", "qwen3": "qwen2", "qwen3_moe": "
        "gpt_oss": "gpt-4o", "arcee": "llama-bpe", "exaone4": "exaone4", "olmoe": "olmo", "cohere2": "command-r",
        "qwen2_moe": "qwen2", "dots1": "qwen2", "glm4_moe": "glm4", "minimax_m2": "minimax-m2",
        "granitemoe": "refact", "granitemoeshared": "refact", "youtu": "llama-bpe",
-       "deepseek_v2": "deepseek-llm", "deepseek_v3": "deepseek-v3", "glm4_moe_lite": "glm4"}
+       "deepseek_v2": "deepseek-llm", "deepseek_v3": "deepseek-v3", "glm4_moe_lite": "glm4",
+       "glm4": "glm4", "glm": "glm4", "cohere": "command-r",
+       "hunyuan": "hunyuan-dense", "apertus": "llama-bpe"}
 
 # Keys the converter reads from config.json that transformers does not (or no longer) write.
 CONFIG = {
@@ -61,6 +64,8 @@ CONFIG = {
     "glm4_moe_lite": {"scoring_func": "sigmoid", "first_k_dense_replace": 1},
     "minimax_m2": {"scoring_func": "sigmoid", "rotary_dim": 8},
     "gpt2": {"n_ctx": 128},
+    # it looks for the keys of ChatGLM's own class
+    "glm": {"seq_length": 256, "layernorm_epsilon": 1e-3, "rope_ratio": 5.0},
     # config.num_kv_heads is the number of query heads where one head is shared; published files leave it out
     "falcon-7b": {"num_kv_heads": 1},
 }
@@ -68,10 +73,10 @@ CONFIG = {
 # Faults that lose tensors or bits, and what is done about them here.
 LOST = "StableLMModel.modify_tensors returns the stacked norms where it should yield them: yielded"
 ROUNDED = "one is added to the norms in float16, which cannot hold the sum: added in float32, as for bfloat16 files"
-CODE = {"stablelm-parallel": LOST, "gemma": ROUNDED, "gemma3": ROUNDED, "gemma3-images": ROUNDED}
+CODE = {"stablelm-parallel": LOST, "gemma": ROUNDED, "gemma3": ROUNDED, "gemma3-images": ROUNDED, "nemotron": ROUNDED}
 
 # Not in llama.cpp: no converter, no architecture.
-WITHOUT = {"opt", "opt-350m"}
+WITHOUT = {"opt", "opt-350m", "helium", "glm4v"}
 
 
 def convert(directory, outtype, target, changed):
@@ -108,7 +113,10 @@ def metadata_of(reader):
             continue
         names = [t.name for t in field.types]
         kind = "[" + names[1] + "]" if names[0] == "ARRAY" else names[0]
-        result.append([field.name, kind, field.contents()])
+        contents = field.contents()
+        if kind == "[FLOAT32]":  # JSON has no infinity
+            contents = [v if math.isfinite(v) else None for v in contents]
+        result.append([field.name, kind, contents])
     return result
 
 

@@ -9,8 +9,8 @@ CHECKPOINTS holds folders that GPT-QModel (gptq, awq) and transformers with bits
 
 For each folder NAME: NAME/model.safetensors with the first layer's tensors as they are, NAME/config.json
 (one layer) and NAME/quantize_config.json where there is one; NAME.expected.safetensors with float32 weights:
-the whole of k_proj, every 32nd row of the others. GPT-QModel's layers are given float32 scales first, so
-that it computes in float32.
+every fourth row of k_proj (of AWQ, which mixes eight rows, the whole), every 32nd row of the others. GPT-QModel's
+layers are given float32 scales first, so that it computes in float32.
 """
 
 import json
@@ -104,7 +104,7 @@ def main(checkpoints: Path, out: Path) -> None:
             shutil.copyfile(folder / "quantize_config.json", target / "quantize_config.json")
         expected = {}
         for weight, value in weights.items():
-            rows = value if "k_proj" in weight else value[::32]
+            rows = value[:: 1 if "awq" in name else 4] if "k_proj" in weight else value[::32]
             expected[weight] = rows.contiguous()
         save_file(expected, out / f"{name}.expected.safetensors")
         print(name, {k: list(v.shape) for k, v in expected.items()})

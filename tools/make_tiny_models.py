@@ -41,6 +41,10 @@ SHORT = ["It was a dark night", "I don't: №42\n\t🙂"]
 # longer than the original context of phi3-longrope, whose rope factors depend on the length
 LONG = "It was a dark night, and the old captain said: in 1999 we'll be 12345, or so."
 
+# for folders of less than 120 KiB
+BRIEF = {"prompts": ["It was a", "I'd 🙂4"], "tokenizer": {"merges": 24}}
+BRIEF_SPM = {"prompts": BRIEF["prompts"], "tokenizer": {"size": 328}}
+
 TEXTS = [
     "",
     "Hello, world!",
@@ -89,6 +93,9 @@ LAYER = SILU | {"intermediate_size": 48, "num_attention_heads": 2, "num_key_valu
 LATENT_MOE = LATENT | {"n_routed_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_size": 32,
                        "first_k_dense_replace": 1, "tie_word_embeddings": True}
 DEEPSEEK = LATENT_MOE | {"bos_token_id": tiny_tokenizers.BOS, "eos_token_id": tiny_tokenizers.EOS}
+GLM4 = {"bos_token_id": None, "eos_token_id": "<|endoftext|>", "pad_token_id": "<|endoftext|>"}
+HUNYUAN = {"bos_token_id": "<|startoftext|>", "eos_token_id": "<|endoftext|>", "pad_token_id": "<|pad|>",
+           "eod_token_id": "<|endoftext|>"}
 SAMPLING = {"do_sample": True, "temperature": 0.6, "top_p": 0.9}
 # The smallest towers that the classes of multimodal releases accept.
 SIGLIP = {"vision_config": {"model_type": "siglip_vision_model", "hidden_size": 8, "intermediate_size": 16,
@@ -99,6 +106,8 @@ QWEN2_VIT = {"vision_config": {"depth": 1, "embed_dim": 8, "hidden_size": 32, "n
                                "patch_size": 4}}
 QWEN25_VIT = {"vision_config": {"depth": 1, "hidden_size": 8, "intermediate_size": 16, "num_heads": 2, "patch_size": 4,
                                 "out_hidden_size": 32, "fullatt_block_indexes": [0]}}
+GLM4_VIT = {"vision_config": {"depth": 1, "hidden_size": 8, "intermediate_size": 16, "num_heads": 2, "patch_size": 4,
+                              "out_hidden_size": 32, "image_size": 28}}
 QWEN3_VIT = {"vision_config": {"depth": 2, "hidden_size": 8, "intermediate_size": 16, "num_heads": 2, "patch_size": 4,
                                "out_hidden_size": 32, "num_position_embeddings": 4, "deepstack_visual_indexes": [0, 1]}}
 
@@ -118,6 +127,27 @@ GRANITE_MOE = (GQA | GRANITE | {
 
 def rope(theta=10000.0, kind="default", **more):
     return {"rope_parameters": {"rope_theta": theta, "rope_type": kind} | more}
+
+
+def internlm3(config):
+    """The keys of the class that InternLM 3 brings with it."""
+    config |= {"architectures": ["InternLM3ForCausalLM"], "model_type": "internlm3", "bias": config.pop("mlp_bias"), "qkv_bias": config.pop("attention_bias"),
+               "auto_map": {"AutoModelForCausalLM": "modeling_internlm3.InternLM3ForCausalLM"}}
+    return dict(sorted(config.items()))
+
+
+def minicpm(config):
+    """Granite's constants under MiniCPM's keys: what is added is multiplied by scale_depth / sqrt(layers), and logits are
+    divided by hidden_size / dim_model_base."""
+    layers = config["num_hidden_layers"]
+    config |= {"architectures": ["MiniCPMForCausalLM"], "model_type": "minicpm",
+               "auto_map": {"AutoModelForCausalLM": "modeling_minicpm.MiniCPMForCausalLM"},
+               "scale_emb": int(config.pop("embedding_multiplier")),
+               "scale_depth": config.pop("residual_multiplier") * layers**0.5,
+               "dim_model_base": int(config["hidden_size"] / config.pop("logits_scaling"))}
+    config.pop("attention_multiplier")
+    config.pop("mlp_bias")
+    return dict(sorted(config.items()))
 
 
 # Name: class, tokenizer family, its options, config. Token names in the config become ids, "vocab" says how many
@@ -147,6 +177,27 @@ MODELS = {
                       "query_pre_attn_scalar": 16, "sliding_window": 12, "rope_parameters": {
                           "full_attention": {"rope_theta": 1000000.0, "rope_type": "linear", "factor": 8.0},
                           "sliding_attention": {"rope_theta": 10000.0, "rope_type": "default"}}}),
+    # as the smaller models: layers of two kinds, vectors of each token in each layer, the last two layers with the keys
+    # and values of the two in front of them
+    "gemma4": ("Gemma4", "gemma4", {"prompts": BRIEF["prompts"] , "tokenizer": {"size": 330, "model_file": False}},
+               SILU | {"num_hidden_layers": 4, "intermediate_size": 32, "num_attention_heads": 2, "num_key_value_heads": 1, "head_dim": 8,
+                       "global_head_dim": 16, "sliding_window": 4, "final_logit_softcapping": 8.0,
+                       "hidden_size_per_layer_input": 16, "vocab_size_per_layer_input": 330, "num_kv_shared_layers": 2,
+                       "use_double_wide_mlp": True, "layer_types": ["sliding_attention", "full_attention"] * 2}),
+    # as the larger: keys that are values, with other numbers of heads
+    "gemma4-dense": ("Gemma4", "gemma4", {"prompts": BRIEF["prompts"], "tokenizer": {"size": 330, "model_file": False}},
+                     SILU | {"num_hidden_layers": 3, "intermediate_size": 32, "num_attention_heads": 4, "num_key_value_heads": 2, "head_dim": 8,
+                             "global_head_dim": 16, "num_global_key_value_heads": 1, "attention_k_eq_v": True, "sliding_window": 4,
+                             "hidden_size_per_layer_input": 0, "num_kv_shared_layers": 0,
+                             "layer_types": ["sliding_attention", "sliding_attention", "full_attention"]}),
+    # four residual streams, the last two layers with the keys and values of the two in front of them; the first network
+    # has few active values
+    "gemma3n": ("Gemma3n", "gemma", {"prompts": BRIEF["prompts"], "tokenizer": {"size": 330}},
+                SILU | {"num_hidden_layers": 4, "intermediate_size": 32, "num_attention_heads": 4, "num_key_value_heads": 1, "head_dim": 8,
+                        "sliding_window": 4, "final_logit_softcapping": 8.0, "hidden_size_per_layer_input": 16,
+                        "vocab_size_per_layer_input": 330, "num_kv_shared_layers": 2, "laurel_rank": 16,
+                        "activation_sparsity_pattern": [0.8, 0.0, 0.0, 0.0],
+                        "layer_types": ["sliding_attention", "full_attention"] * 2}),
     "phi": ("Phi", "phi", {"vocab": 3},
             {"hidden_size": 32, "intermediate_size": 128, "num_hidden_layers": 2, "num_attention_heads": 4,
              "max_position_embeddings": 256, "layer_norm_eps": 2e-3} | TEXT_END | rope(partial_rotary_factor=0.75)),
@@ -319,6 +370,38 @@ MODELS = {
                     "ssm_state_size": 8, "mamba_num_heads": 8, "mamba_head_dim": 8, "n_groups": 2, "conv_kernel": 4,
                     "max_position_embeddings": 256, "layer_norm_epsilon": 2e-3, "bos_token_id": "<|begin_of_text|>",
                     "eos_token_id": "<|end_of_text|>", "pad_token_id": "<|reserved_special_token_0|>"}),
+    "glm4": ("Glm4", "glm4", BRIEF | {"vocab": 3},
+             GQA | GLM4 | {"intermediate_size": 32, "head_dim": 8, "tie_word_embeddings": True, "attention_bias": True, "partial_rotary_factor": 0.5} | rope(partial_rotary_factor=0.5)),
+    "glm": ("Glm", "glm4", BRIEF | {"old": True, "vocab": 3, "eos_list": ["<|endoftext|>", "<|user|>", "<|observation|>"]},
+            GQA | GLM4 | {"intermediate_size": 32, "attention_bias": True, "tie_word_embeddings": True, "head_dim": 8, "partial_rotary_factor": 0.5}
+            | rope(50000.0, partial_rotary_factor=0.5)),
+    "cohere": ("Cohere", "cohere", BRIEF | {"old": True},
+               COHERE | {"intermediate_size": 32, "num_key_value_heads": 2, "logit_scale": 0.3, "use_qk_norm": True} | rope(75000.0)),
+    "nemotron": ("Nemotron", "llama", BRIEF_SPM | {"old": True},
+                 {k: v for k, v in SILU.items() if k != "rms_norm_eps"}
+                 | {"intermediate_size": 32, "num_key_value_heads": 2, "head_dim": 8, "norm_eps": 2e-3, "tie_word_embeddings": True, "bos_token_id": "<s>", "eos_token_id": "</s>"}
+                 | rope(20000.0, partial_rotary_factor=0.5)),
+    "helium": ("Helium", "llama", BRIEF_SPM,
+               SILU | {"bos_token_id": "<s>", "eos_token_id": "</s>", "pad_token_id": None}
+               | {"intermediate_size": 32, "num_key_value_heads": 4, "head_dim": 8, "mlp_bias": True, "attention_bias": True, "tie_word_embeddings": True}
+               | rope(30000.0)),
+    # transformers computes it as Llama; the published files are written for a class that they bring with them
+    "internlm3": ("Llama", "llama", BRIEF_SPM | {"old": True, "rewrite": internlm3},
+                  GQA | {"intermediate_size": 32, "head_dim": 8, "tie_word_embeddings": True} | rope(500000.0, "dynamic", factor=6.0)),
+    # transformers has no such class: Granite computes the same
+    "minicpm": ("Granite", "llama", BRIEF_SPM | {"old": True, "rewrite": minicpm},
+                GQA | {"intermediate_size": 32, "tie_word_embeddings": True, "attention_multiplier": 8**-0.5,
+                       "embedding_multiplier": 12.0, "residual_multiplier": 0.9, "logits_scaling": 2.0, "bos_token_id": "<s>", "eos_token_id": "</s>"}
+                | rope(10000.0)),
+    "apertus": ("Apertus", "llama3", BRIEF | {},
+                GQA | {"intermediate_size": 32, "tie_word_embeddings": True, "bos_token_id": "<|begin_of_text|>", "eos_token_id": "<|eot_id|>",
+                       "pad_token_id": "<|end_of_text|>"}
+                | rope(500000.0, "llama3", factor=8.0, low_freq_factor=1.0, high_freq_factor=4.0,
+                       original_max_position_embeddings=32)),
+    "hunyuan": ("HunYuanDenseV1", "hunyuan", BRIEF | {"old": True},
+                GQA | HUNYUAN | {"max_position_embeddings": 32768, "intermediate_size": 32, "head_dim": 8, "tie_word_embeddings": True,
+                                 "attention_bias": True}
+                | rope(10000.0, "dynamic", alpha=50.0, factor=1.0)),
     # Multimodal releases: "around" is the configuration around the text model's; the logits are those of text alone.
     "gemma3-images": ("Gemma3", "gemma", {"around": SIGLIP | {"mm_tokens_per_image": 1}},
                       GQA | {"num_hidden_layers": 6, "intermediate_size": 32, "num_key_value_heads": 1, "head_dim": 16,
@@ -341,6 +424,8 @@ MODELS = {
                  | rope(1000000.0, mrope_section=[1, 1, 2])),
     "qwen2_5_vl": ("Qwen2_5_VL", "qwen2", {"around": QWEN25_VIT | {"tie_word_embeddings": True}},
                    GQA | QWEN | rope(1000000.0, mrope_section=[1, 1, 2])),
+    "glm4v": ("Glm4v", "glm4", BRIEF | {"vocab": 3, "around": GLM4_VIT | {"tie_word_embeddings": True}},
+              GQA | GLM4 | {"intermediate_size": 32} | rope(partial_rotary_factor=0.5, mrope_section=[1, 1, 0])),
     "qwen3_vl": ("Qwen3VL", "qwen3", {"vocab": 5, "around": QWEN3_VIT | {"tie_word_embeddings": True}},
                  GQA | QWEN | {"head_dim": 16} | rope(5000000.0, mrope_section=[4, 2, 2], mrope_interleaved=True)),
     # all experts of a layer in one tensor, transposed
@@ -510,7 +595,7 @@ def make_with(name, seed):
         raw = tokenizers.Tokenizer.from_file(str(folder / "tokenizer.json"))
     settings = {k: raw.token_to_id(v) if isinstance(v, str) and k.endswith("_token_id") else v
                 for k, v in settings.items()}
-    prefix = "Gemma3Text" if class_name == "Gemma3" else class_name
+    prefix = class_name + "Text" if class_name in ("Gemma3", "Gemma3n", "Gemma4") else class_name
     vocab_size = tokens + options.get("vocab", 0)
     if "around" in options:
         ids = {k: settings[k] for k in ("bos_token_id", "eos_token_id", "pad_token_id") if k in settings}
@@ -527,9 +612,13 @@ def make_with(name, seed):
     with torch.no_grad():
         biases = [one for one in model.named_buffers() if one[0].endswith(("e_score_correction_bias", "expert_bias"))]
         for parameter, value in [*model.named_parameters(), *biases]:
-            minus_one = "gemma" in name or (name.startswith("qwen3_5") and "linear_attn" not in parameter)
+            gemma = "gemma" in name and name[:7] not in ("gemma4", "gemma4-", "gemma3n")
+            minus_one = gemma or (name.startswith("qwen3_5") and "linear_attn" not in parameter)
             draw = fill(f"{seed} {name} {parameter}", value.shape, minus_one)
             value.copy_(draw.to(dtype).float())
+        for number, (buffer, value) in enumerate(model.named_buffers()):
+            if buffer.endswith("layer_scalar"):
+                value.fill_(0.75 + 0.125 * (number % 4))
     if "generation" in options:
         model.generation_config = transformers.GenerationConfig(
             **options["generation"], bos_token_id=config.bos_token_id, eos_token_id=config.eos_token_id,
@@ -557,6 +646,8 @@ def make_with(name, seed):
     cases = tokenize(folder, raw)
     (folder / "tokenize.json").write_text(
         "[\n" + ",\n".join(json.dumps(c) for c in cases) + "\n]\n", encoding="utf-8")
+    if "rewrite" in options:
+        dump(folder / "config.json", options["rewrite"](json.loads((folder / "config.json").read_text())), indent=2)
     differ = [c["text"] for c in cases if "transformers_ids" in c]
     size = sum(p.stat().st_size for p in folder.iterdir())
     print(f"{name:22} {size / 1024:6.1f} KiB  logits' deviation {tensors['prompt0.logits'].std():.2f}"

@@ -101,6 +101,15 @@ ERNIE_CHAT = (
     "{% elif message['role'] == 'assistant' %}{{ 'Assistant: ' + message['content'] + eos_token }}{% else %}"
     "{{ message['content'] + '\\n' }}{% endif %}{% endfor %}{% if add_generation_prompt %}{{ 'Assistant: ' }}{% endif %}"
 )
+GLM_CHAT = (
+    "[gMASK]<sop>{% for message in messages %}{{ '<|' + message['role'] + '|>\\n' + message['content'] }}{% endfor %}"
+    "{% if add_generation_prompt %}{{ '<|assistant|>' }}{% endif %}"
+)
+HUNYUAN_CHAT = (
+    "{{ bos_token }}{% for message in messages %}{% if message['role'] == 'user' %}{{ '<|hy_User|>' + message['content'] }}"
+    "{% elif message['role'] == 'assistant' %}{{ '<|hy_Assistant|>' + message['content'] + eos_token }}{% else %}"
+    "{{ message['content'] }}{% endif %}{% endfor %}{% if add_generation_prompt %}{{ '<|hy_Assistant|>' }}{% endif %}"
+)
 OLMO_CHAT = (
     "{{ bos_token }}{% for message in messages %}{{ '<|' + message['role'] + '|>\\n' + message['content'] }}"
     "{% if message['role'] == 'assistant' %}{{ eos_token }}{% endif %}{{ '\\n' }}{% endfor %}"
@@ -299,6 +308,27 @@ BPE = {
         "config": {"tokenizer_class": "PreTrainedTokenizerFast", "bos_token": "<seed:bos>", "eos_token": "<seed:eos>",
                    "pad_token": "<seed:pad>", "chat_template": SEED_CHAT},
     },
+    # two tokens in front of a text
+    "glm4": {
+        "pre": sequence("pretokenizers", split({"Regex": TIKTOKEN % "{1,3}"}), BYTES_ONLY),
+        "post": lambda ids: sequence(
+            "processors", {"type": "ByteLevel", "add_prefix_space": True, "trim_offsets": False, "use_regex": True},
+            template("[gMASK]", "<sop>", ids=ids)),
+        "ignore_merges": True,
+        "last": [added(t) for t in ["<|endoftext|>", "[MASK]", "[gMASK]", "<sop>", "<eop>", "<|system|>", "<|user|>",
+                                    "<|assistant|>", "<|observation|>"]],
+        "config": {"tokenizer_class": "PreTrainedTokenizerFast", "eos_token": "<|endoftext|>",
+                   "pad_token": "<|endoftext|>", "model_input_names": ["input_ids", "attention_mask"],
+                   "chat_template": GLM_CHAT},
+    },
+    "hunyuan": {
+        "pre": sequence("pretokenizers", split({"Regex": "\\p{N}{1,3}"}), split({"Regex": "[一-龥\u3040-ゟ゠-ヿ]+"}),
+                        split({"Regex": DEEPSEEK_V3}), BYTES_ONLY),
+        "post": lambda ids: BYTES_ONLY | {"trim_offsets": False},
+        "last": [added(t) for t in ["<|startoftext|>", "<|endoftext|>", "<|hy_User|>", "<|hy_Assistant|>", "<|pad|>"]],
+        "config": {"tokenizer_class": "PreTrainedTokenizerFast", "bos_token": "<|startoftext|>",
+                   "eos_token": "<|endoftext|>", "pad_token": "<|pad|>", "chat_template": HUNYUAN_CHAT},
+    },
     # Llama 3's without its token in front of a text
     "smollm3": {
         "pre": sequence("pretokenizers", split({"Regex": TIKTOKEN % "{1,3}"}), BYTES_ONLY),
@@ -478,6 +508,15 @@ SPM = {
         "pre": split({"String": " "}, "MergedWithPrevious"), "bos": "<bos>",
         "decoder": sequence("decoders", *SPM_DECODER), "config": GEMMA_CONFIG,
     },
+    # Gemma 3's pieces, without a tokenizer.model
+    "gemma4": {
+        "model": "gemma",
+        "added": [added(t) for t in ["<pad>", "<eos>", "<bos>", "<unk>"]]
+        + [added(t, special=t.endswith("_turn>")) for t in GEMMA_USER],
+        "normalizer": {"type": "Replace", "pattern": {"String": " "}, "content": "▁"},
+        "pre": split({"String": " "}, "MergedWithPrevious"), "bos": "<bos>",
+        "decoder": sequence("decoders", *SPM_DECODER), "config": GEMMA_CONFIG,
+    },
 }
 
 
@@ -529,10 +568,10 @@ def write_bpe(family, folder, merges=96, files="tokenizer.json"):
 
 
 @functools.cache
-def train_spm(kind):
+def train_spm(kind, size=392):
     special = {
-        "llama": {"unk_id": 0, "bos_id": 1, "eos_id": 2, "pad_id": -1, "vocab_size": 392},
-        "gemma": {"pad_id": 0, "eos_id": 1, "bos_id": 2, "unk_id": 3, "vocab_size": 392, "bos_piece": "<bos>",
+        "llama": {"unk_id": 0, "bos_id": 1, "eos_id": 2, "pad_id": -1, "vocab_size": size},
+        "gemma": {"pad_id": 0, "eos_id": 1, "bos_id": 2, "unk_id": 3, "vocab_size": size, "bos_piece": "<bos>",
                   "eos_piece": "<eos>", "user_defined_symbols": GEMMA_USER, "add_dummy_prefix": False},
     }[kind]
     out = io.BytesIO()
@@ -556,9 +595,9 @@ def merges_of(model):
     return [[a, b] for _, _, _, a, b in sorted(merges)]
 
 
-def write_spm(family, folder, model_file=True, **config):
+def write_spm(family, folder, model_file=True, size=392, **config):
     spec = SPM[family]
-    data = train_spm(spec["model"])
+    data = train_spm(spec["model"], size)
     model = sentencepiece_model_pb2.ModelProto.FromString(data)
     ids = {p.piece: i for i, p in enumerate(model.pieces)}
     vocab = dict(ids)

@@ -55,6 +55,7 @@ pub use quantize::{Quantize, Scheme};
 pub use record::{CardOptions, NoProvenance};
 pub use reduced::this_command;
 pub use run::Run;
+pub use shared::Stated;
 
 /// Shown after the list of commands.
 const FIRST_STEPS: &str = "\

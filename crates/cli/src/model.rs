@@ -1,14 +1,15 @@
 //! MODEL arguments: a file or folder here, or a name or an address on the Hub. What is here wins.
 
 use std::path::{Path, PathBuf};
+use std::sync::OnceLock;
 
 use anyhow::{Context, bail};
 use quern_hub::{Hub, Name, Remote, Settings};
 use quern_model::identify;
 use quern_tensor_io::Checkpoint;
 
-use crate::messages;
 use crate::progress::{Bar, Transfers};
+use crate::{args, messages};
 
 /// The name on the Hub that an argument is, if nothing of that path is here.
 ///
@@ -85,9 +86,45 @@ pub fn find(model: &Path) -> anyhow::Result<Remote> {
     })
 }
 
+/// What `--architecture` says of this command's models.
+static STATED: OnceLock<String> = OnceLock::new();
+
+/// Keeps what `--architecture` says, for all models that are opened from now on.
+pub fn state(args: &args::Stated) {
+    if let Some(name) = &args.architecture {
+        STATED.get_or_init(|| name.clone());
+    }
+}
+
 /// Opens the model of an argument; what is no model is named for what it is.
 pub fn open(model: &Path) -> anyhow::Result<Checkpoint> {
-    Ok(identify::open(&path(model)?)?)
+    open_file(&path(model)?)
+}
+
+/// As [`open`], of a file or folder.
+pub fn open_file(path: &Path) -> anyhow::Result<Checkpoint> {
+    stated(identify::open(path)?)
+}
+
+/// Treats a model of an unknown architecture as `--architecture` says, and says so.
+pub fn stated(mut checkpoint: Checkpoint) -> anyhow::Result<Checkpoint> {
+    let Some(name) = STATED.get() else { return Ok(checkpoint) };
+    if let Some(stated) = identify::state_architecture(&mut checkpoint, name)? {
+        let ignored = match stated.ignored.is_empty() {
+            true => String::new(),
+            false => format!(
+                "; keys of its configuration that such models do not have, and that have no effect: {}",
+                stated.ignored.join(", ")
+            ),
+        };
+        messages::note(format_args!(
+            "{}: the architecture {:?} is not known; it is treated as {}, as --architecture says{ignored}",
+            checkpoint.path().display(),
+            stated.own,
+            stated.family,
+        ));
+    }
+    Ok(checkpoint)
 }
 
 /// The beginning of an error about a name that may have been meant as a path.

@@ -64,6 +64,9 @@ fn words(remedy: &Remedy) -> String {
         Remedy::QuantizeWithGptq => "quern quantize --to gptq makes them from a model's weights",
         Remedy::ChooseTensorType => "choose another type for it with --tensor-type",
         Remedy::GiveImatrix => "pass one with --imatrix",
+        Remedy::StateArchitecture(name) => {
+            return format!("pass --architecture {name} to treat it as such a model");
+        }
         Remedy::ListArchitectures => "\"quern inspect --architectures\" lists those that are",
         Remedy::CheckWeights => "quern inspect --check shows whether all weights are finite",
         Remedy::ListProblems => "quern inspect --check lists them all",

@@ -53,6 +53,10 @@ pub struct Architecture {
     /// Whether attention's result is multiplied by the sigmoid of a gate, which the query projection computes beside each
     /// head's query (Qwen3-Next).
     pub gated_attention: bool,
+    /// Whether norms of queries and keys are computed behind their rotation (Hunyuan).
+    pub norms_after_rotation: bool,
+    /// Whether each head's values are normalized, without a weight (Gemma 4).
+    pub normalized_values: bool,
     /// Whether the embeddings are multiplied by the square root of the hidden size.
     pub scaled_embeddings: bool,
     /// Which layers do not rotate queries and keys, where `config.json` does not list them.
@@ -192,6 +196,8 @@ pub enum Activation {
     Relu,
     /// `max(x, 0)²`.
     ReluSquared,
+    /// xIELU, with four parameters in each layer (Apertus).
+    Xielu,
     /// Of a gate `x` and what it multiplies, `y`: `min(x, 7) * sigmoid(1.702 * min(x, 7)) * (clamp(y, -7, 7) + 1)`
     /// (gpt-oss).
     ClampedSwiglu,
@@ -208,6 +214,7 @@ impl Activation {
             }
             "relu" => Some(Self::Relu),
             "relu2" => Some(Self::ReluSquared),
+            "xielu" => Some(Self::Xielu),
             "clamped_swiglu" => Some(Self::ClampedSwiglu),
             _ => None,
         }
@@ -221,6 +228,7 @@ impl Activation {
             Self::GeluTanh => "gelu_pytorch_tanh",
             Self::Relu => "relu",
             Self::ReluSquared => "relu2",
+            Self::Xielu => "xielu",
             Self::ClampedSwiglu => "clamped_swiglu",
         }
     }
@@ -310,8 +318,22 @@ pub enum Dim {
     LatentValues,
     /// Width inside the shared expert.
     SharedFfn,
-    /// 1: the router of a shared expert has one output.
+    /// 1: one number, or the one output of a shared expert's router.
     One,
+    /// `per_layer.size`: what each layer receives of each token beside the residual stream.
+    PerLayer,
+    /// The same for all layers together.
+    PerLayerAll,
+    /// `per_layer.vocab`.
+    PerLayerVocab,
+    /// `streams`.
+    Streams,
+    /// Its square.
+    StreamPairs,
+    /// Streams beside the first.
+    OtherStreams,
+    /// `laurel_rank`.
+    Laurel,
 }
 
 /// Which models have a tensor.
@@ -345,6 +367,14 @@ pub enum Presence {
     StateConvBias,
     /// Layers that are a network alone.
     NetworkLayers,
+    /// Layers with keys of their own; others may carry some that nothing reads (Gemma 4).
+    OwnKeys,
+    /// Layers with values of their own that are not their keys, likewise.
+    OwnValues,
+    /// Those with `per_layer`.
+    PerLayer,
+    /// Hugging Face's checkpoints; GGUF has the numbers in its metadata.
+    HuggingFace,
     /// GGUF files of models whose rope has factors; Hugging Face computes them from the config.
     RopeFactors,
     /// GGUF files of models with long and short rope factors (Phi-3); Hugging Face has them in the config.

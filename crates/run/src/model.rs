@@ -5,6 +5,7 @@ use std::path::Path;
 use std::sync::{Arc, OnceLock};
 
 use quern_compute::{Device, MOST_GPU_EXPERTS, MOST_GPU_HEAD, Pool};
+use quern_model::architecture::Activation;
 use quern_model::{Config, RopeScaling, Tokenizer, View};
 use quern_tensor_io::{Checkpoint, Error as FileError, NoProgress, Progress};
 
@@ -339,6 +340,21 @@ fn beyond_gpus(config: &Config) -> Option<String> {
     }
     if config.architecture.gated_attention {
         return Some("GPUs do not support gated attention".to_owned());
+    }
+    if config.windowed_heads.is_some()
+        || config.per_layer.is_some()
+        || config.shared_kv_layers > 0
+        || config.streams > 1
+    {
+        let what = "heads of different sizes, keys and values that layers share, and what tokens add in each layer are \
+                    computed by the CPU only";
+        return Some(what.into());
+    }
+    if config.activation == Activation::Xielu {
+        return Some("the activation xIELU is computed by the CPU only".into());
+    }
+    if config.architecture.norms_after_rotation {
+        return Some("norms of queries and keys behind their rotation are computed by the CPU only".into());
     }
     let (dim, experts) = (config.head_dim, config.experts.map_or(0, |experts| experts.count));
     if dim > MOST_GPU_HEAD || !dim.is_multiple_of(2) {

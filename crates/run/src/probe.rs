@@ -67,6 +67,11 @@ impl<'m> Probe<'m> {
     /// # Errors
     /// As [`Probe::new`]; a GPU without enough memory.
     pub fn on(model: &'m Model, device: &Device, texts: &[Vec<u32>], stride: usize) -> Result<Self> {
+        if model.config.streams > 1 {
+            let what =
+                "types are not chosen by measurement for models with several residual streams; name a type";
+            return Err(Error::Option(what.into()));
+        }
         let mut layerwise = Layerwise::on(model, std::slice::from_ref(device), texts, false, false)?;
         let before = layerwise.hidden()?.into_owned();
         for layer in 0..layerwise.layers() {
@@ -111,6 +116,11 @@ impl<'m> Probe<'m> {
     pub fn next_block(&mut self) -> Result<bool> {
         if self.layer + 1 >= self.layerwise.layers() {
             return Ok(false);
+        }
+        if self.model.config.lends_keys(self.layer) {
+            // Later layers use its keys and values: those that it has without a change.
+            self.layerwise.set_hidden(&self.before)?;
+            self.unchanged()?;
         }
         self.layer += 1;
         self.before.copy_from_slice(&self.after);

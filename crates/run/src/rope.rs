@@ -35,7 +35,7 @@ impl Rotation {
             scaling: RopeScaling::None,
             factors: None,
             local_theta: None,
-            dimensions: rope.dimensions,
+            dimensions: config.windowed_heads.map_or(rope.dimensions, |heads| heads.size),
         };
         let long = match &rope.scaling {
             RopeScaling::Long { long, original_context, .. } => {
@@ -56,9 +56,14 @@ impl Rotation {
         }
     }
 
-    /// Pairs per head.
+    /// Pairs per head, the most of any layer.
     pub(crate) fn pairs(&self) -> usize {
-        self.global.pairs()
+        self.local.as_ref().map_or(0, Angles::pairs).max(self.global.pairs())
+    }
+
+    /// Pairs per head of a layer; `windowed` if a sliding window limits it.
+    pub(crate) fn pairs_of(&self, windowed: bool) -> usize {
+        self.local.as_ref().filter(|_| windowed).unwrap_or(&self.global).pairs()
     }
 
     /// Writes the cosines and sines of `count` positions from `first` on.

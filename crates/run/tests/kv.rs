@@ -27,7 +27,8 @@ fn logits_of_bookworm_stay_near() {
     let model = load(&fixture("bookworm-4m"), 2);
     for golden in golden(&fixture("golden/bookworm-4m.logits.safetensors")) {
         let got = logits(&model, KvType::Q8_0, &golden.input_ids);
-        let (largest, row) = relative_errors(&got, &golden.logits, model.vocabulary());
+        let got = &got[got.len() - golden.logits.len()..];
+        let (largest, row) = relative_errors(got, &golden.logits, model.vocabulary());
         eprintln!("q8_0 against transformers: largest difference {largest:.2e}, worst row {row:.2e}");
         assert!(largest < 2e-2 && row < 2e-2, "{largest:e} {row:e}");
         assert!(largest > 1e-5, "nothing was rounded");

@@ -85,6 +85,7 @@ pub struct Checkpoint {
     strided: Vec<Strided>,
     names: NameTable,
     headers_only: bool,
+    stated: Option<Box<str>>,
 }
 
 impl Checkpoint {
@@ -114,6 +115,7 @@ impl Checkpoint {
             tensors: parts.tensors,
             strided: parts.strided,
             headers_only: false,
+            stated: None,
         })
     }
 
@@ -126,6 +128,16 @@ impl Checkpoint {
     /// Whether [`Checkpoint::data`] is the tensors' data: not so for [`Checkpoint::headers_only`].
     pub fn has_data(&self) -> bool {
         !self.headers_only
+    }
+
+    /// Keeps what a user says this model's architecture is, for those who know what architectures are.
+    pub fn state_architecture(&mut self, name: &str) {
+        self.stated = Some(name.into());
+    }
+
+    /// What was given to [`Checkpoint::state_architecture`].
+    pub fn stated_architecture(&self) -> Option<&str> {
+        self.stated.as_deref()
     }
 
     /// The container found.

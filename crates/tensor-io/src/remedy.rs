@@ -27,6 +27,8 @@ pub enum Remedy {
     GiveImatrix,
     /// Look up which architectures are supported.
     ListArchitectures,
+    /// Treat the model as one of this architecture, whose description it matches.
+    StateArchitecture(&'static str),
     /// Check whether all weights are finite.
     CheckWeights,
     /// Check the model, which lists all its problems.

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use clap::Args;
 
 use super::placement::Placement;
-use super::shared::{Load, Threads};
+use super::shared::{Load, Stated, Threads};
 
 const EXAMPLES: &str = "\
 Examples:
@@ -40,6 +40,8 @@ pub struct Bench {
     /// Print the result as JSON: one object, or a list for several models
     #[arg(long)]
     pub json: bool,
+    #[command(flatten)]
+    pub stated: Stated,
     #[command(flatten)]
     pub threads: Threads,
     #[command(flatten)]

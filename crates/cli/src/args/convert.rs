@@ -7,7 +7,7 @@ use quern_convert::{Edit, Target};
 use quern_tensor_io::ElementType;
 
 use super::record::{CardOptions, NoProvenance};
-use super::shared::{Threads, model_help};
+use super::shared::{Stated, Threads, model_help};
 use super::values::{dtypes, size, targets};
 
 const EXAMPLES: &str = "\
@@ -62,6 +62,8 @@ pub struct Convert {
     /// Largest size of a safetensors file in bytes; K, M and G are powers of 1000 [default: 4294967296]
     #[arg(long, value_name = "N[K|M|G]", value_parser = size)]
     pub shard_size: Option<u64>,
+    #[command(flatten)]
+    pub stated: Stated,
     #[command(flatten)]
     pub threads: Threads,
     #[command(flatten)]

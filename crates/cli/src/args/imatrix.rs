@@ -7,7 +7,7 @@ use quern_quantize::imatrix::Format;
 
 use super::placement::Devices;
 use super::record::NoProvenance;
-use super::shared::{Threads, model_help};
+use super::shared::{Stated, Threads, model_help};
 
 const EXAMPLES: &str = "\
 Examples:
@@ -51,6 +51,8 @@ pub struct Imatrix {
     /// Print the result as JSON
     #[arg(long)]
     pub json: bool,
+    #[command(flatten)]
+    pub stated: Stated,
     #[command(flatten)]
     pub threads: Threads,
     #[command(flatten)]

@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use clap::Args;
 
-use super::shared::Threads;
+use super::shared::{Stated, Threads};
 
 const EXAMPLES: &str = "\
 Examples:
@@ -59,6 +59,8 @@ pub struct Inspect {
     /// Print everything as JSON
     #[arg(long)]
     pub json: bool,
+    #[command(flatten)]
+    pub stated: Stated,
     #[command(flatten)]
     pub threads: Threads,
 }

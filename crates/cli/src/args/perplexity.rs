@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use clap::Args;
 
 use super::placement::Placement;
-use super::shared::{Load, Threads, given, model_help};
+use super::shared::{Load, Stated, Threads, given, model_help};
 
 const EXAMPLES: &str = "\
 Examples:
@@ -43,6 +43,8 @@ pub struct Perplexity {
     /// Print the result as JSON
     #[arg(long)]
     pub json: bool,
+    #[command(flatten)]
+    pub stated: Stated,
     #[command(flatten)]
     pub threads: Threads,
     #[command(flatten)]

@@ -13,7 +13,7 @@ use super::auto::AutoOptions;
 use super::calibration::CalibrationOptions;
 use super::placement::CalibrationDevice;
 use super::record::{CardOptions, NoProvenance};
-use super::shared::{Threads, model_help};
+use super::shared::{Stated, Threads, model_help};
 use super::values::{bits, element_types, group_size, packings, schemes, type_override};
 
 const EXAMPLES: &str = "\
@@ -63,6 +63,8 @@ pub struct Quantize {
     /// Print the result as JSON
     #[arg(long)]
     pub json: bool,
+    #[command(flatten)]
+    pub stated: Stated,
     #[command(flatten)]
     pub threads: Threads,
     #[command(flatten)]

@@ -15,8 +15,9 @@ use crate::model;
 /// Options whose value is a path, or may name one.
 const PATHS: [&str; 6] = ["model", "imatrix", "calibration", "text", "dynamic", "recipe"];
 /// Options that decide the bytes, written as they were typed.
-const KEPT: [&str; 33] = [
+const KEPT: [&str; 34] = [
     "to",
+    "architecture",
     "allow-requantize",
     "dtype",
     "merge",

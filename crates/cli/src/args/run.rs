@@ -6,7 +6,7 @@ use clap::{ArgGroup, Args};
 
 use super::placement::Placement;
 use super::sampling::Sampling;
-use super::shared::{Load, Threads, given, model_help};
+use super::shared::{Load, Stated, Threads, given, model_help};
 
 const EXAMPLES: &str = "\
 Examples:
@@ -67,6 +67,8 @@ pub struct Run {
     /// Print one JSON object at the end instead of text while it is generated
     #[arg(long)]
     pub json: bool,
+    #[command(flatten)]
+    pub stated: Stated,
     #[command(flatten)]
     pub threads: Threads,
     #[command(flatten)]

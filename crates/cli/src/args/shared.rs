@@ -39,6 +39,18 @@ impl Threads {
     }
 }
 
+/// What a user says of a model that quern does not know by its name.
+#[derive(Debug, Args)]
+pub struct Stated {
+    /// Treat a model of an architecture that quern does not know as one of this architecture
+    ///
+    /// For models that are another one under a new name. Their tensors and configuration must be those of such a model;
+    /// keys of the configuration that such models do not have are named in a note and have no effect. The option has no
+    /// effect where quern knows the architecture. "quern inspect --architectures" lists the names.
+    #[arg(long, value_name = "NAME")]
+    pub architecture: Option<String>,
+}
+
 /// How a model is loaded.
 #[derive(Debug, Args)]
 #[command(next_help_heading = "Loading")]

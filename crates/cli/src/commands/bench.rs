@@ -9,10 +9,11 @@ use serde_json::{Value, json};
 use super::placement::{self, Planned};
 use super::{Outcome, load_placed, print, print_json, short_name, warn_of_memory};
 use crate::progress::{Bar, Unit};
-use crate::{args, format, messages};
+use crate::{args, format, messages, model};
 
 /// Measures and prints a table as llama-bench's, with the share of what memory allows.
 pub fn run(args: &args::Bench) -> Outcome {
+    model::state(&args.stated);
     let (kv, limit, threads) =
         (args.placement.kv, args.placement.devices.options().memory.ram, args.threads.count());
     let longest = |list: &[usize]| list.iter().copied().max().unwrap_or(0);

@@ -23,6 +23,7 @@ const LISTED: usize = 20;
 
 /// Plans, and unless it is a dry run, converts and reads the output again.
 pub fn run(args: &args::Convert) -> Outcome {
+    model::state(&args.stated);
     refuse_strangers(args);
     let checkpoint = model::open(&args.model)?;
     let gguf = args.to == Target::Gguf;

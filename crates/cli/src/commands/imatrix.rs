@@ -15,10 +15,11 @@ use serde_json::json;
 use super::placement::{self, Planned};
 use super::{Outcome, beside, load_placed, print, print_json, record, warn_of_memory};
 use crate::progress::{Bar, Unit};
-use crate::{args, format, messages};
+use crate::{args, format, messages, model};
 
 /// Runs the text through the model and writes the sums of its layers' inputs.
 pub fn run(args: &args::Imatrix) -> Outcome {
+    model::state(&args.stated);
     let options = CollectOptions {
         context: args.context,
         chunks: args.chunks,

@@ -40,12 +40,13 @@ struct Printed<'a> {
 
 /// Prints the summary; with `--check` fails if anything is wrong.
 pub fn run(args: &args::Inspect) -> Outcome {
+    model::state(&args.stated);
     let Some(model) = args.model.as_deref().filter(|_| !args.architectures) else {
         return architectures(args.json);
     };
     let found = find(model, needs_values(args))?;
     let checkpoint = match &found {
-        Remote::Cached(path) => identify::open_any(path)?,
+        Remote::Cached(path) => model::stated(identify::open_any(path)?)?,
         Remote::Headers(headers) => headers.open()?,
     };
     let pool = pipeline::pool(args.threads.count(), checkpoint.path())?;

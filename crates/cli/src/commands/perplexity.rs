@@ -11,10 +11,11 @@ use quern_run::{Divergence, KvType, PerplexityOptions, PerplexityReport, Session
 use super::placement::{self, Planned};
 use super::{Beside, Outcome, beside, load_beside, print, print_json, read_text, warn_of_memory};
 use crate::progress::{Bar, Unit};
-use crate::{args, messages};
+use crate::{args, messages, model};
 
 /// Measures and prints `perplexity ± standard error`.
 pub fn run(args: &args::Perplexity) -> Outcome {
+    model::state(&args.stated);
     let measurement = Measurement {
         model: args.model(),
         load_in: args.load.load_in,

@@ -6,7 +6,7 @@ use std::sync::Once;
 
 use anyhow::bail;
 use quern_hub::Remote;
-use quern_model::{Config, View, identify};
+use quern_model::{Config, View};
 use quern_quantize::load_in::{LoadScheme, Loader};
 use quern_run::placement::{
     Capacity, DeviceChoice, DeviceReport, GpuLayers, GpuRoom, Made, PlacementReport, Plan, Session,
@@ -145,7 +145,7 @@ pub(super) fn plan(
 ) -> anyhow::Result<PlacementReport> {
     let found = model::find(planned.path)?;
     let checkpoint: Checkpoint = match &found {
-        Remote::Cached(path) => identify::open(path)?,
+        Remote::Cached(path) => model::open_file(path)?,
         Remote::Headers(headers) => headers.open()?,
     };
     let loader = planned.load_in.map(|scheme| Loader::new(&checkpoint, scheme)).transpose()?;

@@ -3,7 +3,6 @@
 use std::path::{Path, PathBuf};
 
 use quern_model::card::{self, Card, CardScheme, FrontMatter};
-use quern_model::identify;
 use quern_model::provenance::{
     self, CalibrationText, Evaluation, HashedFile, Origin, Provenance, Step, Tool,
 };
@@ -14,7 +13,7 @@ use quern_tensor_io::{Checkpoint, Container, small};
 use serde_json::Value;
 
 use super::perplexity::Measurement;
-use crate::{args, messages, remedy};
+use crate::{args, messages, model, remedy};
 
 /// The most bytes of a model card, which is kept beside the new one.
 const CARD: u64 = 16 << 20;
@@ -124,7 +123,7 @@ impl After {
         if let Some(text) = self.text {
             done.evaluation = Some(evaluate(text, original.path(), output, self.threads)?);
         }
-        let written = identify::open(output)?;
+        let written = model::open_file(output)?;
         let mut provenance = Provenance::of(&written).0.unwrap_or_default();
         if let Some(step) = provenance.steps.last_mut() {
             step.evaluation = done.evaluation.clone();

@@ -72,6 +72,11 @@ pub enum Heads<'a> {
         /// Values.
         v: ValuesMut<'a>,
     },
+    /// Queries alone: keys and values are in the cache already.
+    Queries {
+        /// Queries.
+        q: ValuesMut<'a>,
+    },
     /// Those of a token side by side: all queries, all keys, all values.
     Joined {
         /// `[tokens][heads + 2 kv_heads][head_dim]`.
@@ -94,6 +99,8 @@ pub struct Attend<'a> {
     pub skip: usize,
     /// Norms of each query head and each key head: one weight for all heads, or one for each.
     pub norms: Option<(&'a Norm, &'a Norm)>,
+    /// The norms are computed behind the rotation (the CPU alone).
+    pub norms_last: bool,
     /// Rotation, if any.
     pub rotate: Option<Rotate<'a>>,
     /// A score for each query head that joins the sum of its softmax and has no value.

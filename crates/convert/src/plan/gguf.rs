@@ -6,7 +6,7 @@
 //! | packed layers | the blocks that hold their values exactly, or decoded to the type asked for | |
 //! | GGUF | as they are, or the type asked for | as it is |
 
-use quern_model::gguf::is_quantizable;
+use quern_model::gguf::is_stored_as_matrix;
 use quern_model::{Config, Convention, FileType, Packed, View, ViewTensor};
 use quern_tensor_io::{
     Checkpoint, Container, ElementType, Error, ErrorKind, Metadata, Remedy, Result, Value,
@@ -58,7 +58,7 @@ fn own_type(tensor: &ViewTensor, dtype: Option<ElementType>) -> ElementType {
     let from = tensor.element_type;
     match dtype {
         Some(dtype) if from.is_block() => dtype,
-        Some(dtype) if from.is_float() && is_quantizable(&tensor.name, &tensor.shape) => dtype,
+        Some(dtype) if from.is_float() && is_stored_as_matrix(&tensor.name, &tensor.shape) => dtype,
         _ => from,
     }
 }
@@ -67,7 +67,7 @@ fn own_type(tensor: &ViewTensor, dtype: Option<ElementType>) -> ElementType {
 fn new_type(view: &View<'_>, tensor: &ViewTensor, dtype: Option<ElementType>) -> Result<ElementType> {
     use ElementType::{BF16, F8E4M3, F8E5M2, F16, F32, F64};
     let from = tensor.element_type;
-    if !is_quantizable(&tensor.name, &tensor.shape) {
+    if !is_stored_as_matrix(&tensor.name, &tensor.shape) {
         return Ok(F32);
     }
     match (from, dtype) {
@@ -107,7 +107,7 @@ fn metadata(view: &View<'_>, rows: &[ConvertRow], options: &Options) -> Result<M
 
 /// `general.file_type` for what most of the matrices are; of a quantized model, those that are quantized.
 fn file_type(rows: &[ConvertRow]) -> Option<u32> {
-    let matrices = || rows.iter().filter(|r| is_quantizable(&r.name, &r.shape));
+    let matrices = || rows.iter().filter(|r| is_stored_as_matrix(&r.name, &r.shape));
     let most = most(matrices().filter(|r| r.to.is_block())).or_else(|| most(matrices()))?;
     if most == ElementType::NVFP4 {
         return Some(MOSTLY_NVFP4);

@@ -70,7 +70,13 @@ pub fn verify(plan: &ConvertPlan<'_>, output: &Path, progress: &dyn Progress) ->
     // Any part leads to all.
     let file = plan.files(output)?.swap_remove(0).0;
     let written = match Checkpoint::open(&file) {
-        Ok(written) => written,
+        Ok(mut written) => {
+            // A folder names the architecture that its source names.
+            if let Some(name) = plan.source().stated_architecture() {
+                written.state_architecture(name);
+            }
+            written
+        }
         Err(e) => {
             found.wrong(None, format!("it cannot be opened again: {e}"));
             return Ok(found);

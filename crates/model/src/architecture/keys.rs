@@ -252,6 +252,28 @@ pub enum GgufKey {
     LogitScale,
     /// `rope.scaling.type`, always "none" (Cohere 2).
     RopeScalingNone,
+    /// `attention.layer_norm_rms_epsilon` beside the other, though there is no such norm (Nemotron).
+    RmsEpsilonToo,
+    /// `rope.scaling.type` "none", where rope is not scaled (Nemotron).
+    RopeScalingNoneUnlessScaled,
+    /// `embedding_scale`, `residual_scale` and `logit_scale`, as [`GgufKey::Multipliers`] without attention's
+    /// (MiniCPM).
+    MultipliersButAttention,
+    /// What the converter writes beside the stretched base of a rope with an `alpha` (Hunyuan).
+    StretchedRope,
+    /// `xielu.alpha_p`, `alpha_n`, `beta` and `eps` without a prefix, one for each layer: written with the tensors that hold them.
+    Xielu,
+    /// `altup.active_idx` and `altup.num_inputs`: the streams of Gemma 3n.
+    Streams,
+    /// `activation_sparsity_scale`, one for each layer.
+    Cutoffs,
+    /// `attention.shared_kv_layers`: last layers that use keys and values of an earlier one.
+    SharedKvLayers,
+    /// `embedding_length_per_layer_input`, 0 where tokens add nothing to layers.
+    PerLayerLength,
+    /// `attention.key_length_swa`, `attention.value_length_swa` and `rope.dimension_count_swa`: heads of layers under a
+    /// window.
+    WindowedHeads,
     /// `attention.sliding_window_pattern` as a flag for each layer, where there is a window (OLMo 3).
     SlidingWindowLayers,
     /// `rope.dimension_sections`: pairs of a head that follow each of the three coordinates of an image.

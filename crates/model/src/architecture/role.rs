@@ -94,6 +94,43 @@ pub enum TensorRole {
     FfnDownBias,
     /// Of what the feed-forward network adds (Gemma 2).
     FfnPostNorm,
+    /// What each token adds in each layer, for all layers side by side (Gemma 4).
+    PerLayerEmbedding,
+    /// From a token's embedding to what it adds in each layer, all layers below each other.
+    PerLayerContext,
+    /// Of what [`TensorRole::PerLayerContext`] gives, for each layer.
+    PerLayerContextNorm,
+    /// From the residual stream to the gate of what a token adds.
+    PerLayerGate,
+    /// From what a token adds to the residual stream.
+    PerLayerOutput,
+    /// Of what is added.
+    PerLayerNorm,
+    /// Parameters of xIELU (Apertus).
+    XieluAlphaP,
+    XieluAlphaN,
+    XieluBeta,
+    XieluEps,
+    /// From the embedding to the other residual streams (Gemma 3n).
+    StreamsIn,
+    /// From the other residual streams to what the head receives.
+    StreamsOut,
+    /// In front of [`TensorRole::StreamRouter`].
+    StreamRouterNorm,
+    /// From the first stream to how the streams are mixed.
+    StreamRouter,
+    /// From there to what each stream receives of each, in front of a block.
+    StreamPredict,
+    /// From there to what each stream receives of what the block changed.
+    StreamCorrect,
+    /// What the first stream is multiplied with for what tokens add.
+    StreamCorrectScale,
+    /// A second, narrow way beside attention: in, out and the norm of what it gives.
+    LaurelIn,
+    LaurelOut,
+    LaurelNorm,
+    /// What the residual stream is multiplied with behind a block.
+    LayerScale,
     /// Chooses the experts.
     Router,
     RouterBias,

@@ -1,5 +1,5 @@
-//! Llama and models of exactly its architecture: Llama 1 to 3.3, Mistral, TinyLlama, Yi, SmolLM; and Mixtral, whose
-//! GGUF files have the same architecture name.
+//! Llama and models of exactly its architecture: Llama 1 to 3.3, Mistral, TinyLlama, Yi, SmolLM, InternLM 3; and Mixtral,
+//! whose GGUF files have the same architecture name.
 
 use super::table::*;
 use crate::architecture::{
@@ -40,6 +40,21 @@ static MIXTRAL_ALIASES: [Alias; 4] = [
     FUSED_EXPERTS[1],
     FUSED_EXPERTS[2],
 ];
+
+/// With the defaults of transformers' `InternLM3Config`. `bias` is that of the class which published models bring with
+/// them: of attention's output and the network.
+static INTERNLM3_KEYS: [HfKey; 14] = with_llama_keys([
+    number(Field::Vocab, &["vocab_size"], 128_512.0),
+    number(Field::Layers, &["num_hidden_layers"], 48.0),
+    kv_heads(2.0),
+    key(Field::HeadDim, &["head_dim"], Silence::Number(128.0)).null(Silence::Nothing),
+    number(Field::Ffn, &["intermediate_size"], 10240.0),
+    number(Field::Context, &["max_position_embeddings"], 32768.0),
+    number(Field::NormEpsilon, &["rms_norm_eps"], 1e-5),
+    key(Field::QkvBias, &["qkv_bias", "attention_bias"], Silence::Flag(false)),
+    key(Field::OutputBias, &["bias", "mlp_bias"], Silence::Flag(false)),
+    key(Field::MlpBias, &["bias", "mlp_bias"], Silence::Flag(false)),
+]);
 
 const GGUF_KEYS: &[GgufKey] = &[
     GgufKey::BlockCount,
@@ -100,6 +115,14 @@ const LLAMA_ITSELF: Architecture = Architecture {
     gguf_keys: GGUF_KEYS,
     tensors: TENSORS,
     ..USUAL
+};
+
+/// InternLM 3: Llama with other defaults. GGUF has one name for both.
+pub static INTERNLM3: Architecture = Architecture {
+    hf_architectures: &["InternLM3ForCausalLM"],
+    hf_model_types: &["internlm3"],
+    hf_keys: &INTERNLM3_KEYS,
+    ..LLAMA_ITSELF
 };
 
 /// Mistral: Llama with a sliding window and other defaults. GGUF has one name for both.

@@ -1,6 +1,8 @@
 //! The architectures quern knows, one file each.
 
+mod apertus;
 mod arcee;
+mod cohere;
 mod cohere2;
 mod deepseek2;
 mod dots1;
@@ -9,16 +11,23 @@ mod ernie4_5_moe;
 mod exaone4;
 mod falcon;
 mod gemma;
+mod gemma3n;
+mod gemma4;
+mod glm4;
 mod glm4_moe;
 mod gpt2;
 mod gpt_neox;
 mod gpt_oss;
 mod granite;
+mod helium;
+mod hunyuan;
 mod lfm2;
 mod lfm2_moe;
 mod llama;
+mod minicpm;
 mod minicpm3;
 mod minimax_m2;
+mod nemotron;
 mod nemotron_h;
 mod olmo2;
 mod olmoe;
@@ -34,7 +43,9 @@ mod stablelm;
 mod starcoder2;
 mod table;
 
+pub use apertus::APERTUS;
 pub use arcee::ARCEE;
+pub use cohere::COHERE;
 pub use cohere2::COHERE2;
 pub use deepseek2::{DEEPSEEK_V2, DEEPSEEK_V3, GLM4_MOE_LITE, YOUTU};
 pub use dots1::DOTS1;
@@ -43,16 +54,23 @@ pub use ernie4_5_moe::ERNIE4_5_MOE;
 pub use exaone4::EXAONE4;
 pub use falcon::FALCON;
 pub use gemma::{GEMMA, GEMMA2, GEMMA3};
+pub use gemma3n::GEMMA3N;
+pub use gemma4::GEMMA4;
+pub use glm4::{CHATGLM, GLM4, GLM4V};
 pub use glm4_moe::GLM4_MOE;
 pub use gpt_neox::GPT_NEOX;
 pub use gpt_oss::GPT_OSS;
 pub use gpt2::GPT2;
 pub use granite::GRANITE;
+pub use helium::HELIUM;
+pub use hunyuan::HUNYUAN_DENSE;
 pub use lfm2::LFM2;
 pub use lfm2_moe::LFM2_MOE;
-pub use llama::{LLAMA, MINISTRAL3, MISTRAL, MISTRAL3, MIXTRAL};
+pub use llama::{INTERNLM3, LLAMA, MINISTRAL3, MISTRAL, MISTRAL3, MIXTRAL};
+pub use minicpm::MINICPM;
 pub use minicpm3::MINICPM3;
 pub use minimax_m2::MINIMAX_M2;
+pub use nemotron::NEMOTRON;
 pub use nemotron_h::NEMOTRON_H;
 pub use olmo2::{OLMO2, OLMO3};
 pub use olmoe::OLMOE;
@@ -86,6 +104,8 @@ pub static ALL: &[&Architecture] = &[
     &GEMMA,
     &GEMMA2,
     &GEMMA3,
+    &GEMMA3N,
+    &GEMMA4,
     &PHI2,
     &PHI3,
     &OPT,
@@ -118,6 +138,16 @@ pub static ALL: &[&Architecture] = &[
     &ERNIE4_5_MOE,
     &GLM4_MOE,
     &MINIMAX_M2,
+    &GLM4,
+    &APERTUS,
+    &COHERE,
+    &NEMOTRON,
+    &HELIUM,
+    &HUNYUAN_DENSE,
+    &INTERNLM3,
+    &MINICPM,
+    &CHATGLM,
+    &GLM4V,
     &PHIMOE,
 ];
 
@@ -127,6 +157,13 @@ pub fn from_gguf_name(name: &str, experts: bool) -> Option<&'static Architecture
     let of_name = |a: &&&Architecture| a.name == name && a.no_gguf.is_none();
     let mut found = ALL.iter().filter(of_name).copied();
     found.clone().find(|a| a.has_experts == experts).or_else(|| found.next())
+}
+
+/// The architecture that a user names: by its class, its `model_type`, or its name in GGUF.
+pub fn named(name: &str) -> Option<&'static Architecture> {
+    from_hf_architecture(name)
+        .or_else(|| ALL.iter().copied().find(|a| a.name == name))
+        .or_else(|| from_hf_model_type(name))
 }
 
 /// The architecture for this entry of `architectures` in a `config.json`.

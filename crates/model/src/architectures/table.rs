@@ -9,8 +9,9 @@ use crate::architecture::{
 pub(super) use crate::architecture::Dim::{
     ConvTaps, DeltaHeadDim, DeltaHeads, DeltaValues, Embedding, ExpertFfn, Experts, Ffn, GateUp, HeadDim,
     Heads, Hidden, KeyValue, KvHeads, LatentCached, LatentNope, LatentRank, LatentUp, LatentValue,
-    LatentValues, MambaConv, MambaGroup, MambaGroups, MambaHeads, MambaIn, MambaInner, One, Positions, Qkv,
-    Query, QueryGate, QueryRank, RopeHalf, SharedFfn, TripleHidden, Vocab,
+    LatentValues, Laurel, MambaConv, MambaGroup, MambaGroups, MambaHeads, MambaIn, MambaInner, One,
+    OtherStreams, PerLayer, PerLayerAll, PerLayerVocab, Positions, Qkv, Query, QueryGate, QueryRank,
+    RopeHalf, SharedFfn, StreamPairs, Streams, TripleHidden, Vocab,
 };
 pub(super) use crate::architecture::Layout::Experts as EachExpert;
 pub(super) use crate::architecture::Layout::{
@@ -19,8 +20,8 @@ pub(super) use crate::architecture::Layout::{
 };
 pub(super) use crate::architecture::Presence::{
     Always, AttentionLayers, ChoiceBias, DenseLayers, EmbeddingProjection, FfnBias, FinalNorm, NetworkLayers,
-    OutputBias, QkNorm, QkvBias, SecondNorm, SharedExpert, SharedRouter, SparseLayers, StateConvBias,
-    StateLayers, UnlessTied,
+    OutputBias, OwnKeys, OwnValues, QkNorm, QkvBias, SecondNorm, SharedExpert, SharedRouter, SparseLayers,
+    StateConvBias, StateLayers, UnlessTied,
 };
 pub(super) use crate::architecture::TensorRole as Role;
 
@@ -165,6 +166,8 @@ pub(super) const USUAL: Architecture = Architecture {
     hf_rope_style: RopeStyle::HalfSplit,
     block: Block::Sequential,
     gated_attention: false,
+    normalized_values: false,
+    norms_after_rotation: false,
     scaled_embeddings: false,
     unrotated: Unrotated::None,
     sliding: Sliding::All,

@@ -73,6 +73,13 @@ impl Config {
             Presence::QkvBias => given(self.qkv_bias, gguf),
             Presence::OutputBias => given(self.output_bias, gguf),
             Presence::FfnBias => given(self.mlp_bias, gguf),
+            Presence::OwnKeys => Some(layer.is_some_and(|layer| self.kv_source(layer).is_some())),
+            Presence::OwnValues => {
+                let own = layer.is_none_or(|layer| !self.values_are_keys(layer));
+                given(own, layer.is_some_and(|layer| self.kv_source(layer).is_some()))
+            }
+            Presence::HuggingFace => given(convention == Convention::HuggingFace, false),
+            Presence::PerLayer => given(self.per_layer.is_some(), false),
             Presence::QkNorm => given(self.qk_norm, false),
             Presence::SecondNorm => given(self.second_norm, false),
             Presence::OneNorm => given(!self.second_norm, false),
@@ -107,7 +114,8 @@ impl Config {
         out: &mut Vec<ExpectedTensor>,
     ) {
         let Some(optional) = self.presence(template, convention, layer) else { return };
-        let mut shape: Vec<usize> = template.shape.iter().map(|&dim| self.size(dim)).collect();
+        let mut shape: Vec<usize> =
+            template.shape.iter().map(|&dim| self.size_in(convention, dim, layer)).collect();
         let parts = match (convention, template.layout) {
             (Convention::HuggingFace, Layout::Transposed) => {
                 shape.reverse();
@@ -149,21 +157,36 @@ impl Config {
         }
     }
 
+    /// GGUF has a row for every token, whether the token adds something of its own or not.
+    fn size_in(&self, convention: Convention, dim: Dim, layer: Option<usize>) -> usize {
+        match (convention, dim) {
+            (Convention::Gguf, Dim::PerLayerVocab) => self.vocab_size,
+            (_, dim) => self.size_of(dim, layer),
+        }
+    }
+
     pub(crate) fn size(&self, dim: Dim) -> usize {
+        self.size_of(dim, None)
+    }
+
+    fn size_of(&self, dim: Dim, layer: Option<usize>) -> usize {
         let experts = self.experts.as_ref();
         let delta = |of: fn(&DeltaNet) -> usize| self.delta_net().map_or(0, of);
         let mamba = |of: fn(&Mamba2) -> usize| self.mamba2().map_or(0, of);
+        let per_layer = self.per_layer.map_or(0, |per_layer| per_layer.size);
+        let (kv_heads, head_dim) =
+            layer.map_or((self.kv_heads, self.head_dim), |layer| self.key_heads(layer));
         match dim {
             Dim::Vocab => self.vocab_size,
             Dim::Hidden => self.hidden_size,
-            Dim::Query => self.heads * self.head_dim,
-            Dim::KeyValue => self.kv_heads * self.head_dim,
-            Dim::Qkv => (self.heads + 2 * self.kv_heads) * self.head_dim,
-            Dim::QueryGate => 2 * self.heads * self.head_dim,
+            Dim::Query => self.heads * head_dim,
+            Dim::KeyValue => kv_heads * head_dim,
+            Dim::Qkv => (self.heads + 2 * kv_heads) * head_dim,
+            Dim::QueryGate => 2 * self.heads * head_dim,
             Dim::Heads => self.heads,
-            Dim::KvHeads => self.kv_heads,
-            Dim::HeadDim => self.head_dim,
-            Dim::Ffn => self.ffn_size,
+            Dim::KvHeads => kv_heads,
+            Dim::HeadDim => head_dim,
+            Dim::Ffn => layer.map_or(self.ffn_size, |layer| self.ffn_of(layer)),
             Dim::GateUp => 2 * self.ffn_size,
             Dim::RopeHalf => self.rope.dimensions / 2,
             Dim::Positions => self.context_length + self.position_offset(),
@@ -190,7 +213,14 @@ impl Config {
             Dim::LatentValue => self.latent.map_or(0, |l| l.value_dim),
             Dim::LatentValues => self.attended(),
             Dim::SharedFfn => experts.and_then(|e| e.shared).map_or(0, |shared| shared.ffn_size),
+            Dim::PerLayer => per_layer,
+            Dim::PerLayerAll => self.layers * per_layer,
+            Dim::PerLayerVocab => self.per_layer.map_or(0, |per_layer| per_layer.vocab),
             Dim::One => 1,
+            Dim::Streams => self.streams,
+            Dim::StreamPairs => self.streams * self.streams,
+            Dim::OtherStreams => self.streams.saturating_sub(1),
+            Dim::Laurel => self.laurel_rank,
         }
     }
 

@@ -13,7 +13,10 @@ use crate::identify::class;
 
 use super::gguf_keys::Keys;
 use super::rope::yarn_mscale;
-use super::{Config, QueryGrowth, Rope, RopeScaling, latent, limit, mixers, mixture, quirks};
+use super::{
+    Config, QueryGrowth, Rope, RopeScaling, latent, layers as by_layer, limit, mixers, mixture, quirks,
+};
+use super::{gemma3n, gemma4};
 
 /// How many of the blocks predict further tokens.
 const NEXTN: &str = "nextn_predict_layers";
@@ -23,10 +26,12 @@ pub(super) fn read(file: &Path, metadata: &Metadata, checkpoint: &Checkpoint) ->
         .str("general.architecture")
         .ok_or_else(|| Error::malformed(file, "the metadata key \"general.architecture\" is missing"))?;
     let with_experts = metadata.u64(&format!("{name}.expert_count")).is_some_and(|n| n > 0);
+    let stated = checkpoint.stated_architecture().and_then(architectures::named);
+    let family = stated.map_or(name, |family| family.name);
     let architecture =
-        architectures::from_gguf_name(name, with_experts).ok_or_else(|| class::unknown(file, name))?;
+        architectures::from_gguf_name(family, with_experts).ok_or_else(|| class::unknown(file, name))?;
     let architecture = latent::of_scores(architecture, metadata);
-    let keys = Keys { file, prefix: architecture.name, metadata };
+    let keys = Keys { file, prefix: name, family: architecture.name, metadata };
     if with_experts != architecture.has_experts {
         let what = match with_experts {
             true => format!("{name} models with experts are not supported"),
@@ -70,7 +75,10 @@ pub(super) fn read(file: &Path, metadata: &Metadata, checkpoint: &Checkpoint) ->
     };
     let layers = all_layers - speculative_layers;
     let context_length = keys.need("context_length", limit::CONTEXT)?;
-    let ffn_size = mixers::ffn_size(&keys, architecture, (hidden_size, layers))?;
+    let ffn_size = match keys.layers("feed_forward_length", limit::HIDDEN)? {
+        Some(sizes) => sizes[0],
+        None => mixers::ffn_size(&keys, architecture, (hidden_size, layers))?,
+    };
     let dimensions = match architecture.position {
         // Files of models that rotate nothing say this for nothing.
         Position::Rotary if architecture.unrotated == Unrotated::All => head_dim,
@@ -92,7 +100,8 @@ pub(super) fn read(file: &Path, metadata: &Metadata, checkpoint: &Checkpoint) ->
     }
     let sliding_window = window(&keys, architecture)?;
 
-    let multiplied = architecture.gguf_keys.contains(&GgufKey::Multipliers);
+    let multiplied = architecture.gguf_keys.contains(&GgufKey::Multipliers)
+        || architecture.gguf_keys.contains(&GgufKey::MultipliersButAttention);
     let scale = keys.f32("attention.scale")?.filter(|&s| s > 0.0);
     // Zero stands for none.
     let factor = |key: &str| match multiplied {
@@ -108,10 +117,11 @@ pub(super) fn read(file: &Path, metadata: &Metadata, checkpoint: &Checkpoint) ->
         embedding_size: hidden_size,
         layers,
         heads,
-        kv_heads: match latent {
+        kv_heads: match (latent, keys.layers("attention.head_count_kv", limit::HEADS)?) {
             // One head in the cache, of which every head's keys and values are made.
-            Some(_) => heads,
-            None => mixers::kv_heads(&keys, architecture, (heads, layers))?,
+            (Some(_), _) => heads,
+            (None, Some(counts)) => counts[0],
+            (None, None) => mixers::kv_heads(&keys, architecture, (heads, layers))?,
         },
         head_dim,
         head_dim_given: given.is_some(),
@@ -124,7 +134,7 @@ pub(super) fn read(file: &Path, metadata: &Metadata, checkpoint: &Checkpoint) ->
             scaling: scaling(&keys)?,
             factors: None,
             local_theta: match architecture.name {
-                "gemma3" => Some(keys.f32("rope.freq_base_swa")?.unwrap_or(10_000.0)),
+                "gemma3" | "gemma3n" | "gemma4" => Some(keys.f32("rope.freq_base_swa")?.unwrap_or(10_000.0)),
                 // OLMo 3: the base of all layers, unless the file says otherwise, and no scaling.
                 "olmo2" if sliding_window.is_some() => match keys.f32("rope.freq_base_swa")? {
                     Some(theta) => Some(theta),
@@ -134,6 +144,7 @@ pub(super) fn read(file: &Path, metadata: &Metadata, checkpoint: &Checkpoint) ->
             },
         },
         rope_style: architecture.gguf_rope_style,
+        rope_stretched: false,
         sliding_window,
         sliding_layers: Vec::new(),
         block,
@@ -159,6 +170,15 @@ pub(super) fn read(file: &Path, metadata: &Metadata, checkpoint: &Checkpoint) ->
         query_growth: None,
         scaled_by_layer: false,
         latent,
+        windowed_heads: None,
+        shared_kv_layers: 0,
+        shared_ffn_doubled: false,
+        keys_as_values: false,
+        per_layer: None,
+        xielu: Vec::new(),
+        streams: 1,
+        laurel_rank: 0,
+        cutoffs: Vec::new(),
         experts,
         states: None,
         sparse_layers: Vec::new(),
@@ -174,6 +194,20 @@ pub(super) fn read(file: &Path, metadata: &Metadata, checkpoint: &Checkpoint) ->
     config.states = mixers::from_gguf(&keys, &config)?;
     config.sparse_layers = mixture::sparse_layers_of_gguf(&keys, &config)?;
     config.sliding_layers = sliding_layers(&keys, &config)?;
+    if architecture.gguf_keys.contains(&GgufKey::Xielu) {
+        config.xielu = by_layer::xielu(&keys, config.layers)?;
+    }
+    if architecture.name == "gemma3n" {
+        gemma3n::from_gguf(&keys, checkpoint, &mut config)?;
+    }
+    if architecture.name == "gemma4" {
+        gemma4::from_gguf(&keys, checkpoint, &mut config)?;
+    }
+    if architecture.name == "glm4" && keys.metadata.get(&keys.name("rope.dimension_sections")).is_some() {
+        let what = "it is the text model of GLM-4.1V with rows of queries and keys in an order that quern does not \
+                    read; take the original checkpoint";
+        return Err(Error::unsupported(file, what));
+    }
     config.unrotated_layers = config.usual_unrotated_layers();
     config.query_growth = query_growth(&keys, &config)?;
     // Hugging Face's config states these; in GGUF the presence of the tensors shows them.
@@ -376,7 +410,7 @@ fn yarn(keys: &Keys<'_>, factor: f32) -> Result<RopeScaling> {
     };
     // Mistral 3's files say it in another way; its loader multiplies it with what is written besides.
     let attention_factor = match keys.positive("rope.scaling.yarn_log_multiplier")? {
-        Some(multiplier) if keys.prefix == "mistral3" => {
+        Some(multiplier) if keys.family == "mistral3" => {
             let own = usual / yarn_mscale(factor.into(), multiplier.into());
             let more = keys.positive("rope.scaling.attn_factor")?.map_or(1.0, f64::from);
             Some((own * more) as f32)

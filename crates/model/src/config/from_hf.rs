@@ -11,7 +11,7 @@ use crate::architectures;
 use crate::identify::class;
 use crate::json::{Json, Object};
 
-use super::{Config, hf_rope, latent, limit, mixers, mixture, multimodal, quirks};
+use super::{Config, gemma3n, hf_rope, latent, limit, mixers, mixture, multimodal, quirks};
 
 /// A `config.json` under the keys of one architecture.
 pub(super) struct Reader<'a> {
@@ -133,7 +133,9 @@ impl Reader<'_> {
     /// Refuses the values of keys that quern computes for others only.
     fn check_limits(&self, hidden: usize, heads: usize) -> Result<()> {
         let root = self.root;
-        for limit in LIMITS.iter().chain(self.architecture.hf_limits) {
+        // Gemma 4 states sizes of its own there, which are read.
+        let own = |limit: &&HfLimit| !(limit.key == "per_layer_config" && self.architecture.name == "gemma4");
+        for limit in LIMITS.iter().filter(own).chain(self.architecture.hf_limits) {
             let Some(value) = root.get(limit.key) else { continue };
             let fits = match limit.accepted {
                 Accepted::Flag(flag) => root.bool(limit.key)? == Some(flag),
@@ -162,7 +164,8 @@ impl Reader<'_> {
     }
 }
 
-pub(super) fn read(file: &Path) -> Result<Config> {
+/// `stated`: the family that a user says it is, whatever class the file names.
+pub(super) fn read(file: &Path, stated: Option<&'static Architecture>) -> Result<Config> {
     if small::absent(file) {
         let what = "there is no config.json beside the weights, so the architecture is unknown; download it from \
                     where the weights come from";
@@ -170,9 +173,10 @@ pub(super) fn read(file: &Path) -> Result<Config> {
     }
     let json = Json::read(file)?;
     let whole = json.root();
-    let (architecture, root) = match class::inside(&whole)? {
-        Some(found) => found,
-        None => (architecture(&whole)?, whole.clone()),
+    let (architecture, root) = match (stated, class::inside(&whole)?) {
+        (Some(family), _) => (family, class::text_config(&whole)?.unwrap_or_else(|| whole.clone())),
+        (None, Some(found)) => found,
+        (None, None) => (architecture(&whole)?, whole.clone()),
     };
     let reader = Reader { root: &root, architecture };
 
@@ -193,7 +197,10 @@ pub(super) fn read(file: &Path) -> Result<Config> {
         }
     };
     let context_length = reader.need(Field::Context, limit::CONTEXT)?;
-    let ffn_size = reader.need(Field::Ffn, limit::HIDDEN)?;
+    let ffn_size = match gemma3n::network(&reader)? {
+        Some(size) => size,
+        None => reader.need(Field::Ffn, limit::HIDDEN)?,
+    };
     let experts = mixture::from_hf(&reader, ffn_size)?;
     let block = match (reader.flag(Field::ParallelBlock, false)?, reader.flag(Field::NormBefore, true)?) {
         (true, _) => Block::Parallel,
@@ -222,6 +229,7 @@ pub(super) fn read(file: &Path) -> Result<Config> {
         norm_epsilon: reader.number(Field::NormEpsilon)?.unwrap_or_default() as f32,
         rope: hf_rope::read(&reader, latent.map_or(head_dim, |l| l.rope_dim), context_length)?,
         rope_style: architecture.hf_rope_style,
+        rope_stretched: false,
         sliding_window: reader.size(Field::SlidingWindow, limit::CONTEXT)?,
         sliding_layers: Vec::new(),
         block,
@@ -244,6 +252,15 @@ pub(super) fn read(file: &Path) -> Result<Config> {
         query_growth: None,
         scaled_by_layer: reader.flag(Field::ScaledByLayer, false)?,
         latent,
+        windowed_heads: None,
+        shared_kv_layers: 0,
+        shared_ffn_doubled: false,
+        keys_as_values: false,
+        per_layer: None,
+        xielu: Vec::new(),
+        streams: 1,
+        laurel_rank: 0,
+        cutoffs: Vec::new(),
         experts,
         states: None,
         sparse_layers: Vec::new(),

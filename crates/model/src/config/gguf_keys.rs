@@ -2,12 +2,15 @@
 
 use std::path::Path;
 
-use quern_tensor_io::{Error, Metadata, Result, Value};
+use quern_tensor_io::{Array, Error, Metadata, Result, Value};
 
 /// Metadata under one architecture's prefix.
 pub(super) struct Keys<'a> {
     pub file: &'a Path,
-    pub prefix: &'static str,
+    /// What the keys begin with.
+    pub prefix: &'a str,
+    /// The architecture's name: the same, unless a user has stated another architecture.
+    pub family: &'static str,
     pub metadata: &'a Metadata,
 }
 
@@ -41,6 +44,24 @@ impl Keys<'_> {
         }
     }
 
+    /// A size for each layer, of families whose files may say so (Gemma 3n and 4).
+    pub fn layers(&self, key: &str, max: usize) -> Result<Option<Vec<usize>>> {
+        let list: Vec<Option<usize>> = match self.metadata.get(&self.name(key)) {
+            Some(Value::Array(Array::I32(list))) if matches!(self.family, "gemma3n" | "gemma4") => {
+                list.iter().map(|&n| usize::try_from(n).ok()).collect()
+            }
+            Some(Value::Array(Array::U32(list))) if matches!(self.family, "gemma3n" | "gemma4") => {
+                list.iter().map(|&n| usize::try_from(n).ok()).collect()
+            }
+            _ => return Ok(None),
+        };
+        let sizes: Option<Vec<usize>> = list.into_iter().collect();
+        match sizes.filter(|sizes| !sizes.is_empty() && sizes.iter().all(|&n| n >= 1 && n <= max)) {
+            Some(sizes) => Ok(Some(sizes)),
+            None => Err(self.error(key, format!("a number between 1 and {max} for each layer is expected"))),
+        }
+    }
+
     pub fn need(&self, key: &str, max: usize) -> Result<usize> {
         self.size(key, max)?.ok_or_else(|| self.missing(key))
     }
@@ -64,7 +85,7 @@ impl Keys<'_> {
     /// `positive` with what llama.cpp's loader takes where Gemma 2 lacks the key.
     pub fn of_gemma2(&self, key: &str, usual: f32) -> Result<Option<f32>> {
         let missing = self.metadata.get(&self.name(key)).is_none();
-        if missing && self.prefix == "gemma2" { Ok(Some(usual)) } else { self.positive(key) }
+        if missing && self.family == "gemma2" { Ok(Some(usual)) } else { self.positive(key) }
     }
 
     pub fn f32(&self, key: &str) -> Result<Option<f32>> {

@@ -24,6 +24,11 @@ pub(super) fn read(reader: &Reader<'_>, head_dim: usize, context_length: usize) 
         let (theta, scaling) = (10_000.0, RopeScaling::None);
         return Ok(Rope { theta, dimensions: 0, scaling, factors: None, local_theta: None });
     }
+    if reader.architecture.name == "gemma4" {
+        // Read with the sizes that it depends on.
+        let (theta, scaling) = (10_000.0, RopeScaling::None);
+        return Ok(Rope { theta, dimensions: head_dim, scaling, factors: None, local_theta: None });
+    }
     match reader.has(Field::LocalRopeTheta) {
         true => two_bases(reader, head_dim, context_length),
         false => one_base(reader, head_dim, context_length),
@@ -37,6 +42,20 @@ fn one_base(reader: &Reader<'_>, head_dim: usize, context_length: usize) -> Resu
     let object = match scaling {
         Some(object) => Some(object),
         None => root.object("rope_parameters")?,
+    };
+    // What transformers' class takes where nothing is said.
+    let unsaid = (object.is_none() && reader.architecture.name == "apertus").then(|| {
+        serde_json::json!({
+            "rope_type": "llama3",
+            "factor": 8.0,
+            "original_max_position_embeddings": 8192,
+            "low_freq_factor": 1.0,
+            "high_freq_factor": 4.0,
+        })
+    });
+    let object = match (object, &unsaid) {
+        (None, Some(unsaid)) => Some(root.with("rope_parameters", unsaid)),
+        (object, _) => object,
     };
     for kind in [GLOBAL, LOCAL] {
         if let Some(object) = object.as_ref().filter(|o| o.get(kind).is_some()) {

@@ -120,9 +120,9 @@ impl Config {
 
     /// The largest width inside a network of any layer: one for all tokens, a shared expert or one of many.
     pub fn widest(&self) -> usize {
-        let Some(experts) = self.experts else { return self.ffn_size };
+        let Some(experts) = self.experts else { return self.widest_ffn() };
         let shared = experts.shared.map_or(0, |shared| shared.ffn_size);
-        let dense = if self.has_dense_layers() { self.ffn_size } else { 0 };
+        let dense = if self.has_dense_layers() { self.widest_ffn() } else { 0 };
         experts.ffn_size.max(shared).max(dense)
     }
 

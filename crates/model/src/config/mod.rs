@@ -4,12 +4,16 @@
 //! Read from `config.json` beside safetensors (both transformers 5's `rope_parameters` and `dtype`, and the
 //! older `rope_theta`, `rope_scaling` and `torch_dtype`), or from GGUF metadata; written as either.
 
+pub(crate) mod beyond;
 mod expected;
 mod from_gguf;
 mod from_hf;
+mod gemma3n;
+mod gemma4;
 mod gguf_keys;
 mod hf_rope;
 mod latent;
+mod layers;
 pub(crate) mod mixers;
 mod mixture;
 mod multimodal;
@@ -23,9 +27,12 @@ use std::path::Path;
 use quern_tensor_io::{Checkpoint, Container, ElementType, Error, Metadata, Result};
 
 use crate::architecture::{Activation, Architecture, Block, Convention, Dim, RopeStyle, TensorRole};
+use crate::architectures;
+use crate::identify::nearest;
 
 pub use expected::ExpectedTensor;
 pub use latent::Latent;
+pub use layers::{KeyHeads, PerLayer, XIELU};
 pub use mixture::{ExpertGroups, Experts, SharedExpert};
 pub(crate) use quirks::{minicpm3, unusual_query_scalar, unusual_window_pattern, window_pattern};
 pub(crate) use rope::yarn_mscale;
@@ -75,6 +82,8 @@ pub struct Config {
     pub rope: Rope,
     /// Which values of a head rope rotates as pairs, in this checkpoint's weights.
     pub rope_style: RopeStyle,
+    /// The base of rope was stretched by a constant that `config.json` states beside it (Hunyuan).
+    pub rope_stretched: bool,
     /// Attention of [`Config::sliding_layers`] sees only this many positions back.
     pub sliding_window: Option<usize>,
     /// Which layers the window limits, one flag a layer; all false without a window.
@@ -119,6 +128,26 @@ pub struct Config {
     pub scaled_by_layer: bool,
     /// Latent attention, in place of keys and values for each head. `head_dim` is then the size of a query.
     pub latent: Option<Latent>,
+    /// Key heads and their size in layers under the window, where they differ from those of the others, which
+    /// [`Config::kv_heads`] and [`Config::head_dim`] then are (Gemma 4).
+    pub windowed_heads: Option<KeyHeads>,
+    /// Last layers that use keys and values of an earlier layer of their kind (Gemma 4).
+    pub shared_kv_layers: usize,
+    /// The network of those is twice as wide.
+    pub shared_ffn_doubled: bool,
+    /// Values of layers without a window are their keys, before norm and rotation.
+    pub keys_as_values: bool,
+    /// What each token adds in each layer (Gemma 4).
+    pub per_layer: Option<PerLayer>,
+    /// xIELU's parameters in each layer, in the order of [`XIELU`], of GGUF files; Hugging Face has them in tensors.
+    pub xielu: Vec<[f32; 4]>,
+    /// Residual streams, of which blocks compute the first (Gemma 3n).
+    pub streams: usize,
+    /// Width of a second way beside attention; 0 without one.
+    pub laurel_rank: usize,
+    /// How many standard deviations above the mean the network's gates are cut off, layer by layer; not finite where they
+    /// are not, and empty where no layer's are.
+    pub cutoffs: Vec<f32>,
     /// The mixture of experts in place of the feed-forward network, in [`Config::sparse_layers`].
     pub experts: Option<Experts>,
     /// The layers whose mixer keeps a state, where there are such.
@@ -165,11 +194,23 @@ impl QueryGrowth {
 
 impl Config {
     /// Reads the configuration that belongs to `checkpoint`. Every value is checked; errors name file and key.
+    ///
+    /// # Errors
+    /// Of an architecture that quern does not know, with what its nearest description lacks.
     pub fn from_checkpoint(checkpoint: &Checkpoint) -> Result<Self> {
-        if checkpoint.container() == Container::Gguf {
-            return from_gguf::read(checkpoint.metadata_file(), checkpoint.metadata(), checkpoint);
-        }
-        Self::from_config_json(&checkpoint.directory().join("config.json"))
+        let stated = checkpoint.stated_architecture().and_then(architectures::named);
+        let read = match checkpoint.container() {
+            Container::Gguf => from_gguf::read(checkpoint.metadata_file(), checkpoint.metadata(), checkpoint),
+            Container::Safetensors | Container::PyTorch => {
+                from_hf::read(&checkpoint.directory().join("config.json"), stated)
+            }
+        };
+        read.map_err(|error| nearest::explained(checkpoint, error))
+    }
+
+    /// The configuration of `checkpoint` if it were of this family.
+    pub(crate) fn as_family(checkpoint: &Checkpoint, family: &'static Architecture) -> Result<Self> {
+        from_hf::read(&checkpoint.directory().join("config.json"), Some(family))
     }
 
     /// Reads the configuration that `metadata` would give the GGUF file `checkpoint` in place of its own.
@@ -179,7 +220,7 @@ impl Config {
 
     /// Reads a Hugging Face `config.json`.
     pub fn from_config_json(file: &Path) -> Result<Self> {
-        from_hf::read(file)
+        from_hf::read(file, None)
     }
 
     /// Positions back that attention of this layer sees; `None` for all.
@@ -261,6 +302,21 @@ impl Config {
             return bad(format!(
                 "{} attention heads cannot share {} key-value heads evenly",
                 self.heads, self.kv_heads
+            ));
+        }
+        if let Some(KeyHeads { count, size }) = self.windowed_heads
+            && (!self.heads.is_multiple_of(count) || !size.is_multiple_of(2))
+        {
+            return bad(format!(
+                "{} attention heads cannot share {count} key-value heads of {size} under a window",
+                self.heads
+            ));
+        }
+        if let Some(layer) = (self.layers.saturating_sub(self.shared_kv_layers)..self.layers)
+            .find(|&layer| self.kv_source(layer).is_none())
+        {
+            return bad(format!(
+                "layer {layer} shares keys and values with an earlier one of its kind, and there is none"
             ));
         }
         if !self.rope.dimensions.is_multiple_of(2) || self.rope.dimensions > self.head_dim {

@@ -36,6 +36,14 @@ pub(super) fn from_hf(reader: &Reader<'_>, config: &mut Config) -> Result<()> {
                 }
             };
         }
+        "hunyuan-dense" => stretched(root, config)?,
+        "gemma3n" => super::gemma3n::from_hf(reader, config)?,
+        "gemma4" => super::gemma4::from_hf(reader, config)?,
+        "minicpm" => {
+            let depth = reader.number(Field::ResidualMultiplier)?.unwrap_or(1.0);
+            config.residual_multiplier = (depth / (config.layers as f64).sqrt()) as f32;
+            config.logit_divisor = config.hidden_size as f32 / config.logit_divisor;
+        }
         "mistral3" => config.query_growth = query_growth(reader)?,
         "lfm2" => config.ffn_size = lfm2_width(reader, config.ffn_size)?,
         // llama.cpp wants them, whatever config.json says.
@@ -165,6 +173,11 @@ pub(super) fn to_hf(config: &Config, metadata: &Metadata, out: &mut Map<String, 
             let rotated = |&unrotated: &bool| u8::from(!unrotated);
             set("no_rope_layers", config.unrotated_layers.iter().map(rotated).collect());
         }
+        "minicpm" => {
+            let residual = shortest(config.residual_multiplier).as_f64().unwrap_or(1.0);
+            set("scale_depth", json!(residual * (config.layers as f64).sqrt()));
+            set("dim_model_base", shortest(config.hidden_size as f32 / config.logit_divisor));
+        }
         // The text model by itself: a release without its towers is no model of the multimodal class.
         "qwen2vl" => {
             set("architectures", json!(["Qwen2ForCausalLM"]));
@@ -190,6 +203,8 @@ pub(super) fn to_hf(config: &Config, metadata: &Metadata, out: &mut Map<String, 
         "phi2" if config.head_dim * config.heads != config.hidden_size => {
             set("head_dim", json!(config.head_dim));
         }
+        "gemma3n" => super::gemma3n::to_hf(config, out),
+        "gemma4" => super::gemma4::to_hf(config, out),
         "gemma" => set("hidden_activation", json!(config.activation.hf_name())),
         "gpt-oss" => {
             set("hidden_act", json!("silu"));
@@ -357,6 +372,26 @@ fn all_global(root: &Object<'_>) -> Result<()> {
         }
         None => Ok(()),
     }
+}
+
+/// Hunyuan's rope: `alpha` stretches its base, whatever the length of the text. Its models are made for 262 144 positions
+/// then, as llama.cpp's converter says; `config.json` has a smaller number.
+fn stretched(root: &Object<'_>, config: &mut Config) -> Result<()> {
+    let object = match root.object("rope_scaling")? {
+        Some(object) => Some(object),
+        None => root.object("rope_parameters")?,
+    };
+    let Some(object) = object else { return Ok(()) };
+    let kind = object.str("rope_type")?.or(object.str("type")?);
+    let Some(alpha) = object.f64("alpha")?.filter(|&alpha| alpha != 0.0 && kind == Some("dynamic")) else {
+        return Ok(());
+    };
+    let dimensions = config.head_dim as f64;
+    config.rope.theta = (f64::from(config.rope.theta) * alpha.powf(dimensions / (dimensions - 2.0))) as f32;
+    config.rope.scaling = super::RopeScaling::None;
+    config.rope_stretched = true;
+    config.context_length = config.context_length.max(1 << 18);
+    Ok(())
 }
 
 /// gpt-oss scales its rope where `config.json` says nothing of it.

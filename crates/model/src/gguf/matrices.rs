@@ -66,6 +66,22 @@ pub fn is_quantizable(name: &str, shape: &[usize]) -> bool {
         && !KEPT_PARTS.iter().any(|part| name.contains(part))
 }
 
+/// Tensors that llama.cpp's converter stores in the file's type, though llama-quantize keeps them.
+const STORED_PARTS: &[&str] = &[
+    "per_layer_model_proj.weight",
+    "altup_proj.weight",
+    "altup_unembd_proj.weight",
+    "altup_router.weight",
+    "laurel_l.weight",
+    "laurel_r.weight",
+];
+
+/// Whether a converter stores a tensor of this name and shape in the file's type, not in f32.
+pub fn is_stored_as_matrix(name: &str, shape: &[usize]) -> bool {
+    is_quantizable(name, shape)
+        || (dimensions(shape) >= 2 && STORED_PARTS.iter().any(|part| name.ends_with(part)))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -7,11 +7,11 @@
 use std::path::Path;
 
 use quern_tensor_io::scheme::Packing;
-use quern_tensor_io::{Array, Checkpoint, Container, Error, Metadata, Result, Value};
+use quern_tensor_io::{Array, Checkpoint, Container, Error, Metadata, Result, Value, decode};
 
 use crate::architecture::{Block, GgufKey};
-use crate::config::{RopeScaling, mixers, unusual_query_scalar, unusual_window_pattern, yarn_mscale};
-use crate::contents::Contents;
+use crate::config::{RopeScaling, XIELU, mixers, unusual_query_scalar, unusual_window_pattern, yarn_mscale};
+use crate::contents::{Contents, Place};
 use crate::json::Json;
 use crate::tokenizer::Source;
 use crate::{Config, TensorRole as Role};
@@ -65,8 +65,30 @@ pub(crate) fn metadata_of(contents: &Contents<'_>) -> Result<(Metadata, Vec<Stri
     out.set("general.size_label", name::size_label(contents.parameters() + factors).as_str());
     card::read(directory, &mut out)?;
     model(config, &mut out);
+    xielu(contents, &mut out)?;
     notes.extend(tokenizer::write(source, config.architecture.name, &mut out));
     Ok((out, notes))
+}
+
+/// xIELU's parameters, which are tensors of Hugging Face's checkpoints.
+fn xielu(contents: &Contents<'_>, out: &mut Metadata) -> Result<()> {
+    let (checkpoint, config) = (contents.checkpoint(), contents.config());
+    if !config.architecture.gguf_keys.contains(&GgufKey::Xielu) {
+        return Ok(());
+    }
+    for (key, role) in XIELU {
+        let mut values = vec![0.0; config.layers];
+        for held in contents.tensors().iter().filter(|t| t.expected.role == role) {
+            let (Place::Plain(span), Some(layer)) = (held.place, held.expected.layer) else { continue };
+            let info = span.info(checkpoint);
+            if !decode::to_f32(info.element_type, span.data(checkpoint), &mut values[layer..=layer]) {
+                let what = format!("its element type {} cannot be read as a number", info.element_type);
+                return Err(Error::unsupported(checkpoint.file_of(info), what).with_tensor(&info.name));
+            }
+        }
+        out.set(key, Value::Array(Array::F32(values)));
+    }
+    Ok(())
 }
 
 /// Architecture and sizes alone.
@@ -108,8 +130,18 @@ fn model(config: &Config, out: &mut Metadata) {
             GgufKey::BlockCount => set("block_count", size(config.layers)),
             GgufKey::ContextLength => set("context_length", size(config.context_length)),
             GgufKey::EmbeddingLength => set("embedding_length", size(config.hidden_size)),
+            GgufKey::FeedForwardLength if config.shared_ffn_doubled || config.streams > 1 => {
+                let widths = (0..config.layers).map(|layer| config.ffn_of(layer) as i32).collect();
+                set("feed_forward_length", Value::Array(Array::I32(widths)));
+            }
             GgufKey::FeedForwardLength => set("feed_forward_length", size(config.ffn_size)),
             GgufKey::HeadCount => set("attention.head_count", size(config.heads)),
+            GgufKey::HeadCountKv
+                if config.windowed_heads.is_some_and(|heads| heads.count != config.kv_heads) =>
+            {
+                let counts = (0..config.layers).map(|layer| config.key_heads(layer).0 as i32).collect();
+                set("attention.head_count_kv", Value::Array(Array::I32(counts)));
+            }
             GgufKey::HeadCountKv => set("attention.head_count_kv", size(config.kv_heads)),
             GgufKey::RopeFreqBase => set("rope.freq_base", Value::F32(rope.theta)),
             GgufKey::RopeFreqBaseUnlessUsual if rope.theta == 10_000.0 => {}
@@ -249,6 +281,47 @@ fn model(config: &Config, out: &mut Metadata) {
                 set("embedding_scale", Value::F32(config.embedding_multiplier));
                 set("residual_scale", Value::F32(config.residual_multiplier));
                 set("logit_scale", Value::F32(config.logit_divisor));
+            }
+            GgufKey::StretchedRope => {
+                if config.rope_stretched {
+                    set("rope.scaling.type", "none".into());
+                    set("rope.scaling.factor", Value::F32(1.0));
+                    set("rope.scaling.original_context_length", size(config.context_length));
+                }
+            }
+            // Of a checkpoint's tensors: `metadata_of`.
+            GgufKey::Xielu => {}
+            GgufKey::Streams => {
+                set("altup.active_idx", size(0));
+                set("altup.num_inputs", size(config.streams));
+            }
+            GgufKey::Cutoffs => {
+                set("activation_sparsity_scale", Value::Array(Array::F32(config.cutoffs.clone())));
+            }
+            GgufKey::SharedKvLayers => set("attention.shared_kv_layers", size(config.shared_kv_layers)),
+            GgufKey::PerLayerLength => {
+                let length = config.per_layer.map_or(0, |per_layer| per_layer.size);
+                set("embedding_length_per_layer_input", size(length));
+            }
+            GgufKey::WindowedHeads => {
+                if let Some(heads) = config.windowed_heads {
+                    set("attention.key_length_swa", size(heads.size));
+                    set("attention.value_length_swa", size(heads.size));
+                    set("rope.dimension_count_swa", size(heads.size));
+                }
+            }
+            GgufKey::MultipliersButAttention => {
+                set("embedding_scale", Value::F32(config.embedding_multiplier));
+                set("residual_scale", Value::F32(config.residual_multiplier));
+                set("logit_scale", Value::F32(config.logit_divisor));
+            }
+            GgufKey::RmsEpsilonToo => {
+                set("attention.layer_norm_rms_epsilon", Value::F32(config.norm_epsilon));
+            }
+            GgufKey::RopeScalingNoneUnlessScaled => {
+                if matches!(rope.scaling, RopeScaling::None) {
+                    set("rope.scaling.type", "none".into());
+                }
             }
             GgufKey::LogitScale => set("logit_scale", Value::F32(config.logit_multiplier)),
             GgufKey::RopeScalingNone => set("rope.scaling.type", "none".into()),

@@ -8,7 +8,7 @@ mod mixture;
 mod name;
 mod tokenizer;
 
-pub use matrices::is_quantizable;
+pub use matrices::{is_quantizable, is_stored_as_matrix};
 pub use metadata::gguf_metadata;
 pub(crate) use metadata::{metadata_of, own_metadata, sizes};
 pub use tokenizer::tokenizer_metadata;

@@ -5,7 +5,7 @@
 //! added, and the chat templates.
 //!
 //! GGUF has no key for two properties on which tokens depend. Where readers cannot know them, they are written under
-//! quern's own keys, which other programs ignore: `quern.tokenizer.{space_prefix,class,legacy}` and
+//! quern's own keys, which other programs ignore: `quern.tokenizer.{space_prefix,class,legacy,after_bos_tokens}` and
 //! `quern.tokenizer.{left,right,single_word}_tokens`.
 
 use std::collections::BTreeMap;
@@ -13,7 +13,9 @@ use std::path::Path;
 
 use quern_tensor_io::{Array, Metadata, Result, StringArray, Value};
 
-use crate::tokenizer::gguf_keys::{CLASS, EDGE_KEYS, LEGACY, SPACE_PREFIX, edges_by_name};
+use crate::tokenizer::gguf_keys::{
+    AFTER_BOS, BY_MERGES, CLASS, EDGE_KEYS, LEGACY, SPACE_PREFIX, after_bos_by_name, edges_by_name,
+};
 use crate::tokenizer::special::Edges;
 use crate::tokenizer::vocabulary::{SPACE, TokenKind};
 use crate::tokenizer::{Source, SourceModel, SpacePrefix};
@@ -46,11 +48,12 @@ const GLM_TOKENS: [(&str, &str); 4] =
     [("bos", "[gMASK]"), ("eot", "<|user|>"), ("unknown", "<|endoftext|>"), ("eom", "<|observation|>")];
 
 /// Adds the keys; returns notes on what the metadata cannot hold or what is uncertain.
-pub(super) fn write(source: Source, architecture: &str, out: &mut Metadata) -> Vec<String> {
+pub(super) fn write(mut source: Source, architecture: &str, out: &mut Metadata) -> Vec<String> {
     let mut notes = source.notes.clone();
-    if architecture == "phi2" {
+    if matches!(architecture, "phi2" | "chatglm") {
         out.set("tokenizer.ggml.add_bos_token", Value::Bool(false));
     }
+    by_name(architecture, &mut source);
     let prefixed = prefixed(&source);
     // The converter writes what the config says for these only. Where readers would add a prefix that the tokenizer
     // does not have, the key is written in any case: with Gemma last of all.
@@ -60,7 +63,7 @@ pub(super) fn write(source: Source, architecture: &str, out: &mut Metadata) -> V
     if given || (unprefixed && !gemma) {
         out.set("tokenizer.ggml.add_space_prefix", Value::Bool(prefixed));
     }
-    let adds_bos_by_default = vocabulary(&source, out, &mut notes);
+    let adds_bos_by_default = vocabulary(&source, architecture == "gemma4", out, &mut notes);
     for &(kind, id) in &source.ids {
         let name = match kind {
             "unk" => "unknown",
@@ -111,6 +114,16 @@ fn own_keys(source: &Source, out: &mut Metadata, notes: &mut Vec<String>) {
             out.set(LEGACY, Value::Bool(legacy));
         }
     }
+    let bos = source.id("bos").and_then(|bos| source.pieces.get(bos as usize));
+    let known: Vec<u32> = after_bos_by_name(bos, source.pieces.iter()).into_iter().collect();
+    if source.after_bos != known {
+        out.set(AFTER_BOS, Value::Array(Array::U32(source.after_bos.clone())));
+        notes.push(
+            "this tokenizer puts more than one token in front of a text, of which programs that read the GGUF file put \
+             the first alone (quern puts all)"
+                .into(),
+        );
+    }
     let pieces: Vec<(&str, TokenKind)> = source.pieces.iter().zip(source.kinds.iter().copied()).collect();
     let asks = |edges: &Edges| edges.left || edges.right || edges.single_word;
     let given: BTreeMap<u32, Edges> = source
@@ -144,6 +157,27 @@ fn of_glm_mixture(architecture: &str, source: &Source) -> bool {
     }
 }
 
+/// The special tokens that the converter finds by name, where the files do not say.
+fn by_name(architecture: &str, source: &mut Source) {
+    let named: &[(&str, &str)] = match architecture {
+        "glm4" => &[
+            ("eos", "<|endoftext|>"),
+            ("eot", "<|user|>"),
+            ("unk", "<|endoftext|>"),
+            ("bos", "<|endoftext|>"),
+        ],
+        "chatglm" => &[("eos", "<|endoftext|>"), ("eot", "<|user|>"), ("unk", "<|endoftext|>")],
+        _ => return,
+    };
+    for &(kind, name) in named {
+        if source.id(kind).is_none()
+            && let Some(id) = source.pieces.iter().position(|piece| piece == name)
+        {
+            source.ids.push((kind, id as u32));
+        }
+    }
+}
+
 /// Whether a space is put in front of a text.
 fn prefixed(source: &Source) -> bool {
     match &source.model {
@@ -152,17 +186,43 @@ fn prefixed(source: &Source) -> bool {
     }
 }
 
+/// Special tokens of Gemma 4 that the converter makes ordinary added ones, so that they are part of what is generated.
+const SHOWN: [&str; 7] = [
+    "<|channel>",
+    "<channel|>",
+    "<|tool_call>",
+    "<tool_call|>",
+    "<|tool_response>",
+    "<tool_response|>",
+    "<|\"|>",
+];
+
 /// Writes the vocabulary; returns whether readers of it add beginning-of-text by default.
-fn vocabulary(source: &Source, out: &mut Metadata, notes: &mut Vec<String>) -> bool {
-    let types = Value::Array(Array::I32(source.kinds.iter().map(|&k| k as i32).collect()));
+fn vocabulary(source: &Source, by_merges: bool, out: &mut Metadata, notes: &mut Vec<String>) -> bool {
+    let shown = |piece: &str| by_merges && SHOWN.contains(&piece);
+    let kind = |(piece, &kind): (&str, &TokenKind)| match shown(piece) {
+        true => TokenKind::UserDefined as i32,
+        false => kind as i32,
+    };
+    let types = source.pieces.iter().zip(&source.kinds).map(kind);
+    let types = Value::Array(Array::I32(types.collect()));
     // Added tokens are recognised in raw text, so with spaces as raw text has them.
     let piece = |(piece, kind): (&str, &TokenKind)| match kind {
-        TokenKind::UserDefined => piece.replace(SPACE, " "),
+        TokenKind::UserDefined if !by_merges => piece.replace(SPACE, " "),
         _ => piece.to_owned(),
     };
     let tokens: StringArray = source.pieces.iter().zip(&source.kinds).map(piece).collect();
     let tokens = Value::Array(Array::String(tokens));
     match &source.model {
+        SourceModel::SentencePiece { merges: Some((merges, _)), .. } if by_merges => {
+            let count = source.pieces.len();
+            out.set("tokenizer.ggml.model", BY_MERGES);
+            out.set("tokenizer.ggml.tokens", tokens);
+            out.set("tokenizer.ggml.scores", Value::Array(Array::F32(vec![-1000.0; count])));
+            out.set("tokenizer.ggml.token_type", types);
+            out.set("tokenizer.ggml.merges", Value::Array(Array::String(joined(merges))));
+            true
+        }
         SourceModel::SentencePiece { scores, .. } => {
             out.set("tokenizer.ggml.model", "llama");
             out.set("tokenizer.ggml.pre", "default");
@@ -188,6 +248,11 @@ fn vocabulary(source: &Source, out: &mut Metadata, notes: &mut Vec<String>) -> b
 /// Granite's missing beginning-of-text.
 fn by_size(architecture: &str, tokens: usize, out: &mut Metadata) {
     match (architecture, tokens) {
+        // Whatever the files say.
+        ("nemotron", _) => {
+            out.set("tokenizer.ggml.padding_token_id", Value::U32(0));
+            out.set("tokenizer.ggml.unknown_token_id", Value::U32(1));
+        }
         ("gemma", 108..) => out.set("tokenizer.ggml.eot_token_id", Value::U32(107)),
         (of_llama, 32_016) if OF_LLAMA.contains(&of_llama) => {
             out.set("tokenizer.ggml.eot_token_id", Value::U32(32_010));

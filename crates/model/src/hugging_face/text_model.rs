@@ -57,6 +57,13 @@ pub fn text_model_config(folder: &Path, quantization_config: Option<&Value>) -> 
     out.insert("architectures".to_owned(), json!([class]));
     out.insert("model_type".to_owned(), json!(model_type));
     plain_rope(&mut out);
+    if architecture.name == "glm4"
+        && let (Some(hidden), Some(heads)) =
+            (text.size("hidden_size", 1 << 20)?, text.size("num_attention_heads", 1 << 20)?)
+    {
+        // Inside a release the class computes it, alone it has a default.
+        out.entry("head_dim").or_insert(json!(hidden / heads));
+    }
     Ok(format!("{:#}\n", Value::Object(out)))
 }
 
@@ -66,6 +73,7 @@ fn alone(architecture: &Architecture) -> (&'static str, &'static str) {
     match architecture.name {
         "qwen2vl" => ("Qwen2ForCausalLM", "qwen2"),
         "qwen3vl" => ("Qwen3ForCausalLM", "qwen3"),
+        "glm4" => ("Glm4ForCausalLM", "glm4"),
         "mistral3" if own != "Ministral3ForCausalLM" => ("MistralForCausalLM", "mistral"),
         _ => (own, architecture.hf_model_types[0]),
     }

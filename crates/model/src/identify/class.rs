@@ -97,10 +97,7 @@ pub(crate) fn inside<'a>(root: &Object<'a>) -> Result<Option<(&'static Architect
     let any = ANY_TEXT_MODEL.contains(&class);
     let usual = any.then_some(&architectures::LLAMA);
     let Some(first) = families.clone().next().map(|(family, _)| family).or(usual) else { return Ok(None) };
-    let text = match TEXT_CONFIGS.iter().find(|key| root.get(key).is_some_and(Value::is_object)) {
-        Some(key) => root.object(key)?,
-        None => None,
-    };
+    let text = text_config(root)?;
     // The first files have the text model's keys beside the others.
     let Some(text) = text else { return Ok((!any).then(|| (first, root.clone()))) };
     let named = text.array("architectures")?.and_then(|list| list.first()?.as_str()).and_then(family);
@@ -118,6 +115,14 @@ pub(crate) fn inside<'a>(root: &Object<'a>) -> Result<Option<(&'static Architect
 /// Whether the configuration is a multimodal model's, with the language model's one level down or beside the others'.
 pub(crate) fn is_multimodal(root: &Object<'_>) -> bool {
     has_text_config(root) || OTHER_CONFIGS.iter().any(|(key, _)| root.get(key).is_some())
+}
+
+/// The language model's configuration, where it is one level down.
+pub(crate) fn text_config<'a>(root: &Object<'a>) -> Result<Option<Object<'a>>> {
+    match TEXT_CONFIGS.iter().find(|key| root.get(key).is_some_and(Value::is_object)) {
+        Some(key) => root.object(key),
+        None => Ok(None),
+    }
 }
 
 /// Whether the language model's configuration is one level down.
@@ -154,7 +159,17 @@ fn other_head(class: &str) -> Option<String> {
     ))
 }
 
+/// Multimodal classes whose language model cannot be taken out of them.
+const INSEPARABLE: [(&str, &str); 1] = [(
+    "MllamaForConditionalGeneration",
+    "it is Llama 3.2 Vision, in which some layers of the language model attend to the image alone (cross-attention), which \
+     quern does not compute; take Llama 3.1, from which it was made, or a text-only version of the same size",
+)];
+
 fn multimodal(root: &Object<'_>, class: &str) -> Option<String> {
+    if let Some((_, what)) = INSEPARABLE.iter().find(|(name, _)| *name == class) {
+        return Some((*what).to_owned());
+    }
     let others: Vec<&str> =
         OTHER_CONFIGS.iter().filter(|(key, _)| root.get(key).is_some()).map(|(_, part)| *part).collect();
     // The class alone decides nothing: an encoder and a decoder for text alone (T5) generate conditionally too.
@@ -307,7 +322,6 @@ mod tests {
             (json!({ "vision_config": {}, "model_type": "qwen2_vl" }), "OtherForRetrieval", Some("qwen2")),
             (vision(json!({ "model_type": "qwen3_vl_text" })), "OtherForRetrieval", Some("qwen3vl")),
             (json!({ "vision_config": {} }), "FooForConditionalGeneration", None),
-            (vision(json!({ "model_type": "mllama_text_model" })), "MllamaForConditionalGeneration", None),
         ] {
             let text = refused(config, class);
             assert!(text.contains(class) && text.contains("multimodal"), "{text}");
@@ -320,6 +334,9 @@ mod tests {
             }
             assert!(!text.ends_with("is not supported"), "{text}");
         }
+        let text =
+            refused(vision(json!({ "model_type": "mllama_text_model" })), "MllamaForConditionalGeneration");
+        assert!(text.contains("cross-attention") && text.contains("Llama 3.1"), "{text}");
         // Encoder and decoder for text alone.
         let text = refused(json!({}), "T5ForConditionalGeneration");
         assert!(text.ends_with("\"T5ForConditionalGeneration\" is not supported"), "{text}");

@@ -13,8 +13,11 @@ mod bytes;
 mod checkpoint;
 pub(crate) mod class;
 mod folder;
+pub(crate) mod nearest;
 mod quantized;
 mod words;
+
+pub use nearest::{Stated, state_architecture};
 
 use std::io;
 use std::path::{Path, PathBuf};

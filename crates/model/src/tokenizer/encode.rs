@@ -28,6 +28,7 @@ impl Tokenizer {
         let mut out = Vec::new();
         if options.add_special && self.add_bos {
             out.extend(self.ids.bos);
+            out.extend(self.after_bos());
         }
         let mut place = Place { first: true, after_special: true };
         let mut words = match &self.engine {

@@ -10,17 +10,19 @@ use quern_tensor_io::{Array, Error, Metadata, Result, StringArray, Value};
 
 use super::bpe::{Bpe, BpeOptions, MAX_MERGES};
 use super::byte_level::ByteLevel;
-use super::gguf_keys::{edges_of_metadata, split_merge};
+use super::gguf_keys::{AFTER_BOS, BY_MERGES, after_bos_by_name, edges_of_metadata, split_merge};
 use super::pre_tokenizer::table::{self, Known};
 use super::pre_tokenizer::{Pipeline, Rule};
 use super::special;
-use super::vocabulary::{TokenKind, Vocabulary};
+use super::vocabulary::{SPACE, TokenKind, Vocabulary};
 use super::{Engine, Parts, SpacePrefix, SpecialIds, Tokenizer};
 
 pub(super) fn read(file: &Path, metadata: &Metadata) -> Result<Tokenizer> {
     let keys = Keys { file, metadata };
-    let byte_level = match metadata.str("tokenizer.ggml.model").ok_or_else(|| keys.missing("model"))? {
-        "llama" => false,
+    let model = metadata.str("tokenizer.ggml.model").ok_or_else(|| keys.missing("model"))?;
+    let byte_level = match model {
+        // Gemma 4's pieces are SentencePiece's, merged by a list.
+        "llama" | BY_MERGES => false,
         "gpt2" => true,
         other => {
             let name: String = other.chars().take(40).collect();
@@ -59,18 +61,55 @@ pub(super) fn read(file: &Path, metadata: &Metadata) -> Result<Tokenizer> {
         (vocabulary, Engine::ByteLevel(engine), known.add_bos, Some(name))
     } else {
         let scores = keys.scores(count)?;
-        let prefix = SpacePrefix::of_metadata(metadata, keys.flag("add_space_prefix", true)?);
-        (Vocabulary::new(pieces, scores, kinds, ids.unk), Engine::SentencePiece(prefix, None), true, None)
+        let by_merges = model == BY_MERGES;
+        let prefix = SpacePrefix::of_metadata(metadata, keys.flag("add_space_prefix", !by_merges)?);
+        let vocabulary = Vocabulary::new(pieces, scores, kinds, ids.unk);
+        let bpe = match by_merges {
+            true => {
+                let merges =
+                    metadata.strings("tokenizer.ggml.merges").ok_or_else(|| keys.missing("merges"))?;
+                let options = BpeOptions {
+                    byte_fallback: true,
+                    unknown: ids.unk,
+                    fuse_unknown: true,
+                    ..BpeOptions::default()
+                };
+                Some(by_list(&keys, &vocabulary, merges, options, &mut notes)?)
+            }
+            false => None,
+        };
+        (vocabulary, Engine::SentencePiece(prefix, bpe), true, None)
     };
     let all = vocabulary.kinds().iter().enumerate();
     let pieces = all.map(|(id, &kind)| (vocabulary.piece(id as u32).unwrap_or_default(), kind));
-    let edges = edges_of_metadata(metadata, pieces);
+    let mut edges = edges_of_metadata(metadata, pieces);
+    if model == BY_MERGES {
+        // Spaces have become U+2581 where added tokens are looked for.
+        for (id, kind) in vocabulary.kinds().iter().enumerate() {
+            let piece = vocabulary.piece(id as u32).unwrap_or_default();
+            if *kind == TokenKind::UserDefined && piece.contains(SPACE) {
+                edges.entry(id as u32).or_default().either_space = true;
+            }
+        }
+    }
+    let after_bos = match metadata.get(AFTER_BOS) {
+        Some(Value::Array(Array::U32(tokens))) => {
+            tokens.iter().copied().filter(|&id| (id as usize) < count).collect()
+        }
+        Some(_) => return Err(Error::malformed(file, format!("{AFTER_BOS}: an array of u32 is expected"))),
+        None => {
+            let pieces = (0..count as u32).map(|id| vocabulary.piece(id).unwrap_or_default());
+            let bos = ids.bos.and_then(|bos| vocabulary.piece(bos));
+            after_bos_by_name(bos, pieces).into_iter().collect()
+        }
+    };
     Tokenizer::assemble(Parts {
         file: file.to_path_buf(),
         vocabulary,
         engine,
         ids,
         ends: Vec::new(),
+        after_bos,
         edges,
         add_bos: keys.flag("add_bos_token", add_bos)?,
         add_eos: keys.flag("add_eos_token", false)?,
@@ -125,14 +164,26 @@ fn byte_level_engine(
     merges: &StringArray,
     notes: &mut Vec<String>,
 ) -> Result<(Vocabulary, ByteLevel)> {
+    let vocabulary = Vocabulary::byte_level(pieces, kinds, None);
+    let pipeline = Pipeline::of_rule(&known.rule()).map_err(|(key, what)| keys.bad(key, what))?;
+    let options = BpeOptions { ignore_merges: known.ignore_merges, ..BpeOptions::default() };
+    let bpe = by_list(keys, &vocabulary, merges, options, notes)?;
+    Ok((vocabulary, ByteLevel::new(Arc::new(pipeline), bpe)))
+}
+
+/// The merges of a file; those that do not fit the vocabulary are left out with a note.
+fn by_list(
+    keys: &Keys<'_>,
+    vocabulary: &Vocabulary,
+    merges: &StringArray,
+    options: BpeOptions,
+    notes: &mut Vec<String>,
+) -> Result<Bpe> {
     if merges.len() > MAX_MERGES {
         let count = merges.len();
         return Err(keys.bad("merges", format!("{count} merges, and at most {MAX_MERGES} are expected")));
     }
-    let vocabulary = Vocabulary::byte_level(pieces, kinds, None);
-    let pipeline = Pipeline::of_rule(&known.rule()).map_err(|(key, what)| keys.bad(key, what))?;
-    let options = BpeOptions { ignore_merges: known.ignore_merges, ..BpeOptions::default() };
-    let (bpe, misfits, first) = Bpe::new(&vocabulary, merges.iter().map(split_merge), options);
+    let (bpe, misfits, first) = Bpe::new(vocabulary, merges.iter().map(split_merge), options);
     if let Some(first) = first {
         notes.push(format!(
             "{misfits} of {} merges need pieces that the vocabulary does not have and are left out, the first \
@@ -142,7 +193,7 @@ fn byte_level_engine(
             first.piece
         ));
     }
-    Ok((vocabulary, ByteLevel::new(Arc::new(pipeline), bpe)))
+    Ok(bpe)
 }
 
 /// The rule the file names; where it names none or one that quern does not know, that of most models of its

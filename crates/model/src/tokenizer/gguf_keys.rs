@@ -18,6 +18,20 @@ pub(crate) const CLASS: &str = "quern.tokenizer.class";
 /// Its `legacy` flag.
 pub(crate) const LEGACY: &str = "quern.tokenizer.legacy";
 
+/// `tokenizer.ggml.model` of SentencePiece's pieces that are merged by a list (Gemma 4).
+pub(crate) const BY_MERGES: &str = "gemma4";
+
+/// Tokens that follow beginning-of-text in front of every text, where [`after_bos_by_name`] does not know them.
+pub(crate) const AFTER_BOS: &str = "quern.tokenizer.after_bos_tokens";
+
+/// What follows beginning-of-text by its name: GLM-4 begins texts with two tokens, of which GGUF has a key for the first.
+pub(crate) fn after_bos_by_name<'a>(
+    bos: Option<&str>,
+    mut pieces: impl Iterator<Item = &'a str>,
+) -> Option<u32> {
+    (bos == Some("[gMASK]")).then(|| pieces.position(|piece| piece == "<sop>"))?.map(|id| id as u32)
+}
+
 type Asks = fn(&Edges) -> bool;
 
 /// Lists of the added tokens with conditions on the text around them.

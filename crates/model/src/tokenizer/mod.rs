@@ -104,6 +104,7 @@ struct Parts {
     engine: Engine,
     ids: SpecialIds,
     ends: Vec<u32>,
+    after_bos: Vec<u32>,
     edges: HashMap<u32, Edges>,
     add_bos: bool,
     add_eos: bool,
@@ -140,6 +141,8 @@ pub struct Tokenizer {
     engine: Engine,
     ids: SpecialIds,
     ends: Vec<u32>,
+    /// What follows beginning-of-text in front of every text.
+    after_bos: Vec<u32>,
     add_bos: bool,
     add_eos: bool,
     chat_templates: Vec<(String, String)>,
@@ -175,6 +178,7 @@ impl Tokenizer {
             engine,
             mut ids,
             mut ends,
+            after_bos,
             edges,
             add_bos,
             add_eos,
@@ -204,6 +208,7 @@ impl Tokenizer {
             engine,
             ids,
             ends,
+            after_bos,
             add_bos,
             add_eos,
             chat_templates,
@@ -341,6 +346,12 @@ impl Tokenizer {
     /// Whether [`EncodeOptions::add_special`] puts beginning-of-text in front.
     pub fn add_bos(&self) -> bool {
         self.add_bos && self.ids.bos.is_some()
+    }
+
+    /// The tokens that [`EncodeOptions::add_special`] puts behind beginning-of-text, in front of the text (`<sop>` of
+    /// GLM-4).
+    pub fn after_bos(&self) -> &[u32] {
+        if self.add_bos() { &self.after_bos } else { &[] }
     }
 
     /// Whether [`EncodeOptions::add_special`] puts end-of-text at the end.

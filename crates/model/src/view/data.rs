@@ -29,6 +29,8 @@ pub(super) enum Data<'a> {
     LatentKeys(latent::Keys<'a>),
     /// Keys' and values' projections of latent attention in one matrix.
     LatentBoth(latent::Both<'a>),
+    /// Plain rows in the map, and rows of zeros behind them.
+    Padded(&'a [u8]),
     /// Computed, small.
     Owned(Vec<u8>),
 }
@@ -78,6 +80,12 @@ impl<'a> Data<'a> {
         let row_bytes = tensor.row_bytes;
         match self {
             Self::Owned(data) => out.copy_from_slice(&data[rows.start * row_bytes..rows.end * row_bytes]),
+            Self::Padded(data) => {
+                let [start, end] = [rows.start, rows.end].map(|row| (row * row_bytes).min(data.len()));
+                let (own, rest) = out.split_at_mut(end - start);
+                own.copy_from_slice(&data[start..end]);
+                rest.fill(0);
+            }
             Self::Fused(fused) => fused.read(view, rows, out),
             Self::Mxfp4(split) => split.read(rows, out),
             Self::Transposed { data, stored } if !stored.is_block() => {
@@ -163,6 +171,10 @@ impl<'a> Data<'a> {
     pub fn spans(&self, view: &View<'a>, tensor: &ViewTensor, rows: Range<usize>) -> Vec<&'a [u8]> {
         match self {
             Self::Owned(_) => Vec::new(),
+            Self::Padded(data) => {
+                let [start, end] = [rows.start, rows.end].map(|row| (row * tensor.row_bytes).min(data.len()));
+                vec![&data[start..end]]
+            }
             Self::Fused(fused) => fused.spans(rows.end == tensor.rows()),
             Self::Mxfp4(split) => split.spans(rows.end == tensor.rows()),
             // Every row is spread over all of it.

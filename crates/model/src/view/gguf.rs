@@ -227,6 +227,15 @@ impl<'a> Builder<'a, '_> {
             let tensor = tensor_of(want, info.element_type, names.clone());
             match (&order, want.shape.len()) {
                 (Some(order), 1) => return Ok((tensor, Data::Owned(reordered(info, data, order)))),
+                _ if want.role == Role::PerLayerEmbedding
+                    && !info.element_type.is_block()
+                    && want.shape.first() > info.shape.first() =>
+                {
+                    return Ok((
+                        ViewTensor { changed: Some("with rows of zeros"), ..tensor },
+                        Data::Padded(data),
+                    ));
+                }
                 _ if layout == Layout::Transposed => {
                     return Ok((tensor, Data::Transposed { data, stored: info.element_type }));
                 }

@@ -6,7 +6,7 @@ use quern_tensor_io::scheme::{PackedLayer, Packing};
 use quern_tensor_io::{Checkpoint, ElementType, Error, Metadata, Result, TensorInfo, decode};
 
 use crate::architecture::{Convention, Layout, TensorRole as Role};
-use crate::config::{Config, ExpectedTensor};
+use crate::config::{Config, ExpectedTensor, XIELU};
 use crate::contents::{Contents, Place};
 
 use super::data::{Data, Part};
@@ -66,7 +66,10 @@ pub(super) fn of_gguf(checkpoint: &Checkpoint, packed: Packed) -> Result<View<'_
             continue;
         }
         let (tensor, one) = match by_role.get(&(want.role, want.layer)) {
-            None => continue,
+            None => match from_metadata(&config, &want) {
+                Some(made) => made,
+                None => continue,
+            },
             Some(Place::Plain(span)) => translate(checkpoint, &config, &want, span.info(checkpoint))?,
             // Of Hugging Face's files alone.
             Some(Place::Woven(_)) => continue,
@@ -144,6 +147,14 @@ fn decoded<'a>(
     };
     let tensor = tensor_of(want, ElementType::F32, vec![layer.name.clone()]);
     Ok((ViewTensor { packed: true, layout, ..tensor }, one))
+}
+
+/// A number that GGUF has in its metadata.
+fn from_metadata(config: &Config, want: &ExpectedTensor) -> Option<(ViewTensor, Data<'static>)> {
+    let at = XIELU.iter().position(|(_, role)| *role == want.role)?;
+    let value = config.xielu.get(want.layer?)?[at];
+    let tensor = tensor_of(want, ElementType::F32, Vec::new());
+    Some((tensor, Data::Owned(value.to_le_bytes().to_vec())))
 }
 
 fn translate<'a>(

@@ -3,9 +3,9 @@
 use quern_compute::{Norm, Recorded};
 use quern_model::architecture::Block as BlockKind;
 
-use crate::Result;
 use crate::forward::{activation, attention_shape};
 use crate::weights::{Block, Ffn, Qkv, Widen};
+use crate::{Error, Result};
 
 use super::products::{Backward, Machine};
 use super::tape::Tape;
@@ -179,6 +179,10 @@ impl Machine<'_> {
 
         let d_outputs = match &attention.qkv {
             Qkv::Separate { .. } => d_qkv.into(),
+            // Refused before: `Gradients::on`.
+            Qkv::KeysAsValues { .. } | Qkv::Queries { .. } => {
+                return Err(Error::NoGradients { what: "its layers share keys and values" });
+            }
             Qkv::Fused { by_group, .. } => vec![self.join(*by_group, &d_qkv)?],
         };
         let mut by_attention = self.zeros(d.len())?;

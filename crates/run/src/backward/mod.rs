@@ -28,6 +28,7 @@ mod vectors;
 use std::ops::Range;
 
 use quern_compute::{Device, Executor, Values};
+use quern_model::architecture::Activation;
 
 use crate::layerwise::{Calibrator, Layerwise, Replacement};
 use crate::observer::describe;
@@ -125,6 +126,19 @@ impl<'m> Gradients<'m> {
     pub fn on(model: &'m Model, device: &Device, texts: &[Vec<u32>]) -> Result<Self> {
         if model.is_mixture() {
             return Err(Error::NoGradients { what: "its blocks are mixtures of experts" });
+        }
+        if model.config.windowed_heads.is_some() || model.config.per_layer.is_some() {
+            return Err(Error::NoGradients {
+                what: "its layers have heads of different sizes, or receive something of each token",
+            });
+        }
+        if model.config.activation == Activation::Xielu {
+            return Err(Error::NoGradients { what: "its activation is xIELU" });
+        }
+        if model.config.architecture.norms_after_rotation {
+            return Err(Error::NoGradients {
+                what: "norms of its queries and keys are behind their rotation",
+            });
         }
         for block in &model.weights.blocks {
             attention_of(block)?;

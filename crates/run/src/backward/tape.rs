@@ -6,9 +6,9 @@ use quern_compute::{Attend, Columns, Heads, Recorded, Rotate};
 use quern_model::Config;
 use quern_model::architecture::Block as BlockKind;
 
-use crate::Result;
 use crate::forward::{activation, attention_shape, rope_style};
 use crate::weights::{Attention, Block, Ffn, HeadNorms, Qkv, Widen};
+use crate::{Error, Result};
 
 use super::attention_of;
 use super::products::Machine;
@@ -61,6 +61,10 @@ impl Machine<'_> {
                 let x = normed.values();
                 [self.linear(q, x)?, self.linear(k, x)?, self.linear(v, x)?]
             }
+            // Refused before: `Gradients::on`.
+            Qkv::KeysAsValues { .. } | Qkv::Queries { .. } => {
+                return Err(Error::NoGradients { what: "its layers share keys and values" });
+            }
             Qkv::Fused { qkv, by_group } => {
                 let joined = self.linear(qkv, normed.values())?;
                 self.split(*by_group, &joined)?
@@ -70,7 +74,7 @@ impl Machine<'_> {
             Some(_) => Some([self.copy(qkv[0].values())?, self.copy(qkv[1].values())?]),
             None => None,
         };
-        if let (Some(HeadNorms { q, k, whole: true }), Some([of_q, of_k])) =
+        if let (Some(HeadNorms { q, k, whole: true, .. }), Some([of_q, of_k])) =
             (&attention.head_norms, &unnormed)
         {
             qkv[0] = self.norm(q, of_q.values())?;
@@ -164,7 +168,8 @@ impl Machine<'_> {
             let rotate = config.rotates(layer).then_some(Rotate { style, pairs, cos, sin });
             let out = attended.values_mut().slice(of(query));
             let sinks = attention.sinks.as_ref();
-            let attend = Attend { shape, slot: 0, first: 0, skip: 0, norms, rotate, sinks, heads, out };
+            let (slot, first, skip, norms_last) = (0, 0, 0, false);
+            let attend = Attend { shape, slot, first, skip, norms, norms_last, rotate, sinks, heads, out };
             executor.attend(cache, attend)?;
         }
         Ok(())

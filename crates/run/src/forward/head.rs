@@ -39,13 +39,16 @@ pub(super) fn head(
     model: &Model,
     work: &mut Workspace,
     observer: Option<&mut dyn Observer>,
-    batch: Batch,
+    batch: Batch<'_>,
     logits: &mut LogitsTo<'_>,
 ) -> Result<()> {
     let (config, weights) = (&model.config, &model.weights);
     let Batch { n, keep, .. } = batch;
     let (hidden, vocabulary) = (config.hidden_size, config.vocab_size);
     let Workspace { executor, x, projected, logits: buffer, seen, .. } = work;
+    if config.streams > 1 {
+        super::streams::merge(model, executor, x.front_mut(n * config.stream_width()).host()?)?;
+    }
     let watch = &mut observer.map(|observer| Watch { observer, seen });
     let x = x.front(n * hidden).slice(keep * hidden..n * hidden);
     let mut input = head_input(model, x);

@@ -25,15 +25,17 @@ mod embed;
 mod experts;
 mod head;
 mod mixers;
+mod per_layer;
 mod phases;
 mod stream;
+pub(crate) mod streams;
+mod widen;
 mod workspace;
+mod xielu;
 
 use std::time::Instant;
 
-use quern_compute::{Mode, PassKey, ops};
-use quern_model::Config;
-use quern_model::architecture::Activation;
+use quern_compute::{Mode, PassKey};
 
 use crate::placement::Segment;
 use crate::rope::RotaryAngles;
@@ -50,8 +52,10 @@ use mixers::Remote;
 pub(crate) use mixers::{
     AttentionBuffers, KvTarget, MixerRoom, StateRoom, States, attention_shape, rope_style, widths,
 };
+pub(crate) use per_layer::own as per_layer_own;
 pub(crate) use phases::Phases;
 use phases::Watch;
+pub(crate) use widen::activation;
 pub(crate) use workspace::{Angles, Workspace, cache_shape, wide};
 
 /// What a text needs beside the devices' own memory.
@@ -75,8 +79,9 @@ pub(crate) struct Pass<'p> {
 
 /// The tokens of a batch.
 #[derive(Clone, Copy)]
-struct Batch {
-    /// Number of tokens.
+struct Batch<'t> {
+    tokens: &'t [u32],
+    /// Their number.
     n: usize,
     /// Position of the first.
     first: usize,
@@ -94,7 +99,7 @@ impl Pass<'_> {
         mut logits: LogitsTo<'_>,
     ) -> Result<()> {
         let model = self.model;
-        let batch = Batch { n: tokens.len(), first, keep };
+        let batch = Batch { tokens, n: tokens.len(), first, keep };
         let values = batch.n * model.config.hidden_size;
         let on_gpu = || self.workspaces.iter().any(|work| work.executor.pool().is_none());
         if let Some(growth) = model.config.query_growth.filter(|g| g.reaches(first + batch.n))
@@ -126,11 +131,18 @@ impl Pass<'_> {
                 0 => work.executor.fill(input, |x| embed(model, tokens, first, x))?,
                 _ => work.executor.upload(x, input)?,
             }
+            if index == 0 && model.config.per_layer.is_some() {
+                work.executor.copy(work.x.front(values), work.embeds.front_mut(values))?;
+            }
+            if index == 0 && model.config.streams > 1 {
+                let all = work.x.front_mut(batch.n * model.config.stream_width());
+                streams::spread(model, &mut work.executor, all.host()?)?;
+            }
             model.placement.embedded();
             if mode == Mode::Run {
                 match streamed {
                     Some(_) => self.streamed(segment, at, batch)?,
-                    None => self.segment(segment, key, &mut logits)?,
+                    None => self.segment(segment, (key, tokens), &mut logits)?,
                 }
             }
             let Workspace { executor, x: held, logits: made, .. } = &mut self.workspaces[at];
@@ -160,9 +172,14 @@ impl Pass<'_> {
     }
 
     /// The layers of one segment where their weights are, and the head if it ends the model.
-    fn segment(&mut self, segment: &Segment, key: PassKey, logits: &mut LogitsTo<'_>) -> Result<()> {
+    fn segment(
+        &mut self,
+        segment: &Segment,
+        (key, tokens): (PassKey, &[u32]),
+        logits: &mut LogitsTo<'_>,
+    ) -> Result<()> {
         let model = self.model;
-        let batch = Batch { n: key.tokens, first: key.first, keep: key.keep };
+        let batch = Batch { tokens, n: key.tokens, first: key.first, keep: key.keep };
         let Batch { n, keep, .. } = batch;
         let (placement, blocks) = (&model.placement, &model.weights.blocks);
         let (work, mut remote) = two(self.workspaces, segment.workspace, segment.remote);
@@ -187,7 +204,7 @@ impl Pass<'_> {
     }
 
     /// The layers of a segment in RAM, on a GPU.
-    fn streamed(&mut self, segment: &Segment, at: usize, batch: Batch) -> Result<()> {
+    fn streamed(&mut self, segment: &Segment, at: usize, batch: Batch<'_>) -> Result<()> {
         let model = self.model;
         let work = &mut self.workspaces[at];
         let streamer = match &mut self.staging.streamer {
@@ -217,7 +234,7 @@ impl Pass<'_> {
     }
 
     /// From the residual stream on a device to logits.
-    fn head(&mut self, at: usize, batch: Batch, logits: &mut LogitsTo<'_>) -> Result<()> {
+    fn head(&mut self, at: usize, batch: Batch<'_>, logits: &mut LogitsTo<'_>) -> Result<()> {
         let model = self.model;
         let layers = model.weights.blocks.len();
         model.placement.enter(layers, batch.n - batch.keep);
@@ -228,10 +245,12 @@ impl Pass<'_> {
     }
 }
 
-impl Batch {
+impl Batch<'_> {
     /// The same for one layer: the head's rows are all that is needed behind the last block's keys and values.
     fn of_layer(self, model: &Model, layer: usize, observed: bool) -> Self {
-        let unseen = !observed && layer + 1 == model.weights.blocks.len();
+        // Of several streams all rows are mixed.
+        let last = layer + 1 == model.weights.blocks.len() && model.config.streams == 1;
+        let unseen = !observed && last;
         Self { keep: if unseen { self.keep } else { 0 }, ..self }
     }
 }
@@ -258,14 +277,16 @@ fn block(
     remote: Option<&mut Workspace>,
     observer: &mut Option<&mut dyn Observer>,
     (layer, block): (usize, &Block),
-    batch: Batch,
+    batch: Batch<'_>,
 ) -> Result<()> {
     let config = &model.config;
-    let Batch { n, first, keep } = batch;
-    let (hidden, wide, query) = (config.hidden_size, config.ffn_size, config.heads * config.head_dim);
+    let Batch { tokens, n, first, keep } = batch;
+    let shape = attention_shape(config, layer);
+    let (query, key) = (shape.heads * shape.head_dim, shape.kv_heads * shape.head_dim);
+    let (hidden, wide) = (config.hidden_size, block.ffn_width());
     let (rows, mixed_width) = (n - keep, block.mixer.width());
-    let pairs = n * model.rotation.pairs();
-    let key = config.kv_heads * config.head_dim;
+    let windowed = config.window(layer).is_some();
+    let pairs = n * model.rotation.pairs_of(windowed);
     let Workspace {
         executor,
         cache,
@@ -279,6 +300,10 @@ fn block(
         projected,
         wide: w,
         gates,
+        embeds,
+        own,
+        gated,
+        input: before,
         angles,
         seen,
         joined,
@@ -286,8 +311,7 @@ fn block(
         scratch,
         ..
     } = work;
-    let slot = model.placement.slot(layer);
-    let windowed = config.window(layer).is_some();
+    let slot = model.placement.slot(config.kv_source(layer).unwrap_or(layer));
     let mut elsewhere = None;
     let (cache, angles) = match remote {
         None => (cache, angles.of(windowed, pairs)),
@@ -309,6 +333,11 @@ fn block(
         qkv: all.front_mut(together * (query + 2 * key)),
     };
     let observer = observer.as_mut().map(|o| Watch { observer: &mut **o, seen });
+    let width = n * config.stream_width();
+    if let Some(own) = &block.streams {
+        streams::predict(executor, own, x.front_mut(width).host()?)?;
+        executor.copy(x.front(n * hidden), before.front_mut(n * hidden))?;
+    }
     let mut phases = Phases { model, block, executor, observer };
     let scratch = scratch.front_mut(n * block.mixer.scratch());
     let room = MixerRoom { target, buffers, states: StateRoom { state: states.of(layer), scratch } };
@@ -327,11 +356,38 @@ fn block(
     }
     phases.before_project(x!(), normed.front_mut(rows * hidden))?;
     phases.project(attended.front(rows * mixed_width), projected.front_mut(rows * hidden), x!(mut))?;
+    if block.streams.is_some() {
+        streams::laurel(phases.executor, block, before.front(n * hidden).host()?, x!(mut).host()?)?;
+    }
     match &block.ffn {
         Ffn::Dense { .. } => {
             let input = phases::network_input(model, block, x!(), normed.front(rows * hidden));
             phases.widen(input, w.front_mut(rows * wide))?;
-            phases.narrow(w.front(rows * wide), projected.front_mut(rows * hidden), x!(mut))
+            phases.narrow(w.front(rows * wide), projected.front_mut(rows * hidden), x!(mut))?;
+            if let Some(weights) = &block.per_layer {
+                let values = rows * weights.gate.op.weight.rows();
+                let embeds = embeds.front(n * hidden).slice(tail.clone());
+                let (tokens, to) = (&tokens[keep..], own.front_mut(values));
+                per_layer::own(model, phases.executor, (layer, weights), tokens, embeds, to)?;
+                match &block.streams {
+                    None => {
+                        phases.gate_own(x!(), own.front(values), gated.front_mut(values))?;
+                        let projected = projected.front_mut(rows * hidden);
+                        phases.add_own(gated.front(values), projected, x!(mut))?;
+                    }
+                    Some(streams) => {
+                        let before = before.front(n * hidden).host()?;
+                        streams::correct(phases.executor, streams, before, x.front_mut(width).host()?)?;
+                        streams::scaled(streams, x!().host()?, normed.front_mut(rows * hidden).host()?);
+                        let normed = normed.front(rows * hidden);
+                        phases.gate_own(normed, own.front(values), gated.front_mut(values))?;
+                        let mut projected = projected.front_mut(rows * hidden);
+                        phases.make_own(gated.front(values), projected.reborrow())?;
+                        streams::add_to_others(projected.host()?, x.front_mut(width).host()?);
+                    }
+                }
+            }
+            phases.scale(x!(mut))
         }
         Ffn::None => Ok(()),
         Ffn::Experts(experts) if phases.on_gpu() => {
@@ -343,17 +399,5 @@ fn block(
             let normed = normed.front(rows * hidden);
             phases.experts(experts, normed, projected.front_mut(rows * hidden), x!(mut))
         }
-    }
-}
-
-/// The network's function, as the kernels name it.
-pub(crate) fn activation(config: &Config) -> ops::Activation {
-    match config.activation {
-        Activation::Silu => ops::Activation::Silu,
-        Activation::Gelu => ops::Activation::Gelu,
-        Activation::GeluTanh => ops::Activation::GeluTanh,
-        Activation::Relu => ops::Activation::Relu,
-        Activation::ReluSquared => ops::Activation::ReluSquared,
-        Activation::ClampedSwiglu => ops::Activation::ClampedSwiglu,
     }
 }

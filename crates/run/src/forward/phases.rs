@@ -4,10 +4,10 @@ use quern_compute::{Buffer, Device, Executor, Input, Output, Values, ValuesMut};
 use quern_model::architecture::Block as BlockKind;
 
 use crate::observer::observe;
-use crate::weights::{Block, Experts, Ffn, Linear, Widen};
+use crate::weights::{Block, Experts, Ffn, Linear};
 use crate::{Model, Observer, Result};
 
-use super::{activation, experts};
+use super::experts;
 
 /// One block and what its phases need.
 pub(crate) struct Phases<'p, 'o> {
@@ -86,7 +86,7 @@ impl Phases<'_, '_> {
     }
 
     /// `x += linear(input)`, which is first normalized where a norm is given.
-    fn add(
+    pub(super) fn add(
         &mut self,
         linear: &Linear,
         input: Input<'_>,
@@ -118,17 +118,6 @@ impl Phases<'_, '_> {
         match norm {
             Some(norm) => Ok(self.executor.norm(norm, x, normed)?),
             None => Ok(self.executor.copy(x, normed)?),
-        }
-    }
-
-    /// `wide = act(gate(input)) * up(input)`, the input of the down projection.
-    pub(crate) fn widen(&mut self, input: Input<'_>, wide: ValuesMut<'_>) -> Result<()> {
-        let Ffn::Dense { widen, .. } = &self.block.ffn else { return Ok(()) };
-        let act = activation(&self.model.config);
-        match widen {
-            Widen::Gated { gate, up } => self.linear([gate, up], input, Output::Gate(act, wide)),
-            Widen::Fused(weights) => self.linear([weights], input, Output::Gate(act, wide)),
-            Widen::Plain(weights) => self.linear([weights], input, Output::Activate(act, wide)),
         }
     }
 

@@ -2,6 +2,7 @@
 
 use quern_compute::{Buffer, CacheShape, Device, Executor, KvCache, KvType, Values};
 use quern_model::Config;
+use quern_model::config::KeyHeads;
 
 use crate::rope::RotaryAngles;
 use crate::weights::state_sizes;
@@ -31,6 +32,12 @@ pub(crate) struct Workspace {
     pub(crate) wide: Buffer,
     /// Numbers of shared experts' routers, one for each token, on a GPU.
     pub(crate) gates: Buffer,
+    /// The tokens' embeddings, and what they add in a layer, where they do.
+    pub(crate) embeds: Buffer,
+    pub(crate) own: Buffer,
+    pub(crate) gated: Buffer,
+    /// A block's input, where there are several streams.
+    pub(crate) input: Buffer,
     pub(crate) logits: Buffer,
     pub(crate) angles: Angles,
     /// What only observers need.
@@ -105,6 +112,10 @@ impl Workspace {
             projected: buffer(),
             wide: buffer(),
             gates: buffer(),
+            embeds: buffer(),
+            own: buffer(),
+            gated: buffer(),
+            input: buffer(),
             logits: buffer(),
             seen: Seen::new(device),
             angles: Angles::new(device),
@@ -114,9 +125,16 @@ impl Workspace {
     /// Room for `n` tokens. Grows only; a shorter batch uses the front.
     pub(crate) fn reserve(&mut self, model: &Model, n: usize) -> Result<()> {
         let config = &model.config;
-        let (query, key) = (config.heads * config.head_dim, config.kv_heads * config.head_dim);
-        for buffer in [&mut self.x, &mut self.normed] {
-            buffer.reserve(n * config.hidden_size)?;
+        let (query, key) = config.widest_heads();
+        if let Some(per_layer) = config.per_layer {
+            self.embeds.reserve(n * config.hidden_size)?;
+            self.own.reserve(n * per_layer.size)?;
+            self.gated.reserve(n * per_layer.size)?;
+        }
+        self.x.reserve(n * config.stream_width())?;
+        self.normed.reserve(n * config.hidden_size)?;
+        if config.streams > 1 {
+            self.input.reserve(n * config.hidden_size)?;
         }
         self.projected.reserve(n * config.hidden_size.max(config.embedding_size))?;
         self.attended.reserve(n * model.weights.mixed_width())?;
@@ -156,12 +174,14 @@ impl Workspace {
     /// Bytes in RAM that batches of `n` tokens take: these buffers, those of the kernels, and the experts'.
     pub(crate) fn bytes(model: &Model, n: usize) -> u64 {
         let config = &model.config;
-        let (query, key) = (config.heads * config.head_dim, config.kv_heads * config.head_dim);
+        let (query, key) = config.widest_heads();
+        let streams = if config.streams > 1 { config.stream_width() + 3 * config.hidden_size } else { 0 };
+        let per_layer = streams + config.per_layer.map_or(0, |own| config.hidden_size + 2 * own.size);
         let qkv = if model.fused_qkv() { query + 2 * key } else { 0 };
         // Beside the buffers above, the executor's: an input normalized, and results that are not stored as they are.
         let mixed = model.weights.mixed_width();
         let apart: usize = widths(config).iter().sum();
-        let own = 5 * config.hidden_size + apart + mixed + qkv + 3 * wide(config);
+        let own = per_layer + 5 * config.hidden_size + apart + mixed + qkv + 3 * wide(config);
         let experts = config.experts.map_or(0, |e| e.count + 2 * (wide(config) + config.hidden_size));
         let pairs = 4 * model.rotation.pairs();
         let floats = (own + experts + pairs + state_sizes(config).1) as u64 * n as u64;
@@ -179,11 +199,16 @@ impl Workspace {
 
 /// The size of a cache for some layers of a model.
 pub(crate) fn cache_shape(config: &Config, layers: usize, context: usize, kv: KvType) -> CacheShape {
-    let (kv_heads, head_dim, keys_only) = match &config.latent {
-        Some(latent) => (1, latent.cached(), true),
-        None => (config.kv_heads, config.head_dim, false),
-    };
-    CacheShape { layers, kv_heads, head_dim, context, kv, keys_only }
+    if let Some(latent) = &config.latent {
+        return CacheShape { layers, kv_heads: 1, head_dim: latent.cached(), context, kv, keys_only: true };
+    }
+    let row = |dim: usize| if kv == KvType::Q8_0 { dim.next_multiple_of(32) } else { dim };
+    // Layers whose heads differ have room for the larger.
+    let own = KeyHeads { count: config.kv_heads, size: config.head_dim };
+    let all = [Some(own), config.windowed_heads].into_iter().flatten();
+    let largest = all.max_by_key(|heads| heads.count * row(heads.size)).unwrap_or(own);
+    let (kv_heads, head_dim) = (largest.count, largest.size);
+    CacheShape { layers, kv_heads, head_dim, context, kv, keys_only: false }
 }
 
 /// The largest width inside a feed-forward network or an expert.

@@ -1,13 +1,17 @@
 //! The output head behind the last block: its inputs in both streams.
 
+use std::ops::Range;
+
 use quern_compute::{Executor, Input, Norm, Output, Values, ValuesMut};
 
+use crate::forward::streams;
 use crate::observer::{Inputs, describe, observe};
 use crate::weights::{Linear, Weights};
 use crate::{LinearInfo, Model, Result};
 
 use super::calibrator::{replaced, replacements};
 use super::lane::Lane;
+use super::stream::Stream;
 use super::{Calibrator, Layerwise};
 
 impl<'m> Layerwise<'m> {
@@ -55,15 +59,18 @@ impl<'m> Layerwise<'m> {
     /// Lets `calibrator` see the inputs of `linear`: what `ends` make of the streams.
     fn show(&mut self, ends: &[End], linear: &Linear, calibrator: &mut dyn Calibrator) -> Result<()> {
         let columns = linear.op.weight.columns();
+        let model = self.model;
         self.each(|lane, at, tokens| {
             let end = &ends[at];
             let Lane { current, reference, steps, views, .. } = lane;
             let values = tokens.len() * columns;
-            end.run(&mut steps.executor, 0, current.hidden_of(tokens), views.normed.front_mut(values))?;
+            let x = merged(model, &mut steps.executor, current, tokens)?;
+            end.run(&mut steps.executor, 0, x, views.normed.front_mut(values))?;
             let mut inputs = Inputs::from(views.normed.front(values));
             if let Some(reference) = reference {
                 let normed = views.reference.front_mut(values);
-                end.run(&mut steps.executor, 1, reference.hidden_of(tokens), normed)?;
+                let x = merged(model, &mut steps.executor, reference, tokens)?;
+                end.run(&mut steps.executor, 1, x, normed)?;
                 inputs.reference = Some(views.reference.front(values));
             }
             observe(calibrator, &mut steps.executor, &[linear], inputs)
@@ -73,6 +80,24 @@ impl<'m> Layerwise<'m> {
         }
         Ok(())
     }
+}
+
+/// What the head's norm receives: the residual stream; several are brought together where the network's inputs were.
+fn merged<'s>(
+    model: &Model,
+    executor: &mut Executor,
+    stream: &'s mut Stream,
+    tokens: &Range<usize>,
+) -> Result<Values<'s>> {
+    if model.config.streams == 1 {
+        return Ok(stream.hidden_of(tokens));
+    }
+    let [all, _, network] = stream.all_of(tokens);
+    let mut all = all.host()?.to_vec();
+    streams::merge(model, executor, &mut all)?;
+    let network = network.host()?;
+    network.copy_from_slice(&all[..network.len()]);
+    Ok(stream.network_of(tokens))
 }
 
 impl Model {

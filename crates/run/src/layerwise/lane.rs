@@ -3,7 +3,7 @@
 use std::iter;
 use std::ops::Range;
 
-use quern_compute::{Buffer, Device, Executor, Norm, Room, Uploader, bytes_of_linear, bytes_of_norm};
+use quern_compute::{Buffer, Device, Executor, Norm, Room, Uploader, Values, bytes_of_linear, bytes_of_norm};
 
 use crate::observer::{Inputs, observe};
 use crate::weights::{Block, Linear, Shown};
@@ -27,6 +27,8 @@ pub(super) struct Lane<'m> {
     pub(super) views: Views,
     /// What the experts of a block make of all tokens, where the streams have no room for it.
     pub(super) made: Buffer,
+    /// The tokens of all sequences, where layers need them.
+    pub(super) texts: Vec<u32>,
     uploader: Uploader,
     /// The memory of a block's weights on a GPU.
     room: Room,
@@ -70,10 +72,18 @@ impl<'m> Lane<'m> {
         Ok(Self {
             model,
             current: stream()?,
-            reference: with_reference.then(stream).transpose()?,
+            reference: match with_reference {
+                true => {
+                    let mut reference = stream()?;
+                    reference.number = 1;
+                    Some(reference)
+                }
+                false => None,
+            },
             steps: Steps::new(model, device, longest)?,
             views: Views::new(device, config, longest, with_reference)?,
             made: Buffer::new(device),
+            texts: Vec::new(),
             room: uploader.room(largest)?,
             uploader,
             held: None,
@@ -224,6 +234,7 @@ impl<'m> Lane<'m> {
             }
             steps.before_project(block, stream, tokens)?;
             steps.project(block, stream, tokens)?;
+            steps.laurel(block, stream, tokens)?;
             steps.network_input(block, stream, tokens)?;
         }
         self.store(tokens)
@@ -250,8 +261,8 @@ impl<'m> Lane<'m> {
         calibrator: &mut dyn Calibrator,
     ) -> Result<()> {
         self.widen(tokens)?;
-        let Self { current, reference, steps, views, model, .. } = self;
-        let ffn = model.config.ffn_size;
+        let Self { current, reference, steps, views, .. } = self;
+        let ffn = linear.op.weight.columns();
         let mut inputs = Inputs::from(current.inputs_of(ffn, tokens));
         if let Some(reference) = reference {
             inputs.reference = Some(reference.inputs_of(ffn, tokens));
@@ -287,6 +298,82 @@ impl<'m> Lane<'m> {
         self.store(tokens)
     }
 
+    /// Mixes the streams in front of a block.
+    pub(super) fn predict(&mut self, tokens: &Range<usize>) -> Result<()> {
+        let Self { current, reference, steps, held, .. } = self;
+        let Some(held) = held else { return Ok(()) };
+        for (block, stream) in held.with(current, reference) {
+            steps.predict(block, stream, tokens)?;
+        }
+        self.store(tokens)
+    }
+
+    /// Brings what a block changed to all streams.
+    pub(super) fn correct(&mut self, tokens: &Range<usize>) -> Result<()> {
+        let Self { current, reference, steps, held, .. } = self;
+        let Some(held) = held else { return Ok(()) };
+        for (block, stream) in held.with(current, reference) {
+            steps.correct(block, stream, tokens)?;
+        }
+        self.store(tokens)
+    }
+
+    /// Shows the input of the gate of what tokens add (`linear`): the residual stream, or what several leave where the
+    /// network's inputs were.
+    pub(super) fn show_hidden(
+        &mut self,
+        linear: &Linear,
+        tokens: &Range<usize>,
+        calibrator: &mut dyn Calibrator,
+    ) -> Result<()> {
+        fn of<'s>(stream: &'s Stream, several: bool, tokens: &Range<usize>) -> Values<'s> {
+            if several { stream.network_of(tokens) } else { stream.hidden_of(tokens) }
+        }
+        let several = self.model.config.streams > 1;
+        let mut inputs = Inputs::from(of(&self.current, several, tokens));
+        inputs.reference = self.reference.as_ref().map(|stream| of(stream, several, tokens));
+        observe(calibrator, &mut self.steps.executor, &[linear], inputs)
+    }
+
+    /// Computes what tokens add in a layer up to its last projection (`linear`), and shows that one's inputs.
+    pub(super) fn show_own(
+        &mut self,
+        (layer, linear): (usize, &Linear),
+        tokens: &Range<usize>,
+        calibrator: &mut dyn Calibrator,
+    ) -> Result<()> {
+        let Self { current, reference, steps, held, texts, .. } = self;
+        let Some(held) = held else { return Ok(()) };
+        let text = &texts[tokens.clone()];
+        for (block, stream) in held.with(current, reference) {
+            steps.gate_own((layer, block), stream, (tokens, text))?;
+        }
+        let width = linear.op.weight.columns();
+        let mut inputs = Inputs::from(current.inputs_of(width, tokens));
+        inputs.reference = reference.as_ref().map(|stream| stream.inputs_of(width, tokens));
+        observe(calibrator, &mut steps.executor, &[linear], inputs)
+    }
+
+    /// Adds it to the residual stream.
+    pub(super) fn add_own(&mut self, tokens: &Range<usize>) -> Result<()> {
+        let Self { current, reference, steps, held, .. } = self;
+        let Some(held) = held else { return Ok(()) };
+        for (block, stream) in held.with(current, reference) {
+            steps.add_own(block, stream, tokens)?;
+        }
+        self.store(tokens)
+    }
+
+    /// Multiplies the residual stream with the factor behind the block.
+    pub(super) fn scale(&mut self, tokens: &Range<usize>) -> Result<()> {
+        let Self { current, reference, steps, held, .. } = self;
+        let Some(held) = held else { return Ok(()) };
+        for (block, stream) in held.with(current, reference) {
+            steps.scale(block, stream, tokens)?;
+        }
+        self.store(tokens)
+    }
+
     /// What runs a mixture of experts over all tokens at once: [`super::experts`].
     pub(super) fn mixture(&mut self) -> Option<Mixed<'_, 'm>> {
         let Self { current, reference, steps, uploader, made, held, .. } = self;
@@ -296,14 +383,14 @@ impl<'m> Lane<'m> {
 
     /// The residual stream of some tokens, of the reference or of the current stream, copied to RAM.
     pub(super) fn read(&mut self, of_reference: bool, tokens: &Range<usize>, to: &mut [f32]) -> Result<()> {
-        let width = self.model.config.hidden_size;
+        let width = self.model.config.stream_width();
         let stream = if of_reference { self.reference.as_ref() } else { Some(&self.current) };
         stream.map_or(Ok(()), |stream| stream.hidden.read(&mut self.steps.executor, width, tokens, to))
     }
 
     /// Replaces a sequence's residual stream.
     pub(super) fn write(&mut self, of_reference: bool, tokens: &Range<usize>, from: &[f32]) -> Result<()> {
-        let width = self.model.config.hidden_size;
+        let width = self.model.config.stream_width();
         self.steps.begin()?;
         let stream = if of_reference { self.reference.as_mut() } else { Some(&mut self.current) };
         if let Some(stream) = stream {

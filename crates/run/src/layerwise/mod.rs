@@ -28,6 +28,7 @@ mod lane;
 mod memory;
 mod mixer;
 mod network;
+mod per_layer;
 mod rows;
 mod steps;
 mod stream;
@@ -38,7 +39,7 @@ use std::ops::Range;
 use quern_compute::Device;
 use quern_model::architecture::Block as BlockKind;
 
-use crate::forward::embed;
+use crate::forward::{embed, streams};
 use crate::observer::describe;
 use crate::weights::{Block, Ffn, Linear};
 use crate::{Error, LinearInfo, Model, Result};
@@ -113,10 +114,16 @@ impl<'m> Layerwise<'m> {
             rest = others;
             let keeps = keeps(model, matches!(device, Device::Cpu(_)), wait);
             let mut lane = Lane::new(model, device, ranges(own), keeps, with_reference)?;
-            let mut hidden = vec![0.0; longest * model.config.hidden_size];
+            if model.config.per_layer.is_some() {
+                lane.texts = own.concat();
+            }
+            let mut hidden = vec![0.0; longest * model.config.stream_width()];
             for (text, tokens) in own.iter().zip(lane.sequences.clone()) {
-                let hidden = &mut hidden[..text.len() * model.config.hidden_size];
-                embed(model, text, 0, hidden)?;
+                let hidden = &mut hidden[..text.len() * model.config.stream_width()];
+                embed(model, text, 0, &mut hidden[..text.len() * model.config.hidden_size])?;
+                if model.config.streams > 1 {
+                    streams::spread(model, &mut lane.steps.executor, hidden)?;
+                }
                 lane.write(false, &tokens, hidden)?;
                 lane.write(true, &tokens, hidden)?;
             }
@@ -137,7 +144,7 @@ impl<'m> Layerwise<'m> {
 
     /// Numbers of a residual stream.
     pub fn values(&self) -> usize {
-        self.tokens * self.model.config.hidden_size
+        self.tokens * self.model.config.stream_width()
     }
 
     /// The residual stream, `[tokens][hidden]`: what the next block receives.
@@ -231,12 +238,16 @@ impl<'m> Layerwise<'m> {
         for lane in &mut self.lanes {
             lane.enter(original)?;
         }
+        if original.streams.is_some() {
+            self.each(|lane, _, tokens| lane.predict(tokens))?;
+        }
         self.mixer(layer, calibrator)?;
         match &original.ffn {
             Ffn::Dense { widen, down } => self.dense(layer, (widen, down), calibrator)?,
             Ffn::Experts(experts) => self.experts(layer, experts, calibrator)?,
             Ffn::None => self.each(|lane, _, tokens| lane.project(layer, tokens))?,
         }
+        self.per_layer(layer, original, calibrator)?;
         for lane in &mut self.lanes {
             lane.leave()?;
         }
@@ -300,7 +311,7 @@ impl<'m> Layerwise<'m> {
 
     /// A copy of a residual stream.
     fn copied(&mut self, of_reference: bool) -> Result<Vec<f32>> {
-        let width = self.model.config.hidden_size;
+        let width = self.model.config.stream_width();
         let mut all = vec![0.0; self.values()];
         let mut rest = &mut all[..];
         for lane in &mut self.lanes {
@@ -315,7 +326,7 @@ impl<'m> Layerwise<'m> {
 
     fn write(&mut self, of_reference: bool, hidden: &[f32]) -> Result<()> {
         assert_eq!(hidden.len(), self.values(), "a residual stream of all tokens");
-        let width = self.model.config.hidden_size;
+        let width = self.model.config.stream_width();
         let mut rest = hidden;
         for lane in &mut self.lanes {
             for tokens in lane.sequences.clone() {

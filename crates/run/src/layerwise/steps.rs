@@ -1,15 +1,18 @@
 //! The phases of a block for one sequence of one stream, on one device.
 
+use std::collections::HashMap;
+use std::collections::hash_map::Entry;
 use std::ops::Range;
 
 use quern_compute::{Buffer, Device, Executor, Input, KvCache, KvType, PassKey, Values, ValuesMut};
 
 use crate::forward::{
-    Angles, AttentionBuffers, KvTarget, MixerRoom, Phases, StateRoom, States, cache_shape, widths,
+    Angles, AttentionBuffers, KvTarget, MixerRoom, Phases, StateRoom, States, cache_shape, embed,
+    per_layer_own, streams, widths,
 };
 use crate::rope::RotaryAngles;
 use crate::weights::{Block, Mixer, Shown};
-use crate::{Model, Result};
+use crate::{Error, Model, Result};
 
 use super::stream::{Parts, Stream};
 
@@ -23,6 +26,9 @@ pub(super) struct Steps<'m> {
     states: States,
     /// What mixers other than plain attention compute in.
     scratch: Buffer,
+    /// Keys and values that later layers share, by their layer, sequence and stream.
+    kept: HashMap<(usize, usize, usize), KvCache>,
+    kv: KvType,
     angles: Angles,
     /// Each apart, where they are computed so.
     q: Buffer,
@@ -37,7 +43,7 @@ impl<'m> Steps<'m> {
     /// For sequences of at most `longest` tokens.
     pub(super) fn new(model: &'m Model, device: &Device, longest: usize) -> Result<Self> {
         let config = &model.config;
-        let (query, key) = (config.heads * config.head_dim, config.kv_heads * config.head_dim);
+        let (query, key) = config.widest_heads();
         let buffer = |width: usize| -> Result<Buffer> {
             let mut buffer = Buffer::new(device);
             buffer.reserve(longest * width)?;
@@ -60,6 +66,8 @@ impl<'m> Steps<'m> {
             cache: KvCache::new(device, cache_shape(config, 1, longest, kv))?,
             states: States::new(model, device)?,
             scratch: buffer(model.weights.mixer_scratch())?,
+            kept: HashMap::new(),
+            kv,
             angles,
             q: buffer(apart * widths(config)[0])?,
             k: buffer(apart * widths(config)[1])?,
@@ -117,10 +125,27 @@ impl<'m> Steps<'m> {
         stream: &mut Stream,
         tokens: &Range<usize>,
     ) -> Result<()> {
-        let Self { model, executor, cache, angles, q, k, v, qkv, states, scratch, .. } = self;
+        let Self { model, executor, cache, kept, longest, kv, angles, q, k, v, qkv, states, scratch, .. } =
+            self;
         let config = &model.config;
         let windowed = config.window(layer).is_some();
-        let angles = angles.of(windowed, tokens.len() * model.rotation.pairs());
+        let angles = angles.of(windowed, tokens.len() * model.rotation.pairs_of(windowed));
+        let place = |layer| (layer, tokens.start, stream.number);
+        let cache = match config.kv_source(layer) {
+            Some(source) => kept.get_mut(&place(source)).ok_or_else(|| {
+                let what = "later layers share keys and values of earlier ones, which were computed before this run \
+                            was stopped: start it anew";
+                Error::Option(what.into())
+            })?,
+            None if config.lends_keys(layer) => match kept.entry(place(layer)) {
+                Entry::Occupied(entry) => entry.into_mut(),
+                Entry::Vacant(entry) => {
+                    let shape = cache_shape(config, 1, tokens.len().min(*longest), *kv);
+                    entry.insert(KvCache::new(&executor.device(), shape)?)
+                }
+            },
+            None => cache,
+        };
         let target = KvTarget { cache, slot: 0, layer, first: 0, angles, remote: None };
         let buffers = AttentionBuffers { q: all(q), k: all(k), v: all(v), qkv: all(qkv) };
         let mut phases = Phases { model, block, executor, observer: None };
@@ -167,18 +192,108 @@ impl<'m> Steps<'m> {
 
     /// From the network's inputs to those of the down projection.
     pub(super) fn widen(&mut self, block: &Block, stream: &mut Stream, tokens: &Range<usize>) -> Result<()> {
-        let width = self.model.config.ffn_size;
-        let Parts { network, inputs, .. } = stream.parts(width, tokens);
+        let Parts { network, inputs, .. } = stream.parts(block.ffn_width(), tokens);
         self.phases(block).widen(Input::Values(network.as_values()), inputs)
     }
 
     /// Adds the down projection to the residual stream.
     pub(super) fn narrow(&mut self, block: &Block, stream: &mut Stream, tokens: &Range<usize>) -> Result<()> {
         let Self { model, executor, projected, .. } = self;
-        let Parts { hidden, inputs, .. } = stream.parts(model.config.ffn_size, tokens);
+        let Parts { hidden, inputs, .. } = stream.parts(block.ffn_width(), tokens);
         let projected = projected.front_mut(hidden.len());
         let mut phases = Phases { model, block, executor, observer: None };
         phases.narrow(inputs.as_values(), projected, hidden)
+    }
+}
+
+impl Steps<'_> {
+    /// Mixes the streams in front of a block.
+    pub(super) fn predict(
+        &mut self,
+        block: &Block,
+        stream: &mut Stream,
+        tokens: &Range<usize>,
+    ) -> Result<()> {
+        let Some(own) = &block.streams else { return Ok(()) };
+        let [all, before, _] = stream.all_of(tokens);
+        let (all, before) = (all.host()?, before.host()?);
+        streams::predict(&mut self.executor, own, all)?;
+        before.copy_from_slice(&all[..before.len()]);
+        Ok(())
+    }
+
+    /// The second way beside attention.
+    pub(super) fn laurel(&mut self, block: &Block, stream: &mut Stream, tokens: &Range<usize>) -> Result<()> {
+        if block.streams.is_none() {
+            return Ok(());
+        }
+        let [all, before, _] = stream.all_of(tokens);
+        let (all, before) = (all.host()?, before.host()?);
+        streams::laurel(&mut self.executor, block, before, &mut all[..before.len()])
+    }
+
+    /// Brings what a block changed to all streams; what the gate of what tokens add receives is left where the network's
+    /// inputs were.
+    pub(super) fn correct(
+        &mut self,
+        block: &Block,
+        stream: &mut Stream,
+        tokens: &Range<usize>,
+    ) -> Result<()> {
+        let Some(own) = &block.streams else { return Ok(()) };
+        let [all, before, network] = stream.all_of(tokens);
+        let (all, before) = (all.host()?, before.host()?);
+        streams::correct(&mut self.executor, own, before, all)?;
+        streams::scaled(own, &all[..before.len()], network.host()?);
+        Ok(())
+    }
+
+    /// The inputs of the last projection of what tokens add in a layer.
+    pub(super) fn gate_own(
+        &mut self,
+        (layer, block): (usize, &Block),
+        stream: &mut Stream,
+        (tokens, text): (&Range<usize>, &[u32]),
+    ) -> Result<()> {
+        let Some(weights) = &block.per_layer else { return Ok(()) };
+        let Self { model, executor, .. } = self;
+        let mut embeds = vec![0.0; text.len() * model.config.hidden_size];
+        embed(model, text, 0, &mut embeds)?;
+        let size = weights.gate.op.weight.rows();
+        let mut own = vec![0.0; text.len() * size];
+        let to = ValuesMut::Host(&mut own);
+        per_layer_own(model, executor, (layer, weights), text, embeds[..].into(), to)?;
+        let Parts { hidden, network, inputs } = stream.parts(size, tokens);
+        let x = if block.streams.is_some() { network } else { hidden };
+        self.phases(block).gate_own(x.as_values(), own[..].into(), inputs)
+    }
+
+    /// Adds what tokens add in a layer to the residual stream.
+    pub(super) fn add_own(
+        &mut self,
+        block: &Block,
+        stream: &mut Stream,
+        tokens: &Range<usize>,
+    ) -> Result<()> {
+        let Some(weights) = &block.per_layer else { return Ok(()) };
+        let Self { model, executor, projected, .. } = self;
+        let size = weights.gate.op.weight.rows();
+        let mut projected = projected.front_mut(tokens.len() * model.config.hidden_size);
+        let mut phases = Phases { model, block, executor, observer: None };
+        if block.streams.is_some() {
+            phases.make_own(stream.inputs_of(size, tokens), projected.reborrow())?;
+            let [all, ..] = stream.all_of(tokens);
+            streams::add_to_others(projected.host()?, all.host()?);
+            return Ok(());
+        }
+        let Parts { hidden, inputs, .. } = stream.parts(size, tokens);
+        phases.add_own(inputs.as_values(), projected, hidden)
+    }
+
+    /// Multiplies the residual stream with the factor behind the block.
+    pub(super) fn scale(&mut self, block: &Block, stream: &mut Stream, tokens: &Range<usize>) -> Result<()> {
+        let Parts { hidden, .. } = stream.parts(1, tokens);
+        self.phases(block).scale(hidden)
     }
 }
 

@@ -26,29 +26,48 @@ pub(super) struct Keeps {
 #[derive(Debug)]
 pub(super) struct Stream {
     width: usize,
-    /// The residual stream, `[tokens][hidden]`.
+    /// Values of all residual streams of a token.
+    all: usize,
+    /// The residual stream, `[tokens][hidden]`; of several those of a sequence one after the other.
     pub(super) hidden: Rows,
+    /// A block's input, where there are several.
+    pub(super) before: Rows,
     /// Inputs of the feed-forward network, `[tokens][hidden]`.
     pub(super) network: Rows,
     /// Inputs of the output or the down projection, `[tokens][width]`.
     pub(super) inputs: Rows,
+    /// Which of the lane's streams it is: keys and values that later layers share are kept for each.
+    pub(super) number: usize,
 }
 
 impl Stream {
     /// Room for a stream of so many tokens in all, and in the longest sequence.
     pub(super) fn new(device: &Device, model: &Model, keeps: Keeps, tokens: (usize, usize)) -> Result<Self> {
-        let hidden = model.config.hidden_size;
+        let config = &model.config;
+        let hidden = config.hidden_size;
         Ok(Self {
             width: hidden,
-            hidden: Rows::new(device, keeps.hidden, hidden, tokens)?,
+            all: config.stream_width(),
+            hidden: Rows::new(device, keeps.hidden, config.stream_width(), tokens)?,
+            before: Rows::new(device, keeps.hidden, if config.streams > 1 { hidden } else { 0 }, tokens)?,
             network: Rows::new(device, keeps.network, hidden, tokens)?,
             inputs: Rows::new(device, keeps.inputs, inputs_width(model), tokens)?,
+            number: 0,
         })
     }
 
     /// The residual stream of some tokens.
     pub(super) fn hidden_of(&self, tokens: &Range<usize>) -> Values<'_> {
-        self.hidden.of(self.width, tokens)
+        self.hidden.of(self.all, tokens).slice(0..tokens.len() * self.width)
+    }
+
+    /// All residual streams of some tokens with their block's input and the network's.
+    pub(super) fn all_of(&mut self, tokens: &Range<usize>) -> [ValuesMut<'_>; 3] {
+        [
+            self.hidden.of_mut(self.all, tokens),
+            self.before.of_mut(self.width, tokens),
+            self.network.of_mut(self.width, tokens),
+        ]
     }
 
     /// The network's inputs of some tokens.
@@ -64,7 +83,7 @@ impl Stream {
     /// The same, to be written, with the residual stream and the network's inputs beside them.
     pub(super) fn parts(&mut self, width: usize, tokens: &Range<usize>) -> Parts<'_> {
         Parts {
-            hidden: self.hidden.of_mut(self.width, tokens),
+            hidden: self.hidden.of_mut(self.all, tokens).slice(0..tokens.len() * self.width),
             network: self.network.of_mut(self.width, tokens),
             inputs: self.inputs.of_mut(width, tokens),
         }
@@ -72,13 +91,13 @@ impl Stream {
 
     /// Brings a sequence's residual stream, and what is kept of its network's inputs, to the device.
     pub(super) fn load(&mut self, executor: &mut Executor, tokens: &Range<usize>) -> Result<()> {
-        self.hidden.load(executor, self.width, tokens)?;
+        self.hidden.load(executor, self.all, tokens)?;
         self.network.load(executor, self.width, tokens)
     }
 
     /// Takes both back to where they are kept.
     pub(super) fn store(&mut self, executor: &mut Executor, tokens: &Range<usize>) -> Result<()> {
-        self.hidden.store(executor, self.width, tokens)?;
+        self.hidden.store(executor, self.all, tokens)?;
         self.network.store(executor, self.width, tokens)
     }
 }

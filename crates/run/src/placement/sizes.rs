@@ -249,7 +249,10 @@ impl Part {
         use TensorRole as R;
         match (tensor.role?, tensor.layer) {
             (_, Some(layer)) => Some(Self::Block(layer)),
-            (R::TokenEmbedding, None) => Some(Self::Table),
+            (R::TokenEmbedding | R::PerLayerEmbedding, None) => Some(Self::Table),
+            (R::PerLayerContext | R::PerLayerContextNorm | R::StreamsIn | R::StreamsOut, None) => {
+                Some(Self::Projection)
+            }
             (R::PositionEmbedding, None) => Some(Self::Position),
             (R::EmbeddingIn, None) => Some(Self::Projection),
             (R::EmbeddingOut | R::OutputNorm | R::OutputNormBias | R::Output | R::OutputBias, None) => {
@@ -295,6 +298,17 @@ fn is_matrix(role: TensorRole) -> bool {
         R::FfnUp,
         R::FfnGateUp,
         R::FfnDown,
+        R::PerLayerEmbedding,
+        R::PerLayerContext,
+        R::PerLayerGate,
+        R::StreamsIn,
+        R::StreamsOut,
+        R::StreamRouter,
+        R::StreamPredict,
+        R::StreamCorrect,
+        R::LaurelIn,
+        R::LaurelOut,
+        R::PerLayerOutput,
         R::Router,
         R::ExpertsGate,
         R::ExpertsUp,
@@ -388,11 +402,13 @@ fn size(
 
 /// Buffers of a forward pass.
 fn scratch(config: &Config, threads: usize, fused: bool) -> ScratchSizes {
-    let (query, key) = (config.heads * config.head_dim, config.kv_heads * config.head_dim);
+    let (query, key) = config.widest_heads();
     let wide = config.widest();
     let qkv = query + 2 * key;
     let (states, mixers) = state_sizes(config);
-    let own = mixers + 3 * config.hidden_size + 2 * query + 2 * key + 3 * wide;
+    let streams = if config.streams > 1 { config.stream_width() + 3 * config.hidden_size } else { 0 };
+    let per_layer = streams + config.per_layer.map_or(0, |own| config.hidden_size + 2 * own.size);
+    let own = per_layer + mixers + 3 * config.hidden_size + 2 * query + 2 * key + 3 * wide;
     let experts = config.experts.map_or(0, |e| e.count + 2 * (wide + config.hidden_size));
     let rest = own + 4 * (config.rope.dimensions / 2);
     let floats = rest + experts;

@@ -59,6 +59,33 @@ pub(crate) struct Expert {
     pub(crate) down: Linear,
 }
 
+/// What each token adds in a layer, by a vector of its own and one made of its embedding (Gemma 4).
+#[derive(Clone, Debug)]
+pub(crate) struct PerLayer {
+    /// From the embedding to the vector made of it: this layer's rows of one matrix for all.
+    pub(crate) context: Linear,
+    /// From the residual stream to what the vectors are multiplied with.
+    pub(crate) gate: Linear,
+    /// From the vectors to the residual stream.
+    pub(crate) output: Linear,
+    /// Of what is added.
+    pub(crate) norm: Norm,
+}
+
+/// How the residual streams are mixed before and behind a block (AltUp), and a second way beside attention (Laurel).
+#[derive(Clone, Debug)]
+pub(crate) struct Streams {
+    pub(crate) router_norm: Norm,
+    pub(crate) router: Linear,
+    pub(crate) predict: Linear,
+    pub(crate) correct: Linear,
+    /// What the first stream is multiplied with for what tokens add.
+    pub(crate) scale: Vec<f32>,
+    pub(crate) laurel_in: Linear,
+    pub(crate) laurel_out: Linear,
+    pub(crate) laurel_norm: Norm,
+}
+
 /// The tensors of one block.
 #[derive(Clone, Debug)]
 pub(crate) struct Block {
@@ -75,6 +102,16 @@ pub(crate) struct Block {
     pub(crate) ffn: Ffn,
     /// Of what the network adds.
     pub(crate) ffn_post_norm: Option<Norm>,
+    /// What tokens add behind the network.
+    pub(crate) per_layer: Option<Box<PerLayer>>,
+    /// Parameters of the network's activation, where it has some.
+    pub(crate) xielu: Option<[f32; 4]>,
+    /// How streams are mixed, where there are several.
+    pub(crate) streams: Option<Box<Streams>>,
+    /// Where gates of the network are cut off, in standard deviations above their mean.
+    pub(crate) cutoff: Option<f32>,
+    /// What the residual stream is multiplied with at the end.
+    pub(crate) scale: f32,
 }
 
 impl Widen {
@@ -121,6 +158,14 @@ impl Experts {
 }
 
 impl Block {
+    /// Width inside the network; 0 of a mixture.
+    pub(crate) fn ffn_width(&self) -> usize {
+        match &self.ffn {
+            Ffn::Dense { down, .. } => down.op.weight.columns(),
+            Ffn::Experts(_) | Ffn::None => 0,
+        }
+    }
+
     /// Whether one token's pass on a GPU needs no answer from it.
     pub(crate) fn recordable(&self) -> bool {
         match &self.ffn {
@@ -158,12 +203,17 @@ impl Block {
             }
             Ffn::None => {}
         }
+        if let Some(per_layer) = &self.per_layer {
+            all.extend([&per_layer.gate, &per_layer.output]);
+        }
         all
     }
 
     pub(super) fn norms(&self) -> impl Iterator<Item = &Norm> {
         let Self { attention_norm, attention_norm_2, attention_post_norm, ffn_norm, ffn_post_norm, .. } =
             self;
-        [attention_norm, attention_norm_2, attention_post_norm, ffn_norm, ffn_post_norm].into_iter().flatten()
+        let own = self.per_layer.as_ref().map(|per_layer| &per_layer.norm);
+        let norms = [attention_norm, attention_norm_2, attention_post_norm, ffn_norm, ffn_post_norm];
+        norms.into_iter().flatten().chain(own)
     }
 }

@@ -227,8 +227,7 @@ impl<'v, 'a> Lookup<'v, 'a> {
     }
 
     /// One expert's vector, if there is one: a tensor of its own, or a row of that of all.
-    fn expert_vector(&self, role: TensorRole, layer: usize, expert: usize) -> Result<Option<Vector>> {
-        let at = Some(layer);
+    fn expert_vector(&self, role: TensorRole, at: Option<usize>, expert: usize) -> Result<Option<Vector>> {
         if let Some(tensor) = self.find(role, at, Some(expert)) {
             return self.values(tensor).map(|values| Some(values.into()));
         }
@@ -244,11 +243,10 @@ impl<'v, 'a> Lookup<'v, 'a> {
         &self,
         role: TensorRole,
         bias: Option<TensorRole>,
-        layer: usize,
+        at: Option<usize>,
         expert: usize,
     ) -> Result<Linear> {
-        let at = Some(layer);
-        let bias = bias.map_or(Ok(None), |bias| self.expert_vector(bias, layer, expert))?;
+        let bias = bias.map_or(Ok(None), |bias| self.expert_vector(bias, at, expert))?;
         let linear = |name: &str, weight, permutation| {
             made(name.to_owned(), (role, at, Some(expert)), weight, bias, permutation)
         };
@@ -290,6 +288,26 @@ impl<'v, 'a> Lookup<'v, 'a> {
         let what = "several experts are in one tensor of 8-bit floats of the type e5m2, which is not run; give --load-in q8_0, or \
                     convert the model to GGUF";
         self.error(tensor, ErrorKind::Unsupported(what.into()))
+    }
+
+    /// Some rows of a matrix, as a layer.
+    pub fn rows_of(&self, role: TensorRole, rows: std::ops::Range<usize>) -> Result<Linear> {
+        let tensor = self.need(role, None, None)?;
+        let Stored::Plain(place, _) = self.stored(tensor)? else {
+            let what = "it is packed, it must be plain numbers or blocks";
+            return Err(self.error(tensor, ErrorKind::Malformed(what.into())));
+        };
+        let bytes = (place.end - place.start) / tensor.rows().max(1);
+        let own =
+            Mapped { start: place.start + rows.start * bytes, end: place.start + rows.end * bytes, ..place };
+        let weight = self.plain(tensor, own, rows.len(), tensor.columns())?;
+        Ok(made(tensor.name.clone(), (role, None, None), weight, None, None))
+    }
+
+    /// A norm of vectors of this length whose weights are one.
+    pub fn plain_norm(&self, length: usize) -> Norm {
+        let weight = vec![1.0; length].into();
+        Norm { kind: NormKind::Rms, epsilon: self.config.norm_epsilon, weight, bias: None }
     }
 
     /// A head that is the embedding.

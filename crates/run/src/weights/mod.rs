@@ -16,7 +16,7 @@ use quern_compute::{Bytes, Matrix, Norm, Permutation, Scales, Vector};
 use quern_model::TensorRole;
 use quern_tensor_io::{Checkpoint, ElementType};
 
-pub(crate) use block::{Block, Expert, Experts, Ffn, SharedExpert, Widen};
+pub(crate) use block::{Block, Expert, Experts, Ffn, PerLayer, SharedExpert, Streams, Widen};
 pub(crate) use mixers::{
     Attention, DeltaNet, HeadNorms, LatentAttention, Mamba2, Mixer, Network, Qkv, Queries, ShortConv, Shown,
     Up, state_sizes,
@@ -141,6 +141,15 @@ impl Linear {
     }
 }
 
+/// What tokens add in all layers (Gemma 4).
+#[derive(Clone, Debug)]
+pub(crate) struct PerLayerTable {
+    /// Of each token the vectors of all layers, side by side.
+    pub(crate) embedding: Weight,
+    /// Of what is made of the token's embedding, in each layer.
+    pub(crate) norm: Norm,
+}
+
 /// All tensors of a model.
 #[derive(Clone, Debug)]
 pub(crate) struct Weights {
@@ -150,6 +159,10 @@ pub(crate) struct Weights {
     /// From the embedding's width to the residual stream's and back, where they differ.
     pub(crate) embedding_in: Option<Linear>,
     pub(crate) embedding_out: Option<Linear>,
+    /// What tokens add in each layer.
+    pub(crate) per_layer: Option<PerLayerTable>,
+    /// From the embedding to the other streams, and from them to the head.
+    pub(crate) streams: Option<[Vec<Linear>; 2]>,
     pub(crate) blocks: Vec<Block>,
     pub(crate) output_norm: Option<Norm>,
     pub(crate) output: Linear,
@@ -166,7 +179,10 @@ impl Weights {
     pub(crate) fn bytes(&self) -> u64 {
         let linears = self.blocks.iter().flat_map(Block::linears);
         let head = if self.tied { 0 } else { self.output.bytes() };
-        self.embedding.bytes() + head + linears.map(|l| l.bytes()).sum::<u64>()
+        let table = self.per_layer.as_ref().map_or(0, |table| table.embedding.bytes());
+        let context = self.blocks.iter().filter_map(|block| block.per_layer.as_ref());
+        let context = context.map(|per_layer| per_layer.context.bytes()).sum::<u64>();
+        self.embedding.bytes() + head + table + context + linears.map(|l| l.bytes()).sum::<u64>()
     }
 
     /// Bytes of weights that generating one token reads: every matrix but the embedding, of which it is a row,
@@ -189,7 +205,8 @@ impl Weights {
                     (sum(experts) / count * self.experts_used as u64, router)
                 }
             };
-            sum(common) + chosen + router
+            let context = block.per_layer.as_ref().map_or(0, |per_layer| per_layer.context.bytes());
+            sum(common) + chosen + router + context
         };
         let ends = [&self.embedding_in, &self.embedding_out].into_iter().flatten().chain([&self.output]);
         self.blocks.iter().map(block).sum::<u64>() + ends.map(|l| l.bytes()).sum::<u64>()
@@ -226,8 +243,21 @@ impl Weights {
                 }
                 Ffn::Dense { .. } | Ffn::None => 0,
             };
+            let own = b.per_layer.as_ref().map_or(0, |own| linear(&own.context));
+            let own = own
+                + b.streams.as_ref().map_or(0, |s| {
+                    let linears = [&s.router, &s.predict, &s.correct, &s.laurel_in, &s.laurel_out];
+                    linears.into_iter().map(linear).sum::<u64>()
+                        + norm(&s.router_norm)
+                        + norm(&s.laurel_norm)
+                        + s.scale.len() as u64
+                });
+            // The factor behind a block is a tensor where there are such.
+            let scale = u64::from(b.scale != 1.0) + 4 * u64::from(b.xielu.is_some());
             b.mixer.vector_values() as u64
                 + router
+                + own
+                + scale
                 + b.norms().map(norm).sum::<u64>()
                 + b.linears().into_iter().map(linear).sum::<u64>()
         };
@@ -235,6 +265,8 @@ impl Weights {
         let projections = [&self.embedding_in, &self.embedding_out].into_iter().flatten().map(linear);
         let outside = matrix(&self.embedding)
             + self.positions.as_ref().map_or(0, matrix)
+            + self.per_layer.as_ref().map_or(0, |table| matrix(&table.embedding) + norm(&table.norm))
+            + self.streams.iter().flatten().flatten().map(linear).sum::<u64>()
             + projections.sum::<u64>()
             + self.output_norm.as_ref().map_or(0, norm)
             + head;

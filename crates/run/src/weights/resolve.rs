@@ -2,12 +2,14 @@
 
 use std::sync::Arc;
 
-use quern_compute::Pool;
+use quern_compute::{Norm, Pool};
 use quern_model::architecture::{Block as BlockKind, Position};
+use quern_model::config::XIELU;
 use quern_model::{Config, TensorRole, View};
 use quern_tensor_io::Checkpoint;
 
-use super::block::{Block, Expert, Experts, Ffn, SharedExpert, Widen};
+use super::PerLayerTable;
+use super::block::{Block, Expert, Experts, Ffn, PerLayer, SharedExpert, Streams, Widen};
 use super::lookup::Lookup;
 use super::{Mixer, Weights};
 use crate::Result;
@@ -60,9 +62,29 @@ impl Weights {
         if let Some(norm) = &mut output_norm {
             lookup.scale(norm, config.logit_multiplier / config.logit_divisor)?;
         }
+        let per_layer = match config.per_layer {
+            Some(_) => {
+                // Of vectors that are multiplied with `1 / sqrt(hidden)` first.
+                let norm = lookup.norm(R::PerLayerContextNorm, None, None)?;
+                let norm = Norm { epsilon: norm.epsilon * config.hidden_size as f32, ..norm };
+                Some(PerLayerTable { embedding: lookup.matrix(R::PerLayerEmbedding, None, None)?.0, norm })
+            }
+            None => None,
+        };
+        let streams = match config.streams {
+            1 => None,
+            streams => {
+                let of = |role| {
+                    (0..streams - 1).map(|i| lookup.expert(role, None, None, i)).collect::<Result<Vec<_>>>()
+                };
+                Some([of(R::StreamsIn)?, of(R::StreamsOut)?])
+            }
+        };
         let mut weights = Self {
             embedding,
             positions,
+            per_layer,
+            streams,
             embedding_in: projection(R::EmbeddingIn)?,
             embedding_out: projection(R::EmbeddingOut)?,
             blocks,
@@ -122,6 +144,44 @@ fn block(lookup: &Lookup<'_, '_>, config: &Config, layer: usize) -> Result<Block
         ffn_norm,
         ffn,
         ffn_post_norm: lookup.norm_if(has(R::FfnPostNorm), R::FfnPostNorm, None, at)?,
+        per_layer: match config.per_layer {
+            Some(sizes) => Some(Box::new(PerLayer {
+                context: lookup.rows_of(R::PerLayerContext, layer * sizes.size..(layer + 1) * sizes.size)?,
+                gate: lookup.linear(R::PerLayerGate, None, at)?,
+                output: lookup.linear(R::PerLayerOutput, None, at)?,
+                norm: lookup.norm(R::PerLayerNorm, None, at)?,
+            })),
+            None => None,
+        },
+        streams: match config.streams {
+            1 => None,
+            _ => Some(Box::new(Streams {
+                // Its outputs are divided by the hidden size, which the matrix behind it takes over.
+                router_norm: lookup.norm(R::StreamRouterNorm, None, at)?,
+                router: lookup.linear(R::StreamRouter, None, at)?,
+                predict: lookup.linear(R::StreamPredict, None, at)?,
+                correct: lookup.linear(R::StreamCorrect, None, at)?,
+                scale: lookup.vector(R::StreamCorrectScale, at)?,
+                laurel_in: lookup.linear(R::LaurelIn, None, at)?,
+                laurel_out: lookup.linear(R::LaurelOut, None, at)?,
+                laurel_norm: lookup.norm(R::LaurelNorm, None, at)?,
+            })),
+        },
+        cutoff: config.cutoff(layer),
+        xielu: match (has(R::XieluAlphaP), config.xielu.get(layer)) {
+            (true, _) => {
+                let mut own = [0.0; 4];
+                for (own, (_, role)) in own.iter_mut().zip(XIELU) {
+                    *own = lookup.vector(role, at)?.first().copied().unwrap_or(0.0);
+                }
+                Some(own)
+            }
+            (false, own) => own.copied(),
+        },
+        scale: match has(R::LayerScale) {
+            true => lookup.vector(R::LayerScale, at)?.first().copied().unwrap_or(1.0),
+            false => 1.0,
+        },
     })
 }
 
@@ -130,7 +190,7 @@ fn experts(lookup: &Lookup<'_, '_>, mixture: &quern_model::Experts, layer: usize
     use TensorRole as R;
     let at = Some(layer);
     let expert = |expert: usize| -> Result<Expert> {
-        let linear = |role, bias| lookup.expert(role, Some(bias), layer, expert);
+        let linear = |role, bias| lookup.expert(role, Some(bias), at, expert);
         Ok(Expert {
             gate: linear(R::ExpertsGate, R::ExpertsGateBias)?,
             up: linear(R::ExpertsUp, R::ExpertsUpBias)?,

@@ -46,6 +46,12 @@ impl Block {
             ffn_norm: norm(uploader, &self.ffn_norm)?,
             ffn: self.ffn.upload(uploader)?,
             ffn_post_norm: norm(uploader, &self.ffn_post_norm)?,
+            // No GPU computes models that have these.
+            per_layer: self.per_layer.clone(),
+            streams: self.streams.clone(),
+            cutoff: self.cutoff,
+            xielu: self.xielu,
+            scale: self.scale,
         })
     }
 }

@@ -11,8 +11,8 @@ use quern_tensor_io::Checkpoint;
 use quern_tensor_io::output::{Inputs, OutputFile};
 use rayon::ThreadPool;
 
-use crate::args;
 use crate::progress::{Bar, Unit};
+use crate::{args, model};
 
 /// What the page is to be about.
 pub struct Job<'a> {
@@ -65,7 +65,7 @@ pub fn write(job: &Job<'_>, output: &Path, pool: &ThreadPool) -> anyhow::Result<
 
 fn opened(model: &Path) -> anyhow::Result<Checkpoint> {
     match super::find(model, Some("--report"))? {
-        Remote::Cached(path) => Ok(identify::open_any(&path)?),
+        Remote::Cached(path) => model::stated(identify::open_any(&path)?),
         Remote::Headers(headers) => Ok(headers.open()?),
     }
 }

@@ -12,7 +12,7 @@ use super::super::record::{self, After};
 use super::source::with_plain;
 use super::tensors::{Planned, Row, Written};
 use crate::progress::{Bar, Unit};
-use crate::{args, messages};
+use crate::{args, messages, model};
 
 /// Plans, and unless it is a dry run, does it.
 pub fn run(args: &args::Quantize, kind: Kind) -> Outcome {
@@ -41,7 +41,7 @@ fn quantize(
         skip: given.skip_module.clone(),
         ..defaults
     };
-    let checkpoint = Checkpoint::open(source)?;
+    let checkpoint = model::stated(Checkpoint::open(source)?)?;
     let plan = bitsandbytes::plan(&checkpoint, &options)?;
     for note in &plan.notes {
         messages::note(note);

@@ -18,10 +18,12 @@ use quern_quantize::auto::Target;
 
 use super::{Outcome, placement};
 use crate::args::{self, Scheme};
+use crate::model;
 use types::Types;
 
 /// Plans, and unless it is a dry run, does it.
 pub fn run(args: &args::Quantize) -> Outcome {
+    model::state(&args.stated);
     refuse_strangers(args);
     let runs =
         args.gguf.calibrate || matches!(args.to, Scheme::Gptq | Scheme::Auto) || args.evaluate.is_some();

@@ -13,7 +13,7 @@ use super::source::with_plain;
 use super::tensors::{Planned, Row, Written};
 use crate::args::Scheme;
 use crate::progress::{Bar, Unit};
-use crate::{args, messages};
+use crate::{args, messages, model};
 
 /// Plans, and unless it is a dry run, does it.
 pub fn run(args: &args::Quantize) -> Outcome {
@@ -58,7 +58,7 @@ fn quantize(
         skip: args.bitsandbytes.skip_module.clone(),
         ..Options::new(kind)
     };
-    let checkpoint = Checkpoint::open(source)?;
+    let checkpoint = model::stated(Checkpoint::open(source)?)?;
     let plan = rounded::plan(&checkpoint, &options)?;
     for note in &plan.notes {
         messages::note(note);

@@ -24,7 +24,7 @@ pub fn with_plain(
     job: impl FnOnce(&Path, &Checkpoint, Inputs) -> Outcome,
 ) -> Outcome {
     let path = model::path(&args.model)?;
-    let checkpoint = quern_model::identify::open(&path)?;
+    let checkpoint = model::open_file(&path)?;
     inputs.add_model(&checkpoint);
     if let Some(output) = args.output.as_deref().filter(|_| !args.dry_run) {
         OutputDirectory::check(output, inputs.unless_read(args.force))?;

@@ -15,10 +15,11 @@ use quern_tensor_io::{Progress, small};
 use super::{Outcome, Placed, load_placed, placement, print_raw, warn_of_memory};
 use crate::format::escape::Generated;
 use crate::progress::{self, Bar, Style, Unit};
-use crate::{args, messages};
+use crate::{args, messages, model};
 
 /// Streams the text to standard output, or prints everything as JSON at the end.
 pub fn run(args: &args::Run) -> Outcome {
+    model::state(&args.stated);
     let threads = args.threads.count();
     let planned_session = |config: &Config| session(args, config);
     let (path, load_in, kv) = (args.model(), args.load.load_in, args.placement.kv);

@@ -21,7 +21,10 @@ impl Executor {
     /// # Errors
     /// Lengths and devices that do not fit, a cache too short.
     pub fn attend(&mut self, cache: &mut KvCache, attend: Attend<'_>) -> Result<()> {
-        let Attend { shape, slot, first, skip, norms, rotate, sinks, heads: given, out } = attend;
+        let Attend { shape, slot, first, skip, norms, norms_last, rotate, sinks, heads: given, out } = attend;
+        if norms_last {
+            return Err(Error::Device);
+        }
         let cache = cache.cuda()?;
         let layout = cache.layout();
         let out = out.cuda()?;
@@ -43,6 +46,8 @@ impl Executor {
                 };
                 (n, at(0), at(k), at(v), (width, width), groups)
             }
+            // Models with such layers are computed by the CPU.
+            Heads::Queries { .. } => return Err(Error::Device),
             Heads::Separate { q, k, v } => {
                 let (q, k, v) = (q.cuda()?, k.cuda()?, v.cuda()?);
                 let n = q.len() / query;

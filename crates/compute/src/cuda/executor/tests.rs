@@ -290,6 +290,7 @@ fn attention_is_that_of_the_cpu() {
                     let mut expected = vec![0.0; (n - skip) * heads * head_dim];
                     let mut own = qkv.clone();
                     let attend = Attend {
+                        norms_last: false,
                         shape,
                         slot: 1,
                         first,
@@ -315,6 +316,7 @@ fn attention_is_that_of_the_cpu() {
                     gpu.upload(cos, c.front_mut(cos.len())).unwrap();
                     gpu.upload(sin, s.front_mut(sin.len())).unwrap();
                     let attend = Attend {
+                        norms_last: false,
                         shape,
                         slot: 1,
                         first,

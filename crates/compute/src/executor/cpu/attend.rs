@@ -11,33 +11,46 @@ use crate::parallel::{part_of, share};
 
 impl Executor {
     pub fn attend(&mut self, cache: &mut KvCache, attend: Attend<'_>) -> Result<()> {
-        let Attend { shape, slot, first, skip, norms, rotate, sinks, heads: given, out } = attend;
+        let Attend { shape, slot, first, skip, norms, norms_last, rotate, sinks, heads: given, out } = attend;
         let (pool, cache) = (&*self.pool, cache.cpu()?);
         let out = out.host()?;
         let (heads, kv_heads, dim) = (shape.heads, shape.kv_heads, shape.head_dim);
         let (q, k, v) = match given {
             Heads::Separate { q, k, v } => (q.host()?, k.host()?, v.host()?),
+            Heads::Queries { q } => (q.host()?, &mut [][..], &mut [][..]),
             Heads::Joined { qkv, by_group } => split(&shape, by_group, qkv.host()?, &mut self.heads)?,
         };
-        if let Some((query, key)) = norms {
+        if let Some((query, key)) = norms.filter(|_| !norms_last) {
             norm_heads(pool, query, heads, dim, q)?;
             norm_heads(pool, key, kv_heads, dim, k)?;
         }
         if let Some(Rotate { style, pairs, cos, sin }) = rotate.filter(|r| r.pairs > 0) {
             let level = pool.level();
             let part = part_of(pool, q.len(), heads * dim) / (heads * dim);
-            let rows = q.chunks_mut(part * heads * dim).zip(k.chunks_mut(part * kv_heads * dim));
             let table = cos.host()?.chunks(part * pairs).zip(sin.host()?.chunks(part * pairs));
-            share(pool, rows.zip(table), |((q, k), (cos, sin))| {
-                ops::rope(level, style, q, heads, dim, cos, sin);
-                ops::rope(level, style, k, kv_heads, dim, cos, sin);
-            });
+            if k.is_empty() {
+                share(pool, q.chunks_mut(part * heads * dim).zip(table), |(q, (cos, sin))| {
+                    ops::rope(level, style, q, heads, dim, cos, sin);
+                });
+            } else {
+                let rows = q.chunks_mut(part * heads * dim).zip(k.chunks_mut(part * kv_heads * dim));
+                share(pool, rows.zip(table), |((q, k), (cos, sin))| {
+                    ops::rope(level, style, q, heads, dim, cos, sin);
+                    ops::rope(level, style, k, kv_heads, dim, cos, sin);
+                });
+            }
         }
-        cache.store(pool, slot, first, k, v);
+        if let Some((query, key)) = norms.filter(|_| norms_last) {
+            norm_heads(pool, query, heads, dim, q)?;
+            norm_heads(pool, key, kv_heads, dim, k)?;
+        }
+        if !k.is_empty() {
+            cache.store(pool, (slot, &shape), first, k, v)?;
+        }
         if out.is_empty() {
             return Ok(());
         }
-        let (keys, values) = cache.layer(slot);
+        let (keys, values) = cache.layer(slot, &shape)?;
         let sinks = sinks.map_or(Ok(&[][..]), |sinks| sinks.host())?;
         attention(pool, &shape, (&q[skip * heads * dim..], first + skip), (keys, values), sinks, out)
     }

@@ -17,7 +17,7 @@ use half::f16;
 use half::vec::HalfBitsVecExt;
 
 use crate::attention::{
-    CacheData, KEY_GROUP, Keys, Values, encode_q8_0, put_key_f16, put_key_f32, put_key_q8_0,
+    AttentionShape, CacheData, KEY_GROUP, Keys, Values, encode_q8_0, put_key_f16, put_key_f32, put_key_q8_0,
 };
 use crate::executor::{CacheShape, KvType};
 use crate::float;
@@ -87,10 +87,9 @@ impl Numbers {
 #[derive(Debug)]
 pub(in crate::executor) struct Cache {
     context: usize,
-    kv_heads: usize,
-    head_dim: usize,
-    /// Numbers a head's row takes up.
-    row: usize,
+    kv: KvType,
+    /// Numbers that a layer's keys take up.
+    layer: usize,
     keys: Numbers,
     values: Numbers,
 }
@@ -114,9 +113,8 @@ impl Cache {
         let length = length.filter(fits).ok_or(Error::CacheMemory { context })?;
         Ok(Self {
             context,
-            kv_heads,
-            head_dim,
-            row,
+            kv,
+            layer: kv_heads * context * row,
             keys: Numbers::new(length, kv),
             values: Numbers::new(if keys_only { 0 } else { length }, kv),
         })
@@ -134,31 +132,48 @@ impl Cache {
         }
     }
 
-    fn layer_length(&self) -> usize {
-        self.kv_heads * self.context * self.row
+    /// Where the keys of a layer with such heads are, and the numbers that a row of theirs takes up. Layers may have other
+    /// heads than the cache was made for, if they need no more room.
+    fn place(&self, layer: usize, shape: &AttentionShape) -> Result<(std::ops::Range<usize>, usize)> {
+        let row = row(self.kv, shape.head_dim);
+        let length = shape.kv_heads * self.context * row;
+        if length > self.layer {
+            return Err(Error::Lengths {
+                what: "attend: keys of a layer, in the cache",
+                expected: self.layer,
+                found: length,
+            });
+        }
+        Ok((layer * self.layer..layer * self.layer + length, row))
     }
 
     /// Keys and values of one layer.
-    pub fn layer(&self, layer: usize) -> (Keys<'_>, Values<'_>) {
-        let length = self.layer_length();
-        let keys = self.keys.data(layer * length, length);
+    pub fn layer(&self, layer: usize, shape: &AttentionShape) -> Result<(Keys<'_>, Values<'_>)> {
+        let (at, row) = self.place(layer, shape)?;
+        let keys = self.keys.data(at.start, at.len());
         // None, where they are made of the keys.
         let values = match self.values.is_empty() {
             true => self.values.data(0, 0),
-            false => self.values.data(layer * length, length),
+            false => self.values.data(at.start, at.len()),
         };
-        let head_stride = self.context * self.row;
-        (Keys { data: keys, head_stride }, Values { data: values, position_stride: self.row, head_stride })
+        let head_stride = self.context * row;
+        Ok((Keys { data: keys, head_stride }, Values { data: values, position_stride: row, head_stride }))
     }
 
     /// Stores keys and values (`[n][kv_heads][head_dim]`) of positions from `first` on; `v` is empty where values are
     /// made of keys.
-    pub fn store(&mut self, pool: &Pool, layer: usize, first: usize, k: &[f32], v: &[f32]) {
-        let (kv_heads, dim, level) = (self.kv_heads, self.head_dim, pool.level());
-        let length = self.layer_length();
+    pub fn store(
+        &mut self,
+        pool: &Pool,
+        (layer, shape): (usize, &AttentionShape),
+        first: usize,
+        k: &[f32],
+        v: &[f32],
+    ) -> Result<()> {
+        let (kv_heads, dim, level) = (shape.kv_heads, shape.head_dim, pool.level());
+        let (at, row) = self.place(layer, shape)?;
         let target = HeadRows { pool, kv_heads, dim, first };
-        let at = layer * length..(layer + 1) * length;
-        let [start, end, row] = [at.start, at.end, self.row].map(|n| n / BLOCK.0 * BLOCK.1);
+        let [start, end, row] = [at.start, at.end, row].map(|n| n / BLOCK.0 * BLOCK.1);
         match &mut self.keys {
             Numbers::F32(to) => target.scatter(k, &mut to[at.clone()], put_key_f32),
             Numbers::F16(to) => target.scatter(k, &mut to[at.clone()], put_key_f16),
@@ -167,7 +182,7 @@ impl Cache {
             }),
         }
         if self.values.is_empty() {
-            return;
+            return Ok(());
         }
         match &mut self.values {
             Numbers::F32(to) => {
@@ -180,6 +195,7 @@ impl Cache {
                 in_rows(row, move |x, to: &mut [u8]| encode_q8_0(level, x, to)),
             ),
         }
+        Ok(())
     }
 }
 

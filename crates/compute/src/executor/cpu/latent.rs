@@ -1,7 +1,7 @@
 //! Latent attention: rotation, storage of latent vectors, and the sum over them.
 
 use super::Executor;
-use crate::attention::{LatentUp, latent_attention};
+use crate::attention::{AttentionShape, LatentUp, latent_attention};
 use crate::error::same;
 use crate::executor::{AttendLatent, KvCache, LatentMatrices, Linear, Rotate};
 use crate::parallel::{part_of, share};
@@ -36,11 +36,19 @@ impl Executor {
                 }
             });
         }
-        cache.store(pool, slot, first, latent, &[]);
+        let cached = AttentionShape {
+            heads: shape.heads,
+            kv_heads: 1,
+            head_dim: cached,
+            scale: shape.scale,
+            window: None,
+            softcap: None,
+        };
+        cache.store(pool, (slot, &cached), first, latent, &[])?;
         if out.is_empty() {
             return Ok(());
         }
-        let (keys, _) = cache.layer(slot);
+        let (keys, _) = cache.layer(slot, &cached)?;
         let (whole, order, first_part, second_part);
         let up = match &up {
             LatentMatrices::Joined { both, absorbed } => {

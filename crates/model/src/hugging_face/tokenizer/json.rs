@@ -3,6 +3,7 @@
 use quern_tensor_io::Metadata;
 use serde_json::{Map, Value, json};
 
+use crate::tokenizer::gguf_keys::BY_MERGES;
 use crate::tokenizer::{SpacePrefix, Tokenizer};
 
 use super::{Entry, Tokens, merges};
@@ -118,7 +119,10 @@ fn sentence_piece(tokenizer: &Tokenizer, tokens: &Tokens, metadata: &Metadata, p
         unknown: tokens.text(tokenizer.unk()).map(str::to_owned),
         byte_fallback: true,
         ignore_merges: false,
-        merges: merges::made(tokens, metadata),
+        merges: match metadata.str("tokenizer.ggml.model") {
+            Some(BY_MERGES) => merges::listed(tokens, metadata),
+            _ => merges::made(tokens, metadata),
+        },
     }
 }
 
@@ -130,13 +134,18 @@ fn template(tokenizer: &Tokenizer, tokens: &Tokens) -> Value {
     let part = |token: Option<(&str, u32)>, of: u8| {
         token.map(|(text, _)| json!({ "SpecialToken": { "id": text, "type_id": of } }))
     };
+    let after: Vec<(&str, u32)> =
+        tokenizer.after_bos().iter().filter_map(|&id| tokens.text(Some(id)).zip(Some(id))).collect();
     let around = |text: &str, of: u8| {
         let text = json!({ "Sequence": { "id": text, "type_id": of } });
-        [part(bos, of), Some(text), part(eos, of)].into_iter().flatten().collect::<Vec<_>>()
+        let front =
+            [bos].into_iter().chain(after.iter().copied().map(Some)).filter_map(|token| part(token, of));
+        front.chain([text]).chain(part(eos, of)).collect::<Vec<_>>()
     };
     let entry =
         |(text, id): (&str, u32)| (text.to_owned(), json!({ "id": text, "ids": [id], "tokens": [text] }));
-    let special: Map<String, Value> = [bos, eos].into_iter().flatten().map(entry).collect();
+    let special: Map<String, Value> =
+        [bos, eos].into_iter().flatten().chain(after.iter().copied()).map(entry).collect();
     let (single, mut pair) = (around("A", 0), around("A", 0));
     pair.extend(around("B", 1));
     json!({ "type": "TemplateProcessing", "single": single, "pair": pair, "special_tokens": special })

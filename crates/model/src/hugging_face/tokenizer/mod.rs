@@ -18,6 +18,7 @@ use std::path::Path;
 
 use quern_tensor_io::{Error, Metadata, Result};
 
+use crate::tokenizer::gguf_keys::BY_MERGES;
 use crate::tokenizer::special::Edges;
 use crate::tokenizer::vocabulary::SPACE;
 use crate::tokenizer::{TokenKind, Tokenizer};
@@ -47,7 +48,9 @@ pub fn tokenizer_files(file: &Path, metadata: &Metadata) -> Result<(Vec<NamedFil
         ),
         ("special_tokens_map.json".to_owned(), pretty(&config::special_tokens_map(&tokenizer, &tokens))?),
     ];
-    if !tokenizer.is_byte_level() {
+    // A list of merges has no form there, and models that have one (Gemma 4) come without the file.
+    let by_merges = metadata.str("tokenizer.ggml.model") == Some(BY_MERGES);
+    if !tokenizer.is_byte_level() && !by_merges {
         files.push(("tokenizer.model".to_owned(), sentence_piece::model(&tokenizer, &tokens, metadata)));
     }
     Ok((files, tokenizer.notes().to_vec()))

@@ -13,6 +13,7 @@
 //! file made of it agree; where it loses something that transformers respects, transformers wins.
 
 mod chat_template;
+mod engines;
 mod list;
 mod protobuf;
 mod read_added;
@@ -25,7 +26,7 @@ mod tokens;
 mod values;
 mod vocab_json;
 
-use std::collections::{HashMap, HashSet};
+use std::collections::HashMap;
 use std::path::Path;
 use std::sync::Arc;
 
@@ -33,13 +34,14 @@ use quern_tensor_io::{Error, Result, StringArray};
 
 use crate::json::{Json, Object, read_bytes};
 
-use super::bpe::{Bpe, BpeOptions};
+use super::bpe::BpeOptions;
 use super::byte_level::ByteLevel;
 use super::pre_tokenizer::Pipeline;
 use super::pre_tokenizer::recognize::FileRule;
 use super::special::Edges;
 use super::vocabulary::{TokenKind, Vocabulary};
 use super::{Engine, Parts, SpacePrefix, SpecialIds, Tokenizer};
+use engines::{bpe, by_merges, finish_byte_level};
 use list::List;
 use tokenizer_json::{ByteLevelParts, Model, SentencePieceParts, TokenizerJson};
 use tokens::AddedTokens;
@@ -58,6 +60,8 @@ pub(crate) struct Source {
     pub chat_templates: Vec<(String, String)>,
     /// Ends of text from `generation_config.json`.
     pub ends: Vec<u32>,
+    /// Tokens that follow beginning-of-text in front of every text (GLM-4).
+    pub after_bos: Vec<u32>,
     /// Added tokens with conditions on the text around them.
     pub edges: HashMap<u32, Edges>,
     /// `add_prefix_space` of `tokenizer_config.json`.
@@ -113,6 +117,11 @@ impl Source {
             return Err(Error::malformed(directory, what));
         }
         let model_file = directory.join("tokenizer.model");
+        // GGUF has a list of merges for this family alone.
+        let listed = match optional("config.json")? {
+            Some(json) => gemma4(&json.root())?,
+            None => false,
+        };
         let has_json = fast_model.is_some();
         let for_gguf = vocab_size.is_some();
         let given = match config {
@@ -123,13 +132,16 @@ impl Source {
         let (model, mut list) = match fast_model {
             Some(Model::ByteLevel(parts)) => byte_level(parts, vocab_size),
             // A GGUF file has scores: the model file's, if there is one. Otherwise the list of merges is better.
-            Some(Model::SentencePiece(parts)) if for_gguf && model_file.is_file() => {
+            Some(Model::SentencePiece(parts)) if for_gguf && model_file.is_file() && !listed => {
                 let model = protobuf::parse(&model_file, &read_bytes(&model_file)?)?;
                 (Read::SentencePiece(parts.prefix, None), List::from_model(&model, vocab_size))
             }
             Some(Model::SentencePiece(mut parts)) => {
-                let misfits =
-                    if for_gguf { scores::set(&mut parts.tokens, &parts.merges, &added) } else { 0 };
+                let misfits = if for_gguf && !listed {
+                    scores::set(&mut parts.tokens, &parts.merges, &added)
+                } else {
+                    0
+                };
                 if misfits > 0 {
                     notes.push(format!(
                         "{misfits} merges of this tokenizer cannot be expressed as scores, which GGUF stores instead of \
@@ -164,6 +176,8 @@ impl Source {
             config,
         };
         let mut special = special_ids::find(&places)?;
+        let after_bos =
+            special.after_bos.iter().filter_map(|text| special_ids::id_of(&places, text)).collect();
         if !list.beyond.is_empty() {
             let size = list.tokens.len();
             notes.push(format!("{} tokens beyond the model's {size} are left out", list.beyond.len()));
@@ -183,7 +197,7 @@ impl Source {
         let (pieces, scores, kinds) = list.finish();
         let model = match model {
             Read::SentencePiece(prefix, parts) => {
-                let merges = parts.filter(|_| !for_gguf).map(|parts| by_merges(parts, &pieces));
+                let merges = parts.map(|parts| by_merges(parts, &pieces));
                 SourceModel::SentencePiece { scores, prefix, merges }
             }
             Read::ByteLevel(parts) => {
@@ -202,6 +216,7 @@ impl Source {
             add: special.add,
             chat_templates,
             ends,
+            after_bos,
             edges,
             prefix_given: given,
             silent_on_bos,
@@ -261,6 +276,7 @@ impl Source {
             engine,
             ids,
             ends: self.ends,
+            after_bos: self.after_bos,
             edges: self.edges,
             add_bos,
             add_eos,
@@ -270,6 +286,11 @@ impl Source {
             lost_end: self.lost_end,
         })
     }
+}
+
+/// Whether a configuration is of Gemma 4, alone or inside a multimodal release.
+fn gemma4(root: &Object<'_>) -> Result<bool> {
+    Ok(root.str("model_type")?.is_some_and(|name| name.starts_with("gemma4")))
 }
 
 /// The kind of tokenizer while its vocabulary is put together.
@@ -337,58 +358,4 @@ fn add_tokens(
         list.edges.values_mut().for_each(|edges| edges.either_space = false);
     }
     Ok(())
-}
-
-/// With `cut`, merges of pieces that were left out are left out.
-fn finish_byte_level(
-    parts: ByteLevelParts,
-    model_type: Option<String>,
-    pieces: &StringArray,
-    cut: bool,
-) -> SourceModel {
-    let ByteLevelParts { mut merges, pipeline, ignore_merges, normalizer, pre_tokenizer, unknown, .. } =
-        parts;
-    if cut {
-        let known: HashSet<&str> = pieces.iter().collect();
-        let pair = |i: usize| (merges.get(2 * i).unwrap_or(""), merges.get(2 * i + 1).unwrap_or(""));
-        let pairs = (0..merges.len() / 2).map(pair);
-        let fits = |(a, b): &(&str, &str)| {
-            known.contains(a) && known.contains(b) && known.contains([*a, *b].concat().as_str())
-        };
-        merges = pairs.filter(fits).flat_map(|(a, b)| [a, b]).collect();
-    }
-    let unknown = find(pieces, unknown.as_deref());
-    let rule = FileRule { normalizer, pre_tokenizer, ignore_merges, model_type };
-    let options = BpeOptions { ignore_merges, unknown, ..BpeOptions::default() };
-    SourceModel::ByteLevel { merges, pipeline, options, rule }
-}
-
-/// The list of merges of a SentencePiece tokenizer, and how the file says they are used.
-fn by_merges(parts: SentencePieceParts, pieces: &StringArray) -> (StringArray, BpeOptions) {
-    let options = BpeOptions {
-        ignore_merges: parts.ignore_merges,
-        byte_fallback: true,
-        unknown: find(pieces, parts.unknown.as_deref()),
-        fuse_unknown: parts.fuse_unknown,
-    };
-    (parts.merges, options)
-}
-
-fn find(pieces: &StringArray, wanted: Option<&str>) -> Option<u32> {
-    let wanted = wanted?;
-    pieces.iter().position(|piece| piece == wanted).map(|id| id as u32)
-}
-
-/// The merges of a file; one that does not fit the vocabulary is an error, as it is for the tokenizers library.
-fn bpe(file: &Path, vocabulary: &Vocabulary, merges: &StringArray, options: BpeOptions) -> Result<Bpe> {
-    let pair = |i: usize| (merges.get(2 * i).unwrap_or(""), merges.get(2 * i + 1).unwrap_or(""));
-    let (bpe, _, misfit) = Bpe::new(vocabulary, (0..merges.len() / 2).map(pair), options);
-    match misfit {
-        None => Ok(bpe),
-        Some(misfit) => {
-            let (rank, piece) = (misfit.rank, misfit.piece);
-            let what = format!("merge {rank} needs the piece {piece:?}, which the vocabulary does not have");
-            Err(Error::malformed(file, what))
-        }
-    }
 }

@@ -27,6 +27,8 @@ pub(super) struct Special {
     pub ids: Vec<(&'static str, u32)>,
     /// Type and whether it is added, in the order found.
     pub add: Vec<(&'static str, bool)>,
+    /// What follows beginning-of-text in front of every text (GLM-4), by text.
+    pub after_bos: Vec<String>,
     /// Ids of tokens that do not exist, in words.
     pub notes: Vec<String>,
     /// One of them is the end of text.
@@ -132,6 +134,10 @@ impl Special {
             }
             let known = texts.get("bos") == Some(first) || texts.get("cls") == Some(first);
             self.add("bos", known);
+            if known {
+                let front = single.iter().skip(1).map_while(Option::as_ref);
+                self.after_bos = front.cloned().collect();
+            }
         }
         if let Some(last) = last {
             // A text that ends in another token than the end of text: that was the end of a turn.
@@ -162,13 +168,18 @@ impl Special {
     /// Sets the id of the special token with this text.
     fn find(&mut self, places: &Places<'_>, kind: &'static str, content: Option<&str>) {
         let Some(content) = content else { return };
-        let added = places.added.iter().find(|added| added.content == content);
-        let id = added.map(|added| u64::from(added.id)).or_else(|| {
-            let special = |(_, t): &(usize, Token<'_>)| t.piece == content && t.kind != TokenKind::Normal;
-            places.list.tokens.known().find(special).map(|(id, _)| id as u64)
-        });
+        let id = id_of(places, content).map(u64::from);
         self.set(places, kind, id);
     }
+}
+
+/// The id of the special token with this text.
+pub(super) fn id_of(places: &Places<'_>, content: &str) -> Option<u32> {
+    let added = places.added.iter().find(|added| added.content == content);
+    added.map(|added| added.id).or_else(|| {
+        let special = |(_, t): &(usize, Token<'_>)| t.piece == content && t.kind != TokenKind::Normal;
+        places.list.tokens.known().find(special).map(|(id, _)| id as u32)
+    })
 }
 
 /// The texts of special tokens, as `tokenizer_config.json` gives them and a template corrects them.

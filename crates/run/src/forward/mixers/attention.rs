@@ -57,7 +57,8 @@ impl Phases<'_, '_> {
         let (model, block) = (self.model, self.block);
         let config = &model.config;
         let n = x.len() / config.hidden_size;
-        let (query, key) = (config.heads * config.head_dim, config.kv_heads * config.head_dim);
+        let shape = attention_shape(config, target.layer);
+        let (query, key) = (shape.heads * shape.head_dim, shape.kv_heads * shape.head_dim);
         let AttentionBuffers { q, k, v, qkv } = buffers;
         let input = mixer_input(model, block, x);
         let width = query + 2 * key;
@@ -78,7 +79,7 @@ impl Phases<'_, '_> {
             {
                 let mut qkv = qkv.slice(0..n * width);
                 self.linear([wq, wk, wv], input, Output::Join(qkv.reborrow()))?;
-                if let Some(HeadNorms { q, k, whole: true }) = &attention.head_norms {
+                if let Some(HeadNorms { q, k, whole: true, .. }) = &attention.head_norms {
                     for row in 0..n {
                         let at = row * width;
                         let (queries, keys) = (at..at + query, at + query..at + query + key);
@@ -92,11 +93,23 @@ impl Phases<'_, '_> {
                 let (mut q, mut k, mut v) = (q.slice(0..n * query), k.slice(0..n * key), v.slice(0..n * key));
                 let outputs = Output::Store([q.reborrow(), k.reborrow(), v.reborrow()]);
                 self.linear([wq, wk, wv], input, outputs)?;
-                if let Some(HeadNorms { q: of_queries, k: of_keys, whole: true }) = &attention.head_norms {
+                if let Some(HeadNorms { q: of_queries, k: of_keys, whole: true, .. }) = &attention.head_norms
+                {
                     self.executor.norm_in_place(of_queries, q.reborrow())?;
                     self.executor.norm_in_place(of_keys, k.reborrow())?;
                 }
                 Heads::Separate { q, k, v }
+            }
+            Qkv::KeysAsValues { q: wq, k: wk } => {
+                let (mut q, mut k, mut v) = (q.slice(0..n * query), k.slice(0..n * key), v.slice(0..n * key));
+                self.linear([wq, wk], input, Output::Store([q.reborrow(), k.reborrow()]))?;
+                self.executor.copy(k.reborrow().as_values(), v.reborrow())?;
+                Heads::Separate { q, k, v }
+            }
+            Qkv::Queries { q: wq } => {
+                let mut q = q.slice(0..n * query);
+                self.linear([wq], input, Output::Store([q.reborrow()]))?;
+                Heads::Queries { q }
             }
             Qkv::Fused { qkv: weights, by_group } => {
                 let mut qkv = qkv.slice(0..n * width);
@@ -104,14 +117,30 @@ impl Phases<'_, '_> {
                 Heads::Joined { qkv, by_group: *by_group }
             }
         };
+        let of_values = attention.head_norms.as_ref().and_then(|norms| norms.v.as_ref());
+        if let (Some(norm), Heads::Separate { v, .. }) = (of_values, &mut heads) {
+            self.executor.norm_in_place(norm, v.reborrow())?;
+        }
         let KvTarget { cache, slot, layer, first, angles: (cos, sin), remote } = target;
         grow(config, first, n, &mut heads)?;
-        let (shape, style) = (attention_shape(config, layer), rope_style(config));
-        let rotate = Rotate { style, pairs: model.rotation.pairs(), cos, sin };
+        let (style, windowed) = (rope_style(config), config.window(layer).is_some());
+        let rotate = Rotate { style, pairs: model.rotation.pairs_of(windowed), cos, sin };
         let rotate = config.rotates(layer).then_some(rotate);
         let norms = attention.head_norms.as_ref().and_then(HeadNorms::of_heads);
+        let norms_last = config.architecture.norms_after_rotation;
         let sinks = attention.sinks.as_ref();
-        let attend = |heads, out| Attend { shape, slot, first, skip: keep, norms, rotate, sinks, heads, out };
+        let attend = |heads, out| Attend {
+            shape,
+            slot,
+            first,
+            skip: keep,
+            norms,
+            norms_last,
+            rotate,
+            sinks,
+            heads,
+            out,
+        };
         let Some(Remote { executor, mut qkv, attended: mut out }) = remote else {
             self.executor.attend(cache, attend(heads, attended.reborrow()))?;
             return match gates {
@@ -142,10 +171,11 @@ fn part(head_dim: usize, both: &[f32], queries: &mut [f32], gates: &mut [f32]) {
 
 /// A layer's attention, as the kernels take it.
 pub(crate) fn attention_shape(config: &Config, layer: usize) -> AttentionShape {
+    let (kv_heads, head_dim) = config.key_heads(layer);
     AttentionShape {
         heads: config.heads,
-        kv_heads: config.kv_heads,
-        head_dim: config.head_dim,
+        kv_heads,
+        head_dim,
         scale: config.attention_scale(layer),
         window: config.window(layer),
         softcap: config.attention_softcap,
@@ -169,6 +199,7 @@ fn grow(config: &Config, first: usize, n: usize, heads: &mut Heads<'_>) -> Resul
     let (query, key) = (config.heads * config.head_dim, config.kv_heads * config.head_dim);
     let (rows, stride) = match heads {
         Heads::Separate { q, .. } => (q.reborrow(), query),
+        Heads::Queries { q } => (q.reborrow(), query),
         Heads::Joined { qkv, .. } => (qkv.reborrow(), query + 2 * key),
     };
     match rows.host() {

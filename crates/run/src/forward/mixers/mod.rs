@@ -42,8 +42,8 @@ pub(crate) fn widths(config: &Config) -> [usize; 3] {
     match &config.latent {
         Some(sizes) => latent::latent_widths(config, sizes),
         None => {
-            let key = config.kv_heads * config.head_dim;
-            [config.heads * config.head_dim, key, key]
+            let (query, key) = config.widest_heads();
+            [query, key, key]
         }
     }
 }

@@ -25,6 +25,8 @@ pub(crate) struct Attention {
 pub(crate) struct HeadNorms {
     pub(crate) q: Norm,
     pub(crate) k: Norm,
+    /// Of each head's values (Gemma 4).
+    pub(crate) v: Option<Norm>,
     /// All heads of a token are normalized together (OLMo 2).
     pub(crate) whole: bool,
 }
@@ -35,6 +37,10 @@ pub(crate) struct HeadNorms {
 pub(crate) enum Qkv {
     /// One matrix each.
     Separate { q: Linear, k: Linear, v: Linear },
+    /// Values are the keys, before norm and rotation.
+    KeysAsValues { q: Linear, k: Linear },
+    /// Keys and values are those of an earlier layer.
+    Queries { q: Linear },
     /// One for all: all queries, all keys, all values, or, `by_group`, those of each key head together.
     Fused { qkv: Linear, by_group: bool },
 }
@@ -44,7 +50,13 @@ impl Attention {
     pub(super) fn resolve(lookup: &Lookup<'_, '_>, config: &Config, layer: usize) -> Result<Self> {
         use TensorRole as R;
         let at = Some(layer);
+        let shares = config.kv_source(layer).is_some();
         let qkv = match lookup.has(R::AttentionQkv, at) {
+            _ if shares => Qkv::Queries { q: lookup.linear(R::AttentionQ, Some(R::AttentionQBias), at)? },
+            _ if config.values_are_keys(layer) => Qkv::KeysAsValues {
+                q: lookup.linear(R::AttentionQ, Some(R::AttentionQBias), at)?,
+                k: lookup.linear(R::AttentionK, Some(R::AttentionKBias), at)?,
+            },
             true => Qkv::Fused {
                 qkv: lookup.linear(R::AttentionQkv, Some(R::AttentionQkvBias), at)?,
                 by_group: lookup.by_group(R::AttentionQkv, at),
@@ -58,7 +70,12 @@ impl Attention {
         let head_norms = match config.qk_norm {
             true => Some(HeadNorms {
                 q: lookup.norm(R::AttentionQNorm, None, at)?,
-                k: lookup.norm(R::AttentionKNorm, None, at)?,
+                // Of queries where there are no keys: nothing reads it.
+                k: lookup.norm(if shares { R::AttentionQNorm } else { R::AttentionKNorm }, None, at)?,
+                v: config
+                    .architecture
+                    .normalized_values
+                    .then(|| lookup.plain_norm(config.key_heads(layer).1)),
                 whole: config.qk_norm_whole(),
             }),
             false => None,
@@ -108,6 +125,10 @@ impl Attention {
             Qkv::Separate { q, k, v } => {
                 Qkv::Separate { q: q.upload(uploader)?, k: k.upload(uploader)?, v: v.upload(uploader)? }
             }
+            Qkv::KeysAsValues { q, k } => {
+                Qkv::KeysAsValues { q: q.upload(uploader)?, k: k.upload(uploader)? }
+            }
+            Qkv::Queries { q } => Qkv::Queries { q: q.upload(uploader)? },
             Qkv::Fused { qkv, by_group } => Qkv::Fused { qkv: qkv.upload(uploader)?, by_group: *by_group },
         };
         let sinks = self.sinks.as_ref().map(|sinks| uploader.vector(sinks)).transpose()?;
@@ -122,7 +143,8 @@ impl HeadNorms {
     }
 
     fn upload(&self, uploader: &mut Uploader) -> Result<Self> {
-        Ok(Self { q: uploader.norm(&self.q)?, k: uploader.norm(&self.k)?, whole: self.whole })
+        let v = self.v.as_ref().map(|norm| uploader.norm(norm)).transpose()?;
+        Ok(Self { q: uploader.norm(&self.q)?, k: uploader.norm(&self.k)?, v, whole: self.whole })
     }
 }
 
@@ -131,6 +153,8 @@ impl Qkv {
     pub(crate) fn linears(&self) -> Vec<&Linear> {
         match self {
             Self::Separate { q, k, v } => vec![q, k, v],
+            Self::KeysAsValues { q, k } => vec![q, k],
+            Self::Queries { q } => vec![q],
             Self::Fused { qkv, .. } => vec![qkv],
         }
     }
@@ -139,6 +163,8 @@ impl Qkv {
     pub(crate) fn linears_mut(&mut self) -> Vec<&mut Linear> {
         match self {
             Self::Separate { q, k, v } => vec![q, k, v],
+            Self::KeysAsValues { q, k } => vec![q, k],
+            Self::Queries { q } => vec![q],
             Self::Fused { qkv, .. } => vec![qkv],
         }
     }

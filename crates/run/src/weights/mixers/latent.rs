@@ -87,8 +87,9 @@ impl LatentAttention {
                 Up::Joined { both, absorbed }
             }
             false => {
-                let all =
-                    |role| (0..config.heads).map(|head| lookup.expert(role, None, layer, head)).collect();
+                let all = |role| {
+                    (0..config.heads).map(|head| lookup.expert(role, None, Some(layer), head)).collect()
+                };
                 let keys: Result<Vec<Linear>> = all(R::AttentionKUp);
                 Up::Split { keys: keys?, values: all(R::AttentionVUp)? }
             }

@@ -1,0 +1,38 @@
+//! What tokens add in a layer behind its network, and the factor at the block's end (Gemma 4).
+
+use crate::Result;
+use crate::weights::{Block, Linear, PerLayer};
+
+use super::{Calibrator, Layerwise};
+
+impl Layerwise<'_> {
+    pub(super) fn per_layer(
+        &mut self,
+        layer: usize,
+        original: &Block,
+        calibrator: &mut dyn Calibrator,
+    ) -> Result<()> {
+        if original.streams.is_some() {
+            self.each(|lane, _, tokens| lane.correct(tokens))?;
+        }
+        if let Some(own) = &original.per_layer {
+            self.each(|lane, _, tokens| lane.show_hidden(&own.gate, tokens, calibrator))?;
+            self.replace(&[&own.gate], calibrator, |block, _| place(block, |own| &mut own.gate))?;
+            self.each(|lane, _, tokens| lane.show_own((layer, &own.output), tokens, calibrator))?;
+            self.replace(&[&own.output], calibrator, |block, _| place(block, |own| &mut own.output))?;
+            self.each(|lane, _, tokens| lane.add_own(tokens))?;
+        }
+        if original.scale != 1.0 {
+            self.each(|lane, _, tokens| lane.scale(tokens))?;
+        }
+        Ok(())
+    }
+}
+
+/// A layer of a block that has such; of any other, one that is never replaced so.
+fn place(block: &mut Block, of: impl Fn(&mut PerLayer) -> &mut Linear) -> &mut Linear {
+    match &mut block.per_layer {
+        Some(own) => of(own),
+        None => block.mixer.output_mut(),
+    }
+}
