@@ -35,8 +35,9 @@ struct KvCache {
 };
 
 // What happens to q and k before attention: norm of each head (0 none, 1 RMS, 2 layer norm without bias), then
-// rotation of the first 2 * pairs numbers by tables [n][pairs]. The norm's weight of head h is at h * stride
+// rotation of the first 2 * pairs numbers by tables [n][pairs]; with NORM_LAST added to norm, first the rotation. The norm's weight of head h is at h * stride
 // (stride 0: one for all heads).
+constexpr int NORM_LAST = 4;
 struct Rotation {
     const float *cos, *sin, *q_norm, *k_norm;
     int pairs, interleaved, norm, q_norm_stride, k_norm_stride;

@@ -353,9 +353,6 @@ fn beyond_gpus(config: &Config) -> Option<String> {
     if config.activation == Activation::Xielu {
         return Some("the activation xIELU is computed by the CPU only".into());
     }
-    if config.architecture.norms_after_rotation {
-        return Some("norms of queries and keys behind their rotation are computed by the CPU only".into());
-    }
     let (dim, experts) = (config.head_dim, config.experts.map_or(0, |experts| experts.count));
     if dim > MOST_GPU_HEAD || !dim.is_multiple_of(2) {
         return Some(format!(

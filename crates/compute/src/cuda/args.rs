@@ -44,6 +44,9 @@ pub struct KvCacheArgs {
     pub row: i32,
 }
 
+/// Added to [`RotationArgs::norm`] where the rotation comes before the norm.
+pub const NORM_LAST: i32 = 4;
+
 /// What happens to q and k before attention (`attention.cuh`, `Rotation`).
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
@@ -60,7 +63,7 @@ pub struct RotationArgs {
     pub pairs: i32,
     /// 1 if pairs are adjacent numbers, 0 if they are `pairs` apart.
     pub interleaved: i32,
-    /// 0 no norm, 1 RMS, 2 layer norm.
+    /// 0 no norm, 1 RMS, 2 layer norm; plus [`NORM_LAST`].
     pub norm: i32,
     /// From a query head's weight to the next; 0: one for all.
     pub q_norm_stride: i32,

@@ -1,6 +1,6 @@
 //! Attention.
 
-use super::super::args::{AttentionArgs, QkvRows, RotatedAttentionArgs, RotationArgs};
+use super::super::args::{AttentionArgs, NORM_LAST, QkvRows, RotatedAttentionArgs, RotationArgs};
 use super::super::attention_plan::{AttentionPlan, DECODE_TOKENS};
 use super::rows::{norm_kind, parameters};
 use super::{Executor, Geometry};
@@ -22,9 +22,6 @@ impl Executor {
     /// Lengths and devices that do not fit, a cache too short.
     pub fn attend(&mut self, cache: &mut KvCache, attend: Attend<'_>) -> Result<()> {
         let Attend { shape, slot, first, skip, norms, norms_last, rotate, sinks, heads: given, out } = attend;
-        if norms_last {
-            return Err(Error::Device);
-        }
         let cache = cache.cuda()?;
         let layout = cache.layout();
         let out = out.cuda()?;
@@ -74,7 +71,10 @@ impl Executor {
             kv_token: tokens.1 as i32,
             kv_group: groups.1 as i32,
         };
-        let rotation = rotation(norms, rotate, n, dim)?;
+        let mut rotation = rotation(norms, rotate, n, dim)?;
+        if norms.is_some() && norms_last {
+            rotation.norm += NORM_LAST;
+        }
         let sinks = match sinks {
             Some(sinks) => {
                 same("attend: a sink for each head", heads, sinks.len())?;

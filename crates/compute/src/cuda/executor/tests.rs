@@ -261,14 +261,26 @@ fn attention_is_that_of_the_cpu() {
         [(4, 2, 64), (6, 1, 80), (8, 8, 128), (2, 2, 20), (4, 4, 256), (32, 8, 128), (64, 8, 64)]
     {
         for kv in KvType::ALL {
-            for (window, softcap, with_sinks) in [
-                (None, None, false),
-                (Some(40), None, false),
-                (None, Some(20.0), false),
-                (None, None, true),
-                (Some(40), None, true),
-                (None, Some(20.0), true),
+            // Norms of heads: of which the rotation is in front, or behind.
+            for (window, softcap, with_sinks, norms_last) in [
+                (None, None, false, None),
+                (Some(40), None, false, None),
+                (None, Some(20.0), false, None),
+                (None, None, true, None),
+                (Some(40), None, true, None),
+                (None, Some(20.0), true, None),
+                (None, None, false, Some(false)),
+                (None, None, false, Some(true)),
             ] {
+                let mut norm = || {
+                    let weight: Vec<f32> = vector(&mut random, head_dim).iter().map(|x| 1.0 + x).collect();
+                    Norm { kind: NormKind::Rms, epsilon: 1e-5, weight: weight.into(), bias: None }
+                };
+                let norms = norms_last.map(|_| [norm(), norm()]);
+                let norms_there = norms.as_ref();
+                let norms_there =
+                    norms_there.map(|both| both.each_ref().map(|norm| devices.uploader.norm(norm).unwrap()));
+                let last = norms_last == Some(true);
                 // As large as the sums that they join, and far from them.
                 let mut sinks: Vec<f32> = vector(&mut random, heads).iter().map(|x| 4.0 + 4.0 * x).collect();
                 (sinks[0], sinks[heads - 1]) = (60.0, -200.0);
@@ -290,12 +302,12 @@ fn attention_is_that_of_the_cpu() {
                     let mut expected = vec![0.0; (n - skip) * heads * head_dim];
                     let mut own = qkv.clone();
                     let attend = Attend {
-                        norms_last: false,
+                        norms_last: last,
                         shape,
                         slot: 1,
                         first,
                         skip,
-                        norms: None,
+                        norms: norms.as_ref().map(|[q, k]| (q, k)),
                         rotate: rotate(Values::Host(cos), Values::Host(sin)),
                         sinks: sinks.as_ref(),
                         heads: Heads::Joined { qkv: ValuesMut::Host(&mut own), by_group: false },
@@ -316,12 +328,12 @@ fn attention_is_that_of_the_cpu() {
                     gpu.upload(cos, c.front_mut(cos.len())).unwrap();
                     gpu.upload(sin, s.front_mut(sin.len())).unwrap();
                     let attend = Attend {
-                        norms_last: false,
+                        norms_last: last,
                         shape,
                         slot: 1,
                         first,
                         skip,
-                        norms: None,
+                        norms: norms_there.as_ref().map(|[q, k]| (q, k)),
                         rotate: rotate(c.front(cos.len()), s.front(sin.len())),
                         sinks: sinks_there.as_ref(),
                         heads: Heads::Joined { qkv: b.front_mut(qkv.len()), by_group: false },
@@ -337,7 +349,8 @@ fn attention_is_that_of_the_cpu() {
                         KvType::Q8_0 => 1.5e-2,
                     };
                     if d > most {
-                        let what = (heads, kv_heads, head_dim, window, softcap, with_sinks, n, first, skip);
+                        let variant = (window, softcap, with_sinks, norms_last);
+                        let what = (heads, kv_heads, head_dim, variant, n, first, skip);
                         wrong.push(format!("{} {what:?}: {d:.2e}", kv.name()));
                     }
                     first += n;

@@ -133,6 +133,8 @@ fn mixtures_of_other_families_are_those_of_the_cpu() {
                     let most = match element_type {
                         T::F32 => 3e-5,
                         T::F16 => 5e-3,
+                        // Inputs in 8 bits, and what they give is cut off.
+                        _ if activation == Activation::ClampedSwiglu => 6e-2,
                         _ => 3e-2,
                     };
                     let both = found.iter().zip([&plain, &normed, &added]);
