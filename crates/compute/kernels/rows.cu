@@ -7,6 +7,7 @@
 //   extern "C" void rows_activate_mul(MapArgs)    x = act(y) * z; x may be y
 //   extern "C" void rows_softcap(MapArgs)         x = value * tanh(x / value)
 //   extern "C" void rows_permute(MapArgs)         x[i][j] = y[i][order[j]]
+//   extern "C" void rows_xielu(XieluArgs)         x = xielu(x)                              likewise
 //
 // Gate and up in one matrix: y = matrix, z = matrix + width, both with stride 2 * width. Strides are in numbers. Norms
 // and functions are those of crates/compute/src/ops; sums are taken in f32.
@@ -32,7 +33,7 @@ struct AddNormArgs {
     float eps;
 };
 
-// activation: 0 SiLU, 1 GELU (error function), 2 GELU (tanh), 3 ReLU.
+// activation: 0 SiLU, 1 GELU (error function), 2 GELU (tanh), 3 ReLU, 4 the clamped SwiGLU.
 struct MapArgs {
     void *x;
     const void *y, *z;
@@ -40,6 +41,13 @@ struct MapArgs {
     int n, width, x_stride, y_stride, z_stride, activation;
     float value;
     int unused;
+};
+
+// x [n][width]. As crates/compute/src/ops/xielu.rs.
+struct XieluArgs {
+    float *x;
+    int n, width;
+    float positive, negative, beta, eps;
 };
 
 // Mean (0 for RMS) and 1 / deviation of a row that `at` reads.
@@ -181,3 +189,11 @@ MAP(activate_mul, float, float, to = activated(y[i * a.y_stride + j], a.activati
                                           activated_other(((const float *)a.z)[i * a.z_stride + j], a.activation))
 MAP(softcap, float, float, to = a.value * (1.0f - 2.0f / (1.0f + expf(2.0f * to / a.value))))
 MAP(permute, float, float, to = y[i * a.y_stride + a.order[j]])
+
+extern "C" __global__ void __launch_bounds__(256) rows_xielu(const __grid_constant__ XieluArgs a) {
+    each(a.width, [&](i64 i, int j) {
+        float &to = a.x[i * a.width + j];
+        const float x = to;
+        to = x > 0.0f ? a.positive * x * x + a.beta * x : (expm1f(fminf(x, a.eps)) - x) * a.negative + a.beta * x;
+    });
+}

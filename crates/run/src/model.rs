@@ -5,7 +5,6 @@ use std::path::Path;
 use std::sync::{Arc, OnceLock};
 
 use quern_compute::{Device, MOST_GPU_EXPERTS, MOST_GPU_HEAD, Pool};
-use quern_model::architecture::Activation;
 use quern_model::{Config, RopeScaling, Tokenizer, View};
 use quern_tensor_io::{Checkpoint, Error as FileError, NoProgress, Progress};
 
@@ -349,9 +348,6 @@ fn beyond_gpus(config: &Config) -> Option<String> {
         let what = "heads of different sizes, keys and values that layers share, and what tokens add in each layer are \
                     computed by the CPU only";
         return Some(what.into());
-    }
-    if config.activation == Activation::Xielu {
-        return Some("the activation xIELU is computed by the CPU only".into());
     }
     let (dim, experts) = (config.head_dim, config.experts.map_or(0, |experts| experts.count));
     if dim > MOST_GPU_HEAD || !dim.is_multiple_of(2) {

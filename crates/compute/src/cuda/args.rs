@@ -212,6 +212,26 @@ pub struct MapArgs {
     pub unused: i32,
 }
 
+/// Arguments of `rows_xielu`.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub struct XieluArgs {
+    /// `[n][width]`, f32.
+    pub x: Address,
+    /// Rows.
+    pub n: i32,
+    /// Numbers of a row.
+    pub width: i32,
+    /// As [`Xielu::positive`](crate::ops::Xielu::positive).
+    pub positive: f32,
+    /// As [`Xielu::negative`](crate::ops::Xielu::negative).
+    pub negative: f32,
+    /// As [`Xielu::beta`](crate::ops::Xielu::beta).
+    pub beta: f32,
+    /// As [`Xielu::eps`](crate::ops::Xielu::eps).
+    pub eps: f32,
+}
+
 /// Arguments of `experts_route`.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
@@ -367,6 +387,6 @@ mod tests {
         assert_eq!((size_of::<NormArgs>(), size_of::<AddNormArgs>(), size_of::<MapArgs>()), (64, 72, 64));
         assert_eq!((size_of::<RouteArgs>(), size_of::<GroupArgs>()), (72, 64));
         assert_eq!((size_of::<MoveArgs>(), size_of::<StatisticsArgs>(), size_of::<KlArgs>()), (56, 56, 48));
-        assert_eq!(size_of::<ColumnsArgs>(), 24);
+        assert_eq!((size_of::<ColumnsArgs>(), size_of::<XieluArgs>()), (24, 32));
     }
 }

@@ -29,6 +29,7 @@ use std::sync::Arc;
 
 #[cfg(feature = "cuda")]
 use crate::cuda;
+use crate::ops::Xielu;
 use crate::{Pool, Result};
 
 pub use cache::{CacheShape, KvCache, KvType};
@@ -228,6 +229,14 @@ impl Executor {
     /// As [`Executor::norm`].
     pub fn softcap(&mut self, x: ValuesMut<'_>, width: usize, cap: f32) -> Result<()> {
         dispatch!(self, half => half.softcap(x, width, cap))
+    }
+
+    /// `x = xielu(x)`, for rows of `width` values.
+    ///
+    /// # Errors
+    /// As [`Executor::norm`].
+    pub fn xielu(&mut self, x: ValuesMut<'_>, width: usize, function: Xielu) -> Result<()> {
+        dispatch!(self, half => half.xielu(x, width, function))
     }
 
     /// Normalizes heads, rotates queries and keys, stores keys and values, and attends.

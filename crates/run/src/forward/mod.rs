@@ -31,7 +31,6 @@ mod stream;
 pub(crate) mod streams;
 mod widen;
 mod workspace;
-mod xielu;
 
 use std::time::Instant;
 

@@ -16,7 +16,7 @@ use crate::executor::{
     Attend, Buffer, CacheShape, Device, Executor, Heads, Input, KvCache, KvType, Linear, Norm, NormKind,
     Output, PassKey, Permutation, Rotate, Uploader, Values, ValuesMut, Vector, Weight,
 };
-use crate::ops::{Activation, RopeStyle};
+use crate::ops::{Activation, RopeStyle, Xielu};
 use crate::testing::{Random, random_row};
 use crate::{AttentionShape, Matrix, Pool, get_row, supports};
 
@@ -249,6 +249,22 @@ fn distance(found: &[f32], expected: &[f32]) -> f64 {
     let size: f64 = pairs().map(|(_, b)| b * b).sum();
     let distance = (error / size.max(1e-30)).sqrt();
     if distance.is_nan() { f64::INFINITY } else { distance }
+}
+
+#[test]
+fn xielu_is_that_of_the_cpu() {
+    let Some((card, _turn)) = card("xielu_is_that_of_the_cpu") else { return };
+    let mut devices = Devices::new(card);
+    let mut random = Random::new(62);
+    let function = Xielu::new([0.3, -0.4, 0.5, -1e-6]);
+    for (rows, width) in [(1, 1), (5, 1100), (40_000, 3)] {
+        let x: Vec<f32> = vector(&mut random, rows * width).iter().map(|x| 8.0 * x).collect();
+        let found = devices.on_gpu(&[], &x, |gpu, _, x| gpu.xielu(x, width, function).unwrap());
+        let mut expected = x.clone();
+        devices.cpu.xielu(ValuesMut::Host(&mut expected), width, function).unwrap();
+        let d = distance(&found, &expected);
+        assert!(d < 1e-6, "{rows} {width}: {d:.2e}");
+    }
 }
 
 #[test]

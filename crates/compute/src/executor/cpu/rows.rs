@@ -3,7 +3,7 @@
 use super::Executor;
 use crate::error::same;
 use crate::executor::{Norm, NormKind, Values, ValuesMut};
-use crate::ops::{self, Activation};
+use crate::ops::{self, Activation, Xielu};
 use crate::parallel::{part_of, share};
 use crate::simd::Level;
 use crate::{Pool, Result};
@@ -95,6 +95,11 @@ pub(super) fn each_part(pool: &Pool, x: &mut [f32], width: usize, body: impl Fn(
 }
 
 impl Executor {
+    pub fn xielu(&mut self, x: ValuesMut<'_>, width: usize, function: Xielu) -> Result<()> {
+        each_part(&self.pool, x.host()?, width, |part| function.apply(part));
+        Ok(())
+    }
+
     pub fn norm(&mut self, parameters: &Norm, x: Values<'_>, out: ValuesMut<'_>) -> Result<()> {
         norm(&self.pool, parameters, x.host()?, out.host()?)
     }
