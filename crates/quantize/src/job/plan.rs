@@ -207,7 +207,14 @@ impl QuantizePlan<'_> {
         &self.metadata
     }
 
-    /// Bytes of all tensors in the source: the total of the job's progress.
+    /// Bytes of the source as it is stored: smaller than [`source_bytes`](Self::source_bytes) where its layers are
+    /// packed.
+    pub fn stored_bytes(&self) -> u64 {
+        let stored = self.view.checkpoint().tensors().iter().map(|tensor| tensor.bytes as u64).sum();
+        self.source_bytes().min(stored)
+    }
+
+    /// Bytes of all tensors in the source, of packed layers decoded: the total of the job's progress.
     pub fn source_bytes(&self) -> u64 {
         self.rows.iter().map(|r| r.source_bytes).sum()
     }

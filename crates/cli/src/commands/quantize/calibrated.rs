@@ -90,7 +90,7 @@ pub fn run(args: &args::Quantize, types: &Types) -> Outcome {
             "{resumed}{}: {}, {} to {}, {:.2} bits per weight, {}, in {:.1} s\n",
             output.display(),
             types.name,
-            format::bytes(plan.tensors().source_bytes()),
+            format::bytes(plan.tensors().stored_bytes()),
             format::bytes(report.bytes),
             report.bits_per_weight,
             words(&plan),

@@ -75,7 +75,7 @@ pub fn run(args: &args::Quantize, types: &Types) -> Outcome {
             "{}: {}, {} to {}, {:.2} bits per weight{}, in {seconds:.1} s\n",
             output.display(),
             types.name,
-            format::bytes(plan.source_bytes()),
+            format::bytes(plan.stored_bytes()),
             format::bytes(plan.file_size()),
             plan.bits_per_weight(),
             types.prediction(),
@@ -159,7 +159,7 @@ pub fn show(plan: &QuantizePlan<'_>, args: &args::Quantize, types: &Types, more:
     print(&format!(
         "{}\n\ntotal: {} to {}, {:.2} bits per weight{}{}{more}\n",
         format::table(header, &[1, 4, 5, 6], rows),
-        format::bytes(plan.source_bytes()),
+        format::bytes(plan.stored_bytes()),
         format::bytes(plan.file_size()),
         plan.bits_per_weight(),
         types.prediction(),
