@@ -30,7 +30,7 @@ fn a_copy_is_the_same_file() {
     convert_exactly(&fixture(Q4_K_M), &out, to(GGUF));
     assert!(fs::read(&out).unwrap() == fs::read(fixture(Q4_K_M)).unwrap());
     // A vocabulary alone, of an older version of the format.
-    let (source, out) = (fixture("vocab/ggml-vocab-gpt-2.gguf"), scratch.path().join("vocab.gguf"));
+    let (source, out) = (fixture("vocab/ggml-vocab-llama-spm.gguf"), scratch.path().join("vocab.gguf"));
     let written = convert_exactly(&source, &out, to(GGUF));
     assert_eq!(written.metadata(), Checkpoint::open(&source).unwrap().metadata());
     assert!(written.metadata().len() > 10 && written.tensors().is_empty());

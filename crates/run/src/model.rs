@@ -8,11 +8,10 @@ use quern_compute::{
     Device, MOST_GPU_EXPERTS, MOST_GPU_HEAD, MOST_GPU_LATENT, MOST_GPU_LATENT_RANK, MOST_GPU_STATE,
     MOST_GPU_TAPS, Pool,
 };
-use quern_model::architecture::Activation;
 use quern_model::{Config, RopeScaling, StateMixer, Tokenizer, View};
 use quern_tensor_io::{Checkpoint, Error as FileError, NoProgress, Progress};
 
-use crate::forward::{cache_shape, mixture_beyond_gpus};
+use crate::forward::cache_shape;
 use crate::load::LoadIn;
 use crate::placement::{
     self, Capacity, GpuLayers, GpuRoom, Location, Made, MemoryPlan, Mover, Placement, Plan, SizeOptions,
@@ -353,12 +352,6 @@ fn beyond_gpus(config: &Config) -> Option<String> {
                     computed by the CPU only";
         return Some(what.into());
     }
-    if config.activation == Activation::Xielu {
-        return Some("the activation xIELU is computed by the CPU only".into());
-    }
-    if config.architecture.norms_after_rotation {
-        return Some("norms of queries and keys behind their rotation are computed by the CPU only".into());
-    }
     let (dim, experts) = (config.head_dim, config.experts.map_or(0, |experts| experts.count));
     if let Some(latent) = &config.latent {
         let cached = latent.cached();
@@ -373,14 +366,6 @@ fn beyond_gpus(config: &Config) -> Option<String> {
         return Some(format!(
             "GPUs support heads of an even size up to {MOST_GPU_HEAD}, and these have {dim} values"
         ));
-    }
-    // The kernels have neither sinks nor the function nor experts with biases.
-    if config.architecture.activations.contains(&Activation::ClampedSwiglu) {
-        let what = "GPUs do not compute attention with sinks and experts with biases and a clamped SwiGLU";
-        return Some(what.to_owned());
-    }
-    if let Some(why) = config.experts.as_ref().and_then(mixture_beyond_gpus) {
-        return Some(why.to_owned());
     }
     (experts > MOST_GPU_EXPERTS)
         .then(|| format!("GPUs support up to {MOST_GPU_EXPERTS} experts, and there are {experts}"))

@@ -121,12 +121,15 @@ fn queries_that_grow_are_refused_where_they_do() {
     assert!(matches!(beyond, Error::QueryGrowth { context: c } if c == context), "{beyond}");
 }
 
-/// How far logits may be that kernels of 16-bit floats compute. Delta nets divide by small lengths: the logits of their
-/// tiny models move more when a prompt's activations are rounded; `mixers_are_exact` compares them without that.
+/// How far logits may be that kernels of 16-bit floats compute. Delta nets divide by small lengths, and the tiny Mamba-2 has
+/// nothing beside its states: their logits move more when a prompt's activations are rounded; `mixers_are_exact` compares
+/// them without that.
 fn bound(folder: &Path) -> f64 {
-    let delta_net = |name: &str| name.starts_with("qwen3_5") || name == "qwen3_next";
-    let delta_net = folder.file_name().is_some_and(|name| delta_net(&name.to_string_lossy()));
-    if delta_net { 5e-2 } else { 1e-2 }
+    match folder.file_name().map(|name| name.to_string_lossy()).as_deref() {
+        Some("qwen3_5" | "qwen3_5_moe" | "qwen3_next") => 5e-2,
+        Some("mamba2") => 2e-2,
+        _ => 1e-2,
+    }
 }
 
 #[test]
@@ -136,8 +139,12 @@ fn every_architecture_gives_the_logits_of_the_cpu() {
     }
     let mut wrong = Vec::new();
     for folder in folders("architectures") {
-        wrong.extend(compare(&folder, GpuLayers::All, KvType::F16, bound(&folder)));
-        wrong.extend(compare(&folder, GpuLayers::All, KvType::F32, bound(&folder)));
+        for kv in [KvType::F16, KvType::F32] {
+            if let Some(far) = compare(&folder, GpuLayers::All, kv, bound(&folder)) {
+                // Both round to f16: the CPU's logits may be the ones that are farther from what is right.
+                wrong.extend(compare_with_exact(&folder, GpuLayers::All, kv).map(|exact| [far, exact]));
+            }
+        }
     }
     assert!(wrong.is_empty(), "{wrong:#?}");
 }
@@ -233,6 +240,22 @@ fn real_models_are_as_near_to_exact_logits_as_on_the_cpu() {
             for layers in [GpuLayers::All, GpuLayers::Last(3)] {
                 wrong.extend(compare_with_exact(&fixture(model), layers, kv));
             }
+        }
+    }
+    assert!(wrong.is_empty(), "{wrong:#?}");
+}
+
+/// gpt-oss as it was released. In 8 bits its keys and values round so much that tokens get other experts.
+#[test]
+fn experts_in_mxfp4_are_as_near_to_exact_logits_as_on_the_cpu() {
+    if !card() {
+        return;
+    }
+    let path = fixture("packed/gpt_oss-mxfp4/model.safetensors");
+    let mut wrong = Vec::new();
+    for kv in [KvType::F16, KvType::F32] {
+        for layers in [GpuLayers::All, GpuLayers::Last(1)] {
+            wrong.extend(compare_with_exact(&path, layers, kv));
         }
     }
     assert!(wrong.is_empty(), "{wrong:#?}");
@@ -390,6 +413,25 @@ fn seen(model: &Model, batch: usize) -> (Seen, Vec<Vec<f32>>) {
     (seen, logits)
 }
 
+/// How many tokens had other experts, as far as the numbers of the experts' tokens show.
+fn others(found: &Seen, expected: &Seen, hidden: usize) -> usize {
+    let widening = expected.0.iter().filter(|((names, expert), _)| expert.is_some() && names.len() == 2);
+    widening
+        .map(|(key, values)| values.len().abs_diff(found.0[key].len()) / hidden)
+        .sum::<usize>()
+        .div_ceil(2)
+}
+
+/// The rows without some that are the farthest from each other.
+fn nearest([found, expected]: [Vec<Vec<f32>>; 2], but: usize) -> [Vec<Vec<f32>>; 2] {
+    let mut pairs: Vec<_> = found.into_iter().zip(expected).collect();
+    let off = |(a, b): &(Vec<f32>, Vec<f32>)| distance(std::slice::from_ref(a), std::slice::from_ref(b));
+    pairs.sort_by(|a, b| off(a).total_cmp(&off(b)));
+    pairs.truncate(pairs.len().saturating_sub(but));
+    let (found, expected) = pairs.into_iter().unzip();
+    [found, expected]
+}
+
 #[test]
 fn observers_see_on_a_gpu_what_they_see_on_the_cpu() {
     if !card() {
@@ -399,26 +441,32 @@ fn observers_see_on_a_gpu_what_they_see_on_the_cpu() {
     for folder in folders("architectures") {
         // Layers in RAM: computed there in batches of 24 tokens, moved to the GPU for batches of 40.
         for (layers, batch) in [(GpuLayers::All, 40), (GpuLayers::Last(2), 24), (GpuLayers::Last(1), 40)] {
-            let (expected, logits) = seen(&open(&folder, None), batch);
+            let model = open(&folder, None);
+            let hidden = model.config().hidden_size;
+            let (expected, logits) = seen(&model, batch);
             let (found, own) = seen(&open(&folder, Some(layers)), batch);
             let what = format!("{} {layers:?} {batch}", folder.file_name().unwrap().display());
             let keys = |seen: &Seen| seen.0.keys().cloned().collect::<Vec<_>>();
             assert_eq!(keys(&found), keys(&expected), "{what}");
+            // A router between two experts that are as good may choose the other.
+            let others = others(&found, &expected, hidden);
             let mut worst = 0f64;
             for (key, expected) in &expected.0 {
                 let found = &found.0[key];
-                // A router between two experts that are as good may choose the other.
                 match (key.1, found.len() == expected.len()) {
                     (None, false) => wrong.push(format!("{what} {key:?}: {} values", found.len())),
                     (Some(_), _) => {}
                     (None, true) => {
-                        let off = distance(std::slice::from_ref(found), std::slice::from_ref(expected));
-                        worst = worst.max(off);
+                        let width = expected.len() / logits.len();
+                        let rows = |values: &[f32]| values.chunks(width).map(<[f32]>::to_vec).collect();
+                        let [found, expected] = nearest([rows(found), rows(expected)], others);
+                        worst = worst.max(distance(&[found.concat()], &[expected.concat()]));
                     }
                 }
             }
+            let [own, logits] = nearest([own, logits], others);
             let off = distance(&own, &logits);
-            eprintln!("{what}: inputs {worst:.2e}, logits {off:.2e}");
+            eprintln!("{what}: inputs {worst:.2e}, logits {off:.2e}, tokens with other experts: {others}");
             if worst > bound(&folder) || off > bound(&folder) {
                 wrong.push(format!("{what}: inputs {worst:.2e}, logits {off:.2e}"));
             }

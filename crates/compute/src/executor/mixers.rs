@@ -1,6 +1,6 @@
 //! Mixers other than attention over keys and values: their parameters, arguments and operations.
 
-use super::upload::{bytes_of_numbers, bytes_of_vector};
+use super::upload::bytes_of_vector;
 use super::{Executor, Half, Norm, Permutation, Uploader, Values, ValuesMut, Vector, bytes_of_norm};
 use crate::Result;
 use crate::states::{DeltaShape, ScanShape, conv_state};
@@ -158,7 +158,7 @@ impl Convolution {
 
     /// Bytes that it takes on a GPU.
     pub fn gpu_bytes(&self) -> usize {
-        bytes_of_vector(&self.weight) + self.bias.as_ref().map_or(0, bytes_of_vector)
+        bytes_of_vector(self.weight.len()) + self.bias.as_ref().map_or(0, |bias| bytes_of_vector(bias.len()))
     }
 
     /// The same on a device.
@@ -192,8 +192,8 @@ impl DeltaParameters {
 
     /// Bytes that it takes on a GPU.
     pub fn gpu_bytes(&self) -> usize {
-        let vectors = bytes_of_vector(&self.rates) + bytes_of_vector(&self.time_bias);
-        let order = if self.order.is_some() { bytes_of_numbers(self.row()) } else { 0 };
+        let vectors = bytes_of_vector(self.rates.len()) + bytes_of_vector(self.time_bias.len());
+        let order = if self.order.is_some() { bytes_of_vector(self.row()) } else { 0 };
         self.conv.gpu_bytes() + vectors + order + bytes_of_norm(&self.norm)
     }
 
@@ -239,7 +239,7 @@ impl ScanParameters {
     pub fn gpu_bytes(&self) -> usize {
         let vectors = [&self.time_bias, &self.rates, &self.skips];
         self.conv.gpu_bytes()
-            + vectors.into_iter().map(bytes_of_vector).sum::<usize>()
+            + vectors.into_iter().map(|vector| bytes_of_vector(vector.len())).sum::<usize>()
             + bytes_of_norm(&self.norm)
     }
 

@@ -1,10 +1,11 @@
 //! A mixture of experts on a GPU: arguments, and experts that are stacked.
 //!
 //! A kernel finds the matrix of an expert that was chosen on the card only where all experts' matrices follow each other.
-//! [`Uploader::stack`] puts them so if they are of one type and shape; each stays a layer that can be used by itself.
+//! [`Uploader::stack`] puts them so if they are of one type and shape, and their biases likewise; each stays a layer that
+//! can be used by itself.
 
-use super::upload::{bytes_of_linear, bytes_of_matrix};
-use super::{Input, Linear, Norm, Routing, Uploader, ValuesMut, Weight};
+use super::upload::{bytes_of_linear, bytes_of_matrix, bytes_of_vector};
+use super::{Input, Linear, Norm, Routing, Uploader, ValuesMut, Vector, Weight};
 use crate::Result;
 use crate::ops::Activation;
 
@@ -16,6 +17,8 @@ pub struct ExpertStacks {
     pub(crate) gate: Weight,
     pub(crate) up: Weight,
     pub(crate) down: Weight,
+    /// Biases of the first expert's gate, up and down, which those of the others follow.
+    pub(crate) biases: [Option<Vector>; 3],
 }
 
 /// The network of one block.
@@ -29,6 +32,10 @@ pub struct Mixture<'a> {
     pub stacks: Option<&'a ExpertStacks>,
     /// How they are chosen.
     pub routing: Routing,
+    /// Added to the scores of experts for the choice alone.
+    pub choice_bias: Option<&'a Vector>,
+    /// Whether shares are factors of what experts read, not of what they make.
+    pub scaled_inputs: bool,
     /// Of the gate's results.
     pub activation: Activation,
 }
@@ -55,8 +62,9 @@ pub enum Rows<'a> {
 /// Whether layers can be put into one matrix.
 fn stackable(linears: &[&Linear]) -> bool {
     let shape = |l: &Linear| (l.weight.device_type(), l.weight.rows(), l.weight.columns());
-    let plain = |l: &Linear| l.bias.is_none() && l.permutation.is_none();
-    linears.len() > 1 && linears.iter().all(|l| plain(l) && shape(l) == shape(linears[0]))
+    let bias = |l: &Linear| l.bias.as_ref().map(Vector::len);
+    let alike = |l: &Linear| shape(l) == shape(linears[0]) && bias(l) == bias(linears[0]);
+    linears.len() > 1 && linears.iter().all(|l| l.permutation.is_none() && alike(l))
 }
 
 /// Bytes that layers take on a GPU when [`Uploader::stack`] moves them there.
@@ -65,7 +73,8 @@ pub fn bytes_of_stack(linears: &[&Linear]) -> usize {
         [first, ..] if stackable(linears) => {
             let weight = &first.weight;
             let rows = weight.rows().saturating_mul(linears.len());
-            bytes_of_matrix(weight.device_type(), rows, weight.columns())
+            let biases = first.bias.as_ref().map_or(0, |_| bytes_of_vector(rows));
+            bytes_of_matrix(weight.device_type(), rows, weight.columns()) + biases
         }
         _ => linears.iter().map(|l| bytes_of_linear(l)).sum(),
     }
@@ -90,12 +99,20 @@ impl ExpertStacks {
         let [gate, up, down] = experts.first()?;
         #[cfg(feature = "cuda")]
         {
+            let biased = |own: &Linear, first: &Linear, index: usize| match (&own.bias, &first.bias) {
+                (None, None) => true,
+                (Some(own), Some(first)) => {
+                    let (Ok(own), Ok(first)) = (own.cuda(), first.cuda()) else { return false };
+                    own.pointer() == first.pointer().at(index * first.bytes())
+                }
+                (None, Some(_)) | (Some(_), None) => false,
+            };
             let follows = |(index, expert): (usize, &[&Linear; 3])| {
-                expert.iter().zip([gate, up, down]).all(|(own, first)| {
-                    let plain = own.bias.is_none() && own.permutation.is_none();
-                    let matrices = (own.weight.cuda(), first.weight.cuda());
+                expert.iter().zip([gate, up, down]).all(|(linear, first)| {
+                    let biased = biased(linear, first, index);
+                    let matrices = (linear.weight.cuda(), first.weight.cuda());
                     let (Ok(own), Ok(first)) = matrices else { return false };
-                    plain && own.follows(first, index)
+                    biased && linear.permutation.is_none() && own.follows(first, index)
                 })
             };
             let usable = || {
@@ -104,8 +121,9 @@ impl ExpertStacks {
                 gate.pairs_with(up) && gate.most_vectors() > 0 && down.most_vectors() > 0
             };
             if usable() && experts.iter().enumerate().all(follows) {
+                let biases = [gate, up, down].map(|l| l.bias.clone());
                 let [gate, up, down] = [gate, up, down].map(|l| l.weight.clone());
-                return Some(Self { gate, up, down });
+                return Some(Self { gate, up, down, biases });
             }
         }
         let _ = (gate, up, down);
@@ -144,6 +162,8 @@ mod tests {
         layers[3] = linear(ElementType::Q4_0, 3, 64);
         layers[3].bias = Some(vec![0.0; 3].into());
         assert_eq!(bytes(&layers), apart(&layers));
+        layers.iter_mut().for_each(|layer| layer.bias = Some(vec![0.0; 3].into()));
+        assert_eq!(bytes(&layers), bytes_of_matrix(ElementType::Q4_0, 15, 64) + bytes_of_vector(15));
         assert!(ExpertStacks::of(&[[&layers[0]; 3]]).is_none(), "in RAM");
     }
 }

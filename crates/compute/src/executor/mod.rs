@@ -30,6 +30,7 @@ use std::sync::Arc;
 
 #[cfg(feature = "cuda")]
 use crate::cuda;
+use crate::ops::Xielu;
 use crate::{Pool, Result};
 
 pub use cache::{CacheShape, KvCache, KvType};
@@ -234,6 +235,14 @@ impl Executor {
         dispatch!(self, half => half.softcap(x, width, cap))
     }
 
+    /// `x = xielu(x)`, for rows of `width` values.
+    ///
+    /// # Errors
+    /// As [`Executor::norm`].
+    pub fn xielu(&mut self, x: ValuesMut<'_>, width: usize, function: Xielu) -> Result<()> {
+        dispatch!(self, half => half.xielu(x, width, function))
+    }
+
     /// Normalizes heads, rotates queries and keys, stores keys and values, and attends.
     ///
     /// # Errors
@@ -251,12 +260,11 @@ impl Executor {
     }
 
     /// Chooses experts for each row of the router's outputs, which are overwritten: for each expert the tokens that chose
-    /// it, in their order. `bias`, in RAM and one number for each expert, is added to scores for the choice, not to
-    /// shares. Waits for the result.
+    /// it, in their order. `bias`, one number for each expert, is added to scores for the choice, not to shares. Waits for
+    /// the result.
     ///
     /// # Errors
-    /// As [`Executor::norm`]; [`Error::Device`](crate::Error::Device) on a GPU for a bias, and for what is not
-    /// [`Routing::on_gpu`].
+    /// As [`Executor::norm`]; on a GPU more than [`MOST_GPU_EXPERTS`] experts.
     pub fn route(
         &mut self,
         logits: ValuesMut<'_>,
@@ -266,7 +274,8 @@ impl Executor {
         dispatch!(self, half => half.route(logits, routing, bias))
     }
 
-    /// Copies the rows of `x` that these tokens have, each of `width` values.
+    /// Copies the rows of `x` that these tokens have, each of `width` values and, if it is `scaled`, multiplied with its
+    /// share.
     ///
     /// # Errors
     /// As [`Executor::norm`]; a token that `x` does not have.
@@ -274,10 +283,18 @@ impl Executor {
         &mut self,
         x: Values<'_>,
         width: usize,
-        choices: &[Choice],
+        (choices, scaled): (&[Choice], bool),
         out: ValuesMut<'_>,
     ) -> Result<()> {
-        dispatch!(self, half => half.gather(x, width, choices, out))
+        dispatch!(self, half => half.gather(x, width, (choices, scaled), out))
+    }
+
+    /// Multiplies each row of `x`, of `width` values, with the sigmoid of its gate.
+    ///
+    /// # Errors
+    /// As [`Executor::norm`].
+    pub fn gate_rows(&mut self, x: ValuesMut<'_>, width: usize, gates: Values<'_>) -> Result<()> {
+        dispatch!(self, half => half.gate_rows(x, width, gates))
     }
 
     /// Adds an expert's rows to its tokens', each by its share. No token chose it twice.

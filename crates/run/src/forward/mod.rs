@@ -31,7 +31,6 @@ mod stream;
 pub(crate) mod streams;
 mod widen;
 mod workspace;
-mod xielu;
 
 use std::time::Instant;
 
@@ -45,7 +44,7 @@ use crate::{Error, Model, Observer, Result};
 use stream::{STREAMED_FROM, Streamer};
 
 pub(crate) use embed::{embed, embed_from};
-pub(crate) use experts::{BeforeGroup, GPU_ROWS, beyond_gpus as mixture_beyond_gpus, run as run_experts};
+pub(crate) use experts::{BeforeGroup, GPU_ROWS, run as run_experts};
 pub(crate) use head::LogitsTo;
 use head::head;
 use mixers::Remote;
@@ -319,6 +318,7 @@ fn block(
         attended,
         projected,
         wide: w,
+        gates,
         embeds,
         own,
         gated,
@@ -411,7 +411,7 @@ fn block(
         Ffn::None => Ok(()),
         Ffn::Experts(experts) if phases.on_gpu() => {
             let (normed, out) = (normed.front(rows * hidden), projected.front_mut(rows * hidden));
-            phases.experts_on_gpu(experts, (x, tail), (normed, w), out)
+            phases.experts_on_gpu(experts, (x, tail), (normed, w, gates), out)
         }
         Ffn::Experts(experts) => {
             phases.normed_input(x!(), normed.front_mut(rows * hidden))?;

@@ -30,6 +30,8 @@ pub(crate) struct Workspace {
     pub(crate) scratch: Buffer,
     pub(crate) projected: Buffer,
     pub(crate) wide: Buffer,
+    /// Numbers of shared experts' routers, one for each token, on a GPU.
+    pub(crate) gates: Buffer,
     /// The tokens' embeddings, and what they add in a layer, where they do.
     pub(crate) embeds: Buffer,
     pub(crate) own: Buffer,
@@ -108,6 +110,7 @@ impl Workspace {
             scratch: buffer(),
             projected: buffer(),
             wide: buffer(),
+            gates: buffer(),
             embeds: buffer(),
             own: buffer(),
             gated: buffer(),
@@ -144,6 +147,10 @@ impl Workspace {
             }
         }
         self.wide.reserve(n * wide(config))?;
+        let gated = config.experts.and_then(|experts| experts.shared).is_some_and(|shared| shared.gated);
+        if gated && self.executor.pool().is_none() {
+            self.gates.reserve(n)?;
+        }
         for buffer in &mut self.angles.tables {
             buffer.reserve(n * model.rotation.pairs())?;
         }

@@ -34,7 +34,7 @@ pub(crate) enum Ffn {
 #[derive(Clone, Debug)]
 pub(crate) struct Experts {
     pub(crate) router: Linear,
-    /// Added to scores for the choice alone; in RAM.
+    /// Added to scores for the choice alone.
     pub(crate) choice_bias: Option<Vector>,
     pub(crate) experts: Vec<Expert>,
     /// The same, where they follow each other on a GPU.

@@ -1,6 +1,8 @@
 //! Moves blocks and the head to the device that computes with them.
 
-use quern_compute::{ExpertStacks, Norm, Uploader, bytes_of_linear, bytes_of_norm, bytes_of_stack};
+use quern_compute::{
+    ExpertStacks, Norm, Uploader, bytes_of_linear, bytes_of_norm, bytes_of_stack, bytes_of_vector,
+};
 
 use super::block::{Block, Expert, Experts, Ffn, SharedExpert, Widen};
 use super::{Linear, Mixer, Weights};
@@ -86,7 +88,8 @@ impl Experts {
             bytes_of_stack(&ops)
         };
         let routers = self.routers().map(|router| bytes_of_linear(&router.op)).sum::<usize>();
-        routers + self.layers().into_iter().map(stack).sum::<usize>()
+        let bias = self.choice_bias.as_ref().map_or(0, |bias| bytes_of_vector(bias.len()));
+        routers + bias + self.layers().into_iter().map(stack).sum::<usize>()
     }
 
     fn upload(&self, uploader: &mut Uploader) -> Result<Self> {
@@ -114,7 +117,7 @@ impl Experts {
             }),
             None => None,
         };
-        let choice_bias = self.choice_bias.clone();
+        let choice_bias = self.choice_bias.as_ref().map(|bias| uploader.vector(bias)).transpose()?;
         let router = self.router.upload(uploader)?;
         let moved = Self { router, choice_bias, experts, stacks: None, shared };
         let stacks = ExpertStacks::of(&moved.ops());

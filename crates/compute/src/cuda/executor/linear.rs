@@ -3,7 +3,6 @@
 use super::super::Pointer;
 use super::super::formats::MATVEC_TOKENS;
 use super::Executor;
-use super::rows::refuse_activation;
 use crate::Result;
 use crate::error::same;
 use crate::executor::{Input, Linear, Norm, Output};
@@ -83,7 +82,6 @@ impl Executor {
                 Ok(())
             }
             Output::Activate(act, out) => {
-                refuse_activation(act)?;
                 let out = out.cuda()?;
                 same("linear: output", tokens * rows[0], out.len())?;
                 let target = Target { out: out.pointer(), stride: rows[0] };
@@ -98,7 +96,6 @@ impl Executor {
                 }
             }
             Output::Gate(act, out) => {
-                refuse_activation(act)?;
                 let out = out.cuda()?;
                 let width = if N == 2 { rows[0] } else { rows[0] / 2 };
                 same("linear: gated output", tokens * width, out.len())?;

@@ -14,7 +14,6 @@ use super::Executor;
 use super::experts::{GRID, Lists};
 use super::few::{activation, matrix_of};
 use super::linear::{FEW, Source, Target, Then};
-use super::rows::refuse_activation;
 use crate::Result;
 use crate::error::same;
 use crate::executor::{ExpertStacks, Mixture, Rows, ValuesMut};
@@ -34,7 +33,6 @@ impl Executor {
             }
         };
         let Mixture { router, experts, stacks, routing, .. } = *mixture;
-        refuse_activation(mixture.activation)?;
         let hidden = router.weight.columns();
         let tokens = x.len() / hidden.max(1);
         same("experts: whole rows", tokens * hidden, x.len())?;
@@ -76,7 +74,8 @@ impl Executor {
         self.joined(&[mixture.router], source, Target { out: logits, stride: count }, Then::Store)?;
         let start = self.workspace.choices.of(&self.stream, Lists::bytes(tokens * used, count))?;
         let lists = Lists::at(start, tokens * used);
-        self.choose(logits, tokens, mixture.routing, [lists.expert, lists.share])?;
+        let routing = (mixture.routing, mixture.choice_bias);
+        self.choose(logits, tokens, routing, [lists.expert, lists.share])?;
         Ok(lists)
     }
 
@@ -94,20 +93,24 @@ impl Executor {
         let (used, inner, hidden) = (mixture.routing.used, gate.rows, gate.columns);
         let row = 4 * used * inner;
         let wide = self.workspace.wide.of(&self.stream, source.tokens * row)?;
+        let [gate_bias, up_bias, down_bias] = self.biases(stacks)?;
         let mut widen = MatvecArgs {
             m: [matrix_of(gate, 0, inner), matrix_of(up, 0, inner), MatrixArgs::default()],
+            bias: [gate_bias, up_bias, 0],
             matrices: 2,
             epilogue: MatvecEpilogue::Gated as i32,
             activation: activation(mixture.activation),
             slots: used as i32,
             x_stride: hidden as i32,
             out_stride: (used * inner) as i32,
+            share_input: i32::from(mixture.scaled_inputs),
             x_scale: 1.0,
             ..MatvecArgs::default()
         };
         self.normalize(&mut widen, source.norm)?;
         let mut narrow = MatvecArgs {
             m: [matrix_of(down, 0, hidden), MatrixArgs::default(), MatrixArgs::default()],
+            bias: [down_bias, 0, 0],
             matrices: 1,
             prologue: MatvecPrologue::Plain as i32,
             activation: MatvecActivation::None as i32,
@@ -124,6 +127,9 @@ impl Executor {
             widen.x = source.x.at(4 * token * hidden).address();
             widen.out = wide.at(token * row).address();
             widen.expert = lists.expert.at(list).address();
+            if mixture.scaled_inputs {
+                widen.share = lists.share.at(list).address();
+            }
             self.launch_matvec(gate.format, "matvec_1", used * inner, 1, &widen)?;
             narrow.out = target.out.at(4 * token * hidden).address();
             for start in (0..used).step_by(most) {
@@ -133,11 +139,24 @@ impl Executor {
                 narrow.slots = slots as i32;
                 narrow.x = wide.at(token * row + 4 * start * inner).address();
                 narrow.expert = lists.expert.at(list + 4 * start).address();
-                narrow.share = lists.share.at(list + 4 * start).address();
+                if !mixture.scaled_inputs {
+                    narrow.share = lists.share.at(list + 4 * start).address();
+                }
                 self.launch_matvec(down.format, "matvec_1", hidden, slots, &narrow)?;
             }
         }
         Ok(())
+    }
+
+    /// Addresses of the biases of stacked experts; 0 where there are none.
+    fn biases(&self, stacks: &ExpertStacks) -> Result<[u64; 3]> {
+        let mut addresses = [0; 3];
+        for (address, bias) in addresses.iter_mut().zip(&stacks.biases) {
+            if let Some(bias) = bias {
+                *address = bias.cuda()?.on(&self.card)?.pointer().address();
+            }
+        }
+        Ok(addresses)
     }
 
     /// Expert by expert.
@@ -160,12 +179,14 @@ impl Executor {
         let first = self.grouped(mixture.routing, &lists, tokens)?;
         let slots = tokens * used;
         let rows = self.workspace.rows.of(&self.stream, 4 * slots * hidden)?;
-        let moved = MoveArgs { width: hidden as i32, used: used as i32, ..MoveArgs::default() };
+        let scaled = i32::from(mixture.scaled_inputs);
+        let moved = MoveArgs { width: hidden as i32, used: used as i32, scaled, ..MoveArgs::default() };
         for start in (0..slots).step_by(GRID) {
             let arguments = MoveArgs {
                 x: x.address(),
                 rows: rows.at(4 * start * hidden).address(),
                 token: lists.token.at(4 * start).address(),
+                share: lists.slot_share.at(4 * start).address(),
                 ..moved
             };
             self.move_rows("experts_gather", GRID.min(slots - start), &arguments)?;

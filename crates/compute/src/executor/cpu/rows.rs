@@ -3,7 +3,7 @@
 use super::Executor;
 use crate::error::same;
 use crate::executor::{Norm, NormKind, Values, ValuesMut};
-use crate::ops::{self, Activation};
+use crate::ops::{self, Activation, Xielu};
 use crate::parallel::{part_of, share};
 use crate::simd::Level;
 use crate::{Pool, Result};
@@ -126,6 +126,11 @@ impl Executor {
     ) -> Result<()> {
         let rows = from.host()?.chunks(stride).zip(to.host()?.chunks_exact_mut(width));
         rows.for_each(|(row, to)| to.copy_from_slice(&row[..width]));
+        Ok(())
+    }
+
+    pub fn xielu(&mut self, x: ValuesMut<'_>, width: usize, function: Xielu) -> Result<()> {
+        each_part(&self.pool, x.host()?, width, |part| function.apply(part));
         Ok(())
     }
 
