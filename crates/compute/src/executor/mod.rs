@@ -35,7 +35,7 @@ use crate::{Pool, Result};
 pub use cache::{CacheShape, KvCache, KvType};
 pub use gpu::{Gpu, MOST_GPU_EXPERTS, MOST_GPU_HEAD, gpus};
 pub use gradients::{Columns, Recorded, Turn};
-pub use mixture::{ExpertStacks, Mixture, Rows, bytes_of_stack};
+pub use mixture::{ExpertLayers, ExpertStacks, Mixture, Rows, bytes_of_stack};
 pub use operations::{
     Attend, AttendLatent, Choice, Heads, Input, LatentMatrices, Output, Rotate, RowLikelihood,
 };
