@@ -36,6 +36,7 @@ CLASSES = {
     "qwen3_5_text": "Qwen3_5Text", "qwen3_5_moe_text": "Qwen3_5MoeText", "youtu": "Youtu",
     "deepseek_v2": "DeepseekV2", "deepseek_v3": "DeepseekV3", "glm4_moe_lite": "Glm4MoeLite", "minicpm3": "MiniCPM3",
     "qwen2_moe": "Qwen2Moe", "ernie4_5_moe": "Ernie4_5_Moe", "minimax_m2": "MiniMaxM2",
+    "qwen3_next": "Qwen3Next", "granitemoehybrid": "GraniteMoeHybrid",
     "glm4": "Glm4", "glm": "Glm", "cohere": "Cohere", "nemotron": "Nemotron", "helium": "Helium",
     "apertus": "Apertus", "hunyuan_v1_dense": "HunYuanDenseV1",
 }
@@ -79,6 +80,8 @@ def sizes(given):
     if kind == "lfm2":
         with torch.device("meta"):
             ffn = transformers.models.lfm2.modeling_lfm2.Lfm2MLP(config).w1.out_features
+    if kind == "granitemoehybrid" and config.num_local_experts == 0:
+        ffn = config.shared_intermediate_size
     return {
         "vocab": config.vocab_size, "hidden": hidden, "layers": layers, "heads": heads, "kv_heads": kv,
         "head_dim": first(config, "qk_head_dim", "head_dim") or hidden // heads,
@@ -91,7 +94,7 @@ def sizes(given):
         "tied": config.tie_word_embeddings,
         "window": window if any(limited) else None, "limited": limited,
         "experts": [first(config, "num_local_experts", "num_experts"), config.num_experts_per_tok]
-        if hasattr(config, "num_experts_per_tok") else None,
+        if hasattr(config, "num_experts_per_tok") and getattr(config, "num_local_experts", 1) != 0 else None,
         "softcaps": [getattr(config, "attn_logit_softcapping", None), getattr(config, "final_logit_softcapping", None)],
     }
 
@@ -119,7 +122,7 @@ def rope(given):
 
 
 # What a family's configuration must say.
-REQUIRED = {"deepseek_v2": {"num_experts_per_tok": 6}}
+REQUIRED = {"deepseek_v2": {"num_experts_per_tok": 6}, "granitemoehybrid": {"num_local_experts": 0}}
 
 SIZES = [{"model_type": kind} | REQUIRED.get(kind, {}) for kind in CLASSES] + [
     {"model_type": "llama", "num_key_value_heads": None, "head_dim": None},

@@ -123,6 +123,9 @@ GRANITE_MOE = (GQA | GRANITE | {
     "intermediate_size": 32, "num_local_experts": 3, "num_experts_per_tok": 2, "tie_word_embeddings": True,
     "attention_multiplier": 0.3, "embedding_multiplier": 6.0, "residual_multiplier": 0.4, "logits_scaling": 3.0}
     | {"rope_parameters": {"rope_theta": 50000.0, "rope_type": "default"}})
+GRANITE_HYBRID = {k: v for k, v in GRANITE_MOE.items() if k != "rope_parameters"} | OLMO | {
+    "layer_types": ["linear_attention", "full_attention"], "mamba_n_heads": 8, "mamba_d_head": 8, "mamba_d_state": 8,
+    "mamba_n_groups": 1, "mamba_expand": 2}
 
 
 def rope(theta=10000.0, kind="default", **more):
@@ -299,6 +302,13 @@ MODELS = {
                                       "dtype": torch.bfloat16, "prompts": SHORT},
                 GQA | QWEN | DELTA | {"intermediate_size": 32}
                 | rope(10000000.0, partial_rotary_factor=0.5, mrope_section=[2, 1, 1], mrope_interleaved=True)),
+    # the projections of a delta net joined by key head; experts in every layer
+    "qwen3_next": ("Qwen3Next", "qwen3", {"vocab": 4, "dtype": torch.bfloat16, "tokenizer": {"merges": 40}} | SHORTEST,
+                   GQA | QWEN | DELTA | {"num_hidden_layers": 2, "layer_types": ["linear_attention", "full_attention"],
+                                         "intermediate_size": 48, "moe_intermediate_size": 16, "num_experts": 3,
+                                         "shared_expert_intermediate_size": 32, "num_experts_per_tok": 2,
+                                         "tie_word_embeddings": True}
+                   | rope(10000000.0, partial_rotary_factor=0.5)),
     # latent attention in layers with one feed-forward network each
     "youtu": ("Youtu", "smollm3", {"vocab": 3} | SHORTEST,
               {k: v for k, v in SILU.items() if k != "rms_norm_eps"} | SMOL | LATENT
@@ -358,6 +368,10 @@ MODELS = {
     "granitemoe": ("GraniteMoe", "granite", {"old": True, "vocab": 3} | SHORTEST, GRANITE_MOE),
     "granitemoeshared": ("GraniteMoeShared", "granite", {"old": True, "vocab": 3} | SHORTEST,
                          GRANITE_MOE | {"shared_intermediate_size": 64}),
+    # Mamba-2, then attention without positions; one network in each layer, gate and up projection joined
+    "granitehybrid": ("GraniteMoeHybrid", "olmo2", {"old": True, "vocab": 10, "dtype": torch.bfloat16, "tokenizer": {"merges": 80}} | SHORTEST,
+                      GRANITE_HYBRID | {"num_local_experts": 0, "num_experts_per_tok": 0, "intermediate_size": 48,
+                                        "shared_intermediate_size": 48}),
     "qwen3_5_moe": ("Qwen3_5Moe", "qwen35", {"vocab": 4, "seed": 8, "class": "Qwen3_5MoeForCausalLM", "dtype": torch.bfloat16,
                                              "config": "Qwen3_5MoeTextConfig", "prompts": SHORT},
                     {k: v for k, v in GQA.items() if k != "intermediate_size"} | QWEN | DELTA | {"moe_intermediate_size": 16, "shared_expert_intermediate_size": 32,
@@ -370,6 +384,21 @@ MODELS = {
                     "ssm_state_size": 8, "mamba_num_heads": 8, "mamba_head_dim": 8, "n_groups": 2, "conv_kernel": 4,
                     "max_position_embeddings": 256, "layer_norm_epsilon": 2e-3, "bos_token_id": "<|begin_of_text|>",
                     "eos_token_id": "<|end_of_text|>", "pad_token_id": "<|reserved_special_token_0|>"}),
+    "mamba2": ("Mamba2", "gpt_neox", {"old": True, "vocab": 11, "dtype": torch.bfloat16, "tokenizer": {"merges": 60}} | SHORTEST,
+               {"hidden_size": 32, "num_hidden_layers": 2, "num_heads": 8, "head_dim": 8, "expand": 2, "state_size": 8,
+                "n_groups": 2, "conv_kernel": 4, "layer_norm_epsilon": 2e-3, "tie_word_embeddings": True,
+                "pad_token_id": "<|endoftext|>"} | TEXT_END),
+    # as nemotron_h, with mixtures in the network's place: experts without a gate, chosen by sigmoids and a bias
+    "nemotron_h_moe": ("NemotronH", "llama3", {"old": True, "vocab": 6, "dtype": torch.bfloat16, "tokenizer": {"merges": 36}}
+                       | SHORTEST,
+                       {"hidden_size": 32, "layers_block_type": ["linear_attention", "moe", "full_attention"],
+                        "num_attention_heads": 4, "num_key_value_heads": 2, "head_dim": 16, "intermediate_size": 48,
+                        "ssm_state_size": 8, "mamba_num_heads": 8, "mamba_head_dim": 8, "n_groups": 2, "conv_kernel": 4,
+                        "max_position_embeddings": 256, "layer_norm_epsilon": 2e-3, "bos_token_id": "<|begin_of_text|>",
+                        "n_routed_experts": 3, "num_experts_per_tok": 2, "moe_intermediate_size": 32, "n_group": 1,
+                        "topk_group": 1, "n_shared_experts": 1, "moe_shared_expert_intermediate_size": 48,
+                        "norm_topk_prob": True, "routed_scaling_factor": 2.5,
+                        "eos_token_id": "<|end_of_text|>", "pad_token_id": "<|reserved_special_token_0|>"}),
     "glm4": ("Glm4", "glm4", BRIEF | {"vocab": 3},
              GQA | GLM4 | {"intermediate_size": 32, "head_dim": 8, "tie_word_embeddings": True, "attention_bias": True, "partial_rotary_factor": 0.5} | rope(partial_rotary_factor=0.5)),
     "glm": ("Glm", "glm4", BRIEF | {"old": True, "vocab": 3, "eos_list": ["<|endoftext|>", "<|user|>", "<|observation|>"]},
@@ -486,15 +515,25 @@ def old_style(config):
         config["rope_scaling"] = None
     if config["model_type"] == "nemotron_h":
         # as published without experts
-        kinds = {"linear_attention": "M", "full_attention": "*", "mlp": "-"}
+        kinds = {"linear_attention": "M", "full_attention": "*", "mlp": "-", "moe": "E"}
         pattern = "".join(kinds[kind] for kind in config.pop("layers_block_type"))
         config |= {"hybrid_override_pattern": pattern, "num_hidden_layers": len(pattern),
                    "rms_norm_eps": config["layer_norm_epsilon"]}
         ours = ("moe_", "mtp_", "n_routed", "n_shared", "num_experts", "num_nextn", "topk_group", "routed_", "norm_topk",
                 "output_router", "time_step_limit")
-        config = {k: v for k, v in config.items() if not k.startswith(ours) and k != "n_group"}
+        # those with experts keep what they say of them
+        if "E" not in pattern:
+            config = {k: v for k, v in config.items() if not k.startswith(ours) and k != "n_group"}
+        else:
+            config.pop("time_step_limit")
+    kinds = config.get("layer_types")
     config["torch_dtype"] = config.pop("dtype")
     config.pop("layer_types", None)
+    if config["model_type"] == "granitemoehybrid":
+        # as published
+        names = {"linear_attention": "mamba", "full_attention": "attention"}
+        config |= {"layer_types": [names[kind] for kind in kinds], "position_embedding_type": "nope"}
+        config.pop("time_step_limit")
     if config["model_type"] == "falcon" and config["multi_query"] and not config["new_decoder_architecture"]:
         # transformers writes the number of query heads, for one shared head; repositories leave it out
         config.pop("num_kv_heads")
@@ -502,6 +541,9 @@ def old_style(config):
         config["hidden_act"] = config["hidden_activation"]
     if config["model_type"] == "gemma":
         config.pop("use_bidirectional_attention", None)
+    if config["model_type"] == "mamba2":
+        # as Python writes it
+        config["time_step_limit"] = [0.0, float("inf")]
     config["transformers_version"] = "4.44.2"
     return dict(sorted(config.items()))
 
@@ -613,7 +655,7 @@ def make_with(name, seed):
         biases = [one for one in model.named_buffers() if one[0].endswith(("e_score_correction_bias", "expert_bias"))]
         for parameter, value in [*model.named_parameters(), *biases]:
             gemma = "gemma" in name and name[:7] not in ("gemma4", "gemma4-", "gemma3n")
-            minus_one = gemma or (name.startswith("qwen3_5") and "linear_attn" not in parameter)
+            minus_one = gemma or (name.startswith(("qwen3_5", "qwen3_next")) and "linear_attn" not in parameter)
             draw = fill(f"{seed} {name} {parameter}", value.shape, minus_one)
             value.copy_(draw.to(dtype).float())
         for number, (buffer, value) in enumerate(model.named_buffers()):

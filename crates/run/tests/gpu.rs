@@ -37,12 +37,16 @@ fn card() -> bool {
 }
 
 fn open(path: &Path, layers: Option<GpuLayers>) -> Model {
+    loaded(path, layers, None)
+}
+
+fn loaded(path: &Path, layers: Option<GpuLayers>, load_in: Option<&dyn LoadIn>) -> Model {
     let cards = if layers.is_some() { cards().unwrap() } else { Vec::new() };
     let gpus: Vec<GpuRoom> = cards.iter().take(1).map(|card| GpuRoom::new(card, None)).collect();
     let session =
         |config: &Config| SessionOptions { context: config.context_length.min(96), ..Default::default() };
     let placing = layers.map(|layers| Placing { gpus: &gpus, layers, session: &session, rows: 64 });
-    let options = LoadOptions { threads: 2, placing, ..LoadOptions::default() };
+    let options = LoadOptions { threads: 2, placing, load_in, ..LoadOptions::default() };
     Model::open(path, options).unwrap_or_else(|error| panic!("{}: {error}", path.display()))
 }
 
@@ -117,6 +121,17 @@ fn queries_that_grow_are_refused_where_they_do() {
     assert!(matches!(beyond, Error::QueryGrowth { context: c } if c == context), "{beyond}");
 }
 
+/// How far logits may be that kernels of 16-bit floats compute. Delta nets divide by small lengths, and the tiny Mamba-2 has
+/// nothing beside its states: their logits move more when a prompt's activations are rounded; `mixers_are_exact` compares
+/// them without that.
+fn bound(folder: &Path) -> f64 {
+    match folder.file_name().map(|name| name.to_string_lossy()).as_deref() {
+        Some("qwen3_5" | "qwen3_5_moe" | "qwen3_next") => 5e-2,
+        Some("mamba2") => 2e-2,
+        _ => 1e-2,
+    }
+}
+
 #[test]
 fn every_architecture_gives_the_logits_of_the_cpu() {
     if !card() {
@@ -125,13 +140,64 @@ fn every_architecture_gives_the_logits_of_the_cpu() {
     let mut wrong = Vec::new();
     for folder in folders("architectures") {
         for kv in [KvType::F16, KvType::F32] {
-            if let Some(far) = compare(&folder, GpuLayers::All, kv, 1e-2) {
+            if let Some(far) = compare(&folder, GpuLayers::All, kv, bound(&folder)) {
                 // Both round to f16: the CPU's logits may be the ones that are farther from what is right.
                 wrong.extend(compare_with_exact(&folder, GpuLayers::All, kv).map(|exact| [far, exact]));
             }
         }
     }
     assert!(wrong.is_empty(), "{wrong:#?}");
+}
+
+/// Models whose mixers are more than attention over keys and values, without mixtures: with weights, activations, keys and
+/// values in f32, a GPU and the CPU differ by the order of their sums alone.
+#[test]
+fn mixers_are_exact() {
+    if !card() {
+        return;
+    }
+    let mut wrong = Vec::new();
+    for name in
+        ["granitehybrid", "lfm2", "mamba2", "minicpm3", "nemotron_h", "qwen3_5", "qwen3_next", "youtu"]
+    {
+        let folder = fixture("architectures").join(name);
+        for layers in [GpuLayers::All, GpuLayers::Last(2)] {
+            let expected = logits(&loaded(&folder, None, Some(&Exact)), KvType::F32);
+            let model = loaded(&folder, Some(layers), Some(&Exact));
+            assert!(model.uses_gpu(), "{name}: {:?}", model.beyond_gpus());
+            let distance = distance(&logits(&model, KvType::F32), &expected);
+            eprintln!("{name} {layers:?}: {distance:.2e}");
+            if distance > 2e-4 {
+                wrong.push(format!("{name} {layers:?}: {distance:.2e}"));
+            }
+        }
+    }
+    assert!(wrong.is_empty(), "{wrong:#?}");
+}
+
+/// States that a session kept on a GPU, and texts that begin anew.
+#[test]
+fn sessions_go_back_to_what_they_kept() {
+    if !card() {
+        return;
+    }
+    for name in ["lfm2", "nemotron_h", "qwen3_5"] {
+        let model = open(&fixture("architectures").join(name), Some(GpuLayers::All));
+        let mut session = model.session(SessionOptions { context: 64, ..SessionOptions::default() }).unwrap();
+        let tokens: Vec<u32> = (0..40).map(|i| (i * 131 + 7) % model.vocabulary() as u32).collect();
+        session.forward(&tokens[..20], Wanted::Last).unwrap();
+        session.keep().unwrap();
+        let rest = |session: &mut quern_run::Session<'_>| -> Vec<f32> {
+            let step = |token: &u32| session.forward(&[*token], Wanted::Last).unwrap().to_vec();
+            tokens[20..26].iter().flat_map(step).collect()
+        };
+        let expected = rest(&mut session);
+        assert_eq!(session.truncate(23), 20, "{name}");
+        assert!(rest(&mut session) == expected, "{name}: other logits after going back");
+        assert_eq!(session.truncate(4), 0, "{name}");
+        session.forward(&tokens[..20], Wanted::Last).unwrap();
+        assert!(rest(&mut session) == expected, "{name}: other logits from the beginning");
+    }
 }
 
 /// Gives all matrices as f32: what a model computes without rounding activations to 8 bits.
@@ -202,8 +268,8 @@ fn layers_in_ram_give_the_logits_of_the_cpu() {
     }
     let mut wrong = Vec::new();
     for folder in folders("architectures") {
-        wrong.extend(compare(&folder, GpuLayers::Last(2), KvType::F16, 1e-2));
-        wrong.extend(compare(&folder, GpuLayers::Last(1), KvType::F32, 1e-2));
+        wrong.extend(compare(&folder, GpuLayers::Last(2), KvType::F16, bound(&folder)));
+        wrong.extend(compare(&folder, GpuLayers::Last(1), KvType::F32, bound(&folder)));
     }
     assert!(wrong.is_empty(), "{wrong:#?}");
 }
@@ -401,7 +467,7 @@ fn observers_see_on_a_gpu_what_they_see_on_the_cpu() {
             let [own, logits] = nearest([own, logits], others);
             let off = distance(&own, &logits);
             eprintln!("{what}: inputs {worst:.2e}, logits {off:.2e}, tokens with other experts: {others}");
-            if worst > 1e-2 || off > 1e-2 {
+            if worst > bound(&folder) || off > bound(&folder) {
                 wrong.push(format!("{what}: inputs {worst:.2e}, logits {off:.2e}"));
             }
         }
@@ -444,7 +510,7 @@ fn two_cards_give_the_logits_of_the_cpu() {
         assert_eq!(model.gpu_memory().len(), 2, "{}", folder.display());
         let distance = distance(&logits(&model, KvType::F16), &logits(&open(&folder, None), KvType::F16));
         eprintln!("{} on two cards: {distance:.2e}", folder.display());
-        if distance > 1e-2 {
+        if distance > bound(&folder) {
             wrong.push(format!("{}: {distance:.2e}", folder.display()));
         }
     }

@@ -15,6 +15,7 @@ mod cache;
 mod cpu;
 mod gpu;
 mod gradients;
+pub mod mixers;
 mod mixture;
 mod operations;
 mod replay;
@@ -33,7 +34,10 @@ use crate::ops::Xielu;
 use crate::{Pool, Result};
 
 pub use cache::{CacheShape, KvCache, KvType};
-pub use gpu::{Gpu, MOST_GPU_EXPERTS, MOST_GPU_HEAD, gpus};
+pub use gpu::{
+    Gpu, MOST_GPU_ABSORBED, MOST_GPU_EXPERTS, MOST_GPU_HEAD, MOST_GPU_LATENT, MOST_GPU_LATENT_RANK,
+    MOST_GPU_STATE, MOST_GPU_TAPS, gpus,
+};
 pub use gradients::{Columns, Recorded, Turn};
 pub use mixture::{ExpertLayers, ExpertStacks, Mixture, Rows, bytes_of_stack};
 pub use operations::{
@@ -247,17 +251,12 @@ impl Executor {
         dispatch!(self, half => half.attend(cache, attend))
     }
 
-    /// Rotates the last numbers of queries and of what is cached, stores latent vectors, and attends over them. The CPU
-    /// alone does so.
+    /// Rotates the last numbers of queries and of what is cached, stores latent vectors, and attends over them.
     ///
     /// # Errors
     /// Lengths and devices that do not fit, a cache too short.
     pub fn attend_latent(&mut self, cache: &mut KvCache, attend: AttendLatent<'_>) -> Result<()> {
-        match &mut self.half {
-            Half::Cpu(cpu) => cpu.attend_latent(cache, attend),
-            #[cfg(feature = "cuda")]
-            Half::Cuda(_) => Err(crate::Error::Device),
-        }
+        dispatch!(self, half => half.attend_latent(cache, attend))
     }
 
     /// Chooses experts for each row of the router's outputs, which are overwritten: for each expert the tokens that chose

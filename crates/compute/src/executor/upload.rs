@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use super::{Device, Executor, Linear, Norm, Vector};
+use super::{Device, Executor, Linear, Norm, Permutation, Vector};
 #[cfg(feature = "cuda")]
 use crate::cuda;
 use crate::{Pool, Result};
@@ -11,6 +11,7 @@ use crate::{Pool, Result};
 #[derive(Debug)]
 pub struct Uploader {
     half: Half,
+    pool: Arc<Pool>,
 }
 
 #[derive(Debug)]
@@ -31,8 +32,12 @@ impl Uploader {
             #[cfg(feature = "cuda")]
             Device::Cuda(card) => Half::Cuda(Box::new(cuda::Loader::new(card, pool)?)),
         };
-        let _ = pool;
-        Ok(Self { half })
+        Ok(Self { half, pool: pool.clone() })
+    }
+
+    /// The threads that prepare what is moved.
+    pub fn pool(&self) -> &Pool {
+        &self.pool
     }
 
     /// Allocates memory for the parameters that follow, `bytes` in all, each rounded as [`bytes_of_linear`] and
@@ -157,6 +162,18 @@ impl Uploader {
             Half::Cpu => Ok(vector.clone()),
             #[cfg(feature = "cuda")]
             Half::Cuda(loader) => vector.upload(loader),
+        }
+    }
+
+    /// This order on the device.
+    ///
+    /// # Errors
+    /// As [`Uploader::linear`].
+    pub fn order(&mut self, order: &Permutation) -> Result<Permutation> {
+        match &mut self.half {
+            Half::Cpu => Ok(order.clone()),
+            #[cfg(feature = "cuda")]
+            Half::Cuda(loader) => order.upload(loader),
         }
     }
 

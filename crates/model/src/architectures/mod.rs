@@ -19,11 +19,13 @@ mod gpt2;
 mod gpt_neox;
 mod gpt_oss;
 mod granite;
+mod granite_hybrid;
 mod helium;
 mod hunyuan;
 mod lfm2;
 mod lfm2_moe;
 mod llama;
+mod mamba2;
 mod minicpm;
 mod minicpm3;
 mod minimax_m2;
@@ -37,6 +39,7 @@ mod phimoe;
 mod qwen;
 mod qwen2_moe;
 mod qwen3_5;
+mod qwen3_next;
 mod seed_oss;
 mod smollm3;
 mod stablelm;
@@ -62,16 +65,18 @@ pub use gpt_neox::GPT_NEOX;
 pub use gpt_oss::GPT_OSS;
 pub use gpt2::GPT2;
 pub use granite::GRANITE;
+pub use granite_hybrid::GRANITE_HYBRID;
 pub use helium::HELIUM;
 pub use hunyuan::HUNYUAN_DENSE;
 pub use lfm2::LFM2;
 pub use lfm2_moe::LFM2_MOE;
 pub use llama::{INTERNLM3, LLAMA, MINISTRAL3, MISTRAL, MISTRAL3, MIXTRAL};
+pub use mamba2::MAMBA2;
 pub use minicpm::MINICPM;
 pub use minicpm3::MINICPM3;
 pub use minimax_m2::MINIMAX_M2;
 pub use nemotron::NEMOTRON;
-pub use nemotron_h::NEMOTRON_H;
+pub use nemotron_h::{NEMOTRON_H, NEMOTRON_H_MOE};
 pub use olmo2::{OLMO2, OLMO3};
 pub use olmoe::OLMOE;
 pub use opt::OPT;
@@ -80,6 +85,7 @@ pub use phimoe::PHIMOE;
 pub use qwen::{QWEN2, QWEN2_VL, QWEN3, QWEN3_MOE, QWEN3_VL};
 pub use qwen2_moe::QWEN2_MOE;
 pub use qwen3_5::{QWEN3_5, QWEN3_5_MOE};
+pub use qwen3_next::QWEN3_NEXT;
 pub use seed_oss::SEED_OSS;
 pub use smollm3::SMOLLM3;
 pub use stablelm::STABLELM;
@@ -99,6 +105,7 @@ pub static ALL: &[&Architecture] = &[
     &QWEN3_MOE,
     &QWEN3_5,
     &QWEN3_5_MOE,
+    &QWEN3_NEXT,
     &QWEN2_VL,
     &QWEN3_VL,
     &GEMMA,
@@ -118,9 +125,12 @@ pub static ALL: &[&Architecture] = &[
     &SEED_OSS,
     &SMOLLM3,
     &GRANITE,
+    &GRANITE_HYBRID,
     &LFM2,
     &LFM2_MOE,
+    &MAMBA2,
     &NEMOTRON_H,
+    &NEMOTRON_H_MOE,
     &OLMO2,
     &OLMO3,
     &OLMOE,

@@ -43,7 +43,7 @@ pub(super) fn read(file: &Path, metadata: &Metadata, checkpoint: &Checkpoint) ->
     }
 
     let hidden_size = keys.need("embedding_length", limit::HIDDEN)?;
-    let heads = keys.need("attention.head_count", limit::HEADS)?;
+    let heads = mixers::heads_of(&keys, architecture)?;
     let latent =
         latent::from_gguf(&keys, architecture, checkpoint.tensor("blk.0.attn_kv_b.weight").is_some())?;
     let given = keys.size("attention.key_length", limit::HIDDEN)?.filter(|_| latent.is_none());

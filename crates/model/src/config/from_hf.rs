@@ -178,6 +178,7 @@ pub(super) fn read(file: &Path, stated: Option<&'static Architecture>) -> Result
         (None, Some(found)) => found,
         (None, None) => (architecture(&whole)?, whole.clone()),
     };
+    let architecture = mixers::variant(architecture, &root)?;
     let reader = Reader { root: &root, architecture };
 
     let hidden_size = reader.need(Field::Hidden, limit::HIDDEN)?;

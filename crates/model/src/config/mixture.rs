@@ -173,6 +173,10 @@ pub(super) fn sparse_layers_of_hf(reader: &Reader<'_>, config: &Config) -> Resul
     if config.experts.is_none() {
         return Ok(vec![false; config.layers]);
     }
+    // Where each layer is one thing, mixtures are in the network's place.
+    if config.has_single_layers() {
+        return Ok((0..config.layers).map(|layer| config.is_network(layer)).collect());
+    }
     let first = reader.count(Field::DenseLayers, limit::LAYERS)?.unwrap_or(0);
     let step = reader.size(Field::SparseStep, limit::LAYERS)?.unwrap_or(1);
     let is = |layer: usize| layer >= first && (layer + 1).is_multiple_of(step);
@@ -275,6 +279,10 @@ pub(super) fn from_gguf(keys: &Keys<'_>, architecture: &Architecture, ffn_size: 
 pub(super) fn sparse_layers_of_gguf(keys: &Keys<'_>, config: &Config) -> Result<Vec<bool>> {
     if config.experts.is_none() {
         return Ok(vec![false; config.layers]);
+    }
+    // Where each layer is one thing, mixtures are in the network's place.
+    if config.has_single_layers() {
+        return Ok((0..config.layers).map(|layer| config.is_network(layer)).collect());
     }
     let written = |key: GgufKey| config.architecture.gguf_keys.contains(&key);
     let first = match written(GgufKey::LeadingDenseBlockCount) {

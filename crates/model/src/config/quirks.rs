@@ -135,6 +135,21 @@ pub(super) fn to_hf(config: &Config, metadata: &Metadata, out: &mut Map<String, 
                 set("rope_parameters", both);
             }
         }
+        "granitehybrid" => {
+            let inner = config.mamba2().map_or(0, |mamba| mamba.inner());
+            set("mamba_expand", json!(inner / config.hidden_size.max(1)));
+            set("mamba_conv_bias", json!(true));
+            set("position_embedding_type", json!("nope"));
+            set("intermediate_size", json!(config.ffn_size));
+            set("num_local_experts", json!(0));
+            set("num_experts_per_tok", json!(0));
+        }
+        "mamba2" => {
+            let inner = config.mamba2().map_or(0, |mamba| mamba.inner());
+            set("expand", json!(inner / config.hidden_size.max(1)));
+            set("use_conv_bias", json!(true));
+        }
+        "nemotron_h_moe" => set("n_shared_experts", json!(1)),
         "lfm2" => set("block_auto_adjust_ff_dim", json!(false)),
         // Only transformers 5 has such models; the sections count for images alone.
         "qwen35" | "qwen35moe" => {

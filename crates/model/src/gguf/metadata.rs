@@ -333,6 +333,17 @@ fn model(config: &Config, out: &mut Metadata) {
                     set("attention.scale", Value::F32(config.attention_scale(0)));
                 }
             }
+            GgufKey::ExpertSharedCountOne => set("expert_shared_count", size(1)),
+            GgufKey::NoAttention => {
+                set("feed_forward_length", size(0));
+                set("attention.head_count", size(0));
+            }
+            GgufKey::NoExperts => {
+                set("expert_count", size(0));
+                set("expert_used_count", size(0));
+                set("expert_shared_feed_forward_length", size(config.ffn_size));
+            }
+            GgufKey::RopeNotFinetuned => set("rope.scaling.finetuned", Value::Bool(false)),
             GgufKey::NemotronH => {
                 set("attention.layer_norm_epsilon", Value::F32(config.norm_epsilon));
                 set("rope.dimension_count", size(config.hidden_size / config.heads.max(1)));

@@ -8,6 +8,7 @@ use quern_tensor_io::{Checkpoint, ElementType, decode};
 use crate::contents::Woven;
 
 use super::fused::Fused;
+use super::joined::Joined;
 use super::order::RowOrder;
 use super::{View, ViewTensor};
 use super::{latent, mxfp4};
@@ -29,6 +30,8 @@ pub(super) enum Data<'a> {
     LatentKeys(latent::Keys<'a>),
     /// Keys' and values' projections of latent attention in one matrix.
     LatentBoth(latent::Both<'a>),
+    /// A matrix made of the rows of others.
+    Joined(Joined<'a>),
     /// Plain rows in the map, and rows of zeros behind them.
     Padded(&'a [u8]),
     /// Computed, small.
@@ -140,6 +143,7 @@ impl<'a> Data<'a> {
             }
             Self::LatentKeys(keys) => keys.read(view, rows, out),
             Self::LatentBoth(both) => both.read(rows, out),
+            Self::Joined(joined) => joined.read(view, rows, out),
             Self::Rows { parts, order } => {
                 let height = (tensor.rows() / parts.len().max(1)).max(1);
                 for (part, rows, out) in by_part(height, rows, row_bytes, out) {
@@ -176,6 +180,7 @@ impl<'a> Data<'a> {
                 vec![&data[start..end]]
             }
             Self::Fused(fused) => fused.spans(rows.end == tensor.rows()),
+            Self::Joined(joined) => joined.spans(rows.end == tensor.rows()),
             Self::Mxfp4(split) => split.spans(rows.end == tensor.rows()),
             // Every row is spread over all of it.
             Self::Transposed { data, .. } if rows.end == tensor.rows() => vec![data],

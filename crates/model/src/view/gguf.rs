@@ -71,10 +71,7 @@ pub(super) fn translated<'a>(
     builder.find_forms()?;
     let mut all = Vec::new();
     for want in config.expected_tensors(Convention::Gguf) {
-        let source = match want.role {
-            Role::AttentionKUp | Role::AttentionVUp => Role::AttentionKvUp,
-            role => role,
-        };
+        let source = want.template.whole().unwrap_or(want.role);
         let Some(sources) = parts.get(&(source, want.layer)) else {
             all.extend(computed(config, &want));
             continue;
@@ -205,7 +202,8 @@ impl<'a> Builder<'a, '_> {
         };
         let mut names: Vec<String> = sources.iter().map(|source| name_of(&source.place)).collect();
         let layout = want.template.layout;
-        let order = RowOrder::from_hugging_face(layout, self.config).or_else(|| self.order_before_down(want));
+        let order =
+            RowOrder::from_hugging_face(want.template, self.config).or_else(|| self.order_before_down(want));
         if let (Layout::KeyUp, [source], Some(sizes)) = (layout, sources, latent::Sizes::of(self.config)) {
             return Ok(self.latent_keys(want, source, names, sizes));
         }

@@ -1,7 +1,5 @@
 //! GGUF's tensors as Hugging Face has them.
 
-use std::collections::HashMap;
-
 use quern_tensor_io::scheme::{PackedLayer, Packing};
 use quern_tensor_io::{Checkpoint, ElementType, Error, Metadata, Result, TensorInfo, decode};
 
@@ -10,6 +8,7 @@ use crate::config::{Config, ExpectedTensor, XIELU};
 use crate::contents::{Contents, Place};
 
 use super::data::{Data, Part};
+use super::joined::{Joined, Places};
 use super::latent::Both;
 use super::order::RowOrder;
 use super::values::{decays, reordered, shifted, tensor_of, undecodable};
@@ -21,8 +20,7 @@ pub(super) fn of_gguf(checkpoint: &Checkpoint, packed: Packed) -> Result<View<'_
     contents.require_sound()?;
     let notes = contents.note().into_iter().collect();
     let (config, packing, held) = contents.into_parts();
-    let by_role: HashMap<(Role, Option<usize>), Place> =
-        held.iter().map(|t| ((t.expected.role, t.expected.layer), t.place)).collect();
+    let by_role: Places = held.iter().map(|t| ((t.expected.role, t.expected.layer), t.place)).collect();
     let mut tensors = Vec::new();
     let mut data = Vec::new();
     for want in config.expected_tensors(Convention::HuggingFace) {
@@ -63,6 +61,12 @@ pub(super) fn of_gguf(checkpoint: &Checkpoint, packed: Packed) -> Result<View<'_
                 tensors.push(tensor);
                 data.push(one);
             }
+            continue;
+        }
+        if let Some((tensor, one)) = Joined::tensor((checkpoint, packing.as_ref()), &config, &want, &by_role)?
+        {
+            tensors.push(tensor);
+            data.push(one);
             continue;
         }
         let (tensor, one) = match by_role.get(&(want.role, want.layer)) {
@@ -143,7 +147,7 @@ fn decoded<'a>(
     let part = Part::Packed { layer: number, first, form: None };
     let one = match RowOrder::columns_to_hugging_face(layout, config) {
         Some(order) => Data::Columns { part, stored: ElementType::F32, order },
-        None => Data::Rows { parts: vec![part], order: RowOrder::to_hugging_face(layout, config) },
+        None => Data::Rows { parts: vec![part], order: RowOrder::to_hugging_face(want.template, config) },
     };
     let tensor = tensor_of(want, ElementType::F32, vec![layer.name.clone()]);
     Ok((ViewTensor { packed: true, layout, ..tensor }, one))
@@ -165,7 +169,7 @@ fn translate<'a>(
 ) -> Result<(ViewTensor, Data<'a>)> {
     let layout = want.template.layout;
     let data = checkpoint.data(info);
-    let order = RowOrder::to_hugging_face(layout, config);
+    let order = RowOrder::to_hugging_face(want.template, config);
     let columns = RowOrder::columns_to_hugging_face(layout, config);
     let mut element_type = info.element_type;
     let mut changed = None;

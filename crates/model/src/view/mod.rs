@@ -15,6 +15,7 @@ mod everything;
 mod fused;
 mod gguf;
 mod hugging_face;
+mod joined;
 mod latent;
 mod mxfp4;
 mod order;

@@ -55,7 +55,7 @@ pub(crate) use per_layer::own as per_layer_own;
 pub(crate) use phases::Phases;
 use phases::Watch;
 pub(crate) use widen::activation;
-pub(crate) use workspace::{Angles, Workspace, cache_shape, wide};
+pub(crate) use workspace::{Angles, Workspace, cache_shape, joins_heads, wide};
 
 /// What a text needs beside the devices' own memory.
 #[derive(Debug, Default)]
@@ -121,7 +121,9 @@ impl Pass<'_> {
             // A recorded pass would copy logits to RAM, or not, as it was recorded.
             let in_ram = matches!(logits, LogitsTo::Ram(_));
             let stays = || model.weights.blocks[segment.layers.clone()].iter().all(Block::recordable);
-            let recordable = batch.n == 1 && self.observer.is_none() && in_ram && stays();
+            // The first token clears the states, which no other does.
+            let begins = first == 0 && model.weights.has_states();
+            let recordable = batch.n == 1 && self.observer.is_none() && in_ram && stays() && !begins;
             let key = PassKey { segment: index, tokens: batch.n, first, keep, recordable };
             let mode = work.executor.begin(key)?;
             work.set_angles(angles)?;
@@ -205,6 +207,15 @@ impl Pass<'_> {
     /// The layers of a segment in RAM, on a GPU.
     fn streamed(&mut self, segment: &Segment, at: usize, batch: Batch<'_>) -> Result<()> {
         let model = self.model;
+        if model.weights.has_states() {
+            let (there, here) = two(self.workspaces, at, Some(segment.workspace));
+            let Some(here) = here else { return Ok(()) };
+            there.states.take(
+                &mut there.executor,
+                (&here.states, &mut here.executor),
+                segment.layers.clone(),
+            )?;
+        }
         let work = &mut self.workspaces[at];
         let streamer = match &mut self.staging.streamer {
             Some(streamer) => streamer,
@@ -229,6 +240,15 @@ impl Pass<'_> {
             model.placement.leave(layer);
         }
         model.placement.moved(streamer.moved() - moved_before, started.elapsed(), batch.n);
+        if model.weights.has_states() {
+            let (here, there) = two(self.workspaces, segment.workspace, Some(at));
+            let Some(there) = there else { return Ok(()) };
+            here.states.take(
+                &mut here.executor,
+                (&there.states, &mut there.executor),
+                segment.layers.clone(),
+            )?;
+        }
         Ok(())
     }
 

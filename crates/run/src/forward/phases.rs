@@ -78,7 +78,9 @@ impl Phases<'_, '_> {
     ) -> Result<()> {
         let block = self.block;
         let post = block.attention_post_norm.as_ref();
-        self.add(block.mixer.output(), Input::Values(mixed), post, projected, x.reborrow())?;
+        // A block that is a mixture of experts alone.
+        let Some(output) = block.mixer.output() else { return Ok(()) };
+        self.add(output, Input::Values(mixed), post, projected, x.reborrow())?;
         match (self.kind(), &block.attention_norm) {
             (BlockKind::PostNorm, Some(norm)) => Ok(self.executor.norm_in_place(norm, x)?),
             _ => Ok(()),

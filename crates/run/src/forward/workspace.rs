@@ -93,8 +93,7 @@ impl Workspace {
         let shape = cache_shape(&model.config, layers, context, kv);
         let buffer = || Buffer::new(device);
         let executor = Executor::new(device)?;
-        // Norms over all queries or all keys are of rows that follow each other.
-        let joins = executor.joins_heads() && !model.config.qk_norm_whole();
+        let joins = executor.joins_heads() && joins_heads(&model.config);
         Ok(Self {
             // Layers in RAM whose attention is computed elsewhere send all three there.
             joined: model.fused_qkv() || joins || model.placement.has_remote(),
@@ -195,6 +194,12 @@ impl Workspace {
         let columns = wide(config).max(config.hidden_size).max(model.weights.mixed_width());
         8 * columns as u64 * n as u64 + ((1 << 20) * model.threads() as u64)
     }
+}
+
+/// Whether queries, keys and values can be computed into one memory: norms over all queries or all keys are of rows that
+/// follow each other, and latent attention has others in their place.
+pub(crate) fn joins_heads(config: &Config) -> bool {
+    !config.qk_norm_whole() && config.latent.is_none()
 }
 
 /// The size of a cache for some layers of a model.

@@ -6,6 +6,7 @@ use std::ops::Range;
 use quern_compute::{Buffer, Device, Executor, Norm, Room, Uploader, Values, bytes_of_linear, bytes_of_norm};
 
 use crate::observer::{Inputs, observe};
+use crate::weights::Mixer;
 use crate::weights::{Block, Linear, Shown};
 use crate::{Calibrator, Model, Result};
 
@@ -120,10 +121,25 @@ impl<'m> Lane<'m> {
     }
 
     /// Continues with another weight, which is in RAM, in the place that `of` gives.
-    pub(super) fn put(&mut self, linear: &Linear, of: impl FnOnce(&mut Block) -> &mut Linear) -> Result<()> {
-        let moved = self.moved(linear)?;
+    pub(super) fn put(
+        &mut self,
+        linear: &Linear,
+        of: impl FnOnce(&mut Block) -> Option<&mut Linear>,
+    ) -> Result<()> {
+        let moved = match Mixer::reshapes(linear) {
+            true => linear.clone(),
+            false => self.moved(linear)?,
+        };
+        let on_cpu = self.on_cpu();
         if let Some(held) = &mut self.held {
-            *of(&mut held.block) = moved;
+            if let Some(place) = of(&mut held.block) {
+                *place = moved;
+            }
+            if let (Mixer::Latent(latent), true) = (&mut held.block.mixer, Mixer::reshapes(linear) && !on_cpu)
+            {
+                latent.renew(&mut self.uploader)?;
+                self.uploader.before(&self.steps.executor)?;
+            }
         }
         Ok(())
     }

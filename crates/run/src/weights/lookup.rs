@@ -61,6 +61,11 @@ impl<'v, 'a> Lookup<'v, 'a> {
         self.pool
     }
 
+    /// Whether networks have gates.
+    pub fn gated(&self) -> bool {
+        self.config.architecture.gated
+    }
+
     /// Bytes of all matrices found.
     pub fn bytes(&self) -> u64 {
         self.bytes.get()
@@ -432,7 +437,11 @@ impl<'v, 'a> Lookup<'v, 'a> {
             | Layout::DeltaHeads
             | Layout::DeltaColumns
             | Layout::KeyUp
-            | Layout::ValueUp => {}
+            | Layout::ValueUp
+            | Layout::DeltaInQkv
+            | Layout::DeltaInGate
+            | Layout::GateRows
+            | Layout::UpRows => {}
         }
         Ok(values)
     }

@@ -2,6 +2,8 @@
 
 mod attention;
 mod factor;
+mod mixers;
+mod mixers_time;
 mod mixture;
 mod observed;
 mod routings;

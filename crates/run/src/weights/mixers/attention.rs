@@ -85,9 +85,16 @@ impl Attention {
         Ok(Self { qkv, head_norms, sinks, output, gated: config.architecture.gated_attention })
     }
 
-    /// Memory for each token: queries and gates as they are computed, and gates alone.
+    /// Memory for each token: queries and gates as they are computed, which on a GPU keys and values follow, and gates
+    /// alone.
     pub(super) fn scratch(&self) -> usize {
-        if self.gated { 3 * self.output.op.weight.columns() } else { 0 }
+        let rows = |linear: &Linear| linear.op.weight.rows();
+        match &self.qkv {
+            Qkv::Separate { q, k, v } if self.gated => {
+                rows(q) + rows(k) + rows(v) + self.output.op.weight.columns()
+            }
+            Qkv::Separate { .. } | Qkv::Fused { .. } | Qkv::KeysAsValues { .. } | Qkv::Queries { .. } => 0,
+        }
     }
 
     /// Numbers in the norms of heads and the sinks.

@@ -3,20 +3,21 @@
 mod attention;
 mod delta_net;
 mod latent;
+mod latent_card;
 mod mamba2;
 mod network;
 mod short_conv;
 
 use quern_compute::Uploader;
 use quern_compute::states::conv_state;
-use quern_model::{Config, StateMixer};
+use quern_model::{Config, StateMixer, TensorRole};
 
 use super::Linear;
 use super::lookup::Lookup;
 use crate::Result;
 
 pub(crate) use attention::{Attention, HeadNorms, Qkv};
-pub(crate) use delta_net::DeltaNet;
+pub(crate) use delta_net::{DeltaNet, DeltaProjections};
 pub(crate) use latent::{LatentAttention, Queries, Shown, Up};
 pub(crate) use mamba2::Mamba2;
 pub(crate) use network::Network;
@@ -37,11 +38,16 @@ pub(crate) enum Mixer {
     Mamba2(Box<Mamba2>),
     /// A network, in a block that is nothing else.
     Network(Box<Network>),
+    /// Nothing, in a block that is a mixture of experts alone.
+    None,
 }
 
 impl Mixer {
     /// Takes the tensors of a layer's mixer.
     pub(super) fn resolve(lookup: &Lookup<'_, '_>, config: &Config, layer: usize) -> Result<Self> {
+        if config.is_network(layer) && config.is_sparse(layer) {
+            return Ok(Self::None);
+        }
         if config.is_network(layer) {
             return Network::resolve(lookup, layer).map(Box::new).map(Self::Network);
         }
@@ -67,9 +73,12 @@ impl Mixer {
     pub(crate) fn attention(&self) -> Option<&Attention> {
         match self {
             Self::Attention(attention) => Some(attention),
-            Self::DeltaNet(_) | Self::ShortConv(_) | Self::Latent(_) | Self::Mamba2(_) | Self::Network(_) => {
-                None
-            }
+            Self::DeltaNet(_)
+            | Self::ShortConv(_)
+            | Self::Latent(_)
+            | Self::Mamba2(_)
+            | Self::Network(_)
+            | Self::None => None,
         }
     }
 
@@ -77,9 +86,12 @@ impl Mixer {
     pub(crate) fn attention_mut(&mut self) -> Option<&mut Attention> {
         match self {
             Self::Attention(attention) => Some(attention),
-            Self::DeltaNet(_) | Self::ShortConv(_) | Self::Latent(_) | Self::Mamba2(_) | Self::Network(_) => {
-                None
-            }
+            Self::DeltaNet(_)
+            | Self::ShortConv(_)
+            | Self::Latent(_)
+            | Self::Mamba2(_)
+            | Self::Network(_)
+            | Self::None => None,
         }
     }
 
@@ -87,7 +99,7 @@ impl Mixer {
     pub(crate) fn caches(&self) -> bool {
         match self {
             Self::Attention(_) | Self::Latent(_) => true,
-            Self::DeltaNet(_) | Self::ShortConv(_) | Self::Mamba2(_) | Self::Network(_) => false,
+            Self::DeltaNet(_) | Self::ShortConv(_) | Self::Mamba2(_) | Self::Network(_) | Self::None => false,
         }
     }
 
@@ -95,10 +107,11 @@ impl Mixer {
     pub(crate) fn inputs(&self) -> Vec<&Linear> {
         match self {
             Self::Attention(attention) => attention.qkv.linears(),
-            Self::DeltaNet(net) => net.inputs().into(),
+            Self::DeltaNet(net) => net.inputs(),
             Self::ShortConv(conv) => vec![&conv.input],
             Self::Mamba2(mamba) => vec![&mamba.input],
             Self::Network(network) => vec![&network.up],
+            Self::None => Vec::new(),
             Self::Latent(latent) => latent.inputs(),
         }
     }
@@ -107,10 +120,11 @@ impl Mixer {
     pub(crate) fn inputs_mut(&mut self) -> Vec<&mut Linear> {
         match self {
             Self::Attention(attention) => attention.qkv.linears_mut(),
-            Self::DeltaNet(net) => net.inputs_mut().into(),
+            Self::DeltaNet(net) => net.inputs_mut(),
             Self::ShortConv(conv) => vec![&mut conv.input],
             Self::Mamba2(mamba) => vec![&mut mamba.input],
             Self::Network(network) => vec![&mut network.up],
+            Self::None => Vec::new(),
             Self::Latent(latent) => latent.inputs_mut(),
         }
     }
@@ -122,44 +136,48 @@ impl Mixer {
             | Self::DeltaNet(_)
             | Self::ShortConv(_)
             | Self::Mamba2(_)
-            | Self::Network(_) => Vec::new(),
+            | Self::Network(_)
+            | Self::None => Vec::new(),
             Self::Latent(latent) => latent.shown(),
         }
     }
 
     /// One of them, to be replaced.
-    pub(crate) fn shown_mut(&mut self, which: Shown) -> &mut Linear {
+    pub(crate) fn shown_mut(&mut self, which: Shown) -> Option<&mut Linear> {
         match self {
-            Self::Attention(attention) => &mut attention.output,
-            Self::DeltaNet(net) => &mut net.output,
-            Self::ShortConv(conv) => &mut conv.output,
-            Self::Mamba2(mamba) => &mut mamba.output,
-            Self::Network(network) => &mut network.down,
-            Self::Latent(latent) => latent.shown_mut(which),
+            Self::Latent(latent) => Some(latent.shown_mut(which)),
+            Self::Attention(_)
+            | Self::DeltaNet(_)
+            | Self::ShortConv(_)
+            | Self::Mamba2(_)
+            | Self::Network(_)
+            | Self::None => None,
         }
     }
 
     /// The layer whose outputs are added to the residual stream.
-    pub(crate) fn output(&self) -> &Linear {
+    pub(crate) fn output(&self) -> Option<&Linear> {
         match self {
-            Self::Attention(attention) => &attention.output,
-            Self::DeltaNet(net) => &net.output,
-            Self::ShortConv(conv) => &conv.output,
-            Self::Mamba2(mamba) => &mamba.output,
-            Self::Network(network) => &network.down,
-            Self::Latent(latent) => &latent.output,
+            Self::Attention(attention) => Some(&attention.output),
+            Self::DeltaNet(net) => Some(&net.output),
+            Self::ShortConv(conv) => Some(&conv.output),
+            Self::Mamba2(mamba) => Some(&mamba.output),
+            Self::Network(network) => Some(&network.down),
+            Self::Latent(latent) => Some(&latent.output),
+            Self::None => None,
         }
     }
 
     /// The same, to be replaced.
-    pub(crate) fn output_mut(&mut self) -> &mut Linear {
+    pub(crate) fn output_mut(&mut self) -> Option<&mut Linear> {
         match self {
-            Self::Attention(attention) => &mut attention.output,
-            Self::DeltaNet(net) => &mut net.output,
-            Self::ShortConv(conv) => &mut conv.output,
-            Self::Mamba2(mamba) => &mut mamba.output,
-            Self::Network(network) => &mut network.down,
-            Self::Latent(latent) => &mut latent.output,
+            Self::Attention(attention) => Some(&mut attention.output),
+            Self::DeltaNet(net) => Some(&mut net.output),
+            Self::ShortConv(conv) => Some(&mut conv.output),
+            Self::Mamba2(mamba) => Some(&mut mamba.output),
+            Self::Network(network) => Some(&mut network.down),
+            Self::Latent(latent) => Some(&mut latent.output),
+            Self::None => None,
         }
     }
 
@@ -171,25 +189,26 @@ impl Mixer {
             | Self::DeltaNet(_)
             | Self::ShortConv(_)
             | Self::Mamba2(_)
-            | Self::Network(_) => {}
+            | Self::Network(_)
+            | Self::None => {}
             Self::Latent(latent) => all.extend(latent.inner()),
         }
-        all.push(self.output());
+        all.extend(self.output());
         all
     }
 
     /// Numbers for each token in front of the output layer.
     pub(crate) fn width(&self) -> usize {
-        self.output().op.weight.columns()
+        self.output().map_or(0, |output| output.op.weight.columns())
     }
 
     /// Values of the state that it keeps of a text in place of keys and values; none for attention.
     pub(crate) fn state(&self) -> usize {
         match self {
-            Self::Attention(_) | Self::Latent(_) | Self::Network(_) => 0,
-            Self::DeltaNet(net) => net.states().0 + net.states().1,
-            Self::ShortConv(conv) => conv.state(),
-            Self::Mamba2(mamba) => mamba.states().0 + mamba.states().1,
+            Self::Attention(_) | Self::Latent(_) | Self::Network(_) | Self::None => 0,
+            Self::DeltaNet(net) => net.parameters.state(),
+            Self::ShortConv(conv) => conv.conv.state(),
+            Self::Mamba2(mamba) => mamba.parameters.state(),
         }
     }
 
@@ -201,7 +220,7 @@ impl Mixer {
             Self::DeltaNet(net) => net.scratch(),
             Self::ShortConv(conv) => conv.scratch(),
             Self::Mamba2(mamba) => mamba.scratch(),
-            Self::Network(_) => 0,
+            Self::Network(_) | Self::None => 0,
         }
     }
 
@@ -209,20 +228,28 @@ impl Mixer {
     pub(crate) fn vector_values(&self) -> usize {
         match self {
             Self::Attention(attention) => attention.vector_values(),
-            Self::DeltaNet(net) => net.vector_values(),
-            Self::ShortConv(conv) => conv.vector_values(),
-            Self::Mamba2(mamba) => mamba.vector_values(),
+            Self::DeltaNet(net) => net.parameters.values(),
+            Self::ShortConv(conv) => conv.conv.values(),
+            Self::Mamba2(mamba) => mamba.parameters.values(),
             Self::Latent(latent) => latent.vector_values(),
-            Self::Network(_) => 0,
+            Self::Network(_) | Self::None => 0,
         }
+    }
+
+    /// Whether a GPU computes with this layer in a form of the mixer's own, and not with it as it is.
+    pub(crate) fn reshapes(linear: &Linear) -> bool {
+        use quern_model::TensorRole as R;
+        [R::AttentionKvUp, R::AttentionKUp, R::AttentionVUp].contains(&linear.role)
     }
 
     /// Bytes on a GPU beside those of the linear layers.
     pub(super) fn vector_bytes(&self) -> usize {
         match self {
             Self::Attention(attention) => attention.vector_bytes(),
-            // Models with such mixers are never on a GPU.
-            Self::DeltaNet(_) | Self::ShortConv(_) | Self::Mamba2(_) | Self::Network(_) => 0,
+            Self::DeltaNet(net) => net.parameters.gpu_bytes(),
+            Self::ShortConv(conv) => conv.conv.gpu_bytes(),
+            Self::Mamba2(mamba) => mamba.parameters.gpu_bytes(),
+            Self::Network(_) | Self::None => 0,
             Self::Latent(latent) => latent.vector_bytes(),
         }
     }
@@ -231,10 +258,11 @@ impl Mixer {
     pub(super) fn upload(&self, uploader: &mut Uploader) -> Result<Self> {
         match self {
             Self::Attention(attention) => attention.upload(uploader).map(Box::new).map(Self::Attention),
-            // As `Model::beyond_gpus` says.
-            Self::DeltaNet(_) | Self::ShortConv(_) | Self::Mamba2(_) | Self::Network(_) => {
-                Err(quern_compute::Error::Device.into())
-            }
+            Self::DeltaNet(net) => net.upload(uploader).map(Box::new).map(Self::DeltaNet),
+            Self::ShortConv(conv) => conv.upload(uploader).map(Box::new).map(Self::ShortConv),
+            Self::Mamba2(mamba) => mamba.upload(uploader).map(Box::new).map(Self::Mamba2),
+            Self::Network(network) => network.upload(uploader).map(Box::new).map(Self::Network),
+            Self::None => Ok(Self::None),
             Self::Latent(latent) => latent.upload(uploader).map(Box::new).map(Self::Latent),
         }
     }
@@ -243,13 +271,16 @@ impl Mixer {
 /// Values of the states that a model keeps of a text, and memory for each token of its largest mixer beside attention's,
 /// by its configuration alone.
 pub(crate) fn state_sizes(config: &Config) -> (usize, usize) {
-    let gates = if config.architecture.gated_attention { 3 * config.heads * config.head_dim } else { 0 };
+    let (query, key) = (config.heads * config.head_dim, config.kv_heads * config.head_dim);
+    let gates = if config.architecture.gated_attention { 3 * query + 2 * key } else { 0 };
     let Some(states) = &config.states else { return (0, gates) };
     let (state, scratch) = match &states.mixer {
         StateMixer::DeltaNet(net) => {
             let shape = delta_net::shape_of(net);
             let made = shape.state() / shape.key_dim.max(1);
-            let scratch = shape.width() + 2 * shape.values() + 2 * shape.value_heads + made;
+            let of = |role| config.architecture.tensors.iter().any(|tensor| tensor.role == role);
+            let joined = if of(TensorRole::DeltaBetaAlpha) { delta_net::joined_scratch(&shape) } else { 0 };
+            let scratch = joined + shape.width() + 2 * shape.values() + 2 * shape.value_heads + made;
             (conv_state(shape.width(), net.taps) + shape.state(), scratch)
         }
         StateMixer::ShortConv(conv) => (conv_state(config.hidden_size, conv.taps), 4 * config.hidden_size),
@@ -262,6 +293,18 @@ pub(crate) fn state_sizes(config: &Config) -> (usize, usize) {
     };
     let layers = states.layers.iter().filter(|&&state| state).count();
     (layers * state, scratch.max(gates))
+}
+
+/// Numbers for each token that a GPU has of convolved inputs, and of what projections compute in another order.
+pub(crate) fn convolved(config: &Config) -> usize {
+    match config.states.as_ref().map(|states| &states.mixer) {
+        Some(StateMixer::DeltaNet(net)) => {
+            let shape = delta_net::shape_of(net);
+            2 * shape.width() + shape.values() + 2 * shape.value_heads
+        }
+        Some(StateMixer::Mamba2(mamba)) => mamba2::scan_of(mamba).width(),
+        Some(StateMixer::ShortConv(_)) | None => 0,
+    }
 }
 
 /// The weight of a convolution, stored as `[channels][taps]`, as `[taps][channels]`.
