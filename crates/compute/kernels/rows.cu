@@ -33,7 +33,7 @@ struct AddNormArgs {
     float eps;
 };
 
-// activation: 0 SiLU, 1 GELU (error function), 2 GELU (tanh), 3 ReLU, 4 the clamped SwiGLU.
+// activation: 0 SiLU, 1 GELU (error function), 2 GELU (tanh), 3 ReLU, 4 the clamped SwiGLU, 5 ReLU squared.
 struct MapArgs {
     void *x;
     const void *y, *z;
@@ -143,8 +143,8 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1) rows_add_norm(const __g
     });
 }
 
-// The number of the clamped SwiGLU, and where it cuts values off.
-constexpr int CLAMPED_SWIGLU = 4;
+// The number of the clamped SwiGLU, and where it cuts values off; that of the square of ReLU.
+constexpr int CLAMPED_SWIGLU = 4, RELU_SQUARED = 5;
 constexpr float SWIGLU_LIMIT = 7.0f;
 
 __device__ __forceinline__ float activated(float x, int kind) {
@@ -156,6 +156,7 @@ __device__ __forceinline__ float activated(float x, int kind) {
             const float cut = x > SWIGLU_LIMIT ? SWIGLU_LIMIT : x;
             return cut / (1.0f + expf(-1.702f * cut));
         }
+        case RELU_SQUARED: return fmaxf(x, 0.0f) * fmaxf(x, 0.0f);
         default: return fmaxf(x, 0.0f);
     }
 }

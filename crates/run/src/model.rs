@@ -340,9 +340,6 @@ fn beyond_gpus(config: &Config) -> Option<String> {
     if let Some(why) = config.states.as_ref().and_then(|states| states_beyond_gpus(&states.mixer)) {
         return Some(why);
     }
-    if config.experts.is_some() && !config.architecture.gated {
-        return Some("GPUs support experts with a gate, and these have none".to_owned());
-    }
     if config.windowed_heads.is_some()
         || config.per_layer.is_some()
         || config.shared_kv_layers > 0

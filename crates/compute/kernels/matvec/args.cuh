@@ -4,7 +4,7 @@
 
 enum Prologue { PLAIN = 0, RMS_NORM = 1, LAYER_NORM = 2 };
 enum Epilogue { STORE = 0, ADD = 1, GATED = 2 };
-enum Activation { NONE = 0, SILU = 1, GELU = 2, GELU_TANH = 3, RELU = 4, CLAMPED_SWIGLU = 5 };
+enum Activation { NONE = 0, SILU = 1, GELU = 2, GELU_TANH = 3, RELU = 4, CLAMPED_SWIGLU = 5, RELU_SQUARED = 6 };
 
 // Bytes that the next launch reads first: a multiple of 16 of both.
 struct Region {

@@ -204,7 +204,7 @@ pub struct MapArgs {
     pub y_stride: i32,
     /// From a row of `z` to the next.
     pub z_stride: i32,
-    /// 0 SiLU, 1 GELU, 2 GELU by tanh, 3 ReLU, 4 the clamped SwiGLU.
+    /// 0 SiLU, 1 GELU, 2 GELU by tanh, 3 ReLU, 4 the clamped SwiGLU, 5 ReLU squared.
     pub activation: i32,
     /// Factor, or cap.
     pub value: f32,

@@ -290,6 +290,8 @@ pub enum MatvecActivation {
     Relu = 4,
     /// [`Activation::ClampedSwiglu`](crate::ops::Activation::ClampedSwiglu).
     ClampedSwiglu = 5,
+    /// `max(x, 0)²`.
+    ReluSquared = 6,
 }
 
 /// `MatvecArgs` of `matvec/args.cuh`. Addresses are the card's, 0 is none; strides are in values.

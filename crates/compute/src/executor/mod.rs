@@ -39,7 +39,7 @@ pub use gpu::{
     MOST_GPU_STATE, MOST_GPU_TAPS, gpus,
 };
 pub use gradients::{Columns, Recorded, Turn};
-pub use mixture::{ExpertStacks, Mixture, Rows, bytes_of_stack};
+pub use mixture::{ExpertLayers, ExpertStacks, Mixture, Rows, bytes_of_stack};
 pub use operations::{
     Attend, AttendLatent, Choice, Heads, Input, LatentMatrices, Output, Rotate, RowLikelihood,
 };

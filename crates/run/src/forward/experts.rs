@@ -308,12 +308,16 @@ impl Phases<'_, '_> {
         }
         let input = network_input(self.model, block, x.front(tail.end).slice(tail.clone()), normed);
         self.executor.experts(&mixture, Rows::Apart { input, out: out.reborrow() })?;
-        if let Some(SharedExpert { expert: Expert { gate: Some(gate), up, down }, router }) = &experts.shared
-        {
-            let (tokens, width) = (tail.len() / config.hidden_size, gate.op.weight.rows());
+        if let Some(SharedExpert { expert: Expert { gate, up, down }, router }) = &experts.shared {
+            let (tokens, width) = (tail.len() / config.hidden_size, up.op.weight.rows());
             let inner = tokens * width;
-            let output = Output::Gate(activation(config), wide.front_mut(inner));
-            self.executor.linear([&gate.op, &up.op], input, output)?;
+            let (act, inside) = (activation(config), wide.front_mut(inner));
+            match gate {
+                Some(gate) => {
+                    self.executor.linear([&gate.op, &up.op], input, Output::Gate(act, inside))?;
+                }
+                None => self.executor.linear([&up.op], input, Output::Activate(act, inside))?,
+            }
             if let Some(router) = router {
                 let mut gates = gates.front_mut(tokens);
                 self.executor.linear([&router.op], input, Output::Store([gates.reborrow()]))?;

@@ -99,13 +99,11 @@ impl Experts {
             Ok(linears.into_iter().zip(moved).map(|(linear, op)| linear.moved(op)).collect())
         };
         let [gates, ups, downs] = self.layers();
-        // As `Model::beyond_gpus` says.
-        if gates.len() != ups.len() {
-            return Err(quern_compute::Error::Device.into());
-        }
         let (gates, ups, downs) = (stack(gates)?, stack(ups)?, stack(downs)?);
-        let experts = gates.into_iter().zip(ups).zip(downs);
-        let experts = experts.map(|((gate, up), down)| Expert { gate: Some(gate), up, down }).collect();
+        let mut gates = gates.into_iter();
+        let experts = self.experts.iter().zip(ups).zip(downs);
+        let mut gate = |own: &Expert| own.gate.as_ref().and_then(|_| gates.next());
+        let experts = experts.map(|((own, up), down)| Expert { gate: gate(own), up, down }).collect();
         let shared = match &self.shared {
             Some(SharedExpert { expert: Expert { gate, up, down }, router }) => Some(SharedExpert {
                 expert: Expert {

@@ -29,8 +29,8 @@ pub(super) fn activation(act: Activation) -> i32 {
         Activation::ClampedSwiglu => MatvecActivation::ClampedSwiglu,
         Activation::Gelu => MatvecActivation::Gelu,
         Activation::GeluTanh => MatvecActivation::GeluTanh,
-        // Squared behind the launch.
-        Activation::Relu | Activation::ReluSquared => MatvecActivation::Relu,
+        Activation::Relu => MatvecActivation::Relu,
+        Activation::ReluSquared => MatvecActivation::ReluSquared,
     }) as i32
 }
 

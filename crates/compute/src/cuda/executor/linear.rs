@@ -85,15 +85,7 @@ impl Executor {
                 let out = out.cuda()?;
                 same("linear: output", tokens * rows[0], out.len())?;
                 let target = Target { out: out.pointer(), stride: rows[0] };
-                self.joined(&linears[..1], source, target, Then::Activate(act))?;
-                match act {
-                    Activation::ReluSquared => self.square(tokens, target.stride, target),
-                    Activation::Silu
-                    | Activation::Gelu
-                    | Activation::GeluTanh
-                    | Activation::Relu
-                    | Activation::ClampedSwiglu => Ok(()),
-                }
+                self.joined(&linears[..1], source, target, Then::Activate(act))
             }
             Output::Gate(act, out) => {
                 let out = out.cuda()?;
@@ -151,8 +143,7 @@ impl Executor {
             }
             _ => linears[0].permutation.is_none(),
         };
-        let squared = act == Activation::ReluSquared;
-        if fused && !squared {
+        if fused {
             if source.tokens <= FEW && self.most_vectors(linears[0])? > 0 {
                 return self.few_gated(linears, act, source, target);
             }
@@ -165,11 +156,6 @@ impl Executor {
         let both = self.workspace.vectors[0].of(&self.stream, 4 * source.tokens * total)?;
         self.joined(linears, source, Target { out: both, stride: total }, Then::Store)?;
         let both = Target { out: both, stride: total };
-        if squared {
-            // relu(x)²: relu of what is not negative changes nothing below.
-            self.activate(Activation::Relu, source.tokens, target.stride, both)?;
-            self.square(source.tokens, target.stride, both)?;
-        }
         self.activate_mul(act, source.tokens, target, both)
     }
 }

@@ -16,8 +16,8 @@ pub(super) fn activation(act: Activation) -> i32 {
         Activation::Silu => 0,
         Activation::Gelu => 1,
         Activation::GeluTanh => 2,
-        // Squared behind the launch.
-        Activation::Relu | Activation::ReluSquared => 3,
+        Activation::Relu => 3,
+        Activation::ReluSquared => 5,
         Activation::ClampedSwiglu => 4,
     }
 }
@@ -252,24 +252,6 @@ impl Executor {
             y_stride: both.stride as i32,
             z_stride: both.stride as i32,
             activation: activation(act),
-            ..MapArgs::default()
-        };
-        self.map("rows_activate_mul", arguments)
-    }
-
-    /// `x = x²` for rows of numbers that are not negative, as ReLU gives them: `relu(x) * x`.
-    pub(super) fn square(&mut self, rows: usize, width: usize, x: Target) -> Result<()> {
-        let (address, stride) = (x.out.address(), x.stride as i32);
-        let arguments = MapArgs {
-            x: address,
-            y: address,
-            z: address,
-            n: rows as i32,
-            width: width as i32,
-            x_stride: stride,
-            y_stride: stride,
-            z_stride: stride,
-            activation: activation(Activation::Relu),
             ..MapArgs::default()
         };
         self.map("rows_activate_mul", arguments)

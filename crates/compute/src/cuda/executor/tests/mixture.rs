@@ -6,9 +6,9 @@ use quern_tensor_io::ElementType;
 
 use super::{Devices, card, distance, linear, vector};
 use crate::executor::{
-    Buffer, Choice, Executor, ExpertStacks, Input, Linear, Mixture, Mode, Norm, NormKind, Output, PassKey,
-    Permutation, Routing, Rows, Values, ValuesMut, Vector, Weight, bytes_of_linear, bytes_of_norm,
-    bytes_of_stack, bytes_of_vector,
+    Buffer, Choice, Executor, ExpertLayers, ExpertStacks, Input, Linear, Mixture, Mode, Norm, NormKind,
+    Output, PassKey, Permutation, Routing, Rows, Values, ValuesMut, Vector, Weight, bytes_of_linear,
+    bytes_of_norm, bytes_of_stack, bytes_of_vector,
 };
 use crate::ops::Activation;
 use crate::testing::Random;
@@ -28,6 +28,8 @@ pub(super) struct Network {
     pub(super) router: Linear,
     /// Gate, up, down.
     pub(super) experts: Vec<[Linear; 3]>,
+    /// Whether gates are used.
+    pub(super) gated: bool,
     pub(super) routing: Routing,
     pub(super) choice_bias: Option<Vector>,
     pub(super) scaled_inputs: bool,
@@ -39,6 +41,7 @@ pub(super) struct Network {
 pub(super) struct Moved {
     router: Linear,
     experts: Vec<[Linear; 3]>,
+    gated: bool,
     choice_bias: Option<Vector>,
     norm: Norm,
     pub(super) stacks: Option<ExpertStacks>,
@@ -79,7 +82,7 @@ impl Network {
         let norm = Norm { kind: NormKind::Rms, epsilon: 1e-5, weight: weight_of_norm.into(), bias: None };
         let router = Linear { weight, bias: None, permutation: None };
         let (choice_bias, scaled_inputs, activation) = (None, false, Activation::Silu);
-        Self { router, experts, routing, choice_bias, scaled_inputs, norm, activation }
+        Self { router, experts, gated: true, routing, choice_bias, scaled_inputs, norm, activation }
     }
 
     fn layers(&self) -> [Vec<&Linear>; 3] {
@@ -99,8 +102,9 @@ impl Network {
         let norm = uploader.norm(&self.norm).unwrap();
         let choice_bias = self.choice_bias.as_ref().map(|bias| uploader.vector(bias).unwrap());
         uploader.finish().unwrap();
-        let stacks = ExpertStacks::of(&refs(&experts));
-        Moved { router, experts, choice_bias, norm, stacks }
+        let gated = self.gated;
+        let stacks = ExpertStacks::of(&refs(&experts, gated));
+        Moved { router, experts, gated, choice_bias, norm, stacks }
     }
 
     /// What the CPU computes: `experts(norm(x))`.
@@ -124,8 +128,12 @@ impl Network {
             let mut wide = vec![0.0; choices.len() * gate.weight.rows()];
             let gathered = (&choices[..], self.scaled_inputs);
             cpu.gather(Values::Host(&input), hidden, gathered, ValuesMut::Host(&mut rows)).unwrap();
-            let output = Output::Gate(self.activation, ValuesMut::Host(&mut wide));
-            cpu.linear([gate, up], Input::Values(Values::Host(&rows)), output).unwrap();
+            let (read, inside) = (Input::Values(Values::Host(&rows)), ValuesMut::Host(&mut wide));
+            match self.gated {
+                true => cpu.linear([gate, up], read, Output::Gate(self.activation, inside)),
+                false => cpu.linear([up], read, Output::Activate(self.activation, inside)),
+            }
+            .unwrap();
             let output = Output::Store([ValuesMut::Host(&mut rows)]);
             cpu.linear([down], Input::Values(Values::Host(&wide)), output).unwrap();
             let share = |choice: &Choice| if self.scaled_inputs { 1.0 } else { choice.share };
@@ -137,15 +145,16 @@ impl Network {
     }
 }
 
-fn refs(experts: &[[Linear; 3]]) -> Vec<[&Linear; 3]> {
-    experts.iter().map(<[Linear; 3]>::each_ref).collect()
+fn refs(experts: &[[Linear; 3]], gated: bool) -> Vec<ExpertLayers<'_>> {
+    let experts = experts.iter();
+    experts.map(|[gate, up, down]| ExpertLayers { gate: gated.then_some(gate), up, down }).collect()
 }
 
 impl Moved {
     fn mixture<'a>(
         &'a self,
         network: &Network,
-        experts: &'a [[&'a Linear; 3]],
+        experts: &'a [ExpertLayers<'a>],
         stacked: bool,
     ) -> Mixture<'a> {
         Mixture {
@@ -167,7 +176,7 @@ impl Moved {
         x: &[f32],
         stacked: bool,
     ) -> [Vec<f32>; 3] {
-        let experts = refs(&self.experts);
+        let experts = refs(&self.experts, self.gated);
         let mixture = self.mixture(network, &experts, stacked);
         let untouched = vec![f32::NAN; x.len()];
         let plain = devices.on_gpu(x, &untouched, |gpu, input, out| {
@@ -296,7 +305,7 @@ fn a_recorded_pass_chooses_anew() {
     let mut network = Network::new(&mut random, shape);
     network.choice_bias = Some(vector(&mut random, routing.count).into());
     let moved = network.upload(&mut devices);
-    let experts = refs(&moved.experts);
+    let experts = refs(&moved.experts, true);
     let mixture = moved.mixture(&network, &experts, true);
     let mut x = Buffer::new(&devices.device);
     x.reserve(256).unwrap();

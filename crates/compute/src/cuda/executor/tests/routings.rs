@@ -107,6 +107,8 @@ fn mixtures_of_other_families_are_those_of_the_cpu() {
             ("gpt-oss", softmax, false, false, true, Activation::ClampedSwiglu),
             ("clamped without biases", softmax, false, false, false, Activation::ClampedSwiglu),
             ("Phi-3.5-MoE", mixer, false, false, false, Activation::Silu),
+            ("Nemotron-H, without gates", chosen, true, false, false, Activation::ReluSquared),
+            ("without gates, with biases", one, false, true, true, Activation::GeluTanh),
         ] {
             // What random K-quants give is thousands of times what the clamped function lets through.
             if activation == Activation::ClampedSwiglu && element_type == T::Q6K {
@@ -117,6 +119,7 @@ fn mixtures_of_other_families_are_those_of_the_cpu() {
             let mut network = Network::new(&mut random, shape);
             network.activation = activation;
             network.scaled_inputs = scaled_inputs;
+            network.gated = !name.contains("without gates");
             network.choice_bias = choice_bias.then(|| vector(&mut random, routing.count).into());
             if biased {
                 network.router.bias = Some(vector(&mut random, routing.count).into());
