@@ -65,6 +65,8 @@ pub struct Architecture {
     pub sliding: Sliding,
     /// How layers are made where some of them, or all, keep a state.
     pub hybrid: Hybrid,
+    /// Those layers see the positions of their own part of the text, which is cut at the multiples of the window (Llama 4).
+    pub chunked: bool,
     /// The feed-forward network's activation functions that models of this family may name.
     pub activations: &'static [Activation],
     /// Whether the network multiplies the activated gate with a second projection.
@@ -194,6 +196,9 @@ pub enum Hybrid {
     Single,
     /// Each layer is a mixer with a state, and nothing else (Mamba-2).
     Alone,
+    /// Each layer has attention and a mixer with a state, which read the same input, and a network behind them
+    /// (Falcon-H1).
+    Beside,
 }
 
 /// Activation function.
@@ -384,6 +389,8 @@ pub enum Presence {
     StateLayers,
     /// The same, of models whose convolution has a bias.
     StateConvBias,
+    /// Layers whose mixer normalizes what a state gives.
+    StateNorm,
     /// Layers that are a network alone.
     NetworkLayers,
     /// Layers with keys of their own; others may carry some that nothing reads (Gemma 4).
@@ -472,6 +479,8 @@ pub enum Layout {
     GateRows,
     /// As the second half.
     UpRows,
+    /// As it is before its rows are multiplied with numbers of the configuration (Falcon-H1).
+    Multiplied,
 }
 
 /// One tensor of an architecture.
@@ -509,9 +518,17 @@ pub enum AliasLayout {
     /// As under the usual name.
     Same,
     /// All experts in one tensor `[experts, of * rows, columns]`: `of` matrices of each expert below each other,
-    /// of which this role is number `which`.
+    /// of which this role is number `which`. A role that is not of experts has the same without their dimension.
     Stack {
         /// Matrices of one expert in the tensor.
+        of: usize,
+        /// Which of them, counted from 0.
+        which: usize,
+    },
+    /// All experts in one tensor, transposed: of each expert the matrices of `of` roles beside each other
+    /// (`[experts, columns, of * rows]`), of which this one is number `which`.
+    Beside {
+        /// Roles in the tensor.
         of: usize,
         /// Which of them, counted from 0.
         which: usize,
@@ -561,7 +578,8 @@ impl TensorTemplate {
                 | Layout::DeltaValues
                 | Layout::DeltaHeads
                 | Layout::DeltaDecay
-                | Layout::DeltaColumns,
+                | Layout::DeltaColumns
+                | Layout::Multiplied,
                 _,
             ) => None,
         }

@@ -8,6 +8,7 @@ use quern_compute::{
     Device, MOST_GPU_EXPERTS, MOST_GPU_HEAD, MOST_GPU_LATENT, MOST_GPU_LATENT_RANK, MOST_GPU_STATE,
     MOST_GPU_TAPS, Pool,
 };
+use quern_model::architecture::Hybrid;
 use quern_model::{Config, RopeScaling, StateMixer, Tokenizer, View};
 use quern_tensor_io::{Checkpoint, Error as FileError, NoProgress, Progress};
 
@@ -204,7 +205,8 @@ impl Model {
         let layers = (0..self.config.layers).map(|layer| match self.config.has_attention(layer) {
             false => 0,
             true => {
-                let seen = self.config.window(layer).map_or(position + 1, |w| w.min(position + 1));
+                let limit = self.config.window(layer).or(self.config.chunk(layer));
+                let seen = limit.map_or(position + 1, |w| w.min(position + 1));
                 seen as u64 * bytes
             }
         });
@@ -337,6 +339,9 @@ pub fn default_context(config: &Config) -> usize {
 
 /// Why the kernels of GPUs cannot compute a model, if so.
 fn beyond_gpus(config: &Config) -> Option<String> {
+    if config.architecture.hybrid == Hybrid::Beside {
+        return Some("GPUs do not support attention and Mamba-2 side by side".to_owned());
+    }
     if let Some(why) = config.states.as_ref().and_then(|states| states_beyond_gpus(&states.mixer)) {
         return Some(why);
     }
@@ -363,6 +368,9 @@ fn beyond_gpus(config: &Config) -> Option<String> {
         return Some(format!(
             "GPUs support heads of an even size up to {MOST_GPU_HEAD}, and these have {dim} values"
         ));
+    }
+    if config.architecture.chunked {
+        return Some("GPUs do not compute attention within parts of a text".to_owned());
     }
     (experts > MOST_GPU_EXPERTS)
         .then(|| format!("GPUs support up to {MOST_GPU_EXPERTS} experts, and there are {experts}"))

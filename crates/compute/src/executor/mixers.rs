@@ -49,8 +49,10 @@ pub struct ScanParameters {
     pub rates: Vector,
     /// What each head's input is multiplied with beside the state.
     pub skips: Vector,
-    /// Of gated results, group by group.
-    pub norm: Norm,
+    /// Of gated results, group by group, where they are normalized.
+    pub norm: Option<Norm>,
+    /// What gates, inputs, `b`, `c` and steps are multiplied with first. The CPU alone does so.
+    pub factors: Option<[f32; 5]>,
 }
 
 /// Queries and gates that one projection computes head by head, `[tokens]` of each head's query and gate, and then of what
@@ -231,8 +233,9 @@ impl ScanParameters {
 
     /// Numbers in its vectors.
     pub fn values(&self) -> usize {
-        let vectors = [&self.time_bias, &self.rates, &self.skips, &self.norm.weight];
-        self.conv.values() + vectors.into_iter().map(Vector::len).sum::<usize>()
+        let vectors = [&self.time_bias, &self.rates, &self.skips];
+        let norm = self.norm.as_ref().map_or(0, |norm| norm.weight.len());
+        self.conv.values() + norm + vectors.into_iter().map(Vector::len).sum::<usize>()
     }
 
     /// Bytes that it takes on a GPU.
@@ -240,7 +243,7 @@ impl ScanParameters {
         let vectors = [&self.time_bias, &self.rates, &self.skips];
         self.conv.gpu_bytes()
             + vectors.into_iter().map(|vector| bytes_of_vector(vector.len())).sum::<usize>()
-            + bytes_of_norm(&self.norm)
+            + self.norm.as_ref().map_or(0, bytes_of_norm)
     }
 
     /// The same on a device.
@@ -253,7 +256,7 @@ impl ScanParameters {
             time_bias: uploader.vector(&self.time_bias)?,
             rates: uploader.vector(&self.rates)?,
             skips: uploader.vector(&self.skips)?,
-            norm: uploader.norm(&self.norm)?,
+            norm: self.norm.as_ref().map(|norm| uploader.norm(norm)).transpose()?,
             ..*self
         })
     }

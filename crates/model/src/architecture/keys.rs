@@ -284,6 +284,8 @@ pub enum GgufKey {
     DeepstackLayers,
     /// `attention.temperature_scale`, only where queries grow with their position.
     QueryGrowth,
+    /// Llama 4's chunks and growth of queries, where they are not those of the published models.
+    Llama4,
     /// `rope.scaling.yarn_log_multiplier` in place of the attention factor that other families write.
     YarnLogMultiplier,
     /// `ssm.conv_kernel`, `ssm.state_size`, `ssm.group_count`, `ssm.time_step_rank` and `ssm.inner_size` of a delta net,

@@ -15,13 +15,13 @@ pub(super) use crate::architecture::Dim::{
 };
 pub(super) use crate::architecture::Layout::Experts as EachExpert;
 pub(super) use crate::architecture::Layout::{
-    Conv, Flat, FlatDecay, HeadNorms, KeyHeads, KeyUp, PlusOne, QkvByHead, QueryHeads, Same, Transposed,
-    ValueUp,
+    Conv, Flat, FlatDecay, HeadNorms, KeyHeads, KeyUp, Multiplied, PlusOne, QkvByHead, QueryHeads, Same,
+    Transposed, ValueUp,
 };
 pub(super) use crate::architecture::Presence::{
     Always, AttentionLayers, ChoiceBias, DenseLayers, EmbeddingProjection, FfnBias, FinalNorm, NetworkLayers,
     OutputBias, OwnKeys, OwnValues, QkNorm, QkvBias, SecondNorm, SharedExpert, SharedRouter, SparseLayers,
-    StateConvBias, StateLayers, UnlessTied,
+    StateConvBias, StateLayers, StateNorm, UnlessTied,
 };
 pub(super) use crate::architecture::TensorRole as Role;
 
@@ -182,6 +182,7 @@ pub(super) const USUAL: Architecture = Architecture {
     unrotated: Unrotated::None,
     sliding: Sliding::All,
     hybrid: Hybrid::Either,
+    chunked: false,
     activations: &[crate::architecture::Activation::Silu],
     gated: true,
     tied_by_default: false,
@@ -210,3 +211,8 @@ pub(super) const FUSED_EXPERTS: [Alias; 3] = [
     stacked(Role::ExpertsUp, "model.layers.{layer}.mlp.experts.gate_up_proj", 2, 1),
     stacked(Role::ExpertsDown, "model.layers.{layer}.mlp.experts.down_proj", 1, 0),
 ];
+
+/// A role whose experts releases hold in one tensor, transposed, beside those of others.
+pub(super) const fn beside(role: TensorRole, name: &'static str, of: usize, which: usize) -> Alias {
+    Alias { role, name, layout: AliasLayout::Beside { of, which } }
+}

@@ -101,6 +101,10 @@ impl Config {
                 let there = layer.is_none_or(|layer| self.has_state(layer));
                 given(there && self.mamba2().is_some_and(|mamba| mamba.conv_bias), false)
             }
+            Presence::StateNorm => {
+                let there = layer.is_none_or(|layer| self.has_state(layer));
+                given(there && self.mamba2().is_some_and(|mamba| mamba.norm), false)
+            }
             Presence::StateLayers => given(layer.is_none_or(|layer| self.has_state(layer)), false),
             Presence::RopeFactors => given(self.rope.factors.is_some(), false),
             Presence::LongRope => given(self.rope.long_factors().is_some(), false),
@@ -157,7 +161,8 @@ impl Config {
                 | Layout::DeltaInQkv
                 | Layout::DeltaInGate
                 | Layout::GateRows
-                | Layout::UpRows,
+                | Layout::UpRows
+                | Layout::Multiplied,
             )
             | (Convention::Gguf, _) => None,
         };

@@ -5,7 +5,7 @@ use serde_json::{Map, Value as Json, json};
 
 use crate::architecture::{Architecture, Field, GgufKey, Hybrid, Layout};
 
-use crate::architectures::NEMOTRON_H_MOE;
+use crate::architectures::{GRANITE_HYBRID_MOE, NEMOTRON_H_MOE};
 use crate::json::Object;
 
 use super::from_hf::Reader;
@@ -37,6 +37,7 @@ pub(super) fn from_hf(reader: &Reader<'_>, config: &Config) -> Result<Option<Sta
             state: need(Field::MambaState, limit::HIDDEN)?,
             taps,
             conv_bias: reader.flag(Field::StateConvBias, true)?,
+            norm: normed(reader)?,
         };
         let (layers, networks) = match reader.architecture.hybrid {
             Hybrid::Single => {
@@ -46,6 +47,7 @@ pub(super) fn from_hf(reader: &Reader<'_>, config: &Config) -> Result<Option<Sta
             }
             Hybrid::Either => (layers(reader, config, &["mamba", "linear_attention"])?, Vec::new()),
             Hybrid::Alone => (vec![true; config.layers], vec![false; config.layers]),
+            Hybrid::Beside => (vec![true; config.layers], Vec::new()),
         };
         unlimited_steps(root)?;
         return Ok(Some(States { layers, mixer: StateMixer::Mamba2(mamba), networks }));
@@ -81,28 +83,55 @@ fn unlimited_steps(root: &Object<'_>) -> Result<()> {
     }
 }
 
-/// Values in a head of Mamba-2: as is said, or as `mamba_expand` gives it, which must say the same (Granite 4 hybrid).
+/// Whether Mamba-2 normalizes what it gives: always, but for Falcon-H1. A norm in front of the gate is refused.
+fn normed(reader: &Reader<'_>) -> Result<bool> {
+    const NORM: &str = "mamba_rms_norm";
+    const BEFORE: &str = "mamba_norm_before_gate";
+    let root = reader.root;
+    if reader.architecture.hybrid != Hybrid::Beside {
+        return Ok(true);
+    }
+    let normed = root.bool(NORM)?.unwrap_or(false);
+    if normed && root.bool(BEFORE)?.unwrap_or(true) {
+        let what = format!("{}: a norm of Mamba-2 in front of its gate is not supported", root.name(BEFORE));
+        return Err(Error::unsupported(root.file(), what));
+    }
+    Ok(normed)
+}
+
+/// Values in a head of Mamba-2: as is said, or as its whole width gives it, which must say the same (Granite 4 hybrid,
+/// Falcon-H1).
 fn mamba_head_dim(reader: &Reader<'_>, config: &Config) -> Result<usize> {
+    const INNER: &str = "mamba_d_ssm";
     const EXPAND: &str = "mamba_expand";
     const HEAD_DIM: &str = "mamba_d_head";
     let root = reader.root;
-    if reader.architecture.name != "granitehybrid" {
+    let beside = reader.architecture.hybrid == Hybrid::Beside;
+    if !beside && reader.architecture.name != "granitehybrid" {
         return reader.need(Field::MambaHeadDim, limit::HIDDEN);
     }
     let heads = reader.need(Field::MambaHeads, limit::HEADS)?;
-    let inner = root.size(EXPAND, limit::HEADS)?.unwrap_or(2).saturating_mul(config.hidden_size);
+    let own = match beside && !root.is_null(INNER) {
+        true => Some(root.size(INNER, limit::HIDDEN)?.unwrap_or(1024)),
+        false => None,
+    };
+    let inner = match own {
+        Some(inner) => inner,
+        None => root.size(EXPAND, limit::HEADS)?.unwrap_or(2).saturating_mul(config.hidden_size),
+    };
+    let key = if own.is_some() { INNER } else { EXPAND };
     if !inner.is_multiple_of(heads) || inner > limit::HIDDEN {
-        return Err(root.error(EXPAND, format!("{inner} values cannot form {heads} heads of Mamba-2")));
+        return Err(root.error(key, format!("{inner} values cannot form {heads} heads of Mamba-2")));
     }
     let said = match root.get(HEAD_DIM) {
         Some(value) if value.as_str() == Some("auto") => None,
         _ => root.size(HEAD_DIM, limit::HIDDEN)?,
     };
     match said {
-        Some(said) if said != inner / heads => Err(root.error(
-            HEAD_DIM,
-            format!("{heads} heads of {said} values are not the {inner} that mamba_expand gives"),
-        )),
+        Some(said) if said != inner / heads => {
+            let what = format!("{heads} heads of {said} values are not the {inner} that {key} gives");
+            Err(root.error(HEAD_DIM, what))
+        }
         _ => Ok(inner / heads),
     }
 }
@@ -129,6 +158,7 @@ pub(super) fn variant(
             let named = root.str(PATTERN)?.is_some_and(|pattern| pattern.contains('E'));
             if listed || named { &NEMOTRON_H_MOE } else { architecture }
         }
+        "granitehybrid" if root.u64("num_local_experts")?.unwrap_or(8) > 0 => &GRANITE_HYBRID_MOE,
         _ => architecture,
     })
 }
@@ -224,7 +254,9 @@ pub(super) fn to_hf(config: &Config, out: &mut Map<String, Json>) {
             out.insert(PATTERN.to_owned(), json!(pattern));
             return;
         }
-        StateMixer::Mamba2(_) if config.architecture.hybrid == Hybrid::Alone => return,
+        StateMixer::Mamba2(_) if [Hybrid::Alone, Hybrid::Beside].contains(&config.architecture.hybrid) => {
+            return;
+        }
         StateMixer::Mamba2(_) => "mamba",
     };
     let attention = if kind == "mamba" { "attention" } else { "full_attention" };
@@ -289,11 +321,17 @@ fn mamba2(keys: &Keys<'_>, config: &Config) -> Result<States> {
         taps: keys.need("ssm.conv_kernel", TAPS)?,
         // As all files of such models have it.
         conv_bias: true,
+        // Of Falcon-H1 the tensors show it.
+        norm: true,
     };
     let hybrid = config.architecture.hybrid;
     if hybrid == Hybrid::Alone {
         let (layers, networks) = (vec![true; config.layers], vec![false; config.layers]);
         return Ok(States { layers, mixer: StateMixer::Mamba2(mamba), networks });
+    }
+    if hybrid == Hybrid::Beside {
+        let layers = vec![true; config.layers];
+        return Ok(States { layers, mixer: StateMixer::Mamba2(mamba), networks: Vec::new() });
     }
     let counts = for_each_layer(keys, KV_HEADS, config.layers)?;
     if hybrid == Hybrid::Either {
@@ -364,7 +402,7 @@ pub(super) fn heads_of(keys: &Keys<'_>, architecture: &Architecture) -> Result<u
     match architecture.hybrid {
         // There are none, and files say 0.
         Hybrid::Alone => Ok(1),
-        Hybrid::Either | Hybrid::Single => keys.need("attention.head_count", limit::HEADS),
+        Hybrid::Either | Hybrid::Single | Hybrid::Beside => keys.need("attention.head_count", limit::HEADS),
     }
 }
 

@@ -311,7 +311,9 @@ pub(super) fn complete(with_bias: bool, config: &mut Config) {
 /// Adds to a `config.json` which layers are no mixtures, where a list says what numbers cannot.
 pub(super) fn to_hf(config: &Config, out: &mut Map<String, Value>) {
     let has = |field| config.architecture.hf_keys.iter().any(|key| key.field == field);
-    if config.experts.is_some() && has(Field::SparseStep) && !has(Field::DenseLayers) {
+    // Llama 4 lists those that are.
+    let listed = config.architecture.name == "llama4";
+    if config.experts.is_some() && has(Field::SparseStep) && !has(Field::DenseLayers) && !listed {
         let dense = |&layer: &usize| !config.is_sparse(layer);
         let others: Vec<usize> = match config.sparse_rule() {
             Some((0, _)) => Vec::new(),

@@ -10,7 +10,9 @@ use quern_tensor_io::scheme::Packing;
 use quern_tensor_io::{Array, Checkpoint, Container, Error, Metadata, Result, Value, decode};
 
 use crate::architecture::{Block, GgufKey};
-use crate::config::{RopeScaling, XIELU, mixers, unusual_query_scalar, unusual_window_pattern, yarn_mscale};
+use crate::config::{
+    RopeScaling, XIELU, llama4, mixers, unusual_query_scalar, unusual_window_pattern, yarn_mscale,
+};
 use crate::contents::{Contents, Place};
 use crate::json::Json;
 use crate::tokenizer::Source;
@@ -164,6 +166,7 @@ fn model(config: &Config, out: &mut Metadata) {
                 }
             }
             GgufKey::DeepstackLayers => set("n_deepstack_layers", Value::U32(config.deepstack_layers)),
+            GgufKey::Llama4 => llama4::to_gguf(config, &mut set),
             GgufKey::QueryGrowth => {
                 if let Some(growth) = config.query_growth {
                     set("attention.temperature_scale", Value::F32(growth.beta));

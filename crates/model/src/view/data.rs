@@ -9,6 +9,7 @@ use crate::contents::Woven;
 
 use super::fused::Fused;
 use super::joined::Joined;
+use super::multiplied::Multiplied;
 use super::order::RowOrder;
 use super::{View, ViewTensor};
 use super::{latent, mxfp4};
@@ -32,6 +33,8 @@ pub(super) enum Data<'a> {
     LatentBoth(latent::Both<'a>),
     /// A matrix made of the rows of others.
     Joined(Joined<'a>),
+    /// Rows times numbers of the configuration.
+    Multiplied(Multiplied<'a>),
     /// Plain rows in the map, and rows of zeros behind them.
     Padded(&'a [u8]),
     /// Computed, small.
@@ -71,6 +74,12 @@ impl<'a> Data<'a> {
         let Self::Rows { parts, order: Some(order) } = self else { return None };
         let height = rows / parts.len().max(1);
         Some((0..height).map(|row| order.source(row) as u32).collect())
+    }
+
+    /// What each of a matrix's rows is multiplied with; `None` if they are as the source has them.
+    pub fn row_factors(&self, rows: usize) -> Option<Vec<f32>> {
+        let Self::Multiplied(multiplied) = self else { return None };
+        Some((0..rows).map(|row| multiplied.factor(row)).collect())
     }
 
     /// The source's column of each of a row's columns; `None` if they are the same.
@@ -144,6 +153,7 @@ impl<'a> Data<'a> {
             Self::LatentKeys(keys) => keys.read(view, rows, out),
             Self::LatentBoth(both) => both.read(rows, out),
             Self::Joined(joined) => joined.read(view, rows, out),
+            Self::Multiplied(multiplied) => multiplied.read(view, rows, out),
             Self::Rows { parts, order } => {
                 let height = (tensor.rows() / parts.len().max(1)).max(1);
                 for (part, rows, out) in by_part(height, rows, row_bytes, out) {
@@ -185,14 +195,18 @@ impl<'a> Data<'a> {
             // Every row is spread over all of it.
             Self::Transposed { data, .. } if rows.end == tensor.rows() => vec![data],
             Self::Transposed { .. } => Vec::new(),
-            Self::Columns { part: Part::Bytes(data), stored, .. } => {
+            Self::Columns { part: Part::Bytes(data), stored, .. }
+            | Self::Multiplied(Multiplied { part: Part::Bytes(data), stored, .. }) => {
                 let bytes = stored.row_bytes(tensor.columns()).unwrap_or_default();
                 vec![&data[rows.start * bytes..rows.end * bytes]]
             }
-            Self::Columns { part: Part::Packed { layer, .. }, .. } if rows.end == tensor.rows() => {
+            Self::Columns { part: Part::Packed { layer, .. }, .. }
+            | Self::Multiplied(Multiplied { part: Part::Packed { layer, .. }, .. })
+                if rows.end == tensor.rows() =>
+            {
                 packed_spans(view.checkpoint, layer_of(view, *layer))
             }
-            Self::Columns { .. } => Vec::new(),
+            Self::Columns { .. } | Self::Multiplied(_) => Vec::new(),
             // Read by the values' tensor, too.
             Self::LatentKeys(_) => Vec::new(),
             Self::LatentBoth(both) if rows.end == tensor.rows() => both.spans(),

@@ -12,6 +12,7 @@ use crate::gguf::metadata_of;
 
 use super::data::{Data, Part};
 use super::latent;
+use super::multiplied::Multiplied;
 use super::order::RowOrder;
 use super::values::{decays, reordered, shifted, tensor_of};
 use super::{Packed, View, ViewTensor};
@@ -270,6 +271,25 @@ impl<'a> Builder<'a, '_> {
         }
         // Fused experts come from one tensor.
         names.dedup();
+        if layout == Layout::Multiplied
+            && let [Part::Packed { form: Some(_), .. }] = parts.as_slice()
+        {
+            let what = "GGUF has its rows multiplied with numbers of config.json, and no blocks hold its codes so; keep the \
+                        model as safetensors, or decode it with --dtype";
+            return Err(Error::unsupported(self.checkpoint.path(), what).with_tensor(&names[0]));
+        }
+        if layout == Layout::Multiplied
+            && let Some(part) = parts.pop()
+        {
+            let size = [want.shape.iter().rev().skip(1).product(), want.shape.last().copied().unwrap_or(1)];
+            let made = Multiplied::new((part, first), self.config, want.role, size);
+            let tensor = ViewTensor {
+                packed,
+                changed: Some("times its multiplier"),
+                ..tensor_of(want, made.made(), names)
+            };
+            return Ok((tensor, Data::Multiplied(made)));
+        }
         if let Some(order) = RowOrder::columns_from_hugging_face(layout, self.config)
             && let Some(part) = parts.pop()
         {

@@ -50,6 +50,27 @@ pub(super) fn of_gguf(checkpoint: &Checkpoint, packed: Packed) -> Result<View<'_
             }
             continue;
         }
+        if let Some((_, _, which)) = fused::below(&config, want.role)
+            && by_role.contains_key(&(want.role, want.layer))
+        {
+            if which == 0 && want.part.is_none_or(|part| part == 0) {
+                let source = |role, expert| {
+                    let (place, of) = (*by_role.get(&(role, want.layer))?, (checkpoint, packing.as_ref()));
+                    match expert {
+                        Some(expert) => expert_of_stack(of, place, &want, expert),
+                        None => whole(of, place),
+                    }
+                };
+                let Some((tensor, one)) = fused::stack(&config, &want, source) else {
+                    let what = "the matrices that belong in one tensor are of several types; convert the file to one \
+                                type first";
+                    return Err(Error::unsupported(checkpoint.path(), what).with_tensor(&want.name));
+                };
+                tensors.push(tensor);
+                data.push(one);
+            }
+            continue;
+        }
         let held = |role| match by_role.get(&(role, want.layer)) {
             Some(Place::Plain(span)) => Some(span.info(checkpoint)),
             Some(Place::Packed(_) | Place::PackedRows { .. } | Place::Woven(_)) | None => None,
@@ -96,6 +117,25 @@ pub(super) fn of_gguf(checkpoint: &Checkpoint, packed: Packed) -> Result<View<'_
         tensors,
         data,
     })
+}
+
+/// All rows of a tensor.
+fn whole<'a>(
+    (checkpoint, packing): (&'a Checkpoint, Option<&Packing>),
+    place: Place,
+) -> Option<fused::Source<'a>> {
+    match place {
+        Place::Plain(span) => {
+            let info = span.info(checkpoint);
+            Some((Part::Bytes(span.data(checkpoint)), info.element_type, info.name.clone()))
+        }
+        Place::Packed(layer) => {
+            let name = packing?.layers().get(layer)?.name.clone();
+            Some((Part::Packed { layer, first: 0, form: None }, ElementType::F32, name))
+        }
+        // Of Hugging Face's files alone.
+        Place::Woven(_) | Place::PackedRows { .. } => None,
+    }
 }
 
 /// The rows of one expert in a stack of all.

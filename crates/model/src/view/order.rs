@@ -103,6 +103,7 @@ impl RowOrder {
             | Layout::Flat
             | Layout::FlatDecay
             | Layout::DeltaColumns
+            | Layout::Multiplied
             | Layout::KeyUp => None,
         }
     }
@@ -132,7 +133,8 @@ impl RowOrder {
             | Layout::DeltaInQkv
             | Layout::DeltaInGate
             | Layout::GateRows
-            | Layout::UpRows => None,
+            | Layout::UpRows
+            | Layout::Multiplied => None,
         }
     }
 

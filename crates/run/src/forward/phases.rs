@@ -4,7 +4,7 @@ use quern_compute::{Buffer, Device, Executor, Input, Output, Values, ValuesMut};
 use quern_model::architecture::Block as BlockKind;
 
 use crate::observer::observe;
-use crate::weights::{Block, Experts, Ffn, Linear};
+use crate::weights::{Block, Experts, Ffn, Linear, Mixer};
 use crate::{Model, Observer, Result};
 
 use super::experts;
@@ -78,6 +78,9 @@ impl Phases<'_, '_> {
     ) -> Result<()> {
         let block = self.block;
         let post = block.attention_post_norm.as_ref();
+        if let Mixer::Beside(both) = &block.mixer {
+            return self.project_both(both, mixed, x);
+        }
         // A block that is a mixture of experts alone.
         let Some(output) = block.mixer.output() else { return Ok(()) };
         self.add(output, Input::Values(mixed), post, projected, x.reborrow())?;

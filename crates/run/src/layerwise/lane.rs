@@ -202,11 +202,16 @@ impl<'m> Lane<'m> {
         let Some(Held { own, block }) = held else { return Ok(()) };
         let values = tokens.len() * linear.op.weight.columns();
         views.normed.reserve(values)?;
-        steps.inputs_within((which, block), current.hidden_of(tokens), views.normed.front_mut(values))?;
+        let layer = linear.layer.unwrap_or(0);
+        steps.inputs_within(
+            (which, layer, block),
+            current.hidden_of(tokens),
+            views.normed.front_mut(values),
+        )?;
         if let Some(reference) = reference {
             views.reference.reserve(values)?;
             steps.inputs_within(
-                (which, own),
+                (which, layer, own),
                 reference.hidden_of(tokens),
                 views.reference.front_mut(values),
             )?;
@@ -229,10 +234,12 @@ impl<'m> Lane<'m> {
         let Some(Held { own, block }) = held else { return Ok(()) };
         let width = block.mixer.width();
         steps.mix((layer, block), current, tokens)?;
-        let mut inputs = Inputs::from(current.inputs_of(width, tokens));
+        // Of a mixer with two output layers more than this one's inputs are kept.
+        let own_inputs = 0..tokens.len() * linear.op.weight.columns();
+        let mut inputs = Inputs::from(current.inputs_of(width, tokens).slice(own_inputs.clone()));
         if let Some(reference) = reference {
             steps.mix((layer, own), reference, tokens)?;
-            inputs.reference = Some(reference.inputs_of(width, tokens));
+            inputs.reference = Some(reference.inputs_of(width, tokens).slice(own_inputs.clone()));
             if directly {
                 inputs.drift = Some(views.drift(&mut steps.executor, current, reference, tokens)?);
             }

@@ -199,6 +199,9 @@ impl Executor {
         let Mamba2 { parameters, rows, state, scratch, skip, out } = mamba;
         let (rows, state, made, out) = (rows.cuda()?, state.cuda()?, scratch.cuda()?, out.cuda()?);
         let (shape, stride) = (&parameters.shape, parameters.row());
+        let (Some(norm), None) = (&parameters.norm, parameters.factors) else {
+            return Err(Error::NoGpuKernel { what: "Mamba-2 without a norm, or whose parts are multiplied" });
+        };
         let (inner, width, heads) = (shape.inner(), shape.width(), shape.heads);
         let tokens = rows.len() / stride.max(1);
         same("Mamba-2: rows", tokens * stride, rows.len())?;
@@ -242,7 +245,7 @@ impl Executor {
         }
         let groups = shape.groups.max(1);
         self.gated_norms(&Gated {
-            norm: &parameters.norm,
+            norm,
             x: made.pointer().at(4 * skip * inner),
             gate: (at(skip * stride), stride),
             out: out.pointer(),

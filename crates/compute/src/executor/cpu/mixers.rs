@@ -4,7 +4,7 @@ use super::Executor;
 use crate::error::same;
 use crate::executor::mixers::{Convolution, DeltaNet, DeltaRows, GatedConvolution, Mamba2, SplitGates};
 use crate::executor::{Values, ValuesMut};
-use crate::ops::Activation;
+use crate::ops::{Activation, activate_mul};
 use crate::states::{
     Taps, causal_conv, decays, delta_rule, gated_norm, multiply, norm_of_gated, selective_scan, sigmoid,
     sigmoid_gate, time_steps,
@@ -99,6 +99,13 @@ impl Executor {
             gate.copy_from_slice(&row[..inner]);
             convolved.copy_from_slice(&row[inner..inner + width]);
             steps.copy_from_slice(&row[inner + width..]);
+            if let Some(factors) = parameters.factors {
+                let (x, rest) = convolved.split_at_mut(inner);
+                let (b, c) = rest.split_at_mut(shape.groups * shape.state);
+                for (part, factor) in [&mut *gate, x, b, c, steps].into_iter().zip(factors) {
+                    part.iter_mut().for_each(|value| *value *= factor);
+                }
+            }
         }
         let pool = &*self.pool;
         let (before, state) = state.host()?.split_at_mut(parameters.conv.state());
@@ -108,7 +115,18 @@ impl Executor {
         selective_scan(pool, shape, convolved, steps, rates, state, made)?;
         let kept = skip * inner..;
         let gated = (&made[kept.clone()], &mut gate[kept]);
-        let norm = (parameters.norm.weight.host()?, parameters.norm.epsilon);
-        norm_of_gated(pool, gated, norm, inner / shape.groups.max(1), out.host()?)
+        let out = out.host()?;
+        match &parameters.norm {
+            Some(norm) => {
+                let norm = (norm.weight.host()?, norm.epsilon);
+                norm_of_gated(pool, gated, norm, inner / shape.groups.max(1), out)
+            }
+            None => {
+                same("Mamba-2: output", gated.0.len(), out.len())?;
+                out.copy_from_slice(gated.1);
+                activate_mul(pool.level(), Activation::Silu, out, gated.0);
+                Ok(())
+            }
+        }
     }
 }

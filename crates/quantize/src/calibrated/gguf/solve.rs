@@ -85,8 +85,10 @@ impl Gguf<'_> {
         let row = &self.plan.rows()[layer.row];
         let (first, columns) = (layer.matrix * layer.rows, layer.columns);
         let mut loss = 0.0;
-        // Drift is in the order of the running model's rows.
-        let drift = if self.plan.quantize.view.row_order(row.index).is_some() { 0.0 } else { DRIFT };
+        // Drift is in the order of the running model's rows, and of their size.
+        let view = self.plan.quantize.view;
+        let others = view.row_order(row.index).is_some() || view.row_factors(row.index).is_some();
+        let drift = if others { 0.0 } else { DRIFT };
         for start in (0..layer.rows).step_by(layer.step()) {
             let count = layer.step().min(layer.rows - start);
             let from = first + start;
@@ -125,12 +127,16 @@ impl Gguf<'_> {
         let type_of = |part: &Layer| self.plan.rows()[part.row].to;
         let first = parts.first().map_or(ElementType::F32, |part| type_of(part));
         let same = parts.iter().all(|part| type_of(part) == first);
+        let multiplied =
+            |part: &&Layer| self.plan.quantize.view.row_factors(self.plan.rows()[part.row].index).is_some();
+        let same = same && !parts.iter().any(multiplied);
         let made = if same { first } else { ElementType::F32 };
         let mut data = vec![0; linear.rows * made.row_bytes(linear.columns).unwrap_or(0)];
         for part in parts {
             let missing = || FileError::malformed(file, "a file of the unfinished run lacks a tensor");
             let tensor = checkpoint.tensor(&part.key).ok_or_else(|| missing().with_tensor(&part.key))?;
             let order = self.plan.quantize.view.row_order(self.plan.rows()[part.row].index);
+            let factors = self.plan.quantize.view.row_factors(self.plan.rows()[part.row].index);
             if same {
                 place(tensor.data, part.rows, order.as_deref(), &mut data);
                 continue;
@@ -138,6 +144,10 @@ impl Gguf<'_> {
             let mut values = vec![0f32; part.rows * part.columns];
             // The job has made these blocks.
             let _ = decode::to_f32(type_of(part), tensor.data, &mut values);
+            // The running model multiplies by itself.
+            for (row, factor) in values.chunks_exact_mut(part.columns.max(1)).zip(factors.iter().flatten()) {
+                row.iter_mut().for_each(|value| *value /= factor);
+            }
             let bytes: Vec<u8> = values.iter().flat_map(|value| value.to_le_bytes()).collect();
             place(&bytes, part.rows, order.as_deref(), &mut data);
         }

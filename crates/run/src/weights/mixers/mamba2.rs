@@ -2,7 +2,7 @@
 
 use quern_compute::mixers::{Convolution, ScanParameters};
 use quern_compute::states::ScanShape;
-use quern_compute::{Norm, NormKind, Uploader};
+use quern_compute::{Norm, NormKind, Uploader, Vector};
 use quern_model::{Config, TensorRole};
 
 use super::super::Linear;
@@ -21,7 +21,7 @@ pub(crate) struct Mamba2 {
 
 /// Sizes of a model's Mamba-2, as the kernels take them.
 pub(crate) fn scan_of(mamba: &quern_model::Mamba2) -> ScanShape {
-    let &quern_model::Mamba2 { heads, head_dim, groups, state, taps: _, conv_bias: _ } = mamba;
+    let &quern_model::Mamba2 { heads, head_dim, groups, state, taps: _, conv_bias: _, norm: _ } = mamba;
     ScanShape { heads, head_dim, groups, state }
 }
 
@@ -37,13 +37,9 @@ impl Mamba2 {
         let at = Some(layer);
         let conv_bias = mamba.conv_bias.then(|| lookup.vector(R::StateConvBias, at)).transpose()?;
         let shape = scan_of(mamba);
-        let vector = |role| Ok::<_, crate::Error>(lookup.vector(role, at)?.into());
-        let norm = Norm {
-            kind: NormKind::Rms,
-            epsilon: config.norm_epsilon,
-            weight: vector(R::StateNorm)?,
-            bias: None,
-        };
+        let vector = |role| -> Result<Vector> { Ok(lookup.vector(role, at)?.into()) };
+        let norm = |weight| Norm { kind: NormKind::Rms, epsilon: config.norm_epsilon, weight, bias: None };
+        let weight = mamba.norm.then(|| vector(R::StateNorm)).transpose()?;
         let parameters = ScanParameters {
             shape,
             conv: Convolution {
@@ -55,7 +51,8 @@ impl Mamba2 {
             limits: (0.0, f32::INFINITY),
             rates: vector(R::StateDecay)?,
             skips: vector(R::StateSkip)?,
-            norm,
+            norm: weight.map(norm),
+            factors: config.multipliers.map(|own| own.of_state()),
         };
         let linear = |role| lookup.linear(role, None, at);
         Ok(Self { parameters, input: linear(R::StateIn)?, output: linear(R::StateOut)? })

@@ -1,6 +1,7 @@
 //! The mixers: the first half of a block, which lets tokens read earlier tokens.
 
 mod attention;
+mod beside;
 mod delta_net;
 mod latent;
 mod latent_card;
@@ -10,6 +11,7 @@ mod short_conv;
 
 use quern_compute::Uploader;
 use quern_compute::states::conv_state;
+use quern_model::architecture::Hybrid;
 use quern_model::{Config, StateMixer, TensorRole};
 
 use super::Linear;
@@ -17,6 +19,7 @@ use super::lookup::Lookup;
 use crate::Result;
 
 pub(crate) use attention::{Attention, HeadNorms, Qkv};
+pub(crate) use beside::Beside;
 pub(crate) use delta_net::{DeltaNet, DeltaProjections};
 pub(crate) use latent::{LatentAttention, Queries, Shown, Up};
 pub(crate) use mamba2::Mamba2;
@@ -36,6 +39,8 @@ pub(crate) enum Mixer {
     Latent(Box<LatentAttention>),
     /// Mamba-2.
     Mamba2(Box<Mamba2>),
+    /// Attention and Mamba-2, side by side.
+    Beside(Box<Beside>),
     /// A network, in a block that is nothing else.
     Network(Box<Network>),
     /// Nothing, in a block that is a mixture of experts alone.
@@ -63,17 +68,21 @@ impl Mixer {
             (Some(StateMixer::ShortConv(conv)), _) => {
                 ShortConv::resolve(lookup, conv, layer).map(Box::new).map(Self::ShortConv)
             }
+            (Some(StateMixer::Mamba2(mamba)), _) if config.has_attention(layer) => {
+                Beside::resolve(lookup, config, mamba, layer).map(Box::new).map(Self::Beside)
+            }
             (Some(StateMixer::Mamba2(mamba)), _) => {
                 Mamba2::resolve(lookup, config, mamba, layer).map(Box::new).map(Self::Mamba2)
             }
         }
     }
 
-    /// Attention, where it is that.
+    /// Attention, where it is that alone.
     pub(crate) fn attention(&self) -> Option<&Attention> {
         match self {
             Self::Attention(attention) => Some(attention),
             Self::DeltaNet(_)
+            | Self::Beside(_)
             | Self::ShortConv(_)
             | Self::Latent(_)
             | Self::Mamba2(_)
@@ -87,6 +96,7 @@ impl Mixer {
         match self {
             Self::Attention(attention) => Some(attention),
             Self::DeltaNet(_)
+            | Self::Beside(_)
             | Self::ShortConv(_)
             | Self::Latent(_)
             | Self::Mamba2(_)
@@ -98,7 +108,7 @@ impl Mixer {
     /// Whether it keeps keys and values, or what they are made of, of each position.
     pub(crate) fn caches(&self) -> bool {
         match self {
-            Self::Attention(_) | Self::Latent(_) => true,
+            Self::Attention(_) | Self::Latent(_) | Self::Beside(_) => true,
             Self::DeltaNet(_) | Self::ShortConv(_) | Self::Mamba2(_) | Self::Network(_) | Self::None => false,
         }
     }
@@ -107,6 +117,7 @@ impl Mixer {
     pub(crate) fn inputs(&self) -> Vec<&Linear> {
         match self {
             Self::Attention(attention) => attention.qkv.linears(),
+            Self::Beside(both) => both.inputs(),
             Self::DeltaNet(net) => net.inputs(),
             Self::ShortConv(conv) => vec![&conv.input],
             Self::Mamba2(mamba) => vec![&mamba.input],
@@ -120,6 +131,7 @@ impl Mixer {
     pub(crate) fn inputs_mut(&mut self) -> Vec<&mut Linear> {
         match self {
             Self::Attention(attention) => attention.qkv.linears_mut(),
+            Self::Beside(both) => both.inputs_mut(),
             Self::DeltaNet(net) => net.inputs_mut(),
             Self::ShortConv(conv) => vec![&mut conv.input],
             Self::Mamba2(mamba) => vec![&mut mamba.input],
@@ -138,6 +150,7 @@ impl Mixer {
             | Self::Mamba2(_)
             | Self::Network(_)
             | Self::None => Vec::new(),
+            Self::Beside(both) => vec![(Shown::StateOut, &both.mamba.output)],
             Self::Latent(latent) => latent.shown(),
         }
     }
@@ -145,6 +158,7 @@ impl Mixer {
     /// One of them, to be replaced.
     pub(crate) fn shown_mut(&mut self, which: Shown) -> Option<&mut Linear> {
         match self {
+            Self::Beside(both) => Some(&mut both.mamba.output),
             Self::Latent(latent) => Some(latent.shown_mut(which)),
             Self::Attention(_)
             | Self::DeltaNet(_)
@@ -159,6 +173,7 @@ impl Mixer {
     pub(crate) fn output(&self) -> Option<&Linear> {
         match self {
             Self::Attention(attention) => Some(&attention.output),
+            Self::Beside(both) => Some(&both.attention.output),
             Self::DeltaNet(net) => Some(&net.output),
             Self::ShortConv(conv) => Some(&conv.output),
             Self::Mamba2(mamba) => Some(&mamba.output),
@@ -172,6 +187,7 @@ impl Mixer {
     pub(crate) fn output_mut(&mut self) -> Option<&mut Linear> {
         match self {
             Self::Attention(attention) => Some(&mut attention.output),
+            Self::Beside(both) => Some(&mut both.attention.output),
             Self::DeltaNet(net) => Some(&mut net.output),
             Self::ShortConv(conv) => Some(&mut conv.output),
             Self::Mamba2(mamba) => Some(&mut mamba.output),
@@ -191,6 +207,7 @@ impl Mixer {
             | Self::Mamba2(_)
             | Self::Network(_)
             | Self::None => {}
+            Self::Beside(both) => all.push(&both.mamba.output),
             Self::Latent(latent) => all.extend(latent.inner()),
         }
         all.extend(self.output());
@@ -199,7 +216,10 @@ impl Mixer {
 
     /// Numbers for each token in front of the output layer.
     pub(crate) fn width(&self) -> usize {
-        self.output().map_or(0, |output| output.op.weight.columns())
+        match self {
+            Self::Beside(both) => both.width(),
+            _ => self.output().map_or(0, |output| output.op.weight.columns()),
+        }
     }
 
     /// Values of the state that it keeps of a text in place of keys and values; none for attention.
@@ -209,6 +229,7 @@ impl Mixer {
             Self::DeltaNet(net) => net.parameters.state(),
             Self::ShortConv(conv) => conv.conv.state(),
             Self::Mamba2(mamba) => mamba.parameters.state(),
+            Self::Beside(both) => both.mamba.parameters.state(),
         }
     }
 
@@ -220,6 +241,7 @@ impl Mixer {
             Self::DeltaNet(net) => net.scratch(),
             Self::ShortConv(conv) => conv.scratch(),
             Self::Mamba2(mamba) => mamba.scratch(),
+            Self::Beside(both) => both.scratch(),
             Self::Network(_) | Self::None => 0,
         }
     }
@@ -231,6 +253,7 @@ impl Mixer {
             Self::DeltaNet(net) => net.parameters.values(),
             Self::ShortConv(conv) => conv.conv.values(),
             Self::Mamba2(mamba) => mamba.parameters.values(),
+            Self::Beside(both) => both.vector_values(),
             Self::Latent(latent) => latent.vector_values(),
             Self::Network(_) | Self::None => 0,
         }
@@ -249,7 +272,8 @@ impl Mixer {
             Self::DeltaNet(net) => net.parameters.gpu_bytes(),
             Self::ShortConv(conv) => conv.conv.gpu_bytes(),
             Self::Mamba2(mamba) => mamba.parameters.gpu_bytes(),
-            Self::Network(_) | Self::None => 0,
+            // As `Model::beyond_gpus` says, no GPU has it.
+            Self::Beside(_) | Self::Network(_) | Self::None => 0,
             Self::Latent(latent) => latent.vector_bytes(),
         }
     }
@@ -263,6 +287,8 @@ impl Mixer {
             Self::Mamba2(mamba) => mamba.upload(uploader).map(Box::new).map(Self::Mamba2),
             Self::Network(network) => network.upload(uploader).map(Box::new).map(Self::Network),
             Self::None => Ok(Self::None),
+            // As `Model::beyond_gpus` says.
+            Self::Beside(_) => Err(quern_compute::Error::Device.into()),
             Self::Latent(latent) => latent.upload(uploader).map(Box::new).map(Self::Latent),
         }
     }
@@ -288,7 +314,9 @@ pub(crate) fn state_sizes(config: &Config) -> (usize, usize) {
             let scan = mamba2::scan_of(mamba);
             let parts = scan.inner() + scan.width() + scan.heads;
             let made = scan.states() / scan.state.max(1);
-            (conv_state(scan.width(), mamba.taps) + scan.states(), 2 * parts + scan.inner() + made)
+            let beside = config.architecture.hybrid == Hybrid::Beside;
+            let result = if beside { scan.inner() + config.hidden_size } else { 0 };
+            (conv_state(scan.width(), mamba.taps) + scan.states(), 2 * parts + scan.inner() + made + result)
         }
     };
     let layers = states.layers.iter().filter(|&&state| state).count();

@@ -253,7 +253,8 @@ fn mamba_2_is_that_of_the_cpu() {
             limits: (0.01, 0.9),
             rates: vector(&mut random, heads).iter().map(|v| -v.abs()).collect::<Vec<_>>().into(),
             skips: vector(&mut random, heads).into(),
-            norm: norm(&mut random, inner),
+            norm: Some(norm(&mut random, inner)),
+            factors: None,
         };
         let parameters_there = parameters.upload(&mut devices.uploader).unwrap();
         devices.uploader.finish().unwrap();

@@ -107,7 +107,8 @@ fn mixers_take_this_long() {
             limits: (0.0, f32::INFINITY),
             rates: vec![-0.5; 128].into(),
             skips: vec![0.5; 128].into(),
-            norm: norm(&mut random, shape.inner()),
+            norm: Some(norm(&mut random, shape.inner())),
+            factors: None,
         };
         let parameters = parameters.upload(&mut devices.uploader).unwrap();
         devices.uploader.finish().unwrap();
