@@ -329,7 +329,8 @@ def experts():
         logits[0] = (logits[0] * 1).round()  # ties
         expert = torch.full((n, used), -1, device=D, dtype=torch.int32)
         share = poisoned(n, used)
-        m.launch("experts_route", RouteArgs(logits=logits, expert=expert, share=share, n=n, count=count, used=used, normalized=normalized), (n,), 32)
+        m.launch("experts_route", RouteArgs(logits=logits, expert=expert, share=share, n=n, count=count, used=used, normalized=normalized, scale=1.0),
+                 (n,), 32)
         p = torch.softmax(logits.double(), -1)
         order = torch.argsort(p.float(), dim=-1, descending=True, stable=True)[:, :used]
         chosen = order.sort(-1)[0]

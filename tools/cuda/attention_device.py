@@ -33,8 +33,8 @@ def struct(name, *fields):
 
 Rows = [("q", P), ("k", P), ("v", P), ("q_token", I), ("q_group", I), ("kv_token", I), ("kv_group", I)]
 Cache = [("ck", P), ("cv", P), ("k_scales", P), ("v_scales", P), ("context", I), ("row", I)]
-ATTENTION = Rows + Cache + [("out", P), ("position", P), ("partial", P), ("arrived", P), ("n", I), ("heads", I),
-                            ("kv_heads", I), ("dim", I), ("scale", F), ("softcap", F), ("window", I), ("splits", I),
+ATTENTION = Rows + Cache + [("out", P), ("position", P), ("partial", P), ("arrived", P), ("sinks", P),
+                            ("n", I), ("heads", I), ("kv_heads", I), ("dim", I), ("scale", F), ("softcap", F), ("window", I), ("splits", I),
                             ("stored", I), ("early", I)]
 ROTATION = [("cos", P), ("sin", P), ("q_norm", P), ("k_norm", P), ("pairs", I), ("interleaved", I), ("norm", I),
             ("q_norm_stride", I), ("k_norm_stride", I), ("eps", F)]
@@ -46,17 +46,18 @@ AddNormArgs = struct("AddNormArgs", ("x", P), ("y", P), ("y_weight", P), ("y_bia
                      ("out", P), ("n", I), ("width", I), ("kind", I), ("eps", F))
 MapArgs = struct("MapArgs", ("x", P), ("y", P), ("z", P), ("order", P), ("n", I), ("width", I), ("x_stride", I),
                  ("y_stride", I), ("z_stride", I), ("activation", I), ("value", F), ("unused", I))
-RouteArgs = struct("RouteArgs", ("logits", P), ("expert", P), ("share", P), ("n", I), ("count", I), ("used", I),
-                   ("normalized", I))
+RouteArgs = struct("RouteArgs", ("logits", P), ("bias", P), ("expert", P), ("share", P), ("n", I), ("count", I),
+                   ("used", I), ("normalized", I), ("scores", I), ("groups", I), ("groups_used", I), ("group_rank", I),
+                   ("scale", F), ("jitter", F))
 GroupArgs = struct("GroupArgs", ("expert", P), ("share", P), ("first", P), ("token", P), ("slot", P),
                    ("slot_share", P), ("n", I), ("count", I), ("used", I), ("unused", I))
 MoveArgs = struct("MoveArgs", ("x", P), ("rows", P), ("token", P), ("slot", P), ("share", P), ("width", I),
-                  ("used", I), ("unused_0", I), ("unused_1", I))
+                  ("used", I), ("scaled", I), ("unused", I))
 StatisticsArgs = struct("StatisticsArgs", ("logits", P), ("target", P), ("log_sum_exp", P), ("target_logit", P),
                         ("largest", P), ("stride", L), ("rows", I), ("vocab", I))
 KlArgs = struct("KlArgs", ("reference", P), ("logits", P), ("divergence", P), ("reference_stride", L), ("stride", L),
                 ("rows", I), ("vocab", I))
-assert C.sizeof(AttentionArgs) == 152 and C.sizeof(RotatedAttentionArgs) == 208
+assert C.sizeof(AttentionArgs) == 160 and C.sizeof(RotatedAttentionArgs) == 216
 
 
 class Attribute(C.Structure):

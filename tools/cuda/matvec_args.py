@@ -20,7 +20,7 @@ class Args(ctypes.Structure):
     _fields_ = [("m", Matrix * 3), ("bias", P * 3), ("x", P), ("permutation", P), ("norm_weight", P), ("norm_bias", P),
                 ("out", P), ("expert", P), ("share", P), ("x_stride", I), ("out_stride", I), ("matrices", I),
                 ("prologue", I), ("epilogue", I), ("activation", I), ("slots", I), ("sum_slots", I), ("regions", I),
-                ("eps", F), ("x_scale", F), ("reserved", I), ("ahead", Region * 8)]
+                ("eps", F), ("x_scale", F), ("share_input", I), ("ahead", Region * 8)]
 
 
 class RepackArgs(ctypes.Structure):

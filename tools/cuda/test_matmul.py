@@ -220,8 +220,8 @@ def call(driver, function, p, work, matrices, outs, biases, x16, scale, n, mode=
         b += m.struct() + struct.pack('<QQII', o.data_ptr(), 0 if bias is None else bias.data_ptr(), o.stride(0), first)
         first += -(-m.rows // p['height'])
     b += b'\0' * (72 * (3 - len(matrices)))
-    b += struct.pack('<4Q9I3f', x16.data_ptr(), scale.data_ptr(), work.sums.data_ptr(), work.ready.data_ptr(), n, p['padded'],
-                     columns, p['steps'], len(matrices), p['row_tiles'], p['token_tiles'], p['parts'], mode, factor, *gate)
+    b += struct.pack('<4Q9I4fI', x16.data_ptr(), scale.data_ptr(), work.sums.data_ptr(), work.ready.data_ptr(), n, p['padded'],
+                     columns, p['steps'], len(matrices), p['row_tiles'], p['token_tiles'], p['parts'], mode, factor, *gate, 0.0, 0)
     a = blob(b)
     assert p['sums'] <= work.sums.numel() * 4
     def go(keep=(work, matrices, outs, biases, x16, scale)):

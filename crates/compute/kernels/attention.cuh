@@ -35,15 +35,16 @@ struct KvCache {
 };
 
 // What happens to q and k before attention: norm of each head (0 none, 1 RMS, 2 layer norm without bias), then
-// rotation of the first 2 * pairs numbers by tables [n][pairs]. The norm's weight of head h is at h * stride
+// rotation of the first 2 * pairs numbers by tables [n][pairs]; with NORM_LAST added to norm, first the rotation. The norm's weight of head h is at h * stride
 // (stride 0: one for all heads).
+constexpr int NORM_LAST = 4;
 struct Rotation {
     const float *cos, *sin, *q_norm, *k_norm;
     int pairs, interleaved, norm, q_norm_stride, k_norm_stride;
     float eps;
 };
 
-// Arguments of all attention kernels (152 bytes). softcap 0: none; window 0: none.
+// Arguments of all attention kernels (160 bytes). softcap 0: none; window 0: none.
 struct AttentionArgs {
     QkvRows rows;
     KvCache cache;
@@ -51,6 +52,7 @@ struct AttentionArgs {
     const int *position;  // of the batch's first token, in device memory
     float *partial;       // for splits > 1: see attention_split.cuh
     u32 *arrived;         // [kv_heads * row blocks], zero before the first launch; each launch leaves it zero
+    const float *sinks;   // null, or [heads]: scores without a value, which join the sum that results are divided by
     int n, heads, kv_heads, dim;
     float scale, softcap;
     int window, splits;

@@ -287,7 +287,8 @@ template <class T, int DIM, int RT> __device__ __forceinline__ void attention_de
             x.x += y.x, x.y += y.y, x.z += y.z, x.w += y.w;
         }
         if (span.active == 1) {
-            const float inverse = __fdividef(1.0f, own_sums[r].y);
+            const float2 own = own_sums[r];
+            const float inverse = __fdividef(1.0f, own.y + sink_of<false>(a, kv_head, from_row + r, own.x));
             put_out(a, kv_head, from_row + r, column, make_float4(x.x * inverse, x.y * inverse, x.z * inverse, x.w * inverse));
         } else {
             *((float4 *)(partial_results(a, blocks, block, blockIdx.x, ROWS, DIM) + r * DIM) + column) = x;

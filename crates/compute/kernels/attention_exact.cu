@@ -108,9 +108,10 @@ template <int DIM, int ROWS> __device__ __forceinline__ void attention_exact(con
         if (row >= rows) continue;
         if (span.active == 1) {
             float *out = out_row(a, kv_head, from_row + row);
+            const float total = sum[r] + sink_of<true>(a, kv_head, from_row + row, reference[r]);
 #pragma unroll
             for (int i = 0; i < PER_LANE; i++)
-                if (32 * i + lane < a.dim) out[32 * i + lane] = result[r][i] / sum[r];
+                if (32 * i + lane < a.dim) out[32 * i + lane] = result[r][i] / total;
         } else {
             if (lane == 0) ((float2 *)partial_sums(a, block, blockIdx.z, ROWS))[row] = make_float2(reference[r], sum[r]);
             float *out = partial_results(a, blocks, block, blockIdx.z, ROWS, DIM) + row * DIM;

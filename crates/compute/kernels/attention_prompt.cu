@@ -271,7 +271,7 @@ template <class T> __device__ __forceinline__ void attention_prompt(const Attent
             int r = (warp * MT + m) * 16 + 8 * h + g;
             if (r >= rows) continue;
             if (span.active == 1) {
-                float inverse = 1.0f / total;
+                float inverse = 1.0f / (total + sink_of<false>(a, kv_head, from_row + r, reference[m][h]));
                 float *out = out_row(a, kv_head, from_row + r) + 2 * t;
 #pragma unroll
                 for (int i = 0; i < DIM / 8; i++)

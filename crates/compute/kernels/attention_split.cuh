@@ -46,9 +46,19 @@ __device__ __forceinline__ float *out_row(const AttentionArgs &a, int kv_head, i
     return a.out + ((i64)(r / group) * a.heads + kv_head * group + r % group) * a.dim;
 }
 
+// What the sink of row r adds to its sum of e^(score - reference). Added where a row's sum is complete: once.
+template <bool NATURAL>
+__device__ __forceinline__ float sink_of(const AttentionArgs &a, int kv_head, int r, float reference) {
+    if (!a.sinks) return 0.0f;
+    const int group = a.heads / a.kv_heads;
+    const float sink = __ldg(a.sinks + kv_head * group + r % group);
+    return power<NATURAL>((NATURAL ? sink : sink * LOG2_E) - reference);
+}
+
 // Four numbers of a row, combined from `active` partial results: read(s, m, v) gives reference and sum, and the numbers,
-// of split s. AHEAD at a time: all loads are on their way before the first is used.
-template <int AHEAD, bool NATURAL, class F> __device__ __forceinline__ float4 joined(int active, F read) {
+// of split s, and sink(reference) what joins the sum. AHEAD at a time: all loads are on their way before the first is used.
+template <int AHEAD, bool NATURAL, class F, class G>
+__device__ __forceinline__ float4 joined(int active, F read, G sink) {
     float largest = LOWEST, sum = 0;
     float4 result = make_float4(0, 0, 0, 0);
 #pragma unroll 1
@@ -73,7 +83,7 @@ template <int AHEAD, bool NATURAL, class F> __device__ __forceinline__ float4 jo
             result.x += v[i].x * w, result.y += v[i].y * w, result.z += v[i].z * w, result.w += v[i].w * w;
         }
     }
-    const float inverse = 1.0f / sum;
+    const float inverse = 1.0f / (sum + sink(largest));
     return make_float4(result.x * inverse, result.y * inverse, result.z * inverse, result.w * inverse);
 }
 
@@ -93,9 +103,9 @@ __device__ __forceinline__ void combine(const AttentionArgs &a, int blocks, int 
         const int r = i / (DIM / 4), column = i % (DIM / 4);
         const float2 *own = (const float2 *)partial_sums(a, block, 0, ROWS) + r;
         const float4 *x = (const float4 *)(partial_results(a, blocks, block, 0, ROWS, DIM) + r * DIM) + column;
-        float4 y = joined<AHEAD, NATURAL>(active, [&](int s, float2 &m, float4 &v) {
-            m = __ldcg(own + s * ROWS), v = __ldcg(x + s * (ROWS * DIM / 4));
-        });
+        float4 y = joined<AHEAD, NATURAL>(
+            active, [&](int s, float2 &m, float4 &v) { m = __ldcg(own + s * ROWS), v = __ldcg(x + s * (ROWS * DIM / 4)); },
+            [&](float reference) { return sink_of<NATURAL>(a, kv_head, first + r, reference); });
         put_out(a, kv_head, first + r, column, y);
     }
 }

@@ -281,7 +281,7 @@ template <class T> __device__ __forceinline__ void attention(const AttentionArgs
         const int r = own_row - from_row + 8 * h;
         if (r >= rows) continue;
         const bool whole = span.active == 1;
-        const float factor = whole ? 1.0f / total : 1.0f;
+        const float factor = whole ? 1.0f / (total + sink_of<false>(a, kv_head, from_row + r, reference[h])) : 1.0f;
         if (!whole && t == 0) ((float2 *)partial_sums(a, block, blockIdx.z, M))[r] = make_float2(reference[h], total);
         float *out = (whole ? out_row(a, kv_head, from_row + r) : partial_results(a, blocks, block, blockIdx.z, M, PADDED) + r * PADDED) + 2 * t;
         const int width = whole ? a.dim : DIM;

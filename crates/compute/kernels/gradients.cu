@@ -23,7 +23,7 @@ struct HeadNormArgs {
     float eps;
 };
 
-// activation: 0 SiLU, 1 GELU (error function), 2 GELU (tanh), 3 ReLU.
+// activation: 0 SiLU, 1 GELU (error function), 2 GELU (tanh), 3 ReLU, 5 ReLU squared.
 struct GateArgs {
     float *gate, *up;
     const float *d;
@@ -90,6 +90,7 @@ __device__ __forceinline__ float activated(float x, int kind) {
         case 0: return x / (1.0f + expf(-x));
         case 1: return 0.5f * x * (1.0f + erff(x * 0.70710678f));
         case 2: return x / (1.0f + expf(-2.0f * 0.7978846f * (x + 0.044715f * x * x * x)));
+        case 5: return fmaxf(x, 0.0f) * fmaxf(x, 0.0f);
         default: return fmaxf(x, 0.0f);
     }
 }
@@ -105,6 +106,7 @@ __device__ __forceinline__ float slope(float x, int kind) {
             const float s = 1.0f / (1.0f + expf(-2.0f * 0.7978846f * (x + 0.044715f * x * x * x)));
             return s + x * s * (1.0f - s) * 2.0f * 0.7978846f * (1.0f + 0.134145f * x * x);
         }
+        case 5: return 2.0f * fmaxf(x, 0.0f);
         default: return x > 0.0f ? 1.0f : 0.0f;
     }
 }

@@ -40,6 +40,8 @@ struct MatmulArgs {
     u32 mode;              // MODE_*
     float factor;          // power of two that weights are multiplied by on the way to f16
     float gate[2];         // the activation of a gated pair, see gate()
+    float limit;           // of a gated pair: not 0: see gated()
+    u32 unused;
 };
 
 enum : u32 {
@@ -71,7 +73,7 @@ struct Work {
 };
 
 // v times the logistic function of v (c0 + c1 v^2). silu: c0 = 1, c1 = 0; gelu (tanh): c0 = 1.5957691, c1 = 0.071354814,
-// for 0.5 (1 + tanh u) is the logistic function of 2 u; relu: c0 = 1e30, c1 = 0.
+// for 0.5 (1 + tanh u) is the logistic function of 2 u; relu: c0 = 1e30, c1 = 0; clamped SwiGLU: c0 = 1.702, c1 = 0.
 DEVICE float gate(float v, float c0, float c1) { return __fdividef(v, 1.0f + __expf(-v * fmaf(c1, v * v, c0))); }
 
 // ---- sums of unfinished tiles: each group of `threads` threads has its own place and its own word of `ready` ----
@@ -155,7 +157,13 @@ DEVICE float4 bias_of(const MatmulMatrix& m, u32 row) {
     for (u32 i = 0; i < 4; i++) b[i] = m.bias != nullptr && row + i < m.weights.rows ? __ldg(m.bias + row + i) : 0.0f;
     return make_float4(b[0], b[1], b[2], b[3]);
 }
+// Cuts a gate's results off above the limit, and at both ends what they multiply, to which 1 is added. NaN stays.
+DEVICE void cut(const MatmulArgs& a, float& g, float& u) {
+    g = g > a.limit ? a.limit : g;
+    u = (u > a.limit ? a.limit : u < -a.limit ? -a.limit : u) + 1.0f;
+}
 DEVICE float4 gated(const MatmulArgs& a, float4 g, float4 u) {
+    if (a.limit != 0.0f) cut(a, g.x, u.x), cut(a, g.y, u.y), cut(a, g.z, u.z), cut(a, g.w, u.w);
     return make_float4(gate(g.x, a.gate[0], a.gate[1]) * u.x, gate(g.y, a.gate[0], a.gate[1]) * u.y,
                        gate(g.z, a.gate[0], a.gate[1]) * u.z, gate(g.w, a.gate[0], a.gate[1]) * u.w);
 }

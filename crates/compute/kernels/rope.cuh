@@ -1,4 +1,4 @@
-// One head's row on its way into attention: norm, rotation, and into the cache. A warp takes a row and leaves
+// One head's row on its way into attention: norm, rotation (or first the rotation), and into the cache. A warp takes a row and leaves
 // it in shared memory; head_dim is even and at most 256.
 //
 // Rotation of pair p by its angle: (x_i, x_j) -> (x_i cos - x_j sin, x_i sin + x_j cos), where (i, j) is (p, p + pairs)
@@ -21,7 +21,7 @@ __device__ __forceinline__ float warp_max(float x) {
 // What becomes of one row: a query head's, a key's or a value's. Without norm and pairs it is only copied.
 struct RowTask {
     const float *x, *weight, *cos, *sin;
-    int norm, pairs;
+    int norm, pairs;  // norm as Rotation has it
 };
 
 // A lane's numbers of a row: pairs that rotate together, and behind them neighbours. All loads are on their way before
@@ -52,9 +52,19 @@ __device__ __forceinline__ void make_row(float *row, const RowTask &task, RowVal
                                          float eps, int lane) {
     constexpr int OWN = RowValues<LENGTH>::OWN;
     auto &x = values.x, &y = values.y;
+    auto rotate = [&] {
+#pragma unroll
+        for (int i = 0; i < OWN; i++) {
+            const float first = x[i] * values.c[i] - y[i] * values.s[i];
+            y[i] = x[i] * values.s[i] + y[i] * values.c[i];
+            x[i] = first;
+        }
+    };
+    const bool norm_last = task.norm & NORM_LAST;
+    if (norm_last) rotate();
     if (task.norm) {
         float mean = 0, squares = 0;
-        if (task.norm == 2) {
+        if ((task.norm & ~NORM_LAST) == 2) {
 #pragma unroll
             for (int i = 0; i < OWN; i++) mean += x[i] + y[i];
             mean = warp_sum(mean) / dim;
@@ -73,14 +83,15 @@ __device__ __forceinline__ void make_row(float *row, const RowTask &task, RowVal
             }
         }
     }
+    if (!norm_last) rotate();
 #pragma unroll
     for (int i = 0; i < OWN; i++) {
         const int pair = lane + 32 * i;
         const bool apart = pair < task.pairs && !interleaved;
         const int at = apart ? pair : 2 * pair, other = apart ? pair + task.pairs : 2 * pair + 1;
         if (2 * pair < LENGTH) {
-            row[at] = x[i] * values.c[i] - y[i] * values.s[i];
-            row[other] = x[i] * values.s[i] + y[i] * values.c[i];
+            row[at] = x[i];
+            row[other] = y[i];
         }
     }
     __syncwarp();

@@ -7,6 +7,7 @@
 //   extern "C" void rows_activate_mul(MapArgs)    x = act(y) * z; x may be y
 //   extern "C" void rows_softcap(MapArgs)         x = value * tanh(x / value)
 //   extern "C" void rows_permute(MapArgs)         x[i][j] = y[i][order[j]]
+//   extern "C" void rows_xielu(XieluArgs)         x = xielu(x)                              likewise
 //
 // Gate and up in one matrix: y = matrix, z = matrix + width, both with stride 2 * width. Strides are in numbers. Norms
 // and functions are those of crates/compute/src/ops; sums are taken in f32.
@@ -32,7 +33,7 @@ struct AddNormArgs {
     float eps;
 };
 
-// activation: 0 SiLU, 1 GELU (error function), 2 GELU (tanh), 3 ReLU.
+// activation: 0 SiLU, 1 GELU (error function), 2 GELU (tanh), 3 ReLU, 4 the clamped SwiGLU, 5 ReLU squared.
 struct MapArgs {
     void *x;
     const void *y, *z;
@@ -40,6 +41,13 @@ struct MapArgs {
     int n, width, x_stride, y_stride, z_stride, activation;
     float value;
     int unused;
+};
+
+// x [n][width]. As crates/compute/src/ops/xielu.rs.
+struct XieluArgs {
+    float *x;
+    int n, width;
+    float positive, negative, beta, eps;
 };
 
 // Mean (0 for RMS) and 1 / deviation of a row that `at` reads.
@@ -135,13 +143,27 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1) rows_add_norm(const __g
     });
 }
 
+// The number of the clamped SwiGLU, and where it cuts values off; that of the square of ReLU.
+constexpr int CLAMPED_SWIGLU = 4, RELU_SQUARED = 5;
+constexpr float SWIGLU_LIMIT = 7.0f;
+
 __device__ __forceinline__ float activated(float x, int kind) {
     switch (kind) {
         case 0: return x / (1.0f + expf(-x));
         case 1: return 0.5f * x * (1.0f + erff(x * 0.70710678f));
         case 2: return x / (1.0f + expf(-2.0f * 0.7978846f * (x + 0.044715f * x * x * x)));
+        case CLAMPED_SWIGLU: {
+            const float cut = x > SWIGLU_LIMIT ? SWIGLU_LIMIT : x;
+            return cut / (1.0f + expf(-1.702f * cut));
+        }
+        case RELU_SQUARED: return fmaxf(x, 0.0f) * fmaxf(x, 0.0f);
         default: return fmaxf(x, 0.0f);
     }
+}
+// What an activated gate multiplies.
+__device__ __forceinline__ float activated_other(float x, int kind) {
+    if (kind != CLAMPED_SWIGLU) return x;
+    return (x > SWIGLU_LIMIT ? SWIGLU_LIMIT : x < -SWIGLU_LIMIT ? -SWIGLU_LIMIT : x) + 1.0f;
 }
 
 // f(row, column) for the four columns of a thread, neighbours in a warp side by side.
@@ -164,6 +186,15 @@ template <class F> __device__ __forceinline__ void each(int width, F f) {
     }
 MAP(add, float, float, to += y[i * a.y_stride + j])
 MAP(activate, float, float, to = activated(to, a.activation))
-MAP(activate_mul, float, float, to = activated(y[i * a.y_stride + j], a.activation) * ((const float *)a.z)[i * a.z_stride + j])
+MAP(activate_mul, float, float, to = activated(y[i * a.y_stride + j], a.activation) *
+                                          activated_other(((const float *)a.z)[i * a.z_stride + j], a.activation))
 MAP(softcap, float, float, to = a.value * (1.0f - 2.0f / (1.0f + expf(2.0f * to / a.value))))
 MAP(permute, float, float, to = y[i * a.y_stride + a.order[j]])
+
+extern "C" __global__ void __launch_bounds__(256) rows_xielu(const __grid_constant__ XieluArgs a) {
+    each(a.width, [&](i64 i, int j) {
+        float &to = a.x[i * a.width + j];
+        const float x = to;
+        to = x > 0.0f ? a.positive * x * x + a.beta * x : (expm1f(fminf(x, a.eps)) - x) * a.negative + a.beta * x;
+    });
+}

@@ -4,12 +4,15 @@ use std::fmt;
 use std::path::Path;
 use std::sync::{Arc, OnceLock};
 
-use quern_compute::{Device, MOST_GPU_EXPERTS, MOST_GPU_HEAD, Pool};
-use quern_model::architecture::{Activation, Hybrid};
-use quern_model::{Config, RopeScaling, TensorRole, Tokenizer, View};
+use quern_compute::{
+    Device, MOST_GPU_EXPERTS, MOST_GPU_HEAD, MOST_GPU_LATENT, MOST_GPU_LATENT_RANK, MOST_GPU_STATE,
+    MOST_GPU_TAPS, Pool,
+};
+use quern_model::architecture::Hybrid;
+use quern_model::{Config, RopeScaling, StateMixer, Tokenizer, View};
 use quern_tensor_io::{Checkpoint, Error as FileError, NoProgress, Progress};
 
-use crate::forward::{cache_shape, mixture_beyond_gpus};
+use crate::forward::cache_shape;
 use crate::load::LoadIn;
 use crate::placement::{
     self, Capacity, GpuLayers, GpuRoom, Location, Made, MemoryPlan, Mover, Placement, Plan, SizeOptions,
@@ -339,17 +342,8 @@ fn beyond_gpus(config: &Config) -> Option<String> {
     if config.architecture.hybrid == Hybrid::Beside {
         return Some("GPUs do not support attention and Mamba-2 side by side".to_owned());
     }
-    if config.architecture.tensors.iter().any(|tensor| tensor.role == TensorRole::DeltaBetaAlpha) {
-        return Some("GPUs do not support gated delta nets whose projections are joined".to_owned());
-    }
-    if let Some(states) = &config.states {
-        return Some(format!("GPUs do not support {}", states.mixer.name()));
-    }
-    if config.experts.is_some() && !config.architecture.gated {
-        return Some("GPUs support experts with a gate, and these have none".to_owned());
-    }
-    if config.architecture.gated_attention {
-        return Some("GPUs do not support gated attention".to_owned());
+    if let Some(why) = config.states.as_ref().and_then(|states| states_beyond_gpus(&states.mixer)) {
+        return Some(why);
     }
     if config.windowed_heads.is_some()
         || config.per_layer.is_some()
@@ -360,34 +354,40 @@ fn beyond_gpus(config: &Config) -> Option<String> {
                     computed by the CPU only";
         return Some(what.into());
     }
-    if config.activation == Activation::Xielu {
-        return Some("the activation xIELU is computed by the CPU only".into());
-    }
-    if config.architecture.norms_after_rotation {
-        return Some("norms of queries and keys behind their rotation are computed by the CPU only".into());
-    }
     let (dim, experts) = (config.head_dim, config.experts.map_or(0, |experts| experts.count));
-    if dim > MOST_GPU_HEAD || !dim.is_multiple_of(2) {
+    if let Some(latent) = &config.latent {
+        let cached = latent.cached();
+        if cached > MOST_GPU_LATENT || latent.rank > MOST_GPU_LATENT_RANK {
+            return Some(format!(
+                "GPUs support latent attention over up to {MOST_GPU_LATENT} values of a position, \
+                 {MOST_GPU_LATENT_RANK} of them its vector, and these have {cached} and {}",
+                latent.rank
+            ));
+        }
+    } else if dim > MOST_GPU_HEAD || !dim.is_multiple_of(2) {
         return Some(format!(
             "GPUs support heads of an even size up to {MOST_GPU_HEAD}, and these have {dim} values"
         ));
     }
-    // The kernels have neither sinks nor the function nor experts with biases.
-    if config.architecture.activations.contains(&Activation::ClampedSwiglu) {
-        let what = "GPUs do not compute attention with sinks and experts with biases and a clamped SwiGLU";
-        return Some(what.to_owned());
-    }
     if config.architecture.chunked {
         return Some("GPUs do not compute attention within parts of a text".to_owned());
     }
-    if config.latent.is_some() {
-        return Some("GPUs do not compute latent attention".to_owned());
-    }
-    if let Some(why) = config.experts.as_ref().and_then(mixture_beyond_gpus) {
-        return Some(why.to_owned());
-    }
     (experts > MOST_GPU_EXPERTS)
         .then(|| format!("GPUs support up to {MOST_GPU_EXPERTS} experts, and there are {experts}"))
+}
+
+/// Why the kernels of GPUs cannot compute layers with a state, if so.
+fn states_beyond_gpus(mixer: &StateMixer) -> Option<String> {
+    let (taps, rows) = match mixer {
+        StateMixer::DeltaNet(net) => (net.taps, net.key_dim),
+        StateMixer::ShortConv(conv) => (conv.taps, 0),
+        StateMixer::Mamba2(mamba) => (mamba.taps, mamba.state),
+    };
+    if taps > MOST_GPU_TAPS {
+        return Some(format!("GPUs support convolutions over up to {MOST_GPU_TAPS} positions, not {taps}"));
+    }
+    (rows > MOST_GPU_STATE)
+        .then(|| format!("GPUs support states of up to {MOST_GPU_STATE} rows, and these have {rows}"))
 }
 
 /// Where each unit goes, whether a GPU has keys and values of units in RAM, and the GPUs.

@@ -51,6 +51,7 @@ pub use devices::{DeviceError, DeviceInfo, GpuRoom, NoCuda, OLDEST_CAPABILITY, c
 pub use options::{DeviceChoice, GpuLayers, MemoryLimits, PlacementOptions};
 pub use plan::{Capacity, Location, NoFit, Plan, RamRoom, Session, Shortage, Usage};
 pub use report::{DeviceReport, PlacementReport, Source, Transfer};
+pub(crate) use sizes::latent_buffers;
 pub use sizes::{Made, ScratchSizes, SizeOptions, Sizes, UnitSize, device_bytes};
 
 /// Left for what is not counted: pages around those touched, stacks, the kernel's own imprecision.

@@ -104,7 +104,7 @@ impl<'m> Session<'m> {
         }
         // No pass is longer than the context.
         let in_ram = model.placement.layers_cached_in_ram();
-        // All layers with a state are in RAM, and what was kept of them is as large again.
+        // Also where a GPU has the states, what was kept of them is in RAM.
         let states = 2 * 4 * state_sizes(&model.config).0 as u64;
         let needs = |batch: usize| Needs {
             tokens: batch,
@@ -172,10 +172,11 @@ impl<'m> Session<'m> {
     /// Keeps copies of the states as they are, to go back to. Does nothing for a model without states.
     ///
     /// # Errors
-    /// The states are on a GPU.
+    /// A GPU that has states is lost.
     pub fn keep(&mut self) -> Result<()> {
         if self.has_states() {
-            let states = self.workspaces.iter().map(|work| work.states.copies()).collect::<Result<_>>()?;
+            let copies = |work: &mut Workspace| work.states.copies(&mut work.executor);
+            let states = self.workspaces.iter_mut().map(copies).collect::<Result<_>>()?;
             self.kept = Some(KeptStates { length: self.length, states });
         }
         Ok(())
@@ -185,7 +186,7 @@ impl<'m> Session<'m> {
     fn restore(&mut self, length: usize) -> Option<usize> {
         let kept = self.kept.as_ref().filter(|kept| kept.length <= length)?;
         for (work, states) in self.workspaces.iter_mut().zip(&kept.states) {
-            work.states.restore(states).ok()?;
+            work.states.restore(&mut work.executor, states).ok()?;
         }
         Some(kept.length)
     }

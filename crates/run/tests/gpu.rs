@@ -37,12 +37,16 @@ fn card() -> bool {
 }
 
 fn open(path: &Path, layers: Option<GpuLayers>) -> Model {
+    loaded(path, layers, None)
+}
+
+fn loaded(path: &Path, layers: Option<GpuLayers>, load_in: Option<&dyn LoadIn>) -> Model {
     let cards = if layers.is_some() { cards().unwrap() } else { Vec::new() };
     let gpus: Vec<GpuRoom> = cards.iter().take(1).map(|card| GpuRoom::new(card, None)).collect();
     let session =
         |config: &Config| SessionOptions { context: config.context_length.min(96), ..Default::default() };
     let placing = layers.map(|layers| Placing { gpus: &gpus, layers, session: &session, rows: 64 });
-    let options = LoadOptions { threads: 2, placing, ..LoadOptions::default() };
+    let options = LoadOptions { threads: 2, placing, load_in, ..LoadOptions::default() };
     Model::open(path, options).unwrap_or_else(|error| panic!("{}: {error}", path.display()))
 }
 
@@ -117,6 +121,17 @@ fn queries_that_grow_are_refused_where_they_do() {
     assert!(matches!(beyond, Error::QueryGrowth { context: c } if c == context), "{beyond}");
 }
 
+/// How far logits may be that kernels of 16-bit floats compute. Delta nets divide by small lengths, and the tiny Mamba-2 has
+/// nothing beside its states: their logits move more when a prompt's activations are rounded; `mixers_are_exact` compares
+/// them without that.
+fn bound(folder: &Path) -> f64 {
+    match folder.file_name().map(|name| name.to_string_lossy()).as_deref() {
+        Some("qwen3_5" | "qwen3_5_moe" | "qwen3_next") => 5e-2,
+        Some("mamba2") => 2e-2,
+        _ => 1e-2,
+    }
+}
+
 #[test]
 fn every_architecture_gives_the_logits_of_the_cpu() {
     if !card() {
@@ -124,10 +139,65 @@ fn every_architecture_gives_the_logits_of_the_cpu() {
     }
     let mut wrong = Vec::new();
     for folder in folders("architectures") {
-        wrong.extend(compare(&folder, GpuLayers::All, KvType::F16, 1e-2));
-        wrong.extend(compare(&folder, GpuLayers::All, KvType::F32, 1e-2));
+        for kv in [KvType::F16, KvType::F32] {
+            if let Some(far) = compare(&folder, GpuLayers::All, kv, bound(&folder)) {
+                // Both round to f16: the CPU's logits may be the ones that are farther from what is right.
+                wrong.extend(compare_with_exact(&folder, GpuLayers::All, kv).map(|exact| [far, exact]));
+            }
+        }
     }
     assert!(wrong.is_empty(), "{wrong:#?}");
+}
+
+/// Models whose mixers are more than attention over keys and values, without mixtures: with weights, activations, keys and
+/// values in f32, a GPU and the CPU differ by the order of their sums alone.
+#[test]
+fn mixers_are_exact() {
+    if !card() {
+        return;
+    }
+    let mut wrong = Vec::new();
+    for name in
+        ["granitehybrid", "lfm2", "mamba2", "minicpm3", "nemotron_h", "qwen3_5", "qwen3_next", "youtu"]
+    {
+        let folder = fixture("architectures").join(name);
+        for layers in [GpuLayers::All, GpuLayers::Last(2)] {
+            let expected = logits(&loaded(&folder, None, Some(&Exact)), KvType::F32);
+            let model = loaded(&folder, Some(layers), Some(&Exact));
+            assert!(model.uses_gpu(), "{name}: {:?}", model.beyond_gpus());
+            let distance = distance(&logits(&model, KvType::F32), &expected);
+            eprintln!("{name} {layers:?}: {distance:.2e}");
+            if distance > 2e-4 {
+                wrong.push(format!("{name} {layers:?}: {distance:.2e}"));
+            }
+        }
+    }
+    assert!(wrong.is_empty(), "{wrong:#?}");
+}
+
+/// States that a session kept on a GPU, and texts that begin anew.
+#[test]
+fn sessions_go_back_to_what_they_kept() {
+    if !card() {
+        return;
+    }
+    for name in ["lfm2", "nemotron_h", "qwen3_5"] {
+        let model = open(&fixture("architectures").join(name), Some(GpuLayers::All));
+        let mut session = model.session(SessionOptions { context: 64, ..SessionOptions::default() }).unwrap();
+        let tokens: Vec<u32> = (0..40).map(|i| (i * 131 + 7) % model.vocabulary() as u32).collect();
+        session.forward(&tokens[..20], Wanted::Last).unwrap();
+        session.keep().unwrap();
+        let rest = |session: &mut quern_run::Session<'_>| -> Vec<f32> {
+            let step = |token: &u32| session.forward(&[*token], Wanted::Last).unwrap().to_vec();
+            tokens[20..26].iter().flat_map(step).collect()
+        };
+        let expected = rest(&mut session);
+        assert_eq!(session.truncate(23), 20, "{name}");
+        assert!(rest(&mut session) == expected, "{name}: other logits after going back");
+        assert_eq!(session.truncate(4), 0, "{name}");
+        session.forward(&tokens[..20], Wanted::Last).unwrap();
+        assert!(rest(&mut session) == expected, "{name}: other logits from the beginning");
+    }
 }
 
 /// Gives all matrices as f32: what a model computes without rounding activations to 8 bits.
@@ -175,6 +245,22 @@ fn real_models_are_as_near_to_exact_logits_as_on_the_cpu() {
     assert!(wrong.is_empty(), "{wrong:#?}");
 }
 
+/// gpt-oss as it was released. In 8 bits its keys and values round so much that tokens get other experts.
+#[test]
+fn experts_in_mxfp4_are_as_near_to_exact_logits_as_on_the_cpu() {
+    if !card() {
+        return;
+    }
+    let path = fixture("packed/gpt_oss-mxfp4/model.safetensors");
+    let mut wrong = Vec::new();
+    for kv in [KvType::F16, KvType::F32] {
+        for layers in [GpuLayers::All, GpuLayers::Last(1)] {
+            wrong.extend(compare_with_exact(&path, layers, kv));
+        }
+    }
+    assert!(wrong.is_empty(), "{wrong:#?}");
+}
+
 #[test]
 fn layers_in_ram_give_the_logits_of_the_cpu() {
     if !card() {
@@ -182,8 +268,8 @@ fn layers_in_ram_give_the_logits_of_the_cpu() {
     }
     let mut wrong = Vec::new();
     for folder in folders("architectures") {
-        wrong.extend(compare(&folder, GpuLayers::Last(2), KvType::F16, 1e-2));
-        wrong.extend(compare(&folder, GpuLayers::Last(1), KvType::F32, 1e-2));
+        wrong.extend(compare(&folder, GpuLayers::Last(2), KvType::F16, bound(&folder)));
+        wrong.extend(compare(&folder, GpuLayers::Last(1), KvType::F32, bound(&folder)));
     }
     assert!(wrong.is_empty(), "{wrong:#?}");
 }
@@ -327,6 +413,25 @@ fn seen(model: &Model, batch: usize) -> (Seen, Vec<Vec<f32>>) {
     (seen, logits)
 }
 
+/// How many tokens had other experts, as far as the numbers of the experts' tokens show.
+fn others(found: &Seen, expected: &Seen, hidden: usize) -> usize {
+    let widening = expected.0.iter().filter(|((names, expert), _)| expert.is_some() && names.len() == 2);
+    widening
+        .map(|(key, values)| values.len().abs_diff(found.0[key].len()) / hidden)
+        .sum::<usize>()
+        .div_ceil(2)
+}
+
+/// The rows without some that are the farthest from each other.
+fn nearest([found, expected]: [Vec<Vec<f32>>; 2], but: usize) -> [Vec<Vec<f32>>; 2] {
+    let mut pairs: Vec<_> = found.into_iter().zip(expected).collect();
+    let off = |(a, b): &(Vec<f32>, Vec<f32>)| distance(std::slice::from_ref(a), std::slice::from_ref(b));
+    pairs.sort_by(|a, b| off(a).total_cmp(&off(b)));
+    pairs.truncate(pairs.len().saturating_sub(but));
+    let (found, expected) = pairs.into_iter().unzip();
+    [found, expected]
+}
+
 #[test]
 fn observers_see_on_a_gpu_what_they_see_on_the_cpu() {
     if !card() {
@@ -336,27 +441,33 @@ fn observers_see_on_a_gpu_what_they_see_on_the_cpu() {
     for folder in folders("architectures") {
         // Layers in RAM: computed there in batches of 24 tokens, moved to the GPU for batches of 40.
         for (layers, batch) in [(GpuLayers::All, 40), (GpuLayers::Last(2), 24), (GpuLayers::Last(1), 40)] {
-            let (expected, logits) = seen(&open(&folder, None), batch);
+            let model = open(&folder, None);
+            let hidden = model.config().hidden_size;
+            let (expected, logits) = seen(&model, batch);
             let (found, own) = seen(&open(&folder, Some(layers)), batch);
             let what = format!("{} {layers:?} {batch}", folder.file_name().unwrap().display());
             let keys = |seen: &Seen| seen.0.keys().cloned().collect::<Vec<_>>();
             assert_eq!(keys(&found), keys(&expected), "{what}");
+            // A router between two experts that are as good may choose the other.
+            let others = others(&found, &expected, hidden);
             let mut worst = 0f64;
             for (key, expected) in &expected.0 {
                 let found = &found.0[key];
-                // A router between two experts that are as good may choose the other.
                 match (key.1, found.len() == expected.len()) {
                     (None, false) => wrong.push(format!("{what} {key:?}: {} values", found.len())),
                     (Some(_), _) => {}
                     (None, true) => {
-                        let off = distance(std::slice::from_ref(found), std::slice::from_ref(expected));
-                        worst = worst.max(off);
+                        let width = expected.len() / logits.len();
+                        let rows = |values: &[f32]| values.chunks(width).map(<[f32]>::to_vec).collect();
+                        let [found, expected] = nearest([rows(found), rows(expected)], others);
+                        worst = worst.max(distance(&[found.concat()], &[expected.concat()]));
                     }
                 }
             }
+            let [own, logits] = nearest([own, logits], others);
             let off = distance(&own, &logits);
-            eprintln!("{what}: inputs {worst:.2e}, logits {off:.2e}");
-            if worst > 1e-2 || off > 1e-2 {
+            eprintln!("{what}: inputs {worst:.2e}, logits {off:.2e}, tokens with other experts: {others}");
+            if worst > bound(&folder) || off > bound(&folder) {
                 wrong.push(format!("{what}: inputs {worst:.2e}, logits {off:.2e}"));
             }
         }
@@ -399,7 +510,7 @@ fn two_cards_give_the_logits_of_the_cpu() {
         assert_eq!(model.gpu_memory().len(), 2, "{}", folder.display());
         let distance = distance(&logits(&model, KvType::F16), &logits(&open(&folder, None), KvType::F16));
         eprintln!("{} on two cards: {distance:.2e}", folder.display());
-        if distance > 1e-2 {
+        if distance > bound(&folder) {
             wrong.push(format!("{}: {distance:.2e}", folder.display()));
         }
     }

@@ -81,7 +81,7 @@ fn distance(found: &[f32], expected: &[f32]) -> f64 {
     if size > 0.0 { (error / size).sqrt() } else { error.sqrt() }
 }
 
-const MODELS: [&str; 20] = [
+const MODELS: [&str; 22] = [
     "llama",
     "llama3",
     "llama-yarn",
@@ -102,6 +102,8 @@ const MODELS: [&str; 20] = [
     "stablelm",
     "stablelm-parallel",
     "starcoder2",
+    "arcee",
+    "nemotron",
 ];
 
 #[test]

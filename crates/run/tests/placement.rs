@@ -57,7 +57,7 @@ fn sizes_from_headers_are_those_of_the_loaded_model() {
             sizes.embedding.mapped + sizes.embedding.made + ram - if sizes.tied { head.mapped } else { 0 };
         let weights = model.weight_bytes().1;
         assert!(counted >= weights && counted < weights + weights / 2 + 65536, "{name}: {counted} {weights}");
-        // GPUs do not compute latent attention, whose keys are made once more in RAM.
+        // Keys of latent attention are made once more in RAM, and on a GPU in plain numbers.
         for unit in sizes.units.iter().filter(|_| model.config().latent.is_none()) {
             assert!(unit.gpu > unit.mapped + unit.made - unit.made / 4, "{name}: {unit:?}");
         }

@@ -4,7 +4,7 @@
 
 enum Prologue { PLAIN = 0, RMS_NORM = 1, LAYER_NORM = 2 };
 enum Epilogue { STORE = 0, ADD = 1, GATED = 2 };
-enum Activation { NONE = 0, SILU = 1, GELU = 2, GELU_TANH = 3, RELU = 4 };
+enum Activation { NONE = 0, SILU = 1, GELU = 2, GELU_TANH = 3, RELU = 4, CLAMPED_SWIGLU = 5, RELU_SQUARED = 6 };
 
 // Bytes that the next launch reads first: a multiple of 16 of both.
 struct Region {
@@ -22,7 +22,7 @@ struct MatvecArgs {
     const float* norm_bias;    // null, or [columns], for LAYER_NORM
     float* out;              // [tokens][out_stride]: rows of m0, m1, m2 one after the other; GATED: rows of m0
     const int* expert;       // null, or [slots]: which of the stacked matrices each slot uses
-    const float* share;      // null, or [slots]: a factor of each slot's result
+    const float* share;      // null, or [slots]: a factor of each slot's result, biases within; see share_input
     int x_stride;
     int out_stride;
     int matrices;
@@ -35,6 +35,6 @@ struct MatvecArgs {
     int regions;     // of `ahead`
     float eps;
     float x_scale;   // the input is multiplied by this, after the norm (1: not)
-    int reserved;
+    int share_input;  // 1: `share` is a factor of the slot's input, so that biases are not multiplied
     Region ahead[8];  // brought to the second cache at the end (compute_90): parts of the planes of the next launch
 };

@@ -89,17 +89,19 @@ DEVICE void end_part(const MatvecArgs& a, const Shape& s, const Walk& w, float (
         if (t == 0 || lane == t) v = total;
         sum[t] = 0;
     }
+    const float share = a.share ? __ldcg(a.share + (a.sum_slots ? w.part : w.row / (u32)a.m[0].rows)) : 1.0f;
+    if (a.share_input) v *= share;
     v += r.bias;
     if (a.epilogue == GATED) {
         if (w.part == 0) {
             r.gate = v;
             return;
         }
-        v *= activate(a.activation, r.gate);
+        v = activate_other(a.activation, v) * activate(a.activation, r.gate);
     } else if (a.activation != NONE) {
         v = activate(a.activation, v);
     }
-    if (a.share) v *= __ldcg(a.share + (a.sum_slots ? w.part : w.row / (u32)a.m[0].rows));
+    if (!a.share_input) v *= share;
     if (a.sum_slots) {
         r.gate += v;
         if (w.part + 1 < s.parts) return;

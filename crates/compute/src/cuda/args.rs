@@ -44,6 +44,9 @@ pub struct KvCacheArgs {
     pub row: i32,
 }
 
+/// Added to [`RotationArgs::norm`] where the rotation comes before the norm.
+pub const NORM_LAST: i32 = 4;
+
 /// What happens to q and k before attention (`attention.cuh`, `Rotation`).
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
@@ -60,7 +63,7 @@ pub struct RotationArgs {
     pub pairs: i32,
     /// 1 if pairs are adjacent numbers, 0 if they are `pairs` apart.
     pub interleaved: i32,
-    /// 0 no norm, 1 RMS, 2 layer norm.
+    /// 0 no norm, 1 RMS, 2 layer norm; plus [`NORM_LAST`].
     pub norm: i32,
     /// From a query head's weight to the next; 0: one for all.
     pub q_norm_stride: i32,
@@ -86,6 +89,8 @@ pub struct AttentionArgs {
     pub partial: Address,
     /// One u32 for each key-value head and block of rows, zero before the first launch.
     pub arrived: Address,
+    /// A score for each query head that joins the sum of its softmax, or 0.
+    pub sinks: Address,
     /// Tokens.
     pub n: i32,
     /// Query heads.
@@ -199,12 +204,32 @@ pub struct MapArgs {
     pub y_stride: i32,
     /// From a row of `z` to the next.
     pub z_stride: i32,
-    /// 0 SiLU, 1 GELU, 2 GELU by tanh, 3 ReLU.
+    /// 0 SiLU, 1 GELU, 2 GELU by tanh, 3 ReLU, 4 the clamped SwiGLU, 5 ReLU squared.
     pub activation: i32,
     /// Factor, or cap.
     pub value: f32,
     /// Fills up to a multiple of 8 bytes.
     pub unused: i32,
+}
+
+/// Arguments of `rows_xielu`.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub struct XieluArgs {
+    /// `[n][width]`, f32.
+    pub x: Address,
+    /// Rows.
+    pub n: i32,
+    /// Numbers of a row.
+    pub width: i32,
+    /// As [`Xielu::positive`](crate::ops::Xielu::positive).
+    pub positive: f32,
+    /// As [`Xielu::negative`](crate::ops::Xielu::negative).
+    pub negative: f32,
+    /// As [`Xielu::beta`](crate::ops::Xielu::beta).
+    pub beta: f32,
+    /// As [`Xielu::eps`](crate::ops::Xielu::eps).
+    pub eps: f32,
 }
 
 /// Arguments of `experts_route`.
@@ -213,6 +238,8 @@ pub struct MapArgs {
 pub struct RouteArgs {
     /// The router's outputs, `[n][count]`.
     pub logits: Address,
+    /// `[count]`: added to scores for the choice, or 0.
+    pub bias: Address,
     /// i32 `[n][used]`: chosen experts by number.
     pub expert: Address,
     /// f32 `[n][used]`: their shares.
@@ -225,6 +252,18 @@ pub struct RouteArgs {
     pub used: i32,
     /// 1 if shares are made to sum to one.
     pub normalized: i32,
+    /// 0 softmax, 1 sigmoid, 2 sparse mixer.
+    pub scores: i32,
+    /// Groups of experts; 0: none.
+    pub groups: i32,
+    /// Groups that are kept.
+    pub groups_used: i32,
+    /// What groups are ordered by: 0 the largest rank, 1 the sum of the two largest.
+    pub group_rank: i32,
+    /// What shares are multiplied with in the end.
+    pub scale: f32,
+    /// Of the sparse mixer.
+    pub jitter: f32,
 }
 
 /// Arguments of `experts_group`.
@@ -253,7 +292,7 @@ pub struct GroupArgs {
     pub unused: i32,
 }
 
-/// Arguments of `experts_gather`, `experts_scatter` and `experts_combine`.
+/// Arguments of `experts_gather`, `experts_scatter`, `experts_combine` and `experts_gate`.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub struct MoveArgs {
@@ -265,14 +304,16 @@ pub struct MoveArgs {
     pub token: Address,
     /// i32 `[n][used]`: the slot of each choice (combine).
     pub slot: Address,
-    /// f32: of each slot (scatter), or `[n][used]` (combine).
+    /// f32: of each slot (scatter, gather), or `[n][used]` (combine); of each row, before the sigmoid (gate).
     pub share: Address,
     /// Numbers of a row.
     pub width: i32,
     /// Experts of a token (combine).
     pub used: i32,
+    /// 1: shares are of what experts read (gather), not of what they make (combine).
+    pub scaled: i32,
     /// Fills up.
-    pub unused: [i32; 2],
+    pub unused: i32,
 }
 
 /// Arguments of `statistics_rows`.
@@ -340,12 +381,12 @@ mod tests {
     #[test]
     fn structs_are_as_the_kernels_have_them() {
         assert_eq!((size_of::<QkvRows>(), size_of::<KvCacheArgs>(), size_of::<RotationArgs>()), (40, 40, 56));
-        assert_eq!((size_of::<AttentionArgs>(), size_of::<RotatedAttentionArgs>()), (152, 208));
-        assert_eq!((offset_of!(AttentionArgs, out), offset_of!(AttentionArgs, scale)), (80, 128));
-        assert_eq!(offset_of!(RotatedAttentionArgs, rotation), 152);
+        assert_eq!((size_of::<AttentionArgs>(), size_of::<RotatedAttentionArgs>()), (160, 216));
+        assert_eq!((offset_of!(AttentionArgs, out), offset_of!(AttentionArgs, scale)), (80, 136));
+        assert_eq!(offset_of!(RotatedAttentionArgs, rotation), 160);
         assert_eq!((size_of::<NormArgs>(), size_of::<AddNormArgs>(), size_of::<MapArgs>()), (64, 72, 64));
-        assert_eq!((size_of::<RouteArgs>(), size_of::<GroupArgs>()), (40, 64));
+        assert_eq!((size_of::<RouteArgs>(), size_of::<GroupArgs>()), (72, 64));
         assert_eq!((size_of::<MoveArgs>(), size_of::<StatisticsArgs>(), size_of::<KlArgs>()), (56, 56, 48));
-        assert_eq!(size_of::<ColumnsArgs>(), 24);
+        assert_eq!((size_of::<ColumnsArgs>(), size_of::<XieluArgs>()), (24, 32));
     }
 }

@@ -42,6 +42,8 @@ pub struct CacheLayout {
     pub head_dim: usize,
     /// Positions there is room for.
     pub context: usize,
+    /// There are no values, nor scales of them.
+    pub keys_only: bool,
 }
 
 impl CacheLayout {
@@ -59,8 +61,10 @@ impl CacheLayout {
             KvType::Q8_0 => (count / 32 * 2).checked_next_multiple_of(ALIGNMENT)?,
             KvType::F32 | KvType::F16 => 0,
         };
-        let codes = plane.checked_mul(2)?;
-        Some([plane, codes, codes.checked_add(scales)?, codes.checked_add(2 * scales)?])
+        let both = if self.keys_only { 1 } else { 2 };
+        let codes = plane.checked_mul(both)?;
+        let scales_end = scales.checked_mul(both)?;
+        Some([plane, codes, codes.checked_add(scales)?, codes.checked_add(scales_end)?])
     }
 
     /// Bytes of one layer's cache; `None` beyond what can be counted, or where the kernels' 32-bit numbers end.
@@ -267,7 +271,7 @@ mod tests {
     use super::*;
 
     fn layout(numbers: KvType, kv_heads: usize, head_dim: usize, context: usize) -> CacheLayout {
-        CacheLayout { numbers, kv_heads, head_dim, context }
+        CacheLayout { numbers, kv_heads, head_dim, context, keys_only: false }
     }
 
     fn plan(

@@ -15,8 +15,8 @@ pub struct Cache {
 
 /// The layout of one layer of a cache.
 fn layout(shape: CacheShape) -> CacheLayout {
-    let CacheShape { kv_heads, head_dim, context, kv, .. } = shape;
-    CacheLayout { numbers: kv, kv_heads, head_dim, context }
+    let CacheShape { kv_heads, head_dim, context, kv, keys_only, layers: _ } = shape;
+    CacheLayout { numbers: kv, kv_heads, head_dim, context, keys_only }
 }
 
 impl Cache {

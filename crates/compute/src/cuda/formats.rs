@@ -288,6 +288,10 @@ pub enum MatvecActivation {
     GeluTanh = 3,
     /// `max(x, 0)`.
     Relu = 4,
+    /// [`Activation::ClampedSwiglu`](crate::ops::Activation::ClampedSwiglu).
+    ClampedSwiglu = 5,
+    /// `max(x, 0)²`.
+    ReluSquared = 6,
 }
 
 /// `MatvecArgs` of `matvec/args.cuh`. Addresses are the card's, 0 is none; strides are in values.
@@ -334,8 +338,8 @@ pub struct MatvecArgs {
     pub eps: f32,
     /// A factor of the input, after the norm; 1 for none.
     pub x_scale: f32,
-    /// 0.
-    pub reserved: i32,
+    /// Not 0: `share` is a factor of each slot's input, not of its result, biases within.
+    pub share_input: i32,
     /// Brought to the second cache by warps that have no more rows (compute capability 9.0 on): what the next launch
     /// reads first, see [`ahead`].
     pub ahead: [Region; MATVEC_REGIONS],

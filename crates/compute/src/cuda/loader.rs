@@ -147,6 +147,24 @@ impl Loader {
         self.words(values.len(), |at| values[at].to_le_bytes())
     }
 
+    /// Vectors behind each other, in one piece.
+    ///
+    /// # Errors
+    /// As [`Loader::floats`].
+    pub fn stack_floats(&mut self, vectors: &[&[f32]]) -> Result<Vec<Region>> {
+        if vectors.is_empty() {
+            return Ok(Vec::new());
+        }
+        let all = self.floats(&vectors.concat())?;
+        let mut first = 0;
+        let part = |vector: &&[f32]| {
+            let range = first..first + 4 * vector.len();
+            first = range.end;
+            Ok(all.part(range)?)
+        };
+        vectors.iter().map(part).collect()
+    }
+
     /// Indices.
     ///
     /// # Errors

@@ -55,6 +55,10 @@ pub struct MatmulArgs {
     pub factor: f32,
     /// The activation of a gated pair.
     pub gate: [f32; 2],
+    /// Where the values of a gated pair are cut off, 1 being added to the second; 0: nowhere, and nothing is added.
+    pub limit: f32,
+    /// Fills up to a multiple of 8 bytes.
+    pub unused: u32,
 }
 
 /// Store the product.
@@ -72,6 +76,8 @@ pub const GATE_SILU: [f32; 2] = [1.0, 0.0];
 pub const GATE_GELU_TANH: [f32; 2] = [1.595_769, 0.071_354_81];
 /// [`MatmulArgs::gate`] of `relu`.
 pub const GATE_RELU: [f32; 2] = [1e30, 0.0];
+/// [`MatmulArgs::gate`] and [`MatmulArgs::limit`] of the clamped SwiGLU.
+pub const GATE_CLAMPED_SWIGLU: ([f32; 2], f32) = ([1.702, 0.0], 7.0);
 
 /// Arguments of `prepare_x16`; `PrepareArgs` of kernels/prepare.cu.
 #[repr(C)]
@@ -138,5 +144,5 @@ pub struct MatmulF32Args {
 }
 
 // The sizes that the kernels' structs have.
-const _: () = assert!(size_of::<MatmulMatrixArgs>() == 72 && size_of::<MatmulArgs>() == 296);
+const _: () = assert!(size_of::<MatmulMatrixArgs>() == 72 && size_of::<MatmulArgs>() == 304);
 const _: () = assert!(size_of::<PrepareArgs>() == 96 && size_of::<MatmulF32Args>() == 56);

@@ -36,6 +36,7 @@ mod matmul_args;
 mod matmul_plan;
 mod matrix;
 mod memory;
+mod mixer_args;
 mod module;
 mod stream;
 mod sums_args;

@@ -8,6 +8,17 @@ pub const MOST_GPU_HEAD: usize = 256;
 /// The most experts of a block that they choose among.
 pub const MOST_GPU_EXPERTS: usize = 1024;
 
+/// The most positions that their causal convolutions see.
+pub const MOST_GPU_TAPS: usize = 8;
+/// The most rows of a state, which are the numbers of a key of a delta net or of `b` of Mamba-2.
+pub const MOST_GPU_STATE: usize = 256;
+/// The most numbers of a position that their latent attention takes.
+pub const MOST_GPU_LATENT: usize = 576;
+/// The most numbers of its latent vector.
+pub const MOST_GPU_LATENT_RANK: usize = 512;
+/// Numbers of queries that it lets take up the keys' matrices at a time, at most.
+pub const MOST_GPU_ABSORBED: usize = 16 << 20;
+
 /// A GPU, as its driver describes it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Gpu {

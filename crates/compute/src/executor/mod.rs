@@ -15,6 +15,7 @@ mod cache;
 mod cpu;
 mod gpu;
 mod gradients;
+pub mod mixers;
 mod mixture;
 mod operations;
 mod replay;
@@ -29,18 +30,22 @@ use std::sync::Arc;
 
 #[cfg(feature = "cuda")]
 use crate::cuda;
+use crate::ops::Xielu;
 use crate::{Pool, Result};
 
 pub use cache::{CacheShape, KvCache, KvType};
-pub use gpu::{Gpu, MOST_GPU_EXPERTS, MOST_GPU_HEAD, gpus};
+pub use gpu::{
+    Gpu, MOST_GPU_ABSORBED, MOST_GPU_EXPERTS, MOST_GPU_HEAD, MOST_GPU_LATENT, MOST_GPU_LATENT_RANK,
+    MOST_GPU_STATE, MOST_GPU_TAPS, gpus,
+};
 pub use gradients::{Columns, Recorded, Turn};
-pub use mixture::{ExpertStacks, Mixture, Rows, bytes_of_stack};
+pub use mixture::{ExpertLayers, ExpertStacks, Mixture, Rows, bytes_of_stack};
 pub use operations::{
     Attend, AttendLatent, Choice, Heads, Input, LatentMatrices, Output, Rotate, RowLikelihood,
 };
 pub use replay::{Mode, PassKey};
 pub use routing::{GroupRank, Groups, Routing, Scores};
-pub use upload::{Room, Uploader, bytes_of_linear, bytes_of_matrix, bytes_of_norm};
+pub use upload::{Room, Uploader, bytes_of_linear, bytes_of_matrix, bytes_of_norm, bytes_of_vector};
 pub use values::{Buffer, Values, ValuesMut};
 pub use waiting::Waiting;
 pub use weight::{Bytes, Linear, Norm, NormKind, Permutation, Vector, Weight};
@@ -230,6 +235,14 @@ impl Executor {
         dispatch!(self, half => half.softcap(x, width, cap))
     }
 
+    /// `x = xielu(x)`, for rows of `width` values.
+    ///
+    /// # Errors
+    /// As [`Executor::norm`].
+    pub fn xielu(&mut self, x: ValuesMut<'_>, width: usize, function: Xielu) -> Result<()> {
+        dispatch!(self, half => half.xielu(x, width, function))
+    }
+
     /// Normalizes heads, rotates queries and keys, stores keys and values, and attends.
     ///
     /// # Errors
@@ -238,26 +251,20 @@ impl Executor {
         dispatch!(self, half => half.attend(cache, attend))
     }
 
-    /// Rotates the last numbers of queries and of what is cached, stores latent vectors, and attends over them. The CPU
-    /// alone does so.
+    /// Rotates the last numbers of queries and of what is cached, stores latent vectors, and attends over them.
     ///
     /// # Errors
     /// Lengths and devices that do not fit, a cache too short.
     pub fn attend_latent(&mut self, cache: &mut KvCache, attend: AttendLatent<'_>) -> Result<()> {
-        match &mut self.half {
-            Half::Cpu(cpu) => cpu.attend_latent(cache, attend),
-            #[cfg(feature = "cuda")]
-            Half::Cuda(_) => Err(crate::Error::Device),
-        }
+        dispatch!(self, half => half.attend_latent(cache, attend))
     }
 
     /// Chooses experts for each row of the router's outputs, which are overwritten: for each expert the tokens that chose
-    /// it, in their order. `bias`, in RAM and one number for each expert, is added to scores for the choice, not to
-    /// shares. Waits for the result.
+    /// it, in their order. `bias`, one number for each expert, is added to scores for the choice, not to shares. Waits for
+    /// the result.
     ///
     /// # Errors
-    /// As [`Executor::norm`]; [`Error::Device`](crate::Error::Device) on a GPU for a bias, and for what is not
-    /// [`Routing::on_gpu`].
+    /// As [`Executor::norm`]; on a GPU more than [`MOST_GPU_EXPERTS`] experts.
     pub fn route(
         &mut self,
         logits: ValuesMut<'_>,
@@ -267,7 +274,8 @@ impl Executor {
         dispatch!(self, half => half.route(logits, routing, bias))
     }
 
-    /// Copies the rows of `x` that these tokens have, each of `width` values.
+    /// Copies the rows of `x` that these tokens have, each of `width` values and, if it is `scaled`, multiplied with its
+    /// share.
     ///
     /// # Errors
     /// As [`Executor::norm`]; a token that `x` does not have.
@@ -275,10 +283,18 @@ impl Executor {
         &mut self,
         x: Values<'_>,
         width: usize,
-        choices: &[Choice],
+        (choices, scaled): (&[Choice], bool),
         out: ValuesMut<'_>,
     ) -> Result<()> {
-        dispatch!(self, half => half.gather(x, width, choices, out))
+        dispatch!(self, half => half.gather(x, width, (choices, scaled), out))
+    }
+
+    /// Multiplies each row of `x`, of `width` values, with the sigmoid of its gate.
+    ///
+    /// # Errors
+    /// As [`Executor::norm`].
+    pub fn gate_rows(&mut self, x: ValuesMut<'_>, width: usize, gates: Values<'_>) -> Result<()> {
+        dispatch!(self, half => half.gate_rows(x, width, gates))
     }
 
     /// Adds an expert's rows to its tokens', each by its share. No token chose it twice.

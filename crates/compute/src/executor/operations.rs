@@ -128,6 +128,14 @@ pub enum LatentMatrices<'a> {
         /// Values.
         values: Vec<&'a Linear>,
     },
+    /// One for each head, in plain numbers and after each other in memory ([`Uploader::stack`](super::Uploader::stack)):
+    /// what a GPU takes.
+    Card {
+        /// Keys, transposed.
+        keys: &'a [Linear],
+        /// Values.
+        values: &'a [Linear],
+    },
 }
 
 /// Arguments of latent attention.

@@ -68,11 +68,6 @@ impl Routing {
         Self { count: 1, used: 1, scores, normalized, scale: 1.0, groups: None }
     }
 
-    /// Whether a GPU can choose so, without a bias.
-    pub fn on_gpu(&self) -> bool {
-        self.scores == Scores::Softmax && self.scale == 1.0 && self.groups.is_none()
-    }
-
     /// The tokens of a router's outputs. Refuses outputs that are not whole rows, more than `most` experts, tokens that
     /// use more than there are, and groups that do not have enough.
     pub(crate) fn check(self, outputs: usize, most: usize) -> Result<usize> {

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use super::{Device, Executor, Linear, Norm};
+use super::{Device, Executor, Linear, Norm, Permutation, Vector};
 #[cfg(feature = "cuda")]
 use crate::cuda;
 use crate::{Pool, Result};
@@ -11,6 +11,7 @@ use crate::{Pool, Result};
 #[derive(Debug)]
 pub struct Uploader {
     half: Half,
+    pool: Arc<Pool>,
 }
 
 #[derive(Debug)]
@@ -31,8 +32,12 @@ impl Uploader {
             #[cfg(feature = "cuda")]
             Device::Cuda(card) => Half::Cuda(Box::new(cuda::Loader::new(card, pool)?)),
         };
-        let _ = pool;
-        Ok(Self { half })
+        Ok(Self { half, pool: pool.clone() })
+    }
+
+    /// The threads that prepare what is moved.
+    pub fn pool(&self) -> &Pool {
+        &self.pool
     }
 
     /// Allocates memory for the parameters that follow, `bytes` in all, each rounded as [`bytes_of_linear`] and
@@ -115,20 +120,23 @@ impl Uploader {
         }
     }
 
-    /// Layers that are alike, without bias and order of columns, in one matrix.
+    /// Layers that are alike, without order of columns, in one matrix; their biases, if they have any, in one vector.
     pub(super) fn stack_alike(&mut self, linears: &[&Linear]) -> Result<Vec<Linear>> {
         match &mut self.half {
             Half::Cpu => Ok(linears.iter().map(|&linear| linear.clone()).collect()),
             #[cfg(feature = "cuda")]
             Half::Cuda(loader) => {
                 let matrices = linears.iter().map(|l| l.weight.matrix()).collect::<Result<Vec<_>>>()?;
-                let moved = loader.stack(&matrices)?.into_iter().zip(linears);
+                let moved = loader.stack(&matrices)?;
+                let biases = linears.iter().filter_map(|l| l.bias.as_ref()).map(Vector::host);
+                let biases = loader.stack_floats(&biases.collect::<Result<Vec<_>>>()?)?;
+                let mut biases = biases.into_iter().map(Vector::Cuda);
                 let linear = |(matrix, l): (cuda::Matrix, &&Linear)| Linear {
                     weight: l.weight.moved(matrix),
-                    bias: None,
+                    bias: l.bias.as_ref().and_then(|_| biases.next()),
                     permutation: None,
                 };
-                Ok(moved.map(linear).collect())
+                Ok(moved.into_iter().zip(linears).map(linear).collect())
             }
         }
     }
@@ -142,6 +150,30 @@ impl Uploader {
             Half::Cpu => Ok(norm.clone()),
             #[cfg(feature = "cuda")]
             Half::Cuda(loader) => norm.upload(loader),
+        }
+    }
+
+    /// This vector on the device.
+    ///
+    /// # Errors
+    /// As [`Uploader::linear`].
+    pub fn vector(&mut self, vector: &Vector) -> Result<Vector> {
+        match &mut self.half {
+            Half::Cpu => Ok(vector.clone()),
+            #[cfg(feature = "cuda")]
+            Half::Cuda(loader) => vector.upload(loader),
+        }
+    }
+
+    /// This order on the device.
+    ///
+    /// # Errors
+    /// As [`Uploader::linear`].
+    pub fn order(&mut self, order: &Permutation) -> Result<Permutation> {
+        match &mut self.half {
+            Half::Cpu => Ok(order.clone()),
+            #[cfg(feature = "cuda")]
+            Half::Cuda(loader) => order.upload(loader),
         }
     }
 
@@ -182,7 +214,7 @@ impl Room {
 }
 
 /// Bytes that a vector of `length` numbers takes on a GPU.
-fn vector(length: usize) -> usize {
+pub fn bytes_of_vector(length: usize) -> usize {
     rounded(4 * length)
 }
 
@@ -197,13 +229,13 @@ fn rounded(bytes: usize) -> usize {
 pub fn bytes_of_linear(linear: &Linear) -> usize {
     let weight = &linear.weight;
     let matrix = bytes_of_matrix(weight.device_type(), weight.rows(), weight.columns());
-    let order = linear.permutation.as_ref().map_or(0, |_| vector(weight.columns()));
-    matrix + order + linear.bias.as_ref().map_or(0, |bias| vector(bias.len()))
+    let order = linear.permutation.as_ref().map_or(0, |_| bytes_of_vector(weight.columns()));
+    matrix + order + linear.bias.as_ref().map_or(0, |bias| bytes_of_vector(bias.len()))
 }
 
 /// Bytes that a norm takes on a GPU.
 pub fn bytes_of_norm(norm: &Norm) -> usize {
-    vector(norm.weight.len()) + norm.bias.as_ref().map_or(0, |bias| vector(bias.len()))
+    bytes_of_vector(norm.weight.len()) + norm.bias.as_ref().map_or(0, |bias| bytes_of_vector(bias.len()))
 }
 
 /// Bytes that a matrix takes on a GPU.

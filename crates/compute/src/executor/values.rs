@@ -201,6 +201,23 @@ impl<'a> ValuesMut<'a> {
         }
     }
 
+    /// Those before `at`, and the others.
+    ///
+    /// # Panics
+    /// If there are fewer.
+    pub fn split_at(self, at: usize) -> (Self, Self) {
+        match self {
+            Self::Host(values) => {
+                let (front, back) = values.split_at_mut(at);
+                (Self::Host(front), Self::Host(back))
+            }
+            #[cfg(feature = "cuda")]
+            Self::Cuda(values) => {
+                (Self::Cuda(values.slice(0..at)), Self::Cuda(values.slice(at..values.len())))
+            }
+        }
+    }
+
     /// The values in RAM.
     ///
     /// # Errors

@@ -9,6 +9,7 @@ mod norm;
 mod rope;
 mod softmax;
 mod statistics;
+mod xielu;
 
 pub use backward::{activate_backward, activate_mul_backward, layer_norm_backward, rms_norm_backward};
 pub(crate) use exp::exp;
@@ -17,6 +18,7 @@ pub use norm::{layer_norm, rms_norm};
 pub use rope::{RopeStyle, rope};
 pub use softmax::{argmax, log_softmax_at, softmax};
 pub use statistics::{kl_divergence, log_sum_exp, top1};
+pub use xielu::Xielu;
 
 use crate::simd::{Level, Op, dispatch};
 

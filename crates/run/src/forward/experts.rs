@@ -115,36 +115,31 @@ pub(crate) fn run_with<H: BeforeGroup>(
     let [logits, input, wide, made] = buffers;
     let tokens = x.len() / hidden;
     let count = tokens * mixture.count;
+    executor.clear(out.reborrow())?;
+    let shared = experts.shared.as_ref();
+    let shared = shared.map(|shared| shares(executor, shared, x, tokens, logits)).transpose()?;
     logits.reserve(count)?;
     executor.linear([&experts.router.op], Input::Values(x), Output::Store([logits.front_mut(count)]))?;
-    executor.clear(out.reborrow())?;
     let bias = experts.choice_bias.as_ref();
     let mut chosen = executor.route(logits.front_mut(count), routing(&mixture), bias)?;
     // The shared expert is one more, which all tokens chose.
-    if let Some(shared) = &experts.shared {
-        chosen.push(shares(executor, shared, x, tokens, logits)?);
-    }
+    chosen.extend(shared);
     let all = experts.experts.iter().chain(experts.shared.as_ref().map(|shared| &shared.expert));
     let at_once = *at_once;
     let most = chosen.iter().map(Vec::len).max().unwrap_or(0).min(at_once);
     input.reserve(most * hidden)?;
     made.reserve(most * hidden)?;
     wide.reserve(most * config.widest())?;
-    for (index, (expert, mut choices)) in all.zip(chosen).enumerate() {
+    for (index, (expert, choices)) in all.zip(chosen).enumerate() {
         if choices.is_empty() && !H::UNCHOSEN {
             continue;
         }
-        // Shares of what is read: what is made is then added as it is.
-        let scales: Vec<f32> = match mixture.scaled_inputs && index < mixture.count {
-            true => choices.iter_mut().map(|choice| std::mem::replace(&mut choice.share, 1.0)).collect(),
-            false => Vec::new(),
-        };
         let mut pass = Pass {
             model,
             executor: &mut *executor,
             x,
             choices: &choices,
-            scales: &scales,
+            scaled: mixture.scaled_inputs && index < mixture.count,
             at_once,
             buffers: [&mut *input, &mut *wide, &mut *made],
         };
@@ -179,8 +174,8 @@ struct Pass<'p> {
     /// The inputs of all tokens.
     x: Values<'p>,
     choices: &'p [Choice],
-    /// What the input of each is multiplied with, where shares are of inputs.
-    scales: &'p [f32],
+    /// Shares are of what is read: what is made is added as it is.
+    scaled: bool,
     /// Tokens that are computed at once, at most.
     at_once: usize,
     /// The expert's input, what is inside it, and what it makes.
@@ -196,42 +191,36 @@ impl Pass<'_> {
         output: for<'v> fn(Activation, ValuesMut<'v>) -> Output<'v, N>,
         mut out: ValuesMut<'_>,
     ) -> Result<()> {
-        let Self { model, executor, x, choices, scales, at_once, buffers: [input, wide, made] } = self;
-        let (x, choices, at_once) = (*x, *choices, *at_once);
+        let Self { model, executor, x, choices, scaled, at_once, buffers: [input, wide, made] } = self;
+        let (x, choices, scaled, at_once) = (*x, *choices, *scaled, *at_once);
         let (hidden, act) = (model.config.hidden_size, activation(&model.config));
         let width = down.op.weight.columns();
-        let gather =
-            |executor: &mut Executor, at: usize, part: &[Choice], input: &mut Buffer| -> Result<()> {
-                let values = part.len() * hidden;
-                executor.gather(x, hidden, part, input.front_mut(values))?;
-                if let Some(scales) = scales.get(at..).filter(|scales| !scales.is_empty()) {
-                    let rows = input.front_mut(values).host()?;
-                    for (row, scale) in rows.chunks_exact_mut(hidden).zip(scales) {
-                        row.iter_mut().for_each(|v| *v *= scale);
-                    }
-                }
-                Ok(())
-            };
+        let whole: Vec<Choice> = match scaled {
+            true => choices.iter().map(|&Choice { token, .. }| Choice { token, share: 1.0 }).collect(),
+            false => Vec::new(),
+        };
+        let gather = |executor: &mut Executor, part: &[Choice], input: &mut Buffer| {
+            executor.gather(x, hidden, (part, scaled), input.front_mut(part.len() * hidden))
+        };
         let own_narrowing = [down];
         // Where an expert has more tokens than are computed at once, each part is computed again for the next layers.
         let again = choices.len() > at_once;
         let parts = || choices.chunks(at_once).enumerate().map(|(index, part)| (index * at_once, part));
-        for (at, part) in parts() {
-            gather(executor, at, part, input)?;
+        for (_, part) in parts() {
+            gather(executor, part, input)?;
             hook.observe(executor, own_widening, input.front(part.len() * hidden))?;
         }
         let replaced = hook.replace(executor, own_widening)?;
         let widening = replaced.as_ref().map_or(own_widening, <[Linear; N]>::each_ref).map(|l| &l.op);
-        let mut widen =
-            |executor: &mut Executor, (at, part): (usize, &[Choice]), wide: &mut Buffer| -> Result<()> {
-                if again {
-                    gather(executor, at, part, input)?;
-                }
-                let output = output(act, wide.front_mut(part.len() * width));
-                Ok(executor.linear(widening, Input::Values(input.front(part.len() * hidden)), output)?)
-            };
-        for (at, part) in parts() {
-            widen(executor, (at, part), wide)?;
+        let mut widen = |executor: &mut Executor, part: &[Choice], wide: &mut Buffer| -> Result<()> {
+            if again {
+                gather(executor, part, input)?;
+            }
+            let output = output(act, wide.front_mut(part.len() * width));
+            Ok(executor.linear(widening, Input::Values(input.front(part.len() * hidden)), output)?)
+        };
+        for (_, part) in parts() {
+            widen(executor, part, wide)?;
             hook.observe(executor, own_narrowing, wide.front(part.len() * width))?;
         }
         let replaced = hook.replace(executor, own_narrowing)?;
@@ -239,10 +228,11 @@ impl Pass<'_> {
         for (at, part) in parts() {
             let (narrow, inner) = (part.len() * hidden, part.len() * width);
             if again {
-                widen(executor, (at, part), wide)?;
+                widen(executor, part, wide)?;
             }
             let output = Output::Store([made.front_mut(narrow)]);
             executor.linear(narrowing, Input::Values(wide.front(inner)), output)?;
+            let part = whole.get(at..at + part.len()).unwrap_or(part);
             executor.scatter(made.front(narrow), hidden, part, out.reborrow())?;
         }
         Ok(())
@@ -265,19 +255,6 @@ pub(crate) fn routing(mixture: &quern_model::Experts) -> Routing {
     });
     let (count, used, normalized, scale) = (mixture.count, mixture.used, mixture.normalized, mixture.scale);
     Routing { count, used, scores, normalized, scale, groups }
-}
-
-/// Why GPUs cannot compute such a mixture, if so.
-pub(crate) fn beyond_gpus(mixture: &quern_model::Experts) -> Option<&'static str> {
-    if mixture.choice_bias || !routing(mixture).on_gpu() {
-        return Some("GPUs choose experts by a softmax alone, and this model in another way");
-    }
-    if mixture.shared.is_some_and(|shared| shared.gated) {
-        return Some("GPUs support shared experts without a gate, and these have one");
-    }
-    mixture
-        .scaled_inputs
-        .then_some("GPUs multiply the results of experts by their shares, and here it is inputs")
 }
 
 /// All tokens, each with its share of the shared expert's result.
@@ -304,12 +281,12 @@ impl Phases<'_, '_> {
     }
 
     /// The last two phases of a block with a mixture on a GPU, for the rows `tail` of the residual stream `x`. `normed`
-    /// is the network's input in a parallel block; `wide` and `out` are overwritten.
+    /// is the network's input in a parallel block; `wide`, `gates` (a number for each token) and `out` are overwritten.
     pub(super) fn experts_on_gpu(
         &mut self,
         experts: &Experts,
         (x, tail): (&mut Buffer, Range<usize>),
-        (normed, wide): (Values<'_>, &mut Buffer),
+        (normed, wide, gates): (Values<'_>, &mut Buffer, &mut Buffer),
         mut out: ValuesMut<'_>,
     ) -> Result<()> {
         let (config, block) = (&self.model.config, self.block);
@@ -319,6 +296,8 @@ impl Phases<'_, '_> {
             experts: &experts.ops(),
             stacks: experts.stacks.as_ref(),
             routing: routing(&mixture),
+            choice_bias: experts.choice_bias.as_ref(),
+            scaled_inputs: mixture.scaled_inputs,
             activation: activation(config),
         };
         if let (BlockKind::Sequential, None, Some(norm), None) =
@@ -329,10 +308,21 @@ impl Phases<'_, '_> {
         }
         let input = network_input(self.model, block, x.front(tail.end).slice(tail.clone()), normed);
         self.executor.experts(&mixture, Rows::Apart { input, out: out.reborrow() })?;
-        if let Some(SharedExpert { expert: Expert { gate: Some(gate), up, down }, .. }) = &experts.shared {
-            let inner = tail.len() / config.hidden_size * gate.op.weight.rows();
-            let output = Output::Gate(activation(config), wide.front_mut(inner));
-            self.executor.linear([&gate.op, &up.op], input, output)?;
+        if let Some(SharedExpert { expert: Expert { gate, up, down }, router }) = &experts.shared {
+            let (tokens, width) = (tail.len() / config.hidden_size, up.op.weight.rows());
+            let inner = tokens * width;
+            let (act, inside) = (activation(config), wide.front_mut(inner));
+            match gate {
+                Some(gate) => {
+                    self.executor.linear([&gate.op, &up.op], input, Output::Gate(act, inside))?;
+                }
+                None => self.executor.linear([&up.op], input, Output::Activate(act, inside))?,
+            }
+            if let Some(router) = router {
+                let mut gates = gates.front_mut(tokens);
+                self.executor.linear([&router.op], input, Output::Store([gates.reborrow()]))?;
+                self.executor.gate_rows(wide.front_mut(inner), width, gates.as_values())?;
+            }
             let input = Input::Values(wide.front(inner));
             self.executor.linear([&down.op], input, Output::Add(out.reborrow()))?;
         }

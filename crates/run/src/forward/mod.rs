@@ -31,7 +31,6 @@ mod stream;
 pub(crate) mod streams;
 mod widen;
 mod workspace;
-mod xielu;
 
 use std::time::Instant;
 
@@ -45,7 +44,7 @@ use crate::{Error, Model, Observer, Result};
 use stream::{STREAMED_FROM, Streamer};
 
 pub(crate) use embed::{embed, embed_from};
-pub(crate) use experts::{BeforeGroup, GPU_ROWS, beyond_gpus as mixture_beyond_gpus, run as run_experts};
+pub(crate) use experts::{BeforeGroup, GPU_ROWS, run as run_experts};
 pub(crate) use head::LogitsTo;
 use head::head;
 use mixers::Remote;
@@ -56,7 +55,7 @@ pub(crate) use per_layer::own as per_layer_own;
 pub(crate) use phases::Phases;
 use phases::Watch;
 pub(crate) use widen::activation;
-pub(crate) use workspace::{Angles, Workspace, cache_shape, wide};
+pub(crate) use workspace::{Angles, Workspace, cache_shape, joins_heads, wide};
 
 /// What a text needs beside the devices' own memory.
 #[derive(Debug, Default)]
@@ -122,7 +121,9 @@ impl Pass<'_> {
             // A recorded pass would copy logits to RAM, or not, as it was recorded.
             let in_ram = matches!(logits, LogitsTo::Ram(_));
             let stays = || model.weights.blocks[segment.layers.clone()].iter().all(Block::recordable);
-            let recordable = batch.n == 1 && self.observer.is_none() && in_ram && stays();
+            // The first token clears the states, which no other does.
+            let begins = first == 0 && model.weights.has_states();
+            let recordable = batch.n == 1 && self.observer.is_none() && in_ram && stays() && !begins;
             let key = PassKey { segment: index, tokens: batch.n, first, keep, recordable };
             let mode = work.executor.begin(key)?;
             work.set_angles(angles)?;
@@ -206,6 +207,15 @@ impl Pass<'_> {
     /// The layers of a segment in RAM, on a GPU.
     fn streamed(&mut self, segment: &Segment, at: usize, batch: Batch<'_>) -> Result<()> {
         let model = self.model;
+        if model.weights.has_states() {
+            let (there, here) = two(self.workspaces, at, Some(segment.workspace));
+            let Some(here) = here else { return Ok(()) };
+            there.states.take(
+                &mut there.executor,
+                (&here.states, &mut here.executor),
+                segment.layers.clone(),
+            )?;
+        }
         let work = &mut self.workspaces[at];
         let streamer = match &mut self.staging.streamer {
             Some(streamer) => streamer,
@@ -230,6 +240,15 @@ impl Pass<'_> {
             model.placement.leave(layer);
         }
         model.placement.moved(streamer.moved() - moved_before, started.elapsed(), batch.n);
+        if model.weights.has_states() {
+            let (here, there) = two(self.workspaces, segment.workspace, Some(at));
+            let Some(there) = there else { return Ok(()) };
+            here.states.take(
+                &mut here.executor,
+                (&there.states, &mut there.executor),
+                segment.layers.clone(),
+            )?;
+        }
         Ok(())
     }
 
@@ -299,6 +318,7 @@ fn block(
         attended,
         projected,
         wide: w,
+        gates,
         embeds,
         own,
         gated,
@@ -391,7 +411,7 @@ fn block(
         Ffn::None => Ok(()),
         Ffn::Experts(experts) if phases.on_gpu() => {
             let (normed, out) = (normed.front(rows * hidden), projected.front_mut(rows * hidden));
-            phases.experts_on_gpu(experts, (x, tail), (normed, w), out)
+            phases.experts_on_gpu(experts, (x, tail), (normed, w, gates), out)
         }
         Ffn::Experts(experts) => {
             phases.normed_input(x!(), normed.front_mut(rows * hidden))?;

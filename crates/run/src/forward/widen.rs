@@ -1,5 +1,6 @@
 //! The first half of a feed-forward network: its first layers and its activation.
 
+use quern_compute::ops::Xielu;
 use quern_compute::{Input, Output, ValuesMut, ops};
 use quern_model::Config;
 use quern_model::architecture::Activation;
@@ -7,7 +8,7 @@ use quern_model::architecture::Activation;
 use crate::Result;
 use crate::weights::{Ffn, Widen};
 
-use super::{Phases, streams, xielu};
+use super::{Phases, streams};
 
 impl Phases<'_, '_> {
     /// `wide = act(gate(input)) * up(input)`, the input of the down projection.
@@ -18,8 +19,7 @@ impl Phases<'_, '_> {
         if let (Widen::Plain(up), Some(parameters)) = (widen, self.block.xielu) {
             let mut wide = wide;
             self.linear([up], input, Output::Store([wide.reborrow()]))?;
-            xielu::apply(parameters, wide.host()?);
-            return Ok(());
+            return Ok(self.executor.xielu(wide, up.op.weight.rows(), Xielu::new(parameters))?);
         }
         if let (Widen::Gated { gate, up }, Some(cutoff)) = (widen, self.block.cutoff) {
             let (mut wide, mut second) = (wide, vec![0.0; wide_len]);
@@ -58,7 +58,7 @@ pub(crate) fn activation(config: &Config) -> ops::Activation {
         Activation::Relu => ops::Activation::Relu,
         Activation::ReluSquared => ops::Activation::ReluSquared,
         Activation::ClampedSwiglu => ops::Activation::ClampedSwiglu,
-        // What `Phases::widen` computes itself: the layer's output as it is, were there a kernel for that.
+        // What `Phases::widen` computes apart.
         Activation::Xielu => ops::Activation::Relu,
     }
 }

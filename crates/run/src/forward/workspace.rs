@@ -30,6 +30,8 @@ pub(crate) struct Workspace {
     pub(crate) scratch: Buffer,
     pub(crate) projected: Buffer,
     pub(crate) wide: Buffer,
+    /// Numbers of shared experts' routers, one for each token, on a GPU.
+    pub(crate) gates: Buffer,
     /// The tokens' embeddings, and what they add in a layer, where they do.
     pub(crate) embeds: Buffer,
     pub(crate) own: Buffer,
@@ -91,8 +93,7 @@ impl Workspace {
         let shape = cache_shape(&model.config, layers, context, kv);
         let buffer = || Buffer::new(device);
         let executor = Executor::new(device)?;
-        // Norms over all queries or all keys are of rows that follow each other.
-        let joins = executor.joins_heads() && !model.config.qk_norm_whole();
+        let joins = executor.joins_heads() && joins_heads(&model.config);
         Ok(Self {
             // Layers in RAM whose attention is computed elsewhere send all three there.
             joined: model.fused_qkv() || joins || model.placement.has_remote(),
@@ -109,6 +110,7 @@ impl Workspace {
             scratch: buffer(),
             projected: buffer(),
             wide: buffer(),
+            gates: buffer(),
             embeds: buffer(),
             own: buffer(),
             gated: buffer(),
@@ -145,6 +147,10 @@ impl Workspace {
             }
         }
         self.wide.reserve(n * wide(config))?;
+        let gated = config.experts.and_then(|experts| experts.shared).is_some_and(|shared| shared.gated);
+        if gated && self.executor.pool().is_none() {
+            self.gates.reserve(n)?;
+        }
         for buffer in &mut self.angles.tables {
             buffer.reserve(n * model.rotation.pairs())?;
         }
@@ -188,6 +194,12 @@ impl Workspace {
         let columns = wide(config).max(config.hidden_size).max(model.weights.mixed_width());
         8 * columns as u64 * n as u64 + ((1 << 20) * model.threads() as u64)
     }
+}
+
+/// Whether queries, keys and values can be computed into one memory: norms over all queries or all keys are of rows that
+/// follow each other, and latent attention has others in their place.
+pub(crate) fn joins_heads(config: &Config) -> bool {
+    !config.qk_norm_whole() && config.latent.is_none()
 }
 
 /// The size of a cache for some layers of a model.

@@ -6,6 +6,7 @@ use std::ops::Range;
 use quern_compute::{Buffer, Device, Executor, Norm, Room, Uploader, Values, bytes_of_linear, bytes_of_norm};
 
 use crate::observer::{Inputs, observe};
+use crate::weights::Mixer;
 use crate::weights::{Block, Linear, Shown};
 use crate::{Calibrator, Model, Result};
 
@@ -125,9 +126,20 @@ impl<'m> Lane<'m> {
         linear: &Linear,
         of: impl FnOnce(&mut Block) -> Option<&mut Linear>,
     ) -> Result<()> {
-        let moved = self.moved(linear)?;
-        if let Some(place) = self.held.as_mut().and_then(|held| of(&mut held.block)) {
-            *place = moved;
+        let moved = match Mixer::reshapes(linear) {
+            true => linear.clone(),
+            false => self.moved(linear)?,
+        };
+        let on_cpu = self.on_cpu();
+        if let Some(held) = &mut self.held {
+            if let Some(place) = of(&mut held.block) {
+                *place = moved;
+            }
+            if let (Mixer::Latent(latent), true) = (&mut held.block.mixer, Mixer::reshapes(linear) && !on_cpu)
+            {
+                latent.renew(&mut self.uploader)?;
+                self.uploader.before(&self.steps.executor)?;
+            }
         }
         Ok(())
     }

@@ -4,8 +4,9 @@ use quern_compute::bytes_of_linear;
 use quern_model::architecture::Block as BlockKind;
 
 use crate::Model;
-use crate::forward::GPU_ROWS;
-use crate::weights::Block;
+use crate::forward::{GPU_ROWS, widths};
+use crate::placement::latent_buffers;
+use crate::weights::{Block, convolved, state_sizes};
 
 use super::stream::inputs_width;
 
@@ -31,10 +32,15 @@ impl LayerwiseMemory {
         let kept = 1 + u64::from(config.block == BlockKind::Parallel || mixture) + u64::from(mixture);
         let views = 1 + 2 * u64::from(streams > 1);
         let pairs = 4 * wide(model.rotation.pairs());
+        // What mixers compute in, and with it what kernels keep of it; states of all layers.
+        let apart = if config.latent.is_some() { widths(config).into_iter().sum() } else { 0 };
+        let mixers = wide(model.weights.mixer_scratch() + apart + 2 * convolved(config));
+        let states = 4 * wide(state_sizes(config).0) + latent_buffers(config);
         let sequence = streams * (hidden + wide(inputs_width(model)))
             + (1 + views) * hidden.max(wide(config.embedding_size))
             + query
             + 4 * key
+            + mixers
             + pairs;
         // Inputs of products in f16, and results that are not stored as they are.
         let kernels = 2 * wide(inputs_width(model)) + 4 * 2 * wide(config.ffn_size) + 4 * hidden;
@@ -50,7 +56,12 @@ impl LayerwiseMemory {
         Self {
             streams: 4 * streams * kept * hidden * tokens + experts.1,
             // Replaced weights are at most as large as those they replace; two pieces of 32 MiB on their way.
-            work: experts.0 + longest * (4 * sequence + kernels) + 2 * wide(block) + wide(head) + (64 << 20),
+            work: experts.0
+                + longest * (4 * sequence + kernels)
+                + 2 * wide(block)
+                + wide(head)
+                + states
+                + (64 << 20),
             one: 4 * streams * kept * hidden * longest,
         }
     }

@@ -8,7 +8,7 @@ use quern_compute::{Buffer, Device, Executor, Input, KvCache, KvType, PassKey, V
 
 use crate::forward::{
     Angles, AttentionBuffers, KvTarget, MixerRoom, Phases, StateRoom, States, cache_shape, embed,
-    per_layer_own, streams, widths,
+    joins_heads, per_layer_own, streams, widths,
 };
 use crate::rope::RotaryAngles;
 use crate::weights::{Block, Mixer, Shown};
@@ -50,7 +50,7 @@ impl<'m> Steps<'m> {
             Ok(buffer)
         };
         let mut executor = Executor::new(device)?;
-        let joined = model.fused_qkv() || (executor.joins_heads() && !config.qk_norm_whole());
+        let joined = model.fused_qkv() || (executor.joins_heads() && joins_heads(config));
         let (apart, together) = if joined { (0, 1) } else { (1, 0) };
         // A GPU's fast kernels read keys and values in f16: they are as precise as what its products read.
         let kv = if executor.pool().is_some() { KvType::F32 } else { KvType::F16 };

@@ -119,7 +119,7 @@ impl<'a> Mover<'a> {
 /// use has keys and values of blocks that are elsewhere.
 ///
 /// # Errors
-/// That GPU has no memory for the norms of their heads.
+/// That GPU has no memory for the norms of their heads and their sinks.
 pub(crate) fn reside(
     weights: &mut Weights,
     units: &[Location],
@@ -154,15 +154,15 @@ pub(crate) fn reside(
         }
     }
     if let Some(Location::Gpu(gpu)) = first_gpu.map(|workspace| locations[workspace]) {
-        // That device also normalizes their heads.
+        // That device also normalizes their heads, and has their sinks.
         let elsewhere = segments.iter().filter(|s| s.remote.is_some()).flat_map(|s| s.layers.clone());
-        let with_norms: Vec<usize> =
+        let with_vectors: Vec<usize> =
             elsewhere.filter(|&layer| weights.blocks[layer].mixer.vector_values() > 0).collect();
-        if !with_norms.is_empty() {
+        if !with_vectors.is_empty() {
             let mut uploader = Uploader::new(&gpus[gpu], pool)?;
-            for layer in with_norms {
+            for layer in with_vectors {
                 if let Some(attention) = weights.blocks[layer].mixer.attention_mut() {
-                    attention.upload_head_norms(&mut uploader)?;
+                    attention.upload_vectors(&mut uploader)?;
                 }
             }
             uploader.finish()?;

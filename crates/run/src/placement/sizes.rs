@@ -1,6 +1,7 @@
 //! The sizes that placement is decided by, from the headers of a checkpoint: what each block and the head take in RAM and
 //! on a GPU, keys and values per position, buffers per token.
 
+use quern_compute::MOST_GPU_ABSORBED;
 use quern_model::architecture::Layout;
 use quern_model::contents::Place;
 use quern_model::{Config, TensorRole, View, ViewTensor};
@@ -8,7 +9,7 @@ use quern_tensor_io::{ElementType, Error as FileError};
 
 use crate::forward::cache_shape;
 use crate::load::LoadIn;
-use crate::weights::state_sizes;
+use crate::weights::{convolved, state_sizes};
 use crate::{KvType, Result};
 
 /// Matrices and vectors begin at multiples of this on a GPU.
@@ -83,6 +84,8 @@ pub struct Sizes {
     pub cache_position: u64,
     /// Buffers.
     pub scratch: ScratchSizes,
+    /// Keys and values are always where the weights are.
+    pub cache_stays: bool,
     /// One row of logits.
     pub logits_row: u64,
     /// Numbers in all tensors of the forward pass; a tied head counts once.
@@ -145,6 +148,7 @@ impl Sizes {
             reads: vec![Vec::new(); config.layers + 1],
             tied,
             scratch: scratch(config, options.threads, fused(view)),
+            cache_stays: config.latent.is_some(),
             logits_row: 4 * config.vocab_size as u64,
             file_size: view.checkpoint().file_size(),
             ..Self::default()
@@ -354,7 +358,11 @@ fn size(
     let element_type = target.unwrap_or(stored);
     // Blocks with scales beside them are multiplied out on a GPU.
     let with_scales = in_file.is_some() || form.as_ref().is_some_and(|form| form.factor != 1.0);
-    let on_card = match target.is_none() && with_scales && element_type.is_block() {
+    // So are the matrices within latent attention, which it has in a form of their own.
+    use TensorRole as R;
+    let reshaped = [R::AttentionKvUp, R::AttentionKUp, R::AttentionVUp].contains(&role)
+        && !matches!(element_type, ElementType::F32 | ElementType::BF16);
+    let on_card = match reshaped || (target.is_none() && with_scales && element_type.is_block()) {
         true => ElementType::F16,
         false => element_type,
     };
@@ -402,6 +410,13 @@ fn size(
     (element_type, size)
 }
 
+/// Memory of a GPU for latent attention, whatever the batch: queries that took up the keys' matrices, and what was gathered.
+pub(crate) fn latent_buffers(config: &Config) -> u64 {
+    let Some(latent) = config.latent else { return 0 };
+    let row = config.heads * latent.rank;
+    2 * 4 * (MOST_GPU_ABSORBED.max(8 * row) as u64).next_power_of_two()
+}
+
 /// Buffers of a forward pass.
 fn scratch(config: &Config, threads: usize, fused: bool) -> ScratchSizes {
     let (query, key) = config.widest_heads();
@@ -418,13 +433,13 @@ fn scratch(config: &Config, threads: usize, fused: bool) -> ScratchSizes {
     let rows = config
         .experts
         .map_or(0, |e| e.count + e.used * (e.ffn_size + config.hidden_size + 5) + config.hidden_size);
-    let gpu_floats = rest + 2 * rows;
+    let gpu_floats = rest + 2 * (rows + convolved(config));
     let columns = wide.max(config.hidden_size).max(query);
     ScratchSizes {
         ram: THREAD_BUFFERS * threads as u64 + 4 * states as u64,
         // The input of a layer in 8 bits, in two layouts, or permuted.
         ram_token: (4 * (floats + if fused { qkv } else { 0 }) + 8 * columns) as u64,
-        gpu: GPU_BUFFERS,
+        gpu: GPU_BUFFERS + 4 * states as u64 + latent_buffers(config),
         // Queries, keys and values always come from one launch; the input of a layer in f16, with its scale.
         gpu_token: (4 * (gpu_floats + qkv) + 2 * columns.next_multiple_of(128) + 4) as u64,
         ram_used: THREAD_BUFFERS_USED * threads as u64 + 4 * states as u64,

@@ -1,6 +1,6 @@
 //! The tensors of one block, by role.
 
-use quern_compute::{ExpertStacks, Norm, Vector};
+use quern_compute::{ExpertLayers, ExpertStacks, Norm, Vector};
 use quern_model::architecture::Block as BlockKind;
 
 use super::{Linear, Mixer};
@@ -34,7 +34,7 @@ pub(crate) enum Ffn {
 #[derive(Clone, Debug)]
 pub(crate) struct Experts {
     pub(crate) router: Linear,
-    /// Added to scores for the choice alone; in RAM.
+    /// Added to scores for the choice alone.
     pub(crate) choice_bias: Option<Vector>,
     pub(crate) experts: Vec<Expert>,
     /// The same, where they follow each other on a GPU.
@@ -152,9 +152,16 @@ impl Experts {
         self.experts.iter().chain(shared).flat_map(Expert::linears)
     }
 
-    /// Gate, up and down of each expert that a router chooses; of those without a gate none.
-    pub(crate) fn ops(&self) -> Vec<[&quern_compute::Linear; 3]> {
-        self.experts.iter().filter_map(|e| Some([&e.gate.as_ref()?.op, &e.up.op, &e.down.op])).collect()
+    /// The layers of each expert that a router chooses.
+    pub(crate) fn ops(&self) -> Vec<ExpertLayers<'_>> {
+        let experts = self.experts.iter();
+        experts
+            .map(|e| ExpertLayers {
+                gate: e.gate.as_ref().map(|gate| &gate.op),
+                up: &e.up.op,
+                down: &e.down.op,
+            })
+            .collect()
     }
 }
 

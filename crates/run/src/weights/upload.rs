@@ -1,9 +1,11 @@
 //! Moves blocks and the head to the device that computes with them.
 
-use quern_compute::{ExpertStacks, Norm, Uploader, bytes_of_linear, bytes_of_norm, bytes_of_stack};
+use quern_compute::{
+    ExpertStacks, Norm, Uploader, bytes_of_linear, bytes_of_norm, bytes_of_stack, bytes_of_vector,
+};
 
 use super::block::{Block, Expert, Experts, Ffn, SharedExpert, Widen};
-use super::{Linear, Weights};
+use super::{Linear, Mixer, Weights};
 use crate::Result;
 
 impl Linear {
@@ -25,7 +27,7 @@ fn norm(uploader: &mut Uploader, norm: &Option<Norm>) -> Result<Option<Norm>> {
 impl Block {
     /// Bytes that the block takes on a GPU.
     pub(crate) fn gpu_bytes(&self) -> usize {
-        let apart = self.linears().into_iter().filter(|l| l.expert.is_none());
+        let apart = self.linears().into_iter().filter(|l| l.expert.is_none() && !Mixer::reshapes(l));
         let linears = apart.map(|l| bytes_of_linear(&l.op)).sum::<usize>();
         let experts = match &self.ffn {
             Ffn::Dense { .. } | Ffn::None => 0,
@@ -86,7 +88,8 @@ impl Experts {
             bytes_of_stack(&ops)
         };
         let routers = self.routers().map(|router| bytes_of_linear(&router.op)).sum::<usize>();
-        routers + self.layers().into_iter().map(stack).sum::<usize>()
+        let bias = self.choice_bias.as_ref().map_or(0, |bias| bytes_of_vector(bias.len()));
+        routers + bias + self.layers().into_iter().map(stack).sum::<usize>()
     }
 
     fn upload(&self, uploader: &mut Uploader) -> Result<Self> {
@@ -96,13 +99,11 @@ impl Experts {
             Ok(linears.into_iter().zip(moved).map(|(linear, op)| linear.moved(op)).collect())
         };
         let [gates, ups, downs] = self.layers();
-        // As `Model::beyond_gpus` says.
-        if gates.len() != ups.len() {
-            return Err(quern_compute::Error::Device.into());
-        }
         let (gates, ups, downs) = (stack(gates)?, stack(ups)?, stack(downs)?);
-        let experts = gates.into_iter().zip(ups).zip(downs);
-        let experts = experts.map(|((gate, up), down)| Expert { gate: Some(gate), up, down }).collect();
+        let mut gates = gates.into_iter();
+        let experts = self.experts.iter().zip(ups).zip(downs);
+        let mut gate = |own: &Expert| own.gate.as_ref().and_then(|_| gates.next());
+        let experts = experts.map(|((own, up), down)| Expert { gate: gate(own), up, down }).collect();
         let shared = match &self.shared {
             Some(SharedExpert { expert: Expert { gate, up, down }, router }) => Some(SharedExpert {
                 expert: Expert {
@@ -114,7 +115,7 @@ impl Experts {
             }),
             None => None,
         };
-        let choice_bias = self.choice_bias.clone();
+        let choice_bias = self.choice_bias.as_ref().map(|bias| uploader.vector(bias)).transpose()?;
         let router = self.router.upload(uploader)?;
         let moved = Self { router, choice_bias, experts, stacks: None, shared };
         let stacks = ExpertStacks::of(&moved.ops());

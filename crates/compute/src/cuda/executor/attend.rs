@@ -1,6 +1,6 @@
 //! Attention.
 
-use super::super::args::{AttentionArgs, QkvRows, RotatedAttentionArgs, RotationArgs};
+use super::super::args::{AttentionArgs, NORM_LAST, QkvRows, RotatedAttentionArgs, RotationArgs};
 use super::super::attention_plan::{AttentionPlan, DECODE_TOKENS};
 use super::rows::{norm_kind, parameters};
 use super::{Executor, Geometry};
@@ -22,12 +22,6 @@ impl Executor {
     /// Lengths and devices that do not fit, a cache too short.
     pub fn attend(&mut self, cache: &mut KvCache, attend: Attend<'_>) -> Result<()> {
         let Attend { shape, slot, first, skip, norms, norms_last, rotate, sinks, heads: given, out } = attend;
-        if norms_last {
-            return Err(Error::Device);
-        }
-        if sinks.is_some() {
-            return Err(Error::NoGpuKernel { what: "attention with sinks" });
-        }
         if shape.chunk.is_some() {
             return Err(Error::NoGpuKernel { what: "attention within parts of a text" });
         }
@@ -80,7 +74,17 @@ impl Executor {
             kv_token: tokens.1 as i32,
             kv_group: groups.1 as i32,
         };
-        let rotation = rotation(norms, rotate, n, dim)?;
+        let mut rotation = rotation(norms, rotate, n, dim)?;
+        if norms.is_some() && norms_last {
+            rotation.norm += NORM_LAST;
+        }
+        let sinks = match sinks {
+            Some(sinks) => {
+                same("attend: a sink for each head", heads, sinks.len())?;
+                sinks.cuda()?.on(&self.card)?.pointer().address()
+            }
+            None => 0,
+        };
         let plan = AttentionPlan {
             cache: layout,
             heads,
@@ -93,6 +97,7 @@ impl Executor {
             cache: layout.args(fits.address()).ok_or(Error::CacheMemory { context: layout.context })?,
             out: out.pointer().address(),
             position: self.position.pointer().address(),
+            sinks,
             n: n as i32,
             heads: heads as i32,
             kv_heads: kv_heads as i32,

@@ -4,7 +4,7 @@ use super::super::Pointer;
 use super::super::args::{GroupArgs, MoveArgs, RouteArgs};
 use super::{Executor, Geometry};
 use crate::error::same;
-use crate::executor::{Choice, MOST_GPU_EXPERTS, Routing, Values, ValuesMut, Vector};
+use crate::executor::{Choice, GroupRank, MOST_GPU_EXPERTS, Routing, Scores, Values, ValuesMut, Vector};
 use crate::{Error, Result};
 
 /// Most rows of a grid.
@@ -20,7 +20,7 @@ pub(super) struct Lists {
     pub slot: Pointer,
     /// The token of each row, rows in the order of experts; its share.
     pub token: Pointer,
-    slot_share: Pointer,
+    pub slot_share: Pointer,
     /// Where each expert's rows begin.
     first: Pointer,
     /// The same, from the beginning of the lists in bytes.
@@ -69,23 +69,49 @@ impl Executor {
         &mut self,
         logits: Pointer,
         n: usize,
-        routing: Routing,
+        (routing, bias): (Routing, Option<&Vector>),
         [expert, share]: [Pointer; 2],
     ) -> Result<()> {
-        let Routing { count, used, normalized, .. } = routing;
+        let Routing { count, used, scores, normalized, scale, groups } = routing;
         routing.check(n * count, MOST_GPU_EXPERTS)?;
-        if !routing.on_gpu() {
-            return Err(Error::Device);
+        if let Some(bias) = bias {
+            same("experts: biases of the choice", count, bias.len())?;
         }
-        let arguments = RouteArgs {
+        let bias = bias.map(|bias| bias.cuda()?.on(&self.card)).transpose()?;
+        let mut arguments = RouteArgs {
             logits: logits.address(),
+            bias: bias.map_or(0, |bias| bias.pointer().address()),
             expert: expert.address(),
             share: share.address(),
             n: n as i32,
             count: count as i32,
             used: used as i32,
             normalized: i32::from(normalized),
+            scale,
+            ..RouteArgs::default()
         };
+        arguments.scores = match scores {
+            Scores::Softmax => 0,
+            Scores::Sigmoid => 1,
+            Scores::SparseMixer { jitter } => {
+                arguments.jitter = jitter;
+                2
+            }
+        };
+        match scores {
+            Scores::Softmax | Scores::Sigmoid => {
+                if let Some(groups) = groups {
+                    arguments.groups = groups.count as i32;
+                    arguments.groups_used = groups.used as i32;
+                    arguments.group_rank = match groups.rank {
+                        GroupRank::Largest => 0,
+                        GroupRank::TwoLargest => 1,
+                    };
+                }
+            }
+            // It has no groups and no biases.
+            Scores::SparseMixer { .. } => arguments.bias = 0,
+        }
         let geometry = Geometry { block: 32, ..Geometry::rows([n as u32, 1, 1]) };
         // SAFETY: the logits are whole rows, and there is room for the choices.
         unsafe { self.launch("experts", "experts_route", geometry, &arguments) }
@@ -137,9 +163,6 @@ impl Executor {
         routing: Routing,
         bias: Option<&Vector>,
     ) -> Result<Vec<Vec<Choice>>> {
-        if bias.is_some() {
-            return Err(Error::Device);
-        }
         let logits = logits.cuda()?;
         let tokens = routing.check(logits.len(), MOST_GPU_EXPERTS)?;
         let Routing { count, used, .. } = routing;
@@ -150,7 +173,7 @@ impl Executor {
         }
         let start = self.workspace.routed.of(&self.stream, Lists::bytes(choices, count))?;
         let lists = Lists::at(start, choices);
-        self.choose(logits.pointer(), tokens, routing, [lists.expert, lists.share])?;
+        self.choose(logits.pointer(), tokens, (routing, bias), [lists.expert, lists.share])?;
         self.group(routing, &lists, tokens)?;
         // Tokens, shares and where experts begin follow each other.
         let mut read = vec![0u8; 4 * (2 * choices + count + 1)];
@@ -195,12 +218,34 @@ impl Executor {
         &mut self,
         x: Values<'_>,
         width: usize,
-        choices: &[Choice],
+        (choices, scaled): (&[Choice], bool),
         out: ValuesMut<'_>,
     ) -> Result<()> {
         let (x, out) = (self.own(x)?, out.cuda()?);
         Choice::check(choices, width, out.len(), x.len(), false)?;
-        self.move_chosen("experts_gather", width, choices, [x.pointer(), out.pointer()])
+        self.move_chosen(("experts_gather", scaled), width, choices, [x.pointer(), out.pointer()])
+    }
+
+    /// As [`crate::Executor::gate_rows`].
+    ///
+    /// # Errors
+    /// Lengths and devices that do not fit.
+    pub fn gate_rows(&mut self, x: ValuesMut<'_>, width: usize, gates: Values<'_>) -> Result<()> {
+        let (x, gates) = (x.cuda()?, self.own(gates)?);
+        same("gates: one for each row", gates.len() * width, x.len())?;
+        if x.is_empty() {
+            return Ok(());
+        }
+        for start in (0..gates.len()).step_by(GRID) {
+            let arguments = MoveArgs {
+                rows: x.pointer().at(4 * start * width).address(),
+                share: gates.pointer().at(4 * start).address(),
+                width: width as i32,
+                ..MoveArgs::default()
+            };
+            self.move_rows("experts_gate", GRID.min(gates.len() - start), &arguments)?;
+        }
+        Ok(())
     }
 
     /// As [`crate::Executor::scatter`].
@@ -216,13 +261,13 @@ impl Executor {
     ) -> Result<()> {
         let (rows, out) = (self.own(rows)?, out.cuda()?);
         Choice::check(choices, width, rows.len(), out.len(), true)?;
-        self.move_chosen("experts_scatter", width, choices, [out.pointer(), rows.pointer()])
+        self.move_chosen(("experts_scatter", false), width, choices, [out.pointer(), rows.pointer()])
     }
 
     /// Moves rows between those of tokens, `x`, and those of choices, `rows`.
     fn move_chosen(
         &mut self,
-        kernel: &str,
+        (kernel, scaled): (&str, bool),
         width: usize,
         choices: &[Choice],
         [x, rows]: [Pointer; 2],
@@ -238,6 +283,7 @@ impl Executor {
                 token: token.at(4 * start).address(),
                 share: share.at(4 * start).address(),
                 width: width as i32,
+                scaled: i32::from(scaled),
                 ..MoveArgs::default()
             };
             self.move_rows(kernel, GRID.min(choices.len() - start), &arguments)?;

@@ -25,12 +25,12 @@ pub(super) struct Product {
 /// The number of an activation function in `matvec.cu`.
 pub(super) fn activation(act: Activation) -> i32 {
     (match act {
-        // The clamped one was refused.
-        Activation::Silu | Activation::ClampedSwiglu => MatvecActivation::Silu,
+        Activation::Silu => MatvecActivation::Silu,
+        Activation::ClampedSwiglu => MatvecActivation::ClampedSwiglu,
         Activation::Gelu => MatvecActivation::Gelu,
         Activation::GeluTanh => MatvecActivation::GeluTanh,
-        // Squared behind the launch.
-        Activation::Relu | Activation::ReluSquared => MatvecActivation::Relu,
+        Activation::Relu => MatvecActivation::Relu,
+        Activation::ReluSquared => MatvecActivation::ReluSquared,
     }) as i32
 }
 

@@ -73,6 +73,9 @@ impl Executor {
         gate: Values<'_>,
         (up, d): (Option<Values<'_>>, Option<Values<'_>>),
     ) -> Result<()> {
+        if act == Activation::ClampedSwiglu {
+            return Err(Error::NoGpuKernel { what: "gradients of the clamped SwiGLU" });
+        }
         let gate = self.own(gate)?;
         let of = |values: Option<Values<'_>>| -> Result<u64> {
             let Some(values) = values else { return Ok(0) };

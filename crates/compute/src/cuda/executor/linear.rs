@@ -3,7 +3,6 @@
 use super::super::Pointer;
 use super::super::formats::MATVEC_TOKENS;
 use super::Executor;
-use super::rows::refuse_activation;
 use crate::Result;
 use crate::error::same;
 use crate::executor::{Input, Linear, Norm, Output};
@@ -83,22 +82,12 @@ impl Executor {
                 Ok(())
             }
             Output::Activate(act, out) => {
-                refuse_activation(act)?;
                 let out = out.cuda()?;
                 same("linear: output", tokens * rows[0], out.len())?;
                 let target = Target { out: out.pointer(), stride: rows[0] };
-                self.joined(&linears[..1], source, target, Then::Activate(act))?;
-                match act {
-                    Activation::ReluSquared => self.square(tokens, target.stride, target),
-                    Activation::Silu
-                    | Activation::Gelu
-                    | Activation::GeluTanh
-                    | Activation::Relu
-                    | Activation::ClampedSwiglu => Ok(()),
-                }
+                self.joined(&linears[..1], source, target, Then::Activate(act))
             }
             Output::Gate(act, out) => {
-                refuse_activation(act)?;
                 let out = out.cuda()?;
                 let width = if N == 2 { rows[0] } else { rows[0] / 2 };
                 same("linear: gated output", tokens * width, out.len())?;
@@ -154,8 +143,7 @@ impl Executor {
             }
             _ => linears[0].permutation.is_none(),
         };
-        let squared = act == Activation::ReluSquared;
-        if fused && !squared {
+        if fused {
             if source.tokens <= FEW && self.most_vectors(linears[0])? > 0 {
                 return self.few_gated(linears, act, source, target);
             }
@@ -168,11 +156,6 @@ impl Executor {
         let both = self.workspace.vectors[0].of(&self.stream, 4 * source.tokens * total)?;
         self.joined(linears, source, Target { out: both, stride: total }, Then::Store)?;
         let both = Target { out: both, stride: total };
-        if squared {
-            // relu(x)²: relu of what is not negative changes nothing below.
-            self.activate(Activation::Relu, source.tokens, target.stride, both)?;
-            self.square(source.tokens, target.stride, both)?;
-        }
         self.activate_mul(act, source.tokens, target, both)
     }
 }

@@ -3,8 +3,8 @@
 use super::super::Pointer;
 use super::super::formats::Format;
 use super::super::matmul_args::{
-    GATE_GELU_TANH, GATE_RELU, GATE_SILU, MODE_ADD, MODE_GATED, MODE_STORE, MatmulArgs, MatmulF32Args,
-    MatmulMatrixArgs, PrepareArgs, WEIGHT_FACTOR,
+    GATE_CLAMPED_SWIGLU, GATE_GELU_TANH, GATE_RELU, GATE_SILU, MODE_ADD, MODE_GATED, MODE_STORE, MatmulArgs,
+    MatmulF32Args, MatmulMatrixArgs, PrepareArgs, WEIGHT_FACTOR,
 };
 use super::super::matmul_plan::{MatmulPlan, PreparePlan, plan_f32};
 use super::few;
@@ -22,6 +22,7 @@ struct Product<'a> {
     matrices: &'a [MatmulMatrixArgs],
     mode: u32,
     gate: [f32; 2],
+    limit: f32,
 }
 
 impl Executor {
@@ -46,7 +47,7 @@ impl Executor {
         }
         let mode = if then == Then::Add { MODE_ADD } else { MODE_STORE };
         self.prepare(linears[0], source, columns)?;
-        let product = Product { matrices: &matrices, mode, gate: [0.0; 2] };
+        let product = Product { matrices: &matrices, mode, gate: [0.0; 2], limit: 0.0 };
         self.product(first.format, columns, source.tokens, product)?;
         match then {
             Then::Activate(act) => self.activate(act, source.tokens, at, target),
@@ -63,11 +64,12 @@ impl Executor {
         target: Target,
     ) -> Result<bool> {
         let first = linears[0].weight.cuda()?;
-        let gate = match act {
-            Activation::Silu => GATE_SILU,
-            Activation::GeluTanh => GATE_GELU_TANH,
-            Activation::Relu => GATE_RELU,
-            Activation::Gelu | Activation::ReluSquared | Activation::ClampedSwiglu => return Ok(false),
+        let (gate, limit) = match act {
+            Activation::Silu => (GATE_SILU, 0.0),
+            Activation::GeluTanh => (GATE_GELU_TANH, 0.0),
+            Activation::Relu => (GATE_RELU, 0.0),
+            Activation::ClampedSwiglu => GATE_CLAMPED_SWIGLU,
+            Activation::Gelu | Activation::ReluSquared => return Ok(false),
         };
         if first.element_type == ElementType::F32 {
             return Ok(false);
@@ -80,7 +82,7 @@ impl Executor {
         };
         let [a, b] = matrices;
         self.prepare(linears[0], source, columns)?;
-        let product = Product { matrices: &[a?, b?], mode: MODE_GATED, gate };
+        let product = Product { matrices: &[a?, b?], mode: MODE_GATED, gate, limit };
         self.product(format, columns, source.tokens, product)?;
         Ok(true)
     }
@@ -117,7 +119,7 @@ impl Executor {
     }
 
     fn product(&mut self, format: Format, columns: usize, tokens: usize, product: Product<'_>) -> Result<()> {
-        let Product { matrices, mode, gate } = product;
+        let Product { matrices, mode, gate, limit } = product;
         let processors = self.card.info().multiprocessors as u32;
         let mut rows = [0; 3];
         rows.iter_mut().zip(matrices).for_each(|(rows, matrix)| *rows = matrix.weights.rows as u32);
@@ -148,6 +150,8 @@ impl Executor {
             mode,
             factor: if format.name() == "f16" { 1.0 } else { WEIGHT_FACTOR },
             gate,
+            limit,
+            unused: 0,
         };
         let geometry = Geometry { grid: [plan.grid, 1, 1], block: plan.block, shared: plan.shared_bytes };
         // SAFETY: matrices, input and workspace have the sizes that the plan gives for this product.

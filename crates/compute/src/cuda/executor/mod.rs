@@ -8,10 +8,13 @@
 mod attend;
 mod experts;
 mod few;
+mod gates;
 mod gradients;
 mod gradients_attention;
+mod latent;
 mod linear;
 mod many;
+mod mixers;
 mod mixture;
 mod replay;
 mod rows;

@@ -1,37 +1,24 @@
 //! Operations on rows.
 
-use super::super::args::{AddNormArgs, MapArgs, NormArgs};
+use super::super::args::{AddNormArgs, MapArgs, NormArgs, XieluArgs};
 use super::super::formats::MatvecPrologue;
 use super::super::{Pointer, Region};
 use super::linear::Target;
 use super::{Executor, Geometry};
+use crate::Result;
 use crate::error::same;
 use crate::executor::{Norm, NormKind, Values, ValuesMut, Vector};
-use crate::ops::Activation;
-use crate::{Error, Result};
+use crate::ops::{Activation, Xielu};
 
-/// The number of an activation function in `rows.cu` and `prepare.cu`.
+/// The number of an activation function in `rows.cu`.
 pub(super) fn activation(act: Activation) -> i32 {
     match act {
         Activation::Silu => 0,
-        // Refused by `refuse_activation`.
-        Activation::ClampedSwiglu => 0,
         Activation::Gelu => 1,
         Activation::GeluTanh => 2,
-        // Squared behind the launch.
-        Activation::Relu | Activation::ReluSquared => 3,
-    }
-}
-
-/// Refuses the activation function that the kernels do not have.
-pub(super) fn refuse_activation(act: Activation) -> Result<()> {
-    match act {
-        Activation::ClampedSwiglu => Err(Error::NoGpuKernel { what: "clamped SwiGLU" }),
-        Activation::Silu
-        | Activation::Gelu
-        | Activation::GeluTanh
-        | Activation::Relu
-        | Activation::ReluSquared => Ok(()),
+        Activation::Relu => 3,
+        Activation::ReluSquared => 5,
+        Activation::ClampedSwiglu => 4,
     }
 }
 
@@ -211,6 +198,28 @@ impl Executor {
         Ok(())
     }
 
+    /// As [`crate::Executor::xielu`].
+    ///
+    /// # Errors
+    /// Lengths and devices that do not fit.
+    pub fn xielu(&mut self, x: ValuesMut<'_>, width: usize, function: Xielu) -> Result<()> {
+        const ROWS: usize = 1 << 15;
+        let x = x.cuda()?;
+        let rows = x.len() / width.max(1);
+        same("xielu: whole rows", rows * width, x.len())?;
+        let Xielu { positive, negative, beta, eps } = function;
+        for first in (0..rows).step_by(ROWS) {
+            let n = ROWS.min(rows - first);
+            let address = x.pointer().at(4 * first * width).address();
+            let (n, width) = (n as i32, width as i32);
+            let arguments = XieluArgs { x: address, n, width, positive, negative, beta, eps };
+            let geometry = Geometry::rows([(width as u32).div_ceil(1024), n as u32, 1]);
+            // SAFETY: the values are whole rows of this width.
+            unsafe { self.launch("rows", "rows_xielu", geometry, &arguments)? };
+        }
+        Ok(())
+    }
+
     /// `x = act(x)` for rows of `width` values, `stride` apart.
     pub(super) fn activate(&mut self, act: Activation, rows: usize, width: usize, x: Target) -> Result<()> {
         let arguments = MapArgs {
@@ -243,24 +252,6 @@ impl Executor {
             y_stride: both.stride as i32,
             z_stride: both.stride as i32,
             activation: activation(act),
-            ..MapArgs::default()
-        };
-        self.map("rows_activate_mul", arguments)
-    }
-
-    /// `x = x²` for rows of numbers that are not negative, as ReLU gives them: `relu(x) * x`.
-    pub(super) fn square(&mut self, rows: usize, width: usize, x: Target) -> Result<()> {
-        let (address, stride) = (x.out.address(), x.stride as i32);
-        let arguments = MapArgs {
-            x: address,
-            y: address,
-            z: address,
-            n: rows as i32,
-            width: width as i32,
-            x_stride: stride,
-            y_stride: stride,
-            z_stride: stride,
-            activation: activation(Activation::Relu),
             ..MapArgs::default()
         };
         self.map("rows_activate_mul", arguments)

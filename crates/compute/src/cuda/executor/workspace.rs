@@ -62,6 +62,13 @@ pub(super) struct Workspace {
     pub statistics: Piece,
     /// Inputs of sums of products, packed.
     pub packed: Piece,
+    /// Queries that took up the keys' matrices, and what latent attention gathered.
+    pub absorbed: Piece,
+    pub gathered: Piece,
+    /// Inputs of a state, convolved.
+    pub convolved: Piece,
+    /// What projections of a delta net computed, in order.
+    pub ordered: Piece,
     /// A mixture of experts: the router's outputs, tokens' rows, rows of all experts, and those inside them.
     pub logits: Piece,
     pub tokens: Piece,
@@ -84,6 +91,10 @@ impl Workspace {
             routed: piece(false),
             statistics: piece(false),
             packed: piece(false),
+            absorbed: piece(false),
+            gathered: piece(false),
+            convolved: piece(false),
+            ordered: piece(false),
             logits: piece(false),
             tokens: piece(false),
             rows: piece(false),

@@ -27,13 +27,26 @@ impl Executor {
         &mut self,
         x: Values<'_>,
         width: usize,
-        choices: &[Choice],
+        (choices, scaled): (&[Choice], bool),
         out: ValuesMut<'_>,
     ) -> Result<()> {
         let (x, out) = (x.host()?, out.host()?);
         Choice::check(choices, width, out.len(), x.len(), false)?;
         for (row, choice) in out.chunks_exact_mut(width).zip(choices) {
             row.copy_from_slice(&x[choice.token as usize * width..][..width]);
+            if scaled {
+                row.iter_mut().for_each(|x| *x *= choice.share);
+            }
+        }
+        Ok(())
+    }
+
+    pub fn gate_rows(&mut self, x: ValuesMut<'_>, width: usize, gates: Values<'_>) -> Result<()> {
+        let (x, gates) = (x.host()?, gates.host()?);
+        same("gates: one for each row", gates.len() * width, x.len())?;
+        for (row, gate) in x.chunks_exact_mut(width.max(1)).zip(gates) {
+            let share = 1.0 / (1.0 + (-gate).exp());
+            row.iter_mut().for_each(|x| *x *= share);
         }
         Ok(())
     }
@@ -69,12 +82,20 @@ mod tests {
         let x = [1.0, 2.0, 3.0, 4.0, 5.0, 6.0];
         let choices = [Choice { token: 2, share: 0.5 }, Choice { token: 0, share: 2.0 }];
         let mut rows = [0.0; 4];
-        executor.gather(Values::Host(&x), 2, &choices, ValuesMut::Host(&mut rows)).unwrap();
+        executor.gather(Values::Host(&x), 2, (&choices, true), ValuesMut::Host(&mut rows)).unwrap();
+        assert_eq!(rows, [2.5, 3.0, 2.0, 4.0]);
+        executor.gather(Values::Host(&x), 2, (&choices, false), ValuesMut::Host(&mut rows)).unwrap();
         assert_eq!(rows, [5.0, 6.0, 1.0, 2.0]);
+        let mut gated = [5.0, 6.0, 1.0, 2.0];
+        executor.gate_rows(ValuesMut::Host(&mut gated), 2, Values::Host(&[0.0, -100.0])).unwrap();
+        assert_eq!(gated[..2], [2.5, 3.0]);
+        assert!(gated[2].abs() < 1e-30);
+        assert!(executor.gate_rows(ValuesMut::Host(&mut gated), 2, Values::Host(&[0.0])).is_err());
         let mut out = [1.0; 6];
         executor.scatter(Values::Host(&rows), 2, &choices, ValuesMut::Host(&mut out)).unwrap();
         assert_eq!(out, [3.0, 5.0, 1.0, 1.0, 3.5, 4.0]);
-        assert!(executor.gather(Values::Host(&x), 2, &choices, ValuesMut::Host(&mut out)).is_err());
+        let too_long = ValuesMut::Host(&mut out);
+        assert!(executor.gather(Values::Host(&x), 2, (&choices, false), too_long).is_err());
         let refused = |tokens: [u32; 2]| {
             let choices = tokens.map(|token| Choice { token, share: 1.0 });
             executor.scatter(Values::Host(&rows), 2, &choices, ValuesMut::Host(&mut out)).is_err()

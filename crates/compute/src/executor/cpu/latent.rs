@@ -63,6 +63,7 @@ impl Executor {
                 second_part = matrices(values)?;
                 LatentUp::Split { keys: &first_part, values: &second_part }
             }
+            LatentMatrices::Card { .. } => return Err(crate::Error::Device),
         };
         latent_attention(pool, &shape, &up, &q[skip * width..], first + skip, keys, out)
     }

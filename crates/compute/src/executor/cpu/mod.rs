@@ -7,6 +7,7 @@ mod experts;
 mod gradients;
 mod latent;
 mod linear;
+mod mixers;
 mod routing;
 mod rows;
 mod statistics;

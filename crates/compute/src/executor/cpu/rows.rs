@@ -3,7 +3,7 @@
 use super::Executor;
 use crate::error::same;
 use crate::executor::{Norm, NormKind, Values, ValuesMut};
-use crate::ops::{self, Activation};
+use crate::ops::{self, Activation, Xielu};
 use crate::parallel::{part_of, share};
 use crate::simd::Level;
 use crate::{Pool, Result};
@@ -38,6 +38,21 @@ pub(super) fn norm(pool: &Pool, norm: &Norm, x: &[f32], out: &mut [f32]) -> Resu
     let part = part_of(pool, x.len(), norm.weight.len());
     let parts = x.chunks(part).zip(out.chunks_mut(part));
     share(pool, parts, |(x, out)| norm_rows(pool.level(), &norm, x, out));
+    Ok(())
+}
+
+/// `x = norm(x)` for the first numbers of rows that are `stride` long.
+fn norm_fronts(pool: &Pool, norm: &Norm, x: &mut [f32], stride: usize) -> Result<()> {
+    let norm = HostNorm::of(norm)?;
+    let width = norm.weight.len();
+    let part = part_of(pool, x.len(), stride);
+    share(pool, x.chunks_mut(part), |part| {
+        let mut own = vec![0.0; width];
+        for row in part.chunks_exact_mut(stride) {
+            own.copy_from_slice(&row[..width]);
+            norm_rows(pool.level(), &norm, &own, &mut row[..width]);
+        }
+    });
     Ok(())
 }
 
@@ -95,6 +110,30 @@ pub(super) fn each_part(pool: &Pool, x: &mut [f32], width: usize, body: impl Fn(
 }
 
 impl Executor {
+    pub fn norm_fronts(&mut self, norm: &Norm, x: ValuesMut<'_>, stride: usize) -> Result<()> {
+        let x = x.host()?;
+        same("norm: whole rows", x.len() % stride.max(1), 0)?;
+        same("norm: numbers of a row", norm.weight.len().min(stride), norm.weight.len())?;
+        norm_fronts(&self.pool, norm, x, stride)
+    }
+
+    pub fn copy_fronts(
+        &mut self,
+        from: Values<'_>,
+        stride: usize,
+        to: ValuesMut<'_>,
+        width: usize,
+    ) -> Result<()> {
+        let rows = from.host()?.chunks(stride).zip(to.host()?.chunks_exact_mut(width));
+        rows.for_each(|(row, to)| to.copy_from_slice(&row[..width]));
+        Ok(())
+    }
+
+    pub fn xielu(&mut self, x: ValuesMut<'_>, width: usize, function: Xielu) -> Result<()> {
+        each_part(&self.pool, x.host()?, width, |part| function.apply(part));
+        Ok(())
+    }
+
     pub fn norm(&mut self, parameters: &Norm, x: Values<'_>, out: ValuesMut<'_>) -> Result<()> {
         norm(&self.pool, parameters, x.host()?, out.host()?)
     }

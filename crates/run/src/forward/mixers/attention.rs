@@ -1,7 +1,7 @@
 //! Attention over cached keys and values.
 
+use quern_compute::mixers::SplitGates;
 use quern_compute::ops::RopeStyle;
-use quern_compute::states::sigmoid_gate;
 use quern_compute::{Attend, AttentionShape, Executor, Heads, KvCache, Output, Rotate, Values, ValuesMut};
 use quern_model::Config;
 
@@ -65,14 +65,35 @@ impl Phases<'_, '_> {
         let mut gates = None;
         let mut heads = match &attention.qkv {
             Qkv::Separate { q: wq, k: wk, v: wv } if attention.gated => {
-                let (mut q, mut k, mut v) = (q.slice(0..n * query), k.slice(0..n * key), v.slice(0..n * key));
-                let (both, rest) = scratch.host()?.split_at_mut(2 * n * query);
-                let outputs = Output::Store([ValuesMut::Host(both), k.reborrow(), v.reborrow()]);
-                self.linear([wq, wk, wv], input, outputs)?;
-                let own = &mut rest[..n * query];
-                part(config.head_dim, both, q.reborrow().host()?, own);
+                let together = target.remote.is_some() || self.executor.joins_heads();
+                let rest = if together { 2 * key } else { 0 };
+                let (mut both, own) = scratch.split_at(n * (2 * query + rest));
+                let mut own = own.slice(0..n * query);
+                let mut heads = match together {
+                    true => {
+                        self.linear([wq, wk, wv], input, Output::Join(both.reborrow()))?;
+                        Heads::Joined { qkv: qkv.slice(0..n * width), by_group: false }
+                    }
+                    false => {
+                        let (mut k, mut v) = (k.slice(0..n * key), v.slice(0..n * key));
+                        let outputs = Output::Store([both.reborrow(), k.reborrow(), v.reborrow()]);
+                        self.linear([wq, wk, wv], input, outputs)?;
+                        Heads::Separate { q: q.slice(0..n * query), k, v }
+                    }
+                };
+                let (Heads::Joined { qkv: out, .. }
+                | Heads::Separate { q: out, .. }
+                | Heads::Queries { q: out, .. }) = &mut heads;
+                self.executor.split_gates(SplitGates {
+                    both: both.as_values(),
+                    head_dim: config.head_dim,
+                    heads: config.heads,
+                    rest,
+                    out: out.reborrow(),
+                    gates: own.reborrow(),
+                })?;
                 gates = Some(own);
-                Heads::Separate { q, k, v }
+                heads
             }
             Qkv::Separate { q: wq, k: wk, v: wv }
                 if target.remote.is_some() || (self.executor.joins_heads() && !config.qk_norm_whole()) =>
@@ -143,29 +164,25 @@ impl Phases<'_, '_> {
         };
         let Some(Remote { executor, mut qkv, attended: mut out }) = remote else {
             self.executor.attend(cache, attend(heads, attended.reborrow()))?;
-            return match gates {
-                Some(gates) => Ok(sigmoid_gate(&model.pool, attended.host()?, &gates[keep * query..])?),
-                None => Ok(()),
-            };
+            return self.gate(gates.as_ref(), keep * query, attended);
         };
         let Heads::Joined { qkv: made, by_group } = heads else {
             return Err(quern_compute::Error::Device.into());
         };
         executor.upload(made.as_values().host()?, qkv.reborrow())?;
         executor.attend(cache, attend(Heads::Joined { qkv, by_group }, out.reborrow()))?;
-        match out.is_empty() {
-            true => Ok(()),
-            false => Ok(executor.download(out.as_values(), attended.host()?)?),
+        if out.is_empty() {
+            return Ok(());
         }
+        executor.download(out.as_values(), attended.reborrow().host()?)?;
+        self.gate(gates.as_ref(), keep * query, attended)
     }
-}
 
-/// Takes queries and gates apart, which are computed head by head.
-fn part(head_dim: usize, both: &[f32], queries: &mut [f32], gates: &mut [f32]) {
-    let apart = queries.chunks_exact_mut(head_dim).zip(gates.chunks_exact_mut(head_dim));
-    for (both, (query, gate)) in both.chunks_exact(2 * head_dim).zip(apart) {
-        query.copy_from_slice(&both[..head_dim]);
-        gate.copy_from_slice(&both[head_dim..]);
+    /// Multiplies what attention gathered with its gates, those from `start` on, where it has gates.
+    fn gate(&mut self, gates: Option<&ValuesMut<'_>>, start: usize, attended: ValuesMut<'_>) -> Result<()> {
+        let Some(gates) = gates else { return Ok(()) };
+        let gates = gates.as_values();
+        Ok(self.executor.sigmoid_gate(attended, gates.slice(start..gates.len()))?)
     }
 }
 

@@ -8,9 +8,9 @@
 //! delta rule(q, k, v, decay, step) -> norm of each head * SiLU(gate) -> output layer
 //! ```
 
-use quern_compute::ops::Activation;
-use quern_compute::states::{DeltaShape, causal_conv, decays, delta_rule, gated_norm, sigmoid};
-use quern_compute::{Output, Values, ValuesMut};
+use quern_compute::mixers::{DeltaNet as Net, DeltaRows};
+use quern_compute::states::DeltaShape;
+use quern_compute::{Input, Output, Values, ValuesMut};
 
 use crate::Result;
 use crate::weights::{DeltaNet, DeltaProjections};
@@ -28,44 +28,68 @@ impl Phases<'_, '_> {
     ) -> Result<()> {
         let (model, block) = (self.model, self.block);
         let n = x.len() / model.config.hidden_size;
-        let shape = &net.shape;
-        let (values, heads) = (shape.values(), shape.value_heads);
-        let (qkv, rest) = scratch.host()?.split_at_mut(n * shape.width());
-        let (gate, rest) = rest.split_at_mut(n * values);
-        let (out, rest) = rest.split_at_mut(n * values);
-        let (beta, rest) = rest.split_at_mut(n * heads);
-        let (alpha, rest) = rest.split_at_mut(n * heads);
+        let parameters = &net.parameters;
+        let values = parameters.shape.values();
+        let (mut all, rest) = scratch.split_at(n * parameters.row());
+        let (scratch, rest) = rest.split_at(n * values);
         let input = mixer_input(model, block, x);
+        let rows = match self.executor.joins_heads() {
+            true => {
+                match &net.project {
+                    DeltaProjections::Apart { qkv, gate, beta, alpha } => {
+                        self.linear([qkv, gate, beta, alpha], input, Output::Join(all.reborrow()))?;
+                    }
+                    DeltaProjections::Paired { qkv, gate, beta_alpha } => {
+                        self.linear([qkv, gate, beta_alpha], input, Output::Join(all.reborrow()))?;
+                    }
+                    DeltaProjections::Joined { qkvz, beta_alpha } => {
+                        self.linear([qkvz, beta_alpha], input, Output::Join(all.reborrow()))?;
+                    }
+                }
+                DeltaRows::Joined(all.as_values())
+            }
+            false => self.delta_rows(net, input, n, all, rest)?,
+        };
+        Ok(self.executor.delta_net(Net { parameters, rows, state, scratch, skip: keep, out: mixed })?)
+    }
+
+    /// What the projections compute, each part in a memory of its own: the CPU's.
+    fn delta_rows<'r>(
+        &mut self,
+        net: &DeltaNet,
+        input: Input<'_>,
+        n: usize,
+        all: ValuesMut<'r>,
+        rest: ValuesMut<'r>,
+    ) -> Result<DeltaRows<'r>> {
+        let shape = &net.parameters.shape;
+        let (values, heads) = (shape.values(), shape.value_heads);
+        let (mut qkv, all) = all.split_at(n * shape.width());
+        let (mut gate, all) = all.split_at(n * values);
+        let (mut beta, mut alpha) = all.split_at(n * heads);
         match &net.project {
             DeltaProjections::Apart { qkv: q, gate: g, beta: b, alpha: a } => {
-                let outputs = [&mut *qkv, &mut *gate, &mut *beta, &mut *alpha].map(ValuesMut::Host);
+                let outputs = [&mut qkv, &mut gate, &mut beta, &mut alpha].map(ValuesMut::reborrow);
                 self.linear([q, g, b, a], input, Output::Store(outputs))?;
             }
             DeltaProjections::Paired { qkv: q, gate: g, beta_alpha } => {
-                let pairs = &mut rest[..2 * n * heads];
-                let outputs = [&mut *qkv, &mut *gate, &mut *pairs].map(ValuesMut::Host);
+                let mut pairs = rest.slice(0..2 * n * heads);
+                let outputs = [&mut qkv, &mut gate, &mut pairs].map(ValuesMut::reborrow);
                 self.linear([q, g, beta_alpha], input, Output::Store(outputs))?;
-                part_pairs(pairs, heads / shape.key_heads, [beta, alpha]);
+                let parts = [beta.reborrow().host()?, alpha.reborrow().host()?];
+                part_pairs(pairs.host()?, heads / shape.key_heads, parts);
             }
             DeltaProjections::Joined { qkvz, beta_alpha } => {
-                let (all, rest) = rest.split_at_mut(n * (shape.width() + values));
-                let pairs = &mut rest[..2 * n * heads];
-                let outputs = [&mut *all, &mut *pairs].map(ValuesMut::Host);
+                let (mut joined, rest) = rest.split_at(n * (shape.width() + values));
+                let mut pairs = rest.slice(0..2 * n * heads);
+                let outputs = [&mut joined, &mut pairs].map(ValuesMut::reborrow);
                 self.linear([qkvz, beta_alpha], input, Output::Store(outputs))?;
-                part_pairs(pairs, heads / shape.key_heads, [beta, alpha]);
-                part_heads(shape, all, qkv, gate);
+                let parts = [beta.reborrow().host()?, alpha.reborrow().host()?];
+                part_pairs(pairs.host()?, heads / shape.key_heads, parts);
+                part_heads(shape, joined.host()?, qkv.reborrow().host()?, gate.reborrow().host()?);
             }
         }
-
-        let pool = &model.pool;
-        let (convolved, state) = state.host()?.split_at_mut(net.states().0);
-        causal_conv(pool, qkv, net.taps(), convolved, Some(Activation::Silu))?;
-        decays(alpha, &net.rates, &net.time_bias)?;
-        sigmoid(beta);
-        delta_rule(pool, shape, qkv, (alpha, beta), state, out)?;
-        let rows = keep * values..;
-        gated_norm(pool, &out[rows.clone()], &mut gate[rows], &net.norm, net.epsilon, mixed.host()?)?;
-        Ok(())
+        Ok(DeltaRows::Separate { qkv, gate, beta, alpha })
     }
 }
 

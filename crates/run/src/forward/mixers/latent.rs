@@ -12,9 +12,9 @@ use super::super::phases::{Phases, mixer_input};
 use super::{AttentionBuffers, KvTarget, rope_style};
 
 /// Numbers for each token that it computes in: queries; latent vectors, with the rotated part of keys behind them; the
-/// narrow form of queries, or latent vectors by themselves.
+/// narrow form of queries, latent vectors by themselves, or a head's queries.
 pub(super) fn latent_widths(config: &Config, latent: &Latent) -> [usize; 3] {
-    let narrow = latent.query_rank.unwrap_or(0).max(latent.rank);
+    let narrow = latent.query_rank.unwrap_or(0).max(latent.rank).max(latent.nope_dim);
     [config.heads * latent.head_dim(), latent.cached(), narrow]
 }
 
@@ -53,7 +53,7 @@ impl Phases<'_, '_> {
         };
         let rotate = Rotate { style: rope_style(config), pairs: self.model.rotation.pairs(), cos, sin };
         let rotate = config.rotates(layer).then_some(rotate);
-        let up = attention.up.matrices();
+        let up = attention.matrices();
         let attend =
             AttendLatent { shape, up, slot, first, skip: keep, rotate, q, latent: cache_rows, out: attended };
         Ok(self.executor.attend_latent(cache, attend)?)
@@ -83,13 +83,7 @@ impl Phases<'_, '_> {
                 self.linear([up], Input::Norm(norm, low.as_values()), Output::Store([q]))?;
             }
         }
-        let rows = cache_rows.host()?;
-        let vectors = &mut narrow.host()?[..n * latent.rank];
-        copy_fronts(rows, latent.cached(), vectors, latent.rank);
-        self.executor.norm_in_place(&attention.kv_norm, ValuesMut::Host(vectors))?;
-        let rows = rows.chunks_exact_mut(latent.cached()).zip(vectors.chunks_exact(latent.rank));
-        rows.for_each(|(row, vector)| row[..latent.rank].copy_from_slice(vector));
-        Ok(())
+        Ok(self.executor.norm_fronts(&attention.kv_norm, cache_rows, latent.cached())?)
     }
 
     /// Shows an observer the inputs of the matrices that make keys and values: latent vectors, and each head's queries,
@@ -102,30 +96,29 @@ impl Phases<'_, '_> {
         cache_rows: Values<'_>,
         narrow: ValuesMut<'_>,
     ) -> Result<()> {
-        let Some(watch) = &mut self.observer else { return Ok(()) };
-        let (q, rows, narrow) = (q.host()?, cache_rows.host()?, narrow.host()?);
-        let n = rows.len() / latent.cached();
-        let vectors = &mut narrow[..n * latent.rank];
-        copy_fronts(rows, latent.cached(), vectors, latent.rank);
-        let mut show = |linears: &[&Linear], values: &[f32]| {
-            observe(watch.observer, self.executor, linears, Values::Host(values))
+        let Self { observer: Some(watch), executor, .. } = self else { return Ok(()) };
+        let n = cache_rows.len() / latent.cached();
+        let mut vectors = narrow.slice(0..n * latent.rank.max(latent.nope_dim));
+        let mut show = |linears: &[&Linear], from: Values<'_>, stride: usize, width: usize| -> Result<()> {
+            let mut own = vectors.reborrow().slice(0..n * width);
+            executor.copy_fronts(from, stride, own.reborrow(), width)?;
+            observe(watch.observer, executor, linears, own.as_values())
         };
         let keys = match &attention.up {
             Up::Joined { both, absorbed } => {
-                show(&[both], vectors)?;
+                show(&[both], cache_rows, latent.cached(), latent.rank)?;
                 absorbed
             }
             Up::Split { keys, values } => {
                 let values: Vec<&Linear> = values.iter().collect();
-                show(&values, vectors)?;
+                show(&values, cache_rows, latent.cached(), latent.rank)?;
                 keys
             }
         };
-        let (head_dim, nope) = (latent.head_dim(), latent.nope_dim);
-        let mut own = vec![0f32; n * nope];
+        let head_dim = latent.head_dim();
         for (head, linear) in keys.iter().enumerate() {
-            copy_fronts(&q[head * head_dim..], keys.len() * head_dim, &mut own, nope);
-            show(&[linear], &own)?;
+            let own = q.slice(head * head_dim..q.len());
+            show(&[linear], own, keys.len() * head_dim, latent.nope_dim)?;
         }
         Ok(())
     }
@@ -156,15 +149,8 @@ impl Phases<'_, '_> {
             (Shown::QueryUp | Shown::Up | Shown::StateOut, _) => {
                 let q = q.slice(0..n * query);
                 self.project_latent(attention, x, q, cache_rows.reborrow(), narrow.reborrow())?;
-                copy_fronts(cache_rows.host()?, cached, out.host()?, latent.rank);
-                Ok(())
+                Ok(self.executor.copy_fronts(cache_rows.as_values(), cached, out, latent.rank)?)
             }
         }
     }
-}
-
-/// The first `width` numbers of each row, `stride` apart.
-fn copy_fronts(rows: &[f32], stride: usize, out: &mut [f32], width: usize) {
-    let rows = rows.chunks(stride).zip(out.chunks_exact_mut(width));
-    rows.for_each(|(row, out)| out.copy_from_slice(&row[..width]));
 }

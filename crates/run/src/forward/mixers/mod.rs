@@ -8,7 +8,9 @@ mod mamba2;
 mod network;
 mod short_conv;
 
-use quern_compute::{Buffer, Device, Values, ValuesMut};
+use std::ops::Range;
+
+use quern_compute::{Buffer, Device, Executor, Values, ValuesMut};
 use quern_model::Config;
 
 use crate::weights::{Block, Mixer};
@@ -106,22 +108,49 @@ impl States {
         self.layers[layer].front_mut(length)
     }
 
-    /// Copies of all.
+    /// Copies of all, in RAM.
     ///
     /// # Errors
-    /// They are on a GPU.
-    pub(crate) fn copies(&self) -> Result<Vec<Vec<f32>>> {
-        let copy = |state: &Buffer| Ok(state.front(state.len()).host()?.to_vec());
+    /// A GPU is lost.
+    pub(crate) fn copies(&self, executor: &mut Executor) -> Result<Vec<Vec<f32>>> {
+        let copy = |state: &Buffer| {
+            let mut copy = vec![0.0; state.len()];
+            if !copy.is_empty() {
+                executor.download(state.front(state.len()), &mut copy)?;
+            }
+            Ok(copy)
+        };
         self.layers.iter().map(copy).collect()
     }
 
-    /// Takes copies back.
+    /// Takes copies back, between passes.
     ///
     /// # Errors
-    /// They are on a GPU.
-    pub(crate) fn restore(&mut self, copies: &[Vec<f32>]) -> Result<()> {
+    /// A GPU is lost.
+    pub(crate) fn restore(&mut self, executor: &mut Executor, copies: &[Vec<f32>]) -> Result<()> {
         for (state, copy) in self.layers.iter_mut().zip(copies) {
-            state.front_mut(copy.len()).host()?.copy_from_slice(copy);
+            executor.put(copy, state.front_mut(copy.len()))?;
+        }
+        Ok(())
+    }
+
+    /// Takes the states of some layers from another device, one of both being the CPU.
+    ///
+    /// # Errors
+    /// A GPU is lost.
+    pub(crate) fn take(
+        &mut self,
+        executor: &mut Executor,
+        (from, theirs): (&Self, &mut Executor),
+        layers: Range<usize>,
+    ) -> Result<()> {
+        for (to, from) in self.layers[layers.clone()].iter_mut().zip(&from.layers[layers]) {
+            let length = from.len();
+            match (from.front(length), to.front_mut(length)) {
+                (_, to) if to.is_empty() => {}
+                (Values::Host(from), to) => executor.put(from, to)?,
+                (from, to) => theirs.download(from, to.host()?)?,
+            }
         }
         Ok(())
     }

@@ -1,6 +1,6 @@
 //! The gated convolution: `y = c * convolution(b * u)`, with `b`, `c` and `u` computed from the block's input.
 
-use quern_compute::states::{causal_conv, multiply};
+use quern_compute::mixers::GatedConvolution;
 use quern_compute::{Output, Values, ValuesMut};
 
 use crate::Result;
@@ -19,24 +19,19 @@ impl Phases<'_, '_> {
     ) -> Result<()> {
         let (model, block) = (self.model, self.block);
         let n = x.len() / model.config.hidden_size;
-        let width = conv.channels();
-        let (all, rest) = scratch.host()?.split_at_mut(3 * n * width);
-        let made = &mut rest[..n * width];
-        let output = Output::Store([ValuesMut::Host(all)]);
+        let width = conv.conv.channels;
+        let (mut rows, rest) = scratch.split_at(3 * n * width);
+        let output = Output::Store([rows.reborrow()]);
         self.linear([&conv.input], mixer_input(model, block, x), output)?;
-
-        for (row, made) in all.chunks_exact(3 * width).zip(made.chunks_exact_mut(width)) {
-            let (gate, values) = (&row[..width], &row[2 * width..]);
-            for ((made, gate), value) in made.iter_mut().zip(gate).zip(values) {
-                *made = gate * value;
-            }
-        }
-        causal_conv(&model.pool, made, conv.taps(), state.host()?, None)?;
-        let mixed = mixed.host()?;
-        let rows = all.chunks_exact(3 * width).skip(keep);
-        for (row, mixed) in rows.zip(mixed.chunks_exact_mut(width)) {
-            mixed.copy_from_slice(&row[width..2 * width]);
-        }
-        Ok(multiply(&model.pool, mixed, &made[keep * width..])?)
+        let (rows, scratch) = (rows.as_values(), rest.slice(0..n * width));
+        let conv = &conv.conv;
+        Ok(self.executor.gated_convolution(GatedConvolution {
+            conv,
+            rows,
+            state,
+            scratch,
+            skip: keep,
+            out: mixed,
+        })?)
     }
 }

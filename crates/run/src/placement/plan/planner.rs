@@ -28,10 +28,13 @@ impl<'a> Planner<'a> {
     pub fn new(sizes: &'a Sizes, capacity: &'a Capacity, session: Session) -> Self {
         let mut planner = Self { sizes, capacity, session, remote: true };
         let largest = capacity.gpus.iter().map(|gpu| gpu.room).max().unwrap_or(0);
-        planner.remote = match session.gpu_layers {
-            GpuLayers::Auto | GpuLayers::All => planner.cache(0..sizes.blocks()).saturating_mul(4) <= largest,
-            GpuLayers::Last(count) => planner.spread(count.min(sizes.units.len())).is_some(),
-        };
+        planner.remote = !sizes.cache_stays
+            && match session.gpu_layers {
+                GpuLayers::Auto | GpuLayers::All => {
+                    planner.cache(0..sizes.blocks()).saturating_mul(4) <= largest
+                }
+                GpuLayers::Last(count) => planner.spread(count.min(sizes.units.len())).is_some(),
+            };
         planner
     }
 }

@@ -39,6 +39,7 @@ fn seven_b(block: impl Fn(usize) -> (T, T), head: T) -> Sizes {
         largest_source: 0,
         tied: false,
         cache_position: 2 * 8 * 128 * 2,
+        cache_stays: false,
         scratch: ScratchSizes {
             ram: 8 * MIB,
             ram_token: 200 << 10,

@@ -1,6 +1,6 @@
 //! The tensors of attention over cached keys and values.
 
-use quern_compute::{Norm, Uploader, Vector, bytes_of_norm};
+use quern_compute::{Norm, Uploader, Vector, bytes_of_norm, bytes_of_vector};
 use quern_model::{Config, TensorRole};
 
 use super::super::Linear;
@@ -93,9 +93,16 @@ impl Attention {
         Ok(Self { qkv, head_norms, sinks, output, gated: config.architecture.gated_attention })
     }
 
-    /// Memory for each token: queries and gates as they are computed, and gates alone.
+    /// Memory for each token: queries and gates as they are computed, which on a GPU keys and values follow, and gates
+    /// alone.
     pub(super) fn scratch(&self) -> usize {
-        if self.gated { 3 * self.output.op.weight.columns() } else { 0 }
+        let rows = |linear: &Linear| linear.op.weight.rows();
+        match &self.qkv {
+            Qkv::Separate { q, k, v } if self.gated => {
+                rows(q) + rows(k) + rows(v) + self.output.op.weight.columns()
+            }
+            Qkv::Separate { .. } | Qkv::Fused { .. } | Qkv::KeysAsValues { .. } | Qkv::Queries { .. } => 0,
+        }
     }
 
     /// Numbers in the norms of heads and the sinks.
@@ -104,16 +111,21 @@ impl Attention {
         norms + self.sinks.as_ref().map_or(0, Vector::len)
     }
 
-    /// Bytes of the norms of heads on a GPU.
+    /// Bytes of the norms of heads and the sinks on a GPU.
     pub(super) fn vector_bytes(&self) -> usize {
-        self.head_norms.as_ref().map_or(0, |norms| bytes_of_norm(&norms.q) + bytes_of_norm(&norms.k))
+        let norms = self.head_norms.as_ref();
+        let norms = norms.map_or(0, |norms| bytes_of_norm(&norms.q) + bytes_of_norm(&norms.k));
+        norms + self.sinks.as_ref().map_or(0, |sinks| bytes_of_vector(sinks.len()))
     }
 
-    /// Moves the norms of heads to the device that computes attention.
-    pub(crate) fn upload_head_norms(&mut self, uploader: &mut Uploader) -> Result<()> {
+    /// Moves the norms of heads and the sinks to the device that computes attention.
+    pub(crate) fn upload_vectors(&mut self, uploader: &mut Uploader) -> Result<()> {
         // Those of all heads together are computed where the projections are.
         if let Some(norms) = self.head_norms.as_mut().filter(|norms| !norms.whole) {
             *norms = norms.upload(uploader)?;
+        }
+        if let Some(sinks) = &mut self.sinks {
+            *sinks = uploader.vector(sinks)?;
         }
         Ok(())
     }
@@ -134,8 +146,7 @@ impl Attention {
             Qkv::Queries { q } => Qkv::Queries { q: q.upload(uploader)? },
             Qkv::Fused { qkv, by_group } => Qkv::Fused { qkv: qkv.upload(uploader)?, by_group: *by_group },
         };
-        // Sinks are of models that no GPU computes.
-        let sinks = self.sinks.clone();
+        let sinks = self.sinks.as_ref().map(|sinks| uploader.vector(sinks)).transpose()?;
         Ok(Self { qkv, head_norms, sinks, output: self.output.upload(uploader)?, gated: self.gated })
     }
 }

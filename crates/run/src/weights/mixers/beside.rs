@@ -58,6 +58,6 @@ impl Beside {
 
     /// Numbers in its vectors.
     pub(super) fn vector_values(&self) -> usize {
-        self.attention.vector_values() + self.mamba.vector_values()
+        self.attention.vector_values() + self.mamba.parameters.values()
     }
 }

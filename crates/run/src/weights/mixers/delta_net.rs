@@ -1,6 +1,8 @@
 //! The tensors of a gated delta net.
 
-use quern_compute::states::{DeltaShape, Taps, conv_state};
+use quern_compute::mixers::{Convolution, DeltaParameters};
+use quern_compute::states::DeltaShape;
+use quern_compute::{Norm, NormKind, Permutation, Uploader};
 use quern_model::{Config, TensorRole};
 
 use super::super::Linear;
@@ -11,17 +13,9 @@ use crate::Result;
 /// A gated delta net (Qwen3-Next).
 #[derive(Clone, Debug)]
 pub(crate) struct DeltaNet {
-    pub(crate) shape: DeltaShape,
+    pub(crate) parameters: DeltaParameters,
     /// The layers that read the block's input.
     pub(crate) project: DeltaProjections,
-    /// `[taps][queries, keys and values]`.
-    conv: Vec<f32>,
-    /// How fast each head's state decays, less than zero.
-    pub(crate) rates: Vec<f32>,
-    pub(crate) time_bias: Vec<f32>,
-    /// Of the norm of each head's results.
-    pub(crate) norm: Vec<f32>,
-    pub(crate) epsilon: f32,
     pub(crate) output: Linear,
 }
 
@@ -72,42 +66,46 @@ impl DeltaNet {
                 alpha: linear(R::DeltaAlpha)?,
             },
         };
-        Ok(Self {
-            shape: shape_of(net),
-            project,
-            conv: taps_of(&lookup.vector(R::StateConv, at)?, net.taps),
-            rates: lookup.vector(R::StateDecay, at)?,
-            time_bias: lookup.vector(R::StateTimeBias, at)?,
-            norm: lookup.vector(R::StateNorm, at)?,
+        let shape = shape_of(net);
+        let norm = Norm {
+            kind: NormKind::Rms,
             epsilon: config.norm_epsilon,
-            output: linear(R::StateOut)?,
-        })
-    }
-
-    /// The convolution.
-    pub(crate) fn taps(&self) -> Taps<'_> {
-        Taps { weight: &self.conv, bias: None, channels: self.shape.width() }
-    }
-
-    /// Values of the convolution's state, and of the delta rule's.
-    pub(crate) fn states(&self) -> (usize, usize) {
-        let taps = self.conv.len() / self.shape.width().max(1);
-        (conv_state(self.shape.width(), taps), self.shape.state())
-    }
-
-    /// Numbers in its vectors.
-    pub(super) fn vector_values(&self) -> usize {
-        self.conv.len() + self.rates.len() + self.time_bias.len() + self.norm.len()
+            weight: lookup.vector(R::StateNorm, at)?.into(),
+            bias: None,
+        };
+        let parameters = DeltaParameters {
+            shape,
+            conv: Convolution {
+                weight: taps_of(&lookup.vector(R::StateConv, at)?, net.taps).into(),
+                bias: None,
+                channels: shape.width(),
+            },
+            rates: lookup.vector(R::StateDecay, at)?.into(),
+            time_bias: lookup.vector(R::StateTimeBias, at)?.into(),
+            norm,
+            order: project.order(&shape).map(|order| Permutation::Host(order.into())),
+        };
+        Ok(Self { parameters, project, output: linear(R::StateOut)? })
     }
 
     /// Memory for each token.
     pub(super) fn scratch(&self) -> usize {
+        let shape = &self.parameters.shape;
         let joined = match self.project {
             DeltaProjections::Apart { .. } => 0,
-            DeltaProjections::Paired { .. } => 2 * self.shape.value_heads,
-            DeltaProjections::Joined { .. } => joined_scratch(&self.shape),
+            DeltaProjections::Paired { .. } => 2 * shape.value_heads,
+            DeltaProjections::Joined { .. } => joined_scratch(shape),
         };
-        joined + self.shape.width() + 2 * self.shape.values() + 2 * self.shape.value_heads
+        joined + self.parameters.row() + shape.values()
+    }
+
+    /// The same on another device.
+    pub(super) fn upload(&self, uploader: &mut Uploader) -> Result<Self> {
+        Ok(Self {
+            parameters: self.parameters.upload(uploader)?,
+            project: self.project.upload(uploader)?,
+            output: self.output.upload(uploader)?,
+        })
     }
 
     /// The layers that read the block's input, in the order of their outputs.
@@ -126,6 +124,52 @@ impl DeltaNet {
             DeltaProjections::Paired { qkv, gate, beta_alpha } => vec![qkv, gate, beta_alpha],
             DeltaProjections::Joined { qkvz, beta_alpha } => vec![qkvz, beta_alpha],
         }
+    }
+}
+
+impl DeltaProjections {
+    /// Where among all outputs, side by side, each number is: queries, keys and values, then gates, `beta` and `alpha` of
+    /// all heads. `None` where they are in this order.
+    fn order(&self, shape: &DeltaShape) -> Option<Vec<u32>> {
+        let heads = shape.key_heads.max(1);
+        let (key, value, own) = (shape.key_dim, shape.values() / heads, shape.value_heads / heads);
+        let before = shape.width() + shape.values();
+        let of_heads = |start: usize, stride: usize, offset: usize, length: usize| {
+            (0..heads).flat_map(move |head| {
+                let first = start + head * stride + offset;
+                first as u32..(first + length) as u32
+            })
+        };
+        let front: Vec<u32> = match self {
+            Self::Apart { .. } => return None,
+            Self::Paired { .. } => (0..before as u32).collect(),
+            Self::Joined { .. } => {
+                let parts = [(0, key), (key, key), (2 * key, value), (2 * key + value, value)];
+                let parts = parts.into_iter();
+                parts.flat_map(|(offset, length)| of_heads(0, 2 * (key + value), offset, length)).collect()
+            }
+        };
+        let pairs = [0, own].into_iter().flat_map(|offset| of_heads(before, 2 * own, offset, own));
+        Some(front.into_iter().chain(pairs).collect())
+    }
+
+    fn upload(&self, uploader: &mut Uploader) -> Result<Self> {
+        Ok(match self {
+            Self::Apart { qkv, gate, beta, alpha } => Self::Apart {
+                qkv: qkv.upload(uploader)?,
+                gate: gate.upload(uploader)?,
+                beta: beta.upload(uploader)?,
+                alpha: alpha.upload(uploader)?,
+            },
+            Self::Paired { qkv, gate, beta_alpha } => Self::Paired {
+                qkv: qkv.upload(uploader)?,
+                gate: gate.upload(uploader)?,
+                beta_alpha: beta_alpha.upload(uploader)?,
+            },
+            Self::Joined { qkvz, beta_alpha } => {
+                Self::Joined { qkvz: qkvz.upload(uploader)?, beta_alpha: beta_alpha.upload(uploader)? }
+            }
+        })
     }
 }
 

@@ -9,6 +9,7 @@ use quern_tensor_io::ElementType;
 
 use super::super::lookup::Lookup;
 use super::super::{Linear, Weight};
+use super::latent_card::{LatentCard, put};
 use crate::Result;
 
 /// ε of the norms within, whatever that of the blocks is: the classes of all families leave it at its default.
@@ -24,6 +25,11 @@ pub(crate) struct LatentAttention {
     pub(crate) kv_norm: Norm,
     pub(crate) up: Up,
     pub(crate) output: Linear,
+    /// Their sizes.
+    heads: usize,
+    sizes: Latent,
+    /// What [`LatentAttention::up`] holds as a GPU takes it.
+    card: Option<super::latent_card::LatentCard>,
 }
 
 /// The projections to queries.
@@ -102,6 +108,9 @@ impl LatentAttention {
             kv_norm: norm(R::AttentionKvDownNorm)?,
             up,
             output: lookup.linear(R::AttentionOutput, None, at)?,
+            heads: config.heads,
+            sizes: *latent,
+            card: None,
         })
     }
 
@@ -165,9 +174,25 @@ impl LatentAttention {
         self.norms().map(|norm| norm.weight.len()).sum()
     }
 
-    /// Bytes of the norms on a GPU.
+    /// Bytes on a GPU of the norms, and of the matrices of [`LatentAttention::up`] as it takes them.
     pub(super) fn vector_bytes(&self) -> usize {
-        self.norms().map(bytes_of_norm).sum()
+        let norms: usize = self.norms().map(bytes_of_norm).sum();
+        norms + LatentCard::bytes(&self.up, self.heads, &self.sizes)
+    }
+
+    /// Makes what a GPU takes again, once a matrix of [`LatentAttention::up`] was replaced.
+    pub(crate) fn renew(&mut self, uploader: &mut Uploader) -> Result<()> {
+        uploader.begin(LatentCard::bytes(&self.up, self.heads, &self.sizes))?;
+        self.card = Some(LatentCard::new(&self.up, self.heads, &self.sizes, uploader)?);
+        Ok(())
+    }
+
+    /// The matrices that make keys and values, as the executor takes them where this is.
+    pub(crate) fn matrices(&self) -> LatentMatrices<'_> {
+        match &self.card {
+            Some(card) => card.matrices(),
+            None => self.up.matrices(),
+        }
     }
 
     fn norms(&self) -> impl Iterator<Item = &Norm> {
@@ -188,29 +213,40 @@ impl LatentAttention {
                 up: up.upload(uploader)?,
             },
         };
-        let mut all = |linears: &[Linear]| -> Result<Vec<Linear>> {
-            linears.iter().map(|linear| linear.upload(uploader)).collect()
-        };
-        let up = match &self.up {
-            Up::Joined { both, absorbed } => {
-                let absorbed = all(absorbed)?;
-                Up::Joined { both: both.upload(uploader)?, absorbed }
-            }
-            Up::Split { keys, values } => Up::Split { keys: all(keys)?, values: all(values)? },
-        };
+        let card = LatentCard::new(&self.up, self.heads, &self.sizes, uploader)?;
         Ok(Self {
             queries,
             kv_down: self.kv_down.upload(uploader)?,
             kv_norm: uploader.norm(&self.kv_norm)?,
-            up,
+            up: self.up.beside(&card),
             output: self.output.upload(uploader)?,
+            heads: self.heads,
+            sizes: self.sizes,
+            card: Some(card),
         })
     }
 }
 
 impl Up {
-    /// As the executor takes them.
-    pub(crate) fn matrices(&self) -> LatentMatrices<'_> {
+    /// The same where a GPU has its own form of them: the matrices stay in RAM, and nothing is read of them but to make
+    /// that form; keys that were transposed are there alone.
+    fn beside(&self, card: &LatentCard) -> Self {
+        let own = |linear: &Linear| Linear { mapped: None, ..linear.clone() };
+        match self {
+            Self::Joined { both, absorbed } => {
+                let there = absorbed.iter().enumerate().filter_map(|(head, linear)| {
+                    Some(Linear { op: card.keys(head)?.clone(), ..linear.clone() })
+                });
+                Self::Joined { both: own(both), absorbed: there.collect() }
+            }
+            Self::Split { keys, values } => {
+                Self::Split { keys: keys.iter().map(own).collect(), values: values.iter().map(own).collect() }
+            }
+        }
+    }
+
+    /// As the CPU takes them.
+    fn matrices(&self) -> LatentMatrices<'_> {
         fn ops(linears: &[Linear]) -> Vec<&quern_compute::Linear> {
             linears.iter().map(|linear| &linear.op).collect()
         }
@@ -263,13 +299,4 @@ fn absorbed(both: &Linear, heads: usize, latent: &Latent, pool: &Pool) -> Result
         Ok(Linear { name, role, layer: both.layer, expert: Some(head), mapped: None, op })
     };
     (0..heads).map(one).collect()
-}
-
-/// A number in the type `to`.
-fn put(to: ElementType, v: f32, out: &mut [u8]) {
-    match to {
-        ElementType::F32 => out.copy_from_slice(&v.to_le_bytes()),
-        ElementType::BF16 => out.copy_from_slice(&half::bf16::from_f32(v).to_le_bytes()),
-        _ => out.copy_from_slice(&half::f16::from_f32(v).to_le_bytes()),
-    }
 }

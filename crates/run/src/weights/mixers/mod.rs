@@ -4,6 +4,7 @@ mod attention;
 mod beside;
 mod delta_net;
 mod latent;
+mod latent_card;
 mod mamba2;
 mod network;
 mod short_conv;
@@ -231,10 +232,10 @@ impl Mixer {
     pub(crate) fn state(&self) -> usize {
         match self {
             Self::Attention(_) | Self::Latent(_) | Self::Network(_) | Self::None => 0,
-            Self::DeltaNet(net) => net.states().0 + net.states().1,
-            Self::ShortConv(conv) => conv.state(),
-            Self::Mamba2(mamba) => mamba.states().0 + mamba.states().1,
-            Self::Beside(both) => both.mamba.states().0 + both.mamba.states().1,
+            Self::DeltaNet(net) => net.parameters.state(),
+            Self::ShortConv(conv) => conv.conv.state(),
+            Self::Mamba2(mamba) => mamba.parameters.state(),
+            Self::Beside(both) => both.mamba.parameters.state(),
         }
     }
 
@@ -255,26 +256,30 @@ impl Mixer {
     pub(crate) fn vector_values(&self) -> usize {
         match self {
             Self::Attention(attention) => attention.vector_values(),
-            Self::DeltaNet(net) => net.vector_values(),
-            Self::ShortConv(conv) => conv.vector_values(),
-            Self::Mamba2(mamba) => mamba.vector_values(),
+            Self::DeltaNet(net) => net.parameters.values(),
+            Self::ShortConv(conv) => conv.conv.values(),
+            Self::Mamba2(mamba) => mamba.parameters.values(),
             Self::Beside(both) => both.vector_values(),
             Self::Latent(latent) => latent.vector_values(),
             Self::Network(_) | Self::None => 0,
         }
     }
 
+    /// Whether a GPU computes with this layer in a form of the mixer's own, and not with it as it is.
+    pub(crate) fn reshapes(linear: &Linear) -> bool {
+        use quern_model::TensorRole as R;
+        [R::AttentionKvUp, R::AttentionKUp, R::AttentionVUp].contains(&linear.role)
+    }
+
     /// Bytes on a GPU beside those of the linear layers.
     pub(super) fn vector_bytes(&self) -> usize {
         match self {
             Self::Attention(attention) => attention.vector_bytes(),
-            // Models with such mixers are never on a GPU.
-            Self::DeltaNet(_)
-            | Self::ShortConv(_)
-            | Self::Mamba2(_)
-            | Self::Beside(_)
-            | Self::Network(_)
-            | Self::None => 0,
+            Self::DeltaNet(net) => net.parameters.gpu_bytes(),
+            Self::ShortConv(conv) => conv.conv.gpu_bytes(),
+            Self::Mamba2(mamba) => mamba.parameters.gpu_bytes(),
+            // As `Model::beyond_gpus` says, no GPU has it.
+            Self::Beside(_) | Self::Network(_) | Self::None => 0,
             Self::Latent(latent) => latent.vector_bytes(),
         }
     }
@@ -283,13 +288,13 @@ impl Mixer {
     pub(super) fn upload(&self, uploader: &mut Uploader) -> Result<Self> {
         match self {
             Self::Attention(attention) => attention.upload(uploader).map(Box::new).map(Self::Attention),
+            Self::DeltaNet(net) => net.upload(uploader).map(Box::new).map(Self::DeltaNet),
+            Self::ShortConv(conv) => conv.upload(uploader).map(Box::new).map(Self::ShortConv),
+            Self::Mamba2(mamba) => mamba.upload(uploader).map(Box::new).map(Self::Mamba2),
+            Self::Network(network) => network.upload(uploader).map(Box::new).map(Self::Network),
+            Self::None => Ok(Self::None),
             // As `Model::beyond_gpus` says.
-            Self::DeltaNet(_)
-            | Self::ShortConv(_)
-            | Self::Mamba2(_)
-            | Self::Beside(_)
-            | Self::Network(_)
-            | Self::None => Err(quern_compute::Error::Device.into()),
+            Self::Beside(_) => Err(quern_compute::Error::Device.into()),
             Self::Latent(latent) => latent.upload(uploader).map(Box::new).map(Self::Latent),
         }
     }
@@ -298,7 +303,8 @@ impl Mixer {
 /// Values of the states that a model keeps of a text, and memory for each token of its largest mixer beside attention's,
 /// by its configuration alone.
 pub(crate) fn state_sizes(config: &Config) -> (usize, usize) {
-    let gates = if config.architecture.gated_attention { 3 * config.heads * config.head_dim } else { 0 };
+    let (query, key) = (config.heads * config.head_dim, config.kv_heads * config.head_dim);
+    let gates = if config.architecture.gated_attention { 3 * query + 2 * key } else { 0 };
     let Some(states) = &config.states else { return (0, gates) };
     let (state, scratch) = match &states.mixer {
         StateMixer::DeltaNet(net) => {
@@ -321,6 +327,18 @@ pub(crate) fn state_sizes(config: &Config) -> (usize, usize) {
     };
     let layers = states.layers.iter().filter(|&&state| state).count();
     (layers * state, scratch.max(gates))
+}
+
+/// Numbers for each token that a GPU has of convolved inputs, and of what projections compute in another order.
+pub(crate) fn convolved(config: &Config) -> usize {
+    match config.states.as_ref().map(|states| &states.mixer) {
+        Some(StateMixer::DeltaNet(net)) => {
+            let shape = delta_net::shape_of(net);
+            2 * shape.width() + shape.values() + 2 * shape.value_heads
+        }
+        Some(StateMixer::Mamba2(mamba)) => mamba2::scan_of(mamba).width(),
+        Some(StateMixer::ShortConv(_)) | None => 0,
+    }
 }
 
 /// The weight of a convolution, stored as `[channels][taps]`, as `[taps][channels]`.

@@ -1,6 +1,7 @@
 //! The tensors of a gated convolution as wide as the residual stream.
 
-use quern_compute::states::{Taps, conv_state};
+use quern_compute::Uploader;
+use quern_compute::mixers::Convolution;
 use quern_model::TensorRole;
 
 use super::super::Linear;
@@ -13,8 +14,7 @@ use crate::Result;
 pub(crate) struct ShortConv {
     /// To the gate of the convolution's input, the gate of its result, and the input.
     pub(crate) input: Linear,
-    /// `[taps][hidden]`.
-    conv: Vec<f32>,
+    pub(crate) conv: Convolution,
     pub(crate) output: Linear,
 }
 
@@ -26,35 +26,26 @@ impl ShortConv {
         layer: usize,
     ) -> Result<Self> {
         let at = Some(layer);
-        Ok(Self {
-            input: lookup.linear(TensorRole::StateIn, None, at)?,
-            conv: taps_of(&lookup.vector(TensorRole::StateConv, at)?, conv.taps),
-            output: lookup.linear(TensorRole::StateOut, None, at)?,
-        })
-    }
-
-    /// Number of channels.
-    pub(crate) fn channels(&self) -> usize {
-        self.output.op.weight.columns()
-    }
-
-    /// The convolution.
-    pub(crate) fn taps(&self) -> Taps<'_> {
-        Taps { weight: &self.conv, bias: None, channels: self.channels() }
-    }
-
-    /// Values of the state.
-    pub(super) fn state(&self) -> usize {
-        conv_state(self.channels(), self.conv.len() / self.channels().max(1))
-    }
-
-    /// Numbers in its vectors.
-    pub(super) fn vector_values(&self) -> usize {
-        self.conv.len()
+        let output = lookup.linear(TensorRole::StateOut, None, at)?;
+        let conv = Convolution {
+            weight: taps_of(&lookup.vector(TensorRole::StateConv, at)?, conv.taps).into(),
+            bias: None,
+            channels: output.op.weight.columns(),
+        };
+        Ok(Self { input: lookup.linear(TensorRole::StateIn, None, at)?, conv, output })
     }
 
     /// Memory for each token.
     pub(super) fn scratch(&self) -> usize {
-        4 * self.channels()
+        4 * self.conv.channels
+    }
+
+    /// The same on another device.
+    pub(super) fn upload(&self, uploader: &mut Uploader) -> Result<Self> {
+        Ok(Self {
+            input: self.input.upload(uploader)?,
+            conv: self.conv.upload(uploader)?,
+            output: self.output.upload(uploader)?,
+        })
     }
 }

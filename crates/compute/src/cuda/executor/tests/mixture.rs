@@ -1,4 +1,4 @@
-//! A mixture of experts against the CPU, which goes expert by expert.
+//! A mixture of experts against the CPU, which goes expert by expert. `routings.rs` has other routings than a softmax.
 
 use std::sync::Arc;
 
@@ -6,15 +6,16 @@ use quern_tensor_io::ElementType;
 
 use super::{Devices, card, distance, linear, vector};
 use crate::executor::{
-    Buffer, Executor, ExpertStacks, Input, Linear, Mixture, Mode, Norm, NormKind, Output, PassKey,
-    Permutation, Routing, Rows, Values, ValuesMut, Weight, bytes_of_linear, bytes_of_norm, bytes_of_stack,
+    Buffer, Choice, Executor, ExpertLayers, ExpertStacks, Input, Linear, Mixture, Mode, Norm, NormKind,
+    Output, PassKey, Permutation, Routing, Rows, Values, ValuesMut, Vector, Weight, bytes_of_linear,
+    bytes_of_norm, bytes_of_stack, bytes_of_vector,
 };
 use crate::ops::Activation;
 use crate::testing::Random;
 
 /// How the router's outputs are.
 #[derive(Clone, Copy, Debug, PartialEq)]
-enum Router {
+pub(super) enum Router {
     Different,
     /// Experts 0 and 1 have equal ones, 2 and 3, ...
     Pairs,
@@ -23,36 +24,44 @@ enum Router {
 }
 
 /// A network in RAM.
-struct Network {
-    router: Linear,
+pub(super) struct Network {
+    pub(super) router: Linear,
     /// Gate, up, down.
-    experts: Vec<[Linear; 3]>,
-    routing: Routing,
+    pub(super) experts: Vec<[Linear; 3]>,
+    /// Whether gates are used.
+    pub(super) gated: bool,
+    pub(super) routing: Routing,
+    pub(super) choice_bias: Option<Vector>,
+    pub(super) scaled_inputs: bool,
     norm: Norm,
-    activation: Activation,
+    pub(super) activation: Activation,
 }
 
 /// The same on the card.
-struct Moved {
+pub(super) struct Moved {
     router: Linear,
     experts: Vec<[Linear; 3]>,
+    gated: bool,
+    choice_bias: Option<Vector>,
     norm: Norm,
-    stacks: Option<ExpertStacks>,
+    pub(super) stacks: Option<ExpertStacks>,
 }
 
 #[derive(Clone, Copy, Debug)]
-struct Shape {
-    widen: ElementType,
-    narrow: ElementType,
-    hidden: usize,
-    inner: usize,
-    routing: Routing,
-    router: Router,
+pub(super) struct Shape {
+    pub(super) widen: ElementType,
+    pub(super) narrow: ElementType,
+    pub(super) hidden: usize,
+    pub(super) inner: usize,
+    pub(super) routing: Routing,
+    pub(super) router: Router,
+    /// Whether experts have biases.
+    pub(super) biased: bool,
 }
 
 impl Network {
-    fn new(random: &mut Random, shape: Shape) -> Self {
-        let Shape { widen, narrow, hidden, inner, routing, router } = shape;
+    pub(super) fn new(random: &mut Random, shape: Shape) -> Self {
+        let Shape { widen, narrow, hidden, inner, routing, router, biased } = shape;
         let mut rows: Vec<Vec<f32>> = Vec::new();
         for expert in 0..routing.count {
             rows.push(match router {
@@ -66,13 +75,14 @@ impl Network {
         let weight = Weight::host(ElementType::F32, routing.count, hidden, Arc::new(data), range).unwrap();
         let mut expert = || {
             [(widen, inner, hidden), (widen, inner, hidden), (narrow, hidden, inner)]
-                .map(|(element_type, rows, columns)| linear(random, element_type, rows, columns, false))
+                .map(|(element_type, rows, columns)| linear(random, element_type, rows, columns, biased))
         };
         let experts = (0..routing.count).map(|_| expert()).collect();
         let weight_of_norm = vector(random, hidden).iter().map(|x| 1.0 + 0.3 * x).collect::<Vec<_>>();
         let norm = Norm { kind: NormKind::Rms, epsilon: 1e-5, weight: weight_of_norm.into(), bias: None };
         let router = Linear { weight, bias: None, permutation: None };
-        Self { router, experts, routing, norm, activation: Activation::Silu }
+        let (choice_bias, scaled_inputs, activation) = (None, false, Activation::Silu);
+        Self { router, experts, gated: true, routing, choice_bias, scaled_inputs, norm, activation }
     }
 
     fn layers(&self) -> [Vec<&Linear>; 3] {
@@ -80,22 +90,25 @@ impl Network {
     }
 
     /// To the card, into exactly the bytes that were counted.
-    fn upload(&self, devices: &mut Devices) -> Moved {
+    pub(super) fn upload(&self, devices: &mut Devices) -> Moved {
         let uploader = &mut devices.uploader;
         let stacks = self.layers().iter().map(|layers| bytes_of_stack(layers)).sum::<usize>();
-        uploader.begin(stacks + bytes_of_linear(&self.router) + bytes_of_norm(&self.norm)).unwrap();
+        let bias = self.choice_bias.as_ref().map_or(0, |bias| bytes_of_vector(bias.len()));
+        uploader.begin(stacks + bytes_of_linear(&self.router) + bytes_of_norm(&self.norm) + bias).unwrap();
         let [gates, ups, downs] = self.layers().map(|layers| uploader.stack(&layers).unwrap());
         let experts = gates.into_iter().zip(ups).zip(downs);
         let experts: Vec<[Linear; 3]> = experts.map(|((gate, up), down)| [gate, up, down]).collect();
         let router = uploader.linear(&self.router).unwrap();
         let norm = uploader.norm(&self.norm).unwrap();
+        let choice_bias = self.choice_bias.as_ref().map(|bias| uploader.vector(bias).unwrap());
         uploader.finish().unwrap();
-        let stacks = ExpertStacks::of(&refs(&experts));
-        Moved { router, experts, norm, stacks }
+        let gated = self.gated;
+        let stacks = ExpertStacks::of(&refs(&experts, gated));
+        Moved { router, experts, gated, choice_bias, norm, stacks }
     }
 
     /// What the CPU computes: `experts(norm(x))`.
-    fn expected(&self, cpu: &mut Executor, x: &[f32], normed: bool) -> Vec<f32> {
+    pub(super) fn expected(&self, cpu: &mut Executor, x: &[f32], normed: bool) -> Vec<f32> {
         let hidden = self.router.weight.columns();
         let mut input = x.to_vec();
         if normed {
@@ -104,7 +117,8 @@ impl Network {
         let mut logits = vec![0.0; x.len() / hidden * self.routing.count];
         let output = Output::Store([ValuesMut::Host(&mut logits)]);
         cpu.linear([&self.router], Input::Values(Values::Host(&input)), output).unwrap();
-        let chosen = cpu.route(ValuesMut::Host(&mut logits), self.routing, None).unwrap();
+        let bias = self.choice_bias.as_ref();
+        let chosen = cpu.route(ValuesMut::Host(&mut logits), self.routing, bias).unwrap();
         let mut out = vec![0.0; x.len()];
         for ([gate, up, down], choices) in self.experts.iter().zip(chosen) {
             if choices.is_empty() {
@@ -112,26 +126,35 @@ impl Network {
             }
             let mut rows = vec![0.0; choices.len() * hidden];
             let mut wide = vec![0.0; choices.len() * gate.weight.rows()];
-            cpu.gather(Values::Host(&input), hidden, &choices, ValuesMut::Host(&mut rows)).unwrap();
-            let output = Output::Gate(self.activation, ValuesMut::Host(&mut wide));
-            cpu.linear([gate, up], Input::Values(Values::Host(&rows)), output).unwrap();
+            let gathered = (&choices[..], self.scaled_inputs);
+            cpu.gather(Values::Host(&input), hidden, gathered, ValuesMut::Host(&mut rows)).unwrap();
+            let (read, inside) = (Input::Values(Values::Host(&rows)), ValuesMut::Host(&mut wide));
+            match self.gated {
+                true => cpu.linear([gate, up], read, Output::Gate(self.activation, inside)),
+                false => cpu.linear([up], read, Output::Activate(self.activation, inside)),
+            }
+            .unwrap();
             let output = Output::Store([ValuesMut::Host(&mut rows)]);
             cpu.linear([down], Input::Values(Values::Host(&wide)), output).unwrap();
+            let share = |choice: &Choice| if self.scaled_inputs { 1.0 } else { choice.share };
+            let choices: Vec<Choice> =
+                choices.iter().map(|choice| Choice { share: share(choice), ..*choice }).collect();
             cpu.scatter(Values::Host(&rows), hidden, &choices, ValuesMut::Host(&mut out)).unwrap();
         }
         out
     }
 }
 
-fn refs(experts: &[[Linear; 3]]) -> Vec<[&Linear; 3]> {
-    experts.iter().map(<[Linear; 3]>::each_ref).collect()
+fn refs(experts: &[[Linear; 3]], gated: bool) -> Vec<ExpertLayers<'_>> {
+    let experts = experts.iter();
+    experts.map(|[gate, up, down]| ExpertLayers { gate: gated.then_some(gate), up, down }).collect()
 }
 
 impl Moved {
     fn mixture<'a>(
         &'a self,
         network: &Network,
-        experts: &'a [[&'a Linear; 3]],
+        experts: &'a [ExpertLayers<'a>],
         stacked: bool,
     ) -> Mixture<'a> {
         Mixture {
@@ -139,13 +162,21 @@ impl Moved {
             experts,
             stacks: self.stacks.as_ref().filter(|_| stacked),
             routing: network.routing,
+            choice_bias: self.choice_bias.as_ref(),
+            scaled_inputs: network.scaled_inputs,
             activation: network.activation,
         }
     }
 
     /// Results of the card: apart, apart with a norm, or added to the input.
-    fn results(&self, devices: &mut Devices, network: &Network, x: &[f32], stacked: bool) -> [Vec<f32>; 3] {
-        let experts = refs(&self.experts);
+    pub(super) fn results(
+        &self,
+        devices: &mut Devices,
+        network: &Network,
+        x: &[f32],
+        stacked: bool,
+    ) -> [Vec<f32>; 3] {
+        let experts = refs(&self.experts, self.gated);
         let mixture = self.mixture(network, &experts, stacked);
         let untouched = vec![f32::NAN; x.len()];
         let plain = devices.on_gpu(x, &untouched, |gpu, input, out| {
@@ -185,7 +216,7 @@ fn shapes() -> Vec<Shape> {
         ] {
             for normalized in [false, true] {
                 let routing = Routing::softmax(count, used, normalized);
-                shapes.push(Shape { widen, narrow, hidden: 512, inner: 256, routing, router });
+                shapes.push(Shape { widen, narrow, hidden: 512, inner: 256, routing, router, biased: false });
             }
         }
     }
@@ -193,8 +224,8 @@ fn shapes() -> Vec<Shape> {
     let routing = Routing::softmax(6, 3, true);
     for element_type in [T::F16, T::F32] {
         let (widen, narrow, router) = (element_type, element_type, Router::Different);
-        shapes.push(Shape { widen, narrow, hidden: 200, inner: 76, routing, router });
-        shapes.push(Shape { widen, narrow, hidden: 64, inner: 22_016, routing, router });
+        shapes.push(Shape { widen, narrow, hidden: 200, inner: 76, routing, router, biased: false });
+        shapes.push(Shape { widen, narrow, hidden: 64, inner: 22_016, routing, router, biased: false });
     }
     shapes
 }
@@ -242,7 +273,7 @@ fn experts_that_differ_are_computed_apart() {
     let mut random = Random::new(9);
     let routing = Routing::softmax(4, 3, true);
     let (widen, narrow, router) = (ElementType::Q4_0, ElementType::Q4_0, Router::Different);
-    let shape = Shape { widen, narrow, hidden: 256, inner: 128, routing, router };
+    let shape = Shape { widen, narrow, hidden: 256, inner: 128, routing, router, biased: false };
     for case in 0..2 {
         let mut network = Network::new(&mut random, shape);
         if case == 0 {
@@ -270,10 +301,11 @@ fn a_recorded_pass_chooses_anew() {
     let mut random = Random::new(10);
     let routing = Routing::softmax(16, 2, true);
     let (widen, narrow, router) = (ElementType::Q4_0, ElementType::Q4_0, Router::Different);
-    let network =
-        Network::new(&mut random, Shape { widen, narrow, hidden: 256, inner: 128, routing, router });
+    let shape = Shape { widen, narrow, hidden: 256, inner: 128, routing, router, biased: true };
+    let mut network = Network::new(&mut random, shape);
+    network.choice_bias = Some(vector(&mut random, routing.count).into());
     let moved = network.upload(&mut devices);
-    let experts = refs(&moved.experts);
+    let experts = refs(&moved.experts, true);
     let mixture = moved.mixture(&network, &experts, true);
     let mut x = Buffer::new(&devices.device);
     x.reserve(256).unwrap();

@@ -83,11 +83,14 @@ fn experts_one_by_one_get_the_rows_that_they_get_on_the_cpu() {
             for choices in lists {
                 let length = choices.len() * width;
                 let mut rows = vec![0.0; length];
-                devices.cpu.gather(Values::Host(&x), width, choices, ValuesMut::Host(&mut rows)).unwrap();
                 let mut rows_there = there(&mut devices, &vec![0.0; length]);
-                let Devices { gpu, .. } = &mut devices;
-                gpu.gather(x_there.front(x.len()), width, choices, rows_there.front_mut(length)).unwrap();
-                assert_eq!(back(&mut devices, &rows_there, length), rows);
+                for scaled in [true, false] {
+                    let to = ValuesMut::Host(&mut rows);
+                    devices.cpu.gather(Values::Host(&x), width, (choices, scaled), to).unwrap();
+                    let to = rows_there.front_mut(length);
+                    devices.gpu.gather(x_there.front(x.len()), width, (choices, scaled), to).unwrap();
+                    assert_eq!(back(&mut devices, &rows_there, length), rows);
+                }
                 let to = ValuesMut::Host(&mut sums);
                 devices.cpu.scatter(Values::Host(&rows), width, choices, to).unwrap();
                 let to = sums_there.front_mut(sums.len());
@@ -105,8 +108,8 @@ fn rows_of_experts_that_do_not_fit_are_refused() {
     let (mut x, mut rows) = (there(&mut devices, &[1.0; 12]), there(&mut devices, &[1.0; 8]));
     let choices = |tokens: [u32; 2]| tokens.map(|token| Choice { token, share: 1.0 });
     let gpu = &mut devices.gpu;
-    assert!(gpu.gather(x.front(12), 4, &choices([0, 3]), rows.front_mut(8)).is_err());
-    assert!(gpu.gather(x.front(12), 4, &choices([0, 2]), rows.front_mut(4)).is_err());
+    assert!(gpu.gather(x.front(12), 4, (&choices([0, 3]), false), rows.front_mut(8)).is_err());
+    assert!(gpu.gather(x.front(12), 4, (&choices([0, 2]), false), rows.front_mut(4)).is_err());
     assert!(gpu.scatter(rows.front(8), 4, &choices([1, 1]), x.front_mut(12)).is_err());
     gpu.scatter(rows.front(8), 4, &choices([2, 1]), x.front_mut(12)).unwrap();
     let routing = Routing::softmax(5, 2, false);
@@ -119,4 +122,24 @@ fn rows_of_experts_that_do_not_fit_are_refused() {
             .is_empty()
     );
     assert_eq!(back(&mut devices, &x, 12), [1., 1., 1., 1., 2., 2., 2., 2., 2., 2., 2., 2.]);
+}
+
+#[test]
+fn rows_are_multiplied_with_the_sigmoids_of_their_gates() {
+    let Some((card, _turn)) = card("rows_are_multiplied_with_the_sigmoids_of_their_gates") else { return };
+    let mut devices = Devices::new(card);
+    let mut random = Random::new(23);
+    for (rows, width) in [(1, 1), (3, 100), (70, 1027)] {
+        let mut x = vector(&mut random, rows * width);
+        let gates: Vec<f32> = vector(&mut random, rows).iter().map(|gate| 30.0 * gate).collect();
+        let (mut x_there, gates_there) = (there(&mut devices, &x), there(&mut devices, &gates));
+        let gpu = &mut devices.gpu;
+        gpu.gate_rows(x_there.front_mut(x.len()), width, gates_there.front(rows)).unwrap();
+        assert!(gpu.gate_rows(x_there.front_mut(x.len()), width + 1, gates_there.front(rows)).is_err());
+        let found = back(&mut devices, &x_there, x.len());
+        devices.cpu.gate_rows(ValuesMut::Host(&mut x), width, Values::Host(&gates)).unwrap();
+        let off = found.iter().zip(&x).map(|(a, b)| (a - b).abs() / b.abs().max(1e-30));
+        let off = off.fold(0f32, f32::max);
+        assert!(off < 1e-5, "{rows} {width}: {off:e}");
+    }
 }
