@@ -36,6 +36,8 @@ CLASSES = {
     "qwen3_5_text": "Qwen3_5Text", "qwen3_5_moe_text": "Qwen3_5MoeText", "youtu": "Youtu",
     "deepseek_v2": "DeepseekV2", "deepseek_v3": "DeepseekV3", "glm4_moe_lite": "Glm4MoeLite", "minicpm3": "MiniCPM3",
     "qwen2_moe": "Qwen2Moe", "ernie4_5_moe": "Ernie4_5_Moe", "minimax_m2": "MiniMaxM2",
+    "qwen3_next": "Qwen3Next", "granitemoehybrid": "GraniteMoeHybrid", "falcon_h1": "FalconH1",
+    "llama4_text": "Llama4Text", "granitemoe": "GraniteMoe", "granitemoeshared": "GraniteMoeShared",
     "glm4": "Glm4", "glm": "Glm", "cohere": "Cohere", "nemotron": "Nemotron", "helium": "Helium",
     "apertus": "Apertus", "hunyuan_v1_dense": "HunYuanDenseV1",
 }
@@ -68,6 +70,9 @@ def sizes(given):
     window = getattr(config, "sliding_window", None)
     if kind in ("ministral", "qwen2", "qwen3", "gemma2", "gemma3_text", "olmo3", "exaone4", "cohere2", "gpt_oss"):
         limited = [window is not None and t == "sliding_attention" for t in config.layer_types]
+    elif kind == "llama4_text":
+        window = config.attention_chunk_size
+        limited = [window is not None and t == "chunked_attention" for t in config.layer_types]
     elif kind in ("mistral", "mixtral", "phi3", "starcoder2", "qwen3_moe"):
         limited = [window is not None] * layers
     else:
@@ -75,10 +80,12 @@ def sizes(given):
     kv = first(config, "num_key_value_heads", "num_kv_heads") or heads
     if kind == "falcon" and config.multi_query and not config.new_decoder_architecture:
         kv = 1
-    ffn = first(config, "intermediate_size", "ffn_dim", "n_inner", "ffn_hidden_size") or 4 * hidden
+    ffn = first(config, "intermediate_size_mlp", "intermediate_size", "ffn_dim", "n_inner", "ffn_hidden_size") or 4 * hidden
     if kind == "lfm2":
         with torch.device("meta"):
             ffn = transformers.models.lfm2.modeling_lfm2.Lfm2MLP(config).w1.out_features
+    if kind == "granitemoehybrid" and config.num_local_experts == 0:
+        ffn = config.shared_intermediate_size
     return {
         "vocab": config.vocab_size, "hidden": hidden, "layers": layers, "heads": heads, "kv_heads": kv,
         "head_dim": first(config, "qk_head_dim", "head_dim") or hidden // heads,
@@ -91,7 +98,7 @@ def sizes(given):
         "tied": config.tie_word_embeddings,
         "window": window if any(limited) else None, "limited": limited,
         "experts": [first(config, "num_local_experts", "num_experts"), config.num_experts_per_tok]
-        if hasattr(config, "num_experts_per_tok") else None,
+        if hasattr(config, "num_experts_per_tok") and getattr(config, "num_local_experts", 1) != 0 else None,
         "softcaps": [getattr(config, "attn_logit_softcapping", None), getattr(config, "final_logit_softcapping", None)],
     }
 
@@ -119,7 +126,7 @@ def rope(given):
 
 
 # What a family's configuration must say.
-REQUIRED = {"deepseek_v2": {"num_experts_per_tok": 6}}
+REQUIRED = {"deepseek_v2": {"num_experts_per_tok": 6}, "granitemoehybrid": {"num_local_experts": 0}}
 
 SIZES = [{"model_type": kind} | REQUIRED.get(kind, {}) for kind in CLASSES] + [
     {"model_type": "llama", "num_key_value_heads": None, "head_dim": None},
@@ -151,6 +158,7 @@ SIZES = [{"model_type": kind} | REQUIRED.get(kind, {}) for kind in CLASSES] + [
     {"model_type": "lfm2", "block_ff_dim": 1024, "block_ffn_dim_multiplier": 1.3, "block_multiple_of": 100},
     {"model_type": "lfm2", "intermediate_size": 1024, "block_auto_adjust_ff_dim": False},
     {"model_type": "qwen3_5_text", "partial_rotary_factor": 0.5, "num_hidden_layers": 2},
+    {"model_type": "granitemoehybrid", "shared_intermediate_size": 512},
     {"model_type": "seed_oss", "num_key_value_heads": None, "head_dim": None, "hidden_size": 5120},
 ]
 

@@ -40,7 +40,8 @@ F32 = {"llama", "mixtral"}
 # What get_vocab_base_pre() finds for a published model of the family. Pythia's is the same as OLMo's and MPT's.
 PRE = {"llama3": "llama-bpe", "qwen2": "qwen2", "qwen3": "qwen2", "qwen3_moe": "qwen2", "qwen2_vl": "qwen2",
        "qwen2_5_vl": "qwen2", "qwen3_vl": "qwen2", "qwen3_vl_moe": "qwen2", "qwen3_5": "qwen35", "qwen3_5_moe": "qwen35",
-       "lfm2": "llama-bpe", "lfm2_moe": "llama-bpe", "nemotron_h": "llama-bpe", "phi": "phi-2",
+       "qwen3_next": "qwen2",
+       "lfm2": "llama-bpe", "lfm2_moe": "llama-bpe", "nemotron_h": "llama-bpe", "nemotron_h_moe": "llama-bpe", "phi": "phi-2",
        "gpt2": "gpt-2", "gpt_neox": "olmo", "gpt_neox-sequential": "olmo", "starcoder2": "starcoder",
        "stablelm": "stablelm2", "stablelm-parallel": "stablelm2", "falcon": "falcon", "falcon-7b": "falcon",
        # Seed-OSS has the tokenizer of Seed-Coder
@@ -49,7 +50,7 @@ PRE = {"llama3": "llama-bpe", "qwen2": "qwen2", "qwen3": "qwen2", "qwen3_moe": "
        "smollm3": "llama-bpe", "granite": "refact", "olmo2": "dbrx", "olmo3": "dbrx",
        "gpt_oss": "gpt-4o", "arcee": "llama-bpe", "exaone4": "exaone4", "olmoe": "olmo", "cohere2": "command-r",
        "qwen2_moe": "qwen2", "dots1": "qwen2", "glm4_moe": "glm4", "minimax_m2": "minimax-m2",
-       "granitemoe": "refact", "granitemoeshared": "refact", "youtu": "llama-bpe",
+       "llama4": "llama4", "granitemoe": "refact", "granitemoeshared": "refact", "granitehybrid": "dbrx", "granitehybrid_moe": "dbrx", "mamba2": "olmo", "falcon_h1": "llama-bpe", "youtu": "llama-bpe",
        "deepseek_v2": "deepseek-llm", "deepseek_v3": "deepseek-v3", "glm4_moe_lite": "glm4",
        "glm4": "glm4", "glm": "glm4", "cohere": "command-r",
        "hunyuan": "hunyuan-dense", "apertus": "llama-bpe"}
@@ -64,6 +65,7 @@ CONFIG = {
     "glm4_moe_lite": {"scoring_func": "sigmoid", "first_k_dense_replace": 1},
     "minimax_m2": {"scoring_func": "sigmoid", "rotary_dim": 8},
     "gpt2": {"n_ctx": 128},
+    "qwen3_next": {"full_attention_interval": 2},
     # it looks for the keys of ChatGLM's own class
     "glm": {"seq_length": 256, "layernorm_epsilon": 1e-3, "rope_ratio": 5.0},
     # config.num_kv_heads is the number of query heads where one head is shared; published files leave it out

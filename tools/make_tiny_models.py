@@ -93,6 +93,7 @@ LAYER = SILU | {"intermediate_size": 48, "num_attention_heads": 2, "num_key_valu
 LATENT_MOE = LATENT | {"n_routed_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_size": 32,
                        "first_k_dense_replace": 1, "tie_word_embeddings": True}
 DEEPSEEK = LATENT_MOE | {"bos_token_id": tiny_tokenizers.BOS, "eos_token_id": tiny_tokenizers.EOS}
+LLAMA4 = {"bos_token_id": "<|begin_of_text|>", "eos_token_id": "<|eot|>", "pad_token_id": "<|finetune_right_pad|>"}
 GLM4 = {"bos_token_id": None, "eos_token_id": "<|endoftext|>", "pad_token_id": "<|endoftext|>"}
 HUNYUAN = {"bos_token_id": "<|startoftext|>", "eos_token_id": "<|endoftext|>", "pad_token_id": "<|pad|>",
            "eod_token_id": "<|endoftext|>"}
@@ -106,6 +107,9 @@ QWEN2_VIT = {"vision_config": {"depth": 1, "embed_dim": 8, "hidden_size": 32, "n
                                "patch_size": 4}}
 QWEN25_VIT = {"vision_config": {"depth": 1, "hidden_size": 8, "intermediate_size": 16, "num_heads": 2, "patch_size": 4,
                                 "out_hidden_size": 32, "fullatt_block_indexes": [0]}}
+LLAMA4_VIT = {"vision_config": {"hidden_size": 8, "intermediate_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2,
+                                "vision_output_dim": 8, "image_size": 8, "patch_size": 4, "projector_input_dim": 8,
+                                "projector_output_dim": 8}}
 GLM4_VIT = {"vision_config": {"depth": 1, "hidden_size": 8, "intermediate_size": 16, "num_heads": 2, "patch_size": 4,
                               "out_hidden_size": 32, "image_size": 28}}
 QWEN3_VIT = {"vision_config": {"depth": 2, "hidden_size": 8, "intermediate_size": 16, "num_heads": 2, "patch_size": 4,
@@ -120,9 +124,12 @@ DOTS = {"bos_token_id": None, "eos_token_id": "<|endofresponse|>", "pad_token_id
 GLM = {"eos_token_id": "<|endoftext|>", "pad_token_id": "<|endoftext|>", "num_mtp_layers": 0}
 MINIMAX = {"bos_token_id": "]~!b[", "eos_token_id": "[e~["}
 GRANITE_MOE = (GQA | GRANITE | {
-    "intermediate_size": 32, "num_local_experts": 3, "num_experts_per_tok": 2, "tie_word_embeddings": True,
-    "attention_multiplier": 0.3, "embedding_multiplier": 6.0, "residual_multiplier": 0.4, "logits_scaling": 3.0}
+    "intermediate_size": 32, "num_hidden_layers": 1, "num_local_experts": 3, "num_experts_per_tok": 2,
+    "tie_word_embeddings": True, "attention_multiplier": 0.3, "embedding_multiplier": 6.0, "residual_multiplier": 0.4, "logits_scaling": 3.0}
     | {"rope_parameters": {"rope_theta": 50000.0, "rope_type": "default"}})
+GRANITE_HYBRID = {k: v for k, v in GRANITE_MOE.items() if k != "rope_parameters"} | OLMO | {
+    "num_hidden_layers": 2, "layer_types": ["linear_attention", "full_attention"], "mamba_n_heads": 8, "mamba_d_head": 8, "mamba_d_state": 8,
+    "mamba_n_groups": 1, "mamba_expand": 2}
 
 
 def rope(theta=10000.0, kind="default", **more):
@@ -299,6 +306,13 @@ MODELS = {
                                       "dtype": torch.bfloat16, "prompts": SHORT},
                 GQA | QWEN | DELTA | {"intermediate_size": 32}
                 | rope(10000000.0, partial_rotary_factor=0.5, mrope_section=[2, 1, 1], mrope_interleaved=True)),
+    # the projections of a delta net joined by key head; experts in every layer
+    "qwen3_next": ("Qwen3Next", "qwen3", {"vocab": 4, "dtype": torch.bfloat16, "tokenizer": {"merges": 40}} | SHORTEST,
+                   GQA | QWEN | DELTA | {"num_hidden_layers": 2, "layer_types": ["linear_attention", "full_attention"],
+                                         "intermediate_size": 48, "moe_intermediate_size": 16, "num_experts": 3,
+                                         "shared_expert_intermediate_size": 32, "num_experts_per_tok": 2,
+                                         "tie_word_embeddings": True}
+                   | rope(10000000.0, partial_rotary_factor=0.5)),
     # latent attention in layers with one feed-forward network each
     "youtu": ("Youtu", "smollm3", {"vocab": 3} | SHORTEST,
               {k: v for k, v in SILU.items() if k != "rms_norm_eps"} | SMOL | LATENT
@@ -355,9 +369,18 @@ MODELS = {
                                     "num_experts_per_tok": 2, "tie_word_embeddings": True}
                    | rope(5000000.0, partial_rotary_factor=0.5)),
     # the experts of a layer in one tensor
-    "granitemoe": ("GraniteMoe", "granite", {"old": True, "vocab": 3} | SHORTEST, GRANITE_MOE),
-    "granitemoeshared": ("GraniteMoeShared", "granite", {"old": True, "vocab": 3} | SHORTEST,
+    "granitemoe": ("GraniteMoe", "granite", {"old": True, "vocab": 3} | BRIEF, GRANITE_MOE),
+    "granitemoeshared": ("GraniteMoeShared", "granite", {"old": True, "vocab": 3} | BRIEF,
                          GRANITE_MOE | {"shared_intermediate_size": 64}),
+    # Mamba-2, then attention without positions; one network in each layer, gate and up projection joined
+    "granitehybrid": ("GraniteMoeHybrid", "olmo2", {"old": True, "vocab": 10, "dtype": torch.bfloat16, "tokenizer": {"merges": 80}} | SHORTEST,
+                      GRANITE_HYBRID | {"num_local_experts": 0, "num_experts_per_tok": 0, "intermediate_size": 48,
+                                        "shared_intermediate_size": 48}),
+    # the same with experts, all of a layer in one tensor, and one that all tokens use
+    "granitehybrid_moe": ("GraniteMoeHybrid", "olmo2", {"old": True, "vocab": 6, "dtype": torch.bfloat16, "tokenizer": {"merges": 36}}
+                          | SHORTEST,
+                          GRANITE_HYBRID | {"num_local_experts": 3, "num_experts_per_tok": 2, "intermediate_size": 16,
+                                            "shared_intermediate_size": 32}),
     "qwen3_5_moe": ("Qwen3_5Moe", "qwen35", {"vocab": 4, "seed": 8, "class": "Qwen3_5MoeForCausalLM", "dtype": torch.bfloat16,
                                              "config": "Qwen3_5MoeTextConfig", "prompts": SHORT},
                     {k: v for k, v in GQA.items() if k != "intermediate_size"} | QWEN | DELTA | {"moe_intermediate_size": 16, "shared_expert_intermediate_size": 32,
@@ -370,6 +393,31 @@ MODELS = {
                     "ssm_state_size": 8, "mamba_num_heads": 8, "mamba_head_dim": 8, "n_groups": 2, "conv_kernel": 4,
                     "max_position_embeddings": 256, "layer_norm_epsilon": 2e-3, "bos_token_id": "<|begin_of_text|>",
                     "eos_token_id": "<|end_of_text|>", "pad_token_id": "<|reserved_special_token_0|>"}),
+    # attention and Mamba-2 side by side, and a multiplier of each layer's outputs: powers of two, so that the weights that
+    # llama.cpp's converter multiplies are the same numbers
+    "falcon_h1": ("FalconH1", "llama3", {"vocab": 6, "old": True, "dtype": torch.bfloat16, "tokenizer": {"merges": 36}} | SHORTEST,
+                  LAYER | {"num_hidden_layers": 1, "num_key_value_heads": 1, "head_dim": 12, "intermediate_size": 32, "mamba_d_ssm": 64,
+                           "mamba_n_heads": 8, "mamba_d_head": 8, "mamba_n_groups": 2, "mamba_d_state": 8, "mamba_rms_norm": True,
+                           "mamba_norm_before_gate": False, "lm_head_multiplier": 0.5, "embedding_multiplier": 4.0,
+                           "mlp_multipliers": [2.0, 0.5], "key_multiplier": 0.25, "attention_out_multiplier": 0.5,
+                           "attention_in_multiplier": 2.0, "ssm_multipliers": [0.5, 0.25, 4.0, 2.0, 0.125],
+                           "ssm_in_multiplier": 2.0, "ssm_out_multiplier": 0.25, "bos_token_id": "<|begin_of_text|>",
+                           "eos_token_id": "<|end_of_text|>", "pad_token_id": "<|reserved_special_token_0|>"} | rope(1000000.0)),
+    "mamba2": ("Mamba2", "gpt_neox", {"old": True, "vocab": 11, "dtype": torch.bfloat16, "tokenizer": {"merges": 60}} | SHORTEST,
+               {"hidden_size": 32, "num_hidden_layers": 2, "num_heads": 8, "head_dim": 8, "expand": 2, "state_size": 8,
+                "n_groups": 2, "conv_kernel": 4, "layer_norm_epsilon": 2e-3, "tie_word_embeddings": True,
+                "pad_token_id": "<|endoftext|>"} | TEXT_END),
+    # as nemotron_h, with mixtures in the network's place: experts without a gate, chosen by sigmoids and a bias
+    "nemotron_h_moe": ("NemotronH", "llama3", {"old": True, "vocab": 6, "dtype": torch.bfloat16, "tokenizer": {"merges": 36}}
+                       | SHORTEST,
+                       {"hidden_size": 32, "layers_block_type": ["linear_attention", "moe", "full_attention"],
+                        "num_attention_heads": 4, "num_key_value_heads": 2, "head_dim": 16, "intermediate_size": 48,
+                        "ssm_state_size": 8, "mamba_num_heads": 8, "mamba_head_dim": 8, "n_groups": 2, "conv_kernel": 4,
+                        "max_position_embeddings": 256, "layer_norm_epsilon": 2e-3, "bos_token_id": "<|begin_of_text|>",
+                        "n_routed_experts": 3, "num_experts_per_tok": 2, "moe_intermediate_size": 32, "n_group": 1,
+                        "topk_group": 1, "n_shared_experts": 1, "moe_shared_expert_intermediate_size": 48,
+                        "norm_topk_prob": True, "routed_scaling_factor": 2.5,
+                        "eos_token_id": "<|end_of_text|>", "pad_token_id": "<|reserved_special_token_0|>"}),
     "glm4": ("Glm4", "glm4", BRIEF | {"vocab": 3},
              GQA | GLM4 | {"intermediate_size": 32, "head_dim": 8, "tie_word_embeddings": True, "attention_bias": True, "partial_rotary_factor": 0.5} | rope(partial_rotary_factor=0.5)),
     "glm": ("Glm", "glm4", BRIEF | {"old": True, "vocab": 3, "eos_list": ["<|endoftext|>", "<|user|>", "<|observation|>"]},
@@ -428,8 +476,16 @@ MODELS = {
               GQA | GLM4 | {"intermediate_size": 32} | rope(partial_rotary_factor=0.5, mrope_section=[1, 1, 0])),
     "qwen3_vl": ("Qwen3VL", "qwen3", {"vocab": 5, "around": QWEN3_VIT | {"tie_word_embeddings": True}},
                  GQA | QWEN | {"head_dim": 16} | rope(5000000.0, mrope_section=[4, 2, 2], mrope_interleaved=True)),
+    # chunks and growth of queries much smaller than the published ones, so that these texts reach them
+    "llama4": ("Llama4", "llama4", BRIEF | {"prompts": BRIEF["prompts"][1:], "around": LLAMA4_VIT | {"tie_word_embeddings": True}},
+               SILU | LLAMA4 | {"num_hidden_layers": 4, "intermediate_size": 16, "intermediate_size_mlp": 32, "num_key_value_heads": 1,
+                                "head_dim": 8, "num_local_experts": 3, "num_experts_per_tok": 1, "interleave_moe_layer_step": 2,
+                                "attention_chunk_size": 4, "floor_scale": 3, "attn_scale": 0.4, "tie_word_embeddings": True}
+               | rope(50000.0, "llama3", factor=16.0, low_freq_factor=1.0, high_freq_factor=1.0,
+                      original_max_position_embeddings=32)),
     # all experts of a layer in one tensor, transposed
-    "qwen3_vl_moe": ("Qwen3VLMoe", "qwen3", {"vocab": 5, "around": QWEN3_VIT | {"tie_word_embeddings": True}} | SHORTEST,
+    "qwen3_vl_moe": ("Qwen3VLMoe", "qwen3", {"vocab": 5, "transposed": True, "tokenizer": {"merges": 24}, "around": {"tie_word_embeddings": True, "vision_config":
+                      QWEN3_VIT["vision_config"] | {"depth": 1, "deepstack_visual_indexes": [0], "spatial_merge_size": 1}}} | SHORTEST,
                      GQA | QWEN | MOE | {"head_dim": 16, "num_hidden_layers": 1, "moe_intermediate_size": 64}
                      | rope(5000000.0, mrope_section=[4, 2, 2], mrope_interleaved=True)),
 }
@@ -486,15 +542,25 @@ def old_style(config):
         config["rope_scaling"] = None
     if config["model_type"] == "nemotron_h":
         # as published without experts
-        kinds = {"linear_attention": "M", "full_attention": "*", "mlp": "-"}
+        kinds = {"linear_attention": "M", "full_attention": "*", "mlp": "-", "moe": "E"}
         pattern = "".join(kinds[kind] for kind in config.pop("layers_block_type"))
         config |= {"hybrid_override_pattern": pattern, "num_hidden_layers": len(pattern),
                    "rms_norm_eps": config["layer_norm_epsilon"]}
         ours = ("moe_", "mtp_", "n_routed", "n_shared", "num_experts", "num_nextn", "topk_group", "routed_", "norm_topk",
                 "output_router", "time_step_limit")
-        config = {k: v for k, v in config.items() if not k.startswith(ours) and k != "n_group"}
+        # those with experts keep what they say of them
+        if "E" not in pattern:
+            config = {k: v for k, v in config.items() if not k.startswith(ours) and k != "n_group"}
+        else:
+            config.pop("time_step_limit")
+    kinds = config.get("layer_types")
     config["torch_dtype"] = config.pop("dtype")
     config.pop("layer_types", None)
+    if config["model_type"] == "granitemoehybrid":
+        # as published
+        names = {"linear_attention": "mamba", "full_attention": "attention"}
+        config |= {"layer_types": [names[kind] for kind in kinds], "position_embedding_type": "nope"}
+        config.pop("time_step_limit")
     if config["model_type"] == "falcon" and config["multi_query"] and not config["new_decoder_architecture"]:
         # transformers writes the number of query heads, for one shared head; repositories leave it out
         config.pop("num_kv_heads")
@@ -502,6 +568,9 @@ def old_style(config):
         config["hidden_act"] = config["hidden_activation"]
     if config["model_type"] == "gemma":
         config.pop("use_bidirectional_attention", None)
+    if config["model_type"] in ("mamba2", "falcon_h1"):
+        # as Python writes it
+        config["time_step_limit"] = [0.0, float("inf")]
     config["transformers_version"] = "4.44.2"
     return dict(sorted(config.items()))
 
@@ -525,6 +594,11 @@ def check_routing(model, least):
         ordered = rows.sort(-1, descending=True).values
         if (ordered[:, used - 1] - ordered[:, used]).min() < least * rows.std():
             raise Tie
+
+
+def text_model(model):
+    """The model to compute text with: transformers 5.24's multimodal class of Llama 4 fails without an image."""
+    return model.language_model if type(model).__name__ == "Llama4ForConditionalGeneration" else model
 
 
 def prompts_of(model, tokenizer, prompts):
@@ -570,6 +644,17 @@ def dump(path, data, **options):
     path.write_text(json.dumps(data, **options) + "\n", encoding="utf-8")
 
 
+def transpose_experts(path):
+    """Stacks of experts as they are released: transformers 5 saves what it has in memory, and loads both."""
+    with safetensors.safe_open(path, "pt") as file:
+        metadata = file.metadata()
+        tensors = {name: file.get_tensor(name) for name in file.keys()}
+    for name, tensor in tensors.items():
+        if ".mlp.experts." in name:
+            tensors[name] = tensor.transpose(1, 2).contiguous()
+    safetensors.torch.save_file(tensors, path, metadata)
+
+
 def make(name, seed=None):
     """Writes the folder, with the first seed that gives clear greedy tokens, and returns its size."""
     seed = MODELS[name][2].get("seed", 0) if seed is None else seed
@@ -613,7 +698,7 @@ def make_with(name, seed):
         biases = [one for one in model.named_buffers() if one[0].endswith(("e_score_correction_bias", "expert_bias"))]
         for parameter, value in [*model.named_parameters(), *biases]:
             gemma = "gemma" in name and name[:7] not in ("gemma4", "gemma4-", "gemma3n")
-            minus_one = gemma or (name.startswith("qwen3_5") and "linear_attn" not in parameter)
+            minus_one = gemma or (name.startswith(("qwen3_5", "qwen3_next")) and "linear_attn" not in parameter)
             draw = fill(f"{seed} {name} {parameter}", value.shape, minus_one)
             value.copy_(draw.to(dtype).float())
         for number, (buffer, value) in enumerate(model.named_buffers()):
@@ -623,10 +708,12 @@ def make_with(name, seed):
         model.generation_config = transformers.GenerationConfig(
             **options["generation"], bos_token_id=config.bos_token_id, eos_token_id=config.eos_token_id,
             pad_token_id=config.pad_token_id)
-    expected = model(torch.arange(20)[None], use_cache=False).logits
+    expected = text_model(model)(torch.arange(20)[None], use_cache=False).logits
     model.to(dtype).save_pretrained(folder)
     if "generation" not in options:
         (folder / "generation_config.json").unlink(missing_ok=True)
+    if options.get("transposed"):
+        transpose_experts(folder / "model.safetensors")
     if options.get("old"):
         dump(folder / "config.json", old_style(json.loads((folder / "config.json").read_text())), indent=2)
     # what other programs will load from the folder, not this model
@@ -638,6 +725,7 @@ def make_with(name, seed):
     if "margin" in options:
         check_routing(loaded, options["margin"])
     prompts = options.get("prompts", PROMPTS)
+    loaded = text_model(loaded)
     tensors = prompts_of(loaded, raw, prompts)
     # the older style of config.json means the same
     assert torch.equal(loaded(torch.arange(20)[None], use_cache=False).logits, expected)

@@ -59,6 +59,11 @@ CHATML = (
     "{% for message in messages %}{{ '<|im_start|>' + message['role'] + '\\n' + message['content'] + '<|im_end|>\\n' }}"
     "{% endfor %}{% if add_generation_prompt %}{{ '<|im_start|>assistant\\n' }}{% endif %}"
 )
+LLAMA4_CHAT = (
+    "{{- bos_token }}{%- for message in messages %}{{- '<|header_start|>' + message['role'] + '<|header_end|>\n\n' }}"
+    "{%- if message['content'] is string %}{{- message['content'] }}{%- else %}{%- for part in message['content'] %}"
+    "{%- if part['type'] == 'text' %}{{- part['text'] }}{%- endif %}{%- endfor %}{%- endif %}{{- '<|eot|>' }}{%- endfor %}"
+    "{%- if add_generation_prompt %}{{- '<|header_start|>assistant<|header_end|>\n\n' }}{%- endif %}")
 LLAMA3_CHAT = (
     "{{ bos_token }}{% for message in messages %}{{ '<|start_header_id|>' + message['role'] + '<|end_header_id|>\\n\\n'"
     " + message['content'] | trim + '<|eot_id|>' }}{% endfor %}{% if add_generation_prompt %}"
@@ -395,6 +400,17 @@ BPE = {
         "config": {"tokenizer_class": "PreTrainedTokenizerFast", "bos_token": "<|startoftext|>",
                    "eos_token": "<|return|>", "pad_token": "<|endoftext|>",
                    "model_input_names": ["input_ids", "attention_mask"], "chat_template": HARMONY_CHAT},
+    },
+    "llama4": {
+        "pre": sequence("pretokenizers", split({"Regex": GPT4O}), BYTES_ONLY),
+        "post": lambda ids: sequence(
+            "processors", {"type": "ByteLevel", "add_prefix_space": True, "trim_offsets": False, "use_regex": True},
+            template("<|begin_of_text|>", ids=ids)),
+        "last": [added(t) for t in ["<|begin_of_text|>", "<|end_of_text|>", "<|header_start|>", "<|header_end|>",
+                                    "<|eom|>", "<|eot|>", "<|finetune_right_pad|>"]],
+        "config": {"tokenizer_class": "PreTrainedTokenizer", "bos_token": "<|begin_of_text|>", "eos_token": "<|eot|>",
+                   "pad_token": "<|finetune_right_pad|>", "model_input_names": ["input_ids", "attention_mask"],
+                   "chat_template": LLAMA4_CHAT},
     },
     # DeepSeek V2's, and that of DeepSeek LLM
     "deepseek_llm": {

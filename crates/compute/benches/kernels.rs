@@ -100,8 +100,15 @@ fn fork_join(bencher: Bencher) {
 /// One layer's attention of a 1.1B model: (queries, positions already cached).
 #[divan::bench(args = [(1, 127), (1, 2047), (128, 0), (512, 0)], sample_count = 20, sample_size = 1)]
 fn attend(bencher: Bencher, (n, first): (usize, usize)) {
-    let shape =
-        AttentionShape { heads: 32, kv_heads: 4, head_dim: 64, scale: 0.125, window: None, softcap: None };
+    let shape = AttentionShape {
+        heads: 32,
+        kv_heads: 4,
+        head_dim: 64,
+        scale: 0.125,
+        window: None,
+        chunk: None,
+        softcap: None,
+    };
     let pool = pool();
     let q: Vec<f32> = (0..n * 2048).map(|i| ((i * 7919 % 1009) as f32 - 504.0) / 500.0).collect();
     let halves: Vec<half::f16> =
@@ -125,7 +132,8 @@ fn attend_one(bencher: Bencher, (group, head_dim, kind): (usize, usize, &str)) {
     const POSITIONS: usize = 4096;
     let kv_heads = 512 / head_dim;
     let heads = kv_heads * group;
-    let shape = AttentionShape { heads, kv_heads, head_dim, scale: 0.1, window: None, softcap: None };
+    let shape =
+        AttentionShape { heads, kv_heads, head_dim, scale: 0.1, window: None, chunk: None, softcap: None };
     let pool = pool();
     let q: Vec<f32> = (0..heads * head_dim).map(|i| ((i * 7919 % 1009) as f32 - 504.0) / 500.0).collect();
     let row: Vec<f32> = (0..head_dim).map(|i| (i * 37 % 101) as f32 / 50.0 - 1.0).collect();

@@ -7,8 +7,7 @@ use std::fs;
 use common::*;
 use half::{bf16, f16};
 use quern_convert::Fidelity;
-use quern_model::Contents;
-use quern_model::contents::Place;
+use quern_model::{Contents, View};
 use quern_tensor_io::{Checkpoint, ElementType, Value};
 use serde_json::Value as Json;
 
@@ -16,6 +15,13 @@ use serde_json::Value as Json;
 fn golden(folder: &str) -> Option<Json> {
     let file = fixture("architectures").join(folder).join("gguf.json");
     file.is_file().then(|| json(&file))
+}
+
+/// The names of all tensors, sorted.
+fn names(checkpoint: &Checkpoint) -> Vec<&str> {
+    let mut names: Vec<&str> = checkpoint.tensors().iter().map(|t| t.name.as_str()).collect();
+    names.sort_unstable();
+    names
 }
 
 #[track_caller]
@@ -36,13 +42,15 @@ fn assert_tensors(written: &Checkpoint, entries: &Json, folder: &str) -> usize {
 /// `made` holds the text model of a multimodal release and nothing else.
 #[track_caller]
 fn assert_text_model(made: &Checkpoint, release: &Checkpoint) {
-    let contents = Contents::read(release).unwrap();
-    assert_eq!(made.tensors().len(), contents.tensors().len());
-    for held in contents.tensors() {
-        let Place::Plain(span) = held.place else { panic!("{}", held.expected.name) };
-        let tensor = made.tensor(&held.expected.name).unwrap();
-        assert_eq!(tensor.info.element_type, span.info(release).element_type, "{}", held.expected.name);
-        assert!(tensor.data == span.data(release), "{}: the bytes differ", held.expected.name);
+    let files = View::for_files(release).unwrap();
+    assert_eq!(made.tensors().len(), files.tensors().len());
+    for (number, held) in files.tensors().iter().enumerate() {
+        let tensor = made.tensor(&held.name).unwrap();
+        assert_eq!(tensor.info.element_type, held.element_type, "{}", held.name);
+        assert_eq!(tensor.info.shape, held.shape, "{}", held.name);
+        let mut bytes = vec![0; held.rows() * held.row_bytes];
+        files.read(number, 0..held.rows(), &mut bytes);
+        assert!(tensor.data == bytes, "{}: the bytes differ", held.name);
     }
 }
 
@@ -91,9 +99,16 @@ fn gguf_files_are_those_of_llama_cpps_converter_and_go_back_to_the_same_bytes() 
         let back = scratch.path().join(&folder);
         let again = convert_exactly(&file, &back, to(SAFETENSORS));
         let was = Checkpoint::open(&source).unwrap();
-        match Contents::read(&was).unwrap().config().multimodal {
-            true => assert_text_model(&again, &was),
-            false => assert_same_tensors(&again, &was),
+        let config = Contents::read(&was).unwrap().config().clone();
+        match (config.multimodal, config.multipliers) {
+            (true, _) => assert_text_model(&again, &was),
+            (false, None) => assert_same_tensors(&again, &was),
+            // GGUF has the weights multiplied, and so they stay; their multipliers are then 1.
+            (false, Some(_)) => {
+                assert_eq!(names(&again), names(&was), "{folder}");
+                let multipliers = Contents::read(&again).unwrap().config().multipliers.unwrap();
+                assert_eq!((multipliers.scores(), multipliers.of_state()), (1.0, [1.0; 5]), "{folder}");
+            }
         }
         // The dtype that weights are loaded in is the one they have.
         let dtype = |json: &Json| json.get("torch_dtype").or(json.get("dtype")).cloned();

@@ -63,6 +63,10 @@ pub struct Architecture {
     pub unrotated: Unrotated,
     /// Which layers a sliding window limits, where `config.json` does not list them.
     pub sliding: Sliding,
+    /// How layers are made where some of them, or all, keep a state.
+    pub hybrid: Hybrid,
+    /// Those layers see the positions of their own part of the text, which is cut at the multiples of the window (Llama 4).
+    pub chunked: bool,
     /// The feed-forward network's activation functions that models of this family may name.
     pub activations: &'static [Activation],
     /// Whether the network multiplies the activated gate with a second projection.
@@ -183,6 +187,20 @@ pub enum Unrotated {
     Unwindowed,
 }
 
+/// How the layers are made of a family whose mixers keep a state in all layers or some.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Hybrid {
+    /// Each layer has a mixer, attention or one with a state, and a network behind it.
+    Either,
+    /// Each layer is one thing: a mixer or a network (Nemotron-H).
+    Single,
+    /// Each layer is a mixer with a state, and nothing else (Mamba-2).
+    Alone,
+    /// Each layer has attention and a mixer with a state, which read the same input, and a network behind them
+    /// (Falcon-H1).
+    Beside,
+}
+
 /// Activation function.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Activation {
@@ -286,6 +304,10 @@ pub enum Dim {
     DeltaHeads,
     /// Values in one of them.
     DeltaHeadDim,
+    /// Queries, keys, values and gates of a delta net.
+    DeltaIn,
+    /// Two numbers for each value head of a delta net.
+    DeltaPairs,
     /// Positions that a convolution reads.
     ConvTaps,
     /// All that Mamba-2 computes from its input.
@@ -318,6 +340,8 @@ pub enum Dim {
     LatentValues,
     /// Width inside the shared expert.
     SharedFfn,
+    /// Its gate and up projection together: `2 * SharedFfn`.
+    SharedGateUp,
     /// 1: one number, or the one output of a shared expert's router.
     One,
     /// `per_layer.size`: what each layer receives of each token beside the residual stream.
@@ -365,6 +389,8 @@ pub enum Presence {
     StateLayers,
     /// The same, of models whose convolution has a bias.
     StateConvBias,
+    /// Layers whose mixer normalizes what a state gives.
+    StateNorm,
     /// Layers that are a network alone.
     NetworkLayers,
     /// Layers with keys of their own; others may carry some that nothing reads (Gemma 4).
@@ -444,6 +470,17 @@ pub enum Layout {
     DeltaDecay,
     /// Columns for the values of a delta net, likewise.
     DeltaColumns,
+    /// As rows of the tensor of [`TensorRole::StateIn`], which has the queries, keys, values and gates of one key head
+    /// together; GGUF has queries, keys and values in a tensor of their own.
+    DeltaInQkv,
+    /// The same for the gates.
+    DeltaInGate,
+    /// As the first half of the rows of the tensor that has gate and up projection; GGUF has a tensor of its own.
+    GateRows,
+    /// As the second half.
+    UpRows,
+    /// As it is before its rows are multiplied with numbers of the configuration (Falcon-H1).
+    Multiplied,
 }
 
 /// One tensor of an architecture.
@@ -454,7 +491,7 @@ pub struct TensorTemplate {
     /// Its Hugging Face name, `{layer}` for the layer, `{expert}` for the expert; `None` where Hugging Face has no
     /// such tensor.
     pub hf: Option<&'static str>,
-    /// Its GGUF name, `{layer}` for the layer.
+    /// Its GGUF name, `{layer}` for the layer; empty where GGUF has only parts of it.
     pub gguf: &'static str,
     /// Dimensions in GGUF, outermost first.
     pub shape: &'static [Dim],
@@ -481,9 +518,17 @@ pub enum AliasLayout {
     /// As under the usual name.
     Same,
     /// All experts in one tensor `[experts, of * rows, columns]`: `of` matrices of each expert below each other,
-    /// of which this role is number `which`.
+    /// of which this role is number `which`. A role that is not of experts has the same without their dimension.
     Stack {
         /// Matrices of one expert in the tensor.
+        of: usize,
+        /// Which of them, counted from 0.
+        which: usize,
+    },
+    /// All experts in one tensor, transposed: of each expert the matrices of `of` roles beside each other
+    /// (`[experts, columns, of * rows]`), of which this one is number `which`.
+    Beside {
+        /// Roles in the tensor.
         of: usize,
         /// Which of them, counted from 0.
         which: usize,
@@ -503,12 +548,45 @@ impl TensorTemplate {
     pub fn name(&self, convention: Convention) -> Option<&'static str> {
         match convention {
             Convention::HuggingFace => self.hf,
-            Convention::Gguf => Some(self.gguf),
+            Convention::Gguf => Some(self.gguf).filter(|name| !name.is_empty()),
+        }
+    }
+
+    /// The role of the tensor that this one is a part of in Hugging Face's files, if it is one.
+    pub fn whole(&self) -> Option<TensorRole> {
+        match (self.layout, self.role) {
+            (Layout::KeyUp | Layout::ValueUp, _) => Some(TensorRole::AttentionKvUp),
+            (Layout::DeltaInQkv | Layout::DeltaInGate, _) => Some(TensorRole::StateIn),
+            (Layout::GateRows | Layout::UpRows, TensorRole::SharedGate | TensorRole::SharedUp) => {
+                Some(TensorRole::SharedGateUp)
+            }
+            (Layout::GateRows | Layout::UpRows, _) => Some(TensorRole::FfnGateUp),
+            (
+                Layout::Same
+                | Layout::QueryHeads
+                | Layout::KeyHeads
+                | Layout::Transposed
+                | Layout::PlusOne
+                | Layout::Experts
+                | Layout::HeadNorms
+                | Layout::QkvByHead
+                | Layout::Conv
+                | Layout::Flat
+                | Layout::FlatDecay
+                | Layout::DeltaQkv
+                | Layout::DeltaConv
+                | Layout::DeltaValues
+                | Layout::DeltaHeads
+                | Layout::DeltaDecay
+                | Layout::DeltaColumns
+                | Layout::Multiplied,
+                _,
+            ) => None,
         }
     }
 
     /// Whether there is one per layer.
     pub fn per_layer(&self) -> bool {
-        self.gguf.contains("{layer}")
+        self.gguf.contains("{layer}") || self.hf.is_some_and(|name| name.contains("{layer}"))
     }
 }

@@ -33,8 +33,8 @@ mod view;
 pub use architecture::{Architecture, Convention, RopeStyle, TensorRole};
 pub use chat::{ChatError, ChatPrompt, ChatTemplate, Message};
 pub use config::{
-    Config, DeltaNet, ExpectedTensor, ExpertGroups, Experts, Latent, Mamba2, QueryGrowth, Rope, RopeScaling,
-    ShortConv, StateMixer, States,
+    Config, DeltaNet, ExpectedTensor, ExpertGroups, Experts, Latent, Mamba2, Multipliers, QueryGrowth, Rope,
+    RopeScaling, ShortConv, StateMixer, States,
 };
 pub use contents::Contents;
 pub use file_type::FileType;

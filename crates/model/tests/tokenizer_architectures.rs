@@ -186,6 +186,8 @@ fn metadata_survives_the_way_to_a_folder_and_back() {
                 "stablelm",
                 "stablelm-parallel",
                 "granite",
+                "granitehybrid",
+                "granitehybrid_moe",
                 "granitemoe",
                 "granitemoeshared",
                 "olmo2",

@@ -15,6 +15,7 @@ use quern_quantize::gptq::Settings;
 use quern_quantize::imatrix::{CollectOptions, Imatrix, collect};
 use quern_quantize::load_in::{LoadScheme, Loader};
 use quern_quantize::recipe::FileType;
+use quern_quantize::{bitsandbytes, rounded};
 use quern_run::{KvType, LoadIn, LoadOptions, Model, SessionOptions, Wanted};
 use quern_tensor_io::scheme::Packing;
 use quern_tensor_io::{Checkpoint, NoProgress};
@@ -174,6 +175,32 @@ fn models_load_in_other_types() {
                 .unwrap_or_else(|e| panic!("{name}: {e}"));
             let error = typical(&model, &logits(&load(checkpoint.clone(), Some(&loader))), &plain);
             assert!(error < bound * sensitivity(&model), "{name} in {scheme}: {error}");
+        }
+    }
+}
+
+/// Layers of 8 bits by rounding, in checkpoints that hold everything else as the source does.
+#[test]
+fn layers_rounded_to_eight_bits_stay_near_the_original() {
+    let scratch = tempfile::tempdir().unwrap();
+    // GPT-2 has no linear layers that these formats have a place for.
+    for folder in folders().into_iter().filter(|f| !f.ends_with("gpt2")) {
+        let name = folder.file_name().unwrap().to_string_lossy().into_owned();
+        let checkpoint = open(&folder);
+        let model = load(checkpoint.clone(), None);
+        let plain = logits(&model);
+        let out = |kind: &str| scratch.path().join(format!("{name}.{kind}"));
+        let int8 =
+            bitsandbytes::Options { threads: 2, ..bitsandbytes::Options::new(bitsandbytes::Kind::Int8) };
+        let float8 = rounded::Options { threads: 2, ..rounded::Options::new(rounded::Kind::Float8) };
+        bitsandbytes::quantize(&checkpoint, &out("int8"), int8, &NoProgress)
+            .unwrap_or_else(|e| panic!("{name}: {e}"));
+        rounded::quantize(&checkpoint, &out("float8"), float8, &NoProgress)
+            .unwrap_or_else(|e| panic!("{name}: {e}"));
+        for (kind, bound) in [("int8", 0.1), ("float8", 0.2)] {
+            let made = Arc::new(Checkpoint::open(&out(kind)).unwrap());
+            let error = typical(&model, &logits(&load(made, None)), &plain);
+            assert!(error < bound * sensitivity(&model), "{name} in {kind}: {error}");
         }
     }
 }

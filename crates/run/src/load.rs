@@ -45,29 +45,38 @@ impl Replacement {
             // Numbers that have a factor beside them are multiplied out.
             (form.element_type, form.factor) = (ElementType::F16, 1.0);
         }
-        let data = blocks(checkpoint, layer, &form, pool);
+        let data = blocks(checkpoint, layer, &form, 0..layer.rows, pool);
         Self { element_type: form.element_type, data, permutation: form.permutation }
     }
 }
 
-/// All rows of a packed layer in this form, made on all threads.
-fn blocks(checkpoint: &Checkpoint, layer: &PackedLayer, form: &BlockForm, pool: &Pool) -> Vec<u8> {
+/// Some rows of a packed layer in this form, made on all threads.
+fn blocks(
+    checkpoint: &Checkpoint,
+    layer: &PackedLayer,
+    form: &BlockForm,
+    own: Range<usize>,
+    pool: &Pool,
+) -> Vec<u8> {
     let row_bytes = form.element_type.row_bytes(layer.columns).unwrap_or(0);
-    let mut data = vec![0u8; row_bytes * layer.rows];
+    let mut data = vec![0u8; row_bytes * own.len()];
     // Packed words hold many columns of one output: rows are cheap in multiples of 16.
     let step = (TASK_VALUES / layer.columns.max(1)).next_multiple_of(16);
-    for_rows(pool, &mut data, row_bytes, step, |rows, out| layer.blocks(checkpoint, form, rows, out));
+    for_rows(pool, &mut data, row_bytes, step, |rows, out| {
+        layer.blocks(checkpoint, form, own.start + rows.start..own.start + rows.end, out);
+    });
     data
 }
 
-/// A packed layer as rows of blocks, with the order of its columns where that is not the file's.
+/// Some rows of a packed layer as rows of blocks, with the order of their columns where that is not the file's.
 pub(crate) fn unpacked(
     checkpoint: &Checkpoint,
     layer: &PackedLayer,
+    rows: Range<usize>,
     pool: &Pool,
 ) -> Result<(Weight, Option<Arc<[u32]>>)> {
     let form = layer.block_form(checkpoint);
-    let data = blocks(checkpoint, layer, &form, pool);
+    let data = blocks(checkpoint, layer, &form, rows.clone(), pool);
     for &part in &layer.parts {
         checkpoint.release(checkpoint.data(&checkpoint.tensors()[part]).as_ptr_range());
     }
@@ -75,7 +84,7 @@ pub(crate) fn unpacked(
         let what = "one of its scales is NaN: the file is damaged; download or make it again";
         return Err(Error::malformed(checkpoint.path(), what).with_tensor(&layer.name).into());
     }
-    let weight = Weight::owned(form.element_type, layer.rows, layer.columns, data)?;
+    let weight = Weight::owned(form.element_type, rows.len(), layer.columns, data)?;
     let weight = match form.factor == 1.0 {
         true => weight,
         false => weight.with_scales(Scales::uniform(form.factor))?,

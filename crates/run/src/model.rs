@@ -5,7 +5,8 @@ use std::path::Path;
 use std::sync::{Arc, OnceLock};
 
 use quern_compute::{Device, MOST_GPU_EXPERTS, MOST_GPU_HEAD, Pool};
-use quern_model::{Config, RopeScaling, Tokenizer, View};
+use quern_model::architecture::Hybrid;
+use quern_model::{Config, RopeScaling, TensorRole, Tokenizer, View};
 use quern_tensor_io::{Checkpoint, Error as FileError, NoProgress, Progress};
 
 use crate::forward::cache_shape;
@@ -201,7 +202,8 @@ impl Model {
         let layers = (0..self.config.layers).map(|layer| match self.config.has_attention(layer) {
             false => 0,
             true => {
-                let seen = self.config.window(layer).map_or(position + 1, |w| w.min(position + 1));
+                let limit = self.config.window(layer).or(self.config.chunk(layer));
+                let seen = limit.map_or(position + 1, |w| w.min(position + 1));
                 seen as u64 * bytes
             }
         });
@@ -334,6 +336,12 @@ pub fn default_context(config: &Config) -> usize {
 
 /// Why the kernels of GPUs cannot compute a model, if so.
 fn beyond_gpus(config: &Config) -> Option<String> {
+    if config.architecture.hybrid == Hybrid::Beside {
+        return Some("GPUs do not support attention and Mamba-2 side by side".to_owned());
+    }
+    if config.architecture.tensors.iter().any(|tensor| tensor.role == TensorRole::DeltaBetaAlpha) {
+        return Some("GPUs do not support gated delta nets whose projections are joined".to_owned());
+    }
     if let Some(states) = &config.states {
         return Some(format!("GPUs do not support {}", states.mixer.name()));
     }
@@ -354,6 +362,9 @@ fn beyond_gpus(config: &Config) -> Option<String> {
         return Some(format!(
             "GPUs support heads of an even size up to {MOST_GPU_HEAD}, and these have {dim} values"
         ));
+    }
+    if config.architecture.chunked {
+        return Some("GPUs do not compute attention within parts of a text".to_owned());
     }
     if config.latent.is_some() {
         return Some("GPUs do not compute latent attention".to_owned());

@@ -11,7 +11,19 @@ use quern_run::{
     Model, Observer, ObserverError, Replacement, SamplingOptions, Session, SessionOptions, Wanted,
 };
 
-const MODELS: [&str; 5] = ["qwen3_5", "qwen3_5_moe", "lfm2", "lfm2_moe", "nemotron_h"];
+const MODELS: [&str; 11] = [
+    "qwen3_5",
+    "qwen3_5_moe",
+    "qwen3_next",
+    "granitehybrid",
+    "granitehybrid_moe",
+    "lfm2",
+    "lfm2_moe",
+    "mamba2",
+    "nemotron_h",
+    "nemotron_h_moe",
+    "falcon_h1",
+];
 
 fn models() -> impl Iterator<Item = (&'static str, Model)> {
     MODELS

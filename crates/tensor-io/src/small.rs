@@ -126,7 +126,31 @@ pub fn json(text: &[u8]) -> Result<Value, String> {
             cost >> 20
         ));
     }
-    serde_json::from_slice(text).map_err(|e| format!("not valid JSON: {e}"))
+    let strict = serde_json::from_slice(text).map_err(|e| format!("not valid JSON: {e}"));
+    // Python writes numbers that JSON has no words for.
+    strict.or_else(|error| match with_floats(text) {
+        Some(text) => serde_json::from_slice(&text).map_err(|_| error),
+        None => Err(error),
+    })
+}
+
+/// Python's `Infinity`, `-Infinity` and `NaN` outside strings as transformers 5 writes them: `{"__float__": "Infinity"}`.
+/// `None` if there are none.
+fn with_floats(text: &[u8]) -> Option<Vec<u8>> {
+    const WORDS: [&str; 3] = ["-Infinity", "Infinity", "NaN"];
+    let mut made = Vec::with_capacity(text.len());
+    let (mut rest, mut found) = (text, false);
+    while let Some((&byte, behind)) = rest.split_first() {
+        if let Some(word) = WORDS.iter().find(|word| rest.starts_with(word.as_bytes())) {
+            made.extend_from_slice(format!("{{\"__float__\": \"{word}\"}}").as_bytes());
+            (rest, found) = (&rest[word.len()..], true);
+            continue;
+        }
+        let length = if byte == b'"' { string_end(behind) } else { 0 };
+        made.extend_from_slice(&rest[..=length]);
+        rest = &behind[length..];
+    }
+    found.then_some(made)
 }
 
 /// About the bytes that the values of a JSON text take when they are all in memory: counted by the characters between
@@ -307,6 +331,17 @@ mod tests {
             format!("{{\"ignore\":[{}\"x\"]}}", "\"model.layers.17.mlp.experts.203\",".repeat(40_000));
         assert!(json(config.as_bytes()).is_ok());
         assert!(json(b"[").unwrap_err().contains("not valid JSON"));
+    }
+
+    #[test]
+    fn numbers_that_only_python_writes_are_read_as_transformers_writes_them() {
+        let read =
+            json(br#"{"limit": [0.0, Infinity], "text": "NaN \" Infinity", "least": -Infinity}"#).unwrap();
+        assert_eq!(read["limit"][1]["__float__"], "Infinity");
+        assert_eq!(read["least"]["__float__"], "-Infinity");
+        assert_eq!(read["text"], "NaN \" Infinity");
+        // What is wrong beside them is said of the text as it is.
+        assert_eq!(json(b"[NaN, ").unwrap_err(), "not valid JSON: expected value at line 1 column 2");
     }
 
     #[test]

@@ -194,7 +194,7 @@ impl KeyHead {
             let first = block * TILE;
             let rows = TILE.min(tokens - first);
             // The first tile that the block's first query sees.
-            let seen = shape.window.map_or(0, |window| (first + 1).saturating_sub(window) / TILE);
+            let seen = shape.first_seen(first) / TILE;
             let (q, d_out) = (q.tile(block), d_out.tile(block));
             self.scores.fill(0.0);
             for tile in seen..=block {
@@ -260,7 +260,7 @@ fn softmax(
     scores: &mut [f32],
     slopes: &mut [f32],
 ) {
-    let first = shape.window.map_or(0, |window| (at + 1).saturating_sub(window));
+    let first = shape.first_seen(at);
     scores[at + 1..].fill(0.0);
     scores[..first].fill(0.0);
     let seen = &mut scores[first..=at];
@@ -305,7 +305,8 @@ mod tests {
         for (i, h) in (0..n).flat_map(|i| (0..heads).map(move |h| (i, h))) {
             let q = &q[(i * heads + h) * dim..][..dim];
             let at = |j: usize| (j * kv_heads + h * kv_heads / heads) * dim;
-            let first = shape.window.map_or(0, |w| (i + 1).saturating_sub(w));
+            let window = shape.window.map_or(0, |w| (i + 1).saturating_sub(w));
+            let first = window.max(shape.chunk.map_or(0, |chunk| i / chunk * chunk));
             let score = |j: usize| {
                 let dot = q.iter().zip(&k[at(j)..]).map(|(q, k)| q * k).sum::<f64>() * f64::from(shape.scale);
                 shape.softcap.map_or(dot, |c| f64::from(c) * (dot / f64::from(c)).tanh())
@@ -323,12 +324,20 @@ mod tests {
 
     #[test]
     fn gradients_are_those_of_the_formula() {
-        let plain =
-            AttentionShape { heads: 4, kv_heads: 2, head_dim: 12, scale: 0.4, window: None, softcap: None };
+        let plain = AttentionShape {
+            heads: 4,
+            kv_heads: 2,
+            head_dim: 12,
+            scale: 0.4,
+            window: None,
+            chunk: None,
+            softcap: None,
+        };
         let other =
             AttentionShape { window: Some(9), kv_heads: 1, softcap: Some(2.0), head_dim: 16, ..plain };
+        let parts = AttentionShape { chunk: Some(13), ..plain };
         for (shape, sinks) in
-            [(plain, &[][..]), (plain, &[0.5, -2.0, 3.0, 1.0]), (other, &[1.0, 2.0, 0.0, -1.0])]
+            [(plain, &[][..]), (plain, &[0.5, -2.0, 3.0, 1.0]), (other, &[1.0, 2.0, 0.0, -1.0]), (parts, &[])]
         {
             let mut random = Random::new(5);
             let lengths = [70usize, 1, 5];
@@ -378,8 +387,15 @@ mod tests {
 
     #[test]
     fn lengths_are_checked() {
-        let shape =
-            AttentionShape { heads: 2, kv_heads: 1, head_dim: 4, scale: 1.0, window: None, softcap: None };
+        let shape = AttentionShape {
+            heads: 2,
+            kv_heads: 1,
+            head_dim: 4,
+            scale: 1.0,
+            window: None,
+            chunk: None,
+            softcap: None,
+        };
         let (q, k) = ([0f32; 16], [0f32; 8]);
         let (mut d_q, mut d_k, mut d_v) = ([0f32; 16], [0f32; 8], [0f32; 7]);
         let attended = Attended { q: &q, k: &k, v: &k, out: &q };

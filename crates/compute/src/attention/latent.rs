@@ -205,6 +205,7 @@ impl Job<'_> {
             head_dim: cached,
             scale,
             window: None,
+            chunk: None,
             softcap: None,
         };
         // All groups of heads read the same cache.

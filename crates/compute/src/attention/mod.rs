@@ -61,8 +61,19 @@ pub struct AttentionShape {
     pub scale: f32,
     /// A query sees only this many positions, its own included.
     pub window: Option<usize>,
+    /// The text is cut at the multiples of this, and a query sees positions of its own part alone (Llama 4).
+    pub chunk: Option<usize>,
     /// Scores `s` become `c tanh(s / c)` before they are compared (Gemma 2).
     pub softcap: Option<f32>,
+}
+
+impl AttentionShape {
+    /// The first position that the query at `position` sees.
+    pub(crate) fn first_seen(&self, position: usize) -> usize {
+        let window = self.window.map_or(0, |window| (position + 1).saturating_sub(window.max(1)));
+        let chunk = self.chunk.map_or(0, |chunk| position - position % chunk.max(1));
+        window.max(chunk)
+    }
 }
 
 /// Attention of `n` queries (`q` and `out`: `[n][heads][head_dim]`) at positions `first..first + n` over the
@@ -282,8 +293,8 @@ impl Task<'_> {
 
     /// Positions that a token sees.
     fn visible(&self, token: usize) -> Range<usize> {
-        let end = self.job.first + token + 1;
-        self.job.shape.window.map_or(0, |w| end.saturating_sub(w.max(1)))..end
+        let position = self.job.first + token;
+        self.job.shape.first_seen(position)..position + 1
     }
 
     /// Positions that any of the queries sees.

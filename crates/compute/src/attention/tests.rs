@@ -20,7 +20,8 @@ fn reference(s: &AttentionShape, q: &[f32], first: usize, k: &[f32], v: &[f32], 
         for h in 0..s.heads {
             let kv = h / (s.heads / s.kv_heads);
             let end = first + i + 1;
-            let begin = s.window.map_or(0, |w| end.saturating_sub(w));
+            let window = s.window.map_or(0, |w| end.saturating_sub(w));
+            let begin = window.max(s.chunk.map_or(0, |chunk| (end - 1) / chunk * chunk));
             let at = |p: usize| (p * s.kv_heads + kv) * d;
             let q = &q[(i * s.heads + h) * d..][..d];
             let dot = |p: usize| (0..d).map(|c| f64::from(q[c]) * f64::from(k[at(p) + c])).sum::<f64>();
@@ -100,8 +101,13 @@ fn matches_the_definition() {
         (26, 2, 128, 2, 1030, Some(600), None),
         (3, 1, 256, 1, 1300, Some(700), Some(3.0)),
     ];
-    for &(heads, kv_heads, head_dim, n, first, window, softcap) in fewer(&shapes, 2) {
-        let shape = AttentionShape { heads, kv_heads, head_dim, scale: 0.7, window, softcap };
+    // Windows, and then parts of the text that long.
+    let parted = |&(.., window, _): &&(_, _, _, _, _, Option<usize>, _)| window.is_some();
+    let all = fewer(&shapes, 2).iter().map(|shape| (shape, false));
+    let all: Vec<_> = all.chain(fewer(&shapes, 2).iter().filter(parted).map(|shape| (shape, true))).collect();
+    for (&(heads, kv_heads, head_dim, n, first, size, softcap), parts) in all {
+        let (window, chunk) = if parts { (None, size) } else { (size, None) };
+        let shape = AttentionShape { heads, kv_heads, head_dim, scale: 0.7, window, chunk, softcap };
         let q = noise(1, n * heads * head_dim);
         let numbers = |seed| noise(seed, (first + n) * kv_heads * head_dim);
 
@@ -185,8 +191,15 @@ fn q8_0_codes_are_nearest() {
 
 #[test]
 fn short_caches_are_refused() {
-    let shape =
-        AttentionShape { heads: 2, kv_heads: 1, head_dim: 4, scale: 1.0, window: None, softcap: None };
+    let shape = AttentionShape {
+        heads: 2,
+        kv_heads: 1,
+        head_dim: 4,
+        scale: 1.0,
+        window: None,
+        chunk: None,
+        softcap: None,
+    };
     let data = [0f32; 16 * 4];
     let mut out = [0f32; 8];
     let pool = Pool::new(1);
@@ -205,8 +218,15 @@ fn short_caches_are_refused() {
 
 #[test]
 fn q8_0_rows_are_whole_blocks() {
-    let shape =
-        AttentionShape { heads: 1, kv_heads: 1, head_dim: 20, scale: 1.0, window: None, softcap: None };
+    let shape = AttentionShape {
+        heads: 1,
+        kv_heads: 1,
+        head_dim: 20,
+        scale: 1.0,
+        window: None,
+        chunk: None,
+        softcap: None,
+    };
     let data = [0u8; 16 * 34];
     let run = |first, blocks: usize, position_stride, head_stride| {
         let mut out = [0f32; 20];

@@ -3,7 +3,7 @@
 use std::ops::Range;
 
 use quern_model::{Pair, SideBySide, View, ViewTensor};
-use quern_tensor_io::{ElementType, Progress};
+use quern_tensor_io::{Container, ElementType, Progress};
 use rayon::ThreadPool;
 
 use super::{Order, Orders};
@@ -107,6 +107,9 @@ impl Sides<'_, '_, '_> {
         if !decoded {
             // A type without decoder was not converted either.
             return self.compare_bytes(pair, rows);
+        }
+        if self.views.b.checkpoint().container() == Container::Gguf {
+            self.views.a.multiply_rows(pair.a, rows.start, was);
         }
         let mut found = Found::Exact;
         let tolerance = Tolerance::of(source, back, rounded);

@@ -149,7 +149,7 @@ pub fn hex(bytes: &[u8]) -> String {
 
 /// A JSON file.
 pub fn json(file: &Path) -> Json {
-    serde_json::from_slice(&fs::read(file).unwrap()).unwrap()
+    quern_tensor_io::small::json(&fs::read(file).unwrap()).unwrap()
 }
 
 /// A tensor to write: name, type, shape, bytes.

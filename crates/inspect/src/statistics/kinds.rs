@@ -78,7 +78,10 @@ impl Kinds {
 /// `blk.{layer}.attn_q.weight` is of the kind `attn_q`.
 fn kind_of(template: &TensorTemplate) -> String {
     let name = template.gguf.strip_prefix("blk.{layer}.").unwrap_or(template.gguf);
-    name.strip_suffix(".weight").unwrap_or(name).to_owned()
+    let name = name.strip_suffix(".weight").unwrap_or(name);
+    // GGUF has parts of it alone.
+    let own = template.hf.filter(|_| name.is_empty()).map(|hf| hf.strip_suffix(".weight").unwrap_or(hf));
+    own.and_then(|hf| hf.rsplit('.').next()).unwrap_or(name).to_owned()
 }
 
 /// Whether it is the matrix of a linear layer: of two dimensions or more, and not a table that is looked up.

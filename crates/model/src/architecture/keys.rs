@@ -218,6 +218,8 @@ pub enum GgufKey {
     ExpertGatingFunc,
     /// `expert_shared_count`: the shared expert's width as a number of experts.
     ExpertSharedCount,
+    /// The same, always 1: the width is that of all (Nemotron-H).
+    ExpertSharedCountOne,
     /// `expert_shared_feed_forward_length`: the shared expert's width, where there is one.
     ExpertSharedFeedForwardLength,
     /// `expert_group_count` and `expert_group_used_count`, 1 each where there are no groups.
@@ -282,6 +284,8 @@ pub enum GgufKey {
     DeepstackLayers,
     /// `attention.temperature_scale`, only where queries grow with their position.
     QueryGrowth,
+    /// Llama 4's chunks and growth of queries, where they are not those of the published models.
+    Llama4,
     /// `rope.scaling.yarn_log_multiplier` in place of the attention factor that other families write.
     YarnLogMultiplier,
     /// `ssm.conv_kernel`, `ssm.state_size`, `ssm.group_count`, `ssm.time_step_rank` and `ssm.inner_size` of a delta net,
@@ -289,6 +293,13 @@ pub enum GgufKey {
     DeltaNet,
     /// `ssm.conv_kernel`, `ssm.state_size`, `ssm.group_count`, `ssm.inner_size` and `ssm.time_step_rank` of Mamba-2.
     Mamba2,
+    /// `feed_forward_length` and `attention.head_count`, both 0 (Mamba-2).
+    NoAttention,
+    /// `expert_count` and `expert_used_count`, both 0, and the network's width as `expert_shared_feed_forward_length`
+    /// (Granite 4 hybrid).
+    NoExperts,
+    /// `rope.scaling.finetuned`, always false: nothing is rotated (Granite 4 hybrid).
+    RopeNotFinetuned,
     /// `feed_forward_length`, 0 in layers that are no network.
     FeedForwardLengthLayers,
     /// `attention.layer_norm_epsilon`, `rope.dimension_count` and `rope.scaling.finetuned`, which mean nothing in a model

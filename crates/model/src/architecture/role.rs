@@ -55,6 +55,8 @@ pub enum TensorRole {
     DeltaBeta,
     /// How much of a delta net's heads stays from token to token.
     DeltaAlpha,
+    /// Both of them in one matrix, those of the value heads of one key head together.
+    DeltaBetaAlpha,
     /// The convolution of a mixer with a state, one filter for each channel.
     StateConv,
     StateConvBias,
@@ -152,6 +154,8 @@ pub enum TensorRole {
     SharedGate,
     /// Its up projection.
     SharedUp,
+    /// Gate and up projection in one matrix, gate first.
+    SharedGateUp,
     /// Its down projection.
     SharedDown,
     /// One row: the sigmoid of its product is what the shared expert's result is multiplied with.

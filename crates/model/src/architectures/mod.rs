@@ -10,6 +10,7 @@ mod ernie4_5;
 mod ernie4_5_moe;
 mod exaone4;
 mod falcon;
+mod falcon_h1;
 mod gemma;
 mod gemma3n;
 mod gemma4;
@@ -19,11 +20,15 @@ mod gpt2;
 mod gpt_neox;
 mod gpt_oss;
 mod granite;
+mod granite_hybrid;
+mod granite_moe;
 mod helium;
 mod hunyuan;
 mod lfm2;
 mod lfm2_moe;
 mod llama;
+mod llama4;
+mod mamba2;
 mod minicpm;
 mod minicpm3;
 mod minimax_m2;
@@ -37,6 +42,8 @@ mod phimoe;
 mod qwen;
 mod qwen2_moe;
 mod qwen3_5;
+mod qwen3_next;
+mod qwen3_vl_moe;
 mod seed_oss;
 mod smollm3;
 mod stablelm;
@@ -53,6 +60,7 @@ pub use ernie4_5::ERNIE4_5;
 pub use ernie4_5_moe::ERNIE4_5_MOE;
 pub use exaone4::EXAONE4;
 pub use falcon::FALCON;
+pub use falcon_h1::FALCON_H1;
 pub use gemma::{GEMMA, GEMMA2, GEMMA3};
 pub use gemma3n::GEMMA3N;
 pub use gemma4::GEMMA4;
@@ -62,16 +70,20 @@ pub use gpt_neox::GPT_NEOX;
 pub use gpt_oss::GPT_OSS;
 pub use gpt2::GPT2;
 pub use granite::GRANITE;
+pub use granite_hybrid::{GRANITE_HYBRID, GRANITE_HYBRID_MOE};
+pub use granite_moe::GRANITE_MOE;
 pub use helium::HELIUM;
 pub use hunyuan::HUNYUAN_DENSE;
 pub use lfm2::LFM2;
 pub use lfm2_moe::LFM2_MOE;
 pub use llama::{INTERNLM3, LLAMA, MINISTRAL3, MISTRAL, MISTRAL3, MIXTRAL};
+pub use llama4::LLAMA4;
+pub use mamba2::MAMBA2;
 pub use minicpm::MINICPM;
 pub use minicpm3::MINICPM3;
 pub use minimax_m2::MINIMAX_M2;
 pub use nemotron::NEMOTRON;
-pub use nemotron_h::NEMOTRON_H;
+pub use nemotron_h::{NEMOTRON_H, NEMOTRON_H_MOE};
 pub use olmo2::{OLMO2, OLMO3};
 pub use olmoe::OLMOE;
 pub use opt::OPT;
@@ -80,6 +92,8 @@ pub use phimoe::PHIMOE;
 pub use qwen::{QWEN2, QWEN2_VL, QWEN3, QWEN3_MOE, QWEN3_VL};
 pub use qwen2_moe::QWEN2_MOE;
 pub use qwen3_5::{QWEN3_5, QWEN3_5_MOE};
+pub use qwen3_next::QWEN3_NEXT;
+pub use qwen3_vl_moe::QWEN3_VL_MOE;
 pub use seed_oss::SEED_OSS;
 pub use smollm3::SMOLLM3;
 pub use stablelm::STABLELM;
@@ -94,11 +108,13 @@ pub static ALL: &[&Architecture] = &[
     &MIXTRAL,
     &MINISTRAL3,
     &MISTRAL3,
+    &LLAMA4,
     &QWEN2,
     &QWEN3,
     &QWEN3_MOE,
     &QWEN3_5,
     &QWEN3_5_MOE,
+    &QWEN3_NEXT,
     &QWEN2_VL,
     &QWEN3_VL,
     &GEMMA,
@@ -115,12 +131,18 @@ pub static ALL: &[&Architecture] = &[
     &STARCODER2,
     &STABLELM,
     &FALCON,
+    &FALCON_H1,
     &SEED_OSS,
     &SMOLLM3,
     &GRANITE,
+    &GRANITE_HYBRID,
+    &GRANITE_HYBRID_MOE,
+    &GRANITE_MOE,
     &LFM2,
     &LFM2_MOE,
+    &MAMBA2,
     &NEMOTRON_H,
+    &NEMOTRON_H_MOE,
     &OLMO2,
     &OLMO3,
     &OLMOE,
@@ -134,6 +156,7 @@ pub static ALL: &[&Architecture] = &[
     &YOUTU,
     &MINICPM3,
     &QWEN2_MOE,
+    &QWEN3_VL_MOE,
     &DOTS1,
     &ERNIE4_5_MOE,
     &GLM4_MOE,

@@ -2,7 +2,7 @@
 
 use super::table::*;
 use crate::architecture::{
-    Architecture, Dim, Field, GgufKey, HfKey, HfLimit, Layout, MixtureRules, Silence, TensorTemplate,
+    Architecture, Field, GgufKey, HfKey, HfLimit, Layout, MixtureRules, Silence, TensorTemplate,
 };
 
 /// With the defaults of transformers' `Qwen3_5TextConfig`.
@@ -121,11 +121,11 @@ const TENSORS: &[TensorTemplate] = &[
     tensor(Role::OutputNorm, "model.norm.weight", "output_norm.weight", &[Hidden], Always, PlusOne),
     tensor(Role::Output, "lm_head.weight", "output.weight", &[Vocab, Hidden], UnlessTied, Same),
     tensor(Role::AttentionNorm, "model.layers.{layer}.input_layernorm.weight", "blk.{layer}.attn_norm.weight", &[Hidden], Always, PlusOne),
-    tensor(Role::DeltaQkv, "model.layers.{layer}.linear_attn.in_proj_qkv.weight", "blk.{layer}.attn_qkv.weight", &[Dim::DeltaQkv, Hidden], StateLayers, Layout::DeltaQkv),
+    tensor(Role::DeltaQkv, "model.layers.{layer}.linear_attn.in_proj_qkv.weight", "blk.{layer}.attn_qkv.weight", &[DeltaQkv, Hidden], StateLayers, Layout::DeltaQkv),
     tensor(Role::DeltaGate, "model.layers.{layer}.linear_attn.in_proj_z.weight", "blk.{layer}.attn_gate.weight", &[DeltaValues, Hidden], StateLayers, Layout::DeltaValues),
     tensor(Role::DeltaBeta, "model.layers.{layer}.linear_attn.in_proj_b.weight", "blk.{layer}.ssm_beta.weight", &[DeltaHeads, Hidden], StateLayers, Layout::DeltaHeads),
     tensor(Role::DeltaAlpha, "model.layers.{layer}.linear_attn.in_proj_a.weight", "blk.{layer}.ssm_alpha.weight", &[DeltaHeads, Hidden], StateLayers, Layout::DeltaHeads),
-    tensor(Role::StateConv, "model.layers.{layer}.linear_attn.conv1d.weight", "blk.{layer}.ssm_conv1d.weight", &[Dim::DeltaQkv, ConvTaps], StateLayers, Layout::DeltaConv),
+    tensor(Role::StateConv, "model.layers.{layer}.linear_attn.conv1d.weight", "blk.{layer}.ssm_conv1d.weight", &[DeltaQkv, ConvTaps], StateLayers, Layout::DeltaConv),
     tensor(Role::StateTimeBias, "model.layers.{layer}.linear_attn.dt_bias", "blk.{layer}.ssm_dt.bias", &[DeltaHeads], StateLayers, Layout::DeltaHeads),
     tensor(Role::StateDecay, "model.layers.{layer}.linear_attn.A_log", "blk.{layer}.ssm_a", &[DeltaHeads], StateLayers, Layout::DeltaDecay),
     tensor(Role::StateNorm, "model.layers.{layer}.linear_attn.norm.weight", "blk.{layer}.ssm_norm.weight", &[DeltaHeadDim], StateLayers, Same),
@@ -148,11 +148,11 @@ const MOE_TENSORS: &[TensorTemplate] = &[
     tensor(Role::OutputNorm, "model.norm.weight", "output_norm.weight", &[Hidden], Always, PlusOne),
     tensor(Role::Output, "lm_head.weight", "output.weight", &[Vocab, Hidden], UnlessTied, Same),
     tensor(Role::AttentionNorm, "model.layers.{layer}.input_layernorm.weight", "blk.{layer}.attn_norm.weight", &[Hidden], Always, PlusOne),
-    tensor(Role::DeltaQkv, "model.layers.{layer}.linear_attn.in_proj_qkv.weight", "blk.{layer}.attn_qkv.weight", &[Dim::DeltaQkv, Hidden], StateLayers, Layout::DeltaQkv),
+    tensor(Role::DeltaQkv, "model.layers.{layer}.linear_attn.in_proj_qkv.weight", "blk.{layer}.attn_qkv.weight", &[DeltaQkv, Hidden], StateLayers, Layout::DeltaQkv),
     tensor(Role::DeltaGate, "model.layers.{layer}.linear_attn.in_proj_z.weight", "blk.{layer}.attn_gate.weight", &[DeltaValues, Hidden], StateLayers, Layout::DeltaValues),
     tensor(Role::DeltaBeta, "model.layers.{layer}.linear_attn.in_proj_b.weight", "blk.{layer}.ssm_beta.weight", &[DeltaHeads, Hidden], StateLayers, Layout::DeltaHeads),
     tensor(Role::DeltaAlpha, "model.layers.{layer}.linear_attn.in_proj_a.weight", "blk.{layer}.ssm_alpha.weight", &[DeltaHeads, Hidden], StateLayers, Layout::DeltaHeads),
-    tensor(Role::StateConv, "model.layers.{layer}.linear_attn.conv1d.weight", "blk.{layer}.ssm_conv1d.weight", &[Dim::DeltaQkv, ConvTaps], StateLayers, Layout::DeltaConv),
+    tensor(Role::StateConv, "model.layers.{layer}.linear_attn.conv1d.weight", "blk.{layer}.ssm_conv1d.weight", &[DeltaQkv, ConvTaps], StateLayers, Layout::DeltaConv),
     tensor(Role::StateTimeBias, "model.layers.{layer}.linear_attn.dt_bias", "blk.{layer}.ssm_dt.bias", &[DeltaHeads], StateLayers, Layout::DeltaHeads),
     tensor(Role::StateDecay, "model.layers.{layer}.linear_attn.A_log", "blk.{layer}.ssm_a", &[DeltaHeads], StateLayers, Layout::DeltaDecay),
     tensor(Role::StateNorm, "model.layers.{layer}.linear_attn.norm.weight", "blk.{layer}.ssm_norm.weight", &[DeltaHeadDim], StateLayers, Same),

@@ -1,27 +1,27 @@
 //! Constructors for the tables of the architectures, and the rows that many share.
 
 use crate::architecture::{
-    Accepted, Alias, AliasLayout, Architecture, Block, Dim, Field, GgufKey, HfKey, HfLimit, Layout,
+    Accepted, Alias, AliasLayout, Architecture, Block, Dim, Field, GgufKey, HfKey, HfLimit, Hybrid, Layout,
     MixtureRules, Norm, Position, Presence, RopeStyle, Silence, Sliding, TensorRole, TensorTemplate,
     Unrotated,
 };
 
 pub(super) use crate::architecture::Dim::{
-    ConvTaps, DeltaHeadDim, DeltaHeads, DeltaValues, Embedding, ExpertFfn, Experts, Ffn, GateUp, HeadDim,
-    Heads, Hidden, KeyValue, KvHeads, LatentCached, LatentNope, LatentRank, LatentUp, LatentValue,
-    LatentValues, Laurel, MambaConv, MambaGroup, MambaGroups, MambaHeads, MambaIn, MambaInner, One,
-    OtherStreams, PerLayer, PerLayerAll, PerLayerVocab, Positions, Qkv, Query, QueryGate, QueryRank,
-    RopeHalf, SharedFfn, StreamPairs, Streams, TripleHidden, Vocab,
+    ConvTaps, DeltaHeadDim, DeltaHeads, DeltaIn, DeltaPairs, DeltaQkv, DeltaValues, Embedding, ExpertFfn,
+    Experts, Ffn, GateUp, HeadDim, Heads, Hidden, KeyValue, KvHeads, LatentCached, LatentNope, LatentRank,
+    LatentUp, LatentValue, LatentValues, Laurel, MambaConv, MambaGroup, MambaGroups, MambaHeads, MambaIn,
+    MambaInner, One, OtherStreams, PerLayer, PerLayerAll, PerLayerVocab, Positions, Qkv, Query, QueryGate,
+    QueryRank, RopeHalf, SharedFfn, StreamPairs, Streams, TripleHidden, Vocab,
 };
 pub(super) use crate::architecture::Layout::Experts as EachExpert;
 pub(super) use crate::architecture::Layout::{
-    Conv, Flat, FlatDecay, HeadNorms, KeyHeads, KeyUp, PlusOne, QkvByHead, QueryHeads, Same, Transposed,
-    ValueUp,
+    Conv, Flat, FlatDecay, HeadNorms, KeyHeads, KeyUp, Multiplied, PlusOne, QkvByHead, QueryHeads, Same,
+    Transposed, ValueUp,
 };
 pub(super) use crate::architecture::Presence::{
     Always, AttentionLayers, ChoiceBias, DenseLayers, EmbeddingProjection, FfnBias, FinalNorm, NetworkLayers,
     OutputBias, OwnKeys, OwnValues, QkNorm, QkvBias, SecondNorm, SharedExpert, SharedRouter, SparseLayers,
-    StateConvBias, StateLayers, UnlessTied,
+    StateConvBias, StateLayers, StateNorm, UnlessTied,
 };
 pub(super) use crate::architecture::TensorRole as Role;
 
@@ -51,6 +51,16 @@ pub(super) const fn derived(
     layout: Layout,
 ) -> TensorTemplate {
     TensorTemplate { role, hf: None, gguf, shape, presence, layout }
+}
+
+/// A tensor that Hugging Face has and GGUF in parts alone.
+pub(super) const fn joined(
+    role: TensorRole,
+    hf: &'static str,
+    shape: &'static [Dim],
+    presence: Presence,
+) -> TensorTemplate {
+    TensorTemplate { role, hf: Some(hf), gguf: "", shape, presence, layout: Same }
 }
 
 /// A key of `config.json` whose null means the same as its absence.
@@ -171,6 +181,8 @@ pub(super) const USUAL: Architecture = Architecture {
     scaled_embeddings: false,
     unrotated: Unrotated::None,
     sliding: Sliding::All,
+    hybrid: Hybrid::Either,
+    chunked: false,
     activations: &[crate::architecture::Activation::Silu],
     gated: true,
     tied_by_default: false,
@@ -199,3 +211,8 @@ pub(super) const FUSED_EXPERTS: [Alias; 3] = [
     stacked(Role::ExpertsUp, "model.layers.{layer}.mlp.experts.gate_up_proj", 2, 1),
     stacked(Role::ExpertsDown, "model.layers.{layer}.mlp.experts.down_proj", 1, 0),
 ];
+
+/// A role whose experts releases hold in one tensor, transposed, beside those of others.
+pub(super) const fn beside(role: TensorRole, name: &'static str, of: usize, which: usize) -> Alias {
+    Alias { role, name, layout: AliasLayout::Beside { of, which } }
+}

@@ -56,6 +56,16 @@ impl Config {
         self.fill(template.name(convention)?, layer, Some(0))
     }
 
+    /// The names of GGUF's tensors that have the rows of a matrix of this role: of its own, or of its parts.
+    pub fn gguf_names(&self, role: TensorRole, layer: Option<usize>) -> Vec<String> {
+        if let Some(name) = self.tensor_name(Convention::Gguf, role, layer) {
+            return vec![name];
+        }
+        let parts = self.architecture.tensors.iter().filter(|t| t.whole() == Some(role));
+        let parts = parts.filter(|t| self.presence(t, Convention::Gguf, layer).is_some());
+        parts.filter_map(|t| self.fill(t.name(Convention::Gguf)?, layer, Some(0))).collect()
+    }
+
     /// Whether models of this configuration have the tensor: `None` if not, whether it is optional otherwise.
     fn presence(
         &self,
@@ -90,6 +100,10 @@ impl Config {
             Presence::StateConvBias => {
                 let there = layer.is_none_or(|layer| self.has_state(layer));
                 given(there && self.mamba2().is_some_and(|mamba| mamba.conv_bias), false)
+            }
+            Presence::StateNorm => {
+                let there = layer.is_none_or(|layer| self.has_state(layer));
+                given(there && self.mamba2().is_some_and(|mamba| mamba.norm), false)
             }
             Presence::StateLayers => given(layer.is_none_or(|layer| self.has_state(layer)), false),
             Presence::RopeFactors => given(self.rope.factors.is_some(), false),
@@ -143,7 +157,12 @@ impl Config {
                 | Layout::DeltaDecay
                 | Layout::DeltaColumns
                 | Layout::KeyUp
-                | Layout::ValueUp,
+                | Layout::ValueUp
+                | Layout::DeltaInQkv
+                | Layout::DeltaInGate
+                | Layout::GateRows
+                | Layout::UpRows
+                | Layout::Multiplied,
             )
             | (Convention::Gguf, _) => None,
         };
@@ -196,6 +215,8 @@ impl Config {
             Dim::DeltaValues => delta(DeltaNet::values),
             Dim::DeltaHeads => delta(|net| net.value_heads),
             Dim::DeltaHeadDim => delta(|net| net.value_dim),
+            Dim::DeltaIn => delta(|net| net.width() + net.values()),
+            Dim::DeltaPairs => delta(|net| 2 * net.value_heads),
             Dim::ConvTaps => self.states.as_ref().map_or(0, |states| states.mixer.taps()),
             Dim::MambaIn => mamba(|m| m.inner() + m.width() + m.heads),
             Dim::MambaConv => mamba(Mamba2::width),
@@ -213,6 +234,7 @@ impl Config {
             Dim::LatentValue => self.latent.map_or(0, |l| l.value_dim),
             Dim::LatentValues => self.attended(),
             Dim::SharedFfn => experts.and_then(|e| e.shared).map_or(0, |shared| shared.ffn_size),
+            Dim::SharedGateUp => 2 * self.size(Dim::SharedFfn),
             Dim::PerLayer => per_layer,
             Dim::PerLayerAll => self.layers * per_layer,
             Dim::PerLayerVocab => self.per_layer.map_or(0, |per_layer| per_layer.vocab),

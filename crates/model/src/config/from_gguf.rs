@@ -14,7 +14,8 @@ use crate::identify::class;
 use super::gguf_keys::Keys;
 use super::rope::yarn_mscale;
 use super::{
-    Config, QueryGrowth, Rope, RopeScaling, latent, layers as by_layer, limit, mixers, mixture, quirks,
+    Config, QueryGrowth, Rope, RopeScaling, latent, layers as by_layer, limit, llama4, mixers, mixture,
+    quirks,
 };
 use super::{gemma3n, gemma4};
 
@@ -43,7 +44,7 @@ pub(super) fn read(file: &Path, metadata: &Metadata, checkpoint: &Checkpoint) ->
     }
 
     let hidden_size = keys.need("embedding_length", limit::HIDDEN)?;
-    let heads = keys.need("attention.head_count", limit::HEADS)?;
+    let heads = mixers::heads_of(&keys, architecture)?;
     let latent =
         latent::from_gguf(&keys, architecture, checkpoint.tensor("blk.0.attn_kv_b.weight").is_some())?;
     let given = keys.size("attention.key_length", limit::HIDDEN)?.filter(|_| latent.is_none());
@@ -166,6 +167,7 @@ pub(super) fn read(file: &Path, metadata: &Metadata, checkpoint: &Checkpoint) ->
             true => keys.positive("logit_scale")?.unwrap_or(1.0),
             false => 1.0,
         },
+        multipliers: None,
         unrotated_layers: Vec::new(),
         query_growth: None,
         scaled_by_layer: false,
@@ -236,6 +238,9 @@ pub(super) fn read(file: &Path, metadata: &Metadata, checkpoint: &Checkpoint) ->
         .position(|&sparse| sparse)
         .is_some_and(|first| in_layer(Role::ChoiceBias, first));
     mixture::complete(bias, &mut config);
+    if architecture.name == "llama4" {
+        llama4::from_gguf(&keys, &mut config)?;
+    }
     quirks::from_gguf(|name| checkpoint.tensor(name).is_some(), &mut config);
     config.rope.factors = factors(&config, file, checkpoint, Role::RopeFactors)?;
     long_factors(&mut config, &keys, checkpoint)?;
@@ -258,7 +263,7 @@ fn query_growth(keys: &Keys<'_>, config: &Config) -> Result<Option<QueryGrowth>>
         | RopeScaling::Llama3 { .. }
         | RopeScaling::Long { .. } => config.context_length,
     };
-    Ok(Some(QueryGrowth { beta, context }))
+    Ok(Some(QueryGrowth { beta, context, offset: 0, unrotated: false }))
 }
 
 /// The sections of M-RoPE, of families that have them.

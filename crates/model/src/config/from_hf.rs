@@ -11,7 +11,7 @@ use crate::architectures;
 use crate::identify::class;
 use crate::json::{Json, Object};
 
-use super::{Config, gemma3n, hf_rope, latent, limit, mixers, mixture, multimodal, quirks};
+use super::{Config, gemma3n, hf_rope, latent, limit, mixers, mixture, multimodal, multipliers, quirks};
 
 /// A `config.json` under the keys of one architecture.
 pub(super) struct Reader<'a> {
@@ -178,6 +178,7 @@ pub(super) fn read(file: &Path, stated: Option<&'static Architecture>) -> Result
         (None, Some(found)) => found,
         (None, None) => (architecture(&whole)?, whole.clone()),
     };
+    let architecture = mixers::variant(architecture, &root)?;
     let reader = Reader { root: &root, architecture };
 
     let hidden_size = reader.need(Field::Hidden, limit::HIDDEN)?;
@@ -248,6 +249,7 @@ pub(super) fn read(file: &Path, stated: Option<&'static Architecture>) -> Result
         residual_multiplier: positive(Field::ResidualMultiplier)?.unwrap_or(1.0),
         logit_divisor: positive(Field::LogitDivisor)?.unwrap_or(1.0),
         logit_multiplier: positive(Field::LogitMultiplier)?.unwrap_or(1.0),
+        multipliers: multipliers::from_hf(&root, architecture.hybrid)?,
         unrotated_layers: Vec::new(),
         query_growth: None,
         scaled_by_layer: reader.flag(Field::ScaledByLayer, false)?,

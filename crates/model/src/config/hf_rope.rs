@@ -241,8 +241,9 @@ impl Source<'_, '_> {
             "dynamic" => Ok(RopeScaling::Dynamic { factor: need("factor")? }),
             "llama3" => {
                 let (low, high) = (need("low_freq_factor")?, need("high_freq_factor")?);
-                if high <= low {
-                    let what = format!("{high} is not above low_freq_factor {low}");
+                // Llama 4's are the same: nothing is between them.
+                if high < low {
+                    let what = format!("{high} is below low_freq_factor {low}");
                     return Err(object.error("high_freq_factor", what));
                 }
                 let original_context = self.original_context(object)?;

@@ -1,9 +1,12 @@
 //! Mixers that keep a state in place of keys and values: which layers have one, and its sizes.
 
-use quern_tensor_io::{Array, Result, Value};
+use quern_tensor_io::{Array, Error, Result, Value};
 use serde_json::{Map, Value as Json, json};
 
-use crate::architecture::{Architecture, Field, GgufKey, Layout};
+use crate::architecture::{Architecture, Field, GgufKey, Hybrid, Layout};
+
+use crate::architectures::{GRANITE_HYBRID_MOE, NEMOTRON_H_MOE};
+use crate::json::Object;
 
 use super::from_hf::Reader;
 use super::gguf_keys::Keys;
@@ -24,19 +27,29 @@ fn tiled_in_gguf(architecture: &Architecture) -> bool {
 /// What a `config.json` says.
 pub(super) fn from_hf(reader: &Reader<'_>, config: &Config) -> Result<Option<States>> {
     let Some(taps) = reader.size(Field::ConvTaps, TAPS)? else { return Ok(None) };
+    let root = reader.root;
     let need = |field, most| reader.need(field, most);
     if reader.has(Field::MambaHeads) {
         let mamba = Mamba2 {
             heads: need(Field::MambaHeads, limit::HEADS)?,
-            head_dim: need(Field::MambaHeadDim, limit::HIDDEN)?,
+            head_dim: mamba_head_dim(reader, config)?,
             groups: need(Field::MambaGroups, limit::HEADS)?,
             state: need(Field::MambaState, limit::HIDDEN)?,
             taps,
             conv_bias: reader.flag(Field::StateConvBias, true)?,
+            norm: normed(reader)?,
         };
-        let kinds = single_layers(reader)?;
-        let of = |kind: Single| kinds.iter().map(|&own| own == kind).collect();
-        let (layers, networks) = (of(Single::State), of(Single::Network));
+        let (layers, networks) = match reader.architecture.hybrid {
+            Hybrid::Single => {
+                let kinds = single_layers(root, reader.architecture.has_experts)?;
+                let of = |kind: Single| kinds.iter().map(|&own| own == kind).collect();
+                (of(Single::State), of(Single::Network))
+            }
+            Hybrid::Either => (layers(reader, config, &["mamba", "linear_attention"])?, Vec::new()),
+            Hybrid::Alone => (vec![true; config.layers], vec![false; config.layers]),
+            Hybrid::Beside => (vec![true; config.layers], Vec::new()),
+        };
+        unlimited_steps(root)?;
         return Ok(Some(States { layers, mixer: StateMixer::Mamba2(mamba), networks }));
     }
     let (mixer, kind) = match reader.has(Field::DeltaKeyHeads) {
@@ -53,7 +66,74 @@ pub(super) fn from_hf(reader: &Reader<'_>, config: &Config) -> Result<Option<Sta
         ),
         false => (StateMixer::ShortConv(ShortConv { taps }), "conv"),
     };
-    Ok(Some(States { layers: layers(reader, config, kind)?, mixer, networks: Vec::new() }))
+    Ok(Some(States { layers: layers(reader, config, &[kind])?, mixer, networks: Vec::new() }))
+}
+
+/// Refuses bounds of Mamba-2's steps, which llama.cpp does not know: none are below zero.
+fn unlimited_steps(root: &Object<'_>) -> Result<()> {
+    const LIMITS: &str = "time_step_limit";
+    let Some(value) = root.get(LIMITS) else { return Ok(()) };
+    let infinite = |value: &Json| value.get("__float__").and_then(Json::as_str) == Some("Infinity");
+    match value.as_array().map(Vec::as_slice) {
+        Some([least, most]) if least.as_f64() == Some(0.0) && infinite(most) => Ok(()),
+        _ => {
+            let what = format!("{}: steps of Mamba-2 within {value} are not supported", root.name(LIMITS));
+            Err(Error::unsupported(root.file(), what))
+        }
+    }
+}
+
+/// Whether Mamba-2 normalizes what it gives: always, but for Falcon-H1. A norm in front of the gate is refused.
+fn normed(reader: &Reader<'_>) -> Result<bool> {
+    const NORM: &str = "mamba_rms_norm";
+    const BEFORE: &str = "mamba_norm_before_gate";
+    let root = reader.root;
+    if reader.architecture.hybrid != Hybrid::Beside {
+        return Ok(true);
+    }
+    let normed = root.bool(NORM)?.unwrap_or(false);
+    if normed && root.bool(BEFORE)?.unwrap_or(true) {
+        let what = format!("{}: a norm of Mamba-2 in front of its gate is not supported", root.name(BEFORE));
+        return Err(Error::unsupported(root.file(), what));
+    }
+    Ok(normed)
+}
+
+/// Values in a head of Mamba-2: as is said, or as its whole width gives it, which must say the same (Granite 4 hybrid,
+/// Falcon-H1).
+fn mamba_head_dim(reader: &Reader<'_>, config: &Config) -> Result<usize> {
+    const INNER: &str = "mamba_d_ssm";
+    const EXPAND: &str = "mamba_expand";
+    const HEAD_DIM: &str = "mamba_d_head";
+    let root = reader.root;
+    let beside = reader.architecture.hybrid == Hybrid::Beside;
+    if !beside && reader.architecture.name != "granitehybrid" {
+        return reader.need(Field::MambaHeadDim, limit::HIDDEN);
+    }
+    let heads = reader.need(Field::MambaHeads, limit::HEADS)?;
+    let own = match beside && !root.is_null(INNER) {
+        true => Some(root.size(INNER, limit::HIDDEN)?.unwrap_or(1024)),
+        false => None,
+    };
+    let inner = match own {
+        Some(inner) => inner,
+        None => root.size(EXPAND, limit::HEADS)?.unwrap_or(2).saturating_mul(config.hidden_size),
+    };
+    let key = if own.is_some() { INNER } else { EXPAND };
+    if !inner.is_multiple_of(heads) || inner > limit::HIDDEN {
+        return Err(root.error(key, format!("{inner} values cannot form {heads} heads of Mamba-2")));
+    }
+    let said = match root.get(HEAD_DIM) {
+        Some(value) if value.as_str() == Some("auto") => None,
+        _ => root.size(HEAD_DIM, limit::HIDDEN)?,
+    };
+    match said {
+        Some(said) if said != inner / heads => {
+            let what = format!("{heads} heads of {said} values are not the {inner} that {key} gives");
+            Err(root.error(HEAD_DIM, what))
+        }
+        _ => Ok(inner / heads),
+    }
 }
 
 /// What a layer of Nemotron-H is.
@@ -67,9 +147,24 @@ enum Single {
 const KINDS: &str = "layers_block_type";
 const PATTERN: &str = "hybrid_override_pattern";
 
+/// The description for this `config.json`, of those that its class may have.
+pub(super) fn variant(
+    architecture: &'static Architecture,
+    root: &Object<'_>,
+) -> Result<&'static Architecture> {
+    Ok(match architecture.name {
+        "nemotron_h" => {
+            let listed = root.array(KINDS)?.is_some_and(|list| list.iter().any(|kind| kind == "moe"));
+            let named = root.str(PATTERN)?.is_some_and(|pattern| pattern.contains('E'));
+            if listed || named { &NEMOTRON_H_MOE } else { architecture }
+        }
+        "granitehybrid" if root.u64("num_local_experts")?.unwrap_or(8) > 0 => &GRANITE_HYBRID_MOE,
+        _ => architecture,
+    })
+}
+
 /// What each layer is: as a list says, or the characters of a word.
-fn single_layers(reader: &Reader<'_>) -> Result<Vec<Single>> {
-    let root = reader.root;
+fn single_layers(root: &Object<'_>, experts: bool) -> Result<Vec<Single>> {
     let unknown = |key: &str, kind: &str| {
         root.error(key, format!("{kind:?} is not a kind of layer that quern knows in such a model"))
     };
@@ -77,7 +172,8 @@ fn single_layers(reader: &Reader<'_>) -> Result<Vec<Single>> {
         let kind = |entry: &Json| match entry.as_str().unwrap_or_default() {
             "linear_attention" | "mamba" => Ok(Single::State),
             "full_attention" | "attention" => Ok(Single::Attention),
-            "mlp" => Ok(Single::Network),
+            "mlp" if !experts => Ok(Single::Network),
+            "moe" if experts => Ok(Single::Network),
             other => Err(unknown(KINDS, other)),
         };
         (KINDS, list.iter().map(kind).collect::<Result<_>>()?)
@@ -85,7 +181,8 @@ fn single_layers(reader: &Reader<'_>) -> Result<Vec<Single>> {
         let kind = |character: char| match character {
             'M' => Ok(Single::State),
             '*' => Ok(Single::Attention),
-            '-' => Ok(Single::Network),
+            '-' if !experts => Ok(Single::Network),
+            'E' if experts => Ok(Single::Network),
             other => Err(unknown(PATTERN, &other.to_string())),
         };
         (PATTERN, pattern.chars().map(kind).collect::<Result<_>>()?)
@@ -99,7 +196,7 @@ fn single_layers(reader: &Reader<'_>) -> Result<Vec<Single>> {
 }
 
 /// Which layers are of this kind: as `layer_types` or `full_attn_idxs` list them, or by an interval.
-fn layers(reader: &Reader<'_>, config: &Config, kind: &str) -> Result<Vec<bool>> {
+fn layers(reader: &Reader<'_>, config: &Config, kinds: &[&str]) -> Result<Vec<bool>> {
     let root = reader.root;
     if let Some(types) = root.array("layer_types")? {
         if types.len() != config.layers {
@@ -107,8 +204,8 @@ fn layers(reader: &Reader<'_>, config: &Config, kind: &str) -> Result<Vec<bool>>
             return Err(root.error("layer_types", what));
         }
         let flag = |entry: &Json| match entry.as_str() {
-            Some("full_attention") => Ok(false),
-            Some(found) if found == kind => Ok(true),
+            Some("full_attention" | "attention") => Ok(false),
+            Some(found) if kinds.contains(&found) => Ok(true),
             _ => {
                 let what = format!("{entry} is not a kind of layer that quern knows in such a model");
                 Err(root.error("layer_types", what))
@@ -116,7 +213,11 @@ fn layers(reader: &Reader<'_>, config: &Config, kind: &str) -> Result<Vec<bool>>
         };
         return types.iter().map(flag).collect();
     }
-    if kind == "conv" {
+    if kinds.contains(&"mamba") {
+        // transformers gives all layers a state where nothing is listed.
+        return Ok(vec![true; config.layers]);
+    }
+    if kinds.contains(&"conv") {
         // transformers takes all layers for attention where nothing is listed.
         let Some(listed) = root.array("full_attn_idxs")? else { return Ok(vec![false; config.layers]) };
         let listed: Vec<u64> = listed.iter().filter_map(Json::as_u64).collect();
@@ -142,9 +243,10 @@ pub(super) fn to_hf(config: &Config, out: &mut Map<String, Json>) {
     let kind = match states.mixer {
         StateMixer::DeltaNet(_) => "linear_attention",
         StateMixer::ShortConv(_) => "conv",
-        StateMixer::Mamba2(_) => {
+        StateMixer::Mamba2(_) if config.architecture.hybrid == Hybrid::Single => {
             let kind = |layer| match (config.has_state(layer), config.is_network(layer)) {
                 (true, _) => 'M',
+                (false, true) if config.experts.is_some() => 'E',
                 (false, true) => '-',
                 (false, false) => '*',
             };
@@ -152,8 +254,13 @@ pub(super) fn to_hf(config: &Config, out: &mut Map<String, Json>) {
             out.insert(PATTERN.to_owned(), json!(pattern));
             return;
         }
+        StateMixer::Mamba2(_) if [Hybrid::Alone, Hybrid::Beside].contains(&config.architecture.hybrid) => {
+            return;
+        }
+        StateMixer::Mamba2(_) => "mamba",
     };
-    let kinds = states.layers.iter().map(|&state| if state { kind } else { "full_attention" });
+    let attention = if kind == "mamba" { "attention" } else { "full_attention" };
+    let kinds = states.layers.iter().map(|&state| if state { kind } else { attention });
     out.insert("layer_types".to_owned(), kinds.collect());
     if let (StateMixer::DeltaNet(_), Some(every)) = (states.mixer, interval(states)) {
         out.insert("full_attention_interval".to_owned(), json!(every));
@@ -214,8 +321,23 @@ fn mamba2(keys: &Keys<'_>, config: &Config) -> Result<States> {
         taps: keys.need("ssm.conv_kernel", TAPS)?,
         // As all files of such models have it.
         conv_bias: true,
+        // Of Falcon-H1 the tensors show it.
+        norm: true,
     };
+    let hybrid = config.architecture.hybrid;
+    if hybrid == Hybrid::Alone {
+        let (layers, networks) = (vec![true; config.layers], vec![false; config.layers]);
+        return Ok(States { layers, mixer: StateMixer::Mamba2(mamba), networks });
+    }
+    if hybrid == Hybrid::Beside {
+        let layers = vec![true; config.layers];
+        return Ok(States { layers, mixer: StateMixer::Mamba2(mamba), networks: Vec::new() });
+    }
     let counts = for_each_layer(keys, KV_HEADS, config.layers)?;
+    if hybrid == Hybrid::Either {
+        let layers = counts.into_iter().map(|count| count == 0).collect();
+        return Ok(States { layers, mixer: StateMixer::Mamba2(mamba), networks: Vec::new() });
+    }
     let widths = for_each_layer(keys, WIDTHS, config.layers)?;
     let networks: Vec<bool> = widths.iter().map(|&width| width > 0).collect();
     // As llama.cpp's loader decides it.
@@ -275,12 +397,25 @@ pub(super) fn kv_heads(
     }
 }
 
+/// Query heads.
+pub(super) fn heads_of(keys: &Keys<'_>, architecture: &Architecture) -> Result<usize> {
+    match architecture.hybrid {
+        // There are none, and files say 0.
+        Hybrid::Alone => Ok(1),
+        Hybrid::Either | Hybrid::Single | Hybrid::Beside => keys.need("attention.head_count", limit::HEADS),
+    }
+}
+
 /// The width of networks.
 pub(super) fn ffn_size(
     keys: &Keys<'_>,
     architecture: &Architecture,
     (hidden, layers): (usize, usize),
 ) -> Result<usize> {
+    // There is none, and files say 0.
+    if architecture.hybrid == Hybrid::Alone {
+        return Ok(1);
+    }
     match architecture.gguf_keys.contains(&GgufKey::FeedForwardLengthLayers) {
         true => Ok(same_in_all(keys, WIDTHS, layers)?.unwrap_or(1)),
         // A mixture of experts in every layer has no such width.

@@ -173,6 +173,10 @@ pub(super) fn sparse_layers_of_hf(reader: &Reader<'_>, config: &Config) -> Resul
     if config.experts.is_none() {
         return Ok(vec![false; config.layers]);
     }
+    // Where each layer is one thing, mixtures are in the network's place.
+    if config.has_single_layers() {
+        return Ok((0..config.layers).map(|layer| config.is_network(layer)).collect());
+    }
     let first = reader.count(Field::DenseLayers, limit::LAYERS)?.unwrap_or(0);
     let step = reader.size(Field::SparseStep, limit::LAYERS)?.unwrap_or(1);
     let is = |layer: usize| layer >= first && (layer + 1).is_multiple_of(step);
@@ -276,6 +280,10 @@ pub(super) fn sparse_layers_of_gguf(keys: &Keys<'_>, config: &Config) -> Result<
     if config.experts.is_none() {
         return Ok(vec![false; config.layers]);
     }
+    // Where each layer is one thing, mixtures are in the network's place.
+    if config.has_single_layers() {
+        return Ok((0..config.layers).map(|layer| config.is_network(layer)).collect());
+    }
     let written = |key: GgufKey| config.architecture.gguf_keys.contains(&key);
     let first = match written(GgufKey::LeadingDenseBlockCount) {
         true => keys.count("leading_dense_block_count", limit::LAYERS)?.unwrap_or(0),
@@ -303,7 +311,9 @@ pub(super) fn complete(with_bias: bool, config: &mut Config) {
 /// Adds to a `config.json` which layers are no mixtures, where a list says what numbers cannot.
 pub(super) fn to_hf(config: &Config, out: &mut Map<String, Value>) {
     let has = |field| config.architecture.hf_keys.iter().any(|key| key.field == field);
-    if config.experts.is_some() && has(Field::SparseStep) && !has(Field::DenseLayers) {
+    // Llama 4 lists those that are.
+    let listed = config.architecture.name == "llama4";
+    if config.experts.is_some() && has(Field::SparseStep) && !has(Field::DenseLayers) && !listed {
         let dense = |&layer: &usize| !config.is_sparse(layer);
         let others: Vec<usize> = match config.sparse_rule() {
             Some((0, _)) => Vec::new(),

@@ -14,9 +14,11 @@ mod gguf_keys;
 mod hf_rope;
 mod latent;
 mod layers;
+pub(crate) mod llama4;
 pub(crate) mod mixers;
 mod mixture;
 mod multimodal;
+mod multipliers;
 mod quirks;
 mod rope;
 mod state_mixers;
@@ -34,6 +36,7 @@ pub use expected::ExpectedTensor;
 pub use latent::Latent;
 pub use layers::{KeyHeads, PerLayer, XIELU};
 pub use mixture::{ExpertGroups, Experts, SharedExpert};
+pub use multipliers::Multipliers;
 pub(crate) use quirks::{minicpm3, unusual_query_scalar, unusual_window_pattern, window_pattern};
 pub(crate) use rope::yarn_mscale;
 pub use rope::{Rope, RopeScaling};
@@ -120,6 +123,8 @@ pub struct Config {
     pub logit_divisor: f32,
     /// Logits are multiplied by this, likewise.
     pub logit_multiplier: f32,
+    /// What the outputs of single layers are multiplied with, where the weights do not say it (Falcon-H1).
+    pub multipliers: Option<Multipliers>,
     /// Layers that do not rotate queries and keys, one flag a layer.
     pub unrotated_layers: Vec<bool>,
     /// Queries are multiplied with a number that grows with their position (Ministral 3).
@@ -171,24 +176,28 @@ pub struct Config {
     pub quantization: Option<String>,
 }
 
-/// How queries grow with their position `p`: they are multiplied with `1 + beta * ln(1 + floor(p / context))`.
+/// How queries grow with their position `p`: they are multiplied with `1 + beta * ln(1 + floor((p + offset) / context))`.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct QueryGrowth {
     /// How fast.
     pub beta: f32,
     /// Positions up to which they do not.
     pub context: usize,
+    /// What is added to the position.
+    pub offset: usize,
+    /// They grow in layers alone that do not rotate (Llama 4).
+    pub unrotated: bool,
 }
 
 impl QueryGrowth {
     /// Whether any of the first `positions` queries grows.
     pub fn reaches(self, positions: usize) -> bool {
-        self.beta != 0.0 && positions > self.context
+        self.beta != 0.0 && positions + self.offset > self.context
     }
 
     /// What the query at `position` is multiplied with.
     pub fn at(self, position: usize) -> f32 {
-        1.0 + self.beta * ((1 + position / self.context.max(1)) as f32).ln()
+        1.0 + self.beta * ((1 + (position + self.offset) / self.context.max(1)) as f32).ln()
     }
 }
 
@@ -223,15 +232,30 @@ impl Config {
         from_hf::read(file, None)
     }
 
-    /// Positions back that attention of this layer sees; `None` for all.
+    /// Positions back that attention of this layer sees; `None` for all, and where it sees its own part of the text.
     pub fn window(&self, layer: usize) -> Option<usize> {
+        self.limit(layer).filter(|_| !self.architecture.chunked)
+    }
+
+    /// Positions of the parts into which the text is cut for attention of this layer, which sees its own part alone.
+    pub fn chunk(&self, layer: usize) -> Option<usize> {
+        self.limit(layer).filter(|_| self.architecture.chunked)
+    }
+
+    fn limit(&self, layer: usize) -> Option<usize> {
         self.sliding_window.filter(|_| self.sliding_layers.get(layer).copied().unwrap_or(false))
+    }
+
+    /// How queries of this layer grow with their position.
+    pub fn growth(&self, layer: usize) -> Option<QueryGrowth> {
+        self.query_growth.filter(|growth| !growth.unrotated || !self.rotates(layer))
     }
 
     /// What attention scores of this layer are multiplied with.
     pub fn attention_scale(&self, layer: usize) -> f32 {
         let usual = || self.query_scalar.unwrap_or(self.head_dim as f32).sqrt().recip();
-        let scale = self.attention_multiplier.unwrap_or_else(usual) * self.yarn_score_factor();
+        let own = self.multipliers.map_or(1.0, |multipliers| multipliers.scores());
+        let scale = self.attention_multiplier.unwrap_or_else(usual) * self.yarn_score_factor() * own;
         if self.scaled_by_layer { scale / (layer + 1) as f32 } else { scale }
     }
 
@@ -357,6 +381,9 @@ impl Config {
         }
         if let Some(Err(what)) = self.states.as_ref().map(|states| states.check(self.layers)) {
             return bad(what);
+        }
+        if self.multipliers.is_some_and(|multipliers| !multipliers.are_valid()) {
+            return bad("the multipliers of layers are not numbers above zero".to_owned());
         }
         if let Some(what) = self.experts.and_then(|experts| experts.impossible()) {
             return bad(what);

@@ -8,7 +8,7 @@ use crate::json::Object;
 
 use super::from_hf::Reader;
 use super::to_hf::shortest;
-use super::{Config, QueryGrowth, RopeScaling, limit};
+use super::{Config, QueryGrowth, RopeScaling, StateMixer, States, limit, llama4};
 
 /// Completes a configuration read from `config.json`.
 pub(super) fn from_hf(reader: &Reader<'_>, config: &mut Config) -> Result<()> {
@@ -45,6 +45,7 @@ pub(super) fn from_hf(reader: &Reader<'_>, config: &mut Config) -> Result<()> {
             config.logit_divisor = config.hidden_size as f32 / config.logit_divisor;
         }
         "mistral3" => config.query_growth = query_growth(reader)?,
+        "llama4" => llama4::from_hf(reader, config)?,
         "lfm2" => config.ffn_size = lfm2_width(reader, config.ffn_size)?,
         // llama.cpp wants them, whatever config.json says.
         "qwen35" | "qwen35moe" => drop(config.rope_sections.get_or_insert([11, 11, 10, 0])),
@@ -56,6 +57,12 @@ pub(super) fn from_hf(reader: &Reader<'_>, config: &mut Config) -> Result<()> {
 /// Completes a configuration read from GGUF metadata by the tensors that are there.
 pub(super) fn from_gguf(has: impl Fn(&str) -> bool, config: &mut Config) {
     match config.architecture.name {
+        "falcon-h1" => {
+            let normed = has("blk.0.ssm_norm.weight");
+            if let Some(States { mixer: StateMixer::Mamba2(mamba), .. }) = &mut config.states {
+                mamba.norm = normed;
+            }
+        }
         "stablelm" => {
             // A block with this norm is sequential, as in llama.cpp: its converter writes that blocks are parallel
             // where config.json has no key for it. A sequential block without the norm is incomplete.
@@ -135,6 +142,30 @@ pub(super) fn to_hf(config: &Config, metadata: &Metadata, out: &mut Map<String, 
                 set("rope_parameters", both);
             }
         }
+        "granitehybrid" => {
+            let inner = config.mamba2().map_or(0, |mamba| mamba.inner());
+            set("mamba_expand", json!(inner / config.hidden_size.max(1)));
+            set("mamba_conv_bias", json!(true));
+            set("position_embedding_type", json!("nope"));
+            if config.experts.is_none() {
+                set("intermediate_size", json!(config.ffn_size));
+                set("num_local_experts", json!(0));
+                set("num_experts_per_tok", json!(0));
+            }
+        }
+        "falcon-h1" => {
+            if let Some(mamba) = config.mamba2() {
+                set("mamba_d_ssm", json!(mamba.inner()));
+                set("mamba_rms_norm", json!(mamba.norm));
+            }
+            set("mamba_norm_before_gate", json!(false));
+        }
+        "mamba2" => {
+            let inner = config.mamba2().map_or(0, |mamba| mamba.inner());
+            set("expand", json!(inner / config.hidden_size.max(1)));
+            set("use_conv_bias", json!(true));
+        }
+        "nemotron_h_moe" => set("n_shared_experts", json!(1)),
         "lfm2" => set("block_auto_adjust_ff_dim", json!(false)),
         // Only transformers 5 has such models; the sections count for images alone.
         "qwen35" | "qwen35moe" => {
@@ -183,6 +214,18 @@ pub(super) fn to_hf(config: &Config, metadata: &Metadata, out: &mut Map<String, 
             set("architectures", json!(["Qwen2ForCausalLM"]));
             set("model_type", json!("qwen2"));
         }
+        "qwen3vlmoe" => {
+            set("architectures", json!(["Qwen3MoeForCausalLM"]));
+            set("model_type", json!("qwen3_moe"));
+            set("norm_topk_prob", json!(true));
+        }
+        "granitemoe" => match config.experts.and_then(|experts| experts.shared) {
+            Some(_) => {
+                set("architectures", json!(["GraniteMoeSharedForCausalLM"]));
+                set("model_type", json!("granitemoeshared"));
+            }
+            None => drop(out.remove("shared_intermediate_size")),
+        },
         "qwen3vl" => {
             set("architectures", json!(["Qwen3ForCausalLM"]));
             set("model_type", json!("qwen3"));
@@ -279,13 +322,17 @@ fn sliding(reader: &Reader<'_>, config: &mut Config) -> Result<()> {
             let what = format!("{} entries for {} layers", types.len(), config.layers);
             return Err(root.error("layer_types", what));
         }
+        let limits = if config.architecture.chunked { "chunked_attention" } else { "sliding_attention" };
         for (limited, kind) in config.sliding_layers.iter_mut().zip(types) {
             *limited = match kind.as_str() {
-                Some("sliding_attention") if config.sliding_window.is_none() => {
-                    let what = "sliding_attention without a sliding window";
+                Some(kind) if kind == limits && config.sliding_window.is_none() => {
+                    let what = match config.architecture.chunked {
+                        true => "chunked_attention without a size of chunks",
+                        false => "sliding_attention without a sliding window",
+                    };
                     return Err(root.error("layer_types", what));
                 }
-                Some("sliding_attention") => true,
+                Some(kind) if kind == limits => true,
                 Some("full_attention") => false,
                 _ => {
                     return Err(
@@ -328,7 +375,7 @@ fn query_growth(reader: &Reader<'_>) -> Result<Option<QueryGrowth>> {
     let Some(beta) = object.f64(KEY)? else { return Err(object.missing(KEY)) };
     let context = object.size("original_max_position_embeddings", limit::CONTEXT)?;
     let context = context.ok_or_else(|| object.missing("original_max_position_embeddings"))?;
-    Ok((beta != 0.0).then_some(QueryGrowth { beta: beta as f32, context }))
+    Ok((beta != 0.0).then_some(QueryGrowth { beta: beta as f32, context, offset: 0, unrotated: false }))
 }
 
 /// Every layer but each `n`-th is limited.
@@ -345,7 +392,9 @@ fn unrotated(reader: &Reader<'_>, config: &Config) -> Result<Vec<bool>> {
         }
         Unrotated::Every(_) => {}
     }
-    let Some(flags) = root.array("no_rope_layers")? else {
+    // Llama 4's files have an empty list where the rule holds.
+    let empty = |flags: &[Value]| flags.is_empty() && config.architecture.name == "llama4";
+    let Some(flags) = root.array("no_rope_layers")?.filter(|flags| !empty(flags)) else {
         let every = reader.size(Field::UnrotatedInterval, usize::MAX)?;
         let every = every.ok_or_else(|| root.missing("no_rope_layer_interval"))?;
         return Ok((1..=config.layers).map(|layer| layer.is_multiple_of(every)).collect());

@@ -131,7 +131,7 @@ impl RopeScaling {
             let wavelength = 2.0 * std::f32::consts::PI / frequency;
             if wavelength < context / high {
                 1.0
-            } else if wavelength > context / low {
+            } else if wavelength > context / low || low == high {
                 factor
             } else {
                 let smooth = (context / wavelength - low) / (high - low);

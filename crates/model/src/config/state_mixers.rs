@@ -1,5 +1,7 @@
 //! The sizes of mixers that keep a state in place of keys and values.
 
+use crate::architecture::Hybrid;
+
 use super::Config;
 
 /// The layers whose mixer keeps a state.
@@ -65,6 +67,8 @@ pub struct Mamba2 {
     pub taps: usize,
     /// Its convolution has a bias.
     pub conv_bias: bool,
+    /// What the state gives is normalized, group by group, once it is gated.
+    pub norm: bool,
 }
 
 impl StateMixer {
@@ -148,7 +152,8 @@ impl Config {
 
     /// Whether this layer has attention.
     pub fn has_attention(&self, layer: usize) -> bool {
-        !self.has_state(layer) && !self.is_network(layer)
+        let beside = self.architecture.hybrid == Hybrid::Beside;
+        (beside || !self.has_state(layer)) && !self.is_network(layer)
     }
 
     /// Layers with keys and values.

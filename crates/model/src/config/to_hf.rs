@@ -5,7 +5,7 @@ use serde_json::{Map, Value, json};
 
 use crate::architecture::{Activation, Block, Field, Position, Scores, Silence, Unrotated};
 
-use super::{Config, Rope, RopeScaling, mixers, mixture, quirks};
+use super::{Config, Rope, RopeScaling, llama4, mixers, mixture, quirks};
 
 /// `config.json` of a model read from a GGUF file with this metadata, its weights stored as `dtype`.
 pub(crate) fn config_json(config: &Config, metadata: &Metadata, dtype: ElementType) -> Map<String, Value> {
@@ -43,6 +43,9 @@ pub(crate) fn config_json(config: &Config, metadata: &Metadata, dtype: ElementTy
     mixers::to_hf(config, &mut out);
     mixture::to_hf(config, &mut out);
     quirks::to_hf(config, metadata, &mut out);
+    if config.architecture.name == "llama4" {
+        llama4::to_hf(config, &mut out);
+    }
     out
 }
 
@@ -273,8 +276,8 @@ fn candidates(rope: &Rope, factors: &[f32]) -> Vec<RopeScaling> {
     let factor = factors.iter().copied().fold(1.0, f32::max);
     let with =
         |high: f32, original_context: usize| RopeScaling::Llama3 { factor, low: 1.0, high, original_context };
-    // Llama 3.1 to 3.3 all have these.
-    let mut all = vec![with(4.0, 8192)];
+    // Llama 3.1 to 3.3 all have these, and Llama 4 those.
+    let mut all = vec![with(4.0, 8192), with(1.0, 8192)];
     // Between the two bounds smooth = a / wavelength + b, a = original / (high - low), b = -low / (high - low).
     let smooth: Vec<(f64, f64)> = factors
         .iter()
@@ -313,6 +316,7 @@ mod tests {
         let parameters = [
             (8.0, 1.0, 4.0, 8192, 500_000.0, 128),
             (32.0, 1.0, 4.0, 8192, 500_000.0, 64),
+            (16.0, 1.0, 1.0, 8192, 500_000.0, 128),
             (4.0, 1.0, 2.5, 3000, 10_000.0, 128),
             (8.0, 2.0, 8.0, 64, 10_000.0, 16),
             (2.0, 1.0, 4.0, 32, 10_000.0, 16),

@@ -97,7 +97,7 @@ fn note_of_others<'l>(left_out: impl Iterator<Item = &'l LeftOut> + Clone) -> Op
 }
 
 /// Modules of multimodal models beside the text model: towers, and what joins them to it.
-const TOWERS: [&str; 20] = [
+const TOWERS: [&str; 24] = [
     "vision_tower",
     "vision_model",
     "vision_encoder",
@@ -107,6 +107,10 @@ const TOWERS: [&str; 20] = [
     "multi_modal_projector",
     "mm_projector",
     "vision_projector",
+    "vision_projection",
+    "image_tower",
+    "video_tower",
+    "projector",
     "connector",
     "mlp1",
     "image_newline",

@@ -338,29 +338,37 @@ impl Matcher<'_, '_> {
             };
         }
         let aliases = self.config.architecture.hf_aliases.iter();
+        let mut refused = None;
         for alias in
             aliases.filter(|a| a.role == want.role && self.config.convention == Convention::HuggingFace)
         {
             let Some(name) = self.config.fill(alias.name, want.layer, want.part) else { continue };
             let Some(&item) = self.found.by_name.get(&name).and_then(|items| items.first()) else { continue };
             self.used.insert(item);
-            return match (alias.layout, item) {
-                (AliasLayout::Same, Item::Plain(index)) => self.plain(want, index).map(Some),
-                (AliasLayout::Same, Item::Packed(number)) => self.packed(want, number).map(Some),
-                (AliasLayout::Stack { of, which }, Item::Plain(index)) => {
-                    self.slice(want, index, of, which).map(Some)
-                }
+            let place = match (alias.layout, item) {
+                (AliasLayout::Same, Item::Plain(index)) => self.plain(want, index),
+                (AliasLayout::Same, Item::Packed(number)) => self.packed(want, number),
+                (AliasLayout::Stack { of, which }, Item::Plain(index)) => self.slice(want, index, of, which),
                 (AliasLayout::Stack { of, which }, Item::Packed(number)) => {
-                    self.packed_slice(want, number, of, which).map(Some)
+                    self.packed_slice(want, number, of, which)
                 }
                 (AliasLayout::Woven { of, which }, Item::Plain(index)) => {
-                    self.woven(want, index, of, which).map(Some)
+                    self.woven(want, index, (of, which, of))
+                }
+                (AliasLayout::Beside { of, which }, Item::Plain(index)) => {
+                    let rows = want.shape.first().copied().unwrap_or(0);
+                    self.woven(want, index, (of, which * rows, 1))
                 }
                 // Layers that are packed one by one are found by their own names.
-                (AliasLayout::Woven { .. }, Item::Packed(_)) => Ok(None),
+                (AliasLayout::Woven { .. } | AliasLayout::Beside { .. }, Item::Packed(_)) => continue,
             };
+            match place {
+                Ok(place) => return Ok(Some(place)),
+                // Another layout under the same name may fit.
+                Err(problem) => refused = Some(problem),
+            }
         }
-        Ok(None)
+        refused.map_or(Ok(None), Err)
     }
 
     fn packed(&self, want: &ExpectedTensor, number: usize) -> Result<Place, Problem> {
@@ -396,11 +404,12 @@ impl Matcher<'_, '_> {
     /// The matrix of part `want.part` in a stack that holds `of` of them for each part, this one at `which`.
     fn slice(&self, want: &ExpectedTensor, index: usize, of: usize, which: usize) -> Result<Place, Problem> {
         let info = &self.checkpoint.tensors()[index];
-        let parts = self.parts(want.role);
-        let (Some(part), &[rows, columns]) = (want.part, want.shape.as_slice()) else {
+        let parts = want.part.map(|_| self.parts(want.role));
+        let &[rows, columns] = want.shape.as_slice() else {
             return Err(Problem::missing(self.checkpoint, want));
         };
-        let demanded = [parts, of * rows, columns];
+        let demanded: Vec<usize> = parts.into_iter().chain([of * rows, columns]).collect();
+        let (part, parts) = (want.part.unwrap_or(0), parts.unwrap_or(1));
         if info.shape != demanded {
             return Err(Problem::shape(&info.name, self.checkpoint.file_of(info), &info.shape, &demanded));
         }
@@ -409,14 +418,20 @@ impl Matcher<'_, '_> {
         Ok(Place::Plain(Span { tensor: index, start: (part * of + which) * bytes, bytes }))
     }
 
-    /// The matrix or vector of part `want.part` of a tensor that holds those of `of` roles in turn.
-    fn woven(&self, want: &ExpectedTensor, index: usize, of: usize, which: usize) -> Result<Place, Problem> {
+    /// The matrix or vector of part `want.part` of a tensor that holds those of `of` roles, transposed: its first value
+    /// among those of the part, and the values from one row to the next.
+    fn woven(
+        &self,
+        want: &ExpectedTensor,
+        index: usize,
+        (of, first, row): (usize, usize, usize),
+    ) -> Result<Place, Problem> {
         let info = &self.checkpoint.tensors()[index];
         let parts = self.parts(want.role);
         let missing = || Problem::missing(self.checkpoint, want);
         let part = want.part.ok_or_else(missing)?;
         let (demanded, row_stride, column_stride) = match *want.shape.as_slice() {
-            [rows, columns] => (vec![parts, columns, of * rows], of, of * rows),
+            [rows, columns] => (vec![parts, columns, of * rows], row, of * rows),
             [values] => (vec![parts, of * values], 0, of),
             _ => return Err(missing()),
         };
@@ -428,7 +443,7 @@ impl Matcher<'_, '_> {
         let span = Span { tensor: index, start: part * bytes, bytes };
         Ok(match (row_stride, column_stride) {
             (0, 1) => Place::Plain(span),
-            _ => Place::Woven(Woven { span, first: which, row_stride, column_stride }),
+            _ => Place::Woven(Woven { span, first, row_stride, column_stride }),
         })
     }
 
@@ -440,9 +455,9 @@ impl Matcher<'_, '_> {
         of: usize,
         which: usize,
     ) -> Result<Place, Problem> {
-        let parts = self.parts(want.role);
+        let (part, parts) = want.part.map_or((0, 1), |part| (part, self.parts(want.role)));
         let layer = self.packing.and_then(|p| p.layers().get(number));
-        let (Some(part), &[rows, columns], Some(layer)) = (want.part, want.shape.as_slice(), layer) else {
+        let (&[rows, columns], Some(layer)) = (want.shape.as_slice(), layer) else {
             return Err(Problem::missing(self.checkpoint, want));
         };
         let demanded = [parts * of * rows, columns];

@@ -8,7 +8,7 @@ use quern_tensor_io::{Error, Result};
 use super::mixture;
 use crate::Config;
 use crate::architecture::{Activation, GgufKey, Presence};
-use crate::config::{RopeScaling, minicpm3, window_pattern};
+use crate::config::{RopeScaling, llama4, minicpm3, window_pattern};
 
 /// What a user should know of the file to be made.
 ///
@@ -70,7 +70,9 @@ pub(super) fn check(file: &Path, config: &Config) -> Result<Vec<String>> {
         return refused("\"mscale\" that is not \"mscale_all_dim\"".into());
     }
     if let Some(window) = config.sliding_window.filter(|_| config.sliding_layers.contains(&true)) {
-        let any = written(GgufKey::SlidingWindow) || written(GgufKey::SlidingWindowOrZero);
+        let any = written(GgufKey::SlidingWindow)
+            || written(GgufKey::SlidingWindowOrZero)
+            || written(GgufKey::Llama4);
         if !any {
             return refused(format!("\"sliding_window\": {window}"));
         }
@@ -86,6 +88,12 @@ pub(super) fn check(file: &Path, config: &Config) -> Result<Vec<String>> {
     if let Some(what) = mixture::without_key(config) {
         return refused(what);
     }
+    if architecture.name == "llama4" {
+        match llama4::gguf_limits(config) {
+            Ok(note) => notes.extend(note),
+            Err(what) => return refused(what),
+        }
+    }
     if architecture.name == "minicpm3" {
         let own = (config.embedding_multiplier, config.residual_multiplier, config.logit_divisor);
         if own != minicpm3(config) {
@@ -93,6 +101,14 @@ pub(super) fn check(file: &Path, config: &Config) -> Result<Vec<String>> {
         }
         if config.latent.is_some_and(|latent| latent.value_dim * config.heads != config.hidden_size) {
             return refused("\"v_head_dim\"".into());
+        }
+    }
+    if let Some(multipliers) = config.multipliers.filter(|_| config.tied_embeddings) {
+        // The head would be the embedding with its multiplier.
+        let [own, head] = [config.embedding_multiplier, config.logit_multiplier];
+        let _ = multipliers;
+        if own != head {
+            return refused("\"lm_head_multiplier\" of a head that is the embedding".into());
         }
     }
     if config.scaled_by_layer {

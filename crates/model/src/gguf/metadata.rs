@@ -10,7 +10,9 @@ use quern_tensor_io::scheme::Packing;
 use quern_tensor_io::{Array, Checkpoint, Container, Error, Metadata, Result, Value, decode};
 
 use crate::architecture::{Block, GgufKey};
-use crate::config::{RopeScaling, XIELU, mixers, unusual_query_scalar, unusual_window_pattern, yarn_mscale};
+use crate::config::{
+    RopeScaling, XIELU, llama4, mixers, unusual_query_scalar, unusual_window_pattern, yarn_mscale,
+};
 use crate::contents::{Contents, Place};
 use crate::json::Json;
 use crate::tokenizer::Source;
@@ -164,6 +166,7 @@ fn model(config: &Config, out: &mut Metadata) {
                 }
             }
             GgufKey::DeepstackLayers => set("n_deepstack_layers", Value::U32(config.deepstack_layers)),
+            GgufKey::Llama4 => llama4::to_gguf(config, &mut set),
             GgufKey::QueryGrowth => {
                 if let Some(growth) = config.query_growth {
                     set("attention.temperature_scale", Value::F32(growth.beta));
@@ -333,6 +336,17 @@ fn model(config: &Config, out: &mut Metadata) {
                     set("attention.scale", Value::F32(config.attention_scale(0)));
                 }
             }
+            GgufKey::ExpertSharedCountOne => set("expert_shared_count", size(1)),
+            GgufKey::NoAttention => {
+                set("feed_forward_length", size(0));
+                set("attention.head_count", size(0));
+            }
+            GgufKey::NoExperts => {
+                set("expert_count", size(0));
+                set("expert_used_count", size(0));
+                set("expert_shared_feed_forward_length", size(config.ffn_size));
+            }
+            GgufKey::RopeNotFinetuned => set("rope.scaling.finetuned", Value::Bool(false)),
             GgufKey::NemotronH => {
                 set("attention.layer_norm_epsilon", Value::F32(config.norm_epsilon));
                 set("rope.dimension_count", size(config.hidden_size / config.heads.max(1)));

@@ -94,6 +94,8 @@ pub(super) fn without_key(config: &Config) -> Option<String> {
     let leading = written(&[GgufKey::LeadingDenseBlockCount]);
     let stepped = written(&[GgufKey::InterleaveMoeLayerStep]);
     let said = match config.sparse_rule() {
+        // The layers that are networks are mixtures.
+        _ if config.has_single_layers() => true,
         None => false,
         Some((first, step)) => (first == 0 || leading) && (step == 1 || stepped),
     };

@@ -57,6 +57,10 @@ pub fn text_model_config(folder: &Path, quantization_config: Option<&Value>) -> 
     out.insert("architectures".to_owned(), json!([class]));
     out.insert("model_type".to_owned(), json!(model_type));
     plain_rope(&mut out);
+    if architecture.name == "qwen3vlmoe" {
+        // Inside a release it is always so, alone the class has another default.
+        out.insert("norm_topk_prob".to_owned(), json!(true));
+    }
     if architecture.name == "glm4"
         && let (Some(hidden), Some(heads)) =
             (text.size("hidden_size", 1 << 20)?, text.size("num_attention_heads", 1 << 20)?)
@@ -73,6 +77,7 @@ fn alone(architecture: &Architecture) -> (&'static str, &'static str) {
     match architecture.name {
         "qwen2vl" => ("Qwen2ForCausalLM", "qwen2"),
         "qwen3vl" => ("Qwen3ForCausalLM", "qwen3"),
+        "qwen3vlmoe" => ("Qwen3MoeForCausalLM", "qwen3_moe"),
         "glm4" => ("Glm4ForCausalLM", "glm4"),
         "mistral3" if own != "Ministral3ForCausalLM" => ("MistralForCausalLM", "mistral"),
         _ => (own, architecture.hf_model_types[0]),
@@ -111,6 +116,7 @@ mod tests {
             ("qwen2_vl", "Qwen2ForCausalLM"),
             ("qwen2_5_vl", "Qwen2ForCausalLM"),
             ("qwen3_vl", "Qwen3ForCausalLM"),
+            ("qwen3_vl_moe", "Qwen3MoeForCausalLM"),
             ("qwen2", "Qwen2ForCausalLM"),
         ] {
             let source = fixtures.join(folder);

@@ -48,8 +48,9 @@ const OTHER_CONFIGS: [(&str, &str); 5] = [
     ("speech_config", "audio"),
 ];
 
-/// Multimodal classes that run whichever text model their configuration names, text alone as that model does.
-const ANY_TEXT_MODEL: [&str; 9] = [
+/// Multimodal classes that run whichever text model their configuration names, text alone as that model does. (The two of
+/// Cohere do in vLLM; transformers 5.24 leaves out the factor of their logits, which changes no order.)
+const ANY_TEXT_MODEL: [&str; 18] = [
     "LlavaForConditionalGeneration",
     "LlavaNextForConditionalGeneration",
     "LlavaNextVideoForConditionalGeneration",
@@ -59,6 +60,15 @@ const ANY_TEXT_MODEL: [&str; 9] = [
     "InternVLChatModel",
     "Idefics3ForConditionalGeneration",
     "SmolVLMForConditionalGeneration",
+    "AyaVisionForConditionalGeneration",
+    "Cohere2VisionForConditionalGeneration",
+    "Exaone4_5_ForConditionalGeneration",
+    "KimiK25ForConditionalGeneration",
+    "Kimi_K25ForConditionalGeneration",
+    "Lfm2VlForConditionalGeneration",
+    "LightOnOcrForConditionalGeneration",
+    "VideoLlama3ForConditionalGeneration",
+    "VideoLlavaForConditionalGeneration",
 ];
 
 /// Language models that have names of their own inside multimodal models, and the `model_type` of the same model
@@ -293,6 +303,11 @@ mod tests {
             (around("LlavaForConditionalGeneration", json!({})), "llama"),
             (around("LlavaOnevisionForConditionalGeneration", text("qwen2")), "qwen2"),
             (around("InternVLForConditionalGeneration", text("qwen3")), "qwen3"),
+            (around("Lfm2VlForConditionalGeneration", text("lfm2")), "lfm2"),
+            (around("Cohere2VisionForConditionalGeneration", text("cohere2")), "cohere2"),
+            (around("KimiK25ForConditionalGeneration", text("kimi_k2")), "deepseek2"),
+            (around("LightOnOcrForConditionalGeneration", text("qwen3")), "qwen3"),
+            (around("Exaone4_5_ForConditionalGeneration", text("exaone4")), "exaone4"),
         ] {
             let found = read(&config).unwrap();
             assert_eq!(found, Some((family, "text_config.".to_owned())), "{config}");

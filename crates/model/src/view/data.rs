@@ -8,6 +8,8 @@ use quern_tensor_io::{Checkpoint, ElementType, decode};
 use crate::contents::Woven;
 
 use super::fused::Fused;
+use super::joined::Joined;
+use super::multiplied::Multiplied;
 use super::order::RowOrder;
 use super::{View, ViewTensor};
 use super::{latent, mxfp4};
@@ -29,6 +31,10 @@ pub(super) enum Data<'a> {
     LatentKeys(latent::Keys<'a>),
     /// Keys' and values' projections of latent attention in one matrix.
     LatentBoth(latent::Both<'a>),
+    /// A matrix made of the rows of others.
+    Joined(Joined<'a>),
+    /// Rows times numbers of the configuration.
+    Multiplied(Multiplied<'a>),
     /// Plain rows in the map, and rows of zeros behind them.
     Padded(&'a [u8]),
     /// Computed, small.
@@ -68,6 +74,12 @@ impl<'a> Data<'a> {
         let Self::Rows { parts, order: Some(order) } = self else { return None };
         let height = rows / parts.len().max(1);
         Some((0..height).map(|row| order.source(row) as u32).collect())
+    }
+
+    /// What each of a matrix's rows is multiplied with; `None` if they are as the source has them.
+    pub fn row_factors(&self, rows: usize) -> Option<Vec<f32>> {
+        let Self::Multiplied(multiplied) = self else { return None };
+        Some((0..rows).map(|row| multiplied.factor(row)).collect())
     }
 
     /// The source's column of each of a row's columns; `None` if they are the same.
@@ -140,6 +152,8 @@ impl<'a> Data<'a> {
             }
             Self::LatentKeys(keys) => keys.read(view, rows, out),
             Self::LatentBoth(both) => both.read(rows, out),
+            Self::Joined(joined) => joined.read(view, rows, out),
+            Self::Multiplied(multiplied) => multiplied.read(view, rows, out),
             Self::Rows { parts, order } => {
                 let height = (tensor.rows() / parts.len().max(1)).max(1);
                 for (part, rows, out) in by_part(height, rows, row_bytes, out) {
@@ -176,18 +190,23 @@ impl<'a> Data<'a> {
                 vec![&data[start..end]]
             }
             Self::Fused(fused) => fused.spans(rows.end == tensor.rows()),
+            Self::Joined(joined) => joined.spans(rows.end == tensor.rows()),
             Self::Mxfp4(split) => split.spans(rows.end == tensor.rows()),
             // Every row is spread over all of it.
             Self::Transposed { data, .. } if rows.end == tensor.rows() => vec![data],
             Self::Transposed { .. } => Vec::new(),
-            Self::Columns { part: Part::Bytes(data), stored, .. } => {
+            Self::Columns { part: Part::Bytes(data), stored, .. }
+            | Self::Multiplied(Multiplied { part: Part::Bytes(data), stored, .. }) => {
                 let bytes = stored.row_bytes(tensor.columns()).unwrap_or_default();
                 vec![&data[rows.start * bytes..rows.end * bytes]]
             }
-            Self::Columns { part: Part::Packed { layer, .. }, .. } if rows.end == tensor.rows() => {
+            Self::Columns { part: Part::Packed { layer, .. }, .. }
+            | Self::Multiplied(Multiplied { part: Part::Packed { layer, .. }, .. })
+                if rows.end == tensor.rows() =>
+            {
                 packed_spans(view.checkpoint, layer_of(view, *layer))
             }
-            Self::Columns { .. } => Vec::new(),
+            Self::Columns { .. } | Self::Multiplied(_) => Vec::new(),
             // Read by the values' tensor, too.
             Self::LatentKeys(_) => Vec::new(),
             Self::LatentBoth(both) if rows.end == tensor.rows() => both.spans(),

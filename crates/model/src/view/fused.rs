@@ -1,10 +1,11 @@
-//! The experts of families whose Hugging Face files hold all of them in one tensor, the rows of several roles in turn
-//! ([`AliasLayout::Woven`]): such a tensor made of matrices and vectors that are apart.
+//! The experts of families whose Hugging Face files hold all of them in one tensor, transposed, the rows of several roles in
+//! turn ([`AliasLayout::Woven`]) or one role after the other ([`AliasLayout::Beside`]): such a tensor made of matrices and
+//! vectors that are apart.
 //!
 //! ```text
 //! parts    of each expert one for each role: [rows][columns], or [rows] of biases
 //! tensor   [experts, columns, roles * rows], or [experts, roles * rows]
-//!          its value (e, c, roles * r + w) is value (r, c) of the part of expert e and role w
+//!          its value (e, c, roles * r + w), or (e, c, rows * w + r), is value (r, c) of the part of expert e and role w
 //! ```
 //!
 //! Parts that are blocks or packed are decoded to f32, whole parts at a time: rows of one expert should be read together
@@ -21,7 +22,7 @@ use crate::contents::{Contents, HeldTensor, Place, Span, Woven};
 
 use super::data::{Data, Part, read_part};
 use super::stored::described_one;
-use super::values::{row_bytes, tensor_as_it_is};
+use super::values::{row_bytes, tensor_as_it_is, tensor_of};
 use super::{View, ViewTensor, mxfp4};
 
 /// Rows of a part that are taken together: they fit in a core's cache.
@@ -33,6 +34,8 @@ pub(super) struct Fused<'a> {
     /// Of each expert one for each role.
     parts: Vec<Part<'a>>,
     roles: usize,
+    /// Rows of the roles follow each other role by role, not in turn.
+    beside: bool,
     /// Of a part; those of a vector are of one value.
     rows: usize,
     columns: usize,
@@ -48,16 +51,63 @@ pub(super) type Source<'a> = (Part<'a>, ElementType, String);
 pub(super) fn woven(config: &Config, role: Role) -> Option<(&'static str, usize, usize)> {
     let aliases = config.architecture.hf_aliases.iter().filter(|_| config.architecture.hf_woven);
     aliases.filter(|alias| alias.role == role).find_map(|alias| match alias.layout {
-        AliasLayout::Woven { of, which } => Some((alias.name, of, which)),
+        AliasLayout::Woven { of, which } | AliasLayout::Beside { of, which } => Some((alias.name, of, which)),
         AliasLayout::Same | AliasLayout::Stack { .. } => None,
     })
+}
+
+/// As [`woven`], of roles whose matrices are below each other.
+pub(super) fn below(config: &Config, role: Role) -> Option<(&'static str, usize, usize)> {
+    let aliases = config.architecture.hf_aliases.iter().filter(|_| config.architecture.hf_woven);
+    aliases.filter(|alias| alias.role == role).find_map(|alias| match alias.layout {
+        AliasLayout::Stack { of, which } => Some((alias.name, of, which)),
+        AliasLayout::Same | AliasLayout::Woven { .. } | AliasLayout::Beside { .. } => None,
+    })
+}
+
+/// The tensor that holds `want`, the first of a role [`below`] others, with all of them; `find` gives the part of a role
+/// and an expert, or all there is. `None` if a part is missing, or of another type than the others.
+pub(super) fn stack<'a>(
+    config: &Config,
+    want: &ExpectedTensor,
+    mut find: impl FnMut(Role, Option<usize>) -> Option<Source<'a>>,
+) -> Option<(ViewTensor, Data<'a>)> {
+    let (name, of, _) = below(config, want.role)?;
+    let aliases = || config.architecture.hf_aliases.iter().filter(|alias| alias.name == name);
+    let at = |which| aliases().find(|alias| alias.layout == AliasLayout::Stack { of, which });
+    let roles: Vec<Role> = (0..of).filter_map(at).map(|alias| alias.role).collect();
+    let experts = want.part.and(config.experts).map(|experts| experts.count);
+    let numbers: Vec<Option<usize>> = match experts {
+        Some(count) => (0..count).map(Some).collect(),
+        None => vec![None],
+    };
+    let &[rows, columns] = want.shape.as_slice() else { return None };
+    let (mut parts, mut sources, mut stored) = (Vec::new(), Vec::new(), None);
+    for number in numbers {
+        for &role in &roles {
+            let (part, element_type, source) = find(role, number)?;
+            if *stored.get_or_insert(element_type) != element_type {
+                return None;
+            }
+            parts.push(part);
+            sources.push(source);
+        }
+    }
+    sources.dedup();
+    let shape: Vec<usize> = experts.into_iter().chain([of * rows, columns]).collect();
+    let whole =
+        ExpectedTensor { name: config.fill(name, want.layer, None)?, shape, part: None, ..want.clone() };
+    let packed = parts.iter().any(|part| matches!(part, Part::Packed { .. }));
+    let tensor = ViewTensor { packed, layout: want.template.layout, ..tensor_of(&whole, stored?, sources) };
+    Some((tensor, Data::Rows { parts, order: None }))
 }
 
 /// The roles in the tensor of this name, in turn.
 fn roles_of(config: &Config, name: &str, of: usize) -> Vec<Role> {
     let aliases = || config.architecture.hf_aliases.iter().filter(|alias| alias.name == name);
     let at = |which| {
-        aliases().find(|alias| alias.layout == AliasLayout::Woven { of, which }).map(|alias| alias.role)
+        let layouts = [AliasLayout::Woven { of, which }, AliasLayout::Beside { of, which }];
+        aliases().find(|alias| layouts.contains(&alias.layout)).map(|alias| alias.role)
     };
     (0..of).filter_map(at).collect()
 }
@@ -113,19 +163,24 @@ pub(super) fn fused<'a>(
         together: columns.unwrap_or(1),
     };
     let columns = columns.unwrap_or(1);
-    Some((tensor, Data::Fused(Fused { parts, roles: roles.len(), rows, columns, stored })))
+    let beside = config.architecture.hf_aliases.iter().any(|alias| {
+        alias.role == want.role && alias.name == name && matches!(alias.layout, AliasLayout::Beside { .. })
+    });
+    Some((tensor, Data::Fused(Fused { parts, roles: roles.len(), beside, rows, columns, stored })))
 }
 
 impl<'a> Fused<'a> {
     /// The same parts as the two tensors of the family's released form, if they are blocks of MXFP4.
     pub fn as_released(&self, tensor: &ViewTensor) -> Option<[(ViewTensor, Data<'a>); 2]> {
-        (self.stored == ElementType::MXFP4).then(|| mxfp4::split(tensor, &self.parts, self.roles)).flatten()
+        (self.stored == ElementType::MXFP4 && !self.beside)
+            .then(|| mxfp4::split(tensor, &self.parts, self.roles))
+            .flatten()
     }
 }
 
 impl<'a> Fused<'a> {
     pub fn read(&self, view: &View<'_>, rows: Range<usize>, out: &mut [u8]) {
-        let &Self { roles, columns, stored, .. } = self;
+        let &Self { roles, beside, columns, stored, .. } = self;
         let size = if stored.is_block() { 4 } else { stored.block_bytes() };
         let wide = roles * self.rows * size;
         let mut at = rows.start;
@@ -142,7 +197,8 @@ impl<'a> Fused<'a> {
                     for (column, out) in (first..).zip(own.iter_mut()) {
                         for row in some.clone() {
                             let value = &values[(row * columns + column) * size..][..size];
-                            out[(row * roles + which) * size..][..size].copy_from_slice(value);
+                            let at = if beside { which * self.rows + row } else { row * roles + which };
+                            out[at * size..][..size].copy_from_slice(value);
                         }
                     }
                 }
@@ -191,13 +247,14 @@ pub(super) fn as_files(contents: Contents<'_>) -> View<'_> {
     let by_key: HashMap<_, _> =
         held.iter().map(|t| ((t.expected.role, t.expected.layer, t.expected.part), t.place)).collect();
     for HeldTensor { expected, place } in &held {
-        let Some((name, _, which)) = woven(&config, expected.role) else {
+        let in_turn = woven(&config, expected.role);
+        let Some((name, _, which)) = in_turn.or_else(|| below(&config, expected.role)) else {
             let (tensor, one) = described_one(checkpoint, contents.packing(), expected, *place);
             tensors.push(tensor);
             data.push(one);
             continue;
         };
-        if which != 0 || expected.part != Some(0) {
+        if which != 0 || expected.part.is_some_and(|part| part > 0) {
             continue;
         }
         // As it is, where the file has it.
@@ -218,7 +275,7 @@ pub(super) fn as_files(contents: Contents<'_>) -> View<'_> {
             continue;
         }
         let source = |role, expert| {
-            let place = *by_key.get(&(role, expected.layer, Some(expert)))?;
+            let place = *by_key.get(&(role, expected.layer, expert))?;
             Some(match place {
                 Place::Plain(span) => {
                     let info = span.info(checkpoint);
@@ -236,7 +293,11 @@ pub(super) fn as_files(contents: Contents<'_>) -> View<'_> {
                 }
             })
         };
-        if let Some((tensor, one)) = fused(&config, expected, source) {
+        let made = match in_turn {
+            Some(_) => fused(&config, expected, |role, expert| source(role, Some(expert))),
+            None => stack(&config, expected, source),
+        };
+        if let Some((tensor, one)) = made {
             tensors.push(tensor);
             data.push(one);
         }

@@ -12,6 +12,7 @@ use crate::gguf::metadata_of;
 
 use super::data::{Data, Part};
 use super::latent;
+use super::multiplied::Multiplied;
 use super::order::RowOrder;
 use super::values::{decays, reordered, shifted, tensor_of};
 use super::{Packed, View, ViewTensor};
@@ -71,10 +72,7 @@ pub(super) fn translated<'a>(
     builder.find_forms()?;
     let mut all = Vec::new();
     for want in config.expected_tensors(Convention::Gguf) {
-        let source = match want.role {
-            Role::AttentionKUp | Role::AttentionVUp => Role::AttentionKvUp,
-            role => role,
-        };
+        let source = want.template.whole().unwrap_or(want.role);
         let Some(sources) = parts.get(&(source, want.layer)) else {
             all.extend(computed(config, &want));
             continue;
@@ -205,7 +203,8 @@ impl<'a> Builder<'a, '_> {
         };
         let mut names: Vec<String> = sources.iter().map(|source| name_of(&source.place)).collect();
         let layout = want.template.layout;
-        let order = RowOrder::from_hugging_face(layout, self.config).or_else(|| self.order_before_down(want));
+        let order =
+            RowOrder::from_hugging_face(want.template, self.config).or_else(|| self.order_before_down(want));
         if let (Layout::KeyUp, [source], Some(sizes)) = (layout, sources, latent::Sizes::of(self.config)) {
             return Ok(self.latent_keys(want, source, names, sizes));
         }
@@ -272,6 +271,25 @@ impl<'a> Builder<'a, '_> {
         }
         // Fused experts come from one tensor.
         names.dedup();
+        if layout == Layout::Multiplied
+            && let [Part::Packed { form: Some(_), .. }] = parts.as_slice()
+        {
+            let what = "GGUF has its rows multiplied with numbers of config.json, and no blocks hold its codes so; keep the \
+                        model as safetensors, or decode it with --dtype";
+            return Err(Error::unsupported(self.checkpoint.path(), what).with_tensor(&names[0]));
+        }
+        if layout == Layout::Multiplied
+            && let Some(part) = parts.pop()
+        {
+            let size = [want.shape.iter().rev().skip(1).product(), want.shape.last().copied().unwrap_or(1)];
+            let made = Multiplied::new((part, first), self.config, want.role, size);
+            let tensor = ViewTensor {
+                packed,
+                changed: Some("times its multiplier"),
+                ..tensor_of(want, made.made(), names)
+            };
+            return Ok((tensor, Data::Multiplied(made)));
+        }
         if let Some(order) = RowOrder::columns_from_hugging_face(layout, self.config)
             && let Some(part) = parts.pop()
         {

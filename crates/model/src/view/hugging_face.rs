@@ -1,7 +1,5 @@
 //! GGUF's tensors as Hugging Face has them.
 
-use std::collections::HashMap;
-
 use quern_tensor_io::scheme::{PackedLayer, Packing};
 use quern_tensor_io::{Checkpoint, ElementType, Error, Metadata, Result, TensorInfo, decode};
 
@@ -10,6 +8,7 @@ use crate::config::{Config, ExpectedTensor, XIELU};
 use crate::contents::{Contents, Place};
 
 use super::data::{Data, Part};
+use super::joined::{Joined, Places};
 use super::latent::Both;
 use super::order::RowOrder;
 use super::values::{decays, reordered, shifted, tensor_of, undecodable};
@@ -21,8 +20,7 @@ pub(super) fn of_gguf(checkpoint: &Checkpoint, packed: Packed) -> Result<View<'_
     contents.require_sound()?;
     let notes = contents.note().into_iter().collect();
     let (config, packing, held) = contents.into_parts();
-    let by_role: HashMap<(Role, Option<usize>), Place> =
-        held.iter().map(|t| ((t.expected.role, t.expected.layer), t.place)).collect();
+    let by_role: Places = held.iter().map(|t| ((t.expected.role, t.expected.layer), t.place)).collect();
     let mut tensors = Vec::new();
     let mut data = Vec::new();
     for want in config.expected_tensors(Convention::HuggingFace) {
@@ -52,6 +50,27 @@ pub(super) fn of_gguf(checkpoint: &Checkpoint, packed: Packed) -> Result<View<'_
             }
             continue;
         }
+        if let Some((_, _, which)) = fused::below(&config, want.role)
+            && by_role.contains_key(&(want.role, want.layer))
+        {
+            if which == 0 && want.part.is_none_or(|part| part == 0) {
+                let source = |role, expert| {
+                    let (place, of) = (*by_role.get(&(role, want.layer))?, (checkpoint, packing.as_ref()));
+                    match expert {
+                        Some(expert) => expert_of_stack(of, place, &want, expert),
+                        None => whole(of, place),
+                    }
+                };
+                let Some((tensor, one)) = fused::stack(&config, &want, source) else {
+                    let what = "the matrices that belong in one tensor are of several types; convert the file to one \
+                                type first";
+                    return Err(Error::unsupported(checkpoint.path(), what).with_tensor(&want.name));
+                };
+                tensors.push(tensor);
+                data.push(one);
+            }
+            continue;
+        }
         let held = |role| match by_role.get(&(role, want.layer)) {
             Some(Place::Plain(span)) => Some(span.info(checkpoint)),
             Some(Place::Packed(_) | Place::PackedRows { .. } | Place::Woven(_)) | None => None,
@@ -63,6 +82,12 @@ pub(super) fn of_gguf(checkpoint: &Checkpoint, packed: Packed) -> Result<View<'_
                 tensors.push(tensor);
                 data.push(one);
             }
+            continue;
+        }
+        if let Some((tensor, one)) = Joined::tensor((checkpoint, packing.as_ref()), &config, &want, &by_role)?
+        {
+            tensors.push(tensor);
+            data.push(one);
             continue;
         }
         let (tensor, one) = match by_role.get(&(want.role, want.layer)) {
@@ -92,6 +117,25 @@ pub(super) fn of_gguf(checkpoint: &Checkpoint, packed: Packed) -> Result<View<'_
         tensors,
         data,
     })
+}
+
+/// All rows of a tensor.
+fn whole<'a>(
+    (checkpoint, packing): (&'a Checkpoint, Option<&Packing>),
+    place: Place,
+) -> Option<fused::Source<'a>> {
+    match place {
+        Place::Plain(span) => {
+            let info = span.info(checkpoint);
+            Some((Part::Bytes(span.data(checkpoint)), info.element_type, info.name.clone()))
+        }
+        Place::Packed(layer) => {
+            let name = packing?.layers().get(layer)?.name.clone();
+            Some((Part::Packed { layer, first: 0, form: None }, ElementType::F32, name))
+        }
+        // Of Hugging Face's files alone.
+        Place::Woven(_) | Place::PackedRows { .. } => None,
+    }
 }
 
 /// The rows of one expert in a stack of all.
@@ -143,7 +187,7 @@ fn decoded<'a>(
     let part = Part::Packed { layer: number, first, form: None };
     let one = match RowOrder::columns_to_hugging_face(layout, config) {
         Some(order) => Data::Columns { part, stored: ElementType::F32, order },
-        None => Data::Rows { parts: vec![part], order: RowOrder::to_hugging_face(layout, config) },
+        None => Data::Rows { parts: vec![part], order: RowOrder::to_hugging_face(want.template, config) },
     };
     let tensor = tensor_of(want, ElementType::F32, vec![layer.name.clone()]);
     Ok((ViewTensor { packed: true, layout, ..tensor }, one))
@@ -165,7 +209,7 @@ fn translate<'a>(
 ) -> Result<(ViewTensor, Data<'a>)> {
     let layout = want.template.layout;
     let data = checkpoint.data(info);
-    let order = RowOrder::to_hugging_face(layout, config);
+    let order = RowOrder::to_hugging_face(want.template, config);
     let columns = RowOrder::columns_to_hugging_face(layout, config);
     let mut element_type = info.element_type;
     let mut changed = None;

@@ -15,7 +15,9 @@ mod everything;
 mod fused;
 mod gguf;
 mod hugging_face;
+mod joined;
 mod latent;
+mod multiplied;
 mod mxfp4;
 mod order;
 mod side_by_side;
@@ -290,6 +292,14 @@ impl<'a> View<'a> {
     /// If there is no such tensor.
     pub fn row_order(&self, tensor: usize) -> Option<Vec<u32>> {
         self.data[tensor].order(self.tensors[tensor].rows())
+    }
+
+    /// What the rows of a tensor are the checkpoint's times; `None` if they are the checkpoint's.
+    ///
+    /// # Panics
+    /// If there is no such tensor.
+    pub fn row_factors(&self, tensor: usize) -> Option<Vec<f32>> {
+        self.data[tensor].row_factors(self.tensors[tensor].rows())
     }
 
     /// Where the columns of a tensor are in the checkpoint: column `i` of the view is column `order[i]` of the

@@ -1,7 +1,7 @@
 //! The order of one format's rows in the other's tensors.
 
 use crate::Config;
-use crate::architecture::{Convention, Layout, TensorRole};
+use crate::architecture::{Convention, Layout, TensorRole, TensorTemplate};
 use crate::config::DeltaNet;
 
 /// A permutation of a tensor's rows: where each row of the view is in the source.
@@ -30,6 +30,24 @@ pub(super) enum RowOrder {
     },
     /// Row by row.
     Listed(Vec<u32>),
+    /// The source has these rows before the view's first.
+    Behind(usize),
+    /// The source has queries, keys, values and gates of one key head together; the view all queries, all keys and all
+    /// values.
+    DeltaInQkv(DeltaRows),
+    /// The same, of which the view has the gates.
+    DeltaInGate(DeltaRows),
+}
+
+/// Rows of one key head of a delta net, in a matrix of queries, keys, values and gates.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct DeltaRows {
+    /// Key heads.
+    key_heads: usize,
+    /// Rows of a query or key head.
+    key: usize,
+    /// Rows of the value heads of one key head.
+    values: usize,
 }
 
 /// How the value heads of a delta net are arranged.
@@ -58,8 +76,8 @@ pub(super) struct Groups {
 
 impl RowOrder {
     /// What `layout` means for rows that come from a Hugging Face checkpoint.
-    pub fn from_hugging_face(layout: Layout, config: &Config) -> Option<Self> {
-        match layout {
+    pub fn from_hugging_face(template: &TensorTemplate, config: &Config) -> Option<Self> {
+        match template.layout {
             Layout::QueryHeads | Layout::KeyHeads => Some(Self::Interleave(config.head_dim)),
             Layout::QkvByHead => Some(Self::Gather(Groups::of(config))),
             Layout::DeltaQkv | Layout::DeltaConv => {
@@ -72,6 +90,10 @@ impl RowOrder {
                 before: latent.nope_dim,
                 all: latent.nope_dim + latent.value_dim,
             }),
+            Layout::DeltaInQkv => DeltaRows::of(config).map(Self::DeltaInQkv),
+            Layout::DeltaInGate => DeltaRows::of(config).map(Self::DeltaInGate),
+            Layout::GateRows => Some(Self::Behind(0)),
+            Layout::UpRows => template.shape.first().map(|&rows| Self::Behind(config.size(rows))),
             Layout::Same
             | Layout::Transposed
             | Layout::PlusOne
@@ -81,6 +103,7 @@ impl RowOrder {
             | Layout::Flat
             | Layout::FlatDecay
             | Layout::DeltaColumns
+            | Layout::Multiplied
             | Layout::KeyUp => None,
         }
     }
@@ -106,7 +129,12 @@ impl RowOrder {
             | Layout::DeltaConv
             | Layout::DeltaValues
             | Layout::DeltaHeads
-            | Layout::DeltaDecay => None,
+            | Layout::DeltaDecay
+            | Layout::DeltaInQkv
+            | Layout::DeltaInGate
+            | Layout::GateRows
+            | Layout::UpRows
+            | Layout::Multiplied => None,
         }
     }
 
@@ -116,8 +144,8 @@ impl RowOrder {
     }
 
     /// The way back.
-    pub fn to_hugging_face(layout: Layout, config: &Config) -> Option<Self> {
-        Self::from_hugging_face(layout, config).map(Self::back)
+    pub fn to_hugging_face(template: &TensorTemplate, config: &Config) -> Option<Self> {
+        Self::from_hugging_face(template, config).map(Self::back)
     }
 
     fn back(self) -> Self {
@@ -128,8 +156,8 @@ impl RowOrder {
             Self::Scatter(groups) => Self::Gather(groups),
             Self::Tile(heads) => Self::Untile(heads),
             Self::Untile(heads) => Self::Tile(heads),
-            // Joined with the keys' rows in another way (`super::latent`).
-            part @ Self::Part { .. } => part,
+            // Joined with other parts in another way (`super::latent`, `super::joined`).
+            part @ (Self::Part { .. } | Self::Behind(_) | Self::DeltaInQkv(_) | Self::DeltaInGate(_)) => part,
             Self::Listed(rows) => Self::Listed(rows),
         }
     }
@@ -152,6 +180,9 @@ impl RowOrder {
             Self::Untile(heads) => heads.tiled(row),
             &Self::Part { own, before, all } => row / own * all + before + row % own,
             Self::Listed(rows) => rows.get(row).map_or(row, |&row| row as usize),
+            &Self::Behind(before) => before + row,
+            Self::DeltaInQkv(rows) => rows.of_qkv(row),
+            Self::DeltaInGate(rows) => rows.of_gate(row),
         }
     }
 }
@@ -167,6 +198,35 @@ impl Config {
         let order = RowOrder::columns_from_hugging_face(template.layout, self)?;
         let columns = self.size(*template.shape.last()?);
         Some((0..columns).map(|column| order.source(column) as u32).collect())
+    }
+}
+
+impl DeltaRows {
+    fn of(config: &Config) -> Option<Self> {
+        let net = config.delta_net()?;
+        let values = net.value_heads / net.key_heads * net.value_dim;
+        Some(Self { key_heads: net.key_heads, key: net.key_dim, values })
+    }
+
+    /// Rows of one key head.
+    fn group(self) -> usize {
+        2 * (self.key + self.values)
+    }
+
+    /// The place of row `row` of all queries, all keys and all values.
+    fn of_qkv(self, row: usize) -> usize {
+        let keys = self.key_heads * self.key;
+        let (row, size, before) = match row {
+            row if row < keys => (row, self.key, 0),
+            row if row < 2 * keys => (row - keys, self.key, self.key),
+            row => (row - 2 * keys, self.values, 2 * self.key),
+        };
+        row / size * self.group() + before + row % size
+    }
+
+    /// The place of row `row` of all gates.
+    fn of_gate(self, row: usize) -> usize {
+        row / self.values * self.group() + 2 * self.key + self.values + row % self.values
     }
 }
 

@@ -151,19 +151,21 @@ fn measured(
         let layer = probe.layer();
         progress.step(&format!("block {layer}"));
         let linears = model.linears(layer);
-        let mut tensors: Vec<(String, Vec<Part<'_>>)> = Vec::new();
+        // With the part that each has of what rounding the layer does.
+        let mut tensors: Vec<(String, f64, Vec<Part<'_>>)> = Vec::new();
         for linear in &linears {
-            let Some(name) = config.tensor_name(Convention::Gguf, linear.role, linear.layer) else {
-                continue;
-            };
-            let part = Part { matrix: linear.matrix()?, name: linear.name, expert: linear.expert };
-            match tensors.iter_mut().find(|(known, _)| *known == name) {
-                Some((_, parts)) => parts.push(part),
-                None => tensors.push((name, vec![part])),
+            let names = config.gguf_names(linear.role, linear.layer);
+            let share = 1.0 / names.len() as f64;
+            for name in names {
+                let part = Part { matrix: linear.matrix()?, name: linear.name, expert: linear.expert };
+                match tensors.iter_mut().find(|(known, ..)| *known == name) {
+                    Some((.., parts)) => parts.push(part),
+                    None => tensors.push((name, share, vec![part])),
+                }
             }
         }
         let probed = effort.layers.contains(&layer);
-        for (name, parts) in tensors {
+        for (name, share, parts) in tensors {
             let mut run = |parts: &[Part<'_>], rounded: Vec<Replacement>| {
                 let change = |linear: &LinearInfo<'_>| {
                     let at = parts.iter().position(|p| p.name == linear.name && p.expert == linear.expert)?;
@@ -172,7 +174,8 @@ fn measured(
                 probe.block(&change)
             };
             let run = probed.then_some(&mut run as &mut Run<'_>);
-            all.extend(measuring.tensor(&name, Some(layer), &parts, run)?);
+            let measured = measuring.tensor(&name, Some(layer), &parts, run)?;
+            all.extend(measured.map(|measured| measured.scaled(share)));
         }
         progress.advance(1);
         if !probe.next_block()? {
@@ -244,6 +247,11 @@ impl Measuring<'_> {
 }
 
 impl Measured {
+    /// With a part of the divergence.
+    fn scaled(self, share: f64) -> Self {
+        Self { divergence: self.divergence.map(|(to, divergence)| (to, share * divergence)), ..self }
+    }
+
     /// The divergence for an error of one.
     fn slope(&self) -> Option<f64> {
         let (to, divergence) = self.divergence?;

@@ -51,6 +51,8 @@ enum Part {
     State,
     /// How int8 orders its rows.
     Format,
+    /// These rows of a tensor that stays as it is and is not all in one place in the file.
+    Rows(Range<usize>),
 }
 
 impl Work {
@@ -88,8 +90,9 @@ pub(super) struct Encoder<'a> {
     view: &'a View<'a>,
     plan: &'a BitsandbytesPlan,
     options: &'a Options,
-    /// Of each row of the plan: its tensor's bytes, for the source holds plain numbers only.
-    data: Vec<&'a [u8]>,
+    /// Of each row of the plan: its tensor's bytes, for the source holds plain numbers only; none of one that stays as it
+    /// is and is not all in one place.
+    data: Vec<Option<&'a [u8]>>,
     /// Of each tensor of the output: its row.
     rows: Vec<usize>,
     level: Level,
@@ -102,16 +105,19 @@ impl<'a> Encoder<'a> {
     /// Prepares a job.
     ///
     /// # Errors
-    /// A tensor whose values are not one after the other in the file.
+    /// A tensor to be quantized whose values are not one after the other in the file.
     pub fn new(view: &'a View<'a>, plan: &'a BitsandbytesPlan, options: &'a Options) -> Result<Self> {
-        let data = |&number: &usize| view.require_contiguous(number);
+        let data = |(row, &number): (usize, &usize)| match plan.rows[row].to {
+            None => Ok(view.contiguous(number)),
+            Some(_) => view.require_contiguous(number).map(Some),
+        };
         let rows = plan.parts.iter().enumerate().flat_map(|(row, &parts)| std::iter::repeat_n(row, parts));
         let nested_map = dynamic_map();
         Ok(Self {
             view,
             plan,
             options,
-            data: plan.order.iter().map(data).collect::<Result<_>>()?,
+            data: plan.order.iter().enumerate().map(data).collect::<Result<_>>()?,
             rows: rows.collect(),
             level: options.level,
             code: Code::new(options.scheme),
@@ -126,9 +132,12 @@ impl<'a> Encoder<'a> {
         (0..self.plan.rows.len()).flat_map(move |row| {
             let tensor = first;
             first += self.plan.parts[row];
-            match self.plan.rows[row].to {
-                None => self.data[row].chunks(COPY_BYTES).map(|data| Piece::mapped(tensor, data)).collect(),
-                Some(_) => self.of_quantized(row, tensor),
+            match (self.plan.rows[row].to, self.data[row]) {
+                (None, Some(data)) => {
+                    data.chunks(COPY_BYTES).map(|data| Piece::mapped(tensor, data)).collect()
+                }
+                (None, None) => self.of_rows(row, tensor),
+                (Some(_), _) => self.of_quantized(row, tensor),
             }
         })
     }
@@ -158,6 +167,19 @@ impl<'a> Encoder<'a> {
             Piece::made(tensor, bytes, 0, work(part.clone()))
         });
         codes.chain(others).collect()
+    }
+
+    /// The pieces of a tensor that stays as it is and is not all in one place in the file.
+    fn of_rows(&self, row: usize, number: usize) -> Vec<Piece<'a>> {
+        let info = self.info(row);
+        let tensor = Arc::new(Quantized { row, scales: Box::default(), nested: OnceLock::new() });
+        let step = (COPY_BYTES / info.row_bytes.max(1)).max(1).next_multiple_of(info.together.max(1));
+        let pieces = (0..info.rows()).step_by(step).map(|from| {
+            let of = from..info.rows().min(from + step);
+            let bytes = of.len() * info.row_bytes;
+            Piece::made(number, bytes, bytes, Work { tensor: tensor.clone(), part: Part::Rows(of) })
+        });
+        pieces.collect()
     }
 
     /// The tensor of a row, in the source.
@@ -216,6 +238,7 @@ impl<'a> Encoder<'a> {
             Part::Map => floats(self.code.as_ref().map_or(&[], |code| &code.values), out),
             Part::State => {}
             Part::Format => out.fill(0),
+            Part::Rows(of) => self.view.read(self.plan.order[tensor.row], of.clone(), out),
         }
         Ok(())
     }
@@ -239,16 +262,22 @@ impl<'a> Encoder<'a> {
 
     /// Gives back the source's pages from one piece of codes to another.
     pub fn release_codes(&self, first: &Work, last: &Work) {
-        if let (Part::Codes(_, from), Part::Codes(_, to)) = (&first.part, &last.part) {
-            let data = self.values(first.tensor.row, &(from.start..to.end));
-            self.view.checkpoint().release(data.as_ptr_range());
+        match (&first.part, &last.part) {
+            (Part::Codes(_, from), Part::Codes(_, to)) => {
+                let data = self.values(first.tensor.row, &(from.start..to.end));
+                self.view.checkpoint().release(data.as_ptr_range());
+            }
+            (Part::Rows(from), Part::Rows(to)) => {
+                self.view.release(self.plan.order[first.tensor.row], from.start..to.end);
+            }
+            _ => {}
         }
     }
 
     /// The bytes of some values of a tensor.
     fn values(&self, row: usize, of: &Range<usize>) -> &'a [u8] {
         let value_bytes = self.info(row).element_type.block_bytes();
-        &self.data[row][of.start * value_bytes..of.end * value_bytes]
+        &self.data[row].unwrap_or_default()[of.start * value_bytes..of.end * value_bytes]
     }
 
     /// Encodes these values of a tensor.

@@ -1,7 +1,7 @@
 //! What happens to the groups of layers of a block as the calibration text reaches them.
 
 use quern_compute::{Executor, Pool, Values};
-use quern_model::{Config, Convention};
+use quern_model::Config;
 use quern_run::{Calibrator, LinearGroup, LinearInfo, Observer, ObserverError, Replacement};
 use quern_tensor_io::Progress;
 
@@ -56,7 +56,7 @@ impl<T: Target> Quantize<'_, T> {
         }
         let (sums, tokens) = (inputs.hessian.diagonal()?, inputs.hessian.tokens());
         for layer in measured {
-            if let Some(tensor) = self.config.tensor_name(Convention::Gguf, layer.role, layer.layer) {
+            for tensor in self.config.gguf_names(layer.role, layer.layer) {
                 // Importance is of the columns as GGUF has them.
                 let order = match self.target.column_order(layer) {
                     Some(_) => None,

@@ -15,7 +15,7 @@
 use std::time::Instant;
 
 use quern_compute::Executor;
-use quern_model::{Config, Convention, EncodeOptions, TensorRole};
+use quern_model::{Config, EncodeOptions, TensorRole};
 use quern_run::{
     Calibrator, KvType, Layerwise, LinearGroup, LinearInfo, Model, Observer, ObserverError, Replacement,
     SessionOptions, Wanted,
@@ -314,15 +314,15 @@ impl<'m> Collector<'m> {
         if self.process_output { Wanted::All } else { Wanted::Last }
     }
 
-    /// The name under which a layer has an entry, if it has one.
-    fn entry(&self, linear: &LinearInfo<'_>) -> Option<String> {
+    /// The names under which a layer has entries, if it has such: one for each tensor of GGUF that has rows of it.
+    fn entries(&self, linear: &LinearInfo<'_>) -> Vec<String> {
         let wanted = linear.layer.is_some() || (self.process_output && linear.role == TensorRole::Output);
         let config = self.model.config();
         let role = match linear.role {
             TensorRole::AttentionKvUp if !heads_joined(config) => TensorRole::AttentionVUp,
             role => role,
         };
-        wanted.then(|| config.tensor_name(Convention::Gguf, role, linear.layer)).flatten()
+        if wanted { config.gguf_names(role, linear.layer) } else { Vec::new() }
     }
 }
 
@@ -333,8 +333,8 @@ pub(crate) fn in_order<T: Copy>(values: &[T], order: &[u32]) -> Vec<T> {
 
 impl Observer for Collector<'_> {
     fn observe(&mut self, executor: &mut Executor, group: &LinearGroup<'_>) -> Result<(), ObserverError> {
-        let named = group.linears.iter().filter_map(|linear| Some((linear, self.entry(linear)?)));
-        let entries: Vec<_> = named.collect();
+        let named = |linear| self.entries(linear).into_iter().map(move |name| (linear, name));
+        let entries: Vec<_> = group.linears.iter().flat_map(named).collect();
         if entries.is_empty() {
             return Ok(());
         }

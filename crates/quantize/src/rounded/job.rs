@@ -50,7 +50,7 @@ pub fn quantize(
     output::OutputDirectory::check(out, inputs.unless_read(options.force))?;
     output::require_space(out, plan.bytes(), "the output")?;
     let pool = pipeline::pool(options.threads, out)?;
-    let encoder = Encoder::new(&view, &plan, &options)?;
+    let encoder = Encoder::new(&view, &plan, &options);
     let directory = Directory::create(
         out,
         source,

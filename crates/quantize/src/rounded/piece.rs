@@ -10,7 +10,7 @@ use std::ops::Range;
 use std::sync::{Arc, OnceLock};
 
 use quern_model::{View, ViewTensor};
-use quern_tensor_io::{ElementType, Error, ErrorKind, Result, decode, pipeline};
+use quern_tensor_io::{ElementType, Error, ErrorKind, Result, pipeline};
 
 use super::plan::{RoundedPlan, scale_type};
 use super::{BLOCK, Kind, Options, float8, integers};
@@ -45,6 +45,8 @@ enum Part {
     Shape,
     /// Zero points.
     ZeroPoints,
+    /// These rows of a tensor that stays as it is and is not all in one place in the file.
+    Rows(Range<usize>),
 }
 
 impl Work {
@@ -70,19 +72,13 @@ pub(super) struct Encoder<'a> {
     options: &'a Options,
     /// How integers are found.
     settings: Option<Settings>,
-    /// Of each row of the plan: its tensor's bytes, for the source holds plain numbers only.
-    data: Vec<&'a [u8]>,
     /// Of each tensor of the output: its row.
     rows: Vec<usize>,
 }
 
 impl<'a> Encoder<'a> {
     /// Prepares a job.
-    ///
-    /// # Errors
-    /// A tensor whose values are not one after the other in the file.
-    pub fn new(view: &'a View<'a>, plan: &'a RoundedPlan, options: &'a Options) -> Result<Self> {
-        let data = |&number: &usize| view.require_contiguous(number);
+    pub fn new(view: &'a View<'a>, plan: &'a RoundedPlan, options: &'a Options) -> Self {
         let rows = plan.parts.iter().enumerate().flat_map(|(row, &parts)| std::iter::repeat_n(row, parts));
         let settings = match options.kind {
             Kind::Float8 | Kind::BlockFloat8 => None,
@@ -90,8 +86,7 @@ impl<'a> Encoder<'a> {
                 Some(integers::settings(bits, group_size, symmetric))
             }
         };
-        let data = plan.order.iter().map(data).collect::<Result<_>>()?;
-        Ok(Self { view, plan, options, settings, data, rows: rows.collect() })
+        Self { view, plan, options, settings, rows: rows.collect() }
     }
 
     /// All pieces, in the order of the output.
@@ -100,9 +95,12 @@ impl<'a> Encoder<'a> {
         (0..self.plan.rows.len()).flat_map(move |row| {
             let tensor = first;
             first += self.plan.parts[row];
-            match self.plan.rows[row].quantized {
-                false => self.data[row].chunks(COPY_BYTES).map(|data| Piece::mapped(tensor, data)).collect(),
-                true => self.of_quantized(row, tensor),
+            match (self.plan.rows[row].quantized, self.view.contiguous(self.plan.order[row])) {
+                (false, Some(data)) => {
+                    data.chunks(COPY_BYTES).map(|data| Piece::mapped(tensor, data)).collect()
+                }
+                (false, None) => self.of_rows(row, tensor),
+                (true, _) => self.of_quantized(row, tensor),
             }
         })
     }
@@ -131,6 +129,19 @@ impl<'a> Encoder<'a> {
         let small =
             small.map(|(part, tensor)| Piece::made(tensor, self.bytes(tensor), 0, work(part.clone())));
         codes.chain(small).collect()
+    }
+
+    /// The pieces of a tensor that stays as it is and is not all in one place in the file.
+    fn of_rows(&self, row: usize, number: usize) -> Vec<Piece<'a>> {
+        let info = self.info(row);
+        let tensor = Arc::new(Quantized { row, left: Box::default() });
+        let step = (COPY_BYTES / info.row_bytes.max(1)).max(1).next_multiple_of(info.together.max(1));
+        let pieces = (0..info.rows()).step_by(step).map(|from| {
+            let of = from..info.rows().min(from + step);
+            let bytes = of.len() * info.row_bytes;
+            Piece::made(number, bytes, bytes, Work { tensor: tensor.clone(), part: Part::Rows(of) })
+        });
+        pieces.collect()
     }
 
     /// The tensor of a row, in the source.
@@ -170,6 +181,7 @@ impl<'a> Encoder<'a> {
                 // Every piece is made once.
                 let _ = tensor.left[*piece].set(left);
             }
+            Part::Rows(of) => self.view.read(self.plan.order[tensor.row], of.clone(), out),
             Part::Scales => gather(&tensor.left, 0, out),
             Part::ZeroPoints => gather(&tensor.left, 1, out),
             Part::Shape => {
@@ -183,16 +195,11 @@ impl<'a> Encoder<'a> {
 
     /// Gives back the source's pages from one piece of codes to another.
     pub fn release_codes(&self, first: &Work, last: &Work) {
-        if let (Part::Codes(_, from), Part::Codes(_, to)) = (&first.part, &last.part) {
-            let data = self.values(first.tensor.row, &(from.start..to.end));
-            self.view.checkpoint().release(data.as_ptr_range());
+        if let (Part::Codes(_, from) | Part::Rows(from), Part::Codes(_, to) | Part::Rows(to)) =
+            (&first.part, &last.part)
+        {
+            self.view.release(self.plan.order[first.tensor.row], from.start..to.end);
         }
-    }
-
-    /// The bytes of some rows of a tensor.
-    fn values(&self, row: usize, of: &Range<usize>) -> &'a [u8] {
-        let row_bytes = self.info(row).row_bytes;
-        &self.data[row][of.start * row_bytes..of.end * row_bytes]
     }
 
     /// Encodes these rows of a tensor; what they leave behind.
@@ -206,7 +213,7 @@ impl<'a> Encoder<'a> {
         let info = self.info(row);
         let (rows, columns, level) = (of.len(), info.columns(), self.options.level);
         values.resize(rows * columns, 0.0);
-        if !decode::to_f32(info.element_type, self.values(row, of), values) {
+        if !self.view.decode(self.plan.order[row], of.clone(), values) {
             let what = format!("{} cannot be decoded", info.element_type);
             return Err(self.view.error(info, ErrorKind::Unsupported(what)));
         }

@@ -169,7 +169,7 @@ impl Machine<'_> {
         self.rotate(layer, &batch.sequences, (config.heads, true), d_q)?;
         self.rotate(layer, &batch.sequences, (config.kv_heads, true), d_k)?;
         for tokens in &batch.sequences {
-            self.grow(tokens, config.heads * config.head_dim, d_q)?;
+            self.grow(layer, tokens, config.heads * config.head_dim, d_q)?;
         }
         if let (Some(norms), Some([q, k])) = (&attention.head_norms, &tape.unnormed) {
             let width = |norm: &Norm| if norms.whole { norm.weight.len() } else { config.head_dim };

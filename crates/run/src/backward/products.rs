@@ -181,10 +181,16 @@ impl<'m> Machine<'m> {
         Ok(self.executor.norm_backward(norm, hidden, x.values(), d.values_mut())?)
     }
 
-    /// Multiplies the queries of a sequence, `width` numbers each, with what they grow to at their positions.
-    pub(super) fn grow(&mut self, tokens: &Range<usize>, width: usize, q: &mut Vectors) -> Result<()> {
+    /// Multiplies the queries of a sequence in a layer, `width` numbers each, with what they grow to at their positions.
+    pub(super) fn grow(
+        &mut self,
+        layer: usize,
+        tokens: &Range<usize>,
+        width: usize,
+        q: &mut Vectors,
+    ) -> Result<()> {
         let config = &self.model.config;
-        let Some(growth) = config.query_growth.filter(|growth| growth.reaches(tokens.len())) else {
+        let Some(growth) = config.growth(layer).filter(|growth| growth.reaches(tokens.len())) else {
             return Ok(());
         };
         match q.values_mut().slice(tokens.start * width..tokens.end * width).host() {

@@ -138,7 +138,7 @@ impl Machine<'_> {
         let [q, k, v] = qkv;
         for tokens in sequences {
             let query = config.heads * config.head_dim;
-            self.grow(tokens, query, q)?;
+            self.grow(layer, tokens, query, q)?;
         }
         let norms = attention.head_norms.as_ref().and_then(HeadNorms::of_heads);
         if self.cache.is_none() {

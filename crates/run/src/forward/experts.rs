@@ -14,6 +14,7 @@
 
 use std::ops::Range;
 
+use quern_compute::ops::Activation;
 use quern_compute::{
     Buffer, Choice, Device, Executor, GroupRank, Groups, Input, Mixture, Output, Routing, Rows, Scores,
     Values, ValuesMut,
@@ -111,7 +112,6 @@ pub(crate) fn run_with<H: BeforeGroup>(
     let config = &model.config;
     let Some(mixture) = config.experts else { return Ok(()) };
     let hidden = config.hidden_size;
-    let act = activation(config);
     let [logits, input, wide, made] = buffers;
     let tokens = x.len() / hidden;
     let count = tokens * mixture.count;
@@ -134,9 +134,67 @@ pub(crate) fn run_with<H: BeforeGroup>(
         if choices.is_empty() && !H::UNCHOSEN {
             continue;
         }
-        let width = expert.gate.op.weight.rows();
-        // Where shares are of what is read, what is made is added as it is.
-        let scaled = mixture.scaled_inputs && index < mixture.count;
+        let mut pass = Pass {
+            model,
+            executor: &mut *executor,
+            x,
+            choices: &choices,
+            scaled: mixture.scaled_inputs && index < mixture.count,
+            at_once,
+            buffers: [&mut *input, &mut *wide, &mut *made],
+        };
+        match &expert.gate {
+            Some(gate) => {
+                let layers = ([gate, &expert.up], &expert.down);
+                pass.expert(hook, layers, gated, out.reborrow())?;
+            }
+            None => {
+                let layers = ([&expert.up], &expert.down);
+                pass.expert(hook, layers, activated, out.reborrow())?;
+            }
+        }
+    }
+    Ok(())
+}
+
+/// `act(gate) * up`.
+fn gated(act: Activation, values: ValuesMut<'_>) -> Output<'_, 2> {
+    Output::Gate(act, values)
+}
+
+/// `act(up)`.
+fn activated(act: Activation, values: ValuesMut<'_>) -> Output<'_, 1> {
+    Output::Activate(act, values)
+}
+
+/// One expert with the tokens that chose it.
+struct Pass<'p> {
+    model: &'p Model,
+    executor: &'p mut Executor,
+    /// The inputs of all tokens.
+    x: Values<'p>,
+    choices: &'p [Choice],
+    /// Shares are of what is read: what is made is added as it is.
+    scaled: bool,
+    /// Tokens that are computed at once, at most.
+    at_once: usize,
+    /// The expert's input, what is inside it, and what it makes.
+    buffers: [&'p mut Buffer; 3],
+}
+
+impl Pass<'_> {
+    /// `out += share * down(widened)`; `output` says what becomes of the results of the widening layers.
+    fn expert<H: BeforeGroup, const N: usize>(
+        &mut self,
+        hook: &mut H,
+        (own_widening, down): ([&Linear; N], &Linear),
+        output: for<'v> fn(Activation, ValuesMut<'v>) -> Output<'v, N>,
+        mut out: ValuesMut<'_>,
+    ) -> Result<()> {
+        let Self { model, executor, x, choices, scaled, at_once, buffers: [input, wide, made] } = self;
+        let (x, choices, scaled, at_once) = (*x, *choices, *scaled, *at_once);
+        let (hidden, act) = (model.config.hidden_size, activation(&model.config));
+        let width = down.op.weight.columns();
         let whole: Vec<Choice> = match scaled {
             true => choices.iter().map(|&Choice { token, .. }| Choice { token, share: 1.0 }).collect(),
             false => Vec::new(),
@@ -144,7 +202,7 @@ pub(crate) fn run_with<H: BeforeGroup>(
         let gather = |executor: &mut Executor, part: &[Choice], input: &mut Buffer| {
             executor.gather(x, hidden, (part, scaled), input.front_mut(part.len() * hidden))
         };
-        let (own_widening, own_narrowing) = ([&expert.gate, &expert.up], [&expert.down]);
+        let own_narrowing = [down];
         // Where an expert has more tokens than are computed at once, each part is computed again for the next layers.
         let again = choices.len() > at_once;
         let parts = || choices.chunks(at_once).enumerate().map(|(index, part)| (index * at_once, part));
@@ -153,12 +211,12 @@ pub(crate) fn run_with<H: BeforeGroup>(
             hook.observe(executor, own_widening, input.front(part.len() * hidden))?;
         }
         let replaced = hook.replace(executor, own_widening)?;
-        let widening = replaced.as_ref().map_or(own_widening, <[Linear; 2]>::each_ref).map(|l| &l.op);
+        let widening = replaced.as_ref().map_or(own_widening, <[Linear; N]>::each_ref).map(|l| &l.op);
         let mut widen = |executor: &mut Executor, part: &[Choice], wide: &mut Buffer| -> Result<()> {
             if again {
                 gather(executor, part, input)?;
             }
-            let output = Output::Gate(act, wide.front_mut(part.len() * width));
+            let output = output(act, wide.front_mut(part.len() * width));
             Ok(executor.linear(widening, Input::Values(input.front(part.len() * hidden)), output)?)
         };
         for (_, part) in parts() {
@@ -177,8 +235,8 @@ pub(crate) fn run_with<H: BeforeGroup>(
             let part = whole.get(at..at + part.len()).unwrap_or(part);
             executor.scatter(made.front(narrow), hidden, part, out.reborrow())?;
         }
+        Ok(())
     }
-    Ok(())
 }
 
 /// How a router's outputs choose.
@@ -251,10 +309,15 @@ impl Phases<'_, '_> {
         let input = network_input(self.model, block, x.front(tail.end).slice(tail.clone()), normed);
         self.executor.experts(&mixture, Rows::Apart { input, out: out.reborrow() })?;
         if let Some(SharedExpert { expert: Expert { gate, up, down }, router }) = &experts.shared {
-            let (tokens, width) = (tail.len() / config.hidden_size, gate.op.weight.rows());
+            let (tokens, width) = (tail.len() / config.hidden_size, up.op.weight.rows());
             let inner = tokens * width;
-            let output = Output::Gate(activation(config), wide.front_mut(inner));
-            self.executor.linear([&gate.op, &up.op], input, output)?;
+            let (act, inside) = (activation(config), wide.front_mut(inner));
+            match gate {
+                Some(gate) => {
+                    self.executor.linear([&gate.op, &up.op], input, Output::Gate(act, inside))?;
+                }
+                None => self.executor.linear([&up.op], input, Output::Activate(act, inside))?,
+            }
             if let Some(router) = router {
                 let mut gates = gates.front_mut(tokens);
                 self.executor.linear([&router.op], input, Output::Store([gates.reborrow()]))?;

@@ -4,7 +4,7 @@ use quern_compute::{Buffer, Device, Executor, Input, Output, Values, ValuesMut};
 use quern_model::architecture::Block as BlockKind;
 
 use crate::observer::observe;
-use crate::weights::{Block, Experts, Ffn, Linear};
+use crate::weights::{Block, Experts, Ffn, Linear, Mixer};
 use crate::{Model, Observer, Result};
 
 use super::experts;
@@ -78,7 +78,12 @@ impl Phases<'_, '_> {
     ) -> Result<()> {
         let block = self.block;
         let post = block.attention_post_norm.as_ref();
-        self.add(block.mixer.output(), Input::Values(mixed), post, projected, x.reborrow())?;
+        if let Mixer::Beside(both) = &block.mixer {
+            return self.project_both(both, mixed, x);
+        }
+        // A block that is a mixture of experts alone.
+        let Some(output) = block.mixer.output() else { return Ok(()) };
+        self.add(output, Input::Values(mixed), post, projected, x.reborrow())?;
         match (self.kind(), &block.attention_norm) {
             (BlockKind::PostNorm, Some(norm)) => Ok(self.executor.norm_in_place(norm, x)?),
             _ => Ok(()),

@@ -30,6 +30,17 @@ impl Phases<'_, '_> {
             ops::activate_mul(self.model.pool.level(), act, gates, &second);
             return Ok(());
         }
+        if let (Widen::Gated { gate, up }, Some(own)) = (widen, self.model.config.multipliers) {
+            let (mut wide, mut second) = (wide, vec![0.0; wide_len]);
+            let outputs = Output::Store([wide.reborrow(), ValuesMut::Host(&mut second)]);
+            self.linear([gate, up], input, outputs)?;
+            let gates = wide.host()?;
+            gates.iter_mut().for_each(|value| *value *= own.gate);
+            ops::activate_mul(self.model.pool.level(), act, gates, &second);
+            // Of the down projection's result.
+            gates.iter_mut().for_each(|value| *value *= own.down);
+            return Ok(());
+        }
         match widen {
             Widen::Gated { gate, up } => self.linear([gate, up], input, Output::Gate(act, wide)),
             Widen::Fused(weights) => self.linear([weights], input, Output::Gate(act, wide)),

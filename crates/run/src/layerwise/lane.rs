@@ -120,10 +120,14 @@ impl<'m> Lane<'m> {
     }
 
     /// Continues with another weight, which is in RAM, in the place that `of` gives.
-    pub(super) fn put(&mut self, linear: &Linear, of: impl FnOnce(&mut Block) -> &mut Linear) -> Result<()> {
+    pub(super) fn put(
+        &mut self,
+        linear: &Linear,
+        of: impl FnOnce(&mut Block) -> Option<&mut Linear>,
+    ) -> Result<()> {
         let moved = self.moved(linear)?;
-        if let Some(held) = &mut self.held {
-            *of(&mut held.block) = moved;
+        if let Some(place) = self.held.as_mut().and_then(|held| of(&mut held.block)) {
+            *place = moved;
         }
         Ok(())
     }
@@ -186,11 +190,16 @@ impl<'m> Lane<'m> {
         let Some(Held { own, block }) = held else { return Ok(()) };
         let values = tokens.len() * linear.op.weight.columns();
         views.normed.reserve(values)?;
-        steps.inputs_within((which, block), current.hidden_of(tokens), views.normed.front_mut(values))?;
+        let layer = linear.layer.unwrap_or(0);
+        steps.inputs_within(
+            (which, layer, block),
+            current.hidden_of(tokens),
+            views.normed.front_mut(values),
+        )?;
         if let Some(reference) = reference {
             views.reference.reserve(values)?;
             steps.inputs_within(
-                (which, own),
+                (which, layer, own),
                 reference.hidden_of(tokens),
                 views.reference.front_mut(values),
             )?;
@@ -213,10 +222,12 @@ impl<'m> Lane<'m> {
         let Some(Held { own, block }) = held else { return Ok(()) };
         let width = block.mixer.width();
         steps.mix((layer, block), current, tokens)?;
-        let mut inputs = Inputs::from(current.inputs_of(width, tokens));
+        // Of a mixer with two output layers more than this one's inputs are kept.
+        let own_inputs = 0..tokens.len() * linear.op.weight.columns();
+        let mut inputs = Inputs::from(current.inputs_of(width, tokens).slice(own_inputs.clone()));
         if let Some(reference) = reference {
             steps.mix((layer, own), reference, tokens)?;
-            inputs.reference = Some(reference.inputs_of(width, tokens));
+            inputs.reference = Some(reference.inputs_of(width, tokens).slice(own_inputs.clone()));
             if directly {
                 inputs.drift = Some(views.drift(&mut steps.executor, current, reference, tokens)?);
             }

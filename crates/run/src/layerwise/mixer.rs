@@ -13,16 +13,18 @@ impl Layerwise<'_> {
         // In a parallel block the network's result is added as well before anything reads the sum.
         let directly = model.config.block != BlockKind::Parallel && original.attention_post_norm.is_none();
 
+        // A block that is a mixture of experts alone.
+        let Some(output) = original.mixer.output() else { return Ok(()) };
+
         let inputs = original.mixer.inputs();
         self.each(|lane, _, tokens| lane.show_mixer_inputs(&inputs, tokens, calibrator))?;
-        self.replace(&inputs, calibrator, |block, index| block.mixer.inputs_mut().swap_remove(index))?;
+        self.replace(&inputs, calibrator, |block, index| Some(block.mixer.inputs_mut().swap_remove(index)))?;
 
         for (which, linear) in original.mixer.shown() {
             self.each(|lane, _, tokens| lane.show_within((which, linear), tokens, calibrator))?;
             self.replace(&[linear], calibrator, |block, _| block.mixer.shown_mut(which))?;
         }
 
-        let output = original.mixer.output();
         self.each(|lane, _, tokens| lane.show_mixed((layer, output), tokens, directly, calibrator))?;
         self.replace(&[output], calibrator, |block, _| block.mixer.output_mut())
     }

@@ -277,7 +277,7 @@ impl<'m> Layerwise<'m> {
         &mut self,
         own: &[&Linear],
         calibrator: &mut dyn Calibrator,
-        of: impl Fn(&mut Block, usize) -> &mut Linear,
+        of: impl Fn(&mut Block, usize) -> Option<&mut Linear>,
     ) -> Result<()> {
         for lane in &mut self.lanes {
             lane.steps.end()?;

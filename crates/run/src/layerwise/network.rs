@@ -20,17 +20,14 @@ impl Layerwise<'_> {
             lane.show_network_inputs(&widen, tokens, calibrator)
         })?;
         self.replace(&widen, calibrator, |block, index| match &mut block.ffn {
-            Ffn::Dense { widen, .. } => widen.linears_mut().swap_remove(index),
-            Ffn::Experts(experts) => &mut experts.router,
-            // Never asked for: the block has no such group.
-            Ffn::None => block.mixer.output_mut(),
+            Ffn::Dense { widen, .. } => Some(widen.linears_mut().swap_remove(index)),
+            Ffn::Experts(_) | Ffn::None => None,
         })?;
 
         self.each(|lane, _, tokens| lane.show_widened(down, tokens, directly, calibrator))?;
         self.replace(&[down], calibrator, |block, _| match &mut block.ffn {
-            Ffn::Dense { down, .. } => down,
-            Ffn::Experts(experts) => &mut experts.router,
-            Ffn::None => block.mixer.output_mut(),
+            Ffn::Dense { down, .. } => Some(down),
+            Ffn::Experts(_) | Ffn::None => None,
         })?;
 
         self.each(|lane, _, tokens| lane.narrow(tokens))

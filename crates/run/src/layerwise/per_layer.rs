@@ -29,10 +29,7 @@ impl Layerwise<'_> {
     }
 }
 
-/// A layer of a block that has such; of any other, one that is never replaced so.
-fn place(block: &mut Block, of: impl Fn(&mut PerLayer) -> &mut Linear) -> &mut Linear {
-    match &mut block.per_layer {
-        Some(own) => of(own),
-        None => block.mixer.output_mut(),
-    }
+/// A layer of a block that has such.
+fn place(block: &mut Block, of: impl Fn(&mut PerLayer) -> &mut Linear) -> Option<&mut Linear> {
+    block.per_layer.as_mut().map(|own| of(own))
 }

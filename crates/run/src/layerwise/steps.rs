@@ -101,11 +101,11 @@ impl<'m> Steps<'m> {
     /// The inputs of a layer within the mixer, which reads the residual stream `x`.
     pub(super) fn inputs_within(
         &mut self,
-        (which, block): (Shown, &Block),
+        (which, layer, block): (Shown, usize, &Block),
         x: Values<'_>,
         out: ValuesMut<'_>,
     ) -> Result<()> {
-        let Self { model, executor, q, k, v, qkv, .. } = self;
+        let Self { model, executor, q, k, v, qkv, states, scratch, .. } = self;
         let memory = AttentionBuffers { q: all(q), k: all(k), v: all(v), qkv: all(qkv) };
         let mut phases = Phases { model, block, executor, observer: None };
         match &block.mixer {
@@ -113,7 +113,14 @@ impl<'m> Steps<'m> {
             | Mixer::DeltaNet(_)
             | Mixer::ShortConv(_)
             | Mixer::Mamba2(_)
-            | Mixer::Network(_) => Ok(()),
+            | Mixer::Network(_)
+            | Mixer::None => Ok(()),
+            Mixer::Beside(both) => {
+                let mut states = StateRoom { state: states.of(layer), scratch: all(scratch) };
+                // Each sequence begins here.
+                phases.executor.clear(states.state.reborrow())?;
+                phases.beside_state(both, (x, 0), states, out.host()?)
+            }
             Mixer::Latent(latent) => phases.latent_inputs(latent, which, x, memory, out),
         }
     }

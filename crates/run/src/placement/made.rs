@@ -34,7 +34,9 @@ pub(crate) fn check_made(
             // The blocks are as large as what was packed.
             (None, Some(Place::Packed(number) | Place::PackedRows { layer: number, .. })) => {
                 let layer = view.packing().and_then(|p| p.layers().get(number));
-                layer.filter(|l| l.in_file_type().is_none()).map_or(0, |layer| layer.bytes as u64)
+                let layer = layer.filter(|l| l.in_file_type().is_none());
+                let share = |rows: usize| rows.min(tensor.rows()) as u64;
+                layer.map_or(0, |l| l.bytes as u64 * share(l.rows) / (l.rows as u64).max(1))
             }
             // As large as in the file, with other values between them there.
             (None, Some(Place::Woven(_))) => (tensor.row_bytes * tensor.rows()) as u64,

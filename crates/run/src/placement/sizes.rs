@@ -287,6 +287,7 @@ fn is_matrix(role: TensorRole) -> bool {
         R::DeltaGate,
         R::DeltaBeta,
         R::DeltaAlpha,
+        R::DeltaBetaAlpha,
         R::StateOut,
         R::AttentionQDown,
         R::AttentionQUp,
@@ -315,6 +316,7 @@ fn is_matrix(role: TensorRole) -> bool {
         R::ExpertsDown,
         R::SharedGate,
         R::SharedUp,
+        R::SharedGateUp,
         R::SharedDown,
     ]
     .contains(&role)

@@ -54,7 +54,8 @@ pub(crate) struct SharedExpert {
 /// One of them.
 #[derive(Clone, Debug)]
 pub(crate) struct Expert {
-    pub(crate) gate: Linear,
+    /// None where what is inside is the activated `up` (Nemotron-H).
+    pub(crate) gate: Option<Linear>,
     pub(crate) up: Linear,
     pub(crate) down: Linear,
 }
@@ -134,8 +135,8 @@ impl Widen {
 
 impl Expert {
     /// In the order of the computation.
-    pub(crate) fn linears(&self) -> [&Linear; 3] {
-        [&self.gate, &self.up, &self.down]
+    pub(crate) fn linears(&self) -> impl Iterator<Item = &Linear> {
+        self.gate.iter().chain([&self.up, &self.down])
     }
 }
 
@@ -154,7 +155,8 @@ impl Experts {
     /// The layers of each expert that a router chooses.
     pub(crate) fn ops(&self) -> Vec<ExpertLayers<'_>> {
         let experts = self.experts.iter();
-        experts.map(|e| ExpertLayers { gate: Some(&e.gate.op), up: &e.up.op, down: &e.down.op }).collect()
+        let layers = experts.map(|e| (e.gate.as_ref().map(|gate| &gate.op), &e.up.op, &e.down.op));
+        layers.map(|(gate, up, down)| ExpertLayers { gate, up, down }).collect()
     }
 }
 

@@ -61,6 +61,11 @@ impl<'v, 'a> Lookup<'v, 'a> {
         self.pool
     }
 
+    /// Whether networks have gates.
+    pub fn gated(&self) -> bool {
+        self.config.architecture.gated
+    }
+
     /// Bytes of all matrices found.
     pub fn bytes(&self) -> u64 {
         self.bytes.get()
@@ -135,17 +140,15 @@ impl<'v, 'a> Lookup<'v, 'a> {
             }
             Stored::Woven(woven, element_type) => Ok((self.woven(tensor, woven, element_type)?, None)),
             Stored::Packed(packed, rows) => {
-                let whole = rows.len() == packed.rows;
                 let bytes = packed.bytes as u64 * rows.len() as u64 / (packed.rows as u64).max(1);
                 self.bytes.set(self.bytes.get() + bytes);
                 if let Some((load_in, to)) = self.target(tensor) {
                     let weight = repacked(self.checkpoint(), packed, rows, load_in, to, self.pool)?;
                     return Ok((weight, None));
                 }
-                match in_file(self.open, packed, rows)? {
+                match in_file(self.open, packed, rows.clone())? {
                     Some(weight) => Ok((weight, None)),
-                    None if whole => unpacked(self.checkpoint(), packed, self.pool),
-                    None => Err(self.packed_stack(tensor)),
+                    None => unpacked(self.checkpoint(), packed, rows, self.pool),
                 }
             }
         }
@@ -270,10 +273,11 @@ impl<'v, 'a> Lookup<'v, 'a> {
                     let weight = repacked(self.checkpoint(), packed, rows, load_in, to, self.pool)?;
                     return Ok(linear(&stack.name, weight, None));
                 }
-                let Some(weight) = in_file(self.open, packed, rows)? else {
-                    return Err(self.packed_stack(stack));
-                };
-                return Ok(linear(&stack.name, weight, None));
+                if let Some(weight) = in_file(self.open, packed, rows.clone())? {
+                    return Ok(linear(&stack.name, weight, None));
+                }
+                let (weight, permutation) = unpacked(self.checkpoint(), packed, rows, self.pool)?;
+                return Ok(linear(&stack.name, weight, permutation));
             }
         };
         let bytes = (place.end - place.start) / count;
@@ -281,13 +285,6 @@ impl<'v, 'a> Lookup<'v, 'a> {
         let own = Mapped { start, end: start + bytes, ..place };
         let weight = self.plain(stack, own, stack.rows() / count, stack.columns())?;
         Ok(linear(&stack.name, weight, None))
-    }
-
-    /// The error about experts in one tensor that kernels cannot multiply as they are.
-    fn packed_stack(&self, tensor: &ViewTensor) -> crate::Error {
-        let what = "several experts are in one tensor of 8-bit floats of the type e5m2, which is not run; give --load-in q8_0, or \
-                    convert the model to GGUF";
-        self.error(tensor, ErrorKind::Unsupported(what.into()))
     }
 
     /// Some rows of a matrix, as a layer.
@@ -432,7 +429,12 @@ impl<'v, 'a> Lookup<'v, 'a> {
             | Layout::DeltaHeads
             | Layout::DeltaColumns
             | Layout::KeyUp
-            | Layout::ValueUp => {}
+            | Layout::ValueUp
+            | Layout::DeltaInQkv
+            | Layout::DeltaInGate
+            | Layout::GateRows
+            | Layout::UpRows
+            | Layout::Multiplied => {}
         }
         Ok(values)
     }

@@ -189,10 +189,11 @@ fn block(lookup: &Lookup<'_, '_>, config: &Config, layer: usize) -> Result<Block
 fn experts(lookup: &Lookup<'_, '_>, mixture: &quern_model::Experts, layer: usize) -> Result<Experts> {
     use TensorRole as R;
     let at = Some(layer);
+    let gated = lookup.gated();
     let expert = |expert: usize| -> Result<Expert> {
         let linear = |role, bias| lookup.expert(role, Some(bias), at, expert);
         Ok(Expert {
-            gate: linear(R::ExpertsGate, R::ExpertsGateBias)?,
+            gate: gated.then(|| linear(R::ExpertsGate, R::ExpertsGateBias)).transpose()?,
             up: linear(R::ExpertsUp, R::ExpertsUpBias)?,
             down: linear(R::ExpertsDown, R::ExpertsDownBias)?,
         })
@@ -202,7 +203,7 @@ fn experts(lookup: &Lookup<'_, '_>, mixture: &quern_model::Experts, layer: usize
         None => None,
         Some(shared) => Some(SharedExpert {
             expert: Expert {
-                gate: linear(R::SharedGate)?,
+                gate: gated.then(|| linear(R::SharedGate)).transpose()?,
                 up: linear(R::SharedUp)?,
                 down: linear(R::SharedDown)?,
             },

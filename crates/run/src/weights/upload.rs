@@ -78,8 +78,8 @@ impl Ffn {
 impl Experts {
     /// All gates, all up and all down projections.
     fn layers(&self) -> [Vec<&Linear>; 3] {
-        let of = |layer: fn(&Expert) -> &Linear| self.experts.iter().map(layer).collect();
-        [of(|e| &e.gate), of(|e| &e.up), of(|e| &e.down)]
+        let of = |layer: fn(&Expert) -> Option<&Linear>| self.experts.iter().filter_map(layer).collect();
+        [of(|e| e.gate.as_ref()), of(|e| Some(&e.up)), of(|e| Some(&e.down))]
     }
 
     fn gpu_bytes(&self) -> usize {
@@ -100,12 +100,14 @@ impl Experts {
         };
         let [gates, ups, downs] = self.layers();
         let (gates, ups, downs) = (stack(gates)?, stack(ups)?, stack(downs)?);
-        let experts = gates.into_iter().zip(ups).zip(downs);
-        let experts = experts.map(|((gate, up), down)| Expert { gate, up, down }).collect();
+        let mut gates = gates.into_iter();
+        let experts = self.experts.iter().zip(ups).zip(downs);
+        let mut gate = |own: &Expert| own.gate.as_ref().and_then(|_| gates.next());
+        let experts = experts.map(|((own, up), down)| Expert { gate: gate(own), up, down }).collect();
         let shared = match &self.shared {
             Some(SharedExpert { expert: Expert { gate, up, down }, router }) => Some(SharedExpert {
                 expert: Expert {
-                    gate: gate.upload(uploader)?,
+                    gate: gate.as_ref().map(|gate| gate.upload(uploader)).transpose()?,
                     up: up.upload(uploader)?,
                     down: down.upload(uploader)?,
                 },

@@ -22,6 +22,9 @@ impl Executor {
     /// Lengths and devices that do not fit, a cache too short.
     pub fn attend(&mut self, cache: &mut KvCache, attend: Attend<'_>) -> Result<()> {
         let Attend { shape, slot, first, skip, norms, norms_last, rotate, sinks, heads: given, out } = attend;
+        if shape.chunk.is_some() {
+            return Err(Error::NoGpuKernel { what: "attention within parts of a text" });
+        }
         let cache = cache.cuda()?;
         let layout = cache.layout();
         let out = out.cuda()?;

@@ -56,7 +56,7 @@ impl Executor {
         sequences: &[Range<usize>],
         recorded: Recorded<'_>,
     ) -> Result<AttentionGradientArgs> {
-        let &AttentionShape { heads, kv_heads, head_dim, scale, window, softcap } = shape;
+        let &AttentionShape { heads, kv_heads, head_dim, scale, window, chunk, softcap } = shape;
         let tokens = sequences.iter().map(|s| s.end).max().unwrap_or(0);
         let address = |values: Values<'_>, width: usize| -> Result<u64> {
             let values = self.own(values)?;
@@ -67,6 +67,9 @@ impl Executor {
         let Recorded { q, k, v, out, sinks, log_sums } = recorded;
         if sinks.is_some() {
             return Err(Error::NoGpuKernel { what: "gradients of attention with sinks" });
+        }
+        if chunk.is_some() {
+            return Err(Error::NoGpuKernel { what: "gradients of attention within parts of a text" });
         }
         Ok(AttentionGradientArgs {
             q: address(q, query)?,

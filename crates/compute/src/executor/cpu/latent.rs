@@ -42,6 +42,7 @@ impl Executor {
             head_dim: cached,
             scale: shape.scale,
             window: None,
+            chunk: None,
             softcap: None,
         };
         cache.store(pool, (slot, &cached), first, latent, &[])?;

@@ -3,7 +3,7 @@
 
 use std::collections::HashMap;
 
-use quern_model::{Convention, View};
+use quern_model::View;
 use quern_run::{LinearInfo, Model};
 use quern_tensor_io::Container;
 
@@ -52,8 +52,8 @@ pub struct GgufPlan<'a> {
     pub(super) embedding: Option<Layer>,
     /// The GPU that computes its gradients; otherwise the CPU.
     pub(super) embedding_on: Option<embedding::OnGpu>,
-    /// By name in the running model and expert.
-    by_name: HashMap<(String, Option<usize>), usize>,
+    /// By name in the running model and expert: one for each tensor of the file that has rows of the layer.
+    by_name: HashMap<(String, Option<usize>), Vec<usize>>,
     /// Blocks of the model, and one more if something behind them is calibrated.
     pub(super) blocks: usize,
     place: Place,
@@ -89,31 +89,40 @@ pub fn plan<'a>(model: &Model, view: &'a View<'a>, options: Options) -> Result<G
         linears.extend(model.linears(layer));
     }
     linears.extend(model.head_linears());
-    let (mut layers, mut by_name) = (Vec::new(), HashMap::new());
+    let mut layers = Vec::new();
+    let mut by_name: HashMap<_, Vec<usize>> = HashMap::new();
     let (mut largest, mut quantized, mut head, mut exact) = (Largest::default(), 0, false, false);
     for linear in linears.iter().filter(|linear| !is_of_heads(model, linear)) {
-        let Some(&index) = gguf_name(model, linear).and_then(|name| rows.get(name.as_str())) else {
-            let what = format!("{}: the GGUF file has no tensor for this layer", linear.name);
-            return Err(Error::Stage(what.into()));
-        };
-        let row = &quantize.rows()[index];
-        exact |= is_made(row) && quantize.grid(row).is_some();
-        // A tied head is the embedding, which is not among the layers.
-        if !is_made(row) || quantize.grid(row).is_some() || is_tied(linear) {
-            continue;
+        let names = gguf_names(model, linear);
+        if names.is_empty() {
+            return Err(without_tensor(linear));
         }
-        head |= linear.layer.is_none();
-        let (matrix, columns) = (linear.expert.unwrap_or(0), linear.columns);
-        let key = match matrices(&row.shape) {
-            1 => row.name.clone(),
-            _ => format!("{}.{matrix}", row.name),
-        };
-        let layer = Layer { row: index, matrix, rows: linear.rows, columns, key };
-        largest.columns = largest.columns.max(columns);
-        largest.weights = largest.weights.max(layer.step() * columns);
-        quantized += row.bytes / matrices(&row.shape).max(1) as u64;
-        by_name.insert((linear.name.to_owned(), linear.expert), layers.len());
-        layers.push(layer);
+        for name in &names {
+            let index = *rows.get(name.as_str()).ok_or_else(|| without_tensor(linear))?;
+            let row = &quantize.rows()[index];
+            exact |= is_made(row) && quantize.grid(row).is_some();
+            // A tied head is the embedding, which is not among the layers.
+            if !is_made(row) || quantize.grid(row).is_some() || is_tied(linear) {
+                continue;
+            }
+            head |= linear.layer.is_none();
+            let (matrix, columns) = (linear.expert.unwrap_or(0), linear.columns);
+            let key = match matrices(&row.shape) {
+                1 => row.name.clone(),
+                _ => format!("{}.{matrix}", row.name),
+            };
+            // Of several tensors each has some of the rows.
+            let height = match names.len() {
+                1 => linear.rows,
+                _ => row.shape.first().copied().unwrap_or(linear.rows),
+            };
+            let layer = Layer { row: index, matrix, rows: height, columns, key };
+            largest.columns = largest.columns.max(columns);
+            largest.weights = largest.weights.max(layer.step() * columns);
+            quantized += row.bytes / matrices(&row.shape).max(1) as u64;
+            by_name.entry((linear.name.to_owned(), linear.expert)).or_default().push(layers.len());
+            layers.push(layer);
+        }
     }
     if layers.is_empty() && !exact {
         return Err(Error::NoBlocks);
@@ -163,14 +172,16 @@ pub fn plan<'a>(model: &Model, view: &'a View<'a>, options: Options) -> Result<G
     })
 }
 
-/// The name of a layer's tensor in the file.
-fn gguf_name(model: &Model, linear: &LinearInfo<'_>) -> Option<String> {
+/// The names of the tensors in the file that have a layer's rows.
+fn gguf_names(model: &Model, linear: &LinearInfo<'_>) -> Vec<String> {
     match model.checkpoint().container() {
-        Container::Gguf => Some(linear.name.to_owned()),
-        Container::Safetensors | Container::PyTorch => {
-            model.config().tensor_name(Convention::Gguf, linear.role, linear.layer)
-        }
+        Container::Gguf => vec![linear.name.to_owned()],
+        Container::Safetensors | Container::PyTorch => model.config().gguf_names(linear.role, linear.layer),
     }
+}
+
+fn without_tensor(linear: &LinearInfo<'_>) -> Error {
+    Error::Stage(format!("{}: the GGUF file has no tensor for this layer", linear.name).into())
 }
 
 /// Whether the tensor is made of its values, and not copied or written as plain numbers.
@@ -242,10 +253,11 @@ impl GgufPlan<'_> {
         self.disk_bytes
     }
 
-    /// The layer of the plan that a layer of the running model is, if it is calibrated.
-    pub(super) fn layer(&self, linear: &LinearInfo<'_>) -> Option<&Layer> {
+    /// The layers of the plan that a layer of the running model is, those that are calibrated: more than one where the file
+    /// has its rows in several tensors.
+    pub(super) fn layers_of(&self, linear: &LinearInfo<'_>) -> impl Iterator<Item = &Layer> {
         // Names are few and short: a lookup is nothing beside the layer's work.
-        let index = self.by_name.get(&(linear.name.to_owned(), linear.expert))?;
-        self.layers.get(*index)
+        let found = self.by_name.get(&(linear.name.to_owned(), linear.expert));
+        found.into_iter().flatten().filter_map(|&index| self.layers.get(index))
     }
 }

@@ -6,7 +6,7 @@ use std::time::Instant;
 use quern_compute::Pool;
 use quern_compute::parallel::{part_of, share};
 use quern_run::{LinearInfo, Model, Replacement};
-use quern_tensor_io::{Checkpoint, ElementType, Error as FileError, TensorPlan, safetensors};
+use quern_tensor_io::{Checkpoint, ElementType, Error as FileError, TensorPlan, decode, safetensors};
 
 use super::encode::encode;
 use super::plan::{GgufPlan, Layer};
@@ -44,12 +44,6 @@ pub(super) enum Rounding {
 }
 
 impl Gguf<'_> {
-    fn layer(&self, linear: &LinearInfo<'_>) -> Result<&Layer, Error> {
-        self.plan
-            .layer(linear)
-            .ok_or_else(|| Error::Stage(format!("{} is not in the plan", linear.name).into()))
-    }
-
     fn rounding(
         &self,
         element_type: ElementType,
@@ -91,8 +85,10 @@ impl Gguf<'_> {
         let row = &self.plan.rows()[layer.row];
         let (first, columns) = (layer.matrix * layer.rows, layer.columns);
         let mut loss = 0.0;
-        // Drift is in the order of the running model's rows.
-        let drift = if self.plan.quantize.view.row_order(row.index).is_some() { 0.0 } else { DRIFT };
+        // Drift is in the order of the running model's rows, and of their size.
+        let view = self.plan.quantize.view;
+        let others = view.row_order(row.index).is_some() || view.row_factors(row.index).is_some();
+        let drift = if others { 0.0 } else { DRIFT };
         for start in (0..layer.rows).step_by(layer.step()) {
             let count = layer.step().min(layer.rows - start);
             let from = first + start;
@@ -117,6 +113,45 @@ impl Gguf<'_> {
             writer.write(&made)?;
         }
         Ok(loss)
+    }
+
+    /// The rows of a layer of the running model from the tensors of the file, in the model's order; those of several types
+    /// decoded.
+    fn rows_of(
+        &self,
+        parts: &[&Layer],
+        linear: &LinearInfo<'_>,
+        checkpoint: &Checkpoint,
+        file: &Path,
+    ) -> Result<(ElementType, Vec<u8>), Error> {
+        let type_of = |part: &Layer| self.plan.rows()[part.row].to;
+        let first = parts.first().map_or(ElementType::F32, |part| type_of(part));
+        let same = parts.iter().all(|part| type_of(part) == first);
+        let multiplied =
+            |part: &&Layer| self.plan.quantize.view.row_factors(self.plan.rows()[part.row].index).is_some();
+        let same = same && !parts.iter().any(multiplied);
+        let made = if same { first } else { ElementType::F32 };
+        let mut data = vec![0; linear.rows * made.row_bytes(linear.columns).unwrap_or(0)];
+        for part in parts {
+            let missing = || FileError::malformed(file, "a file of the unfinished run lacks a tensor");
+            let tensor = checkpoint.tensor(&part.key).ok_or_else(|| missing().with_tensor(&part.key))?;
+            let order = self.plan.quantize.view.row_order(self.plan.rows()[part.row].index);
+            let factors = self.plan.quantize.view.row_factors(self.plan.rows()[part.row].index);
+            if same {
+                place(tensor.data, part.rows, order.as_deref(), &mut data);
+                continue;
+            }
+            let mut values = vec![0f32; part.rows * part.columns];
+            // The job has made these blocks.
+            let _ = decode::to_f32(type_of(part), tensor.data, &mut values);
+            // The running model multiplies by itself.
+            for (row, factor) in values.chunks_exact_mut(part.columns.max(1)).zip(factors.iter().flatten()) {
+                row.iter_mut().for_each(|value| *value /= factor);
+            }
+            let bytes: Vec<u8> = values.iter().flat_map(|value| value.to_le_bytes()).collect();
+            place(&bytes, part.rows, order.as_deref(), &mut data);
+        }
+        Ok((made, data))
     }
 
     /// Weights of rows of a tensor, in GGUF's order.
@@ -146,7 +181,7 @@ impl Target for Gguf<'_> {
     type Report = LayerReport;
 
     fn wants(&self, layer: &LinearInfo<'_>) -> Result<bool, Error> {
-        Ok(self.plan.layer(layer).is_some())
+        Ok(self.plan.layers_of(layer).next().is_some())
     }
 
     fn before(&self, model: &Model, state: &State, work: Work<'_>) -> Result<Option<String>, Error> {
@@ -154,7 +189,7 @@ impl Target for Gguf<'_> {
     }
 
     fn column_order(&self, layer: &LinearInfo<'_>) -> Option<Vec<u32>> {
-        let layer = self.plan.layer(layer)?;
+        let layer = self.plan.layers_of(layer).next()?;
         self.plan.quantize.view.column_order(self.plan.rows()[layer.row].index)
     }
 
@@ -165,8 +200,7 @@ impl Target for Gguf<'_> {
     fn solve(&self, group: Group<'_>, work: Work<'_>) -> Result<Vec<LayerReport>, Error> {
         // Layers of another type cannot share what was prepared.
         let mut parts: Vec<(ElementType, Vec<&Layer>)> = Vec::new();
-        for linear in &group.layers {
-            let layer = self.layer(linear)?;
+        for layer in group.layers.iter().flat_map(|linear| self.plan.layers_of(linear)) {
             let element_type = self.plan.rows()[layer.row].to;
             match parts.iter_mut().find(|(t, _)| *t == element_type) {
                 Some((_, part)) => part.push(layer),
@@ -232,30 +266,26 @@ impl Target for Gguf<'_> {
         for linear in layers {
             // Nothing follows the head.
             let follows = linear.layer.is_some() || linear.role != quern_model::TensorRole::Output;
-            let Some(layer) = self.plan.layer(linear).filter(|_| follows) else {
+            let parts: Vec<&Layer> = self.plan.layers_of(linear).filter(|_| follows).collect();
+            // Where some of its rows stay as they are, the layer does.
+            if parts.is_empty() || parts.iter().map(|part| part.rows).sum::<usize>() != linear.rows {
                 read.push(None);
                 continue;
-            };
-            let row = &self.plan.rows()[layer.row];
-            let missing = || FileError::malformed(file, "a file of the unfinished run lacks a tensor");
-            let tensor = checkpoint.tensor(&layer.key).ok_or_else(|| missing().with_tensor(&layer.key))?;
-            let order = self.plan.quantize.view.row_order(row.index);
-            let data = in_order(tensor.data, layer.rows, order.as_deref());
+            }
             let permutation = self.column_order(linear);
-            read.push(Some(Replacement { element_type: row.to, data, permutation }));
+            let (element_type, data) = self.rows_of(&parts, linear, &checkpoint, file)?;
+            read.push(Some(Replacement { element_type, data, permutation }));
         }
         checkpoint.check_files()?;
         Ok(read)
     }
 }
 
-/// Rows that are in GGUF's order, in the running model's: its row `order[i]` is row `i` of the file.
-fn in_order(data: &[u8], rows: usize, order: Option<&[u32]>) -> Vec<u8> {
-    let Some(order) = order else { return data.to_vec() };
+/// Puts rows that are in GGUF's order where the running model has them: its row `order[i]` is row `i` of the file.
+fn place(data: &[u8], rows: usize, order: Option<&[u32]>, out: &mut [u8]) {
+    let Some(order) = order else { return out.copy_from_slice(data) };
     let size = (data.len() / rows.max(1)).max(1);
-    let mut out = vec![0u8; data.len()];
     for (row, &to) in data.chunks_exact(size).zip(order) {
         out[to as usize * size..][..size].copy_from_slice(row);
     }
-    out
 }

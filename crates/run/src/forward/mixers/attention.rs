@@ -122,7 +122,7 @@ impl Phases<'_, '_> {
             self.executor.norm_in_place(norm, v.reborrow())?;
         }
         let KvTarget { cache, slot, layer, first, angles: (cos, sin), remote } = target;
-        grow(config, first, n, &mut heads)?;
+        grow((config, layer), first, n, &mut heads)?;
         let (style, windowed) = (rope_style(config), config.window(layer).is_some());
         let rotate = Rotate { style, pairs: model.rotation.pairs_of(windowed), cos, sin };
         let rotate = config.rotates(layer).then_some(rotate);
@@ -178,6 +178,7 @@ pub(crate) fn attention_shape(config: &Config, layer: usize) -> AttentionShape {
         head_dim,
         scale: config.attention_scale(layer),
         window: config.window(layer),
+        chunk: config.chunk(layer),
         softcap: config.attention_softcap,
     }
 }
@@ -192,8 +193,8 @@ pub(crate) fn rope_style(config: &Config) -> RopeStyle {
 
 /// Multiplies the queries of `n` positions from `first` on with what they grow to, where they do. It commutes with the
 /// rotation, so it comes before: only processors have these rows at hand.
-fn grow(config: &Config, first: usize, n: usize, heads: &mut Heads<'_>) -> Result<()> {
-    let Some(growth) = config.query_growth.filter(|growth| growth.reaches(first + n)) else {
+fn grow((config, layer): (&Config, usize), first: usize, n: usize, heads: &mut Heads<'_>) -> Result<()> {
+    let Some(growth) = config.growth(layer).filter(|growth| growth.reaches(first + n)) else {
         return Ok(());
     };
     let (query, key) = (config.heads * config.head_dim, config.kv_heads * config.head_dim);

@@ -153,7 +153,7 @@ impl Phases<'_, '_> {
                 self.linear([down, &attention.kv_down], input, outputs)?;
                 Ok(self.executor.norm(norm, low.as_values(), out)?)
             }
-            (Shown::QueryUp | Shown::Up, _) => {
+            (Shown::QueryUp | Shown::Up | Shown::StateOut, _) => {
                 let q = q.slice(0..n * query);
                 self.project_latent(attention, x, q, cache_rows.reborrow(), narrow.reborrow())?;
                 copy_fronts(cache_rows.host()?, cached, out.host()?, latent.rank);

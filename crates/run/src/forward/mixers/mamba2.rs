@@ -6,7 +6,7 @@
 //! scan(inputs, b, c, softplus(steps + bias)) * SiLU(gate) -> norm of each group -> output layer
 //! ```
 
-use quern_compute::ops::Activation;
+use quern_compute::ops::{Activation, activate_mul};
 use quern_compute::states::{causal_conv, norm_of_gated, selective_scan, time_steps};
 use quern_compute::{Output, Values, ValuesMut};
 
@@ -41,6 +41,14 @@ impl Phases<'_, '_> {
             gate.copy_from_slice(&row[..inner]);
             convolved.copy_from_slice(&row[inner..inner + width]);
             steps.copy_from_slice(&row[inner + width..]);
+            if let Some(factors) = &mamba.factors {
+                let shared = shape.groups * shape.state;
+                let (x, rest) = convolved.split_at_mut(inner);
+                let (b, c) = rest.split_at_mut(shared);
+                for (part, factor) in [&mut *gate, x, b, c, steps].into_iter().zip(factors) {
+                    part.iter_mut().for_each(|value| *value *= factor);
+                }
+            }
         }
 
         let pool = &model.pool;
@@ -52,6 +60,14 @@ impl Phases<'_, '_> {
         let rows = keep * inner..;
         let gated = (&out[rows.clone()], &mut gate[rows]);
         let group = inner / shape.groups.max(1);
-        Ok(norm_of_gated(pool, gated, (&mamba.norm, mamba.epsilon), group, mixed.host()?)?)
+        let mixed = mixed.host()?;
+        match &mamba.norm {
+            Some(norm) => norm_of_gated(pool, gated, (norm, mamba.epsilon), group, mixed)?,
+            None => {
+                mixed.copy_from_slice(gated.1);
+                activate_mul(pool.level(), Activation::Silu, mixed, gated.0);
+            }
+        }
+        Ok(())
     }
 }

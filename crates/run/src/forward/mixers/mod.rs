@@ -1,6 +1,7 @@
 //! The mixers' part of the forward pass, one file each: from the residual stream to the input of the output layer.
 
 mod attention;
+mod beside;
 mod delta_net;
 mod latent;
 mod mamba2;
@@ -72,7 +73,9 @@ impl Phases<'_, '_> {
             Mixer::DeltaNet(net) => self.delta_net(net, input, states, mixed),
             Mixer::ShortConv(conv) => self.short_conv(conv, input, states, mixed),
             Mixer::Mamba2(mamba) => self.mamba2(mamba, input, states, mixed),
+            Mixer::Beside(both) => self.beside(both, input, (target, buffers, states), mixed),
             Mixer::Network(network) => self.network(network, input, mixed),
+            Mixer::None => Ok(()),
         }
     }
 }

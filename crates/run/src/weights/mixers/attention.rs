@@ -67,7 +67,15 @@ impl Attention {
                 v: lookup.linear(R::AttentionV, Some(R::AttentionVBias), at)?,
             },
         };
+        // Llama 4's have no weights, and are of layers that rotate. What a rotation does not change is computed in front of it.
+        let plain = config.qk_norm && config.architecture.name == "llama4";
         let head_norms = match config.qk_norm {
+            true if plain => config.rotates(layer).then(|| HeadNorms {
+                q: lookup.plain_norm(config.head_dim),
+                k: lookup.plain_norm(config.head_dim),
+                v: None,
+                whole: false,
+            }),
             true => Some(HeadNorms {
                 q: lookup.norm(R::AttentionQNorm, None, at)?,
                 // Of queries where there are no keys: nothing reads it.

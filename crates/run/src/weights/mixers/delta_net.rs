@@ -12,14 +12,8 @@ use crate::Result;
 #[derive(Clone, Debug)]
 pub(crate) struct DeltaNet {
     pub(crate) shape: DeltaShape,
-    /// Queries, keys and values.
-    pub(crate) qkv: Linear,
-    /// Of the results.
-    pub(crate) gate: Linear,
-    /// How much of a token each head learns.
-    pub(crate) beta: Linear,
-    /// How much of its state each head keeps.
-    pub(crate) alpha: Linear,
+    /// The layers that read the block's input.
+    pub(crate) project: DeltaProjections,
     /// `[taps][queries, keys and values]`.
     conv: Vec<f32>,
     /// How fast each head's state decays, less than zero.
@@ -29,6 +23,19 @@ pub(crate) struct DeltaNet {
     pub(crate) norm: Vec<f32>,
     pub(crate) epsilon: f32,
     pub(crate) output: Linear,
+}
+
+/// The projections of a block's input: queries, keys and values, the gate of the results, how much of a token each head
+/// learns (`beta`) and how much of its state it keeps (`alpha`).
+#[derive(Clone, Debug)]
+#[allow(clippy::large_enum_variant)] // one a layer
+pub(crate) enum DeltaProjections {
+    /// One matrix each.
+    Apart { qkv: Linear, gate: Linear, beta: Linear, alpha: Linear },
+    /// `beta` and `alpha` in one matrix, those of the value heads of one key head together (Qwen3-Next in GGUF).
+    Paired { qkv: Linear, gate: Linear, beta_alpha: Linear },
+    /// Queries, keys, values and gates of one key head together as well (Qwen3-Next).
+    Joined { qkvz: Linear, beta_alpha: Linear },
 }
 
 /// Sizes of the delta nets of a model, as the kernels take them.
@@ -48,12 +55,26 @@ impl DeltaNet {
         use TensorRole as R;
         let at = Some(layer);
         let linear = |role| lookup.linear(role, None, at);
+        let project = match (lookup.has(R::StateIn, at), lookup.has(R::DeltaBetaAlpha, at)) {
+            (true, _) => {
+                let (qkvz, beta_alpha) = (linear(R::StateIn)?, linear(R::DeltaBetaAlpha)?);
+                DeltaProjections::Joined { qkvz, beta_alpha }
+            }
+            (false, true) => DeltaProjections::Paired {
+                qkv: linear(R::DeltaQkv)?,
+                gate: linear(R::DeltaGate)?,
+                beta_alpha: linear(R::DeltaBetaAlpha)?,
+            },
+            (false, false) => DeltaProjections::Apart {
+                qkv: linear(R::DeltaQkv)?,
+                gate: linear(R::DeltaGate)?,
+                beta: linear(R::DeltaBeta)?,
+                alpha: linear(R::DeltaAlpha)?,
+            },
+        };
         Ok(Self {
             shape: shape_of(net),
-            qkv: linear(R::DeltaQkv)?,
-            gate: linear(R::DeltaGate)?,
-            beta: linear(R::DeltaBeta)?,
-            alpha: linear(R::DeltaAlpha)?,
+            project,
             conv: taps_of(&lookup.vector(R::StateConv, at)?, net.taps),
             rates: lookup.vector(R::StateDecay, at)?,
             time_bias: lookup.vector(R::StateTimeBias, at)?,
@@ -81,16 +102,34 @@ impl DeltaNet {
 
     /// Memory for each token.
     pub(super) fn scratch(&self) -> usize {
-        self.shape.width() + 2 * self.shape.values() + 2 * self.shape.value_heads
+        let joined = match self.project {
+            DeltaProjections::Apart { .. } => 0,
+            DeltaProjections::Paired { .. } => 2 * self.shape.value_heads,
+            DeltaProjections::Joined { .. } => joined_scratch(&self.shape),
+        };
+        joined + self.shape.width() + 2 * self.shape.values() + 2 * self.shape.value_heads
     }
 
     /// The layers that read the block's input, in the order of their outputs.
-    pub(super) fn inputs(&self) -> [&Linear; 4] {
-        [&self.qkv, &self.gate, &self.beta, &self.alpha]
+    pub(super) fn inputs(&self) -> Vec<&Linear> {
+        match &self.project {
+            DeltaProjections::Apart { qkv, gate, beta, alpha } => vec![qkv, gate, beta, alpha],
+            DeltaProjections::Paired { qkv, gate, beta_alpha } => vec![qkv, gate, beta_alpha],
+            DeltaProjections::Joined { qkvz, beta_alpha } => vec![qkvz, beta_alpha],
+        }
     }
 
     /// The same, to be replaced.
-    pub(super) fn inputs_mut(&mut self) -> [&mut Linear; 4] {
-        [&mut self.qkv, &mut self.gate, &mut self.beta, &mut self.alpha]
+    pub(super) fn inputs_mut(&mut self) -> Vec<&mut Linear> {
+        match &mut self.project {
+            DeltaProjections::Apart { qkv, gate, beta, alpha } => vec![qkv, gate, beta, alpha],
+            DeltaProjections::Paired { qkv, gate, beta_alpha } => vec![qkv, gate, beta_alpha],
+            DeltaProjections::Joined { qkvz, beta_alpha } => vec![qkvz, beta_alpha],
+        }
     }
+}
+
+/// Memory for each token of what joined projections give, before it is parted.
+pub(super) fn joined_scratch(shape: &DeltaShape) -> usize {
+    shape.width() + shape.values() + 2 * shape.value_heads
 }

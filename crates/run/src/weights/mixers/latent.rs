@@ -46,6 +46,8 @@ pub(crate) enum Shown {
     QueryUp,
     /// From latent vectors to keys and values.
     Up,
+    /// From what a state beside attention gives to the residual stream.
+    StateOut,
 }
 
 /// The projections from latent vectors to keys and values.
@@ -152,7 +154,9 @@ impl LatentAttention {
                 absorbed.clear();
                 both
             }
-            (Shown::QueryUp, Queries::Direct(_), _) | (Shown::Up, _, Up::Split { .. }) => &mut self.output,
+            (Shown::QueryUp, Queries::Direct(_), _)
+            | (Shown::Up, _, Up::Split { .. })
+            | (Shown::StateOut, ..) => &mut self.output,
         }
     }
 

@@ -22,15 +22,17 @@ pub(crate) struct Mamba2 {
     pub(crate) rates: Vec<f32>,
     /// What each head's input is multiplied with beside the state.
     pub(crate) skips: Vec<f32>,
-    /// Of the norm of gated results, group by group.
-    pub(crate) norm: Vec<f32>,
+    /// Of the norm of gated results, group by group, where they are normalized.
+    pub(crate) norm: Option<Vec<f32>>,
+    /// What gates, inputs, `b`, `c` and steps are multiplied with (Falcon-H1).
+    pub(crate) factors: Option<[f32; 5]>,
     pub(crate) epsilon: f32,
     pub(crate) output: Linear,
 }
 
 /// Sizes of a model's Mamba-2, as the kernels take them.
 pub(crate) fn scan_of(mamba: &quern_model::Mamba2) -> ScanShape {
-    let &quern_model::Mamba2 { heads, head_dim, groups, state, taps: _, conv_bias: _ } = mamba;
+    let &quern_model::Mamba2 { heads, head_dim, groups, state, taps: _, conv_bias: _, norm: _ } = mamba;
     ScanShape { heads, head_dim, groups, state }
 }
 
@@ -53,7 +55,8 @@ impl Mamba2 {
             time_bias: lookup.vector(R::StateTimeBias, at)?,
             rates: lookup.vector(R::StateDecay, at)?,
             skips: lookup.vector(R::StateSkip, at)?,
-            norm: lookup.vector(R::StateNorm, at)?,
+            norm: mamba.norm.then(|| lookup.vector(R::StateNorm, at)).transpose()?,
+            factors: config.multipliers.map(|own| own.of_state()),
             epsilon: config.norm_epsilon,
             output: lookup.linear(R::StateOut, None, at)?,
         })
@@ -72,9 +75,9 @@ impl Mamba2 {
 
     /// Numbers in its vectors.
     pub(super) fn vector_values(&self) -> usize {
-        let vectors = [&self.conv, &self.time_bias, &self.rates, &self.skips, &self.norm];
-        let bias = self.conv_bias.as_ref().map_or(0, Vec::len);
-        bias + vectors.into_iter().map(Vec::len).sum::<usize>()
+        let vectors = [&self.conv, &self.time_bias, &self.rates, &self.skips];
+        let optional = [&self.conv_bias, &self.norm].map(|vector| vector.as_ref().map_or(0, Vec::len));
+        optional.into_iter().sum::<usize>() + vectors.into_iter().map(Vec::len).sum::<usize>()
     }
 
     /// Memory for each token: all that is computed of the input, its parts, and the results.

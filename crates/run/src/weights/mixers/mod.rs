@@ -1,6 +1,7 @@
 //! The mixers: the first half of a block, which lets tokens read earlier tokens.
 
 mod attention;
+mod beside;
 mod delta_net;
 mod latent;
 mod mamba2;
@@ -9,14 +10,16 @@ mod short_conv;
 
 use quern_compute::Uploader;
 use quern_compute::states::conv_state;
-use quern_model::{Config, StateMixer};
+use quern_model::architecture::Hybrid;
+use quern_model::{Config, StateMixer, TensorRole};
 
 use super::Linear;
 use super::lookup::Lookup;
 use crate::Result;
 
 pub(crate) use attention::{Attention, HeadNorms, Qkv};
-pub(crate) use delta_net::DeltaNet;
+pub(crate) use beside::Beside;
+pub(crate) use delta_net::{DeltaNet, DeltaProjections};
 pub(crate) use latent::{LatentAttention, Queries, Shown, Up};
 pub(crate) use mamba2::Mamba2;
 pub(crate) use network::Network;
@@ -35,13 +38,20 @@ pub(crate) enum Mixer {
     Latent(Box<LatentAttention>),
     /// Mamba-2.
     Mamba2(Box<Mamba2>),
+    /// Attention and Mamba-2, side by side.
+    Beside(Box<Beside>),
     /// A network, in a block that is nothing else.
     Network(Box<Network>),
+    /// Nothing, in a block that is a mixture of experts alone.
+    None,
 }
 
 impl Mixer {
     /// Takes the tensors of a layer's mixer.
     pub(super) fn resolve(lookup: &Lookup<'_, '_>, config: &Config, layer: usize) -> Result<Self> {
+        if config.is_network(layer) && config.is_sparse(layer) {
+            return Ok(Self::None);
+        }
         if config.is_network(layer) {
             return Network::resolve(lookup, layer).map(Box::new).map(Self::Network);
         }
@@ -57,19 +67,26 @@ impl Mixer {
             (Some(StateMixer::ShortConv(conv)), _) => {
                 ShortConv::resolve(lookup, conv, layer).map(Box::new).map(Self::ShortConv)
             }
+            (Some(StateMixer::Mamba2(mamba)), _) if config.has_attention(layer) => {
+                Beside::resolve(lookup, config, mamba, layer).map(Box::new).map(Self::Beside)
+            }
             (Some(StateMixer::Mamba2(mamba)), _) => {
                 Mamba2::resolve(lookup, config, mamba, layer).map(Box::new).map(Self::Mamba2)
             }
         }
     }
 
-    /// Attention, where it is that.
+    /// Attention, where it is that alone.
     pub(crate) fn attention(&self) -> Option<&Attention> {
         match self {
             Self::Attention(attention) => Some(attention),
-            Self::DeltaNet(_) | Self::ShortConv(_) | Self::Latent(_) | Self::Mamba2(_) | Self::Network(_) => {
-                None
-            }
+            Self::DeltaNet(_)
+            | Self::Beside(_)
+            | Self::ShortConv(_)
+            | Self::Latent(_)
+            | Self::Mamba2(_)
+            | Self::Network(_)
+            | Self::None => None,
         }
     }
 
@@ -77,17 +94,21 @@ impl Mixer {
     pub(crate) fn attention_mut(&mut self) -> Option<&mut Attention> {
         match self {
             Self::Attention(attention) => Some(attention),
-            Self::DeltaNet(_) | Self::ShortConv(_) | Self::Latent(_) | Self::Mamba2(_) | Self::Network(_) => {
-                None
-            }
+            Self::DeltaNet(_)
+            | Self::Beside(_)
+            | Self::ShortConv(_)
+            | Self::Latent(_)
+            | Self::Mamba2(_)
+            | Self::Network(_)
+            | Self::None => None,
         }
     }
 
     /// Whether it keeps keys and values, or what they are made of, of each position.
     pub(crate) fn caches(&self) -> bool {
         match self {
-            Self::Attention(_) | Self::Latent(_) => true,
-            Self::DeltaNet(_) | Self::ShortConv(_) | Self::Mamba2(_) | Self::Network(_) => false,
+            Self::Attention(_) | Self::Latent(_) | Self::Beside(_) => true,
+            Self::DeltaNet(_) | Self::ShortConv(_) | Self::Mamba2(_) | Self::Network(_) | Self::None => false,
         }
     }
 
@@ -95,10 +116,12 @@ impl Mixer {
     pub(crate) fn inputs(&self) -> Vec<&Linear> {
         match self {
             Self::Attention(attention) => attention.qkv.linears(),
-            Self::DeltaNet(net) => net.inputs().into(),
+            Self::Beside(both) => both.inputs(),
+            Self::DeltaNet(net) => net.inputs(),
             Self::ShortConv(conv) => vec![&conv.input],
             Self::Mamba2(mamba) => vec![&mamba.input],
             Self::Network(network) => vec![&network.up],
+            Self::None => Vec::new(),
             Self::Latent(latent) => latent.inputs(),
         }
     }
@@ -107,10 +130,12 @@ impl Mixer {
     pub(crate) fn inputs_mut(&mut self) -> Vec<&mut Linear> {
         match self {
             Self::Attention(attention) => attention.qkv.linears_mut(),
-            Self::DeltaNet(net) => net.inputs_mut().into(),
+            Self::Beside(both) => both.inputs_mut(),
+            Self::DeltaNet(net) => net.inputs_mut(),
             Self::ShortConv(conv) => vec![&mut conv.input],
             Self::Mamba2(mamba) => vec![&mut mamba.input],
             Self::Network(network) => vec![&mut network.up],
+            Self::None => Vec::new(),
             Self::Latent(latent) => latent.inputs_mut(),
         }
     }
@@ -122,44 +147,52 @@ impl Mixer {
             | Self::DeltaNet(_)
             | Self::ShortConv(_)
             | Self::Mamba2(_)
-            | Self::Network(_) => Vec::new(),
+            | Self::Network(_)
+            | Self::None => Vec::new(),
+            Self::Beside(both) => vec![(Shown::StateOut, &both.mamba.output)],
             Self::Latent(latent) => latent.shown(),
         }
     }
 
     /// One of them, to be replaced.
-    pub(crate) fn shown_mut(&mut self, which: Shown) -> &mut Linear {
+    pub(crate) fn shown_mut(&mut self, which: Shown) -> Option<&mut Linear> {
         match self {
-            Self::Attention(attention) => &mut attention.output,
-            Self::DeltaNet(net) => &mut net.output,
-            Self::ShortConv(conv) => &mut conv.output,
-            Self::Mamba2(mamba) => &mut mamba.output,
-            Self::Network(network) => &mut network.down,
-            Self::Latent(latent) => latent.shown_mut(which),
+            Self::Beside(both) => Some(&mut both.mamba.output),
+            Self::Latent(latent) => Some(latent.shown_mut(which)),
+            Self::Attention(_)
+            | Self::DeltaNet(_)
+            | Self::ShortConv(_)
+            | Self::Mamba2(_)
+            | Self::Network(_)
+            | Self::None => None,
         }
     }
 
     /// The layer whose outputs are added to the residual stream.
-    pub(crate) fn output(&self) -> &Linear {
+    pub(crate) fn output(&self) -> Option<&Linear> {
         match self {
-            Self::Attention(attention) => &attention.output,
-            Self::DeltaNet(net) => &net.output,
-            Self::ShortConv(conv) => &conv.output,
-            Self::Mamba2(mamba) => &mamba.output,
-            Self::Network(network) => &network.down,
-            Self::Latent(latent) => &latent.output,
+            Self::Attention(attention) => Some(&attention.output),
+            Self::Beside(both) => Some(&both.attention.output),
+            Self::DeltaNet(net) => Some(&net.output),
+            Self::ShortConv(conv) => Some(&conv.output),
+            Self::Mamba2(mamba) => Some(&mamba.output),
+            Self::Network(network) => Some(&network.down),
+            Self::Latent(latent) => Some(&latent.output),
+            Self::None => None,
         }
     }
 
     /// The same, to be replaced.
-    pub(crate) fn output_mut(&mut self) -> &mut Linear {
+    pub(crate) fn output_mut(&mut self) -> Option<&mut Linear> {
         match self {
-            Self::Attention(attention) => &mut attention.output,
-            Self::DeltaNet(net) => &mut net.output,
-            Self::ShortConv(conv) => &mut conv.output,
-            Self::Mamba2(mamba) => &mut mamba.output,
-            Self::Network(network) => &mut network.down,
-            Self::Latent(latent) => &mut latent.output,
+            Self::Attention(attention) => Some(&mut attention.output),
+            Self::Beside(both) => Some(&mut both.attention.output),
+            Self::DeltaNet(net) => Some(&mut net.output),
+            Self::ShortConv(conv) => Some(&mut conv.output),
+            Self::Mamba2(mamba) => Some(&mut mamba.output),
+            Self::Network(network) => Some(&mut network.down),
+            Self::Latent(latent) => Some(&mut latent.output),
+            Self::None => None,
         }
     }
 
@@ -171,25 +204,31 @@ impl Mixer {
             | Self::DeltaNet(_)
             | Self::ShortConv(_)
             | Self::Mamba2(_)
-            | Self::Network(_) => {}
+            | Self::Network(_)
+            | Self::None => {}
+            Self::Beside(both) => all.push(&both.mamba.output),
             Self::Latent(latent) => all.extend(latent.inner()),
         }
-        all.push(self.output());
+        all.extend(self.output());
         all
     }
 
     /// Numbers for each token in front of the output layer.
     pub(crate) fn width(&self) -> usize {
-        self.output().op.weight.columns()
+        match self {
+            Self::Beside(both) => both.width(),
+            _ => self.output().map_or(0, |output| output.op.weight.columns()),
+        }
     }
 
     /// Values of the state that it keeps of a text in place of keys and values; none for attention.
     pub(crate) fn state(&self) -> usize {
         match self {
-            Self::Attention(_) | Self::Latent(_) | Self::Network(_) => 0,
+            Self::Attention(_) | Self::Latent(_) | Self::Network(_) | Self::None => 0,
             Self::DeltaNet(net) => net.states().0 + net.states().1,
             Self::ShortConv(conv) => conv.state(),
             Self::Mamba2(mamba) => mamba.states().0 + mamba.states().1,
+            Self::Beside(both) => both.mamba.states().0 + both.mamba.states().1,
         }
     }
 
@@ -201,7 +240,8 @@ impl Mixer {
             Self::DeltaNet(net) => net.scratch(),
             Self::ShortConv(conv) => conv.scratch(),
             Self::Mamba2(mamba) => mamba.scratch(),
-            Self::Network(_) => 0,
+            Self::Beside(both) => both.scratch(),
+            Self::Network(_) | Self::None => 0,
         }
     }
 
@@ -212,8 +252,9 @@ impl Mixer {
             Self::DeltaNet(net) => net.vector_values(),
             Self::ShortConv(conv) => conv.vector_values(),
             Self::Mamba2(mamba) => mamba.vector_values(),
+            Self::Beside(both) => both.vector_values(),
             Self::Latent(latent) => latent.vector_values(),
-            Self::Network(_) => 0,
+            Self::Network(_) | Self::None => 0,
         }
     }
 
@@ -222,7 +263,12 @@ impl Mixer {
         match self {
             Self::Attention(attention) => attention.vector_bytes(),
             // Models with such mixers are never on a GPU.
-            Self::DeltaNet(_) | Self::ShortConv(_) | Self::Mamba2(_) | Self::Network(_) => 0,
+            Self::DeltaNet(_)
+            | Self::ShortConv(_)
+            | Self::Mamba2(_)
+            | Self::Beside(_)
+            | Self::Network(_)
+            | Self::None => 0,
             Self::Latent(latent) => latent.vector_bytes(),
         }
     }
@@ -232,9 +278,12 @@ impl Mixer {
         match self {
             Self::Attention(attention) => attention.upload(uploader).map(Box::new).map(Self::Attention),
             // As `Model::beyond_gpus` says.
-            Self::DeltaNet(_) | Self::ShortConv(_) | Self::Mamba2(_) | Self::Network(_) => {
-                Err(quern_compute::Error::Device.into())
-            }
+            Self::DeltaNet(_)
+            | Self::ShortConv(_)
+            | Self::Mamba2(_)
+            | Self::Beside(_)
+            | Self::Network(_)
+            | Self::None => Err(quern_compute::Error::Device.into()),
             Self::Latent(latent) => latent.upload(uploader).map(Box::new).map(Self::Latent),
         }
     }
@@ -249,7 +298,9 @@ pub(crate) fn state_sizes(config: &Config) -> (usize, usize) {
         StateMixer::DeltaNet(net) => {
             let shape = delta_net::shape_of(net);
             let made = shape.state() / shape.key_dim.max(1);
-            let scratch = shape.width() + 2 * shape.values() + 2 * shape.value_heads + made;
+            let of = |role| config.architecture.tensors.iter().any(|tensor| tensor.role == role);
+            let joined = if of(TensorRole::DeltaBetaAlpha) { delta_net::joined_scratch(&shape) } else { 0 };
+            let scratch = joined + shape.width() + 2 * shape.values() + 2 * shape.value_heads + made;
             (conv_state(shape.width(), net.taps) + shape.state(), scratch)
         }
         StateMixer::ShortConv(conv) => (conv_state(config.hidden_size, conv.taps), 4 * config.hidden_size),
@@ -257,7 +308,9 @@ pub(crate) fn state_sizes(config: &Config) -> (usize, usize) {
             let scan = mamba2::scan_of(mamba);
             let parts = scan.inner() + scan.width() + scan.heads;
             let made = scan.states() / scan.state.max(1);
-            (conv_state(scan.width(), mamba.taps) + scan.states(), 2 * parts + scan.inner() + made)
+            let beside = config.architecture.hybrid == Hybrid::Beside;
+            let result = if beside { scan.inner() + config.hidden_size } else { 0 };
+            (conv_state(scan.width(), mamba.taps) + scan.states(), 2 * parts + scan.inner() + made + result)
         }
     };
     let layers = states.layers.iter().filter(|&&state| state).count();

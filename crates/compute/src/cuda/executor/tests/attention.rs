@@ -46,7 +46,7 @@ fn attention_is_that_of_the_cpu() {
                 let sinks_there = sinks.as_ref().map(|sinks| devices.uploader.vector(sinks).unwrap());
                 devices.uploader.finish().unwrap();
                 let scale = (head_dim as f32).powf(-0.5);
-                let shape = AttentionShape { heads, kv_heads, head_dim, scale, window, softcap };
+                let shape = AttentionShape { heads, kv_heads, head_dim, scale, window, chunk: None, softcap };
                 let layout = CacheShape { layers: 2, kv_heads, head_dim, context: 400, kv, keys_only: false };
                 let mut here = KvCache::new(&devices.cpu.device(), layout).unwrap();
                 let mut there = KvCache::new(&devices.device, layout).unwrap();
